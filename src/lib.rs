@@ -1,0 +1,4 @@
+//! A TFTP server and client.
+
+pub mod protocol;
+pub mod wire;

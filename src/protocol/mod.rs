@@ -1,0 +1,8 @@
+//! Layer 1: one transfer as a state machine.
+//!
+//! A [`Transfer`](transfer::Transfer) moves one file in one direction. It is
+//! told what arrived and what time it is, and it answers with numbers: which
+//! datagram or which run of blocks to send next, and when to be woken. It
+//! performs no I/O, reads no clock and owns no file data.
+
+pub mod block;
