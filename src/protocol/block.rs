@@ -4,6 +4,7 @@
 //! Everything inside counts with [`BlockIndex`]; [`Rollover`] knows how the two
 //! convert. Pure arithmetic: no state, no I/O.
 
+pub use crate::wire::options::Rollover;
 use crate::wire::packet::BlockNumber;
 
 /// A block's absolute position in the transfer: the first block of a file is 1,
@@ -32,28 +33,7 @@ impl BlockIndex {
     }
 }
 
-/// Which number follows block 65535 on the wire.
-///
-/// RFC 1350 doesn't say; nearly all implementations wrap to 0, a few to 1, and
-/// the `rollover` option lets a client choose.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Rollover {
-    /// 65535 is followed by 0 (a period of 65536).
-    #[default]
-    ToZero,
-    /// 65535 is followed by 1 (a period of 65535; 0 is the handshake alone).
-    ToOne,
-}
-
 impl Rollover {
-    /// The most blocks that may be in flight at once and still be told apart.
-    pub const fn max_in_flight(self) -> u16 {
-        match self {
-            Self::ToZero => u16::MAX,
-            Self::ToOne => u16::MAX - 1,
-        }
-    }
-
     /// The number that stands for a block on the wire.
     pub const fn number_of(self, index: BlockIndex) -> BlockNumber {
         match self {

@@ -7,3 +7,5 @@
 pub mod netascii;
 pub mod options;
 pub mod packet;
+pub mod text;
+mod writer;
