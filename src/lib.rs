@@ -1,4 +1,5 @@
 //! A TFTP server and client.
 
+pub mod daemon;
 pub mod protocol;
 pub mod wire;

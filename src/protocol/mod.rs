@@ -6,3 +6,7 @@
 //! performs no I/O, reads no clock and owns no file data.
 
 pub mod block;
+pub mod receiver;
+pub mod retry;
+pub mod sender;
+pub mod transfer;

@@ -1,0 +1,78 @@
+//! The process and the machine around it: signals and the limit on open files.
+//!
+//! May not: know of sockets, sessions or files.
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+/// What an administrator tells the server by a signal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    /// SIGTERM, SIGINT: stop, but let running transfers finish.
+    Stop,
+    /// SIGUSR1: log the counters.
+    Report,
+    /// SIGHUP: open the log file anew.
+    Reopen,
+}
+
+/// Signals as something to poll: they never interrupt anything.
+#[derive(Debug)]
+pub struct Signals {
+    descriptor: SignalFd,
+}
+
+impl Signals {
+    /// Blocks the signals we answer to and turns them into a descriptor.
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    pub fn take_over() -> io::Result<Self> {
+        let signals = SigSet::from_iter([
+            Signal::SIGTERM,
+            Signal::SIGINT,
+            Signal::SIGUSR1,
+            Signal::SIGHUP,
+        ]);
+        signals.thread_block()?;
+        let descriptor =
+            SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+        Ok(Self { descriptor })
+    }
+
+    /// The next command, if there is one.
+    pub fn next(&mut self) -> Option<Command> {
+        loop {
+            let signal = self.descriptor.read_signal().ok()??;
+            match Signal::try_from(signal.ssi_signo.cast_signed()) {
+                Ok(Signal::SIGTERM | Signal::SIGINT) => return Some(Command::Stop),
+                Ok(Signal::SIGUSR1) => return Some(Command::Report),
+                Ok(Signal::SIGHUP) => return Some(Command::Reopen),
+                _ => {}
+            }
+        }
+    }
+}
+
+impl AsRawFd for Signals {
+    fn as_raw_fd(&self) -> RawFd {
+        self.descriptor.as_raw_fd()
+    }
+}
+
+/// Raises the limit on open files as far as it goes and returns it.
+///
+/// # Errors
+/// Whatever the kernel says to being asked for the limit; not being allowed to
+/// raise it is no error.
+pub fn raise_open_files() -> io::Result<u64> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() {
+        return Ok(hard);
+    }
+    Ok(soft)
+}

@@ -1,0 +1,389 @@
+//! When to send again: the retransmission timer of one transfer.
+//!
+//! Two policies. [`Wait::Fixed`] is a promise, made with `-t` or by a negotiated
+//! `timeout` option: the first repeat comes exactly that long after the packet,
+//! never earlier. [`Wait::Adaptive`] follows the measured round trip (RFC 6298
+//! with Karn's rule). Both back off exponentially (RFC 1123 §4.2.3.2) and give
+//! up in the end. The timer is told the time; it may not ask for it.
+
+use std::time::{Duration, Instant};
+
+/// Back-off stops here, unless the first wait is longer already.
+pub const MAX_BACK_OFF: Duration = Duration::from_secs(8);
+
+/// The adaptive wait before anything was measured, and its ceiling. A wait this
+/// long is also where adaptive repeats begin to count against the limit.
+pub const ADAPTIVE_CEILING: Duration = Duration::from_secs(1);
+
+/// The adaptive wait never falls below this: scheduling noise on the peer's side
+/// is milliseconds, and a repeat too early costs more than one a little late.
+pub const ADAPTIVE_FLOOR: Duration = Duration::from_millis(20);
+
+/// How long to wait for an answer before sending again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// Exactly this long, doubling with each repeat up to [`MAX_BACK_OFF`].
+    Fixed(Duration),
+    /// As long as the measured round trip suggests.
+    Adaptive,
+}
+
+/// How patient a transfer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// The wait before the first repeat of a packet.
+    pub wait: Wait,
+    /// Repeats of one packet before the transfer is given up. Adaptive repeats
+    /// that come faster than [`ADAPTIVE_CEILING`] are not counted, so that a
+    /// short round trip doesn't mean little patience.
+    pub retries: u8,
+}
+
+impl RetryPolicy {
+    /// The first wait of a packet before anything was measured.
+    pub const fn initial_wait(&self) -> Duration {
+        match self.wait {
+            Wait::Fixed(wait) => wait,
+            Wait::Adaptive => ADAPTIVE_CEILING,
+        }
+    }
+}
+
+/// Smoothed round trip and its variation (RFC 6298 §2).
+#[derive(Debug, Clone, Copy)]
+struct RoundTrip {
+    smoothed: Duration,
+    variation: Duration,
+}
+
+impl RoundTrip {
+    /// §2.2: the first measurement.
+    fn first(sample: Duration) -> Self {
+        Self {
+            smoothed: sample,
+            variation: sample / 2,
+        }
+    }
+
+    /// §2.3: alpha = 1/8, beta = 1/4.
+    fn update(self, sample: Duration) -> Self {
+        let difference = self.smoothed.abs_diff(sample);
+        Self {
+            smoothed: (self.smoothed * 7 + sample) / 8,
+            variation: (self.variation * 3 + difference) / 4,
+        }
+    }
+
+    fn timeout(self) -> Duration {
+        self.smoothed + self.variation * 4
+    }
+}
+
+/// The deadline of the packet that is waiting for its answer, and what is known
+/// about how long answers take.
+#[derive(Debug)]
+pub(crate) struct RetryTimer {
+    policy: RetryPolicy,
+    round_trip: Option<RoundTrip>,
+    /// The adaptive floor: rises once when the peer is seen to pause.
+    floor: Duration,
+    /// The wait that the next packet gets.
+    wait: Duration,
+    /// Counted repeats since the last step forward.
+    repeats: u8,
+    /// When the first copy of the packet that waits for its answer went out.
+    first_sent: Option<Instant>,
+    /// When its latest copy went out.
+    last_sent: Option<Instant>,
+    /// No repeat in between, so the answer measures the round trip (Karn).
+    measurable: bool,
+    deadline: Option<Instant>,
+}
+
+impl RetryTimer {
+    pub(crate) fn new(policy: RetryPolicy) -> Self {
+        Self {
+            policy,
+            round_trip: None,
+            floor: ADAPTIVE_FLOOR,
+            wait: policy.initial_wait(),
+            repeats: 0,
+            first_sent: None,
+            last_sent: None,
+            measurable: false,
+            deadline: None,
+        }
+    }
+
+    /// A negotiated timeout takes the place of the wait configured so far.
+    pub(crate) fn set_fixed(&mut self, wait: Duration) {
+        self.policy.wait = Wait::Fixed(wait);
+        self.wait = wait;
+    }
+
+    pub(crate) fn policy(&self) -> RetryPolicy {
+        self.policy
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    pub(crate) fn last_sent(&self) -> Option<Instant> {
+        self.last_sent
+    }
+
+    /// Something new was sent that wants an answer.
+    pub(crate) fn sent(&mut self, now: Instant) {
+        self.first_sent = Some(now);
+        self.measurable = true;
+        self.arm(now);
+    }
+
+    /// Something was sent again.
+    pub(crate) fn sent_again(&mut self, now: Instant) {
+        self.measurable = false;
+        self.first_sent.get_or_insert(now);
+        self.arm(now);
+    }
+
+    fn arm(&mut self, now: Instant) {
+        self.last_sent = Some(now);
+        self.deadline = Some(now + self.wait);
+    }
+
+    /// Moves the deadline a full wait away: the peer is at work, though nothing
+    /// of ours was answered (the blocks within a window on the receiving side).
+    pub(crate) fn extend(&mut self, now: Instant) {
+        self.deadline = Some(now + self.wait);
+    }
+
+    /// A deadline that is no retransmission (dallying).
+    pub(crate) fn set_deadline(&mut self, deadline: Option<Instant>) {
+        self.deadline = deadline;
+    }
+
+    pub(crate) fn expired(&self, now: Instant) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= now)
+    }
+
+    /// The transfer moved a step forward: the count of repeats starts anew.
+    ///
+    /// `measured` says that the answer belongs to the packet sent last, so that
+    /// the time between the two is a round trip, if nothing was repeated.
+    pub(crate) fn answered(&mut self, now: Instant, measured: bool) {
+        self.repeats = 0;
+        let elapsed = self
+            .first_sent
+            .take()
+            .map(|sent| now.saturating_duration_since(sent));
+        match self.policy.wait {
+            Wait::Fixed(wait) => self.wait = wait,
+            Wait::Adaptive => {
+                // A peer that was silent this long is busy (writing flash), and
+                // will be again: repeats before the ceiling would only annoy it.
+                if elapsed.is_some_and(|elapsed| elapsed >= ADAPTIVE_CEILING) {
+                    self.floor = ADAPTIVE_CEILING;
+                }
+                // Without a sample the backed-off wait stays (RFC 6298 §5.7),
+                // but a new packet never waits longer than the ceiling.
+                self.wait = self.wait.min(ADAPTIVE_CEILING);
+                if let Some(sample) = elapsed.filter(|_| measured && self.measurable) {
+                    let round_trip = self
+                        .round_trip
+                        .map_or_else(|| RoundTrip::first(sample), |known| known.update(sample));
+                    self.round_trip = Some(round_trip);
+                    self.wait = round_trip.timeout().clamp(self.floor, ADAPTIVE_CEILING);
+                }
+            }
+        }
+    }
+
+    /// The deadline passed without an answer. Doubles the wait and returns
+    /// true if the packet may be sent again, false if patience has run out
+    /// after `limit` (at most the policy's) repeats.
+    pub(crate) fn back_off(&mut self, limit: u8) -> bool {
+        self.deadline = None;
+        let counts = match self.policy.wait {
+            Wait::Fixed(_) => true,
+            Wait::Adaptive => self.wait >= ADAPTIVE_CEILING,
+        };
+        if counts {
+            if self.repeats >= limit.min(self.policy.retries) {
+                return false;
+            }
+            self.repeats += 1;
+        }
+        let longest = MAX_BACK_OFF.max(self.policy.initial_wait());
+        self.wait = (self.wait * 2).min(longest);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// The waits, in milliseconds, of a packet that is never answered.
+    fn schedule(policy: RetryPolicy) -> Vec<u128> {
+        let mut timer = RetryTimer::new(policy);
+        let mut now = test_epoch();
+        let mut waits = Vec::new();
+        timer.sent(now);
+        loop {
+            let deadline = timer.deadline().unwrap();
+            waits.push((deadline - now).as_millis());
+            now = deadline;
+            assert!(timer.expired(now));
+            if !timer.back_off(u8::MAX) {
+                return waits;
+            }
+            timer.sent_again(now);
+        }
+    }
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "an arbitrary instant to count from"
+    )]
+    fn test_epoch() -> Instant {
+        Instant::now()
+    }
+
+    #[test]
+    fn fixed_waits_double_up_to_the_maximum() {
+        for (wait, retries, expected) in [
+            (500, 5, vec![500, 1000, 2000, 4000, 8000, 8000]),
+            (5000, 5, vec![5000, 8000, 8000, 8000, 8000, 8000]),
+            (10_000, 2, vec![10_000, 10_000, 10_000]),
+            (100, 0, vec![100]),
+        ] {
+            let policy = RetryPolicy {
+                wait: Wait::Fixed(MS * wait),
+                retries,
+            };
+            assert_eq!(schedule(policy), expected, "-t {wait} --retries {retries}");
+        }
+    }
+
+    #[test]
+    fn adaptive_patience_is_half_a_minute_however_short_the_round_trip() {
+        let policy = RetryPolicy {
+            wait: Wait::Adaptive,
+            retries: 5,
+        };
+        assert_eq!(schedule(policy), [1000, 2000, 4000, 8000, 8000, 8000]);
+
+        let mut timer = RetryTimer::new(policy);
+        let mut now = test_epoch();
+        for _ in 0..32 {
+            timer.sent(now);
+            now += MS / 10;
+            timer.answered(now, true);
+        }
+        timer.sent(now);
+        let start = now;
+        loop {
+            now = timer.deadline().unwrap();
+            if !timer.back_off(u8::MAX) {
+                break;
+            }
+            timer.sent_again(now);
+        }
+        assert!(
+            now - start >= MS * 30_000,
+            "gave up after {:?}",
+            now - start
+        );
+    }
+
+    #[test]
+    fn the_adaptive_wait_follows_the_round_trip_within_its_bounds() {
+        for (round_trip_ms, expected_ms) in [(0, 20), (1, 20), (100, 100), (300, 300), (5000, 1000)]
+        {
+            let mut timer = RetryTimer::new(RetryPolicy {
+                wait: Wait::Adaptive,
+                retries: 5,
+            });
+            let mut now = test_epoch();
+            for _ in 0..64 {
+                timer.sent(now);
+                now += MS * round_trip_ms;
+                timer.answered(now, true);
+            }
+            assert_eq!(
+                timer.wait.as_millis(),
+                expected_ms,
+                "round trip {round_trip_ms} ms"
+            );
+        }
+    }
+
+    #[test]
+    fn an_answer_to_a_repeat_measures_nothing_and_keeps_the_back_off() {
+        let mut timer = RetryTimer::new(RetryPolicy {
+            wait: Wait::Adaptive,
+            retries: 5,
+        });
+        let mut now = test_epoch();
+        timer.sent(now);
+        now += MS;
+        timer.answered(now, true);
+        assert_eq!(timer.wait, ADAPTIVE_FLOOR);
+
+        timer.sent(now);
+        now = timer.deadline().unwrap();
+        assert!(timer.back_off(u8::MAX));
+        timer.sent_again(now);
+        timer.answered(now + MS, true);
+        assert_eq!(
+            timer.wait,
+            ADAPTIVE_FLOOR * 2,
+            "Karn: the backed-off wait stays"
+        );
+
+        timer.sent(now);
+        timer.answered(now + MS, true);
+        assert_eq!(
+            timer.wait, ADAPTIVE_FLOOR,
+            "until an unambiguous answer comes"
+        );
+    }
+
+    #[test]
+    fn a_long_pause_teaches_patience_for_the_rest_of_the_transfer() {
+        let mut timer = RetryTimer::new(RetryPolicy {
+            wait: Wait::Adaptive,
+            retries: 5,
+        });
+        let mut now = test_epoch();
+        timer.sent(now);
+        timer.sent_again(now + MS * 1000);
+        now += MS * 3000;
+        timer.answered(now, true);
+        for _ in 0..64 {
+            timer.sent(now);
+            now += MS;
+            timer.answered(now, true);
+        }
+        assert_eq!(timer.wait, ADAPTIVE_CEILING);
+    }
+
+    #[test]
+    fn progress_restores_the_fixed_wait_and_the_count() {
+        let mut timer = RetryTimer::new(RetryPolicy {
+            wait: Wait::Fixed(MS * 500),
+            retries: 1,
+        });
+        let now = test_epoch();
+        timer.sent(now);
+        assert!(timer.back_off(u8::MAX));
+        assert!(!timer.back_off(u8::MAX));
+        timer.answered(now, true);
+        timer.sent(now);
+        assert_eq!(timer.deadline(), Some(now + MS * 500));
+        assert!(timer.back_off(u8::MAX));
+    }
+}

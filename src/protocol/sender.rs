@@ -1,0 +1,385 @@
+//! The DATA side of a transfer: the server's RRQ and the client's WRQ.
+//!
+//! ```text
+//!            Plain (server)                     Request (client)   OptionAck (server)
+//!                 │                                    └───────┬─────────┘
+//!                 │                                            ▼
+//!                 │             ACK 0 (OACK, if client)    ┌─────────┐
+//!                 │   ┌────────────────────────────────────┤ Opening │
+//!                 ▼   ▼                                    └──┬───┬──┘
+//!             ┌─────────┐                                     │   │
+//!             │ Sending ├──────── source failed, abort ───────┼─┐ │ OACK we can't accept
+//!             └────┬────┘                                     │ ▼ ▼
+//!                  │ last block acknowledged                  │ ┌─────────┐
+//!                  │ ERROR · repeats spent                    │ │ Failing │
+//!                  ▼                                          │ └────┬────┘
+//!             ┌────────┐   ERROR · repeats spent              │      │ ERROR sent
+//!             │ Closed │◄─────────────────────────────────────┴──────┘
+//!             └────────┘
+//! ```
+//!
+//! | state | packet | done | answered | expected next |
+//! |---|---|---|---|---|
+//! | Opening (server) | ACK 0 | peer verified | DATA 1…w | an ACK within 1…w |
+//! | Opening (client) | ACK 0 | no option applies | DATA 1 | ACK 1 |
+//! | Opening (client) | OACK | options applied | DATA 1…w | an ACK within 1…w |
+//! | Opening (client) | OACK not as asked | – | ERROR 8 | nothing |
+//! | Sending | ACK of a block in flight | base moves behind it | DATA from there on, a full window | an ACK within it |
+//! | Sending | ACK of the last block | completed | – | nothing |
+//! | Sending | any other ACK | nothing: RFC 1123 §4.2.3.1 | – | as before |
+//! | any | ERROR | ended | – | nothing |
+//! | any | deadline | wait doubled, or given up | the opening, or the window from base | as before |
+//! | any | RRQ, WRQ, DATA, late OACK | nothing | – | as before |
+//!
+//! A duplicate ACK never sends anything: not in lockstep (the Sorcerer's
+//! Apprentice), and not with windows, where each ACK moves the base at most once.
+//! May not: read the file, touch a socket, ask the time.
+
+use std::time::Instant;
+
+use super::block::BlockIndex;
+use super::retry::RetryTimer;
+use super::transfer::{
+    Config, Failure, Opening, Outcome, Progress, REQUEST_MERGE, Run, Sent, Transmit,
+    UNVERIFIED_REPEATS,
+};
+use crate::wire::options::{self, Negotiated, Offer};
+use crate::wire::packet::{BlockNumber, ErrorCode, Packet, emit_error};
+
+/// Which end of the transfer this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Server,
+    Client,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Our OACK or WRQ is out, or due; no block may be sent yet.
+    Opening {
+        packet: Box<[u8]>,
+        /// What we asked for (client).
+        offer: Option<Box<Offer>>,
+        due: bool,
+    },
+    /// Blocks `base..next` are in flight.
+    Sending,
+    /// An ERROR is due.
+    Failing(Failure),
+    Closed,
+}
+
+/// Sends a file block by block, in lockstep or by windows.
+#[derive(Debug)]
+pub struct Sender {
+    role: Role,
+    state: State,
+    negotiated: Negotiated,
+    /// The file's length in bytes; `None` if only reading it will tell.
+    length: Option<u64>,
+    /// The last block of the file, once known. Shorter than the others.
+    end: Option<BlockIndex>,
+    /// The first block that isn't acknowledged.
+    base: BlockIndex,
+    /// The block to send next; `base` after a rewind.
+    next: BlockIndex,
+    /// The first block that was never sent.
+    fresh: BlockIndex,
+    /// The block whose ACK measures the round trip.
+    timed: Option<BlockIndex>,
+    retry: RetryTimer,
+    retransmits: u64,
+    verified: bool,
+    event: Option<Outcome>,
+}
+
+impl Sender {
+    /// A sender that is about to open: a server with `negotiated` options, a
+    /// client (opening with a request) with the defaults until it is answered.
+    ///
+    /// `length` is the number of bytes that will go over the wire, `None` if
+    /// only reading to the end will tell (netascii, standard input).
+    pub fn new(
+        config: &Config,
+        opening: Opening,
+        negotiated: Negotiated,
+        length: Option<u64>,
+    ) -> Self {
+        let (role, state) = match opening {
+            Opening::Plain => (Role::Server, State::Sending),
+            Opening::OptionAck(packet) => (
+                Role::Server,
+                State::Opening {
+                    packet,
+                    offer: None,
+                    due: true,
+                },
+            ),
+            Opening::Request { packet, offer } => (
+                Role::Client,
+                State::Opening {
+                    packet,
+                    offer: Some(offer),
+                    due: true,
+                },
+            ),
+        };
+        let mut sender = Self {
+            role,
+            state,
+            negotiated: Negotiated::default(),
+            length,
+            end: None,
+            base: BlockIndex::FIRST,
+            next: BlockIndex::FIRST,
+            fresh: BlockIndex::FIRST,
+            timed: None,
+            retry: RetryTimer::new(config.retry),
+            retransmits: 0,
+            verified: false,
+            event: None,
+        };
+        sender.agree(negotiated);
+        sender
+    }
+
+    /// What the two ends agreed on (RFC 1350's values before they did).
+    pub fn negotiated(&self) -> &Negotiated {
+        &self.negotiated
+    }
+
+    fn agree(&mut self, negotiated: Negotiated) {
+        if let Some(timeout) = negotiated.timeout {
+            self.retry.set_fixed(timeout);
+        }
+        // A file that is a multiple of the block size ends with an empty block.
+        self.end = self
+            .length
+            .map(|length| BlockIndex(length / u64::from(negotiated.blksize) + 1));
+        self.negotiated = negotiated;
+    }
+
+    pub(super) fn handle_packet(&mut self, now: Instant, packet: &Packet<'_>) {
+        match (packet, &self.state) {
+            (Packet::Error { code, message }, State::Opening { .. } | State::Sending) => {
+                let outcome = self.outcome_of_error(*code, message);
+                self.close(outcome);
+            }
+            (Packet::Ack(BlockNumber(0)), State::Opening { .. }) => {
+                self.start_sending(now);
+            }
+            (
+                Packet::Oack(options),
+                State::Opening {
+                    offer: Some(offer), ..
+                },
+            ) => match options::accept(offer, *options) {
+                Ok(negotiated) => {
+                    self.agree(negotiated);
+                    self.start_sending(now);
+                }
+                Err(_) => self.abort(Failure::new(
+                    ErrorCode::OptionRefused,
+                    "Options not as asked for",
+                )),
+            },
+            (Packet::Ack(number), State::Sending) => self.handle_ack(now, *number),
+            _ => {}
+        }
+    }
+
+    fn outcome_of_error(&self, code: ErrorCode, message: &[u8]) -> Outcome {
+        let all_sent = self.all_sent() && self.role == Role::Server;
+        match (&self.state, code) {
+            // PXE ROMs and EDK2 ask for tsize, then hang up; the Raspberry Pi
+            // says "Early terminate" with code 0.
+            (
+                State::Opening { offer: None, .. },
+                ErrorCode::OptionRefused | ErrorCode::NotDefined,
+            ) => Outcome::Probed,
+            // GRUB says ERROR 0 "closed" where others acknowledge the last block.
+            (State::Sending, ErrorCode::NotDefined) if all_sent => Outcome::LastAckMissing,
+            _ => Outcome::PeerError {
+                code,
+                message: message.into(),
+            },
+        }
+    }
+
+    fn start_sending(&mut self, now: Instant) {
+        self.verified = true;
+        self.retry.answered(now, true);
+        self.state = State::Sending;
+    }
+
+    fn handle_ack(&mut self, now: Instant, number: BlockNumber) {
+        let index = match self.negotiated.rollover.index_from(number, self.base) {
+            Some(index) if index < self.fresh => index,
+            // Not of a block in flight: a duplicate, or nonsense.
+            _ => return,
+        };
+        self.verified = true;
+        self.base = index.plus(1);
+        // RFC 7440 §4: an ACK within the window says that what follows was lost.
+        self.next = self.base;
+        let measured = self.timed.take().is_some_and(|timed| timed <= index);
+        self.retry.answered(now, measured);
+        if self.end.is_some_and(|end| end <= index) {
+            self.close(Outcome::Completed);
+        }
+    }
+
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
+        if !self.retry.expired(now) {
+            return;
+        }
+        let limit = match self.role {
+            Role::Server if !self.verified => UNVERIFIED_REPEATS,
+            _ => u8::MAX,
+        };
+        if self.retry.back_off(limit) {
+            self.repeat();
+        } else if self.verified && self.role == Role::Server && self.all_sent() {
+            self.close(Outcome::LastAckMissing);
+        } else {
+            self.close(Outcome::TimedOut);
+        }
+    }
+
+    /// Offers what is unanswered once more.
+    fn repeat(&mut self) {
+        match &mut self.state {
+            State::Opening { due, .. } => *due = true,
+            State::Sending => {
+                self.next = self.base;
+                self.timed = None;
+            }
+            State::Failing(_) | State::Closed => {}
+        }
+    }
+
+    pub(super) fn handle_repeated_request(&mut self, now: Instant) {
+        let crossed = self
+            .retry
+            .last_sent()
+            .is_none_or(|sent| now < sent + REQUEST_MERGE);
+        if !self.verified && !crossed && self.retry.back_off(UNVERIFIED_REPEATS) {
+            self.repeat();
+        }
+    }
+
+    /// Every block has gone out at least once.
+    fn all_sent(&self) -> bool {
+        self.end.is_some_and(|end| end < self.fresh)
+    }
+
+    pub(super) fn abort(&mut self, failure: Failure) {
+        if matches!(self.state, State::Opening { .. } | State::Sending) {
+            self.event = Some(Outcome::Failed(failure));
+            self.state = State::Failing(failure);
+            self.retry.set_deadline(None);
+        }
+    }
+
+    fn close(&mut self, outcome: Outcome) {
+        self.event = Some(outcome);
+        self.state = State::Closed;
+        self.retry.set_deadline(None);
+    }
+
+    pub(super) fn poll_transmit(&self, buf: &mut [u8]) -> Option<Transmit> {
+        match &self.state {
+            State::Opening {
+                packet, due: true, ..
+            } => {
+                buf.get_mut(..packet.len())?.copy_from_slice(packet);
+                Some(Transmit::Datagram(packet.len()))
+            }
+            State::Failing(failure) => Some(Transmit::Datagram(emit_error(
+                failure.code,
+                failure.message,
+                buf,
+            ))),
+            State::Sending => self.next_run().map(Transmit::Blocks),
+            State::Opening { .. } | State::Closed => None,
+        }
+    }
+
+    fn next_run(&self) -> Option<Run> {
+        let mut limit = self.base.plus(self.negotiated.windowsize.into());
+        if let Some(end) = self.end {
+            limit = limit.min(end.plus(1));
+        }
+        let count = limit.0.saturating_sub(self.next.0);
+        let count = u16::try_from(count).ok().filter(|&count| count > 0)?;
+        Some(Run {
+            first: self.next,
+            count,
+            block_size: self.negotiated.blksize,
+            base: self.base,
+            rollover: self.negotiated.rollover,
+        })
+    }
+
+    pub(super) fn handle_sent(&mut self, now: Instant, sent: Sent) {
+        match (&mut self.state, sent) {
+            (State::Opening { due, .. }, Sent::Datagram) => {
+                *due = false;
+                if self.retry.last_sent().is_none() {
+                    self.retry.sent(now);
+                } else {
+                    self.retransmits += 1;
+                    self.retry.sent_again(now);
+                }
+            }
+            (State::Failing(_), Sent::Datagram) => self.state = State::Closed,
+            (State::Sending, Sent::Blocks { count, end }) => self.blocks_sent(now, count, end),
+            _ => debug_assert!(false, "{sent:?} was not offered"),
+        }
+    }
+
+    fn blocks_sent(&mut self, now: Instant, count: u16, end: bool) {
+        let first = self.next;
+        self.next = first.plus(count.into());
+        let last = BlockIndex(self.next.0 - 1);
+        if end {
+            self.end = Some(last);
+        }
+        if first < self.fresh {
+            self.retransmits += self.fresh.min(self.next).0 - first.0;
+            self.timed = None;
+            self.retry.sent_again(now);
+        } else {
+            self.timed = Some(last);
+            self.retry.sent(now);
+        }
+        self.fresh = self.fresh.max(self.next);
+        debug_assert!(self.base <= self.next && self.next <= self.fresh);
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.retry.deadline()
+    }
+
+    pub(super) fn poll_event(&mut self) -> Option<Outcome> {
+        self.event.take()
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.state, State::Failing(_) | State::Closed)
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        matches!(self.state, State::Closed)
+    }
+
+    pub(super) fn progress(&self) -> Progress {
+        Progress {
+            blocks: self.base.0 - 1,
+            block_size: self.negotiated.blksize,
+            window_size: self.negotiated.windowsize,
+            retransmits: self.retransmits,
+            verified: self.verified,
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! The public face of the protocol machines: what goes in, what comes out.
+//!
+//! A [`Transfer`] is either a [`Sender`] or a [`Receiver`]; server and client
+//! use the same two, told apart by how they open. The caller drives it:
+//!
+//! ```text
+//!   handle_packet(now, packet, sink)  a datagram from the peer's TID
+//!   handle_timeout(now)               the deadline has come (harmless if early)
+//!   handle_repeated_request(now)      the client sent its RRQ or WRQ once more
+//!   abort(failure)                    the caller can't go on: tell the peer
+//!        │
+//!        ▼
+//!   poll_transmit(buf) → Datagram(len) | Blocks(run) | None
+//!        │                 send it, then say so: handle_sent(now, …)
+//!        ▼                 a full socket: don't, and poll again later
+//!   poll_timeout()     → when to call handle_timeout
+//!   poll_event()       → how it ended, once
+//!   is_closed()        → nothing left to do: drop it
+//! ```
+//!
+//! After any `handle_*`, drain `poll_transmit`, read `poll_timeout`, then
+//! `poll_event`; only then the next input. `poll_transmit` queues nothing: what
+//! to send follows from the state alone, so a datagram that wasn't sent is
+//! offered again. File data never passes through: the sender names a [`Run`] of
+//! blocks, the caller reads and sends it; the receiver hands payloads to a
+//! [`BlockSink`].
+
+use std::time::{Duration, Instant};
+
+use super::block::{BlockIndex, Rollover};
+use super::receiver::Receiver;
+use super::retry::RetryPolicy;
+use super::sender::Sender;
+use crate::wire::options::Offer;
+use crate::wire::packet::{DATA_HEADER_LEN, ErrorCode, Packet, emit_data_header};
+
+/// What an unverified peer gets beyond our first answer: at most this many
+/// repeats of it. Who never answered may be the victim of a forged request.
+pub const UNVERIFIED_REPEATS: u8 = 3;
+
+/// A repeated request this soon after our answer crossed it on the way and is
+/// not answered again (the Raspberry Pi's boot ROM asks twice within 9 ms and
+/// breaks on two OACKs).
+pub const REQUEST_MERGE: Duration = Duration::from_millis(50);
+
+/// How a transfer behaves, apart from what its options settle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Config {
+    /// When to send again and when to give up.
+    pub retry: RetryPolicy,
+    /// How long a receiver stays after its final ACK to repeat it (RFC 1350 §6);
+    /// never shorter than the first retransmission wait.
+    pub dally: Duration,
+}
+
+/// How the two ends got to know each other, and so what the first datagram is.
+#[derive(Debug)]
+pub enum Opening {
+    /// Server: the request carried no option we accept; answer it directly.
+    Plain,
+    /// Server: answer with this OACK packet and wait for its acknowledgement.
+    OptionAck(Box<[u8]>),
+    /// Client: this RRQ or WRQ packet, and the options it offers.
+    Request {
+        /// The packet as it goes out.
+        packet: Box<[u8]>,
+        /// What the OACK is held against.
+        offer: Box<Offer>,
+    },
+}
+
+/// A reason to end a transfer from our side, as the peer will read it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Failure {
+    /// The code of the ERROR packet.
+    pub code: ErrorCode,
+    /// Its text. Never an absolute path.
+    pub message: &'static str,
+}
+
+impl Failure {
+    /// A failure with this code and text.
+    pub const fn new(code: ErrorCode, message: &'static str) -> Self {
+        Self { code, message }
+    }
+}
+
+/// How a transfer ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The whole file was moved and acknowledged.
+    Completed,
+    /// Everything was sent, but the last ACK never came; many clients don't
+    /// send it. The peer most likely has the file.
+    LastAckMissing,
+    /// The peer answered our OACK with an ERROR: it only wanted to know the
+    /// options, most often `tsize` (PXE ROMs, EDK2).
+    Probed,
+    /// The peer sent an ERROR.
+    PeerError {
+        /// Its code.
+        code: ErrorCode,
+        /// Its text: bytes from the network, to be escaped before printing.
+        message: Box<[u8]>,
+    },
+    /// We sent an ERROR.
+    Failed(Failure),
+    /// The peer fell silent and all repeats are spent.
+    TimedOut,
+}
+
+impl Outcome {
+    /// Whether the file (or the answer to the probe) arrived, as far as we know.
+    pub const fn is_success(&self) -> bool {
+        matches!(self, Self::Completed | Self::LastAckMissing | Self::Probed)
+    }
+}
+
+/// Consecutive blocks to be read and sent, with what their headers need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// The first block.
+    pub first: BlockIndex,
+    /// How many blocks, at least 1.
+    pub count: u16,
+    /// How many bytes a block has; the last of the file is shorter.
+    pub block_size: u16,
+    /// The first block not yet acknowledged: none before it will be asked for
+    /// again.
+    pub base: BlockIndex,
+    /// How the blocks are numbered on the wire.
+    pub rollover: Rollover,
+}
+
+impl Run {
+    /// The bytes a full block takes in the datagram: header and payload.
+    pub fn segment_size(&self) -> usize {
+        DATA_HEADER_LEN + usize::from(self.block_size)
+    }
+
+    /// The header of the run's block number `position`, counted from 0.
+    pub fn header(&self, position: u16) -> [u8; DATA_HEADER_LEN] {
+        emit_data_header(self.rollover.number_of(self.first.plus(position.into())))
+    }
+
+    /// The same run, at most `count` blocks long.
+    #[must_use]
+    pub fn shortened(self, count: u16) -> Self {
+        Self {
+            count: self.count.min(count.max(1)),
+            ..self
+        }
+    }
+}
+
+/// What to send next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transmit {
+    /// One datagram: the first so many bytes of the caller's buffer.
+    Datagram(usize),
+    /// DATA: these blocks, or as many of them from the front as the caller
+    /// likes to send at once.
+    Blocks(Run),
+}
+
+/// What was sent, as told to [`Transfer::handle_sent`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sent {
+    /// The datagram that `poll_transmit` wrote.
+    Datagram,
+    /// So many blocks from the front of the run.
+    Blocks {
+        /// At least 1, at most the run's count.
+        count: u16,
+        /// The file ended in the last of them.
+        end: bool,
+    },
+}
+
+/// What a [`BlockSource`] put into the caller's buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Filled {
+    /// Blocks, headers included, one behind the other; all but the last full.
+    pub blocks: u16,
+    /// Bytes that they take in the buffer.
+    pub bytes: usize,
+    /// The file ended in the last of them.
+    pub end: bool,
+}
+
+/// Where a sender's blocks come from. Must be able to produce any run again
+/// that doesn't reach back before the run's `base`.
+pub trait BlockSource {
+    /// Fills `buf` with the DATA packets of `run`, or of as many blocks from its
+    /// front as fit.
+    ///
+    /// `Ok(None)`: not ready yet, ask again later; nothing is lost.
+    ///
+    /// # Errors
+    /// When the file can't be read any more, or isn't what it was: the
+    /// transfer is then to be [aborted](Transfer::abort) with this failure.
+    fn read_run(&mut self, run: Run, buf: &mut [u8]) -> Result<Option<Filled>, Failure>;
+}
+
+/// Where a receiver's blocks go: each exactly once, in order.
+pub trait BlockSink {
+    /// Stores the payload of the next block. It is acknowledged only after this
+    /// returned.
+    ///
+    /// # Errors
+    /// When the data can't be stored; the peer is told so.
+    fn write(&mut self, payload: &[u8]) -> Result<(), Failure>;
+
+    /// The file is complete: give it its final name. The final ACK is sent only
+    /// after this returned.
+    ///
+    /// # Errors
+    /// When the file can't be put in place; the peer is told so.
+    fn commit(&mut self) -> Result<(), Failure>;
+}
+
+/// One file on its way in one direction.
+#[derive(Debug)]
+pub enum Transfer {
+    /// The DATA side: a server's RRQ, a client's WRQ.
+    Sender(Sender),
+    /// The ACK side: a server's WRQ, a client's RRQ.
+    Receiver(Receiver),
+}
+
+impl Transfer {
+    /// A datagram from the peer's TID (the caller has checked whose it is).
+    /// `sink` is used by receivers only.
+    pub fn handle_packet(&mut self, now: Instant, packet: &Packet<'_>, sink: &mut impl BlockSink) {
+        match self {
+            Self::Sender(sender) => sender.handle_packet(now, packet),
+            Self::Receiver(receiver) => receiver.handle_packet(now, packet, sink),
+        }
+    }
+
+    /// The deadline of [`Transfer::poll_timeout`] may have come. Harmless if
+    /// called early.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        match self {
+            Self::Sender(sender) => sender.handle_timeout(now),
+            Self::Receiver(receiver) => receiver.handle_timeout(now),
+        }
+    }
+
+    /// The client sent the request of this transfer once more: our answer is
+    /// repeated if it has been out for [`REQUEST_MERGE`] and none came back.
+    pub fn handle_repeated_request(&mut self, now: Instant) {
+        match self {
+            Self::Sender(sender) => sender.handle_repeated_request(now),
+            Self::Receiver(receiver) => receiver.handle_repeated_request(now),
+        }
+    }
+
+    /// Ends the transfer from our side; the peer is sent the failure, once.
+    pub fn abort(&mut self, failure: Failure) {
+        match self {
+            Self::Sender(sender) => sender.abort(failure),
+            Self::Receiver(receiver) => receiver.abort(failure),
+        }
+    }
+
+    /// What to send next. A datagram is written into `buf`, which must hold the
+    /// opening packet or an ERROR ([`MAX_DATAGRAM`] bytes are always enough).
+    /// A pure getter: until [`Transfer::handle_sent`] it answers the same.
+    pub fn poll_transmit(&self, buf: &mut [u8]) -> Option<Transmit> {
+        match self {
+            Self::Sender(sender) => sender.poll_transmit(buf),
+            Self::Receiver(receiver) => receiver.poll_transmit(buf),
+        }
+    }
+
+    /// What [`Transfer::poll_transmit`] offered has gone out, at `now`.
+    pub fn handle_sent(&mut self, now: Instant, sent: Sent) {
+        match self {
+            Self::Sender(sender) => sender.handle_sent(now, sent),
+            Self::Receiver(receiver) => receiver.handle_sent(now),
+        }
+    }
+
+    /// When [`Transfer::handle_timeout`] wants to be called, if at all.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        match self {
+            Self::Sender(sender) => sender.poll_timeout(),
+            Self::Receiver(receiver) => receiver.poll_timeout(),
+        }
+    }
+
+    /// How the transfer ended; told once. A receiver that completed goes on
+    /// dallying after it, until [`Transfer::is_closed`].
+    pub fn poll_event(&mut self) -> Option<Outcome> {
+        match self {
+            Self::Sender(sender) => sender.poll_event(),
+            Self::Receiver(receiver) => receiver.poll_event(),
+        }
+    }
+
+    /// Over, but for dallying and an ERROR still to be sent: any new request
+    /// from this TID may take its place.
+    pub fn is_over(&self) -> bool {
+        match self {
+            Self::Sender(sender) => sender.is_over(),
+            Self::Receiver(receiver) => receiver.is_over(),
+        }
+    }
+
+    /// Nothing will be sent or awaited any more.
+    pub fn is_closed(&self) -> bool {
+        match self {
+            Self::Sender(sender) => sender.is_closed(),
+            Self::Receiver(receiver) => receiver.is_closed(),
+        }
+    }
+
+    /// What has been moved and repeated so far.
+    pub fn progress(&self) -> Progress {
+        match self {
+            Self::Sender(sender) => sender.progress(),
+            Self::Receiver(receiver) => receiver.progress(),
+        }
+    }
+}
+
+/// The figures of a transfer, for logs and progress bars.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Progress {
+    /// Blocks acknowledged (sender) or stored (receiver).
+    pub blocks: u64,
+    /// Payload bytes of a full block.
+    pub block_size: u16,
+    /// Blocks per acknowledgement (RFC 7440).
+    pub window_size: u16,
+    /// Datagrams sent again, DATA blocks counted one by one.
+    pub retransmits: u64,
+    /// A valid answer has come from the peer's TID.
+    pub verified: bool,
+}
+
+/// Bytes that the largest datagram other than DATA can take: an RRQ, WRQ or
+/// OACK (RFC 2347: 512) or an ERROR.
+pub const MAX_DATAGRAM: usize = 512;

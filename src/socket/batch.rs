@@ -1,0 +1,186 @@
+//! Several datagrams with one system call, and the address each was sent to.
+//!
+//! The one module with `unsafe`: `recvmmsg` fills headers that hold raw pointers
+//! to buffers, and no safe wrapper lets them be used again without allocating
+//! (nix's keeps the lengths that the previous call left behind, which cuts the
+//! control data of the next). Every pointer handed to the kernel points into a
+//! vector that lives as long as the batch and is never resized.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::mem;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::{AsFd, AsRawFd};
+use std::ptr;
+
+use nix::libc;
+
+/// Room for the larger of the two packet infos, in 8-byte words so that the
+/// kernel finds it aligned: `cmsghdr` 16 bytes, `in6_pktinfo` 20.
+const CONTROL_WORDS: usize = 8;
+
+/// One received datagram, borrowed from the batch.
+#[derive(Debug, Clone, Copy)]
+pub struct Received<'a> {
+    /// Who sent it.
+    pub peer: SocketAddr,
+    /// The address it was sent to; `None` if the socket doesn't ask for packet
+    /// information.
+    pub destination: Option<Destination>,
+    /// Its payload.
+    pub payload: &'a [u8],
+    /// It was longer than the slot: the end is lost.
+    pub truncated: bool,
+}
+
+/// Where a datagram was sent to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Destination {
+    /// One of our addresses: answers leave from it.
+    Local(IpAddr),
+    /// A broadcast or multicast address.
+    Group,
+}
+
+/// Buffers for receiving many datagrams at once, allocated once.
+#[derive(Debug)]
+pub struct Batch {
+    buffer: Box<[u8]>,
+    slot_len: usize,
+    headers: Box<[libc::mmsghdr]>,
+    vectors: Box<[libc::iovec]>,
+    names: Box<[libc::sockaddr_storage]>,
+    control: Box<[[u64; CONTROL_WORDS]]>,
+}
+
+impl Batch {
+    /// Room for `slots` datagrams that take `bytes` altogether.
+    pub fn new(slots: usize, bytes: usize) -> Self {
+        // SAFETY: all-zero is a valid value of these C structs: null pointers
+        // with zero lengths.
+        let (header, vector, name) = unsafe { (mem::zeroed(), mem::zeroed(), mem::zeroed()) };
+        Self {
+            buffer: vec![0; bytes].into_boxed_slice(),
+            slot_len: 0,
+            headers: vec![header; slots].into_boxed_slice(),
+            vectors: vec![vector; slots].into_boxed_slice(),
+            names: vec![name; slots].into_boxed_slice(),
+            control: vec![[0; CONTROL_WORDS]; slots].into_boxed_slice(),
+        }
+    }
+
+    /// Receives what is there, without waiting: as many datagrams as there are
+    /// slots of `slot_len` bytes, but at most `limit`.
+    ///
+    /// Fewer than [`Batch::capacity`] means that the socket was empty when the
+    /// call returned, so that the next datagram raises a new event.
+    ///
+    /// # Errors
+    /// `WouldBlock` if nothing is there; whatever else `recvmmsg` says.
+    pub fn receive(&mut self, socket: &impl AsFd, slot_len: usize, limit: usize) -> io::Result<usize> {
+        let count = self.capacity(slot_len, limit);
+        self.slot_len = slot_len;
+        let slots = self.buffer.chunks_exact_mut(slot_len);
+        for (index, slot) in slots.take(count).enumerate() {
+            self.vectors[index] = libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: slot_len };
+            let header = &mut self.headers[index];
+            header.msg_len = 0;
+            header.msg_hdr.msg_name = ptr::from_mut(&mut self.names[index]).cast();
+            header.msg_hdr.msg_namelen = mem::size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+            header.msg_hdr.msg_iov = ptr::from_mut(&mut self.vectors[index]);
+            header.msg_hdr.msg_iovlen = 1;
+            header.msg_hdr.msg_control = self.control[index].as_mut_ptr().cast();
+            header.msg_hdr.msg_controllen = mem::size_of_val(&self.control[index]) as _;
+            header.msg_hdr.msg_flags = 0;
+        }
+        // SAFETY: the first `count` headers were just filled with pointers into
+        // our own vectors, whose lengths stand beside them; `count` is at most
+        // `headers.len()`.
+        let received = unsafe {
+            libc::recvmmsg(
+                socket.as_fd().as_raw_fd(),
+                self.headers.as_mut_ptr(),
+                count as libc::c_uint,
+                libc::MSG_DONTWAIT as _,
+                ptr::null_mut(),
+            )
+        };
+        usize::try_from(received).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// How many datagrams one call can receive at most.
+    pub fn capacity(&self, slot_len: usize, limit: usize) -> usize {
+        (self.buffer.len() / slot_len).min(self.headers.len()).min(limit)
+    }
+
+    /// The datagram in slot `index` of the last call, which must have returned
+    /// more than `index`. `None` if its sender's address is of no family we know.
+    pub fn get(&self, index: usize) -> Option<Received<'_>> {
+        let header = &self.headers[index];
+        let slot = &self.buffer[index * self.slot_len..][..self.slot_len];
+        Some(Received {
+            peer: peer_of(&self.names[index])?,
+            destination: destination_of(&header.msg_hdr),
+            payload: &slot[..slot.len().min(header.msg_len as usize)],
+            truncated: header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
+        })
+    }
+}
+
+fn peer_of(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
+    match libc::c_int::from(name.ss_family) {
+        libc::AF_INET => {
+            // SAFETY: the family says that a `sockaddr_in` is stored, which
+            // `sockaddr_storage` is large enough and aligned for.
+            let v4 = unsafe { &*ptr::from_ref(name).cast::<libc::sockaddr_in>() };
+            let ip = Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr));
+            Some(SocketAddr::V4(SocketAddrV4::new(ip, u16::from_be(v4.sin_port))))
+        }
+        libc::AF_INET6 => {
+            // SAFETY: as above, for `sockaddr_in6`.
+            let v6 = unsafe { &*ptr::from_ref(name).cast::<libc::sockaddr_in6>() };
+            let ip = Ipv6Addr::from(v6.sin6_addr.s6_addr);
+            let port = u16::from_be(v6.sin6_port);
+            Some(SocketAddr::V6(SocketAddrV6::new(ip, port, 0, v6.sin6_scope_id)))
+        }
+        _ => None,
+    }
+}
+
+fn destination_of(header: &libc::msghdr) -> Option<Destination> {
+    // SAFETY: the header is one the kernel filled; its control pointer and
+    // length describe our own buffer. The macros stay within that length.
+    let mut cmsg = unsafe { libc::CMSG_FIRSTHDR(header) };
+    while let Some(entry) = unsafe { cmsg.as_ref() } {
+        match (entry.cmsg_level, entry.cmsg_type) {
+            (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                // SAFETY: level and type say that an `in_pktinfo` follows.
+                let info =
+                    unsafe { ptr::read_unaligned(libc::CMSG_DATA(cmsg).cast::<libc::in_pktinfo>()) };
+                // `ipi_addr` is the header's destination, `ipi_spec_dst` our
+                // address on that path: they differ for broadcast and multicast.
+                return Some(if info.ipi_addr.s_addr == info.ipi_spec_dst.s_addr {
+                    let ip = Ipv4Addr::from(u32::from_be(info.ipi_addr.s_addr));
+                    Destination::Local(IpAddr::V4(ip))
+                } else {
+                    Destination::Group
+                });
+            }
+            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                // SAFETY: level and type say that an `in6_pktinfo` follows.
+                let info =
+                    unsafe { ptr::read_unaligned(libc::CMSG_DATA(cmsg).cast::<libc::in6_pktinfo>()) };
+                let ip = Ipv6Addr::from(info.ipi6_addr.s6_addr);
+                return Some(if ip.is_multicast() {
+                    Destination::Group
+                } else {
+                    Destination::Local(IpAddr::V6(ip))
+                });
+            }
+            _ => {}
+        }
+        // SAFETY: `cmsg` came from this header.
+        cmsg = unsafe { libc::CMSG_NXTHDR(header, cmsg) };
+    }
+    None
+}

@@ -1,0 +1,265 @@
+//! Datagrams: the one place that talks to the kernel about them.
+//!
+//! A [`ListenSocket`] learns for each request which of our addresses it came
+//! to; a [`TransferSocket`] is bound to that address and is our TID for one
+//! transfer. Both are non-blocking. May not: know what is in a datagram, keep
+//! sessions, decide when to send.
+
+mod batch;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::ops::RangeInclusive;
+
+use mio::event::Source;
+use mio::net::UdpSocket;
+use mio::{Interest, Registry, Token};
+use nix::sys::socket::{setsockopt, sockopt};
+use socket2::{Domain, Protocol, Socket, Type};
+
+pub use batch::{Batch, Destination, Received};
+
+/// Bytes we ask the kernel to queue on a listen socket, so that a whole room of
+/// machines switched on at once is answered and not lost. Costs nothing while
+/// the queue is empty.
+const LISTEN_BUFFER: usize = 16 << 20;
+
+/// The most segments one call may hand over for offload (`UDP_MAX_SEGMENTS` of
+/// kernels before 6.9).
+pub const MAX_SEGMENTS: usize = 64;
+
+/// The most bytes one call may hand over, and the largest datagram of IPv4.
+pub const MAX_SEND: usize = 65_507;
+
+/// The largest DATA packet: blksize 65464 (RFC 2348) and its header.
+pub const MAX_DATA_PACKET: usize = 65_468;
+
+/// The socket on which requests come in.
+#[derive(Debug)]
+pub struct ListenSocket {
+    socket: UdpSocket,
+    address: SocketAddr,
+}
+
+impl ListenSocket {
+    /// Binds to `address`; port 0 lets the kernel choose.
+    ///
+    /// # Errors
+    /// Whatever the kernel says: port in use, below 1024 without the right, no
+    /// such address.
+    pub fn bind(address: SocketAddr) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+        match address {
+            SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?,
+            SocketAddr::V6(_) => {
+                // IPv4 has a socket of its own, with addresses of its own form.
+                socket.set_only_v6(true)?;
+                setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+            }
+        }
+        // Past the system's limit only with CAP_NET_ADMIN; else what is allowed.
+        if setsockopt(&socket, sockopt::RcvBufForce, &LISTEN_BUFFER).is_err() {
+            let _ = socket.set_recv_buffer_size(LISTEN_BUFFER);
+        }
+        socket.bind(&address.into())?;
+        socket.set_nonblocking(true)?;
+        let socket = UdpSocket::from_std(socket.into());
+        let address = socket.local_addr()?;
+        Ok(Self { socket, address })
+    }
+
+    /// The address it is bound to, with the port the kernel chose.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Receives what is there; see [`Batch::receive`].
+    ///
+    /// # Errors
+    /// As [`Batch::receive`].
+    pub fn receive(&self, batch: &mut Batch, slot_len: usize, limit: usize) -> io::Result<usize> {
+        batch.receive(&self.socket, slot_len, limit)
+    }
+
+    /// Sends one datagram from the listen port, for answers that need no
+    /// transfer. Lost if it can't be sent at once.
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    pub fn send_to(&self, datagram: &[u8], peer: SocketAddr) -> io::Result<()> {
+        self.socket.send_to(datagram, peer).map(drop)
+    }
+}
+
+/// What became of a run of blocks handed to the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunSent {
+    /// All of it is on its way.
+    All,
+    /// So many segments from its front are; the socket takes no more for now.
+    Blocked {
+        /// Segments sent before.
+        segments: u16,
+    },
+}
+
+/// The socket of one transfer: its port is our TID (RFC 1350 §4).
+#[derive(Debug)]
+pub struct TransferSocket {
+    socket: UdpSocket,
+    /// Segment size the kernel cuts runs into; 0 while we cut them ourselves.
+    offload: u16,
+}
+
+impl TransferSocket {
+    /// Binds to `local`, the address the request came to, on a port that the
+    /// kernel chooses, or one of `ports`, tried once around from `first_try`.
+    ///
+    /// `scope` is the interface of a link-local IPv6 address, else 0.
+    ///
+    /// # Errors
+    /// `AddrInUse` if no port of the range is free; whatever else the kernel says.
+    pub fn bind(
+        local: IpAddr,
+        scope: u32,
+        ports: Option<&RangeInclusive<u16>>,
+        first_try: u16,
+    ) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(SocketAddr::new(local, 0)), Type::DGRAM, None)?;
+        socket.set_nonblocking(true)?;
+        let address = |port| match local {
+            IpAddr::V4(ip) => SocketAddr::new(ip.into(), port),
+            IpAddr::V6(ip) => SocketAddrV6::new(ip, port, 0, scope).into(),
+        };
+        match ports {
+            None => socket.bind(&address(0).into())?,
+            Some(range) => bind_in_range(&socket, range, first_try, address)?,
+        }
+        Ok(Self { socket: UdpSocket::from_std(socket.into()), offload: 0 })
+    }
+
+    /// Our end of the transfer.
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    /// Lets the kernel cut runs into segments of `segment_size` bytes
+    /// (`UDP_SEGMENT`). Where it can't, runs go out one datagram a call.
+    pub fn offload_segments(&mut self, segment_size: usize) {
+        let Ok(size) = u16::try_from(segment_size) else { return };
+        let possible = segment_size * 2 <= MAX_SEND;
+        if possible && setsockopt(&self.socket, sockopt::UdpGsoSegment, &size.into()).is_ok() {
+            self.offload = size;
+        }
+    }
+
+    /// Receives what is there; see [`Batch::receive`].
+    ///
+    /// # Errors
+    /// As [`Batch::receive`].
+    pub fn receive(&self, batch: &mut Batch, slot_len: usize, limit: usize) -> io::Result<usize> {
+        batch.receive(&self.socket, slot_len, limit)
+    }
+
+    /// Sends one datagram.
+    ///
+    /// # Errors
+    /// `WouldBlock` if the socket takes no more for now; whatever else the
+    /// kernel says: the datagram is lost then, as if on the way.
+    pub fn send_to(&self, datagram: &[u8], peer: SocketAddr) -> io::Result<()> {
+        self.socket.send_to(datagram, peer).map(drop)
+    }
+
+    /// Sends `run`, datagrams of `segment_size` bytes one behind the other (the
+    /// last may be shorter), with one call if the kernel cuts them.
+    ///
+    /// # Errors
+    /// As [`TransferSocket::send_to`]; what was not sent is lost, as if on the way.
+    pub fn send_run(
+        &mut self,
+        run: &[u8],
+        segment_size: usize,
+        peer: SocketAddr,
+    ) -> io::Result<RunSent> {
+        if usize::from(self.offload) == segment_size && run.len() > segment_size {
+            match self.socket.send_to(run, peer) {
+                Ok(_) => return Ok(RunSent::All),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Ok(RunSent::Blocked { segments: 0 });
+                }
+                Err(error) if refuses_offload(&error) => self.stop_offload(),
+                Err(error) => return Err(error),
+            }
+        }
+        for (index, datagram) in run.chunks(segment_size).enumerate() {
+            match self.socket.send_to(datagram, peer) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Ok(RunSent::Blocked { segments: index as u16 });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(RunSent::All)
+    }
+
+    fn stop_offload(&mut self) {
+        self.offload = 0;
+        let _ = setsockopt(&self.socket, sockopt::UdpGsoSegment, &0);
+    }
+}
+
+impl Source for TransferSocket {
+    fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+        self.socket.register(registry, token, interests)
+    }
+
+    fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+        self.socket.reregister(registry, token, interests)
+    }
+
+    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        self.socket.deregister(registry)
+    }
+}
+
+impl Source for ListenSocket {
+    fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+        self.socket.register(registry, token, interests)
+    }
+
+    fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+        self.socket.reregister(registry, token, interests)
+    }
+
+    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        self.socket.deregister(registry)
+    }
+}
+
+/// Blocks above the path's MTU, an interface or a kernel without it.
+fn refuses_offload(error: &io::Error) -> bool {
+    use nix::libc::{EINVAL, EIO, EMSGSIZE, ENOPROTOOPT, EOPNOTSUPP};
+    matches!(error.raw_os_error(), Some(EINVAL | EIO | EMSGSIZE | ENOPROTOOPT | EOPNOTSUPP))
+}
+
+fn bind_in_range(
+    socket: &Socket,
+    range: &RangeInclusive<u16>,
+    first_try: u16,
+    address: impl Fn(u16) -> SocketAddr,
+) -> io::Result<()> {
+    let span = u32::from(range.end().saturating_sub(*range.start())) + 1;
+    for attempt in 0..span {
+        let offset = (u32::from(first_try) + attempt) % span;
+        let port = range.start() + offset as u16;
+        match socket.bind(&address(port).into()) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            other => return other,
+        }
+    }
+    Err(io::ErrorKind::AddrInUse.into())
+}
