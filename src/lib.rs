@@ -2,4 +2,5 @@
 
 pub mod daemon;
 pub mod protocol;
+pub mod storage;
 pub mod wire;

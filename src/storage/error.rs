@@ -1,0 +1,159 @@
+//! What storage answers when it can't: an ERROR code and text for the wire,
+//! and the system's own reason for the log.
+//!
+//! The one place where `errno` becomes an ERROR code. Texts are constants: no
+//! path and nothing a client sent can get into them.
+
+use std::fmt;
+
+use nix::errno::Errno;
+
+use crate::wire::packet::ErrorCode;
+
+/// Why a file can't be served or stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StorageError {
+    code: ErrorCode,
+    message: &'static str,
+    errno: Option<Errno>,
+}
+
+impl StorageError {
+    pub(super) const IS_DIRECTORY: Self = Self::refusal("Access violation: is a directory");
+    pub(super) const NOT_REGULAR: Self = Self::refusal("Access violation: not a regular file");
+    pub(super) const READ_ONLY: Self = Self::refusal("Access violation: server is read-only");
+    pub(super) const RESERVED_NAME: Self = Self::refusal("Access violation: reserved name");
+    pub(super) const EXISTS: Self = Self::new(ErrorCode::FileExists, "File already exists");
+    pub(super) const OVER_LIMIT: Self = Self::new(
+        ErrorCode::DiskFull,
+        "Allocation exceeded: larger than the upload limit",
+    );
+    pub(super) const NO_SPACE: Self =
+        Self::new(ErrorCode::DiskFull, "Disk full: not enough free space");
+
+    const fn new(code: ErrorCode, message: &'static str) -> Self {
+        Self {
+            code,
+            message,
+            errno: None,
+        }
+    }
+
+    const fn refusal(message: &'static str) -> Self {
+        Self::new(ErrorCode::AccessViolation, message)
+    }
+
+    /// The code for the ERROR packet.
+    pub const fn code(&self) -> ErrorCode {
+        self.code
+    }
+
+    /// The text for the ERROR packet: never a path.
+    pub const fn message(&self) -> &'static str {
+        self.message
+    }
+
+    /// The system's reason, for the log; `None` where we refused ourselves.
+    pub const fn errno(&self) -> Option<Errno> {
+        self.errno
+    }
+
+    /// Whether the server, not the file, is the trouble: out of descriptors or
+    /// memory. Such a request is dropped without an answer, so that a boot ROM
+    /// asks again instead of giving up.
+    pub const fn is_exhausted(&self) -> bool {
+        matches!(
+            self.errno,
+            Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS)
+        )
+    }
+}
+
+impl From<Errno> for StorageError {
+    fn from(errno: Errno) -> Self {
+        let plain = match errno {
+            Errno::ENOENT | Errno::ENOTDIR | Errno::ENAMETOOLONG => {
+                Self::new(ErrorCode::FileNotFound, "File not found")
+            }
+            Errno::EACCES | Errno::EPERM => Self::refusal("Access violation: permission denied"),
+            Errno::ELOOP | Errno::EXDEV => Self::refusal("Access violation: link not followed"),
+            Errno::EROFS => Self::refusal("Access violation: read-only file system"),
+            Errno::EISDIR => Self::IS_DIRECTORY,
+            // What opening a socket, or a device without a driver, answers.
+            Errno::ENXIO | Errno::ENODEV => Self::NOT_REGULAR,
+            Errno::ENOSPC => Self::new(ErrorCode::DiskFull, "Disk full"),
+            Errno::EDQUOT => Self::new(ErrorCode::DiskFull, "Disk full: quota exceeded"),
+            Errno::EFBIG => Self::new(ErrorCode::DiskFull, "Disk full: file too large"),
+            Errno::EEXIST => Self::EXISTS,
+            other => Self::new(ErrorCode::NotDefined, other.desc()),
+        };
+        Self {
+            errno: Some(errno),
+            ..plain
+        }
+    }
+}
+
+impl fmt::Display for StorageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.message)?;
+        match self.errno {
+            Some(errno) => write!(f, " ({errno:?})"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for StorageError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errno_maps_to_the_code_clients_act_on() {
+        for (errno, code) in [
+            (Errno::ENOENT, ErrorCode::FileNotFound),
+            (Errno::ENOTDIR, ErrorCode::FileNotFound),
+            (Errno::ENAMETOOLONG, ErrorCode::FileNotFound),
+            (Errno::EACCES, ErrorCode::AccessViolation),
+            (Errno::EPERM, ErrorCode::AccessViolation),
+            (Errno::ELOOP, ErrorCode::AccessViolation),
+            (Errno::EXDEV, ErrorCode::AccessViolation),
+            (Errno::EISDIR, ErrorCode::AccessViolation),
+            (Errno::EROFS, ErrorCode::AccessViolation),
+            (Errno::ENXIO, ErrorCode::AccessViolation),
+            (Errno::ENOSPC, ErrorCode::DiskFull),
+            (Errno::EDQUOT, ErrorCode::DiskFull),
+            (Errno::EFBIG, ErrorCode::DiskFull),
+            (Errno::EEXIST, ErrorCode::FileExists),
+            (Errno::EIO, ErrorCode::NotDefined),
+        ] {
+            let error = StorageError::from(errno);
+            assert_eq!(error.code(), code, "{errno}");
+            assert_eq!(error.errno(), Some(errno));
+            assert!(!error.message().is_empty(), "{errno}");
+            assert!(!error.is_exhausted(), "{errno}");
+        }
+    }
+
+    #[test]
+    fn running_out_of_descriptors_or_memory_is_told_apart() {
+        for errno in [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::ENOBUFS] {
+            assert!(StorageError::from(errno).is_exhausted(), "{errno}");
+        }
+        assert!(!StorageError::NO_SPACE.is_exhausted());
+    }
+
+    #[test]
+    fn the_log_gets_the_reason_too() {
+        assert_eq!(
+            StorageError::from(Errno::EROFS).to_string(),
+            "Access violation: read-only file system (EROFS)"
+        );
+        assert_eq!(
+            StorageError::NOT_REGULAR.to_string(),
+            "Access violation: not a regular file"
+        );
+    }
+}
