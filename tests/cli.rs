@@ -1,0 +1,388 @@
+//! The command line of the real binary: what is refused, how it is said, with
+//! which exit status; and where the log goes.
+
+mod common;
+
+use std::fs;
+use std::net::UdpSocket;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::time::Duration;
+
+use common::*;
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+
+/// Runs the server, which should end by itself, and soon.
+fn run(args: &[&str]) -> Output {
+    bounded(10, tftpd())
+        .args(args)
+        .output()
+        .expect("timeout(1)")
+}
+
+/// Asserts a failure at start: this status, nothing on standard output, and
+/// one line on standard error that holds all of `words`.
+#[track_caller]
+fn assert_fails(what: &str, output: &Output, words: &[&str]) {
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{what}: {}", said(output));
+    assert!(output.stdout.is_empty(), "{what}: {}", said(output));
+    assert_eq!(told.lines().count(), 1, "{what}: {told}");
+    assert!(told.starts_with("tftpd: "), "{what}: {told}");
+    for word in words {
+        assert!(told.contains(word), "{what}: no `{word}` in {told}");
+    }
+}
+
+fn scratch() -> (TempDir, String) {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let path = dir.path().to_str().expect("text").to_owned();
+    (dir, path)
+}
+
+// --- usage ---------------------------------------------------------------------
+
+#[test]
+fn a_bad_value_is_named_with_its_option() {
+    let cases = [
+        ("--port", "65536"),
+        ("--port", "http"),
+        ("--port", ""),
+        ("--address", "nowhere"),
+        ("--address", "127.0.0.1:99999"),
+        ("--port-range", "5000"),
+        ("--port-range", "6000:5000"),
+        ("--port-range", "0:5000"),
+        ("--port-range", "5000:65536"),
+        ("--timeout", "0"),
+        ("--timeout", "soon"),
+        ("--timeout", "1.5"),
+        ("--retries", "many"),
+        ("--max-blksize", "7"),
+        ("--max-blksize", "65465"),
+        ("--max-windowsize", "0"),
+        ("--max-windowsize", "65536"),
+        ("--refuse", "everything"),
+        ("--max-upload", "huge"),
+        ("--umask", "8"),
+        ("--umask", "1000"),
+        ("--umask", "rwx"),
+        ("--max-sessions", "0"),
+        ("--max-sessions", "some"),
+        ("--grace", "a while"),
+    ];
+    for (option, value) in cases {
+        let output = run(&[&format!("{option}={value}")]);
+        let told = said(&output);
+        assert_eq!(output.status.code(), Some(2), "{option} {told}");
+        let named = told.contains(option) && told.contains(value);
+        assert!(named, "{option}={value}: {told}");
+        assert!(output.stdout.is_empty(), "{told}");
+    }
+}
+
+#[test]
+fn what_is_unknown_is_named() {
+    for (args, word) in [
+        (&["--frobnicate"][..], "--frobnicate"),
+        (&["-Z"], "-Z"),
+        (&[".", "another-root"], "another-root"),
+        (&["--port"], "--port"),
+    ] {
+        let output = run(args);
+        let told = said(&output);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {told}");
+        assert!(told.contains(word), "{args:?}: {told}");
+    }
+}
+
+#[test]
+fn help_and_version_end_well() {
+    for args in [["--help"], ["-h"], ["--version"], ["-V"]] {
+        let output = run(&args);
+        let told = said(&output);
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {told}");
+        assert!(output.stderr.is_empty(), "{args:?}: {told}");
+        assert!(!output.stdout.is_empty(), "{args:?}");
+    }
+    let version = said(&run(&["--version"]));
+    assert!(version.contains(env!("CARGO_PKG_VERSION")), "{version}");
+    let help = said(&run(&["--help"]));
+    for option in [
+        "-p",
+        "-a",
+        "-4",
+        "-6",
+        "-R",
+        "-t",
+        "-B",
+        "-r",
+        "-U",
+        "-v",
+        "-q",
+        "--port",
+        "--address",
+        "--port-range",
+        "--timeout",
+        "--retries",
+        "--max-blksize",
+        "--max-windowsize",
+        "--refuse",
+        "--read-only",
+        "--overwrite",
+        "--max-upload",
+        "--umask",
+        "--max-sessions",
+        "--log-file",
+        "--grace",
+    ] {
+        let listed = |word: &str| word.trim_end_matches([',', '.']) == option;
+        assert!(help.split_whitespace().any(listed), "{option}: {help}");
+    }
+}
+
+// --- failures at start ---------------------------------------------------------
+
+#[test]
+fn a_root_that_cannot_be_served_is_named() {
+    let (dir, path) = scratch();
+    let missing = format!("{path}/missing");
+    let output = run(&["-p", "0", "-a", "127.0.0.1", &missing]);
+    assert_fails("missing", &output, &[&missing]);
+    let file = format!("{path}/file");
+    fs::write(&file, b"").unwrap();
+    let output = run(&["-p", "0", "-a", "127.0.0.1", &file]);
+    assert_fails("a file", &output, &[&file]);
+    drop(dir);
+}
+
+#[test]
+fn an_address_that_cannot_be_had_is_named() {
+    let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap();
+    let port = addr.port().to_string();
+    let output = run(&["-p", &port, "-a", "127.0.0.1", "."]);
+    assert_fails("taken", &output, &[&addr.to_string(), "in use"]);
+    // TEST-NET-1 is no address of this machine.
+    let output = run(&["-p", "0", "-a", "192.0.2.1", "."]);
+    assert_fails("foreign", &output, &["192.0.2.1"]);
+}
+
+#[test]
+fn a_second_server_on_the_port_is_refused() {
+    for listen in [&["-a", "127.0.0.1"][..], &[]] {
+        let server = Server::start_bare(listen);
+        let port = server.port().to_string();
+        let mut args = vec!["-p", &port];
+        args.extend(listen);
+        assert_fails("second", &run(&args), &[&port, "in use"]);
+        server.fence();
+    }
+}
+
+#[test]
+fn a_log_file_that_cannot_be_had_is_named() {
+    let (dir, path) = scratch();
+    let log = format!("{path}/no/such/log");
+    let output = run(&["-p", "0", "-a", "127.0.0.1", "--log-file", &log, &path]);
+    assert_fails("log", &output, &[&log]);
+    drop(dir);
+}
+
+/// Runs the server as nobody, from where nobody may reach it; `None`, with the
+/// reason printed, where that cannot be.
+fn run_as_nobody(dir: &Path, args: &[&str]) -> Option<Output> {
+    const NOBODY: u32 = 65_534;
+    if !nix::unistd::geteuid().is_root() {
+        // Then the rights of whoever runs this are as small.
+        return Some(run(args));
+    }
+    let binary: PathBuf = dir.join("tftpd");
+    fs::copy(tftpd(), &binary).expect("a copy");
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).expect("our directory");
+    let mut command = bounded(10, binary);
+    let output = command.uid(NOBODY).gid(NOBODY).args(args).output();
+    if let Err(reason) = &output {
+        eprintln!("skipped: cannot become nobody: {reason}");
+    }
+    output.ok()
+}
+
+#[test]
+fn a_root_without_rights_is_named() {
+    let (dir, path) = scratch();
+    let root = format!("{path}/secret");
+    fs::create_dir(&root).unwrap();
+    fs::set_permissions(&root, fs::Permissions::from_mode(0o000)).unwrap();
+    let args = ["-p", "0", "-a", "127.0.0.1", &root];
+    if let Some(output) = run_as_nobody(dir.path(), &args) {
+        assert_fails("unreadable", &output, &[&root, "ermission"]);
+    }
+    fs::set_permissions(&root, fs::Permissions::from_mode(0o700)).unwrap();
+}
+
+#[test]
+fn a_port_without_the_right_is_named_with_the_remedy() {
+    let first_free = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
+    if first_free.is_ok_and(|port| port.trim() == "0") {
+        eprintln!("skipped: every port is unprivileged here");
+        return;
+    }
+    let (dir, path) = scratch();
+    let args = ["-p", "69", "-a", "127.0.0.1", &path];
+    if let Some(output) = run_as_nobody(dir.path(), &args) {
+        let words = ["127.0.0.1:69", "ermission", "-p"];
+        assert_fails("privileged", &output, &words);
+    }
+}
+
+// --- running ---------------------------------------------------------------------
+
+#[test]
+fn the_current_directory_is_the_root_by_default() {
+    let server = Server::start(&[]);
+    server.file("f", b"here");
+    let port = free_port();
+    let mut child = bounded(30, tftpd())
+        .args(["-a", "127.0.0.1", "-p", &port.to_string()])
+        .current_dir(server.root())
+        .spawn()
+        .unwrap();
+    let client = RawClient::to(([127, 0, 0, 1], port).into());
+    let (packet, _) = client.ask_patiently(&rrq("f", &[]));
+    assert_eq!(packet, Packet::Data(1, b"here".to_vec()));
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> u16 {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    socket.local_addr().expect("bound").port()
+}
+
+#[test]
+fn an_address_may_carry_its_port() {
+    let port = free_port();
+    let server = Server::start_bare(&["-a", &format!("127.0.0.1:{port}")]);
+    assert_eq!(server.port(), port);
+    server.fence();
+}
+
+#[test]
+fn the_start_is_told_in_one_line() {
+    let server = Server::start(&["--read-only"]);
+    let log = server.log_lines();
+    let told: Vec<_> = log.iter().filter(|l| l.contains("listening on")).collect();
+    assert_eq!(told.len(), 1, "{log:#?}");
+    let root = server.root();
+    assert!(told[0].contains(root.to_str().unwrap()), "{log:#?}");
+}
+
+#[test]
+fn the_log_tells_of_transfers_and_refusals() {
+    let server = Server::start(&[]);
+    server.file("sub/f", &content(1, 1000));
+    let client = RawClient::new(&server);
+    client.read("sub/f").unwrap();
+    let told = server.wait_ended(client.addr(), 1).remove(0);
+    for word in ["sub/f", "read", "bytes=1000", "blksize=512"] {
+        assert!(told.contains(word), "no `{word}`: {told}");
+    }
+    let client = RawClient::new(&server);
+    client.ask(&rrq("sub/missing", &[]));
+    let port = client.addr().port().to_string();
+    let told = server.wait_for_log(
+        |line| line.contains("sub/missing") && line.contains(&port),
+        PATIENCE,
+    );
+    let told = told.expect("a line about the refusal");
+    assert!(told.contains("not found"), "{told}");
+}
+
+/// Starts the server by hand, as its readiness may not be told; returns what it
+/// left on standard error after a read, a miss and a SIGTERM.
+fn stderr_after_work(args: &[&str]) -> String {
+    let (dir, path) = scratch();
+    fs::write(dir.path().join("f"), b"x").expect("a file");
+    let port = free_port();
+    let child = std::process::Command::new(tftpd())
+        .args(["-a", "127.0.0.1", "-p", &port.to_string()])
+        .args(args)
+        .arg(&path)
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("tftpd starts");
+    let client = RawClient::to(([127, 0, 0, 1], port).into());
+    client.ask_patiently(&rrq("missing", &[]));
+    assert_eq!(client.read("f").expect("served"), b"x");
+    let pid = nix::unistd::Pid::from_raw(child.id().try_into().expect("a pid"));
+    nix::sys::signal::kill(pid, Signal::SIGTERM).expect("it lives");
+    let output = child.wait_with_output().expect("a child of ours");
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert!(output.stdout.is_empty(), "{}", said(&output));
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn quiet_is_quiet_and_verbose_is_not() {
+    let usual = stderr_after_work(&[]).lines().count();
+    let verbose = stderr_after_work(&["-v"]).lines().count();
+    let quiet = stderr_after_work(&["-q"]);
+    let trace = stderr_after_work(&["-vvv"]).lines().count();
+    assert!(!quiet.contains("listening on"), "{quiet}");
+    assert!(quiet.lines().count() < usual, "{quiet}");
+    assert!(
+        verbose >= usual && trace > usual,
+        "{usual} {verbose} {trace}"
+    );
+}
+
+#[test]
+fn the_log_file_takes_the_log() {
+    let (dir, path) = scratch();
+    let log = format!("{path}/log");
+    fs::write(&log, b"kept\n").unwrap();
+    let stderr = stderr_after_work(&["--log-file", &log]);
+    let told = fs::read_to_string(&log).unwrap();
+    assert!(told.starts_with("kept\n"), "not appended: {told}");
+    for word in ["listening on", "missing", "outcome="] {
+        assert!(told.contains(word), "no `{word}`: {told}");
+        assert!(!stderr.contains("outcome="), "{stderr}");
+    }
+    drop(dir);
+}
+
+/// A log that rotates: SIGHUP opens it anew.
+#[test]
+fn sighup_reopens_the_log_file() {
+    let (dir, path) = scratch();
+    let log = format!("{path}/log");
+    let port = free_port();
+    let mut child = std::process::Command::new(tftpd())
+        .args(["-a", "127.0.0.1", "-p", &port.to_string()])
+        .args(["--log-file", &log, &path])
+        .spawn()
+        .unwrap();
+    let client = RawClient::to(([127, 0, 0, 1], port).into());
+    client.ask_patiently(&rrq("first", &[]));
+    fs::rename(&log, format!("{log}.1")).unwrap();
+    let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
+    nix::sys::signal::kill(pid, Signal::SIGHUP).unwrap();
+    let mut told = String::new();
+    for round in 0..100 {
+        client.send(&rrq(&format!("second{round}"), &[]));
+        assert!(client.recv(Duration::from_secs(5)).is_some());
+        told = fs::read_to_string(&log).unwrap_or_default();
+        if told.contains("second") {
+            break;
+        }
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(told.contains("second"), "{told}");
+    drop(dir);
+}

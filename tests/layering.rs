@@ -1,0 +1,493 @@
+//! Holds the house's walls: who may import whom, what the core may not touch,
+//! where `unsafe` may stand. Reads `src/` as text; a file without a place in
+//! the table fails, so that the table stays whole.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Top-level module, its layer, and what it may import besides lower layers
+/// and itself.
+const MODULES: &[(&str, u8, &[&str])] = &[
+    ("wire", 0, &["protocol::block"]),
+    ("protocol", 1, &[]),
+    ("timer", 2, &[]),
+    ("sessions", 2, &["timer"]),
+    ("storage", 3, &[]),
+    ("remap", 3, &[]),
+    ("socket", 3, &[]),
+    ("daemon", 3, &[]),
+    ("server", 4, &["status"]),
+    ("status", 4, &[]),
+    ("client", 4, &[]),
+    ("bin", 5, &[]),
+];
+
+/// The core: it reads no clock, random source, file or socket.
+const CORE: std::ops::RangeInclusive<u8> = 0..=2;
+
+/// What the core may not name, as consecutive segments of a path.
+const FORBIDDEN_IN_CORE: &[&str] = &[
+    "std::fs",
+    "fs::File",
+    "std::env",
+    "std::process",
+    "std::thread",
+    "std::io::Read",
+    "std::io::Write",
+    "std::io::Seek",
+    "io::Read",
+    "io::Write",
+    "UdpSocket",
+    "TcpStream",
+    "TcpListener",
+    "Instant::now",
+    "SystemTime",
+    "RandomState",
+    "HashMap",
+    "HashSet",
+    "mio",
+    "nix",
+    "libc",
+    "socket2",
+    "rand",
+    "getrandom",
+    "clap",
+    "simplelog",
+];
+
+/// Files below `src/` in which `unsafe` may stand.
+const UNSAFE_ALLOWED: &[&str] = &[];
+
+/// A place in the code that breaks a rule.
+#[derive(Debug, PartialEq, Eq)]
+struct Violation {
+    file: PathBuf,
+    line: usize,
+    rule: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "src/{}:{}: {}",
+            self.file.display(),
+            self.line,
+            self.rule
+        )
+    }
+}
+
+// --- the rules -----------------------------------------------------------------
+
+/// Checks one file; `file` is relative to `src/`.
+fn check(file: &Path, source: &str) -> Vec<Violation> {
+    let text = Code::new(source);
+    let violation = |at: usize, rule: String| Violation {
+        file: file.to_owned(),
+        line: text.line(at),
+        rule,
+    };
+    let mut found = Vec::new();
+    let tokens = text.tokens();
+    if !UNSAFE_ALLOWED
+        .iter()
+        .any(|allowed| file == Path::new(allowed))
+    {
+        let places = tokens.iter().filter(|token| token.text == "unsafe");
+        found.extend(places.map(|token| violation(token.at, "unsafe".to_owned())));
+    }
+    let module = module_path(file);
+    let Some(top) = module.first() else {
+        // lib.rs holds the module tree.
+        return found;
+    };
+    let Some((_, layer, extra)) = MODULES.iter().find(|(name, ..)| name == top) else {
+        found.push(violation(0, format!("`{top}` has no layer: place it")));
+        return found;
+    };
+    for (at, path) in paths(&tokens) {
+        let Some(target) = resolve(&path, &module) else {
+            if CORE.contains(layer) {
+                let forbidden = FORBIDDEN_IN_CORE.iter().find(|name| names(&path, name));
+                let rule = |name| format!("the core names `{name}`");
+                found.extend(forbidden.map(|name| violation(at, rule(name))));
+            }
+            continue;
+        };
+        let below = |(name, other, _): &(&str, u8, _)| name == &target[0] && other < layer;
+        let allowed = target[0] == *top
+            || MODULES.iter().any(below)
+            || extra.iter().any(|name| starts_with(&target, name));
+        if !allowed && MODULES.iter().any(|(name, ..)| *name == target[0]) {
+            let rule = format!("`{top}` imports `{}`", target.join("::"));
+            found.push(violation(at, rule));
+        }
+    }
+    found
+}
+
+/// The module a file holds: `wire/packet.rs` is `["wire", "packet"]`.
+fn module_path(file: &Path) -> Vec<String> {
+    let stem = file.with_extension("");
+    let mut path: Vec<_> = stem
+        .iter()
+        .map(|part| part.to_string_lossy().into_owned())
+        .collect();
+    if matches!(path.last().map(String::as_str), Some("mod" | "lib")) {
+        path.pop();
+    }
+    path
+}
+
+/// Where in the crate a path leads, or `None` for paths out of it.
+fn resolve(path: &[&str], module: &[String]) -> Option<Vec<String>> {
+    let mut target = match *path.first()? {
+        "crate" | "tftpd" => Vec::new(),
+        "self" => module.to_vec(),
+        "super" => module[..module.len().saturating_sub(1)].to_vec(),
+        _ => return None,
+    };
+    for segment in &path[1..] {
+        match *segment {
+            "super" => drop(target.pop()),
+            name => target.push(name.to_owned()),
+        }
+    }
+    (!target.is_empty()).then_some(target)
+}
+
+fn starts_with(path: &[String], prefix: &str) -> bool {
+    let mut segments = path.iter();
+    prefix
+        .split("::")
+        .all(|part| segments.next().is_some_and(|s| s == part))
+}
+
+/// Whether the segments of `name` stand in a row in `path`.
+fn names(path: &[&str], name: &str) -> bool {
+    let name: Vec<_> = name.split("::").collect();
+    path.windows(name.len()).any(|window| window == name)
+}
+
+// --- reading Rust, just enough -----------------------------------------------------
+
+/// A source text without comments, literals and unit tests, at the same
+/// positions.
+struct Code {
+    text: String,
+}
+
+/// An identifier or a mark, and where it stands.
+#[derive(Debug, Clone, Copy)]
+struct Token<'a> {
+    at: usize,
+    text: &'a str,
+}
+
+impl Code {
+    fn new(source: &str) -> Self {
+        let mut text = blank_comments_and_literals(source);
+        // Unit tests stand at the bottom; they may do as they like.
+        for marker in ["mod tests {", "mod tests;"] {
+            if let Some(at) = text.find(&format!("#[cfg(test)]\n{marker}")) {
+                text.truncate(at);
+            }
+        }
+        Self { text }
+    }
+
+    fn line(&self, at: usize) -> usize {
+        self.text[..at].matches('\n').count() + 1
+    }
+
+    fn tokens(&self) -> Vec<Token<'_>> {
+        let is_word = |c: char| c.is_alphanumeric() || c == '_';
+        let mut tokens = Vec::new();
+        let mut rest = self.text.as_str();
+        while let Some(c) = rest.chars().next() {
+            let len = match c {
+                c if is_word(c) => rest.find(|c| !is_word(c)).unwrap_or(rest.len()),
+                ':' if rest.starts_with("::") => 2,
+                c => c.len_utf8(),
+            };
+            let at = self.text.len() - rest.len();
+            let (text, after) = rest.split_at(len);
+            if !c.is_whitespace() {
+                tokens.push(Token { at, text });
+            }
+            rest = after;
+        }
+        tokens
+    }
+}
+
+/// Blanks what is not code, byte by byte, so that lines keep their numbers.
+fn blank_comments_and_literals(source: &str) -> String {
+    let mut text = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(c) = rest.chars().next() {
+        let len = not_code(rest);
+        let (taken, after) = rest.split_at(len.unwrap_or(c.len_utf8()));
+        if len.is_some() {
+            let blank = |b| if b == b'\n' { '\n' } else { ' ' };
+            text.extend(taken.bytes().map(blank));
+        } else {
+            text.push_str(taken);
+        }
+        rest = after;
+    }
+    text
+}
+
+/// The length of the comment or literal that `rest` begins with, if it does.
+fn not_code(rest: &str) -> Option<usize> {
+    let until = |open: usize, close: &str| {
+        let end = rest[open..].find(close);
+        end.map_or(rest.len(), |end| open + end + close.len())
+    };
+    if rest.starts_with("//") {
+        return Some(rest.find('\n').unwrap_or(rest.len()));
+    }
+    if rest.starts_with("/*") {
+        return Some(until(2, "*/"));
+    }
+    if let Some(raw) = rest.strip_prefix('r') {
+        let hashes = raw.len() - raw.trim_start_matches('#').len();
+        if raw[hashes..].starts_with('"') {
+            return Some(until(hashes + 2, &format!("\"{}", "#".repeat(hashes))));
+        }
+    }
+    let quote = rest.chars().next().filter(|c| matches!(c, '"' | '\''))?;
+    let mut chars = rest.char_indices().skip(1);
+    // A character literal is 'x' or '\…'; anything else is a lifetime.
+    if quote == '\'' && !rest.starts_with("'\\") && rest.chars().nth(2) != Some('\'') {
+        return None;
+    }
+    while let Some((at, c)) = chars.next() {
+        match c {
+            '\\' => drop(chars.next()),
+            c if c == quote => return Some(at + 1),
+            _ => {}
+        }
+    }
+    Some(rest.len())
+}
+
+/// Every path in the code, groups (`a::{b, c::d}`) taken apart; with the place
+/// where it begins.
+fn paths<'a>(tokens: &[Token<'a>]) -> Vec<(usize, Vec<&'a str>)> {
+    let mut found = Vec::new();
+    let mut at = 0;
+    while at < tokens.len() {
+        at = read_tree(tokens, at, &[], &mut found).max(at + 1);
+    }
+    found
+}
+
+/// Reads the path that begins at `at`, behind `prefix`; returns where it ends.
+fn read_tree<'a>(
+    tokens: &[Token<'a>],
+    mut at: usize,
+    prefix: &[&'a str],
+    found: &mut Vec<(usize, Vec<&'a str>)>,
+) -> usize {
+    let text = |at: usize| tokens.get(at).map_or("", |token| token.text);
+    let is_name = |text: &str| text.starts_with(|c: char| c.is_alphabetic() || c == '_');
+    let mut path = prefix.to_vec();
+    let (start, mut open) = (at, false);
+    loop {
+        match text(at) {
+            "{" if open => {
+                at += 1;
+                while !matches!(text(at), "}" | "") {
+                    at = read_tree(tokens, at, &path, found).max(at + 1);
+                }
+                return at + 1;
+            }
+            name if is_name(name) => path.push(name),
+            _ => break,
+        }
+        at += 1;
+        open = text(at) == "::";
+        if !open {
+            break;
+        }
+        at += 1;
+    }
+    if path.len() > prefix.len() {
+        found.push((tokens[start].at, path));
+    }
+    at
+}
+
+// --- tests ---------------------------------------------------------------------------
+
+fn rust_files(dir: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            rust_files(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+}
+
+#[test]
+fn every_import_points_downwards() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    rust_files(&src, &mut files);
+    assert!(files.len() >= 5, "where is the code?");
+    let violations: Vec<String> = files
+        .iter()
+        .flat_map(|path| {
+            let source = fs::read_to_string(path).expect("a source file");
+            check(path.strip_prefix(&src).expect("below src"), &source)
+        })
+        .map(|violation| violation.to_string())
+        .collect();
+    assert!(violations.is_empty(), "\n{}", violations.join("\n"));
+}
+
+#[test]
+fn the_checker_sees_what_is_forbidden() {
+    for (file, source, rule) in [
+        (
+            "wire/a.rs",
+            "use crate::protocol::transfer::X;",
+            "`wire` imports `protocol::transfer::X`",
+        ),
+        (
+            "wire/a.rs",
+            "fn f() { super::super::timer::g() }",
+            "`wire` imports `timer::g`",
+        ),
+        (
+            "protocol/a.rs",
+            "use crate::{\n  wire::packet,\n  sessions::{self, T},\n};",
+            "`protocol` imports `sessions::self`",
+        ),
+        (
+            "timer.rs",
+            "use crate::sessions::S;",
+            "`timer` imports `sessions::S`",
+        ),
+        (
+            "storage.rs",
+            "use super::socket;",
+            "`storage` imports `socket`",
+        ),
+        (
+            "remap.rs",
+            "use crate::storage::Root;",
+            "`remap` imports `storage::Root`",
+        ),
+        (
+            "sessions.rs",
+            "use crate::server::S;",
+            "`sessions` imports `server::S`",
+        ),
+        (
+            "client/a.rs",
+            "use crate::server::S;",
+            "`client` imports `server::S`",
+        ),
+        (
+            "wire/mod.rs",
+            "use std::{fmt, fs};",
+            "the core names `std::fs`",
+        ),
+        (
+            "timer.rs",
+            "let t = std::time::Instant::now();",
+            "the core names `Instant::now`",
+        ),
+        (
+            "timer.rs",
+            "use std::time::{Duration, SystemTime};",
+            "the core names `SystemTime`",
+        ),
+        (
+            "sessions.rs",
+            "use std::collections::HashMap;",
+            "the core names `HashMap`",
+        ),
+        (
+            "protocol/a.rs",
+            "use std::io::{self, Read};",
+            "the core names `std::io::Read`",
+        ),
+        (
+            "protocol/a.rs",
+            "fn f(w: impl io::Write) {}",
+            "the core names `io::Write`",
+        ),
+        ("protocol/a.rs", "use mio::Poll;", "the core names `mio`"),
+        ("socket.rs", "unsafe { f() }", "unsafe"),
+        ("lib.rs", "unsafe fn f() {}", "unsafe"),
+        ("gui.rs", "", "`gui` has no layer: place it"),
+    ] {
+        let found = check(Path::new(file), source);
+        let rules: Vec<_> = found.iter().map(|violation| &violation.rule[..]).collect();
+        assert!(rules.contains(&rule), "{file}: {source}: {found:?}");
+    }
+}
+
+#[test]
+fn the_checker_leaves_the_rest_alone() {
+    for (file, source) in [
+        (
+            "wire/a.rs",
+            "use crate::protocol::block::BlockIndex;\nuse super::options::X;",
+        ),
+        ("wire/a.rs", "use crate::wire::packet::{self, Packet};"),
+        (
+            "protocol/a.rs",
+            "use super::block::B; use crate::wire::options; use std::io;",
+        ),
+        (
+            "sessions.rs",
+            "use crate::{timer::T, protocol::transfer::X};",
+        ),
+        (
+            "server/mod.rs",
+            "use crate::{status, storage::Root, wire::packet}; mod cli;",
+        ),
+        ("bin/tftpd.rs", "use tftpd::server::run;"),
+        (
+            "timer.rs",
+            "// use std::fs;\n/* unsafe */ /// [`std::fs`]\nfn f<'a>(x: &'a str) {}",
+        ),
+        (
+            "timer.rs",
+            "const A: &str = \"unsafe std::fs \\\" mio\"; const C: char = '\"';",
+        ),
+        (
+            "timer.rs",
+            "const A: &str = r#\"use \"mio\" \"#; const B: u8 = b'\\'';",
+        ),
+        (
+            "timer.rs",
+            "fn f() {}\n#[cfg(test)]\nmod tests {\n use std::fs;\n}",
+        ),
+        ("lib.rs", "#![forbid(unsafe_code)]\npub mod server;"),
+        (
+            "storage/a.rs",
+            "use std::fs; use std::io::{Read, Write}; use nix::fcntl;",
+        ),
+    ] {
+        assert_eq!(check(Path::new(file), source), [], "{file}: {source}");
+    }
+}
+
+#[test]
+fn a_violation_names_file_and_line() {
+    let source =
+        "//! Doc.\n\n/* two\nlines */ const A: &str = \"\n\";\nuse std::{\n    fmt,\n    fs,\n};\n";
+    let found = check(Path::new("wire/packet.rs"), source);
+    let text: Vec<_> = found.iter().map(ToString::to_string).collect();
+    assert_eq!(text, ["src/wire/packet.rs:8: the core names `std::fs`"]);
+}

@@ -1,0 +1,594 @@
+//! The protocol over the real binary, datagram by datagram: transfer IDs,
+//! repetitions, windows, patience, endings.
+//!
+//! Lower bounds on time are strict, as the clock starts before the server's
+//! does; upper bounds are generous, as the machine may be busy.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test stands outside: it measures time"
+)]
+
+mod common;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use common::*;
+
+/// A wait that no test lives to see: what comes was sent at once.
+const NEVER: [&str; 2] = ["-t", "60000"];
+
+/// What a busy machine may add to a wait.
+const SLACK: Duration = Duration::from_secs(3);
+
+fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+/// Asserts that DATA `block` comes from `tid` at these times after `start`
+/// (milliseconds), never before.
+#[track_caller]
+fn assert_repeats(client: &RawClient, tid: SocketAddr, block: u16, start: Instant, times: &[u64]) {
+    for at in times {
+        let packet = client.expect_from(tid);
+        let elapsed = start.elapsed();
+        assert_eq!(packet.data_block(), Some(block));
+        assert!(elapsed >= millis(*at), "{at} ms: came after {elapsed:?}");
+        assert!(elapsed < millis(*at) + SLACK, "{at} ms: after {elapsed:?}");
+    }
+}
+
+// --- waiting -----------------------------------------------------------------
+
+#[test]
+fn the_wait_is_exact_doubles_and_ends_after_the_retries() {
+    let server = Server::start(&["-t", "100", "--retries", "3"]);
+    server.file("f", &content(1, 3 * BLOCK));
+    let client = RawClient::new(&server);
+    let (_, tid) = client.ask_data(&rrq("f", &[]));
+    let start = Instant::now();
+    client.send_to(&ack(1), tid);
+    assert_repeats(&client, tid, 2, start, &[0, 100, 300, 700]);
+    server.wait_ended(client.addr(), 1);
+    assert!(start.elapsed() >= millis(1500), "gave up too early");
+    server.assert_quiet(&client);
+}
+
+#[test]
+fn progress_starts_the_retries_anew() {
+    let server = Server::start(&["-t", "50", "--retries", "1"]);
+    server.file("f", &content(2, 3 * BLOCK));
+    let client = RawClient::new(&server);
+    let (_, tid) = client.ask_data(&rrq("f", &[]));
+    for block in 2..=4 {
+        let start = Instant::now();
+        client.send_to(&ack(block - 1), tid);
+        assert_repeats(&client, tid, block, start, &[0, 50]);
+    }
+    client.send_to(&ack(4), tid);
+    server.wait_ended(client.addr(), 1);
+}
+
+#[test]
+fn a_peer_that_never_answers_gets_little() {
+    let server = Server::start(&["-t", "30", "--retries", "5"]);
+    server.file("f", &content(3, 9 * BLOCK));
+    let client = RawClient::new(&server);
+    client.send(&rrq("f", &[]));
+    server.wait_ended(client.addr(), 1);
+    let mut packets = Vec::new();
+    while let Some((packet, _)) = client.recv(millis(5)) {
+        packets.push(packet.data_block());
+    }
+    assert!((1..=4).contains(&packets.len()), "{packets:?}");
+    assert!(packets.iter().all(|block| *block == Some(1)), "{packets:?}");
+}
+
+#[test]
+fn without_t_the_first_wait_is_a_second() {
+    let server = Server::start(&[]);
+    server.file("f", &content(4, BLOCK));
+    let client = RawClient::new(&server);
+    let start = Instant::now();
+    let (_, tid) = client.ask_data(&rrq("f", &[]));
+    assert_repeats(&client, tid, 1, start, &[1000]);
+}
+
+#[test]
+fn a_negotiated_timeout_overrides_the_servers() {
+    for (option, value, wait) in [("timeout", "1", 1000), ("utimeout", "300000", 300)] {
+        let server = Server::start(&["-t", "20"]);
+        server.file("f", &content(5, 3 * BLOCK));
+        let client = RawClient::new(&server);
+        let (packet, tid) = client.ask(&rrq("f", &[(option, value)]));
+        assert_eq!(packet, Packet::Oack(vec![(option.into(), value.into())]));
+        let start = Instant::now();
+        client.send_to(&ack(0), tid);
+        assert_repeats(&client, tid, 1, start, &[0, wait]);
+    }
+}
+
+#[test]
+fn an_upload_repeats_its_ack_when_no_data_comes() {
+    let server = Server::start(&["-t", "60", "--retries", "2"]);
+    let client = RawClient::new(&server);
+    let (packet, tid) = client.ask(&wrq("f", &[]));
+    assert_eq!(packet, Packet::Ack(0));
+    let start = Instant::now();
+    assert_eq!(client.say(&data(1, &[7; BLOCK]), tid), Packet::Ack(1));
+    for at in [60, 180] {
+        assert_eq!(client.expect_from(tid), Packet::Ack(1));
+        assert!(start.elapsed() >= millis(at));
+    }
+    server.wait_ended(client.addr(), 1);
+    server.assert_quiet(&client);
+    assert!(server.tree().is_empty(), "{:?}", server.tree().keys());
+}
+
+/// One who pokes at a transfer must not keep it from repeating: neither a
+/// stranger nor the peer with what it has said before.
+#[test]
+fn what_is_no_progress_does_not_move_the_deadline() {
+    let old_ack = ack(1);
+    let pokes: [(&str, &[u8], bool); 4] = [
+        ("a stranger's ACK", &ack(2), false),
+        ("an ACK again", &old_ack, true),
+        ("an unknown opcode", &[0, 99, 0, 2], true),
+        ("half a packet", &[0], true),
+    ];
+    for (what, poke, own) in pokes {
+        let server = Server::start(&["-t", "150"]);
+        server.file("f", &content(6, 5 * BLOCK));
+        let client = RawClient::new(&server);
+        let stranger = RawClient::new(&server);
+        let (_, tid) = client.ask_data(&rrq("f", &[]));
+        let start = Instant::now();
+        client.send_to(&old_ack, tid);
+        assert_eq!(client.expect_from(tid).data_block(), Some(2), "{what}");
+        let repeated = loop {
+            if let Some((packet, _)) = client.recv(millis(20)) {
+                break packet;
+            }
+            assert!(start.elapsed() < SLACK, "{what}: moves the deadline");
+            let sender = if own { &client } else { &stranger };
+            sender.send_to(poke, tid);
+        };
+        assert!(start.elapsed() >= millis(150), "{what}: too early");
+        assert_eq!(repeated.data_block(), Some(2), "{what}");
+    }
+}
+
+// --- repetitions and strangers -------------------------------------------------
+
+#[test]
+fn twenty_copies_of_a_request_are_one_transfer() {
+    let server = Server::start(&NEVER);
+    let file = content(7, 2 * BLOCK + 1);
+    server.file("f", &file);
+    let client = RawClient::new(&server);
+    for _ in 0..20 {
+        client.send(&rrq("f", &[]));
+    }
+    let (packet, tid) = client.expect();
+    assert_eq!(packet, Packet::Data(1, file[..BLOCK].to_vec()));
+    server.fence();
+    while let Some((packet, from)) = client.recv(millis(5)) {
+        assert_eq!((packet.data_block(), from), (Some(1), tid));
+    }
+    for block in 1..=2 {
+        let packet = client.say(&ack(block), tid);
+        assert_eq!(packet.data_block(), Some(block + 1));
+    }
+    client.send_to(&ack(3), tid);
+    server.wait_ended(client.addr(), 1);
+    server.fence();
+    let log = server.log_lines();
+    let ends = log.iter().filter(|l| is_end_of_session(l, client.addr()));
+    assert_eq!(ends.count(), 1, "{log:#?}");
+}
+
+#[test]
+fn twenty_copies_of_a_write_request_are_one_upload() {
+    let server = Server::start(&NEVER);
+    let client = RawClient::new(&server);
+    for _ in 0..20 {
+        client.send(&wrq("f", &[]));
+    }
+    let (packet, tid) = client.expect();
+    assert_eq!(packet, Packet::Ack(0));
+    server.fence();
+    while let Some((packet, from)) = client.recv(millis(5)) {
+        assert_eq!((packet, from), (Packet::Ack(0), tid));
+    }
+    assert_eq!(client.say(&data(1, b"once"), tid), Packet::Ack(1));
+    assert_eq!(std::fs::read(server.root().join("f")).unwrap(), b"once");
+}
+
+#[test]
+fn a_stranger_is_told_error_5_and_changes_nothing() {
+    let server = Server::start(&NEVER);
+    server.file("f", &content(8, 4 * BLOCK));
+    let client = RawClient::new(&server);
+    let (_, tid) = client.ask_data(&rrq("f", &[]));
+    let stranger = RawClient::new(&server);
+    for packet in [ack(1), data(1, b"x"), ack(4)] {
+        let answer = stranger.say(&packet, tid);
+        assert_eq!(answer.error_code(), Some(5), "{answer:?}");
+    }
+    // RFC 1350 §4: an ERROR is never answered.
+    stranger.send_to(&error(0, "die"), tid);
+    server.assert_quiet(&stranger);
+    server.assert_quiet(&client);
+    for block in 1..=4 {
+        let packet = client.say(&ack(block), tid);
+        assert_eq!(packet.data_block(), Some(block + 1));
+    }
+    client.send_to(&ack(5), tid);
+    server.wait_ended(client.addr(), 1);
+}
+
+/// Sorcerer's Apprentice (RFC 1123 §4.2.3.1).
+#[test]
+fn a_duplicate_ack_never_sends_data() {
+    let server = Server::start(&NEVER);
+    server.file("f", &content(9, 4 * BLOCK));
+    let client = RawClient::new(&server);
+    let (_, tid) = client.ask_data(&rrq("f", &[]));
+    assert_eq!(client.say(&ack(1), tid).data_block(), Some(2));
+    for _ in 0..10 {
+        client.send_to(&ack(1), tid);
+    }
+    client.send_to(&ack(0), tid);
+    server.assert_quiet(&client);
+    assert_eq!(client.say(&ack(2), tid).data_block(), Some(3));
+}
+
+#[test]
+fn an_ack_of_what_was_never_sent_is_no_progress() {
+    let server = Server::start(&NEVER);
+    server.file("f", &content(10, 4 * BLOCK));
+    let client = RawClient::new(&server);
+    let (_, tid) = client.ask_data(&rrq("f", &[]));
+    for block in [2, 3, 1000, 65_535] {
+        client.send_to(&ack(block), tid);
+    }
+    server.assert_quiet(&client);
+    assert_eq!(client.say(&ack(1), tid).data_block(), Some(2));
+}
+
+/// Windows' boot manager sends ACKs of five bytes.
+#[test]
+fn an_ack_may_be_longer_than_four_bytes() {
+    let server = Server::start(&NEVER);
+    server.file("f", &content(11, 2 * BLOCK));
+    let client = RawClient::new(&server);
+    let (_, tid) = client.ask_data(&rrq("f", &[]));
+    let mut long = ack(1);
+    long.push(0);
+    assert_eq!(client.say(&long, tid).data_block(), Some(2));
+}
+
+// --- windows -------------------------------------------------------------------
+
+#[track_caller]
+fn expect_blocks(client: &RawClient, tid: SocketAddr, blocks: std::ops::RangeInclusive<u16>) {
+    for block in blocks {
+        assert_eq!(client.expect_from(tid).data_block(), Some(block));
+    }
+}
+
+#[test]
+fn a_read_with_windows_goes_on_from_the_ack() {
+    let server = Server::start(&NEVER);
+    server.file("f", &content(12, 20 * BLOCK));
+    let client = RawClient::new(&server);
+    let (_, tid) = client.ask(&rrq("f", &[("windowsize", "4")]));
+    client.send_to(&ack(0), tid);
+    expect_blocks(&client, tid, 1..=4);
+    server.assert_quiet(&client);
+    // An ACK inside the window: on from there, at once (RFC 7440 §4).
+    client.send_to(&ack(2), tid);
+    expect_blocks(&client, tid, 3..=6);
+    // The same again (EDK2 says it for each block it did not expect): nothing.
+    for _ in 0..4 {
+        client.send_to(&ack(2), tid);
+    }
+    server.assert_quiet(&client);
+    client.send_to(&ack(6), tid);
+    expect_blocks(&client, tid, 7..=10);
+    // Before the window: old news.
+    client.send_to(&ack(5), tid);
+    server.assert_quiet(&client);
+    client.send_to(&ack(10), tid);
+    expect_blocks(&client, tid, 11..=14);
+    client.send_to(&ack(14), tid);
+    expect_blocks(&client, tid, 15..=18);
+    client.send_to(&ack(18), tid);
+    expect_blocks(&client, tid, 19..=21);
+    client.send_to(&ack(21), tid);
+    server.wait_ended(client.addr(), 1);
+    server.assert_quiet(&client);
+}
+
+#[test]
+fn an_upload_with_windows_acks_windows_gaps_and_the_end() {
+    let server = Server::start(&NEVER);
+    let client = RawClient::new(&server);
+    let file = content(13, 9 * BLOCK + 5);
+    let (packet, tid) = client.ask(&wrq("f", &[("windowsize", "4")]));
+    assert!(matches!(packet, Packet::Oack(_)), "{packet:?}");
+    let send = |block: u16| {
+        let start = (usize::from(block) - 1) * BLOCK;
+        let end = file.len().min(start + BLOCK);
+        client.send_to(&data(block, &file[start..end]), tid);
+    };
+    (1..=3).for_each(send);
+    server.assert_quiet(&client);
+    send(4);
+    assert_eq!(client.expect_from(tid), Packet::Ack(4));
+    // Block 6 is lost: once per gap, the last block in order.
+    send(5);
+    send(7);
+    assert_eq!(client.expect_from(tid), Packet::Ack(5));
+    send(8);
+    server.assert_quiet(&client);
+    (6..=9).for_each(send);
+    assert_eq!(client.expect_from(tid), Packet::Ack(9));
+    send(10);
+    assert_eq!(client.expect_from(tid), Packet::Ack(10));
+    assert_same("f", &std::fs::read(server.root().join("f")).unwrap(), &file);
+}
+
+// --- ends ----------------------------------------------------------------------
+
+#[test]
+fn a_finished_upload_repeats_its_last_ack() {
+    let server = Server::start(&["-t", "5000"]);
+    let client = RawClient::new(&server);
+    let (_, tid) = client.ask(&wrq("f", &[]));
+    assert_eq!(client.say(&data(1, b"whole"), tid), Packet::Ack(1));
+    // No final ACK before the file has its final name.
+    assert_eq!(std::fs::read(server.root().join("f")).unwrap(), b"whole");
+    for _ in 0..3 {
+        assert_eq!(client.say(&data(1, b"whole"), tid), Packet::Ack(1));
+    }
+    assert_eq!(server.tree().len(), 1);
+}
+
+/// tftp-hpa's prompt and lPXELINUX use one port for everything.
+#[test]
+fn another_request_from_the_same_port_replaces_the_transfer() {
+    let server = Server::start(&["-t", "100"]);
+    server.file("a", &[b'a'; 3 * BLOCK]);
+    server.file("b", &[b'b'; 3 * BLOCK]);
+    let client = RawClient::new(&server);
+    let (payload, old) = client.ask_data(&rrq("a", &[]));
+    assert_eq!(payload, [b'a'; BLOCK]);
+    client.send(&rrq("b", &[]));
+    // A repetition of the old may still have been under way.
+    let new = loop {
+        match client.expect() {
+            (Packet::Data(1, payload), tid) if payload == [b'b'; BLOCK] => break tid,
+            (_, tid) => assert_eq!(tid, old),
+        }
+    };
+    assert_ne!(old, new);
+    let start = Instant::now();
+    while start.elapsed() < millis(500) {
+        let repeated = client.expect();
+        assert_eq!(repeated, (Packet::Data(1, vec![b'b'; BLOCK]), new));
+    }
+    assert_eq!(client.say(&ack(1), new).data_block(), Some(2));
+}
+
+#[test]
+fn a_request_replaces_a_dallying_upload() {
+    let server = Server::start(&["-t", "5000"]);
+    server.file("other", b"other");
+    let client = RawClient::new(&server);
+    let start = Instant::now();
+    client.write("f", b"new").unwrap();
+    assert_eq!(client.read("other").unwrap(), b"other");
+    assert_eq!(client.read("f").unwrap(), b"new");
+    client.write("g", b"").unwrap();
+    // The very same request, while its predecessor dallies: a new one.
+    let (code, text) = client.write("g", b"").unwrap_err();
+    assert_eq!(code, 6, "{text}");
+    assert!(start.elapsed() < SLACK, "waited for the dallying one");
+}
+
+#[test]
+fn an_error_ends_the_session_at_once_and_silently() {
+    for (what, request) in [
+        ("read", rrq("f", &[])),
+        ("read, OACK", rrq("f", &[("tsize", "0")])),
+        ("write", wrq("g", &[])),
+        ("write, OACK", wrq("g", &[("blksize", "1024")])),
+    ] {
+        let server = Server::start(&["-t", "40"]);
+        server.file("f", &content(14, 3 * BLOCK));
+        let before = server.open_files();
+        let client = RawClient::new(&server);
+        let (_, tid) = client.ask(&request);
+        client.send_to(&error(8, "only wanted the size"), tid);
+        server.fence();
+        // What was sent before the ERROR came is no answer to it.
+        while client.recv(millis(1)).is_some() {}
+        assert!(client.recv(millis(150)).is_none(), "{what}: goes on");
+        assert_eq!(server.open_files(), before, "{what}: a descriptor is left");
+        assert_eq!(server.tree().len(), 1, "{what}");
+    }
+}
+
+#[test]
+fn a_file_that_shrinks_ends_in_an_error_not_in_a_short_file() {
+    let server = Server::start(&NEVER);
+    let path = server.file("f", &content(15, 400 * BLOCK));
+    let client = RawClient::new(&server);
+    let (_, tid) = client.ask_data(&rrq("f", &[]));
+    let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+    file.set_len(100 * BLOCK as u64 + 17).unwrap();
+    for block in 1..=400 {
+        match client.say(&ack(block), tid) {
+            Packet::Data(number, payload) => {
+                assert_eq!((number, payload.len()), (block + 1, BLOCK));
+            }
+            Packet::Error(code, text) => {
+                assert!(code == 0 && !text.is_empty(), "{code} {text}");
+                return;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    panic!("no ERROR");
+}
+
+#[test]
+fn oversized_data_never_reaches_the_file() {
+    let server = Server::start(&NEVER);
+    let client = RawClient::new(&server);
+    let (_, tid) = client.ask(&wrq("f", &[]));
+    client.send_to(&data(1, &[b'x'; BLOCK + 88]), tid);
+    server.fence();
+    if let Some((packet, _)) = client.recv(millis(5)) {
+        assert_eq!(packet.error_code(), Some(4), "{packet:?}");
+        assert!(server.tree().is_empty());
+    } else {
+        assert_eq!(client.say(&data(1, b"fine"), tid), Packet::Ack(1));
+        assert_eq!(std::fs::read(server.root().join("f")).unwrap(), b"fine");
+    }
+}
+
+/// RFC 1350 knows no other packet from the peer: an OACK or a request on a
+/// transfer's port is an error or nothing, never an answer with DATA.
+#[test]
+fn packets_of_the_wrong_kind_bring_no_data() {
+    for packet in [
+        vec![0, 6, b'x', 0, b'1', 0],
+        data(1, b"data for a reader"),
+        rrq("f", &[]),
+        vec![0, 0, 0, 1],
+        vec![],
+    ] {
+        let server = Server::start(&NEVER);
+        server.file("f", &content(16, 3 * BLOCK));
+        let client = RawClient::new(&server);
+        let (_, tid) = client.ask_data(&rrq("f", &[]));
+        client.send_to(&packet, tid);
+        server.fence();
+        if let Some((answer, _)) = client.recv(millis(5)) {
+            assert_eq!(answer.error_code(), Some(4), "{packet:?}: {answer:?}");
+        } else {
+            let next = client.say(&ack(1), tid);
+            assert_eq!(next.data_block(), Some(2), "{packet:?}");
+        }
+    }
+}
+
+// --- addresses -----------------------------------------------------------------
+
+#[test]
+fn the_answer_comes_from_the_address_that_was_asked() {
+    for args in [&["-a", "0.0.0.0"][..], &["-4"], &[]] {
+        let server = Server::start_bare(args);
+        let file = content(17, BLOCK + 1);
+        server.file("f", &file);
+        for last in [1, 5, 77] {
+            let asked = IpAddr::from([127, 0, 0, last]);
+            let client = RawClient::to((asked, server.port()).into());
+            let (packet, tid) = client.ask(&rrq("f", &[]));
+            assert_eq!((packet.data_block(), tid.ip()), (Some(1), asked));
+            assert_ne!(tid.port(), server.port());
+            assert_eq!(client.say(&ack(1), tid).data_block(), Some(2), "{args:?}");
+            client.send_to(&ack(2), tid);
+
+            for refused in [rrq("missing", &[]), request(1, b"f", "mail", &[])] {
+                let (packet, from) = client.ask(&refused);
+                assert!(packet.error_code().is_some(), "{packet:?}");
+                assert_eq!(from.ip(), asked, "{args:?}");
+            }
+            let client = RawClient::to((asked, server.port()).into());
+            let (packet, tid) = client.ask(&wrq(&format!("up{last}"), &[]));
+            assert_eq!((packet, tid.ip()), (Packet::Ack(0), asked), "{args:?}");
+        }
+    }
+}
+
+#[test]
+fn both_families_are_served() {
+    let v6 = std::net::UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).is_ok();
+    let cases: [(&[&str], bool, bool); 5] = [
+        (&[], true, true),
+        (&["-6"], false, true),
+        (&["-4"], true, false),
+        (&["-a", "::1"], false, true),
+        (&["-a", "127.0.0.1", "-a", "::1"], true, true),
+    ];
+    for (args, four, six) in cases {
+        if six && !v6 {
+            eprintln!("skipped {args:?}: no IPv6 here");
+            continue;
+        }
+        let server = Server::start_bare(args);
+        server.file("f", b"dual");
+        // With two -a and port 0 each has a port of its own.
+        let log = server.log_lines().join("\n");
+        for addr in listening(&log) {
+            assert!(addr.port() > 0, "{log}");
+        }
+        let ports: Vec<_> = listening(&log).iter().map(SocketAddr::port).collect();
+        let families: [(IpAddr, bool); 2] = [
+            (Ipv4Addr::LOCALHOST.into(), four),
+            (Ipv6Addr::LOCALHOST.into(), six),
+        ];
+        for (ip, served) in families {
+            let answered = ports.iter().any(|port| {
+                let client = RawClient::to((ip, *port).into());
+                client.send(&rrq("f", &[]));
+                let answer = client.recv(millis(if served { 2000 } else { 50 }));
+                answer.is_some_and(|(packet, from)| {
+                    assert_eq!(packet, Packet::Data(1, b"dual".to_vec()));
+                    assert_eq!(from.ip(), ip);
+                    true
+                })
+            });
+            assert_eq!(answered, served, "{args:?} {ip}");
+        }
+    }
+}
+
+#[test]
+fn transfers_have_ports_of_their_own() {
+    let server = Server::start(&NEVER);
+    server.file("f", &content(18, 3 * BLOCK));
+    let clients: Vec<_> = (0..20).map(|_| RawClient::new(&server)).collect();
+    let mut tids: Vec<u16> = clients
+        .iter()
+        .map(|client| client.ask_data(&rrq("f", &[])).1.port())
+        .collect();
+    assert!(tids.iter().all(|port| *port >= 1024), "{tids:?}");
+    assert!(!tids.contains(&server.port()));
+    tids.sort_unstable();
+    tids.dedup();
+    assert_eq!(tids.len(), clients.len(), "shared ports");
+}
+
+#[test]
+fn the_port_range_is_kept() {
+    // Below the kernel's own range, apart from other runs of this test.
+    let low = 10_000 + (std::process::id() % 1000) as u16 * 16;
+    let range = low..=low + 15;
+    let option = format!("{}:{}", range.start(), range.end());
+    let server = Server::start(&["-t", "60000", "-R", &option]);
+    let file = content(19, 3 * BLOCK);
+    server.file("f", &file);
+    let clients: Vec<_> = (0..8).map(|_| RawClient::new(&server)).collect();
+    for client in &clients {
+        let (_, tid) = client.ask_data(&rrq("f", &[]));
+        assert!(range.contains(&tid.port()), "{tid} not in {option}");
+    }
+    // Ports come back: more transfers than ports.
+    for _ in 0..40 {
+        assert_eq!(RawClient::new(&server).read("f").unwrap(), file);
+    }
+}
