@@ -1,4 +1,5 @@
 //! A TFTP server and client.
 
 pub mod protocol;
+pub mod timer;
 pub mod wire;
