@@ -1,5 +1,6 @@
 //! A TFTP server and client.
 
 pub mod protocol;
+pub mod sessions;
 pub mod timer;
 pub mod wire;
