@@ -1,6 +1,7 @@
 //! A TFTP server and client.
 
-pub mod daemon;
 pub mod protocol;
+pub mod sessions;
 pub mod storage;
+pub mod timer;
 pub mod wire;
