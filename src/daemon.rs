@@ -39,13 +39,16 @@ impl Signals {
             Signal::SIGHUP,
         ]);
         signals.thread_block()?;
+        // Blocked and never read: a file larger than the process may write is an
+        // error of that one upload (EFBIG), not the end of the server.
+        SigSet::from_iter([Signal::SIGXFSZ]).thread_block()?;
         let descriptor =
             SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
         Ok(Self { descriptor })
     }
 
     /// The next command, if there is one.
-    pub fn next(&mut self) -> Option<Command> {
+    pub fn next_command(&mut self) -> Option<Command> {
         loop {
             let signal = self.descriptor.read_signal().ok()??;
             match Signal::try_from(signal.ssi_signo.cast_signed()) {

@@ -77,16 +77,25 @@ impl Batch {
     ///
     /// # Errors
     /// `WouldBlock` if nothing is there; whatever else `recvmmsg` says.
-    pub fn receive(&mut self, socket: &impl AsFd, slot_len: usize, limit: usize) -> io::Result<usize> {
+    pub fn receive(
+        &mut self,
+        socket: &impl AsFd,
+        slot_len: usize,
+        limit: usize,
+    ) -> io::Result<usize> {
         let count = self.capacity(slot_len, limit);
         self.slot_len = slot_len;
         let slots = self.buffer.chunks_exact_mut(slot_len);
         for (index, slot) in slots.take(count).enumerate() {
-            self.vectors[index] = libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: slot_len };
+            self.vectors[index] = libc::iovec {
+                iov_base: slot.as_mut_ptr().cast(),
+                iov_len: slot_len,
+            };
             let header = &mut self.headers[index];
             header.msg_len = 0;
             header.msg_hdr.msg_name = ptr::from_mut(&mut self.names[index]).cast();
-            header.msg_hdr.msg_namelen = mem::size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+            header.msg_hdr.msg_namelen =
+                mem::size_of::<libc::sockaddr_storage>() as libc::socklen_t;
             header.msg_hdr.msg_iov = ptr::from_mut(&mut self.vectors[index]);
             header.msg_hdr.msg_iovlen = 1;
             header.msg_hdr.msg_control = self.control[index].as_mut_ptr().cast();
@@ -110,7 +119,9 @@ impl Batch {
 
     /// How many datagrams one call can receive at most.
     pub fn capacity(&self, slot_len: usize, limit: usize) -> usize {
-        (self.buffer.len() / slot_len).min(self.headers.len()).min(limit)
+        (self.buffer.len() / slot_len)
+            .min(self.headers.len())
+            .min(limit)
     }
 
     /// The datagram in slot `index` of the last call, which must have returned
@@ -134,14 +145,22 @@ fn peer_of(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
             // `sockaddr_storage` is large enough and aligned for.
             let v4 = unsafe { &*ptr::from_ref(name).cast::<libc::sockaddr_in>() };
             let ip = Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr));
-            Some(SocketAddr::V4(SocketAddrV4::new(ip, u16::from_be(v4.sin_port))))
+            Some(SocketAddr::V4(SocketAddrV4::new(
+                ip,
+                u16::from_be(v4.sin_port),
+            )))
         }
         libc::AF_INET6 => {
             // SAFETY: as above, for `sockaddr_in6`.
             let v6 = unsafe { &*ptr::from_ref(name).cast::<libc::sockaddr_in6>() };
             let ip = Ipv6Addr::from(v6.sin6_addr.s6_addr);
             let port = u16::from_be(v6.sin6_port);
-            Some(SocketAddr::V6(SocketAddrV6::new(ip, port, 0, v6.sin6_scope_id)))
+            Some(SocketAddr::V6(SocketAddrV6::new(
+                ip,
+                port,
+                0,
+                v6.sin6_scope_id,
+            )))
         }
         _ => None,
     }
@@ -155,8 +174,9 @@ fn destination_of(header: &libc::msghdr) -> Option<Destination> {
         match (entry.cmsg_level, entry.cmsg_type) {
             (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
                 // SAFETY: level and type say that an `in_pktinfo` follows.
-                let info =
-                    unsafe { ptr::read_unaligned(libc::CMSG_DATA(cmsg).cast::<libc::in_pktinfo>()) };
+                let info = unsafe {
+                    ptr::read_unaligned(libc::CMSG_DATA(cmsg).cast::<libc::in_pktinfo>())
+                };
                 // `ipi_addr` is the header's destination, `ipi_spec_dst` our
                 // address on that path: they differ for broadcast and multicast.
                 return Some(if info.ipi_addr.s_addr == info.ipi_spec_dst.s_addr {
@@ -168,8 +188,9 @@ fn destination_of(header: &libc::msghdr) -> Option<Destination> {
             }
             (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
                 // SAFETY: level and type say that an `in6_pktinfo` follows.
-                let info =
-                    unsafe { ptr::read_unaligned(libc::CMSG_DATA(cmsg).cast::<libc::in6_pktinfo>()) };
+                let info = unsafe {
+                    ptr::read_unaligned(libc::CMSG_DATA(cmsg).cast::<libc::in6_pktinfo>())
+                };
                 let ip = Ipv6Addr::from(info.ipi6_addr.s6_addr);
                 return Some(if ip.is_multicast() {
                     Destination::Group
@@ -183,4 +204,84 @@ fn destination_of(header: &libc::msghdr) -> Option<Destination> {
         cmsg = unsafe { libc::CMSG_NXTHDR(header, cmsg) };
     }
     None
+}
+
+/// Sends one datagram from `local`, one of the addresses that `socket` is bound
+/// to: without it the kernel would choose one by the route.
+///
+/// # Errors
+/// Whatever `sendmsg` says; `InvalidInput` if the addresses are of two families.
+pub(super) fn send_from(
+    socket: &impl AsFd,
+    datagram: &[u8],
+    peer: SocketAddr,
+    local: IpAddr,
+) -> io::Result<()> {
+    let name = socket2::SockAddr::from(peer);
+    let mut control = [0u64; CONTROL_WORDS];
+    // SAFETY: all-zero is a valid value of these C structs.
+    let mut header: libc::msghdr = unsafe { mem::zeroed() };
+    let mut vector = libc::iovec {
+        iov_base: datagram.as_ptr().cast_mut().cast(),
+        iov_len: datagram.len(),
+    };
+    header.msg_name = name.as_ptr().cast_mut().cast();
+    header.msg_namelen = name.len();
+    header.msg_iov = &raw mut vector;
+    header.msg_iovlen = 1;
+    header.msg_control = control.as_mut_ptr().cast();
+    header.msg_controllen = mem::size_of_val(&control) as _;
+    header.msg_controllen = match (peer, local) {
+        (SocketAddr::V4(_), IpAddr::V4(ip)) => {
+            let source = libc::in_addr {
+                s_addr: u32::from(ip).to_be(),
+            };
+            let info = libc::in_pktinfo {
+                ipi_ifindex: 0,
+                ipi_spec_dst: source,
+                ipi_addr: source,
+            };
+            put_control(&mut header, libc::IPPROTO_IP, libc::IP_PKTINFO, info)
+        }
+        (SocketAddr::V6(peer), IpAddr::V6(ip)) => {
+            let info = libc::in6_pktinfo {
+                ipi6_addr: libc::in6_addr {
+                    s6_addr: ip.octets(),
+                },
+                ipi6_ifindex: peer.scope_id() as _,
+            };
+            put_control(&mut header, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info)
+        }
+        _ => return Err(io::ErrorKind::InvalidInput.into()),
+    } as _;
+    // SAFETY: the header's pointers are to locals that outlive the call, with
+    // their lengths beside them; the kernel only reads through them.
+    let sent = unsafe {
+        libc::sendmsg(
+            socket.as_fd().as_raw_fd(),
+            &raw const header,
+            libc::MSG_DONTWAIT,
+        )
+    };
+    if sent < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// Writes one control message into the header's buffer; returns the bytes used.
+fn put_control<T: Copy>(header: &mut libc::msghdr, level: i32, kind: i32, value: T) -> usize {
+    let len = mem::size_of::<T>() as libc::c_uint;
+    // SAFETY: the macros compute within the header's control buffer, which is
+    // larger than `CMSG_SPACE` of either packet info; zeroed and aligned.
+    unsafe {
+        assert!(libc::CMSG_SPACE(len) as usize <= header.msg_controllen);
+        let cmsg = libc::CMSG_FIRSTHDR(header);
+        (*cmsg).cmsg_level = level;
+        (*cmsg).cmsg_type = kind;
+        (*cmsg).cmsg_len = libc::CMSG_LEN(len) as _;
+        ptr::write_unaligned(libc::CMSG_DATA(cmsg).cast(), value);
+        libc::CMSG_SPACE(len) as usize
+    }
 }

@@ -48,7 +48,11 @@ impl ListenSocket {
     /// Whatever the kernel says: port in use, below 1024 without the right, no
     /// such address.
     pub fn bind(address: SocketAddr) -> io::Result<Self> {
-        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::DGRAM,
+            Some(Protocol::UDP),
+        )?;
         match address {
             SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?,
             SocketAddr::V6(_) => {
@@ -81,13 +85,13 @@ impl ListenSocket {
         batch.receive(&self.socket, slot_len, limit)
     }
 
-    /// Sends one datagram from the listen port, for answers that need no
-    /// transfer. Lost if it can't be sent at once.
+    /// Sends one datagram from the listen port and from `local`, the address
+    /// that is being answered for. Lost if it can't be sent at once.
     ///
     /// # Errors
     /// Whatever the kernel says.
-    pub fn send_to(&self, datagram: &[u8], peer: SocketAddr) -> io::Result<()> {
-        self.socket.send_to(datagram, peer).map(drop)
+    pub fn answer(&self, datagram: &[u8], peer: SocketAddr, local: IpAddr) -> io::Result<()> {
+        batch::send_from(&self.socket, datagram, peer, local)
     }
 }
 
@@ -125,7 +129,11 @@ impl TransferSocket {
         ports: Option<&RangeInclusive<u16>>,
         first_try: u16,
     ) -> io::Result<Self> {
-        let socket = Socket::new(Domain::for_address(SocketAddr::new(local, 0)), Type::DGRAM, None)?;
+        let socket = Socket::new(
+            Domain::for_address(SocketAddr::new(local, 0)),
+            Type::DGRAM,
+            None,
+        )?;
         socket.set_nonblocking(true)?;
         let address = |port| match local {
             IpAddr::V4(ip) => SocketAddr::new(ip.into(), port),
@@ -135,7 +143,10 @@ impl TransferSocket {
             None => socket.bind(&address(0).into())?,
             Some(range) => bind_in_range(&socket, range, first_try, address)?,
         }
-        Ok(Self { socket: UdpSocket::from_std(socket.into()), offload: 0 })
+        Ok(Self {
+            socket: UdpSocket::from_std(socket.into()),
+            offload: 0,
+        })
     }
 
     /// Our end of the transfer.
@@ -149,7 +160,9 @@ impl TransferSocket {
     /// Lets the kernel cut runs into segments of `segment_size` bytes
     /// (`UDP_SEGMENT`). Where it can't, runs go out one datagram a call.
     pub fn offload_segments(&mut self, segment_size: usize) {
-        let Ok(size) = u16::try_from(segment_size) else { return };
+        let Ok(size) = u16::try_from(segment_size) else {
+            return;
+        };
         let possible = segment_size * 2 <= MAX_SEND;
         if possible && setsockopt(&self.socket, sockopt::UdpGsoSegment, &size.into()).is_ok() {
             self.offload = size;
@@ -198,7 +211,9 @@ impl TransferSocket {
             match self.socket.send_to(datagram, peer) {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Ok(RunSent::Blocked { segments: index as u16 });
+                    return Ok(RunSent::Blocked {
+                        segments: index as u16,
+                    });
                 }
                 Err(error) => return Err(error),
             }
@@ -213,11 +228,21 @@ impl TransferSocket {
 }
 
 impl Source for TransferSocket {
-    fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+    fn register(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interests: Interest,
+    ) -> io::Result<()> {
         self.socket.register(registry, token, interests)
     }
 
-    fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+    fn reregister(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interests: Interest,
+    ) -> io::Result<()> {
         self.socket.reregister(registry, token, interests)
     }
 
@@ -227,11 +252,21 @@ impl Source for TransferSocket {
 }
 
 impl Source for ListenSocket {
-    fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+    fn register(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interests: Interest,
+    ) -> io::Result<()> {
         self.socket.register(registry, token, interests)
     }
 
-    fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+    fn reregister(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interests: Interest,
+    ) -> io::Result<()> {
         self.socket.reregister(registry, token, interests)
     }
 
@@ -243,7 +278,10 @@ impl Source for ListenSocket {
 /// Blocks above the path's MTU, an interface or a kernel without it.
 fn refuses_offload(error: &io::Error) -> bool {
     use nix::libc::{EINVAL, EIO, EMSGSIZE, ENOPROTOOPT, EOPNOTSUPP};
-    matches!(error.raw_os_error(), Some(EINVAL | EIO | EMSGSIZE | ENOPROTOOPT | EOPNOTSUPP))
+    matches!(
+        error.raw_os_error(),
+        Some(EINVAL | EIO | EMSGSIZE | ENOPROTOOPT | EOPNOTSUPP)
+    )
 }
 
 fn bind_in_range(

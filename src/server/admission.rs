@@ -1,0 +1,287 @@
+//! From a datagram on the listen port to a session, or to an answer without
+//! one, or to nothing.
+//!
+//! Nothing is allocated for a request that is refused. May not: run sessions.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use log::{debug, warn};
+use mio::Token;
+
+use super::session::{Content, Session, Turn};
+use super::{Server, clock, listener_token, report};
+use crate::content::{FileSink, FileSource};
+use crate::protocol::receiver::Receiver;
+use crate::protocol::sender::Sender;
+use crate::protocol::transfer::{MAX_DATAGRAM, Opening, Transfer};
+use crate::sessions::{Admission, Endpoint, Fingerprint};
+use crate::socket::{Destination, TransferSocket};
+use crate::storage::StorageError;
+use crate::wire::options::{self, Negotiated};
+use crate::wire::packet::{Direction, ErrorCode, Mode, Packet, ParseError, Request, emit_error};
+
+/// Bytes of the longest request we read; RFC 2347 allows 512.
+const REQUEST_LEN: usize = 1024;
+
+/// Batches of requests taken in a turn, before sessions have theirs again.
+const BATCHES_A_TURN: usize = 4;
+
+/// Why there is no session.
+enum Refusal {
+    /// The peer is told, and the log.
+    Answer(StorageError),
+    /// We are full: silence, so that a boot ROM asks again instead of failing.
+    Overload(&'static str),
+}
+
+impl Server {
+    /// Takes requests from a listen socket, within a budget.
+    pub(super) fn take_requests(&mut self, listener: usize) {
+        for _ in 0..BATCHES_A_TURN {
+            let capacity = self.batch.capacity(REQUEST_LEN, usize::MAX);
+            let socket = &self.listeners[listener];
+            let received = match socket.receive(&mut self.batch, REQUEST_LEN, usize::MAX) {
+                Ok(received) => received,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) => {
+                    self.counters.socket_errors += 1;
+                    debug!("{}: cannot receive: {error}", socket.address());
+                    return;
+                }
+            };
+            let now = clock();
+            for index in 0..received {
+                self.take_request(now, listener, index);
+            }
+            if received < capacity {
+                return;
+            }
+        }
+        self.unfinished.push_back(listener_token(listener));
+    }
+
+    fn take_request(&mut self, now: Instant, listener: usize, index: usize) {
+        let Some(datagram) = self.batch.get(index) else {
+            return;
+        };
+        let peer = datagram.peer;
+        let local = match datagram.destination {
+            Some(Destination::Local(ip)) => ip,
+            None => self.listeners[listener].address().ip(),
+            // RFC 1123 §4.2.3.4: no answer to a broadcast.
+            Some(Destination::Group) => {
+                self.counters.group += 1;
+                return;
+            }
+        };
+        // Small enough to leave the batch, so that everything of ours is free.
+        let mut copy = [0; REQUEST_LEN];
+        let copy = &mut copy[..datagram.payload.len()];
+        copy.copy_from_slice(datagram.payload);
+        match Packet::parse(copy) {
+            Ok(Packet::Request(request)) if peer.port() != 0 => {
+                let endpoint = Endpoint { peer, local };
+                self.admit(now, listener, endpoint, copy, &request);
+            }
+            Ok(_) => self.counters.foreign += 1,
+            Err(error) => self.answer_malformed(now, listener, peer, local, error),
+        }
+    }
+
+    fn answer_malformed(
+        &mut self,
+        now: Instant,
+        listener: usize,
+        peer: SocketAddr,
+        local: IpAddr,
+        error: ParseError,
+    ) {
+        let Some(text) = error.reply() else {
+            self.counters.foreign += 1;
+            debug!("{peer}: dropped a datagram: {error}");
+            return;
+        };
+        self.counters.malformed += 1;
+        debug!("{peer}: malformed request: {error}");
+        if self.nonsense.take(now) {
+            self.answer(listener, peer, local, ErrorCode::IllegalOperation, text);
+        } else {
+            self.counters.unanswered += 1;
+        }
+    }
+
+    fn admit(
+        &mut self,
+        now: Instant,
+        listener: usize,
+        endpoint: Endpoint,
+        datagram: &[u8],
+        request: &Request<'_>,
+    ) {
+        self.counters.requests += 1;
+        let fingerprint = Fingerprint::of(datagram);
+        match self.sessions.admit(&endpoint, fingerprint) {
+            Admission::New => {}
+            Admission::Duplicate(key) => {
+                self.counters.repeated += 1;
+                self.with_session(key, |session, shop| {
+                    session.handle_repeated_request(now);
+                    session.transmit(now, shop)
+                });
+                return;
+            }
+            Admission::Replaces(key) => self.end_session(key),
+            Admission::Full => {
+                self.shed(now, "the limit of sessions is reached");
+                return;
+            }
+        }
+        let session = match self.open(now, &endpoint, request) {
+            Ok(session) => session,
+            Err(Refusal::Overload(reason)) => {
+                self.shed(now, reason);
+                return;
+            }
+            Err(Refusal::Answer(error)) => {
+                self.counters.refused += 1;
+                report::refusal(request, endpoint.peer, &error);
+                let (peer, local) = (endpoint.peer, endpoint.local);
+                self.answer(listener, peer, local, error.code(), error.message());
+                return;
+            }
+        };
+        self.counters.admitted += 1;
+        let key = self.sessions.insert(endpoint, fingerprint, session);
+        self.with_session(key, |session, shop| {
+            match session.register(shop.registry, Token(key.to_token())) {
+                Ok(()) => session.transmit(now, shop),
+                Err(error) => {
+                    warn!("{}: cannot watch its socket: {error}", endpoint.peer);
+                    Turn::Waiting
+                }
+            }
+        });
+    }
+
+    /// Opens the file and the socket and settles the options.
+    fn open(
+        &mut self,
+        now: Instant,
+        endpoint: &Endpoint,
+        request: &Request<'_>,
+    ) -> Result<Session, Refusal> {
+        let settings = &self.settings;
+        let mut oack = [0; MAX_DATAGRAM];
+        let mut negotiate = |size| {
+            let (negotiated, len) = options::negotiate(request, &settings.limits, size, &mut oack);
+            (negotiated, opening(&oack[..len]))
+        };
+        let (transfer, content) = match request.direction {
+            Direction::Read => {
+                let file = self
+                    .root
+                    .open_read(request.filename)
+                    .map_err(Refusal::from)?;
+                report::ignored_tail(request, endpoint.peer, file.ignored_tail());
+                let (negotiated, opening) = negotiate(Some(file.size()));
+                let source = FileSource::new(file, request.mode);
+                let sender = Sender::new(&settings.config, opening, negotiated, source.length());
+                (Transfer::Sender(sender), Content::Source(source))
+            }
+            Direction::Write => {
+                let (negotiated, opening) = negotiate(None);
+                let announced = announced_size(request, &negotiated);
+                let upload = self
+                    .root
+                    .create(request.filename, announced)
+                    .map_err(Refusal::from)?;
+                let receiver = Receiver::new(&settings.config, opening, negotiated);
+                let sink = FileSink::new(upload, request.mode);
+                (Transfer::Receiver(receiver), Content::Sink(sink))
+            }
+        };
+        let socket = self.bind_transfer(endpoint)?;
+        Ok(Session::new(
+            transfer,
+            content,
+            socket,
+            endpoint.peer,
+            request.filename,
+            now,
+        ))
+    }
+
+    fn bind_transfer(&mut self, endpoint: &Endpoint) -> Result<TransferSocket, Refusal> {
+        let scope = match endpoint.peer {
+            SocketAddr::V6(peer) => peer.scope_id(),
+            SocketAddr::V4(_) => 0,
+        };
+        self.next_port = self.next_port.wrapping_add(1);
+        let ports = self.settings.ports.as_ref();
+        TransferSocket::bind(endpoint.local, scope, ports, self.next_port).map_err(|error| {
+            debug!(
+                "{}: cannot open a socket on {}: {error}",
+                endpoint.peer, endpoint.local
+            );
+            match error.kind() {
+                io::ErrorKind::AddrInUse => Refusal::Overload("no port of the range is free"),
+                _ => Refusal::Overload("no socket can be had"),
+            }
+        })
+    }
+
+    fn shed(&mut self, now: Instant, reason: &str) {
+        self.counters.shed += 1;
+        if self.shed_lines.take(now) {
+            let (count, running) = (self.counters.shed, self.sessions.len());
+            warn!("dropped a request: {reason}; dropped={count} sessions={running}");
+        }
+    }
+
+    /// One ERROR from the listen port, without a transfer, lost if it can't be
+    /// sent at once: the client asks again.
+    fn answer(
+        &mut self,
+        listener: usize,
+        peer: SocketAddr,
+        local: IpAddr,
+        code: ErrorCode,
+        text: &str,
+    ) {
+        let mut packet = [0; MAX_DATAGRAM];
+        let len = emit_error(code, text, &mut packet);
+        let Some(listener) = self.listeners.get(listener) else {
+            return;
+        };
+        if let Err(error) = listener.answer(&packet[..len], peer, local) {
+            self.counters.socket_errors += 1;
+            debug!("{peer}: cannot send: {error}");
+        }
+    }
+}
+
+impl From<StorageError> for Refusal {
+    fn from(error: StorageError) -> Self {
+        if error.is_exhausted() {
+            Self::Overload("the limit of open files is reached")
+        } else {
+            Self::Answer(error)
+        }
+    }
+}
+
+fn opening(oack: &[u8]) -> Opening {
+    if oack.is_empty() {
+        Opening::Plain
+    } else {
+        Opening::OptionAck(oack.into())
+    }
+}
+
+/// The bytes that the file will take on disk, if the client told.
+fn announced_size(request: &Request<'_>, negotiated: &Negotiated) -> Option<u64> {
+    // What netascii shrinks to is not known before it has come.
+    negotiated.tsize.filter(|_| request.mode == Mode::Octet)
+}

@@ -1,0 +1,376 @@
+//! The command line of `tftpd`: what each option is called, what it means, and
+//! the one line that a mistake gets. May not: act on anything.
+
+use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{ArgAction, Parser};
+
+use crate::wire::options::{
+    DEFAULT_MAX_WINDOWSIZE, MAX_BLKSIZE, MIN_BLKSIZE, OptionName, OptionSet,
+};
+
+/// Serves files by TFTP (RFC 1350, 2347, 2348, 2349, 7440).
+///
+/// Reads and writes work out of the box: every file below ROOT can be read,
+/// new files can be created, existing ones are never overwritten.
+#[derive(Debug, Parser)]
+#[command(name = "tftpd", version, max_term_width = 100)]
+pub struct Args {
+    /// Directory to serve; nothing outside it can be reached
+    #[arg(default_value = ".")]
+    pub root: PathBuf,
+
+    /// UDP port to listen on; 0 takes a free one
+    #[arg(short, long, default_value_t = 69, help_heading = "Listening")]
+    pub port: u16,
+
+    /// Address to listen on, repeatable [default: all, IPv4 and IPv6]
+    #[arg(
+        short,
+        long = "address",
+        value_name = "ADDR[:PORT]",
+        help_heading = "Listening"
+    )]
+    #[arg(value_parser = parse_address)]
+    pub addresses: Vec<(IpAddr, Option<u16>)>,
+
+    /// Listen on IPv4 only
+    #[arg(short = '4', long, conflicts_with = "ipv6", help_heading = "Listening")]
+    pub ipv4: bool,
+
+    /// Listen on IPv6 only
+    #[arg(short = '6', long, help_heading = "Listening")]
+    pub ipv6: bool,
+
+    /// Ports for transfers, one each [default: any free port above 1023]
+    #[arg(short = 'R', long, value_name = "LO:HI", help_heading = "Listening")]
+    #[arg(value_parser = parse_port_range)]
+    pub port_range: Option<RangeInclusive<u16>>,
+
+    /// Milliseconds to wait for an answer before sending again, doubling each
+    /// time [default: as the measured round trip suggests]
+    #[arg(short, long, value_name = "MS", help_heading = "Protocol")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=255_000))]
+    pub timeout: Option<u32>,
+
+    /// How often a packet is sent again before the transfer is given up
+    #[arg(long, value_name = "N", default_value_t = 5, help_heading = "Protocol")]
+    pub retries: u8,
+
+    /// Largest block size to agree to, in bytes
+    #[arg(short = 'B', long, value_name = "BYTES", default_value_t = MAX_BLKSIZE, help_heading = "Protocol")]
+    #[arg(value_parser = clap::value_parser!(u16).range(i64::from(MIN_BLKSIZE)..=i64::from(MAX_BLKSIZE)))]
+    pub max_blksize: u16,
+
+    /// Largest window to agree to, in blocks
+    #[arg(long, value_name = "BLOCKS", default_value_t = DEFAULT_MAX_WINDOWSIZE, help_heading = "Protocol")]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+    pub max_windowsize: u16,
+
+    /// Option to treat as unknown, repeatable
+    #[arg(
+        short,
+        long = "refuse",
+        value_name = "OPTION",
+        help_heading = "Protocol"
+    )]
+    #[arg(value_parser = parse_option_name)]
+    pub refused: Vec<OptionName>,
+
+    /// Refuse every upload
+    #[arg(long, conflicts_with_all = ["overwrite", "max_upload", "umask"], help_heading = "Access")]
+    pub read_only: bool,
+
+    /// Let uploads replace existing files
+    #[arg(long, help_heading = "Access")]
+    pub overwrite: bool,
+
+    /// Largest upload, in bytes or with K, M, G or T [default: no limit]
+    #[arg(long, value_name = "SIZE", help_heading = "Access", value_parser = parse_size)]
+    pub max_upload: Option<u64>,
+
+    /// Permission bits that new files don't get [default: the process's own]
+    #[arg(short = 'U', long, value_name = "OCTAL", help_heading = "Access", value_parser = parse_umask)]
+    pub umask: Option<u32>,
+
+    /// Transfers at once; further requests are dropped [default: what the
+    /// limit on open files allows]
+    #[arg(long, value_name = "N", help_heading = "Access")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub max_sessions: Option<u32>,
+
+    /// Seconds that running transfers get to finish after SIGTERM or SIGINT
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 3,
+        help_heading = "Process"
+    )]
+    pub grace: u32,
+
+    /// Log more: -v what is dropped and why, -vv every packet
+    #[arg(short, long, action = ArgAction::Count, conflicts_with = "quiet", help_heading = "Logging")]
+    pub verbose: u8,
+
+    /// Log errors only
+    #[arg(short, long, help_heading = "Logging")]
+    pub quiet: bool,
+
+    /// Append the log to FILE instead of standard error
+    #[arg(long, value_name = "FILE", help_heading = "Logging")]
+    pub log_file: Option<PathBuf>,
+}
+
+impl Args {
+    /// Reads the command line.
+    ///
+    /// # Errors
+    /// The text to print and the status to exit with: `--help` and `--version`
+    /// (0, standard output), or a mistake in one line (2, standard error).
+    pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, Refusal> {
+        Self::try_parse_from(words).map_err(|error| Refusal::from(&error))
+    }
+
+    /// Every address to bind, with its port.
+    pub fn listen_addresses(&self) -> Vec<SocketAddr> {
+        if self.addresses.is_empty() {
+            let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, self.port));
+            let v6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, self.port));
+            return match (self.ipv4, self.ipv6) {
+                (true, _) => vec![v4],
+                (_, true) => vec![v6],
+                _ => vec![v4, v6],
+            };
+        }
+        let family_wanted = |ip: &IpAddr| !(self.ipv4 && ip.is_ipv6() || self.ipv6 && ip.is_ipv4());
+        self.addresses
+            .iter()
+            .filter(|(ip, _)| family_wanted(ip))
+            .map(|&(ip, port)| SocketAddr::new(ip, port.unwrap_or(self.port)))
+            .collect()
+    }
+
+    /// Whether the addresses are our own choice, so that a family which the
+    /// kernel lacks is no mistake of the user's.
+    pub fn chose_addresses(&self) -> bool {
+        self.addresses.is_empty() && !self.ipv4 && !self.ipv6
+    }
+
+    /// The options to treat as unknown.
+    pub fn refused_options(&self) -> OptionSet {
+        let mut set = OptionSet::default();
+        for &option in &self.refused {
+            set.insert(option);
+        }
+        set
+    }
+
+    /// The fixed retransmission wait, if one was asked for.
+    pub fn fixed_wait(&self) -> Option<Duration> {
+        self.timeout
+            .map(|milliseconds| Duration::from_millis(milliseconds.into()))
+    }
+}
+
+/// Why the program ends before it started.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// What to print, without a line end.
+    pub text: String,
+    /// What to exit with: 0 (print on standard output) or 2.
+    pub status: u8,
+}
+
+impl From<&clap::Error> for Refusal {
+    fn from(error: &clap::Error) -> Self {
+        let text = error.render().to_string();
+        if matches!(
+            error.kind(),
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+        ) {
+            return Self {
+                text: text.trim_end().to_owned(),
+                status: 0,
+            };
+        }
+        // One line: what is wrong. The usage that clap adds is what --help is for.
+        let what = text.lines().next().unwrap_or_default();
+        let what = what.strip_prefix("error: ").unwrap_or(what);
+        Self {
+            text: format!("tftpd: {what}; try --help"),
+            status: 2,
+        }
+    }
+}
+
+fn parse_address(text: &str) -> Result<(IpAddr, Option<u16>), &'static str> {
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return Ok((address.ip(), Some(address.port())));
+    }
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(text);
+    bare.parse()
+        .map(|ip| (ip, None))
+        .map_err(|_| "expected an IP address, such as 192.0.2.1, 192.0.2.1:69, 2001:db8::1 or [2001:db8::1]:69")
+}
+
+fn parse_port_range(text: &str) -> Result<RangeInclusive<u16>, &'static str> {
+    let parse = || {
+        let (low, high) = text.split_once(':')?;
+        Some((low.parse::<u16>().ok()?, high.parse::<u16>().ok()?))
+    };
+    match parse() {
+        Some((low, high)) if low >= 1024 && low <= high => Ok(low..=high),
+        Some(_) => Err("expected LO:HI with 1024 <= LO <= HI <= 65535"),
+        None => Err("expected two ports, such as 50000:50999"),
+    }
+}
+
+fn parse_option_name(text: &str) -> Result<OptionName, String> {
+    OptionName::from_wire(text.as_bytes()).ok_or_else(|| {
+        let names = OptionName::ALL.map(OptionName::name).join(", ");
+        format!("expected one of {names}")
+    })
+}
+
+fn parse_size(text: &str) -> Result<u64, &'static str> {
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let shift = match text[digits.len()..].to_ascii_uppercase().as_str() {
+        "" => 0,
+        "K" => 10,
+        "M" => 20,
+        "G" => 30,
+        "T" => 40,
+        _ => return Err("expected a number of bytes, or one with K, M, G or T behind it"),
+    };
+    digits
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(1 << shift))
+        .ok_or("expected a number of bytes, or one with K, M, G or T behind it")
+}
+
+fn parse_umask(text: &str) -> Result<u32, &'static str> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mask) if mask <= 0o777 => Ok(mask),
+        _ => Err("expected an octal number from 000 to 777, such as 022"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(words: &[&str]) -> Result<Args, Refusal> {
+        Args::read(
+            std::iter::once("tftpd")
+                .chain(words.iter().copied())
+                .map(OsString::from),
+        )
+    }
+
+    #[test]
+    fn two_options_are_enough() {
+        let args = read(&["-p", "6969", "-t", "500"]).unwrap();
+        assert_eq!(args.root, PathBuf::from("."));
+        assert_eq!(args.fixed_wait(), Some(Duration::from_millis(500)));
+        let addresses: Vec<_> = args
+            .listen_addresses()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(addresses, ["0.0.0.0:6969", "[::]:6969"]);
+    }
+
+    #[test]
+    fn addresses_take_their_own_port_or_the_common_one() {
+        for (words, expected) in [
+            (&["-a", "127.0.0.1"][..], &["127.0.0.1:69"][..]),
+            (
+                &["-a", "127.0.0.1:7000", "-p", "8000", "-a", "::1"],
+                &["127.0.0.1:7000", "[::1]:8000"],
+            ),
+            (
+                &["-a", "[::1]", "-a", "[::1]:70"],
+                &["[::1]:69", "[::1]:70"],
+            ),
+            (&["-4"], &["0.0.0.0:69"]),
+            (&["-6"], &["[::]:69"]),
+            (&["-6", "-a", "127.0.0.1", "-a", "::1"], &["[::1]:69"]),
+        ] {
+            let args = read(words).unwrap();
+            let addresses: Vec<_> = args
+                .listen_addresses()
+                .iter()
+                .map(ToString::to_string)
+                .collect();
+            assert_eq!(addresses, expected, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn sizes_know_their_suffix() {
+        for (text, size) in [
+            ("0", 0),
+            ("1500", 1500),
+            ("4k", 4096),
+            ("2M", 2 << 20),
+            ("1G", 1 << 30),
+        ] {
+            assert_eq!(parse_size(text), Ok(size), "{text}");
+        }
+        for text in ["", "M", "1X", "-1", "1.5G", "99999999T", "1KB"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_mistake_is_one_line_that_names_the_value() {
+        for (words, named) in [
+            (&["-p", "70000"][..], "70000"),
+            (&["-p", "tftp"], "tftp"),
+            (&["-t", "0"], "0"),
+            (&["-t", "-5"], "-5"),
+            (&["--retries", "256"], "256"),
+            (&["-B", "7"], "7"),
+            (&["-B", "65465"], "65465"),
+            (&["--max-windowsize", "0"], "0"),
+            (&["-a", "localhost"], "localhost"),
+            (&["-R", "80:90"], "80:90"),
+            (&["-R", "5000"], "5000"),
+            (&["-R", "6000:5000"], "6000:5000"),
+            (&["-r", "multicast"], "multicast"),
+            (&["--max-upload", "lots"], "lots"),
+            (&["-U", "999"], "999"),
+            (&["--max-sessions", "0"], "0"),
+            (&["--grace", "-1"], "-1"),
+            (&["--bogus"], "--bogus"),
+            (&["a", "b"], "b"),
+            (&["--read-only", "--overwrite"], "--overwrite"),
+        ] {
+            let refusal = read(words).expect_err(&format!("{words:?}"));
+            assert_eq!(refusal.status, 2, "{words:?}");
+            assert!(refusal.text.contains(named), "{words:?}: {}", refusal.text);
+            assert_eq!(
+                refusal.text.lines().count(),
+                1,
+                "{words:?}: {}",
+                refusal.text
+            );
+        }
+    }
+
+    #[test]
+    fn help_and_version_are_no_mistakes() {
+        for word in ["--help", "-h", "--version", "-V"] {
+            assert_eq!(read(&[word]).map(|_| ()).unwrap_err().status, 0, "{word}");
+        }
+    }
+}

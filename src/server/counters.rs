@@ -1,0 +1,84 @@
+//! What the server has done and what it has left undone, in numbers.
+//!
+//! Everything dropped or refused is counted somewhere here. May not: decide.
+
+use std::fmt;
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// Counts since the start.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+        pub(super) struct Counters {
+            $($(#[$doc])* pub(super) $name: u64,)*
+        }
+
+        impl fmt::Display for Counters {
+            /// `name=count`, those that never happened left out.
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let all = [$((stringify!($name), self.$name),)*];
+                let mut happened = all.into_iter().filter(|&(_, count)| count > 0);
+                if let Some((name, count)) = happened.next() {
+                    write!(f, "{name}={count}")?;
+                }
+                happened.try_for_each(|(name, count)| write!(f, " {name}={count}"))
+            }
+        }
+    };
+}
+
+counters! {
+    /// RRQ and WRQ packets that could be read, repeats included.
+    requests,
+    /// Transfers begun.
+    admitted,
+    /// Transfers that moved the whole file.
+    completed,
+    /// Of these, reads whose last ACK never came.
+    last_ack_missing,
+    /// Requests that only wanted to know the options.
+    probed,
+    /// Transfers that the peer ended with an ERROR.
+    peer_errors,
+    /// Transfers that we ended with an ERROR.
+    failed,
+    /// Transfers whose peer fell silent.
+    timed_out,
+    /// Transfers given up for a new request from the same port.
+    replaced,
+    /// Requests answered with an ERROR.
+    refused,
+    /// Requests dropped because the server was full.
+    shed,
+    /// Repeats of a request whose transfer was under way.
+    repeated,
+    /// Requests to a broadcast or multicast address, dropped (RFC 1123 §4.2.3.4).
+    group,
+    /// Requests that could not be understood.
+    malformed,
+    /// Datagrams on the listen port that were no requests, dropped.
+    foreign,
+    /// Datagrams from someone else on a transfer's port.
+    strangers,
+    /// Datagrams on a transfer's port that were no TFTP, dropped.
+    garbage,
+    /// Errors of the kernel's while sending or receiving.
+    socket_errors,
+    /// Answers to nonsense left out because there was too much of it.
+    unanswered,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_happened_is_shown() {
+        assert_eq!(Counters::default().to_string(), "");
+        let counters = Counters {
+            requests: 3,
+            shed: 1,
+            ..Counters::default()
+        };
+        assert_eq!(counters.to_string(), "requests=3 shed=1");
+    }
+}

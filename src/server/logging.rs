@@ -1,0 +1,86 @@
+//! Where the log goes: standard error, or a file that can be moved away.
+//!
+//! May not: decide what is logged.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, LineWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use log::LevelFilter;
+use simplelog::{ConfigBuilder, WriteLogger};
+
+use super::cli::Args;
+
+/// The log file, if there is one; clones share it.
+#[derive(Debug, Clone)]
+pub(super) struct LogFile {
+    path: PathBuf,
+    file: Arc<Mutex<File>>,
+}
+
+impl LogFile {
+    fn open(path: &Path) -> io::Result<Self> {
+        let file = Arc::new(Mutex::new(append_to(path)?));
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+        })
+    }
+
+    /// Opens the path anew, for whoever moved the file away (logrotate). The
+    /// old file stays in use if that fails.
+    ///
+    /// # Errors
+    /// Whatever opening it says.
+    pub(super) fn reopen(&self) -> io::Result<()> {
+        let file = append_to(&self.path)?;
+        *self.file.lock().unwrap_or_else(PoisonError::into_inner) = file;
+        Ok(())
+    }
+}
+
+impl Write for LogFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn append_to(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).open(path)
+}
+
+/// Starts logging as the command line says; returns the log file, if any.
+///
+/// # Errors
+/// When the log file can't be opened.
+pub(super) fn start(args: &Args) -> io::Result<Option<LogFile>> {
+    let level = match (args.quiet, args.verbose) {
+        (true, _) => LevelFilter::Error,
+        (false, 0) => LevelFilter::Info,
+        (false, 1) => LevelFilter::Debug,
+        (false, _) => LevelFilter::Trace,
+    };
+    let format = ConfigBuilder::new()
+        .set_time_format_rfc3339()
+        .set_target_level(LevelFilter::Off)
+        .set_thread_level(LevelFilter::Off)
+        .set_location_level(LevelFilter::Off)
+        .build();
+    let log_file = args.log_file.as_deref().map(LogFile::open).transpose()?;
+    let target: Box<dyn Write + Send> = match &log_file {
+        Some(file) => Box::new(file.clone()),
+        None => Box::new(io::stderr()),
+    };
+    // The logger writes a line in pieces; they leave as one. It can only be
+    // there already in a test that starts two servers.
+    let _ = WriteLogger::init(level, format, LineWriter::new(target));
+    Ok(log_file)
+}

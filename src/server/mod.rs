@@ -1,0 +1,388 @@
+//! The server's shell: one event loop that owns every socket, every session and
+//! the clock.
+//!
+//! Each turn: wait for readiness or the nearest deadline, read the clock,
+//! signals, session sockets, listen sockets, deadlines. Sockets come before
+//! deadlines, since an ACK that is already in the kernel beats its timeout.
+//! Without sessions nothing wakes the loop but a request or a signal.
+//!
+//! [`admission`] turns a request into a session, [`session`] runs it, [`report`]
+//! says in the log how it ended. May not: know what is in a packet beyond its
+//! kind, or how a file is stored.
+
+mod admission;
+pub mod cli;
+mod counters;
+mod logging;
+mod report;
+mod session;
+mod start;
+
+use std::collections::VecDeque;
+use std::io;
+use std::ops::RangeInclusive;
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+use log::{debug, error, info};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+
+use self::counters::Counters;
+use self::logging::LogFile;
+use self::session::{Session, Turn, Workshop};
+use crate::daemon::{Command, Signals};
+use crate::protocol::transfer::{Config, Failure};
+use crate::sessions::{RESERVED, SessionKey, Sessions};
+use crate::socket::{Batch, ListenSocket, MAX_SEND};
+use crate::storage::Root;
+use crate::wire::options::Limits;
+use crate::wire::packet::ErrorCode;
+
+/// Readiness events taken from the kernel at a time.
+const EVENTS: usize = 256;
+
+/// Datagrams received with one call at most.
+const BATCH_SLOTS: usize = 64;
+
+/// Bytes that a batch of received datagrams takes: 64 requests of up to 4 KiB,
+/// or a few of the largest blocks.
+const BATCH_BYTES: usize = 256 * 1024;
+
+/// Answers a second to nonsense: malformed requests and strangers.
+const NONSENSE_ANSWERS: u32 = 100;
+
+/// The signal descriptor's token; listen sockets count down from below it.
+const SIGNALS: Token = Token(*RESERVED.end());
+
+/// The most listen sockets there are tokens for.
+pub const MAX_LISTENERS: usize = *RESERVED.end() - *RESERVED.start();
+
+/// What the server is to do, once the command line has been understood.
+#[derive(Debug)]
+pub struct Settings {
+    /// How transfers behave.
+    pub config: Config,
+    /// What options are granted.
+    pub limits: Limits,
+    /// Transfers at once.
+    pub max_sessions: usize,
+    /// Ports for transfer sockets; `None` leaves the choice to the kernel.
+    pub ports: Option<RangeInclusive<u16>>,
+    /// What running transfers get to finish after the signal to stop.
+    pub grace: Duration,
+}
+
+/// A TFTP server, bound and ready to run.
+#[derive(Debug)]
+pub struct Server {
+    settings: Settings,
+    root: Root,
+    poll: Poll,
+    signals: Signals,
+    log_file: Option<LogFile>,
+    listeners: Vec<ListenSocket>,
+    sessions: Sessions<Session>,
+    /// Sessions and listeners that have more to do without waiting.
+    unfinished: VecDeque<Token>,
+    batch: Batch,
+    /// What is being sent; holds the longest run.
+    buffer: Box<[u8]>,
+    counters: Counters,
+    /// How much nonsense may still be answered this second.
+    nonsense: Allowance,
+    /// At most one line a second about dropped requests.
+    shed_lines: Allowance,
+    /// Where in the port range the next transfer looks first.
+    next_port: u16,
+    /// Once told to stop: when the last transfers are cut off.
+    stop_at: Option<Instant>,
+}
+
+impl Server {
+    /// Registers everything with a new poll. `signals` must have been taken
+    /// over before, `listeners` be at most [`MAX_LISTENERS`].
+    ///
+    /// # Errors
+    /// Whatever the kernel says to being asked for an epoll instance.
+    fn new(
+        settings: Settings,
+        root: Root,
+        mut listeners: Vec<ListenSocket>,
+        signals: Signals,
+        log_file: Option<LogFile>,
+    ) -> io::Result<Self> {
+        let now = clock();
+        let poll = Poll::new()?;
+        for (index, listener) in listeners.iter_mut().enumerate() {
+            poll.registry()
+                .register(listener, listener_token(index), Interest::READABLE)?;
+        }
+        let descriptor = signals.as_raw_fd();
+        poll.registry()
+            .register(&mut SourceFd(&descriptor), SIGNALS, Interest::READABLE)?;
+        Ok(Self {
+            sessions: Sessions::new(settings.max_sessions, now),
+            settings,
+            root,
+            poll,
+            signals,
+            log_file,
+            listeners,
+            unfinished: VecDeque::new(),
+            batch: Batch::new(BATCH_SLOTS, BATCH_BYTES),
+            buffer: vec![0; MAX_SEND].into_boxed_slice(),
+            counters: Counters::default(),
+            nonsense: Allowance::new(NONSENSE_ANSWERS, now),
+            shed_lines: Allowance::new(1, now),
+            next_port: std::process::id() as u16,
+            stop_at: None,
+        })
+    }
+
+    /// Serves until told to stop.
+    ///
+    /// # Errors
+    /// When the kernel refuses to wait for events: nothing can be done then.
+    pub fn run(mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(EVENTS);
+        while !self.is_done() {
+            match self.poll.poll(&mut events, self.wait(clock())) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                other => other?,
+            }
+            self.turn(&events);
+        }
+        self.cut_off(clock());
+        info!("stopped; {}", self.counters);
+        Ok(())
+    }
+
+    /// How long nothing can happen by itself.
+    fn wait(&self, now: Instant) -> Option<Duration> {
+        if !self.unfinished.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let nearest = [self.sessions.next_deadline(), self.stop_at]
+            .into_iter()
+            .flatten()
+            .min()?;
+        Some(nearest.saturating_duration_since(now))
+    }
+
+    fn turn(&mut self, events: &Events) {
+        // What was left over comes behind what is new: everyone gets a turn.
+        let mut leftovers = std::mem::take(&mut self.unfinished);
+        let mut listen_ready = [false; MAX_LISTENERS];
+        let mut signalled = false;
+        for event in events {
+            match event.token() {
+                SIGNALS => signalled = true,
+                token if listener_index(token) < MAX_LISTENERS => {
+                    listen_ready[listener_index(token)] = true;
+                }
+                token => self.run_session(SessionKey::from_token(token.0)),
+            }
+        }
+        if signalled {
+            self.obey_signals();
+        }
+        for token in leftovers.drain(..) {
+            match listener_index(token) {
+                index if index < MAX_LISTENERS => listen_ready[index] = true,
+                _ => self.run_session(SessionKey::from_token(token.0)),
+            }
+        }
+        for index in (0..self.listeners.len()).filter(|&index| listen_ready[index]) {
+            self.take_requests(index);
+        }
+        self.run_deadlines();
+    }
+
+    fn obey_signals(&mut self) {
+        while let Some(command) = self.signals.next_command() {
+            match command {
+                Command::Report => info!("sessions={} {}", self.sessions.len(), self.counters),
+                Command::Stop => self.stop(clock()),
+                Command::Reopen => self.reopen_log(),
+            }
+        }
+    }
+
+    fn reopen_log(&self) {
+        if let Some(log_file) = &self.log_file {
+            match log_file.reopen() {
+                Ok(()) => info!("opened the log file anew"),
+                Err(error) => {
+                    error!("cannot open the log file anew, going on with the old: {error}");
+                }
+            }
+        }
+    }
+
+    /// The first call stops admitting, the second ends everything.
+    fn stop(&mut self, now: Instant) {
+        if self.stop_at.is_some() {
+            self.stop_at = Some(now);
+            return;
+        }
+        self.stop_at = Some(now + self.settings.grace);
+        for mut listener in self.listeners.drain(..) {
+            if let Err(error) = self.poll.registry().deregister(&mut listener) {
+                debug!("cannot deregister {}: {error}", listener.address());
+            }
+        }
+        let running = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| session.outcome().is_none())
+            .count();
+        info!(
+            "stopping; {running} transfers have {:?} to finish",
+            self.settings.grace
+        );
+    }
+
+    fn is_done(&self) -> bool {
+        self.stop_at.is_some_and(|deadline| {
+            clock() >= deadline
+                || self
+                    .sessions
+                    .iter()
+                    .all(|(_, session)| session.outcome().is_some())
+        })
+    }
+
+    /// Tells every peer that is still here that it's over.
+    fn cut_off(&mut self, now: Instant) {
+        let keys: Vec<_> = self.sessions.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            if let Some(session) = self.sessions.get_mut(key) {
+                session.abort(Failure::new(
+                    ErrorCode::NotDefined,
+                    "Server is shutting down",
+                ));
+            }
+            self.with_session(key, |session, shop| session.transmit(now, shop));
+            self.end_session(key);
+        }
+    }
+
+    /// A session's socket is ready, or it has work left.
+    fn run_session(&mut self, key: SessionKey) {
+        let now = clock();
+        self.with_session(key, |session, shop| {
+            session.queued = false;
+            let received = session.receive(now, shop);
+            let sent = session.transmit(now, shop);
+            if received == Turn::Unfinished {
+                received
+            } else {
+                sent
+            }
+        });
+    }
+
+    fn run_deadlines(&mut self) {
+        let now = clock();
+        while let Some(key) = self.sessions.pop_due(now) {
+            self.with_session(key, |session, shop| {
+                session.handle_timeout(now);
+                session.transmit(now, shop)
+            });
+        }
+    }
+
+    /// Lets a session work and does what its state asks for afterwards: another
+    /// turn, its end, a new deadline. Stale keys are normal: events of a turn
+    /// may name a session that ended earlier in it.
+    fn with_session(
+        &mut self,
+        key: SessionKey,
+        work: impl FnOnce(&mut Session, &mut Workshop<'_>) -> Turn,
+    ) {
+        let Some(session) = self.sessions.get_mut(key) else {
+            return;
+        };
+        let mut shop = Workshop {
+            batch: &mut self.batch,
+            buffer: &mut self.buffer,
+            registry: self.poll.registry(),
+            token: Token(key.to_token()),
+            counters: &mut self.counters,
+            nonsense: &mut self.nonsense,
+        };
+        let turn = work(session, &mut shop);
+        if session.has_just_ended() {
+            report::end(session, clock(), &mut self.counters);
+        }
+        if session.is_closed() {
+            self.end_session(key);
+            return;
+        }
+        if turn == Turn::Unfinished && !session.queued {
+            session.queued = true;
+            self.unfinished.push_back(Token(key.to_token()));
+        }
+        self.sessions.rearm(key);
+    }
+
+    /// The one place where a slot is freed. Its transfer was reported when it
+    /// ended, or is now, if a new request takes its place: one outcome, one
+    /// line, one counter.
+    fn end_session(&mut self, key: SessionKey) {
+        if let Some(mut session) = self.sessions.remove(key) {
+            session.deregister(self.poll.registry());
+            if session.outcome().is_none() {
+                report::end(&session, clock(), &mut self.counters);
+            }
+        }
+    }
+}
+
+/// A bounded number of something each second.
+#[derive(Debug)]
+struct Allowance {
+    per_second: u32,
+    left: u32,
+    since: Instant,
+}
+
+impl Allowance {
+    const fn new(per_second: u32, now: Instant) -> Self {
+        Self {
+            per_second,
+            left: per_second,
+            since: now,
+        }
+    }
+
+    /// Whether one more is allowed now.
+    fn take(&mut self, now: Instant) -> bool {
+        if now.saturating_duration_since(self.since) >= Duration::from_secs(1) {
+            self.since = now;
+            self.left = self.per_second;
+        }
+        let allowed = self.left > 0;
+        self.left -= u32::from(allowed);
+        allowed
+    }
+}
+
+/// The one clock of the server.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the shell tells the core what time it is"
+)]
+fn clock() -> Instant {
+    Instant::now()
+}
+
+const fn listener_token(index: usize) -> Token {
+    Token(SIGNALS.0 - 1 - index)
+}
+
+/// The index behind a listener's token; [`MAX_LISTENERS`] or more for others.
+const fn listener_index(token: Token) -> usize {
+    (SIGNALS.0 - 1).wrapping_sub(token.0)
+}

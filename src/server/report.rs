@@ -1,0 +1,140 @@
+//! What the log says about a request that was refused and a transfer that ended.
+//!
+//! One line each, `key=value`, everything from the network escaped. May not:
+//! change anything but the counters.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use log::{Level, info, log, warn};
+
+use super::counters::Counters;
+use super::session::Session;
+use crate::protocol::transfer::Outcome;
+use crate::storage::StorageError;
+use crate::wire::packet::Request;
+use crate::wire::text::escape;
+
+/// A request that was answered with an ERROR.
+pub(super) fn refusal(request: &Request<'_>, peer: SocketAddr, error: &StorageError) {
+    warn!(
+        "refused peer={peer} op={} file=\"{}\" code={} reason=\"{error}\"",
+        request.direction.name(),
+        escape(request.filename),
+        error.code(),
+    );
+}
+
+/// A file that was found only without the last bytes of its name.
+pub(super) fn ignored_tail(request: &Request<'_>, peer: SocketAddr, bytes: usize) {
+    if bytes > 0 {
+        let name = &request.filename[..request.filename.len().saturating_sub(bytes)];
+        info!(
+            "peer={peer} asked for \"{}\", which is served as \"{}\"",
+            escape(request.filename),
+            escape(name),
+        );
+    }
+}
+
+/// A session that has ended.
+pub(super) fn end(session: &Session, now: Instant, counters: &mut Counters) {
+    let outcome = session.outcome();
+    count(outcome, counters);
+    let level = match outcome {
+        Some(Outcome::Probed) => Level::Debug,
+        Some(outcome) if outcome.is_success() => Level::Info,
+        None => Level::Info,
+        Some(_) => Level::Warn,
+    };
+    let seconds = now.saturating_duration_since(session.started).as_secs_f64();
+    let bytes = session.bytes();
+    let progress = session.transfer().progress();
+    log!(
+        level,
+        "ended peer={} op={} file=\"{}\" bytes={bytes} seconds={seconds:.3} rate={:.0} \
+         blksize={} windowsize={} retransmits={} outcome={}{}",
+        session.peer(),
+        session.direction().name(),
+        escape(&session.name),
+        rate(bytes, seconds),
+        progress.block_size,
+        progress.window_size,
+        progress.retransmits,
+        Words(outcome),
+        hint(session).unwrap_or_default(),
+    );
+}
+
+/// Bytes a second; what took no measurable time counts as a microsecond.
+#[expect(clippy::cast_precision_loss, reason = "a rate in a log line")]
+fn rate(bytes: u64, seconds: f64) -> f64 {
+    bytes as f64 / seconds.max(0.000_001)
+}
+
+fn count(outcome: Option<&Outcome>, counters: &mut Counters) {
+    let counter = match outcome {
+        Some(Outcome::Completed) => &mut counters.completed,
+        Some(Outcome::LastAckMissing) => {
+            counters.last_ack_missing += 1;
+            &mut counters.completed
+        }
+        Some(Outcome::Probed) => &mut counters.probed,
+        Some(Outcome::PeerError { .. }) => &mut counters.peer_errors,
+        Some(Outcome::Failed(_)) => &mut counters.failed,
+        Some(Outcome::TimedOut) => &mut counters.timed_out,
+        None => &mut counters.replaced,
+    };
+    *counter += 1;
+}
+
+/// An outcome as it stands in the log.
+struct Words<'a>(Option<&'a Outcome>);
+
+impl std::fmt::Display for Words<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(Outcome::Completed) => f.write_str("completed"),
+            Some(Outcome::LastAckMissing) => f.write_str("completed last_ack=missing"),
+            Some(Outcome::Probed) => f.write_str("probed"),
+            Some(Outcome::PeerError { code, message }) => {
+                write!(f, "peer_error code={code} message=\"{}\"", escape(message))
+            }
+            Some(Outcome::Failed(failure)) => {
+                write!(
+                    f,
+                    "failed code={} message=\"{}\"",
+                    failure.code, failure.message
+                )
+            }
+            Some(Outcome::TimedOut) => f.write_str("timed_out"),
+            None => f.write_str("replaced"),
+        }
+    }
+}
+
+/// Where the pattern is known: what to look at.
+fn hint(session: &Session) -> Option<&'static str> {
+    if session.outcome() != Some(&Outcome::TimedOut) {
+        return None;
+    }
+    let progress = session.transfer().progress();
+    if !progress.verified {
+        return Some(
+            " hint=\"no answer ever came: does a firewall or NAT drop packets from our new port?\"",
+        );
+    }
+    match progress.blocks {
+        0 if progress.block_size > LARGEST_UNFRAGMENTED => {
+            Some(" hint=\"large blocks never arrive: are fragments lost? try -B 1428\"")
+        }
+        32_767 | 65_535 => {
+            Some(" hint=\"the client stops where block numbers wrap: use a larger blksize\"")
+        }
+        _ => None,
+    }
+}
+
+/// The largest block that fits into an Ethernet frame: 1500 bytes less the
+/// headers of IPv4, UDP and DATA.
+const LARGEST_UNFRAGMENTED: u16 = 1468;

@@ -1,0 +1,390 @@
+//! One session: the slot that ties a transfer to its socket and its file.
+//!
+//! Turns readiness into `handle_*` and `poll_*` calls in the order the protocol
+//! core asks for, within a budget, so that no session holds up the others. May
+//! not: admit, remove or time sessions; log their end.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use log::{debug, trace};
+use mio::{Interest, Registry, Token};
+
+use super::Allowance;
+use super::counters::Counters;
+use crate::content::{FileSink, FileSource};
+use crate::protocol::transfer::{
+    BlockSink, BlockSource, Failure, Outcome, Run, Sent, Transfer, Transmit,
+};
+use crate::sessions::Tenant;
+use crate::socket::{Batch, RunSent, TransferSocket};
+use crate::wire::packet::{DATA_HEADER_LEN, Direction, ErrorCode, Packet, emit_error};
+
+/// Datagrams a session may take in before the others have their turn.
+const RECEIVE_BUDGET: usize = 64;
+
+/// Bytes a session may send before the others have their turn.
+const SEND_BUDGET: usize = 256 * 1024;
+
+/// Bytes of the longest datagram that means anything to a sender: an ERROR.
+/// What is longer is cut, which an ACK (Windows appends a byte) doesn't mind.
+const ANSWER_LEN: usize = 516;
+
+/// The file behind a transfer.
+#[derive(Debug)]
+pub(super) enum Content {
+    Source(FileSource),
+    Sink(FileSink),
+}
+
+impl BlockSink for Content {
+    fn write(&mut self, payload: &[u8]) -> Result<(), Failure> {
+        match self {
+            Self::Sink(sink) => sink.write(payload),
+            Self::Source(_) => Err(WRONG_WAY),
+        }
+    }
+
+    fn commit(&mut self) -> Result<(), Failure> {
+        match self {
+            Self::Sink(sink) => sink.commit(),
+            Self::Source(_) => Err(WRONG_WAY),
+        }
+    }
+}
+
+/// Never seen by anyone: a sender stores nothing, a receiver reads nothing.
+const WRONG_WAY: Failure = Failure::new(ErrorCode::IllegalOperation, "Illegal TFTP operation");
+
+/// Whether a session has more to do without waiting for anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// It waits for a datagram, for room in its socket, or for its deadline.
+    Waiting,
+    /// Its budget is spent, its work isn't.
+    Unfinished,
+}
+
+/// A transfer with its socket and its file.
+#[derive(Debug)]
+pub(super) struct Session {
+    transfer: Transfer,
+    content: Content,
+    socket: TransferSocket,
+    peer: SocketAddr,
+    /// The socket was full; its being writable is awaited.
+    blocked: bool,
+    /// Already on the list of sessions that want another turn.
+    pub(super) queued: bool,
+    outcome: Option<Outcome>,
+    pub(super) started: Instant,
+    /// The file's name as the client wrote it.
+    pub(super) name: Box<[u8]>,
+}
+
+impl Tenant for Session {
+    fn deadline(&self) -> Option<Instant> {
+        self.transfer.poll_timeout()
+    }
+
+    fn is_over(&self) -> bool {
+        self.transfer.is_over()
+    }
+}
+
+impl Session {
+    pub(super) fn new(
+        transfer: Transfer,
+        content: Content,
+        socket: TransferSocket,
+        peer: SocketAddr,
+        name: &[u8],
+        now: Instant,
+    ) -> Self {
+        Self {
+            transfer,
+            content,
+            socket,
+            peer,
+            blocked: false,
+            queued: false,
+            outcome: None,
+            started: now,
+            name: name.into(),
+        }
+    }
+
+    pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        registry.register(&mut self.socket, token, Interest::READABLE)
+    }
+
+    pub(super) fn deregister(&mut self, registry: &Registry) {
+        if let Err(error) = registry.deregister(&mut self.socket) {
+            debug!("{}: cannot deregister: {error}", self.peer);
+        }
+    }
+
+    pub(super) const fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    pub(super) const fn transfer(&self) -> &Transfer {
+        &self.transfer
+    }
+
+    pub(super) const fn direction(&self) -> Direction {
+        match self.content {
+            Content::Source(_) => Direction::Read,
+            Content::Sink(_) => Direction::Write,
+        }
+    }
+
+    /// Bytes of the file that have been acknowledged (read) or stored (write).
+    pub(super) fn bytes(&self) -> u64 {
+        match &self.content {
+            Content::Sink(sink) => sink.stored(),
+            Content::Source(source) => {
+                let progress = self.transfer.progress();
+                let sent = progress.blocks * u64::from(progress.block_size);
+                sent.min(source.length().unwrap_or(u64::MAX))
+            }
+        }
+    }
+
+    /// Whether the transfer has ended since this was asked last. It may go on
+    /// dallying.
+    pub(super) fn has_just_ended(&mut self) -> bool {
+        let event = self.transfer.poll_event();
+        let ended = event.is_some();
+        if ended {
+            self.outcome = event;
+        }
+        ended
+    }
+
+    /// How the transfer ended, if it has.
+    pub(super) const fn outcome(&self) -> Option<&Outcome> {
+        self.outcome.as_ref()
+    }
+
+    /// Nothing is left to do for this session.
+    pub(super) fn is_closed(&self) -> bool {
+        // An ERROR that the socket won't take is not worth waiting for.
+        self.transfer.is_closed() || (self.blocked && self.outcome.is_some() && !self.is_dallying())
+    }
+
+    fn is_dallying(&self) -> bool {
+        self.transfer.is_over() && self.transfer.poll_timeout().is_some()
+    }
+
+    /// The client sent its request once more.
+    pub(super) fn handle_repeated_request(&mut self, now: Instant) {
+        self.transfer.handle_repeated_request(now);
+    }
+
+    /// The deadline may have come.
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
+        self.transfer.handle_timeout(now);
+    }
+
+    /// We can't go on.
+    pub(super) fn abort(&mut self, failure: Failure) {
+        self.transfer.abort(failure);
+    }
+
+    /// Takes in what has arrived, answering each datagram before the next.
+    pub(super) fn receive(&mut self, now: Instant, shop: &mut Workshop<'_>) -> Turn {
+        let slot_len = match self.content {
+            Content::Source(_) => ANSWER_LEN,
+            // One byte more shows a block that is larger than agreed.
+            Content::Sink(_) => {
+                DATA_HEADER_LEN + usize::from(self.transfer.progress().block_size) + 1
+            }
+        };
+        let mut taken = 0;
+        loop {
+            let limit = RECEIVE_BUDGET - taken;
+            let received = match self.socket.receive(shop.batch, slot_len, limit) {
+                Ok(received) => received,
+                Err(error) => {
+                    if error.kind() != io::ErrorKind::WouldBlock {
+                        shop.counters.socket_errors += 1;
+                        debug!("{}: cannot receive: {error}", self.peer);
+                    }
+                    return Turn::Waiting;
+                }
+            };
+            for index in 0..received {
+                self.handle_datagram(now, index, shop);
+            }
+            taken += received;
+            if received < shop.batch.capacity(slot_len, limit) {
+                return Turn::Waiting;
+            }
+            if taken >= RECEIVE_BUDGET {
+                return Turn::Unfinished;
+            }
+        }
+    }
+
+    fn handle_datagram(&mut self, now: Instant, index: usize, shop: &mut Workshop<'_>) {
+        let Some(datagram) = shop.batch.get(index) else {
+            return;
+        };
+        if datagram.peer != self.peer {
+            shop.counters.strangers += 1;
+            if is_error(datagram.payload) {
+                return;
+            }
+            if shop.nonsense.take(now) {
+                let mut packet = [0; 64];
+                let len = emit_error(
+                    ErrorCode::UnknownTransferId,
+                    "Unknown transfer ID",
+                    &mut packet,
+                );
+                let _ = self.socket.send_to(&packet[..len], datagram.peer);
+            } else {
+                shop.counters.unanswered += 1;
+            }
+            return;
+        }
+        match Packet::parse(datagram.payload) {
+            Ok(packet) => {
+                trace!("{} received {packet:?}", self.peer);
+                self.transfer.handle_packet(now, &packet, &mut self.content);
+            }
+            Err(error) => {
+                shop.counters.garbage += 1;
+                debug!("{}: dropped a datagram: {error}", self.peer);
+                return;
+            }
+        }
+        self.transmit(now, shop);
+    }
+
+    /// Sends what is due, until the budget, the socket or the work is spent.
+    pub(super) fn transmit(&mut self, now: Instant, shop: &mut Workshop<'_>) -> Turn {
+        let mut budget = SEND_BUDGET;
+        loop {
+            match self.transfer.poll_transmit(shop.buffer) {
+                None => {
+                    self.blocked = false;
+                    return Turn::Waiting;
+                }
+                Some(Transmit::Datagram(len)) => {
+                    if !self.send_datagram(now, len, shop) {
+                        return Turn::Waiting;
+                    }
+                }
+                Some(Transmit::Blocks(run)) => match self.send_blocks(now, run, shop) {
+                    None => return Turn::Waiting,
+                    Some(bytes) if bytes >= budget => return Turn::Unfinished,
+                    Some(bytes) => budget -= bytes,
+                },
+            }
+        }
+    }
+
+    /// Sends the datagram that lies in the buffer; false if the socket is full.
+    fn send_datagram(&mut self, now: Instant, len: usize, shop: &mut Workshop<'_>) -> bool {
+        trace!(
+            "{} sent {:?}",
+            self.peer,
+            Packet::parse(&shop.buffer[..len])
+        );
+        match self.socket.send_to(&shop.buffer[..len], self.peer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.wait_for_room(shop);
+                return false;
+            }
+            Err(error) => self.lost(&error, shop),
+            Ok(()) => {}
+        }
+        self.transfer.handle_sent(now, Sent::Datagram);
+        true
+    }
+
+    /// Reads and sends a run of blocks; returns the bytes sent, or `None` if the
+    /// socket is full or the file isn't ready.
+    fn send_blocks(&mut self, now: Instant, run: Run, shop: &mut Workshop<'_>) -> Option<usize> {
+        let Content::Source(source) = &mut self.content else {
+            self.transfer.abort(WRONG_WAY);
+            return Some(0);
+        };
+        let filled = match source.read_run(run, shop.buffer) {
+            Ok(filled) => filled?,
+            Err(failure) => {
+                self.transfer.abort(failure);
+                return Some(0);
+            }
+        };
+        trace!(
+            "{} sent {} DATA from {:?}",
+            self.peer, filled.blocks, run.first
+        );
+        let bytes = &shop.buffer[..filled.bytes];
+        match self.socket.send_run(bytes, run.segment_size(), self.peer) {
+            Ok(RunSent::Blocked { segments }) => {
+                if segments > 0 {
+                    self.transfer.handle_sent(
+                        now,
+                        Sent::Blocks {
+                            count: segments,
+                            end: false,
+                        },
+                    );
+                }
+                self.wait_for_room(shop);
+                return None;
+            }
+            Ok(RunSent::All) => {}
+            Err(error) => self.lost(&error, shop),
+        }
+        let sent = Sent::Blocks {
+            count: filled.blocks,
+            end: filled.end,
+        };
+        self.transfer.handle_sent(now, sent);
+        Some(filled.bytes)
+    }
+
+    /// A send error costs this one datagram; the retransmission timer decides
+    /// whether the peer can be reached at all.
+    fn lost(&self, error: &io::Error, shop: &mut Workshop<'_>) {
+        shop.counters.socket_errors += 1;
+        debug!("{}: cannot send: {error}", self.peer);
+    }
+
+    fn wait_for_room(&mut self, shop: &mut Workshop<'_>) {
+        if !self.blocked {
+            self.blocked = true;
+            let interest = Interest::READABLE | Interest::WRITABLE;
+            if let Err(error) = shop
+                .registry
+                .reregister(&mut self.socket, shop.token, interest)
+            {
+                debug!("{}: cannot wait for room: {error}", self.peer);
+            }
+        }
+    }
+}
+
+/// An ERROR is never answered (RFC 1350 §7).
+fn is_error(datagram: &[u8]) -> bool {
+    matches!(Packet::parse(datagram), Ok(Packet::Error { .. }))
+}
+
+/// What the loop lends to the session whose turn it is.
+#[derive(Debug)]
+pub(super) struct Workshop<'a> {
+    pub(super) batch: &'a mut Batch,
+    /// At least `MAX_SEND` bytes.
+    pub(super) buffer: &'a mut [u8],
+    pub(super) registry: &'a Registry,
+    pub(super) token: Token,
+    pub(super) counters: &'a mut Counters,
+    /// How much nonsense may still be answered.
+    pub(super) nonsense: &'a mut Allowance,
+}

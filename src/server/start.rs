@@ -1,0 +1,184 @@
+//! From the command line to a server that is ready to run: the log, the root,
+//! the sockets, the limits, in the order in which they depend on each other.
+//!
+//! Each thing that can go wrong ends in one line that names the value and the
+//! remedy. May not: read from the network.
+
+use std::error::Error;
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use log::info;
+use nix::libc::{EADDRNOTAVAIL, EAFNOSUPPORT};
+
+use super::cli::Args;
+use super::{MAX_LISTENERS, Server, Settings, logging};
+use crate::daemon::{self, Signals};
+use crate::protocol::retry::{RetryPolicy, Wait};
+use crate::protocol::transfer::Config;
+use crate::socket::ListenSocket;
+use crate::storage::{Policy, Root};
+use crate::wire::options::Limits;
+
+/// How long a received upload's final ACK is repeated if it was lost. At least
+/// the first retransmission wait of the usual clients.
+const DALLY: Duration = Duration::from_secs(1);
+
+/// Descriptors that are no session's: log, root, epoll, signals, listeners.
+const OWN_DESCRIPTORS: u64 = 32;
+
+/// Descriptors a session can take: a socket, a file, and an upload's directory.
+const SESSION_DESCRIPTORS: u64 = 3;
+
+/// Other ports the kernel is asked for until one is free for IPv4 and IPv6.
+const SHARED_PORT_TRIES: usize = 16;
+
+impl Server {
+    /// A server as the command line wants it, bound and ready.
+    ///
+    /// # Errors
+    /// One line that says what is in the way, and what to do about it.
+    pub fn start(args: &Args) -> Result<Self, Box<dyn Error>> {
+        let log_file = logging::start(args).map_err(|error| cannot_log(args, &error))?;
+        let listeners = listen(args)?;
+        let policy = Policy {
+            read_only: args.read_only,
+            overwrite: args.overwrite,
+            max_upload: args.max_upload,
+            umask: args.umask,
+        };
+        let root = Root::open(&args.root, policy)?;
+        let signals = Signals::take_over()?;
+        let settings = settings(args, daemon::raise_open_files()?);
+        announce(args, &listeners, settings.max_sessions);
+        Ok(Self::new(settings, root, listeners, signals, log_file)?)
+    }
+}
+
+fn settings(args: &Args, open_files: u64) -> Settings {
+    let affordable = open_files.saturating_sub(OWN_DESCRIPTORS) / SESSION_DESCRIPTORS;
+    let max_sessions = args.max_sessions.map_or(affordable.max(1), u64::from);
+    Settings {
+        config: Config {
+            retry: RetryPolicy {
+                wait: args.fixed_wait().map_or(Wait::Adaptive, Wait::Fixed),
+                retries: args.retries,
+            },
+            dally: DALLY,
+        },
+        limits: Limits {
+            max_blksize: args.max_blksize,
+            max_windowsize: args.max_windowsize,
+            refused: args.refused_options(),
+        },
+        max_sessions: usize::try_from(max_sessions).unwrap_or(usize::MAX),
+        ports: args.port_range.clone(),
+        grace: Duration::from_secs(args.grace.into()),
+    }
+}
+
+fn listen(args: &Args) -> Result<Vec<ListenSocket>, String> {
+    let addresses = args.listen_addresses();
+    if addresses.is_empty() {
+        return Err(
+            "no address of that family is left to listen on; drop -4 or -6, or change -a".into(),
+        );
+    }
+    if addresses.len() > MAX_LISTENERS {
+        let count = addresses.len();
+        return Err(format!(
+            "{count} addresses are too many to listen on; give at most {MAX_LISTENERS} with -a"
+        ));
+    }
+    let mut tries = SHARED_PORT_TRIES;
+    loop {
+        match bind_all(&addresses, args.chose_addresses()) {
+            // A port that was free for the first address isn't for the next.
+            Err((address, error))
+                if error.kind() == ErrorKind::AddrInUse
+                    && args.port == 0
+                    && address.port() != 0
+                    && tries > 0 =>
+            {
+                tries -= 1;
+            }
+            Err((address, error)) => return Err(cannot_listen(address, &error)),
+            Ok(listeners) => return Ok(listeners),
+        }
+    }
+}
+
+/// Binds every address; those without a port all get the one that the kernel
+/// chose for the first.
+fn bind_all(
+    addresses: &[SocketAddr],
+    may_lack_ipv6: bool,
+) -> Result<Vec<ListenSocket>, (SocketAddr, io::Error)> {
+    let mut listeners: Vec<ListenSocket> = Vec::with_capacity(addresses.len());
+    for &(mut address) in addresses {
+        if let (0, Some(first)) = (address.port(), listeners.first()) {
+            address.set_port(first.address().port());
+        }
+        match ListenSocket::bind(address) {
+            Ok(listener) => listeners.push(listener),
+            Err(error) if may_lack_ipv6 && address.is_ipv6() && lacks_family(&error) => {
+                info!("this machine has no IPv6: listening on IPv4 alone");
+            }
+            Err(error) => return Err((address, error)),
+        }
+    }
+    Ok(listeners)
+}
+
+fn lacks_family(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(EAFNOSUPPORT | EADDRNOTAVAIL))
+}
+
+fn cannot_log(args: &Args, error: &io::Error) -> String {
+    let path = args.log_file.clone().unwrap_or_default();
+    let (path, reason) = (path.display(), reason(error));
+    format!("cannot open the log file {path}: {reason}; name a writable one with --log-file")
+}
+
+fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
+    let remedy = match error.kind() {
+        ErrorKind::PermissionDenied => {
+            "; use -p with a port above 1023, or grant CAP_NET_BIND_SERVICE"
+        }
+        ErrorKind::AddrInUse => "; stop the server that has it, or choose another port with -p",
+        ErrorKind::AddrNotAvailable => "; give an address of this machine with -a",
+        _ => "",
+    };
+    format!("cannot listen on {address}: {}{remedy}", reason(error))
+}
+
+/// The system's words, without the number that the library puts behind them.
+fn reason(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(number) => nix::errno::Errno::from_raw(number).desc().to_lowercase(),
+        None => error.to_string(),
+    }
+}
+
+/// Says in one line what is served, where, and what is allowed.
+fn announce(args: &Args, listeners: &[ListenSocket], max_sessions: usize) {
+    let addresses: Vec<_> = listeners
+        .iter()
+        .map(|listener| listener.address().to_string())
+        .collect();
+    let root = args
+        .root
+        .canonicalize()
+        .unwrap_or_else(|_| args.root.clone());
+    let access = match (args.read_only, args.overwrite) {
+        (true, _) => "read only",
+        (false, false) => "read, create, never overwrite",
+        (false, true) => "read, create, overwrite",
+    };
+    info!(
+        "listening on {}; serving {}: {access}; at most {max_sessions} transfers",
+        addresses.join(", "),
+        root.display(),
+    );
+}
