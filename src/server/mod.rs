@@ -20,6 +20,7 @@ mod start;
 
 use std::collections::VecDeque;
 use std::io;
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
@@ -140,6 +141,11 @@ impl Server {
         })
     }
 
+    /// Where the server listens.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.listeners.iter().map(ListenSocket::address).collect()
+    }
+
     /// Serves until told to stop.
     ///
     /// # Errors
@@ -154,7 +160,8 @@ impl Server {
             self.turn(&events);
         }
         self.cut_off(clock());
-        info!("stopped; {}", self.counters);
+        info!("stopped");
+        self.report();
         Ok(())
     }
 
@@ -202,11 +209,19 @@ impl Server {
     fn obey_signals(&mut self) {
         while let Some(command) = self.signals.next_command() {
             match command {
-                Command::Report => info!("sessions={} {}", self.sessions.len(), self.counters),
+                Command::Report => self.report(),
                 Command::Stop => self.stop(clock()),
                 Command::Reopen => self.reopen_log(),
             }
         }
+    }
+
+    fn report(&self) {
+        let (running, timer) = (self.sessions.len(), self.sessions.wheel_ops());
+        info!(
+            "counters sessions={running} timer_operations={timer} {}",
+            self.counters
+        );
     }
 
     fn reopen_log(&self) {
