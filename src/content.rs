@@ -14,8 +14,8 @@ use crate::storage::{ReadFile, StorageError, Upload};
 use crate::wire::netascii::{Decoder, Encoder};
 use crate::wire::packet::{DATA_HEADER_LEN, ErrorCode, Mode};
 
-/// The most blocks one call reads: what the kernel segments at once.
-const MAX_RUN: usize = 64;
+/// The most blocks one call reads, so that one call can send them.
+pub const MAX_RUN: usize = 64;
 
 /// Bytes converted at a time between text and netascii.
 const CHUNK: usize = 2048;
@@ -146,7 +146,7 @@ impl NetasciiSource {
         };
         for segment in buf
             .chunks_exact_mut(run.segment_size())
-            .take(run.count.into())
+            .take(usize::from(run.count).min(MAX_RUN))
         {
             let (header, payload) = segment.split_at_mut(DATA_HEADER_LEN);
             header.copy_from_slice(&run.header(filled.blocks));

@@ -1,4 +1,83 @@
-//! A TFTP server and client.
+//! A TFTP server and client: RFC 1350, 1123 §4.2.3.1, 2347, 2348, 2349, 7440.
+//!
+//! # Bird's-eye view
+//!
+//! One process, one thread, one `mio::Poll`. Requests come in on the listen
+//! sockets; each transfer gets a socket of its own, bound to the address the
+//! request came to, and a slot in the session table. Everything that decides is
+//! a value without I/O: it is handed packets and the time, and answers with what
+//! to send and when to be woken. The shell around it owns the sockets, the
+//! files and the clock.
+//!
+//! # Map
+//!
+//! Layers import downwards only; `tests/layering.rs` holds them to it.
+//!
+//! | layer | module | what it is |
+//! |---|---|---|
+//! | 0 wire | [`wire::packet`] | the six packets, parsed and emitted |
+//! | | [`wire::options`] | what is asked for and granted, on both sides |
+//! | | [`wire::netascii`] | text with CR LF, resumable at any byte |
+//! | 1 protocol | [`protocol::transfer`] | the face of both machines: inputs, outputs, call order |
+//! | | [`protocol::sender`] | the DATA side: a server's RRQ, a client's WRQ |
+//! | | [`protocol::receiver`] | the ACK side: a server's WRQ, a client's RRQ |
+//! | | [`protocol::retry`] | when to send again, when to give up |
+//! | | [`protocol::block`] | wire numbers and absolute block indices |
+//! | 2 scheduling | [`timer`] | the timer wheel |
+//! | | [`sessions`] | who is served, who is due, who must wait outside |
+//! | 3 system | [`storage`] | the root, reads, atomic uploads |
+//! | | [`content`] | a file as blocks: octet or netascii |
+//! | | [`socket`] | datagrams, batches, segmentation offload |
+//! | | [`daemon`] | signals and process limits |
+//! | 4 shell | [`server`] | the event loop |
+//!
+//! # One read, from end to end
+//!
+//! listen socket readable → `recvmmsg` (who, and to which of our addresses) →
+//! [`Packet::parse`](wire::packet::Packet::parse) →
+//! [`Sessions::admit`](sessions::Sessions::admit) →
+//! [`Root::open_read`](storage::Root::open_read) →
+//! [`negotiate`](wire::options::negotiate) → a
+//! [`Sender`](protocol::sender::Sender) and a new socket in a session → OACK or
+//! the first window → an ACK on the session's socket →
+//! [`handle_packet`](protocol::transfer::Transfer::handle_packet) → the next run
+//! of blocks, read with one `preadv` behind their headers and sent with one call
+//! → … → the last block acknowledged → one line in the log, the slot is free.
+//!
+//! # Invariants
+//!
+//! - Layers 0 to 2 read no clock, random source, file or socket. The same inputs
+//!   give the same outputs; `tests/simulation.rs` replays whole networks by seed.
+//! - A datagram from anyone but the peer changes no session, not even its
+//!   deadline.
+//! - A stalled session stores no file data: what was sent can be read again.
+//! - No ACK before the data is written, no final ACK before the upload has its
+//!   final name.
+//! - Nothing is allocated for a request that is refused, nor per packet of a
+//!   running transfer.
+//! - A slot is freed in one place; every transfer ends with one outcome, one log
+//!   line, one counter.
+//! - The timer wheel is a hint and never early; a session's own deadline decides.
+//!   Without sessions there is no wake-up.
+//! - No byte from the network reaches the log unescaped, and none can panic.
+//! - `unsafe` is in one module, `socket::batch`, for `recvmmsg` and `sendmsg`.
+//!
+//! # Limits
+//!
+//! | what | bound | where |
+//! |---|---|---|
+//! | sessions | `--max-sessions`, or a third of the open files | [`sessions`] |
+//! | request | 1024 bytes read, longer ones cut | `server::admission` |
+//! | requests taken a turn | 4 batches of 64 | `server::admission` |
+//! | datagrams a session takes a turn | 64 | `server::session` |
+//! | bytes a session sends a turn | 256 KiB | `server::session` |
+//! | blocks in one read and one send | 64, and 65,507 bytes | [`content`], [`socket`] |
+//! | answers to nonsense | 100 a second | [`server`] |
+//! | log lines about dropped requests | 1 a second | [`server`] |
+//! | repeats to a peer that never answered | 3, of one datagram | [`protocol::transfer`] |
+//! | repeats to a peer that did | `--retries`, waits up to 8 s | [`protocol::retry`] |
+//! | block size, window | 65,464 bytes, `--max-windowsize` blocks | [`wire::options`] |
+//! | upload | `--max-upload`, else the free space | [`storage`] |
 
 pub mod content;
 pub mod daemon;

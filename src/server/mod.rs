@@ -32,13 +32,14 @@ use mio::{Events, Interest, Poll, Token};
 use self::counters::Counters;
 use self::logging::LogFile;
 use self::session::{Session, Turn, Workshop};
+use crate::content::MAX_RUN;
 use crate::daemon::{Command, Signals};
-use crate::protocol::transfer::{Config, Failure};
+use crate::protocol::transfer::{Config, Failure, MAX_DATAGRAM};
 use crate::sessions::{RESERVED, SessionKey, Sessions};
-use crate::socket::{Batch, ListenSocket, MAX_SEND};
+use crate::socket::{Batch, ListenSocket, MAX_DATA_PACKET, MAX_SEGMENTS, MAX_SEND};
 use crate::storage::Root;
 use crate::wire::options::Limits;
-use crate::wire::packet::ErrorCode;
+use crate::wire::packet::{ErrorCode, MAX_ERROR_LEN};
 
 /// Readiness events taken from the kernel at a time.
 const EVENTS: usize = 256;
@@ -58,6 +59,11 @@ const SIGNALS: Token = Token(*RESERVED.end());
 
 /// The most listen sockets there are tokens for.
 pub const MAX_LISTENERS: usize = *RESERVED.end() - *RESERVED.start();
+
+// One run goes out with one call; the buffers hold the largest of what they are
+// for; an answer without a session fits where an OACK does.
+const _: () = assert!(MAX_RUN <= MAX_SEGMENTS && MAX_DATA_PACKET <= MAX_SEND);
+const _: () = assert!(BATCH_BYTES > MAX_DATA_PACKET && MAX_DATAGRAM >= MAX_ERROR_LEN);
 
 /// What the server is to do, once the command line has been understood.
 #[derive(Debug)]
