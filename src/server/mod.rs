@@ -6,7 +6,7 @@
 //! deadlines, since an ACK that is already in the kernel beats its timeout.
 //! Without sessions nothing wakes the loop but a request or a signal.
 //!
-//! [`admission`] turns a request into a session, [`session`] runs it, [`report`]
+//! `admission` turns a request into a session, `session` runs it, `report`
 //! says in the log how it ended. May not: know what is in a packet beyond its
 //! kind, or how a file is stored.
 
