@@ -176,8 +176,11 @@ impl Client {
             ..plain
         };
         let mut wishes = vec![plain];
+        if matches!(self, Curl | Atftp) {
+            wishes.push(blksize(8));
+        }
         if self != Hpa {
-            wishes.extend([8, 512, 1428, 65_464].map(blksize));
+            wishes.extend([512, 1428, 65_464].map(blksize));
         }
         match self {
             Curl => wishes.push(Wish {
@@ -340,7 +343,13 @@ fn two_hundred_at_once() {
     let file = content(200, 100_000);
     server.file("get.bin", &file);
     let local = |n: usize| server.outside().join(format!("local{n}"));
-    let way = |n: usize| if n.is_multiple_of(3) { Way::Put } else { Way::Get };
+    let way = |n: usize| {
+        if n.is_multiple_of(3) {
+            Way::Put
+        } else {
+            Way::Get
+        }
+    };
     let name = |n: usize| match way(n) {
         Way::Get => "get.bin".to_owned(),
         Way::Put => format!("put{n}.bin"),
