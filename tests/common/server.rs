@@ -158,8 +158,8 @@ impl Server {
         path
     }
 
-    /// Everything in the root: path relative to it, and content. Hidden and
-    /// temporary files count.
+    /// Everything in the root but directories: path relative to it, and content
+    /// where it is a regular file. Hidden and temporary files count.
     pub fn tree(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         let root = self.root();
         let mut files = BTreeMap::new();
@@ -167,11 +167,14 @@ impl Server {
         while let Some(dir) = open.pop() {
             for entry in fs::read_dir(dir).expect("a directory") {
                 let path = entry.expect("an entry").path();
-                if path.is_dir() {
+                let kind = path.symlink_metadata().expect("metadata").file_type();
+                let name = path.strip_prefix(&root).expect("below the root");
+                if kind.is_file() {
+                    files.insert(name.to_owned(), fs::read(&path).expect("a file"));
+                } else if kind.is_dir() {
                     open.push(path);
                 } else {
-                    let name = path.strip_prefix(&root).expect("below the root");
-                    files.insert(name.to_owned(), fs::read(&path).unwrap_or_default());
+                    files.insert(name.to_owned(), Vec::new());
                 }
             }
         }
