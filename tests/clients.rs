@@ -176,8 +176,11 @@ impl Client {
             ..plain
         };
         let mut wishes = vec![plain];
+        if matches!(self, Curl | Atftp) {
+            wishes.push(blksize(8));
+        }
         if self != Hpa {
-            wishes.extend([8, 512, 1428, 65_464].map(blksize));
+            wishes.extend([512, 1428, 65_464].map(blksize));
         }
         match self {
             Curl => wishes.push(Wish {

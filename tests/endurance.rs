@@ -9,18 +9,11 @@ mod common;
 
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use common::*;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
-
-/// A wait that no test lives to see.
-const NEVER: [&str; 2] = ["-t", "60000"];
-
-fn millis(millis: u64) -> Duration {
-    Duration::from_millis(millis)
-}
 
 /// Waits until `value` gives what is wanted: for what the kernel, not the
 /// server's log, tells.

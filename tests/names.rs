@@ -1,0 +1,156 @@
+//! Names and other odd bytes in requests, over the real binary: read leniently,
+//! confined strictly, logged harmlessly.
+
+mod common;
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::symlink;
+
+use common::*;
+
+#[test]
+fn names_are_read_leniently() {
+    let server = Server::start(&NEVER);
+    server.file("hello.txt", b"hello");
+    server.file("sub/dir/nested.bin", b"nested");
+    server.file("with space", b"space");
+    symlink("hello.txt", server.root().join("link")).unwrap();
+    let root = server.root().canonicalize().unwrap();
+    let root = root.to_str().unwrap();
+    let prefixed = format!("{root}/sub/dir/nested.bin");
+    let cases: [(&[u8], &[u8]); 13] = [
+        (b"hello.txt", b"hello"),
+        (b"/hello.txt", b"hello"),
+        (b"//hello.txt", b"hello"),
+        (b"./hello.txt", b"hello"),
+        (b"\\hello.txt", b"hello"),
+        (b"sub\\dir\\nested.bin", b"nested"),
+        (b"\\sub\\dir/nested.bin", b"nested"),
+        (b"sub/../hello.txt", b"hello"),
+        (b"link", b"hello"),
+        (b"with space", b"space"),
+        (b"hello.txt\xff", b"hello"),
+        (b"hello.txt\xff\xff\xff", b"hello"),
+        (prefixed.as_bytes(), b"nested"),
+    ];
+    for (name, wanted) in cases {
+        let client = RawClient::new(&server);
+        let (payload, _) = client.ask_data(&request(1, name, "octet", &[]));
+        assert_eq!(payload, wanted, "{}", String::from_utf8_lossy(name));
+    }
+    // Names are bytes, not text.
+    let odd = OsStr::from_bytes(b"odd\xfename");
+    fs::write(server.root().join(odd), b"odd").unwrap();
+    let (payload, _) = RawClient::new(&server).ask_data(&request(1, b"odd\xfename", "octet", &[]));
+    assert_eq!(payload, b"odd");
+}
+
+#[test]
+fn requests_are_read_leniently() {
+    let server = Server::start(&NEVER);
+    server.file("f", &content(4, 2000));
+    let mut padded = rrq("f", &[]);
+    padded.resize(516, 0);
+    let mut garbage = rrq("f", &[]);
+    garbage.resize(516, 0xa5);
+    let no_options = [
+        ("OCTET", request(1, b"f", "OCTET", &[])),
+        ("OcTeT", request(1, b"f", "OcTeT", &[])),
+        ("no final NUL", b"\0\x01f\0octet".to_vec()),
+        ("NULs behind (PA-RISC)", padded),
+        ("garbage behind (PA-RISC)", garbage),
+        ("an odd option", b"\0\x01f\0octet\0blksize\0".to_vec()),
+    ];
+    for (what, packet) in no_options {
+        let (payload, _) = RawClient::new(&server).ask_data(&packet);
+        assert_eq!(payload, content(4, BLOCK), "{what}");
+    }
+    let mut padded = rrq("f", &[("blksize", "1024")]);
+    padded.resize(516, 0);
+    let mut cut = rrq("f", &[("blksize", "1024")]);
+    cut.pop();
+    let mut odd = rrq("f", &[("blksize", "1024")]);
+    odd.extend(b"tsize\0");
+    let one_option = [
+        ("NULs behind", padded),
+        ("no final NUL", cut),
+        ("an odd option behind", odd),
+    ];
+    for (what, packet) in one_option {
+        let (packet, _) = RawClient::new(&server).ask(&packet);
+        let wanted = vec![("blksize".into(), "1024".into())];
+        assert_eq!(packet, Packet::Oack(wanted), "{what}");
+    }
+}
+
+#[test]
+fn nothing_outside_the_root_is_reached() {
+    let server = Server::start(&["--overwrite"]);
+    let secret = server.outside().join("secret");
+    fs::write(&secret, b"secret").unwrap();
+    server.file("sub/f", b"inside");
+    let absolute = secret.to_str().unwrap();
+    let root = server.root();
+    let root = root.to_str().unwrap();
+    symlink(&secret, server.root().join("absolute-link")).unwrap();
+    symlink("../secret", server.root().join("relative-link")).unwrap();
+    symlink("..", server.root().join("up")).unwrap();
+    symlink("/proc/self/root", server.root().join("proc")).unwrap();
+    symlink("loop", server.root().join("loop")).unwrap();
+    let names = [
+        "../secret",
+        "/../secret",
+        "sub/../../secret",
+        "..\\secret",
+        "\\..\\secret",
+        "./.././secret",
+        "sub/..\\..\\secret",
+        "absolute-link",
+        "relative-link",
+        "up/secret",
+        "proc/etc/passwd",
+        "loop",
+        absolute,
+        "/etc/passwd",
+        "/proc/self/environ",
+        &format!("{root}/../secret"),
+        &format!("{root}-other/secret"),
+        &format!("{root}/{root}/../secret"),
+    ];
+    let before = server.tree();
+    for name in names {
+        let client = RawClient::new(&server);
+        let (packet, _) = client.ask(&rrq(name, &[("tsize", "0")]));
+        let refused = matches!(packet, Packet::Error(1 | 2, _));
+        assert!(refused, "{name}: {packet:?}");
+    }
+    for name in ["../secret", "up/secret", "/../../secret", absolute] {
+        // Refused, or written below the root: both keep the promise.
+        let _ = RawClient::new(&server).write(name, b"overwritten");
+        assert_eq!(fs::read(&secret).unwrap(), b"secret", "{name}");
+    }
+    for kept in before.keys().filter(|path| !path.ends_with("secret")) {
+        assert_eq!(server.tree().get(kept), before.get(kept), "{kept:?}");
+    }
+    assert_eq!(fs::read_dir(server.outside()).unwrap().count(), 2);
+}
+
+/// A name is the network's: what it does to a terminal must not be ours.
+#[test]
+fn no_control_character_of_a_name_reaches_the_log() {
+    let server = Server::start(&["-v", "-v", "-v"]);
+    let evil = "evil\x1b[31m\x1b]0;title\x07\r\n2024 INFO forged=1\x7f\u{9b}0m";
+    let client = RawClient::new(&server);
+    client.ask(&rrq(evil, &[]));
+    let (_, tid) = client.ask(&wrq(evil, &[(evil, evil)]));
+    client.send_to(&error(0, evil), tid);
+    server.wait_ended(client.addr(), 1);
+    let told = server.wait_for_log(|line| line.contains("evil"), PATIENCE);
+    assert!(told.is_some(), "the name is not in the log");
+    for line in server.log_lines() {
+        assert!(!line.chars().any(char::is_control), "{line:?}");
+        assert!(!line.starts_with("2024 INFO forged"), "{line:?}");
+    }
+}
