@@ -51,8 +51,9 @@ impl Server {
         let root = Root::open(&args.root, policy)?;
         let signals = Signals::take_over()?;
         let settings = settings(args, daemon::raise_open_files()?);
-        announce(args, &listeners, settings.max_sessions);
-        Ok(Self::new(settings, root, listeners, signals, log_file)?)
+        let server = Self::new(settings, root, listeners, signals, log_file)?;
+        announce(args, &server);
+        Ok(server)
     }
 }
 
@@ -162,10 +163,12 @@ fn reason(error: &io::Error) -> String {
 }
 
 /// Says in one line what is served, where, and what is allowed.
-fn announce(args: &Args, listeners: &[ListenSocket], max_sessions: usize) {
-    let addresses: Vec<_> = listeners
+fn announce(args: &Args, server: &Server) {
+    let max_sessions = server.sessions.capacity();
+    let addresses: Vec<_> = server
+        .addresses()
         .iter()
-        .map(|listener| listener.address().to_string())
+        .map(ToString::to_string)
         .collect();
     let root = args
         .root
