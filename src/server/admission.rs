@@ -10,12 +10,12 @@ use std::time::Instant;
 use log::{debug, warn};
 use mio::Token;
 
-use super::session::{Content, Session, Turn};
+use super::session::{Content, Session};
 use super::{Server, clock, listener_token, report};
 use crate::content::{FileSink, FileSource};
 use crate::protocol::receiver::Receiver;
 use crate::protocol::sender::Sender;
-use crate::protocol::transfer::{MAX_DATAGRAM, Opening, Transfer};
+use crate::protocol::transfer::{Failure, MAX_DATAGRAM, Opening, Transfer};
 use crate::sessions::{Admission, Endpoint, Fingerprint};
 use crate::socket::{Destination, TransferSocket};
 use crate::storage::StorageError;
@@ -27,6 +27,9 @@ const REQUEST_LEN: usize = 1024;
 
 /// Batches of requests taken in a turn, before sessions have theirs again.
 const BATCHES_A_TURN: usize = 4;
+
+/// What the client is told if the kernel won't watch its socket for us.
+const UNWATCHED: Failure = Failure::new(ErrorCode::NotDefined, "Server is out of resources");
 
 /// Why there is no session.
 enum Refusal {
@@ -159,7 +162,8 @@ impl Server {
                 Ok(()) => session.transmit(now, shop),
                 Err(error) => {
                     warn!("{}: cannot watch its socket: {error}", endpoint.peer);
-                    Turn::Waiting
+                    session.abort(UNWATCHED);
+                    session.transmit(now, shop)
                 }
             }
         });
@@ -174,10 +178,6 @@ impl Server {
     ) -> Result<Session, Refusal> {
         let settings = &self.settings;
         let mut oack = [0; MAX_DATAGRAM];
-        let mut negotiate = |size| {
-            let (negotiated, len) = options::negotiate(request, &settings.limits, size, &mut oack);
-            (negotiated, opening(&oack[..len]))
-        };
         let (transfer, content) = match request.direction {
             Direction::Read => {
                 let file = self
@@ -185,18 +185,23 @@ impl Server {
                     .open_read(request.filename)
                     .map_err(Refusal::from)?;
                 report::ignored_tail(request, endpoint.peer, file.ignored_tail());
-                let (negotiated, opening) = negotiate(Some(file.size()));
+                let size = Some(file.size());
+                let (negotiated, len) =
+                    options::negotiate(request, &settings.limits, size, &mut oack);
+                let opening = opening(&oack[..len]);
                 let source = FileSource::new(file, request.mode);
                 let sender = Sender::new(&settings.config, opening, negotiated, source.length());
                 (Transfer::Sender(sender), Content::Source(source))
             }
             Direction::Write => {
-                let (negotiated, opening) = negotiate(None);
+                let (negotiated, len) =
+                    options::negotiate(request, &settings.limits, None, &mut oack);
                 let announced = announced_size(request, &negotiated);
                 let upload = self
                     .root
                     .create(request.filename, announced)
                     .map_err(Refusal::from)?;
+                let opening = opening(&oack[..len]);
                 let receiver = Receiver::new(&settings.config, opening, negotiated);
                 let sink = FileSink::new(upload, request.mode);
                 (Transfer::Receiver(receiver), Content::Sink(sink))

@@ -165,11 +165,7 @@ fn reason(error: &io::Error) -> String {
 /// Says in one line what is served, where, and what is allowed.
 fn announce(args: &Args, server: &Server) {
     let max_sessions = server.sessions.capacity();
-    let addresses: Vec<_> = server
-        .addresses()
-        .iter()
-        .map(ToString::to_string)
-        .collect();
+    let addresses: Vec<_> = server.addresses().iter().map(ToString::to_string).collect();
     let root = args
         .root
         .canonicalize()

@@ -111,8 +111,18 @@ pub enum RunSent {
 #[derive(Debug)]
 pub struct TransferSocket {
     socket: UdpSocket,
-    /// Segment size the kernel cuts runs into; 0 while we cut them ourselves.
-    offload: u16,
+    offload: Offload,
+}
+
+/// Whether the kernel cuts runs into datagrams (`UDP_SEGMENT`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Offload {
+    /// No run of more than one datagram has been sent yet.
+    Untried,
+    /// Into segments of so many bytes.
+    Into(usize),
+    /// Blocks above the path's MTU, an interface or a kernel without it: we cut.
+    Refused,
 }
 
 impl TransferSocket {
@@ -145,7 +155,7 @@ impl TransferSocket {
         }
         Ok(Self {
             socket: UdpSocket::from_std(socket.into()),
-            offload: 0,
+            offload: Offload::Untried,
         })
     }
 
@@ -155,18 +165,6 @@ impl TransferSocket {
     /// Whatever the kernel says.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.socket.local_addr()
-    }
-
-    /// Lets the kernel cut runs into segments of `segment_size` bytes
-    /// (`UDP_SEGMENT`). Where it can't, runs go out one datagram a call.
-    pub fn offload_segments(&mut self, segment_size: usize) {
-        let Ok(size) = u16::try_from(segment_size) else {
-            return;
-        };
-        let possible = segment_size * 2 <= MAX_SEND;
-        if possible && setsockopt(&self.socket, sockopt::UdpGsoSegment, &size.into()).is_ok() {
-            self.offload = size;
-        }
     }
 
     /// Receives what is there; see [`Batch::receive`].
@@ -197,13 +195,13 @@ impl TransferSocket {
         segment_size: usize,
         peer: SocketAddr,
     ) -> io::Result<RunSent> {
-        if usize::from(self.offload) == segment_size && run.len() > segment_size {
+        if run.len() > segment_size && self.offloads(segment_size) {
             match self.socket.send_to(run, peer) {
                 Ok(_) => return Ok(RunSent::All),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     return Ok(RunSent::Blocked { segments: 0 });
                 }
-                Err(error) if refuses_offload(&error) => self.stop_offload(),
+                Err(error) if refuses_offload(&error) => self.refuse_offload(),
                 Err(error) => return Err(error),
             }
         }
@@ -221,8 +219,20 @@ impl TransferSocket {
         Ok(RunSent::All)
     }
 
-    fn stop_offload(&mut self) {
-        self.offload = 0;
+    /// Whether the kernel cuts into segments of this size; asks it the first time.
+    fn offloads(&mut self, segment_size: usize) -> bool {
+        if self.offload == Offload::Untried {
+            self.offload =
+                match setsockopt(&self.socket, sockopt::UdpGsoSegment, &(segment_size as i32)) {
+                    Ok(()) => Offload::Into(segment_size),
+                    Err(_) => Offload::Refused,
+                };
+        }
+        self.offload == Offload::Into(segment_size)
+    }
+
+    fn refuse_offload(&mut self) {
+        self.offload = Offload::Refused;
         let _ = setsockopt(&self.socket, sockopt::UdpGsoSegment, &0);
     }
 }
@@ -275,7 +285,7 @@ impl Source for ListenSocket {
     }
 }
 
-/// Blocks above the path's MTU, an interface or a kernel without it.
+/// What the kernel says to a run that it can't cut on this path.
 fn refuses_offload(error: &io::Error) -> bool {
     use nix::libc::{EINVAL, EIO, EMSGSIZE, ENOPROTOOPT, EOPNOTSUPP};
     matches!(
