@@ -222,11 +222,11 @@ impl TransferSocket {
     /// Whether the kernel cuts into segments of this size; asks it the first time.
     fn offloads(&mut self, segment_size: usize) -> bool {
         if self.offload == Offload::Untried {
-            self.offload =
-                match setsockopt(&self.socket, sockopt::UdpGsoSegment, &(segment_size as i32)) {
-                    Ok(()) => Offload::Into(segment_size),
-                    Err(_) => Offload::Refused,
-                };
+            let size = i32::try_from(segment_size).unwrap_or(i32::MAX);
+            self.offload = match setsockopt(&self.socket, sockopt::UdpGsoSegment, &size) {
+                Ok(()) => Offload::Into(segment_size),
+                Err(_) => Offload::Refused,
+            };
         }
         self.offload == Offload::Into(segment_size)
     }
