@@ -1,7 +1,7 @@
 //! The server under test: a `tftpd` of its own for each test, on a free port,
 //! with an empty root.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -26,6 +26,9 @@ pub struct Server {
     dir: TempDir,
 }
 
+/// The most lines of a log that are kept: a flood makes millions.
+const MAX_LINES: usize = 20_000;
+
 /// The lines on the server's standard error, as they come.
 #[derive(Default)]
 struct Log {
@@ -35,7 +38,7 @@ struct Log {
 
 #[derive(Default)]
 struct LogState {
-    lines: Vec<String>,
+    lines: VecDeque<String>,
     /// The pipe is closed: the process has ended.
     closed: bool,
 }
@@ -46,7 +49,12 @@ impl Log {
     }
 
     fn push(&self, line: String) {
-        self.lock().lines.push(line);
+        let mut state = self.lock();
+        if state.lines.len() == MAX_LINES {
+            state.lines.pop_front();
+        }
+        state.lines.push_back(line);
+        drop(state);
         self.changed.notify_all();
     }
 
@@ -183,7 +191,7 @@ impl Server {
 
     /// The log so far.
     pub fn log_lines(&self) -> Vec<String> {
-        self.log.lock().lines.clone()
+        self.log.lock().lines.iter().cloned().collect()
     }
 
     /// The first line, old or new, that `predicate` likes.
