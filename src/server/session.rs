@@ -12,10 +12,11 @@ use log::{debug, trace};
 use mio::{Interest, Registry, Token};
 
 use super::Allowance;
+use super::ahead::{Ahead, Pool};
 use super::counters::Counters;
 use crate::content::{FileSink, FileSource};
 use crate::protocol::transfer::{
-    BlockSink, BlockSource, Failure, Outcome, Run, Sent, Transfer, Transmit,
+    BlockSink, BlockSource, Failure, Filled, Outcome, Run, Sent, Transfer, Transmit,
 };
 use crate::sessions::Tenant;
 use crate::socket::{Batch, RunSent, TransferSocket};
@@ -71,6 +72,8 @@ pub(super) enum Turn {
 pub(super) struct Session {
     transfer: Transfer,
     content: Content,
+    /// The run that is expected to be sent next.
+    ahead: Option<Ahead>,
     socket: TransferSocket,
     peer: SocketAddr,
     /// The socket was full; its being writable is awaited.
@@ -105,6 +108,7 @@ impl Session {
         Self {
             transfer,
             content,
+            ahead: None,
             socket,
             peer,
             blocked: false,
@@ -117,12 +121,6 @@ impl Session {
 
     pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         registry.register(&mut self.socket, token, Interest::READABLE)
-    }
-
-    pub(super) fn deregister(&mut self, registry: &Registry) {
-        if let Err(error) = registry.deregister(&mut self.socket) {
-            debug!("{}: cannot deregister: {error}", self.peer);
-        }
     }
 
     pub(super) const fn peer(&self) -> SocketAddr {
@@ -299,61 +297,88 @@ impl Session {
                 self.wait_for_room(shop);
                 return false;
             }
-            Err(error) => self.lost(&error, shop),
+            Err(error) => self.lost(&error, shop.counters),
             Ok(()) => {}
         }
         self.transfer.handle_sent(now, Sent::Datagram);
         true
     }
 
-    /// Reads and sends a run of blocks; returns the bytes sent, or `None` if the
-    /// socket is full or the file isn't ready.
+    /// Sends a run of blocks, read ahead or read now; returns the bytes sent, or
+    /// `None` if the socket is full or the file isn't ready.
     fn send_blocks(&mut self, now: Instant, run: Run, shop: &mut Workshop<'_>) -> Option<usize> {
+        let ahead = self.ahead.take();
+        let bytes = self.send_run(now, run, ahead.as_ref(), shop);
+        if let Some(ahead) = ahead {
+            shop.pool.give_back(ahead);
+        }
+        bytes
+    }
+
+    fn send_run(
+        &mut self,
+        now: Instant,
+        run: Run,
+        ahead: Option<&Ahead>,
+        shop: &mut Workshop<'_>,
+    ) -> Option<usize> {
         let Content::Source(source) = &mut self.content else {
             self.transfer.abort(WRONG_WAY);
             return Some(0);
         };
-        let filled = match source.read_run(run, shop.buffer) {
-            Ok(filled) => filled?,
-            Err(failure) => {
-                self.transfer.abort(failure);
-                return Some(0);
-            }
+        let (bytes, filled) = match ahead.and_then(|ahead| ahead.get(&run)) {
+            Some(found) => found,
+            None => match source.read_run(run, shop.buffer) {
+                Ok(filled) => filled.map(|filled| (&shop.buffer[..filled.bytes], filled))?,
+                Err(failure) => {
+                    self.transfer.abort(failure);
+                    return Some(0);
+                }
+            },
         };
-        trace!(
-            "{} sent {} DATA from {:?}",
-            self.peer, filled.blocks, run.first
-        );
-        let bytes = &shop.buffer[..filled.bytes];
+        let Filled { blocks, end, .. } = filled;
+        trace!("{} sent {blocks} DATA from {:?}", self.peer, run.first);
         match self.socket.send_run(bytes, run.segment_size(), self.peer) {
             Ok(RunSent::Blocked { segments }) => {
                 if segments > 0 {
-                    self.transfer.handle_sent(
-                        now,
-                        Sent::Blocks {
-                            count: segments,
-                            end: false,
-                        },
-                    );
+                    let sent = Sent::Blocks {
+                        count: segments,
+                        end: false,
+                    };
+                    self.transfer.handle_sent(now, sent);
                 }
                 self.wait_for_room(shop);
                 return None;
             }
             Ok(RunSent::All) => {}
-            Err(error) => self.lost(&error, shop),
+            Err(error) => self.lost(&error, shop.counters),
         }
-        let sent = Sent::Blocks {
-            count: filled.blocks,
-            end: filled.end,
-        };
-        self.transfer.handle_sent(now, sent);
+        self.transfer
+            .handle_sent(now, Sent::Blocks { count: blocks, end });
         Some(filled.bytes)
+    }
+
+    /// Reads what comes next while the answer is on its way.
+    pub(super) fn read_ahead(&mut self, shop: &mut Workshop<'_>) {
+        if let (Content::Source(source), None, false) =
+            (&mut self.content, &self.ahead, self.blocked)
+            && let Some(run) = self.transfer.upcoming()
+        {
+            self.ahead = shop.pool.read(source, run);
+        }
+    }
+
+    /// Gives back what was read ahead: the transfer isn't moving.
+    pub(super) fn forget_ahead(&mut self, pool: &mut Pool) {
+        if let Some(ahead) = self.ahead.take() {
+            pool.give_back(ahead);
+        }
     }
 
     /// A send error costs this one datagram; the retransmission timer decides
     /// whether the peer can be reached at all.
-    fn lost(&self, error: &io::Error, shop: &mut Workshop<'_>) {
-        shop.counters.socket_errors += 1;
+    fn lost(&self, error: &io::Error, counters: &mut Counters) {
+        counters.socket_errors += 1;
         debug!("{}: cannot send: {error}", self.peer);
     }
 
@@ -385,6 +410,7 @@ pub(super) struct Workshop<'a> {
     pub(super) registry: &'a Registry,
     pub(super) token: Token,
     pub(super) counters: &'a mut Counters,
+    pub(super) pool: &'a mut Pool,
     /// How much nonsense may still be answered.
     pub(super) nonsense: &'a mut Allowance,
 }
