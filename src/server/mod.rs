@@ -14,6 +14,7 @@ mod admission;
 mod ahead;
 pub mod cli;
 mod counters;
+mod gather;
 mod logging;
 mod report;
 mod session;
@@ -33,6 +34,7 @@ use mio::{Events, Interest, Poll, Token};
 
 use self::ahead::Pool;
 use self::counters::Counters;
+use self::gather::Gather;
 use self::logging::LogFile;
 use self::session::{Session, Turn, Workshop};
 use self::spin::Spin;
@@ -103,6 +105,8 @@ pub struct Server {
     buffer: Box<[u8]>,
     /// What was read ahead.
     pool: Pool,
+    /// What was received and is not yet written.
+    gather: Gather,
     spin: Spin,
     counters: Counters,
     /// How much nonsense may still be answered this second.
@@ -150,6 +154,7 @@ impl Server {
             batch: Batch::new(BATCH_SLOTS, BATCH_BYTES),
             buffer: vec![0; MAX_SEND].into_boxed_slice(),
             pool: Pool::default(),
+            gather: Gather::default(),
             counters: Counters::default(),
             nonsense: Allowance::new(NONSENSE_ANSWERS, now),
             shed_lines: Allowance::new(1, now),
@@ -347,6 +352,7 @@ impl Server {
             batch: &mut self.batch,
             buffer: &mut self.buffer,
             pool: &mut self.pool,
+            gather: &mut self.gather,
             registry: self.poll.registry(),
             token: Token(key.to_token()),
             counters: &mut self.counters,

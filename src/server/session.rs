@@ -14,6 +14,7 @@ use mio::{Interest, Registry, Token};
 use super::Allowance;
 use super::ahead::{Ahead, Pool};
 use super::counters::Counters;
+use super::gather::Gather;
 use crate::content::{FileSink, FileSource};
 use crate::protocol::transfer::{
     BlockSink, BlockSource, Failure, Filled, Outcome, Run, Sent, Transfer, Transmit,
@@ -24,6 +25,9 @@ use crate::wire::packet::{DATA_HEADER_LEN, Direction, ErrorCode, Packet, emit_er
 
 /// Datagrams a session may take in before the others have their turn.
 const RECEIVE_BUDGET: usize = 64;
+
+/// Answers that a sender finds waiting at once, as a rule.
+const EXPECTED_ANSWERS: usize = 3;
 
 /// Bytes a session may send before the others have their turn.
 const SEND_BUDGET: usize = 256 * 1024;
@@ -39,19 +43,16 @@ pub(super) enum Content {
     Sink(FileSink),
 }
 
-impl BlockSink for Content {
-    fn write(&mut self, payload: &[u8]) -> Result<(), Failure> {
-        match self {
-            Self::Sink(sink) => sink.write(payload),
-            Self::Source(_) => Err(WRONG_WAY),
-        }
+/// What a sender is given: it has nothing to store.
+struct NoSink;
+
+impl BlockSink for NoSink {
+    fn write(&mut self, _: &[u8]) -> Result<(), Failure> {
+        Err(WRONG_WAY)
     }
 
     fn commit(&mut self) -> Result<(), Failure> {
-        match self {
-            Self::Sink(sink) => sink.commit(),
-            Self::Source(_) => Err(WRONG_WAY),
-        }
+        Err(WRONG_WAY)
     }
 }
 
@@ -193,36 +194,54 @@ impl Session {
 
     /// Takes in what has arrived, answering each datagram before the next.
     pub(super) fn receive(&mut self, now: Instant, shop: &mut Workshop<'_>) -> Turn {
-        let slot_len = match self.content {
-            Content::Source(_) => ANSWER_LEN,
-            // One byte more shows a block that is larger than agreed.
-            Content::Sink(_) => {
-                DATA_HEADER_LEN + usize::from(self.transfer.progress().block_size) + 1
-            }
-        };
+        let (slot_len, slots) = self.slots();
         let mut taken = 0;
-        loop {
-            let limit = RECEIVE_BUDGET - taken;
-            let received = match self.socket.receive(shop.batch, slot_len, limit) {
+        let turn = loop {
+            let received = match self.socket.receive(shop.batch, slot_len, slots) {
                 Ok(received) => received,
                 Err(error) => {
                     if error.kind() != io::ErrorKind::WouldBlock {
                         shop.counters.socket_errors += 1;
                         debug!("{}: cannot receive: {error}", self.peer);
                     }
-                    return Turn::Waiting;
+                    break Turn::Waiting;
                 }
             };
             for index in 0..received {
                 self.handle_datagram(now, index, shop);
             }
             taken += received;
-            if received < shop.batch.capacity(slot_len, limit) {
-                return Turn::Waiting;
+            if received < shop.batch.capacity(slot_len, slots) {
+                break Turn::Waiting;
             }
             if taken >= RECEIVE_BUDGET {
-                return Turn::Unfinished;
+                break Turn::Unfinished;
             }
+        };
+        self.flush(shop);
+        turn
+    }
+
+    /// How long the datagrams are that may come, and how many are expected at
+    /// once: one more, so that a call can find the socket empty.
+    fn slots(&self) -> (usize, usize) {
+        match self.content {
+            Content::Source(_) => (ANSWER_LEN, EXPECTED_ANSWERS + 1),
+            // One byte more shows a block that is larger than agreed.
+            Content::Sink(_) => {
+                let progress = self.transfer.progress();
+                let packet = DATA_HEADER_LEN + usize::from(progress.block_size);
+                (packet + 1, usize::from(progress.window_size) + 1)
+            }
+        }
+    }
+
+    /// Writes out what was gathered; what can't be written ends the transfer.
+    fn flush(&mut self, shop: &mut Workshop<'_>) {
+        if let Content::Sink(file) = &mut self.content
+            && let Err(failure) = shop.gather.flush(file)
+        {
+            self.transfer.abort(failure);
         }
     }
 
@@ -251,7 +270,13 @@ impl Session {
         match Packet::parse(datagram.payload) {
             Ok(packet) => {
                 trace!("{} received {packet:?}", self.peer);
-                self.transfer.handle_packet(now, &packet, &mut self.content);
+                match &mut self.content {
+                    Content::Source(_) => self.transfer.handle_packet(now, &packet, &mut NoSink),
+                    Content::Sink(file) => {
+                        let sink = &mut shop.gather.into(file);
+                        self.transfer.handle_packet(now, &packet, sink);
+                    }
+                }
             }
             Err(error) => {
                 shop.counters.garbage += 1;
@@ -271,6 +296,8 @@ impl Session {
                     self.blocked = false;
                     return Turn::Waiting;
                 }
+                // No ACK before the data is in the file.
+                Some(Transmit::Datagram(_)) if !shop.gather.is_empty() => self.flush(shop),
                 Some(Transmit::Datagram(len)) => {
                     if !self.send_datagram(now, len, shop) {
                         return Turn::Waiting;
@@ -411,6 +438,7 @@ pub(super) struct Workshop<'a> {
     pub(super) token: Token,
     pub(super) counters: &'a mut Counters,
     pub(super) pool: &'a mut Pool,
+    pub(super) gather: &'a mut Gather,
     /// How much nonsense may still be answered.
     pub(super) nonsense: &'a mut Allowance,
 }
