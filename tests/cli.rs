@@ -4,15 +4,16 @@
 mod common;
 
 use std::fs;
+use std::io::Read as _;
 use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Output;
-use std::time::Duration;
+use std::process::{Child, Command, Output, Stdio};
 
 use common::*;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
 /// Runs the server, which should end by itself, and soon.
@@ -241,21 +242,64 @@ fn a_port_without_the_right_is_named_with_the_remedy() {
 
 // --- running ---------------------------------------------------------------------
 
+/// A server whose readiness isn't told on standard error; killed when dropped.
+struct Untold {
+    child: Child,
+    port: u16,
+}
+
+impl Untold {
+    fn start(configure: impl FnOnce(&mut Command) -> &mut Command) -> Self {
+        let port = free_port();
+        let mut command = Command::new(tftpd());
+        command.args(["-a", "127.0.0.1", "-p", &port.to_string()]);
+        let child = configure(&mut command)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("tftpd starts");
+        let server = Self { child, port };
+        // Ready when it answers.
+        server.client().ask_patiently(&rrq("missing", &[]));
+        server
+    }
+
+    fn client(&self) -> RawClient {
+        RawClient::to(([127, 0, 0, 1], self.port).into())
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = self.child.id().try_into().expect("a pid");
+        kill(Pid::from_raw(pid), signal).expect("it lives");
+    }
+
+    /// Stops it; returns what it has left on standard error.
+    fn stop(mut self) -> String {
+        self.signal(Signal::SIGTERM);
+        let mut told = String::new();
+        let mut pipe = self.child.stderr.take().expect("a pipe");
+        pipe.read_to_string(&mut told).expect("text");
+        let status = self.child.wait().expect("a child of ours");
+        assert_eq!(status.code(), Some(0), "{told}");
+        told
+    }
+}
+
+impl Drop for Untold {
+    fn drop(&mut self) {
+        // Both fail only when the process has gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 #[test]
 fn the_current_directory_is_the_root_by_default() {
-    let server = Server::start(&[]);
-    server.file("f", b"here");
-    let port = free_port();
-    let mut child = bounded(30, tftpd())
-        .args(["-a", "127.0.0.1", "-p", &port.to_string()])
-        .current_dir(server.root())
-        .spawn()
-        .unwrap();
-    let client = RawClient::to(([127, 0, 0, 1], port).into());
-    let (packet, _) = client.ask_patiently(&rrq("f", &[]));
-    assert_eq!(packet, Packet::Data(1, b"here".to_vec()));
-    child.kill().unwrap();
-    child.wait().unwrap();
+    let (dir, path) = scratch();
+    fs::write(dir.path().join("f"), b"here").unwrap();
+    let server = Untold::start(|command| command.current_dir(&path));
+    assert_eq!(server.client().read("f").unwrap(), b"here");
 }
 
 /// A port that was free a moment ago.
@@ -303,28 +347,13 @@ fn the_log_tells_of_transfers_and_refusals() {
     assert!(told.contains("not found"), "{told}");
 }
 
-/// Starts the server by hand, as its readiness may not be told; returns what it
-/// left on standard error after a read, a miss and a SIGTERM.
+/// What the server leaves on standard error after a read and a miss.
 fn stderr_after_work(args: &[&str]) -> String {
     let (dir, path) = scratch();
     fs::write(dir.path().join("f"), b"x").expect("a file");
-    let port = free_port();
-    let child = std::process::Command::new(tftpd())
-        .args(["-a", "127.0.0.1", "-p", &port.to_string()])
-        .args(args)
-        .arg(&path)
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .expect("tftpd starts");
-    let client = RawClient::to(([127, 0, 0, 1], port).into());
-    client.ask_patiently(&rrq("missing", &[]));
-    assert_eq!(client.read("f").expect("served"), b"x");
-    let pid = nix::unistd::Pid::from_raw(child.id().try_into().expect("a pid"));
-    nix::sys::signal::kill(pid, Signal::SIGTERM).expect("it lives");
-    let output = child.wait_with_output().expect("a child of ours");
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
-    assert!(output.stdout.is_empty(), "{}", said(&output));
-    String::from_utf8_lossy(&output.stderr).into_owned()
+    let server = Untold::start(|command| command.args(args).arg(&path));
+    assert_eq!(server.client().read("f").expect("served"), b"x");
+    server.stop()
 }
 
 #[test]
@@ -361,28 +390,18 @@ fn the_log_file_takes_the_log() {
 fn sighup_reopens_the_log_file() {
     let (dir, path) = scratch();
     let log = format!("{path}/log");
-    let port = free_port();
-    let mut child = std::process::Command::new(tftpd())
-        .args(["-a", "127.0.0.1", "-p", &port.to_string()])
-        .args(["--log-file", &log, &path])
-        .spawn()
-        .unwrap();
-    let client = RawClient::to(([127, 0, 0, 1], port).into());
-    client.ask_patiently(&rrq("first", &[]));
+    let server = Untold::start(|command| command.args(["--log-file", &log, &path]));
     fs::rename(&log, format!("{log}.1")).unwrap();
-    let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
-    nix::sys::signal::kill(pid, Signal::SIGHUP).unwrap();
+    server.signal(Signal::SIGHUP);
+    let client = server.client();
     let mut told = String::new();
     for round in 0..100 {
-        client.send(&rrq(&format!("second{round}"), &[]));
-        assert!(client.recv(Duration::from_secs(5)).is_some());
+        client.ask(&rrq(&format!("second{round}"), &[]));
         told = fs::read_to_string(&log).unwrap_or_default();
         if told.contains("second") {
             break;
         }
     }
-    child.kill().unwrap();
-    child.wait().unwrap();
     assert!(told.contains("second"), "{told}");
     drop(dir);
 }
