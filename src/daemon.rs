@@ -8,6 +8,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::{SysconfVar, sysconf};
 
 /// What an administrator tells the server by a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,4 +79,12 @@ pub fn raise_open_files() -> io::Result<u64> {
         return Ok(hard);
     }
     Ok(soft)
+}
+
+/// How many processors the machine has; 1 if it won't say.
+pub fn processors() -> usize {
+    let count = sysconf(SysconfVar::_NPROCESSORS_ONLN).ok().flatten();
+    count
+        .and_then(|count| usize::try_from(count).ok())
+        .unwrap_or(1)
 }

@@ -306,7 +306,18 @@ impl Sender {
     }
 
     fn next_run(&self) -> Option<Run> {
-        let mut limit = self.base.plus(self.negotiated.windowsize.into());
+        self.run_up_to(self.base.plus(self.negotiated.windowsize.into()))
+    }
+
+    pub(super) fn upcoming(&self) -> Option<Run> {
+        match self.state {
+            State::Sending => self.run_up_to(self.next.plus(self.negotiated.windowsize.into())),
+            _ => None,
+        }
+    }
+
+    /// The blocks from the next one on that lie before `limit`.
+    fn run_up_to(&self, mut limit: BlockIndex) -> Option<Run> {
         if let Some(end) = self.end {
             limit = limit.min(end.plus(1));
         }

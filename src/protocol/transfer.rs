@@ -290,6 +290,15 @@ impl Transfer {
         }
     }
 
+    /// The blocks that a sender will send next if all it has sent arrives: what
+    /// is worth reading while the answer is on its way. A pure getter.
+    pub fn upcoming(&self) -> Option<Run> {
+        match self {
+            Self::Sender(sender) => sender.upcoming(),
+            Self::Receiver(_) => None,
+        }
+    }
+
     /// How the transfer ended; told once. A receiver that completed goes on
     /// dallying after it, until [`Transfer::is_closed`].
     pub fn poll_event(&mut self) -> Option<Outcome> {

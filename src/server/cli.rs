@@ -82,6 +82,17 @@ pub struct Args {
     #[arg(value_parser = parse_option_name)]
     pub refused: Vec<OptionName>,
 
+    /// Longest wait for a datagram that is spent awake, in microseconds; only
+    /// while answers come that fast, 0 never
+    #[arg(
+        long,
+        value_name = "MICROSECONDS",
+        default_value_t = 50,
+        help_heading = "Protocol"
+    )]
+    #[arg(value_parser = clap::value_parser!(u32).range(0..=1000))]
+    pub busy_poll: u32,
+
     /// Refuse every upload
     #[arg(long, conflicts_with_all = ["overwrite", "max_upload", "umask"], help_heading = "Access")]
     pub read_only: bool,

@@ -11,11 +11,14 @@
 //! kind, or how a file is stored.
 
 mod admission;
+mod ahead;
 pub mod cli;
 mod counters;
+mod gather;
 mod logging;
 mod report;
 mod session;
+mod spin;
 mod start;
 
 use std::collections::VecDeque;
@@ -29,9 +32,12 @@ use log::{debug, error, info};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
+use self::ahead::Pool;
 use self::counters::Counters;
+use self::gather::Gather;
 use self::logging::LogFile;
 use self::session::{Session, Turn, Workshop};
+use self::spin::Spin;
 use crate::content::MAX_RUN;
 use crate::daemon::{Command, Signals};
 use crate::protocol::transfer::{Config, Failure, MAX_DATAGRAM};
@@ -78,6 +84,8 @@ pub struct Settings {
     pub ports: Option<RangeInclusive<u16>>,
     /// What running transfers get to finish after the signal to stop.
     pub grace: Duration,
+    /// The longest wait that is spent awake; zero: none.
+    pub busy_poll: Duration,
 }
 
 /// A TFTP server, bound and ready to run.
@@ -95,6 +103,11 @@ pub struct Server {
     batch: Batch,
     /// What is being sent; holds the longest run.
     buffer: Box<[u8]>,
+    /// What was read ahead.
+    pool: Pool,
+    /// What was received and is not yet written.
+    gather: Gather,
+    spin: Spin,
     counters: Counters,
     /// How much nonsense may still be answered this second.
     nonsense: Allowance,
@@ -130,6 +143,7 @@ impl Server {
             .register(&mut SourceFd(&descriptor), SIGNALS, Interest::READABLE)?;
         Ok(Self {
             sessions: Sessions::new(settings.max_sessions, now),
+            spin: Spin::new(settings.busy_poll),
             settings,
             root,
             poll,
@@ -139,6 +153,8 @@ impl Server {
             unfinished: VecDeque::new(),
             batch: Batch::new(BATCH_SLOTS, BATCH_BYTES),
             buffer: vec![0; MAX_SEND].into_boxed_slice(),
+            pool: Pool::default(),
+            gather: Gather::default(),
             counters: Counters::default(),
             nonsense: Allowance::new(NONSENSE_ANSWERS, now),
             shed_lines: Allowance::new(1, now),
@@ -159,7 +175,8 @@ impl Server {
     pub fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS);
         while !self.is_done() {
-            match self.poll.poll(&mut events, self.wait(clock())) {
+            let timeout = self.wait(clock());
+            match self.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 other => other?,
             }
@@ -172,8 +189,9 @@ impl Server {
     }
 
     /// How long nothing can happen by itself.
-    fn wait(&self, now: Instant) -> Option<Duration> {
-        if !self.unfinished.is_empty() {
+    fn wait(&mut self, now: Instant) -> Option<Duration> {
+        let has_work = !self.unfinished.is_empty();
+        if has_work || (!self.sessions.is_empty() && self.spin.stay_awake(now)) {
             return Some(Duration::ZERO);
         }
         let nearest = [self.sessions.next_deadline(), self.stop_at]
@@ -184,6 +202,9 @@ impl Server {
     }
 
     fn turn(&mut self, events: &Events) {
+        if !events.is_empty() {
+            self.spin.over(clock());
+        }
         // What was left over comes behind what is new: everyone gets a turn.
         let mut leftovers = std::mem::take(&mut self.unfinished);
         let mut listen_ready = [false; MAX_LISTENERS];
@@ -296,6 +317,7 @@ impl Server {
             session.queued = false;
             let received = session.receive(now, shop);
             let sent = session.transmit(now, shop);
+            session.read_ahead(shop);
             if received == Turn::Unfinished {
                 received
             } else {
@@ -309,6 +331,7 @@ impl Server {
         while let Some(key) = self.sessions.pop_due(now) {
             self.with_session(key, |session, shop| {
                 session.handle_timeout(now);
+                session.forget_ahead(shop.pool);
                 session.transmit(now, shop)
             });
         }
@@ -328,6 +351,8 @@ impl Server {
         let mut shop = Workshop {
             batch: &mut self.batch,
             buffer: &mut self.buffer,
+            pool: &mut self.pool,
+            gather: &mut self.gather,
             registry: self.poll.registry(),
             token: Token(key.to_token()),
             counters: &mut self.counters,
@@ -352,8 +377,9 @@ impl Server {
     /// ended, or is now, if a new request takes its place: one outcome, one
     /// line, one counter.
     fn end_session(&mut self, key: SessionKey) {
+        // Its socket leaves the poll by being closed.
         if let Some(mut session) = self.sessions.remove(key) {
-            session.deregister(self.poll.registry());
+            session.forget_ahead(&mut self.pool);
             if session.outcome().is_none() {
                 report::end(&session, clock(), &mut self.counters);
             }

@@ -12,10 +12,12 @@ use log::{debug, trace};
 use mio::{Interest, Registry, Token};
 
 use super::Allowance;
+use super::ahead::{Ahead, Pool};
 use super::counters::Counters;
+use super::gather::Gather;
 use crate::content::{FileSink, FileSource};
 use crate::protocol::transfer::{
-    BlockSink, BlockSource, Failure, Outcome, Run, Sent, Transfer, Transmit,
+    BlockSink, BlockSource, Failure, Filled, Outcome, Run, Sent, Transfer, Transmit,
 };
 use crate::sessions::Tenant;
 use crate::socket::{Batch, RunSent, TransferSocket};
@@ -23,6 +25,9 @@ use crate::wire::packet::{DATA_HEADER_LEN, Direction, ErrorCode, Packet, emit_er
 
 /// Datagrams a session may take in before the others have their turn.
 const RECEIVE_BUDGET: usize = 64;
+
+/// Answers that a sender finds waiting at once, as a rule.
+const EXPECTED_ANSWERS: usize = 3;
 
 /// Bytes a session may send before the others have their turn.
 const SEND_BUDGET: usize = 256 * 1024;
@@ -38,19 +43,16 @@ pub(super) enum Content {
     Sink(FileSink),
 }
 
-impl BlockSink for Content {
-    fn write(&mut self, payload: &[u8]) -> Result<(), Failure> {
-        match self {
-            Self::Sink(sink) => sink.write(payload),
-            Self::Source(_) => Err(WRONG_WAY),
-        }
+/// What a sender is given: it has nothing to store.
+struct NoSink;
+
+impl BlockSink for NoSink {
+    fn write(&mut self, _: &[u8]) -> Result<(), Failure> {
+        Err(WRONG_WAY)
     }
 
     fn commit(&mut self) -> Result<(), Failure> {
-        match self {
-            Self::Sink(sink) => sink.commit(),
-            Self::Source(_) => Err(WRONG_WAY),
-        }
+        Err(WRONG_WAY)
     }
 }
 
@@ -71,6 +73,8 @@ pub(super) enum Turn {
 pub(super) struct Session {
     transfer: Transfer,
     content: Content,
+    /// The run that is expected to be sent next.
+    ahead: Option<Ahead>,
     socket: TransferSocket,
     peer: SocketAddr,
     /// The socket was full; its being writable is awaited.
@@ -105,6 +109,7 @@ impl Session {
         Self {
             transfer,
             content,
+            ahead: None,
             socket,
             peer,
             blocked: false,
@@ -117,12 +122,6 @@ impl Session {
 
     pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         registry.register(&mut self.socket, token, Interest::READABLE)
-    }
-
-    pub(super) fn deregister(&mut self, registry: &Registry) {
-        if let Err(error) = registry.deregister(&mut self.socket) {
-            debug!("{}: cannot deregister: {error}", self.peer);
-        }
     }
 
     pub(super) const fn peer(&self) -> SocketAddr {
@@ -195,36 +194,54 @@ impl Session {
 
     /// Takes in what has arrived, answering each datagram before the next.
     pub(super) fn receive(&mut self, now: Instant, shop: &mut Workshop<'_>) -> Turn {
-        let slot_len = match self.content {
-            Content::Source(_) => ANSWER_LEN,
-            // One byte more shows a block that is larger than agreed.
-            Content::Sink(_) => {
-                DATA_HEADER_LEN + usize::from(self.transfer.progress().block_size) + 1
-            }
-        };
+        let (slot_len, slots) = self.slots();
         let mut taken = 0;
-        loop {
-            let limit = RECEIVE_BUDGET - taken;
-            let received = match self.socket.receive(shop.batch, slot_len, limit) {
+        let turn = loop {
+            let received = match self.socket.receive(shop.batch, slot_len, slots) {
                 Ok(received) => received,
                 Err(error) => {
                     if error.kind() != io::ErrorKind::WouldBlock {
                         shop.counters.socket_errors += 1;
                         debug!("{}: cannot receive: {error}", self.peer);
                     }
-                    return Turn::Waiting;
+                    break Turn::Waiting;
                 }
             };
             for index in 0..received {
                 self.handle_datagram(now, index, shop);
             }
             taken += received;
-            if received < shop.batch.capacity(slot_len, limit) {
-                return Turn::Waiting;
+            if received < shop.batch.capacity(slot_len, slots) {
+                break Turn::Waiting;
             }
             if taken >= RECEIVE_BUDGET {
-                return Turn::Unfinished;
+                break Turn::Unfinished;
             }
+        };
+        self.flush(shop);
+        turn
+    }
+
+    /// How long the datagrams are that may come, and how many are expected at
+    /// once: one more, so that a call can find the socket empty.
+    fn slots(&self) -> (usize, usize) {
+        match self.content {
+            Content::Source(_) => (ANSWER_LEN, EXPECTED_ANSWERS + 1),
+            // One byte more shows a block that is larger than agreed.
+            Content::Sink(_) => {
+                let progress = self.transfer.progress();
+                let packet = DATA_HEADER_LEN + usize::from(progress.block_size);
+                (packet + 1, usize::from(progress.window_size) + 1)
+            }
+        }
+    }
+
+    /// Writes out what was gathered; what can't be written ends the transfer.
+    fn flush(&mut self, shop: &mut Workshop<'_>) {
+        if let Content::Sink(file) = &mut self.content
+            && let Err(failure) = shop.gather.flush(file)
+        {
+            self.transfer.abort(failure);
         }
     }
 
@@ -253,7 +270,13 @@ impl Session {
         match Packet::parse(datagram.payload) {
             Ok(packet) => {
                 trace!("{} received {packet:?}", self.peer);
-                self.transfer.handle_packet(now, &packet, &mut self.content);
+                match &mut self.content {
+                    Content::Source(_) => self.transfer.handle_packet(now, &packet, &mut NoSink),
+                    Content::Sink(file) => {
+                        let sink = &mut shop.gather.into(file);
+                        self.transfer.handle_packet(now, &packet, sink);
+                    }
+                }
             }
             Err(error) => {
                 shop.counters.garbage += 1;
@@ -273,6 +296,8 @@ impl Session {
                     self.blocked = false;
                     return Turn::Waiting;
                 }
+                // No ACK before the data is in the file.
+                Some(Transmit::Datagram(_)) if !shop.gather.is_empty() => self.flush(shop),
                 Some(Transmit::Datagram(len)) => {
                     if !self.send_datagram(now, len, shop) {
                         return Turn::Waiting;
@@ -299,61 +324,88 @@ impl Session {
                 self.wait_for_room(shop);
                 return false;
             }
-            Err(error) => self.lost(&error, shop),
+            Err(error) => self.lost(&error, shop.counters),
             Ok(()) => {}
         }
         self.transfer.handle_sent(now, Sent::Datagram);
         true
     }
 
-    /// Reads and sends a run of blocks; returns the bytes sent, or `None` if the
-    /// socket is full or the file isn't ready.
+    /// Sends a run of blocks, read ahead or read now; returns the bytes sent, or
+    /// `None` if the socket is full or the file isn't ready.
     fn send_blocks(&mut self, now: Instant, run: Run, shop: &mut Workshop<'_>) -> Option<usize> {
+        let ahead = self.ahead.take();
+        let bytes = self.send_run(now, run, ahead.as_ref(), shop);
+        if let Some(ahead) = ahead {
+            shop.pool.give_back(ahead);
+        }
+        bytes
+    }
+
+    fn send_run(
+        &mut self,
+        now: Instant,
+        run: Run,
+        ahead: Option<&Ahead>,
+        shop: &mut Workshop<'_>,
+    ) -> Option<usize> {
         let Content::Source(source) = &mut self.content else {
             self.transfer.abort(WRONG_WAY);
             return Some(0);
         };
-        let filled = match source.read_run(run, shop.buffer) {
-            Ok(filled) => filled?,
-            Err(failure) => {
-                self.transfer.abort(failure);
-                return Some(0);
-            }
+        let (bytes, filled) = match ahead.and_then(|ahead| ahead.get(&run)) {
+            Some(found) => found,
+            None => match source.read_run(run, shop.buffer) {
+                Ok(filled) => filled.map(|filled| (&shop.buffer[..filled.bytes], filled))?,
+                Err(failure) => {
+                    self.transfer.abort(failure);
+                    return Some(0);
+                }
+            },
         };
-        trace!(
-            "{} sent {} DATA from {:?}",
-            self.peer, filled.blocks, run.first
-        );
-        let bytes = &shop.buffer[..filled.bytes];
+        let Filled { blocks, end, .. } = filled;
+        trace!("{} sent {blocks} DATA from {:?}", self.peer, run.first);
         match self.socket.send_run(bytes, run.segment_size(), self.peer) {
             Ok(RunSent::Blocked { segments }) => {
                 if segments > 0 {
-                    self.transfer.handle_sent(
-                        now,
-                        Sent::Blocks {
-                            count: segments,
-                            end: false,
-                        },
-                    );
+                    let sent = Sent::Blocks {
+                        count: segments,
+                        end: false,
+                    };
+                    self.transfer.handle_sent(now, sent);
                 }
                 self.wait_for_room(shop);
                 return None;
             }
             Ok(RunSent::All) => {}
-            Err(error) => self.lost(&error, shop),
+            Err(error) => self.lost(&error, shop.counters),
         }
-        let sent = Sent::Blocks {
-            count: filled.blocks,
-            end: filled.end,
-        };
-        self.transfer.handle_sent(now, sent);
+        self.transfer
+            .handle_sent(now, Sent::Blocks { count: blocks, end });
         Some(filled.bytes)
+    }
+
+    /// Reads what comes next while the answer is on its way.
+    pub(super) fn read_ahead(&mut self, shop: &mut Workshop<'_>) {
+        if let (Content::Source(source), None, false) =
+            (&mut self.content, &self.ahead, self.blocked)
+            && let Some(run) = self.transfer.upcoming()
+        {
+            self.ahead = shop.pool.read(source, run);
+        }
+    }
+
+    /// Gives back what was read ahead: the transfer isn't moving.
+    pub(super) fn forget_ahead(&mut self, pool: &mut Pool) {
+        if let Some(ahead) = self.ahead.take() {
+            pool.give_back(ahead);
+        }
     }
 
     /// A send error costs this one datagram; the retransmission timer decides
     /// whether the peer can be reached at all.
-    fn lost(&self, error: &io::Error, shop: &mut Workshop<'_>) {
-        shop.counters.socket_errors += 1;
+    fn lost(&self, error: &io::Error, counters: &mut Counters) {
+        counters.socket_errors += 1;
         debug!("{}: cannot send: {error}", self.peer);
     }
 
@@ -385,6 +437,8 @@ pub(super) struct Workshop<'a> {
     pub(super) registry: &'a Registry,
     pub(super) token: Token,
     pub(super) counters: &'a mut Counters,
+    pub(super) pool: &'a mut Pool,
+    pub(super) gather: &'a mut Gather,
     /// How much nonsense may still be answered.
     pub(super) nonsense: &'a mut Allowance,
 }

@@ -76,6 +76,15 @@ fn settings(args: &Args, open_files: u64) -> Settings {
         max_sessions: usize::try_from(max_sessions).unwrap_or(usize::MAX),
         ports: args.port_range.clone(),
         grace: Duration::from_secs(args.grace.into()),
+        busy_poll: busy_poll(args),
+    }
+}
+
+/// Being awake while the client works takes a second processor.
+fn busy_poll(args: &Args) -> Duration {
+    match daemon::processors() {
+        0 | 1 => Duration::ZERO,
+        _ => Duration::from_micros(args.busy_poll.into()),
     }
 }
 

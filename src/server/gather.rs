@@ -1,0 +1,64 @@
+//! Writing in runs: blocks that arrive together go into the file with one call.
+//!
+//! The buffer is the loop's, and empty whenever another session has its turn: it
+//! is written out before the ACK that covers its blocks, and at the end of each
+//! turn. May not: hold data while a transfer waits.
+
+use crate::content::FileSink;
+use crate::protocol::transfer::{BlockSink, Failure};
+
+/// Bytes gathered before they are written in any case.
+const CAPACITY: usize = 64 * 1024;
+
+/// Payloads in order, not yet in the file.
+#[derive(Debug, Default)]
+pub(super) struct Gather {
+    bytes: Vec<u8>,
+}
+
+impl Gather {
+    /// Nothing is waiting to be written.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// A sink that collects what comes for `file`.
+    pub(super) const fn into<'a>(&'a mut self, file: &'a mut FileSink) -> Gathering<'a> {
+        Gathering { gather: self, file }
+    }
+
+    /// Writes out what was collected for `file`.
+    ///
+    /// # Errors
+    /// When it can't be stored; it is gone then.
+    pub(super) fn flush(&mut self, file: &mut FileSink) -> Result<(), Failure> {
+        if self.bytes.is_empty() {
+            return Ok(());
+        }
+        let written = file.write(&self.bytes);
+        self.bytes.clear();
+        written
+    }
+}
+
+/// A file whose blocks are collected on the way.
+#[derive(Debug)]
+pub(super) struct Gathering<'a> {
+    gather: &'a mut Gather,
+    file: &'a mut FileSink,
+}
+
+impl BlockSink for Gathering<'_> {
+    fn write(&mut self, payload: &[u8]) -> Result<(), Failure> {
+        if self.gather.bytes.len() + payload.len() > CAPACITY {
+            self.gather.flush(self.file)?;
+        }
+        self.gather.bytes.extend_from_slice(payload);
+        Ok(())
+    }
+
+    fn commit(&mut self) -> Result<(), Failure> {
+        self.gather.flush(self.file)?;
+        self.file.commit()
+    }
+}
