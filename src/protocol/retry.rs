@@ -49,16 +49,17 @@ impl RetryPolicy {
     }
 }
 
-/// Smoothed round trip and its variation (RFC 6298 §2).
+/// Smoothed round trip and its variation (RFC 6298 §2), in microseconds: both
+/// are kept for every session, so they are kept small.
 #[derive(Debug, Clone, Copy)]
 struct RoundTrip {
-    smoothed: Duration,
-    variation: Duration,
+    smoothed: u32,
+    variation: u32,
 }
 
 impl RoundTrip {
     /// §2.2: the first measurement.
-    fn first(sample: Duration) -> Self {
+    const fn first(sample: u32) -> Self {
         Self {
             smoothed: sample,
             variation: sample / 2,
@@ -66,16 +67,17 @@ impl RoundTrip {
     }
 
     /// §2.3: alpha = 1/8, beta = 1/4.
-    fn update(self, sample: Duration) -> Self {
+    const fn update(self, sample: u32) -> Self {
         let difference = self.smoothed.abs_diff(sample);
         Self {
-            smoothed: (self.smoothed * 7 + sample) / 8,
-            variation: (self.variation * 3 + difference) / 4,
+            smoothed: self.smoothed - self.smoothed / 8 + sample / 8,
+            variation: self.variation - self.variation / 4 + difference / 4,
         }
     }
 
     fn timeout(self) -> Duration {
-        self.smoothed + self.variation * 4
+        let variation = self.variation.saturating_mul(4);
+        Duration::from_micros(self.smoothed.saturating_add(variation).into())
     }
 }
 
@@ -85,18 +87,19 @@ impl RoundTrip {
 pub(crate) struct RetryTimer {
     policy: RetryPolicy,
     round_trip: Option<RoundTrip>,
-    /// The adaptive floor: rises once when the peer is seen to pause.
-    floor: Duration,
-    /// The wait that the next packet gets.
-    wait: Duration,
+    /// The peer was seen to pause: the adaptive wait stays at its ceiling.
+    pauses: bool,
+    /// No repeat since the packet was sent, so that its answer measures the
+    /// round trip (Karn).
+    measurable: bool,
     /// Counted repeats since the last step forward.
     repeats: u8,
+    /// The wait that the next packet gets.
+    wait: Duration,
     /// When the first copy of the packet that waits for its answer went out.
     first_sent: Option<Instant>,
     /// When its latest copy went out.
     last_sent: Option<Instant>,
-    /// No repeat in between, so the answer measures the round trip (Karn).
-    measurable: bool,
     deadline: Option<Instant>,
 }
 
@@ -105,12 +108,12 @@ impl RetryTimer {
         Self {
             policy,
             round_trip: None,
-            floor: ADAPTIVE_FLOOR,
+            pauses: false,
             wait: policy.initial_wait(),
+            measurable: false,
             repeats: 0,
             first_sent: None,
             last_sent: None,
-            measurable: false,
             deadline: None,
         }
     }
@@ -182,18 +185,22 @@ impl RetryTimer {
             Wait::Adaptive => {
                 // A peer that was silent this long is busy (writing flash), and
                 // will be again: repeats before the ceiling would only annoy it.
-                if elapsed.is_some_and(|elapsed| elapsed >= ADAPTIVE_CEILING) {
-                    self.floor = ADAPTIVE_CEILING;
-                }
+                self.pauses |= elapsed.is_some_and(|elapsed| elapsed >= ADAPTIVE_CEILING);
                 // Without a sample the backed-off wait stays (RFC 6298 §5.7),
                 // but a new packet never waits longer than the ceiling.
                 self.wait = self.wait.min(ADAPTIVE_CEILING);
                 if let Some(sample) = elapsed.filter(|_| measured && self.measurable) {
+                    let sample = u32::try_from(sample.as_micros()).unwrap_or(u32::MAX);
                     let round_trip = self
                         .round_trip
                         .map_or_else(|| RoundTrip::first(sample), |known| known.update(sample));
                     self.round_trip = Some(round_trip);
-                    self.wait = round_trip.timeout().clamp(self.floor, ADAPTIVE_CEILING);
+                    let floor = if self.pauses {
+                        ADAPTIVE_CEILING
+                    } else {
+                        ADAPTIVE_FLOOR
+                    };
+                    self.wait = round_trip.timeout().clamp(floor, ADAPTIVE_CEILING);
                 }
             }
         }

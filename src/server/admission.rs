@@ -204,7 +204,7 @@ impl Server {
                 let opening = opening(&oack[..len]);
                 let receiver = Receiver::new(&settings.config, opening, negotiated);
                 let sink = FileSink::new(upload, request.mode);
-                (Transfer::Receiver(receiver), Content::Sink(sink))
+                (Transfer::Receiver(receiver), Content::Sink(Box::new(sink)))
             }
         };
         let socket = self.bind_transfer(endpoint)?;

@@ -2,8 +2,10 @@
 //! its way.
 //!
 //! The buffers belong to a small pool and are held by transfers that are moving;
-//! one that stalls gives its buffer back, and one that finds none reads when it
-//! sends. May not: send, or change what is sent.
+//! one that stalls gives its buffer back soon, and one that finds none reads when
+//! it sends. May not: send, or change what is sent.
+
+use std::time::{Duration, Instant};
 
 use crate::content::FileSource;
 use crate::protocol::transfer::{BlockSource, Filled, Run};
@@ -11,7 +13,10 @@ use crate::socket::MAX_SEND;
 
 /// Buffers there are at most: what a transfer gains by one is worth it only
 /// while few of them share the processor. Their memory is [`MAX_SEND`] each.
-const MAX_BUFFERS: usize = 32;
+const MAX_BUFFERS: usize = 8;
+
+/// A transfer that hasn't moved for so long gives its buffer back.
+const HOLD: Duration = Duration::from_millis(50);
 
 /// Shorter runs, in bytes, are as quickly read as remembered.
 const WORTHWHILE: usize = 8 * 1024;
@@ -22,9 +27,15 @@ pub(super) struct Ahead {
     buffer: Box<[u8]>,
     run: Run,
     filled: Filled,
+    until: Instant,
 }
 
 impl Ahead {
+    /// When it is to be given back.
+    pub(super) const fn until(&self) -> Instant {
+        self.until
+    }
+
     /// The blocks, if they are what `run` asks for, or the front of it.
     pub(super) fn get(&self, run: &Run) -> Option<(&[u8], Filled)> {
         let fits = self.run.first == run.first
@@ -37,41 +48,57 @@ impl Ahead {
 /// The buffers that no transfer holds.
 #[derive(Debug, Default)]
 pub(super) struct Pool {
-    free: Vec<Box<[u8]>>,
+    #[expect(clippy::vec_box, reason = "they change hands without being made anew")]
+    free: Vec<Box<Ahead>>,
     made: usize,
 }
 
 impl Pool {
     /// Reads `run` into a buffer of the pool, if that is worthwhile, one is free
     /// and the file is ready. An error is left for the read that matters.
-    pub(super) fn read(&mut self, source: &mut FileSource, run: Run) -> Option<Ahead> {
+    pub(super) fn read(
+        &mut self,
+        now: Instant,
+        source: &mut FileSource,
+        run: Run,
+    ) -> Option<Box<Ahead>> {
         if run.segment_size() * usize::from(run.count) < WORTHWHILE {
             return None;
         }
-        let mut buffer = self.take()?;
-        if let Ok(Some(filled)) = source.read_run(run, &mut buffer) {
-            Some(Ahead {
-                buffer,
-                run,
-                filled,
-            })
-        } else {
-            self.free.push(buffer);
-            None
-        }
+        let mut ahead = self.take(now, run)?;
+        let Ok(Some(filled)) = source.read_run(run, &mut ahead.buffer) else {
+            self.free.push(ahead);
+            return None;
+        };
+        ahead.filled = filled;
+        Some(ahead)
     }
 
     /// Takes the buffer back.
-    pub(super) fn give_back(&mut self, ahead: Ahead) {
-        self.free.push(ahead.buffer);
+    pub(super) fn give_back(&mut self, ahead: Box<Ahead>) {
+        self.free.push(ahead);
     }
 
-    fn take(&mut self) -> Option<Box<[u8]>> {
-        self.free.pop().or_else(|| {
-            (self.made < MAX_BUFFERS).then(|| {
-                self.made += 1;
-                vec![0; MAX_SEND].into_boxed_slice()
-            })
-        })
+    fn take(&mut self, now: Instant, run: Run) -> Option<Box<Ahead>> {
+        let until = now + HOLD;
+        if let Some(mut ahead) = self.free.pop() {
+            ahead.run = run;
+            ahead.until = until;
+            return Some(ahead);
+        }
+        if self.made == MAX_BUFFERS {
+            return None;
+        }
+        self.made += 1;
+        Some(Box::new(Ahead {
+            buffer: vec![0; MAX_SEND].into_boxed_slice(),
+            run,
+            filled: Filled {
+                blocks: 0,
+                bytes: 0,
+                end: false,
+            },
+            until,
+        }))
     }
 }

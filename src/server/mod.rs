@@ -277,7 +277,7 @@ impl Server {
         let running = self
             .sessions
             .iter()
-            .filter(|(_, session)| session.outcome().is_none())
+            .filter(|(_, session)| !session.has_ended())
             .count();
         info!(
             "stopping; {running} transfers have {:?} to finish",
@@ -287,11 +287,7 @@ impl Server {
 
     fn is_done(&self) -> bool {
         self.stop_at.is_some_and(|deadline| {
-            clock() >= deadline
-                || self
-                    .sessions
-                    .iter()
-                    .all(|(_, session)| session.outcome().is_some())
+            clock() >= deadline || self.sessions.iter().all(|(_, session)| session.has_ended())
         })
     }
 
@@ -317,7 +313,7 @@ impl Server {
             session.queued = false;
             let received = session.receive(now, shop);
             let sent = session.transmit(now, shop);
-            session.read_ahead(shop);
+            session.read_ahead(now, shop);
             if received == Turn::Unfinished {
                 received
             } else {
@@ -359,8 +355,8 @@ impl Server {
             nonsense: &mut self.nonsense,
         };
         let turn = work(session, &mut shop);
-        if session.has_just_ended() {
-            report::end(session, clock(), &mut self.counters);
+        if let Some(outcome) = session.poll_outcome() {
+            report::end(session, Some(&outcome), clock(), &mut self.counters);
         }
         if session.is_closed() {
             self.end_session(key);
@@ -380,8 +376,8 @@ impl Server {
         // Its socket leaves the poll by being closed.
         if let Some(mut session) = self.sessions.remove(key) {
             session.forget_ahead(&mut self.pool);
-            if session.outcome().is_none() {
-                report::end(&session, clock(), &mut self.counters);
+            if !session.has_ended() {
+                report::end(&session, None, clock(), &mut self.counters);
             }
         }
     }

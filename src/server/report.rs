@@ -37,9 +37,13 @@ pub(super) fn ignored_tail(request: &Request<'_>, peer: SocketAddr, bytes: usize
     }
 }
 
-/// A session that has ended.
-pub(super) fn end(session: &Session, now: Instant, counters: &mut Counters) {
-    let outcome = session.outcome();
+/// A session that has ended, or (without an outcome) was replaced.
+pub(super) fn end(
+    session: &Session,
+    outcome: Option<&Outcome>,
+    now: Instant,
+    counters: &mut Counters,
+) {
     count(outcome, counters);
     let level = match outcome {
         Some(Outcome::Probed) => Level::Debug,
@@ -62,7 +66,7 @@ pub(super) fn end(session: &Session, now: Instant, counters: &mut Counters) {
         progress.window_size,
         progress.retransmits,
         Words(outcome),
-        hint(session).unwrap_or_default(),
+        hint(session, outcome).unwrap_or_default(),
     );
 }
 
@@ -114,8 +118,8 @@ impl std::fmt::Display for Words<'_> {
 }
 
 /// Where the pattern is known: what to look at.
-fn hint(session: &Session) -> Option<&'static str> {
-    if session.outcome() != Some(&Outcome::TimedOut) {
+fn hint(session: &Session, outcome: Option<&Outcome>) -> Option<&'static str> {
+    if outcome != Some(&Outcome::TimedOut) {
         return None;
     }
     let progress = session.transfer().progress();

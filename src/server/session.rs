@@ -40,7 +40,7 @@ const ANSWER_LEN: usize = 516;
 #[derive(Debug)]
 pub(super) enum Content {
     Source(FileSource),
-    Sink(FileSink),
+    Sink(Box<FileSink>),
 }
 
 /// What a sender is given: it has nothing to store.
@@ -74,14 +74,14 @@ pub(super) struct Session {
     transfer: Transfer,
     content: Content,
     /// The run that is expected to be sent next.
-    ahead: Option<Ahead>,
+    ahead: Option<Box<Ahead>>,
     socket: TransferSocket,
     peer: SocketAddr,
     /// The socket was full; its being writable is awaited.
     blocked: bool,
     /// Already on the list of sessions that want another turn.
     pub(super) queued: bool,
-    outcome: Option<Outcome>,
+    ended: bool,
     pub(super) started: Instant,
     /// The file's name as the client wrote it.
     pub(super) name: Box<[u8]>,
@@ -89,7 +89,11 @@ pub(super) struct Session {
 
 impl Tenant for Session {
     fn deadline(&self) -> Option<Instant> {
-        self.transfer.poll_timeout()
+        let held = self.ahead.as_ref().map(|ahead| ahead.until());
+        [self.transfer.poll_timeout(), held]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn is_over(&self) -> bool {
@@ -114,7 +118,7 @@ impl Session {
             peer,
             blocked: false,
             queued: false,
-            outcome: None,
+            ended: false,
             started: now,
             name: name.into(),
         }
@@ -151,26 +155,22 @@ impl Session {
         }
     }
 
-    /// Whether the transfer has ended since this was asked last. It may go on
-    /// dallying.
-    pub(super) fn has_just_ended(&mut self) -> bool {
-        let event = self.transfer.poll_event();
-        let ended = event.is_some();
-        if ended {
-            self.outcome = event;
-        }
-        ended
+    /// How the transfer ended; told once. It may go on dallying.
+    pub(super) fn poll_outcome(&mut self) -> Option<Outcome> {
+        let outcome = self.transfer.poll_event();
+        self.ended |= outcome.is_some();
+        outcome
     }
 
-    /// How the transfer ended, if it has.
-    pub(super) const fn outcome(&self) -> Option<&Outcome> {
-        self.outcome.as_ref()
+    /// The transfer has ended, and its outcome has been told.
+    pub(super) const fn has_ended(&self) -> bool {
+        self.ended
     }
 
     /// Nothing is left to do for this session.
     pub(super) fn is_closed(&self) -> bool {
         // An ERROR that the socket won't take is not worth waiting for.
-        self.transfer.is_closed() || (self.blocked && self.outcome.is_some() && !self.is_dallying())
+        self.transfer.is_closed() || (self.blocked && self.ended && !self.is_dallying())
     }
 
     fn is_dallying(&self) -> bool {
@@ -335,7 +335,7 @@ impl Session {
     /// `None` if the socket is full or the file isn't ready.
     fn send_blocks(&mut self, now: Instant, run: Run, shop: &mut Workshop<'_>) -> Option<usize> {
         let ahead = self.ahead.take();
-        let bytes = self.send_run(now, run, ahead.as_ref(), shop);
+        let bytes = self.send_run(now, run, ahead.as_deref(), shop);
         if let Some(ahead) = ahead {
             shop.pool.give_back(ahead);
         }
@@ -386,12 +386,12 @@ impl Session {
     }
 
     /// Reads what comes next while the answer is on its way.
-    pub(super) fn read_ahead(&mut self, shop: &mut Workshop<'_>) {
+    pub(super) fn read_ahead(&mut self, now: Instant, shop: &mut Workshop<'_>) {
         if let (Content::Source(source), None, false) =
             (&mut self.content, &self.ahead, self.blocked)
             && let Some(run) = self.transfer.upcoming()
         {
-            self.ahead = shop.pool.read(source, run);
+            self.ahead = shop.pool.read(now, source, run);
         }
     }
 
