@@ -72,6 +72,7 @@
 //! | datagrams a session takes a turn | 64 | `server::session` |
 //! | bytes a session sends a turn | 256 KiB | `server::session` |
 //! | blocks in one read and one send | 64, and 65,507 bytes | [`content`], [`socket`] |
+//! | receive buffer of a transfer | 4 MiB, and what the system allows | [`socket`] |
 //! | answers to nonsense | 100 a second | [`server`] |
 //! | log lines about dropped requests | 1 a second | [`server`] |
 //! | repeats to a peer that never answered | 3, of one datagram | [`protocol::transfer`] |

@@ -178,6 +178,8 @@ impl Server {
     ) -> Result<Session, Refusal> {
         let settings = &self.settings;
         let mut oack = [0; MAX_DATAGRAM];
+        // Bytes that the client sends without waiting for an answer.
+        let mut window = 0;
         let (transfer, content) = match request.direction {
             Direction::Read => {
                 let file = self
@@ -196,6 +198,7 @@ impl Server {
             Direction::Write => {
                 let (negotiated, len) =
                     options::negotiate(request, &settings.limits, None, &mut oack);
+                window = usize::from(negotiated.windowsize) * usize::from(negotiated.blksize);
                 let announced = announced_size(request, &negotiated);
                 let upload = self
                     .root
@@ -208,6 +211,7 @@ impl Server {
             }
         };
         let socket = self.bind_transfer(endpoint)?;
+        socket.expect(window);
         Ok(Session::new(
             transfer,
             content,

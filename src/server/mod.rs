@@ -36,7 +36,7 @@ use self::ahead::Pool;
 use self::counters::Counters;
 use self::gather::Gather;
 use self::logging::LogFile;
-use self::session::{Session, Turn, Workshop};
+use self::session::{SEND_BUDGET, Session, Turn, Workshop};
 use self::spin::Spin;
 use crate::content::MAX_RUN;
 use crate::daemon::{Command, Signals};
@@ -352,6 +352,7 @@ impl Server {
             registry: self.poll.registry(),
             token: Token(key.to_token()),
             counters: &mut self.counters,
+            send_budget: SEND_BUDGET,
             nonsense: &mut self.nonsense,
         };
         let turn = work(session, &mut shop);

@@ -30,7 +30,7 @@ const RECEIVE_BUDGET: usize = 64;
 const EXPECTED_ANSWERS: usize = 3;
 
 /// Bytes a session may send before the others have their turn.
-const SEND_BUDGET: usize = 256 * 1024;
+pub(super) const SEND_BUDGET: usize = 256 * 1024;
 
 /// Bytes of the longest datagram that means anything to a sender: an ERROR.
 /// What is longer is cut, which an ACK (Windows appends a byte) doesn't mind.
@@ -214,7 +214,7 @@ impl Session {
             if received < shop.batch.capacity(slot_len, slots) {
                 break Turn::Waiting;
             }
-            if taken >= RECEIVE_BUDGET {
+            if taken >= RECEIVE_BUDGET || shop.send_budget == 0 {
                 break Turn::Unfinished;
             }
         };
@@ -289,7 +289,6 @@ impl Session {
 
     /// Sends what is due, until the budget, the socket or the work is spent.
     pub(super) fn transmit(&mut self, now: Instant, shop: &mut Workshop<'_>) -> Turn {
-        let mut budget = SEND_BUDGET;
         loop {
             match self.transfer.poll_transmit(shop.buffer) {
                 None => {
@@ -303,10 +302,10 @@ impl Session {
                         return Turn::Waiting;
                     }
                 }
+                Some(Transmit::Blocks(_)) if shop.send_budget == 0 => return Turn::Unfinished,
                 Some(Transmit::Blocks(run)) => match self.send_blocks(now, run, shop) {
                     None => return Turn::Waiting,
-                    Some(bytes) if bytes >= budget => return Turn::Unfinished,
-                    Some(bytes) => budget -= bytes,
+                    Some(bytes) => shop.send_budget = shop.send_budget.saturating_sub(bytes),
                 },
             }
         }
@@ -437,6 +436,8 @@ pub(super) struct Workshop<'a> {
     pub(super) registry: &'a Registry,
     pub(super) token: Token,
     pub(super) counters: &'a mut Counters,
+    /// Bytes of DATA that may still be sent in this turn.
+    pub(super) send_budget: usize,
     pub(super) pool: &'a mut Pool,
     pub(super) gather: &'a mut Gather,
     /// How much nonsense may still be answered.

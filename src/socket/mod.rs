@@ -10,6 +10,7 @@ mod batch;
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::ops::RangeInclusive;
+use std::os::fd::AsFd;
 
 use mio::event::Source;
 use mio::net::UdpSocket;
@@ -23,6 +24,13 @@ pub use batch::{Batch, Destination, Received};
 /// machines switched on at once is answered and not lost. Costs nothing while
 /// the queue is empty.
 const LISTEN_BUFFER: usize = 16 << 20;
+
+/// Bytes a socket's receive buffer has as a rule (`net.core.rmem_default`).
+const DEFAULT_BUFFER: usize = 212_992;
+
+/// Bytes we ask the kernel to queue for one transfer at most: a window of 64 of
+/// the largest blocks is as much as anyone sends at once.
+const MAX_WINDOW_BUFFER: usize = 4 << 20;
 
 /// The most segments one call may hand over for offload (`UDP_MAX_SEGMENTS` of
 /// kernels before 6.9).
@@ -61,10 +69,7 @@ impl ListenSocket {
                 setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
             }
         }
-        // Past the system's limit only with CAP_NET_ADMIN; else what is allowed.
-        if setsockopt(&socket, sockopt::RcvBufForce, &LISTEN_BUFFER).is_err() {
-            let _ = socket.set_recv_buffer_size(LISTEN_BUFFER);
-        }
+        set_receive_buffer(&socket, LISTEN_BUFFER);
         socket.bind(&address.into())?;
         socket.set_nonblocking(true)?;
         let socket = UdpSocket::from_std(socket.into());
@@ -165,6 +170,16 @@ impl TransferSocket {
     /// Whatever the kernel says.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.socket.local_addr()
+    }
+
+    /// Makes room for `bytes` that come at once, as far as the system allows.
+    pub fn expect(&self, bytes: usize) {
+        // The kernel counts what a datagram takes in memory, up to twice its
+        // length and more.
+        let room = bytes.saturating_mul(3).min(MAX_WINDOW_BUFFER);
+        if room > DEFAULT_BUFFER {
+            set_receive_buffer(&self.socket, room);
+        }
     }
 
     /// Receives what is there; see [`Batch::receive`].
@@ -282,6 +297,13 @@ impl Source for ListenSocket {
 
     fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
         self.socket.deregister(registry)
+    }
+}
+
+/// Past the system's limit only with `CAP_NET_ADMIN`; else what is allowed.
+fn set_receive_buffer(socket: &impl AsFd, bytes: usize) {
+    if setsockopt(socket, sockopt::RcvBufForce, &bytes).is_err() {
+        let _ = setsockopt(socket, sockopt::RcvBuf, &bytes);
     }
 }
 
