@@ -129,6 +129,7 @@ impl RawClient {
     /// A client for any address of a server.
     pub fn to(server: SocketAddr) -> Self {
         let local: IpAddr = match server {
+            SocketAddr::V4(server) if server.ip().is_loopback() => (*server.ip()).into(),
             SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
             SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
         };

@@ -7,6 +7,7 @@ use std::io::{BufRead as _, BufReader};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -86,10 +87,20 @@ impl Log {
     }
 }
 
+/// A loopback address of this test's own: a late datagram to a port that another
+/// test has by now stays away from it.
+fn own_address() -> Ipv4Addr {
+    static STARTED: AtomicU8 = AtomicU8::new(0);
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    let number = STARTED.fetch_add(1, Ordering::Relaxed) % 250 + 1;
+    Ipv4Addr::new(127, 64 | high, low, number)
+}
+
 impl Server {
     /// Starts a server on a free port of 127.0.0.1, with `args` besides.
     pub fn start(args: &[&str]) -> Self {
-        let mut all = vec!["-a", "127.0.0.1"];
+        let address = own_address().to_string();
+        let mut all = vec!["-a", &address];
         all.extend(args);
         Self::start_bare(&all)
     }
