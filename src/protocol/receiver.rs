@@ -272,7 +272,7 @@ impl Receiver {
         } else {
             UNVERIFIED_REPEATS
         };
-        if self.retry.back_off(limit) {
+        if self.retry.back_off(now, limit) {
             self.due = true;
             self.again = true;
         } else {
@@ -285,7 +285,7 @@ impl Receiver {
             .retry
             .last_sent()
             .is_none_or(|sent| now < sent + REQUEST_MERGE);
-        if !self.verified && !crossed && self.retry.back_off(UNVERIFIED_REPEATS) {
+        if !self.verified && !crossed && self.retry.back_off(now, UNVERIFIED_REPEATS) {
             self.due = true;
             self.again = true;
         }

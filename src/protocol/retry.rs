@@ -209,8 +209,10 @@ impl RetryTimer {
     /// The deadline passed without an answer. Doubles the wait and returns
     /// true if the packet may be sent again, false if patience has run out
     /// after `limit` (at most the policy's) repeats.
-    pub(crate) fn back_off(&mut self, limit: u8) -> bool {
-        self.deadline = None;
+    ///
+    /// The next deadline counts from `now` until the repeat is sent: a socket
+    /// that takes nothing must not keep a transfer alive.
+    pub(crate) fn back_off(&mut self, now: Instant, limit: u8) -> bool {
         let counts = match self.policy.wait {
             Wait::Fixed(_) => true,
             Wait::Adaptive => self.wait >= ADAPTIVE_CEILING,
@@ -223,6 +225,7 @@ impl RetryTimer {
         }
         let longest = MAX_BACK_OFF.max(self.policy.initial_wait());
         self.wait = (self.wait * 2).min(longest);
+        self.deadline = Some(now + self.wait);
         true
     }
 }
@@ -244,7 +247,7 @@ mod tests {
             waits.push((deadline - now).as_millis());
             now = deadline;
             assert!(timer.expired(now));
-            if !timer.back_off(u8::MAX) {
+            if !timer.back_off(now, u8::MAX) {
                 return waits;
             }
             timer.sent_again(now);
@@ -294,7 +297,7 @@ mod tests {
         let start = now;
         loop {
             now = timer.deadline().unwrap();
-            if !timer.back_off(u8::MAX) {
+            if !timer.back_off(now, u8::MAX) {
                 break;
             }
             timer.sent_again(now);
@@ -342,7 +345,7 @@ mod tests {
 
         timer.sent(now);
         now = timer.deadline().unwrap();
-        assert!(timer.back_off(u8::MAX));
+        assert!(timer.back_off(now, u8::MAX));
         timer.sent_again(now);
         timer.answered(now + MS, true);
         assert_eq!(
@@ -386,11 +389,31 @@ mod tests {
         });
         let now = test_epoch();
         timer.sent(now);
-        assert!(timer.back_off(u8::MAX));
-        assert!(!timer.back_off(u8::MAX));
+        assert!(timer.back_off(now, u8::MAX));
+        assert!(!timer.back_off(now, u8::MAX));
         timer.answered(now, true);
         timer.sent(now);
         assert_eq!(timer.deadline(), Some(now + MS * 500));
-        assert!(timer.back_off(u8::MAX));
+        assert!(timer.back_off(now, u8::MAX));
+    }
+
+    /// A request repeated once too often (simulation, seed 735) left a session
+    /// without a deadline.
+    #[test]
+    fn there_is_a_deadline_until_the_caller_takes_it_away() {
+        let mut timer = RetryTimer::new(RetryPolicy {
+            wait: Wait::Fixed(MS * 500),
+            retries: 1,
+        });
+        let now = test_epoch();
+        timer.sent(now);
+        assert!(timer.back_off(now, u8::MAX));
+        assert_eq!(
+            timer.deadline(),
+            Some(now + MS * 1000),
+            "though nothing was sent"
+        );
+        assert!(!timer.back_off(now, u8::MAX));
+        assert!(timer.deadline().is_some());
     }
 }

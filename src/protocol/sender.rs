@@ -237,7 +237,7 @@ impl Sender {
             Role::Server if !self.verified => UNVERIFIED_REPEATS,
             _ => u8::MAX,
         };
-        if self.retry.back_off(limit) {
+        if self.retry.back_off(now, limit) {
             self.repeat();
         } else if self.verified && self.role == Role::Server && self.all_sent() {
             self.close(Outcome::LastAckMissing);
@@ -263,7 +263,7 @@ impl Sender {
             .retry
             .last_sent()
             .is_none_or(|sent| now < sent + REQUEST_MERGE);
-        if !self.verified && !crossed && self.retry.back_off(UNVERIFIED_REPEATS) {
+        if !self.verified && !crossed && self.retry.back_off(now, UNVERIFIED_REPEATS) {
             self.repeat();
         }
     }
