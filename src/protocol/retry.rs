@@ -208,9 +208,9 @@ impl RetryTimer {
 
     /// The deadline passed without an answer. Doubles the wait and returns
     /// true if the packet may be sent again, false if patience has run out
-    /// after `limit` (at most the policy's) repeats.
+    /// after `limit` (at most the policy's) repeats; then the deadline stays
+    /// where it is, for the transfer to end by.
     pub(crate) fn back_off(&mut self, limit: u8) -> bool {
-        self.deadline = None;
         let counts = match self.policy.wait {
             Wait::Fixed(_) => true,
             Wait::Adaptive => self.wait >= ADAPTIVE_CEILING,
@@ -221,6 +221,7 @@ impl RetryTimer {
             }
             self.repeats += 1;
         }
+        self.deadline = None;
         let longest = MAX_BACK_OFF.max(self.policy.initial_wait());
         self.wait = (self.wait * 2).min(longest);
         true
