@@ -381,3 +381,6 @@ impl Receiver {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -394,3 +394,6 @@ impl Sender {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
