@@ -8,5 +8,7 @@
 pub mod block;
 pub mod receiver;
 pub mod retry;
+#[cfg(test)]
+mod script;
 pub mod sender;
 pub mod transfer;

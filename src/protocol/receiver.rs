@@ -135,7 +135,7 @@ impl Receiver {
     ) {
         match (packet, &self.state) {
             (_, State::Failing(_) | State::Closed) => {}
-            (Packet::Error { .. }, State::Dallying) => self.state = State::Closed,
+            (Packet::Error { .. }, State::Dallying) => self.finish(),
             (Packet::Error { code, message }, _) => {
                 let outcome = self.outcome_of_error(*code, message);
                 self.close(outcome);
@@ -204,8 +204,9 @@ impl Receiver {
             self.store(now, payload, sink);
         } else if index.0 - self.expected.0 < u64::from(self.negotiated.windowsize) {
             // RFC 7440 §4: tell at once what was the last block in order, and
-            // only once: what follows within this window is lost as well.
-            if !self.gap_reported {
+            // only once: what follows within this window is lost as well. Before
+            // block 1 there is nothing to tell, and the OACK would tell it.
+            if !self.gap_reported && matches!(self.state, State::Receiving) {
                 self.gap_reported = true;
                 self.due = true;
                 self.again = true;
@@ -263,8 +264,7 @@ impl Receiver {
             return;
         }
         if matches!(self.state, State::Dallying) {
-            self.retry.set_deadline(None);
-            self.state = State::Closed;
+            self.finish();
             return;
         }
         let limit = if self.verified || self.offer().is_some() {
@@ -285,7 +285,8 @@ impl Receiver {
             .retry
             .last_sent()
             .is_none_or(|sent| now < sent + REQUEST_MERGE);
-        if !self.verified && !crossed && self.retry.back_off(now, UNVERIFIED_REPEATS) {
+        let waits = !self.verified && !self.is_over();
+        if waits && !crossed && self.retry.back_off(now, UNVERIFIED_REPEATS) {
             self.due = true;
             self.again = true;
         }
@@ -301,6 +302,10 @@ impl Receiver {
 
     fn close(&mut self, outcome: Outcome) {
         self.event = Some(outcome);
+        self.finish();
+    }
+
+    fn finish(&mut self) {
         self.state = State::Closed;
         self.retry.set_deadline(None);
     }
@@ -377,3 +382,6 @@ impl Receiver {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -263,7 +263,8 @@ impl Sender {
             .retry
             .last_sent()
             .is_none_or(|sent| now < sent + REQUEST_MERGE);
-        if !self.verified && !crossed && self.retry.back_off(now, UNVERIFIED_REPEATS) {
+        let waits = !self.verified && !self.is_over();
+        if waits && !crossed && self.retry.back_off(now, UNVERIFIED_REPEATS) {
             self.repeat();
         }
     }
@@ -394,3 +395,6 @@ impl Sender {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,547 @@
+//! Conversations with a sender; `script` explains the notation. All waits start
+//! at 500 ms, blocks have 8 bytes where windows are tried.
+
+use crate::protocol::script::Role::{Client, Server};
+use crate::protocol::script::{ADAPTIVE, FIXED, Script, feed_every_packet};
+
+const WINDOWS: &str = "blksize=8 windowsize=4";
+
+/// Bytes of a file that takes `blocks` blocks of 8, the last with 3.
+const fn length(blocks: u64) -> u64 {
+    blocks * 8 - 5
+}
+
+// --- every state, every packet ---------------------------------------------------
+
+#[test]
+fn opening_server() {
+    feed_every_packet(
+        || Script::sender(&FIXED, Server(WINDOWS), length(9)),
+        "0 open > OACK blksize=8 windowsize=4 @500",
+        &[
+            ("ACK 0", "DATA 1-4 @510"),
+            ("ERROR 0 x", "nothing Probed closed"),
+            ("ERROR 1 x", "nothing PeerError 1 x closed"),
+            ("ERROR 8 x", "nothing Probed closed"),
+        ],
+    );
+}
+
+#[test]
+fn opening_client() {
+    feed_every_packet(
+        || Script::sender(&FIXED, Client(WINDOWS), 1200),
+        "0 open > WRQ blksize=8 windowsize=4 @500",
+        &[
+            // RFC 2347: no OACK, so none of the options applies.
+            ("ACK 0", "DATA 1 @510"),
+            ("OACK", "DATA 1 @510"),
+            // RFC 2347: an option that was not asked for.
+            ("OACK tsize=1", "ERROR 8 Failed 8 closed"),
+            ("ERROR 0 x", "nothing PeerError 0 x closed"),
+            ("ERROR 1 x", "nothing PeerError 1 x closed"),
+            ("ERROR 8 x", "nothing PeerError 8 x closed"),
+        ],
+    );
+}
+
+#[test]
+fn sending() {
+    for role in [Server(WINDOWS), Client(WINDOWS)] {
+        let open = match role {
+            Server(_) => "0 open > OACK blksize=8 windowsize=4 @500\n 1 ACK 0 > DATA 1-4 @501",
+            Client(_) => {
+                "0 open > WRQ blksize=8 windowsize=4 @500
+                 1 OACK blksize=8 windowsize=4 > DATA 1-4 @501"
+            }
+        };
+        feed_every_packet(
+            || Script::sender(&FIXED, role, length(9)),
+            open,
+            &[
+                ("ACK 1", "DATA 2-5 @510"),
+                ("ACK 2", "DATA 3-6 @510"),
+                ("ERROR 0 x", "nothing PeerError 0 x closed"),
+                ("ERROR 1 x", "nothing PeerError 1 x closed"),
+                ("ERROR 8 x", "nothing PeerError 8 x closed"),
+            ],
+        );
+    }
+}
+
+#[test]
+fn failing() {
+    feed_every_packet(
+        || Script::sender(&FIXED, Server(""), 1200),
+        "0 open  > DATA 1 @500
+         1 full  > nothing @500
+         2 abort > nothing Failed 0 over",
+        &[],
+    );
+}
+
+#[test]
+fn closed() {
+    for end in [
+        "abort > ERROR 0 Failed 0",
+        "ERROR 1 x > nothing PeerError 1 x",
+    ] {
+        feed_every_packet(
+            || Script::sender(&FIXED, Server(""), 1200),
+            &format!("0 open > DATA 1 @500\n 1 {end} closed"),
+            &[],
+        );
+    }
+}
+
+// --- the way through -----------------------------------------------------------
+
+#[test]
+fn lockstep() {
+    // RFC 1350 §2: one block, one ACK; a block of less than 512 bytes ends it.
+    Script::sender(&FIXED, Server(""), 1200).play(
+        "  0 open  > DATA 1       @500
+          10 ACK 1 > DATA 2       @510
+          20 ACK 2 > DATA 3(176)  @520
+          30 ACK 3 > nothing      Completed closed
+          99 ACK 3 > nothing      closed",
+    );
+    Script::sender(&FIXED, Client(""), 600).play(
+        "  0 open  > WRQ          @500
+          10 ACK 0 > DATA 1       @510
+          20 ACK 1 > DATA 2(88)   @520
+          30 ACK 2 > nothing      Completed closed",
+    );
+}
+
+#[test]
+fn a_multiple_of_the_block_size_ends_with_an_empty_block() {
+    // RFC 1350 §6.
+    Script::sender(&FIXED, Server(""), 512).play(
+        "  0 open  > DATA 1     @500
+          10 ACK 1 > DATA 2(0)  @510
+          20 ACK 2 > nothing    Completed closed",
+    );
+    Script::sender(&FIXED, Server(""), 0).play(
+        "  0 open  > DATA 1(0)  @500
+          10 ACK 1 > nothing    Completed closed",
+    );
+    Script::sender(&FIXED, Server(WINDOWS), 32).play(
+        "  0 open  > OACK blksize=8 windowsize=4 @500
+          10 ACK 0 > DATA 1-4   @510
+          20 ACK 4 > DATA 5(0)  @520
+          30 ACK 5 > nothing    Completed closed",
+    );
+}
+
+#[test]
+fn windows() {
+    // RFC 7440 §4.
+    let mut server = Script::sender(&FIXED, Server(WINDOWS), length(10));
+    server.play(
+        "  0 open   > OACK blksize=8 windowsize=4 @500
+          10 ACK 0  > DATA 1-4     @510
+          20 ACK 4  > DATA 5-8     @520
+          30 ACK 8  > DATA 9-10(3) @530
+          40 ACK 10 > nothing      Completed closed",
+    );
+    assert_eq!(server.retransmits(), 0);
+}
+
+#[test]
+fn a_window_goes_out_in_as_many_runs_as_the_caller_likes() {
+    Script::sender(&FIXED, Client(WINDOWS), length(6))
+        .in_runs_of(3)
+        .play(
+            "  0 open  > WRQ blksize=8 windowsize=4 @500
+              10 OACK windowsize=4 blksize=8 > DATA 1-3, DATA 4 @510
+              20 ACK 4 > DATA 5-6(3)      @520
+              30 ACK 6 > nothing          Completed closed",
+        );
+}
+
+#[test]
+fn a_length_that_only_reading_tells() {
+    let mut server = Script::sender_of_text(&FIXED, Server(WINDOWS), length(6));
+    server.play(
+        "   0 open    > OACK blksize=8 windowsize=4 @500
+           10 ACK 0   > DATA 1-4    @510
+           20 ACK 4   > DATA 5-6(3) @520
+          520 timeout > DATA 5-6(3) @1520
+          600 ACK 5   > DATA 6(3)   @1100
+          700 ACK 6   > nothing     Completed closed",
+    );
+    assert_eq!(server.retransmits(), 3);
+    Script::sender_of_text(&FIXED, Server(""), 512).play(
+        "  0 open  > DATA 1     @500
+          10 ACK 1 > DATA 2(0)  @510
+          20 ACK 2 > nothing    Completed closed",
+    );
+}
+
+#[test]
+fn block_numbers_wrap_to_zero() {
+    let mut server = Script::sender(&FIXED, Server("blksize=8 rollover=0"), length(65_538));
+    server.play(
+        "  0 open      > OACK blksize=8 rollover=0 @500
+           1 ACK 0     > DATA 1      @501
+           2 to 65534  > DATA 65535  @502
+          10 ACK 65535 > DATA 0      @510
+          20 ACK 65535 > nothing     @510
+          30 ACK 0     > DATA 1      @530
+          40 ACK 0     > nothing     @530
+          50 ACK 1     > DATA 2(3)   @550
+          60 ACK 2     > nothing     Completed closed",
+    );
+    assert_eq!(server.retransmits(), 0);
+}
+
+#[test]
+fn block_numbers_wrap_to_one() {
+    Script::sender(&FIXED, Server("blksize=8 rollover=1"), length(65_537)).play(
+        "  0 open      > OACK blksize=8 rollover=1 @500
+           1 ACK 0     > DATA 1      @501
+           2 to 65534  > DATA 65535  @502
+          10 ACK 0     > nothing     @502
+          20 ACK 65535 > DATA 1      @520
+          30 ACK 65535 > nothing     @520
+          40 ACK 1     > DATA 2(3)   @540
+          50 ACK 2     > nothing     Completed closed",
+    );
+}
+
+#[test]
+fn windows_wrap_as_well_and_are_rewound_across_the_wrap() {
+    Script::sender(&FIXED, Server(WINDOWS), length(65_541)).play(
+        "  0 open      > OACK blksize=8 windowsize=4 @500
+           1 ACK 0     > DATA 1-4     @501
+           2 to 65532  > DATA 65533-0 @502
+          10 ACK 65534 > DATA 65535-2 @510
+          20 ACK 0     > DATA 1-4     @520
+          30 ACK 4     > DATA 5(3)    @530
+          40 ACK 5     > nothing      Completed closed",
+    );
+}
+
+#[test]
+fn the_largest_window_tells_an_old_ack_from_a_new_one() {
+    for (rollover, window, last) in [(0, 65_535, 65_535), (1, 65_534, 65_534)] {
+        let asked = format!("rollover={rollover} windowsize=65535 blksize=8").leak();
+        Script::sender(&FIXED, Server(asked), length(200_000)).play(&format!(
+            "  0 open     > OACK rollover={rollover} windowsize={window} blksize=8 @500
+               1 ACK 0    > DATA 1-{last}  @501
+               2 ACK 0    > nothing        @501
+               3 ACK 1    > DATA 2-{wrap}  @503
+               4 ACK 1    > nothing        @503",
+            wrap = if rollover == 0 { 0 } else { 65_535 },
+        ));
+    }
+}
+
+// --- what goes wrong on the way ------------------------------------------------------
+
+#[test]
+fn a_duplicate_ack_sends_nothing() {
+    // RFC 1123 §4.2.3.1: the Sorcerer's Apprentice.
+    Script::sender(&FIXED, Server(""), 2000).play(
+        "   0 open    > DATA 1   @500
+           10 ACK 1   > DATA 2   @510
+          300 ACK 1   > nothing  @510
+          301 ACK 0   > nothing  @510
+          510 timeout > DATA 2   @1510
+          600 ACK 1   > nothing  @1510
+          700 ACK 2   > DATA 3   @1200
+          701 ACK 2   > nothing  @1200",
+    );
+}
+
+#[test]
+fn an_ack_within_the_window_rewinds_once() {
+    // RFC 7440 §4: what follows the block acknowledged was lost.
+    let mut server = Script::sender(&FIXED, Server(WINDOWS), length(20));
+    server.play(
+        "  0 open  > OACK blksize=8 windowsize=4 @500
+          10 ACK 0 > DATA 1-4  @510
+          20 ACK 2 > DATA 3-6  @520
+          21 ACK 2 > nothing   @520
+          22 ACK 1 > nothing   @520
+          30 ACK 3 > DATA 4-7  @530
+          40 ACK 7 > DATA 8-11 @540
+          41 ACK 4 > nothing   @540",
+    );
+    assert_eq!(server.retransmits(), 2 + 3);
+}
+
+#[test]
+fn an_ack_of_what_was_not_sent_means_nothing() {
+    Script::sender(&FIXED, Server(WINDOWS), length(20)).play(
+        "  0 open      > OACK blksize=8 windowsize=4 @500
+           5 ACK 1     > nothing   @500
+          10 ACK 0     > DATA 1-4  @510
+          20 ACK 5     > nothing   @510
+          30 ACK 65535 > nothing   @510
+          40 ACK 4     > DATA 5-8  @540",
+    );
+}
+
+#[test]
+fn a_timeout_repeats_the_window_from_its_base() {
+    let mut server = Script::sender(&FIXED, Server(WINDOWS), length(20));
+    server.play(
+        "   0 open    > OACK blksize=8 windowsize=4 @500
+           10 ACK 0   > DATA 1-4  @510
+           20 ACK 2   > DATA 3-6  @520
+          519 timeout > nothing   @520
+          520 timeout > DATA 3-6  @1520
+          600 ACK 6   > DATA 7-10 @1100",
+    );
+    assert_eq!(server.retransmits(), 2 + 4);
+}
+
+#[test]
+fn retries_are_counted_anew_with_each_step_forward() {
+    // RFC 1123 §4.2.3.2: exponential back-off. RFC 2349 by the server's wait.
+    Script::sender(&FIXED, Server(""), 2000).play(
+        "    0 open    > DATA 1  @500
+           500 timeout > DATA 1  @1500
+          1500 timeout > DATA 1  @3500
+          3500 timeout > DATA 1  @7500
+          7000 ACK 1   > DATA 2  @7500
+          7500 timeout > DATA 2  @8500
+          8500 timeout > DATA 2  @10500
+         10500 timeout > DATA 2  @14500
+         14500 timeout > DATA 2  @22500
+         22500 timeout > DATA 2  @30500
+         30500 timeout > nothing TimedOut closed",
+    );
+}
+
+#[test]
+fn who_never_answered_gets_three_repeats() {
+    // Such a request may be forged.
+    for (asked, answer) in [("", "DATA 1"), (WINDOWS, "OACK blksize=8 windowsize=4")] {
+        Script::sender(&FIXED, Server(asked), 2000).play(&format!(
+            "   0 open    > {answer} @500
+              500 timeout > {answer} @1500
+             1500 timeout > {answer} @3500
+             3500 timeout > {answer} @7500
+             7500 timeout > nothing TimedOut closed"
+        ));
+    }
+}
+
+#[test]
+fn a_client_asks_as_often_as_its_policy_says() {
+    Script::sender(&FIXED, Client(""), 2000).play(
+        "    0 open    > WRQ @500
+           500 timeout > WRQ @1500
+          1500 timeout > WRQ @3500
+          3500 timeout > WRQ @7500
+          7500 timeout > WRQ @15500
+         15500 timeout > WRQ @23500
+         23500 timeout > nothing TimedOut closed",
+    );
+}
+
+#[test]
+fn a_repeated_request_is_answered_again_unless_it_crossed_the_answer() {
+    for (asked, answer) in [("", "DATA 1"), (WINDOWS, "OACK blksize=8 windowsize=4")] {
+        Script::sender(&FIXED, Server(asked), 2000).play(&format!(
+            "  0 open    > {answer} @500
+               9 request > nothing  @500
+              49 request > nothing  @500
+              50 request > {answer} @1050
+             100 request > {answer} @2100
+             150 request > {answer} @4150"
+        ));
+    }
+    // Once the client has answered, it has our answer.
+    Script::sender(&FIXED, Server(""), 2000).play(
+        "  0 open    > DATA 1  @500
+          10 ACK 1   > DATA 2  @510
+         100 request > nothing @510",
+    );
+    Script::sender(&FIXED, Server(WINDOWS), 2000).play(
+        "  0 open    > OACK blksize=8 windowsize=4 @500
+          10 ACK 0   > DATA 1-4 @510
+         100 request > nothing  @510",
+    );
+}
+
+#[test]
+fn requests_repeated_too_often_do_not_keep_the_transfer() {
+    Script::sender(&FIXED, Server(""), 2000).play(
+        "    0 open    > DATA 1  @500
+           100 request > DATA 1  @1100
+           200 request > DATA 1  @2200
+           300 request > DATA 1  @4300
+           400 request > nothing @4300
+           500 request > nothing @4300
+          4300 timeout > nothing TimedOut closed",
+    );
+}
+
+#[test]
+fn the_last_ack_is_missing() {
+    // Many clients don't send it; RFC 1350 §6 doesn't insist.
+    Script::sender(&FIXED, Server(""), 600).play(
+        "    0 open    > DATA 1     @500
+            10 ACK 1   > DATA 2(88) @510
+           510 timeout > DATA 2(88) @1510
+          1510 timeout > DATA 2(88) @3510
+          3510 timeout > DATA 2(88) @7510
+          7510 timeout > DATA 2(88) @15510
+         15510 timeout > DATA 2(88) @23510
+         23510 timeout > nothing    LastAckMissing closed",
+    );
+    // A peer that never said anything has not fetched the file.
+    Script::sender(&FIXED, Server(""), 5).play(
+        "   0 open    > DATA 1(5) @500
+          500 timeout > DATA 1(5) @1500
+         1500 timeout > DATA 1(5) @3500
+         3500 timeout > DATA 1(5) @7500
+         7500 timeout > nothing   TimedOut closed",
+    );
+    // A client can't know that the server has stored the file.
+    Script::sender(&FIXED, Client(""), 5).play(
+        "    0 open    > WRQ       @500
+            10 ACK 0   > DATA 1(5) @510
+           510 timeout > DATA 1(5) @1510
+          1510 timeout > DATA 1(5) @3510
+          3510 timeout > DATA 1(5) @7510
+          7510 timeout > DATA 1(5) @15510
+         15510 timeout > DATA 1(5) @23510
+         23510 timeout > nothing   TimedOut closed",
+    );
+}
+
+#[test]
+fn error_0_behind_the_last_block_is_how_grub_ends() {
+    for (error, outcome) in [
+        ("ERROR 0 closed", "LastAckMissing"),
+        ("ERROR 3 full", "PeerError 3 full"),
+    ] {
+        Script::sender(&FIXED, Server(""), 600).play(&format!(
+            "  0 open    > DATA 1     @500
+              10 ACK 1   > DATA 2(88) @510
+              20 {error} > nothing    {outcome} closed"
+        ));
+    }
+    // A server that says so has not stored the file.
+    Script::sender(&FIXED, Client(""), 5).play(
+        "  0 open           > WRQ       @500
+          10 ACK 0          > DATA 1(5) @510
+          20 ERROR 0 closed > nothing   PeerError 0 closed closed",
+    );
+}
+
+#[test]
+fn an_abort_is_told_once_and_answered_by_nobody() {
+    // RFC 1350 §7: an ERROR is neither acknowledged nor retransmitted.
+    for (role, open) in [
+        (Server(""), "DATA 1"),
+        (Server("blksize=8"), "OACK blksize=8"),
+        (Client(""), "WRQ"),
+    ] {
+        Script::sender(&FIXED, role, 2000).play(&format!(
+            "   0 open    > {open}  @500
+               10 abort   > ERROR 0 Failed 0 closed
+               20 abort   > nothing closed
+              100 request > nothing closed
+              500 timeout > nothing closed"
+        ));
+    }
+}
+
+#[test]
+fn a_full_socket_is_offered_the_same_again() {
+    Script::sender(&FIXED, Server(WINDOWS), length(20)).play(
+        "  0 open    > OACK blksize=8 windowsize=4 @500
+          10 ACK 0   > DATA 1-4  @510
+          20 full    > nothing   @510
+          30 ACK 2   > nothing   @510
+          40 ACK 4   > nothing   @510
+          50 room    > DATA 5-8  @550
+          60 full    > nothing   @550
+          70 abort   > nothing   Failed 0 over
+          80 room    > ERROR 0   closed",
+    );
+    // A repeat that can't go out waits all the same: nobody lives for ever by
+    // reading nothing.
+    let mut server = Script::sender(&FIXED, Server(WINDOWS), length(20)).in_runs_of(1);
+    server.play(
+        "   0 open    > OACK blksize=8 windowsize=4 @500
+           10 ACK 0   > DATA 1, DATA 2, DATA 3, DATA 4 @510
+           20 full    > nothing @510
+          510 timeout > nothing @1510
+          600 timeout > nothing @1510
+          700 room 2  > DATA 1, DATA 2 @1700
+          710 ACK 3   > nothing @1700
+          720 room    > DATA 4, DATA 5, DATA 6, DATA 7 @1220",
+    );
+    assert_eq!(server.retransmits(), 3);
+    // What never went out has not been answered too late.
+    Script::sender(&FIXED, Server(""), 2000).play(
+        "  0 full    > nothing
+         100 timeout > nothing
+         100 request > nothing
+         900 room    > DATA 1  @1400",
+    );
+}
+
+// --- options -----------------------------------------------------------------------
+
+#[test]
+fn the_client_keeps_to_the_answer() {
+    // RFC 2348, 7440: the server may grant less.
+    Script::sender(&FIXED, Client("blksize=1024 windowsize=4"), length(20)).play(
+        "  0 open                     > WRQ blksize=1024 windowsize=4 @500
+          10 OACK blksize=8           > DATA 1   @510
+          20 OACK blksize=8           > nothing  @510
+          30 ACK 0                    > nothing  @510
+          40 ACK 1                    > DATA 2   @540",
+    );
+    for refused in ["blksize=2048", "windowsize=5", "windowsize=0", "rollover=1"] {
+        Script::sender(&FIXED, Client("blksize=1024 windowsize=4"), length(20)).play(&format!(
+            "  0 open           > WRQ blksize=1024 windowsize=4 @500
+              10 OACK {refused} > ERROR 8  Failed 8 closed
+              20 OACK           > nothing  closed"
+        ));
+    }
+}
+
+#[test]
+fn an_agreed_timeout_is_kept() {
+    // RFC 2349: in seconds; it takes the place of what was configured.
+    for config in [&FIXED, &ADAPTIVE] {
+        Script::sender(config, Server("timeout=3"), 2000).play(
+            "   0 open    > OACK timeout=3 @3000
+               10 ACK 0   > DATA 1  @3010
+               20 ACK 1   > DATA 2  @3020
+             3020 timeout > DATA 2  @9020",
+        );
+        let ask = if config == &FIXED { 500 } else { 1000 };
+        Script::sender(config, Client("timeout=3"), 2000).play(&format!(
+            "   0 open           > WRQ timeout=3 @{ask}
+               10 OACK timeout=3 > DATA 1  @3010
+             3010 timeout        > DATA 1  @9010"
+        ));
+    }
+}
+
+#[test]
+fn an_adaptive_wait_follows_what_acks_measure() {
+    // RFC 6298: the first wait is round trip + 4 × half of it, here 3 × 100 ms.
+    Script::sender(&ADAPTIVE, Server(""), 5000).play(
+        "   0 open    > DATA 1  @1000
+          100 ACK 1   > DATA 2  @400
+          400 timeout > DATA 2  @1000
+          500 ACK 2   > DATA 3  @1100",
+    );
+    // Only the ACK of the block sent last is a measure of the window.
+    Script::sender(&ADAPTIVE, Server(WINDOWS), length(20)).play(
+        "   0 open    > OACK blksize=8 windowsize=4 @1000
+          100 ACK 0   > DATA 1-4  @400
+          110 ACK 1   > DATA 2-5  @410",
+    );
+}
