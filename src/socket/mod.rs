@@ -146,10 +146,9 @@ impl TransferSocket {
     ) -> io::Result<Self> {
         let socket = Socket::new(
             Domain::for_address(SocketAddr::new(local, 0)),
-            Type::DGRAM,
+            Type::DGRAM.nonblocking(),
             None,
         )?;
-        socket.set_nonblocking(true)?;
         let address = |port| match local {
             IpAddr::V4(ip) => SocketAddr::new(ip.into(), port),
             IpAddr::V6(ip) => SocketAddrV6::new(ip, port, 0, scope).into(),
