@@ -50,11 +50,12 @@ impl FileSource {
         }
     }
 
-    /// Bytes that will go over the wire, if that is known before reading.
+    /// Bytes that go over the wire, if that is known: of text, once all of it
+    /// has been read.
     pub fn length(&self) -> Option<u64> {
         match self {
             Self::Octet(file) => Some(file.size()),
-            Self::Netascii(_) => None,
+            Self::Netascii(text) => text.length,
         }
     }
 }
@@ -119,6 +120,8 @@ pub struct NetasciiSource {
     file: ReadFile,
     base: Mark,
     ahead: Mark,
+    /// Bytes on the wire, once the end was reached.
+    length: Option<u64>,
 }
 
 impl NetasciiSource {
@@ -132,6 +135,7 @@ impl NetasciiSource {
             file,
             base: start,
             ahead: start,
+            length: None,
         }
     }
 
@@ -156,6 +160,8 @@ impl NetasciiSource {
             filled.bytes += DATA_HEADER_LEN + len;
             filled.end = len < block_size;
             if filled.end {
+                let blocks_before = mark.block.0 - 2;
+                self.length = Some(blocks_before * block_size as u64 + len as u64);
                 break;
             }
         }
@@ -193,8 +199,14 @@ impl NetasciiSource {
         let mut text = [0; CHUNK];
         let mut written = 0;
         while written < output.len() {
+            // The file is what it was when it was opened, whatever it grows to.
+            let left = self.file.size().saturating_sub(mark.offset);
             let wanted = (output.len() - written).min(CHUNK);
+            let wanted = wanted.min(usize::try_from(left).unwrap_or(CHUNK));
             let read = self.file.read_at(mark.offset, &mut text[..wanted])?;
+            if read < wanted {
+                return Err(SHRUNK);
+            }
             let progress = mark.encoder.encode(&text[..read], &mut output[written..]);
             mark.offset += progress.consumed as u64;
             written += progress.written;

@@ -275,6 +275,30 @@ fn a_flood_leaves_the_server_as_it_was() {
     assert_same("whole", &honest.read("whole").unwrap(), &whole);
 }
 
+/// A log that nobody reads, as in a container whose runtime hangs, must not
+/// stop the server: its lines are lost instead.
+#[test]
+fn an_unread_log_stops_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let address = "127.0.0.53:0";
+    let mut server = std::process::Command::new(tftpd())
+        .args(["-p", "0", "-a", address])
+        .arg(root.path())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = std::io::BufReader::with_capacity(1, server.stderr.take().unwrap());
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut log, &mut line).unwrap();
+    let client = RawClient::to(listening(&line)[0]);
+    for miss in 0..3000 {
+        let (packet, _) = client.ask(&rrq(&format!("a-name-that-is-not-there-{miss}"), &[]));
+        assert_eq!(packet.error_code(), Some(1), "{miss}: {packet:?}");
+    }
+    server.kill().unwrap();
+    server.wait().unwrap();
+}
+
 // --- signals and death -----------------------------------------------------------------
 
 #[test]

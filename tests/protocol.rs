@@ -414,6 +414,47 @@ fn an_error_ends_the_session_at_once_and_silently() {
 }
 
 #[test]
+fn a_request_repeated_too_often_ends_as_any_other() {
+    // Found in review: it left the session without a deadline, for ever.
+    let server = Server::start(&["-t", "100", "--retries", "2"]);
+    server.file("f", &content(1, 5 * BLOCK));
+    let client = RawClient::new(&server);
+    for _ in 0..8 {
+        client.send(&rrq("f", &[]));
+        let asked = Instant::now();
+        while asked.elapsed() < millis(60) {
+            client.recv(millis(10));
+        }
+    }
+    server.wait_ended(client.addr(), 1);
+}
+
+#[test]
+fn a_text_that_shrinks_ends_in_an_error_as_well() {
+    let server = Server::start(&NEVER);
+    let path = server.file("t", &b"line\n".repeat(20_000));
+    let client = RawClient::new(&server);
+    let (first, tid) = client.ask(&request(1, b"t", "netascii", &[]));
+    assert_eq!(first.data_block(), Some(1));
+    std::fs::OpenOptions::new()
+        .write(true)
+        .open(path)
+        .unwrap()
+        .set_len(2000)
+        .unwrap();
+    let mut block = 1;
+    let error = loop {
+        let packet = client.say(&ack(block), tid);
+        block += 1;
+        match packet.data_block() {
+            Some(got) => assert_eq!(got, block),
+            None => break packet.error_code(),
+        }
+    };
+    assert_eq!(error, Some(0));
+}
+
+#[test]
 fn a_file_that_shrinks_ends_in_an_error_not_in_a_short_file() {
     let server = Server::start(&NEVER);
     let path = server.file("f", &content(15, 400 * BLOCK));

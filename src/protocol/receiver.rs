@@ -205,9 +205,11 @@ impl Receiver {
         } else if index.0 - self.expected.0 < u64::from(self.negotiated.windowsize) {
             // RFC 7440 §4: tell at once what was the last block in order, and
             // only once: what follows within this window is lost as well. Before
-            // block 1 there is nothing to tell, and the OACK would tell it.
-            if !self.gap_reported && matches!(self.state, State::Receiving) {
+            // block 1 that is ACK 0: who sends DATA has had our OACK.
+            if !self.gap_reported && self.offer().is_none() {
                 self.gap_reported = true;
+                self.verified = true;
+                self.state = State::Receiving;
                 self.due = true;
                 self.again = true;
             }

@@ -183,9 +183,7 @@ impl RetryTimer {
         match self.policy.wait {
             Wait::Fixed(wait) => self.wait = wait,
             Wait::Adaptive => {
-                // A peer that was silent this long is busy (writing flash), and
-                // will be again: repeats before the ceiling would only annoy it.
-                self.pauses |= elapsed.is_some_and(|elapsed| elapsed >= ADAPTIVE_CEILING);
+                self.pauses |= self.paused(now, elapsed);
                 // Without a sample the backed-off wait stays (RFC 6298 §5.7),
                 // but a new packet never waits longer than the ceiling.
                 self.wait = self.wait.min(ADAPTIVE_CEILING);
@@ -204,6 +202,23 @@ impl RetryTimer {
                 }
             }
         }
+    }
+
+    /// Whether an answer that took `elapsed` came from a peer that was busy
+    /// (writing flash) and will be again: repeats before the ceiling would only
+    /// annoy it. An answer that comes as promptly after a repeat as answers do
+    /// tells of a lost packet instead.
+    fn paused(&self, now: Instant, elapsed: Option<Duration>) -> bool {
+        let is_long = elapsed.is_some_and(|elapsed| elapsed >= ADAPTIVE_CEILING);
+        let promptly = |round_trip: RoundTrip| round_trip.timeout().max(ADAPTIVE_FLOOR);
+        let since_last = self
+            .last_sent
+            .map(|sent| now.saturating_duration_since(sent));
+        is_long
+            && match (self.round_trip, since_last) {
+                (Some(round_trip), Some(since)) => since > promptly(round_trip),
+                _ => false,
+            }
     }
 
     /// The deadline passed without an answer. Doubles the wait and returns
@@ -370,6 +385,9 @@ mod tests {
         });
         let mut now = test_epoch();
         timer.sent(now);
+        now += MS;
+        timer.answered(now, true);
+        timer.sent(now);
         timer.sent_again(now + MS * 1000);
         now += MS * 3000;
         timer.answered(now, true);
@@ -379,6 +397,35 @@ mod tests {
             timer.answered(now, true);
         }
         assert_eq!(timer.wait, ADAPTIVE_CEILING);
+    }
+
+    #[test]
+    fn a_lost_packet_is_no_pause() {
+        let mut timer = RetryTimer::new(RetryPolicy {
+            wait: Wait::Adaptive,
+            retries: 5,
+        });
+        let mut now = test_epoch();
+        // The first packet is lost, before anything was measured.
+        timer.sent(now);
+        now += MS * 1000;
+        timer.sent_again(now);
+        now += MS;
+        timer.answered(now, true);
+        timer.sent(now);
+        now += MS;
+        timer.answered(now, true);
+        assert_eq!(timer.wait, ADAPTIVE_FLOOR);
+        // Lost so often that it takes a second, and answered at once.
+        timer.sent(now);
+        now += MS * 1200;
+        timer.sent_again(now);
+        now += MS;
+        timer.answered(now, true);
+        timer.sent(now);
+        now += MS;
+        timer.answered(now, true);
+        assert_eq!(timer.wait, ADAPTIVE_FLOOR);
     }
 
     #[test]

@@ -189,7 +189,8 @@ impl Sender {
     }
 
     fn outcome_of_error(&self, code: ErrorCode, message: &[u8]) -> Outcome {
-        let all_sent = self.all_sent() && self.role == Role::Server;
+        let acknowledged = self.base > BlockIndex::FIRST;
+        let all_sent = self.all_sent() && acknowledged && self.role == Role::Server;
         match (&self.state, code) {
             // PXE ROMs and EDK2 ask for tsize, then hang up; the Raspberry Pi
             // says "Early terminate" with code 0.

@@ -15,7 +15,7 @@ use super::{Server, clock, listener_token, report};
 use crate::content::{FileSink, FileSource};
 use crate::protocol::receiver::Receiver;
 use crate::protocol::sender::Sender;
-use crate::protocol::transfer::{Failure, MAX_DATAGRAM, Opening, Transfer};
+use crate::protocol::transfer::{MAX_DATAGRAM, Opening, Transfer};
 use crate::sessions::{Admission, Endpoint, Fingerprint};
 use crate::socket::{Destination, TransferSocket};
 use crate::storage::StorageError;
@@ -27,9 +27,6 @@ const REQUEST_LEN: usize = 1024;
 
 /// Batches of requests taken in a turn, before sessions have theirs again.
 const BATCHES_A_TURN: usize = 4;
-
-/// What the client is told if the kernel won't watch its socket for us.
-const UNWATCHED: Failure = Failure::new(ErrorCode::NotDefined, "Server is out of resources");
 
 /// Why there is no session.
 enum Refusal {
@@ -130,8 +127,8 @@ impl Server {
             Admission::Duplicate(key) => {
                 self.counters.repeated += 1;
                 self.with_session(key, |session, shop| {
-                    session.handle_repeated_request(now);
-                    session.transmit(now, shop)
+                    session.handle_repeated_request(shop.now);
+                    session.transmit(shop)
                 });
                 return;
             }
@@ -155,18 +152,20 @@ impl Server {
                 return;
             }
         };
-        self.counters.admitted += 1;
         let key = self.sessions.insert(endpoint, fingerprint, session);
-        self.with_session(key, |session, shop| {
-            match session.register(shop.registry, Token(key.to_token())) {
-                Ok(()) => session.transmit(now, shop),
-                Err(error) => {
-                    warn!("{}: cannot watch its socket: {error}", endpoint.peer);
-                    session.abort(UNWATCHED);
-                    session.transmit(now, shop)
-                }
-            }
-        });
+        let token = Token(key.to_token());
+        let watched = self
+            .sessions
+            .get_mut(key)
+            .map(|session| session.register(self.poll.registry(), token));
+        if let Some(Err(error)) = watched {
+            debug!("{}: cannot watch its socket: {error}", endpoint.peer);
+            self.sessions.remove(key);
+            self.shed(now, "no socket can be watched");
+            return;
+        }
+        self.counters.admitted += 1;
+        self.with_session(key, Session::transmit);
     }
 
     /// Opens the file and the socket and settles the options.

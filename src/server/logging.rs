@@ -4,10 +4,12 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, LineWriter, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use log::LevelFilter;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use simplelog::{ConfigBuilder, WriteLogger};
 
 use super::cli::Args;
@@ -53,6 +55,44 @@ impl Write for LogFile {
     }
 }
 
+/// Standard error, or silence: who doesn't read the log must not stop the server.
+#[derive(Debug)]
+struct StandardError {
+    /// Lines left out since the last one that was taken.
+    lost: u64,
+}
+
+impl StandardError {
+    /// Whether a line can be written without waiting for a reader. A pipe or a
+    /// socket that is ready takes a line whole; a file or a terminal always is.
+    fn is_ready() -> bool {
+        let stderr = io::stderr();
+        let mut polled = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+        !matches!(poll(&mut polled, PollTimeout::ZERO), Ok(0))
+    }
+}
+
+impl Write for StandardError {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if !Self::is_ready() {
+            self.lost += 1;
+            return Ok(line.len());
+        }
+        if self.lost > 0 {
+            let lost = std::mem::take(&mut self.lost);
+            writeln!(
+                io::stderr(),
+                "({lost} lines of the log were lost: nobody read them)"
+            )?;
+        }
+        io::stderr().write(line)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 fn append_to(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).open(path)
 }
@@ -77,7 +117,7 @@ pub(super) fn start(args: &Args) -> io::Result<Option<LogFile>> {
     let log_file = args.log_file.as_deref().map(LogFile::open).transpose()?;
     let target: Box<dyn Write + Send> = match &log_file {
         Some(file) => Box::new(file.clone()),
-        None => Box::new(io::stderr()),
+        None => Box::new(StandardError { lost: 0 }),
     };
     // The logger writes a line in pieces; they leave as one. It can only be
     // there already in a test that starts two servers.

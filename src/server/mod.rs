@@ -135,8 +135,11 @@ impl Server {
         let now = clock();
         let poll = Poll::new()?;
         for (index, listener) in listeners.iter_mut().enumerate() {
-            poll.registry()
-                .register(listener, listener_token(index), Interest::READABLE)?;
+            poll.registry().register(
+                listener.source(),
+                listener_token(index),
+                Interest::READABLE,
+            )?;
         }
         let descriptor = signals.as_raw_fd();
         poll.registry()
@@ -182,7 +185,7 @@ impl Server {
             }
             self.turn(&events);
         }
-        self.cut_off(clock());
+        self.cut_off();
         info!("stopped");
         self.report();
         Ok(())
@@ -202,8 +205,9 @@ impl Server {
     }
 
     fn turn(&mut self, events: &Events) {
+        let now = clock();
         if !events.is_empty() {
-            self.spin.over(clock());
+            self.spin.over(now);
         }
         // What was left over comes behind what is new: everyone gets a turn.
         let mut leftovers = std::mem::take(&mut self.unfinished);
@@ -224,13 +228,21 @@ impl Server {
         for token in leftovers.drain(..) {
             match listener_index(token) {
                 index if index < MAX_LISTENERS => listen_ready[index] = true,
-                _ => self.run_session(SessionKey::from_token(token.0)),
+                _ => {
+                    let key = SessionKey::from_token(token.0);
+                    if let Some(session) = self.sessions.get_mut(key) {
+                        session.queued = false;
+                    }
+                    self.run_session(key);
+                }
             }
         }
         for index in (0..self.listeners.len()).filter(|&index| listen_ready[index]) {
             self.take_requests(index);
         }
-        self.run_deadlines();
+        // What time it was when the sockets were looked at: an ACK that came
+        // since hasn't missed its deadline.
+        self.run_deadlines(now);
     }
 
     fn obey_signals(&mut self) {
@@ -270,7 +282,7 @@ impl Server {
         }
         self.stop_at = Some(now + self.settings.grace);
         for mut listener in self.listeners.drain(..) {
-            if let Err(error) = self.poll.registry().deregister(&mut listener) {
+            if let Err(error) = self.poll.registry().deregister(listener.source()) {
                 debug!("cannot deregister {}: {error}", listener.address());
             }
         }
@@ -292,7 +304,7 @@ impl Server {
     }
 
     /// Tells every peer that is still here that it's over.
-    fn cut_off(&mut self, now: Instant) {
+    fn cut_off(&mut self) {
         let keys: Vec<_> = self.sessions.iter().map(|(key, _)| key).collect();
         for key in keys {
             if let Some(session) = self.sessions.get_mut(key) {
@@ -301,19 +313,17 @@ impl Server {
                     "Server is shutting down",
                 ));
             }
-            self.with_session(key, |session, shop| session.transmit(now, shop));
+            self.with_session(key, Session::transmit);
             self.end_session(key);
         }
     }
 
     /// A session's socket is ready, or it has work left.
     fn run_session(&mut self, key: SessionKey) {
-        let now = clock();
         self.with_session(key, |session, shop| {
-            session.queued = false;
-            let received = session.receive(now, shop);
-            let sent = session.transmit(now, shop);
-            session.read_ahead(now, shop);
+            let received = session.receive(shop);
+            let sent = session.transmit(shop);
+            session.read_ahead(shop);
             if received == Turn::Unfinished {
                 received
             } else {
@@ -322,13 +332,12 @@ impl Server {
         });
     }
 
-    fn run_deadlines(&mut self) {
-        let now = clock();
+    fn run_deadlines(&mut self, now: Instant) {
         while let Some(key) = self.sessions.pop_due(now) {
             self.with_session(key, |session, shop| {
-                session.handle_timeout(now);
+                session.handle_timeout(shop.now);
                 session.forget_ahead(shop.pool);
-                session.transmit(now, shop)
+                session.transmit(shop)
             });
         }
     }
@@ -345,6 +354,7 @@ impl Server {
             return;
         };
         let mut shop = Workshop {
+            now: clock(),
             batch: &mut self.batch,
             buffer: &mut self.buffer,
             pool: &mut self.pool,

@@ -119,10 +119,13 @@ impl std::fmt::Display for Words<'_> {
 
 /// Where the pattern is known: what to look at.
 fn hint(session: &Session, outcome: Option<&Outcome>) -> Option<&'static str> {
-    if outcome != Some(&Outcome::TimedOut) {
-        return None;
-    }
     let progress = session.transfer().progress();
+    let nothing_arrived = progress.verified && progress.blocks == 0;
+    match outcome {
+        Some(Outcome::TimedOut) => {}
+        Some(Outcome::LastAckMissing) if nothing_arrived => {}
+        _ => return None,
+    }
     if !progress.verified {
         return Some(
             " hint=\"no answer ever came: does a firewall or NAT drop packets from our new port?\"",

@@ -11,10 +11,10 @@ use std::time::Instant;
 use log::{debug, trace};
 use mio::{Interest, Registry, Token};
 
-use super::Allowance;
 use super::ahead::{Ahead, Pool};
 use super::counters::Counters;
 use super::gather::Gather;
+use super::{Allowance, clock};
 use crate::content::{FileSink, FileSource};
 use crate::protocol::transfer::{
     BlockSink, BlockSource, Failure, Filled, Outcome, Run, Sent, Transfer, Transmit,
@@ -25,6 +25,9 @@ use crate::wire::packet::{DATA_HEADER_LEN, Direction, ErrorCode, Packet, emit_er
 
 /// Datagrams a session may take in before the others have their turn.
 const RECEIVE_BUDGET: usize = 64;
+
+/// Datagrams that a failed receive counts for: a few tries, then the others.
+const ERROR_COST: usize = RECEIVE_BUDGET / 4;
 
 /// Answers that a sender finds waiting at once, as a rule.
 const EXPECTED_ANSWERS: usize = 3;
@@ -125,7 +128,7 @@ impl Session {
     }
 
     pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        registry.register(&mut self.socket, token, Interest::READABLE)
+        registry.register(self.socket.source(), token, Interest::READABLE)
     }
 
     pub(super) const fn peer(&self) -> SocketAddr {
@@ -193,22 +196,27 @@ impl Session {
     }
 
     /// Takes in what has arrived, answering each datagram before the next.
-    pub(super) fn receive(&mut self, now: Instant, shop: &mut Workshop<'_>) -> Turn {
+    pub(super) fn receive(&mut self, shop: &mut Workshop<'_>) -> Turn {
         let (slot_len, slots) = self.slots();
         let mut taken = 0;
         let turn = loop {
             let received = match self.socket.receive(shop.batch, slot_len, slots) {
                 Ok(received) => received,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Turn::Waiting,
+                // Of the moment (no memory) or of an earlier datagram: what has
+                // arrived since raises no new event.
                 Err(error) => {
-                    if error.kind() != io::ErrorKind::WouldBlock {
-                        shop.counters.socket_errors += 1;
-                        debug!("{}: cannot receive: {error}", self.peer);
+                    shop.counters.socket_errors += 1;
+                    debug!("{}: cannot receive: {error}", self.peer);
+                    taken += ERROR_COST;
+                    if taken >= RECEIVE_BUDGET {
+                        break Turn::Waiting;
                     }
-                    break Turn::Waiting;
+                    continue;
                 }
             };
             for index in 0..received {
-                self.handle_datagram(now, index, shop);
+                self.handle_datagram(index, shop);
             }
             taken += received;
             if received < shop.batch.capacity(slot_len, slots) {
@@ -245,7 +253,7 @@ impl Session {
         }
     }
 
-    fn handle_datagram(&mut self, now: Instant, index: usize, shop: &mut Workshop<'_>) {
+    fn handle_datagram(&mut self, index: usize, shop: &mut Workshop<'_>) {
         let Some(datagram) = shop.batch.get(index) else {
             return;
         };
@@ -254,7 +262,7 @@ impl Session {
             if is_error(datagram.payload) {
                 return;
             }
-            if shop.nonsense.take(now) {
+            if shop.nonsense.take(shop.now) {
                 let mut packet = [0; 64];
                 let len = emit_error(
                     ErrorCode::UnknownTransferId,
@@ -269,12 +277,14 @@ impl Session {
         }
         match Packet::parse(datagram.payload) {
             Ok(packet) => {
-                trace!("{} received {packet:?}", self.peer);
+                trace!("{} received {packet}", self.peer);
                 match &mut self.content {
-                    Content::Source(_) => self.transfer.handle_packet(now, &packet, &mut NoSink),
+                    Content::Source(_) => {
+                        self.transfer.handle_packet(shop.now, &packet, &mut NoSink);
+                    }
                     Content::Sink(file) => {
                         let sink = &mut shop.gather.into(file);
-                        self.transfer.handle_packet(now, &packet, sink);
+                        self.transfer.handle_packet(shop.now, &packet, sink);
                     }
                 }
             }
@@ -284,26 +294,28 @@ impl Session {
                 return;
             }
         }
-        self.transmit(now, shop);
+        self.transmit(shop);
     }
 
     /// Sends what is due, until the budget, the socket or the work is spent.
-    pub(super) fn transmit(&mut self, now: Instant, shop: &mut Workshop<'_>) -> Turn {
+    pub(super) fn transmit(&mut self, shop: &mut Workshop<'_>) -> Turn {
         loop {
             match self.transfer.poll_transmit(shop.buffer) {
                 None => {
-                    self.blocked = false;
+                    if std::mem::take(&mut self.blocked) {
+                        self.watch(Interest::READABLE, shop);
+                    }
                     return Turn::Waiting;
                 }
                 // No ACK before the data is in the file.
                 Some(Transmit::Datagram(_)) if !shop.gather.is_empty() => self.flush(shop),
                 Some(Transmit::Datagram(len)) => {
-                    if !self.send_datagram(now, len, shop) {
+                    if !self.send_datagram(len, shop) {
                         return Turn::Waiting;
                     }
                 }
                 Some(Transmit::Blocks(_)) if shop.send_budget == 0 => return Turn::Unfinished,
-                Some(Transmit::Blocks(run)) => match self.send_blocks(now, run, shop) {
+                Some(Transmit::Blocks(run)) => match self.send_blocks(run, shop) {
                     None => return Turn::Waiting,
                     Some(bytes) => shop.send_budget = shop.send_budget.saturating_sub(bytes),
                 },
@@ -312,12 +324,10 @@ impl Session {
     }
 
     /// Sends the datagram that lies in the buffer; false if the socket is full.
-    fn send_datagram(&mut self, now: Instant, len: usize, shop: &mut Workshop<'_>) -> bool {
-        trace!(
-            "{} sent {:?}",
-            self.peer,
-            Packet::parse(&shop.buffer[..len])
-        );
+    fn send_datagram(&mut self, len: usize, shop: &mut Workshop<'_>) -> bool {
+        if let Ok(packet) = Packet::parse(&shop.buffer[..len]) {
+            trace!("{} sent {packet}", self.peer);
+        }
         match self.socket.send_to(&shop.buffer[..len], self.peer) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.wait_for_room(shop);
@@ -326,15 +336,15 @@ impl Session {
             Err(error) => self.lost(&error, shop.counters),
             Ok(()) => {}
         }
-        self.transfer.handle_sent(now, Sent::Datagram);
+        self.transfer.handle_sent(clock(), Sent::Datagram);
         true
     }
 
     /// Sends a run of blocks, read ahead or read now; returns the bytes sent, or
     /// `None` if the socket is full or the file isn't ready.
-    fn send_blocks(&mut self, now: Instant, run: Run, shop: &mut Workshop<'_>) -> Option<usize> {
+    fn send_blocks(&mut self, run: Run, shop: &mut Workshop<'_>) -> Option<usize> {
         let ahead = self.ahead.take();
-        let bytes = self.send_run(now, run, ahead.as_deref(), shop);
+        let bytes = self.send_run(run, ahead.as_deref(), shop);
         if let Some(ahead) = ahead {
             shop.pool.give_back(ahead);
         }
@@ -343,7 +353,6 @@ impl Session {
 
     fn send_run(
         &mut self,
-        now: Instant,
         run: Run,
         ahead: Option<&Ahead>,
         shop: &mut Workshop<'_>,
@@ -363,7 +372,10 @@ impl Session {
             },
         };
         let Filled { blocks, end, .. } = filled;
-        trace!("{} sent {blocks} DATA from {:?}", self.peer, run.first);
+        trace!(
+            "{} sent DATA <block={}, {blocks} in a run>",
+            self.peer, run.first.0
+        );
         match self.socket.send_run(bytes, run.segment_size(), self.peer) {
             Ok(RunSent::Blocked { segments }) => {
                 if segments > 0 {
@@ -371,7 +383,7 @@ impl Session {
                         count: segments,
                         end: false,
                     };
-                    self.transfer.handle_sent(now, sent);
+                    self.transfer.handle_sent(clock(), sent);
                 }
                 self.wait_for_room(shop);
                 return None;
@@ -380,17 +392,17 @@ impl Session {
             Err(error) => self.lost(&error, shop.counters),
         }
         self.transfer
-            .handle_sent(now, Sent::Blocks { count: blocks, end });
+            .handle_sent(clock(), Sent::Blocks { count: blocks, end });
         Some(filled.bytes)
     }
 
     /// Reads what comes next while the answer is on its way.
-    pub(super) fn read_ahead(&mut self, now: Instant, shop: &mut Workshop<'_>) {
+    pub(super) fn read_ahead(&mut self, shop: &mut Workshop<'_>) {
         if let (Content::Source(source), None, false) =
             (&mut self.content, &self.ahead, self.blocked)
             && let Some(run) = self.transfer.upcoming()
         {
-            self.ahead = shop.pool.read(now, source, run);
+            self.ahead = shop.pool.read(shop.now, source, run);
         }
     }
 
@@ -408,16 +420,16 @@ impl Session {
         debug!("{}: cannot send: {error}", self.peer);
     }
 
-    fn wait_for_room(&mut self, shop: &mut Workshop<'_>) {
-        if !self.blocked {
-            self.blocked = true;
-            let interest = Interest::READABLE | Interest::WRITABLE;
-            if let Err(error) = shop
-                .registry
-                .reregister(&mut self.socket, shop.token, interest)
-            {
-                debug!("{}: cannot wait for room: {error}", self.peer);
-            }
+    fn wait_for_room(&mut self, shop: &Workshop<'_>) {
+        if !std::mem::replace(&mut self.blocked, true) {
+            self.watch(Interest::READABLE | Interest::WRITABLE, shop);
+        }
+    }
+
+    fn watch(&mut self, interest: Interest, shop: &Workshop<'_>) {
+        let socket = self.socket.source();
+        if let Err(error) = shop.registry.reregister(socket, shop.token, interest) {
+            debug!("{}: cannot watch its socket: {error}", self.peer);
         }
     }
 }
@@ -430,6 +442,9 @@ fn is_error(datagram: &[u8]) -> bool {
 /// What the loop lends to the session whose turn it is.
 #[derive(Debug)]
 pub(super) struct Workshop<'a> {
+    /// What time it is for this session's turn: read when the turn began, so
+    /// that a wait counted from here never ends early.
+    pub(super) now: Instant,
     pub(super) batch: &'a mut Batch,
     /// At least `MAX_SEND` bytes.
     pub(super) buffer: &'a mut [u8],

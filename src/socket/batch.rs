@@ -27,10 +27,8 @@ pub struct Received<'a> {
     /// The address it was sent to; `None` if the socket doesn't ask for packet
     /// information.
     pub destination: Option<Destination>,
-    /// Its payload.
+    /// Its payload; what was longer than the slot is cut.
     pub payload: &'a [u8],
-    /// It was longer than the slot: the end is lost.
-    pub truncated: bool,
 }
 
 /// Where a datagram was sent to.
@@ -119,7 +117,7 @@ impl Batch {
 
     /// How many datagrams one call can receive at most.
     pub fn capacity(&self, slot_len: usize, limit: usize) -> usize {
-        (self.buffer.len() / slot_len)
+        (self.buffer.len() / slot_len.max(1))
             .min(self.headers.len())
             .min(limit)
     }
@@ -131,9 +129,8 @@ impl Batch {
         let slot = &self.buffer[index * self.slot_len..][..self.slot_len];
         Some(Received {
             peer: peer_of(&self.names[index])?,
-            destination: destination_of(&header.msg_hdr),
+            destination: destination_of(&self.control[index], header.msg_hdr.msg_controllen),
             payload: &slot[..slot.len().min(header.msg_len as usize)],
-            truncated: header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
         })
     }
 }
@@ -166,9 +163,14 @@ fn peer_of(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
     }
 }
 
-fn destination_of(header: &libc::msghdr) -> Option<Destination> {
-    // SAFETY: the header is one the kernel filled; its control pointer and
-    // length describe our own buffer. The macros stay within that length.
+fn destination_of(control: &[u64; CONTROL_WORDS], filled: usize) -> Option<Destination> {
+    // SAFETY: all-zero is a valid value of this C struct.
+    let mut header: libc::msghdr = unsafe { mem::zeroed() };
+    header.msg_control = control.as_ptr().cast_mut().cast();
+    header.msg_controllen = filled.min(mem::size_of_val(control)) as _;
+    let header = &raw const header;
+    // SAFETY: pointer and length describe the buffer that the kernel filled; the
+    // macros only read, and stay within that length.
     let mut cmsg = unsafe { libc::CMSG_FIRSTHDR(header) };
     while let Some(entry) = unsafe { cmsg.as_ref() } {
         match (entry.cmsg_level, entry.cmsg_type) {

@@ -14,7 +14,6 @@ use std::os::fd::AsFd;
 
 use mio::event::Source;
 use mio::net::UdpSocket;
-use mio::{Interest, Registry, Token};
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -50,6 +49,11 @@ pub struct ListenSocket {
 }
 
 impl ListenSocket {
+    /// What a poll watches.
+    pub const fn source(&mut self) -> &mut impl Source {
+        &mut self.socket
+    }
+
     /// Binds to `address`; port 0 lets the kernel choose.
     ///
     /// # Errors
@@ -131,6 +135,11 @@ enum Offload {
 }
 
 impl TransferSocket {
+    /// What a poll watches.
+    pub const fn source(&mut self) -> &mut impl Source {
+        &mut self.socket
+    }
+
     /// Binds to `local`, the address the request came to, on a port that the
     /// kernel chooses, or one of `ports`, tried once around from `first_try`.
     ///
@@ -248,54 +257,6 @@ impl TransferSocket {
     fn refuse_offload(&mut self) {
         self.offload = Offload::Refused;
         let _ = setsockopt(&self.socket, sockopt::UdpGsoSegment, &0);
-    }
-}
-
-impl Source for TransferSocket {
-    fn register(
-        &mut self,
-        registry: &Registry,
-        token: Token,
-        interests: Interest,
-    ) -> io::Result<()> {
-        self.socket.register(registry, token, interests)
-    }
-
-    fn reregister(
-        &mut self,
-        registry: &Registry,
-        token: Token,
-        interests: Interest,
-    ) -> io::Result<()> {
-        self.socket.reregister(registry, token, interests)
-    }
-
-    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        self.socket.deregister(registry)
-    }
-}
-
-impl Source for ListenSocket {
-    fn register(
-        &mut self,
-        registry: &Registry,
-        token: Token,
-        interests: Interest,
-    ) -> io::Result<()> {
-        self.socket.register(registry, token, interests)
-    }
-
-    fn reregister(
-        &mut self,
-        registry: &Registry,
-        token: Token,
-        interests: Interest,
-    ) -> io::Result<()> {
-        self.socket.reregister(registry, token, interests)
-    }
-
-    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        self.socket.deregister(registry)
     }
 }
 

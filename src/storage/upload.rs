@@ -84,7 +84,11 @@ pub struct Upload {
     serial: u64,
     overwrite: bool,
     limit: u64,
-    reserved: u64,
+    /// Bytes that the client said would come.
+    announced: u64,
+    /// Bytes set aside for them, once the first came: whoever only asks gets
+    /// no disk.
+    reserved: Option<u64>,
     length: u64,
 }
 
@@ -111,7 +115,7 @@ impl Upload {
         };
         let mode = Mode::from_bits_truncate(permissions.unwrap_or(0o666));
         let (file, temporary) = open_new(directory.as_fd(), publisher, serial, mode)?;
-        let mut upload = Self {
+        let upload = Self {
             file,
             directory,
             name: name.into(),
@@ -120,7 +124,8 @@ impl Upload {
             serial,
             overwrite: policy.overwrite,
             limit,
-            reserved: 0,
+            announced: announced.unwrap_or(0),
+            reserved: None,
             length: 0,
         };
         if let Some(stat) = replaced {
@@ -133,7 +138,7 @@ impl Upload {
             // can't be undone (FAT has no bits), the file is only the stricter.
             let _ = fchmod(&upload.file, mode);
         }
-        upload.reserved = reserve(&upload.file, announced.unwrap_or(0))?;
+        ensure_space(&upload.file, upload.announced)?;
         Ok(upload)
     }
 
@@ -151,6 +156,9 @@ impl Upload {
         let end = offset.saturating_add(bytes as u64);
         if end > self.limit {
             return Err(StorageError::OVER_LIMIT);
+        }
+        if self.reserved.is_none() {
+            self.reserved = Some(reserve(&self.file, self.announced)?);
         }
         let mut done = 0;
         while done < bytes {
@@ -182,7 +190,7 @@ impl Upload {
     /// 6 if the name was taken meanwhile and overwriting isn't allowed;
     /// what else the file system says. The upload is gone then.
     pub fn commit(mut self) -> Result<u64, StorageError> {
-        if self.reserved > self.length {
+        if self.reserved.is_some_and(|reserved| reserved > self.length) {
             // Gives back the blocks reserved beyond the end.
             ftruncate(&self.file, file_offset(self.length, 0)?)?;
         }
@@ -375,11 +383,10 @@ fn rename_new(directory: BorrowedFd<'_>, from: &str, to: &[u8]) -> nix::Result<(
     }
 }
 
-/// Makes sure of room for `announced` bytes, and returns how many of them are
-/// set aside.
-fn reserve(file: &OwnedFd, announced: u64) -> Result<u64, StorageError> {
+/// Makes sure that there is room for `announced` bytes now.
+fn ensure_space(file: &OwnedFd, announced: u64) -> Result<(), StorageError> {
     if announced == 0 {
-        return Ok(0);
+        return Ok(());
     }
     // Some FUSE file systems, and tmpfs without a limit, tell no figures.
     if let Ok(space) = fstatvfs(file)
@@ -394,6 +401,14 @@ fn reserve(file: &OwnedFd, announced: u64) -> Result<u64, StorageError> {
         if announced > free {
             return Err(StorageError::NO_SPACE);
         }
+    }
+    Ok(())
+}
+
+/// Sets room for `announced` bytes aside, and returns for how many.
+fn reserve(file: &OwnedFd, announced: u64) -> Result<u64, StorageError> {
+    if announced == 0 {
+        return Ok(0);
     }
     // There it means to fill memory, 0.3 s a GiB.
     if fstatfs(file).is_ok_and(|it| it.filesystem_type() == TMPFS_MAGIC) {
@@ -704,12 +719,14 @@ mod tests {
     fn space_reserved_and_not_used_is_given_back() {
         for_each_publisher(Policy::default(), |path, root| {
             let mut upload = root.create(b"new", Some(1 << 20)).unwrap();
-            if upload.reserved == 0 {
+            // Whoever only asks gets no disk.
+            assert_eq!(fstat(&upload.file).unwrap().st_blocks, 0);
+            upload.write_at(0, b"short").unwrap();
+            if upload.reserved == Some(0) {
                 eprintln!("skipped: no reserving in this file system");
                 return;
             }
             assert!(fstat(&upload.file).unwrap().st_blocks >= (1 << 20) / 512);
-            upload.write_at(0, b"short").unwrap();
             assert_eq!(upload.commit(), Ok(5));
             let metadata = fs::metadata(path.join("new")).unwrap();
             assert_eq!(metadata.len(), 5);

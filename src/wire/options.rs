@@ -23,6 +23,9 @@ pub const MIN_BLKSIZE: u16 = 8;
 pub const MAX_BLKSIZE: u16 = 65_464;
 /// Blocks in flight without negotiation: lockstep (RFC 1350 §2).
 pub const DEFAULT_WINDOWSIZE: u16 = 1;
+/// The most blocks in flight, though RFC 7440 allows 65535: with more, the number
+/// of a late ACK couldn't be told from that of a block ahead.
+pub const MAX_IN_FLIGHT: u16 = 32_767;
 /// The largest window a server grants unless told otherwise, in blocks.
 pub const DEFAULT_MAX_WINDOWSIZE: u16 = 64;
 
@@ -124,14 +127,6 @@ pub enum Rollover {
 }
 
 impl Rollover {
-    /// The most blocks that may be in flight at once and still be told apart.
-    pub const fn max_in_flight(self) -> u16 {
-        match self {
-            Self::ToZero => u16::MAX,
-            Self::ToOne => u16::MAX - 1,
-        }
-    }
-
     const fn from_number(number: u128) -> Option<Self> {
         match number {
             0 => Some(Self::ToZero),
@@ -205,7 +200,7 @@ impl Default for Limits {
 pub struct Negotiated {
     /// Bytes a block: [`MIN_BLKSIZE`]…[`MAX_BLKSIZE`].
     pub blksize: u16,
-    /// Blocks in flight: 1…[`Rollover::max_in_flight`].
+    /// Blocks in flight: 1…[`MAX_IN_FLIGHT`].
     pub windowsize: u16,
     /// Retransmission timeout, if one was agreed on.
     pub timeout: Option<Duration>,
@@ -312,15 +307,13 @@ fn grant(
             }
         },
         OptionName::Windowsize => {
-            let max = limits.max_windowsize.min(agreed.rollover.max_in_flight());
+            let max = limits.max_windowsize.min(MAX_IN_FLIGHT);
             agreed.windowsize = at_most(asked, 1, max)?;
             Some(agreed.windowsize.into())
         }
         OptionName::Rollover => {
             agreed.rollover = Rollover::from_number(asked)?;
-            // The window was granted first; then it is this one that yields.
-            (agreed.windowsize <= agreed.rollover.max_in_flight())
-                .then_some(agreed.rollover.number())
+            Some(agreed.rollover.number())
         }
     }
 }
@@ -330,8 +323,7 @@ fn grant(
 pub struct Offer {
     /// Bytes a block: [`MIN_BLKSIZE`]…[`MAX_BLKSIZE`].
     pub blksize: Option<u16>,
-    /// Blocks in flight: 1…65535 (with [`Rollover::ToOne`] 65534 are asked for
-    /// at most).
+    /// Blocks in flight: 1…65535; [`MAX_IN_FLIGHT`] are asked for at most.
     pub windowsize: Option<u16>,
     /// Retransmission timeout in seconds: 1…255.
     pub timeout: Option<u8>,
@@ -365,7 +357,7 @@ impl Offer {
     }
 
     fn windowsize(&self) -> Option<u16> {
-        let max = self.rollover.unwrap_or_default().max_in_flight();
+        let max = MAX_IN_FLIGHT;
         self.windowsize.map(|asked| asked.min(max))
     }
 
@@ -756,17 +748,17 @@ mod tests {
             ..Limits::default()
         };
         for (asked, answered) in [
-            ("windowsize 65535", "windowsize=65535"),
-            ("rollover 1 windowsize 65535", "rollover=1 windowsize=65534"),
-            ("rollover 0 windowsize 65535", "rollover=0 windowsize=65535"),
-            ("windowsize 65535 rollover 1", "windowsize=65535"),
-            ("windowsize 65534 rollover 1", "windowsize=65534 rollover=1"),
+            ("windowsize 65535", "windowsize=32767"),
+            ("rollover 1 windowsize 65535", "rollover=1 windowsize=32767"),
+            ("rollover 0 windowsize 65535", "rollover=0 windowsize=32767"),
+            ("windowsize 65535 rollover 1", "windowsize=32767 rollover=1"),
+            ("windowsize 32767 rollover 1", "windowsize=32767 rollover=1"),
         ] {
             let options = raw(asked);
             let request = request(Direction::Read, Mode::Octet, &options);
             let (agreed, words) = answer(&request, limits, None);
             assert_eq!(words, answered);
-            assert!(agreed.windowsize <= agreed.rollover.max_in_flight());
+            assert!(agreed.windowsize <= MAX_IN_FLIGHT);
         }
     }
 
@@ -843,7 +835,7 @@ mod tests {
         };
         assert_eq!(
             wide.options().next(),
-            Some(("windowsize", "65534".to_string()))
+            Some(("windowsize", "32767".to_string()))
         );
     }
 

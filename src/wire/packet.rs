@@ -8,6 +8,7 @@
 use std::fmt;
 
 use super::options::RawOptions;
+use super::text::escape;
 use super::writer::Writer;
 
 /// Bytes in front of the payload of a DATA packet: opcode and block number.
@@ -238,6 +239,41 @@ pub enum Packet<'a> {
         /// What went wrong, in words: bytes from the network, to be escaped.
         message: &'a [u8],
     },
+}
+
+impl fmt::Display for Packet<'_> {
+    /// The way TFTP clients have always traced packets; fit for a log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Request(request) => {
+                let word = match request.direction {
+                    Direction::Read => "RRQ",
+                    Direction::Write => "WRQ",
+                };
+                let (name, mode) = (escape(request.filename), request.mode.name());
+                write!(f, "{word} <file={name}, mode={mode}")?;
+                for (name, value) in request.options.pairs() {
+                    write!(f, ", {}={}", escape(name), escape(value))?;
+                }
+                f.write_str(">")
+            }
+            Self::Data { block, payload } => {
+                write!(f, "DATA <block={block}, {} bytes>", payload.len())
+            }
+            Self::Ack(block) => write!(f, "ACK <block={block}>"),
+            Self::Oack(options) => {
+                f.write_str("OACK <")?;
+                for (position, (name, value)) in options.pairs().enumerate() {
+                    let comma = if position == 0 { "" } else { ", " };
+                    write!(f, "{comma}{}={}", escape(name), escape(value))?;
+                }
+                f.write_str(">")
+            }
+            Self::Error { code, message } => {
+                write!(f, "ERROR <code={code}, msg={}>", escape(message))
+            }
+        }
+    }
 }
 
 impl<'a> Packet<'a> {
@@ -474,6 +510,26 @@ mod tests {
         match Packet::parse(datagram)? {
             Packet::Request(request) => Ok(request),
             other => panic!("no request: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn packets_are_traced_the_classic_way() {
+        for (bytes, shown) in [
+            (
+                &b"\0\x01a\nb\0OCTET\0blksize\x008\0"[..],
+                r"RRQ <file=a\x0ab, mode=octet, blksize=8>",
+            ),
+            (b"\0\x02f\0netascii\0", "WRQ <file=f, mode=netascii>"),
+            (b"\0\x03\0\x07data", "DATA <block=7, 4 bytes>"),
+            (b"\0\x04\xff\xff", "ACK <block=65535>"),
+            (b"\0\x05\0\x01gone\0", "ERROR <code=1, msg=gone>"),
+            (
+                b"\0\x06tsize\x009\0blksize\x008\0",
+                "OACK <tsize=9, blksize=8>",
+            ),
+        ] {
+            assert_eq!(Packet::parse(bytes).unwrap().to_string(), shown);
         }
     }
 

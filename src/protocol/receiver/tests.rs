@@ -31,6 +31,9 @@ fn opening_server() {
         "0 open > OACK blksize=8 windowsize=4 @500",
         &[
             ("DATA 1", "wrote 8 @510"),
+            // Who sends DATA has had our OACK: what is missing is block 1.
+            ("DATA 2", "ACK 0 @510"),
+            ("DATA 3", "ACK 0 @510"),
             (
                 "DATA 1(3)",
                 "wrote 3, committed, ACK 1 @1010 Completed over",
