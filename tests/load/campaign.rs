@@ -1,0 +1,290 @@
+//! The rounds: each workload with each server in turn, A B C A B C, so that
+//! whatever else the machine does falls on all of them alike.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tftpd::wire::packet::Direction;
+
+use crate::abuse::{Flood, stall};
+use crate::clock;
+use crate::figures::{Figures, Metric, Spread};
+use crate::fleet::{Fleet, Plan, Tally};
+use crate::pattern::Pattern;
+use crate::process::{Cores, Insomnia, Watch};
+use crate::servers::{Contender, PROBE, Programs, Server};
+use crate::workloads::{Bound, Kind, Workload};
+
+/// A run of one server.
+pub(crate) struct Run {
+    pub(crate) contender: Contender,
+    pub(crate) round: usize,
+    pub(crate) figures: Figures,
+    /// What went wrong, if anything did.
+    pub(crate) note: Option<String>,
+}
+
+/// All runs of one workload.
+pub(crate) struct Measured {
+    pub(crate) workload: Workload,
+    pub(crate) runs: Vec<Run>,
+}
+
+impl Measured {
+    /// The median of a figure over the rounds of one contender.
+    pub(crate) fn spread(&self, contender: Contender, metric: Metric) -> Option<Spread> {
+        let runs = self.runs.iter().filter(|run| run.contender == contender);
+        Spread::of(runs.map(|run| run.figures.get(metric)))
+    }
+
+    /// One figure divided by another of the same round, so that what the machine
+    /// does meanwhile counts for both.
+    pub(crate) fn ratio(
+        &self,
+        over: (Contender, Metric),
+        under: (Contender, Metric),
+    ) -> Option<Spread> {
+        let get = |round: usize, (contender, metric)| {
+            let mut runs = self.runs.iter();
+            let run = runs.find(|run| run.round == round && run.contender == contender);
+            run.map_or(f64::NAN, |run| run.figures.get(metric))
+        };
+        let last = self.runs.last()?.round;
+        Spread::of((1..=last).map(|round| get(round, over) / get(round, under)))
+    }
+
+    /// The peer that does best by this figure. One that failed or was cut off
+    /// counts only if all of them did.
+    pub(crate) fn best_peer(&self, metric: Metric, bound: Bound) -> Option<Contender> {
+        let score = |peer| {
+            let median = self.spread(peer, metric)?.median;
+            Some(match bound {
+                Bound::AtLeast(_) => median,
+                Bound::AtMost(_) => -median,
+            })
+        };
+        let best = |wanted: &dyn Fn(Contender) -> bool| {
+            let peers = Contender::ALL
+                .into_iter()
+                .filter(|peer| peer.is_peer() && wanted(*peer));
+            let scored = peers.filter_map(|peer| Some((peer, score(peer)?)));
+            scored
+                .max_by(|a, b| a.1.total_cmp(&b.1))
+                .map(|(peer, _)| peer)
+        };
+        best(&|peer| self.is_sound(peer)).or_else(|| best(&|_| true))
+    }
+
+    /// Whether at least nine transfers of ten were finished.
+    fn is_sound(&self, contender: Contender) -> bool {
+        let median = |metric| {
+            self.spread(contender, metric)
+                .map_or(0.0, |spread| spread.median)
+        };
+        let lost = median(Metric::Failures) + median(Metric::Unfinished);
+        lost * 10.0 <= self.workload.plan.transfers as f64
+    }
+}
+
+/// What it takes to run a workload.
+pub(crate) struct Campaign {
+    pub(crate) programs: Programs,
+    pub(crate) cores: Cores,
+    pub(crate) root: PathBuf,
+    pub(crate) rounds: usize,
+    pub(crate) pattern: Pattern,
+}
+
+impl Campaign {
+    /// Runs all workloads; says on standard error how far it is.
+    pub(crate) fn run(&self, workloads: Vec<Workload>) -> io::Result<Vec<Measured>> {
+        let _awake = Insomnia::on(self.cores.server, self.cores.load)?;
+        File::create(self.root.join(PROBE))?;
+        let here: Vec<_> = Contender::ALL
+            .into_iter()
+            .filter(|&contender| {
+                let found = self.programs.find(contender).is_some();
+                if !found {
+                    eprintln!("skipping {}: not on this machine", contender.name());
+                }
+                found
+            })
+            .collect();
+        workloads
+            .into_iter()
+            .map(|workload| self.measure(workload, &here))
+            .collect()
+    }
+
+    fn measure(&self, workload: Workload, here: &[Contender]) -> io::Result<Measured> {
+        self.lay_out(&workload.plan)?;
+        let mut runs = Vec::new();
+        for round in 1..=self.rounds {
+            for &contender in here
+                .iter()
+                .filter(|&&contender| takes_part(contender, &workload))
+            {
+                let (figures, note) = match self.run_once(&workload, contender) {
+                    Ok(done) => done,
+                    Err(error) => (Figures::default(), Some(error.to_string())),
+                };
+                say(&workload, contender, round, &figures, note.as_deref());
+                runs.push(Run {
+                    contender,
+                    round,
+                    figures,
+                    note,
+                });
+            }
+        }
+        self.clear()?;
+        Ok(Measured { workload, runs })
+    }
+
+    /// Creates the files that will be read.
+    fn lay_out(&self, plan: &Plan) -> io::Result<()> {
+        if plan.direction == Direction::Read {
+            for file in 0..plan.files {
+                let path = self.root.join(plan.name(file));
+                self.pattern.create(&path, file, plan.size)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes every file but the one that servers are greeted with.
+    fn clear(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.root)? {
+            let entry = entry?;
+            if entry.file_name() != PROBE {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn run_once(
+        &self,
+        workload: &Workload,
+        contender: Contender,
+    ) -> io::Result<(Figures, Option<String>)> {
+        let log = self.root.with_extension("log");
+        let mut server = Server::start(&self.programs, contender, &self.root, &log, self.cores)?;
+        let plan = workload.plan;
+        let (mut figures, note) = match workload.kind {
+            Kind::Transfers => self.transfers(plan, &server)?,
+            Kind::Flood => self.flood(plan, &server)?,
+            Kind::Stalled(count) => {
+                let name = plan.name(0);
+                (stall(server.address, server.tree(), &name, count)?, None)
+            }
+        };
+        let note = if server.has_died() {
+            Some("the server died".to_owned())
+        } else {
+            note
+        };
+        drop(server);
+        if plan.direction == Direction::Write {
+            let wrong = self.verify_uploads(&plan)?;
+            figures.set(
+                Metric::Failures,
+                figures.get(Metric::Failures) + wrong as f64,
+            );
+        }
+        Ok((figures, note))
+    }
+
+    fn transfers(&self, plan: Plan, server: &Server) -> io::Result<(Figures, Option<String>)> {
+        let fleet = Fleet::new(plan, &self.pattern, server.address)?;
+        let mut watch = Watch::new(server.tree(), clock());
+        let mut tally = fleet.run(|now| watch.look(now))?;
+        let cpu = watch.cpu();
+
+        let mut figures = Figures::default();
+        tally.write_into(&mut figures);
+        figures.set(Metric::PeakKib, watch.peak_kib() as f64);
+        if tally.bytes > 0 && server.accounts_for(&plan) {
+            figures.set(
+                Metric::CpuPerGigabyte,
+                cpu.as_secs_f64() / (tally.bytes as f64 / 1e9),
+            );
+        }
+        Ok((figures, complaint(&tally, plan.limit)))
+    }
+
+    fn flood(&self, plan: Plan, server: &Server) -> io::Result<(Figures, Option<String>)> {
+        let fleet = Fleet::new(plan, &self.pattern, server.address)?;
+        let mut watch = Watch::new(server.tree(), clock());
+        let mut flood = Flood::new(server.address, &plan.name(0))?;
+        let mut tally = fleet.run(|now| flood.tick(now).min(watch.look(now)))?;
+        let mut figures = Figures::default();
+        tally.write_into(&mut figures);
+        flood.finish(&mut figures, |now| {
+            watch.look(now);
+        })?;
+        figures.set(Metric::PeakKib, watch.peak_kib() as f64);
+        Ok((figures, complaint(&tally, plan.limit)))
+    }
+
+    /// How many of the files that should have come are missing or wrong.
+    fn verify_uploads(&self, plan: &Plan) -> io::Result<usize> {
+        let wrong = (0..plan.transfers)
+            .map(|index| plan.file(index))
+            .filter(|&file| {
+                let path = self.root.join(plan.name(file));
+                self.pattern.verify(&path, file, plan.size).is_err()
+            })
+            .count();
+        self.clear()?;
+        Ok(wrong)
+    }
+}
+
+fn takes_part(contender: Contender, workload: &Workload) -> bool {
+    let wanted = match contender {
+        Contender::Ours => true,
+        Contender::OursAsleep => workload.asleep,
+        Contender::Bare => matches!(workload.kind, Kind::Transfers) && workload.peers,
+        _ => workload.peers,
+    };
+    wanted && contender.can(&workload.plan)
+}
+
+fn complaint(tally: &Tally, limit: Duration) -> Option<String> {
+    match (&tally.complaint, tally.unfinished) {
+        (Some(complaint), _) => Some(format!("{} failed: {complaint}", tally.failures)),
+        (None, 0) => None,
+        (None, unfinished) => Some(format!(
+            "cut off after {limit:?} with {unfinished} unfinished"
+        )),
+    }
+}
+
+fn say(
+    workload: &Workload,
+    contender: Contender,
+    round: usize,
+    figures: &Figures,
+    note: Option<&str>,
+) {
+    let shown = [
+        Metric::Throughput,
+        Metric::CpuPerGigabyte,
+        Metric::CompletionP50,
+        Metric::CompletionP99,
+        Metric::LoadBusy,
+    ];
+    let mut line = format!("{:<22} {round} {:<18}", workload.name, contender.name());
+    for metric in shown {
+        let value = figures.get(metric);
+        if !value.is_nan() {
+            // Writing to a string can't fail.
+            let _ = write!(line, " {value:.3} {};", metric.words());
+        }
+    }
+    eprintln!("{line} {}", note.unwrap_or_default());
+}

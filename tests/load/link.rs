@@ -1,0 +1,74 @@
+//! The socket of one client: as cheap as the kernel allows, since what the load
+//! spends is missing from what the server can be asked for.
+
+use std::io::{self, ErrorKind};
+use std::net::{Ipv4Addr, SocketAddr};
+
+use mio::net::UdpSocket;
+use mio::{Interest, Registry, Token};
+use nix::sys::socket::{setsockopt, sockopt};
+use tftpd::socket::Batch;
+
+/// A client's socket, connected once the transfer has shown to be long.
+pub(crate) struct Link {
+    socket: UdpSocket,
+    connected: bool,
+    /// Bytes of the segments that the kernel cuts runs into, once set.
+    segment: usize,
+}
+
+impl Link {
+    pub(crate) fn open(registry: &Registry, token: Token) -> io::Result<Self> {
+        let mut socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0).into())?;
+        registry.register(&mut socket, token, Interest::READABLE)?;
+        Ok(Self {
+            socket,
+            connected: false,
+            segment: 0,
+        })
+    }
+
+    /// Spares the kernel the search for the way, and drops what others send.
+    pub(crate) fn connect(&mut self, peer: SocketAddr) -> io::Result<()> {
+        self.socket.connect(peer)?;
+        self.connected = true;
+        Ok(())
+    }
+
+    pub(crate) const fn is_connected(&self) -> bool {
+        self.connected
+    }
+
+    /// Receives one datagram from the peer it is connected to.
+    pub(crate) fn receive_one(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.socket.recv(buffer)
+    }
+
+    /// Receives what is there, from anyone.
+    pub(crate) fn receive(
+        &self,
+        batch: &mut Batch,
+        slot_len: usize,
+        limit: usize,
+    ) -> io::Result<usize> {
+        batch.receive(&self.socket, slot_len, limit)
+    }
+
+    /// Sends one datagram, or several of `segment` bytes each (the last may be
+    /// shorter) with one call; false if the socket is full. Any other error is
+    /// a datagram lost.
+    pub(crate) fn send(&mut self, bytes: &[u8], segment: usize, peer: SocketAddr) -> bool {
+        if bytes.len() > segment && self.segment != segment {
+            let size = i32::try_from(segment).unwrap_or(i32::MAX);
+            if setsockopt(&self.socket, sockopt::UdpGsoSegment, &size).is_ok() {
+                self.segment = segment;
+            }
+        }
+        let sent = if self.connected {
+            self.socket.send(bytes)
+        } else {
+            self.socket.send_to(bytes, peer)
+        };
+        !sent.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+    }
+}

@@ -1,0 +1,382 @@
+//! What comes out: a Markdown table, a JSON file, and the verdicts that both and
+//! the chart share.
+
+use std::fmt::{self, Write as _};
+use std::fs;
+
+use nix::sys::utsname::uname;
+
+use crate::campaign::Measured;
+use crate::figures::{Metric, Spread};
+use crate::process::Cores;
+use crate::servers::{Contender, Programs};
+use crate::workloads::{Against, Bound, Goal};
+
+/// A goal and what came of it.
+pub(crate) struct Verdict {
+    pub(crate) goal: Goal,
+    pub(crate) ours: Spread,
+    /// What ours is divided by, and whose figure that is.
+    pub(crate) other: Option<(&'static str, Spread)>,
+    /// What the bound is for: ours, or the ratio within a round.
+    pub(crate) value: Spread,
+}
+
+impl Verdict {
+    /// `None` if one of the two figures is missing.
+    pub(crate) fn of(measured: &Measured, goal: Goal) -> Option<Self> {
+        let us = if goal.asleep {
+            Contender::OursAsleep
+        } else {
+            Contender::Ours
+        };
+        let other = match goal.against {
+            Against::BestPeer => Some((measured.best_peer(goal.metric, goal.bound)?, goal.metric)),
+            Against::Bare => Some((Contender::Bare, goal.metric)),
+            Against::Asleep => Some((Contender::OursAsleep, goal.metric)),
+            Against::Own(metric) => Some((us, metric)),
+            Against::Nothing => None,
+        };
+        let ours = measured.spread(us, goal.metric)?;
+        let value = match other {
+            Some(other) => measured.ratio((us, goal.metric), other)?,
+            None => ours,
+        };
+        let other = other.and_then(|(contender, metric)| {
+            let name = match goal.against {
+                Against::Own(metric) => metric.words(),
+                _ => contender.name(),
+            };
+            Some((name, measured.spread(contender, metric)?))
+        });
+        Some(Self {
+            goal,
+            ours,
+            other,
+            value,
+        })
+    }
+
+    pub(crate) fn is_met(&self) -> bool {
+        match self.goal.bound {
+            Bound::AtLeast(least) => self.value.median >= least,
+            Bound::AtMost(most) => self.value.median <= most,
+        }
+    }
+
+    fn bound(&self) -> String {
+        let met = if self.is_met() { "met" } else { "**missed**" };
+        match self.goal.bound {
+            Bound::AtLeast(least) => format!("≥ {least} {met}"),
+            Bound::AtMost(most) => format!("≤ {most} {met}"),
+        }
+    }
+}
+
+/// The verdict on one of the two ratios that every table begins with.
+pub(crate) fn ratio(measured: &Measured, metric: Metric, asleep: bool) -> Option<Verdict> {
+    let goals = measured.workload.goals.iter();
+    let mut goals = goals.filter(|goal| goal.asleep == asleep && goal.against == Against::BestPeer);
+    Verdict::of(measured, *goals.find(|goal| goal.metric == metric)?)
+}
+
+/// Where and with what it was measured.
+pub(crate) struct Setting {
+    pub(crate) date: String,
+    pub(crate) rounds: usize,
+    pub(crate) cores: Cores,
+    /// Name and version of every server.
+    pub(crate) versions: Vec<(&'static str, String)>,
+    machine: String,
+    kernel: String,
+}
+
+impl Setting {
+    pub(crate) fn new(date: String, rounds: usize, cores: Cores, programs: &Programs) -> Self {
+        let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let field = |name: &str| {
+            let line = info.lines().find(|line| line.starts_with(name))?;
+            Some(line.split_once(':')?.1.trim().to_owned())
+        };
+        let processors = info
+            .lines()
+            .filter(|line| line.starts_with("processor"))
+            .count();
+        let model = field("model name").unwrap_or_else(|| "unknown processor".into());
+        let kernel = uname().map(|name| name.release().to_string_lossy().into_owned());
+        let versions = Contender::ALL.into_iter().filter_map(|contender| {
+            let known = contender != Contender::OursAsleep;
+            Some((
+                contender.name(),
+                programs.version(contender).filter(|_| known)?,
+            ))
+        });
+        Self {
+            date,
+            rounds,
+            cores,
+            versions: versions.collect(),
+            machine: format!("{model}, {processors} cores"),
+            kernel: kernel.unwrap_or_default(),
+        }
+    }
+}
+
+/// The whole report in Markdown.
+pub(crate) fn markdown(setting: &Setting, all: &[Measured]) -> String {
+    let mut text = String::new();
+    head(&mut text, setting);
+    ratios(&mut text, all);
+    further_goals(&mut text, all);
+    details(&mut text, all);
+    notes(&mut text, all);
+    text
+}
+
+fn head(text: &mut String, setting: &Setting) {
+    let Setting {
+        date,
+        rounds,
+        cores,
+        machine,
+        kernel,
+        ..
+    } = setting;
+    let versions: Vec<_> = setting
+        .versions
+        .iter()
+        .map(|(name, version)| format!("{name}: {version}"))
+        .collect();
+    line(
+        text,
+        &format!(
+            "{date}, {machine}, Linux {kernel}, loopback; server on core {}, load on core {}; \
+         medians of {rounds} interleaved rounds (lowest–highest). {}.\n",
+            cores.server,
+            cores.load,
+            versions.join("; "),
+        ),
+    );
+}
+
+fn ratios(text: &mut String, all: &[Measured]) {
+    line(
+        text,
+        "| workload | MB/s ÷ best peer | goal | ours | best peer | CPU-s/GB ÷ best peer | goal | ours | best peer |",
+    );
+    line(text, "|---|---|---|---|---|---|---|---|---|");
+    for measured in all {
+        for asleep in [false, true] {
+            let throughput = ratio(measured, Metric::Throughput, asleep);
+            let cpu = ratio(measured, Metric::CpuPerGigabyte, asleep);
+            if throughput.is_none() && cpu.is_none() {
+                continue;
+            }
+            let mut title = measured.workload.title.to_owned();
+            if asleep {
+                title += ", `--busy-poll 0`";
+            }
+            line(
+                text,
+                &format!("| {title} {} {} |", Cells(throughput, 0), Cells(cpu, 2)),
+            );
+        }
+    }
+    text.push('\n');
+}
+
+/// Four cells about a ratio: the ratio, its goal and the figures behind it, which
+/// are shown with so many digits.
+struct Cells(Option<Verdict>, usize);
+
+impl fmt::Display for Cells {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(Some(verdict), digits) = self else {
+            return f.write_str("| | | |");
+        };
+        let ours = show(verdict.ours, *digits);
+        let (value, bound) = (show(verdict.value, 2), verdict.bound());
+        write!(f, "| {value} | {bound} | {ours} |")?;
+        match verdict.other {
+            Some((name, spread)) => write!(f, " {name} {}", show(spread, *digits)),
+            None => Ok(()),
+        }
+    }
+}
+
+fn further_goals(text: &mut String, all: &[Measured]) {
+    line(
+        text,
+        "| workload | figure | value | goal | ours | held against |",
+    );
+    line(text, "|---|---|---|---|---|---|");
+    for measured in all {
+        for &goal in &measured.workload.goals {
+            let in_first = matches!(goal.metric, Metric::Throughput | Metric::CpuPerGigabyte);
+            if in_first && goal.against == Against::BestPeer {
+                continue;
+            }
+            let Some(verdict) = Verdict::of(measured, goal) else {
+                continue;
+            };
+            let other = verdict
+                .other
+                .map(|(name, spread)| format!("{name} {}", show(spread, 2)));
+            line(
+                text,
+                &format!(
+                    "| {} | {} | {} | {} | {} | {} |",
+                    measured.workload.title,
+                    goal.metric.words(),
+                    show(verdict.value, 2),
+                    verdict.bound(),
+                    show(verdict.ours, 2),
+                    other.unwrap_or_default(),
+                ),
+            );
+        }
+    }
+    text.push('\n');
+}
+
+fn details(text: &mut String, all: &[Measured]) {
+    const COLUMNS: [(Metric, usize); 13] = [
+        (Metric::Throughput, 0),
+        (Metric::CpuPerGigabyte, 2),
+        (Metric::CompletionP50, 1),
+        (Metric::CompletionP99, 1),
+        (Metric::CompletionMax, 1),
+        (Metric::FirstDataP50, 1),
+        (Metric::FirstDataP99, 1),
+        (Metric::DataPerBlock, 2),
+        (Metric::RequestResends, 0),
+        (Metric::Failures, 0),
+        (Metric::Unfinished, 0),
+        (Metric::PeakKib, 0),
+        (Metric::LoadBusy, 2),
+    ];
+    let titles: Vec<_> = COLUMNS.iter().map(|(metric, _)| metric.words()).collect();
+    line(
+        text,
+        &format!("| workload | server | {} |", titles.join(" | ")),
+    );
+    line(text, &format!("|---|---|{}", "---|".repeat(COLUMNS.len())));
+    for measured in all {
+        for contender in Contender::ALL {
+            if !measured.runs.iter().any(|run| run.contender == contender) {
+                continue;
+            }
+            let cells = COLUMNS.map(|(metric, digits)| {
+                let spread = measured.spread(contender, metric);
+                spread.map_or_else(
+                    || "–".into(),
+                    |spread| format!("{:.digits$}", spread.median),
+                )
+            });
+            line(
+                text,
+                &format!(
+                    "| {} | {} | {} |",
+                    measured.workload.name,
+                    contender.name(),
+                    cells.join(" | ")
+                ),
+            );
+        }
+    }
+    text.push('\n');
+}
+
+/// What went wrong, once for each server and workload.
+fn notes(text: &mut String, all: &[Measured]) {
+    for measured in all {
+        for contender in Contender::ALL {
+            let mut runs = measured
+                .runs
+                .iter()
+                .filter(|run| run.contender == contender);
+            if let Some(note) = runs.find_map(|run| run.note.as_ref()) {
+                line(
+                    text,
+                    &format!("- {}, {}: {note}", measured.workload.name, contender.name()),
+                );
+            }
+        }
+    }
+}
+
+fn line(text: &mut String, line: &str) {
+    text.push_str(line);
+    text.push('\n');
+}
+
+fn show(spread: Spread, digits: usize) -> String {
+    let Spread { median, min, max } = spread;
+    if (min - max).abs() < f64::EPSILON {
+        return format!("{median:.digits$}");
+    }
+    format!("{median:.digits$} ({min:.digits$}–{max:.digits$})")
+}
+
+/// All figures of all runs.
+pub(crate) fn json(setting: &Setting, all: &[Measured]) -> String {
+    let versions: Vec<_> = setting
+        .versions
+        .iter()
+        .map(|(name, version)| format!("{}: {}", quoted(name), quoted(version)))
+        .collect();
+    let workloads: Vec<_> = all.iter().map(json_workload).collect();
+    format!(
+        "{{\n  \"date\": {},\n  \"machine\": {},\n  \"kernel\": {},\n  \"rounds\": {},\n  \
+         \"versions\": {{{}}},\n  \"workloads\": [\n{}\n  ]\n}}\n",
+        quoted(&setting.date),
+        quoted(&setting.machine),
+        quoted(&setting.kernel),
+        setting.rounds,
+        versions.join(", "),
+        workloads.join(",\n"),
+    )
+}
+
+fn json_workload(measured: &Measured) -> String {
+    let runs: Vec<_> = measured
+        .runs
+        .iter()
+        .map(|run| {
+            let mut text = format!(
+                "      {{\"server\": {}, \"round\": {}",
+                quoted(run.contender.name()),
+                run.round
+            );
+            for metric in Metric::ALL {
+                let value = run.figures.get(metric);
+                if value.is_finite() {
+                    // Writing to a string can't fail.
+                    let _ = write!(text, ", \"{}\": {value}", metric.key());
+                }
+            }
+            if let Some(note) = &run.note {
+                let _ = write!(text, ", \"note\": {}", quoted(note));
+            }
+            text + "}"
+        })
+        .collect();
+    format!(
+        "    {{\"name\": {}, \"title\": {}, \"runs\": [\n{}\n    ]}}",
+        quoted(measured.workload.name),
+        quoted(measured.workload.title),
+        runs.join(",\n")
+    )
+}
+
+fn quoted(text: &str) -> String {
+    let mut quoted = String::from("\"");
+    for character in text.chars() {
+        match character {
+            '"' | '\\' => quoted.extend(['\\', character]),
+            character if character.is_control() => quoted.push(' '),
+            character => quoted.push(character),
+        }
+    }
+    quoted + "\""
+}

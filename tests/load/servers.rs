@@ -1,0 +1,294 @@
+//! The servers under measurement: where to find each, how it is started, and
+//! what it can't do.
+
+use std::env;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use nix::unistd::{User, geteuid};
+use tftpd::wire::packet::{Direction, Mode, Packet, emit_request};
+
+use crate::clock;
+use crate::fleet::Plan;
+use crate::process::{Cores, Tree, pin};
+
+/// How long a server may take until it answers its first request.
+const START: Duration = Duration::from_secs(5);
+
+/// The file that is asked for to see whether a server is up; empty.
+pub(crate) const PROBE: &str = "probe";
+
+/// Who takes part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Contender {
+    Ours,
+    /// Ours, never waiting awake.
+    OursAsleep,
+    InTftpd,
+    Atftpd,
+    Dnsmasq,
+    RsTftpd,
+    /// The bare loop: what the socket allows.
+    Bare,
+}
+
+impl Contender {
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Ours,
+        Self::OursAsleep,
+        Self::InTftpd,
+        Self::Atftpd,
+        Self::Dnsmasq,
+        Self::RsTftpd,
+        Self::Bare,
+    ];
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Ours => "ours",
+            Self::OursAsleep => "ours --busy-poll 0",
+            Self::InTftpd => "in.tftpd",
+            Self::Atftpd => "atftpd",
+            Self::Dnsmasq => "dnsmasq",
+            Self::RsTftpd => "rs-tftpd",
+            Self::Bare => "bare loop",
+        }
+    }
+
+    pub(crate) const fn is_peer(self) -> bool {
+        matches!(
+            self,
+            Self::InTftpd | Self::Atftpd | Self::Dnsmasq | Self::RsTftpd
+        )
+    }
+
+    /// Whether it knows what the plan asks for.
+    pub(crate) fn can(self, plan: &Plan) -> bool {
+        let windows = plan.windowsize.is_some_and(|window| window > 1);
+        let uploads = plan.direction == Direction::Write;
+        match self {
+            Self::InTftpd => !windows,
+            Self::Dnsmasq => !windows && !uploads,
+            // No state but one block number, no repeats.
+            Self::Bare => plan.at_once == 1 && plan.loss == 0 && !uploads,
+            _ => true,
+        }
+    }
+}
+
+/// Where the programs are.
+#[derive(Debug)]
+pub(crate) struct Programs {
+    pub(crate) ours: PathBuf,
+    /// What `scripts/bench` has unpacked or installed, in Debian's layout.
+    pub(crate) peers: PathBuf,
+}
+
+impl Programs {
+    /// The program behind a contender, if it is on this machine.
+    pub(crate) fn find(&self, contender: Contender) -> Option<PathBuf> {
+        let candidate = match contender {
+            Contender::Ours => self.ours.clone(),
+            Contender::OursAsleep => {
+                let help = output(&self.ours, "--help");
+                return help.contains("--busy-poll").then(|| self.ours.clone());
+            }
+            Contender::Bare => env::current_exe().ok()?,
+            // The same name as ours: never from the path.
+            Contender::RsTftpd => self.peers.join("bin/tftpd"),
+            Contender::InTftpd | Contender::Atftpd | Contender::Dnsmasq => {
+                return self.in_path(contender.name());
+            }
+        };
+        candidate.is_file().then_some(candidate)
+    }
+
+    fn in_path(&self, name: &str) -> Option<PathBuf> {
+        let path = env::var_os("PATH").unwrap_or_default();
+        let own = [self.peers.join("usr/sbin"), "/usr/sbin".into()];
+        let mut candidates = own.into_iter().chain(env::split_paths(&path));
+        candidates.find_map(|dir| Some(dir.join(name)).filter(|program| program.is_file()))
+    }
+
+    /// What it calls itself, in a few words.
+    pub(crate) fn version(&self, contender: Contender) -> Option<String> {
+        let program = self.find(contender)?;
+        if contender == Contender::Bare {
+            return None;
+        }
+        let mut command = Command::new(program);
+        self.lend_libraries(&mut command);
+        let output = command.arg("--version").output().ok()?;
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text);
+        let line = text.lines().next()?.split(['(', ',']).next()?.trim();
+        Some(line.split(" Copyright").next()?.trim().to_owned())
+    }
+
+    fn lend_libraries(&self, command: &mut Command) {
+        let libraries = self.peers.join("usr/lib");
+        let with_architecture = fs::read_dir(&libraries).into_iter().flatten().flatten();
+        let paths = with_architecture
+            .map(|entry| entry.path())
+            .chain([libraries.clone()]);
+        if let Ok(paths) = env::join_paths(paths) {
+            command.env("LD_LIBRARY_PATH", paths);
+        }
+    }
+
+    fn command(&self, contender: Contender, address: SocketAddr, root: &Path) -> Option<Command> {
+        let program = self.find(contender)?;
+        let (ip, port) = (address.ip().to_string(), address.port().to_string());
+        let address = address.to_string();
+        let user = User::from_uid(geteuid())
+            .ok()
+            .flatten()
+            .map(|user| user.name);
+        let user = user.unwrap_or_else(|| "root".into());
+        let mut command = Command::new(program);
+        match contender {
+            Contender::Ours => command.args(["-a", &address]).arg(root),
+            Contender::OursAsleep => command.args(["-a", &address, "--busy-poll", "0"]).arg(root),
+            Contender::InTftpd => command
+                .args(["--foreground", "--secure", "--create", "--user", &user])
+                .args(["--address", &address])
+                .arg(root),
+            Contender::Atftpd => command
+                .args(["--daemon", "--no-fork", "--maxthread", "10000"])
+                .args(["--user", &user, "--bind-address", &ip, "--port", &port])
+                .arg(root),
+            Contender::Dnsmasq => command
+                .args([
+                    "--keep-in-foreground",
+                    "--conf-file=/dev/null",
+                    "--pid-file=",
+                ])
+                .args(["--port=0", "--bind-interfaces", "--log-facility=-"])
+                .args(["--enable-tftp", "--tftp-max=20000"])
+                .arg(format!("--listen-address={ip}"))
+                .arg(format!("--user={user}"))
+                .arg(format!("--tftp-root={}", root.display())),
+            Contender::RsTftpd => command.args(["-i", &ip, "-p", &port, "-d"]).arg(root),
+            Contender::Bare => command.args(["bare", &address]).arg(root),
+        };
+        if contender.is_peer() {
+            self.lend_libraries(&mut command);
+        }
+        Some(command)
+    }
+}
+
+fn output(program: &Path, argument: &str) -> String {
+    let output = Command::new(program).arg(argument).output();
+    output
+        .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+        .unwrap_or_default()
+}
+
+/// A running server on its own core; it and all its children end with this.
+#[derive(Debug)]
+pub(crate) struct Server {
+    contender: Contender,
+    child: Child,
+    pub(crate) address: SocketAddr,
+}
+
+impl Server {
+    /// Starts it and waits until it answers.
+    pub(crate) fn start(
+        programs: &Programs,
+        contender: Contender,
+        root: &Path,
+        log: &Path,
+        cores: Cores,
+    ) -> io::Result<Self> {
+        let port = match contender {
+            // It has no option for the port of TFTP.
+            Contender::Dnsmasq => 69,
+            _ => free_port()?,
+        };
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let mut command = programs
+            .command(contender, address, root)
+            .ok_or_else(|| io::Error::new(ErrorKind::NotFound, "not on this machine"))?;
+        let file = File::create(log)?;
+        command
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file);
+        pin(cores.server)?;
+        let child = command.spawn();
+        pin(cores.load)?;
+        let mut server = Self {
+            contender,
+            child: child?,
+            address,
+        };
+        server.wait_until_ready().map_err(|error| {
+            let text = fs::read_to_string(log).unwrap_or_default();
+            let line = text.lines().last().unwrap_or_default();
+            io::Error::new(error.kind(), format!("{error} {line}"))
+        })?;
+        Ok(server)
+    }
+
+    pub(crate) fn tree(&self) -> Tree {
+        Tree(self.child.id())
+    }
+
+    /// Whether its CPU time can be told: in.tftpd waits for none of its
+    /// children, so that those that have ended are lost.
+    pub(crate) fn accounts_for(&self, plan: &Plan) -> bool {
+        self.contender != Contender::InTftpd || plan.transfers == 1
+    }
+
+    pub(crate) fn has_died(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+
+    fn wait_until_ready(&mut self) -> io::Result<()> {
+        let mut request = [0; 64];
+        let options: [(&str, &str); 0] = [];
+        let name = PROBE.as_bytes();
+        let len = emit_request(Direction::Read, name, Mode::Octet, options, &mut request)
+            .map_err(io::Error::other)?;
+        let deadline = clock() + START;
+        while clock() < deadline {
+            if self.has_died() {
+                return Err(io::Error::other("it has ended:"));
+            }
+            let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+            socket.set_read_timeout(Some(Duration::from_millis(20)))?;
+            socket.send_to(&request[..len], self.address)?;
+            let mut answer = [0; 516];
+            let Ok((len, peer)) = socket.recv_from(&mut answer) else {
+                continue;
+            };
+            return match Packet::parse(&answer[..len]) {
+                Ok(Packet::Data { block, .. }) => {
+                    let ack = tftpd::wire::packet::emit_ack(block);
+                    socket.send_to(&ack, peer).map(drop)
+                }
+                other => Err(io::Error::other(format!("unexpected answer {other:?}"))),
+            };
+        }
+        Err(io::Error::new(ErrorKind::TimedOut, "no answer"))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.tree().kill();
+        // Killed: this takes no time.
+        let _ = self.child.wait();
+    }
+}
+
+fn free_port() -> io::Result<u16> {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    Ok(socket.local_addr()?.port())
+}

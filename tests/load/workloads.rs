@@ -1,0 +1,337 @@
+//! What is measured, and what is expected of it: one table.
+
+use std::time::Duration;
+
+use tftpd::wire::packet::Direction::{self, Read, Write};
+
+use crate::figures::Metric;
+use crate::fleet::Plan;
+
+/// What a workload is made of.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Kind {
+    Transfers,
+    /// So many sessions that fall silent after their first block.
+    Stalled(usize),
+    /// Honest clients amid a flood of requests nobody waits for.
+    Flood,
+}
+
+/// What a figure of ours is held against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Against {
+    /// The best peer's figure in the same run: the bound is a ratio.
+    BestPeer,
+    /// The bare loop's: the bound is a ratio.
+    Bare,
+    /// Our own figure without waiting awake: the bound is a ratio.
+    Asleep,
+    /// Another figure of the same run: the bound is a ratio.
+    Own(Metric),
+    /// Nothing: the bound is absolute.
+    Nothing,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Bound {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+/// What a workload is expected to give.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Goal {
+    pub(crate) metric: Metric,
+    pub(crate) bound: Bound,
+    pub(crate) against: Against,
+    /// Ours with `--busy-poll 0`.
+    pub(crate) asleep: bool,
+}
+
+pub(crate) struct Workload {
+    pub(crate) name: &'static str,
+    /// What it is, for the table.
+    pub(crate) title: &'static str,
+    pub(crate) kind: Kind,
+    pub(crate) plan: Plan,
+    /// Run ours with `--busy-poll 0` too.
+    pub(crate) asleep: bool,
+    /// Run the peers too.
+    pub(crate) peers: bool,
+    pub(crate) goals: Vec<Goal>,
+}
+
+impl Workload {
+    const fn new(name: &'static str, title: &'static str, plan: Plan) -> Self {
+        Self {
+            name,
+            title,
+            kind: Kind::Transfers,
+            plan,
+            asleep: false,
+            peers: true,
+            goals: Vec::new(),
+        }
+    }
+
+    fn goal(mut self, metric: Metric, bound: Bound, against: Against) -> Self {
+        self.goals.push(Goal {
+            metric,
+            bound,
+            against,
+            asleep: false,
+        });
+        self
+    }
+
+    /// The usual pair: throughput at least, CPU at most so many times the best
+    /// peer's.
+    fn ratios(self, throughput: f64, cpu: f64) -> Self {
+        self.goal(
+            Metric::Throughput,
+            Bound::AtLeast(throughput),
+            Against::BestPeer,
+        )
+        .goal(
+            Metric::CpuPerGigabyte,
+            Bound::AtMost(cpu),
+            Against::BestPeer,
+        )
+    }
+
+    /// The same for ours with `--busy-poll 0`.
+    fn asleep_ratios(mut self, throughput: f64, cpu: f64) -> Self {
+        let awake = self.goals.len();
+        self = self.ratios(throughput, cpu);
+        for goal in &mut self.goals[awake..] {
+            goal.asleep = true;
+        }
+        self.asleep = true;
+        self
+    }
+
+    /// Every transfer must succeed.
+    fn nothing_failed(self) -> Self {
+        self.goal(Metric::Failures, Bound::AtMost(0.0), Against::Nothing)
+            .goal(Metric::Unfinished, Bound::AtMost(0.0), Against::Nothing)
+    }
+}
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+
+/// One transfer after the other.
+const fn one_client(direction: Direction, size: u64, transfers: usize, blksize: u16) -> Plan {
+    Plan {
+        direction,
+        size,
+        files: 1,
+        transfers,
+        at_once: 1,
+        blksize: Some(blksize),
+        windowsize: None,
+        loss: 0,
+        delay: Duration::ZERO,
+        pace: Duration::ZERO,
+        limit: Duration::from_secs(20),
+    }
+}
+
+/// Many transfers at a time, with the block size of an Ethernet.
+const fn many(direction: Direction, size: u64, transfers: usize, at_once: usize) -> Plan {
+    Plan {
+        at_once,
+        ..one_client(direction, size, transfers, 1428)
+    }
+}
+
+const fn window(windowsize: u16, plan: Plan) -> Plan {
+    Plan {
+        windowsize: Some(windowsize),
+        ..plan
+    }
+}
+
+/// All workloads, in the order of the table.
+pub(crate) fn all() -> Vec<Workload> {
+    let mut all = downloads();
+    all.extend(crowds());
+    all.extend(uploads());
+    all.extend(troubles());
+    all
+}
+
+fn downloads() -> Vec<Workload> {
+    let lockstep_512 = Plan {
+        blksize: None,
+        ..one_client(Read, 31 * MIB, 1, 512)
+    };
+    vec![
+        Workload::new("lockstep-512", "lockstep, blksize 512", lockstep_512)
+            .ratios(1.6, 1.0)
+            .asleep_ratios(1.05, 0.82),
+        Workload::new(
+            "lockstep-1428",
+            "lockstep, blksize 1428",
+            one_client(Read, 64 * MIB, 1, 1428),
+        )
+        .ratios(1.6, 1.0)
+        .asleep_ratios(1.05, 0.82),
+        Workload::new(
+            "window-16",
+            "window 16, blksize 1428",
+            window(16, one_client(Read, 64 * MIB, 6, 1428)),
+        )
+        .ratios(1.8, 0.40),
+        Workload::new(
+            "window-64",
+            "window 64, blksize 1428",
+            window(64, one_client(Read, 64 * MIB, 12, 1428)),
+        )
+        .ratios(2.6, 0.30)
+        .goal(Metric::Throughput, Bound::AtLeast(0.85), Against::Bare),
+        Workload::new(
+            "lockstep-65464",
+            "lockstep, blksize 65464",
+            one_client(Read, 1024 * MIB, 1, 65_464),
+        )
+        .ratios(1.3, 0.85),
+    ]
+}
+
+fn crowds() -> Vec<Workload> {
+    let tiny = Plan {
+        files: 64,
+        ..many(Read, 4 * KIB, 20_000, 200)
+    };
+    vec![
+        Workload::new(
+            "clients-100",
+            "100 clients × 1 MiB, lockstep",
+            many(Read, MIB, 200, 100),
+        )
+        .ratios(1.15, 0.87),
+        Workload::new(
+            "clients-100-window-16",
+            "100 clients × 1 MiB, window 16",
+            window(16, many(Read, MIB, 1000, 100)),
+        )
+        .ratios(3.5, 0.28),
+        Workload::new("tiny", "20,000 × 4 KiB, 200 at a time", tiny)
+            .ratios(1.6, 0.65)
+            .nothing_failed(),
+        Workload::new(
+            "storm-1000",
+            "1,000 at once × 1 MiB",
+            many(Read, MIB, 1000, 1000),
+        )
+        .ratios(1.25, 0.95)
+        .goal(
+            Metric::CompletionP99,
+            Bound::AtMost(1.1),
+            Against::Own(Metric::CompletionP50),
+        )
+        .nothing_failed(),
+        Workload::new(
+            "storm-5000",
+            "5,000 at once × 64 KiB",
+            many(Read, 64 * KIB, 5000, 5000),
+        )
+        .ratios(8.0, 0.95)
+        .goal(Metric::RequestResends, Bound::AtMost(0.0), Against::Nothing)
+        .goal(Metric::AnswerMax, Bound::AtMost(500.0), Against::Nothing)
+        .nothing_failed(),
+    ]
+}
+
+fn uploads() -> Vec<Workload> {
+    let upload = one_client(Write, 64 * MIB, 1, 1428);
+    let several = Plan {
+        transfers: 4,
+        ..upload
+    };
+    vec![
+        Workload::new("upload-1", "upload 64 MiB, lockstep", upload).ratios(1.2, 0.95),
+        Workload::new("upload-16", "upload 64 MiB, window 16", window(16, several))
+            .ratios(1.0, 0.78),
+        Workload::new("upload-64", "upload 64 MiB, window 64", window(64, several))
+            .ratios(1.0, 0.78),
+        Workload::new(
+            "uploads-200",
+            "200 uploads at once × 256 KiB",
+            many(Write, 256 * KIB, 200, 200),
+        )
+        .ratios(1.6, 0.6)
+        .nothing_failed(),
+    ]
+}
+
+fn troubles() -> Vec<Workload> {
+    let lossy = |loss| Plan {
+        loss,
+        ..many(Read, 256 * KIB, 20, 20)
+    };
+    let loss = |name, title, plan| {
+        Workload::new(name, title, plan)
+            .goal(Metric::CompletionP50, Bound::AtMost(0.1), Against::BestPeer)
+            .goal(Metric::DataPerBlock, Bound::AtMost(1.15), Against::Nothing)
+            .nothing_failed()
+    };
+    let delayed = |name, title, delay| {
+        let plan = Plan {
+            delay: Duration::from_micros(delay),
+            ..one_client(Read, 4 * MIB * 1000 / delay, 1, 1428)
+        };
+        Workload {
+            asleep: true,
+            peers: false,
+            ..Workload::new(name, title, plan)
+        }
+        .goal(Metric::CpuPerGigabyte, Bound::AtMost(1.05), Against::Asleep)
+    };
+    let stalled = Workload {
+        kind: Kind::Stalled(1000),
+        ..Workload::new(
+            "stalled",
+            "1,000 stalled sessions",
+            many(Read, MIB, 1000, 1000),
+        )
+    };
+    let honest = Plan {
+        pace: Duration::from_millis(5),
+        ..many(Read, 4 * KIB, 800, 100)
+    };
+    let flood = Workload {
+        kind: Kind::Flood,
+        ..Workload::new("flood", "flood of 20,000 requests in 4 s", honest)
+    };
+    vec![
+        loss("loss-1", "loss 1 %, lockstep", lossy(10)),
+        loss("loss-5", "loss 5 %, lockstep", lossy(50)),
+        loss(
+            "loss-1-window-16",
+            "loss 1 %, window 16",
+            window(16, lossy(10)),
+        ),
+        loss(
+            "loss-5-window-16",
+            "loss 5 %, window 16",
+            window(16, lossy(50)),
+        ),
+        delayed("delay-200us", "client delay 200 µs", 200),
+        delayed("delay-1ms", "client delay 1 ms", 1000),
+        stalled
+            .goal(Metric::KibPerSession, Bound::AtMost(0.5), Against::Nothing)
+            .goal(Metric::IdleKib, Bound::AtMost(3072.0), Against::Nothing)
+            .goal(Metric::IdleWakeups, Bound::AtMost(0.0), Against::Nothing),
+        flood
+            .goal(Metric::CompletionP99, Bound::AtMost(5.0), Against::Nothing)
+            .goal(Metric::PeakKib, Bound::AtMost(16_384.0), Against::Nothing)
+            .goal(
+                Metric::RepliesPerRequest,
+                Bound::AtMost(4.0),
+                Against::Nothing,
+            )
+            .nothing_failed(),
+    ]
+}
