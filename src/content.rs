@@ -218,22 +218,47 @@ impl NetasciiSource {
     }
 }
 
+/// Where the bytes of a file that is being received go.
+pub trait Store {
+    /// Stores `bytes` at `offset`: right behind those stored before.
+    ///
+    /// # Errors
+    /// When they can't be stored; the peer is told so.
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), StorageError>;
+
+    /// All is there: puts the file in place.
+    ///
+    /// # Errors
+    /// When it can't be; the peer is told so.
+    fn commit(self) -> Result<(), StorageError>;
+}
+
+impl Store for Upload {
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), StorageError> {
+        self.write_at(offset, bytes)
+    }
+
+    fn commit(self) -> Result<(), StorageError> {
+        self.commit().map(drop)
+    }
+}
+
 /// What a receiver receives, on its way into a file.
 #[derive(Debug)]
-pub struct FileSink {
+pub struct FileSink<S = Upload> {
     /// `None` once the file is in place.
-    upload: Option<Upload>,
+    store: Option<S>,
     /// Bytes stored so far.
     stored: u64,
     text: Option<Decoder>,
 }
 
-impl FileSink {
-    /// An upload that comes in `mode`.
-    pub fn new(upload: Upload, mode: Mode) -> Self {
+impl<S: Store> FileSink<S> {
+    /// A file that comes in `mode`.
+    pub fn new(store: S, mode: Mode) -> Self {
         let text = (mode == Mode::Netascii).then(Decoder::default);
         Self {
-            upload: Some(upload),
+            store: Some(store),
             stored: 0,
             text,
         }
@@ -245,19 +270,19 @@ impl FileSink {
     }
 
     fn append(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        let Some(upload) = &mut self.upload else {
+        let Some(store) = &mut self.store else {
             return Err(Failure::new(
                 ErrorCode::NotDefined,
                 "File is complete already",
             ));
         };
-        upload.write_at(self.stored, bytes)?;
+        store.write_at(self.stored, bytes)?;
         self.stored += bytes.len() as u64;
         Ok(())
     }
 }
 
-impl BlockSink for FileSink {
+impl<S: Store> BlockSink for FileSink<S> {
     fn write(&mut self, payload: &[u8]) -> Result<(), Failure> {
         let Some(mut decoder) = self.text else {
             return self.append(payload);
@@ -280,8 +305,8 @@ impl BlockSink for FileSink {
         if let Some(last) = self.text.and_then(Decoder::finish) {
             self.append(&[last])?;
         }
-        if let Some(upload) = self.upload.take() {
-            upload.commit()?;
+        if let Some(store) = self.store.take() {
+            store.commit()?;
         }
         Ok(())
     }

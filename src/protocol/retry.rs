@@ -49,6 +49,32 @@ impl RetryPolicy {
     }
 }
 
+impl RetryPolicy {
+    /// How long a packet is waited for in all, before anything was measured.
+    pub fn patience(&self) -> Duration {
+        let longest = MAX_BACK_OFF.max(self.initial_wait());
+        let mut wait = self.initial_wait();
+        let mut total = wait;
+        for _ in 0..self.retries {
+            wait = (wait * 2).min(longest);
+            total += wait;
+        }
+        total
+    }
+
+    /// The same, with as few repeats as last for `patience`.
+    #[must_use]
+    pub fn lasting(self, patience: Duration) -> Self {
+        (0..=u8::MAX)
+            .map(|retries| Self { retries, ..self })
+            .find(|policy| policy.patience() >= patience)
+            .unwrap_or(Self {
+                retries: u8::MAX,
+                ..self
+            })
+    }
+}
+
 /// Smoothed round trip and its variation (RFC 6298 §2), in microseconds: both
 /// are kept for every session, so they are kept small.
 #[derive(Debug, Clone, Copy)]
@@ -290,6 +316,20 @@ mod tests {
                 retries,
             };
             assert_eq!(schedule(policy), expected, "-t {wait} --retries {retries}");
+        }
+    }
+
+    #[test]
+    fn patience_is_the_sum_of_the_waits() {
+        for (wait, patience_seconds, retries) in [(1000, 1, 0), (1000, 2, 1), (5000, 25, 3)] {
+            let policy = RetryPolicy {
+                wait: Wait::Fixed(MS * wait),
+                retries: 5,
+            };
+            let policy = policy.lasting(Duration::from_secs(patience_seconds));
+            assert_eq!(policy.retries, retries, "{wait} ms");
+            let waits: u128 = schedule(policy).iter().sum();
+            assert_eq!(policy.patience().as_millis(), waits, "{wait} ms");
         }
     }
 

@@ -40,18 +40,11 @@ use std::time::Instant;
 use super::block::BlockIndex;
 use super::retry::RetryTimer;
 use super::transfer::{
-    Config, Failure, Opening, Outcome, Progress, REQUEST_MERGE, Run, Sent, Transmit,
+    Config, Failure, Opening, Outcome, Progress, REQUEST_MERGE, Role, Run, Sent, Transmit,
     UNVERIFIED_REPEATS,
 };
 use crate::wire::options::{self, Negotiated, Offer};
 use crate::wire::packet::{BlockNumber, ErrorCode, Packet, emit_error};
-
-/// Which end of the transfer this is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Role {
-    Server,
-    Client,
-}
 
 #[derive(Debug)]
 enum State {
@@ -105,24 +98,19 @@ impl Sender {
         negotiated: Negotiated,
         length: Option<u64>,
     ) -> Self {
-        let (role, state) = match opening {
-            Opening::Plain => (Role::Server, State::Sending),
-            Opening::OptionAck(packet) => (
-                Role::Server,
-                State::Opening {
-                    packet,
-                    offer: None,
-                    due: true,
-                },
-            ),
-            Opening::Request { packet, offer } => (
-                Role::Client,
-                State::Opening {
-                    packet,
-                    offer: Some(offer),
-                    due: true,
-                },
-            ),
+        let role = opening.role();
+        let state = match opening {
+            Opening::Plain => State::Sending,
+            Opening::OptionAck(packet) => State::Opening {
+                packet,
+                offer: None,
+                due: true,
+            },
+            Opening::Request { packet, offer } => State::Opening {
+                packet,
+                offer: Some(offer),
+                due: true,
+            },
         };
         let mut sender = Self {
             role,

@@ -31,7 +31,7 @@ use super::block::{BlockIndex, Rollover};
 use super::receiver::Receiver;
 use super::retry::RetryPolicy;
 use super::sender::Sender;
-use crate::wire::options::Offer;
+use crate::wire::options::{Negotiated, Offer};
 use crate::wire::packet::{DATA_HEADER_LEN, ErrorCode, Packet, emit_data_header};
 
 /// What an unverified peer gets beyond our first answer: at most this many
@@ -49,7 +49,8 @@ pub struct Config {
     /// When to send again and when to give up.
     pub retry: RetryPolicy,
     /// How long a receiver stays after its final ACK to repeat it (RFC 1350 §6);
-    /// never shorter than the first retransmission wait.
+    /// never shorter than the first retransmission wait, but for a client that
+    /// saw no packet lost: its user is waiting.
     pub dally: Duration,
 }
 
@@ -67,6 +68,23 @@ pub enum Opening {
         /// What the OACK is held against.
         offer: Box<Offer>,
     },
+}
+
+/// Which end of the transfer this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    Server,
+    Client,
+}
+
+impl Opening {
+    /// Who opens like this.
+    pub(super) const fn role(&self) -> Role {
+        match self {
+            Self::Plain | Self::OptionAck(_) => Role::Server,
+            Self::Request { .. } => Role::Client,
+        }
+    }
 }
 
 /// A reason to end a transfer from our side, as the peer will read it.
@@ -322,6 +340,14 @@ impl Transfer {
         match self {
             Self::Sender(sender) => sender.is_closed(),
             Self::Receiver(receiver) => receiver.is_closed(),
+        }
+    }
+
+    /// What the two ends agreed on (RFC 1350's values before they did).
+    pub fn negotiated(&self) -> &Negotiated {
+        match self {
+            Self::Sender(sender) => sender.negotiated(),
+            Self::Receiver(receiver) => receiver.negotiated(),
         }
     }
 

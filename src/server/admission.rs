@@ -10,12 +10,13 @@ use std::time::Instant;
 use log::{debug, warn};
 use mio::Token;
 
-use super::session::{Content, Session};
-use super::{Server, clock, listener_token, report};
+use super::{Server, listener_token, report};
+use crate::clock;
 use crate::content::{FileSink, FileSource};
 use crate::protocol::receiver::Receiver;
 use crate::protocol::sender::Sender;
 use crate::protocol::transfer::{MAX_DATAGRAM, Opening, Transfer};
+use crate::session::{Content, Remote, Session};
 use crate::sessions::{Admission, Endpoint, Fingerprint};
 use crate::socket::{Destination, TransferSocket};
 use crate::storage::StorageError;
@@ -40,9 +41,9 @@ impl Server {
     /// Takes requests from a listen socket, within a budget.
     pub(super) fn take_requests(&mut self, listener: usize) {
         for _ in 0..BATCHES_A_TURN {
-            let capacity = self.batch.capacity(REQUEST_LEN, usize::MAX);
+            let capacity = self.tools.batch.capacity(REQUEST_LEN, usize::MAX);
             let socket = &self.listeners[listener];
-            let received = match socket.receive(&mut self.batch, REQUEST_LEN, usize::MAX) {
+            let received = match socket.receive(&mut self.tools.batch, REQUEST_LEN, usize::MAX) {
                 Ok(received) => received,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) => {
@@ -51,7 +52,7 @@ impl Server {
                     return;
                 }
             };
-            let now = clock();
+            let now = clock::now();
             for index in 0..received {
                 self.take_request(now, listener, index);
             }
@@ -63,7 +64,7 @@ impl Server {
     }
 
     fn take_request(&mut self, now: Instant, listener: usize, index: usize) {
-        let Some(datagram) = self.batch.get(index) else {
+        let Some(datagram) = self.tools.batch.get(index) else {
             return;
         };
         let peer = datagram.peer;
@@ -105,7 +106,7 @@ impl Server {
         };
         self.counters.malformed += 1;
         debug!("{peer}: malformed request: {error}");
-        if self.nonsense.take(now) {
+        if self.tools.nonsense.take(now) {
             self.answer(listener, peer, local, ErrorCode::IllegalOperation, text);
         } else {
             self.counters.unanswered += 1;
@@ -215,7 +216,7 @@ impl Server {
             transfer,
             content,
             socket,
-            endpoint.peer,
+            Remote::Known(endpoint.peer),
             request.filename,
             now,
         ))

@@ -190,6 +190,20 @@ impl TransferSocket {
         }
     }
 
+    /// Has [`TransferSocket::receive`] and the sends tell when the network
+    /// answered that an earlier datagram could not be delivered (ICMP). Who sent
+    /// to several addresses doesn't learn which one it was.
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    pub fn report_undeliverable(&self) -> io::Result<()> {
+        match self.socket.local_addr()? {
+            SocketAddr::V4(_) => setsockopt(&self.socket, sockopt::Ipv4RecvErr, &true)?,
+            SocketAddr::V6(_) => setsockopt(&self.socket, sockopt::Ipv6RecvErr, &true)?,
+        }
+        Ok(())
+    }
+
     /// Receives what is there; see [`Batch::receive`].
     ///
     /// # Errors
