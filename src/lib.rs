@@ -82,6 +82,8 @@
 //! | repeats to a peer that never answered | 3, of one datagram | [`protocol::transfer`] |
 //! | repeats to a peer that did | `--retries`, waits up to 8 s | [`protocol::retry`] |
 //! | block size, window | 65,464 bytes, `--max-windowsize` blocks | [`wire::options`] |
+//! | client: what it asks for | blocks of 1428 bytes, windows of 16 | `client::cli` |
+//! | client: dallying | 100 ms; on a network that loses, the first wait | `client::transfer` |
 //! | upload | `--max-upload`, else the free space | [`storage`] |
 
 #[cfg(feature = "client")]

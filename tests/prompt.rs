@@ -1,8 +1,9 @@
 //! The client's prompt: on a pseudo-terminal, as people see it, and from a pipe,
 //! as scripts do.
 #![allow(
+    clippy::unwrap_used,
     clippy::disallowed_methods,
-    reason = "a test stands outside: it measures time and reads a terminal in a thread"
+    reason = "a test stands outside: it fails where it stands, measures time and reads a terminal in a thread"
 )]
 
 mod common;
@@ -83,7 +84,7 @@ impl Terminal {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.screen.recv_timeout(left) {
                 Ok(bytes) => self.shown += &String::from_utf8_lossy(&bytes),
-                Err(_) => panic!("no {text:?} in {:?}", self.shown),
+                Err(error) => panic!("no {text:?} in {:?}: {error}", self.shown),
             }
         }
     }
