@@ -363,6 +363,10 @@ impl Receiver {
         }
     }
 
+    pub(super) fn waiting_since(&self) -> Option<Instant> {
+        self.retry.waiting_since()
+    }
+
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.retry.deadline()
     }

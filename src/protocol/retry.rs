@@ -162,6 +162,11 @@ impl RetryTimer {
         self.last_sent
     }
 
+    /// Since when the packet sent last has been waiting for its answer.
+    pub(crate) fn waiting_since(&self) -> Option<Instant> {
+        self.first_sent
+    }
+
     /// Something new was sent that wants an answer.
     pub(crate) fn sent(&mut self, now: Instant) {
         self.first_sent = Some(now);

@@ -358,6 +358,10 @@ impl Sender {
         debug_assert!(self.base <= self.next && self.next <= self.fresh);
     }
 
+    pub(super) fn waiting_since(&self) -> Option<Instant> {
+        self.retry.waiting_since()
+    }
+
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.retry.deadline()
     }

@@ -43,6 +43,11 @@ pub const UNVERIFIED_REPEATS: u8 = 3;
 /// breaks on two OACKs).
 pub const REQUEST_MERGE: Duration = Duration::from_millis(50);
 
+/// A client that answered before, but not for so long, and then repeats its
+/// request has started over (a machine that was switched off and on, whose boot
+/// ROM always uses the same port).
+pub const RESTART: Duration = Duration::from_secs(1);
+
 /// How a transfer behaves, apart from what its options settle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Config {
@@ -272,6 +277,16 @@ impl Transfer {
             Self::Sender(sender) => sender.handle_repeated_request(now),
             Self::Receiver(receiver) => receiver.handle_repeated_request(now),
         }
+    }
+
+    /// Whether the client, if it repeats its request at `now`, has started over:
+    /// see [`RESTART`]. The transfer is then to be dropped for a new one.
+    pub fn is_abandoned(&self, now: Instant) -> bool {
+        let since = match self {
+            Self::Sender(sender) => sender.waiting_since(),
+            Self::Receiver(receiver) => receiver.waiting_since(),
+        };
+        self.progress().verified && since.is_some_and(|since| now >= since + RESTART)
     }
 
     /// Ends the transfer from our side; the peer is sent the failure, once.

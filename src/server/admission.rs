@@ -17,7 +17,7 @@ use crate::protocol::receiver::Receiver;
 use crate::protocol::sender::Sender;
 use crate::protocol::transfer::{MAX_DATAGRAM, Opening, Transfer};
 use crate::session::{Content, Remote, Session};
-use crate::sessions::{Admission, Endpoint, Fingerprint};
+use crate::sessions::{Admission, Endpoint, Fingerprint, SessionKey};
 use crate::socket::{Destination, TransferSocket};
 use crate::storage::StorageError;
 use crate::wire::options::{self, Negotiated};
@@ -125,6 +125,7 @@ impl Server {
         let fingerprint = Fingerprint::of(datagram);
         match self.sessions.admit(&endpoint, fingerprint) {
             Admission::New => {}
+            Admission::Duplicate(key) if self.is_abandoned(now, key) => self.end_session(key),
             Admission::Duplicate(key) => {
                 self.counters.repeated += 1;
                 self.with_session(key, |session, shop| {
@@ -167,6 +168,11 @@ impl Server {
         }
         self.counters.admitted += 1;
         self.with_session(key, Session::transmit);
+    }
+
+    fn is_abandoned(&self, now: Instant, key: SessionKey) -> bool {
+        let session = self.sessions.get(key);
+        session.is_some_and(|session| session.transfer().is_abandoned(now))
     }
 
     /// Opens the file and the socket and settles the options.

@@ -158,6 +158,11 @@ impl TransferSocket {
             Type::DGRAM.nonblocking(),
             None,
         )?;
+        if local.is_ipv4() {
+            // Blocks may be fragmented on the way: who asked for large ones may
+            // sit behind a router that doesn't tell us they don't fit.
+            batch::allow_fragments(&socket);
+        }
         let address = |port| match local {
             IpAddr::V4(ip) => SocketAddr::new(ip.into(), port),
             IpAddr::V6(ip) => SocketAddrV6::new(ip, port, 0, scope).into(),
