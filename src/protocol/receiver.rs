@@ -359,7 +359,7 @@ impl Receiver {
     fn dally(&self) -> Duration {
         match self.role {
             Role::Client if self.retransmits == 0 => self.dally,
-            _ => self.dally.max(self.retry.policy().initial_wait()),
+            _ => self.dally.max(self.retry.initial_wait()),
         }
     }
 

@@ -107,11 +107,31 @@ impl RoundTrip {
     }
 }
 
+/// A wait, kept small: every session has some. Up to 71 minutes, which is more
+/// than `-t` and the options allow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Micros(u32);
+
+impl From<Duration> for Micros {
+    fn from(duration: Duration) -> Self {
+        Self(u32::try_from(duration.as_micros()).unwrap_or(u32::MAX))
+    }
+}
+
+impl From<Micros> for Duration {
+    fn from(micros: Micros) -> Self {
+        Self::from_micros(micros.0.into())
+    }
+}
+
 /// The deadline of the packet that is waiting for its answer, and what is known
 /// about how long answers take.
 #[derive(Debug)]
 pub(crate) struct RetryTimer {
-    policy: RetryPolicy,
+    /// The policy: the first wait, whether it adapts, and the repeats.
+    initial: Micros,
+    adapts: bool,
+    retries: u8,
     round_trip: Option<RoundTrip>,
     /// The peer was seen to pause: the adaptive wait stays at its ceiling.
     pauses: bool,
@@ -121,7 +141,7 @@ pub(crate) struct RetryTimer {
     /// Counted repeats since the last step forward.
     repeats: u8,
     /// The wait that the next packet gets.
-    wait: Duration,
+    wait: Micros,
     /// When the first copy of the packet that waits for its answer went out.
     first_sent: Option<Instant>,
     /// When its latest copy went out.
@@ -132,10 +152,12 @@ pub(crate) struct RetryTimer {
 impl RetryTimer {
     pub(crate) fn new(policy: RetryPolicy) -> Self {
         Self {
-            policy,
+            initial: policy.initial_wait().into(),
+            adapts: policy.wait == Wait::Adaptive,
+            retries: policy.retries,
             round_trip: None,
             pauses: false,
-            wait: policy.initial_wait(),
+            wait: policy.initial_wait().into(),
             measurable: false,
             repeats: 0,
             first_sent: None,
@@ -146,12 +168,19 @@ impl RetryTimer {
 
     /// A negotiated timeout takes the place of the wait configured so far.
     pub(crate) fn set_fixed(&mut self, wait: Duration) {
-        self.policy.wait = Wait::Fixed(wait);
-        self.wait = wait;
+        self.adapts = false;
+        self.initial = wait.into();
+        self.wait = self.initial;
     }
 
-    pub(crate) fn policy(&self) -> RetryPolicy {
-        self.policy
+    /// The first wait of a packet before anything was measured.
+    pub(crate) fn initial_wait(&self) -> Duration {
+        self.initial.into()
+    }
+
+    /// The wait that the next packet gets.
+    fn wait(&self) -> Duration {
+        self.wait.into()
     }
 
     pub(crate) fn deadline(&self) -> Option<Instant> {
@@ -183,13 +212,13 @@ impl RetryTimer {
 
     fn arm(&mut self, now: Instant) {
         self.last_sent = Some(now);
-        self.deadline = Some(now + self.wait);
+        self.deadline = Some(now + self.wait());
     }
 
     /// Moves the deadline a full wait away: the peer is at work, though nothing
     /// of ours was answered (the blocks within a window on the receiving side).
     pub(crate) fn extend(&mut self, now: Instant) {
-        self.deadline = Some(now + self.wait);
+        self.deadline = Some(now + self.wait());
     }
 
     /// A deadline that is no retransmission (dallying).
@@ -211,28 +240,28 @@ impl RetryTimer {
             .first_sent
             .take()
             .map(|sent| now.saturating_duration_since(sent));
-        match self.policy.wait {
-            Wait::Fixed(wait) => self.wait = wait,
-            Wait::Adaptive => {
-                self.pauses |= self.paused(now, elapsed);
-                // Without a sample the backed-off wait stays (RFC 6298 §5.7),
-                // but a new packet never waits longer than the ceiling.
-                self.wait = self.wait.min(ADAPTIVE_CEILING);
-                if let Some(sample) = elapsed.filter(|_| measured && self.measurable) {
-                    let sample = u32::try_from(sample.as_micros()).unwrap_or(u32::MAX);
-                    let round_trip = self
-                        .round_trip
-                        .map_or_else(|| RoundTrip::first(sample), |known| known.update(sample));
-                    self.round_trip = Some(round_trip);
-                    let floor = if self.pauses {
-                        ADAPTIVE_CEILING
-                    } else {
-                        ADAPTIVE_FLOOR
-                    };
-                    self.wait = round_trip.timeout().clamp(floor, ADAPTIVE_CEILING);
-                }
-            }
+        if !self.adapts {
+            self.wait = self.initial;
+            return;
         }
+        self.pauses |= self.paused(now, elapsed);
+        // Without a sample the backed-off wait stays (RFC 6298 §5.7), but a new
+        // packet never waits longer than the ceiling.
+        let mut wait = self.wait().min(ADAPTIVE_CEILING);
+        if let Some(sample) = elapsed.filter(|_| measured && self.measurable) {
+            let sample = Micros::from(sample).0;
+            let round_trip = self
+                .round_trip
+                .map_or_else(|| RoundTrip::first(sample), |known| known.update(sample));
+            self.round_trip = Some(round_trip);
+            let floor = if self.pauses {
+                ADAPTIVE_CEILING
+            } else {
+                ADAPTIVE_FLOOR
+            };
+            wait = round_trip.timeout().clamp(floor, ADAPTIVE_CEILING);
+        }
+        self.wait = wait.into();
     }
 
     /// Whether an answer that took `elapsed` came from a peer that was busy
@@ -259,19 +288,16 @@ impl RetryTimer {
     /// The next deadline counts from `now` until the repeat is sent: a socket
     /// that takes nothing must not keep a transfer alive.
     pub(crate) fn back_off(&mut self, now: Instant, limit: u8) -> bool {
-        let counts = match self.policy.wait {
-            Wait::Fixed(_) => true,
-            Wait::Adaptive => self.wait >= ADAPTIVE_CEILING,
-        };
+        let counts = !self.adapts || self.wait() >= ADAPTIVE_CEILING;
         if counts {
-            if self.repeats >= limit.min(self.policy.retries) {
+            if self.repeats >= limit.min(self.retries) {
                 return false;
             }
             self.repeats += 1;
         }
-        let longest = MAX_BACK_OFF.max(self.policy.initial_wait());
-        self.wait = (self.wait * 2).min(longest);
-        self.deadline = Some(now + self.wait);
+        let longest = MAX_BACK_OFF.max(self.initial_wait());
+        self.wait = (self.wait() * 2).min(longest).into();
+        self.deadline = Some(now + self.wait());
         true
     }
 }
@@ -384,7 +410,7 @@ mod tests {
                 timer.answered(now, true);
             }
             assert_eq!(
-                timer.wait.as_millis(),
+                timer.wait().as_millis(),
                 expected_ms,
                 "round trip {round_trip_ms} ms"
             );
@@ -401,7 +427,7 @@ mod tests {
         timer.sent(now);
         now += MS;
         timer.answered(now, true);
-        assert_eq!(timer.wait, ADAPTIVE_FLOOR);
+        assert_eq!(timer.wait(), ADAPTIVE_FLOOR);
 
         timer.sent(now);
         now = timer.deadline().unwrap();
@@ -409,7 +435,7 @@ mod tests {
         timer.sent_again(now);
         timer.answered(now + MS, true);
         assert_eq!(
-            timer.wait,
+            timer.wait(),
             ADAPTIVE_FLOOR * 2,
             "Karn: the backed-off wait stays"
         );
@@ -417,7 +443,8 @@ mod tests {
         timer.sent(now);
         timer.answered(now + MS, true);
         assert_eq!(
-            timer.wait, ADAPTIVE_FLOOR,
+            timer.wait(),
+            ADAPTIVE_FLOOR,
             "until an unambiguous answer comes"
         );
     }
@@ -441,7 +468,7 @@ mod tests {
             now += MS;
             timer.answered(now, true);
         }
-        assert_eq!(timer.wait, ADAPTIVE_CEILING);
+        assert_eq!(timer.wait(), ADAPTIVE_CEILING);
     }
 
     #[test]
@@ -460,7 +487,7 @@ mod tests {
         timer.sent(now);
         now += MS;
         timer.answered(now, true);
-        assert_eq!(timer.wait, ADAPTIVE_FLOOR);
+        assert_eq!(timer.wait(), ADAPTIVE_FLOOR);
         // Lost so often that it takes a second, and answered at once.
         timer.sent(now);
         now += MS * 1200;
@@ -470,7 +497,7 @@ mod tests {
         timer.sent(now);
         now += MS;
         timer.answered(now, true);
-        assert_eq!(timer.wait, ADAPTIVE_FLOOR);
+        assert_eq!(timer.wait(), ADAPTIVE_FLOOR);
     }
 
     #[test]

@@ -70,16 +70,18 @@ pub struct Sender {
     negotiated: Negotiated,
     /// The file's length in bytes; `None` if only reading it will tell.
     length: Option<u64>,
-    /// The last block of the file, once known. Shorter than the others.
-    end: Option<BlockIndex>,
+    /// The last block of the file, shorter than the others; [`BlockIndex::NEVER`]
+    /// until it is known.
+    end: BlockIndex,
     /// The first block that isn't acknowledged.
     base: BlockIndex,
     /// The block to send next; `base` after a rewind.
     next: BlockIndex,
     /// The first block that was never sent.
     fresh: BlockIndex,
-    /// The block whose ACK measures the round trip.
-    timed: Option<BlockIndex>,
+    /// The block whose ACK measures the round trip; [`BlockIndex::NEVER`] if none
+    /// does.
+    timed: BlockIndex,
     retry: RetryTimer,
     retransmits: u64,
     verified: bool,
@@ -117,11 +119,11 @@ impl Sender {
             state,
             negotiated: Negotiated::default(),
             length,
-            end: None,
+            end: BlockIndex::NEVER,
             base: BlockIndex::FIRST,
             next: BlockIndex::FIRST,
             fresh: BlockIndex::FIRST,
-            timed: None,
+            timed: BlockIndex::NEVER,
             retry: RetryTimer::new(config.retry),
             retransmits: 0,
             verified: false,
@@ -141,9 +143,9 @@ impl Sender {
             self.retry.set_fixed(timeout);
         }
         // A file that is a multiple of the block size ends with an empty block.
-        self.end = self
-            .length
-            .map(|length| BlockIndex(length / u64::from(negotiated.blksize) + 1));
+        if let Some(length) = self.length {
+            self.end = BlockIndex(length / u64::from(negotiated.blksize) + 1);
+        }
         self.negotiated = negotiated;
     }
 
@@ -211,9 +213,10 @@ impl Sender {
         self.base = index.plus(1);
         // RFC 7440 §4: an ACK within the window says that what follows was lost.
         self.next = self.base;
-        let measured = self.timed.take().is_some_and(|timed| timed <= index);
+        let measured = self.timed <= index;
+        self.timed = BlockIndex::NEVER;
         self.retry.answered(now, measured);
-        if self.end.is_some_and(|end| end <= index) {
+        if self.end <= index {
             self.close(Outcome::Completed);
         }
     }
@@ -241,7 +244,7 @@ impl Sender {
             State::Opening { due, .. } => *due = true,
             State::Sending => {
                 self.next = self.base;
-                self.timed = None;
+                self.timed = BlockIndex::NEVER;
             }
             State::Failing(_) | State::Closed => {}
         }
@@ -260,7 +263,7 @@ impl Sender {
 
     /// Every block has gone out at least once.
     fn all_sent(&self) -> bool {
-        self.end.is_some_and(|end| end < self.fresh)
+        self.end < self.fresh
     }
 
     pub(super) fn abort(&mut self, failure: Failure) {
@@ -307,10 +310,8 @@ impl Sender {
     }
 
     /// The blocks from the next one on that lie before `limit`.
-    fn run_up_to(&self, mut limit: BlockIndex) -> Option<Run> {
-        if let Some(end) = self.end {
-            limit = limit.min(end.plus(1));
-        }
+    fn run_up_to(&self, limit: BlockIndex) -> Option<Run> {
+        let limit = limit.min(self.end.plus(1));
         let count = limit.0.saturating_sub(self.next.0);
         let count = u16::try_from(count).ok().filter(|&count| count > 0)?;
         Some(Run {
@@ -344,14 +345,14 @@ impl Sender {
         self.next = first.plus(count.into());
         let last = BlockIndex(self.next.0 - 1);
         if end {
-            self.end = Some(last);
+            self.end = last;
         }
         if first < self.fresh {
             self.retransmits += self.fresh.min(self.next).0 - first.0;
-            self.timed = None;
+            self.timed = BlockIndex::NEVER;
             self.retry.sent_again(now);
         } else {
-            self.timed = Some(last);
+            self.timed = last;
             self.retry.sent(now);
         }
         self.fresh = self.fresh.max(self.next);

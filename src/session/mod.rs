@@ -62,6 +62,10 @@ const BATCH_BYTES: usize = 256 * 1024;
 const _: () = assert!(BATCH_BYTES > MAX_DATA_PACKET && MAX_DATA_PACKET <= MAX_SEND);
 const _: () = assert!(MAX_RUN <= MAX_SEGMENTS);
 
+/// What a session costs in memory, in bytes, beside its place in the table: a
+/// budget, so that it doesn't grow unnoticed.
+const _: () = assert!(size_of::<Session>() <= 400);
+
 /// The file behind a transfer.
 #[derive(Debug)]
 pub enum Content<S> {
