@@ -85,6 +85,19 @@ fn read_octets(file: &ReadFile, run: Run, buf: &mut [u8]) -> Result<Filled, Fail
     let end = blocks as u64 == blocks_left;
     let payload = (blocks * block_size).min(usize::try_from(left).unwrap_or(usize::MAX));
 
+    let filled = Filled {
+        blocks: blocks as u16,
+        bytes: blocks * DATA_HEADER_LEN + payload,
+        end,
+    };
+    if let (1, Some((header, rest))) = (blocks, buf.split_at_mut_checked(DATA_HEADER_LEN)) {
+        header.copy_from_slice(&run.header(0));
+        // Cheaper than a vector of one.
+        return match file.read_at(offset, &mut rest[..payload])? {
+            read if read < payload => Err(SHRUNK),
+            _ => Ok(filled),
+        };
+    }
     let mut slices: [IoSliceMut<'_>; MAX_RUN] = from_fn(|_| IoSliceMut::new(&mut []));
     let mut unfilled = payload;
     for (position, segment) in buf.chunks_mut(run.segment_size()).take(blocks).enumerate() {
@@ -97,11 +110,7 @@ fn read_octets(file: &ReadFile, run: Run, buf: &mut [u8]) -> Result<Filled, Fail
     if payload > 0 && file.read_run(offset, &mut slices[..blocks])? < payload {
         return Err(SHRUNK);
     }
-    Ok(Filled {
-        blocks: blocks as u16,
-        bytes: blocks * DATA_HEADER_LEN + payload,
-        end,
-    })
+    Ok(filled)
 }
 
 /// Where in the file, and in the middle of which pair of bytes, a block begins.

@@ -162,7 +162,7 @@ impl Engine {
         Ok(Self {
             poll: Poll::new()?,
             events: Events::with_capacity(EVENTS),
-            tools: Tools::new(clock::now()),
+            tools: Tools::new(clock::now(), None),
             sessions: Slab::new(),
             next_port: std::process::id() as u16,
         })
@@ -170,7 +170,7 @@ impl Engine {
 
     /// Has every packet shown to `trace`, or none.
     pub(super) const fn set_trace(&mut self, trace: Option<crate::session::Trace>) {
-        self.tools.trace = trace;
+        self.tools.gate.trace = trace;
     }
 
     /// Moves one file: from the first address that answers, without options
@@ -220,7 +220,7 @@ impl Engine {
                 code: ErrorCode::OptionRefused | ErrorCode::IllegalOperation,
                 ..
             } if unanswered => (format!("the server refused them ({first})"), cautious),
-            Trouble::Silence(_) if unanswered && self.tools.mishaps.unreachable.is_none() => {
+            Trouble::Silence(_) if unanswered && self.tools.gate.mishaps.unreachable.is_none() => {
                 ("the server kept silent".to_owned(), order.retry)
             }
             _ => return Err(first),
@@ -248,7 +248,7 @@ impl Engine {
         retry: RetryPolicy,
         progress: &mut Progress,
     ) -> Result<Done, (Trouble, bool)> {
-        self.tools.mishaps.unreachable = None;
+        self.tools.gate.mishaps.unreachable = None;
         let session = self
             .open(order, offer, server, retry)
             .map_err(|trouble| (trouble, true))?;
@@ -288,7 +288,7 @@ impl Engine {
 
     /// What to say of a peer that doesn't answer.
     fn silence(&self, peer: SocketAddr, bytes: u64, verified: bool) -> String {
-        match self.tools.mishaps.unreachable {
+        match self.tools.gate.mishaps.unreachable {
             Some(kind) => format!("no answer from {peer}: {kind}"),
             None if verified => format!("{peer} fell silent after {bytes} bytes"),
             None => format!("no answer from {peer}"),
@@ -400,7 +400,7 @@ impl Engine {
                 return Ok(outcome);
             }
             let session = &self.sessions[index];
-            if let Some(kind) = self.tools.mishaps.unreachable
+            if let Some(kind) = self.tools.gate.mishaps.unreachable
                 && !session.transfer().progress().verified
             {
                 let server = session.peer();
@@ -447,6 +447,7 @@ impl Engine {
             }
             if self.sessions[index].deadline().is_some_and(|at| at <= now) {
                 turn = self.work(index, |session, shop| {
+                    session.receive(shop);
                     session.handle_timeout(shop.now);
                     session.forget_ahead(&mut shop.tools.pool);
                     session.transmit(shop)

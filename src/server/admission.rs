@@ -106,7 +106,7 @@ impl Server {
         };
         self.counters.malformed += 1;
         debug!("{peer}: malformed request: {error}");
-        if self.tools.nonsense.take(now) {
+        if self.tools.gate.nonsense.take(now) {
             self.answer(listener, peer, local, ErrorCode::IllegalOperation, text);
         } else {
             self.counters.unanswered += 1;

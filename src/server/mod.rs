@@ -129,10 +129,7 @@ impl Server {
             log_file,
             listeners,
             unfinished: VecDeque::new(),
-            tools: Tools {
-                trace: log_enabled!(Level::Trace).then_some(report::packet),
-                ..Tools::new(now)
-            },
+            tools: Tools::new(now, log_enabled!(Level::Trace).then_some(report::packet)),
             counters: Counters::default(),
             shed_lines: Allowance::new(1, now),
             next_port: std::process::id() as u16,
@@ -233,7 +230,7 @@ impl Server {
         let (running, timer) = (self.sessions.len(), self.sessions.wheel_ops());
         info!(
             "counters sessions={running} timer_operations={timer} {}",
-            self.counters.with(self.tools.mishaps)
+            self.counters.with(self.tools.gate.mishaps)
         );
     }
 
@@ -309,6 +306,8 @@ impl Server {
     fn run_deadlines(&mut self, now: Instant) {
         while let Some(key) = self.sessions.pop_due(now) {
             self.with_session(key, |session, shop| {
+                // An answer that is there already beats its deadline.
+                session.receive(shop);
                 session.handle_timeout(shop.now);
                 session.forget_ahead(&mut shop.tools.pool);
                 session.transmit(shop)

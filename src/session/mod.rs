@@ -37,9 +37,6 @@ const RECEIVE_BUDGET: usize = 64;
 /// Datagrams that a failed receive counts for: a few tries, then the others.
 const ERROR_COST: usize = RECEIVE_BUDGET / 4;
 
-/// Answers that a sender finds waiting at once, as a rule.
-const EXPECTED_ANSWERS: usize = 3;
-
 /// Bytes a session may send before the others have their turn.
 pub const SEND_BUDGET: usize = 256 * 1024;
 
@@ -251,7 +248,54 @@ impl<S: Store> Session<S> {
 
     /// Takes in what has arrived, answering each datagram before the next.
     pub fn receive(&mut self, shop: &mut Workshop<'_>) -> Turn {
-        let (slot_len, slots) = self.slots();
+        match self.content {
+            Content::Source(_) => self.receive_answers(shop),
+            Content::Sink(_) => self.receive_blocks(shop),
+        }
+    }
+
+    /// Receives until an answer moves the transfer on. What may lie behind that
+    /// one is next to never of use: it is looked at with the next event, which
+    /// goes on to the one that is, or before the deadline strikes. So in lockstep
+    /// no call is spent on learning that there is nothing more.
+    fn receive_answers(&mut self, shop: &mut Workshop<'_>) -> Turn {
+        let mut answer = [0; ANSWER_LEN];
+        let mut taken = 0;
+        while taken < RECEIVE_BUDGET {
+            let (len, sender) = match self.socket.receive_one(&mut answer) {
+                Ok(received) => received,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Turn::Waiting,
+                Err(error) => {
+                    self.trouble("receive", &error, &mut shop.tools.gate.mishaps);
+                    taken += ERROR_COST;
+                    if taken >= RECEIVE_BUDGET {
+                        return Turn::Waiting;
+                    }
+                    continue;
+                }
+            };
+            taken += 1;
+            let budget = shop.send_budget;
+            if let Some(packet) =
+                self.let_in(shop.now, sender, &answer[..len], &mut shop.tools.gate)
+            {
+                self.transfer.handle_packet(shop.now, &packet, &mut NoSink);
+                self.transmit(shop);
+            }
+            if shop.send_budget < budget || self.transfer.is_over() {
+                return Turn::Waiting;
+            }
+        }
+        Turn::Unfinished
+    }
+
+    /// Receives blocks by the window; they are written by the run.
+    fn receive_blocks(&mut self, shop: &mut Workshop<'_>) -> Turn {
+        let progress = self.transfer.progress();
+        // One byte more shows a block that is larger than agreed, one slot more
+        // that the socket is empty.
+        let slot_len = DATA_HEADER_LEN + usize::from(progress.block_size) + 1;
+        let slots = usize::from(progress.window_size) + 1;
         let mut taken = 0;
         let turn = loop {
             let tools = &mut *shop.tools;
@@ -261,7 +305,7 @@ impl<S: Store> Session<S> {
                 // Of the moment (no memory) or of an earlier datagram: what has
                 // arrived since raises no new event.
                 Err(error) => {
-                    self.trouble("receive", &error, &mut tools.mishaps);
+                    self.trouble("receive", &error, &mut tools.gate.mishaps);
                     taken += ERROR_COST;
                     if taken >= RECEIVE_BUDGET {
                         break Turn::Waiting;
@@ -270,13 +314,13 @@ impl<S: Store> Session<S> {
                 }
             };
             for index in 0..received {
-                self.handle_datagram(index, shop);
+                self.handle_block(index, shop);
             }
             taken += received;
             if received < shop.tools.batch.capacity(slot_len, slots) {
                 break Turn::Waiting;
             }
-            if taken >= RECEIVE_BUDGET || shop.send_budget == 0 {
+            if taken >= RECEIVE_BUDGET {
                 break Turn::Unfinished;
             }
         };
@@ -284,17 +328,21 @@ impl<S: Store> Session<S> {
         turn
     }
 
-    /// How long the datagrams are that may come, and how many are expected at
-    /// once: one more, so that a call can find the socket empty.
-    fn slots(&self) -> (usize, usize) {
-        match self.content {
-            Content::Source(_) => (ANSWER_LEN, EXPECTED_ANSWERS + 1),
-            // One byte more shows a block that is larger than agreed.
-            Content::Sink(_) => {
-                let progress = self.transfer.progress();
-                let packet = DATA_HEADER_LEN + usize::from(progress.block_size);
-                (packet + 1, usize::from(progress.window_size) + 1)
-            }
+    fn handle_block(&mut self, index: usize, shop: &mut Workshop<'_>) {
+        let Tools {
+            batch,
+            gather,
+            gate,
+            ..
+        } = &mut *shop.tools;
+        let Some(datagram) = batch.get(index) else {
+            return;
+        };
+        let packet = self.let_in(shop.now, datagram.peer, datagram.payload, gate);
+        if let (Some(packet), Content::Sink(file)) = (packet, &mut self.content) {
+            let sink = &mut gather.sink_for(file);
+            self.transfer.handle_packet(shop.now, &packet, sink);
+            self.transmit(shop);
         }
     }
 
@@ -307,45 +355,38 @@ impl<S: Store> Session<S> {
         }
     }
 
-    fn handle_datagram(&mut self, index: usize, shop: &mut Workshop<'_>) {
-        let tools = &mut *shop.tools;
-        let Some(datagram) = tools.batch.get(index) else {
-            return;
-        };
-        let packet = Packet::parse(datagram.payload);
-        if !self.is_from_peer(datagram.peer, packet.is_ok()) {
-            tools.mishaps.strangers += 1;
-            // An ERROR is never answered (RFC 1350 §7).
+    /// The packet in a datagram, if it is the peer's and makes sense. Strangers
+    /// are turned away, the rest is counted.
+    fn let_in<'d>(
+        &mut self,
+        now: Instant,
+        sender: SocketAddr,
+        datagram: &'d [u8],
+        gate: &mut Gate,
+    ) -> Option<Packet<'d>> {
+        let packet = Packet::parse(datagram);
+        if !self.is_from_peer(sender, packet.is_ok()) {
+            gate.mishaps.strangers += 1;
             if matches!(packet, Ok(Packet::Error { .. })) {
-                return;
-            }
-            if tools.nonsense.take(shop.now) {
-                self.turn_away(datagram.peer);
+                // Never answered (RFC 1350 §7).
+            } else if gate.nonsense.take(now) {
+                self.turn_away(sender);
             } else {
-                tools.mishaps.unanswered += 1;
+                gate.mishaps.unanswered += 1;
             }
-            return;
+            return None;
         }
-        if let Some(trace) = tools.trace {
-            trace(self.peer(), Heading::Received, datagram.payload);
+        if let Some(trace) = gate.trace {
+            trace(sender, Heading::Received, datagram);
         }
         match packet {
-            Ok(packet) => match &mut self.content {
-                Content::Source(_) => {
-                    self.transfer.handle_packet(shop.now, &packet, &mut NoSink);
-                }
-                Content::Sink(file) => {
-                    let sink = &mut tools.gather.sink_for(file);
-                    self.transfer.handle_packet(shop.now, &packet, sink);
-                }
-            },
+            Ok(packet) => Some(packet),
             Err(error) => {
-                tools.mishaps.garbage += 1;
-                debug!("{}: dropped a datagram: {error}", self.peer());
-                return;
+                gate.mishaps.garbage += 1;
+                debug!("{sender}: dropped a datagram: {error}");
+                None
             }
         }
-        self.transmit(shop);
     }
 
     /// Whether a datagram is the peer's. The first that makes sense, from the
@@ -400,7 +441,7 @@ impl<S: Store> Session<S> {
     /// Sends the datagram that lies in the buffer; false if the socket is full.
     fn send_datagram(&mut self, len: usize, shop: &mut Workshop<'_>) -> bool {
         let datagram = &shop.tools.buffer[..len];
-        if let Some(trace) = shop.tools.trace {
+        if let Some(trace) = shop.tools.gate.trace {
             trace(self.peer(), Heading::Sent, datagram);
         }
         match self.socket.send_to(datagram, self.peer()) {
@@ -408,7 +449,7 @@ impl<S: Store> Session<S> {
                 self.wait_for_room(shop);
                 return false;
             }
-            Err(error) => self.trouble("send", &error, &mut shop.tools.mishaps),
+            Err(error) => self.trouble("send", &error, &mut shop.tools.gate.mishaps),
             Ok(()) => {}
         }
         self.transfer.handle_sent(clock::now(), Sent::Datagram);
@@ -448,7 +489,7 @@ impl<S: Store> Session<S> {
         };
         let Filled { blocks, end, .. } = filled;
         let peer = self.remote.address();
-        if let Some(trace) = shop.tools.trace {
+        if let Some(trace) = shop.tools.gate.trace {
             bytes
                 .chunks(run.segment_size())
                 .for_each(|block| trace(peer, Heading::Sent, block));
@@ -466,7 +507,7 @@ impl<S: Store> Session<S> {
                 return None;
             }
             Ok(RunSent::All) => {}
-            Err(error) => self.trouble("send", &error, &mut shop.tools.mishaps),
+            Err(error) => self.trouble("send", &error, &mut shop.tools.gate.mishaps),
         }
         self.transfer
             .handle_sent(clock::now(), Sent::Blocks { count: blocks, end });
@@ -551,6 +592,13 @@ pub struct Tools {
     pub pool: Pool,
     /// What was received and is not yet written.
     pub gather: Gather,
+    /// What keeps an eye on what arrives.
+    pub gate: Gate,
+}
+
+/// Bounds, counts and shows what comes from outside.
+#[derive(Debug)]
+pub struct Gate {
     /// How much nonsense may still be answered this second.
     pub nonsense: Allowance,
     /// What went wrong beside the transfers.
@@ -560,16 +608,18 @@ pub struct Tools {
 }
 
 impl Tools {
-    /// Everything that a loop needs, from `now` on.
-    pub fn new(now: Instant) -> Self {
+    /// Everything that a loop needs, from `now` on; `trace` is shown every packet.
+    pub fn new(now: Instant, trace: Option<Trace>) -> Self {
         Self {
             batch: Batch::new(BATCH_SLOTS, BATCH_BYTES),
             buffer: vec![0; MAX_SEND].into_boxed_slice(),
             pool: Pool::default(),
             gather: Gather::default(),
-            nonsense: Allowance::new(NONSENSE_ANSWERS, now),
-            mishaps: Mishaps::default(),
-            trace: None,
+            gate: Gate {
+                nonsense: Allowance::new(NONSENSE_ANSWERS, now),
+                mishaps: Mishaps::default(),
+                trace,
+            },
         }
     }
 }

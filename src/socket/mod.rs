@@ -217,6 +217,14 @@ impl TransferSocket {
         batch.receive(&self.socket, slot_len, limit)
     }
 
+    /// Receives one datagram: its length, at most the buffer's, and its sender.
+    ///
+    /// # Errors
+    /// `WouldBlock` if nothing is there; whatever else the kernel says.
+    pub fn receive_one(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        self.socket.recv_from(buffer)
+    }
+
     /// Sends one datagram.
     ///
     /// # Errors
