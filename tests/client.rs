@@ -18,6 +18,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -148,10 +149,12 @@ fn served_dir() -> (TempDir, String) {
     (dir, root)
 }
 
-/// An address of its own for a server that always uses port 69.
-fn free_addr(last: u8) -> SocketAddr {
+/// An address of its own for each server: one of them always uses port 69.
+fn free_addr() -> SocketAddr {
+    static STARTED: AtomicU8 = AtomicU8::new(0);
+    let number = STARTED.fetch_add(1, Ordering::Relaxed) + 1;
     let [.., high, low] = std::process::id().to_be_bytes();
-    let ip = std::net::Ipv4Addr::new(127, 32 | (high & 31), low, last);
+    let ip = std::net::Ipv4Addr::new(127, 32 | (high & 31), low, number);
     let socket = UdpSocket::bind((ip, 0)).expect("a port");
     socket.local_addr().expect("an address")
 }
@@ -174,20 +177,20 @@ fn peers() -> Vec<(&'static str, Peer)> {
             .collect::<Vec<_>>()
     };
     let (dir, root) = served_dir();
-    let addr = free_addr(11);
+    let addr = free_addr();
     let args = words(&format!(
         "--foreground --secure --create --user root --address {addr} {root}"
     ));
     all.extend(start_peer("in.tftpd", addr, dir, &args).map(|peer| ("in.tftpd", peer)));
     let (dir, root) = served_dir();
-    let addr = free_addr(12);
+    let addr = free_addr();
     let (ip, port) = (addr.ip(), addr.port());
     let args = words(&format!(
         "--daemon --no-fork --user root --bind-address {ip} --port {port} {root}"
     ));
     all.extend(start_peer("atftpd", addr, dir, &args).map(|peer| ("atftpd", peer)));
     let (dir, root) = served_dir();
-    let mut addr = free_addr(13);
+    let mut addr = free_addr();
     addr.set_port(69);
     let ip = addr.ip();
     let args = words(&format!(
