@@ -16,6 +16,7 @@ pub mod cli;
 mod counters;
 mod gather;
 mod logging;
+pub mod mapping;
 mod report;
 mod session;
 mod spin;
@@ -36,6 +37,7 @@ use self::ahead::Pool;
 use self::counters::Counters;
 use self::gather::Gather;
 use self::logging::LogFile;
+use self::mapping::MapFile;
 use self::session::{SEND_BUDGET, Session, Turn, Workshop};
 use self::spin::Spin;
 use crate::content::MAX_RUN;
@@ -93,6 +95,7 @@ pub struct Settings {
 pub struct Server {
     settings: Settings,
     root: Root,
+    map_file: Option<MapFile>,
     poll: Poll,
     signals: Signals,
     log_file: Option<LogFile>,
@@ -128,6 +131,7 @@ impl Server {
     fn new(
         settings: Settings,
         root: Root,
+        map_file: Option<MapFile>,
         mut listeners: Vec<ListenSocket>,
         signals: Signals,
         log_file: Option<LogFile>,
@@ -149,6 +153,7 @@ impl Server {
             spin: Spin::new(settings.busy_poll),
             settings,
             root,
+            map_file,
             poll,
             signals,
             log_file,
@@ -250,7 +255,12 @@ impl Server {
             match command {
                 Command::Report => self.report(),
                 Command::Stop => self.stop(clock()),
-                Command::Reopen => self.reopen_log(),
+                Command::Reopen => {
+                    self.reopen_log();
+                    if let Some(map_file) = &mut self.map_file {
+                        map_file.reload();
+                    }
+                }
             }
         }
     }
