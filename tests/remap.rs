@@ -128,7 +128,7 @@ fn sighup_reads_the_rules_again_and_keeps_the_old_where_they_are_broken() {
     for dir in ["one", "two"] {
         server.file(&format!("{dir}/f"), dir.as_bytes());
     }
-    let serves = |wanted: &str| {
+    let read = |wanted: &str| {
         let (payload, _) = RawClient::new(&server).ask_data(&rrq("f", &[]));
         assert_eq!(payload, wanted.as_bytes());
     };
@@ -137,17 +137,17 @@ fn sighup_reads_the_rules_again_and_keeps_the_old_where_they_are_broken() {
         let line = server.wait_for_log(|line| line.contains(wanted), PATIENCE);
         line.unwrap_or_else(|| panic!("no `{wanted}`: {:#?}", server.log_lines()))
     };
-    serves("one");
+    read("one");
     fs::write(&map.path, "r ^ two/\nr (f g").unwrap();
     let line = reload("going on with the old rules");
     assert!(line.contains("line 2, column 3: "), "{line}");
-    serves("one");
+    read("one");
     fs::remove_file(&map.path).unwrap();
     reload("no such file");
-    serves("one");
+    read("one");
     fs::write(&map.path, "r ^ two/").unwrap();
     reload("read the map file anew: 1 rules");
-    serves("two");
+    read("two");
 }
 
 fn run(args: &[&str], names: &[u8]) -> Output {
@@ -170,7 +170,7 @@ fn a_broken_file_is_told_in_one_line() {
     let broken = MapFile::new(b"r a b\nrx a b\n");
     let dir = tempfile::tempdir().unwrap();
     let missing = dir.path().join("missing");
-    let large = MapFile::new(&[b'\n'; (1 << 20) + 1]);
+    let large = MapFile::new(&b"\n".repeat((1 << 20) + 1));
     let fifo = dir.path().join("fifo");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
     for (path, words) in [
