@@ -27,10 +27,14 @@
 //! | | [`sessions`] | who is served, who is due, who must wait outside |
 //! | 3 system | [`storage`] | the root, reads, atomic uploads |
 //! | | [`remap`] | map files: a request's name in, a name or a refusal out |
-//! | | [`content`] | a file as blocks: octet or netascii |
 //! | | [`socket`] | datagrams, batches, segmentation offload |
 //! | | [`daemon`] | signals and process limits |
-//! | 4 shell | [`server`] | the event loop |
+//! | | [`clock`] | what time it is |
+//! | | [`usage`] | command lines that can't be followed |
+//! | 4 session | [`content`] | a file as blocks: octet or netascii |
+//! | | [`session`] | a transfer with its socket and its file |
+//! | 5 shell | [`server`] | the event loop of `tftpd` |
+//! | | `client` | the command `tftp` (feature `client`) |
 //!
 //! # One read, from end to end
 //!
@@ -70,11 +74,11 @@
 //! | sessions | `--max-sessions`, or a third of the open files | [`sessions`] |
 //! | request | 1024 bytes read, longer ones cut | `server::admission` |
 //! | requests taken a turn | 4 batches of 64 | `server::admission` |
-//! | datagrams a session takes a turn | 64 | `server::session` |
-//! | bytes a session sends a turn | 256 KiB | `server::session` |
+//! | datagrams a session takes a turn | 64 | [`session`] |
+//! | bytes a session sends a turn | 256 KiB | [`session`] |
 //! | blocks in one read and one send | 64, and 65,507 bytes | [`content`], [`socket`] |
 //! | receive buffer of a transfer | 4 MiB, and what the system allows | [`socket`] |
-//! | answers to nonsense | 100 a second | [`server`] |
+//! | answers to nonsense | 100 a second | [`session`] |
 //! | log lines about dropped requests | 1 a second | [`server`] |
 //! | repeats to a peer that never answered | 3, of one datagram | [`protocol::transfer`] |
 //! | repeats to a peer that did | `--retries`, waits up to 8 s | [`protocol::retry`] |
@@ -82,15 +86,22 @@
 //! | name after a map file | 1024 bytes | [`remap`] |
 //! | rules tried for a request | 1024, and each once | [`remap`] |
 //! | map file, one compiled expression | 1 MiB, 64 KiB | `server::mapping`, [`remap`] |
+//! | client: what it asks for | blocks of 1428 bytes, windows of 16 | `client::cli` |
+//! | client: dallying | 100 ms; on a network that loses, the first wait | `client::transfer` |
 //! | upload | `--max-upload`, else the free space | [`storage`] |
 
+#[cfg(feature = "client")]
+pub mod client;
+pub mod clock;
 pub mod content;
 pub mod daemon;
 pub mod protocol;
 pub mod remap;
 pub mod server;
+pub mod session;
 pub mod sessions;
 pub mod socket;
 pub mod storage;
 pub mod timer;
+pub mod usage;
 pub mod wire;

@@ -5,8 +5,9 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
-use tftpd::server::cli::{Args, Refusal};
+use tftpd::server::cli::Args;
 use tftpd::server::{Server, mapping};
+use tftpd::usage::Refusal;
 
 fn main() -> ExitCode {
     let args = match Args::read(std::env::args_os()) {

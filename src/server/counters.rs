@@ -4,6 +4,8 @@
 
 use std::fmt;
 
+use crate::session::Mishaps;
+
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
         /// Counts since the start.
@@ -65,6 +67,20 @@ counters! {
     socket_errors,
     /// Answers to nonsense left out because there was too much of it.
     unanswered,
+}
+
+impl Counters {
+    /// The same, and what the sessions met.
+    #[must_use]
+    pub(super) const fn with(self, met: Mishaps) -> Self {
+        Self {
+            strangers: self.strangers + met.strangers,
+            garbage: self.garbage + met.garbage,
+            socket_errors: self.socket_errors + met.socket_errors,
+            unanswered: self.unanswered + met.unanswered,
+            ..self
+        }
+    }
 }
 
 #[cfg(test)]

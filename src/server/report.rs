@@ -7,13 +7,20 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use log::{Level, info, log, warn};
+use log::{Level, info, log, trace, warn};
 
 use super::counters::Counters;
-use super::session::Session;
 use crate::protocol::transfer::Outcome;
-use crate::wire::packet::{ErrorCode, Request};
+use crate::session::{Content, Heading, Session};
+use crate::wire::packet::{Direction, ErrorCode, Packet, Request};
 use crate::wire::text::escape;
+
+/// A packet of a transfer.
+pub(super) fn packet(peer: SocketAddr, heading: Heading, datagram: &[u8]) {
+    if let Ok(packet) = Packet::parse(datagram) {
+        trace!("{peer} {heading} {packet}");
+    }
+}
 
 /// A request that was answered with an ERROR.
 pub(super) fn refusal(
@@ -63,7 +70,7 @@ pub(super) fn end(
         "ended peer={} op={} file=\"{}\" bytes={bytes} seconds={seconds:.3} rate={:.0} \
          blksize={} windowsize={} retransmits={} outcome={}{}",
         session.peer(),
-        session.direction().name(),
+        direction(session).name(),
         escape(&session.name),
         rate(bytes, seconds),
         progress.block_size,
@@ -72,6 +79,14 @@ pub(super) fn end(
         Words(outcome),
         hint(session, outcome).unwrap_or_default(),
     );
+}
+
+/// What the client asked for.
+const fn direction(session: &Session) -> Direction {
+    match session.content() {
+        Content::Source(_) => Direction::Read,
+        Content::Sink(_) => Direction::Write,
+    }
 }
 
 /// Bytes a second; what took no measurable time counts as a microsecond.
