@@ -17,7 +17,7 @@ pub enum Command {
     Stop,
     /// SIGUSR1: log the counters.
     Report,
-    /// SIGHUP: open the log file anew.
+    /// SIGHUP: open the log file anew, read the map file again.
     Reopen,
 }
 

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use common::*;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, geteuid};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
 /// The longest a client may take, in seconds.
@@ -88,27 +88,6 @@ impl Drop for Alive {
             let _ = child.wait();
         }
     }
-}
-
-/// Where `scripts/peers` has put a server; `None`, with the reason printed,
-/// where it hasn't.
-fn peer_program(name: &str) -> Option<PathBuf> {
-    let program = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("target/peers")
-        .join(name);
-    let reason = if program.is_file() {
-        // All of them change their user or root, or need port 69.
-        geteuid().is_root().then_some(()).ok_or("needs root")
-    } else {
-        Err("is missing: scripts/peers brings it")
-    };
-    if let Err(reason) = reason {
-        let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
-        assert!(!ci || !geteuid().is_root(), "{name} {reason}");
-        eprintln!("skipped: {name} {reason}");
-        return None;
-    }
-    Some(program)
 }
 
 /// Starts another server on `addr`, with `args`, and waits until it answers.

@@ -10,12 +10,14 @@ use std::time::Instant;
 use log::{debug, warn};
 use mio::Token;
 
+use super::mapping::MapFile;
 use super::{Server, listener_token, report};
 use crate::clock;
 use crate::content::{FileSink, FileSource};
 use crate::protocol::receiver::Receiver;
 use crate::protocol::sender::Sender;
 use crate::protocol::transfer::{MAX_DATAGRAM, Opening, Transfer};
+use crate::remap;
 use crate::session::{Content, Remote, Session};
 use crate::sessions::{Admission, Endpoint, Fingerprint, SessionKey};
 use crate::socket::{Destination, TransferSocket};
@@ -33,6 +35,8 @@ const BATCHES_A_TURN: usize = 4;
 enum Refusal {
     /// The peer is told, and the log.
     Answer(StorageError),
+    /// The map file's rules are against it: the peer is told, and the log.
+    ByRules(remap::Refusal),
     /// We are full: silence, so that a boot ROM asks again instead of failing.
     Overload(&'static str),
 }
@@ -147,10 +151,14 @@ impl Server {
                 return;
             }
             Err(Refusal::Answer(error)) => {
-                self.counters.refused += 1;
-                report::refusal(request, endpoint.peer, &error);
-                let (peer, local) = (endpoint.peer, endpoint.local);
-                self.answer(listener, peer, local, error.code(), error.message());
+                report::refusal(request, endpoint.peer, error.code(), &error);
+                self.refuse(listener, &endpoint, error.code(), error.message());
+                return;
+            }
+            Err(Refusal::ByRules(refusal)) => {
+                let code = ErrorCode::AccessViolation;
+                report::refusal(request, endpoint.peer, code, &refusal);
+                self.refuse(listener, &endpoint, code, refusal.message());
                 return;
             }
         };
@@ -183,16 +191,17 @@ impl Server {
         request: &Request<'_>,
     ) -> Result<Session, Refusal> {
         let settings = &self.settings;
+        let map = |map_file: &MapFile| map_file.map(&self.root, request, endpoint.peer);
+        let mapped = self.map_file.as_ref().map(map).transpose();
+        let mapped = mapped.map_err(Refusal::ByRules)?;
+        let name = mapped.as_deref().unwrap_or(request.filename);
         let mut oack = [0; MAX_DATAGRAM];
         // Bytes that the client sends without waiting for an answer.
         let mut window = 0;
         let (transfer, content) = match request.direction {
             Direction::Read => {
-                let file = self
-                    .root
-                    .open_read(request.filename)
-                    .map_err(Refusal::from)?;
-                report::ignored_tail(request, endpoint.peer, file.ignored_tail());
+                let file = self.root.open_read(name).map_err(Refusal::from)?;
+                report::ignored_tail(name, endpoint.peer, file.ignored_tail());
                 let size = Some(file.size());
                 let (negotiated, len) =
                     options::negotiate(request, &settings.limits, size, &mut oack);
@@ -206,10 +215,7 @@ impl Server {
                     options::negotiate(request, &settings.limits, None, &mut oack);
                 window = usize::from(negotiated.windowsize) * usize::from(negotiated.blksize);
                 let announced = announced_size(request, &negotiated);
-                let upload = self
-                    .root
-                    .create(request.filename, announced)
-                    .map_err(Refusal::from)?;
+                let upload = self.root.create(name, announced).map_err(Refusal::from)?;
                 let opening = opening(&oack[..len]);
                 let receiver = Receiver::new(&settings.config, opening, negotiated);
                 let sink = FileSink::new(upload, request.mode);
@@ -253,6 +259,12 @@ impl Server {
             let (count, running) = (self.counters.shed, self.sessions.len());
             warn!("dropped a request: {reason}; dropped={count} sessions={running}");
         }
+    }
+
+    /// Counts a refusal and answers it.
+    fn refuse(&mut self, listener: usize, endpoint: &Endpoint, code: ErrorCode, text: &str) {
+        self.counters.refused += 1;
+        self.answer(listener, endpoint.peer, endpoint.local, code, text);
     }
 
     /// One ERROR from the listen port, without a transfer, lost if it can't be

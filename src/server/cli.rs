@@ -109,6 +109,20 @@ pub struct Args {
     #[arg(short = 'U', long, value_name = "OCTAL", help_heading = "Access", value_parser = parse_umask)]
     pub umask: Option<u32>,
 
+    /// Rules that make other names of those requested, in tftp-hpa's language
+    #[arg(short, long, value_name = "FILE", help_heading = "Access")]
+    pub map_file: Option<PathBuf>,
+
+    /// Print what the rules of FILE make of the names on standard input, and
+    /// serve nothing
+    #[arg(
+        long,
+        value_name = "FILE",
+        help_heading = "Access",
+        conflicts_with = "map_file"
+    )]
+    pub map_test: Option<PathBuf>,
+
     /// Transfers at once; further requests are dropped [default: what the
     /// limit on open files allows]
     #[arg(long, value_name = "N", help_heading = "Access")]

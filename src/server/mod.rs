@@ -14,6 +14,7 @@ mod admission;
 pub mod cli;
 mod counters;
 mod logging;
+pub mod mapping;
 mod report;
 mod spin;
 mod start;
@@ -31,6 +32,7 @@ use mio::{Events, Interest, Poll, Token};
 
 use self::counters::Counters;
 use self::logging::LogFile;
+use self::mapping::MapFile;
 use self::spin::Spin;
 use crate::clock;
 use crate::daemon::{Command, Signals};
@@ -76,6 +78,7 @@ pub struct Settings {
 pub struct Server {
     settings: Settings,
     root: Root,
+    map_file: Option<MapFile>,
     poll: Poll,
     signals: Signals,
     log_file: Option<LogFile>,
@@ -103,6 +106,7 @@ impl Server {
     fn new(
         settings: Settings,
         root: Root,
+        map_file: Option<MapFile>,
         mut listeners: Vec<ListenSocket>,
         signals: Signals,
         log_file: Option<LogFile>,
@@ -124,6 +128,7 @@ impl Server {
             spin: Spin::new(settings.busy_poll),
             settings,
             root,
+            map_file,
             poll,
             signals,
             log_file,
@@ -221,7 +226,12 @@ impl Server {
             match command {
                 Command::Report => self.report(),
                 Command::Stop => self.stop(clock::now()),
-                Command::Reopen => self.reopen_log(),
+                Command::Reopen => {
+                    self.reopen_log();
+                    if let Some(map_file) = &mut self.map_file {
+                        map_file.reload();
+                    }
+                }
             }
         }
     }

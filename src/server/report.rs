@@ -3,6 +3,7 @@
 //! One line each, `key=value`, everything from the network escaped. May not:
 //! change anything but the counters.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::Instant;
 
@@ -11,8 +12,7 @@ use log::{Level, info, log, trace, warn};
 use super::counters::Counters;
 use crate::protocol::transfer::Outcome;
 use crate::session::{Content, Heading, Session};
-use crate::storage::StorageError;
-use crate::wire::packet::{Direction, Packet, Request};
+use crate::wire::packet::{Direction, ErrorCode, Packet, Request};
 use crate::wire::text::escape;
 
 /// A packet of a transfer.
@@ -23,23 +23,27 @@ pub(super) fn packet(peer: SocketAddr, heading: Heading, datagram: &[u8]) {
 }
 
 /// A request that was answered with an ERROR.
-pub(super) fn refusal(request: &Request<'_>, peer: SocketAddr, error: &StorageError) {
+pub(super) fn refusal(
+    request: &Request<'_>,
+    peer: SocketAddr,
+    code: ErrorCode,
+    reason: &impl fmt::Display,
+) {
     warn!(
-        "refused peer={peer} op={} file=\"{}\" code={} reason=\"{error}\"",
+        "refused peer={peer} op={} file=\"{}\" code={code} reason=\"{reason}\"",
         request.direction.name(),
         escape(request.filename),
-        error.code(),
     );
 }
 
 /// A file that was found only without the last bytes of its name.
-pub(super) fn ignored_tail(request: &Request<'_>, peer: SocketAddr, bytes: usize) {
+pub(super) fn ignored_tail(name: &[u8], peer: SocketAddr, bytes: usize) {
     if bytes > 0 {
-        let name = &request.filename[..request.filename.len().saturating_sub(bytes)];
+        let served = &name[..name.len().saturating_sub(bytes)];
         info!(
             "peer={peer} asked for \"{}\", which is served as \"{}\"",
-            escape(request.filename),
             escape(name),
+            escape(served),
         );
     }
 }
@@ -110,8 +114,8 @@ fn count(outcome: Option<&Outcome>, counters: &mut Counters) {
 /// An outcome as it stands in the log.
 struct Words<'a>(Option<&'a Outcome>);
 
-impl std::fmt::Display for Words<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Words<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Some(Outcome::Completed) => f.write_str("completed"),
             Some(Outcome::LastAckMissing) => f.write_str("completed last_ack=missing"),

@@ -13,6 +13,7 @@ use log::info;
 use nix::libc::{EADDRNOTAVAIL, EAFNOSUPPORT};
 
 use super::cli::Args;
+use super::mapping::MapFile;
 use super::{MAX_LISTENERS, Server, Settings, logging};
 use crate::daemon::{self, Signals};
 use crate::protocol::retry::{RetryPolicy, Wait};
@@ -41,19 +42,24 @@ impl Server {
     /// One line that says what is in the way, and what to do about it.
     pub fn start(args: &Args) -> Result<Self, Box<dyn Error>> {
         let log_file = logging::start(args).map_err(|error| cannot_log(args, &error))?;
+        let map_file = args.map_file.as_deref().map(MapFile::open).transpose()?;
         let listeners = listen(args)?;
-        let policy = Policy {
-            read_only: args.read_only,
-            overwrite: args.overwrite,
-            max_upload: args.max_upload,
-            umask: args.umask,
-        };
-        let root = Root::open(&args.root, policy)?;
+        let root = Root::open(&args.root, policy(args))?;
         let signals = Signals::take_over()?;
         let settings = settings(args, daemon::raise_open_files()?);
-        let server = Self::new(settings, root, listeners, signals, log_file)?;
+        let server = Self::new(settings, root, map_file, listeners, signals, log_file)?;
         announce(args, &server);
         Ok(server)
+    }
+}
+
+/// What clients may do below the root.
+pub(super) fn policy(args: &Args) -> Policy {
+    Policy {
+        read_only: args.read_only,
+        overwrite: args.overwrite,
+        max_upload: args.max_upload,
+        umask: args.umask,
     }
 }
 
@@ -164,7 +170,7 @@ fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
 }
 
 /// The system's words, without the number that the library puts behind them.
-fn reason(error: &io::Error) -> String {
+pub(super) fn reason(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(number) => nix::errno::Errno::from_raw(number).desc().to_lowercase(),
         None => error.to_string(),
@@ -184,8 +190,10 @@ fn announce(args: &Args, server: &Server) {
         (false, false) => "read, create, never overwrite",
         (false, true) => "read, create, overwrite",
     };
+    let mapped = server.map_file.as_ref();
+    let mapped = mapped.map_or(String::new(), |map| format!("; names mapped by {map}"));
     info!(
-        "listening on {}; serving {}: {access}; at most {max_sessions} transfers",
+        "listening on {}; serving {}: {access}; at most {max_sessions} transfers{mapped}",
         addresses.join(", "),
         root.display(),
     );
