@@ -3,7 +3,7 @@
 //! May not: know of sockets, sessions or files.
 
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
@@ -100,9 +100,10 @@ impl Drop for Interrupts {
     }
 }
 
-impl AsRawFd for Interrupts {
-    fn as_raw_fd(&self) -> RawFd {
-        self.descriptor.as_raw_fd()
+impl AsFd for Interrupts {
+    /// Readable while a signal waits to be taken.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
     }
 }
 
