@@ -1,7 +1,9 @@
 //! What both commands do with a command line that they can't follow: one line
 //! that names the mistake. May not: know their options.
 
+use std::fmt::Display;
 use std::ops::RangeInclusive;
+use std::str::FromStr;
 
 use clap::error::ErrorKind;
 
@@ -38,6 +40,20 @@ impl Refusal {
             text: format!("{program}: {what}; try --help"),
             status,
         }
+    }
+}
+
+/// A parser of numbers within `range`, whose errors say what that is.
+pub fn number<T>(range: RangeInclusive<T>) -> impl Fn(&str) -> Result<T, String> + Clone
+where
+    T: FromStr + PartialOrd + Display + Clone,
+{
+    move |text| {
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        number.ok_or_else(|| {
+            let (low, high) = (range.start(), range.end());
+            format!("expected a number from {low} to {high}")
+        })
     }
 }
 

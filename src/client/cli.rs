@@ -107,12 +107,12 @@ pub struct Wishes {
 
     /// Block size to ask for, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 1428, global = true)]
-    #[arg(value_parser = clap::value_parser!(u16).range(i64::from(MIN_BLKSIZE)..=i64::from(MAX_BLKSIZE)))]
+    #[arg(value_parser = usage::number(MIN_BLKSIZE..=MAX_BLKSIZE))]
     pub blksize: u16,
 
     /// Window to ask for, in blocks
     #[arg(long, value_name = "BLOCKS", default_value_t = 16, global = true)]
-    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(value_parser = usage::number(1..=u16::MAX))]
     pub windowsize: u16,
 
     /// Further option to ask for, repeatable
@@ -126,11 +126,12 @@ pub struct Wishes {
     /// Milliseconds to wait for an answer before sending again, doubling each
     /// time [default: as the measured round trip suggests]
     #[arg(short, long, value_name = "MS", global = true)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=255_000))]
+    #[arg(value_parser = usage::number(1..=255_000_u32))]
     pub timeout: Option<u32>,
 
     /// How often a packet is sent again before the transfer is given up
     #[arg(long, value_name = "N", default_value_t = 5, global = true)]
+    #[arg(value_parser = usage::number(0..=u8::MAX), allow_negative_numbers = true)]
     pub retries: u8,
 
     /// Local ports to use, one a transfer [default: any]
@@ -383,7 +384,8 @@ mod tests {
     #[test]
     fn a_mistake_is_one_line_that_names_the_value() {
         for (words, named) in [
-            (&["--blksize", "7", "h"][..], "7"),
+            (&["--blksize", "7", "h"][..], "from 8 to 65464"),
+            (&["--retries", "-1", "h"], "from 0 to 255"),
             (&["--windowsize", "0", "h"], "0"),
             (&["--option", "blksize", "h"], "blksize"),
             (&["--option", "=1", "h"], "=1"),
