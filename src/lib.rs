@@ -28,7 +28,7 @@
 //! | 3 system | [`storage`] | the root, reads, atomic uploads |
 //! | | [`content`] | a file as blocks: octet or netascii |
 //! | | [`socket`] | datagrams, batches, segmentation offload |
-//! | | [`daemon`] | signals and process limits |
+//! | | [`daemon`] | signals, process limits, what is given up at the start |
 //! | 4 shell | [`server`] | the event loop |
 //!
 //! # One read, from end to end
@@ -59,6 +59,8 @@
 //!   line, one counter.
 //! - The timer wheel is a hint and never early; a session's own deadline decides.
 //!   Without sessions there is no wake-up.
+//! - No byte is read from the network before every right that isn't needed has
+//!   been given up.
 //! - No byte from the network reaches the log unescaped, and none can panic.
 //! - `unsafe` is in one module, `socket::batch`, for `recvmmsg` and `sendmsg`.
 //!

@@ -115,6 +115,25 @@ pub struct Args {
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_sessions: Option<u32>,
 
+    /// User to run as, and group [default: the user that started it; the
+    /// user's group]
+    #[arg(
+        short,
+        long,
+        value_name = "USER[:GROUP]",
+        help_heading = "Process",
+        value_parser = parse_user
+    )]
+    pub user: Option<UserAndGroup>,
+
+    /// Make ROOT the only directory the process sees; takes root to start
+    #[arg(long, help_heading = "Process")]
+    pub chroot: bool,
+
+    /// Do without the kernel's prohibitions (Landlock)
+    #[arg(long, help_heading = "Process")]
+    pub no_sandbox: bool,
+
     /// Seconds that running transfers get to finish after SIGTERM or SIGINT
     #[arg(
         long,
@@ -186,6 +205,15 @@ impl Args {
         self.timeout
             .map(|milliseconds| Duration::from_millis(milliseconds.into()))
     }
+}
+
+/// A user and perhaps a group, by name or number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserAndGroup {
+    /// Name or number.
+    pub user: String,
+    /// Name or number; `None` for the user's own.
+    pub group: Option<String>,
 }
 
 /// Why the program ends before it started.
@@ -275,6 +303,20 @@ fn parse_umask(text: &str) -> Result<u32, &'static str> {
     }
 }
 
+fn parse_user(text: &str) -> Result<UserAndGroup, &'static str> {
+    let (user, group) = match text.split_once(':') {
+        Some((user, group)) => (user, Some(group)),
+        None => (text, None),
+    };
+    if user.is_empty() || group.is_some_and(str::is_empty) {
+        return Err("expected USER or USER:GROUP, such as tftp, nobody:nogroup or 65534:65534");
+    }
+    Ok(UserAndGroup {
+        user: user.to_owned(),
+        group: group.map(str::to_owned),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -361,6 +403,9 @@ mod tests {
             (&["--max-upload", "lots"], "lots"),
             (&["-U", "999"], "999"),
             (&["--max-sessions", "0"], "0"),
+            (&["-u", ""], "USER"),
+            (&["-u", ":staff"], ":staff"),
+            (&["-u", "nobody:"], "nobody:"),
             (&["--grace", "-1"], "-1"),
             (&["--bogus"], "--bogus"),
             (&["a", "b"], "b"),
