@@ -75,8 +75,12 @@
 //! | bytes a session sends a turn | 256 KiB | `server::session` |
 //! | blocks in one read and one send | 64, and 65,507 bytes | [`content`], [`socket`] |
 //! | receive buffer of a transfer | 4 MiB, and what the system allows | [`socket`] |
+//! | sessions whose peer never answered | 16,384, and the oldest gives way after 200 ms | [`sessions`] |
+//! | sessions of one client | `--max-sessions-per-client`, else no bound | [`sessions`] |
 //! | answers to nonsense | 100 a second | [`server`] |
+//! | ERRORs to refused requests | 10,000 a second | [`server`] |
 //! | log lines about dropped requests | 1 a second | [`server`] |
+//! | log lines about refusals and peers that never answered | 100 a second | `server::report` |
 //! | repeats to a peer that never answered | 3, of one datagram | [`protocol::transfer`] |
 //! | repeats to a peer that did | `--retries`, waits up to 8 s | [`protocol::retry`] |
 //! | block size, window | 65,464 bytes, `--max-windowsize` blocks | [`wire::options`] |

@@ -10,8 +10,9 @@ use std::time::Instant;
 use log::{debug, warn};
 use mio::Token;
 
+use super::report::Ending;
 use super::session::{Content, Session};
-use super::{Server, clock, listener_token, report};
+use super::{Server, clock, listener_token};
 use crate::content::{FileSink, FileSource};
 use crate::protocol::receiver::Receiver;
 use crate::protocol::sender::Sender;
@@ -76,6 +77,12 @@ impl Server {
                 return;
             }
         };
+        if !self.settings.access.serves(peer.ip()) {
+            self.counters.denied += 1;
+            let dropped = self.counters.denied;
+            self.report_drop(now, peer, "this address is not served", dropped);
+            return;
+        }
         // Small enough to leave the batch, so that everything of ours is free.
         let mut copy = [0; REQUEST_LEN];
         let copy = &mut copy[..datagram.payload.len()];
@@ -122,8 +129,10 @@ impl Server {
     ) {
         self.counters.requests += 1;
         let fingerprint = Fingerprint::of(datagram);
-        match self.sessions.admit(&endpoint, fingerprint) {
+        let mut evicted = None;
+        match self.sessions.admit(&endpoint, fingerprint, now) {
             Admission::New => {}
+            Admission::Evicts(key) => evicted = Some(key),
             Admission::Duplicate(key) => {
                 self.counters.repeated += 1;
                 self.with_session(key, |session, shop| {
@@ -132,26 +141,33 @@ impl Server {
                 });
                 return;
             }
-            Admission::Replaces(key) => self.end_session(key),
+            Admission::Replaces(key) => self.end_session(key, Ending::Replaced),
+            Admission::Crowded => {
+                self.counters.crowded += 1;
+                let dropped = self.counters.crowded;
+                let reason = "the limit of sessions of one client is reached";
+                self.report_drop(now, endpoint.peer, reason, dropped);
+                return;
+            }
             Admission::Full => {
-                self.shed(now, "the limit of sessions is reached");
+                self.shed(now, endpoint.peer, "the limit of sessions is reached");
                 return;
             }
         }
         let session = match self.open(now, &endpoint, request) {
             Ok(session) => session,
             Err(Refusal::Overload(reason)) => {
-                self.shed(now, reason);
+                self.shed(now, endpoint.peer, reason);
                 return;
             }
             Err(Refusal::Answer(error)) => {
-                self.counters.refused += 1;
-                report::refusal(request, endpoint.peer, &error);
-                let (peer, local) = (endpoint.peer, endpoint.local);
-                self.answer(listener, peer, local, error.code(), error.message());
+                self.refuse(now, listener, &endpoint, request, &error);
                 return;
             }
         };
+        if let Some(key) = evicted {
+            self.end_session(key, Ending::Evicted);
+        }
         let key = self.sessions.insert(endpoint, fingerprint, session);
         let token = Token(key.to_token());
         let watched = self
@@ -161,11 +177,29 @@ impl Server {
         if let Some(Err(error)) = watched {
             debug!("{}: cannot watch its socket: {error}", endpoint.peer);
             self.sessions.remove(key);
-            self.shed(now, "no socket can be watched");
+            self.shed(now, endpoint.peer, "no socket can be watched");
             return;
         }
         self.counters.admitted += 1;
         self.with_session(key, Session::transmit);
+    }
+
+    fn refuse(
+        &mut self,
+        now: Instant,
+        listener: usize,
+        endpoint: &Endpoint,
+        request: &Request<'_>,
+        error: &StorageError,
+    ) {
+        self.counters.refused += 1;
+        self.reporter.refusal(now, request, endpoint.peer, error);
+        if self.refusals.take(now) {
+            let (code, text) = (error.code(), error.message());
+            self.answer(listener, endpoint.peer, endpoint.local, code, text);
+        } else {
+            self.counters.unanswered += 1;
+        }
     }
 
     /// Opens the file and the socket and settles the options.
@@ -185,7 +219,9 @@ impl Server {
                     .root
                     .open_read(request.filename)
                     .map_err(Refusal::from)?;
-                report::ignored_tail(request, endpoint.peer, file.ignored_tail());
+                let tail = file.ignored_tail();
+                self.reporter
+                    .ignored_tail(now, request, endpoint.peer, tail);
                 let size = Some(file.size());
                 let (negotiated, len) =
                     options::negotiate(request, &settings.limits, size, &mut oack);
@@ -240,11 +276,17 @@ impl Server {
         })
     }
 
-    fn shed(&mut self, now: Instant, reason: &str) {
+    fn shed(&mut self, now: Instant, peer: SocketAddr, reason: &str) {
         self.counters.shed += 1;
-        if self.shed_lines.take(now) {
-            let (count, running) = (self.counters.shed, self.sessions.len());
-            warn!("dropped a request: {reason}; dropped={count} sessions={running}");
+        self.report_drop(now, peer, reason, self.counters.shed);
+    }
+
+    /// Says, but not too often, that requests are dropped: `count` so far for
+    /// this reason.
+    fn report_drop(&mut self, now: Instant, peer: SocketAddr, reason: &str, count: u64) {
+        if self.drop_lines.take(now) {
+            let running = self.sessions.len();
+            warn!("dropped a request of {peer}: {reason}; dropped={count} sessions={running}");
         }
     }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{ArgAction, Parser};
 
+use super::access::Network;
 use crate::wire::options::{
     DEFAULT_MAX_WINDOWSIZE, MAX_BLKSIZE, MIN_BLKSIZE, OptionName, OptionSet,
 };
@@ -109,11 +110,25 @@ pub struct Args {
     #[arg(short = 'U', long, value_name = "OCTAL", help_heading = "Access", value_parser = parse_umask)]
     pub umask: Option<u32>,
 
+    /// Network to serve, repeatable [default: all]
+    #[arg(long, value_name = "CIDR", help_heading = "Access")]
+    pub allow: Vec<Network>,
+
+    /// Network not to serve, even if allowed; repeatable [default: none]
+    #[arg(long, value_name = "CIDR", help_heading = "Access")]
+    pub deny: Vec<Network>,
+
     /// Transfers at once; further requests are dropped [default: what the
     /// limit on open files allows]
     #[arg(long, value_name = "N", help_heading = "Access")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_sessions: Option<u32>,
+
+    /// Transfers at once with one client; further requests are dropped
+    /// [default: no limit]
+    #[arg(long, value_name = "N", help_heading = "Access")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub max_sessions_per_client: Option<u32>,
 
     /// User to run as, and group [default: the user that started it; the
     /// user's group]
@@ -403,6 +418,9 @@ mod tests {
             (&["--max-upload", "lots"], "lots"),
             (&["-U", "999"], "999"),
             (&["--max-sessions", "0"], "0"),
+            (&["--max-sessions-per-client", "0"], "0"),
+            (&["--allow", "192.0.2.0/33"], "192.0.2.0/33"),
+            (&["--deny", "everyone"], "everyone"),
             (&["-u", ""], "USER"),
             (&["-u", ":staff"], ":staff"),
             (&["-u", "nobody:"], "nobody:"),

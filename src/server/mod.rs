@@ -10,6 +10,7 @@
 //! says in the log how it ended. May not: know what is in a packet beyond its
 //! kind, or how a file is stored.
 
+mod access;
 mod admission;
 mod ahead;
 pub mod cli;
@@ -32,10 +33,12 @@ use log::{debug, error, info};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
+use self::access::Access;
 use self::ahead::Pool;
 use self::counters::Counters;
 use self::gather::Gather;
 use self::logging::LogFile;
+use self::report::{Ending, Reporter};
 use self::session::{SEND_BUDGET, Session, Turn, Workshop};
 use self::spin::Spin;
 use crate::content::MAX_RUN;
@@ -60,6 +63,11 @@ const BATCH_BYTES: usize = 256 * 1024;
 /// Answers a second to nonsense: malformed requests and strangers.
 const NONSENSE_ANSWERS: u32 = 100;
 
+/// ERRORs a second in answer to requests that are refused: above what a room of
+/// machines that look for their configuration asks, below what makes us worth
+/// forging requests for.
+const REFUSALS: u32 = 10_000;
+
 /// The signal descriptor's token; listen sockets count down from below it.
 const SIGNALS: Token = Token(*RESERVED.end());
 
@@ -80,6 +88,10 @@ pub struct Settings {
     pub limits: Limits,
     /// Transfers at once.
     pub max_sessions: usize,
+    /// Transfers at once with one client; `usize::MAX` for no limit.
+    pub max_sessions_per_client: usize,
+    /// Who is served.
+    pub access: Access,
     /// Ports for transfer sockets; `None` leaves the choice to the kernel.
     pub ports: Option<RangeInclusive<u16>>,
     /// What running transfers get to finish after the signal to stop.
@@ -111,8 +123,11 @@ pub struct Server {
     counters: Counters,
     /// How much nonsense may still be answered this second.
     nonsense: Allowance,
+    /// How many requests may still be refused with an ERROR this second.
+    refusals: Allowance,
     /// At most one line a second about dropped requests.
-    shed_lines: Allowance,
+    drop_lines: Allowance,
+    reporter: Reporter,
     /// Where in the port range the next transfer looks first.
     next_port: u16,
     /// Once told to stop: when the last transfers are cut off.
@@ -145,7 +160,8 @@ impl Server {
         poll.registry()
             .register(&mut SourceFd(&descriptor), SIGNALS, Interest::READABLE)?;
         Ok(Self {
-            sessions: Sessions::new(settings.max_sessions, now),
+            sessions: Sessions::new(settings.max_sessions, now)
+                .with_client_limit(settings.max_sessions_per_client),
             spin: Spin::new(settings.busy_poll),
             settings,
             root,
@@ -160,7 +176,9 @@ impl Server {
             gather: Gather::default(),
             counters: Counters::default(),
             nonsense: Allowance::new(NONSENSE_ANSWERS, now),
-            shed_lines: Allowance::new(1, now),
+            refusals: Allowance::new(REFUSALS, now),
+            drop_lines: Allowance::new(1, now),
+            reporter: Reporter::new(now),
             next_port: std::process::id() as u16,
             stop_at: None,
         })
@@ -314,7 +332,7 @@ impl Server {
                 ));
             }
             self.with_session(key, Session::transmit);
-            self.end_session(key);
+            self.end_session(key, Ending::Replaced);
         }
     }
 
@@ -367,10 +385,12 @@ impl Server {
         };
         let turn = work(session, &mut shop);
         if let Some(outcome) = session.poll_outcome() {
-            report::end(session, Some(&outcome), clock(), &mut self.counters);
+            let ending = Ending::Outcome(&outcome);
+            self.reporter
+                .end(session, ending, clock(), &mut self.counters);
         }
         if session.is_closed() {
-            self.end_session(key);
+            self.end_session(key, Ending::Replaced);
             return;
         }
         if turn == Turn::Unfinished && !session.queued {
@@ -381,14 +401,15 @@ impl Server {
     }
 
     /// The one place where a slot is freed. Its transfer was reported when it
-    /// ended, or is now, if a new request takes its place: one outcome, one
-    /// line, one counter.
-    fn end_session(&mut self, key: SessionKey) {
+    /// ended, or is now, with the `ending` that a new request means for it: one
+    /// outcome, one line, one counter.
+    fn end_session(&mut self, key: SessionKey, ending: Ending<'_>) {
         // Its socket leaves the poll by being closed.
         if let Some(mut session) = self.sessions.remove(key) {
             session.forget_ahead(&mut self.pool);
             if !session.has_ended() {
-                report::end(&session, None, clock(), &mut self.counters);
+                self.reporter
+                    .end(&session, ending, clock(), &mut self.counters);
             }
         }
     }

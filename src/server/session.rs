@@ -102,6 +102,10 @@ impl Tenant for Session {
     fn is_over(&self) -> bool {
         self.transfer.is_over()
     }
+
+    fn unverified_since(&self) -> Option<Instant> {
+        (!self.transfer.progress().verified).then_some(self.started)
+    }
 }
 
 impl Session {

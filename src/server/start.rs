@@ -15,6 +15,7 @@ use std::time::Duration;
 use log::{debug, info};
 use nix::libc::{EADDRNOTAVAIL, EAFNOSUPPORT};
 
+use super::access::Access;
 use super::cli::{Args, UserAndGroup};
 use super::{MAX_LISTENERS, Server, Settings, logging};
 use crate::daemon::{self, Confinement, Enforcement, Identity, Signals};
@@ -96,6 +97,13 @@ fn settings(args: &Args, open_files: u64) -> Settings {
             refused: args.refused_options(),
         },
         max_sessions: usize::try_from(max_sessions).unwrap_or(usize::MAX),
+        max_sessions_per_client: args
+            .max_sessions_per_client
+            .map_or(usize::MAX, |sessions| sessions as usize),
+        access: Access {
+            allow: args.allow.clone(),
+            deny: args.deny.clone(),
+        },
         ports: args.port_range.clone(),
         grace: Duration::from_secs(args.grace.into()),
         busy_poll: busy_poll(args),
