@@ -70,7 +70,7 @@
 //! |---|---|---|
 //! | sessions | `--max-sessions`, or a third of the open files | [`sessions`] |
 //! | request | 1024 bytes read, longer ones cut | `server::admission` |
-//! | requests taken a turn | 4 batches of 64 | `server::admission` |
+//! | requests taken a turn | a batch of 64 | `server::admission` |
 //! | datagrams a session takes a turn | 64 | `server::session` |
 //! | bytes a session sends a turn | 256 KiB | `server::session` |
 //! | blocks in one read and one send | 64, and 65,507 bytes | [`content`], [`socket`] |

@@ -26,9 +26,6 @@ use crate::wire::packet::{Direction, ErrorCode, Mode, Packet, ParseError, Reques
 /// Bytes of the longest request we read; RFC 2347 allows 512.
 const REQUEST_LEN: usize = 1024;
 
-/// Batches of requests taken in a turn, before sessions have theirs again.
-const BATCHES_A_TURN: usize = 4;
-
 /// Why there is no session.
 enum Refusal {
     /// The peer is told, and the log.
@@ -38,29 +35,27 @@ enum Refusal {
 }
 
 impl Server {
-    /// Takes requests from a listen socket, within a budget.
+    /// Takes a batch of requests from a listen socket. Each costs as much as a
+    /// few dozen packets of a session: after a batch, those have their turn.
     pub(super) fn take_requests(&mut self, listener: usize) {
-        for _ in 0..BATCHES_A_TURN {
-            let capacity = self.batch.capacity(REQUEST_LEN, usize::MAX);
-            let socket = &self.listeners[listener];
-            let received = match socket.receive(&mut self.batch, REQUEST_LEN, usize::MAX) {
-                Ok(received) => received,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) => {
-                    self.counters.socket_errors += 1;
-                    debug!("{}: cannot receive: {error}", socket.address());
-                    return;
-                }
-            };
-            let now = clock();
-            for index in 0..received {
-                self.take_request(now, listener, index);
-            }
-            if received < capacity {
+        let capacity = self.batch.capacity(REQUEST_LEN, usize::MAX);
+        let socket = &self.listeners[listener];
+        let received = match socket.receive(&mut self.batch, REQUEST_LEN, usize::MAX) {
+            Ok(received) => received,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Err(error) => {
+                self.counters.socket_errors += 1;
+                debug!("{}: cannot receive: {error}", socket.address());
                 return;
             }
+        };
+        let now = clock();
+        for index in 0..received {
+            self.take_request(now, listener, index);
         }
-        self.unfinished.push_back(listener_token(listener));
+        if received == capacity {
+            self.unfinished.push_back(listener_token(listener));
+        }
     }
 
     fn take_request(&mut self, now: Instant, listener: usize, index: usize) {
