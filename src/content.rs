@@ -85,6 +85,19 @@ fn read_octets(file: &ReadFile, run: Run, buf: &mut [u8]) -> Result<Filled, Fail
     let end = blocks as u64 == blocks_left;
     let payload = (blocks * block_size).min(usize::try_from(left).unwrap_or(usize::MAX));
 
+    let filled = Filled {
+        blocks: blocks as u16,
+        bytes: blocks * DATA_HEADER_LEN + payload,
+        end,
+    };
+    if let (1, Some((header, rest))) = (blocks, buf.split_at_mut_checked(DATA_HEADER_LEN)) {
+        header.copy_from_slice(&run.header(0));
+        // Cheaper than a vector of one.
+        return match file.read_at(offset, &mut rest[..payload])? {
+            read if read < payload => Err(SHRUNK),
+            _ => Ok(filled),
+        };
+    }
     let mut slices: [IoSliceMut<'_>; MAX_RUN] = from_fn(|_| IoSliceMut::new(&mut []));
     let mut unfilled = payload;
     for (position, segment) in buf.chunks_mut(run.segment_size()).take(blocks).enumerate() {
@@ -97,11 +110,7 @@ fn read_octets(file: &ReadFile, run: Run, buf: &mut [u8]) -> Result<Filled, Fail
     if payload > 0 && file.read_run(offset, &mut slices[..blocks])? < payload {
         return Err(SHRUNK);
     }
-    Ok(Filled {
-        blocks: blocks as u16,
-        bytes: blocks * DATA_HEADER_LEN + payload,
-        end,
-    })
+    Ok(filled)
 }
 
 /// Where in the file, and in the middle of which pair of bytes, a block begins.
@@ -218,22 +227,47 @@ impl NetasciiSource {
     }
 }
 
+/// Where the bytes of a file that is being received go.
+pub trait Store {
+    /// Stores `bytes` at `offset`: right behind those stored before.
+    ///
+    /// # Errors
+    /// When they can't be stored; the peer is told so.
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), StorageError>;
+
+    /// All is there: puts the file in place.
+    ///
+    /// # Errors
+    /// When it can't be; the peer is told so.
+    fn commit(self) -> Result<(), StorageError>;
+}
+
+impl Store for Upload {
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), StorageError> {
+        self.write_at(offset, bytes)
+    }
+
+    fn commit(self) -> Result<(), StorageError> {
+        self.commit().map(drop)
+    }
+}
+
 /// What a receiver receives, on its way into a file.
 #[derive(Debug)]
-pub struct FileSink {
+pub struct FileSink<S = Upload> {
     /// `None` once the file is in place.
-    upload: Option<Upload>,
+    store: Option<S>,
     /// Bytes stored so far.
     stored: u64,
     text: Option<Decoder>,
 }
 
-impl FileSink {
-    /// An upload that comes in `mode`.
-    pub fn new(upload: Upload, mode: Mode) -> Self {
+impl<S: Store> FileSink<S> {
+    /// A file that comes in `mode`.
+    pub fn new(store: S, mode: Mode) -> Self {
         let text = (mode == Mode::Netascii).then(Decoder::default);
         Self {
-            upload: Some(upload),
+            store: Some(store),
             stored: 0,
             text,
         }
@@ -245,19 +279,19 @@ impl FileSink {
     }
 
     fn append(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        let Some(upload) = &mut self.upload else {
+        let Some(store) = &mut self.store else {
             return Err(Failure::new(
                 ErrorCode::NotDefined,
                 "File is complete already",
             ));
         };
-        upload.write_at(self.stored, bytes)?;
+        store.write_at(self.stored, bytes)?;
         self.stored += bytes.len() as u64;
         Ok(())
     }
 }
 
-impl BlockSink for FileSink {
+impl<S: Store> BlockSink for FileSink<S> {
     fn write(&mut self, payload: &[u8]) -> Result<(), Failure> {
         let Some(mut decoder) = self.text else {
             return self.append(payload);
@@ -280,8 +314,8 @@ impl BlockSink for FileSink {
         if let Some(last) = self.text.and_then(Decoder::finish) {
             self.append(&[last])?;
         }
-        if let Some(upload) = self.upload.take() {
-            upload.commit()?;
+        if let Some(store) = self.store.take() {
+            store.commit()?;
         }
         Ok(())
     }

@@ -26,10 +26,14 @@
 //! | 2 scheduling | [`timer`] | the timer wheel |
 //! | | [`sessions`] | who is served, who is due, who must wait outside |
 //! | 3 system | [`storage`] | the root, reads, atomic uploads |
-//! | | [`content`] | a file as blocks: octet or netascii |
 //! | | [`socket`] | datagrams, batches, segmentation offload |
 //! | | [`daemon`] | signals, process limits, what is given up at the start |
-//! | 4 shell | [`server`] | the event loop |
+//! | | [`clock`] | what time it is |
+//! | | [`usage`] | command lines that can't be followed |
+//! | 4 session | [`content`] | a file as blocks: octet or netascii |
+//! | | [`session`] | a transfer with its socket and its file |
+//! | 5 shell | [`server`] | the event loop of `tftpd` |
+//! | | `client` | the command `tftp` (feature `client`) |
 //!
 //! # One read, from end to end
 //!
@@ -71,27 +75,34 @@
 //! | sessions | `--max-sessions`, or a third of the open files | [`sessions`] |
 //! | request | 1024 bytes read, longer ones cut | `server::admission` |
 //! | requests taken a turn | a batch of 64 | `server::admission` |
-//! | datagrams a session takes a turn | 64 | `server::session` |
-//! | bytes a session sends a turn | 256 KiB | `server::session` |
+//! | datagrams a session takes a turn | 64 | [`session`] |
+//! | bytes a session sends a turn | 256 KiB | [`session`] |
 //! | blocks in one read and one send | 64, and 65,507 bytes | [`content`], [`socket`] |
 //! | receive buffer of a transfer | 4 MiB, and what the system allows | [`socket`] |
 //! | sessions whose peer never answered | 16,384, and the oldest gives way after 200 ms | [`sessions`] |
 //! | sessions of one client | `--max-sessions-per-client`, else no bound | [`sessions`] |
-//! | answers to nonsense | 100 a second | [`server`] |
+//! | answers to nonsense | 100 a second | [`session`] |
 //! | ERRORs to refused requests | 10,000 a second | [`server`] |
 //! | log lines about dropped requests | 1 a second | [`server`] |
 //! | log lines about refusals and peers that never answered | 100 a second | `server::report` |
 //! | repeats to a peer that never answered | 3, of one datagram | [`protocol::transfer`] |
 //! | repeats to a peer that did | `--retries`, waits up to 8 s | [`protocol::retry`] |
 //! | block size, window | 65,464 bytes, `--max-windowsize` blocks | [`wire::options`] |
+//! | client: what it asks for | blocks of 1428 bytes, windows of 16 | `client::cli` |
+//! | client: dallying | 100 ms; on a network that loses, the first wait | `client::transfer` |
 //! | upload | `--max-upload`, else the free space | [`storage`] |
 
+#[cfg(feature = "client")]
+pub mod client;
+pub mod clock;
 pub mod content;
 pub mod daemon;
 pub mod protocol;
 pub mod server;
+pub mod session;
 pub mod sessions;
 pub mod socket;
 pub mod storage;
 pub mod timer;
+pub mod usage;
 pub mod wire;

@@ -17,11 +17,14 @@ const MODULES: &[(&str, u8, &[&str])] = &[
     ("remap", 3, &[]),
     ("socket", 3, &[]),
     ("daemon", 3, &[]),
+    ("clock", 3, &[]),
+    ("usage", 3, &[]),
     ("content", 4, &[]),
-    ("server", 4, &["content", "status"]),
-    ("status", 4, &[]),
-    ("client", 4, &["content"]),
-    ("bin", 5, &[]),
+    ("session", 4, &["content"]),
+    ("server", 5, &["status"]),
+    ("status", 5, &[]),
+    ("client", 5, &[]),
+    ("bin", 6, &[]),
 ];
 
 /// The core: it reads no clock, random source, file or socket.

@@ -374,6 +374,32 @@ fn another_request_from_the_same_port_replaces_the_transfer() {
     assert_eq!(client.say(&ack(1), new).data_block(), Some(2));
 }
 
+/// A boot ROM with one source port, switched off and on in the middle.
+#[test]
+fn a_client_that_starts_over_is_served_anew() {
+    let server = Server::start(&NEVER);
+    server.file("file", &content(1, 5 * BLOCK));
+    for request in [rrq("file", &[]), rrq("file", &[("blksize", "512")])] {
+        let client = RawClient::new(&server);
+        let (first, tid) = client.ask(&request);
+        let block = first.data_block().unwrap_or(0);
+        assert_eq!(client.say(&ack(block), tid).data_block(), Some(block + 1));
+        let silent_since = Instant::now();
+        let (again, new_tid) = loop {
+            client.send(&request);
+            if let Some(answer) = client.recv(millis(100)) {
+                break answer;
+            }
+        };
+        assert!(silent_since.elapsed() >= millis(1000), "too early");
+        assert_eq!(again, first);
+        assert_ne!(new_tid, tid);
+        let ended = server.wait_ended(client.addr(), 1);
+        assert!(ended[0].contains("outcome=replaced"), "{ended:?}");
+        client.send_to(&error(0, "enough"), new_tid);
+    }
+}
+
 #[test]
 fn a_request_replaces_a_dallying_upload() {
     let server = Server::start(&["-t", "5000"]);

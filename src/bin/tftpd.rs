@@ -4,7 +4,8 @@ use std::error::Error;
 use std::process::ExitCode;
 
 use tftpd::server::Server;
-use tftpd::server::cli::{Args, Refusal};
+use tftpd::server::cli::Args;
+use tftpd::usage::Refusal;
 
 fn main() -> ExitCode {
     let args = match Args::read(std::env::args_os()) {

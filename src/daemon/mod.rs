@@ -73,6 +73,50 @@ impl Signals {
     }
 }
 
+/// While it lives, SIGINT and SIGTERM are something to poll for a client that
+/// has a transfer to end first.
+#[derive(Debug)]
+pub struct Interrupts {
+    signals: SigSet,
+    descriptor: SignalFd,
+}
+
+impl Interrupts {
+    /// Blocks the two signals, until dropped.
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    pub fn hold() -> io::Result<Self> {
+        let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
+        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
+        let descriptor = SignalFd::with_flags(&signals, flags)?;
+        signals.thread_block()?;
+        Ok(Self {
+            signals,
+            descriptor,
+        })
+    }
+
+    /// The signal that came, if one did.
+    pub fn take(&mut self) -> Option<Signal> {
+        let signal = self.descriptor.read_signal().ok()??;
+        Signal::try_from(signal.ssi_signo.cast_signed()).ok()
+    }
+}
+
+impl Drop for Interrupts {
+    fn drop(&mut self) {
+        // It was blocked by the same call; that works in reverse.
+        let _ = self.signals.thread_unblock();
+    }
+}
+
+impl AsRawFd for Interrupts {
+    fn as_raw_fd(&self) -> RawFd {
+        self.descriptor.as_raw_fd()
+    }
+}
+
 impl AsRawFd for Signals {
     fn as_raw_fd(&self) -> RawFd {
         self.descriptor.as_raw_fd()

@@ -18,6 +18,8 @@ impl BlockIndex {
     pub const HANDSHAKE: Self = Self(0);
     /// The first block of a file.
     pub const FIRST: Self = Self(1);
+    /// Behind every block that a file can have.
+    pub const NEVER: Self = Self(u64::MAX);
 
     /// The index `blocks` further on.
     #[must_use]

@@ -44,7 +44,7 @@ use std::time::{Duration, Instant};
 use super::block::BlockIndex;
 use super::retry::RetryTimer;
 use super::transfer::{
-    BlockSink, Config, Failure, Opening, Outcome, Progress, REQUEST_MERGE, Transmit,
+    BlockSink, Config, Failure, Opening, Outcome, Progress, REQUEST_MERGE, Role, Transmit,
     UNVERIFIED_REPEATS,
 };
 use crate::wire::options::{self, Negotiated, Offer};
@@ -66,6 +66,7 @@ enum State {
 /// Receives a file block by block, in lockstep or by windows.
 #[derive(Debug)]
 pub struct Receiver {
+    role: Role,
     state: State,
     negotiated: Negotiated,
     /// The next block in order.
@@ -90,6 +91,7 @@ impl Receiver {
     /// client (opening with a request) with the defaults until it is answered.
     pub fn new(config: &Config, opening: Opening, negotiated: Negotiated) -> Self {
         let mut receiver = Self {
+            role: opening.role(),
             state: State::Opening(opening),
             negotiated: Negotiated::default(),
             expected: BlockIndex::FIRST,
@@ -347,12 +349,22 @@ impl Receiver {
             // Repeats don't prolong it: nobody keeps us dallying for ever.
             (State::Dallying, true) => {}
             (State::Dallying, false) => {
-                let dally = self.dally.max(self.retry.policy().initial_wait());
-                self.retry.set_deadline(Some(now + dally));
+                self.retry.set_deadline(Some(now + self.dally()));
             }
             (_, true) => self.retry.sent_again(now),
             (_, false) => self.retry.sent(now),
         }
+    }
+
+    fn dally(&self) -> Duration {
+        match self.role {
+            Role::Client if self.retransmits == 0 => self.dally,
+            _ => self.dally.max(self.retry.initial_wait()),
+        }
+    }
+
+    pub(super) fn waiting_since(&self) -> Option<Instant> {
+        self.retry.waiting_since()
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {

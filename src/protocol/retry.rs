@@ -49,6 +49,32 @@ impl RetryPolicy {
     }
 }
 
+impl RetryPolicy {
+    /// How long a packet is waited for in all, before anything was measured.
+    pub fn patience(&self) -> Duration {
+        let longest = MAX_BACK_OFF.max(self.initial_wait());
+        let mut wait = self.initial_wait();
+        let mut total = wait;
+        for _ in 0..self.retries {
+            wait = (wait * 2).min(longest);
+            total += wait;
+        }
+        total
+    }
+
+    /// The same, with as few repeats as last for `patience`.
+    #[must_use]
+    pub fn lasting(self, patience: Duration) -> Self {
+        (0..=u8::MAX)
+            .map(|retries| Self { retries, ..self })
+            .find(|policy| policy.patience() >= patience)
+            .unwrap_or(Self {
+                retries: u8::MAX,
+                ..self
+            })
+    }
+}
+
 /// Smoothed round trip and its variation (RFC 6298 §2), in microseconds: both
 /// are kept for every session, so they are kept small.
 #[derive(Debug, Clone, Copy)]
@@ -81,11 +107,31 @@ impl RoundTrip {
     }
 }
 
+/// A wait, kept small: every session has some. Up to 71 minutes, which is more
+/// than `-t` and the options allow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Micros(u32);
+
+impl From<Duration> for Micros {
+    fn from(duration: Duration) -> Self {
+        Self(u32::try_from(duration.as_micros()).unwrap_or(u32::MAX))
+    }
+}
+
+impl From<Micros> for Duration {
+    fn from(micros: Micros) -> Self {
+        Self::from_micros(micros.0.into())
+    }
+}
+
 /// The deadline of the packet that is waiting for its answer, and what is known
 /// about how long answers take.
 #[derive(Debug)]
 pub(crate) struct RetryTimer {
-    policy: RetryPolicy,
+    /// The policy: the first wait, whether it adapts, and the repeats.
+    initial: Micros,
+    adapts: bool,
+    retries: u8,
     round_trip: Option<RoundTrip>,
     /// The peer was seen to pause: the adaptive wait stays at its ceiling.
     pauses: bool,
@@ -95,7 +141,7 @@ pub(crate) struct RetryTimer {
     /// Counted repeats since the last step forward.
     repeats: u8,
     /// The wait that the next packet gets.
-    wait: Duration,
+    wait: Micros,
     /// When the first copy of the packet that waits for its answer went out.
     first_sent: Option<Instant>,
     /// When its latest copy went out.
@@ -106,10 +152,12 @@ pub(crate) struct RetryTimer {
 impl RetryTimer {
     pub(crate) fn new(policy: RetryPolicy) -> Self {
         Self {
-            policy,
+            initial: policy.initial_wait().into(),
+            adapts: policy.wait == Wait::Adaptive,
+            retries: policy.retries,
             round_trip: None,
             pauses: false,
-            wait: policy.initial_wait(),
+            wait: policy.initial_wait().into(),
             measurable: false,
             repeats: 0,
             first_sent: None,
@@ -120,12 +168,19 @@ impl RetryTimer {
 
     /// A negotiated timeout takes the place of the wait configured so far.
     pub(crate) fn set_fixed(&mut self, wait: Duration) {
-        self.policy.wait = Wait::Fixed(wait);
-        self.wait = wait;
+        self.adapts = false;
+        self.initial = wait.into();
+        self.wait = self.initial;
     }
 
-    pub(crate) fn policy(&self) -> RetryPolicy {
-        self.policy
+    /// The first wait of a packet before anything was measured.
+    pub(crate) fn initial_wait(&self) -> Duration {
+        self.initial.into()
+    }
+
+    /// The wait that the next packet gets.
+    fn wait(&self) -> Duration {
+        self.wait.into()
     }
 
     pub(crate) fn deadline(&self) -> Option<Instant> {
@@ -134,6 +189,11 @@ impl RetryTimer {
 
     pub(crate) fn last_sent(&self) -> Option<Instant> {
         self.last_sent
+    }
+
+    /// Since when the packet sent last has been waiting for its answer.
+    pub(crate) fn waiting_since(&self) -> Option<Instant> {
+        self.first_sent
     }
 
     /// Something new was sent that wants an answer.
@@ -152,13 +212,13 @@ impl RetryTimer {
 
     fn arm(&mut self, now: Instant) {
         self.last_sent = Some(now);
-        self.deadline = Some(now + self.wait);
+        self.deadline = Some(now + self.wait());
     }
 
     /// Moves the deadline a full wait away: the peer is at work, though nothing
     /// of ours was answered (the blocks within a window on the receiving side).
     pub(crate) fn extend(&mut self, now: Instant) {
-        self.deadline = Some(now + self.wait);
+        self.deadline = Some(now + self.wait());
     }
 
     /// A deadline that is no retransmission (dallying).
@@ -180,28 +240,28 @@ impl RetryTimer {
             .first_sent
             .take()
             .map(|sent| now.saturating_duration_since(sent));
-        match self.policy.wait {
-            Wait::Fixed(wait) => self.wait = wait,
-            Wait::Adaptive => {
-                self.pauses |= self.paused(now, elapsed);
-                // Without a sample the backed-off wait stays (RFC 6298 §5.7),
-                // but a new packet never waits longer than the ceiling.
-                self.wait = self.wait.min(ADAPTIVE_CEILING);
-                if let Some(sample) = elapsed.filter(|_| measured && self.measurable) {
-                    let sample = u32::try_from(sample.as_micros()).unwrap_or(u32::MAX);
-                    let round_trip = self
-                        .round_trip
-                        .map_or_else(|| RoundTrip::first(sample), |known| known.update(sample));
-                    self.round_trip = Some(round_trip);
-                    let floor = if self.pauses {
-                        ADAPTIVE_CEILING
-                    } else {
-                        ADAPTIVE_FLOOR
-                    };
-                    self.wait = round_trip.timeout().clamp(floor, ADAPTIVE_CEILING);
-                }
-            }
+        if !self.adapts {
+            self.wait = self.initial;
+            return;
         }
+        self.pauses |= self.paused(now, elapsed);
+        // Without a sample the backed-off wait stays (RFC 6298 §5.7), but a new
+        // packet never waits longer than the ceiling.
+        let mut wait = self.wait().min(ADAPTIVE_CEILING);
+        if let Some(sample) = elapsed.filter(|_| measured && self.measurable) {
+            let sample = Micros::from(sample).0;
+            let round_trip = self
+                .round_trip
+                .map_or_else(|| RoundTrip::first(sample), |known| known.update(sample));
+            self.round_trip = Some(round_trip);
+            let floor = if self.pauses {
+                ADAPTIVE_CEILING
+            } else {
+                ADAPTIVE_FLOOR
+            };
+            wait = round_trip.timeout().clamp(floor, ADAPTIVE_CEILING);
+        }
+        self.wait = wait.into();
     }
 
     /// Whether an answer that took `elapsed` came from a peer that was busy
@@ -228,19 +288,16 @@ impl RetryTimer {
     /// The next deadline counts from `now` until the repeat is sent: a socket
     /// that takes nothing must not keep a transfer alive.
     pub(crate) fn back_off(&mut self, now: Instant, limit: u8) -> bool {
-        let counts = match self.policy.wait {
-            Wait::Fixed(_) => true,
-            Wait::Adaptive => self.wait >= ADAPTIVE_CEILING,
-        };
+        let counts = !self.adapts || self.wait() >= ADAPTIVE_CEILING;
         if counts {
-            if self.repeats >= limit.min(self.policy.retries) {
+            if self.repeats >= limit.min(self.retries) {
                 return false;
             }
             self.repeats += 1;
         }
-        let longest = MAX_BACK_OFF.max(self.policy.initial_wait());
-        self.wait = (self.wait * 2).min(longest);
-        self.deadline = Some(now + self.wait);
+        let longest = MAX_BACK_OFF.max(self.initial_wait());
+        self.wait = (self.wait() * 2).min(longest).into();
+        self.deadline = Some(now + self.wait());
         true
     }
 }
@@ -294,6 +351,20 @@ mod tests {
     }
 
     #[test]
+    fn patience_is_the_sum_of_the_waits() {
+        for (wait, patience_seconds, retries) in [(1000, 1, 0), (1000, 2, 1), (5000, 25, 3)] {
+            let policy = RetryPolicy {
+                wait: Wait::Fixed(MS * wait),
+                retries: 5,
+            };
+            let policy = policy.lasting(Duration::from_secs(patience_seconds));
+            assert_eq!(policy.retries, retries, "{wait} ms");
+            let waits: u128 = schedule(policy).iter().sum();
+            assert_eq!(policy.patience().as_millis(), waits, "{wait} ms");
+        }
+    }
+
+    #[test]
     fn adaptive_patience_is_half_a_minute_however_short_the_round_trip() {
         let policy = RetryPolicy {
             wait: Wait::Adaptive,
@@ -339,7 +410,7 @@ mod tests {
                 timer.answered(now, true);
             }
             assert_eq!(
-                timer.wait.as_millis(),
+                timer.wait().as_millis(),
                 expected_ms,
                 "round trip {round_trip_ms} ms"
             );
@@ -356,7 +427,7 @@ mod tests {
         timer.sent(now);
         now += MS;
         timer.answered(now, true);
-        assert_eq!(timer.wait, ADAPTIVE_FLOOR);
+        assert_eq!(timer.wait(), ADAPTIVE_FLOOR);
 
         timer.sent(now);
         now = timer.deadline().unwrap();
@@ -364,7 +435,7 @@ mod tests {
         timer.sent_again(now);
         timer.answered(now + MS, true);
         assert_eq!(
-            timer.wait,
+            timer.wait(),
             ADAPTIVE_FLOOR * 2,
             "Karn: the backed-off wait stays"
         );
@@ -372,7 +443,8 @@ mod tests {
         timer.sent(now);
         timer.answered(now + MS, true);
         assert_eq!(
-            timer.wait, ADAPTIVE_FLOOR,
+            timer.wait(),
+            ADAPTIVE_FLOOR,
             "until an unambiguous answer comes"
         );
     }
@@ -396,7 +468,7 @@ mod tests {
             now += MS;
             timer.answered(now, true);
         }
-        assert_eq!(timer.wait, ADAPTIVE_CEILING);
+        assert_eq!(timer.wait(), ADAPTIVE_CEILING);
     }
 
     #[test]
@@ -415,7 +487,7 @@ mod tests {
         timer.sent(now);
         now += MS;
         timer.answered(now, true);
-        assert_eq!(timer.wait, ADAPTIVE_FLOOR);
+        assert_eq!(timer.wait(), ADAPTIVE_FLOOR);
         // Lost so often that it takes a second, and answered at once.
         timer.sent(now);
         now += MS * 1200;
@@ -425,7 +497,7 @@ mod tests {
         timer.sent(now);
         now += MS;
         timer.answered(now, true);
-        assert_eq!(timer.wait, ADAPTIVE_FLOOR);
+        assert_eq!(timer.wait(), ADAPTIVE_FLOOR);
     }
 
     #[test]

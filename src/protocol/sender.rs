@@ -40,18 +40,11 @@ use std::time::Instant;
 use super::block::BlockIndex;
 use super::retry::RetryTimer;
 use super::transfer::{
-    Config, Failure, Opening, Outcome, Progress, REQUEST_MERGE, Run, Sent, Transmit,
+    Config, Failure, Opening, Outcome, Progress, REQUEST_MERGE, Role, Run, Sent, Transmit,
     UNVERIFIED_REPEATS,
 };
 use crate::wire::options::{self, Negotiated, Offer};
 use crate::wire::packet::{BlockNumber, ErrorCode, Packet, emit_error};
-
-/// Which end of the transfer this is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Role {
-    Server,
-    Client,
-}
 
 #[derive(Debug)]
 enum State {
@@ -77,16 +70,18 @@ pub struct Sender {
     negotiated: Negotiated,
     /// The file's length in bytes; `None` if only reading it will tell.
     length: Option<u64>,
-    /// The last block of the file, once known. Shorter than the others.
-    end: Option<BlockIndex>,
+    /// The last block of the file, shorter than the others; [`BlockIndex::NEVER`]
+    /// until it is known.
+    end: BlockIndex,
     /// The first block that isn't acknowledged.
     base: BlockIndex,
     /// The block to send next; `base` after a rewind.
     next: BlockIndex,
     /// The first block that was never sent.
     fresh: BlockIndex,
-    /// The block whose ACK measures the round trip.
-    timed: Option<BlockIndex>,
+    /// The block whose ACK measures the round trip; [`BlockIndex::NEVER`] if none
+    /// does.
+    timed: BlockIndex,
     retry: RetryTimer,
     retransmits: u64,
     verified: bool,
@@ -105,35 +100,30 @@ impl Sender {
         negotiated: Negotiated,
         length: Option<u64>,
     ) -> Self {
-        let (role, state) = match opening {
-            Opening::Plain => (Role::Server, State::Sending),
-            Opening::OptionAck(packet) => (
-                Role::Server,
-                State::Opening {
-                    packet,
-                    offer: None,
-                    due: true,
-                },
-            ),
-            Opening::Request { packet, offer } => (
-                Role::Client,
-                State::Opening {
-                    packet,
-                    offer: Some(offer),
-                    due: true,
-                },
-            ),
+        let role = opening.role();
+        let state = match opening {
+            Opening::Plain => State::Sending,
+            Opening::OptionAck(packet) => State::Opening {
+                packet,
+                offer: None,
+                due: true,
+            },
+            Opening::Request { packet, offer } => State::Opening {
+                packet,
+                offer: Some(offer),
+                due: true,
+            },
         };
         let mut sender = Self {
             role,
             state,
             negotiated: Negotiated::default(),
             length,
-            end: None,
+            end: BlockIndex::NEVER,
             base: BlockIndex::FIRST,
             next: BlockIndex::FIRST,
             fresh: BlockIndex::FIRST,
-            timed: None,
+            timed: BlockIndex::NEVER,
             retry: RetryTimer::new(config.retry),
             retransmits: 0,
             verified: false,
@@ -153,9 +143,9 @@ impl Sender {
             self.retry.set_fixed(timeout);
         }
         // A file that is a multiple of the block size ends with an empty block.
-        self.end = self
-            .length
-            .map(|length| BlockIndex(length / u64::from(negotiated.blksize) + 1));
+        if let Some(length) = self.length {
+            self.end = BlockIndex(length / u64::from(negotiated.blksize) + 1);
+        }
         self.negotiated = negotiated;
     }
 
@@ -223,9 +213,10 @@ impl Sender {
         self.base = index.plus(1);
         // RFC 7440 §4: an ACK within the window says that what follows was lost.
         self.next = self.base;
-        let measured = self.timed.take().is_some_and(|timed| timed <= index);
+        let measured = self.timed <= index;
+        self.timed = BlockIndex::NEVER;
         self.retry.answered(now, measured);
-        if self.end.is_some_and(|end| end <= index) {
+        if self.end <= index {
             self.close(Outcome::Completed);
         }
     }
@@ -253,7 +244,7 @@ impl Sender {
             State::Opening { due, .. } => *due = true,
             State::Sending => {
                 self.next = self.base;
-                self.timed = None;
+                self.timed = BlockIndex::NEVER;
             }
             State::Failing(_) | State::Closed => {}
         }
@@ -272,7 +263,7 @@ impl Sender {
 
     /// Every block has gone out at least once.
     fn all_sent(&self) -> bool {
-        self.end.is_some_and(|end| end < self.fresh)
+        self.end < self.fresh
     }
 
     pub(super) fn abort(&mut self, failure: Failure) {
@@ -319,10 +310,8 @@ impl Sender {
     }
 
     /// The blocks from the next one on that lie before `limit`.
-    fn run_up_to(&self, mut limit: BlockIndex) -> Option<Run> {
-        if let Some(end) = self.end {
-            limit = limit.min(end.plus(1));
-        }
+    fn run_up_to(&self, limit: BlockIndex) -> Option<Run> {
+        let limit = limit.min(self.end.plus(1));
         let count = limit.0.saturating_sub(self.next.0);
         let count = u16::try_from(count).ok().filter(|&count| count > 0)?;
         Some(Run {
@@ -356,18 +345,22 @@ impl Sender {
         self.next = first.plus(count.into());
         let last = BlockIndex(self.next.0 - 1);
         if end {
-            self.end = Some(last);
+            self.end = last;
         }
         if first < self.fresh {
             self.retransmits += self.fresh.min(self.next).0 - first.0;
-            self.timed = None;
+            self.timed = BlockIndex::NEVER;
             self.retry.sent_again(now);
         } else {
-            self.timed = Some(last);
+            self.timed = last;
             self.retry.sent(now);
         }
         self.fresh = self.fresh.max(self.next);
         debug_assert!(self.base <= self.next && self.next <= self.fresh);
+    }
+
+    pub(super) fn waiting_since(&self) -> Option<Instant> {
+        self.retry.waiting_since()
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {

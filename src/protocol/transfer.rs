@@ -31,7 +31,7 @@ use super::block::{BlockIndex, Rollover};
 use super::receiver::Receiver;
 use super::retry::RetryPolicy;
 use super::sender::Sender;
-use crate::wire::options::Offer;
+use crate::wire::options::{Negotiated, Offer};
 use crate::wire::packet::{DATA_HEADER_LEN, ErrorCode, Packet, emit_data_header};
 
 /// What an unverified peer gets beyond our first answer: at most this many
@@ -43,13 +43,19 @@ pub const UNVERIFIED_REPEATS: u8 = 3;
 /// breaks on two OACKs).
 pub const REQUEST_MERGE: Duration = Duration::from_millis(50);
 
+/// A client that answered before, but not for so long, and then repeats its
+/// request has started over (a machine that was switched off and on, whose boot
+/// ROM always uses the same port).
+pub const RESTART: Duration = Duration::from_secs(1);
+
 /// How a transfer behaves, apart from what its options settle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Config {
     /// When to send again and when to give up.
     pub retry: RetryPolicy,
     /// How long a receiver stays after its final ACK to repeat it (RFC 1350 §6);
-    /// never shorter than the first retransmission wait.
+    /// never shorter than the first retransmission wait, but for a client that
+    /// saw no packet lost: its user is waiting.
     pub dally: Duration,
 }
 
@@ -67,6 +73,23 @@ pub enum Opening {
         /// What the OACK is held against.
         offer: Box<Offer>,
     },
+}
+
+/// Which end of the transfer this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    Server,
+    Client,
+}
+
+impl Opening {
+    /// Who opens like this.
+    pub(super) const fn role(&self) -> Role {
+        match self {
+            Self::Plain | Self::OptionAck(_) => Role::Server,
+            Self::Request { .. } => Role::Client,
+        }
+    }
 }
 
 /// A reason to end a transfer from our side, as the peer will read it.
@@ -256,6 +279,16 @@ impl Transfer {
         }
     }
 
+    /// Whether the client, if it repeats its request at `now`, has started over:
+    /// see [`RESTART`]. The transfer is then to be dropped for a new one.
+    pub fn is_abandoned(&self, now: Instant) -> bool {
+        let since = match self {
+            Self::Sender(sender) => sender.waiting_since(),
+            Self::Receiver(receiver) => receiver.waiting_since(),
+        };
+        self.progress().verified && since.is_some_and(|since| now >= since + RESTART)
+    }
+
     /// Ends the transfer from our side; the peer is sent the failure, once.
     pub fn abort(&mut self, failure: Failure) {
         match self {
@@ -322,6 +355,14 @@ impl Transfer {
         match self {
             Self::Sender(sender) => sender.is_closed(),
             Self::Receiver(receiver) => receiver.is_closed(),
+        }
+    }
+
+    /// What the two ends agreed on (RFC 1350's values before they did).
+    pub fn negotiated(&self) -> &Negotiated {
+        match self {
+            Self::Sender(sender) => sender.negotiated(),
+            Self::Receiver(receiver) => receiver.negotiated(),
         }
     }
 

@@ -11,13 +11,14 @@ use log::{debug, warn};
 use mio::Token;
 
 use super::report::Ending;
-use super::session::{Content, Session};
-use super::{Server, clock, listener_token};
+use super::{Server, listener_token};
+use crate::clock;
 use crate::content::{FileSink, FileSource};
 use crate::protocol::receiver::Receiver;
 use crate::protocol::sender::Sender;
 use crate::protocol::transfer::{MAX_DATAGRAM, Opening, Transfer};
-use crate::sessions::{Admission, Endpoint, Fingerprint};
+use crate::session::{Content, Remote, Session};
+use crate::sessions::{Admission, Endpoint, Fingerprint, SessionKey};
 use crate::socket::{Destination, TransferSocket};
 use crate::storage::StorageError;
 use crate::wire::options::{self, Negotiated};
@@ -38,9 +39,9 @@ impl Server {
     /// Takes a batch of requests from a listen socket. Each costs as much as a
     /// few dozen packets of a session: after a batch, those have their turn.
     pub(super) fn take_requests(&mut self, listener: usize) {
-        let capacity = self.batch.capacity(REQUEST_LEN, usize::MAX);
+        let capacity = self.tools.batch.capacity(REQUEST_LEN, usize::MAX);
         let socket = &self.listeners[listener];
-        let received = match socket.receive(&mut self.batch, REQUEST_LEN, usize::MAX) {
+        let received = match socket.receive(&mut self.tools.batch, REQUEST_LEN, usize::MAX) {
             Ok(received) => received,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
             Err(error) => {
@@ -49,7 +50,7 @@ impl Server {
                 return;
             }
         };
-        let now = clock();
+        let now = clock::now();
         for index in 0..received {
             self.take_request(now, listener, index);
         }
@@ -59,7 +60,7 @@ impl Server {
     }
 
     fn take_request(&mut self, now: Instant, listener: usize, index: usize) {
-        let Some(datagram) = self.batch.get(index) else {
+        let Some(datagram) = self.tools.batch.get(index) else {
             return;
         };
         let peer = datagram.peer;
@@ -107,7 +108,7 @@ impl Server {
         };
         self.counters.malformed += 1;
         debug!("{peer}: malformed request: {error}");
-        if self.nonsense.take(now) {
+        if self.tools.gate.nonsense.take(now) {
             self.answer(listener, peer, local, ErrorCode::IllegalOperation, text);
         } else {
             self.counters.unanswered += 1;
@@ -128,6 +129,9 @@ impl Server {
         match self.sessions.admit(&endpoint, fingerprint, now) {
             Admission::New => {}
             Admission::Evicts(key) => evicted = Some(key),
+            Admission::Duplicate(key) if self.is_abandoned(now, key) => {
+                self.end_session(key, Ending::Replaced);
+            }
             Admission::Duplicate(key) => {
                 self.counters.repeated += 1;
                 self.with_session(key, |session, shop| {
@@ -197,6 +201,11 @@ impl Server {
         }
     }
 
+    fn is_abandoned(&self, now: Instant, key: SessionKey) -> bool {
+        let session = self.sessions.get(key);
+        session.is_some_and(|session| session.transfer().is_abandoned(now))
+    }
+
     /// Opens the file and the socket and settles the options.
     fn open(
         &mut self,
@@ -246,7 +255,7 @@ impl Server {
             transfer,
             content,
             socket,
-            endpoint.peer,
+            Remote::Known(endpoint.peer),
             request.filename,
             now,
         ))

@@ -7,10 +7,10 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::error::ErrorKind;
 use clap::{ArgAction, Parser};
 
 use super::access::Network;
+use crate::usage::{self, Refusal};
 use crate::wire::options::{
     DEFAULT_MAX_WINDOWSIZE, MAX_BLKSIZE, MIN_BLKSIZE, OptionName, OptionSet,
 };
@@ -50,7 +50,7 @@ pub struct Args {
 
     /// Ports for transfers, one each [default: any free port above 1023]
     #[arg(short = 'R', long, value_name = "LO:HI", help_heading = "Listening")]
-    #[arg(value_parser = parse_port_range)]
+    #[arg(value_parser = usage::parse_port_range)]
     pub port_range: Option<RangeInclusive<u16>>,
 
     /// Milliseconds to wait for an answer before sending again, doubling each
@@ -178,7 +178,7 @@ impl Args {
     /// The text to print and the status to exit with: `--help` and `--version`
     /// (0, standard output), or a mistake in one line (2, standard error).
     pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, Refusal> {
-        Self::try_parse_from(words).map_err(|error| Refusal::from(&error))
+        Self::try_parse_from(words).map_err(|error| Refusal::new("tftpd", 2, &error))
     }
 
     /// Every address to bind, with its port.
@@ -231,37 +231,6 @@ pub struct UserAndGroup {
     pub group: Option<String>,
 }
 
-/// Why the program ends before it started.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// What to print, without a line end.
-    pub text: String,
-    /// What to exit with: 0 (print on standard output) or 2.
-    pub status: u8,
-}
-
-impl From<&clap::Error> for Refusal {
-    fn from(error: &clap::Error) -> Self {
-        let text = error.render().to_string();
-        if matches!(
-            error.kind(),
-            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
-        ) {
-            return Self {
-                text: text.trim_end().to_owned(),
-                status: 0,
-            };
-        }
-        // One line: what is wrong. The usage that clap adds is what --help is for.
-        let what = text.lines().next().unwrap_or_default();
-        let what = what.strip_prefix("error: ").unwrap_or(what);
-        Self {
-            text: format!("tftpd: {what}; try --help"),
-            status: 2,
-        }
-    }
-}
-
 fn parse_address(text: &str) -> Result<(IpAddr, Option<u16>), &'static str> {
     if let Ok(address) = text.parse::<SocketAddr>() {
         return Ok((address.ip(), Some(address.port())));
@@ -273,18 +242,6 @@ fn parse_address(text: &str) -> Result<(IpAddr, Option<u16>), &'static str> {
     bare.parse()
         .map(|ip| (ip, None))
         .map_err(|_| "expected an IP address, such as 192.0.2.1, 192.0.2.1:69, 2001:db8::1 or [2001:db8::1]:69")
-}
-
-fn parse_port_range(text: &str) -> Result<RangeInclusive<u16>, &'static str> {
-    let parse = || {
-        let (low, high) = text.split_once(':')?;
-        Some((low.parse::<u16>().ok()?, high.parse::<u16>().ok()?))
-    };
-    match parse() {
-        Some((low, high)) if low >= 1024 && low <= high => Ok(low..=high),
-        Some(_) => Err("expected LO:HI with 1024 <= LO <= HI <= 65535"),
-        None => Err("expected two ports, such as 50000:50999"),
-    }
 }
 
 fn parse_option_name(text: &str) -> Result<OptionName, String> {

@@ -4,6 +4,8 @@
 
 use std::fmt;
 
+use crate::session::Mishaps;
+
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
         /// Counts since the start.
@@ -71,6 +73,20 @@ counters! {
     socket_errors,
     /// ERRORs left out because there were too many of them.
     unanswered,
+}
+
+impl Counters {
+    /// The same, and what the sessions met.
+    #[must_use]
+    pub(super) const fn with(self, met: Mishaps) -> Self {
+        Self {
+            strangers: self.strangers + met.strangers,
+            garbage: self.garbage + met.garbage,
+            socket_errors: self.socket_errors + met.socket_errors,
+            unanswered: self.unanswered + met.unanswered,
+            ..self
+        }
+    }
 }
 
 #[cfg(test)]

@@ -12,13 +12,10 @@
 
 mod access;
 mod admission;
-mod ahead;
 pub mod cli;
 mod counters;
-mod gather;
 mod logging;
 mod report;
-mod session;
 mod spin;
 mod start;
 
@@ -29,39 +26,27 @@ use std::ops::RangeInclusive;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-use log::{debug, error, info};
+use log::{Level, debug, error, info, log_enabled};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
 use self::access::Access;
-use self::ahead::Pool;
 use self::counters::Counters;
-use self::gather::Gather;
 use self::logging::LogFile;
 use self::report::{Ending, Reporter};
-use self::session::{SEND_BUDGET, Session, Turn, Workshop};
 use self::spin::Spin;
-use crate::content::MAX_RUN;
+use crate::clock;
 use crate::daemon::{Command, Signals};
 use crate::protocol::transfer::{Config, Failure, MAX_DATAGRAM};
+use crate::session::{Allowance, SEND_BUDGET, Session, Tools, Turn, Workshop};
 use crate::sessions::{RESERVED, SessionKey, Sessions};
-use crate::socket::{Batch, ListenSocket, MAX_DATA_PACKET, MAX_SEGMENTS, MAX_SEND};
+use crate::socket::ListenSocket;
 use crate::storage::Root;
 use crate::wire::options::Limits;
 use crate::wire::packet::{ErrorCode, MAX_ERROR_LEN};
 
 /// Readiness events taken from the kernel at a time.
 const EVENTS: usize = 256;
-
-/// Datagrams received with one call at most.
-const BATCH_SLOTS: usize = 64;
-
-/// Bytes that a batch of received datagrams takes: 64 requests of up to 4 KiB,
-/// or a few of the largest blocks.
-const BATCH_BYTES: usize = 256 * 1024;
-
-/// Answers a second to nonsense: malformed requests and strangers.
-const NONSENSE_ANSWERS: u32 = 100;
 
 /// ERRORs a second in answer to requests that are refused: above what a room of
 /// machines that look for their configuration asks, below what makes us worth
@@ -74,10 +59,8 @@ const SIGNALS: Token = Token(*RESERVED.end());
 /// The most listen sockets there are tokens for.
 pub const MAX_LISTENERS: usize = *RESERVED.end() - *RESERVED.start();
 
-// One run goes out with one call; the buffers hold the largest of what they are
-// for; an answer without a session fits where an OACK does.
-const _: () = assert!(MAX_RUN <= MAX_SEGMENTS && MAX_DATA_PACKET <= MAX_SEND);
-const _: () = assert!(BATCH_BYTES > MAX_DATA_PACKET && MAX_DATAGRAM >= MAX_ERROR_LEN);
+// An answer without a session fits where an OACK does.
+const _: () = assert!(MAX_DATAGRAM >= MAX_ERROR_LEN);
 
 /// What the server is to do, once the command line has been understood.
 #[derive(Debug)]
@@ -112,17 +95,9 @@ pub struct Server {
     sessions: Sessions<Session>,
     /// Sessions and listeners that have more to do without waiting.
     unfinished: VecDeque<Token>,
-    batch: Batch,
-    /// What is being sent; holds the longest run.
-    buffer: Box<[u8]>,
-    /// What was read ahead.
-    pool: Pool,
-    /// What was received and is not yet written.
-    gather: Gather,
+    tools: Tools,
     spin: Spin,
     counters: Counters,
-    /// How much nonsense may still be answered this second.
-    nonsense: Allowance,
     /// How many requests may still be refused with an ERROR this second.
     refusals: Allowance,
     /// At most one line a second about dropped requests.
@@ -147,7 +122,7 @@ impl Server {
         signals: Signals,
         log_file: Option<LogFile>,
     ) -> io::Result<Self> {
-        let now = clock();
+        let now = clock::now();
         let poll = Poll::new()?;
         for (index, listener) in listeners.iter_mut().enumerate() {
             poll.registry().register(
@@ -170,12 +145,8 @@ impl Server {
             log_file,
             listeners,
             unfinished: VecDeque::new(),
-            batch: Batch::new(BATCH_SLOTS, BATCH_BYTES),
-            buffer: vec![0; MAX_SEND].into_boxed_slice(),
-            pool: Pool::default(),
-            gather: Gather::default(),
+            tools: Tools::new(now, log_enabled!(Level::Trace).then_some(report::packet)),
             counters: Counters::default(),
-            nonsense: Allowance::new(NONSENSE_ANSWERS, now),
             refusals: Allowance::new(REFUSALS, now),
             drop_lines: Allowance::new(1, now),
             reporter: Reporter::new(now),
@@ -196,7 +167,7 @@ impl Server {
     pub fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS);
         while !self.is_done() {
-            let timeout = self.wait(clock());
+            let timeout = self.wait(clock::now());
             match self.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 other => other?,
@@ -223,7 +194,7 @@ impl Server {
     }
 
     fn turn(&mut self, events: &Events) {
-        let now = clock();
+        let now = clock::now();
         if !events.is_empty() {
             self.spin.over(now);
         }
@@ -267,7 +238,7 @@ impl Server {
         while let Some(command) = self.signals.next_command() {
             match command {
                 Command::Report => self.report(),
-                Command::Stop => self.stop(clock()),
+                Command::Stop => self.stop(clock::now()),
                 Command::Reopen => self.reopen_log(),
             }
         }
@@ -277,7 +248,7 @@ impl Server {
         let (running, timer) = (self.sessions.len(), self.sessions.wheel_ops());
         info!(
             "counters sessions={running} timer_operations={timer} {}",
-            self.counters
+            self.counters.with(self.tools.gate.mishaps)
         );
     }
 
@@ -317,7 +288,7 @@ impl Server {
 
     fn is_done(&self) -> bool {
         self.stop_at.is_some_and(|deadline| {
-            clock() >= deadline || self.sessions.iter().all(|(_, session)| session.has_ended())
+            clock::now() >= deadline || self.sessions.iter().all(|(_, session)| session.has_ended())
         })
     }
 
@@ -353,8 +324,10 @@ impl Server {
     fn run_deadlines(&mut self, now: Instant) {
         while let Some(key) = self.sessions.pop_due(now) {
             self.with_session(key, |session, shop| {
+                // An answer that is there already beats its deadline.
+                session.receive(shop);
                 session.handle_timeout(shop.now);
-                session.forget_ahead(shop.pool);
+                session.forget_ahead(&mut shop.tools.pool);
                 session.transmit(shop)
             });
         }
@@ -372,22 +345,17 @@ impl Server {
             return;
         };
         let mut shop = Workshop {
-            now: clock(),
-            batch: &mut self.batch,
-            buffer: &mut self.buffer,
-            pool: &mut self.pool,
-            gather: &mut self.gather,
+            now: clock::now(),
+            tools: &mut self.tools,
             registry: self.poll.registry(),
             token: Token(key.to_token()),
-            counters: &mut self.counters,
             send_budget: SEND_BUDGET,
-            nonsense: &mut self.nonsense,
         };
         let turn = work(session, &mut shop);
         if let Some(outcome) = session.poll_outcome() {
             let ending = Ending::Outcome(&outcome);
             self.reporter
-                .end(session, ending, clock(), &mut self.counters);
+                .end(session, ending, clock::now(), &mut self.counters);
         }
         if session.is_closed() {
             self.end_session(key, Ending::Replaced);
@@ -406,51 +374,13 @@ impl Server {
     fn end_session(&mut self, key: SessionKey, ending: Ending<'_>) {
         // Its socket leaves the poll by being closed.
         if let Some(mut session) = self.sessions.remove(key) {
-            session.forget_ahead(&mut self.pool);
+            session.forget_ahead(&mut self.tools.pool);
             if !session.has_ended() {
                 self.reporter
-                    .end(&session, ending, clock(), &mut self.counters);
+                    .end(&session, ending, clock::now(), &mut self.counters);
             }
         }
     }
-}
-
-/// A bounded number of something each second.
-#[derive(Debug)]
-struct Allowance {
-    per_second: u32,
-    left: u32,
-    since: Instant,
-}
-
-impl Allowance {
-    const fn new(per_second: u32, now: Instant) -> Self {
-        Self {
-            per_second,
-            left: per_second,
-            since: now,
-        }
-    }
-
-    /// Whether one more is allowed now.
-    fn take(&mut self, now: Instant) -> bool {
-        if now.saturating_duration_since(self.since) >= Duration::from_secs(1) {
-            self.since = now;
-            self.left = self.per_second;
-        }
-        let allowed = self.left > 0;
-        self.left -= u32::from(allowed);
-        allowed
-    }
-}
-
-/// The one clock of the server.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the shell tells the core what time it is"
-)]
-fn clock() -> Instant {
-    Instant::now()
 }
 
 const fn listener_token(index: usize) -> Token {

@@ -7,15 +7,21 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use log::{Level, info, log, warn};
+use log::{Level, info, log, trace, warn};
 
-use super::Allowance;
 use super::counters::Counters;
-use super::session::Session;
 use crate::protocol::transfer::Outcome;
+use crate::session::{Allowance, Content, Heading, Session};
 use crate::storage::StorageError;
-use crate::wire::packet::Request;
+use crate::wire::packet::{Direction, Packet, Request};
 use crate::wire::text::escape;
+
+/// A packet of a transfer.
+pub(super) fn packet(peer: SocketAddr, heading: Heading, datagram: &[u8]) {
+    if let Ok(packet) = Packet::parse(datagram) {
+        trace!("{peer} {heading} {packet}");
+    }
+}
 
 /// Lines a second about peers that have proved nothing: anyone can cause them,
 /// under any address.
@@ -122,7 +128,7 @@ impl Reporter {
             "ended peer={} op={} file=\"{}\" bytes={bytes} seconds={seconds:.3} rate={:.0} \
              blksize={} windowsize={} retransmits={} outcome={}{}",
             session.peer(),
-            session.direction().name(),
+            direction(session).name(),
             escape(&session.name),
             rate(bytes, seconds),
             progress.block_size,
@@ -131,6 +137,14 @@ impl Reporter {
             Words(ending),
             hint(session, ending).unwrap_or_default(),
         );
+    }
+}
+
+/// What the client asked for.
+const fn direction(session: &Session) -> Direction {
+    match session.content() {
+        Content::Source(_) => Direction::Read,
+        Content::Sink(_) => Direction::Write,
     }
 }
 

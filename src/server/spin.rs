@@ -50,14 +50,14 @@ impl Spin {
 
 #[cfg(test)]
 mod tests {
-    use super::super::clock;
     use super::*;
+    use crate::clock;
 
     const MICROSECOND: Duration = Duration::from_micros(1);
 
     /// Datagrams that come `gap` microseconds after the loop ran out of work.
     fn waits(spin: &mut Spin, gap: u32, count: usize) -> Instant {
-        let mut now = clock();
+        let mut now = clock::now();
         for _ in 0..count {
             spin.stay_awake(now);
             now += MICROSECOND * gap;
@@ -92,7 +92,7 @@ mod tests {
     #[test]
     fn it_begins_asleep_and_learns_in_both_directions() {
         let mut spin = Spin::new(MICROSECOND * 50);
-        assert!(!spin.stay_awake(clock()));
+        assert!(!spin.stay_awake(clock::now()));
         let now = waits(&mut spin, 10, 100);
         assert!(spin.stay_awake(now));
         let now = waits(&mut spin, 400, 20);

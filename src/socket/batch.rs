@@ -1,4 +1,5 @@
-//! Several datagrams with one system call, and the address each was sent to.
+//! Several datagrams with one system call, the address each was sent to, and a
+//! socket option that no safe wrapper knows.
 //!
 //! The one module with `unsafe`: `recvmmsg` fills headers that hold raw pointers
 //! to buffers, and no safe wrapper lets them be used again without allocating
@@ -269,6 +270,22 @@ pub(super) fn send_from(
         Err(io::Error::last_os_error())
     } else {
         Ok(())
+    }
+}
+
+/// Lets routers fragment what an IPv4 socket sends, as far as they will.
+pub(super) fn allow_fragments(socket: &impl AsFd) {
+    let value: libc::c_int = libc::IP_PMTUDISC_DONT;
+    // SAFETY: the pointer is to a local of the length that is told; the kernel
+    // only reads it. A failure leaves things as they are.
+    unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_MTU_DISCOVER,
+            (&raw const value).cast(),
+            mem::size_of_val(&value) as libc::socklen_t,
+        );
     }
 }
 

@@ -158,6 +158,11 @@ impl TransferSocket {
             Type::DGRAM.nonblocking(),
             None,
         )?;
+        if local.is_ipv4() {
+            // Blocks may be fragmented on the way: who asked for large ones may
+            // sit behind a router that doesn't tell us they don't fit.
+            batch::allow_fragments(&socket);
+        }
         let address = |port| match local {
             IpAddr::V4(ip) => SocketAddr::new(ip.into(), port),
             IpAddr::V6(ip) => SocketAddrV6::new(ip, port, 0, scope).into(),
@@ -190,12 +195,34 @@ impl TransferSocket {
         }
     }
 
+    /// Has [`TransferSocket::receive`] and the sends tell when the network
+    /// answered that an earlier datagram could not be delivered (ICMP). Who sent
+    /// to several addresses doesn't learn which one it was.
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    pub fn report_undeliverable(&self) -> io::Result<()> {
+        match self.socket.local_addr()? {
+            SocketAddr::V4(_) => setsockopt(&self.socket, sockopt::Ipv4RecvErr, &true)?,
+            SocketAddr::V6(_) => setsockopt(&self.socket, sockopt::Ipv6RecvErr, &true)?,
+        }
+        Ok(())
+    }
+
     /// Receives what is there; see [`Batch::receive`].
     ///
     /// # Errors
     /// As [`Batch::receive`].
     pub fn receive(&self, batch: &mut Batch, slot_len: usize, limit: usize) -> io::Result<usize> {
         batch.receive(&self.socket, slot_len, limit)
+    }
+
+    /// Receives one datagram: its length, at most the buffer's, and its sender.
+    ///
+    /// # Errors
+    /// `WouldBlock` if nothing is there; whatever else the kernel says.
+    pub fn receive_one(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        self.socket.recv_from(buffer)
     }
 
     /// Sends one datagram.

@@ -8,6 +8,7 @@
 //! file system itself.
 
 mod error;
+pub mod local;
 mod name;
 mod read;
 mod resolve;

@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
 use nix::sys::stat::{SFlag, fstat};
-use nix::sys::uio::preadv;
+use nix::sys::uio::{pread, preadv};
 
 use super::error::StorageError;
 use super::resolve::kind;
@@ -84,7 +84,20 @@ impl ReadFile {
     /// # Errors
     /// As there.
     pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, StorageError> {
-        self.read_run(offset, &mut [IoSliceMut::new(buffer)])
+        let mut done = 0;
+        while done < buffer.len() {
+            match pread(
+                &self.file,
+                &mut buffer[done..],
+                super::file_offset(offset, done)?,
+            ) {
+                Ok(0) => break,
+                Ok(bytes) => done += bytes,
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(done)
     }
 }
 

@@ -86,12 +86,19 @@ impl Transfer {
         }
         loop {
             poll.poll(&mut events, Some(SILENCE))?;
-            if events.is_empty() || self.socket.recv(&mut answer).is_err() {
+            if events.is_empty() {
                 return Ok(());
             }
             // Only the ACK of all that was sent goes on: nothing is ever lost.
-            let number = Rollover::ToZero.number_of(sent);
-            if answer[2..4] != number.0.to_be_bytes() {
+            let number = Rollover::ToZero.number_of(sent).0.to_be_bytes();
+            let is_right = loop {
+                match self.socket.recv(&mut answer) {
+                    Ok(_) if answer[2..4] == number => break true,
+                    Ok(_) => {}
+                    Err(_) => break false,
+                }
+            };
+            if !is_right {
                 continue;
             }
             if sent == last {

@@ -84,7 +84,7 @@ impl Contender {
 #[derive(Debug)]
 pub(crate) struct Programs {
     pub(crate) ours: PathBuf,
-    /// What `scripts/bench` has unpacked or installed, in Debian's layout.
+    /// Where `scripts/peers` has put the others.
     pub(crate) peers: PathBuf,
 }
 
@@ -98,20 +98,11 @@ impl Programs {
                 return help.contains("--busy-poll").then(|| self.ours.clone());
             }
             Contender::Bare => env::current_exe().ok()?,
-            // The same name as ours: never from the path.
-            Contender::RsTftpd => self.peers.join("bin/tftpd"),
-            Contender::InTftpd | Contender::Atftpd | Contender::Dnsmasq => {
-                return self.in_path(contender.name());
+            Contender::InTftpd | Contender::Atftpd | Contender::Dnsmasq | Contender::RsTftpd => {
+                self.peers.join(contender.name())
             }
         };
         candidate.is_file().then_some(candidate)
-    }
-
-    fn in_path(&self, name: &str) -> Option<PathBuf> {
-        let path = env::var_os("PATH").unwrap_or_default();
-        let own = [self.peers.join("usr/sbin"), "/usr/sbin".into()];
-        let mut candidates = own.into_iter().chain(env::split_paths(&path));
-        candidates.find_map(|dir| Some(dir.join(name)).filter(|program| program.is_file()))
     }
 
     /// What it calls itself, in a few words.
@@ -120,24 +111,11 @@ impl Programs {
         if contender == Contender::Bare {
             return None;
         }
-        let mut command = Command::new(program);
-        self.lend_libraries(&mut command);
-        let output = command.arg("--version").output().ok()?;
+        let output = Command::new(program).arg("--version").output().ok()?;
         let text = [output.stdout, output.stderr].concat();
         let text = String::from_utf8_lossy(&text);
         let line = text.lines().next()?.split(['(', ',']).next()?.trim();
         Some(line.split(" Copyright").next()?.trim().to_owned())
-    }
-
-    fn lend_libraries(&self, command: &mut Command) {
-        let libraries = self.peers.join("usr/lib");
-        let with_architecture = fs::read_dir(&libraries).into_iter().flatten().flatten();
-        let paths = with_architecture
-            .map(|entry| entry.path())
-            .chain([libraries.clone()]);
-        if let Ok(paths) = env::join_paths(paths) {
-            command.env("LD_LIBRARY_PATH", paths);
-        }
     }
 
     fn command(&self, contender: Contender, address: SocketAddr, root: &Path) -> Option<Command> {
@@ -175,9 +153,6 @@ impl Programs {
             Contender::RsTftpd => command.args(["-i", &ip, "-p", &port, "-d"]).arg(root),
             Contender::Bare => command.args(["bare", &address]).arg(root),
         };
-        if contender.is_peer() {
-            self.lend_libraries(&mut command);
-        }
         Some(command)
     }
 }

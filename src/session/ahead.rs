@@ -23,7 +23,7 @@ const WORTHWHILE: usize = 8 * 1024;
 
 /// A buffer with a run of blocks in it, ready to be sent.
 #[derive(Debug)]
-pub(super) struct Ahead {
+pub struct Ahead {
     buffer: Box<[u8]>,
     run: Run,
     filled: Filled,
@@ -32,12 +32,12 @@ pub(super) struct Ahead {
 
 impl Ahead {
     /// When it is to be given back.
-    pub(super) const fn until(&self) -> Instant {
+    pub const fn until(&self) -> Instant {
         self.until
     }
 
     /// The blocks, if they are what `run` asks for, or the front of it.
-    pub(super) fn get(&self, run: &Run) -> Option<(&[u8], Filled)> {
+    pub fn get(&self, run: &Run) -> Option<(&[u8], Filled)> {
         let fits = self.run.first == run.first
             && self.run.block_size == run.block_size
             && self.filled.blocks <= run.count;
@@ -47,7 +47,7 @@ impl Ahead {
 
 /// The buffers that no transfer holds.
 #[derive(Debug, Default)]
-pub(super) struct Pool {
+pub struct Pool {
     #[expect(clippy::vec_box, reason = "they change hands without being made anew")]
     free: Vec<Box<Ahead>>,
     made: usize,
@@ -56,12 +56,7 @@ pub(super) struct Pool {
 impl Pool {
     /// Reads `run` into a buffer of the pool, if that is worthwhile, one is free
     /// and the file is ready. An error is left for the read that matters.
-    pub(super) fn read(
-        &mut self,
-        now: Instant,
-        source: &mut FileSource,
-        run: Run,
-    ) -> Option<Box<Ahead>> {
+    pub fn read(&mut self, now: Instant, source: &mut FileSource, run: Run) -> Option<Box<Ahead>> {
         if run.segment_size() * usize::from(run.count) < WORTHWHILE {
             return None;
         }
@@ -75,7 +70,7 @@ impl Pool {
     }
 
     /// Takes the buffer back.
-    pub(super) fn give_back(&mut self, ahead: Box<Ahead>) {
+    pub fn give_back(&mut self, ahead: Box<Ahead>) {
         self.free.push(ahead);
     }
 

@@ -4,7 +4,7 @@
 //! is written out before the ACK that covers its blocks, and at the end of each
 //! turn. May not: hold data while a transfer waits.
 
-use crate::content::FileSink;
+use crate::content::{FileSink, Store};
 use crate::protocol::transfer::{BlockSink, Failure};
 
 /// Bytes gathered before they are written in any case.
@@ -12,18 +12,18 @@ const CAPACITY: usize = 64 * 1024;
 
 /// Payloads in order, not yet in the file.
 #[derive(Debug, Default)]
-pub(super) struct Gather {
+pub struct Gather {
     bytes: Vec<u8>,
 }
 
 impl Gather {
     /// Nothing is waiting to be written.
-    pub(super) const fn is_empty(&self) -> bool {
+    pub const fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 
     /// A sink that collects what comes for `file`.
-    pub(super) const fn into<'a>(&'a mut self, file: &'a mut FileSink) -> Gathering<'a> {
+    pub const fn sink_for<'a, S>(&'a mut self, file: &'a mut FileSink<S>) -> Gathering<'a, S> {
         Gathering { gather: self, file }
     }
 
@@ -31,7 +31,7 @@ impl Gather {
     ///
     /// # Errors
     /// When it can't be stored; it is gone then.
-    pub(super) fn flush(&mut self, file: &mut FileSink) -> Result<(), Failure> {
+    pub fn flush<S: Store>(&mut self, file: &mut FileSink<S>) -> Result<(), Failure> {
         if self.bytes.is_empty() {
             return Ok(());
         }
@@ -43,12 +43,12 @@ impl Gather {
 
 /// A file whose blocks are collected on the way.
 #[derive(Debug)]
-pub(super) struct Gathering<'a> {
+pub struct Gathering<'a, S> {
     gather: &'a mut Gather,
-    file: &'a mut FileSink,
+    file: &'a mut FileSink<S>,
 }
 
-impl BlockSink for Gathering<'_> {
+impl<S: Store> BlockSink for Gathering<'_, S> {
     fn write(&mut self, payload: &[u8]) -> Result<(), Failure> {
         if self.gather.bytes.len() + payload.len() > CAPACITY {
             self.gather.flush(self.file)?;

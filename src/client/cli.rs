@@ -1,0 +1,395 @@
+//! The command line of `tftp`: one shot, tftp-hpa's `-c`, or the prompt. May
+//! not: act on anything.
+
+use std::ffi::OsString;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use clap::{ArgAction, Parser, Subcommand};
+
+use super::target::{parse_mode, parse_port};
+use crate::protocol::retry::{RetryPolicy, Wait};
+use crate::usage::{self, Refusal};
+use crate::wire::options::{MAX_BLKSIZE, MIN_BLKSIZE, Offer, OptionName, Rollover};
+use crate::wire::packet::Mode;
+
+/// Status of a command line that can't be followed (`EX_USAGE`).
+const USAGE: u8 = 64;
+
+/// Gets files from TFTP servers and puts files there (RFC 1350, 2347, 2348,
+/// 2349, 7440).
+///
+/// Without get, put, probe or -c: the prompt, on a terminal or from a pipe.
+#[derive(Debug, Parser)]
+#[command(name = "tftp", version, max_term_width = 100)]
+#[command(
+    after_help = "Exit status: 0 ok, 1 the server's error, 2 a local file, 64 usage, \
+    68 unknown host, 69 no answer."
+)]
+pub struct Args {
+    /// What every way of using it knows.
+    #[command(flatten)]
+    pub wishes: Wishes,
+
+    /// One shot.
+    #[command(subcommand)]
+    pub action: Option<Action>,
+
+    /// Server to connect the prompt to
+    pub host: Option<String>,
+
+    /// Its UDP port [default: 69]
+    #[arg(value_parser = parse_port)]
+    pub port: Option<u16>,
+
+    /// Obey one command of the prompt and exit, such as: -c get FILE LOCAL
+    #[arg(
+        short = 'c',
+        value_name = "COMMAND",
+        num_args = 1..,
+        allow_hyphen_values = true
+    )]
+    pub command: Option<Vec<OsString>>,
+
+    /// Prompt: a colon in a file's name doesn't separate a host from it
+    #[arg(short, long)]
+    pub literal: bool,
+}
+
+/// What to do in one shot.
+#[derive(Debug, Subcommand)]
+pub enum Action {
+    /// Get files
+    #[command(after_help = "Example: tftp get tftp://192.0.2.1/pxelinux.0 /tmp/")]
+    Get {
+        /// Files on servers, then a local file, a directory or - [default: the
+        /// same names here]
+        #[arg(required = true, value_name = "URL [LOCAL]")]
+        files: Vec<OsString>,
+    },
+    /// Put files
+    #[command(after_help = "Example: tftp put running-config tftp://192.0.2.1:6969/")]
+    Put {
+        /// Local files (- is standard input), then the place on a server
+        #[arg(required = true, num_args = 2.., value_name = "LOCAL URL")]
+        files: Vec<OsString>,
+    },
+    /// Fetch a file, throw it away and tell in one line how it went
+    Probe {
+        /// The file on its server
+        url: OsString,
+        /// How long it may take, such as 3s or 500ms
+        #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_time)]
+        within: Duration,
+    },
+}
+
+/// Options that go with everything.
+#[derive(Debug, Clone, Parser)]
+pub struct Wishes {
+    /// Transfer mode: octet (binary) or netascii (ascii) [default: octet]
+    #[arg(short, long, value_parser = parse_mode_word, global = true)]
+    pub mode: Option<Mode>,
+
+    /// Block size to ask for, in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 1428, global = true)]
+    #[arg(value_parser = clap::value_parser!(u16).range(i64::from(MIN_BLKSIZE)..=i64::from(MAX_BLKSIZE)))]
+    pub blksize: u16,
+
+    /// Window to ask for, in blocks
+    #[arg(long, value_name = "BLOCKS", default_value_t = 16, global = true)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+    pub windowsize: u16,
+
+    /// Further option to ask for, repeatable
+    #[arg(long = "option", value_name = "NAME=VALUE", value_parser = parse_option, global = true)]
+    pub options: Vec<(String, String)>,
+
+    /// Ask for no options: plain RFC 1350
+    #[arg(long, conflicts_with = "options", global = true)]
+    pub no_options: bool,
+
+    /// Milliseconds to wait for an answer before sending again, doubling each
+    /// time [default: as the measured round trip suggests]
+    #[arg(short, long, value_name = "MS", global = true)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=255_000))]
+    pub timeout: Option<u32>,
+
+    /// How often a packet is sent again before the transfer is given up
+    #[arg(long, value_name = "N", default_value_t = 5, global = true)]
+    pub retries: u8,
+
+    /// Local ports to use, one a transfer [default: any]
+    #[arg(short = 'R', long, value_name = "LO:HI", global = true)]
+    #[arg(value_parser = usage::parse_port_range)]
+    pub port_range: Option<RangeInclusive<u16>>,
+
+    /// IPv4 only
+    #[arg(short = '4', long, conflicts_with = "ipv6", global = true)]
+    pub ipv4: bool,
+
+    /// IPv6 only
+    #[arg(short = '6', long, global = true)]
+    pub ipv6: bool,
+
+    /// Say more: what was agreed on, what was tried
+    #[arg(short, long, action = ArgAction::Count, conflicts_with = "quiet", global = true)]
+    pub verbose: u8,
+
+    /// Show every packet
+    #[arg(long, global = true)]
+    pub trace: bool,
+
+    /// Say nothing but errors
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+}
+
+impl Args {
+    /// Reads the command line.
+    ///
+    /// # Errors
+    /// The text to print and the status to exit with: `--help` and `--version`
+    /// (0, standard output), or a mistake in one line (64, standard error).
+    pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, Refusal> {
+        Self::try_parse_from(words).map_err(|error| Refusal::new("tftp", USAGE, &error))
+    }
+}
+
+impl Wishes {
+    /// When to send again and when to give up.
+    pub fn retry(&self) -> RetryPolicy {
+        let wait = self.timeout.map_or(Wait::Adaptive, |milliseconds| {
+            Wait::Fixed(Duration::from_millis(milliseconds.into()))
+        });
+        RetryPolicy {
+            wait,
+            retries: self.retries,
+        }
+    }
+
+    /// What to ask a server for, apart from the size.
+    pub fn offer(&self) -> Offer {
+        if self.no_options {
+            return Offer::default();
+        }
+        let mut offer = Offer {
+            blksize: Some(self.blksize),
+            windowsize: Some(self.windowsize).filter(|&blocks| blocks > 1),
+            ..Offer::default()
+        };
+        for (name, value) in &self.options {
+            match OptionName::from_wire(name.as_bytes()) {
+                Some(OptionName::Blksize) => offer.blksize = value.parse().ok(),
+                Some(OptionName::Windowsize) => offer.windowsize = value.parse().ok(),
+                Some(OptionName::Timeout) => offer.timeout = value.parse().ok(),
+                Some(OptionName::Tsize) => offer.tsize = value.parse().ok(),
+                Some(OptionName::Rollover) => offer.rollover = rollover(value),
+                _ => offer.extra.push((name.clone(), value.clone())),
+            }
+        }
+        offer
+    }
+
+    /// Whether the size is to be asked for or told: unless the user did.
+    pub fn with_size(&self) -> bool {
+        let is_tsize = |(name, _): &(String, String)| name.eq_ignore_ascii_case("tsize");
+        !self.no_options && !self.options.iter().any(is_tsize)
+    }
+
+    /// The addresses of a host, those of unwanted families left out.
+    ///
+    /// # Errors
+    /// One line that names the host.
+    pub fn addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
+        let wanted = |address: &SocketAddr| {
+            !(self.ipv4 && address.is_ipv6() || self.ipv6 && address.is_ipv4())
+        };
+        let found = (host, port).to_socket_addrs().map(|all| all.filter(wanted));
+        match found.map(Iterator::collect::<Vec<_>>) {
+            Ok(addresses) if !addresses.is_empty() => Ok(addresses),
+            _ => Err(format!("{host}: unknown host")),
+        }
+    }
+}
+
+fn parse_mode_word(word: &str) -> Result<Mode, &'static str> {
+    parse_mode(word).ok_or("expected octet (binary, image) or netascii (ascii)")
+}
+
+/// `NAME=VALUE`; the values of options that we act on must be in their range.
+fn parse_option(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text
+        .split_once('=')
+        .filter(|(name, _)| !name.is_empty())
+        .ok_or("expected NAME=VALUE")?;
+    let number = value.parse::<u64>().ok();
+    let within = |range: RangeInclusive<u64>| {
+        let (low, high) = (range.start(), range.end());
+        match number {
+            Some(number) if range.contains(&number) => Ok(()),
+            _ => Err(format!("expected a number from {low} to {high}")),
+        }
+    };
+    match OptionName::from_wire(name.as_bytes()) {
+        Some(OptionName::Blksize) => within(MIN_BLKSIZE.into()..=MAX_BLKSIZE.into())?,
+        Some(OptionName::Windowsize) => within(1..=u16::MAX.into())?,
+        Some(OptionName::Timeout) => within(1..=255)?,
+        Some(OptionName::Tsize) => within(0..=u64::MAX)?,
+        Some(OptionName::Rollover) => within(0..=1)?,
+        Some(OptionName::Blksize2) => return Err("use --blksize instead".to_owned()),
+        Some(OptionName::Utimeout) => return Err("use --option timeout=SECONDS".to_owned()),
+        None if text.contains('\0') => return Err("a NUL can't be sent".to_owned()),
+        None => {}
+    }
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+fn rollover(value: &str) -> Option<Rollover> {
+    match value.parse::<u8>() {
+        Ok(0) => Some(Rollover::ToZero),
+        Ok(1) => Some(Rollover::ToOne),
+        _ => None,
+    }
+}
+
+/// A time: a number with `ms`, `s` or `m` behind it; seconds without.
+fn parse_time(text: &str) -> Result<Duration, &'static str> {
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let number: f64 = digits
+        .parse()
+        .ok()
+        .filter(|&number: &f64| number > 0.0)
+        .ok_or(EXPECTED_TIME)?;
+    let seconds = match &text[digits.len()..] {
+        "ms" => number / 1000.0,
+        "" | "s" => number,
+        "m" => number * 60.0,
+        _ => return Err(EXPECTED_TIME),
+    };
+    Duration::try_from_secs_f64(seconds)
+        .ok()
+        .filter(|time| *time <= LONGEST_TIME)
+        .ok_or(EXPECTED_TIME)
+}
+
+const EXPECTED_TIME: &str = "expected a time up to a day, such as 3s, 500ms or 2m";
+
+const LONGEST_TIME: Duration = Duration::from_secs(24 * 60 * 60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(words: &[&str]) -> Result<Args, Refusal> {
+        Args::read(
+            std::iter::once("tftp")
+                .chain(words.iter().copied())
+                .map(OsString::from),
+        )
+    }
+
+    #[test]
+    fn tftp_hpas_form_is_understood() {
+        for (words, host, port, command) in [
+            (&["h", "-c", "get", "f"][..], "h", None, &["get", "f"][..]),
+            (
+                &["-m", "binary", "h", "6969", "-c", "put", "a", "-b"],
+                "h",
+                Some(6969),
+                &["put", "a", "-b"],
+            ),
+            (&["-v", "h", "tftp"], "h", Some(69), &[]),
+            (&["h"], "h", None, &[]),
+        ] {
+            let args = read(words).unwrap_or_else(|it| panic!("{words:?}: {it:?}"));
+            assert_eq!(args.host.as_deref(), Some(host), "{words:?}");
+            assert_eq!(args.port, port, "{words:?}");
+            assert!(args.action.is_none(), "{words:?}");
+            assert_eq!(args.command.unwrap_or_default(), command, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn options_may_stand_before_and_behind_the_command() {
+        for words in [
+            &["--blksize", "512", "get", "tftp://h/f"][..],
+            &["get", "--blksize", "512", "tftp://h/f"],
+            &["get", "tftp://h/f", "--blksize=512"],
+        ] {
+            let args = read(words).unwrap_or_else(|it| panic!("{words:?}: {it:?}"));
+            assert_eq!(args.wishes.blksize, 512, "{words:?}");
+            assert!(matches!(args.action, Some(Action::Get { .. })), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn the_offer_is_what_was_wished_for() {
+        let offer = |words: &[&str]| read(words).unwrap().wishes.offer();
+        assert_eq!(offer(&["h", "--no-options"]), Offer::default());
+        let asked = offer(&["h"]);
+        assert_eq!((asked.blksize, asked.windowsize), (Some(1428), Some(16)));
+        let asked = offer(&[
+            "h",
+            "--option",
+            "blksize=8",
+            "--option",
+            "Timeout=3",
+            "--option",
+            "x=",
+            "--option",
+            "rollover=1",
+            "--windowsize",
+            "1",
+        ]);
+        assert_eq!((asked.blksize, asked.windowsize), (Some(8), None));
+        assert_eq!(
+            (asked.timeout, asked.rollover),
+            (Some(3), Some(Rollover::ToOne))
+        );
+        assert_eq!(asked.extra, [("x".to_owned(), String::new())]);
+    }
+
+    #[test]
+    fn a_mistake_is_one_line_that_names_the_value() {
+        for (words, named) in [
+            (&["--blksize", "7", "h"][..], "7"),
+            (&["--windowsize", "0", "h"], "0"),
+            (&["--option", "blksize", "h"], "blksize"),
+            (&["--option", "=1", "h"], "=1"),
+            (&["--option", "timeout=256", "h"], "256"),
+            (&["--option", "blksize2=512", "h"], "blksize2"),
+            (&["-m", "mail", "h"], "mail"),
+            (&["-t", "0", "h"], "0"),
+            (&["h", "0"], "0"),
+            (&["h", "port"], "port"),
+            (&["--bogus"], "--bogus"),
+            (&["probe", "tftp://h/f", "--within", "soon"], "soon"),
+            (&["-R", "1:2", "h"], "1:2"),
+            (&["get"], "URL"),
+            (&["put", "a"], "2"),
+        ] {
+            let refusal = read(words).map(|_| ()).expect_err(&format!("{words:?}"));
+            assert_eq!(refusal.status, 64, "{words:?}");
+            assert!(refusal.text.contains(named), "{words:?}: {}", refusal.text);
+            assert_eq!(
+                refusal.text.lines().count(),
+                1,
+                "{words:?}: {}",
+                refusal.text
+            );
+        }
+    }
+
+    #[test]
+    fn times_know_their_unit() {
+        for (text, milliseconds) in [("3s", 3000), ("500ms", 500), ("2m", 120_000), ("1.5", 1500)] {
+            let expected = Duration::from_millis(milliseconds);
+            assert_eq!(parse_time(text), Ok(expected), "{text}");
+        }
+        for text in ["", "s", "-1s", "0s", "3h", "nan", "inf", "1e9"] {
+            assert!(parse_time(text).is_err(), "{text}");
+        }
+    }
+}

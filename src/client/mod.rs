@@ -1,0 +1,88 @@
+//! The command `tftp`: one shot for scripts, the `tftp>` prompt for people.
+//!
+//! `cli` says what was asked for; `oneshot` and `prompt` turn it into orders;
+//! `transfer` carries one order out with the same [`Session`] as the server
+//! has; `local` holds the files at this end, `target` the names at the other.
+//! May not: know what is in a packet, or how a file is stored.
+//!
+//! [`Session`]: crate::session::Session
+
+pub mod cli;
+mod commands;
+mod lines;
+mod local;
+mod oneshot;
+mod progress;
+mod prompt;
+mod target;
+mod trace;
+mod transfer;
+
+use std::fmt;
+use std::io::{self, Write};
+
+use self::cli::{Action, Args};
+use self::prompt::Prompt;
+
+/// How the program ends: what tftp-hpa's client has, and what it doesn't tell
+/// apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// Everything went well.
+    Ok,
+    /// The server answered with an ERROR, or with what is no TFTP.
+    Server,
+    /// A file at this end can't be read or written.
+    Local,
+    /// The command line, or a command, can't be followed.
+    Usage,
+    /// The server's name has no address.
+    UnknownHost,
+    /// The server doesn't answer, or no longer.
+    NoAnswer,
+    /// A signal ended it; its number.
+    Interrupted(u8),
+}
+
+impl Status {
+    /// The status to exit with.
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Ok => 0,
+            Self::Server => 1,
+            Self::Local => 2,
+            Self::Usage => 64,
+            Self::UnknownHost => 68,
+            Self::NoAnswer => 69,
+            // As shells count.
+            Self::Interrupted(signal) => 128 + signal,
+        }
+    }
+
+    /// Of two things done one after the other: the first that went wrong.
+    #[must_use]
+    pub fn and(self, next: Self) -> Self {
+        if self == Self::Ok { next } else { self }
+    }
+}
+
+/// Does what the command line asks for.
+pub fn run(args: Args) -> Status {
+    match args.action {
+        Some(Action::Get { files }) => oneshot::get(&args.wishes, &files),
+        Some(Action::Put { files }) => oneshot::put(&args.wishes, &files),
+        Some(Action::Probe { url, within }) => oneshot::probe(&args.wishes, &url, within),
+        None => Prompt::new(&args).run(),
+    }
+}
+
+/// Writes a line for the user on standard output. Nobody may be reading it any
+/// more: that stops no transfer.
+fn say(line: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stdout(), "{line}");
+}
+
+/// Writes a line for the user on standard error.
+fn complain(line: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{line}");
+}

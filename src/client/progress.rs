@@ -1,0 +1,94 @@
+//! How far a transfer has come, on a terminal. May not: be seen anywhere else.
+
+use std::io::{self, IsTerminal};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::local::Local;
+use crate::session::{Content, Session};
+
+/// Times a second that a bar is drawn anew.
+const FRAMES: u8 = 10;
+
+const WITH_SIZE: &str = "{prefix:.bold} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
+const WITHOUT_SIZE: &str = "{prefix:.bold} {spinner} {bytes} {bytes_per_sec}";
+
+/// A bar that appears with the first block and goes with the last.
+#[derive(Debug)]
+pub(super) struct Progress {
+    /// What the bar is called; `None`: nobody is looking.
+    label: Option<String>,
+    bar: Option<ProgressBar>,
+}
+
+impl Progress {
+    /// A bar for the file called `label`, if `wanted` and standard error is a
+    /// terminal.
+    pub(super) fn new(label: impl Into<String>, wanted: bool) -> Self {
+        let seen = wanted && io::stderr().is_terminal();
+        Self {
+            label: seen.then(|| label.into()),
+            bar: None,
+        }
+    }
+
+    /// Shows how far `session` is.
+    pub(super) fn show(&mut self, session: &Session<Local>) {
+        let Some(label) = &self.label else {
+            return;
+        };
+        if !session.transfer().progress().verified {
+            return;
+        }
+        let bar = self
+            .bar
+            .get_or_insert_with(|| bar(label.clone(), size(session)));
+        bar.set_position(session.bytes());
+    }
+
+    /// Takes the bar away: one line tells the rest.
+    pub(super) fn over(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// Bytes that will have moved in the end, if that is known.
+fn size(session: &Session<Local>) -> Option<u64> {
+    match session.content() {
+        Content::Sink(_) => session.transfer().negotiated().tsize,
+        Content::Source(source) => source.length(),
+    }
+}
+
+fn bar(label: String, size: Option<u64>) -> ProgressBar {
+    let template = match size {
+        Some(_) => WITH_SIZE,
+        None => WITHOUT_SIZE,
+    };
+    let style = ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars("=> ");
+    let bar = ProgressBar::with_draw_target(size, ProgressDrawTarget::stderr_with_hz(FRAMES));
+    bar.set_style(style);
+    bar.set_prefix(label);
+    bar.tick();
+    bar
+}
+
+/// A size and a time as one sentence, the way TFTP clients have always put it.
+pub(super) fn summary(verb: &str, bytes: u64, elapsed: Duration) -> String {
+    let seconds = elapsed.as_secs_f64();
+    format!(
+        "{verb} {bytes} bytes in {seconds:.1} seconds [{:.0} bit/s]",
+        rate(bytes, seconds)
+    )
+}
+
+/// Bits a second; what took no measurable time counts as a microsecond.
+#[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+fn rate(bytes: u64, seconds: f64) -> f64 {
+    bytes as f64 * 8.0 / seconds.max(0.000_001)
+}

@@ -1,0 +1,625 @@
+//! The prompt `tftp>`: the classic commands, from a terminal, a pipe or `-c`.
+//!
+//! Texts and habits are those of the clients people know, where these are no
+//! harm: paths are opened as they are typed, a failed get leaves nothing, and
+//! the exit status is the truth. May not: know how lines are edited.
+
+use std::ffi::{OsStr, OsString};
+use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::cli::{Args, Wishes};
+use super::commands::{self, Command, NoCommand};
+use super::lines::{Line, Lines};
+use super::local::{Destination, Source};
+use super::oneshot::granted;
+use super::progress::{Progress, summary};
+use super::target::{PORT, parse_mode, parse_port, split_host, tail};
+use super::transfer::{End, Engine, Order, Trouble};
+use super::{Status, complain, say, trace};
+use crate::protocol::retry::{RetryPolicy, Wait};
+use crate::wire::options::{MAX_BLKSIZE, MIN_BLKSIZE, Offer};
+use crate::wire::packet::Mode;
+use crate::wire::text::escape;
+
+/// Whether there is more to come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Line,
+    Quit,
+}
+
+/// The server that commands are for.
+#[derive(Debug, Clone)]
+struct Peer {
+    host: String,
+    addresses: Vec<SocketAddr>,
+}
+
+/// What a session at the prompt has set.
+pub(super) struct Prompt {
+    wishes: Wishes,
+    offer: Offer,
+    peer: Option<Peer>,
+    mode: Mode,
+    verbose: bool,
+    trace: bool,
+    literal: bool,
+    /// Seconds to wait in all, if the user said so.
+    patience: Option<Duration>,
+    wait: Wait,
+    /// What `-c` asks for, instead of lines.
+    once: Option<Vec<Vec<u8>>>,
+    lines: Option<Lines>,
+    engine: Option<Engine>,
+    status: Status,
+}
+
+impl Prompt {
+    /// A prompt as the command line wants it.
+    pub(super) fn new(args: &Args) -> Self {
+        let wishes = args.wishes.clone();
+        let bytes = |words: &Vec<OsString>| words.iter().map(|it| it.as_bytes().to_vec()).collect();
+        let mut prompt = Self {
+            offer: wishes.offer(),
+            peer: None,
+            mode: wishes.mode.unwrap_or(Mode::Octet),
+            verbose: wishes.verbose > 0,
+            trace: wishes.trace,
+            literal: args.literal,
+            patience: None,
+            wait: wishes.retry().wait,
+            once: args.command.as_ref().map(bytes),
+            lines: None,
+            engine: None,
+            status: Status::Ok,
+            wishes,
+        };
+        if let Some(host) = &args.host {
+            prompt.connect(host, args.port.unwrap_or(PORT));
+        }
+        prompt
+    }
+
+    /// Obeys until there is nothing more to obey.
+    pub(super) fn run(mut self) -> Status {
+        let engine = match Engine::new() {
+            Ok(engine) => self.engine.insert(engine),
+            Err(error) => {
+                complain(format_args!("tftp: cannot wait for answers: {error}"));
+                return Status::NoAnswer;
+            }
+        };
+        engine.set_trace(self.trace.then_some(trace::on_stdout));
+        if let Some(words) = self.once.take() {
+            // Without a server there is nothing to obey it with.
+            if self.status == Status::Ok {
+                self.obey(&words);
+            }
+        } else {
+            let lines = self.lines.insert(Lines::new());
+            let is_terminal = matches!(lines, Lines::Terminal(_));
+            while self.step(is_terminal) == Next::Line {}
+        }
+        if let Some(engine) = &mut self.engine {
+            engine.settle();
+        }
+        self.status
+    }
+
+    /// Reads a line and obeys it.
+    fn step(&mut self, is_terminal: bool) -> Next {
+        match self.ask("tftp> ") {
+            Line::End => {
+                if is_terminal {
+                    say(format_args!(""));
+                }
+                Next::Quit
+            }
+            Line::Interrupted => Next::Line,
+            Line::Text(line) => {
+                let words = split(&line);
+                let next = if words.is_empty() {
+                    Next::Line
+                } else {
+                    self.obey(&words)
+                };
+                // On a terminal an interrupt ends the transfer, not the prompt.
+                match self.status {
+                    Status::Interrupted(_) if is_terminal => {
+                        self.status = Status::Ok;
+                        next
+                    }
+                    Status::Interrupted(_) => Next::Quit,
+                    _ => next,
+                }
+            }
+        }
+    }
+
+    fn ask(&mut self, prompt: &str) -> Line {
+        self.lines
+            .as_mut()
+            .map_or(Line::End, |lines| lines.next(prompt))
+    }
+
+    fn failed(&mut self, status: Status) {
+        self.status = self.status.and(status);
+    }
+
+    /// Something was typed that can't be followed.
+    fn misunderstood(&mut self, text: std::fmt::Arguments<'_>) {
+        say(text);
+        self.failed(Status::Usage);
+    }
+
+    fn obey(&mut self, words: &[Vec<u8>]) -> Next {
+        let Some((first, rest)) = words.split_first() else {
+            return Next::Line;
+        };
+        let command = match commands::find(first) {
+            Ok(command) => command,
+            Err(problem) => {
+                self.no_command(problem);
+                return Next::Line;
+            }
+        };
+        match command {
+            Command::Quit => return Next::Quit,
+            Command::Connect => self.obey_connect(rest),
+            Command::Get => self.obey_get(rest),
+            Command::Put => self.obey_put(rest),
+            Command::Mode => self.obey_mode(rest),
+            Command::Binary => self.mode = Mode::Octet,
+            Command::Ascii => self.mode = Mode::Netascii,
+            Command::Verbose => {
+                self.verbose = !self.verbose;
+                say(format_args!("Verbose mode {}.", on_off(self.verbose)));
+            }
+            Command::Trace => {
+                self.trace = !self.trace;
+                if let Some(engine) = &mut self.engine {
+                    engine.set_trace(self.trace.then_some(trace::on_stdout));
+                }
+                say(format_args!("Packet tracing {}.", on_off(self.trace)));
+            }
+            Command::Literal => {
+                self.literal = !self.literal;
+                say(format_args!("Literal mode {}.", on_off(self.literal)));
+            }
+            Command::Status => self.show_status(),
+            Command::Rexmt => {
+                if let Some(wait) = self.seconds("rexmt", rest) {
+                    self.wait = Wait::Fixed(wait);
+                }
+            }
+            Command::Timeout => {
+                if let Some(patience) = self.seconds("timeout", rest) {
+                    self.patience = Some(patience);
+                }
+            }
+            Command::Blksize => {
+                let range = MIN_BLKSIZE..=MAX_BLKSIZE;
+                if let Some(bytes) = self.number("blksize", rest, range) {
+                    self.offer.blksize = Some(bytes);
+                }
+            }
+            Command::Windowsize => {
+                if let Some(blocks) = self.number("windowsize", rest, 1..=u16::MAX) {
+                    self.offer.windowsize = Some(blocks).filter(|&blocks| blocks > 1);
+                }
+            }
+            Command::Help => self.obey_help(rest),
+        }
+        Next::Line
+    }
+
+    fn no_command(&mut self, problem: NoCommand) {
+        match problem {
+            NoCommand::Ambiguous => self.misunderstood(format_args!("?Ambiguous command")),
+            NoCommand::Invalid => self.misunderstood(format_args!("?Invalid command")),
+        }
+    }
+
+    fn obey_help(&mut self, words: &[Vec<u8>]) {
+        if words.is_empty() {
+            say(format_args!(
+                "Commands may be abbreviated.  Commands are:\n"
+            ));
+            for (name, text) in commands::all() {
+                say(format_args!("{name:<12}{text}"));
+            }
+        }
+        for word in words {
+            match commands::help(word) {
+                Ok(text) => say(format_args!("{text}")),
+                Err(NoCommand::Ambiguous) => {
+                    self.misunderstood(format_args!("?Ambiguous help command {}", escape(word)));
+                }
+                Err(NoCommand::Invalid) => {
+                    self.misunderstood(format_args!("?Invalid help command {}", escape(word)));
+                }
+            }
+        }
+    }
+
+    fn obey_mode(&mut self, words: &[Vec<u8>]) {
+        match words {
+            [] => say(format_args!(
+                "Using {} mode to transfer files.",
+                self.mode.name()
+            )),
+            [word] => match std::str::from_utf8(word).ok().and_then(parse_mode) {
+                Some(mode) => self.mode = mode,
+                None => self.misunderstood(format_args!(
+                    "{}: unknown mode\nusage: mode [ ascii | netascii | binary | image | octet ]",
+                    escape(word)
+                )),
+            },
+            _ => self.misunderstood(format_args!(
+                "usage: mode [ ascii | netascii | binary | image | octet ]"
+            )),
+        }
+    }
+
+    fn show_status(&self) {
+        match &self.peer {
+            Some(peer) => say(format_args!("Connected to {}.", peer.host)),
+            None => say(format_args!("Not connected.")),
+        }
+        say(format_args!(
+            "Mode: {} Verbose: {} Tracing: {} Literal: {}",
+            self.mode.name(),
+            on_off(self.verbose),
+            on_off(self.trace),
+            on_off(self.literal)
+        ));
+        let retry = self.retry();
+        say(format_args!(
+            "Rexmt-interval: {} seconds, Max-timeout: {} seconds, Blksize: {}, Windowsize: {}",
+            retry.initial_wait().as_secs_f64(),
+            retry.patience().as_secs_f64(),
+            self.offer.blksize.unwrap_or(512),
+            self.offer.windowsize.unwrap_or(1)
+        ));
+    }
+
+    /// The one number behind a command; tells the user where there is none.
+    fn number(
+        &mut self,
+        name: &str,
+        words: &[Vec<u8>],
+        range: std::ops::RangeInclusive<u16>,
+    ) -> Option<u16> {
+        let (low, high) = (*range.start(), *range.end());
+        let [word] = words else {
+            self.misunderstood(format_args!("usage: {name} value ({low} to {high})"));
+            return None;
+        };
+        let number = std::str::from_utf8(word)
+            .ok()
+            .and_then(|it| it.parse().ok());
+        let number = number.filter(|number| range.contains(number));
+        if number.is_none() {
+            let word = escape(word);
+            self.misunderstood(format_args!("{word}: bad value: {name} is {low} to {high}"));
+        }
+        number
+    }
+
+    /// The one time behind a command, in seconds; tells the user where there is
+    /// none.
+    fn seconds(&mut self, name: &str, words: &[Vec<u8>]) -> Option<Duration> {
+        let [word] = words else {
+            self.misunderstood(format_args!("usage: {name} value (seconds)"));
+            return None;
+        };
+        let seconds = std::str::from_utf8(word)
+            .ok()
+            .and_then(|it| it.parse().ok());
+        let time = seconds
+            .filter(|seconds| (0.001..=255.0).contains(seconds))
+            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        if time.is_none() {
+            let word = escape(word);
+            self.misunderstood(format_args!("{word}: bad value: {name} is 0.001 to 255"));
+        }
+        time
+    }
+
+    /// The words of a command, or what the user answers to being asked for
+    /// them.
+    fn or_ask(&mut self, words: &[Vec<u8>], prompt: &str) -> Vec<Vec<u8>> {
+        if !words.is_empty() {
+            return words.to_vec();
+        }
+        match self.ask(prompt) {
+            Line::Text(line) => split(&line),
+            Line::Interrupted | Line::End => Vec::new(),
+        }
+    }
+
+    fn obey_connect(&mut self, words: &[Vec<u8>]) {
+        let words = self.or_ask(words, "(to) ");
+        let text = |word: &Vec<u8>| String::from_utf8(word.clone()).ok();
+        let (host, port) = match &words[..] {
+            [host] => (text(host), Some(PORT)),
+            [host, port] => {
+                let Some(Ok(port)) = text(port).map(|port| parse_port(&port)) else {
+                    self.misunderstood(format_args!("{}: bad port number", escape(port)));
+                    return;
+                };
+                (text(host), Some(port))
+            }
+            _ => (None, None),
+        };
+        match (host, port) {
+            (Some(host), Some(port)) => self.connect(&host, port),
+            _ => self.misunderstood(format_args!("usage: connect host-name [port]")),
+        }
+    }
+
+    /// Looks a host up and stays with it.
+    fn connect(&mut self, host: &str, port: u16) {
+        let bare = host
+            .strip_prefix('[')
+            .and_then(|rest| rest.strip_suffix(']'))
+            .unwrap_or(host);
+        match self.wishes.addresses(bare, port) {
+            Ok(addresses) => {
+                if self.verbose
+                    && let Some(first) = addresses.first()
+                {
+                    let ip = first.ip();
+                    say(format_args!("Connected to {bare} ({ip}), port {port}"));
+                }
+                self.peer = Some(Peer {
+                    host: bare.to_owned(),
+                    addresses,
+                });
+            }
+            Err(text) => {
+                complain(format_args!("{text}"));
+                self.peer = None;
+                self.failed(Status::UnknownHost);
+            }
+        }
+    }
+
+    /// Takes the host off `host:file` and connects to it; false if there is no
+    /// server to talk to.
+    fn choose_server<'a>(&mut self, word: &'a [u8]) -> Option<&'a [u8]> {
+        if !self.literal
+            && let Some((host, file)) = split_host(word)
+        {
+            self.connect(host, PORT);
+            return self.peer.is_some().then_some(file);
+        }
+        if self.peer.is_none() {
+            self.misunderstood(format_args!("No target machine specified."));
+            return None;
+        }
+        Some(word)
+    }
+
+    fn obey_get(&mut self, words: &[Vec<u8>]) {
+        let words = self.or_ask(words, "(files) ");
+        let (remotes, local) = match &words[..] {
+            [] => {
+                self.misunderstood(format_args!("{GET_USAGE}"));
+                return;
+            }
+            [remote, local] => (std::slice::from_ref(remote), Some(local)),
+            remotes => (remotes, None),
+        };
+        for remote in remotes {
+            let Some(name) = self.choose_server(remote) else {
+                return;
+            };
+            let here = Path::new(OsStr::from_bytes(tail(name)));
+            let local = match local.map(|local| PathBuf::from(OsStr::from_bytes(local))) {
+                Some(directory) if directory.is_dir() => directory.join(here),
+                Some(local) => local,
+                None => here.to_owned(),
+            };
+            if local.as_os_str().is_empty() {
+                self.misunderstood(format_args!("{GET_USAGE}"));
+                return;
+            }
+            let (host, mode) = (self.host(), self.mode.name());
+            if self.verbose {
+                let (name, local) = (escape(name), local.display());
+                say(format_args!(
+                    "getting from {host}:{name} to {local} [{mode}]"
+                ));
+            }
+            let destination = Destination::named(local.as_os_str());
+            if !self.transfer(name, End::Get(&destination)) {
+                return;
+            }
+        }
+    }
+
+    fn obey_put(&mut self, words: &[Vec<u8>]) {
+        let words = self.or_ask(words, "(file) ");
+        let (locals, target) = match &words[..] {
+            [] => {
+                self.misunderstood(format_args!("{PUT_USAGE}"));
+                return;
+            }
+            [local] => (std::slice::from_ref(local), None),
+            [locals @ .., target] => (locals, Some(target)),
+        };
+        let into = match target {
+            None => None,
+            Some(target) => match self.choose_server(target) {
+                Some(name) => Some(name),
+                None => return,
+            },
+        };
+        if self.peer.is_none() {
+            self.misunderstood(format_args!("No target machine specified."));
+            return;
+        }
+        for local in locals {
+            let name = match into {
+                None => tail(local).to_vec(),
+                Some(name) if locals.len() == 1 && !name.is_empty() && !name.ends_with(b"/") => {
+                    name.to_vec()
+                }
+                Some(directory) => below(directory, tail(local)),
+            };
+            if local == b"-" && self.lines.is_some() {
+                self.misunderstood(format_args!(
+                    "-: standard input is where commands come from"
+                ));
+                return;
+            }
+            let local = OsStr::from_bytes(local);
+            let source = match Source::open(local) {
+                Ok(source) => source,
+                Err(text) => {
+                    complain(format_args!("tftp: {text}"));
+                    self.failed(Status::Local);
+                    continue;
+                }
+            };
+            if self.verbose {
+                let (host, mode) = (self.host(), self.mode.name());
+                let (local, name) = (local.display(), escape(&name));
+                say(format_args!("putting {local} to {host}:{name} [{mode}]"));
+            }
+            if !self.transfer(&name, End::Put(&source)) {
+                return;
+            }
+        }
+    }
+
+    fn host(&self) -> String {
+        self.peer
+            .as_ref()
+            .map_or_else(String::new, |peer| peer.host.clone())
+    }
+
+    /// When to send again and when to give up.
+    fn retry(&self) -> RetryPolicy {
+        let policy = RetryPolicy {
+            wait: self.wait,
+            ..self.wishes.retry()
+        };
+        match self.patience {
+            Some(patience) => policy.lasting(patience),
+            None => policy,
+        }
+    }
+
+    /// Moves one file and tells how it went; false if the others should stay.
+    fn transfer(&mut self, name: &[u8], file: End<'_>) -> bool {
+        let retry = self.retry();
+        let (Some(peer), Some(engine)) = (&self.peer, &mut self.engine) else {
+            return false;
+        };
+        let order = Order {
+            servers: &peer.addresses,
+            name,
+            mode: self.mode,
+            file,
+            offer: &self.offer,
+            with_size: self.wishes.with_size(),
+            retry,
+            ports: self.wishes.port_range.as_ref(),
+            until: None,
+        };
+        let mut progress = Progress::new(String::from_utf8_lossy(name), !self.wishes.quiet);
+        match engine.carry_out(&order, &mut progress) {
+            Ok(done) => {
+                if self.verbose {
+                    if let Some(reason) = &done.fallback {
+                        say(format_args!("Went on without options: {reason}"));
+                    }
+                    let verb = match file {
+                        End::Get(_) => "Received",
+                        End::Put(_) => "Sent",
+                    };
+                    let granted = granted(&done.negotiated);
+                    say(format_args!(
+                        "{} ({granted})",
+                        summary(verb, done.bytes, done.elapsed)
+                    ));
+                }
+                true
+            }
+            Err(trouble) => {
+                match &trouble {
+                    Trouble::Refused { .. } => complain(format_args!("{trouble}")),
+                    Trouble::Silence(text) => complain(format_args!("Transfer timed out: {text}")),
+                    _ => complain(format_args!("tftp: {trouble}")),
+                }
+                self.failed(trouble.status());
+                // The next file may well be there.
+                matches!(trouble, Trouble::Refused { .. } | Trouble::Local(_))
+            }
+        }
+    }
+}
+
+const GET_USAGE: &str = "usage: get host:file host:file ... file, or\n       \
+    get file file ... file if connected";
+
+const PUT_USAGE: &str = "usage: put file ... host:target, or\n       \
+    put file ... target if connected";
+
+const fn on_off(is_on: bool) -> &'static str {
+    if is_on { "on" } else { "off" }
+}
+
+/// The name of a file in a directory of the server's.
+fn below(directory: &[u8], name: &[u8]) -> Vec<u8> {
+    let mut path = directory.to_vec();
+    if !path.is_empty() && !path.ends_with(b"/") {
+        path.push(b'/');
+    }
+    path.extend_from_slice(name);
+    path
+}
+
+/// The words of a line: what blanks separate, and what quotes hold together.
+fn split(line: &[u8]) -> Vec<Vec<u8>> {
+    let mut words = Vec::new();
+    let mut word: Option<Vec<u8>> = None;
+    let mut quoted = false;
+    for &byte in line {
+        match byte {
+            b'"' => {
+                quoted = !quoted;
+                word.get_or_insert_default();
+            }
+            _ if byte.is_ascii_whitespace() && !quoted => words.extend(word.take()),
+            _ => word.get_or_insert_default().push(byte),
+        }
+    }
+    words.extend(word);
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blanks_separate_and_quotes_hold_together() {
+        for (line, expected) in [
+            ("get a b\r\n", &["get", "a", "b"][..]),
+            ("  ", &[]),
+            ("put \"a b\" c", &["put", "a b", "c"]),
+            ("a\"b c\"d", &["ab cd"]),
+            ("\"\"", &[""]),
+            ("\"open", &["open"]),
+        ] {
+            let words: Vec<_> = expected.iter().map(|it| it.as_bytes().to_vec()).collect();
+            assert_eq!(split(line.as_bytes()), words, "{line:?}");
+        }
+    }
+}

@@ -1,0 +1,525 @@
+//! One file from or to a server: request, transfer, and what to try next where
+//! a server doesn't know options.
+//!
+//! The loop is the server's in small: one `mio::Poll`, the session being waited
+//! for, and those that dally after it. May not: print anything, or ask a name
+//! for its address.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use nix::sys::signal::Signal;
+use slab::Slab;
+
+use super::Status;
+use super::local::{Destination, Local, Source};
+use super::progress::Progress;
+use crate::clock;
+use crate::content::{FileSink, FileSource};
+use crate::daemon::Interrupts;
+use crate::protocol::receiver::Receiver;
+use crate::protocol::retry::RetryPolicy;
+use crate::protocol::sender::Sender;
+use crate::protocol::transfer::{Config, Failure, MAX_DATAGRAM, Opening, Outcome, Transfer};
+use crate::session::{Content, Remote, SEND_BUDGET, Session, Tools, Turn, Workshop};
+use crate::sessions::Tenant;
+use crate::socket::TransferSocket;
+use crate::wire::options::{Negotiated, Offer};
+use crate::wire::packet::{Direction, ErrorCode, Mode, emit_request};
+use crate::wire::text::escape;
+
+/// How long the final ACK is repeated if it was lost, on a network that has
+/// lost nothing else: the next file doesn't wait for it, only the end of the
+/// program does.
+const DALLY: Duration = Duration::from_millis(100);
+
+/// Repeats of a request with options before one without is tried: some old
+/// servers keep silent to what they don't know.
+const OPTIONED_REPEATS: u8 = 2;
+
+/// Finished transfers that may dally beside the next one.
+const MAX_DALLYING: usize = 16;
+
+/// Token of the signal descriptor: no slab grows so far.
+const SIGNALS: Token = Token(usize::MAX - 1);
+
+/// Readiness events taken from the kernel at a time.
+const EVENTS: usize = 32;
+
+/// One file to be moved.
+#[derive(Debug)]
+pub(super) struct Order<'a> {
+    /// Where the server may be: tried one after the other.
+    pub(super) servers: &'a [SocketAddr],
+    /// The file's name for the request.
+    pub(super) name: &'a [u8],
+    pub(super) mode: Mode,
+    pub(super) file: End<'a>,
+    /// What to ask for, apart from the size.
+    pub(super) offer: &'a Offer,
+    /// Whether to ask for or tell the size (RFC 2349).
+    pub(super) with_size: bool,
+    pub(super) retry: RetryPolicy,
+    /// Ports to use, one each; `None`: any.
+    pub(super) ports: Option<&'a RangeInclusive<u16>>,
+    /// When it is too late.
+    pub(super) until: Option<Instant>,
+}
+
+/// The file at this end, and so which way it goes.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum End<'a> {
+    /// Received: an RRQ.
+    Get(&'a Destination),
+    /// Sent: a WRQ.
+    Put(&'a Source),
+}
+
+/// A file that was moved.
+#[derive(Debug)]
+pub(super) struct Done {
+    /// Its bytes at this end.
+    pub(super) bytes: u64,
+    pub(super) elapsed: Duration,
+    /// What the two ends agreed on.
+    pub(super) negotiated: Negotiated,
+    /// Packets of ours that were sent again.
+    pub(super) retransmits: u64,
+    /// Why it was moved without options, though some were asked for.
+    pub(super) fallback: Option<String>,
+}
+
+/// A file that was not moved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// The server sent an ERROR.
+    Refused { code: ErrorCode, message: Box<[u8]> },
+    /// The server sent what can't be accepted, and was told so.
+    Violated(Failure),
+    /// The file at this end.
+    Local(String),
+    /// The request can't be made.
+    Unspeakable(String),
+    /// Nobody answered, or no longer.
+    Silence(String),
+    /// A signal came.
+    Interrupted(Signal),
+}
+
+impl Trouble {
+    /// What to exit with.
+    pub(super) fn status(&self) -> Status {
+        match self {
+            Self::Refused { .. } | Self::Violated(_) => Status::Server,
+            Self::Local(_) => Status::Local,
+            Self::Unspeakable(_) => Status::Usage,
+            Self::Silence(_) => Status::NoAnswer,
+            Self::Interrupted(signal) => {
+                Status::Interrupted(u8::try_from(*signal as i32).unwrap_or_default())
+            }
+        }
+    }
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused { code, message } => {
+                write!(f, "Error code {code}: {}", escape(message))
+            }
+            Self::Violated(failure) => {
+                write!(f, "the server broke the protocol: {}", failure.message)
+            }
+            Self::Local(text) | Self::Unspeakable(text) | Self::Silence(text) => f.write_str(text),
+            Self::Interrupted(signal) => write!(f, "interrupted by {signal}"),
+        }
+    }
+}
+
+/// The loop, with what its transfers share.
+#[derive(Debug)]
+pub(super) struct Engine {
+    poll: Poll,
+    events: Events,
+    tools: Tools,
+    /// The session that is waited for, and those that dally.
+    sessions: Slab<Session<Local>>,
+    next_port: u16,
+}
+
+impl Engine {
+    /// A loop without transfers.
+    ///
+    /// # Errors
+    /// Whatever the kernel says to being asked for an epoll instance.
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self {
+            poll: Poll::new()?,
+            events: Events::with_capacity(EVENTS),
+            tools: Tools::new(clock::now(), None),
+            sessions: Slab::new(),
+            next_port: std::process::id() as u16,
+        })
+    }
+
+    /// Has every packet shown to `trace`, or none.
+    pub(super) const fn set_trace(&mut self, trace: Option<crate::session::Trace>) {
+        self.tools.gate.trace = trace;
+    }
+
+    /// Moves one file: from the first address that answers, without options
+    /// where the server doesn't take them.
+    ///
+    /// # Errors
+    /// Why it wasn't moved. A file received in part is gone by then.
+    pub(super) fn carry_out(
+        &mut self,
+        order: &Order<'_>,
+        progress: &mut Progress,
+    ) -> Result<Done, Trouble> {
+        let mut trouble = Trouble::Silence("the host has no address".to_owned());
+        for &server in order.servers {
+            match self.ask(order, server, progress) {
+                Err(Trouble::Silence(reason)) => trouble = Trouble::Silence(reason),
+                ended => return ended,
+            }
+        }
+        Err(trouble)
+    }
+
+    /// Asks one address, with options first.
+    fn ask(
+        &mut self,
+        order: &Order<'_>,
+        server: SocketAddr,
+        progress: &mut Progress,
+    ) -> Result<Done, Trouble> {
+        let offer = with_size(order)?;
+        if offer == Offer::default() {
+            return self
+                .attempt(order, offer, server, order.retry, progress)
+                .map_err(|(it, _)| it);
+        }
+        let cautious = RetryPolicy {
+            retries: order.retry.retries.min(OPTIONED_REPEATS),
+            ..order.retry
+        };
+        // A server that has answered once is patient with us from then on.
+        let (first, unanswered) = match self.attempt(order, offer, server, cautious, progress) {
+            Ok(done) => return Ok(done),
+            Err(failed) => failed,
+        };
+        let (reason, retry) = match &first {
+            Trouble::Refused {
+                code: ErrorCode::OptionRefused | ErrorCode::IllegalOperation,
+                ..
+            } if unanswered => (format!("the server refused them ({first})"), cautious),
+            Trouble::Silence(_) if unanswered && self.tools.gate.mishaps.unreachable.is_none() => {
+                ("the server kept silent".to_owned(), order.retry)
+            }
+            _ => return Err(first),
+        };
+        match self.attempt(order, Offer::default(), server, retry, progress) {
+            Ok(done) => Ok(Done {
+                fallback: Some(reason),
+                ..done
+            }),
+            // What it said the first time is all we know.
+            Err((Trouble::Silence(_), true)) if matches!(first, Trouble::Refused { .. }) => {
+                Err(first)
+            }
+            Err((trouble, _)) => Err(trouble),
+        }
+    }
+
+    /// One request and what comes of it. With the trouble comes whether the
+    /// server never took up the transfer.
+    fn attempt(
+        &mut self,
+        order: &Order<'_>,
+        offer: Offer,
+        server: SocketAddr,
+        retry: RetryPolicy,
+        progress: &mut Progress,
+    ) -> Result<Done, (Trouble, bool)> {
+        self.tools.gate.mishaps.unreachable = None;
+        let session = self
+            .open(order, offer, server, retry)
+            .map_err(|trouble| (trouble, true))?;
+        let slot = self.sessions.vacant_entry();
+        let index = slot.key();
+        slot.insert(session);
+        let ended = self.wait_for(index, order.until, progress);
+        let session = &self.sessions[index];
+        let (state, bytes) = (session.transfer().progress(), session.bytes());
+        let done = Done {
+            bytes,
+            elapsed: clock::now().saturating_duration_since(session.started),
+            negotiated: *session.transfer().negotiated(),
+            retransmits: state.retransmits,
+            fallback: None,
+        };
+        let peer = session.peer();
+        let dallies = matches!(ended, Ok(Outcome::Completed)) && !session.is_closed();
+        if !dallies || self.sessions.len() > MAX_DALLYING {
+            self.sessions.remove(index);
+        }
+        let outcome = ended.map_err(|trouble| (trouble, !state.verified))?;
+        let trouble = match outcome {
+            Outcome::Completed | Outcome::LastAckMissing | Outcome::Probed => return Ok(done),
+            Outcome::PeerError { code, message } => Trouble::Refused { code, message },
+            Outcome::Failed(failure) => match failure.code {
+                // Codes that no trouble with a file has.
+                ErrorCode::IllegalOperation | ErrorCode::OptionRefused => {
+                    Trouble::Violated(failure)
+                }
+                _ => Trouble::Local(failure.message.to_owned()),
+            },
+            Outcome::TimedOut => Trouble::Silence(self.silence(peer, bytes, state.verified)),
+        };
+        Err((trouble, !state.verified))
+    }
+
+    /// What to say of a peer that doesn't answer.
+    fn silence(&self, peer: SocketAddr, bytes: u64, verified: bool) -> String {
+        match self.tools.gate.mishaps.unreachable {
+            Some(kind) => format!("no answer from {peer}: {kind}"),
+            None if verified => format!("{peer} fell silent after {bytes} bytes"),
+            None => format!("no answer from {peer}"),
+        }
+    }
+
+    fn open(
+        &mut self,
+        order: &Order<'_>,
+        offer: Offer,
+        server: SocketAddr,
+        retry: RetryPolicy,
+    ) -> Result<Session<Local>, Trouble> {
+        let window =
+            usize::from(offer.windowsize.unwrap_or(1)) * usize::from(offer.blksize.unwrap_or(512));
+        let mut packet = [0; MAX_DATAGRAM];
+        let direction = match order.file {
+            End::Get(_) => Direction::Read,
+            End::Put(_) => Direction::Write,
+        };
+        let len = emit_request(
+            direction,
+            order.name,
+            order.mode,
+            offer.options(),
+            &mut packet,
+        )
+        .map_err(|error| Trouble::Unspeakable(error.to_string()))?;
+        let opening = Opening::Request {
+            packet: packet[..len].into(),
+            offer: Box::new(offer),
+        };
+        let config = Config {
+            retry,
+            dally: DALLY,
+        };
+        let plain = Negotiated::default();
+        let (transfer, content) = match order.file {
+            End::Get(destination) => {
+                let sink = FileSink::new(destination.open().map_err(Trouble::Local)?, order.mode);
+                let receiver = Receiver::new(&config, opening, plain);
+                (Transfer::Receiver(receiver), Content::Sink(Box::new(sink)))
+            }
+            End::Put(file) => {
+                let source = FileSource::new(file.read().map_err(Trouble::Local)?, order.mode);
+                let sender = Sender::new(&config, opening, plain, source.length());
+                (Transfer::Sender(sender), Content::Source(source))
+            }
+        };
+        let socket = self.bind(server, order.ports)?;
+        socket.expect(window);
+        Ok(Session::new(
+            transfer,
+            content,
+            socket,
+            Remote::Asked(server),
+            order.name,
+            clock::now(),
+        ))
+    }
+
+    fn bind(
+        &mut self,
+        server: SocketAddr,
+        ports: Option<&RangeInclusive<u16>>,
+    ) -> Result<TransferSocket, Trouble> {
+        let (any, scope): (IpAddr, u32) = match server {
+            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED.into(), 0),
+            SocketAddr::V6(server) => (Ipv6Addr::UNSPECIFIED.into(), server.scope_id()),
+        };
+        self.next_port = self.next_port.wrapping_add(1);
+        let socket = TransferSocket::bind(any, scope, ports, self.next_port);
+        let socket = socket.and_then(|socket| socket.report_undeliverable().map(|()| socket));
+        socket.map_err(|error| Trouble::Silence(format!("cannot open a socket: {error}")))
+    }
+
+    /// Runs the loop until the session has ended; it may go on dallying.
+    fn wait_for(
+        &mut self,
+        index: usize,
+        until: Option<Instant>,
+        progress: &mut Progress,
+    ) -> Result<Outcome, Trouble> {
+        let kernel = |error: io::Error| Trouble::Silence(format!("cannot wait: {error}"));
+        let mut interrupts = Interrupts::hold().map_err(kernel)?;
+        let descriptor = interrupts.as_raw_fd();
+        let registry = self.poll.registry();
+        let session = &mut self.sessions[index];
+        session.register(registry, Token(index)).map_err(kernel)?;
+        registry
+            .register(&mut SourceFd(&descriptor), SIGNALS, Interest::READABLE)
+            .map_err(kernel)?;
+        let ended = self.run(index, until, &mut interrupts, progress);
+        let _ = self.poll.registry().deregister(&mut SourceFd(&descriptor));
+        progress.over();
+        ended
+    }
+
+    fn run(
+        &mut self,
+        index: usize,
+        until: Option<Instant>,
+        interrupts: &mut Interrupts,
+        progress: &mut Progress,
+    ) -> Result<Outcome, Trouble> {
+        let mut turn = self.work(index, Session::transmit);
+        loop {
+            if let Some(outcome) = self.sessions[index].poll_outcome() {
+                return Ok(outcome);
+            }
+            let session = &self.sessions[index];
+            if let Some(kind) = self.tools.gate.mishaps.unreachable
+                && !session.transfer().progress().verified
+            {
+                let server = session.peer();
+                return Err(Trouble::Silence(format!("no answer from {server}: {kind}")));
+            }
+            progress.show(session);
+            self.wait(turn, until)
+                .map_err(|error| Trouble::Silence(format!("cannot wait: {error}")))?;
+            let now = clock::now();
+            if let Some(signal) = interrupts.take() {
+                self.give_up(index, "Interrupted by the user");
+                return Err(Trouble::Interrupted(signal));
+            }
+            if until.is_some_and(|until| until <= now) {
+                self.give_up(index, "It takes too long");
+                return Err(Trouble::Silence("it took too long".to_owned()));
+            }
+            turn = self.turn(index, turn);
+        }
+    }
+
+    /// Lets each session that something happened to work. Returns whether the
+    /// one that is waited for has more to do.
+    fn turn(&mut self, awaited: usize, before: Turn) -> Turn {
+        let now = clock::now();
+        let mut again = Turn::Waiting;
+        for index in 0..=MAX_DALLYING {
+            if !self.sessions.contains(index) {
+                continue;
+            }
+            let mut turn = Turn::Waiting;
+            let ready = self.events.iter().any(|event| event.token().0 == index);
+            if ready || (index == awaited && before == Turn::Unfinished) {
+                turn = self.work(index, |session, shop| {
+                    let received = session.receive(shop);
+                    let sent = session.transmit(shop);
+                    session.read_ahead(shop);
+                    if received == Turn::Unfinished {
+                        received
+                    } else {
+                        sent
+                    }
+                });
+            }
+            if self.sessions[index].deadline().is_some_and(|at| at <= now) {
+                turn = self.work(index, |session, shop| {
+                    session.receive(shop);
+                    session.handle_timeout(shop.now);
+                    session.forget_ahead(&mut shop.tools.pool);
+                    session.transmit(shop)
+                });
+            }
+            if index == awaited {
+                again = turn;
+            } else if self.sessions[index].is_closed() {
+                self.sessions.remove(index);
+            }
+        }
+        again
+    }
+
+    fn work(
+        &mut self,
+        index: usize,
+        work: impl FnOnce(&mut Session<Local>, &mut Workshop<'_>) -> Turn,
+    ) -> Turn {
+        let mut shop = Workshop {
+            now: clock::now(),
+            tools: &mut self.tools,
+            registry: self.poll.registry(),
+            token: Token(index),
+            send_budget: SEND_BUDGET,
+        };
+        work(&mut self.sessions[index], &mut shop)
+    }
+
+    /// Waits for a datagram, a signal, or the nearest deadline.
+    fn wait(&mut self, turn: Turn, until: Option<Instant>) -> io::Result<()> {
+        let timeout = match turn {
+            Turn::Unfinished => Some(Duration::ZERO),
+            Turn::Waiting => self
+                .sessions
+                .iter()
+                .filter_map(|(_, session)| session.deadline())
+                .chain(until)
+                .min()
+                .map(|nearest| nearest.saturating_duration_since(clock::now())),
+        };
+        match self.poll.poll(&mut self.events, timeout) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Tells the peer that nothing more will come of it.
+    fn give_up(&mut self, index: usize, why: &'static str) {
+        self.sessions[index].abort(Failure::new(ErrorCode::NotDefined, why));
+        self.work(index, Session::transmit);
+    }
+
+    /// Lets the transfers that dally come to their end.
+    pub(super) fn settle(&mut self) {
+        // Nothing is at stake: who can't wait doesn't.
+        while !self.sessions.is_empty() && self.wait(Turn::Waiting, None).is_ok() {
+            self.turn(usize::MAX, Turn::Waiting);
+        }
+    }
+}
+
+/// The offer, with the size in it where that is known or wanted.
+fn with_size(order: &Order<'_>) -> Result<Offer, Trouble> {
+    let mut offer = order.offer.clone();
+    if order.with_size {
+        offer.tsize = match order.file {
+            End::Get(_) => Some(0),
+            // What text comes to on the wire isn't known before it has gone.
+            End::Put(_) if order.mode == Mode::Netascii => None,
+            End::Put(file) => Some(file.read().map_err(Trouble::Local)?.size()),
+        };
+    }
+    Ok(offer)
+}

@@ -1,0 +1,666 @@
+//! One session: the slot that ties a transfer to its socket and its file, the
+//! server's as well as the client's.
+//!
+//! Turns readiness into `handle_*` and `poll_*` calls in the order the protocol
+//! core asks for, within a budget, so that no session holds up the others. May
+//! not: admit, remove or time sessions; report their end.
+
+mod ahead;
+mod allowance;
+mod gather;
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use log::debug;
+use mio::{Interest, Registry, Token};
+
+use self::ahead::Ahead;
+pub use self::ahead::Pool;
+pub use self::allowance::Allowance;
+pub use self::gather::Gather;
+use crate::clock;
+use crate::content::{FileSink, FileSource, MAX_RUN, Store};
+use crate::protocol::transfer::{
+    BlockSink, BlockSource, Failure, Filled, Outcome, Run, Sent, Transfer, Transmit,
+};
+use crate::sessions::Tenant;
+use crate::socket::{Batch, MAX_DATA_PACKET, MAX_SEGMENTS, MAX_SEND, RunSent, TransferSocket};
+use crate::storage::Upload;
+use crate::wire::packet::{DATA_HEADER_LEN, ErrorCode, MAX_ERROR_LEN, Packet, emit_error};
+
+/// Datagrams a session may take in before the others have their turn.
+const RECEIVE_BUDGET: usize = 64;
+
+/// Datagrams that a failed receive counts for: a few tries, then the others.
+const ERROR_COST: usize = RECEIVE_BUDGET / 4;
+
+/// Bytes a session may send before the others have their turn.
+pub const SEND_BUDGET: usize = 256 * 1024;
+
+/// Bytes of the longest datagram that means anything to a sender: an OACK or an
+/// ERROR. What is longer is cut, which an ACK (Windows appends a byte) doesn't
+/// mind.
+const ANSWER_LEN: usize = 516;
+
+/// Answers a second to nonsense: malformed requests and strangers.
+pub const NONSENSE_ANSWERS: u32 = 100;
+
+/// Datagrams received with one call at most.
+const BATCH_SLOTS: usize = 64;
+
+/// Bytes that a batch of received datagrams takes: 64 requests of up to 4 KiB,
+/// or a few of the largest blocks.
+const BATCH_BYTES: usize = 256 * 1024;
+
+// The buffers hold the largest of what they are for, and one call sends a run.
+const _: () = assert!(BATCH_BYTES > MAX_DATA_PACKET && MAX_DATA_PACKET <= MAX_SEND);
+const _: () = assert!(MAX_RUN <= MAX_SEGMENTS);
+
+/// What a session costs in memory, in bytes, beside its place in the table: a
+/// budget, so that it doesn't grow unnoticed.
+const _: () = assert!(size_of::<Session>() <= 400);
+
+/// The file behind a transfer.
+#[derive(Debug)]
+pub enum Content<S> {
+    /// It is being sent.
+    Source(FileSource),
+    /// It is being received.
+    Sink(Box<FileSink<S>>),
+}
+
+/// What a sender is given: it has nothing to store.
+struct NoSink;
+
+impl BlockSink for NoSink {
+    fn write(&mut self, _: &[u8]) -> Result<(), Failure> {
+        Err(WRONG_WAY)
+    }
+
+    fn commit(&mut self) -> Result<(), Failure> {
+        Err(WRONG_WAY)
+    }
+}
+
+/// Never seen by anyone: a sender stores nothing, a receiver reads nothing.
+const WRONG_WAY: Failure = Failure::new(ErrorCode::IllegalOperation, "Illegal TFTP operation");
+
+/// Whether a session has more to do without waiting for anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// It waits for a datagram, for room in its socket, or for its deadline.
+    Waiting,
+    /// Its budget is spent, its work isn't.
+    Unfinished,
+}
+
+/// Who is at the other end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Remote {
+    /// The peer and its TID.
+    Known(SocketAddr),
+    /// A server that was sent a request: the port of its first answer is its
+    /// TID (RFC 1350 §4).
+    Asked(SocketAddr),
+}
+
+impl Remote {
+    /// Where to send to.
+    pub const fn address(self) -> SocketAddr {
+        match self {
+            Self::Known(address) | Self::Asked(address) => address,
+        }
+    }
+}
+
+/// A transfer with its socket and its file. `S` is where a received file goes.
+#[derive(Debug)]
+pub struct Session<S = Upload> {
+    transfer: Transfer,
+    content: Content<S>,
+    /// The run that is expected to be sent next.
+    ahead: Option<Box<Ahead>>,
+    socket: TransferSocket,
+    remote: Remote,
+    /// The socket was full; its being writable is awaited.
+    blocked: bool,
+    /// Already on the list of sessions that want another turn.
+    pub queued: bool,
+    ended: bool,
+    /// When it began.
+    pub started: Instant,
+    /// The file's name as the request has it.
+    pub name: Box<[u8]>,
+}
+
+impl<S: Store> Tenant for Session<S> {
+    fn deadline(&self) -> Option<Instant> {
+        let held = self.ahead.as_ref().map(|ahead| ahead.until());
+        [self.transfer.poll_timeout(), held]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn is_over(&self) -> bool {
+        self.transfer.is_over()
+    }
+
+    fn unverified_since(&self) -> Option<Instant> {
+        (!self.transfer.progress().verified).then_some(self.started)
+    }
+}
+
+impl<S: Store> Session<S> {
+    /// A session that has yet to be registered.
+    pub fn new(
+        transfer: Transfer,
+        content: Content<S>,
+        socket: TransferSocket,
+        remote: Remote,
+        name: &[u8],
+        now: Instant,
+    ) -> Self {
+        Self {
+            transfer,
+            content,
+            ahead: None,
+            socket,
+            remote,
+            blocked: false,
+            queued: false,
+            ended: false,
+            started: now,
+            name: name.into(),
+        }
+    }
+
+    /// Has `registry` report under `token` that something arrived.
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        registry.register(self.socket.source(), token, Interest::READABLE)
+    }
+
+    /// The other end, as far as it is known.
+    pub const fn peer(&self) -> SocketAddr {
+        self.remote.address()
+    }
+
+    /// The transfer's state.
+    pub const fn transfer(&self) -> &Transfer {
+        &self.transfer
+    }
+
+    /// The file.
+    pub const fn content(&self) -> &Content<S> {
+        &self.content
+    }
+
+    /// Bytes of the file that have been acknowledged or stored.
+    pub fn bytes(&self) -> u64 {
+        match &self.content {
+            Content::Sink(sink) => sink.stored(),
+            Content::Source(source) => {
+                let progress = self.transfer.progress();
+                let sent = progress.blocks * u64::from(progress.block_size);
+                sent.min(source.length().unwrap_or(u64::MAX))
+            }
+        }
+    }
+
+    /// How the transfer ended; told once. It may go on dallying.
+    pub fn poll_outcome(&mut self) -> Option<Outcome> {
+        let outcome = self.transfer.poll_event();
+        self.ended |= outcome.is_some();
+        outcome
+    }
+
+    /// The transfer has ended, and its outcome has been told.
+    pub const fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Nothing is left to do for this session.
+    pub fn is_closed(&self) -> bool {
+        // An ERROR that the socket won't take is not worth waiting for.
+        self.transfer.is_closed() || (self.blocked && self.ended && !self.is_dallying())
+    }
+
+    fn is_dallying(&self) -> bool {
+        self.transfer.is_over() && self.transfer.poll_timeout().is_some()
+    }
+
+    /// The client sent its request once more.
+    pub fn handle_repeated_request(&mut self, now: Instant) {
+        self.transfer.handle_repeated_request(now);
+    }
+
+    /// The deadline may have come.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.transfer.handle_timeout(now);
+    }
+
+    /// We can't go on.
+    pub fn abort(&mut self, failure: Failure) {
+        self.transfer.abort(failure);
+    }
+
+    /// Takes in what has arrived, answering each datagram before the next.
+    pub fn receive(&mut self, shop: &mut Workshop<'_>) -> Turn {
+        match self.content {
+            Content::Source(_) => self.receive_answers(shop),
+            Content::Sink(_) => self.receive_blocks(shop),
+        }
+    }
+
+    /// Receives until an answer moves the transfer on. What may lie behind that
+    /// one is next to never of use: it is looked at with the next event, which
+    /// goes on to the one that is, or before the deadline strikes. So in lockstep
+    /// no call is spent on learning that there is nothing more.
+    fn receive_answers(&mut self, shop: &mut Workshop<'_>) -> Turn {
+        let mut answer = [0; ANSWER_LEN];
+        let mut taken = 0;
+        while taken < RECEIVE_BUDGET {
+            let (len, sender) = match self.socket.receive_one(&mut answer) {
+                Ok(received) => received,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Turn::Waiting,
+                Err(error) => {
+                    self.trouble("receive", &error, &mut shop.tools.gate.mishaps);
+                    taken += ERROR_COST;
+                    if taken >= RECEIVE_BUDGET {
+                        return Turn::Waiting;
+                    }
+                    continue;
+                }
+            };
+            taken += 1;
+            let budget = shop.send_budget;
+            if let Some(packet) =
+                self.let_in(shop.now, sender, &answer[..len], &mut shop.tools.gate)
+            {
+                self.transfer.handle_packet(shop.now, &packet, &mut NoSink);
+                self.transmit(shop);
+            }
+            if shop.send_budget < budget || self.transfer.is_over() {
+                return Turn::Waiting;
+            }
+        }
+        Turn::Unfinished
+    }
+
+    /// Receives blocks by the window; they are written by the run.
+    fn receive_blocks(&mut self, shop: &mut Workshop<'_>) -> Turn {
+        let progress = self.transfer.progress();
+        // One byte more shows a block that is larger than agreed, one slot more
+        // that the socket is empty.
+        let slot_len = DATA_HEADER_LEN + usize::from(progress.block_size) + 1;
+        let slots = usize::from(progress.window_size) + 1;
+        let mut taken = 0;
+        let turn = loop {
+            let tools = &mut *shop.tools;
+            let received = match self.socket.receive(&mut tools.batch, slot_len, slots) {
+                Ok(received) => received,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Turn::Waiting,
+                // Of the moment (no memory) or of an earlier datagram: what has
+                // arrived since raises no new event.
+                Err(error) => {
+                    self.trouble("receive", &error, &mut tools.gate.mishaps);
+                    taken += ERROR_COST;
+                    if taken >= RECEIVE_BUDGET {
+                        break Turn::Waiting;
+                    }
+                    continue;
+                }
+            };
+            for index in 0..received {
+                self.handle_block(index, shop);
+            }
+            taken += received;
+            if received < shop.tools.batch.capacity(slot_len, slots) {
+                break Turn::Waiting;
+            }
+            if taken >= RECEIVE_BUDGET {
+                break Turn::Unfinished;
+            }
+        };
+        self.flush(shop);
+        turn
+    }
+
+    fn handle_block(&mut self, index: usize, shop: &mut Workshop<'_>) {
+        let Tools {
+            batch,
+            gather,
+            gate,
+            ..
+        } = &mut *shop.tools;
+        let Some(datagram) = batch.get(index) else {
+            return;
+        };
+        let packet = self.let_in(shop.now, datagram.peer, datagram.payload, gate);
+        if let (Some(packet), Content::Sink(file)) = (packet, &mut self.content) {
+            let sink = &mut gather.sink_for(file);
+            self.transfer.handle_packet(shop.now, &packet, sink);
+            self.transmit(shop);
+        }
+    }
+
+    /// Writes out what was gathered; what can't be written ends the transfer.
+    fn flush(&mut self, shop: &mut Workshop<'_>) {
+        if let Content::Sink(file) = &mut self.content
+            && let Err(failure) = shop.tools.gather.flush(file)
+        {
+            self.transfer.abort(failure);
+        }
+    }
+
+    /// The packet in a datagram, if it is the peer's and makes sense. Strangers
+    /// are turned away, the rest is counted.
+    fn let_in<'d>(
+        &mut self,
+        now: Instant,
+        sender: SocketAddr,
+        datagram: &'d [u8],
+        gate: &mut Gate,
+    ) -> Option<Packet<'d>> {
+        let packet = Packet::parse(datagram);
+        if !self.is_from_peer(sender, packet.is_ok()) {
+            gate.mishaps.strangers += 1;
+            if matches!(packet, Ok(Packet::Error { .. })) {
+                // Never answered (RFC 1350 §7).
+            } else if gate.nonsense.take(now) {
+                self.turn_away(sender);
+            } else {
+                gate.mishaps.unanswered += 1;
+            }
+            return None;
+        }
+        if let Some(trace) = gate.trace {
+            trace(sender, Heading::Received, datagram);
+        }
+        match packet {
+            Ok(packet) => Some(packet),
+            Err(error) => {
+                gate.mishaps.garbage += 1;
+                debug!("{sender}: dropped a datagram: {error}");
+                None
+            }
+        }
+    }
+
+    /// Whether a datagram is the peer's. The first that makes sense, from the
+    /// address that was asked, tells whose port to listen to from then on.
+    fn is_from_peer(&mut self, sender: SocketAddr, makes_sense: bool) -> bool {
+        match self.remote {
+            Remote::Known(peer) => sender == peer,
+            Remote::Asked(server) => {
+                let answers = sender.ip() == server.ip() && makes_sense;
+                if answers {
+                    self.remote = Remote::Known(sender);
+                }
+                answers
+            }
+        }
+    }
+
+    /// RFC 1350 §4: a stranger is told so, and nothing else changes.
+    fn turn_away(&self, stranger: SocketAddr) {
+        let mut packet = [0; MAX_ERROR_LEN];
+        let text = "Unknown transfer ID";
+        let len = emit_error(ErrorCode::UnknownTransferId, text, &mut packet);
+        let _ = self.socket.send_to(&packet[..len], stranger);
+    }
+
+    /// Sends what is due, until the budget, the socket or the work is spent.
+    pub fn transmit(&mut self, shop: &mut Workshop<'_>) -> Turn {
+        loop {
+            match self.transfer.poll_transmit(&mut shop.tools.buffer) {
+                None => {
+                    if std::mem::take(&mut self.blocked) {
+                        self.watch(Interest::READABLE, shop);
+                    }
+                    return Turn::Waiting;
+                }
+                // No ACK before the data is in the file.
+                Some(Transmit::Datagram(_)) if !shop.tools.gather.is_empty() => self.flush(shop),
+                Some(Transmit::Datagram(len)) => {
+                    if !self.send_datagram(len, shop) {
+                        return Turn::Waiting;
+                    }
+                }
+                Some(Transmit::Blocks(_)) if shop.send_budget == 0 => return Turn::Unfinished,
+                Some(Transmit::Blocks(run)) => match self.send_blocks(run, shop) {
+                    None => return Turn::Waiting,
+                    Some(bytes) => shop.send_budget = shop.send_budget.saturating_sub(bytes),
+                },
+            }
+        }
+    }
+
+    /// Sends the datagram that lies in the buffer; false if the socket is full.
+    fn send_datagram(&mut self, len: usize, shop: &mut Workshop<'_>) -> bool {
+        let datagram = &shop.tools.buffer[..len];
+        if let Some(trace) = shop.tools.gate.trace {
+            trace(self.peer(), Heading::Sent, datagram);
+        }
+        match self.socket.send_to(datagram, self.peer()) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.wait_for_room(shop);
+                return false;
+            }
+            Err(error) => self.trouble("send", &error, &mut shop.tools.gate.mishaps),
+            Ok(()) => {}
+        }
+        self.transfer.handle_sent(clock::now(), Sent::Datagram);
+        true
+    }
+
+    /// Sends a run of blocks, read ahead or read now; returns the bytes sent, or
+    /// `None` if the socket is full or the file isn't ready.
+    fn send_blocks(&mut self, run: Run, shop: &mut Workshop<'_>) -> Option<usize> {
+        let ahead = self.ahead.take();
+        let bytes = self.send_run(run, ahead.as_deref(), shop);
+        if let Some(ahead) = ahead {
+            shop.tools.pool.give_back(ahead);
+        }
+        bytes
+    }
+
+    fn send_run(
+        &mut self,
+        run: Run,
+        ahead: Option<&Ahead>,
+        shop: &mut Workshop<'_>,
+    ) -> Option<usize> {
+        let Content::Source(source) = &mut self.content else {
+            self.transfer.abort(WRONG_WAY);
+            return Some(0);
+        };
+        let (bytes, filled) = match ahead.and_then(|ahead| ahead.get(&run)) {
+            Some(found) => found,
+            None => match source.read_run(run, &mut shop.tools.buffer) {
+                Ok(filled) => filled.map(|filled| (&shop.tools.buffer[..filled.bytes], filled))?,
+                Err(failure) => {
+                    self.transfer.abort(failure);
+                    return Some(0);
+                }
+            },
+        };
+        let Filled { blocks, end, .. } = filled;
+        let peer = self.remote.address();
+        if let Some(trace) = shop.tools.gate.trace {
+            bytes
+                .chunks(run.segment_size())
+                .for_each(|block| trace(peer, Heading::Sent, block));
+        }
+        match self.socket.send_run(bytes, run.segment_size(), peer) {
+            Ok(RunSent::Blocked { segments }) => {
+                if segments > 0 {
+                    let sent = Sent::Blocks {
+                        count: segments,
+                        end: false,
+                    };
+                    self.transfer.handle_sent(clock::now(), sent);
+                }
+                self.wait_for_room(shop);
+                return None;
+            }
+            Ok(RunSent::All) => {}
+            Err(error) => self.trouble("send", &error, &mut shop.tools.gate.mishaps),
+        }
+        self.transfer
+            .handle_sent(clock::now(), Sent::Blocks { count: blocks, end });
+        Some(filled.bytes)
+    }
+
+    /// Reads what comes next while the answer is on its way.
+    pub fn read_ahead(&mut self, shop: &mut Workshop<'_>) {
+        if let (Content::Source(source), None, false) =
+            (&mut self.content, &self.ahead, self.blocked)
+            && let Some(run) = self.transfer.upcoming()
+        {
+            self.ahead = shop.tools.pool.read(shop.now, source, run);
+        }
+    }
+
+    /// Gives back what was read ahead: the transfer isn't moving.
+    pub fn forget_ahead(&mut self, pool: &mut Pool) {
+        if let Some(ahead) = self.ahead.take() {
+            pool.give_back(ahead);
+        }
+    }
+
+    /// A socket's error costs this one datagram; the retransmission timer
+    /// decides whether the peer can be reached at all.
+    fn trouble(&self, verb: &str, error: &io::Error, mishaps: &mut Mishaps) {
+        mishaps.socket_errors += 1;
+        if is_unreachable(error) {
+            mishaps.unreachable = Some(error.kind());
+        }
+        debug!("{}: cannot {verb}: {error}", self.peer());
+    }
+
+    fn wait_for_room(&mut self, shop: &Workshop<'_>) {
+        if !std::mem::replace(&mut self.blocked, true) {
+            self.watch(Interest::READABLE | Interest::WRITABLE, shop);
+        }
+    }
+
+    fn watch(&mut self, interest: Interest, shop: &Workshop<'_>) {
+        let socket = self.socket.source();
+        if let Err(error) = shop.registry.reregister(socket, shop.token, interest) {
+            debug!("{}: cannot watch its socket: {error}", self.peer());
+        }
+    }
+}
+
+/// Whether the network said that nobody is there.
+fn is_unreachable(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+    )
+}
+
+/// What the loop lends to the session whose turn it is.
+#[derive(Debug)]
+pub struct Workshop<'a> {
+    /// What time it is for this session's turn: read when the turn began, so
+    /// that a wait counted from here never ends early.
+    pub now: Instant,
+    /// What sessions share.
+    pub tools: &'a mut Tools,
+    /// Where the session's socket is watched.
+    pub registry: &'a Registry,
+    /// The session's token there.
+    pub token: Token,
+    /// Bytes of DATA that may still be sent in this turn.
+    pub send_budget: usize,
+}
+
+/// Buffers and bounds that one loop has for all its sessions.
+#[derive(Debug)]
+pub struct Tools {
+    /// What was received.
+    pub batch: Batch,
+    /// What is being sent; holds the longest run.
+    pub buffer: Box<[u8]>,
+    /// What was read ahead.
+    pub pool: Pool,
+    /// What was received and is not yet written.
+    pub gather: Gather,
+    /// What keeps an eye on what arrives.
+    pub gate: Gate,
+}
+
+/// Bounds, counts and shows what comes from outside.
+#[derive(Debug)]
+pub struct Gate {
+    /// How much nonsense may still be answered this second.
+    pub nonsense: Allowance,
+    /// What went wrong beside the transfers.
+    pub mishaps: Mishaps,
+    /// Who is shown every packet, if anyone.
+    pub trace: Option<Trace>,
+}
+
+impl Tools {
+    /// Everything that a loop needs, from `now` on; `trace` is shown every packet.
+    pub fn new(now: Instant, trace: Option<Trace>) -> Self {
+        Self {
+            batch: Batch::new(BATCH_SLOTS, BATCH_BYTES),
+            buffer: vec![0; MAX_SEND].into_boxed_slice(),
+            pool: Pool::default(),
+            gather: Gather::default(),
+            gate: Gate {
+                nonsense: Allowance::new(NONSENSE_ANSWERS, now),
+                mishaps: Mishaps::default(),
+                trace,
+            },
+        }
+    }
+}
+
+/// Is shown the peer, the way it goes and the datagram.
+pub type Trace = fn(SocketAddr, Heading, &[u8]);
+
+/// Which way a datagram goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heading {
+    /// From us.
+    Sent,
+    /// To us.
+    Received,
+}
+
+impl fmt::Display for Heading {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Sent => "sent",
+            Self::Received => "received",
+        })
+    }
+}
+
+/// What sessions met that was no part of their transfers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Mishaps {
+    /// Datagrams from someone else on a transfer's port.
+    pub strangers: u64,
+    /// Answers to nonsense left out because there was too much of it.
+    pub unanswered: u64,
+    /// Datagrams on a transfer's port that were no TFTP, dropped.
+    pub garbage: u64,
+    /// Errors of the kernel's while sending or receiving.
+    pub socket_errors: u64,
+    /// The latest of them that said: nobody is there. A client's socket learns
+    /// that of its requests too.
+    pub unreachable: Option<io::ErrorKind>,
+}

@@ -1,0 +1,882 @@
+//! The client's binary against real servers, ours and others', and against a
+//! hostile one that follows a script.
+//!
+//! A server that is not at hand is skipped with a line that says so; under
+//! `CI=true` it fails the test. `scripts/peers` brings them.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test stands outside: it fails where it stands, measures time and plays a server in a thread"
+)]
+
+mod common;
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Write as _;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::*;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, geteuid};
+use tempfile::TempDir;
+
+/// The longest a client may take, in seconds.
+const LIMIT: u32 = 60;
+
+/// Our client, stopped when it takes too long.
+fn tftp() -> Command {
+    bounded(LIMIT, env!("CARGO_BIN_EXE_tftp"))
+}
+
+/// Runs our client in `dir`.
+fn run<S: AsRef<OsStr>>(dir: &Path, args: &[S]) -> Output {
+    let mut command = tftp();
+    command.current_dir(dir).args(args);
+    command.output().expect("the client runs")
+}
+
+fn status(output: &Output) -> i32 {
+    output.status.code().expect("an exit status")
+}
+
+#[track_caller]
+fn assert_status(output: &Output, expected: i32, words: &[&str]) {
+    assert_eq!(status(output), expected, "{}", said(output));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    for word in words {
+        assert!(errors.contains(word), "no {word:?}: {}", said(output));
+    }
+}
+
+fn files(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).expect("a directory");
+    let mut names: Vec<_> = entries
+        .map(|entry| entry.expect("an entry").file_name().display().to_string())
+        .collect();
+    names.sort();
+    names
+}
+
+// --- other servers ---------------------------------------------------------------
+
+/// A server and the directory it serves.
+struct Peer {
+    addr: SocketAddr,
+    root: PathBuf,
+    can_write: bool,
+    _alive: Alive,
+}
+
+/// What ends with the test.
+enum Alive {
+    Ours(#[allow(dead_code, reason = "dropped")] Server),
+    Theirs(Child, #[allow(dead_code, reason = "dropped")] TempDir),
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        if let Self::Theirs(child, _) = self {
+            // Fails only where it has ended by itself.
+            let _ = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM);
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Where `scripts/peers` has put a server; `None`, with the reason printed,
+/// where it hasn't.
+fn peer_program(name: &str) -> Option<PathBuf> {
+    let program = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("target/peers")
+        .join(name);
+    let reason = if program.is_file() {
+        // All of them change their user or root, or need port 69.
+        geteuid().is_root().then_some(()).ok_or("needs root")
+    } else {
+        Err("is missing: scripts/peers brings it")
+    };
+    if let Err(reason) = reason {
+        let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
+        assert!(!ci || !geteuid().is_root(), "{name} {reason}");
+        eprintln!("skipped: {name} {reason}");
+        return None;
+    }
+    Some(program)
+}
+
+/// Starts another server on `addr`, with `args`, and waits until it answers.
+fn start_peer(name: &str, addr: SocketAddr, dir: TempDir, args: &[String]) -> Option<Peer> {
+    let program = peer_program(name)?;
+    let root = dir.path().join("root");
+    fs::write(root.join("ready"), "").expect("a file");
+    let child = Command::new(program)
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the server starts");
+    let peer = Peer {
+        addr,
+        root,
+        can_write: name != "dnsmasq",
+        _alive: Alive::Theirs(child, dir),
+    };
+    let deadline = Instant::now() + PATIENCE;
+    let url = format!("tftp://{addr}/ready");
+    while status(&run(Path::new("/"), &["probe", &url, "--within", "1s"])) != 0 {
+        assert!(Instant::now() < deadline, "{name} doesn't answer");
+    }
+    Some(peer)
+}
+
+/// A directory that servers which give up their rights can use.
+fn served_dir() -> (TempDir, String) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let root = dir.path().join("root");
+    fs::create_dir(&root).expect("a root");
+    for path in [dir.path(), &root] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o777)).expect("our directory");
+    }
+    let root = root.display().to_string();
+    (dir, root)
+}
+
+/// An address of its own for a server that always uses port 69.
+fn free_addr(last: u8) -> SocketAddr {
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let ip = std::net::Ipv4Addr::new(127, 32 | (high & 31), low, last);
+    let socket = UdpSocket::bind((ip, 0)).expect("a port");
+    socket.local_addr().expect("an address")
+}
+
+/// Every server at hand, by name.
+fn peers() -> Vec<(&'static str, Peer)> {
+    let ours = Server::start(&[]);
+    let mut all = vec![(
+        "ours",
+        Peer {
+            addr: ours.addr(),
+            root: ours.root(),
+            can_write: true,
+            _alive: Alive::Ours(ours),
+        },
+    )];
+    let words = |line: &str| {
+        line.split_whitespace()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    let (dir, root) = served_dir();
+    let addr = free_addr(11);
+    let args = words(&format!(
+        "--foreground --secure --create --user root --address {addr} {root}"
+    ));
+    all.extend(start_peer("in.tftpd", addr, dir, &args).map(|peer| ("in.tftpd", peer)));
+    let (dir, root) = served_dir();
+    let addr = free_addr(12);
+    let (ip, port) = (addr.ip(), addr.port());
+    let args = words(&format!(
+        "--daemon --no-fork --user root --bind-address {ip} --port {port} {root}"
+    ));
+    all.extend(start_peer("atftpd", addr, dir, &args).map(|peer| ("atftpd", peer)));
+    let (dir, root) = served_dir();
+    let mut addr = free_addr(13);
+    addr.set_port(69);
+    let ip = addr.ip();
+    let args = words(&format!(
+        "--keep-in-foreground --conf-file=/dev/null --pid-file= --port=0 --bind-interfaces \
+         --log-facility=- --enable-tftp --listen-address={ip} --user=root --tftp-root={root}"
+    ));
+    all.extend(start_peer("dnsmasq", addr, dir, &args).map(|peer| ("dnsmasq", peer)));
+    all
+}
+
+/// Ways to ask for a file.
+const WAYS: [&[&str]; 7] = [
+    &[],
+    &["--no-options"],
+    &["--blksize", "8", "--windowsize", "64"],
+    &["--blksize", "512", "--windowsize", "1"],
+    &["--blksize", "65464", "--windowsize", "4"],
+    &["--option", "timeout=3"],
+    &["-t", "300", "--option", "x-unheard-of=1"],
+];
+
+/// Lengths of files, in bytes: around the ends of blocks and windows.
+const SIZES: [usize; 7] = [0, 1, 511, 512, 1428, 1428 * 16, 100_000];
+
+#[test]
+fn files_come_and_go_whole_with_every_server() {
+    for (name, peer) in peers() {
+        let urls = SIZES.map(|len| {
+            fs::write(peer.root.join(format!("f{len}")), content(len as u64, len)).unwrap();
+            format!("tftp://{}/f{len}", peer.addr)
+        });
+        let urls = urls.each_ref().map(String::as_str);
+        for (way, args) in WAYS.into_iter().enumerate() {
+            let what = |len: usize| format!("{name} {args:?} {len} bytes");
+            let dir = tempfile::tempdir().unwrap();
+            let output = run(dir.path(), &[args, &["get"], &urls].concat());
+            assert_status(&output, 0, &["Received"]);
+            for len in SIZES {
+                let got = fs::read(dir.path().join(format!("f{len}"))).unwrap();
+                assert_same(&what(len), &got, &content(len as u64, len));
+            }
+            if !peer.can_write {
+                continue;
+            }
+            let into = peer.root.join(format!("way-{way}"));
+            fs::create_dir(&into).unwrap();
+            fs::set_permissions(&into, fs::Permissions::from_mode(0o777)).unwrap();
+            let names = files(dir.path());
+            let names: Vec<_> = names.iter().map(String::as_str).collect();
+            let url = format!("tftp://{}/way-{way}/", peer.addr);
+            let output = run(dir.path(), &[args, &["put"], &names, &[&url]].concat());
+            assert_status(&output, 0, &["Sent"]);
+            for len in SIZES {
+                let up = into.join(format!("f{len}"));
+                // atftpd answers before it has written everything.
+                wait_for(&what(len), || fs::read(&up).is_ok_and(|it| it.len() == len));
+                assert_same(
+                    &what(len),
+                    &fs::read(&up).unwrap(),
+                    &content(len as u64, len),
+                );
+            }
+        }
+    }
+}
+
+#[track_caller]
+fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what}");
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn text_comes_and_goes_as_text_with_every_server() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = b"one\ntwo\r\nthree\r".repeat(1000);
+    fs::write(dir.path().join("text"), &text).unwrap();
+    for (name, peer) in peers() {
+        if !peer.can_write {
+            continue;
+        }
+        let url = format!("tftp://{}/text;mode=netascii", peer.addr);
+        assert_status(&run(dir.path(), &["put", "text", &url]), 0, &[]);
+        wait_for(name, || {
+            fs::read(peer.root.join("text")).is_ok_and(|it| it.len() == text.len())
+        });
+        assert_same(name, &fs::read(peer.root.join("text")).unwrap(), &text);
+        for words in [
+            &["get", &url, "back"][..],
+            &["-m", "ascii", "get", &url, "back"],
+        ] {
+            assert_status(&run(dir.path(), words), 0, &[]);
+            assert_same(name, &fs::read(dir.path().join("back")).unwrap(), &text);
+        }
+    }
+}
+
+#[test]
+fn a_file_whose_block_numbers_wrap_comes_and_goes_whole() {
+    let server = Server::start(&[]);
+    let dir = tempfile::tempdir().unwrap();
+    let file = content(7, 8 * 140_000 + 3);
+    server.file("big", &file);
+    let url = |name: &str| format!("tftp://{}/{name}", server.addr());
+    for rollover in ["rollover=0", "rollover=1"] {
+        let args = ["--blksize", "8", "--windowsize", "64", "--option", rollover];
+        let (from, to) = (url("big"), url(rollover));
+        let get = [&args[..], &["get", &from, "big"]].concat();
+        assert_status(&run(dir.path(), &get), 0, &[]);
+        assert_same(rollover, &fs::read(dir.path().join("big")).unwrap(), &file);
+        let put = [&args[..], &["put", "big", &to]].concat();
+        assert_status(&run(dir.path(), &put), 0, &[]);
+        assert_same(
+            rollover,
+            &fs::read(server.root().join(rollover)).unwrap(),
+            &file,
+        );
+    }
+}
+
+// --- the command line --------------------------------------------------------------
+
+#[test]
+fn several_files_go_with_one_call() {
+    let server = Server::start(&[]);
+    let dir = tempfile::tempdir().unwrap();
+    let (one, two) = (content(1, 2000), content(2, 5000));
+    server.file("a/one", &one);
+    server.file("two", &two);
+    let url = |name: &str| format!("tftp://{}/{name}", server.addr());
+
+    let output = run(dir.path(), &["get", &url("a/one"), &url("two")]);
+    assert_status(
+        &output,
+        0,
+        &["a/one: Received 2000 bytes", "two: Received 5000"],
+    );
+    assert_eq!(files(dir.path()), ["one", "two"]);
+    let output = run(dir.path(), &["-q", "get", &url("a/one"), &url("two"), "-"]);
+    assert_same(
+        "stdout",
+        &output.stdout,
+        &[one.clone(), two.clone()].concat(),
+    );
+    assert_eq!(output.stderr, b"");
+
+    // What isn't there doesn't keep the others away.
+    fs::create_dir(dir.path().join("into")).unwrap();
+    let output = run(dir.path(), &["get", &url("no"), &url("two"), "into"]);
+    assert_status(&output, 1, &["no: Error code 1: File not found"]);
+    assert_eq!(files(&dir.path().join("into")), ["two"]);
+    let output = run(dir.path(), &["get", &url("a/one"), &url("two"), "new"]);
+    assert_status(&output, 64, &["new"]);
+
+    let path = dir.path().join("one").display().to_string();
+    assert_status(
+        &run(dir.path(), &["put", &path, "two", &url("a/")]),
+        1,
+        &["two"],
+    );
+    let output = run(dir.path(), &["put", &path, "two", &url("")]);
+    assert_status(&output, 1, &["two: Error code 6"]);
+    assert_same("put", &fs::read(server.root().join("one")).unwrap(), &one);
+    assert_same("put", &fs::read(server.root().join("a/two")).unwrap(), &two);
+}
+
+#[test]
+fn pipes_and_devices_take_and_give() {
+    let server = Server::start(&[]);
+    let dir = tempfile::tempdir().unwrap();
+    let file = content(3, 300_000);
+    server.file("file", &file);
+    let url = |name: &str| format!("tftp://{}/{name}", server.addr());
+
+    let mut child = tftp()
+        .args(["put", "-", &url("piped")])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(&file).unwrap();
+    assert_status(&child.wait_with_output().unwrap(), 0, &["Sent 300000"]);
+    assert_same(
+        "piped",
+        &fs::read(server.root().join("piped")).unwrap(),
+        &file,
+    );
+
+    let output = run(dir.path(), &["get", &url("file"), "/dev/stdout"]);
+    assert_status(&output, 0, &[]);
+    assert_same("/dev/stdout", &output.stdout, &file);
+    assert_status(
+        &run(dir.path(), &["get", &url("file"), "/dev/null"]),
+        0,
+        &[],
+    );
+    assert_status(
+        &run(dir.path(), &["put", "/proc/version", &url("proc")]),
+        0,
+        &[],
+    );
+    let version = fs::read("/proc/version").unwrap();
+    assert_same(
+        "/proc",
+        &fs::read(server.root().join("proc")).unwrap(),
+        &version,
+    );
+    // A reader that goes away.
+    let output = run(dir.path(), &["get", &url("file"), "/dev/full"]);
+    assert_status(&output, 2, &["Disk full"]);
+    assert_eq!(files(dir.path()), Vec::<String>::new());
+}
+
+#[test]
+fn tftp_hpas_form_works_and_tells_the_truth() {
+    let server = Server::start(&[]);
+    let dir = tempfile::tempdir().unwrap();
+    let file = content(4, 3000);
+    server.file("file", &file);
+    let (host, port) = (server.addr().ip().to_string(), server.port().to_string());
+    for (words, expected, errors) in [
+        (&["get", "file"][..], 0, &[][..]),
+        (&["get", "file", "here"], 0, &[]),
+        (&["put", "here", "there"], 0, &[]),
+        (
+            &["put", "here", "there"],
+            1,
+            &["Error code 6: File already exists"],
+        ),
+        (&["get", "nothing"], 1, &["Error code 1: File not found"]),
+        (&["put", "nothing"], 2, &["nothing", "No such file"]),
+        (&["foo"], 64, &[]),
+    ] {
+        let mut args = vec!["-m", "binary", &host, &port, "-c"];
+        args.extend(words);
+        assert_status(&run(dir.path(), &args), expected, errors);
+    }
+    assert_eq!(files(dir.path()), ["file", "here"]);
+    assert_same("here", &fs::read(dir.path().join("here")).unwrap(), &file);
+    assert_same(
+        "there",
+        &fs::read(server.root().join("there")).unwrap(),
+        &file,
+    );
+    // The path as it is typed, though only its end is the server's.
+    let path = dir.path().join("typed");
+    fs::write(&path, "typed").unwrap();
+    let path = path.display().to_string();
+    assert_status(
+        &run(Path::new("/"), &[&host, &port, "-c", "put", &path]),
+        0,
+        &[],
+    );
+    assert_eq!(fs::read(server.root().join("typed")).unwrap(), b"typed");
+}
+
+#[test]
+fn a_probe_tells_in_one_line() {
+    let server = Server::start(&[]);
+    let dir = tempfile::tempdir().unwrap();
+    server.file("file", &content(5, 100_000));
+    let url = format!("tftp://{}/file", server.addr());
+    let output = run(dir.path(), &["probe", &url, "--within", "3s"]);
+    assert_status(&output, 0, &[]);
+    let line = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(line.lines().count(), 1, "{line}");
+    for word in [
+        &*url,
+        "100000 bytes",
+        "ms",
+        "blksize=1428",
+        "windowsize=16",
+        "tsize=100000",
+    ] {
+        assert!(line.contains(word), "{line}");
+    }
+    assert_eq!(files(dir.path()), Vec::<String>::new());
+
+    let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let url = format!("tftp://{}/file", silent.local_addr().unwrap());
+    let started = Instant::now();
+    let output = run(dir.path(), &["probe", &url, "--within", "200ms"]);
+    assert_status(&output, 69, &["took too long"]);
+    assert!(started.elapsed() >= millis(200));
+}
+
+#[test]
+fn what_goes_wrong_here_has_its_own_status() {
+    let dir = tempfile::tempdir().unwrap();
+    let closed = UdpSocket::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let url = format!("tftp://{closed}/f");
+    for (words, expected, errors) in [
+        (&["get", &*url][..], 69, &["connection refused"][..]),
+        (
+            &["get", "tftp://no-such-host.invalid/f"],
+            68,
+            &["no-such-host.invalid", "unknown host"],
+        ),
+        (
+            &["no-such-host.invalid", "-c", "get", "f"],
+            68,
+            &["unknown host"],
+        ),
+        (
+            &["get", &url, "/nowhere/f"],
+            2,
+            &["/nowhere/f", "No such file"],
+        ),
+        (&["put", "nothing", &url], 2, &["nothing", "No such file"]),
+        (&["put", "/", &url], 2, &["Is a directory"]),
+        (&["get", "file"], 64, &["file"]),
+        (&["get", "tftp://127.0.0.1/"], 64, &["no file"]),
+        (&["put", "-", "tftp://127.0.0.1/"], 64, &["-"]),
+        (&["--blksize", "1", "get", &url], 64, &["1"]),
+    ] {
+        assert_status(&run(dir.path(), words), expected, errors);
+    }
+    assert_eq!(files(dir.path()), Vec::<String>::new());
+}
+
+// --- a hostile server ----------------------------------------------------------------
+
+/// A server that does what the test wants, one datagram at a time.
+struct Scripted {
+    listen: UdpSocket,
+    transfer: UdpSocket,
+    client: Option<SocketAddr>,
+}
+
+impl Scripted {
+    fn new() -> Self {
+        let socket = || {
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            socket
+        };
+        Self {
+            listen: socket(),
+            transfer: socket(),
+            client: None,
+        }
+    }
+
+    fn url(&self) -> String {
+        format!("tftp://{}/file", self.listen.local_addr().unwrap())
+    }
+
+    /// The next request: its bytes after the opcode, as words.
+    #[track_caller]
+    fn request(&mut self) -> Vec<String> {
+        let mut buffer = [0; 2048];
+        let (len, client) = self.listen.recv_from(&mut buffer).expect("a request");
+        self.client = Some(client);
+        let words = buffer[2..len].split(|&byte| byte == 0);
+        words
+            .map(|it| String::from_utf8_lossy(it).into_owned())
+            .collect()
+    }
+
+    #[track_caller]
+    fn send(&self, packet: &[u8]) {
+        self.transfer.send_to(packet, self.client.unwrap()).unwrap();
+    }
+
+    #[track_caller]
+    fn receive(&self) -> Packet {
+        let mut buffer = vec![0; 65_536];
+        let len = self.transfer.recv(&mut buffer).expect("an answer");
+        Packet::parse(&buffer[..len])
+    }
+
+    /// Sends, and takes the answer.
+    #[track_caller]
+    fn say(&self, packet: &[u8]) -> Packet {
+        self.send(packet);
+        self.receive()
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.transfer.set_read_timeout(Some(millis(50))).unwrap();
+        let quiet = self.transfer.recv(&mut [0; 4]).is_err();
+        self.transfer.set_read_timeout(Some(PATIENCE)).unwrap();
+        quiet
+    }
+}
+
+fn oack(options: &[(&str, &str)]) -> Vec<u8> {
+    let mut packet = vec![0, 6];
+    for (name, value) in options {
+        packet.extend(format!("{name}\0{value}\0").bytes());
+    }
+    packet
+}
+
+/// Runs the client on `args` with `SERVER` in them replaced, against `script`;
+/// beside it lies a file that no failure may harm.
+#[track_caller]
+fn against(args: &[&str], mut script: impl FnMut(&mut Scripted)) -> (Output, TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("file"), "as it was").unwrap();
+    let mut server = Scripted::new();
+    let url = server.url();
+    let args: Vec<_> = args.iter().map(|it| it.replace("URL", &url)).collect();
+    let child = tftp()
+        .current_dir(dir.path())
+        .args(&args)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    script(&mut server);
+    (child.wait_with_output().unwrap(), dir)
+}
+
+#[track_caller]
+fn assert_unharmed(dir: &TempDir) {
+    assert_eq!(files(dir.path()), ["file"]);
+    assert_eq!(fs::read(dir.path().join("file")).unwrap(), b"as it was");
+}
+
+#[test]
+fn an_error_of_each_code_is_told_and_harms_nothing() {
+    for code in [0, 1, 2, 3, 5, 6, 7, 9, 999] {
+        for args in [&["get", "URL"][..], &["put", "file", "URL"]] {
+            let (output, dir) = against(args, |server| {
+                server.request();
+                server.send(&error(code, "for a reason"));
+            });
+            assert_status(&output, 1, &[&format!("Error code {code}: for a reason")]);
+            assert_unharmed(&dir);
+        }
+    }
+}
+
+#[test]
+fn an_error_in_the_middle_harms_nothing() {
+    let (output, dir) = against(&["get", "URL"], |server| {
+        server.request();
+        assert_eq!(server.say(&data(1, &[b'x'; 512])), Packet::Ack(1));
+        server.send(&error(0, "tired\x1b[2J"));
+    });
+    assert_status(&output, 1, &[r"tired\x1b[2J"]);
+    assert_unharmed(&dir);
+}
+
+#[test]
+fn without_options_where_the_server_refuses_them() {
+    for code in [4, 8] {
+        let (output, dir) = against(&["-v", "get", "URL"], |server| {
+            let words = server.request();
+            assert!(words.iter().any(|word| word == "blksize"), "{words:?}");
+            server.send(&error(code, "no options here"));
+            let words = server.request();
+            assert_eq!(words, ["file", "octet", ""]);
+            assert_eq!(server.say(&data(1, b"whole")), Packet::Ack(1));
+        });
+        assert_status(&output, 0, &["without options", "no options here"]);
+        assert_eq!(fs::read(dir.path().join("file")).unwrap(), b"whole");
+    }
+}
+
+#[test]
+fn without_options_where_the_server_keeps_silent() {
+    let args = ["-v", "-t", "20", "put", "file", "URL"];
+    let (output, _dir) = against(&args, |server| {
+        let mut words = server.request();
+        let mut optioned = 0;
+        while words.len() > 3 {
+            optioned += 1;
+            words = server.request();
+        }
+        assert_eq!(optioned, 3, "the request and two repeats");
+        assert_eq!(server.say(&ack(0)), Packet::Data(1, b"as it was".to_vec()));
+        server.send(&ack(1));
+    });
+    assert_status(&output, 0, &["without options", "silent"]);
+}
+
+#[test]
+fn what_the_server_said_first_counts() {
+    let args = ["-t", "10", "--retries", "1", "get", "URL"];
+    let (output, dir) = against(&args, |server| {
+        server.request();
+        server.send(&error(4, "what?"));
+    });
+    assert_status(&output, 1, &["Error code 4: what?"]);
+    assert_unharmed(&dir);
+}
+
+#[test]
+fn silence_ends_after_the_retries() {
+    for (args, requests) in [
+        (
+            &["-t", "10", "--retries", "3", "--no-options", "get", "URL"][..],
+            4,
+        ),
+        (&["-t", "10", "--retries", "3", "get", "URL"], 3 + 4),
+    ] {
+        let (output, dir) = against(args, |server| {
+            (0..requests).for_each(|_| drop(server.request()));
+            server.listen.set_read_timeout(Some(millis(300))).unwrap();
+            assert!(
+                server.listen.recv(&mut [0; 600]).is_err(),
+                "{args:?}: one more"
+            );
+        });
+        assert_status(&output, 69, &["no answer from 127.0.0.1"]);
+        assert_unharmed(&dir);
+    }
+}
+
+#[test]
+fn silence_in_the_middle_ends_after_the_retries() {
+    let args = ["-t", "10", "--retries", "2", "get", "URL"];
+    let (output, dir) = against(&args, |server| {
+        server.request();
+        assert_eq!(server.say(&data(1, &[0; 512])), Packet::Ack(1));
+        assert_eq!(
+            [server.receive(), server.receive()],
+            [Packet::Ack(1), Packet::Ack(1)]
+        );
+    });
+    assert_status(&output, 69, &["fell silent after 512 bytes"]);
+    assert_unharmed(&dir);
+}
+
+#[test]
+fn an_oack_that_nobody_asked_for_is_refused() {
+    for options in [
+        &[("blksize", "1429")][..],
+        &[("windowsize", "17")],
+        &[("multicast", "")],
+        &[("timeout", "1")],
+        &[("blksize", "512"), ("blksize", "512")],
+        &[("blksize", "x")],
+        &[("blksize", "7")],
+        &[("tsize", "-1")],
+    ] {
+        for args in [&["get", "URL"][..], &["put", "file", "URL"]] {
+            let (output, dir) = against(args, |server| {
+                server.request();
+                assert_eq!(
+                    server.say(&oack(options)).error_code(),
+                    Some(8),
+                    "{options:?}"
+                );
+            });
+            assert_status(&output, 1, &["broke the protocol"]);
+            assert_unharmed(&dir);
+        }
+    }
+}
+
+#[test]
+fn data_larger_than_agreed_is_refused() {
+    let (output, dir) = against(&["get", "URL"], |server| {
+        server.request();
+        assert_eq!(server.say(&oack(&[("blksize", "100")])), Packet::Ack(0));
+        assert_eq!(server.say(&data(1, &[0; 101])).error_code(), Some(4));
+    });
+    assert_status(&output, 1, &["broke the protocol"]);
+    assert_unharmed(&dir);
+}
+
+#[test]
+fn strangers_get_error_5_and_change_nothing() {
+    let (output, dir) = against(&["get", "URL"], |server| {
+        server.request();
+        assert_eq!(server.say(&data(1, &[b'a'; 512])), Packet::Ack(1));
+        let stranger = RawClient::to(server.client.unwrap());
+        for packet in [data(2, b"evil"), ack(1), oack(&[])] {
+            stranger.send(&packet);
+            assert_eq!(stranger.expect().0.error_code(), Some(5), "{packet:?}");
+        }
+        stranger.send(&error(0, "evil"));
+        assert_eq!(server.say(&data(2, b"good")), Packet::Ack(2));
+    });
+    assert_status(&output, 0, &[]);
+    let file = [&[b'a'; 512][..], b"good"].concat();
+    assert_same("file", &fs::read(dir.path().join("file")).unwrap(), &file);
+}
+
+#[test]
+fn what_is_lost_or_doubled_comes_whole() {
+    let (output, dir) = against(&["-t", "200", "get", "URL"], |server| {
+        server.request();
+        let agreed = oack(&[("blksize", "8"), ("windowsize", "4")]);
+        assert_eq!(server.say(&agreed), Packet::Ack(0));
+        // The ACK is lost: the OACK comes again.
+        assert_eq!(server.say(&agreed), Packet::Ack(0));
+        server.send(&data(1, b"11111111"));
+        // Block 2 is lost; one ACK tells so at once.
+        assert_eq!(server.say(&data(3, b"33333333")), Packet::Ack(1));
+        server.send(&data(4, b"44444444"));
+        server.send(&data(2, b"22222222"));
+        server.send(&data(3, b"33333333"));
+        server.send(&data(3, b"33333333"));
+        server.send(&data(4, b"44444444"));
+        assert_eq!(server.say(&data(5, b"55555555")), Packet::Ack(5));
+        // The final ACK is lost: while it dallies it is sent again.
+        assert_eq!(server.say(&data(6, b"6")), Packet::Ack(6));
+        assert_eq!(server.say(&data(6, b"6")), Packet::Ack(6));
+    });
+    assert_status(&output, 0, &["Received 41 bytes"]);
+    assert_same(
+        "file",
+        &fs::read(dir.path().join("file")).unwrap(),
+        b"11111111222222223333333344444444555555556",
+    );
+}
+
+#[test]
+fn a_doubled_ack_sends_nothing_twice() {
+    let args = ["-t", "10000", "put", "file", "URL"];
+    let (output, _dir) = against(&args, |server| {
+        server.request();
+        assert_eq!(server.say(&oack(&[("blksize", "8")])).data_block(), Some(1));
+        assert_eq!(server.say(&ack(1)), Packet::Data(2, b"s".to_vec()));
+        server.send(&ack(1));
+        server.send(&ack(0));
+        assert!(server.is_quiet());
+        server.send(&ack(2));
+    });
+    assert_status(&output, 0, &["Sent 9 bytes"]);
+}
+
+#[test]
+fn a_lost_request_and_lost_data_are_sent_again() {
+    let args = ["-t", "100", "put", "file", "URL"];
+    let (output, _dir) = against(&args, |server| {
+        let first = server.request();
+        assert_eq!(server.request(), first);
+        let started = Instant::now();
+        assert_eq!(server.say(&ack(0)), Packet::Data(1, b"as it was".to_vec()));
+        assert_eq!(server.receive(), Packet::Data(1, b"as it was".to_vec()));
+        assert!(started.elapsed() >= Duration::from_millis(100));
+        server.send(&ack(1));
+    });
+    assert_status(&output, 0, &[]);
+}
+
+#[test]
+fn an_interrupt_tells_the_server_and_leaves_nothing() {
+    for (signal, expected) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut server = Scripted::new();
+        // Not through `timeout`, which would take the signal.
+        let child = Command::new(env!("CARGO_BIN_EXE_tftp"))
+            .current_dir(dir.path())
+            .args(["get", &server.url()])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        server.request();
+        assert_eq!(server.say(&data(1, &[0; 512])), Packet::Ack(1));
+        kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
+        assert_eq!(server.receive().error_code(), Some(0));
+        let output = child.wait_with_output().unwrap();
+        assert_status(&output, expected, &["interrupted"]);
+        assert_eq!(files(dir.path()), Vec::<String>::new());
+    }
+}
+
+/// The lean server has none of the client's crates.
+#[test]
+fn without_the_client_its_crates_are_gone() {
+    let tree = |features: &[&str]| {
+        let output = Command::new(env!("CARGO"))
+            .args(["tree", "--offline", "--edges", "normal", "--prefix", "none"])
+            .args([
+                "--manifest-path",
+                concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"),
+            ])
+            .args(features)
+            .output()
+            .expect("cargo runs");
+        assert!(output.status.success(), "{}", said(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let (whole, lean) = (tree(&[]), tree(&["--no-default-features"]));
+    for name in ["indicatif", "rustyline", "tempfile"] {
+        assert!(whole.contains(name), "{name}: {whole}");
+        assert!(!lean.contains(name), "{name}: {lean}");
+    }
+    assert!(lean.contains("mio"), "{lean}");
+}

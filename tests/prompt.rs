@@ -1,0 +1,379 @@
+//! The client's prompt: on a pseudo-terminal, as people see it, and from a pipe,
+//! as scripts do.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test stands outside: it fails where it stands, measures time and reads a terminal in a thread"
+)]
+
+mod common;
+
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::net::UdpSocket;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::Instant;
+
+use common::*;
+use nix::pty::{OpenptyResult, Winsize, openpty};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+const TFTP: &str = env!("CARGO_BIN_EXE_tftp");
+
+/// The client on a terminal of its own.
+struct Terminal {
+    child: Child,
+    keyboard: File,
+    screen: Receiver<Vec<u8>>,
+    /// What was shown and not yet looked at.
+    shown: String,
+}
+
+impl Terminal {
+    fn start(dir: &Path, args: &[&str]) -> Self {
+        let size = Winsize {
+            ws_row: 24,
+            ws_col: 100,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        let OpenptyResult { master, slave } = openpty(&size, None).expect("a terminal");
+        let keyboard = File::from(master);
+        let mut display = keyboard.try_clone().expect("a descriptor");
+        let stdio = || Stdio::from(slave.try_clone().expect("a descriptor"));
+        let child = Command::new(TFTP)
+            .args(args)
+            .current_dir(dir)
+            .env("TERM", "xterm")
+            .stdin(stdio())
+            .stdout(stdio())
+            .stderr(stdio())
+            .spawn()
+            .expect("the client starts");
+        let (sender, screen) = channel();
+        thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            // A terminal without anybody on the other side reads as an error.
+            while let Ok(len @ 1..) = display.read(&mut buffer) {
+                if sender.send(buffer[..len].to_vec()).is_err() {
+                    break;
+                }
+            }
+        });
+        Self {
+            child,
+            keyboard,
+            screen,
+            shown: String::new(),
+        }
+    }
+
+    /// Waits until `text` is shown; returns what came before it.
+    #[track_caller]
+    fn expect(&mut self, text: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(at) = self.shown.find(text) {
+                let rest = self.shown.split_off(at + text.len());
+                return std::mem::replace(&mut self.shown, rest);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.screen.recv_timeout(left) {
+                Ok(bytes) => self.shown += &String::from_utf8_lossy(&bytes),
+                Err(error) => panic!("no {text:?} in {:?}: {error}", self.shown),
+            }
+        }
+    }
+
+    fn press(&mut self, keys: &str) {
+        self.keyboard
+            .write_all(keys.as_bytes())
+            .expect("a terminal");
+    }
+
+    /// Types a line at the prompt and waits for what `texts` say.
+    #[track_caller]
+    fn command(&mut self, line: &str, texts: &[&str]) {
+        self.expect("tftp> ");
+        self.press(line);
+        self.press("\r");
+        for text in texts {
+            self.expect(text);
+        }
+    }
+
+    fn end(mut self) -> ExitStatus {
+        self.child.wait().expect("a child of ours")
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        // Both fail only when it has ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_session_on_a_terminal() {
+    let server = Server::start(&[]);
+    let dir = tempfile::tempdir().unwrap();
+    let (a, c) = (content(1, 100_000), content(2, 3000));
+    server.file("a", &a);
+    fs::write(dir.path().join("c"), &c).unwrap();
+    let (host, port) = (server.addr().ip(), server.port());
+
+    let mut terminal = Terminal::start(dir.path(), &[]);
+    terminal.command(&format!("connect {host} {port}"), &[]);
+    terminal.command("binary", &[]);
+    terminal.command("verbose", &["Verbose mode on."]);
+    terminal.command(
+        "get a b",
+        &[
+            &format!("getting from {host}:a to b [octet]"),
+            "Received 100000 bytes in ",
+            " seconds [",
+            " bit/s]",
+        ],
+    );
+    terminal.command(
+        "put c",
+        &[
+            &format!("putting c to {host}:c [octet]"),
+            "Sent 3000 bytes in ",
+        ],
+    );
+    // The tabulator completes commands and local names.
+    terminal.command("sta\t", &["Mode: octet Verbose: on Tracing: off"]);
+    terminal.command("put c\t d", &["putting c to", "Sent 3000 bytes in "]);
+    terminal.command("get nothing", &["Error code 1: File not found"]);
+    terminal.command("x", &["?Invalid command"]);
+    // Ctrl-C takes the line back, and the prompt stays.
+    terminal.expect("tftp> ");
+    terminal.press("get \x03");
+    // An arrow brings the last line back.
+    terminal.command("\x1b[A\x1b[A", &["Error code 1: File not found"]);
+    terminal.command("connect", &["(to) "]);
+    terminal.press(&format!("{host} {port}\r"));
+    terminal.command("quit", &[]);
+    // Not everything went well.
+    assert_eq!(terminal.end().code(), Some(1));
+
+    assert_same("get", &fs::read(dir.path().join("b")).unwrap(), &a);
+    assert_same("put", &fs::read(server.root().join("c")).unwrap(), &c);
+    assert_same("put", &fs::read(server.root().join("d")).unwrap(), &c);
+}
+
+/// A server in the middle of a transfer, and the client's address.
+fn begin_transfer(server: &UdpSocket, size: usize) -> std::net::SocketAddr {
+    server.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut buffer = [0; 600];
+    let (_, client) = server.recv_from(&mut buffer).expect("a request");
+    let oack = format!("\0\x06tsize\0{size}\0");
+    server.send_to(oack.as_bytes(), client).unwrap();
+    assert_eq!(server.recv(&mut buffer).unwrap(), 4, "ACK 0");
+    server.send_to(&data(1, &[0; 512]), client).unwrap();
+    assert_eq!(server.recv(&mut buffer).unwrap(), 4, "ACK 1");
+    client
+}
+
+#[test]
+fn a_bar_shows_how_far_it_is() {
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let addr = server.local_addr().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("tftp://{addr}/large");
+    for args in [
+        &["get", &*url][..],
+        &["127.0.0.1", &addr.port().to_string(), "-c", "get", "large"],
+    ] {
+        let mut terminal = Terminal::start(dir.path(), args);
+        let client = begin_transfer(&server, 1024 * 1024);
+        terminal.expect("large");
+        terminal.expect("1.00 MiB");
+        server.send_to(&error(0, "enough"), client).unwrap();
+        terminal.expect("Error code 0: enough");
+        assert_eq!(terminal.end().code(), Some(1));
+    }
+    // Where nobody looks, nothing is drawn.
+    let child = Command::new(TFTP)
+        .current_dir(dir.path())
+        .args(["get", &url])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let client = begin_transfer(&server, 1024);
+    server.send_to(&data(2, b"end"), client).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        errors.starts_with("large: Received 515 bytes"),
+        "{errors:?}"
+    );
+    assert_eq!(errors.lines().count(), 1, "{errors:?}");
+}
+
+#[test]
+fn an_interrupt_ends_the_transfer_and_not_the_prompt() {
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = server.local_addr().unwrap().port().to_string();
+    let dir = tempfile::tempdir().unwrap();
+    let mut terminal = Terminal::start(dir.path(), &["127.0.0.1", &port]);
+    terminal.command("get file", &[]);
+    begin_transfer(&server, 4096);
+    let pid = Pid::from_raw(terminal.child.id().cast_signed());
+    kill(pid, Signal::SIGINT).unwrap();
+    terminal.expect("interrupted");
+    let mut buffer = [0; 600];
+    let len = server.recv(&mut buffer).unwrap();
+    assert_eq!(Packet::parse(&buffer[..len]).error_code(), Some(0));
+    terminal.command("status", &["Connected to 127.0.0.1."]);
+    terminal.command("quit", &[]);
+    assert_eq!(terminal.end().code(), Some(0));
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+/// Feeds the client's prompt from a pipe.
+fn feed(dir: &Path, args: &[&str], lines: &str) -> Output {
+    let mut child = bounded(60, TFTP)
+        .args(args)
+        .current_dir(dir)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(lines.as_bytes())
+        .unwrap();
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn a_pipe_is_obeyed_line_by_line() {
+    let server = Server::start(&[]);
+    let dir = tempfile::tempdir().unwrap();
+    let host = server.addr().ip().to_string();
+    let port = server.port().to_string();
+    for name in ["a", "b", "sub/c", "d:e"] {
+        server.file(name, name.as_bytes());
+    }
+    let peer = [&*host, &*port];
+    let connected = format!("connect {host} {port}\n");
+    let asked = format!("connect\n{host} {port}\nget\na\n");
+    for (args, lines, status, texts) in [
+        (&peer[..], "get a\nquit\n", 0, &[][..]),
+        (&peer, "get a", 0, &[]),
+        (
+            &peer,
+            "get nothing\nget a\nquit\nget b\n",
+            1,
+            &["Error code 1: File not found"],
+        ),
+        (&[], &connected, 0, &[]),
+        (&[], &asked, 0, &["(to) ", "(files) "]),
+        (&peer, "put\n\n", 64, &["(file) ", "usage: put"]),
+        (&[], "get a\n", 64, &["No target machine specified."]),
+        (&[], "connect no-such-host.invalid\n", 68, &["unknown host"]),
+        (&peer, "frobnicate\n", 64, &["?Invalid command"]),
+        (&peer, "t\n", 64, &["?Ambiguous command"]),
+        (
+            &peer,
+            "ver\nget a b sub/c\n",
+            0,
+            &["to a [octet]", "to b [octet]", "sub/c to c [octet]"],
+        ),
+        (
+            &peer,
+            "tr\nget a\n",
+            0,
+            &[
+                "Packet tracing on.",
+                "sent RRQ <file=a, mode=octet, tsize=0, blksize=1428, windowsize=16>",
+                "received OACK <",
+                "received DATA <block=1, 1 bytes>",
+                "sent ACK <block=1>",
+            ],
+        ),
+        (&peer, "lit\nget d:e\n", 0, &["Literal mode on."]),
+        (
+            &peer,
+            "mode\nmode netascii\nmode\nmode mail\n",
+            64,
+            &[
+                "Using octet mode",
+                "Using netascii mode",
+                "mail: unknown mode",
+            ],
+        ),
+        (
+            &peer,
+            "ascii\nstatus\n",
+            0,
+            &[
+                "Mode: netascii Verbose: off Tracing: off Literal: off",
+                "Rexmt-interval: 1 seconds, Max-timeout: 31 seconds",
+            ],
+        ),
+        (
+            &peer,
+            "rexmt 0.5\ntimeout 3\nblksize 512\nwindowsize 4\nstatus\n",
+            0,
+            &["Rexmt-interval: 0.5 seconds, Max-timeout: 3.5 seconds, Blksize: 512, Windowsize: 4"],
+        ),
+        (
+            &peer,
+            "rexmt 0\nblksize 7\nwindowsize\n",
+            64,
+            &["0: bad value", "7: bad value", "usage: windowsize"],
+        ),
+        (
+            &peer,
+            "?\nhelp get\n",
+            0,
+            &["connect to remote tftp", "receive file"],
+        ),
+        (&peer, "exit\n", 0, &[]),
+    ] {
+        let output = feed(dir.path(), args, lines);
+        let text = said(&output);
+        assert_eq!(output.status.code(), Some(status), "{lines:?}: {text}");
+        for wanted in texts {
+            assert!(text.contains(wanted), "{lines:?}: no {wanted:?} in {text}");
+        }
+    }
+    for (name, local) in [("a", "a"), ("b", "b"), ("sub/c", "c"), ("d:e", "d:e")] {
+        assert_eq!(fs::read(dir.path().join(local)).unwrap(), name.as_bytes());
+    }
+}
+
+#[test]
+fn several_files_go_to_a_directory() {
+    let server = Server::start(&[]);
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(server.root().join("into")).unwrap();
+    for name in ["a", "b"] {
+        fs::write(dir.path().join(name), name).unwrap();
+    }
+    let (host, port) = (server.addr().ip().to_string(), server.port().to_string());
+    let output = feed(
+        dir.path(),
+        &[&host, &port],
+        "put a b into\nput a into/x\nput b into/\n",
+    );
+    // The last one is there already.
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    let at = |name: &str| fs::read(server.root().join("into").join(name)).unwrap();
+    assert_eq!(
+        (at("a"), at("b"), at("x")),
+        (b"a".to_vec(), b"b".to_vec(), b"a".to_vec())
+    );
+}
