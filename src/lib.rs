@@ -26,6 +26,7 @@
 //! | 2 scheduling | [`timer`] | the timer wheel |
 //! | | [`sessions`] | who is served, who is due, who must wait outside |
 //! | 3 system | [`storage`] | the root, reads, atomic uploads |
+//! | | [`remap`] | map files: a request's name in, a name or a refusal out |
 //! | | [`socket`] | datagrams, batches, segmentation offload |
 //! | | [`daemon`] | signals, process limits, what is given up at the start |
 //! | | [`clock`] | what time it is |
@@ -88,6 +89,9 @@
 //! | repeats to a peer that never answered | 3, of one datagram | [`protocol::transfer`] |
 //! | repeats to a peer that did | `--retries`, waits up to 8 s | [`protocol::retry`] |
 //! | block size, window | 65,464 bytes, `--max-windowsize` blocks | [`wire::options`] |
+//! | name after a map file | 1024 bytes | [`remap`] |
+//! | rules tried for a request | 1024, and each once | [`remap`] |
+//! | map file, one compiled expression | 1 MiB, 64 KiB | `server::mapping`, [`remap`] |
 //! | client: what it asks for | blocks of 1428 bytes, windows of 16 | `client::cli` |
 //! | client: dallying | 100 ms; on a network that loses, the first wait | `client::transfer` |
 //! | upload | `--max-upload`, else the free space | [`storage`] |
@@ -98,6 +102,7 @@ pub mod clock;
 pub mod content;
 pub mod daemon;
 pub mod protocol;
+pub mod remap;
 pub mod server;
 pub mod session;
 pub mod sessions;

@@ -18,12 +18,13 @@ use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use common::*;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, geteuid};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
 /// The longest a client may take, in seconds.
@@ -89,27 +90,6 @@ impl Drop for Alive {
     }
 }
 
-/// Where `scripts/peers` has put a server; `None`, with the reason printed,
-/// where it hasn't.
-fn peer_program(name: &str) -> Option<PathBuf> {
-    let program = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("target/peers")
-        .join(name);
-    let reason = if program.is_file() {
-        // All of them change their user or root, or need port 69.
-        geteuid().is_root().then_some(()).ok_or("needs root")
-    } else {
-        Err("is missing: scripts/peers brings it")
-    };
-    if let Err(reason) = reason {
-        let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
-        assert!(!ci || !geteuid().is_root(), "{name} {reason}");
-        eprintln!("skipped: {name} {reason}");
-        return None;
-    }
-    Some(program)
-}
-
 /// Starts another server on `addr`, with `args`, and waits until it answers.
 fn start_peer(name: &str, addr: SocketAddr, dir: TempDir, args: &[String]) -> Option<Peer> {
     let program = peer_program(name)?;
@@ -148,10 +128,12 @@ fn served_dir() -> (TempDir, String) {
     (dir, root)
 }
 
-/// An address of its own for a server that always uses port 69.
-fn free_addr(last: u8) -> SocketAddr {
+/// An address of its own for each server: one of them always uses port 69.
+fn free_addr() -> SocketAddr {
+    static STARTED: AtomicU8 = AtomicU8::new(0);
+    let number = STARTED.fetch_add(1, Ordering::Relaxed) + 1;
     let [.., high, low] = std::process::id().to_be_bytes();
-    let ip = std::net::Ipv4Addr::new(127, 32 | (high & 31), low, last);
+    let ip = std::net::Ipv4Addr::new(127, 32 | (high & 31), low, number);
     let socket = UdpSocket::bind((ip, 0)).expect("a port");
     socket.local_addr().expect("an address")
 }
@@ -174,20 +156,20 @@ fn peers() -> Vec<(&'static str, Peer)> {
             .collect::<Vec<_>>()
     };
     let (dir, root) = served_dir();
-    let addr = free_addr(11);
+    let addr = free_addr();
     let args = words(&format!(
         "--foreground --secure --create --user root --address {addr} {root}"
     ));
     all.extend(start_peer("in.tftpd", addr, dir, &args).map(|peer| ("in.tftpd", peer)));
     let (dir, root) = served_dir();
-    let addr = free_addr(12);
+    let addr = free_addr();
     let (ip, port) = (addr.ip(), addr.port());
     let args = words(&format!(
         "--daemon --no-fork --user root --bind-address {ip} --port {port} {root}"
     ));
     all.extend(start_peer("atftpd", addr, dir, &args).map(|peer| ("atftpd", peer)));
     let (dir, root) = served_dir();
-    let mut addr = free_addr(13);
+    let mut addr = free_addr();
     addr.set_port(69);
     let ip = addr.ip();
     let args = words(&format!(

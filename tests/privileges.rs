@@ -441,6 +441,7 @@ fn in_a_confined_process() {
         root: directory.as_fd(),
         writable: !has("read-only"),
         log_file: None,
+        map_file: None,
         chroot: has("chroot"),
         sandbox: !has("no-sandbox"),
         identity: has("nobody").then(|| Identity::find("nobody", None).unwrap()),

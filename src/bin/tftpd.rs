@@ -1,10 +1,12 @@
 //! `tftpd`: serves files by TFTP. The plot; the rest is in the library.
 
 use std::error::Error;
+use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 
-use tftpd::server::Server;
 use tftpd::server::cli::Args;
+use tftpd::server::{Server, mapping};
 use tftpd::usage::Refusal;
 
 fn main() -> ExitCode {
@@ -19,7 +21,11 @@ fn main() -> ExitCode {
             return ExitCode::from(status);
         }
     };
-    match serve(&args) {
+    let done = match &args.map_test {
+        Some(map_file) => test_map(&args, map_file),
+        None => serve(&args),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("tftpd: {error}");
@@ -30,4 +36,8 @@ fn main() -> ExitCode {
 
 fn serve(args: &Args) -> Result<(), Box<dyn Error>> {
     Ok(Server::start(args)?.run()?)
+}
+
+fn test_map(args: &Args, map_file: &Path) -> Result<(), Box<dyn Error>> {
+    mapping::test(args, map_file, io::stdin().lock(), io::stdout().lock())
 }

@@ -28,7 +28,7 @@ pub enum Command {
     Stop,
     /// SIGUSR1: log the counters.
     Report,
-    /// SIGHUP: open the log file anew.
+    /// SIGHUP: open the log file anew, read the map file again.
     Reopen,
 }
 
@@ -153,6 +153,8 @@ pub struct Confinement<'a> {
     pub writable: bool,
     /// The log file, which is opened anew when it was moved away.
     pub log_file: Option<&'a Path>,
+    /// The map file, which is read again when it was changed or replaced.
+    pub map_file: Option<&'a Path>,
     /// Makes the served directory the only one there is.
     pub chroot: bool,
     /// Forbids what isn't needed, as far as the kernel can.

@@ -1,7 +1,7 @@
 //! What the kernel is told to forbid us from here on (Landlock, Linux 5.13).
 //!
-//! Only the served directory stays, and the log file's so that the log can be
-//! opened anew; no TCP (Linux 6.7), no signals to other processes and no
+//! Only the served directory stays, and those of the log file and the map file,
+//! so that these can be opened anew when another has taken their place; no TCP (Linux 6.7), no signals to other processes and no
 //! abstract sockets of theirs (6.12). Older kernels forbid what they know of.
 //! Descriptors that are open already keep their rights.
 
@@ -51,12 +51,15 @@ fn landlocked(keep: &Confinement<'_>) -> Result<Enforcement, landlock::RulesetEr
         .scope(Scope::from_all(KNOWN))?
         .create()?
         .add_rule(PathBeneath::new(keep.root, in_root))?;
-    if let Some(place) = keep.log_file.and_then(where_it_is_opened_anew)
-        // Out of reach, as in a chroot: it can't be opened anew then.
-        && let Ok(place) = PathFd::new(place)
-    {
-        let append = make_bitflags!(AccessFs::{WriteFile | MakeReg});
-        rules = rules.add_rule(PathBeneath::new(place, append))?;
+    let append = make_bitflags!(AccessFs::{WriteFile | MakeReg});
+    let read = make_bitflags!(AccessFs::{ReadFile});
+    for (file, access) in [(keep.log_file, append), (keep.map_file, read)] {
+        if let Some(place) = file.and_then(where_it_is_opened_anew)
+            // Out of reach, as in a chroot: it can't be opened anew then.
+            && let Ok(place) = PathFd::new(place)
+        {
+            rules = rules.add_rule(PathBeneath::new(place, access))?;
+        }
     }
     Ok(match rules.restrict_self()?.ruleset {
         RulesetStatus::FullyEnforced => Enforcement::Full,
@@ -65,11 +68,11 @@ fn landlocked(keep: &Confinement<'_>) -> Result<Enforcement, landlock::RulesetEr
     })
 }
 
-/// The directory that a moved log file is created in again. None for a device:
-/// nobody moves that away, and its directory holds all the others.
+/// The directory in which another file takes the place of this one. None for a
+/// device: nobody moves that away, and its directory holds all the others.
 #[cfg(feature = "sandbox")]
-fn where_it_is_opened_anew(log_file: &std::path::Path) -> Option<std::path::PathBuf> {
-    let file = log_file.canonicalize().ok()?;
+fn where_it_is_opened_anew(file: &std::path::Path) -> Option<std::path::PathBuf> {
+    let file = file.canonicalize().ok()?;
     let directory = file.parent()?.to_owned();
     file.is_file().then_some(directory)
 }

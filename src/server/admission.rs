@@ -10,6 +10,7 @@ use std::time::Instant;
 use log::{debug, warn};
 use mio::Token;
 
+use super::mapping::MapFile;
 use super::report::Ending;
 use super::{Server, listener_token};
 use crate::clock;
@@ -17,6 +18,7 @@ use crate::content::{FileSink, FileSource};
 use crate::protocol::receiver::Receiver;
 use crate::protocol::sender::Sender;
 use crate::protocol::transfer::{MAX_DATAGRAM, Opening, Transfer};
+use crate::remap;
 use crate::session::{Content, Remote, Session};
 use crate::sessions::{Admission, Endpoint, Fingerprint, SessionKey};
 use crate::socket::{Destination, TransferSocket};
@@ -31,6 +33,8 @@ const REQUEST_LEN: usize = 1024;
 enum Refusal {
     /// The peer is told, and the log.
     Answer(StorageError),
+    /// The map file's rules are against it: the peer is told, and the log.
+    ByRules(remap::Refusal),
     /// We are full: silence, so that a boot ROM asks again instead of failing.
     Overload(&'static str),
 }
@@ -160,7 +164,17 @@ impl Server {
                 return;
             }
             Err(Refusal::Answer(error)) => {
-                self.refuse(now, listener, &endpoint, request, &error);
+                let code = error.code();
+                self.reporter
+                    .refusal(now, request, endpoint.peer, code, &error);
+                self.refuse(now, listener, &endpoint, code, error.message());
+                return;
+            }
+            Err(Refusal::ByRules(refusal)) => {
+                let code = ErrorCode::AccessViolation;
+                self.reporter
+                    .refusal(now, request, endpoint.peer, code, &refusal);
+                self.refuse(now, listener, &endpoint, code, refusal.message());
                 return;
             }
         };
@@ -183,18 +197,17 @@ impl Server {
         self.with_session(key, Session::transmit);
     }
 
+    /// Tells that there will be no session, if not too many are told.
     fn refuse(
         &mut self,
         now: Instant,
         listener: usize,
         endpoint: &Endpoint,
-        request: &Request<'_>,
-        error: &StorageError,
+        code: ErrorCode,
+        text: &str,
     ) {
         self.counters.refused += 1;
-        self.reporter.refusal(now, request, endpoint.peer, error);
         if self.refusals.take(now) {
-            let (code, text) = (error.code(), error.message());
             self.answer(listener, endpoint.peer, endpoint.local, code, text);
         } else {
             self.counters.unanswered += 1;
@@ -214,18 +227,18 @@ impl Server {
         request: &Request<'_>,
     ) -> Result<Session, Refusal> {
         let settings = &self.settings;
+        let map = |map_file: &MapFile| map_file.map(&self.root, request, endpoint.peer);
+        let mapped = self.map_file.as_ref().map(map).transpose();
+        let mapped = mapped.map_err(Refusal::ByRules)?;
+        let name = mapped.as_deref().unwrap_or(request.filename);
         let mut oack = [0; MAX_DATAGRAM];
         // Bytes that the client sends without waiting for an answer.
         let mut window = 0;
         let (transfer, content) = match request.direction {
             Direction::Read => {
-                let file = self
-                    .root
-                    .open_read(request.filename)
-                    .map_err(Refusal::from)?;
+                let file = self.root.open_read(name).map_err(Refusal::from)?;
                 let tail = file.ignored_tail();
-                self.reporter
-                    .ignored_tail(now, request, endpoint.peer, tail);
+                self.reporter.ignored_tail(now, name, endpoint.peer, tail);
                 let size = Some(file.size());
                 let (negotiated, len) =
                     options::negotiate(request, &settings.limits, size, &mut oack);
@@ -239,10 +252,7 @@ impl Server {
                     options::negotiate(request, &settings.limits, None, &mut oack);
                 window = usize::from(negotiated.windowsize) * usize::from(negotiated.blksize);
                 let announced = announced_size(request, &negotiated);
-                let upload = self
-                    .root
-                    .create(request.filename, announced)
-                    .map_err(Refusal::from)?;
+                let upload = self.root.create(name, announced).map_err(Refusal::from)?;
                 let opening = opening(&oack[..len]);
                 let receiver = Receiver::new(&settings.config, opening, negotiated);
                 let sink = FileSink::new(upload, request.mode);

@@ -110,6 +110,20 @@ pub struct Args {
     #[arg(short = 'U', long, value_name = "OCTAL", help_heading = "Access", value_parser = parse_umask)]
     pub umask: Option<u32>,
 
+    /// Rules that make other names of those requested, in tftp-hpa's language
+    #[arg(short, long, value_name = "FILE", help_heading = "Access")]
+    pub map_file: Option<PathBuf>,
+
+    /// Print what the rules of FILE make of the names on standard input, and
+    /// serve nothing
+    #[arg(
+        long,
+        value_name = "FILE",
+        help_heading = "Access",
+        conflicts_with = "map_file"
+    )]
+    pub map_test: Option<PathBuf>,
+
     /// Network to serve, repeatable [default: all]
     #[arg(long, value_name = "CIDR", help_heading = "Access")]
     pub allow: Vec<Network>,

@@ -15,6 +15,7 @@ mod admission;
 pub mod cli;
 mod counters;
 mod logging;
+pub mod mapping;
 mod report;
 mod spin;
 mod start;
@@ -33,6 +34,7 @@ use mio::{Events, Interest, Poll, Token};
 use self::access::Access;
 use self::counters::Counters;
 use self::logging::LogFile;
+use self::mapping::MapFile;
 use self::report::{Ending, Reporter};
 use self::spin::Spin;
 use crate::clock;
@@ -88,6 +90,7 @@ pub struct Settings {
 pub struct Server {
     settings: Settings,
     root: Root,
+    map_file: Option<MapFile>,
     poll: Poll,
     signals: Signals,
     log_file: Option<LogFile>,
@@ -118,6 +121,7 @@ impl Server {
     fn new(
         settings: Settings,
         root: Root,
+        map_file: Option<MapFile>,
         mut listeners: Vec<ListenSocket>,
         signals: Signals,
         log_file: Option<LogFile>,
@@ -140,6 +144,7 @@ impl Server {
             spin: Spin::new(settings.busy_poll),
             settings,
             root,
+            map_file,
             poll,
             signals,
             log_file,
@@ -239,7 +244,12 @@ impl Server {
             match command {
                 Command::Report => self.report(),
                 Command::Stop => self.stop(clock::now()),
-                Command::Reopen => self.reopen_log(),
+                Command::Reopen => {
+                    self.reopen_log();
+                    if let Some(map_file) = &mut self.map_file {
+                        map_file.reload();
+                    }
+                }
             }
         }
     }

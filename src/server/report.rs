@@ -12,8 +12,7 @@ use log::{Level, info, log, trace, warn};
 use super::counters::Counters;
 use crate::protocol::transfer::Outcome;
 use crate::session::{Allowance, Content, Heading, Session};
-use crate::storage::StorageError;
-use crate::wire::packet::{Direction, Packet, Request};
+use crate::wire::packet::{Direction, ErrorCode, Packet, Request};
 use crate::wire::text::escape;
 
 /// A packet of a transfer.
@@ -72,14 +71,14 @@ impl Reporter {
         now: Instant,
         request: &Request<'_>,
         peer: SocketAddr,
-        error: &StorageError,
+        code: ErrorCode,
+        reason: &impl fmt::Display,
     ) {
         if self.may_go_on(now) {
             warn!(
-                "refused peer={peer} op={} file=\"{}\" code={} reason=\"{error}\"",
+                "refused peer={peer} op={} file=\"{}\" code={code} reason=\"{reason}\"",
                 request.direction.name(),
                 escape(request.filename),
-                error.code(),
             );
         }
     }
@@ -88,16 +87,16 @@ impl Reporter {
     pub(super) fn ignored_tail(
         &mut self,
         now: Instant,
-        request: &Request<'_>,
+        name: &[u8],
         peer: SocketAddr,
         bytes: usize,
     ) {
         if bytes > 0 && self.may_go_on(now) {
-            let name = &request.filename[..request.filename.len().saturating_sub(bytes)];
+            let served = &name[..name.len().saturating_sub(bytes)];
             info!(
                 "peer={peer} asked for \"{}\", which is served as \"{}\"",
-                escape(request.filename),
                 escape(name),
+                escape(served),
             );
         }
     }

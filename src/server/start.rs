@@ -17,6 +17,7 @@ use nix::libc::{EADDRNOTAVAIL, EAFNOSUPPORT};
 
 use super::access::Access;
 use super::cli::{Args, UserAndGroup};
+use super::mapping::MapFile;
 use super::{MAX_LISTENERS, Server, Settings, logging};
 use crate::daemon::{self, Confinement, Enforcement, Identity, Signals};
 use crate::protocol::retry::{RetryPolicy, Wait};
@@ -45,6 +46,7 @@ impl Server {
     /// One line that says what is in the way, and what to do about it.
     pub fn start(args: &Args) -> Result<Self, Box<dyn Error>> {
         let log_file = logging::start(args).map_err(|error| cannot_log(args, &error))?;
+        let map_file = args.map_file.as_deref().map(MapFile::open).transpose()?;
         let listeners = listen(args)?;
         let directory = Directory::open(&args.root)?;
         // As it is seen from outside.
@@ -52,14 +54,8 @@ impl Server {
         let signals = Signals::take_over()?;
         let settings = settings(args, daemon::raise_open_files()?);
         let enforcement = confine(args, directory.as_fd())?;
-        let policy = Policy {
-            read_only: args.read_only,
-            overwrite: args.overwrite,
-            max_upload: args.max_upload,
-            umask: args.umask,
-        };
-        let root = Root::within(directory, policy)?;
-        let server = Self::new(settings, root, listeners, signals, log_file)?;
+        let root = Root::within(directory, policy(args))?;
+        let server = Self::new(settings, root, map_file, listeners, signals, log_file)?;
         announce(args, &path, &server);
         advise(args, enforcement);
         Ok(server)
@@ -73,11 +69,22 @@ fn confine(args: &Args, root: BorrowedFd<'_>) -> Result<Enforcement, Box<dyn Err
         root,
         writable: !args.read_only,
         log_file: args.log_file.as_deref(),
+        map_file: args.map_file.as_deref(),
         chroot: args.chroot,
         sandbox: !args.no_sandbox,
         identity: args.user.as_ref().map(find).transpose()?,
     };
     Ok(confinement.enter()?)
+}
+
+/// What clients may do below the root.
+pub(super) fn policy(args: &Args) -> Policy {
+    Policy {
+        read_only: args.read_only,
+        overwrite: args.overwrite,
+        max_upload: args.max_upload,
+        umask: args.umask,
+    }
 }
 
 fn settings(args: &Args, open_files: u64) -> Settings {
@@ -194,7 +201,7 @@ fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
 }
 
 /// The system's words, without the number that the library puts behind them.
-fn reason(error: &io::Error) -> String {
+pub(super) fn reason(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(number) => nix::errno::Errno::from_raw(number).desc().to_lowercase(),
         None => error.to_string(),
@@ -210,8 +217,10 @@ fn announce(args: &Args, root: &Path, server: &Server) {
         (false, false) => "read, create, never overwrite",
         (false, true) => "read, create, overwrite",
     };
+    let mapped = server.map_file.as_ref();
+    let mapped = mapped.map_or(String::new(), |map| format!("; names mapped by {map}"));
     info!(
-        "listening on {}; serving {}: {access}; at most {max_sessions} transfers",
+        "listening on {}; serving {}: {access}; at most {max_sessions} transfers{mapped}",
         addresses.join(", "),
         root.display(),
     );

@@ -21,6 +21,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use nix::unistd::geteuid;
+
 mod raw;
 mod server;
 
@@ -129,6 +131,27 @@ pub fn require(program: &str) -> Option<PathBuf> {
         eprintln!("skipped: {program} is not installed");
     }
     found
+}
+
+/// Where `scripts/peers` has put a server; `None`, with the reason printed,
+/// where it hasn't.
+pub fn peer_program(name: &str) -> Option<PathBuf> {
+    let program = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("target/peers")
+        .join(name);
+    let reason = if program.is_file() {
+        // All of them change their user or root, or need port 69.
+        geteuid().is_root().then_some(()).ok_or("needs root")
+    } else {
+        Err("is missing: scripts/peers brings it")
+    };
+    if let Err(reason) = reason {
+        let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
+        assert!(!ci || !geteuid().is_root(), "{name} {reason}");
+        eprintln!("skipped: {name} {reason}");
+        return None;
+    }
+    Some(program)
 }
 
 /// A command that is stopped when it takes longer than `seconds`.

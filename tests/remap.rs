@@ -1,0 +1,543 @@
+//! Map files over the real binary, and beside the real in.tftpd: what the rules
+//! make of names, what is refused, what SIGHUP and `--map-test` do.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test stands outside: it measures time"
+)]
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::{self, Permissions};
+use std::io::{ErrorKind, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use common::*;
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+use tftpd::remap::{Request, Rules};
+use tftpd::wire::packet::Direction;
+
+/// A map file of its own directory.
+struct MapFile {
+    _dir: TempDir,
+    path: PathBuf,
+}
+
+impl MapFile {
+    fn new(rules: &[u8]) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("map");
+        fs::write(&path, rules).expect("a file");
+        Self { _dir: dir, path }
+    }
+
+    fn path(&self) -> &str {
+        self.path.to_str().expect("text")
+    }
+}
+
+fn start(rules: &str, args: &[&str]) -> (Server, MapFile) {
+    let map = MapFile::new(rules.as_bytes());
+    let mut all = vec!["-m", map.path()];
+    all.extend(args);
+    (Server::start(&all), map)
+}
+
+// --- end to end ----------------------------------------------------------------
+
+#[test]
+fn requests_are_served_by_their_new_names() {
+    let rules = r"
+        r ^get/ pub/   # first
+        rgP / _
+        rE ^by-ip/ \i/
+        rE ^by-ip/ common/
+    ";
+    let (server, _map) = start(rules, &NEVER);
+    server.file("pub/f", b"public");
+    server.file("common/g", b"common");
+    server.file(&format!("{}/f", server.addr().ip()), b"own");
+    for (name, wanted) in [
+        ("get/f", &b"public"[..]),
+        ("pub/f", b"public"),
+        ("by-ip/f", b"own"),
+        ("by-ip/g", b"common"),
+    ] {
+        let (payload, _) = RawClient::new(&server).ask_data(&rrq(name, &[]));
+        assert_eq!(payload, wanted, "{name}");
+    }
+    let mapped = server.wait_for_log(|line| line.contains("mapped peer"), PATIENCE);
+    let mapped = mapped.expect("a line about it");
+    for words in ["op=read", "file=\"get/f\"", "to=\"pub/f\"", "lines=2"] {
+        assert!(mapped.contains(words), "{mapped}");
+    }
+    let client = RawClient::new(&server);
+    client.write("a/b", b"written").expect("written");
+    assert_eq!(fs::read(server.root().join("a_b")).unwrap(), b"written");
+}
+
+#[test]
+fn what_the_rules_refuse_is_refused() {
+    let rules = r"
+        a \.pvt$
+        ~a ^[a-z]
+        r ^out/ ../
+        r ^abs/ /etc/
+        rg ^e e
+        r ^long \0\0\0\0
+    ";
+    let (server, _map) = start(rules, &[]);
+    server.file("k.pvt", b"private");
+    server.file("7", b"seven");
+    fs::write(server.outside().join("secret"), b"secret").unwrap();
+    let long = "long".repeat(100);
+    for (name, code, reason) in [
+        ("k.pvt", 2, "refused by line 2 of the map file"),
+        ("7", 2, "refused by line 3 of the map file"),
+        ("out/secret", 1, "File not found"),
+        ("abs/passwd", 1, "File not found"),
+        ("endless", 2, "line 6 matched last"),
+        (&long, 1, "File not found"),
+    ] {
+        let client = RawClient::new(&server);
+        let (packet, _) = client.ask(&rrq(name, &[]));
+        assert_eq!(packet.error_code(), Some(code), "{name}: {packet:?}");
+        let port = client.addr().to_string();
+        let told = |line: &str| line.contains("refused") && line.contains(&port);
+        let line = server.wait_for_log(told, PATIENCE).expect("a line");
+        assert!(line.contains(reason), "{name}: {line}");
+        assert!(line.contains(&format!("file=\"{name}\"")), "{line}");
+    }
+    // The rules are asked for uploads too.
+    let refused = RawClient::new(&server).write("k.pvt", b"x");
+    assert!(refused.is_err(), "{refused:?}");
+    assert_eq!(fs::read(server.root().join("k.pvt")).unwrap(), b"private");
+}
+
+#[test]
+fn sighup_reads_the_rules_again_and_keeps_the_old_where_they_are_broken() {
+    let (server, map) = start("r ^ one/", &NEVER);
+    for dir in ["one", "two"] {
+        server.file(&format!("{dir}/f"), dir.as_bytes());
+    }
+    let read = |wanted: &str| {
+        let (payload, _) = RawClient::new(&server).ask_data(&rrq("f", &[]));
+        assert_eq!(payload, wanted.as_bytes());
+    };
+    let reload = |wanted: &str| {
+        server.signal(Signal::SIGHUP);
+        let line = server.wait_for_log(|line| line.contains(wanted), PATIENCE);
+        line.unwrap_or_else(|| panic!("no `{wanted}`: {:#?}", server.log_lines()))
+    };
+    read("one");
+    fs::write(&map.path, "r ^ two/\nr (f g").unwrap();
+    let line = reload("going on with the old rules");
+    assert!(line.contains("line 2, column 3: "), "{line}");
+    read("one");
+    fs::remove_file(&map.path).unwrap();
+    reload("no such file");
+    read("one");
+    fs::write(&map.path, "r ^ two/").unwrap();
+    reload("read the map file anew: 1 rules");
+    read("two");
+}
+
+fn run(args: &[&str], names: &[u8]) -> Output {
+    let mut child = Command::new(tftpd())
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("tftpd starts");
+    let mut pipe = child.stdin.take().expect("a pipe");
+    // It may have ended before it read them.
+    let _ = pipe.write_all(names);
+    drop(pipe);
+    child.wait_with_output().expect("a child of ours")
+}
+
+#[test]
+fn a_broken_file_is_told_in_one_line() {
+    let broken = MapFile::new(b"r a b\nrx a b\n");
+    let dir = tempfile::tempdir().unwrap();
+    let missing = dir.path().join("missing");
+    let large = MapFile::new(&b"\n".repeat((1 << 20) + 1));
+    let fifo = dir.path().join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    for (path, words) in [
+        (&*broken.path, &["line 2, column 2", "no operation"][..]),
+        (&missing, &["no such file", "missing"]),
+        (dir.path(), &["not a regular file"]),
+        (&fifo, &["not a regular file"]),
+        (&large.path, &["larger than 1 MiB"]),
+    ] {
+        let path = path.to_str().unwrap();
+        for args in [&["-p", "0", "-m", path][..], &["--map-test", path]] {
+            let output = run(args, b"a\n");
+            assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+            assert!(output.stdout.is_empty(), "{}", said(&output));
+            let told = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(told.lines().count(), 1, "{told}");
+            for word in words {
+                assert!(told.contains(word), "{args:?}: no `{word}` in {told}");
+            }
+        }
+    }
+}
+
+#[test]
+fn map_test_prints_what_names_become_and_by_which_lines() {
+    let rules = br"r \\ /
+rP ^ put/
+a \.pvt$
+r6 ^ \x/
+rE ^x there/
+rg ^e e";
+    let map = MapFile::new(rules);
+    let root = tempfile::tempdir().unwrap();
+    fs::create_dir(root.path().join("there")).unwrap();
+    fs::write(root.path().join("there/y"), b"").unwrap();
+    let root = root.path().to_str().unwrap();
+    let names = b"a\\b\nk.pvt\nxy\nxz\ne\x1b\n\xff";
+    for (family, told) in [
+        (
+            "-4",
+            r#"read "a\\b" -> "a/b" (line 1)
+write "a\\b" -> "put/a/b" (lines 1,2)
+read "k.pvt" refused: refused by line 3 of the map file (line 3)
+write "k.pvt" refused: refused by line 3 of the map file (lines 2,3)
+read "xy" -> "there/y" (line 5)
+write "xy" -> "put/xy" (line 2)
+read "xz" -> "xz"
+write "xz" -> "put/xz" (line 2)
+read "e\x1b" refused: the map file comes to no end; line 6 matched last, see s, j and rg (line 6)
+write "e\x1b" -> "put/e\x1b" (line 2)
+read "\xff" -> "\xff"
+write "\xff" -> "put/\xff" (line 2)
+"#,
+        ),
+        ("-6", "20010DB8000000000000000000000001/"),
+    ] {
+        let output = run(&["--map-test", map.path(), family, root], names);
+        assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        assert!(stdout.contains(told), "{stdout}");
+        assert!(output.stderr.is_empty(), "{}", said(&output));
+    }
+    let output = run(&["--map-test", map.path()], &[b'a'; 1025]);
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+}
+
+// --- beside in.tftpd -----------------------------------------------------------
+
+/// The rules compared: the file's, and one of bytes that are no text.
+fn compared_rules() -> Vec<u8> {
+    let mut rules = include_bytes!("data/map.rules").to_vec();
+    rules.extend(b"r [\x80-\xff]+ ?\n");
+    rules
+}
+
+/// A name put together from what the rules look for and from anything.
+fn random_name(random: &mut Random) -> Vec<u8> {
+    const PARTS: [&str; 50] = [
+        "c:",
+        "\\",
+        "/",
+        "//",
+        "/./",
+        "./",
+        "#",
+        " ",
+        ".pvt",
+        "secret",
+        "ok/",
+        "BOOTX64.efi",
+        "bios",
+        "bios64",
+        ".html",
+        ".HTM",
+        "12-34",
+        "pxelinux.cfg/C0A8",
+        "C0A8",
+        "pxelinux.cfg/01-aa-bb-0c",
+        "by-ip/",
+        "by-hex/",
+        "get-",
+        "loop-",
+        "-x",
+        "again",
+        "KERNEL",
+        "__",
+        "../",
+        "..",
+        "n9abcdefghij",
+        "abc",
+        "img",
+        "v1",
+        "abax",
+        "xz",
+        "yz",
+        "final-",
+        "a/b/c",
+        ".gz",
+        ".bz2",
+        "mm",
+        "]",
+        "ä",
+        "ü",
+        "q",
+        "tmp",
+        "vmlinuz5",
+        "\\\\",
+        "$",
+    ];
+    let mut name = Vec::new();
+    for _ in 0..=random.below(5) {
+        if random.below(4) > 0 {
+            name.extend(PARTS[random.below(PARTS.len())].bytes());
+        } else {
+            // Anything but what ends a name or a line of the log.
+            let byte = random.below(256) as u8;
+            name.extend(Some(byte).filter(|byte| !matches!(byte, 0 | b'\n')));
+        }
+    }
+    name
+}
+
+/// What a rule set made of names; `None`: refused.
+type Results = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+
+/// Which way the name with this index is asked for: by turns.
+const fn direction(index: usize) -> Direction {
+    match index % 2 {
+        0 => Direction::Read,
+        _ => Direction::Write,
+    }
+}
+
+/// The results, and the lines that had a part in them.
+fn ours(rules: &[u8], names: &[Vec<u8>], client: IpAddr) -> (Results, BTreeSet<u32>) {
+    let rules = Rules::parse(rules).expect("good rules");
+    let (mut results, mut lines) = (Results::new(), BTreeSet::new());
+    for (index, name) in names.iter().enumerate() {
+        let direction = direction(index);
+        let request = Request {
+            name,
+            direction,
+            client,
+        };
+        let mapped = rules.apply(&request, |_| false);
+        lines.extend(mapped.lines);
+        results.insert(name.clone(), mapped.result.ok());
+    }
+    (results, lines)
+}
+
+/// Debian's in.tftpd, where the variable or `scripts/peers` says; `None`, with
+/// the reason printed, where it can't be had or run.
+fn in_tftpd() -> Option<PathBuf> {
+    let named = std::env::var_os("IN_TFTPD").map(PathBuf::from);
+    let program = named.or_else(|| peer_program("in.tftpd"))?;
+    let unshared = Command::new("unshare").args(["--mount", "true"]).status();
+    if !unshared.is_ok_and(|status| status.success()) {
+        let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
+        assert!(!ci, "no mount namespace can be had");
+        eprintln!("skipped: no mount namespace can be had");
+        return None;
+    }
+    Some(program)
+}
+
+/// An in.tftpd that logs into a socket of ours: it has a /dev of its own, with
+/// nothing in it but the link to that socket.
+struct Oracle {
+    child: Child,
+    log: UnixDatagram,
+    address: SocketAddr,
+    _dir: TempDir,
+}
+
+impl Oracle {
+    fn start(program: &Path, rules: &[u8]) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        // It works as nobody.
+        let allow = |path: &Path, mode| {
+            fs::set_permissions(path, Permissions::from_mode(mode)).expect("a mode");
+        };
+        let path = |name: &str| dir.path().join(name);
+        allow(dir.path(), 0o755);
+        fs::create_dir(path("root")).expect("a root");
+        fs::write(path("map"), rules).expect("a file");
+        let log = UnixDatagram::bind(path("log")).expect("a socket");
+        allow(&path("log"), 0o777);
+        let address = free_address();
+        let child = Command::new("unshare")
+            .args(["--mount", "sh", "-c"])
+            .arg(r#"mount -t tmpfs none /dev && ln -s "$1/log" /dev/log && shift && exec "$@""#)
+            .arg("sh")
+            .arg(dir.path())
+            .arg(program)
+            .args(["-L", "-vvv", "-a", &address.to_string(), "-s", "-m"])
+            .args([path("map"), path("root")])
+            .process_group(0)
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("unshare(1)");
+        Self {
+            child,
+            log,
+            address,
+            _dir: dir,
+        }
+    }
+
+    /// Asks for all names, a few at a time, and reads from its log what they
+    /// became. What gets lost is asked for again.
+    fn results(&mut self, names: &[Vec<u8>]) -> Results {
+        const AT_ONCE: usize = 32;
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket");
+        let wait = Duration::from_millis(300);
+        self.log.set_read_timeout(Some(wait)).expect("a duration");
+        let deadline = Instant::now() + 4 * PATIENCE;
+        let mut results = Results::new();
+        // By process: the name asked for and what it is by now.
+        let mut running: HashMap<Vec<u8>, (Vec<u8>, Vec<u8>)> = HashMap::new();
+        let mut line = [0; 4096];
+        let (mut asked, mut done) = (0, 0);
+        while done < names.len() {
+            while asked < names.len() && asked - done < AT_ONCE {
+                let opcode = u16::from_be_bytes(direction(asked).opcode().to_wire());
+                let request = request(opcode, &names[asked], "octet", &[]);
+                // Refused while nobody listens yet.
+                let _ = socket.send_to(&request, self.address);
+                asked += 1;
+            }
+            match self.log.recv(&mut line) {
+                Ok(len) => read_log_line(&line[..len], &mut running, &mut results),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => asked = done,
+                Err(error) => panic!("the log: {error}"),
+            }
+            while names
+                .get(done)
+                .is_some_and(|name| results.contains_key(name))
+            {
+                done += 1;
+            }
+            let ended = self.child.try_wait().expect("a child of ours");
+            assert!(ended.is_none(), "in.tftpd ended: {ended:?}");
+            assert!(
+                Instant::now() < deadline,
+                "stuck at {done}: {:?}",
+                names[done]
+            );
+        }
+        results
+    }
+}
+
+impl Drop for Oracle {
+    fn drop(&mut self) {
+        // Its children too: one may be rewriting for ever.
+        let _ = killpg(
+            Pid::from_raw(self.child.id().cast_signed()),
+            Signal::SIGKILL,
+        );
+        let _ = kill(
+            Pid::from_raw(self.child.id().cast_signed()),
+            Signal::SIGKILL,
+        );
+        let _ = self.child.wait();
+    }
+}
+
+fn free_address() -> SocketAddr {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket");
+    socket.local_addr().expect("a bound socket")
+}
+
+/// `<30>Nov 21 08:48:00 in.tftpd[123]: remap: rule 7: rewrite: name`.
+fn read_log_line(
+    line: &[u8],
+    running: &mut HashMap<Vec<u8>, (Vec<u8>, Vec<u8>)>,
+    results: &mut Results,
+) {
+    let Some((head, text)) = split_once(line, b"]: ") else {
+        return;
+    };
+    let process = head.rsplit(|&byte| byte == b'[').next().unwrap_or_default();
+    if let Some(name) = text.strip_prefix(b"remap: input: ") {
+        running.insert(process.to_vec(), (name.to_vec(), name.to_vec()));
+        return;
+    }
+    let Some((_, current)) = running.get_mut(process) else {
+        return;
+    };
+    if let Some((_, name)) = split_once(text, b": rewrite: ") {
+        *current = name.to_vec();
+        return;
+    }
+    let accepted = text == b"remap: done" || text.ends_with(b": exit");
+    let refused = text.starts_with(b"remap: Breaking") || split_once(text, b": abort: ").is_some();
+    if (accepted || refused)
+        && let Some((name, becomes)) = running.remove(process)
+    {
+        results.insert(name, accepted.then_some(becomes));
+    }
+}
+
+fn split_once<'a>(bytes: &'a [u8], mark: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
+    let at = bytes
+        .windows(mark.len())
+        .position(|window| window == mark)?;
+    Some((&bytes[..at], &bytes[at + mark.len()..]))
+}
+
+/// Ten thousand names through fifty rules come out as they do there.
+#[test]
+fn names_become_what_in_tftpd_makes_of_them() {
+    const NAMES: usize = 10_000;
+    let Some(program) = in_tftpd() else {
+        return;
+    };
+    let rules = compared_rules();
+    assert_eq!(Rules::parse(&rules).map(|rules| rules.len()), Ok(50));
+    let seed = 20_150_808;
+    let mut random = Random(seed);
+    let mut names = BTreeSet::new();
+    while names.len() < NAMES {
+        names.insert(random_name(&mut random));
+        // Refused before the rules are asked.
+        names.remove(&b""[..]);
+    }
+    let names: Vec<_> = names.into_iter().collect();
+    let (ours, lines) = ours(&rules, &names, Ipv4Addr::LOCALHOST.into());
+    let theirs = Oracle::start(&program, &rules).results(&names);
+    let differing: Vec<_> = names
+        .iter()
+        .filter(|name| ours[*name] != theirs[*name])
+        .collect();
+    let show = |result: &Option<Vec<u8>>| match result {
+        Some(name) => name.escape_ascii().to_string(),
+        None => "refused".to_owned(),
+    };
+    for name in differing.iter().take(10) {
+        let (ours, theirs) = (show(&ours[*name]), show(&theirs[*name]));
+        eprintln!("{}: ours {ours}, theirs {theirs}", name.escape_ascii());
+    }
+    assert!(
+        differing.is_empty(),
+        "{} of {NAMES} differ, seed {seed}",
+        differing.len()
+    );
+    // Each rule had its part, but the one for IPv6.
+    assert_eq!(lines.len(), 49, "{lines:?}");
+}
