@@ -322,7 +322,7 @@ fn several_files_go_with_one_call() {
     // What isn't there doesn't keep the others away.
     fs::create_dir(dir.path().join("into")).unwrap();
     let output = run(dir.path(), &["get", &url("no"), &url("two"), "into"]);
-    assert_status(&output, 1, &["no: Error code 1: File not found"]);
+    assert_status(&output, 1, &[":no: Error code 1: File not found"]);
     assert_eq!(files(&dir.path().join("into")), ["two"]);
     let output = run(dir.path(), &["get", &url("a/one"), &url("two"), "new"]);
     assert_status(&output, 64, &["new"]);
@@ -672,7 +672,7 @@ fn silence_ends_after_the_retries() {
             &["-t", "10", "--retries", "3", "--no-options", "get", "URL"][..],
             4,
         ),
-        (&["-t", "10", "--retries", "3", "get", "URL"], 3 + 4),
+        (&["-t", "10", "--retries", "3", "get", "URL"], 3 + 2),
     ] {
         let (output, dir) = against(args, |server| {
             (0..requests).for_each(|_| drop(server.request()));
@@ -861,4 +861,58 @@ fn without_the_client_its_crates_are_gone() {
         assert!(!lean.contains(name), "{name}: {lean}");
     }
     assert!(lean.contains("mio"), "{lean}");
+}
+
+/// A reader that takes its time must not keep a signal from ending it.
+#[test]
+fn an_interrupt_ends_a_wait_for_the_reader_too() {
+    let server = Server::start(&[]);
+    server.file("big", &content(6, 3_000_000));
+    let url = format!("tftp://{}/big", server.addr());
+    let mut child = Command::new(env!("CARGO_BIN_EXE_tftp"))
+        .args(["get", &url, "-"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pid = Pid::from_raw(child.id().cast_signed());
+    // The first bytes have come; the pipe doesn't hold all.
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut [0; 512]).unwrap();
+    kill(pid, Signal::SIGINT).unwrap();
+    let stdout = child.stdout.take();
+    assert_status(&child.wait_with_output().unwrap(), 130, &["interrupted"]);
+    drop(stdout);
+}
+
+#[test]
+fn standard_output_is_appended_to_and_not_replaced() {
+    let server = Server::start(&[]);
+    server.file("file", b"file\n");
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("tftp://{}/file", server.addr());
+    for name in ["-", "/dev/stdout"] {
+        let mut out = fs::File::create(dir.path().join("out")).unwrap();
+        out.write_all(b"before\n").unwrap();
+        let status = tftp().args(["get", &url, name]).stdout(out).status();
+        assert!(status.unwrap().success());
+        assert_eq!(fs::read(dir.path().join("out")).unwrap(), b"before\nfile\n");
+    }
+}
+
+#[test]
+fn one_port_is_enough_for_several_files() {
+    let server = Server::start(&[]);
+    server.file("a", b"a");
+    server.file("b", b"b");
+    let dir = tempfile::tempdir().unwrap();
+    let port = UdpSocket::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let urls = ["a", "b"].map(|name| format!("tftp://{}/{name}", server.addr()));
+    let range = format!("{port}:{port}");
+    let output = run(dir.path(), &["-R", &range, "get", &urls[0], &urls[1], "./"]);
+    assert_status(&output, 0, &[]);
+    assert_eq!(files(dir.path()), ["a", "b"]);
 }

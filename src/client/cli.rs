@@ -6,7 +6,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use clap::{ArgAction, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
 use super::target::{parse_mode, parse_port};
 use crate::protocol::retry::{RetryPolicy, Wait};
@@ -22,10 +22,20 @@ const USAGE: u8 = 64;
 ///
 /// Without get, put, probe or -c: the prompt, on a terminal or from a pipe.
 #[derive(Debug, Parser)]
-#[command(name = "tftp", version, max_term_width = 100)]
+#[command(
+    name = "tftp",
+    version,
+    max_term_width = 100,
+    disable_help_subcommand = true
+)]
+#[command(override_usage = "tftp [OPTIONS] get URL… [LOCAL]
+       tftp [OPTIONS] put LOCAL… URL
+       tftp [OPTIONS] probe URL [--within TIME]
+       tftp [OPTIONS] HOST [PORT] -c COMMAND…
+       tftp [OPTIONS] [HOST [PORT]]")]
 #[command(
     after_help = "Exit status: 0 ok, 1 the server's error, 2 a local file, 64 usage, \
-    68 unknown host, 69 no answer."
+    68 unknown host, 69 no answer, 130 and 143 interrupted."
 )]
 pub struct Args {
     /// What every way of using it knows.
@@ -43,7 +53,8 @@ pub struct Args {
     #[arg(value_parser = parse_port)]
     pub port: Option<u16>,
 
-    /// Obey one command of the prompt and exit, such as: -c get FILE LOCAL
+    /// Obey one command of the prompt and exit, such as: -c get FILE LOCAL;
+    /// all that stands behind it belongs to it
     #[arg(
         short = 'c',
         value_name = "COMMAND",
@@ -61,18 +72,20 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 pub enum Action {
     /// Get files
+    #[command(override_usage = "tftp [OPTIONS] get URL… [LOCAL]")]
     #[command(after_help = "Example: tftp get tftp://192.0.2.1/pxelinux.0 /tmp/")]
     Get {
         /// Files on servers, then a local file, a directory or - [default: the
         /// same names here]
-        #[arg(required = true, value_name = "URL [LOCAL]")]
+        #[arg(required = true, value_name = "URL… [LOCAL]")]
         files: Vec<OsString>,
     },
     /// Put files
+    #[command(override_usage = "tftp [OPTIONS] put LOCAL… URL")]
     #[command(after_help = "Example: tftp put running-config tftp://192.0.2.1:6969/")]
     Put {
         /// Local files (- is standard input), then the place on a server
-        #[arg(required = true, num_args = 2.., value_name = "LOCAL URL")]
+        #[arg(required = true, value_name = "LOCAL… URL")]
         files: Vec<OsString>,
     },
     /// Fetch a file, throw it away and tell in one line how it went
@@ -107,7 +120,7 @@ pub struct Wishes {
     pub options: Vec<(String, String)>,
 
     /// Ask for no options: plain RFC 1350
-    #[arg(long, conflicts_with = "options", global = true)]
+    #[arg(long, conflicts_with_all = ["options", "blksize", "windowsize"], global = true)]
     pub no_options: bool,
 
     /// Milliseconds to wait for an answer before sending again, doubling each
@@ -134,8 +147,8 @@ pub struct Wishes {
     pub ipv6: bool,
 
     /// Say more: what was agreed on, what was tried
-    #[arg(short, long, action = ArgAction::Count, conflicts_with = "quiet", global = true)]
-    pub verbose: u8,
+    #[arg(short, long, conflicts_with = "quiet", global = true)]
+    pub verbose: bool,
 
     /// Show every packet
     #[arg(long, global = true)]
@@ -153,7 +166,18 @@ impl Args {
     /// The text to print and the status to exit with: `--help` and `--version`
     /// (0, standard output), or a mistake in one line (64, standard error).
     pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, Refusal> {
-        Self::try_parse_from(words).map_err(|error| Refusal::new("tftp", USAGE, &error))
+        let args =
+            Self::try_parse_from(words).map_err(|error| Refusal::new("tftp", USAGE, &error))?;
+        match (&args.action, &args.host) {
+            (Some(_), Some(host)) => Err(Refusal {
+                text: format!(
+                    "tftp: {host} and a command: write tftp {host} -c COMMAND, or name the host \
+                     in the URL; try --help"
+                ),
+                status: USAGE,
+            }),
+            _ => Ok(args),
+        }
     }
 }
 
@@ -209,6 +233,11 @@ impl Wishes {
         let found = (host, port).to_socket_addrs().map(|all| all.filter(wanted));
         match found.map(Iterator::collect::<Vec<_>>) {
             Ok(addresses) if !addresses.is_empty() => Ok(addresses),
+            Ok(_) if self.ipv4 => Err(format!("{host}: unknown host: it has no IPv4 address")),
+            Ok(_) if self.ipv6 => Err(format!("{host}: unknown host: it has no IPv6 address")),
+            _ if host.contains(':') => Err(format!(
+                "{host}: unknown host; a port stands behind a blank, or in a URL"
+            )),
             _ => Err(format!("{host}: unknown host")),
         }
     }
@@ -274,7 +303,7 @@ fn parse_time(text: &str) -> Result<Duration, &'static str> {
         .ok_or(EXPECTED_TIME)
 }
 
-const EXPECTED_TIME: &str = "expected a time up to a day, such as 3s, 500ms or 2m";
+const EXPECTED_TIME: &str = "expected a time up to a day, in ms, s or m, such as 3s or 500ms";
 
 const LONGEST_TIME: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -368,7 +397,10 @@ mod tests {
             (&["probe", "tftp://h/f", "--within", "soon"], "soon"),
             (&["-R", "1:2", "h"], "1:2"),
             (&["get"], "URL"),
-            (&["put", "a"], "2"),
+            (&["put"], "LOCAL"),
+            (&["h", "get", "tftp://h/f"], "h"),
+            (&["gett", "tftp://h/f"], "get"),
+            (&["--no-options", "--blksize", "8", "h"], "--no-options"),
         ] {
             let refusal = read(words).map(|_| ()).expect_err(&format!("{words:?}"));
             assert_eq!(refusal.status, 64, "{words:?}");

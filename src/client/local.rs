@@ -4,15 +4,20 @@
 //! the bytes as they come. May not: know who is at the other end.
 
 use std::ffi::OsStr;
+use std::fmt;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Seek, Write};
-use std::os::fd::AsFd;
+use std::io::{self, IsTerminal, Seek, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::libc::PIPE_BUF;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::content::Store;
+use crate::daemon::Interrupts;
 use crate::storage::{ReadFile, StorageError, Upload, local};
 
 /// Where a received file goes.
@@ -27,35 +32,96 @@ pub(super) enum Destination {
 }
 
 impl Destination {
-    /// What the user called it: `-` is standard output.
+    /// What the user called it: `-` is standard output, and so is the name that
+    /// it has among the devices (which may lead to a file that others write to
+    /// as well).
     pub(super) fn named(name: &OsStr) -> Self {
-        if name == "-" {
-            Self::Stdout
-        } else {
-            Self::Path(name.into())
+        match name.as_bytes() {
+            b"-" | b"/dev/stdout" | b"/dev/fd/1" | b"/proc/self/fd/1" => Self::Stdout,
+            _ => Self::Path(name.into()),
         }
     }
 
-    /// Makes ready to receive. Nothing can be seen of it yet.
+    /// Whether it is what the user is looking at.
+    pub(super) fn is_screen(&self) -> bool {
+        *self == Self::Stdout && io::stdout().is_terminal()
+    }
+
+    /// Makes ready to receive. Nothing can be seen of it yet. `interrupts` ends
+    /// the wait for whoever reads a pipe.
     ///
     /// # Errors
     /// One line that names the file and the reason.
-    pub(super) fn open(&self) -> Result<Local, String> {
+    pub(super) fn open(&self, interrupts: &Interrupts) -> Result<Local, String> {
         match self {
             Self::Path(path) if is_stream(path) => {
                 let opened = OpenOptions::new().write(true).open(path);
-                let file = opened.map_err(|error| trouble(path, &words(&error)))?;
-                Ok(Local::Stream(file))
+                let stream = opened.and_then(|file| Stream::new(file, interrupts));
+                stream
+                    .map(Local::Stream)
+                    .map_err(|error| trouble(path, &words(&error)))
             }
             Self::Path(path) => match local::replace(path) {
                 Ok(upload) => Ok(Local::File(upload)),
                 Err(error) => Err(trouble(path, error.reason())),
             },
-            Self::Stdout => match io::stdout().as_fd().try_clone_to_owned() {
-                Ok(descriptor) => Ok(Local::Stream(descriptor.into())),
-                Err(error) => Err(format!("standard output: {}", words(&error))),
-            },
+            Self::Stdout => {
+                let copy = io::stdout().as_fd().try_clone_to_owned();
+                let stream = copy.and_then(|descriptor| Stream::new(descriptor.into(), interrupts));
+                stream
+                    .map(Local::Stream)
+                    .map_err(|error| format!("{self}: {}", words(&error)))
+            }
             Self::Nowhere => Ok(Local::Nowhere),
+        }
+    }
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => path.display().fmt(f),
+            Self::Stdout => f.write_str("standard output"),
+            Self::Nowhere => f.write_str("nowhere"),
+        }
+    }
+}
+
+/// A pipe, a terminal or a device. Whoever reads it may take their time: a
+/// signal ends the wait.
+#[derive(Debug)]
+pub(super) struct Stream {
+    file: File,
+    /// Readable when a signal came.
+    interrupts: OwnedFd,
+}
+
+impl Stream {
+    fn new(file: File, interrupts: &Interrupts) -> io::Result<Self> {
+        let interrupts = interrupts.as_fd().try_clone_to_owned()?;
+        Ok(Self { file, interrupts })
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        // As much as a pipe that is ready takes without making us wait.
+        for part in bytes.chunks(PIPE_BUF) {
+            self.wait()?;
+            self.file.write_all(part)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until it takes something more, or a signal comes.
+    fn wait(&self) -> io::Result<()> {
+        let mut polled = [
+            PollFd::new(self.file.as_fd(), PollFlags::POLLOUT),
+            PollFd::new(self.interrupts.as_fd(), PollFlags::POLLIN),
+        ];
+        poll(&mut polled, PollTimeout::NONE)?;
+        // Devices that can't be polled are always ready.
+        match polled[1].any() {
+            Some(true) => Err(Errno::EINTR.into()),
+            _ => Ok(()),
         }
     }
 }
@@ -73,8 +139,8 @@ fn is_stream(path: &Path) -> bool {
 pub(super) enum Local {
     /// A regular file that has yet to get its name.
     File(Upload),
-    /// A pipe, a terminal or a device.
-    Stream(File),
+    /// It takes the bytes as they come.
+    Stream(Stream),
     Nowhere,
 }
 
@@ -82,7 +148,7 @@ impl Store for Local {
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), StorageError> {
         match self {
             Self::File(upload) => upload.write_at(offset, bytes),
-            Self::Stream(file) => file.write_all(bytes).map_err(|error| storage_error(&error)),
+            Self::Stream(stream) => stream.write(bytes).map_err(|error| storage_error(&error)),
             Self::Nowhere => Ok(()),
         }
     }
@@ -138,6 +204,12 @@ impl Source {
         let copy = self.file.try_clone().map_err(|error| words(&error));
         copy.and_then(|file| local::read(file.into()).map_err(|error| error.reason().to_owned()))
             .map_err(|reason| trouble(&self.name, &reason))
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.name.display().fmt(f)
     }
 }
 

@@ -17,6 +17,7 @@ use super::{Status, complain, say, trace};
 use crate::clock;
 use crate::wire::options::Negotiated;
 use crate::wire::packet::Mode;
+use crate::wire::text::escape;
 
 /// Gets files: targets, and in the end perhaps where to.
 pub(super) fn get(wishes: &Wishes, files: &[OsString]) -> Status {
@@ -32,11 +33,7 @@ pub(super) fn get(wishes: &Wishes, files: &[OsString]) -> Status {
     let mut pairs = Vec::with_capacity(targets.len());
     for target in targets.drain(..) {
         if target.is_directory() {
-            complain(format_args!(
-                "tftp: the URL names no file: {}",
-                show(&target)
-            ));
-            return Status::Usage;
+            return usage(OsStr::new(&show(&target)), "it names no file");
         }
         match destination(local.map(OsString::as_os_str), &target, several) {
             Ok(destination) => pairs.push((target, destination)),
@@ -52,7 +49,8 @@ pub(super) fn get(wishes: &Wishes, files: &[OsString]) -> Status {
     };
     let mut status = Status::Ok;
     for (target, destination) in &pairs {
-        let one = shot.fire(target, End::Get(destination), "Received", &show(target));
+        let label = escape(&target.name).to_string();
+        let one = shot.fire(target, End::Get(destination), "Received", &label);
         status = status.and(one);
         if matches!(one, Status::Interrupted(_)) {
             break;
@@ -64,38 +62,26 @@ pub(super) fn get(wishes: &Wishes, files: &[OsString]) -> Status {
 
 /// Puts files: local ones, and in the end where to.
 pub(super) fn put(wishes: &Wishes, files: &[OsString]) -> Status {
-    let Some((last, locals)) = files.split_last() else {
+    let Some((last, locals)) = files.split_last().filter(|(_, locals)| !locals.is_empty()) else {
+        complain(format_args!(
+            "tftp: put needs local files and a URL; try put --help"
+        ));
         return Status::Usage;
     };
-    let target = match parse_all(std::slice::from_ref(last)) {
-        Ok(targets) => targets.into_iter().next(),
-        Err(status) => return status,
+    // All of it is understood before any of it is done.
+    let pairs: Result<Vec<_>, Status> = match Target::parse(last) {
+        Ok(target) => locals
+            .iter()
+            .map(|local| Ok((local, place(&target, local, locals.len() > 1)?)))
+            .collect(),
+        Err(problem) => Err(usage(last, problem)),
     };
-    let Some(target) = target else {
-        return Status::Usage;
-    };
-    let mut shot = match Shot::new(wishes) {
-        Ok(shot) => shot,
+    let (pairs, mut shot) = match pairs.and_then(|pairs| Ok((pairs, Shot::new(wishes)?))) {
+        Ok(ready) => ready,
         Err(status) => return status,
     };
     let mut status = Status::Ok;
-    for local in locals {
-        let mut target = target.clone();
-        if target.is_directory() || locals.len() > 1 {
-            let name = tail(local.as_bytes());
-            if local == "-" || name.is_empty() {
-                complain(format_args!(
-                    "tftp: {} needs a name on the server, as in tftp://HOST/NAME",
-                    local.display()
-                ));
-                status = status.and(Status::Usage);
-                continue;
-            }
-            if !target.is_directory() {
-                target.name.push(b'/');
-            }
-            target.name.extend_from_slice(name);
-        }
+    for (local, target) in pairs {
         let one = match Source::open(local) {
             Ok(source) => {
                 let label = local.display().to_string();
@@ -114,6 +100,34 @@ pub(super) fn put(wishes: &Wishes, files: &[OsString]) -> Status {
     status
 }
 
+/// Where a local file is to go: `target` itself, or below it.
+fn place(target: &Target, local: &OsStr, several: bool) -> Result<Target, Status> {
+    if is_url(local) {
+        return Err(usage(local, "only the last word can be a URL"));
+    }
+    let mut target = target.clone();
+    if target.is_directory() || several {
+        let name = tail(local.as_bytes());
+        if local == "-" || name.is_empty() {
+            return Err(usage(
+                local,
+                "it needs a name on the server, as in tftp://HOST/NAME",
+            ));
+        }
+        if !target.is_directory() {
+            target.name.push(b'/');
+        }
+        target.name.extend_from_slice(name);
+    }
+    Ok(target)
+}
+
+/// One line about a word that can't be followed.
+fn usage(word: &OsStr, problem: &str) -> Status {
+    complain(format_args!("tftp: {}: {problem}", word.display()));
+    Status::Usage
+}
+
 /// Fetches a file and throws it away.
 pub(super) fn probe(wishes: &Wishes, url: &OsStr, within: Duration) -> Status {
     let until = clock::now() + within;
@@ -122,11 +136,7 @@ pub(super) fn probe(wishes: &Wishes, url: &OsStr, within: Duration) -> Status {
         Err(status) => return status,
     };
     let Some(target) = target.filter(|target| !target.is_directory()) else {
-        complain(format_args!(
-            "tftp: the URL names no file: {}",
-            url.display()
-        ));
-        return Status::Usage;
+        return usage(url, "it names no file");
     };
     let mut shot = match Shot::new(wishes) {
         Ok(shot) => shot,
@@ -149,12 +159,7 @@ pub(super) fn probe(wishes: &Wishes, url: &OsStr, within: Duration) -> Status {
 }
 
 fn parse_all(words: &[OsString]) -> Result<Vec<Target>, Status> {
-    let parse = |word: &OsString| {
-        Target::parse(word).map_err(|problem| {
-            complain(format_args!("tftp: {}: {problem}", word.display()));
-            Status::Usage
-        })
-    };
+    let parse = |word: &OsString| Target::parse(word).map_err(|problem| usage(word, problem));
     words.iter().map(parse).collect()
 }
 
@@ -168,8 +173,11 @@ fn destination(
     let Some(local) = local else {
         return Ok(Destination::Path(name));
     };
-    if local == "-" {
+    if let Destination::Stdout = Destination::named(local) {
         return Ok(Destination::Stdout);
+    }
+    if local.is_empty() {
+        return Err("the local file's name is empty".to_owned());
     }
     let path = PathBuf::from(local);
     if path.is_dir() || local.as_bytes().ends_with(b"/") {
@@ -184,8 +192,9 @@ fn destination(
     }
 }
 
+/// A file on a server, for people: `host:file`.
 fn show(target: &Target) -> String {
-    String::from_utf8_lossy(&target.name).into_owned()
+    format!("{}:{}", target.host, escape(&target.name))
 }
 
 /// What the server agreed to, as options are written.
@@ -277,12 +286,12 @@ impl<'a> Shot<'a> {
 
     /// Moves one file and tells how it went.
     fn fire(&mut self, target: &Target, file: End<'_>, verb: &str, label: &str) -> Status {
-        let mut progress = Progress::new(label, !self.wishes.quiet);
+        let mut progress = Progress::new(label, !self.wishes.quiet && !file.is_screen());
         let done = match self.carry_out(target, file, &mut progress) {
             Ok(done) => done,
-            Err(failed) => return failed.report(label),
+            Err(failed) => return failed.report(&show(target)),
         };
-        if self.wishes.verbose > 0 {
+        if self.wishes.verbose {
             if let Some(reason) = &done.fallback {
                 complain(format_args!("{label}: went on without options: {reason}"));
             }

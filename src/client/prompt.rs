@@ -16,7 +16,7 @@ use super::lines::{Line, Lines};
 use super::local::{Destination, Source};
 use super::oneshot::granted;
 use super::progress::{Progress, summary};
-use super::target::{PORT, parse_mode, parse_port, split_host, tail};
+use super::target::{PORT, Target, is_url, parse_mode, parse_port, split_host, tail};
 use super::transfer::{End, Engine, Order, Trouble};
 use super::{Status, complain, say, trace};
 use crate::protocol::retry::{RetryPolicy, Wait};
@@ -35,6 +35,7 @@ enum Next {
 #[derive(Debug, Clone)]
 struct Peer {
     host: String,
+    port: u16,
     addresses: Vec<SocketAddr>,
 }
 
@@ -66,7 +67,7 @@ impl Prompt {
             offer: wishes.offer(),
             peer: None,
             mode: wishes.mode.unwrap_or(Mode::Octet),
-            verbose: wishes.verbose > 0,
+            verbose: wishes.verbose,
             trace: wishes.trace,
             literal: args.literal,
             patience: None,
@@ -111,7 +112,12 @@ impl Prompt {
 
     /// Reads a line and obeys it.
     fn step(&mut self, is_terminal: bool) -> Next {
-        match self.ask("tftp> ") {
+        // Whoever feeds a pipe may do without.
+        let prompt = match self.lines {
+            Some(Lines::Pipe) if self.wishes.quiet => "",
+            _ => "tftp> ",
+        };
+        match self.ask(prompt) {
             Line::End => {
                 if is_terminal {
                     say(format_args!(""));
@@ -128,11 +134,7 @@ impl Prompt {
                 };
                 // On a terminal an interrupt ends the transfer, not the prompt.
                 match self.status {
-                    Status::Interrupted(_) if is_terminal => {
-                        self.status = Status::Ok;
-                        next
-                    }
-                    Status::Interrupted(_) => Next::Quit,
+                    Status::Interrupted(_) if !is_terminal => Next::Quit,
                     _ => next,
                 }
             }
@@ -280,7 +282,9 @@ impl Prompt {
         say(format_args!(
             "Rexmt-interval: {} seconds, Max-timeout: {} seconds, Blksize: {}, Windowsize: {}",
             retry.initial_wait().as_secs_f64(),
-            retry.patience().as_secs_f64(),
+            self.patience
+                .unwrap_or_else(|| retry.patience())
+                .as_secs_f64(),
             self.offer.blksize.unwrap_or(512),
             self.offer.windowsize.unwrap_or(1)
         ));
@@ -356,13 +360,15 @@ impl Prompt {
             _ => (None, None),
         };
         match (host, port) {
-            (Some(host), Some(port)) => self.connect(&host, port),
+            (Some(host), Some(port)) => {
+                self.connect(&host, port);
+            }
             _ => self.misunderstood(format_args!("usage: connect host-name [port]")),
         }
     }
 
-    /// Looks a host up and stays with it.
-    fn connect(&mut self, host: &str, port: u16) {
+    /// Looks a host up and stays with it; false if there is none of that name.
+    fn connect(&mut self, host: &str, port: u16) -> bool {
         let bare = host
             .strip_prefix('[')
             .and_then(|rest| rest.strip_suffix(']'))
@@ -377,31 +383,44 @@ impl Prompt {
                 }
                 self.peer = Some(Peer {
                     host: bare.to_owned(),
+                    port,
                     addresses,
                 });
+                true
             }
             Err(text) => {
                 complain(format_args!("{text}"));
-                self.peer = None;
                 self.failed(Status::UnknownHost);
+                false
             }
         }
     }
 
-    /// Takes the host off `host:file` and connects to it; false if there is no
-    /// server to talk to.
-    fn choose_server<'a>(&mut self, word: &'a [u8]) -> Option<&'a [u8]> {
+    /// The server's name for a file: connects to the host of `host:file`, on the
+    /// same port as before, or of a URL. `None` if there is no server to talk to.
+    fn choose_server(&mut self, word: &[u8]) -> Option<Vec<u8>> {
+        if is_url(OsStr::from_bytes(word)) {
+            return match Target::parse(OsStr::from_bytes(word)) {
+                Ok(target) => self
+                    .connect(&target.host, target.port)
+                    .then_some(target.name),
+                Err(problem) => {
+                    self.misunderstood(format_args!("{}: {problem}", escape(word)));
+                    None
+                }
+            };
+        }
         if !self.literal
             && let Some((host, file)) = split_host(word)
         {
-            self.connect(host, PORT);
-            return self.peer.is_some().then_some(file);
+            let port = self.peer.as_ref().map_or(PORT, |peer| peer.port);
+            return self.connect(host, port).then(|| file.to_vec());
         }
         if self.peer.is_none() {
             self.misunderstood(format_args!("No target machine specified."));
             return None;
         }
-        Some(word)
+        Some(word.to_vec())
     }
 
     fn obey_get(&mut self, words: &[Vec<u8>]) {
@@ -418,7 +437,7 @@ impl Prompt {
             let Some(name) = self.choose_server(remote) else {
                 return;
             };
-            let here = Path::new(OsStr::from_bytes(tail(name)));
+            let here = Path::new(OsStr::from_bytes(tail(&name)));
             let local = match local.map(|local| PathBuf::from(OsStr::from_bytes(local))) {
                 Some(directory) if directory.is_dir() => directory.join(here),
                 Some(local) => local,
@@ -430,13 +449,13 @@ impl Prompt {
             }
             let (host, mode) = (self.host(), self.mode.name());
             if self.verbose {
-                let (name, local) = (escape(name), local.display());
+                let (name, local) = (escape(&name), local.display());
                 say(format_args!(
                     "getting from {host}:{name} to {local} [{mode}]"
                 ));
             }
             let destination = Destination::named(local.as_os_str());
-            if !self.transfer(name, End::Get(&destination)) {
+            if !self.transfer(&name, End::Get(&destination)) {
                 return;
             }
         }
@@ -464,10 +483,10 @@ impl Prompt {
             return;
         }
         for local in locals {
-            let name = match into {
+            let name = match &into {
                 None => tail(local).to_vec(),
                 Some(name) if locals.len() == 1 && !name.is_empty() && !name.ends_with(b"/") => {
-                    name.to_vec()
+                    name.clone()
                 }
                 Some(directory) => below(directory, tail(local)),
             };
@@ -532,7 +551,8 @@ impl Prompt {
             ports: self.wishes.port_range.as_ref(),
             until: None,
         };
-        let mut progress = Progress::new(String::from_utf8_lossy(name), !self.wishes.quiet);
+        let shown = !self.wishes.quiet && !file.is_screen();
+        let mut progress = Progress::new(escape(name).to_string(), shown);
         match engine.carry_out(&order, &mut progress) {
             Ok(done) => {
                 if self.verbose {
@@ -555,6 +575,7 @@ impl Prompt {
                 match &trouble {
                     Trouble::Refused { .. } => complain(format_args!("{trouble}")),
                     Trouble::Silence(text) => complain(format_args!("Transfer timed out: {text}")),
+                    Trouble::Unreachable(text) => complain(format_args!("{text}")),
                     _ => complain(format_args!("tftp: {trouble}")),
                 }
                 self.failed(trouble.status());

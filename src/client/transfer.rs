@@ -9,7 +9,7 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
@@ -81,6 +81,22 @@ pub(super) enum End<'a> {
     Put(&'a Source),
 }
 
+impl End<'_> {
+    /// Whether the bytes appear where progress would.
+    pub(super) fn is_screen(&self) -> bool {
+        matches!(self, Self::Get(destination) if destination.is_screen())
+    }
+}
+
+impl fmt::Display for End<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Get(destination) => destination.fmt(f),
+            Self::Put(source) => source.fmt(f),
+        }
+    }
+}
+
 /// A file that was moved.
 #[derive(Debug)]
 pub(super) struct Done {
@@ -108,6 +124,8 @@ pub(super) enum Trouble {
     Unspeakable(String),
     /// Nobody answered, or no longer.
     Silence(String),
+    /// The network says that nobody is there.
+    Unreachable(String),
     /// A signal came.
     Interrupted(Signal),
 }
@@ -119,7 +137,7 @@ impl Trouble {
             Self::Refused { .. } | Self::Violated(_) => Status::Server,
             Self::Local(_) => Status::Local,
             Self::Unspeakable(_) => Status::Usage,
-            Self::Silence(_) => Status::NoAnswer,
+            Self::Silence(_) | Self::Unreachable(_) => Status::NoAnswer,
             Self::Interrupted(signal) => {
                 Status::Interrupted(u8::try_from(*signal as i32).unwrap_or_default())
             }
@@ -136,7 +154,10 @@ impl fmt::Display for Trouble {
             Self::Violated(failure) => {
                 write!(f, "the server broke the protocol: {}", failure.message)
             }
-            Self::Local(text) | Self::Unspeakable(text) | Self::Silence(text) => f.write_str(text),
+            Self::Local(text)
+            | Self::Unspeakable(text)
+            | Self::Silence(text)
+            | Self::Unreachable(text) => f.write_str(text),
             Self::Interrupted(signal) => write!(f, "interrupted by {signal}"),
         }
     }
@@ -186,7 +207,7 @@ impl Engine {
         let mut trouble = Trouble::Silence("the host has no address".to_owned());
         for &server in order.servers {
             match self.ask(order, server, progress) {
-                Err(Trouble::Silence(reason)) => trouble = Trouble::Silence(reason),
+                Err(failed @ (Trouble::Silence(_) | Trouble::Unreachable(_))) => trouble = failed,
                 ended => return ended,
             }
         }
@@ -220,8 +241,13 @@ impl Engine {
                 code: ErrorCode::OptionRefused | ErrorCode::IllegalOperation,
                 ..
             } if unanswered => (format!("the server refused them ({first})"), cautious),
-            Trouble::Silence(_) if unanswered && self.tools.gate.mishaps.unreachable.is_none() => {
-                ("the server kept silent".to_owned(), order.retry)
+            Trouble::Silence(_) if unanswered => {
+                // What was spent on the first request is not spent twice.
+                let retry = RetryPolicy {
+                    retries: order.retry.retries - cautious.retries,
+                    ..order.retry
+                };
+                ("the server kept silent".to_owned(), retry)
             }
             _ => return Err(first),
         };
@@ -249,13 +275,15 @@ impl Engine {
         progress: &mut Progress,
     ) -> Result<Done, (Trouble, bool)> {
         self.tools.gate.mishaps.unreachable = None;
+        let mut interrupts =
+            Interrupts::hold().map_err(|error| (Trouble::Silence(error.to_string()), true))?;
         let session = self
-            .open(order, offer, server, retry)
+            .open(order, offer, server, retry, &interrupts)
             .map_err(|trouble| (trouble, true))?;
         let slot = self.sessions.vacant_entry();
         let index = slot.key();
         slot.insert(session);
-        let ended = self.wait_for(index, order.until, progress);
+        let ended = self.wait_for(index, order.until, &mut interrupts, progress);
         let session = &self.sessions[index];
         let (state, bytes) = (session.transfer().progress(), session.bytes());
         let done = Done {
@@ -279,20 +307,14 @@ impl Engine {
                 ErrorCode::IllegalOperation | ErrorCode::OptionRefused => {
                     Trouble::Violated(failure)
                 }
-                _ => Trouble::Local(failure.message.to_owned()),
+                _ => Trouble::Local(format!("{}: {}", order.file, failure.message)),
             },
-            Outcome::TimedOut => Trouble::Silence(self.silence(peer, bytes, state.verified)),
+            Outcome::TimedOut if state.verified => {
+                Trouble::Silence(format!("{peer} fell silent after {bytes} bytes"))
+            }
+            Outcome::TimedOut => Trouble::Silence(format!("no answer from {peer}")),
         };
         Err((trouble, !state.verified))
-    }
-
-    /// What to say of a peer that doesn't answer.
-    fn silence(&self, peer: SocketAddr, bytes: u64, verified: bool) -> String {
-        match self.tools.gate.mishaps.unreachable {
-            Some(kind) => format!("no answer from {peer}: {kind}"),
-            None if verified => format!("{peer} fell silent after {bytes} bytes"),
-            None => format!("no answer from {peer}"),
-        }
     }
 
     fn open(
@@ -301,6 +323,7 @@ impl Engine {
         offer: Offer,
         server: SocketAddr,
         retry: RetryPolicy,
+        interrupts: &Interrupts,
     ) -> Result<Session<Local>, Trouble> {
         let window =
             usize::from(offer.windowsize.unwrap_or(1)) * usize::from(offer.blksize.unwrap_or(512));
@@ -328,7 +351,10 @@ impl Engine {
         let plain = Negotiated::default();
         let (transfer, content) = match order.file {
             End::Get(destination) => {
-                let sink = FileSink::new(destination.open().map_err(Trouble::Local)?, order.mode);
+                let sink = FileSink::new(
+                    destination.open(interrupts).map_err(Trouble::Local)?,
+                    order.mode,
+                );
                 let receiver = Receiver::new(&config, opening, plain);
                 (Transfer::Receiver(receiver), Content::Sink(Box::new(sink)))
             }
@@ -360,9 +386,23 @@ impl Engine {
             SocketAddr::V6(server) => (Ipv6Addr::UNSPECIFIED.into(), server.scope_id()),
         };
         self.next_port = self.next_port.wrapping_add(1);
-        let socket = TransferSocket::bind(any, scope, ports, self.next_port);
+        let mut socket = TransferSocket::bind(any, scope, ports, self.next_port);
+        if socket
+            .as_ref()
+            .is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
+        {
+            // Those that dally give their ports back.
+            self.settle();
+            socket = TransferSocket::bind(any, scope, ports, self.next_port);
+        }
         let socket = socket.and_then(|socket| socket.report_undeliverable().map(|()| socket));
-        socket.map_err(|error| Trouble::Silence(format!("cannot open a socket: {error}")))
+        socket.map_err(|error| match (error.kind(), ports) {
+            (io::ErrorKind::AddrInUse, Some(ports)) => {
+                let (low, high) = (ports.start(), ports.end());
+                Trouble::Local(format!("no port of the range {low}:{high} is free"))
+            }
+            _ => Trouble::Local(format!("cannot open a socket: {error}")),
+        })
     }
 
     /// Runs the loop until the session has ended; it may go on dallying.
@@ -370,18 +410,18 @@ impl Engine {
         &mut self,
         index: usize,
         until: Option<Instant>,
+        interrupts: &mut Interrupts,
         progress: &mut Progress,
     ) -> Result<Outcome, Trouble> {
         let kernel = |error: io::Error| Trouble::Silence(format!("cannot wait: {error}"));
-        let mut interrupts = Interrupts::hold().map_err(kernel)?;
-        let descriptor = interrupts.as_raw_fd();
+        let descriptor = interrupts.as_fd().as_raw_fd();
         let registry = self.poll.registry();
         let session = &mut self.sessions[index];
         session.register(registry, Token(index)).map_err(kernel)?;
         registry
             .register(&mut SourceFd(&descriptor), SIGNALS, Interest::READABLE)
             .map_err(kernel)?;
-        let ended = self.run(index, until, &mut interrupts, progress);
+        let ended = self.run(index, until, interrupts, progress);
         let _ = self.poll.registry().deregister(&mut SourceFd(&descriptor));
         progress.over();
         ended
@@ -396,6 +436,10 @@ impl Engine {
     ) -> Result<Outcome, Trouble> {
         let mut turn = self.work(index, Session::transmit);
         loop {
+            if let Some(signal) = interrupts.take() {
+                self.give_up(index, "Interrupted by the user");
+                return Err(Trouble::Interrupted(signal));
+            }
             if let Some(outcome) = self.sessions[index].poll_outcome() {
                 return Ok(outcome);
             }
@@ -404,16 +448,14 @@ impl Engine {
                 && !session.transfer().progress().verified
             {
                 let server = session.peer();
-                return Err(Trouble::Silence(format!("no answer from {server}: {kind}")));
+                return Err(Trouble::Unreachable(format!(
+                    "no answer from {server}: {kind}"
+                )));
             }
             progress.show(session);
             self.wait(turn, until)
                 .map_err(|error| Trouble::Silence(format!("cannot wait: {error}")))?;
             let now = clock::now();
-            if let Some(signal) = interrupts.take() {
-                self.give_up(index, "Interrupted by the user");
-                return Err(Trouble::Interrupted(signal));
-            }
             if until.is_some_and(|until| until <= now) {
                 self.give_up(index, "It takes too long");
                 return Err(Trouble::Silence("it took too long".to_owned()));

@@ -9,7 +9,7 @@ mod sandbox;
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -111,9 +111,10 @@ impl Drop for Interrupts {
     }
 }
 
-impl AsRawFd for Interrupts {
-    fn as_raw_fd(&self) -> RawFd {
-        self.descriptor.as_raw_fd()
+impl AsFd for Interrupts {
+    /// Readable while a signal waits to be taken.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
     }
 }
 
