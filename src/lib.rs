@@ -28,7 +28,7 @@
 //! | 3 system | [`storage`] | the root, reads, atomic uploads |
 //! | | [`remap`] | map files: a request's name in, a name or a refusal out |
 //! | | [`socket`] | datagrams, batches, segmentation offload |
-//! | | [`daemon`] | signals and process limits |
+//! | | [`daemon`] | signals, process limits, what is given up at the start |
 //! | | [`clock`] | what time it is |
 //! | | [`usage`] | command lines that can't be followed |
 //! | 4 session | [`content`] | a file as blocks: octet or netascii |
@@ -64,6 +64,8 @@
 //!   line, one counter.
 //! - The timer wheel is a hint and never early; a session's own deadline decides.
 //!   Without sessions there is no wake-up.
+//! - No byte is read from the network before every right that isn't needed has
+//!   been given up.
 //! - No byte from the network reaches the log unescaped, and none can panic.
 //! - `unsafe` is in one module, `socket::batch`, for `recvmmsg` and `sendmsg`.
 //!
@@ -73,13 +75,17 @@
 //! |---|---|---|
 //! | sessions | `--max-sessions`, or a third of the open files | [`sessions`] |
 //! | request | 1024 bytes read, longer ones cut | `server::admission` |
-//! | requests taken a turn | 4 batches of 64 | `server::admission` |
+//! | requests taken a turn | a batch of 64 | `server::admission` |
 //! | datagrams a session takes a turn | 64 | [`session`] |
 //! | bytes a session sends a turn | 256 KiB | [`session`] |
 //! | blocks in one read and one send | 64, and 65,507 bytes | [`content`], [`socket`] |
 //! | receive buffer of a transfer | 4 MiB, and what the system allows | [`socket`] |
+//! | sessions whose peer never answered | 16,384, and the oldest gives way after 200 ms | [`sessions`] |
+//! | sessions of one client | `--max-sessions-per-client`, else no bound | [`sessions`] |
 //! | answers to nonsense | 100 a second | [`session`] |
+//! | ERRORs to refused requests | 10,000 a second | [`server`] |
 //! | log lines about dropped requests | 1 a second | [`server`] |
+//! | log lines about refusals and peers that never answered | 100 a second | `server::report` |
 //! | repeats to a peer that never answered | 3, of one datagram | [`protocol::transfer`] |
 //! | repeats to a peer that did | `--retries`, waits up to 8 s | [`protocol::retry`] |
 //! | block size, window | 65,464 bytes, `--max-windowsize` blocks | [`wire::options`] |

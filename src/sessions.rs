@@ -6,9 +6,9 @@
 //! keeps to its capacity. It may not know what a tenant does, read a clock or
 //! touch a socket; keys and addresses are all it has.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hasher};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
@@ -26,16 +26,26 @@ const MAX_CAPACITY: usize = *RESERVED.start() & INDEX_MASK;
 
 const INDEX_MASK: usize = u32::MAX as usize;
 
+/// The most sessions whose peer has never answered. A flood of forged requests
+/// takes up no more than these; a room of machines that are switched on at once
+/// has answered long before it is as many.
+pub const MAX_UNVERIFIED: usize = 16_384;
+
+/// How long a session may wait for its peer's first answer before a new request
+/// can have its slot, if slots are short: longer than an answer takes from
+/// anywhere, shorter than a flood takes to fill the table.
+pub const UNVERIFIED_GRACE: Duration = Duration::from_millis(200);
+
 /// Up to this many sessions, debug builds check the whole table after each
 /// change.
 const CHECKED_LEN: usize = 64;
 
 const _: () = assert!(usize::BITS == 64, "a token holds an index and a generation");
 
-/// What a session costs beside its tenant: 64 bytes in the slab, 16 in the
+/// What a session costs beside its tenant: 72 bytes in the slab, 16 in the
 /// wheel, and an endpoint and a key in the tree, whose nodes are at least half
-/// full; some 200 bytes in all.
-const _: () = assert!(size_of::<Entry<()>>() == 64 && size_of::<(Endpoint, SessionKey)>() == 60);
+/// full; some 200 bytes in all, and until its peer has answered some 12 more.
+const _: () = assert!(size_of::<Entry<()>>() == 72 && size_of::<(Endpoint, SessionKey)>() == 60);
 
 /// A client's end of a transfer as seen from here (its TID, RFC 1350 §4).
 ///
@@ -69,11 +79,12 @@ impl Fingerprint {
 /// Names one session; once that is removed, it names nothing.
 ///
 /// Generations count the sessions ever stored, modulo 2^32: a key would have to
-/// be kept for as many sessions to reach another one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// be kept for as many sessions to reach another one. Keys are ordered by age,
+/// but for that wrap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionKey {
-    index: u32,
     generation: u32,
+    index: u32,
 }
 
 impl SessionKey {
@@ -100,6 +111,10 @@ pub trait Tenant {
     /// Whether it is finished or only dallying, so that any request of its
     /// endpoint may take its place.
     fn is_over(&self) -> bool;
+
+    /// Since when its peer has owed its first answer; `None` once it has come.
+    /// Until then the peer may be somebody else's forgery.
+    fn unverified_since(&self) -> Option<Instant>;
 }
 
 /// What is to be done with a request.
@@ -112,6 +127,11 @@ pub enum Admission {
     /// End this session, then start one: its client has turned to something
     /// else.
     Replaces(SessionKey),
+    /// Start a session, and end this one to make room: of those whose peer has
+    /// never answered the oldest, and overdue.
+    Evicts(SessionKey),
+    /// The client has as many sessions as one may have.
+    Crowded,
     /// There is no room.
     Full,
 }
@@ -137,8 +157,11 @@ pub struct Sessions<S> {
     /// Ordered rather than hashed: no random seed in the core and no flooding
     /// of a bucket, for a few comparisons beside a system call.
     by_endpoint: BTreeMap<Endpoint, SessionKey>,
+    /// Those whose peer has not answered yet, the oldest first.
+    unverified: BTreeSet<SessionKey>,
     wheel: TimerWheel,
     capacity: usize,
+    per_client: usize,
     next_generation: u32,
     /// The latest time `pop_due` was told.
     reached: Instant,
@@ -150,6 +173,8 @@ struct Entry<S> {
     endpoint: Endpoint,
     generation: u32,
     fingerprint: Fingerprint,
+    /// Listed among the unverified.
+    unverified: bool,
     tenant: S,
 }
 
@@ -163,12 +188,22 @@ impl<S: Tenant> Sessions<S> {
         Self {
             slab: Slab::new(),
             by_endpoint: BTreeMap::new(),
+            unverified: BTreeSet::new(),
             wheel: TimerWheel::new(origin),
             capacity: capacity.min(MAX_CAPACITY),
+            per_client: usize::MAX,
             next_generation: 0,
             reached: origin,
             wheel_ops: 0,
         }
+    }
+
+    /// Lets one client (one IP address) have so many sessions at once and no
+    /// more; those that are over don't count.
+    #[must_use]
+    pub const fn with_client_limit(mut self, sessions: usize) -> Self {
+        self.per_client = sessions;
+        self
     }
 
     /// How many sessions there are.
@@ -194,8 +229,9 @@ impl<S: Tenant> Sessions<S> {
     /// What to do with a request of `endpoint`. Changes and allocates nothing.
     ///
     /// A client that replaces its own session is served even where the table
-    /// is full.
-    pub fn admit(&self, endpoint: &Endpoint, fingerprint: Fingerprint) -> Admission {
+    /// is full. Elsewhere the table is full for it if it can't have the slot of
+    /// a peer that has not answered for [`UNVERIFIED_GRACE`].
+    pub fn admit(&self, endpoint: &Endpoint, fingerprint: Fingerprint, now: Instant) -> Admission {
         let running = self
             .by_endpoint
             .get(endpoint)
@@ -205,9 +241,35 @@ impl<S: Tenant> Sessions<S> {
                 Admission::Replaces(key)
             }
             Some((key, _)) => Admission::Duplicate(key),
-            None if self.len() >= self.capacity => Admission::Full,
-            None => Admission::New,
+            None if self.is_crowded(endpoint.peer.ip()) => Admission::Crowded,
+            None if self.has_room() => Admission::New,
+            None => self.overdue(now).map_or(Admission::Full, Admission::Evicts),
         }
+    }
+
+    fn has_room(&self) -> bool {
+        self.len() < self.capacity && self.unverified.len() < MAX_UNVERIFIED
+    }
+
+    /// The session that has waited longest for its peer's first answer, if that
+    /// was long enough.
+    fn overdue(&self, now: Instant) -> Option<SessionKey> {
+        let oldest = *self.unverified.first()?;
+        let since = self.get(oldest)?.unverified_since()?;
+        let waited = now.saturating_duration_since(since);
+        (waited >= UNVERIFIED_GRACE).then_some(oldest)
+    }
+
+    /// Whether this client has as many sessions as it may have.
+    fn is_crowded(&self, client: IpAddr) -> bool {
+        if self.per_client == usize::MAX {
+            return false;
+        }
+        let running = self
+            .by_endpoint
+            .range(endpoints_of(client))
+            .filter(|&(_, &key)| self.get(key).is_some_and(|tenant| !tenant.is_over()));
+        running.take(self.per_client).count() == self.per_client
     }
 
     /// Stores a session and arms its deadline.
@@ -223,15 +285,20 @@ impl<S: Tenant> Sessions<S> {
     ) -> SessionKey {
         assert!(self.len() < self.capacity, "the session table is full");
         let deadline = tenant.deadline();
+        let unverified = tenant.unverified_since().is_some();
         let generation = self.next_generation;
         self.next_generation = generation.wrapping_add(1);
         let index = self.slab.insert(Entry {
             endpoint,
             generation,
             fingerprint,
+            unverified,
             tenant,
         }) as u32;
-        let key = SessionKey { index, generation };
+        let key = SessionKey { generation, index };
+        if unverified {
+            self.unverified.insert(key);
+        }
         let former = self.by_endpoint.insert(endpoint, key);
         assert!(former.is_none(), "{endpoint:?} has a session already");
         if let Some(deadline) = deadline {
@@ -271,6 +338,9 @@ impl<S: Tenant> Sessions<S> {
         self.entry(key)?;
         let entry = self.slab.remove(key.index as usize);
         self.by_endpoint.remove(&entry.endpoint);
+        if entry.unverified {
+            self.unverified.remove(&key);
+        }
         self.wheel.cancel(key.index);
         self.wheel_ops += 1;
         self.check_if_small();
@@ -278,11 +348,19 @@ impl<S: Tenant> Sessions<S> {
     }
 
     /// Takes note of the session's deadline, after anything that may have
-    /// moved it.
+    /// moved it, and of its peer's first answer.
     ///
-    /// Costs two comparisons, unless the deadline is earlier than what the
+    /// Costs three comparisons, unless the deadline is earlier than what the
     /// wheel has or the wheel has nothing.
     pub fn rearm(&mut self, key: SessionKey) {
+        if let Some(entry) = self.slab.get_mut(key.index as usize)
+            && entry.generation == key.generation
+            && entry.unverified
+            && entry.tenant.unverified_since().is_none()
+        {
+            entry.unverified = false;
+            self.unverified.remove(&key);
+        }
         if let Some(deadline) = self.get(key).and_then(Tenant::deadline) {
             self.arm(key.index, deadline);
         }
@@ -332,6 +410,8 @@ impl<S: Tenant> Sessions<S> {
         assert!(self.len() <= self.capacity, "over capacity");
         assert_eq!(self.len(), self.by_endpoint.len(), "slab and map");
         assert!(self.wheel.len() <= self.len(), "a freed slot is armed");
+        let unverified = self.slab.iter().filter(|(_, entry)| entry.unverified);
+        assert_eq!(unverified.count(), self.unverified.len(), "unverified");
         for (index, entry) in &self.slab {
             let key = entry.key(index as u32);
             assert_eq!(
@@ -341,6 +421,8 @@ impl<S: Tenant> Sessions<S> {
                 entry.endpoint
             );
             assert!(!RESERVED.contains(&key.to_token()), "{key:?}");
+            let listed = self.unverified.contains(&key);
+            assert_eq!(listed, entry.tenant.unverified_since().is_some(), "{key:?}");
             if let Some(deadline) = entry.tenant.deadline() {
                 let armed = self.wheel.covers(key.index, self.ahead(deadline));
                 assert!(armed, "{key:?} would oversleep");
@@ -385,9 +467,28 @@ impl<S> Entry<S> {
     }
 }
 
+/// Every endpoint that a client with this address can have.
+fn endpoints_of(client: IpAddr) -> RangeInclusive<Endpoint> {
+    let (first, last) = match client {
+        IpAddr::V4(ip) => ((ip, 0).into(), (ip, u16::MAX).into()),
+        IpAddr::V6(ip) => (
+            SocketAddrV6::new(ip, 0, 0, 0).into(),
+            SocketAddrV6::new(ip, u16::MAX, u32::MAX, u32::MAX).into(),
+        ),
+    };
+    let lowest = Endpoint {
+        peer: first,
+        local: Ipv4Addr::UNSPECIFIED.into(),
+    };
+    let highest = Endpoint {
+        peer: last,
+        local: Ipv6Addr::from_bits(u128::MAX).into(),
+    };
+    lowest..=highest
+}
+
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
 
     use proptest::prelude::*;
 
@@ -397,6 +498,7 @@ mod tests {
     struct Probe {
         deadline: Option<Instant>,
         over: bool,
+        unverified_since: Option<Instant>,
     }
 
     impl Tenant for Probe {
@@ -407,12 +509,23 @@ mod tests {
         fn is_over(&self) -> bool {
             self.over
         }
+
+        fn unverified_since(&self) -> Option<Instant> {
+            self.unverified_since
+        }
     }
 
     fn due(deadline: Instant) -> Probe {
         Probe {
             deadline: Some(deadline),
-            over: false,
+            ..Probe::default()
+        }
+    }
+
+    fn unverified(since: Instant) -> Probe {
+        Probe {
+            unverified_since: Some(since),
+            ..Probe::default()
         }
     }
 
@@ -452,7 +565,7 @@ mod tests {
     fn tokens_carry_keys_and_spare_the_reserved() {
         let last = (MAX_CAPACITY - 1) as u32;
         for (index, generation) in [(0, 0), (1, 0), (0, 1), (7, u32::MAX), (last, u32::MAX)] {
-            let key = SessionKey { index, generation };
+            let key = SessionKey { generation, index };
             assert_eq!(SessionKey::from_token(key.to_token()), key);
             assert!(!RESERVED.contains(&key.to_token()), "{key:?}");
         }
@@ -473,12 +586,20 @@ mod tests {
     fn requests_are_new_duplicate_replacing_or_too_many() {
         use Admission::{Duplicate, Full, New, Replaces};
 
-        let (read, other) = (Fingerprint::of(READ), Fingerprint::of(OTHER));
-        let mut table = Sessions::new(2, origin());
-        assert_eq!(table.admit(&endpoint(1, 1), read), New);
+        let (read, other, now) = (Fingerprint::of(READ), Fingerprint::of(OTHER), origin());
+        let mut table = Sessions::new(2, now);
+        assert_eq!(table.admit(&endpoint(1, 1), read, now), New);
         let first = table.insert(endpoint(1, 1), read, Probe::default());
-        assert_eq!(table.admit(&endpoint(1, 2), read), New, "our other address");
-        assert_eq!(table.admit(&endpoint(2, 1), read), New, "another client");
+        assert_eq!(
+            table.admit(&endpoint(1, 2), read, now),
+            New,
+            "our other address"
+        );
+        assert_eq!(
+            table.admit(&endpoint(2, 1), read, now),
+            New,
+            "another client"
+        );
         let second = table.insert(endpoint(1, 2), read, Probe::default());
 
         for (from, over, asks, expected) in [
@@ -490,12 +611,95 @@ mod tests {
             (endpoint(2, 1), true, read, Full),
         ] {
             table.get_mut(first).unwrap().over = over;
-            assert_eq!(table.admit(&from, asks), expected);
+            assert_eq!(table.admit(&from, asks, now), expected);
         }
 
         table.remove(second);
-        assert_eq!(table.admit(&endpoint(2, 1), read), New);
-        assert_eq!(table.admit(&endpoint(1, 2), read), New);
+        assert_eq!(table.admit(&endpoint(2, 1), read, now), New);
+        assert_eq!(table.admit(&endpoint(1, 2), read, now), New);
+    }
+
+    #[test]
+    fn who_never_answered_makes_room_after_a_while() {
+        use Admission::{Evicts, Full, New};
+
+        let (read, origin) = (Fingerprint::of(READ), origin());
+        let mut table = Sessions::new(3, origin);
+        let steady = table.insert(endpoint(1, 1), read, Probe::default());
+        let oldest = table.insert(endpoint(2, 1), read, unverified(origin));
+        let younger = table.insert(endpoint(3, 1), read, unverified(origin + millis(50)));
+        let ask = |table: &Sessions<_>, at| table.admit(&endpoint(4, 1), read, origin + millis(at));
+        for (at, expected) in [
+            (0, Full),
+            (199, Full),
+            (200, Evicts(oldest)),
+            (900, Evicts(oldest)),
+        ] {
+            assert_eq!(ask(&table, at), expected, "after {at} ms");
+        }
+        // It answers after all.
+        table.get_mut(oldest).unwrap().unverified_since = None;
+        table.rearm(oldest);
+        assert_eq!(ask(&table, 249), Full);
+        assert_eq!(ask(&table, 250), Evicts(younger));
+        // Those that were heard of are never sent away.
+        table.get_mut(younger).unwrap().unverified_since = None;
+        table.rearm(younger);
+        assert_eq!(ask(&table, 100_000), Full);
+        table.remove(steady);
+        assert_eq!(ask(&table, 0), New);
+    }
+
+    #[test]
+    fn those_never_heard_of_take_a_part_of_the_table() {
+        let (read, origin) = (Fingerprint::of(READ), origin());
+        let mut table = Sessions::new(usize::MAX, origin);
+        let from = |number: u32| Endpoint {
+            peer: (Ipv4Addr::from_bits(number), 1069).into(),
+            local: Ipv4Addr::LOCALHOST.into(),
+        };
+        for number in 1..=MAX_UNVERIFIED as u32 {
+            assert_eq!(table.admit(&from(number), read, origin), Admission::New);
+            table.insert(from(number), read, unverified(origin));
+        }
+        let first = SessionKey::from_token(0);
+        let late = origin + UNVERIFIED_GRACE;
+        assert_eq!(table.admit(&from(0), read, origin), Admission::Full);
+        assert_eq!(table.admit(&from(0), read, late), Admission::Evicts(first));
+        table.remove(first);
+        assert_eq!(table.admit(&from(0), read, origin), Admission::New);
+        table.check_invariants();
+    }
+
+    #[test]
+    fn one_client_has_so_many_sessions_and_no_more() {
+        use Admission::{Crowded, Duplicate, New, Replaces};
+
+        let (read, other, now) = (Fingerprint::of(READ), Fingerprint::of(OTHER), origin());
+        for ip in ["192.0.2.7", "255.255.255.255", "2001:db8::7", "ffff::ffff"] {
+            let ip: IpAddr = ip.parse().unwrap();
+            let from = |port, local: &str| Endpoint {
+                peer: (ip, port).into(),
+                local: local.parse().unwrap(),
+            };
+            let mut table = Sessions::new(9, now).with_client_limit(2);
+            let first = table.insert(from(0, "0.0.0.0"), read, Probe::default());
+            let ask = |table: &Sessions<_>, asks| table.admit(&from(7, "::1"), asks, now);
+            assert_eq!(ask(&table, read), New, "{ip}");
+            let last = table.insert(from(u16::MAX, "ffff::"), read, Probe::default());
+            assert_eq!(ask(&table, read), Crowded, "{ip}");
+            // What it has already is no further session.
+            let again = |asks| table.admit(&from(0, "0.0.0.0"), asks, now);
+            assert_eq!(again(read), Duplicate(first), "{ip}");
+            assert_eq!(again(other), Replaces(first), "{ip}");
+            for neighbour in ["192.0.2.6", "192.0.2.8", "2001:db8::6", "2001:db8::8"] {
+                let peer = (neighbour.parse::<IpAddr>().unwrap(), 0).into();
+                let local = Ipv4Addr::LOCALHOST.into();
+                assert_eq!(table.admit(&Endpoint { peer, local }, read, now), New);
+            }
+            table.get_mut(last).unwrap().over = true;
+            assert_eq!(ask(&table, read), New, "{ip}: one is over");
+        }
     }
 
     #[test]
@@ -624,6 +828,8 @@ mod tests {
         Wait(usize, Wait),
         /// The n-th session is over.
         Over(usize),
+        /// The n-th session is answered for the first time.
+        Answer(usize),
         Remove(usize),
         /// Time passes, in microseconds; each session that is due then does
         /// this, or is removed.
@@ -648,6 +854,7 @@ mod tests {
             6 => (0_u8..10, any::<bool>(), wait()).prop_map(|(e, f, w)| Op::Request(e, f, w)),
             6 => (any::<usize>(), wait()).prop_map(|(nth, wait)| Op::Wait(nth, wait)),
             1 => any::<usize>().prop_map(Op::Over),
+            3 => any::<usize>().prop_map(Op::Answer),
             2 => any::<usize>().prop_map(Op::Remove),
             4 => (0_u64..30_000, prop::option::weighted(0.8, wait()))
                 .prop_map(|(by, then)| Op::Advance(by, then)),
@@ -713,22 +920,36 @@ mod tests {
             let expected = match at.map(|at| self.live[at]) {
                 Some((key, _, f, probe)) if f == asks && !probe.over => Admission::Duplicate(key),
                 Some((key, ..)) => Admission::Replaces(key),
-                None if self.live.len() == CAPACITY => Admission::Full,
-                None => Admission::New,
+                None if self.live.len() < CAPACITY => Admission::New,
+                None => self.overdue().map_or(Admission::Full, Admission::Evicts),
             };
-            let admission = self.table.admit(&from, asks);
+            let admission = self.table.admit(&from, asks, self.now);
             assert_eq!(admission, expected);
             match (admission, at) {
                 (Admission::Replaces(_), Some(at)) => self.remove(at),
+                (Admission::Evicts(key), _) => {
+                    let at = self.live.iter().position(|(k, ..)| *k == key);
+                    self.remove(at.unwrap());
+                }
                 (Admission::New, _) => {}
                 _ => return,
             }
             let probe = Probe {
                 deadline: self.deadline(wait),
                 over: false,
+                unverified_since: Some(self.now),
             };
             let key = self.table.insert(from, asks, probe);
             self.live.push((key, from, asks, probe));
+        }
+
+        /// Of those never heard of the first that was stored, if it is overdue.
+        fn overdue(&self) -> Option<SessionKey> {
+            let waiting = self.live.iter().filter_map(|(key, .., probe)| {
+                Some((key.generation, *key, probe.unverified_since?))
+            });
+            let (_, key, since) = waiting.min()?;
+            (since + UNVERIFIED_GRACE <= self.now).then_some(key)
         }
 
         /// Tells those that are due, which then wait anew or go.
@@ -770,6 +991,14 @@ mod tests {
                         let (key, .., probe) = &mut self.live[at];
                         probe.over = true;
                         self.table.get_mut(*key).unwrap().over = true;
+                    }
+                }
+                Op::Answer(nth) => {
+                    if let Some(at) = self.nth(nth) {
+                        let (key, .., probe) = &mut self.live[at];
+                        probe.unverified_since = None;
+                        self.table.get_mut(*key).unwrap().unverified_since = None;
+                        self.table.rearm(*key);
                     }
                 }
                 Op::Remove(nth) => {

@@ -8,7 +8,7 @@ use std::io::Read as _;
 use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
 use common::*;
@@ -196,18 +196,12 @@ fn a_log_file_that_cannot_be_had_is_named() {
 /// Runs the server as nobody, from where nobody may reach it; `None`, with the
 /// reason printed, where that cannot be.
 fn run_as_nobody(dir: &Path, args: &[&str]) -> Option<Output> {
-    const NOBODY: u32 = 65_534;
     if !nix::unistd::geteuid().is_root() {
         // Then the rights of whoever runs this are as small.
         return Some(run(args));
     }
-    let binary: PathBuf = dir.join("tftpd");
-    // A process of its own writes it: a child that another test starts meanwhile
-    // would inherit the descriptor, and what is open for writing can't be run.
-    let copied = Command::new("cp").arg(tftpd()).arg(&binary).status();
-    assert!(copied.expect("cp runs").success());
     fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).expect("our directory");
-    let mut command = bounded(10, binary);
+    let mut command = bounded(10, copy_of_tftpd(dir));
     let output = command.uid(NOBODY).gid(NOBODY).args(args).output();
     if let Err(reason) = &output {
         eprintln!("skipped: cannot become nobody: {reason}");

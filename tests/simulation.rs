@@ -248,6 +248,7 @@ struct End {
     /// The client that this end belongs to.
     client: usize,
     deadline: Option<Instant>,
+    started: Instant,
 }
 
 impl Tenant for End {
@@ -257,6 +258,10 @@ impl Tenant for End {
 
     fn is_over(&self) -> bool {
         self.transfer.is_over()
+    }
+
+    fn unverified_since(&self) -> Option<Instant> {
+        (!self.transfer.progress().verified).then_some(self.started)
     }
 }
 
@@ -503,6 +508,7 @@ impl World {
             outcome: None,
             client,
             deadline: None,
+            started: self.clock.instant(),
         };
         end.drain(&self.clock, &mut self.network);
         self.clients.push(end);
@@ -542,10 +548,11 @@ impl World {
             local: SERVER,
         };
         let fingerprint = Fingerprint::of(&datagram.bytes);
-        match self.sessions.admit(&endpoint, fingerprint) {
+        let now = self.clock.instant();
+        match self.sessions.admit(&endpoint, fingerprint, now) {
             Admission::New => {}
-            Admission::Full => return,
-            Admission::Replaces(key) => self.end_session(key),
+            Admission::Full | Admission::Crowded => return,
+            Admission::Replaces(key) | Admission::Evicts(key) => self.end_session(key),
             Admission::Duplicate(key) => {
                 self.with_session(key, |end, clock, network| {
                     end.transfer.handle_repeated_request(clock.instant());
@@ -596,6 +603,7 @@ impl World {
             outcome: None,
             client,
             deadline: None,
+            started: self.clock.instant(),
         })
     }
 

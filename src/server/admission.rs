@@ -11,7 +11,8 @@ use log::{debug, warn};
 use mio::Token;
 
 use super::mapping::MapFile;
-use super::{Server, listener_token, report};
+use super::report::Ending;
+use super::{Server, listener_token};
 use crate::clock;
 use crate::content::{FileSink, FileSource};
 use crate::protocol::receiver::Receiver;
@@ -28,9 +29,6 @@ use crate::wire::packet::{Direction, ErrorCode, Mode, Packet, ParseError, Reques
 /// Bytes of the longest request we read; RFC 2347 allows 512.
 const REQUEST_LEN: usize = 1024;
 
-/// Batches of requests taken in a turn, before sessions have theirs again.
-const BATCHES_A_TURN: usize = 4;
-
 /// Why there is no session.
 enum Refusal {
     /// The peer is told, and the log.
@@ -42,29 +40,27 @@ enum Refusal {
 }
 
 impl Server {
-    /// Takes requests from a listen socket, within a budget.
+    /// Takes a batch of requests from a listen socket. Each costs as much as a
+    /// few dozen packets of a session: after a batch, those have their turn.
     pub(super) fn take_requests(&mut self, listener: usize) {
-        for _ in 0..BATCHES_A_TURN {
-            let capacity = self.tools.batch.capacity(REQUEST_LEN, usize::MAX);
-            let socket = &self.listeners[listener];
-            let received = match socket.receive(&mut self.tools.batch, REQUEST_LEN, usize::MAX) {
-                Ok(received) => received,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) => {
-                    self.counters.socket_errors += 1;
-                    debug!("{}: cannot receive: {error}", socket.address());
-                    return;
-                }
-            };
-            let now = clock::now();
-            for index in 0..received {
-                self.take_request(now, listener, index);
-            }
-            if received < capacity {
+        let capacity = self.tools.batch.capacity(REQUEST_LEN, usize::MAX);
+        let socket = &self.listeners[listener];
+        let received = match socket.receive(&mut self.tools.batch, REQUEST_LEN, usize::MAX) {
+            Ok(received) => received,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Err(error) => {
+                self.counters.socket_errors += 1;
+                debug!("{}: cannot receive: {error}", socket.address());
                 return;
             }
+        };
+        let now = clock::now();
+        for index in 0..received {
+            self.take_request(now, listener, index);
         }
-        self.unfinished.push_back(listener_token(listener));
+        if received == capacity {
+            self.unfinished.push_back(listener_token(listener));
+        }
     }
 
     fn take_request(&mut self, now: Instant, listener: usize, index: usize) {
@@ -81,6 +77,12 @@ impl Server {
                 return;
             }
         };
+        if !self.settings.access.serves(peer.ip()) {
+            self.counters.denied += 1;
+            let dropped = self.counters.denied;
+            self.report_drop(now, peer, "this address is not served", dropped);
+            return;
+        }
         // Small enough to leave the batch, so that everything of ours is free.
         let mut copy = [0; REQUEST_LEN];
         let copy = &mut copy[..datagram.payload.len()];
@@ -127,9 +129,13 @@ impl Server {
     ) {
         self.counters.requests += 1;
         let fingerprint = Fingerprint::of(datagram);
-        match self.sessions.admit(&endpoint, fingerprint) {
+        let mut evicted = None;
+        match self.sessions.admit(&endpoint, fingerprint, now) {
             Admission::New => {}
-            Admission::Duplicate(key) if self.is_abandoned(now, key) => self.end_session(key),
+            Admission::Evicts(key) => evicted = Some(key),
+            Admission::Duplicate(key) if self.is_abandoned(now, key) => {
+                self.end_session(key, Ending::Replaced);
+            }
             Admission::Duplicate(key) => {
                 self.counters.repeated += 1;
                 self.with_session(key, |session, shop| {
@@ -138,30 +144,43 @@ impl Server {
                 });
                 return;
             }
-            Admission::Replaces(key) => self.end_session(key),
+            Admission::Replaces(key) => self.end_session(key, Ending::Replaced),
+            Admission::Crowded => {
+                self.counters.crowded += 1;
+                let dropped = self.counters.crowded;
+                let reason = "the limit of sessions of one client is reached";
+                self.report_drop(now, endpoint.peer, reason, dropped);
+                return;
+            }
             Admission::Full => {
-                self.shed(now, "the limit of sessions is reached");
+                self.shed(now, endpoint.peer, "the limit of sessions is reached");
                 return;
             }
         }
         let session = match self.open(now, &endpoint, request) {
             Ok(session) => session,
             Err(Refusal::Overload(reason)) => {
-                self.shed(now, reason);
+                self.shed(now, endpoint.peer, reason);
                 return;
             }
             Err(Refusal::Answer(error)) => {
-                report::refusal(request, endpoint.peer, error.code(), &error);
-                self.refuse(listener, &endpoint, error.code(), error.message());
+                let code = error.code();
+                self.reporter
+                    .refusal(now, request, endpoint.peer, code, &error);
+                self.refuse(now, listener, &endpoint, code, error.message());
                 return;
             }
             Err(Refusal::ByRules(refusal)) => {
                 let code = ErrorCode::AccessViolation;
-                report::refusal(request, endpoint.peer, code, &refusal);
-                self.refuse(listener, &endpoint, code, refusal.message());
+                self.reporter
+                    .refusal(now, request, endpoint.peer, code, &refusal);
+                self.refuse(now, listener, &endpoint, code, refusal.message());
                 return;
             }
         };
+        if let Some(key) = evicted {
+            self.end_session(key, Ending::Evicted);
+        }
         let key = self.sessions.insert(endpoint, fingerprint, session);
         let token = Token(key.to_token());
         let watched = self
@@ -171,11 +190,28 @@ impl Server {
         if let Some(Err(error)) = watched {
             debug!("{}: cannot watch its socket: {error}", endpoint.peer);
             self.sessions.remove(key);
-            self.shed(now, "no socket can be watched");
+            self.shed(now, endpoint.peer, "no socket can be watched");
             return;
         }
         self.counters.admitted += 1;
         self.with_session(key, Session::transmit);
+    }
+
+    /// Tells that there will be no session, if not too many are told.
+    fn refuse(
+        &mut self,
+        now: Instant,
+        listener: usize,
+        endpoint: &Endpoint,
+        code: ErrorCode,
+        text: &str,
+    ) {
+        self.counters.refused += 1;
+        if self.refusals.take(now) {
+            self.answer(listener, endpoint.peer, endpoint.local, code, text);
+        } else {
+            self.counters.unanswered += 1;
+        }
     }
 
     fn is_abandoned(&self, now: Instant, key: SessionKey) -> bool {
@@ -201,7 +237,8 @@ impl Server {
         let (transfer, content) = match request.direction {
             Direction::Read => {
                 let file = self.root.open_read(name).map_err(Refusal::from)?;
-                report::ignored_tail(name, endpoint.peer, file.ignored_tail());
+                let tail = file.ignored_tail();
+                self.reporter.ignored_tail(now, name, endpoint.peer, tail);
                 let size = Some(file.size());
                 let (negotiated, len) =
                     options::negotiate(request, &settings.limits, size, &mut oack);
@@ -253,18 +290,18 @@ impl Server {
         })
     }
 
-    fn shed(&mut self, now: Instant, reason: &str) {
+    fn shed(&mut self, now: Instant, peer: SocketAddr, reason: &str) {
         self.counters.shed += 1;
-        if self.shed_lines.take(now) {
-            let (count, running) = (self.counters.shed, self.sessions.len());
-            warn!("dropped a request: {reason}; dropped={count} sessions={running}");
-        }
+        self.report_drop(now, peer, reason, self.counters.shed);
     }
 
-    /// Counts a refusal and answers it.
-    fn refuse(&mut self, listener: usize, endpoint: &Endpoint, code: ErrorCode, text: &str) {
-        self.counters.refused += 1;
-        self.answer(listener, endpoint.peer, endpoint.local, code, text);
+    /// Says, but not too often, that requests are dropped: `count` so far for
+    /// this reason.
+    fn report_drop(&mut self, now: Instant, peer: SocketAddr, reason: &str, count: u64) {
+        if self.drop_lines.take(now) {
+            let running = self.sessions.len();
+            warn!("dropped a request of {peer}: {reason}; dropped={count} sessions={running}");
+        }
     }
 
     /// One ERROR from the listen port, without a transfer, lost if it can't be

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, Parser};
 
+use super::access::Network;
 use crate::usage::{self, Refusal};
 use crate::wire::options::{
     DEFAULT_MAX_WINDOWSIZE, MAX_BLKSIZE, MIN_BLKSIZE, OptionName, OptionSet,
@@ -123,11 +124,44 @@ pub struct Args {
     )]
     pub map_test: Option<PathBuf>,
 
+    /// Network to serve, repeatable [default: all]
+    #[arg(long, value_name = "CIDR", help_heading = "Access")]
+    pub allow: Vec<Network>,
+
+    /// Network not to serve, even if allowed; repeatable [default: none]
+    #[arg(long, value_name = "CIDR", help_heading = "Access")]
+    pub deny: Vec<Network>,
+
     /// Transfers at once; further requests are dropped [default: what the
     /// limit on open files allows]
     #[arg(long, value_name = "N", help_heading = "Access")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_sessions: Option<u32>,
+
+    /// Transfers at once with one client; further requests are dropped
+    /// [default: no limit]
+    #[arg(long, value_name = "N", help_heading = "Access")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub max_sessions_per_client: Option<u32>,
+
+    /// User to run as, and group [default: the user that started it; the
+    /// user's group]
+    #[arg(
+        short,
+        long,
+        value_name = "USER[:GROUP]",
+        help_heading = "Process",
+        value_parser = parse_user
+    )]
+    pub user: Option<UserAndGroup>,
+
+    /// Make ROOT the only directory the process sees; takes root to start
+    #[arg(long, help_heading = "Process")]
+    pub chroot: bool,
+
+    /// Do without the kernel's prohibitions (Landlock)
+    #[arg(long, help_heading = "Process")]
+    pub no_sandbox: bool,
 
     /// Seconds that running transfers get to finish after SIGTERM or SIGINT
     #[arg(
@@ -202,6 +236,15 @@ impl Args {
     }
 }
 
+/// A user and perhaps a group, by name or number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserAndGroup {
+    /// Name or number.
+    pub user: String,
+    /// Name or number; `None` for the user's own.
+    pub group: Option<String>,
+}
+
 fn parse_address(text: &str) -> Result<(IpAddr, Option<u16>), &'static str> {
     if let Ok(address) = text.parse::<SocketAddr>() {
         return Ok((address.ip(), Some(address.port())));
@@ -244,6 +287,20 @@ fn parse_umask(text: &str) -> Result<u32, &'static str> {
         Ok(mask) if mask <= 0o777 => Ok(mask),
         _ => Err("expected an octal number from 000 to 777, such as 022"),
     }
+}
+
+fn parse_user(text: &str) -> Result<UserAndGroup, &'static str> {
+    let (user, group) = match text.split_once(':') {
+        Some((user, group)) => (user, Some(group)),
+        None => (text, None),
+    };
+    if user.is_empty() || group.is_some_and(str::is_empty) {
+        return Err("expected USER or USER:GROUP, such as tftp, nobody:nogroup or 65534:65534");
+    }
+    Ok(UserAndGroup {
+        user: user.to_owned(),
+        group: group.map(str::to_owned),
+    })
 }
 
 #[cfg(test)]
@@ -332,6 +389,12 @@ mod tests {
             (&["--max-upload", "lots"], "lots"),
             (&["-U", "999"], "999"),
             (&["--max-sessions", "0"], "0"),
+            (&["--max-sessions-per-client", "0"], "0"),
+            (&["--allow", "192.0.2.0/33"], "192.0.2.0/33"),
+            (&["--deny", "everyone"], "everyone"),
+            (&["-u", ""], "USER"),
+            (&["-u", ":staff"], ":staff"),
+            (&["-u", "nobody:"], "nobody:"),
             (&["--grace", "-1"], "-1"),
             (&["--bogus"], "--bogus"),
             (&["a", "b"], "b"),

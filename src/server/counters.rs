@@ -47,10 +47,16 @@ counters! {
     timed_out,
     /// Transfers given up for a new request from the same port.
     replaced,
+    /// Transfers whose peer had never answered, ended to make room for another.
+    evicted,
     /// Requests answered with an ERROR.
     refused,
     /// Requests dropped because the server was full.
     shed,
+    /// Requests dropped because their client has as many transfers as it may.
+    crowded,
+    /// Datagrams dropped because their sender isn't served.
+    denied,
     /// Repeats of a request whose transfer was under way.
     repeated,
     /// Requests to a broadcast or multicast address, dropped (RFC 1123 §4.2.3.4).
@@ -65,7 +71,7 @@ counters! {
     garbage,
     /// Errors of the kernel's while sending or receiving.
     socket_errors,
-    /// Answers to nonsense left out because there was too much of it.
+    /// ERRORs left out because there were too many of them.
     unanswered,
 }
 

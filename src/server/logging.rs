@@ -24,10 +24,9 @@ pub(super) struct LogFile {
 impl LogFile {
     fn open(path: &Path) -> io::Result<Self> {
         let file = Arc::new(Mutex::new(append_to(path)?));
-        Ok(Self {
-            path: path.to_owned(),
-            file,
-        })
+        // In a chroot, a relative one would lie among the served files.
+        let path = std::path::absolute(path)?;
+        Ok(Self { path, file })
     }
 
     /// Opens the path anew, for whoever moved the file away (logrotate). The

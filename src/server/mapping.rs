@@ -44,8 +44,9 @@ impl MapFile {
     /// One line that names the file, and the place in it if there is one.
     pub(super) fn open(path: &Path) -> Result<Self, String> {
         Ok(Self {
-            path: path.to_owned(),
             rules: read(path)?,
+            // In a chroot, a relative one would lie among the served files.
+            path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
         })
     }
 

@@ -10,6 +10,7 @@
 //! says in the log how it ended. May not: know what is in a packet beyond its
 //! kind, or how a file is stored.
 
+mod access;
 mod admission;
 pub mod cli;
 mod counters;
@@ -30,9 +31,11 @@ use log::{Level, debug, error, info, log_enabled};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
+use self::access::Access;
 use self::counters::Counters;
 use self::logging::LogFile;
 use self::mapping::MapFile;
+use self::report::{Ending, Reporter};
 use self::spin::Spin;
 use crate::clock;
 use crate::daemon::{Command, Signals};
@@ -46,6 +49,11 @@ use crate::wire::packet::{ErrorCode, MAX_ERROR_LEN};
 
 /// Readiness events taken from the kernel at a time.
 const EVENTS: usize = 256;
+
+/// ERRORs a second in answer to requests that are refused: above what a room of
+/// machines that look for their configuration asks, below what makes us worth
+/// forging requests for.
+const REFUSALS: u32 = 10_000;
 
 /// The signal descriptor's token; listen sockets count down from below it.
 const SIGNALS: Token = Token(*RESERVED.end());
@@ -65,6 +73,10 @@ pub struct Settings {
     pub limits: Limits,
     /// Transfers at once.
     pub max_sessions: usize,
+    /// Transfers at once with one client; `usize::MAX` for no limit.
+    pub max_sessions_per_client: usize,
+    /// Who is served.
+    pub access: Access,
     /// Ports for transfer sockets; `None` leaves the choice to the kernel.
     pub ports: Option<RangeInclusive<u16>>,
     /// What running transfers get to finish after the signal to stop.
@@ -89,8 +101,11 @@ pub struct Server {
     tools: Tools,
     spin: Spin,
     counters: Counters,
+    /// How many requests may still be refused with an ERROR this second.
+    refusals: Allowance,
     /// At most one line a second about dropped requests.
-    shed_lines: Allowance,
+    drop_lines: Allowance,
+    reporter: Reporter,
     /// Where in the port range the next transfer looks first.
     next_port: u16,
     /// Once told to stop: when the last transfers are cut off.
@@ -124,7 +139,8 @@ impl Server {
         poll.registry()
             .register(&mut SourceFd(&descriptor), SIGNALS, Interest::READABLE)?;
         Ok(Self {
-            sessions: Sessions::new(settings.max_sessions, now),
+            sessions: Sessions::new(settings.max_sessions, now)
+                .with_client_limit(settings.max_sessions_per_client),
             spin: Spin::new(settings.busy_poll),
             settings,
             root,
@@ -136,7 +152,9 @@ impl Server {
             unfinished: VecDeque::new(),
             tools: Tools::new(now, log_enabled!(Level::Trace).then_some(report::packet)),
             counters: Counters::default(),
-            shed_lines: Allowance::new(1, now),
+            refusals: Allowance::new(REFUSALS, now),
+            drop_lines: Allowance::new(1, now),
+            reporter: Reporter::new(now),
             next_port: std::process::id() as u16,
             stop_at: None,
         })
@@ -295,7 +313,7 @@ impl Server {
                 ));
             }
             self.with_session(key, Session::transmit);
-            self.end_session(key);
+            self.end_session(key, Ending::Replaced);
         }
     }
 
@@ -345,10 +363,12 @@ impl Server {
         };
         let turn = work(session, &mut shop);
         if let Some(outcome) = session.poll_outcome() {
-            report::end(session, Some(&outcome), clock::now(), &mut self.counters);
+            let ending = Ending::Outcome(&outcome);
+            self.reporter
+                .end(session, ending, clock::now(), &mut self.counters);
         }
         if session.is_closed() {
-            self.end_session(key);
+            self.end_session(key, Ending::Replaced);
             return;
         }
         if turn == Turn::Unfinished && !session.queued {
@@ -359,14 +379,15 @@ impl Server {
     }
 
     /// The one place where a slot is freed. Its transfer was reported when it
-    /// ended, or is now, if a new request takes its place: one outcome, one
-    /// line, one counter.
-    fn end_session(&mut self, key: SessionKey) {
+    /// ended, or is now, with the `ending` that a new request means for it: one
+    /// outcome, one line, one counter.
+    fn end_session(&mut self, key: SessionKey, ending: Ending<'_>) {
         // Its socket leaves the poll by being closed.
         if let Some(mut session) = self.sessions.remove(key) {
             session.forget_ahead(&mut self.tools.pool);
             if !session.has_ended() {
-                report::end(&session, None, clock::now(), &mut self.counters);
+                self.reporter
+                    .end(&session, ending, clock::now(), &mut self.counters);
             }
         }
     }

@@ -1,7 +1,7 @@
 //! What the log says about a request that was refused and a transfer that ended.
 //!
-//! One line each, `key=value`, everything from the network escaped. May not:
-//! change anything but the counters.
+//! One line each, `key=value`, everything from the network escaped; those that a
+//! stranger can cause are bounded. May not: change anything but the counters.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -11,7 +11,7 @@ use log::{Level, info, log, trace, warn};
 
 use super::counters::Counters;
 use crate::protocol::transfer::Outcome;
-use crate::session::{Content, Heading, Session};
+use crate::session::{Allowance, Content, Heading, Session};
 use crate::wire::packet::{Direction, ErrorCode, Packet, Request};
 use crate::wire::text::escape;
 
@@ -22,63 +22,121 @@ pub(super) fn packet(peer: SocketAddr, heading: Heading, datagram: &[u8]) {
     }
 }
 
-/// A request that was answered with an ERROR.
-pub(super) fn refusal(
-    request: &Request<'_>,
-    peer: SocketAddr,
-    code: ErrorCode,
-    reason: &impl fmt::Display,
-) {
-    warn!(
-        "refused peer={peer} op={} file=\"{}\" code={code} reason=\"{reason}\"",
-        request.direction.name(),
-        escape(request.filename),
-    );
+/// Lines a second about peers that have proved nothing: anyone can cause them,
+/// under any address.
+const UNPROVED_LINES: u32 = 100;
+
+/// How a transfer ended.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Ending<'a> {
+    /// By itself.
+    Outcome(&'a Outcome),
+    /// A new request of its client's took its place.
+    Replaced,
+    /// Its peer had never answered, and another needed the room.
+    Evicted,
 }
 
-/// A file that was found only without the last bytes of its name.
-pub(super) fn ignored_tail(name: &[u8], peer: SocketAddr, bytes: usize) {
-    if bytes > 0 {
-        let served = &name[..name.len().saturating_sub(bytes)];
-        info!(
-            "peer={peer} asked for \"{}\", which is served as \"{}\"",
-            escape(name),
-            escape(served),
+/// Writes the lines, as long as there aren't too many.
+#[derive(Debug)]
+pub(super) struct Reporter {
+    lines: Allowance,
+    left_out: u64,
+}
+
+impl Reporter {
+    pub(super) const fn new(now: Instant) -> Self {
+        Self {
+            lines: Allowance::new(UNPROVED_LINES, now),
+            left_out: 0,
+        }
+    }
+
+    /// Whether there may be one more line about a peer that has proved nothing.
+    fn may_go_on(&mut self, now: Instant) -> bool {
+        if !self.lines.take(now) {
+            self.left_out += 1;
+            return false;
+        }
+        match std::mem::take(&mut self.left_out) {
+            0 => {}
+            left_out => warn!("left out {left_out} lines about refusals and unanswered transfers"),
+        }
+        true
+    }
+
+    /// A request that was answered with an ERROR.
+    pub(super) fn refusal(
+        &mut self,
+        now: Instant,
+        request: &Request<'_>,
+        peer: SocketAddr,
+        code: ErrorCode,
+        reason: &impl fmt::Display,
+    ) {
+        if self.may_go_on(now) {
+            warn!(
+                "refused peer={peer} op={} file=\"{}\" code={code} reason=\"{reason}\"",
+                request.direction.name(),
+                escape(request.filename),
+            );
+        }
+    }
+
+    /// A file that was found only without the last bytes of its name.
+    pub(super) fn ignored_tail(
+        &mut self,
+        now: Instant,
+        name: &[u8],
+        peer: SocketAddr,
+        bytes: usize,
+    ) {
+        if bytes > 0 && self.may_go_on(now) {
+            let served = &name[..name.len().saturating_sub(bytes)];
+            info!(
+                "peer={peer} asked for \"{}\", which is served as \"{}\"",
+                escape(name),
+                escape(served),
+            );
+        }
+    }
+
+    /// A session that has ended.
+    pub(super) fn end(
+        &mut self,
+        session: &Session,
+        ending: Ending<'_>,
+        now: Instant,
+        counters: &mut Counters,
+    ) {
+        count(ending, counters);
+        let progress = session.transfer().progress();
+        if !progress.verified && !self.may_go_on(now) {
+            return;
+        }
+        let level = match ending {
+            Ending::Outcome(Outcome::Probed) => Level::Debug,
+            Ending::Outcome(outcome) if outcome.is_success() => Level::Info,
+            Ending::Replaced => Level::Info,
+            Ending::Outcome(_) | Ending::Evicted => Level::Warn,
+        };
+        let seconds = now.saturating_duration_since(session.started).as_secs_f64();
+        let bytes = session.bytes();
+        log!(
+            level,
+            "ended peer={} op={} file=\"{}\" bytes={bytes} seconds={seconds:.3} rate={:.0} \
+             blksize={} windowsize={} retransmits={} outcome={}{}",
+            session.peer(),
+            direction(session).name(),
+            escape(&session.name),
+            rate(bytes, seconds),
+            progress.block_size,
+            progress.window_size,
+            progress.retransmits,
+            Words(ending),
+            hint(session, ending).unwrap_or_default(),
         );
     }
-}
-
-/// A session that has ended, or (without an outcome) was replaced.
-pub(super) fn end(
-    session: &Session,
-    outcome: Option<&Outcome>,
-    now: Instant,
-    counters: &mut Counters,
-) {
-    count(outcome, counters);
-    let level = match outcome {
-        Some(Outcome::Probed) => Level::Debug,
-        Some(outcome) if outcome.is_success() => Level::Info,
-        None => Level::Info,
-        Some(_) => Level::Warn,
-    };
-    let seconds = now.saturating_duration_since(session.started).as_secs_f64();
-    let bytes = session.bytes();
-    let progress = session.transfer().progress();
-    log!(
-        level,
-        "ended peer={} op={} file=\"{}\" bytes={bytes} seconds={seconds:.3} rate={:.0} \
-         blksize={} windowsize={} retransmits={} outcome={}{}",
-        session.peer(),
-        direction(session).name(),
-        escape(&session.name),
-        rate(bytes, seconds),
-        progress.block_size,
-        progress.window_size,
-        progress.retransmits,
-        Words(outcome),
-        hint(session, outcome).unwrap_or_default(),
-    );
 }
 
 /// What the client asked for.
@@ -95,54 +153,53 @@ fn rate(bytes: u64, seconds: f64) -> f64 {
     bytes as f64 / seconds.max(0.000_001)
 }
 
-fn count(outcome: Option<&Outcome>, counters: &mut Counters) {
-    let counter = match outcome {
-        Some(Outcome::Completed) => &mut counters.completed,
-        Some(Outcome::LastAckMissing) => {
+fn count(ending: Ending<'_>, counters: &mut Counters) {
+    let counter = match ending {
+        Ending::Outcome(Outcome::Completed) => &mut counters.completed,
+        Ending::Outcome(Outcome::LastAckMissing) => {
             counters.last_ack_missing += 1;
             &mut counters.completed
         }
-        Some(Outcome::Probed) => &mut counters.probed,
-        Some(Outcome::PeerError { .. }) => &mut counters.peer_errors,
-        Some(Outcome::Failed(_)) => &mut counters.failed,
-        Some(Outcome::TimedOut) => &mut counters.timed_out,
-        None => &mut counters.replaced,
+        Ending::Outcome(Outcome::Probed) => &mut counters.probed,
+        Ending::Outcome(Outcome::PeerError { .. }) => &mut counters.peer_errors,
+        Ending::Outcome(Outcome::Failed(_)) => &mut counters.failed,
+        Ending::Outcome(Outcome::TimedOut) => &mut counters.timed_out,
+        Ending::Replaced => &mut counters.replaced,
+        Ending::Evicted => &mut counters.evicted,
     };
     *counter += 1;
 }
 
-/// An outcome as it stands in the log.
-struct Words<'a>(Option<&'a Outcome>);
+/// An ending as it stands in the log.
+struct Words<'a>(Ending<'a>);
 
 impl fmt::Display for Words<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Some(Outcome::Completed) => f.write_str("completed"),
-            Some(Outcome::LastAckMissing) => f.write_str("completed last_ack=missing"),
-            Some(Outcome::Probed) => f.write_str("probed"),
-            Some(Outcome::PeerError { code, message }) => {
+            Ending::Outcome(Outcome::Completed) => f.write_str("completed"),
+            Ending::Outcome(Outcome::LastAckMissing) => f.write_str("completed last_ack=missing"),
+            Ending::Outcome(Outcome::Probed) => f.write_str("probed"),
+            Ending::Outcome(Outcome::PeerError { code, message }) => {
                 write!(f, "peer_error code={code} message=\"{}\"", escape(message))
             }
-            Some(Outcome::Failed(failure)) => {
-                write!(
-                    f,
-                    "failed code={} message=\"{}\"",
-                    failure.code, failure.message
-                )
+            Ending::Outcome(Outcome::Failed(failure)) => {
+                let (code, message) = (failure.code, failure.message);
+                write!(f, "failed code={code} message=\"{message}\"")
             }
-            Some(Outcome::TimedOut) => f.write_str("timed_out"),
-            None => f.write_str("replaced"),
+            Ending::Outcome(Outcome::TimedOut) => f.write_str("timed_out"),
+            Ending::Replaced => f.write_str("replaced"),
+            Ending::Evicted => f.write_str("evicted"),
         }
     }
 }
 
 /// Where the pattern is known: what to look at.
-fn hint(session: &Session, outcome: Option<&Outcome>) -> Option<&'static str> {
+fn hint(session: &Session, ending: Ending<'_>) -> Option<&'static str> {
     let progress = session.transfer().progress();
     let nothing_arrived = progress.verified && progress.blocks == 0;
-    match outcome {
-        Some(Outcome::TimedOut) => {}
-        Some(Outcome::LastAckMissing) if nothing_arrived => {}
+    match ending {
+        Ending::Outcome(Outcome::TimedOut) => {}
+        Ending::Outcome(Outcome::LastAckMissing) if nothing_arrived => {}
         _ => return None,
     }
     if !progress.verified {

@@ -1,5 +1,6 @@
-//! From the command line to a server that is ready to run: the log, the root,
-//! the sockets, the limits, in the order in which they depend on each other.
+//! From the command line to a server that is ready to run: the log, the sockets,
+//! the root, the limits, in the order in which they depend on each other; then
+//! every right that isn't needed any more is given up.
 //!
 //! Each thing that can go wrong ends in one line that names the value and the
 //! remedy. May not: read from the network.
@@ -7,19 +8,22 @@
 use std::error::Error;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
 use std::time::Duration;
 
-use log::info;
+use log::{debug, info};
 use nix::libc::{EADDRNOTAVAIL, EAFNOSUPPORT};
 
-use super::cli::Args;
+use super::access::Access;
+use super::cli::{Args, UserAndGroup};
 use super::mapping::MapFile;
 use super::{MAX_LISTENERS, Server, Settings, logging};
-use crate::daemon::{self, Signals};
+use crate::daemon::{self, Confinement, Enforcement, Identity, Signals};
 use crate::protocol::retry::{RetryPolicy, Wait};
 use crate::protocol::transfer::Config;
 use crate::socket::ListenSocket;
-use crate::storage::{Policy, Root};
+use crate::storage::{Directory, Policy, Root};
 use crate::wire::options::Limits;
 
 /// How long a received upload's final ACK is repeated if it was lost. At least
@@ -44,13 +48,33 @@ impl Server {
         let log_file = logging::start(args).map_err(|error| cannot_log(args, &error))?;
         let map_file = args.map_file.as_deref().map(MapFile::open).transpose()?;
         let listeners = listen(args)?;
-        let root = Root::open(&args.root, policy(args))?;
+        let directory = Directory::open(&args.root)?;
+        // As it is seen from outside.
+        let path = args.root.canonicalize().unwrap_or(args.root.clone());
         let signals = Signals::take_over()?;
         let settings = settings(args, daemon::raise_open_files()?);
+        let enforcement = confine(args, directory.as_fd())?;
+        let root = Root::within(directory, policy(args))?;
         let server = Self::new(settings, root, map_file, listeners, signals, log_file)?;
-        announce(args, &server);
+        announce(args, &path, &server);
+        advise(args, enforcement);
         Ok(server)
     }
+}
+
+/// Gives up every right that serving `root` doesn't take.
+fn confine(args: &Args, root: BorrowedFd<'_>) -> Result<Enforcement, Box<dyn Error>> {
+    let find = |it: &UserAndGroup| Identity::find(&it.user, it.group.as_deref());
+    let confinement = Confinement {
+        root,
+        writable: !args.read_only,
+        log_file: args.log_file.as_deref(),
+        map_file: args.map_file.as_deref(),
+        chroot: args.chroot,
+        sandbox: !args.no_sandbox,
+        identity: args.user.as_ref().map(find).transpose()?,
+    };
+    Ok(confinement.enter()?)
 }
 
 /// What clients may do below the root.
@@ -80,6 +104,13 @@ fn settings(args: &Args, open_files: u64) -> Settings {
             refused: args.refused_options(),
         },
         max_sessions: usize::try_from(max_sessions).unwrap_or(usize::MAX),
+        max_sessions_per_client: args
+            .max_sessions_per_client
+            .map_or(usize::MAX, |sessions| sessions as usize),
+        access: Access {
+            allow: args.allow.clone(),
+            deny: args.deny.clone(),
+        },
         ports: args.port_range.clone(),
         grace: Duration::from_secs(args.grace.into()),
         busy_poll: busy_poll(args),
@@ -178,13 +209,9 @@ pub(super) fn reason(error: &io::Error) -> String {
 }
 
 /// Says in one line what is served, where, and what is allowed.
-fn announce(args: &Args, server: &Server) {
+fn announce(args: &Args, root: &Path, server: &Server) {
     let max_sessions = server.sessions.capacity();
     let addresses: Vec<_> = server.addresses().iter().map(ToString::to_string).collect();
-    let root = args
-        .root
-        .canonicalize()
-        .unwrap_or_else(|_| args.root.clone());
     let access = match (args.read_only, args.overwrite) {
         (true, _) => "read only",
         (false, false) => "read, create, never overwrite",
@@ -197,4 +224,17 @@ fn announce(args: &Args, server: &Server) {
         addresses.join(", "),
         root.display(),
     );
+}
+
+/// Says what the confinement leaves to be wished for.
+fn advise(args: &Args, enforcement: Enforcement) {
+    match enforcement {
+        _ if args.no_sandbox => {}
+        Enforcement::Full => debug!("the sandbox is up"),
+        Enforcement::Partial => info!("the sandbox is up, as far as this kernel can enforce it"),
+        Enforcement::None => info!("there is no sandbox: the kernel or this build lacks Landlock"),
+    }
+    if args.user.is_none() && daemon::is_root() {
+        info!("running as root, with no capability left; a user of its own is better: -u USER");
+    }
 }

@@ -148,6 +148,10 @@ impl<S: Store> Tenant for Session<S> {
     fn is_over(&self) -> bool {
         self.transfer.is_over()
     }
+
+    fn unverified_since(&self) -> Option<Instant> {
+        (!self.transfer.progress().verified).then_some(self.started)
+    }
 }
 
 impl<S: Store> Session<S> {

@@ -59,7 +59,8 @@ pub struct Methods {
 }
 
 impl Methods {
-    /// The best this system allows. Writes nothing.
+    /// The best this system allows, for a `root` opened with the rights that
+    /// uploads will be made with: the kernel compares them. Writes nothing.
     fn probe(root: BorrowedFd<'_>) -> Self {
         Self {
             resolver: Resolver::probe(root),
@@ -68,12 +69,51 @@ impl Methods {
     }
 }
 
+/// A directory that is going to be served: opened with all the rights the
+/// process was started with, before it gives them up.
+#[derive(Debug)]
+pub struct Directory {
+    descriptor: OwnedFd,
+    /// Absolute; only compared with names, never opened again.
+    path: PathBuf,
+}
+
+impl Directory {
+    /// Opens the directory at `path`. It is found once; moved or replaced, it
+    /// stays the one that is served.
+    ///
+    /// # Errors
+    /// A directory that is missing, is none, or can't be reached.
+    pub fn open(path: &Path) -> Result<Self, RootError> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let descriptor =
+            open(path, flags, Mode::empty()).map_err(|errno| RootError::new(path, errno))?;
+        Ok(Self {
+            descriptor,
+            path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
+        })
+    }
+
+    /// The directory once more, with the rights the process has by now.
+    fn search(&self) -> Result<OwnedFd, RootError> {
+        // The root itself opens without the right to search it; `.` doesn't.
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+        Resolver::Walk
+            .open(self.descriptor.as_fd(), b".", flags)
+            .map_err(|errno| RootError::new(&self.path, errno))
+    }
+}
+
+impl AsFd for Directory {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+}
+
 /// The directory that is served.
 #[derive(Debug)]
 pub struct Root {
-    directory: OwnedFd,
-    /// Absolute; only compared with names, never opened again.
-    path: PathBuf,
+    directory: Directory,
     policy: Policy,
     methods: Methods,
     /// Numbers the temporary files.
@@ -81,20 +121,25 @@ pub struct Root {
 }
 
 impl Root {
-    /// Opens the directory at `path` and finds out how to resolve and publish
-    /// there. Call it after privileges are dropped and the sandbox is up: both
-    /// change the answer. The directory is found once; moved or replaced, it
-    /// stays the one that is served.
-    ///
-    /// Needs no right to write: without it, uploads are refused when they come.
+    /// [`Root::within`] the directory at `path`.
     ///
     /// # Errors
     /// A directory that is missing, is none, or can't be searched.
     pub fn open(path: &Path, policy: Policy) -> Result<Self, RootError> {
-        let directory = open_directory(path)?;
-        let methods = Methods::probe(directory.as_fd());
-        debug!("root {}: {methods:?}", path.display());
-        Ok(Self::new(directory, path, policy, methods))
+        Self::within(Directory::open(path)?, policy)
+    }
+
+    /// Finds out how to resolve and publish in `directory`. Call it after
+    /// privileges are dropped and the sandbox is up: both change the answer.
+    ///
+    /// Needs no right to write: without it, uploads are refused when they come.
+    ///
+    /// # Errors
+    /// A directory that can't be searched.
+    pub fn within(directory: Directory, policy: Policy) -> Result<Self, RootError> {
+        let methods = Methods::probe(directory.search()?.as_fd());
+        debug!("root {}: {methods:?}", directory.path.display());
+        Ok(Self::new(directory, policy, methods))
     }
 
     /// [`Root::open`] with the methods given instead of found out.
@@ -102,13 +147,12 @@ impl Root {
     /// # Errors
     /// As there; methods that don't work fail request by request.
     pub fn open_with(path: &Path, policy: Policy, methods: Methods) -> Result<Self, RootError> {
-        Ok(Self::new(open_directory(path)?, path, policy, methods))
+        Ok(Self::new(Directory::open(path)?, policy, methods))
     }
 
-    fn new(directory: OwnedFd, path: &Path, policy: Policy, methods: Methods) -> Self {
+    const fn new(directory: Directory, policy: Policy, methods: Methods) -> Self {
         Self {
             directory,
-            path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
             policy,
             methods,
             uploads: Cell::new(0),
@@ -186,7 +230,7 @@ impl Root {
         request: &[u8],
         space: &'a mut [u8; name::MAX_PATH],
     ) -> Result<&'a [u8], StorageError> {
-        let path = name::normalise(request, self.path.as_os_str().as_bytes(), space)?;
+        let path = name::normalise(request, self.directory.path.as_os_str().as_bytes(), space)?;
         if name::is_temporary(path) {
             return Err(StorageError::RESERVED_NAME);
         }
@@ -199,6 +243,15 @@ impl Root {
 pub struct RootError {
     path: PathBuf,
     errno: Errno,
+}
+
+impl RootError {
+    fn new(path: &Path, errno: Errno) -> Self {
+        Self {
+            path: path.to_owned(),
+            errno,
+        }
+    }
 }
 
 impl fmt::Display for RootError {
@@ -217,20 +270,6 @@ impl fmt::Display for RootError {
 }
 
 impl std::error::Error for RootError {}
-
-fn open_directory(path: &Path) -> Result<OwnedFd, RootError> {
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    open(path, flags, Mode::empty())
-        .and_then(|directory| {
-            // The root itself opens without the right to search it; `.` doesn't.
-            Resolver::Walk.open(directory.as_fd(), b".", flags)?;
-            Ok(directory)
-        })
-        .map_err(|errno| RootError {
-            path: path.to_owned(),
-            errno,
-        })
-}
 
 /// Where byte `done` of a run at `offset` lies, as the system counts.
 fn file_offset(offset: u64, done: usize) -> nix::Result<off_t> {

@@ -49,6 +49,19 @@ pub fn tftpd() -> &'static str {
     env!("CARGO_BIN_EXE_tftpd")
 }
 
+/// The user without rights.
+pub const NOBODY: u32 = 65_534;
+
+/// A copy of the binary in `dir`, for users who can't reach the original.
+pub fn copy_of_tftpd(dir: &Path) -> PathBuf {
+    let copy = dir.join("tftpd");
+    // By another process: a file that this one writes could be inherited, still
+    // open, by what another test starts meanwhile, and couldn't be run then.
+    let copied = Command::new("cp").arg(tftpd()).arg(&copy).status();
+    assert!(copied.expect("cp(1)").success());
+    copy
+}
+
 /// A reproducible source of bytes (splitmix64).
 pub struct Random(pub u64);
 

@@ -175,6 +175,14 @@ impl RawClient {
         came
     }
 
+    /// The length of the next datagram that has come already.
+    pub fn recv_len_now(&self) -> Option<usize> {
+        self.socket.set_nonblocking(true).expect("a socket");
+        let len = self.socket.recv(&mut vec![0; 65_536]).ok();
+        self.socket.set_nonblocking(false).expect("a socket");
+        len
+    }
+
     /// The next datagram and its sender.
     #[track_caller]
     pub fn expect(&self) -> (Packet, SocketAddr) {

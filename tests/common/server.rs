@@ -107,10 +107,16 @@ impl Server {
 
     /// Starts a server on a free port; where it listens is up to `args`.
     pub fn start_bare(args: &[&str]) -> Self {
+        Self::start_prepared(args, |_| Command::new(tftpd()))
+    }
+
+    /// [`Server::start_bare`], with the command and the directories prepared:
+    /// `prepare` is given the one that holds the root and may hold more.
+    pub fn start_prepared(args: &[&str], prepare: impl FnOnce(&Path) -> Command) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let root = dir.path().join("root");
         fs::create_dir(&root).expect("a root");
-        let child = Command::new(tftpd())
+        let child = prepare(dir.path())
             .args(["-p", "0"])
             .args(args)
             .arg(&root)
@@ -248,15 +254,22 @@ impl Server {
         Pid::from_raw(self.child.id().try_into().expect("a pid"))
     }
 
+    /// The words in a line of /proc/PID/status.
+    pub fn status_words(&self, field: &str) -> Vec<String> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.expect("the server lives");
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+        let words = line.unwrap_or_else(|| panic!("no {field}"));
+        words.split_whitespace().map(str::to_owned).collect()
+    }
+
     /// The number in a line of /proc/PID/status (kilobytes where it is a size).
     pub fn status(&self, field: &str) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
-        status
-            .expect("the server lives")
-            .lines()
-            .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
-            .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
-            .unwrap_or_else(|| panic!("no {field}"))
+        let words = self.status_words(field);
+        let number = words.first().and_then(|word| word.parse().ok());
+        number.unwrap_or_else(|| panic!("no number in {field}: {words:?}"))
     }
 
     /// How many descriptors the server holds.

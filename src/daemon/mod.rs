@@ -1,14 +1,25 @@
-//! The process and the machine around it: signals and the limit on open files.
+//! The process and the machine around it: signals, the limit on open files, and
+//! what is given up before the first byte is read from the network.
 //!
 //! May not: know of sockets, sessions or files.
 
+mod privileges;
+mod sandbox;
+
+use std::error::Error;
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::path::Path;
 
+use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::unistd::{SysconfVar, sysconf};
+use nix::unistd::{SysconfVar, chroot, fchdir, sysconf};
+
+pub use privileges::{Identity, is_root};
+pub use sandbox::Enforcement;
 
 /// What an administrator tells the server by a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,3 +144,91 @@ pub fn processors() -> usize {
         .and_then(|count| usize::try_from(count).ok())
         .unwrap_or(1)
 }
+
+/// What the process keeps; everything else it gives up.
+#[derive(Debug)]
+pub struct Confinement<'a> {
+    /// The directory that is served.
+    pub root: BorrowedFd<'a>,
+    /// Whether files may be created and replaced in it.
+    pub writable: bool,
+    /// The log file, which is opened anew when it was moved away.
+    pub log_file: Option<&'a Path>,
+    /// The map file, which is read again when it was changed or replaced.
+    pub map_file: Option<&'a Path>,
+    /// Makes the served directory the only one there is.
+    pub chroot: bool,
+    /// Forbids what isn't needed, as far as the kernel can.
+    pub sandbox: bool,
+    /// Whom to become; `None` to stay who we are.
+    pub identity: Option<Identity>,
+}
+
+impl Confinement<'_> {
+    /// Gives up all the rest, for good: the other directories, the sandbox's
+    /// prohibitions, user and groups, every capability, and the gaining of new
+    /// rights by running a program. For the calling thread: there must be no
+    /// other.
+    ///
+    /// # Errors
+    /// One line that says what could not be given up, and the remedy. The
+    /// process must end then.
+    pub fn enter(&self) -> Result<Enforcement, ConfinementError> {
+        if self.chroot {
+            fchdir(self.root)
+                .and_then(|()| chroot("."))
+                .map_err(ConfinementError::Chroot)?;
+        }
+        let enforcement = if self.sandbox {
+            sandbox::enter(self)?
+        } else {
+            Enforcement::None
+        };
+        privileges::give_up(self.identity.as_ref())?;
+        Ok(enforcement)
+    }
+}
+
+/// What could not be given up.
+#[derive(Debug)]
+pub enum ConfinementError {
+    /// The rest of the file system.
+    Chroot(Errno),
+    /// What the sandbox forbids.
+    Sandbox(Box<dyn Error>),
+    /// Our user and groups, for these.
+    Identity(Identity, Errno),
+    /// Capabilities, or the gaining of new ones.
+    Privileges(Box<dyn Error>),
+}
+
+impl fmt::Display for ConfinementError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let reason = |errno: &Errno| errno.desc().to_lowercase();
+        match self {
+            Self::Chroot(errno) => {
+                let reason = reason(errno);
+                write!(
+                    f,
+                    "cannot make the root directory the only one: {reason}; start as root, or drop --chroot"
+                )
+            }
+            Self::Sandbox(error) => {
+                write!(
+                    f,
+                    "cannot set up the sandbox: {error}; --no-sandbox does without"
+                )
+            }
+            Self::Identity(identity, errno) => {
+                let reason = reason(errno);
+                write!(
+                    f,
+                    "cannot become {identity}: {reason}; start as root, or drop -u"
+                )
+            }
+            Self::Privileges(error) => write!(f, "cannot give up privileges: {error}"),
+        }
+    }
+}
+
+impl Error for ConfinementError {}

@@ -1,0 +1,78 @@
+//! What the kernel is told to forbid us from here on (Landlock, Linux 5.13).
+//!
+//! Only the served directory stays, and those of the log file and the map file,
+//! so that these can be opened anew when another has taken their place; no TCP (Linux 6.7), no signals to other processes and no
+//! abstract sockets of theirs (6.12). Older kernels forbid what they know of.
+//! Descriptors that are open already keep their rights.
+
+use super::{Confinement, ConfinementError};
+
+/// How much of the sandbox the kernel enforces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Enforcement {
+    /// All of it.
+    Full,
+    /// What this kernel knows of.
+    Partial,
+    /// Nothing: no such kernel, or not wanted.
+    None,
+}
+
+/// Shuts the calling thread in, as far as the kernel can.
+#[cfg(feature = "sandbox")]
+pub(super) fn enter(keep: &Confinement<'_>) -> Result<Enforcement, ConfinementError> {
+    landlocked(keep).map_err(|error| ConfinementError::Sandbox(error.into()))
+}
+
+/// Built without a sandbox.
+#[cfg(not(feature = "sandbox"))]
+#[expect(clippy::unnecessary_wraps, reason = "with a sandbox it can fail")]
+pub(super) fn enter(_: &Confinement<'_>) -> Result<Enforcement, ConfinementError> {
+    Ok(Enforcement::None)
+}
+
+#[cfg(feature = "sandbox")]
+fn landlocked(keep: &Confinement<'_>) -> Result<Enforcement, landlock::RulesetError> {
+    use landlock::{
+        ABI, Access, AccessFs, AccessNet, PathBeneath, PathFd, Ruleset, RulesetAttr,
+        RulesetCreatedAttr, RulesetStatus, Scope, make_bitflags,
+    };
+
+    // The newest that this was tried with: later ones must not surprise.
+    const KNOWN: ABI = ABI::V6;
+
+    let mut in_root = make_bitflags!(AccessFs::{ReadFile});
+    if keep.writable {
+        in_root |= make_bitflags!(AccessFs::{WriteFile | Truncate | MakeReg | RemoveFile});
+    }
+    let mut rules = Ruleset::default()
+        .handle_access(AccessFs::from_all(KNOWN))?
+        .handle_access(AccessNet::from_all(KNOWN))?
+        .scope(Scope::from_all(KNOWN))?
+        .create()?
+        .add_rule(PathBeneath::new(keep.root, in_root))?;
+    let append = make_bitflags!(AccessFs::{WriteFile | MakeReg});
+    let read = make_bitflags!(AccessFs::{ReadFile});
+    for (file, access) in [(keep.log_file, append), (keep.map_file, read)] {
+        if let Some(place) = file.and_then(where_it_is_opened_anew)
+            // Out of reach, as in a chroot: it can't be opened anew then.
+            && let Ok(place) = PathFd::new(place)
+        {
+            rules = rules.add_rule(PathBeneath::new(place, access))?;
+        }
+    }
+    Ok(match rules.restrict_self()?.ruleset {
+        RulesetStatus::FullyEnforced => Enforcement::Full,
+        RulesetStatus::PartiallyEnforced => Enforcement::Partial,
+        RulesetStatus::NotEnforced => Enforcement::None,
+    })
+}
+
+/// The directory in which another file takes the place of this one. None for a
+/// device: nobody moves that away, and its directory holds all the others.
+#[cfg(feature = "sandbox")]
+fn where_it_is_opened_anew(file: &std::path::Path) -> Option<std::path::PathBuf> {
+    let file = file.canonicalize().ok()?;
+    let directory = file.parent()?.to_owned();
+    file.is_file().then_some(directory)
+}
