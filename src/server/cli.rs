@@ -28,6 +28,7 @@ pub struct Args {
 
     /// UDP port to listen on; 0 takes a free one
     #[arg(short, long, default_value_t = 69, help_heading = "Listening")]
+    #[arg(value_parser = usage::number(0..=u16::MAX))]
     pub port: u16,
 
     /// Address to listen on, repeatable [default: all, IPv4 and IPv6]
@@ -56,21 +57,22 @@ pub struct Args {
     /// Milliseconds to wait for an answer before sending again, doubling each
     /// time [default: as the measured round trip suggests]
     #[arg(short, long, value_name = "MS", help_heading = "Protocol")]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=255_000))]
+    #[arg(value_parser = usage::number(1..=255_000_u32))]
     pub timeout: Option<u32>,
 
     /// How often a packet is sent again before the transfer is given up
     #[arg(long, value_name = "N", default_value_t = 5, help_heading = "Protocol")]
+    #[arg(value_parser = usage::number(0..=u8::MAX), allow_negative_numbers = true)]
     pub retries: u8,
 
     /// Largest block size to agree to, in bytes
     #[arg(short = 'B', long, value_name = "BYTES", default_value_t = MAX_BLKSIZE, help_heading = "Protocol")]
-    #[arg(value_parser = clap::value_parser!(u16).range(i64::from(MIN_BLKSIZE)..=i64::from(MAX_BLKSIZE)))]
+    #[arg(value_parser = usage::number(MIN_BLKSIZE..=MAX_BLKSIZE))]
     pub max_blksize: u16,
 
     /// Largest window to agree to, in blocks
     #[arg(long, value_name = "BLOCKS", default_value_t = DEFAULT_MAX_WINDOWSIZE, help_heading = "Protocol")]
-    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(value_parser = usage::number(1..=u16::MAX))]
     pub max_windowsize: u16,
 
     /// Option to treat as unknown, repeatable
@@ -91,7 +93,7 @@ pub struct Args {
         default_value_t = 50,
         help_heading = "Protocol"
     )]
-    #[arg(value_parser = clap::value_parser!(u32).range(0..=1000))]
+    #[arg(value_parser = usage::number(0..=1000_u32))]
     pub busy_poll: u32,
 
     /// Refuse every upload
@@ -135,13 +137,13 @@ pub struct Args {
     /// Transfers at once; further requests are dropped [default: what the
     /// limit on open files allows]
     #[arg(long, value_name = "N", help_heading = "Access")]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(value_parser = usage::number(1..=1_000_000_u32))]
     pub max_sessions: Option<u32>,
 
     /// Transfers at once with one client; further requests are dropped
     /// [default: no limit]
     #[arg(long, value_name = "N", help_heading = "Access")]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(value_parser = usage::number(1..=1_000_000_u32))]
     pub max_sessions_per_client: Option<u32>,
 
     /// User to run as, and group [default: the user that started it; the
@@ -170,6 +172,7 @@ pub struct Args {
         default_value_t = 3,
         help_heading = "Process"
     )]
+    #[arg(value_parser = usage::number(0..=86_400_u32))]
     pub grace: u32,
 
     /// Log more: -v what is dropped and why, -vv every packet
