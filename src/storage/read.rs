@@ -3,23 +3,56 @@
 //! Reads go by offset, so that any block can be produced again, and keep no
 //! position. What the file holds may change under a transfer; what was promised
 //! may not: fewer bytes than asked for mean that the file has shrunk.
+//!
+//! A read never waits for the disk if the file system can tell beforehand that
+//! it would: the kernel is asked to bring what is missing into memory, and the
+//! caller to come back. Three ways, the first that works is kept for the file:
+//! `preadv2` with `RWF_NOWAIT` (disks); a look at which pages are in memory, then
+//! `preadv` (FUSE, NFS, overlayfs); `preadv` alone (what is in memory anyway, and
+//! what can't be mapped).
 
 use std::io::IoSliceMut;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use nix::libc::off_t;
 use nix::sys::stat::{SFlag, fstat};
-use nix::sys::uio::{pread, preadv};
+use nix::sys::statfs::{FsType, TMPFS_MAGIC, fstatfs};
+use nix::sys::uio::preadv;
 
 use super::error::StorageError;
+use super::nowait::{self, STRETCH};
 use super::resolve::kind;
+
+/// The file system that `fstatfs` calls so keeps everything in memory.
+const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
+
+/// Bytes the kernel is willing to read ahead with one call, as a rule.
+const ADVISED: off_t = 128 * 1024;
+
+/// How a file is read without waiting for its disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// The read itself says that it would have to wait.
+    NoWait,
+    /// It can't; which pages are in memory is looked up before.
+    Look,
+    /// It waits, or never has to.
+    Wait,
+}
 
 /// A regular file open for reading.
 #[derive(Debug)]
 pub struct ReadFile {
     file: OwnedFd,
     size: u64,
-    ignored_tail: usize,
+    /// A request's name fits.
+    ignored_tail: u16,
+    way: Way,
+    /// Where the pages end that were seen in memory, in bytes. What lies before
+    /// was read a moment ago.
+    seen: u64,
 }
 
 impl ReadFile {
@@ -31,7 +64,9 @@ impl ReadFile {
             SFlag::S_IFREG => Ok(Self {
                 file,
                 size: u64::try_from(stat.st_size).unwrap_or(0),
-                ignored_tail,
+                ignored_tail: u16::try_from(ignored_tail).unwrap_or(u16::MAX),
+                way: Way::NoWait,
+                seen: 0,
             }),
             SFlag::S_IFDIR => Err(StorageError::IS_DIRECTORY),
             _ => Err(StorageError::NOT_REGULAR),
@@ -46,58 +81,116 @@ impl ReadFile {
     /// How many bytes at the end of the requested name were ignored to find the
     /// file: 0 but for firmware that leaves garbage there, and worth a log line.
     pub const fn ignored_tail(&self) -> usize {
-        self.ignored_tail
+        self.ignored_tail as usize
+    }
+
+    /// From now on reads wait for the disk: looking led to nothing.
+    pub const fn wait(&mut self) {
+        self.way = Way::Wait;
     }
 
     /// Fills `slices`, one after the other, with what the file holds from
     /// `offset` (bytes) on, and returns how many bytes that were: fewer than the
     /// slices hold only at the end of the file. At most 1024 slices (`IOV_MAX`).
     ///
+    /// `Ok(None)`: not all of it is in memory yet; it has been asked for.
+    ///
     /// The slices themselves are used up: build them anew for each call.
     ///
     /// # Errors
     /// Whatever the file system says, such as `EIO`.
     pub fn read_run(
-        &self,
+        &mut self,
         offset: u64,
         mut slices: &mut [IoSliceMut<'_>],
-    ) -> Result<usize, StorageError> {
+    ) -> Result<Option<usize>, StorageError> {
         let mut done = 0;
         IoSliceMut::advance_slices(&mut slices, 0);
         while !slices.is_empty() {
             let from = super::file_offset(offset, done)?;
-            match preadv(&self.file, slices, from) {
-                Ok(0) => break,
-                Ok(bytes) => {
+            if self.way == Way::Look && !self.is_in_memory(from, slices) {
+                return Ok(None);
+            }
+            let read = match self.way {
+                Way::NoWait => nowait::read(self.file.as_fd(), from, slices),
+                Way::Look | Way::Wait => preadv(&self.file, slices, from),
+            };
+            match (read, self.way) {
+                (Ok(0), _) => break,
+                (Ok(bytes), _) => {
                     done += bytes;
                     IoSliceMut::advance_slices(&mut slices, bytes);
                 }
-                Err(Errno::EINTR) => {}
-                Err(errno) => return Err(errno.into()),
+                (Err(Errno::EINTR), _) => {}
+                (Err(Errno::EAGAIN), Way::NoWait) => {
+                    self.fetch(from.unsigned_abs());
+                    return Ok(None);
+                }
+                // The file system doesn't know it, the kernel doesn't, or a
+                // container's filter doesn't.
+                (
+                    Err(Errno::EOPNOTSUPP | Errno::EINVAL | Errno::ENOSYS | Errno::EPERM),
+                    Way::NoWait,
+                ) => self.way = self.other_way(),
+                (Err(errno), _) => return Err(errno.into()),
             }
         }
-        Ok(done)
+        Ok(Some(done))
     }
 
     /// [`ReadFile::read_run`] into a single buffer.
     ///
     /// # Errors
     /// As there.
-    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, StorageError> {
-        let mut done = 0;
-        while done < buffer.len() {
-            match pread(
-                &self.file,
-                &mut buffer[done..],
-                super::file_offset(offset, done)?,
-            ) {
-                Ok(0) => break,
-                Ok(bytes) => done += bytes,
-                Err(Errno::EINTR) => {}
-                Err(errno) => return Err(errno.into()),
+    pub fn read_at(
+        &mut self,
+        offset: u64,
+        buffer: &mut [u8],
+    ) -> Result<Option<usize>, StorageError> {
+        self.read_run(offset, &mut [IoSliceMut::new(buffer)])
+    }
+
+    /// The way for a file system that doesn't know `RWF_NOWAIT`.
+    fn other_way(&self) -> Way {
+        match fstatfs(&self.file).map(|stat| stat.filesystem_type()) {
+            Ok(TMPFS_MAGIC | RAMFS_MAGIC) => Way::Wait,
+            _ => Way::Look,
+        }
+    }
+
+    /// Whether what `slices` want from `from` on is in memory, as far as it was
+    /// seen last. With each look the stretch behind what is there is asked for.
+    fn is_in_memory(&mut self, from: off_t, slices: &[IoSliceMut<'_>]) -> bool {
+        let wanted: usize = slices.iter().map(|slice| slice.len()).sum();
+        let start = from.unsigned_abs();
+        let end = start.saturating_add(wanted as u64).min(self.size);
+        if end <= self.seen {
+            return true;
+        }
+        let left = self.size.saturating_sub(start);
+        let len = usize::try_from(left).map_or(STRETCH, |left| left.min(STRETCH));
+        let Ok(present) = nowait::resident(self.file.as_fd(), start, len) else {
+            self.way = Way::Wait;
+            return true;
+        };
+        let seen = start + present as u64;
+        self.seen = self.seen.max(seen);
+        if seen < self.size {
+            self.fetch(seen);
+        }
+        // One call doesn't ask for more than a stretch; if it does, it waits.
+        seen >= end || present == STRETCH
+    }
+
+    /// Has the kernel bring a stretch of the file into memory, without waiting.
+    fn fetch(&self, from: u64) {
+        let advice = PosixFadviseAdvice::POSIX_FADV_WILLNEED;
+        for at in (0..STRETCH).step_by(ADVISED as usize) {
+            if let Ok(from) = super::file_offset(from, at) {
+                // Advice: what becomes of it shows at the next read.
+                let _ = posix_fadvise(&self.file, from, ADVISED, advice);
             }
         }
-        Ok(done)
     }
 }
 
@@ -115,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_run_fills_its_slices_in_order() {
-        let (_path, file) = file_with(b"0123456789");
+        let (_path, mut file) = file_with(b"0123456789");
         assert_eq!(file.size(), 10);
         for (offset, expected) in [
             (0, &b"012345"[..]),
@@ -134,16 +227,17 @@ mod tests {
                         IoSliceMut::new(&mut second),
                     ],
                 )
+                .unwrap()
                 .unwrap();
             assert_eq!(read, expected.len(), "at {offset}");
             assert_eq!(&[&first[..], &second].concat()[..read], expected);
         }
-        assert_eq!(file.read_run(0, &mut []), Ok(0));
+        assert_eq!(file.read_run(0, &mut []), Ok(Some(0)));
     }
 
     #[test]
     fn an_offset_beyond_any_file_is_an_error_and_no_panic() {
-        let (_path, file) = file_with(b"x");
+        let (_path, mut file) = file_with(b"x");
         for offset in [u64::MAX, 1 << 63] {
             assert!(file.read_at(offset, &mut [0]).is_err(), "{offset}");
         }
@@ -151,7 +245,7 @@ mod tests {
 
     #[test]
     fn a_shrunk_file_reads_short_of_its_promise() {
-        let (path, file) = file_with(&[7; 1000]);
+        let (path, mut file) = file_with(&[7; 1000]);
         fs::OpenOptions::new()
             .write(true)
             .open(&path)
@@ -160,9 +254,9 @@ mod tests {
             .unwrap();
         let mut buffer = [0; 512];
         assert_eq!(file.size(), 1000);
-        assert_eq!(file.read_at(0, &mut buffer), Ok(512));
-        assert_eq!(file.read_at(512, &mut buffer), Ok(88));
-        assert_eq!(file.read_at(600, &mut buffer), Ok(0));
+        assert_eq!(file.read_at(0, &mut buffer), Ok(Some(512)));
+        assert_eq!(file.read_at(512, &mut buffer), Ok(Some(88)));
+        assert_eq!(file.read_at(600, &mut buffer), Ok(Some(0)));
     }
 
     #[test]
@@ -170,5 +264,66 @@ mod tests {
         let (path, file) = file_with(b"short");
         fs::write(&path, b"much longer").unwrap();
         assert_eq!(file.size(), 5);
+    }
+
+    #[test]
+    fn every_way_reads_the_same() {
+        let content: Vec<u8> = (0..3 * STRETCH + 100)
+            .map(|at| at as u8 ^ (at >> 8) as u8)
+            .collect();
+        let (_path, mut file) = file_with(&content);
+        let mut buffer = vec![0; 70_000];
+        for way in [Way::NoWait, Way::Look, Way::Wait] {
+            file.way = way;
+            for offset in [
+                0,
+                5000,
+                STRETCH - 30_000,
+                3 * STRETCH - 40_000,
+                3 * STRETCH + 99,
+            ] {
+                let expected = &content[offset..content.len().min(offset + buffer.len())];
+                let read = file.read_at(offset as u64, &mut buffer);
+                assert_eq!(read, Ok(Some(expected.len())), "{way:?} at {offset}");
+                assert!(buffer[..expected.len()] == *expected, "{way:?} at {offset}");
+            }
+            let past_the_end = file.read_at(content.len() as u64, &mut buffer);
+            assert_eq!(past_the_end, Ok(Some(0)), "{way:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_on_disk_only_is_not_ready_and_then_it_is() {
+        const LEN: usize = 2 * STRETCH;
+        let disk = tempfile::NamedTempFile::new_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        fs::write(&disk, vec![7; LEN]).unwrap();
+        disk.as_file().sync_all().unwrap();
+        let drop_pages = || {
+            let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
+            posix_fadvise(disk.as_file(), 0, 0, advice).unwrap();
+        };
+        let mut buffer = vec![0; 1000];
+        for way in [Way::NoWait, Way::Look] {
+            let file = fs::File::open(&disk).unwrap();
+            let mut file = ReadFile::new(file.into(), 0).unwrap();
+            file.way = way;
+            drop_pages();
+            let first = file.read_at(0, &mut buffer);
+            if first.is_ok_and(|read| read.is_some()) {
+                eprintln!("skipped: no disk below");
+                return;
+            }
+            assert_eq!(first, Ok(None), "{way:?}");
+            let mut tries = 0;
+            while file.read_at(0, &mut buffer) == Ok(None) {
+                tries += 1;
+                assert!(tries < 10_000_000, "{way:?} never comes");
+                std::thread::yield_now();
+            }
+            assert_eq!(buffer, [7; 1000], "{way:?}");
+            drop_pages();
+            file.wait();
+            assert_eq!(file.read_at(0, &mut buffer), Ok(Some(1000)));
+        }
     }
 }
