@@ -129,7 +129,7 @@ enum Offload {
     /// No run of more than one datagram has been sent yet.
     Untried,
     /// Into segments of so many bytes.
-    Into(usize),
+    Into(u16),
     /// Blocks above the path's MTU, an interface or a kernel without it: we cut.
     Refused,
 }
@@ -271,8 +271,10 @@ impl TransferSocket {
 
     /// Whether the kernel cuts into segments of this size; asks it the first time.
     fn offloads(&mut self, segment_size: usize) -> bool {
+        // No datagram is longer.
+        let segment_size = u16::try_from(segment_size).unwrap_or(u16::MAX);
         if self.offload == Offload::Untried {
-            let size = i32::try_from(segment_size).unwrap_or(i32::MAX);
+            let size = segment_size.into();
             self.offload = match setsockopt(&self.socket, sockopt::UdpGsoSegment, &size) {
                 Ok(()) => Offload::Into(segment_size),
                 Err(_) => Offload::Refused,
