@@ -298,15 +298,14 @@ impl<S: Store> Session<S> {
     /// Receives blocks by the window; they are written by the run.
     fn receive_blocks(&mut self, shop: &mut Workshop<'_>) -> Turn {
         let progress = self.transfer.progress();
-        let (slot_len, slots) = if self.socket.coalesces() {
-            (MAX_COALESCED, BATCH_BYTES / MAX_COALESCED)
-        } else {
-            // One byte more shows a block that is larger than agreed, one slot
-            // more that the socket is empty.
-            (
-                DATA_HEADER_LEN + usize::from(progress.block_size) + 1,
-                usize::from(progress.window_size) + 1,
-            )
+        // One byte more shows a block that is larger than agreed.
+        let slot_len = DATA_HEADER_LEN + usize::from(progress.block_size) + 1;
+        let (slot_len, slots) = match progress.window_size {
+            _ if self.socket.coalesces() => (MAX_COALESCED, BATCH_BYTES / MAX_COALESCED),
+            // Nothing comes behind it before it is acknowledged.
+            1 => (slot_len, 1),
+            // One slot more shows that the socket is empty.
+            window_size => (slot_len, usize::from(window_size) + 1),
         };
         let mut taken = 0;
         let turn = loop {
@@ -332,7 +331,8 @@ impl<S: Store> Session<S> {
                     next = self.handle_block(index, from, shop);
                 }
             }
-            if received < shop.tools.batch.capacity(slot_len, slots) {
+            let has_moved = self.transfer.progress().blocks > progress.blocks;
+            if received < shop.tools.batch.capacity(slot_len, slots) || (slots == 1 && has_moved) {
                 break Turn::Waiting;
             }
             if taken >= RECEIVE_BUDGET {
