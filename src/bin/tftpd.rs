@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
+use tftpd::daemon::syslog::last_words;
 use tftpd::server::cli::Args;
 use tftpd::server::{Server, mapping};
 use tftpd::usage::Refusal;
@@ -17,7 +18,7 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Err(Refusal { text, status }) => {
-            eprintln!("{text}");
+            last_words(&text);
             return ExitCode::from(status);
         }
     };
@@ -28,7 +29,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("tftpd: {error}");
+            last_words(&format!("tftpd: {error}"));
             ExitCode::FAILURE
         }
     }

@@ -1,10 +1,13 @@
 //! The process and the machine around it: signals, the limit on open files, and
 //! what is given up before the first byte is read from the network.
 //!
-//! May not: know of sockets, sessions or files.
+//! May not: know of requests, sessions or served files.
 
+mod inherited;
+mod notify;
 mod privileges;
 mod sandbox;
+pub mod syslog;
 
 use std::error::Error;
 use std::fmt;
@@ -18,6 +21,8 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{SysconfVar, chroot, fchdir, sysconf};
 
+pub use inherited::Inherited;
+pub use notify::Notifier;
 pub use privileges::{Identity, is_root};
 pub use sandbox::Enforcement;
 

@@ -1,4 +1,5 @@
-//! Where the log goes: standard error, or a file that can be moved away.
+//! Where the log goes: standard error, or a file that can be moved away; with
+//! priorities in place of times where standard error is the journal.
 //!
 //! May not: decide what is logged.
 
@@ -8,11 +9,12 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use log::LevelFilter;
+use log::{LevelFilter, Log, Metadata, Record};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use simplelog::{ConfigBuilder, WriteLogger};
 
 use super::cli::Args;
+use crate::daemon::syslog;
 
 /// The log file, if there is one; clones share it.
 #[derive(Debug, Clone)]
@@ -92,6 +94,32 @@ impl Write for StandardError {
     }
 }
 
+/// The journal behind standard error: it knows the time, and takes a priority.
+struct Journal {
+    level: LevelFilter,
+    /// The writer, and the line that is being made for it.
+    target: Mutex<(StandardError, String)>,
+}
+
+impl Log for Journal {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.level() <= self.level
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.enabled(record.metadata()) {
+            let mut target = self.target.lock().unwrap_or_else(PoisonError::into_inner);
+            let (writer, line) = &mut *target;
+            line.clear();
+            syslog::push_journal_line(line, record.level(), &record.args().to_string());
+            // There is no other place to say that it failed.
+            let _ = writer.write(line.as_bytes());
+        }
+    }
+
+    fn flush(&self) {}
+}
+
 fn append_to(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).open(path)
 }
@@ -107,6 +135,13 @@ pub(super) fn start(args: &Args) -> io::Result<Option<LogFile>> {
         (false, 1) => LevelFilter::Debug,
         (false, _) => LevelFilter::Trace,
     };
+    if args.log_file.is_none() && syslog::stderr_is_journal() {
+        let target = Mutex::new((StandardError { lost: 0 }, String::new()));
+        if log::set_boxed_logger(Box::new(Journal { level, target })).is_ok() {
+            log::set_max_level(level);
+        }
+        return Ok(None);
+    }
     let format = ConfigBuilder::new()
         .set_time_format_rfc3339()
         .set_target_level(LevelFilter::Off)

@@ -38,7 +38,7 @@ use self::mapping::MapFile;
 use self::report::{Ending, Reporter};
 use self::spin::Spin;
 use crate::clock;
-use crate::daemon::{Command, Signals};
+use crate::daemon::{Command, Notifier, Signals};
 use crate::protocol::transfer::{Config, Failure, MAX_DATAGRAM};
 use crate::session::{Allowance, SEND_BUDGET, Session, Tools, Turn, Workshop};
 use crate::sessions::{RESERVED, SessionKey, Sessions};
@@ -108,6 +108,8 @@ pub struct Server {
     reporter: Reporter,
     /// Where in the port range the next transfer looks first.
     next_port: u16,
+    /// The service manager, if one wants to know.
+    notifier: Option<Notifier>,
     /// Once told to stop: when the last transfers are cut off.
     stop_at: Option<Instant>,
 }
@@ -156,6 +158,7 @@ impl Server {
             drop_lines: Allowance::new(1, now),
             reporter: Reporter::new(now),
             next_port: std::process::id() as u16,
+            notifier: None,
             stop_at: None,
         })
     }
@@ -191,7 +194,8 @@ impl Server {
         if has_work || (!self.sessions.is_empty() && self.spin.stay_awake(now)) {
             return Some(Duration::ZERO);
         }
-        let nearest = [self.sessions.next_deadline(), self.stop_at]
+        let sign = self.notifier.as_ref().and_then(Notifier::next_sign);
+        let nearest = [self.sessions.next_deadline(), self.stop_at, sign]
             .into_iter()
             .flatten()
             .min()?;
@@ -237,6 +241,9 @@ impl Server {
         // What time it was when the sockets were looked at: an ACK that came
         // since hasn't missed its deadline.
         self.run_deadlines(now);
+        if let Some(notifier) = &mut self.notifier {
+            notifier.handle_timeout(now);
+        }
     }
 
     fn obey_signals(&mut self) {
@@ -290,10 +297,12 @@ impl Server {
             .iter()
             .filter(|(_, session)| !session.has_ended())
             .count();
-        info!(
-            "stopping; {running} transfers have {:?} to finish",
-            self.settings.grace
-        );
+        let grace = self.settings.grace;
+        let status = format!("stopping; {running} transfers have {grace:?} to finish");
+        info!("{status}");
+        if let Some(notifier) = &self.notifier {
+            notifier.stopping(&status);
+        }
     }
 
     fn is_done(&self) -> bool {

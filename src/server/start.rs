@@ -7,7 +7,7 @@
 
 use std::error::Error;
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::Duration;
@@ -19,7 +19,8 @@ use super::access::Access;
 use super::cli::{Args, UserAndGroup};
 use super::mapping::MapFile;
 use super::{MAX_LISTENERS, Server, Settings, logging};
-use crate::daemon::{self, Confinement, Enforcement, Identity, Signals};
+use crate::clock;
+use crate::daemon::{self, Confinement, Enforcement, Identity, Inherited, Notifier, Signals};
 use crate::protocol::retry::{RetryPolicy, Wait};
 use crate::protocol::transfer::Config;
 use crate::socket::ListenSocket;
@@ -45,9 +46,14 @@ impl Server {
     /// # Errors
     /// One line that says what is in the way, and what to do about it.
     pub fn start(args: &Args) -> Result<Self, Box<dyn Error>> {
+        let inherited = Inherited::take_over(MAX_LISTENERS)?;
         let log_file = logging::start(args).map_err(|error| cannot_log(args, &error))?;
         let map_file = args.map_file.as_deref().map(MapFile::open).transpose()?;
-        let listeners = listen(args)?;
+        let notifier = Notifier::from_environment(clock::now())?;
+        let listeners = match inherited.sockets {
+            none if none.is_empty() => listen(args)?,
+            sockets => adopt(sockets)?,
+        };
         let directory = Directory::open(&args.root)?;
         // As it is seen from outside.
         let path = args.root.canonicalize().unwrap_or(args.root.clone());
@@ -55,8 +61,13 @@ impl Server {
         let settings = settings(args, daemon::raise_open_files()?);
         let enforcement = confine(args, directory.as_fd())?;
         let root = Root::within(directory, policy(args))?;
-        let server = Self::new(settings, root, map_file, listeners, signals, log_file)?;
-        announce(args, &path, &server);
+        let mut server = Self::new(settings, root, map_file, listeners, signals, log_file)?;
+        let status = describe(args, &path, &server);
+        info!("{status}");
+        if let Some(notifier) = &notifier {
+            notifier.ready(&status);
+        }
+        server.notifier = notifier;
         advise(args, enforcement);
         Ok(server)
     }
@@ -123,6 +134,12 @@ fn busy_poll(args: &Args) -> Duration {
         0 | 1 => Duration::ZERO,
         _ => Duration::from_micros(args.busy_poll.into()),
     }
+}
+
+/// Listens on sockets that were handed over, whatever -a and -p say.
+fn adopt(sockets: Vec<UdpSocket>) -> Result<Vec<ListenSocket>, String> {
+    let adopted: io::Result<_> = sockets.into_iter().map(ListenSocket::inherit).collect();
+    adopted.map_err(|error| format!("cannot listen on an inherited socket: {}", reason(&error)))
 }
 
 fn listen(args: &Args) -> Result<Vec<ListenSocket>, String> {
@@ -208,8 +225,8 @@ pub(super) fn reason(error: &io::Error) -> String {
     }
 }
 
-/// Says in one line what is served, where, and what is allowed.
-fn announce(args: &Args, root: &Path, server: &Server) {
+/// What is served, where, and what is allowed, in one line.
+fn describe(args: &Args, root: &Path, server: &Server) -> String {
     let max_sessions = server.sessions.capacity();
     let addresses: Vec<_> = server.addresses().iter().map(ToString::to_string).collect();
     let access = match (args.read_only, args.overwrite) {
@@ -219,11 +236,11 @@ fn announce(args: &Args, root: &Path, server: &Server) {
     };
     let mapped = server.map_file.as_ref();
     let mapped = mapped.map_or(String::new(), |map| format!("; names mapped by {map}"));
-    info!(
+    format!(
         "listening on {}; serving {}: {access}; at most {max_sessions} transfers{mapped}",
         addresses.join(", "),
         root.display(),
-    );
+    )
 }
 
 /// Says what the confinement leaves to be wished for.

@@ -16,9 +16,9 @@ use std::ptr;
 
 use nix::libc;
 
-/// Room for the larger of the two packet infos, in 8-byte words so that the
-/// kernel finds it aligned: `cmsghdr` 16 bytes, `in6_pktinfo` 20.
-const CONTROL_WORDS: usize = 8;
+/// Room for both packet infos, in 8-byte words so that the kernel finds them
+/// aligned: `cmsghdr` 16 bytes, `in6_pktinfo` 20, `in_pktinfo` 12.
+const CONTROL_WORDS: usize = 10;
 
 /// One received datagram, borrowed from the batch.
 #[derive(Debug, Clone, Copy)]
@@ -153,6 +153,10 @@ fn peer_of(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
             let v6 = unsafe { &*ptr::from_ref(name).cast::<libc::sockaddr_in6>() };
             let ip = Ipv6Addr::from(v6.sin6_addr.s6_addr);
             let port = u16::from_be(v6.sin6_port);
+            // An IPv4 client, on a socket of both families that we inherited.
+            if let Some(ip) = ip.to_ipv4_mapped() {
+                return Some(SocketAddr::V4(SocketAddrV4::new(ip, port)));
+            }
             Some(SocketAddr::V6(SocketAddrV6::new(
                 ip,
                 port,
@@ -195,6 +199,11 @@ fn destination_of(control: &[u64; CONTROL_WORDS], filled: usize) -> Option<Desti
                     ptr::read_unaligned(libc::CMSG_DATA(cmsg).cast::<libc::in6_pktinfo>())
                 };
                 let ip = Ipv6Addr::from(info.ipi6_addr.s6_addr);
+                if ip.to_ipv4_mapped().is_some() {
+                    // IPv4's own packet info comes besides, and knows more.
+                    cmsg = unsafe { libc::CMSG_NXTHDR(header, cmsg) };
+                    continue;
+                }
                 return Some(if ip.is_multicast() {
                     Destination::Group
                 } else {

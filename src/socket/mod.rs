@@ -81,6 +81,29 @@ impl ListenSocket {
         Ok(Self { socket, address })
     }
 
+    /// A socket that was bound by whoever started us.
+    ///
+    /// # Errors
+    /// `InvalidInput` if it isn't bound to a port; whatever else the kernel says.
+    pub fn inherit(socket: std::net::UdpSocket) -> io::Result<Self> {
+        let address = socket.local_addr()?;
+        if address.port() == 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "it has no port",
+            ));
+        }
+        if address.is_ipv6() {
+            setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+        }
+        // For IPv6 too: it may be bound to both families.
+        setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
+        set_receive_buffer(&socket, LISTEN_BUFFER);
+        socket.set_nonblocking(true)?;
+        let socket = UdpSocket::from_std(socket);
+        Ok(Self { socket, address })
+    }
+
     /// The address it is bound to, with the port the kernel chose.
     pub const fn address(&self) -> SocketAddr {
         self.address
