@@ -292,3 +292,48 @@ fn the_journal_gets_priorities() {
     });
     assert!(!server.log_lines()[0].starts_with('<'));
 }
+
+// --- the units ----------------------------------------------------------------------
+
+#[test]
+fn the_units_are_sound_and_little_exposed() {
+    let Some(analyze) = require("systemd-analyze") else {
+        return;
+    };
+    let dir = tempfile::tempdir().expect("a directory");
+    let unit = |name: &str| dir.path().join(name);
+    for entry in fs::read_dir("scripts/systemd").expect("the units") {
+        let path = entry.expect("an entry").path();
+        let text = fs::read_to_string(&path).expect("a unit");
+        // Where it is to be installed, there is nothing yet.
+        let text = text.replace("/usr/local/bin/tftpd ", &format!("{} ", tftpd()));
+        let name = path.file_name().expect("a name").to_str().expect("plain");
+        fs::write(unit(&name.replace('@', "@0")), text).expect("a copy");
+    }
+    let services = [unit("tftpd.service"), unit("tftpd@0.service")];
+    let verified = bounded(30, &analyze)
+        .arg("verify")
+        .args(&services)
+        .arg(unit("tftpd.socket"))
+        .output()
+        .expect("systemd-analyze");
+    let text = said(&verified);
+    assert!(verified.status.success(), "{text}");
+    assert!(!text.contains("tftpd"), "it has remarks: {text}");
+    // The threshold is in tenths.
+    let exposure = bounded(30, &analyze)
+        .args(["security", "--offline=yes", "--threshold=20", "--no-pager"])
+        .args(&services)
+        .output()
+        .expect("systemd-analyze");
+    let text = said(&exposure);
+    assert!(exposure.status.success(), "{text}");
+    assert_eq!(
+        text.matches("Overall exposure level for tftpd").count(),
+        2,
+        "{text}"
+    );
+    for line in text.lines().filter(|line| line.contains("Overall")) {
+        println!("{line}");
+    }
+}
