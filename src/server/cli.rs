@@ -54,6 +54,10 @@ pub struct Args {
     #[arg(value_parser = usage::parse_port_range)]
     pub port_range: Option<RangeInclusive<u16>>,
 
+    /// Share the port with other servers of the same user that say so too
+    #[arg(long, help_heading = "Listening")]
+    pub reuse_port: bool,
+
     /// Milliseconds to wait for an answer before sending again, doubling each
     /// time [default: as the measured round trip suggests]
     #[arg(short, long, value_name = "MS", help_heading = "Protocol")]

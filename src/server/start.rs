@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::Duration;
 
-use log::{debug, info};
+use log::{debug, info, warn};
 use nix::libc::{EADDRNOTAVAIL, EAFNOSUPPORT};
 
 use super::access::Access;
@@ -23,7 +23,7 @@ use crate::clock;
 use crate::daemon::{self, Confinement, Enforcement, Identity, Inherited, Notifier, Signals};
 use crate::protocol::retry::{RetryPolicy, Wait};
 use crate::protocol::transfer::Config;
-use crate::socket::ListenSocket;
+use crate::socket::{Binding, ListenSocket};
 use crate::storage::{Directory, Policy, Root};
 use crate::wire::options::Limits;
 
@@ -157,7 +157,7 @@ fn listen(args: &Args) -> Result<Vec<ListenSocket>, String> {
     }
     let mut tries = SHARED_PORT_TRIES;
     loop {
-        match bind_all(&addresses, args.chose_addresses()) {
+        match bind_all(&addresses, args) {
             // A port that was free for the first address isn't for the next.
             Err((address, error))
                 if error.kind() == ErrorKind::AddrInUse
@@ -177,22 +177,40 @@ fn listen(args: &Args) -> Result<Vec<ListenSocket>, String> {
 /// chose for the first.
 fn bind_all(
     addresses: &[SocketAddr],
-    may_lack_ipv6: bool,
+    args: &Args,
 ) -> Result<Vec<ListenSocket>, (SocketAddr, io::Error)> {
     let mut listeners: Vec<ListenSocket> = Vec::with_capacity(addresses.len());
     for &(mut address) in addresses {
         if let (0, Some(first)) = (address.port(), listeners.first()) {
             address.set_port(first.address().port());
         }
-        match ListenSocket::bind(address) {
+        match bind(address, args) {
             Ok(listener) => listeners.push(listener),
-            Err(error) if may_lack_ipv6 && address.is_ipv6() && lacks_family(&error) => {
+            Err(error) if args.chose_addresses() && address.is_ipv6() && lacks_family(&error) => {
                 info!("this machine has no IPv6: listening on IPv4 alone");
             }
             Err(error) => return Err((address, error)),
         }
     }
     Ok(listeners)
+}
+
+/// Binds to an address, even to one that was asked for and isn't there yet.
+fn bind(address: SocketAddr, args: &Args) -> io::Result<ListenSocket> {
+    let mut binding = Binding {
+        shared: args.reuse_port,
+        ahead: false,
+    };
+    match ListenSocket::bind(address, binding) {
+        Err(error) if error.kind() == ErrorKind::AddrNotAvailable && !args.chose_addresses() => {
+            binding.ahead = true;
+            let listener = ListenSocket::bind(address, binding)?;
+            let ip = address.ip();
+            warn!("{ip} is no address of this machine yet: it will be served when it is");
+            Ok(listener)
+        }
+        bound => bound,
+    }
 }
 
 fn lacks_family(error: &io::Error) -> bool {
@@ -211,7 +229,6 @@ fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
             "; use -p with a port above 1023, or grant CAP_NET_BIND_SERVICE"
         }
         ErrorKind::AddrInUse => "; stop the server that has it, or choose another port with -p",
-        ErrorKind::AddrNotAvailable => "; give an address of this machine with -a",
         _ => "",
     };
     format!("cannot listen on {address}: {}{remedy}", reason(error))
