@@ -5,6 +5,7 @@
 
 mod inherited;
 mod notify;
+mod pid_file;
 mod privileges;
 mod sandbox;
 pub mod syslog;
@@ -23,6 +24,7 @@ use nix::unistd::{SysconfVar, chroot, fchdir, sysconf};
 
 pub use inherited::Inherited;
 pub use notify::Notifier;
+pub use pid_file::PidFile;
 pub use privileges::{Identity, is_root};
 pub use sandbox::Enforcement;
 
@@ -161,6 +163,8 @@ pub struct Confinement<'a> {
     pub log_file: Option<&'a Path>,
     /// The map file, which is read again when it was changed or replaced.
     pub map_file: Option<&'a Path>,
+    /// The pid file, which is removed at the end.
+    pub pid_file: Option<&'a Path>,
     /// Makes the served directory the only one there is.
     pub chroot: bool,
     /// Forbids what isn't needed, as far as the kernel can.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::{ArgAction, Parser};
 
 use super::access::Network;
+use crate::daemon::syslog::DEV_LOG;
 use crate::usage::{self, Refusal};
 use crate::wire::options::{
     DEFAULT_MAX_WINDOWSIZE, MAX_BLKSIZE, MIN_BLKSIZE, OptionName, OptionSet,
@@ -169,6 +170,10 @@ pub struct Args {
     #[arg(long, help_heading = "Process")]
     pub no_sandbox: bool,
 
+    /// Write the process's number to FILE, and remove that at the end
+    #[arg(short = 'P', long, value_name = "FILE", help_heading = "Process")]
+    pub pid_file: Option<PathBuf>,
+
     /// Seconds that running transfers get to finish after SIGTERM or SIGINT
     #[arg(
         long,
@@ -190,6 +195,16 @@ pub struct Args {
     /// Append the log to FILE instead of standard error
     #[arg(long, value_name = "FILE", help_heading = "Logging")]
     pub log_file: Option<PathBuf>,
+
+    /// Log to the syslog, whose socket is /dev/log unless given
+    #[arg(
+        long,
+        value_name = "SOCKET",
+        help_heading = "Logging",
+        conflicts_with = "log_file"
+    )]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = DEV_LOG)]
+    pub syslog: Option<PathBuf>,
 }
 
 impl Args {

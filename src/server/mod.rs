@@ -38,7 +38,7 @@ use self::mapping::MapFile;
 use self::report::{Ending, Reporter};
 use self::spin::Spin;
 use crate::clock;
-use crate::daemon::{Command, Notifier, Signals};
+use crate::daemon::{Command, Notifier, PidFile, Signals};
 use crate::protocol::transfer::{Config, Failure, MAX_DATAGRAM};
 use crate::session::{Allowance, SEND_BUDGET, Session, Tools, Turn, Workshop};
 use crate::sessions::{RESERVED, SessionKey, Sessions};
@@ -110,6 +110,8 @@ pub struct Server {
     next_port: u16,
     /// The service manager, if one wants to know.
     notifier: Option<Notifier>,
+    /// What says which process we are.
+    pid_file: Option<PidFile>,
     /// Once told to stop: when the last transfers are cut off.
     stop_at: Option<Instant>,
 }
@@ -159,6 +161,7 @@ impl Server {
             reporter: Reporter::new(now),
             next_port: std::process::id() as u16,
             notifier: None,
+            pid_file: None,
             stop_at: None,
         })
     }
@@ -185,6 +188,7 @@ impl Server {
         self.cut_off();
         info!("stopped");
         self.report();
+        drop(self.pid_file);
         Ok(())
     }
 

@@ -20,7 +20,9 @@ use super::cli::{Args, UserAndGroup};
 use super::mapping::MapFile;
 use super::{MAX_LISTENERS, Server, Settings, logging};
 use crate::clock;
-use crate::daemon::{self, Confinement, Enforcement, Identity, Inherited, Notifier, Signals};
+use crate::daemon::{
+    self, Confinement, Enforcement, Identity, Inherited, Notifier, PidFile, Signals,
+};
 use crate::protocol::retry::{RetryPolicy, Wait};
 use crate::protocol::transfer::Config;
 use crate::socket::{Binding, ListenSocket};
@@ -47,7 +49,7 @@ impl Server {
     /// One line that says what is in the way, and what to do about it.
     pub fn start(args: &Args) -> Result<Self, Box<dyn Error>> {
         let inherited = Inherited::take_over(MAX_LISTENERS)?;
-        let log_file = logging::start(args).map_err(|error| cannot_log(args, &error))?;
+        let log_file = logging::start(args, inherited.by_inetd)?;
         let map_file = args.map_file.as_deref().map(MapFile::open).transpose()?;
         let notifier = Notifier::from_environment(clock::now())?;
         let listeners = match inherited.sockets {
@@ -58,8 +60,12 @@ impl Server {
         // As it is seen from outside.
         let path = args.root.canonicalize().unwrap_or(args.root.clone());
         let signals = Signals::take_over()?;
+        let mut pid_file = args.pid_file.as_deref().map(write_pid_file).transpose()?;
         let settings = settings(args, daemon::raise_open_files()?);
         let enforcement = confine(args, directory.as_fd())?;
+        if let Some(pid_file) = pid_file.as_mut().filter(|_| args.chroot) {
+            pid_file.lose_path();
+        }
         let root = Root::within(directory, policy(args))?;
         let mut server = Self::new(settings, root, map_file, listeners, signals, log_file)?;
         let status = describe(args, &path, &server);
@@ -68,6 +74,7 @@ impl Server {
             notifier.ready(&status);
         }
         server.notifier = notifier;
+        server.pid_file = pid_file;
         advise(args, enforcement);
         Ok(server)
     }
@@ -81,6 +88,7 @@ fn confine(args: &Args, root: BorrowedFd<'_>) -> Result<Enforcement, Box<dyn Err
         writable: !args.read_only,
         log_file: args.log_file.as_deref(),
         map_file: args.map_file.as_deref(),
+        pid_file: args.pid_file.as_deref(),
         chroot: args.chroot,
         sandbox: !args.no_sandbox,
         identity: args.user.as_ref().map(find).transpose()?,
@@ -217,10 +225,11 @@ fn lacks_family(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(EAFNOSUPPORT | EADDRNOTAVAIL))
 }
 
-fn cannot_log(args: &Args, error: &io::Error) -> String {
-    let path = args.log_file.clone().unwrap_or_default();
-    let (path, reason) = (path.display(), reason(error));
-    format!("cannot open the log file {path}: {reason}; name a writable one with --log-file")
+fn write_pid_file(path: &Path) -> Result<PidFile, String> {
+    PidFile::write(path).map_err(|error| {
+        let (path, reason) = (path.display(), reason(&error));
+        format!("cannot write the pid file {path}: {reason}; name a writable one with -P")
+    })
 }
 
 fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
