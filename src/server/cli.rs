@@ -184,6 +184,12 @@ pub struct Args {
     #[arg(value_parser = usage::number(0..=86_400_u32))]
     pub grace: u32,
 
+    /// Seconds without a transfer or a request after which to end [default:
+    /// never; 900 under inetd]
+    #[arg(long, value_name = "SECONDS", help_heading = "Process")]
+    #[arg(value_parser = usage::number(1..=86_400_u32))]
+    pub idle_exit: Option<u32>,
+
     /// Log more: -v what is dropped and why, -vv every packet
     #[arg(short, long, action = ArgAction::Count, conflicts_with = "quiet", help_heading = "Logging")]
     pub verbose: u8,

@@ -81,6 +81,8 @@ pub struct Settings {
     pub ports: Option<RangeInclusive<u16>>,
     /// What running transfers get to finish after the signal to stop.
     pub grace: Duration,
+    /// How long to stay without a session or a request; `None` for ever.
+    pub idle_exit: Option<Duration>,
     /// The longest wait that is spent awake; zero: none.
     pub busy_poll: Duration,
 }
@@ -108,6 +110,8 @@ pub struct Server {
     reporter: Reporter,
     /// Where in the port range the next transfer looks first.
     next_port: u16,
+    /// When something was done last, or asked for.
+    last_busy: Instant,
     /// The service manager, if one wants to know.
     notifier: Option<Notifier>,
     /// What says which process we are.
@@ -160,6 +164,7 @@ impl Server {
             drop_lines: Allowance::new(1, now),
             reporter: Reporter::new(now),
             next_port: std::process::id() as u16,
+            last_busy: now,
             notifier: None,
             pid_file: None,
             stop_at: None,
@@ -184,6 +189,7 @@ impl Server {
                 other => other?,
             }
             self.turn(&events);
+            self.leave_if_idle();
         }
         self.cut_off();
         info!("stopped");
@@ -199,7 +205,8 @@ impl Server {
             return Some(Duration::ZERO);
         }
         let sign = self.notifier.as_ref().and_then(Notifier::next_sign);
-        let nearest = [self.sessions.next_deadline(), self.stop_at, sign]
+        let idle = self.idle_end().filter(|_| self.sessions.is_empty());
+        let nearest = [self.sessions.next_deadline(), self.stop_at, sign, idle]
             .into_iter()
             .flatten()
             .min()?;
@@ -210,6 +217,9 @@ impl Server {
         let now = clock::now();
         if !events.is_empty() {
             self.spin.over(now);
+        }
+        if !events.is_empty() || !self.sessions.is_empty() {
+            self.last_busy = now;
         }
         // What was left over comes behind what is new: everyone gets a turn.
         let mut leftovers = std::mem::take(&mut self.unfinished);
@@ -306,6 +316,22 @@ impl Server {
         info!("{status}");
         if let Some(notifier) = &self.notifier {
             notifier.stopping(&status);
+        }
+    }
+
+    /// When there has been nothing to do for too long, if it stays so.
+    fn idle_end(&self) -> Option<Instant> {
+        Some(self.last_busy + self.settings.idle_exit?)
+    }
+
+    /// Whoever bound the socket for us keeps it: a request that comes now is for
+    /// the next server.
+    fn leave_if_idle(&mut self) {
+        let is_over = self.idle_end().is_some_and(|end| clock::now() >= end);
+        if is_over && self.sessions.is_empty() && self.stop_at.is_none() {
+            let idle = self.settings.idle_exit.unwrap_or_default();
+            info!("nothing to do for {idle:?}");
+            self.stop(clock::now());
         }
     }
 

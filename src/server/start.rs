@@ -33,6 +33,9 @@ use crate::wire::options::Limits;
 /// the first retransmission wait of the usual clients.
 const DALLY: Duration = Duration::from_secs(1);
 
+/// How long inetd's server waits for more to do: as long as tftp-hpa's.
+const INETD_IDLE_EXIT: Duration = Duration::from_secs(900);
+
 /// Descriptors that are no session's: log, root, epoll, signals, listeners.
 const OWN_DESCRIPTORS: u64 = 32;
 
@@ -61,7 +64,10 @@ impl Server {
         let path = args.root.canonicalize().unwrap_or(args.root.clone());
         let signals = Signals::take_over()?;
         let mut pid_file = args.pid_file.as_deref().map(write_pid_file).transpose()?;
-        let settings = settings(args, daemon::raise_open_files()?);
+        let mut settings = settings(args, daemon::raise_open_files()?);
+        if inherited.by_inetd {
+            settings.idle_exit.get_or_insert(INETD_IDLE_EXIT);
+        }
         let enforcement = confine(args, directory.as_fd())?;
         if let Some(pid_file) = pid_file.as_mut().filter(|_| args.chroot) {
             pid_file.lose_path();
@@ -132,6 +138,7 @@ fn settings(args: &Args, open_files: u64) -> Settings {
         },
         ports: args.port_range.clone(),
         grace: Duration::from_secs(args.grace.into()),
+        idle_exit: args.idle_exit.map(|it| Duration::from_secs(it.into())),
         busy_poll: busy_poll(args),
     }
 }

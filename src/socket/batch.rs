@@ -184,10 +184,16 @@ fn destination_of(control: &[u64; CONTROL_WORDS], filled: usize) -> Option<Desti
                 let info = unsafe {
                     ptr::read_unaligned(libc::CMSG_DATA(cmsg).cast::<libc::in_pktinfo>())
                 };
+                let ip = Ipv4Addr::from(u32::from_be(info.ipi_addr.s_addr));
                 // `ipi_addr` is the header's destination, `ipi_spec_dst` our
                 // address on that path: they differ for broadcast and multicast.
-                return Some(if info.ipi_addr.s_addr == info.ipi_spec_dst.s_addr {
-                    let ip = Ipv4Addr::from(u32::from_be(info.ipi_addr.s_addr));
+                // It isn't known for what waited on an inherited socket before
+                // the kernel was asked for it.
+                let is_ours = match info.ipi_spec_dst.s_addr {
+                    0 => !ip.is_multicast() && !ip.is_broadcast(),
+                    address => address == info.ipi_addr.s_addr,
+                };
+                return Some(if is_ours {
                     Destination::Local(IpAddr::V4(ip))
                 } else {
                     Destination::Group
