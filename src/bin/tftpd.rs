@@ -1,7 +1,7 @@
 //! `tftpd`: serves files by TFTP. The plot; the rest is in the library.
 
 use std::error::Error;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -14,7 +14,8 @@ fn main() -> ExitCode {
     let args = match Args::read(std::env::args_os()) {
         Ok(args) => args,
         Err(Refusal { text, status: 0 }) => {
-            println!("{text}");
+            // Who stops reading has read enough.
+            let _ = writeln!(io::stdout(), "{text}");
             return ExitCode::SUCCESS;
         }
         Err(Refusal { text, status }) => {

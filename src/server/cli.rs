@@ -211,6 +211,32 @@ pub struct Args {
     )]
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = DEV_LOG)]
     pub syslog: Option<PathBuf>,
+
+    /// What tftp-hpa's users write, and what is done anyway.
+    #[command(flatten)]
+    pub familiar: Familiar,
+}
+
+/// tftp-hpa's names for what is done anyway: accepted, for the scripts and the
+/// fingers that know them.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Familiar from tftp-hpa, and done anyway")]
+pub struct Familiar {
+    /// Let uploads create files
+    #[arg(short, long, hide_short_help = true)]
+    pub create: bool,
+
+    /// Keep clients below ROOT
+    #[arg(short, long, hide_short_help = true)]
+    pub secure: bool,
+
+    /// Listen without inetd; here that stays in the foreground
+    #[arg(short, long, hide_short_help = true)]
+    pub listen: bool,
+
+    /// Listen without inetd, in the foreground
+    #[arg(short = 'L', long, hide_short_help = true)]
+    pub foreground: bool,
 }
 
 impl Args {
