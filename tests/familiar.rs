@@ -105,13 +105,18 @@ fn try_theirs(with: &str, words: &[String]) -> Option<Output> {
     )
 }
 
+/// Whether it took the options; in.tftpd says so, but ends well all the same.
+fn took(output: &Output) -> bool {
+    output.status.success() && !said(output).contains("unrecognized option")
+}
+
 #[test]
 fn what_was_written_there_was_understood_there() {
     let dir = tempfile::tempdir().expect("a directory");
     let file = map_file(dir.path());
     for with in ["tftp-hpa", "atftpd", "dnsmasq"] {
         if let Some(output) = try_theirs(with, &["--no-such-option".to_owned()]) {
-            assert!(!output.status.success(), "{with} takes anything");
+            assert!(!took(&output), "{with} takes anything");
         }
     }
     for row in rows() {
@@ -122,7 +127,7 @@ fn what_was_written_there_was_understood_there() {
             }
             if let Some(output) = try_theirs(row.with, &words) {
                 let text = said(&output);
-                assert!(output.status.success(), "{} {words:?}: {text}", row.with);
+                assert!(took(&output), "{} {words:?}: {text}", row.with);
             }
         }
     }
