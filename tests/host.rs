@@ -85,7 +85,7 @@ fn a_pid_file_that_cannot_be_written_is_one_line() {
 fn heard(syslog: &UnixDatagram, word: &str) -> String {
     let mut buffer = [0; 4096];
     loop {
-        let len = syslog.recv(&mut buffer).expect("a line for the syslog");
+        let len = uninterrupted(|| syslog.recv(&mut buffer)).expect("a line for the syslog");
         let line = String::from_utf8_lossy(&buffer[..len]).into_owned();
         if line.contains(word) {
             return line;

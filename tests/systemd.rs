@@ -186,7 +186,7 @@ fn manager(dir: Option<&Path>) -> (UnixDatagram, String) {
 #[track_caller]
 fn told(manager: &UnixDatagram) -> String {
     let mut buffer = [0; 4096];
-    let len = manager.recv(&mut buffer).expect("word from the server");
+    let len = uninterrupted(|| manager.recv(&mut buffer)).expect("word from the server");
     String::from_utf8_lossy(&buffer[..len]).into_owned()
 }
 
