@@ -38,8 +38,22 @@ pub const MAX_SEGMENTS: usize = 64;
 /// The most bytes one call may hand over, and the largest datagram of IPv4.
 pub const MAX_SEND: usize = 65_507;
 
+/// The most bytes that come as one where datagrams are coalesced: what a length
+/// of 16 bits can say.
+pub const MAX_COALESCED: usize = 65_535;
+
 /// The largest DATA packet: blksize 65464 (RFC 2348) and its header.
 pub const MAX_DATA_PACKET: usize = 65_468;
+
+/// How a listen socket takes its address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Binding {
+    /// Other processes of the same user may listen there as well; the kernel
+    /// shares the clients out (`SO_REUSEPORT`).
+    pub shared: bool,
+    /// The machine needn't have the address yet (`IP_FREEBIND`).
+    pub ahead: bool,
+}
 
 /// The socket on which requests come in.
 #[derive(Debug)]
@@ -54,12 +68,12 @@ impl ListenSocket {
         &mut self.socket
     }
 
-    /// Binds to `address`; port 0 lets the kernel choose.
+    /// Binds to `address` as `binding` says; port 0 lets the kernel choose.
     ///
     /// # Errors
     /// Whatever the kernel says: port in use, below 1024 without the right, no
     /// such address.
-    pub fn bind(address: SocketAddr) -> io::Result<Self> {
+    pub fn bind(address: SocketAddr, binding: Binding) -> io::Result<Self> {
         let socket = Socket::new(
             Domain::for_address(address),
             Type::DGRAM,
@@ -73,11 +87,42 @@ impl ListenSocket {
                 setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
             }
         }
+        match address {
+            _ if !binding.ahead => {}
+            SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
+            SocketAddr::V6(_) => socket.set_freebind_v6(true)?,
+        }
+        if binding.shared {
+            socket.set_reuse_port(true)?;
+        }
         set_receive_buffer(&socket, LISTEN_BUFFER);
         socket.bind(&address.into())?;
         socket.set_nonblocking(true)?;
         let socket = UdpSocket::from_std(socket.into());
         let address = socket.local_addr()?;
+        Ok(Self { socket, address })
+    }
+
+    /// A socket that was bound by whoever started us.
+    ///
+    /// # Errors
+    /// `InvalidInput` if it isn't bound to a port; whatever else the kernel says.
+    pub fn inherit(socket: std::net::UdpSocket) -> io::Result<Self> {
+        let address = socket.local_addr()?;
+        if address.port() == 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "it has no port",
+            ));
+        }
+        if address.is_ipv6() {
+            setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+        }
+        // For IPv6 too: it may be bound to both families.
+        setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
+        set_receive_buffer(&socket, LISTEN_BUFFER);
+        socket.set_nonblocking(true)?;
+        let socket = UdpSocket::from_std(socket);
         Ok(Self { socket, address })
     }
 
@@ -121,6 +166,7 @@ pub enum RunSent {
 pub struct TransferSocket {
     socket: UdpSocket,
     offload: Offload,
+    coalesces: bool,
 }
 
 /// Whether the kernel cuts runs into datagrams (`UDP_SEGMENT`).
@@ -129,7 +175,7 @@ enum Offload {
     /// No run of more than one datagram has been sent yet.
     Untried,
     /// Into segments of so many bytes.
-    Into(usize),
+    Into(u16),
     /// Blocks above the path's MTU, an interface or a kernel without it: we cut.
     Refused,
 }
@@ -174,24 +220,22 @@ impl TransferSocket {
         Ok(Self {
             socket: UdpSocket::from_std(socket.into()),
             offload: Offload::Untried,
+            coalesces: false,
         })
     }
 
-    /// Our end of the transfer.
-    ///
-    /// # Errors
-    /// Whatever the kernel says.
-    pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.socket.local_addr()
-    }
-
-    /// Makes room for `bytes` that come at once, as far as the system allows.
-    pub fn expect(&self, bytes: usize) {
+    /// Makes ready for windows of `blocks` datagrams of `block_size` bytes: room
+    /// for what comes at once, as far as the system allows, and several
+    /// datagrams received as one where it can (`UDP_GRO`).
+    pub fn expect_windows(&mut self, blocks: u16, block_size: u16) {
         // The kernel counts what a datagram takes in memory, up to twice its
         // length and more.
-        let room = bytes.saturating_mul(3).min(MAX_WINDOW_BUFFER);
+        let room = usize::from(blocks) * usize::from(block_size) * 3;
         if room > DEFAULT_BUFFER {
-            set_receive_buffer(&self.socket, room);
+            set_receive_buffer(&self.socket, room.min(MAX_WINDOW_BUFFER));
+        }
+        if blocks > 1 {
+            self.coalesces = setsockopt(&self.socket, sockopt::UdpGroSegment, &true).is_ok();
         }
     }
 
@@ -207,6 +251,20 @@ impl TransferSocket {
             SocketAddr::V6(_) => setsockopt(&self.socket, sockopt::Ipv6RecvErr, &true)?,
         }
         Ok(())
+    }
+
+    /// Whether several datagrams may come as one, of up to [`MAX_COALESCED`]
+    /// bytes.
+    pub const fn coalesces(&self) -> bool {
+        self.coalesces
+    }
+
+    /// Our end of the transfer.
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
     }
 
     /// Receives what is there; see [`Batch::receive`].
@@ -271,8 +329,10 @@ impl TransferSocket {
 
     /// Whether the kernel cuts into segments of this size; asks it the first time.
     fn offloads(&mut self, segment_size: usize) -> bool {
+        // No datagram is longer.
+        let segment_size = u16::try_from(segment_size).unwrap_or(u16::MAX);
         if self.offload == Offload::Untried {
-            let size = i32::try_from(segment_size).unwrap_or(i32::MAX);
+            let size = segment_size.into();
             self.offload = match setsockopt(&self.socket, sockopt::UdpGsoSegment, &size) {
                 Ok(()) => Offload::Into(segment_size),
                 Err(_) => Offload::Refused,

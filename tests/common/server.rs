@@ -113,6 +113,15 @@ impl Server {
     /// [`Server::start_bare`], with the command and the directories prepared:
     /// `prepare` is given the one that holds the root and may hold more.
     pub fn start_prepared(args: &[&str], prepare: impl FnOnce(&Path) -> Command) -> Self {
+        Self::start_handed([Stdio::null(), Stdio::null()], args, prepare)
+    }
+
+    /// [`Server::start_prepared`], with these as standard input and output.
+    pub fn start_handed(
+        [input, output]: [Stdio; 2],
+        args: &[&str],
+        prepare: impl FnOnce(&Path) -> Command,
+    ) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let root = dir.path().join("root");
         fs::create_dir(&root).expect("a root");
@@ -120,8 +129,8 @@ impl Server {
             .args(["-p", "0"])
             .args(args)
             .arg(&root)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdin(input)
+            .stdout(output)
             .stderr(Stdio::piped())
             .spawn()
             .expect("tftpd starts");
