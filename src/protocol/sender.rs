@@ -83,6 +83,7 @@ pub struct Sender {
     /// does.
     timed: BlockIndex,
     retry: RetryTimer,
+    request_repeats: u8,
     pace: Pace,
     retransmits: u64,
     verified: bool,
@@ -193,6 +194,7 @@ impl Sender {
             fresh: BlockIndex::FIRST,
             timed: BlockIndex::NEVER,
             retry: RetryTimer::new(config.retry),
+            request_repeats: config.request_repeats,
             pace: Pace::new(),
             retransmits: 0,
             verified: false,
@@ -306,8 +308,9 @@ impl Sender {
             return;
         }
         let limit = match self.role {
-            Role::Server if !self.verified => UNVERIFIED_REPEATS,
-            _ => u8::MAX,
+            _ if self.verified => u8::MAX,
+            Role::Server => UNVERIFIED_REPEATS,
+            Role::Client => self.request_repeats,
         };
         if self.retry.back_off(now, limit) {
             self.repeat();

@@ -358,27 +358,12 @@ impl Server {
 
     /// A session's socket is ready, or it has work left.
     fn run_session(&mut self, key: SessionKey) {
-        self.with_session(key, |session, shop| {
-            let received = session.receive(shop);
-            let sent = session.transmit(shop);
-            session.read_ahead(shop);
-            if received == Turn::Unfinished {
-                received
-            } else {
-                sent
-            }
-        });
+        self.with_session(key, Session::run);
     }
 
     fn run_deadlines(&mut self, now: Instant) {
         while let Some(key) = self.sessions.pop_due(now) {
-            self.with_session(key, |session, shop| {
-                // An answer that is there already beats its deadline.
-                session.receive(shop);
-                session.handle_timeout(shop.now);
-                session.forget_ahead(&mut shop.tools.pool);
-                session.transmit(shop)
-            });
+            self.with_session(key, Session::run_deadline);
         }
     }
 

@@ -121,6 +121,7 @@ fn settings(args: &Args, open_files: u64) -> Settings {
                 wait: args.fixed_wait().map_or(Wait::Adaptive, Wait::Fixed),
                 retries: args.retries,
             },
+            request_repeats: 0,
             dally: DALLY,
         },
         limits: Limits {

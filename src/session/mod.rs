@@ -121,6 +121,16 @@ impl Remote {
     }
 }
 
+impl Turn {
+    /// Of two things tried: whether there is more to do.
+    const fn and(self, other: Self) -> Self {
+        match self {
+            Self::Unfinished => self,
+            Self::Waiting => other,
+        }
+    }
+}
+
 /// A transfer with its socket and its file. `S` is where a received file goes.
 #[derive(Debug)]
 pub struct Session<S = Upload> {
@@ -137,6 +147,9 @@ pub struct Session<S = Upload> {
     /// Already on the list of sessions that want another turn.
     pub queued: bool,
     ended: bool,
+    /// What the network said last, if it said that nobody is there. A client's
+    /// socket learns that of its requests too.
+    unreachable: Option<io::ErrorKind>,
     /// When it began.
     pub started: Instant,
     /// The file's name as the request has it.
@@ -183,6 +196,7 @@ impl<S: Store> Session<S> {
             blocked: false,
             queued: false,
             ended: false,
+            unreachable: None,
             started: now,
             name: name.into(),
         }
@@ -201,9 +215,22 @@ impl<S: Store> Session<S> {
         self.remote.address()
     }
 
+    /// Why the network thinks that nobody is there, if it does.
+    pub const fn unreachable(&self) -> Option<io::ErrorKind> {
+        self.unreachable
+    }
+
     /// The transfer's state.
     pub const fn transfer(&self) -> &Transfer {
         &self.transfer
+    }
+
+    /// Where a file that is being received goes, until it is in place.
+    pub fn store(&mut self) -> Option<&mut S> {
+        match &mut self.content {
+            Content::Source(_) => None,
+            Content::Sink(sink) => sink.store(),
+        }
     }
 
     /// The file.
@@ -250,21 +277,34 @@ impl<S: Store> Session<S> {
         self.transfer.handle_repeated_request(now);
     }
 
-    /// The deadline may have come. The time that the disk takes is not the
-    /// peer's: its wait begins anew with what is sent then.
-    pub fn handle_timeout(&mut self, now: Instant) {
-        if self.disk.is_none() {
-            self.transfer.handle_timeout(now);
-        }
-    }
-
     /// We can't go on.
     pub fn abort(&mut self, failure: Failure) {
         self.transfer.abort(failure);
     }
 
+    /// Does what there is to do: takes in what has arrived, answers, reads ahead.
+    pub fn run(&mut self, shop: &mut Workshop<'_>) -> Turn {
+        let received = self.receive(shop);
+        let sent = self.transmit(shop);
+        self.read_ahead(shop);
+        received.and(sent)
+    }
+
+    /// The same when the deadline may have come: an answer that is there already
+    /// beats it.
+    pub fn run_deadline(&mut self, shop: &mut Workshop<'_>) -> Turn {
+        let received = self.receive(shop);
+        // The time that the disk takes is not the peer's: its wait begins anew with
+        // what is sent then.
+        if self.disk.is_none() {
+            self.transfer.handle_timeout(shop.now);
+        }
+        self.forget_ahead(&mut shop.tools.pool);
+        received.and(self.transmit(shop))
+    }
+
     /// Takes in what has arrived, answering each datagram before the next.
-    pub fn receive(&mut self, shop: &mut Workshop<'_>) -> Turn {
+    fn receive(&mut self, shop: &mut Workshop<'_>) -> Turn {
         match self.content {
             Content::Source(_) => self.receive_answers(shop),
             Content::Sink(_) => self.receive_blocks(shop),
@@ -308,18 +348,19 @@ impl<S: Store> Session<S> {
 
     /// Receives blocks by the window; they are written by the run.
     fn receive_blocks(&mut self, shop: &mut Workshop<'_>) -> Turn {
-        let progress = self.transfer.progress();
-        // One byte more shows a block that is larger than agreed.
-        let slot_len = DATA_HEADER_LEN + usize::from(progress.block_size) + 1;
-        let (slot_len, slots) = match progress.window_size {
-            _ if self.socket.coalesces() => (MAX_COALESCED, BATCH_BYTES / MAX_COALESCED),
-            // Nothing comes behind it before it is acknowledged.
-            1 => (slot_len, 1),
-            // One slot more shows that the socket is empty.
-            window_size => (slot_len, usize::from(window_size) + 1),
-        };
         let mut taken = 0;
         let turn = loop {
+            // What the OACK before settled holds for what comes behind it.
+            let progress = self.transfer.progress();
+            // One byte more shows a block that is larger than agreed.
+            let slot_len = DATA_HEADER_LEN + usize::from(progress.block_size) + 1;
+            let (slot_len, slots) = match progress.window_size {
+                _ if self.socket.coalesces() => (MAX_COALESCED, BATCH_BYTES / MAX_COALESCED),
+                // Nothing comes behind it before it is acknowledged.
+                1 => (slot_len, 1),
+                // One slot more shows that the socket is empty.
+                window_size => (slot_len, usize::from(window_size) + 1),
+            };
             let tools = &mut *shop.tools;
             let received = match self.socket.receive(&mut tools.batch, slot_len, slots) {
                 Ok(received) => received,
@@ -402,7 +443,7 @@ impl<S: Store> Session<S> {
         gate: &mut Gate,
     ) -> Option<Packet<'d>> {
         let packet = Packet::parse(datagram);
-        if !self.is_from_peer(sender, packet.is_ok()) {
+        if !self.is_from_peer(sender, packet.as_ref().ok()) {
             gate.mishaps.strangers += 1;
             if matches!(packet, Ok(Packet::Error { .. })) {
                 // Never answered (RFC 1350 §7).
@@ -426,13 +467,19 @@ impl<S: Store> Session<S> {
         }
     }
 
-    /// Whether a datagram is the peer's. The first that makes sense, from the
-    /// address that was asked, tells whose port to listen to from then on.
-    fn is_from_peer(&mut self, sender: SocketAddr, makes_sense: bool) -> bool {
+    /// Whether a datagram is the peer's. The first that answers the request, from
+    /// the address that was asked, tells whose port to listen to from then on.
+    fn is_from_peer(&mut self, sender: SocketAddr, packet: Option<&Packet<'_>>) -> bool {
         match self.remote {
             Remote::Known(peer) => sender == peer,
             Remote::Asked(server) => {
-                let answers = sender.ip() == server.ip() && makes_sense;
+                let is_answer = match (packet, &self.content) {
+                    (Some(Packet::Oack(_) | Packet::Error { .. }), _) => true,
+                    (Some(Packet::Data { block, .. }), Content::Sink(_)) => block.0 == 1,
+                    (Some(Packet::Ack(block)), Content::Source(_)) => block.0 == 0,
+                    _ => false,
+                };
+                let answers = sender.ip() == server.ip() && is_answer;
                 if answers {
                     self.remote = Remote::Known(sender);
                 }
@@ -566,7 +613,7 @@ impl<S: Store> Session<S> {
     }
 
     /// Reads what comes next while the answer is on its way.
-    pub fn read_ahead(&mut self, shop: &mut Workshop<'_>) {
+    fn read_ahead(&mut self, shop: &mut Workshop<'_>) {
         if let (Content::Source(source), None, None, false) =
             (&mut self.content, &self.ahead, &self.disk, self.blocked)
             && let Some(run) = self.transfer.upcoming()
@@ -584,10 +631,10 @@ impl<S: Store> Session<S> {
 
     /// A socket's error costs this one datagram; the retransmission timer
     /// decides whether the peer can be reached at all.
-    fn trouble(&self, verb: &str, error: &io::Error, mishaps: &mut Mishaps) {
+    fn trouble(&mut self, verb: &str, error: &io::Error, mishaps: &mut Mishaps) {
         mishaps.socket_errors += 1;
         if is_unreachable(error) {
-            mishaps.unreachable = Some(error.kind());
+            self.unreachable = Some(error.kind());
         }
         debug!("{}: cannot {verb}: {error}", self.peer());
     }
@@ -707,7 +754,4 @@ pub struct Mishaps {
     pub garbage: u64,
     /// Errors of the kernel's while sending or receiving.
     pub socket_errors: u64,
-    /// The latest of them that said: nobody is there. A client's socket learns
-    /// that of its requests too.
-    pub unreachable: Option<io::ErrorKind>,
 }
