@@ -60,10 +60,20 @@ impl FileSource {
     }
 
     /// From now on the disk is waited for: it was asked for too long.
-    pub const fn wait(&mut self) {
+    pub fn wait(&mut self) {
+        self.file().wait();
+    }
+
+    /// Has what the last read missed brought into memory; false if that has to
+    /// wait its turn.
+    pub fn fetch(&mut self) -> bool {
+        self.file().fetch()
+    }
+
+    const fn file(&mut self) -> &mut ReadFile {
         match self {
-            Self::Octet(file) => file.wait(),
-            Self::Netascii(text) => text.file.wait(),
+            Self::Octet(file) => file,
+            Self::Netascii(text) => &mut text.file,
         }
     }
 }

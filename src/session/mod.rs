@@ -65,7 +65,7 @@ const _: () = assert!(MAX_RUN <= MAX_SEGMENTS);
 
 /// What a session costs in memory, in bytes, beside its place in the table: a
 /// budget, so that it doesn't grow unnoticed.
-const _: () = assert!(size_of::<Session>() <= 424);
+const _: () = assert!(size_of::<Session>() <= 400);
 
 /// The file behind a transfer.
 #[derive(Debug)]
@@ -139,7 +139,7 @@ pub struct Session<S = Upload> {
     /// The run that is expected to be sent next.
     ahead: Option<Box<Ahead>>,
     /// The file wasn't ready when the next run was due.
-    disk: Option<DiskWait>,
+    disk: Option<Box<DiskWait>>,
     socket: TransferSocket,
     remote: Remote,
     /// The socket was full; its being writable is awaited.
@@ -160,7 +160,7 @@ impl<S: Store> Tenant for Session<S> {
     fn deadline(&self) -> Option<Instant> {
         // While the disk is waited for the peer has nothing to answer.
         let own = match &self.disk {
-            Some(wait) => Some(wait.until()),
+            Some(wait) => wait.until(),
             None => self.transfer.poll_timeout(),
         };
         let held = self.ahead.as_ref().map(|ahead| ahead.until());
@@ -563,7 +563,11 @@ impl<S: Store> Session<S> {
             self.transfer.abort(WRONG_WAY);
             return Some(0);
         };
-        if self.disk.is_some_and(|wait| wait.is_spent(shop.now)) {
+        if self
+            .disk
+            .as_ref()
+            .is_some_and(|wait| wait.is_spent(shop.now))
+        {
             source.wait();
         }
         let buffer = &mut shop.tools.buffer;
@@ -576,7 +580,8 @@ impl<S: Store> Session<S> {
         let (bytes, filled) = match ready {
             Ok(Some(ready)) => ready,
             Ok(None) => {
-                self.disk = Some(DiskWait::new(self.disk, shop.now));
+                let fetched = source.fetch();
+                self.disk.get_or_insert_default().go_on(shop.now, fetched);
                 return None;
             }
             Err(failure) => {

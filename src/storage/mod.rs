@@ -8,6 +8,7 @@
 //! file system itself.
 
 mod error;
+mod fetch;
 pub mod local;
 mod name;
 mod nowait;

@@ -4,12 +4,11 @@
 //! position. What the file holds may change under a transfer; what was promised
 //! may not: fewer bytes than asked for mean that the file has shrunk.
 //!
-//! A read never waits for the disk if the file system can tell beforehand that
-//! it would: the kernel is asked to bring what is missing into memory, and the
-//! caller to come back. Three ways, the first that works is kept for the file:
-//! `preadv2` with `RWF_NOWAIT` (disks); a look at which pages are in memory, then
-//! `preadv` (FUSE, NFS, overlayfs); `preadv` alone (what is in memory anyway, and
-//! what can't be mapped).
+//! A read doesn't wait for the disk if the file system can tell beforehand that
+//! it would: the caller is to have what is missing fetched, and to come back.
+//! Three ways, the first that works is kept for the file: `preadv2` with
+//! `RWF_NOWAIT` (disks); a look at which pages are in memory, then `preadv` (FUSE,
+//! NFS, overlayfs); `preadv` alone (all others: they wait, or never have to).
 
 use std::io::IoSliceMut;
 use std::os::fd::{AsFd, OwnedFd};
@@ -18,15 +17,13 @@ use nix::errno::Errno;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::libc::off_t;
 use nix::sys::stat::{SFlag, fstat};
-use nix::sys::statfs::{FsType, TMPFS_MAGIC, fstatfs};
+use nix::sys::statfs::{FUSE_SUPER_MAGIC, NFS_SUPER_MAGIC, OVERLAYFS_SUPER_MAGIC, fstatfs};
 use nix::sys::uio::preadv;
 
 use super::error::StorageError;
+use super::fetch::Permit;
 use super::nowait::{self, STRETCH};
 use super::resolve::kind;
-
-/// The file system that `fstatfs` calls so keeps everything in memory.
-const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
 
 /// Bytes the kernel is willing to read ahead with one call, as a rule.
 const ADVISED: off_t = 128 * 1024;
@@ -50,6 +47,8 @@ pub struct ReadFile {
     /// A request's name fits.
     ignored_tail: u16,
     way: Way,
+    /// To have pages fetched, while they are waited for.
+    permit: Option<Permit>,
     /// Where the pages end that were seen in memory, in bytes. What lies before
     /// was read a moment ago.
     seen: u64,
@@ -66,6 +65,7 @@ impl ReadFile {
                 size: u64::try_from(stat.st_size).unwrap_or(0),
                 ignored_tail: u16::try_from(ignored_tail).unwrap_or(u16::MAX),
                 way: Way::NoWait,
+                permit: None,
                 seen: 0,
             }),
             SFlag::S_IFDIR => Err(StorageError::IS_DIRECTORY),
@@ -85,15 +85,36 @@ impl ReadFile {
     }
 
     /// From now on reads wait for the disk: looking led to nothing.
-    pub const fn wait(&mut self) {
+    pub fn wait(&mut self) {
         self.way = Way::Wait;
+        self.permit = None;
+    }
+
+    /// Has the kernel bring what the last read missed into memory, a stretch of
+    /// it, while we go on. False if too much is being fetched already: to be
+    /// tried again after the next read that isn't ready.
+    pub fn fetch(&mut self) -> bool {
+        if self.way == Way::Look && self.permit.is_none() {
+            self.permit = Permit::take();
+            if self.permit.is_none() {
+                return false;
+            }
+        }
+        for at in (0..STRETCH).step_by(ADVISED as usize) {
+            if let Ok(from) = super::file_offset(self.seen, at) {
+                let advice = PosixFadviseAdvice::POSIX_FADV_WILLNEED;
+                // Advice: what becomes of it shows at the next read.
+                let _ = posix_fadvise(&self.file, from, ADVISED, advice);
+            }
+        }
+        true
     }
 
     /// Fills `slices`, one after the other, with what the file holds from
     /// `offset` (bytes) on, and returns how many bytes that were: fewer than the
     /// slices hold only at the end of the file. At most 1024 slices (`IOV_MAX`).
     ///
-    /// `Ok(None)`: not all of it is in memory yet; it has been asked for.
+    /// `Ok(None)`: not all of it is in memory; see [`ReadFile::fetch`].
     ///
     /// The slices themselves are used up: build them anew for each call.
     ///
@@ -123,7 +144,7 @@ impl ReadFile {
                 }
                 (Err(Errno::EINTR), _) => {}
                 (Err(Errno::EAGAIN), Way::NoWait) => {
-                    self.fetch(from.unsigned_abs());
+                    self.seen = from.unsigned_abs();
                     return Ok(None);
                 }
                 // The file system doesn't know it, the kernel doesn't, or a
@@ -135,6 +156,7 @@ impl ReadFile {
                 (Err(errno), _) => return Err(errno.into()),
             }
         }
+        self.permit = None;
         Ok(Some(done))
     }
 
@@ -150,16 +172,19 @@ impl ReadFile {
         self.read_run(offset, &mut [IoSliceMut::new(buffer)])
     }
 
-    /// The way for a file system that doesn't know `RWF_NOWAIT`.
-    fn other_way(&self) -> Way {
+    /// The way for a file system that doesn't know `RWF_NOWAIT`: a look, where
+    /// the pages that reads are served from are those that can be mapped and
+    /// fetched. Elsewhere (ZFS) one would look in vain; tmpfs never waits.
+    fn other_way(&mut self) -> Way {
+        self.seen = 0;
         match fstatfs(&self.file).map(|stat| stat.filesystem_type()) {
-            Ok(TMPFS_MAGIC | RAMFS_MAGIC) => Way::Wait,
-            _ => Way::Look,
+            Ok(FUSE_SUPER_MAGIC | NFS_SUPER_MAGIC | OVERLAYFS_SUPER_MAGIC) => Way::Look,
+            _ => Way::Wait,
         }
     }
 
     /// Whether what `slices` want from `from` on is in memory, as far as it was
-    /// seen last. With each look the stretch behind what is there is asked for.
+    /// seen last.
     fn is_in_memory(&mut self, from: off_t, slices: &[IoSliceMut<'_>]) -> bool {
         let wanted: usize = slices.iter().map(|slice| slice.len()).sum();
         let start = from.unsigned_abs();
@@ -173,24 +198,9 @@ impl ReadFile {
             self.way = Way::Wait;
             return true;
         };
-        let seen = start + present as u64;
-        self.seen = self.seen.max(seen);
-        if seen < self.size {
-            self.fetch(seen);
-        }
+        self.seen = start + present as u64;
         // One call doesn't ask for more than a stretch; if it does, it waits.
-        seen >= end || present == STRETCH
-    }
-
-    /// Has the kernel bring a stretch of the file into memory, without waiting.
-    fn fetch(&self, from: u64) {
-        let advice = PosixFadviseAdvice::POSIX_FADV_WILLNEED;
-        for at in (0..STRETCH).step_by(ADVISED as usize) {
-            if let Ok(from) = super::file_offset(from, at) {
-                // Advice: what becomes of it shows at the next read.
-                let _ = posix_fadvise(&self.file, from, ADVISED, advice);
-            }
-        }
+        self.seen >= end || present == STRETCH
     }
 }
 
@@ -314,6 +324,8 @@ mod tests {
                 return;
             }
             assert_eq!(first, Ok(None), "{way:?}");
+            assert!(file.fetch(), "{way:?}");
+            assert_eq!(file.permit.is_some(), way == Way::Look);
             let mut tries = 0;
             while file.read_at(0, &mut buffer) == Ok(None) {
                 tries += 1;
@@ -321,6 +333,7 @@ mod tests {
                 std::thread::yield_now();
             }
             assert_eq!(buffer, [7; 1000], "{way:?}");
+            assert!(file.permit.is_none(), "{way:?}");
             drop_pages();
             file.wait();
             assert_eq!(file.read_at(0, &mut buffer), Ok(Some(1000)));
