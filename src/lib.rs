@@ -69,8 +69,9 @@
 //! - No byte from the network reaches the log unescaped, and none can panic.
 //! - `unsafe` is in two modules: `socket::batch`, for `recvmmsg` and `sendmsg`,
 //!   and `storage::nowait`, for `preadv2` and `mincore`.
-//! - No session waits for another's disk: what isn't in memory is asked for, and
-//!   looked for again when its session's deadline comes.
+//! - A read that would wait for the disk isn't made, where the file system can
+//!   tell: its session sleeps until the pages have been fetched. Opening, writing
+//!   and committing do wait, and all sessions with them.
 //!
 //! # Limits
 //!
@@ -82,8 +83,8 @@
 //! | datagrams a session takes a turn | 64 | [`session`] |
 //! | bytes a session sends a turn | 256 KiB | [`session`] |
 //! | blocks in one read and one send | 64, and 65,507 bytes | [`content`], [`socket`] |
-//! | waits of a session for its disk | 1 to 10 ms each; after 10 s all wait with it | `session::disk` |
-//! | file asked of the disk ahead | 256 KiB of a transfer | [`storage`] |
+//! | waits of a session for its disk | 1 to 10 ms each, 20 for its turn; 10 s from then on all wait with it | `session::disk` |
+//! | bytes fetched in the background | 256 KiB of a file, of 4 files on FUSE, NFS, overlayfs | [`storage`] |
 //! | receive buffer of a transfer | 4 MiB, and what the system allows | [`socket`] |
 //! | sessions whose peer never answered | 16,384, and the oldest gives way after 200 ms | [`sessions`] |
 //! | sessions of one client | `--max-sessions-per-client`, else no bound | [`sessions`] |

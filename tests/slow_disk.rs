@@ -31,9 +31,13 @@ use common::*;
 /// What every read of the slow file system takes.
 const DELAY: Duration = Duration::from_millis(400);
 
-/// The worst wait that passes: the goal is 20 ms, but a busy machine stumbles;
-/// who waits for the disk waits for all of its 400 ms.
+/// The worst wait that passes: the goal is 20 ms; who waits for the disk waits
+/// for all of its 400 ms.
 const TOLERATED: Duration = Duration::from_millis(300);
+
+/// A machine that is busy enough keeps anyone waiting that long, now and then;
+/// who waits for the disk does so each time.
+const ATTEMPTS: usize = 6;
 
 /// A file system of files without directories, all of whose reads are slow.
 struct SlowDisk {
@@ -159,27 +163,49 @@ fn worst_wait(server: &Server, name: &str, content: &[u8]) -> Duration {
             break;
         }
         asked = Instant::now();
-        let Packet::Data(next, payload) = client.say(&packet, tid) else {
-            panic!("no DATA");
+        client.send_to(&packet, tid);
+        number += 1;
+        block = loop {
+            match client.expect_from(tid) {
+                Packet::Data(next, payload) if next == number => break payload,
+                Packet::Data(next, _) if next < number => {}
+                other => panic!("DATA {number} wanted, not {other:?}"),
+            }
         };
         worst = worst.max(asked.elapsed());
-        number += 1;
-        assert_eq!(next, number);
-        block = payload;
     }
     assert_same(name, &got, content);
     worst
 }
 
+/// Some attempt must show no longer wait; `None`: it can't be made here.
+fn assert_tolerable(attempt: impl Fn() -> Option<Duration>) {
+    let mut waits = Vec::new();
+    while waits.len() < ATTEMPTS {
+        let Some(wait) = attempt() else {
+            return;
+        };
+        if wait < TOLERATED {
+            return;
+        }
+        waits.push(wait);
+    }
+    panic!("each time a wait as if for the disk: {waits:?}");
+}
+
 #[test]
 fn a_slow_disk_keeps_only_its_own_readers_waiting() {
-    let server = Server::start(&[]);
+    assert_tolerable(beside_two_downloads);
+}
+
+/// The worst wait beside two downloads from the slow disk.
+fn beside_two_downloads() -> Option<Duration> {
+    // Nothing is sent twice: an answer that is overlooked never comes.
+    let server = Server::start(&NEVER);
     let slow = content(1, 600_000);
     let text: Vec<u8> = b"a line of text\n".repeat(3000);
     let files = [("binary", &slow[..]), ("text", &text)];
-    let Some((_mounted, reads)) = mount(&server.root().join("slow"), &files) else {
-        return;
-    };
+    let (_mounted, reads) = mount(&server.root().join("slow"), &files)?;
     let fast = content(2, 50_000);
     server.file("fast", &fast);
     let alone = worst_wait(&server, "fast", &fast);
@@ -217,28 +243,29 @@ fn a_slow_disk_keeps_only_its_own_readers_waiting() {
     eprintln!(
         "worst wait: {alone:?} alone, {beside:?} in {rounds} downloads beside {reads} slow reads"
     );
-    assert!(beside < TOLERATED, "a wait of {beside:?}");
     assert_eq!(server.status("Threads"), 1);
+    Some(beside)
 }
 
 /// More background requests than FUSE takes at a time (12): the server must not
 /// be the one that waits until there is room.
 #[test]
 fn a_crowd_at_a_slow_disk_keeps_only_itself_waiting() {
+    assert_tolerable(beside_a_crowd);
+}
+
+/// The worst wait beside twenty downloads from the slow disk.
+fn beside_a_crowd() -> Option<Duration> {
     const NAMES: [&str; 20] = [
         "a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p", "q", "r",
         "s", "t",
     ];
     // A wait that is over long before the last has had its turn: the disk's time
     // is not the peer's.
-    let server = Server::start(&["-t", "300", "--retries", "1"]);
+    let server = Server::start(&["-t", "600", "--retries", "1"]);
     let slow = content(1, 20_000);
-    let Some((_mounted, _)) = mount(
-        &server.root().join("slow"),
-        &NAMES.map(|name| (name, &slow[..])),
-    ) else {
-        return;
-    };
+    let files = NAMES.map(|name| (name, &slow[..]));
+    let (_mounted, _) = mount(&server.root().join("slow"), &files)?;
     let fast = content(2, 50_000);
     server.file("fast", &fast);
 
@@ -260,5 +287,5 @@ fn a_crowd_at_a_slow_disk_keeps_only_itself_waiting() {
         "worst wait beside the crowd: {beside:?} in {:?}",
         asked.elapsed()
     );
-    assert!(beside < TOLERATED, "a wait of {beside:?}");
+    Some(beside)
 }

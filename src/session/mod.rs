@@ -277,6 +277,12 @@ impl<S: Store> Session<S> {
         self.transfer.handle_repeated_request(now);
     }
 
+    /// Whether the client, if it repeats its request at `now`, has started over;
+    /// one that we keep waiting for the disk is only impatient.
+    pub fn is_abandoned(&self, now: Instant) -> bool {
+        self.disk.is_none() && self.transfer.is_abandoned(now)
+    }
+
     /// We can't go on.
     pub fn abort(&mut self, failure: Failure) {
         self.transfer.abort(failure);

@@ -49,9 +49,8 @@ pub struct ReadFile {
     way: Way,
     /// To have pages fetched, while they are waited for.
     permit: Option<Permit>,
-    /// Where the pages end that were seen in memory, in bytes. What lies before
-    /// was read a moment ago.
-    seen: u64,
+    /// Where what the last read missed begins, in bytes.
+    missing: u64,
 }
 
 impl ReadFile {
@@ -66,7 +65,7 @@ impl ReadFile {
                 ignored_tail: u16::try_from(ignored_tail).unwrap_or(u16::MAX),
                 way: Way::NoWait,
                 permit: None,
-                seen: 0,
+                missing: 0,
             }),
             SFlag::S_IFDIR => Err(StorageError::IS_DIRECTORY),
             _ => Err(StorageError::NOT_REGULAR),
@@ -101,7 +100,7 @@ impl ReadFile {
             }
         }
         for at in (0..STRETCH).step_by(ADVISED as usize) {
-            if let Ok(from) = super::file_offset(self.seen, at) {
+            if let Ok(from) = super::file_offset(self.missing, at) {
                 let advice = PosixFadviseAdvice::POSIX_FADV_WILLNEED;
                 // Advice: what becomes of it shows at the next read.
                 let _ = posix_fadvise(&self.file, from, ADVISED, advice);
@@ -144,7 +143,7 @@ impl ReadFile {
                 }
                 (Err(Errno::EINTR), _) => {}
                 (Err(Errno::EAGAIN), Way::NoWait) => {
-                    self.seen = from.unsigned_abs();
+                    self.missing = from.unsigned_abs();
                     return Ok(None);
                 }
                 // The file system doesn't know it, the kernel doesn't, or a
@@ -175,32 +174,32 @@ impl ReadFile {
     /// The way for a file system that doesn't know `RWF_NOWAIT`: a look, where
     /// the pages that reads are served from are those that can be mapped and
     /// fetched. Elsewhere (ZFS) one would look in vain; tmpfs never waits.
-    fn other_way(&mut self) -> Way {
-        self.seen = 0;
+    fn other_way(&self) -> Way {
         match fstatfs(&self.file).map(|stat| stat.filesystem_type()) {
             Ok(FUSE_SUPER_MAGIC | NFS_SUPER_MAGIC | OVERLAYFS_SUPER_MAGIC) => Way::Look,
             _ => Way::Wait,
         }
     }
 
-    /// Whether what `slices` want from `from` on is in memory, as far as it was
-    /// seen last.
+    /// Whether what `slices` want from `from` on is in memory. Looked up for each
+    /// read: whoever opens a file on FUSE throws its pages out.
     fn is_in_memory(&mut self, from: off_t, slices: &[IoSliceMut<'_>]) -> bool {
         let wanted: usize = slices.iter().map(|slice| slice.len()).sum();
         let start = from.unsigned_abs();
         let end = start.saturating_add(wanted as u64).min(self.size);
-        if end <= self.seen {
+        let Ok(wanted) = usize::try_from(end.saturating_sub(start)) else {
+            return true;
+        };
+        if wanted == 0 {
             return true;
         }
-        let left = self.size.saturating_sub(start);
-        let len = usize::try_from(left).map_or(STRETCH, |left| left.min(STRETCH));
-        let Ok(present) = nowait::resident(self.file.as_fd(), start, len) else {
+        let Ok(present) = nowait::resident(self.file.as_fd(), start, wanted) else {
             self.way = Way::Wait;
             return true;
         };
-        self.seen = start + present as u64;
+        self.missing = start + present as u64;
         // One call doesn't ask for more than a stretch; if it does, it waits.
-        self.seen >= end || present == STRETCH
+        present >= wanted.min(STRETCH)
     }
 }
 
