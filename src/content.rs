@@ -109,7 +109,7 @@ fn read_octets(file: &mut ReadFile, run: Run, buf: &mut [u8]) -> Result<Option<F
     };
     if let (1, Some((header, rest))) = (blocks, buf.split_at_mut_checked(DATA_HEADER_LEN)) {
         header.copy_from_slice(&run.header(0));
-        // Cheaper than a vector of one.
+        // Cheaper than slices for a whole run.
         let read = file.read_at(offset, &mut rest[..payload])?;
         return whole(read, payload).map(|read| read.map(|_| filled));
     }
