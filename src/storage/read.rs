@@ -33,8 +33,9 @@ const ADVISED: off_t = 128 * 1024;
 enum Way {
     /// The read itself says that it would have to wait.
     NoWait,
-    /// It can't; which pages are in memory is looked up before.
-    Look,
+    /// It can't; which pages are in memory is looked up before. What was seen
+    /// there counts on, unless each read is to look `anew`.
+    Look { anew: bool },
     /// It waits, or never has to.
     Wait,
 }
@@ -49,7 +50,8 @@ pub struct ReadFile {
     way: Way,
     /// To have pages fetched, while they are waited for.
     permit: Option<Permit>,
-    /// Where what the last read missed begins, in bytes.
+    /// Where what the last read missed begins, in bytes: up to there all that
+    /// was looked for was found.
     missing: u64,
 }
 
@@ -93,7 +95,7 @@ impl ReadFile {
     /// it, while we go on. False if too much is being fetched already: to be
     /// tried again after the next read that isn't ready.
     pub fn fetch(&mut self) -> bool {
-        if self.way == Way::Look && self.permit.is_none() {
+        if matches!(self.way, Way::Look { .. }) && self.permit.is_none() {
             self.permit = Permit::take();
             if self.permit.is_none() {
                 return false;
@@ -128,12 +130,14 @@ impl ReadFile {
         IoSliceMut::advance_slices(&mut slices, 0);
         while !slices.is_empty() {
             let from = super::file_offset(offset, done)?;
-            if self.way == Way::Look && !self.is_in_memory(from, slices) {
+            if let Way::Look { anew } = self.way
+                && !self.is_in_memory(from, slices, anew)
+            {
                 return Ok(None);
             }
             let read = match self.way {
                 Way::NoWait => nowait::read(self.file.as_fd(), from, slices),
-                Way::Look | Way::Wait => preadv(&self.file, slices, from),
+                Way::Look { .. } | Way::Wait => preadv(&self.file, slices, from),
             };
             match (read, self.way) {
                 (Ok(0), _) => break,
@@ -176,24 +180,30 @@ impl ReadFile {
     /// fetched. Elsewhere (ZFS) one would look in vain; tmpfs never waits.
     fn other_way(&self) -> Way {
         match fstatfs(&self.file).map(|stat| stat.filesystem_type()) {
-            Ok(FUSE_SUPER_MAGIC | NFS_SUPER_MAGIC | OVERLAYFS_SUPER_MAGIC) => Way::Look,
+            // Whoever opens a file there throws its pages out.
+            Ok(FUSE_SUPER_MAGIC) => Way::Look { anew: true },
+            Ok(NFS_SUPER_MAGIC | OVERLAYFS_SUPER_MAGIC) => Way::Look { anew: false },
             _ => Way::Wait,
         }
     }
 
-    /// Whether what `slices` want from `from` on is in memory. Looked up for each
-    /// read: whoever opens a file on FUSE throws its pages out.
-    fn is_in_memory(&mut self, from: off_t, slices: &[IoSliceMut<'_>]) -> bool {
+    /// Whether what `slices` want from `from` on is in memory. What is wanted once
+    /// more was there before.
+    fn is_in_memory(&mut self, from: off_t, slices: &[IoSliceMut<'_>], anew: bool) -> bool {
         let wanted: usize = slices.iter().map(|slice| slice.len()).sum();
         let start = from.unsigned_abs();
         let end = start.saturating_add(wanted as u64).min(self.size);
+        if !anew && end <= self.missing {
+            return true;
+        }
         let Ok(wanted) = usize::try_from(end.saturating_sub(start)) else {
             return true;
         };
         if wanted == 0 {
             return true;
         }
-        let Ok(present) = nowait::resident(self.file.as_fd(), start, wanted) else {
+        let len = if anew { wanted } else { STRETCH };
+        let Ok(present) = nowait::resident(self.file.as_fd(), start, len) else {
             self.way = Way::Wait;
             return true;
         };
@@ -207,6 +217,9 @@ impl ReadFile {
 mod tests {
     use super::*;
     use std::fs;
+
+    const LOOK: Way = Way::Look { anew: true };
+    const LOOK_ONCE: Way = Way::Look { anew: false };
 
     fn file_with(content: &[u8]) -> (tempfile::NamedTempFile, ReadFile) {
         let path = tempfile::NamedTempFile::new().unwrap();
@@ -282,7 +295,7 @@ mod tests {
             .collect();
         let (_path, mut file) = file_with(&content);
         let mut buffer = vec![0; 70_000];
-        for way in [Way::NoWait, Way::Look, Way::Wait] {
+        for way in [Way::NoWait, LOOK, LOOK_ONCE, Way::Wait] {
             file.way = way;
             for offset in [
                 0,
@@ -312,7 +325,7 @@ mod tests {
             posix_fadvise(disk.as_file(), 0, 0, advice).unwrap();
         };
         let mut buffer = vec![0; 1000];
-        for way in [Way::NoWait, Way::Look] {
+        for way in [Way::NoWait, LOOK, LOOK_ONCE] {
             let file = fs::File::open(&disk).unwrap();
             let mut file = ReadFile::new(file.into(), 0).unwrap();
             file.way = way;
@@ -324,7 +337,7 @@ mod tests {
             }
             assert_eq!(first, Ok(None), "{way:?}");
             assert!(file.fetch(), "{way:?}");
-            assert_eq!(file.permit.is_some(), way == Way::Look);
+            assert_eq!(file.permit.is_some(), way != Way::NoWait);
             let mut tries = 0;
             while file.read_at(0, &mut buffer) == Ok(None) {
                 tries += 1;
