@@ -41,7 +41,8 @@ fn on_small_disk(args: &[&str]) -> Option<Server> {
     let tried = with_disk(place.path(), "true").output();
     let reason = match tried {
         Ok(output) if output.status.success() => {
-            let args = [&["-a", "127.0.0.1"], args].concat();
+            let address = own_address().to_string();
+            let args = [&["-a", &address], args].concat();
             let prepare = |dir: &Path| with_disk(&dir.join("root"), tftpd());
             return Some(Server::start_prepared(&args, prepare));
         }
@@ -87,7 +88,7 @@ fn in_namespace(server: &Server, words: &[&str]) {
 
 #[test]
 fn a_disk_that_is_full_amid_an_upload_keeps_what_it_had() {
-    let Some(server) = on_small_disk(&["--overwrite"]) else {
+    let Some(server) = on_small_disk(&["-t", "60000", "--overwrite"]) else {
         return;
     };
     let (old, large) = (content(1, 50_000), content(2, 600_000));
@@ -104,8 +105,6 @@ fn a_disk_that_is_full_amid_an_upload_keeps_what_it_had() {
             let client = RawClient::new(&server);
             let refused = client.write_with(&wrq(name, options), &large, block_size, window, 0);
             assert_eq!(refused.unwrap_err().0, 3, "{name} {options:?}");
-            let ended = server.wait_ended(client.addr(), 1);
-            assert!(ended[0].contains("outcome=failed"), "{ended:?}");
             assert_eq!(names(&server), ["old"], "{options:?}");
             assert_same(name, &fs::read(disk(&server).join("old")).unwrap(), &old);
         }
@@ -125,7 +124,7 @@ fn a_disk_that_is_full_amid_an_upload_keeps_what_it_had() {
 
 #[test]
 fn a_disk_that_becomes_read_only_is_still_read() {
-    let Some(server) = on_small_disk(&["--overwrite"]) else {
+    let Some(server) = on_small_disk(&["-t", "60000", "--overwrite"]) else {
         return;
     };
     let file = content(3, 5 * BLOCK + 1);
@@ -150,7 +149,7 @@ fn a_disk_that_becomes_read_only_is_still_read() {
 /// server, which goes on as with a root that was moved away.
 #[test]
 fn a_disk_that_is_unmounted_ends_nothing() {
-    let Some(server) = on_small_disk(&[]) else {
+    let Some(server) = on_small_disk(&NEVER) else {
         return;
     };
     let file = content(4, 5 * BLOCK + 1);
@@ -227,7 +226,8 @@ fn without_descriptors_requests_wait_and_transfers_go_on() {
     const CLIENTS: usize = 100;
     /// One in so many uploads; it dallies to the end of the test, with a socket.
     const UPLOADS: usize = 10;
-    let args = ["-a", "127.0.0.1", "-t", "60000", "--max-sessions", "1000"];
+    let address = own_address().to_string();
+    let args = ["-a", &address, "-t", "60000", "--max-sessions", "1000"];
     let server = Server::start_prepared(&args, |_| {
         let mut command = Command::new("prlimit");
         command.args(["--nofile=32:32", tftpd()]);
@@ -416,6 +416,7 @@ fn what_is_no_regular_file_is_refused_and_waited_for_by_nobody() {
 #[test]
 fn a_file_larger_than_any_disk_is_served_from_its_start() {
     const TEBIBYTE: u64 = 1 << 40;
+    const BLOCKS: u64 = 2 * 65_536 + 64;
     let server = Server::start(&NEVER);
     let path = server.file("huge", &content(9, 4096));
     let file = File::options().write(true).open(&path).unwrap();
@@ -431,13 +432,13 @@ fn a_file_larger_than_any_disk_is_served_from_its_start() {
     // Twice around: block numbers wrap, and places in the file don't.
     let mut got = Vec::new();
     client.send_to(&ack(0), tid);
-    for index in 1..=2 * 65_536_u64 + 64 {
+    for index in 1..=BLOCKS {
         let wanted = (index % 65_536) as u16;
         match client.expect_from(tid) {
             Packet::Data(block, payload) if block == wanted => got.extend(payload),
             other => panic!("DATA {wanted} wanted, not {other:?}"),
         }
-        if index % 64 == 0 {
+        if index % 64 == 0 && index < BLOCKS {
             client.send_to(&ack(wanted), tid);
         }
     }
