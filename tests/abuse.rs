@@ -9,14 +9,22 @@
 mod common;
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use common::*;
 use nix::sys::signal::Signal;
+use tftpd::socket::{Batch, Binding, ListenSocket};
 
-/// The counters as the log has them after SIGUSR1; 0 where nothing happened.
+/// A counter as the log has it after SIGUSR1; 0 where nothing happened. What was
+/// sent before has been counted.
 fn counter(server: &Server, name: &str) -> u64 {
     server.fence();
+    counter_now(server, name)
+}
+
+/// The same as soon as the server gets to it.
+fn counter_now(server: &Server, name: &str) -> u64 {
     let count = |lines: &[String]| lines.iter().filter(|l| l.contains("counters ")).count();
     let before = count(&server.log_lines());
     server.signal(Signal::SIGUSR1);
@@ -153,7 +161,6 @@ fn a_forged_request_brings_its_victim_no_more_than_is_promised() {
     let all = [
         ("blksize", "65464"),
         ("windowsize", "64"),
-        ("timeout", "1"),
         ("tsize", "0"),
         ("rollover", "0"),
     ];
@@ -163,10 +170,12 @@ fn a_forged_request_brings_its_victim_no_more_than_is_promised() {
         ("shortest read", rrq("f", &[]), 4, 206.4),
         ("netascii", request(1, b"f", "netascii", &[]), 4, 206.4),
         ("shortest write", wrq("n", &[]), 4, 1.6),
-        ("block size", rrq("f", &all[..1]), 4, 3.0),
-        ("window", rrq("f", &all[1..2]), 4, 3.0),
-        ("size", rrq("f", &all[3..4]), 4, 3.0),
-        ("write, size", wrq("n", &[("tsize", "9")]), 4, 3.0),
+        ("block size", rrq("f", &all[..1]), 4, 6.3),
+        ("window", rrq("f", &all[1..2]), 4, 6.3),
+        ("size", rrq("f", &all[2..3]), 4, 6.3),
+        ("size, of 13 digits", rrq("h", &all[2..3]), 4, 6.3),
+        ("all options", rrq("f", &all), 4, 6.3),
+        ("write, size", wrq("n", &[("tsize", "9")]), 4, 6.3),
         ("missing", rrq("m", &[]), 1, 5.0),
         ("missing, long", rrq(&long, &[]), 1, 5.0),
         ("directory", rrq("d", &[]), 1, 5.0),
@@ -181,6 +190,8 @@ fn a_forged_request_brings_its_victim_no_more_than_is_promised() {
         let server = Server::start(&patient);
         server.file("f", &content(1, 5000));
         server.file("d/f", b"");
+        let huge = std::fs::File::create(server.root().join("h")).unwrap();
+        huge.set_len(8 << 40).unwrap();
         let (got_packets, got_bytes) = reflected(&server, request);
         let len = request.len();
         let factor = f64::from(got_bytes as u32) / f64::from(len as u32);
@@ -253,4 +264,156 @@ fn who_never_answers_makes_room_for_who_does() {
     assert!(about <= 100 * seconds, "{about} lines in {seconds} s");
     let left_out = lines.iter().any(|l| l.contains("left out "));
     assert!(left_out, "nothing says that lines are missing");
+}
+
+/// Requests of one kind, from one port of ever other addresses.
+struct Wave {
+    name: &'static str,
+    request: Vec<u8>,
+    /// Bytes that come back for each one sent: what the README promises.
+    factor: f64,
+    socket: ListenSocket,
+    sent: u32,
+    packets: u32,
+    bytes: u32,
+}
+
+impl Wave {
+    fn new((name, request, factor): (&'static str, Vec<u8>, f64)) -> Self {
+        let any = (Ipv4Addr::UNSPECIFIED, 0).into();
+        Self {
+            name,
+            request,
+            factor,
+            socket: ListenSocket::bind(any, Binding::default()).expect("a port"),
+            sent: 0,
+            packets: 0,
+            bytes: 0,
+        }
+    }
+
+    fn send(&mut self, server: SocketAddr) {
+        self.sent += 1;
+        let source = Ipv4Addr::from_bits(0x7f10_0000 + self.sent);
+        let sent = self.socket.answer(&self.request, server, source.into());
+        sent.expect("loopback takes it");
+    }
+
+    /// Counts what has come back.
+    fn take(&mut self, batch: &mut Batch) {
+        while let Ok(count) = self.socket.receive(batch, 1024, 64) {
+            let lengths = (0..count).filter_map(|index| Some(batch.get(index)?.payload.len()));
+            self.bytes += lengths.sum::<usize>() as u32;
+            self.packets += count as u32;
+        }
+    }
+}
+
+fn take_all(waves: &mut [Wave], batch: &mut Batch) {
+    for wave in waves {
+        wave.take(batch);
+    }
+}
+
+/// What an honest client has to wait for each of its files, until it is over.
+fn downloads(server: &Server, file: &[u8], is_over: &AtomicBool) -> Vec<Duration> {
+    let mut waits = Vec::new();
+    loop {
+        let start = Instant::now();
+        let got = RawClient::new(server).read("f").expect("a file");
+        assert_same("an honest client", &got, file);
+        waits.push(start.elapsed());
+        if is_over.load(Ordering::Relaxed) {
+            return waits;
+        }
+    }
+}
+
+/// Requests of each kind that the flood is ahead of the server: it is to be the
+/// server that is flooded, at whatever speed, not the kernel's queue.
+const BACKLOG: u32 = 32;
+
+/// How long the flood waits for the server before it takes answers for lost.
+const FLOOD_WAIT: Duration = millis(200);
+
+/// 4,000 requests that nobody stands behind, as fast as they are taken;
+/// `FLOOD_REQUESTS=100000` makes them more, with the usual patience.
+#[test]
+fn a_flood_costs_no_more_than_is_promised() {
+    let (requests, args): (u32, &[&str]) = match std::env::var("FLOOD_REQUESTS") {
+        Ok(text) => (text.parse().expect("a number"), &[]),
+        Err(_) => (4_000, &["-t", "100"]),
+    };
+    let server = Server::start(args);
+    let file = content(3, 3 * BLOCK + 1);
+    server.file("f", &file);
+    server.fence();
+    let idle = server.status("VmHWM");
+    let options = [("blksize", "65464"), ("windowsize", "64"), ("tsize", "0")];
+    let kinds = [
+        ("shortest read", rrq("f", &[]), 206.4),
+        ("read, options", rrq("f", &options), 6.3),
+        ("shortest write", wrq("n", &[]), 1.6),
+        ("missing", rrq("m", &[]), 5.0),
+    ];
+    let mut waves = kinds.map(Wave::new);
+    let mut batch = Batch::new(64, 64 * 1024);
+    let is_over = AtomicBool::new(false);
+    let (begin, mut waits) = (Instant::now(), Vec::new());
+    std::thread::scope(|scope| {
+        let honest = scope.spawn(|| downloads(&server, &file, &is_over));
+        // A miss is answered once and at once: by these the flood is paced.
+        let (mut lost, mut moved) = (0, begin);
+        while waves[0].sent < requests / 4 {
+            take_all(&mut waves, &mut batch);
+            let [.., misses] = &waves;
+            let behind = misses.sent.saturating_sub(misses.packets + lost);
+            if behind < BACKLOG / 2 || moved.elapsed() > FLOOD_WAIT {
+                lost += if behind < BACKLOG / 2 { 0 } else { behind };
+                moved = Instant::now();
+                for _ in 0..BACKLOG / 2 {
+                    for wave in &mut waves {
+                        wave.send(server.addr());
+                    }
+                }
+            }
+            server.wait_for_log(|_| false, millis(1));
+        }
+        is_over.store(true, Ordering::Relaxed);
+        waits = honest.join().expect("an honest client");
+    });
+    let took = begin.elapsed();
+    let deadline = Instant::now() + 4 * PATIENCE;
+    // No fence: after a flood of misses, one more may be left unanswered.
+    while counter_now(&server, "sessions") > 0 {
+        take_all(&mut waves, &mut batch);
+        assert!(Instant::now() < deadline, "sessions are left");
+        server.wait_for_log(|_| false, millis(20));
+    }
+    let (peak, evicted) = (server.status("VmHWM"), counter_now(&server, "evicted"));
+    let handled = counter_now(&server, "requests");
+    eprintln!("{requests} requests in {took:?}, {handled} handled, {evicted} evicted");
+    eprintln!("memory: {idle} kB idle, {peak} kB at most");
+    for wave in &mut waves {
+        wave.take(&mut batch);
+        let Wave { name, sent, .. } = wave;
+        let per_request = f64::from(wave.packets) / f64::from(*sent);
+        let asked = *sent * wave.request.len() as u32;
+        let factor = f64::from(wave.bytes) / f64::from(asked);
+        eprintln!("{name}: {sent} sent, {per_request:.2} packets each, {factor:.1} bytes a byte");
+        assert!(per_request <= 4.0 && factor <= wave.factor, "{name}");
+        assert!(wave.packets > 0, "{name}: no answer at all");
+    }
+    waits.sort_unstable();
+    let (median, worst) = (waits[waits.len() / 2], waits[waits.len() - 1]);
+    eprintln!(
+        "{} downloads beside it: {median:?} to {worst:?}",
+        waits.len()
+    );
+    assert!(handled > u64::from(requests) / 2, "{handled} handled");
+    // 16,384 sessions of half a KiB, and the buffers of those that are active.
+    assert!(
+        peak < idle + (16 << 10),
+        "{idle} kB idle, {peak} kB at most"
+    );
 }

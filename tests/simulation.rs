@@ -2,15 +2,22 @@
 //! through the session table, over a network that loses, doubles, delays,
 //! reorders and forges datagrams, on a clock that only jumps.
 //!
+//! What the machines themselves do to them, sockets, disks and clock, is in
+//! `faults`.
+//!
 //! Everything follows from a seed. `cargo test --test simulation` runs some
 //! hundreds; `SIM_SEEDS=100000` runs more, `SIM_SEED=42` replays one. A failure
 //! prints its seed.
+
+#[path = "simulation/faults.rs"]
+mod faults;
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use tftpd::protocol::receiver::Receiver;
 use tftpd::protocol::retry::{RetryPolicy, Wait};
 use tftpd::protocol::sender::Sender;
@@ -21,6 +28,8 @@ use tftpd::protocol::transfer::{
 use tftpd::sessions::{Admission, Endpoint, Fingerprint, SessionKey, Sessions, Tenant};
 use tftpd::wire::options::{self, Limits, Negotiated, Offer, Rollover};
 use tftpd::wire::packet::{Direction, ErrorCode, Mode, Packet, Request, emit_error, emit_request};
+
+use faults::{Fate, Faults};
 
 const SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
@@ -94,6 +103,8 @@ struct Network {
     on_the_way: BTreeMap<(Duration, u64), Datagram>,
     sent: u64,
     trace: DefaultHasher,
+    /// What the kernels at its ends do.
+    faults: Faults,
 }
 
 impl Network {
@@ -150,18 +161,23 @@ impl Network {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Trouble {
     None,
-    /// Reading or writing fails from this byte on.
-    FailsAt(usize),
+    /// Reading or writing fails from a byte on.
+    Fails {
+        at: usize,
+        errno: Errno,
+    },
     /// The finished file can't be put in place.
-    CommitFails,
+    CommitFails(Errno),
+    /// Reading takes several tries, and brings a block or two.
+    Hesitates,
 }
-
-const BROKEN: Failure = Failure::new(ErrorCode::DiskFull, "Disk full");
 
 struct File {
     bytes: Vec<u8>,
     trouble: Trouble,
     committed: bool,
+    /// How often it was read.
+    reads: u16,
 }
 
 impl File {
@@ -170,11 +186,24 @@ impl File {
             bytes,
             trouble,
             committed: false,
+            reads: 0,
         }
     }
 
-    fn fails_before(&self, end: usize) -> bool {
-        matches!(self.trouble, Trouble::FailsAt(place) if place < end)
+    fn reach(&self, end: usize) -> Result<(), Failure> {
+        match self.trouble {
+            Trouble::Fails { at, errno } if at < end => Err(faults::failure(errno)),
+            _ => Ok(()),
+        }
+    }
+
+    /// How many blocks the next read may bring; `None` if it isn't ready.
+    fn ready_blocks(&mut self) -> Option<u16> {
+        if self.trouble != Trouble::Hesitates {
+            return Some(u16::MAX);
+        }
+        self.reads = self.reads.wrapping_add(1);
+        Some(self.reads % 3).filter(|&blocks| blocks > 0)
     }
 }
 
@@ -185,12 +214,15 @@ impl BlockSource for File {
             "asked for what comes before the base"
         );
         let block_size = usize::from(run.block_size);
+        let Some(ready) = self.ready_blocks() else {
+            return Ok(None);
+        };
         let mut filled = Filled {
             blocks: 0,
             bytes: 0,
             end: false,
         };
-        for position in 0..run.count {
+        for position in 0..run.count.min(ready) {
             let start = usize::try_from(run.first.plus(position.into()).offset(block_size))
                 .expect("an offset in memory");
             let payload = &self.bytes[start..self.bytes.len().min(start + block_size)];
@@ -198,9 +230,7 @@ impl BlockSource for File {
             if end > buf.len() {
                 break;
             }
-            if self.fails_before(start + payload.len()) {
-                return Err(BROKEN);
-            }
+            self.reach(start + payload.len())?;
             buf[filled.bytes..][..4].copy_from_slice(&run.header(position));
             buf[filled.bytes + 4..end].copy_from_slice(payload);
             filled = Filled {
@@ -219,17 +249,15 @@ impl BlockSource for File {
 impl BlockSink for File {
     fn write(&mut self, payload: &[u8]) -> Result<(), Failure> {
         assert!(!self.committed, "a block after the last");
-        if self.fails_before(self.bytes.len() + payload.len()) {
-            return Err(BROKEN);
-        }
+        self.reach(self.bytes.len() + payload.len())?;
         self.bytes.extend_from_slice(payload);
         Ok(())
     }
 
     fn commit(&mut self) -> Result<(), Failure> {
         assert!(!self.committed, "committed twice");
-        if self.trouble == Trouble::CommitFails {
-            return Err(BROKEN);
+        if let Trouble::CommitFails(errno) = self.trouble {
+            return Err(faults::failure(errno));
         }
         self.committed = true;
         Ok(())
@@ -271,45 +299,59 @@ impl End {
         let mut buf = vec![0; 70_000];
         let now = world.instant();
         let to = self.peer.expect("an address to send to");
+        let mut room = world.now + Duration::from_millis(1);
         while let Some(transmit) = self.transfer.poll_transmit(&mut buf) {
             // A socket that is full for the moment; the timer tries again.
             if network.weather.loss > 0 && network.random.percent(1) {
                 break;
             }
-            let mut send = |bytes: &[u8]| {
-                let bytes = bytes.to_vec();
-                network.send(
-                    world.now,
-                    &Datagram {
-                        from: self.own,
-                        to,
-                        bytes,
-                    },
-                );
-            };
-            match transmit {
-                Transmit::Datagram(len) => {
-                    send(&buf[..len]);
-                    self.transfer.handle_sent(now, Sent::Datagram);
-                }
+            let (len, segment_size, filled) = match transmit {
+                Transmit::Datagram(len) => (len, len, None),
                 Transmit::Blocks(run) => match self.file.read_run(run, &mut buf) {
-                    Ok(Some(filled)) => {
-                        buf[..filled.bytes]
-                            .chunks(run.segment_size())
-                            .for_each(&mut send);
-                        let (count, end) = (filled.blocks, filled.end);
-                        self.transfer.handle_sent(now, Sent::Blocks { count, end });
+                    Ok(Some(filled)) => (filled.bytes, run.segment_size(), Some(filled)),
+                    Ok(None) => break,
+                    Err(failure) => {
+                        self.transfer.abort(failure);
+                        continue;
                     }
-                    Ok(None) => unreachable!("these files are always ready"),
-                    Err(failure) => self.transfer.abort(failure),
                 },
+            };
+            let (mut taken, mut is_full) = (0, false);
+            for segment in buf[..len].chunks(segment_size) {
+                match network.faults.send(world.now, self.own) {
+                    Fate::Taken => network.send(
+                        world.now,
+                        &Datagram {
+                            from: self.own,
+                            to,
+                            bytes: segment.to_vec(),
+                        },
+                    ),
+                    Fate::Lost => {}
+                    Fate::Refused(until) => {
+                        (room, is_full) = (until, true);
+                        break;
+                    }
+                }
+                taken += 1;
+            }
+            match filled {
+                _ if taken == 0 => {}
+                None => self.transfer.handle_sent(now, Sent::Datagram),
+                Some(filled) => {
+                    let (count, end) = (taken, filled.end && taken == filled.blocks);
+                    self.transfer.handle_sent(now, Sent::Blocks { count, end });
+                }
+            }
+            if is_full {
+                break;
             }
         }
         // Whoever could not send is woken for it, as by a writable socket.
         let blocked = self
             .transfer
             .poll_transmit(&mut buf)
-            .map(|_| now + Duration::from_millis(1));
+            .map(|_| world.origin + room);
         self.deadline = [self.transfer.poll_timeout(), blocked]
             .into_iter()
             .flatten()
@@ -368,6 +410,8 @@ impl End {
 struct Clock {
     origin: Instant,
     now: Duration,
+    /// How much of that passed in leaps.
+    leapt: Duration,
 }
 
 impl Clock {
@@ -422,6 +466,7 @@ impl World {
         let clock = Clock {
             origin: Instant::now(),
             now: Duration::ZERO,
+            leapt: Duration::ZERO,
         };
         let network = Network {
             weather,
@@ -429,6 +474,7 @@ impl World {
             on_the_way: BTreeMap::new(),
             sent: 0,
             trace: DefaultHasher::new(),
+            faults: Faults::NONE,
         };
         Self {
             sessions: Sessions::new(wishes.len(), clock.origin),
@@ -449,13 +495,24 @@ impl World {
         }
         while let Some(next) = self.next_event() {
             self.clock.now = self.clock.now.max(next);
-            assert!(self.clock.now < LIFETIME, "something lives for ever");
+            let lived = self.clock.now.saturating_sub(self.clock.leapt);
+            assert!(lived < LIFETIME, "something lives for ever");
             self.arrivals();
+            self.leap();
             self.server_deadlines();
+            self.leap();
             self.client_deadlines();
             self.sessions.check_invariants();
         }
         assert!(self.sessions.is_empty(), "sessions are left");
+    }
+
+    /// The machines were asleep, or their clock was set.
+    fn leap(&mut self) {
+        if let Some(by) = self.network.faults.leap() {
+            self.clock.now += by;
+            self.clock.leapt += by;
+        }
     }
 
     fn next_event(&self) -> Option<Duration> {
@@ -561,6 +618,9 @@ impl World {
                 });
                 return;
             }
+        }
+        if !self.network.faults.admits(self.clock.now) {
+            return;
         }
         let Some(end) = self.open(&request, datagram.from) else {
             return;
@@ -717,8 +777,11 @@ fn any_wish(random: &mut Random, troubled: bool) -> Wish {
         _ => random.below(largest) as usize,
     };
     let trouble = |random: &mut Random| match random.below(if troubled { 8 } else { 1 }) {
-        1 => Trouble::FailsAt(random.below(size as u64 + 1) as usize),
-        2 => Trouble::CommitFails,
+        1 => Trouble::Fails {
+            at: random.below(size as u64 + 1) as usize,
+            errno: Errno::ENOSPC,
+        },
+        2 => Trouble::CommitFails(Errno::ENOSPC),
         _ => Trouble::None,
     };
     let offer = Offer {

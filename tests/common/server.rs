@@ -89,7 +89,7 @@ impl Log {
 
 /// A loopback address of this test's own: a late datagram to a port that another
 /// test has by now stays away from it.
-fn own_address() -> Ipv4Addr {
+pub fn own_address() -> Ipv4Addr {
     static STARTED: AtomicU8 = AtomicU8::new(0);
     let [_, _, high, low] = std::process::id().to_be_bytes();
     let number = STARTED.fetch_add(1, Ordering::Relaxed) % 250 + 1;
