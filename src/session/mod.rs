@@ -209,7 +209,12 @@ impl<S: Store> Session<S> {
     /// # Errors
     /// Whatever the kernel says.
     pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        registry.register(self.socket.source(), token, Interest::READABLE)
+        self.socket.watch(registry, token, Interest::READABLE)
+    }
+
+    /// Its socket, when the session is over.
+    pub fn into_socket(self) -> TransferSocket {
+        self.socket
     }
 
     /// The other end, as far as it is known.
@@ -634,8 +639,7 @@ impl<S: Store> Session<S> {
     }
 
     fn watch(&mut self, interest: Interest, shop: &Workshop<'_>) {
-        let socket = self.socket.source();
-        if let Err(error) = shop.registry.reregister(socket, shop.token, interest) {
+        if let Err(error) = self.socket.watch(shop.registry, shop.token, interest) {
             debug!("{}: cannot watch its socket: {error}", self.peer());
         }
     }

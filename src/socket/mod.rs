@@ -14,6 +14,7 @@ use std::os::fd::AsFd;
 
 use mio::event::Source;
 use mio::net::UdpSocket;
+use mio::{Interest, Registry, Token};
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -30,6 +31,9 @@ const DEFAULT_BUFFER: usize = 212_992;
 /// Bytes we ask the kernel to queue for one transfer at most: a window of 64 of
 /// the largest blocks is as much as anyone sends at once.
 const MAX_WINDOW_BUFFER: usize = 4 << 20;
+
+/// Datagrams that are looked at, at most, before a used socket is used again.
+const MAX_DISCARDED: usize = 16;
 
 /// The most segments one call may hand over for offload (`UDP_MAX_SEGMENTS` of
 /// kernels before 6.9).
@@ -167,6 +171,10 @@ pub struct TransferSocket {
     socket: UdpSocket,
     offload: Offload,
     coalesces: bool,
+    /// What it receives was prepared for one transfer.
+    tuned: bool,
+    /// A poll has it already.
+    registered: bool,
 }
 
 /// Whether the kernel cuts runs into datagrams (`UDP_SEGMENT`).
@@ -181,9 +189,37 @@ enum Offload {
 }
 
 impl TransferSocket {
-    /// What a poll watches.
-    pub const fn source(&mut self) -> &mut impl Source {
-        &mut self.socket
+    /// Has `registry`, always the same one, report under `token` what `interest`
+    /// says; what it reported before is over.
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    pub fn watch(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interest: Interest,
+    ) -> io::Result<()> {
+        if self.registered {
+            return registry.reregister(&mut self.socket, token, interest);
+        }
+        registry.register(&mut self.socket, token, interest)?;
+        self.registered = true;
+        Ok(())
+    }
+
+    /// Whether it is as it was when it was bound, fit for any other transfer.
+    pub fn is_plain(&self) -> bool {
+        self.offload == Offload::Untried && !self.tuned
+    }
+
+    /// Forgets what has arrived; what goes on arriving is left.
+    pub fn discard_received(&self) {
+        for _ in 0..MAX_DISCARDED {
+            if self.receive_one(&mut [0]).is_err() {
+                return;
+            }
+        }
     }
 
     /// Binds to `local`, the address the request came to, on a port that the
@@ -221,6 +257,8 @@ impl TransferSocket {
             socket: UdpSocket::from_std(socket.into()),
             offload: Offload::Untried,
             coalesces: false,
+            tuned: false,
+            registered: false,
         })
     }
 
@@ -232,9 +270,11 @@ impl TransferSocket {
         // length and more.
         let room = usize::from(blocks) * usize::from(block_size) * 3;
         if room > DEFAULT_BUFFER {
+            self.tuned = true;
             set_receive_buffer(&self.socket, room.min(MAX_WINDOW_BUFFER));
         }
         if blocks > 1 {
+            self.tuned = true;
             self.coalesces = setsockopt(&self.socket, sockopt::UdpGroSegment, &true).is_ok();
         }
     }
