@@ -14,7 +14,7 @@ mod common;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Write as _;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -904,6 +904,22 @@ fn a_stray_ack_is_no_answer_to_a_read_request() {
         let stranger = RawClient::to(server.client.unwrap());
         stranger.send(&ack(7));
         assert_eq!(stranger.expect().0.error_code(), Some(5));
+        assert_eq!(server.say(&data(1, b"right")), Packet::Ack(1));
+    });
+    assert_status(&output, 0, &["Received 5 bytes"]);
+}
+
+#[test]
+fn a_stranger_who_is_gone_is_not_the_server() {
+    let (output, _dir) = against(&["-t", "200", "get", "URL"], |server| {
+        server.request();
+        // A block for a client that died on this port. The socket takes nothing
+        // but from port 9: as if it were closed when the ERROR 5 comes.
+        let stranger = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        stranger.connect((Ipv4Addr::LOCALHOST, 9)).unwrap();
+        let stale = data(7, b"stale");
+        stranger.send_to(&stale, server.client.unwrap()).unwrap();
+        assert!(server.request().len() > 3, "the repeat");
         assert_eq!(server.say(&data(1, b"right")), Packet::Ack(1));
     });
     assert_status(&output, 0, &["Received 5 bytes"]);

@@ -131,6 +131,18 @@ impl Turn {
     }
 }
 
+/// What the network said about the peer. A client's socket learns what became of
+/// its requests.
+#[derive(Debug, Clone, Copy)]
+enum Reach {
+    Unknown,
+    /// Nobody is there.
+    Unreachable(io::ErrorKind),
+    /// Strangers were sent an ERROR, and one of them may be who isn't there: the
+    /// kernel doesn't say.
+    Ambiguous,
+}
+
 /// A transfer with its socket and its file. `S` is where a received file goes.
 #[derive(Debug)]
 pub struct Session<S = Upload> {
@@ -147,9 +159,7 @@ pub struct Session<S = Upload> {
     /// Already on the list of sessions that want another turn.
     pub queued: bool,
     ended: bool,
-    /// What the network said last, if it said that nobody is there. A client's
-    /// socket learns that of its requests too.
-    unreachable: Option<io::ErrorKind>,
+    reach: Reach,
     /// When it began.
     pub started: Instant,
     /// The file's name as the request has it.
@@ -196,7 +206,7 @@ impl<S: Store> Session<S> {
             blocked: false,
             queued: false,
             ended: false,
-            unreachable: None,
+            reach: Reach::Unknown,
             started: now,
             name: name.into(),
         }
@@ -222,7 +232,10 @@ impl<S: Store> Session<S> {
 
     /// Why the network thinks that nobody is there, if it does.
     pub const fn unreachable(&self) -> Option<io::ErrorKind> {
-        self.unreachable
+        match self.reach {
+            Reach::Unreachable(kind) => Some(kind),
+            Reach::Unknown | Reach::Ambiguous => None,
+        }
     }
 
     /// The transfer's state.
@@ -500,7 +513,8 @@ impl<S: Store> Session<S> {
     }
 
     /// RFC 1350 §4: a stranger is told so, and nothing else changes.
-    fn turn_away(&self, stranger: SocketAddr) {
+    fn turn_away(&mut self, stranger: SocketAddr) {
+        self.reach = Reach::Ambiguous;
         let mut packet = [0; MAX_ERROR_LEN];
         let text = "Unknown transfer ID";
         let len = emit_error(ErrorCode::UnknownTransferId, text, &mut packet);
@@ -649,8 +663,8 @@ impl<S: Store> Session<S> {
     /// decides whether the peer can be reached at all.
     fn trouble(&mut self, verb: &str, error: &io::Error, mishaps: &mut Mishaps) {
         mishaps.socket_errors += 1;
-        if is_unreachable(error) {
-            self.unreachable = Some(error.kind());
+        if is_unreachable(error) && !matches!(self.reach, Reach::Ambiguous) {
+            self.reach = Reach::Unreachable(error.kind());
         }
         debug!("{}: cannot {verb}: {error}", self.peer());
     }
