@@ -27,7 +27,7 @@ use crate::wire::options::{self, Negotiated};
 use crate::wire::packet::{Direction, ErrorCode, Mode, Packet, ParseError, Request, emit_error};
 
 /// Bytes of the longest request we read; RFC 2347 allows 512.
-const REQUEST_LEN: usize = 1024;
+pub(super) const REQUEST_LEN: usize = 1024;
 
 /// Why there is no session.
 enum Refusal {
@@ -43,27 +43,35 @@ impl Server {
     /// Takes a batch of requests from a listen socket. Each costs as much as a
     /// few dozen packets of a session: after a batch, those have their turn.
     pub(super) fn take_requests(&mut self, listener: usize) {
-        let capacity = self.tools.batch.capacity(REQUEST_LEN, usize::MAX);
-        let socket = &self.listeners[listener];
-        let received = match socket.receive(&mut self.tools.batch, REQUEST_LEN, usize::MAX) {
-            Ok(received) => received,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-            Err(error) => {
-                self.counters.socket_errors += 1;
-                debug!("{}: cannot receive: {error}", socket.address());
-                return;
-            }
-        };
+        let received = self.receive(listener, REQUEST_LEN);
         let now = clock::now();
         for index in 0..received {
             self.take_request(now, listener, index);
         }
-        if received == capacity {
-            self.unfinished.push_back(listener_token(listener));
+    }
+
+    /// Receives a batch, in slots of so many bytes; returns how many datagrams.
+    /// If there may be more, the listener gets another turn.
+    pub(super) fn receive(&mut self, listener: usize, slot_len: usize) -> usize {
+        let capacity = self.tools.batch.capacity(slot_len, usize::MAX);
+        let socket = &self.listeners[listener];
+        match socket.receive(&mut self.tools.batch, slot_len, usize::MAX) {
+            Ok(received) => {
+                if received == capacity {
+                    self.unfinished.push_back(listener_token(listener));
+                }
+                received
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) => {
+                self.counters.socket_errors += 1;
+                debug!("{}: cannot receive: {error}", socket.address());
+                0
+            }
         }
     }
 
-    fn take_request(&mut self, now: Instant, listener: usize, index: usize) {
+    pub(super) fn take_request(&mut self, now: Instant, listener: usize, index: usize) {
         let Some(datagram) = self.tools.batch.get(index) else {
             return;
         };
@@ -85,12 +93,19 @@ impl Server {
         }
         // Small enough to leave the batch, so that everything of ours is free.
         let mut copy = [0; REQUEST_LEN];
-        let copy = &mut copy[..datagram.payload.len()];
-        copy.copy_from_slice(datagram.payload);
+        let len = datagram.payload.len().min(REQUEST_LEN);
+        let copy = &mut copy[..len];
+        copy.copy_from_slice(&datagram.payload[..len]);
         match Packet::parse(copy) {
+            Ok(Packet::Request(_)) if self.stop_at.is_some() => self.counters.shed += 1,
             Ok(Packet::Request(request)) if peer.port() != 0 => {
                 let endpoint = Endpoint { peer, local };
                 self.admit(now, listener, endpoint, copy, &request);
+            }
+            // Not so an ACK: tftp-hpa acknowledges ERRORs, from the port that its
+            // next request comes from as well.
+            Ok(Packet::Data { .. }) if self.settings.single_port => {
+                self.turn_away(now, listener, peer, local);
             }
             Ok(_) => self.counters.foreign += 1,
             Err(error) => self.answer_malformed(now, listener, peer, local, error),
@@ -157,7 +172,7 @@ impl Server {
                 return;
             }
         }
-        let session = match self.open(now, &endpoint, request) {
+        let session = match self.open(now, listener, &endpoint, request) {
             Ok(session) => session,
             Err(Refusal::Overload(reason)) => {
                 self.shed(now, endpoint.peer, reason);
@@ -223,6 +238,7 @@ impl Server {
     fn open(
         &mut self,
         now: Instant,
+        listener: usize,
         endpoint: &Endpoint,
         request: &Request<'_>,
     ) -> Result<Session, Refusal> {
@@ -234,6 +250,7 @@ impl Server {
         let mut oack = [0; MAX_DATAGRAM];
         // Bytes that the client sends without waiting for an answer.
         let mut window = 0;
+        let mut block = 0;
         let (transfer, content) = match request.direction {
             Direction::Read => {
                 let file = self.root.open_read(name).map_err(Refusal::from)?;
@@ -250,7 +267,8 @@ impl Server {
             Direction::Write => {
                 let (negotiated, len) =
                     options::negotiate(request, &settings.limits, None, &mut oack);
-                window = usize::from(negotiated.windowsize) * usize::from(negotiated.blksize);
+                block = usize::from(negotiated.blksize);
+                window = usize::from(negotiated.windowsize) * block;
                 let announced = announced_size(request, &negotiated);
                 let upload = self.root.create(name, announced).map_err(Refusal::from)?;
                 let opening = opening(&oack[..len]);
@@ -259,7 +277,13 @@ impl Server {
                 (Transfer::Receiver(receiver), Content::Sink(Box::new(sink)))
             }
         };
-        let socket = self.bind_transfer(endpoint)?;
+        let socket = match (&mut self.sharing, self.listeners.get(listener)) {
+            (Some(sharing), Some(listener)) => {
+                sharing.expect(block);
+                TransferSocket::share(listener, endpoint.local)
+            }
+            _ => self.bind_transfer(endpoint)?,
+        };
         socket.expect(window);
         Ok(Session::new(
             transfer,
@@ -306,7 +330,7 @@ impl Server {
 
     /// One ERROR from the listen port, without a transfer, lost if it can't be
     /// sent at once: the client asks again.
-    fn answer(
+    pub(super) fn answer(
         &mut self,
         listener: usize,
         peer: SocketAddr,

@@ -54,6 +54,11 @@ pub struct Args {
     #[arg(value_parser = usage::parse_port_range)]
     pub port_range: Option<RangeInclusive<u16>>,
 
+    /// Send every transfer from the port it was asked for on: for clients behind
+    /// NAT, for containers, firewalls and load balancers
+    #[arg(long, conflicts_with = "port_range", help_heading = "Listening")]
+    pub single_port: bool,
+
     /// Milliseconds to wait for an answer before sending again, doubling each
     /// time [default: as the measured round trip suggests]
     #[arg(short, long, value_name = "MS", help_heading = "Protocol")]

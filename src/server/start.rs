@@ -88,7 +88,8 @@ pub(super) fn policy(args: &Args) -> Policy {
 }
 
 fn settings(args: &Args, open_files: u64) -> Settings {
-    let affordable = open_files.saturating_sub(OWN_DESCRIPTORS) / SESSION_DESCRIPTORS;
+    let each = SESSION_DESCRIPTORS - u64::from(args.single_port);
+    let affordable = open_files.saturating_sub(OWN_DESCRIPTORS) / each;
     let max_sessions = args.max_sessions.map_or(affordable.max(1), u64::from);
     Settings {
         config: Config {
@@ -111,6 +112,7 @@ fn settings(args: &Args, open_files: u64) -> Settings {
             allow: args.allow.clone(),
             deny: args.deny.clone(),
         },
+        single_port: args.single_port,
         ports: args.port_range.clone(),
         grace: Duration::from_secs(args.grace.into()),
         busy_poll: busy_poll(args),

@@ -12,6 +12,7 @@ mod gather;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::time::Instant;
 
 use log::debug;
@@ -27,7 +28,9 @@ use crate::protocol::transfer::{
     BlockSink, BlockSource, Failure, Filled, Outcome, Run, Sent, Transfer, Transmit,
 };
 use crate::sessions::Tenant;
-use crate::socket::{Batch, MAX_DATA_PACKET, MAX_SEGMENTS, MAX_SEND, RunSent, TransferSocket};
+use crate::socket::{
+    Batch, ListenSocket, MAX_DATA_PACKET, MAX_SEGMENTS, MAX_SEND, RunSent, TransferSocket,
+};
 use crate::storage::Upload;
 use crate::wire::packet::{DATA_HEADER_LEN, ErrorCode, MAX_ERROR_LEN, Packet, emit_error};
 
@@ -61,7 +64,7 @@ const _: () = assert!(MAX_RUN <= MAX_SEGMENTS);
 
 /// What a session costs in memory, in bytes, beside its place in the table: a
 /// budget, so that it doesn't grow unnoticed.
-const _: () = assert!(size_of::<Session>() <= 400);
+const _: () = assert!(size_of::<Session>() <= 408);
 
 /// The file behind a transfer.
 #[derive(Debug)]
@@ -183,7 +186,12 @@ impl<S: Store> Session<S> {
     /// # Errors
     /// Whatever the kernel says.
     pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        registry.register(self.socket.source(), token, Interest::READABLE)
+        self.socket.register(registry, token, Interest::READABLE)
+    }
+
+    /// Waits for room in a socket that is a share of `listener`.
+    pub fn is_blocked_by(&self, listener: &ListenSocket) -> bool {
+        self.blocked && self.socket.shares(listener)
     }
 
     /// The other end, as far as it is known.
@@ -330,6 +338,28 @@ impl<S: Store> Session<S> {
         };
         self.flush(shop);
         turn
+    }
+
+    /// Takes in what was received for it on a shared socket, and lies in the
+    /// batch in the slots `received`: each is answered before the next.
+    pub fn take(&mut self, received: Range<usize>, shop: &mut Workshop<'_>) {
+        for index in received {
+            match self.content {
+                Content::Source(_) => self.handle_answer(index, shop),
+                Content::Sink(_) => self.handle_block(index, shop),
+            }
+        }
+        self.flush(shop);
+    }
+
+    fn handle_answer(&mut self, index: usize, shop: &mut Workshop<'_>) {
+        let Tools { batch, gate, .. } = &mut *shop.tools;
+        if let Some(datagram) = batch.get(index)
+            && let Some(packet) = self.let_in(shop.now, datagram.peer, datagram.payload, gate)
+        {
+            self.transfer.handle_packet(shop.now, &packet, &mut NoSink);
+            self.transmit(shop);
+        }
     }
 
     fn handle_block(&mut self, index: usize, shop: &mut Workshop<'_>) {
@@ -552,8 +582,8 @@ impl<S: Store> Session<S> {
     }
 
     fn watch(&mut self, interest: Interest, shop: &Workshop<'_>) {
-        let socket = self.socket.source();
-        if let Err(error) = shop.registry.reregister(socket, shop.token, interest) {
+        let (registry, token) = (shop.registry, shop.token);
+        if let Err(error) = self.socket.reregister(registry, token, interest) {
             debug!("{}: cannot watch its socket: {error}", self.peer());
         }
     }

@@ -2,18 +2,20 @@
 //!
 //! A [`ListenSocket`] learns for each request which of our addresses it came
 //! to; a [`TransferSocket`] is bound to that address and is our TID for one
-//! transfer. Both are non-blocking. May not: know what is in a datagram, keep
-//! sessions, decide when to send.
+//! transfer, or sends from the listen socket. All are non-blocking. May not: know
+//! what is in a datagram, keep sessions, decide when to send.
 
 mod batch;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::ops::RangeInclusive;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
+use std::rc::Rc;
 
-use mio::event::Source;
 use mio::net::UdpSocket;
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -31,6 +33,10 @@ const DEFAULT_BUFFER: usize = 212_992;
 /// the largest blocks is as much as anyone sends at once.
 const MAX_WINDOW_BUFFER: usize = 4 << 20;
 
+/// Bytes we ask the kernel to hold of what all transfers of a shared listen
+/// socket send: a few of the longest windows.
+const SHARED_SEND_BUFFER: usize = 8 << 20;
+
 /// The most segments one call may hand over for offload (`UDP_MAX_SEGMENTS` of
 /// kernels before 6.9).
 pub const MAX_SEGMENTS: usize = 64;
@@ -44,14 +50,45 @@ pub const MAX_DATA_PACKET: usize = 65_468;
 /// The socket on which requests come in.
 #[derive(Debug)]
 pub struct ListenSocket {
-    socket: UdpSocket,
+    socket: Rc<UdpSocket>,
     address: SocketAddr,
 }
 
 impl ListenSocket {
-    /// What a poll watches.
-    pub const fn source(&mut self) -> &mut impl Source {
-        &mut self.socket
+    /// Has `registry` report under `token` what `interest` says.
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    pub fn register(
+        &self,
+        registry: &Registry,
+        token: Token,
+        interest: Interest,
+    ) -> io::Result<()> {
+        registry.register(&mut SourceFd(&self.socket.as_raw_fd()), token, interest)
+    }
+
+    /// Has `registry` report something else from now on.
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    pub fn reregister(
+        &self,
+        registry: &Registry,
+        token: Token,
+        interest: Interest,
+    ) -> io::Result<()> {
+        registry.reregister(&mut SourceFd(&self.socket.as_raw_fd()), token, interest)
+    }
+
+    /// Makes it fit to carry transfers as well: they send with its options.
+    pub fn prepare_sharing(&self) {
+        if self.address.is_ipv4() {
+            batch::allow_fragments(&*self.socket);
+        }
+        if setsockopt(&*self.socket, sockopt::SndBufForce, &SHARED_SEND_BUFFER).is_err() {
+            let _ = setsockopt(&*self.socket, sockopt::SndBuf, &SHARED_SEND_BUFFER);
+        }
     }
 
     /// Binds to `address`; port 0 lets the kernel choose.
@@ -78,7 +115,10 @@ impl ListenSocket {
         socket.set_nonblocking(true)?;
         let socket = UdpSocket::from_std(socket.into());
         let address = socket.local_addr()?;
-        Ok(Self { socket, address })
+        Ok(Self {
+            socket: Rc::new(socket),
+            address,
+        })
     }
 
     /// The address it is bound to, with the port the kernel chose.
@@ -91,7 +131,7 @@ impl ListenSocket {
     /// # Errors
     /// As [`Batch::receive`].
     pub fn receive(&self, batch: &mut Batch, slot_len: usize, limit: usize) -> io::Result<usize> {
-        batch.receive(&self.socket, slot_len, limit)
+        batch.receive(&*self.socket, slot_len, limit)
     }
 
     /// Sends one datagram from the listen port and from `local`, the address
@@ -100,7 +140,7 @@ impl ListenSocket {
     /// # Errors
     /// Whatever the kernel says.
     pub fn answer(&self, datagram: &[u8], peer: SocketAddr, local: IpAddr) -> io::Result<()> {
-        batch::send_from(&self.socket, datagram, peer, local)
+        batch::send_from(&*self.socket, datagram, None, peer, local)
     }
 }
 
@@ -119,8 +159,21 @@ pub enum RunSent {
 /// The socket of one transfer: its port is our TID (RFC 1350 §4).
 #[derive(Debug)]
 pub struct TransferSocket {
-    socket: UdpSocket,
+    channel: Channel,
     offload: Offload,
+}
+
+/// Where a transfer's datagrams go out.
+#[derive(Debug)]
+enum Channel {
+    /// A socket of its own.
+    Own(UdpSocket),
+    /// The listen socket, from the address that was asked. What comes in is
+    /// found and handed over by whoever receives there.
+    Shared {
+        socket: Rc<UdpSocket>,
+        local: IpAddr,
+    },
 }
 
 /// Whether the kernel cuts runs into datagrams (`UDP_SEGMENT`).
@@ -129,15 +182,63 @@ enum Offload {
     /// No run of more than one datagram has been sent yet.
     Untried,
     /// Into segments of so many bytes.
-    Into(usize),
+    Into(u16),
     /// Blocks above the path's MTU, an interface or a kernel without it: we cut.
     Refused,
 }
 
 impl TransferSocket {
-    /// What a poll watches.
-    pub const fn source(&mut self) -> &mut impl Source {
-        &mut self.socket
+    /// A share of `listener` for the transfer with who asked `local` for it: no
+    /// descriptor, and the listen port for a TID.
+    pub fn share(listener: &ListenSocket, local: IpAddr) -> Self {
+        Self {
+            channel: Channel::Shared {
+                socket: Rc::clone(&listener.socket),
+                local,
+            },
+            offload: Offload::Untried,
+        }
+    }
+
+    /// Whether this is a share of `listener`.
+    pub fn shares(&self, listener: &ListenSocket) -> bool {
+        match &self.channel {
+            Channel::Own(_) => false,
+            Channel::Shared { socket, .. } => Rc::ptr_eq(socket, &listener.socket),
+        }
+    }
+
+    /// Has `registry` report under `token` what `interest` says; nothing, where
+    /// the socket is shared: that one has a token of its own.
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    pub fn register(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interest: Interest,
+    ) -> io::Result<()> {
+        match &mut self.channel {
+            Channel::Own(socket) => registry.register(socket, token, interest),
+            Channel::Shared { .. } => Ok(()),
+        }
+    }
+
+    /// Has `registry` report something else from now on.
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    pub fn reregister(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interest: Interest,
+    ) -> io::Result<()> {
+        match &mut self.channel {
+            Channel::Own(socket) => registry.reregister(socket, token, interest),
+            Channel::Shared { .. } => Ok(()),
+        }
     }
 
     /// Binds to `local`, the address the request came to, on a port that the
@@ -172,7 +273,7 @@ impl TransferSocket {
             Some(range) => bind_in_range(&socket, range, first_try, address)?,
         }
         Ok(Self {
-            socket: UdpSocket::from_std(socket.into()),
+            channel: Channel::Own(UdpSocket::from_std(socket.into())),
             offload: Offload::Untried,
         })
     }
@@ -182,7 +283,14 @@ impl TransferSocket {
     /// # Errors
     /// Whatever the kernel says.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.socket.local_addr()
+        self.socket().local_addr()
+    }
+
+    fn socket(&self) -> &UdpSocket {
+        match &self.channel {
+            Channel::Own(socket) => socket,
+            Channel::Shared { socket, .. } => socket,
+        }
     }
 
     /// Makes room for `bytes` that come at once, as far as the system allows.
@@ -190,8 +298,11 @@ impl TransferSocket {
         // The kernel counts what a datagram takes in memory, up to twice its
         // length and more.
         let room = bytes.saturating_mul(3).min(MAX_WINDOW_BUFFER);
-        if room > DEFAULT_BUFFER {
-            set_receive_buffer(&self.socket, room);
+        // A listen socket's is larger than that.
+        if let Channel::Own(socket) = &self.channel
+            && room > DEFAULT_BUFFER
+        {
+            set_receive_buffer(socket, room);
         }
     }
 
@@ -202,27 +313,35 @@ impl TransferSocket {
     /// # Errors
     /// Whatever the kernel says.
     pub fn report_undeliverable(&self) -> io::Result<()> {
-        match self.socket.local_addr()? {
-            SocketAddr::V4(_) => setsockopt(&self.socket, sockopt::Ipv4RecvErr, &true)?,
-            SocketAddr::V6(_) => setsockopt(&self.socket, sockopt::Ipv6RecvErr, &true)?,
+        match self.local_addr()? {
+            SocketAddr::V4(_) => setsockopt(self.socket(), sockopt::Ipv4RecvErr, &true)?,
+            SocketAddr::V6(_) => setsockopt(self.socket(), sockopt::Ipv6RecvErr, &true)?,
         }
         Ok(())
     }
 
-    /// Receives what is there; see [`Batch::receive`].
+    /// Receives what is there; see [`Batch::receive`]. In a shared socket that
+    /// is never anything.
     ///
     /// # Errors
     /// As [`Batch::receive`].
     pub fn receive(&self, batch: &mut Batch, slot_len: usize, limit: usize) -> io::Result<usize> {
-        batch.receive(&self.socket, slot_len, limit)
+        match &self.channel {
+            Channel::Own(socket) => batch.receive(socket, slot_len, limit),
+            Channel::Shared { .. } => Err(io::ErrorKind::WouldBlock.into()),
+        }
     }
 
     /// Receives one datagram: its length, at most the buffer's, and its sender.
+    /// In a shared socket there is never one.
     ///
     /// # Errors
     /// `WouldBlock` if nothing is there; whatever else the kernel says.
     pub fn receive_one(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
-        self.socket.recv_from(buffer)
+        match &self.channel {
+            Channel::Own(socket) => socket.recv_from(buffer),
+            Channel::Shared { .. } => Err(io::ErrorKind::WouldBlock.into()),
+        }
     }
 
     /// Sends one datagram.
@@ -231,7 +350,12 @@ impl TransferSocket {
     /// `WouldBlock` if the socket takes no more for now; whatever else the
     /// kernel says: the datagram is lost then, as if on the way.
     pub fn send_to(&self, datagram: &[u8], peer: SocketAddr) -> io::Result<()> {
-        self.socket.send_to(datagram, peer).map(drop)
+        match &self.channel {
+            Channel::Own(socket) => socket.send_to(datagram, peer).map(drop),
+            Channel::Shared { socket, local } => {
+                batch::send_from(&**socket, datagram, None, peer, *local)
+            }
+        }
     }
 
     /// Sends `run`, datagrams of `segment_size` bytes one behind the other (the
@@ -246,8 +370,8 @@ impl TransferSocket {
         peer: SocketAddr,
     ) -> io::Result<RunSent> {
         if run.len() > segment_size && self.offloads(segment_size) {
-            match self.socket.send_to(run, peer) {
-                Ok(_) => return Ok(RunSent::All),
+            match self.send_offloaded(run, peer) {
+                Ok(()) => return Ok(RunSent::All),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     return Ok(RunSent::Blocked { segments: 0 });
                 }
@@ -256,8 +380,8 @@ impl TransferSocket {
             }
         }
         for (index, datagram) in run.chunks(segment_size).enumerate() {
-            match self.socket.send_to(datagram, peer) {
-                Ok(_) => {}
+            match self.send_to(datagram, peer) {
+                Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     return Ok(RunSent::Blocked {
                         segments: index as u16,
@@ -269,21 +393,42 @@ impl TransferSocket {
         Ok(RunSent::All)
     }
 
+    /// Its own socket was told the size once, a shared one is told each time.
+    fn send_offloaded(&self, run: &[u8], peer: SocketAddr) -> io::Result<()> {
+        match (&self.channel, self.offload) {
+            (Channel::Shared { socket, local }, Offload::Into(size)) => {
+                batch::send_from(&**socket, run, Some(size), peer, *local)
+            }
+            _ => self.send_to(run, peer),
+        }
+    }
+
     /// Whether the kernel cuts into segments of this size; asks it the first time.
     fn offloads(&mut self, segment_size: usize) -> bool {
+        let Ok(size) = u16::try_from(segment_size) else {
+            return false;
+        };
         if self.offload == Offload::Untried {
-            let size = i32::try_from(segment_size).unwrap_or(i32::MAX);
-            self.offload = match setsockopt(&self.socket, sockopt::UdpGsoSegment, &size) {
-                Ok(()) => Offload::Into(segment_size),
-                Err(_) => Offload::Refused,
+            let accepted = match &self.channel {
+                Channel::Own(socket) => {
+                    setsockopt(socket, sockopt::UdpGsoSegment, &size.into()).is_ok()
+                }
+                Channel::Shared { .. } => true,
+            };
+            self.offload = if accepted {
+                Offload::Into(size)
+            } else {
+                Offload::Refused
             };
         }
-        self.offload == Offload::Into(segment_size)
+        self.offload == Offload::Into(size)
     }
 
     fn refuse_offload(&mut self) {
         self.offload = Offload::Refused;
-        let _ = setsockopt(&self.socket, sockopt::UdpGsoSegment, &0);
+        if let Channel::Own(socket) = &self.channel {
+            let _ = setsockopt(socket, sockopt::UdpGsoSegment, &0);
+        }
     }
 }
 
