@@ -6,9 +6,9 @@
 //! keeps to its capacity. It may not know what a tenant does, read a clock or
 //! touch a socket; keys and addresses are all it has.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{DefaultHasher, Hasher};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
@@ -43,9 +43,9 @@ const CHECKED_LEN: usize = 64;
 const _: () = assert!(usize::BITS == 64, "a token holds an index and a generation");
 
 /// What a session costs beside its tenant: 72 bytes in the slab, 16 in the
-/// wheel, and an endpoint and a key in the tree, whose nodes are at least half
-/// full; some 200 bytes in all, and until its peer has answered some 12 more.
-const _: () = assert!(size_of::<Entry<()>>() == 72 && size_of::<(Endpoint, SessionKey)>() == 60);
+/// wheel, and 12 in a tree, whose nodes are at least half full; some 110 bytes
+/// in all, and until its peer has answered some 12 more.
+const _: () = assert!(size_of::<Entry<()>>() == 72 && size_of::<Place>() == 12);
 
 /// A client's end of a transfer as seen from here (its TID, RFC 1350 §4).
 ///
@@ -154,9 +154,9 @@ pub enum Admission {
 #[derive(Debug)]
 pub struct Sessions<S> {
     slab: Slab<Entry<S>>,
-    /// Ordered rather than hashed: no random seed in the core and no flooding
-    /// of a bucket, for a few comparisons beside a system call.
-    by_endpoint: BTreeMap<Endpoint, SessionKey>,
+    /// Where each endpoint's session is. Ordered by hashes rather than in a hash
+    /// table: no random seed in the core, and none of its empty room.
+    places: BTreeSet<Place>,
     /// Those whose peer has not answered yet, the oldest first.
     unverified: BTreeSet<SessionKey>,
     wheel: TimerWheel,
@@ -187,7 +187,7 @@ impl<S: Tenant> Sessions<S> {
     pub fn new(capacity: usize, origin: Instant) -> Self {
         Self {
             slab: Slab::new(),
-            by_endpoint: BTreeMap::new(),
+            places: BTreeSet::new(),
             unverified: BTreeSet::new(),
             wheel: TimerWheel::new(origin),
             capacity: capacity.min(MAX_CAPACITY),
@@ -232,11 +232,7 @@ impl<S: Tenant> Sessions<S> {
     /// is full. Elsewhere the table is full for it if it can't have the slot of
     /// a peer that has not answered for [`UNVERIFIED_GRACE`].
     pub fn admit(&self, endpoint: &Endpoint, fingerprint: Fingerprint, now: Instant) -> Admission {
-        let running = self
-            .by_endpoint
-            .get(endpoint)
-            .and_then(|&key| Some((key, self.entry(key)?)));
-        match running {
+        match self.find(endpoint) {
             Some((key, entry)) if entry.tenant.is_over() || entry.fingerprint != fingerprint => {
                 Admission::Replaces(key)
             }
@@ -266,10 +262,20 @@ impl<S: Tenant> Sessions<S> {
             return false;
         }
         let running = self
-            .by_endpoint
-            .range(endpoints_of(client))
-            .filter(|&(_, &key)| self.get(key).is_some_and(|tenant| !tenant.is_over()));
+            .places
+            .range(Place::all_of(client))
+            .filter_map(|place| self.slab.get(place.index as usize))
+            .filter(|entry| entry.endpoint.peer.ip() == client && !entry.tenant.is_over());
         running.take(self.per_client).count() == self.per_client
+    }
+
+    /// The session of an endpoint.
+    fn find(&self, endpoint: &Endpoint) -> Option<(SessionKey, &Entry<S>)> {
+        let same_hashes = Place::of(endpoint, 0)..=Place::of(endpoint, u32::MAX);
+        self.places.range(same_hashes).find_map(|place| {
+            let entry = self.slab.get(place.index as usize)?;
+            (entry.endpoint == *endpoint).then(|| (entry.key(place.index), entry))
+        })
     }
 
     /// Stores a session and arms its deadline.
@@ -284,6 +290,10 @@ impl<S: Tenant> Sessions<S> {
         tenant: S,
     ) -> SessionKey {
         assert!(self.len() < self.capacity, "the session table is full");
+        assert!(
+            self.find(&endpoint).is_none(),
+            "{endpoint:?} has a session already"
+        );
         let deadline = tenant.deadline();
         let unverified = tenant.unverified_since().is_some();
         let generation = self.next_generation;
@@ -299,8 +309,7 @@ impl<S: Tenant> Sessions<S> {
         if unverified {
             self.unverified.insert(key);
         }
-        let former = self.by_endpoint.insert(endpoint, key);
-        assert!(former.is_none(), "{endpoint:?} has a session already");
+        self.places.insert(Place::of(&endpoint, index));
         if let Some(deadline) = deadline {
             self.arm(index, deadline);
         }
@@ -321,8 +330,8 @@ impl<S: Tenant> Sessions<S> {
     }
 
     /// The session that serves `endpoint`, if there is one.
-    pub fn find(&self, endpoint: &Endpoint) -> Option<SessionKey> {
-        self.by_endpoint.get(endpoint).copied()
+    pub fn key_of(&self, endpoint: &Endpoint) -> Option<SessionKey> {
+        self.find(endpoint).map(|(key, _)| key)
     }
 
     /// Whom the session serves, if it still exists.
@@ -342,7 +351,7 @@ impl<S: Tenant> Sessions<S> {
     pub fn remove(&mut self, key: SessionKey) -> Option<S> {
         self.entry(key)?;
         let entry = self.slab.remove(key.index as usize);
-        self.by_endpoint.remove(&entry.endpoint);
+        self.places.remove(&Place::of(&entry.endpoint, key.index));
         if entry.unverified {
             self.unverified.remove(&key);
         }
@@ -413,18 +422,14 @@ impl<S: Tenant> Sessions<S> {
     /// [`Sessions::rearm`].
     pub fn check_invariants(&self) {
         assert!(self.len() <= self.capacity, "over capacity");
-        assert_eq!(self.len(), self.by_endpoint.len(), "slab and map");
+        assert_eq!(self.len(), self.places.len(), "slab and places");
         assert!(self.wheel.len() <= self.len(), "a freed slot is armed");
         let unverified = self.slab.iter().filter(|(_, entry)| entry.unverified);
         assert_eq!(unverified.count(), self.unverified.len(), "unverified");
         for (index, entry) in &self.slab {
             let key = entry.key(index as u32);
-            assert_eq!(
-                self.by_endpoint.get(&entry.endpoint),
-                Some(&key),
-                "{:?}",
-                entry.endpoint
-            );
+            let found = self.find(&entry.endpoint).map(|(key, _)| key);
+            assert_eq!(found, Some(key), "{:?}", entry.endpoint);
             assert!(!RESERVED.contains(&key.to_token()), "{key:?}");
             let listed = self.unverified.contains(&key);
             assert_eq!(listed, entry.tenant.unverified_since().is_some(), "{key:?}");
@@ -472,28 +477,50 @@ impl<S> Entry<S> {
     }
 }
 
-/// Every endpoint that a client with this address can have.
-fn endpoints_of(client: IpAddr) -> RangeInclusive<Endpoint> {
-    let (first, last) = match client {
-        IpAddr::V4(ip) => ((ip, 0).into(), (ip, u16::MAX).into()),
-        IpAddr::V6(ip) => (
-            SocketAddrV6::new(ip, 0, 0, 0).into(),
-            SocketAddrV6::new(ip, u16::MAX, u32::MAX, u32::MAX).into(),
-        ),
-    };
-    let lowest = Endpoint {
-        peer: first,
-        local: Ipv4Addr::UNSPECIFIED.into(),
-    };
-    let highest = Endpoint {
-        peer: last,
-        local: Ipv6Addr::from_bits(u128::MAX).into(),
-    };
-    lowest..=highest
+/// The slot of an endpoint's session, found by hashes.
+///
+/// Two endpoints with the same hashes stand side by side; whoever looks compares
+/// the endpoints themselves. 64 bits make that a rarity that nobody can bring
+/// about often enough to matter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    /// Of the client's address, so that its sessions are neighbours.
+    client: u32,
+    endpoint: u32,
+    index: u32,
+}
+
+impl Place {
+    fn of(endpoint: &Endpoint, index: u32) -> Self {
+        Self {
+            client: hash_of(&endpoint.peer.ip()),
+            endpoint: hash_of(endpoint),
+            index,
+        }
+    }
+
+    /// Every place that a session of this client can have.
+    fn all_of(client: IpAddr) -> RangeInclusive<Self> {
+        let client = hash_of(&client);
+        let end = |rest| Self {
+            client,
+            endpoint: rest,
+            index: rest,
+        };
+        end(0)..=end(u32::MAX)
+    }
+}
+
+/// Always the same for the same value: the core has no random seed.
+fn hash_of(value: &impl Hash) -> u32 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish() as u32
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
 
     use proptest::prelude::*;
 

@@ -289,6 +289,10 @@ fn netascii_comes_and_goes_as_text() {
 /// 81,920 blocks: the block number wraps.
 #[track_caller]
 fn forty_mebibytes(client: Client, way: Way) {
+    // Wrapping block numbers are the same in both modes; once is enough.
+    if is_single_port() && client != Client::Curl {
+        return;
+    }
     if !client.is_there() {
         return;
     }

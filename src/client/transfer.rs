@@ -325,8 +325,7 @@ impl Engine {
         retry: RetryPolicy,
         interrupts: &Interrupts,
     ) -> Result<Session<Local>, Trouble> {
-        let window =
-            usize::from(offer.windowsize.unwrap_or(1)) * usize::from(offer.blksize.unwrap_or(512));
+        let (blocks, block_size) = (offer.windowsize.unwrap_or(1), offer.blksize.unwrap_or(512));
         let mut packet = [0; MAX_DATAGRAM];
         let direction = match order.file {
             End::Get(_) => Direction::Read,
@@ -364,8 +363,10 @@ impl Engine {
                 (Transfer::Sender(sender), Content::Source(source))
             }
         };
-        let socket = self.bind(server, order.ports)?;
-        socket.expect(window);
+        let mut socket = self.bind(server, order.ports)?;
+        if let End::Get(_) = order.file {
+            socket.expect_windows(blocks, block_size);
+        }
         Ok(Session::new(
             transfer,
             content,

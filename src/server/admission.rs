@@ -248,9 +248,9 @@ impl Server {
         let mapped = mapped.map_err(Refusal::ByRules)?;
         let name = mapped.as_deref().unwrap_or(request.filename);
         let mut oack = [0; MAX_DATAGRAM];
-        // Bytes that the client sends without waiting for an answer.
-        let mut window = 0;
-        let mut block = 0;
+        // Blocks that the client sends without waiting for an answer, and their
+        // size.
+        let mut window = None;
         let (transfer, content) = match request.direction {
             Direction::Read => {
                 let file = self.root.open_read(name).map_err(Refusal::from)?;
@@ -267,8 +267,7 @@ impl Server {
             Direction::Write => {
                 let (negotiated, len) =
                     options::negotiate(request, &settings.limits, None, &mut oack);
-                block = usize::from(negotiated.blksize);
-                window = usize::from(negotiated.windowsize) * block;
+                window = Some((negotiated.windowsize, negotiated.blksize));
                 let announced = announced_size(request, &negotiated);
                 let upload = self.root.create(name, announced).map_err(Refusal::from)?;
                 let opening = opening(&oack[..len]);
@@ -277,14 +276,18 @@ impl Server {
                 (Transfer::Receiver(receiver), Content::Sink(Box::new(sink)))
             }
         };
-        let socket = match (&mut self.sharing, self.listeners.get(listener)) {
+        let mut socket = match (&mut self.sharing, self.listeners.get(listener)) {
             (Some(sharing), Some(listener)) => {
-                sharing.expect(block);
+                if let Some((_, block_size)) = window {
+                    sharing.expect(block_size);
+                }
                 TransferSocket::share(listener, endpoint.local)
             }
             _ => self.bind_transfer(endpoint)?,
         };
-        socket.expect(window);
+        if let Some((blocks, block_size)) = window {
+            socket.expect_windows(blocks, block_size);
+        }
         Ok(Session::new(
             transfer,
             content,

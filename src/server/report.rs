@@ -203,9 +203,12 @@ fn hint(session: &Session, ending: Ending<'_>) -> Option<&'static str> {
         _ => return None,
     }
     if !progress.verified {
-        return Some(
-            " hint=\"no answer ever came: does a firewall or NAT drop packets from our new port?\"",
-        );
+        return Some(if session.shares_its_port() {
+            " hint=\"no answer ever came: does a firewall drop what we send?\""
+        } else {
+            " hint=\"no answer ever came: does a firewall or NAT drop packets from our new port? \
+             try --single-port\""
+        });
     }
     match progress.blocks {
         0 if progress.block_size > LARGEST_UNFRAGMENTED => {

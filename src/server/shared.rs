@@ -14,7 +14,7 @@ use mio::{Interest, Registry};
 use super::admission::REQUEST_LEN;
 use super::{Server, listener_token};
 use crate::clock;
-use crate::session::{Session, Turn};
+use crate::session::Session;
 use crate::sessions::{Endpoint, SessionKey};
 use crate::socket::{Destination, ListenSocket};
 use crate::wire::packet::{DATA_HEADER_LEN, ErrorCode, Opcode};
@@ -39,9 +39,11 @@ impl Sharing {
     }
 
     /// Blocks of so many bytes will come.
-    pub(super) fn expect(&mut self, block: usize) {
+    pub(super) fn expect(&mut self, block_size: u16) {
         // One byte more shows a block that is larger than agreed.
-        self.slot_len = self.slot_len.max(DATA_HEADER_LEN + block + 1);
+        self.slot_len = self
+            .slot_len
+            .max(DATA_HEADER_LEN + usize::from(block_size) + 1);
     }
 
     /// Puts a session into the line of its socket, if that is full.
@@ -124,7 +126,7 @@ impl Server {
     fn hand_over(&mut self, key: SessionKey, received: Range<usize>) {
         self.with_session(key, |session, shop| {
             session.take(received, shop);
-            let turn: Turn = session.transmit(shop);
+            let turn = session.transmit(shop);
             session.read_ahead(shop);
             turn
         });
@@ -133,7 +135,7 @@ impl Server {
     /// Whose datagram lies in a slot of the batch.
     fn owner_of(&self, index: usize, listener: usize) -> Option<(Endpoint, SessionKey)> {
         let endpoint = self.endpoint_of(index, listener)?;
-        Some((endpoint, self.sessions.find(&endpoint)?))
+        Some((endpoint, self.sessions.key_of(&endpoint)?))
     }
 
     /// The endpoint of a datagram in the batch, unless it is a request's.

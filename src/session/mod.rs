@@ -29,7 +29,8 @@ use crate::protocol::transfer::{
 };
 use crate::sessions::Tenant;
 use crate::socket::{
-    Batch, ListenSocket, MAX_DATA_PACKET, MAX_SEGMENTS, MAX_SEND, RunSent, TransferSocket,
+    Batch, ListenSocket, MAX_COALESCED, MAX_DATA_PACKET, MAX_SEGMENTS, MAX_SEND, RunSent,
+    TransferSocket,
 };
 use crate::storage::Upload;
 use crate::wire::packet::{DATA_HEADER_LEN, ErrorCode, MAX_ERROR_LEN, Packet, emit_error};
@@ -64,7 +65,7 @@ const _: () = assert!(MAX_RUN <= MAX_SEGMENTS);
 
 /// What a session costs in memory, in bytes, beside its place in the table: a
 /// budget, so that it doesn't grow unnoticed.
-const _: () = assert!(size_of::<Session>() <= 408);
+const _: () = assert!(size_of::<Session>() <= 400);
 
 /// The file behind a transfer.
 #[derive(Debug)]
@@ -189,6 +190,11 @@ impl<S: Store> Session<S> {
         self.socket.register(registry, token, Interest::READABLE)
     }
 
+    /// Its TID is the listen port.
+    pub const fn shares_its_port(&self) -> bool {
+        self.socket.is_shared()
+    }
+
     /// Waits for room in a socket that is a share of `listener`.
     pub fn is_blocked_by(&self, listener: &ListenSocket) -> bool {
         self.blocked && self.socket.shares(listener)
@@ -304,10 +310,15 @@ impl<S: Store> Session<S> {
     /// Receives blocks by the window; they are written by the run.
     fn receive_blocks(&mut self, shop: &mut Workshop<'_>) -> Turn {
         let progress = self.transfer.progress();
-        // One byte more shows a block that is larger than agreed, one slot more
-        // that the socket is empty.
+        // One byte more shows a block that is larger than agreed.
         let slot_len = DATA_HEADER_LEN + usize::from(progress.block_size) + 1;
-        let slots = usize::from(progress.window_size) + 1;
+        let (slot_len, slots) = match progress.window_size {
+            _ if self.socket.coalesces() => (MAX_COALESCED, BATCH_BYTES / MAX_COALESCED),
+            // Nothing comes behind it before it is acknowledged.
+            1 => (slot_len, 1),
+            // One slot more shows that the socket is empty.
+            window_size => (slot_len, usize::from(window_size) + 1),
+        };
         let mut taken = 0;
         let turn = loop {
             let tools = &mut *shop.tools;
@@ -326,10 +337,14 @@ impl<S: Store> Session<S> {
                 }
             };
             for index in 0..received {
-                self.handle_block(index, shop);
+                let mut next = Some(0);
+                while let Some(from) = next {
+                    taken += 1;
+                    next = self.handle_block(index, from, shop);
+                }
             }
-            taken += received;
-            if received < shop.tools.batch.capacity(slot_len, slots) {
+            let has_moved = self.transfer.progress().blocks > progress.blocks;
+            if received < shop.tools.batch.capacity(slot_len, slots) || (slots == 1 && has_moved) {
                 break Turn::Waiting;
             }
             if taken >= RECEIVE_BUDGET {
@@ -346,7 +361,12 @@ impl<S: Store> Session<S> {
         for index in received {
             match self.content {
                 Content::Source(_) => self.handle_answer(index, shop),
-                Content::Sink(_) => self.handle_block(index, shop),
+                Content::Sink(_) => {
+                    let mut next = Some(0);
+                    while let Some(from) = next {
+                        next = self.handle_block(index, from, shop);
+                    }
+                }
             }
         }
         self.flush(shop);
@@ -362,22 +382,33 @@ impl<S: Store> Session<S> {
         }
     }
 
-    fn handle_block(&mut self, index: usize, shop: &mut Workshop<'_>) {
+    /// Handles the datagram that starts `from` bytes into what was received as
+    /// one; tells where the next one starts.
+    fn handle_block(
+        &mut self,
+        index: usize,
+        from: usize,
+        shop: &mut Workshop<'_>,
+    ) -> Option<usize> {
         let Tools {
             batch,
             gather,
             gate,
             ..
         } = &mut *shop.tools;
-        let Some(datagram) = batch.get(index) else {
-            return;
-        };
-        let packet = self.let_in(shop.now, datagram.peer, datagram.payload, gate);
+        let received = batch.get(index)?;
+        let rest = received.payload.get(from..)?;
+        let len = received
+            .segment
+            .map_or(rest.len(), |segment| rest.len().min(segment.into()));
+        let next = (len < rest.len()).then_some(from + len);
+        let packet = self.let_in(shop.now, received.peer, &rest[..len], gate);
         if let (Some(packet), Content::Sink(file)) = (packet, &mut self.content) {
             let sink = &mut gather.sink_for(file);
             self.transfer.handle_packet(shop.now, &packet, sink);
             self.transmit(shop);
         }
+        next
     }
 
     /// Writes out what was gathered; what can't be written ends the transfer.

@@ -31,6 +31,9 @@ pub struct Received<'a> {
     pub destination: Option<Destination>,
     /// Its payload; what was longer than the slot is cut.
     pub payload: &'a [u8],
+    /// Bytes of each datagram, but the last, of several that came as one
+    /// (`UDP_GRO`); `None`: it is a single one.
+    pub segment: Option<u16>,
 }
 
 /// Where a datagram was sent to.
@@ -129,10 +132,13 @@ impl Batch {
     pub fn get(&self, index: usize) -> Option<Received<'_>> {
         let header = &self.headers[index];
         let slot = &self.buffer[index * self.slot_len..][..self.slot_len];
+        let (destination, segment) =
+            read_control(&self.control[index], header.msg_hdr.msg_controllen);
         Some(Received {
             peer: peer_of(&self.names[index])?,
-            destination: destination_of(&self.control[index], header.msg_hdr.msg_controllen),
+            destination,
             payload: &slot[..slot.len().min(header.msg_len as usize)],
+            segment,
         })
     }
 }
@@ -165,7 +171,13 @@ fn peer_of(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
     }
 }
 
-fn destination_of(control: &[u64; CONTROL_WORDS], filled: usize) -> Option<Destination> {
+/// What the kernel tells of a datagram: where it was sent to, and the length of
+/// each of several.
+fn read_control(
+    control: &[u64; CONTROL_WORDS],
+    filled: usize,
+) -> (Option<Destination>, Option<u16>) {
+    let (mut destination, mut segment) = (None, None);
     // SAFETY: all-zero is a valid value of this C struct.
     let mut header: libc::msghdr = unsafe { mem::zeroed() };
     header.msg_control = control.as_ptr().cast_mut().cast();
@@ -183,7 +195,7 @@ fn destination_of(control: &[u64; CONTROL_WORDS], filled: usize) -> Option<Desti
                 };
                 // `ipi_addr` is the header's destination, `ipi_spec_dst` our
                 // address on that path: they differ for broadcast and multicast.
-                return Some(if info.ipi_addr.s_addr == info.ipi_spec_dst.s_addr {
+                destination = Some(if info.ipi_addr.s_addr == info.ipi_spec_dst.s_addr {
                     let ip = Ipv4Addr::from(u32::from_be(info.ipi_addr.s_addr));
                     Destination::Local(IpAddr::V4(ip))
                 } else {
@@ -196,18 +208,24 @@ fn destination_of(control: &[u64; CONTROL_WORDS], filled: usize) -> Option<Desti
                     ptr::read_unaligned(libc::CMSG_DATA(cmsg).cast::<libc::in6_pktinfo>())
                 };
                 let ip = Ipv6Addr::from(info.ipi6_addr.s6_addr);
-                return Some(if ip.is_multicast() {
+                destination = Some(if ip.is_multicast() {
                     Destination::Group
                 } else {
                     Destination::Local(IpAddr::V6(ip))
                 });
+            }
+            (libc::SOL_UDP, libc::UDP_GRO) => {
+                // SAFETY: level and type say that an `int` follows.
+                let bytes =
+                    unsafe { ptr::read_unaligned(libc::CMSG_DATA(cmsg).cast::<libc::c_int>()) };
+                segment = u16::try_from(bytes).ok().filter(|&bytes| bytes > 0);
             }
             _ => {}
         }
         // SAFETY: `cmsg` came from this header.
         cmsg = unsafe { libc::CMSG_NXTHDR(header, cmsg) };
     }
-    None
+    (destination, segment)
 }
 
 /// Sends one datagram from `local`, one of the addresses that `socket` is bound

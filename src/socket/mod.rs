@@ -44,6 +44,10 @@ pub const MAX_SEGMENTS: usize = 64;
 /// The most bytes one call may hand over, and the largest datagram of IPv4.
 pub const MAX_SEND: usize = 65_507;
 
+/// The most bytes that come as one where datagrams are coalesced: what a length
+/// of 16 bits can say.
+pub const MAX_COALESCED: usize = 65_535;
+
 /// The largest DATA packet: blksize 65464 (RFC 2348) and its header.
 pub const MAX_DATA_PACKET: usize = 65_468;
 
@@ -161,6 +165,7 @@ pub enum RunSent {
 pub struct TransferSocket {
     channel: Channel,
     offload: Offload,
+    coalesces: bool,
 }
 
 /// Where a transfer's datagrams go out.
@@ -197,7 +202,13 @@ impl TransferSocket {
                 local,
             },
             offload: Offload::Untried,
+            coalesces: false,
         }
+    }
+
+    /// Whether this is a share of a listen socket.
+    pub const fn is_shared(&self) -> bool {
+        matches!(self.channel, Channel::Shared { .. })
     }
 
     /// Whether this is a share of `listener`.
@@ -275,34 +286,26 @@ impl TransferSocket {
         Ok(Self {
             channel: Channel::Own(UdpSocket::from_std(socket.into())),
             offload: Offload::Untried,
+            coalesces: false,
         })
     }
 
-    /// Our end of the transfer.
-    ///
-    /// # Errors
-    /// Whatever the kernel says.
-    pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.socket().local_addr()
-    }
-
-    fn socket(&self) -> &UdpSocket {
-        match &self.channel {
-            Channel::Own(socket) => socket,
-            Channel::Shared { socket, .. } => socket,
-        }
-    }
-
-    /// Makes room for `bytes` that come at once, as far as the system allows.
-    pub fn expect(&self, bytes: usize) {
+    /// Makes ready for windows of `blocks` datagrams of `block_size` bytes: room
+    /// for what comes at once, as far as the system allows, and several
+    /// datagrams received as one where it can (`UDP_GRO`). A listen socket has
+    /// room, and takes each by itself.
+    pub fn expect_windows(&mut self, blocks: u16, block_size: u16) {
+        let Channel::Own(socket) = &self.channel else {
+            return;
+        };
         // The kernel counts what a datagram takes in memory, up to twice its
         // length and more.
-        let room = bytes.saturating_mul(3).min(MAX_WINDOW_BUFFER);
-        // A listen socket's is larger than that.
-        if let Channel::Own(socket) = &self.channel
-            && room > DEFAULT_BUFFER
-        {
-            set_receive_buffer(socket, room);
+        let room = usize::from(blocks) * usize::from(block_size) * 3;
+        if room > DEFAULT_BUFFER {
+            set_receive_buffer(socket, room.min(MAX_WINDOW_BUFFER));
+        }
+        if blocks > 1 {
+            self.coalesces = setsockopt(socket, sockopt::UdpGroSegment, &true).is_ok();
         }
     }
 
@@ -318,6 +321,27 @@ impl TransferSocket {
             SocketAddr::V6(_) => setsockopt(self.socket(), sockopt::Ipv6RecvErr, &true)?,
         }
         Ok(())
+    }
+
+    /// Whether several datagrams may come as one, of up to [`MAX_COALESCED`]
+    /// bytes.
+    pub const fn coalesces(&self) -> bool {
+        self.coalesces
+    }
+
+    /// Our end of the transfer.
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket().local_addr()
+    }
+
+    fn socket(&self) -> &UdpSocket {
+        match &self.channel {
+            Channel::Own(socket) => socket,
+            Channel::Shared { socket, .. } => socket,
+        }
     }
 
     /// Receives what is there; see [`Batch::receive`]. In a shared socket that

@@ -19,7 +19,7 @@ use super::resolve::kind;
 pub struct ReadFile {
     file: OwnedFd,
     size: u64,
-    ignored_tail: usize,
+    ignored_tail: u16,
 }
 
 impl ReadFile {
@@ -31,7 +31,8 @@ impl ReadFile {
             SFlag::S_IFREG => Ok(Self {
                 file,
                 size: u64::try_from(stat.st_size).unwrap_or(0),
-                ignored_tail,
+                // No request is longer.
+                ignored_tail: u16::try_from(ignored_tail).unwrap_or(u16::MAX),
             }),
             SFlag::S_IFDIR => Err(StorageError::IS_DIRECTORY),
             _ => Err(StorageError::NOT_REGULAR),
@@ -46,7 +47,7 @@ impl ReadFile {
     /// How many bytes at the end of the requested name were ignored to find the
     /// file: 0 but for firmware that leaves garbage there, and worth a log line.
     pub const fn ignored_tail(&self) -> usize {
-        self.ignored_tail
+        self.ignored_tail as usize
     }
 
     /// Fills `slices`, one after the other, with what the file holds from
