@@ -243,7 +243,12 @@ impl Server {
         request: &Request<'_>,
     ) -> Result<Session, Refusal> {
         let settings = &self.settings;
-        let map = |map_file: &MapFile| map_file.map(&self.root, request, endpoint.peer);
+        let own_root = self
+            .client_roots
+            .as_ref()
+            .and_then(|roots| roots.of(endpoint.peer.ip(), &self.root));
+        let root = own_root.as_ref().unwrap_or(&self.root);
+        let map = |map_file: &MapFile| map_file.map(root, request, endpoint.peer);
         let mapped = self.map_file.as_ref().map(map).transpose();
         let mapped = mapped.map_err(Refusal::ByRules)?;
         let name = mapped.as_deref().unwrap_or(request.filename);
@@ -253,7 +258,7 @@ impl Server {
         let mut window = None;
         let (transfer, content) = match request.direction {
             Direction::Read => {
-                let file = self.root.open_read(name).map_err(Refusal::from)?;
+                let file = root.open_read(name).map_err(Refusal::from)?;
                 let tail = file.ignored_tail();
                 self.reporter.ignored_tail(now, name, endpoint.peer, tail);
                 let size = Some(file.size());
@@ -269,7 +274,7 @@ impl Server {
                     options::negotiate(request, &settings.limits, None, &mut oack);
                 window = Some((negotiated.windowsize, negotiated.blksize));
                 let announced = announced_size(request, &negotiated);
-                let upload = self.root.create(name, announced).map_err(Refusal::from)?;
+                let upload = root.create(name, announced).map_err(Refusal::from)?;
                 let opening = opening(&oack[..len]);
                 let receiver = Receiver::new(&settings.config, opening, negotiated);
                 let sink = FileSink::new(upload, request.mode);

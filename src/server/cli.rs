@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::{ArgAction, Parser};
 
 use super::access::Network;
+use super::client_root::NamedAfter;
 use crate::usage::{self, Refusal};
 use crate::wire::options::{
     DEFAULT_MAX_WINDOWSIZE, MAX_BLKSIZE, MIN_BLKSIZE, OptionName, OptionSet,
@@ -130,6 +131,11 @@ pub struct Args {
         conflicts_with = "map_file"
     )]
     pub map_test: Option<PathBuf>,
+
+    /// Serve each client from a directory of its own below ROOT, named after its
+    /// address, if there is one; else from ROOT
+    #[arg(long, value_name = "ip|mac", help_heading = "Access")]
+    pub per_client_root: Option<NamedAfter>,
 
     /// Network to serve, repeatable [default: all]
     #[arg(long, value_name = "CIDR", help_heading = "Access")]

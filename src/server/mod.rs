@@ -13,6 +13,7 @@
 mod access;
 mod admission;
 pub mod cli;
+mod client_root;
 mod counters;
 mod logging;
 pub mod mapping;
@@ -33,6 +34,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
 use self::access::Access;
+use self::client_root::ClientRoots;
 use self::counters::Counters;
 use self::logging::LogFile;
 use self::mapping::MapFile;
@@ -95,6 +97,7 @@ pub struct Server {
     settings: Settings,
     root: Root,
     map_file: Option<MapFile>,
+    client_roots: Option<ClientRoots>,
     poll: Poll,
     signals: Signals,
     log_file: Option<LogFile>,
@@ -128,6 +131,7 @@ impl Server {
         settings: Settings,
         root: Root,
         map_file: Option<MapFile>,
+        client_roots: Option<ClientRoots>,
         listeners: Vec<ListenSocket>,
         signals: Signals,
         log_file: Option<LogFile>,
@@ -148,6 +152,7 @@ impl Server {
             settings,
             root,
             map_file,
+            client_roots,
             poll,
             signals,
             log_file,

@@ -17,6 +17,7 @@ use nix::libc::{EADDRNOTAVAIL, EAFNOSUPPORT};
 
 use super::access::Access;
 use super::cli::{Args, UserAndGroup};
+use super::client_root::ClientRoots;
 use super::mapping::MapFile;
 use super::{MAX_LISTENERS, Server, Settings, logging};
 use crate::daemon::{self, Confinement, Enforcement, Identity, Signals};
@@ -47,6 +48,7 @@ impl Server {
     pub fn start(args: &Args) -> Result<Self, Box<dyn Error>> {
         let log_file = logging::start(args).map_err(|error| cannot_log(args, &error))?;
         let map_file = args.map_file.as_deref().map(MapFile::open).transpose()?;
+        let client_roots = args.per_client_root.map(ClientRoots::open).transpose()?;
         let listeners = listen(args)?;
         let directory = Directory::open(&args.root)?;
         // As it is seen from outside.
@@ -55,7 +57,15 @@ impl Server {
         let settings = settings(args, daemon::raise_open_files()?);
         let enforcement = confine(args, directory.as_fd())?;
         let root = Root::within(directory, policy(args))?;
-        let server = Self::new(settings, root, map_file, listeners, signals, log_file)?;
+        let server = Self::new(
+            settings,
+            root,
+            map_file,
+            client_roots,
+            listeners,
+            signals,
+            log_file,
+        )?;
         announce(args, &path, &server);
         advise(args, enforcement);
         Ok(server)

@@ -19,6 +19,7 @@ use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use log::debug;
 use nix::errno::Errno;
@@ -75,7 +76,7 @@ impl Methods {
 pub struct Directory {
     descriptor: OwnedFd,
     /// Absolute; only compared with names, never opened again.
-    path: PathBuf,
+    path: Rc<Path>,
 }
 
 impl Directory {
@@ -90,7 +91,9 @@ impl Directory {
             open(path, flags, Mode::empty()).map_err(|errno| RootError::new(path, errno))?;
         Ok(Self {
             descriptor,
-            path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
+            path: std::path::absolute(path)
+                .unwrap_or_else(|_| path.to_owned())
+                .into(),
         })
     }
 
@@ -157,6 +160,24 @@ impl Root {
             methods,
             uploads: Cell::new(0),
         }
+    }
+
+    /// The directory `name` below this one as a root of its own: `..` and links
+    /// end there. Names that begin with the path of this root are taken as here.
+    /// `None` if there is no such directory.
+    ///
+    /// Good for one request: its one upload has a number taken from here.
+    pub fn below(&self, name: &[u8]) -> Option<Self> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+        let directory = self.directory.as_fd();
+        let descriptor = self.methods.resolver.open(directory, name, flags).ok()?;
+        let serial = self.uploads.get();
+        self.uploads.set(serial.wrapping_add(1));
+        let path = Rc::clone(&self.directory.path);
+        Some(Self {
+            uploads: Cell::new(serial),
+            ..Self::new(Directory { descriptor, path }, self.policy, self.methods)
+        })
     }
 
     /// Opens the regular file a request names. Never blocks on a FIFO or device.
