@@ -273,6 +273,11 @@ impl<S: Store> FileSink<S> {
         }
     }
 
+    /// Where it goes, until it is in place.
+    pub const fn store(&mut self) -> Option<&mut S> {
+        self.store.as_mut()
+    }
+
     /// Bytes stored so far.
     pub const fn stored(&self) -> u64 {
         self.stored

@@ -28,7 +28,7 @@
 //! | 3 system | [`storage`] | the root, reads, atomic uploads |
 //! | | [`remap`] | map files: a request's name in, a name or a refusal out |
 //! | | [`socket`] | datagrams, batches, segmentation offload |
-//! | | [`daemon`] | signals, process limits, what is given up at the start |
+//! | | [`daemon`] | signals, process limits, the service manager, what is given up at the start |
 //! | | [`clock`] | what time it is |
 //! | | [`usage`] | command lines that can't be followed |
 //! | 4 session | [`content`] | a file as blocks: octet or netascii |

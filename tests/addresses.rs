@@ -6,6 +6,7 @@ mod common;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use common::*;
+use nix::sched::{CloneFlags, unshare};
 
 #[test]
 fn the_answer_comes_from_the_address_that_was_asked() {
@@ -110,5 +111,68 @@ fn the_port_range_is_kept() {
     // Ports come back: more transfers than ports.
     for _ in 0..40 {
         assert_eq!(RawClient::new(&server).read("f").unwrap(), file);
+    }
+}
+
+#[test]
+fn servers_that_say_so_share_a_port() {
+    let first = Server::start(&["--reuse-port"]);
+    let address = first.addr().to_string();
+    let second = Server::start_bare(&["--reuse-port", "-a", &address]);
+    assert_eq!(second.addr(), first.addr());
+    first.file("who", b"first");
+    second.file("who", b"second");
+    // Which of them a client gets is drawn once for each of its ports.
+    let answers: Vec<_> = (0..64)
+        .map(|_| RawClient::new(&first).read("who").unwrap())
+        .collect();
+    for who in ["first", "second"] {
+        assert!(
+            answers.iter().any(|answer| answer == who.as_bytes()),
+            "{who}"
+        );
+    }
+    let third = bounded(10, tftpd())
+        .args(["-a", &address])
+        .output()
+        .unwrap();
+    assert_eq!(third.status.code(), Some(1), "{}", said(&third));
+    assert!(said(&third).contains("in use"), "{}", said(&third));
+}
+
+#[test]
+fn an_address_may_come_later() {
+    // This thread alone, and what it starts, is on a network of its own.
+    if let Err(reason) = unshare(CloneFlags::CLONE_NEWNET) {
+        eprintln!("skipped: no network of our own: {reason}");
+        return;
+    }
+    let ip = |words: &[&str]| {
+        let mut busybox = bounded(10, "busybox");
+        let done = busybox.arg("ip").args(words).output().expect("busybox");
+        assert!(done.status.success(), "{words:?}: {}", said(&done));
+    };
+    if require("busybox").is_none() {
+        return;
+    }
+    ip(&["link", "set", "lo", "up"]);
+    let mut addresses = vec!["192.0.2.1"];
+    if std::net::UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).is_ok() {
+        addresses.push("2001:db8::1");
+    } else {
+        eprintln!("skipped 2001:db8::1: no IPv6 here");
+    }
+    for address in addresses {
+        let server = Server::start_bare(&["-a", address]);
+        server.file("f", b"late");
+        let said = format!("{address} is no address of this machine yet");
+        assert!(server.log_lines().iter().any(|line| line.contains(&said)));
+        ip(&["addr", "add", address, "dev", "lo"]);
+        assert_eq!(server.addr().ip().to_string(), address);
+        let client = RawClient::new(&server);
+        // IPv6 looks first whether somebody else has the address.
+        let (packet, from) = client.ask_patiently(&rrq("f", &[]));
+        assert_eq!(packet, Packet::Data(1, b"late".to_vec()));
+        assert_eq!(from.ip(), server.addr().ip());
     }
 }

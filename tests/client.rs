@@ -181,8 +181,9 @@ fn peers() -> Vec<(&'static str, Peer)> {
 }
 
 /// Ways to ask for a file.
-const WAYS: [&[&str]; 7] = [
+const WAYS: [&[&str]; 8] = [
     &[],
+    &["--windowsize", "1"],
     &["--no-options"],
     &["--blksize", "8", "--windowsize", "64"],
     &["--blksize", "512", "--windowsize", "1"],
@@ -689,17 +690,18 @@ fn silence_ends_after_the_retries() {
 
 #[test]
 fn silence_in_the_middle_ends_after_the_retries() {
-    let args = ["-t", "10", "--retries", "2", "get", "URL"];
-    let (output, dir) = against(&args, |server| {
-        server.request();
-        assert_eq!(server.say(&data(1, &[0; 512])), Packet::Ack(1));
-        assert_eq!(
-            [server.receive(), server.receive()],
-            [Packet::Ack(1), Packet::Ack(1)]
-        );
-    });
-    assert_status(&output, 69, &["fell silent after 512 bytes"]);
-    assert_unharmed(&dir);
+    for options in [&[][..], &["--no-options"]] {
+        let args = [options, &["-t", "10", "--retries", "4", "get", "URL"]].concat();
+        let (output, dir) = against(&args, |server| {
+            server.request();
+            assert_eq!(server.say(&data(1, &[0; 512])), Packet::Ack(1));
+            for _ in 0..4 {
+                assert_eq!(server.receive(), Packet::Ack(1), "{args:?}");
+            }
+        });
+        assert_status(&output, 69, &["fell silent after 512 bytes"]);
+        assert_unharmed(&dir);
+    }
 }
 
 #[test]
@@ -815,6 +817,112 @@ fn a_lost_request_and_lost_data_are_sent_again() {
         server.send(&ack(1));
     });
     assert_status(&output, 0, &[]);
+}
+
+/// The OACK and the block behind it are there at once: the block is as long as
+/// the OACK says, not as before.
+#[test]
+fn a_block_right_behind_the_oack_is_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    for windowsize in ["1", "2"] {
+        let mut server = Scripted::new();
+        let child = Command::new(env!("CARGO_BIN_EXE_tftp"))
+            .current_dir(dir.path())
+            .args([
+                "-t",
+                "10000",
+                "--windowsize",
+                windowsize,
+                "get",
+                &server.url(),
+            ])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pid = Pid::from_raw(child.id().cast_signed());
+        server.request();
+        kill(pid, Signal::SIGSTOP).unwrap();
+        server.send(&oack(&[("blksize", "1428")]));
+        server.send(&data(1, &[b'1'; 1428]));
+        kill(pid, Signal::SIGCONT).unwrap();
+        assert_eq!(server.receive(), Packet::Ack(0));
+        assert_eq!(server.receive(), Packet::Ack(1));
+        assert_eq!(server.say(&data(2, b"2")), Packet::Ack(2));
+        assert_status(
+            &child.wait_with_output().unwrap(),
+            0,
+            &["Received 1429 bytes"],
+        );
+    }
+}
+
+/// One name, two addresses: the second is for where nobody is at the first.
+#[test]
+fn another_address_is_no_way_out_of_a_transfer() {
+    let (Ok(six), Ok(addresses)) = (
+        UdpSocket::bind("[::1]:0"),
+        std::net::ToSocketAddrs::to_socket_addrs("localhost:1"),
+    ) else {
+        eprintln!("skipped: no IPv6 here");
+        return;
+    };
+    let addresses: Vec<_> = addresses.map(|address| address.ip()).collect();
+    let port = six.local_addr().unwrap().port();
+    let four = UdpSocket::bind(("127.0.0.1", port)).unwrap();
+    let (first, second) = match addresses[..] {
+        [ip, _, ..] if ip.is_ipv6() => (six, four),
+        [_, _, ..] => (four, six),
+        _ => {
+            eprintln!("skipped: localhost has one address here");
+            return;
+        }
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("tftp://localhost:{port}/file");
+    let args = ["-t", "10", "--retries", "1", "get", &url, "-"];
+    let child = tftp()
+        .args(args)
+        .current_dir(dir.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    first.set_read_timeout(Some(PATIENCE)).unwrap();
+    let (_, client) = first.recv_from(&mut [0; 600]).unwrap();
+    first.send_to(&data(1, &[b'1'; 512]), client).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_status(&output, 69, &["fell silent after 512 bytes"]);
+    assert_eq!(output.stdout.len(), 512);
+    second.set_nonblocking(true).unwrap();
+    assert!(second.recv(&mut [0; 600]).is_err(), "asked as well");
+}
+
+#[test]
+fn a_stray_ack_is_no_answer_to_a_read_request() {
+    let (output, _dir) = against(&["get", "URL"], |server| {
+        server.request();
+        let stranger = RawClient::to(server.client.unwrap());
+        stranger.send(&ack(7));
+        assert_eq!(stranger.expect().0.error_code(), Some(5));
+        assert_eq!(server.say(&data(1, b"right")), Packet::Ack(1));
+    });
+    assert_status(&output, 0, &["Received 5 bytes"]);
+}
+
+#[test]
+fn a_probe_that_is_late_asks_no_more() {
+    let args = ["-t", "50", "probe", "URL", "--within", "120ms"];
+    let (output, _dir) = against(&args, |server| {
+        assert!(server.request().len() > 3);
+        assert!(server.request().len() > 3, "the repeat");
+        server.listen.set_read_timeout(Some(millis(400))).unwrap();
+        let mut buffer = [0; 600];
+        while let Ok(len) = server.listen.recv(&mut buffer) {
+            let packet = Packet::parse(&buffer[..len]);
+            assert_eq!(packet.error_code(), Some(0), "{packet:?}");
+        }
+    });
+    assert_status(&output, 69, &["took too long"]);
 }
 
 #[test]

@@ -45,7 +45,7 @@ fn rows(heading: &str) -> Vec<(&'static str, &'static str)> {
 
 /// The long options that a cell names.
 fn long_options(cell: &str) -> impl Iterator<Item = &str> {
-    cell.split(['`', ' ', ',', '/', '.'])
+    cell.split(['`', ' ', ',', '/', '.', '['])
         .filter_map(|word| word.strip_prefix("--"))
 }
 

@@ -30,6 +30,7 @@ in_side() { nsenter --target $inside --net "$@"; }
 ip link add out0 type veth peer name out1 netns $nat
 in_nat ip link add in0 type veth peer name in1 netns $inside
 ip address add 198.51.100.1/24 dev out0; ip link set out0 up
+in_nat ip link set out1 address 02:00:00:00:00:0a
 in_nat ip address add 198.51.100.2/24 dev out1; in_nat ip link set out1 up
 in_nat ip address add 192.0.2.1/24 dev in0; in_nat ip link set in0 up
 in_side ip address add 192.0.2.2/24 dev in1; in_side ip link set in1 up
@@ -91,10 +92,20 @@ fn only_a_single_port_gets_through_a_nat() {
     if !can_build_networks() {
         return;
     }
-    for (mode, gets_through) in [("--single-port", true), ("", false)] {
+    // The hardware address is that of the NAT, the server's neighbour.
+    for (mode, directory, gets_through) in [
+        ("--single-port", "", true),
+        (
+            "--single-port --per-client-root mac",
+            "02-00-00-00-00-0a",
+            true,
+        ),
+        ("", "", false),
+    ] {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let root = dir.path().join("root");
-        std::fs::create_dir(&root).expect("a root");
+        let root = root.join(directory);
+        std::fs::create_dir_all(&root).expect("a root");
         let file = content(1, 100_000);
         std::fs::write(root.join("file"), &file).expect("a file");
         let output = through_nat(mode, dir.path());

@@ -442,6 +442,7 @@ fn in_a_confined_process() {
         writable: !has("read-only"),
         log_file: None,
         map_file: None,
+        pid_file: None,
         chroot: has("chroot"),
         sandbox: !has("no-sandbox"),
         identity: has("nobody").then(|| Identity::find("nobody", None).unwrap()),

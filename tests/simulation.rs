@@ -403,6 +403,7 @@ struct World {
 fn config(wait: Wait) -> Config {
     Config {
         retry: RetryPolicy { wait, retries: 5 },
+        request_repeats: u8::MAX,
         dally: Duration::from_secs(1),
     }
 }

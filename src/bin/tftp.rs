@@ -1,5 +1,6 @@
 //! `tftp`: gets and puts files by TFTP. The plot; the rest is in the library.
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use tftpd::client;
@@ -10,11 +11,12 @@ fn main() -> ExitCode {
     let status = match Args::read(std::env::args_os()) {
         Ok(args) => client::run(args).code(),
         Err(Refusal { text, status: 0 }) => {
-            println!("{text}");
+            // Nobody may be reading it.
+            let _ = writeln!(io::stdout(), "{text}");
             0
         }
         Err(Refusal { text, status }) => {
-            eprintln!("{text}");
+            let _ = writeln!(io::stderr(), "{text}");
             status
         }
     };

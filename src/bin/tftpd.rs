@@ -1,10 +1,11 @@
 //! `tftpd`: serves files by TFTP. The plot; the rest is in the library.
 
 use std::error::Error;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 
+use tftpd::daemon::syslog::last_words;
 use tftpd::server::cli::Args;
 use tftpd::server::{Server, mapping};
 use tftpd::usage::Refusal;
@@ -13,11 +14,12 @@ fn main() -> ExitCode {
     let args = match Args::read(std::env::args_os()) {
         Ok(args) => args,
         Err(Refusal { text, status: 0 }) => {
-            println!("{text}");
+            // Who stops reading has read enough.
+            let _ = writeln!(io::stdout(), "{text}");
             return ExitCode::SUCCESS;
         }
         Err(Refusal { text, status }) => {
-            eprintln!("{text}");
+            last_words(&text);
             return ExitCode::from(status);
         }
     };
@@ -28,7 +30,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("tftpd: {error}");
+            last_words(&format!("tftpd: {error}"));
             ExitCode::FAILURE
         }
     }

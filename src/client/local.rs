@@ -47,18 +47,17 @@ impl Destination {
         *self == Self::Stdout && io::stdout().is_terminal()
     }
 
-    /// Makes ready to receive. Nothing can be seen of it yet. `interrupts` ends
-    /// the wait for whoever reads a pipe.
+    /// Makes ready to receive. Nothing can be seen of it yet. Waits for whoever
+    /// is to read a pipe.
     ///
     /// # Errors
     /// One line that names the file and the reason.
-    pub(super) fn open(&self, interrupts: &Interrupts) -> Result<Local, String> {
+    pub(super) fn open(&self) -> Result<Local, String> {
         match self {
             Self::Path(path) if is_stream(path) => {
                 let opened = OpenOptions::new().write(true).open(path);
-                let stream = opened.and_then(|file| Stream::new(file, interrupts));
-                stream
-                    .map(Local::Stream)
+                opened
+                    .map(Local::stream)
                     .map_err(|error| trouble(path, &words(&error)))
             }
             Self::Path(path) => match local::replace(path) {
@@ -67,9 +66,7 @@ impl Destination {
             },
             Self::Stdout => {
                 let copy = io::stdout().as_fd().try_clone_to_owned();
-                let stream = copy.and_then(|descriptor| Stream::new(descriptor.into(), interrupts));
-                stream
-                    .map(Local::Stream)
+                copy.map(|descriptor| Local::stream(descriptor.into()))
                     .map_err(|error| format!("{self}: {}", words(&error)))
             }
             Self::Nowhere => Ok(Local::Nowhere),
@@ -92,16 +89,11 @@ impl fmt::Display for Destination {
 #[derive(Debug)]
 pub(super) struct Stream {
     file: File,
-    /// Readable when a signal came.
-    interrupts: OwnedFd,
+    /// Readable when a signal came; `None` while signals do what they always do.
+    interrupts: Option<OwnedFd>,
 }
 
 impl Stream {
-    fn new(file: File, interrupts: &Interrupts) -> io::Result<Self> {
-        let interrupts = interrupts.as_fd().try_clone_to_owned()?;
-        Ok(Self { file, interrupts })
-    }
-
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         // As much as a pipe that is ready takes without making us wait.
         for part in bytes.chunks(PIPE_BUF) {
@@ -113,11 +105,15 @@ impl Stream {
 
     /// Waits until it takes something more, or a signal comes.
     fn wait(&self) -> io::Result<()> {
+        let Some(interrupts) = &self.interrupts else {
+            return Ok(());
+        };
         let mut polled = [
             PollFd::new(self.file.as_fd(), PollFlags::POLLOUT),
-            PollFd::new(self.interrupts.as_fd(), PollFlags::POLLIN),
+            PollFd::new(interrupts.as_fd(), PollFlags::POLLIN),
         ];
-        poll(&mut polled, PollTimeout::NONE)?;
+        // A signal that isn't ours, such as of a window that changed its size.
+        while poll(&mut polled, PollTimeout::NONE) == Err(Errno::EINTR) {}
         // Devices that can't be polled are always ready.
         match polled[1].any() {
             Some(true) => Err(Errno::EINTR.into()),
@@ -142,6 +138,23 @@ pub(super) enum Local {
     /// It takes the bytes as they come.
     Stream(Stream),
     Nowhere,
+}
+
+impl Local {
+    const fn stream(file: File) -> Self {
+        Self::Stream(Stream {
+            file,
+            interrupts: None,
+        })
+    }
+
+    /// Lets `interrupts` end a wait for whoever reads a pipe.
+    pub(super) fn watch(&mut self, interrupts: &Interrupts) -> io::Result<()> {
+        if let Self::Stream(stream) = self {
+            stream.interrupts = Some(interrupts.as_fd().try_clone_to_owned()?);
+        }
+        Ok(())
+    }
 }
 
 impl Store for Local {

@@ -56,6 +56,8 @@ pub(super) struct Prompt {
     lines: Option<Lines>,
     engine: Option<Engine>,
     status: Status,
+    /// The last command was broken off.
+    interrupted: bool,
 }
 
 impl Prompt {
@@ -76,6 +78,7 @@ impl Prompt {
             lines: None,
             engine: None,
             status: Status::Ok,
+            interrupted: false,
             wishes,
         };
         if let Some(host) = &args.host {
@@ -112,6 +115,10 @@ impl Prompt {
 
     /// Reads a line and obeys it.
     fn step(&mut self, is_terminal: bool) -> Next {
+        // While a person thinks, nobody would repeat the last ACK.
+        if let (true, Some(engine)) = (is_terminal, &mut self.engine) {
+            engine.settle();
+        }
         // Whoever feeds a pipe may do without.
         let prompt = match self.lines {
             Some(Lines::Pipe) if self.wishes.quiet => "",
@@ -133,9 +140,10 @@ impl Prompt {
                     self.obey(&words)
                 };
                 // On a terminal an interrupt ends the transfer, not the prompt.
-                match self.status {
-                    Status::Interrupted(_) if !is_terminal => Next::Quit,
-                    _ => next,
+                if std::mem::take(&mut self.interrupted) && !is_terminal {
+                    Next::Quit
+                } else {
+                    next
                 }
             }
         }
@@ -578,6 +586,7 @@ impl Prompt {
                     Trouble::Unreachable(text) => complain(format_args!("{text}")),
                     _ => complain(format_args!("tftp: {trouble}")),
                 }
+                self.interrupted = matches!(trouble, Trouble::Interrupted(_));
                 self.failed(trouble.status());
                 // The next file may well be there.
                 matches!(trouble, Trouble::Refused { .. } | Trouble::Local(_))

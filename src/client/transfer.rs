@@ -126,6 +126,8 @@ pub(super) enum Trouble {
     Silence(String),
     /// The network says that nobody is there.
     Unreachable(String),
+    /// It took longer than it may.
+    TooLate,
     /// A signal came.
     Interrupted(Signal),
 }
@@ -137,7 +139,7 @@ impl Trouble {
             Self::Refused { .. } | Self::Violated(_) => Status::Server,
             Self::Local(_) => Status::Local,
             Self::Unspeakable(_) => Status::Usage,
-            Self::Silence(_) | Self::Unreachable(_) => Status::NoAnswer,
+            Self::Silence(_) | Self::Unreachable(_) | Self::TooLate => Status::NoAnswer,
             Self::Interrupted(signal) => {
                 Status::Interrupted(u8::try_from(*signal as i32).unwrap_or_default())
             }
@@ -158,6 +160,7 @@ impl fmt::Display for Trouble {
             | Self::Unspeakable(text)
             | Self::Silence(text)
             | Self::Unreachable(text) => f.write_str(text),
+            Self::TooLate => f.write_str("it took too long"),
             Self::Interrupted(signal) => write!(f, "interrupted by {signal}"),
         }
     }
@@ -207,79 +210,84 @@ impl Engine {
         let mut trouble = Trouble::Silence("the host has no address".to_owned());
         for &server in order.servers {
             match self.ask(order, server, progress) {
-                Err(failed @ (Trouble::Silence(_) | Trouble::Unreachable(_))) => trouble = failed,
-                ended => return ended,
+                Ok(done) => return Ok(done),
+                // Nobody is there: another address may do.
+                Err((failed @ (Trouble::Silence(_) | Trouble::Unreachable(_)), true)) => {
+                    trouble = failed;
+                }
+                Err((failed, _)) => return Err(failed),
             }
         }
         Err(trouble)
     }
 
-    /// Asks one address, with options first.
+    /// Asks one address, with options first. With the trouble comes whether the
+    /// server never took up the transfer.
     fn ask(
         &mut self,
         order: &Order<'_>,
         server: SocketAddr,
         progress: &mut Progress,
-    ) -> Result<Done, Trouble> {
-        let offer = with_size(order)?;
+    ) -> Result<Done, (Trouble, bool)> {
+        let offer = with_size(order).map_err(|trouble| (trouble, true))?;
+        let retries = order.retry.retries;
         if offer == Offer::default() {
-            return self
-                .attempt(order, offer, server, order.retry, progress)
-                .map_err(|(it, _)| it);
+            return self.attempt(order, offer, server, retries, progress);
         }
-        let cautious = RetryPolicy {
-            retries: order.retry.retries.min(OPTIONED_REPEATS),
-            ..order.retry
-        };
-        // A server that has answered once is patient with us from then on.
+        let cautious = retries.min(OPTIONED_REPEATS);
         let (first, unanswered) = match self.attempt(order, offer, server, cautious, progress) {
             Ok(done) => return Ok(done),
             Err(failed) => failed,
         };
-        let (reason, retry) = match &first {
+        let (reason, repeats) = match &first {
             Trouble::Refused {
                 code: ErrorCode::OptionRefused | ErrorCode::IllegalOperation,
                 ..
             } if unanswered => (format!("the server refused them ({first})"), cautious),
+            // What was spent on the first request is not spent twice.
             Trouble::Silence(_) if unanswered => {
-                // What was spent on the first request is not spent twice.
-                let retry = RetryPolicy {
-                    retries: order.retry.retries - cautious.retries,
-                    ..order.retry
-                };
-                ("the server kept silent".to_owned(), retry)
+                ("the server kept silent".to_owned(), retries - cautious)
             }
-            _ => return Err(first),
+            _ => return Err((first, unanswered)),
         };
-        match self.attempt(order, Offer::default(), server, retry, progress) {
+        match self.attempt(order, Offer::default(), server, repeats, progress) {
             Ok(done) => Ok(Done {
                 fallback: Some(reason),
                 ..done
             }),
             // What it said the first time is all we know.
             Err((Trouble::Silence(_), true)) if matches!(first, Trouble::Refused { .. }) => {
-                Err(first)
+                Err((first, false))
             }
-            Err((trouble, _)) => Err(trouble),
+            failed => failed,
         }
     }
 
-    /// One request and what comes of it. With the trouble comes whether the
-    /// server never took up the transfer.
+    /// One request, repeated at most `request_repeats` times, and what comes of
+    /// it. With the trouble comes whether the server never took up the transfer.
     fn attempt(
         &mut self,
         order: &Order<'_>,
         offer: Offer,
         server: SocketAddr,
-        retry: RetryPolicy,
+        request_repeats: u8,
         progress: &mut Progress,
     ) -> Result<Done, (Trouble, bool)> {
-        self.tools.gate.mishaps.unreachable = None;
-        let mut interrupts =
-            Interrupts::hold().map_err(|error| (Trouble::Silence(error.to_string()), true))?;
-        let session = self
-            .open(order, offer, server, retry, &interrupts)
+        let config = Config {
+            retry: order.retry,
+            request_repeats,
+            dally: DALLY,
+        };
+        // Opened before signals are held back: a pipe waits for its reader.
+        let mut session = self
+            .open(order, offer, server, &config)
             .map_err(|trouble| (trouble, true))?;
+        let mut interrupts = Interrupts::hold().map_err(|error| (kernel(&error), true))?;
+        if let Some(local) = session.store() {
+            local
+                .watch(&interrupts)
+                .map_err(|error| (kernel(&error), true))?;
+        }
         let slot = self.sessions.vacant_entry();
         let index = slot.key();
         slot.insert(session);
@@ -322,8 +330,7 @@ impl Engine {
         order: &Order<'_>,
         offer: Offer,
         server: SocketAddr,
-        retry: RetryPolicy,
-        interrupts: &Interrupts,
+        config: &Config,
     ) -> Result<Session<Local>, Trouble> {
         let (blocks, block_size) = (offer.windowsize.unwrap_or(1), offer.blksize.unwrap_or(512));
         let mut packet = [0; MAX_DATAGRAM];
@@ -343,23 +350,16 @@ impl Engine {
             packet: packet[..len].into(),
             offer: Box::new(offer),
         };
-        let config = Config {
-            retry,
-            dally: DALLY,
-        };
         let plain = Negotiated::default();
         let (transfer, content) = match order.file {
             End::Get(destination) => {
-                let sink = FileSink::new(
-                    destination.open(interrupts).map_err(Trouble::Local)?,
-                    order.mode,
-                );
-                let receiver = Receiver::new(&config, opening, plain);
+                let sink = FileSink::new(destination.open().map_err(Trouble::Local)?, order.mode);
+                let receiver = Receiver::new(config, opening, plain);
                 (Transfer::Receiver(receiver), Content::Sink(Box::new(sink)))
             }
             End::Put(file) => {
                 let source = FileSource::new(file.read().map_err(Trouble::Local)?, order.mode);
-                let sender = Sender::new(&config, opening, plain, source.length());
+                let sender = Sender::new(config, opening, plain, source.length());
                 (Transfer::Sender(sender), Content::Source(source))
             }
         };
@@ -414,7 +414,7 @@ impl Engine {
         interrupts: &mut Interrupts,
         progress: &mut Progress,
     ) -> Result<Outcome, Trouble> {
-        let kernel = |error: io::Error| Trouble::Silence(format!("cannot wait: {error}"));
+        let kernel = |error: io::Error| kernel(&error);
         let descriptor = interrupts.as_fd().as_raw_fd();
         let registry = self.poll.registry();
         let session = &mut self.sessions[index];
@@ -445,7 +445,7 @@ impl Engine {
                 return Ok(outcome);
             }
             let session = &self.sessions[index];
-            if let Some(kind) = self.tools.gate.mishaps.unreachable
+            if let Some(kind) = session.unreachable()
                 && !session.transfer().progress().verified
             {
                 let server = session.peer();
@@ -454,12 +454,11 @@ impl Engine {
                 )));
             }
             progress.show(session);
-            self.wait(turn, until)
-                .map_err(|error| Trouble::Silence(format!("cannot wait: {error}")))?;
+            self.wait(turn, until).map_err(|error| kernel(&error))?;
             let now = clock::now();
             if until.is_some_and(|until| until <= now) {
                 self.give_up(index, "It takes too long");
-                return Err(Trouble::Silence("it took too long".to_owned()));
+                return Err(Trouble::TooLate);
             }
             turn = self.turn(index, turn);
         }
@@ -477,24 +476,10 @@ impl Engine {
             let mut turn = Turn::Waiting;
             let ready = self.events.iter().any(|event| event.token().0 == index);
             if ready || (index == awaited && before == Turn::Unfinished) {
-                turn = self.work(index, |session, shop| {
-                    let received = session.receive(shop);
-                    let sent = session.transmit(shop);
-                    session.read_ahead(shop);
-                    if received == Turn::Unfinished {
-                        received
-                    } else {
-                        sent
-                    }
-                });
+                turn = self.work(index, Session::run);
             }
             if self.sessions[index].deadline().is_some_and(|at| at <= now) {
-                turn = self.work(index, |session, shop| {
-                    session.receive(shop);
-                    session.handle_timeout(shop.now);
-                    session.forget_ahead(&mut shop.tools.pool);
-                    session.transmit(shop)
-                });
+                turn = self.work(index, Session::run_deadline);
             }
             if index == awaited {
                 again = turn;
@@ -551,6 +536,11 @@ impl Engine {
             self.turn(usize::MAX, Turn::Waiting);
         }
     }
+}
+
+/// The kernel refuses what a loop needs.
+fn kernel(error: &io::Error) -> Trouble {
+    Trouble::Local(format!("cannot wait for answers: {error}"))
 }
 
 /// The offer, with the size in it where that is known or wanted.

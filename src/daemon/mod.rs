@@ -1,10 +1,14 @@
 //! The process and the machine around it: signals, the limit on open files, and
 //! what is given up before the first byte is read from the network.
 //!
-//! May not: know of sockets, sessions or files.
+//! May not: know of requests, sessions or served files.
 
+mod inherited;
+mod notify;
+mod pid_file;
 mod privileges;
 mod sandbox;
+pub mod syslog;
 
 use std::error::Error;
 use std::fmt;
@@ -18,6 +22,9 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{SysconfVar, chroot, fchdir, sysconf};
 
+pub use inherited::Inherited;
+pub use notify::Notifier;
+pub use pid_file::PidFile;
 pub use privileges::{Identity, is_root};
 pub use sandbox::Enforcement;
 
@@ -156,6 +163,8 @@ pub struct Confinement<'a> {
     pub log_file: Option<&'a Path>,
     /// The map file, which is read again when it was changed or replaced.
     pub map_file: Option<&'a Path>,
+    /// The pid file, which is removed at the end.
+    pub pid_file: Option<&'a Path>,
     /// Makes the served directory the only one there is.
     pub chroot: bool,
     /// Forbids what isn't needed, as far as the kernel can.

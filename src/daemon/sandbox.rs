@@ -1,8 +1,9 @@
 //! What the kernel is told to forbid us from here on (Landlock, Linux 5.13).
 //!
 //! Only the served directory stays, and those of the log file and the map file,
-//! so that these can be opened anew when another has taken their place; no TCP (Linux 6.7), no signals to other processes and no
-//! abstract sockets of theirs (6.12). Older kernels forbid what they know of.
+//! so that these can be opened anew when another has taken their place, and of
+//! the pid file, so that it can be removed; no TCP (Linux 6.7), no signals to
+//! other processes and no abstract sockets of theirs (6.12). Older kernels forbid what they know of.
 //! Descriptors that are open already keep their rights.
 
 use super::{Confinement, ConfinementError};
@@ -53,8 +54,13 @@ fn landlocked(keep: &Confinement<'_>) -> Result<Enforcement, landlock::RulesetEr
         .add_rule(PathBeneath::new(keep.root, in_root))?;
     let append = make_bitflags!(AccessFs::{WriteFile | MakeReg});
     let read = make_bitflags!(AccessFs::{ReadFile});
-    for (file, access) in [(keep.log_file, append), (keep.map_file, read)] {
-        if let Some(place) = file.and_then(where_it_is_opened_anew)
+    let remove = make_bitflags!(AccessFs::{RemoveFile});
+    for (file, access) in [
+        (keep.log_file, append),
+        (keep.map_file, read),
+        (keep.pid_file, remove),
+    ] {
+        if let Some(place) = file.and_then(directory_of)
             // Out of reach, as in a chroot: it can't be opened anew then.
             && let Ok(place) = PathFd::new(place)
         {
@@ -68,10 +74,11 @@ fn landlocked(keep: &Confinement<'_>) -> Result<Enforcement, landlock::RulesetEr
     })
 }
 
-/// The directory in which another file takes the place of this one. None for a
-/// device: nobody moves that away, and its directory holds all the others.
+/// The directory in which another file takes the place of this one, or none.
+/// None for a device: nobody moves that away, and its directory holds all the
+/// others.
 #[cfg(feature = "sandbox")]
-fn where_it_is_opened_anew(file: &std::path::Path) -> Option<std::path::PathBuf> {
+fn directory_of(file: &std::path::Path) -> Option<std::path::PathBuf> {
     let file = file.canonicalize().ok()?;
     let directory = file.parent()?.to_owned();
     file.is_file().then_some(directory)

@@ -44,8 +44,8 @@ use std::time::{Duration, Instant};
 use super::block::BlockIndex;
 use super::retry::RetryTimer;
 use super::transfer::{
-    BlockSink, Config, Failure, Opening, Outcome, Progress, REQUEST_MERGE, Role, Transmit,
-    UNVERIFIED_REPEATS,
+    BlockSink, Config, Failure, MAX_CLIENT_DALLY, Opening, Outcome, Progress, REQUEST_MERGE, Role,
+    Transmit, UNVERIFIED_REPEATS,
 };
 use crate::wire::options::{self, Negotiated, Offer};
 use crate::wire::packet::{ACK_LEN, BlockNumber, ErrorCode, Packet, emit_ack, emit_error};
@@ -80,6 +80,7 @@ pub struct Receiver {
     /// The gap before the blocks that are coming in has been reported.
     gap_reported: bool,
     retry: RetryTimer,
+    request_repeats: u8,
     dally: Duration,
     retransmits: u64,
     verified: bool,
@@ -100,6 +101,7 @@ impl Receiver {
             again: false,
             gap_reported: false,
             retry: RetryTimer::new(config.retry),
+            request_repeats: config.request_repeats,
             dally: config.dally,
             retransmits: 0,
             verified: false,
@@ -271,10 +273,10 @@ impl Receiver {
             self.finish();
             return;
         }
-        let limit = if self.verified || self.offer().is_some() {
-            u8::MAX
-        } else {
-            UNVERIFIED_REPEATS
+        let limit = match self.role {
+            _ if self.verified => u8::MAX,
+            Role::Server => UNVERIFIED_REPEATS,
+            Role::Client => self.request_repeats,
         };
         if self.retry.back_off(now, limit) {
             self.due = true;
@@ -359,7 +361,11 @@ impl Receiver {
     fn dally(&self) -> Duration {
         match self.role {
             Role::Client if self.retransmits == 0 => self.dally,
-            _ => self.dally.max(self.retry.initial_wait()),
+            Role::Client => self
+                .dally
+                .max(self.retry.initial_wait())
+                .min(MAX_CLIENT_DALLY),
+            Role::Server => self.dally.max(self.retry.initial_wait()),
         }
     }
 

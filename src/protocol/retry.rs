@@ -196,6 +196,12 @@ impl RetryTimer {
         self.first_sent
     }
 
+    /// How long an answer takes as a rule, if that has been measured.
+    pub(crate) fn round_trip(&self) -> Option<Duration> {
+        self.round_trip
+            .map(|known| Duration::from_micros(known.smoothed.into()))
+    }
+
     /// Something new was sent that wants an answer.
     pub(crate) fn sent(&mut self, now: Instant) {
         self.first_sent = Some(now);

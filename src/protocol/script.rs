@@ -43,6 +43,7 @@ pub(super) const FIXED: Config = Config {
         wait: Wait::Fixed(Duration::from_millis(500)),
         retries: 5,
     },
+    request_repeats: u8::MAX,
     dally: Duration::from_secs(1),
 };
 
@@ -52,6 +53,7 @@ pub(super) const ADAPTIVE: Config = Config {
         wait: Wait::Adaptive,
         retries: 5,
     },
+    request_repeats: u8::MAX,
     dally: Duration::from_secs(1),
 };
 

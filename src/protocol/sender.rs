@@ -35,7 +35,7 @@
 //! Apprentice), and not with windows, where each ACK moves the base at most once.
 //! May not: read the file, touch a socket, ask the time.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::block::BlockIndex;
 use super::retry::RetryTimer;
@@ -83,10 +83,79 @@ pub struct Sender {
     /// does.
     timed: BlockIndex,
     retry: RetryTimer,
+    request_repeats: u8,
+    pace: Pace,
     retransmits: u64,
     verified: bool,
     event: Option<Outcome>,
 }
+
+/// How much of a window goes out at once.
+///
+/// What is sent behind a lost block is sent for nothing: the receiver drops it.
+/// So where blocks are lost again and again, the window goes out in bursts with
+/// a round trip between them, in which the receiver can tell what is missing.
+#[derive(Debug)]
+struct Pace {
+    /// Blocks in a burst; the whole window where nothing is lost.
+    burst: u16,
+    /// Blocks of the burst that have gone out.
+    gone: u16,
+    /// Windows since the last loss.
+    clean: u8,
+    /// The next burst waits for the deadline, or for an ACK.
+    paused: bool,
+}
+
+impl Pace {
+    const fn new() -> Self {
+        Self {
+            burst: u16::MAX,
+            gone: 0,
+            clean: u8::MAX,
+            paused: false,
+        }
+    }
+
+    /// The next block begins a burst.
+    const fn restart(&mut self) {
+        self.gone = 0;
+        self.paused = false;
+    }
+
+    /// A whole window arrived.
+    fn window_arrived(&mut self, windowsize: u16) {
+        self.clean = self.clean.saturating_add(1);
+        if self.clean >= LOSS_MEMORY {
+            self.burst = match self.burst.saturating_mul(2) {
+                burst if burst < windowsize => burst,
+                _ => u16::MAX,
+            };
+        }
+    }
+
+    /// Something of a window was lost. Once is no pattern.
+    fn window_lost(&mut self, windowsize: u16) {
+        if self.clean < LOSS_MEMORY && windowsize >= LARGE_WINDOW {
+            self.burst = (self.burst.min(windowsize) / 2).max(MIN_BURST);
+        }
+        self.clean = 0;
+    }
+}
+
+/// Smaller windows, in blocks, waste too little to be sent in bursts.
+const LARGE_WINDOW: u16 = 8;
+
+/// The smallest burst, in blocks: the pauses between smaller ones would cost more
+/// time than the blocks they save.
+const MIN_BURST: u16 = 4;
+
+/// Two losses in so many windows are a pattern.
+const LOSS_MEMORY: u8 = 8;
+
+/// The pause between two bursts: a round trip, within these bounds.
+const MIN_PAUSE: Duration = Duration::from_millis(1);
+const MAX_PAUSE: Duration = Duration::from_millis(20);
 
 impl Sender {
     /// A sender that is about to open: a server with `negotiated` options, a
@@ -125,6 +194,8 @@ impl Sender {
             fresh: BlockIndex::FIRST,
             timed: BlockIndex::NEVER,
             retry: RetryTimer::new(config.retry),
+            request_repeats: config.request_repeats,
+            pace: Pace::new(),
             retransmits: 0,
             verified: false,
             event: None,
@@ -210,6 +281,12 @@ impl Sender {
             _ => return,
         };
         self.verified = true;
+        if index.plus(1) < self.next {
+            self.pace.window_lost(self.negotiated.windowsize);
+        } else {
+            self.pace.window_arrived(self.negotiated.windowsize);
+        }
+        self.pace.restart();
         self.base = index.plus(1);
         // RFC 7440 §4: an ACK within the window says that what follows was lost.
         self.next = self.base;
@@ -225,9 +302,15 @@ impl Sender {
         if !self.retry.expired(now) {
             return;
         }
+        if self.pace.paused {
+            self.pace.restart();
+            self.retry.extend(now);
+            return;
+        }
         let limit = match self.role {
-            Role::Server if !self.verified => UNVERIFIED_REPEATS,
-            _ => u8::MAX,
+            _ if self.verified => u8::MAX,
+            Role::Server => UNVERIFIED_REPEATS,
+            Role::Client => self.request_repeats,
         };
         if self.retry.back_off(now, limit) {
             self.repeat();
@@ -245,6 +328,8 @@ impl Sender {
             State::Sending => {
                 self.next = self.base;
                 self.timed = BlockIndex::NEVER;
+                self.pace.window_lost(self.negotiated.windowsize);
+                self.pace.restart();
             }
             State::Failing(_) | State::Closed => {}
         }
@@ -299,7 +384,12 @@ impl Sender {
     }
 
     fn next_run(&self) -> Option<Run> {
-        self.run_up_to(self.base.plus(self.negotiated.windowsize.into()))
+        if self.pace.paused {
+            return None;
+        }
+        let burst = self.pace.burst - self.pace.gone;
+        let window = self.base.plus(self.negotiated.windowsize.into());
+        self.run_up_to(window.min(self.next.plus(burst.into())))
     }
 
     pub(super) fn upcoming(&self) -> Option<Run> {
@@ -356,6 +446,14 @@ impl Sender {
             self.retry.sent(now);
         }
         self.fresh = self.fresh.max(self.next);
+        self.pace.gone = self.pace.gone.saturating_add(count);
+        let window = self.base.plus(self.negotiated.windowsize.into());
+        if self.pace.gone >= self.pace.burst && self.next < window && self.next <= self.end {
+            self.pace.paused = true;
+            let pause = self.retry.round_trip().unwrap_or_default();
+            let pause = pause.clamp(MIN_PAUSE, MAX_PAUSE);
+            self.retry.set_deadline(Some(now + pause));
+        }
         debug_assert!(self.base <= self.next && self.next <= self.fresh);
     }
 

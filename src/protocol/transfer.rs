@@ -48,14 +48,20 @@ pub const REQUEST_MERGE: Duration = Duration::from_millis(50);
 /// ROM always uses the same port).
 pub const RESTART: Duration = Duration::from_secs(1);
 
+/// The longest a client stays after its final ACK.
+pub const MAX_CLIENT_DALLY: Duration = Duration::from_secs(2);
+
 /// How a transfer behaves, apart from what its options settle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Config {
     /// When to send again and when to give up.
     pub retry: RetryPolicy,
+    /// Client: repeats of a request that nobody answers, if the policy has more.
+    pub request_repeats: u8,
     /// How long a receiver stays after its final ACK to repeat it (RFC 1350 §6);
-    /// never shorter than the first retransmission wait, but for a client that
-    /// saw no packet lost: its user is waiting.
+    /// never shorter than the first retransmission wait, but for a client, whose
+    /// user is waiting: that long only if a packet was lost, and at most
+    /// [`MAX_CLIENT_DALLY`].
     pub dally: Duration,
 }
 

@@ -11,6 +11,7 @@ use clap::{ArgAction, Parser};
 
 use super::access::Network;
 use super::client_root::NamedAfter;
+use crate::daemon::syslog::DEV_LOG;
 use crate::usage::{self, Refusal};
 use crate::wire::options::{
     DEFAULT_MAX_WINDOWSIZE, MAX_BLKSIZE, MIN_BLKSIZE, OptionName, OptionSet,
@@ -59,6 +60,10 @@ pub struct Args {
     /// NAT, for containers, firewalls and load balancers
     #[arg(long, conflicts_with = "port_range", help_heading = "Listening")]
     pub single_port: bool,
+
+    /// Share the port with other servers of the same user that say so too
+    #[arg(long, help_heading = "Listening")]
+    pub reuse_port: bool,
 
     /// Milliseconds to wait for an answer before sending again, doubling each
     /// time [default: as the measured round trip suggests]
@@ -176,6 +181,10 @@ pub struct Args {
     #[arg(long, help_heading = "Process")]
     pub no_sandbox: bool,
 
+    /// Write the process's number to FILE, and remove that at the end
+    #[arg(short = 'P', long, value_name = "FILE", help_heading = "Process")]
+    pub pid_file: Option<PathBuf>,
+
     /// Seconds that running transfers get to finish after SIGTERM or SIGINT
     #[arg(
         long,
@@ -185,6 +194,12 @@ pub struct Args {
     )]
     #[arg(value_parser = usage::number(0..=86_400_u32))]
     pub grace: u32,
+
+    /// Seconds without a transfer or a request after which to end [default:
+    /// never; 900 under inetd]
+    #[arg(long, value_name = "SECONDS", help_heading = "Process")]
+    #[arg(value_parser = usage::number(1..=86_400_u32))]
+    pub idle_exit: Option<u32>,
 
     /// Log more: -v what is dropped and why, -vv every packet
     #[arg(short, long, action = ArgAction::Count, conflicts_with = "quiet", help_heading = "Logging")]
@@ -197,6 +212,42 @@ pub struct Args {
     /// Append the log to FILE instead of standard error
     #[arg(long, value_name = "FILE", help_heading = "Logging")]
     pub log_file: Option<PathBuf>,
+
+    /// Log to the syslog, whose socket is /dev/log unless given
+    #[arg(
+        long,
+        value_name = "SOCKET",
+        help_heading = "Logging",
+        conflicts_with = "log_file"
+    )]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = DEV_LOG)]
+    pub syslog: Option<PathBuf>,
+
+    /// What tftp-hpa's users write, and what is done anyway.
+    #[command(flatten)]
+    pub familiar: Familiar,
+}
+
+/// tftp-hpa's names for what is done anyway: accepted, for the scripts and the
+/// fingers that know them.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Familiar from tftp-hpa, and done anyway")]
+pub struct Familiar {
+    /// Let uploads create files
+    #[arg(short, long, hide_short_help = true)]
+    pub create: bool,
+
+    /// Keep clients below ROOT
+    #[arg(short, long, hide_short_help = true)]
+    pub secure: bool,
+
+    /// Listen without inetd; here that stays in the foreground
+    #[arg(short, long, hide_short_help = true)]
+    pub listen: bool,
+
+    /// Listen without inetd, in the foreground
+    #[arg(short = 'L', long, hide_short_help = true)]
+    pub foreground: bool,
 }
 
 impl Args {

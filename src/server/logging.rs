@@ -1,4 +1,5 @@
-//! Where the log goes: standard error, or a file that can be moved away.
+//! Where the log goes: standard error, a file that can be moved away, or the
+//! system's log, with priorities in place of times.
 //!
 //! May not: decide what is logged.
 
@@ -8,11 +9,13 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use log::LevelFilter;
+use log::{LevelFilter, Log, Metadata, Record};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use simplelog::{ConfigBuilder, WriteLogger};
 
 use super::cli::Args;
+use super::start::reason;
+use crate::daemon::syslog::{self, DEV_LOG, Syslog};
 
 /// The log file, if there is one; clones share it.
 #[derive(Debug, Clone)]
@@ -92,34 +95,116 @@ impl Write for StandardError {
     }
 }
 
+/// The system's log, which knows the time and takes a priority.
+struct SystemLog {
+    level: LevelFilter,
+    target: Mutex<Target>,
+}
+
+enum Target {
+    /// Behind standard error; with room to make a line in.
+    Journal(StandardError, String),
+    Syslog(Syslog),
+}
+
+impl SystemLog {
+    /// Makes it the log. There can only be one already in a test that starts two
+    /// servers.
+    fn install(level: LevelFilter, target: Target) {
+        let target = Mutex::new(target);
+        if log::set_boxed_logger(Box::new(Self { level, target })).is_ok() {
+            log::set_max_level(level);
+        }
+    }
+}
+
+impl Log for SystemLog {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.level() <= self.level
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let message = record.args().to_string();
+        let mut target = self.target.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *target {
+            Target::Journal(writer, line) => {
+                line.clear();
+                syslog::push_journal_line(line, record.level(), &message);
+                // There is no other place to say that it failed.
+                let _ = writer.write(line.as_bytes());
+            }
+            Target::Syslog(syslog) => syslog.write(record.level(), &message),
+        }
+    }
+
+    fn flush(&self) {}
+}
+
 fn append_to(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).open(path)
 }
 
-/// Starts logging as the command line says; returns the log file, if any.
+/// Starts logging as the command line says; returns the log file, if any. Under
+/// inetd standard error is no place for a log: a client would get it.
 ///
 /// # Errors
-/// When the log file can't be opened.
-pub(super) fn start(args: &Args) -> io::Result<Option<LogFile>> {
+/// One line, when the log file can't be opened or nobody reads the syslog.
+pub(super) fn start(args: &Args, by_inetd: bool) -> Result<Option<LogFile>, String> {
     let level = match (args.quiet, args.verbose) {
         (true, _) => LevelFilter::Error,
         (false, 0) => LevelFilter::Info,
         (false, 1) => LevelFilter::Debug,
         (false, _) => LevelFilter::Trace,
     };
+    if let Some(path) = &args.log_file {
+        let file = LogFile::open(path).map_err(|error| cannot_open(path, &error))?;
+        write_lines(level, Box::new(file.clone()));
+        return Ok(Some(file));
+    }
+    let stderr = StandardError { lost: 0 };
+    match &args.syslog {
+        Some(path) => {
+            let syslog = Syslog::connect(path).map_err(|error| cannot_reach(path, &error))?;
+            SystemLog::install(level, Target::Syslog(syslog));
+        }
+        None if by_inetd => {
+            // Without one, silence.
+            if let Ok(syslog) = Syslog::connect(Path::new(DEV_LOG)) {
+                SystemLog::install(level, Target::Syslog(syslog));
+            }
+        }
+        None if syslog::stderr_is_journal() => {
+            SystemLog::install(level, Target::Journal(stderr, String::new()));
+        }
+        None => write_lines(level, Box::new(stderr)),
+    }
+    Ok(None)
+}
+
+/// Logs lines with time and level to `target`.
+fn write_lines(level: LevelFilter, target: Box<dyn Write + Send>) {
     let format = ConfigBuilder::new()
         .set_time_format_rfc3339()
         .set_target_level(LevelFilter::Off)
         .set_thread_level(LevelFilter::Off)
         .set_location_level(LevelFilter::Off)
         .build();
-    let log_file = args.log_file.as_deref().map(LogFile::open).transpose()?;
-    let target: Box<dyn Write + Send> = match &log_file {
-        Some(file) => Box::new(file.clone()),
-        None => Box::new(StandardError { lost: 0 }),
-    };
     // The logger writes a line in pieces; they leave as one. It can only be
     // there already in a test that starts two servers.
     let _ = WriteLogger::init(level, format, LineWriter::new(target));
-    Ok(log_file)
+}
+
+fn cannot_open(path: &Path, error: &io::Error) -> String {
+    let (path, reason) = (path.display(), reason(error));
+    format!("cannot open the log file {path}: {reason}; name a writable one with --log-file")
+}
+
+fn cannot_reach(path: &Path, error: &io::Error) -> String {
+    let (path, reason) = (path.display(), reason(error));
+    format!(
+        "cannot reach the syslog at {path}: {reason}; start it, or name its socket: --syslog=SOCKET"
+    )
 }

@@ -42,7 +42,7 @@ use self::report::{Ending, Reporter};
 use self::shared::Sharing;
 use self::spin::Spin;
 use crate::clock;
-use crate::daemon::{Command, Signals};
+use crate::daemon::{Command, Notifier, PidFile, Signals};
 use crate::protocol::transfer::{Config, Failure, MAX_DATAGRAM};
 use crate::session::{Allowance, SEND_BUDGET, Session, Tools, Turn, Workshop};
 use crate::sessions::{RESERVED, SessionKey, Sessions};
@@ -87,6 +87,8 @@ pub struct Settings {
     pub ports: Option<RangeInclusive<u16>>,
     /// What running transfers get to finish after the signal to stop.
     pub grace: Duration,
+    /// How long to stay without a session or a request; `None` for ever.
+    pub idle_exit: Option<Duration>,
     /// The longest wait that is spent awake; zero: none.
     pub busy_poll: Duration,
 }
@@ -117,6 +119,12 @@ pub struct Server {
     reporter: Reporter,
     /// Where in the port range the next transfer looks first.
     next_port: u16,
+    /// When something was done last, or asked for.
+    last_busy: Instant,
+    /// The service manager, if one wants to know.
+    notifier: Option<Notifier>,
+    /// What says which process we are.
+    pid_file: Option<PidFile>,
     /// Once told to stop: when the last transfers are cut off.
     stop_at: Option<Instant>,
 }
@@ -165,6 +173,9 @@ impl Server {
             drop_lines: Allowance::new(1, now),
             reporter: Reporter::new(now),
             next_port: std::process::id() as u16,
+            last_busy: now,
+            notifier: None,
+            pid_file: None,
             stop_at: None,
         })
     }
@@ -187,10 +198,12 @@ impl Server {
                 other => other?,
             }
             self.turn(&events);
+            self.leave_if_idle();
         }
         self.cut_off();
         info!("stopped");
         self.report();
+        drop(self.pid_file);
         Ok(())
     }
 
@@ -200,7 +213,9 @@ impl Server {
         if has_work || (!self.sessions.is_empty() && self.spin.stay_awake(now)) {
             return Some(Duration::ZERO);
         }
-        let nearest = [self.sessions.next_deadline(), self.stop_at]
+        let sign = self.notifier.as_ref().and_then(Notifier::next_sign);
+        let idle = self.idle_end().filter(|_| self.sessions.is_empty());
+        let nearest = [self.sessions.next_deadline(), self.stop_at, sign, idle]
             .into_iter()
             .flatten()
             .min()?;
@@ -211,6 +226,9 @@ impl Server {
         let now = clock::now();
         if !events.is_empty() {
             self.spin.over(now);
+        }
+        if !events.is_empty() || !self.sessions.is_empty() {
+            self.last_busy = now;
         }
         // What was left over comes behind what is new: everyone gets a turn.
         let mut leftovers = std::mem::take(&mut self.unfinished);
@@ -253,6 +271,9 @@ impl Server {
         // What time it was when the sockets were looked at: an ACK that came
         // since hasn't missed its deadline.
         self.run_deadlines(now);
+        if let Some(notifier) = &mut self.notifier {
+            notifier.handle_timeout(now);
+        }
     }
 
     fn obey_signals(&mut self) {
@@ -305,10 +326,28 @@ impl Server {
             .iter()
             .filter(|(_, session)| !session.has_ended())
             .count();
-        info!(
-            "stopping; {running} transfers have {:?} to finish",
-            self.settings.grace
-        );
+        let grace = self.settings.grace;
+        let status = format!("stopping; {running} transfers have {grace:?} to finish");
+        info!("{status}");
+        if let Some(notifier) = &self.notifier {
+            notifier.stopping(&status);
+        }
+    }
+
+    /// When there has been nothing to do for too long, if it stays so.
+    fn idle_end(&self) -> Option<Instant> {
+        Some(self.last_busy + self.settings.idle_exit?)
+    }
+
+    /// Whoever bound the socket for us keeps it: a request that comes now is for
+    /// the next server.
+    fn leave_if_idle(&mut self) {
+        let is_over = self.idle_end().is_some_and(|end| clock::now() >= end);
+        if is_over && self.sessions.is_empty() && self.stop_at.is_none() {
+            let idle = self.settings.idle_exit.unwrap_or_default();
+            info!("nothing to do for {idle:?}");
+            self.stop(clock::now());
+        }
     }
 
     fn is_done(&self) -> bool {
@@ -334,27 +373,12 @@ impl Server {
 
     /// A session's socket is ready, or it has work left.
     fn run_session(&mut self, key: SessionKey) {
-        self.with_session(key, |session, shop| {
-            let received = session.receive(shop);
-            let sent = session.transmit(shop);
-            session.read_ahead(shop);
-            if received == Turn::Unfinished {
-                received
-            } else {
-                sent
-            }
-        });
+        self.with_session(key, Session::run);
     }
 
     fn run_deadlines(&mut self, now: Instant) {
         while let Some(key) = self.sessions.pop_due(now) {
-            self.with_session(key, |session, shop| {
-                // An answer that is there already beats its deadline.
-                session.receive(shop);
-                session.handle_timeout(shop.now);
-                session.forget_ahead(&mut shop.tools.pool);
-                session.transmit(shop)
-            });
+            self.with_session(key, Session::run_deadline);
         }
     }
 

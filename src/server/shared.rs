@@ -5,7 +5,6 @@
 //! decide what becomes of a request.
 
 use std::net::{IpAddr, SocketAddr};
-use std::ops::Range;
 use std::time::Instant;
 
 use log::debug;
@@ -14,7 +13,7 @@ use mio::{Interest, Registry};
 use super::admission::REQUEST_LEN;
 use super::{Server, listener_token};
 use crate::clock;
-use crate::session::Session;
+use crate::session::{Session, Workshop};
 use crate::sessions::{Endpoint, SessionKey};
 use crate::socket::{Destination, ListenSocket};
 use crate::wire::packet::{DATA_HEADER_LEN, ErrorCode, Opcode};
@@ -116,20 +115,14 @@ impl Server {
                     let more = (index + 1..received)
                         .take_while(|&next| self.endpoint_of(next, listener) == Some(endpoint));
                     let end = index + 1 + more.count();
-                    self.hand_over(key, index..end);
+                    let turn = |session: &mut Session, shop: &mut Workshop<'_>| {
+                        session.run_shared(index..end, shop)
+                    };
+                    self.with_session(key, turn);
                     index = end;
                 }
             }
         }
-    }
-
-    fn hand_over(&mut self, key: SessionKey, received: Range<usize>) {
-        self.with_session(key, |session, shop| {
-            session.take(received, shop);
-            let turn = session.transmit(shop);
-            session.read_ahead(shop);
-            turn
-        });
     }
 
     /// Whose datagram lies in a slot of the batch.

@@ -7,12 +7,12 @@
 
 use std::error::Error;
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::Duration;
 
-use log::{debug, info};
+use log::{debug, info, warn};
 use nix::libc::{EADDRNOTAVAIL, EAFNOSUPPORT};
 
 use super::access::Access;
@@ -20,16 +20,22 @@ use super::cli::{Args, UserAndGroup};
 use super::client_root::ClientRoots;
 use super::mapping::MapFile;
 use super::{MAX_LISTENERS, Server, Settings, logging};
-use crate::daemon::{self, Confinement, Enforcement, Identity, Signals};
+use crate::clock;
+use crate::daemon::{
+    self, Confinement, Enforcement, Identity, Inherited, Notifier, PidFile, Signals,
+};
 use crate::protocol::retry::{RetryPolicy, Wait};
 use crate::protocol::transfer::Config;
-use crate::socket::ListenSocket;
+use crate::socket::{Binding, ListenSocket};
 use crate::storage::{Directory, Policy, Root};
 use crate::wire::options::Limits;
 
 /// How long a received upload's final ACK is repeated if it was lost. At least
 /// the first retransmission wait of the usual clients.
 const DALLY: Duration = Duration::from_secs(1);
+
+/// How long inetd's server waits for more to do: as long as tftp-hpa's.
+const INETD_IDLE_EXIT: Duration = Duration::from_secs(900);
 
 /// Descriptors that are no session's: log, root, epoll, signals, listeners.
 const OWN_DESCRIPTORS: u64 = 32;
@@ -46,18 +52,30 @@ impl Server {
     /// # Errors
     /// One line that says what is in the way, and what to do about it.
     pub fn start(args: &Args) -> Result<Self, Box<dyn Error>> {
-        let log_file = logging::start(args).map_err(|error| cannot_log(args, &error))?;
+        let inherited = Inherited::take_over(MAX_LISTENERS)?;
+        let log_file = logging::start(args, inherited.by_inetd)?;
         let map_file = args.map_file.as_deref().map(MapFile::open).transpose()?;
         let client_roots = args.per_client_root.map(ClientRoots::open).transpose()?;
-        let listeners = listen(args)?;
+        let notifier = Notifier::from_environment(clock::now())?;
+        let listeners = match inherited.sockets {
+            none if none.is_empty() => listen(args)?,
+            sockets => adopt(sockets)?,
+        };
         let directory = Directory::open(&args.root)?;
         // As it is seen from outside.
         let path = args.root.canonicalize().unwrap_or(args.root.clone());
         let signals = Signals::take_over()?;
-        let settings = settings(args, daemon::raise_open_files()?);
+        let mut pid_file = args.pid_file.as_deref().map(write_pid_file).transpose()?;
+        let mut settings = settings(args, daemon::raise_open_files()?);
+        if inherited.by_inetd {
+            settings.idle_exit.get_or_insert(INETD_IDLE_EXIT);
+        }
         let enforcement = confine(args, directory.as_fd())?;
+        if let Some(pid_file) = pid_file.as_mut().filter(|_| args.chroot) {
+            pid_file.lose_path();
+        }
         let root = Root::within(directory, policy(args))?;
-        let server = Self::new(
+        let mut server = Self::new(
             settings,
             root,
             map_file,
@@ -66,7 +84,13 @@ impl Server {
             signals,
             log_file,
         )?;
-        announce(args, &path, &server);
+        let status = describe(args, &path, &server);
+        info!("{status}");
+        if let Some(notifier) = &notifier {
+            notifier.ready(&status);
+        }
+        server.notifier = notifier;
+        server.pid_file = pid_file;
         advise(args, enforcement);
         Ok(server)
     }
@@ -80,6 +104,7 @@ fn confine(args: &Args, root: BorrowedFd<'_>) -> Result<Enforcement, Box<dyn Err
         writable: !args.read_only,
         log_file: args.log_file.as_deref(),
         map_file: args.map_file.as_deref(),
+        pid_file: args.pid_file.as_deref(),
         chroot: args.chroot,
         sandbox: !args.no_sandbox,
         identity: args.user.as_ref().map(find).transpose()?,
@@ -107,6 +132,7 @@ fn settings(args: &Args, open_files: u64) -> Settings {
                 wait: args.fixed_wait().map_or(Wait::Adaptive, Wait::Fixed),
                 retries: args.retries,
             },
+            request_repeats: 0,
             dally: DALLY,
         },
         limits: Limits {
@@ -125,6 +151,7 @@ fn settings(args: &Args, open_files: u64) -> Settings {
         single_port: args.single_port,
         ports: args.port_range.clone(),
         grace: Duration::from_secs(args.grace.into()),
+        idle_exit: args.idle_exit.map(|it| Duration::from_secs(it.into())),
         busy_poll: busy_poll(args),
     }
 }
@@ -135,6 +162,12 @@ fn busy_poll(args: &Args) -> Duration {
         0 | 1 => Duration::ZERO,
         _ => Duration::from_micros(args.busy_poll.into()),
     }
+}
+
+/// Listens on sockets that were handed over, whatever -a and -p say.
+fn adopt(sockets: Vec<UdpSocket>) -> Result<Vec<ListenSocket>, String> {
+    let adopted: io::Result<_> = sockets.into_iter().map(ListenSocket::inherit).collect();
+    adopted.map_err(|error| format!("cannot listen on an inherited socket: {}", reason(&error)))
 }
 
 fn listen(args: &Args) -> Result<Vec<ListenSocket>, String> {
@@ -152,7 +185,7 @@ fn listen(args: &Args) -> Result<Vec<ListenSocket>, String> {
     }
     let mut tries = SHARED_PORT_TRIES;
     loop {
-        match bind_all(&addresses, args.chose_addresses()) {
+        match bind_all(&addresses, args) {
             // A port that was free for the first address isn't for the next.
             Err((address, error))
                 if error.kind() == ErrorKind::AddrInUse
@@ -172,16 +205,16 @@ fn listen(args: &Args) -> Result<Vec<ListenSocket>, String> {
 /// chose for the first.
 fn bind_all(
     addresses: &[SocketAddr],
-    may_lack_ipv6: bool,
+    args: &Args,
 ) -> Result<Vec<ListenSocket>, (SocketAddr, io::Error)> {
     let mut listeners: Vec<ListenSocket> = Vec::with_capacity(addresses.len());
     for &(mut address) in addresses {
         if let (0, Some(first)) = (address.port(), listeners.first()) {
             address.set_port(first.address().port());
         }
-        match ListenSocket::bind(address) {
+        match bind(address, args) {
             Ok(listener) => listeners.push(listener),
-            Err(error) if may_lack_ipv6 && address.is_ipv6() && lacks_family(&error) => {
+            Err(error) if args.chose_addresses() && address.is_ipv6() && lacks_family(&error) => {
                 info!("this machine has no IPv6: listening on IPv4 alone");
             }
             Err(error) => return Err((address, error)),
@@ -190,14 +223,33 @@ fn bind_all(
     Ok(listeners)
 }
 
+/// Binds to an address, even to one that was asked for and isn't there yet.
+fn bind(address: SocketAddr, args: &Args) -> io::Result<ListenSocket> {
+    let mut binding = Binding {
+        shared: args.reuse_port,
+        ahead: false,
+    };
+    match ListenSocket::bind(address, binding) {
+        Err(error) if error.kind() == ErrorKind::AddrNotAvailable && !args.chose_addresses() => {
+            binding.ahead = true;
+            let listener = ListenSocket::bind(address, binding)?;
+            let ip = address.ip();
+            warn!("{ip} is no address of this machine yet: it will be served when it is");
+            Ok(listener)
+        }
+        bound => bound,
+    }
+}
+
 fn lacks_family(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(EAFNOSUPPORT | EADDRNOTAVAIL))
 }
 
-fn cannot_log(args: &Args, error: &io::Error) -> String {
-    let path = args.log_file.clone().unwrap_or_default();
-    let (path, reason) = (path.display(), reason(error));
-    format!("cannot open the log file {path}: {reason}; name a writable one with --log-file")
+fn write_pid_file(path: &Path) -> Result<PidFile, String> {
+    PidFile::write(path).map_err(|error| {
+        let (path, reason) = (path.display(), reason(&error));
+        format!("cannot write the pid file {path}: {reason}; name a writable one with -P")
+    })
 }
 
 fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
@@ -206,7 +258,6 @@ fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
             "; use -p with a port above 1023, or grant CAP_NET_BIND_SERVICE"
         }
         ErrorKind::AddrInUse => "; stop the server that has it, or choose another port with -p",
-        ErrorKind::AddrNotAvailable => "; give an address of this machine with -a",
         _ => "",
     };
     format!("cannot listen on {address}: {}{remedy}", reason(error))
@@ -220,8 +271,8 @@ pub(super) fn reason(error: &io::Error) -> String {
     }
 }
 
-/// Says in one line what is served, where, and what is allowed.
-fn announce(args: &Args, root: &Path, server: &Server) {
+/// What is served, where, and what is allowed, in one line.
+fn describe(args: &Args, root: &Path, server: &Server) -> String {
     let max_sessions = server.sessions.capacity();
     let addresses: Vec<_> = server.addresses().iter().map(ToString::to_string).collect();
     let access = match (args.read_only, args.overwrite) {
@@ -231,11 +282,11 @@ fn announce(args: &Args, root: &Path, server: &Server) {
     };
     let mapped = server.map_file.as_ref();
     let mapped = mapped.map_or(String::new(), |map| format!("; names mapped by {map}"));
-    info!(
+    format!(
         "listening on {}; serving {}: {access}; at most {max_sessions} transfers{mapped}",
         addresses.join(", "),
         root.display(),
-    );
+    )
 }
 
 /// Says what the confinement leaves to be wished for.

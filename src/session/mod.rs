@@ -65,7 +65,7 @@ const _: () = assert!(MAX_RUN <= MAX_SEGMENTS);
 
 /// What a session costs in memory, in bytes, beside its place in the table: a
 /// budget, so that it doesn't grow unnoticed.
-const _: () = assert!(size_of::<Session>() <= 400);
+const _: () = assert!(size_of::<Session>() <= 408);
 
 /// The file behind a transfer.
 #[derive(Debug)]
@@ -120,6 +120,16 @@ impl Remote {
     }
 }
 
+impl Turn {
+    /// Of two things tried: whether there is more to do.
+    const fn and(self, other: Self) -> Self {
+        match self {
+            Self::Unfinished => self,
+            Self::Waiting => other,
+        }
+    }
+}
+
 /// A transfer with its socket and its file. `S` is where a received file goes.
 #[derive(Debug)]
 pub struct Session<S = Upload> {
@@ -134,6 +144,9 @@ pub struct Session<S = Upload> {
     /// Already on the list of sessions that want another turn.
     pub queued: bool,
     ended: bool,
+    /// What the network said last, if it said that nobody is there. A client's
+    /// socket learns that of its requests too.
+    unreachable: Option<io::ErrorKind>,
     /// When it began.
     pub started: Instant,
     /// The file's name as the request has it.
@@ -177,6 +190,7 @@ impl<S: Store> Session<S> {
             blocked: false,
             queued: false,
             ended: false,
+            unreachable: None,
             started: now,
             name: name.into(),
         }
@@ -205,9 +219,22 @@ impl<S: Store> Session<S> {
         self.remote.address()
     }
 
+    /// Why the network thinks that nobody is there, if it does.
+    pub const fn unreachable(&self) -> Option<io::ErrorKind> {
+        self.unreachable
+    }
+
     /// The transfer's state.
     pub const fn transfer(&self) -> &Transfer {
         &self.transfer
+    }
+
+    /// Where a file that is being received goes, until it is in place.
+    pub fn store(&mut self) -> Option<&mut S> {
+        match &mut self.content {
+            Content::Source(_) => None,
+            Content::Sink(sink) => sink.store(),
+        }
     }
 
     /// The file.
@@ -254,18 +281,30 @@ impl<S: Store> Session<S> {
         self.transfer.handle_repeated_request(now);
     }
 
-    /// The deadline may have come.
-    pub fn handle_timeout(&mut self, now: Instant) {
-        self.transfer.handle_timeout(now);
-    }
-
     /// We can't go on.
     pub fn abort(&mut self, failure: Failure) {
         self.transfer.abort(failure);
     }
 
+    /// Does what there is to do: takes in what has arrived, answers, reads ahead.
+    pub fn run(&mut self, shop: &mut Workshop<'_>) -> Turn {
+        let received = self.receive(shop);
+        let sent = self.transmit(shop);
+        self.read_ahead(shop);
+        received.and(sent)
+    }
+
+    /// The same when the deadline may have come: an answer that is there already
+    /// beats it.
+    pub fn run_deadline(&mut self, shop: &mut Workshop<'_>) -> Turn {
+        let received = self.receive(shop);
+        self.transfer.handle_timeout(shop.now);
+        self.forget_ahead(&mut shop.tools.pool);
+        received.and(self.transmit(shop))
+    }
+
     /// Takes in what has arrived, answering each datagram before the next.
-    pub fn receive(&mut self, shop: &mut Workshop<'_>) -> Turn {
+    fn receive(&mut self, shop: &mut Workshop<'_>) -> Turn {
         match self.content {
             Content::Source(_) => self.receive_answers(shop),
             Content::Sink(_) => self.receive_blocks(shop),
@@ -309,18 +348,19 @@ impl<S: Store> Session<S> {
 
     /// Receives blocks by the window; they are written by the run.
     fn receive_blocks(&mut self, shop: &mut Workshop<'_>) -> Turn {
-        let progress = self.transfer.progress();
-        // One byte more shows a block that is larger than agreed.
-        let slot_len = DATA_HEADER_LEN + usize::from(progress.block_size) + 1;
-        let (slot_len, slots) = match progress.window_size {
-            _ if self.socket.coalesces() => (MAX_COALESCED, BATCH_BYTES / MAX_COALESCED),
-            // Nothing comes behind it before it is acknowledged.
-            1 => (slot_len, 1),
-            // One slot more shows that the socket is empty.
-            window_size => (slot_len, usize::from(window_size) + 1),
-        };
         let mut taken = 0;
         let turn = loop {
+            // What the OACK before settled holds for what comes behind it.
+            let progress = self.transfer.progress();
+            // One byte more shows a block that is larger than agreed.
+            let slot_len = DATA_HEADER_LEN + usize::from(progress.block_size) + 1;
+            let (slot_len, slots) = match progress.window_size {
+                _ if self.socket.coalesces() => (MAX_COALESCED, BATCH_BYTES / MAX_COALESCED),
+                // Nothing comes behind it before it is acknowledged.
+                1 => (slot_len, 1),
+                // One slot more shows that the socket is empty.
+                window_size => (slot_len, usize::from(window_size) + 1),
+            };
             let tools = &mut *shop.tools;
             let received = match self.socket.receive(&mut tools.batch, slot_len, slots) {
                 Ok(received) => received,
@@ -355,9 +395,9 @@ impl<S: Store> Session<S> {
         turn
     }
 
-    /// Takes in what was received for it on a shared socket, and lies in the
-    /// batch in the slots `received`: each is answered before the next.
-    pub fn take(&mut self, received: Range<usize>, shop: &mut Workshop<'_>) {
+    /// [`Session::run`] with what was received for it on a shared socket and lies
+    /// in the batch in the slots `received`: each is answered before the next.
+    pub fn run_shared(&mut self, received: Range<usize>, shop: &mut Workshop<'_>) -> Turn {
         for index in received {
             match self.content {
                 Content::Source(_) => self.handle_answer(index, shop),
@@ -370,6 +410,9 @@ impl<S: Store> Session<S> {
             }
         }
         self.flush(shop);
+        let sent = self.transmit(shop);
+        self.read_ahead(shop);
+        sent
     }
 
     fn handle_answer(&mut self, index: usize, shop: &mut Workshop<'_>) {
@@ -430,7 +473,7 @@ impl<S: Store> Session<S> {
         gate: &mut Gate,
     ) -> Option<Packet<'d>> {
         let packet = Packet::parse(datagram);
-        if !self.is_from_peer(sender, packet.is_ok()) {
+        if !self.is_from_peer(sender, packet.as_ref().ok()) {
             gate.mishaps.strangers += 1;
             if matches!(packet, Ok(Packet::Error { .. })) {
                 // Never answered (RFC 1350 §7).
@@ -454,13 +497,19 @@ impl<S: Store> Session<S> {
         }
     }
 
-    /// Whether a datagram is the peer's. The first that makes sense, from the
-    /// address that was asked, tells whose port to listen to from then on.
-    fn is_from_peer(&mut self, sender: SocketAddr, makes_sense: bool) -> bool {
+    /// Whether a datagram is the peer's. The first that answers the request, from
+    /// the address that was asked, tells whose port to listen to from then on.
+    fn is_from_peer(&mut self, sender: SocketAddr, packet: Option<&Packet<'_>>) -> bool {
         match self.remote {
             Remote::Known(peer) => sender == peer,
             Remote::Asked(server) => {
-                let answers = sender.ip() == server.ip() && makes_sense;
+                let is_answer = match (packet, &self.content) {
+                    (Some(Packet::Oack(_) | Packet::Error { .. }), _) => true,
+                    (Some(Packet::Data { block, .. }), Content::Sink(_)) => block.0 == 1,
+                    (Some(Packet::Ack(block)), Content::Source(_)) => block.0 == 0,
+                    _ => false,
+                };
+                let answers = sender.ip() == server.ip() && is_answer;
                 if answers {
                     self.remote = Remote::Known(sender);
                 }
@@ -580,7 +629,7 @@ impl<S: Store> Session<S> {
     }
 
     /// Reads what comes next while the answer is on its way.
-    pub fn read_ahead(&mut self, shop: &mut Workshop<'_>) {
+    fn read_ahead(&mut self, shop: &mut Workshop<'_>) {
         if let (Content::Source(source), None, false) =
             (&mut self.content, &self.ahead, self.blocked)
             && let Some(run) = self.transfer.upcoming()
@@ -598,10 +647,10 @@ impl<S: Store> Session<S> {
 
     /// A socket's error costs this one datagram; the retransmission timer
     /// decides whether the peer can be reached at all.
-    fn trouble(&self, verb: &str, error: &io::Error, mishaps: &mut Mishaps) {
+    fn trouble(&mut self, verb: &str, error: &io::Error, mishaps: &mut Mishaps) {
         mishaps.socket_errors += 1;
         if is_unreachable(error) {
-            mishaps.unreachable = Some(error.kind());
+            self.unreachable = Some(error.kind());
         }
         debug!("{}: cannot {verb}: {error}", self.peer());
     }
@@ -721,7 +770,4 @@ pub struct Mishaps {
     pub garbage: u64,
     /// Errors of the kernel's while sending or receiving.
     pub socket_errors: u64,
-    /// The latest of them that said: nobody is there. A client's socket learns
-    /// that of its requests too.
-    pub unreachable: Option<io::ErrorKind>,
 }

@@ -16,10 +16,10 @@ use std::ptr;
 
 use nix::libc;
 
-/// Room for the larger of the two packet infos and a segment size, in 8-byte
-/// words so that the kernel finds it aligned: twice `cmsghdr` of 16 bytes,
-/// `in6_pktinfo` of 20, and 2 bytes.
-const CONTROL_WORDS: usize = 8;
+/// Room for both packet infos, or the larger of them and a segment size, in
+/// 8-byte words so that the kernel finds them aligned: `cmsghdr` 16 bytes,
+/// `in6_pktinfo` 20, `in_pktinfo` 12, the size 2.
+const CONTROL_WORDS: usize = 10;
 
 /// One received datagram, borrowed from the batch.
 #[derive(Debug, Clone, Copy)]
@@ -160,6 +160,10 @@ fn peer_of(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
             let v6 = unsafe { &*ptr::from_ref(name).cast::<libc::sockaddr_in6>() };
             let ip = Ipv6Addr::from(v6.sin6_addr.s6_addr);
             let port = u16::from_be(v6.sin6_port);
+            // An IPv4 client, on a socket of both families that we inherited.
+            if let Some(ip) = ip.to_ipv4_mapped() {
+                return Some(SocketAddr::V4(SocketAddrV4::new(ip, port)));
+            }
             Some(SocketAddr::V6(SocketAddrV6::new(
                 ip,
                 port,
@@ -193,10 +197,16 @@ fn read_control(
                 let info = unsafe {
                     ptr::read_unaligned(libc::CMSG_DATA(cmsg).cast::<libc::in_pktinfo>())
                 };
+                let ip = Ipv4Addr::from(u32::from_be(info.ipi_addr.s_addr));
                 // `ipi_addr` is the header's destination, `ipi_spec_dst` our
                 // address on that path: they differ for broadcast and multicast.
-                destination = Some(if info.ipi_addr.s_addr == info.ipi_spec_dst.s_addr {
-                    let ip = Ipv4Addr::from(u32::from_be(info.ipi_addr.s_addr));
+                // It isn't known for what waited on an inherited socket before
+                // the kernel was asked for it.
+                let is_ours = match info.ipi_spec_dst.s_addr {
+                    0 => !ip.is_multicast() && !ip.is_broadcast(),
+                    address => address == info.ipi_addr.s_addr,
+                };
+                destination = Some(if is_ours {
                     Destination::Local(IpAddr::V4(ip))
                 } else {
                     Destination::Group
@@ -208,11 +218,14 @@ fn read_control(
                     ptr::read_unaligned(libc::CMSG_DATA(cmsg).cast::<libc::in6_pktinfo>())
                 };
                 let ip = Ipv6Addr::from(info.ipi6_addr.s6_addr);
-                destination = Some(if ip.is_multicast() {
-                    Destination::Group
-                } else {
-                    Destination::Local(IpAddr::V6(ip))
-                });
+                // IPv4's own packet info comes besides, and knows more.
+                if ip.to_ipv4_mapped().is_none() {
+                    destination = Some(if ip.is_multicast() {
+                        Destination::Group
+                    } else {
+                        Destination::Local(IpAddr::V6(ip))
+                    });
+                }
             }
             (libc::SOL_UDP, libc::UDP_GRO) => {
                 // SAFETY: level and type say that an `int` follows.

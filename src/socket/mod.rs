@@ -51,6 +51,16 @@ pub const MAX_COALESCED: usize = 65_535;
 /// The largest DATA packet: blksize 65464 (RFC 2348) and its header.
 pub const MAX_DATA_PACKET: usize = 65_468;
 
+/// How a listen socket takes its address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Binding {
+    /// Other processes of the same user may listen there as well; the kernel
+    /// shares the clients out (`SO_REUSEPORT`).
+    pub shared: bool,
+    /// The machine needn't have the address yet (`IP_FREEBIND`).
+    pub ahead: bool,
+}
+
 /// The socket on which requests come in.
 #[derive(Debug)]
 pub struct ListenSocket {
@@ -95,12 +105,12 @@ impl ListenSocket {
         }
     }
 
-    /// Binds to `address`; port 0 lets the kernel choose.
+    /// Binds to `address` as `binding` says; port 0 lets the kernel choose.
     ///
     /// # Errors
     /// Whatever the kernel says: port in use, below 1024 without the right, no
     /// such address.
-    pub fn bind(address: SocketAddr) -> io::Result<Self> {
+    pub fn bind(address: SocketAddr, binding: Binding) -> io::Result<Self> {
         let socket = Socket::new(
             Domain::for_address(address),
             Type::DGRAM,
@@ -114,6 +124,14 @@ impl ListenSocket {
                 setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
             }
         }
+        match address {
+            _ if !binding.ahead => {}
+            SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
+            SocketAddr::V6(_) => socket.set_freebind_v6(true)?,
+        }
+        if binding.shared {
+            socket.set_reuse_port(true)?;
+        }
         set_receive_buffer(&socket, LISTEN_BUFFER);
         socket.bind(&address.into())?;
         socket.set_nonblocking(true)?;
@@ -121,6 +139,31 @@ impl ListenSocket {
         let address = socket.local_addr()?;
         Ok(Self {
             socket: Rc::new(socket),
+            address,
+        })
+    }
+
+    /// A socket that was bound by whoever started us.
+    ///
+    /// # Errors
+    /// `InvalidInput` if it isn't bound to a port; whatever else the kernel says.
+    pub fn inherit(socket: std::net::UdpSocket) -> io::Result<Self> {
+        let address = socket.local_addr()?;
+        if address.port() == 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "it has no port",
+            ));
+        }
+        if address.is_ipv6() {
+            setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+        }
+        // For IPv6 too: it may be bound to both families.
+        setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
+        set_receive_buffer(&socket, LISTEN_BUFFER);
+        socket.set_nonblocking(true)?;
+        Ok(Self {
+            socket: Rc::new(UdpSocket::from_std(socket)),
             address,
         })
     }

@@ -17,6 +17,7 @@
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -116,6 +117,17 @@ pub fn captured_requests() -> Vec<(String, Vec<u8>)> {
         Some((client.to_owned(), bytes?))
     };
     table.lines().filter_map(line).collect()
+}
+
+/// What `call` comes to once nothing interrupts it: a socket with a timeout gives
+/// up when the process is stopped and continued.
+pub fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
+        }
+    }
 }
 
 /// Where a program is; `None`, with the reason printed, where it is missing.

@@ -119,6 +119,15 @@ impl Server {
     /// [`Server::start_bare`], with the command and the directories prepared:
     /// `prepare` is given the one that holds the root and may hold more.
     pub fn start_prepared(args: &[&str], prepare: impl FnOnce(&Path) -> Command) -> Self {
+        Self::start_handed([Stdio::null(), Stdio::null()], args, prepare)
+    }
+
+    /// [`Server::start_prepared`], with these as standard input and output.
+    pub fn start_handed(
+        [input, output]: [Stdio; 2],
+        args: &[&str],
+        prepare: impl FnOnce(&Path) -> Command,
+    ) -> Self {
         let mode = is_single_port().then_some("--single-port");
         let dir = tempfile::tempdir().expect("a temporary directory");
         let root = dir.path().join("root");
@@ -128,8 +137,8 @@ impl Server {
             .args(mode)
             .args(args)
             .arg(&root)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdin(input)
+            .stdout(output)
             .stderr(Stdio::piped())
             .spawn()
             .expect("tftpd starts");

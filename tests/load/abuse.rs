@@ -5,7 +5,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use tftpd::socket::{Batch, ListenSocket};
+use tftpd::socket::{Batch, Binding, ListenSocket};
 use tftpd::wire::packet::{BlockNumber, Direction, Mode, emit_ack, emit_request};
 
 use crate::clock;
@@ -99,7 +99,7 @@ impl Flood {
 
     pub(crate) fn new(server: SocketAddr, name: &str) -> io::Result<Self> {
         Ok(Self {
-            socket: ListenSocket::bind((Ipv4Addr::UNSPECIFIED, 0).into())?,
+            socket: ListenSocket::bind((Ipv4Addr::UNSPECIFIED, 0).into(), Binding::default())?,
             server,
             request: request(name)?,
             batch: Batch::new(64, 64 * 2048),

@@ -36,6 +36,7 @@ const CLIENT: Config = Config {
         wait: Wait::Fixed(Duration::from_secs(1)),
         retries: 5,
     },
+    request_repeats: u8::MAX,
     dally: Duration::ZERO,
 };
 

@@ -133,7 +133,7 @@ const fn one_client(direction: Direction, size: u64, transfers: usize, blksize: 
         loss: 0,
         delay: Duration::ZERO,
         pace: Duration::ZERO,
-        limit: Duration::from_secs(20),
+        limit: Duration::from_secs(8),
     }
 }
 

@@ -273,6 +273,43 @@ fn an_ack_within_the_window_rewinds_once() {
 }
 
 #[test]
+fn repeated_loss_shrinks_what_is_sent_at_once() {
+    let options = "blksize=8 windowsize=8";
+    let mut server = Script::sender(&FIXED, Server(options), length(2000));
+    server.play(
+        "  0 open    > OACK blksize=8 windowsize=8 @500
+          10 ACK 0   > DATA 1-8   @510
+          20 ACK 2   > DATA 3-10  @520
+          30 ACK 4   > DATA 5-8   @31
+          31 timeout > DATA 9-12  @531
+          40 ACK 12  > DATA 13-16 @41
+          41 ACK 13  > DATA 14-17 @42",
+    );
+    // The last loss is forgotten after eight windows that came whole.
+    let mut at = 50;
+    for window in 0..8 {
+        let first = 22 + window * 8;
+        let acked = first - 1;
+        let timeout = match window {
+            0 => "42 timeout > DATA 18-21 @542\n".to_owned(),
+            _ => format!(
+                "{} timeout > DATA {}-{acked} @{}\n",
+                at - 9,
+                first - 4,
+                at + 491
+            ),
+        };
+        let sent = if window == 7 {
+            format!("DATA {first}-{} @{}", first + 7, at + 500)
+        } else {
+            format!("DATA {first}-{} @{}", first + 3, at + 1)
+        };
+        server.play(format!("{timeout} {at} ACK {acked} > {sent}").leak());
+        at += 10;
+    }
+}
+
+#[test]
 fn an_ack_of_what_was_not_sent_means_nothing() {
     Script::sender(&FIXED, Server(WINDOWS), length(20)).play(
         "  0 open      > OACK blksize=8 windowsize=4 @500

@@ -1,0 +1,173 @@
+//! What fingers know from other servers: the README's table says what to write
+//! here, and each of its rows is tried, on both sides.
+
+mod common;
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use common::*;
+use tftpd::server::cli::Args;
+
+const README: &str = include_str!("../README.md");
+
+/// One row: whose options, which, and what they are here.
+struct Row {
+    with: &'static str,
+    theirs: &'static str,
+    ours: &'static str,
+}
+
+fn rows() -> Vec<Row> {
+    let heading = "### Coming from another server\n";
+    let (_, section) = README.split_once(heading).expect(heading);
+    let section = section.split("\n#").next().unwrap_or_default();
+    let row = |line: &'static str| {
+        let cells: Vec<_> = line.trim_matches('|').split('|').map(str::trim).collect();
+        let [with, theirs, ours] = cells[..] else {
+            panic!("not three cells: {line}");
+        };
+        Row { with, theirs, ours }
+    };
+    section
+        .lines()
+        .filter(|line| line.starts_with("| ") && !line.starts_with("| with"))
+        .map(row)
+        .collect()
+}
+
+/// The command lines in a cell, `FILE` made a file's name.
+fn command_lines<'a>(cell: &'a str, file: &'a Path) -> impl Iterator<Item = Vec<String>> + 'a {
+    let code = cell.split('`').skip(1).step_by(2);
+    code.filter(|code| code.starts_with('-')).map(move |code| {
+        let file = file.to_str().expect("a plain path");
+        code.replace("FILE", file)
+            .split_whitespace()
+            .map(str::to_owned)
+            .collect()
+    })
+}
+
+/// A map file that does as dnsmasq's `--tftp-lowercase`.
+fn map_file(dir: &Path) -> std::path::PathBuf {
+    let file = dir.join("map");
+    std::fs::write(&file, "r ^.*$ \\L\\0\n").expect("a file");
+    file
+}
+
+#[test]
+fn what_is_to_be_written_here_is_understood() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = map_file(dir.path());
+    let mut tried = 0;
+    for row in rows() {
+        let cell = if row.ours.starts_with("the same") {
+            row.theirs
+        } else {
+            row.ours
+        };
+        // Behind a semicolon stands what it doesn't mean.
+        let cell = cell.split("; ").next().unwrap_or_default();
+        for mut words in command_lines(cell, &file) {
+            if row.ours.starts_with("the same") && is_explanation(&row, &words) {
+                continue;
+            }
+            words.insert(0, "tftpd".into());
+            let read = Args::read(words.iter().map(OsString::from));
+            assert!(read.is_ok(), "{} {words:?}: {read:?}", row.with);
+            tried += 1;
+        }
+    }
+    assert!(tried > 40, "{tried}");
+}
+
+/// Whether these words are a long name in parentheses, behind the short one.
+fn is_explanation(row: &Row, words: &[String]) -> bool {
+    row.theirs.contains(&format!("(`{}`)", words.join(" ")))
+}
+
+/// Has another server read a command line and do nothing else.
+fn try_theirs(with: &str, words: &[String]) -> Option<Output> {
+    let (program, quit): (_, &[&str]) = match with {
+        "tftp-hpa" => ("in.tftpd", &["-V"]),
+        "atftpd" => ("atftpd", &["--version"]),
+        "dnsmasq" => ("dnsmasq", &["--test", "--conf-file=/dev/null"]),
+        other => panic!("who is {other}?"),
+    };
+    let program = peer_program(program)?;
+    Some(
+        bounded(10, program)
+            .args(words)
+            .args(quit)
+            .output()
+            .expect("timeout(1)"),
+    )
+}
+
+/// Whether it took the options; in.tftpd says so, but ends well all the same.
+fn took(output: &Output) -> bool {
+    output.status.success() && !said(output).contains("unrecognized option")
+}
+
+#[test]
+fn what_was_written_there_was_understood_there() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = map_file(dir.path());
+    for with in ["tftp-hpa", "atftpd", "dnsmasq"] {
+        if let Some(output) = try_theirs(with, &["--no-such-option".to_owned()]) {
+            assert!(!took(&output), "{with} takes anything");
+        }
+    }
+    for row in rows() {
+        for words in command_lines(row.theirs, &file) {
+            // Its test reads names from a terminal, and crashes without.
+            if is_explanation(&row, &words) || words[0] == "--pcre-test" {
+                continue;
+            }
+            if let Some(output) = try_theirs(row.with, &words) {
+                let text = said(&output);
+                assert!(took(&output), "{} {words:?}: {text}", row.with);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_familiar_flags_change_nothing() {
+    for flags in [
+        &["-c", "-s", "-l"][..],
+        &["-L"],
+        &["--create", "--secure", "--listen", "--foreground"],
+        &["-csL"],
+    ] {
+        let server = Server::start(flags);
+        let plain = Server::start(&[]);
+        let access = |server: &Server| {
+            let line = server.wait_for_log(|line| line.contains("listening on"), PATIENCE);
+            line.and_then(|line| Some(line.rsplit_once("root: ")?.1.to_owned()))
+        };
+        assert!(access(&server).is_some());
+        assert_eq!(access(&server), access(&plain), "{flags:?}");
+        server.file("f", b"old");
+        let client = RawClient::new(&server);
+        let (packet, _) = client.ask(&wrq("new", &[]));
+        assert_eq!(packet, Packet::Ack(0), "{flags:?}");
+        let (packet, _) = RawClient::new(&server).ask(&wrq("f", &[]));
+        assert_eq!(packet.error_code(), Some(6), "{flags:?}");
+    }
+}
+
+#[test]
+fn lower_case_is_a_rule() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = map_file(dir.path());
+    let script = "printf '%s\\n' Boot/PXELINUX.0 | \"$0\" --map-test \"$1\"";
+    let output = Command::new("sh")
+        .args(["-c", script, tftpd()])
+        .arg(&file)
+        .output()
+        .expect("sh(1)");
+    let text = said(&output);
+    assert!(text.contains("-> \"boot/pxelinux.0\""), "{text}");
+}

@@ -1,0 +1,339 @@
+//! Under a service manager: sockets that are handed over, what the manager is
+//! told, the journal's priorities, and the units of `scripts/systemd`.
+
+mod common;
+
+use std::fs::{self, File};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use common::*;
+use nix::sys::signal::Signal;
+
+/// What the manager does between fork and exec: standard input and output
+/// become the descriptors 3 and 4, and the variables name this process.
+const HAND_OVER: &str = "exec 3<&0 4<&1 </dev/null >/dev/null; LISTEN_PID=$$ exec \"$@\"";
+
+/// The server behind `script`, a piece of shell that ends by `exec "$@"`.
+fn behind(script: &str) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", script, "sh", tftpd()]);
+    command
+}
+
+fn stdio(socket: impl Into<OwnedFd>) -> Stdio {
+    Stdio::from(socket.into())
+}
+
+fn udp(ip: impl Into<IpAddr>) -> UdpSocket {
+    UdpSocket::bind((ip.into(), 0)).expect("a socket")
+}
+
+// --- activation ---------------------------------------------------------------------
+
+/// Two sockets are handed over, one of them for both families.
+fn activated(args: &[&str]) -> Option<(Server, SocketAddr, u16)> {
+    let Ok(both) = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)) else {
+        eprintln!("skipped: no IPv6 here");
+        return None;
+    };
+    let four = udp([127, 0, 0, 1]);
+    let (address, port) = (
+        four.local_addr().expect("bound"),
+        both.local_addr().expect("bound").port(),
+    );
+    let server = Server::start_handed([stdio(four), stdio(both)], args, |_| {
+        let mut command = behind(HAND_OVER);
+        command.env("LISTEN_FDS", "2");
+        command
+    });
+    Some((server, address, port))
+}
+
+#[test]
+fn inherited_sockets_are_served_instead_of_our_own() {
+    let Some((server, address, port)) = activated(&["-a", "127.0.0.9", "-t", "60000"]) else {
+        return;
+    };
+    let line = server.wait_for_log(|line| line.contains("listening on"), PATIENCE);
+    let both = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+    assert_eq!(listening(&line.unwrap()), [address, both]);
+    let file = content(1, BLOCK + 1);
+    server.file("f", &file);
+    for asked in [
+        address,
+        (Ipv6Addr::LOCALHOST, port).into(),
+        (Ipv4Addr::LOCALHOST, port).into(),
+        (Ipv4Addr::new(127, 0, 0, 3), port).into(),
+    ] {
+        let client = RawClient::to(asked);
+        let (packet, tid) = client.ask(&rrq("f", &[]));
+        assert_eq!((packet.data_block(), tid.ip()), (Some(1), asked.ip()));
+        assert_eq!(client.say(&ack(1), tid).data_block(), Some(2), "{asked}");
+        client.send_to(&ack(2), tid);
+        let (packet, from) = client.ask(&rrq("missing", &[]));
+        assert_eq!((packet.error_code(), from), (Some(1), asked));
+    }
+}
+
+#[test]
+fn ipv4_clients_of_a_socket_for_both_are_ipv4_clients() {
+    let args = ["--deny", "127.0.0.3"];
+    let Some((server, _, port)) = activated(&args) else {
+        return;
+    };
+    server.file("f", b"f");
+    let asked = SocketAddr::from((Ipv4Addr::new(127, 0, 0, 3), port));
+    let denied = RawClient::to(asked);
+    // The client has the address that it asks for.
+    assert_eq!(denied.addr().ip(), asked.ip());
+    denied.send(&rrq("f", &[]));
+    server.assert_quiet(&denied);
+    assert!(
+        RawClient::to((Ipv4Addr::LOCALHOST, port).into())
+            .read("f")
+            .is_ok()
+    );
+}
+
+#[test]
+fn what_is_meant_for_another_process_is_left_alone() {
+    let server = Server::start_handed(
+        [stdio(udp(Ipv4Addr::LOCALHOST)), Stdio::null()],
+        &["-a", "127.0.0.1"],
+        |_| {
+            let mut command = behind("exec 3<&0 </dev/null; LISTEN_PID=1 exec \"$@\"");
+            command.env("LISTEN_FDS", "1");
+            command
+        },
+    );
+    server.file("f", b"f");
+    assert_eq!(RawClient::new(&server).read("f").unwrap(), b"f");
+}
+
+/// One line on standard error, with these words, and status 1.
+#[track_caller]
+fn assert_refused(what: &str, mut command: Command, words: &[&str]) {
+    let root = tempfile::tempdir().expect("a directory");
+    let output = command
+        .args(["-p", "0", "-a", "127.0.0.1"])
+        .arg(root.path())
+        .output()
+        .expect("sh(1)");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{what}: {text}");
+    assert_eq!(text.lines().count(), 1, "{what}: {text}");
+    for word in words {
+        assert!(text.contains(word), "{what}: no {word:?} in {text:?}");
+    }
+}
+
+#[test]
+fn what_cannot_be_served_is_one_line() {
+    let file = File::open("/dev/null").expect("a file");
+    let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket");
+    let unix = UnixDatagram::unbound().expect("a socket");
+    let cases = [
+        ("a file", "1", stdio(file), "fd 3 is not a socket"),
+        ("TCP", "1", stdio(tcp), "fd 3 is not a valid udp socket"),
+        (
+            "AF_UNIX",
+            "1",
+            stdio(unix),
+            "fd 3 is not a valid udp socket",
+        ),
+        ("closed", "3", stdio(udp([127, 0, 0, 1])), "fd 4 is not"),
+        ("no number", "two", Stdio::null(), "LISTEN_FDS=two"),
+        ("none", "0", Stdio::null(), "LISTEN_FDS=0"),
+        ("negative", "-1", Stdio::null(), "LISTEN_FDS=-1"),
+        (
+            "too many",
+            "4000000000",
+            Stdio::null(),
+            "LISTEN_FDS=4000000000",
+        ),
+    ];
+    for (what, count, input, said) in cases {
+        let mut command = behind(HAND_OVER);
+        command.env("LISTEN_FDS", count).stdin(input);
+        assert_refused(what, command, &["tftpd: ", said]);
+    }
+}
+
+// --- notification -------------------------------------------------------------------
+
+/// A manager's socket in `dir`, or an abstract one, and how the server finds it.
+fn manager(dir: Option<&Path>) -> (UnixDatagram, String) {
+    let (address, name) = if let Some(dir) = dir {
+        let path = dir.join("notify");
+        let name = path.to_str().expect("a plain path").to_owned();
+        (UnixAddr::from_pathname(&path).expect("short"), name)
+    } else {
+        let name = format!("tftpd-test-{}", std::process::id());
+        let address = UnixAddr::from_abstract_name(&name).expect("short");
+        (address, format!("@{name}"))
+    };
+    let socket = UnixDatagram::bind_addr(&address).expect("a free name");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a duration");
+    (socket, name)
+}
+
+#[track_caller]
+fn told(manager: &UnixDatagram) -> String {
+    let mut buffer = [0; 4096];
+    let len = uninterrupted(|| manager.recv(&mut buffer)).expect("word from the server");
+    String::from_utf8_lossy(&buffer[..len]).into_owned()
+}
+
+#[test]
+fn the_manager_hears_of_the_start_of_life_and_of_the_end() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let confined: &[&str] = if nix::unistd::geteuid().is_root() {
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("ours");
+        &["-u", "nobody", "--chroot"]
+    } else {
+        &[]
+    };
+    for (place, args) in [(Some(dir.path()), confined), (None, &[])] {
+        let (socket, name) = manager(place);
+        let mut server = Server::start_prepared(&[&["-a", "127.0.0.1"], args].concat(), |_| {
+            let mut command = Command::new(tftpd());
+            command.env("NOTIFY_SOCKET", &name);
+            command.env("WATCHDOG_USEC", "100000");
+            command
+        });
+        let ready = told(&socket);
+        let status = format!("READY=1\nSTATUS=listening on {}", server.addr());
+        assert!(ready.starts_with(&status), "{name}: {ready}");
+        assert_eq!(ready.lines().count(), 2, "{ready}");
+        for _ in 0..3 {
+            assert_eq!(told(&socket), "WATCHDOG=1", "{name}");
+        }
+        server.signal(Signal::SIGTERM);
+        let end = std::iter::repeat_with(|| told(&socket)).find(|word| word != "WATCHDOG=1");
+        let end = end.unwrap_or_default();
+        assert!(end.starts_with("STOPPING=1\nSTATUS=stopping; 0"), "{end}");
+        assert!(
+            server
+                .wait_exit(PATIENCE)
+                .is_some_and(|status| status.success())
+        );
+    }
+}
+
+#[test]
+fn a_watchdog_of_another_process_is_none_of_ours() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (socket, name) = manager(Some(dir.path()));
+    let server = Server::start_prepared(&["-a", "127.0.0.1"], |_| {
+        let mut command = Command::new(tftpd());
+        command.env("NOTIFY_SOCKET", &name);
+        command
+            .env("WATCHDOG_USEC", "2000")
+            .env("WATCHDOG_PID", "1");
+        command
+    });
+    assert!(told(&socket).starts_with("READY=1\n"));
+    socket
+        .set_read_timeout(Some(millis(50)))
+        .expect("a duration");
+    assert!(socket.recv(&mut [0; 64]).is_err());
+    server.fence();
+}
+
+#[test]
+fn a_manager_that_cannot_be_followed_is_one_line() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (_socket, name) = manager(Some(dir.path()));
+    for (socket, watchdog, said) in [
+        ("/no/such/socket", "", "NOTIFY_SOCKET=/no/such/socket"),
+        ("vsock:2:1", "", "NOTIFY_SOCKET=vsock:2:1"),
+        ("", "", "NOTIFY_SOCKET="),
+        (&name, "soon", "WATCHDOG_USEC=soon"),
+        (&name, "0", "WATCHDOG_USEC=0"),
+    ] {
+        let mut command = Command::new(tftpd());
+        command.env("NOTIFY_SOCKET", socket).stdin(Stdio::null());
+        if !watchdog.is_empty() {
+            command.env("WATCHDOG_USEC", watchdog);
+        }
+        assert_refused(said, command, &["tftpd: ", said]);
+    }
+}
+
+// --- the journal --------------------------------------------------------------------
+
+#[test]
+fn the_journal_gets_priorities() {
+    let journal = "JOURNAL_STREAM=$(stat -L -c %d:%i /proc/self/fd/2) exec \"$@\"";
+    let server = Server::start_prepared(&["-a", "127.0.0.1"], |_| behind(journal));
+    let client = RawClient::new(&server);
+    client.ask(&rrq("missing", &[]));
+    let refused = server.wait_for_log(|line| line.contains("refused"), PATIENCE);
+    assert!(refused.unwrap().starts_with("<4>refused peer="));
+    let lines = server.log_lines();
+    assert!(
+        lines
+            .iter()
+            .any(|line| line.starts_with("<6>listening on ")),
+        "{lines:?}"
+    );
+
+    // A stream that isn't ours.
+    let server = Server::start_prepared(&["-a", "127.0.0.1"], |_| {
+        let mut command = Command::new(tftpd());
+        command.env("JOURNAL_STREAM", "1:1");
+        command
+    });
+    assert!(!server.log_lines()[0].starts_with('<'));
+}
+
+// --- the units ----------------------------------------------------------------------
+
+#[test]
+fn the_units_are_sound_and_little_exposed() {
+    let Some(analyze) = require("systemd-analyze") else {
+        return;
+    };
+    let dir = tempfile::tempdir().expect("a directory");
+    let unit = |name: &str| dir.path().join(name);
+    for entry in fs::read_dir("scripts/systemd").expect("the units") {
+        let path = entry.expect("an entry").path();
+        let text = fs::read_to_string(&path).expect("a unit");
+        // Where it is to be installed, there is nothing yet.
+        let text = text.replace("/usr/local/bin/tftpd ", &format!("{} ", tftpd()));
+        let name = path.file_name().expect("a name").to_str().expect("plain");
+        fs::write(unit(&name.replace('@', "@0")), text).expect("a copy");
+    }
+    let services = [unit("tftpd.service"), unit("tftpd@0.service")];
+    let verified = bounded(30, &analyze)
+        .arg("verify")
+        .args(&services)
+        .arg(unit("tftpd.socket"))
+        .output()
+        .expect("systemd-analyze");
+    let text = said(&verified);
+    assert!(verified.status.success(), "{text}");
+    assert!(!text.contains("tftpd"), "it has remarks: {text}");
+    // The threshold is in tenths.
+    let exposure = bounded(30, &analyze)
+        .args(["security", "--offline=yes", "--threshold=20", "--no-pager"])
+        .args(&services)
+        .output()
+        .expect("systemd-analyze");
+    let text = said(&exposure);
+    assert!(exposure.status.success(), "{text}");
+    assert_eq!(
+        text.matches("Overall exposure level for tftpd").count(),
+        2,
+        "{text}"
+    );
+    for line in text.lines().filter(|line| line.contains("Overall")) {
+        println!("{line}");
+    }
+}
