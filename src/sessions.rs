@@ -36,6 +36,10 @@ pub const MAX_UNVERIFIED: usize = 16_384;
 /// anywhere, shorter than a flood takes to fill the table.
 pub const UNVERIFIED_GRACE: Duration = Duration::from_millis(200);
 
+/// Sessions that there is room for from the start, memory that isn't touched
+/// until it is needed: a table that grows to them by doubling would leave holes.
+const FIRST_ROOM: usize = 1024;
+
 /// Up to this many sessions, debug builds check the whole table after each
 /// change.
 const CHECKED_LEN: usize = 64;
@@ -179,14 +183,13 @@ struct Entry<S> {
 }
 
 impl<S: Tenant> Sessions<S> {
-    /// An empty table for `capacity` sessions, 2^32 − 16 at the most. Nothing
-    /// is allocated ahead.
+    /// An empty table for `capacity` sessions, 2^32 − 16 at the most.
     ///
     /// `origin` is where the wheel's milliseconds count from: any time not
     /// later than the first deadline.
     pub fn new(capacity: usize, origin: Instant) -> Self {
         Self {
-            slab: Slab::new(),
+            slab: Slab::with_capacity(capacity.min(FIRST_ROOM)),
             places: BTreeSet::new(),
             unverified: BTreeSet::new(),
             wheel: TimerWheel::new(origin),

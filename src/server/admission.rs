@@ -304,6 +304,9 @@ impl Server {
     }
 
     fn bind_transfer(&mut self, endpoint: &Endpoint) -> Result<TransferSocket, Refusal> {
+        if let Some(socket) = self.resting.take(endpoint) {
+            return Ok(socket);
+        }
         let scope = match endpoint.peer {
             SocketAddr::V6(peer) => peer.scope_id(),
             SocketAddr::V4(_) => 0,
@@ -324,6 +327,7 @@ impl Server {
 
     fn shed(&mut self, now: Instant, peer: SocketAddr, reason: &str) {
         self.counters.shed += 1;
+        self.resting.clear();
         self.report_drop(now, peer, reason, self.counters.shed);
     }
 

@@ -18,6 +18,7 @@ mod counters;
 mod logging;
 pub mod mapping;
 mod report;
+mod resting;
 mod shared;
 mod spin;
 mod start;
@@ -39,6 +40,7 @@ use self::counters::Counters;
 use self::logging::LogFile;
 use self::mapping::MapFile;
 use self::report::{Ending, Reporter};
+use self::resting::{Resting, STORM};
 use self::shared::Sharing;
 use self::spin::Spin;
 use crate::clock;
@@ -110,6 +112,7 @@ pub struct Server {
     /// What sharing the listen sockets takes; `None` where nobody does.
     sharing: Option<Sharing>,
     tools: Tools,
+    resting: Resting,
     spin: Spin,
     counters: Counters,
     /// How many requests may still be refused with an ERROR this second.
@@ -156,6 +159,11 @@ impl Server {
         Ok(Self {
             sessions: Sessions::new(settings.max_sessions, now)
                 .with_client_limit(settings.max_sessions_per_client),
+            resting: match settings.ports {
+                // The ports of a range are few.
+                Some(_) => Resting::beside(0),
+                None => Resting::beside(settings.max_sessions),
+            },
             spin: Spin::new(settings.busy_poll),
             settings,
             root,
@@ -215,10 +223,16 @@ impl Server {
         }
         let sign = self.notifier.as_ref().and_then(Notifier::next_sign);
         let idle = self.idle_end().filter(|_| self.sessions.is_empty());
-        let nearest = [self.sessions.next_deadline(), self.stop_at, sign, idle]
-            .into_iter()
-            .flatten()
-            .min()?;
+        let nearest = [
+            self.sessions.next_deadline(),
+            self.resting.poll_timeout(),
+            self.stop_at,
+            sign,
+            idle,
+        ]
+        .into_iter()
+        .flatten()
+        .min()?;
         Some(nearest.saturating_duration_since(now))
     }
 
@@ -271,6 +285,7 @@ impl Server {
         // What time it was when the sockets were looked at: an ACK that came
         // since hasn't missed its deadline.
         self.run_deadlines(now);
+        self.resting.handle_timeout(now);
         if let Some(notifier) = &mut self.notifier {
             notifier.handle_timeout(now);
         }
@@ -424,12 +439,18 @@ impl Server {
     /// ended, or is now, with the `ending` that a new request means for it: one
     /// outcome, one line, one counter.
     fn end_session(&mut self, key: SessionKey, ending: Ending<'_>) {
-        // Its socket leaves the poll by being closed.
+        let Some(&endpoint) = self.sessions.endpoint(key) else {
+            return;
+        };
+        // A socket leaves the poll by being closed.
+        let now = clock::now();
         if let Some(mut session) = self.sessions.remove(key) {
             session.forget_ahead(&mut self.tools.pool);
             if !session.has_ended() {
-                self.reporter
-                    .end(&session, ending, clock::now(), &mut self.counters);
+                self.reporter.end(&session, ending, now, &mut self.counters);
+            }
+            if self.sessions.len() >= STORM {
+                self.resting.put(now, session.into_socket(), endpoint);
             }
         }
     }

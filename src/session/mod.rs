@@ -201,7 +201,7 @@ impl<S: Store> Session<S> {
     /// # Errors
     /// Whatever the kernel says.
     pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        self.socket.register(registry, token, Interest::READABLE)
+        self.socket.watch(registry, token, Interest::READABLE)
     }
 
     /// Its TID is the listen port.
@@ -212,6 +212,11 @@ impl<S: Store> Session<S> {
     /// Waits for room in a socket that is a share of `listener`.
     pub fn is_blocked_by(&self, listener: &ListenSocket) -> bool {
         self.blocked && self.socket.shares(listener)
+    }
+
+    /// Its socket, when the session is over.
+    pub fn into_socket(self) -> TransferSocket {
+        self.socket
     }
 
     /// The other end, as far as it is known.
@@ -662,8 +667,7 @@ impl<S: Store> Session<S> {
     }
 
     fn watch(&mut self, interest: Interest, shop: &Workshop<'_>) {
-        let (registry, token) = (shop.registry, shop.token);
-        if let Err(error) = self.socket.reregister(registry, token, interest) {
+        if let Err(error) = self.socket.watch(shop.registry, shop.token, interest) {
             debug!("{}: cannot watch its socket: {error}", self.peer());
         }
     }

@@ -33,6 +33,8 @@ const DEFAULT_BUFFER: usize = 212_992;
 /// the largest blocks is as much as anyone sends at once.
 const MAX_WINDOW_BUFFER: usize = 4 << 20;
 
+/// Datagrams that are looked at, at most, before a used socket is used again.
+const MAX_DISCARDED: usize = 16;
 /// Bytes we ask the kernel to hold of what all transfers of a shared listen
 /// socket send: a few of the longest windows.
 const SHARED_SEND_BUFFER: usize = 8 << 20;
@@ -209,6 +211,10 @@ pub struct TransferSocket {
     channel: Channel,
     offload: Offload,
     coalesces: bool,
+    /// What it receives was prepared for one transfer.
+    tuned: bool,
+    /// A poll has it already.
+    registered: bool,
 }
 
 /// Where a transfer's datagrams go out.
@@ -246,6 +252,8 @@ impl TransferSocket {
             },
             offload: Offload::Untried,
             coalesces: false,
+            tuned: false,
+            registered: false,
         }
     }
 
@@ -262,36 +270,40 @@ impl TransferSocket {
         }
     }
 
-    /// Has `registry` report under `token` what `interest` says; nothing, where
-    /// the socket is shared: that one has a token of its own.
+    /// Has `registry`, always the same one, report under `token` what `interest`
+    /// says, what it reported before is over; nothing, where the socket is
+    /// shared: that one has a token of its own.
     ///
     /// # Errors
     /// Whatever the kernel says.
-    pub fn register(
+    pub fn watch(
         &mut self,
         registry: &Registry,
         token: Token,
         interest: Interest,
     ) -> io::Result<()> {
-        match &mut self.channel {
-            Channel::Own(socket) => registry.register(socket, token, interest),
-            Channel::Shared { .. } => Ok(()),
+        let Channel::Own(socket) = &mut self.channel else {
+            return Ok(());
+        };
+        if self.registered {
+            return registry.reregister(socket, token, interest);
         }
+        registry.register(socket, token, interest)?;
+        self.registered = true;
+        Ok(())
     }
 
-    /// Has `registry` report something else from now on.
-    ///
-    /// # Errors
-    /// Whatever the kernel says.
-    pub fn reregister(
-        &mut self,
-        registry: &Registry,
-        token: Token,
-        interest: Interest,
-    ) -> io::Result<()> {
-        match &mut self.channel {
-            Channel::Own(socket) => registry.reregister(socket, token, interest),
-            Channel::Shared { .. } => Ok(()),
+    /// Whether it is as it was when it was bound, fit for any other transfer.
+    pub fn is_plain(&self) -> bool {
+        self.offload == Offload::Untried && !self.tuned && !self.is_shared()
+    }
+
+    /// Forgets what has arrived; what goes on arriving is left.
+    pub fn discard_received(&self) {
+        for _ in 0..MAX_DISCARDED {
+            if self.receive_one(&mut [0]).is_err() {
+                return;
+            }
         }
     }
 
@@ -330,6 +342,8 @@ impl TransferSocket {
             channel: Channel::Own(UdpSocket::from_std(socket.into())),
             offload: Offload::Untried,
             coalesces: false,
+            tuned: false,
+            registered: false,
         })
     }
 
@@ -345,9 +359,11 @@ impl TransferSocket {
         // length and more.
         let room = usize::from(blocks) * usize::from(block_size) * 3;
         if room > DEFAULT_BUFFER {
+            self.tuned = true;
             set_receive_buffer(socket, room.min(MAX_WINDOW_BUFFER));
         }
         if blocks > 1 {
+            self.tuned = true;
             self.coalesces = setsockopt(socket, sockopt::UdpGroSegment, &true).is_ok();
         }
     }
