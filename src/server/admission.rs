@@ -22,7 +22,7 @@ use crate::remap;
 use crate::session::{Content, Remote, Session};
 use crate::sessions::{Admission, Endpoint, Fingerprint, SessionKey};
 use crate::socket::{Destination, TransferSocket};
-use crate::storage::StorageError;
+use crate::storage::{Found, StorageError};
 use crate::wire::options::{self, Negotiated};
 use crate::wire::packet::{Direction, ErrorCode, Mode, Packet, ParseError, Request, emit_error};
 
@@ -258,9 +258,11 @@ impl Server {
         let mut window = None;
         let (transfer, content) = match request.direction {
             Direction::Read => {
-                let file = root.open_read(name).map_err(Refusal::from)?;
-                let tail = file.ignored_tail();
-                self.reporter.ignored_tail(now, name, endpoint.peer, tail);
+                let Found { file, served_as } = root.find(name).map_err(Refusal::from)?;
+                if let Some(served_as) = served_as {
+                    self.reporter
+                        .other_name(now, name, endpoint.peer, &served_as);
+                }
                 let size = Some(file.size());
                 let (negotiated, len) =
                     options::negotiate(request, &settings.limits, size, &mut oack);

@@ -142,6 +142,11 @@ pub struct Args {
     #[arg(long, value_name = "ip|mac", help_heading = "Access")]
     pub per_client_root: Option<NamedAfter>,
 
+    /// Look for a file that isn't there under names that differ in the case of
+    /// their letters
+    #[arg(long, help_heading = "Access")]
+    pub ignore_case: bool,
+
     /// Network to serve, repeatable [default: all]
     #[arg(long, value_name = "CIDR", help_heading = "Access")]
     pub allow: Vec<Network>,

@@ -83,20 +83,19 @@ impl Reporter {
         }
     }
 
-    /// A file that was found only without the last bytes of its name.
-    pub(super) fn ignored_tail(
+    /// A file that was found under another name than it was asked for.
+    pub(super) fn other_name(
         &mut self,
         now: Instant,
         name: &[u8],
         peer: SocketAddr,
-        bytes: usize,
+        served_as: &[u8],
     ) {
-        if bytes > 0 && self.may_go_on(now) {
-            let served = &name[..name.len().saturating_sub(bytes)];
+        if self.may_go_on(now) {
             info!(
                 "peer={peer} asked for \"{}\", which is served as \"{}\"",
                 escape(name),
-                escape(served),
+                escape(served_as),
             );
         }
     }

@@ -102,6 +102,7 @@ fn confine(args: &Args, root: BorrowedFd<'_>) -> Result<Enforcement, Box<dyn Err
     let confinement = Confinement {
         root,
         writable: !args.read_only,
+        listable: args.ignore_case,
         log_file: args.log_file.as_deref(),
         map_file: args.map_file.as_deref(),
         pid_file: args.pid_file.as_deref(),
@@ -119,6 +120,7 @@ pub(super) fn policy(args: &Args) -> Policy {
         overwrite: args.overwrite,
         max_upload: args.max_upload,
         umask: args.umask,
+        ignore_case: args.ignore_case,
     }
 }
 

@@ -30,7 +30,7 @@ pub fn open_read(path: &Path) -> Result<ReadFile, StorageError> {
 /// # Errors
 /// Where it isn't a regular file's.
 pub fn read(file: OwnedFd) -> Result<ReadFile, StorageError> {
-    ReadFile::new(file, 0)
+    ReadFile::new(file)
 }
 
 /// Starts a file that takes the place of whatever regular file is at `path`,

@@ -19,20 +19,16 @@ use super::resolve::kind;
 pub struct ReadFile {
     file: OwnedFd,
     size: u64,
-    ignored_tail: u16,
 }
 
 impl ReadFile {
-    /// Takes a descriptor if it is a regular file's. `ignored_tail` is what the
-    /// caller cut off the request's name to find it, in bytes.
-    pub(super) fn new(file: OwnedFd, ignored_tail: usize) -> Result<Self, StorageError> {
+    /// Takes a descriptor if it is a regular file's.
+    pub(super) fn new(file: OwnedFd) -> Result<Self, StorageError> {
         let stat = fstat(&file)?;
         match kind(&stat) {
             SFlag::S_IFREG => Ok(Self {
                 file,
                 size: u64::try_from(stat.st_size).unwrap_or(0),
-                // No request is longer.
-                ignored_tail: u16::try_from(ignored_tail).unwrap_or(u16::MAX),
             }),
             SFlag::S_IFDIR => Err(StorageError::IS_DIRECTORY),
             _ => Err(StorageError::NOT_REGULAR),
@@ -42,12 +38,6 @@ impl ReadFile {
     /// The file's size when it was opened, in bytes.
     pub const fn size(&self) -> u64 {
         self.size
-    }
-
-    /// How many bytes at the end of the requested name were ignored to find the
-    /// file: 0 but for firmware that leaves garbage there, and worth a log line.
-    pub const fn ignored_tail(&self) -> usize {
-        self.ignored_tail as usize
     }
 
     /// Fills `slices`, one after the other, with what the file holds from
@@ -110,7 +100,7 @@ mod tests {
     fn file_with(content: &[u8]) -> (tempfile::NamedTempFile, ReadFile) {
         let path = tempfile::NamedTempFile::new().unwrap();
         fs::write(&path, content).unwrap();
-        let file = ReadFile::new(fs::File::open(&path).unwrap().into(), 0).unwrap();
+        let file = ReadFile::new(fs::File::open(&path).unwrap().into()).unwrap();
         (path, file)
     }
 
