@@ -155,6 +155,9 @@ fn no_control_character_of_a_name_reaches_the_log() {
     }
 }
 
+/// A name, and what is there or the ERROR's code.
+type Case<'a> = (&'a [u8], Result<&'a [u8], u16>);
+
 #[test]
 fn case_is_ignored_where_nothing_has_that_name() {
     let server = Server::start(&["--ignore-case"]);
@@ -166,7 +169,6 @@ fn case_is_ignored_where_nothing_has_that_name() {
     symlink("../outside", server.root().join("Out")).unwrap();
     fs::create_dir_all(server.outside().join("outside")).unwrap();
     fs::write(server.outside().join("outside/Secret"), "secret").unwrap();
-    type Case<'a> = (&'a [u8], Result<&'a [u8], u16>);
     let cases: [Case<'_>; 9] = [
         (b"\\boot\\bcd", Ok(b"bcd")),
         (b"BOOT/Bcd\xff\xff", Ok(b"bcd")),

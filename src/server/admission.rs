@@ -10,6 +10,7 @@ use std::time::Instant;
 use log::{debug, warn};
 use mio::Token;
 
+use super::client_root::ClientRoots;
 use super::mapping::MapFile;
 use super::report::Ending;
 use super::{Server, listener_token};
@@ -22,7 +23,7 @@ use crate::remap;
 use crate::session::{Content, Remote, Session};
 use crate::sessions::{Admission, Endpoint, Fingerprint, SessionKey};
 use crate::socket::{Destination, TransferSocket};
-use crate::storage::{Found, StorageError};
+use crate::storage::{Found, Root, StorageError};
 use crate::wire::options::{self, Negotiated};
 use crate::wire::packet::{Direction, ErrorCode, Mode, Packet, ParseError, Request, emit_error};
 
@@ -180,15 +181,25 @@ impl Server {
             }
             Err(Refusal::Answer(error)) => {
                 let code = error.code();
+                let similar = || match (
+                    request.direction,
+                    code,
+                    own_root(self.client_roots.as_ref(), &self.root, endpoint.peer),
+                ) {
+                    (Direction::Read, ErrorCode::FileNotFound, own) => {
+                        own.as_ref().unwrap_or(&self.root).similar(request.filename)
+                    }
+                    _ => None,
+                };
                 self.reporter
-                    .refusal(now, request, endpoint.peer, code, &error);
+                    .refusal(now, request, endpoint.peer, code, &error, similar);
                 self.refuse(now, listener, &endpoint, code, error.message());
                 return;
             }
             Err(Refusal::ByRules(refusal)) => {
                 let code = ErrorCode::AccessViolation;
                 self.reporter
-                    .refusal(now, request, endpoint.peer, code, &refusal);
+                    .refusal(now, request, endpoint.peer, code, &refusal, || None);
                 self.refuse(now, listener, &endpoint, code, refusal.message());
                 return;
             }
@@ -243,10 +254,7 @@ impl Server {
         request: &Request<'_>,
     ) -> Result<Session, Refusal> {
         let settings = &self.settings;
-        let own_root = self
-            .client_roots
-            .as_ref()
-            .and_then(|roots| roots.of(endpoint.peer.ip(), &self.root));
+        let own_root = own_root(self.client_roots.as_ref(), &self.root, endpoint.peer);
         let root = own_root.as_ref().unwrap_or(&self.root);
         let map = |map_file: &MapFile| map_file.map(root, request, endpoint.peer);
         let mapped = self.map_file.as_ref().map(map).transpose();
@@ -362,6 +370,11 @@ impl Server {
             debug!("{peer}: cannot send: {error}");
         }
     }
+}
+
+/// The root of this client alone, if it has one.
+fn own_root(roots: Option<&ClientRoots>, common: &Root, peer: SocketAddr) -> Option<Root> {
+    roots?.of(peer.ip(), common)
 }
 
 impl From<StorageError> for Refusal {

@@ -11,6 +11,7 @@ use clap::{ArgAction, Parser};
 
 use super::access::Network;
 use super::client_root::NamedAfter;
+use super::logging::LogFormat;
 use crate::daemon::syslog::DEV_LOG;
 use crate::usage::{self, Refusal};
 use crate::wire::options::{
@@ -217,6 +218,11 @@ pub struct Args {
     /// Append the log to FILE instead of standard error
     #[arg(long, value_name = "FILE", help_heading = "Logging")]
     pub log_file: Option<PathBuf>,
+
+    /// How a line of the log looks: text, or a JSON object
+    #[arg(long, value_name = "text|json", help_heading = "Logging")]
+    #[arg(default_value = "text", conflicts_with = "syslog")]
+    pub log_format: LogFormat,
 
     /// Log to the syslog, whose socket is /dev/log unless given
     #[arg(

@@ -241,6 +241,15 @@ impl Root {
         Err(missing)
     }
 
+    /// A name in small or in capital letters that is there while the one of the
+    /// request isn't. Lists no directory: that may be forbidden.
+    pub fn similar(&self, request: &[u8]) -> Option<Vec<u8>> {
+        let request = name::without_garbage(request);
+        [request.to_ascii_lowercase(), request.to_ascii_uppercase()]
+            .into_iter()
+            .find(|name| name != request && self.open_exactly(name).is_ok())
+    }
+
     /// Starts the upload a request names. Nothing is seen of it before
     /// [`Upload::commit`]. `announced` is the size in bytes, if the client told
     /// it (`tsize`): the space is reserved then.
