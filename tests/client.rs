@@ -947,6 +947,26 @@ fn an_interrupt_tells_the_server_and_leaves_nothing() {
     }
 }
 
+/// A shell has what it runs in the background ignore the interrupts of the
+/// terminal.
+#[test]
+fn an_interrupt_that_is_to_be_ignored_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Scripted::new();
+    let child = Command::new("sh")
+        .current_dir(dir.path())
+        .args(["-c", r#"trap "" INT && exec "$0" get "$1""#])
+        .args([env!("CARGO_BIN_EXE_tftp"), &server.url()])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    server.request();
+    assert_eq!(server.say(&data(1, &[0; 512])), Packet::Ack(1));
+    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).unwrap();
+    assert_eq!(server.say(&data(2, b"end")), Packet::Ack(2));
+    assert_status(&child.wait_with_output().unwrap(), 0, &[]);
+}
+
 /// The lean server has none of the client's crates.
 #[test]
 fn without_the_client_its_crates_are_gone() {

@@ -12,6 +12,7 @@ pub mod syslog;
 
 use std::error::Error;
 use std::fmt;
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::path::Path;
@@ -89,12 +90,16 @@ pub struct Interrupts {
 }
 
 impl Interrupts {
-    /// Blocks the two signals, until dropped.
+    /// Blocks the two signals, until dropped, but those that whoever started us
+    /// wants ignored, as a shell does for what it runs in the background.
     ///
     /// # Errors
     /// Whatever the kernel says.
     pub fn hold() -> io::Result<Self> {
-        let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
+        let ignored = ignored_signals();
+        let obeyed = |signal: &Signal| ignored & 1 << (*signal as u32 - 1) == 0;
+        let signals = [Signal::SIGTERM, Signal::SIGINT];
+        let signals: SigSet = signals.into_iter().filter(obeyed).collect();
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
         let descriptor = SignalFd::with_flags(&signals, flags)?;
         signals.thread_block()?;
@@ -109,6 +114,18 @@ impl Interrupts {
         let signal = self.descriptor.read_signal().ok()??;
         Signal::try_from(signal.ssi_signo.cast_signed()).ok()
     }
+}
+
+/// The signals that are ignored, the first in the lowest bit; none where there
+/// is no `/proc` to tell.
+fn ignored_signals() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .map(str::trim);
+    mask.and_then(|mask| u64::from_str_radix(mask, 16).ok())
+        .unwrap_or_default()
 }
 
 impl Drop for Interrupts {

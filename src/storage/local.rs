@@ -16,15 +16,6 @@ use nix::sys::stat::Mode;
 
 use super::{Policy, Publisher, ReadFile, StorageError, Upload};
 
-/// Opens a regular file for reading.
-///
-/// # Errors
-/// Whatever the system says; a directory, a pipe or a device.
-pub fn open_read(path: &Path) -> Result<ReadFile, StorageError> {
-    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-    read(open(path, flags, Mode::empty())?)
-}
-
 /// Takes a descriptor that is open for reading.
 ///
 /// # Errors
@@ -122,12 +113,6 @@ mod tests {
         ] {
             assert_eq!(
                 replace(&path).map(|_| ()).unwrap_err().reason(),
-                reason,
-                "{}",
-                path.display()
-            );
-            assert_eq!(
-                open_read(&path).map(|_| ()).unwrap_err().reason(),
                 reason,
                 "{}",
                 path.display()
