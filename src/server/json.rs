@@ -9,7 +9,7 @@ use std::fmt::{self, Write as _};
 use std::io::Write;
 use std::sync::{Mutex, PoisonError};
 
-use log::{LevelFilter, Log, Metadata, Record};
+use log::{Level, LevelFilter, Log, Metadata, Record};
 
 use crate::clock;
 
@@ -39,8 +39,7 @@ impl Log for JsonLines {
         if !self.enabled(record.metadata()) {
             return;
         }
-        let level = record.level().as_str().to_ascii_lowercase();
-        let line = object(clock::unix_seconds(), &level, &record.args().to_string());
+        let line = line(record.level(), &record.args().to_string());
         let mut target = self.target.lock().unwrap_or_else(PoisonError::into_inner);
         // There is no other place to say that it failed.
         let _ = target.write_all(line.as_bytes());
@@ -49,7 +48,12 @@ impl Log for JsonLines {
     fn flush(&self) {}
 }
 
-/// The line, with its end.
+/// A line of the log, of this moment, with its end.
+pub(super) fn line(level: Level, message: &str) -> String {
+    let level = level.as_str().to_ascii_lowercase();
+    object(clock::unix_seconds(), &level, message)
+}
+
 fn object(seconds: f64, level: &str, message: &str) -> String {
     let mut line = format!("{{\"time\":{seconds:.3},\"level\":\"{level}\"");
     let told = match event(message) {

@@ -9,12 +9,12 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use log::{LevelFilter, Log, Metadata, Record};
+use log::{Level, LevelFilter, Log, Metadata, Record};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use simplelog::{ConfigBuilder, WriteLogger};
 
 use super::cli::Args;
-use super::json::JsonLines;
+use super::json::{self, JsonLines};
 use super::start::reason;
 use crate::daemon::syslog::{self, DEV_LOG, Syslog};
 
@@ -70,6 +70,7 @@ impl Write for LogFile {
 /// Standard error, or silence: who doesn't read the log must not stop the server.
 #[derive(Debug)]
 struct StandardError {
+    format: LogFormat,
     /// Lines left out since the last one that was taken.
     lost: u64,
 }
@@ -92,10 +93,11 @@ impl Write for StandardError {
         }
         if self.lost > 0 {
             let lost = std::mem::take(&mut self.lost);
-            writeln!(
-                io::stderr(),
-                "({lost} lines of the log were lost: nobody read them)"
-            )?;
+            let note = format!("{lost} lines of the log were lost: nobody read them");
+            match self.format {
+                LogFormat::Text => writeln!(io::stderr(), "({note})")?,
+                LogFormat::Json => write!(io::stderr(), "{}", json::line(Level::Warn, &note))?,
+            }
         }
         io::stderr().write(line)
     }
@@ -174,7 +176,10 @@ pub(super) fn start(args: &Args, by_inetd: bool) -> Result<Option<LogFile>, Stri
         write_lines(args.log_format, level, Box::new(file.clone()));
         return Ok(Some(file));
     }
-    let stderr = StandardError { lost: 0 };
+    let stderr = StandardError {
+        format: args.log_format,
+        lost: 0,
+    };
     match &args.syslog {
         Some(path) => {
             let syslog = Syslog::connect(path).map_err(|error| cannot_reach(path, &error))?;
