@@ -58,20 +58,37 @@ impl FileSource {
             Self::Netascii(text) => text.length,
         }
     }
+
+    /// From now on the disk is waited for: it was asked for too long.
+    pub fn wait(&mut self) {
+        self.file().wait();
+    }
+
+    /// Has what the last read missed brought into memory; false if that has to
+    /// wait its turn.
+    pub fn fetch(&mut self) -> bool {
+        self.file().fetch()
+    }
+
+    const fn file(&mut self) -> &mut ReadFile {
+        match self {
+            Self::Octet(file) => file,
+            Self::Netascii(text) => &mut text.file,
+        }
+    }
 }
 
 impl BlockSource for FileSource {
     fn read_run(&mut self, run: Run, buf: &mut [u8]) -> Result<Option<Filled>, Failure> {
-        let filled = match self {
+        match self {
             Self::Octet(file) => read_octets(file, run, buf),
             Self::Netascii(text) => text.read_run(run, buf),
-        }?;
-        Ok(Some(filled))
+        }
     }
 }
 
 /// Reads a run with one call, each block behind its header.
-fn read_octets(file: &ReadFile, run: Run, buf: &mut [u8]) -> Result<Filled, Failure> {
+fn read_octets(file: &mut ReadFile, run: Run, buf: &mut [u8]) -> Result<Option<Filled>, Failure> {
     let block_size = usize::from(run.block_size);
     let offset = run.first.offset(block_size);
     let left = file.size().saturating_sub(offset);
@@ -92,11 +109,9 @@ fn read_octets(file: &ReadFile, run: Run, buf: &mut [u8]) -> Result<Filled, Fail
     };
     if let (1, Some((header, rest))) = (blocks, buf.split_at_mut_checked(DATA_HEADER_LEN)) {
         header.copy_from_slice(&run.header(0));
-        // Cheaper than a vector of one.
-        return match file.read_at(offset, &mut rest[..payload])? {
-            read if read < payload => Err(SHRUNK),
-            _ => Ok(filled),
-        };
+        // Cheaper than slices for a whole run.
+        let read = file.read_at(offset, &mut rest[..payload])?;
+        return whole(read, payload).map(|read| read.map(|_| filled));
     }
     let mut slices: [IoSliceMut<'_>; MAX_RUN] = from_fn(|_| IoSliceMut::new(&mut []));
     let mut unfilled = payload;
@@ -107,10 +122,16 @@ fn read_octets(file: &ReadFile, run: Run, buf: &mut [u8]) -> Result<Filled, Fail
         slices[position] = IoSliceMut::new(&mut rest[..len]);
         unfilled -= len;
     }
-    if payload > 0 && file.read_run(offset, &mut slices[..blocks])? < payload {
-        return Err(SHRUNK);
+    let read = file.read_run(offset, &mut slices[..blocks])?;
+    whole(read, payload).map(|read| read.map(|_| filled))
+}
+
+/// What was read, if it is all that was promised.
+const fn whole(read: Option<usize>, promised: usize) -> Result<Option<usize>, Failure> {
+    match read {
+        Some(read) if read < promised => Err(SHRUNK),
+        read => Ok(read),
     }
-    Ok(filled)
 }
 
 /// Where in the file, and in the middle of which pair of bytes, a block begins.
@@ -148,10 +169,15 @@ impl NetasciiSource {
         }
     }
 
-    fn read_run(&mut self, run: Run, buf: &mut [u8]) -> Result<Filled, Failure> {
+    fn read_run(&mut self, run: Run, buf: &mut [u8]) -> Result<Option<Filled>, Failure> {
         let block_size = usize::from(run.block_size);
-        self.base = self.mark_of(run.base, block_size)?;
-        let mut mark = self.mark_of(run.first, block_size)?;
+        let Some(base) = self.mark_of(run.base, block_size)? else {
+            return Ok(None);
+        };
+        self.base = base;
+        let Some(mut mark) = self.mark_of(run.first, block_size)? else {
+            return Ok(None);
+        };
         let mut filled = Filled {
             blocks: 0,
             bytes: 0,
@@ -163,7 +189,9 @@ impl NetasciiSource {
         {
             let (header, payload) = segment.split_at_mut(DATA_HEADER_LEN);
             header.copy_from_slice(&run.header(filled.blocks));
-            let len = self.encode(&mut mark, payload)?;
+            let Some(len) = self.encode(&mut mark, payload)? else {
+                return Ok(None);
+            };
             mark.block = mark.block.plus(1);
             filled.blocks += 1;
             filled.bytes += DATA_HEADER_LEN + len;
@@ -175,12 +203,12 @@ impl NetasciiSource {
             }
         }
         self.ahead = mark;
-        Ok(filled)
+        Ok(Some(filled))
     }
 
     /// The place where `block` begins, found from the nearest one remembered
-    /// before it.
-    fn mark_of(&self, block: BlockIndex, block_size: usize) -> Result<Mark, Failure> {
+    /// before it; `None` if the file isn't ready.
+    fn mark_of(&mut self, block: BlockIndex, block_size: usize) -> Result<Option<Mark>, Failure> {
         let mut mark = if self.ahead.block <= block {
             self.ahead
         } else {
@@ -192,19 +220,21 @@ impl NetasciiSource {
             let mut left = block_size;
             while left > 0 {
                 let part = left.min(scratch.len());
-                if self.encode(&mut mark, &mut scratch[..part])? < part {
-                    return Err(SHRUNK);
+                let encoded = self.encode(&mut mark, &mut scratch[..part])?;
+                if whole(encoded, part)?.is_none() {
+                    return Ok(None);
                 }
                 left -= part;
             }
             mark.block = mark.block.plus(1);
         }
-        Ok(mark)
+        Ok(Some(mark))
     }
 
     /// Fills `output` with text from the mark on and moves the mark's place in
-    /// the file; returns fewer bytes than `output` holds only at the file's end.
-    fn encode(&self, mark: &mut Mark, output: &mut [u8]) -> Result<usize, Failure> {
+    /// the file; returns fewer bytes than `output` holds only at the file's end,
+    /// `None` if the file isn't ready: the mark is of no use then.
+    fn encode(&mut self, mark: &mut Mark, output: &mut [u8]) -> Result<Option<usize>, Failure> {
         let mut text = [0; CHUNK];
         let mut written = 0;
         while written < output.len() {
@@ -213,9 +243,9 @@ impl NetasciiSource {
             let wanted = (output.len() - written).min(CHUNK);
             let wanted = wanted.min(usize::try_from(left).unwrap_or(CHUNK));
             let read = self.file.read_at(mark.offset, &mut text[..wanted])?;
-            if read < wanted {
-                return Err(SHRUNK);
-            }
+            let Some(read) = whole(read, wanted)? else {
+                return Ok(None);
+            };
             let progress = mark.encoder.encode(&text[..read], &mut output[written..]);
             mark.offset += progress.consumed as u64;
             written += progress.written;
@@ -223,7 +253,7 @@ impl NetasciiSource {
                 break;
             }
         }
-        Ok(written)
+        Ok(Some(written))
     }
 }
 

@@ -46,7 +46,7 @@
 //! [`Sender`](protocol::sender::Sender) and a new socket in a session → OACK or
 //! the first window → an ACK on the session's socket →
 //! [`handle_packet`](protocol::transfer::Transfer::handle_packet) → the next run
-//! of blocks, read with one `preadv` behind their headers and sent with one call
+//! of blocks, read with one `preadv2` behind their headers and sent with one call
 //! → … → the last block acknowledged → one line in the log, the slot is free.
 //!
 //! # Invariants
@@ -67,7 +67,11 @@
 //! - No byte is read from the network before every right that isn't needed has
 //!   been given up.
 //! - No byte from the network reaches the log unescaped, and none can panic.
-//! - `unsafe` is in one module, `socket::batch`, for `recvmmsg` and `sendmsg`.
+//! - `unsafe` is in two modules: `socket::batch`, for `recvmmsg` and `sendmsg`,
+//!   and `storage::nowait`, for `preadv2` and `mincore`.
+//! - A read that would wait for the disk isn't made, where the file system can
+//!   tell: its session sleeps until the pages have been fetched. Opening, writing
+//!   and committing do wait, and all sessions with them.
 //!
 //! # Limits
 //!
@@ -79,6 +83,8 @@
 //! | datagrams a session takes a turn | 64 | [`session`] |
 //! | bytes a session sends a turn | 256 KiB | [`session`] |
 //! | blocks in one read and one send | 64, and 65,507 bytes | [`content`], [`socket`] |
+//! | waits of a session for its disk | 1 to 10 ms each, 20 for its turn; 10 s from then on all wait with it | `session::disk` |
+//! | bytes fetched in the background | 256 KiB of a file, of 4 files on FUSE, NFS, overlayfs | [`storage`] |
 //! | receive buffer of a transfer | 4 MiB, and what the system allows | [`socket`] |
 //! | sessions whose peer never answered | 16,384, and the oldest gives way after 200 ms | [`sessions`] |
 //! | sessions of one client | `--max-sessions-per-client`, else no bound | [`sessions`] |

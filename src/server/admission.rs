@@ -242,7 +242,7 @@ impl Server {
 
     fn is_abandoned(&self, now: Instant, key: SessionKey) -> bool {
         let session = self.sessions.get(key);
-        session.is_some_and(|session| session.transfer().is_abandoned(now))
+        session.is_some_and(|session| session.is_abandoned(now))
     }
 
     /// Opens the file and the socket and settles the options.

@@ -7,6 +7,7 @@
 
 mod ahead;
 mod allowance;
+mod disk;
 mod gather;
 
 use std::fmt;
@@ -21,6 +22,7 @@ use mio::{Interest, Registry, Token};
 use self::ahead::Ahead;
 pub use self::ahead::Pool;
 pub use self::allowance::Allowance;
+use self::disk::DiskWait;
 pub use self::gather::Gather;
 use crate::clock;
 use crate::content::{FileSink, FileSource, MAX_RUN, Store};
@@ -65,7 +67,7 @@ const _: () = assert!(MAX_RUN <= MAX_SEGMENTS);
 
 /// What a session costs in memory, in bytes, beside its place in the table: a
 /// budget, so that it doesn't grow unnoticed.
-const _: () = assert!(size_of::<Session>() <= 408);
+const _: () = assert!(size_of::<Session>() <= 424);
 
 /// The file behind a transfer.
 #[derive(Debug)]
@@ -95,7 +97,8 @@ const WRONG_WAY: Failure = Failure::new(ErrorCode::IllegalOperation, "Illegal TF
 /// Whether a session has more to do without waiting for anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turn {
-    /// It waits for a datagram, for room in its socket, or for its deadline.
+    /// It waits for a datagram, for room in its socket, for the disk, or for its
+    /// deadline.
     Waiting,
     /// Its budget is spent, its work isn't.
     Unfinished,
@@ -137,6 +140,8 @@ pub struct Session<S = Upload> {
     content: Content<S>,
     /// The run that is expected to be sent next.
     ahead: Option<Box<Ahead>>,
+    /// The file wasn't ready when the next run was due.
+    disk: Option<Box<DiskWait>>,
     socket: TransferSocket,
     remote: Remote,
     /// The socket was full; its being writable is awaited.
@@ -155,11 +160,13 @@ pub struct Session<S = Upload> {
 
 impl<S: Store> Tenant for Session<S> {
     fn deadline(&self) -> Option<Instant> {
+        // While the disk is waited for the peer has nothing to answer.
+        let own = match &self.disk {
+            Some(wait) => wait.until(),
+            None => self.transfer.poll_timeout(),
+        };
         let held = self.ahead.as_ref().map(|ahead| ahead.until());
-        [self.transfer.poll_timeout(), held]
-            .into_iter()
-            .flatten()
-            .min()
+        [own, held].into_iter().flatten().min()
     }
 
     fn is_over(&self) -> bool {
@@ -185,6 +192,7 @@ impl<S: Store> Session<S> {
             transfer,
             content,
             ahead: None,
+            disk: None,
             socket,
             remote,
             blocked: false,
@@ -286,6 +294,12 @@ impl<S: Store> Session<S> {
         self.transfer.handle_repeated_request(now);
     }
 
+    /// Whether the client, if it repeats its request at `now`, has started over;
+    /// one that we keep waiting for the disk is only impatient.
+    pub fn is_abandoned(&self, now: Instant) -> bool {
+        self.disk.is_none() && self.transfer.is_abandoned(now)
+    }
+
     /// We can't go on.
     pub fn abort(&mut self, failure: Failure) {
         self.transfer.abort(failure);
@@ -303,7 +317,11 @@ impl<S: Store> Session<S> {
     /// beats it.
     pub fn run_deadline(&mut self, shop: &mut Workshop<'_>) -> Turn {
         let received = self.receive(shop);
-        self.transfer.handle_timeout(shop.now);
+        // The time that the disk takes is not the peer's: its wait begins anew with
+        // what is sent then.
+        if self.disk.is_none() {
+            self.transfer.handle_timeout(shop.now);
+        }
         self.forget_ahead(&mut shop.tools.pool);
         received.and(self.transmit(shop))
     }
@@ -536,6 +554,7 @@ impl<S: Store> Session<S> {
         loop {
             match self.transfer.poll_transmit(&mut shop.tools.buffer) {
                 None => {
+                    self.disk = None;
                     if std::mem::take(&mut self.blocked) {
                         self.watch(Interest::READABLE, shop);
                     }
@@ -544,6 +563,7 @@ impl<S: Store> Session<S> {
                 // No ACK before the data is in the file.
                 Some(Transmit::Datagram(_)) if !shop.tools.gather.is_empty() => self.flush(shop),
                 Some(Transmit::Datagram(len)) => {
+                    self.disk = None;
                     if !self.send_datagram(len, shop) {
                         return Turn::Waiting;
                     }
@@ -596,16 +616,33 @@ impl<S: Store> Session<S> {
             self.transfer.abort(WRONG_WAY);
             return Some(0);
         };
-        let (bytes, filled) = match ahead.and_then(|ahead| ahead.get(&run)) {
-            Some(found) => found,
-            None => match source.read_run(run, &mut shop.tools.buffer) {
-                Ok(filled) => filled.map(|filled| (&shop.tools.buffer[..filled.bytes], filled))?,
-                Err(failure) => {
-                    self.transfer.abort(failure);
-                    return Some(0);
-                }
-            },
+        if self
+            .disk
+            .as_ref()
+            .is_some_and(|wait| wait.is_spent(shop.now))
+        {
+            source.wait();
+        }
+        let buffer = &mut shop.tools.buffer;
+        let ready = match ahead.and_then(|ahead| ahead.get(&run)) {
+            Some(found) => Ok(Some(found)),
+            None => source
+                .read_run(run, buffer)
+                .map(|filled| filled.map(|filled| (&buffer[..filled.bytes], filled))),
         };
+        let (bytes, filled) = match ready {
+            Ok(Some(ready)) => ready,
+            Ok(None) => {
+                let fetched = source.fetch();
+                self.disk.get_or_insert_default().go_on(shop.now, fetched);
+                return None;
+            }
+            Err(failure) => {
+                self.transfer.abort(failure);
+                return Some(0);
+            }
+        };
+        self.disk = None;
         let Filled { blocks, end, .. } = filled;
         let peer = self.remote.address();
         if let Some(trace) = shop.tools.gate.trace {
@@ -635,8 +672,8 @@ impl<S: Store> Session<S> {
 
     /// Reads what comes next while the answer is on its way.
     fn read_ahead(&mut self, shop: &mut Workshop<'_>) {
-        if let (Content::Source(source), None, false) =
-            (&mut self.content, &self.ahead, self.blocked)
+        if let (Content::Source(source), None, None, false) =
+            (&mut self.content, &self.ahead, &self.disk, self.blocked)
             && let Some(run) = self.transfer.upcoming()
         {
             self.ahead = shop.tools.pool.read(shop.now, source, run);

@@ -1,7 +1,7 @@
 //! Several datagrams with one system call, the address each was sent to, and a
 //! socket option that no safe wrapper knows.
 //!
-//! The one module with `unsafe`: `recvmmsg` fills headers that hold raw pointers
+//! One of two modules with `unsafe`: `recvmmsg` fills headers that hold raw pointers
 //! to buffers, and no safe wrapper lets them be used again without allocating
 //! (nix's keeps the lengths that the previous call left behind, which cuts the
 //! control data of the next). Every pointer handed to the kernel points into a

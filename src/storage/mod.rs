@@ -8,9 +8,11 @@
 //! file system itself.
 
 mod error;
+mod fetch;
 mod fold;
 pub mod local;
 mod name;
+mod nowait;
 mod read;
 mod resolve;
 mod upload;
@@ -375,9 +377,9 @@ mod tests {
     }
 
     fn read(root: &Root, request: &[u8]) -> Result<Vec<u8>, ErrorCode> {
-        let file = root.open_read(request).map_err(|error| error.code())?;
+        let mut file = root.open_read(request).map_err(|error| error.code())?;
         let mut content = vec![0; usize::try_from(file.size()).unwrap()];
-        assert_eq!(file.read_at(0, &mut content), Ok(content.len()));
+        assert_eq!(file.read_at(0, &mut content), Ok(Some(content.len())));
         Ok(content)
     }
 

@@ -3,22 +3,52 @@
 //! Reads go by offset, so that any block can be produced again, and keep no
 //! position. What the file holds may change under a transfer; what was promised
 //! may not: fewer bytes than asked for mean that the file has shrunk.
+//!
+//! A read doesn't wait for the disk if the file system can tell beforehand that
+//! it would: the caller is to have what is missing fetched, and to come back.
+//! Three ways, the first that works is kept for the file: `preadv2` with
+//! `RWF_NOWAIT` (disks); a look at which pages are in memory, then `preadv` (FUSE,
+//! NFS, overlayfs); `preadv` alone (all others: they wait, or never have to).
 
 use std::io::IoSliceMut;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use nix::libc::off_t;
 use nix::sys::stat::{SFlag, fstat};
-use nix::sys::uio::{pread, preadv};
+use nix::sys::statfs::{FUSE_SUPER_MAGIC, NFS_SUPER_MAGIC, OVERLAYFS_SUPER_MAGIC, fstatfs};
+use nix::sys::uio::preadv;
 
 use super::error::StorageError;
+use super::fetch::Permit;
+use super::nowait::{self, STRETCH};
 use super::resolve::kind;
+
+/// Bytes the kernel is willing to read ahead with one call, as a rule.
+const ADVISED: off_t = 128 * 1024;
+
+/// How a file is read without waiting for its disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// The read itself says that it would have to wait.
+    NoWait,
+    /// It can't; which pages are in memory is looked up before.
+    Look,
+    /// It waits, or never has to.
+    Wait,
+}
 
 /// A regular file open for reading.
 #[derive(Debug)]
 pub struct ReadFile {
     file: OwnedFd,
     size: u64,
+    way: Way,
+    /// To have pages fetched, while they are waited for.
+    permit: Option<Permit>,
+    /// Where what the last read missed begins, in bytes.
+    missing: u64,
 }
 
 impl ReadFile {
@@ -29,6 +59,9 @@ impl ReadFile {
             SFlag::S_IFREG => Ok(Self {
                 file,
                 size: u64::try_from(stat.st_size).unwrap_or(0),
+                way: Way::NoWait,
+                permit: None,
+                missing: 0,
             }),
             SFlag::S_IFDIR => Err(StorageError::IS_DIRECTORY),
             _ => Err(StorageError::NOT_REGULAR),
@@ -40,55 +73,123 @@ impl ReadFile {
         self.size
     }
 
+    /// From now on reads wait for the disk: looking led to nothing.
+    pub fn wait(&mut self) {
+        self.way = Way::Wait;
+        self.permit = None;
+    }
+
+    /// Has the kernel bring what the last read missed into memory, a stretch of
+    /// it, while we go on. False if too much is being fetched already: to be
+    /// tried again after the next read that isn't ready.
+    pub fn fetch(&mut self) -> bool {
+        if self.way == Way::Look && self.permit.is_none() {
+            self.permit = Permit::take();
+            if self.permit.is_none() {
+                return false;
+            }
+        }
+        for at in (0..STRETCH).step_by(ADVISED as usize) {
+            if let Ok(from) = super::file_offset(self.missing, at) {
+                let advice = PosixFadviseAdvice::POSIX_FADV_WILLNEED;
+                // Advice: what becomes of it shows at the next read.
+                let _ = posix_fadvise(&self.file, from, ADVISED, advice);
+            }
+        }
+        true
+    }
+
     /// Fills `slices`, one after the other, with what the file holds from
     /// `offset` (bytes) on, and returns how many bytes that were: fewer than the
     /// slices hold only at the end of the file. At most 1024 slices (`IOV_MAX`).
+    ///
+    /// `Ok(None)`: not all of it is in memory; see [`ReadFile::fetch`].
     ///
     /// The slices themselves are used up: build them anew for each call.
     ///
     /// # Errors
     /// Whatever the file system says, such as `EIO`.
     pub fn read_run(
-        &self,
+        &mut self,
         offset: u64,
         mut slices: &mut [IoSliceMut<'_>],
-    ) -> Result<usize, StorageError> {
+    ) -> Result<Option<usize>, StorageError> {
         let mut done = 0;
         IoSliceMut::advance_slices(&mut slices, 0);
         while !slices.is_empty() {
             let from = super::file_offset(offset, done)?;
-            match preadv(&self.file, slices, from) {
-                Ok(0) => break,
-                Ok(bytes) => {
+            if self.way == Way::Look && !self.is_in_memory(from, slices) {
+                return Ok(None);
+            }
+            let read = match self.way {
+                Way::NoWait => nowait::read(self.file.as_fd(), from, slices),
+                Way::Look | Way::Wait => preadv(&self.file, slices, from),
+            };
+            match (read, self.way) {
+                (Ok(0), _) => break,
+                (Ok(bytes), _) => {
                     done += bytes;
                     IoSliceMut::advance_slices(&mut slices, bytes);
                 }
-                Err(Errno::EINTR) => {}
-                Err(errno) => return Err(errno.into()),
+                (Err(Errno::EINTR), _) => {}
+                (Err(Errno::EAGAIN), Way::NoWait) => {
+                    self.missing = from.unsigned_abs();
+                    return Ok(None);
+                }
+                // The file system doesn't know it, the kernel doesn't, or a
+                // container's filter doesn't.
+                (
+                    Err(Errno::EOPNOTSUPP | Errno::EINVAL | Errno::ENOSYS | Errno::EPERM),
+                    Way::NoWait,
+                ) => self.way = self.other_way(),
+                (Err(errno), _) => return Err(errno.into()),
             }
         }
-        Ok(done)
+        self.permit = None;
+        Ok(Some(done))
     }
 
     /// [`ReadFile::read_run`] into a single buffer.
     ///
     /// # Errors
     /// As there.
-    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, StorageError> {
-        let mut done = 0;
-        while done < buffer.len() {
-            match pread(
-                &self.file,
-                &mut buffer[done..],
-                super::file_offset(offset, done)?,
-            ) {
-                Ok(0) => break,
-                Ok(bytes) => done += bytes,
-                Err(Errno::EINTR) => {}
-                Err(errno) => return Err(errno.into()),
-            }
+    pub fn read_at(
+        &mut self,
+        offset: u64,
+        buffer: &mut [u8],
+    ) -> Result<Option<usize>, StorageError> {
+        self.read_run(offset, &mut [IoSliceMut::new(buffer)])
+    }
+
+    /// The way for a file system that doesn't know `RWF_NOWAIT`: a look, where
+    /// the pages that reads are served from are those that can be mapped and
+    /// fetched. Elsewhere (ZFS) one would look in vain; tmpfs never waits.
+    fn other_way(&self) -> Way {
+        match fstatfs(&self.file).map(|stat| stat.filesystem_type()) {
+            Ok(FUSE_SUPER_MAGIC | NFS_SUPER_MAGIC | OVERLAYFS_SUPER_MAGIC) => Way::Look,
+            _ => Way::Wait,
         }
-        Ok(done)
+    }
+
+    /// Whether what `slices` want from `from` on is in memory. Looked up for each
+    /// read: whoever opens a file on FUSE throws its pages out.
+    fn is_in_memory(&mut self, from: off_t, slices: &[IoSliceMut<'_>]) -> bool {
+        let wanted: usize = slices.iter().map(|slice| slice.len()).sum();
+        let start = from.unsigned_abs();
+        let end = start.saturating_add(wanted as u64).min(self.size);
+        let Ok(wanted) = usize::try_from(end.saturating_sub(start)) else {
+            return true;
+        };
+        if wanted == 0 {
+            return true;
+        }
+        let Ok(present) = nowait::resident(self.file.as_fd(), start, wanted) else {
+            self.way = Way::Wait;
+            return true;
+        };
+        self.missing = start + present as u64;
+        // One call doesn't ask for more than a stretch; if it does, it waits.
+        present >= wanted.min(STRETCH)
     }
 }
 
@@ -106,7 +207,7 @@ mod tests {
 
     #[test]
     fn a_run_fills_its_slices_in_order() {
-        let (_path, file) = file_with(b"0123456789");
+        let (_path, mut file) = file_with(b"0123456789");
         assert_eq!(file.size(), 10);
         for (offset, expected) in [
             (0, &b"012345"[..]),
@@ -125,16 +226,17 @@ mod tests {
                         IoSliceMut::new(&mut second),
                     ],
                 )
+                .unwrap()
                 .unwrap();
             assert_eq!(read, expected.len(), "at {offset}");
             assert_eq!(&[&first[..], &second].concat()[..read], expected);
         }
-        assert_eq!(file.read_run(0, &mut []), Ok(0));
+        assert_eq!(file.read_run(0, &mut []), Ok(Some(0)));
     }
 
     #[test]
     fn an_offset_beyond_any_file_is_an_error_and_no_panic() {
-        let (_path, file) = file_with(b"x");
+        let (_path, mut file) = file_with(b"x");
         for offset in [u64::MAX, 1 << 63] {
             assert!(file.read_at(offset, &mut [0]).is_err(), "{offset}");
         }
@@ -142,7 +244,7 @@ mod tests {
 
     #[test]
     fn a_shrunk_file_reads_short_of_its_promise() {
-        let (path, file) = file_with(&[7; 1000]);
+        let (path, mut file) = file_with(&[7; 1000]);
         fs::OpenOptions::new()
             .write(true)
             .open(&path)
@@ -151,9 +253,9 @@ mod tests {
             .unwrap();
         let mut buffer = [0; 512];
         assert_eq!(file.size(), 1000);
-        assert_eq!(file.read_at(0, &mut buffer), Ok(512));
-        assert_eq!(file.read_at(512, &mut buffer), Ok(88));
-        assert_eq!(file.read_at(600, &mut buffer), Ok(0));
+        assert_eq!(file.read_at(0, &mut buffer), Ok(Some(512)));
+        assert_eq!(file.read_at(512, &mut buffer), Ok(Some(88)));
+        assert_eq!(file.read_at(600, &mut buffer), Ok(Some(0)));
     }
 
     #[test]
@@ -161,5 +263,69 @@ mod tests {
         let (path, file) = file_with(b"short");
         fs::write(&path, b"much longer").unwrap();
         assert_eq!(file.size(), 5);
+    }
+
+    #[test]
+    fn every_way_reads_the_same() {
+        let content: Vec<u8> = (0..3 * STRETCH + 100)
+            .map(|at| at as u8 ^ (at >> 8) as u8)
+            .collect();
+        let (_path, mut file) = file_with(&content);
+        let mut buffer = vec![0; 70_000];
+        for way in [Way::NoWait, Way::Look, Way::Wait] {
+            file.way = way;
+            for offset in [
+                0,
+                5000,
+                STRETCH - 30_000,
+                3 * STRETCH - 40_000,
+                3 * STRETCH + 99,
+            ] {
+                let expected = &content[offset..content.len().min(offset + buffer.len())];
+                let read = file.read_at(offset as u64, &mut buffer);
+                assert_eq!(read, Ok(Some(expected.len())), "{way:?} at {offset}");
+                assert!(buffer[..expected.len()] == *expected, "{way:?} at {offset}");
+            }
+            let past_the_end = file.read_at(content.len() as u64, &mut buffer);
+            assert_eq!(past_the_end, Ok(Some(0)), "{way:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_on_disk_only_is_not_ready_and_then_it_is() {
+        const LEN: usize = 2 * STRETCH;
+        let disk = tempfile::NamedTempFile::new_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        fs::write(&disk, vec![7; LEN]).unwrap();
+        disk.as_file().sync_all().unwrap();
+        let drop_pages = || {
+            let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
+            posix_fadvise(disk.as_file(), 0, 0, advice).unwrap();
+        };
+        let mut buffer = vec![0; 1000];
+        for way in [Way::NoWait, Way::Look] {
+            let file = fs::File::open(&disk).unwrap();
+            let mut file = ReadFile::new(file.into()).unwrap();
+            file.way = way;
+            drop_pages();
+            let first = file.read_at(0, &mut buffer);
+            if first.is_ok_and(|read| read.is_some()) {
+                eprintln!("skipped: no disk below");
+                return;
+            }
+            assert_eq!(first, Ok(None), "{way:?}");
+            assert!(file.fetch(), "{way:?}");
+            assert_eq!(file.permit.is_some(), way == Way::Look);
+            let mut tries = 0;
+            while file.read_at(0, &mut buffer) == Ok(None) {
+                tries += 1;
+                assert!(tries < 10_000_000, "{way:?} never comes");
+                std::thread::yield_now();
+            }
+            assert_eq!(buffer, [7; 1000], "{way:?}");
+            assert!(file.permit.is_none(), "{way:?}");
+            drop_pages();
+            file.wait();
+            assert_eq!(file.read_at(0, &mut buffer), Ok(Some(1000)));
+        }
     }
 }

@@ -268,7 +268,7 @@ impl RawClient {
                     expected = next_block(block, after_last);
                 }
                 // A repetition: the next ACK will tell.
-                Packet::Data(..) => {}
+                Packet::Data(..) | Packet::Oack(_) => {}
                 Packet::Error(code, text) => return Err((code, text)),
                 other => panic!("DATA {expected} wanted, not {other:?}"),
             }

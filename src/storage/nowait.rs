@@ -1,0 +1,138 @@
+//! Two questions to the kernel that no safe wrapper asks: a read that would
+//! rather fail than wait for the disk, and which pages of a file are in memory.
+//!
+//! The second module with `unsafe`: nix has neither `preadv2` nor `mincore`. The
+//! buffers are borrowed for the length of the call, and the mapping that
+//! `mincore` wants is never touched, so that a file cut short raises no SIGBUS.
+#![allow(unsafe_code)]
+
+use std::ffi::c_int;
+use std::io::IoSliceMut;
+use std::num::NonZeroUsize;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use nix::errno::Errno;
+use nix::libc::{self, off_t};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::unistd::{SysconfVar, sysconf};
+
+/// Bytes of a file that are asked for, and looked at, at a time.
+pub(super) const STRETCH: usize = 256 * 1024;
+
+/// The smallest page there is, in bytes.
+const MIN_PAGE: usize = 4096;
+
+/// Pages that a stretch can touch.
+const MAX_PAGES: usize = STRETCH / MIN_PAGE + 1;
+
+/// `preadv`, but what isn't in memory is an error (`EAGAIN`) if nothing before
+/// it is. `EOPNOTSUPP` from file systems that can't tell: FUSE, NFS, overlayfs.
+pub(super) fn read(
+    file: BorrowedFd<'_>,
+    offset: off_t,
+    slices: &mut [IoSliceMut<'_>],
+) -> nix::Result<usize> {
+    let count = c_int::try_from(slices.len()).unwrap_or(c_int::MAX);
+    // SAFETY: `IoSliceMut` has the layout of `iovec` on Unix, and all of the
+    // slices, no fewer than `count`, are ours to write to until the call returns.
+    let read = unsafe {
+        libc::preadv2(
+            file.as_raw_fd(),
+            slices.as_mut_ptr().cast::<libc::iovec>(),
+            count,
+            offset,
+            libc::RWF_NOWAIT,
+        )
+    };
+    Errno::result(read).map(isize::unsigned_abs)
+}
+
+/// How many bytes from `offset` on are in memory without a gap, of the `len`
+/// (at most [`STRETCH`]) that are looked at.
+///
+/// The kernel tells only who owns the file or may write to it (since 5.2);
+/// anyone else hears that all of it is there.
+///
+/// # Errors
+/// Where the file can't be mapped.
+pub(super) fn resident(file: BorrowedFd<'_>, offset: u64, len: usize) -> nix::Result<usize> {
+    let page_size = sysconf(SysconfVar::PAGE_SIZE)?
+        .and_then(|size| usize::try_from(size).ok())
+        .filter(|&size| size >= MIN_PAGE)
+        .ok_or(Errno::EINVAL)?;
+    let before = (offset % page_size as u64) as usize;
+    let start = off_t::try_from(offset - before as u64).map_err(|_| Errno::EFBIG)?;
+    let len = len.min(STRETCH);
+    let mapped = NonZeroUsize::new(before + len).ok_or(Errno::EINVAL)?;
+    let mut pages = [0; MAX_PAGES];
+    let pages = &mut pages[..mapped.get().div_ceil(page_size)];
+    // SAFETY: a new mapping at an address of the kernel's choice; nothing refers
+    // to its memory. `mincore` writes a byte for each of its pages, of which
+    // there are `pages.len()`.
+    let looked = unsafe {
+        let mapping = mmap(
+            None,
+            mapped,
+            ProtFlags::PROT_READ,
+            MapFlags::MAP_SHARED,
+            file,
+            start,
+        )?;
+        let looked = Errno::result(libc::mincore(
+            mapping.as_ptr(),
+            mapped.get(),
+            pages.as_mut_ptr(),
+        ));
+        munmap(mapping, mapped.get())?;
+        looked
+    };
+    looked?;
+    let present = pages.iter().take_while(|&&page| page & 1 == 1).count();
+    Ok((present * page_size).saturating_sub(before).min(len))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::os::fd::AsFd;
+
+    use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+
+    #[test]
+    fn what_was_just_written_is_in_memory() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(&vec![7; 3 * STRETCH]).unwrap();
+        for (offset, len, expected) in [
+            (0, 1, 1),
+            (1, 4096, 4096),
+            (4095, STRETCH, STRETCH),
+            (STRETCH as u64 + 1, 2 * STRETCH, STRETCH),
+        ] {
+            let found = resident(file.as_fd(), offset, len);
+            assert_eq!(found, Ok(expected), "{len} bytes at {offset}");
+        }
+        assert_eq!(resident(file.as_fd(), 0, 0), Err(Errno::EINVAL));
+        assert_eq!(resident(file.as_fd(), u64::MAX, 1), Err(Errno::EFBIG));
+    }
+
+    #[test]
+    fn what_was_thrown_out_is_not() {
+        let mut file = tempfile::NamedTempFile::new_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        file.write_all(&[7; 4 * 4096]).unwrap();
+        file.as_file().sync_all().unwrap();
+        posix_fadvise(
+            file.as_file(),
+            4096,
+            0,
+            PosixFadviseAdvice::POSIX_FADV_DONTNEED,
+        )
+        .unwrap();
+        match resident(file.as_fd(), 100, 2 * 4096) {
+            Ok(bytes) if bytes == 4096 - 100 => {}
+            // In memory only (tmpfs), where nothing can be thrown out.
+            Ok(bytes) if bytes == 2 * 4096 => eprintln!("skipped: no disk below"),
+            other => panic!("{other:?}"),
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! A slow disk is its readers' trouble alone: beside downloads from a file
+//! system whose every read takes 400 ms, everyone else's go on as before, on one
+//! thread.
+//!
+//! The file system is of the test's own making (FUSE), so it needs root and
+//! `/dev/fuse`; elsewhere it is skipped and says so.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the slow file system sleeps, and answers from threads"
+)]
+
+mod common;
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use fuser::{
+    BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, Generation,
+    INodeNo, LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyData, ReplyEntry, Request,
+};
+use nix::unistd::geteuid;
+
+use common::*;
+
+/// What every read of the slow file system takes.
+const DELAY: Duration = Duration::from_millis(400);
+
+/// The worst wait that passes: the goal is 20 ms; who waits for the disk waits
+/// for all of its 400 ms.
+const TOLERATED: Duration = Duration::from_millis(300);
+
+/// A machine that is busy enough keeps anyone waiting that long, now and then;
+/// who waits for the disk does so each time.
+const ATTEMPTS: usize = 6;
+
+/// A file system of files without directories, all of whose reads are slow.
+struct SlowDisk {
+    files: Vec<(&'static str, Arc<[u8]>)>,
+    reads: Arc<AtomicUsize>,
+}
+
+impl SlowDisk {
+    fn attributes(&self, ino: INodeNo) -> Option<FileAttr> {
+        let size = match ino {
+            INodeNo::ROOT => 0,
+            INodeNo(ino) => self.files.get(usize::try_from(ino).ok()? - 2)?.1.len(),
+        };
+        let is_root = ino == INodeNo::ROOT;
+        let epoch = SystemTime::UNIX_EPOCH;
+        Some(FileAttr {
+            ino,
+            size: size as u64,
+            blocks: 0,
+            atime: epoch,
+            mtime: epoch,
+            ctime: epoch,
+            crtime: epoch,
+            kind: if is_root {
+                FileType::Directory
+            } else {
+                FileType::RegularFile
+            },
+            perm: if is_root { 0o755 } else { 0o644 },
+            nlink: 1,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            blksize: 4096,
+            flags: 0,
+        })
+    }
+}
+
+impl Filesystem for SlowDisk {
+    fn lookup(&self, _: &Request, _: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let found = self.files.iter().position(|(file, _)| *file == name);
+        match found.and_then(|index| self.attributes(INodeNo(index as u64 + 2))) {
+            Some(attributes) => reply.entry(&PATIENCE, &attributes, Generation(0)),
+            None => reply.error(Errno::ENOENT),
+        }
+    }
+
+    fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        match self.attributes(ino) {
+            Some(attributes) => reply.attr(&PATIENCE, &attributes),
+            None => reply.error(Errno::ENOENT),
+        }
+    }
+
+    fn read(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        size: u32,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        let content = Arc::clone(&self.files[ino.0 as usize - 2].1);
+        thread::spawn(move || {
+            thread::sleep(DELAY);
+            let start = content.len().min(offset as usize);
+            let end = content.len().min(start + size as usize);
+            reply.data(&content[start..end]);
+        });
+    }
+}
+
+/// Puts a slow disk with these files there; `None`, with the reason printed,
+/// where that can't be.
+fn mount(
+    at: &Path,
+    files: &[(&'static str, &[u8])],
+) -> Option<(BackgroundSession, Arc<AtomicUsize>)> {
+    if !geteuid().is_root() || !Path::new("/dev/fuse").exists() {
+        eprintln!("skipped: a FUSE file system needs root and /dev/fuse");
+        return None;
+    }
+    fs::create_dir(at).expect("a mount point");
+    let reads = Arc::new(AtomicUsize::new(0));
+    let disk = SlowDisk {
+        files: files
+            .iter()
+            .map(|&(name, file)| (name, file.into()))
+            .collect(),
+        reads: Arc::clone(&reads),
+    };
+    let mut config = Config::default();
+    config.mount_options = vec![MountOption::RO];
+    match fuser::spawn_mount(disk, at, &config) {
+        Ok(mounted) => Some((mounted, reads)),
+        Err(error) => {
+            let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
+            assert!(!ci, "no FUSE file system can be mounted: {error}");
+            eprintln!("skipped: no FUSE file system can be mounted: {error}");
+            None
+        }
+    }
+}
+
+/// Downloads `name` in lockstep and returns the longest wait for a block.
+fn worst_wait(server: &Server, name: &str, content: &[u8]) -> Duration {
+    let client = RawClient::new(server);
+    let mut got = Vec::new();
+    let mut asked = Instant::now();
+    let (mut block, tid) = client.ask_data(&rrq(name, &[]));
+    let mut worst = asked.elapsed();
+    let mut number = 1;
+    loop {
+        got.extend_from_slice(&block);
+        let packet = ack(number);
+        if block.len() < BLOCK {
+            client.send_to(&packet, tid);
+            break;
+        }
+        asked = Instant::now();
+        client.send_to(&packet, tid);
+        number += 1;
+        block = loop {
+            match client.expect_from(tid) {
+                Packet::Data(next, payload) if next == number => break payload,
+                Packet::Data(next, _) if next < number => {}
+                other => panic!("DATA {number} wanted, not {other:?}"),
+            }
+        };
+        worst = worst.max(asked.elapsed());
+    }
+    assert_same(name, &got, content);
+    worst
+}
+
+/// Some attempt must show no longer wait; `None`: it can't be made here.
+fn assert_tolerable(attempt: impl Fn() -> Option<Duration>) {
+    let mut waits = Vec::new();
+    while waits.len() < ATTEMPTS {
+        let Some(wait) = attempt() else {
+            return;
+        };
+        if wait < TOLERATED {
+            return;
+        }
+        waits.push(wait);
+    }
+    panic!("each time a wait as if for the disk: {waits:?}");
+}
+
+#[test]
+fn a_slow_disk_keeps_only_its_own_readers_waiting() {
+    assert_tolerable(beside_two_downloads);
+}
+
+/// The worst wait beside two downloads from the slow disk.
+fn beside_two_downloads() -> Option<Duration> {
+    // Nothing is sent twice: an answer that is overlooked never comes.
+    let server = Server::start(&NEVER);
+    let slow = content(1, 600_000);
+    let text: Vec<u8> = b"a line of text\n".repeat(3000);
+    let files = [("binary", &slow[..]), ("text", &text)];
+    let (_mounted, reads) = mount(&server.root().join("slow"), &files)?;
+    let fast = content(2, 50_000);
+    server.file("fast", &fast);
+    let alone = worst_wait(&server, "fast", &fast);
+
+    let mut beside = Duration::ZERO;
+    let mut rounds = 0;
+    thread::scope(|scope| {
+        let binary = scope.spawn(|| {
+            let asked = Instant::now();
+            let options = [("blksize", "1428"), ("windowsize", "16")];
+            let packet = rrq("slow/binary", &options);
+            let got = RawClient::new(&server).read_with(&packet, 1428, 16, 0);
+            assert_same("binary", &got.expect("a download"), &slow);
+            asked.elapsed()
+        });
+        let lines = scope.spawn(|| {
+            let asked = Instant::now();
+            let packet = request(1, b"slow/text", "netascii", &[]);
+            let got = RawClient::new(&server).read_with(&packet, BLOCK, 1, 0);
+            let wire = b"a line of text\r\n".repeat(3000);
+            assert_same("text", &got.expect("a download"), &wire);
+            asked.elapsed()
+        });
+        while !binary.is_finished() || !lines.is_finished() {
+            beside = beside.max(worst_wait(&server, "fast", &fast));
+            rounds += 1;
+        }
+        for download in [binary, lines] {
+            let took = download.join().expect("a whole file");
+            assert!(took >= DELAY, "the disk wasn't slow: {took:?}");
+            eprintln!("from the slow disk: {took:?}");
+        }
+    });
+    let reads = reads.load(Ordering::Relaxed);
+    eprintln!(
+        "worst wait: {alone:?} alone, {beside:?} in {rounds} downloads beside {reads} slow reads"
+    );
+    assert_eq!(server.status("Threads"), 1);
+    Some(beside)
+}
+
+/// More background requests than FUSE takes at a time (12): the server must not
+/// be the one that waits until there is room.
+#[test]
+fn a_crowd_at_a_slow_disk_keeps_only_itself_waiting() {
+    assert_tolerable(beside_a_crowd);
+}
+
+/// The worst wait beside twenty downloads from the slow disk.
+fn beside_a_crowd() -> Option<Duration> {
+    const NAMES: [&str; 20] = [
+        "a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p", "q", "r",
+        "s", "t",
+    ];
+    // A wait that is over long before the last has had its turn: the disk's time
+    // is not the peer's.
+    let server = Server::start(&["-t", "600", "--retries", "1"]);
+    let slow = content(1, 20_000);
+    let files = NAMES.map(|name| (name, &slow[..]));
+    let (_mounted, _) = mount(&server.root().join("slow"), &files)?;
+    let fast = content(2, 50_000);
+    server.file("fast", &fast);
+
+    let mut beside = Duration::ZERO;
+    let asked = Instant::now();
+    thread::scope(|scope| {
+        let downloads = NAMES.map(|name| {
+            let (server, slow) = (&server, &slow);
+            scope.spawn(move || {
+                let got = RawClient::new(server).read(&format!("slow/{name}"));
+                assert_same(name, &got.expect("a download"), slow);
+            })
+        });
+        while downloads.iter().any(|download| !download.is_finished()) {
+            beside = beside.max(worst_wait(&server, "fast", &fast));
+        }
+    });
+    eprintln!(
+        "worst wait beside the crowd: {beside:?} in {:?}",
+        asked.elapsed()
+    );
+    Some(beside)
+}
