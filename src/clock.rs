@@ -1,6 +1,6 @@
 //! The one clock. The shells read it and tell the core what time it is.
 
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 /// What time it is.
 #[expect(
@@ -9,4 +9,14 @@ use std::time::Instant;
 )]
 pub fn now() -> Instant {
     Instant::now()
+}
+
+/// Seconds since 1970, for the log.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "who reads the log wants to know when"
+)]
+pub fn unix_seconds() -> f64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.unwrap_or_default().as_secs_f64()
 }

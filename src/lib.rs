@@ -92,6 +92,9 @@
 //! | ERRORs to refused requests | 10,000 a second | [`server`] |
 //! | log lines about dropped requests | 1 a second | [`server`] |
 //! | log lines about refusals and peers that never answered | 100 a second | `server::report` |
+//! | refusals told apart, to count repeats | 512, for 10 minutes after the last | `server::repeats` |
+//! | neighbour table read for a client's own root | 1 MiB | `server::client_root` |
+//! | directory entries read for a name in another case | 4096 | `storage::fold` |
 //! | repeats to a peer that never answered | 3, of one datagram | [`protocol::transfer`] |
 //! | repeats to a peer that did | `--retries`, waits up to 8 s | [`protocol::retry`] |
 //! | block size, window | 65,464 bytes, `--max-windowsize` blocks | [`wire::options`] |

@@ -332,6 +332,11 @@ impl<S: Tenant> Sessions<S> {
         (entry.generation == key.generation).then_some(&mut entry.tenant)
     }
 
+    /// The session that serves `endpoint`, if there is one.
+    pub fn key_of(&self, endpoint: &Endpoint) -> Option<SessionKey> {
+        self.find(endpoint).map(|(key, _)| key)
+    }
+
     /// Whom the session serves, if it still exists.
     pub fn endpoint(&self, key: SessionKey) -> Option<&Endpoint> {
         self.entry(key).map(|entry| &entry.endpoint)

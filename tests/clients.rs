@@ -210,6 +210,10 @@ impl Client {
 /// Sizes worth trying with this block size, in bytes.
 fn sizes(wish: Wish) -> Vec<usize> {
     let block = wish.blksize.unwrap_or(BLOCK);
+    // Where blocks end is the same in both modes.
+    if is_single_port() {
+        return vec![0, 3 * block];
+    }
     let big = if block == 8 { 30_000 } else { MIB };
     vec![0, 1, block - 1, block, block + 1, 3 * block, big]
 }
@@ -289,7 +293,8 @@ fn netascii_comes_and_goes_as_text() {
 /// 81,920 blocks: the block number wraps.
 #[track_caller]
 fn forty_mebibytes(client: Client, way: Way) {
-    if !client.is_there() {
+    // Wrapping block numbers are the same in both modes: `contents` has them.
+    if is_single_port() || !client.is_there() {
         return;
     }
     let server = Server::start(&[]);

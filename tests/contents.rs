@@ -78,6 +78,10 @@ fn block_numbers_roll_over_as_asked() {
 
 #[test]
 fn every_size_comes_and_goes_whole() {
+    // Where blocks end is the same in both modes.
+    if is_single_port() {
+        return;
+    }
     let server = Server::start(&[]);
     let client = RawClient::new(&server);
     for block_size in [8, 512, 1428, 65_464] {

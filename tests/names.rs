@@ -154,3 +154,53 @@ fn no_control_character_of_a_name_reaches_the_log() {
         assert!(!line.starts_with("2024 INFO forged"), "{line:?}");
     }
 }
+
+/// A name, and what is there or the ERROR's code.
+type Case<'a> = (&'a [u8], Result<&'a [u8], u16>);
+
+#[test]
+fn case_is_ignored_where_nothing_has_that_name() {
+    let server = Server::start(&["--ignore-case"]);
+    server.file("Boot/BCD", b"bcd");
+    server.file("boot.INI", b"small");
+    server.file("BOOT.ini", b"large");
+    server.file("Exact", b"upper");
+    server.file("exact", b"lower");
+    symlink("../outside", server.root().join("Out")).unwrap();
+    fs::create_dir_all(server.outside().join("outside")).unwrap();
+    fs::write(server.outside().join("outside/Secret"), "secret").unwrap();
+    let cases: [Case<'_>; 9] = [
+        (b"\\boot\\bcd", Ok(b"bcd")),
+        (b"BOOT/Bcd\xff\xff", Ok(b"bcd")),
+        // The first by its bytes.
+        (b"Boot.Ini", Ok(b"large")),
+        (b"exact", Ok(b"lower")),
+        (b"Exact", Ok(b"upper")),
+        (b"boot", Err(2)),
+        (b"nothing", Err(1)),
+        (b"out/secret", Err(1)),
+        (b"../OUTSIDE/secret", Err(1)),
+    ];
+    for (name, wanted) in cases {
+        let (packet, _) = RawClient::new(&server).ask(&request(1, name, "octet", &[]));
+        let what = String::from_utf8_lossy(name);
+        match wanted {
+            Ok(wanted) => assert_eq!(packet, Packet::Data(1, wanted.to_vec()), "{what}"),
+            Err(code) => assert_eq!(packet.error_code(), Some(code), "{what}"),
+        }
+    }
+    let both = r#"asked for "BOOT/Bcd\xff\xff", which is served as "Boot/BCD""#;
+    let line = server.wait_for_log(|line| line.contains(both), PATIENCE);
+    assert!(line.is_some(), "{:#?}", server.log_lines());
+    // An upload makes the file it names.
+    assert_eq!(RawClient::new(&server).write("EXACT", b"new"), Ok(()));
+    assert_eq!(fs::read(server.root().join("EXACT")).unwrap(), b"new");
+}
+
+#[test]
+fn case_counts_otherwise() {
+    let server = Server::start(&NEVER);
+    server.file("Boot/BCD", b"bcd");
+    let (packet, _) = RawClient::new(&server).ask(&rrq("boot/bcd", &[]));
+    assert_eq!(packet.error_code(), Some(1));
+}

@@ -440,6 +440,7 @@ fn in_a_confined_process() {
     let confinement = Confinement {
         root: directory.as_fd(),
         writable: !has("read-only"),
+        listable: false,
         log_file: None,
         map_file: None,
         pid_file: None,

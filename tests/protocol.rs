@@ -205,7 +205,14 @@ fn a_stranger_is_told_error_5_and_changes_nothing() {
     let (_, tid) = client.ask_data(&rrq("f", &[]));
     let stranger = RawClient::new(&server);
     for packet in [ack(1), data(1, b"x"), ack(4)] {
-        let answer = stranger.say(&packet, tid);
+        stranger.send_to(&packet, tid);
+        // tftp-hpa acknowledges ERRORs, to this port and from that of its next
+        // request.
+        if is_single_port() && packet[1] == 4 {
+            server.assert_quiet(&stranger);
+            continue;
+        }
+        let answer = stranger.expect_from(tid);
         assert_eq!(answer.error_code(), Some(5), "{answer:?}");
     }
     // RFC 1350 §4: an ERROR is never answered.
@@ -365,7 +372,7 @@ fn another_request_from_the_same_port_replaces_the_transfer() {
             (_, tid) => assert_eq!(tid, old),
         }
     };
-    assert_ne!(old, new);
+    assert_eq!(old == new, is_single_port());
     let start = Instant::now();
     while start.elapsed() < millis(500) {
         let repeated = client.expect();
@@ -393,7 +400,7 @@ fn a_client_that_starts_over_is_served_anew() {
         };
         assert!(silent_since.elapsed() >= millis(1000), "too early");
         assert_eq!(again, first);
-        assert_ne!(new_tid, tid);
+        assert_eq!(new_tid == tid, is_single_port());
         let ended = server.wait_ended(client.addr(), 1);
         assert!(ended[0].contains("outcome=replaced"), "{ended:?}");
         client.send_to(&error(0, "enough"), new_tid);

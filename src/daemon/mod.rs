@@ -176,6 +176,8 @@ pub struct Confinement<'a> {
     pub root: BorrowedFd<'a>,
     /// Whether files may be created and replaced in it.
     pub writable: bool,
+    /// Whether the directories in it may be listed.
+    pub listable: bool,
     /// The log file, which is opened anew when it was moved away.
     pub log_file: Option<&'a Path>,
     /// The map file, which is read again when it was changed or replaced.

@@ -46,6 +46,9 @@ fn landlocked(keep: &Confinement<'_>) -> Result<Enforcement, landlock::RulesetEr
     if keep.writable {
         in_root |= make_bitflags!(AccessFs::{WriteFile | Truncate | MakeReg | RemoveFile});
     }
+    if keep.listable {
+        in_root |= make_bitflags!(AccessFs::{ReadDir});
+    }
     let mut rules = Ruleset::default()
         .handle_access(AccessFs::from_all(KNOWN))?
         .handle_access(AccessNet::from_all(KNOWN))?

@@ -10,6 +10,7 @@ use std::time::Instant;
 use log::{debug, warn};
 use mio::Token;
 
+use super::client_root::ClientRoots;
 use super::mapping::MapFile;
 use super::report::Ending;
 use super::{Server, listener_token};
@@ -22,12 +23,12 @@ use crate::remap;
 use crate::session::{Content, Remote, Session};
 use crate::sessions::{Admission, Endpoint, Fingerprint, SessionKey};
 use crate::socket::{Destination, TransferSocket};
-use crate::storage::StorageError;
+use crate::storage::{Found, Root, StorageError};
 use crate::wire::options::{self, Negotiated};
 use crate::wire::packet::{Direction, ErrorCode, Mode, Packet, ParseError, Request, emit_error};
 
 /// Bytes of the longest request we read; RFC 2347 allows 512.
-const REQUEST_LEN: usize = 1024;
+pub(super) const REQUEST_LEN: usize = 1024;
 
 /// Why there is no session.
 enum Refusal {
@@ -43,27 +44,35 @@ impl Server {
     /// Takes a batch of requests from a listen socket. Each costs as much as a
     /// few dozen packets of a session: after a batch, those have their turn.
     pub(super) fn take_requests(&mut self, listener: usize) {
-        let capacity = self.tools.batch.capacity(REQUEST_LEN, usize::MAX);
-        let socket = &self.listeners[listener];
-        let received = match socket.receive(&mut self.tools.batch, REQUEST_LEN, usize::MAX) {
-            Ok(received) => received,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-            Err(error) => {
-                self.counters.socket_errors += 1;
-                debug!("{}: cannot receive: {error}", socket.address());
-                return;
-            }
-        };
+        let received = self.receive(listener, REQUEST_LEN);
         let now = clock::now();
         for index in 0..received {
             self.take_request(now, listener, index);
         }
-        if received == capacity {
-            self.unfinished.push_back(listener_token(listener));
+    }
+
+    /// Receives a batch, in slots of so many bytes; returns how many datagrams.
+    /// If there may be more, the listener gets another turn.
+    pub(super) fn receive(&mut self, listener: usize, slot_len: usize) -> usize {
+        let capacity = self.tools.batch.capacity(slot_len, usize::MAX);
+        let socket = &self.listeners[listener];
+        match socket.receive(&mut self.tools.batch, slot_len, usize::MAX) {
+            Ok(received) => {
+                if received == capacity {
+                    self.unfinished.push_back(listener_token(listener));
+                }
+                received
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) => {
+                self.counters.socket_errors += 1;
+                debug!("{}: cannot receive: {error}", socket.address());
+                0
+            }
         }
     }
 
-    fn take_request(&mut self, now: Instant, listener: usize, index: usize) {
+    pub(super) fn take_request(&mut self, now: Instant, listener: usize, index: usize) {
         let Some(datagram) = self.tools.batch.get(index) else {
             return;
         };
@@ -85,12 +94,19 @@ impl Server {
         }
         // Small enough to leave the batch, so that everything of ours is free.
         let mut copy = [0; REQUEST_LEN];
-        let copy = &mut copy[..datagram.payload.len()];
-        copy.copy_from_slice(datagram.payload);
+        let len = datagram.payload.len().min(REQUEST_LEN);
+        let copy = &mut copy[..len];
+        copy.copy_from_slice(&datagram.payload[..len]);
         match Packet::parse(copy) {
+            Ok(Packet::Request(_)) if self.stop_at.is_some() => self.counters.shed += 1,
             Ok(Packet::Request(request)) if peer.port() != 0 => {
                 let endpoint = Endpoint { peer, local };
                 self.admit(now, listener, endpoint, copy, &request);
+            }
+            // Not so an ACK: tftp-hpa acknowledges ERRORs, from the port that its
+            // next request comes from as well.
+            Ok(Packet::Data { .. }) if self.settings.single_port => {
+                self.turn_away(now, listener, peer, local);
             }
             Ok(_) => self.counters.foreign += 1,
             Err(error) => self.answer_malformed(now, listener, peer, local, error),
@@ -157,7 +173,7 @@ impl Server {
                 return;
             }
         }
-        let session = match self.open(now, &endpoint, request) {
+        let session = match self.open(now, listener, &endpoint, request) {
             Ok(session) => session,
             Err(Refusal::Overload(reason)) => {
                 self.shed(now, endpoint.peer, reason);
@@ -165,15 +181,25 @@ impl Server {
             }
             Err(Refusal::Answer(error)) => {
                 let code = error.code();
+                let similar = || match (
+                    request.direction,
+                    code,
+                    own_root(self.client_roots.as_ref(), &self.root, endpoint.peer),
+                ) {
+                    (Direction::Read, ErrorCode::FileNotFound, own) => {
+                        own.as_ref().unwrap_or(&self.root).similar(request.filename)
+                    }
+                    _ => None,
+                };
                 self.reporter
-                    .refusal(now, request, endpoint.peer, code, &error);
+                    .refusal(now, request, endpoint.peer, code, &error, similar);
                 self.refuse(now, listener, &endpoint, code, error.message());
                 return;
             }
             Err(Refusal::ByRules(refusal)) => {
                 let code = ErrorCode::AccessViolation;
                 self.reporter
-                    .refusal(now, request, endpoint.peer, code, &refusal);
+                    .refusal(now, request, endpoint.peer, code, &refusal, || None);
                 self.refuse(now, listener, &endpoint, code, refusal.message());
                 return;
             }
@@ -223,11 +249,14 @@ impl Server {
     fn open(
         &mut self,
         now: Instant,
+        listener: usize,
         endpoint: &Endpoint,
         request: &Request<'_>,
     ) -> Result<Session, Refusal> {
         let settings = &self.settings;
-        let map = |map_file: &MapFile| map_file.map(&self.root, request, endpoint.peer);
+        let own_root = own_root(self.client_roots.as_ref(), &self.root, endpoint.peer);
+        let root = own_root.as_ref().unwrap_or(&self.root);
+        let map = |map_file: &MapFile| map_file.map(root, request, endpoint.peer);
         let mapped = self.map_file.as_ref().map(map).transpose();
         let mapped = mapped.map_err(Refusal::ByRules)?;
         let name = mapped.as_deref().unwrap_or(request.filename);
@@ -237,9 +266,11 @@ impl Server {
         let mut window = None;
         let (transfer, content) = match request.direction {
             Direction::Read => {
-                let file = self.root.open_read(name).map_err(Refusal::from)?;
-                let tail = file.ignored_tail();
-                self.reporter.ignored_tail(now, name, endpoint.peer, tail);
+                let Found { file, served_as } = root.find(name).map_err(Refusal::from)?;
+                if let Some(served_as) = served_as {
+                    self.reporter
+                        .other_name(now, name, endpoint.peer, &served_as);
+                }
                 let size = Some(file.size());
                 let (negotiated, len) =
                     options::negotiate(request, &settings.limits, size, &mut oack);
@@ -253,14 +284,22 @@ impl Server {
                     options::negotiate(request, &settings.limits, None, &mut oack);
                 window = Some((negotiated.windowsize, negotiated.blksize));
                 let announced = announced_size(request, &negotiated);
-                let upload = self.root.create(name, announced).map_err(Refusal::from)?;
+                let upload = root.create(name, announced).map_err(Refusal::from)?;
                 let opening = opening(&oack[..len]);
                 let receiver = Receiver::new(&settings.config, opening, negotiated);
                 let sink = FileSink::new(upload, request.mode);
                 (Transfer::Receiver(receiver), Content::Sink(Box::new(sink)))
             }
         };
-        let mut socket = self.bind_transfer(endpoint)?;
+        let mut socket = match (&mut self.sharing, self.listeners.get(listener)) {
+            (Some(sharing), Some(listener)) => {
+                if let Some((_, block_size)) = window {
+                    sharing.expect(block_size);
+                }
+                TransferSocket::share(listener, endpoint.local)
+            }
+            _ => self.bind_transfer(endpoint)?,
+        };
         if let Some((blocks, block_size)) = window {
             socket.expect_windows(blocks, block_size);
         }
@@ -313,7 +352,7 @@ impl Server {
 
     /// One ERROR from the listen port, without a transfer, lost if it can't be
     /// sent at once: the client asks again.
-    fn answer(
+    pub(super) fn answer(
         &mut self,
         listener: usize,
         peer: SocketAddr,
@@ -331,6 +370,11 @@ impl Server {
             debug!("{peer}: cannot send: {error}");
         }
     }
+}
+
+/// The root of this client alone, if it has one.
+fn own_root(roots: Option<&ClientRoots>, common: &Root, peer: SocketAddr) -> Option<Root> {
+    roots?.of(peer.ip(), common)
 }
 
 impl From<StorageError> for Refusal {

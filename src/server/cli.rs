@@ -10,6 +10,8 @@ use std::time::Duration;
 use clap::{ArgAction, Parser};
 
 use super::access::Network;
+use super::client_root::NamedAfter;
+use super::logging::LogFormat;
 use crate::daemon::syslog::DEV_LOG;
 use crate::usage::{self, Refusal};
 use crate::wire::options::{
@@ -54,6 +56,11 @@ pub struct Args {
     #[arg(short = 'R', long, value_name = "LO:HI", help_heading = "Listening")]
     #[arg(value_parser = usage::parse_port_range)]
     pub port_range: Option<RangeInclusive<u16>>,
+
+    /// Send every transfer from the port it was asked for on: for clients behind
+    /// NAT, for containers, firewalls and load balancers
+    #[arg(long, conflicts_with = "port_range", help_heading = "Listening")]
+    pub single_port: bool,
 
     /// Share the port with other servers of the same user that say so too
     #[arg(long, help_heading = "Listening")]
@@ -131,6 +138,16 @@ pub struct Args {
     )]
     pub map_test: Option<PathBuf>,
 
+    /// Serve each client from a directory of its own below ROOT, named after its
+    /// address, if there is one; else from ROOT
+    #[arg(long, value_name = "ip|mac", help_heading = "Access")]
+    pub per_client_root: Option<NamedAfter>,
+
+    /// Look for a file that isn't there under names that differ in the case of
+    /// their letters
+    #[arg(long, help_heading = "Access")]
+    pub ignore_case: bool,
+
     /// Network to serve, repeatable [default: all]
     #[arg(long, value_name = "CIDR", help_heading = "Access")]
     pub allow: Vec<Network>,
@@ -201,6 +218,11 @@ pub struct Args {
     /// Append the log to FILE instead of standard error
     #[arg(long, value_name = "FILE", help_heading = "Logging")]
     pub log_file: Option<PathBuf>,
+
+    /// How a line of the log looks: text, or a JSON object
+    #[arg(long, value_name = "text|json", help_heading = "Logging")]
+    #[arg(default_value = "text", conflicts_with = "syslog")]
+    pub log_format: LogFormat,
 
     /// Log to the syslog, whose socket is /dev/log unless given
     #[arg(

@@ -9,13 +9,23 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use log::{LevelFilter, Log, Metadata, Record};
+use log::{Level, LevelFilter, Log, Metadata, Record};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use simplelog::{ConfigBuilder, WriteLogger};
 
 use super::cli::Args;
+use super::json::{self, JsonLines};
 use super::start::reason;
 use crate::daemon::syslog::{self, DEV_LOG, Syslog};
+
+/// How a line of the log looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// Time, level and text
+    Text,
+    /// One JSON object
+    Json,
+}
 
 /// The log file, if there is one; clones share it.
 #[derive(Debug, Clone)]
@@ -60,6 +70,7 @@ impl Write for LogFile {
 /// Standard error, or silence: who doesn't read the log must not stop the server.
 #[derive(Debug)]
 struct StandardError {
+    format: LogFormat,
     /// Lines left out since the last one that was taken.
     lost: u64,
 }
@@ -82,10 +93,11 @@ impl Write for StandardError {
         }
         if self.lost > 0 {
             let lost = std::mem::take(&mut self.lost);
-            writeln!(
-                io::stderr(),
-                "({lost} lines of the log were lost: nobody read them)"
-            )?;
+            let note = format!("{lost} lines of the log were lost: nobody read them");
+            match self.format {
+                LogFormat::Text => writeln!(io::stderr(), "({note})")?,
+                LogFormat::Json => write!(io::stderr(), "{}", json::line(Level::Warn, &note))?,
+            }
         }
         io::stderr().write(line)
     }
@@ -161,10 +173,13 @@ pub(super) fn start(args: &Args, by_inetd: bool) -> Result<Option<LogFile>, Stri
     };
     if let Some(path) = &args.log_file {
         let file = LogFile::open(path).map_err(|error| cannot_open(path, &error))?;
-        write_lines(level, Box::new(file.clone()));
+        write_lines(args.log_format, level, Box::new(file.clone()));
         return Ok(Some(file));
     }
-    let stderr = StandardError { lost: 0 };
+    let stderr = StandardError {
+        format: args.log_format,
+        lost: 0,
+    };
     match &args.syslog {
         Some(path) => {
             let syslog = Syslog::connect(path).map_err(|error| cannot_reach(path, &error))?;
@@ -176,16 +191,20 @@ pub(super) fn start(args: &Args, by_inetd: bool) -> Result<Option<LogFile>, Stri
                 SystemLog::install(level, Target::Syslog(syslog));
             }
         }
-        None if syslog::stderr_is_journal() => {
+        None if args.log_format == LogFormat::Text && syslog::stderr_is_journal() => {
             SystemLog::install(level, Target::Journal(stderr, String::new()));
         }
-        None => write_lines(level, Box::new(stderr)),
+        None => write_lines(args.log_format, level, Box::new(stderr)),
     }
     Ok(None)
 }
 
 /// Logs lines with time and level to `target`.
-fn write_lines(level: LevelFilter, target: Box<dyn Write + Send>) {
+fn write_lines(format: LogFormat, level: LevelFilter, target: Box<dyn Write + Send>) {
+    if format == LogFormat::Json {
+        JsonLines::install(level, target);
+        return;
+    }
     let format = ConfigBuilder::new()
         .set_time_format_rfc3339()
         .set_target_level(LevelFilter::Off)

@@ -13,11 +13,15 @@
 mod access;
 mod admission;
 pub mod cli;
+mod client_root;
 mod counters;
+mod json;
 mod logging;
 pub mod mapping;
+mod repeats;
 mod report;
 mod resting;
+mod shared;
 mod spin;
 mod start;
 
@@ -28,16 +32,18 @@ use std::ops::RangeInclusive;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-use log::{Level, debug, error, info, log_enabled};
+use log::{Level, error, info, log_enabled};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
 use self::access::Access;
+use self::client_root::ClientRoots;
 use self::counters::Counters;
 use self::logging::LogFile;
 use self::mapping::MapFile;
 use self::report::{Ending, Reporter};
 use self::resting::{Resting, STORM};
+use self::shared::Sharing;
 use self::spin::Spin;
 use crate::clock;
 use crate::daemon::{Command, Notifier, PidFile, Signals};
@@ -79,6 +85,8 @@ pub struct Settings {
     pub max_sessions_per_client: usize,
     /// Who is served.
     pub access: Access,
+    /// Transfers share the listen sockets.
+    pub single_port: bool,
     /// Ports for transfer sockets; `None` leaves the choice to the kernel.
     pub ports: Option<RangeInclusive<u16>>,
     /// What running transfers get to finish after the signal to stop.
@@ -95,6 +103,7 @@ pub struct Server {
     settings: Settings,
     root: Root,
     map_file: Option<MapFile>,
+    client_roots: Option<ClientRoots>,
     poll: Poll,
     signals: Signals,
     log_file: Option<LogFile>,
@@ -102,6 +111,8 @@ pub struct Server {
     sessions: Sessions<Session>,
     /// Sessions and listeners that have more to do without waiting.
     unfinished: VecDeque<Token>,
+    /// What sharing the listen sockets takes; `None` where nobody does.
+    sharing: Option<Sharing>,
     tools: Tools,
     resting: Resting,
     spin: Spin,
@@ -133,19 +144,17 @@ impl Server {
         settings: Settings,
         root: Root,
         map_file: Option<MapFile>,
-        mut listeners: Vec<ListenSocket>,
+        client_roots: Option<ClientRoots>,
+        listeners: Vec<ListenSocket>,
         signals: Signals,
         log_file: Option<LogFile>,
     ) -> io::Result<Self> {
         let now = clock::now();
         let poll = Poll::new()?;
-        for (index, listener) in listeners.iter_mut().enumerate() {
-            poll.registry().register(
-                listener.source(),
-                listener_token(index),
-                Interest::READABLE,
-            )?;
+        for (index, listener) in listeners.iter().enumerate() {
+            listener.register(poll.registry(), listener_token(index), Interest::READABLE)?;
         }
+        let sharing = settings.single_port.then(|| Sharing::among(&listeners));
         let descriptor = signals.as_raw_fd();
         poll.registry()
             .register(&mut SourceFd(&descriptor), SIGNALS, Interest::READABLE)?;
@@ -161,11 +170,13 @@ impl Server {
             settings,
             root,
             map_file,
+            client_roots,
             poll,
             signals,
             log_file,
             listeners,
             unfinished: VecDeque::new(),
+            sharing,
             tools: Tools::new(now, log_enabled!(Level::Trace).then_some(report::packet)),
             counters: Counters::default(),
             refusals: Allowance::new(REFUSALS, now),
@@ -244,6 +255,9 @@ impl Server {
                 SIGNALS => signalled = true,
                 token if listener_index(token) < MAX_LISTENERS => {
                     listen_ready[listener_index(token)] = true;
+                    if event.is_writable() {
+                        self.resume(listener_index(token));
+                    }
                 }
                 token => self.run_session(SessionKey::from_token(token.0)),
             }
@@ -264,7 +278,11 @@ impl Server {
             }
         }
         for index in (0..self.listeners.len()).filter(|&index| listen_ready[index]) {
-            self.take_requests(index);
+            if self.settings.single_port {
+                self.take_anything(index);
+            } else {
+                self.take_requests(index);
+            }
         }
         // What time it was when the sockets were looked at: an ACK that came
         // since hasn't missed its deadline.
@@ -316,10 +334,9 @@ impl Server {
             return;
         }
         self.stop_at = Some(now + self.settings.grace);
-        for mut listener in self.listeners.drain(..) {
-            if let Err(error) = self.poll.registry().deregister(listener.source()) {
-                debug!("cannot deregister {}: {error}", listener.address());
-            }
+        if !self.settings.single_port {
+            // Closed, they leave the poll. Shared ones turn requests away.
+            self.listeners.clear();
         }
         let running = self
             .sessions
@@ -409,6 +426,9 @@ impl Server {
         if session.is_closed() {
             self.end_session(key, Ending::Replaced);
             return;
+        }
+        if let Some(sharing) = &mut self.sharing {
+            sharing.wait_if_blocked(key, session, &self.listeners, self.poll.registry());
         }
         if turn == Turn::Unfinished && !session.queued {
             session.queued = true;

@@ -10,6 +10,7 @@ use std::time::Instant;
 use log::{Level, info, log, trace, warn};
 
 use super::counters::Counters;
+use super::repeats::Repeats;
 use crate::protocol::transfer::Outcome;
 use crate::session::{Allowance, Content, Heading, Session};
 use crate::wire::packet::{Direction, ErrorCode, Packet, Request};
@@ -42,13 +43,15 @@ pub(super) enum Ending<'a> {
 pub(super) struct Reporter {
     lines: Allowance,
     left_out: u64,
+    repeats: Repeats,
 }
 
 impl Reporter {
-    pub(super) const fn new(now: Instant) -> Self {
+    pub(super) fn new(now: Instant) -> Self {
         Self {
             lines: Allowance::new(UNPROVED_LINES, now),
             left_out: 0,
+            repeats: Repeats::new(),
         }
     }
 
@@ -65,7 +68,8 @@ impl Reporter {
         true
     }
 
-    /// A request that was answered with an ERROR.
+    /// A request that was answered with an ERROR. `similar` looks for a file that
+    /// may have been meant.
     pub(super) fn refusal(
         &mut self,
         now: Instant,
@@ -73,30 +77,45 @@ impl Reporter {
         peer: SocketAddr,
         code: ErrorCode,
         reason: &impl fmt::Display,
+        similar: impl FnOnce() -> Option<Vec<u8>>,
     ) {
-        if self.may_go_on(now) {
-            warn!(
-                "refused peer={peer} op={} file=\"{}\" code={code} reason=\"{reason}\"",
-                request.direction.name(),
-                escape(request.filename),
-            );
+        let op = request.direction.name();
+        let refusal = (peer.ip(), op, request.filename, code.to_wire());
+        let Some(times) = self.repeats.count(now, refusal) else {
+            return;
+        };
+        if !self.may_go_on(now) {
+            return;
         }
+        let file = escape(request.filename);
+        let times = match times {
+            1 => String::new(),
+            more => format!(" times={more}"),
+        };
+        let hint = similar().map_or(String::new(), |name| {
+            format!(
+                " hint=\"did you mean {}? try --ignore-case\"",
+                escape(&name)
+            )
+        });
+        warn!(
+            "refused peer={peer} op={op} file=\"{file}\" code={code} reason=\"{reason}\"{times}{hint}"
+        );
     }
 
-    /// A file that was found only without the last bytes of its name.
-    pub(super) fn ignored_tail(
+    /// A file that was found under another name than it was asked for.
+    pub(super) fn other_name(
         &mut self,
         now: Instant,
         name: &[u8],
         peer: SocketAddr,
-        bytes: usize,
+        served_as: &[u8],
     ) {
-        if bytes > 0 && self.may_go_on(now) {
-            let served = &name[..name.len().saturating_sub(bytes)];
+        if self.may_go_on(now) {
             info!(
                 "peer={peer} asked for \"{}\", which is served as \"{}\"",
                 escape(name),
-                escape(served),
+                escape(served_as),
             );
         }
     }
@@ -203,9 +222,12 @@ fn hint(session: &Session, ending: Ending<'_>) -> Option<&'static str> {
         _ => return None,
     }
     if !progress.verified {
-        return Some(
-            " hint=\"no answer ever came: does a firewall or NAT drop packets from our new port?\"",
-        );
+        return Some(if session.shares_its_port() {
+            " hint=\"no answer ever came: does a firewall drop what we send?\""
+        } else {
+            " hint=\"no answer ever came: does a firewall or NAT drop packets from our new port? \
+             try --single-port\""
+        });
     }
     match progress.blocks {
         0 if progress.block_size > LARGEST_UNFRAGMENTED => {

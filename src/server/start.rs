@@ -17,6 +17,7 @@ use nix::libc::{EADDRNOTAVAIL, EAFNOSUPPORT};
 
 use super::access::Access;
 use super::cli::{Args, UserAndGroup};
+use super::client_root::ClientRoots;
 use super::mapping::MapFile;
 use super::{MAX_LISTENERS, Server, Settings, logging};
 use crate::clock;
@@ -54,6 +55,7 @@ impl Server {
         let inherited = Inherited::take_over(MAX_LISTENERS)?;
         let log_file = logging::start(args, inherited.by_inetd)?;
         let map_file = args.map_file.as_deref().map(MapFile::open).transpose()?;
+        let client_roots = args.per_client_root.map(ClientRoots::open).transpose()?;
         let notifier = Notifier::from_environment(clock::now())?;
         let listeners = match inherited.sockets {
             none if none.is_empty() => listen(args)?,
@@ -73,7 +75,15 @@ impl Server {
             pid_file.lose_path();
         }
         let root = Root::within(directory, policy(args))?;
-        let mut server = Self::new(settings, root, map_file, listeners, signals, log_file)?;
+        let mut server = Self::new(
+            settings,
+            root,
+            map_file,
+            client_roots,
+            listeners,
+            signals,
+            log_file,
+        )?;
         let status = describe(args, &path, &server);
         info!("{status}");
         if let Some(notifier) = &notifier {
@@ -92,6 +102,7 @@ fn confine(args: &Args, root: BorrowedFd<'_>) -> Result<Enforcement, Box<dyn Err
     let confinement = Confinement {
         root,
         writable: !args.read_only,
+        listable: args.ignore_case,
         log_file: args.log_file.as_deref(),
         map_file: args.map_file.as_deref(),
         pid_file: args.pid_file.as_deref(),
@@ -109,11 +120,13 @@ pub(super) fn policy(args: &Args) -> Policy {
         overwrite: args.overwrite,
         max_upload: args.max_upload,
         umask: args.umask,
+        ignore_case: args.ignore_case,
     }
 }
 
 fn settings(args: &Args, open_files: u64) -> Settings {
-    let affordable = open_files.saturating_sub(OWN_DESCRIPTORS) / SESSION_DESCRIPTORS;
+    let each = SESSION_DESCRIPTORS - u64::from(args.single_port);
+    let affordable = open_files.saturating_sub(OWN_DESCRIPTORS) / each;
     let max_sessions = args.max_sessions.map_or(affordable.max(1), u64::from);
     Settings {
         config: Config {
@@ -137,6 +150,7 @@ fn settings(args: &Args, open_files: u64) -> Settings {
             allow: args.allow.clone(),
             deny: args.deny.clone(),
         },
+        single_port: args.single_port,
         ports: args.port_range.clone(),
         grace: Duration::from_secs(args.grace.into()),
         idle_exit: args.idle_exit.map(|it| Duration::from_secs(it.into())),

@@ -13,6 +13,7 @@ mod gather;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::time::Instant;
 
 use log::debug;
@@ -30,7 +31,8 @@ use crate::protocol::transfer::{
 };
 use crate::sessions::Tenant;
 use crate::socket::{
-    Batch, MAX_COALESCED, MAX_DATA_PACKET, MAX_SEGMENTS, MAX_SEND, RunSent, TransferSocket,
+    Batch, ListenSocket, MAX_COALESCED, MAX_DATA_PACKET, MAX_SEGMENTS, MAX_SEND, RunSent,
+    TransferSocket,
 };
 use crate::storage::Upload;
 use crate::wire::packet::{DATA_HEADER_LEN, ErrorCode, MAX_ERROR_LEN, Packet, emit_error};
@@ -65,7 +67,7 @@ const _: () = assert!(MAX_RUN <= MAX_SEGMENTS);
 
 /// What a session costs in memory, in bytes, beside its place in the table: a
 /// budget, so that it doesn't grow unnoticed.
-const _: () = assert!(size_of::<Session>() <= 400);
+const _: () = assert!(size_of::<Session>() <= 424);
 
 /// The file behind a transfer.
 #[derive(Debug)]
@@ -218,6 +220,16 @@ impl<S: Store> Session<S> {
     /// Whatever the kernel says.
     pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         self.socket.watch(registry, token, Interest::READABLE)
+    }
+
+    /// Its TID is the listen port.
+    pub const fn shares_its_port(&self) -> bool {
+        self.socket.is_shared()
+    }
+
+    /// Waits for room in a socket that is a share of `listener`.
+    pub fn is_blocked_by(&self, listener: &ListenSocket) -> bool {
+        self.blocked && self.socket.shares(listener)
     }
 
     /// Its socket, when the session is over.
@@ -417,6 +429,36 @@ impl<S: Store> Session<S> {
         };
         self.flush(shop);
         turn
+    }
+
+    /// [`Session::run`] with what was received for it on a shared socket and lies
+    /// in the batch in the slots `received`: each is answered before the next.
+    pub fn run_shared(&mut self, received: Range<usize>, shop: &mut Workshop<'_>) -> Turn {
+        for index in received {
+            match self.content {
+                Content::Source(_) => self.handle_answer(index, shop),
+                Content::Sink(_) => {
+                    let mut next = Some(0);
+                    while let Some(from) = next {
+                        next = self.handle_block(index, from, shop);
+                    }
+                }
+            }
+        }
+        self.flush(shop);
+        let sent = self.transmit(shop);
+        self.read_ahead(shop);
+        sent
+    }
+
+    fn handle_answer(&mut self, index: usize, shop: &mut Workshop<'_>) {
+        let Tools { batch, gate, .. } = &mut *shop.tools;
+        if let Some(datagram) = batch.get(index)
+            && let Some(packet) = self.let_in(shop.now, datagram.peer, datagram.payload, gate)
+        {
+            self.transfer.handle_packet(shop.now, &packet, &mut NoSink);
+            self.transmit(shop);
+        }
     }
 
     /// Handles the datagram that starts `from` bytes into what was received as

@@ -16,8 +16,9 @@ use std::ptr;
 
 use nix::libc;
 
-/// Room for both packet infos, in 8-byte words so that the kernel finds them
-/// aligned: `cmsghdr` 16 bytes, `in6_pktinfo` 20, `in_pktinfo` 12.
+/// Room for both packet infos, or the larger of them and a segment size, in
+/// 8-byte words so that the kernel finds them aligned: `cmsghdr` 16 bytes,
+/// `in6_pktinfo` 20, `in_pktinfo` 12, the size 2.
 const CONTROL_WORDS: usize = 10;
 
 /// One received datagram, borrowed from the batch.
@@ -241,13 +242,15 @@ fn read_control(
 }
 
 /// Sends one datagram from `local`, one of the addresses that `socket` is bound
-/// to: without it the kernel would choose one by the route.
+/// to: without it the kernel would choose one by the route. With `segment_size`,
+/// in bytes, the kernel cuts it into datagrams of that size (`UDP_SEGMENT`).
 ///
 /// # Errors
 /// Whatever `sendmsg` says; `InvalidInput` if the addresses are of two families.
 pub(super) fn send_from(
     socket: &impl AsFd,
     datagram: &[u8],
+    segment_size: Option<u16>,
     peer: SocketAddr,
     local: IpAddr,
 ) -> io::Result<()> {
@@ -263,9 +266,7 @@ pub(super) fn send_from(
     header.msg_namelen = name.len();
     header.msg_iov = &raw mut vector;
     header.msg_iovlen = 1;
-    header.msg_control = control.as_mut_ptr().cast();
-    header.msg_controllen = mem::size_of_val(&control) as _;
-    header.msg_controllen = match (peer, local) {
+    let mut used = match (peer, local) {
         (SocketAddr::V4(_), IpAddr::V4(ip)) => {
             let source = libc::in_addr {
                 s_addr: u32::from(ip).to_be(),
@@ -275,7 +276,7 @@ pub(super) fn send_from(
                 ipi_spec_dst: source,
                 ipi_addr: source,
             };
-            put_control(&mut header, libc::IPPROTO_IP, libc::IP_PKTINFO, info)
+            put_control(&mut control, 0, libc::IPPROTO_IP, libc::IP_PKTINFO, info)
         }
         (SocketAddr::V6(peer), IpAddr::V6(ip)) => {
             let info = libc::in6_pktinfo {
@@ -284,10 +285,21 @@ pub(super) fn send_from(
                 },
                 ipi6_ifindex: peer.scope_id() as _,
             };
-            put_control(&mut header, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info)
+            put_control(
+                &mut control,
+                0,
+                libc::IPPROTO_IPV6,
+                libc::IPV6_PKTINFO,
+                info,
+            )
         }
         _ => return Err(io::ErrorKind::InvalidInput.into()),
-    } as _;
+    };
+    if let Some(size) = segment_size {
+        used = put_control(&mut control, used, libc::SOL_UDP, libc::UDP_SEGMENT, size);
+    }
+    header.msg_control = control.as_mut_ptr().cast();
+    header.msg_controllen = used as _;
     // SAFETY: the header's pointers are to locals that outlive the call, with
     // their lengths beside them; the kernel only reads through them.
     let sent = unsafe {
@@ -320,18 +332,27 @@ pub(super) fn allow_fragments(socket: &impl AsFd) {
     }
 }
 
-/// Writes one control message into the header's buffer; returns the bytes used.
-fn put_control<T: Copy>(header: &mut libc::msghdr, level: i32, kind: i32, value: T) -> usize {
+/// Appends a control message to the `used` bytes of others; returns the bytes
+/// used then. `used` is what an earlier call returned, or 0.
+fn put_control<T: Copy>(
+    control: &mut [u64; CONTROL_WORDS],
+    used: usize,
+    level: libc::c_int,
+    kind: libc::c_int,
+    value: T,
+) -> usize {
     let len = mem::size_of::<T>() as libc::c_uint;
-    // SAFETY: the macros compute within the header's control buffer, which is
-    // larger than `CMSG_SPACE` of either packet info; zeroed and aligned.
+    // SAFETY: the macros only compute. What is written lies between `used` and
+    // the end of the message, which the assertion keeps inside the buffer;
+    // `CMSG_SPACE` keeps each message aligned as the first, in 8-byte words, is.
     unsafe {
-        assert!(libc::CMSG_SPACE(len) as usize <= header.msg_controllen);
-        let cmsg = libc::CMSG_FIRSTHDR(header);
+        let end = used + libc::CMSG_SPACE(len) as usize;
+        assert!(end <= mem::size_of_val(control));
+        let cmsg = control.as_mut_ptr().byte_add(used).cast::<libc::cmsghdr>();
         (*cmsg).cmsg_level = level;
         (*cmsg).cmsg_type = kind;
         (*cmsg).cmsg_len = libc::CMSG_LEN(len) as _;
         ptr::write_unaligned(libc::CMSG_DATA(cmsg).cast(), value);
-        libc::CMSG_SPACE(len) as usize
+        end
     }
 }

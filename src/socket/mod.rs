@@ -2,18 +2,19 @@
 //!
 //! A [`ListenSocket`] learns for each request which of our addresses it came
 //! to; a [`TransferSocket`] is bound to that address and is our TID for one
-//! transfer. Both are non-blocking. May not: know what is in a datagram, keep
-//! sessions, decide when to send.
+//! transfer, or sends from the listen socket. All are non-blocking. May not: know
+//! what is in a datagram, keep sessions, decide when to send.
 
 mod batch;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::ops::RangeInclusive;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
+use std::rc::Rc;
 
-use mio::event::Source;
 use mio::net::UdpSocket;
+use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -34,6 +35,9 @@ const MAX_WINDOW_BUFFER: usize = 4 << 20;
 
 /// Datagrams that are looked at, at most, before a used socket is used again.
 const MAX_DISCARDED: usize = 16;
+/// Bytes we ask the kernel to hold of what all transfers of a shared listen
+/// socket send: a few of the longest windows.
+const SHARED_SEND_BUFFER: usize = 8 << 20;
 
 /// The most segments one call may hand over for offload (`UDP_MAX_SEGMENTS` of
 /// kernels before 6.9).
@@ -62,14 +66,45 @@ pub struct Binding {
 /// The socket on which requests come in.
 #[derive(Debug)]
 pub struct ListenSocket {
-    socket: UdpSocket,
+    socket: Rc<UdpSocket>,
     address: SocketAddr,
 }
 
 impl ListenSocket {
-    /// What a poll watches.
-    pub const fn source(&mut self) -> &mut impl Source {
-        &mut self.socket
+    /// Has `registry` report under `token` what `interest` says.
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    pub fn register(
+        &self,
+        registry: &Registry,
+        token: Token,
+        interest: Interest,
+    ) -> io::Result<()> {
+        registry.register(&mut SourceFd(&self.socket.as_raw_fd()), token, interest)
+    }
+
+    /// Has `registry` report something else from now on.
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    pub fn reregister(
+        &self,
+        registry: &Registry,
+        token: Token,
+        interest: Interest,
+    ) -> io::Result<()> {
+        registry.reregister(&mut SourceFd(&self.socket.as_raw_fd()), token, interest)
+    }
+
+    /// Makes it fit to carry transfers as well: they send with its options.
+    pub fn prepare_sharing(&self) {
+        if self.address.is_ipv4() {
+            batch::allow_fragments(&*self.socket);
+        }
+        if setsockopt(&*self.socket, sockopt::SndBufForce, &SHARED_SEND_BUFFER).is_err() {
+            let _ = setsockopt(&*self.socket, sockopt::SndBuf, &SHARED_SEND_BUFFER);
+        }
     }
 
     /// Binds to `address` as `binding` says; port 0 lets the kernel choose.
@@ -104,7 +139,10 @@ impl ListenSocket {
         socket.set_nonblocking(true)?;
         let socket = UdpSocket::from_std(socket.into());
         let address = socket.local_addr()?;
-        Ok(Self { socket, address })
+        Ok(Self {
+            socket: Rc::new(socket),
+            address,
+        })
     }
 
     /// A socket that was bound by whoever started us.
@@ -126,8 +164,10 @@ impl ListenSocket {
         setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
         set_receive_buffer(&socket, LISTEN_BUFFER);
         socket.set_nonblocking(true)?;
-        let socket = UdpSocket::from_std(socket);
-        Ok(Self { socket, address })
+        Ok(Self {
+            socket: Rc::new(UdpSocket::from_std(socket)),
+            address,
+        })
     }
 
     /// The address it is bound to, with the port the kernel chose.
@@ -140,7 +180,7 @@ impl ListenSocket {
     /// # Errors
     /// As [`Batch::receive`].
     pub fn receive(&self, batch: &mut Batch, slot_len: usize, limit: usize) -> io::Result<usize> {
-        batch.receive(&self.socket, slot_len, limit)
+        batch.receive(&*self.socket, slot_len, limit)
     }
 
     /// Sends one datagram from the listen port and from `local`, the address
@@ -149,7 +189,7 @@ impl ListenSocket {
     /// # Errors
     /// Whatever the kernel says.
     pub fn answer(&self, datagram: &[u8], peer: SocketAddr, local: IpAddr) -> io::Result<()> {
-        batch::send_from(&self.socket, datagram, peer, local)
+        batch::send_from(&*self.socket, datagram, None, peer, local)
     }
 }
 
@@ -168,13 +208,26 @@ pub enum RunSent {
 /// The socket of one transfer: its port is our TID (RFC 1350 §4).
 #[derive(Debug)]
 pub struct TransferSocket {
-    socket: UdpSocket,
+    channel: Channel,
     offload: Offload,
     coalesces: bool,
     /// What it receives was prepared for one transfer.
     tuned: bool,
     /// A poll has it already.
     registered: bool,
+}
+
+/// Where a transfer's datagrams go out.
+#[derive(Debug)]
+enum Channel {
+    /// A socket of its own.
+    Own(UdpSocket),
+    /// The listen socket, from the address that was asked. What comes in is
+    /// found and handed over by whoever receives there.
+    Shared {
+        socket: Rc<UdpSocket>,
+        local: IpAddr,
+    },
 }
 
 /// Whether the kernel cuts runs into datagrams (`UDP_SEGMENT`).
@@ -189,8 +242,37 @@ enum Offload {
 }
 
 impl TransferSocket {
+    /// A share of `listener` for the transfer with who asked `local` for it: no
+    /// descriptor, and the listen port for a TID.
+    pub fn share(listener: &ListenSocket, local: IpAddr) -> Self {
+        Self {
+            channel: Channel::Shared {
+                socket: Rc::clone(&listener.socket),
+                local,
+            },
+            offload: Offload::Untried,
+            coalesces: false,
+            tuned: false,
+            registered: false,
+        }
+    }
+
+    /// Whether this is a share of a listen socket.
+    pub const fn is_shared(&self) -> bool {
+        matches!(self.channel, Channel::Shared { .. })
+    }
+
+    /// Whether this is a share of `listener`.
+    pub fn shares(&self, listener: &ListenSocket) -> bool {
+        match &self.channel {
+            Channel::Own(_) => false,
+            Channel::Shared { socket, .. } => Rc::ptr_eq(socket, &listener.socket),
+        }
+    }
+
     /// Has `registry`, always the same one, report under `token` what `interest`
-    /// says; what it reported before is over.
+    /// says, what it reported before is over; nothing, where the socket is
+    /// shared: that one has a token of its own.
     ///
     /// # Errors
     /// Whatever the kernel says.
@@ -200,17 +282,20 @@ impl TransferSocket {
         token: Token,
         interest: Interest,
     ) -> io::Result<()> {
+        let Channel::Own(socket) = &mut self.channel else {
+            return Ok(());
+        };
         if self.registered {
-            return registry.reregister(&mut self.socket, token, interest);
+            return registry.reregister(socket, token, interest);
         }
-        registry.register(&mut self.socket, token, interest)?;
+        registry.register(socket, token, interest)?;
         self.registered = true;
         Ok(())
     }
 
     /// Whether it is as it was when it was bound, fit for any other transfer.
     pub fn is_plain(&self) -> bool {
-        self.offload == Offload::Untried && !self.tuned
+        self.offload == Offload::Untried && !self.tuned && !self.is_shared()
     }
 
     /// Forgets what has arrived; what goes on arriving is left.
@@ -254,7 +339,7 @@ impl TransferSocket {
             Some(range) => bind_in_range(&socket, range, first_try, address)?,
         }
         Ok(Self {
-            socket: UdpSocket::from_std(socket.into()),
+            channel: Channel::Own(UdpSocket::from_std(socket.into())),
             offload: Offload::Untried,
             coalesces: false,
             tuned: false,
@@ -264,18 +349,22 @@ impl TransferSocket {
 
     /// Makes ready for windows of `blocks` datagrams of `block_size` bytes: room
     /// for what comes at once, as far as the system allows, and several
-    /// datagrams received as one where it can (`UDP_GRO`).
+    /// datagrams received as one where it can (`UDP_GRO`). A listen socket has
+    /// room, and takes each by itself.
     pub fn expect_windows(&mut self, blocks: u16, block_size: u16) {
+        let Channel::Own(socket) = &self.channel else {
+            return;
+        };
         // The kernel counts what a datagram takes in memory, up to twice its
         // length and more.
         let room = usize::from(blocks) * usize::from(block_size) * 3;
         if room > DEFAULT_BUFFER {
             self.tuned = true;
-            set_receive_buffer(&self.socket, room.min(MAX_WINDOW_BUFFER));
+            set_receive_buffer(socket, room.min(MAX_WINDOW_BUFFER));
         }
         if blocks > 1 {
             self.tuned = true;
-            self.coalesces = setsockopt(&self.socket, sockopt::UdpGroSegment, &true).is_ok();
+            self.coalesces = setsockopt(socket, sockopt::UdpGroSegment, &true).is_ok();
         }
     }
 
@@ -286,9 +375,9 @@ impl TransferSocket {
     /// # Errors
     /// Whatever the kernel says.
     pub fn report_undeliverable(&self) -> io::Result<()> {
-        match self.socket.local_addr()? {
-            SocketAddr::V4(_) => setsockopt(&self.socket, sockopt::Ipv4RecvErr, &true)?,
-            SocketAddr::V6(_) => setsockopt(&self.socket, sockopt::Ipv6RecvErr, &true)?,
+        match self.local_addr()? {
+            SocketAddr::V4(_) => setsockopt(self.socket(), sockopt::Ipv4RecvErr, &true)?,
+            SocketAddr::V6(_) => setsockopt(self.socket(), sockopt::Ipv6RecvErr, &true)?,
         }
         Ok(())
     }
@@ -304,23 +393,38 @@ impl TransferSocket {
     /// # Errors
     /// Whatever the kernel says.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.socket.local_addr()
+        self.socket().local_addr()
     }
 
-    /// Receives what is there; see [`Batch::receive`].
+    fn socket(&self) -> &UdpSocket {
+        match &self.channel {
+            Channel::Own(socket) => socket,
+            Channel::Shared { socket, .. } => socket,
+        }
+    }
+
+    /// Receives what is there; see [`Batch::receive`]. In a shared socket that
+    /// is never anything.
     ///
     /// # Errors
     /// As [`Batch::receive`].
     pub fn receive(&self, batch: &mut Batch, slot_len: usize, limit: usize) -> io::Result<usize> {
-        batch.receive(&self.socket, slot_len, limit)
+        match &self.channel {
+            Channel::Own(socket) => batch.receive(socket, slot_len, limit),
+            Channel::Shared { .. } => Err(io::ErrorKind::WouldBlock.into()),
+        }
     }
 
     /// Receives one datagram: its length, at most the buffer's, and its sender.
+    /// In a shared socket there is never one.
     ///
     /// # Errors
     /// `WouldBlock` if nothing is there; whatever else the kernel says.
     pub fn receive_one(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
-        self.socket.recv_from(buffer)
+        match &self.channel {
+            Channel::Own(socket) => socket.recv_from(buffer),
+            Channel::Shared { .. } => Err(io::ErrorKind::WouldBlock.into()),
+        }
     }
 
     /// Sends one datagram.
@@ -329,7 +433,12 @@ impl TransferSocket {
     /// `WouldBlock` if the socket takes no more for now; whatever else the
     /// kernel says: the datagram is lost then, as if on the way.
     pub fn send_to(&self, datagram: &[u8], peer: SocketAddr) -> io::Result<()> {
-        self.socket.send_to(datagram, peer).map(drop)
+        match &self.channel {
+            Channel::Own(socket) => socket.send_to(datagram, peer).map(drop),
+            Channel::Shared { socket, local } => {
+                batch::send_from(&**socket, datagram, None, peer, *local)
+            }
+        }
     }
 
     /// Sends `run`, datagrams of `segment_size` bytes one behind the other (the
@@ -344,8 +453,8 @@ impl TransferSocket {
         peer: SocketAddr,
     ) -> io::Result<RunSent> {
         if run.len() > segment_size && self.offloads(segment_size) {
-            match self.socket.send_to(run, peer) {
-                Ok(_) => return Ok(RunSent::All),
+            match self.send_offloaded(run, peer) {
+                Ok(()) => return Ok(RunSent::All),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     return Ok(RunSent::Blocked { segments: 0 });
                 }
@@ -354,8 +463,8 @@ impl TransferSocket {
             }
         }
         for (index, datagram) in run.chunks(segment_size).enumerate() {
-            match self.socket.send_to(datagram, peer) {
-                Ok(_) => {}
+            match self.send_to(datagram, peer) {
+                Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     return Ok(RunSent::Blocked {
                         segments: index as u16,
@@ -367,23 +476,42 @@ impl TransferSocket {
         Ok(RunSent::All)
     }
 
+    /// Its own socket was told the size once, a shared one is told each time.
+    fn send_offloaded(&self, run: &[u8], peer: SocketAddr) -> io::Result<()> {
+        match (&self.channel, self.offload) {
+            (Channel::Shared { socket, local }, Offload::Into(size)) => {
+                batch::send_from(&**socket, run, Some(size), peer, *local)
+            }
+            _ => self.send_to(run, peer),
+        }
+    }
+
     /// Whether the kernel cuts into segments of this size; asks it the first time.
     fn offloads(&mut self, segment_size: usize) -> bool {
-        // No datagram is longer.
-        let segment_size = u16::try_from(segment_size).unwrap_or(u16::MAX);
+        let Ok(size) = u16::try_from(segment_size) else {
+            return false;
+        };
         if self.offload == Offload::Untried {
-            let size = segment_size.into();
-            self.offload = match setsockopt(&self.socket, sockopt::UdpGsoSegment, &size) {
-                Ok(()) => Offload::Into(segment_size),
-                Err(_) => Offload::Refused,
+            let accepted = match &self.channel {
+                Channel::Own(socket) => {
+                    setsockopt(socket, sockopt::UdpGsoSegment, &size.into()).is_ok()
+                }
+                Channel::Shared { .. } => true,
+            };
+            self.offload = if accepted {
+                Offload::Into(size)
+            } else {
+                Offload::Refused
             };
         }
-        self.offload == Offload::Into(segment_size)
+        self.offload == Offload::Into(size)
     }
 
     fn refuse_offload(&mut self) {
         self.offload = Offload::Refused;
-        let _ = setsockopt(&self.socket, sockopt::UdpGsoSegment, &0);
+        if let Channel::Own(socket) = &self.channel {
+            let _ = setsockopt(socket, sockopt::UdpGsoSegment, &0);
+        }
     }
 }
 

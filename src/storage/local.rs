@@ -21,7 +21,7 @@ use super::{Policy, Publisher, ReadFile, StorageError, Upload};
 /// # Errors
 /// Where it isn't a regular file's.
 pub fn read(file: OwnedFd) -> Result<ReadFile, StorageError> {
-    ReadFile::new(file, 0)
+    ReadFile::new(file)
 }
 
 /// Starts a file that takes the place of whatever regular file is at `path`,

@@ -9,6 +9,7 @@
 
 mod error;
 mod fetch;
+mod fold;
 pub mod local;
 mod name;
 mod nowait;
@@ -21,6 +22,7 @@ use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use log::debug;
 use nix::errno::Errno;
@@ -49,6 +51,9 @@ pub struct Policy {
     /// Permission bits new files don't get (new files have `0o666 & !umask`);
     /// `None` for the process's own umask.
     pub umask: Option<u32>,
+    /// Look for a file that isn't there under names that differ in the case of
+    /// their letters.
+    pub ignore_case: bool,
 }
 
 /// How files are found and published here: chosen by [`Root::open`], or forced.
@@ -77,7 +82,7 @@ impl Methods {
 pub struct Directory {
     descriptor: OwnedFd,
     /// Absolute; only compared with names, never opened again.
-    path: PathBuf,
+    path: Rc<Path>,
 }
 
 impl Directory {
@@ -92,7 +97,9 @@ impl Directory {
             open(path, flags, Mode::empty()).map_err(|errno| RootError::new(path, errno))?;
         Ok(Self {
             descriptor,
-            path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
+            path: std::path::absolute(path)
+                .unwrap_or_else(|_| path.to_owned())
+                .into(),
         })
     }
 
@@ -110,6 +117,16 @@ impl AsFd for Directory {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.descriptor.as_fd()
     }
+}
+
+/// A file that a request led to.
+#[derive(Debug)]
+pub struct Found {
+    /// The file.
+    pub file: ReadFile,
+    /// What it was found as, where that isn't what the request says: worth a
+    /// log line.
+    pub served_as: Option<Box<[u8]>>,
 }
 
 /// The directory that is served.
@@ -161,25 +178,78 @@ impl Root {
         }
     }
 
+    /// The directory `name` below this one as a root of its own: `..` and links
+    /// end there. Names that begin with the path of this root are taken as here.
+    /// `None` if there is no such directory.
+    ///
+    /// Good for one request: its one upload has a number taken from here.
+    pub fn below(&self, name: &[u8]) -> Option<Self> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+        let directory = self.directory.as_fd();
+        let descriptor = self.methods.resolver.open(directory, name, flags).ok()?;
+        let serial = self.uploads.get();
+        self.uploads.set(serial.wrapping_add(1));
+        let path = Rc::clone(&self.directory.path);
+        Some(Self {
+            uploads: Cell::new(serial),
+            ..Self::new(Directory { descriptor, path }, self.policy, self.methods)
+        })
+    }
+
     /// Opens the regular file a request names. Never blocks on a FIFO or device.
     ///
-    /// A name not found is tried again without what can't be text at its end;
-    /// [`ReadFile::ignored_tail`] says so.
+    /// A name not found is tried again without what can't be text at its end,
+    /// and then, if the policy says so, in any case.
     ///
     /// # Errors
     /// 1 no such file, 2 not a regular file or not allowed.
     pub fn open_read(&self, request: &[u8]) -> Result<ReadFile, StorageError> {
-        match self.open_exactly(request) {
-            Ok(file) => ReadFile::new(file, 0),
-            Err(error) if error.code() == ErrorCode::FileNotFound => {
-                let text = name::without_garbage(request);
-                if text.is_empty() || text.len() == request.len() {
-                    return Err(error);
-                }
-                ReadFile::new(self.open_exactly(text)?, request.len() - text.len())
-            }
-            Err(error) => Err(error),
+        self.find(request).map(|found| found.file)
+    }
+
+    /// [`Root::open_read`], and the name under which the file was found.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn find(&self, request: &[u8]) -> Result<Found, StorageError> {
+        let found = |file, name: Option<&[u8]>| {
+            let served_as = name.map(Into::into);
+            ReadFile::new(file).map(|file| Found { file, served_as })
+        };
+        let is_miss = |error: &StorageError| error.code() == ErrorCode::FileNotFound;
+        let missing = match self.open_exactly(request) {
+            Ok(file) => return found(file, None),
+            Err(error) if is_miss(&error) => error,
+            Err(error) => return Err(error),
+        };
+        let text = name::without_garbage(request);
+        if text.is_empty() {
+            return Err(missing);
         }
+        if text.len() < request.len() {
+            match self.open_exactly(text) {
+                Err(error) if is_miss(&error) => {}
+                result => return found(result?, Some(text)),
+            }
+        }
+        if self.policy.ignore_case {
+            let mut space = [0; name::MAX_PATH];
+            let len = self.path_of(text, &mut space)?.len();
+            let path = space.get_mut(..len).unwrap_or_default();
+            if fold::find(self.methods.resolver, self.directory.as_fd(), path).is_some() {
+                return found(self.open_path(path)?, Some(path));
+            }
+        }
+        Err(missing)
+    }
+
+    /// A name in small or in capital letters that is there while the one of the
+    /// request isn't. Lists no directory: that may be forbidden.
+    pub fn similar(&self, request: &[u8]) -> Option<Vec<u8>> {
+        let request = name::without_garbage(request);
+        [request.to_ascii_lowercase(), request.to_ascii_uppercase()]
+            .into_iter()
+            .find(|name| name != request && self.open_exactly(name).is_ok())
     }
 
     /// Starts the upload a request names. Nothing is seen of it before
@@ -221,7 +291,10 @@ impl Root {
 
     fn open_exactly(&self, request: &[u8]) -> Result<OwnedFd, StorageError> {
         let mut space = [0; name::MAX_PATH];
-        let path = self.path_of(request, &mut space)?;
+        self.open_path(self.path_of(request, &mut space)?)
+    }
+
+    fn open_path(&self, path: &[u8]) -> Result<OwnedFd, StorageError> {
         let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_LARGEFILE;
         let directory = self.directory.as_fd();
         Ok(self.methods.resolver.open(directory, path, flags)?)
@@ -486,11 +559,12 @@ mod tests {
         fs::write(base.path().join(OsStr::from_bytes(b"odd\xff")), "odd").unwrap();
         fs::write(base.path().join("odd"), "plain").unwrap();
         for root in roots(base.path(), Policy::default()) {
-            let ignored = |request| root.open_read(request).unwrap().ignored_tail();
-            assert_eq!(ignored(b"file"), 0);
-            assert_eq!(ignored(b"file\xff\xff\x01"), 3);
+            let served_as = |request| root.find(request).unwrap().served_as;
+            assert_eq!(served_as(b"file"), None);
+            let file = served_as(b"file\xff\xff\x01");
+            assert_eq!(file.as_deref(), Some(&b"file"[..]));
             // The name as it was sent comes first.
-            assert_eq!(ignored(b"odd\xff"), 0);
+            assert_eq!(served_as(b"odd\xff"), None);
             assert_eq!(read(&root, b"odd\xff").as_deref(), Ok(&b"odd"[..]));
         }
     }

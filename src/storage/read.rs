@@ -45,8 +45,6 @@ enum Way {
 pub struct ReadFile {
     file: OwnedFd,
     size: u64,
-    /// A request's name fits.
-    ignored_tail: u16,
     way: Way,
     /// To have pages fetched, while they are waited for.
     permit: Option<Permit>,
@@ -56,15 +54,13 @@ pub struct ReadFile {
 }
 
 impl ReadFile {
-    /// Takes a descriptor if it is a regular file's. `ignored_tail` is what the
-    /// caller cut off the request's name to find it, in bytes.
-    pub(super) fn new(file: OwnedFd, ignored_tail: usize) -> Result<Self, StorageError> {
+    /// Takes a descriptor if it is a regular file's.
+    pub(super) fn new(file: OwnedFd) -> Result<Self, StorageError> {
         let stat = fstat(&file)?;
         match kind(&stat) {
             SFlag::S_IFREG => Ok(Self {
                 file,
                 size: u64::try_from(stat.st_size).unwrap_or(0),
-                ignored_tail: u16::try_from(ignored_tail).unwrap_or(u16::MAX),
                 way: Way::NoWait,
                 permit: None,
                 missing: 0,
@@ -77,12 +73,6 @@ impl ReadFile {
     /// The file's size when it was opened, in bytes.
     pub const fn size(&self) -> u64 {
         self.size
-    }
-
-    /// How many bytes at the end of the requested name were ignored to find the
-    /// file: 0 but for firmware that leaves garbage there, and worth a log line.
-    pub const fn ignored_tail(&self) -> usize {
-        self.ignored_tail as usize
     }
 
     /// From now on reads wait for the disk: looking led to nothing.
@@ -224,7 +214,7 @@ mod tests {
     fn file_with(content: &[u8]) -> (tempfile::NamedTempFile, ReadFile) {
         let path = tempfile::NamedTempFile::new().unwrap();
         fs::write(&path, content).unwrap();
-        let file = ReadFile::new(fs::File::open(&path).unwrap().into(), 0).unwrap();
+        let file = ReadFile::new(fs::File::open(&path).unwrap().into()).unwrap();
         (path, file)
     }
 
@@ -327,7 +317,7 @@ mod tests {
         let mut buffer = vec![0; 1000];
         for way in [Way::NoWait, LOOK, LOOK_ONCE] {
             let file = fs::File::open(&disk).unwrap();
-            let mut file = ReadFile::new(file.into(), 0).unwrap();
+            let mut file = ReadFile::new(file.into()).unwrap();
             file.way = way;
             drop_pages();
             let first = file.read_at(0, &mut buffer);

@@ -447,6 +447,7 @@ mod tests {
         overwrite: true,
         max_upload: None,
         umask: None,
+        ignore_case: false,
     };
 
     /// A fresh directory and its root for each way to publish possible here.

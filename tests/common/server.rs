@@ -19,6 +19,12 @@ use tempfile::TempDir;
 use super::raw::{RawClient, rrq};
 use super::{PATIENCE, tftpd};
 
+/// Whether servers are started with `--single-port`: so in the suite that runs
+/// the others once more in that mode.
+pub fn is_single_port() -> bool {
+    module_path!().starts_with("single_port::")
+}
+
 /// A running `tftpd` with a root directory of its own; killed when dropped.
 pub struct Server {
     child: Child,
@@ -122,11 +128,13 @@ impl Server {
         args: &[&str],
         prepare: impl FnOnce(&Path) -> Command,
     ) -> Self {
+        let mode = is_single_port().then_some("--single-port");
         let dir = tempfile::tempdir().expect("a temporary directory");
         let root = dir.path().join("root");
         fs::create_dir(&root).expect("a root");
         let child = prepare(dir.path())
             .args(["-p", "0"])
+            .args(mode)
             .args(args)
             .arg(&root)
             .stdin(input)

@@ -1,0 +1,40 @@
+//! `--per-client-root`: each client sees its own directory, or the common root.
+
+mod common;
+
+use common::*;
+
+#[test]
+fn a_client_with_a_directory_of_its_own_sees_nothing_else() {
+    let server = Server::start(&["--per-client-root", "ip"]);
+    let client = RawClient::new(&server);
+    server.file("common", b"all");
+    assert_eq!(client.read("common"), Ok(b"all".to_vec()));
+
+    let own = client.addr().ip().to_string();
+    server.file(&format!("{own}/mine"), b"mine");
+    assert_eq!(client.read("mine"), Ok(b"mine".to_vec()));
+    for name in ["common", "../common", "/../common"] {
+        assert_eq!(
+            client.read(name).map_err(|(code, _)| code),
+            Err(1),
+            "{name}"
+        );
+    }
+    for name in ["first", "second"] {
+        assert_eq!(RawClient::new(&server).write(name, b"up"), Ok(()));
+        assert_eq!(
+            std::fs::read(server.root().join(&own).join(name)).unwrap(),
+            b"up"
+        );
+    }
+}
+
+/// Loopback has no hardware address.
+#[test]
+fn a_client_without_a_hardware_address_sees_the_common_root() {
+    let server = Server::start(&["--per-client-root", "mac"]);
+    server.file("00-00-00-00-00-00/common", b"no one's");
+    server.file("common", b"all");
+    assert_eq!(RawClient::new(&server).read("common"), Ok(b"all".to_vec()));
+}

@@ -1,0 +1,83 @@
+//! `--single-port`: what the protocol's suites and real clients ask of a server
+//! holds in this mode as well, and what is particular to it.
+#![allow(
+    clippy::duplicate_mod,
+    reason = "each suite brings its helpers, as it does where it stands alone"
+)]
+
+mod common;
+
+#[path = "answers.rs"]
+mod answers;
+#[path = "clients.rs"]
+mod clients;
+#[path = "contents.rs"]
+mod contents;
+#[path = "protocol.rs"]
+mod protocol;
+
+use common::{BLOCK, NEVER, PATIENCE, Packet, RawClient, Server, ack, content, data, rrq, wrq};
+use nix::sys::signal::Signal;
+
+#[test]
+fn every_datagram_comes_from_the_port_that_was_asked() {
+    let server = Server::start(&NEVER);
+    server.file("f", &content(1, 700));
+    let client = RawClient::new(&server);
+    assert_eq!(client.ask(&rrq("f", &[])).1, server.addr());
+    client.say(&ack(1), server.addr());
+    client.send(&ack(2));
+    server.wait_ended(client.addr(), 1);
+    let (packet, from) = client.ask(&wrq("new", &[]));
+    assert_eq!((packet, from), (Packet::Ack(0), server.addr()));
+    assert_eq!(client.say(&data(1, b"x"), server.addr()), Packet::Ack(1));
+}
+
+#[test]
+fn one_port_of_a_client_is_several_transfers_on_several_addresses() {
+    let server = Server::start_bare(&["-4", "-t", "60000"]);
+    server.file("f", &content(2, 3 * BLOCK));
+    let client = RawClient::to(([127, 0, 0, 1], server.port()).into());
+    let first = ([127, 0, 0, 2], server.port()).into();
+    let second = ([127, 0, 0, 3], server.port()).into();
+    for address in [first, second] {
+        client.send_to(&rrq("f", &[]), address);
+        assert_eq!(client.expect_from(address).data_block(), Some(1));
+    }
+    for block in 1..=2 {
+        for address in [second, first] {
+            let packet = client.say(&ack(block), address);
+            assert_eq!(packet.data_block(), Some(block + 1), "{address}");
+        }
+    }
+}
+
+#[test]
+fn transfers_take_no_descriptor_for_a_socket() {
+    let server = Server::start(&NEVER);
+    server.file("f", &content(3, 3 * BLOCK));
+    let before = server.open_files();
+    let clients: Vec<_> = (0..10).map(|_| RawClient::new(&server)).collect();
+    for client in &clients {
+        client.ask_data(&rrq("f", &[]));
+    }
+    assert_eq!(server.open_files(), before + clients.len());
+}
+
+#[test]
+fn running_transfers_finish_and_new_ones_are_left_alone_after_the_signal() {
+    let mut server = Server::start(&["--grace", "60"]);
+    server.file("f", &content(5, 700));
+    let client = RawClient::new(&server);
+    client.ask_data(&rrq("f", &[]));
+    server.signal(Signal::SIGTERM);
+    server
+        .wait_for_log(|line| line.contains("stopping"), PATIENCE)
+        .expect("a line");
+    let late = RawClient::new(&server);
+    late.send(&rrq("f", &[]));
+    assert_eq!(client.say(&ack(1), server.addr()).data_block(), Some(2));
+    client.send(&ack(2));
+    assert!(server.wait_exit(PATIENCE).expect("an end").success());
+    assert_eq!(late.recv_now(), None);
+}
