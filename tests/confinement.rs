@@ -226,9 +226,10 @@ fn no_spelling_leads_out() {
 // --- storage alone, with and without openat2 ------------------------------------------
 
 fn content(root: &Root, name: &[u8]) -> Option<Vec<u8>> {
-    let file = root.open_read(name).ok()?;
+    let mut file = root.open_read(name).ok()?;
     let mut content = vec![0; usize::try_from(file.size()).expect("a small file")];
-    let len = file.read_at(0, &mut content).ok()?;
+    file.wait();
+    let len = file.read_at(0, &mut content).ok()??;
     content.truncate(len);
     Some(content)
 }

@@ -85,7 +85,7 @@ pub struct Sender {
     retry: RetryTimer,
     request_repeats: u8,
     pace: Pace,
-    retransmits: u64,
+    retransmits: u32,
     verified: bool,
     event: Option<Outcome>,
 }
@@ -420,7 +420,7 @@ impl Sender {
                 if self.retry.last_sent().is_none() {
                     self.retry.sent(now);
                 } else {
-                    self.retransmits += 1;
+                    self.retransmits = self.retransmits.saturating_add(1);
                     self.retry.sent_again(now);
                 }
             }
@@ -438,7 +438,8 @@ impl Sender {
             self.end = last;
         }
         if first < self.fresh {
-            self.retransmits += self.fresh.min(self.next).0 - first.0;
+            let again = self.fresh.min(self.next).0 - first.0;
+            self.retransmits = self.retransmits.saturating_add(again as u32);
             self.timed = BlockIndex::NEVER;
             self.retry.sent_again(now);
         } else {
@@ -482,7 +483,7 @@ impl Sender {
             blocks: self.base.0 - 1,
             block_size: self.negotiated.blksize,
             window_size: self.negotiated.windowsize,
-            retransmits: self.retransmits,
+            retransmits: self.retransmits.into(),
             verified: self.verified,
         }
     }

@@ -67,7 +67,7 @@ const _: () = assert!(MAX_RUN <= MAX_SEGMENTS);
 
 /// What a session costs in memory, in bytes, beside its place in the table: a
 /// budget, so that it doesn't grow unnoticed.
-const _: () = assert!(size_of::<Session>() <= 424);
+const _: () = assert!(size_of::<Session>() <= 392);
 
 /// The file behind a transfer.
 #[derive(Debug)]

@@ -224,10 +224,14 @@ enum Channel {
     Own(UdpSocket),
     /// The listen socket, from the address that was asked. What comes in is
     /// found and handed over by whoever receives there.
-    Shared {
-        socket: Rc<UdpSocket>,
-        local: IpAddr,
-    },
+    Shared(Box<Share>),
+}
+
+/// What a transfer has of a listen socket; in a box, since few have.
+#[derive(Debug)]
+struct Share {
+    socket: Rc<UdpSocket>,
+    local: IpAddr,
 }
 
 /// Whether the kernel cuts runs into datagrams (`UDP_SEGMENT`).
@@ -246,10 +250,10 @@ impl TransferSocket {
     /// descriptor, and the listen port for a TID.
     pub fn share(listener: &ListenSocket, local: IpAddr) -> Self {
         Self {
-            channel: Channel::Shared {
+            channel: Channel::Shared(Box::new(Share {
                 socket: Rc::clone(&listener.socket),
                 local,
-            },
+            })),
             offload: Offload::Untried,
             coalesces: false,
             tuned: false,
@@ -259,14 +263,14 @@ impl TransferSocket {
 
     /// Whether this is a share of a listen socket.
     pub const fn is_shared(&self) -> bool {
-        matches!(self.channel, Channel::Shared { .. })
+        matches!(self.channel, Channel::Shared(_))
     }
 
     /// Whether this is a share of `listener`.
     pub fn shares(&self, listener: &ListenSocket) -> bool {
         match &self.channel {
             Channel::Own(_) => false,
-            Channel::Shared { socket, .. } => Rc::ptr_eq(socket, &listener.socket),
+            Channel::Shared(share) => Rc::ptr_eq(&share.socket, &listener.socket),
         }
     }
 
@@ -399,7 +403,7 @@ impl TransferSocket {
     fn socket(&self) -> &UdpSocket {
         match &self.channel {
             Channel::Own(socket) => socket,
-            Channel::Shared { socket, .. } => socket,
+            Channel::Shared(share) => &share.socket,
         }
     }
 
@@ -411,7 +415,7 @@ impl TransferSocket {
     pub fn receive(&self, batch: &mut Batch, slot_len: usize, limit: usize) -> io::Result<usize> {
         match &self.channel {
             Channel::Own(socket) => batch.receive(socket, slot_len, limit),
-            Channel::Shared { .. } => Err(io::ErrorKind::WouldBlock.into()),
+            Channel::Shared(_) => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
 
@@ -423,7 +427,7 @@ impl TransferSocket {
     pub fn receive_one(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
         match &self.channel {
             Channel::Own(socket) => socket.recv_from(buffer),
-            Channel::Shared { .. } => Err(io::ErrorKind::WouldBlock.into()),
+            Channel::Shared(_) => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
 
@@ -435,8 +439,8 @@ impl TransferSocket {
     pub fn send_to(&self, datagram: &[u8], peer: SocketAddr) -> io::Result<()> {
         match &self.channel {
             Channel::Own(socket) => socket.send_to(datagram, peer).map(drop),
-            Channel::Shared { socket, local } => {
-                batch::send_from(&**socket, datagram, None, peer, *local)
+            Channel::Shared(share) => {
+                batch::send_from(&*share.socket, datagram, None, peer, share.local)
             }
         }
     }
@@ -479,8 +483,8 @@ impl TransferSocket {
     /// Its own socket was told the size once, a shared one is told each time.
     fn send_offloaded(&self, run: &[u8], peer: SocketAddr) -> io::Result<()> {
         match (&self.channel, self.offload) {
-            (Channel::Shared { socket, local }, Offload::Into(size)) => {
-                batch::send_from(&**socket, run, Some(size), peer, *local)
+            (Channel::Shared(share), Offload::Into(size)) => {
+                batch::send_from(&*share.socket, run, Some(size), peer, share.local)
             }
             _ => self.send_to(run, peer),
         }
@@ -496,7 +500,7 @@ impl TransferSocket {
                 Channel::Own(socket) => {
                     setsockopt(socket, sockopt::UdpGsoSegment, &size.into()).is_ok()
                 }
-                Channel::Shared { .. } => true,
+                Channel::Shared(_) => true,
             };
             self.offload = if accepted {
                 Offload::Into(size)
