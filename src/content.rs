@@ -59,7 +59,7 @@ impl FileSource {
         }
     }
 
-    /// From now on the disk is waited for: it was asked for too long.
+    /// The next read waits for the disk: it was asked for too long.
     pub fn wait(&mut self) {
         self.file().wait();
     }
@@ -311,6 +311,11 @@ impl<S: Store> FileSink<S> {
     /// Bytes stored so far.
     pub const fn stored(&self) -> u64 {
         self.stored
+    }
+
+    /// Stored as they came, byte for byte.
+    pub const fn is_octet(&self) -> bool {
+        self.text.is_none()
     }
 
     fn append(&mut self, bytes: &[u8]) -> Result<(), Failure> {

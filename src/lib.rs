@@ -83,8 +83,10 @@
 //! | datagrams a session takes a turn | 64 | [`session`] |
 //! | bytes a session sends a turn | 256 KiB | [`session`] |
 //! | blocks in one read and one send | 64, and 65,507 bytes | [`content`], [`socket`] |
-//! | waits of a session for its disk | 1 to 10 ms each, 20 for its turn; 10 s from then on all wait with it | `session::disk` |
+//! | waits of a session for its disk | 1 to 10 ms each, 20 for its turn; after 3 s all wait with it for that one read | `session::disk` |
 //! | bytes fetched in the background | 256 KiB of a file, of 4 files on FUSE, NFS, overlayfs | [`storage`] |
+//! | sockets that rest | 512, for half a second, from 64 transfers at once on | `server::resting` |
+//! | send buffer of `--single-port` | 8 MiB, and what the system allows | [`socket`] |
 //! | receive buffer of a transfer | 4 MiB, and what the system allows | [`socket`] |
 //! | sessions whose peer never answered | 16,384, and the oldest gives way after 200 ms | [`sessions`] |
 //! | sessions of one client | `--max-sessions-per-client`, else no bound | [`sessions`] |
@@ -92,7 +94,7 @@
 //! | ERRORs to refused requests | 10,000 a second | [`server`] |
 //! | log lines about dropped requests | 1 a second | [`server`] |
 //! | log lines about refusals and peers that never answered | 100 a second | `server::report` |
-//! | refusals told apart, to count repeats | 512, for 10 minutes after the last | `server::repeats` |
+//! | refusals told apart, to count repeats | 2,048, for 10 minutes after the last, but for collisions | `server::repeats` |
 //! | neighbour table read for a client's own root | 1 MiB | `server::client_root` |
 //! | directory entries read for a name in another case | 4096 | `storage::fold` |
 //! | repeats to a peer that never answered | 3, of one datagram | [`protocol::transfer`] |

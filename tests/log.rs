@@ -58,3 +58,24 @@ fn a_name_in_another_case_is_told() {
     let hint = r#" hint="did you mean boot/bcd? try --ignore-case""#;
     assert!(line.ends_with(hint), "{line}");
 }
+
+#[test]
+fn an_upload_that_is_shorter_than_announced_is_told() {
+    let server = Server::start(&[]);
+    let client = RawClient::new(&server);
+    for (mode, name, hint) in [
+        ("octet", "short", true),
+        ("octet", "whole", false),
+        ("netascii", "text", false),
+    ] {
+        let announced = if name == "whole" { "3" } else { "600" };
+        let options = [("tsize", announced)];
+        let (_, tid) = client.ask(&request(2, name.as_bytes(), mode, &options));
+        client.say(&data(1, b"end"), tid);
+        let ended = |line: &str| line.contains("ended") && line.contains(name);
+        let line = server.wait_for_log(ended, PATIENCE).expect("a line");
+        let told =
+            line.ends_with(r#" hint="less came than the client announced: compare the files""#);
+        assert_eq!(told, hint, "{line}");
+    }
+}

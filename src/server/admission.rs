@@ -176,6 +176,7 @@ impl Server {
         let session = match self.open(now, listener, &endpoint, request) {
             Ok(session) => session,
             Err(Refusal::Overload(reason)) => {
+                self.resting.clear();
                 self.shed(now, endpoint.peer, reason);
                 return;
             }
@@ -337,7 +338,6 @@ impl Server {
 
     fn shed(&mut self, now: Instant, peer: SocketAddr, reason: &str) {
         self.counters.shed += 1;
-        self.resting.clear();
         self.report_drop(now, peer, reason, self.counters.shed);
     }
 

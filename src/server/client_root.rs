@@ -1,7 +1,7 @@
 //! `--per-client-root`: a directory below the root that is one client's own.
 //!
 //! Named after its address, or after the hardware address that the kernel's
-//! neighbour table has for it (`/proc/net/arp`: IPv4 only). A client without one
+//! neighbour table has for it (`/proc/self/net/arp`: IPv4 only). A client without one
 //! is served from the common root. May not: open files for a client.
 
 use std::cell::RefCell;
@@ -45,10 +45,10 @@ impl ClientRoots {
     pub(super) fn open(named_after: NamedAfter) -> Result<Self, String> {
         match named_after {
             NamedAfter::Ip => Ok(Self::ByIp),
-            NamedAfter::Mac => match File::open("/proc/net/arp") {
+            NamedAfter::Mac => match File::open("/proc/self/net/arp") {
                 Ok(table) => Ok(Self::ByMac(table, RefCell::default())),
                 Err(error) => Err(format!(
-                    "cannot read the neighbour table /proc/net/arp: {error}; mount /proc, or use \
+                    "cannot read the neighbour table /proc/self/net/arp: {error}; mount /proc, or use \
                      --per-client-root ip"
                 )),
             },

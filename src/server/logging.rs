@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
+use nix::libc::PIPE_BUF;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use simplelog::{ConfigBuilder, WriteLogger};
 
@@ -87,7 +88,8 @@ impl StandardError {
 
 impl Write for StandardError {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if !Self::is_ready() {
+        // More than a pipe takes at once would wait for a reader.
+        if line.len() > PIPE_BUF || !Self::is_ready() {
             self.lost += 1;
             return Ok(line.len());
         }
@@ -97,6 +99,10 @@ impl Write for StandardError {
             match self.format {
                 LogFormat::Text => writeln!(io::stderr(), "({note})")?,
                 LogFormat::Json => write!(io::stderr(), "{}", json::line(Level::Warn, &note))?,
+            }
+            if !Self::is_ready() {
+                self.lost += 1;
+                return Ok(line.len());
             }
         }
         io::stderr().write(line)

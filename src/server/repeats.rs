@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 /// Refusals that are remembered, one a slot; another one in its place starts
 /// anew.
-const SLOTS: usize = 512;
+const SLOTS: usize = 2048;
 
 /// After so long without it a refusal is a new one.
 const MEMORY: Duration = Duration::from_secs(600);
@@ -48,6 +48,16 @@ impl Repeats {
         let last = now;
         *slot = Some(Seen { hash, times, last });
         is_power_of_ten(times).then_some(times)
+    }
+
+    /// Takes back what was counted last: it could not be told.
+    pub(super) fn uncount(&mut self, refusal: impl Hash) {
+        let hash = self.hasher.hash_one(refusal);
+        if let Some(Some(seen)) = self.slots.get_mut(hash as usize % SLOTS)
+            && seen.hash == hash
+        {
+            seen.times -= 1;
+        }
     }
 }
 

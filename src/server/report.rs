@@ -85,6 +85,7 @@ impl Reporter {
             return;
         };
         if !self.may_go_on(now) {
+            self.repeats.uncount(refusal);
             return;
         }
         let file = escape(request.filename);
@@ -219,6 +220,9 @@ fn hint(session: &Session, ending: Ending<'_>) -> Option<&'static str> {
     match ending {
         Ending::Outcome(Outcome::TimedOut) => {}
         Ending::Outcome(Outcome::LastAckMissing) if nothing_arrived => {}
+        Ending::Outcome(Outcome::Completed) if is_short(session) => {
+            return Some(" hint=\"less came than the client announced: compare the files\"");
+        }
         _ => return None,
     }
     if !progress.verified {
@@ -237,6 +241,19 @@ fn hint(session: &Session, ending: Ending<'_>) -> Option<&'static str> {
             Some(" hint=\"the client stops where block numbers wrap: use a larger blksize\"")
         }
         _ => None,
+    }
+}
+
+/// Whether fewer bytes came than the client said it would send. Some say what
+/// isn't true, so it is no failure; but curl leaves out a block if an OACK reaches
+/// it twice.
+fn is_short(session: &Session) -> bool {
+    match session.content() {
+        Content::Sink(file) if file.is_octet() => {
+            let announced = session.transfer().negotiated().tsize;
+            announced.is_some_and(|bytes| file.stored() < bytes)
+        }
+        _ => false,
     }
 }
 

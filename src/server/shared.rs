@@ -70,12 +70,13 @@ impl Sharing {
 }
 
 impl Server {
-    /// There is room in a listen socket: who waited for it goes on.
+    /// There is room in a listen socket: who waited for it goes on, until it is
+    /// full again. Who filled it waits behind those who had no turn.
     pub(super) fn resume(&mut self, listener: usize) {
         let Some(sharing) = &mut self.sharing else {
             return;
         };
-        let waiting = std::mem::take(&mut sharing.waiting[listener]);
+        let mut waiting = std::mem::take(&mut sharing.waiting[listener]).into_iter();
         let registry = self.poll.registry();
         watch(
             &self.listeners[listener],
@@ -83,11 +84,18 @@ impl Server {
             Interest::READABLE,
             registry,
         );
-        for key in waiting {
+        while let Some(key) = waiting.next() {
             if let Some(session) = self.sessions.get_mut(key) {
                 session.queued = false;
             }
             self.run_session(key);
+            match &mut self.sharing {
+                Some(sharing) if !sharing.waiting[listener].is_empty() => {
+                    sharing.waiting[listener].splice(0..0, waiting);
+                    return;
+                }
+                _ => {}
+            }
         }
     }
 

@@ -18,7 +18,7 @@ const TURN: Duration = Duration::from_millis(20);
 /// After so long the file is read in earnest, though everyone waits with it:
 /// where a read failed in the background, or nothing is ever kept in memory,
 /// only that brings the error or the data.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// A wait for the disk. In a box of its own: most sessions never have one.
 #[derive(Debug, Default)]

@@ -229,7 +229,8 @@ impl<S: Store> Session<S> {
 
     /// Waits for room in a socket that is a share of `listener`.
     pub fn is_blocked_by(&self, listener: &ListenSocket) -> bool {
-        self.blocked && self.socket.shares(listener)
+        // Who waits for the disk meanwhile doesn't want the room.
+        self.blocked && self.disk.is_none() && self.socket.shares(listener)
     }
 
     /// Its socket, when the session is over.

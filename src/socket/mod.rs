@@ -35,6 +35,7 @@ const MAX_WINDOW_BUFFER: usize = 4 << 20;
 
 /// Datagrams that are looked at, at most, before a used socket is used again.
 const MAX_DISCARDED: usize = 16;
+
 /// Bytes we ask the kernel to hold of what all transfers of a shared listen
 /// socket send: a few of the longest windows.
 const SHARED_SEND_BUFFER: usize = 8 << 20;
@@ -99,9 +100,8 @@ impl ListenSocket {
 
     /// Makes it fit to carry transfers as well: they send with its options.
     pub fn prepare_sharing(&self) {
-        if self.address.is_ipv4() {
-            batch::allow_fragments(&*self.socket);
-        }
+        // An inherited one may carry IPv4 as well.
+        batch::allow_fragments(&*self.socket);
         if setsockopt(&*self.socket, sockopt::SndBufForce, &SHARED_SEND_BUFFER).is_err() {
             let _ = setsockopt(&*self.socket, sockopt::SndBuf, &SHARED_SEND_BUFFER);
         }

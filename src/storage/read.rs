@@ -46,6 +46,8 @@ pub struct ReadFile {
     file: OwnedFd,
     size: u64,
     way: Way,
+    /// The next read waits for the disk: looking led to nothing.
+    in_earnest: bool,
     /// To have pages fetched, while they are waited for.
     permit: Option<Permit>,
     /// Where what the last read missed begins, in bytes: up to there all that
@@ -62,6 +64,7 @@ impl ReadFile {
                 file,
                 size: u64::try_from(stat.st_size).unwrap_or(0),
                 way: Way::NoWait,
+                in_earnest: false,
                 permit: None,
                 missing: 0,
             }),
@@ -75,9 +78,9 @@ impl ReadFile {
         self.size
     }
 
-    /// From now on reads wait for the disk: looking led to nothing.
+    /// The next read waits for the disk: looking led to nothing.
     pub fn wait(&mut self) {
-        self.way = Way::Wait;
+        self.in_earnest = true;
         self.permit = None;
     }
 
@@ -121,15 +124,20 @@ impl ReadFile {
         while !slices.is_empty() {
             let from = super::file_offset(offset, done)?;
             if let Way::Look { anew } = self.way
+                && !self.in_earnest
                 && !self.is_in_memory(from, slices, anew)
             {
                 return Ok(None);
             }
             let read = match self.way {
-                Way::NoWait => nowait::read(self.file.as_fd(), from, slices),
-                Way::Look { .. } | Way::Wait => preadv(&self.file, slices, from),
+                Way::NoWait if !self.in_earnest => nowait::read(self.file.as_fd(), from, slices),
+                _ => preadv(&self.file, slices, from),
             };
             match (read, self.way) {
+                // Linux 5.9 and 5.10 say so before the end, too.
+                (Ok(0), Way::NoWait) if !self.in_earnest && from.unsigned_abs() < self.size => {
+                    self.in_earnest = true;
+                }
                 (Ok(0), _) => break,
                 (Ok(bytes), _) => {
                     done += bytes;
@@ -150,6 +158,7 @@ impl ReadFile {
             }
         }
         self.permit = None;
+        self.in_earnest = false;
         Ok(Some(done))
     }
 
