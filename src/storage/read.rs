@@ -18,7 +18,7 @@ use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::libc::off_t;
 use nix::sys::stat::{SFlag, fstat};
 use nix::sys::statfs::{FUSE_SUPER_MAGIC, NFS_SUPER_MAGIC, OVERLAYFS_SUPER_MAGIC, fstatfs};
-use nix::sys::uio::preadv;
+use nix::sys::uio::{pread, preadv};
 
 use super::error::StorageError;
 use super::fetch::Permit;
@@ -129,9 +129,13 @@ impl ReadFile {
             {
                 return Ok(None);
             }
-            let read = match self.way {
-                Way::NoWait if !self.in_earnest => nowait::read(self.file.as_fd(), from, slices),
-                _ => preadv(&self.file, slices, from),
+            let read = match (self.way, &mut *slices) {
+                (Way::NoWait, slices) if !self.in_earnest => {
+                    nowait::read(self.file.as_fd(), from, slices)
+                }
+                // Cheaper than a vector of one.
+                (_, [slice]) => pread(&self.file, slice, from),
+                (_, slices) => preadv(&self.file, slices, from),
             };
             match (read, self.way) {
                 // Linux 5.9 and 5.10 say so before the end, too.

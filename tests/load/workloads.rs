@@ -223,7 +223,10 @@ fn crowds() -> Vec<Workload> {
         Workload::new(
             "storm-1000",
             "1,000 at once × 1 MiB",
-            many(Read, MIB, 1000, 1000),
+            Plan {
+                limit: Duration::from_secs(16),
+                ..many(Read, MIB, 1000, 1000)
+            },
         )
         .ratios(1.25, 0.95)
         .goal(
