@@ -70,8 +70,9 @@ impl Faults {
 
     /// Up to three spells, together shorter than the least patience there is,
     /// that with a peer that has yet to answer (three repeats); and a few leaps
-    /// of the clock.
-    fn any(mut random: Random) -> Self {
+    /// of the clock. A leap costs both ends one of their tries, so `within_patience`
+    /// there are two of them, or spells, and not the one upon the other.
+    fn any(mut random: Random, within_patience: bool) -> Self {
         let spell = |random: &mut Random| {
             let from = Duration::from_micros(random.choose(&[0, 300, 2_000, 1_000_000]));
             let length = random.choose(&[1, 50, 900, 2_000]);
@@ -82,9 +83,16 @@ impl Faults {
                 until: from + Duration::from_millis(1 + length),
             }
         };
+        let spells: Vec<_> = (0..random.below(4)).map(|_| spell(&mut random)).collect();
+        let most_leaps = match (within_patience, spells.is_empty()) {
+            (false, _) => 4,
+            (true, true) => 2,
+            (true, false) => 0,
+        };
+        let leaps: u32 = random.choose(&[0, 0, 1, 4]);
         Self {
-            spells: (0..random.below(4)).map(|_| spell(&mut random)).collect(),
-            leaps_left: random.choose(&[0, 0, 1, 4]),
+            spells,
+            leaps_left: leaps.min(most_leaps),
             random,
             ..Self::NONE
         }
@@ -176,7 +184,7 @@ fn run_seed(seed: u64) -> Tally {
     }
     let server_wait = any_wait(&mut random);
     let mut world = World::new(random.next(), weather, server_wait, wishes);
-    world.network.faults = Faults::any(random);
+    world.network.faults = Faults::any(random, weather.loss == 0);
     world.run();
     world.judge();
     let (sent, needed) = (world.network.sent, world.datagrams_needed());
