@@ -288,11 +288,16 @@ impl Transfer {
     /// Whether the client, if it repeats its request at `now`, has started over:
     /// see [`RESTART`]. The transfer is then to be dropped for a new one.
     pub fn is_abandoned(&self, now: Instant) -> bool {
-        let since = match self {
+        let since = self.waiting_since();
+        self.progress().verified && since.is_some_and(|since| now >= since + RESTART)
+    }
+
+    /// When what now waits for its answer was first sent. A pure getter.
+    pub fn waiting_since(&self) -> Option<Instant> {
+        match self {
             Self::Sender(sender) => sender.waiting_since(),
             Self::Receiver(receiver) => receiver.waiting_since(),
-        };
-        self.progress().verified && since.is_some_and(|since| now >= since + RESTART)
+        }
     }
 
     /// Ends the transfer from our side; the peer is sent the failure, once.

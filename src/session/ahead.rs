@@ -1,5 +1,7 @@
-//! Reading ahead: the next run of blocks is read while the ACK of this one is on
-//! its way.
+//! Reading ahead: what comes next is read while the ACK of this is on its way.
+//!
+//! Of large windows that is one; of small ones, and of single blocks, as many as
+//! a page or two hold, since the call costs more than what it brings.
 //!
 //! The buffers belong to a small pool and are held by transfers that are moving;
 //! one that stalls gives its buffer back soon, and one that finds none reads when
@@ -11,15 +13,24 @@ use crate::content::FileSource;
 use crate::protocol::transfer::{BlockSource, Filled, Run};
 use crate::socket::MAX_SEND;
 
-/// Buffers there are at most: what a transfer gains by one is worth it only
-/// while few of them share the processor. Their memory is [`MAX_SEND`] each.
-const MAX_BUFFERS: usize = 8;
-
 /// A transfer that hasn't moved for so long gives its buffer back.
 const HOLD: Duration = Duration::from_millis(50);
 
-/// Shorter runs, in bytes, are as quickly read as remembered.
-const WORTHWHILE: usize = 8 * 1024;
+/// Bytes of several small windows that are read with one call.
+const SHORT: usize = 8 * 1024;
+
+/// Buffers for them there are at most: a megabyte of memory.
+const SHORT_BUFFERS: usize = 128;
+
+/// Buffers for larger windows, of [`MAX_SEND`] bytes: what a transfer gains by
+/// one is worth it only while few of them share the processor.
+const LONG_BUFFERS: usize = 8;
+
+/// Whether an answer that comes at `now` to what was sent at `asked` is one of
+/// those that come before a buffer is given back.
+pub(super) fn is_prompt(asked: Instant, now: Instant) -> bool {
+    now.saturating_duration_since(asked) < HOLD
+}
 
 /// A buffer with a run of blocks in it, ready to be sent.
 #[derive(Debug)]
@@ -36,42 +47,47 @@ impl Ahead {
         self.until
     }
 
-    /// The blocks, if they are what `run` asks for, or the front of it.
+    /// What `run` asks for, or the front of it, if that is here.
     pub fn get(&self, run: &Run) -> Option<(&[u8], Filled)> {
-        let fits = self.run.first == run.first
-            && self.run.block_size == run.block_size
-            && self.filled.blocks <= run.count;
-        fits.then(|| (&self.buffer[..self.filled.bytes], self.filled))
-    }
-}
-
-/// The buffers that no transfer holds.
-#[derive(Debug, Default)]
-pub struct Pool {
-    #[expect(clippy::vec_box, reason = "they change hands without being made anew")]
-    free: Vec<Box<Ahead>>,
-    made: usize,
-}
-
-impl Pool {
-    /// Reads `run` into a buffer of the pool, if that is worthwhile, one is free
-    /// and the file is ready. An error is left for the read that matters.
-    pub fn read(&mut self, now: Instant, source: &mut FileSource, run: Run) -> Option<Box<Ahead>> {
-        if run.segment_size() * usize::from(run.count) < WORTHWHILE {
+        let skipped = run.first.0.checked_sub(self.run.first.0)?;
+        let left = u64::from(self.filled.blocks).checked_sub(skipped)?;
+        if left == 0 || self.run.block_size != run.block_size {
             return None;
         }
-        let mut ahead = self.take(now, run)?;
-        let Ok(Some(filled)) = source.read_run(run, &mut ahead.buffer) else {
-            self.free.push(ahead);
-            return None;
+        let start = skipped as usize * run.segment_size();
+        let (blocks, until) = if left <= run.count.into() {
+            (left as u16, self.filled.bytes)
+        } else {
+            let bytes = usize::from(run.count) * run.segment_size();
+            (run.count, start + bytes)
         };
-        ahead.filled = filled;
-        Some(ahead)
+        let filled = Filled {
+            blocks,
+            bytes: until - start,
+            end: self.filled.end && u64::from(blocks) == left,
+        };
+        Some((self.buffer.get(start..until)?, filled))
     }
+}
 
-    /// Takes the buffer back.
-    pub fn give_back(&mut self, ahead: Box<Ahead>) {
-        self.free.push(ahead);
+/// Buffers of one length.
+#[derive(Debug)]
+struct Shelf {
+    #[expect(clippy::vec_box, reason = "they change hands without being made anew")]
+    free: Vec<Box<Ahead>>,
+    /// How many more may be made.
+    unmade: usize,
+    /// Bytes of each.
+    len: usize,
+}
+
+impl Shelf {
+    const fn of(count: usize, len: usize) -> Self {
+        Self {
+            free: Vec::new(),
+            unmade: count,
+            len,
+        }
     }
 
     fn take(&mut self, now: Instant, run: Run) -> Option<Box<Ahead>> {
@@ -81,12 +97,9 @@ impl Pool {
             ahead.until = until;
             return Some(ahead);
         }
-        if self.made == MAX_BUFFERS {
-            return None;
-        }
-        self.made += 1;
+        self.unmade = self.unmade.checked_sub(1)?;
         Some(Box::new(Ahead {
-            buffer: vec![0; MAX_SEND].into_boxed_slice(),
+            buffer: vec![0; self.len].into_boxed_slice(),
             run,
             filled: Filled {
                 blocks: 0,
@@ -95,5 +108,185 @@ impl Pool {
             },
             until,
         }))
+    }
+}
+
+/// The buffers that no transfer holds.
+#[derive(Debug)]
+pub struct Pool {
+    short: Shelf,
+    long: Shelf,
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self {
+            short: Shelf::of(SHORT_BUFFERS, SHORT),
+            long: Shelf::of(LONG_BUFFERS, MAX_SEND),
+        }
+    }
+}
+
+impl Pool {
+    /// Reads `window`, the blocks that will be sent next, and as many like it as
+    /// a short buffer holds; `None` if no buffer is free or the file isn't ready.
+    /// An error is left for the read that matters.
+    pub fn read(
+        &mut self,
+        now: Instant,
+        source: &mut FileSource,
+        window: Run,
+    ) -> Option<Box<Ahead>> {
+        let windows = SHORT / (window.segment_size() * usize::from(window.count).max(1));
+        let (from, count) = match u16::try_from(windows).ok()? {
+            0 => (&mut self.long, window.count),
+            windows => (&mut self.short, window.count.saturating_mul(windows)),
+        };
+        let run = Run { count, ..window };
+        let mut ahead = from.take(now, run)?;
+        let Ok(Some(filled)) = source.read_run(run, &mut ahead.buffer) else {
+            self.give_back(ahead);
+            return None;
+        };
+        ahead.filled = filled;
+        Some(ahead)
+    }
+
+    /// The buffer, if what is sent `next` is in it as well; else it is given back.
+    pub fn keep(
+        &mut self,
+        now: Instant,
+        mut ahead: Box<Ahead>,
+        next: Option<Run>,
+    ) -> Option<Box<Ahead>> {
+        if next.is_some_and(|next| ahead.get(&next).is_some()) {
+            ahead.until = now + HOLD;
+            return Some(ahead);
+        }
+        self.give_back(ahead);
+        None
+    }
+
+    /// Takes the buffer back.
+    pub fn give_back(&mut self, ahead: Box<Ahead>) {
+        let home = if ahead.buffer.len() == SHORT {
+            &mut self.short
+        } else {
+            &mut self.long
+        };
+        home.free.push(ahead);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    use crate::clock;
+    use crate::protocol::block::BlockIndex;
+    use crate::storage::{Policy, Root};
+    use crate::wire::options::Rollover;
+    use crate::wire::packet::Mode;
+
+    const BLOCK: usize = 1000;
+
+    fn source(size: usize) -> (tempfile::TempDir, FileSource) {
+        let home = tempfile::tempdir().unwrap();
+        let content: Vec<u8> = (0..size).map(|at| (at / BLOCK) as u8).collect();
+        fs::write(home.path().join("file"), content).unwrap();
+        let root = Root::open(home.path(), Policy::default()).unwrap();
+        let file = root.find(b"file").unwrap().file;
+        (home, FileSource::new(file, Mode::Octet))
+    }
+
+    fn window(first: u64, count: u16) -> Run {
+        Run {
+            first: BlockIndex(first),
+            count,
+            block_size: BLOCK as u16,
+            base: BlockIndex(first),
+            rollover: Rollover::ToZero,
+        }
+    }
+
+    #[test]
+    fn small_windows_are_read_several_at_a_time() {
+        // A window in blocks, and what is read for it: whole windows.
+        for (count, read) in [(1, 8), (2, 8), (3, 6), (8, 8), (9, 9), (20, 20)] {
+            let (_home, mut source) = source(100 * BLOCK);
+            let mut pool = Pool::default();
+            let ahead = pool.read(clock::now(), &mut source, window(1, count));
+            assert_eq!(ahead.unwrap().filled.blocks, read, "windows of {count}");
+        }
+    }
+
+    #[test]
+    fn any_part_of_what_was_read_can_be_had() {
+        let (_home, mut source) = source(6 * BLOCK + 10);
+        let mut pool = Pool::default();
+        let ahead = pool.read(clock::now(), &mut source, window(3, 1)).unwrap();
+        // First block and count asked for; first byte of the payload, blocks, bytes
+        // and whether the file ends there.
+        let segment = BLOCK + 4;
+        for (first, count, expected) in [
+            (2, 1, None),
+            (3, 1, Some((2, 1, segment, false))),
+            (4, 2, Some((3, 2, 2 * segment, false))),
+            (6, 1, Some((5, 1, segment, false))),
+            (6, 2, Some((5, 2, segment + 14, true))),
+            (6, 9, Some((5, 2, segment + 14, true))),
+            (7, 1, Some((6, 1, 14, true))),
+            (8, 1, None),
+            (u64::MAX, 1, None),
+        ] {
+            let asked = window(first, count);
+            let got = ahead.get(&asked).map(|(bytes, filled)| {
+                assert_eq!(bytes.len(), filled.bytes);
+                assert_eq!(bytes[..4], asked.header(0), "{first} {count}");
+                (bytes[4], filled.blocks, filled.bytes, filled.end)
+            });
+            assert_eq!(got, expected, "{first} {count}");
+        }
+        let other_size = Run {
+            block_size: 512,
+            ..window(3, 1)
+        };
+        assert!(ahead.get(&other_size).is_none());
+    }
+
+    #[test]
+    fn a_buffer_is_held_while_the_next_window_is_in_it() {
+        let (_home, mut source) = source(100 * BLOCK);
+        let mut pool = Pool::default();
+        let now = clock::now();
+        let ahead = pool.read(now, &mut source, window(1, 1)).unwrap();
+        let later = now + HOLD;
+        let ahead = pool.keep(later, ahead, Some(window(2, 1))).unwrap();
+        assert_eq!(ahead.until(), later + HOLD);
+        assert!(pool.keep(later, ahead, Some(window(9, 1))).is_none());
+        assert_eq!(pool.short.free.len(), 1);
+        let ahead = pool.read(now, &mut source, window(9, 1)).unwrap();
+        assert!(pool.short.free.is_empty());
+        assert!(pool.keep(now, ahead, None).is_none());
+        assert_eq!(pool.short.unmade, SHORT_BUFFERS - 1);
+    }
+
+    #[test]
+    fn there_are_so_many_buffers_and_no_more() {
+        let (_home, mut source) = source(100 * BLOCK);
+        let mut pool = Pool::default();
+        for (count, most) in [(1, SHORT_BUFFERS), (16, LONG_BUFFERS)] {
+            let mut read = || pool.read(clock::now(), &mut source, window(1, count));
+            let held: Vec<_> = std::iter::from_fn(&mut read).take(most + 1).collect();
+            assert_eq!(held.len(), most);
+            for ahead in held {
+                pool.give_back(ahead);
+            }
+            assert!(
+                pool.read(clock::now(), &mut source, window(1, count))
+                    .is_some()
+            );
+        }
     }
 }

@@ -150,7 +150,7 @@ enum Reach {
 pub struct Session<S = Upload> {
     transfer: Transfer,
     content: Content<S>,
-    /// The run that is expected to be sent next.
+    /// What is expected to be sent next.
     ahead: Option<Box<Ahead>>,
     /// The file wasn't ready when the next run was due.
     disk: Option<Box<DiskWait>>,
@@ -321,9 +321,10 @@ impl<S: Store> Session<S> {
 
     /// Does what there is to do: takes in what has arrived, answers, reads ahead.
     pub fn run(&mut self, shop: &mut Workshop<'_>) -> Turn {
+        let asked = self.transfer.waiting_since();
         let received = self.receive(shop);
         let sent = self.transmit(shop);
-        self.read_ahead(shop);
+        self.read_ahead(asked, shop);
         received.and(sent)
     }
 
@@ -435,6 +436,7 @@ impl<S: Store> Session<S> {
     /// [`Session::run`] with what was received for it on a shared socket and lies
     /// in the batch in the slots `received`: each is answered before the next.
     pub fn run_shared(&mut self, received: Range<usize>, shop: &mut Workshop<'_>) -> Turn {
+        let asked = self.transfer.waiting_since();
         for index in received {
             match self.content {
                 Content::Source(_) => self.handle_answer(index, shop),
@@ -448,7 +450,7 @@ impl<S: Store> Session<S> {
         }
         self.flush(shop);
         let sent = self.transmit(shop);
-        self.read_ahead(shop);
+        self.read_ahead(asked, shop);
         sent
     }
 
@@ -616,7 +618,8 @@ impl<S: Store> Session<S> {
         let ahead = self.ahead.take();
         let bytes = self.send_run(run, ahead.as_deref(), shop);
         if let Some(ahead) = ahead {
-            shop.tools.pool.give_back(ahead);
+            let next = self.transfer.upcoming();
+            self.ahead = shop.tools.pool.keep(shop.now, ahead, next);
         }
         bytes
     }
@@ -685,8 +688,12 @@ impl<S: Store> Session<S> {
         Some(filled.bytes)
     }
 
-    /// Reads what comes next while the answer is on its way.
-    fn read_ahead(&mut self, shop: &mut Workshop<'_>) {
+    /// Reads what comes next while the answer is on its way, if the last one, to
+    /// what was `asked` then, was prompt.
+    fn read_ahead(&mut self, asked: Option<Instant>, shop: &mut Workshop<'_>) {
+        if asked.is_some_and(|asked| !ahead::is_prompt(asked, shop.now)) {
+            return;
+        }
         if let (Content::Source(source), None, None, false) =
             (&mut self.content, &self.ahead, &self.disk, self.blocked)
             && let Some(run) = self.transfer.upcoming()
