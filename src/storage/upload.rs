@@ -11,7 +11,6 @@
 //! replacing a file), and the next upload to come upon it removes it: temporary
 //! files are locked while their server lives.
 
-use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use log::{debug, warn};
@@ -23,7 +22,7 @@ use nix::libc;
 use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat};
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use nix::sys::statvfs::fstatvfs;
-use nix::sys::uio::pwritev;
+use nix::sys::uio::pwrite;
 use nix::unistd::{
     AccessFlags, Gid, Uid, UnlinkatFlags, faccessat, fchown, ftruncate, linkat, unlinkat,
 };
@@ -142,18 +141,12 @@ impl Upload {
         Ok(upload)
     }
 
-    /// Writes `slices`, one after the other, at `offset` (bytes). At most 1024
-    /// slices (`IOV_MAX`), which are used up: build them anew for each call.
+    /// Writes `data` at `offset` (bytes).
     ///
     /// # Errors
     /// 3 beyond the limit or the disk's end.
-    pub fn write_run(
-        &mut self,
-        offset: u64,
-        mut slices: &mut [IoSlice<'_>],
-    ) -> Result<(), StorageError> {
-        let bytes: usize = slices.iter().map(|slice| slice.len()).sum();
-        let end = offset.saturating_add(bytes as u64);
+    pub fn write_at(&mut self, offset: u64, data: &[u8]) -> Result<(), StorageError> {
+        let end = offset.saturating_add(data.len() as u64);
         if end > self.limit {
             return Err(StorageError::OVER_LIMIT);
         }
@@ -161,27 +154,16 @@ impl Upload {
             self.reserved = Some(reserve(&self.file, self.announced)?);
         }
         let mut done = 0;
-        while done < bytes {
-            match pwritev(&self.file, slices, file_offset(offset, done)?) {
+        while let Some(rest) = data.get(done..).filter(|rest| !rest.is_empty()) {
+            match pwrite(&self.file, rest, file_offset(offset, done)?) {
                 Ok(0) => return Err(StorageError::NO_SPACE),
-                Ok(written) => {
-                    done += written;
-                    IoSlice::advance_slices(&mut slices, written);
-                }
+                Ok(written) => done += written,
                 Err(Errno::EINTR) => {}
                 Err(errno) => return Err(errno.into()),
             }
         }
         self.length = self.length.max(end);
         Ok(())
-    }
-
-    /// [`Upload::write_run`] from a single buffer.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn write_at(&mut self, offset: u64, data: &[u8]) -> Result<(), StorageError> {
-        self.write_run(offset, &mut [IoSlice::new(data)])
     }
 
     /// Puts the file in place, in one step, and returns its length in bytes.
@@ -514,8 +496,7 @@ mod tests {
     fn a_file_appears_whole_and_at_the_end() {
         for_each_publisher(Policy::default(), |path, root| {
             let mut upload = root.create(b"new", Some(10)).unwrap();
-            let mut run = [IoSlice::new(b"01"), IoSlice::new(b""), IoSlice::new(b"234")];
-            upload.write_run(0, &mut run).unwrap();
+            upload.write_at(0, b"01234").unwrap();
             upload.write_at(5, b"56789").unwrap();
             assert!(!path.join("new").exists());
             assert_eq!(code(root.open_read(b"new")), Some(ErrorCode::FileNotFound));
