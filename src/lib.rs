@@ -45,9 +45,10 @@
 //! [`negotiate`](wire::options::negotiate) → a
 //! [`Sender`](protocol::sender::Sender) and a new socket in a session → OACK or
 //! the first window → an ACK on the session's socket →
-//! [`handle_packet`](protocol::transfer::Transfer::handle_packet) → the next run
-//! of blocks, read with one `preadv2` behind their headers and sent with one call
-//! → … → the last block acknowledged → one line in the log, the slot is free.
+//! [`handle_packet`](protocol::transfer::Transfer::handle_packet) → the next
+//! window, read with one `preadv2` behind its headers (small ones several at a
+//! time) and sent with one call → … → the last block acknowledged → one line in
+//! the log, the slot is free.
 //!
 //! # Invariants
 //!
@@ -67,8 +68,8 @@
 //! - No byte is read from the network before every right that isn't needed has
 //!   been given up.
 //! - No byte from the network reaches the log unescaped, and none can panic.
-//! - `unsafe` is in two modules: `socket::batch`, for `recvmmsg` and `sendmsg`,
-//!   and `storage::nowait`, for `preadv2` and `mincore`.
+//! - `unsafe` is in two modules: `socket::batch`, for `recvmmsg`, `recvmsg` and
+//!   `sendmsg`, and `storage::nowait`, for `preadv2` and `mincore`.
 //! - A read that would wait for the disk isn't made, where the file system can
 //!   tell: its session sleeps until the pages have been fetched. Opening, writing
 //!   and committing do wait, and all sessions with them.
@@ -83,6 +84,7 @@
 //! | datagrams a session takes a turn | 64 | [`session`] |
 //! | bytes a session sends a turn | 256 KiB | [`session`] |
 //! | blocks in one read and one send | 64, and 65,507 bytes | [`content`], [`socket`] |
+//! | blocks read ahead | 8 buffers of 64 KiB, 128 of 8 KiB, held for 50 ms after the last step | `session::ahead` |
 //! | waits of a session for its disk | 1 to 10 ms each, 20 for its turn; after 3 s all wait with it for that one read | `session::disk` |
 //! | bytes fetched in the background | 256 KiB of a file, of 4 files on FUSE, NFS, overlayfs | [`storage`] |
 //! | sockets that rest | 512, for half a second, from 64 transfers at once on | `server::resting` |

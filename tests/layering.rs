@@ -62,7 +62,7 @@ const FORBIDDEN_IN_CORE: &[&str] = &[
 
 /// Files below `src/` in which `unsafe` may stand.
 const UNSAFE_ALLOWED: &[&str] = &[
-    // recvmmsg and sendmsg with headers that are used again.
+    // recvmmsg, recvmsg and sendmsg with headers that are used again.
     "socket/batch.rs",
     // preadv2 and mincore, which nix doesn't have.
     "storage/nowait.rs",

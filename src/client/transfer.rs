@@ -304,7 +304,7 @@ impl Engine {
         let peer = session.peer();
         let dallies = matches!(ended, Ok(Outcome::Completed)) && !session.is_closed();
         if !dallies || self.sessions.len() > MAX_DALLYING {
-            self.sessions.remove(index);
+            self.remove(index);
         }
         let outcome = ended.map_err(|trouble| (trouble, !state.verified))?;
         let trouble = match outcome {
@@ -484,10 +484,15 @@ impl Engine {
             if index == awaited {
                 again = turn;
             } else if self.sessions[index].is_closed() {
-                self.sessions.remove(index);
+                self.remove(index);
             }
         }
         again
+    }
+
+    fn remove(&mut self, index: usize) {
+        let mut session = self.sessions.remove(index);
+        session.forget_ahead(&mut self.tools.pool);
     }
 
     fn work(

@@ -4,12 +4,13 @@
 //! a page or two hold, since the call costs more than what it brings.
 //!
 //! The buffers belong to a small pool and are held by transfers that are moving;
-//! one that stalls gives its buffer back soon, and one that finds none reads when
-//! it sends. May not: send, or change what is sent.
+//! one that stalls gives its buffer back soon. Who finds none, or answers too
+//! slowly to be held one for, has its blocks read when they are sent. May not:
+//! send, or change what is sent.
 
 use std::time::{Duration, Instant};
 
-use crate::content::FileSource;
+use crate::content::{FileSource, MAX_RUN};
 use crate::protocol::transfer::{BlockSource, Filled, Run};
 use crate::socket::MAX_SEND;
 
@@ -17,14 +18,14 @@ use crate::socket::MAX_SEND;
 const HOLD: Duration = Duration::from_millis(50);
 
 /// Bytes of several small windows that are read with one call.
-const SHORT: usize = 8 * 1024;
+const SHORT_LEN: usize = 8 * 1024;
 
 /// Buffers for them there are at most: a megabyte of memory.
-const SHORT_BUFFERS: usize = 128;
+const SHORT_COUNT: usize = 128;
 
 /// Buffers for larger windows, of [`MAX_SEND`] bytes: what a transfer gains by
 /// one is worth it only while few of them share the processor.
-const LONG_BUFFERS: usize = 8;
+const LONG_COUNT: usize = 8;
 
 /// Whether an answer that comes at `now` to what was sent at `asked` is one of
 /// those that come before a buffer is given back.
@@ -55,7 +56,7 @@ impl Ahead {
             return None;
         }
         let start = skipped as usize * run.segment_size();
-        let (blocks, until) = if left <= run.count.into() {
+        let (blocks, stop) = if left <= run.count.into() {
             (left as u16, self.filled.bytes)
         } else {
             let bytes = usize::from(run.count) * run.segment_size();
@@ -63,16 +64,16 @@ impl Ahead {
         };
         let filled = Filled {
             blocks,
-            bytes: until - start,
+            bytes: stop - start,
             end: self.filled.end && u64::from(blocks) == left,
         };
-        Some((self.buffer.get(start..until)?, filled))
+        Some((self.buffer.get(start..stop)?, filled))
     }
 }
 
 /// Buffers of one length.
 #[derive(Debug)]
-struct Shelf {
+struct Stock {
     #[expect(clippy::vec_box, reason = "they change hands without being made anew")]
     free: Vec<Box<Ahead>>,
     /// How many more may be made.
@@ -81,7 +82,7 @@ struct Shelf {
     len: usize,
 }
 
-impl Shelf {
+impl Stock {
     const fn of(count: usize, len: usize) -> Self {
         Self {
             free: Vec::new(),
@@ -114,36 +115,40 @@ impl Shelf {
 /// The buffers that no transfer holds.
 #[derive(Debug)]
 pub struct Pool {
-    short: Shelf,
-    long: Shelf,
+    short: Stock,
+    long: Stock,
 }
 
 impl Default for Pool {
     fn default() -> Self {
         Self {
-            short: Shelf::of(SHORT_BUFFERS, SHORT),
-            long: Shelf::of(LONG_BUFFERS, MAX_SEND),
+            short: Stock::of(SHORT_COUNT, SHORT_LEN),
+            long: Stock::of(LONG_COUNT, MAX_SEND),
         }
     }
 }
 
 impl Pool {
     /// Reads `window`, the blocks that will be sent next, and as many like it as
-    /// a short buffer holds; `None` if no buffer is free or the file isn't ready.
-    /// An error is left for the read that matters.
+    /// a short buffer holds; `None` if that isn't worthwhile, no buffer is free or
+    /// the file isn't ready. An error is left for the read that matters.
     pub fn read(
         &mut self,
         now: Instant,
         source: &mut FileSource,
         window: Run,
     ) -> Option<Box<Ahead>> {
-        let windows = SHORT / (window.segment_size() * usize::from(window.count).max(1));
-        let (from, count) = match u16::try_from(windows).ok()? {
-            0 => (&mut self.long, window.count),
-            windows => (&mut self.short, window.count.saturating_mul(windows)),
+        let bytes = window.segment_size() * usize::from(window.count);
+        let windows = (SHORT_LEN / bytes).min(MAX_RUN / usize::from(window.count));
+        let (stock, count) = match (windows, &*source) {
+            _ if bytes > SHORT_LEN => (&mut self.long, window.count),
+            // Text is encoded anew from the first block that may be asked for
+            // again: the more is read ahead, the more is done twice.
+            (0, _) | (_, FileSource::Netascii(_)) => return None,
+            _ => (&mut self.short, window.count * windows as u16),
         };
         let run = Run { count, ..window };
-        let mut ahead = from.take(now, run)?;
+        let mut ahead = stock.take(now, run)?;
         let Ok(Some(filled)) = source.read_run(run, &mut ahead.buffer) else {
             self.give_back(ahead);
             return None;
@@ -152,29 +157,33 @@ impl Pool {
         Some(ahead)
     }
 
-    /// The buffer, if what is sent `next` is in it as well; else it is given back.
+    /// The buffer after `sent` was offered, if what is sent `next` is in it as
+    /// well; else it is given back. Where nothing moved it is held no longer.
     pub fn keep(
         &mut self,
         now: Instant,
         mut ahead: Box<Ahead>,
+        sent: &Run,
         next: Option<Run>,
     ) -> Option<Box<Ahead>> {
-        if next.is_some_and(|next| ahead.get(&next).is_some()) {
+        let Some(next) = next.filter(|next| ahead.get(next).is_some()) else {
+            self.give_back(ahead);
+            return None;
+        };
+        if next.first > sent.first {
             ahead.until = now + HOLD;
-            return Some(ahead);
         }
-        self.give_back(ahead);
-        None
+        Some(ahead)
     }
 
     /// Takes the buffer back.
     pub fn give_back(&mut self, ahead: Box<Ahead>) {
-        let home = if ahead.buffer.len() == SHORT {
+        let stock = if ahead.buffer.len() == SHORT_LEN {
             &mut self.short
         } else {
             &mut self.long
         };
-        home.free.push(ahead);
+        stock.free.push(ahead);
     }
 }
 
@@ -191,13 +200,13 @@ mod tests {
 
     const BLOCK: usize = 1000;
 
-    fn source(size: usize) -> (tempfile::TempDir, FileSource) {
+    fn source(size: usize, mode: Mode) -> (tempfile::TempDir, FileSource) {
         let home = tempfile::tempdir().unwrap();
         let content: Vec<u8> = (0..size).map(|at| (at / BLOCK) as u8).collect();
         fs::write(home.path().join("file"), content).unwrap();
         let root = Root::open(home.path(), Policy::default()).unwrap();
         let file = root.find(b"file").unwrap().file;
-        (home, FileSource::new(file, Mode::Octet))
+        (home, FileSource::new(file, mode))
     }
 
     fn window(first: u64, count: u16) -> Run {
@@ -212,18 +221,46 @@ mod tests {
 
     #[test]
     fn small_windows_are_read_several_at_a_time() {
-        // A window in blocks, and what is read for it: whole windows.
-        for (count, read) in [(1, 8), (2, 8), (3, 6), (8, 8), (9, 9), (20, 20)] {
-            let (_home, mut source) = source(100 * BLOCK);
+        // Block size, window in blocks, and what is read for it: whole windows.
+        for (block_size, count, read) in [
+            (1000, 1, Some(8)),
+            (1000, 2, Some(8)),
+            (1000, 3, Some(6)),
+            (1000, 8, Some(8)),
+            (1000, 9, Some(9)),
+            (1000, 20, Some(20)),
+            (8, 1, Some(64)),
+            (8, 40, Some(40)),
+            (8, 64, Some(64)),
+            // More than one call reads, and so short.
+            (8, 65, None),
+        ] {
+            let (_home, mut source) = source(100 * BLOCK, Mode::Octet);
+            let mut pool = Pool::default();
+            let window = Run {
+                block_size,
+                ..window(1, count)
+            };
+            let ahead = pool.read(clock::now(), &mut source, window);
+            let blocks = ahead.map(|ahead| ahead.filled.blocks);
+            assert_eq!(blocks, read, "windows of {count} × {block_size}");
+        }
+    }
+
+    #[test]
+    fn text_is_read_ahead_by_large_windows_only() {
+        for (count, read) in [(1, None), (8, None), (9, Some(9))] {
+            let (_home, mut source) = source(100 * BLOCK, Mode::Netascii);
             let mut pool = Pool::default();
             let ahead = pool.read(clock::now(), &mut source, window(1, count));
-            assert_eq!(ahead.unwrap().filled.blocks, read, "windows of {count}");
+            let blocks = ahead.map(|ahead| ahead.filled.blocks);
+            assert_eq!(blocks, read, "windows of {count}");
         }
     }
 
     #[test]
     fn any_part_of_what_was_read_can_be_had() {
-        let (_home, mut source) = source(6 * BLOCK + 10);
+        let (_home, mut source) = source(6 * BLOCK + 10, Mode::Octet);
         let mut pool = Pool::default();
         let ahead = pool.read(clock::now(), &mut source, window(3, 1)).unwrap();
         // First block and count asked for; first byte of the payload, blocks, bytes
@@ -257,26 +294,37 @@ mod tests {
 
     #[test]
     fn a_buffer_is_held_while_the_next_window_is_in_it() {
-        let (_home, mut source) = source(100 * BLOCK);
+        let (_home, mut source) = source(100 * BLOCK, Mode::Octet);
         let mut pool = Pool::default();
         let now = clock::now();
         let ahead = pool.read(now, &mut source, window(1, 1)).unwrap();
         let later = now + HOLD;
-        let ahead = pool.keep(later, ahead, Some(window(2, 1))).unwrap();
+        let first = window(1, 1);
+        let ahead = pool.keep(later, ahead, &first, Some(first)).unwrap();
+        assert_eq!(ahead.until(), now + HOLD, "nothing moved");
+        let ahead = pool.keep(later, ahead, &first, Some(window(2, 1))).unwrap();
         assert_eq!(ahead.until(), later + HOLD);
-        assert!(pool.keep(later, ahead, Some(window(9, 1))).is_none());
+        let behind = Some(window(9, 1));
+        assert!(pool.keep(later, ahead, &window(8, 1), behind).is_none());
         assert_eq!(pool.short.free.len(), 1);
         let ahead = pool.read(now, &mut source, window(9, 1)).unwrap();
         assert!(pool.short.free.is_empty());
-        assert!(pool.keep(now, ahead, None).is_none());
-        assert_eq!(pool.short.unmade, SHORT_BUFFERS - 1);
+        assert!(pool.keep(now, ahead, &window(9, 1), None).is_none());
+        assert_eq!(pool.short.unmade, SHORT_COUNT - 1);
+    }
+
+    #[test]
+    fn an_answer_is_prompt_while_a_buffer_would_be_held() {
+        let asked = clock::now();
+        assert!(is_prompt(asked, asked));
+        assert!(!is_prompt(asked, asked + HOLD));
     }
 
     #[test]
     fn there_are_so_many_buffers_and_no_more() {
-        let (_home, mut source) = source(100 * BLOCK);
+        let (_home, mut source) = source(100 * BLOCK, Mode::Octet);
         let mut pool = Pool::default();
-        for (count, most) in [(1, SHORT_BUFFERS), (16, LONG_BUFFERS)] {
+        for (count, most) in [(1, SHORT_COUNT), (16, LONG_COUNT)] {
             let mut read = || pool.read(clock::now(), &mut source, window(1, count));
             let held: Vec<_> = std::iter::from_fn(&mut read).take(most + 1).collect();
             assert_eq!(held.len(), most);

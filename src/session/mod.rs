@@ -337,7 +337,13 @@ impl<S: Store> Session<S> {
         if self.disk.is_none() {
             self.transfer.handle_timeout(shop.now);
         }
-        self.forget_ahead(&mut shop.tools.pool);
+        if self
+            .ahead
+            .as_ref()
+            .is_some_and(|ahead| ahead.until() <= shop.now)
+        {
+            self.forget_ahead(&mut shop.tools.pool);
+        }
         received.and(self.transmit(shop))
     }
 
@@ -619,7 +625,7 @@ impl<S: Store> Session<S> {
         let bytes = self.send_run(run, ahead.as_deref(), shop);
         if let Some(ahead) = ahead {
             let next = self.transfer.upcoming();
-            self.ahead = shop.tools.pool.keep(shop.now, ahead, next);
+            self.ahead = shop.tools.pool.keep(shop.now, ahead, &run, next);
         }
         bytes
     }

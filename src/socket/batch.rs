@@ -1,9 +1,9 @@
 //! Several datagrams with one system call, the address each was sent to, and a
 //! socket option that no safe wrapper knows.
 //!
-//! One of two modules with `unsafe`: `recvmmsg` fills headers that hold raw pointers
-//! to buffers, and no safe wrapper lets them be used again without allocating
-//! (nix's keeps the lengths that the previous call left behind, which cuts the
+//! One of two modules with `unsafe`: `recvmmsg`, and `recvmsg` for a single one,
+//! fill headers that hold raw pointers to buffers, and no safe wrapper lets them
+//! be used again without allocating (nix's keeps the lengths that the previous call left behind, which cuts the
 //! control data of the next). Every pointer handed to the kernel points into a
 //! vector that lives as long as the batch and is never resized.
 #![allow(unsafe_code)]
@@ -79,7 +79,7 @@ impl Batch {
     /// call returned, so that the next datagram raises a new event.
     ///
     /// # Errors
-    /// `WouldBlock` if nothing is there; whatever else `recvmmsg` says.
+    /// `WouldBlock` if nothing is there; whatever else the kernel says.
     pub fn receive(
         &mut self,
         socket: &impl AsFd,

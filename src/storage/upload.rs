@@ -154,8 +154,8 @@ impl Upload {
             self.reserved = Some(reserve(&self.file, self.announced)?);
         }
         let mut done = 0;
-        while let Some(rest) = data.get(done..).filter(|rest| !rest.is_empty()) {
-            match pwrite(&self.file, rest, file_offset(offset, done)?) {
+        while done < data.len() {
+            match pwrite(&self.file, &data[done..], file_offset(offset, done)?) {
                 Ok(0) => return Err(StorageError::NO_SPACE),
                 Ok(written) => done += written,
                 Err(Errno::EINTR) => {}

@@ -71,7 +71,7 @@ impl Faults {
     /// Up to three spells, together shorter than the least patience there is,
     /// that with a peer that has yet to answer (three repeats); and a few leaps
     /// of the clock. A leap costs both ends one of their tries, so `within_patience`
-    /// there are two of them, or spells, and not the one upon the other.
+    /// there are two of them at most, or spells, and not the one upon the other.
     fn any(mut random: Random, within_patience: bool) -> Self {
         let spell = |random: &mut Random| {
             let from = Duration::from_micros(random.choose(&[0, 300, 2_000, 1_000_000]));
@@ -85,11 +85,11 @@ impl Faults {
         };
         let spells: Vec<_> = (0..random.below(4)).map(|_| spell(&mut random)).collect();
         let most_leaps = match (within_patience, spells.is_empty()) {
-            (false, _) => 4,
+            (false, _) => u32::MAX,
             (true, true) => 2,
             (true, false) => 0,
         };
-        let leaps: u32 = random.choose(&[0, 0, 1, 4]);
+        let leaps = random.choose(&[0, 0, 1, 4]);
         Self {
             spells,
             leaps_left: leaps.min(most_leaps),
