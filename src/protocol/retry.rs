@@ -124,17 +124,24 @@ impl From<Micros> for Duration {
     }
 }
 
+/// Whether the wait follows the round trip.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Adapts {
+    Never,
+    Closely,
+    /// The peer was seen to pause: the wait stays at its ceiling.
+    AtLeisure,
+}
+
 /// The deadline of the packet that is waiting for its answer, and what is known
 /// about how long answers take.
 #[derive(Debug)]
 pub(crate) struct RetryTimer {
     /// The policy: the first wait, whether it adapts, and the repeats.
     initial: Micros,
-    adapts: bool,
+    adapts: Adapts,
     retries: u8,
     round_trip: Option<RoundTrip>,
-    /// The peer was seen to pause: the adaptive wait stays at its ceiling.
-    pauses: bool,
     /// No repeat since the packet was sent, so that its answer measures the
     /// round trip (Karn).
     measurable: bool,
@@ -153,10 +160,12 @@ impl RetryTimer {
     pub(crate) fn new(policy: RetryPolicy) -> Self {
         Self {
             initial: policy.initial_wait().into(),
-            adapts: policy.wait == Wait::Adaptive,
+            adapts: match policy.wait {
+                Wait::Adaptive => Adapts::Closely,
+                Wait::Fixed(_) => Adapts::Never,
+            },
             retries: policy.retries,
             round_trip: None,
-            pauses: false,
             wait: policy.initial_wait().into(),
             measurable: false,
             repeats: 0,
@@ -168,7 +177,7 @@ impl RetryTimer {
 
     /// A negotiated timeout takes the place of the wait configured so far.
     pub(crate) fn set_fixed(&mut self, wait: Duration) {
-        self.adapts = false;
+        self.adapts = Adapts::Never;
         self.initial = wait.into();
         self.wait = self.initial;
     }
@@ -246,11 +255,13 @@ impl RetryTimer {
             .first_sent
             .take()
             .map(|sent| now.saturating_duration_since(sent));
-        if !self.adapts {
+        if self.adapts == Adapts::Never {
             self.wait = self.initial;
             return;
         }
-        self.pauses |= self.paused(now, elapsed);
+        if self.paused(now, elapsed) {
+            self.adapts = Adapts::AtLeisure;
+        }
         // Without a sample the backed-off wait stays (RFC 6298 §5.7), but a new
         // packet never waits longer than the ceiling.
         let mut wait = self.wait().min(ADAPTIVE_CEILING);
@@ -260,10 +271,9 @@ impl RetryTimer {
                 .round_trip
                 .map_or_else(|| RoundTrip::first(sample), |known| known.update(sample));
             self.round_trip = Some(round_trip);
-            let floor = if self.pauses {
-                ADAPTIVE_CEILING
-            } else {
-                ADAPTIVE_FLOOR
+            let floor = match self.adapts {
+                Adapts::AtLeisure => ADAPTIVE_CEILING,
+                _ => ADAPTIVE_FLOOR,
             };
             wait = round_trip.timeout().clamp(floor, ADAPTIVE_CEILING);
         }
@@ -294,7 +304,7 @@ impl RetryTimer {
     /// The next deadline counts from `now` until the repeat is sent: a socket
     /// that takes nothing must not keep a transfer alive.
     pub(crate) fn back_off(&mut self, now: Instant, limit: u8) -> bool {
-        let counts = !self.adapts || self.wait() >= ADAPTIVE_CEILING;
+        let counts = self.adapts == Adapts::Never || self.wait() >= ADAPTIVE_CEILING;
         if counts {
             if self.repeats >= limit.min(self.retries) {
                 return false;

@@ -62,14 +62,19 @@ enum State {
     Closed,
 }
 
+/// No file is as long. Not an `Option`, which takes twice the room in each
+/// session.
+const UNKNOWN_LENGTH: u64 = u64::MAX;
+
 /// Sends a file block by block, in lockstep or by windows.
 #[derive(Debug)]
 pub struct Sender {
     role: Role,
     state: State,
     negotiated: Negotiated,
-    /// The file's length in bytes; `None` if only reading it will tell.
-    length: Option<u64>,
+    /// The file's length in bytes; [`UNKNOWN_LENGTH`] if only reading it will
+    /// tell.
+    length: u64,
     /// The last block of the file, shorter than the others; [`BlockIndex::NEVER`]
     /// until it is known.
     end: BlockIndex,
@@ -187,7 +192,7 @@ impl Sender {
             role,
             state,
             negotiated: Negotiated::default(),
-            length,
+            length: length.unwrap_or(UNKNOWN_LENGTH),
             end: BlockIndex::NEVER,
             base: BlockIndex::FIRST,
             next: BlockIndex::FIRST,
@@ -214,8 +219,8 @@ impl Sender {
             self.retry.set_fixed(timeout);
         }
         // A file that is a multiple of the block size ends with an empty block.
-        if let Some(length) = self.length {
-            self.end = BlockIndex(length / u64::from(negotiated.blksize) + 1);
+        if self.length != UNKNOWN_LENGTH {
+            self.end = BlockIndex(self.length / u64::from(negotiated.blksize) + 1);
         }
         self.negotiated = negotiated;
     }

@@ -4,14 +4,14 @@
 //! a page or two hold, since the call costs more than what it brings.
 //!
 //! The buffers belong to a small pool and are held by transfers that are moving;
-//! one that stalls gives its buffer back soon. Who finds none, or answers too
-//! slowly to be held one for, has its blocks read when they are sent. May not:
-//! send, or change what is sent.
+//! one that stalls gives its buffer back soon. Who finds none, has only begun, or
+//! answers too slowly to be held one for, has its blocks read when they are sent.
+//! May not: send, or change what is sent.
 
 use std::time::{Duration, Instant};
 
 use crate::content::{FileSource, MAX_RUN};
-use crate::protocol::transfer::{BlockSource, Filled, Run};
+use crate::protocol::transfer::{BlockSource, Filled, Progress, Run};
 use crate::socket::MAX_SEND;
 
 /// A transfer that hasn't moved for so long gives its buffer back.
@@ -20,17 +20,22 @@ const HOLD: Duration = Duration::from_millis(50);
 /// Bytes of several small windows that are read with one call.
 const SHORT_LEN: usize = 8 * 1024;
 
-/// Buffers for them there are at most: a megabyte of memory.
-const SHORT_COUNT: usize = 128;
+/// Buffers for them there are at most: half a megabyte of memory.
+const SHORT_COUNT: usize = 64;
 
 /// Buffers for larger windows, of [`MAX_SEND`] bytes: what a transfer gains by
 /// one is worth it only while few of them share the processor.
 const LONG_COUNT: usize = 8;
 
-/// Whether an answer that comes at `now` to what was sent at `asked` is one of
-/// those that come before a buffer is given back.
-pub(super) fn is_prompt(asked: Instant, now: Instant) -> bool {
-    now.saturating_duration_since(asked) < HOLD
+/// Bytes that must have arrived before anything is read ahead: who stalls at the
+/// first block, thousands at a time, is to cost no buffer.
+const WARMED_UP: u64 = 16 * 1024;
+
+/// Whether a transfer moves fast enough to use a buffer while it is held: it has
+/// come so far, and what it acknowledged at `now` was sent at `asked`.
+pub(super) fn is_worthwhile(progress: Progress, asked: Option<Instant>, now: Instant) -> bool {
+    let arrived = progress.blocks.saturating_mul(progress.block_size.into());
+    arrived >= WARMED_UP && asked.is_none_or(|asked| now.saturating_duration_since(asked) < HOLD)
 }
 
 /// A buffer with a run of blocks in it, ready to be sent.
@@ -314,10 +319,31 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_prompt_while_a_buffer_would_be_held() {
-        let asked = clock::now();
-        assert!(is_prompt(asked, asked));
-        assert!(!is_prompt(asked, asked + HOLD));
+    fn who_stalls_early_or_answers_slowly_is_worth_no_buffer() {
+        let before = clock::now();
+        let now = before + HOLD;
+        for (blocks, block_size, asked, expected) in [
+            (11, 1428, Some(now), false),
+            (12, 1428, Some(now), true),
+            (12, 1428, None, true),
+            (12, 1428, Some(before), false),
+            (1, 65_464, Some(now), true),
+            (0, 65_464, Some(now), false),
+            (u64::MAX, 65_464, Some(now), true),
+        ] {
+            let progress = Progress {
+                blocks,
+                block_size,
+                window_size: 1,
+                retransmits: 0,
+                verified: true,
+            };
+            let is_worthwhile = is_worthwhile(progress, asked, now);
+            assert_eq!(
+                is_worthwhile, expected,
+                "{blocks} × {block_size}, {asked:?}"
+            );
+        }
     }
 
     #[test]

@@ -67,7 +67,7 @@ const _: () = assert!(MAX_RUN <= MAX_SEGMENTS);
 
 /// What a session costs in memory, in bytes, beside its place in the table: a
 /// budget, so that it doesn't grow unnoticed.
-const _: () = assert!(size_of::<Session>() <= 392);
+const _: () = assert!(size_of::<Session>() <= 376);
 
 /// The file behind a transfer.
 #[derive(Debug)]
@@ -694,10 +694,10 @@ impl<S: Store> Session<S> {
         Some(filled.bytes)
     }
 
-    /// Reads what comes next while the answer is on its way, if the last one, to
-    /// what was `asked` then, was prompt.
+    /// Reads what comes next while the answer is on its way; `asked` is when what
+    /// has just been answered was sent.
     fn read_ahead(&mut self, asked: Option<Instant>, shop: &mut Workshop<'_>) {
-        if asked.is_some_and(|asked| !ahead::is_prompt(asked, shop.now)) {
+        if !ahead::is_worthwhile(self.transfer.progress(), asked, shop.now) {
             return;
         }
         if let (Content::Source(source), None, None, false) =
