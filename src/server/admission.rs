@@ -10,7 +10,6 @@ use std::time::Instant;
 use log::{debug, warn};
 use mio::Token;
 
-use super::client_root::ClientRoots;
 use super::mapping::MapFile;
 use super::report::Ending;
 use super::{Server, listener_token};
@@ -173,7 +172,11 @@ impl Server {
                 return;
             }
         }
-        let session = match self.open(now, listener, &endpoint, request) {
+        let own_root = self
+            .client_roots
+            .as_ref()
+            .and_then(|roots| roots.of(endpoint.peer.ip(), &self.root));
+        let session = match self.open(now, listener, &endpoint, own_root.as_ref(), request) {
             Ok(session) => session,
             Err(Refusal::Overload(reason)) => {
                 self.resting.clear();
@@ -182,14 +185,9 @@ impl Server {
             }
             Err(Refusal::Answer(error)) => {
                 let code = error.code();
-                let similar = || match (
-                    request.direction,
-                    code,
-                    own_root(self.client_roots.as_ref(), &self.root, endpoint.peer),
-                ) {
-                    (Direction::Read, ErrorCode::FileNotFound, own) => {
-                        own.as_ref().unwrap_or(&self.root).similar(request.filename)
-                    }
+                let root = own_root.as_ref().unwrap_or(&self.root);
+                let similar = || match (request.direction, code) {
+                    (Direction::Read, ErrorCode::FileNotFound) => root.similar(request.filename),
                     _ => None,
                 };
                 self.reporter
@@ -252,11 +250,11 @@ impl Server {
         now: Instant,
         listener: usize,
         endpoint: &Endpoint,
+        own_root: Option<&Root>,
         request: &Request<'_>,
     ) -> Result<Session, Refusal> {
         let settings = &self.settings;
-        let own_root = own_root(self.client_roots.as_ref(), &self.root, endpoint.peer);
-        let root = own_root.as_ref().unwrap_or(&self.root);
+        let root = own_root.unwrap_or(&self.root);
         let map = |map_file: &MapFile| map_file.map(root, request, endpoint.peer);
         let mapped = self.map_file.as_ref().map(map).transpose();
         let mapped = mapped.map_err(Refusal::ByRules)?;
@@ -370,11 +368,6 @@ impl Server {
             debug!("{peer}: cannot send: {error}");
         }
     }
-}
-
-/// The root of this client alone, if it has one.
-fn own_root(roots: Option<&ClientRoots>, common: &Root, peer: SocketAddr) -> Option<Root> {
-    roots?.of(peer.ip(), common)
 }
 
 impl From<StorageError> for Refusal {

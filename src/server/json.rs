@@ -20,13 +20,9 @@ pub(super) struct JsonLines {
 }
 
 impl JsonLines {
-    /// Makes it the log. There can only be one already in a test that starts two
-    /// servers.
-    pub(super) fn install(level: LevelFilter, target: Box<dyn Write + Send>) {
+    pub(super) fn new(level: LevelFilter, target: Box<dyn Write + Send>) -> Self {
         let target = Mutex::new(target);
-        if log::set_boxed_logger(Box::new(Self { level, target })).is_ok() {
-            log::set_max_level(level);
-        }
+        Self { level, target }
     }
 }
 

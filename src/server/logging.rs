@@ -126,13 +126,9 @@ enum Target {
 }
 
 impl SystemLog {
-    /// Makes it the log. There can only be one already in a test that starts two
-    /// servers.
-    fn install(level: LevelFilter, target: Target) {
+    const fn new(level: LevelFilter, target: Target) -> Self {
         let target = Mutex::new(target);
-        if log::set_boxed_logger(Box::new(Self { level, target })).is_ok() {
-            log::set_max_level(level);
-        }
+        Self { level, target }
     }
 }
 
@@ -189,26 +185,37 @@ pub(super) fn start(args: &Args, by_inetd: bool) -> Result<Option<LogFile>, Stri
     match &args.syslog {
         Some(path) => {
             let syslog = Syslog::connect(path).map_err(|error| cannot_reach(path, &error))?;
-            SystemLog::install(level, Target::Syslog(syslog));
+            install(level, SystemLog::new(level, Target::Syslog(syslog)));
         }
         None if by_inetd => {
             // Without one, silence.
             if let Ok(syslog) = Syslog::connect(Path::new(DEV_LOG)) {
-                SystemLog::install(level, Target::Syslog(syslog));
+                install(level, SystemLog::new(level, Target::Syslog(syslog)));
             }
         }
         None if args.log_format == LogFormat::Text && syslog::stderr_is_journal() => {
-            SystemLog::install(level, Target::Journal(stderr, String::new()));
+            install(
+                level,
+                SystemLog::new(level, Target::Journal(stderr, String::new())),
+            );
         }
         None => write_lines(args.log_format, level, Box::new(stderr)),
     }
     Ok(None)
 }
 
+/// Makes `logger` the log. There can only be one already in a test that starts
+/// two servers.
+fn install(level: LevelFilter, logger: impl Log + 'static) {
+    if log::set_boxed_logger(Box::new(logger)).is_ok() {
+        log::set_max_level(level);
+    }
+}
+
 /// Logs lines with time and level to `target`.
 fn write_lines(format: LogFormat, level: LevelFilter, target: Box<dyn Write + Send>) {
     if format == LogFormat::Json {
-        JsonLines::install(level, target);
+        install(level, JsonLines::new(level, target));
         return;
     }
     let format = ConfigBuilder::new()

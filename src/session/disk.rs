@@ -56,14 +56,11 @@ impl DiskWait {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock;
 
     #[test]
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "an arbitrary instant to count from"
-    )]
     fn the_waits_double_from_one_millisecond_to_ten() {
-        let start = Instant::now();
+        let start = clock::now();
         let mut wait = DiskWait::default();
         let mut now = start;
         let mut waits = Vec::new();
@@ -79,12 +76,8 @@ mod tests {
     }
 
     #[test]
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "an arbitrary instant to count from"
-    )]
     fn waiting_for_its_turn_spends_no_patience() {
-        let start = Instant::now();
+        let start = clock::now();
         let mut wait = DiskWait::default();
         for waited in [Duration::ZERO, PATIENCE] {
             wait.go_on(start + waited, false);

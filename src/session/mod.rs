@@ -421,11 +421,7 @@ impl<S: Store> Session<S> {
                 }
             };
             for index in 0..received {
-                let mut next = Some(0);
-                while let Some(from) = next {
-                    taken += 1;
-                    next = self.handle_block(index, from, shop);
-                }
+                taken += self.handle_blocks(index, shop);
             }
             let has_moved = self.transfer.progress().blocks > progress.blocks;
             if received < shop.tools.batch.capacity(slot_len, slots) || (slots == 1 && has_moved) {
@@ -447,10 +443,7 @@ impl<S: Store> Session<S> {
             match self.content {
                 Content::Source(_) => self.handle_answer(index, shop),
                 Content::Sink(_) => {
-                    let mut next = Some(0);
-                    while let Some(from) = next {
-                        next = self.handle_block(index, from, shop);
-                    }
+                    self.handle_blocks(index, shop);
                 }
             }
         }
@@ -468,6 +461,17 @@ impl<S: Store> Session<S> {
             self.transfer.handle_packet(shop.now, &packet, &mut NoSink);
             self.transmit(shop);
         }
+    }
+
+    /// Handles what was received as one, and may be several datagrams; returns
+    /// how many.
+    fn handle_blocks(&mut self, index: usize, shop: &mut Workshop<'_>) -> usize {
+        let (mut taken, mut next) = (0, Some(0));
+        while let Some(from) = next {
+            taken += 1;
+            next = self.handle_block(index, from, shop);
+        }
+        taken
     }
 
     /// Handles the datagram that starts `from` bytes into what was received as

@@ -187,11 +187,7 @@ fn run_seed(seed: u64) -> Tally {
     world.network.faults = Faults::any(random, weather.loss == 0);
     world.run();
     world.judge();
-    let (sent, needed) = (world.network.sent, world.datagrams_needed());
-    assert!(
-        sent < 30 * (needed + 100 * count),
-        "{sent} datagrams where {needed} are needed"
-    );
+    world.assert_sends_are_bounded();
     if weather.loss == 0 {
         for client in 0..world.clients.len() {
             let outcome = &world.clients[client].outcome;
