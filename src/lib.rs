@@ -23,15 +23,15 @@
 //! | | [`protocol::receiver`] | the ACK side: a server's WRQ, a client's RRQ |
 //! | | [`protocol::retry`] | when to send again, when to give up |
 //! | | [`protocol::block`] | wire numbers and absolute block indices |
-//! | 2 scheduling | [`timer`] | the timer wheel |
-//! | | [`sessions`] | who is served, who is due, who must wait outside |
-//! | 3 system | [`storage`] | the root, reads, atomic uploads |
-//! | | [`remap`] | map files: a request's name in, a name or a refusal out |
-//! | | [`socket`] | datagrams, batches, segmentation offload |
-//! | | [`daemon`] | signals, process limits, the service manager, what is given up at the start |
-//! | | [`clock`] | what time it is |
-//! | | [`usage`] | command lines that can't be followed |
-//! | 4 session | [`content`] | a file as blocks: octet or netascii |
+//! | 2 scheduling | [`table::wheel`] | the timer wheel |
+//! | | [`table`] | who is served, who is due, who must wait outside |
+//! | 3 system | [`file`] | the root, reads, atomic uploads |
+//! | | [`policy`] | map files: a request's name in, a name or a refusal out |
+//! | | [`net`] | datagrams, batches, segmentation offload |
+//! | | [`host`] | signals, process limits, the service manager, what is given up at the start |
+//! | | [`host::clock`] | what time it is |
+//! | | [`host::usage`] | command lines that can't be followed |
+//! | 4 session | [`file::content`] | a file as blocks: octet or netascii |
 //! | | [`session`] | a transfer with its socket and its file |
 //! | 5 shell | [`server`] | the event loop of `tftpd` |
 //! | | `client` | the command `tftp` (feature `client`) |
@@ -40,8 +40,8 @@
 //!
 //! listen socket readable → `recvmmsg` (who, and to which of our addresses) →
 //! [`Packet::parse`](wire::packet::Packet::parse) →
-//! [`Sessions::admit`](sessions::Sessions::admit) →
-//! [`Root::open_read`](storage::Root::open_read) →
+//! [`Sessions::admit`](table::Sessions::admit) →
+//! [`Root::open_read`](file::Root::open_read) →
 //! [`negotiate`](wire::options::negotiate) → a
 //! [`Sender`](protocol::sender::Sender) and a new socket in a session → OACK or
 //! the first window → an ACK on the session's socket →
@@ -68,8 +68,8 @@
 //! - No byte is read from the network before every right that isn't needed has
 //!   been given up.
 //! - No byte from the network reaches the log unescaped, and none can panic.
-//! - `unsafe` is in two modules: `socket::batch`, for `recvmmsg`, `recvmsg` and
-//!   `sendmsg`, and `storage::nowait`, for `preadv2` and `mincore`.
+//! - `unsafe` is in two modules: `net::batch`, for `recvmmsg`, `recvmsg` and
+//!   `sendmsg`, and `file::nowait`, for `preadv2` and `mincore`.
 //! - A read that would wait for the disk isn't made, where the file system can
 //!   tell: its session sleeps until the pages have been fetched. Opening, writing
 //!   and committing do wait, and all sessions with them.
@@ -78,49 +78,46 @@
 //!
 //! | what | bound | where |
 //! |---|---|---|
-//! | sessions | `--max-sessions`, or a third of the open files | [`sessions`] |
+//! | sessions | `--max-sessions`, or a third of the open files | [`table`] |
 //! | request | 1024 bytes read, longer ones cut | `server::admission` |
 //! | requests taken a turn | a batch of 64 | `server::admission` |
 //! | datagrams a session takes a turn | 64 | [`session`] |
 //! | bytes a session sends a turn | 256 KiB | [`session`] |
-//! | blocks in one read and one send | 64, and 65,507 bytes | [`content`], [`socket`] |
-//! | blocks read ahead | 8 buffers of 64 KiB, 64 of 8 KiB, held for 50 ms after the last step | `session::ahead` |
+//! | blocks in one read and one send | 64, and 65,507 bytes | [`file::content`], [`net`] |
+//! | blocks read ahead | 8 buffers of 64 KiB, 64 of 8 KiB, held for 50 ms after the last step | `session::prefetch` |
 //! | waits of a session for its disk | 1 to 10 ms each, 20 for its turn; after 3 s all wait with it for that one read | `session::disk` |
-//! | bytes fetched in the background | 256 KiB of a file, of 4 files on FUSE, NFS, overlayfs | [`storage`] |
-//! | sockets that rest | 512, for half a second, from 64 transfers at once on | `server::resting` |
-//! | send buffer of `--single-port` | 8 MiB, and what the system allows | [`socket`] |
-//! | receive buffer of a transfer | 4 MiB, and what the system allows | [`socket`] |
-//! | sessions whose peer never answered | 16,384, and the oldest gives way after 200 ms | [`sessions`] |
-//! | sessions of one client | `--max-sessions-per-client`, else no bound | [`sessions`] |
+//! | bytes fetched in the background | 256 KiB of a file, of 4 files on FUSE, NFS, overlayfs | [`file`] |
+//! | sockets that rest | 512, for half a second, from 64 transfers at once on | [`net::pool`] |
+//! | send buffer of `--single-port` | 8 MiB, and what the system allows | [`net`] |
+//! | receive buffer of a transfer | 4 MiB, and what the system allows | [`net`] |
+//! | sessions whose peer never answered | 16,384, and the oldest gives way after 200 ms | [`table`] |
+//! | sessions of one client | `--max-sessions-per-client`, else no bound | [`table`] |
 //! | answers to nonsense | 100 a second | [`session`] |
 //! | ERRORs to refused requests | 10,000 a second | [`server`] |
 //! | log lines about dropped requests | 1 a second | [`server`] |
 //! | log lines about refusals and peers that never answered | 100 a second | `server::report` |
-//! | refusals told apart, to count repeats | 2,048, for 10 minutes after the last, but for collisions | `server::repeats` |
-//! | neighbour table read for a client's own root | 1 MiB | `server::client_root` |
-//! | directory entries read for a name in another case | 4096 | `storage::fold` |
+//! | refusals told apart, to count repeats | 2,048, for 10 minutes after the last, but for collisions | [`log::repeats`] |
+//! | neighbour table read for a client's own root | 1 MiB | [`policy::client_root`] |
+//! | directory entries read for a name in another case | 4096 | `file::ignore_case` |
 //! | repeats to a peer that never answered | 3, of one datagram | [`protocol::transfer`] |
 //! | repeats to a peer that did | `--retries`, waits up to 8 s | [`protocol::retry`] |
 //! | block size, window | 65,464 bytes, `--max-windowsize` blocks | [`wire::options`] |
-//! | name after a map file | 1024 bytes | [`remap`] |
-//! | rules tried for a request | 1024, and each once | [`remap`] |
-//! | map file, one compiled expression | 1 MiB, 64 KiB | `server::mapping`, [`remap`] |
+//! | name after a map file | 1024 bytes | [`policy`] |
+//! | rules tried for a request | 1024, and each once | [`policy`] |
+//! | map file, one compiled expression | 1 MiB, 64 KiB | `server::mapping`, [`policy`] |
 //! | client: what it asks for | blocks of 1428 bytes, windows of 16 | `client::cli` |
 //! | client: dallying | 100 ms; on a network that loses, the first wait | `client::transfer` |
-//! | upload | `--max-upload`, else the free space | [`storage`] |
+//! | upload | `--max-upload`, else the free space | [`file`] |
 
 #[cfg(feature = "client")]
 pub mod client;
-pub mod clock;
-pub mod content;
-pub mod daemon;
+pub mod file;
+pub mod host;
+pub mod log;
+pub mod net;
+pub mod policy;
 pub mod protocol;
-pub mod remap;
 pub mod server;
 pub mod session;
-pub mod sessions;
-pub mod socket;
-pub mod storage;
-pub mod timer;
-pub mod usage;
+pub mod table;
 pub mod wire;

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use common::*;
 use nix::sys::signal::Signal;
-use tftpd::socket::{Batch, Binding, ListenSocket};
+use tftpd::net::{Batch, Binding, ListenSocket};
 
 /// A counter as the log has it after SIGUSR1; 0 where nothing happened. What was
 /// sent before has been counted.

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use common::*;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::unistd::{Uid, geteuid, setresuid};
-use tftpd::storage::{Methods, Policy, Publisher, Resolver, Root};
+use tftpd::file::{Methods, Policy, Publisher, Resolver, Root};
 
 /// What lies in the root, and what must never come out of it.
 const INSIDE: &[u8] = b"inside";

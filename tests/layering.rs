@@ -11,16 +11,13 @@ use std::path::{Path, PathBuf};
 const MODULES: &[(&str, u8, &[&str])] = &[
     ("wire", 0, &["protocol::block"]),
     ("protocol", 1, &[]),
-    ("timer", 2, &[]),
-    ("sessions", 2, &["timer"]),
-    ("storage", 3, &[]),
-    ("remap", 3, &[]),
-    ("socket", 3, &[]),
-    ("daemon", 3, &[]),
-    ("clock", 3, &[]),
-    ("usage", 3, &[]),
-    ("content", 4, &[]),
-    ("session", 4, &["content"]),
+    ("table", 2, &[]),
+    ("net", 3, &[]),
+    ("file", 3, &[]),
+    ("policy", 3, &["file"]),
+    ("log", 3, &["host::clock"]),
+    ("host", 3, &[]),
+    ("session", 4, &[]),
     ("server", 5, &["status"]),
     ("status", 5, &[]),
     ("client", 5, &[]),
@@ -63,9 +60,9 @@ const FORBIDDEN_IN_CORE: &[&str] = &[
 /// Files below `src/` in which `unsafe` may stand.
 const UNSAFE_ALLOWED: &[&str] = &[
     // recvmmsg, recvmsg and sendmsg with headers that are used again.
-    "socket/batch.rs",
+    "net/batch.rs",
     // preadv2 and mincore, which nix doesn't have.
-    "storage/nowait.rs",
+    "file/nowait.rs",
 ];
 
 /// Files below `src/` that are compiled for unit tests only; those may do as
@@ -376,33 +373,24 @@ fn the_checker_sees_what_is_forbidden() {
         ),
         (
             "wire/a.rs",
-            "fn f() { super::super::timer::g() }",
-            "`wire` imports `timer::g`",
+            "fn f() { super::super::table::g() }",
+            "`wire` imports `table::g`",
         ),
         (
             "protocol/a.rs",
-            "use crate::{\n  wire::packet,\n  sessions::{self, T},\n};",
-            "`protocol` imports `sessions::self`",
+            "use crate::{\n  wire::packet,\n  table::{self, T},\n};",
+            "`protocol` imports `table::self`",
+        ),
+        ("file.rs", "use super::net;", "`file` imports `net`"),
+        (
+            "net/mod.rs",
+            "use crate::file::Root;",
+            "`net` imports `file::Root`",
         ),
         (
-            "timer.rs",
-            "use crate::sessions::S;",
-            "`timer` imports `sessions::S`",
-        ),
-        (
-            "storage.rs",
-            "use super::socket;",
-            "`storage` imports `socket`",
-        ),
-        (
-            "remap.rs",
-            "use crate::storage::Root;",
-            "`remap` imports `storage::Root`",
-        ),
-        (
-            "sessions.rs",
+            "table/mod.rs",
             "use crate::server::S;",
-            "`sessions` imports `server::S`",
+            "`table` imports `server::S`",
         ),
         (
             "client/a.rs",
@@ -415,17 +403,17 @@ fn the_checker_sees_what_is_forbidden() {
             "the core names `std::fs`",
         ),
         (
-            "timer.rs",
+            "table/wheel.rs",
             "let t = std::time::Instant::now();",
             "the core names `Instant::now`",
         ),
         (
-            "timer.rs",
+            "table/wheel.rs",
             "use std::time::{Duration, SystemTime};",
             "the core names `SystemTime`",
         ),
         (
-            "sessions.rs",
+            "table/mod.rs",
             "use std::collections::HashMap;",
             "the core names `HashMap`",
         ),
@@ -440,11 +428,11 @@ fn the_checker_sees_what_is_forbidden() {
             "the core names `io::Write`",
         ),
         ("protocol/a.rs", "use mio::Poll;", "the core names `mio`"),
-        ("socket/mod.rs", "unsafe { f() }", "unsafe"),
+        ("net/mod.rs", "unsafe { f() }", "unsafe"),
         (
-            "content.rs",
+            "session/mod.rs",
             "use crate::server::Server;",
-            "`content` imports `server::Server`",
+            "`session` imports `server::Server`",
         ),
         ("lib.rs", "unsafe fn f() {}", "unsafe"),
         ("gui.rs", "", "`gui` has no layer: place it"),
@@ -468,33 +456,33 @@ fn the_checker_leaves_the_rest_alone() {
             "use super::block::B; use crate::wire::options; use std::io;",
         ),
         (
-            "sessions.rs",
-            "use crate::{timer::T, protocol::transfer::X};",
+            "table/mod.rs",
+            "use crate::{table::wheel::T, protocol::transfer::X};",
         ),
         (
             "server/mod.rs",
-            "use crate::{status, storage::Root, wire::packet}; mod cli;",
+            "use crate::{status, file::Root, wire::packet}; mod cli;",
         ),
         ("bin/tftpd.rs", "use tftpd::server::run;"),
         (
-            "timer.rs",
+            "table/wheel.rs",
             "// use std::fs;\n/* unsafe */ /// [`std::fs`]\nfn f<'a>(x: &'a str) {}",
         ),
         (
-            "timer.rs",
+            "table/wheel.rs",
             "const A: &str = \"unsafe std::fs \\\" mio\"; const C: char = '\"';",
         ),
         (
-            "timer.rs",
+            "table/wheel.rs",
             "const A: &str = r#\"use \"mio\" \"#; const B: u8 = b'\\'';",
         ),
         (
-            "timer.rs",
+            "table/wheel.rs",
             "fn f() {}\n#[cfg(test)]\nmod tests {\n use std::fs;\n}",
         ),
         ("lib.rs", "#![forbid(unsafe_code)]\npub mod server;"),
         (
-            "storage/a.rs",
+            "file/a.rs",
             "use std::fs; use std::io::{Read, Write}; use nix::fcntl;",
         ),
     ] {

@@ -26,8 +26,8 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::{Uid, chroot, getppid, mkfifo, setresuid};
-use tftpd::daemon::{Confinement, Enforcement, Identity};
-use tftpd::storage::{Directory, Methods, Policy, Publisher, Resolver, Root, StorageError};
+use tftpd::file::{Directory, Methods, Policy, Publisher, Resolver, Root, StorageError};
+use tftpd::host::{Confinement, Enforcement, Identity};
 use tftpd::wire::packet::ErrorCode;
 
 fn is_root() -> bool {

@@ -22,7 +22,7 @@ use common::*;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use tempfile::TempDir;
-use tftpd::remap::{Request, Rules};
+use tftpd::policy::map::{MapRequest, Rules};
 use tftpd::wire::packet::Direction;
 
 /// A map file of its own directory.
@@ -330,7 +330,7 @@ fn ours(rules: &[u8], names: &[Vec<u8>], client: IpAddr) -> (Results, BTreeSet<u
     let (mut results, mut lines) = (Results::new(), BTreeSet::new());
     for (index, name) in names.iter().enumerate() {
         let direction = direction(index);
-        let request = Request {
+        let request = MapRequest {
             name,
             direction,
             client,

@@ -7,6 +7,7 @@
 use std::iter;
 
 use proptest::prelude::*;
+use tftpd::wire::escape::escape;
 use tftpd::wire::options::{
     Limits, MAX_BLKSIZE, MAX_IN_FLIGHT, MIN_BLKSIZE, Negotiated, Offer, OptionName, RawOptions,
     Rollover, accept, negotiate,
@@ -14,7 +15,6 @@ use tftpd::wire::options::{
 use tftpd::wire::packet::{
     BlockNumber, Direction, MAX_REQUEST_LEN, Packet, ParseError, Request, emit_request,
 };
-use tftpd::wire::text::escape;
 
 /// Size in bytes of the file that every read in these tests asks for.
 const FILE_SIZE: u64 = 1_000_003;

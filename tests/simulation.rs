@@ -25,7 +25,7 @@ use tftpd::protocol::transfer::{
     BlockSink, BlockSource, Config, Failure, Filled, Opening, Outcome, Run, Sent, Transfer,
     Transmit,
 };
-use tftpd::sessions::{Admission, Endpoint, Fingerprint, SessionKey, Sessions, Tenant};
+use tftpd::table::{Admission, Endpoint, Fingerprint, SessionKey, Sessions, Tracked};
 use tftpd::wire::options::{self, Limits, Negotiated, Offer, Rollover};
 use tftpd::wire::packet::{Direction, ErrorCode, Mode, Packet, Request, emit_error, emit_request};
 
@@ -279,7 +279,7 @@ struct End {
     started: Instant,
 }
 
-impl Tenant for End {
+impl Tracked for End {
     fn deadline(&self) -> Option<Instant> {
         self.deadline
     }

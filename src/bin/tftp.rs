@@ -5,17 +5,17 @@ use std::process::ExitCode;
 
 use tftpd::client;
 use tftpd::client::cli::Args;
-use tftpd::usage::Refusal;
+use tftpd::host::usage::UsageError;
 
 fn main() -> ExitCode {
     let status = match Args::read(std::env::args_os()) {
         Ok(args) => client::run(args).code(),
-        Err(Refusal { text, status: 0 }) => {
+        Err(UsageError { text, status: 0 }) => {
             // Nobody may be reading it.
             let _ = writeln!(io::stdout(), "{text}");
             0
         }
-        Err(Refusal { text, status }) => {
+        Err(UsageError { text, status }) => {
             let _ = writeln!(io::stderr(), "{text}");
             status
         }

@@ -5,20 +5,20 @@ use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 
-use tftpd::daemon::syslog::last_words;
+use tftpd::host::usage::UsageError;
+use tftpd::log::syslog::last_words;
 use tftpd::server::cli::Args;
 use tftpd::server::{Server, mapping};
-use tftpd::usage::Refusal;
 
 fn main() -> ExitCode {
     let args = match Args::read(std::env::args_os()) {
         Ok(args) => args,
-        Err(Refusal { text, status: 0 }) => {
+        Err(UsageError { text, status: 0 }) => {
             // Who stops reading has read enough.
             let _ = writeln!(io::stdout(), "{text}");
             return ExitCode::SUCCESS;
         }
-        Err(Refusal { text, status }) => {
+        Err(UsageError { text, status }) => {
             last_words(&text);
             return ExitCode::from(status);
         }

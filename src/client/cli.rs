@@ -9,8 +9,8 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 
 use super::target::{parse_mode, parse_port};
+use crate::host::usage::{self, UsageError};
 use crate::protocol::retry::{RetryPolicy, Wait};
-use crate::usage::{self, Refusal};
 use crate::wire::options::{MAX_BLKSIZE, MIN_BLKSIZE, Offer, OptionName, Rollover};
 use crate::wire::packet::Mode;
 
@@ -166,11 +166,11 @@ impl Args {
     /// # Errors
     /// The text to print and the status to exit with: `--help` and `--version`
     /// (0, standard output), or a mistake in one line (64, standard error).
-    pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, Refusal> {
+    pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, UsageError> {
         let args =
-            Self::try_parse_from(words).map_err(|error| Refusal::new("tftp", USAGE, &error))?;
+            Self::try_parse_from(words).map_err(|error| UsageError::new("tftp", USAGE, &error))?;
         match (&args.action, &args.host) {
-            (Some(_), Some(host)) => Err(Refusal {
+            (Some(_), Some(host)) => Err(UsageError {
                 text: format!(
                     "tftp: {host} and a command: write tftp {host} -c COMMAND, or name the host \
                      in the URL; try --help"
@@ -312,7 +312,7 @@ const LONGEST_TIME: Duration = Duration::from_secs(24 * 60 * 60);
 mod tests {
     use super::*;
 
-    fn read(words: &[&str]) -> Result<Args, Refusal> {
+    fn read(words: &[&str]) -> Result<Args, UsageError> {
         Args::read(
             std::iter::once("tftp")
                 .chain(words.iter().copied())

@@ -1,5 +1,5 @@
 //! The commands of the prompt: their names, what `help` says of them, and how
-//! they may be abbreviated. May not: do anything.
+//! they may be abbreviated. Must not: do anything.
 
 /// What can be typed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,5 +1,5 @@
 //! Where the prompt's lines come from: a terminal, with editing, history and
-//! completion, or a pipe, as they are. May not: know what they mean.
+//! completion, or a pipe, as they are. Must not: know what they mean.
 
 use std::io::{self, BufRead, IsTerminal, Write};
 

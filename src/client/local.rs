@@ -1,7 +1,7 @@
 //! Files at this end: what is sent, and where what is received goes.
 //!
 //! A regular file is put in place whole or not at all; pipes and devices take
-//! the bytes as they come. May not: know who is at the other end.
+//! the bytes as they come. Must not: know who is at the other end.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -16,9 +16,9 @@ use nix::errno::Errno;
 use nix::libc::PIPE_BUF;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::content::Store;
-use crate::daemon::Interrupts;
-use crate::storage::{ReadFile, StorageError, Upload, local};
+use crate::file::content::Store;
+use crate::file::{ReadFile, StorageError, Upload, local};
+use crate::host::Interrupts;
 
 /// Where a received file goes.
 #[derive(Debug, Clone, PartialEq, Eq)]

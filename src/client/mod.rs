@@ -3,12 +3,13 @@
 //! `cli` says what was asked for; `oneshot` and `prompt` turn it into orders;
 //! `transfer` carries one order out with the same [`Session`] as the server
 //! has; `local` holds the files at this end, `target` the names at the other.
-//! May not: know what is in a packet, or how a file is stored.
+//! Must not: know what is in a packet, or how a file is stored.
 //!
 //! [`Session`]: crate::session::Session
 
 pub mod cli;
 mod commands;
+mod engine;
 mod lines;
 mod local;
 mod oneshot;
@@ -16,7 +17,6 @@ mod progress;
 mod prompt;
 mod target;
 mod trace;
-mod transfer;
 
 use std::fmt;
 use std::io::{self, Write};

@@ -1,7 +1,7 @@
 //! `tftp get`, `tftp put` and `tftp probe`: everything is on the command line,
 //! one line tells how each file went, and the exit status the whole.
 //!
-//! May not: write to standard output but what was asked for.
+//! Must not: write to standard output but what was asked for.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -9,15 +9,15 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::cli::Wishes;
+use super::engine::{Done, End, Engine, Order, Trouble};
 use super::local::{Destination, Source};
-use super::progress::{Progress, summary};
+use super::progress::{TransferProgress, summary};
 use super::target::{Target, is_url, tail};
-use super::transfer::{Done, End, Engine, Order, Trouble};
 use super::{Status, complain, say, trace};
-use crate::clock;
+use crate::host::clock;
+use crate::wire::escape::escape;
 use crate::wire::options::Negotiated;
 use crate::wire::packet::Mode;
-use crate::wire::text::escape;
 
 /// Gets files: targets, and in the end perhaps where to.
 pub(super) fn get(wishes: &Wishes, files: &[OsString]) -> Status {
@@ -143,7 +143,7 @@ pub(super) fn probe(wishes: &Wishes, url: &OsStr, within: Duration) -> Status {
         Err(status) => return status,
     };
     shot.until = Some(until);
-    let mut progress = Progress::new("", false);
+    let mut progress = TransferProgress::new("", false);
     match shot.carry_out(&target, End::Get(&Destination::Nowhere), &mut progress) {
         Ok(done) => {
             let milliseconds = done.elapsed.as_secs_f64() * 1000.0;
@@ -262,7 +262,7 @@ impl<'a> Shot<'a> {
         &mut self,
         target: &Target,
         file: End<'_>,
-        progress: &mut Progress,
+        progress: &mut TransferProgress,
     ) -> Result<Done, Failed> {
         let servers = self
             .wishes
@@ -286,7 +286,7 @@ impl<'a> Shot<'a> {
 
     /// Moves one file and tells how it went.
     fn fire(&mut self, target: &Target, file: End<'_>, verb: &str, label: &str) -> Status {
-        let mut progress = Progress::new(label, !self.wishes.quiet && !file.is_screen());
+        let mut progress = TransferProgress::new(label, !self.wishes.quiet && !file.is_screen());
         let done = match self.carry_out(target, file, &mut progress) {
             Ok(done) => done,
             Err(failed) => return failed.report(&show(target)),

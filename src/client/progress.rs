@@ -1,4 +1,4 @@
-//! How far a transfer has come, on a terminal. May not: be seen anywhere else.
+//! How far a transfer has come, on a terminal. Must not: be seen anywhere else.
 
 use std::io::{self, IsTerminal};
 use std::time::Duration;
@@ -16,13 +16,13 @@ const WITHOUT_SIZE: &str = "{prefix:.bold} {spinner} {bytes} {bytes_per_sec}";
 
 /// A bar that appears with the first block and goes with the last.
 #[derive(Debug)]
-pub(super) struct Progress {
+pub(super) struct TransferProgress {
     /// What the bar is called; `None`: nobody is looking.
     label: Option<String>,
     bar: Option<ProgressBar>,
 }
 
-impl Progress {
+impl TransferProgress {
     /// A bar for the file called `label`, if `wanted` and standard error is a
     /// terminal.
     pub(super) fn new(label: impl Into<String>, wanted: bool) -> Self {

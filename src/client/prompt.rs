@@ -2,7 +2,7 @@
 //!
 //! Texts and habits are those of the clients people know, where these are no
 //! harm: paths are opened as they are typed, a failed get leaves nothing, and
-//! the exit status is the truth. May not: know how lines are edited.
+//! the exit status is the truth. Must not: know how lines are edited.
 
 use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
@@ -12,17 +12,17 @@ use std::time::Duration;
 
 use super::cli::{Args, Wishes};
 use super::commands::{self, Command, NoCommand};
+use super::engine::{End, Engine, Order, Trouble};
 use super::lines::{Line, Lines};
 use super::local::{Destination, Source};
 use super::oneshot::granted;
-use super::progress::{Progress, summary};
+use super::progress::{TransferProgress, summary};
 use super::target::{PORT, Target, is_url, parse_mode, parse_port, split_host, tail};
-use super::transfer::{End, Engine, Order, Trouble};
 use super::{Status, complain, say, trace};
 use crate::protocol::retry::{RetryPolicy, Wait};
+use crate::wire::escape::escape;
 use crate::wire::options::{MAX_BLKSIZE, MIN_BLKSIZE, Offer};
 use crate::wire::packet::Mode;
-use crate::wire::text::escape;
 
 /// Whether there is more to come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -560,7 +560,7 @@ impl Prompt {
             until: None,
         };
         let shown = !self.wishes.quiet && !file.is_screen();
-        let mut progress = Progress::new(escape(name).to_string(), shown);
+        let mut progress = TransferProgress::new(escape(name).to_string(), shown);
         match engine.carry_out(&order, &mut progress) {
             Ok(done) => {
                 if self.verbose {

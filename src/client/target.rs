@@ -1,6 +1,6 @@
 //! Names of files on servers: `tftp://host/file` (RFC 3617) and `host:file`.
 //!
-//! May not: ask the network what a host's address is.
+//! Must not: ask the network what a host's address is.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;

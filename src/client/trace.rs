@@ -1,4 +1,4 @@
-//! Packets as TFTP clients have always shown them. May not: change any.
+//! Packets as TFTP clients have always shown them. Must not: change any.
 
 use std::net::SocketAddr;
 

@@ -37,7 +37,7 @@
 //! | any | RRQ, WRQ, ACK, other DATA | nothing | – | as before |
 //!
 //! No ACK before the sink has the data, no final ACK before it has committed.
-//! May not: write the file, touch a socket, ask the time.
+//! Must not: write the file, touch a socket, ask the time.
 
 use std::time::{Duration, Instant};
 

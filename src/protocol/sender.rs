@@ -33,7 +33,7 @@
 //!
 //! A duplicate ACK never sends anything: not in lockstep (the Sorcerer's
 //! Apprentice), and not with windows, where each ACK moves the base at most once.
-//! May not: read the file, touch a socket, ask the time.
+//! Must not: read the file, touch a socket, ask the time.
 
 use std::time::{Duration, Instant};
 

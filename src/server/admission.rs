@@ -1,7 +1,7 @@
 //! From a datagram on the listen port to a session, or to an answer without
 //! one, or to nothing.
 //!
-//! Nothing is allocated for a request that is refused. May not: run sessions.
+//! Nothing is allocated for a request that is refused. Must not: run sessions.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -13,16 +13,16 @@ use mio::Token;
 use super::mapping::MapFile;
 use super::report::Ending;
 use super::{Server, listener_token};
-use crate::clock;
-use crate::content::{FileSink, FileSource};
+use crate::file::content::{FileSink, FileSource};
+use crate::file::{Found, Root, StorageError};
+use crate::host::clock;
+use crate::net::{Destination, TransferSocket};
+use crate::policy::map;
 use crate::protocol::receiver::Receiver;
 use crate::protocol::sender::Sender;
 use crate::protocol::transfer::{MAX_DATAGRAM, Opening, Transfer};
-use crate::remap;
 use crate::session::{Content, Remote, Session};
-use crate::sessions::{Admission, Endpoint, Fingerprint, SessionKey};
-use crate::socket::{Destination, TransferSocket};
-use crate::storage::{Found, Root, StorageError};
+use crate::table::{Admission, Endpoint, Fingerprint, SessionKey};
 use crate::wire::options::{self, Negotiated};
 use crate::wire::packet::{Direction, ErrorCode, Mode, Packet, ParseError, Request, emit_error};
 
@@ -34,7 +34,7 @@ enum Refusal {
     /// The peer is told, and the log.
     Answer(StorageError),
     /// The map file's rules are against it: the peer is told, and the log.
-    ByRules(remap::Refusal),
+    ByRules(map::MapRefusal),
     /// We are full: silence, so that a boot ROM asks again instead of failing.
     Overload(&'static str),
 }
@@ -53,9 +53,9 @@ impl Server {
     /// Receives a batch, in slots of so many bytes; returns how many datagrams.
     /// If there may be more, the listener gets another turn.
     pub(super) fn receive(&mut self, listener: usize, slot_len: usize) -> usize {
-        let capacity = self.tools.batch.capacity(slot_len, usize::MAX);
+        let capacity = self.resources.batch.capacity(slot_len, usize::MAX);
         let socket = &self.listeners[listener];
-        match socket.receive(&mut self.tools.batch, slot_len, usize::MAX) {
+        match socket.receive(&mut self.resources.batch, slot_len, usize::MAX) {
             Ok(received) => {
                 if received == capacity {
                     self.unfinished.push_back(listener_token(listener));
@@ -72,7 +72,7 @@ impl Server {
     }
 
     pub(super) fn take_request(&mut self, now: Instant, listener: usize, index: usize) {
-        let Some(datagram) = self.tools.batch.get(index) else {
+        let Some(datagram) = self.resources.batch.get(index) else {
             return;
         };
         let peer = datagram.peer;
@@ -127,7 +127,7 @@ impl Server {
         };
         self.counters.malformed += 1;
         debug!("{peer}: malformed request: {error}");
-        if self.tools.gate.nonsense.take(now) {
+        if self.resources.ingress.nonsense.take(now) {
             self.answer(listener, peer, local, ErrorCode::IllegalOperation, text);
         } else {
             self.counters.unanswered += 1;
@@ -153,9 +153,9 @@ impl Server {
             }
             Admission::Duplicate(key) => {
                 self.counters.repeated += 1;
-                self.with_session(key, |session, shop| {
-                    session.handle_repeated_request(shop.now);
-                    session.transmit(shop)
+                self.with_session(key, |session, context| {
+                    session.handle_repeated_request(context.now);
+                    session.transmit(context)
                 });
                 return;
             }
@@ -179,7 +179,7 @@ impl Server {
         let session = match self.open(now, listener, &endpoint, own_root.as_ref(), request) {
             Ok(session) => session,
             Err(Refusal::Overload(reason)) => {
-                self.resting.clear();
+                self.socket_pool.clear();
                 self.shed(now, endpoint.peer, reason);
                 return;
             }
@@ -313,7 +313,7 @@ impl Server {
     }
 
     fn bind_transfer(&mut self, endpoint: &Endpoint) -> Result<TransferSocket, Refusal> {
-        if let Some(socket) = self.resting.take(endpoint) {
+        if let Some(socket) = self.socket_pool.take(endpoint) {
             return Ok(socket);
         }
         let scope = match endpoint.peer {

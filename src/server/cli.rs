@@ -1,5 +1,5 @@
 //! The command line of `tftpd`: what each option is called, what it means, and
-//! the one line that a mistake gets. May not: act on anything.
+//! the one line that a mistake gets. Must not: act on anything.
 
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use clap::{ArgAction, Parser};
 
-use super::access::Network;
-use super::client_root::NamedAfter;
 use super::logging::LogFormat;
-use crate::daemon::syslog::DEV_LOG;
-use crate::usage::{self, Refusal};
+use crate::host::usage::{self, UsageError};
+use crate::log::syslog::DEV_LOG;
+use crate::policy::access::Network;
+use crate::policy::client_root::NamedAfter;
 use crate::wire::options::{
     DEFAULT_MAX_WINDOWSIZE, MAX_BLKSIZE, MIN_BLKSIZE, OptionName, OptionSet,
 };
@@ -267,8 +267,8 @@ impl Args {
     /// # Errors
     /// The text to print and the status to exit with: `--help` and `--version`
     /// (0, standard output), or a mistake in one line (2, standard error).
-    pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, Refusal> {
-        Self::try_parse_from(words).map_err(|error| Refusal::new("tftpd", 2, &error))
+    pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, UsageError> {
+        Self::try_parse_from(words).map_err(|error| UsageError::new("tftpd", 2, &error))
     }
 
     /// Every address to bind, with its port.
@@ -383,7 +383,7 @@ fn parse_user(text: &str) -> Result<UserAndGroup, &'static str> {
 mod tests {
     use super::*;
 
-    fn read(words: &[&str]) -> Result<Args, Refusal> {
+    fn read(words: &[&str]) -> Result<Args, UsageError> {
         Args::read(
             std::iter::once("tftpd")
                 .chain(words.iter().copied())

@@ -1,10 +1,10 @@
 //! What the server has done and what it has left undone, in numbers.
 //!
-//! Everything dropped or refused is counted somewhere here. May not: decide.
+//! Everything dropped or refused is counted somewhere here. Must not: decide.
 
 use std::fmt;
 
-use crate::session::Mishaps;
+use crate::session::DropCounters;
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
@@ -78,7 +78,7 @@ counters! {
 impl Counters {
     /// The same, and what the sessions met.
     #[must_use]
-    pub(super) const fn with(self, met: Mishaps) -> Self {
+    pub(super) const fn with(self, met: DropCounters) -> Self {
         Self {
             strangers: self.strangers + met.strangers,
             garbage: self.garbage + met.garbage,

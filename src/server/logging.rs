@@ -1,7 +1,7 @@
 //! Where the log goes: standard error, a file that can be moved away, or the
 //! system's log, with priorities in place of times.
 //!
-//! May not: decide what is logged.
+//! Must not: decide what is logged.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, LineWriter, Write};
@@ -15,9 +15,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use simplelog::{ConfigBuilder, WriteLogger};
 
 use super::cli::Args;
-use super::json::{self, JsonLines};
 use super::start::reason;
-use crate::daemon::syslog::{self, DEV_LOG, Syslog};
+use crate::log::json::{self, JsonLines};
+use crate::log::syslog::{self, DEV_LOG, Syslog};
 
 /// How a line of the log looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]

@@ -1,7 +1,7 @@
 //! The map file: read at the start and on SIGHUP, asked for every request, and
 //! tried out by `--map-test`.
 //!
-//! What the rules mean is the business of `remap`. May not: answer a request.
+//! What the rules mean is the business of `remap`. Must not: answer a request.
 
 use std::error::Error;
 use std::fmt;
@@ -14,10 +14,10 @@ use log::{error, info};
 
 use super::cli::Args;
 use super::start::{policy, reason};
-use crate::remap::{self, Mapped, Refusal, Rules};
-use crate::storage::Root;
+use crate::file::Root;
+use crate::policy::map::{self, MapRefusal, Mapped, Rules};
+use crate::wire::escape::escape;
 use crate::wire::packet::{Direction, Request};
-use crate::wire::text::escape;
 
 /// Bytes of the longest map file that is read.
 const MAX_FILE: u64 = 1 << 20;
@@ -72,8 +72,8 @@ impl MapFile {
         root: &Root,
         request: &Request<'_>,
         peer: SocketAddr,
-    ) -> Result<Vec<u8>, Refusal> {
-        let asked = remap::Request {
+    ) -> Result<Vec<u8>, MapRefusal> {
+        let asked = map::MapRequest {
             name: request.filename,
             direction: request.direction,
             client: peer.ip(),
@@ -120,7 +120,7 @@ fn read(path: &Path) -> Result<Rules, String> {
 }
 
 /// Without a root nothing leads to a file.
-fn apply(rules: &Rules, root: Option<&Root>, request: &remap::Request<'_>) -> Mapped {
+fn apply(rules: &Rules, root: Option<&Root>, request: &map::MapRequest<'_>) -> Mapped {
     rules.apply(request, |name| {
         root.is_some_and(|root| match request.direction {
             Direction::Read => root.open_read(name).is_ok(),
@@ -178,7 +178,7 @@ pub fn test(
             return Err(format!("a name has more than {MAX_TESTED_NAME} bytes").into());
         }
         let result = |direction| {
-            let request = remap::Request {
+            let request = map::MapRequest {
                 name: &name,
                 direction,
                 client,

@@ -7,22 +7,18 @@
 //! Without sessions nothing wakes the loop but a request or a signal.
 //!
 //! `admission` turns a request into a session, `session` runs it, `report`
-//! says in the log how it ended. May not: know what is in a packet beyond its
+//! says in the log how it ended. Must not: know what is in a packet beyond its
 //! kind, or how a file is stored.
 
-mod access;
 mod admission;
 pub mod cli;
-mod client_root;
 mod counters;
-mod json;
 mod logging;
 pub mod mapping;
-mod repeats;
 mod report;
-mod resting;
+
+mod busy_poll;
 mod shared;
-mod spin;
 mod start;
 
 use std::collections::VecDeque;
@@ -36,22 +32,23 @@ use log::{Level, error, info, log_enabled};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
-use self::access::Access;
-use self::client_root::ClientRoots;
+use self::busy_poll::BusyPoll;
 use self::counters::Counters;
 use self::logging::LogFile;
 use self::mapping::MapFile;
 use self::report::{Ending, Reporter};
-use self::resting::{Resting, STORM};
 use self::shared::Sharing;
-use self::spin::Spin;
-use crate::clock;
-use crate::daemon::{Command, Notifier, PidFile, Signals};
+use crate::file::Root;
+use crate::host::clock;
+use crate::host::{Command, Notifier, PidFile, Signals};
+use crate::net::ListenSocket;
+use crate::net::pool::{STORM, SocketPool};
+use crate::policy::access::Access;
+use crate::policy::client_root::ClientRoots;
 use crate::protocol::transfer::{Config, Failure, MAX_DATAGRAM};
-use crate::session::{Allowance, SEND_BUDGET, Session, Tools, Turn, Workshop};
-use crate::sessions::{RESERVED, SessionKey, Sessions};
-use crate::socket::ListenSocket;
-use crate::storage::Root;
+use crate::session::{Context, Resources, SEND_BUDGET, Session, Turn};
+use crate::table::rate::RateLimit;
+use crate::table::{RESERVED, SessionKey, Sessions};
 use crate::wire::options::Limits;
 use crate::wire::packet::{ErrorCode, MAX_ERROR_LEN};
 
@@ -113,14 +110,14 @@ pub struct Server {
     unfinished: VecDeque<Token>,
     /// What sharing the listen sockets takes; `None` where nobody does.
     sharing: Option<Sharing>,
-    tools: Tools,
-    resting: Resting,
-    spin: Spin,
+    resources: Resources,
+    socket_pool: SocketPool,
+    busy_poll: BusyPoll,
     counters: Counters,
     /// How many requests may still be refused with an ERROR this second.
-    refusals: Allowance,
+    refusals: RateLimit,
     /// At most one line a second about dropped requests.
-    drop_lines: Allowance,
+    drop_lines: RateLimit,
     reporter: Reporter,
     /// Where in the port range the next transfer looks first.
     next_port: u16,
@@ -161,12 +158,12 @@ impl Server {
         Ok(Self {
             sessions: Sessions::new(settings.max_sessions, now)
                 .with_client_limit(settings.max_sessions_per_client),
-            resting: match settings.ports {
+            socket_pool: match settings.ports {
                 // The ports of a range are few.
-                Some(_) => Resting::beside(0),
-                None => Resting::beside(settings.max_sessions),
+                Some(_) => SocketPool::beside(0),
+                None => SocketPool::beside(settings.max_sessions),
             },
-            spin: Spin::new(settings.busy_poll),
+            busy_poll: BusyPoll::new(settings.busy_poll),
             settings,
             root,
             map_file,
@@ -177,10 +174,10 @@ impl Server {
             listeners,
             unfinished: VecDeque::new(),
             sharing,
-            tools: Tools::new(now, log_enabled!(Level::Trace).then_some(report::packet)),
+            resources: Resources::new(now, log_enabled!(Level::Trace).then_some(report::packet)),
             counters: Counters::default(),
-            refusals: Allowance::new(REFUSALS, now),
-            drop_lines: Allowance::new(1, now),
+            refusals: RateLimit::new(REFUSALS, now),
+            drop_lines: RateLimit::new(1, now),
             reporter: Reporter::new(now),
             next_port: std::process::id() as u16,
             last_busy: now,
@@ -220,14 +217,14 @@ impl Server {
     /// How long nothing can happen by itself.
     fn wait(&mut self, now: Instant) -> Option<Duration> {
         let has_work = !self.unfinished.is_empty();
-        if has_work || (!self.sessions.is_empty() && self.spin.stay_awake(now)) {
+        if has_work || (!self.sessions.is_empty() && self.busy_poll.stay_awake(now)) {
             return Some(Duration::ZERO);
         }
         let sign = self.notifier.as_ref().and_then(Notifier::next_sign);
         let idle = self.idle_end().filter(|_| self.sessions.is_empty());
         let nearest = [
             self.sessions.next_deadline(),
-            self.resting.poll_timeout(),
+            self.socket_pool.poll_timeout(),
             self.stop_at,
             sign,
             idle,
@@ -241,7 +238,7 @@ impl Server {
     fn turn(&mut self, events: &Events) {
         let now = clock::now();
         if !events.is_empty() {
-            self.spin.over(now);
+            self.busy_poll.over(now);
         }
         if !events.is_empty() || !self.sessions.is_empty() {
             self.last_busy = now;
@@ -287,7 +284,7 @@ impl Server {
         // What time it was when the sockets were looked at: an ACK that came
         // since hasn't missed its deadline.
         self.run_deadlines(now);
-        self.resting.handle_timeout(now);
+        self.socket_pool.handle_timeout(now);
         if let Some(notifier) = &mut self.notifier {
             notifier.handle_timeout(now);
         }
@@ -312,7 +309,7 @@ impl Server {
         let (running, timer) = (self.sessions.len(), self.sessions.wheel_ops());
         info!(
             "counters sessions={running} timer_operations={timer} {}",
-            self.counters.with(self.tools.gate.mishaps)
+            self.counters.with(self.resources.ingress.drops)
         );
     }
 
@@ -405,19 +402,19 @@ impl Server {
     fn with_session(
         &mut self,
         key: SessionKey,
-        work: impl FnOnce(&mut Session, &mut Workshop<'_>) -> Turn,
+        work: impl FnOnce(&mut Session, &mut Context<'_>) -> Turn,
     ) {
         let Some(session) = self.sessions.get_mut(key) else {
             return;
         };
-        let mut shop = Workshop {
+        let mut context = Context {
             now: clock::now(),
-            tools: &mut self.tools,
+            resources: &mut self.resources,
             registry: self.poll.registry(),
             token: Token(key.to_token()),
             send_budget: SEND_BUDGET,
         };
-        let turn = work(session, &mut shop);
+        let turn = work(session, &mut context);
         if let Some(outcome) = session.poll_outcome() {
             let ending = Ending::Outcome(&outcome);
             self.reporter
@@ -447,12 +444,12 @@ impl Server {
         // A socket leaves the poll by being closed.
         let now = clock::now();
         if let Some(mut session) = self.sessions.remove(key) {
-            session.forget_ahead(&mut self.tools.pool);
+            session.drop_prefetched(&mut self.resources.pool);
             if !session.has_ended() {
                 self.reporter.end(&session, ending, now, &mut self.counters);
             }
             if self.sessions.len() >= STORM {
-                self.resting.put(now, session.into_socket(), endpoint);
+                self.socket_pool.put(now, session.into_socket(), endpoint);
             }
         }
     }

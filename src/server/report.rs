@@ -1,7 +1,7 @@
 //! What the log says about a request that was refused and a transfer that ended.
 //!
 //! One line each, `key=value`, everything from the network escaped; those that a
-//! stranger can cause are bounded. May not: change anything but the counters.
+//! stranger can cause are bounded. Must not: change anything but the counters.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -10,11 +10,12 @@ use std::time::Instant;
 use log::{Level, info, log, trace, warn};
 
 use super::counters::Counters;
-use super::repeats::Repeats;
+use crate::log::repeats::Repeats;
 use crate::protocol::transfer::Outcome;
-use crate::session::{Allowance, Content, Heading, Session};
+use crate::session::{Content, Heading, Session};
+use crate::table::rate::RateLimit;
+use crate::wire::escape::escape;
 use crate::wire::packet::{Direction, ErrorCode, Packet, Request};
-use crate::wire::text::escape;
 
 /// A packet of a transfer.
 pub(super) fn packet(peer: SocketAddr, heading: Heading, datagram: &[u8]) {
@@ -41,7 +42,7 @@ pub(super) enum Ending<'a> {
 /// Writes the lines, as long as there aren't too many.
 #[derive(Debug)]
 pub(super) struct Reporter {
-    lines: Allowance,
+    lines: RateLimit,
     left_out: u64,
     repeats: Repeats,
 }
@@ -49,7 +50,7 @@ pub(super) struct Reporter {
 impl Reporter {
     pub(super) fn new(now: Instant) -> Self {
         Self {
-            lines: Allowance::new(UNPROVED_LINES, now),
+            lines: RateLimit::new(UNPROVED_LINES, now),
             left_out: 0,
             repeats: Repeats::new(),
         }

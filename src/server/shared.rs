@@ -1,7 +1,7 @@
 //! `--single-port`: transfers that go through the listen sockets.
 //!
 //! What arrives there is handed to the session of its endpoint, whatever isn't a
-//! request; sessions that find the socket full wait for it in a line. May not:
+//! request; sessions that find the socket full wait for it in a line. Must not:
 //! decide what becomes of a request.
 
 use std::net::{IpAddr, SocketAddr};
@@ -12,10 +12,10 @@ use mio::{Interest, Registry};
 
 use super::admission::REQUEST_LEN;
 use super::{Server, listener_token};
-use crate::clock;
-use crate::session::{Session, Workshop};
-use crate::sessions::{Endpoint, SessionKey};
-use crate::socket::{Destination, ListenSocket};
+use crate::host::clock;
+use crate::net::{Destination, ListenSocket};
+use crate::session::{Context, Session};
+use crate::table::{Endpoint, SessionKey};
 use crate::wire::packet::{DATA_HEADER_LEN, ErrorCode, Opcode};
 
 /// What sharing the listen sockets takes.
@@ -123,8 +123,8 @@ impl Server {
                     let more = (index + 1..received)
                         .take_while(|&next| self.endpoint_of(next, listener) == Some(endpoint));
                     let end = index + 1 + more.count();
-                    let turn = |session: &mut Session, shop: &mut Workshop<'_>| {
-                        session.run_shared(index..end, shop)
+                    let turn = |session: &mut Session, context: &mut Context<'_>| {
+                        session.run_shared(index..end, context)
                     };
                     self.with_session(key, turn);
                     index = end;
@@ -141,7 +141,7 @@ impl Server {
 
     /// The endpoint of a datagram in the batch, unless it is a request's.
     fn endpoint_of(&self, index: usize, listener: usize) -> Option<Endpoint> {
-        let datagram = self.tools.batch.get(index)?;
+        let datagram = self.resources.batch.get(index)?;
         let opcode = datagram.payload.first_chunk().copied();
         let opcode = opcode.map(u16::from_be_bytes).and_then(Opcode::from_wire);
         if matches!(opcode, Some(Opcode::Rrq | Opcode::Wrq)) {
@@ -165,7 +165,7 @@ impl Server {
         local: IpAddr,
     ) {
         self.counters.strangers += 1;
-        if self.tools.gate.nonsense.take(now) {
+        if self.resources.ingress.nonsense.take(now) {
             let code = ErrorCode::UnknownTransferId;
             self.answer(listener, peer, local, code, "Unknown transfer ID");
         } else {

@@ -3,7 +3,7 @@
 //! every right that isn't needed any more is given up.
 //!
 //! Each thing that can go wrong ends in one line that names the value and the
-//! remedy. May not: read from the network.
+//! remedy. Must not: read from the network.
 
 use std::error::Error;
 use std::io::{self, ErrorKind};
@@ -15,19 +15,19 @@ use std::time::Duration;
 use log::{debug, info, warn};
 use nix::libc::{EADDRNOTAVAIL, EAFNOSUPPORT};
 
-use super::access::Access;
 use super::cli::{Args, UserAndGroup};
-use super::client_root::ClientRoots;
 use super::mapping::MapFile;
 use super::{MAX_LISTENERS, Server, Settings, logging};
-use crate::clock;
-use crate::daemon::{
+use crate::file::{Directory, Policy, Root};
+use crate::host::clock;
+use crate::host::{
     self, Confinement, Enforcement, Identity, Inherited, Notifier, PidFile, Signals,
 };
+use crate::net::{Binding, ListenSocket};
+use crate::policy::access::Access;
+use crate::policy::client_root::ClientRoots;
 use crate::protocol::retry::{RetryPolicy, Wait};
 use crate::protocol::transfer::Config;
-use crate::socket::{Binding, ListenSocket};
-use crate::storage::{Directory, Policy, Root};
 use crate::wire::options::Limits;
 
 /// How long a received upload's final ACK is repeated if it was lost. At least
@@ -66,7 +66,7 @@ impl Server {
         let path = args.root.canonicalize().unwrap_or(args.root.clone());
         let signals = Signals::take_over()?;
         let mut pid_file = args.pid_file.as_deref().map(write_pid_file).transpose()?;
-        let mut settings = settings(args, daemon::raise_open_files()?);
+        let mut settings = settings(args, host::raise_open_files()?);
         if inherited.by_inetd {
             settings.idle_exit.get_or_insert(INETD_IDLE_EXIT);
         }
@@ -160,7 +160,7 @@ fn settings(args: &Args, open_files: u64) -> Settings {
 
 /// Being awake while the client works takes a second processor.
 fn busy_poll(args: &Args) -> Duration {
-    match daemon::processors() {
+    match host::processors() {
         0 | 1 => Duration::ZERO,
         _ => Duration::from_micros(args.busy_poll.into()),
     }
@@ -299,7 +299,7 @@ fn advise(args: &Args, enforcement: Enforcement) {
         Enforcement::Partial => info!("the sandbox is up, as far as this kernel can enforce it"),
         Enforcement::None => info!("there is no sandbox: the kernel or this build lacks Landlock"),
     }
-    if args.user.is_none() && daemon::is_root() {
+    if args.user.is_none() && host::is_root() {
         info!("running as root, with no capability left; a user of its own is better: -u USER");
     }
 }

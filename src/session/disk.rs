@@ -2,7 +2,7 @@
 //!
 //! What it waits for is in the kernel's hands, and nothing tells when it is
 //! there. So it looks again, soon at first, then less often; or it waits its turn
-//! to have anything fetched at all. May not: read the file or the clock.
+//! to have anything fetched at all. Must not: read the file or the clock.
 
 use std::time::{Duration, Instant};
 
@@ -56,7 +56,7 @@ impl DiskWait {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock;
+    use crate::host::clock;
 
     #[test]
     fn the_waits_double_from_one_millisecond_to_ten() {

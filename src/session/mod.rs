@@ -5,10 +5,8 @@
 //! core asks for, within a budget, so that no session holds up the others. May
 //! not: admit, remove or time sessions; report their end.
 
-mod ahead;
-mod allowance;
 mod disk;
-mod gather;
+mod prefetch;
 
 use std::fmt;
 use std::io;
@@ -19,22 +17,21 @@ use std::time::Instant;
 use log::debug;
 use mio::{Interest, Registry, Token};
 
-use self::ahead::Ahead;
-pub use self::ahead::Pool;
-pub use self::allowance::Allowance;
 use self::disk::DiskWait;
-pub use self::gather::Gather;
-use crate::clock;
-use crate::content::{FileSink, FileSource, MAX_RUN, Store};
-use crate::protocol::transfer::{
-    BlockSink, BlockSource, Failure, Filled, Outcome, Run, Sent, Transfer, Transmit,
-};
-use crate::sessions::Tenant;
-use crate::socket::{
+pub use self::prefetch::PrefetchPool;
+use self::prefetch::Prefetched;
+use crate::file::content::{FileSink, FileSource, MAX_RUN, Store};
+use crate::file::{Upload, WriteBuffer};
+use crate::host::clock;
+use crate::net::{
     Batch, ListenSocket, MAX_COALESCED, MAX_DATA_PACKET, MAX_SEGMENTS, MAX_SEND, RunSent,
     TransferSocket,
 };
-use crate::storage::Upload;
+use crate::protocol::transfer::{
+    BlockSink, BlockSource, Failure, Filled, Outcome, Run, Sent, Transfer, Transmit,
+};
+use crate::table::Tracked;
+use crate::table::rate::RateLimit;
 use crate::wire::packet::{DATA_HEADER_LEN, ErrorCode, MAX_ERROR_LEN, Packet, emit_error};
 
 /// Datagrams a session may take in before the others have their turn.
@@ -151,7 +148,7 @@ pub struct Session<S = Upload> {
     transfer: Transfer,
     content: Content<S>,
     /// What is expected to be sent next.
-    ahead: Option<Box<Ahead>>,
+    prefetched: Option<Box<Prefetched>>,
     /// The file wasn't ready when the next run was due.
     disk: Option<Box<DiskWait>>,
     socket: TransferSocket,
@@ -168,14 +165,17 @@ pub struct Session<S = Upload> {
     pub name: Box<[u8]>,
 }
 
-impl<S: Store> Tenant for Session<S> {
+impl<S: Store> Tracked for Session<S> {
     fn deadline(&self) -> Option<Instant> {
         // While the disk is waited for the peer has nothing to answer.
         let own = match &self.disk {
             Some(wait) => wait.until(),
             None => self.transfer.poll_timeout(),
         };
-        let held = self.ahead.as_ref().map(|ahead| ahead.until());
+        let held = self
+            .prefetched
+            .as_ref()
+            .map(|prefetched| prefetched.until());
         [own, held].into_iter().flatten().min()
     }
 
@@ -201,7 +201,7 @@ impl<S: Store> Session<S> {
         Self {
             transfer,
             content,
-            ahead: None,
+            prefetched: None,
             disk: None,
             socket,
             remote,
@@ -320,38 +320,38 @@ impl<S: Store> Session<S> {
     }
 
     /// Does what there is to do: takes in what has arrived, answers, reads ahead.
-    pub fn run(&mut self, shop: &mut Workshop<'_>) -> Turn {
+    pub fn run(&mut self, context: &mut Context<'_>) -> Turn {
         let asked = self.transfer.waiting_since();
-        let received = self.receive(shop);
-        let sent = self.transmit(shop);
-        self.read_ahead(asked, shop);
+        let received = self.receive(context);
+        let sent = self.transmit(context);
+        self.prefetch(asked, context);
         received.and(sent)
     }
 
     /// The same when the deadline may have come: an answer that is there already
     /// beats it.
-    pub fn run_deadline(&mut self, shop: &mut Workshop<'_>) -> Turn {
-        let received = self.receive(shop);
+    pub fn run_deadline(&mut self, context: &mut Context<'_>) -> Turn {
+        let received = self.receive(context);
         // The time that the disk takes is not the peer's: its wait begins anew with
         // what is sent then.
         if self.disk.is_none() {
-            self.transfer.handle_timeout(shop.now);
+            self.transfer.handle_timeout(context.now);
         }
         if self
-            .ahead
+            .prefetched
             .as_ref()
-            .is_some_and(|ahead| ahead.until() <= shop.now)
+            .is_some_and(|prefetched| prefetched.until() <= context.now)
         {
-            self.forget_ahead(&mut shop.tools.pool);
+            self.drop_prefetched(&mut context.resources.pool);
         }
-        received.and(self.transmit(shop))
+        received.and(self.transmit(context))
     }
 
     /// Takes in what has arrived, answering each datagram before the next.
-    fn receive(&mut self, shop: &mut Workshop<'_>) -> Turn {
+    fn receive(&mut self, context: &mut Context<'_>) -> Turn {
         match self.content {
-            Content::Source(_) => self.receive_answers(shop),
-            Content::Sink(_) => self.receive_blocks(shop),
+            Content::Source(_) => self.receive_answers(context),
+            Content::Sink(_) => self.receive_blocks(context),
         }
     }
 
@@ -359,7 +359,7 @@ impl<S: Store> Session<S> {
     /// one is next to never of use: it is looked at with the next event, which
     /// goes on to the one that is, or before the deadline strikes. So in lockstep
     /// no call is spent on learning that there is nothing more.
-    fn receive_answers(&mut self, shop: &mut Workshop<'_>) -> Turn {
+    fn receive_answers(&mut self, context: &mut Context<'_>) -> Turn {
         let mut answer = [0; ANSWER_LEN];
         let mut taken = 0;
         while taken < RECEIVE_BUDGET {
@@ -367,7 +367,7 @@ impl<S: Store> Session<S> {
                 Ok(received) => received,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Turn::Waiting,
                 Err(error) => {
-                    self.trouble("receive", &error, &mut shop.tools.gate.mishaps);
+                    self.trouble("receive", &error, &mut context.resources.ingress.drops);
                     taken += ERROR_COST;
                     if taken >= RECEIVE_BUDGET {
                         return Turn::Waiting;
@@ -376,14 +376,18 @@ impl<S: Store> Session<S> {
                 }
             };
             taken += 1;
-            let budget = shop.send_budget;
-            if let Some(packet) =
-                self.let_in(shop.now, sender, &answer[..len], &mut shop.tools.gate)
-            {
-                self.transfer.handle_packet(shop.now, &packet, &mut NoSink);
-                self.transmit(shop);
+            let budget = context.send_budget;
+            if let Some(packet) = self.accept(
+                context.now,
+                sender,
+                &answer[..len],
+                &mut context.resources.ingress,
+            ) {
+                self.transfer
+                    .handle_packet(context.now, &packet, &mut NoSink);
+                self.transmit(context);
             }
-            if shop.send_budget < budget || self.transfer.is_over() {
+            if context.send_budget < budget || self.transfer.is_over() {
                 return Turn::Waiting;
             }
         }
@@ -391,7 +395,7 @@ impl<S: Store> Session<S> {
     }
 
     /// Receives blocks by the window; they are written by the run.
-    fn receive_blocks(&mut self, shop: &mut Workshop<'_>) -> Turn {
+    fn receive_blocks(&mut self, context: &mut Context<'_>) -> Turn {
         let mut taken = 0;
         let turn = loop {
             // What the OACK before settled holds for what comes behind it.
@@ -405,14 +409,14 @@ impl<S: Store> Session<S> {
                 // One slot more shows that the socket is empty.
                 window_size => (slot_len, usize::from(window_size) + 1),
             };
-            let tools = &mut *shop.tools;
-            let received = match self.socket.receive(&mut tools.batch, slot_len, slots) {
+            let resources = &mut *context.resources;
+            let received = match self.socket.receive(&mut resources.batch, slot_len, slots) {
                 Ok(received) => received,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Turn::Waiting,
                 // Of the moment (no memory) or of an earlier datagram: what has
                 // arrived since raises no new event.
                 Err(error) => {
-                    self.trouble("receive", &error, &mut tools.gate.mishaps);
+                    self.trouble("receive", &error, &mut resources.ingress.drops);
                     taken += ERROR_COST;
                     if taken >= RECEIVE_BUDGET {
                         break Turn::Waiting;
@@ -421,55 +425,58 @@ impl<S: Store> Session<S> {
                 }
             };
             for index in 0..received {
-                taken += self.handle_blocks(index, shop);
+                taken += self.handle_blocks(index, context);
             }
             let has_moved = self.transfer.progress().blocks > progress.blocks;
-            if received < shop.tools.batch.capacity(slot_len, slots) || (slots == 1 && has_moved) {
+            if received < context.resources.batch.capacity(slot_len, slots)
+                || (slots == 1 && has_moved)
+            {
                 break Turn::Waiting;
             }
             if taken >= RECEIVE_BUDGET {
                 break Turn::Unfinished;
             }
         };
-        self.flush(shop);
+        self.flush(context);
         turn
     }
 
     /// [`Session::run`] with what was received for it on a shared socket and lies
     /// in the batch in the slots `received`: each is answered before the next.
-    pub fn run_shared(&mut self, received: Range<usize>, shop: &mut Workshop<'_>) -> Turn {
+    pub fn run_shared(&mut self, received: Range<usize>, context: &mut Context<'_>) -> Turn {
         let asked = self.transfer.waiting_since();
         for index in received {
             match self.content {
-                Content::Source(_) => self.handle_answer(index, shop),
+                Content::Source(_) => self.handle_answer(index, context),
                 Content::Sink(_) => {
-                    self.handle_blocks(index, shop);
+                    self.handle_blocks(index, context);
                 }
             }
         }
-        self.flush(shop);
-        let sent = self.transmit(shop);
-        self.read_ahead(asked, shop);
+        self.flush(context);
+        let sent = self.transmit(context);
+        self.prefetch(asked, context);
         sent
     }
 
-    fn handle_answer(&mut self, index: usize, shop: &mut Workshop<'_>) {
-        let Tools { batch, gate, .. } = &mut *shop.tools;
+    fn handle_answer(&mut self, index: usize, context: &mut Context<'_>) {
+        let Resources { batch, ingress, .. } = &mut *context.resources;
         if let Some(datagram) = batch.get(index)
-            && let Some(packet) = self.let_in(shop.now, datagram.peer, datagram.payload, gate)
+            && let Some(packet) = self.accept(context.now, datagram.peer, datagram.payload, ingress)
         {
-            self.transfer.handle_packet(shop.now, &packet, &mut NoSink);
-            self.transmit(shop);
+            self.transfer
+                .handle_packet(context.now, &packet, &mut NoSink);
+            self.transmit(context);
         }
     }
 
     /// Handles what was received as one, and may be several datagrams; returns
     /// how many.
-    fn handle_blocks(&mut self, index: usize, shop: &mut Workshop<'_>) -> usize {
+    fn handle_blocks(&mut self, index: usize, context: &mut Context<'_>) -> usize {
         let (mut taken, mut next) = (0, Some(0));
         while let Some(from) = next {
             taken += 1;
-            next = self.handle_block(index, from, shop);
+            next = self.handle_block(index, from, context);
         }
         taken
     }
@@ -480,33 +487,33 @@ impl<S: Store> Session<S> {
         &mut self,
         index: usize,
         from: usize,
-        shop: &mut Workshop<'_>,
+        context: &mut Context<'_>,
     ) -> Option<usize> {
-        let Tools {
+        let Resources {
             batch,
-            gather,
-            gate,
+            write_buffer,
+            ingress,
             ..
-        } = &mut *shop.tools;
+        } = &mut *context.resources;
         let received = batch.get(index)?;
         let rest = received.payload.get(from..)?;
         let len = received
             .segment
             .map_or(rest.len(), |segment| rest.len().min(segment.into()));
         let next = (len < rest.len()).then_some(from + len);
-        let packet = self.let_in(shop.now, received.peer, &rest[..len], gate);
+        let packet = self.accept(context.now, received.peer, &rest[..len], ingress);
         if let (Some(packet), Content::Sink(file)) = (packet, &mut self.content) {
-            let sink = &mut gather.sink_for(file);
-            self.transfer.handle_packet(shop.now, &packet, sink);
-            self.transmit(shop);
+            let sink = &mut write_buffer.sink_for(file);
+            self.transfer.handle_packet(context.now, &packet, sink);
+            self.transmit(context);
         }
         next
     }
 
     /// Writes out what was gathered; what can't be written ends the transfer.
-    fn flush(&mut self, shop: &mut Workshop<'_>) {
+    fn flush(&mut self, context: &mut Context<'_>) {
         if let Content::Sink(file) = &mut self.content
-            && let Err(failure) = shop.tools.gather.flush(file)
+            && let Err(failure) = context.resources.write_buffer.flush(file)
         {
             self.transfer.abort(failure);
         }
@@ -514,32 +521,32 @@ impl<S: Store> Session<S> {
 
     /// The packet in a datagram, if it is the peer's and makes sense. Strangers
     /// are turned away, the rest is counted.
-    fn let_in<'d>(
+    fn accept<'d>(
         &mut self,
         now: Instant,
         sender: SocketAddr,
         datagram: &'d [u8],
-        gate: &mut Gate,
+        ingress: &mut Ingress,
     ) -> Option<Packet<'d>> {
         let packet = Packet::parse(datagram);
         if !self.is_from_peer(sender, packet.as_ref().ok()) {
-            gate.mishaps.strangers += 1;
+            ingress.drops.strangers += 1;
             if matches!(packet, Ok(Packet::Error { .. })) {
                 // Never answered (RFC 1350 §7).
-            } else if gate.nonsense.take(now) {
+            } else if ingress.nonsense.take(now) {
                 self.turn_away(sender);
             } else {
-                gate.mishaps.unanswered += 1;
+                ingress.drops.unanswered += 1;
             }
             return None;
         }
-        if let Some(trace) = gate.trace {
+        if let Some(trace) = ingress.trace {
             trace(sender, Heading::Received, datagram);
         }
         match packet {
             Ok(packet) => Some(packet),
             Err(error) => {
-                gate.mishaps.garbage += 1;
+                ingress.drops.garbage += 1;
                 debug!("{sender}: dropped a datagram: {error}");
                 None
             }
@@ -577,45 +584,47 @@ impl<S: Store> Session<S> {
     }
 
     /// Sends what is due, until the budget, the socket or the work is spent.
-    pub fn transmit(&mut self, shop: &mut Workshop<'_>) -> Turn {
+    pub fn transmit(&mut self, context: &mut Context<'_>) -> Turn {
         loop {
-            match self.transfer.poll_transmit(&mut shop.tools.buffer) {
+            match self.transfer.poll_transmit(&mut context.resources.buffer) {
                 None => {
                     self.disk = None;
                     if std::mem::take(&mut self.blocked) {
-                        self.watch(Interest::READABLE, shop);
+                        self.watch(Interest::READABLE, context);
                     }
                     return Turn::Waiting;
                 }
                 // No ACK before the data is in the file.
-                Some(Transmit::Datagram(_)) if !shop.tools.gather.is_empty() => self.flush(shop),
+                Some(Transmit::Datagram(_)) if !context.resources.write_buffer.is_empty() => {
+                    self.flush(context);
+                }
                 Some(Transmit::Datagram(len)) => {
                     self.disk = None;
-                    if !self.send_datagram(len, shop) {
+                    if !self.send_datagram(len, context) {
                         return Turn::Waiting;
                     }
                 }
-                Some(Transmit::Blocks(_)) if shop.send_budget == 0 => return Turn::Unfinished,
-                Some(Transmit::Blocks(run)) => match self.send_blocks(run, shop) {
+                Some(Transmit::Blocks(_)) if context.send_budget == 0 => return Turn::Unfinished,
+                Some(Transmit::Blocks(run)) => match self.send_blocks(run, context) {
                     None => return Turn::Waiting,
-                    Some(bytes) => shop.send_budget = shop.send_budget.saturating_sub(bytes),
+                    Some(bytes) => context.send_budget = context.send_budget.saturating_sub(bytes),
                 },
             }
         }
     }
 
     /// Sends the datagram that lies in the buffer; false if the socket is full.
-    fn send_datagram(&mut self, len: usize, shop: &mut Workshop<'_>) -> bool {
-        let datagram = &shop.tools.buffer[..len];
-        if let Some(trace) = shop.tools.gate.trace {
+    fn send_datagram(&mut self, len: usize, context: &mut Context<'_>) -> bool {
+        let datagram = &context.resources.buffer[..len];
+        if let Some(trace) = context.resources.ingress.trace {
             trace(self.peer(), Heading::Sent, datagram);
         }
         match self.socket.send_to(datagram, self.peer()) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.wait_for_room(shop);
+                self.wait_for_room(context);
                 return false;
             }
-            Err(error) => self.trouble("send", &error, &mut shop.tools.gate.mishaps),
+            Err(error) => self.trouble("send", &error, &mut context.resources.ingress.drops),
             Ok(()) => {}
         }
         self.transfer.handle_sent(clock::now(), Sent::Datagram);
@@ -624,12 +633,15 @@ impl<S: Store> Session<S> {
 
     /// Sends a run of blocks, read ahead or read now; returns the bytes sent, or
     /// `None` if the socket is full or the file isn't ready.
-    fn send_blocks(&mut self, run: Run, shop: &mut Workshop<'_>) -> Option<usize> {
-        let ahead = self.ahead.take();
-        let bytes = self.send_run(run, ahead.as_deref(), shop);
-        if let Some(ahead) = ahead {
+    fn send_blocks(&mut self, run: Run, context: &mut Context<'_>) -> Option<usize> {
+        let prefetched = self.prefetched.take();
+        let bytes = self.send_run(run, prefetched.as_deref(), context);
+        if let Some(prefetched) = prefetched {
             let next = self.transfer.upcoming();
-            self.ahead = shop.tools.pool.keep(shop.now, ahead, &run, next);
+            self.prefetched = context
+                .resources
+                .pool
+                .keep(context.now, prefetched, &run, next);
         }
         bytes
     }
@@ -637,8 +649,8 @@ impl<S: Store> Session<S> {
     fn send_run(
         &mut self,
         run: Run,
-        ahead: Option<&Ahead>,
-        shop: &mut Workshop<'_>,
+        prefetched: Option<&Prefetched>,
+        context: &mut Context<'_>,
     ) -> Option<usize> {
         let Content::Source(source) = &mut self.content else {
             self.transfer.abort(WRONG_WAY);
@@ -647,12 +659,12 @@ impl<S: Store> Session<S> {
         if self
             .disk
             .as_ref()
-            .is_some_and(|wait| wait.is_spent(shop.now))
+            .is_some_and(|wait| wait.is_spent(context.now))
         {
             source.wait();
         }
-        let buffer = &mut shop.tools.buffer;
-        let ready = match ahead.and_then(|ahead| ahead.get(&run)) {
+        let buffer = &mut context.resources.buffer;
+        let ready = match prefetched.and_then(|prefetched| prefetched.get(&run)) {
             Some(found) => Ok(Some(found)),
             None => source
                 .read_run(run, buffer)
@@ -662,7 +674,9 @@ impl<S: Store> Session<S> {
             Ok(Some(ready)) => ready,
             Ok(None) => {
                 let fetched = source.fetch();
-                self.disk.get_or_insert_default().go_on(shop.now, fetched);
+                self.disk
+                    .get_or_insert_default()
+                    .go_on(context.now, fetched);
                 return None;
             }
             Err(failure) => {
@@ -673,7 +687,7 @@ impl<S: Store> Session<S> {
         self.disk = None;
         let Filled { blocks, end, .. } = filled;
         let peer = self.remote.address();
-        if let Some(trace) = shop.tools.gate.trace {
+        if let Some(trace) = context.resources.ingress.trace {
             bytes
                 .chunks(run.segment_size())
                 .for_each(|block| trace(peer, Heading::Sent, block));
@@ -687,11 +701,11 @@ impl<S: Store> Session<S> {
                     };
                     self.transfer.handle_sent(clock::now(), sent);
                 }
-                self.wait_for_room(shop);
+                self.wait_for_room(context);
                 return None;
             }
             Ok(RunSent::All) => {}
-            Err(error) => self.trouble("send", &error, &mut shop.tools.gate.mishaps),
+            Err(error) => self.trouble("send", &error, &mut context.resources.ingress.drops),
         }
         self.transfer
             .handle_sent(clock::now(), Sent::Blocks { count: blocks, end });
@@ -700,43 +714,46 @@ impl<S: Store> Session<S> {
 
     /// Reads what comes next while the answer is on its way; `asked` is when what
     /// has just been answered was sent.
-    fn read_ahead(&mut self, asked: Option<Instant>, shop: &mut Workshop<'_>) {
-        if !ahead::is_worthwhile(self.transfer.progress(), asked, shop.now) {
+    fn prefetch(&mut self, asked: Option<Instant>, context: &mut Context<'_>) {
+        if !prefetch::is_worthwhile(self.transfer.progress(), asked, context.now) {
             return;
         }
-        if let (Content::Source(source), None, None, false) =
-            (&mut self.content, &self.ahead, &self.disk, self.blocked)
-            && let Some(run) = self.transfer.upcoming()
+        if let (Content::Source(source), None, None, false) = (
+            &mut self.content,
+            &self.prefetched,
+            &self.disk,
+            self.blocked,
+        ) && let Some(run) = self.transfer.upcoming()
         {
-            self.ahead = shop.tools.pool.read(shop.now, source, run);
+            self.prefetched = context.resources.pool.read(context.now, source, run);
         }
     }
 
     /// Gives back what was read ahead: the transfer isn't moving.
-    pub fn forget_ahead(&mut self, pool: &mut Pool) {
-        if let Some(ahead) = self.ahead.take() {
-            pool.give_back(ahead);
+    pub fn drop_prefetched(&mut self, pool: &mut PrefetchPool) {
+        if let Some(prefetched) = self.prefetched.take() {
+            pool.give_back(prefetched);
         }
     }
 
     /// A socket's error costs this one datagram; the retransmission timer
     /// decides whether the peer can be reached at all.
-    fn trouble(&mut self, verb: &str, error: &io::Error, mishaps: &mut Mishaps) {
-        mishaps.socket_errors += 1;
+    fn trouble(&mut self, verb: &str, error: &io::Error, drops: &mut DropCounters) {
+        drops.socket_errors += 1;
         if is_unreachable(error) && !matches!(self.reach, Reach::Ambiguous) {
             self.reach = Reach::Unreachable(error.kind());
         }
         debug!("{}: cannot {verb}: {error}", self.peer());
     }
 
-    fn wait_for_room(&mut self, shop: &Workshop<'_>) {
+    fn wait_for_room(&mut self, context: &Context<'_>) {
         if !std::mem::replace(&mut self.blocked, true) {
-            self.watch(Interest::READABLE | Interest::WRITABLE, shop);
+            self.watch(Interest::READABLE | Interest::WRITABLE, context);
         }
     }
 
-    fn watch(&mut self, interest: Interest, shop: &Workshop<'_>) {
-        if let Err(error) = self.socket.watch(shop.registry, shop.token, interest) {
+    fn watch(&mut self, interest: Interest, context: &Context<'_>) {
+        if let Err(error) = self.socket.watch(context.registry, context.token, interest) {
             debug!("{}: cannot watch its socket: {error}", self.peer());
         }
     }
@@ -754,12 +771,12 @@ fn is_unreachable(error: &io::Error) -> bool {
 
 /// What the loop lends to the session whose turn it is.
 #[derive(Debug)]
-pub struct Workshop<'a> {
+pub struct Context<'a> {
     /// What time it is for this session's turn: read when the turn began, so
     /// that a wait counted from here never ends early.
     pub now: Instant,
     /// What sessions share.
-    pub tools: &'a mut Tools,
+    pub resources: &'a mut Resources,
     /// Where the session's socket is watched.
     pub registry: &'a Registry,
     /// The session's token there.
@@ -770,41 +787,41 @@ pub struct Workshop<'a> {
 
 /// Buffers and bounds that one loop has for all its sessions.
 #[derive(Debug)]
-pub struct Tools {
+pub struct Resources {
     /// What was received.
     pub batch: Batch,
     /// What is being sent; holds the longest run.
     pub buffer: Box<[u8]>,
     /// What was read ahead.
-    pub pool: Pool,
+    pub pool: PrefetchPool,
     /// What was received and is not yet written.
-    pub gather: Gather,
+    pub write_buffer: WriteBuffer,
     /// What keeps an eye on what arrives.
-    pub gate: Gate,
+    pub ingress: Ingress,
 }
 
 /// Bounds, counts and shows what comes from outside.
 #[derive(Debug)]
-pub struct Gate {
+pub struct Ingress {
     /// How much nonsense may still be answered this second.
-    pub nonsense: Allowance,
+    pub nonsense: RateLimit,
     /// What went wrong beside the transfers.
-    pub mishaps: Mishaps,
+    pub drops: DropCounters,
     /// Who is shown every packet, if anyone.
     pub trace: Option<Trace>,
 }
 
-impl Tools {
+impl Resources {
     /// Everything that a loop needs, from `now` on; `trace` is shown every packet.
     pub fn new(now: Instant, trace: Option<Trace>) -> Self {
         Self {
             batch: Batch::new(BATCH_SLOTS, BATCH_BYTES),
             buffer: vec![0; MAX_SEND].into_boxed_slice(),
-            pool: Pool::default(),
-            gather: Gather::default(),
-            gate: Gate {
-                nonsense: Allowance::new(NONSENSE_ANSWERS, now),
-                mishaps: Mishaps::default(),
+            pool: PrefetchPool::default(),
+            write_buffer: WriteBuffer::default(),
+            ingress: Ingress {
+                nonsense: RateLimit::new(NONSENSE_ANSWERS, now),
+                drops: DropCounters::default(),
                 trace,
             },
         }
@@ -834,7 +851,7 @@ impl fmt::Display for Heading {
 
 /// What sessions met that was no part of their transfers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Mishaps {
+pub struct DropCounters {
     /// Datagrams from someone else on a transfer's port.
     pub strangers: u64,
     /// Answers to nonsense left out because there was too much of it.

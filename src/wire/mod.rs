@@ -4,8 +4,8 @@
 //! datagrams (but for [`netascii`], whose state the caller owns), performs I/O,
 //! reads a clock or allocates on the receive path.
 
+pub mod escape;
 pub mod netascii;
 pub mod options;
 pub mod packet;
-pub mod text;
 mod writer;

@@ -3,7 +3,7 @@
 //! On the wire LF is CR LF and CR is CR NUL. Both directions work on any split
 //! of input and output and keep one byte of state, small enough to copy: who
 //! keeps the state at the start of a window can produce that window again.
-//! May not: allocate, or know about blocks and files.
+//! Must not: allocate, or know about blocks and files.
 
 const CR: u8 = b'\r';
 const LF: u8 = b'\n';
@@ -12,7 +12,7 @@ const NUL: u8 = 0;
 /// How far a call came, in bytes. Either all input is consumed or the output is
 /// full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
+pub struct Converted {
     /// Bytes taken from the front of the input.
     pub consumed: usize,
     /// Bytes put at the front of the output.
@@ -31,7 +31,7 @@ impl Encoder {
     /// Encodes as much of `input` as fits into `output`, first what was left
     /// over from the call before. The output is at most twice the input, plus
     /// one byte.
-    pub fn encode(&mut self, input: &[u8], output: &mut [u8]) -> Progress {
+    pub fn encode(&mut self, input: &[u8], output: &mut [u8]) -> Converted {
         let (mut consumed, mut written) = (0, 0);
         loop {
             if let Some(second) = self.pending {
@@ -55,7 +55,7 @@ impl Encoder {
             consumed += 1;
             written += 1;
         }
-        Progress { consumed, written }
+        Converted { consumed, written }
     }
 
     /// Whether everything consumed has been written; if not, one more byte
@@ -76,7 +76,7 @@ pub struct Decoder {
 impl Decoder {
     /// Decodes as much of `input` as fits into `output`. The output is at most
     /// the input plus one byte.
-    pub fn decode(&mut self, input: &[u8], output: &mut [u8]) -> Progress {
+    pub fn decode(&mut self, input: &[u8], output: &mut [u8]) -> Converted {
         let (mut consumed, mut written) = (0, 0);
         loop {
             let plain = if self.after_cr {
@@ -101,7 +101,7 @@ impl Decoder {
                 self.after_cr = true;
             }
         }
-        Progress { consumed, written }
+        Converted { consumed, written }
     }
 
     /// Ends the text: the CR that still waited for its second byte, if any.

@@ -11,8 +11,8 @@ use std::iter;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use super::escape::escape;
 use super::packet::{Direction, Mode, Opcode, Request, split_string};
-use super::text::escape;
 use super::writer::Writer;
 
 /// The block size without negotiation, in bytes (RFC 1350 §2).

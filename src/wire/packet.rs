@@ -2,13 +2,13 @@
 //! the caller's buffer (RFC 1350 §5, RFC 2347).
 //!
 //! Parsing is lenient where real clients need it, each leniency named with the
-//! client it is for; emitting is strict. May not: allocate, keep state, or
+//! client it is for; emitting is strict. Must not: allocate, keep state, or
 //! decide what a packet means for a transfer.
 
 use std::fmt;
 
+use super::escape::escape;
 use super::options::RawOptions;
-use super::text::escape;
 use super::writer::Writer;
 
 /// Bytes in front of the payload of a DATA packet: opcode and block number.

@@ -1,6 +1,6 @@
 //! A cursor over the caller's buffer that refuses what does not fit.
 //!
-//! May not: allocate, or leave half of a string behind.
+//! Must not: allocate, or leave half of a string behind.
 
 use std::fmt::{self, Write};
 

@@ -5,7 +5,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use tftpd::socket::{Batch, Binding, ListenSocket};
+use tftpd::net::{Batch, Binding, ListenSocket};
 use tftpd::wire::packet::{BlockNumber, Direction, Mode, emit_ack, emit_request};
 
 use crate::clock;

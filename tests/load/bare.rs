@@ -15,8 +15,8 @@ use std::time::Duration;
 use mio::{Events, Interest, Poll, Token};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::uio::preadv;
+use tftpd::net::{MAX_SEGMENTS, MAX_SEND};
 use tftpd::protocol::block::{BlockIndex, Rollover};
-use tftpd::socket::{MAX_SEGMENTS, MAX_SEND};
 use tftpd::wire::options::{Limits, Negotiated, negotiate};
 use tftpd::wire::packet::{DATA_HEADER_LEN, Packet, emit_data_header};
 

@@ -13,14 +13,14 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use mio::{Events, Poll, Token};
+use tftpd::net::{Batch, MAX_DATA_PACKET, MAX_SEGMENTS, MAX_SEND};
 use tftpd::protocol::receiver::Receiver;
 use tftpd::protocol::retry::{RetryPolicy, Wait};
 use tftpd::protocol::sender::Sender;
 use tftpd::protocol::transfer::{
     BlockSink, Config, Failure, MAX_DATAGRAM, Opening, Outcome, Run, Sent, Transfer, Transmit,
 };
-use tftpd::socket::{Batch, MAX_DATA_PACKET, MAX_SEGMENTS, MAX_SEND};
-use tftpd::timer::TimerWheel;
+use tftpd::table::wheel::TimerWheel;
 use tftpd::wire::options::{Negotiated, Offer};
 use tftpd::wire::packet::{DATA_HEADER_LEN, Direction, ErrorCode, Mode, Packet, emit_request};
 

@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use mio::net::UdpSocket;
 use mio::{Interest, Registry, Token};
 use nix::sys::socket::{setsockopt, sockopt};
-use tftpd::socket::Batch;
+use tftpd::net::Batch;
 
 /// A client's socket, connected once the transfer has shown to be long.
 pub(crate) struct Link {

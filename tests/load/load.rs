@@ -30,7 +30,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use tftpd::daemon::raise_open_files;
+use tftpd::host::raise_open_files;
 use tftpd::wire::packet::Direction;
 
 use self::campaign::Campaign;

@@ -7,7 +7,7 @@
 //! and not for longer than a transfer's patience, every file arrives.
 
 use nix::errno::Errno;
-use tftpd::storage::StorageError;
+use tftpd::file::StorageError;
 
 use super::*;
 

@@ -1,0 +1,263 @@
+//! The process and the machine around it: signals, the limit on open files, and
+//! what is given up before the first byte is read from the network.
+//!
+//! Must not: know of requests, sessions or served files.
+
+pub mod clock;
+mod inherited;
+mod notify;
+mod pid_file;
+mod privileges;
+mod sandbox;
+pub mod usage;
+
+use std::error::Error;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::{SysconfVar, chroot, fchdir, sysconf};
+
+pub use inherited::Inherited;
+pub use notify::Notifier;
+pub use pid_file::PidFile;
+pub use privileges::{Identity, is_root};
+pub use sandbox::Enforcement;
+
+/// What an administrator tells the server by a signal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    /// SIGTERM, SIGINT: stop, but let running transfers finish.
+    Stop,
+    /// SIGUSR1: log the counters.
+    Report,
+    /// SIGHUP: open the log file anew, read the map file again.
+    Reopen,
+}
+
+/// Signals as something to poll: they never interrupt anything.
+#[derive(Debug)]
+pub struct Signals {
+    descriptor: SignalFd,
+}
+
+impl Signals {
+    /// Blocks the signals we answer to and turns them into a descriptor.
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    pub fn take_over() -> io::Result<Self> {
+        let signals = SigSet::from_iter([
+            Signal::SIGTERM,
+            Signal::SIGINT,
+            Signal::SIGUSR1,
+            Signal::SIGHUP,
+        ]);
+        signals.thread_block()?;
+        // Blocked and never read: a file larger than the process may write is an
+        // error of that one upload (EFBIG), not the end of the server.
+        SigSet::from_iter([Signal::SIGXFSZ]).thread_block()?;
+        let descriptor =
+            SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+        Ok(Self { descriptor })
+    }
+
+    /// The next command, if there is one.
+    pub fn next_command(&mut self) -> Option<Command> {
+        loop {
+            let signal = self.descriptor.read_signal().ok()??;
+            match Signal::try_from(signal.ssi_signo.cast_signed()) {
+                Ok(Signal::SIGTERM | Signal::SIGINT) => return Some(Command::Stop),
+                Ok(Signal::SIGUSR1) => return Some(Command::Report),
+                Ok(Signal::SIGHUP) => return Some(Command::Reopen),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// While it lives, SIGINT and SIGTERM are something to poll for a client that
+/// has a transfer to end first.
+#[derive(Debug)]
+pub struct Interrupts {
+    signals: SigSet,
+    descriptor: SignalFd,
+}
+
+impl Interrupts {
+    /// Blocks the two signals, until dropped, but those that whoever started us
+    /// wants ignored, as a shell does for what it runs in the background.
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    pub fn hold() -> io::Result<Self> {
+        let ignored = ignored_signals();
+        let obeyed = |signal: &Signal| ignored & 1 << (*signal as u32 - 1) == 0;
+        let signals = [Signal::SIGTERM, Signal::SIGINT];
+        let signals: SigSet = signals.into_iter().filter(obeyed).collect();
+        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
+        let descriptor = SignalFd::with_flags(&signals, flags)?;
+        signals.thread_block()?;
+        Ok(Self {
+            signals,
+            descriptor,
+        })
+    }
+
+    /// The signal that came, if one did.
+    pub fn take(&mut self) -> Option<Signal> {
+        let signal = self.descriptor.read_signal().ok()??;
+        Signal::try_from(signal.ssi_signo.cast_signed()).ok()
+    }
+}
+
+/// The signals that are ignored, the first in the lowest bit; none where there
+/// is no `/proc` to tell.
+fn ignored_signals() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .map(str::trim);
+    mask.and_then(|mask| u64::from_str_radix(mask, 16).ok())
+        .unwrap_or_default()
+}
+
+impl Drop for Interrupts {
+    fn drop(&mut self) {
+        // It was blocked by the same call; that works in reverse.
+        let _ = self.signals.thread_unblock();
+    }
+}
+
+impl AsFd for Interrupts {
+    /// Readable while a signal waits to be taken.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+}
+
+impl AsRawFd for Signals {
+    fn as_raw_fd(&self) -> RawFd {
+        self.descriptor.as_raw_fd()
+    }
+}
+
+/// Raises the limit on open files as far as it goes and returns it.
+///
+/// # Errors
+/// Whatever the kernel says to being asked for the limit; not being allowed to
+/// raise it is no error.
+pub fn raise_open_files() -> io::Result<u64> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() {
+        return Ok(hard);
+    }
+    Ok(soft)
+}
+
+/// How many processors the machine has; 1 if it won't say.
+pub fn processors() -> usize {
+    let count = sysconf(SysconfVar::_NPROCESSORS_ONLN).ok().flatten();
+    count
+        .and_then(|count| usize::try_from(count).ok())
+        .unwrap_or(1)
+}
+
+/// What the process keeps; everything else it gives up.
+#[derive(Debug)]
+pub struct Confinement<'a> {
+    /// The directory that is served.
+    pub root: BorrowedFd<'a>,
+    /// Whether files may be created and replaced in it.
+    pub writable: bool,
+    /// Whether the directories in it may be listed.
+    pub listable: bool,
+    /// The log file, which is opened anew when it was moved away.
+    pub log_file: Option<&'a Path>,
+    /// The map file, which is read again when it was changed or replaced.
+    pub map_file: Option<&'a Path>,
+    /// The pid file, which is removed at the end.
+    pub pid_file: Option<&'a Path>,
+    /// Makes the served directory the only one there is.
+    pub chroot: bool,
+    /// Forbids what isn't needed, as far as the kernel can.
+    pub sandbox: bool,
+    /// Whom to become; `None` to stay who we are.
+    pub identity: Option<Identity>,
+}
+
+impl Confinement<'_> {
+    /// Gives up all the rest, for good: the other directories, the sandbox's
+    /// prohibitions, user and groups, every capability, and the gaining of new
+    /// rights by running a program. For the calling thread: there must be no
+    /// other.
+    ///
+    /// # Errors
+    /// One line that says what could not be given up, and the remedy. The
+    /// process must end then.
+    pub fn enter(&self) -> Result<Enforcement, ConfinementError> {
+        if self.chroot {
+            fchdir(self.root)
+                .and_then(|()| chroot("."))
+                .map_err(ConfinementError::Chroot)?;
+        }
+        let enforcement = if self.sandbox {
+            sandbox::enter(self)?
+        } else {
+            Enforcement::None
+        };
+        privileges::give_up(self.identity.as_ref())?;
+        Ok(enforcement)
+    }
+}
+
+/// What could not be given up.
+#[derive(Debug)]
+pub enum ConfinementError {
+    /// The rest of the file system.
+    Chroot(Errno),
+    /// What the sandbox forbids.
+    Sandbox(Box<dyn Error>),
+    /// Our user and groups, for these.
+    Identity(Identity, Errno),
+    /// Capabilities, or the gaining of new ones.
+    Privileges(Box<dyn Error>),
+}
+
+impl fmt::Display for ConfinementError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let reason = |errno: &Errno| errno.desc().to_lowercase();
+        match self {
+            Self::Chroot(errno) => {
+                let reason = reason(errno);
+                write!(
+                    f,
+                    "cannot make the root directory the only one: {reason}; start as root, or drop --chroot"
+                )
+            }
+            Self::Sandbox(error) => {
+                write!(
+                    f,
+                    "cannot set up the sandbox: {error}; --no-sandbox does without"
+                )
+            }
+            Self::Identity(identity, errno) => {
+                let reason = reason(errno);
+                write!(
+                    f,
+                    "cannot become {identity}: {reason}; start as root, or drop -u"
+                )
+            }
+            Self::Privileges(error) => write!(f, "cannot give up privileges: {error}"),
+        }
+    }
+}
+
+impl Error for ConfinementError {}

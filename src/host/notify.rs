@@ -1,0 +1,168 @@
+//! What the service manager is told (`sd_notify(3)`): ready, stopping, alive.
+//!
+//! Only where it asked for that, by the environment. The socket is connected
+//! before the process is shut in, which a connected one survives. Must not: read
+//! the clock, wait for the manager.
+
+use std::env;
+use std::ffi::OsString;
+use std::io;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::{Duration, Instant};
+
+use log::debug;
+
+/// The manager's socket, and when it wants to hear from us.
+#[derive(Debug)]
+pub struct Notifier {
+    socket: UnixDatagram,
+    watchdog: Option<Watchdog>,
+}
+
+/// A sign of life that is owed again and again.
+#[derive(Debug, PartialEq, Eq)]
+struct Watchdog {
+    interval: Duration,
+    next: Instant,
+}
+
+impl Notifier {
+    /// The manager that `NOTIFY_SOCKET` names, with the watchdog that
+    /// `WATCHDOG_USEC` (microseconds) asks for; `None` without a manager.
+    ///
+    /// # Errors
+    /// One line that names the variable which can't be followed.
+    pub fn from_environment(now: Instant) -> Result<Option<Self>, String> {
+        let Some(name) = env::var_os("NOTIFY_SOCKET") else {
+            return Ok(None);
+        };
+        let socket = connect(&name).map_err(|error| {
+            let name = name.display();
+            format!("cannot reach the service manager at NOTIFY_SOCKET={name}: {error}")
+        })?;
+        let interval = match env::var_os("WATCHDOG_USEC") {
+            Some(text) if is_meant(env::var_os("WATCHDOG_PID")) => Some(half_of(&text)?),
+            _ => None,
+        };
+        let watchdog = interval.map(|interval| Watchdog {
+            interval,
+            next: now + interval,
+        });
+        Ok(Some(Self { socket, watchdog }))
+    }
+
+    /// Requests are served from now on; `status` says which, in one line.
+    pub fn ready(&self, status: &str) {
+        self.send(&format!("READY=1\nSTATUS={status}"));
+    }
+
+    /// The end has begun; `status` says what is left, in one line.
+    pub fn stopping(&self, status: &str) {
+        self.send(&format!("STOPPING=1\nSTATUS={status}"));
+    }
+
+    /// When the next sign of life is due.
+    pub fn next_sign(&self) -> Option<Instant> {
+        self.watchdog.as_ref().map(|watchdog| watchdog.next)
+    }
+
+    /// Gives the sign of life, if it is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let Some(watchdog) = self.watchdog.as_mut().filter(|it| it.next <= now) else {
+            return;
+        };
+        watchdog.next = now + watchdog.interval;
+        self.send("WATCHDOG=1");
+    }
+
+    /// A manager that is too busy to listen must not stop the server.
+    fn send(&self, state: &str) {
+        if let Err(error) = self.socket.send(state.as_bytes()) {
+            debug!("cannot notify the service manager: {error}");
+        }
+    }
+}
+
+fn connect(name: &OsString) -> io::Result<UnixDatagram> {
+    let address = match name.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+        [b'/', ..] => SocketAddr::from_pathname(name)?,
+        _ => return Err(io::Error::other("expected a path or @NAME")),
+    };
+    let socket = UnixDatagram::unbound()?;
+    socket.connect_addr(&address)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+/// Whether a variable meant for this process id, or for any, is meant for us.
+pub(super) fn is_meant(pid: Option<OsString>) -> bool {
+    pid.is_none_or(|pid| pid == std::process::id().to_string().as_str())
+}
+
+/// Twice as often as it must be, so that a late sign is no missing one.
+fn half_of(microseconds: &OsString) -> Result<Duration, String> {
+    let number = microseconds.to_str().and_then(|text| text.parse().ok());
+    match number.map(|number| Duration::from_micros(number) / 2) {
+        // Shorter is no watchdog but a busy loop.
+        Some(half) if half >= Duration::from_millis(1) => Ok(half),
+        _ => Err(format!(
+            "WATCHDOG_USEC={} is no time to keep to: expected microseconds, at least 2000",
+            microseconds.display()
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watchdog_hears_from_us_twice_in_its_time() {
+        for (text, half) in [
+            ("30000000", Ok(Duration::from_secs(15))),
+            ("2000", Ok(Duration::from_millis(1))),
+            ("1999", Err(())),
+            ("0", Err(())),
+            ("-1", Err(())),
+            ("30s", Err(())),
+            ("", Err(())),
+        ] {
+            assert_eq!(half_of(&text.into()).map_err(drop), half, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_sign_is_given_when_it_is_due() {
+        let (ours, theirs) = UnixDatagram::pair().unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        let start = crate::host::clock::now();
+        let second = Duration::from_secs(1);
+        let mut notifier = Notifier {
+            socket: ours,
+            watchdog: Some(Watchdog {
+                interval: second,
+                next: start + second,
+            }),
+        };
+        let mut buffer = [0; 64];
+        for (after, given) in [(999, false), (1000, true), (1999, false), (2500, true)] {
+            notifier.handle_timeout(start + Duration::from_millis(after));
+            let said = theirs.recv(&mut buffer).ok().map(|len| &buffer[..len]);
+            assert_eq!(said, given.then_some(&b"WATCHDOG=1"[..]), "{after}");
+        }
+        assert_eq!(
+            notifier.next_sign(),
+            Some(start + Duration::from_millis(3500))
+        );
+    }
+
+    #[test]
+    fn only_paths_and_abstract_names_are_sockets() {
+        for name in ["", "notify", "vsock:2:1234", "/no/such/socket"] {
+            assert!(connect(&name.into()).is_err(), "{name}");
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Who the process is and what that lets it do: user, groups, capabilities.
+//!
+//! What is given up here never comes back. Must not: decide who to become.
+
+use std::error::Error;
+use std::fmt;
+
+use caps::CapSet;
+use nix::errno::Errno;
+use nix::sys::prctl;
+use nix::unistd::{
+    Gid, Group, Uid, User, geteuid, getresgid, getresuid, setgroups, setresgid, setresuid,
+};
+
+use super::ConfinementError;
+
+/// A user and a group to run as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    user: Uid,
+    group: Gid,
+}
+
+impl Identity {
+    /// Looks up a user and a group, each a name or a number; without a group it
+    /// is the user's own. A number needs no entry in the user database.
+    ///
+    /// # Errors
+    /// One line that says which of them there isn't.
+    pub fn find(user: &str, group: Option<&str>) -> Result<Self, String> {
+        let number = user.parse().ok().map(Uid::from_raw);
+        let entry = match number {
+            Some(uid) => User::from_uid(uid),
+            None => User::from_name(user),
+        };
+        let entry = entry.map_err(|errno| format!("cannot look up the user {user}: {errno}"))?;
+        let uid = number
+            .or(entry.as_ref().map(|entry| entry.uid))
+            .ok_or_else(|| format!("there is no user {user}; create it or name another with -u"))?;
+        let gid = match group {
+            Some(group) => find_group(group)?,
+            None => entry.map(|entry| entry.gid).ok_or_else(|| {
+                format!("the user {user} has no entry; name a group as well: -u {user}:GROUP")
+            })?,
+        };
+        Ok(Self {
+            user: uid,
+            group: gid,
+        })
+    }
+
+    /// Becomes this user, in this group and no other.
+    fn assume(self) -> Result<(), Errno> {
+        let (users, groups) = (getresuid()?, getresgid()?);
+        let is_user = [users.real, users.effective, users.saved] == [self.user; 3];
+        let is_group = [groups.real, groups.effective, groups.saved] == [self.group; 3];
+        // Who has been started as that user may lack the right to become it.
+        if is_user && is_group && !is_root() {
+            return Ok(());
+        }
+        setgroups(&[self.group])?;
+        setresgid(self.group, self.group, self.group)?;
+        setresuid(self.user, self.user, self.user)
+    }
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "user {} and group {}", self.user, self.group)
+    }
+}
+
+fn find_group(group: &str) -> Result<Gid, String> {
+    if let Ok(number) = group.parse() {
+        return Ok(Gid::from_raw(number));
+    }
+    Group::from_name(group)
+        .map_err(|errno| format!("cannot look up the group {group}: {errno}"))?
+        .map(|entry| entry.gid)
+        .ok_or_else(|| format!("there is no group {group}; create it or name another with -u"))
+}
+
+/// Whether the process runs as root, whatever that is still worth.
+pub fn is_root() -> bool {
+    geteuid().is_root()
+}
+
+/// Becomes `identity` and drops every capability, for good.
+pub(super) fn give_up(identity: Option<&Identity>) -> Result<(), ConfinementError> {
+    let privileges = |error: Box<dyn Error>| ConfinementError::Privileges(error);
+    // Takes CAP_SETPCAP, which root has only until it becomes another. Without
+    // it, no_new_privs alone keeps programs from granting what is bounded here.
+    let _ = caps::clear(None, CapSet::Bounding);
+    if let Some(identity) = identity {
+        identity
+            .assume()
+            .map_err(|errno| ConfinementError::Identity(*identity, errno))?;
+    }
+    // Clears the effective set too, and with the inheritable one the ambient.
+    for set in [CapSet::Permitted, CapSet::Inheritable] {
+        caps::clear(None, set).map_err(|error| privileges(error.into()))?;
+    }
+    prctl::set_no_new_privs().map_err(|errno| privileges(errno.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_and_groups_are_names_or_numbers() {
+        let identity = |user, group| Identity {
+            user: Uid::from_raw(user),
+            group: Gid::from_raw(group),
+        };
+        for (user, group, found) in [
+            ("root", None, identity(0, 0)),
+            ("0", None, identity(0, 0)),
+            ("root", Some("1234"), identity(0, 1234)),
+            ("1234567", Some("root"), identity(1_234_567, 0)),
+            ("1234567", Some("89"), identity(1_234_567, 89)),
+        ] {
+            assert_eq!(Identity::find(user, group), Ok(found), "{user}:{group:?}");
+        }
+        for (user, group, said) in [
+            ("no-such-user", None, "no user no-such-user"),
+            ("no-such-user", Some("0"), "no user no-such-user"),
+            ("root", Some("no-such-group"), "no group no-such-group"),
+            ("1234567", None, "-u 1234567:GROUP"),
+            ("-1", None, "no user -1"),
+            ("4294967296", None, "no user 4294967296"),
+        ] {
+            let error = Identity::find(user, group).unwrap_err();
+            assert!(error.contains(said), "{user}:{group:?}: {error}");
+            assert_eq!(error.lines().count(), 1, "{error}");
+        }
+    }
+}

@@ -1,0 +1,555 @@
+//! Datagrams: the one place that talks to the kernel about them.
+//!
+//! A [`ListenSocket`] learns for each request which of our addresses it came
+//! to; a [`TransferSocket`] is bound to that address and is our TID for one
+//! transfer, or sends from the listen socket. All are non-blocking. Must not: know
+//! what is in a datagram, keep sessions, decide when to send.
+
+mod batch;
+pub mod pool;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::ops::RangeInclusive;
+use std::os::fd::{AsFd, AsRawFd};
+use std::rc::Rc;
+
+use mio::net::UdpSocket;
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+use nix::sys::socket::{setsockopt, sockopt};
+use socket2::{Domain, Protocol, Socket, Type};
+
+pub use batch::{Batch, Destination, Received};
+
+/// Bytes we ask the kernel to queue on a listen socket, so that a whole room of
+/// machines switched on at once is answered and not lost. Costs nothing while
+/// the queue is empty.
+const LISTEN_BUFFER: usize = 16 << 20;
+
+/// Bytes a socket's receive buffer has as a rule (`net.core.rmem_default`).
+const DEFAULT_BUFFER: usize = 212_992;
+
+/// Bytes we ask the kernel to queue for one transfer at most: a window of 64 of
+/// the largest blocks is as much as anyone sends at once.
+const MAX_WINDOW_BUFFER: usize = 4 << 20;
+
+/// Datagrams that are looked at, at most, before a used socket is used again.
+const MAX_DISCARDED: usize = 16;
+
+/// Bytes we ask the kernel to hold of what all transfers of a shared listen
+/// socket send: a few of the longest windows.
+const SHARED_SEND_BUFFER: usize = 8 << 20;
+
+/// The most segments one call may hand over for offload (`UDP_MAX_SEGMENTS` of
+/// kernels before 6.9).
+pub const MAX_SEGMENTS: usize = 64;
+
+/// The most bytes one call may hand over, and the largest datagram of IPv4.
+pub const MAX_SEND: usize = 65_507;
+
+/// The most bytes that come as one where datagrams are coalesced: what a length
+/// of 16 bits can say.
+pub const MAX_COALESCED: usize = 65_535;
+
+/// The largest DATA packet: blksize 65464 (RFC 2348) and its header.
+pub const MAX_DATA_PACKET: usize = 65_468;
+
+/// How a listen socket takes its address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Binding {
+    /// Other processes of the same user may listen there as well; the kernel
+    /// shares the clients out (`SO_REUSEPORT`).
+    pub shared: bool,
+    /// The machine needn't have the address yet (`IP_FREEBIND`).
+    pub ahead: bool,
+}
+
+/// The socket on which requests come in.
+#[derive(Debug)]
+pub struct ListenSocket {
+    socket: Rc<UdpSocket>,
+    address: SocketAddr,
+}
+
+impl ListenSocket {
+    /// Has `registry` report under `token` what `interest` says.
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    pub fn register(
+        &self,
+        registry: &Registry,
+        token: Token,
+        interest: Interest,
+    ) -> io::Result<()> {
+        registry.register(&mut SourceFd(&self.socket.as_raw_fd()), token, interest)
+    }
+
+    /// Has `registry` report something else from now on.
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    pub fn reregister(
+        &self,
+        registry: &Registry,
+        token: Token,
+        interest: Interest,
+    ) -> io::Result<()> {
+        registry.reregister(&mut SourceFd(&self.socket.as_raw_fd()), token, interest)
+    }
+
+    /// Makes it fit to carry transfers as well: they send with its options.
+    pub fn prepare_sharing(&self) {
+        // An inherited one may carry IPv4 as well.
+        batch::allow_fragments(&*self.socket);
+        if setsockopt(&*self.socket, sockopt::SndBufForce, &SHARED_SEND_BUFFER).is_err() {
+            let _ = setsockopt(&*self.socket, sockopt::SndBuf, &SHARED_SEND_BUFFER);
+        }
+    }
+
+    /// Binds to `address` as `binding` says; port 0 lets the kernel choose.
+    ///
+    /// # Errors
+    /// Whatever the kernel says: port in use, below 1024 without the right, no
+    /// such address.
+    pub fn bind(address: SocketAddr, binding: Binding) -> io::Result<Self> {
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::DGRAM,
+            Some(Protocol::UDP),
+        )?;
+        match address {
+            SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?,
+            SocketAddr::V6(_) => {
+                // IPv4 has a socket of its own, with addresses of its own form.
+                socket.set_only_v6(true)?;
+                setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+            }
+        }
+        match address {
+            _ if !binding.ahead => {}
+            SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
+            SocketAddr::V6(_) => socket.set_freebind_v6(true)?,
+        }
+        if binding.shared {
+            socket.set_reuse_port(true)?;
+        }
+        set_receive_buffer(&socket, LISTEN_BUFFER);
+        socket.bind(&address.into())?;
+        socket.set_nonblocking(true)?;
+        let socket = UdpSocket::from_std(socket.into());
+        let address = socket.local_addr()?;
+        Ok(Self {
+            socket: Rc::new(socket),
+            address,
+        })
+    }
+
+    /// A socket that was bound by whoever started us.
+    ///
+    /// # Errors
+    /// `InvalidInput` if it isn't bound to a port; whatever else the kernel says.
+    pub fn inherit(socket: std::net::UdpSocket) -> io::Result<Self> {
+        let address = socket.local_addr()?;
+        if address.port() == 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "it has no port",
+            ));
+        }
+        if address.is_ipv6() {
+            setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+        }
+        // For IPv6 too: it may be bound to both families.
+        setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
+        set_receive_buffer(&socket, LISTEN_BUFFER);
+        socket.set_nonblocking(true)?;
+        Ok(Self {
+            socket: Rc::new(UdpSocket::from_std(socket)),
+            address,
+        })
+    }
+
+    /// The address it is bound to, with the port the kernel chose.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Receives what is there; see [`Batch::receive`].
+    ///
+    /// # Errors
+    /// As [`Batch::receive`].
+    pub fn receive(&self, batch: &mut Batch, slot_len: usize, limit: usize) -> io::Result<usize> {
+        batch.receive(&*self.socket, slot_len, limit)
+    }
+
+    /// Sends one datagram from the listen port and from `local`, the address
+    /// that is being answered for. Lost if it can't be sent at once.
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    pub fn answer(&self, datagram: &[u8], peer: SocketAddr, local: IpAddr) -> io::Result<()> {
+        batch::send_from(&*self.socket, datagram, None, peer, local)
+    }
+}
+
+/// What became of a run of blocks handed to the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunSent {
+    /// All of it is on its way.
+    All,
+    /// So many segments from its front are; the socket takes no more for now.
+    Blocked {
+        /// Segments sent before.
+        segments: u16,
+    },
+}
+
+/// The socket of one transfer: its port is our TID (RFC 1350 §4).
+#[derive(Debug)]
+pub struct TransferSocket {
+    channel: Channel,
+    offload: Offload,
+    coalesces: bool,
+    /// What it receives was prepared for one transfer.
+    tuned: bool,
+    /// A poll has it already.
+    registered: bool,
+}
+
+/// Where a transfer's datagrams go out.
+#[derive(Debug)]
+enum Channel {
+    /// A socket of its own.
+    Own(UdpSocket),
+    /// The listen socket, from the address that was asked. What comes in is
+    /// found and handed over by whoever receives there.
+    Shared(Box<Share>),
+}
+
+/// What a transfer has of a listen socket; in a box, since few have.
+#[derive(Debug)]
+struct Share {
+    socket: Rc<UdpSocket>,
+    local: IpAddr,
+}
+
+/// Whether the kernel cuts runs into datagrams (`UDP_SEGMENT`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Offload {
+    /// No run of more than one datagram has been sent yet.
+    Untried,
+    /// Into segments of so many bytes.
+    Into(u16),
+    /// Blocks above the path's MTU, an interface or a kernel without it: we cut.
+    Refused,
+}
+
+impl TransferSocket {
+    /// A share of `listener` for the transfer with who asked `local` for it: no
+    /// descriptor, and the listen port for a TID.
+    pub fn share(listener: &ListenSocket, local: IpAddr) -> Self {
+        Self {
+            channel: Channel::Shared(Box::new(Share {
+                socket: Rc::clone(&listener.socket),
+                local,
+            })),
+            offload: Offload::Untried,
+            coalesces: false,
+            tuned: false,
+            registered: false,
+        }
+    }
+
+    /// Whether this is a share of a listen socket.
+    pub const fn is_shared(&self) -> bool {
+        matches!(self.channel, Channel::Shared(_))
+    }
+
+    /// Whether this is a share of `listener`.
+    pub fn shares(&self, listener: &ListenSocket) -> bool {
+        match &self.channel {
+            Channel::Own(_) => false,
+            Channel::Shared(share) => Rc::ptr_eq(&share.socket, &listener.socket),
+        }
+    }
+
+    /// Has `registry`, always the same one, report under `token` what `interest`
+    /// says, what it reported before is over; nothing, where the socket is
+    /// shared: that one has a token of its own.
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    pub fn watch(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interest: Interest,
+    ) -> io::Result<()> {
+        let Channel::Own(socket) = &mut self.channel else {
+            return Ok(());
+        };
+        if self.registered {
+            return registry.reregister(socket, token, interest);
+        }
+        registry.register(socket, token, interest)?;
+        self.registered = true;
+        Ok(())
+    }
+
+    /// Whether it is as it was when it was bound, fit for any other transfer.
+    pub fn is_plain(&self) -> bool {
+        self.offload == Offload::Untried && !self.tuned && !self.is_shared()
+    }
+
+    /// Forgets what has arrived; what goes on arriving is left.
+    pub fn discard_received(&self) {
+        for _ in 0..MAX_DISCARDED {
+            if self.receive_one(&mut [0]).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Binds to `local`, the address the request came to, on a port that the
+    /// kernel chooses, or one of `ports`, tried once around from `first_try`.
+    ///
+    /// `scope` is the interface of a link-local IPv6 address, else 0.
+    ///
+    /// # Errors
+    /// `AddrInUse` if no port of the range is free; whatever else the kernel says.
+    pub fn bind(
+        local: IpAddr,
+        scope: u32,
+        ports: Option<&RangeInclusive<u16>>,
+        first_try: u16,
+    ) -> io::Result<Self> {
+        let socket = Socket::new(
+            Domain::for_address(SocketAddr::new(local, 0)),
+            Type::DGRAM.nonblocking(),
+            None,
+        )?;
+        if local.is_ipv4() {
+            // Blocks may be fragmented on the way: who asked for large ones may
+            // sit behind a router that doesn't tell us they don't fit.
+            batch::allow_fragments(&socket);
+        }
+        let address = |port| match local {
+            IpAddr::V4(ip) => SocketAddr::new(ip.into(), port),
+            IpAddr::V6(ip) => SocketAddrV6::new(ip, port, 0, scope).into(),
+        };
+        match ports {
+            None => socket.bind(&address(0).into())?,
+            Some(range) => bind_in_range(&socket, range, first_try, address)?,
+        }
+        Ok(Self {
+            channel: Channel::Own(UdpSocket::from_std(socket.into())),
+            offload: Offload::Untried,
+            coalesces: false,
+            tuned: false,
+            registered: false,
+        })
+    }
+
+    /// Makes ready for windows of `blocks` datagrams of `block_size` bytes: room
+    /// for what comes at once, as far as the system allows, and several
+    /// datagrams received as one where it can (`UDP_GRO`). A listen socket has
+    /// room, and takes each by itself.
+    pub fn expect_windows(&mut self, blocks: u16, block_size: u16) {
+        let Channel::Own(socket) = &self.channel else {
+            return;
+        };
+        // The kernel counts what a datagram takes in memory, up to twice its
+        // length and more.
+        let room = usize::from(blocks) * usize::from(block_size) * 3;
+        if room > DEFAULT_BUFFER {
+            self.tuned = true;
+            set_receive_buffer(socket, room.min(MAX_WINDOW_BUFFER));
+        }
+        if blocks > 1 {
+            self.tuned = true;
+            self.coalesces = setsockopt(socket, sockopt::UdpGroSegment, &true).is_ok();
+        }
+    }
+
+    /// Has [`TransferSocket::receive`] and the sends tell when the network
+    /// answered that an earlier datagram could not be delivered (ICMP). Who sent
+    /// to several addresses doesn't learn which one it was.
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    pub fn report_undeliverable(&self) -> io::Result<()> {
+        match self.local_addr()? {
+            SocketAddr::V4(_) => setsockopt(self.socket(), sockopt::Ipv4RecvErr, &true)?,
+            SocketAddr::V6(_) => setsockopt(self.socket(), sockopt::Ipv6RecvErr, &true)?,
+        }
+        Ok(())
+    }
+
+    /// Whether several datagrams may come as one, of up to [`MAX_COALESCED`]
+    /// bytes.
+    pub const fn coalesces(&self) -> bool {
+        self.coalesces
+    }
+
+    /// Our end of the transfer.
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket().local_addr()
+    }
+
+    fn socket(&self) -> &UdpSocket {
+        match &self.channel {
+            Channel::Own(socket) => socket,
+            Channel::Shared(share) => &share.socket,
+        }
+    }
+
+    /// Receives what is there; see [`Batch::receive`]. In a shared socket that
+    /// is never anything.
+    ///
+    /// # Errors
+    /// As [`Batch::receive`].
+    pub fn receive(&self, batch: &mut Batch, slot_len: usize, limit: usize) -> io::Result<usize> {
+        match &self.channel {
+            Channel::Own(socket) => batch.receive(socket, slot_len, limit),
+            Channel::Shared(_) => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    /// Receives one datagram: its length, at most the buffer's, and its sender.
+    /// In a shared socket there is never one.
+    ///
+    /// # Errors
+    /// `WouldBlock` if nothing is there; whatever else the kernel says.
+    pub fn receive_one(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        match &self.channel {
+            Channel::Own(socket) => socket.recv_from(buffer),
+            Channel::Shared(_) => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    /// Sends one datagram.
+    ///
+    /// # Errors
+    /// `WouldBlock` if the socket takes no more for now; whatever else the
+    /// kernel says: the datagram is lost then, as if on the way.
+    pub fn send_to(&self, datagram: &[u8], peer: SocketAddr) -> io::Result<()> {
+        match &self.channel {
+            Channel::Own(socket) => socket.send_to(datagram, peer).map(drop),
+            Channel::Shared(share) => {
+                batch::send_from(&*share.socket, datagram, None, peer, share.local)
+            }
+        }
+    }
+
+    /// Sends `run`, datagrams of `segment_size` bytes one behind the other (the
+    /// last may be shorter), with one call if the kernel cuts them.
+    ///
+    /// # Errors
+    /// As [`TransferSocket::send_to`]; what was not sent is lost, as if on the way.
+    pub fn send_run(
+        &mut self,
+        run: &[u8],
+        segment_size: usize,
+        peer: SocketAddr,
+    ) -> io::Result<RunSent> {
+        if run.len() > segment_size && self.offloads(segment_size) {
+            match self.send_offloaded(run, peer) {
+                Ok(()) => return Ok(RunSent::All),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Ok(RunSent::Blocked { segments: 0 });
+                }
+                Err(error) if refuses_offload(&error) => self.refuse_offload(),
+                Err(error) => return Err(error),
+            }
+        }
+        for (index, datagram) in run.chunks(segment_size).enumerate() {
+            match self.send_to(datagram, peer) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Ok(RunSent::Blocked {
+                        segments: index as u16,
+                    });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(RunSent::All)
+    }
+
+    /// Its own socket was told the size once, a shared one is told each time.
+    fn send_offloaded(&self, run: &[u8], peer: SocketAddr) -> io::Result<()> {
+        match (&self.channel, self.offload) {
+            (Channel::Shared(share), Offload::Into(size)) => {
+                batch::send_from(&*share.socket, run, Some(size), peer, share.local)
+            }
+            _ => self.send_to(run, peer),
+        }
+    }
+
+    /// Whether the kernel cuts into segments of this size; asks it the first time.
+    fn offloads(&mut self, segment_size: usize) -> bool {
+        let Ok(size) = u16::try_from(segment_size) else {
+            return false;
+        };
+        if self.offload == Offload::Untried {
+            let accepted = match &self.channel {
+                Channel::Own(socket) => {
+                    setsockopt(socket, sockopt::UdpGsoSegment, &size.into()).is_ok()
+                }
+                Channel::Shared(_) => true,
+            };
+            self.offload = if accepted {
+                Offload::Into(size)
+            } else {
+                Offload::Refused
+            };
+        }
+        self.offload == Offload::Into(size)
+    }
+
+    fn refuse_offload(&mut self) {
+        self.offload = Offload::Refused;
+        if let Channel::Own(socket) = &self.channel {
+            let _ = setsockopt(socket, sockopt::UdpGsoSegment, &0);
+        }
+    }
+}
+
+/// Past the system's limit only with `CAP_NET_ADMIN`; else what is allowed.
+fn set_receive_buffer(socket: &impl AsFd, bytes: usize) {
+    if setsockopt(socket, sockopt::RcvBufForce, &bytes).is_err() {
+        let _ = setsockopt(socket, sockopt::RcvBuf, &bytes);
+    }
+}
+
+/// What the kernel says to a run that it can't cut on this path.
+fn refuses_offload(error: &io::Error) -> bool {
+    use nix::libc::{EINVAL, EIO, EMSGSIZE, ENOPROTOOPT, EOPNOTSUPP};
+    matches!(
+        error.raw_os_error(),
+        Some(EINVAL | EIO | EMSGSIZE | ENOPROTOOPT | EOPNOTSUPP)
+    )
+}
+
+fn bind_in_range(
+    socket: &Socket,
+    range: &RangeInclusive<u16>,
+    first_try: u16,
+    address: impl Fn(u16) -> SocketAddr,
+) -> io::Result<()> {
+    let span = u32::from(range.end().saturating_sub(*range.start())) + 1;
+    for attempt in 0..span {
+        let offset = (u32::from(first_try) + attempt) % span;
+        let port = range.start() + offset as u16;
+        match socket.bind(&address(port).into()) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            other => return other,
+        }
+    }
+    Err(io::ErrorKind::AddrInUse.into())
+}

@@ -1,0 +1,444 @@
+//! Layer 3: map files, in the rule language of tftp-hpa.
+//!
+//! A request's name in, a name or a refusal out. Names and rules are bytes, as
+//! in the C locale: within this module they are Latin-1 text, one `char` a byte.
+//! Must not: open a file; whether a name leads to one (`E`) is asked of the
+//! caller.
+
+mod ere;
+mod parse;
+mod rule;
+
+use std::fmt;
+use std::net::IpAddr;
+
+use crate::wire::packet::Direction;
+use rule::{Repeat, Rule, Then};
+
+pub use parse::MapError;
+
+/// The longest name that rules may make, in bytes.
+pub const MAX_NAME: usize = 1024;
+
+/// How often rules may be tried for one request, besides once each: what ends a
+/// rule set that restarts, repeats or jumps for ever.
+pub const MAX_STEPS: usize = 1024;
+
+/// What is to be named.
+#[derive(Debug, Clone, Copy)]
+pub struct MapRequest<'a> {
+    /// As the client wrote it.
+    pub name: &'a [u8],
+    /// Which rules apply: `G` or `P`.
+    pub direction: Direction,
+    /// Who asks: `4` or `6`, `\i` and `\x`.
+    pub client: IpAddr,
+}
+
+/// What has become of a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mapped {
+    /// The name to serve, or why none is.
+    pub result: Result<Vec<u8>, MapRefusal>,
+    /// The lines that matched, in order; one that matched several times in a row
+    /// once.
+    pub lines: Vec<u32>,
+}
+
+/// Why the rules refuse a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MapRefusal {
+    /// By the rule on this line.
+    Rule(u32),
+    /// They come to no end; this line matched last.
+    Endless(u32),
+    /// The rule on this line makes the name longer than [`MAX_NAME`].
+    TooLong(u32),
+}
+
+impl MapRefusal {
+    /// The text for the ERROR packet.
+    pub const fn message(self) -> &'static str {
+        match self {
+            Self::Rule(_) => "Access violation: refused by rule",
+            Self::Endless(_) | Self::TooLong(_) => "Access violation: name cannot be mapped",
+        }
+    }
+}
+
+impl fmt::Display for MapRefusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rule(line) => write!(f, "refused by line {line} of the map file"),
+            Self::Endless(line) => write!(
+                f,
+                "the map file comes to no end; line {line} matched last, see s, j and rg"
+            ),
+            Self::TooLong(line) => write!(
+                f,
+                "line {line} of the map file makes a name of more than {MAX_NAME} bytes"
+            ),
+        }
+    }
+}
+
+/// The rules of a map file, in their order.
+#[derive(Debug)]
+pub struct Rules {
+    rules: Vec<Rule>,
+}
+
+impl Rules {
+    /// Reads a map file's text.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, and where.
+    pub fn parse(file: &[u8]) -> Result<Self, MapError> {
+        parse::parse(file).map(|rules| Self { rules })
+    }
+
+    /// How many rules there are.
+    pub fn len(&self) -> usize {
+        self.rules.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// Whether reads and writes can be mapped to different names.
+    pub fn tell_directions_apart(&self) -> bool {
+        self.rules.iter().any(|rule| rule.direction.is_some())
+    }
+
+    /// Whether [`Rules::apply`] can ask what leads to a file.
+    pub fn ask_for_files(&self) -> bool {
+        self.rules.iter().any(|rule| rule.then == Then::EndIfFound)
+    }
+
+    /// What the rules make of a request. `leads_to_file` tells whether a name
+    /// could be transferred.
+    pub fn apply(&self, request: &MapRequest<'_>, leads_to_file: impl Fn(&[u8]) -> bool) -> Mapped {
+        let mut run = Run {
+            rules: &self.rules,
+            request,
+            name: to_text(request.name),
+            lines: Vec::new(),
+            steps: self.rules.len() + MAX_STEPS,
+        };
+        let result = run.finish(leads_to_file);
+        Mapped {
+            result: result.map(|()| to_bytes(&run.name)),
+            lines: run.lines,
+        }
+    }
+}
+
+/// One request on its way through the rules.
+struct Run<'a> {
+    rules: &'a [Rule],
+    request: &'a MapRequest<'a>,
+    name: String,
+    lines: Vec<u32>,
+    /// How often a rule may still be tried.
+    steps: usize,
+}
+
+impl Run<'_> {
+    fn finish(&mut self, leads_to_file: impl Fn(&[u8]) -> bool) -> Result<(), MapRefusal> {
+        let mut next = 0;
+        while let Some(rule) = self.rules.get(next) {
+            next += 1;
+            if !rule.is_for(self.request) {
+                continue;
+            }
+            let undo =
+                (rule.then == Then::EndIfFound).then(|| (self.name.clone(), self.lines.len()));
+            if !self.execute(rule)? {
+                continue;
+            }
+            match rule.then {
+                Then::Continue => {}
+                Then::End => return Ok(()),
+                Then::EndIfFound if leads_to_file(&to_bytes(&self.name)) => return Ok(()),
+                Then::EndIfFound => {
+                    if let Some((name, lines)) = undo {
+                        self.name = name;
+                        self.lines.truncate(lines);
+                    }
+                }
+                Then::Restart => next = 0,
+                Then::Refuse => return Err(MapRefusal::Rule(rule.line)),
+                Then::Jump(place) => next = place,
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the rule matched.
+    fn execute(&mut self, rule: &Rule) -> Result<bool, MapRefusal> {
+        let Some((repeat, pieces)) = &rule.rewrite else {
+            self.step(rule)?;
+            let matched = rule.matches(&self.name);
+            if matched {
+                self.note(rule);
+            }
+            return Ok(matched);
+        };
+        let mut matched = false;
+        loop {
+            self.step(rule)?;
+            let rewritten = rule
+                .rewrite(&self.name, *repeat, pieces, self.request.client)
+                .map_err(|_| MapRefusal::TooLong(rule.line))?;
+            let Some(name) = rewritten else {
+                return Ok(matched);
+            };
+            self.name = name;
+            self.note(rule);
+            matched = true;
+            if *repeat != Repeat::WhileMatching {
+                return Ok(true);
+            }
+        }
+    }
+
+    fn step(&mut self, rule: &Rule) -> Result<(), MapRefusal> {
+        let last = self.lines.last().copied().unwrap_or(rule.line);
+        self.steps = self.steps.checked_sub(1).ok_or(MapRefusal::Endless(last))?;
+        Ok(())
+    }
+
+    fn note(&mut self, rule: &Rule) {
+        if self.lines.last() != Some(&rule.line) {
+            self.lines.push(rule.line);
+        }
+    }
+}
+
+/// Bytes as Latin-1 text.
+fn to_text(bytes: &[u8]) -> String {
+    bytes.iter().copied().map(char::from).collect()
+}
+
+/// Latin-1 text as bytes.
+fn to_bytes(text: &str) -> Vec<u8> {
+    text.chars().map(|character| character as u8).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const V4: &str = "192.0.2.169";
+    const V6: &str = "2001:db8::1";
+
+    fn rules(text: &str) -> Rules {
+        Rules::parse(text.as_bytes()).unwrap()
+    }
+
+    fn map(rules: &Rules, name: &[u8], direction: Direction, client: &str) -> Mapped {
+        let request = MapRequest {
+            name,
+            direction,
+            client: client.parse().unwrap(),
+        };
+        rules.apply(&request, |name| name.starts_with(b"there"))
+    }
+
+    fn read(text: &str, name: &str) -> (Result<String, MapRefusal>, Vec<u32>) {
+        let mapped = map(&rules(text), name.as_bytes(), Direction::Read, V4);
+        let name = mapped.result.map(|name| String::from_utf8(name).unwrap());
+        (name, mapped.lines)
+    }
+
+    /// Every letter and every escape, one case each; results of in.tftpd where
+    /// it knows them.
+    #[test]
+    fn rules_do_what_the_manual_says() {
+        for (text, name, becomes, lines) in [
+            ("", "a", "a", &[][..]),
+            ("r a b", "aa", "ba", &[1]),
+            ("r a", "aba", "ba", &[1]),
+            ("r a b\nr b c", "a", "c", &[1, 2]),
+            ("rg a b", "aca", "bcb", &[1]),
+            ("rg aa a", "aaaa", "a", &[1]),
+            ("rgg a aa", "aba", "aabaa", &[1]),
+            ("rgg x* -", "axb", "-a-b-", &[1]),
+            ("r A b", "a", "a", &[]),
+            ("ri A b", "a", "b", &[1]),
+            ("ri [B-D] x", "c", "x", &[1]),
+            ("ri [^a] x", "A", "A", &[]),
+            ("re a b\nr b c", "a", "b", &[1]),
+            ("e ^ok/\nr ^ no/", "ok/a", "ok/a", &[1]),
+            ("e ^ok/\nr ^ no/", "a", "no/a", &[2]),
+            ("r b c\nrs a b", "aa", "cc", &[2, 1, 2, 1]),
+            ("~e ^k\nr a b", "a", "a", &[1]),
+            ("~e ^k\nr a b", "ka", "kb", &[2]),
+            ("~s b$\nr $ b", "xb", "xbb", &[2]),
+            ("rE ^ there/\nr ^ here/", "a", "there/a", &[1]),
+            ("rE ^ nowhere/\nr ^ here/", "a", "here/a", &[2]),
+            ("E ^\nr ^ here/", "there", "there", &[1]),
+            ("E ^\nr ^ here/", "a", "here/a", &[2]),
+            ("j ^a done\nr . x\n:done\nr $ !", "a", "a!", &[1, 4]),
+            ("j ^a done\nr . x\n:done\nr $ !", "b", "x!", &[2, 4]),
+            ("j ^ end\nr . x\n:end", "a", "a", &[1]),
+            (":top\nr x y\nj x top", "xxx", "yyy", &[2, 3, 2, 3, 2]),
+            ("rG a b", "a", "b", &[1]),
+            ("rP a b", "a", "a", &[]),
+            ("r4 a b", "a", "b", &[1]),
+            ("r6 a b", "a", "a", &[]),
+            (r"r b [\0\1\2]", "abc", "a[b]c", &[1]),
+            (r"r (b)(c)? [\2\1]", "abd", "a[b]d", &[1]),
+            (r"r ^ \i/", "a", "192.0.2.169/a", &[1]),
+            (r"r ^ \x/", "a", "C00002A9/a", &[1]),
+            (r"r ^ \L\x/", "a", "c00002a9/a", &[1]),
+            (r"r b \Ux\0\Lx\UX\EyY\q\\", "abc", "aXBxXyYq\\c", &[1]),
+            (r"r b \Ux", "abcd", "aXcd", &[1]),
+            (r"r a\ b c\ \#\\", "a b", "c #\\", &[1]),
+            (r"r b x\", "abc", "ax\\c", &[1]),
+            ("  r\ta\x0bb # c", "a", "b", &[1]),
+            ("r b# x", "abc", "ac", &[1]),
+            ("# r a b\n\n \t\r\nr a c\r", "a", "c", &[4]),
+            ("r a b further words", "a", "b", &[1]),
+            ("r a.c b", "a\nc", "b", &[1]),
+        ] {
+            let (result, by) = read(text, name);
+            assert_eq!(
+                (result.as_deref(), &*by),
+                (Ok(becomes), lines),
+                "{text:?} {name}"
+            );
+        }
+    }
+
+    #[test]
+    fn direction_and_client_choose_rules() {
+        let rules = rules("rP ^ put/\nrG ^ get/\nr4 ^ four/\nr6 ^ six/\nr $ /\\i/\\x");
+        for (direction, client, becomes) in [
+            (Direction::Read, "10.0.0.1", "four/get/a/10.0.0.1/0A000001"),
+            (
+                Direction::Write,
+                V6,
+                "six/put/a/2001:db8::1/20010DB8000000000000000000000001",
+            ),
+            (
+                Direction::Read,
+                "::ffff:10.0.0.1",
+                "four/get/a/10.0.0.1/0A000001",
+            ),
+        ] {
+            let mapped = map(&rules, b"a", direction, client);
+            assert_eq!(mapped.result.as_deref(), Ok(becomes.as_bytes()));
+        }
+    }
+
+    #[test]
+    fn requests_are_refused_by_rule() {
+        let text = "r ^x y\na \\.pvt$\n~a ^[a-z]";
+        for (name, line, lines) in [("xa.pvt", 2, &[1, 2][..]), ("7", 3, &[3])] {
+            assert_eq!(
+                read(text, name),
+                (Err(MapRefusal::Rule(line)), lines.to_vec())
+            );
+        }
+        assert_eq!(read(text, "a").0.as_deref(), Ok("a"));
+    }
+
+    #[test]
+    fn no_rules_run_for_ever() {
+        for (text, line) in [
+            ("rg a a", 1),
+            ("r b b\nrs a a", 2),
+            (":x\nj ^ x", 2),
+            ("~s z", 1),
+            ("~s z\nr a b", 1),
+        ] {
+            assert_eq!(read(text, "a").0, Err(MapRefusal::Endless(line)), "{text}");
+        }
+        // Long files are no endless ones.
+        let (result, lines) = read(&"r a a\n".repeat(3 * MAX_STEPS), "a");
+        assert_eq!((result.as_deref(), lines.len()), (Ok("a"), 3 * MAX_STEPS));
+    }
+
+    #[test]
+    fn no_name_grows_without_bound() {
+        let long = "a".repeat(MAX_NAME);
+        assert_eq!(read("r a b", &long).0.map(|name| name.len()), Ok(MAX_NAME));
+        for text in ["r a bb", "r ^ x", "rg a aa", "rgg a \\0\\0", "rs ^ \\0x"] {
+            assert_eq!(read(text, &long).0, Err(MapRefusal::TooLong(1)), "{text}");
+        }
+    }
+
+    #[test]
+    fn names_are_bytes() {
+        for (text, name, becomes) in [
+            (&b"r \xe4 x"[..], &b"\xe4\xe4"[..], &b"x\xe4"[..]),
+            (b"ri \xc4 x", b"\xe4", b"\xe4"),
+            (b"rgg . \\0-", "\u{e4}".as_bytes(), b"\xc3-\xa4-"),
+            (b"r [\x80-\xff]+ \\U\\0\xe4", b"a\xff\xe4", b"a\xff\xe4\xe4"),
+        ] {
+            let rules = Rules::parse(text).unwrap();
+            let mapped = map(&rules, name, Direction::Read, V4);
+            assert_eq!(
+                mapped.result.as_deref(),
+                Ok(becomes),
+                "{}",
+                text.escape_ascii()
+            );
+        }
+    }
+
+    #[test]
+    fn a_broken_file_is_told_by_line_and_column() {
+        for (text, line, column, reason) in [
+            ("r a b\n\nrz a", 3, 2, "no operation"),
+            ("ra a", 1, 2, "cannot go together"),
+            ("r~ a", 1, 2, "cannot go together"),
+            ("rj a", 1, 2, "two rules"),
+            ("res a", 1, 3, "only one of"),
+            ("GP a", 1, 2, "leave both out"),
+            ("46 a", 1, 2, "leave both out"),
+            ("gi a", 1, 1, "write rg"),
+            ("r", 1, 2, "expression is missing"),
+            ("r # a", 1, 3, "expression is missing"),
+            ("r  a(b c", 1, 5, "never closed"),
+            ("r [a b] c", 1, 3, "a blank or #"),
+            ("r a{30000} c", 1, 3, "too large"),
+            ("j a", 1, 4, "label"),
+            ("j a  nowhere", 1, 6, ":nowhere"),
+            (":", 1, 1, "needs a name"),
+            (":a\nr a b\n :a", 3, 2, "already taken"),
+        ] {
+            let error = Rules::parse(text.as_bytes()).expect_err(text);
+            assert_eq!(
+                (error.line, error.column),
+                (line, column),
+                "{text}: {error}"
+            );
+            assert!(error.reason.contains(reason), "{text}: {error}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_file_and_no_name_panics(file: Vec<u8>, name: Vec<u8>) {
+            if let Ok(rules) = Rules::parse(&file) {
+                let _ = map(&rules, &name, Direction::Read, V6);
+            }
+        }
+
+        #[test]
+        fn likely_files_neither(
+            file in "([rgieEsajGP46~:]{1,3} [ab.*()|^]{0,5} [ab0-9\\\\ixULE]{0,5}\n){1,4}",
+            name in "[ab]{0,8}",
+        ) {
+            if let Ok(rules) = Rules::parse(file.as_bytes()) {
+                let mapped = map(&rules, name.as_bytes(), Direction::Write, V4);
+                proptest::prop_assert!(mapped.result.is_ok_and(|name| name.len() <= MAX_NAME)
+                    || !mapped.lines.is_empty());
+            }
+        }
+    }
+}

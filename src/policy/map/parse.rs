@@ -1,0 +1,308 @@
+//! The map file's text made into rules: lines, fields, letters, labels.
+//!
+//! Must not: apply a rule, or open the file.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use regex_lite::RegexBuilder;
+
+use super::rule::{Family, Piece, Repeat, Rule, Then};
+use super::{ere, to_text};
+use crate::wire::escape::escape;
+use crate::wire::packet::Direction;
+
+/// Bytes that one compiled expression may take.
+const MAX_REGEX: usize = 64 * 1024;
+
+/// What is wrong with a map file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MapError {
+    /// Counted from 1.
+    pub line: u32,
+    /// In bytes, counted from 1.
+    pub column: usize,
+    /// What is wrong, and what to do about it.
+    pub reason: String,
+}
+
+impl fmt::Display for MapError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            line,
+            column,
+            reason,
+        } = self;
+        write!(f, "line {line}, column {column}: {reason}")
+    }
+}
+
+impl std::error::Error for MapError {}
+
+/// Reads all rules of a file.
+pub(super) fn parse(file: &[u8]) -> Result<Vec<Rule>, MapError> {
+    let mut rules = Vec::new();
+    let mut labels = BTreeMap::new();
+    let mut jumps = Vec::new();
+    for (number, text) in (1..).zip(file.split(|&byte| byte == b'\n')) {
+        let mut line = Line {
+            number,
+            text,
+            at: 0,
+        };
+        let Some(first) = line.field() else {
+            continue;
+        };
+        if let Some(label) = first.text.strip_prefix(b":") {
+            if label.is_empty() {
+                return Err(line.error(first.at, "a label needs a name, such as :done"));
+            }
+            if labels.insert(label, rules.len()).is_some() {
+                return Err(line.error(first.at, "this label is already taken; choose another"));
+            }
+            continue;
+        }
+        let (rule, target) = read_rule(&mut line, &first)?;
+        if let Some(target) = target {
+            jumps.push((rules.len(), target, line));
+        }
+        rules.push(rule);
+    }
+    for (index, target, line) in jumps {
+        let Some(&place) = labels.get(target.text) else {
+            let name = escape(target.text);
+            return Err(line.error(target.at, format!("no line is the label :{name}")));
+        };
+        if let Some(rule) = rules.get_mut(index) {
+            rule.then = Then::Jump(place);
+        }
+    }
+    Ok(rules)
+}
+
+/// A line of the file, and how far it has been read.
+struct Line<'a> {
+    number: u32,
+    text: &'a [u8],
+    at: usize,
+}
+
+/// A word of a line; its backslashes are still in it.
+struct Field<'a> {
+    at: usize,
+    text: &'a [u8],
+}
+
+impl<'a> Line<'a> {
+    /// The next word: up to white space, or to the `#` of a comment. Neither
+    /// ends it behind a backslash.
+    fn field(&mut self) -> Option<Field<'a>> {
+        let rest = self.text.get(self.at..)?;
+        let blanks = rest.iter().take_while(|&&byte| is_space(byte)).count();
+        let at = self.at + blanks;
+        let rest = self.text.get(at..)?;
+        let mut escaped = false;
+        let ends = |&byte: &u8| {
+            let end = !escaped && (is_space(byte) || byte == b'#');
+            escaped = !escaped && byte == b'\\';
+            end
+        };
+        let len = rest.iter().position(ends).unwrap_or(rest.len());
+        self.at = at + len;
+        let text = rest.get(..len).filter(|text| !text.is_empty())?;
+        Some(Field { at, text })
+    }
+
+    /// `at` in bytes from the line's start.
+    fn error(&self, at: usize, reason: impl Into<String>) -> MapError {
+        MapError {
+            line: self.number,
+            column: at + 1,
+            reason: reason.into(),
+        }
+    }
+}
+
+/// White space as the C locale has it.
+const fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t'..=b'\r')
+}
+
+/// A rule, and the label it jumps to.
+fn read_rule<'a>(
+    line: &mut Line<'a>,
+    first: &Field<'a>,
+) -> Result<(Rule, Option<Field<'a>>), MapError> {
+    let letters = Letters::read(line, first)?;
+    let Some(pattern) = line.field() else {
+        let reason = "a regular expression is missing; ^ matches every name";
+        return Err(line.error(line.at, reason));
+    };
+    let translated = ere::translate(pattern.text)
+        .map_err(|fault| line.error(pattern.at + fault.at, fault.reason))?;
+    let regex = RegexBuilder::new(&translated)
+        .case_insensitive(letters.has(b'i'))
+        .size_limit(MAX_REGEX)
+        .build()
+        .map_err(|error| {
+            let reason = format!("too large ({error}); use fewer or smaller repetitions");
+            line.error(pattern.at, reason)
+        })?;
+    let replacement = line.field();
+    let mut target = None;
+    let then = letters.then();
+    if matches!(then, Then::Jump(_)) {
+        let missing = || line.error(line.at, "the label to jump to is missing; write it last");
+        target = Some(replacement.as_ref().ok_or_else(missing)?).map(|field| Field {
+            at: field.at,
+            text: field.text,
+        });
+    }
+    let rule = Rule {
+        line: line.number,
+        regex,
+        inverted: letters.has(b'~'),
+        direction: letters.direction(),
+        family: letters.family(),
+        rewrite: letters.repeat().map(|repeat| {
+            let text = replacement.map_or(&[][..], |field| field.text);
+            (repeat, pieces(text))
+        }),
+        then,
+    };
+    Ok((rule, target))
+}
+
+/// The letters at the start of a rule, checked for sense.
+struct Letters<'a>(&'a [u8]);
+
+/// Letters that say the opposite of each other, or leave each other no place.
+const EXCLUSIVE: &[(&[u8], &str)] = &[
+    (
+        b"r~",
+        "r needs a match, ~ wants none; they cannot go together",
+    ),
+    (
+        b"ra",
+        "r rewrites the name, a refuses it; they cannot go together",
+    ),
+    (
+        b"rj",
+        "what follows r is the replacement, what follows j a label; write two rules",
+    ),
+    (
+        b"eEsaj",
+        "only one of e, E, s, a and j can be what happens next",
+    ),
+    (
+        b"GP",
+        "G is for reads alone, P for writes alone; leave both out to mean both",
+    ),
+    (
+        b"46",
+        "4 is for IPv4 alone, 6 for IPv6 alone; leave both out to mean both",
+    ),
+];
+
+impl<'a> Letters<'a> {
+    fn read(line: &Line<'_>, field: &Field<'a>) -> Result<Self, MapError> {
+        let letters = Self(field.text);
+        let known = |byte: &u8| b"rgieEsajGP46~".contains(byte);
+        if let Some(at) = field.text.iter().position(|byte| !known(byte)) {
+            let unknown = escape(field.text.get(at..=at).unwrap_or_default());
+            return Err(line.error(
+                field.at + at,
+                format!("\"{unknown}\" is no operation; there are r g i e E s a j G P 4 6 and ~"),
+            ));
+        }
+        for (group, reason) in EXCLUSIVE {
+            let in_group = |byte: &&u8| group.contains(byte);
+            let first = field.text.iter().find(in_group);
+            let other = |byte: &u8| group.contains(byte) && Some(byte) != first;
+            if let Some(at) = field.text.iter().position(other) {
+                return Err(line.error(field.at + at, *reason));
+            }
+        }
+        let repeats = |byte: &u8| *byte == b'g';
+        if let Some(at) = field.text.iter().position(repeats)
+            && !letters.has(b'r')
+        {
+            return Err(line.error(field.at + at, "g repeats a rewrite; write rg"));
+        }
+        Ok(letters)
+    }
+
+    fn has(&self, letter: u8) -> bool {
+        self.0.contains(&letter)
+    }
+
+    fn repeat(&self) -> Option<Repeat> {
+        let is_g = |letter: &u8| *letter == b'g';
+        let first = self.0.iter().position(is_g);
+        let last = self.0.iter().rposition(is_g);
+        self.has(b'r').then_some(match first {
+            None => Repeat::Once,
+            _ if first == last => Repeat::WhileMatching,
+            _ => Repeat::EachMatch,
+        })
+    }
+
+    fn direction(&self) -> Option<Direction> {
+        match (self.has(b'G'), self.has(b'P')) {
+            (true, _) => Some(Direction::Read),
+            (_, true) => Some(Direction::Write),
+            _ => None,
+        }
+    }
+
+    fn family(&self) -> Option<Family> {
+        match (self.has(b'4'), self.has(b'6')) {
+            (true, _) => Some(Family::V4),
+            (_, true) => Some(Family::V6),
+            _ => None,
+        }
+    }
+
+    fn then(&self) -> Then {
+        match self.0.iter().find(|letter| b"eEsaj".contains(letter)) {
+            Some(b'e') => Then::End,
+            Some(b'E') => Then::EndIfFound,
+            Some(b's') => Then::Restart,
+            Some(b'a') => Then::Refuse,
+            Some(b'j') => Then::Jump(0),
+            _ => Then::Continue,
+        }
+    }
+}
+
+/// Takes a replacement apart.
+fn pieces(text: &[u8]) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    let mut plain = Vec::new();
+    let mut bytes = text.iter().copied();
+    while let Some(byte) = bytes.next() {
+        let escaped = if byte == b'\\' { bytes.next() } else { None };
+        let piece = match escaped {
+            Some(digit @ b'0'..=b'9') => Piece::Group(usize::from(digit - b'0')),
+            Some(b'i') => Piece::Client,
+            Some(b'x') => Piece::ClientHex,
+            Some(b'U') => Piece::Upper,
+            Some(b'L') => Piece::Lower,
+            Some(b'E') => Piece::AsItIs,
+            // A backslash at the very end means itself.
+            other => {
+                plain.push(other.unwrap_or(byte));
+                continue;
+            }
+        };
+        if !plain.is_empty() {
+            pieces.push(Piece::Text(to_text(&plain)));
+            plain.clear();
+        }
+        pieces.push(piece);
+    }
+    if !plain.is_empty() {
+        pieces.push(Piece::Text(to_text(&plain)));
+    }
+    pieces
+}

@@ -1,0 +1,189 @@
+//! One rule of a map file: when it applies, what it makes of a name, what
+//! happens next.
+//!
+//! Must not: know of other rules, or of the file's spelling.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use regex_lite::{Captures, Regex};
+
+use super::{MAX_NAME, MapRequest};
+use crate::wire::packet::Direction;
+
+/// A line of the map file.
+#[derive(Debug)]
+pub(super) struct Rule {
+    /// Its number, counted from 1.
+    pub(super) line: u32,
+    pub(super) regex: Regex,
+    /// Applies where the expression does not match (`~`).
+    pub(super) inverted: bool,
+    /// `G` or `P`.
+    pub(super) direction: Option<Direction>,
+    /// `4` or `6`.
+    pub(super) family: Option<Family>,
+    /// `r`, and the replacement.
+    pub(super) rewrite: Option<(Repeat, Vec<Piece>)>,
+    pub(super) then: Then,
+}
+
+/// A client's kind of address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Family {
+    V4,
+    V6,
+}
+
+/// How often a rule rewrites a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Repeat {
+    /// The first match.
+    Once,
+    /// `g`: the first match, until there is none.
+    WhileMatching,
+    /// `gg`: every match, but nothing that came by replacing.
+    EachMatch,
+}
+
+/// What happens after a rule that matched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Then {
+    /// The next rule.
+    Continue,
+    /// `e`: the name is settled.
+    End,
+    /// `E`: the name is settled if it leads to a file; else this rule is undone.
+    EndIfFound,
+    /// `s`: the first rule.
+    Restart,
+    /// `a`: the request is refused.
+    Refuse,
+    /// `j`: the rule with this index, or the end behind the last.
+    Jump(usize),
+}
+
+/// A part of a replacement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Piece {
+    Text(String),
+    /// What matched: 0 all of it, 1 to 9 a parenthesis.
+    Group(usize),
+    /// The client's address as people write it.
+    Client,
+    /// The client's address in hexadecimal digits.
+    ClientHex,
+    /// Letters from here on in upper case.
+    Upper,
+    /// Letters from here on in lower case.
+    Lower,
+    /// Letters from here on as they come.
+    AsItIs,
+}
+
+/// The name has become longer than [`MAX_NAME`].
+#[derive(Debug)]
+pub(super) struct TooLong;
+
+impl Rule {
+    /// Whether this rule is for such requests at all.
+    pub(super) fn is_for(&self, request: &MapRequest<'_>) -> bool {
+        let family = match request.client.to_canonical() {
+            IpAddr::V4(_) => Family::V4,
+            IpAddr::V6(_) => Family::V6,
+        };
+        self.direction.is_none_or(|own| own == request.direction)
+            && self.family.is_none_or(|own| own == family)
+    }
+
+    /// Whether the rule is to be executed for this name.
+    pub(super) fn matches(&self, name: &str) -> bool {
+        self.regex.is_match(name) != self.inverted
+    }
+
+    /// The name with its first match replaced, or with every match (`gg`);
+    /// `None` without a match.
+    pub(super) fn rewrite(
+        &self,
+        name: &str,
+        repeat: Repeat,
+        pieces: &[Piece],
+        client: IpAddr,
+    ) -> Result<Option<String>, TooLong> {
+        let matches = match repeat {
+            Repeat::EachMatch => usize::MAX,
+            Repeat::Once | Repeat::WhileMatching => 1,
+        };
+        let mut result = Bounded::default();
+        let mut behind = None;
+        for groups in self.regex.captures_iter(name).take(matches) {
+            let Some(whole) = groups.get(0) else {
+                continue;
+            };
+            result.push(&name[behind.unwrap_or(0)..whole.start()])?;
+            expand(pieces, &groups, client, &mut result)?;
+            behind = Some(whole.end());
+        }
+        let Some(behind) = behind else {
+            return Ok(None);
+        };
+        result.push(&name[behind..])?;
+        Ok(Some(result.text))
+    }
+}
+
+/// Appends a replacement.
+fn expand(
+    pieces: &[Piece],
+    groups: &Captures<'_>,
+    client: IpAddr,
+    result: &mut Bounded,
+) -> Result<(), TooLong> {
+    let mut case: fn(&mut str) = |_| ();
+    for piece in pieces {
+        let from = result.text.len();
+        match piece {
+            Piece::Text(text) => result.push(text)?,
+            Piece::Group(number) => {
+                result.push(groups.get(*number).map_or("", |group| group.as_str()))?;
+            }
+            Piece::Client => result.push(&client.to_canonical().to_string())?,
+            Piece::ClientHex => result.push(&hexadecimal(client))?,
+            Piece::Upper => case = str::make_ascii_uppercase,
+            Piece::Lower => case = str::make_ascii_lowercase,
+            Piece::AsItIs => case = |_| (),
+        }
+        case(&mut result.text[from..]);
+    }
+    Ok(())
+}
+
+/// 8 digits for IPv4, 32 for IPv6.
+fn hexadecimal(client: IpAddr) -> String {
+    let mut digits = String::new();
+    // Writing to a String cannot fail.
+    let _ = match client.to_canonical() {
+        IpAddr::V4(ip) => write!(digits, "{:08X}", ip.to_bits()),
+        IpAddr::V6(ip) => write!(digits, "{:032X}", ip.to_bits()),
+    };
+    digits
+}
+
+/// A name that grows to [`MAX_NAME`] at most.
+#[derive(Default)]
+struct Bounded {
+    text: String,
+    /// Bytes of the name: characters of `text`.
+    len: usize,
+}
+
+impl Bounded {
+    fn push(&mut self, part: &str) -> Result<(), TooLong> {
+        self.len += part.chars().count();
+        if self.len > MAX_NAME {
+            return Err(TooLong);
+        }
+        self.text.push_str(part);
+        Ok(())
+    }
+}

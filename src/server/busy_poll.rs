@@ -1,0 +1,103 @@
+//! Whether to wait for the next datagram awake.
+//!
+//! In lockstep the answer to what was just sent is often some ten microseconds
+//! away, and half of that is being woken up. So while the waits measured lately
+//! are shorter than the bound, the loop polls without sleeping, for as long as
+//! the bound; where clients take their time, or there are none, it sleeps at
+//! once. Pure arithmetic on the times it is told.
+
+use std::time::{Duration, Instant};
+
+/// How much the latest wait counts in the moving average: one part in this many.
+const WEIGHT: u32 = 8;
+
+/// A wait longer than this many bounds counts as no more: one long pause must
+/// not outweigh a thousand short ones for ever.
+const CAP: u32 = 16;
+
+/// The moving average of the waits, and the wait that is going on.
+#[derive(Debug)]
+pub(super) struct BusyPoll {
+    /// The longest time to stay awake; zero never does.
+    bound: Duration,
+    average: Duration,
+    waiting_since: Option<Instant>,
+}
+
+impl BusyPoll {
+    pub(super) fn new(bound: Duration) -> Self {
+        Self {
+            bound,
+            average: bound * CAP,
+            waiting_since: None,
+        }
+    }
+
+    /// There is nothing to do at `now`: whether to look again rather than sleep.
+    pub(super) fn stay_awake(&mut self, now: Instant) -> bool {
+        let since = *self.waiting_since.get_or_insert(now);
+        self.average < self.bound && now.saturating_duration_since(since) < self.bound
+    }
+
+    /// Something came at `now`: the wait is over.
+    pub(super) fn over(&mut self, now: Instant) {
+        if let Some(since) = self.waiting_since.take() {
+            let wait = now.saturating_duration_since(since).min(self.bound * CAP);
+            self.average = (self.average * (WEIGHT - 1) + wait) / WEIGHT;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::clock;
+
+    const MICROSECOND: Duration = Duration::from_micros(1);
+
+    /// Datagrams that come `gap` microseconds after the loop ran out of work.
+    fn waits(spin: &mut BusyPoll, gap: u32, count: usize) -> Instant {
+        let mut now = clock::now();
+        for _ in 0..count {
+            spin.stay_awake(now);
+            now += MICROSECOND * gap;
+            spin.over(now);
+        }
+        now
+    }
+
+    #[test]
+    fn only_short_waits_are_spent_awake() {
+        for (bound, gap, awake) in [
+            (50, 10, true),
+            (50, 200, false),
+            (50, 1000, false),
+            (0, 10, false),
+        ] {
+            let mut spin = BusyPoll::new(MICROSECOND * bound);
+            let now = waits(&mut spin, gap, 100);
+            assert_eq!(spin.stay_awake(now), awake, "bound {bound}, gap {gap}");
+        }
+    }
+
+    #[test]
+    fn no_wait_is_spent_awake_for_longer_than_the_bound() {
+        let mut spin = BusyPoll::new(MICROSECOND * 50);
+        let now = waits(&mut spin, 10, 100);
+        assert!(spin.stay_awake(now));
+        assert!(spin.stay_awake(now + MICROSECOND * 49));
+        assert!(!spin.stay_awake(now + MICROSECOND * 50));
+    }
+
+    #[test]
+    fn it_begins_asleep_and_learns_in_both_directions() {
+        let mut spin = BusyPoll::new(MICROSECOND * 50);
+        assert!(!spin.stay_awake(clock::now()));
+        let now = waits(&mut spin, 10, 100);
+        assert!(spin.stay_awake(now));
+        let now = waits(&mut spin, 400, 20);
+        assert!(!spin.stay_awake(now));
+        let now = waits(&mut spin, 10, 100);
+        assert!(spin.stay_awake(now));
+    }
+}

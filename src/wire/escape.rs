@@ -1,0 +1,92 @@
+//! Bytes from the network, made fit for a log line or a terminal.
+//!
+//! Must not: let through anything that moves a cursor, starts a line, ends a
+//! quotation, or changes the direction of text.
+
+use std::fmt::{self, Write};
+
+/// The most bytes [`escape`] shows; RFC 2347 allows no longer request.
+pub const MAX_ESCAPED_BYTES: usize = 512;
+
+/// Shows bytes from the network in a log, to be put between quotes.
+///
+/// Printable text stays as it is; quotes and backslashes get a backslash; every
+/// byte of anything else (control and formatting characters, combining marks,
+/// what is not UTF-8) becomes `\xNN`. After [`MAX_ESCAPED_BYTES`] follows `…`.
+pub fn escape(bytes: &[u8]) -> impl fmt::Display {
+    Escaped(bytes)
+}
+
+struct Escaped<'a>(&'a [u8]);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = &self.0[..self.0.len().min(MAX_ESCAPED_BYTES)];
+        for chunk in shown.utf8_chunks() {
+            for character in chunk.valid().chars() {
+                match character {
+                    '"' | '\'' | '\\' => write!(f, "\\{character}")?,
+                    // The standard library knows what is printable: what its
+                    // debug form leaves alone.
+                    _ if character.escape_debug().eq([character]) => f.write_char(character)?,
+                    _ => hex(f, character.encode_utf8(&mut [0; 4]).as_bytes())?,
+                }
+            }
+            hex(f, chunk.invalid())?;
+        }
+        if shown.len() < self.0.len() {
+            f.write_char('…')?;
+        }
+        Ok(())
+    }
+}
+
+fn hex(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
+    bytes.iter().try_for_each(|byte| write!(f, "\\x{byte:02x}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn only_harmless_text_stays_as_it_is() {
+        for (bytes, shown) in [
+            (&b"pxelinux.cfg/01-aa bb"[..], "pxelinux.cfg/01-aa bb"),
+            ("größe/日本".as_bytes(), "größe/日本"),
+            (b"", ""),
+            (br#"a"b'c\d"#, r#"a\"b\'c\\d"#),
+            (b"a\nb\r\t\0", r"a\x0ab\x0d\x09\x00"),
+            (b"\x1b[31mred\x7f", r"\x1b[31mred\x7f"),
+            ("\u{9b}31m".as_bytes(), r"\xc2\x9b31m"),
+            ("a\u{202e}b".as_bytes(), r"a\xe2\x80\xaeb"),
+            ("a\u{2028}b".as_bytes(), r"a\xe2\x80\xa8b"),
+            ("a\u{301}".as_bytes(), r"a\xcc\x81"),
+            (b"boot.bin\xff\xff", r"boot.bin\xff\xff"),
+            (b"\xe6\x97", r"\xe6\x97"),
+        ] {
+            assert_eq!(escape(bytes).to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn the_length_is_bounded() {
+        let long = [b'a'; MAX_ESCAPED_BYTES + 1];
+        let exact = &long[1..];
+        assert_eq!(escape(exact).to_string().as_bytes(), exact);
+        let cut = escape(&long).to_string();
+        assert_eq!(cut.strip_suffix('…').unwrap().as_bytes(), exact);
+    }
+
+    proptest! {
+        #[test]
+        fn no_control_character_ever_comes_out(bytes: Vec<u8>, text: String) {
+            for input in [&bytes[..], text.as_bytes()] {
+                let shown = escape(input).to_string();
+                prop_assert!(!shown.contains(char::is_control));
+                prop_assert!(!shown.replace("\\\"", "").contains('"'));
+            }
+        }
+    }
+}
