@@ -4,8 +4,12 @@
 //!
 //! `UPDATE_DOCS=1 cargo test --test docs` writes pages and completions again.
 
+mod common;
 #[path = "docs/manual.rs"]
 mod manual;
+#[cfg(feature = "client")]
+#[path = "docs/readme.rs"]
+mod readme;
 #[path = "docs/roff.rs"]
 mod roff;
 
@@ -137,4 +141,29 @@ fn the_readmes_option_tables_are_true() {
             }
         }
     }
+}
+
+#[test]
+#[cfg(feature = "client")]
+fn the_readmes_commands_run() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let run = readme::run(README, directory.path());
+    assert!(run > 5, "{run}");
+    let same = |one: &str, other: &str| {
+        let read = |name: &str| fs::read(directory.path().join(name)).expect(name);
+        assert_eq!(read(one), read(other), "{one}, {other}");
+    };
+    same("copy", "pxelinux.0");
+    same("switch1.cfg", "running-config");
+    same("srv/switch1.cfg", "running-config");
+    same("out/motd", "motd");
+}
+
+#[test]
+fn the_readme_is_short() {
+    let lines = README.lines().count();
+    assert!(
+        lines <= 250,
+        "{lines} lines; the rest belongs into the manual"
+    );
 }
