@@ -1,6 +1,6 @@
 //! The README's commands, run as they stand there: those of the blocks that are
-//! marked `sh run`. A block that starts with `tftpd` is a server, which runs
-//! until the next one; the others are its clients.
+//! marked `sh run`. A block whose last line is `tftpd` starts a server, which
+//! runs until the next one; the others are its clients.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -46,7 +46,9 @@ struct Server {
 
 impl Server {
     fn start(directory: &Path, block: &str) -> Self {
-        let script = format!("exec {}", block.replace(PORT, "0"));
+        let script = block
+            .replace(PORT, "0")
+            .replace("tftpd -p", "exec tftpd -p");
         let mut child = shell(directory, &script)
             .stderr(Stdio::piped())
             .spawn()
@@ -88,7 +90,8 @@ pub(crate) fn run(readme: &str, directory: &Path) -> usize {
     let mut server: Option<Server> = None;
     let blocks = blocks(readme);
     for block in &blocks {
-        if block.starts_with("tftpd ") {
+        let last = block.lines().last().unwrap_or_default();
+        if last.starts_with("tftpd ") {
             if let Some(running) = server.take() {
                 running.stop();
             }
