@@ -21,19 +21,19 @@ pub(crate) fn blocks(readme: &str) -> Vec<&str> {
     behind.filter_map(|it| it.split("\n```").next()).collect()
 }
 
-/// A shell's command line, in this directory, with our programs in reach.
-fn shell(directory: &Path, script: &str) -> Command {
+/// The script with its places in this directory, for `shell`, with our programs
+/// in reach.
+fn prepared(mut shell: Command, directory: &Path, script: &str) -> Command {
     let programs = Path::new(tftpd()).parent().expect("a directory");
     let path = std::env::var("PATH").unwrap_or_default();
     let script = script
         .replace("/tmp/", &format!("{}/", directory.join("out").display()))
         .replace("/srv/tftp", &directory.join("srv").display().to_string());
-    let mut command = bounded(60, "sh");
-    command
+    shell
         .args(["-euc", &script])
         .env("PATH", format!("{}:{path}", programs.display()))
         .current_dir(directory);
-    command
+    shell
 }
 
 /// A server of the README on a free port.
@@ -49,7 +49,10 @@ impl Server {
         let script = block
             .replace(PORT, "0")
             .replace("tftpd -p", "exec tftpd -p");
-        let mut child = shell(directory, &script)
+        // Not under timeout(1): that loses its child where it is stopped before
+        // it has returned from fork.
+        let mut child = prepared(Command::new("sh"), directory, &script)
+            .stdin(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .expect("sh(1)");
@@ -79,6 +82,14 @@ impl Server {
     }
 }
 
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended long ago.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// Runs the README's commands in `directory`; returns how many blocks there were.
 pub(crate) fn run(readme: &str, directory: &Path) -> usize {
     for folder in ["srv", "out"] {
@@ -102,7 +113,9 @@ pub(crate) fn run(readme: &str, directory: &Path) -> usize {
         let is_here = |line: &&str| !line.starts_with("curl ") || require("curl").is_some();
         let script: Vec<_> = block.lines().filter(is_here).collect();
         let script = script.join("\n").replace(PORT, port);
-        let output = shell(directory, &script).output().expect("sh(1)");
+        let output = prepared(bounded(60, "sh"), directory, &script)
+            .output()
+            .expect("sh(1)");
         assert!(output.status.success(), "{script}\n{}", said(&output));
     }
     if let Some(running) = server {
