@@ -20,7 +20,7 @@ use slab::Slab;
 use super::Status;
 use super::local::{Destination, Local, Source};
 use super::progress::TransferProgress;
-use crate::file::content::{FileSink, FileSource};
+use crate::file::{FileSink, FileSource};
 use crate::host::Interrupts;
 use crate::host::clock;
 use crate::net::TransferSocket;
@@ -28,7 +28,7 @@ use crate::protocol::receiver::Receiver;
 use crate::protocol::retry::RetryPolicy;
 use crate::protocol::sender::Sender;
 use crate::protocol::transfer::{Config, Failure, MAX_DATAGRAM, Opening, Outcome, Transfer};
-use crate::session::{Content, Context, Remote, Resources, SEND_BUDGET, Session, Turn};
+use crate::session::{Content, Context, Remote, Resources, SEND_BUDGET, Session, Turn, Watch};
 use crate::table::Tracked;
 use crate::wire::escape::escape;
 use crate::wire::options::{Negotiated, Offer};
@@ -173,7 +173,7 @@ pub(super) struct Engine {
     events: Events,
     resources: Resources,
     /// The session that is waited for, and those that dally.
-    sessions: Slab<Session<Local>>,
+    sessions: Slab<Session<TransferSocket, Local>>,
     next_port: u16,
 }
 
@@ -331,7 +331,7 @@ impl Engine {
         offer: Offer,
         server: SocketAddr,
         config: &Config,
-    ) -> Result<Session<Local>, Trouble> {
+    ) -> Result<Session<TransferSocket, Local>, Trouble> {
         let (blocks, block_size) = (offer.windowsize.unwrap_or(1), offer.blksize.unwrap_or(512));
         let mut packet = [0; MAX_DATAGRAM];
         let direction = match order.file {
@@ -418,7 +418,11 @@ impl Engine {
         let descriptor = interrupts.as_fd().as_raw_fd();
         let registry = self.poll.registry();
         let session = &mut self.sessions[index];
-        session.register(registry, Token(index)).map_err(kernel)?;
+        let watch = Watch {
+            registry,
+            token: Token(index),
+        };
+        session.register(&watch).map_err(kernel)?;
         registry
             .register(&mut SourceFd(&descriptor), SIGNALS, Interest::READABLE)
             .map_err(kernel)?;
@@ -498,13 +502,16 @@ impl Engine {
     fn work(
         &mut self,
         index: usize,
-        work: impl FnOnce(&mut Session<Local>, &mut Context<'_>) -> Turn,
+        work: impl FnOnce(&mut Session<TransferSocket, Local>, &mut Context<'_>) -> Turn,
     ) -> Turn {
         let mut context = Context {
             now: clock::now(),
+            clock: &clock::now,
             resources: &mut self.resources,
-            registry: self.poll.registry(),
-            token: Token(index),
+            poll: Watch {
+                registry: self.poll.registry(),
+                token: Token(index),
+            },
             send_budget: SEND_BUDGET,
         };
         work(&mut self.sessions[index], &mut context)

@@ -6,6 +6,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::local::Local;
+use crate::net::TransferSocket;
 use crate::session::{Content, Session};
 
 /// Times a second that a bar is drawn anew.
@@ -34,7 +35,7 @@ impl TransferProgress {
     }
 
     /// Shows how far `session` is.
-    pub(super) fn show(&mut self, session: &Session<Local>) {
+    pub(super) fn show(&mut self, session: &Session<TransferSocket, Local>) {
         let Some(label) = &self.label else {
             return;
         };
@@ -56,7 +57,7 @@ impl TransferProgress {
 }
 
 /// Bytes that will have moved in the end, if that is known.
-fn size(session: &Session<Local>) -> Option<u64> {
+fn size(session: &Session<TransferSocket, Local>) -> Option<u64> {
     match session.content() {
         Content::Sink(_) => session.transfer().negotiated().tsize,
         Content::Source(source) => source.length(),

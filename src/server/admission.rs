@@ -13,15 +13,14 @@ use mio::Token;
 use super::mapping::MapFile;
 use super::report::Ending;
 use super::{Server, listener_token};
-use crate::file::content::{FileSink, FileSource};
-use crate::file::{Found, Root, StorageError};
+use crate::file::{FileSink, FileSource, Found, Root, StorageError};
 use crate::host::clock;
 use crate::net::{Destination, TransferSocket};
 use crate::policy::map;
 use crate::protocol::receiver::Receiver;
 use crate::protocol::sender::Sender;
 use crate::protocol::transfer::{MAX_DATAGRAM, Opening, Transfer};
-use crate::session::{Content, Remote, Session};
+use crate::session::{Content, Remote, Session, Watch};
 use crate::table::{Admission, Endpoint, Fingerprint, SessionKey};
 use crate::wire::options::{self, Negotiated};
 use crate::wire::packet::{Direction, ErrorCode, Mode, Packet, ParseError, Request, emit_error};
@@ -207,11 +206,14 @@ impl Server {
             self.end_session(key, Ending::Evicted);
         }
         let key = self.sessions.insert(endpoint, fingerprint, session);
-        let token = Token(key.to_token());
+        let watch = Watch {
+            registry: self.poll.registry(),
+            token: Token(key.to_token()),
+        };
         let watched = self
             .sessions
             .get_mut(key)
-            .map(|session| session.register(self.poll.registry(), token));
+            .map(|session| session.register(&watch));
         if let Some(Err(error)) = watched {
             debug!("{}: cannot watch its socket: {error}", endpoint.peer);
             self.sessions.remove(key);

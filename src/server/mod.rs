@@ -46,7 +46,7 @@ use crate::net::pool::{STORM, SocketPool};
 use crate::policy::access::Access;
 use crate::policy::client_root::ClientRoots;
 use crate::protocol::transfer::{Config, Failure, MAX_DATAGRAM};
-use crate::session::{Context, Resources, SEND_BUDGET, Session, Turn};
+use crate::session::{Context, Resources, SEND_BUDGET, Session, Turn, Watch};
 use crate::table::rate::RateLimit;
 use crate::table::{RESERVED, SessionKey, Sessions};
 use crate::wire::options::Limits;
@@ -409,9 +409,12 @@ impl Server {
         };
         let mut context = Context {
             now: clock::now(),
+            clock: &clock::now,
             resources: &mut self.resources,
-            registry: self.poll.registry(),
-            token: Token(key.to_token()),
+            poll: Watch {
+                registry: self.poll.registry(),
+                token: Token(key.to_token()),
+            },
             send_budget: SEND_BUDGET,
         };
         let turn = work(session, &mut context);
@@ -449,7 +452,7 @@ impl Server {
                 self.reporter.end(&session, ending, now, &mut self.counters);
             }
             if self.sessions.len() >= STORM {
-                self.socket_pool.put(now, session.into_socket(), endpoint);
+                self.socket_pool.put(now, session.into_port(), endpoint);
             }
         }
     }
