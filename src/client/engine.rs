@@ -18,14 +18,14 @@ use super::attempts::Attempts;
 use super::job::{Completed, Job, JobError, LocalFile};
 use super::local::{OutputWriter, SharedOutput};
 use super::progress::TransferProgress;
-use crate::file::content::{FileSink, FileSource};
+use crate::file::{FileSink, FileSource};
 use crate::host::Interrupts;
 use crate::host::clock;
 use crate::net::TransferSocket;
 use crate::protocol::receiver::Receiver;
 use crate::protocol::sender::Sender;
 use crate::protocol::transfer::{Config, Failure, MAX_DATAGRAM, Opening, Transfer};
-use crate::session::{Content, Context, Remote, Resources, SEND_BUDGET, Session, Turn};
+use crate::session::{Content, Context, Remote, Resources, SEND_BUDGET, Session, Turn, Watch};
 use crate::table::Tracked;
 use crate::wire::options::{Negotiated, Offer};
 use crate::wire::packet::{Direction, ErrorCode, emit_request};
@@ -48,7 +48,7 @@ const SIGNALS: Token = Token(usize::MAX - 1);
 const EVENTS: usize = 32;
 
 /// A transfer of ours.
-pub(super) type ClientSession = Session<OutputWriter>;
+pub(super) type ClientSession = Session<TransferSocket, OutputWriter>;
 
 /// A session, and whether it has more to do.
 #[derive(Debug)]
@@ -166,7 +166,7 @@ impl Engine {
         key: usize,
         request: &Request<'_>,
     ) -> Result<usize, JobError> {
-        let socket = self.sessions.remove(key).session.into_socket();
+        let socket = self.sessions.remove(key).session.into_port();
         self.begin(request, socket)
     }
 
@@ -175,9 +175,11 @@ impl Engine {
         let vacant = self.sessions.vacant_entry();
         let key = vacant.key();
         let mut session = open(request, key, socket)?;
-        session
-            .register(self.poll.registry(), Token(key))
-            .map_err(|error| kernel(&error))?;
+        let watch = Watch {
+            registry: self.poll.registry(),
+            token: Token(key),
+        };
+        session.register(&watch).map_err(|error| kernel(&error))?;
         vacant.insert(Slot {
             session,
             turn: Turn::Waiting,
@@ -257,9 +259,12 @@ impl Engine {
     ) {
         let mut context = Context {
             now: clock::now(),
+            clock: &clock::now,
             resources: &mut self.resources,
-            registry: self.poll.registry(),
-            token: Token(key),
+            poll: Watch {
+                registry: self.poll.registry(),
+                token: Token(key),
+            },
             send_budget: SEND_BUDGET,
         };
         let slot = &mut self.sessions[key];

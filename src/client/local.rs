@@ -18,7 +18,7 @@ use nix::errno::Errno;
 use nix::libc::PIPE_BUF;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::file::content::Store;
+use crate::file::Store;
 use crate::file::{ReadFile, StorageError, Upload, local};
 use crate::host::Interrupts;
 
