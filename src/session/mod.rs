@@ -12,7 +12,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use log::debug;
 use mio::{Interest, Registry, Token};
@@ -186,6 +186,16 @@ impl<S: Store> Tracked for Session<S> {
     fn unverified_since(&self) -> Option<Instant> {
         (!self.transfer.progress().verified).then_some(self.started)
     }
+
+    fn quiet_since(&self) -> Option<Instant> {
+        // While we wait for the disk the peer has nothing to answer.
+        let waits = self.disk.is_none() && !self.blocked;
+        self.transfer.waiting_since().filter(|_| waits)
+    }
+
+    fn round_trip(&self) -> Option<Duration> {
+        self.transfer.round_trip()
+    }
 }
 
 impl<S: Store> Session<S> {
@@ -306,12 +316,6 @@ impl<S: Store> Session<S> {
     /// The client sent its request once more.
     pub fn handle_repeated_request(&mut self, now: Instant) {
         self.transfer.handle_repeated_request(now);
-    }
-
-    /// Whether the client, if it repeats its request at `now`, has started over;
-    /// one that we keep waiting for the disk is only impatient.
-    pub fn is_abandoned(&self, now: Instant) -> bool {
-        self.disk.is_none() && self.transfer.is_abandoned(now)
     }
 
     /// We can't go on.
