@@ -10,7 +10,7 @@ use std::io::IoSliceMut;
 
 use crate::file::{ReadFile, StorageError, Upload};
 use crate::protocol::block::BlockIndex;
-use crate::protocol::transfer::{BlockSink, BlockSource, Failure, Filled, Run};
+use crate::protocol::transfer::{BlockSink, BlockSource, Committed, Failure, Filled, Run, Written};
 use crate::wire::netascii::{Decoder, Encoder};
 use crate::wire::packet::{DATA_HEADER_LEN, ErrorCode, Mode};
 
@@ -350,13 +350,17 @@ impl<S: Store> BlockSink for FileSink<S> {
         Ok(())
     }
 
-    fn commit(&mut self) -> Result<(), Failure> {
+    fn flush(&mut self) -> Result<Written, Failure> {
+        Ok(Written)
+    }
+
+    fn commit(&mut self) -> Result<Committed, Failure> {
         if let Some(last) = self.text.and_then(Decoder::finish) {
             self.append(&[last])?;
         }
         if let Some(store) = self.store.take() {
             store.commit()?;
         }
-        Ok(())
+        Ok(Committed(Written))
     }
 }

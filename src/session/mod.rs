@@ -28,7 +28,7 @@ use crate::net::{
     TransferSocket,
 };
 use crate::protocol::transfer::{
-    BlockSink, BlockSource, Failure, Filled, Outcome, Run, Sent, Transfer, Transmit,
+    BlockSource, Failure, Filled, NoSink, Outcome, Run, Sent, Transfer, Transmit,
 };
 use crate::table::Tracked;
 use crate::table::rate::RateLimit;
@@ -73,19 +73,6 @@ pub enum Content<S> {
     Source(FileSource),
     /// It is being received.
     Sink(Box<FileSink<S>>),
-}
-
-/// What a sender is given: it has nothing to store.
-struct NoSink;
-
-impl BlockSink for NoSink {
-    fn write(&mut self, _: &[u8]) -> Result<(), Failure> {
-        Err(WRONG_WAY)
-    }
-
-    fn commit(&mut self) -> Result<(), Failure> {
-        Err(WRONG_WAY)
-    }
 }
 
 /// Never seen by anyone: a sender stores nothing, a receiver reads nothing.
@@ -512,10 +499,9 @@ impl<S: Store> Session<S> {
 
     /// Writes out what was gathered; what can't be written ends the transfer.
     fn flush(&mut self, context: &mut Context<'_>) {
-        if let Content::Sink(file) = &mut self.content
-            && let Err(failure) = context.resources.write_buffer.flush(file)
-        {
-            self.transfer.abort(failure);
+        if let Content::Sink(file) = &mut self.content {
+            let sink = &mut context.resources.write_buffer.sink_for(file);
+            self.transfer.flush(sink);
         }
     }
 
@@ -586,17 +572,13 @@ impl<S: Store> Session<S> {
     /// Sends what is due, until the budget, the socket or the work is spent.
     pub fn transmit(&mut self, context: &mut Context<'_>) -> Turn {
         loop {
-            match self.transfer.poll_transmit(&mut context.resources.buffer) {
+            match self.poll_transmit(context.resources) {
                 None => {
                     self.disk = None;
                     if std::mem::take(&mut self.blocked) {
                         self.watch(Interest::READABLE, context);
                     }
                     return Turn::Waiting;
-                }
-                // No ACK before the data is in the file.
-                Some(Transmit::Datagram(_)) if !context.resources.write_buffer.is_empty() => {
-                    self.flush(context);
                 }
                 Some(Transmit::Datagram(len)) => {
                     self.disk = None;
@@ -609,6 +591,17 @@ impl<S: Store> Session<S> {
                     None => return Turn::Waiting,
                     Some(bytes) => context.send_budget = context.send_budget.saturating_sub(bytes),
                 },
+            }
+        }
+    }
+
+    fn poll_transmit(&mut self, resources: &mut Resources) -> Option<Transmit> {
+        let buffer = &mut resources.buffer;
+        match &mut self.content {
+            Content::Source(_) => self.transfer.poll_transmit(&mut NoSink, buffer),
+            Content::Sink(file) => {
+                let sink = &mut resources.write_buffer.sink_for(file);
+                self.transfer.poll_transmit(sink, buffer)
             }
         }
     }
