@@ -438,13 +438,18 @@ fn dallying_begins_when_the_final_ack_was_sent() {
          2100 timeout   > nothing closed",
     );
     // A socket that stays full is given up.
-    Script::receiver(&FIXED, Server("")).play(
+    let mut server = Script::receiver(&FIXED, Server(""));
+    server.play(
         "    0 open      > ACK 0   @500
              5 full      > nothing @500
             10 DATA 1(3) > wrote 3, committed @510 Completed over
-           510 timeout   > nothing @1510 over
-         24010 timeout   > nothing closed",
+           510 timeout   > nothing @1510 over",
     );
+    for second in 1..=23 {
+        let (now, next) = (second * 1000 + 510, second * 1000 + 1510);
+        server.play(&format!("{now} timeout > nothing @{next} over"));
+    }
+    server.play("24510 timeout > nothing closed");
 }
 
 #[test]
