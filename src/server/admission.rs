@@ -7,7 +7,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
-use log::{debug, warn};
+use log::debug;
 use mio::Token;
 
 use super::mapping::MapFile;
@@ -16,6 +16,7 @@ use super::{Server, listener_token};
 use crate::file::content::{FileSink, FileSource};
 use crate::file::{Found, Root, StorageError};
 use crate::host::clock;
+use crate::log::event::Event;
 use crate::net::{Destination, TransferSocket};
 use crate::policy::map;
 use crate::protocol::receiver::Receiver;
@@ -219,6 +220,9 @@ impl Server {
             return;
         }
         self.counters.admitted += 1;
+        if let Some(session) = self.sessions.get(key) {
+            self.reporter.begin(session, now);
+        }
         self.with_session(key, Session::transmit);
     }
 
@@ -343,8 +347,13 @@ impl Server {
     /// this reason.
     fn report_drop(&mut self, now: Instant, peer: SocketAddr, reason: &str, count: u64) {
         if self.drop_lines.take(now) {
-            let running = self.sessions.len();
-            warn!("dropped a request of {peer}: {reason}; dropped={count} sessions={running}");
+            Event::Dropped {
+                peer,
+                reason,
+                dropped: count,
+                sessions: self.sessions.len() as u64,
+            }
+            .write();
         }
     }
 

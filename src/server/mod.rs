@@ -34,13 +34,14 @@ use mio::{Events, Interest, Poll, Token};
 
 use self::busy_poll::BusyPoll;
 use self::counters::Counters;
-use self::logging::LogFile;
 use self::mapping::MapFile;
 use self::report::{Ending, Reporter};
 use self::shared::Sharing;
 use crate::file::Root;
 use crate::host::clock;
 use crate::host::{Command, Notifier, PidFile, Signals};
+use crate::log::LogFile;
+use crate::log::event::Event;
 use crate::net::ListenSocket;
 use crate::net::pool::{STORM, SocketPool};
 use crate::policy::access::Access;
@@ -306,20 +307,24 @@ impl Server {
     }
 
     fn report(&self) {
-        let (running, timer) = (self.sessions.len(), self.sessions.wheel_ops());
-        info!(
-            "counters sessions={running} timer_operations={timer} {}",
-            self.counters.with(self.resources.ingress.drops)
-        );
+        let mut counts = vec![
+            ("sessions", self.sessions.len() as u64),
+            ("timer_operations", self.sessions.wheel_ops()),
+        ];
+        counts.extend(self.counters.with(self.resources.ingress.drops).happened());
+        Event::Counters(&counts).write();
+        report::running(self.sessions.iter().map(|(_, it)| it), clock::now());
     }
 
     fn reopen_log(&self) {
         if let Some(log_file) = &self.log_file {
             match log_file.reopen() {
-                Ok(()) => info!("opened the log file anew"),
-                Err(error) => {
-                    error!("cannot open the log file anew, going on with the old: {error}");
-                }
+                Ok(()) => info!("opened the log file again"),
+                Err(error) => error!(
+                    "cannot open the log file again, going on with the old one: {}; let what \
+                     moves it create the new one for this user (logrotate: create)",
+                    start::reason(&error)
+                ),
             }
         }
     }
@@ -340,9 +345,12 @@ impl Server {
             .iter()
             .filter(|(_, session)| !session.has_ended())
             .count();
-        let grace = self.settings.grace;
-        let status = format!("stopping; {running} transfers have {grace:?} to finish");
-        info!("{status}");
+        let stopping = Event::Stopping {
+            running: running as u64,
+            grace: self.settings.grace,
+        };
+        stopping.write();
+        let status = stopping.to_string();
         if let Some(notifier) = &self.notifier {
             notifier.stopping(&status);
         }

@@ -23,6 +23,9 @@ use crate::host::clock;
 use crate::host::{
     self, Confinement, Enforcement, Identity, Inherited, Notifier, PidFile, Signals,
 };
+use crate::log::LogFile;
+use crate::log::event::Event;
+use crate::log::text::{Addresses, Cut};
 use crate::net::{Binding, ListenSocket};
 use crate::policy::access::Access;
 use crate::policy::client_root::ClientRoots;
@@ -70,7 +73,7 @@ impl Server {
         if inherited.by_inetd {
             settings.idle_exit.get_or_insert(INETD_IDLE_EXIT);
         }
-        let enforcement = confine(args, directory.as_fd())?;
+        let enforcement = confine(args, directory.as_fd(), log_file.as_ref())?;
         if let Some(pid_file) = pid_file.as_mut().filter(|_| args.chroot) {
             pid_file.lose_path();
         }
@@ -84,8 +87,7 @@ impl Server {
             signals,
             log_file,
         )?;
-        let status = describe(args, &path, &server);
-        info!("{status}");
+        let status = announce(args, &path, &server);
         if let Some(notifier) = &notifier {
             notifier.ready(&status);
         }
@@ -97,18 +99,28 @@ impl Server {
 }
 
 /// Gives up every right that serving `root` doesn't take.
-fn confine(args: &Args, root: BorrowedFd<'_>) -> Result<Enforcement, Box<dyn Error>> {
+fn confine(
+    args: &Args,
+    root: BorrowedFd<'_>,
+    log_file: Option<&LogFile>,
+) -> Result<Enforcement, Box<dyn Error>> {
     let find = |it: &UserAndGroup| Identity::find(&it.user, it.group.as_deref());
+    let identity = args.user.as_ref().map(find).transpose()?;
+    if let (Some(identity), Some(log_file)) = (&identity, log_file) {
+        // Where it can't be given away it can't be opened again either: that is
+        // told when it is tried.
+        let _ = log_file.with_regular(|file| identity.adopt(file));
+    }
     let confinement = Confinement {
         root,
         writable: !args.read_only,
         listable: args.ignore_case,
-        log_file: args.log_file.as_deref(),
+        log_directory: log_file.and_then(LogFile::directory),
         map_file: args.map_file.as_deref(),
         pid_file: args.pid_file.as_deref(),
         chroot: args.chroot,
         sandbox: !args.no_sandbox,
-        identity: args.user.as_ref().map(find).transpose()?,
+        identity,
     };
     Ok(confinement.enter()?)
 }
@@ -273,22 +285,22 @@ pub(super) fn reason(error: &io::Error) -> String {
     }
 }
 
-/// What is served, where, and what is allowed, in one line.
-fn describe(args: &Args, root: &Path, server: &Server) -> String {
-    let max_sessions = server.sessions.capacity();
-    let addresses: Vec<_> = server.addresses().iter().map(ToString::to_string).collect();
-    let access = match (args.read_only, args.overwrite) {
-        (true, _) => "read only",
-        (false, false) => "read, create, never overwrite",
-        (false, true) => "read, create, overwrite",
+/// Says what is served, where, and what is allowed, in one line.
+fn announce(args: &Args, root: &Path, server: &Server) -> String {
+    let mapped_by = server.map_file.as_ref();
+    let listening = Event::Listening {
+        addresses: Addresses(&server.addresses()),
+        root: Cut(&root.display()),
+        access: match (args.read_only, args.overwrite) {
+            (true, _) => "read only",
+            (false, false) => "read, create, never overwrite",
+            (false, true) => "read, create, overwrite",
+        },
+        max_sessions: server.sessions.capacity() as u64,
+        mapped_by: mapped_by.map(|map| Cut(map)),
     };
-    let mapped = server.map_file.as_ref();
-    let mapped = mapped.map_or(String::new(), |map| format!("; names mapped by {map}"));
-    format!(
-        "listening on {}; serving {}: {access}; at most {max_sessions} transfers{mapped}",
-        addresses.join(", "),
-        root.display(),
-    )
+    listening.write();
+    listening.to_string()
 }
 
 /// Says what the confinement leaves to be wished for.
