@@ -79,8 +79,8 @@
 //! | what | bound | where |
 //! |---|---|---|
 //! | sessions | `--max-sessions`, or a third of the open files | [`table`] |
-//! | request | 1024 bytes read, longer ones cut | `server::admission` |
-//! | requests taken a turn | a batch of 64 | `server::admission` |
+//! | request | 1024 bytes read, longer ones cut | `server::requests` |
+//! | requests taken a turn | a batch of 64 | `server::front` |
 //! | datagrams a session takes a turn | 64 | [`session`] |
 //! | bytes a session sends a turn | 256 KiB | [`session`] |
 //! | blocks in one read and one send | 64, and 65,507 bytes | [`file::content`], [`net`] |
@@ -93,8 +93,8 @@
 //! | sessions whose peer never answered | 16,384, and the oldest gives way after 200 ms | [`table`] |
 //! | sessions of one client | `--max-sessions-per-client`, else no bound | [`table`] |
 //! | answers to nonsense | 100 a second | [`session`] |
-//! | ERRORs to refused requests | 10,000 a second | [`server`] |
-//! | log lines about dropped requests | 1 a second | [`server`] |
+//! | ERRORs to refused requests | 10,000 a second | `server::requests` |
+//! | log lines about dropped requests | 1 a second | `server::requests` |
 //! | log lines about refusals and peers that never answered | 100 a second | `server::report` |
 //! | refusals told apart, to count repeats | 2,048, for 10 minutes after the last, but for collisions | [`log::repeats`] |
 //! | neighbour table read for a client's own root | 1 MiB | [`policy::client_root`] |

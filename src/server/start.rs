@@ -10,15 +10,19 @@ use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
+use std::rc::Rc;
 use std::time::Duration;
 
 use log::{debug, info, warn};
 use nix::libc::{EADDRNOTAVAIL, EAFNOSUPPORT};
 
 use super::cli::{Args, UserAndGroup};
+use super::floor::Floor;
+use super::front::Front;
 use super::mapping::MapFile;
-use super::{MAX_LISTENERS, Server, Settings, logging};
-use crate::file::{Directory, Policy, Root};
+use super::requests::{Policy, Requests};
+use super::{Lifetime, MAX_LISTENERS, Server, logging};
+use crate::file::{self, Directory, Root};
 use crate::host::clock;
 use crate::host::{
     self, Confinement, Enforcement, Identity, Inherited, Notifier, PidFile, Signals,
@@ -31,6 +35,7 @@ use crate::policy::access::Access;
 use crate::policy::client_root::ClientRoots;
 use crate::protocol::retry::{RetryPolicy, Wait};
 use crate::protocol::transfer::Config;
+use crate::table::Sessions;
 use crate::wire::options::Limits;
 
 /// How long a received upload's final ACK is repeated if it was lost. At least
@@ -64,32 +69,48 @@ impl Server {
             none if none.is_empty() => listen(args)?,
             sockets => adopt(sockets)?,
         };
+        let listeners: Rc<[ListenSocket]> = Rc::from(listeners);
         let directory = Directory::open(&args.root)?;
         // As it is seen from outside.
         let path = args.root.canonicalize().unwrap_or(args.root.clone());
         let signals = Signals::take_over()?;
         let mut pid_file = args.pid_file.as_deref().map(write_pid_file).transpose()?;
-        let mut settings = settings(args, host::raise_open_files()?);
-        if inherited.by_inetd {
-            settings.idle_exit.get_or_insert(INETD_IDLE_EXIT);
-        }
+        let max_sessions = max_sessions(args, host::raise_open_files()?);
+        let lifetime = lifetime(args, inherited.by_inetd);
         let enforcement = confine(args, directory.as_fd(), log_file.as_ref())?;
         if let Some(pid_file) = pid_file.as_mut().filter(|_| args.chroot) {
             pid_file.lose_path();
         }
-        let root = Root::within(directory, policy(args))?;
-        let mut server = Self::new(
-            settings,
-            root,
-            map_file,
+        let policy = Policy {
+            access: access(args),
+            root: Root::within(directory, policy(args))?,
             client_roots,
-            listeners,
-            signals,
-            log_file,
-        )?;
-        let status = announce(args, &path, &server);
+            map_file,
+        };
+        let root = path.display();
+        let addresses: Vec<_> = listeners.iter().map(ListenSocket::address).collect();
+        let mapped_by = policy.map_file.as_ref().map(ToString::to_string);
+        let listening = Event::Listening {
+            addresses: Addresses(&addresses),
+            root: Cut(&root),
+            access: described(args),
+            max_sessions: max_sessions as u64,
+            mapped_by: mapped_by.as_ref().map(|map| Cut(map)),
+        };
+        let now = clock::now();
+        let requests = Requests::new(policy, config(args), limits(args), now);
+        let shared = args.single_port.then(|| Rc::clone(&listeners));
+        let sessions = Sessions::new(max_sessions, now).with_client_limit(
+            args.max_sessions_per_client
+                .map_or(usize::MAX, |it| it as usize),
+        );
+        let floor = Floor::new(sessions, args.port_range.clone(), shared, now)?;
+        let front = Front::new(listeners, requests);
+        let busy_poll = busy_poll(args);
+        let mut server = Self::new(front, floor, busy_poll, lifetime, signals, log_file)?;
+        listening.write();
         if let Some(notifier) = &notifier {
-            notifier.ready(&status);
+            notifier.ready(&listening.to_string());
         }
         server.notifier = notifier;
         server.pid_file = pid_file;
@@ -126,8 +147,8 @@ fn confine(
 }
 
 /// What clients may do below the root.
-pub(super) fn policy(args: &Args) -> Policy {
-    Policy {
+pub(super) fn policy(args: &Args) -> file::Policy {
+    file::Policy {
         read_only: args.read_only,
         overwrite: args.overwrite,
         max_upload: args.max_upload,
@@ -136,37 +157,45 @@ pub(super) fn policy(args: &Args) -> Policy {
     }
 }
 
-fn settings(args: &Args, open_files: u64) -> Settings {
+fn max_sessions(args: &Args, open_files: u64) -> usize {
     let each = SESSION_DESCRIPTORS - u64::from(args.single_port);
     let affordable = open_files.saturating_sub(OWN_DESCRIPTORS) / each;
-    let max_sessions = args.max_sessions.map_or(affordable.max(1), u64::from);
-    Settings {
-        config: Config {
-            retry: RetryPolicy {
-                wait: args.fixed_wait().map_or(Wait::Adaptive, Wait::Fixed),
-                retries: args.retries,
-            },
-            request_repeats: 0,
-            dally: DALLY,
+    let sessions = args.max_sessions.map_or(affordable.max(1), u64::from);
+    usize::try_from(sessions).unwrap_or(usize::MAX)
+}
+
+fn lifetime(args: &Args, by_inetd: bool) -> Lifetime {
+    let seconds = |it: u32| Duration::from_secs(it.into());
+    let inetds = by_inetd.then_some(INETD_IDLE_EXIT);
+    Lifetime {
+        grace: seconds(args.grace),
+        idle_exit: args.idle_exit.map(seconds).or(inetds),
+    }
+}
+
+fn config(args: &Args) -> Config {
+    Config {
+        retry: RetryPolicy {
+            wait: args.fixed_wait().map_or(Wait::Adaptive, Wait::Fixed),
+            retries: args.retries,
         },
-        limits: Limits {
-            max_blksize: args.max_blksize,
-            max_windowsize: args.max_windowsize,
-            refused: args.refused_options(),
-        },
-        max_sessions: usize::try_from(max_sessions).unwrap_or(usize::MAX),
-        max_sessions_per_client: args
-            .max_sessions_per_client
-            .map_or(usize::MAX, |sessions| sessions as usize),
-        access: Access {
-            allow: args.allow.clone(),
-            deny: args.deny.clone(),
-        },
-        single_port: args.single_port,
-        ports: args.port_range.clone(),
-        grace: Duration::from_secs(args.grace.into()),
-        idle_exit: args.idle_exit.map(|it| Duration::from_secs(it.into())),
-        busy_poll: busy_poll(args),
+        request_repeats: 0,
+        dally: DALLY,
+    }
+}
+
+fn limits(args: &Args) -> Limits {
+    Limits {
+        max_blksize: args.max_blksize,
+        max_windowsize: args.max_windowsize,
+        refused: args.refused_options(),
+    }
+}
+
+fn access(args: &Args) -> Access {
+    Access {
+        allow: args.allow.clone(),
+        deny: args.deny.clone(),
     }
 }
 
@@ -285,22 +314,13 @@ pub(super) fn reason(error: &io::Error) -> String {
     }
 }
 
-/// Says what is served, where, and what is allowed, in one line.
-fn announce(args: &Args, root: &Path, server: &Server) -> String {
-    let mapped_by = server.map_file.as_ref();
-    let listening = Event::Listening {
-        addresses: Addresses(&server.addresses()),
-        root: Cut(&root.display()),
-        access: match (args.read_only, args.overwrite) {
-            (true, _) => "read only",
-            (false, false) => "read, create, never overwrite",
-            (false, true) => "read, create, overwrite",
-        },
-        max_sessions: server.sessions.capacity() as u64,
-        mapped_by: mapped_by.map(|map| Cut(map)),
-    };
-    listening.write();
-    listening.to_string()
+/// What clients may do, in words.
+const fn described(args: &Args) -> &'static str {
+    match (args.read_only, args.overwrite) {
+        (true, _) => "read only",
+        (false, false) => "read, create, never overwrite",
+        (false, true) => "read, create, overwrite",
+    }
 }
 
 /// Says what the confinement leaves to be wished for.
