@@ -14,9 +14,9 @@ use std::time::Instant;
 use log::{Level, debug, log_enabled};
 use mio::{Poll, Registry, Token};
 
+use super::REQUEST_LEN;
 use super::counters::Counters;
 use super::report::{self, Ending, Reporter};
-use super::requests::REQUEST_LEN;
 use super::shared::SharedPorts;
 use crate::host::clock;
 use crate::host::random::Random;

@@ -45,6 +45,9 @@ use crate::table::{RESERVED, SessionKey};
 /// Readiness events taken from the kernel at a time.
 const EVENTS: usize = 256;
 
+/// Bytes of the longest request we read; RFC 2347 allows 512.
+const REQUEST_LEN: usize = 1024;
+
 /// The signal descriptor's token; listen sockets count down from below it.
 const SIGNALS: Token = Token(*RESERVED.end());
 
