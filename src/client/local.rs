@@ -3,6 +3,7 @@
 //! A regular file is put in place whole or not at all; pipes and devices take
 //! the bytes as they come. Must not: know who is at the other end.
 
+use std::cell::{RefCell, RefMut};
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -11,27 +12,28 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use nix::errno::Errno;
 use nix::libc::PIPE_BUF;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::file::content::Store;
+use crate::file::Store;
 use crate::file::{ReadFile, StorageError, Upload, local};
 use crate::host::Interrupts;
 
 /// Where a received file goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Destination {
+pub(super) enum Output {
     /// Under this name.
     Path(PathBuf),
     /// To standard output.
     Stdout,
     /// Nowhere: only whether it comes is of interest.
-    Nowhere,
+    Discard,
 }
 
-impl Destination {
+impl Output {
     /// What the user called it: `-` is standard output, and so is the name that
     /// it has among the devices (which may lead to a file that others write to
     /// as well).
@@ -52,34 +54,42 @@ impl Destination {
     ///
     /// # Errors
     /// One line that names the file and the reason.
-    pub(super) fn open(&self) -> Result<Local, String> {
+    pub(super) fn open(&self) -> Result<SharedOutput, String> {
+        let store = self.open_store()?;
+        Ok(SharedOutput(Rc::new(RefCell::new(Shared {
+            store: Some(store),
+            owner: None,
+        }))))
+    }
+
+    fn open_store(&self) -> Result<LocalStore, String> {
         match self {
             Self::Path(path) if is_stream(path) => {
                 let opened = OpenOptions::new().write(true).open(path);
                 opened
-                    .map(Local::stream)
-                    .map_err(|error| trouble(path, &words(&error)))
+                    .map(LocalStore::stream)
+                    .map_err(|error| describe(path, &words(&error)))
             }
             Self::Path(path) => match local::replace(path) {
-                Ok(upload) => Ok(Local::File(upload)),
-                Err(error) => Err(trouble(path, error.reason())),
+                Ok(upload) => Ok(LocalStore::File(upload)),
+                Err(error) => Err(describe(path, error.reason())),
             },
             Self::Stdout => {
                 let copy = io::stdout().as_fd().try_clone_to_owned();
-                copy.map(|descriptor| Local::stream(descriptor.into()))
+                copy.map(|descriptor| LocalStore::stream(descriptor.into()))
                     .map_err(|error| format!("{self}: {}", words(&error)))
             }
-            Self::Nowhere => Ok(Local::Nowhere),
+            Self::Discard => Ok(LocalStore::Discard),
         }
     }
 }
 
-impl fmt::Display for Destination {
+impl fmt::Display for Output {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Path(path) => path.display().fmt(f),
             Self::Stdout => f.write_str("standard output"),
-            Self::Nowhere => f.write_str("nowhere"),
+            Self::Discard => f.write_str("nowhere"),
         }
     }
 }
@@ -132,15 +142,15 @@ fn is_stream(path: &Path) -> bool {
 
 /// What receives a file's bytes.
 #[derive(Debug)]
-pub(super) enum Local {
+enum LocalStore {
     /// A regular file that has yet to get its name.
     File(Upload),
     /// It takes the bytes as they come.
     Stream(Stream),
-    Nowhere,
+    Discard,
 }
 
-impl Local {
+impl LocalStore {
     const fn stream(file: File) -> Self {
         Self::Stream(Stream {
             file,
@@ -149,7 +159,7 @@ impl Local {
     }
 
     /// Lets `interrupts` end a wait for whoever reads a pipe.
-    pub(super) fn watch(&mut self, interrupts: &Interrupts) -> io::Result<()> {
+    fn watch(&mut self, interrupts: &Interrupts) -> io::Result<()> {
         if let Self::Stream(stream) = self {
             stream.interrupts = Some(interrupts.as_fd().try_clone_to_owned()?);
         }
@@ -157,20 +167,91 @@ impl Local {
     }
 }
 
-impl Store for Local {
+impl LocalStore {
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), StorageError> {
         match self {
             Self::File(upload) => upload.write_at(offset, bytes),
             Self::Stream(stream) => stream.write(bytes).map_err(|error| storage_error(&error)),
-            Self::Nowhere => Ok(()),
+            Self::Discard => Ok(()),
         }
     }
 
     fn commit(self) -> Result<(), StorageError> {
         match self {
             Self::File(upload) => upload.commit().map(drop),
-            Self::Stream(_) | Self::Nowhere => Ok(()),
+            Self::Stream(_) | Self::Discard => Ok(()),
         }
+    }
+}
+
+/// The output of a job. The first attempt that stores anything in it has it.
+#[derive(Debug)]
+pub(super) struct SharedOutput(Rc<RefCell<Shared>>);
+
+#[derive(Debug)]
+struct Shared {
+    /// `None` once the file is in place.
+    store: Option<LocalStore>,
+    /// The attempt that has it.
+    owner: Option<usize>,
+}
+
+impl SharedOutput {
+    /// The output, as `attempt` writes to it.
+    pub(super) fn writer(&self, attempt: usize) -> OutputWriter {
+        OutputWriter {
+            shared: Rc::clone(&self.0),
+            attempt,
+        }
+    }
+
+    /// The attempt that has stored something.
+    pub(super) fn owner(&self) -> Option<usize> {
+        self.0.borrow().owner
+    }
+
+    /// Lets `interrupts` end a wait for whoever reads a pipe.
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    pub(super) fn watch(&self, interrupts: &Interrupts) -> io::Result<()> {
+        match &mut self.0.borrow_mut().store {
+            Some(store) => store.watch(interrupts),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The output of a job, as one of its attempts has it.
+#[derive(Debug)]
+pub(super) struct OutputWriter {
+    shared: Rc<RefCell<Shared>>,
+    attempt: usize,
+}
+
+impl OutputWriter {
+    /// Claims the output for this attempt.
+    fn claim(&self) -> Result<RefMut<'_, Shared>, StorageError> {
+        let mut shared = self.shared.borrow_mut();
+        if *shared.owner.get_or_insert(self.attempt) == self.attempt {
+            Ok(shared)
+        } else {
+            Err(Errno::EBUSY.into())
+        }
+    }
+}
+
+impl Store for OutputWriter {
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), StorageError> {
+        match &mut self.claim()?.store {
+            Some(store) => store.write_at(offset, bytes),
+            None => Err(Errno::EBADF.into()),
+        }
+    }
+
+    fn commit(self) -> Result<(), StorageError> {
+        let store = self.claim()?.store.take();
+        store.map_or(Ok(()), LocalStore::commit)
     }
 }
 
@@ -180,12 +261,12 @@ fn storage_error(error: &io::Error) -> StorageError {
 
 /// A file to be sent, opened once and read by every attempt.
 #[derive(Debug)]
-pub(super) struct Source {
+pub(super) struct Input {
     file: File,
     name: PathBuf,
 }
 
-impl Source {
+impl Input {
     /// Opens `name`; `-` is standard input. What comes from a pipe or a device
     /// is read to its end first: blocks may have to be sent again, and the
     /// server wants to know how much will come.
@@ -201,7 +282,7 @@ impl Source {
         };
         let file = opened
             .and_then(seekable)
-            .map_err(|error| trouble(path, &words(&error)))?;
+            .map_err(|error| describe(path, &words(&error)))?;
         let source = Self {
             file,
             name: path.to_owned(),
@@ -212,15 +293,15 @@ impl Source {
     /// Its bytes, from the first one on.
     ///
     /// # Errors
-    /// As [`Source::open`].
+    /// As [`Input::open`].
     pub(super) fn read(&self) -> Result<ReadFile, String> {
         let copy = self.file.try_clone().map_err(|error| words(&error));
         copy.and_then(|file| local::read(file.into()).map_err(|error| error.reason().to_owned()))
-            .map_err(|reason| trouble(&self.name, &reason))
+            .map_err(|reason| describe(&self.name, &reason))
     }
 }
 
-impl fmt::Display for Source {
+impl fmt::Display for Input {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.name.display().fmt(f)
     }
@@ -240,7 +321,7 @@ fn seekable(mut file: File) -> io::Result<File> {
     Ok(copy)
 }
 
-fn trouble(path: &Path, reason: &str) -> String {
+fn describe(path: &Path, reason: &str) -> String {
     format!("{}: {reason}", path.display())
 }
 

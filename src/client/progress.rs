@@ -1,14 +1,15 @@
-//! How far a transfer has come, on a terminal. Must not: be seen anywhere else.
+//! The progress bar. Shown on terminals only.
 
+use std::fmt;
 use std::io::{self, IsTerminal};
-use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::local::Local;
-use crate::session::{Content, Session};
+use super::complain;
+use super::engine::ClientSession;
+use crate::session::Content;
 
-/// Times a second that a bar is drawn anew.
+/// How often a bar is drawn, per second.
 const FRAMES: u8 = 10;
 
 const WITH_SIZE: &str = "{prefix:.bold} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
@@ -20,21 +21,30 @@ pub(super) struct TransferProgress {
     /// What the bar is called; `None`: nobody is looking.
     label: Option<String>,
     bar: Option<ProgressBar>,
+    quiet: bool,
 }
 
 impl TransferProgress {
-    /// A bar for the file called `label`, if `wanted` and standard error is a
-    /// terminal.
-    pub(super) fn new(label: impl Into<String>, wanted: bool) -> Self {
-        let seen = wanted && io::stderr().is_terminal();
+    /// Progress of the file called `label`: a bar if `has_bar` and standard error
+    /// is a terminal; nothing at all if `quiet`.
+    pub(super) fn new(label: impl Into<String>, has_bar: bool, quiet: bool) -> Self {
+        let seen = has_bar && !quiet && io::stderr().is_terminal();
         Self {
             label: seen.then(|| label.into()),
             bar: None,
+            quiet,
+        }
+    }
+
+    /// Tells that the server is waited for.
+    pub(super) fn waiting(&self, text: fmt::Arguments<'_>) {
+        if !self.quiet {
+            complain(format_args!("tftp: {text}"));
         }
     }
 
     /// Shows how far `session` is.
-    pub(super) fn show(&mut self, session: &Session<Local>) {
+    pub(super) fn show(&mut self, session: &ClientSession) {
         let Some(label) = &self.label else {
             return;
         };
@@ -56,7 +66,7 @@ impl TransferProgress {
 }
 
 /// Bytes that will have moved in the end, if that is known.
-fn size(session: &Session<Local>) -> Option<u64> {
+fn size(session: &ClientSession) -> Option<u64> {
     match session.content() {
         Content::Sink(_) => session.transfer().negotiated().tsize,
         Content::Source(source) => source.length(),
@@ -76,19 +86,4 @@ fn bar(label: String, size: Option<u64>) -> ProgressBar {
     bar.set_prefix(label);
     bar.tick();
     bar
-}
-
-/// A size and a time as one sentence, the way TFTP clients have always put it.
-pub(super) fn summary(verb: &str, bytes: u64, elapsed: Duration) -> String {
-    let seconds = elapsed.as_secs_f64();
-    format!(
-        "{verb} {bytes} bytes in {seconds:.1} seconds [{:.0} bit/s]",
-        rate(bytes, seconds)
-    )
-}
-
-/// Bits a second; what took no measurable time counts as a microsecond.
-#[expect(clippy::cast_precision_loss, reason = "a rate for people")]
-fn rate(bytes: u64, seconds: f64) -> f64 {
-    bytes as f64 * 8.0 / seconds.max(0.000_001)
 }

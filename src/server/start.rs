@@ -10,24 +10,32 @@ use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
+use std::rc::Rc;
 use std::time::Duration;
 
 use log::{debug, info, warn};
 use nix::libc::{EADDRNOTAVAIL, EAFNOSUPPORT};
 
 use super::cli::{Args, UserAndGroup};
+use super::floor::Floor;
+use super::front::Front;
 use super::mapping::MapFile;
-use super::{MAX_LISTENERS, Server, Settings, logging};
-use crate::file::{Directory, Policy, Root};
+use super::requests::{Policy, Requests};
+use super::{Lifetime, MAX_LISTENERS, Server, logging};
+use crate::file::{self, Directory, Root};
 use crate::host::clock;
 use crate::host::{
     self, Confinement, Enforcement, Identity, Inherited, Notifier, PidFile, Signals,
 };
+use crate::log::LogFile;
+use crate::log::event::Event;
+use crate::log::text::{Addresses, Cut};
 use crate::net::{Binding, ListenSocket};
 use crate::policy::access::Access;
 use crate::policy::client_root::ClientRoots;
 use crate::protocol::retry::{RetryPolicy, Wait};
 use crate::protocol::transfer::Config;
+use crate::table::Sessions;
 use crate::wire::options::Limits;
 
 /// How long a received upload's final ACK is repeated if it was lost. At least
@@ -61,33 +69,48 @@ impl Server {
             none if none.is_empty() => listen(args)?,
             sockets => adopt(sockets)?,
         };
+        let listeners: Rc<[ListenSocket]> = Rc::from(listeners);
         let directory = Directory::open(&args.root)?;
         // As it is seen from outside.
         let path = args.root.canonicalize().unwrap_or(args.root.clone());
         let signals = Signals::take_over()?;
         let mut pid_file = args.pid_file.as_deref().map(write_pid_file).transpose()?;
-        let mut settings = settings(args, host::raise_open_files()?);
-        if inherited.by_inetd {
-            settings.idle_exit.get_or_insert(INETD_IDLE_EXIT);
-        }
-        let enforcement = confine(args, directory.as_fd())?;
+        let max_sessions = max_sessions(args, host::raise_open_files()?);
+        let lifetime = lifetime(args, inherited.by_inetd);
+        let enforcement = confine(args, directory.as_fd(), log_file.as_ref())?;
         if let Some(pid_file) = pid_file.as_mut().filter(|_| args.chroot) {
             pid_file.lose_path();
         }
-        let root = Root::within(directory, policy(args))?;
-        let mut server = Self::new(
-            settings,
-            root,
-            map_file,
+        let policy = Policy {
+            access: access(args),
+            root: Root::within(directory, policy(args))?,
             client_roots,
-            listeners,
-            signals,
-            log_file,
-        )?;
-        let status = describe(args, &path, &server);
-        info!("{status}");
+            map_file,
+        };
+        let root = path.display();
+        let addresses: Vec<_> = listeners.iter().map(ListenSocket::address).collect();
+        let mapped_by = policy.map_file.as_ref().map(ToString::to_string);
+        let listening = Event::Listening {
+            addresses: Addresses(&addresses),
+            root: Cut(&root),
+            access: described(args),
+            max_sessions: max_sessions as u64,
+            mapped_by: mapped_by.as_ref().map(|map| Cut(map)),
+        };
+        let now = clock::now();
+        let requests = Requests::new(policy, config(args), limits(args), now);
+        let shared = args.single_port.then(|| Rc::clone(&listeners));
+        let sessions = Sessions::new(max_sessions, now).with_client_limit(
+            args.max_sessions_per_client
+                .map_or(usize::MAX, |it| it as usize),
+        );
+        let floor = Floor::new(sessions, args.port_range.clone(), shared, now)?;
+        let front = Front::new(listeners, requests);
+        let busy_poll = busy_poll(args);
+        let mut server = Self::new(front, floor, busy_poll, lifetime, signals, log_file)?;
+        listening.write();
         if let Some(notifier) = &notifier {
-            notifier.ready(&status);
+            notifier.ready(&listening.to_string());
         }
         server.notifier = notifier;
         server.pid_file = pid_file;
@@ -97,25 +120,35 @@ impl Server {
 }
 
 /// Gives up every right that serving `root` doesn't take.
-fn confine(args: &Args, root: BorrowedFd<'_>) -> Result<Enforcement, Box<dyn Error>> {
+fn confine(
+    args: &Args,
+    root: BorrowedFd<'_>,
+    log_file: Option<&LogFile>,
+) -> Result<Enforcement, Box<dyn Error>> {
     let find = |it: &UserAndGroup| Identity::find(&it.user, it.group.as_deref());
+    let identity = args.user.as_ref().map(find).transpose()?;
+    if let (Some(identity), Some(log_file)) = (&identity, log_file) {
+        // Where it can't be given away it can't be opened again either: that is
+        // told when it is tried.
+        let _ = log_file.with_regular(|file| identity.adopt(file));
+    }
     let confinement = Confinement {
         root,
         writable: !args.read_only,
         listable: args.ignore_case,
-        log_file: args.log_file.as_deref(),
+        log_directory: log_file.and_then(LogFile::directory),
         map_file: args.map_file.as_deref(),
         pid_file: args.pid_file.as_deref(),
         chroot: args.chroot,
         sandbox: !args.no_sandbox,
-        identity: args.user.as_ref().map(find).transpose()?,
+        identity,
     };
     Ok(confinement.enter()?)
 }
 
 /// What clients may do below the root.
-pub(super) fn policy(args: &Args) -> Policy {
-    Policy {
+pub(super) fn policy(args: &Args) -> file::Policy {
+    file::Policy {
         read_only: args.read_only,
         overwrite: args.overwrite,
         max_upload: args.max_upload,
@@ -124,37 +157,45 @@ pub(super) fn policy(args: &Args) -> Policy {
     }
 }
 
-fn settings(args: &Args, open_files: u64) -> Settings {
+fn max_sessions(args: &Args, open_files: u64) -> usize {
     let each = SESSION_DESCRIPTORS - u64::from(args.single_port);
     let affordable = open_files.saturating_sub(OWN_DESCRIPTORS) / each;
-    let max_sessions = args.max_sessions.map_or(affordable.max(1), u64::from);
-    Settings {
-        config: Config {
-            retry: RetryPolicy {
-                wait: args.fixed_wait().map_or(Wait::Adaptive, Wait::Fixed),
-                retries: args.retries,
-            },
-            request_repeats: 0,
-            dally: DALLY,
+    let sessions = args.max_sessions.map_or(affordable.max(1), u64::from);
+    usize::try_from(sessions).unwrap_or(usize::MAX)
+}
+
+fn lifetime(args: &Args, by_inetd: bool) -> Lifetime {
+    let seconds = |it: u32| Duration::from_secs(it.into());
+    let inetds = by_inetd.then_some(INETD_IDLE_EXIT);
+    Lifetime {
+        grace: seconds(args.grace),
+        idle_exit: args.idle_exit.map(seconds).or(inetds),
+    }
+}
+
+fn config(args: &Args) -> Config {
+    Config {
+        retry: RetryPolicy {
+            wait: args.fixed_wait().map_or(Wait::Adaptive, Wait::Fixed),
+            retries: args.retries,
         },
-        limits: Limits {
-            max_blksize: args.max_blksize,
-            max_windowsize: args.max_windowsize,
-            refused: args.refused_options(),
-        },
-        max_sessions: usize::try_from(max_sessions).unwrap_or(usize::MAX),
-        max_sessions_per_client: args
-            .max_sessions_per_client
-            .map_or(usize::MAX, |sessions| sessions as usize),
-        access: Access {
-            allow: args.allow.clone(),
-            deny: args.deny.clone(),
-        },
-        single_port: args.single_port,
-        ports: args.port_range.clone(),
-        grace: Duration::from_secs(args.grace.into()),
-        idle_exit: args.idle_exit.map(|it| Duration::from_secs(it.into())),
-        busy_poll: busy_poll(args),
+        request_repeats: 0,
+        dally: DALLY,
+    }
+}
+
+fn limits(args: &Args) -> Limits {
+    Limits {
+        max_blksize: args.max_blksize,
+        max_windowsize: args.max_windowsize,
+        refused: args.refused_options(),
+    }
+}
+
+fn access(args: &Args) -> Access {
+    Access {
+        allow: args.allow.clone(),
+        deny: args.deny.clone(),
     }
 }
 
@@ -273,22 +314,13 @@ pub(super) fn reason(error: &io::Error) -> String {
     }
 }
 
-/// What is served, where, and what is allowed, in one line.
-fn describe(args: &Args, root: &Path, server: &Server) -> String {
-    let max_sessions = server.sessions.capacity();
-    let addresses: Vec<_> = server.addresses().iter().map(ToString::to_string).collect();
-    let access = match (args.read_only, args.overwrite) {
+/// What clients may do, in words.
+const fn described(args: &Args) -> &'static str {
+    match (args.read_only, args.overwrite) {
         (true, _) => "read only",
         (false, false) => "read, create, never overwrite",
         (false, true) => "read, create, overwrite",
-    };
-    let mapped = server.map_file.as_ref();
-    let mapped = mapped.map_or(String::new(), |map| format!("; names mapped by {map}"));
-    format!(
-        "listening on {}; serving {}: {access}; at most {max_sessions} transfers{mapped}",
-        addresses.join(", "),
-        root.display(),
-    )
+    }
 }
 
 /// Says what the confinement leaves to be wished for.

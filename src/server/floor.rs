@@ -1,0 +1,353 @@
+//! The transfers that are being served: the session table, the poll that wakes
+//! them, and what they share.
+//!
+//! Every turn of a session and every end of one goes through here. Must not:
+//! know what a request asks for, or who may ask.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::rc::Rc;
+use std::time::Instant;
+
+use log::{Level, debug, log_enabled};
+use mio::{Poll, Registry, Token};
+
+use super::REQUEST_LEN;
+use super::counters::Counters;
+use super::report::{self, Ending, Reporter};
+use super::shared::SharedPorts;
+use crate::host::clock;
+use crate::host::random::Random;
+use crate::log::event::Event;
+use crate::net::pool::{STORM, SocketPool};
+use crate::net::{ListenSocket, TransferSocket};
+use crate::protocol::transfer::{Failure, Transfer};
+use crate::session::{Context, Resources, SEND_BUDGET, Session, Turn, Watch};
+use crate::table::{Endpoint, Fingerprint, SessionKey, Sessions};
+use crate::wire::packet::ErrorCode;
+
+/// Ports of transfers, unless others are asked for: a peer that answers from one
+/// has seen what we sent, since there are too many to guess.
+const ANY_PORT: RangeInclusive<u16> = 1024..=u16::MAX;
+
+/// The sessions and all that serving them takes.
+#[derive(Debug)]
+pub(super) struct Floor {
+    pub(super) poll: Poll,
+    pub(super) sessions: Sessions<Session>,
+    pub(super) resources: Resources,
+    pub(super) reporter: Reporter,
+    pub(super) counters: Counters,
+    /// Sessions that have more to do without waiting.
+    unfinished: VecDeque<SessionKey>,
+    /// Sessions that wait for room in a listen socket, where they share those.
+    shared: Option<SharedPorts>,
+    socket_pool: SocketPool,
+    /// Ports for transfer sockets.
+    ports: RangeInclusive<u16>,
+    pub(super) random: Random,
+}
+
+impl Floor {
+    /// Nothing is served yet. `shared` are the listen sockets that transfers
+    /// send from, if they do.
+    ///
+    /// # Errors
+    /// Whatever the kernel says to being asked for an epoll instance.
+    pub(super) fn new(
+        sessions: Sessions<Session>,
+        ports: Option<RangeInclusive<u16>>,
+        shared: Option<Rc<[ListenSocket]>>,
+        now: Instant,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            poll: Poll::new()?,
+            resources: Resources::new(now, log_enabled!(Level::Trace).then_some(report::packet)),
+            reporter: Reporter::new(now),
+            counters: Counters::default(),
+            unfinished: VecDeque::new(),
+            shared: shared.map(SharedPorts::new),
+            socket_pool: match ports {
+                // The ports of a range are few.
+                Some(_) => SocketPool::beside(0),
+                None => SocketPool::beside(sessions.capacity()),
+            },
+            sessions,
+            ports: ports.unwrap_or(ANY_PORT),
+            random: Random::default(),
+        })
+    }
+
+    pub(super) fn registry(&self) -> &Registry {
+        self.poll.registry()
+    }
+
+    /// Transfers share the listen sockets.
+    pub(super) const fn single_port(&self) -> bool {
+        self.shared.is_some()
+    }
+
+    /// Some session has more to do without waiting.
+    pub(super) fn has_work(&self) -> bool {
+        !self.unfinished.is_empty()
+    }
+
+    /// When [`Floor::run_deadlines`] is to be called next.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let deadlines = [
+            self.sessions.next_deadline(),
+            self.socket_pool.poll_timeout(),
+        ];
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// How many transfers have not ended yet.
+    pub(super) fn running(&self) -> usize {
+        let running = self.sessions.iter().filter(|(_, it)| !it.has_ended());
+        running.count()
+    }
+
+    /// A session's socket is ready.
+    pub(super) fn run_session(&mut self, key: SessionKey) {
+        self.with_session(key, Session::run);
+    }
+
+    /// Takes the sessions that have work left, to be handed to
+    /// [`Floor::run_unfinished`] once everything new has had its turn.
+    pub(super) fn take_unfinished(&mut self) -> VecDeque<SessionKey> {
+        std::mem::take(&mut self.unfinished)
+    }
+
+    pub(super) fn run_unfinished(&mut self, keys: VecDeque<SessionKey>) {
+        for key in keys {
+            if let Some(session) = self.sessions.get_mut(key) {
+                session.queued = false;
+            }
+            self.run_session(key);
+        }
+    }
+
+    pub(super) fn run_deadlines(&mut self, now: Instant) {
+        while let Some(key) = self.sessions.pop_due(now) {
+            self.with_session(key, Session::run_deadline);
+        }
+        self.socket_pool.handle_timeout(now);
+    }
+
+    /// There is room in a shared listen socket: sessions that waited for it go
+    /// on, until it is full again. The one that filled it waits behind those that
+    /// had no turn.
+    pub(super) fn resume(&mut self, listener: usize) {
+        let Some(shared) = &mut self.shared else {
+            return;
+        };
+        let mut waiting = shared.take(listener, self.poll.registry()).into_iter();
+        while let Some(key) = waiting.next() {
+            if let Some(session) = self.sessions.get_mut(key) {
+                session.queued = false;
+            }
+            self.run_session(key);
+            if let Some(shared) = &mut self.shared
+                && shared.is_full(listener)
+            {
+                shared.put_first(listener, waiting);
+                return;
+            }
+        }
+    }
+
+    /// Lets a session work and does what its state asks for afterwards: another
+    /// turn, its end, a new deadline. Stale keys are normal: events of a turn
+    /// may name a session that ended earlier in it.
+    pub(super) fn with_session(
+        &mut self,
+        key: SessionKey,
+        work: impl FnOnce(&mut Session, &mut Context<'_>) -> Turn,
+    ) {
+        let Some(session) = self.sessions.get_mut(key) else {
+            return;
+        };
+        let mut context = Context {
+            now: clock::now(),
+            clock: &clock::now,
+            resources: &mut self.resources,
+            poll: Watch {
+                registry: self.poll.registry(),
+                token: Token(key.to_token()),
+            },
+            send_budget: SEND_BUDGET,
+        };
+        let turn = work(session, &mut context);
+        if let Some(outcome) = session.poll_outcome() {
+            let ending = Ending::Outcome(&outcome);
+            self.reporter
+                .end(session, ending, clock::now(), &mut self.counters);
+        }
+        if session.is_closed() {
+            self.end_session(key, Ending::Replaced);
+            return;
+        }
+        if let Some(shared) = &mut self.shared {
+            shared.wait_if_blocked(key, session, self.poll.registry());
+        }
+        if turn == Turn::Unfinished && !session.queued {
+            session.queued = true;
+            self.unfinished.push_back(key);
+        }
+        self.sessions.rearm(key);
+    }
+
+    /// The one place where a slot is freed. Its transfer was reported when it
+    /// ended, or is now, with the `ending` that a new request means for it: one
+    /// outcome, one line, one counter.
+    pub(super) fn end_session(&mut self, key: SessionKey, ending: Ending<'_>) {
+        let Some(&endpoint) = self.sessions.endpoint(key) else {
+            return;
+        };
+        // A socket leaves the poll by being closed.
+        let now = clock::now();
+        if let Some(mut session) = self.sessions.remove(key) {
+            session.drop_prefetched(&mut self.resources.pool);
+            if !session.has_ended() {
+                self.reporter.end(&session, ending, now, &mut self.counters);
+            }
+            if self.sessions.len() >= STORM {
+                self.socket_pool.put(now, session.into_port(), endpoint);
+            }
+        }
+    }
+
+    /// A port or a descriptor is needed: closes sockets that lie idle, or else ends
+    /// the session that gives way, `chosen` or any; false if there is none.
+    pub(super) fn make_room(
+        &mut self,
+        now: Instant,
+        chosen: Option<(SessionKey, Ending<'_>)>,
+    ) -> bool {
+        if self.socket_pool.poll_timeout().is_some() {
+            self.socket_pool.clear();
+            return true;
+        }
+        let any = || {
+            let key = self.sessions.gives_way(now, self.random.number())?;
+            Some((key, Ending::Evicted))
+        };
+        let Some((key, ending)) = chosen.or_else(any) else {
+            return false;
+        };
+        self.end_session(key, ending);
+        true
+    }
+
+    /// Stores a session that was admitted, and sends its first answer.
+    ///
+    /// # Errors
+    /// Whatever the kernel says to watching its socket; there is no session then.
+    pub(super) fn start_session(
+        &mut self,
+        endpoint: Endpoint,
+        fingerprint: Fingerprint,
+        session: Session,
+    ) -> io::Result<()> {
+        let key = self.sessions.insert(endpoint, fingerprint, session);
+        let registry = self.poll.registry();
+        let token = Token(key.to_token());
+        if let Some(session) = self.sessions.get_mut(key)
+            && let Err(error) = session.register(&Watch { registry, token })
+        {
+            self.sessions.remove(key);
+            return Err(error);
+        }
+        self.counters.admitted += 1;
+        if let Some(session) = self.sessions.get(key) {
+            self.reporter.begin(session, session.started);
+        }
+        self.with_session(key, Session::transmit);
+        Ok(())
+    }
+
+    /// A socket for `transfer`, on the address that was asked: its own, or a share
+    /// of `listener`.
+    ///
+    /// # Errors
+    /// `AddrInUse` if no port of the range is free; whatever else the kernel says.
+    pub(super) fn socket(
+        &mut self,
+        endpoint: &Endpoint,
+        listener: &ListenSocket,
+        transfer: &Transfer,
+    ) -> io::Result<TransferSocket> {
+        // Blocks that the client sends without waiting for an answer.
+        let window = match transfer {
+            Transfer::Sender(_) => None,
+            Transfer::Receiver(_) => Some(transfer.negotiated()),
+        };
+        if let Some(shared) = &mut self.shared {
+            if let Some(window) = window {
+                shared.expect(window.blksize);
+            }
+            return Ok(TransferSocket::share(listener, endpoint.local));
+        }
+        let mut socket = self.bind(endpoint)?;
+        if let Some(window) = window {
+            socket.expect_windows(window.windowsize, window.blksize);
+        }
+        Ok(socket)
+    }
+
+    fn bind(&mut self, endpoint: &Endpoint) -> io::Result<TransferSocket> {
+        if let Some(socket) = self.socket_pool.take(endpoint) {
+            return Ok(socket);
+        }
+        let scope = match endpoint.peer {
+            SocketAddr::V6(peer) => peer.scope_id(),
+            SocketAddr::V4(_) => 0,
+        };
+        let first_try = self.random.number() as u16;
+        TransferSocket::bind(endpoint.local, scope, Some(&self.ports), first_try)
+    }
+
+    /// Bytes of the longest datagram that means anything on a listen socket.
+    pub(super) fn slot_len(&mut self) -> usize {
+        match &mut self.shared {
+            None => REQUEST_LEN,
+            Some(shared) if self.sessions.is_empty() => shared.expect_requests(),
+            Some(shared) => shared.slot_len(),
+        }
+    }
+
+    /// Tells every peer that is still here that it's over.
+    pub(super) fn cut_off(&mut self) {
+        let keys: Vec<_> = self.sessions.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            if let Some(session) = self.sessions.get_mut(key) {
+                session.abort(Failure::new(
+                    ErrorCode::NotDefined,
+                    "Server is shutting down",
+                ));
+            }
+            self.with_session(key, Session::transmit);
+            self.end_session(key, Ending::Replaced);
+        }
+    }
+
+    /// Logs the counters and what is running.
+    pub(super) fn report(&self) {
+        let mut counts = vec![
+            ("sessions", self.sessions.len() as u64),
+            ("timer_operations", self.sessions.wheel_ops()),
+        ];
+        let counters = self.counters.with(self.resources.ingress.drops);
+        counts.extend(counters.happened());
+        Event::Counters(&counts).write();
+        report::running(self.sessions.iter().map(|(_, it)| it), clock::now());
+    }
+
+    /// Counts an error of the kernel's on a listen socket.
+    pub(super) fn count_socket_error(&mut self, verb: &str, at: SocketAddr, error: &io::Error) {
+        self.counters.socket_errors += 1;
+        debug!("{at}: cannot {verb}: {error}");
+    }
+}

@@ -1,0 +1,151 @@
+//! The listen sockets: what arrives there is received a batch at a time, and
+//! each datagram goes to the session it belongs to, or is a request.
+//!
+//! Must not: decide what becomes of a request.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use mio::{Interest, Registry};
+
+use super::floor::Floor;
+use super::requests::{Requests, endpoint_of};
+use super::{MAX_LISTENERS, listener_token};
+use crate::host::clock;
+use crate::net::{Batch, ListenSocket};
+use crate::session::{Context, Session};
+use crate::table::Endpoint;
+use crate::wire::packet::Opcode;
+
+/// Datagrams received with one call at most, and the bytes that they take: 64
+/// requests of up to 4 KiB, or a few of the largest blocks.
+const BATCH_SLOTS: usize = 64;
+const BATCH_BYTES: usize = 256 * 1024;
+
+/// The side where requests come in.
+#[derive(Debug)]
+pub(super) struct Front {
+    listeners: Rc<[ListenSocket]>,
+    /// Listeners that may have more without a new event.
+    unfinished: [bool; MAX_LISTENERS],
+    batch: Batch,
+    pub(super) requests: Requests,
+}
+
+impl Front {
+    pub(super) fn new(listeners: Rc<[ListenSocket]>, requests: Requests) -> Self {
+        Self {
+            listeners,
+            unfinished: [false; MAX_LISTENERS],
+            batch: Batch::new(BATCH_SLOTS, BATCH_BYTES),
+            requests,
+        }
+    }
+
+    /// Has the listen sockets watched.
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    pub(super) fn register(&self, registry: &Registry) -> io::Result<()> {
+        for (index, listener) in self.listeners.iter().enumerate() {
+            listener.register(registry, listener_token(index), Interest::READABLE)?;
+        }
+        Ok(())
+    }
+
+    /// Where the server listens.
+    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
+        self.listeners.iter().map(ListenSocket::address).collect()
+    }
+
+    /// Some listener may have more without a new event.
+    pub(super) fn has_work(&self) -> bool {
+        self.unfinished.contains(&true)
+    }
+
+    /// Takes the listeners that may have more.
+    pub(super) fn take_unfinished(&mut self) -> [bool; MAX_LISTENERS] {
+        std::mem::take(&mut self.unfinished)
+    }
+
+    /// No request is admitted from now on. In `single_port` mode the listen sockets
+    /// carry the running transfers to their end.
+    pub(super) fn close(&mut self, single_port: bool) {
+        self.requests.is_closing = true;
+        if !single_port {
+            // Closed, they leave the poll.
+            self.listeners = Rc::new([]);
+        }
+    }
+
+    /// Takes a batch of datagrams from a listen socket. Each request costs as
+    /// much as a few dozen packets of a session: after a batch, those have their
+    /// turn.
+    pub(super) fn run(&mut self, index: usize, floor: &mut Floor) {
+        let listeners = Rc::clone(&self.listeners);
+        let Some(listener) = listeners.get(index) else {
+            return;
+        };
+        let slot_len = floor.slot_len();
+        let capacity = self.batch.capacity(slot_len, usize::MAX);
+        let received = match listener.receive(&mut self.batch, slot_len, usize::MAX) {
+            Ok(received) => received,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Err(error) => {
+                floor.count_socket_error("receive", listener.address(), &error);
+                return;
+            }
+        };
+        self.unfinished[index] = received == capacity;
+        if floor.single_port() {
+            self.sort(received, listener, floor);
+        } else {
+            let now = clock::now();
+            for datagram in (0..received).filter_map(|slot| self.batch.get(slot)) {
+                self.requests.handle(now, listener, &datagram, floor);
+            }
+        }
+    }
+
+    /// Datagrams of one endpoint that came one behind the other are one session's
+    /// turn; the rest are requests.
+    fn sort(&mut self, received: usize, listener: &ListenSocket, floor: &mut Floor) {
+        let mut slot = 0;
+        while slot < received {
+            let endpoint = self.endpoint_of(slot, listener);
+            let owner = endpoint.and_then(|endpoint| floor.sessions.key_of(&endpoint));
+            let Some(key) = owner else {
+                if let Some(datagram) = self.batch.get(slot) {
+                    // A batch takes its time: each request is looked at by itself.
+                    let now = clock::now();
+                    self.requests.handle(now, listener, &datagram, floor);
+                }
+                slot += 1;
+                continue;
+            };
+            let end = (slot + 1..received)
+                .find(|&next| self.endpoint_of(next, listener) != endpoint)
+                .unwrap_or(received);
+            let turn = |session: &mut Session, context: &mut Context<'_>| {
+                session.run_shared(slot..end, context)
+            };
+            // Sessions look for it where their own sockets' datagrams lie.
+            std::mem::swap(&mut self.batch, &mut floor.resources.batch);
+            floor.with_session(key, turn);
+            std::mem::swap(&mut self.batch, &mut floor.resources.batch);
+            slot = end;
+        }
+    }
+
+    /// The endpoint of a datagram in the batch, unless it is a request's.
+    fn endpoint_of(&self, slot: usize, listener: &ListenSocket) -> Option<Endpoint> {
+        let datagram = self.batch.get(slot)?;
+        let opcode = datagram.payload.first_chunk().copied();
+        let opcode = opcode.map(u16::from_be_bytes).and_then(Opcode::from_wire);
+        if matches!(opcode, Some(Opcode::Rrq | Opcode::Wrq)) {
+            return None;
+        }
+        endpoint_of(&datagram, listener)
+    }
+}

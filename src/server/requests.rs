@@ -1,0 +1,458 @@
+//! From a request to a session, or to an answer without one, or to nothing.
+//!
+//! Nothing is allocated for a request that is refused. Must not: receive, or run
+//! sessions.
+
+use std::borrow::Cow;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use log::debug;
+
+use super::REQUEST_LEN;
+use super::floor::Floor;
+use super::mapping::MapFile;
+use super::report::Ending;
+use crate::file::{FileSink, FileSource, Found, Root, StorageError, Upload};
+use crate::log::event::Event;
+use crate::net::{Destination, ListenSocket, Received};
+use crate::policy::access::Access;
+use crate::policy::client_root::ClientRoots;
+use crate::policy::map::MapRefusal;
+use crate::protocol::receiver::Receiver;
+use crate::protocol::sender::Sender;
+use crate::protocol::transfer::{Config, MAX_DATAGRAM, Opening, Transfer};
+use crate::session::{Content, Remote, Session};
+use crate::table::rate::RateLimit;
+use crate::table::{Admission, Endpoint, Fingerprint};
+use crate::wire::options::{self, Limits, Negotiated};
+use crate::wire::packet::{
+    Direction, ErrorCode, MAX_ERROR_LEN, Mode, Packet, ParseError, Request, emit_error,
+};
+
+/// ERRORs a second in answer to requests that are refused: above what a room of
+/// machines that look for their configuration asks, below what makes us worth
+/// forging requests for.
+const REFUSALS: u32 = 10_000;
+
+// An answer without a session fits where an OACK does.
+const _: () = assert!(MAX_DATAGRAM >= MAX_ERROR_LEN);
+
+/// What each client may ask for.
+#[derive(Debug)]
+pub(super) struct Policy {
+    pub(super) access: Access,
+    pub(super) root: Root,
+    pub(super) client_roots: Option<ClientRoots>,
+    pub(super) map_file: Option<MapFile>,
+}
+
+/// Where a request leads.
+struct Granted<'a> {
+    /// The client's own root, if it has one.
+    own_root: Option<Root>,
+    common_root: &'a Root,
+    name: Cow<'a, [u8]>,
+}
+
+impl Granted<'_> {
+    fn root(&self) -> &Root {
+        self.own_root.as_ref().unwrap_or(self.common_root)
+    }
+}
+
+impl Policy {
+    /// The root and the name to serve to `peer` for its request.
+    ///
+    /// # Errors
+    /// What the map file's rules have against it.
+    fn settle<'a>(
+        &'a self,
+        request: &Request<'a>,
+        peer: SocketAddr,
+    ) -> Result<Granted<'a>, MapRefusal> {
+        let roots = self.client_roots.as_ref();
+        let own_root = roots.and_then(|roots| roots.of(peer.ip(), &self.root));
+        let root = own_root.as_ref().unwrap_or(&self.root);
+        let name = match &self.map_file {
+            None => Cow::Borrowed(request.filename),
+            Some(map_file) => Cow::Owned(map_file.map(root, request, peer)?),
+        };
+        Ok(Granted {
+            own_root,
+            common_root: &self.root,
+            name,
+        })
+    }
+}
+
+/// Why there is no session.
+enum Refusal {
+    /// The peer is told, and the log; for a client with a root of its own, of that.
+    Answer(StorageError, Option<Root>),
+    /// The map file's rules are against it: the peer is told, and the log.
+    ByRules(MapRefusal),
+    /// We are full: silence, so that a boot ROM asks again instead of failing.
+    Overload(&'static str),
+}
+
+/// Decides about requests.
+#[derive(Debug)]
+pub(super) struct Requests {
+    pub(super) policy: Policy,
+    /// How transfers behave.
+    config: Config,
+    /// What options are granted.
+    limits: Limits,
+    /// Nothing new is begun.
+    pub(super) is_closing: bool,
+    /// How many requests may still be refused with an ERROR this second.
+    refusals: RateLimit,
+    /// At most one line a second about dropped requests.
+    drop_lines: RateLimit,
+}
+
+impl Requests {
+    pub(super) fn new(policy: Policy, config: Config, limits: Limits, now: Instant) -> Self {
+        Self {
+            policy,
+            config,
+            limits,
+            is_closing: false,
+            refusals: RateLimit::new(REFUSALS, now),
+            drop_lines: RateLimit::new(1, now),
+        }
+    }
+
+    /// Reads the map file again, if there is one.
+    pub(super) fn reload(&mut self) {
+        if let Some(map_file) = &mut self.policy.map_file {
+            map_file.reload();
+        }
+    }
+
+    /// A datagram that belongs to no session came in on `listener`.
+    pub(super) fn handle(
+        &mut self,
+        now: Instant,
+        listener: &ListenSocket,
+        datagram: &Received<'_>,
+        floor: &mut Floor,
+    ) {
+        let Some(endpoint) = endpoint_of(datagram, listener) else {
+            // RFC 1123 §4.2.3.4: no answer to a broadcast.
+            floor.counters.group += 1;
+            return;
+        };
+        let peer = endpoint.peer;
+        if !self.policy.access.serves(peer.ip()) {
+            floor.counters.denied += 1;
+            let dropped = floor.counters.denied;
+            self.report_drop(now, peer, "this address is not served", dropped, floor);
+            return;
+        }
+        let payload = datagram.payload;
+        let payload = &payload[..payload.len().min(REQUEST_LEN)];
+        match Packet::parse(payload) {
+            Ok(Packet::Request(_)) if self.is_closing => floor.counters.shed += 1,
+            Ok(Packet::Request(request)) if peer.port() != 0 => {
+                let fingerprint = Fingerprint::of(payload);
+                self.admit(now, listener, endpoint, fingerprint, &request, floor);
+            }
+            // Not so an ACK: tftp-hpa acknowledges ERRORs, from the port that its
+            // next request comes from as well.
+            Ok(Packet::Data { .. }) if floor.single_port() => {
+                turn_away(now, listener, &endpoint, floor);
+            }
+            Ok(_) => floor.counters.foreign += 1,
+            Err(error) => answer_malformed(now, listener, &endpoint, error, floor),
+        }
+    }
+
+    fn admit(
+        &mut self,
+        now: Instant,
+        listener: &ListenSocket,
+        endpoint: Endpoint,
+        fingerprint: Fingerprint,
+        request: &Request<'_>,
+        floor: &mut Floor,
+    ) {
+        floor.counters.requests += 1;
+        let random = floor.random.number();
+        let gives_way = match floor.sessions.admit(&endpoint, fingerprint, now, random) {
+            Admission::New => None,
+            Admission::Evicts(key) => Some((key, Ending::Evicted)),
+            Admission::StartsOver(key) | Admission::Replaces(key) => Some((key, Ending::Replaced)),
+            Admission::Repeated(key) => {
+                floor.counters.repeated += 1;
+                floor.with_session(key, |session, context| {
+                    session.handle_repeated_request(context.now);
+                    session.transmit(context)
+                });
+                return;
+            }
+            Admission::Moving(_) => {
+                floor.counters.untimely += 1;
+                return;
+            }
+            Admission::Crowded => {
+                floor.counters.crowded += 1;
+                let dropped = floor.counters.crowded;
+                let reason = "the limit of sessions of one client is reached";
+                self.report_drop(now, endpoint.peer, reason, dropped, floor);
+                return;
+            }
+            Admission::Full => {
+                self.shed(
+                    now,
+                    endpoint.peer,
+                    "the limit of sessions is reached",
+                    floor,
+                );
+                return;
+            }
+        };
+        let mut opened = self.open(now, listener, &endpoint, request, floor);
+        if let Err(Refusal::Overload(_)) = opened {
+            // Ports and descriptors are slots as well.
+            if floor.make_room(now, gives_way) {
+                opened = self.open(now, listener, &endpoint, request, floor);
+            }
+        }
+        let session = match opened {
+            Ok(session) => session,
+            Err(refusal) => {
+                self.refuse(now, listener, &endpoint, request, &refusal, floor);
+                return;
+            }
+        };
+        if let Some((key, ending)) = gives_way {
+            floor.end_session(key, ending);
+        }
+        if let Err(error) = floor.start_session(endpoint, fingerprint, session) {
+            debug!("{}: cannot watch its socket: {error}", endpoint.peer);
+            self.shed(now, endpoint.peer, "no socket can be watched", floor);
+        }
+    }
+
+    /// Opens the file, settles the options and takes a socket.
+    fn open(
+        &self,
+        now: Instant,
+        listener: &ListenSocket,
+        endpoint: &Endpoint,
+        request: &Request<'_>,
+        floor: &mut Floor,
+    ) -> Result<Session, Refusal> {
+        let peer = endpoint.peer;
+        let granted = self.policy.settle(request, peer);
+        let granted = granted.map_err(Refusal::ByRules)?;
+        let opened = match request.direction {
+            Direction::Read => self.open_read(now, peer, &granted, request, floor),
+            Direction::Write => self.open_write(&granted, request),
+        };
+        let (transfer, content) = match opened {
+            Ok(opened) => opened,
+            Err(error) if error.is_exhausted() => {
+                return Err(Refusal::Overload("the limit of open files is reached"));
+            }
+            Err(error) => return Err(Refusal::Answer(error, granted.own_root)),
+        };
+        let socket = floor.socket(endpoint, listener, &transfer);
+        let socket = socket.map_err(|error| {
+            debug!(
+                "{peer}: cannot open a socket on {}: {error}",
+                endpoint.local
+            );
+            match error.kind() {
+                io::ErrorKind::AddrInUse => Refusal::Overload("no port of the range is free"),
+                _ => Refusal::Overload("no socket can be had"),
+            }
+        })?;
+        let remote = Remote::Known(peer);
+        let name = request.filename;
+        Ok(Session::new(transfer, content, socket, remote, name, now))
+    }
+
+    fn open_read(
+        &self,
+        now: Instant,
+        peer: SocketAddr,
+        granted: &Granted<'_>,
+        request: &Request<'_>,
+        floor: &mut Floor,
+    ) -> Result<(Transfer, Content<Upload>), StorageError> {
+        let name = &granted.name;
+        let Found { file, served_as } = granted.root().find(name)?;
+        if let Some(served_as) = served_as {
+            floor.reporter.other_name(now, name, peer, &served_as);
+        }
+        let mut oack = [0; MAX_DATAGRAM];
+        let size = Some(file.size());
+        let (negotiated, len) = options::negotiate(request, &self.limits, size, &mut oack);
+        let source = FileSource::new(file, request.mode);
+        let opening = opening(&oack[..len]);
+        let sender = Sender::new(&self.config, opening, negotiated, source.length());
+        Ok((Transfer::Sender(sender), Content::Source(source)))
+    }
+
+    fn open_write(
+        &self,
+        granted: &Granted<'_>,
+        request: &Request<'_>,
+    ) -> Result<(Transfer, Content<Upload>), StorageError> {
+        let mut oack = [0; MAX_DATAGRAM];
+        let (negotiated, len) = options::negotiate(request, &self.limits, None, &mut oack);
+        let announced = announced_size(request, &negotiated);
+        let upload = granted.root().create(&granted.name, announced)?;
+        let receiver = Receiver::new(&self.config, opening(&oack[..len]), negotiated);
+        let sink = FileSink::new(upload, request.mode);
+        let content = Content::Sink(Box::new(sink));
+        Ok((Transfer::Receiver(receiver), content))
+    }
+
+    /// There will be no session: the client is told, if not too many are told.
+    fn refuse(
+        &mut self,
+        now: Instant,
+        listener: &ListenSocket,
+        endpoint: &Endpoint,
+        request: &Request<'_>,
+        refusal: &Refusal,
+        floor: &mut Floor,
+    ) {
+        let peer = endpoint.peer;
+        let reporter = &mut floor.reporter;
+        let (code, text) = match refusal {
+            Refusal::Overload(reason) => {
+                self.shed(now, peer, reason, floor);
+                return;
+            }
+            Refusal::Answer(error, own_root) => {
+                let code = error.code();
+                let root = own_root.as_ref().unwrap_or(&self.policy.root);
+                let similar = || match (request.direction, code) {
+                    (Direction::Read, ErrorCode::FileNotFound) => root.similar(request.filename),
+                    _ => None,
+                };
+                reporter.refusal(now, request, peer, code, error, similar);
+                (code, error.message())
+            }
+            Refusal::ByRules(refusal) => {
+                let code = ErrorCode::AccessViolation;
+                reporter.refusal(now, request, peer, code, refusal, || None);
+                (code, refusal.message())
+            }
+        };
+        floor.counters.refused += 1;
+        if self.refusals.take(now) {
+            answer(listener, endpoint, code, text, floor);
+        } else {
+            floor.counters.unanswered += 1;
+        }
+    }
+
+    fn shed(&mut self, now: Instant, peer: SocketAddr, reason: &str, floor: &mut Floor) {
+        floor.counters.shed += 1;
+        let dropped = floor.counters.shed;
+        self.report_drop(now, peer, reason, dropped, floor);
+    }
+
+    /// Says, but not too often, that requests are dropped: `count` so far for
+    /// this reason.
+    fn report_drop(
+        &mut self,
+        now: Instant,
+        peer: SocketAddr,
+        reason: &str,
+        count: u64,
+        floor: &Floor,
+    ) {
+        if self.drop_lines.take(now) {
+            Event::Dropped {
+                peer,
+                reason,
+                dropped: count,
+                sessions: floor.sessions.len() as u64,
+            }
+            .write();
+        }
+    }
+}
+
+fn answer_malformed(
+    now: Instant,
+    listener: &ListenSocket,
+    endpoint: &Endpoint,
+    error: ParseError,
+    floor: &mut Floor,
+) {
+    let peer = endpoint.peer;
+    let Some(text) = error.reply() else {
+        floor.counters.foreign += 1;
+        debug!("{peer}: dropped a datagram: {error}");
+        return;
+    };
+    floor.counters.malformed += 1;
+    debug!("{peer}: malformed request: {error}");
+    if floor.resources.ingress.nonsense.take(now) {
+        answer(listener, endpoint, ErrorCode::IllegalOperation, text, floor);
+    } else {
+        floor.counters.unanswered += 1;
+    }
+}
+
+/// RFC 1350 §4: a peer that sends blocks of a transfer that isn't here is told so.
+fn turn_away(now: Instant, listener: &ListenSocket, endpoint: &Endpoint, floor: &mut Floor) {
+    floor.counters.strangers += 1;
+    if floor.resources.ingress.nonsense.take(now) {
+        let code = ErrorCode::UnknownTransferId;
+        answer(listener, endpoint, code, "Unknown transfer ID", floor);
+    } else {
+        floor.counters.unanswered += 1;
+    }
+}
+
+/// One ERROR from the listen port, without a transfer, lost if it can't be sent
+/// at once: the client asks again.
+fn answer(
+    listener: &ListenSocket,
+    endpoint: &Endpoint,
+    code: ErrorCode,
+    text: &str,
+    floor: &mut Floor,
+) {
+    let mut packet = [0; MAX_DATAGRAM];
+    let len = emit_error(code, text, &mut packet);
+    if let Err(error) = listener.answer(&packet[..len], endpoint.peer, endpoint.local) {
+        floor.count_socket_error("send", endpoint.peer, &error);
+    }
+}
+
+/// Both ends of a datagram that came in on `listener`; `None` if it was sent to a
+/// broadcast or multicast address.
+pub(super) fn endpoint_of(datagram: &Received<'_>, listener: &ListenSocket) -> Option<Endpoint> {
+    let local = match datagram.destination {
+        Some(Destination::Local(ip)) => ip,
+        None => listener.address().ip(),
+        Some(Destination::Group) => return None,
+    };
+    let peer = datagram.peer;
+    Some(Endpoint { peer, local })
+}
+
+fn opening(oack: &[u8]) -> Opening {
+    if oack.is_empty() {
+        Opening::Plain
+    } else {
+        Opening::OptionAck(oack.into())
+    }
+}
+
+/// The bytes that the file will take on disk, if the client told.
+fn announced_size(request: &Request<'_>, negotiated: &Negotiated) -> Option<u64> {
+    // What netascii shrinks to is not known before it has come.
+    negotiated.tsize.filter(|_| request.mode == Mode::Octet)
+}
