@@ -15,7 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use simplelog::{ConfigBuilder, WriteLogger};
 
 use super::cli::Args;
-use super::start::reason;
+use crate::file::reason;
 use crate::log::json::{self, JsonLines};
 use crate::log::syslog::{self, DEV_LOG, Syslog};
 

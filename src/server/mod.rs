@@ -16,7 +16,6 @@ mod counters;
 mod floor;
 mod front;
 mod logging;
-pub mod mapping;
 mod report;
 mod requests;
 
@@ -37,6 +36,7 @@ use self::busy_poll::BusyPoll;
 use self::floor::Floor;
 use self::front::Front;
 use self::logging::LogFile;
+pub use self::start::test_map;
 use crate::host::clock;
 use crate::host::{Command, Notifier, PidFile, Signals};
 use crate::table::{RESERVED, SessionKey};

@@ -11,6 +11,8 @@ use log::{Level, info, log, trace, warn};
 
 use super::counters::Counters;
 use crate::log::repeats::Repeats;
+use crate::policy::map::Lines;
+use crate::policy::{Granted, Origin};
 use crate::protocol::transfer::Outcome;
 use crate::session::{Content, Heading, Session};
 use crate::table::rate::RateLimit;
@@ -105,20 +107,26 @@ impl Reporter {
         );
     }
 
-    /// A file that was found under another name than it was asked for.
-    pub(super) fn other_name(
+    /// A request that leads to another name than it asks for.
+    pub(super) fn granted(
         &mut self,
         now: Instant,
-        name: &[u8],
+        request: &Request<'_>,
         peer: SocketAddr,
-        served_as: &[u8],
+        granted: &Granted<'_>,
     ) {
-        if self.may_go_on(now) {
-            info!(
-                "peer={peer} asked for \"{}\", which is served as \"{}\"",
-                escape(name),
-                escape(served_as),
-            );
+        if granted.origin == Origin::Asked || !self.may_go_on(now) {
+            return;
+        }
+        let (op, file) = (request.direction.name(), escape(request.filename));
+        let to = escape(&granted.name);
+        match granted.origin {
+            Origin::Asked => {}
+            Origin::Found => info!("peer={peer} asked for \"{file}\", which is served as \"{to}\""),
+            Origin::Rules => info!(
+                "mapped peer={peer} op={op} file=\"{file}\" to=\"{to}\" lines={}",
+                Lines(&granted.lines)
+            ),
         }
     }
 

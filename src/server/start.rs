@@ -19,10 +19,9 @@ use nix::libc::{EADDRNOTAVAIL, EAFNOSUPPORT};
 use super::cli::{Args, UserAndGroup};
 use super::floor::Floor;
 use super::front::Front;
-use super::mapping::MapFile;
-use super::requests::{Policy, Requests};
+use super::requests::Requests;
 use super::{Lifetime, MAX_LISTENERS, Server, logging};
-use crate::file::{self, Directory, Root};
+use crate::file::{self, Directory, Root, reason};
 use crate::host::clock;
 use crate::host::{
     self, Confinement, Enforcement, Identity, Inherited, Notifier, PidFile, Signals,
@@ -30,6 +29,8 @@ use crate::host::{
 use crate::net::{Binding, ListenSocket};
 use crate::policy::access::Access;
 use crate::policy::client_root::ClientRoots;
+use crate::policy::map::file::MapFile;
+use crate::policy::{Policy, map_test};
 use crate::protocol::retry::{RetryPolicy, Wait};
 use crate::protocol::transfer::Config;
 use crate::table::Sessions;
@@ -124,8 +125,18 @@ fn confine(args: &Args, root: BorrowedFd<'_>) -> Result<Enforcement, Box<dyn Err
     Ok(confinement.enter()?)
 }
 
+/// `--map-test`: what the rules of `path` make of the names on standard input.
+///
+/// # Errors
+/// A map file or a root that can't be used.
+pub fn test_map(args: &Args, path: &Path) -> Result<(), Box<dyn Error>> {
+    let root = Root::open(&args.root, policy(args))?;
+    let (names, out) = (io::stdin().lock(), io::stdout().lock());
+    map_test::run(path, &root, args.ipv6, names, out)
+}
+
 /// What clients may do below the root.
-pub(super) fn policy(args: &Args) -> file::Policy {
+fn policy(args: &Args) -> file::Policy {
     file::Policy {
         read_only: args.read_only,
         overwrite: args.overwrite,
@@ -282,14 +293,6 @@ fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
         _ => "",
     };
     format!("cannot listen on {address}: {}{remedy}", reason(error))
-}
-
-/// The system's words, without the number that the library puts behind them.
-pub(super) fn reason(error: &io::Error) -> String {
-    match error.raw_os_error() {
-        Some(number) => nix::errno::Errno::from_raw(number).desc().to_lowercase(),
-        None => error.to_string(),
-    }
 }
 
 /// What is served, where, and what is allowed, in one line.
