@@ -1,37 +1,107 @@
-//! The README keeps up with the command lines: every option stands in its
-//! table with the default that `--help` tells, and none stands there that isn't.
+//! The documents keep up with the program: the manual pages and completions are
+//! those that the command definitions and `scripts/man/src` make, the README's
+//! option tables tell what is so, and its commands run.
+//!
+//! `UPDATE_DOCS=1 cargo test --test docs` writes pages and completions again.
 
-use std::collections::BTreeSet;
+mod common;
+#[path = "docs/manual.rs"]
+mod manual;
+#[cfg(feature = "client")]
+#[path = "docs/readme.rs"]
+mod readme;
+#[path = "docs/roff.rs"]
+mod roff;
+
+use std::fs;
+use std::process::Command as Process;
 
 use clap::{Arg, Command, CommandFactory};
+use manual::Made;
 
 const README: &str = include_str!("../README.md");
 
-/// The two programs, by the heading of their option tables.
-fn programs() -> Vec<(&'static str, Command)> {
+/// The programs that were built.
+fn programs() -> Vec<Command> {
     vec![
-        (
-            "### Options of `tftpd`",
-            tftpd::server::cli::Args::command(),
-        ),
+        tftpd::server::cli::Args::command(),
         #[cfg(feature = "client")]
-        (
-            "### Options of `tftp`\n",
-            tftpd::client::cli::Args::command(),
-        ),
+        tftpd::client::cli::Args::command(),
     ]
 }
 
-/// The options of a program and of its subcommands.
-fn arguments(command: &Command) -> impl Iterator<Item = &Arg> {
-    let below = command.get_subcommands().flat_map(Command::get_arguments);
-    command.get_arguments().chain(below)
+/// Writes what was made where that is asked for; else fails if one differs from
+/// the file that is there.
+#[track_caller]
+fn assert_current(all: &[Made]) {
+    let mut stale = vec![];
+    for made in all {
+        let path = manual::root().join(&made.path);
+        if fs::read_to_string(&path).is_ok_and(|text| text == made.text) {
+            continue;
+        }
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            fs::write(&path, &made.text).expect("a place for it");
+        } else {
+            stale.push(made.path.display().to_string());
+        }
+    }
+    let remedy = "run UPDATE_DOCS=1 cargo test --test docs";
+    assert!(stale.is_empty(), "stale: {}; {remedy}", stale.join(", "));
 }
 
-/// The rows of the option table under `heading`: the options' cell and the
-/// default's.
-fn rows(heading: &str) -> Vec<(&'static str, &'static str)> {
-    let (_, section) = README.split_once(heading).expect(heading);
+#[test]
+fn the_manual_pages_are_current() {
+    assert_current(&manual::pages(&programs()));
+}
+
+#[test]
+fn the_completions_are_current() {
+    assert_current(&manual::completions(&programs()));
+}
+
+#[test]
+fn the_manual_pages_have_no_mistakes() {
+    let pages = manual::pages(&programs());
+    let mut checks = vec![
+        ("mandoc", &["-Tlint", "-W", "warning"][..]),
+        ("man", &["--warnings", "-l", "-Tutf8", "-Z"]),
+    ];
+    checks.retain(|(program, _)| {
+        let there = manual::is_installed(program);
+        if !there {
+            assert!(
+                std::env::var_os("CI").is_none(),
+                "{program} is not installed"
+            );
+            eprintln!("skipped: {program} is not installed");
+        }
+        there
+    });
+    let folder = tempfile::tempdir().expect("a directory");
+    for made in &pages {
+        let file = folder
+            .path()
+            .join(made.path.file_name().expect("a file's name"));
+        fs::write(&file, &made.text).expect("a place for it");
+        for (program, words) in &checks {
+            let output = Process::new(program).args(*words).arg(&file).output();
+            let output = output.expect(program);
+            let mut said = String::from_utf8_lossy(&output.stderr).into_owned();
+            if *program == "mandoc" {
+                said.push_str(&String::from_utf8_lossy(&output.stdout));
+            }
+            let all_well = output.status.success() && said.is_empty();
+            assert!(all_well, "{program}: {}: {said}", made.path.display());
+        }
+    }
+}
+
+/// The README's option table of a program: the cell with the option, and the
+/// one with its default.
+fn rows(program: &Command) -> Vec<(&'static str, &'static str)> {
+    let heading = format!("## Options of `{}`\n", program.get_name());
+    let (_, section) = README.split_once(&heading).expect(&heading);
     let section = section.split("\n#").next().unwrap_or_default();
     section
         .lines()
@@ -43,42 +113,57 @@ fn rows(heading: &str) -> Vec<(&'static str, &'static str)> {
         .collect()
 }
 
-/// The long options that a cell names.
-fn long_options(cell: &str) -> impl Iterator<Item = &str> {
-    cell.split(['`', ' ', ',', '/', '.', '['])
-        .filter_map(|word| word.strip_prefix("--"))
+/// The options that a cell names.
+fn options<'a>(program: &'a Command, cell: &'a str) -> impl Iterator<Item = &'a Arg> {
+    let words = cell.split(['`', ' ', ',', '/', '=', '[']);
+    words.filter(|word| word.starts_with('-')).map(|word| {
+        let below = program.get_subcommands().flat_map(Command::get_arguments);
+        let is_named = |argument: &Arg| match word.strip_prefix("--") {
+            Some(long) => argument.get_long() == Some(long),
+            None => argument.get_short() == word.chars().nth(1) && word.len() == 2,
+        };
+        let found = program.get_arguments().chain(below).find(|it| is_named(it));
+        found.unwrap_or_else(|| panic!("{} has no {word}", program.get_name()))
+    })
 }
 
 #[test]
-fn every_option_is_in_the_table_and_no_other() {
-    for (heading, command) in programs() {
-        let rows = rows(heading);
-        let documented: BTreeSet<_> = rows
-            .iter()
-            .flat_map(|(cell, _)| long_options(cell))
-            .collect();
-        let known: BTreeSet<_> = arguments(&command).filter_map(Arg::get_long).collect();
-        assert!(known.len() > 10, "{known:?}");
-        assert_eq!(documented, known);
-    }
-}
-
-#[test]
-fn defaults_are_told_as_they_are() {
-    for (heading, command) in programs() {
-        for argument in arguments(&command) {
-            let (Some(long), [default]) = (argument.get_long(), argument.get_default_values())
-            else {
-                continue;
-            };
-            if !argument.get_action().takes_values() {
-                continue;
+fn the_readmes_option_tables_are_true() {
+    for program in programs() {
+        let rows = rows(&program);
+        assert!(rows.len() > 5, "{}", rows.len());
+        for (cell, told) in rows {
+            for argument in options(&program, cell) {
+                let takes_value = argument.get_action().takes_values();
+                if let ([default], true) = (argument.get_default_values(), takes_value) {
+                    assert_eq!(Some(told), default.to_str(), "{cell}");
+                }
             }
-            let row = rows(heading)
-                .into_iter()
-                .find(|(cell, _)| long_options(cell).any(|name| name == long));
-            let (_, told) = row.unwrap_or_else(|| panic!("--{long} is not in the table"));
-            assert_eq!(Some(told), default.to_str(), "--{long}");
         }
     }
+}
+
+#[test]
+#[cfg(feature = "client")]
+fn the_readmes_commands_run() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let run = readme::run(README, directory.path());
+    assert!(run > 5, "{run}");
+    let same = |one: &str, other: &str| {
+        let read = |name: &str| fs::read(directory.path().join(name)).expect(name);
+        assert_eq!(read(one), read(other), "{one}, {other}");
+    };
+    same("copy", "pxelinux.0");
+    same("switch1.cfg", "running-config");
+    same("srv/switch1.cfg", "running-config");
+    same("out/motd", "motd");
+}
+
+#[test]
+fn the_readme_is_short() {
+    let lines = README.lines().count();
+    assert!(
+        lines <= 250,
+        "{lines} lines; the rest belongs into the manual"
+    );
 }

@@ -1,5 +1,5 @@
-//! What fingers know from other servers: the README's table says what to write
-//! here, and each of its rows is tried, on both sides.
+//! Options of other servers: the manual's table says what to write here, and each
+//! of its rows is tried, on both sides.
 
 mod common;
 
@@ -10,7 +10,7 @@ use std::process::{Command, Output};
 use common::*;
 use tftpd::server::cli::Args;
 
-const README: &str = include_str!("../README.md");
+const TABLES: &str = include_str!("../scripts/man/src/migration.md");
 
 /// One row: whose options, which, and what they are here.
 struct Row {
@@ -20,8 +20,8 @@ struct Row {
 }
 
 fn rows() -> Vec<Row> {
-    let heading = "### Coming from another server\n";
-    let (_, section) = README.split_once(heading).expect(heading);
+    let heading = "# From other servers\n";
+    let (_, section) = TABLES.split_once(heading).expect(heading);
     let section = section.split("\n#").next().unwrap_or_default();
     let row = |line: &'static str| {
         let cells: Vec<_> = line.trim_matches('|').split('|').map(str::trim).collect();

@@ -1,4 +1,4 @@
-//! The command line of `tftp`: one shot, tftp-hpa's `-c`, or the prompt. May
+//! The command line of `tftp`: one command, tftp-hpa's `-c`, or the prompt. Must
 //! not: act on anything.
 
 use std::ffi::OsString;
@@ -40,9 +40,9 @@ const USAGE: u8 = 64;
 pub struct Args {
     /// What every way of using it knows.
     #[command(flatten)]
-    pub wishes: Wishes,
+    pub common: CommonArgs,
 
-    /// One shot.
+    /// get, put or probe.
     #[command(subcommand)]
     pub action: Option<Action>,
 
@@ -68,7 +68,7 @@ pub struct Args {
     pub literal: bool,
 }
 
-/// What to do in one shot.
+/// What to do once.
 #[derive(Debug, Subcommand)]
 pub enum Action {
     /// Get files
@@ -100,7 +100,7 @@ pub enum Action {
 
 /// Options that go with everything.
 #[derive(Debug, Clone, Parser)]
-pub struct Wishes {
+pub struct CommonArgs {
     /// Transfer mode: octet (binary) or netascii (ascii) [default: octet]
     #[arg(short, long, value_parser = parse_mode_word, global = true)]
     pub mode: Option<Mode>,
@@ -182,7 +182,7 @@ impl Args {
     }
 }
 
-impl Wishes {
+impl CommonArgs {
     /// When to send again and when to give up.
     pub fn retry(&self) -> RetryPolicy {
         let wait = self.timeout.map_or(Wait::Adaptive, |milliseconds| {
@@ -349,14 +349,14 @@ mod tests {
             &["get", "tftp://h/f", "--blksize=512"],
         ] {
             let args = read(words).unwrap_or_else(|it| panic!("{words:?}: {it:?}"));
-            assert_eq!(args.wishes.blksize, 512, "{words:?}");
+            assert_eq!(args.common.blksize, 512, "{words:?}");
             assert!(matches!(args.action, Some(Action::Get { .. })), "{words:?}");
         }
     }
 
     #[test]
     fn the_offer_is_what_was_wished_for() {
-        let offer = |words: &[&str]| read(words).unwrap().wishes.offer();
+        let offer = |words: &[&str]| read(words).unwrap().common.offer();
         assert_eq!(offer(&["h", "--no-options"]), Offer::default());
         let asked = offer(&["h"]);
         assert_eq!((asked.blksize, asked.windowsize), (Some(1428), Some(16)));

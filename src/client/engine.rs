@@ -5,7 +5,6 @@
 //! for, and those that dally after it. Must not: print anything, or ask a name
 //! for its address.
 
-use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -14,23 +13,20 @@ use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
-use nix::sys::signal::Signal;
 use slab::Slab;
 
-use super::Status;
-use super::local::{Destination, Local, Source};
+use super::job::{Completed, Job, JobError, LocalFile};
+use super::local::LocalStore;
 use super::progress::TransferProgress;
 use crate::file::content::{FileSink, FileSource};
 use crate::host::Interrupts;
 use crate::host::clock;
 use crate::net::TransferSocket;
 use crate::protocol::receiver::Receiver;
-use crate::protocol::retry::RetryPolicy;
 use crate::protocol::sender::Sender;
 use crate::protocol::transfer::{Config, Failure, MAX_DATAGRAM, Opening, Outcome, Transfer};
 use crate::session::{Content, Context, Remote, Resources, SEND_BUDGET, Session, Turn};
 use crate::table::Tracked;
-use crate::wire::escape::escape;
 use crate::wire::options::{Negotiated, Offer};
 use crate::wire::packet::{Direction, ErrorCode, Mode, emit_request};
 
@@ -52,120 +48,6 @@ const SIGNALS: Token = Token(usize::MAX - 1);
 /// Readiness events taken from the kernel at a time.
 const EVENTS: usize = 32;
 
-/// One file to be moved.
-#[derive(Debug)]
-pub(super) struct Order<'a> {
-    /// Where the server may be: tried one after the other.
-    pub(super) servers: &'a [SocketAddr],
-    /// The file's name for the request.
-    pub(super) name: &'a [u8],
-    pub(super) mode: Mode,
-    pub(super) file: End<'a>,
-    /// What to ask for, apart from the size.
-    pub(super) offer: &'a Offer,
-    /// Whether to ask for or tell the size (RFC 2349).
-    pub(super) with_size: bool,
-    pub(super) retry: RetryPolicy,
-    /// Ports to use, one each; `None`: any.
-    pub(super) ports: Option<&'a RangeInclusive<u16>>,
-    /// When it is too late.
-    pub(super) until: Option<Instant>,
-}
-
-/// The file at this end, and so which way it goes.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum End<'a> {
-    /// Received: an RRQ.
-    Get(&'a Destination),
-    /// Sent: a WRQ.
-    Put(&'a Source),
-}
-
-impl End<'_> {
-    /// Whether the bytes appear where progress would.
-    pub(super) fn is_screen(&self) -> bool {
-        matches!(self, Self::Get(destination) if destination.is_screen())
-    }
-}
-
-impl fmt::Display for End<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Get(destination) => destination.fmt(f),
-            Self::Put(source) => source.fmt(f),
-        }
-    }
-}
-
-/// A file that was moved.
-#[derive(Debug)]
-pub(super) struct Done {
-    /// Its bytes at this end.
-    pub(super) bytes: u64,
-    pub(super) elapsed: Duration,
-    /// What the two ends agreed on.
-    pub(super) negotiated: Negotiated,
-    /// Packets of ours that were sent again.
-    pub(super) retransmits: u64,
-    /// Why it was moved without options, though some were asked for.
-    pub(super) fallback: Option<String>,
-}
-
-/// A file that was not moved.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Trouble {
-    /// The server sent an ERROR.
-    Refused { code: ErrorCode, message: Box<[u8]> },
-    /// The server sent what can't be accepted, and was told so.
-    Violated(Failure),
-    /// The file at this end.
-    Local(String),
-    /// The request can't be made.
-    Unspeakable(String),
-    /// Nobody answered, or no longer.
-    Silence(String),
-    /// The network says that nobody is there.
-    Unreachable(String),
-    /// It took longer than it may.
-    TooLate,
-    /// A signal came.
-    Interrupted(Signal),
-}
-
-impl Trouble {
-    /// What to exit with.
-    pub(super) fn status(&self) -> Status {
-        match self {
-            Self::Refused { .. } | Self::Violated(_) => Status::Server,
-            Self::Local(_) => Status::Local,
-            Self::Unspeakable(_) => Status::Usage,
-            Self::Silence(_) | Self::Unreachable(_) | Self::TooLate => Status::NoAnswer,
-            Self::Interrupted(signal) => {
-                Status::Interrupted(u8::try_from(*signal as i32).unwrap_or_default())
-            }
-        }
-    }
-}
-
-impl fmt::Display for Trouble {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Refused { code, message } => {
-                write!(f, "Error code {code}: {}", escape(message))
-            }
-            Self::Violated(failure) => {
-                write!(f, "the server broke the protocol: {}", failure.message)
-            }
-            Self::Local(text)
-            | Self::Unspeakable(text)
-            | Self::Silence(text)
-            | Self::Unreachable(text) => f.write_str(text),
-            Self::TooLate => f.write_str("it took too long"),
-            Self::Interrupted(signal) => write!(f, "interrupted by {signal}"),
-        }
-    }
-}
-
 /// The loop, with what its transfers share.
 #[derive(Debug)]
 pub(super) struct Engine {
@@ -173,7 +55,7 @@ pub(super) struct Engine {
     events: Events,
     resources: Resources,
     /// The session that is waited for, and those that dally.
-    sessions: Slab<Session<Local>>,
+    sessions: Slab<Session<LocalStore>>,
     next_port: u16,
 }
 
@@ -202,61 +84,61 @@ impl Engine {
     ///
     /// # Errors
     /// Why it wasn't moved. A file received in part is gone by then.
-    pub(super) fn carry_out(
+    pub(super) fn run(
         &mut self,
-        order: &Order<'_>,
+        job: &Job<'_>,
         progress: &mut TransferProgress,
-    ) -> Result<Done, Trouble> {
-        let mut trouble = Trouble::Silence("the host has no address".to_owned());
-        for &server in order.servers {
-            match self.ask(order, server, progress) {
+    ) -> Result<Completed, JobError> {
+        let mut error = JobError::NoAnswer("the host has no address".to_owned());
+        for &server in job.servers {
+            match self.ask(job, server, progress) {
                 Ok(done) => return Ok(done),
                 // Nobody is there: another address may do.
-                Err((failed @ (Trouble::Silence(_) | Trouble::Unreachable(_)), true)) => {
-                    trouble = failed;
+                Err((failed @ (JobError::NoAnswer(_) | JobError::Unreachable(_)), true)) => {
+                    error = failed;
                 }
                 Err((failed, _)) => return Err(failed),
             }
         }
-        Err(trouble)
+        Err(error)
     }
 
-    /// Asks one address, with options first. With the trouble comes whether the
+    /// Asks one address, with options first. With the error comes whether the
     /// server never took up the transfer.
     fn ask(
         &mut self,
-        order: &Order<'_>,
+        job: &Job<'_>,
         server: SocketAddr,
         progress: &mut TransferProgress,
-    ) -> Result<Done, (Trouble, bool)> {
-        let offer = with_size(order).map_err(|trouble| (trouble, true))?;
-        let retries = order.retry.retries;
+    ) -> Result<Completed, (JobError, bool)> {
+        let offer = with_size(job).map_err(|error| (error, true))?;
+        let retries = job.retry.retries;
         if offer == Offer::default() {
-            return self.attempt(order, offer, server, retries, progress);
+            return self.attempt(job, offer, server, retries, progress);
         }
         let cautious = retries.min(OPTIONED_REPEATS);
-        let (first, unanswered) = match self.attempt(order, offer, server, cautious, progress) {
+        let (first, unanswered) = match self.attempt(job, offer, server, cautious, progress) {
             Ok(done) => return Ok(done),
             Err(failed) => failed,
         };
         let (reason, repeats) = match &first {
-            Trouble::Refused {
+            JobError::ServerError {
                 code: ErrorCode::OptionRefused | ErrorCode::IllegalOperation,
                 ..
             } if unanswered => (format!("the server refused them ({first})"), cautious),
             // What was spent on the first request is not spent twice.
-            Trouble::Silence(_) if unanswered => {
+            JobError::NoAnswer(_) if unanswered => {
                 ("the server kept silent".to_owned(), retries - cautious)
             }
             _ => return Err((first, unanswered)),
         };
-        match self.attempt(order, Offer::default(), server, repeats, progress) {
-            Ok(done) => Ok(Done {
+        match self.attempt(job, Offer::default(), server, repeats, progress) {
+            Ok(done) => Ok(Completed {
                 fallback: Some(reason),
                 ..done
             }),
             // What it said the first time is all we know.
-            Err((Trouble::Silence(_), true)) if matches!(first, Trouble::Refused { .. }) => {
+            Err((JobError::NoAnswer(_), true)) if matches!(first, JobError::ServerError { .. }) => {
                 Err((first, false))
             }
             failed => failed,
@@ -264,24 +146,24 @@ impl Engine {
     }
 
     /// One request, repeated at most `request_repeats` times, and what comes of
-    /// it. With the trouble comes whether the server never took up the transfer.
+    /// it. With the error comes whether the server never took up the transfer.
     fn attempt(
         &mut self,
-        order: &Order<'_>,
+        job: &Job<'_>,
         offer: Offer,
         server: SocketAddr,
         request_repeats: u8,
         progress: &mut TransferProgress,
-    ) -> Result<Done, (Trouble, bool)> {
+    ) -> Result<Completed, (JobError, bool)> {
         let config = Config {
-            retry: order.retry,
+            retry: job.retry,
             request_repeats,
             dally: DALLY,
         };
         // Opened before signals are held back: a pipe waits for its reader.
         let mut session = self
-            .open(order, offer, server, &config)
-            .map_err(|trouble| (trouble, true))?;
+            .open(job, offer, server, &config)
+            .map_err(|error| (error, true))?;
         let mut interrupts = Interrupts::hold().map_err(|error| (kernel(&error), true))?;
         if let Some(local) = session.store() {
             local
@@ -291,10 +173,10 @@ impl Engine {
         let slot = self.sessions.vacant_entry();
         let index = slot.key();
         slot.insert(session);
-        let ended = self.wait_for(index, order.until, &mut interrupts, progress);
+        let ended = self.wait_for(index, job.until, &mut interrupts, progress);
         let session = &self.sessions[index];
         let (state, bytes) = (session.transfer().progress(), session.bytes());
-        let done = Done {
+        let done = Completed {
             bytes,
             elapsed: clock::now().saturating_duration_since(session.started),
             negotiated: *session.transfer().negotiated(),
@@ -306,65 +188,60 @@ impl Engine {
         if !dallies || self.sessions.len() > MAX_DALLYING {
             self.remove(index);
         }
-        let outcome = ended.map_err(|trouble| (trouble, !state.verified))?;
-        let trouble = match outcome {
+        let outcome = ended.map_err(|error| (error, !state.verified))?;
+        let error = match outcome {
             Outcome::Completed | Outcome::LastAckMissing | Outcome::Probed => return Ok(done),
-            Outcome::PeerError { code, message } => Trouble::Refused { code, message },
+            Outcome::PeerError { code, message } => JobError::ServerError { code, message },
             Outcome::Failed(failure) => match failure.code {
-                // Codes that no trouble with a file has.
+                // Codes that no local file causes.
                 ErrorCode::IllegalOperation | ErrorCode::OptionRefused => {
-                    Trouble::Violated(failure)
+                    JobError::ProtocolError(failure)
                 }
-                _ => Trouble::Local(format!("{}: {}", order.file, failure.message)),
+                _ => JobError::LocalFile(format!("{}: {}", job.file, failure.message)),
             },
             Outcome::TimedOut if state.verified => {
-                Trouble::Silence(format!("{peer} fell silent after {bytes} bytes"))
+                JobError::NoAnswer(format!("{peer} fell silent after {bytes} bytes"))
             }
-            Outcome::TimedOut => Trouble::Silence(format!("no answer from {peer}")),
+            Outcome::TimedOut => JobError::NoAnswer(format!("no answer from {peer}")),
         };
-        Err((trouble, !state.verified))
+        Err((error, !state.verified))
     }
 
     fn open(
         &mut self,
-        order: &Order<'_>,
+        job: &Job<'_>,
         offer: Offer,
         server: SocketAddr,
         config: &Config,
-    ) -> Result<Session<Local>, Trouble> {
+    ) -> Result<Session<LocalStore>, JobError> {
         let (blocks, block_size) = (offer.windowsize.unwrap_or(1), offer.blksize.unwrap_or(512));
         let mut packet = [0; MAX_DATAGRAM];
-        let direction = match order.file {
-            End::Get(_) => Direction::Read,
-            End::Put(_) => Direction::Write,
+        let direction = match job.file {
+            LocalFile::Get(_) => Direction::Read,
+            LocalFile::Put(_) => Direction::Write,
         };
-        let len = emit_request(
-            direction,
-            order.name,
-            order.mode,
-            offer.options(),
-            &mut packet,
-        )
-        .map_err(|error| Trouble::Unspeakable(error.to_string()))?;
+        let len = emit_request(direction, job.name, job.mode, offer.options(), &mut packet)
+            .map_err(|error| JobError::BadRequest(error.to_string()))?;
         let opening = Opening::Request {
             packet: packet[..len].into(),
             offer: Box::new(offer),
         };
         let plain = Negotiated::default();
-        let (transfer, content) = match order.file {
-            End::Get(destination) => {
-                let sink = FileSink::new(destination.open().map_err(Trouble::Local)?, order.mode);
+        let (transfer, content) = match job.file {
+            LocalFile::Get(destination) => {
+                let sink =
+                    FileSink::new(destination.open().map_err(JobError::LocalFile)?, job.mode);
                 let receiver = Receiver::new(config, opening, plain);
                 (Transfer::Receiver(receiver), Content::Sink(Box::new(sink)))
             }
-            End::Put(file) => {
-                let source = FileSource::new(file.read().map_err(Trouble::Local)?, order.mode);
+            LocalFile::Put(file) => {
+                let source = FileSource::new(file.read().map_err(JobError::LocalFile)?, job.mode);
                 let sender = Sender::new(config, opening, plain, source.length());
                 (Transfer::Sender(sender), Content::Source(source))
             }
         };
-        let mut socket = self.bind(server, order.ports)?;
-        if let End::Get(_) = order.file {
+        let mut socket = self.bind(server, job.ports)?;
+        if let LocalFile::Get(_) = job.file {
             socket.expect_windows(blocks, block_size);
         }
         Ok(Session::new(
@@ -372,7 +249,7 @@ impl Engine {
             content,
             socket,
             Remote::Asked(server),
-            order.name,
+            job.name,
             clock::now(),
         ))
     }
@@ -381,7 +258,7 @@ impl Engine {
         &mut self,
         server: SocketAddr,
         ports: Option<&RangeInclusive<u16>>,
-    ) -> Result<TransferSocket, Trouble> {
+    ) -> Result<TransferSocket, JobError> {
         let (any, scope): (IpAddr, u32) = match server {
             SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED.into(), 0),
             SocketAddr::V6(server) => (Ipv6Addr::UNSPECIFIED.into(), server.scope_id()),
@@ -400,9 +277,9 @@ impl Engine {
         socket.map_err(|error| match (error.kind(), ports) {
             (io::ErrorKind::AddrInUse, Some(ports)) => {
                 let (low, high) = (ports.start(), ports.end());
-                Trouble::Local(format!("no port of the range {low}:{high} is free"))
+                JobError::LocalFile(format!("no port of the range {low}:{high} is free"))
             }
-            _ => Trouble::Local(format!("cannot open a socket: {error}")),
+            _ => JobError::LocalFile(format!("cannot open a socket: {error}")),
         })
     }
 
@@ -413,7 +290,7 @@ impl Engine {
         until: Option<Instant>,
         interrupts: &mut Interrupts,
         progress: &mut TransferProgress,
-    ) -> Result<Outcome, Trouble> {
+    ) -> Result<Outcome, JobError> {
         let kernel = |error: io::Error| kernel(&error);
         let descriptor = interrupts.as_fd().as_raw_fd();
         let registry = self.poll.registry();
@@ -422,24 +299,24 @@ impl Engine {
         registry
             .register(&mut SourceFd(&descriptor), SIGNALS, Interest::READABLE)
             .map_err(kernel)?;
-        let ended = self.run(index, until, interrupts, progress);
+        let ended = self.until_outcome(index, until, interrupts, progress);
         let _ = self.poll.registry().deregister(&mut SourceFd(&descriptor));
         progress.over();
         ended
     }
 
-    fn run(
+    fn until_outcome(
         &mut self,
         index: usize,
         until: Option<Instant>,
         interrupts: &mut Interrupts,
         progress: &mut TransferProgress,
-    ) -> Result<Outcome, Trouble> {
+    ) -> Result<Outcome, JobError> {
         let mut turn = self.work(index, Session::transmit);
         loop {
             if let Some(signal) = interrupts.take() {
                 self.give_up(index, "Interrupted by the user");
-                return Err(Trouble::Interrupted(signal));
+                return Err(JobError::Interrupted(signal));
             }
             if let Some(outcome) = self.sessions[index].poll_outcome() {
                 return Ok(outcome);
@@ -449,7 +326,7 @@ impl Engine {
                 && !session.transfer().progress().verified
             {
                 let server = session.peer();
-                return Err(Trouble::Unreachable(format!(
+                return Err(JobError::Unreachable(format!(
                     "no answer from {server}: {kind}"
                 )));
             }
@@ -458,7 +335,7 @@ impl Engine {
             let now = clock::now();
             if until.is_some_and(|until| until <= now) {
                 self.give_up(index, "It takes too long");
-                return Err(Trouble::TooLate);
+                return Err(JobError::Late);
             }
             turn = self.turn(index, turn);
         }
@@ -498,7 +375,7 @@ impl Engine {
     fn work(
         &mut self,
         index: usize,
-        work: impl FnOnce(&mut Session<Local>, &mut Context<'_>) -> Turn,
+        work: impl FnOnce(&mut Session<LocalStore>, &mut Context<'_>) -> Turn,
     ) -> Turn {
         let mut context = Context {
             now: clock::now(),
@@ -544,19 +421,19 @@ impl Engine {
 }
 
 /// The kernel refuses what a loop needs.
-fn kernel(error: &io::Error) -> Trouble {
-    Trouble::Local(format!("cannot wait for answers: {error}"))
+fn kernel(error: &io::Error) -> JobError {
+    JobError::LocalFile(format!("cannot wait for answers: {error}"))
 }
 
 /// The offer, with the size in it where that is known or wanted.
-fn with_size(order: &Order<'_>) -> Result<Offer, Trouble> {
-    let mut offer = order.offer.clone();
-    if order.with_size {
-        offer.tsize = match order.file {
-            End::Get(_) => Some(0),
+fn with_size(job: &Job<'_>) -> Result<Offer, JobError> {
+    let mut offer = job.offer.clone();
+    if job.with_size {
+        offer.tsize = match job.file {
+            LocalFile::Get(_) => Some(0),
             // What text comes to on the wire isn't known before it has gone.
-            End::Put(_) if order.mode == Mode::Netascii => None,
-            End::Put(file) => Some(file.read().map_err(Trouble::Local)?.size()),
+            LocalFile::Put(_) if job.mode == Mode::Netascii => None,
+            LocalFile::Put(file) => Some(file.read().map_err(JobError::LocalFile)?.size()),
         };
     }
     Ok(offer)

@@ -26,7 +26,7 @@ pub(super) enum Line {
 
 /// The source of lines.
 pub(super) enum Lines {
-    Terminal(Box<Editor<Words, DefaultHistory>>),
+    Terminal(Box<Editor<CommandHelper, DefaultHistory>>),
     Pipe,
 }
 
@@ -40,7 +40,7 @@ impl Lines {
             .build();
         match Editor::with_config(config) {
             Ok(mut editor) if on_terminal => {
-                editor.set_helper(Some(Words(FilenameCompleter::new())));
+                editor.set_helper(Some(CommandHelper(FilenameCompleter::new())));
                 Self::Terminal(Box::new(editor))
             }
             // Without editing it is still a prompt.
@@ -72,9 +72,9 @@ impl Lines {
 }
 
 /// Completes the first word to a command, the others to local files.
-pub(super) struct Words(FilenameCompleter);
+pub(super) struct CommandHelper(FilenameCompleter);
 
-impl Completer for Words {
+impl Completer for CommandHelper {
     type Candidate = Pair;
 
     fn complete(
@@ -97,10 +97,10 @@ impl Completer for Words {
     }
 }
 
-impl Hinter for Words {
+impl Hinter for CommandHelper {
     type Hint = String;
 }
 
-impl Highlighter for Words {}
-impl Validator for Words {}
-impl Helper for Words {}
+impl Highlighter for CommandHelper {}
+impl Validator for CommandHelper {}
+impl Helper for CommandHelper {}

@@ -22,16 +22,16 @@ use crate::host::Interrupts;
 
 /// Where a received file goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Destination {
+pub(super) enum Output {
     /// Under this name.
     Path(PathBuf),
     /// To standard output.
     Stdout,
     /// Nowhere: only whether it comes is of interest.
-    Nowhere,
+    Discard,
 }
 
-impl Destination {
+impl Output {
     /// What the user called it: `-` is standard output, and so is the name that
     /// it has among the devices (which may lead to a file that others write to
     /// as well).
@@ -52,34 +52,34 @@ impl Destination {
     ///
     /// # Errors
     /// One line that names the file and the reason.
-    pub(super) fn open(&self) -> Result<Local, String> {
+    pub(super) fn open(&self) -> Result<LocalStore, String> {
         match self {
             Self::Path(path) if is_stream(path) => {
                 let opened = OpenOptions::new().write(true).open(path);
                 opened
-                    .map(Local::stream)
-                    .map_err(|error| trouble(path, &words(&error)))
+                    .map(LocalStore::stream)
+                    .map_err(|error| describe(path, &words(&error)))
             }
             Self::Path(path) => match local::replace(path) {
-                Ok(upload) => Ok(Local::File(upload)),
-                Err(error) => Err(trouble(path, error.reason())),
+                Ok(upload) => Ok(LocalStore::File(upload)),
+                Err(error) => Err(describe(path, error.reason())),
             },
             Self::Stdout => {
                 let copy = io::stdout().as_fd().try_clone_to_owned();
-                copy.map(|descriptor| Local::stream(descriptor.into()))
+                copy.map(|descriptor| LocalStore::stream(descriptor.into()))
                     .map_err(|error| format!("{self}: {}", words(&error)))
             }
-            Self::Nowhere => Ok(Local::Nowhere),
+            Self::Discard => Ok(LocalStore::Discard),
         }
     }
 }
 
-impl fmt::Display for Destination {
+impl fmt::Display for Output {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Path(path) => path.display().fmt(f),
             Self::Stdout => f.write_str("standard output"),
-            Self::Nowhere => f.write_str("nowhere"),
+            Self::Discard => f.write_str("nowhere"),
         }
     }
 }
@@ -132,15 +132,15 @@ fn is_stream(path: &Path) -> bool {
 
 /// What receives a file's bytes.
 #[derive(Debug)]
-pub(super) enum Local {
+pub(super) enum LocalStore {
     /// A regular file that has yet to get its name.
     File(Upload),
     /// It takes the bytes as they come.
     Stream(Stream),
-    Nowhere,
+    Discard,
 }
 
-impl Local {
+impl LocalStore {
     const fn stream(file: File) -> Self {
         Self::Stream(Stream {
             file,
@@ -157,19 +157,19 @@ impl Local {
     }
 }
 
-impl Store for Local {
+impl Store for LocalStore {
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), StorageError> {
         match self {
             Self::File(upload) => upload.write_at(offset, bytes),
             Self::Stream(stream) => stream.write(bytes).map_err(|error| storage_error(&error)),
-            Self::Nowhere => Ok(()),
+            Self::Discard => Ok(()),
         }
     }
 
     fn commit(self) -> Result<(), StorageError> {
         match self {
             Self::File(upload) => upload.commit().map(drop),
-            Self::Stream(_) | Self::Nowhere => Ok(()),
+            Self::Stream(_) | Self::Discard => Ok(()),
         }
     }
 }
@@ -180,12 +180,12 @@ fn storage_error(error: &io::Error) -> StorageError {
 
 /// A file to be sent, opened once and read by every attempt.
 #[derive(Debug)]
-pub(super) struct Source {
+pub(super) struct Input {
     file: File,
     name: PathBuf,
 }
 
-impl Source {
+impl Input {
     /// Opens `name`; `-` is standard input. What comes from a pipe or a device
     /// is read to its end first: blocks may have to be sent again, and the
     /// server wants to know how much will come.
@@ -201,7 +201,7 @@ impl Source {
         };
         let file = opened
             .and_then(seekable)
-            .map_err(|error| trouble(path, &words(&error)))?;
+            .map_err(|error| describe(path, &words(&error)))?;
         let source = Self {
             file,
             name: path.to_owned(),
@@ -212,15 +212,15 @@ impl Source {
     /// Its bytes, from the first one on.
     ///
     /// # Errors
-    /// As [`Source::open`].
+    /// As [`Input::open`].
     pub(super) fn read(&self) -> Result<ReadFile, String> {
         let copy = self.file.try_clone().map_err(|error| words(&error));
         copy.and_then(|file| local::read(file.into()).map_err(|error| error.reason().to_owned()))
-            .map_err(|reason| trouble(&self.name, &reason))
+            .map_err(|reason| describe(&self.name, &reason))
     }
 }
 
-impl fmt::Display for Source {
+impl fmt::Display for Input {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.name.display().fmt(f)
     }
@@ -240,7 +240,7 @@ fn seekable(mut file: File) -> io::Result<File> {
     Ok(copy)
 }
 
-fn trouble(path: &Path, reason: &str) -> String {
+fn describe(path: &Path, reason: &str) -> String {
     format!("{}: {reason}", path.display())
 }
 

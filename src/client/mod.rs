@@ -1,20 +1,23 @@
-//! The command `tftp`: one shot for scripts, the `tftp>` prompt for people.
+//! The command `tftp`: get, put and probe for scripts, the `tftp>` prompt for people.
 //!
-//! `cli` says what was asked for; `oneshot` and `prompt` turn it into orders;
-//! `transfer` carries one order out with the same [`Session`] as the server
-//! has; `local` holds the files at this end, `target` the names at the other.
-//! Must not: know what is in a packet, or how a file is stored.
+//! `cli` says what was asked for; `oneshot` and `prompt` turn it into jobs;
+//! `engine` does one job with the same [`Session`] as the server has; `local`
+//! holds the files at this end, `target` the names at the other; `report` tells
+//! the user how it went. Must not: know what is in a packet, or how a file is
+//! stored.
 //!
 //! [`Session`]: crate::session::Session
 
 pub mod cli;
 mod commands;
 mod engine;
+mod job;
 mod lines;
 mod local;
 mod oneshot;
 mod progress;
 mod prompt;
+mod report;
 mod target;
 mod trace;
 
@@ -69,9 +72,9 @@ impl Status {
 /// Does what the command line asks for.
 pub fn run(args: Args) -> Status {
     match args.action {
-        Some(Action::Get { files }) => oneshot::get(&args.wishes, &files),
-        Some(Action::Put { files }) => oneshot::put(&args.wishes, &files),
-        Some(Action::Probe { url, within }) => oneshot::probe(&args.wishes, &url, within),
+        Some(Action::Get { files }) => oneshot::get(&args.common, &files),
+        Some(Action::Put { files }) => oneshot::put(&args.common, &files),
+        Some(Action::Probe { url, within }) => oneshot::probe(&args.common, &url, within),
         None => Prompt::new(&args).run(),
     }
 }

@@ -8,19 +8,20 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::cli::Wishes;
-use super::engine::{Done, End, Engine, Order, Trouble};
-use super::local::{Destination, Source};
-use super::progress::{TransferProgress, summary};
+use super::cli::CommonArgs;
+use super::engine::Engine;
+use super::job::{Completed, Job, JobError, LocalFile};
+use super::local::{Input, Output};
+use super::progress::TransferProgress;
+use super::report::{Report, Style, granted};
 use super::target::{Target, is_url, tail};
 use super::{Status, complain, say, trace};
 use crate::host::clock;
 use crate::wire::escape::escape;
-use crate::wire::options::Negotiated;
 use crate::wire::packet::Mode;
 
 /// Gets files: targets, and in the end perhaps where to.
-pub(super) fn get(wishes: &Wishes, files: &[OsString]) -> Status {
+pub(super) fn get(common: &CommonArgs, files: &[OsString]) -> Status {
     let (targets, local) = match files {
         [targets @ .., last] if !targets.is_empty() && !is_url(last) => (targets, Some(last)),
         targets => (targets, None),
@@ -33,7 +34,7 @@ pub(super) fn get(wishes: &Wishes, files: &[OsString]) -> Status {
     let mut pairs = Vec::with_capacity(targets.len());
     for target in targets.drain(..) {
         if target.is_directory() {
-            return usage(OsStr::new(&show(&target)), "it names no file");
+            return usage(OsStr::new(&display(&target)), "it names no file");
         }
         match destination(local.map(OsString::as_os_str), &target, several) {
             Ok(destination) => pairs.push((target, destination)),
@@ -43,25 +44,25 @@ pub(super) fn get(wishes: &Wishes, files: &[OsString]) -> Status {
             }
         }
     }
-    let mut shot = match Shot::new(wishes) {
-        Ok(shot) => shot,
+    let mut transfers = match Transfers::new(common) {
+        Ok(transfers) => transfers,
         Err(status) => return status,
     };
     let mut status = Status::Ok;
     for (target, destination) in &pairs {
         let label = escape(&target.name).to_string();
-        let one = shot.fire(target, End::Get(destination), "Received", &label);
+        let one = transfers.transfer(target, LocalFile::Get(destination), &label);
         status = status.and(one);
         if matches!(one, Status::Interrupted(_)) {
             break;
         }
     }
-    shot.engine.settle();
+    transfers.engine.settle();
     status
 }
 
 /// Puts files: local ones, and in the end where to.
-pub(super) fn put(wishes: &Wishes, files: &[OsString]) -> Status {
+pub(super) fn put(common: &CommonArgs, files: &[OsString]) -> Status {
     let Some((last, locals)) = files.split_last().filter(|(_, locals)| !locals.is_empty()) else {
         complain(format_args!(
             "tftp: put needs local files and a URL; try put --help"
@@ -76,16 +77,17 @@ pub(super) fn put(wishes: &Wishes, files: &[OsString]) -> Status {
             .collect(),
         Err(problem) => Err(usage(last, problem)),
     };
-    let (pairs, mut shot) = match pairs.and_then(|pairs| Ok((pairs, Shot::new(wishes)?))) {
+    let (pairs, mut transfers) = match pairs.and_then(|pairs| Ok((pairs, Transfers::new(common)?)))
+    {
         Ok(ready) => ready,
         Err(status) => return status,
     };
     let mut status = Status::Ok;
     for (local, target) in pairs {
-        let one = match Source::open(local) {
+        let one = match Input::open(local) {
             Ok(source) => {
                 let label = local.display().to_string();
-                shot.fire(&target, End::Put(&source), "Sent", &label)
+                transfers.transfer(&target, LocalFile::Put(&source), &label)
             }
             Err(text) => {
                 complain(format_args!("tftp: {text}"));
@@ -129,7 +131,7 @@ fn usage(word: &OsStr, problem: &str) -> Status {
 }
 
 /// Fetches a file and throws it away.
-pub(super) fn probe(wishes: &Wishes, url: &OsStr, within: Duration) -> Status {
+pub(super) fn probe(common: &CommonArgs, url: &OsStr, within: Duration) -> Status {
     let until = clock::now() + within;
     let target = match parse_all(&[url.to_owned()]) {
         Ok(targets) => targets.into_iter().next(),
@@ -138,13 +140,18 @@ pub(super) fn probe(wishes: &Wishes, url: &OsStr, within: Duration) -> Status {
     let Some(target) = target.filter(|target| !target.is_directory()) else {
         return usage(url, "it names no file");
     };
-    let mut shot = match Shot::new(wishes) {
-        Ok(shot) => shot,
+    let mut transfers = match Transfers::new(common) {
+        Ok(transfers) => transfers,
         Err(status) => return status,
     };
-    shot.until = Some(until);
+    transfers.until = Some(until);
     let mut progress = TransferProgress::new("", false);
-    match shot.carry_out(&target, End::Get(&Destination::Nowhere), &mut progress) {
+    let report = Report {
+        style: Style::Command,
+        verbose: common.verbose,
+        quiet: common.quiet,
+    };
+    match transfers.run(&target, LocalFile::Get(&Output::Discard), &mut progress) {
         Ok(done) => {
             let milliseconds = done.elapsed.as_secs_f64() * 1000.0;
             let (bytes, granted) = (done.bytes, granted(&done.negotiated));
@@ -154,7 +161,10 @@ pub(super) fn probe(wishes: &Wishes, url: &OsStr, within: Duration) -> Status {
             ));
             Status::Ok
         }
-        Err(failed) => failed.report(&url.display().to_string()),
+        Err(error) => {
+            report.failed(&url.display().to_string(), &error);
+            error.status()
+        }
     }
 }
 
@@ -164,149 +174,98 @@ fn parse_all(words: &[OsString]) -> Result<Vec<Target>, Status> {
 }
 
 /// Where a file is to go.
-fn destination(
-    local: Option<&OsStr>,
-    target: &Target,
-    several: bool,
-) -> Result<Destination, String> {
+fn destination(local: Option<&OsStr>, target: &Target, several: bool) -> Result<Output, String> {
     let name = Path::new(OsStr::from_bytes(tail(&target.name))).to_owned();
     let Some(local) = local else {
-        return Ok(Destination::Path(name));
+        return Ok(Output::Path(name));
     };
-    if let Destination::Stdout = Destination::named(local) {
-        return Ok(Destination::Stdout);
+    if let Output::Stdout = Output::named(local) {
+        return Ok(Output::Stdout);
     }
     if local.is_empty() {
         return Err("the local file's name is empty".to_owned());
     }
     let path = PathBuf::from(local);
     if path.is_dir() || local.as_bytes().ends_with(b"/") {
-        Ok(Destination::Path(path.join(name)))
+        Ok(Output::Path(path.join(name)))
     } else if several {
         Err(format!(
             "{}: not a directory, and several files were asked for",
             path.display()
         ))
     } else {
-        Ok(Destination::Path(path))
+        Ok(Output::Path(path))
     }
 }
 
 /// A file on a server, for people: `host:file`.
-fn show(target: &Target) -> String {
+fn display(target: &Target) -> String {
     format!("{}:{}", target.host, escape(&target.name))
 }
 
-/// What the server agreed to, as options are written.
-pub(super) fn granted(negotiated: &Negotiated) -> String {
-    let words = [
-        Some(format!("blksize={}", negotiated.blksize)),
-        Some(format!("windowsize={}", negotiated.windowsize)),
-        negotiated.tsize.map(|bytes| format!("tsize={bytes}")),
-        negotiated
-            .timeout
-            .map(|timeout| format!("timeout={}", timeout.as_secs())),
-    ];
-    words.into_iter().flatten().collect::<Vec<_>>().join(" ")
-}
-
-/// Why a file of a shot didn't move.
-enum Failed {
-    UnknownHost(String),
-    Trouble(Trouble),
-}
-
-impl Failed {
-    /// One line on standard error, and the status.
-    fn report(&self, label: &str) -> Status {
-        match self {
-            Self::UnknownHost(text) => {
-                complain(format_args!("tftp: {text}"));
-                Status::UnknownHost
-            }
-            // It names the local file itself.
-            Self::Trouble(Trouble::Local(text)) => {
-                complain(format_args!("tftp: {text}"));
-                Status::Local
-            }
-            Self::Trouble(trouble) => {
-                complain(format_args!("tftp: {label}: {trouble}"));
-                trouble.status()
-            }
-        }
-    }
-}
-
 /// What the files of one call have in common.
-struct Shot<'a> {
-    wishes: &'a Wishes,
+struct Transfers<'a> {
+    common: &'a CommonArgs,
     engine: Engine,
     until: Option<Instant>,
 }
 
-impl<'a> Shot<'a> {
-    fn new(wishes: &'a Wishes) -> Result<Self, Status> {
+impl<'a> Transfers<'a> {
+    fn new(common: &'a CommonArgs) -> Result<Self, Status> {
         let mut engine = Engine::new().map_err(|error| {
             complain(format_args!("tftp: cannot wait for answers: {error}"));
             Status::NoAnswer
         })?;
-        engine.set_trace(wishes.trace.then_some(trace::on_stderr));
+        engine.set_trace(common.trace.then_some(trace::on_stderr));
         Ok(Self {
-            wishes,
+            common,
             engine,
             until: None,
         })
     }
 
-    fn carry_out(
+    fn run(
         &mut self,
         target: &Target,
-        file: End<'_>,
+        file: LocalFile<'_>,
         progress: &mut TransferProgress,
-    ) -> Result<Done, Failed> {
+    ) -> Result<Completed, JobError> {
         let servers = self
-            .wishes
+            .common
             .addresses(&target.host, target.port)
-            .map_err(Failed::UnknownHost)?;
-        let order = Order {
+            .map_err(JobError::UnknownHost)?;
+        let job = Job {
             servers: &servers,
             name: &target.name,
             // The URL's own wish comes first.
-            mode: target.mode.or(self.wishes.mode).unwrap_or(Mode::Octet),
+            mode: target.mode.or(self.common.mode).unwrap_or(Mode::Octet),
             file,
-            offer: &self.wishes.offer(),
-            with_size: self.wishes.with_size(),
-            retry: self.wishes.retry(),
-            ports: self.wishes.port_range.as_ref(),
+            offer: &self.common.offer(),
+            with_size: self.common.with_size(),
+            retry: self.common.retry(),
+            ports: self.common.port_range.as_ref(),
             until: self.until,
         };
-        let done = self.engine.carry_out(&order, progress);
-        done.map_err(Failed::Trouble)
+        self.engine.run(&job, progress)
     }
 
     /// Moves one file and tells how it went.
-    fn fire(&mut self, target: &Target, file: End<'_>, verb: &str, label: &str) -> Status {
-        let mut progress = TransferProgress::new(label, !self.wishes.quiet && !file.is_screen());
-        let done = match self.carry_out(target, file, &mut progress) {
-            Ok(done) => done,
-            Err(failed) => return failed.report(&show(target)),
+    fn transfer(&mut self, target: &Target, file: LocalFile<'_>, label: &str) -> Status {
+        let mut progress = TransferProgress::new(label, !self.common.quiet && !file.is_screen());
+        let report = Report {
+            style: Style::Command,
+            verbose: self.common.verbose,
+            quiet: self.common.quiet,
         };
-        if self.wishes.verbose {
-            if let Some(reason) = &done.fallback {
-                complain(format_args!("{label}: went on without options: {reason}"));
+        match self.run(target, file, &mut progress) {
+            Ok(done) => {
+                report.completed(label, file, &done);
+                Status::Ok
             }
-            complain(format_args!(
-                "{label}: {} retransmits={}",
-                granted(&done.negotiated),
-                done.retransmits
-            ));
+            Err(error) => {
+                report.failed(&display(target), &error);
+                error.status()
+            }
         }
-        if !self.wishes.quiet {
-            complain(format_args!(
-                "{label}: {}",
-                summary(verb, done.bytes, done.elapsed)
-            ));
-        }
-        Status::Ok
     }
 }

@@ -1,14 +1,13 @@
-//! How far a transfer has come, on a terminal. Must not: be seen anywhere else.
+//! The progress bar. Shown on terminals only.
 
 use std::io::{self, IsTerminal};
-use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::local::Local;
+use super::local::LocalStore;
 use crate::session::{Content, Session};
 
-/// Times a second that a bar is drawn anew.
+/// How often a bar is drawn, per second.
 const FRAMES: u8 = 10;
 
 const WITH_SIZE: &str = "{prefix:.bold} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
@@ -34,7 +33,7 @@ impl TransferProgress {
     }
 
     /// Shows how far `session` is.
-    pub(super) fn show(&mut self, session: &Session<Local>) {
+    pub(super) fn show(&mut self, session: &Session<LocalStore>) {
         let Some(label) = &self.label else {
             return;
         };
@@ -56,7 +55,7 @@ impl TransferProgress {
 }
 
 /// Bytes that will have moved in the end, if that is known.
-fn size(session: &Session<Local>) -> Option<u64> {
+fn size(session: &Session<LocalStore>) -> Option<u64> {
     match session.content() {
         Content::Sink(_) => session.transfer().negotiated().tsize,
         Content::Source(source) => source.length(),
@@ -76,19 +75,4 @@ fn bar(label: String, size: Option<u64>) -> ProgressBar {
     bar.set_prefix(label);
     bar.tick();
     bar
-}
-
-/// A size and a time as one sentence, the way TFTP clients have always put it.
-pub(super) fn summary(verb: &str, bytes: u64, elapsed: Duration) -> String {
-    let seconds = elapsed.as_secs_f64();
-    format!(
-        "{verb} {bytes} bytes in {seconds:.1} seconds [{:.0} bit/s]",
-        rate(bytes, seconds)
-    )
-}
-
-/// Bits a second; what took no measurable time counts as a microsecond.
-#[expect(clippy::cast_precision_loss, reason = "a rate for people")]
-fn rate(bytes: u64, seconds: f64) -> f64 {
-    bytes as f64 * 8.0 / seconds.max(0.000_001)
 }

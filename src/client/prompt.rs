@@ -10,13 +10,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::cli::{Args, Wishes};
+use super::cli::{Args, CommonArgs};
 use super::commands::{self, Command, NoCommand};
-use super::engine::{End, Engine, Order, Trouble};
+use super::engine::Engine;
+use super::job::{Job, JobError, LocalFile};
 use super::lines::{Line, Lines};
-use super::local::{Destination, Source};
-use super::oneshot::granted;
-use super::progress::{TransferProgress, summary};
+use super::local::{Input, Output};
+use super::progress::TransferProgress;
+use super::report::{Report, Style};
 use super::target::{PORT, Target, is_url, parse_mode, parse_port, split_host, tail};
 use super::{Status, complain, say, trace};
 use crate::protocol::retry::{RetryPolicy, Wait};
@@ -41,7 +42,7 @@ struct Peer {
 
 /// What a session at the prompt has set.
 pub(super) struct Prompt {
-    wishes: Wishes,
+    common: CommonArgs,
     offer: Offer,
     peer: Option<Peer>,
     mode: Mode,
@@ -51,7 +52,7 @@ pub(super) struct Prompt {
     /// Seconds to wait in all, if the user said so.
     patience: Option<Duration>,
     wait: Wait,
-    /// What `-c` asks for, instead of lines.
+    /// The command given with `-c`, instead of lines.
     once: Option<Vec<Vec<u8>>>,
     lines: Option<Lines>,
     engine: Option<Engine>,
@@ -63,23 +64,23 @@ pub(super) struct Prompt {
 impl Prompt {
     /// A prompt as the command line wants it.
     pub(super) fn new(args: &Args) -> Self {
-        let wishes = args.wishes.clone();
+        let common = args.common.clone();
         let bytes = |words: &Vec<OsString>| words.iter().map(|it| it.as_bytes().to_vec()).collect();
         let mut prompt = Self {
-            offer: wishes.offer(),
+            offer: common.offer(),
             peer: None,
-            mode: wishes.mode.unwrap_or(Mode::Octet),
-            verbose: wishes.verbose,
-            trace: wishes.trace,
+            mode: common.mode.unwrap_or(Mode::Octet),
+            verbose: common.verbose,
+            trace: common.trace,
             literal: args.literal,
             patience: None,
-            wait: wishes.retry().wait,
+            wait: common.retry().wait,
             once: args.command.as_ref().map(bytes),
             lines: None,
             engine: None,
             status: Status::Ok,
             interrupted: false,
-            wishes,
+            common,
         };
         if let Some(host) = &args.host {
             prompt.connect(host, args.port.unwrap_or(PORT));
@@ -87,7 +88,7 @@ impl Prompt {
         prompt
     }
 
-    /// Obeys until there is nothing more to obey.
+    /// Executes commands until there are no more.
     pub(super) fn run(mut self) -> Status {
         let engine = match Engine::new() {
             Ok(engine) => self.engine.insert(engine),
@@ -98,9 +99,9 @@ impl Prompt {
         };
         engine.set_trace(self.trace.then_some(trace::on_stdout));
         if let Some(words) = self.once.take() {
-            // Without a server there is nothing to obey it with.
+            // Without a server no command can be executed.
             if self.status == Status::Ok {
-                self.obey(&words);
+                self.execute(&words);
             }
         } else {
             let lines = self.lines.insert(Lines::new());
@@ -113,7 +114,7 @@ impl Prompt {
         self.status
     }
 
-    /// Reads a line and obeys it.
+    /// Reads a line and executes it.
     fn step(&mut self, is_terminal: bool) -> Next {
         // While a person thinks, nobody would repeat the last ACK.
         if let (true, Some(engine)) = (is_terminal, &mut self.engine) {
@@ -121,7 +122,7 @@ impl Prompt {
         }
         // Whoever feeds a pipe may do without.
         let prompt = match self.lines {
-            Some(Lines::Pipe) if self.wishes.quiet => "",
+            Some(Lines::Pipe) if self.common.quiet => "",
             _ => "tftp> ",
         };
         match self.ask(prompt) {
@@ -137,7 +138,7 @@ impl Prompt {
                 let next = if words.is_empty() {
                     Next::Line
                 } else {
-                    self.obey(&words)
+                    self.execute(&words)
                 };
                 // On a terminal an interrupt ends the transfer, not the prompt.
                 if std::mem::take(&mut self.interrupted) && !is_terminal {
@@ -160,12 +161,12 @@ impl Prompt {
     }
 
     /// Something was typed that can't be followed.
-    fn misunderstood(&mut self, text: std::fmt::Arguments<'_>) {
+    fn usage_error(&mut self, text: std::fmt::Arguments<'_>) {
         say(text);
         self.failed(Status::Usage);
     }
 
-    fn obey(&mut self, words: &[Vec<u8>]) -> Next {
+    fn execute(&mut self, words: &[Vec<u8>]) -> Next {
         let Some((first, rest)) = words.split_first() else {
             return Next::Line;
         };
@@ -178,10 +179,10 @@ impl Prompt {
         };
         match command {
             Command::Quit => return Next::Quit,
-            Command::Connect => self.obey_connect(rest),
-            Command::Get => self.obey_get(rest),
-            Command::Put => self.obey_put(rest),
-            Command::Mode => self.obey_mode(rest),
+            Command::Connect => self.execute_connect(rest),
+            Command::Get => self.execute_get(rest),
+            Command::Put => self.execute_put(rest),
+            Command::Mode => self.execute_mode(rest),
             Command::Binary => self.mode = Mode::Octet,
             Command::Ascii => self.mode = Mode::Netascii,
             Command::Verbose => {
@@ -221,19 +222,19 @@ impl Prompt {
                     self.offer.windowsize = Some(blocks).filter(|&blocks| blocks > 1);
                 }
             }
-            Command::Help => self.obey_help(rest),
+            Command::Help => self.execute_help(rest),
         }
         Next::Line
     }
 
     fn no_command(&mut self, problem: NoCommand) {
         match problem {
-            NoCommand::Ambiguous => self.misunderstood(format_args!("?Ambiguous command")),
-            NoCommand::Invalid => self.misunderstood(format_args!("?Invalid command")),
+            NoCommand::Ambiguous => self.usage_error(format_args!("?Ambiguous command")),
+            NoCommand::Invalid => self.usage_error(format_args!("?Invalid command")),
         }
     }
 
-    fn obey_help(&mut self, words: &[Vec<u8>]) {
+    fn execute_help(&mut self, words: &[Vec<u8>]) {
         if words.is_empty() {
             say(format_args!(
                 "Commands may be abbreviated.  Commands are:\n"
@@ -246,16 +247,16 @@ impl Prompt {
             match commands::help(word) {
                 Ok(text) => say(format_args!("{text}")),
                 Err(NoCommand::Ambiguous) => {
-                    self.misunderstood(format_args!("?Ambiguous help command {}", escape(word)));
+                    self.usage_error(format_args!("?Ambiguous help command {}", escape(word)));
                 }
                 Err(NoCommand::Invalid) => {
-                    self.misunderstood(format_args!("?Invalid help command {}", escape(word)));
+                    self.usage_error(format_args!("?Invalid help command {}", escape(word)));
                 }
             }
         }
     }
 
-    fn obey_mode(&mut self, words: &[Vec<u8>]) {
+    fn execute_mode(&mut self, words: &[Vec<u8>]) {
         match words {
             [] => say(format_args!(
                 "Using {} mode to transfer files.",
@@ -263,12 +264,12 @@ impl Prompt {
             )),
             [word] => match std::str::from_utf8(word).ok().and_then(parse_mode) {
                 Some(mode) => self.mode = mode,
-                None => self.misunderstood(format_args!(
+                None => self.usage_error(format_args!(
                     "{}: unknown mode\nusage: mode [ ascii | netascii | binary | image | octet ]",
                     escape(word)
                 )),
             },
-            _ => self.misunderstood(format_args!(
+            _ => self.usage_error(format_args!(
                 "usage: mode [ ascii | netascii | binary | image | octet ]"
             )),
         }
@@ -307,7 +308,7 @@ impl Prompt {
     ) -> Option<u16> {
         let (low, high) = (*range.start(), *range.end());
         let [word] = words else {
-            self.misunderstood(format_args!("usage: {name} value ({low} to {high})"));
+            self.usage_error(format_args!("usage: {name} value ({low} to {high})"));
             return None;
         };
         let number = std::str::from_utf8(word)
@@ -316,7 +317,7 @@ impl Prompt {
         let number = number.filter(|number| range.contains(number));
         if number.is_none() {
             let word = escape(word);
-            self.misunderstood(format_args!("{word}: bad value: {name} is {low} to {high}"));
+            self.usage_error(format_args!("{word}: bad value: {name} is {low} to {high}"));
         }
         number
     }
@@ -325,7 +326,7 @@ impl Prompt {
     /// none.
     fn seconds(&mut self, name: &str, words: &[Vec<u8>]) -> Option<Duration> {
         let [word] = words else {
-            self.misunderstood(format_args!("usage: {name} value (seconds)"));
+            self.usage_error(format_args!("usage: {name} value (seconds)"));
             return None;
         };
         let seconds = std::str::from_utf8(word)
@@ -336,7 +337,7 @@ impl Prompt {
             .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
         if time.is_none() {
             let word = escape(word);
-            self.misunderstood(format_args!("{word}: bad value: {name} is 0.001 to 255"));
+            self.usage_error(format_args!("{word}: bad value: {name} is 0.001 to 255"));
         }
         time
     }
@@ -353,14 +354,14 @@ impl Prompt {
         }
     }
 
-    fn obey_connect(&mut self, words: &[Vec<u8>]) {
+    fn execute_connect(&mut self, words: &[Vec<u8>]) {
         let words = self.or_ask(words, "(to) ");
         let text = |word: &Vec<u8>| String::from_utf8(word.clone()).ok();
         let (host, port) = match &words[..] {
             [host] => (text(host), Some(PORT)),
             [host, port] => {
                 let Some(Ok(port)) = text(port).map(|port| parse_port(&port)) else {
-                    self.misunderstood(format_args!("{}: bad port number", escape(port)));
+                    self.usage_error(format_args!("{}: bad port number", escape(port)));
                     return;
                 };
                 (text(host), Some(port))
@@ -371,7 +372,7 @@ impl Prompt {
             (Some(host), Some(port)) => {
                 self.connect(&host, port);
             }
-            _ => self.misunderstood(format_args!("usage: connect host-name [port]")),
+            _ => self.usage_error(format_args!("usage: connect host-name [port]")),
         }
     }
 
@@ -381,7 +382,7 @@ impl Prompt {
             .strip_prefix('[')
             .and_then(|rest| rest.strip_suffix(']'))
             .unwrap_or(host);
-        match self.wishes.addresses(bare, port) {
+        match self.common.addresses(bare, port) {
             Ok(addresses) => {
                 if self.verbose
                     && let Some(first) = addresses.first()
@@ -413,7 +414,7 @@ impl Prompt {
                     .connect(&target.host, target.port)
                     .then_some(target.name),
                 Err(problem) => {
-                    self.misunderstood(format_args!("{}: {problem}", escape(word)));
+                    self.usage_error(format_args!("{}: {problem}", escape(word)));
                     None
                 }
             };
@@ -425,17 +426,17 @@ impl Prompt {
             return self.connect(host, port).then(|| file.to_vec());
         }
         if self.peer.is_none() {
-            self.misunderstood(format_args!("No target machine specified."));
+            self.usage_error(format_args!("No target machine specified."));
             return None;
         }
         Some(word.to_vec())
     }
 
-    fn obey_get(&mut self, words: &[Vec<u8>]) {
+    fn execute_get(&mut self, words: &[Vec<u8>]) {
         let words = self.or_ask(words, "(files) ");
         let (remotes, local) = match &words[..] {
             [] => {
-                self.misunderstood(format_args!("{GET_USAGE}"));
+                self.usage_error(format_args!("{GET_USAGE}"));
                 return;
             }
             [remote, local] => (std::slice::from_ref(remote), Some(local)),
@@ -452,7 +453,7 @@ impl Prompt {
                 None => here.to_owned(),
             };
             if local.as_os_str().is_empty() {
-                self.misunderstood(format_args!("{GET_USAGE}"));
+                self.usage_error(format_args!("{GET_USAGE}"));
                 return;
             }
             let (host, mode) = (self.host(), self.mode.name());
@@ -462,18 +463,18 @@ impl Prompt {
                     "getting from {host}:{name} to {local} [{mode}]"
                 ));
             }
-            let destination = Destination::named(local.as_os_str());
-            if !self.transfer(&name, End::Get(&destination)) {
+            let destination = Output::named(local.as_os_str());
+            if !self.transfer(&name, LocalFile::Get(&destination)) {
                 return;
             }
         }
     }
 
-    fn obey_put(&mut self, words: &[Vec<u8>]) {
+    fn execute_put(&mut self, words: &[Vec<u8>]) {
         let words = self.or_ask(words, "(file) ");
         let (locals, target) = match &words[..] {
             [] => {
-                self.misunderstood(format_args!("{PUT_USAGE}"));
+                self.usage_error(format_args!("{PUT_USAGE}"));
                 return;
             }
             [local] => (std::slice::from_ref(local), None),
@@ -487,7 +488,7 @@ impl Prompt {
             },
         };
         if self.peer.is_none() {
-            self.misunderstood(format_args!("No target machine specified."));
+            self.usage_error(format_args!("No target machine specified."));
             return;
         }
         for local in locals {
@@ -499,13 +500,13 @@ impl Prompt {
                 Some(directory) => below(directory, tail(local)),
             };
             if local == b"-" && self.lines.is_some() {
-                self.misunderstood(format_args!(
+                self.usage_error(format_args!(
                     "-: standard input is where commands come from"
                 ));
                 return;
             }
             let local = OsStr::from_bytes(local);
-            let source = match Source::open(local) {
+            let source = match Input::open(local) {
                 Ok(source) => source,
                 Err(text) => {
                     complain(format_args!("tftp: {text}"));
@@ -518,7 +519,7 @@ impl Prompt {
                 let (local, name) = (local.display(), escape(&name));
                 say(format_args!("putting {local} to {host}:{name} [{mode}]"));
             }
-            if !self.transfer(&name, End::Put(&source)) {
+            if !self.transfer(&name, LocalFile::Put(&source)) {
                 return;
             }
         }
@@ -534,7 +535,7 @@ impl Prompt {
     fn retry(&self) -> RetryPolicy {
         let policy = RetryPolicy {
             wait: self.wait,
-            ..self.wishes.retry()
+            ..self.common.retry()
         };
         match self.patience {
             Some(patience) => policy.lasting(patience),
@@ -543,53 +544,41 @@ impl Prompt {
     }
 
     /// Moves one file and tells how it went; false if the others should stay.
-    fn transfer(&mut self, name: &[u8], file: End<'_>) -> bool {
+    fn transfer(&mut self, name: &[u8], file: LocalFile<'_>) -> bool {
         let retry = self.retry();
         let (Some(peer), Some(engine)) = (&self.peer, &mut self.engine) else {
             return false;
         };
-        let order = Order {
+        let job = Job {
             servers: &peer.addresses,
             name,
             mode: self.mode,
             file,
             offer: &self.offer,
-            with_size: self.wishes.with_size(),
+            with_size: self.common.with_size(),
             retry,
-            ports: self.wishes.port_range.as_ref(),
+            ports: self.common.port_range.as_ref(),
             until: None,
         };
-        let shown = !self.wishes.quiet && !file.is_screen();
-        let mut progress = TransferProgress::new(escape(name).to_string(), shown);
-        match engine.carry_out(&order, &mut progress) {
+        let shown = !self.common.quiet && !file.is_screen();
+        let label = escape(name).to_string();
+        let mut progress = TransferProgress::new(label.clone(), shown);
+        let report = Report {
+            style: Style::Prompt,
+            verbose: self.verbose,
+            quiet: self.common.quiet,
+        };
+        match engine.run(&job, &mut progress) {
             Ok(done) => {
-                if self.verbose {
-                    if let Some(reason) = &done.fallback {
-                        say(format_args!("Went on without options: {reason}"));
-                    }
-                    let verb = match file {
-                        End::Get(_) => "Received",
-                        End::Put(_) => "Sent",
-                    };
-                    let granted = granted(&done.negotiated);
-                    say(format_args!(
-                        "{} ({granted})",
-                        summary(verb, done.bytes, done.elapsed)
-                    ));
-                }
+                report.completed(&label, file, &done);
                 true
             }
-            Err(trouble) => {
-                match &trouble {
-                    Trouble::Refused { .. } => complain(format_args!("{trouble}")),
-                    Trouble::Silence(text) => complain(format_args!("Transfer timed out: {text}")),
-                    Trouble::Unreachable(text) => complain(format_args!("{text}")),
-                    _ => complain(format_args!("tftp: {trouble}")),
-                }
-                self.interrupted = matches!(trouble, Trouble::Interrupted(_));
-                self.failed(trouble.status());
+            Err(error) => {
+                report.failed(&label, &error);
+                self.interrupted = matches!(error, JobError::Interrupted(_));
+                self.failed(error.status());
                 // The next file may well be there.
-                matches!(trouble, Trouble::Refused { .. } | Trouble::Local(_))
+                matches!(error, JobError::ServerError { .. } | JobError::LocalFile(_))
             }
         }
     }

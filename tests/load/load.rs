@@ -1,7 +1,8 @@
 //! The load generator behind `scripts/bench`: measures TFTP servers side by side.
 //!
 //! `load campaign` runs workloads against every server that is here and writes
-//! the report; `load drive` sends any load to a server that runs already;
+//! the report; `load drive` sends any load to a server that is running already;
+//! `load losses` plays boot loaders over a network that loses packets;
 //! `load bare` is the loop that shows what the socket allows. Not shipped.
 #![allow(
     clippy::cast_precision_loss,
@@ -11,11 +12,13 @@
 
 mod abuse;
 mod bare;
+mod boot;
 mod campaign;
 mod chart;
 mod figures;
 mod fleet;
 mod link;
+mod losses;
 mod pattern;
 mod process;
 mod report;
@@ -36,6 +39,7 @@ use tftpd::wire::packet::Direction;
 use self::campaign::Campaign;
 use self::figures::{Figures, Metric};
 use self::fleet::{Fleet, Plan};
+use self::losses::LossesArgs;
 use self::pattern::Pattern;
 use self::process::{Cores, Insomnia, stay_awake};
 use self::report::Setting;
@@ -46,6 +50,7 @@ use self::servers::Programs;
 enum Args {
     Campaign(CampaignArgs),
     Drive(DriveArgs),
+    Losses(LossesArgs),
     /// Serve DIR by a bare loop.
     Bare {
         address: SocketAddr,
@@ -115,6 +120,7 @@ fn main() -> ExitCode {
     let done = match Args::parse() {
         Args::Campaign(args) => measure(args),
         Args::Drive(args) => drive(&args),
+        Args::Losses(args) => losses::run(&args).map_err(Into::into),
         Args::StayAwake { parent } => {
             stay_awake(parent);
             Ok(())

@@ -1,0 +1,134 @@
+//! One file to move, and what came of it. Must not: move it.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use super::Status;
+use super::local::{Input, Output};
+use crate::protocol::retry::RetryPolicy;
+use crate::protocol::transfer::Failure;
+use crate::wire::escape::escape;
+use crate::wire::options::{Negotiated, Offer};
+use crate::wire::packet::{ErrorCode, Mode};
+
+/// One file to be moved.
+#[derive(Debug)]
+pub(super) struct Job<'a> {
+    /// Where the server may be: tried one after the other.
+    pub(super) servers: &'a [SocketAddr],
+    /// The file's name for the request.
+    pub(super) name: &'a [u8],
+    pub(super) mode: Mode,
+    pub(super) file: LocalFile<'a>,
+    /// What to ask for, apart from the size.
+    pub(super) offer: &'a Offer,
+    /// Whether to ask for or tell the size (RFC 2349).
+    pub(super) with_size: bool,
+    pub(super) retry: RetryPolicy,
+    /// Ports to use, one each; `None`: any.
+    pub(super) ports: Option<&'a RangeInclusive<u16>>,
+    /// When it is too late.
+    pub(super) until: Option<Instant>,
+}
+
+/// The file at this end, and so which way it goes.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum LocalFile<'a> {
+    /// Received: an RRQ.
+    Get(&'a Output),
+    /// Sent: a WRQ.
+    Put(&'a Input),
+}
+
+impl LocalFile<'_> {
+    /// Whether the bytes appear where progress would.
+    pub(super) fn is_screen(&self) -> bool {
+        matches!(self, Self::Get(destination) if destination.is_screen())
+    }
+}
+
+impl fmt::Display for LocalFile<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Get(destination) => destination.fmt(f),
+            Self::Put(source) => source.fmt(f),
+        }
+    }
+}
+
+/// A file that was moved.
+#[derive(Debug)]
+pub(super) struct Completed {
+    /// Its bytes at this end.
+    pub(super) bytes: u64,
+    pub(super) elapsed: Duration,
+    /// What the two ends agreed on.
+    pub(super) negotiated: Negotiated,
+    /// Packets of ours that were sent again.
+    pub(super) retransmits: u64,
+    /// Why it was moved without options, though some were asked for.
+    pub(super) fallback: Option<String>,
+}
+
+/// A file that was not moved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum JobError {
+    /// The host's name has no address; one line.
+    UnknownHost(String),
+    /// The server sent an ERROR.
+    ServerError { code: ErrorCode, message: Box<[u8]> },
+    /// The server sent what can't be accepted, and was told so.
+    ProtocolError(Failure),
+    /// The file at this end.
+    LocalFile(String),
+    /// The request can't be made.
+    BadRequest(String),
+    /// Nobody answered, or no longer.
+    NoAnswer(String),
+    /// The network says that nobody is there.
+    Unreachable(String),
+    /// It took longer than it may.
+    Late,
+    /// A signal came.
+    Interrupted(Signal),
+}
+
+impl JobError {
+    /// What to exit with.
+    pub(super) fn status(&self) -> Status {
+        match self {
+            Self::ServerError { .. } | Self::ProtocolError(_) => Status::Server,
+            Self::UnknownHost(_) => Status::UnknownHost,
+            Self::LocalFile(_) => Status::Local,
+            Self::BadRequest(_) => Status::Usage,
+            Self::NoAnswer(_) | Self::Unreachable(_) | Self::Late => Status::NoAnswer,
+            Self::Interrupted(signal) => {
+                Status::Interrupted(u8::try_from(*signal as i32).unwrap_or_default())
+            }
+        }
+    }
+}
+
+impl fmt::Display for JobError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ServerError { code, message } => {
+                write!(f, "Error code {code}: {}", escape(message))
+            }
+            Self::ProtocolError(failure) => {
+                write!(f, "the server broke the protocol: {}", failure.message)
+            }
+            Self::UnknownHost(text)
+            | Self::LocalFile(text)
+            | Self::BadRequest(text)
+            | Self::NoAnswer(text)
+            | Self::Unreachable(text) => f.write_str(text),
+            Self::Late => f.write_str("it took too long"),
+            Self::Interrupted(signal) => write!(f, "interrupted by {signal}"),
+        }
+    }
+}

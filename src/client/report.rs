@@ -1,0 +1,106 @@
+//! What the user is told about a transfer: a line when it is done, a line when it
+//! failed. `get` and `put` write on standard error, the prompt as tftp-hpa does.
+//! Must not: decide what happens next.
+
+use std::time::Duration;
+
+use super::job::{Completed, JobError, LocalFile};
+use super::{complain, say};
+use crate::wire::options::Negotiated;
+
+/// Where the lines go, and who is used to them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Style {
+    /// `get` and `put`: standard error, each line begins with the file's name.
+    Command,
+    /// The prompt and `-c`: standard output, as tftp-hpa's client has it.
+    Prompt,
+}
+
+/// How much is told, and how.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Report {
+    pub(super) style: Style,
+    pub(super) verbose: bool,
+    pub(super) quiet: bool,
+}
+
+impl Report {
+    /// A file was moved; `label` is its name.
+    pub(super) fn completed(self, label: &str, file: LocalFile<'_>, done: &Completed) {
+        let summary = summary(file, done.bytes, done.elapsed);
+        let granted = granted(&done.negotiated);
+        if let (true, Some(reason)) = (self.verbose, &done.fallback) {
+            self.line(label, format_args!("went on without options: {reason}"));
+        }
+        match self.style {
+            Style::Command => {
+                if self.verbose {
+                    let retransmits = done.retransmits;
+                    self.line(label, format_args!("{granted} retransmits={retransmits}"));
+                }
+                if !self.quiet {
+                    self.line(label, format_args!("{summary}"));
+                }
+            }
+            Style::Prompt if self.verbose => say(format_args!("{summary} ({granted})")),
+            Style::Prompt => {}
+        }
+    }
+
+    fn line(self, label: &str, text: std::fmt::Arguments<'_>) {
+        match self.style {
+            Style::Command => complain(format_args!("{label}: {text}")),
+            Style::Prompt => say(text),
+        }
+    }
+
+    /// A file was not moved; `file` is its name on the server. Always told.
+    pub(super) fn failed(self, file: &str, error: &JobError) {
+        match (self.style, error) {
+            // As scripts that read tftp-hpa's messages expect it.
+            (Style::Prompt, JobError::ServerError { .. }) => complain(format_args!("{error}")),
+            (Style::Prompt, JobError::NoAnswer(text)) => {
+                complain(format_args!("Transfer timed out: {text}"));
+            }
+            // These name the file or the host themselves.
+            (Style::Prompt, _)
+            | (Style::Command, JobError::LocalFile(_) | JobError::UnknownHost(_)) => {
+                complain(format_args!("tftp: {error}"));
+            }
+            (Style::Command, _) => complain(format_args!("tftp: {file}: {error}")),
+        }
+    }
+}
+
+/// What the server agreed to, as options are written.
+pub(super) fn granted(negotiated: &Negotiated) -> String {
+    let words = [
+        Some(format!("blksize={}", negotiated.blksize)),
+        Some(format!("windowsize={}", negotiated.windowsize)),
+        negotiated.tsize.map(|bytes| format!("tsize={bytes}")),
+        negotiated
+            .timeout
+            .map(|timeout| format!("timeout={}", timeout.as_secs())),
+    ];
+    words.into_iter().flatten().collect::<Vec<_>>().join(" ")
+}
+
+/// A size and a time as one sentence, the way TFTP clients have always put it.
+fn summary(file: LocalFile<'_>, bytes: u64, elapsed: Duration) -> String {
+    let verb = match file {
+        LocalFile::Get(_) => "Received",
+        LocalFile::Put(_) => "Sent",
+    };
+    let seconds = elapsed.as_secs_f64();
+    format!(
+        "{verb} {bytes} bytes in {seconds:.1} seconds [{:.0} bit/s]",
+        rate(bytes, seconds)
+    )
+}
+
+/// Bits a second; what took no measurable time counts as a microsecond.
+#[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+fn rate(bytes: u64, seconds: f64) -> f64 {
+    bytes as f64 * 8.0 / seconds.max(0.000_001)
+}

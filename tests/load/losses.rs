@@ -1,0 +1,489 @@
+//! Boot loaders on a network that loses packets: how long they take, and how
+//! long a lost packet makes them wait.
+//!
+//! The network sends each packet that it loses to a port where this process
+//! listens instead, so that a wait can be laid beside what was lost in it.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use mio::net::UdpSocket;
+use mio::{Events, Interest, Poll, Token};
+use nix::sched::{CloneFlags, setns};
+use tftpd::wire::packet::Packet;
+
+use crate::boot::{Loader, Step, Style};
+use crate::clock;
+use crate::figures::milliseconds;
+use crate::pattern::Pattern;
+
+/// Play boot loaders on a network that loses packets; prints rows of a table.
+#[derive(clap::Args)]
+pub(crate) struct LossesArgs {
+    /// Servers, ours first
+    #[arg(value_parser = named_server, required = true)]
+    servers: Vec<(String, SocketAddr)>,
+    /// Directory that all of them serve; the file is made there
+    #[arg(long)]
+    root: PathBuf,
+    /// Bytes of the file
+    #[arg(long, default_value_t = 256 << 10)]
+    size: u64,
+    /// Transfers of each loader with each server, all at once
+    #[arg(long, default_value_t = 8)]
+    transfers: usize,
+    /// Packets of a hundred that the network loses each way; for the table
+    #[arg(long)]
+    rate: u32,
+    /// Our own address
+    #[arg(long)]
+    client: IpAddr,
+    /// Where lost packets go, in both networks
+    #[arg(long)]
+    lost_port: u16,
+    /// The network namespace of the servers
+    #[arg(long)]
+    server_namespace: PathBuf,
+    /// Seconds until it is cut off
+    #[arg(long, default_value_t = 55)]
+    limit: u64,
+}
+
+fn named_server(text: &str) -> Result<(String, SocketAddr), String> {
+    let (name, address) = text.split_once('=').ok_or("NAME=ADDRESS:PORT is wanted")?;
+    let address = address
+        .parse()
+        .map_err(|error| format!("{address}: {error}"))?;
+    Ok((name.to_owned(), address))
+}
+
+/// The name of the file that all ask for.
+const NAME: &str = "boot";
+
+/// Time between the starts of two transfers.
+const PACE: Duration = Duration::from_millis(2);
+
+/// A wait that is worth a question.
+const LONG: Duration = Duration::from_secs(1);
+
+/// The rate up to which a long wait has to have more than one cause.
+const SURE_RATE: u32 = 1;
+
+/// A time without a step forward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Wait {
+    from: Instant,
+    to: Instant,
+    /// When the server was first told that something is missing.
+    told: Option<Instant>,
+}
+
+impl Wait {
+    fn is_long(&self) -> bool {
+        self.to - self.from >= LONG
+    }
+}
+
+/// A datagram that did not arrive.
+struct Loss {
+    at: Instant,
+    from: SocketAddr,
+    what: String,
+}
+
+struct Client<'a> {
+    server: usize,
+    style: &'static Style,
+    socket: Option<UdpSocket>,
+    local: SocketAddr,
+    /// Where the request goes, then the server's TID.
+    peer: SocketAddr,
+    is_answered: bool,
+    loader: Loader<'a>,
+    start: Instant,
+    /// The time of the last step forward.
+    since: Instant,
+    told: Option<Instant>,
+    worst: Duration,
+    /// Waits of a second or more.
+    long: Vec<Wait>,
+    /// When the file was whole.
+    done: Option<Instant>,
+}
+
+impl Client<'_> {
+    fn is_running(&self) -> bool {
+        self.socket.is_some()
+    }
+
+    fn receive(&mut self, buffer: &mut [u8]) {
+        while let Some(socket) = &self.socket {
+            let Ok((len, peer)) = socket.recv_from(buffer) else {
+                return;
+            };
+            if self.is_answered && peer != self.peer {
+                continue;
+            }
+            let Ok(packet) = Packet::parse(&buffer[..len]) else {
+                continue;
+            };
+            (self.peer, self.is_answered) = (peer, true);
+            let now = clock();
+            let step = self.loader.handle_packet(now, &packet);
+            self.account(now, step);
+        }
+    }
+
+    fn run_deadline(&mut self, now: Instant) {
+        if self.is_running() && now >= self.loader.deadline {
+            let step = self.loader.handle_timeout(now);
+            self.account(now, step);
+        }
+    }
+
+    /// Sends what is due and notes what came of the step.
+    fn account(&mut self, now: Instant, step: Step) {
+        if let (Some(socket), Some(datagram)) = (&self.socket, self.loader.poll_transmit()) {
+            // What can't be sent is lost; the loader's timer will tell.
+            let _ = socket.send_to(datagram, self.peer);
+        }
+        match step {
+            Step::None => {}
+            Step::Told => {
+                self.told.get_or_insert(now);
+            }
+            Step::Forward => self.end_wait(now),
+            Step::Done => {
+                self.end_wait(now);
+                self.done = Some(now);
+                self.socket = None;
+            }
+            Step::Failed => {
+                self.end_wait(now);
+                self.socket = None;
+            }
+        }
+    }
+
+    fn end_wait(&mut self, now: Instant) {
+        let wait = Wait {
+            from: self.since,
+            to: now,
+            told: self.told.take(),
+        };
+        self.worst = self.worst.max(wait.to - wait.from);
+        if wait.is_long() {
+            self.long.push(wait);
+        }
+        self.since = now;
+    }
+
+    /// What was lost of this transfer, of all that was lost, in a wait.
+    fn lost_in<'l>(&self, wait: &Wait, losses: &'l [Loss]) -> Vec<&'l str> {
+        // A packet may leave a moment before the step is noted here.
+        let from = wait.from.checked_sub(NOTICE).unwrap_or(wait.from);
+        let ours = losses.iter().filter(|loss| {
+            let is_ours = loss.from == self.local || loss.from == self.peer;
+            is_ours && loss.at >= from && loss.at <= wait.to
+        });
+        ours.map(|loss| loss.what.as_str()).collect()
+    }
+}
+
+/// How late a step forward may be noted, on a busy machine.
+const NOTICE: Duration = Duration::from_millis(20);
+
+/// Why a long wait was so long, as far as the network can tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    /// More than one packet was lost.
+    Several,
+    /// At most one was lost, and the server was told a second ago or never had a
+    /// reason to wait.
+    Server,
+    /// One was lost, and nobody could know before a timer struck.
+    Silence,
+}
+
+fn cause(wait: &Wait, lost: usize) -> Cause {
+    match (lost, wait.told) {
+        (2.., _) => Cause::Several,
+        (0, _) => Cause::Server,
+        (1, Some(told)) if wait.to - told >= LONG => Cause::Server,
+        (1, _) => Cause::Silence,
+    }
+}
+
+/// Plays all loaders with all servers, and prints their rows.
+pub(crate) fn run(args: &LossesArgs) -> io::Result<()> {
+    let pattern = Pattern::new();
+    pattern.create(&args.root.join(NAME), 0, args.size)?;
+    // Without loss the processor decides, which is each server's alone in turn;
+    // with loss there is nothing but waiting, and the peers may wait together.
+    let alone = if args.rate == 0 {
+        args.servers.len()
+    } else {
+        1
+    };
+    let mut groups: Vec<_> = (0..alone).map(|server| server..server + 1).collect();
+    groups.push(alone..args.servers.len());
+    let (mut clients, mut losses) = (Vec::new(), Vec::new());
+    for group in groups.into_iter().filter(|group| !group.is_empty()) {
+        let played = play(args, &pattern, group)?;
+        clients.extend(played.0);
+        losses.extend(played.1);
+    }
+    let mut complaints = Vec::new();
+    let mut rows = String::new();
+    for style in &Style::ALL {
+        let row = row(args, style, &clients, &losses, &mut complaints);
+        rows.push_str(&row);
+    }
+    print!("{rows}");
+    if complaints.is_empty() {
+        return Ok(());
+    }
+    Err(io::Error::other(complaints.join("\nload: ")))
+}
+
+fn lost_packets(
+    registry: &mio::Registry,
+    token: Token,
+    args: &LossesArgs,
+) -> io::Result<UdpSocket> {
+    let any: IpAddr = match args.client {
+        IpAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let mut socket = UdpSocket::bind((any, args.lost_port).into())?;
+    registry.register(&mut socket, token, Interest::READABLE)?;
+    Ok(socket)
+}
+
+fn play<'a>(
+    args: &LossesArgs,
+    pattern: &'a Pattern,
+    servers: Range<usize>,
+) -> io::Result<(Vec<Client<'a>>, Vec<Loss>)> {
+    let mut poll = Poll::new()?;
+    let count = Style::ALL.len() * servers.len() * args.transfers;
+    let home = File::open("/proc/self/ns/net")?;
+    setns(
+        File::open(&args.server_namespace)?,
+        CloneFlags::CLONE_NEWNET,
+    )?;
+    let there = lost_packets(poll.registry(), Token(count + 1), args)?;
+    setns(home, CloneFlags::CLONE_NEWNET)?;
+    let here = lost_packets(poll.registry(), Token(count), args)?;
+
+    let begin = clock();
+    let mut clients: Vec<Client<'a>> = Vec::with_capacity(count);
+    let mut losses = Vec::new();
+    let mut buffer = vec![0; 65_536];
+    let mut events = Events::with_capacity(1024);
+    let end = begin + Duration::from_secs(args.limit);
+    loop {
+        let now = clock();
+        let is_over = clients.len() == count && !clients.iter().any(Client::is_running);
+        if is_over || now >= end {
+            return Ok((clients, losses));
+        }
+        let next_start = begin + PACE * clients.len() as u32;
+        if clients.len() < count && now >= next_start {
+            let client = start(args, pattern, &servers, clients.len(), poll.registry())?;
+            clients.push(client);
+        }
+        for client in &mut clients {
+            client.run_deadline(now);
+        }
+        let running = clients.iter().filter(|client| client.is_running());
+        let mut next = running
+            .map(|client| client.loader.deadline)
+            .min()
+            .unwrap_or(end);
+        if clients.len() < count {
+            next = next.min(begin + PACE * clients.len() as u32);
+        }
+        let timeout = next.min(end).saturating_duration_since(clock());
+        match poll.poll(&mut events, Some(timeout)) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            other => other?,
+        }
+        for event in &events {
+            match event.token().0 {
+                index if index < count => clients[index].receive(&mut buffer),
+                index if index == count => note_losses(&here, &mut buffer, &mut losses),
+                _ => note_losses(&there, &mut buffer, &mut losses),
+            }
+        }
+    }
+}
+
+fn start<'a>(
+    args: &LossesArgs,
+    pattern: &'a Pattern,
+    servers: &Range<usize>,
+    index: usize,
+    registry: &mio::Registry,
+) -> io::Result<Client<'a>> {
+    // One server after the other, so that each has its rest between two.
+    let server = servers.start + index % servers.len();
+    let style = &Style::ALL[index / servers.len() % Style::ALL.len()];
+    let mut socket = UdpSocket::bind((args.client, 0).into())?;
+    registry.register(&mut socket, Token(index), Interest::READABLE)?;
+    let now = clock();
+    let mut client = Client {
+        server,
+        style,
+        local: socket.local_addr()?,
+        socket: Some(socket),
+        peer: args.servers[server].1,
+        is_answered: false,
+        loader: Loader::new(style, NAME, pattern, args.size, now),
+        start: now,
+        since: now,
+        told: None,
+        worst: Duration::ZERO,
+        long: Vec::new(),
+        done: None,
+    };
+    client.account(now, Step::None);
+    Ok(client)
+}
+
+fn note_losses(socket: &UdpSocket, buffer: &mut [u8], losses: &mut Vec<Loss>) {
+    while let Ok((len, from)) = socket.recv_from(buffer) {
+        let what = match Packet::parse(&buffer[..len]) {
+            Ok(Packet::Request(_)) => "the request".to_owned(),
+            Ok(Packet::Data { block, .. }) => format!("DATA {}", block.0),
+            Ok(Packet::Ack(block)) => format!("ACK {}", block.0),
+            Ok(Packet::Oack(_)) => "the OACK".to_owned(),
+            _ => "an ERROR".to_owned(),
+        };
+        let at = clock();
+        losses.push(Loss { at, from, what });
+    }
+}
+
+/// One loader's row; what is wrong with ours is added to `complaints`.
+fn row(
+    args: &LossesArgs,
+    style: &'static Style,
+    clients: &[Client<'_>],
+    losses: &[Loss],
+    complaints: &mut Vec<String>,
+) -> String {
+    let of = |server: usize| {
+        let is_wanted =
+            move |client: &&Client<'_>| client.server == server && client.style.name == style.name;
+        clients.iter().filter(is_wanted)
+    };
+    let mut row = format!("| {} % | {} |", args.rate, style.name);
+    let mut medians = Vec::new();
+    for server in 0..args.servers.len() {
+        let done = of(server).filter(|client| client.done.is_some()).count();
+        let median = median(args, of(server));
+        let worst = of(server)
+            .map(|client| client.worst)
+            .max()
+            .unwrap_or_default();
+        medians.push(median);
+        // Writing to a string can't fail.
+        let _ = write!(
+            row,
+            " {done}/{}, {median:.0} ms, {:.0} ms |",
+            args.transfers,
+            milliseconds(worst)
+        );
+    }
+    let best_peer = medians[1..].iter().copied().min_by(f64::total_cmp);
+    match best_peer {
+        Some(best) => {
+            let _ = write!(row, " {:.2} |", medians[0] / best);
+        }
+        None => row.push_str(" – |"),
+    }
+    let (mut by_server, mut by_silence) = (0, 0);
+    for client in of(0) {
+        if client.done.is_none() && args.rate <= SURE_RATE {
+            complaints.push(format!("{} %, {}: failed", args.rate, style.name));
+        }
+        for wait in &client.long {
+            let lost = client.lost_in(wait, losses);
+            match cause(wait, lost.len()) {
+                Cause::Several => {}
+                Cause::Silence => by_silence += 1,
+                Cause::Server => {
+                    by_server += 1;
+                    if args.rate <= SURE_RATE {
+                        complaints.push(complaint(args, style, wait, &lost));
+                    }
+                }
+            }
+        }
+    }
+    let _ = writeln!(row, " {by_server} | {by_silence} |");
+    row
+}
+
+fn complaint(args: &LossesArgs, style: &Style, wait: &Wait, lost: &[&str]) -> String {
+    let took = milliseconds(wait.to - wait.from);
+    let told = wait.told.map_or("was not told".to_owned(), |told| {
+        format!("was told after {:.0} ms", milliseconds(told - wait.from))
+    });
+    let lost = lost.first().unwrap_or(&"nothing");
+    format!(
+        "{} %, {}: {took:.0} ms of waiting, {lost} was lost, the server {told}",
+        args.rate, style.name
+    )
+}
+
+/// Of the times that the transfers took; a failed one counts as the limit.
+fn median<'c, 'p: 'c>(args: &LossesArgs, clients: impl Iterator<Item = &'c Client<'p>>) -> f64 {
+    let limit = args.limit as f64 * 1e3;
+    let mut times: Vec<f64> = clients
+        .map(|client| {
+            client
+                .done
+                .map_or(limit, |done| milliseconds(done - client.start))
+        })
+        .collect();
+    times.sort_unstable_by(f64::total_cmp);
+    times
+        .get(times.len().saturating_sub(1) / 2)
+        .copied()
+        .unwrap_or(limit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_wait_is_the_servers_fault_if_it_was_told_or_nothing_was_lost() {
+        let from = clock();
+        let at = |milliseconds| from + Duration::from_millis(milliseconds);
+        for (to, told, lost, expected) in [
+            (5000, Some(1), 1, Cause::Server),
+            (5000, None, 1, Cause::Silence),
+            (5000, Some(1), 2, Cause::Several),
+            (5000, None, 0, Cause::Server),
+            // The client's own timer told it, and it answered at once.
+            (1001, Some(1000), 1, Cause::Silence),
+            (2000, Some(1000), 1, Cause::Server),
+        ] {
+            let wait = Wait {
+                from,
+                to: at(to),
+                told: told.map(at),
+            };
+            assert!(wait.is_long());
+            assert_eq!(cause(&wait, lost), expected, "{to} {told:?} {lost}");
+        }
+    }
+}
