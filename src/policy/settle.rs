@@ -167,12 +167,12 @@ mod tests {
 
     const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
-    /// The rules that the README shows.
-    fn readme_rules() -> Rules {
-        let readme = include_str!("../../README.md");
-        let start = readme.find("# letters   expression").unwrap();
-        let end = start + readme[start..].find("\n\n").unwrap();
-        Rules::parse(&readme.as_bytes()[start..end]).unwrap()
+    /// The rules that the manual shows.
+    fn manuals_rules() -> Rules {
+        let manual = include_str!("../../scripts/man/src/tftpd.map.5.md");
+        let start = manual.find("# letters   expression").unwrap();
+        let end = start + manual[start..].find("\n\n").unwrap();
+        Rules::parse(&manual.as_bytes()[start..end]).unwrap()
     }
 
     fn examples() -> Vec<Rules> {
@@ -181,9 +181,9 @@ mod tests {
             b"aP \\.cfg$\n",
             b"~a ^pub/\n",
             b"e ^pub/\na .\n",
-            b"a ^secret\nr ^ pub/\n",
+            b"a ^secret\nr ^ pub/\nr ^.*$ \\L\\0\n",
         ];
-        let mut examples = vec![readme_rules(), Rules::parse(compared).unwrap()];
+        let mut examples = vec![manuals_rules(), Rules::parse(compared).unwrap()];
         examples.extend(others.map(|rules| Rules::parse(rules).unwrap()));
         examples
     }
