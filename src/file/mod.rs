@@ -13,9 +13,11 @@ mod ignore_case;
 pub mod local;
 mod name;
 mod nowait;
+mod publish;
 mod read;
 mod resolve;
 mod root;
+mod space;
 mod upload;
 mod write_buffer;
 
@@ -24,10 +26,11 @@ use nix::libc::off_t;
 
 pub use error::{StorageError, reason};
 pub use name::{MAX_NAME, Name};
+pub use publish::Publisher;
 pub use read::ReadFile;
 pub use resolve::Resolver;
 pub use root::{Directory, Methods, Policy, Root, RootError};
-pub use upload::{Publisher, Upload};
+pub use upload::Upload;
 pub use write_buffer::{BufferedSink, WriteBuffer};
 
 /// Where byte `done` of a run at `offset` lies, as the system counts.

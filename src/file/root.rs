@@ -2,7 +2,6 @@
 //!
 //! Must not: let a name lead out of it.
 
-use std::cell::Cell;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -17,9 +16,11 @@ use nix::sys::stat::{Mode, fstat};
 use super::error::StorageError;
 use super::ignore_case;
 use super::name::{self, Name};
+use super::publish::Publisher;
 use super::read::{self, ReadFile};
 use super::resolve::{self, Resolver};
-use super::upload::{Publisher, Upload};
+use super::space::Uploads;
+use super::upload::Upload;
 use crate::wire::packet::Direction;
 
 /// What clients may do below the root. The default: read everything the
@@ -119,8 +120,7 @@ pub struct Root {
     prefixes: Rc<[PathBuf]>,
     policy: Policy,
     pub(super) methods: Methods,
-    /// Numbers the temporary files.
-    uploads: Cell<u64>,
+    uploads: Rc<Uploads>,
 }
 
 impl Root {
@@ -159,20 +159,16 @@ impl Root {
             directory,
             policy,
             methods,
-            uploads: Cell::new(0),
+            uploads: Rc::default(),
         }
     }
 
     /// The directory `name` below this one as a root of its own: `..` and links
     /// end there. Names that begin with the path of this root are taken as here.
     /// `None` if there is no such directory.
-    ///
-    /// Good for one request: its one upload has a number taken from here.
     pub fn below(&self, name: &[u8]) -> Option<Self> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
         let descriptor = self.resolve(name, flags).ok()?;
-        let serial = self.uploads.get();
-        self.uploads.set(serial.wrapping_add(1));
         let name = Path::new(std::ffi::OsStr::from_bytes(name));
         let paths = self.directory.paths.iter().map(|path| path.join(name));
         let directory = Directory {
@@ -184,7 +180,7 @@ impl Root {
             prefixes: Rc::clone(&self.prefixes),
             policy: self.policy,
             methods: self.methods,
-            uploads: Cell::new(serial),
+            uploads: Rc::clone(&self.uploads),
         })
     }
 
@@ -273,15 +269,13 @@ impl Root {
         let parent = self
             .resolve(parent, OFlag::O_PATH | OFlag::O_DIRECTORY)
             .map_err(StorageError::of_directory)?;
-        let serial = self.uploads.get();
-        self.uploads.set(serial.wrapping_add(1));
         Upload::begin(
             parent,
             name,
             announced,
             self.policy,
             self.methods.publisher,
-            serial,
+            Rc::clone(&self.uploads),
         )
     }
 
@@ -679,7 +673,8 @@ mod tests {
         // A file system nobody can write to.
         let root = Root::open(Path::new("/proc"), Policy::default()).unwrap();
         assert!(root.open_read(b"version").is_ok());
-        assert!(root.create(b"new", None).is_err());
+        let new = root.create(b"new", None);
+        assert!(new.and_then(Upload::commit).is_err());
     }
 
     #[test]

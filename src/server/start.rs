@@ -114,7 +114,8 @@ fn confine(args: &Args, root: BorrowedFd<'_>) -> Result<Enforcement, Box<dyn Err
     let confinement = Confinement {
         root,
         writable: !args.read_only,
-        listable: args.ignore_case,
+        // Uploads look for what was left behind.
+        listable: args.ignore_case || !args.read_only,
         log_file: args.log_file.as_deref(),
         map_file: args.map_file.as_deref(),
         pid_file: args.pid_file.as_deref(),
