@@ -6,20 +6,19 @@
 //! (`resolve`), and no upload is seen before it is whole (`upload`). Must not:
 //! know a peer, a session or a socket, or block on anything but the file system.
 
-pub mod content;
 mod error;
-mod fetch;
 mod ignore_case;
 pub mod local;
 mod name;
 mod nowait;
 mod publish;
-mod read;
+mod reading;
 mod resolve;
 mod root;
+mod sink;
+mod source;
 mod space;
 mod upload;
-mod write_buffer;
 
 use nix::errno::Errno;
 use nix::libc::off_t;
@@ -27,11 +26,12 @@ use nix::libc::off_t;
 pub use error::{StorageError, reason};
 pub use name::{MAX_NAME, Name};
 pub use publish::Publisher;
-pub use read::ReadFile;
+pub use reading::ReadFile;
 pub use resolve::Resolver;
 pub use root::{Directory, Methods, Policy, Root, RootError};
+pub use sink::{BufferedSink, FileSink, Store, WriteBuffer};
+pub use source::{FileSource, MAX_RUN, NetasciiSource, ReadAt};
 pub use upload::Upload;
-pub use write_buffer::{BufferedSink, WriteBuffer};
 
 /// Where byte `done` of a run at `offset` lies, as the system counts.
 fn file_offset(offset: u64, done: usize) -> nix::Result<off_t> {

@@ -17,7 +17,7 @@ use super::error::StorageError;
 use super::ignore_case;
 use super::name::{self, Name};
 use super::publish::Publisher;
-use super::read::{self, ReadFile};
+use super::reading::{self, ReadFile};
 use super::resolve::{self, Resolver};
 use super::space::Uploads;
 use super::upload::Upload;
@@ -208,7 +208,7 @@ impl Root {
     pub fn open_file(&self, name: &Name) -> Result<ReadFile, StorageError> {
         let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_LARGEFILE;
         let looked_at = self.resolve(name, OFlag::O_PATH)?;
-        read::check_kind(&fstat(&looked_at)?)?;
+        reading::check_kind(&fstat(&looked_at)?)?;
         ReadFile::new(self.resolve(name, flags)?)
     }
 
@@ -336,6 +336,7 @@ impl std::error::Error for RootError {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::file::source::ReadAt;
     use std::ffi::OsStr;
     use std::fs::{self, Permissions};
     use std::os::unix::fs::{PermissionsExt, symlink};
