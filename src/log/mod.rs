@@ -20,10 +20,13 @@ pub(crate) use self::target::LogFile;
 use self::target::Target;
 use self::text::Count;
 
+pub(crate) mod bounds;
 pub(crate) mod event;
 mod journal;
 mod json;
 pub(crate) mod repeats;
+pub(crate) mod searches;
+pub(crate) mod short;
 mod sink;
 pub mod syslog;
 mod target;
