@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use tftpd::host::usage::UsageError;
-use tftpd::log::syslog::last_words;
+use tftpd::log::last_words;
 use tftpd::server::cli::Args;
 use tftpd::server::{Server, mapping};
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use log::kv::{self, Key, Source, VisitSource};
 use log::{Level, Record};
 
-use super::text::{Addresses, Cut, Name};
+use super::shown::{Addresses, Cut, Name};
 use crate::wire::packet::ErrorCode;
 
 /// Something that the log tells.

@@ -16,7 +16,7 @@ use super::cli::Args;
 use super::start::{policy, reason};
 use crate::file::Root;
 use crate::log::event::Event;
-use crate::log::text::{Cut, Name};
+use crate::log::shown::{Cut, Name};
 use crate::policy::map::{self, MapRefusal, Mapped, Rules};
 use crate::wire::escape::escape;
 use crate::wire::packet::{Direction, Request};

@@ -15,7 +15,7 @@ use crate::log::event::{Event, Figures};
 use crate::log::repeats::{Refusal, Repeats};
 use crate::log::searches::{Search, Searches};
 use crate::log::short::Short;
-use crate::log::text::{Cut, Name};
+use crate::log::shown::{Cut, Name};
 use crate::protocol::transfer::Outcome;
 use crate::session::{Content, Heading, Session};
 use crate::wire::escape::escape;
