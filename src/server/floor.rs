@@ -23,7 +23,7 @@ use crate::host::random::Random;
 use crate::net::pool::{STORM, SocketPool};
 use crate::net::{ListenSocket, TransferSocket};
 use crate::protocol::transfer::{Failure, Transfer};
-use crate::session::{Context, Resources, SEND_BUDGET, Session, Turn};
+use crate::session::{Context, Resources, SEND_BUDGET, Session, Turn, Watch};
 use crate::table::{Endpoint, Fingerprint, SessionKey, Sessions};
 use crate::wire::packet::ErrorCode;
 
@@ -170,9 +170,12 @@ impl Floor {
         };
         let mut context = Context {
             now: clock::now(),
+            clock: &clock::now,
             resources: &mut self.resources,
-            registry: self.poll.registry(),
-            token: Token(key.to_token()),
+            poll: Watch {
+                registry: self.poll.registry(),
+                token: Token(key.to_token()),
+            },
             send_budget: SEND_BUDGET,
         };
         let turn = work(session, &mut context);
@@ -210,7 +213,7 @@ impl Floor {
                 self.reporter.end(&session, ending, now, &mut self.counters);
             }
             if self.sessions.len() >= STORM {
-                self.socket_pool.put(now, session.into_socket(), endpoint);
+                self.socket_pool.put(now, session.into_port(), endpoint);
             }
         }
     }
@@ -251,7 +254,7 @@ impl Floor {
         let registry = self.poll.registry();
         let token = Token(key.to_token());
         if let Some(session) = self.sessions.get_mut(key)
-            && let Err(error) = session.register(registry, token)
+            && let Err(error) = session.register(&Watch { registry, token })
         {
             self.sessions.remove(key);
             return Err(error);
