@@ -1350,14 +1350,14 @@ fn hpa_style_commands_send_no_options_unless_asked_to() {
 /// A server with several addresses that answers from the wrong one.
 #[test]
 fn answers_from_another_address_are_told() {
-    let listen = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let other = UdpSocket::bind("127.0.0.2:0").unwrap();
-    listen.set_read_timeout(Some(PATIENCE)).unwrap();
-    let url = format!("tftp://{}/file", listen.local_addr().unwrap());
     for args in [
         &["-t", "50", "--retries", "1", "get"][..],
         &["-t", "50", "probe", "--within", "300ms"],
     ] {
+        let listen = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let other = UdpSocket::bind("127.0.0.2:0").unwrap();
+        listen.set_read_timeout(Some(PATIENCE)).unwrap();
+        let url = format!("tftp://{}/file", listen.local_addr().unwrap());
         let dir = tempfile::tempdir().unwrap();
         let child = tftp()
             .args(args)
@@ -1446,7 +1446,10 @@ fn a_size_that_was_announced_wrongly_is_told() {
             let (output, dir) = against(&args, |server| {
                 server.request();
                 assert_eq!(server.say(&oack(&[("tsize", announced)])), Packet::Ack(0));
-                assert_eq!(server.say(&data(1, b"nine long")), Packet::Ack(1));
+                let answer = server.say(&data(1, b"nine long"));
+                // What is short isn't acknowledged as a whole file.
+                let is_short = announced == "10" && !netascii;
+                assert_eq!(answer.error_code().is_some(), is_short, "{answer:?}");
             });
             if netascii {
                 // What text comes to here is not what goes over the wire.

@@ -23,8 +23,11 @@ use super::job::{Completed, Job, JobError, LocalFile};
 use super::local::SharedOutput;
 use super::progress::TransferProgress;
 use super::schedule::Schedule;
+use super::stream::UNKNOWN_SIZE;
+use crate::file::ReadAt;
 use crate::host::{Interrupts, clock};
 use crate::protocol::transfer::Outcome;
+use crate::table::Tracked;
 use crate::wire::options::Offer;
 use crate::wire::packet::{ErrorCode, Mode};
 
@@ -388,7 +391,16 @@ impl<'a> Attempts<'a> {
     /// Nobody answered: what is known.
     fn no_answer(&self) -> String {
         let hint = self.hint().map_or_else(String::new, |it| format!(": {it}"));
-        format!("no answer from {}{hint}", self.servers())
+        let other = self.other_sender();
+        let other = other.map_or_else(String::new, |it| format!("; answers came from {it}"));
+        format!("no answer from {}{hint}{other}", self.servers())
+    }
+
+    /// Who answered though somebody else was asked: a server with several
+    /// addresses that uses the wrong one.
+    fn other_sender(&self) -> Option<SocketAddr> {
+        let mut sessions = self.attempts.iter().map(|it| self.engine.session(it.key));
+        sessions.find_map(|session| session.port().other_sender())
     }
 
     /// The user is gone: whoever answers now is told so.
@@ -412,7 +424,11 @@ impl<'a> Attempts<'a> {
     /// Runs the transfer of an attempt that was answered to its end.
     fn see_through(&mut self, winner: usize) -> Result<Completed, JobError> {
         let key = self.attempts[winner].key;
+        if let Some(output) = &self.output {
+            output.claim(key);
+        }
         loop {
+            self.note_announced_size(key);
             if let Some(signal) = self.interrupts.take() {
                 self.engine.abort(key, INTERRUPTED);
                 return Err(JobError::Interrupted(signal));
@@ -430,11 +446,23 @@ impl<'a> Attempts<'a> {
         }
     }
 
+    /// The size that the server announced is held against what comes. Of text it
+    /// says nothing, and some servers repeat the 0 they were asked with.
+    fn note_announced_size(&self, key: usize) {
+        let negotiated = self.engine.session(key).transfer().negotiated();
+        if let (Some(output), Some(bytes @ 1..)) = (&self.output, negotiated.tsize)
+            && self.job.mode == Mode::Octet
+        {
+            output.announce(bytes);
+        }
+    }
+
     /// Tells servers that answer too late that another attempt has the job.
     fn turn_away_others(&mut self, winner: usize) {
         for attempt in &self.attempts {
             let session = self.engine.session(attempt.key);
-            if attempt.key != winner && session.transfer().progress().verified {
+            let is_late = session.transfer().progress().verified && !session.is_over();
+            if attempt.key != winner && is_late {
                 self.engine
                     .abort(attempt.key, "Another request was answered");
             }
@@ -446,6 +474,13 @@ impl<'a> Attempts<'a> {
         let session = self.engine.session(attempt.key);
         let (state, bytes) = (session.transfer().progress(), session.bytes());
         let peer = session.peer();
+        let output = self.output.as_ref();
+        if let Some((received, announced)) = output.and_then(SharedOutput::short) {
+            return Err(JobError::Short {
+                received,
+                announced,
+            });
+        }
         match outcome {
             Outcome::Completed | Outcome::LastAckMissing | Outcome::Probed => {
                 let done = Completed {
@@ -454,6 +489,7 @@ impl<'a> Attempts<'a> {
                     negotiated: *session.transfer().negotiated(),
                     retransmits: state.retransmits + self.repeats,
                     fallback: self.fallback(attempt),
+                    announced: output.and_then(SharedOutput::exceeded),
                 };
                 let key = self.attempts.remove(winner).key;
                 self.engine.let_dally(key);
@@ -496,7 +532,10 @@ fn with_size(job: &Job<'_>) -> Result<Offer, JobError> {
             LocalFile::Get(_) => Some(0),
             // What text comes to on the wire isn't known before it has gone.
             LocalFile::Put(_) if job.mode == Mode::Netascii => None,
-            LocalFile::Put(file) => Some(file.read().map_err(JobError::LocalFile)?.size()),
+            LocalFile::Put(file) => {
+                let reader = file.reader(0).map_err(JobError::LocalFile)?;
+                Some(reader.size()).filter(|&size| size != UNKNOWN_SIZE)
+            }
         };
     }
     Ok(offer)

@@ -14,6 +14,10 @@ use crate::protocol::retry::{RetryPolicy, Wait};
 use crate::wire::options::{MAX_BLKSIZE, MIN_BLKSIZE, Offer, OptionName, Rollover};
 use crate::wire::packet::Mode;
 
+/// What is asked for where the user doesn't say.
+const DEFAULT_BLKSIZE: u16 = 1428;
+const DEFAULT_WINDOWSIZE: u16 = 16;
+
 /// Status of a command line that can't be followed (`EX_USAGE`).
 const USAGE: u8 = 64;
 
@@ -105,15 +109,15 @@ pub struct CommonArgs {
     #[arg(short, long, value_parser = parse_mode_word, global = true)]
     pub mode: Option<Mode>,
 
-    /// Block size to ask for, in bytes
-    #[arg(long, value_name = "BYTES", default_value_t = 1428, global = true)]
+    /// Block size to ask for, in bytes [default: 1428]
+    #[arg(long, value_name = "BYTES", global = true)]
     #[arg(value_parser = usage::number(MIN_BLKSIZE..=MAX_BLKSIZE))]
-    pub blksize: u16,
+    pub blksize: Option<u16>,
 
-    /// Window to ask for, in blocks
-    #[arg(long, value_name = "BLOCKS", default_value_t = 16, global = true)]
+    /// Window to ask for, in blocks [default: 16]
+    #[arg(long, value_name = "BLOCKS", global = true)]
     #[arg(value_parser = usage::number(1..=u16::MAX))]
-    pub windowsize: u16,
+    pub windowsize: Option<u16>,
 
     /// Further option to ask for, repeatable
     #[arg(long = "option", value_name = "NAME=VALUE", value_parser = parse_option, global = true)]
@@ -204,9 +208,20 @@ impl CommonArgs {
         if self.no_options {
             return Offer::default();
         }
+        let blksize = self.blksize.or(Some(DEFAULT_BLKSIZE));
+        let windowsize = self.windowsize.or(Some(DEFAULT_WINDOWSIZE));
+        self.offer_with(blksize, windowsize)
+    }
+
+    /// What the user asked for, and nothing else.
+    pub fn explicit_offer(&self) -> Offer {
+        self.offer_with(self.blksize, self.windowsize)
+    }
+
+    fn offer_with(&self, blksize: Option<u16>, windowsize: Option<u16>) -> Offer {
         let mut offer = Offer {
-            blksize: Some(self.blksize),
-            windowsize: Some(self.windowsize).filter(|&blocks| blocks > 1),
+            blksize,
+            windowsize: windowsize.filter(|&blocks| blocks > 1),
             ..Offer::default()
         };
         for (name, value) in &self.options {
@@ -354,7 +369,7 @@ mod tests {
             &["get", "tftp://h/f", "--blksize=512"],
         ] {
             let args = read(words).unwrap_or_else(|it| panic!("{words:?}: {it:?}"));
-            assert_eq!(args.common.blksize, 512, "{words:?}");
+            assert_eq!(args.common.blksize, Some(512), "{words:?}");
             assert!(matches!(args.action, Some(Action::Get { .. })), "{words:?}");
         }
     }

@@ -17,7 +17,9 @@ use slab::Slab;
 use super::attempts::Attempts;
 use super::job::{Completed, Job, JobError, LocalFile};
 use super::local::{OutputWriter, SharedOutput};
+use super::port::ClientPort;
 use super::progress::TransferProgress;
+use super::stream::InputReader;
 use crate::file::{FileSink, FileSource};
 use crate::host::Interrupts;
 use crate::host::clock;
@@ -48,7 +50,7 @@ const SIGNALS: Token = Token(usize::MAX - 1);
 const EVENTS: usize = 32;
 
 /// A transfer of ours.
-pub(super) type ClientSession = Session<TransferSocket, OutputWriter>;
+pub(super) type ClientSession = Session<ClientPort, OutputWriter, InputReader>;
 
 /// A session, and whether it has more to do.
 #[derive(Debug)]
@@ -151,10 +153,10 @@ impl Engine {
     pub(super) fn ask(&mut self, request: &Request<'_>) -> Result<usize, JobError> {
         let mut socket = self.bind(request.server, request.job.ports)?;
         if let LocalFile::Get(_) = request.job.file {
-            let (blocks, block_size) = (request.offer.windowsize, request.offer.blksize);
-            socket.expect_windows(blocks.unwrap_or(1), block_size.unwrap_or(512));
+            let (blocks, block_size) = window(request.offer);
+            socket.expect_windows(blocks, block_size);
         }
-        self.begin(request, socket)
+        self.begin(request, ClientPort::new(socket, request.server))
     }
 
     /// Sends the request of the session `key` again, from the same port.
@@ -166,15 +168,15 @@ impl Engine {
         key: usize,
         request: &Request<'_>,
     ) -> Result<usize, JobError> {
-        let socket = self.sessions.remove(key).session.into_port();
-        self.begin(request, socket)
+        let port = self.sessions.remove(key).session.into_port();
+        self.begin(request, port)
     }
 
-    /// Opens a session on `socket` and sends its request.
-    fn begin(&mut self, request: &Request<'_>, socket: TransferSocket) -> Result<usize, JobError> {
+    /// Opens a session on `port` and sends its request.
+    fn begin(&mut self, request: &Request<'_>, port: ClientPort) -> Result<usize, JobError> {
         let vacant = self.sessions.vacant_entry();
         let key = vacant.key();
-        let mut session = open(request, key, socket)?;
+        let mut session = open(request, key, port)?;
         let watch = Watch {
             registry: self.poll.registry(),
             token: Token(key),
@@ -255,7 +257,7 @@ impl Engine {
     fn work(
         &mut self,
         key: usize,
-        work: impl FnOnce(&mut ClientSession, &mut Context<'_>) -> Turn,
+        work: impl FnOnce(&mut ClientSession, &mut Context<'_, ClientPort>) -> Turn,
     ) {
         let mut context = Context {
             now: clock::now(),
@@ -317,12 +319,14 @@ impl Engine {
     }
 }
 
-/// A session that is about to send `request` from `socket`.
-fn open(
-    request: &Request<'_>,
-    key: usize,
-    socket: TransferSocket,
-) -> Result<ClientSession, JobError> {
+/// The largest window that an offer can bring: blocks and bytes in a block.
+fn window(offer: &Offer) -> (u16, u16) {
+    let blocks = offer.windowsize.unwrap_or(1);
+    (blocks, offer.blksize.unwrap_or(512).max(512))
+}
+
+/// A session that is about to send `request` from `port`.
+fn open(request: &Request<'_>, key: usize, port: ClientPort) -> Result<ClientSession, JobError> {
     let job = request.job;
     let config = Config {
         retry: job.retry,
@@ -344,7 +348,10 @@ fn open(
     let plain = Negotiated::default();
     let (transfer, content) = match (job.file, request.output) {
         (LocalFile::Put(input), _) => {
-            let source = FileSource::new(input.read().map_err(JobError::LocalFile)?, job.mode);
+            let (blocks, block_size) = window(request.offer);
+            let bytes = usize::from(blocks) * usize::from(block_size);
+            let reader = input.reader(bytes).map_err(JobError::LocalFile)?;
+            let source = FileSource::new(reader, job.mode);
             let sender = Sender::new(&config, opening, plain, source.length());
             (Transfer::Sender(sender), Content::Source(source))
         }
@@ -361,7 +368,7 @@ fn open(
     Ok(Session::new(
         transfer,
         content,
-        socket,
+        port,
         remote,
         job.name,
         clock::now(),

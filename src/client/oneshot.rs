@@ -44,6 +44,9 @@ pub(super) fn get(common: &CommonArgs, files: &[OsString]) -> Status {
             }
         }
     }
+    if let Some(status) = refuse_clash(&pairs) {
+        return status;
+    }
     let mut transfers = match Transfers::new(common) {
         Ok(transfers) => transfers,
         Err(status) => return status,
@@ -59,6 +62,22 @@ pub(super) fn get(common: &CommonArgs, files: &[OsString]) -> Status {
     }
     transfers.engine.settle();
     status
+}
+
+/// Two files that would have one local name: the second would replace the first.
+fn refuse_clash(pairs: &[(Target, Output)]) -> Option<Status> {
+    let clash = |(at, (_, output)): (usize, &(Target, Output))| {
+        let is_same = |(_, other): &(Target, Output)| other == output;
+        let other = pairs[..at].iter().position(is_same)?;
+        matches!(output, Output::Path(_)).then_some((other, at))
+    };
+    let (one, other) = pairs.iter().enumerate().find_map(clash)?;
+    let (one, (other, output)) = (display(&pairs[one].0), &pairs[other]);
+    complain(format_args!(
+        "tftp: {one} and {} would both be {output}",
+        display(other)
+    ));
+    Some(Status::Usage)
 }
 
 /// Puts files: local ones, and in the end where to.

@@ -7,6 +7,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::complain;
 use super::engine::ClientSession;
+use super::stream::UNKNOWN_SIZE;
 use crate::session::Content;
 
 /// How often a bar is drawn, per second.
@@ -69,7 +70,7 @@ impl TransferProgress {
 fn size(session: &ClientSession) -> Option<u64> {
     match session.content() {
         Content::Sink(_) => session.transfer().negotiated().tsize,
-        Content::Source(source) => source.length(),
+        Content::Source(source) => source.length().filter(|&size| size != UNKNOWN_SIZE),
     }
 }
 

@@ -442,6 +442,11 @@ impl Prompt {
             [remote, local] => (std::slice::from_ref(remote), Some(local)),
             remotes => (remotes, None),
         };
+        if let Some((one, other)) = same_local_name(remotes) {
+            let (one, other) = (escape(one), escape(other));
+            self.usage_error(format_args!("{one} and {other} have the same local name"));
+            return;
+        }
         for remote in remotes {
             let Some(name) = self.choose_server(remote) else {
                 return;
@@ -549,13 +554,20 @@ impl Prompt {
         let (Some(peer), Some(engine)) = (&self.peer, &mut self.engine) else {
             return false;
         };
+        // Scripts written for tftp-hpa put files on devices that know no options.
+        let is_plain = self.lines.is_none() && matches!(file, LocalFile::Put(_));
+        let offer = if is_plain {
+            &self.common.explicit_offer()
+        } else {
+            &self.offer
+        };
         let job = Job {
             servers: &peer.addresses,
             name,
             mode: self.mode,
             file,
-            offer: &self.offer,
-            with_size: self.common.with_size(),
+            offer,
+            with_size: self.common.with_size() && !is_plain,
             retry,
             ports: self.common.port_range.as_ref(),
             wait: self.common.wait,
@@ -593,6 +605,15 @@ const PUT_USAGE: &str = "usage: put file ... host:target, or\n       \
 
 const fn on_off(is_on: bool) -> &'static str {
     if is_on { "on" } else { "off" }
+}
+
+/// Two of several files that would have one name here.
+fn same_local_name(remotes: &[Vec<u8>]) -> Option<(&[u8], &[u8])> {
+    let clash = |(at, remote): (usize, &Vec<u8>)| {
+        let other = remotes[..at].iter().position(|it| tail(it) == tail(remote));
+        other.map(|other| (&*remotes[other], &*remotes[at]))
+    };
+    remotes.iter().enumerate().find_map(clash)
 }
 
 /// The name of a file in a directory of the server's.

@@ -33,6 +33,12 @@ impl Report {
         if let (true, Some(reason)) = (self.verbose, &done.fallback) {
             self.line(label, format_args!("went on without options: {reason}"));
         }
+        if let Some(announced) = done.announced {
+            let bytes = done.bytes;
+            complain(format_args!(
+                "{label}: {bytes} bytes came, more than the {announced} bytes that were announced"
+            ));
+        }
         match self.style {
             Style::Command => {
                 if self.verbose {
