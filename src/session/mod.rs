@@ -23,7 +23,7 @@ mod prefetch;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use log::debug;
 use mio::Interest;
@@ -180,6 +180,16 @@ impl<P: Port, S: Store, R: ReadAt> Tracked for Session<P, S, R> {
     fn unverified_since(&self) -> Option<Instant> {
         (!self.transfer.progress().verified).then_some(self.started)
     }
+
+    fn quiet_since(&self) -> Option<Instant> {
+        // While we wait for the file the peer has nothing to answer.
+        let waits = !self.file_wait.is_on() && !self.blocked;
+        self.transfer.waiting_since().filter(|_| waits)
+    }
+
+    fn round_trip(&self) -> Option<Duration> {
+        self.transfer.round_trip()
+    }
 }
 
 impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
@@ -300,12 +310,6 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
     /// The client sent its request once more.
     pub fn handle_repeated_request(&mut self, now: Instant) {
         self.transfer.handle_repeated_request(now);
-    }
-
-    /// Whether the client, if it repeats its request at `now`, has started over;
-    /// one that is kept waiting for the file is only impatient.
-    pub fn is_abandoned(&self, now: Instant) -> bool {
-        !self.file_wait.is_on() && self.transfer.is_abandoned(now)
     }
 
     /// We can't go on.
