@@ -207,7 +207,7 @@ fn a_bar_shows_how_far_it_is() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let client = begin_transfer(&server, 1024);
+    let client = begin_transfer(&server, 515);
     server.send_to(&data(2, b"end"), client).unwrap();
     let output = child.wait_with_output().unwrap();
     let errors = String::from_utf8(output.stderr).unwrap();

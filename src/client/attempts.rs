@@ -77,7 +77,7 @@ pub(super) struct Attempts<'a> {
     interrupts: Interrupts,
     progress: &'a mut TransferProgress,
     offer: Offer,
-    attempts: Vec<Attempt>,
+    list: Vec<Attempt>,
     next_address: usize,
     next_address_at: Instant,
     started: Instant,
@@ -105,7 +105,7 @@ impl<'a> Attempts<'a> {
             interrupts,
             progress,
             offer: with_size(job)?,
-            attempts: Vec::new(),
+            list: Vec::new(),
             next_address: 0,
             next_address_at: now,
             started: now,
@@ -118,7 +118,7 @@ impl<'a> Attempts<'a> {
     /// Asks until one attempt is answered, and sees it through.
     pub(super) fn run(&mut self) -> Result<Completed, JobError> {
         let result = self.moved();
-        for attempt in std::mem::take(&mut self.attempts) {
+        for attempt in std::mem::take(&mut self.list) {
             self.engine.remove(attempt.key);
         }
         match (result, self.refusal.take()) {
@@ -136,12 +136,12 @@ impl<'a> Attempts<'a> {
                 Err(error) => error,
             };
             let options_refused = self.options_refused(winner, &error);
-            let attempt = self.attempts.remove(winner);
+            let attempt = self.list.remove(winner);
             self.engine.remove(attempt.key);
             if !options_refused {
                 return Err(error);
             }
-            for other in std::mem::take(&mut self.attempts) {
+            for other in std::mem::take(&mut self.list) {
                 self.engine.remove(other.key);
             }
             self.refusal = Some(error);
@@ -153,7 +153,7 @@ impl<'a> Attempts<'a> {
 
     /// Whether the server takes the request, but not its options.
     fn options_refused(&self, winner: usize, error: &JobError) -> bool {
-        let attempt = &self.attempts[winner];
+        let attempt = &self.list[winner];
         let progress = self.engine.session(attempt.key).transfer().progress();
         attempt.has_options
             && match error {
@@ -201,21 +201,21 @@ impl<'a> Attempts<'a> {
             (Some(attempt.key) != owner, !verified)
         };
         let answered = |&index: &usize| {
-            let key = self.attempts[index].key;
+            let key = self.list[index].key;
             is_answered(self.engine.session(key))
         };
-        (0..self.attempts.len())
+        (0..self.list.len())
             .filter(answered)
-            .min_by_key(|&index| rank(&self.attempts[index]))
+            .min_by_key(|&index| rank(&self.list[index]))
     }
 
     /// Remembers what the network says of servers that don't answer.
     fn note_hints(&mut self, now: Instant) {
-        for attempt in &mut self.attempts {
+        for attempt in &mut self.list {
             let hint = self.engine.session(attempt.key).unreachable();
             attempt.hint = hint.or(attempt.hint);
         }
-        if self.attempts.iter().all(|attempt| attempt.hint.is_some()) {
+        if self.list.iter().all(|attempt| attempt.hint.is_some()) {
             self.next_address_at = now;
         }
         let hint = self.hint();
@@ -232,13 +232,13 @@ impl<'a> Attempts<'a> {
     }
 
     fn ask_what_is_due(&mut self, now: Instant) -> Result<(), JobError> {
-        for index in 0..self.attempts.len() {
+        for index in 0..self.list.len() {
             // One may have been replaced, which moves those behind it.
-            let attempt = &mut self.attempts[index];
+            let attempt = &mut self.list[index];
             if attempt.schedule.is_due(now) {
                 self.ask_again(index, now)?;
             }
-            let attempt = &mut self.attempts[index];
+            let attempt = &mut self.list[index];
             let is_late = attempt.fallback_at.is_some_and(|at| at <= now);
             if is_late || (attempt.fallback_at.is_some() && attempt.schedule.is_spent(now)) {
                 attempt.fallback_at = None;
@@ -263,7 +263,7 @@ impl<'a> Attempts<'a> {
             };
             match asked {
                 // A family that this machine doesn't know.
-                Err(JobError::LocalFile(_)) if !self.attempts.is_empty() => {}
+                Err(JobError::LocalFile(_)) if !self.list.is_empty() => {}
                 Err(JobError::LocalFile(_)) if self.next_address < self.address_count() => {
                     self.next_address_at = now;
                 }
@@ -283,8 +283,8 @@ impl<'a> Attempts<'a> {
         repeats: u8,
     ) -> Result<(), JobError> {
         match self.ask(server, has_options, repeats) {
-            Err(JobError::NoPort(_)) if index < self.attempts.len() => {
-                let replaced = self.attempts.remove(index);
+            Err(JobError::NoPort(_)) if index < self.list.len() => {
+                let replaced = self.list.remove(index);
                 self.engine.remove(replaced.key);
                 self.ask(server, has_options, repeats)
             }
@@ -302,7 +302,7 @@ impl<'a> Attempts<'a> {
         })?;
         let now = clock::now();
         let initial = self.job.retry.initial_wait();
-        self.attempts.push(Attempt {
+        self.list.push(Attempt {
             key,
             server,
             has_options,
@@ -318,7 +318,7 @@ impl<'a> Attempts<'a> {
 
     fn ask_again(&mut self, index: usize, now: Instant) -> Result<(), JobError> {
         let plain = Offer::default();
-        let attempt = &mut self.attempts[index];
+        let attempt = &mut self.list[index];
         let request = Request {
             job: self.job,
             server: attempt.server,
@@ -342,7 +342,7 @@ impl<'a> Attempts<'a> {
             return None;
         }
         let more_addresses = self.next_address < self.address_count();
-        let steps = self.attempts.iter().flat_map(|attempt| {
+        let steps = self.list.iter().flat_map(|attempt| {
             let fallback = attempt.fallback_at;
             [attempt.schedule.next_step(now), fallback]
         });
@@ -378,7 +378,7 @@ impl<'a> Attempts<'a> {
 
     /// What the network said last of any server.
     fn hint(&self) -> Option<ErrorKind> {
-        self.attempts.iter().rev().find_map(|attempt| attempt.hint)
+        self.list.iter().rev().find_map(|attempt| attempt.hint)
     }
 
     /// The addresses that were asked.
@@ -399,7 +399,7 @@ impl<'a> Attempts<'a> {
     /// Who answered though somebody else was asked: a server with several
     /// addresses that uses the wrong one.
     fn other_sender(&self) -> Option<SocketAddr> {
-        let mut sessions = self.attempts.iter().map(|it| self.engine.session(it.key));
+        let mut sessions = self.list.iter().map(|it| self.engine.session(it.key));
         sessions.find_map(|session| session.port().other_sender())
     }
 
@@ -407,12 +407,12 @@ impl<'a> Attempts<'a> {
     fn say_farewell(&mut self, signal: Signal) -> JobError {
         let until = clock::now() + FAREWELL;
         // Where nobody listens nobody answers.
-        while self.attempts.iter().any(|it| it.hint.is_none()) && clock::now() < until {
+        while self.list.iter().any(|it| it.hint.is_none()) && clock::now() < until {
             if self.engine.turn(Some(until)).is_err() || self.interrupts.take().is_some() {
                 break;
             }
             if let Some(answered) = self.answered() {
-                self.engine.abort(self.attempts[answered].key, INTERRUPTED);
+                self.engine.abort(self.list[answered].key, INTERRUPTED);
                 break;
             }
         }
@@ -423,7 +423,7 @@ impl<'a> Attempts<'a> {
 
     /// Runs the transfer of an attempt that was answered to its end.
     fn see_through(&mut self, winner: usize) -> Result<Completed, JobError> {
-        let key = self.attempts[winner].key;
+        let key = self.list[winner].key;
         if let Some(output) = &self.output {
             output.claim(key);
         }
@@ -459,7 +459,7 @@ impl<'a> Attempts<'a> {
 
     /// Tells servers that answer too late that another attempt has the job.
     fn turn_away_others(&mut self, winner: usize) {
-        for attempt in &self.attempts {
+        for attempt in &self.list {
             let session = self.engine.session(attempt.key);
             let is_late = session.transfer().progress().verified && !session.is_over();
             if attempt.key != winner && is_late {
@@ -470,7 +470,7 @@ impl<'a> Attempts<'a> {
     }
 
     fn conclude(&mut self, winner: usize, outcome: Outcome) -> Result<Completed, JobError> {
-        let attempt = &self.attempts[winner];
+        let attempt = &self.list[winner];
         let session = self.engine.session(attempt.key);
         let (state, bytes) = (session.transfer().progress(), session.bytes());
         let peer = session.peer();
@@ -491,7 +491,7 @@ impl<'a> Attempts<'a> {
                     fallback: self.fallback(attempt),
                     announced: output.and_then(SharedOutput::exceeded),
                 };
-                let key = self.attempts.remove(winner).key;
+                let key = self.list.remove(winner).key;
                 self.engine.let_dally(key);
                 Ok(done)
             }
