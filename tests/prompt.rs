@@ -138,7 +138,7 @@ fn a_session_on_a_terminal() {
             &format!("getting from {host}:a to b [octet]"),
             "Received 100000 bytes in ",
             " seconds [",
-            " bit/s]",
+            "iB/s]",
         ],
     );
     terminal.command(
@@ -340,7 +340,11 @@ fn a_pipe_is_obeyed_line_by_line() {
             &peer,
             "?\nhelp get\n",
             0,
-            &["connect to remote tftp", "receive file"],
+            &[
+                "connect to remote tftp",
+                "receive file",
+                "usage: get REMOTE [LOCAL]",
+            ],
         ),
         (&peer, "exit\n", 0, &[]),
     ] {

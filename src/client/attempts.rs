@@ -1,4 +1,4 @@
-//! Whom one job asks, and when: each address of the server, with options and
+//! Which servers one job asks, and when: each address of the server, with options and
 //! without, until one answers; what came of the transfer then.
 //!
 //! ```text
@@ -233,7 +233,7 @@ impl<'a> Attempts<'a> {
 
     fn ask_what_is_due(&mut self, now: Instant) -> Result<(), JobError> {
         for index in 0..self.list.len() {
-            // One may have been replaced, which moves those behind it.
+            // One may have been replaced, which moves those after it.
             let attempt = &mut self.list[index];
             if attempt.schedule.is_due(now) {
                 self.ask_again(index, now)?;
@@ -396,14 +396,14 @@ impl<'a> Attempts<'a> {
         format!("no answer from {}{hint}{other}", self.servers())
     }
 
-    /// Who answered though somebody else was asked: a server with several
-    /// addresses that uses the wrong one.
+    /// An address that answered but wasn't asked: that of a server with several
+    /// that uses the wrong one.
     fn other_sender(&self) -> Option<SocketAddr> {
         let mut sessions = self.list.iter().map(|it| self.engine.session(it.key));
         sessions.find_map(|session| session.port().other_sender())
     }
 
-    /// The user is gone: whoever answers now is told so.
+    /// The user has gone: the next server to answer is told so.
     fn say_farewell(&mut self, signal: Signal) -> JobError {
         let until = clock::now() + FAREWELL;
         // Where nobody listens nobody answers.

@@ -2,7 +2,7 @@
 //! not: act on anything.
 
 use std::ffi::OsString;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -38,7 +38,11 @@ const USAGE: u8 = 64;
        tftp [OPTIONS] HOST [PORT] -c COMMAND…
        tftp [OPTIONS] [HOST [PORT]]")]
 #[command(
-    after_help = "Exit status: 0 ok, 1 the server's error, 2 a local file, 64 usage, \
+    after_help = "probe has --within TIME: how long it may take, such as 3s [default: 5s].
+
+Times are numbers with ms, s or m; -t counts milliseconds where no unit is given.
+
+Exit status: 0 ok, 1 the server's error, 2 a local file, 64 usage, \
     68 unknown host, 69 no answer, 130 and 143 interrupted."
 )]
 pub struct Args {
@@ -57,8 +61,8 @@ pub struct Args {
     #[arg(value_parser = parse_port)]
     pub port: Option<u16>,
 
-    /// Obey one command of the prompt and exit, such as: -c get FILE LOCAL;
-    /// all that stands behind it belongs to it
+    /// Run one command of the prompt and exit, such as: -c get FILE LOCAL;
+    /// everything after it belongs to the command
     #[arg(
         short = 'c',
         value_name = "COMMAND",
@@ -128,10 +132,11 @@ pub struct CommonArgs {
     pub no_options: bool,
 
     /// Milliseconds to wait for an answer before sending again, doubling each
-    /// time [default: as the measured round trip suggests]
+    /// time; 500ms and 5s are understood too [default: as the measured round trip
+    /// suggests]
     #[arg(short, long, value_name = "MS", global = true)]
-    #[arg(value_parser = usage::number(1..=255_000_u32))]
-    pub timeout: Option<u32>,
+    #[arg(value_parser = parse_timeout, allow_negative_numbers = true)]
+    pub timeout: Option<Duration>,
 
     /// How often a packet is sent again before the transfer is given up
     #[arg(long, value_name = "N", default_value_t = 5, global = true)]
@@ -194,9 +199,7 @@ impl Args {
 impl CommonArgs {
     /// When to send again and when to give up.
     pub fn retry(&self) -> RetryPolicy {
-        let wait = self.timeout.map_or(Wait::Adaptive, |milliseconds| {
-            Wait::Fixed(Duration::from_millis(milliseconds.into()))
-        });
+        let wait = self.timeout.map_or(Wait::Adaptive, Wait::Fixed);
         RetryPolicy {
             wait,
             retries: self.retries,
@@ -248,19 +251,35 @@ impl CommonArgs {
     /// # Errors
     /// One line that names the host.
     pub fn addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
+        // The sign before a zone is written %25 in URLs (RFC 6874).
+        let name = host.replacen("%25", "%", 1);
         let wanted = |address: &SocketAddr| {
             !(self.ipv4 && address.is_ipv6() || self.ipv6 && address.is_ipv4())
         };
-        let found = (host, port).to_socket_addrs().map(|all| all.filter(wanted));
+        let found = (&*name, port).to_socket_addrs();
+        let found = found.map(|all| all.map(unmapped).filter(wanted));
         match found.map(Iterator::collect::<Vec<_>>) {
             Ok(addresses) if !addresses.is_empty() => Ok(addresses),
             Ok(_) if self.ipv4 => Err(format!("{host}: unknown host: it has no IPv4 address")),
             Ok(_) if self.ipv6 => Err(format!("{host}: unknown host: it has no IPv6 address")),
+            _ if host.contains('%') => Err(format!(
+                "{host}: unknown host: no such address or interface"
+            )),
             _ if host.contains(':') => Err(format!(
-                "{host}: unknown host; a port stands behind a blank, or in a URL"
+                "{host}: unknown host; to name a port, write tftp HOST PORT or a URL"
             )),
             _ => Err(format!("{host}: unknown host")),
         }
+    }
+}
+
+/// An IPv4-mapped IPv6 address as the IPv4 address that it stands for: the answers
+/// come from that one.
+fn unmapped(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
+        // With its zone.
+        IpAddr::V6(_) => address,
     }
 }
 
@@ -304,27 +323,45 @@ fn rollover(value: &str) -> Option<Rollover> {
     }
 }
 
-/// A time: a number with `ms`, `s` or `m` behind it; seconds without.
+/// A time: a number with `ms`, `s` or `m`; seconds without.
 fn parse_time(text: &str) -> Result<Duration, &'static str> {
-    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
-    let number: f64 = digits
-        .parse()
-        .ok()
-        .filter(|&number: &f64| number > 0.0)
-        .ok_or(EXPECTED_TIME)?;
-    let seconds = match &text[digits.len()..] {
-        "ms" => number / 1000.0,
-        "" | "s" => number,
-        "m" => number * 60.0,
-        _ => return Err(EXPECTED_TIME),
-    };
-    Duration::try_from_secs_f64(seconds)
-        .ok()
+    parse_duration(text, "s")
         .filter(|time| *time <= LONGEST_TIME)
         .ok_or(EXPECTED_TIME)
 }
 
+/// A wait for an answer: a time, but milliseconds where there is no unit.
+fn parse_timeout(text: &str) -> Result<Duration, &'static str> {
+    let range = Duration::from_millis(1)..=LONGEST_TIMEOUT;
+    parse_duration(text, "ms")
+        .filter(|time| range.contains(time))
+        .ok_or(EXPECTED_TIMEOUT)
+}
+
+/// A positive number with a unit, or in `default_unit`.
+fn parse_duration(text: &str, default_unit: &str) -> Option<Duration> {
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let number: f64 = digits.parse().ok().filter(|&number| number > 0.0)?;
+    let unit = match &text[digits.len()..] {
+        "" => default_unit,
+        unit => unit,
+    };
+    let seconds = match unit {
+        "ms" => number / 1000.0,
+        "s" => number,
+        "m" => number * 60.0,
+        _ => return None,
+    };
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
 const EXPECTED_TIME: &str = "expected a time up to a day, in ms, s or m, such as 3s or 500ms";
+
+const EXPECTED_TIMEOUT: &str =
+    "expected a wait from 1 to 255000 milliseconds, or with a unit, such as 500ms or 5s";
+
+/// As long as the timeout option can say (RFC 2349).
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(255);
 
 const LONGEST_TIME: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -362,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn options_may_stand_before_and_behind_the_command() {
+    fn options_may_stand_before_and_after_the_command() {
         for words in [
             &["--blksize", "512", "get", "tftp://h/f"][..],
             &["get", "--blksize", "512", "tftp://h/f"],
@@ -375,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn the_offer_is_what_was_wished_for() {
+    fn the_offer_is_what_was_asked_for() {
         let offer = |words: &[&str]| read(words).unwrap().common.offer();
         assert_eq!(offer(&["h", "--no-options"]), Offer::default());
         let asked = offer(&["h"]);
@@ -444,6 +481,18 @@ mod tests {
         }
         for text in ["", "s", "-1s", "0s", "3h", "nan", "inf", "1e9"] {
             assert!(parse_time(text).is_err(), "{text}");
+        }
+        for (text, milliseconds) in [
+            ("500", 500),
+            ("5s", 5000),
+            ("20ms", 20),
+            ("255000", 255_000),
+        ] {
+            let expected = Duration::from_millis(milliseconds);
+            assert_eq!(parse_timeout(text), Ok(expected), "{text}");
+        }
+        for text in ["0", "-1", "0.5", "256s", "5h", ""] {
+            assert!(parse_timeout(text).is_err(), "{text}");
         }
     }
 }

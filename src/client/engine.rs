@@ -2,7 +2,8 @@
 //! job being done, and finished ones that dally.
 //!
 //! Before its first answer a session has no deadline here: `attempts` decides
-//! when a request is sent again. Must not: print anything, choose whom to ask.
+//! when a request is sent again. Must not: print anything, choose which
+//! server to ask.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -96,7 +96,7 @@ pub(super) enum JobError {
     BadRequest(String),
     /// No local port is left.
     NoPort(String),
-    /// Nobody answered, or no longer.
+    /// No answer, or no more answers.
     NoAnswer(String),
     /// It took longer than it may; what is known of a server that never answered.
     Late(Option<String>),

@@ -1,7 +1,7 @@
 //! Files at this end: what is sent, and where what is received goes.
 //!
 //! A regular file is put in place whole or not at all; pipes and devices take
-//! the bytes as they come. Must not: know who is at the other end.
+//! the bytes as they come. Must not: know the server.
 
 use std::cell::{RefCell, RefMut};
 use std::ffi::OsStr;
@@ -52,8 +52,8 @@ impl Output {
         *self == Self::Stdout && io::stdout().is_terminal()
     }
 
-    /// Makes ready to receive. Nothing can be seen of it yet. Waits for whoever
-    /// is to read a pipe.
+    /// Makes ready to receive. Nothing can be seen of it yet. Waits for a
+    /// pipe's reader.
     ///
     /// # Errors
     /// One line that names the file and the reason.
@@ -103,7 +103,7 @@ impl fmt::Display for Output {
     }
 }
 
-/// A pipe, a terminal or a device. Whoever reads it may take their time: a
+/// A pipe, a terminal or a device. Its reader may take its time: a
 /// signal ends the wait.
 #[derive(Debug)]
 pub(super) struct Stream {
@@ -167,7 +167,7 @@ impl LocalStore {
         })
     }
 
-    /// Lets `interrupts` end a wait for whoever reads a pipe.
+    /// Lets `interrupts` end a wait for a pipe's reader.
     fn watch(&mut self, interrupts: &Interrupts) -> io::Result<()> {
         if let Self::Stream(stream) = self {
             stream.interrupts = Some(interrupts.as_fd().try_clone_to_owned()?);
@@ -253,7 +253,7 @@ impl SharedOutput {
             .map(|announced| (shared.stored, announced))
     }
 
-    /// Lets `interrupts` end a wait for whoever reads a pipe.
+    /// Lets `interrupts` end a wait for a pipe's reader.
     ///
     /// # Errors
     /// Whatever the kernel says.
@@ -404,7 +404,7 @@ fn describe(path: &Path, reason: &str) -> String {
     format!("{}: {reason}", path.display())
 }
 
-/// The system's words, without the number that the library puts behind them.
+/// The system's words, without the number that the library adds.
 fn words(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(number) => Errno::from_raw(number).desc().to_owned(),

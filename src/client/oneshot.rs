@@ -22,19 +22,19 @@ use crate::wire::packet::Mode;
 
 /// Gets files: targets, and in the end perhaps where to.
 pub(super) fn get(common: &CommonArgs, files: &[OsString]) -> Status {
-    let (targets, local) = match files {
+    let (words, local) = match files {
         [targets @ .., last] if !targets.is_empty() && !is_url(last) => (targets, Some(last)),
         targets => (targets, None),
     };
-    let mut targets = match parse_all(targets) {
+    let targets = match parse_all(words) {
         Ok(targets) => targets,
         Err(status) => return status,
     };
     let several = targets.len() > 1;
     let mut pairs = Vec::with_capacity(targets.len());
-    for target in targets.drain(..) {
+    for (target, word) in targets.into_iter().zip(words) {
         if target.is_directory() {
-            return usage(OsStr::new(&display(&target)), "it names no file");
+            return no_file(word);
         }
         match destination(local.map(OsString::as_os_str), &target, several) {
             Ok(destination) => pairs.push((target, destination)),
@@ -143,6 +143,15 @@ fn place(target: &Target, local: &OsStr, several: bool) -> Result<Target, Status
     Ok(target)
 }
 
+/// A directory, or nothing but a host, is named where a file should be.
+fn no_file(word: &OsStr) -> Status {
+    complain(format_args!(
+        "tftp: no file is named in '{}'",
+        word.display()
+    ));
+    Status::Usage
+}
+
 /// One line about a word that can't be followed.
 fn usage(word: &OsStr, problem: &str) -> Status {
     complain(format_args!("tftp: {}: {problem}", word.display()));
@@ -157,7 +166,7 @@ pub(super) fn probe(common: &CommonArgs, url: &OsStr, within: Duration) -> Statu
         Err(status) => return status,
     };
     let Some(target) = target.filter(|target| !target.is_directory()) else {
-        return usage(url, "it names no file");
+        return no_file(url);
     };
     let mut transfers = match Transfers::new(common) {
         Ok(transfers) => transfers,
@@ -259,7 +268,7 @@ impl<'a> Transfers<'a> {
         let job = Job {
             servers: &servers,
             name: &target.name,
-            // The URL's own wish comes first.
+            // The URL's own mode comes first.
             mode: target.mode.or(self.common.mode).unwrap_or(Mode::Octet),
             file,
             offer: &self.common.offer(),
@@ -274,7 +283,12 @@ impl<'a> Transfers<'a> {
 
     /// Moves one file and tells how it went.
     fn transfer(&mut self, target: &Target, file: LocalFile<'_>, label: &str) -> Status {
-        let mut progress = TransferProgress::new(label, !file.is_screen(), self.common.quiet);
+        let mut progress = TransferProgress::new(
+            label,
+            // Packets that are shown would run into the bar.
+            !file.is_screen() && !self.common.trace,
+            self.common.quiet,
+        );
         let report = Report {
             style: Style::Command,
             verbose: self.common.verbose,

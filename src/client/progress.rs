@@ -13,8 +13,9 @@ use crate::session::Content;
 /// How often a bar is drawn, per second.
 const FRAMES: u8 = 10;
 
-const WITH_SIZE: &str = "{prefix:.bold} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
-const WITHOUT_SIZE: &str = "{prefix:.bold} {spinner} {bytes} {bytes_per_sec}";
+const WITH_SIZE: &str =
+    "{prefix:.bold} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}";
+const WITHOUT_SIZE: &str = "{prefix:.bold} {spinner} {binary_bytes} {binary_bytes_per_sec}";
 
 /// A bar that appears with the first block and goes with the last.
 #[derive(Debug)]

@@ -120,7 +120,7 @@ impl Prompt {
         if let (true, Some(engine)) = (is_terminal, &mut self.engine) {
             engine.settle();
         }
-        // Whoever feeds a pipe may do without.
+        // Commands from a pipe may need no prompt.
         let prompt = match self.lines {
             Some(Lines::Pipe) if self.common.quiet => "",
             _ => "tftp> ",
@@ -299,7 +299,7 @@ impl Prompt {
         ));
     }
 
-    /// The one number behind a command; tells the user where there is none.
+    /// The one number after a command; tells the user where there is none.
     fn number(
         &mut self,
         name: &str,
@@ -322,7 +322,7 @@ impl Prompt {
         number
     }
 
-    /// The one time behind a command, in seconds; tells the user where there is
+    /// The one time after a command, in seconds; tells the user where there is
     /// none.
     fn seconds(&mut self, name: &str, words: &[Vec<u8>]) -> Option<Duration> {
         let [word] = words else {
@@ -574,8 +574,11 @@ impl Prompt {
             until: None,
         };
         let label = escape(name).to_string();
-        let mut progress =
-            TransferProgress::new(label.clone(), !file.is_screen(), self.common.quiet);
+        let mut progress = TransferProgress::new(
+            label.clone(),
+            !file.is_screen() && !self.trace,
+            self.common.quiet,
+        );
         let report = Report {
             style: Style::Prompt,
             verbose: self.verbose,

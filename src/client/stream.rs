@@ -15,8 +15,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::file::{ReadAt, ReadFile, StorageError};
 
-/// Bytes that are read before the server is asked: it must not be kept waiting by
-/// whoever fills the pipe, and is told the size if that is all.
+/// Bytes that are read before the server is asked: it must not wait for a
+/// slow pipe, and is told the size if that is all.
 const READ_AHEAD: usize = 1 << 20;
 
 /// Bytes read at a time.
@@ -34,7 +34,7 @@ pub(super) struct StreamBuffer {
     start: u64,
     /// There is no more.
     ended: bool,
-    /// Bytes to keep behind those read last: they may be sent again.
+    /// Bytes to keep before those read last: they may be sent again.
     kept: usize,
 }
 
@@ -180,7 +180,7 @@ impl ReadAt for InputReader {
     fn block(&mut self) {
         match self {
             Self::File(file) => ReadAt::block(file),
-            // Whoever fills the pipe may take their time; a signal ends the wait.
+            // The pipe's writer may take its time; a signal ends the wait.
             Self::Stream(_) => {}
         }
     }
