@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::engine::{Engine, Request, is_answered};
+use super::engine::{Engine, MAX_ATTEMPTS, Request, is_answered, kernel};
 use super::job::{Completed, Job, JobError, LocalFile};
 use super::local::SharedOutput;
 use super::progress::TransferProgress;
@@ -46,9 +46,8 @@ const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(1500);
 /// Addresses of one name that are asked.
 const MAX_ADDRESSES: usize = 8;
 
-/// Attempts of one job: with options and without for each address, and one after
-/// a refusal.
-pub(super) const MAX_ATTEMPTS: usize = 2 * MAX_ADDRESSES + 1;
+// With options and without for each address, and one after a refusal.
+const _: () = assert!(2 * MAX_ADDRESSES < MAX_ATTEMPTS);
 
 /// After an interrupt: how long to wait for an answer, to tell the server that
 /// nobody wants the file any more.
@@ -66,6 +65,32 @@ struct Attempt {
     fallback_at: Option<Instant>,
     /// What the network said last.
     hint: Option<ErrorKind>,
+}
+
+/// Moves one file.
+///
+/// # Errors
+/// Why it wasn't moved. A file received in part is gone by then.
+pub(super) fn run(
+    engine: &mut Engine,
+    job: &Job<'_>,
+    progress: &mut TransferProgress,
+) -> Result<Completed, JobError> {
+    // Opened before signals are held back: a pipe waits for its reader.
+    let output = match job.file {
+        LocalFile::Get(output) => Some(output.open().map_err(JobError::LocalFile)?),
+        LocalFile::Put(_) => None,
+    };
+    let interrupts = Interrupts::hold().map_err(|error| kernel(&error))?;
+    if let Some(output) = &output {
+        output.watch(&interrupts).map_err(|error| kernel(&error))?;
+    }
+    engine.watch_signals(&interrupts)?;
+    let mut attempts = Attempts::new(engine, job, output, interrupts, progress)?;
+    let result = attempts.run();
+    attempts.engine.ignore_signals(&attempts.interrupts);
+    progress.over();
+    result
 }
 
 /// The attempts to do one job.
@@ -90,7 +115,7 @@ pub(super) struct Attempts<'a> {
 }
 
 impl<'a> Attempts<'a> {
-    pub(super) fn new(
+    fn new(
         engine: &'a mut Engine,
         job: &'a Job<'a>,
         output: Option<SharedOutput>,
@@ -116,7 +141,7 @@ impl<'a> Attempts<'a> {
     }
 
     /// Asks until one attempt is answered, and sees it through.
-    pub(super) fn run(&mut self) -> Result<Completed, JobError> {
+    fn run(&mut self) -> Result<Completed, JobError> {
         let result = self.moved();
         for attempt in std::mem::take(&mut self.list) {
             self.engine.remove(attempt.key);

@@ -15,11 +15,9 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
 
-use super::attempts::Attempts;
-use super::job::{Completed, Job, JobError, LocalFile};
+use super::job::{Job, JobError, LocalFile};
 use super::local::{OutputWriter, SharedOutput};
 use super::port::ClientPort;
-use super::progress::TransferProgress;
 use super::stream::InputReader;
 use crate::file::{FileSink, FileSource};
 use crate::host::Interrupts;
@@ -41,8 +39,10 @@ const DALLY: Duration = Duration::from_millis(100);
 /// Finished transfers that may dally beside the next one.
 const MAX_DALLYING: usize = 16;
 
-/// Sessions at a time: those that dally, and the attempts of one job.
-const MAX_SESSIONS: usize = MAX_DALLYING + super::attempts::MAX_ATTEMPTS;
+/// Sessions that one job may have.
+pub(super) const MAX_ATTEMPTS: usize = 32;
+
+const MAX_SESSIONS: usize = MAX_DALLYING + MAX_ATTEMPTS;
 
 /// Token of the signal descriptor: no slab grows so far.
 const SIGNALS: Token = Token(usize::MAX - 1);
@@ -116,35 +116,21 @@ impl Engine {
         self.resources.ingress.trace = trace;
     }
 
-    /// Moves one file.
+    /// Has signals end a wait, until [`Engine::ignore_signals`].
     ///
     /// # Errors
-    /// Why it wasn't moved. A file received in part is gone by then.
-    pub(super) fn run(
-        &mut self,
-        job: &Job<'_>,
-        progress: &mut TransferProgress,
-    ) -> Result<Completed, JobError> {
-        // Opened before signals are held back: a pipe waits for its reader.
-        let output = match job.file {
-            LocalFile::Get(output) => Some(output.open().map_err(JobError::LocalFile)?),
-            LocalFile::Put(_) => None,
-        };
-        let kernel = |error: io::Error| kernel(&error);
-        let interrupts = Interrupts::hold().map_err(kernel)?;
-        if let Some(output) = &output {
-            output.watch(&interrupts).map_err(kernel)?;
-        }
-        let signals = interrupts.as_fd().as_raw_fd();
-        self.poll
-            .registry()
-            .register(&mut SourceFd(&signals), SIGNALS, Interest::READABLE)
-            .map_err(kernel)?;
-        let result = Attempts::new(self, job, output, interrupts, progress)
-            .and_then(|mut attempts| attempts.run());
-        let _ = self.poll.registry().deregister(&mut SourceFd(&signals));
-        progress.over();
-        result
+    /// Whatever the kernel says.
+    pub(super) fn watch_signals(&self, interrupts: &Interrupts) -> Result<(), JobError> {
+        let descriptor = interrupts.as_fd().as_raw_fd();
+        let registry = self.poll.registry();
+        registry
+            .register(&mut SourceFd(&descriptor), SIGNALS, Interest::READABLE)
+            .map_err(|error| kernel(&error))
+    }
+
+    pub(super) fn ignore_signals(&self, interrupts: &Interrupts) {
+        let descriptor = interrupts.as_fd().as_raw_fd();
+        let _ = self.poll.registry().deregister(&mut SourceFd(&descriptor));
     }
 
     /// Sends a request from a port of its own; returns its session's key.
@@ -377,6 +363,6 @@ fn open(request: &Request<'_>, key: usize, port: ClientPort) -> Result<ClientSes
 }
 
 /// The kernel refuses what a loop needs.
-fn kernel(error: &io::Error) -> JobError {
+pub(super) fn kernel(error: &io::Error) -> JobError {
     JobError::LocalFile(format!("cannot wait for answers: {error}"))
 }

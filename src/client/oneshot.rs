@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::attempts;
 use super::cli::CommonArgs;
 use super::engine::Engine;
 use super::job::{Completed, Job, JobError, LocalFile};
@@ -278,7 +279,7 @@ impl<'a> Transfers<'a> {
             wait: self.wait,
             until: self.until,
         };
-        self.engine.run(&job, progress)
+        attempts::run(&mut self.engine, &job, progress)
     }
 
     /// Moves one file and tells how it went.

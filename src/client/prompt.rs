@@ -10,6 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::attempts;
 use super::cli::{Args, CommonArgs};
 use super::commands::{self, Command, NoCommand};
 use super::engine::Engine;
@@ -584,7 +585,7 @@ impl Prompt {
             verbose: self.verbose,
             quiet: self.common.quiet,
         };
-        match engine.run(&job, &mut progress) {
+        match attempts::run(engine, &job, &mut progress) {
             Ok(done) => {
                 report.completed(&label, file, &done);
                 true
