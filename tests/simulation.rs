@@ -22,8 +22,8 @@ use tftpd::protocol::receiver::Receiver;
 use tftpd::protocol::retry::{RetryPolicy, Wait};
 use tftpd::protocol::sender::Sender;
 use tftpd::protocol::transfer::{
-    BlockSink, BlockSource, Config, Failure, Filled, Opening, Outcome, Run, Sent, Transfer,
-    Transmit,
+    BlockSink, BlockSource, Committed, Config, Failure, Filled, Opening, Outcome, Run, Sent,
+    Transfer, Transmit, Written,
 };
 use tftpd::table::{Admission, Endpoint, Fingerprint, SessionKey, Sessions, Tracked};
 use tftpd::wire::options::{self, Limits, Negotiated, Offer, Rollover};
@@ -254,13 +254,17 @@ impl BlockSink for File {
         Ok(())
     }
 
-    fn commit(&mut self) -> Result<(), Failure> {
+    fn flush(&mut self) -> Result<Written, Failure> {
+        Ok(Written)
+    }
+
+    fn commit(&mut self) -> Result<Committed, Failure> {
         assert!(!self.committed, "committed twice");
         if let Trouble::CommitFails(errno) = self.trouble {
             return Err(faults::failure(errno));
         }
         self.committed = true;
-        Ok(())
+        Ok(Committed(Written))
     }
 }
 
@@ -291,6 +295,14 @@ impl Tracked for End {
     fn unverified_since(&self) -> Option<Instant> {
         (!self.transfer.progress().verified).then_some(self.started)
     }
+
+    fn quiet_since(&self) -> Option<Instant> {
+        self.transfer.waiting_since()
+    }
+
+    fn round_trip(&self) -> Option<Duration> {
+        self.transfer.round_trip()
+    }
 }
 
 impl End {
@@ -300,7 +312,7 @@ impl End {
         let now = world.instant();
         let to = self.peer.expect("an address to send to");
         let mut room = world.now + Duration::from_millis(1);
-        while let Some(transmit) = self.transfer.poll_transmit(&mut buf) {
+        while let Some(transmit) = self.transfer.poll_transmit(&mut self.file, &mut buf) {
             // A socket that is full for the moment; the timer tries again.
             if network.weather.loss > 0 && network.random.percent(1) {
                 break;
@@ -350,7 +362,7 @@ impl End {
         // Whoever could not send is woken for it, as by a writable socket.
         let blocked = self
             .transfer
-            .poll_transmit(&mut buf)
+            .poll_transmit(&mut self.file, &mut buf)
             .map(|_| world.origin + room);
         self.deadline = [self.transfer.poll_timeout(), blocked]
             .into_iter()
@@ -607,11 +619,13 @@ impl World {
         };
         let fingerprint = Fingerprint::of(&datagram.bytes);
         let now = self.clock.instant();
-        match self.sessions.admit(&endpoint, fingerprint, now) {
+        match self.sessions.admit(&endpoint, fingerprint, now, 0) {
             Admission::New => {}
-            Admission::Full | Admission::Crowded => return,
-            Admission::Replaces(key) | Admission::Evicts(key) => self.end_session(key),
-            Admission::Duplicate(key) => {
+            Admission::Full | Admission::Crowded | Admission::Moving(_) => return,
+            Admission::StartsOver(key) | Admission::Replaces(key) | Admission::Evicts(key) => {
+                self.end_session(key);
+            }
+            Admission::Repeated(key) => {
                 self.with_session(key, |end, clock, network| {
                     end.transfer.handle_repeated_request(clock.instant());
                     end.drain(clock, network);

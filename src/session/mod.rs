@@ -23,7 +23,7 @@ mod prefetch;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use log::debug;
 use mio::Interest;
@@ -35,7 +35,7 @@ pub use self::prefetch::PrefetchPool;
 use self::prefetch::Prefetched;
 use crate::file::{FileSink, FileSource, ReadAt, ReadFile, Store, Upload};
 use crate::net::{ListenSocket, MAX_SEND, TransferSocket};
-use crate::protocol::transfer::{BlockSink, Failure, Outcome, Transfer};
+use crate::protocol::transfer::{Failure, Outcome, Transfer};
 use crate::table::Tracked;
 use crate::wire::packet::ErrorCode;
 
@@ -56,19 +56,6 @@ pub enum Content<S = Upload, R = ReadFile> {
     Source(FileSource<R>),
     /// It is being received.
     Sink(Box<FileSink<S>>),
-}
-
-/// What a sender is given: it has nothing to store.
-struct NoSink;
-
-impl BlockSink for NoSink {
-    fn write(&mut self, _: &[u8]) -> Result<(), Failure> {
-        Err(WRONG_WAY)
-    }
-
-    fn commit(&mut self) -> Result<(), Failure> {
-        Err(WRONG_WAY)
-    }
 }
 
 /// Never seen by anyone: a sender stores nothing, a receiver reads nothing.
@@ -179,6 +166,16 @@ impl<P: Port, S: Store, R: ReadAt> Tracked for Session<P, S, R> {
 
     fn unverified_since(&self) -> Option<Instant> {
         (!self.transfer.progress().verified).then_some(self.started)
+    }
+
+    fn quiet_since(&self) -> Option<Instant> {
+        // While we wait for the file the peer has nothing to answer.
+        let waits = !self.file_wait.is_on() && !self.blocked;
+        self.transfer.waiting_since().filter(|_| waits)
+    }
+
+    fn round_trip(&self) -> Option<Duration> {
+        self.transfer.round_trip()
     }
 }
 
@@ -300,12 +297,6 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
     /// The client sent its request once more.
     pub fn handle_repeated_request(&mut self, now: Instant) {
         self.transfer.handle_repeated_request(now);
-    }
-
-    /// Whether the client, if it repeats its request at `now`, has started over;
-    /// one that is kept waiting for the file is only impatient.
-    pub fn is_abandoned(&self, now: Instant) -> bool {
-        !self.file_wait.is_on() && self.transfer.is_abandoned(now)
     }
 
     /// We can't go on.
