@@ -20,7 +20,6 @@ mod scenario;
 #[path = "simulation/weather.rs"]
 mod weather;
 
-use std::hash::Hasher;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -91,6 +90,11 @@ fn any_wish(random: &mut Random) -> Wish {
     };
     let direction = random.choose(&[Direction::Read, Direction::Write]);
     let mode = random.choose(&[Mode::Octet, Mode::Octet, Mode::Octet, Mode::Netascii]);
+    let size = match mode {
+        Mode::Octet => size,
+        // Text is slow in builds for tests.
+        Mode::Netascii => size.min(6000),
+    };
     let offer = Offer {
         blksize,
         windowsize: random.choose(&[None, Some(1), Some(2), Some(7), Some(64)]),
@@ -140,12 +144,19 @@ fn any_delay(random: &mut Random) -> Trouble {
 /// Datagrams that the weather costs each client at most, beyond three times what
 /// is needed.
 fn extra(weather: &Weather) -> u64 {
-    match weather.loss {
-        0 => 20,
-        1 => 60,
-        5 => 120,
-        _ => 400,
-    }
+    let lost = match weather.loss {
+        0 => 10,
+        1 => 20,
+        5 => 40,
+        _ => 150,
+    };
+    // A window in disorder is sent again from each gap.
+    let disordered = match weather.jitter.as_millis() {
+        0 => 0,
+        1 => 150,
+        _ => 500,
+    };
+    lost + disordered
 }
 
 /// The world that a seed stands for, run to its end; returns the trace.
@@ -174,19 +185,19 @@ fn run_seed(seed: u64) -> u64 {
     if weather.delivers() && !fails {
         world.assert_all_told();
     }
-    world.net.with(|network| network.trace.finish())
+    world.net.with(|network| network.trace)
 }
 
 #[test]
 fn every_transfer_ends_whole_or_with_a_reason() {
-    for seed in seeds(0, 3000) {
+    for seed in seeds(0, 2400) {
         with_seed(seed, || run_seed(seed));
     }
 }
 
 #[test]
 fn every_transfer_ends_whole_or_with_a_reason_other_half() {
-    for seed in seeds(1, 3000) {
+    for seed in seeds(1, 2400) {
         with_seed(seed, || run_seed(seed));
     }
 }
@@ -249,7 +260,7 @@ fn run_faulty_seed(seed: u64) -> Tally {
 #[test]
 fn faults_of_the_machine_cost_time_and_no_file() {
     let mut tally = Tally::default();
-    let seeds = seeds(0, 2000);
+    let seeds = seeds(0, 1000);
     let all = seeds.end - seeds.start > 100;
     for seed in seeds {
         let one = with_seed(seed, || run_faulty_seed(seed));
@@ -346,7 +357,7 @@ fn in_fair_weather_nothing_is_sent_twice() {
 
 #[test]
 fn block_numbers_roll_over_in_both_directions() {
-    let size = 8 * 131_080 + 3;
+    let size = 8 * 65_600 + 3;
     for direction in [Direction::Read, Direction::Write] {
         for rollover in [Rollover::ToZero, Rollover::ToOne] {
             let offer = Offer {

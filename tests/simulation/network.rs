@@ -3,7 +3,6 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
@@ -27,7 +26,7 @@ const SEND_TIME: Duration = Duration::from_micros(1);
 /// What a socket queues; more is lost.
 const QUEUE: usize = 400;
 
-#[derive(Clone, Hash)]
+#[derive(Clone)]
 pub(crate) struct Datagram {
     pub(crate) from: SocketAddr,
     pub(crate) to: SocketAddr,
@@ -55,6 +54,8 @@ pub(crate) struct Socket {
     full_until: Duration,
     /// Hears of what could not be delivered (`IP_RECVERR`).
     hears_icmp: bool,
+    /// Datagrams sent to others than strangers.
+    sent: u64,
 }
 
 pub(crate) struct Network {
@@ -72,7 +73,8 @@ pub(crate) struct Network {
     sockets: BTreeMap<SocketAddr, Socket>,
     pub(crate) sent: u64,
     to_client: u64,
-    pub(crate) trace: DefaultHasher,
+    /// Follows from every datagram that was sent.
+    pub(crate) trace: u64,
 }
 
 /// The network, as all who use it share it.
@@ -104,7 +106,7 @@ impl Net {
             sockets: BTreeMap::new(),
             sent: 0,
             to_client: 0,
-            trace: DefaultHasher::new(),
+            trace: 0,
         };
         network.open(LISTEN, false);
         Self(Rc::new(RefCell::new(network)))
@@ -155,7 +157,14 @@ impl Network {
     pub(crate) fn holds_only_strangers(&mut self, address: SocketAddr) -> bool {
         let socket = self.socket(address);
         let mut queue = socket.queue.iter();
-        socket.errors.is_empty() && queue.all(|datagram| datagram.from == STRANGER)
+        !socket.queue.is_empty()
+            && socket.errors.is_empty()
+            && queue.all(|datagram| datagram.from == STRANGER)
+    }
+
+    /// Datagrams sent to others than strangers.
+    pub(crate) fn sent_by(&mut self, address: SocketAddr) -> u64 {
+        self.socket(address).sent
     }
 
     pub(crate) fn is_empty(&mut self, address: SocketAddr) -> bool {
@@ -290,12 +299,22 @@ impl Network {
     fn send_with_room(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
         self.now += SEND_TIME;
         self.sent += 1;
+        self.socket(from).sent += u64::from(to != STRANGER);
         let datagram = Datagram {
             from,
             to,
             bytes: bytes.to_vec(),
         };
-        (self.now, &datagram).hash(&mut self.trace);
+        let mut header = [0; 8];
+        let len = bytes.len().min(4);
+        header[..len].copy_from_slice(&bytes[..len]);
+        for word in [
+            self.now.as_nanos() as u64,
+            u64::from(from.port()) << 16 | u64::from(to.port()),
+            (bytes.len() as u64) << 32 ^ u64::from_le_bytes(header),
+        ] {
+            self.trace = (self.trace.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
+        }
         self.carry(datagram);
         Ok(())
     }
