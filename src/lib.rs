@@ -79,7 +79,7 @@
 //! | what | bound | where |
 //! |---|---|---|
 //! | sessions | `--max-sessions`, or a third of the open files | [`table`] |
-//! | request | 1024 bytes read, longer ones cut | `server::requests` |
+//! | request | 1024 bytes read, longer ones cut | [`server`] |
 //! | requests taken a turn | a batch of 64 | `server::front` |
 //! | datagrams a session takes a turn | 64 | [`session`] |
 //! | bytes a session sends a turn | 256 KiB | [`session`] |
@@ -104,7 +104,7 @@
 //! | block size, window | 65,464 bytes, `--max-windowsize` blocks | [`wire::options`] |
 //! | name after a map file | 1024 bytes | [`policy`] |
 //! | rules tried for a request | 1024, and each once | [`policy`] |
-//! | map file, one compiled expression | 1 MiB, 64 KiB | `server::mapping`, [`policy`] |
+//! | map file, one compiled expression | 1 MiB, 64 KiB | [`policy`] |
 //! | client: what it asks for | blocks of 1428 bytes, windows of 16 | `client::cli` |
 //! | client: dallying | 100 ms; on a network that loses, the first wait | `client::transfer` |
 //! | upload | `--max-upload`, else the free space | [`file`] |
