@@ -255,7 +255,8 @@ impl Network {
         bytes: &[u8],
     ) -> io::Result<()> {
         self.room_for_one(from)?;
-        self.send_with_room(from, to, bytes)
+        self.send_with_room(from, to, bytes);
+        Ok(())
     }
 
     /// The same for a run that is taken whole or not at all.
@@ -267,7 +268,7 @@ impl Network {
     ) -> io::Result<()> {
         self.room_for_one(from)?;
         for bytes in run {
-            self.send_with_room(from, to, bytes)?;
+            self.send_with_room(from, to, bytes);
         }
         Ok(())
     }
@@ -288,7 +289,7 @@ impl Network {
             let pause = Duration::from_micros(200 + self.random.below(15_000));
             let until = spell.unwrap_or(now + pause);
             self.socket(from).full_until = until;
-            self.schedule(until - now, Event::Room(from));
+            self.schedule(until.saturating_sub(now), Event::Room(from));
         }
         if now < self.socket(from).full_until {
             return Err(io::ErrorKind::WouldBlock.into());
@@ -296,7 +297,7 @@ impl Network {
         Ok(())
     }
 
-    fn send_with_room(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
+    fn send_with_room(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
         self.now += SEND_TIME;
         self.sent += 1;
         self.socket(from).sent += u64::from(to != STRANGER);
@@ -316,7 +317,6 @@ impl Network {
             self.trace = (self.trace.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
         }
         self.carry(datagram);
-        Ok(())
     }
 
     fn carry(&mut self, mut datagram: Datagram) {

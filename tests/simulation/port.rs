@@ -86,10 +86,11 @@ pub(crate) fn receive(
         let mut segment = None;
         while coalesces && payload.len() % len.max(1) == 0 {
             let (from, total) = (datagram.from, payload.len());
-            let Some(next) = net.with(|network| network.coalesce(own, from, len, total)) else {
+            let more = net.with(|network| network.coalesce(own, from, len, total));
+            let Some(more) = more else {
                 break;
             };
-            payload.extend_from_slice(&next.bytes);
+            payload.extend_from_slice(&more.bytes);
             segment = Some(len as u16);
         }
         let received = Received {

@@ -19,7 +19,7 @@ use tftpd::wire::options::{self, Limits, Negotiated, Offer};
 use tftpd::wire::packet::{Direction, ErrorCode, Mode, Packet, Request, emit_error, emit_request};
 
 use super::files::{Keeper, Reader, Stored, Trouble, content};
-use super::network::{CLIENT, LISTEN, Net, SERVER};
+use super::network::{CLIENT, LISTEN, Net, Network, SERVER};
 use super::port::{Ledger, SimPort, receive};
 use super::weather::{Kernels, Weather};
 
@@ -412,7 +412,7 @@ impl World {
     fn ready(&mut self) {
         let leftovers = std::mem::take(&mut self.unfinished);
         let mut listen = std::mem::take(&mut self.listen_again);
-        for address in self.net.with(|network| network.harvest()) {
+        for address in self.net.with(Network::harvest) {
             if address == LISTEN {
                 listen = true;
                 self.resume();
