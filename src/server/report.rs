@@ -16,6 +16,8 @@ use crate::log::repeats::{Refusal, Repeats};
 use crate::log::searches::{Search, Searches};
 use crate::log::short::Short;
 use crate::log::shown::{Cut, Name};
+use crate::policy::map::Lines;
+use crate::policy::{Granted, Origin};
 use crate::protocol::transfer::Outcome;
 use crate::session::{Content, Heading, Session};
 use crate::wire::escape::escape;
@@ -165,17 +167,30 @@ impl Reporter {
         .write();
     }
 
-    /// A file that was found under another name than it was asked for.
-    pub(super) fn other_name(
+    /// A request that leads to another name than it asks for.
+    pub(super) fn granted(
         &mut self,
         now: Instant,
-        name: &[u8],
+        request: &Request<'_>,
         peer: SocketAddr,
-        served_as: &[u8],
+        granted: &Granted<'_>,
     ) {
-        if self.bounds.admit(now, Kind::Mapped, peer.ip()) {
-            let (file, to) = (Name(name), Name(served_as));
-            Event::OtherName { peer, file, to }.write();
+        if granted.origin == Origin::Asked || !self.bounds.admit(now, Kind::Mapped, peer.ip()) {
+            return;
+        }
+        let (file, to) = (Name(request.filename), Name(&granted.name));
+        let op = request.direction.name();
+        match granted.origin {
+            Origin::Asked => {}
+            Origin::Found => Event::OtherName { peer, file, to }.write(),
+            Origin::Rules => Event::Mapped {
+                peer,
+                op,
+                file,
+                to,
+                lines: Cut(&Lines(&granted.lines)),
+            }
+            .write(),
         }
     }
 
