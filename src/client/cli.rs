@@ -134,6 +134,11 @@ pub struct CommonArgs {
     #[arg(value_parser = usage::number(0..=u8::MAX), allow_negative_numbers = true)]
     pub retries: u8,
 
+    /// How long to wait for a device that doesn't answer yet, such as 2m; a
+    /// request goes out every second [default: as --retries says]
+    #[arg(long, value_name = "TIME", value_parser = parse_time, global = true)]
+    pub wait: Option<Duration>,
+
     /// Local ports to use, one a transfer [default: any]
     #[arg(short = 'R', long, value_name = "LO:HI", global = true)]
     #[arg(value_parser = usage::parse_port_range)]

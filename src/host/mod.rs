@@ -8,6 +8,7 @@ mod inherited;
 mod notify;
 mod pid_file;
 mod privileges;
+pub mod random;
 mod sandbox;
 pub mod usage;
 

@@ -369,6 +369,10 @@ impl Receiver {
         }
     }
 
+    pub(super) fn round_trip(&self) -> Option<Duration> {
+        self.retry.round_trip()
+    }
+
     pub(super) fn waiting_since(&self) -> Option<Instant> {
         self.retry.waiting_since()
     }

@@ -463,6 +463,10 @@ impl Sender {
         debug_assert!(self.base <= self.next && self.next <= self.fresh);
     }
 
+    pub(super) fn round_trip(&self) -> Option<Duration> {
+        self.retry.round_trip()
+    }
+
     pub(super) fn waiting_since(&self) -> Option<Instant> {
         self.retry.waiting_since()
     }

@@ -43,11 +43,6 @@ pub const UNVERIFIED_REPEATS: u8 = 3;
 /// breaks on two OACKs).
 pub const REQUEST_MERGE: Duration = Duration::from_millis(50);
 
-/// A client that answered before, but not for so long, and then repeats its
-/// request has started over (a machine that was switched off and on, whose boot
-/// ROM always uses the same port).
-pub const RESTART: Duration = Duration::from_secs(1);
-
 /// The longest a client stays after its final ACK.
 pub const MAX_CLIENT_DALLY: Duration = Duration::from_secs(2);
 
@@ -285,18 +280,19 @@ impl Transfer {
         }
     }
 
-    /// Whether the client, if it repeats its request at `now`, has started over:
-    /// see [`RESTART`]. The transfer is then to be dropped for a new one.
-    pub fn is_abandoned(&self, now: Instant) -> bool {
-        let since = self.waiting_since();
-        self.progress().verified && since.is_some_and(|since| now >= since + RESTART)
-    }
-
     /// When what now waits for its answer was first sent. A pure getter.
     pub fn waiting_since(&self) -> Option<Instant> {
         match self {
             Self::Sender(sender) => sender.waiting_since(),
             Self::Receiver(receiver) => receiver.waiting_since(),
+        }
+    }
+
+    /// How long an answer usually takes, if that has been measured. A pure getter.
+    pub fn round_trip(&self) -> Option<Duration> {
+        match self {
+            Self::Sender(sender) => sender.round_trip(),
+            Self::Receiver(receiver) => receiver.round_trip(),
         }
     }
 

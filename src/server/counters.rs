@@ -47,7 +47,8 @@ counters! {
     timed_out,
     /// Transfers given up for a new request from the same port.
     replaced,
-    /// Transfers whose peer had never answered, ended to make room for another.
+    /// Transfers whose peer never answered or fell silent, ended to make room for
+    /// another.
     evicted,
     /// Requests answered with an ERROR.
     refused,
@@ -59,6 +60,8 @@ counters! {
     denied,
     /// Repeats of a request whose transfer was under way.
     repeated,
+    /// Requests dropped because another transfer of the same port was moving.
+    untimely,
     /// Requests to a broadcast or multicast address, dropped (RFC 1123 §4.2.3.4).
     group,
     /// Requests that could not be understood.

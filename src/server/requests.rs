@@ -14,8 +14,7 @@ use super::floor::Floor;
 use super::front::endpoint_of;
 use super::mapping::MapFile;
 use super::report::Ending;
-use crate::file::content::{FileSink, FileSource};
-use crate::file::{Found, Root, StorageError, Upload};
+use crate::file::{FileSink, FileSource, Found, Root, StorageError, Upload};
 use crate::net::{ListenSocket, Received};
 use crate::policy::access::Access;
 use crate::policy::client_root::ClientRoots;
@@ -183,14 +182,12 @@ impl Requests {
         floor: &mut Floor,
     ) {
         floor.counters.requests += 1;
-        let mut evicted = None;
-        match floor.sessions.admit(&endpoint, fingerprint, now) {
-            Admission::New => {}
-            Admission::Evicts(key) => evicted = Some(key),
-            Admission::Duplicate(key) if is_abandoned(floor, key, now) => {
-                floor.end_session(key, Ending::Replaced);
-            }
-            Admission::Duplicate(key) => {
+        let random = floor.random.number();
+        let gives_way = match floor.sessions.admit(&endpoint, fingerprint, now, random) {
+            Admission::New => None,
+            Admission::Evicts(key) => Some((key, Ending::Evicted)),
+            Admission::StartsOver(key) | Admission::Replaces(key) => Some((key, Ending::Replaced)),
+            Admission::Repeated(key) => {
                 floor.counters.repeated += 1;
                 floor.with_session(key, |session, context| {
                     session.handle_repeated_request(context.now);
@@ -198,7 +195,10 @@ impl Requests {
                 });
                 return;
             }
-            Admission::Replaces(key) => floor.end_session(key, Ending::Replaced),
+            Admission::Moving(_) => {
+                floor.counters.untimely += 1;
+                return;
+            }
             Admission::Crowded => {
                 floor.counters.crowded += 1;
                 let dropped = floor.counters.crowded;
@@ -215,16 +215,23 @@ impl Requests {
                 );
                 return;
             }
+        };
+        let mut opened = self.open(now, listener, &endpoint, request, floor);
+        if let Err(Refusal::Overload(_)) = opened {
+            // Ports and descriptors are slots as well.
+            if floor.make_room(now, gives_way) {
+                opened = self.open(now, listener, &endpoint, request, floor);
+            }
         }
-        let session = match self.open(now, listener, &endpoint, request, floor) {
+        let session = match opened {
             Ok(session) => session,
             Err(refusal) => {
                 self.refuse(now, listener, &endpoint, request, &refusal, floor);
                 return;
             }
         };
-        if let Some(key) = evicted {
-            floor.end_session(key, Ending::Evicted);
+        if let Some((key, ending)) = gives_way {
+            floor.end_session(key, ending);
         }
         if let Err(error) = floor.start_session(endpoint, fingerprint, session) {
             debug!("{}: cannot watch its socket: {error}", endpoint.peer);
@@ -322,7 +329,6 @@ impl Requests {
         let reporter = &mut floor.reporter;
         let (code, text) = match refusal {
             Refusal::Overload(reason) => {
-                floor.close_idle_sockets();
                 self.shed(now, peer, reason, floor);
                 return;
             }
@@ -371,11 +377,6 @@ impl Requests {
             warn!("dropped a request of {peer}: {reason}; dropped={count} sessions={running}");
         }
     }
-}
-
-fn is_abandoned(floor: &Floor, key: crate::table::SessionKey, now: Instant) -> bool {
-    let session = floor.sessions.get(key);
-    session.is_some_and(|session| session.is_abandoned(now))
 }
 
 fn answer_malformed(
