@@ -79,7 +79,7 @@
 //! | what | bound | where |
 //! |---|---|---|
 //! | sessions | `--max-sessions`, or a third of the open files | [`table`] |
-//! | request | 1024 bytes read, longer ones cut | `server::requests` |
+//! | request | 1024 bytes read, longer ones cut | [`server`] |
 //! | requests taken a turn | a batch of 64 | `server::front` |
 //! | datagrams a session takes a turn | 64 | [`session`] |
 //! | bytes a session sends a turn | 256 KiB | [`session`] |

@@ -8,14 +8,15 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use log::{debug, warn};
+use log::debug;
 
+use super::REQUEST_LEN;
 use super::floor::Floor;
-use super::front::endpoint_of;
 use super::mapping::MapFile;
 use super::report::Ending;
 use crate::file::{FileSink, FileSource, Found, Root, StorageError, Upload};
-use crate::net::{ListenSocket, Received};
+use crate::log::event::Event;
+use crate::net::{Destination, ListenSocket, Received};
 use crate::policy::access::Access;
 use crate::policy::client_root::ClientRoots;
 use crate::policy::map::MapRefusal;
@@ -29,9 +30,6 @@ use crate::wire::options::{self, Limits, Negotiated};
 use crate::wire::packet::{
     Direction, ErrorCode, MAX_ERROR_LEN, Mode, Packet, ParseError, Request, emit_error,
 };
-
-/// Bytes of the longest request we read; RFC 2347 allows 512.
-pub(super) const REQUEST_LEN: usize = 1024;
 
 /// ERRORs a second in answer to requests that are refused: above what a room of
 /// machines that look for their configuration asks, below what makes us worth
@@ -373,8 +371,13 @@ impl Requests {
         floor: &Floor,
     ) {
         if self.drop_lines.take(now) {
-            let running = floor.sessions.len();
-            warn!("dropped a request of {peer}: {reason}; dropped={count} sessions={running}");
+            Event::Dropped {
+                peer,
+                reason,
+                dropped: count,
+                sessions: floor.sessions.len() as u64,
+            }
+            .write();
         }
     }
 }
@@ -426,6 +429,18 @@ fn answer(
     if let Err(error) = listener.answer(&packet[..len], endpoint.peer, endpoint.local) {
         floor.count_socket_error("send", endpoint.peer, &error);
     }
+}
+
+/// Both ends of a datagram that came in on `listener`; `None` if it was sent to a
+/// broadcast or multicast address.
+pub(super) fn endpoint_of(datagram: &Received<'_>, listener: &ListenSocket) -> Option<Endpoint> {
+    let local = match datagram.destination {
+        Some(Destination::Local(ip)) => ip,
+        None => listener.address().ip(),
+        Some(Destination::Group) => return None,
+    };
+    let peer = datagram.peer;
+    Some(Endpoint { peer, local })
 }
 
 fn opening(oack: &[u8]) -> Opening {
