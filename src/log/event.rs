@@ -61,6 +61,7 @@ pub(crate) enum Event<'a> {
         hint: Option<Cut<'a>>,
     },
     /// The map file has changed a name.
+    #[cfg_attr(not(feature = "map"), expect(dead_code, reason = "nothing is mapped"))]
     Mapped {
         peer: SocketAddr,
         op: &'static str,

@@ -5,4 +5,5 @@
 
 pub mod access;
 pub mod client_root;
+#[cfg(feature = "map")]
 pub mod map;

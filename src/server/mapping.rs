@@ -17,7 +17,8 @@ use super::start::{policy, reason};
 use crate::file::Root;
 use crate::log::event::Event;
 use crate::log::text::{Cut, Name};
-use crate::policy::map::{self, MapRefusal, Mapped, Rules};
+pub(super) use crate::policy::map::MapRefusal;
+use crate::policy::map::{self, Mapped, Rules};
 use crate::wire::escape::escape;
 use crate::wire::packet::{Direction, Request};
 

@@ -16,6 +16,7 @@ mod counters;
 mod floor;
 mod front;
 mod logging;
+#[cfg_attr(not(feature = "map"), path = "no_mapping.rs")]
 pub mod mapping;
 mod report;
 mod requests;

@@ -12,14 +12,13 @@ use log::debug;
 
 use super::REQUEST_LEN;
 use super::floor::Floor;
-use super::mapping::MapFile;
+use super::mapping::{MapFile, MapRefusal};
 use super::report::Ending;
 use crate::file::{FileSink, FileSource, Found, Root, StorageError, Upload};
 use crate::log::event::Event;
 use crate::net::{Destination, ListenSocket, Received};
 use crate::policy::access::Access;
 use crate::policy::client_root::ClientRoots;
-use crate::policy::map::MapRefusal;
 use crate::protocol::receiver::Receiver;
 use crate::protocol::sender::Sender;
 use crate::protocol::transfer::{Config, MAX_DATAGRAM, Opening, Transfer};
