@@ -11,13 +11,12 @@
 //! in the log how they ended. Must not: know what is in a packet beyond its kind,
 //! or how a file is stored.
 
+pub mod address;
 pub mod cli;
 mod counters;
 mod floor;
 mod front;
 mod logging;
-#[cfg_attr(not(feature = "map"), path = "no_mapping.rs")]
-pub mod mapping;
 mod report;
 mod requests;
 
@@ -37,6 +36,7 @@ use mio::{Events, Interest, Token};
 use self::busy_poll::BusyPoll;
 use self::floor::Floor;
 use self::front::Front;
+pub use self::start::test_map;
 use crate::host::clock;
 use crate::host::{Command, Notifier, PidFile, Signals};
 use crate::log::LogFile;
@@ -221,7 +221,7 @@ impl Server {
                 Err(error) => error!(
                     "cannot open the log file again, going on with the old one: {}; let what \
                      moves it create the new one for this user (logrotate: create)",
-                    start::reason(&error)
+                    crate::file::reason(&error)
                 ),
             }
         }
