@@ -28,7 +28,7 @@ use crate::host::{
 };
 use crate::log::LogFile;
 use crate::log::event::Event;
-use crate::log::text::{Addresses, Cut};
+use crate::log::shown::{Addresses, Cut};
 use crate::net::{Binding, ListenSocket};
 use crate::policy::access::Access;
 use crate::policy::client_root::ClientRoots;
