@@ -22,7 +22,7 @@ use tftpd::protocol::receiver::Receiver;
 use tftpd::protocol::retry::{RetryPolicy, Wait};
 use tftpd::protocol::sender::Sender;
 use tftpd::protocol::transfer::{
-    BlockSink, BlockSource, Committed, Config, Failure, Filled, Opening, Outcome, Run, Sent,
+    BlockSink, BlockSource, Committed, Config, Failure, Filled, Opening, Outcome, Proof, Run, Sent,
     Transfer, Transmit, Written,
 };
 use tftpd::table::{Admission, Endpoint, Fingerprint, SessionKey, Sessions, Tracked};
@@ -453,6 +453,7 @@ fn config(wait: Wait) -> Config {
         retry: RetryPolicy { wait, retries: 5 },
         request_repeats: u8::MAX,
         dally: Duration::from_secs(1),
+        proof: Proof::OwnPort,
     }
 }
 

@@ -24,7 +24,7 @@ use crate::host::clock;
 use crate::net::TransferSocket;
 use crate::protocol::receiver::Receiver;
 use crate::protocol::sender::Sender;
-use crate::protocol::transfer::{Config, Failure, MAX_DATAGRAM, Opening, Outcome, Transfer};
+use crate::protocol::transfer::{Config, Failure, MAX_DATAGRAM, Opening, Outcome, Proof, Transfer};
 use crate::session::{Content, Context, Remote, Resources, SEND_BUDGET, Session, Turn};
 use crate::table::Tracked;
 use crate::wire::options::{Negotiated, Offer};
@@ -159,6 +159,7 @@ impl Engine {
             retry: job.retry,
             request_repeats,
             dally: DALLY,
+            proof: Proof::OwnPort,
         };
         // Opened before signals are held back: a pipe waits for its reader.
         let mut session = self

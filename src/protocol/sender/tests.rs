@@ -1,8 +1,12 @@
 //! Conversations with a sender; `script` explains the notation. All waits start
 //! at 500 ms, blocks have 8 bytes where windows are tried.
 
+use std::time::Duration;
+
+use crate::protocol::retry::{RetryPolicy, Wait};
 use crate::protocol::script::Role::{Client, Server};
 use crate::protocol::script::{ADAPTIVE, FIXED, Script, feed_every_packet};
+use crate::protocol::transfer::Config;
 
 const WINDOWS: &str = "blksize=8 windowsize=4";
 
@@ -55,18 +59,82 @@ fn sending() {
                  1 OACK blksize=8 windowsize=4 > DATA 1-4 @501"
             }
         };
+        // A client that hangs up within the first window only wanted to know.
+        let probed = |error| match role {
+            Server(_) => "nothing Probed closed".to_owned(),
+            Client(_) => format!("nothing PeerError {error} x closed"),
+        };
         feed_every_packet(
             || Script::sender(&FIXED, role, length(9)),
             open,
             &[
+                // The NACK of block 1, a round trip after it left.
+                ("ACK 0", "DATA 1-4 @510"),
                 ("ACK 1", "DATA 2-5 @510"),
                 ("ACK 2", "DATA 3-6 @510"),
+                ("ERROR 0 x", &probed(0)),
+                ("ERROR 1 x", "nothing PeerError 1 x closed"),
+                ("ERROR 8 x", &probed(8)),
+            ],
+        );
+        feed_every_packet(
+            || Script::sender(&FIXED, role, length(90)),
+            &format!("{open}\n 2 ACK 4 > DATA 5-8 @502\n 3 ACK 8 > DATA 9-12 @503"),
+            &[
+                ("ACK 9", "DATA 10-13 @510"),
                 ("ERROR 0 x", "nothing PeerError 0 x closed"),
                 ("ERROR 1 x", "nothing PeerError 1 x closed"),
                 ("ERROR 8 x", "nothing PeerError 8 x closed"),
             ],
         );
     }
+}
+
+#[test]
+fn pausing_in_a_window() {
+    feed_every_packet(
+        || Script::sender(&FIXED, Server("blksize=8 windowsize=8"), length(90)),
+        "0 open    > OACK blksize=8 windowsize=8 @500
+         1 ACK 0   > DATA 1-8   @501
+         2 ACK 2   > DATA 3-10  @502
+         3 ACK 4   > DATA 5-8   @4
+         3 full    > nothing    @4
+         4 timeout > nothing    @504
+         4 room    > DATA 9-12  @504
+         5 ACK 7   > DATA 8-11  @6",
+        &[
+            ("ACK 9", "DATA 10-13 @11"),
+            ("ERROR 0 x", "nothing Probed closed"),
+            ("ERROR 1 x", "nothing PeerError 1 x closed"),
+            ("ERROR 8 x", "nothing Probed closed"),
+        ],
+    );
+}
+
+#[test]
+fn probing_after_silence() {
+    let quick = Config {
+        retry: RetryPolicy {
+            wait: Wait::Fixed(Duration::from_millis(4)),
+            retries: 5,
+        },
+        ..FIXED
+    };
+    feed_every_packet(
+        || Script::sender(&quick, Server(WINDOWS), length(90)),
+        "0 open    > OACK blksize=8 windowsize=4 @4
+         1 ACK 0   > DATA 1-4 @5
+         5 timeout > DATA 4   @13",
+        &[
+            // What the probe shows: nothing of the window has come.
+            ("ACK 0", "DATA 1-4 @18"),
+            ("ACK 1", "DATA 2-5 @14"),
+            ("ACK 2", "DATA 3-6 @14"),
+            ("ERROR 0 x", "nothing Probed closed"),
+            ("ERROR 1 x", "nothing PeerError 1 x closed"),
+            ("ERROR 8 x", "nothing Probed closed"),
+        ],
+    );
 }
 
 #[test]
@@ -167,11 +235,11 @@ fn a_length_that_only_reading_tells() {
         "   0 open    > OACK blksize=8 windowsize=4 @500
            10 ACK 0   > DATA 1-4    @510
            20 ACK 4   > DATA 5-6(3) @520
-          520 timeout > DATA 5-6(3) @1520
+          520 timeout > DATA 6(3)   @1520
           600 ACK 5   > DATA 6(3)   @1100
           700 ACK 6   > nothing     Completed closed",
     );
-    assert_eq!(server.retransmits(), 3);
+    assert_eq!(server.retransmits(), 2);
     Script::sender_of_text(&FIXED, Server(""), 512).play(
         "  0 open  > DATA 1     @500
           10 ACK 1 > DATA 2(0)  @510
@@ -229,11 +297,11 @@ fn the_largest_window_tells_an_old_ack_from_a_new_one() {
         let asked = format!("rollover={rollover} windowsize=65535 blksize=8").leak();
         Script::sender(&FIXED, Server(asked), length(200_000)).play(&format!(
             "  0 open      > OACK rollover={rollover} windowsize=32767 blksize=8 @500
-               1 ACK 0     > DATA 1-32767     @501
-               2 ACK 0     > nothing          @501
-               3 ACK 1001  > DATA 1002-33768  @503
-               4 ACK 999   > nothing          @503
-               5 ACK 1001  > nothing          @503",
+              10 ACK 0     > DATA 1-32767     @510
+              11 ACK 0     > nothing          @510
+              12 ACK 1001  > DATA 1002-33768  @512
+              13 ACK 999   > nothing          @512
+              14 ACK 1001  > nothing          @512",
         ));
     }
 }
@@ -280,32 +348,23 @@ fn repeated_loss_shrinks_what_is_sent_at_once() {
         "  0 open    > OACK blksize=8 windowsize=8 @500
           10 ACK 0   > DATA 1-8   @510
           20 ACK 2   > DATA 3-10  @520
-          30 ACK 4   > DATA 5-8   @31
-          31 timeout > DATA 9-12  @531
-          40 ACK 12  > DATA 13-16 @41
-          41 ACK 13  > DATA 14-17 @42",
+          30 ACK 4   > DATA 5-8   @40
+          40 timeout > DATA 9-12  @540
+          50 ACK 12  > DATA 13-16 @60
+          55 ACK 13  > DATA 14-17 @65",
     );
     // The last loss is forgotten after eight windows that came whole.
-    let mut at = 50;
     for window in 0..8 {
-        let first = 22 + window * 8;
-        let acked = first - 1;
-        let timeout = match window {
-            0 => "42 timeout > DATA 18-21 @542\n".to_owned(),
-            _ => format!(
-                "{} timeout > DATA {}-{acked} @{}\n",
-                at - 9,
-                first - 4,
-                at + 491
-            ),
+        let first = 18 + window * 8;
+        let at = 65 + window * 20;
+        let (last, next) = (first + 3, first + 4);
+        server.play(&format!("{at} timeout > DATA {first}-{last} @{}", at + 500));
+        let at = at + 10;
+        let sent = match window {
+            7 => format!("DATA {next}-{} @{}", next + 7, at + 500),
+            _ => format!("DATA {next}-{} @{}", next + 3, at + 10),
         };
-        let sent = if window == 7 {
-            format!("DATA {first}-{} @{}", first + 7, at + 500)
-        } else {
-            format!("DATA {first}-{} @{}", first + 3, at + 1)
-        };
-        server.play(format!("{timeout} {at} ACK {acked} > {sent}").leak());
-        at += 10;
+        server.play(&format!("{at} ACK {last} > {sent}"));
     }
 }
 
@@ -322,17 +381,41 @@ fn an_ack_of_what_was_not_sent_means_nothing() {
 }
 
 #[test]
-fn a_timeout_repeats_the_window_from_its_base() {
+fn silence_brings_the_last_block_of_the_window_then_the_window() {
+    // The probe is acknowledged, in whole or up to a gap (RFC 7440 §4).
     let mut server = Script::sender(&FIXED, Server(WINDOWS), length(20));
     server.play(
         "   0 open    > OACK blksize=8 windowsize=4 @500
-           10 ACK 0   > DATA 1-4  @510
-           20 ACK 2   > DATA 3-6  @520
-          519 timeout > nothing   @520
-          520 timeout > DATA 3-6  @1520
-          600 ACK 6   > DATA 7-10 @1100",
+           10 ACK 0   > DATA 1-4   @510
+           20 ACK 2   > DATA 3-6   @520
+          519 timeout > nothing    @520
+          520 timeout > DATA 6     @1520
+          600 ACK 6   > DATA 7-10  @1100
+         1100 timeout > DATA 10    @2100
+         1110 ACK 8   > DATA 9-12  @1610
+         1610 timeout > DATA 12    @2610
+         1620 ACK 8   > DATA 9-12  @2620
+         1630 ACK 12  > DATA 13-16 @2130",
     );
-    assert_eq!(server.retransmits(), 2 + 4);
+    assert_eq!(server.retransmits(), 2 + 1 + 1 + 2 + 1 + 4);
+    // Nothing of it arrives: the window, then the block again.
+    Script::sender(&FIXED, Server(WINDOWS), length(20)).play(
+        "    0 open    > OACK blksize=8 windowsize=4 @500
+            10 ACK 0   > DATA 1-4  @510
+           510 timeout > DATA 4    @1510
+          1510 timeout > DATA 1-4  @3510
+          3510 timeout > DATA 4    @7510
+          7510 timeout > DATA 1-4  @15510
+         15510 timeout > DATA 4    @23510
+         23510 timeout > nothing   TimedOut closed",
+    );
+    // A window of one block in flight has nothing else to send.
+    Script::sender(&FIXED, Server(WINDOWS), length(1)).play(
+        "    0 open    > OACK blksize=8 windowsize=4 @500
+            10 ACK 0   > DATA 1(3) @510
+           510 timeout > DATA 1(3) @1510
+          1510 timeout > DATA 1(3) @3510",
+    );
 }
 
 #[test]
@@ -386,10 +469,13 @@ fn a_repeated_request_is_answered_again_unless_it_crossed_the_answer() {
         Script::sender(&FIXED, Server(asked), 2000).play(&format!(
             "  0 open    > {answer} @500
                9 request > nothing  @500
-              49 request > nothing  @500
-              50 request > {answer} @1050
-             100 request > {answer} @2100
-             150 request > {answer} @4150"
+              99 request > nothing  @500
+             100 request > {answer} @600
+             199 request > nothing  @600
+             200 request > {answer} @700
+             300 request > {answer} @800
+             400 request > {answer} @900
+             500 request > {answer} @1000"
         ));
     }
     // Once the client has answered, it has our answer.
@@ -406,15 +492,27 @@ fn a_repeated_request_is_answered_again_unless_it_crossed_the_answer() {
 }
 
 #[test]
-fn requests_repeated_too_often_do_not_keep_the_transfer() {
+fn repeated_requests_do_not_keep_the_transfer() {
+    // Each gets its answer, but no answer of its own.
+    let mut server = Script::sender(&FIXED, Server(""), 2000);
+    server.play("0 open > DATA 1 @500");
+    for at in (300..=25_500).step_by(300) {
+        let next = (at + 500).min(25_850);
+        server.play(&format!("{at} request > DATA 1 @{next}"));
+    }
+    server.play(
+        "25849 timeout > nothing @25850
+         25850 timeout > nothing TimedOut closed",
+    );
+    // Nor do they use up what our own timer may send.
     Script::sender(&FIXED, Server(""), 2000).play(
         "    0 open    > DATA 1  @500
-           100 request > DATA 1  @1100
-           200 request > DATA 1  @2200
-           300 request > DATA 1  @4300
-           400 request > nothing @4300
-           500 request > nothing @4300
-          4300 timeout > nothing TimedOut closed",
+           400 request > DATA 1  @900
+           900 timeout > DATA 1  @1900
+          1900 timeout > DATA 1  @3900
+          3000 request > DATA 1  @5000
+          5000 timeout > DATA 1  @9000
+          9000 timeout > nothing TimedOut closed",
     );
 }
 
@@ -512,9 +610,11 @@ fn a_full_socket_is_offered_the_same_again() {
            20 full    > nothing @510
           510 timeout > nothing @1510
           600 timeout > nothing @1510
-          700 room 2  > DATA 1, DATA 2 @1700
-          710 ACK 3   > nothing @1700
-          720 room    > DATA 4, DATA 5, DATA 6, DATA 7 @1220",
+          700 room 1  > DATA 4  @1700
+          710 ACK 2   > nothing @1700
+          720 room 2  > DATA 3, DATA 4 @1220
+          730 ACK 4   > nothing @1220
+          740 room    > DATA 5, DATA 6, DATA 7, DATA 8 @1240",
     );
     assert_eq!(server.retransmits(), 3);
     // What never went out has not been answered too late.
@@ -534,16 +634,16 @@ fn a_full_socket_in_a_pause_between_bursts_is_no_silence() {
         "  0 open    > OACK blksize=8 windowsize=8 @500
           10 ACK 0   > DATA 1-8   @510
           20 ACK 2   > DATA 3-10  @520
-          30 ACK 4   > DATA 5-8   @31",
+          30 ACK 4   > DATA 5-8   @40",
     );
     let before = server.retransmits();
     server.play(
-        "  30 full    > nothing    @31
-           31 timeout > nothing    @531
-          531 timeout > nothing    @1531
-         1531 timeout > nothing    @2531
+        "  30 full    > nothing    @40
+           40 timeout > nothing    @540
+          540 timeout > nothing    @1540
+         1540 timeout > nothing    @2540
          1600 room    > DATA 9-12  @2100
-         1610 ACK 12  > DATA 13-16 @1611",
+         1610 ACK 12  > DATA 13-16 @1620",
     );
     // 9 and 10 went out in the window before.
     assert_eq!(server.retransmits(), before + 2, "nothing was lost");
