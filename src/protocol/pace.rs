@@ -95,7 +95,7 @@ impl Pace {
         probes
     }
 
-    /// The end of a pause: the next burst is due, or the last block again.
+    /// The pause is over: the next burst is due, or the last block again.
     pub(super) const fn end_pause(&mut self) {
         if self.gone < self.burst {
             self.probe = Probe::Due;
@@ -122,8 +122,16 @@ impl Pace {
         self.burst.saturating_sub(self.gone)
     }
 
+    /// The window is to be sent from its base on.
+    pub(super) const fn rewind(&mut self) {
+        if self.probe_is_due() {
+            self.probe = Probe::InVain;
+        }
+        self.restart();
+    }
+
     /// The next block begins a burst.
-    pub(super) const fn restart(&mut self) {
+    const fn restart(&mut self) {
         self.gone = 0;
     }
 

@@ -389,6 +389,13 @@ impl RetryTimer {
         self.timer = Timer::Burst { until };
     }
 
+    /// There is no pause any more, if there was one.
+    pub(crate) fn end_pause(&mut self, now: Instant) {
+        if let Timer::Burst { .. } = self.timer {
+            self.arm(now);
+        }
+    }
+
     /// The final ACK is repeated until `until`.
     pub(crate) const fn dally(&mut self, until: Instant) {
         self.timer = Timer::Dally { until };

@@ -131,6 +131,12 @@ impl Script {
         Self { max_run, ..self }
     }
 
+    /// When it wants to be woken, in milliseconds.
+    pub(super) fn deadline(&self) -> Option<u64> {
+        let deadline = self.transfer.poll_timeout()?;
+        Some((deadline - self.origin).as_millis() as u64)
+    }
+
     pub(super) fn retransmits(&self) -> u64 {
         self.transfer.progress().retransmits
     }

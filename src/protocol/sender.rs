@@ -255,6 +255,7 @@ impl Sender {
         self.reached -= blocks;
         let measured = std::mem::take(&mut self.timed) && !trailing;
         self.exchange.retry.answered(now, measured);
+        self.exchange.retry.end_pause(now);
         if self.end <= index {
             self.close(Outcome::Completed);
         }
@@ -266,6 +267,7 @@ impl Sender {
         let lockstep = self.windowsize() == 1;
         if in_flight && self.nacks.take(now, &self.exchange.retry, lockstep) {
             self.rewind();
+            self.exchange.retry.end_pause(now);
         }
     }
 
@@ -276,7 +278,7 @@ impl Sender {
         let goes_on = match self.exchange.retry.timer() {
             Timer::Burst { .. } => {
                 self.pace.end_pause();
-                self.exchange.retry.arm(now);
+                self.exchange.retry.end_pause(now);
                 return;
             }
             // What hasn't been sent can't have been answered.
@@ -331,7 +333,7 @@ impl Sender {
         self.out = 0;
         self.timed = false;
         self.pace.window_lost(self.windowsize());
-        self.pace.restart();
+        self.pace.rewind();
     }
 
     pub(super) fn handle_repeated_request(&mut self, now: Instant) {

@@ -341,6 +341,173 @@ fn an_ack_within_the_window_rewinds_once() {
 }
 
 #[test]
+fn a_nack_of_the_window_s_first_block_brings_the_window_once_for_each_base() {
+    // U-Boot and barebox name the gap once, EDK2 for each block behind it.
+    for (asked, oack, wait) in [
+        (
+            "timeout=5 blksize=8 windowsize=4",
+            "OACK timeout=5 blksize=8 windowsize=4",
+            5000,
+        ),
+        (WINDOWS, "OACK blksize=8 windowsize=4", 500),
+    ] {
+        let mut server = Script::sender(&FIXED, Server(asked), length(90));
+        let at = |now: u64| now + wait;
+        server.play(&format!(
+            "  0 open   > {oack} @{}
+              10 ACK 0  > DATA 1-4  @{}
+              20 ACK 4  > DATA 5-8  @{}
+              21 ACK 4  > nothing   @{2}
+              30 ACK 4  > DATA 5-8  @{}",
+            at(0),
+            at(10),
+            at(20),
+            at(30)
+        ));
+        for now in 31..50 {
+            server.play(&format!("{now} ACK 4 > nothing @{}", at(30)));
+        }
+        server.play(&format!(
+            " 50 ACK 8  > DATA 9-12  @{}
+              60 ACK 12 > DATA 13-16 @{}
+              70 ACK 12 > DATA 13-16 @{}
+              80 ACK 14 > DATA 15-18 @{}",
+            at(50),
+            at(60),
+            at(70),
+            at(80)
+        ));
+        assert_eq!(server.retransmits(), 4 + 4 + 2);
+    }
+    // Without -t, and as a client.
+    Script::sender(&ADAPTIVE, Client(WINDOWS), length(90)).play(
+        "  0 open   > WRQ blksize=8 windowsize=4 @1000
+          10 OACK blksize=8 windowsize=4 > DATA 1-4 @40
+          20 ACK 4  > DATA 5-8  @45
+          30 ACK 4  > DATA 5-8  @55
+          31 ACK 4  > nothing   @55",
+    );
+}
+
+#[test]
+fn a_nack_after_the_wrap() {
+    for (rollover, next) in [(0, "0-3"), (1, "1-4")] {
+        let asked = format!("rollover={rollover} blksize=8 windowsize=4").leak();
+        let mut server = Script::sender(&FIXED, Server(asked), length(65_600));
+        server.play(&format!(
+            "  0 open     > OACK rollover={rollover} blksize=8 windowsize=4 @500
+              10 ACK 0    > DATA 1-4         @510
+              12 to 65532 > DATA 65533-{0}   @512
+              20 ACK 65535 > DATA {next}     @520
+              30 ACK 65535 > DATA {next}     @530
+              31 ACK 65535 > nothing         @530",
+            if rollover == 0 { "0" } else { "1" },
+        ));
+    }
+}
+
+#[test]
+fn an_ack_doubled_within_the_window_is_no_nack() {
+    // EDK2 acknowledges 5 for each of 7 and 8, which were on the way.
+    Script::sender(&FIXED, Server(WINDOWS), length(90)).play(
+        "  0 open   > OACK blksize=8 windowsize=4 @500
+          10 ACK 0  > DATA 1-4  @510
+          20 ACK 4  > DATA 5-8  @520
+          30 ACK 5  > DATA 6-9  @530
+          31 ACK 5  > nothing   @530
+          36 ACK 5  > nothing   @530
+          40 ACK 5  > DATA 6-9  @540
+          41 ACK 5  > nothing   @540",
+    );
+}
+
+/// RFC 1123 §4.2.3.1 with windows: two copies of a window are acknowledged
+/// twice. Were the second answered, everything would go out twice to the end.
+#[test]
+fn echoes_of_a_window_sent_twice_are_no_nacks() {
+    let mut server = Script::sender(&FIXED, Server(WINDOWS), length(400));
+    server.play(
+        "  0 open   > OACK blksize=8 windowsize=4 @500
+          10 ACK 0  > DATA 1-4   @510
+          20 ACK 4  > DATA 5-8   @520
+          29 ACK 4  > DATA 5-8   @529
+          30 ACK 8  > DATA 9-12  @530
+          39 ACK 8  > nothing    @530
+          40 ACK 12 > DATA 13-16 @540
+          50 ACK 16 > DATA 17-20 @550
+          60 ACK 16 > DATA 17-20 @560",
+    );
+    // The round trip has grown, and nobody can measure it.
+    let mut server = Script::sender(&ADAPTIVE, Server(WINDOWS), length(4000));
+    let mut sent = 0;
+    let mut arrivals = std::collections::BTreeMap::from([(10, vec![0])]);
+    let mut now = 0;
+    let mut expected = 1;
+    server.step(0, "open");
+    while let Some((at, acks)) = arrivals.pop_first() {
+        // Deadlines that come before.
+        while server.deadline().is_some_and(|deadline| deadline < at) {
+            now = server.deadline().unwrap().max(now);
+            let done = server.step(now, "timeout");
+            sent += deliver(&done, now, &mut expected, &mut arrivals);
+        }
+        now = at.max(now);
+        for ack in acks {
+            let done = server.step(now, &format!("ACK {ack}"));
+            sent += deliver(&done, now, &mut expected, &mut arrivals);
+        }
+    }
+    assert!(expected > 4000, "{expected}");
+    assert!(sent < 4100, "{sent} blocks for 4000");
+}
+
+/// A receiver 30 ms away that acknowledges every copy of a window's last block.
+fn deliver(
+    done: &str,
+    now: u64,
+    expected: &mut u64,
+    arrivals: &mut std::collections::BTreeMap<u64, Vec<u64>>,
+) -> u64 {
+    let mut sent = 0;
+    for run in done.split("DATA ").skip(1) {
+        let run = run.split([' ', ',', '(']).next().unwrap();
+        let (first, last) = run.split_once('-').unwrap_or((run, run));
+        let (first, last): (u64, u64) = (first.parse().unwrap(), last.parse().unwrap());
+        sent += last - first + 1;
+        if first <= *expected {
+            *expected = (*expected).max(last + 1);
+        }
+        if last % 4 == 0 || last == 4000 {
+            arrivals.entry(now + 30).or_default().push(*expected - 1);
+        }
+    }
+    sent
+}
+
+#[test]
+fn in_lockstep_an_ack_repeated_after_a_second_brings_the_timer_forward_once() {
+    Script::sender(&FIXED, Server("timeout=5"), 5000).play(
+        "    0 open    > OACK timeout=5 @5000
+            10 ACK 0   > DATA 1  @5010
+           999 ACK 0   > nothing @5010
+          1010 ACK 0   > DATA 1  @6010
+          2500 ACK 0   > nothing @6010
+          6010 timeout > DATA 1  @14010
+          7500 ACK 0   > nothing @14010
+          7600 ACK 1   > DATA 2  @12600
+          8599 ACK 1   > nothing @12600
+          8600 ACK 1   > DATA 2  @13600
+          8700 ACK 1   > nothing @13600
+          8710 ACK 2   > DATA 3  @13710",
+    );
+    // A forged one brings nothing from who never answered.
+    Script::sender(&FIXED, Server(""), 5000).play(
+        "    0 open  > DATA 1  @500
+           500 ACK 0 > nothing @500",
+    );
+}
+
+#[test]
 fn repeated_loss_shrinks_what_is_sent_at_once() {
     let options = "blksize=8 windowsize=8";
     let mut server = Script::sender(&FIXED, Server(options), length(2000));
@@ -617,6 +784,15 @@ fn a_full_socket_is_offered_the_same_again() {
           740 room    > DATA 5, DATA 6, DATA 7, DATA 8 @1240",
     );
     assert_eq!(server.retransmits(), 3);
+    // A probe that can't go out gives way to a NACK.
+    Script::sender(&FIXED, Server(WINDOWS), length(20)).play(
+        "   0 open    > OACK blksize=8 windowsize=4 @500
+           10 ACK 0   > DATA 1-4  @510
+           20 full    > nothing   @510
+          510 timeout > nothing   @1510
+          520 ACK 0   > nothing   @1510
+          530 room    > DATA 1-4  @1530",
+    );
     // What never went out has not been answered too late.
     Script::sender(&FIXED, Server(""), 2000).play(
         "  0 full    > nothing
@@ -647,6 +823,21 @@ fn a_full_socket_in_a_pause_between_bursts_is_no_silence() {
     );
     // 9 and 10 went out in the window before.
     assert_eq!(server.retransmits(), before + 2, "nothing was lost");
+}
+
+#[test]
+fn an_ack_ends_the_pause_between_bursts_though_the_socket_is_full() {
+    let options = "blksize=8 windowsize=8";
+    Script::sender(&FIXED, Server(options), length(2000)).play(
+        "  0 open    > OACK blksize=8 windowsize=8 @500
+          10 ACK 0   > DATA 1-8   @510
+          20 ACK 2   > DATA 3-10  @520
+          30 ACK 4   > DATA 5-8   @40
+          31 full    > nothing    @40
+          32 ACK 8   > nothing    @532
+          40 timeout > nothing    @532
+          50 room    > DATA 9-12  @60",
+    );
 }
 
 // --- options -----------------------------------------------------------------------
