@@ -31,7 +31,7 @@
 //! | | [`host`] | signals, process limits, the service manager, what is given up at the start |
 //! | | [`host::clock`] | what time it is |
 //! | | [`host::usage`] | command lines that can't be followed |
-//! | 4 session | [`file::content`] | a file as blocks: octet or netascii |
+//! | 4 session | [`file::FileSource`], [`file::FileSink`] | a file as blocks: octet or netascii |
 //! | | [`session`] | a transfer with its socket and its file |
 //! | 5 shell | [`server`] | the event loop of `tftpd` |
 //! | | `client` | the command `tftp` (feature `client`) |
@@ -79,13 +79,13 @@
 //! | what | bound | where |
 //! |---|---|---|
 //! | sessions | `--max-sessions`, or a third of the open files | [`table`] |
-//! | request | 1024 bytes read, longer ones cut | `server::requests` |
+//! | request | 1024 bytes read, longer ones cut | [`server`] |
 //! | requests taken a turn | a batch of 64 | `server::front` |
 //! | datagrams a session takes a turn | 64 | [`session`] |
 //! | bytes a session sends a turn | 256 KiB | [`session`] |
-//! | blocks in one read and one send | 64, and 65,507 bytes | [`file::content`], [`net`] |
+//! | blocks in one read and one send | 64, and 65,507 bytes | [`file::MAX_RUN`], [`net`] |
 //! | blocks read ahead | 8 buffers of 64 KiB, 64 of 8 KiB, held for 50 ms after the last step | `session::prefetch` |
-//! | waits of a session for its disk | 1 to 10 ms each, 20 for its turn; after 3 s all wait with it for that one read | `session::disk` |
+//! | waits of a session for its disk | 1 to 10 ms each, 20 for its turn; after 3 s all wait with it for that one read | `session::not_ready` |
 //! | bytes fetched in the background | 256 KiB of a file, of 4 files on FUSE, NFS, overlayfs | [`file`] |
 //! | sockets that rest | 512, for half a second, from 64 transfers at once on | [`net::pool`] |
 //! | send buffer of `--single-port` | 8 MiB, and what the system allows | [`net`] |

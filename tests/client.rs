@@ -469,7 +469,11 @@ fn what_goes_wrong_here_has_its_own_status() {
         .unwrap();
     let url = format!("tftp://{closed}/f");
     for (words, expected, errors) in [
-        (&["get", &*url][..], 69, &["connection refused"][..]),
+        (
+            &["-t", "10", "get", &*url][..],
+            69,
+            &["no answer from 127.0.0.1", "connection refused"][..],
+        ),
         (
             &["get", "tftp://no-such-host.invalid/f"],
             68,
@@ -704,8 +708,10 @@ fn silence_in_the_middle_ends_after_the_retries() {
     }
 }
 
+/// An OACK that we can't accept is refused with ERROR 8 (RFC 2347), and the
+/// request follows again without options.
 #[test]
-fn an_oack_that_nobody_asked_for_is_refused() {
+fn an_oack_that_nobody_asked_for_is_refused_and_options_are_dropped() {
     for options in [
         &[("blksize", "1429")][..],
         &[("windowsize", "17")],
@@ -715,8 +721,11 @@ fn an_oack_that_nobody_asked_for_is_refused() {
         &[("blksize", "x")],
         &[("blksize", "7")],
         &[("tsize", "-1")],
+        &[("tsize", "")],
+        &[("tsize", "large")],
+        &[("blksize", "512"), ("saved", "1")],
     ] {
-        for args in [&["get", "URL"][..], &["put", "file", "URL"]] {
+        for args in [&["-v", "get", "URL"][..], &["-v", "put", "file", "URL"]] {
             let (output, dir) = against(args, |server| {
                 server.request();
                 assert_eq!(
@@ -724,9 +733,24 @@ fn an_oack_that_nobody_asked_for_is_refused() {
                     Some(8),
                     "{options:?}"
                 );
+                let words = server.request();
+                assert_eq!(words, ["file", "octet", ""], "{options:?}");
+                if args[1] == "get" {
+                    assert_eq!(server.say(&data(1, b"whole")), Packet::Ack(1));
+                } else {
+                    let block = Packet::Data(1, b"as it was".to_vec());
+                    assert_eq!(server.say(&ack(0)), block);
+                    server.send(&ack(1));
+                }
             });
-            assert_status(&output, 1, &["broke the protocol"]);
-            assert_unharmed(&dir);
+            assert_status(&output, 0, &["without options", "Options not as asked for"]);
+            let expected = if args[1] == "get" {
+                "whole"
+            } else {
+                "as it was"
+            };
+            let file = fs::read_to_string(dir.path().join("file")).unwrap();
+            assert_eq!(file, expected);
         }
     }
 }
@@ -845,7 +869,7 @@ fn a_block_right_behind_the_oack_is_whole() {
         server.send(&oack(&[("blksize", "1428")]));
         server.send(&data(1, &[b'1'; 1428]));
         kill(pid, Signal::SIGCONT).unwrap();
-        assert_eq!(server.receive(), Packet::Ack(0));
+        // One answer to all that has come: ACK 0 would say less.
         assert_eq!(server.receive(), Packet::Ack(1));
         assert_eq!(server.say(&data(2, b"2")), Packet::Ack(2));
         assert_status(
@@ -856,27 +880,36 @@ fn a_block_right_behind_the_oack_is_whole() {
     }
 }
 
-/// One name, two addresses: the second is for where nobody is at the first.
-#[test]
-fn another_address_is_no_way_out_of_a_transfer() {
+/// Sockets on the two addresses of localhost, in the order of the name service,
+/// with one port.
+fn both_localhosts() -> Option<(UdpSocket, UdpSocket)> {
     let (Ok(six), Ok(addresses)) = (
         UdpSocket::bind("[::1]:0"),
         std::net::ToSocketAddrs::to_socket_addrs("localhost:1"),
     ) else {
         eprintln!("skipped: no IPv6 here");
-        return;
+        return None;
     };
     let addresses: Vec<_> = addresses.map(|address| address.ip()).collect();
     let port = six.local_addr().unwrap().port();
     let four = UdpSocket::bind(("127.0.0.1", port)).unwrap();
-    let (first, second) = match addresses[..] {
-        [ip, _, ..] if ip.is_ipv6() => (six, four),
-        [_, _, ..] => (four, six),
+    match addresses[..] {
+        [ip, _, ..] if ip.is_ipv6() => Some((six, four)),
+        [_, _, ..] => Some((four, six)),
         _ => {
             eprintln!("skipped: localhost has one address here");
-            return;
+            None
         }
+    }
+}
+
+/// One name, two addresses: the second is for where nobody is at the first.
+#[test]
+fn another_address_is_no_way_out_of_a_transfer() {
+    let Some((first, second)) = both_localhosts() else {
+        return;
     };
+    let port = first.local_addr().unwrap().port();
     let dir = tempfile::tempdir().unwrap();
     let url = format!("tftp://localhost:{port}/file");
     let args = ["-t", "10", "--retries", "1", "get", &url, "-"];
@@ -933,10 +966,13 @@ fn a_probe_that_is_late_asks_no_more() {
         assert!(server.request().len() > 3, "the repeat");
         server.listen.set_read_timeout(Some(millis(400))).unwrap();
         let mut buffer = [0; 600];
+        let mut more = 0;
         while let Ok(len) = server.listen.recv(&mut buffer) {
-            let packet = Packet::parse(&buffer[..len]);
-            assert_eq!(packet.error_code(), Some(0), "{packet:?}");
+            // A transfer that nobody took up needs no ERROR.
+            assert_eq!(Packet::parse(&buffer[..len]).error_code(), None);
+            more += 1;
         }
+        assert!(more <= 1, "{more} requests more in 20 ms");
     });
     assert_status(&output, 69, &["took too long"]);
 }
@@ -1059,4 +1095,469 @@ fn one_port_is_enough_for_several_files() {
     let output = run(dir.path(), &["-R", &range, "get", &urls[0], &urls[1], "./"]);
     assert_status(&output, 0, &[]);
     assert_eq!(files(dir.path()), ["a", "b"]);
+}
+
+// --- a device that isn't there yet ------------------------------------------------
+
+/// A port that is closed now, and that nobody else is given.
+fn closed_port() -> SocketAddr {
+    free_addr()
+}
+
+/// Waits until a line of the client's standard error holds `word`; returns what
+/// is left of its output.
+#[track_caller]
+fn wait_for_line(child: &mut Child, word: &str) -> std::io::BufReader<std::process::ChildStderr> {
+    let mut lines = std::io::BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains(word) {
+        line.clear();
+        let len = std::io::BufRead::read_line(&mut lines, &mut line).unwrap();
+        assert!(len > 0, "no line with {word:?}");
+    }
+    lines
+}
+
+/// ICMP port unreachable before the first answer is a hint: the client asks on
+/// until the device listens (RFC 1122 §3.2.2.1).
+#[test]
+fn a_client_started_before_its_device_waits_for_it_despite_port_unreachable() {
+    for (args, input) in [
+        (&["put", "file", "URL"][..], ""),
+        (&["get", "URL"], ""),
+        (&["-v", "probe", "URL", "--within", "20s"], ""),
+        (&["IP", "PORT", "-c", "put", "file"], ""),
+        (&["IP", "PORT", "-c", "get", "file"], ""),
+        (&["IP", "PORT"], "put file\n"),
+        (&["IP", "PORT"], "get file\n"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("file"), "as it was").unwrap();
+        let addr = closed_port();
+        let word = |word: &&str| match *word {
+            "URL" => format!("tftp://{addr}/file"),
+            "IP" => addr.ip().to_string(),
+            "PORT" => addr.port().to_string(),
+            word => word.to_owned(),
+        };
+        let mut child = tftp()
+            .args(["-t", "100"])
+            .args(args.iter().map(word))
+            .current_dir(dir.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(input.as_bytes())
+            .unwrap();
+        let _errors = wait_for_line(&mut child, "connection refused");
+        let listen = UdpSocket::bind(addr).unwrap();
+        listen.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut buffer = [0; 600];
+        let (_, client) = listen.recv_from(&mut buffer).unwrap();
+        let is_put = buffer[1] == 2;
+        let server = UdpSocket::bind((addr.ip(), 0)).unwrap();
+        server.set_read_timeout(Some(PATIENCE)).unwrap();
+        let answer = if is_put { ack(0) } else { data(1, b"here") };
+        server.send_to(&answer, client).unwrap();
+        let len = server.recv(&mut buffer).unwrap();
+        if is_put {
+            let block = Packet::Data(1, b"as it was".to_vec());
+            assert_eq!(Packet::parse(&buffer[..len]), block, "{args:?}");
+            server.send_to(&ack(1), client).unwrap();
+        } else {
+            assert_eq!(Packet::parse(&buffer[..len]), Packet::Ack(1), "{args:?}");
+        }
+        assert_status(&child.wait_with_output().unwrap(), 0, &[]);
+    }
+}
+
+/// The network, the host and the port are unreachable one after the other.
+#[test]
+fn network_and_host_unreachable_are_hints_as_well() {
+    let script = r#"
+        "$TFTP" -t 100 put file tftp://192.0.2.1:6969/up 2>errors & client=$!
+        until grep -q 'network unreachable' errors; do kill -0 $client || exit 1; done
+        ip link set lo up
+        ip address add 192.0.2.1/32 dev lo
+        "$TFTPD" -4 -p 6969 --grace 0 root 2>log & server=$!
+        wait $client; status=$?
+        kill $server
+        exit $status"#;
+    if !can_make_networks() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("root")).unwrap();
+    fs::write(dir.path().join("file"), "as it was").unwrap();
+    let output = bounded(60, "unshare")
+        .args(["--net", "sh", "-c", script])
+        .current_dir(dir.path())
+        .env("TFTP", env!("CARGO_BIN_EXE_tftp"))
+        .env("TFTPD", tftpd())
+        .output()
+        .unwrap();
+    let errors = fs::read_to_string(dir.path().join("errors")).unwrap();
+    assert!(output.status.success(), "{errors}");
+    assert_eq!(fs::read(dir.path().join("root/up")).unwrap(), b"as it was");
+}
+
+fn can_make_networks() -> bool {
+    let tried = Command::new("unshare")
+        .args(["--net", "ip", "link"])
+        .output();
+    let works = tried.is_ok_and(|output| output.status.success());
+    let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
+    assert!(works || !ci, "no network namespaces here");
+    if !works {
+        eprintln!("skipped: takes root, unshare(1) and ip(8)");
+    }
+    works
+}
+
+/// `--wait`: a boot loader listens for a second or so; its request must not be
+/// lost in the pauses of a back-off.
+#[test]
+fn wait_asks_once_a_second_or_faster_and_says_so() {
+    let args = [
+        "-t",
+        "5000",
+        "--retries",
+        "0",
+        "--wait",
+        "3500ms",
+        "get",
+        "URL",
+    ];
+    let mut requests = [0, 0];
+    let (output, dir) = against(&args, |server| {
+        server.listen.set_read_timeout(Some(millis(2000))).unwrap();
+        let mut buffer = [0; 600];
+        while let Ok(len) = server.listen.recv(&mut buffer) {
+            requests[usize::from(len < 20)] += 1;
+        }
+    });
+    assert_status(
+        &output,
+        69,
+        &["asking again for", "no answer from 127.0.0.1"],
+    );
+    // With options at 0, 1, 2 and 3 s; without from 1.3 s on.
+    let [with_options, plain] = requests;
+    assert!((3..=4).contains(&with_options), "{requests:?}");
+    assert!((2..=3).contains(&plain), "{requests:?}");
+    assert_unharmed(&dir);
+}
+
+#[test]
+fn the_last_hint_of_the_network_is_the_reason() {
+    let addr = closed_port();
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("tftp://{addr}/f");
+    for args in [
+        &["-t", "10", "--retries", "1", "get", &*url][..],
+        &["-q", "-t", "10", "--wait", "200ms", "get", &url],
+        &["probe", &url, "--within", "300ms"],
+    ] {
+        let output = run(dir.path(), args);
+        let reason = format!("no answer from {addr}: connection refused");
+        assert_status(&output, 69, &[&reason]);
+        let lines = String::from_utf8_lossy(&output.stderr).lines().count();
+        assert_eq!(
+            lines,
+            if args[0] == "-t" { 2 } else { 1 },
+            "{}",
+            said(&output)
+        );
+    }
+}
+
+/// Some loaders drop requests with options: a plain one follows soon, from a port
+/// of its own.
+#[test]
+fn a_plain_request_follows_within_two_seconds() {
+    let (output, _dir) = against(&["-v", "put", "file", "URL"], |server| {
+        let mut words = server.request();
+        let (first, started) = (server.client, Instant::now());
+        while words.len() > 3 {
+            words = server.request();
+        }
+        assert_ne!(server.client, first, "a port of its own");
+        // It was 7 s; a busy machine is given time.
+        assert!(started.elapsed() < Duration::from_secs(4));
+        assert_eq!(server.say(&ack(0)), Packet::Data(1, b"as it was".to_vec()));
+        server.send(&ack(1));
+    });
+    assert_status(&output, 0, &["without options", "silent"]);
+}
+
+#[test]
+fn a_late_answer_to_the_request_with_options_counts() {
+    let (output, _dir) = against(&["-v", "get", "URL"], |server| {
+        let mut words = server.request();
+        let first = server.client;
+        while words.len() > 3 {
+            words = server.request();
+        }
+        let second = server.client;
+        server.client = first;
+        assert_eq!(server.say(&oack(&[("blksize", "600")])), Packet::Ack(0));
+        // The other request is answered too late: its transfer is ended.
+        let late = RawClient::to(second.unwrap());
+        late.send(&data(1, &[b'x'; 512]));
+        assert_eq!(late.expect().0.error_code(), Some(0));
+        assert_eq!(server.say(&data(1, b"right")), Packet::Ack(1));
+    });
+    assert_status(&output, 0, &["blksize=600", "Received 5 bytes"]);
+}
+
+/// tftp-hpa's clients send no options; their scripts talk to devices that know
+/// none.
+#[test]
+fn hpa_style_commands_send_no_options_unless_asked_to() {
+    for (args, options) in [
+        (&[][..], 3),
+        (&["-m", "binary"], 3),
+        (&["--blksize", "512"], 5),
+        (&["--option", "tsize=9"], 5),
+    ] {
+        let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+        server.set_read_timeout(Some(PATIENCE)).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("file"), "as it was").unwrap();
+        let port = server.local_addr().unwrap().port().to_string();
+        let child = tftp()
+            .args(args)
+            .args(["127.0.0.1", &port, "-c", "put", "file"])
+            .current_dir(dir.path())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut buffer = [0; 600];
+        let (len, client) = server.recv_from(&mut buffer).unwrap();
+        let words = buffer[2..len].split(|&byte| byte == 0).count();
+        assert_eq!(words, options, "{args:?}");
+        server.send_to(&error(0, "enough"), client).unwrap();
+        assert_status(&child.wait_with_output().unwrap(), 1, &["enough"]);
+    }
+}
+
+/// A server with several addresses that answers from the wrong one.
+#[test]
+fn answers_from_another_address_are_told() {
+    let listen = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let other = UdpSocket::bind("127.0.0.2:0").unwrap();
+    listen.set_read_timeout(Some(PATIENCE)).unwrap();
+    let url = format!("tftp://{}/file", listen.local_addr().unwrap());
+    for args in [
+        &["-t", "50", "--retries", "1", "get"][..],
+        &["-t", "50", "probe", "--within", "300ms"],
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let child = tftp()
+            .args(args)
+            .arg(&url)
+            .current_dir(dir.path())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (_, client) = listen.recv_from(&mut [0; 600]).unwrap();
+        other.send_to(&data(1, b"from elsewhere"), client).unwrap();
+        let told = format!("answers came from {}", other.local_addr().unwrap());
+        assert_status(&child.wait_with_output().unwrap(), 69, &[&told]);
+        assert_eq!(files(dir.path()), Vec::<String>::new());
+    }
+}
+
+/// A name's addresses are raced: a silent one doesn't keep the others waiting.
+#[test]
+fn addresses_of_a_name_are_raced() {
+    let Some((silent, second)) = both_localhosts() else {
+        return;
+    };
+    let port = silent.local_addr().unwrap().port();
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("tftp://localhost:{port}/file");
+    let child = tftp()
+        .args(["get", &url])
+        .current_dir(dir.path())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    second.set_read_timeout(Some(PATIENCE)).unwrap();
+    silent.recv(&mut [0; 600]).unwrap();
+    let started = Instant::now();
+    let (_, client) = second.recv_from(&mut [0; 600]).unwrap();
+    // It was 22 s.
+    assert!(started.elapsed() < Duration::from_secs(5));
+    second.send_to(&data(1, b"right"), client).unwrap();
+    assert_status(&child.wait_with_output().unwrap(), 0, &["Received 5 bytes"]);
+}
+
+// --- what ends a transfer ------------------------------------------------------------
+
+/// A server that says the same thing forever makes no progress.
+#[test]
+fn repeats_of_one_answer_are_no_progress() {
+    let oacks = oack(&[("blksize", "512")]);
+    for (first, args) in [
+        (data(1, &[0; 512]), &["get", "URL"][..]),
+        (oacks.clone(), &["get", "URL"]),
+        (oacks, &["put", "file", "URL"]),
+        (ack(0), &["put", "file", "URL"]),
+    ] {
+        let args = [&["-t", "50", "--retries", "2"], args].concat();
+        let (output, dir) = against(&args, |server| {
+            server.request();
+            server.send(&first);
+            server
+                .transfer
+                .set_read_timeout(Some(millis(1000)))
+                .unwrap();
+            let started = Instant::now();
+            // Each of its answers is met with the same again.
+            while server.transfer.recv(&mut [0; 600]).is_ok() {
+                thread::sleep(millis(10));
+                server.send(&first);
+                assert!(started.elapsed() < PATIENCE, "{args:?}: held forever");
+            }
+        });
+        assert_status(&output, 69, &["fell silent"]);
+        assert_unharmed(&dir);
+    }
+}
+
+/// The announced size (RFC 2349) is held against what came.
+#[test]
+fn a_size_that_was_announced_wrongly_is_told() {
+    for (announced, status, word) in [
+        ("9", 0, ""),
+        ("8", 0, "more than the 8 bytes that were announced"),
+        ("10", 1, "9 of 10 bytes that were announced"),
+    ] {
+        for end in [&["-m", "octet"][..], &["-m", "netascii"]] {
+            let netascii = end[1] == "netascii";
+            let args = [end, &["get", "URL", "new"]].concat();
+            let (output, dir) = against(&args, |server| {
+                server.request();
+                assert_eq!(server.say(&oack(&[("tsize", announced)])), Packet::Ack(0));
+                assert_eq!(server.say(&data(1, b"nine long")), Packet::Ack(1));
+            });
+            if netascii {
+                // What text comes to here is not what goes over the wire.
+                assert_status(&output, 0, &["Received 9 bytes"]);
+                continue;
+            }
+            assert_status(&output, status, &[word]);
+            let lines = String::from_utf8_lossy(&output.stderr).lines().count();
+            let expected = usize::from(status == 0) + usize::from(!word.is_empty());
+            assert_eq!(lines, expected, "{}", said(&output));
+            let file = fs::read(dir.path().join("new")).ok();
+            assert_eq!(file.is_some(), status == 0, "{announced}");
+        }
+    }
+}
+
+#[test]
+fn two_files_with_one_local_name_are_refused_before_anything_is_done() {
+    let server = Server::start(&[]);
+    server.file("a/f", b"a");
+    server.file("b/f", b"b");
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("into")).unwrap();
+    let urls = ["a/f", "b/f"].map(|name| format!("tftp://{}/{name}", server.addr()));
+    for local in [&["into/"][..], &["into"], &[], &["."]] {
+        let args = [&["get", &*urls[0], &urls[1]], local].concat();
+        assert_status(&run(dir.path(), &args), 64, &["would both be"]);
+    }
+    assert_eq!(files(dir.path()), ["into"]);
+    assert_eq!(files(&dir.path().join("into")), Vec::<String>::new());
+    // Standard output takes both, one behind the other.
+    let output = run(dir.path(), &["-q", "get", &urls[0], &urls[1], "-"]);
+    assert_eq!(output.stdout, b"ab");
+}
+
+#[test]
+fn a_closed_standard_output_is_an_error() {
+    let server = Server::start(&[]);
+    server.file("file", b"bytes");
+    let url = format!("tftp://{}/file", server.addr());
+    let shell = |redirect: &str| {
+        let script = format!(r#"exec "$0" get "$1" - {redirect}"#);
+        let mut command = bounded(LIMIT, "sh");
+        command.args(["-c", &script, env!("CARGO_BIN_EXE_tftp"), &url]);
+        command.output().unwrap()
+    };
+    assert_status(&shell(">&-"), 2, &["standard output"]);
+    assert_status(&shell(">/dev/null"), 0, &["Received 5 bytes"]);
+}
+
+/// SIGXFSZ would kill the client; the file is an error instead.
+#[test]
+fn a_file_size_limit_is_a_local_error() {
+    let server = Server::start(&[]);
+    server.file("file", &content(8, 100_000));
+    let url = format!("tftp://{}/file", server.addr());
+    let dir = tempfile::tempdir().unwrap();
+    for (local, left) in [("file", &[][..]), ("- >out", &["out"])] {
+        let script = format!(r#"ulimit -f 20; exec "$0" get "$1" {local}"#);
+        let output = bounded(LIMIT, "sh")
+            .args(["-c", &script, env!("CARGO_BIN_EXE_tftp"), &url])
+            .current_dir(dir.path())
+            .output()
+            .unwrap();
+        assert_status(&output, 2, &[]);
+        assert_eq!(files(dir.path()), left);
+    }
+}
+
+/// Nobody has answered yet: the ERROR waits for the answer and goes to the port
+/// that it comes from, not to the port that requests go to.
+#[test]
+fn an_interrupt_before_the_first_answer_is_told_to_who_answers_next() {
+    let mut server = Scripted::new();
+    let child = Command::new(env!("CARGO_BIN_EXE_tftp"))
+        .args(["get", &server.url(), "-"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    server.request();
+    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).unwrap();
+    assert_eq!(server.say(&oack(&[("blksize", "512")])), Packet::Ack(0));
+    assert_eq!(server.receive().error_code(), Some(0));
+    assert_status(&child.wait_with_output().unwrap(), 130, &["interrupted"]);
+    server.listen.set_nonblocking(true).unwrap();
+    let mut buffer = [0; 600];
+    while let Ok(len) = server.listen.recv(&mut buffer) {
+        assert_eq!(Packet::parse(&buffer[..len]).error_code(), None);
+    }
+}
+
+// --- streams ------------------------------------------------------------------------
+
+/// What has no end is sent as it comes, and kept nowhere.
+#[test]
+fn an_endless_source_is_streamed() {
+    let dir = tempfile::tempdir().unwrap();
+    for mode in ["octet", "netascii"] {
+        let (output, _) = against(
+            &["-m", mode, "--no-options", "put", "/dev/zero", "URL"],
+            |server| {
+                server.request();
+                for block in 0..100 {
+                    let packet = server.say(&ack(block));
+                    assert_eq!(packet.data_block(), Some(block + 1));
+                }
+                server.send(&error(3, "full"));
+            },
+        );
+        assert_status(&output, 1, &["Error code 3: full"]);
+    }
+    assert_eq!(files(dir.path()), Vec::<String>::new());
 }

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use common::*;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::unistd::{Uid, geteuid, setresuid};
-use tftpd::file::{Methods, Policy, Publisher, Resolver, Root};
+use tftpd::file::{Methods, Policy, Publisher, ReadAt, Resolver, Root};
 
 /// What lies in the root, and what must never come out of it.
 const INSIDE: &[u8] = b"inside";
@@ -228,7 +228,7 @@ fn no_spelling_leads_out() {
 fn content(root: &Root, name: &[u8]) -> Option<Vec<u8>> {
     let mut file = root.open_read(name).ok()?;
     let mut content = vec![0; usize::try_from(file.size()).expect("a small file")];
-    file.wait();
+    file.block();
     let len = file.read_at(0, &mut content).ok()??;
     content.truncate(len);
     Some(content)

@@ -355,35 +355,97 @@ fn a_finished_upload_repeats_its_last_ack() {
     assert_eq!(server.tree().len(), 1);
 }
 
-/// tftp-hpa's prompt and lPXELINUX use one port for everything.
+/// tftp-hpa's prompt and lPXELINUX use one port for everything: what they gave up
+/// makes room at their own retry.
 #[test]
-fn another_request_from_the_same_port_replaces_the_transfer() {
+fn another_request_replaces_a_transfer_that_has_been_quiet_for_a_moment() {
     let server = Server::start(&["-t", "100"]);
     server.file("a", &[b'a'; 3 * BLOCK]);
     server.file("b", &[b'b'; 3 * BLOCK]);
+    for answered in [false, true] {
+        let client = RawClient::new(&server);
+        let (payload, old) = client.ask_data(&rrq("a", &[]));
+        assert_eq!(payload, [b'a'; BLOCK]);
+        let quiet_since = Instant::now();
+        if answered {
+            client.send_to(&ack(1), old);
+        }
+        let new = loop {
+            client.send(&rrq("b", &[]));
+            // A repetition of the old may still be under way.
+            match client.recv(millis(50)) {
+                Some((Packet::Data(1, payload), tid)) if payload == [b'b'; BLOCK] => break tid,
+                Some((_, tid)) => assert_eq!(tid, old),
+                None => {}
+            }
+        };
+        assert!(quiet_since.elapsed() >= millis(200), "too early");
+        assert_eq!(old == new, is_single_port());
+        let start = Instant::now();
+        while start.elapsed() < millis(500) {
+            let repeated = client.expect();
+            assert_eq!(repeated, (Packet::Data(1, vec![b'b'; BLOCK]), new));
+        }
+        assert_eq!(client.say(&ack(1), new).data_block(), Some(2));
+        client.send_to(&error(0, "enough"), new);
+    }
+}
+
+/// Anybody can send a request in a client's name.
+#[test]
+fn duplicate_and_other_requests_change_nothing_while_a_transfer_moves() {
+    let server = Server::start(&NEVER);
+    let file = content(3, 40 * BLOCK + 7);
+    server.file("f", &file);
+    server.file("other", b"other");
     let client = RawClient::new(&server);
-    let (payload, old) = client.ask_data(&rrq("a", &[]));
-    assert_eq!(payload, [b'a'; BLOCK]);
-    client.send(&rrq("b", &[]));
-    // A repetition of the old may still have been under way.
-    let new = loop {
+    let forged = [
+        rrq("f", &[]),
+        rrq("missing", &[]),
+        rrq("other", &[]),
+        wrq("new", &[]),
+    ];
+    let (mut got, tid) = client.ask_data(&rrq("f", &[]));
+    for block in 1..=40 {
+        for request in &forged {
+            client.send(request);
+        }
+        client.send_to(&ack(block), tid);
+        // Nothing comes but the next block: no second transfer, no ERROR.
         match client.expect() {
-            (Packet::Data(1, payload), tid) if payload == [b'b'; BLOCK] => break tid,
-            (_, tid) => assert_eq!(tid, old),
+            (Packet::Data(next, payload), from) if next == block + 1 && from == tid => {
+                got.extend(payload);
+            }
+            other => panic!("after block {block}: {other:?}"),
+        }
+    }
+    client.send_to(&ack(41), tid);
+    assert_same("f", &got, &file);
+    let ended = server.wait_ended(client.addr(), 1);
+    assert!(ended[0].contains("outcome=completed"), "{ended:?}");
+}
+
+#[test]
+fn a_request_that_is_refused_replaces_nothing() {
+    let server = Server::start(&NEVER);
+    server.file("f", &content(4, 5 * BLOCK));
+    let client = RawClient::new(&server);
+    let (_, tid) = client.ask_data(&rrq("f", &[]));
+    assert_eq!(client.say(&ack(1), tid).data_block(), Some(2));
+    let code = loop {
+        client.send(&rrq("missing", &[]));
+        if let Some((packet, _)) = client.recv(millis(50)) {
+            break packet.error_code();
         }
     };
-    assert_eq!(old == new, is_single_port());
-    let start = Instant::now();
-    while start.elapsed() < millis(500) {
-        let repeated = client.expect();
-        assert_eq!(repeated, (Packet::Data(1, vec![b'b'; BLOCK]), new));
-    }
-    assert_eq!(client.say(&ack(1), new).data_block(), Some(2));
+    assert_eq!(code, Some(1));
+    while client.recv(millis(1)).is_some() {}
+    assert_eq!(client.say(&ack(2), tid).data_block(), Some(3));
 }
 
 /// A boot ROM with one source port, switched off and on in the middle.
 #[test]
-fn a_client_that_starts_over_is_served_anew() {
+fn a_client_that_starts_over_is_served_again() {
     let server = Server::start(&NEVER);
     server.file("file", &content(1, 5 * BLOCK));
     for request in [rrq("file", &[]), rrq("file", &[("blksize", "512")])] {

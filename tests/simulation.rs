@@ -295,6 +295,14 @@ impl Tracked for End {
     fn unverified_since(&self) -> Option<Instant> {
         (!self.transfer.progress().verified).then_some(self.started)
     }
+
+    fn quiet_since(&self) -> Option<Instant> {
+        self.transfer.waiting_since()
+    }
+
+    fn round_trip(&self) -> Option<Duration> {
+        self.transfer.round_trip()
+    }
 }
 
 impl End {
@@ -612,11 +620,13 @@ impl World {
         };
         let fingerprint = Fingerprint::of(&datagram.bytes);
         let now = self.clock.instant();
-        match self.sessions.admit(&endpoint, fingerprint, now) {
+        match self.sessions.admit(&endpoint, fingerprint, now, 0) {
             Admission::New => {}
-            Admission::Full | Admission::Crowded => return,
-            Admission::Replaces(key) | Admission::Evicts(key) => self.end_session(key),
-            Admission::Duplicate(key) => {
+            Admission::Full | Admission::Crowded | Admission::Moving(_) => return,
+            Admission::StartsOver(key) | Admission::Replaces(key) | Admission::Evicts(key) => {
+                self.end_session(key);
+            }
+            Admission::Repeated(key) => {
                 self.with_session(key, |end, clock, network| {
                     end.transfer.handle_repeated_request(clock.instant());
                     end.drain(clock, network);

@@ -18,7 +18,7 @@ use crate::wire::packet::{ErrorCode, Mode};
 /// One file to be moved.
 #[derive(Debug)]
 pub(super) struct Job<'a> {
-    /// Where the server may be: tried one after the other.
+    /// Where the server may be.
     pub(super) servers: &'a [SocketAddr],
     /// The file's name for the request.
     pub(super) name: &'a [u8],
@@ -31,6 +31,9 @@ pub(super) struct Job<'a> {
     pub(super) retry: RetryPolicy,
     /// Ports to use, one each; `None`: any.
     pub(super) ports: Option<&'a RangeInclusive<u16>>,
+    /// How long to ask for, if the user said so: once a second or faster. Else as
+    /// long as `retry` says.
+    pub(super) wait: Option<Duration>,
     /// When it is too late.
     pub(super) until: Option<Instant>,
 }
@@ -87,12 +90,12 @@ pub(super) enum JobError {
     LocalFile(String),
     /// The request can't be made.
     BadRequest(String),
+    /// No local port is left.
+    NoPort(String),
     /// Nobody answered, or no longer.
     NoAnswer(String),
-    /// The network says that nobody is there.
-    Unreachable(String),
-    /// It took longer than it may.
-    Late,
+    /// It took longer than it may; what is known of a server that never answered.
+    Late(Option<String>),
     /// A signal came.
     Interrupted(Signal),
 }
@@ -103,9 +106,9 @@ impl JobError {
         match self {
             Self::ServerError { .. } | Self::ProtocolError(_) => Status::Server,
             Self::UnknownHost(_) => Status::UnknownHost,
-            Self::LocalFile(_) => Status::Local,
+            Self::LocalFile(_) | Self::NoPort(_) => Status::Local,
             Self::BadRequest(_) => Status::Usage,
-            Self::NoAnswer(_) | Self::Unreachable(_) | Self::Late => Status::NoAnswer,
+            Self::NoAnswer(_) | Self::Late(_) => Status::NoAnswer,
             Self::Interrupted(signal) => {
                 Status::Interrupted(u8::try_from(*signal as i32).unwrap_or_default())
             }
@@ -124,10 +127,11 @@ impl fmt::Display for JobError {
             }
             Self::UnknownHost(text)
             | Self::LocalFile(text)
+            | Self::NoPort(text)
             | Self::BadRequest(text)
-            | Self::NoAnswer(text)
-            | Self::Unreachable(text) => f.write_str(text),
-            Self::Late => f.write_str("it took too long"),
+            | Self::NoAnswer(text) => f.write_str(text),
+            Self::Late(None) => f.write_str("it took too long"),
+            Self::Late(Some(text)) => write!(f, "it took too long: {text}"),
             Self::Interrupted(signal) => write!(f, "interrupted by {signal}"),
         }
     }

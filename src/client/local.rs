@@ -3,6 +3,7 @@
 //! A regular file is put in place whole or not at all; pipes and devices take
 //! the bytes as they come. Must not: know who is at the other end.
 
+use std::cell::{RefCell, RefMut};
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -11,12 +12,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use nix::errno::Errno;
 use nix::libc::PIPE_BUF;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::file::content::Store;
+use crate::file::Store;
 use crate::file::{ReadFile, StorageError, Upload, local};
 use crate::host::Interrupts;
 
@@ -52,7 +54,15 @@ impl Output {
     ///
     /// # Errors
     /// One line that names the file and the reason.
-    pub(super) fn open(&self) -> Result<LocalStore, String> {
+    pub(super) fn open(&self) -> Result<SharedOutput, String> {
+        let store = self.open_store()?;
+        Ok(SharedOutput(Rc::new(RefCell::new(Shared {
+            store: Some(store),
+            owner: None,
+        }))))
+    }
+
+    fn open_store(&self) -> Result<LocalStore, String> {
         match self {
             Self::Path(path) if is_stream(path) => {
                 let opened = OpenOptions::new().write(true).open(path);
@@ -132,7 +142,7 @@ fn is_stream(path: &Path) -> bool {
 
 /// What receives a file's bytes.
 #[derive(Debug)]
-pub(super) enum LocalStore {
+enum LocalStore {
     /// A regular file that has yet to get its name.
     File(Upload),
     /// It takes the bytes as they come.
@@ -149,7 +159,7 @@ impl LocalStore {
     }
 
     /// Lets `interrupts` end a wait for whoever reads a pipe.
-    pub(super) fn watch(&mut self, interrupts: &Interrupts) -> io::Result<()> {
+    fn watch(&mut self, interrupts: &Interrupts) -> io::Result<()> {
         if let Self::Stream(stream) = self {
             stream.interrupts = Some(interrupts.as_fd().try_clone_to_owned()?);
         }
@@ -157,7 +167,7 @@ impl LocalStore {
     }
 }
 
-impl Store for LocalStore {
+impl LocalStore {
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), StorageError> {
         match self {
             Self::File(upload) => upload.write_at(offset, bytes),
@@ -171,6 +181,77 @@ impl Store for LocalStore {
             Self::File(upload) => upload.commit().map(drop),
             Self::Stream(_) | Self::Discard => Ok(()),
         }
+    }
+}
+
+/// The output of a job. The first attempt that stores anything in it has it.
+#[derive(Debug)]
+pub(super) struct SharedOutput(Rc<RefCell<Shared>>);
+
+#[derive(Debug)]
+struct Shared {
+    /// `None` once the file is in place.
+    store: Option<LocalStore>,
+    /// The attempt that has it.
+    owner: Option<usize>,
+}
+
+impl SharedOutput {
+    /// The output, as `attempt` writes to it.
+    pub(super) fn writer(&self, attempt: usize) -> OutputWriter {
+        OutputWriter {
+            shared: Rc::clone(&self.0),
+            attempt,
+        }
+    }
+
+    /// The attempt that has stored something.
+    pub(super) fn owner(&self) -> Option<usize> {
+        self.0.borrow().owner
+    }
+
+    /// Lets `interrupts` end a wait for whoever reads a pipe.
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    pub(super) fn watch(&self, interrupts: &Interrupts) -> io::Result<()> {
+        match &mut self.0.borrow_mut().store {
+            Some(store) => store.watch(interrupts),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The output of a job, as one of its attempts has it.
+#[derive(Debug)]
+pub(super) struct OutputWriter {
+    shared: Rc<RefCell<Shared>>,
+    attempt: usize,
+}
+
+impl OutputWriter {
+    /// Claims the output for this attempt.
+    fn claim(&self) -> Result<RefMut<'_, Shared>, StorageError> {
+        let mut shared = self.shared.borrow_mut();
+        if *shared.owner.get_or_insert(self.attempt) == self.attempt {
+            Ok(shared)
+        } else {
+            Err(Errno::EBUSY.into())
+        }
+    }
+}
+
+impl Store for OutputWriter {
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), StorageError> {
+        match &mut self.claim()?.store {
+            Some(store) => store.write_at(offset, bytes),
+            None => Err(Errno::EBADF.into()),
+        }
+    }
+
+    fn commit(self) -> Result<(), StorageError> {
+        let store = self.claim()?.store.take();
+        store.map_or(Ok(()), LocalStore::commit)
     }
 }
 

@@ -1,13 +1,14 @@
 //! The command `tftp`: get, put and probe for scripts, the `tftp>` prompt for people.
 //!
 //! `cli` says what was asked for; `oneshot` and `prompt` turn it into jobs;
-//! `engine` does one job with the same [`Session`] as the server has; `local`
-//! holds the files at this end, `target` the names at the other; `report` tells
-//! the user how it went. Must not: know what is in a packet, or how a file is
-//! stored.
+//! `attempts` says whom a job asks and when; `engine` runs its transfers with the
+//! same [`Session`] as the server has; `local` holds the files at this end,
+//! `target` the names at the other; `report` tells the user how it went. Must
+//! not: know what is in a packet, or how a file is stored.
 //!
 //! [`Session`]: crate::session::Session
 
+mod attempts;
 pub mod cli;
 mod commands;
 mod engine;
@@ -18,6 +19,7 @@ mod oneshot;
 mod progress;
 mod prompt;
 mod report;
+mod schedule;
 mod target;
 mod trace;
 

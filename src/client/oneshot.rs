@@ -144,8 +144,9 @@ pub(super) fn probe(common: &CommonArgs, url: &OsStr, within: Duration) -> Statu
         Ok(transfers) => transfers,
         Err(status) => return status,
     };
+    transfers.wait = Some(within);
     transfers.until = Some(until);
-    let mut progress = TransferProgress::new("", false);
+    let mut progress = TransferProgress::new("", false, !common.verbose);
     let report = Report {
         style: Style::Command,
         verbose: common.verbose,
@@ -207,6 +208,7 @@ fn display(target: &Target) -> String {
 struct Transfers<'a> {
     common: &'a CommonArgs,
     engine: Engine,
+    wait: Option<Duration>,
     until: Option<Instant>,
 }
 
@@ -220,6 +222,7 @@ impl<'a> Transfers<'a> {
         Ok(Self {
             common,
             engine,
+            wait: common.wait,
             until: None,
         })
     }
@@ -244,6 +247,7 @@ impl<'a> Transfers<'a> {
             with_size: self.common.with_size(),
             retry: self.common.retry(),
             ports: self.common.port_range.as_ref(),
+            wait: self.wait,
             until: self.until,
         };
         self.engine.run(&job, progress)
@@ -251,7 +255,7 @@ impl<'a> Transfers<'a> {
 
     /// Moves one file and tells how it went.
     fn transfer(&mut self, target: &Target, file: LocalFile<'_>, label: &str) -> Status {
-        let mut progress = TransferProgress::new(label, !self.common.quiet && !file.is_screen());
+        let mut progress = TransferProgress::new(label, !file.is_screen(), self.common.quiet);
         let report = Report {
             style: Style::Command,
             verbose: self.common.verbose,

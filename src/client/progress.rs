@@ -1,11 +1,13 @@
 //! The progress bar. Shown on terminals only.
 
+use std::fmt;
 use std::io::{self, IsTerminal};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::local::LocalStore;
-use crate::session::{Content, Session};
+use super::complain;
+use super::engine::ClientSession;
+use crate::session::Content;
 
 /// How often a bar is drawn, per second.
 const FRAMES: u8 = 10;
@@ -19,21 +21,30 @@ pub(super) struct TransferProgress {
     /// What the bar is called; `None`: nobody is looking.
     label: Option<String>,
     bar: Option<ProgressBar>,
+    quiet: bool,
 }
 
 impl TransferProgress {
-    /// A bar for the file called `label`, if `wanted` and standard error is a
-    /// terminal.
-    pub(super) fn new(label: impl Into<String>, wanted: bool) -> Self {
-        let seen = wanted && io::stderr().is_terminal();
+    /// Progress of the file called `label`: a bar if `has_bar` and standard error
+    /// is a terminal; nothing at all if `quiet`.
+    pub(super) fn new(label: impl Into<String>, has_bar: bool, quiet: bool) -> Self {
+        let seen = has_bar && !quiet && io::stderr().is_terminal();
         Self {
             label: seen.then(|| label.into()),
             bar: None,
+            quiet,
+        }
+    }
+
+    /// Tells that the server is waited for.
+    pub(super) fn waiting(&self, text: fmt::Arguments<'_>) {
+        if !self.quiet {
+            complain(format_args!("tftp: {text}"));
         }
     }
 
     /// Shows how far `session` is.
-    pub(super) fn show(&mut self, session: &Session<LocalStore>) {
+    pub(super) fn show(&mut self, session: &ClientSession) {
         let Some(label) = &self.label else {
             return;
         };
@@ -55,7 +66,7 @@ impl TransferProgress {
 }
 
 /// Bytes that will have moved in the end, if that is known.
-fn size(session: &Session<LocalStore>) -> Option<u64> {
+fn size(session: &ClientSession) -> Option<u64> {
     match session.content() {
         Content::Sink(_) => session.transfer().negotiated().tsize,
         Content::Source(source) => source.length(),

@@ -558,11 +558,12 @@ impl Prompt {
             with_size: self.common.with_size(),
             retry,
             ports: self.common.port_range.as_ref(),
+            wait: self.common.wait,
             until: None,
         };
-        let shown = !self.common.quiet && !file.is_screen();
         let label = escape(name).to_string();
-        let mut progress = TransferProgress::new(label.clone(), shown);
+        let mut progress =
+            TransferProgress::new(label.clone(), !file.is_screen(), self.common.quiet);
         let report = Report {
             style: Style::Prompt,
             verbose: self.verbose,

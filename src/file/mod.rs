@@ -7,17 +7,16 @@
 //! nothing from the wire but the error codes, and blocks on nothing but the
 //! file system itself.
 
-pub mod content;
 mod error;
-mod fetch;
 mod ignore_case;
 pub mod local;
 mod name;
 mod nowait;
-mod read;
+mod reading;
 mod resolve;
+mod sink;
+mod source;
 mod upload;
-mod write_buffer;
 
 use std::cell::Cell;
 use std::fmt;
@@ -35,10 +34,11 @@ use nix::sys::stat::Mode;
 use crate::wire::packet::ErrorCode;
 
 pub use error::StorageError;
-pub use read::ReadFile;
+pub use reading::ReadFile;
 pub use resolve::Resolver;
+pub use sink::{BufferedSink, FileSink, Store, WriteBuffer};
+pub use source::{FileSource, MAX_RUN, NetasciiSource, ReadAt};
 pub use upload::{Publisher, Upload};
-pub use write_buffer::{BufferedSink, WriteBuffer};
 
 /// What clients may do below the root. The default: read everything the
 /// server's user may, create files, overwrite none.
@@ -357,6 +357,7 @@ fn file_offset(offset: u64, done: usize) -> nix::Result<off_t> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::file::source::ReadAt;
     use std::ffi::OsStr;
     use std::fs::{self, Permissions};
     use std::os::unix::fs::{PermissionsExt, symlink};

@@ -418,6 +418,7 @@ const TEMPORARY_NAMES: u32 = 16;
 mod tests {
     use super::super::{Methods, Root};
     use super::*;
+    use crate::file::source::ReadAt;
     use crate::wire::packet::ErrorCode;
     use std::fs::{self, File, Permissions};
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};

@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::retry::RetryTimer;
 use super::transfer::{
-    Config, Failure, Outcome, Progress, Proof, REQUEST_MERGE, RESTART, Role, STALL,
-    STALL_ROUND_TRIPS, UNVERIFIED_REPEATS,
+    Config, Failure, Outcome, Progress, Proof, REQUEST_MERGE, Role, UNVERIFIED_REPEATS,
 };
 use crate::wire::options::Negotiated;
 
@@ -97,15 +96,6 @@ impl Exchange {
     pub(super) fn quiet_for(&self, now: Instant) -> Duration {
         let since = self.retry.waiting_since();
         since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
-    }
-
-    pub(super) fn is_stalled(&self, now: Instant) -> bool {
-        let round_trip = self.retry.round_trip().unwrap_or_default();
-        self.quiet_for(now) >= STALL.max(round_trip * STALL_ROUND_TRIPS)
-    }
-
-    pub(super) fn is_abandoned(&self, now: Instant) -> bool {
-        self.verified && self.quiet_for(now) >= RESTART
     }
 
     /// Datagrams went out again.

@@ -46,17 +46,6 @@ pub const UNVERIFIED_REPEATS: u8 = 3;
 /// breaks on two OACKs). Every other one is.
 pub const REQUEST_MERGE: Duration = Duration::from_millis(100);
 
-/// A client that answered before, but not for so long, and then repeats its
-/// request has started over (a machine that was switched off and on, whose boot
-/// ROM always uses the same port).
-pub const RESTART: Duration = Duration::from_secs(1);
-
-/// A transfer that hasn't moved for this long, nor for so many round trips,
-/// gives way to another request of its peer's.
-pub const STALL: Duration = Duration::from_millis(200);
-/// See [`STALL`].
-pub const STALL_ROUND_TRIPS: u32 = 4;
-
 /// The longest a server dallies, whatever the other side's `timeout`.
 pub const MAX_SERVER_DALLY: Duration = Duration::from_secs(60);
 
@@ -351,26 +340,14 @@ impl Transfer {
         }
     }
 
-    /// Whether the client, if it repeats its request at `now`, has started over:
-    /// see [`RESTART`]. The transfer is then to be dropped for a new one.
-    pub fn is_abandoned(&self, now: Instant) -> bool {
-        self.exchange().is_abandoned(now)
-    }
-
-    /// Whether a different request of the peer's may take the place of this
-    /// transfer: it is over, or hasn't moved for a while ([`STALL`]).
-    pub fn is_stalled(&self, now: Instant) -> bool {
-        self.is_over() || self.exchange().is_stalled(now)
-    }
-
-    /// How long the transfer hasn't moved. A pure getter.
-    pub fn quiet_for(&self, now: Instant) -> Duration {
-        self.exchange().quiet_for(now)
-    }
-
     /// When what now waits for its answer was first sent. A pure getter.
     pub fn waiting_since(&self) -> Option<Instant> {
         self.exchange().retry.waiting_since()
+    }
+
+    /// How long an answer usually takes, if that has been measured. A pure getter.
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.exchange().retry.round_trip()
     }
 
     /// Ends the transfer from our side; the peer is sent the failure, once.

@@ -11,20 +11,26 @@ use std::ops::RangeInclusive;
 use std::rc::Rc;
 use std::time::Instant;
 
-use log::{Level, debug, info, log_enabled};
+use log::{Level, debug, log_enabled};
 use mio::{Poll, Registry, Token};
 
+use super::REQUEST_LEN;
 use super::counters::Counters;
 use super::report::{self, Ending, Reporter};
-use super::requests::REQUEST_LEN;
 use super::shared::SharedPorts;
 use crate::host::clock;
+use crate::host::random::Random;
+use crate::log::event::Event;
 use crate::net::pool::{STORM, SocketPool};
 use crate::net::{ListenSocket, TransferSocket};
 use crate::protocol::transfer::{Failure, Transfer};
-use crate::session::{Context, Resources, SEND_BUDGET, Session, Turn};
+use crate::session::{Context, Resources, SEND_BUDGET, Session, Turn, Watch};
 use crate::table::{Endpoint, Fingerprint, SessionKey, Sessions};
 use crate::wire::packet::ErrorCode;
+
+/// Ports of transfers, unless others are asked for: a peer that answers from one
+/// has seen what we sent, since there are too many to guess.
+const ANY_PORT: RangeInclusive<u16> = 1024..=u16::MAX;
 
 /// The sessions and all that serving them takes.
 #[derive(Debug)]
@@ -39,10 +45,9 @@ pub(super) struct Floor {
     /// Sessions that wait for room in a listen socket, where they share those.
     shared: Option<SharedPorts>,
     socket_pool: SocketPool,
-    /// Ports for transfer sockets; `None` leaves the choice to the kernel.
-    ports: Option<RangeInclusive<u16>>,
-    /// Where in the port range the next transfer looks first.
-    next_port: u16,
+    /// Ports for transfer sockets.
+    ports: RangeInclusive<u16>,
+    pub(super) random: Random,
 }
 
 impl Floor {
@@ -70,8 +75,8 @@ impl Floor {
                 None => SocketPool::beside(sessions.capacity()),
             },
             sessions,
-            ports,
-            next_port: std::process::id() as u16,
+            ports: ports.unwrap_or(ANY_PORT),
+            random: Random::default(),
         })
     }
 
@@ -166,9 +171,12 @@ impl Floor {
         };
         let mut context = Context {
             now: clock::now(),
+            clock: &clock::now,
             resources: &mut self.resources,
-            registry: self.poll.registry(),
-            token: Token(key.to_token()),
+            poll: Watch {
+                registry: self.poll.registry(),
+                token: Token(key.to_token()),
+            },
             send_budget: SEND_BUDGET,
         };
         let turn = work(session, &mut context);
@@ -206,9 +214,31 @@ impl Floor {
                 self.reporter.end(&session, ending, now, &mut self.counters);
             }
             if self.sessions.len() >= STORM {
-                self.socket_pool.put(now, session.into_socket(), endpoint);
+                self.socket_pool.put(now, session.into_port(), endpoint);
             }
         }
+    }
+
+    /// A port or a descriptor is needed: closes sockets that lie idle, or else ends
+    /// the session that gives way, `chosen` or any; false if there is none.
+    pub(super) fn make_room(
+        &mut self,
+        now: Instant,
+        chosen: Option<(SessionKey, Ending<'_>)>,
+    ) -> bool {
+        if self.socket_pool.poll_timeout().is_some() {
+            self.socket_pool.clear();
+            return true;
+        }
+        let any = || {
+            let key = self.sessions.gives_way(now, self.random.number())?;
+            Some((key, Ending::Evicted))
+        };
+        let Some((key, ending)) = chosen.or_else(any) else {
+            return false;
+        };
+        self.end_session(key, ending);
+        true
     }
 
     /// Stores a session that was admitted, and sends its first answer.
@@ -225,12 +255,15 @@ impl Floor {
         let registry = self.poll.registry();
         let token = Token(key.to_token());
         if let Some(session) = self.sessions.get_mut(key)
-            && let Err(error) = session.register(registry, token)
+            && let Err(error) = session.register(&Watch { registry, token })
         {
             self.sessions.remove(key);
             return Err(error);
         }
         self.counters.admitted += 1;
+        if let Some(session) = self.sessions.get(key) {
+            self.reporter.begin(session, session.started);
+        }
         self.with_session(key, Session::transmit);
         Ok(())
     }
@@ -272,8 +305,8 @@ impl Floor {
             SocketAddr::V6(peer) => peer.scope_id(),
             SocketAddr::V4(_) => 0,
         };
-        self.next_port = self.next_port.wrapping_add(1);
-        TransferSocket::bind(endpoint.local, scope, self.ports.as_ref(), self.next_port)
+        let first_try = self.random.number() as u16;
+        TransferSocket::bind(endpoint.local, scope, Some(&self.ports), first_try)
     }
 
     /// Bytes of the longest datagram that means anything on a listen socket.
@@ -283,11 +316,6 @@ impl Floor {
             Some(shared) if self.sessions.is_empty() => shared.expect_requests(),
             Some(shared) => shared.slot_len(),
         }
-    }
-
-    /// Descriptors are short: gives up those that lie idle.
-    pub(super) fn close_idle_sockets(&mut self) {
-        self.socket_pool.clear();
     }
 
     /// Tells every peer that is still here that it's over.
@@ -305,13 +333,16 @@ impl Floor {
         }
     }
 
-    /// Logs the counters.
+    /// Logs the counters and what is running.
     pub(super) fn report(&self) {
-        let (running, timer) = (self.sessions.len(), self.sessions.wheel_ops());
-        info!(
-            "counters sessions={running} timer_operations={timer} {}",
-            self.counters.with(self.resources.ingress.drops)
-        );
+        let mut counts = vec![
+            ("sessions", self.sessions.len() as u64),
+            ("timer_operations", self.sessions.wheel_ops()),
+        ];
+        let counters = self.counters.with(self.resources.ingress.drops);
+        counts.extend(counters.happened());
+        Event::Counters(&counts).write();
+        report::running(self.sessions.iter().map(|(_, it)| it), clock::now());
     }
 
     /// Counts an error of the kernel's on a listen socket.

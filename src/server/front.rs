@@ -10,10 +10,10 @@ use std::rc::Rc;
 use mio::{Interest, Registry};
 
 use super::floor::Floor;
-use super::requests::Requests;
+use super::requests::{Requests, endpoint_of};
 use super::{MAX_LISTENERS, listener_token};
 use crate::host::clock;
-use crate::net::{Batch, Destination, ListenSocket, Received};
+use crate::net::{Batch, ListenSocket};
 use crate::session::{Context, Session};
 use crate::table::Endpoint;
 use crate::wire::packet::Opcode;
@@ -148,16 +148,4 @@ impl Front {
         }
         endpoint_of(&datagram, listener)
     }
-}
-
-/// Both ends of a datagram that came in on `listener`; `None` if it was sent to a
-/// broadcast or multicast address.
-pub(super) fn endpoint_of(datagram: &Received<'_>, listener: &ListenSocket) -> Option<Endpoint> {
-    let local = match datagram.destination {
-        Some(Destination::Local(ip)) => ip,
-        None => listener.address().ip(),
-        Some(Destination::Group) => return None,
-    };
-    let peer = datagram.peer;
-    Some(Endpoint { peer, local })
 }

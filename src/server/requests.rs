@@ -8,15 +8,15 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use log::{debug, warn};
+use log::debug;
 
+use super::REQUEST_LEN;
 use super::floor::Floor;
-use super::front::endpoint_of;
 use super::mapping::MapFile;
 use super::report::Ending;
-use crate::file::content::{FileSink, FileSource};
-use crate::file::{Found, Root, StorageError, Upload};
-use crate::net::{ListenSocket, Received};
+use crate::file::{FileSink, FileSource, Found, Root, StorageError, Upload};
+use crate::log::event::Event;
+use crate::net::{Destination, ListenSocket, Received};
 use crate::policy::access::Access;
 use crate::policy::client_root::ClientRoots;
 use crate::policy::map::MapRefusal;
@@ -30,9 +30,6 @@ use crate::wire::options::{self, Limits, Negotiated};
 use crate::wire::packet::{
     Direction, ErrorCode, MAX_ERROR_LEN, Mode, Packet, ParseError, Request, emit_error,
 };
-
-/// Bytes of the longest request we read; RFC 2347 allows 512.
-pub(super) const REQUEST_LEN: usize = 1024;
 
 /// ERRORs a second in answer to requests that are refused: above what a room of
 /// machines that look for their configuration asks, below what makes us worth
@@ -183,14 +180,12 @@ impl Requests {
         floor: &mut Floor,
     ) {
         floor.counters.requests += 1;
-        let mut evicted = None;
-        match floor.sessions.admit(&endpoint, fingerprint, now) {
-            Admission::New => {}
-            Admission::Evicts(key) => evicted = Some(key),
-            Admission::Duplicate(key) if is_abandoned(floor, key, now) => {
-                floor.end_session(key, Ending::Replaced);
-            }
-            Admission::Duplicate(key) => {
+        let random = floor.random.number();
+        let gives_way = match floor.sessions.admit(&endpoint, fingerprint, now, random) {
+            Admission::New => None,
+            Admission::Evicts(key) => Some((key, Ending::Evicted)),
+            Admission::StartsOver(key) | Admission::Replaces(key) => Some((key, Ending::Replaced)),
+            Admission::Repeated(key) => {
                 floor.counters.repeated += 1;
                 floor.with_session(key, |session, context| {
                     session.handle_repeated_request(context.now);
@@ -198,7 +193,10 @@ impl Requests {
                 });
                 return;
             }
-            Admission::Replaces(key) => floor.end_session(key, Ending::Replaced),
+            Admission::Moving(_) => {
+                floor.counters.untimely += 1;
+                return;
+            }
             Admission::Crowded => {
                 floor.counters.crowded += 1;
                 let dropped = floor.counters.crowded;
@@ -215,16 +213,23 @@ impl Requests {
                 );
                 return;
             }
+        };
+        let mut opened = self.open(now, listener, &endpoint, request, floor);
+        if let Err(Refusal::Overload(_)) = opened {
+            // Ports and descriptors are slots as well.
+            if floor.make_room(now, gives_way) {
+                opened = self.open(now, listener, &endpoint, request, floor);
+            }
         }
-        let session = match self.open(now, listener, &endpoint, request, floor) {
+        let session = match opened {
             Ok(session) => session,
             Err(refusal) => {
                 self.refuse(now, listener, &endpoint, request, &refusal, floor);
                 return;
             }
         };
-        if let Some(key) = evicted {
-            floor.end_session(key, Ending::Evicted);
+        if let Some((key, ending)) = gives_way {
+            floor.end_session(key, ending);
         }
         if let Err(error) = floor.start_session(endpoint, fingerprint, session) {
             debug!("{}: cannot watch its socket: {error}", endpoint.peer);
@@ -322,7 +327,6 @@ impl Requests {
         let reporter = &mut floor.reporter;
         let (code, text) = match refusal {
             Refusal::Overload(reason) => {
-                floor.close_idle_sockets();
                 self.shed(now, peer, reason, floor);
                 return;
             }
@@ -367,15 +371,15 @@ impl Requests {
         floor: &Floor,
     ) {
         if self.drop_lines.take(now) {
-            let running = floor.sessions.len();
-            warn!("dropped a request of {peer}: {reason}; dropped={count} sessions={running}");
+            Event::Dropped {
+                peer,
+                reason,
+                dropped: count,
+                sessions: floor.sessions.len() as u64,
+            }
+            .write();
         }
     }
-}
-
-fn is_abandoned(floor: &Floor, key: crate::table::SessionKey, now: Instant) -> bool {
-    let session = floor.sessions.get(key);
-    session.is_some_and(|session| session.is_abandoned(now))
 }
 
 fn answer_malformed(
@@ -425,6 +429,18 @@ fn answer(
     if let Err(error) = listener.answer(&packet[..len], endpoint.peer, endpoint.local) {
         floor.count_socket_error("send", endpoint.peer, &error);
     }
+}
+
+/// Both ends of a datagram that came in on `listener`; `None` if it was sent to a
+/// broadcast or multicast address.
+pub(super) fn endpoint_of(datagram: &Received<'_>, listener: &ListenSocket) -> Option<Endpoint> {
+    let local = match datagram.destination {
+        Some(Destination::Local(ip)) => ip,
+        None => listener.address().ip(),
+        Some(Destination::Group) => return None,
+    };
+    let peer = datagram.peer;
+    Some(Endpoint { peer, local })
 }
 
 fn opening(oack: &[u8]) -> Opening {

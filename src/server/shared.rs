@@ -9,8 +9,7 @@ use std::rc::Rc;
 use log::debug;
 use mio::{Interest, Registry};
 
-use super::listener_token;
-use super::requests::REQUEST_LEN;
+use super::{REQUEST_LEN, listener_token};
 use crate::net::ListenSocket;
 use crate::session::Session;
 use crate::table::SessionKey;

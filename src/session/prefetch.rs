@@ -4,13 +4,13 @@
 //! a page or two hold, since the call costs more than what it brings.
 //!
 //! The buffers belong to a small pool and are held by transfers that are moving;
-//! one that stalls gives its buffer back soon. Who finds none, has only begun, or
-//! answers too slowly to be held one for, has its blocks read when they are sent.
+//! one that stalls gives its buffer back soon. A transfer that gets no buffer, has
+//! just started, or is too slow to be worth one reads its blocks as it sends them.
 //! Must not: send, or change what is sent.
 
 use std::time::{Duration, Instant};
 
-use crate::file::content::{FileSource, MAX_RUN};
+use crate::file::{FileSource, MAX_RUN, ReadAt};
 use crate::net::MAX_SEND;
 use crate::protocol::transfer::{BlockSource, Filled, Progress, Run};
 
@@ -27,8 +27,8 @@ const SHORT_COUNT: usize = 64;
 /// one is worth it only while few of them share the processor.
 const LONG_COUNT: usize = 8;
 
-/// Bytes that must have arrived before anything is read ahead: who stalls at the
-/// first block, thousands at a time, is to cost no buffer.
+/// Bytes that must have arrived before anything is read ahead: peers that stall at
+/// the first block, by the thousand, cost no buffer.
 const WARMED_UP: u64 = 16 * 1024;
 
 /// Whether a transfer moves fast enough to use a buffer while it is held: it has
@@ -79,7 +79,10 @@ impl Prefetched {
 /// Buffers of one length.
 #[derive(Debug)]
 struct Stock {
-    #[expect(clippy::vec_box, reason = "they change hands without being made anew")]
+    #[expect(
+        clippy::vec_box,
+        reason = "they change hands without another allocation"
+    )]
     free: Vec<Box<Prefetched>>,
     /// How many more may be made.
     unmade: usize,
@@ -137,17 +140,17 @@ impl PrefetchPool {
     /// Reads `window`, the blocks that will be sent next, and as many like it as
     /// a short buffer holds; `None` if that isn't worthwhile, no buffer is free or
     /// the file isn't ready. An error is left for the read that matters.
-    pub fn read(
+    pub fn read<R: ReadAt>(
         &mut self,
         now: Instant,
-        source: &mut FileSource,
+        source: &mut FileSource<R>,
         window: Run,
     ) -> Option<Box<Prefetched>> {
         let bytes = window.segment_size() * usize::from(window.count);
         let windows = (SHORT_LEN / bytes).min(MAX_RUN / usize::from(window.count));
         let (stock, count) = match (windows, &*source) {
             _ if bytes > SHORT_LEN => (&mut self.long, window.count),
-            // Text is encoded anew from the first block that may be asked for
+            // Text is encoded again from the first block that may be asked for
             // again: the more is read ahead, the more is done twice.
             (0, _) | (_, FileSource::Netascii(_)) => return None,
             _ => (&mut self.short, window.count * windows as u16),
@@ -324,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn who_stalls_early_or_answers_slowly_is_worth_no_buffer() {
+    fn a_transfer_that_stalls_early_or_answers_slowly_is_worth_no_buffer() {
         let before = clock::now();
         let now = before + HOLD;
         for (blocks, block_size, asked, expected) in [
@@ -352,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn there_are_so_many_buffers_and_no_more() {
+    fn the_number_of_buffers_is_bounded() {
         let (_home, mut source) = source(100 * BLOCK, Mode::Octet);
         let mut pool = PrefetchPool::default();
         for (count, most) in [(1, SHORT_COUNT), (16, LONG_COUNT)] {

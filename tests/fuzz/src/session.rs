@@ -146,7 +146,7 @@ impl Play {
                     }
                 }
                 220..235 => {
-                    let _ = self.transfer.is_abandoned(self.now);
+                    let _ = self.transfer.waiting_since();
                     self.transfer.handle_repeated_request(self.now);
                 }
                 235..245 => self.full = !self.full,

@@ -1,17 +1,17 @@
-//! A file's content as blocks: the source and the sink of a transfer, octet or
-//! netascii.
+//! The blocks of a file that is being sent, octet or netascii.
 //!
-//! The layer between storage, which knows bytes, and the protocol, which knows
-//! blocks. Nothing is kept that could be read again: a stalled transfer costs a
-//! descriptor and a position. Must not: open files, know about peers.
+//! Between a file, which knows bytes, and the protocol, which knows blocks.
+//! Nothing is kept that could be read again: a stalled transfer costs a
+//! descriptor and a position. Must not: open files, know about peers, wait for
+//! the disk of its own accord.
 
 use std::array::from_fn;
 use std::io::IoSliceMut;
 
-use crate::file::{ReadFile, StorageError, Upload};
+use super::{ReadFile, StorageError};
 use crate::protocol::block::BlockIndex;
-use crate::protocol::transfer::{BlockSink, BlockSource, Committed, Failure, Filled, Run, Written};
-use crate::wire::netascii::{Decoder, Encoder};
+use crate::protocol::transfer::{BlockSource, Failure, Filled, Run};
+use crate::wire::netascii::Encoder;
 use crate::wire::packet::{DATA_HEADER_LEN, ErrorCode, Mode};
 
 /// The most blocks one call reads, so that one call can send them.
@@ -32,18 +32,54 @@ impl From<StorageError> for Failure {
     }
 }
 
-/// What a sender sends.
-#[derive(Debug)]
-pub enum FileSource {
-    /// The file's bytes as they are.
-    Octet(ReadFile),
-    /// The file as text.
-    Netascii(Box<NetasciiSource>),
+/// What a file's bytes are read from: [`ReadFile`], or a stand-in for it.
+pub trait ReadAt {
+    /// Bytes that it was promised to have.
+    fn size(&self) -> u64;
+
+    /// Fills `slices`, one after the other, with the bytes from `offset` on, and
+    /// returns how many those were: fewer than the slices hold only at the end.
+    /// At most 1024 slices (`IOV_MAX`), which are used up.
+    ///
+    /// `Ok(None)`: not yet; see [`ReadAt::fetch`].
+    ///
+    /// # Errors
+    /// Whatever the file system says, such as `EIO`.
+    fn read_run(
+        &mut self,
+        offset: u64,
+        slices: &mut [IoSliceMut<'_>],
+    ) -> Result<Option<usize>, StorageError>;
+
+    /// [`ReadAt::read_run`] into a single buffer.
+    ///
+    /// # Errors
+    /// As there.
+    fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> Result<Option<usize>, StorageError> {
+        self.read_run(offset, &mut [IoSliceMut::new(buffer)])
+    }
+
+    /// Has what the last read missed brought into memory while we go on. False if
+    /// that must wait its turn: to be tried again after the next read that isn't
+    /// ready.
+    fn fetch(&mut self) -> bool;
+
+    /// The next read waits for the disk.
+    fn block(&mut self);
 }
 
-impl FileSource {
+/// What a sender sends.
+#[derive(Debug)]
+pub enum FileSource<R = ReadFile> {
+    /// The file's bytes as they are.
+    Octet(R),
+    /// The file as text.
+    Netascii(Box<NetasciiSource<R>>),
+}
+
+impl<R: ReadAt> FileSource<R> {
     /// The file, to be sent in `mode`.
-    pub fn new(file: ReadFile, mode: Mode) -> Self {
+    pub fn new(file: R, mode: Mode) -> Self {
         match mode {
             Mode::Octet => Self::Octet(file),
             Mode::Netascii => Self::Netascii(Box::new(NetasciiSource::new(file))),
@@ -59,18 +95,17 @@ impl FileSource {
         }
     }
 
-    /// The next read waits for the disk: it was asked for too long.
-    pub fn wait(&mut self) {
-        self.file().wait();
-    }
-
-    /// Has what the last read missed brought into memory; false if that has to
-    /// wait its turn.
+    /// Has what the last read missed brought into memory: see [`ReadAt::fetch`].
     pub fn fetch(&mut self) -> bool {
         self.file().fetch()
     }
 
-    const fn file(&mut self) -> &mut ReadFile {
+    /// The next read waits for the disk: it was asked for too long.
+    pub fn block(&mut self) {
+        self.file().block();
+    }
+
+    const fn file(&mut self) -> &mut R {
         match self {
             Self::Octet(file) => file,
             Self::Netascii(text) => &mut text.file,
@@ -78,7 +113,7 @@ impl FileSource {
     }
 }
 
-impl BlockSource for FileSource {
+impl<R: ReadAt> BlockSource for FileSource<R> {
     fn read_run(&mut self, run: Run, buf: &mut [u8]) -> Result<Option<Filled>, Failure> {
         match self {
             Self::Octet(file) => read_octets(file, run, buf),
@@ -88,7 +123,11 @@ impl BlockSource for FileSource {
 }
 
 /// Reads a run with one call, each block behind its header.
-fn read_octets(file: &mut ReadFile, run: Run, buf: &mut [u8]) -> Result<Option<Filled>, Failure> {
+fn read_octets(
+    file: &mut impl ReadAt,
+    run: Run,
+    buf: &mut [u8],
+) -> Result<Option<Filled>, Failure> {
     let block_size = usize::from(run.block_size);
     let offset = run.first.offset(block_size);
     let left = file.size().saturating_sub(offset);
@@ -146,16 +185,16 @@ struct Mark {
 /// before it, so two places are remembered: the first block that may be asked
 /// for again, and the one behind the run read last.
 #[derive(Debug)]
-pub struct NetasciiSource {
-    file: ReadFile,
+pub struct NetasciiSource<R = ReadFile> {
+    file: R,
     base: Mark,
     ahead: Mark,
     /// Bytes on the wire, once the end was reached.
     length: Option<u64>,
 }
 
-impl NetasciiSource {
-    fn new(file: ReadFile) -> Self {
+impl<R: ReadAt> NetasciiSource<R> {
+    fn new(file: R) -> Self {
         let start = Mark {
             block: BlockIndex::FIRST,
             offset: 0,
@@ -254,113 +293,5 @@ impl NetasciiSource {
             }
         }
         Ok(Some(written))
-    }
-}
-
-/// Where the bytes of a file that is being received go.
-pub trait Store {
-    /// Stores `bytes` at `offset`: right behind those stored before.
-    ///
-    /// # Errors
-    /// When they can't be stored; the peer is told so.
-    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), StorageError>;
-
-    /// All is there: puts the file in place.
-    ///
-    /// # Errors
-    /// When it can't be; the peer is told so.
-    fn commit(self) -> Result<(), StorageError>;
-}
-
-impl Store for Upload {
-    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), StorageError> {
-        self.write_at(offset, bytes)
-    }
-
-    fn commit(self) -> Result<(), StorageError> {
-        self.commit().map(drop)
-    }
-}
-
-/// What a receiver receives, on its way into a file.
-#[derive(Debug)]
-pub struct FileSink<S = Upload> {
-    /// `None` once the file is in place.
-    store: Option<S>,
-    /// Bytes stored so far.
-    stored: u64,
-    text: Option<Decoder>,
-}
-
-impl<S: Store> FileSink<S> {
-    /// A file that comes in `mode`.
-    pub fn new(store: S, mode: Mode) -> Self {
-        let text = (mode == Mode::Netascii).then(Decoder::default);
-        Self {
-            store: Some(store),
-            stored: 0,
-            text,
-        }
-    }
-
-    /// Where it goes, until it is in place.
-    pub const fn store(&mut self) -> Option<&mut S> {
-        self.store.as_mut()
-    }
-
-    /// Bytes stored so far.
-    pub const fn stored(&self) -> u64 {
-        self.stored
-    }
-
-    /// Stored as they came, byte for byte.
-    pub const fn is_octet(&self) -> bool {
-        self.text.is_none()
-    }
-
-    fn append(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        let Some(store) = &mut self.store else {
-            return Err(Failure::new(
-                ErrorCode::NotDefined,
-                "File is complete already",
-            ));
-        };
-        store.write_at(self.stored, bytes)?;
-        self.stored += bytes.len() as u64;
-        Ok(())
-    }
-}
-
-impl<S: Store> BlockSink for FileSink<S> {
-    fn write(&mut self, payload: &[u8]) -> Result<(), Failure> {
-        let Some(mut decoder) = self.text else {
-            return self.append(payload);
-        };
-        let mut rest = payload;
-        let mut bytes = [0; CHUNK];
-        loop {
-            let progress = decoder.decode(rest, &mut bytes);
-            if progress.consumed == 0 && progress.written == 0 {
-                break;
-            }
-            self.append(&bytes[..progress.written])?;
-            rest = &rest[progress.consumed..];
-        }
-        self.text = Some(decoder);
-        Ok(())
-    }
-
-    fn flush(&mut self) -> Result<Written, Failure> {
-        Ok(Written)
-    }
-
-    fn commit(&mut self) -> Result<Committed, Failure> {
-        if let Some(last) = self.text.and_then(Decoder::finish) {
-            self.append(&[last])?;
-        }
-        if let Some(store) = self.store.take() {
-            store.commit()?;
-        }
-        Ok(Committed(Written))
     }
 }

@@ -1,17 +1,21 @@
-//! A file being read: a descriptor and the size it was promised to have.
+//! A file being read: the bytes now, or "not yet".
 //!
 //! Reads go by offset, so that any block can be produced again, and keep no
 //! position. What the file holds may change under a transfer; what was promised
 //! may not: fewer bytes than asked for mean that the file has shrunk.
 //!
 //! A read doesn't wait for the disk if the file system can tell beforehand that
-//! it would: the caller is to have what is missing fetched, and to come back.
+//! it would: the caller has what is missing fetched, and comes back later.
 //! Three ways, the first that works is kept for the file: `preadv2` with
 //! `RWF_NOWAIT` (disks); a look at which pages are in memory, then `preadv` (FUSE,
 //! NFS, overlayfs); `preadv` alone (all others: they wait, or never have to).
+//!
+//! When to come back, and when to wait after all, is the session's to say. Must
+//! not: sleep, read the clock.
 
 use std::io::IoSliceMut;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
@@ -21,11 +25,11 @@ use nix::sys::statfs::{FUSE_SUPER_MAGIC, NFS_SUPER_MAGIC, OVERLAYFS_SUPER_MAGIC,
 use nix::sys::uio::{pread, preadv};
 
 use super::error::StorageError;
-use super::fetch::Permit;
 use super::nowait::{self, STRETCH};
 use super::resolve::kind;
+use super::source::ReadAt;
 
-/// Bytes the kernel is willing to read ahead with one call, as a rule.
+/// Bytes the kernel is usually willing to read ahead with one call.
 const ADVISED: off_t = 128 * 1024;
 
 /// How a file is read without waiting for its disk.
@@ -34,8 +38,8 @@ enum Way {
     /// The read itself says that it would have to wait.
     NoWait,
     /// It can't; which pages are in memory is looked up before. What was seen
-    /// there counts on, unless each read is to look `anew`.
-    Look { anew: bool },
+    /// there once is trusted, unless each read is to look `again`.
+    Look { again: bool },
     /// It waits, or never has to.
     Wait,
 }
@@ -47,7 +51,7 @@ pub struct ReadFile {
     size: u64,
     way: Way,
     /// The next read waits for the disk: looking led to nothing.
-    in_earnest: bool,
+    blocking: bool,
     /// To have pages fetched, while they are waited for.
     permit: Option<Permit>,
     /// Where what the last read missed begins, in bytes: up to there all that
@@ -64,7 +68,7 @@ impl ReadFile {
                 file,
                 size: u64::try_from(stat.st_size).unwrap_or(0),
                 way: Way::NoWait,
-                in_earnest: false,
+                blocking: false,
                 permit: None,
                 missing: 0,
             }),
@@ -78,16 +82,55 @@ impl ReadFile {
         self.size
     }
 
-    /// The next read waits for the disk: looking led to nothing.
-    pub fn wait(&mut self) {
-        self.in_earnest = true;
+    /// The way for a file system that doesn't know `RWF_NOWAIT`: a look, where
+    /// the pages that reads are served from are those that can be mapped and
+    /// fetched. Elsewhere (ZFS) one would look in vain; tmpfs never waits.
+    fn other_way(&self) -> Way {
+        match fstatfs(&self.file).map(|stat| stat.filesystem_type()) {
+            // Opening a file there may throw its pages out.
+            Ok(FUSE_SUPER_MAGIC) => Way::Look { again: true },
+            Ok(NFS_SUPER_MAGIC | OVERLAYFS_SUPER_MAGIC) => Way::Look { again: false },
+            _ => Way::Wait,
+        }
+    }
+
+    /// Whether what `slices` want from `from` on is in memory. What is below
+    /// `missing` was there before.
+    fn is_in_memory(&mut self, from: off_t, slices: &[IoSliceMut<'_>], again: bool) -> bool {
+        let wanted: usize = slices.iter().map(|slice| slice.len()).sum();
+        let start = from.unsigned_abs();
+        let end = start.saturating_add(wanted as u64).min(self.size);
+        if !again && end <= self.missing {
+            return true;
+        }
+        let Ok(wanted) = usize::try_from(end.saturating_sub(start)) else {
+            return true;
+        };
+        if wanted == 0 {
+            return true;
+        }
+        let len = if again { wanted } else { STRETCH };
+        let Ok(present) = nowait::resident(self.file.as_fd(), start, len) else {
+            self.way = Way::Wait;
+            return true;
+        };
+        self.missing = start + present as u64;
+        // One call doesn't ask for more than a stretch; if it does, it waits.
+        present >= wanted.min(STRETCH)
+    }
+}
+
+impl ReadAt for ReadFile {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn block(&mut self) {
+        self.blocking = true;
         self.permit = None;
     }
 
-    /// Has the kernel bring what the last read missed into memory, a stretch of
-    /// it, while we go on. False if too much is being fetched already: to be
-    /// tried again after the next read that isn't ready.
-    pub fn fetch(&mut self) -> bool {
+    fn fetch(&mut self) -> bool {
         if matches!(self.way, Way::Look { .. }) && self.permit.is_none() {
             self.permit = Permit::take();
             if self.permit.is_none() {
@@ -104,17 +147,7 @@ impl ReadFile {
         true
     }
 
-    /// Fills `slices`, one after the other, with what the file holds from
-    /// `offset` (bytes) on, and returns how many bytes that were: fewer than the
-    /// slices hold only at the end of the file. At most 1024 slices (`IOV_MAX`).
-    ///
-    /// `Ok(None)`: not all of it is in memory; see [`ReadFile::fetch`].
-    ///
-    /// The slices themselves are used up: build them anew for each call.
-    ///
-    /// # Errors
-    /// Whatever the file system says, such as `EIO`.
-    pub fn read_run(
+    fn read_run(
         &mut self,
         offset: u64,
         mut slices: &mut [IoSliceMut<'_>],
@@ -123,14 +156,14 @@ impl ReadFile {
         IoSliceMut::advance_slices(&mut slices, 0);
         while !slices.is_empty() {
             let from = super::file_offset(offset, done)?;
-            if let Way::Look { anew } = self.way
-                && !self.in_earnest
-                && !self.is_in_memory(from, slices, anew)
+            if let Way::Look { again } = self.way
+                && !self.blocking
+                && !self.is_in_memory(from, slices, again)
             {
                 return Ok(None);
             }
             let read = match (self.way, &mut *slices) {
-                (Way::NoWait, slices) if !self.in_earnest => {
+                (Way::NoWait, slices) if !self.blocking => {
                     nowait::read(self.file.as_fd(), from, slices)
                 }
                 // Cheaper than a vector of one.
@@ -139,8 +172,8 @@ impl ReadFile {
             };
             match (read, self.way) {
                 // Linux 5.9 and 5.10 say so before the end, too.
-                (Ok(0), Way::NoWait) if !self.in_earnest && from.unsigned_abs() < self.size => {
-                    self.in_earnest = true;
+                (Ok(0), Way::NoWait) if !self.blocking && from.unsigned_abs() < self.size => {
+                    self.blocking = true;
                 }
                 (Ok(0), _) => break,
                 (Ok(bytes), _) => {
@@ -162,57 +195,39 @@ impl ReadFile {
             }
         }
         self.permit = None;
-        self.in_earnest = false;
+        self.blocking = false;
         Ok(Some(done))
     }
+}
 
-    /// [`ReadFile::read_run`] into a single buffer.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn read_at(
-        &mut self,
-        offset: u64,
-        buffer: &mut [u8],
-    ) -> Result<Option<usize>, StorageError> {
-        self.read_run(offset, &mut [IoSliceMut::new(buffer)])
+/// Files that are fetched from at once. FUSE takes 12 background requests, unless
+/// its file system asks for another number; one more waits for a free place, in
+/// the kernel, and everyone with it. A fetch is two requests, and a few places are
+/// left for others.
+const MAX_FETCHES: usize = 4;
+
+/// Fetches under way: the bound is on what the kernel does for this process.
+static FETCHES: AtomicUsize = AtomicUsize::new(0);
+
+/// Permission to have a stretch of one file fetched; dropped, the next may.
+#[derive(Debug)]
+struct Permit(());
+
+impl Permit {
+    /// `None` where enough is being fetched already.
+    fn take() -> Option<Self> {
+        FETCHES
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |fetches| {
+                (fetches < MAX_FETCHES).then_some(fetches + 1)
+            })
+            .ok()
+            .map(|_| Self(()))
     }
+}
 
-    /// The way for a file system that doesn't know `RWF_NOWAIT`: a look, where
-    /// the pages that reads are served from are those that can be mapped and
-    /// fetched. Elsewhere (ZFS) one would look in vain; tmpfs never waits.
-    fn other_way(&self) -> Way {
-        match fstatfs(&self.file).map(|stat| stat.filesystem_type()) {
-            // Whoever opens a file there throws its pages out.
-            Ok(FUSE_SUPER_MAGIC) => Way::Look { anew: true },
-            Ok(NFS_SUPER_MAGIC | OVERLAYFS_SUPER_MAGIC) => Way::Look { anew: false },
-            _ => Way::Wait,
-        }
-    }
-
-    /// Whether what `slices` want from `from` on is in memory. What is wanted once
-    /// more was there before.
-    fn is_in_memory(&mut self, from: off_t, slices: &[IoSliceMut<'_>], anew: bool) -> bool {
-        let wanted: usize = slices.iter().map(|slice| slice.len()).sum();
-        let start = from.unsigned_abs();
-        let end = start.saturating_add(wanted as u64).min(self.size);
-        if !anew && end <= self.missing {
-            return true;
-        }
-        let Ok(wanted) = usize::try_from(end.saturating_sub(start)) else {
-            return true;
-        };
-        if wanted == 0 {
-            return true;
-        }
-        let len = if anew { wanted } else { STRETCH };
-        let Ok(present) = nowait::resident(self.file.as_fd(), start, len) else {
-            self.way = Way::Wait;
-            return true;
-        };
-        self.missing = start + present as u64;
-        // One call doesn't ask for more than a stretch; if it does, it waits.
-        present >= wanted.min(STRETCH)
+impl Drop for Permit {
+    fn drop(&mut self) {
+        FETCHES.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -221,8 +236,8 @@ mod tests {
     use super::*;
     use std::fs;
 
-    const LOOK: Way = Way::Look { anew: true };
-    const LOOK_ONCE: Way = Way::Look { anew: false };
+    const LOOK: Way = Way::Look { again: true };
+    const LOOK_ONCE: Way = Way::Look { again: false };
 
     fn file_with(content: &[u8]) -> (tempfile::NamedTempFile, ReadFile) {
         let path = tempfile::NamedTempFile::new().unwrap();
@@ -350,7 +365,7 @@ mod tests {
             assert_eq!(buffer, [7; 1000], "{way:?}");
             assert!(file.permit.is_none(), "{way:?}");
             drop_pages();
-            file.wait();
+            file.block();
             assert_eq!(file.read_at(0, &mut buffer), Ok(Some(1000)));
         }
     }

@@ -1,0 +1,503 @@
+//! Whom one job asks, and when: each address of the server, with options and
+//! without, until one answers; what came of the transfer then.
+//!
+//! ```text
+//!   address 1  with options ──┬── again ── again …      the first attempt that is
+//!              (1.3 s later)  └─ without ── again …     answered has the job; late
+//!   address 2  (1.5 s later, or once address 1 is       answers to the others are
+//!              unreachable)  the same                   told so with an ERROR
+//! ```
+//!
+//! A closed port or an unreachable host is a hint, not an answer (RFC 1122
+//! §3.2.2.1): the device may be starting up. Must not: print anything, ask a name
+//! for its address.
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use super::engine::{Engine, Request, is_answered};
+use super::job::{Completed, Job, JobError, LocalFile};
+use super::local::SharedOutput;
+use super::progress::TransferProgress;
+use super::schedule::Schedule;
+use crate::host::{Interrupts, clock};
+use crate::protocol::transfer::Outcome;
+use crate::wire::options::Offer;
+use crate::wire::packet::{ErrorCode, Mode};
+
+/// Repeats of a request with options before one without is tried, if that is
+/// sooner than [`FALLBACK_AFTER`].
+const OPTIONED_REPEATS: u8 = 2;
+
+/// How long a request with options goes unanswered before one without follows:
+/// some servers and boot loaders drop what they don't know.
+const FALLBACK_AFTER: Duration = Duration::from_millis(1300);
+
+/// How long an address is given before the next one is asked as well, as RFC
+/// 8305 does it; longer, since a server may have to look its file up.
+const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(1500);
+
+/// Addresses of one name that are asked.
+const MAX_ADDRESSES: usize = 8;
+
+/// Attempts of one job: with options and without for each address, and one after
+/// a refusal.
+pub(super) const MAX_ATTEMPTS: usize = 2 * MAX_ADDRESSES + 1;
+
+/// After an interrupt: how long to wait for an answer, to tell the server that
+/// nobody wants the file any more.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+/// One request, sent again from the same port until it is answered.
+#[derive(Debug)]
+struct Attempt {
+    /// Of its session.
+    key: usize,
+    server: SocketAddr,
+    has_options: bool,
+    schedule: Schedule,
+    /// When a request without options is to follow.
+    fallback_at: Option<Instant>,
+    /// What the network said last.
+    hint: Option<ErrorKind>,
+}
+
+/// The attempts to do one job.
+#[derive(Debug)]
+pub(super) struct Attempts<'a> {
+    engine: &'a mut Engine,
+    job: &'a Job<'a>,
+    output: Option<SharedOutput>,
+    interrupts: Interrupts,
+    progress: &'a mut TransferProgress,
+    offer: Offer,
+    attempts: Vec<Attempt>,
+    next_address: usize,
+    next_address_at: Instant,
+    started: Instant,
+    /// Requests sent again.
+    repeats: u64,
+    /// The first answer refused the options: what it said, to whom we turn then.
+    refusal: Option<JobError>,
+    /// The user knows that the server is waited for.
+    wait_announced: bool,
+}
+
+impl<'a> Attempts<'a> {
+    pub(super) fn new(
+        engine: &'a mut Engine,
+        job: &'a Job<'a>,
+        output: Option<SharedOutput>,
+        interrupts: Interrupts,
+        progress: &'a mut TransferProgress,
+    ) -> Result<Self, JobError> {
+        let now = clock::now();
+        Ok(Self {
+            engine,
+            job,
+            output,
+            interrupts,
+            progress,
+            offer: with_size(job)?,
+            attempts: Vec::new(),
+            next_address: 0,
+            next_address_at: now,
+            started: now,
+            repeats: 0,
+            refusal: None,
+            wait_announced: false,
+        })
+    }
+
+    /// Asks until one attempt is answered, and sees it through.
+    pub(super) fn run(&mut self) -> Result<Completed, JobError> {
+        let result = self.moved();
+        for attempt in std::mem::take(&mut self.attempts) {
+            self.engine.remove(attempt.key);
+        }
+        match (result, self.refusal.take()) {
+            // What the server said first is all we know.
+            (Err(JobError::NoAnswer(_)), Some(refusal)) => Err(refusal),
+            (result, _) => result,
+        }
+    }
+
+    fn moved(&mut self) -> Result<Completed, JobError> {
+        loop {
+            let winner = self.first_answer()?;
+            let error = match self.see_through(winner) {
+                Ok(done) => return Ok(done),
+                Err(error) => error,
+            };
+            let options_refused = self.options_refused(winner, &error);
+            let attempt = self.attempts.remove(winner);
+            self.engine.remove(attempt.key);
+            if !options_refused {
+                return Err(error);
+            }
+            for other in std::mem::take(&mut self.attempts) {
+                self.engine.remove(other.key);
+            }
+            self.refusal = Some(error);
+            self.next_address = usize::MAX;
+            let repeats = self.job.retry.retries.min(OPTIONED_REPEATS);
+            self.ask(attempt.server, false, repeats)?;
+        }
+    }
+
+    /// Whether the server takes the request, but not its options.
+    fn options_refused(&self, winner: usize, error: &JobError) -> bool {
+        let attempt = &self.attempts[winner];
+        let progress = self.engine.session(attempt.key).transfer().progress();
+        attempt.has_options
+            && match error {
+                JobError::ServerError { code, .. } => {
+                    matches!(code, ErrorCode::OptionRefused | ErrorCode::IllegalOperation)
+                        && !progress.verified
+                }
+                // We refused its OACK.
+                JobError::ProtocolError(failure) => failure.code == ErrorCode::OptionRefused,
+                _ => false,
+            }
+    }
+
+    // --- before the first answer -------------------------------------------------
+
+    /// Asks until somebody answers; returns whose attempt it is.
+    fn first_answer(&mut self) -> Result<usize, JobError> {
+        loop {
+            let now = clock::now();
+            if let Some(winner) = self.answered() {
+                return Ok(winner);
+            }
+            if let Some(signal) = self.interrupts.take() {
+                return Err(self.say_farewell(signal));
+            }
+            if self.job.until.is_some_and(|until| until <= now) {
+                return Err(JobError::Late(Some(self.no_answer())));
+            }
+            self.note_hints(now);
+            self.ask_what_is_due(now)?;
+            let Some(until) = self.next_step(now) else {
+                return Err(JobError::NoAnswer(self.no_answer()));
+            };
+            self.engine.turn(Some(until))?;
+        }
+    }
+
+    /// The attempt that was answered: rather one that the file comes by, rather a
+    /// transfer than an ERROR.
+    fn answered(&self) -> Option<usize> {
+        let owner = self.output.as_ref().and_then(SharedOutput::owner);
+        let rank = |attempt: &Attempt| {
+            let session = self.engine.session(attempt.key);
+            let verified = session.transfer().progress().verified;
+            (Some(attempt.key) != owner, !verified)
+        };
+        let answered = |&index: &usize| {
+            let key = self.attempts[index].key;
+            is_answered(self.engine.session(key))
+        };
+        (0..self.attempts.len())
+            .filter(answered)
+            .min_by_key(|&index| rank(&self.attempts[index]))
+    }
+
+    /// Remembers what the network says of servers that don't answer.
+    fn note_hints(&mut self, now: Instant) {
+        for attempt in &mut self.attempts {
+            let hint = self.engine.session(attempt.key).unreachable();
+            attempt.hint = hint.or(attempt.hint);
+        }
+        if self.attempts.iter().all(|attempt| attempt.hint.is_some()) {
+            self.next_address_at = now;
+        }
+        let hint = self.hint();
+        let is_late = self.job.wait.is_some() && self.repeats > 0;
+        if (hint.is_some() || is_late) && !self.wait_announced {
+            self.wait_announced = true;
+            let left = self.patience_left(now).as_secs_f64().ceil();
+            let hint = hint.map_or_else(String::new, |hint| format!(" ({hint})"));
+            self.progress.waiting(format_args!(
+                "no answer from {} yet{hint}; asking again for {left} s",
+                self.servers()
+            ));
+        }
+    }
+
+    fn ask_what_is_due(&mut self, now: Instant) -> Result<(), JobError> {
+        for index in 0..self.attempts.len() {
+            // One may have been replaced, which moves those behind it.
+            let attempt = &mut self.attempts[index];
+            if attempt.schedule.is_due(now) {
+                self.ask_again(index, now)?;
+            }
+            let attempt = &mut self.attempts[index];
+            let is_late = attempt.fallback_at.is_some_and(|at| at <= now);
+            if is_late || (attempt.fallback_at.is_some() && attempt.schedule.is_spent(now)) {
+                attempt.fallback_at = None;
+                let (server, spent) = (attempt.server, attempt.schedule.repeats());
+                if self.job.wait.is_none() {
+                    // It is listened to, and no more.
+                    attempt.schedule.stop();
+                }
+                let repeats = self.job.retry.retries.saturating_sub(spent);
+                self.ask_or_replace(index, server, false, repeats)?;
+            }
+        }
+        while self.next_address_at <= now && self.next_address < self.address_count() {
+            let server = self.job.servers[self.next_address];
+            self.next_address += 1;
+            self.next_address_at = now + NEXT_ADDRESS_AFTER;
+            let retries = self.job.retry.retries;
+            let asked = if self.offer == Offer::default() {
+                self.ask_or_replace(0, server, false, retries)
+            } else {
+                self.ask_or_replace(0, server, true, retries.min(OPTIONED_REPEATS))
+            };
+            match asked {
+                // A family that this machine doesn't know.
+                Err(JobError::LocalFile(_)) if !self.attempts.is_empty() => {}
+                Err(JobError::LocalFile(_)) if self.next_address < self.address_count() => {
+                    self.next_address_at = now;
+                }
+                asked => asked?,
+            }
+        }
+        Ok(())
+    }
+
+    /// As [`Attempts::ask`]; where all local ports are in use, the attempt at
+    /// `index` gives its own.
+    fn ask_or_replace(
+        &mut self,
+        index: usize,
+        server: SocketAddr,
+        has_options: bool,
+        repeats: u8,
+    ) -> Result<(), JobError> {
+        match self.ask(server, has_options, repeats) {
+            Err(JobError::NoPort(_)) if index < self.attempts.len() => {
+                let replaced = self.attempts.remove(index);
+                self.engine.remove(replaced.key);
+                self.ask(server, has_options, repeats)
+            }
+            asked => asked,
+        }
+    }
+
+    fn ask(&mut self, server: SocketAddr, has_options: bool, repeats: u8) -> Result<(), JobError> {
+        let plain = Offer::default();
+        let key = self.engine.ask(&Request {
+            job: self.job,
+            server,
+            offer: if has_options { &self.offer } else { &plain },
+            output: self.output.as_ref(),
+        })?;
+        let now = clock::now();
+        let initial = self.job.retry.initial_wait();
+        self.attempts.push(Attempt {
+            key,
+            server,
+            has_options,
+            schedule: match self.job.wait {
+                Some(_) => Schedule::steady(initial, now),
+                None => Schedule::backing_off(initial, repeats, now),
+            },
+            fallback_at: has_options.then_some(now + FALLBACK_AFTER),
+            hint: None,
+        });
+        Ok(())
+    }
+
+    fn ask_again(&mut self, index: usize, now: Instant) -> Result<(), JobError> {
+        let plain = Offer::default();
+        let attempt = &mut self.attempts[index];
+        let request = Request {
+            job: self.job,
+            server: attempt.server,
+            offer: if attempt.has_options {
+                &self.offer
+            } else {
+                &plain
+            },
+            output: self.output.as_ref(),
+        };
+        attempt.key = self.engine.ask_again(attempt.key, &request)?;
+        attempt.schedule.sent_again(now);
+        self.repeats += 1;
+        Ok(())
+    }
+
+    /// When there is something to do next; `None` once patience is at its end.
+    fn next_step(&self, now: Instant) -> Option<Instant> {
+        let wait_ends = self.job.wait.map(|wait| self.started + wait);
+        if wait_ends.is_some_and(|end| end <= now) {
+            return None;
+        }
+        let more_addresses = self.next_address < self.address_count();
+        let steps = self.attempts.iter().flat_map(|attempt| {
+            let fallback = attempt.fallback_at;
+            [attempt.schedule.next_step(now), fallback]
+        });
+        let next = steps
+            .flatten()
+            .chain(more_addresses.then_some(self.next_address_at))
+            .min()?;
+        [Some(next), wait_ends, self.job.until]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn address_count(&self) -> usize {
+        self.job.servers.len().min(MAX_ADDRESSES)
+    }
+
+    /// How much longer an answer is waited for, if all goes on as it is.
+    fn patience_left(&self, now: Instant) -> Duration {
+        let whole = self.job.wait.unwrap_or_else(|| {
+            let fallback = self.offer != Offer::default();
+            self.job.retry.patience()
+                + if fallback {
+                    FALLBACK_AFTER
+                } else {
+                    Duration::ZERO
+                }
+        });
+        let end = self.started + whole;
+        let end = self.job.until.map_or(end, |until| until.min(end));
+        end.saturating_duration_since(now)
+    }
+
+    /// What the network said last of any server.
+    fn hint(&self) -> Option<ErrorKind> {
+        self.attempts.iter().rev().find_map(|attempt| attempt.hint)
+    }
+
+    /// The addresses that were asked.
+    fn servers(&self) -> String {
+        let asked = &self.job.servers[..self.next_address.min(self.job.servers.len())];
+        let words: Vec<_> = asked.iter().map(ToString::to_string).collect();
+        words.join(" and ")
+    }
+
+    /// Nobody answered: what is known.
+    fn no_answer(&self) -> String {
+        let hint = self.hint().map_or_else(String::new, |it| format!(": {it}"));
+        format!("no answer from {}{hint}", self.servers())
+    }
+
+    /// The user is gone: whoever answers now is told so.
+    fn say_farewell(&mut self, signal: Signal) -> JobError {
+        let until = clock::now() + FAREWELL;
+        // Where nobody listens nobody answers.
+        while self.attempts.iter().any(|it| it.hint.is_none()) && clock::now() < until {
+            if self.engine.turn(Some(until)).is_err() || self.interrupts.take().is_some() {
+                break;
+            }
+            if let Some(answered) = self.answered() {
+                self.engine.abort(self.attempts[answered].key, INTERRUPTED);
+                break;
+            }
+        }
+        JobError::Interrupted(signal)
+    }
+
+    // --- after it -----------------------------------------------------------------
+
+    /// Runs the transfer of an attempt that was answered to its end.
+    fn see_through(&mut self, winner: usize) -> Result<Completed, JobError> {
+        let key = self.attempts[winner].key;
+        loop {
+            if let Some(signal) = self.interrupts.take() {
+                self.engine.abort(key, INTERRUPTED);
+                return Err(JobError::Interrupted(signal));
+            }
+            if let Some(outcome) = self.engine.session_mut(key).poll_outcome() {
+                return self.conclude(winner, outcome);
+            }
+            self.turn_away_others(key);
+            self.progress.show(self.engine.session(key));
+            self.engine.turn(self.job.until)?;
+            if self.job.until.is_some_and(|until| until <= clock::now()) {
+                self.engine.abort(key, "It takes too long");
+                return Err(JobError::Late(None));
+            }
+        }
+    }
+
+    /// Tells servers that answer too late that another attempt has the job.
+    fn turn_away_others(&mut self, winner: usize) {
+        for attempt in &self.attempts {
+            let session = self.engine.session(attempt.key);
+            if attempt.key != winner && session.transfer().progress().verified {
+                self.engine
+                    .abort(attempt.key, "Another request was answered");
+            }
+        }
+    }
+
+    fn conclude(&mut self, winner: usize, outcome: Outcome) -> Result<Completed, JobError> {
+        let attempt = &self.attempts[winner];
+        let session = self.engine.session(attempt.key);
+        let (state, bytes) = (session.transfer().progress(), session.bytes());
+        let peer = session.peer();
+        match outcome {
+            Outcome::Completed | Outcome::LastAckMissing | Outcome::Probed => {
+                let done = Completed {
+                    bytes,
+                    elapsed: clock::now().saturating_duration_since(session.started),
+                    negotiated: *session.transfer().negotiated(),
+                    retransmits: state.retransmits + self.repeats,
+                    fallback: self.fallback(attempt),
+                };
+                let key = self.attempts.remove(winner).key;
+                self.engine.let_dally(key);
+                Ok(done)
+            }
+            Outcome::PeerError { code, message } => Err(JobError::ServerError { code, message }),
+            Outcome::Failed(failure) => Err(match failure.code {
+                // Codes that no local file causes.
+                ErrorCode::IllegalOperation | ErrorCode::OptionRefused => {
+                    JobError::ProtocolError(failure)
+                }
+                _ => JobError::LocalFile(format!("{}: {}", self.job.file, failure.message)),
+            }),
+            Outcome::TimedOut => Err(JobError::NoAnswer(format!(
+                "{peer} fell silent after {bytes} bytes"
+            ))),
+        }
+    }
+
+    /// Why the file was moved without options, though some were asked for.
+    fn fallback(&self, attempt: &Attempt) -> Option<String> {
+        if attempt.has_options || self.offer == Offer::default() {
+            return None;
+        }
+        Some(self.refusal.as_ref().map_or_else(
+            || "the server kept silent".to_owned(),
+            |refusal| format!("the server refused them ({refusal})"),
+        ))
+    }
+}
+
+/// What a server is told when the user breaks a transfer off.
+const INTERRUPTED: &str = "Interrupted by the user";
+
+/// The offer, with the size in it where that is known or wanted.
+fn with_size(job: &Job<'_>) -> Result<Offer, JobError> {
+    let mut offer = job.offer.clone();
+    if job.with_size {
+        offer.tsize = match job.file {
+            LocalFile::Get(_) => Some(0),
+            // What text comes to on the wire isn't known before it has gone.
+            LocalFile::Put(_) if job.mode == Mode::Netascii => None,
+            LocalFile::Put(file) => Some(file.read().map_err(JobError::LocalFile)?.size()),
+        };
+    }
+    Ok(offer)
+}

@@ -1,0 +1,181 @@
+//! Where the blocks of a file that is being received go, octet or netascii.
+//!
+//! Blocks that arrive together are written with one call: they are collected in
+//! the [`WriteBuffer`], which is the loop's, and empty whenever another session
+//! has its turn. Must not: open files, know about peers, hold data while a
+//! transfer waits.
+
+use super::{StorageError, Upload};
+use crate::protocol::transfer::{BlockSink, Committed, Failure, Written};
+use crate::wire::netascii::Decoder;
+use crate::wire::packet::{ErrorCode, Mode};
+
+/// Bytes converted at a time from netascii.
+const CHUNK: usize = 2048;
+
+/// Bytes gathered before they are written in any case.
+const CAPACITY: usize = 64 * 1024;
+
+/// Where the bytes of a file that is being received go.
+pub trait Store {
+    /// Stores `bytes` at `offset`: right behind those stored before.
+    ///
+    /// # Errors
+    /// When they can't be stored; the peer is told so.
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), StorageError>;
+
+    /// All is there: puts the file in place.
+    ///
+    /// # Errors
+    /// When it can't be; the peer is told so.
+    fn commit(self) -> Result<(), StorageError>;
+}
+
+impl Store for Upload {
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), StorageError> {
+        self.write_at(offset, bytes)
+    }
+
+    fn commit(self) -> Result<(), StorageError> {
+        self.commit().map(drop)
+    }
+}
+
+/// What a receiver receives, on its way into a file.
+#[derive(Debug)]
+pub struct FileSink<S = Upload> {
+    /// `None` once the file is in place.
+    store: Option<S>,
+    /// Bytes stored so far.
+    stored: u64,
+    text: Option<Decoder>,
+}
+
+impl<S: Store> FileSink<S> {
+    /// A file that comes in `mode`.
+    pub fn new(store: S, mode: Mode) -> Self {
+        let text = (mode == Mode::Netascii).then(Decoder::default);
+        Self {
+            store: Some(store),
+            stored: 0,
+            text,
+        }
+    }
+
+    /// Where it goes, until it is in place.
+    pub const fn store(&mut self) -> Option<&mut S> {
+        self.store.as_mut()
+    }
+
+    /// Bytes stored so far.
+    pub const fn stored(&self) -> u64 {
+        self.stored
+    }
+
+    /// Stored as they came, byte for byte.
+    pub const fn is_octet(&self) -> bool {
+        self.text.is_none()
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        let Some(store) = &mut self.store else {
+            return Err(Failure::new(
+                ErrorCode::NotDefined,
+                "File is complete already",
+            ));
+        };
+        store.write_at(self.stored, bytes)?;
+        self.stored += bytes.len() as u64;
+        Ok(())
+    }
+}
+
+impl<S: Store> BlockSink for FileSink<S> {
+    fn write(&mut self, payload: &[u8]) -> Result<(), Failure> {
+        let Some(mut decoder) = self.text else {
+            return self.append(payload);
+        };
+        let mut rest = payload;
+        let mut bytes = [0; CHUNK];
+        loop {
+            let progress = decoder.decode(rest, &mut bytes);
+            if progress.consumed == 0 && progress.written == 0 {
+                break;
+            }
+            self.append(&bytes[..progress.written])?;
+            rest = &rest[progress.consumed..];
+        }
+        self.text = Some(decoder);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<Written, Failure> {
+        Ok(Written)
+    }
+
+    fn commit(&mut self) -> Result<Committed, Failure> {
+        if let Some(last) = self.text.and_then(Decoder::finish) {
+            self.append(&[last])?;
+        }
+        if let Some(store) = self.store.take() {
+            store.commit()?;
+        }
+        Ok(Committed(Written))
+    }
+}
+
+/// Payloads in order, not yet in the file.
+#[derive(Debug, Default)]
+pub struct WriteBuffer {
+    bytes: Vec<u8>,
+}
+
+impl WriteBuffer {
+    /// A sink that collects what comes for `file`.
+    pub const fn sink_for<'a, S>(&'a mut self, file: &'a mut FileSink<S>) -> BufferedSink<'a, S> {
+        BufferedSink {
+            write_buffer: self,
+            file,
+        }
+    }
+}
+
+/// A file whose blocks are collected on the way.
+#[derive(Debug)]
+pub struct BufferedSink<'a, S> {
+    write_buffer: &'a mut WriteBuffer,
+    file: &'a mut FileSink<S>,
+}
+
+impl<S: Store> BufferedSink<'_, S> {
+    /// Writes out what was collected. If it can't be stored, it is gone.
+    fn write_out(&mut self) -> Result<(), Failure> {
+        let bytes = &mut self.write_buffer.bytes;
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let written = self.file.write(bytes);
+        bytes.clear();
+        written
+    }
+}
+
+impl<S: Store> BlockSink for BufferedSink<'_, S> {
+    fn write(&mut self, payload: &[u8]) -> Result<(), Failure> {
+        if self.write_buffer.bytes.len() + payload.len() > CAPACITY {
+            self.write_out()?;
+        }
+        self.write_buffer.bytes.extend_from_slice(payload);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<Written, Failure> {
+        self.write_out()?;
+        self.file.flush()
+    }
+
+    fn commit(&mut self) -> Result<Committed, Failure> {
+        self.write_out()?;
+        self.file.commit()
+    }
+}

@@ -1,0 +1,129 @@
+//! What a loop lends to the session whose turn it is, and what all its sessions
+//! share: buffers, bounds and counts.
+//!
+//! Must not: know a single session.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use super::port::Port;
+use super::prefetch::PrefetchPool;
+use super::{MAX_SEND, NONSENSE_ANSWERS};
+use crate::file::{MAX_RUN, WriteBuffer};
+use crate::net::{Batch, MAX_DATA_PACKET, MAX_SEGMENTS, TransferSocket};
+use crate::table::rate::RateLimit;
+
+/// Datagrams received with one call at most.
+const BATCH_SLOTS: usize = 64;
+
+/// Bytes that a batch of received datagrams takes: 64 requests of up to 4 KiB,
+/// or a few of the largest blocks.
+pub(super) const BATCH_BYTES: usize = 256 * 1024;
+
+// The buffers hold the largest of what they are for, and one call sends a run.
+const _: () = assert!(BATCH_BYTES > MAX_DATA_PACKET && MAX_DATA_PACKET <= MAX_SEND);
+const _: () = assert!(MAX_RUN <= MAX_SEGMENTS);
+
+/// What the loop lends to the session whose turn it is.
+pub struct Context<'a, P: Port = TransferSocket> {
+    /// What time it is for this session's turn: read when the turn began, so
+    /// that a wait counted from here never ends early.
+    pub now: Instant,
+    /// What time it is when a datagram has just gone out: a turn takes its time,
+    /// and neither may a wait begin before what it waits for was sent, nor a
+    /// round trip be measured longer than it was.
+    pub clock: &'a dyn Fn() -> Instant,
+    /// What sessions share.
+    pub resources: &'a mut Resources,
+    /// Where the session's port is watched.
+    pub poll: P::Poll<'a>,
+    /// Bytes of DATA that may still be sent in this turn.
+    pub send_budget: usize,
+}
+
+impl<P: Port> fmt::Debug for Context<'_, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context")
+            .field("now", &self.now)
+            .field("send_budget", &self.send_budget)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Buffers and bounds that one loop has for all its sessions.
+#[derive(Debug)]
+pub struct Resources {
+    /// What was received.
+    pub batch: Batch,
+    /// What is being sent; holds the longest run.
+    pub buffer: Box<[u8]>,
+    /// What was read ahead.
+    pub pool: PrefetchPool,
+    /// What was received and is not yet written.
+    pub write_buffer: WriteBuffer,
+    /// What keeps an eye on what arrives.
+    pub ingress: Ingress,
+}
+
+impl Resources {
+    /// Everything that a loop needs, from `now` on; `trace` is shown every packet.
+    pub fn new(now: Instant, trace: Option<Trace>) -> Self {
+        Self {
+            batch: Batch::new(BATCH_SLOTS, BATCH_BYTES),
+            buffer: vec![0; MAX_SEND].into_boxed_slice(),
+            pool: PrefetchPool::default(),
+            write_buffer: WriteBuffer::default(),
+            ingress: Ingress {
+                nonsense: RateLimit::new(NONSENSE_ANSWERS, now),
+                drops: DropCounters::default(),
+                trace,
+            },
+        }
+    }
+}
+
+/// Bounds, counts and shows what comes from outside.
+#[derive(Debug)]
+pub struct Ingress {
+    /// How much nonsense may still be answered this second.
+    pub nonsense: RateLimit,
+    /// What went wrong beside the transfers.
+    pub drops: DropCounters,
+    /// Is shown every packet, if there is anyone to show them to.
+    pub trace: Option<Trace>,
+}
+
+/// Is shown the peer, the way it goes and the datagram.
+pub type Trace = fn(SocketAddr, Heading, &[u8]);
+
+/// Which way a datagram goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heading {
+    /// From us.
+    Sent,
+    /// To us.
+    Received,
+}
+
+impl fmt::Display for Heading {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Sent => "sent",
+            Self::Received => "received",
+        })
+    }
+}
+
+/// What sessions met that was no part of their transfers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DropCounters {
+    /// Datagrams from someone else on a transfer's port.
+    pub strangers: u64,
+    /// Answers to nonsense left out because there was too much of it.
+    pub unanswered: u64,
+    /// Datagrams on a transfer's port that were no TFTP, dropped.
+    pub garbage: u64,
+    /// Errors of the kernel's while sending or receiving.
+    pub socket_errors: u64,
+}

@@ -1,0 +1,230 @@
+//! What arrives for a session: received until nothing more is there, within a
+//! budget, checked for its sender, and handed to the transfer.
+//!
+//! Must not: answer the peer (that is done once, when all is in), let a stranger
+//! change anything.
+
+use std::io;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::time::Instant;
+
+use log::debug;
+
+use super::context::{BATCH_BYTES, Context, Heading, Ingress, Resources};
+use super::port::Port;
+use super::{Content, Reach, Remote, Session, Turn};
+use crate::file::{ReadAt, Store};
+use crate::net::MAX_COALESCED;
+use crate::protocol::transfer::NoSink;
+use crate::wire::packet::{DATA_HEADER_LEN, ErrorCode, MAX_ERROR_LEN, Packet, emit_error};
+
+/// Datagrams a session may take in before the others have their turn.
+const RECEIVE_BUDGET: usize = 64;
+
+/// Datagrams that a failed receive counts for: a few tries, then the others.
+const ERROR_COST: usize = RECEIVE_BUDGET / 4;
+
+/// Bytes of the longest datagram that means anything to a sender: an OACK or an
+/// ERROR. What is longer is cut, which an ACK (Windows appends a byte) doesn't
+/// mind.
+const ANSWER_LEN: usize = 516;
+
+impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
+    /// Takes in what has arrived. Readiness is edge-triggered: what is left in the
+    /// socket raises no event, so it is emptied, or there is another turn.
+    pub(super) fn receive(&mut self, context: &mut Context<'_, P>) -> Turn {
+        match self.content {
+            Content::Source(_) => self.receive_answers(context),
+            Content::Sink(_) => self.receive_blocks(context),
+        }
+    }
+
+    /// One by one: a sender gets one answer at a time, and a call for several
+    /// takes longer than the one that finds nothing more.
+    fn receive_answers(&mut self, context: &mut Context<'_, P>) -> Turn {
+        let mut answer = [0; ANSWER_LEN];
+        let mut taken = 0;
+        while taken < RECEIVE_BUDGET {
+            match self.port.receive_one(&mut answer) {
+                Ok((len, sender)) => {
+                    taken += 1;
+                    let ingress = &mut context.resources.ingress;
+                    if let Some(packet) = self.accept(context.now, sender, &answer[..len], ingress)
+                    {
+                        self.transfer
+                            .handle_packet(context.now, &packet, &mut NoSink);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Turn::Waiting,
+                Err(error) => {
+                    self.trouble("receive", &error, &mut context.resources.ingress.drops);
+                    taken += ERROR_COST;
+                }
+            }
+        }
+        Turn::Unfinished
+    }
+
+    /// Receives blocks by the window; they are written by the run.
+    fn receive_blocks(&mut self, context: &mut Context<'_, P>) -> Turn {
+        let mut taken = 0;
+        while taken < RECEIVE_BUDGET {
+            // What an OACK settled holds for the blocks that come behind it.
+            let progress = self.transfer.progress();
+            // One byte more shows a block that is larger than agreed.
+            let slot_len = DATA_HEADER_LEN + usize::from(progress.block_size) + 1;
+            let (slot_len, slots) = match progress.window_size {
+                _ if self.port.coalesces() => (MAX_COALESCED, BATCH_BYTES / MAX_COALESCED),
+                // A call for one is cheaper than one for several, and nothing
+                // comes behind it before it is acknowledged.
+                1 => (slot_len, 1),
+                // One slot more shows that the socket is empty.
+                window_size => (slot_len, usize::from(window_size) + 1),
+            };
+            let batch = &mut context.resources.batch;
+            match self.port.receive(batch, slot_len, slots) {
+                Ok(received) => {
+                    let is_empty = received < batch.capacity(slot_len, slots);
+                    for index in 0..received {
+                        taken += self.handle_blocks(index, context);
+                    }
+                    if is_empty {
+                        return Turn::Waiting;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Turn::Waiting,
+                // Of the moment (no memory), or of an earlier datagram.
+                Err(error) => {
+                    self.trouble("receive", &error, &mut context.resources.ingress.drops);
+                    taken += ERROR_COST;
+                }
+            }
+        }
+        Turn::Unfinished
+    }
+
+    /// Takes in what was received for this session on a shared port and lies in
+    /// the batch in the slots `received`.
+    pub(super) fn take(&mut self, received: Range<usize>, context: &mut Context<'_, P>) {
+        for index in received {
+            match self.content {
+                Content::Source(_) => self.handle_answer(index, context),
+                Content::Sink(_) => drop(self.handle_blocks(index, context)),
+            }
+        }
+    }
+
+    fn handle_answer(&mut self, index: usize, context: &mut Context<'_, P>) {
+        let Resources { batch, ingress, .. } = &mut *context.resources;
+        if let Some(datagram) = batch.get(index)
+            && let Some(packet) = self.accept(context.now, datagram.peer, datagram.payload, ingress)
+        {
+            self.transfer
+                .handle_packet(context.now, &packet, &mut NoSink);
+        }
+    }
+
+    /// Handles what was received as one, and may be several datagrams; returns
+    /// how many.
+    fn handle_blocks(&mut self, index: usize, context: &mut Context<'_, P>) -> usize {
+        let (mut taken, mut next) = (0, Some(0));
+        while let Some(from) = next {
+            taken += 1;
+            next = self.handle_block(index, from, context);
+        }
+        taken
+    }
+
+    /// Handles the datagram that starts `from` bytes into what was received as
+    /// one; tells where the next one starts.
+    fn handle_block(
+        &mut self,
+        index: usize,
+        from: usize,
+        context: &mut Context<'_, P>,
+    ) -> Option<usize> {
+        let Resources {
+            batch,
+            write_buffer,
+            ingress,
+            ..
+        } = &mut *context.resources;
+        let received = batch.get(index)?;
+        let rest = received.payload.get(from..)?;
+        let len = received
+            .segment
+            .map_or(rest.len(), |segment| rest.len().min(segment.into()));
+        let next = (len < rest.len()).then_some(from + len);
+        let packet = self.accept(context.now, received.peer, &rest[..len], ingress);
+        if let (Some(packet), Content::Sink(file)) = (packet, &mut self.content) {
+            let sink = &mut write_buffer.sink_for(file);
+            self.transfer.handle_packet(context.now, &packet, sink);
+        }
+        next
+    }
+
+    /// The packet in a datagram, if it is the peer's and makes sense. Strangers
+    /// are turned away, the rest is counted.
+    fn accept<'d>(
+        &mut self,
+        now: Instant,
+        sender: SocketAddr,
+        datagram: &'d [u8],
+        ingress: &mut Ingress,
+    ) -> Option<Packet<'d>> {
+        let packet = Packet::parse(datagram);
+        if !self.is_from_peer(sender, packet.as_ref().ok()) {
+            ingress.drops.strangers += 1;
+            if matches!(packet, Ok(Packet::Error { .. })) {
+                // Never answered (RFC 1350 §7).
+            } else if ingress.nonsense.take(now) {
+                self.turn_away(sender);
+            } else {
+                ingress.drops.unanswered += 1;
+            }
+            return None;
+        }
+        if let Some(trace) = ingress.trace {
+            trace(sender, Heading::Received, datagram);
+        }
+        match packet {
+            Ok(packet) => Some(packet),
+            Err(error) => {
+                ingress.drops.garbage += 1;
+                debug!("{sender}: dropped a datagram: {error}");
+                None
+            }
+        }
+    }
+
+    /// Whether a datagram is the peer's. The first that answers the request, from
+    /// the address that was asked, tells whose port to listen to from then on.
+    fn is_from_peer(&mut self, sender: SocketAddr, packet: Option<&Packet<'_>>) -> bool {
+        match self.remote {
+            Remote::Known(peer) => sender == peer,
+            Remote::Asked(server) => {
+                let is_answer = match (packet, &self.content) {
+                    (Some(Packet::Oack(_) | Packet::Error { .. }), _) => true,
+                    (Some(Packet::Data { block, .. }), Content::Sink(_)) => block.0 == 1,
+                    (Some(Packet::Ack(block)), Content::Source(_)) => block.0 == 0,
+                    _ => false,
+                };
+                let answers = sender.ip() == server.ip() && is_answer;
+                if answers {
+                    self.remote = Remote::Known(sender);
+                }
+                answers
+            }
+        }
+    }
+
+    /// RFC 1350 §4: a stranger is told so, and nothing else changes.
+    fn turn_away(&mut self, stranger: SocketAddr) {
+        self.reach = Reach::Ambiguous;
+        let mut packet = [0; MAX_ERROR_LEN];
+        let text = "Unknown transfer ID";
+        let len = emit_error(ErrorCode::UnknownTransferId, text, &mut packet);
+        let _ = self.port.send_to(&packet[..len], stranger);
+    }
+}

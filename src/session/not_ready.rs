@@ -1,0 +1,122 @@
+//! The file isn't ready: when to look again.
+//!
+//! What is waited for is in the kernel's hands, and nothing tells when it is
+//! there. So the session looks again, soon at first, then less often; or it waits
+//! its turn to have anything fetched at all. Must not: read the file or the clock.
+
+use std::time::{Duration, Instant};
+
+use crate::file::{FileSource, ReadAt};
+
+/// The shortest wait between two looks; what a disk takes to find a block.
+const SHORTEST: Duration = Duration::from_millis(1);
+
+/// The longest: what a download from a slow disk loses at most for each wait.
+const LONGEST: Duration = Duration::from_millis(10);
+
+/// Between two tries to have its turn.
+const TURN: Duration = Duration::from_millis(20);
+
+/// After so long the file is read with a blocking call, though everyone waits with
+/// it: where a read failed in the background, or nothing is ever kept in memory,
+/// only that brings the error or the data.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// The wait for a file, if it is waited for. In a box: most sessions never have
+/// one.
+#[derive(Debug, Default)]
+pub(super) struct FileWait(Option<Box<Wait>>);
+
+#[derive(Debug, Default)]
+struct Wait {
+    /// Since when what is missing is being fetched.
+    since: Option<Instant>,
+    /// When to look again.
+    until: Option<Instant>,
+}
+
+impl FileWait {
+    /// The file is waited for.
+    pub(super) const fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// When to look again, if the file is waited for.
+    pub(super) fn until(&self) -> Option<Instant> {
+        self.0.as_ref()?.until
+    }
+
+    /// The file is about to be read: blocking, if it was waited for too long.
+    pub(super) fn before_read<R: ReadAt>(&self, now: Instant, source: &mut FileSource<R>) {
+        if self.is_spent(now) {
+            source.block();
+        }
+    }
+
+    /// The file wasn't ready: has it fetched and settles when to look again.
+    pub(super) fn look_again_later<R: ReadAt>(&mut self, now: Instant, source: &mut FileSource<R>) {
+        self.go_on(now, source.fetch());
+    }
+
+    /// The file is waited for no longer.
+    pub(super) fn over(&mut self) {
+        self.0 = None;
+    }
+
+    /// Each wait is as long as all before it, within bounds; they count from when
+    /// what is missing began to be `fetched`.
+    fn go_on(&mut self, now: Instant, fetched: bool) {
+        let wait = self.0.get_or_insert_default();
+        wait.since = fetched.then_some(wait.since.unwrap_or(now));
+        let pause = wait.since.map_or(TURN, |since| {
+            let waited = now.saturating_duration_since(since);
+            waited.clamp(SHORTEST, LONGEST)
+        });
+        wait.until = Some(now + pause);
+    }
+
+    fn is_spent(&self, now: Instant) -> bool {
+        self.0
+            .as_ref()
+            .and_then(|wait| wait.since)
+            .is_some_and(|since| now.saturating_duration_since(since) >= PATIENCE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::clock;
+
+    #[test]
+    fn the_waits_double_from_one_millisecond_to_ten() {
+        let start = clock::now();
+        let mut wait = FileWait::default();
+        let mut now = start;
+        let mut waits = Vec::new();
+        for _ in 0..7 {
+            wait.go_on(now, true);
+            let until = wait.until().unwrap();
+            waits.push((until - now).as_millis());
+            now = until;
+        }
+        assert_eq!(waits, [1, 1, 2, 4, 8, 10, 10]);
+        assert!(!wait.is_spent(start + PATIENCE.saturating_sub(SHORTEST)));
+        assert!(wait.is_spent(start + PATIENCE));
+    }
+
+    #[test]
+    fn waiting_for_its_turn_spends_no_patience() {
+        let start = clock::now();
+        let mut wait = FileWait::default();
+        for waited in [Duration::ZERO, PATIENCE] {
+            wait.go_on(start + waited, false);
+            assert_eq!(wait.until(), Some(start + waited + TURN));
+            assert!(!wait.is_spent(start + 2 * PATIENCE));
+        }
+        wait.go_on(start + PATIENCE, true);
+        assert_eq!(wait.until(), Some(start + PATIENCE + SHORTEST));
+        assert!(!wait.is_spent(start + PATIENCE));
+        assert!(wait.is_spent(start + 2 * PATIENCE));
+    }
+}

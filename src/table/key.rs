@@ -1,0 +1,130 @@
+//! What sessions, their endpoints and their clients are known by. Must not: know
+//! a session.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
+
+/// Tokens that no session's key is ever packed into: free for the listening
+/// sockets, signals and the like.
+pub const RESERVED: RangeInclusive<usize> = usize::MAX - 15..=usize::MAX;
+
+/// The most sessions a table can hold. Indices end where the low half of the
+/// reserved tokens begins.
+pub(super) const MAX_CAPACITY: usize = *RESERVED.start() & INDEX_MASK;
+
+const INDEX_MASK: usize = u32::MAX as usize;
+
+/// A client's end of a transfer as seen from here (its TID, RFC 1350 §4).
+///
+/// The same port towards two of our addresses is two endpoints: the client
+/// cannot take the answers of one for those of the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Endpoint {
+    /// Where its datagrams come from.
+    pub peer: SocketAddr,
+    /// The address of ours that it sent its request to.
+    pub local: IpAddr,
+}
+
+/// A client, as limits and rates count them: an IPv4 address, or an IPv6 /64,
+/// as one host is usually given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Client(IpAddr);
+
+impl Client {
+    /// The client behind an address.
+    pub fn of(address: IpAddr) -> Self {
+        /// The bits of an IPv6 address that one host can choose.
+        const HOST_BITS: u128 = u64::MAX as u128;
+        Self(match address.to_canonical() {
+            IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !HOST_BITS).into(),
+            v4 @ IpAddr::V4(_) => v4,
+        })
+    }
+}
+
+/// What tells one request from another, in 64 bits.
+///
+/// Compared only between requests of one endpoint. Two of them that collide
+/// would be merged: that client waits out its timeout and asks again, no one
+/// else notices. So a hash without a secret will do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fingerprint(u64);
+
+impl Fingerprint {
+    /// The fingerprint of a request, the whole datagram.
+    pub fn of(datagram: &[u8]) -> Self {
+        let mut hasher = DefaultHasher::new();
+        hasher.write(datagram);
+        Self(hasher.finish())
+    }
+}
+
+/// Names one session; once that is removed, it names nothing.
+///
+/// Generations count the sessions ever stored, modulo 2^32: a key would have to
+/// be kept for as many sessions to reach another one. Keys are ordered by age,
+/// but for that wrap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionKey {
+    pub(super) generation: u32,
+    pub(super) index: u32,
+}
+
+impl SessionKey {
+    /// The key as one number outside of [`RESERVED`], for an event loop's token.
+    pub const fn to_token(self) -> usize {
+        (self.generation as usize) << u32::BITS | self.index as usize
+    }
+
+    /// The key a token stands for. Any other number makes a key as well, one
+    /// that names no session.
+    pub const fn from_token(token: usize) -> Self {
+        Self {
+            index: (token & INDEX_MASK) as u32,
+            generation: (token >> u32::BITS) as u32,
+        }
+    }
+}
+
+/// The slot of an endpoint's session, found by hashes.
+///
+/// Two endpoints with the same hashes stand side by side, so the endpoints
+/// themselves are compared. 64 bits make that too rare for anybody to bring
+/// about often enough to matter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct IndexKey {
+    /// Of the client, so that its sessions are neighbours.
+    client: u32,
+    endpoint: u32,
+    pub(super) index: u32,
+}
+
+impl IndexKey {
+    pub(super) fn of(endpoint: &Endpoint, index: u32) -> Self {
+        Self {
+            client: hash_of(&Client::of(endpoint.peer.ip())),
+            endpoint: hash_of(endpoint),
+            index,
+        }
+    }
+
+    /// Every place that a session of this client can have.
+    pub(super) fn all_of(client: Client) -> RangeInclusive<Self> {
+        let client = hash_of(&client);
+        let end = |rest| Self {
+            client,
+            endpoint: rest,
+            index: rest,
+        };
+        end(0)..=end(u32::MAX)
+    }
+}
+
+/// Always the same for the same value: the core has no random seed.
+fn hash_of(value: &impl Hash) -> u32 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish() as u32
+}

@@ -1,0 +1,649 @@
+use std::net::{IpAddr, Ipv4Addr};
+
+use proptest::prelude::*;
+
+use super::*;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Probe {
+    deadline: Option<Instant>,
+    over: bool,
+    unverified_since: Option<Instant>,
+    quiet_since: Option<Instant>,
+}
+
+impl Tracked for Probe {
+    fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    fn is_over(&self) -> bool {
+        self.over
+    }
+
+    fn unverified_since(&self) -> Option<Instant> {
+        self.unverified_since
+    }
+
+    fn quiet_since(&self) -> Option<Instant> {
+        self.quiet_since
+    }
+
+    fn round_trip(&self) -> Option<Duration> {
+        None
+    }
+}
+
+fn due(deadline: Instant) -> Probe {
+    Probe {
+        deadline: Some(deadline),
+        ..Probe::default()
+    }
+}
+
+fn unverified(since: Instant) -> Probe {
+    Probe {
+        unverified_since: Some(since),
+        ..Probe::default()
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "an Instant has no other source")]
+fn origin() -> Instant {
+    Instant::now()
+}
+
+const fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+/// Port 1069 of 192.0.2.`host`, towards 127.0.0.`local`.
+fn endpoint(host: u8, local: u8) -> Endpoint {
+    Endpoint {
+        peer: (Ipv4Addr::new(192, 0, 2, host), 1069).into(),
+        local: Ipv4Addr::new(127, 0, 0, local).into(),
+    }
+}
+
+const READ: &[u8] = b"\0\x01pxelinux.0\0octet\0";
+const OTHER: &[u8] = b"\0\x01pxelinux.1\0octet\0";
+
+fn set_deadline(table: &mut Sessions<Probe>, key: SessionKey, deadline: Instant) {
+    table.get_mut(key).unwrap().deadline = Some(deadline);
+    table.rearm(key);
+}
+
+#[test]
+fn fingerprints_follow_from_the_bytes_alone() {
+    assert_eq!(Fingerprint::of(READ), Fingerprint::of(&[READ].concat()));
+    assert_ne!(Fingerprint::of(READ), Fingerprint::of(OTHER));
+    assert_ne!(Fingerprint::of(b""), Fingerprint::of(b"\0"));
+}
+
+#[test]
+fn tokens_carry_keys_and_spare_the_reserved() {
+    let last = (MAX_CAPACITY - 1) as u32;
+    for (index, generation) in [(0, 0), (1, 0), (0, 1), (7, u32::MAX), (last, u32::MAX)] {
+        let key = SessionKey { generation, index };
+        assert_eq!(SessionKey::from_token(key.to_token()), key);
+        assert!(!RESERVED.contains(&key.to_token()), "{key:?}");
+    }
+    let beyond = SessionKey {
+        index: last + 1,
+        generation: u32::MAX,
+    };
+    assert!(RESERVED.contains(&beyond.to_token()));
+
+    let table = Sessions::<Probe>::new(usize::MAX, origin());
+    assert_eq!(table.capacity(), MAX_CAPACITY);
+    for token in RESERVED {
+        assert_eq!(table.get(SessionKey::from_token(token)), None);
+    }
+}
+
+#[test]
+fn requests_are_new_repeated_replacing_or_too_many() {
+    use Admission::{Full, Moving, New, Repeated, Replaces, StartsOver};
+
+    let (read, other, now) = (Fingerprint::of(READ), Fingerprint::of(OTHER), origin());
+    let mut table = Sessions::new(2, now);
+    let ask = |table: &Sessions<_>, from, asks| table.admit(&from, asks, now + millis(1000), 0);
+    assert_eq!(ask(&table, endpoint(1, 1), read), New);
+    let first = table.insert(endpoint(1, 1), read, Probe::default());
+    assert_eq!(ask(&table, endpoint(1, 2), read), New, "our other address");
+    assert_eq!(ask(&table, endpoint(2, 1), read), New, "another client");
+    let second = table.insert(endpoint(1, 2), read, Probe::default());
+
+    for (from, over, quiet_since, asks, expected) in [
+        (endpoint(1, 1), false, None, read, Repeated(first)),
+        (endpoint(1, 2), false, None, read, Repeated(second)),
+        (endpoint(1, 1), false, None, other, Moving(first)),
+        (endpoint(1, 1), false, Some(now), other, Replaces(first)),
+        (endpoint(1, 1), false, Some(now), read, StartsOver(first)),
+        (endpoint(1, 1), true, None, read, Replaces(first)),
+        (endpoint(1, 1), true, None, other, Replaces(first)),
+        (endpoint(2, 1), false, Some(now), read, Full),
+    ] {
+        let tenant = table.get_mut(first).unwrap();
+        (tenant.over, tenant.quiet_since) = (over, quiet_since);
+        table.rearm(first);
+        assert_eq!(ask(&table, from, asks), expected);
+    }
+
+    table.remove(second);
+    assert_eq!(ask(&table, endpoint(2, 1), read), New);
+    assert_eq!(ask(&table, endpoint(1, 2), read), New);
+}
+
+/// Every session that is evicted for one random number or another.
+fn evicted(table: &Sessions<Probe>, from: Endpoint, now: Instant) -> Vec<SessionKey> {
+    let mut keys: Vec<_> = (0..64)
+        .filter_map(
+            |random| match table.admit(&from, Fingerprint::of(READ), now, random) {
+                Admission::Evicts(key) => Some(key),
+                Admission::Full | Admission::Crowded => None,
+                other => panic!("{other:?}"),
+            },
+        )
+        .collect();
+    keys.sort_unstable();
+    keys.dedup();
+    keys
+}
+
+#[test]
+fn eviction_takes_the_dallying_first_then_the_unproved_then_the_silent() {
+    let (read, origin) = (Fingerprint::of(READ), origin());
+    let mut table = Sessions::new(6, origin);
+    let quiet = |since| Probe {
+        quiet_since: Some(since),
+        ..Probe::default()
+    };
+    let silent = table.insert(endpoint(1, 1), read, quiet(origin + millis(1)));
+    let silent_longest = table.insert(endpoint(2, 1), read, quiet(origin));
+    let moving = table.insert(endpoint(3, 1), read, Probe::default());
+    let unproved = [4, 5].map(|host| table.insert(endpoint(host, 1), read, unverified(origin)));
+    let dallying = table.insert(endpoint(6, 1), read, Probe::default());
+    table.get_mut(dallying).unwrap().over = true;
+    table.rearm(dallying);
+    let late = origin + SILENCE;
+    let too_early = origin + SILENCE.saturating_sub(millis(1));
+    let ask = |table: &Sessions<_>, at| evicted(table, endpoint(9, 1), at);
+
+    assert_eq!(ask(&table, origin), [dallying]);
+    table.get_mut(dallying).unwrap().over = false;
+    table.rearm(dallying);
+
+    assert_eq!(ask(&table, origin), [], "nobody can be told yet");
+    assert_eq!(
+        ask(&table, origin + UNVERIFIED_GRACE.saturating_sub(millis(1))),
+        []
+    );
+    assert_eq!(
+        ask(&table, origin + UNVERIFIED_GRACE),
+        unproved,
+        "at random"
+    );
+    assert_eq!(ask(&table, late), unproved);
+    for key in unproved {
+        table.get_mut(key).unwrap().unverified_since = None;
+        table.rearm(key);
+    }
+
+    assert_eq!(ask(&table, too_early), []);
+    assert_eq!(ask(&table, late), [silent_longest]);
+    table.get_mut(silent_longest).unwrap().quiet_since = None;
+    assert_eq!(ask(&table, late), []);
+    assert_eq!(ask(&table, late + millis(1)), [silent]);
+    table.get_mut(silent).unwrap().quiet_since = None;
+    // Those that move are never sent away.
+    assert_eq!(ask(&table, late + late.duration_since(origin)), []);
+    table.remove(moving);
+    assert_eq!(
+        table.admit(&endpoint(9, 1), read, origin, 0),
+        Admission::New
+    );
+}
+
+#[test]
+fn the_unproved_take_a_part_of_the_table() {
+    let (read, origin) = (Fingerprint::of(READ), origin());
+    let mut table = Sessions::new(usize::MAX, origin);
+    let from = |number: u32| Endpoint {
+        peer: (Ipv4Addr::from_bits(number), 1069).into(),
+        local: Ipv4Addr::LOCALHOST.into(),
+    };
+    let ask = |table: &Sessions<_>, number, at| table.admit(&from(number), read, at, 7);
+    for number in 1..=MAX_UNVERIFIED as u32 {
+        assert_eq!(ask(&table, number, origin), Admission::New);
+        table.insert(from(number), read, unverified(origin));
+    }
+    let eighth = SessionKey {
+        generation: 7,
+        index: 7,
+    };
+    let late = origin + UNVERIFIED_GRACE;
+    assert_eq!(ask(&table, 0, origin), Admission::Full);
+    assert_eq!(ask(&table, 0, late), Admission::Evicts(eighth));
+    table.remove(eighth);
+    assert_eq!(ask(&table, 0, origin), Admission::New);
+    table.check_invariants();
+}
+
+#[test]
+fn one_client_has_so_many_sessions_and_its_unproved_ones_give_way() {
+    use Admission::{Crowded, Evicts, Moving, New, Repeated};
+
+    let (read, other, now) = (Fingerprint::of(READ), Fingerprint::of(OTHER), origin());
+    for (ip, own, neighbours) in [
+        ("192.0.2.7", "192.0.2.7", ["192.0.2.6", "192.0.2.8"]),
+        (
+            "255.255.255.255",
+            "255.255.255.255",
+            ["255.255.255.254", "::1"],
+        ),
+        // One IPv6 host has a /64.
+        (
+            "2001:db8::7",
+            "2001:db8::ffff:0:0:1",
+            ["2001:db8:0:1::7", "::7"],
+        ),
+        ("ffff::ffff", "ffff::1", ["ffff:0:0:1::ffff", "192.0.2.7"]),
+    ] {
+        let from = |ip: &str, port, local: &str| Endpoint {
+            peer: (ip.parse::<IpAddr>().unwrap(), port).into(),
+            local: local.parse().unwrap(),
+        };
+        let mut table = Sessions::new(9, now).with_client_limit(2);
+        let first = table.insert(from(ip, 0, "0.0.0.0"), read, Probe::default());
+        let ask = |table: &Sessions<_>, asks| table.admit(&from(own, 7, "::1"), asks, now, 1);
+        assert_eq!(ask(&table, read), New, "{ip}");
+        let last = table.insert(from(ip, u16::MAX, "ffff::"), read, unverified(now));
+        // It may be a forgery: it counts, but gives way.
+        assert_eq!(ask(&table, read), Evicts(last), "{ip}");
+        table.get_mut(last).unwrap().unverified_since = None;
+        table.rearm(last);
+        assert_eq!(ask(&table, read), Crowded, "{ip}");
+        // What it has already is no further session.
+        let again = |asks| table.admit(&from(ip, 0, "0.0.0.0"), asks, now, 1);
+        assert_eq!(again(read), Repeated(first), "{ip}");
+        assert_eq!(again(other), Moving(first), "{ip}");
+        for neighbour in neighbours {
+            let endpoint = from(neighbour, 0, "127.0.0.1");
+            assert_eq!(table.admit(&endpoint, read, now, 1), New, "{neighbour}");
+        }
+        table.get_mut(last).unwrap().over = true;
+        table.rearm(last);
+        assert_eq!(ask(&table, read), New, "{ip}: one is over");
+    }
+}
+
+#[test]
+fn a_stale_key_reaches_nothing() {
+    let origin = origin();
+    let read = Fingerprint::of(READ);
+    let mut table = Sessions::new(1, origin);
+    let stale = table.insert(endpoint(1, 1), read, due(origin + millis(5)));
+    assert!(table.remove(stale).is_some());
+    assert_eq!(table.next_deadline(), None, "its deadline went with it");
+
+    let key = table.insert(endpoint(2, 1), read, due(origin + millis(9)));
+    assert_eq!(stale.index, key.index, "the slot is used again");
+    table.rearm(stale);
+    assert_eq!(table.get(stale), None);
+    assert_eq!(table.get_mut(stale), None);
+    assert_eq!(table.endpoint(stale), None);
+    assert_eq!(table.remove(stale), None);
+    assert_eq!(table.get(key), Some(&due(origin + millis(9))));
+    assert_eq!(table.endpoint(key), Some(&endpoint(2, 1)));
+    assert_eq!(table.iter().map(|(key, _)| key).collect::<Vec<_>>(), [key]);
+}
+
+#[test]
+fn a_deadline_that_moves_on_costs_the_wheel_nothing() {
+    let origin = origin();
+    let mut table = Sessions::new(1, origin);
+    let timeout = millis(500);
+    let key = table.insert(endpoint(1, 1), Fingerprint::of(READ), due(origin + timeout));
+    let before = table.wheel_ops();
+    // An ACK every 10 µs for 400 ms.
+    for ack in 1..=40_000 {
+        let now = origin + Duration::from_micros(10 * ack);
+        set_deadline(&mut table, key, now + timeout);
+    }
+    assert_eq!(table.wheel_ops(), before);
+
+    // The entry fires at 500 ms and is put off to the deadline at 900 ms.
+    assert_eq!(table.pop_due(origin + millis(500)), None);
+    assert_eq!(table.wheel_ops(), before + 2);
+    assert_eq!(table.pop_due(origin + millis(899)), None);
+    assert_eq!(table.pop_due(origin + millis(900)), Some(key));
+}
+
+#[test]
+fn an_earlier_deadline_is_heeded_and_a_withdrawn_one_forgotten() {
+    let origin = origin();
+    let mut table = Sessions::new(1, origin);
+    let key = table.insert(endpoint(1, 1), Fingerprint::of(READ), Probe::default());
+    assert_eq!(table.next_deadline(), None);
+
+    set_deadline(&mut table, key, origin + millis(800));
+    set_deadline(&mut table, key, origin + millis(20));
+    assert_eq!(table.pop_due(origin + millis(19)), None);
+    assert_eq!(table.pop_due(origin + millis(20)), Some(key));
+
+    set_deadline(&mut table, key, origin + millis(50));
+    table.get_mut(key).unwrap().deadline = None;
+    table.rearm(key);
+    assert_eq!(table.pop_due(origin + millis(60)), None);
+    assert_eq!(table.next_deadline(), None);
+}
+
+#[test]
+fn a_deadline_in_the_past_ends_the_pass_and_is_due_in_the_next() {
+    let origin = origin();
+    let mut table = Sessions::new(3, origin);
+    let keys =
+        [1, 2, 3].map(|host| table.insert(endpoint(host, 1), Fingerprint::of(READ), due(origin)));
+    for pass in 1..=5 {
+        let now = origin + millis(pass);
+        let mut told = Vec::new();
+        while let Some(key) = table.pop_due(now) {
+            told.push(key);
+            assert!(told.len() <= keys.len(), "the pass does not end");
+            set_deadline(&mut table, key, origin);
+        }
+        assert_eq!(told, keys, "pass {pass}");
+        assert!(table.next_deadline() > Some(now), "a busy loop");
+    }
+}
+
+#[test]
+fn time_does_not_go_backwards() {
+    let origin = origin();
+    let mut table = Sessions::new(1, origin);
+    assert_eq!(table.pop_due(origin + millis(50)), None);
+    let deadline = due(origin + millis(40));
+    let key = table.insert(endpoint(1, 1), Fingerprint::of(READ), deadline);
+    assert_eq!(table.pop_due(origin + millis(30)), None);
+    assert!(table.next_deadline() > Some(origin + millis(50)));
+    set_deadline(&mut table, key, origin + millis(40));
+    assert_eq!(table.pop_due(origin + millis(51)), Some(key));
+}
+
+#[test]
+#[should_panic(expected = "would oversleep")]
+fn a_forgotten_rearm_is_noticed() {
+    let origin = origin();
+    let mut table = Sessions::new(1, origin);
+    let key = table.insert(endpoint(1, 1), Fingerprint::of(READ), Probe::default());
+    table.get_mut(key).unwrap().deadline = Some(origin + millis(5));
+    table.check_invariants();
+}
+
+#[test]
+#[should_panic(expected = "has a session already")]
+fn one_endpoint_has_one_session() {
+    let mut table = Sessions::new(2, origin());
+    table.insert(endpoint(1, 1), Fingerprint::of(READ), Probe::default());
+    table.insert(endpoint(1, 1), Fingerprint::of(OTHER), Probe::default());
+}
+
+#[test]
+#[should_panic(expected = "table is full")]
+fn the_capacity_holds() {
+    let mut table = Sessions::new(0, origin());
+    table.insert(endpoint(1, 1), Fingerprint::of(READ), Probe::default());
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Op {
+    /// A request from an endpoint; what an admitted session then waits for.
+    Request(u8, bool, Wait),
+    /// The n-th session moves its deadline.
+    Wait(usize, Wait),
+    /// The n-th session is over.
+    Over(usize),
+    /// The n-th session is answered for the first time.
+    Answer(usize),
+    Remove(usize),
+    /// Time passes, in microseconds; each session that is due then does
+    /// this, or is removed.
+    Advance(u64, Option<Wait>),
+    /// Time passes until `next_deadline`; those due wait again.
+    Follow(Wait),
+}
+
+/// A deadline in microseconds from now, in either direction, or none.
+type Wait = Option<i64>;
+
+fn wait() -> impl Strategy<Value = Wait> {
+    prop_oneof![
+        1 => Just(None),
+        8 => (-5_000_i64..20_000).prop_map(Some),
+        2 => (-5_000_i64..20_000_000).prop_map(Some),
+    ]
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        6 => (0_u8..10, any::<bool>(), wait()).prop_map(|(e, f, w)| Op::Request(e, f, w)),
+        6 => (any::<usize>(), wait()).prop_map(|(nth, wait)| Op::Wait(nth, wait)),
+        1 => any::<usize>().prop_map(Op::Over),
+        3 => any::<usize>().prop_map(Op::Answer),
+        2 => any::<usize>().prop_map(Op::Remove),
+        4 => (0_u64..30_000, prop::option::weighted(0.8, wait()))
+            .prop_map(|(by, then)| Op::Advance(by, then)),
+        1 => (0_u64..30_000_000, Just(None)).prop_map(|(by, then)| Op::Advance(by, then)),
+        3 => wait().prop_map(Op::Follow),
+    ]
+}
+
+const CAPACITY: usize = 6;
+
+/// The table beside a plain list of what was put into it.
+struct Model {
+    table: Sessions<Probe>,
+    live: Vec<(SessionKey, Endpoint, Fingerprint, Probe)>,
+    gone: Vec<SessionKey>,
+    now: Instant,
+    random: u32,
+}
+
+impl Model {
+    fn new() -> Self {
+        let origin = origin();
+        Self {
+            table: Sessions::new(CAPACITY, origin),
+            live: Vec::new(),
+            gone: Vec::new(),
+            // Room for deadlines in the past.
+            now: origin + millis(10),
+            random: 1,
+        }
+    }
+
+    fn deadline(&self, wait: Wait) -> Option<Instant> {
+        let wait = wait?;
+        let span = Duration::from_micros(wait.unsigned_abs());
+        if wait < 0 {
+            self.now.checked_sub(span)
+        } else {
+            self.now.checked_add(span)
+        }
+    }
+
+    fn nth(&self, nth: usize) -> Option<usize> {
+        nth.checked_rem(self.live.len())
+    }
+
+    fn wait(&mut self, at: usize, wait: Wait) {
+        let deadline = self.deadline(wait);
+        let (key, .., probe) = &mut self.live[at];
+        probe.deadline = deadline;
+        self.table.get_mut(*key).unwrap().deadline = deadline;
+        self.table.rearm(*key);
+    }
+
+    fn remove(&mut self, at: usize) {
+        let (key, .., probe) = self.live.swap_remove(at);
+        assert_eq!(self.table.remove(key), Some(probe));
+        self.gone.push(key);
+    }
+
+    fn request(&mut self, host: u8, same: bool, wait: Wait) {
+        let from = endpoint(host / 2, host % 2);
+        let asks = Fingerprint::of(if same { READ } else { OTHER });
+        let at = self.live.iter().position(|(_, e, ..)| *e == from);
+        let random = self.random;
+        self.random = random.wrapping_mul(747_796_405).wrapping_add(1);
+        let admission = self.table.admit(&from, asks, self.now, random);
+        match (at.map(|at| self.live[at]), admission) {
+            (Some((key, _, f, probe)), Admission::Repeated(k)) => {
+                assert!(k == key && f == asks && !probe.over);
+                return;
+            }
+            (Some((key, _, f, probe)), Admission::Moving(k)) => {
+                assert!(k == key && f != asks && !probe.over);
+                return;
+            }
+            (Some((key, _, _, probe)), Admission::Replaces(k)) => {
+                assert!(k == key && probe.over);
+                self.remove(at.unwrap());
+            }
+            (None, Admission::New) => assert!(self.live.len() < CAPACITY),
+            (None, Admission::Evicts(key)) => {
+                assert_eq!(self.live.len(), CAPACITY);
+                let at = self.live.iter().position(|(k, ..)| *k == key).unwrap();
+                let probe = self.live[at].3;
+                assert!(probe.over || (self.is_overdue(&probe) && !self.any_over()));
+                self.remove(at);
+            }
+            (None, Admission::Full) => {
+                assert_eq!(self.live.len(), CAPACITY);
+                let overdue = self.live.iter().any(|(.., probe)| self.is_overdue(probe));
+                assert!(!self.any_over() && !overdue);
+                return;
+            }
+            other => panic!("{other:?}"),
+        }
+        let probe = Probe {
+            deadline: self.deadline(wait),
+            over: false,
+            unverified_since: Some(self.now),
+            quiet_since: None,
+        };
+        let key = self.table.insert(from, asks, probe);
+        self.live.push((key, from, asks, probe));
+    }
+
+    fn any_over(&self) -> bool {
+        self.live.iter().any(|(.., probe)| probe.over)
+    }
+
+    fn is_overdue(&self, probe: &Probe) -> bool {
+        let since = probe.unverified_since.filter(|_| !probe.over);
+        since.is_some_and(|since| since + UNVERIFIED_GRACE <= self.now)
+    }
+
+    /// Tells those that are due, which then wait again or go.
+    fn advance(&mut self, to: Instant, then: Option<Wait>) {
+        let before = self.now;
+        self.now = before.max(to);
+        let mut told = Vec::new();
+        while let Some(key) = self.table.pop_due(self.now) {
+            assert!(!told.contains(&key), "{key:?} twice");
+            told.push(key);
+            let at = self.live.iter().position(|(k, ..)| *k == key).unwrap();
+            assert!(self.live[at].3.deadline <= Some(self.now), "{key:?} early");
+            match then {
+                Some(wait) => self.wait(at, wait),
+                None => self.remove(at),
+            }
+        }
+        // Whoever wasn't told has been waiting for less than a tick, counted
+        // from when it began to wait if its deadline was in the past then.
+        for (key, .., probe) in &self.live {
+            let on_time = probe
+                .deadline
+                .is_none_or(|at| at.max(before) + millis(1) > self.now);
+            assert!(on_time || told.contains(key), "{key:?} late");
+        }
+        assert!(self.table.next_deadline().is_none_or(|at| at > self.now));
+    }
+
+    fn run(&mut self, op: Op) {
+        match op {
+            Op::Request(host, same, wait) => self.request(host, same, wait),
+            Op::Wait(nth, wait) => {
+                if let Some(at) = self.nth(nth) {
+                    self.wait(at, wait);
+                }
+            }
+            Op::Over(nth) => {
+                if let Some(at) = self.nth(nth) {
+                    let (key, .., probe) = &mut self.live[at];
+                    probe.over = true;
+                    self.table.get_mut(*key).unwrap().over = true;
+                    self.table.rearm(*key);
+                }
+            }
+            Op::Answer(nth) => {
+                if let Some(at) = self.nth(nth) {
+                    let (key, .., probe) = &mut self.live[at];
+                    probe.unverified_since = None;
+                    self.table.get_mut(*key).unwrap().unverified_since = None;
+                    self.table.rearm(*key);
+                }
+            }
+            Op::Remove(nth) => {
+                if let Some(at) = self.nth(nth) {
+                    self.remove(at);
+                }
+            }
+            Op::Advance(by, then) => self.advance(self.now + Duration::from_micros(by), then),
+            Op::Follow(wait) => {
+                if let Some(hint) = self.table.next_deadline() {
+                    self.advance(hint, Some(wait));
+                }
+            }
+        }
+    }
+
+    fn compare(&self) {
+        assert_eq!(self.table.len(), self.live.len());
+        assert_eq!(self.table.iter().count(), self.live.len());
+        for (key, endpoint, _, probe) in &self.live {
+            assert_eq!(self.table.get(*key), Some(probe));
+            assert_eq!(self.table.endpoint(*key), Some(endpoint));
+        }
+        for key in &self.gone {
+            assert_eq!(self.table.get(*key), None);
+        }
+        let earliest = self
+            .live
+            .iter()
+            .filter_map(|(.., probe)| probe.deadline)
+            .min();
+        if let Some(earliest) = earliest {
+            let latest = earliest.max(self.now) + millis(1);
+            assert!(
+                self.table
+                    .next_deadline()
+                    .is_some_and(|hint| hint <= latest)
+            );
+        }
+        self.table.check_invariants();
+    }
+}
+
+proptest! {
+    #[test]
+    fn agrees_with_a_plain_list(ops in prop::collection::vec(op(), 1..150)) {
+        let mut model = Model::new();
+        for op in ops {
+            model.run(op);
+            model.compare();
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! What the table asks of those it holds.
+
+use std::time::{Duration, Instant};
+
+/// A transfer as the table sees it.
+pub trait Tracked {
+    /// When it wants to be woken next; `None` while it waits for nothing.
+    fn deadline(&self) -> Option<Instant>;
+
+    /// Whether it is finished or only dallying, so that any request of its
+    /// endpoint may take its place.
+    fn is_over(&self) -> bool;
+
+    /// Since when its peer has owed its first answer; `None` once it has come.
+    /// Until then the peer may be somebody else's forgery.
+    fn unverified_since(&self) -> Option<Instant>;
+
+    /// Since when its peer has had something to answer and has not moved the
+    /// transfer on, whatever else it sent; `None` while it is our turn (the disk
+    /// is slow, the socket full).
+    fn quiet_since(&self) -> Option<Instant>;
+
+    /// How long its peer usually takes to answer, once that has been measured.
+    fn round_trip(&self) -> Option<Duration>;
+}
