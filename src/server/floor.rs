@@ -292,21 +292,23 @@ impl Floor {
             }
             return Ok(TransferSocket::share(listener, endpoint.local));
         }
-        let mut socket = self.bind(endpoint)?;
+        let mut socket = self.bind(endpoint, listener)?;
         if let Some(window) = window {
             socket.expect_windows(window.windowsize, window.blksize);
         }
         Ok(socket)
     }
 
-    fn bind(&mut self, endpoint: &Endpoint) -> io::Result<TransferSocket> {
+    fn bind(&mut self, endpoint: &Endpoint, listener: &ListenSocket) -> io::Result<TransferSocket> {
         if let Some(socket) = self.socket_pool.take(endpoint) {
             return Ok(socket);
         }
-        let scope = match endpoint.peer {
-            SocketAddr::V6(peer) => peer.scope_id(),
+        // A link-local address is one of an interface.
+        let scopes = [endpoint.peer, listener.address()].map(|address| match address {
+            SocketAddr::V6(address) => address.scope_id(),
             SocketAddr::V4(_) => 0,
-        };
+        });
+        let scope = scopes.into_iter().find(|&scope| scope != 0).unwrap_or(0);
         let first_try = self.random.number() as u16;
         TransferSocket::bind(endpoint.local, scope, Some(&self.ports), first_try)
     }
