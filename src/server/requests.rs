@@ -35,6 +35,9 @@ use crate::wire::packet::{
 /// forging requests for.
 const REFUSALS: u32 = 10_000;
 
+/// The well-known port (RFC 1350 §4).
+const TFTP_PORT: u16 = 69;
+
 // An answer without a session fits where an OACK does.
 const _: () = assert!(MAX_DATAGRAM >= MAX_ERROR_LEN);
 
@@ -155,6 +158,10 @@ impl Requests {
         let payload = &payload[..payload.len().min(REQUEST_LEN)];
         match Packet::parse(payload) {
             Ok(Packet::Request(_)) if self.is_closing => floor.counters.shed += 1,
+            // Two servers, each of which thinks that the other is its client.
+            Ok(Packet::Request(_)) if floor.single_port() && is_server(peer, listener) => {
+                floor.counters.foreign += 1;
+            }
             Ok(Packet::Request(request)) if peer.port() != 0 => {
                 let fingerprint = Fingerprint::of(payload);
                 self.admit(now, listener, endpoint, fingerprint, &request, floor);
@@ -423,6 +430,12 @@ fn answer(
     if let Err(error) = listener.answer(&packet[..len], endpoint.peer, endpoint.local) {
         floor.count_socket_error("send", endpoint.peer, &error);
     }
+}
+
+/// Whether a peer's port is one that servers have. Some clients are bound to port
+/// 69 (lwIP's): they are served from ports of their own.
+fn is_server(peer: SocketAddr, listener: &ListenSocket) -> bool {
+    peer.port() == TFTP_PORT || peer.port() == listener.address().port()
 }
 
 /// Both ends of a datagram that came in on `listener`; `None` if it was sent to a
