@@ -22,8 +22,8 @@ use tftpd::protocol::receiver::Receiver;
 use tftpd::protocol::retry::{RetryPolicy, Wait};
 use tftpd::protocol::sender::Sender;
 use tftpd::protocol::transfer::{
-    BlockSink, BlockSource, Config, Failure, Filled, Opening, Outcome, Run, Sent, Transfer,
-    Transmit,
+    BlockSink, BlockSource, Committed, Config, Failure, Filled, Opening, Outcome, Run, Sent,
+    Transfer, Transmit, Written,
 };
 use tftpd::table::{Admission, Endpoint, Fingerprint, SessionKey, Sessions, Tracked};
 use tftpd::wire::options::{self, Limits, Negotiated, Offer, Rollover};
@@ -254,13 +254,17 @@ impl BlockSink for File {
         Ok(())
     }
 
-    fn commit(&mut self) -> Result<(), Failure> {
+    fn flush(&mut self) -> Result<Written, Failure> {
+        Ok(Written)
+    }
+
+    fn commit(&mut self) -> Result<Committed, Failure> {
         assert!(!self.committed, "committed twice");
         if let Trouble::CommitFails(errno) = self.trouble {
             return Err(faults::failure(errno));
         }
         self.committed = true;
-        Ok(())
+        Ok(Committed(Written))
     }
 }
 
@@ -308,7 +312,7 @@ impl End {
         let now = world.instant();
         let to = self.peer.expect("an address to send to");
         let mut room = world.now + Duration::from_millis(1);
-        while let Some(transmit) = self.transfer.poll_transmit(&mut buf) {
+        while let Some(transmit) = self.transfer.poll_transmit(&mut self.file, &mut buf) {
             // A socket that is full for the moment; the timer tries again.
             if network.weather.loss > 0 && network.random.percent(1) {
                 break;
@@ -358,7 +362,7 @@ impl End {
         // Whoever could not send is woken for it, as by a writable socket.
         let blocked = self
             .transfer
-            .poll_transmit(&mut buf)
+            .poll_transmit(&mut self.file, &mut buf)
             .map(|_| world.origin + room);
         self.deadline = [self.transfer.poll_timeout(), blocked]
             .into_iter()

@@ -6,7 +6,7 @@
 //! transfer waits.
 
 use super::{StorageError, Upload};
-use crate::protocol::transfer::{BlockSink, Failure};
+use crate::protocol::transfer::{BlockSink, Committed, Failure, Written};
 use crate::wire::netascii::Decoder;
 use crate::wire::packet::{ErrorCode, Mode};
 
@@ -109,14 +109,18 @@ impl<S: Store> BlockSink for FileSink<S> {
         Ok(())
     }
 
-    fn commit(&mut self) -> Result<(), Failure> {
+    fn flush(&mut self) -> Result<Written, Failure> {
+        Ok(Written)
+    }
+
+    fn commit(&mut self) -> Result<Committed, Failure> {
         if let Some(last) = self.text.and_then(Decoder::finish) {
             self.append(&[last])?;
         }
         if let Some(store) = self.store.take() {
             store.commit()?;
         }
-        Ok(())
+        Ok(Committed(Written))
     }
 }
 
@@ -127,30 +131,12 @@ pub struct WriteBuffer {
 }
 
 impl WriteBuffer {
-    /// Nothing is waiting to be written.
-    pub const fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
-    }
-
     /// A sink that collects what comes for `file`.
     pub const fn sink_for<'a, S>(&'a mut self, file: &'a mut FileSink<S>) -> BufferedSink<'a, S> {
         BufferedSink {
             write_buffer: self,
             file,
         }
-    }
-
-    /// Writes out what was collected for `file`.
-    ///
-    /// # Errors
-    /// When it can't be stored; it is gone then.
-    pub fn flush<S: Store>(&mut self, file: &mut FileSink<S>) -> Result<(), Failure> {
-        if self.bytes.is_empty() {
-            return Ok(());
-        }
-        let written = file.write(&self.bytes);
-        self.bytes.clear();
-        written
     }
 }
 
@@ -161,17 +147,35 @@ pub struct BufferedSink<'a, S> {
     file: &'a mut FileSink<S>,
 }
 
+impl<S: Store> BufferedSink<'_, S> {
+    /// Writes out what was collected. If it can't be stored, it is gone.
+    fn write_out(&mut self) -> Result<(), Failure> {
+        let bytes = &mut self.write_buffer.bytes;
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let written = self.file.write(bytes);
+        bytes.clear();
+        written
+    }
+}
+
 impl<S: Store> BlockSink for BufferedSink<'_, S> {
     fn write(&mut self, payload: &[u8]) -> Result<(), Failure> {
         if self.write_buffer.bytes.len() + payload.len() > CAPACITY {
-            self.write_buffer.flush(self.file)?;
+            self.write_out()?;
         }
         self.write_buffer.bytes.extend_from_slice(payload);
         Ok(())
     }
 
-    fn commit(&mut self) -> Result<(), Failure> {
-        self.write_buffer.flush(self.file)?;
+    fn flush(&mut self) -> Result<Written, Failure> {
+        self.write_out()?;
+        self.file.flush()
+    }
+
+    fn commit(&mut self) -> Result<Committed, Failure> {
+        self.write_out()?;
         self.file.commit()
     }
 }

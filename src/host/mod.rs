@@ -180,8 +180,9 @@ pub struct Confinement<'a> {
     pub writable: bool,
     /// Whether the directories in it may be listed.
     pub listable: bool,
-    /// The log file, which is opened anew when it was moved away.
-    pub log_file: Option<&'a Path>,
+    /// The directory of the log file, which is opened again when it was moved
+    /// away.
+    pub log_directory: Option<BorrowedFd<'a>>,
     /// The map file, which is read again when it was changed or replaced.
     pub map_file: Option<&'a Path>,
     /// The pid file, which is removed at the end.

@@ -4,6 +4,9 @@
 
 use std::error::Error;
 use std::fmt;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::fchown;
 
 use caps::CapSet;
 use nix::errno::Errno;
@@ -47,6 +50,14 @@ impl Identity {
             user: uid,
             group: gid,
         })
+    }
+
+    /// Gives it a file, so that it can open that again.
+    ///
+    /// # Errors
+    /// Whatever the kernel says: only root can give a file away.
+    pub fn adopt(&self, file: impl AsFd) -> io::Result<()> {
+        fchown(file, Some(self.user.as_raw()), Some(self.group.as_raw()))
     }
 
     /// Becomes this user, in this group and no other.

@@ -58,11 +58,10 @@ fn landlocked(keep: &Confinement<'_>) -> Result<Enforcement, landlock::RulesetEr
     let append = make_bitflags!(AccessFs::{WriteFile | MakeReg});
     let read = make_bitflags!(AccessFs::{ReadFile});
     let remove = make_bitflags!(AccessFs::{RemoveFile});
-    for (file, access) in [
-        (keep.log_file, append),
-        (keep.map_file, read),
-        (keep.pid_file, remove),
-    ] {
+    if let Some(directory) = keep.log_directory {
+        rules = rules.add_rule(PathBeneath::new(directory, append))?;
+    }
+    for (file, access) in [(keep.map_file, read), (keep.pid_file, remove)] {
         if let Some(place) = file.and_then(directory_of)
             // Out of reach, as in a chroot: it can't be opened anew then.
             && let Ok(place) = PathFd::new(place)

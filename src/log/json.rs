@@ -1,32 +1,35 @@
 //! `--log-format json`: each line of the log as one object.
 //!
-//! A line of the kind `ended peer=… op=…` becomes `event` and its fields, digits
-//! a number; any other stands in `message`. Values are spelled as in the text,
-//! so that an escaped file name is the same in both. Must not: decide what is
-//! logged.
+//! An event is its kind under `event` and its fields; what is no event stands in
+//! `message`.
+//! Values are spelled as in the text, so that an escaped file name is the same
+//! in both. Must not: decide what is logged.
 
 use std::fmt::{self, Write as _};
 use std::io::Write;
 use std::sync::{Mutex, PoisonError};
 
-use log::{Level, LevelFilter, Log, Metadata, Record};
+use log::kv::{self, Key, Value, VisitSource, VisitValue};
+use log::{LevelFilter, Log, Metadata, Record};
 
+use super::event::KIND;
+use super::{MARK, MAX_LINE};
 use crate::host::clock;
 
 /// The log as JSON lines.
-pub(crate) struct JsonLines {
+pub(super) struct JsonLines<W> {
     level: LevelFilter,
-    target: Mutex<Box<dyn Write + Send>>,
+    target: Mutex<(W, String)>,
 }
 
-impl JsonLines {
-    pub(crate) fn new(level: LevelFilter, target: Box<dyn Write + Send>) -> Self {
-        let target = Mutex::new(target);
+impl<W: Write> JsonLines<W> {
+    pub(super) fn new(level: LevelFilter, target: W) -> Self {
+        let target = Mutex::new((target, String::new()));
         Self { level, target }
     }
 }
 
-impl Log for JsonLines {
+impl<W: Write + Send> Log for JsonLines<W> {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.level() <= self.level
     }
@@ -35,131 +38,226 @@ impl Log for JsonLines {
         if !self.enabled(record.metadata()) {
             return;
         }
-        let line = line(record.level(), &record.args().to_string());
         let mut target = self.target.lock().unwrap_or_else(PoisonError::into_inner);
+        let (writer, line) = &mut *target;
+        put_line(line, clock::unix_seconds(), record);
         // There is no other place to say that it failed.
-        let _ = target.write_all(line.as_bytes());
+        let _ = writer.write_all(line.as_bytes());
     }
 
     fn flush(&self) {}
 }
 
-/// A line of the log, of this moment, with its end.
-pub(crate) fn line(level: Level, message: &str) -> String {
-    let level = level.as_str().to_ascii_lowercase();
-    object(clock::unix_seconds(), &level, message)
-}
-
-fn object(seconds: f64, level: &str, message: &str) -> String {
-    let mut line = format!("{{\"time\":{seconds:.3},\"level\":\"{level}\"");
-    let told = match event(message) {
-        Some((event, fields)) => put_event(&mut line, event, &fields),
-        None => write!(line, ",\"message\":{}", Quoted(message)),
-    };
-    debug_assert_eq!(told, Ok(()), "a string takes everything");
-    line.push_str("}\n");
-    line
-}
-
-fn put_event(line: &mut String, event: &str, fields: &[Field<'_>]) -> fmt::Result {
-    write!(line, ",\"event\":{}", Quoted(event))?;
-    for &(key, value, is_text) in fields {
-        match value {
-            _ if is_text || !is_number(value) => write!(line, ",\"{key}\":{}", Quoted(value))?,
-            number => write!(line, ",\"{key}\":{number}")?,
+/// Puts an object and a line end into `line`, at most [`MAX_LINE`] bytes: texts
+/// are cut until it fits.
+fn put_line(line: &mut String, seconds: f64, record: &Record<'_>) {
+    for max_text in [MAX_LINE, 1024, 256, 64] {
+        line.clear();
+        let done = put_object(line, seconds, record, max_text);
+        debug_assert!(done.is_ok(), "a string takes everything");
+        line.push('\n');
+        if line.len() <= MAX_LINE {
+            return;
         }
     }
+}
+
+/// Tells what was lost.
+pub(super) fn put_note(line: &mut Vec<u8>, lost: u64, why: &str) {
+    let mut text = String::new();
+    let told = super::lost_lines(lost, why);
+    let mut record = Record::builder();
+    record.level(log::Level::Warn);
+    put_line(
+        &mut text,
+        clock::unix_seconds(),
+        &record.args(format_args!("{told}")).build(),
+    );
+    line.extend(text.bytes());
+}
+
+fn put_object(
+    line: &mut String,
+    seconds: f64,
+    record: &Record<'_>,
+    max_text: usize,
+) -> Result<(), kv::Error> {
+    let level = record.level().as_str().to_ascii_lowercase();
+    write!(line, "{{\"time\":{seconds:.3},\"level\":\"{level}\"")?;
+    let fields = record.key_values();
+    if fields.get(Key::from_str(KIND)).is_none() {
+        write!(line, ",\"message\":")?;
+        put_text(line, record.args(), max_text)?;
+    }
+    fields.visit(&mut Fields { line, max_text })?;
+    line.push('}');
     Ok(())
 }
 
-/// A key, its value, and whether that stood between quotes.
-type Field<'a> = (&'a str, &'a str, bool);
+/// Writes `,"key":value` for each field.
+struct Fields<'a> {
+    line: &'a mut String,
+    max_text: usize,
+}
 
-/// Takes a line apart that is a word and `key=value` throughout.
-fn event(message: &str) -> Option<(&str, Vec<Field<'_>>)> {
-    let (event, mut rest) = message.split_once(' ')?;
-    let mut fields = Vec::new();
-    while !rest.is_empty() {
-        let (key, value) = rest.split_once('=')?;
-        if key.is_empty() || !key.bytes().all(|it| it.is_ascii_lowercase() || it == b'_') {
-            return None;
-        }
-        let (value, is_text, after) = if let Some(text) = value.strip_prefix('"') {
-            let end = closing_quote(text)?;
-            (text.get(..end)?, true, text.get(end + 1..)?)
-        } else {
-            let end = value.find(' ').unwrap_or(value.len());
-            (value.get(..end)?, false, value.get(end..)?)
-        };
-        fields.push((key, value, is_text));
-        rest = match after.strip_prefix(' ') {
-            Some(more) => more,
-            None if after.is_empty() => after,
-            None => return None,
-        };
+impl<'v> VisitSource<'v> for Fields<'_> {
+    fn visit_pair(&mut self, key: Key<'v>, value: Value<'v>) -> Result<(), kv::Error> {
+        write!(self.line, ",\"{key}\":")?;
+        value.visit(self)
     }
-    Some((event, fields))
 }
 
-/// Where the first quote stands that no backslash is for.
-fn closing_quote(text: &str) -> Option<usize> {
-    let mut is_escaped = false;
-    text.bytes().position(|byte| {
-        let closes = byte == b'"' && !is_escaped;
-        is_escaped = byte == b'\\' && !is_escaped;
-        closes
-    })
+impl VisitValue<'_> for &mut Fields<'_> {
+    fn visit_any(&mut self, value: Value<'_>) -> Result<(), kv::Error> {
+        Ok(put_text(self.line, &value, self.max_text)?)
+    }
+
+    fn visit_u64(&mut self, value: u64) -> Result<(), kv::Error> {
+        Ok(write!(self.line, "{value}")?)
+    }
+
+    fn visit_f64(&mut self, value: f64) -> Result<(), kv::Error> {
+        Ok(write!(self.line, "{value:.3}")?)
+    }
 }
 
-/// Digits, perhaps with a fraction, as JSON has them.
-fn is_number(value: &str) -> bool {
-    let (whole, fraction) = value.split_once('.').unwrap_or((value, "0"));
-    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    digits(whole) && digits(fraction) && (whole == "0" || !whole.starts_with('0'))
+/// Appends a JSON string of at most so many bytes, a few more if it is cut.
+fn put_text(line: &mut String, text: &dyn fmt::Display, max: usize) -> fmt::Result {
+    line.push('"');
+    let mut writer = Text {
+        end: line.len() + max,
+        line,
+        is_cut: false,
+    };
+    let done = write!(writer, "{text}");
+    // What is shown may itself have given up where there was no more room.
+    if writer.is_cut {
+        line.push_str(MARK);
+    } else {
+        done?;
+    }
+    line.push('"');
+    Ok(())
 }
 
-/// A JSON string.
-struct Quoted<'a>(&'a str);
+/// Takes text until `line` is `end` bytes long.
+struct Text<'a> {
+    line: &'a mut String,
+    end: usize,
+    is_cut: bool,
+}
 
-impl fmt::Display for Quoted<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_char('"')?;
-        for character in self.0.chars() {
+impl fmt::Write for Text<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for character in text.chars() {
+            if self.line.len() >= self.end {
+                self.is_cut = true;
+                return Err(fmt::Error);
+            }
             match character {
-                '"' | '\\' => write!(f, "\\{character}")?,
-                '\0'..' ' => write!(f, "\\u{:04x}", u32::from(character))?,
-                _ => f.write_char(character)?,
+                '"' | '\\' => self.line.extend(['\\', character]),
+                '\0'..' ' => write!(self.line, "\\u{:04x}", u32::from(character))?,
+                _ => self.line.push(character),
             }
         }
-        f.write_char('"')
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::event::{Event, Figures};
+    use crate::log::text::{Cut, Name};
+    use crate::wire::packet::ErrorCode;
+    use log::Level;
+
+    fn line_of(args: fmt::Arguments<'_>, event: Option<&Event<'_>>) -> String {
+        let mut record = Record::builder();
+        record.level(Level::Info).args(args);
+        if let Some(event) = event {
+            record.key_values(event);
+        }
+        let mut line = String::new();
+        put_line(&mut line, 1.5, &record.build());
+        line
+    }
+
+    fn figures(file: &[u8]) -> Figures<'_> {
+        Figures {
+            peer: "192.0.2.1:7".parse().unwrap(),
+            op: "read",
+            file: Name(file),
+            bytes: 10,
+            seconds: 0.05,
+            blksize: 512,
+            windowsize: 1,
+            retransmits: 0,
+        }
+    }
 
     #[test]
-    fn lines_become_objects() {
+    fn what_is_no_event_is_a_message() {
         for (message, expected) in [
             ("stopped", r#""message":"stopped""#),
             ("a \"b\"\n\x1b\\", r#""message":"a \"b\"\u000a\u001b\\""#),
-            (
-                r#"ended peer=192.0.2.1:7 file="a b=\"c\"\\\xff" bytes=10 seconds=0.050 rate=7"#,
-                r#""event":"ended","peer":"192.0.2.1:7","file":"a b=\\\"c\\\"\\\\\\xff","bytes":10,"seconds":0.050,"rate":7"#,
-            ),
-            (
-                r#"refused file="12" id=007 x=1.2.3"#,
-                r#""event":"refused","file":"12","id":"007","x":"1.2.3""#,
-            ),
-            ("stopping; a=b", r#""event":"stopping;","a":"b""#),
-            ("peer=x asked for y", r#""message":"peer=x asked for y""#),
-            ("refused file=\"open", r#""message":"refused file=\"open""#),
-            ("refused a=1  b=2", r#""message":"refused a=1  b=2""#),
+            // Nothing takes it apart.
+            ("refused a=1", r#""message":"refused a=1""#),
         ] {
-            let line = object(1.5, "info", message);
+            let line = line_of(format_args!("{message}"), None);
             let expected = format!("{{\"time\":1.500,\"level\":\"info\",{expected}}}\n");
             assert_eq!(line, expected);
         }
+    }
+
+    #[test]
+    fn events_are_fields() {
+        let file = b"a b=\"c\"\\\xff";
+        let event = Event::Running(figures(file));
+        assert_eq!(
+            line_of(format_args!("{event}"), Some(&event)),
+            concat!(
+                r#"{"time":1.500,"level":"info","event":"running","peer":"192.0.2.1:7","op":"read","#,
+                r#""file":"a b=\\\"c\\\"\\\\\\xff","bytes":10,"seconds":0.050,"rate":200,"#,
+                r#""blksize":512,"windowsize":1,"retransmits":0}"#,
+                "\n"
+            )
+        );
+        let event = Event::Dropped {
+            peer: "192.0.2.1:7".parse().unwrap(),
+            reason: "full",
+            dropped: 1,
+            sessions: 2,
+        };
+        let line = line_of(format_args!("{event}"), Some(&event));
+        assert!(
+            line.contains(r#""message":"dropped a request of 192.0.2.1:7: full; "#),
+            "{line}"
+        );
+        let fields = "\"reason\":\"full\",\"dropped\":1,\"sessions\":2}\n";
+        assert!(line.ends_with(fields), "{line}");
+    }
+
+    #[test]
+    fn an_object_longer_than_a_pipe_takes_is_cut_and_stays_an_object() {
+        let long = [0xff; 600];
+        let reason = String::from_utf8(vec![b'"'; 5000]).unwrap();
+        let event = Event::Refused {
+            peer: "[2001:db8::1]:7".parse().unwrap(),
+            op: "read",
+            file: Name(&long),
+            code: ErrorCode::FileNotFound,
+            reason: Cut(&reason),
+            times: Some(u64::MAX),
+            hint: Some(Cut(&reason)),
+        };
+        let line = line_of(format_args!("{event}"), Some(&event));
+        assert!(line.len() <= MAX_LINE, "{}", line.len());
+        assert!(
+            line.ends_with("…\"}\n") && line.contains(r#"…","code":1,"#),
+            "{line}"
+        );
+        let line = line_of(format_args!("{reason}"), None);
+        assert!(line.len() <= MAX_LINE && line.ends_with("…\"}\n"), "{line}");
     }
 }

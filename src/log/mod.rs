@@ -1,7 +1,112 @@
-//! The log: its formats and where its lines go.
+//! The log: what it tells as typed events, how they look, where they go.
 //!
-//! Must not: decide what is logged.
+//! An [`Event`](event::Event) is handed to the `log` crate's logger, which is one
+//! of four: lines with time and level, JSON objects, the journal's lines or the
+//! syslog's, with their priorities. None of them waits for a reader. Must not:
+//! know of sessions.
 
-pub(crate) mod json;
+use std::io;
+use std::path::Path;
+
+use ::log::{Level, LevelFilter, Log};
+use nix::libc::PIPE_BUF;
+use simplelog::{ConfigBuilder, WriteLogger};
+
+use self::journal::JournalLines;
+use self::json::JsonLines;
+use self::sink::{Note, Sink};
+use self::syslog::{Syslog, SyslogLines};
+pub(crate) use self::target::LogFile;
+use self::target::Target;
+use self::text::Count;
+
+pub(crate) mod event;
+mod journal;
+mod json;
 pub(crate) mod repeats;
+mod sink;
 pub mod syslog;
+mod target;
+pub(crate) mod text;
+
+/// Bytes of the longest line, with its end: what a pipe takes whole.
+const MAX_LINE: usize = PIPE_BUF;
+
+/// Stands for what was cut off.
+const MARK: &str = "…";
+
+/// How a line of the log looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// Time, level and text
+    Text,
+    /// One JSON object
+    Json,
+}
+
+/// Logs to a file from now on.
+///
+/// # Errors
+/// Whatever opening it says.
+pub(crate) fn to_file(path: &Path, format: LogFormat, level: LevelFilter) -> io::Result<LogFile> {
+    let file = LogFile::open(path)?;
+    write_lines(format, level, |note| Sink::to(&file, note));
+    Ok(file)
+}
+
+/// Logs to standard error from now on: with priorities, if the journal is behind
+/// it.
+pub(crate) fn to_standard_error(format: LogFormat, level: LevelFilter) {
+    let sink = |note| Sink::new(Target::standard_error(), note);
+    if format == LogFormat::Text && journal::is_standard_error() {
+        let note: Note = |line, lost, why| {
+            let mut text = String::new();
+            journal::push_line(&mut text, Level::Warn, lost_lines(lost, why));
+            line.extend(text.bytes());
+        };
+        install(level, JournalLines::new(level, sink(note)));
+    } else {
+        write_lines(format, level, sink);
+    }
+}
+
+/// Logs to a syslog daemon from now on.
+///
+/// # Errors
+/// Whatever the kernel says: nobody listens there.
+pub(crate) fn to_syslog(path: &Path, level: LevelFilter) -> io::Result<()> {
+    install(level, SyslogLines::new(level, Syslog::connect(path)?));
+    Ok(())
+}
+
+/// Logs lines with time and level.
+fn write_lines(format: LogFormat, level: LevelFilter, sink: impl FnOnce(Note) -> Sink) {
+    if format == LogFormat::Json {
+        install(level, JsonLines::new(level, sink(json::put_note)));
+        return;
+    }
+    let config = ConfigBuilder::new()
+        .set_time_format_rfc3339()
+        .set_target_level(LevelFilter::Off)
+        .set_thread_level(LevelFilter::Off)
+        .set_location_level(LevelFilter::Off)
+        .build();
+    let note: Note = |line, lost, why| {
+        line.extend(format!("[WARN] {}\n", lost_lines(lost, why)).bytes());
+    };
+    install(level, *WriteLogger::new(level, config, sink(note)));
+}
+
+/// Makes `logger` the log. There can only be one already in a test that starts
+/// two servers.
+fn install(level: LevelFilter, logger: impl Log + 'static) {
+    if ::log::set_boxed_logger(Box::new(logger)).is_ok() {
+        ::log::set_max_level(level);
+    }
+}
+
+/// What is told about lines that couldn't be written.
+fn lost_lines(lost: u64, why: &str) -> String {
+    let were = if lost == 1 { "was" } else { "were" };
+    format!("{} of the log {were} lost: {why}", Count(lost, "line"))
+}

@@ -1,29 +1,77 @@
-//! Lines for the system's log, each with the priority it has there: to the
-//! journal behind standard error, or to the socket of a syslog daemon.
+//! The socket of a syslog daemon: each line with its priority, and no time.
 //!
-//! Must not: wait for a reader, decide what is logged.
+//! Must not: wait for the daemon, decide what is logged.
 
-use std::env;
-use std::fmt::Write as _;
+use std::ffi::OsString;
+use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
-use log::Level;
-use nix::sys::stat::fstat;
+use log::{Level, LevelFilter, Log, Metadata, Record};
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+use nix::unistd::fchdir;
 
-/// Where a syslog daemon listens as a rule.
-pub const DEV_LOG: &str = "/dev/log";
+use super::{MARK, MAX_LINE, journal, lost_lines};
+
+/// Where a syslog daemon usually listens.
+pub(crate) const DEV_LOG: &str = "/dev/log";
 
 /// `LOG_DAEMON` (RFC 5424 §6.2.1).
 const FACILITY: u8 = 3;
 
 /// A syslog daemon's socket.
 #[derive(Debug)]
-pub struct Syslog {
-    path: PathBuf,
+pub(crate) struct Syslog {
+    place: Place,
     socket: UnixDatagram,
     line: String,
+    /// Lines that the daemon didn't take, since the last one that it did.
+    lost: u64,
+}
+
+/// Where the daemon is found again when it was started again. From a chroot as
+/// well: its directory is kept open.
+#[derive(Debug)]
+struct Place {
+    path: PathBuf,
+    /// The directory, and the name in it.
+    within: Option<(OwnedFd, OsString)>,
+}
+
+impl Place {
+    fn new(path: &Path) -> Self {
+        // As it is now: /dev/log may be a link to elsewhere.
+        let path = path.canonicalize().unwrap_or(path.to_owned());
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let within = path
+            .parent()
+            .zip(path.file_name())
+            .and_then(|(parent, name)| {
+                let directory = open(parent, flags, Mode::empty()).ok()?;
+                Some((directory, name.to_owned()))
+            });
+        Self { path, within }
+    }
+
+    fn connect(&self) -> io::Result<UnixDatagram> {
+        connect(&self.path).or_else(|error| {
+            // A socket can't be connected beneath a descriptor, but from the
+            // directory that we are in: there is one thread, and no path is
+            // looked up meanwhile.
+            let Some((directory, name)) = &self.within else {
+                return Err(error);
+            };
+            let back = open(".", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+            fchdir(directory)?;
+            let connected = connect(Path::new(name));
+            fchdir(back)?;
+            connected
+        })
+    }
 }
 
 impl Syslog {
@@ -31,29 +79,55 @@ impl Syslog {
     ///
     /// # Errors
     /// Whatever the kernel says: nobody listens there.
-    pub fn connect(path: &Path) -> io::Result<Self> {
-        let path = path.to_owned();
-        let socket = connect(&path)?;
-        let line = String::new();
-        Ok(Self { path, socket, line })
+    pub(crate) fn connect(path: &Path) -> io::Result<Self> {
+        Ok(Self {
+            place: Place::new(path),
+            socket: connect(path)?,
+            line: String::new(),
+            lost: 0,
+        })
     }
 
-    /// Sends one line. Lost if the daemon doesn't take it at once, or isn't
-    /// there any more; one that was started anew is found again.
-    pub fn write(&mut self, level: Level, message: &str) {
+    /// Sends one line, cut if it is long. Lost if the daemon doesn't take it at
+    /// once, or isn't there any more; one that was started again is found again.
+    pub(crate) fn write(&mut self, level: Level, message: impl fmt::Display) {
+        if self.lost > 0 {
+            let note = lost_lines(self.lost, "the daemon didn't take them");
+            if !self.send(Level::Warn, note) {
+                self.lost += 1;
+                return;
+            }
+            self.lost = 0;
+        }
+        if !self.send(level, message) {
+            self.lost += 1;
+        }
+    }
+
+    fn send(&mut self, level: Level, message: impl fmt::Display) -> bool {
         let (priority, pid) = (FACILITY * 8 + severity(level), std::process::id());
         self.line.clear();
         // As RFC 3164 §4.1 has it, but for the time: the daemon knows that.
         let _ = write!(self.line, "<{priority}>tftpd[{pid}]: ");
         push_escaped(&mut self.line, message);
-        match self.socket.send(self.line.as_bytes()) {
-            Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
-                if let Ok(socket) = connect(&self.path) {
-                    self.socket = socket;
-                    let _ = self.socket.send(self.line.as_bytes());
-                }
+        if self.line.len() > MAX_LINE {
+            let mut end = MAX_LINE - MARK.len();
+            while !self.line.is_char_boundary(end) {
+                end -= 1;
             }
-            _ => {}
+            self.line.truncate(end);
+            self.line.push_str(MARK);
+        }
+        match self.socket.send(self.line.as_bytes()) {
+            Ok(_) => true,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+            Err(_) => {
+                let Ok(socket) = self.place.connect() else {
+                    return false;
+                };
+                self.socket = socket;
+                self.socket.send(self.line.as_bytes()).is_ok()
+            }
         }
     }
 }
@@ -65,20 +139,40 @@ fn connect(path: &Path) -> io::Result<UnixDatagram> {
     Ok(socket)
 }
 
-/// Appends one line for the journal, with its end (sd-daemon(3)).
-pub fn push_journal_line(line: &mut String, level: Level, message: &str) {
-    // Writing to a String cannot fail.
-    let _ = write!(line, "<{}>", severity(level));
-    push_escaped(line, message);
-    line.push('\n');
+/// The log as lines for a syslog daemon.
+pub(super) struct SyslogLines {
+    level: LevelFilter,
+    syslog: Mutex<Syslog>,
+}
+
+impl SyslogLines {
+    pub(super) const fn new(level: LevelFilter, syslog: Syslog) -> Self {
+        let syslog = Mutex::new(syslog);
+        Self { level, syslog }
+    }
+}
+
+impl Log for SyslogLines {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.level() <= self.level
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.enabled(record.metadata()) {
+            let mut syslog = self.syslog.lock().unwrap_or_else(PoisonError::into_inner);
+            syslog.write(record.level(), record.args());
+        }
+    }
+
+    fn flush(&self) {}
 }
 
 /// Says on standard error why the process ends; under inetd that is a socket,
 /// so the syslog hears it.
 pub fn last_words(text: &str) {
     let mut line = String::new();
-    if stderr_is_journal() {
-        push_journal_line(&mut line, Level::Error, text);
+    if journal::is_standard_error() {
+        journal::push_line(&mut line, Level::Error, text);
     } else {
         let _ = writeln!(line, "{text}");
     }
@@ -89,16 +183,8 @@ pub fn last_words(text: &str) {
     }
 }
 
-/// Whether standard error leads to the journal (systemd.exec(5)).
-pub fn stderr_is_journal() -> bool {
-    let (Ok(wanted), Ok(stderr)) = (env::var("JOURNAL_STREAM"), fstat(io::stderr())) else {
-        return false;
-    };
-    wanted == format!("{}:{}", stderr.st_dev, stderr.st_ino)
-}
-
 /// RFC 5424 §6.2.1.
-const fn severity(level: Level) -> u8 {
+pub(super) const fn severity(level: Level) -> u8 {
     match level {
         Level::Error => 3,
         Level::Warn => 4,
@@ -108,13 +194,23 @@ const fn severity(level: Level) -> u8 {
 }
 
 /// A line stays one line, whoever wrote it.
-fn push_escaped(line: &mut String, message: &str) {
-    for c in message.chars() {
-        if c.is_control() {
-            line.extend(c.escape_default());
-        } else {
-            line.push(c);
+pub(super) fn push_escaped(line: &mut String, message: impl fmt::Display) {
+    let done = write!(Escaped(line), "{message}");
+    debug_assert_eq!(done, Ok(()), "a string takes everything");
+}
+
+struct Escaped<'a>(&'a mut String);
+
+impl fmt::Write for Escaped<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for c in text.chars() {
+            if c.is_control() {
+                self.0.extend(c.escape_default());
+            } else {
+                self.0.push(c);
+            }
         }
+        Ok(())
     }
 }
 
@@ -122,35 +218,22 @@ fn push_escaped(line: &mut String, message: &str) {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_journal_gets_a_priority_and_one_line() {
-        for (level, message, wanted) in [
-            (Level::Error, "a", "<3>a\n"),
-            (Level::Warn, "b\nc", "<4>b\\nc\n"),
-            (Level::Info, "ä \"q\"", "<6>ä \"q\"\n"),
-            (Level::Debug, "\u{1b}[0m", "<7>\\u{1b}[0m\n"),
-            (Level::Trace, "", "<7>\n"),
-        ] {
-            let mut line = String::new();
-            push_journal_line(&mut line, level, message);
-            assert_eq!(line, wanted);
-        }
+    #[track_caller]
+    fn expect(daemon: &UnixDatagram, line: &str) {
+        let mut buffer = [0; 2 * MAX_LINE];
+        daemon.set_nonblocking(true).unwrap();
+        let len = daemon.recv(&mut buffer).unwrap();
+        assert_eq!(std::str::from_utf8(&buffer[..len]), Ok(line));
     }
 
     #[test]
-    fn a_daemon_that_was_started_anew_is_found_again() {
+    fn a_daemon_that_was_started_again_is_found_and_told_what_it_missed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
         assert!(Syslog::connect(&path).is_err());
-        let mut buffer = [0; 128];
         let first = UnixDatagram::bind(&path).unwrap();
         let mut syslog = Syslog::connect(&path).unwrap();
         let pid = std::process::id();
-        let mut expect = |daemon: &UnixDatagram, line: &str| {
-            daemon.set_nonblocking(true).unwrap();
-            let len = daemon.recv(&mut buffer).unwrap();
-            assert_eq!(std::str::from_utf8(&buffer[..len]), Ok(line));
-        };
         syslog.write(Level::Warn, "one\ntwo");
         expect(&first, &format!("<28>tftpd[{pid}]: one\\ntwo"));
         drop(first);
@@ -158,6 +241,23 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         let second = UnixDatagram::bind(&path).unwrap();
         syslog.write(Level::Error, "three");
+        let note = "1 line of the log was lost: the daemon didn't take them";
+        expect(&second, &format!("<28>tftpd[{pid}]: {note}"));
         expect(&second, &format!("<27>tftpd[{pid}]: three"));
+    }
+
+    #[test]
+    fn a_long_line_is_cut() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let daemon = UnixDatagram::bind(&path).unwrap();
+        let mut syslog = Syslog::connect(&path).unwrap();
+        syslog.write(Level::Info, "ö".repeat(5000));
+        let mut buffer = [0; 2 * MAX_LINE];
+        let len = daemon.recv(&mut buffer).unwrap();
+        assert!(
+            len <= MAX_LINE && buffer[..len].ends_with("ö…".as_bytes()),
+            "{len}"
+        );
     }
 }

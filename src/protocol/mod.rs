@@ -6,9 +6,12 @@
 //! performs no I/O, reads no clock and owns no file data.
 
 pub mod block;
+mod exchange;
+mod pace;
 pub mod receiver;
 pub mod retry;
 #[cfg(test)]
 mod script;
 pub mod sender;
+pub mod timer;
 pub mod transfer;

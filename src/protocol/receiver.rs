@@ -42,10 +42,10 @@
 use std::time::{Duration, Instant};
 
 use super::block::BlockIndex;
-use super::retry::RetryTimer;
+use super::exchange::Exchange;
+use super::timer::Timer;
 use super::transfer::{
-    BlockSink, Config, Failure, MAX_CLIENT_DALLY, Opening, Outcome, Progress, REQUEST_MERGE, Role,
-    Transmit, UNVERIFIED_REPEATS,
+    BlockSink, Committed, Config, Failure, MAX_CLIENT_DALLY, Opening, Outcome, Transmit, Written,
 };
 use crate::wire::options::{self, Negotiated, Offer};
 use crate::wire::packet::{ACK_LEN, BlockNumber, ErrorCode, Packet, emit_ack, emit_error};
@@ -56,8 +56,8 @@ enum State {
     Opening(Opening),
     /// Blocks are coming in.
     Receiving,
-    /// The file is in place; the final ACK is repeated if it was lost.
-    Dallying,
+    /// The file is in place; the final ACK is sent, and repeated if it was lost.
+    Dallying(Committed),
     /// An ERROR is due.
     Failing(Failure),
     Closed,
@@ -66,9 +66,8 @@ enum State {
 /// Receives a file block by block, in lockstep or by windows.
 #[derive(Debug)]
 pub struct Receiver {
-    role: Role,
     state: State,
-    negotiated: Negotiated,
+    exchange: Exchange,
     /// The next block in order.
     expected: BlockIndex,
     /// The block acknowledged last; the window is counted from here.
@@ -79,48 +78,36 @@ pub struct Receiver {
     again: bool,
     /// The gap before the blocks that are coming in has been reported.
     gap_reported: bool,
-    retry: RetryTimer,
-    request_repeats: u8,
+    /// Every block before the expected one is in the file. Without this no ACK
+    /// can be sent.
+    written: Option<Written>,
     dally: Duration,
-    retransmits: u64,
-    verified: bool,
-    event: Option<Outcome>,
 }
 
 impl Receiver {
     /// A receiver that is about to open: a server with `negotiated` options, a
     /// client (opening with a request) with the defaults until it is answered.
     pub fn new(config: &Config, opening: Opening, negotiated: Negotiated) -> Self {
-        let mut receiver = Self {
-            role: opening.role(),
+        let role = opening.role();
+        Self {
             state: State::Opening(opening),
-            negotiated: Negotiated::default(),
+            exchange: Exchange::new(config, role, negotiated),
             expected: BlockIndex::FIRST,
             acked: BlockIndex::HANDSHAKE,
             due: true,
             again: false,
             gap_reported: false,
-            retry: RetryTimer::new(config.retry),
-            request_repeats: config.request_repeats,
+            written: Some(Written),
             dally: config.dally,
-            retransmits: 0,
-            verified: false,
-            event: None,
-        };
-        receiver.agree(negotiated);
-        receiver
-    }
-
-    /// What the two ends agreed on (RFC 1350's values before they did).
-    pub fn negotiated(&self) -> &Negotiated {
-        &self.negotiated
-    }
-
-    fn agree(&mut self, negotiated: Negotiated) {
-        if let Some(timeout) = negotiated.timeout {
-            self.retry.set_fixed(timeout);
         }
-        self.negotiated = negotiated;
+    }
+
+    pub(super) const fn exchange(&self) -> &Exchange {
+        &self.exchange
+    }
+
+    pub(super) const fn exchange_mut(&mut self) -> &mut Exchange {
+        &mut self.exchange
     }
 
     /// What the client asked for, while it waits for the answer.
@@ -139,12 +126,12 @@ impl Receiver {
     ) {
         match (packet, &self.state) {
             (_, State::Failing(_) | State::Closed) => {}
-            (Packet::Error { .. }, State::Dallying) => self.finish(),
+            (Packet::Error { .. }, State::Dallying(_)) => self.finish(),
             (Packet::Error { code, message }, _) => {
                 let outcome = self.outcome_of_error(*code, message);
                 self.close(outcome);
             }
-            (Packet::Data { block, .. }, State::Dallying) => self.acknowledge_again(*block),
+            (Packet::Data { block, .. }, State::Dallying(_)) => self.acknowledge_again(*block),
             (Packet::Data { block, payload }, _) => self.handle_data(now, *block, payload, sink),
             (Packet::Oack(raw), State::Opening(_)) => {
                 match self.offer().map(|offer| options::accept(offer, *raw)) {
@@ -161,8 +148,7 @@ impl Receiver {
             }
             // Our ACK 0 was lost and the server repeats its OACK.
             (Packet::Oack(_), State::Receiving) if self.expected == BlockIndex::FIRST => {
-                self.due = true;
-                self.again = true;
+                self.send_again();
             }
             _ => {}
         }
@@ -179,9 +165,9 @@ impl Receiver {
     }
 
     fn options_agreed(&mut self, now: Instant, negotiated: Negotiated) {
-        self.agree(negotiated);
-        self.verified = true;
-        self.retry.answered(now, true);
+        self.exchange.agree(negotiated);
+        self.exchange.verify();
+        self.exchange.retry.answered(now, true);
         self.state = State::Receiving;
         self.due = true;
         self.again = false;
@@ -194,28 +180,32 @@ impl Receiver {
         payload: &[u8],
         sink: &mut impl BlockSink,
     ) {
-        if payload.len() > usize::from(self.negotiated.blksize) {
+        if payload.len() > usize::from(self.exchange.negotiated().blksize) {
             self.abort(Failure::new(
                 ErrorCode::IllegalOperation,
                 "Block larger than agreed",
             ));
             return;
         }
-        let Some(index) = self.negotiated.rollover.index_from(number, self.expected) else {
+        let Some(index) = self
+            .exchange
+            .negotiated()
+            .rollover
+            .index_from(number, self.expected)
+        else {
             return;
         };
         if index == self.expected {
             self.store(now, payload, sink);
-        } else if index.0 - self.expected.0 < u64::from(self.negotiated.windowsize) {
+        } else if index.0 - self.expected.0 < u64::from(self.exchange.negotiated().windowsize) {
             // RFC 7440 §4: tell at once what was the last block in order, and
             // only once: what follows within this window is lost as well. Before
             // block 1 that is ACK 0: who sends DATA has had our OACK.
             if !self.gap_reported && self.offer().is_none() {
                 self.gap_reported = true;
-                self.verified = true;
+                self.exchange.verify();
                 self.state = State::Receiving;
-                self.due = true;
-                self.again = true;
+                self.send_again();
             }
         } else {
             self.acknowledge_again(number);
@@ -223,6 +213,7 @@ impl Receiver {
     }
 
     fn store(&mut self, now: Instant, payload: &[u8], sink: &mut impl BlockSink) {
+        self.written = None;
         if let Err(failure) = sink.write(payload) {
             self.abort(failure);
             return;
@@ -230,25 +221,25 @@ impl Receiver {
         // The first block of a window answers our ACK; those behind it only
         // show that the peer is at work.
         let answers_ack = self.expected == self.acked.plus(1);
-        self.retry.answered(now, answers_ack);
-        self.retry.extend(now);
+        self.exchange.retry.answered(now, answers_ack);
+        self.exchange.retry.await_answer(now);
         self.state = State::Receiving;
-        self.verified = true;
+        self.exchange.verify();
         self.gap_reported = false;
         self.again = false;
         let index = self.expected;
         self.expected = index.plus(1);
 
-        if payload.len() < usize::from(self.negotiated.blksize) {
+        if payload.len() < usize::from(self.exchange.negotiated().blksize) {
             match sink.commit() {
-                Ok(()) => {
+                Ok(committed) => {
                     self.due = true;
-                    self.state = State::Dallying;
-                    self.event = Some(Outcome::Completed);
+                    self.state = State::Dallying(committed);
+                    self.exchange.complete();
                 }
                 Err(failure) => self.abort(failure),
             }
-        } else if index.0 - self.acked.0 >= u64::from(self.negotiated.windowsize) {
+        } else if index.0 - self.acked.0 >= u64::from(self.exchange.negotiated().windowsize) {
             self.due = true;
         }
     }
@@ -257,66 +248,82 @@ impl Receiver {
     /// was lost: the sender waits for it (RFC 1350 §2, and §6 for the final one).
     fn acknowledge_again(&mut self, number: BlockNumber) {
         let last = BlockIndex(self.expected.0 - 1);
-        let is_last =
-            last > BlockIndex::HANDSHAKE && number == self.negotiated.rollover.number_of(last);
+        let is_last = last > BlockIndex::HANDSHAKE && number == self.number_of(last);
         if is_last && self.acked == last {
-            self.due = true;
-            self.again = true;
+            self.send_again();
         }
     }
 
+    fn number_of(&self, index: BlockIndex) -> BlockNumber {
+        self.exchange.negotiated().rollover.number_of(index)
+    }
+
+    /// The opening or the last ACK is due once more, if it isn't due already.
+    fn send_again(&mut self) {
+        self.again |= !self.due;
+        self.due = true;
+    }
+
     pub(super) fn handle_timeout(&mut self, now: Instant) {
-        if !self.retry.expired(now) {
+        if !self.exchange.retry.expired(now) {
             return;
         }
-        if matches!(self.state, State::Dallying) {
-            self.finish();
-            return;
-        }
-        let limit = match self.role {
-            _ if self.verified => u8::MAX,
-            Role::Server => UNVERIFIED_REPEATS,
-            Role::Client => self.request_repeats,
+        let is_dallying = matches!(self.exchange.retry.timer(), Timer::Dally { .. });
+        let goes_on = match self.due {
+            false if is_dallying => false,
+            false => self.exchange.may_repeat(now),
+            // What hasn't been sent can't have been answered.
+            true => self.exchange.retry.hold(now),
         };
-        if self.retry.back_off(now, limit) {
-            self.due = true;
-            self.again = true;
+        if goes_on {
+            self.send_again();
+        } else if self.is_over() {
+            self.finish();
         } else {
             self.close(Outcome::TimedOut);
         }
     }
 
     pub(super) fn handle_repeated_request(&mut self, now: Instant) {
-        let crossed = self
-            .retry
-            .last_sent()
-            .is_none_or(|sent| now < sent + REQUEST_MERGE);
-        let waits = !self.verified && !self.is_over();
-        if waits && !crossed && self.retry.back_off(now, UNVERIFIED_REPEATS) {
-            self.due = true;
-            self.again = true;
+        if !self.is_over() && self.exchange.answers_repeated_request(now) {
+            self.send_again();
         }
     }
 
     pub(super) fn abort(&mut self, failure: Failure) {
         if matches!(self.state, State::Opening(_) | State::Receiving) {
-            self.event = Some(Outcome::Failed(failure));
+            self.exchange.fail(failure);
             self.state = State::Failing(failure);
-            self.retry.set_deadline(None);
         }
     }
 
     fn close(&mut self, outcome: Outcome) {
-        self.event = Some(outcome);
-        self.finish();
-    }
-
-    fn finish(&mut self) {
+        self.exchange.end(outcome);
         self.state = State::Closed;
-        self.retry.set_deadline(None);
     }
 
-    pub(super) fn poll_transmit(&self, buf: &mut [u8]) -> Option<Transmit> {
+    /// The outcome has been told.
+    fn finish(&mut self) {
+        self.exchange.retry.stop();
+        self.state = State::Closed;
+    }
+
+    /// Writes out what `sink` still holds.
+    pub(super) fn flush(&mut self, sink: &mut impl BlockSink) {
+        match sink.flush() {
+            Ok(written) => self.written = Some(written),
+            Err(failure) => self.abort(failure),
+        }
+    }
+
+    pub(super) fn poll_transmit(
+        &mut self,
+        sink: &mut impl BlockSink,
+        buf: &mut [u8],
+    ) -> Option<Transmit> {
+        if self.due && self.written.is_none() && matches!(self.state, State::Receiving) {
+            self.flush(sink);
+        }
         let len = match &self.state {
             State::Failing(failure) => emit_error(failure.code, failure.message, buf),
             State::Closed => return None,
@@ -325,16 +332,19 @@ impl Receiver {
                 buf.get_mut(..packet.len())?.copy_from_slice(packet);
                 packet.len()
             }
-            State::Opening(Opening::Plain) | State::Receiving | State::Dallying => {
-                let number = self
-                    .negotiated
-                    .rollover
-                    .number_of(BlockIndex(self.expected.0 - 1));
-                buf.get_mut(..ACK_LEN)?.copy_from_slice(&emit_ack(number));
-                ACK_LEN
+            State::Opening(Opening::Plain) | State::Receiving => {
+                self.emit_ack(self.written.as_ref()?, buf)?
             }
+            State::Dallying(Committed(written)) => self.emit_ack(written, buf)?,
         };
         Some(Transmit::Datagram(len))
+    }
+
+    /// The ACK of everything before the expected block, which is in the file.
+    fn emit_ack(&self, _: &Written, buf: &mut [u8]) -> Option<usize> {
+        let number = self.number_of(BlockIndex(self.expected.0 - 1));
+        buf.get_mut(..ACK_LEN)?.copy_from_slice(&emit_ack(number));
+        Some(ACK_LEN)
     }
 
     pub(super) fn handle_sent(&mut self, now: Instant) {
@@ -344,51 +354,32 @@ impl Receiver {
         }
         self.due = false;
         self.acked = BlockIndex(self.expected.0 - 1);
-        if self.again {
-            self.retransmits += 1;
-        }
-        match (&self.state, self.again) {
-            // Repeats don't prolong it: nobody keeps us dallying for ever.
-            (State::Dallying, true) => {}
-            (State::Dallying, false) => {
-                self.retry.set_deadline(Some(now + self.dally()));
-            }
-            (_, true) => self.retry.sent_again(now),
-            (_, false) => self.retry.sent(now),
+        let again = std::mem::take(&mut self.again);
+        self.exchange.count_retransmits(again.into());
+        match (&self.state, self.exchange.retry.timer()) {
+            // Repeats don't prolong it: no peer keeps us dallying forever.
+            (State::Dallying(_), Timer::Dally { .. }) => {}
+            (State::Dallying(_), _) => self.exchange.retry.dally(now + self.dally()),
+            _ if again => self.exchange.retry.sent_again(now),
+            _ => self.exchange.retry.sent(now),
         }
     }
 
     fn dally(&self) -> Duration {
-        match self.role {
-            Role::Client if self.retransmits == 0 => self.dally,
-            Role::Client => self
-                .dally
-                .max(self.retry.initial_wait())
-                .min(MAX_CLIENT_DALLY),
-            Role::Server => self.dally.max(self.retry.initial_wait()),
+        let wait = self.exchange.retry.initial_wait();
+        if self.exchange.is_server() {
+            self.dally.max(wait)
+        } else if self.exchange.retransmits() == 0 {
+            self.dally
+        } else {
+            self.dally.max(wait).min(MAX_CLIENT_DALLY)
         }
-    }
-
-    pub(super) fn round_trip(&self) -> Option<Duration> {
-        self.retry.round_trip()
-    }
-
-    pub(super) fn waiting_since(&self) -> Option<Instant> {
-        self.retry.waiting_since()
-    }
-
-    pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.retry.deadline()
-    }
-
-    pub(super) fn poll_event(&mut self) -> Option<Outcome> {
-        self.event.take()
     }
 
     pub(super) fn is_over(&self) -> bool {
         matches!(
             self.state,
-            State::Dallying | State::Failing(_) | State::Closed
+            State::Dallying(_) | State::Failing(_) | State::Closed
         )
     }
 
@@ -396,14 +387,9 @@ impl Receiver {
         matches!(self.state, State::Closed)
     }
 
-    pub(super) fn progress(&self) -> Progress {
-        Progress {
-            blocks: self.expected.0 - 1,
-            block_size: self.negotiated.blksize,
-            window_size: self.negotiated.windowsize,
-            retransmits: self.retransmits,
-            verified: self.verified,
-        }
+    /// Blocks stored.
+    pub(super) const fn blocks(&self) -> u64 {
+        self.expected.0 - 1
     }
 }
 

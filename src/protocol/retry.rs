@@ -6,7 +6,10 @@
 //! with Karn's rule). Both back off exponentially (RFC 1123 §4.2.3.2) and give
 //! up in the end. The timer is told the time; it may not ask for it.
 
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
+
+use super::timer::Timer;
 
 /// Back-off stops here, unless the first wait is longer already.
 pub const MAX_BACK_OFF: Duration = Duration::from_secs(8);
@@ -79,31 +82,33 @@ impl RetryPolicy {
 /// are kept for every session, so they are kept small.
 #[derive(Debug, Clone, Copy)]
 struct RoundTrip {
-    smoothed: u32,
+    smoothed: NonZeroU32,
     variation: u32,
 }
 
 impl RoundTrip {
     /// §2.2: the first measurement.
-    const fn first(sample: u32) -> Self {
+    fn first(sample: u32) -> Self {
         Self {
-            smoothed: sample,
+            smoothed: NonZeroU32::new(sample).unwrap_or(NonZeroU32::MIN),
             variation: sample / 2,
         }
     }
 
     /// §2.3: alpha = 1/8, beta = 1/4.
-    const fn update(self, sample: u32) -> Self {
-        let difference = self.smoothed.abs_diff(sample);
+    fn update(self, sample: u32) -> Self {
+        let smoothed = self.smoothed.get();
+        let difference = smoothed.abs_diff(sample);
         Self {
-            smoothed: self.smoothed - self.smoothed / 8 + sample / 8,
+            smoothed: NonZeroU32::new(smoothed - smoothed / 8 + sample / 8)
+                .unwrap_or(NonZeroU32::MIN),
             variation: self.variation - self.variation / 4 + difference / 4,
         }
     }
 
     fn timeout(self) -> Duration {
         let variation = self.variation.saturating_mul(4);
-        Duration::from_micros(self.smoothed.saturating_add(variation).into())
+        Duration::from_micros(self.smoothed.get().saturating_add(variation).into())
     }
 }
 
@@ -141,6 +146,8 @@ pub(crate) struct RetryTimer {
     initial: Micros,
     adapts: Adapts,
     retries: u8,
+    /// How long a packet is waited for in all.
+    patience: Micros,
     round_trip: Option<RoundTrip>,
     /// No repeat since the packet was sent, so that its answer measures the
     /// round trip (Karn).
@@ -151,9 +158,9 @@ pub(crate) struct RetryTimer {
     wait: Micros,
     /// When the first copy of the packet that waits for its answer went out.
     first_sent: Option<Instant>,
-    /// When its latest copy went out.
-    last_sent: Option<Instant>,
-    deadline: Option<Instant>,
+    /// How long after that its latest copy went out.
+    repeated_after: Micros,
+    timer: Timer,
 }
 
 impl RetryTimer {
@@ -165,13 +172,14 @@ impl RetryTimer {
                 Wait::Fixed(_) => Adapts::Never,
             },
             retries: policy.retries,
+            patience: policy.patience().into(),
             round_trip: None,
             wait: policy.initial_wait().into(),
             measurable: false,
             repeats: 0,
             first_sent: None,
-            last_sent: None,
-            deadline: None,
+            repeated_after: Micros(0),
+            timer: Timer::Idle,
         }
     }
 
@@ -180,6 +188,11 @@ impl RetryTimer {
         self.adapts = Adapts::Never;
         self.initial = wait.into();
         self.wait = self.initial;
+        let policy = RetryPolicy {
+            wait: Wait::Fixed(wait),
+            retries: self.retries,
+        };
+        self.patience = policy.patience().into();
     }
 
     /// The first wait of a packet before anything was measured.
@@ -192,12 +205,14 @@ impl RetryTimer {
         self.wait.into()
     }
 
-    pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.deadline
+    pub(crate) const fn timer(&self) -> Timer {
+        self.timer
     }
 
+    /// When the packet that waits for its answer was sent last.
     pub(crate) fn last_sent(&self) -> Option<Instant> {
-        self.last_sent
+        let first = self.first_sent?;
+        Some(first + Duration::from(self.repeated_after))
     }
 
     /// Since when the packet sent last has been waiting for its answer.
@@ -208,41 +223,73 @@ impl RetryTimer {
     /// How long an answer takes as a rule, if that has been measured.
     pub(crate) fn round_trip(&self) -> Option<Duration> {
         self.round_trip
-            .map(|known| Duration::from_micros(known.smoothed.into()))
+            .map(|known| Duration::from_micros(known.smoothed.get().into()))
     }
 
     /// Something new was sent that wants an answer.
     pub(crate) fn sent(&mut self, now: Instant) {
         self.first_sent = Some(now);
+        self.repeated_after = Micros(0);
         self.measurable = true;
-        self.arm(now);
+        self.await_answer(now);
     }
 
     /// Something was sent again.
     pub(crate) fn sent_again(&mut self, now: Instant) {
         self.measurable = false;
-        self.first_sent.get_or_insert(now);
-        self.arm(now);
+        let first = *self.first_sent.get_or_insert(now);
+        self.repeated_after = now.saturating_duration_since(first).into();
+        self.await_answer(now);
     }
 
-    fn arm(&mut self, now: Instant) {
-        self.last_sent = Some(now);
-        self.deadline = Some(now + self.wait());
+    /// From `now` on an answer is awaited for a full wait: something was sent, or
+    /// the peer is at work though nothing of ours was answered (the blocks within
+    /// a window on the receiving side).
+    pub(crate) fn await_answer(&mut self, now: Instant) {
+        self.forgive_lateness(now);
+        self.timer = Timer::Answer {
+            at: now + self.wait(),
+        };
     }
 
-    /// Moves the deadline a full wait away: the peer is at work, though nothing
-    /// of ours was answered (the blocks within a window on the receiving side).
-    pub(crate) fn extend(&mut self, now: Instant) {
-        self.deadline = Some(now + self.wait());
+    /// What is due can't be sent, since the socket is full: no silence of the
+    /// peer's, so nothing is backed off. Returns whether to wait on: a socket
+    /// that takes nothing must not keep a transfer alive.
+    pub(crate) fn hold(&mut self, now: Instant) -> bool {
+        self.forgive_lateness(now);
+        let since = *self.first_sent.get_or_insert(now);
+        let at = now + self.wait().max(ADAPTIVE_CEILING);
+        self.timer = Timer::Answer { at };
+        now < since + Duration::from(self.patience)
     }
 
-    /// A deadline that is no retransmission (dallying).
-    pub(crate) fn set_deadline(&mut self, deadline: Option<Instant>) {
-        self.deadline = deadline;
+    /// The time by which we are late, since the process was held up, is no
+    /// silence of the peer's.
+    fn forgive_lateness(&mut self, now: Instant) {
+        if let (Some(since), Timer::Answer { at }) = (self.first_sent, self.timer) {
+            self.first_sent = Some(since + now.saturating_duration_since(at));
+        }
+    }
+
+    /// The next burst of the window goes out at `until`.
+    pub(crate) const fn pause(&mut self, until: Instant) {
+        self.timer = Timer::Burst { until };
+    }
+
+    /// The final ACK is repeated until `until`.
+    pub(crate) const fn dally(&mut self, until: Instant) {
+        self.timer = Timer::Dally { until };
+    }
+
+    /// Nothing is awaited any more.
+    pub(crate) const fn stop(&mut self) {
+        self.timer = Timer::Idle;
     }
 
     pub(crate) fn expired(&self, now: Instant) -> bool {
-        self.deadline.is_some_and(|deadline| deadline <= now)
+        self.timer
+            .deadline()
+            .is_some_and(|deadline| deadline <= now)
     }
 
     /// The transfer moved a step forward: the count of repeats starts anew.
@@ -251,6 +298,7 @@ impl RetryTimer {
     /// the time between the two is a round trip, if nothing was repeated.
     pub(crate) fn answered(&mut self, now: Instant, measured: bool) {
         self.repeats = 0;
+        let last_sent = self.last_sent();
         let elapsed = self
             .first_sent
             .take()
@@ -259,7 +307,7 @@ impl RetryTimer {
             self.wait = self.initial;
             return;
         }
-        if self.paused(now, elapsed) {
+        if self.paused(now, elapsed, last_sent) {
             self.adapts = Adapts::AtLeisure;
         }
         // Without a sample the backed-off wait stays (RFC 6298 §5.7), but a new
@@ -284,12 +332,10 @@ impl RetryTimer {
     /// (writing flash) and will be again: repeats before the ceiling would only
     /// annoy it. An answer that comes as promptly after a repeat as answers do
     /// tells of a lost packet instead.
-    fn paused(&self, now: Instant, elapsed: Option<Duration>) -> bool {
+    fn paused(&self, now: Instant, elapsed: Option<Duration>, last_sent: Option<Instant>) -> bool {
         let is_long = elapsed.is_some_and(|elapsed| elapsed >= ADAPTIVE_CEILING);
         let promptly = |round_trip: RoundTrip| round_trip.timeout().max(ADAPTIVE_FLOOR);
-        let since_last = self
-            .last_sent
-            .map(|sent| now.saturating_duration_since(sent));
+        let since_last = last_sent.map(|sent| now.saturating_duration_since(sent));
         is_long
             && match (self.round_trip, since_last) {
                 (Some(round_trip), Some(since)) => since > promptly(round_trip),
@@ -313,7 +359,7 @@ impl RetryTimer {
         }
         let longest = MAX_BACK_OFF.max(self.initial_wait());
         self.wait = (self.wait() * 2).min(longest).into();
-        self.deadline = Some(now + self.wait());
+        self.await_answer(now);
         true
     }
 }
@@ -331,7 +377,7 @@ mod tests {
         let mut waits = Vec::new();
         timer.sent(now);
         loop {
-            let deadline = timer.deadline().unwrap();
+            let deadline = timer.timer().deadline().unwrap();
             waits.push((deadline - now).as_millis());
             now = deadline;
             assert!(timer.expired(now));
@@ -398,7 +444,7 @@ mod tests {
         timer.sent(now);
         let start = now;
         loop {
-            now = timer.deadline().unwrap();
+            now = timer.timer().deadline().unwrap();
             if !timer.back_off(now, u8::MAX) {
                 break;
             }
@@ -446,7 +492,7 @@ mod tests {
         assert_eq!(timer.wait(), ADAPTIVE_FLOOR);
 
         timer.sent(now);
-        now = timer.deadline().unwrap();
+        now = timer.timer().deadline().unwrap();
         assert!(timer.back_off(now, u8::MAX));
         timer.sent_again(now);
         timer.answered(now + MS, true);
@@ -528,7 +574,7 @@ mod tests {
         assert!(!timer.back_off(now, u8::MAX));
         timer.answered(now, true);
         timer.sent(now);
-        assert_eq!(timer.deadline(), Some(now + MS * 500));
+        assert_eq!(timer.timer().deadline(), Some(now + MS * 500));
         assert!(timer.back_off(now, u8::MAX));
     }
 
@@ -544,11 +590,11 @@ mod tests {
         timer.sent(now);
         assert!(timer.back_off(now, u8::MAX));
         assert_eq!(
-            timer.deadline(),
+            timer.timer().deadline(),
             Some(now + MS * 1000),
             "though nothing was sent"
         );
         assert!(!timer.back_off(now, u8::MAX));
-        assert!(timer.deadline().is_some());
+        assert!(timer.timer().deadline().is_some());
     }
 }

@@ -32,7 +32,8 @@ use super::receiver::Receiver;
 use super::retry::{RetryPolicy, Wait};
 use super::sender::Sender;
 use super::transfer::{
-    BlockSink, Config, Failure, MAX_DATAGRAM, Opening, Outcome, Run, Sent, Transfer, Transmit,
+    BlockSink, Committed, Config, Failure, MAX_DATAGRAM, Opening, Outcome, Run, Sent, Transfer,
+    Transmit, Written,
 };
 use crate::wire::options::{self, Limits, Negotiated, Offer, RawOptions};
 use crate::wire::packet::{DATA_HEADER_LEN, Direction, ErrorCode, Mode, Packet, emit_request};
@@ -204,12 +205,10 @@ impl Script {
     fn advance(&mut self, now: Instant, block: u64) {
         loop {
             let progress = self.transfer.progress();
-            let (kind, step, rollover) = match &self.transfer {
-                Transfer::Sender(sender) => {
-                    let window = u64::from(progress.window_size);
-                    ("ACK", window, sender.negotiated().rollover)
-                }
-                Transfer::Receiver(receiver) => ("DATA", 1, receiver.negotiated().rollover),
+            let rollover = self.transfer.negotiated().rollover;
+            let (kind, step) = match &self.transfer {
+                Transfer::Sender(_) => ("ACK", progress.window_size.into()),
+                Transfer::Receiver(_) => ("DATA", 1),
             };
             let index = BlockIndex(progress.blocks + step);
             if index.0 > block {
@@ -224,8 +223,8 @@ impl Script {
     /// Sends what is to be sent, as long as there is room for it.
     fn drain(&mut self, now: Instant) {
         let mut buffer = [0; MAX_DATAGRAM];
-        while let Some(transmit) = self.transfer.poll_transmit(&mut buffer) {
-            let again = self.transfer.poll_transmit(&mut buffer);
+        while let Some(transmit) = self.transfer.poll_transmit(&mut self.disk, &mut buffer) {
+            let again = self.transfer.poll_transmit(&mut self.disk, &mut buffer);
             assert_eq!(again, Some(transmit), "polling changes nothing");
             if self.room == 0 {
                 return;
@@ -233,6 +232,11 @@ impl Script {
             self.room -= 1;
             let sent = match transmit {
                 Transmit::Datagram(len) => {
+                    let is_ack = matches!(Packet::parse(&buffer[..len]), Ok(Packet::Ack(_)));
+                    assert!(
+                        !is_ack || self.disk.held == 0,
+                        "ACK before the data is stored"
+                    );
                     self.disk.done.push(show_datagram(&buffer[..len]));
                     Sent::Datagram
                 }
@@ -308,6 +312,8 @@ pub(super) fn feed_every_packet(new: impl Fn() -> Script, script: &str, answers:
 #[derive(Default)]
 struct Disk {
     done: Vec<String>,
+    /// Blocks taken and not yet stored.
+    held: usize,
     full: bool,
     stuck: bool,
 }
@@ -317,16 +323,23 @@ impl BlockSink for Disk {
         if self.full {
             return Err(Failure::new(ErrorCode::DiskFull, "Disk full"));
         }
+        self.held += 1;
         self.done.push(format!("wrote {}", payload.len()));
         Ok(())
     }
 
-    fn commit(&mut self) -> Result<(), Failure> {
+    fn flush(&mut self) -> Result<Written, Failure> {
+        self.held = 0;
+        Ok(Written)
+    }
+
+    fn commit(&mut self) -> Result<Committed, Failure> {
         if self.stuck {
             return Err(Failure::new(ErrorCode::FileExists, "File already exists"));
         }
+        self.held = 0;
         self.done.push("committed".to_owned());
-        Ok(())
+        Ok(Committed(Written))
     }
 }
 

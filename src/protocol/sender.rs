@@ -35,14 +35,13 @@
 //! Apprentice), and not with windows, where each ACK moves the base at most once.
 //! Must not: read the file, touch a socket, ask the time.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::block::BlockIndex;
-use super::retry::RetryTimer;
-use super::transfer::{
-    Config, Failure, Opening, Outcome, Progress, REQUEST_MERGE, Role, Run, Sent, Transmit,
-    UNVERIFIED_REPEATS,
-};
+use super::exchange::Exchange;
+use super::pace::Pace;
+use super::timer::Timer;
+use super::transfer::{Config, Failure, Opening, Outcome, Run, Sent, Transmit};
 use crate::wire::options::{self, Negotiated, Offer};
 use crate::wire::packet::{BlockNumber, ErrorCode, Packet, emit_error};
 
@@ -69,9 +68,8 @@ const UNKNOWN_LENGTH: u64 = u64::MAX;
 /// Sends a file block by block, in lockstep or by windows.
 #[derive(Debug)]
 pub struct Sender {
-    role: Role,
     state: State,
-    negotiated: Negotiated,
+    exchange: Exchange,
     /// The file's length in bytes; [`UNKNOWN_LENGTH`] if only reading it will
     /// tell.
     length: u64,
@@ -87,80 +85,8 @@ pub struct Sender {
     /// The block whose ACK measures the round trip; [`BlockIndex::NEVER`] if none
     /// does.
     timed: BlockIndex,
-    retry: RetryTimer,
-    request_repeats: u8,
     pace: Pace,
-    retransmits: u32,
-    verified: bool,
-    event: Option<Outcome>,
 }
-
-/// How much of a window goes out at once.
-///
-/// What is sent behind a lost block is sent for nothing: the receiver drops it.
-/// So where blocks are lost again and again, the window goes out in bursts with
-/// a round trip between them, in which the receiver can tell what is missing.
-#[derive(Debug)]
-struct Pace {
-    /// Blocks in a burst; the whole window where nothing is lost.
-    burst: u16,
-    /// Blocks of the burst that have gone out.
-    gone: u16,
-    /// Windows since the last loss.
-    clean: u8,
-    /// The next burst waits for the deadline, or for an ACK.
-    paused: bool,
-}
-
-impl Pace {
-    const fn new() -> Self {
-        Self {
-            burst: u16::MAX,
-            gone: 0,
-            clean: u8::MAX,
-            paused: false,
-        }
-    }
-
-    /// The next block begins a burst.
-    const fn restart(&mut self) {
-        self.gone = 0;
-        self.paused = false;
-    }
-
-    /// A whole window arrived.
-    fn window_arrived(&mut self, windowsize: u16) {
-        self.clean = self.clean.saturating_add(1);
-        if self.clean >= LOSS_MEMORY {
-            self.burst = match self.burst.saturating_mul(2) {
-                burst if burst < windowsize => burst,
-                _ => u16::MAX,
-            };
-        }
-    }
-
-    /// Something of a window was lost. Once is no pattern.
-    fn window_lost(&mut self, windowsize: u16) {
-        if self.clean < LOSS_MEMORY && windowsize >= LARGE_WINDOW {
-            self.burst = (self.burst.min(windowsize) / 2).max(MIN_BURST);
-        }
-        self.clean = 0;
-    }
-}
-
-/// Smaller windows, in blocks, waste too little to be sent in bursts.
-const LARGE_WINDOW: u16 = 8;
-
-/// The smallest burst, in blocks: the pauses between smaller ones would cost more
-/// time than the blocks they save.
-const MIN_BURST: u16 = 4;
-
-/// Two losses in so many windows are a pattern.
-const LOSS_MEMORY: u8 = 8;
-
-/// The pause between two bursts: a round trip, within these bounds.
-const MIN_PAUSE: Duration = Duration::from_millis(1);
-const MAX_PAUSE: Duration = Duration::from_millis(20);
 
 impl Sender {
     /// A sender that is about to open: a server with `negotiated` options, a
@@ -189,40 +115,39 @@ impl Sender {
             },
         };
         let mut sender = Self {
-            role,
             state,
-            negotiated: Negotiated::default(),
+            exchange: Exchange::new(config, role, negotiated),
             length: length.unwrap_or(UNKNOWN_LENGTH),
             end: BlockIndex::NEVER,
             base: BlockIndex::FIRST,
             next: BlockIndex::FIRST,
             fresh: BlockIndex::FIRST,
             timed: BlockIndex::NEVER,
-            retry: RetryTimer::new(config.retry),
-            request_repeats: config.request_repeats,
             pace: Pace::new(),
-            retransmits: 0,
-            verified: false,
-            event: None,
         };
-        sender.agree(negotiated);
+        sender.find_end();
         sender
     }
 
-    /// What the two ends agreed on (RFC 1350's values before they did).
-    pub fn negotiated(&self) -> &Negotiated {
-        &self.negotiated
+    pub(super) const fn exchange(&self) -> &Exchange {
+        &self.exchange
     }
 
-    fn agree(&mut self, negotiated: Negotiated) {
-        if let Some(timeout) = negotiated.timeout {
-            self.retry.set_fixed(timeout);
-        }
+    pub(super) const fn exchange_mut(&mut self) -> &mut Exchange {
+        &mut self.exchange
+    }
+
+    fn windowsize(&self) -> u16 {
+        self.exchange.negotiated().windowsize
+    }
+
+    /// Which block is the last, by the block size that holds now.
+    fn find_end(&mut self) {
         // A file that is a multiple of the block size ends with an empty block.
         if self.length != UNKNOWN_LENGTH {
-            self.end = BlockIndex(self.length / u64::from(negotiated.blksize) + 1);
+            let block_size = u64::from(self.exchange.negotiated().blksize);
+            self.end = BlockIndex(self.length / block_size + 1);
         }
-        self.negotiated = negotiated;
     }
 
     pub(super) fn handle_packet(&mut self, now: Instant, packet: &Packet<'_>) {
@@ -241,7 +166,8 @@ impl Sender {
                 },
             ) => match options::accept(offer, *options) {
                 Ok(negotiated) => {
-                    self.agree(negotiated);
+                    self.exchange.agree(negotiated);
+                    self.find_end();
                     self.start_sending(now);
                 }
                 Err(_) => self.abort(Failure::new(
@@ -256,7 +182,7 @@ impl Sender {
 
     fn outcome_of_error(&self, code: ErrorCode, message: &[u8]) -> Outcome {
         let acknowledged = self.base > BlockIndex::FIRST;
-        let all_sent = self.all_sent() && acknowledged && self.role == Role::Server;
+        let all_sent = self.all_sent() && acknowledged && self.exchange.is_server();
         match (&self.state, code) {
             // PXE ROMs and EDK2 ask for tsize, then hang up; the Raspberry Pi
             // says "Early terminate" with code 0.
@@ -274,22 +200,27 @@ impl Sender {
     }
 
     fn start_sending(&mut self, now: Instant) {
-        self.verified = true;
-        self.retry.answered(now, true);
+        self.exchange.verify();
+        self.exchange.retry.answered(now, true);
         self.state = State::Sending;
     }
 
     fn handle_ack(&mut self, now: Instant, number: BlockNumber) {
-        let index = match self.negotiated.rollover.index_from(number, self.base) {
+        let index = match self
+            .exchange
+            .negotiated()
+            .rollover
+            .index_from(number, self.base)
+        {
             Some(index) if index < self.fresh => index,
             // Not of a block in flight: a duplicate, or nonsense.
             _ => return,
         };
-        self.verified = true;
+        self.exchange.verify();
         if index.plus(1) < self.next {
-            self.pace.window_lost(self.negotiated.windowsize);
+            self.pace.window_lost(self.windowsize());
         } else {
-            self.pace.window_arrived(self.negotiated.windowsize);
+            self.pace.window_arrived(self.windowsize());
         }
         self.pace.restart();
         self.base = index.plus(1);
@@ -297,32 +228,48 @@ impl Sender {
         self.next = self.base;
         let measured = self.timed <= index;
         self.timed = BlockIndex::NEVER;
-        self.retry.answered(now, measured);
+        self.exchange.retry.answered(now, measured);
         if self.end <= index {
             self.close(Outcome::Completed);
         }
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant) {
-        if !self.retry.expired(now) {
+        if !self.exchange.retry.expired(now) {
             return;
         }
-        if self.pace.paused {
-            self.pace.restart();
-            self.retry.extend(now);
-            return;
-        }
-        let limit = match self.role {
-            _ if self.verified => u8::MAX,
-            Role::Server => UNVERIFIED_REPEATS,
-            Role::Client => self.request_repeats,
+        let goes_on = match self.exchange.retry.timer() {
+            Timer::Burst { .. } => {
+                self.pace.restart();
+                self.exchange.retry.await_answer(now);
+                return;
+            }
+            // What hasn't been sent can't have been answered.
+            _ if self.is_due() => self.exchange.retry.hold(now),
+            _ => {
+                let goes_on = self.exchange.may_repeat(now);
+                if goes_on {
+                    self.repeat();
+                }
+                goes_on
+            }
         };
-        if self.retry.back_off(now, limit) {
-            self.repeat();
-        } else if self.verified && self.role == Role::Server && self.all_sent() {
+        if goes_on {
+            // Until the answer, or until there is room.
+        } else if self.exchange.is_verified() && self.exchange.is_server() && self.all_sent() {
             self.close(Outcome::LastAckMissing);
         } else {
             self.close(Outcome::TimedOut);
+        }
+    }
+
+    /// Something is to be sent, as soon as the socket takes it.
+    fn is_due(&self) -> bool {
+        match &self.state {
+            State::Opening { due, .. } => *due,
+            State::Sending => self.next_run().is_some(),
+            State::Failing(_) => true,
+            State::Closed => false,
         }
     }
 
@@ -333,7 +280,7 @@ impl Sender {
             State::Sending => {
                 self.next = self.base;
                 self.timed = BlockIndex::NEVER;
-                self.pace.window_lost(self.negotiated.windowsize);
+                self.pace.window_lost(self.windowsize());
                 self.pace.restart();
             }
             State::Failing(_) | State::Closed => {}
@@ -341,12 +288,7 @@ impl Sender {
     }
 
     pub(super) fn handle_repeated_request(&mut self, now: Instant) {
-        let crossed = self
-            .retry
-            .last_sent()
-            .is_none_or(|sent| now < sent + REQUEST_MERGE);
-        let waits = !self.verified && !self.is_over();
-        if waits && !crossed && self.retry.back_off(now, UNVERIFIED_REPEATS) {
+        if !self.is_over() && self.exchange.answers_repeated_request(now) {
             self.repeat();
         }
     }
@@ -358,16 +300,14 @@ impl Sender {
 
     pub(super) fn abort(&mut self, failure: Failure) {
         if matches!(self.state, State::Opening { .. } | State::Sending) {
-            self.event = Some(Outcome::Failed(failure));
+            self.exchange.fail(failure);
             self.state = State::Failing(failure);
-            self.retry.set_deadline(None);
         }
     }
 
     fn close(&mut self, outcome: Outcome) {
-        self.event = Some(outcome);
+        self.exchange.end(outcome);
         self.state = State::Closed;
-        self.retry.set_deadline(None);
     }
 
     pub(super) fn poll_transmit(&self, buf: &mut [u8]) -> Option<Transmit> {
@@ -389,17 +329,14 @@ impl Sender {
     }
 
     fn next_run(&self) -> Option<Run> {
-        if self.pace.paused {
-            return None;
-        }
-        let burst = self.pace.burst - self.pace.gone;
-        let window = self.base.plus(self.negotiated.windowsize.into());
-        self.run_up_to(window.min(self.next.plus(burst.into())))
+        let window = self.base.plus(self.windowsize().into());
+        let burst = self.next.plus(self.pace.room().into());
+        self.run_up_to(window.min(burst))
     }
 
     pub(super) fn upcoming(&self) -> Option<Run> {
         match self.state {
-            State::Sending => self.run_up_to(self.next.plus(self.negotiated.windowsize.into())),
+            State::Sending => self.run_up_to(self.next.plus(self.windowsize().into())),
             _ => None,
         }
     }
@@ -412,9 +349,9 @@ impl Sender {
         Some(Run {
             first: self.next,
             count,
-            block_size: self.negotiated.blksize,
+            block_size: self.exchange.negotiated().blksize,
             base: self.base,
-            rollover: self.negotiated.rollover,
+            rollover: self.exchange.negotiated().rollover,
         })
     }
 
@@ -422,11 +359,11 @@ impl Sender {
         match (&mut self.state, sent) {
             (State::Opening { due, .. }, Sent::Datagram) => {
                 *due = false;
-                if self.retry.last_sent().is_none() {
-                    self.retry.sent(now);
+                if self.exchange.retry.last_sent().is_none() {
+                    self.exchange.retry.sent(now);
                 } else {
-                    self.retransmits = self.retransmits.saturating_add(1);
-                    self.retry.sent_again(now);
+                    self.exchange.count_retransmits(1);
+                    self.exchange.retry.sent_again(now);
                 }
             }
             (State::Failing(_), Sent::Datagram) => self.state = State::Closed,
@@ -444,39 +381,21 @@ impl Sender {
         }
         if first < self.fresh {
             let again = self.fresh.min(self.next).0 - first.0;
-            self.retransmits = self.retransmits.saturating_add(again as u32);
+            self.exchange.count_retransmits(again as u32);
             self.timed = BlockIndex::NEVER;
-            self.retry.sent_again(now);
+            self.exchange.retry.sent_again(now);
         } else {
             self.timed = last;
-            self.retry.sent(now);
+            self.exchange.retry.sent(now);
         }
         self.fresh = self.fresh.max(self.next);
-        self.pace.gone = self.pace.gone.saturating_add(count);
-        let window = self.base.plus(self.negotiated.windowsize.into());
-        if self.pace.gone >= self.pace.burst && self.next < window && self.next <= self.end {
-            self.pace.paused = true;
-            let pause = self.retry.round_trip().unwrap_or_default();
-            let pause = pause.clamp(MIN_PAUSE, MAX_PAUSE);
-            self.retry.set_deadline(Some(now + pause));
+        let window = self.base.plus(self.windowsize().into());
+        let more = self.next < window && self.next <= self.end;
+        let round_trip = self.exchange.retry.round_trip();
+        if let Some(pause) = self.pace.sent(count, more, round_trip) {
+            self.exchange.retry.pause(now + pause);
         }
         debug_assert!(self.base <= self.next && self.next <= self.fresh);
-    }
-
-    pub(super) fn round_trip(&self) -> Option<Duration> {
-        self.retry.round_trip()
-    }
-
-    pub(super) fn waiting_since(&self) -> Option<Instant> {
-        self.retry.waiting_since()
-    }
-
-    pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.retry.deadline()
-    }
-
-    pub(super) fn poll_event(&mut self) -> Option<Outcome> {
-        self.event.take()
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -487,14 +406,9 @@ impl Sender {
         matches!(self.state, State::Closed)
     }
 
-    pub(super) fn progress(&self) -> Progress {
-        Progress {
-            blocks: self.base.0 - 1,
-            block_size: self.negotiated.blksize,
-            window_size: self.negotiated.windowsize,
-            retransmits: self.retransmits.into(),
-            verified: self.verified,
-        }
+    /// Blocks acknowledged.
+    pub(super) const fn blocks(&self) -> u64 {
+        self.base.0 - 1
     }
 }
 

@@ -10,10 +10,10 @@
 //!   abort(failure)                    the caller can't go on: tell the peer
 //!        │
 //!        ▼
-//!   poll_transmit(buf) → Datagram(len) | Blocks(run) | None
+//!   poll_transmit(sink, buf) → Datagram(len) | Blocks(run) | None
 //!        │                 send it, then say so: handle_sent(now, …)
 //!        ▼                 a full socket: don't, and poll again later
-//!   poll_timeout()     → when to call handle_timeout
+//!   poll_timeout()     → when to call handle_timeout; timer() tells what for
 //!   poll_event()       → how it ended, once
 //!   is_closed()        → nothing left to do: drop it
 //! ```
@@ -23,14 +23,16 @@
 //! to send follows from the state alone, so a datagram that wasn't sent is
 //! offered again. File data never passes through: the sender names a [`Run`] of
 //! blocks, the caller reads and sends it; the receiver hands payloads to a
-//! [`BlockSink`].
+//! [`BlockSink`], and offers no ACK before it has them [`Written`].
 
 use std::time::{Duration, Instant};
 
 use super::block::{BlockIndex, Rollover};
+use super::exchange::Exchange;
 use super::receiver::Receiver;
 use super::retry::RetryPolicy;
 use super::sender::Sender;
+use super::timer::Timer;
 use crate::wire::options::{Negotiated, Offer};
 use crate::wire::packet::{DATA_HEADER_LEN, ErrorCode, Packet, emit_data_header};
 
@@ -226,21 +228,59 @@ pub trait BlockSource {
     fn read_run(&mut self, run: Run, buf: &mut [u8]) -> Result<Option<Filled>, Failure>;
 }
 
+/// All that a [`BlockSink`] was given is where it belongs: only this makes an
+/// ACK. To be made by sinks alone.
+#[derive(Debug)]
+pub struct Written;
+
+/// The file, all of which is written, has its final name: only this makes a
+/// final ACK. To be made by sinks alone.
+#[derive(Debug)]
+pub struct Committed(pub Written);
+
 /// Where a receiver's blocks go: each exactly once, in order.
 pub trait BlockSink {
-    /// Stores the payload of the next block. It is acknowledged only after this
-    /// returned.
+    /// Takes the payload of the next block; may keep it until
+    /// [`BlockSink::flush`].
     ///
     /// # Errors
     /// When the data can't be stored; the peer is told so.
     fn write(&mut self, payload: &[u8]) -> Result<(), Failure>;
 
-    /// The file is complete: give it its final name. The final ACK is sent only
-    /// after this returned.
+    /// Stores all that was taken. Before each ACK.
+    ///
+    /// # Errors
+    /// When the data can't be stored; the peer is told so.
+    fn flush(&mut self) -> Result<Written, Failure>;
+
+    /// The file is complete: stores what is left and gives it its final name.
     ///
     /// # Errors
     /// When the file can't be put in place; the peer is told so.
-    fn commit(&mut self) -> Result<(), Failure>;
+    fn commit(&mut self) -> Result<Committed, Failure>;
+}
+
+/// The sink of a sender, which stores nothing.
+#[derive(Debug)]
+pub struct NoSink;
+
+impl NoSink {
+    /// Seen by no peer.
+    const REFUSAL: Failure = Failure::new(ErrorCode::IllegalOperation, "Illegal TFTP operation");
+}
+
+impl BlockSink for NoSink {
+    fn write(&mut self, _: &[u8]) -> Result<(), Failure> {
+        Err(Self::REFUSAL)
+    }
+
+    fn flush(&mut self) -> Result<Written, Failure> {
+        Err(Self::REFUSAL)
+    }
+
+    fn commit(&mut self) -> Result<Committed, Failure> {
+        Err(Self::REFUSAL)
+    }
 }
 
 /// One file on its way in one direction.
@@ -282,18 +322,12 @@ impl Transfer {
 
     /// When what now waits for its answer was first sent. A pure getter.
     pub fn waiting_since(&self) -> Option<Instant> {
-        match self {
-            Self::Sender(sender) => sender.waiting_since(),
-            Self::Receiver(receiver) => receiver.waiting_since(),
-        }
+        self.exchange().retry.waiting_since()
     }
 
     /// How long an answer usually takes, if that has been measured. A pure getter.
     pub fn round_trip(&self) -> Option<Duration> {
-        match self {
-            Self::Sender(sender) => sender.round_trip(),
-            Self::Receiver(receiver) => receiver.round_trip(),
-        }
+        self.exchange().retry.round_trip()
     }
 
     /// Ends the transfer from our side; the peer is sent the failure, once.
@@ -304,13 +338,23 @@ impl Transfer {
         }
     }
 
+    /// Has `sink` (a receiver's) store what it still holds, as before each ACK; a
+    /// failure ends the transfer.
+    pub fn flush(&mut self, sink: &mut impl BlockSink) {
+        match self {
+            Self::Sender(_) => {}
+            Self::Receiver(receiver) => receiver.flush(sink),
+        }
+    }
+
     /// What to send next. A datagram is written into `buf`, which must hold the
     /// opening packet or an ERROR ([`MAX_DATAGRAM`] bytes are always enough).
-    /// A pure getter: until [`Transfer::handle_sent`] it answers the same.
-    pub fn poll_transmit(&self, buf: &mut [u8]) -> Option<Transmit> {
+    /// Before an ACK what `sink` (a receiver's) was given is stored. Until
+    /// [`Transfer::handle_sent`] the answer stays the same.
+    pub fn poll_transmit(&mut self, sink: &mut impl BlockSink, buf: &mut [u8]) -> Option<Transmit> {
         match self {
             Self::Sender(sender) => sender.poll_transmit(buf),
-            Self::Receiver(receiver) => receiver.poll_transmit(buf),
+            Self::Receiver(receiver) => receiver.poll_transmit(sink, buf),
         }
     }
 
@@ -324,10 +368,12 @@ impl Transfer {
 
     /// When [`Transfer::handle_timeout`] wants to be called, if at all.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        match self {
-            Self::Sender(sender) => sender.poll_timeout(),
-            Self::Receiver(receiver) => receiver.poll_timeout(),
-        }
+        self.timer().deadline()
+    }
+
+    /// The same, and what for.
+    pub fn timer(&self) -> Timer {
+        self.exchange().retry.timer()
     }
 
     /// The blocks that a sender will send next if all it has sent arrives: what
@@ -343,8 +389,8 @@ impl Transfer {
     /// dallying after it, until [`Transfer::is_closed`].
     pub fn poll_event(&mut self) -> Option<Outcome> {
         match self {
-            Self::Sender(sender) => sender.poll_event(),
-            Self::Receiver(receiver) => receiver.poll_event(),
+            Self::Sender(sender) => sender.exchange_mut().poll_event(),
+            Self::Receiver(receiver) => receiver.exchange_mut().poll_event(),
         }
     }
 
@@ -367,17 +413,21 @@ impl Transfer {
 
     /// What the two ends agreed on (RFC 1350's values before they did).
     pub fn negotiated(&self) -> &Negotiated {
-        match self {
-            Self::Sender(sender) => sender.negotiated(),
-            Self::Receiver(receiver) => receiver.negotiated(),
-        }
+        self.exchange().negotiated()
     }
 
     /// What has been moved and repeated so far.
     pub fn progress(&self) -> Progress {
         match self {
-            Self::Sender(sender) => sender.progress(),
-            Self::Receiver(receiver) => receiver.progress(),
+            Self::Sender(sender) => sender.exchange().progress(sender.blocks()),
+            Self::Receiver(receiver) => receiver.exchange().progress(receiver.blocks()),
+        }
+    }
+
+    const fn exchange(&self) -> &Exchange {
+        match self {
+            Self::Sender(sender) => sender.exchange(),
+            Self::Receiver(receiver) => receiver.exchange(),
         }
     }
 }

@@ -2,8 +2,6 @@
 //!
 //! Everything dropped or refused is counted somewhere here. Must not: decide.
 
-use std::fmt;
-
 use crate::session::DropCounters;
 
 macro_rules! counters {
@@ -14,15 +12,11 @@ macro_rules! counters {
             $($(#[$doc])* pub(super) $name: u64,)*
         }
 
-        impl fmt::Display for Counters {
-            /// `name=count`, those that never happened left out.
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl Counters {
+            /// Name and count of what has happened, for the log.
+            pub(super) fn happened(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 let all = [$((stringify!($name), self.$name),)*];
-                let mut happened = all.into_iter().filter(|&(_, count)| count > 0);
-                if let Some((name, count)) = happened.next() {
-                    write!(f, "{name}={count}")?;
-                }
-                happened.try_for_each(|(name, count)| write!(f, " {name}={count}"))
+                all.into_iter().filter(|&(_, count)| count > 0)
             }
         }
     };
@@ -97,13 +91,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_happened_is_shown() {
-        assert_eq!(Counters::default().to_string(), "");
+    fn only_what_happened_is_told() {
+        assert_eq!(Counters::default().happened().next(), None);
         let counters = Counters {
             requests: 3,
             shed: 1,
             ..Counters::default()
         };
-        assert_eq!(counters.to_string(), "requests=3 shed=1");
+        assert!(counters.happened().eq([("requests", 3), ("shed", 1)]));
     }
 }

@@ -11,7 +11,7 @@ use std::ops::RangeInclusive;
 use std::rc::Rc;
 use std::time::Instant;
 
-use log::{Level, debug, info, log_enabled};
+use log::{Level, debug, log_enabled};
 use mio::{Poll, Registry, Token};
 
 use super::REQUEST_LEN;
@@ -20,6 +20,7 @@ use super::report::{self, Ending, Reporter};
 use super::shared::SharedPorts;
 use crate::host::clock;
 use crate::host::random::Random;
+use crate::log::event::Event;
 use crate::net::pool::{STORM, SocketPool};
 use crate::net::{ListenSocket, TransferSocket};
 use crate::protocol::transfer::{Failure, Transfer};
@@ -260,6 +261,9 @@ impl Floor {
             return Err(error);
         }
         self.counters.admitted += 1;
+        if let Some(session) = self.sessions.get(key) {
+            self.reporter.begin(session, session.started);
+        }
         self.with_session(key, Session::transmit);
         Ok(())
     }
@@ -331,13 +335,16 @@ impl Floor {
         }
     }
 
-    /// Logs the counters.
+    /// Logs the counters and what is running.
     pub(super) fn report(&self) {
-        let (running, timer) = (self.sessions.len(), self.sessions.wheel_ops());
-        info!(
-            "counters sessions={running} timer_operations={timer} {}",
-            self.counters.with(self.resources.ingress.drops)
-        );
+        let mut counts = vec![
+            ("sessions", self.sessions.len() as u64),
+            ("timer_operations", self.sessions.wheel_ops()),
+        ];
+        let counters = self.counters.with(self.resources.ingress.drops);
+        counts.extend(counters.happened());
+        Event::Counters(&counts).write();
+        report::running(self.sessions.iter().map(|(_, it)| it), clock::now());
     }
 
     /// Counts an error of the kernel's on a listen socket.

@@ -15,6 +15,8 @@ use log::{error, info};
 use super::cli::Args;
 use super::start::{policy, reason};
 use crate::file::Root;
+use crate::log::event::Event;
+use crate::log::text::{Cut, Name};
 use crate::policy::map::{self, MapRefusal, Mapped, Rules};
 use crate::wire::escape::escape;
 use crate::wire::packet::{Direction, Request};
@@ -81,13 +83,14 @@ impl MapFile {
         let Mapped { result, lines } = apply(&self.rules, Some(root), &asked);
         let name = result?;
         if name != asked.name {
-            info!(
-                "mapped peer={peer} op={} file=\"{}\" to=\"{}\" lines={}",
-                asked.direction.name(),
-                escape(asked.name),
-                escape(&name),
-                Lines(&lines),
-            );
+            Event::Mapped {
+                peer,
+                op: asked.direction.name(),
+                file: Name(asked.name),
+                to: Name(&name),
+                lines: Cut(&Lines(&lines)),
+            }
+            .write();
         }
         Ok(name)
     }

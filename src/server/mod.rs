@@ -37,9 +37,10 @@ use mio::{Events, Interest, Token};
 use self::busy_poll::BusyPoll;
 use self::floor::Floor;
 use self::front::Front;
-use self::logging::LogFile;
 use crate::host::clock;
 use crate::host::{Command, Notifier, PidFile, Signals};
+use crate::log::LogFile;
+use crate::log::event::Event;
 use crate::table::{RESERVED, SessionKey};
 
 /// Readiness events taken from the kernel at a time.
@@ -216,10 +217,12 @@ impl Server {
     fn reopen_log(&self) {
         if let Some(log_file) = &self.log_file {
             match log_file.reopen() {
-                Ok(()) => info!("opened the log file anew"),
-                Err(error) => {
-                    error!("cannot open the log file anew, going on with the old: {error}");
-                }
+                Ok(()) => info!("opened the log file again"),
+                Err(error) => error!(
+                    "cannot open the log file again, going on with the old one: {}; let what \
+                     moves it create the new one for this user (logrotate: create)",
+                    start::reason(&error)
+                ),
             }
         }
     }
@@ -233,9 +236,10 @@ impl Server {
         let grace = self.lifetime.grace;
         self.stop_at = Some(now + grace);
         self.front.close(self.floor.single_port());
-        let running = self.floor.running();
-        let status = format!("stopping; {running} transfers have {grace:?} to finish");
-        info!("{status}");
+        let running = self.floor.running() as u64;
+        let stopping = Event::Stopping { running, grace };
+        stopping.write();
+        let status = stopping.to_string();
         if let Some(notifier) = &self.notifier {
             notifier.stopping(&status);
         }

@@ -7,10 +7,12 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use log::{Level, info, log, trace, warn};
+use log::{Level, log_enabled, trace};
 
 use super::counters::Counters;
+use crate::log::event::{Event, Figures};
 use crate::log::repeats::Repeats;
+use crate::log::text::{Cut, Name};
 use crate::protocol::transfer::Outcome;
 use crate::session::{Content, Heading, Session};
 use crate::table::rate::RateLimit;
@@ -27,6 +29,9 @@ pub(super) fn packet(peer: SocketAddr, heading: Heading, datagram: &[u8]) {
 /// Lines a second about peers that have proved nothing: anyone can cause them,
 /// under any address.
 const UNPROVED_LINES: u32 = 100;
+
+/// The most transfers that a signal has listed: their lines fit into a pipe.
+const MAX_LISTED: usize = 200;
 
 /// How a transfer ended.
 #[derive(Debug, Clone, Copy)]
@@ -64,7 +69,11 @@ impl Reporter {
         }
         match std::mem::take(&mut self.left_out) {
             0 => {}
-            left_out => warn!("left out {left_out} lines about refusals and unanswered transfers"),
+            lines => Event::LeftOut {
+                of: "refused",
+                lines,
+            }
+            .write(),
         }
         true
     }
@@ -89,20 +98,20 @@ impl Reporter {
             self.repeats.uncount(refusal);
             return;
         }
-        let file = escape(request.filename);
-        let times = match times {
-            1 => String::new(),
-            more => format!(" times={more}"),
-        };
-        let hint = similar().map_or(String::new(), |name| {
-            format!(
-                " hint=\"did you mean {}? try --ignore-case\"",
-                escape(&name)
-            )
+        let hint = similar().map(|name| {
+            let name = escape(&name).to_string();
+            format!("did you mean {name}? try --ignore-case")
         });
-        warn!(
-            "refused peer={peer} op={op} file=\"{file}\" code={code} reason=\"{reason}\"{times}{hint}"
-        );
+        Event::Refused {
+            peer,
+            op,
+            file: Name(request.filename),
+            code,
+            reason: Cut(reason),
+            times: (times > 1).then_some(times),
+            hint: hint.as_ref().map(|hint| Cut(hint)),
+        }
+        .write();
     }
 
     /// A file that was found under another name than it was asked for.
@@ -114,12 +123,29 @@ impl Reporter {
         served_as: &[u8],
     ) {
         if self.may_go_on(now) {
-            info!(
-                "peer={peer} asked for \"{}\", which is served as \"{}\"",
-                escape(name),
-                escape(served_as),
-            );
+            let (file, to) = (Name(name), Name(served_as));
+            Event::OtherName { peer, file, to }.write();
         }
+    }
+
+    /// A session that has begun.
+    pub(super) fn begin(&mut self, session: &Session, now: Instant) {
+        if !log_enabled!(Level::Debug) || !self.may_go_on(now) {
+            return;
+        }
+        let progress = session.transfer().progress();
+        Event::Started {
+            peer: session.peer(),
+            op: direction(session).name(),
+            file: Name(&session.name),
+            blksize: progress.block_size,
+            windowsize: progress.window_size,
+            size: match session.content() {
+                Content::Source(source) => source.length(),
+                Content::Sink(_) => session.transfer().negotiated().tsize,
+            },
+        }
+        .write();
     }
 
     /// A session that has ended.
@@ -136,27 +162,51 @@ impl Reporter {
             return;
         }
         let level = match ending {
-            Ending::Outcome(Outcome::Probed) => Level::Debug,
             Ending::Outcome(outcome) if outcome.is_success() => Level::Info,
             Ending::Replaced => Level::Info,
             Ending::Outcome(_) | Ending::Evicted => Level::Warn,
         };
-        let seconds = now.saturating_duration_since(session.started).as_secs_f64();
-        let bytes = session.bytes();
-        log!(
+        let (outcome, error) = outcome(ending);
+        Event::Ended {
             level,
-            "ended peer={} op={} file=\"{}\" bytes={bytes} seconds={seconds:.3} rate={:.0} \
-             blksize={} windowsize={} retransmits={} outcome={}{}",
-            session.peer(),
-            direction(session).name(),
-            escape(&session.name),
-            rate(bytes, seconds),
-            progress.block_size,
-            progress.window_size,
-            progress.retransmits,
-            Words(ending),
-            hint(session, ending).unwrap_or_default(),
-        );
+            figures: figures(session, now),
+            outcome,
+            lacks_last_ack: matches!(ending, Ending::Outcome(Outcome::LastAckMissing)),
+            error,
+            hint: hint(session, ending),
+        }
+        .write();
+    }
+}
+
+/// Lists what is under way.
+pub(super) fn running<'a>(sessions: impl Iterator<Item = &'a Session>, now: Instant) {
+    let mut running = sessions.filter(|session| !session.has_ended());
+    for session in running.by_ref().take(MAX_LISTED) {
+        Event::Running(figures(session, now)).write();
+    }
+    let lines = running.count() as u64;
+    if lines > 0 {
+        Event::LeftOut {
+            of: "running",
+            lines,
+        }
+        .write();
+    }
+}
+
+/// Where a transfer stands.
+fn figures(session: &Session, now: Instant) -> Figures<'_> {
+    let progress = session.transfer().progress();
+    Figures {
+        peer: session.peer(),
+        op: direction(session).name(),
+        file: Name(&session.name),
+        bytes: session.bytes(),
+        seconds: now.saturating_duration_since(session.started).as_secs_f64(),
+        blksize: progress.block_size,
+        windowsize: progress.window_size,
+        retransmits: progress.retransmits,
     }
 }
 
@@ -166,12 +216,6 @@ const fn direction(session: &Session) -> Direction {
         Content::Source(_) => Direction::Read,
         Content::Sink(_) => Direction::Write,
     }
-}
-
-/// Bytes a second; what took no measurable time counts as a microsecond.
-#[expect(clippy::cast_precision_loss, reason = "a rate in a log line")]
-fn rate(bytes: u64, seconds: f64) -> f64 {
-    bytes as f64 / seconds.max(0.000_001)
 }
 
 fn count(ending: Ending<'_>, counters: &mut Counters) {
@@ -191,27 +235,23 @@ fn count(ending: Ending<'_>, counters: &mut Counters) {
     *counter += 1;
 }
 
-/// An ending as it stands in the log.
-struct Words<'a>(Ending<'a>);
-
-impl fmt::Display for Words<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Ending::Outcome(Outcome::Completed) => f.write_str("completed"),
-            Ending::Outcome(Outcome::LastAckMissing) => f.write_str("completed last_ack=missing"),
-            Ending::Outcome(Outcome::Probed) => f.write_str("probed"),
-            Ending::Outcome(Outcome::PeerError { code, message }) => {
-                write!(f, "peer_error code={code} message=\"{}\"", escape(message))
-            }
-            Ending::Outcome(Outcome::Failed(failure)) => {
-                let (code, message) = (failure.code, failure.message);
-                write!(f, "failed code={code} message=\"{message}\"")
-            }
-            Ending::Outcome(Outcome::TimedOut) => f.write_str("timed_out"),
-            Ending::Replaced => f.write_str("replaced"),
-            Ending::Evicted => f.write_str("evicted"),
+/// An ending as it stands in the log, and the ERROR that brought it about.
+fn outcome(ending: Ending<'_>) -> (&'static str, Option<(ErrorCode, Name<'_>)>) {
+    let word = match ending {
+        Ending::Outcome(Outcome::Completed | Outcome::LastAckMissing) => "completed",
+        Ending::Outcome(Outcome::Probed) => "probed",
+        Ending::Outcome(Outcome::PeerError { code, message }) => {
+            return ("peer_error", Some((*code, Name(message))));
         }
-    }
+        Ending::Outcome(Outcome::Failed(failure)) => {
+            let message = Name(failure.message.as_bytes());
+            return ("failed", Some((failure.code, message)));
+        }
+        Ending::Outcome(Outcome::TimedOut) => "timed_out",
+        Ending::Replaced => "replaced",
+        Ending::Evicted => "evicted",
+    };
+    (word, None)
 }
 
 /// Where the pattern is known: what to look at.
@@ -222,25 +262,23 @@ fn hint(session: &Session, ending: Ending<'_>) -> Option<&'static str> {
         Ending::Outcome(Outcome::TimedOut) => {}
         Ending::Outcome(Outcome::LastAckMissing) if nothing_arrived => {}
         Ending::Outcome(Outcome::Completed) if is_short(session) => {
-            return Some(" hint=\"less came than the client announced: compare the files\"");
+            return Some("less came than the client announced: compare the files");
         }
         _ => return None,
     }
     if !progress.verified {
         return Some(if session.shares_its_port() {
-            " hint=\"no answer ever came: does a firewall drop what we send?\""
+            "no answer ever came: does a firewall drop what we send?"
         } else {
-            " hint=\"no answer ever came: does a firewall or NAT drop packets from our new port? \
-             try --single-port\""
+            "no answer ever came: does a firewall or NAT drop packets from our new port? \
+             try --single-port"
         });
     }
     match progress.blocks {
         0 if progress.block_size > LARGEST_UNFRAGMENTED => {
-            Some(" hint=\"large blocks never arrive: are fragments lost? try -B 1428\"")
+            Some("large blocks never arrive: are fragments lost? try -B 1428")
         }
-        32_767 | 65_535 => {
-            Some(" hint=\"the client stops where block numbers wrap: use a larger blksize\"")
-        }
+        32_767 | 65_535 => Some("the client stops where block numbers wrap: use a larger blksize"),
         _ => None,
     }
 }

@@ -8,13 +8,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use log::{debug, warn};
+use log::debug;
 
 use super::REQUEST_LEN;
 use super::floor::Floor;
 use super::mapping::MapFile;
 use super::report::Ending;
 use crate::file::{FileSink, FileSource, Found, Root, StorageError, Upload};
+use crate::log::event::Event;
 use crate::net::{Destination, ListenSocket, Received};
 use crate::policy::access::Access;
 use crate::policy::client_root::ClientRoots;
@@ -377,8 +378,13 @@ impl Requests {
         floor: &Floor,
     ) {
         if self.drop_lines.take(now) {
-            let running = floor.sessions.len();
-            warn!("dropped a request of {peer}: {reason}; dropped={count} sessions={running}");
+            Event::Dropped {
+                peer,
+                reason,
+                dropped: count,
+                sessions: floor.sessions.len() as u64,
+            }
+            .write();
         }
     }
 }

@@ -28,6 +28,9 @@ use crate::host::clock;
 use crate::host::{
     self, Confinement, Enforcement, Identity, Inherited, Notifier, PidFile, Signals,
 };
+use crate::log::LogFile;
+use crate::log::event::Event;
+use crate::log::text::{Addresses, Cut};
 use crate::net::{Binding, ListenSocket};
 use crate::policy::access::Access;
 use crate::policy::client_root::ClientRoots;
@@ -67,7 +70,7 @@ impl Server {
             none if none.is_empty() => listen(args)?,
             sockets => adopt(sockets)?,
         };
-        let listeners = Rc::from(listeners);
+        let listeners: Rc<[ListenSocket]> = Rc::from(listeners);
         let directory = Directory::open(&args.root)?;
         // As it is seen from outside.
         let path = args.root.canonicalize().unwrap_or(args.root.clone());
@@ -75,7 +78,7 @@ impl Server {
         let mut pid_file = args.pid_file.as_deref().map(reserve_pid_file).transpose()?;
         let max_sessions = max_sessions(args, host::raise_open_files()?);
         let lifetime = lifetime(args, inherited.by_inetd);
-        let enforcement = confine(args, directory.as_fd())?;
+        let enforcement = confine(args, directory.as_fd(), log_file.as_ref())?;
         if let Some(pid_file) = pid_file.as_mut().filter(|_| args.chroot) {
             pid_file.lose_path();
         }
@@ -85,7 +88,16 @@ impl Server {
             client_roots,
             map_file,
         };
-        let status = describe(args, &path, &listeners, max_sessions, &policy);
+        let root = path.display();
+        let addresses: Vec<_> = listeners.iter().map(ListenSocket::address).collect();
+        let mapped_by = policy.map_file.as_ref().map(ToString::to_string);
+        let listening = Event::Listening {
+            addresses: Addresses(&addresses),
+            root: Cut(&root),
+            access: described(args),
+            max_sessions: max_sessions as u64,
+            mapped_by: mapped_by.as_ref().map(|map| Cut(map)),
+        };
         let now = clock::now();
         let requests = Requests::new(policy, config(args), limits(args), now);
         let shared = args.single_port.then(|| Rc::clone(&listeners));
@@ -102,9 +114,9 @@ impl Server {
                 .write()
                 .map_err(|error| cannot_write_pid_file(path, &error))?;
         }
-        info!("{status}");
+        listening.write();
         if let Some(notifier) = &notifier {
-            notifier.ready(&status);
+            notifier.ready(&listening.to_string());
         }
         server.notifier = notifier;
         server.pid_file = pid_file;
@@ -114,18 +126,28 @@ impl Server {
 }
 
 /// Gives up every right that serving `root` doesn't take.
-fn confine(args: &Args, root: BorrowedFd<'_>) -> Result<Enforcement, Box<dyn Error>> {
+fn confine(
+    args: &Args,
+    root: BorrowedFd<'_>,
+    log_file: Option<&LogFile>,
+) -> Result<Enforcement, Box<dyn Error>> {
     let find = |it: &UserAndGroup| Identity::find(&it.user, it.group.as_deref());
+    let identity = args.user.as_ref().map(find).transpose()?;
+    if let (Some(identity), Some(log_file)) = (&identity, log_file) {
+        // Where it can't be given away it can't be opened again either: that is
+        // told when it is tried.
+        let _ = log_file.with_regular(|file| identity.adopt(file));
+    }
     let confinement = Confinement {
         root,
         writable: !args.read_only,
         listable: args.ignore_case,
-        log_file: args.log_file.as_deref(),
+        log_directory: log_file.and_then(LogFile::directory),
         map_file: args.map_file.as_deref(),
         pid_file: args.pid_file.as_deref(),
         chroot: args.chroot,
         sandbox: !args.no_sandbox,
-        identity: args.user.as_ref().map(find).transpose()?,
+        identity,
     };
     Ok(confinement.enter()?)
 }
@@ -321,30 +343,13 @@ pub(super) fn reason(error: &io::Error) -> String {
     }
 }
 
-/// What is served, where, and what is allowed, in one line.
-fn describe(
-    args: &Args,
-    root: &Path,
-    listeners: &[ListenSocket],
-    max_sessions: usize,
-    policy: &Policy,
-) -> String {
-    let addresses: Vec<_> = listeners
-        .iter()
-        .map(|it| it.address().to_string())
-        .collect();
-    let access = match (args.read_only, args.overwrite) {
+/// What clients may do, in words.
+const fn described(args: &Args) -> &'static str {
+    match (args.read_only, args.overwrite) {
         (true, _) => "read only",
         (false, false) => "read, create, never overwrite",
         (false, true) => "read, create, overwrite",
-    };
-    let mapped = policy.map_file.as_ref();
-    let mapped = mapped.map_or(String::new(), |map| format!("; names mapped by {map}"));
-    format!(
-        "listening on {}; serving {}: {access}; at most {max_sessions} transfers{mapped}",
-        addresses.join(", "),
-        root.display(),
-    )
+    }
 }
 
 /// Says what the confinement leaves to be wished for.

@@ -13,9 +13,10 @@ use log::debug;
 
 use super::context::{BATCH_BYTES, Context, Heading, Ingress, Resources};
 use super::port::Port;
-use super::{Content, NoSink, Reach, Remote, Session, Turn};
+use super::{Content, Reach, Remote, Session, Turn};
 use crate::file::{ReadAt, Store};
 use crate::net::MAX_COALESCED;
+use crate::protocol::transfer::NoSink;
 use crate::wire::packet::{DATA_HEADER_LEN, ErrorCode, MAX_ERROR_LEN, Packet, emit_error};
 
 /// Datagrams a session may take in before the others have their turn.

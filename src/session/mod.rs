@@ -35,7 +35,7 @@ pub use self::prefetch::PrefetchPool;
 use self::prefetch::Prefetched;
 use crate::file::{FileSink, FileSource, ReadAt, ReadFile, Store, Upload};
 use crate::net::{ListenSocket, MAX_SEND, TransferSocket};
-use crate::protocol::transfer::{BlockSink, Failure, Outcome, Transfer};
+use crate::protocol::transfer::{Failure, Outcome, Transfer};
 use crate::table::Tracked;
 use crate::wire::packet::ErrorCode;
 
@@ -56,19 +56,6 @@ pub enum Content<S = Upload, R = ReadFile> {
     Source(FileSource<R>),
     /// It is being received.
     Sink(Box<FileSink<S>>),
-}
-
-/// What a sender is given: it has nothing to store.
-struct NoSink;
-
-impl BlockSink for NoSink {
-    fn write(&mut self, _: &[u8]) -> Result<(), Failure> {
-        Err(WRONG_WAY)
-    }
-
-    fn commit(&mut self) -> Result<(), Failure> {
-        Err(WRONG_WAY)
-    }
 }
 
 /// Never seen by anyone: a sender stores nothing, a receiver reads nothing.

@@ -9,13 +9,13 @@ use std::mem;
 use log::debug;
 use mio::Interest;
 
-use super::context::{Context, Heading};
+use super::context::{Context, Heading, Resources};
 use super::port::Port;
 use super::prefetch::Prefetched;
 use super::{Content, Session, Turn, WRONG_WAY};
 use crate::file::{ReadAt, Store};
 use crate::net::RunSent;
-use crate::protocol::transfer::{BlockSource, Filled, Run, Sent, Transmit};
+use crate::protocol::transfer::{BlockSource, Filled, NoSink, Run, Sent, Transmit};
 
 /// What became of a run that was to be sent.
 enum Attempt {
@@ -29,17 +29,13 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
     /// Sends what is due.
     pub fn transmit(&mut self, context: &mut Context<'_, P>) -> Turn {
         loop {
-            match self.transfer.poll_transmit(&mut context.resources.buffer) {
+            match self.poll_transmit(context.resources) {
                 None => {
                     self.file_wait.over();
                     if mem::take(&mut self.blocked) {
                         self.watch(Interest::READABLE, context);
                     }
                     return Turn::Waiting;
-                }
-                // No ACK before the data is in the file.
-                Some(Transmit::Datagram(_)) if !context.resources.write_buffer.is_empty() => {
-                    self.flush(context);
                 }
                 Some(Transmit::Datagram(len)) => {
                     self.file_wait.over();
@@ -54,6 +50,17 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
                         context.send_budget = context.send_budget.saturating_sub(bytes);
                     }
                 },
+            }
+        }
+    }
+
+    fn poll_transmit(&mut self, resources: &mut Resources) -> Option<Transmit> {
+        let buffer = &mut resources.buffer;
+        match &mut self.content {
+            Content::Source(_) => self.transfer.poll_transmit(&mut NoSink, buffer),
+            Content::Sink(file) => {
+                let sink = &mut resources.write_buffer.sink_for(file);
+                self.transfer.poll_transmit(sink, buffer)
             }
         }
     }
@@ -147,10 +154,9 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
 
     /// Writes out what was collected; what can't be written ends the transfer.
     pub(super) fn flush(&mut self, context: &mut Context<'_, P>) {
-        if let Content::Sink(file) = &mut self.content
-            && let Err(failure) = context.resources.write_buffer.flush(file)
-        {
-            self.transfer.abort(failure);
+        if let Content::Sink(file) = &mut self.content {
+            let sink = &mut context.resources.write_buffer.sink_for(file);
+            self.transfer.flush(sink);
         }
     }
 

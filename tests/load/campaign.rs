@@ -34,6 +34,11 @@ pub(crate) struct Measured {
 }
 
 impl Measured {
+    /// Whether this contender took part.
+    pub(crate) fn has(&self, contender: Contender) -> bool {
+        self.runs.iter().any(|run| run.contender == contender)
+    }
+
     /// The median of a figure over the rounds of one contender.
     pub(crate) fn spread(&self, contender: Contender, metric: Metric) -> Option<Spread> {
         let runs = self.runs.iter().filter(|run| run.contender == contender);
@@ -107,7 +112,7 @@ impl Campaign {
             .into_iter()
             .filter(|&contender| {
                 let found = self.programs.find(contender).is_some();
-                if !found {
+                if !found && self.programs.is_wanted(contender) {
                     eprintln!("skipping {}: not on this machine", contender.name());
                 }
                 found
@@ -246,7 +251,7 @@ impl Campaign {
 
 fn takes_part(contender: Contender, workload: &Workload) -> bool {
     let wanted = match contender {
-        Contender::Ours => true,
+        Contender::Ours | Contender::Before => true,
         Contender::OursAsleep => workload.asleep,
         Contender::Bare => matches!(workload.kind, Kind::Transfers) && workload.peers,
         _ => workload.peers,

@@ -1,25 +1,64 @@
-//! The chart: our ratios to the best peer as bars on a logarithmic scale, the
-//! goals as marks on them.
+//! The chart: our ratios to the best peer as bars on a logarithmic scale. A bar
+//! starts at 1.0, the best peer, and shows by its colour which of the two is
+//! better; a tick marks the goal.
+//!
+//! Written for a page 700 pixels wide, light or dark.
 
-use plotters::coord::ranged1d::ValueFormatter;
-use plotters::prelude::*;
+use std::fmt::Write as _;
 
 use crate::campaign::Measured;
 use crate::figures::Metric;
 use crate::report::{Verdict, ratio};
 use crate::workloads::Bound;
 
-const ROW: u32 = 26;
-const HEAD: u32 = 90;
-const WIDTH: u32 = 900;
-const NAMES: u32 = 220;
-const MET: RGBColor = RGBColor(46, 125, 80);
-const MISSED: RGBColor = RGBColor(190, 90, 40);
+const WIDTH: f64 = 700.0;
+const MARGIN: f64 = 10.0;
+/// Where the first panel starts; the titles of the rows stand left of it.
+const NAMES: f64 = 222.0;
+const ROW: f64 = 22.0;
+/// Captions, legend and the labels of the scale stand above the rows.
+const HEAD: f64 = 84.0;
+/// For the ratio in figures, right of the bars.
+const FIGURE: f64 = 44.0;
+const GAP: f64 = 14.0;
+const PANEL: f64 = (WIDTH - MARGIN - NAMES - GAP) / 2.0;
+const BARS: f64 = PANEL - FIGURE;
+
+const STYLE: &str = "\
+text{font:12px system-ui,'DejaVu Sans',sans-serif;fill:#1f2328}\
+.small{font-size:11px;fill:#59636e}.page{fill:#fff}.grid{stroke:#d1d9e0}\
+.one{stroke:#1f2328;stroke-width:1.5}.goal{stroke:#1f2328;stroke-width:2}\
+.better{fill:#2a78c2}.worse{fill:#d9822b}\
+@media(prefers-color-scheme:dark){text{fill:#e6edf3}.small{fill:#9aa4af}\
+.page{fill:#0d1117}.grid{stroke:#30363d}.one,.goal{stroke:#e6edf3}\
+.better{fill:#58a6ff}.worse{fill:#e3954a}}";
 
 /// One workload's bars.
 struct Row {
     title: String,
-    verdicts: [Option<Verdict>; 2],
+    bars: [Option<Bar>; 2],
+}
+
+#[derive(Clone, Copy)]
+struct Bar {
+    ratio: f64,
+    goal: f64,
+    is_better: bool,
+}
+
+impl Bar {
+    fn of(verdict: &Verdict) -> Self {
+        let ratio = verdict.value.median;
+        let (goal, is_better) = match verdict.goal.bound {
+            Bound::AtLeast(goal) => (goal, ratio >= 1.0),
+            Bound::AtMost(goal) => (goal, ratio <= 1.0),
+        };
+        Self {
+            ratio,
+            goal,
+            is_better,
+        }
+    }
 }
 
 /// The chart as SVG; `None` if there is nothing to compare.
@@ -27,15 +66,9 @@ pub(crate) fn svg(all: &[Measured]) -> Option<String> {
     let rows: Vec<Row> = all
         .iter()
         .flat_map(|measured| [false, true].map(|asleep| row(measured, asleep)))
-        .filter(|row| row.verdicts.iter().any(Option::is_some))
+        .filter(|row| row.bars.iter().any(Option::is_some))
         .collect();
-    if rows.is_empty() {
-        return None;
-    }
-    let mut svg = String::new();
-    // A picture in memory can't fail to be written.
-    draw(&rows, &mut svg).ok()?;
-    Some(svg)
+    (!rows.is_empty()).then(|| draw(&rows))
 }
 
 fn row(measured: &Measured, asleep: bool) -> Row {
@@ -43,112 +76,230 @@ fn row(measured: &Measured, asleep: bool) -> Row {
     if asleep {
         title += ", no spin";
     }
-    let verdicts = [Metric::Throughput, Metric::CpuPerGigabyte];
+    let metrics = [Metric::Throughput, Metric::CpuPerGigabyte];
     Row {
         title,
-        verdicts: verdicts.map(|metric| ratio(measured, metric, asleep)),
+        bars: metrics.map(|metric| ratio(measured, metric, asleep).map(|it| Bar::of(&it))),
     }
 }
 
-type Drawn<'a> = Result<(), DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::ErrorType>>;
-
-fn draw<'a>(rows: &[Row], svg: &'a mut String) -> Drawn<'a> {
-    let height = HEAD + ROW * rows.len() as u32;
-    let area = SVGBackend::with_string(svg, (WIDTH, height)).into_drawing_area();
-    area.fill(&WHITE)?;
-    let (left, right) = area.split_horizontally(NAMES + (WIDTH - NAMES) / 2);
-    panel(
-        &left,
-        rows,
-        0,
-        "throughput ÷ best peer (longer is better)",
-        NAMES,
-        0.25..16.0,
-    )?;
-    panel(
-        &right,
-        rows,
-        1,
-        "CPU per GB ÷ best peer (shorter is better)",
-        0,
-        0.1..2.0,
-    )?;
-    area.present()
+fn draw(rows: &[Row]) -> String {
+    let height = HEAD + ROW * rows.len() as f64 + MARGIN;
+    let mut svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" \
+         viewBox=\"0 0 {WIDTH} {height}\" role=\"img\">\n\
+         <title>tftpd beside the best other server: throughput and processor time</title>\n\
+         <style>{STYLE}</style>\n\
+         <rect class=\"page\" width=\"{WIDTH}\" height=\"{height}\" rx=\"6\"/>\n"
+    );
+    legend(&mut svg);
+    for (index, row) in rows.iter().enumerate() {
+        let x = NAMES - 10.0;
+        text(&mut svg, x, baseline(index), "end", "", &row.title);
+    }
+    let captions = [
+        "throughput, longer is better",
+        "CPU per GB, shorter is better",
+    ];
+    for (which, caption) in captions.into_iter().enumerate() {
+        let left = NAMES + which as f64 * (PANEL + GAP);
+        text(&mut svg, left, 50.0, "start", "", caption);
+        panel(&mut svg, rows, which, left);
+    }
+    svg + "</svg>\n"
 }
 
-fn panel<'a>(
-    area: &DrawingArea<SVGBackend<'a>, plotters::coord::Shift>,
-    rows: &[Row],
-    which: usize,
-    caption: &str,
-    names: u32,
-    range: std::ops::Range<f64>,
-) -> Drawn<'a> {
-    let (low, high) = (range.start, range.end);
-    let count = rows.len() as f64;
-    let mut chart = ChartBuilder::on(area)
-        .caption(caption, ("sans-serif", 15))
-        .margin(8)
-        .x_label_area_size(24)
-        .y_label_area_size(names)
-        .build_cartesian_2d(range.log_scale(), Rows(rows))?;
-    chart
-        .configure_mesh()
-        .disable_y_mesh()
-        .light_line_style(TRANSPARENT)
-        .x_label_formatter(&|ratio| format!("{ratio:.2}"))
-        .y_labels(if names > 0 { rows.len() } else { 0 })
-        .label_style(("sans-serif", 12))
-        .draw()?;
+fn legend(svg: &mut String) {
+    let y = 24.0;
+    let entries = [
+        (MARGIN, "better", "better than the best other server"),
+        (MARGIN + 236.0, "worse", "not as good"),
+        (MARGIN + 348.0, "one", "1 = the best other server"),
+        (MARGIN + 544.0, "goal", "goal"),
+    ];
+    for (x, class, words) in entries {
+        match class {
+            "better" | "worse" => rect(svg, class, x, y - 10.0, 12.0, 12.0),
+            "one" => line(svg, class, x + 6.0, y - 11.0, y + 3.0),
+            _ => line(svg, class, x + 6.0, y - 8.0, y + 1.0),
+        }
+        text(svg, x + 18.0, y, "start", "", words);
+    }
+}
+
+fn panel(svg: &mut String, rows: &[Row], which: usize, left: f64) {
+    let scale = Scale::around(rows.iter().filter_map(|row| row.bars[which]));
+    let bottom = HEAD + ROW * rows.len() as f64;
+    for power in scale.low..=scale.high {
+        let x = left + scale.place(f64::from(power).exp2());
+        line(svg, "grid", x, HEAD, bottom);
+        // Labels of neighbours would touch on a long scale; 1 always has its own.
+        if scale.high - scale.low < 5 || power % 2 == 0 {
+            let label = f64::from(power).exp2().to_string();
+            text(svg, x, HEAD - 8.0, "middle", "small", &label);
+        }
+    }
     for (index, row) in rows.iter().enumerate() {
-        let Some(verdict) = &row.verdicts[which] else {
+        let top = HEAD + ROW * index as f64;
+        let Some(bar) = row.bars[which] else {
+            text(svg, left + PANEL, baseline(index), "end", "small", "–");
             continue;
         };
-        let middle = count - index as f64 - 0.5;
-        let end = verdict.value.median.clamp(low, high);
-        let color = if verdict.is_met() { MET } else { MISSED };
-        let bar = [(low, middle - 0.32), (end, middle + 0.32)];
-        chart.draw_series([Rectangle::new(bar, color.filled())])?;
-        let (Bound::AtLeast(bound) | Bound::AtMost(bound)) = verdict.goal.bound;
-        let mark = [(bound, middle - 0.45), (bound, middle + 0.45)];
-        chart.draw_series([PathElement::new(mark, BLACK.stroke_width(2))])?;
-        let label = format!("{:.2}", verdict.value.median);
-        let place = (end * 1.03, middle + 0.25);
-        chart.draw_series([Text::new(label, place, ("sans-serif", 11))])?;
+        let (end, one) = (scale.place(bar.ratio), scale.place(1.0));
+        let class = if bar.is_better { "better" } else { "worse" };
+        let (from, width) = (left + end.min(one), (end - one).abs().max(1.0));
+        rect(svg, class, from, top + 4.0, width, ROW - 8.0);
+        let goal = left + scale.place(bar.goal);
+        line(svg, "goal", goal, top + 6.0, top + ROW - 6.0);
+        let figure = format!("{:.2}", bar.ratio);
+        text(svg, left + PANEL, baseline(index), "end", "", &figure);
     }
-    let one = [(1.0, 0.0), (1.0, count)];
-    chart.draw_series([PathElement::new(one, BLACK.mix(0.5))])?;
-    Ok(())
+    let x = left + scale.place(1.0);
+    line(svg, "one", x, HEAD - 3.0, bottom);
 }
 
-/// The axis of workloads: each row one unit high, the first on top, its title
-/// beside its middle.
-struct Rows<'a>(&'a [Row]);
+/// A logarithmic scale over whole powers of two.
+struct Scale {
+    low: i32,
+    high: i32,
+}
 
-impl Ranged for Rows<'_> {
-    type FormatOption = plotters::coord::ranged1d::NoDefaultFormatting;
-    type ValueType = f64;
-
-    fn map(&self, value: &f64, limit: (i32, i32)) -> i32 {
-        let share = value / self.0.len() as f64;
-        limit.0 + (share * f64::from(limit.1 - limit.0)).round() as i32
+impl Scale {
+    /// The powers of two that all bars and goals lie between, 1/64 to 64 at most.
+    fn around(bars: impl Iterator<Item = Bar>) -> Self {
+        let (mut low, mut high) = (-1, 1);
+        for value in bars.flat_map(|bar| [bar.ratio, bar.goal]) {
+            let power = value.log2().clamp(-6.0, 6.0);
+            low = low.min(power.floor() as i32);
+            high = high.max(power.ceil() as i32);
+        }
+        Self { low, high }
     }
 
-    fn key_points<Hint: plotters::coord::ranged1d::KeyPointHint>(&self, _: Hint) -> Vec<f64> {
-        (0..self.0.len()).map(|index| index as f64 + 0.5).collect()
-    }
-
-    fn range(&self) -> std::ops::Range<f64> {
-        0.0..self.0.len() as f64
+    /// Pixels from the left of the bars.
+    fn place(&self, ratio: f64) -> f64 {
+        let share = (ratio.log2() - f64::from(self.low)) / f64::from(self.high - self.low);
+        // Half a label's width stays free on both sides.
+        8.0 + share.clamp(0.0, 1.0) * (BARS - 20.0)
     }
 }
 
-impl ValueFormatter<f64> for Rows<'_> {
-    fn format_ext(&self, value: &f64) -> String {
-        let from_top = self.0.len().saturating_sub(1 + *value as usize);
-        self.0
-            .get(from_top)
-            .map(|row| row.title.clone())
-            .unwrap_or_default()
+fn baseline(index: usize) -> f64 {
+    HEAD + ROW * index as f64 + ROW / 2.0 + 4.0
+}
+
+fn text(svg: &mut String, x: f64, y: f64, anchor: &str, class: &str, words: &str) {
+    let words = words.replace('&', "&amp;").replace('<', "&lt;");
+    // Writing to a string can't fail; neither below.
+    let _ = writeln!(
+        svg,
+        "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\" class=\"{class}\">{words}</text>"
+    );
+}
+
+fn line(svg: &mut String, class: &str, x: f64, top: f64, bottom: f64) {
+    let _ = writeln!(
+        svg,
+        "<path class=\"{class}\" d=\"M{x:.1} {top:.1}V{bottom:.1}\"/>"
+    );
+}
+
+fn rect(svg: &mut String, class: &str, x: f64, y: f64, width: f64, height: f64) {
+    let _ = writeln!(
+        svg,
+        "<rect class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" \
+         height=\"{height:.1}\"/>"
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workloads;
+
+    /// All workloads with ratios from one end of the scale to the other.
+    fn rows() -> Vec<Row> {
+        let workloads = workloads::all().into_iter();
+        let titles = workloads.map(|workload| match workload.title {
+            title if workload.asleep => format!("{title}, no spin"),
+            title => title.to_owned(),
+        });
+        let row = |(index, title): (usize, String)| {
+            let ratio = ((index as f64 - 11.0) / 4.0).exp2();
+            let bar = |ratio, is_better| {
+                Some(Bar {
+                    ratio,
+                    goal: 1.3,
+                    is_better,
+                })
+            };
+            Row {
+                title,
+                bars: [bar(ratio, ratio >= 1.0), bar(1.0 / ratio, ratio >= 1.0)],
+            }
+        };
+        titles.enumerate().map(row).collect()
+    }
+
+    fn attribute(element: &str, name: &str) -> Option<f64> {
+        let (_, rest) = element.split_once(&format!(" {name}=\""))?;
+        rest.split_once('"')?.0.parse().ok()
+    }
+
+    #[test]
+    fn nothing_is_cut_off_and_no_labels_collide() {
+        let svg = draw(&rows());
+        let mut seen: Vec<(f64, f64, f64)> = Vec::new();
+        for element in svg.lines().filter(|line| line.starts_with("<text")) {
+            let x = attribute(element, "x").unwrap();
+            let words = element.split(['<', '>']).nth(2).unwrap();
+            // The widest letters that sans-serif fonts have on average.
+            let width = words.chars().count() as f64 * 6.8;
+            let (left, right) = if element.contains("\"end\"") {
+                (x - width, x)
+            } else if element.contains("\"middle\"") {
+                (x - width / 2.0, x + width / 2.0)
+            } else {
+                (x, x + width)
+            };
+            assert!(left >= 0.0 && right <= WIDTH, "{element}");
+            let y = attribute(element, "y").unwrap();
+            for (other_y, other_left, other_right) in &seen {
+                let is_apart =
+                    (y - other_y).abs() > 1.0 || left >= *other_right || right <= *other_left;
+                assert!(is_apart, "{element} touches another");
+            }
+            seen.push((y, left, right));
+        }
+        for element in svg
+            .lines()
+            .filter(|line| line.starts_with("<rect class=\"b"))
+        {
+            let x = attribute(element, "x").unwrap();
+            let right = x + attribute(element, "width").unwrap();
+            assert!(x >= 0.0 && right <= WIDTH, "{element}");
+        }
+    }
+
+    #[test]
+    fn a_lead_is_never_painted_as_failure() {
+        let verdicts = rows().into_iter().flat_map(|row| row.bars).flatten();
+        let count = verdicts.filter(|bar| bar.is_better).count();
+        let svg = draw(&rows());
+        // One more is the legend's.
+        assert_eq!(svg.matches("class=\"better\"").count(), count + 1);
+    }
+
+    #[test]
+    fn bars_and_goals_lie_on_the_scale() {
+        let bar = |ratio, goal| Bar {
+            ratio,
+            goal,
+            is_better: true,
+        };
+        let scale = Scale::around([bar(6.3, 8.0), bar(0.3, 1.0)].into_iter());
+        assert_eq!((scale.low, scale.high), (-2, 3));
+        assert!(scale.place(0.3) < scale.place(1.0));
+        assert!(scale.place(1e9) <= BARS && scale.place(1e-9) >= 0.0);
     }
 }

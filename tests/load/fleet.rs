@@ -18,7 +18,8 @@ use tftpd::protocol::receiver::Receiver;
 use tftpd::protocol::retry::{RetryPolicy, Wait};
 use tftpd::protocol::sender::Sender;
 use tftpd::protocol::transfer::{
-    BlockSink, Config, Failure, MAX_DATAGRAM, Opening, Outcome, Run, Sent, Transfer, Transmit,
+    BlockSink, Committed, Config, Failure, MAX_DATAGRAM, Opening, Outcome, Run, Sent, Transfer,
+    Transmit, Written,
 };
 use tftpd::table::wheel::TimerWheel;
 use tftpd::wire::options::{Negotiated, Offer};
@@ -221,9 +222,13 @@ impl BlockSink for Checker<'_> {
         Ok(())
     }
 
-    fn commit(&mut self) -> Result<(), Failure> {
+    fn flush(&mut self) -> Result<Written, Failure> {
+        Ok(Written)
+    }
+
+    fn commit(&mut self) -> Result<Committed, Failure> {
         if *self.checked == self.size {
-            Ok(())
+            Ok(Committed(Written))
         } else {
             Err(CUT_SHORT)
         }
@@ -477,7 +482,13 @@ impl<'a> Fleet<'a> {
     fn transmit(&mut self, index: usize, now: Instant) {
         let seat = &mut self.seats[index];
         let Some(job) = &mut seat.job else { return };
-        while let Some(transmit) = job.transfer.poll_transmit(&mut self.buffer) {
+        let mut checker = Checker {
+            pattern: self.pattern,
+            file: job.file,
+            size: self.plan.size,
+            checked: &mut job.checked,
+        };
+        while let Some(transmit) = job.transfer.poll_transmit(&mut checker, &mut self.buffer) {
             if job.answered && self.plan.delay > Duration::ZERO {
                 match job.held {
                     None => {

@@ -68,6 +68,9 @@ struct CampaignArgs {
     /// Our server
     #[arg(long)]
     ours: PathBuf,
+    /// Another build of our server, to measure beside it instead of the peers
+    #[arg(long)]
+    against: Option<PathBuf>,
     /// Where the peers are installed
     #[arg(long)]
     peers: PathBuf,
@@ -151,6 +154,7 @@ fn measure(args: CampaignArgs) -> Result<(), Box<dyn Error>> {
     let campaign = Campaign {
         programs: Programs {
             ours: args.ours,
+            against: args.against,
             peers: args.peers,
         },
         cores: Cores::choose()?,

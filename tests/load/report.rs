@@ -126,8 +126,12 @@ impl Setting {
 pub(crate) fn markdown(setting: &Setting, all: &[Measured]) -> String {
     let mut text = String::new();
     head(&mut text, setting);
-    ratios(&mut text, all);
-    further_goals(&mut text, all);
+    if all.iter().any(|measured| measured.has(Contender::Before)) {
+        before_and_after(&mut text, all);
+    } else {
+        ratios(&mut text, all);
+        further_goals(&mut text, all);
+    }
     details(&mut text, all);
     notes(&mut text, all);
     text
@@ -181,6 +185,72 @@ fn ratios(text: &mut String, all: &[Measured]) {
                 &format!("| {title} {} {} |", Cells(throughput, 0), Cells(cpu, 2)),
             );
         }
+    }
+    text.push('\n');
+}
+
+/// A figure held against that of another build of ours.
+struct Change {
+    metric: Metric,
+    words: &'static str,
+    is_more_better: bool,
+    /// Differences up to this much of the value are the machine's.
+    noise: f64,
+}
+
+const CHANGES: [Change; 6] = [
+    Change::new(Metric::Throughput, "MB/s", true, 0.03),
+    Change::new(Metric::CpuPerGigabyte, "CPU-s/GB", false, 0.03),
+    Change::new(Metric::CompletionP50, "median completion", false, 0.05),
+    Change::new(Metric::CompletionP99, "p99 completion", false, 0.1),
+    Change::new(Metric::PeakKib, "peak memory", false, 0.03),
+    Change::new(Metric::KibPerSession, "KiB a stalled session", false, 0.03),
+];
+
+impl Change {
+    const fn new(metric: Metric, words: &'static str, is_more_better: bool, noise: f64) -> Self {
+        Self {
+            metric,
+            words,
+            is_more_better,
+            noise,
+        }
+    }
+
+    /// Whether it got worse in the median by more than noise, and in most rounds.
+    fn is_worse(&self, ratio: Spread) -> bool {
+        if self.is_more_better {
+            ratio.median < 1.0 - self.noise && ratio.max < 1.0 + self.noise
+        } else {
+            ratio.median > 1.0 + self.noise && ratio.min > 1.0 - self.noise
+        }
+    }
+}
+
+/// What changed from one build to the other, round by round.
+fn before_and_after(text: &mut String, all: &[Measured]) {
+    let titles = CHANGES.map(|change| change.words);
+    line(
+        text,
+        "Ours divided by the build before it, in the same round:\n",
+    );
+    let head = format!("| workload | {} | worse |", titles.join(" | "));
+    line(text, &head);
+    line(text, &format!("|---|{}---|", "---|".repeat(CHANGES.len())));
+    for measured in all {
+        let mut worse = Vec::new();
+        let cells = CHANGES.map(|change| {
+            let (us, them) = (Contender::Ours, Contender::Before);
+            let Some(ratio) = measured.ratio((us, change.metric), (them, change.metric)) else {
+                return "–".to_owned();
+            };
+            if change.is_worse(ratio) {
+                worse.push(change.words);
+            }
+            show(ratio, 2)
+        });
+        let (title, cells, worse) = (measured.workload.title, cells.join(" | "), worse.join(", "));
+        line(text, &format!("| {title} | {cells} | {worse} |"));
     }
     text.push('\n');
 }
@@ -263,7 +333,7 @@ fn details(text: &mut String, all: &[Measured]) {
     line(text, &format!("|---|---|{}", "---|".repeat(COLUMNS.len())));
     for measured in all {
         for contender in Contender::ALL {
-            if !measured.runs.iter().any(|run| run.contender == contender) {
+            if !measured.has(contender) {
                 continue;
             }
             let cells = COLUMNS.map(|(metric, digits)| {
@@ -379,4 +449,25 @@ fn quoted(text: &str) -> String {
         }
     }
     quoted + "\""
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_for_the_worse_is_beyond_noise() {
+        let [throughput, cpu, ..] = CHANGES;
+        for (change, values, expected) in [
+            (&throughput, [0.90, 0.92, 0.95], true),
+            (&throughput, [0.90, 0.92, 1.30], false),
+            (&throughput, [0.98, 0.98, 0.99], false),
+            (&throughput, [1.2, 1.3, 1.4], false),
+            (&cpu, [1.1, 1.1, 1.2], true),
+            (&cpu, [0.8, 0.8, 0.9], false),
+        ] {
+            let ratio = Spread::of(values).unwrap();
+            assert_eq!(change.is_worse(ratio), expected, "{values:?}");
+        }
+    }
 }

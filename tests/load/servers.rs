@@ -28,6 +28,8 @@ pub(crate) enum Contender {
     Ours,
     /// Ours, never waiting awake.
     OursAsleep,
+    /// Another build of ours that this one is held against.
+    Before,
     InTftpd,
     Atftpd,
     Dnsmasq,
@@ -37,9 +39,10 @@ pub(crate) enum Contender {
 }
 
 impl Contender {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Ours,
         Self::OursAsleep,
+        Self::Before,
         Self::InTftpd,
         Self::Atftpd,
         Self::Dnsmasq,
@@ -51,6 +54,7 @@ impl Contender {
         match self {
             Self::Ours => "ours",
             Self::OursAsleep => "ours --busy-poll 0",
+            Self::Before => "before",
             Self::InTftpd => "in.tftpd",
             Self::Atftpd => "atftpd",
             Self::Dnsmasq => "dnsmasq",
@@ -84,15 +88,30 @@ impl Contender {
 #[derive(Debug)]
 pub(crate) struct Programs {
     pub(crate) ours: PathBuf,
+    /// The build of ours to hold it against, instead of the peers.
+    pub(crate) against: Option<PathBuf>,
     /// Where `scripts/peers` has put the others.
     pub(crate) peers: PathBuf,
 }
 
 impl Programs {
+    /// Whether it takes part: two builds of ours are measured without the others.
+    pub(crate) fn is_wanted(&self, contender: Contender) -> bool {
+        match contender {
+            Contender::Ours => true,
+            Contender::Before => self.against.is_some(),
+            _ => self.against.is_none(),
+        }
+    }
+
     /// The program behind a contender, if it is on this machine.
     pub(crate) fn find(&self, contender: Contender) -> Option<PathBuf> {
+        if !self.is_wanted(contender) {
+            return None;
+        }
         let candidate = match contender {
             Contender::Ours => self.ours.clone(),
+            Contender::Before => self.against.clone()?,
             Contender::OursAsleep => {
                 let help = output(&self.ours, "--help");
                 return help.contains("--busy-poll").then(|| self.ours.clone());
@@ -129,7 +148,7 @@ impl Programs {
         let user = user.unwrap_or_else(|| "root".into());
         let mut command = Command::new(program);
         match contender {
-            Contender::Ours => command.args(["-a", &address]).arg(root),
+            Contender::Ours | Contender::Before => command.args(["-a", &address]).arg(root),
             Contender::OursAsleep => command.args(["-a", &address, "--busy-poll", "0"]).arg(root),
             Contender::InTftpd => command
                 .args(["--foreground", "--secure", "--create", "--user", &user])

@@ -338,3 +338,18 @@ fn troubles() -> Vec<Workload> {
             .nothing_failed(),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_script_knows_every_workload_by_name() {
+        let script = include_str!("../../scripts/bench");
+        let (_, list) = script.split_once("WORKLOADS=(").unwrap();
+        let (list, _) = list.split_once(')').unwrap();
+        let known: Vec<_> = list.split_whitespace().collect();
+        let names: Vec<_> = all().iter().map(|workload| workload.name).collect();
+        assert_eq!(known, names);
+    }
+}

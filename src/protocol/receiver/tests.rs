@@ -413,6 +413,46 @@ fn repeats_do_not_prolong_dallying() {
 }
 
 #[test]
+fn dallying_begins_when_the_final_ack_was_sent() {
+    // The socket is full for longer than a wait.
+    let mut server = Script::receiver(&FIXED, Server(""));
+    server.play(
+        "   0 open      > ACK 0   @500
+            5 full      > nothing @500
+           10 DATA 1(3) > wrote 3, committed @510 Completed over
+          510 timeout   > nothing @1510 over
+         1510 timeout   > nothing @2510 over
+         1600 room      > ACK 1   @2600 over
+         2000 DATA 1(3) > ACK 1   @2600 over
+         2600 timeout   > nothing closed",
+    );
+    assert_eq!(server.retransmits(), 1);
+    // A repeat that is due is sent before anything is forgotten.
+    Script::receiver(&FIXED, Server("")).play(
+        "   0 open      > ACK 0   @500
+           10 DATA 1(3) > wrote 3, committed, ACK 1 @1010 Completed over
+           20 full      > nothing @1010 over
+          900 DATA 1(3) > nothing @1010 over
+         1010 timeout   > nothing @2010 over
+         1100 room      > ACK 1   @2100 over
+         2100 timeout   > nothing closed",
+    );
+    // A socket that stays full is given up.
+    let mut server = Script::receiver(&FIXED, Server(""));
+    server.play(
+        "    0 open      > ACK 0   @500
+             5 full      > nothing @500
+            10 DATA 1(3) > wrote 3, committed @510 Completed over
+           510 timeout   > nothing @1510 over",
+    );
+    for second in 1..=23 {
+        let (now, next) = (second * 1000 + 510, second * 1000 + 1510);
+        server.play(&format!("{now} timeout > nothing @{next} over"));
+    }
+    server.play("24510 timeout > nothing closed");
+}
+
+#[test]
 fn a_block_larger_than_agreed_ends_the_transfer() {
     Script::receiver(&FIXED, Server("blksize=8")).play(
         "  0 open      > OACK blksize=8 @500

@@ -526,6 +526,29 @@ fn a_full_socket_is_offered_the_same_again() {
     );
 }
 
+#[test]
+fn a_full_socket_in_a_pause_between_bursts_is_no_silence() {
+    let options = "blksize=8 windowsize=8";
+    let mut server = Script::sender(&FIXED, Server(options), length(2000));
+    server.play(
+        "  0 open    > OACK blksize=8 windowsize=8 @500
+          10 ACK 0   > DATA 1-8   @510
+          20 ACK 2   > DATA 3-10  @520
+          30 ACK 4   > DATA 5-8   @31",
+    );
+    let before = server.retransmits();
+    server.play(
+        "  30 full    > nothing    @31
+           31 timeout > nothing    @531
+          531 timeout > nothing    @1531
+         1531 timeout > nothing    @2531
+         1600 room    > DATA 9-12  @2100
+         1610 ACK 12  > DATA 13-16 @1611",
+    );
+    // 9 and 10 went out in the window before.
+    assert_eq!(server.retransmits(), before + 2, "nothing was lost");
+}
+
 // --- options -----------------------------------------------------------------------
 
 #[test]

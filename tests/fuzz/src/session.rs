@@ -12,7 +12,8 @@ use tftpd::protocol::receiver::Receiver;
 use tftpd::protocol::retry::{RetryPolicy, Wait};
 use tftpd::protocol::sender::Sender;
 use tftpd::protocol::transfer::{
-    BlockSink, Config, Failure, MAX_DATAGRAM, Opening, Outcome, Run, Sent, Transfer, Transmit,
+    BlockSink, Committed, Config, Failure, MAX_DATAGRAM, Opening, Outcome, Run, Sent, Transfer,
+    Transmit, Written,
 };
 use tftpd::wire::options::{Limits, Negotiated, Offer, negotiate};
 use tftpd::wire::packet::{Direction, ErrorCode, Mode, Packet, emit_request};
@@ -170,8 +171,8 @@ impl Play {
         let mut buffer = [0; MAX_DATAGRAM];
         let window = usize::from(self.transfer.negotiated().windowsize);
         let mut sent = 0;
-        while let Some(transmit) = self.transfer.poll_transmit(&mut buffer) {
-            let again = self.transfer.poll_transmit(&mut buffer);
+        while let Some(transmit) = self.transfer.poll_transmit(&mut self.disk, &mut buffer) {
+            let again = self.transfer.poll_transmit(&mut self.disk, &mut buffer);
             assert_eq!(again, Some(transmit), "polling changed it");
             if self.full {
                 break;
@@ -276,12 +277,16 @@ impl BlockSink for Disk {
         Ok(())
     }
 
-    fn commit(&mut self) -> Result<(), Failure> {
+    fn flush(&mut self) -> Result<Written, Failure> {
+        Ok(Written)
+    }
+
+    fn commit(&mut self) -> Result<Committed, Failure> {
         assert!(!self.committed, "committed twice");
         if self.broken {
             return Err(Failure::new(ErrorCode::DiskFull, "Disk full"));
         }
         self.committed = true;
-        Ok(())
+        Ok(Committed(Written))
     }
 }

@@ -1,0 +1,364 @@
+//! What the log tells, as values: each kind of line with its fields.
+//!
+//! An event reaches the writers through the `log` crate: as text in the record's
+//! arguments, and field by field in its key-values. So nothing ever takes a line
+//! apart again. Must not: decide which events are told, or how a line looks.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use log::kv::{self, Key, Source, VisitSource};
+use log::{Level, Record};
+
+use super::text::{Addresses, Cut, Name};
+use crate::wire::packet::ErrorCode;
+
+/// Something that the log tells.
+#[derive(Debug)]
+pub(crate) enum Event<'a> {
+    /// The server is ready.
+    Listening {
+        addresses: Addresses<'a>,
+        root: Cut<'a>,
+        access: &'static str,
+        max_sessions: u64,
+        /// The map file and how many rules it has.
+        mapped_by: Option<Cut<'a>>,
+    },
+    /// A transfer begins.
+    Started {
+        peer: SocketAddr,
+        op: &'static str,
+        file: Name<'a>,
+        blksize: u16,
+        windowsize: u16,
+        /// The bytes to come, where they are known.
+        size: Option<u64>,
+    },
+    /// A transfer that is under way, on request.
+    Running(Figures<'a>),
+    /// A transfer has ended.
+    Ended {
+        level: Level,
+        figures: Figures<'a>,
+        outcome: &'static str,
+        /// Everything was sent, but the last ACK never came.
+        lacks_last_ack: bool,
+        /// The ERROR that ended it.
+        error: Option<(ErrorCode, Name<'a>)>,
+        hint: Option<&'static str>,
+    },
+    /// A request was answered with an ERROR.
+    Refused {
+        peer: SocketAddr,
+        op: &'static str,
+        file: Name<'a>,
+        code: ErrorCode,
+        reason: Cut<'a>,
+        /// How often there was this refusal, if more than once.
+        times: Option<u64>,
+        hint: Option<Cut<'a>>,
+    },
+    /// The map file has changed a name.
+    Mapped {
+        peer: SocketAddr,
+        op: &'static str,
+        file: Name<'a>,
+        to: Name<'a>,
+        lines: Cut<'a>,
+    },
+    /// A file was found under another name than it was asked for.
+    OtherName {
+        peer: SocketAddr,
+        file: Name<'a>,
+        to: Name<'a>,
+    },
+    /// A request got no answer.
+    Dropped {
+        peer: SocketAddr,
+        reason: &'a str,
+        /// Requests dropped for this reason so far.
+        dropped: u64,
+        sessions: u64,
+    },
+    /// What has been done and left undone, by name.
+    Counters(&'a [(&'static str, u64)]),
+    /// Events of one kind that weren't told: there were too many of them.
+    LeftOut { of: &'static str, lines: u64 },
+    /// No transfer begins any more.
+    Stopping { running: u64, grace: Duration },
+}
+
+/// A transfer in figures.
+#[derive(Debug)]
+pub(crate) struct Figures<'a> {
+    pub(crate) peer: SocketAddr,
+    pub(crate) op: &'static str,
+    pub(crate) file: Name<'a>,
+    /// Bytes of the file that have been acknowledged or stored.
+    pub(crate) bytes: u64,
+    pub(crate) seconds: f64,
+    pub(crate) blksize: u16,
+    pub(crate) windowsize: u16,
+    /// Datagrams sent again, DATA blocks counted one by one.
+    pub(crate) retransmits: u64,
+}
+
+/// A field's value.
+#[derive(Clone, Copy)]
+pub(crate) enum Field<'v> {
+    /// Needs no quotes.
+    Word(&'v dyn fmt::Display),
+    /// Stands between quotes, and is escaped for it.
+    Text(&'v dyn fmt::Display),
+    /// An integer.
+    Number(u64),
+    /// To the millisecond.
+    Seconds(f64),
+}
+
+impl Figures<'_> {
+    fn fields<'v>(&'v self, put: &mut dyn FnMut(&'static str, Field<'v>)) {
+        put("peer", Field::Word(&self.peer));
+        put("op", Field::Word(&self.op));
+        put("file", Field::Text(&self.file));
+        put("bytes", Field::Number(self.bytes));
+        put("seconds", Field::Seconds(self.seconds));
+        put("rate", Field::Number(self.rate()));
+        put("blksize", Field::Number(self.blksize.into()));
+        put("windowsize", Field::Number(self.windowsize.into()));
+        put("retransmits", Field::Number(self.retransmits));
+    }
+
+    /// Bytes a second; what took no measurable time counts as a microsecond.
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_sign_loss,
+        reason = "a rate in a log line"
+    )]
+    fn rate(&self) -> u64 {
+        (self.bytes as f64 / self.seconds.max(0.000_001)).round() as u64
+    }
+}
+
+impl Event<'_> {
+    /// The kind of line.
+    pub(crate) const fn name(&self) -> &'static str {
+        match self {
+            Self::Listening { .. } => "listening",
+            Self::Started { .. } => "started",
+            Self::Running(_) => "running",
+            Self::Ended { .. } => "ended",
+            Self::Refused { .. } => "refused",
+            Self::Mapped { .. } => "mapped",
+            Self::OtherName { .. } => "other_name",
+            Self::Dropped { .. } => "dropped",
+            Self::Counters(_) => "counters",
+            Self::LeftOut { .. } => "left_out",
+            Self::Stopping { .. } => "stopping",
+        }
+    }
+
+    const fn level(&self) -> Level {
+        match self {
+            Self::Ended { level, .. } => *level,
+            Self::Started { .. } => Level::Debug,
+            Self::Refused { .. } | Self::Dropped { .. } | Self::LeftOut { .. } => Level::Warn,
+            Self::Listening { .. }
+            | Self::Running(_)
+            | Self::Mapped { .. }
+            | Self::OtherName { .. }
+            | Self::Counters(_)
+            | Self::Stopping { .. } => Level::Info,
+        }
+    }
+
+    /// The fields, in the order in which they stand in a line.
+    pub(crate) fn fields<'v>(&'v self, put: &mut dyn FnMut(&'static str, Field<'v>)) {
+        use Field::{Number, Text, Word};
+        match self {
+            Self::Running(figures) => figures.fields(put),
+            Self::Ended {
+                figures,
+                outcome,
+                lacks_last_ack,
+                error,
+                hint,
+                ..
+            } => {
+                figures.fields(put);
+                put("outcome", Word(outcome));
+                if *lacks_last_ack {
+                    put("last_ack", Word(&"missing"));
+                }
+                if let Some((code, message)) = error {
+                    put("code", Number(code.to_wire().into()));
+                    put("message", Text(message));
+                }
+                if let Some(hint) = hint {
+                    put("hint", Text(hint));
+                }
+            }
+            Self::Counters(counts) => {
+                for &(name, count) in *counts {
+                    put(name, Number(count));
+                }
+            }
+            Self::Listening { .. } | Self::LeftOut { .. } | Self::Stopping { .. } => {
+                self.own_fields(put);
+            }
+            _ => self.request_fields(put),
+        }
+    }
+
+    /// The fields of what is said about ourselves.
+    fn own_fields<'v>(&'v self, put: &mut dyn FnMut(&'static str, Field<'v>)) {
+        use Field::{Number, Seconds, Text, Word};
+        match self {
+            Self::Listening {
+                addresses,
+                root,
+                access,
+                max_sessions,
+                mapped_by,
+            } => {
+                put("addresses", Text(addresses));
+                put("root", Text(root));
+                put("access", Text(access));
+                put("max_sessions", Number(*max_sessions));
+                if let Some(map) = mapped_by {
+                    put("mapped_by", Text(map));
+                }
+            }
+            Self::LeftOut { of, lines } => {
+                put("of", Word(of));
+                put("lines", Number(*lines));
+            }
+            Self::Stopping { running, grace } => {
+                put("sessions", Number(*running));
+                put("grace", Seconds(grace.as_secs_f64()));
+            }
+            _ => {}
+        }
+    }
+
+    /// The fields of what is said about a request.
+    fn request_fields<'v>(&'v self, put: &mut dyn FnMut(&'static str, Field<'v>)) {
+        use Field::{Number, Text, Word};
+        match self {
+            Self::Started {
+                peer,
+                op,
+                file,
+                blksize,
+                windowsize,
+                size,
+            } => {
+                put_request(peer, op, file, put);
+                put("blksize", Number((*blksize).into()));
+                put("windowsize", Number((*windowsize).into()));
+                if let Some(size) = size {
+                    put("size", Number(*size));
+                }
+            }
+            Self::Refused {
+                peer,
+                op,
+                file,
+                code,
+                reason,
+                times,
+                hint,
+            } => {
+                put_request(peer, op, file, put);
+                put("code", Number(code.to_wire().into()));
+                put("reason", Text(reason));
+                if let Some(times) = times {
+                    put("times", Number(*times));
+                }
+                if let Some(hint) = hint {
+                    put("hint", Text(hint));
+                }
+            }
+            Self::Mapped {
+                peer,
+                op,
+                file,
+                to,
+                lines,
+            } => {
+                put_request(peer, op, file, put);
+                put("to", Text(to));
+                put("lines", Word(lines));
+            }
+            Self::OtherName { peer, file, to } => {
+                put_request(peer, &"read", file, put);
+                put("to", Text(to));
+            }
+            Self::Dropped {
+                peer,
+                reason,
+                dropped,
+                sessions,
+            } => {
+                put("peer", Word(peer));
+                put("reason", Text(reason));
+                put("dropped", Number(*dropped));
+                put("sessions", Number(*sessions));
+            }
+            _ => {}
+        }
+    }
+
+    /// Tells it.
+    pub(crate) fn write(&self) {
+        let level = self.level();
+        if level > log::max_level() {
+            return;
+        }
+        log::logger().log(
+            &Record::builder()
+                .level(level)
+                .target("tftpd")
+                .key_values(self)
+                .args(format_args!("{self}"))
+                .build(),
+        );
+    }
+}
+
+fn put_request<'v>(
+    peer: &'v SocketAddr,
+    op: &'v &'static str,
+    file: &'v Name<'v>,
+    put: &mut dyn FnMut(&'static str, Field<'v>),
+) {
+    put("peer", Field::Word(peer));
+    put("op", Field::Word(op));
+    put("file", Field::Text(file));
+}
+
+/// The key under which a record of ours has its kind; its fields follow.
+pub(crate) const KIND: &str = "event";
+
+impl Source for Event<'_> {
+    fn visit<'kvs>(&'kvs self, visitor: &mut dyn VisitSource<'kvs>) -> Result<(), kv::Error> {
+        let mut visit = |key, value| visitor.visit_pair(Key::from_str(key), value);
+        let mut done = visit(KIND, kv::Value::from(self.name()));
+        if self.is_sentence() && done.is_ok() {
+            done = visit("message", kv::Value::from_dyn_display(self));
+        }
+        self.fields(&mut |key, field| {
+            let value = match field {
+                Field::Word(shown) | Field::Text(shown) => kv::Value::from_dyn_display(shown),
+                Field::Number(number) => kv::Value::from(number),
+                Field::Seconds(seconds) => kv::Value::from(seconds),
+            };
+            if done.is_ok() {
+                done = visit(key, value);
+            }
+        });
+        done
+    }
+}

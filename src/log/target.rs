@@ -1,0 +1,201 @@
+//! What the log is written to: standard error, or a file that can be moved away.
+//!
+//! Whatever isn't a regular file is written without waiting for a reader, through
+//! a description of its own where there can be one, so that its not blocking is
+//! nobody else's business. Must not: know a line.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::{Component, Path};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, open, openat};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, send};
+use nix::sys::stat::Mode;
+
+/// What lines are written to.
+#[derive(Debug)]
+pub(super) enum Target {
+    /// A regular file, or a description of our own that doesn't block.
+    Plain(File),
+    /// A socket: each call says that it doesn't wait.
+    Socket(File),
+    /// Others have the description as well: look first whether it is ready. A pipe
+    /// that is takes a line whole.
+    Polled(File),
+    /// There was no descriptor left to write with.
+    Nowhere,
+}
+
+impl Target {
+    pub(super) fn standard_error() -> Self {
+        Self::inherited(io::stderr())
+    }
+
+    /// A descriptor that may be others' as well.
+    pub(super) fn inherited(descriptor: impl AsFd) -> Self {
+        let descriptor = descriptor.as_fd();
+        let Ok(copy) = descriptor.try_clone_to_owned().map(File::from) else {
+            return Self::Nowhere;
+        };
+        match copy.metadata().map(|it| it.file_type()) {
+            Ok(kind) if kind.is_file() => Self::Plain(copy),
+            Ok(kind) if kind.is_socket() => Self::Socket(copy),
+            _ => {
+                let path = format!("/proc/self/fd/{}", descriptor.as_raw_fd());
+                // It may be another user's, and there may be no /proc.
+                match open(&*path, OFlag::O_WRONLY | QUIETLY, Mode::empty()) {
+                    Ok(own) => Self::Plain(own.into()),
+                    Err(_) => Self::Polled(copy),
+                }
+            }
+        }
+    }
+
+    /// Writes some of the bytes, or none of them, without waiting for anyone.
+    ///
+    /// # Errors
+    /// EAGAIN where nobody has read what is there already; whatever else the
+    /// kernel says.
+    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<usize, Errno> {
+        let written = match self {
+            Self::Nowhere => return Err(Errno::EBADF),
+            Self::Socket(socket) => {
+                let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+                return send(socket.as_raw_fd(), bytes, flags);
+            }
+            Self::Plain(file) => file.write(bytes),
+            Self::Polled(file) => {
+                let mut polled = [PollFd::new(file.as_fd(), PollFlags::POLLOUT)];
+                if matches!(poll(&mut polled, PollTimeout::ZERO), Ok(0)) {
+                    return Err(Errno::EAGAIN);
+                }
+                file.write(bytes)
+            }
+        };
+        written.map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
+    }
+}
+
+/// Without waiting for the other end, or taking over a terminal.
+const QUIETLY: OFlag = OFlag::O_NONBLOCK
+    .union(OFlag::O_NOCTTY)
+    .union(OFlag::O_CLOEXEC);
+
+/// The log file; clones share it.
+///
+/// Its directory is kept open, so that the file can be opened again from a chroot
+/// and where the way to it has been closed to us.
+#[derive(Debug, Clone)]
+pub(crate) struct LogFile {
+    place: Option<Arc<Place>>,
+    target: Arc<Mutex<Target>>,
+}
+
+#[derive(Debug)]
+struct Place {
+    directory: OwnedFd,
+    name: OsString,
+    is_regular: bool,
+}
+
+impl LogFile {
+    /// Opens or creates the file. `/dev/stderr` and `/dev/stdout` stand for what
+    /// we were started with, even where that is a socket.
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let inherited = match path.to_str() {
+            Some("/dev/stderr") => Some(Target::inherited(io::stderr())),
+            Some("/dev/stdout") => Some(Target::inherited(io::stdout())),
+            _ => None,
+        };
+        if let Some(target) = inherited {
+            let target = Arc::new(Mutex::new(target));
+            return Ok(Self {
+                place: None,
+                target,
+            });
+        }
+        let Some(Component::Normal(name)) = path.components().next_back() else {
+            return Err(Errno::EISDIR.into());
+        };
+        let parent = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let mut place = Place {
+            directory: openat(AT_FDCWD, parent, flags, Mode::empty())?,
+            name: name.to_owned(),
+            is_regular: false,
+        };
+        let target = place.open()?;
+        if let Target::Plain(file) = &target {
+            place.is_regular = file.metadata()?.is_file();
+        }
+        Ok(Self {
+            place: Some(Arc::new(place)),
+            target: Arc::new(Mutex::new(target)),
+        })
+    }
+
+    /// Opens the path again, for whoever moved the file away (logrotate). The
+    /// old file stays in use if that fails.
+    ///
+    /// # Errors
+    /// Whatever opening it says.
+    pub(crate) fn reopen(&self) -> io::Result<()> {
+        let Some(place) = &self.place else {
+            return Ok(());
+        };
+        let target = place.open()?;
+        *self.target.lock().unwrap_or_else(PoisonError::into_inner) = target;
+        Ok(())
+    }
+
+    /// Does something to the file, unless it is a device or a pipe.
+    ///
+    /// # Errors
+    /// Whatever is done to it says.
+    pub(crate) fn with_regular(&self, act: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
+        let target = self.target.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*target {
+            Target::Plain(file) if file.metadata()?.is_file() => act(file),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn target(&self) -> Arc<Mutex<Target>> {
+        Arc::clone(&self.target)
+    }
+
+    /// The directory in which another file takes the place of this one. None for a
+    /// device: nobody moves that away, and its directory holds all the others.
+    pub(crate) fn directory(&self) -> Option<BorrowedFd<'_>> {
+        let place = self.place.as_ref().filter(|place| place.is_regular)?;
+        Some(place.directory.as_fd())
+    }
+}
+
+impl Place {
+    fn open(&self) -> Result<Target, Errno> {
+        let open = |flags| openat(&self.directory, &*self.name, flags | QUIETLY, NEW_FILE);
+        let append = OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_CREAT;
+        let file = match open(append) {
+            // A FIFO without a reader: to be one ourselves is no waiting.
+            Err(Errno::ENXIO) => open(OFlag::O_RDWR)?,
+            opened => opened?,
+        };
+        Ok(Target::Plain(file.into()))
+    }
+}
+
+/// What the umask leaves of it.
+const NEW_FILE: Mode = Mode::from_bits_truncate(0o666);

@@ -1,0 +1,127 @@
+//! What sender and receiver share: who we are, what was agreed, whether the peer
+//! has answered, how often it is asked, and how it ended.
+//!
+//! The states and the packets are theirs. Must not: know a block.
+
+use std::time::Instant;
+
+use super::retry::RetryTimer;
+use super::transfer::{
+    Config, Failure, Outcome, Progress, REQUEST_MERGE, Role, UNVERIFIED_REPEATS,
+};
+use crate::wire::options::Negotiated;
+
+/// The part of a transfer that doesn't depend on its direction.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    role: Role,
+    /// A valid answer has come from the peer's TID.
+    verified: bool,
+    request_repeats: u8,
+    retransmits: u32,
+    pub(super) retry: RetryTimer,
+    negotiated: Negotiated,
+    event: Option<Outcome>,
+}
+
+impl Exchange {
+    pub(super) fn new(config: &Config, role: Role, negotiated: Negotiated) -> Self {
+        let mut exchange = Self {
+            role,
+            verified: false,
+            request_repeats: config.request_repeats,
+            retransmits: 0,
+            retry: RetryTimer::new(config.retry),
+            negotiated: Negotiated::default(),
+            event: None,
+        };
+        exchange.agree(negotiated);
+        exchange
+    }
+
+    /// These options hold from now on.
+    pub(super) fn agree(&mut self, negotiated: Negotiated) {
+        if let Some(timeout) = negotiated.timeout {
+            self.retry.set_fixed(timeout);
+        }
+        self.negotiated = negotiated;
+    }
+
+    pub(super) const fn negotiated(&self) -> &Negotiated {
+        &self.negotiated
+    }
+
+    pub(super) const fn is_server(&self) -> bool {
+        matches!(self.role, Role::Server)
+    }
+
+    pub(super) const fn is_verified(&self) -> bool {
+        self.verified
+    }
+
+    /// The peer has answered: it is there.
+    pub(super) const fn verify(&mut self) {
+        self.verified = true;
+    }
+
+    /// No answer came in time. Returns whether what waits for it may be sent
+    /// again, or the transfer is to be given up.
+    pub(super) fn may_repeat(&mut self, now: Instant) -> bool {
+        let limit = match self.role {
+            _ if self.verified => u8::MAX,
+            Role::Server => UNVERIFIED_REPEATS,
+            Role::Client => self.request_repeats,
+        };
+        self.retry.back_off(now, limit)
+    }
+
+    /// The client sent its request once more. Returns whether our answer is to
+    /// be sent again: not where it crossed the request on its way, nor once the
+    /// client has shown that it has the answer.
+    pub(super) fn answers_repeated_request(&mut self, now: Instant) -> bool {
+        let crossed = self
+            .retry
+            .last_sent()
+            .is_none_or(|sent| now < sent + REQUEST_MERGE);
+        !self.verified && !crossed && self.retry.back_off(now, UNVERIFIED_REPEATS)
+    }
+
+    /// Datagrams went out again.
+    pub(super) const fn count_retransmits(&mut self, datagrams: u32) {
+        self.retransmits = self.retransmits.saturating_add(datagrams);
+    }
+
+    pub(super) const fn retransmits(&self) -> u32 {
+        self.retransmits
+    }
+
+    /// The transfer ended like this.
+    pub(super) fn end(&mut self, outcome: Outcome) {
+        self.event = Some(outcome);
+        self.retry.stop();
+    }
+
+    /// The transfer ended from our side.
+    pub(super) fn fail(&mut self, failure: Failure) {
+        self.end(Outcome::Failed(failure));
+    }
+
+    /// The file is complete and in place; what is left is to say so.
+    pub(super) fn complete(&mut self) {
+        self.event = Some(Outcome::Completed);
+    }
+
+    pub(super) const fn poll_event(&mut self) -> Option<Outcome> {
+        self.event.take()
+    }
+
+    pub(super) fn progress(&self, blocks: u64) -> Progress {
+        Progress {
+            blocks,
+            block_size: self.negotiated.blksize,
+            window_size: self.negotiated.windowsize,
+            retransmits: self.retransmits.into(),
+            verified: self.verified,
+        }
+    }
+}
