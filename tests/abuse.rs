@@ -348,6 +348,62 @@ fn a_single_port_has_no_transfer_with_another_server() {
     }
 }
 
+/// Requests in the name of neighbours that don't exist: the kernel keeps each
+/// answer while it looks for them.
+#[test]
+fn answers_to_nobody_keep_no_honest_client_waiting() {
+    use nix::sys::socket::{setsockopt, sockopt};
+
+    if let Err(reason) = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET) {
+        eprintln!("skipped: no network of our own: {reason}");
+        return;
+    }
+    let Some(ip) = require("ip") else { return };
+    for words in [
+        "link set lo up",
+        "link add a0 type veth peer name b0",
+        "addr add 10.9.0.1/16 dev a0",
+        "link set a0 up",
+        "link set b0 up",
+    ] {
+        let done = bounded(10, &ip).args(words.split(' ')).output().unwrap();
+        assert!(done.status.success(), "{words}: {}", said(&done));
+    }
+    for mode in [&[][..], &["--single-port"]] {
+        let server = Server::start_bare(&[mode, &["-4"]].concat());
+        let file = content(6, 20 * BLOCK);
+        server.file("f", &file);
+        let address: SocketAddr = ([10, 9, 0, 1], server.port()).into();
+        let forge = |name: &str, count: u32| {
+            for number in 0..count {
+                let source = Ipv4Addr::from_bits(0x0a09_0100 + number % 1000);
+                let socket =
+                    socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None);
+                let socket = socket.expect("a socket");
+                setsockopt(&socket, sockopt::IpTransparent, &true).expect("root");
+                let bound = SocketAddr::from((source, 0));
+                socket.bind(&bound.into()).expect("any address");
+                let _ = socket.send_to(&rrq(name, &[]), &address.into());
+            }
+        };
+        // A few times what a send buffer holds: 1280 bytes each.
+        for round in 0..6 {
+            forge("missing", 250);
+            forge("f", 250);
+            server.fence();
+            let client = RawClient::to(address);
+            client.send(&rrq("missing", &[]));
+            let answer = client.recv(millis(500));
+            let code = answer.and_then(|(packet, _)| packet.error_code());
+            assert_eq!(code, Some(1), "{mode:?}, round {round}: a miss");
+            let start = Instant::now();
+            assert_same("f", &RawClient::to(address).read("f").unwrap(), &file);
+            let took = start.elapsed();
+            assert!(took < millis(900), "{mode:?}, round {round}: {took:?}");
+        }
+    }
+}
+
 /// Requests of one kind, from one port of ever other addresses.
 struct Wave {
     name: &'static str,

@@ -132,6 +132,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pid");
         let first = PidFile::reserve(&path).unwrap();
+        fs::remove_file(&path).unwrap();
         let second = PidFile::reserve(&path).unwrap();
         drop(first);
         assert!(path.exists());
@@ -144,6 +145,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pid");
         let mut ours = PidFile::reserve(&path).unwrap();
+        ours.write().unwrap();
         ours.lose_path();
         drop(ours);
         assert_eq!(fs::read(&path).unwrap(), b"");

@@ -194,6 +194,10 @@ impl Requests {
             Admission::StartsOver(key) | Admission::Replaces(key) => Some((key, Ending::Replaced)),
             Admission::Repeated(key) => {
                 floor.counters.repeated += 1;
+                if !floor.may_answer_again(now, key) {
+                    floor.counters.unanswered += 1;
+                    return;
+                }
                 floor.with_session(key, |session, context| {
                     session.handle_repeated_request(context.now);
                     session.transmit(context)
@@ -235,6 +239,11 @@ impl Requests {
                 return;
             }
         };
+        if !floor.may_answer(now) {
+            let reason = "too many are being answered that have not been heard of";
+            self.shed(now, endpoint.peer, reason, floor);
+            return;
+        }
         if let Some((key, ending)) = gives_way {
             floor.end_session(key, ending);
         }
@@ -355,7 +364,7 @@ impl Requests {
         };
         floor.counters.refused += 1;
         if self.refusals.take(now) {
-            answer(listener, endpoint, code, text, floor);
+            answer(now, listener, endpoint, code, text, floor);
         } else {
             floor.counters.unanswered += 1;
         }
@@ -405,7 +414,14 @@ fn answer_malformed(
     floor.counters.malformed += 1;
     debug!("{peer}: malformed request: {error}");
     if floor.resources.ingress.nonsense.take(now) {
-        answer(listener, endpoint, ErrorCode::IllegalOperation, text, floor);
+        answer(
+            now,
+            listener,
+            endpoint,
+            ErrorCode::IllegalOperation,
+            text,
+            floor,
+        );
     } else {
         floor.counters.unanswered += 1;
     }
@@ -416,15 +432,16 @@ fn turn_away(now: Instant, listener: &ListenSocket, endpoint: &Endpoint, floor: 
     floor.counters.strangers += 1;
     if floor.resources.ingress.nonsense.take(now) {
         let code = ErrorCode::UnknownTransferId;
-        answer(listener, endpoint, code, "Unknown transfer ID", floor);
+        answer(now, listener, endpoint, code, "Unknown transfer ID", floor);
     } else {
         floor.counters.unanswered += 1;
     }
 }
 
-/// One ERROR from the listen port, without a transfer, lost if it can't be sent
-/// at once: the client asks again.
+/// One ERROR without a transfer, from the listen port while there is room. Lost
+/// if it can't be sent at once: the client asks again.
 fn answer(
+    now: Instant,
     listener: &ListenSocket,
     endpoint: &Endpoint,
     code: ErrorCode,
@@ -433,7 +450,19 @@ fn answer(
 ) {
     let mut packet = [0; MAX_DATAGRAM];
     let len = emit_error(code, text, &mut packet);
-    if let Err(error) = listener.answer(&packet[..len], endpoint.peer, endpoint.local) {
+    let packet = &packet[..len];
+    let sent = if floor.may_answer(now) {
+        listener.answer(packet, endpoint.peer, endpoint.local)
+    } else {
+        Err(io::ErrorKind::WouldBlock.into())
+    };
+    let sent = match sent {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            floor.answer_apart(packet, endpoint, listener)
+        }
+        other => other,
+    };
+    if let Err(error) = sent {
         floor.count_socket_error("send", endpoint.peer, &error);
     }
 }

@@ -70,6 +70,10 @@ impl Server {
             none if none.is_empty() => listen(args)?,
             sockets => adopt(sockets)?,
         };
+        if args.single_port {
+            // It takes a right that is about to be given up.
+            listeners.iter().for_each(ListenSocket::prepare_sharing);
+        }
         let listeners: Rc<[ListenSocket]> = Rc::from(listeners);
         let directory = Directory::open(&args.root)?;
         // As it is seen from outside.
