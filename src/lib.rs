@@ -104,7 +104,7 @@
 //! | block size, window | 65,464 bytes, `--max-windowsize` blocks | [`wire::options`] |
 //! | name after a map file | 1024 bytes | [`policy`] |
 //! | rules tried for a request | 1024, and each once | [`policy`] |
-//! | map file, one compiled expression | 1 MiB, 64 KiB | `server::mapping`, [`policy`] |
+//! | map file, one compiled expression | 1 MiB, 64 KiB | [`policy`] |
 //! | client: what it asks for | blocks of 1428 bytes, windows of 16 | `client::cli` |
 //! | client: dallying | 100 ms; on a network that loses, the first wait | `client::transfer` |
 //! | upload | `--max-upload`, else the free space | [`file`] |

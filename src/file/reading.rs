@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use nix::errno::Errno;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::libc::off_t;
-use nix::sys::stat::{SFlag, fstat};
+use nix::sys::stat::{FileStat, SFlag, fstat};
 use nix::sys::statfs::{FUSE_SUPER_MAGIC, NFS_SUPER_MAGIC, OVERLAYFS_SUPER_MAGIC, fstatfs};
 use nix::sys::uio::{pread, preadv};
 
@@ -44,6 +44,15 @@ enum Way {
     Wait,
 }
 
+/// Refuses what isn't a regular file.
+pub(super) fn check_kind(stat: &FileStat) -> Result<(), StorageError> {
+    match kind(stat) {
+        SFlag::S_IFREG => Ok(()),
+        SFlag::S_IFDIR => Err(StorageError::IS_DIRECTORY),
+        _ => Err(StorageError::NOT_REGULAR),
+    }
+}
+
 /// A regular file open for reading.
 #[derive(Debug)]
 pub struct ReadFile {
@@ -63,18 +72,15 @@ impl ReadFile {
     /// Takes a descriptor if it is a regular file's.
     pub(super) fn new(file: OwnedFd) -> Result<Self, StorageError> {
         let stat = fstat(&file)?;
-        match kind(&stat) {
-            SFlag::S_IFREG => Ok(Self {
-                file,
-                size: u64::try_from(stat.st_size).unwrap_or(0),
-                way: Way::NoWait,
-                blocking: false,
-                permit: None,
-                missing: 0,
-            }),
-            SFlag::S_IFDIR => Err(StorageError::IS_DIRECTORY),
-            _ => Err(StorageError::NOT_REGULAR),
-        }
+        check_kind(&stat)?;
+        Ok(Self {
+            file,
+            size: u64::try_from(stat.st_size).unwrap_or(0),
+            way: Way::NoWait,
+            blocking: false,
+            permit: None,
+            missing: 0,
+        })
     }
 
     /// The file's size when it was opened, in bytes.

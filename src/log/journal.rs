@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use nix::sys::stat::fstat;
 
-use super::syslog::{push_escaped, severity};
+use super::priority::{push_escaped, severity};
 
 /// The log as lines for the journal (sd-daemon(3)).
 pub(super) struct JournalLines<W> {

@@ -39,8 +39,8 @@ pub struct Args {
     #[arg(value_parser = usage::number(0..=u16::MAX))]
     pub port: u16,
 
-    /// Address, interface or host name to listen on; can be repeated [default: all,
-    /// IPv4 and IPv6]
+    /// Address, interface or host name to listen on; can be repeated [default:
+    /// all, IPv4 and IPv6]
     #[arg(
         short,
         long = "address",

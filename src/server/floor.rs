@@ -99,6 +99,7 @@ impl Floor {
         let deadlines = [
             self.sessions.next_deadline(),
             self.socket_pool.poll_timeout(),
+            self.reporter.poll_timeout(),
         ];
         deadlines.into_iter().flatten().min()
     }
@@ -134,6 +135,7 @@ impl Floor {
             self.with_session(key, Session::run_deadline);
         }
         self.socket_pool.handle_timeout(now);
+        self.reporter.handle_timeout(now);
     }
 
     /// There is room in a shared listen socket: sessions that waited for it go
@@ -373,8 +375,10 @@ impl Floor {
         }
     }
 
-    /// Logs the counters and what is running.
-    pub(super) fn report(&self) {
+    /// Logs what was held back, what is running, and the counters.
+    pub(super) fn report(&mut self) {
+        self.reporter.flush(clock::now());
+        report::running(self.sessions.iter().map(|(_, it)| it), clock::now());
         let mut counts = vec![
             ("sessions", self.sessions.len() as u64),
             ("timer_operations", self.sessions.wheel_ops()),
@@ -382,7 +386,6 @@ impl Floor {
         let counters = self.counters.with(self.resources.ingress.drops);
         counts.extend(counters.happened());
         Event::Counters(&counts).write();
-        report::running(self.sessions.iter().map(|(_, it)| it), clock::now());
     }
 
     /// Counts an error of the kernel's on a listen socket.

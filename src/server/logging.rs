@@ -8,7 +8,7 @@ use std::path::Path;
 use log::LevelFilter;
 
 use super::cli::Args;
-use super::start::reason;
+use crate::file::reason;
 use crate::log::LogFile;
 pub(crate) use crate::log::LogFormat;
 use crate::log::syslog::DEV_LOG;

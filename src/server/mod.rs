@@ -17,7 +17,6 @@ mod counters;
 mod floor;
 mod front;
 mod logging;
-pub mod mapping;
 mod report;
 mod requests;
 
@@ -38,6 +37,7 @@ use mio::{Events, Interest, Token};
 use self::busy_poll::BusyPoll;
 use self::floor::Floor;
 use self::front::Front;
+pub use self::start::test_map;
 use crate::host::clock;
 use crate::host::{Command, Notifier, PidFile, Signals};
 use crate::log::LogFile;
@@ -222,7 +222,7 @@ impl Server {
                 Err(error) => error!(
                     "cannot open the log file again, going on with the old one: {}; let what \
                      moves it create the new one for this user (logrotate: create)",
-                    start::reason(&error)
+                    crate::file::reason(&error)
                 ),
             }
         }

@@ -20,20 +20,21 @@ use super::address::ListenTarget;
 use super::cli::{Args, UserAndGroup};
 use super::floor::Floor;
 use super::front::Front;
-use super::mapping::MapFile;
-use super::requests::{Policy, Requests};
+use super::requests::Requests;
 use super::{Lifetime, MAX_LISTENERS, Server, logging};
-use crate::file::{self, Directory, Root};
+use crate::file::{self, Directory, Root, reason};
 use crate::host::clock;
 use crate::host::{
     self, Confinement, Enforcement, Identity, Inherited, Notifier, PidFile, Signals,
 };
 use crate::log::LogFile;
 use crate::log::event::Event;
-use crate::log::text::{Addresses, Cut};
+use crate::log::shown::{Addresses, Cut};
 use crate::net::{Binding, ListenSocket};
 use crate::policy::access::Access;
 use crate::policy::client_root::ClientRoots;
+use crate::policy::map::file::MapFile;
+use crate::policy::{Policy, map_test};
 use crate::protocol::retry::{RetryPolicy, Wait};
 use crate::protocol::transfer::Config;
 use crate::table::Sessions;
@@ -145,7 +146,8 @@ fn confine(
     let confinement = Confinement {
         root,
         writable: !args.read_only,
-        listable: args.ignore_case,
+        // Uploads look for what was left behind.
+        listable: args.ignore_case || !args.read_only,
         log_directory: log_file.and_then(LogFile::directory),
         map_file: args.map_file.as_deref(),
         pid_file: args.pid_file.as_deref(),
@@ -156,8 +158,18 @@ fn confine(
     Ok(confinement.enter()?)
 }
 
+/// `--map-test`: what the rules of `path` make of the names on standard input.
+///
+/// # Errors
+/// A map file or a root that can't be used.
+pub fn test_map(args: &Args, path: &Path) -> Result<(), Box<dyn Error>> {
+    let root = Root::open(&args.root, policy(args))?;
+    let (names, out) = (io::stdin().lock(), io::stdout().lock());
+    map_test::run(path, &root, args.ipv6, names, out)
+}
+
 /// What clients may do below the root.
-pub(super) fn policy(args: &Args) -> file::Policy {
+fn policy(args: &Args) -> file::Policy {
     file::Policy {
         read_only: args.read_only,
         overwrite: args.overwrite,
@@ -337,14 +349,6 @@ fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
         _ => "",
     };
     format!("cannot listen on {address}: {}{remedy}", reason(error))
-}
-
-/// The system's words, without the number that the library puts behind them.
-pub(super) fn reason(error: &io::Error) -> String {
-    match error.raw_os_error() {
-        Some(number) => nix::errno::Errno::from_raw(number).desc().to_lowercase(),
-        None => error.to_string(),
-    }
 }
 
 /// What clients may do, in words.
