@@ -1480,7 +1480,6 @@ fn addresses_of_a_name_are_raced() {
 
 /// A server that says the same thing forever makes no progress.
 #[test]
-#[ignore = "until the protocol bounds it"]
 fn repeats_of_one_answer_are_no_progress() {
     let oacks = oack(&[("blksize", "512")]);
     for (first, args) in [
