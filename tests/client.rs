@@ -677,7 +677,8 @@ fn silence_ends_after_the_retries() {
             &["-t", "10", "--retries", "3", "--no-options", "get", "URL"][..],
             4,
         ),
-        (&["-t", "10", "--retries", "3", "get", "URL"], 3 + 2),
+        // With options, then without.
+        (&["-t", "10", "--retries", "3", "get", "URL"], 3 + 4),
     ] {
         let (output, dir) = against(args, |server| {
             (0..requests).for_each(|_| drop(server.request()));
@@ -1254,6 +1255,32 @@ fn wait_asks_once_a_second_or_faster_and_says_so() {
     assert_unharmed(&dir);
 }
 
+/// Once the network has said that nobody is there, requests don't back off: the
+/// device may listen for a moment only.
+#[test]
+fn a_device_that_was_unreachable_is_asked_every_second() {
+    let addr = closed_port();
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = tftp()
+        .args(["get", &format!("tftp://{addr}/file")])
+        .current_dir(dir.path())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let _errors = wait_for_line(&mut child, "connection refused");
+    let listen = UdpSocket::bind(addr).unwrap();
+    listen.set_read_timeout(Some(PATIENCE)).unwrap();
+    let (started, mut clients) = (Instant::now(), vec![]);
+    while started.elapsed() < millis(5500) {
+        clients.push(listen.recv_from(&mut [0; 600]).unwrap().1);
+    }
+    let first = clients.iter().filter(|it| **it == clients[0]).count();
+    // At 1, 2, 3, 4 and 5 s, where a back-off asks at 1 and 3 s.
+    assert!((4..=6).contains(&first), "{clients:?}");
+    listen.send_to(&error(0, "enough"), clients[0]).unwrap();
+    assert_status(&child.wait_with_output().unwrap(), 1, &[]);
+}
+
 #[test]
 fn the_last_hint_of_the_network_is_the_reason() {
     let addr = closed_port();
@@ -1637,7 +1664,6 @@ fn what_names_no_file_is_quoted() {
     assert!(said(&output).contains("--within TIME"), "{}", said(&output));
 }
 
-/// Several files from a pipe, larger than what is read ahead, arrive whole.
 #[test]
 fn a_stream_larger_than_what_is_kept_arrives_whole() {
     let server = Server::start(&[]);
@@ -1655,10 +1681,12 @@ fn a_stream_larger_than_what_is_kept_arrives_whole() {
             .spawn()
             .unwrap();
         let mut stdin = child.stdin.take().unwrap();
-        thread::scope(|scope| {
-            let file = &file;
-            scope.spawn(move || stdin.write_all(file).unwrap());
-        });
+        // The transfer catches up with the pipe, and waits for it.
+        let (first, second) = file.split_at(2_000_001);
+        stdin.write_all(first).unwrap();
+        thread::sleep(millis(100));
+        stdin.write_all(second).unwrap();
+        drop(stdin);
         assert_status(&child.wait_with_output().unwrap(), 0, &["Sent"]);
         let came = fs::read(server.root().join(name)).unwrap();
         assert_same(name, &came, &file);
