@@ -132,6 +132,9 @@ impl Floor {
 
     pub(super) fn run_deadlines(&mut self, now: Instant) {
         while let Some(key) = self.sessions.pop_due(now) {
+            if let Some(session) = self.sessions.get(key) {
+                report::woken(session);
+            }
             self.with_session(key, Session::run_deadline);
         }
         self.socket_pool.handle_timeout(now);

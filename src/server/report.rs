@@ -18,6 +18,7 @@ use crate::log::short::Short;
 use crate::log::shown::{Cut, Name};
 use crate::policy::map::Lines;
 use crate::policy::{Granted, Origin};
+use crate::protocol::timer::Timer;
 use crate::protocol::transfer::Outcome;
 use crate::session::{Content, Heading, Session};
 use crate::wire::escape::escape;
@@ -28,6 +29,17 @@ pub(super) fn packet(peer: SocketAddr, heading: Heading, datagram: &[u8]) {
     if let Ok(packet) = Packet::parse(datagram) {
         trace!("{peer} {heading} {packet}");
     }
+}
+
+/// Why a session whose deadline may have come is looked at.
+pub(super) fn woken(session: &Session) {
+    let waits_for = match session.transfer().timer() {
+        Timer::Idle => "nothing",
+        Timer::Answer { .. } => "an answer",
+        Timer::Burst { .. } => "the next burst of a window",
+        Timer::Dally { .. } => "a repeat of the last block",
+    };
+    trace!("{} deadline: waits for {waits_for}", session.peer());
 }
 
 /// The most transfers that a signal has listed: their lines fit into a pipe.
