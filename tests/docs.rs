@@ -154,7 +154,7 @@ fn the_readmes_commands_run() {
         assert_eq!(read(one), read(other), "{one}, {other}");
     };
     same("copy", "pxelinux.0");
-    same("switch1.cfg", "running-config");
+    same("boot/upload.txt", "boot/hello.txt");
     same("srv/switch1.cfg", "running-config");
     same("out/motd", "motd");
 }

@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_tftp_global_optspecs
-    string join \n m/mode= blksize= windowsize= option= no-options t/timeout= retries= R/port-range= 4/ipv4 6/ipv6 v/verbose trace q/quiet c= l/literal h/help V/version
+    string join \n m/mode= blksize= windowsize= option= no-options t/timeout= retries= wait= R/port-range= 4/ipv4 6/ipv6 v/verbose trace q/quiet c= l/literal h/help V/version
 end
 
 function __fish_tftp_needs_command
@@ -27,63 +27,67 @@ end
 complete -c tftp -n "__fish_tftp_needs_command" -s m -l mode -d 'Transfer mode: octet (binary) or netascii (ascii) [default: octet]' -r
 complete -c tftp -n "__fish_tftp_needs_command" -l blksize -d 'Block size to ask for, in bytes' -r
 complete -c tftp -n "__fish_tftp_needs_command" -l windowsize -d 'Window to ask for, in blocks' -r
-complete -c tftp -n "__fish_tftp_needs_command" -l option -d 'Further option to ask for, repeatable' -r
-complete -c tftp -n "__fish_tftp_needs_command" -s t -l timeout -d 'Milliseconds to wait for an answer before sending again, doubling each time [default: as the measured round trip suggests]' -r
-complete -c tftp -n "__fish_tftp_needs_command" -l retries -d 'How often a packet is sent again before the transfer is given up' -r
-complete -c tftp -n "__fish_tftp_needs_command" -s R -l port-range -d 'Local ports to use, one a transfer [default: any]' -r
-complete -c tftp -n "__fish_tftp_needs_command" -s c -d 'Obey one command of the prompt and exit, such as: -c get FILE LOCAL; all that stands behind it belongs to it' -r
-complete -c tftp -n "__fish_tftp_needs_command" -l no-options -d 'Ask for no options: plain RFC 1350'
-complete -c tftp -n "__fish_tftp_needs_command" -s 4 -l ipv4 -d 'IPv4 only'
-complete -c tftp -n "__fish_tftp_needs_command" -s 6 -l ipv6 -d 'IPv6 only'
-complete -c tftp -n "__fish_tftp_needs_command" -s v -l verbose -d 'Say more: what was agreed on, what was tried'
+complete -c tftp -n "__fish_tftp_needs_command" -l option -d 'Another option to ask for; can be repeated' -r
+complete -c tftp -n "__fish_tftp_needs_command" -s t -l timeout -d 'Milliseconds to wait for an answer before sending again; doubles each time [default: follows the measured round trip]' -r
+complete -c tftp -n "__fish_tftp_needs_command" -l retries -d 'How often to repeat a packet before giving up' -r
+complete -c tftp -n "__fish_tftp_needs_command" -l wait -d 'Keep asking a device that doesn\'t answer yet for this long, such as 2m; at least once a second [default: as --retries allows]' -r
+complete -c tftp -n "__fish_tftp_needs_command" -s R -l port-range -d 'Local ports to use, one per transfer [default: any]' -r
+complete -c tftp -n "__fish_tftp_needs_command" -s c -d 'Run one command of the prompt and exit, such as -c get FILE LOCAL; everything after -c belongs to the command' -r
+complete -c tftp -n "__fish_tftp_needs_command" -l no-options -d 'Ask for no options (plain RFC 1350)'
+complete -c tftp -n "__fish_tftp_needs_command" -s 4 -l ipv4 -d 'Use IPv4 only'
+complete -c tftp -n "__fish_tftp_needs_command" -s 6 -l ipv6 -d 'Use IPv6 only'
+complete -c tftp -n "__fish_tftp_needs_command" -s v -l verbose -d 'Say more: what was negotiated, and what was tried'
 complete -c tftp -n "__fish_tftp_needs_command" -l trace -d 'Show every packet'
-complete -c tftp -n "__fish_tftp_needs_command" -s q -l quiet -d 'Say nothing but errors'
-complete -c tftp -n "__fish_tftp_needs_command" -s l -l literal -d 'Prompt: a colon in a file\'s name doesn\'t separate a host from it'
+complete -c tftp -n "__fish_tftp_needs_command" -s q -l quiet -d 'Print errors only'
+complete -c tftp -n "__fish_tftp_needs_command" -s l -l literal -d 'At the prompt, take a colon in a file name as part of the name'
 complete -c tftp -n "__fish_tftp_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c tftp -n "__fish_tftp_needs_command" -s V -l version -d 'Print version'
 complete -c tftp -n "__fish_tftp_needs_command" -a "get" -d 'Get files'
 complete -c tftp -n "__fish_tftp_needs_command" -a "put" -d 'Put files'
-complete -c tftp -n "__fish_tftp_needs_command" -a "probe" -d 'Fetch a file, throw it away and tell in one line how it went'
+complete -c tftp -n "__fish_tftp_needs_command" -a "probe" -d 'Fetch a file, discard it, and say in one line how it went'
 complete -c tftp -n "__fish_tftp_using_subcommand get" -s m -l mode -d 'Transfer mode: octet (binary) or netascii (ascii) [default: octet]' -r
 complete -c tftp -n "__fish_tftp_using_subcommand get" -l blksize -d 'Block size to ask for, in bytes' -r
 complete -c tftp -n "__fish_tftp_using_subcommand get" -l windowsize -d 'Window to ask for, in blocks' -r
-complete -c tftp -n "__fish_tftp_using_subcommand get" -l option -d 'Further option to ask for, repeatable' -r
-complete -c tftp -n "__fish_tftp_using_subcommand get" -s t -l timeout -d 'Milliseconds to wait for an answer before sending again, doubling each time [default: as the measured round trip suggests]' -r
-complete -c tftp -n "__fish_tftp_using_subcommand get" -l retries -d 'How often a packet is sent again before the transfer is given up' -r
-complete -c tftp -n "__fish_tftp_using_subcommand get" -s R -l port-range -d 'Local ports to use, one a transfer [default: any]' -r
-complete -c tftp -n "__fish_tftp_using_subcommand get" -l no-options -d 'Ask for no options: plain RFC 1350'
-complete -c tftp -n "__fish_tftp_using_subcommand get" -s 4 -l ipv4 -d 'IPv4 only'
-complete -c tftp -n "__fish_tftp_using_subcommand get" -s 6 -l ipv6 -d 'IPv6 only'
-complete -c tftp -n "__fish_tftp_using_subcommand get" -s v -l verbose -d 'Say more: what was agreed on, what was tried'
+complete -c tftp -n "__fish_tftp_using_subcommand get" -l option -d 'Another option to ask for; can be repeated' -r
+complete -c tftp -n "__fish_tftp_using_subcommand get" -s t -l timeout -d 'Milliseconds to wait for an answer before sending again; doubles each time [default: follows the measured round trip]' -r
+complete -c tftp -n "__fish_tftp_using_subcommand get" -l retries -d 'How often to repeat a packet before giving up' -r
+complete -c tftp -n "__fish_tftp_using_subcommand get" -l wait -d 'Keep asking a device that doesn\'t answer yet for this long, such as 2m; at least once a second [default: as --retries allows]' -r
+complete -c tftp -n "__fish_tftp_using_subcommand get" -s R -l port-range -d 'Local ports to use, one per transfer [default: any]' -r
+complete -c tftp -n "__fish_tftp_using_subcommand get" -l no-options -d 'Ask for no options (plain RFC 1350)'
+complete -c tftp -n "__fish_tftp_using_subcommand get" -s 4 -l ipv4 -d 'Use IPv4 only'
+complete -c tftp -n "__fish_tftp_using_subcommand get" -s 6 -l ipv6 -d 'Use IPv6 only'
+complete -c tftp -n "__fish_tftp_using_subcommand get" -s v -l verbose -d 'Say more: what was negotiated, and what was tried'
 complete -c tftp -n "__fish_tftp_using_subcommand get" -l trace -d 'Show every packet'
-complete -c tftp -n "__fish_tftp_using_subcommand get" -s q -l quiet -d 'Say nothing but errors'
+complete -c tftp -n "__fish_tftp_using_subcommand get" -s q -l quiet -d 'Print errors only'
 complete -c tftp -n "__fish_tftp_using_subcommand get" -s h -l help -d 'Print help'
 complete -c tftp -n "__fish_tftp_using_subcommand put" -s m -l mode -d 'Transfer mode: octet (binary) or netascii (ascii) [default: octet]' -r
 complete -c tftp -n "__fish_tftp_using_subcommand put" -l blksize -d 'Block size to ask for, in bytes' -r
 complete -c tftp -n "__fish_tftp_using_subcommand put" -l windowsize -d 'Window to ask for, in blocks' -r
-complete -c tftp -n "__fish_tftp_using_subcommand put" -l option -d 'Further option to ask for, repeatable' -r
-complete -c tftp -n "__fish_tftp_using_subcommand put" -s t -l timeout -d 'Milliseconds to wait for an answer before sending again, doubling each time [default: as the measured round trip suggests]' -r
-complete -c tftp -n "__fish_tftp_using_subcommand put" -l retries -d 'How often a packet is sent again before the transfer is given up' -r
-complete -c tftp -n "__fish_tftp_using_subcommand put" -s R -l port-range -d 'Local ports to use, one a transfer [default: any]' -r
-complete -c tftp -n "__fish_tftp_using_subcommand put" -l no-options -d 'Ask for no options: plain RFC 1350'
-complete -c tftp -n "__fish_tftp_using_subcommand put" -s 4 -l ipv4 -d 'IPv4 only'
-complete -c tftp -n "__fish_tftp_using_subcommand put" -s 6 -l ipv6 -d 'IPv6 only'
-complete -c tftp -n "__fish_tftp_using_subcommand put" -s v -l verbose -d 'Say more: what was agreed on, what was tried'
+complete -c tftp -n "__fish_tftp_using_subcommand put" -l option -d 'Another option to ask for; can be repeated' -r
+complete -c tftp -n "__fish_tftp_using_subcommand put" -s t -l timeout -d 'Milliseconds to wait for an answer before sending again; doubles each time [default: follows the measured round trip]' -r
+complete -c tftp -n "__fish_tftp_using_subcommand put" -l retries -d 'How often to repeat a packet before giving up' -r
+complete -c tftp -n "__fish_tftp_using_subcommand put" -l wait -d 'Keep asking a device that doesn\'t answer yet for this long, such as 2m; at least once a second [default: as --retries allows]' -r
+complete -c tftp -n "__fish_tftp_using_subcommand put" -s R -l port-range -d 'Local ports to use, one per transfer [default: any]' -r
+complete -c tftp -n "__fish_tftp_using_subcommand put" -l no-options -d 'Ask for no options (plain RFC 1350)'
+complete -c tftp -n "__fish_tftp_using_subcommand put" -s 4 -l ipv4 -d 'Use IPv4 only'
+complete -c tftp -n "__fish_tftp_using_subcommand put" -s 6 -l ipv6 -d 'Use IPv6 only'
+complete -c tftp -n "__fish_tftp_using_subcommand put" -s v -l verbose -d 'Say more: what was negotiated, and what was tried'
 complete -c tftp -n "__fish_tftp_using_subcommand put" -l trace -d 'Show every packet'
-complete -c tftp -n "__fish_tftp_using_subcommand put" -s q -l quiet -d 'Say nothing but errors'
+complete -c tftp -n "__fish_tftp_using_subcommand put" -s q -l quiet -d 'Print errors only'
 complete -c tftp -n "__fish_tftp_using_subcommand put" -s h -l help -d 'Print help'
-complete -c tftp -n "__fish_tftp_using_subcommand probe" -l within -d 'How long it may take, such as 3s or 500ms' -r
+complete -c tftp -n "__fish_tftp_using_subcommand probe" -l within -d 'The longest it may take, such as 3s or 500ms' -r
 complete -c tftp -n "__fish_tftp_using_subcommand probe" -s m -l mode -d 'Transfer mode: octet (binary) or netascii (ascii) [default: octet]' -r
 complete -c tftp -n "__fish_tftp_using_subcommand probe" -l blksize -d 'Block size to ask for, in bytes' -r
 complete -c tftp -n "__fish_tftp_using_subcommand probe" -l windowsize -d 'Window to ask for, in blocks' -r
-complete -c tftp -n "__fish_tftp_using_subcommand probe" -l option -d 'Further option to ask for, repeatable' -r
-complete -c tftp -n "__fish_tftp_using_subcommand probe" -s t -l timeout -d 'Milliseconds to wait for an answer before sending again, doubling each time [default: as the measured round trip suggests]' -r
-complete -c tftp -n "__fish_tftp_using_subcommand probe" -l retries -d 'How often a packet is sent again before the transfer is given up' -r
-complete -c tftp -n "__fish_tftp_using_subcommand probe" -s R -l port-range -d 'Local ports to use, one a transfer [default: any]' -r
-complete -c tftp -n "__fish_tftp_using_subcommand probe" -l no-options -d 'Ask for no options: plain RFC 1350'
-complete -c tftp -n "__fish_tftp_using_subcommand probe" -s 4 -l ipv4 -d 'IPv4 only'
-complete -c tftp -n "__fish_tftp_using_subcommand probe" -s 6 -l ipv6 -d 'IPv6 only'
-complete -c tftp -n "__fish_tftp_using_subcommand probe" -s v -l verbose -d 'Say more: what was agreed on, what was tried'
+complete -c tftp -n "__fish_tftp_using_subcommand probe" -l option -d 'Another option to ask for; can be repeated' -r
+complete -c tftp -n "__fish_tftp_using_subcommand probe" -s t -l timeout -d 'Milliseconds to wait for an answer before sending again; doubles each time [default: follows the measured round trip]' -r
+complete -c tftp -n "__fish_tftp_using_subcommand probe" -l retries -d 'How often to repeat a packet before giving up' -r
+complete -c tftp -n "__fish_tftp_using_subcommand probe" -l wait -d 'Keep asking a device that doesn\'t answer yet for this long, such as 2m; at least once a second [default: as --retries allows]' -r
+complete -c tftp -n "__fish_tftp_using_subcommand probe" -s R -l port-range -d 'Local ports to use, one per transfer [default: any]' -r
+complete -c tftp -n "__fish_tftp_using_subcommand probe" -l no-options -d 'Ask for no options (plain RFC 1350)'
+complete -c tftp -n "__fish_tftp_using_subcommand probe" -s 4 -l ipv4 -d 'Use IPv4 only'
+complete -c tftp -n "__fish_tftp_using_subcommand probe" -s 6 -l ipv6 -d 'Use IPv6 only'
+complete -c tftp -n "__fish_tftp_using_subcommand probe" -s v -l verbose -d 'Say more: what was negotiated, and what was tried'
 complete -c tftp -n "__fish_tftp_using_subcommand probe" -l trace -d 'Show every packet'
-complete -c tftp -n "__fish_tftp_using_subcommand probe" -s q -l quiet -d 'Say nothing but errors'
+complete -c tftp -n "__fish_tftp_using_subcommand probe" -s q -l quiet -d 'Print errors only'
 complete -c tftp -n "__fish_tftp_using_subcommand probe" -s h -l help -d 'Print help'

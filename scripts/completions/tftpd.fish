@@ -1,44 +1,44 @@
-complete -c tftpd -s p -l port -d 'UDP port to listen on; 0 takes a free one' -r
-complete -c tftpd -s a -l address -d 'Address to listen on, repeatable [default: all, IPv4 and IPv6]' -r
-complete -c tftpd -s R -l port-range -d 'Ports for transfers, one each [default: any free port above 1023]' -r
-complete -c tftpd -s t -l timeout -d 'Milliseconds to wait for an answer before sending again, doubling each time [default: as the measured round trip suggests]' -r
-complete -c tftpd -l retries -d 'How often a packet is sent again before the transfer is given up' -r
+complete -c tftpd -s p -l port -d 'UDP port to listen on; 0 picks a free one' -r
+complete -c tftpd -s a -l address -d 'Address to listen on; can be repeated [default: all, IPv4 and IPv6]' -r
+complete -c tftpd -s R -l port-range -d 'Ports to use for transfers [default: any free port above 1023]' -r
+complete -c tftpd -s t -l timeout -d 'Milliseconds to wait for an answer before sending again; doubles each time [default: follows the measured round trip]' -r
+complete -c tftpd -l retries -d 'How often to repeat a packet before giving up' -r
 complete -c tftpd -s B -l max-blksize -d 'Largest block size to agree to, in bytes' -r
 complete -c tftpd -l max-windowsize -d 'Largest window to agree to, in blocks' -r
-complete -c tftpd -s r -l refuse -d 'Option to treat as unknown, repeatable' -r
-complete -c tftpd -l busy-poll -d 'Longest wait for a datagram that is spent awake, in microseconds; only while answers come that fast, 0 never' -r
+complete -c tftpd -s r -l refuse -d 'TFTP option to ignore, as if it were unknown; can be repeated' -r
+complete -c tftpd -l busy-poll -d 'Spin for up to this many microseconds waiting for an answer before sleeping; 0 disables spinning' -r
 complete -c tftpd -l max-upload -d 'Largest upload, in bytes or with K, M, G or T [default: no limit]' -r
-complete -c tftpd -s U -l umask -d 'Permission bits that new files don\'t get [default: the process\'s own]' -r
-complete -c tftpd -s m -l map-file -d 'Rules that make other names of those requested, in tftp-hpa\'s language' -r -F
-complete -c tftpd -l map-test -d 'Print what the rules of FILE make of the names on standard input, and serve nothing' -r -F
-complete -c tftpd -l per-client-root -d 'Serve each client from a directory of its own below ROOT, named after its address, if there is one; else from ROOT' -r -f -a "ip\t'Its IP address: `192.0.2.1`, `2001:db8::1`'
+complete -c tftpd -s U -l umask -d 'Permission bits to clear on new files [default: the process\'s own umask]' -r
+complete -c tftpd -s m -l map-file -d 'Rules that rewrite requested names, in tftp-hpa\'s language' -r -F
+complete -c tftpd -l map-test -d 'Show what the rules in FILE do to the names on standard input, and exit' -r -F
+complete -c tftpd -l per-client-root -d 'Serve each client from its own directory below ROOT, named after its address, if there is one; otherwise from ROOT' -r -f -a "ip\t'Its IP address: `192.0.2.1`, `2001:db8::1`'
 mac\t'Its hardware address: `aa-bb-cc-dd-ee-ff`'"
-complete -c tftpd -l allow -d 'Network to serve, repeatable [default: all]' -r
-complete -c tftpd -l deny -d 'Network not to serve, even if allowed; repeatable [default: none]' -r
-complete -c tftpd -l max-sessions -d 'Transfers at once; further requests are dropped [default: what the limit on open files allows]' -r
-complete -c tftpd -l max-sessions-per-client -d 'Transfers at once with one client; further requests are dropped [default: no limit]' -r
-complete -c tftpd -s u -l user -d 'User to run as, and group [default: the user that started it; the user\'s group]' -r
-complete -c tftpd -s P -l pid-file -d 'Write the process\'s number to FILE, and remove that at the end' -r -F
-complete -c tftpd -l grace -d 'Seconds that running transfers get to finish after SIGTERM or SIGINT' -r
-complete -c tftpd -l idle-exit -d 'Seconds without a transfer or a request after which to end [default: never; 900 under inetd]' -r
+complete -c tftpd -l allow -d 'Network to serve; can be repeated [default: all]' -r
+complete -c tftpd -l deny -d 'Network not to serve, even if allowed; can be repeated [default: none]' -r
+complete -c tftpd -l max-sessions -d 'Most transfers at once; further requests are dropped [default: as many as the limit on open files allows]' -r
+complete -c tftpd -l max-sessions-per-client -d 'Most transfers at once with one client; further requests are dropped [default: no limit]' -r
+complete -c tftpd -s u -l user -d 'Run as this user and group (name or number); must be started as root [default: the user that started it; the user\'s own group]' -r
+complete -c tftpd -s P -l pid-file -d 'Write the process ID to FILE, and delete FILE at exit' -r -F
+complete -c tftpd -l grace -d 'Seconds that running transfers may take to finish after SIGTERM or SIGINT' -r
+complete -c tftpd -l idle-exit -d 'Exit after this many seconds without a transfer or a request [default: never; 900 under inetd]' -r
 complete -c tftpd -l log-file -d 'Append the log to FILE instead of standard error' -r -F
-complete -c tftpd -l log-format -d 'How a line of the log looks: text, or a JSON object' -r -f -a "text\t'Time, level and text'
+complete -c tftpd -l log-format -d 'Format of log lines: text, or one JSON object each' -r -f -a "text\t'Time, level and text'
 json\t'One JSON object'"
-complete -c tftpd -l syslog -d 'Log to the syslog, whose socket is /dev/log unless given' -r -F
+complete -c tftpd -l syslog -d 'Log to the syslog, through /dev/log or another SOCKET' -r -F
 complete -c tftpd -s 4 -l ipv4 -d 'Listen on IPv4 only'
 complete -c tftpd -s 6 -l ipv6 -d 'Listen on IPv6 only'
-complete -c tftpd -l single-port -d 'Send every transfer from the port it was asked for on: for clients behind NAT, for containers, firewalls and load balancers'
-complete -c tftpd -l reuse-port -d 'Share the port with other servers of the same user that say so too'
-complete -c tftpd -l read-only -d 'Refuse every upload'
+complete -c tftpd -l single-port -d 'Use the listening port for all transfers: for clients behind NAT, for containers, firewalls and load balancers'
+complete -c tftpd -l reuse-port -d 'Let several servers of the same user share the port; the kernel spreads clients among them'
+complete -c tftpd -l read-only -d 'Refuse all uploads'
 complete -c tftpd -l overwrite -d 'Let uploads replace existing files'
-complete -c tftpd -l ignore-case -d 'Look for a file that isn\'t there under names that differ in the case of their letters'
-complete -c tftpd -l chroot -d 'Make ROOT the only directory the process sees; takes root to start'
-complete -c tftpd -l no-sandbox -d 'Do without the kernel\'s prohibitions (Landlock)'
-complete -c tftpd -s v -l verbose -d 'Log more: -v what is dropped and why, -vv every packet'
+complete -c tftpd -l ignore-case -d 'If there is no file of exactly that name, look for one that differs only in the case of its letters'
+complete -c tftpd -l chroot -d 'Make ROOT the only directory the process can see; must be started as root'
+complete -c tftpd -l no-sandbox -d 'Don\'t confine the process with Landlock'
+complete -c tftpd -s v -l verbose -d 'Log more: -v also when transfers begin, and what is dropped and why; -vv every packet'
 complete -c tftpd -s q -l quiet -d 'Log errors only'
-complete -c tftpd -s c -l create -d 'Let uploads create files'
+complete -c tftpd -s c -l create -d 'Let uploads create new files'
 complete -c tftpd -s s -l secure -d 'Keep clients below ROOT'
-complete -c tftpd -s l -l listen -d 'Listen without inetd; here that stays in the foreground'
+complete -c tftpd -s l -l listen -d 'Listen without inetd; stays in the foreground here'
 complete -c tftpd -s L -l foreground -d 'Listen without inetd, in the foreground'
 complete -c tftpd -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c tftpd -s V -l version -d 'Print version'

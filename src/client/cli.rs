@@ -17,10 +17,10 @@ use crate::wire::packet::Mode;
 /// Status of a command line that can't be followed (`EX_USAGE`).
 const USAGE: u8 = 64;
 
-/// Gets files from TFTP servers and puts files there (RFC 1350, 2347, 2348,
-/// 2349, 7440).
+/// TFTP client (RFC 1350, 2347, 2348, 2349, 7440).
 ///
-/// Without get, put, probe or -c: the prompt, on a terminal or from a pipe.
+/// Without get, put, probe or -c it shows a prompt, whose commands may also come
+/// from a pipe.
 #[derive(Debug, Parser)]
 #[command(
     name = "tftp",
@@ -33,10 +33,13 @@ const USAGE: u8 = 64;
        tftp [OPTIONS] probe URL [--within TIME]
        tftp [OPTIONS] HOST [PORT] -c COMMAND…
        tftp [OPTIONS] [HOST [PORT]]")]
-#[command(
-    after_help = "Exit status: 0 ok, 1 the server's error, 2 a local file, 64 usage, \
-    68 unknown host, 69 no answer, 130 and 143 interrupted."
-)]
+#[command(after_help = "Examples:
+  tftp get tftp://192.0.2.1/pxelinux.0
+  tftp put running-config tftp://192.0.2.1:6969/backup/
+  tftp -m binary 192.0.2.1 -c get pxelinux.0 /tmp/pxelinux.0
+
+Exit status: 0 all went well, 1 the server's error, 2 a local file, 64 usage,
+68 unknown host, 69 no answer, 130 and 143 interrupted.")]
 pub struct Args {
     /// What every way of using it knows.
     #[command(flatten)]
@@ -46,15 +49,15 @@ pub struct Args {
     #[command(subcommand)]
     pub action: Option<Action>,
 
-    /// Server to connect the prompt to
+    /// Server that the prompt connects to
     pub host: Option<String>,
 
     /// Its UDP port [default: 69]
     #[arg(value_parser = parse_port)]
     pub port: Option<u16>,
 
-    /// Obey one command of the prompt and exit, such as: -c get FILE LOCAL;
-    /// all that stands behind it belongs to it
+    /// Run one command of the prompt and exit, such as -c get FILE LOCAL;
+    /// everything after -c belongs to the command
     #[arg(
         short = 'c',
         value_name = "COMMAND",
@@ -63,7 +66,7 @@ pub struct Args {
     )]
     pub command: Option<Vec<OsString>>,
 
-    /// Prompt: a colon in a file's name doesn't separate a host from it
+    /// At the prompt, take a colon in a file name as part of the name
     #[arg(short, long)]
     pub literal: bool,
 }
@@ -75,8 +78,8 @@ pub enum Action {
     #[command(override_usage = "tftp [OPTIONS] get URL… [LOCAL]")]
     #[command(after_help = "Example: tftp get tftp://192.0.2.1/pxelinux.0 /tmp/")]
     Get {
-        /// Files on servers, then a local file, a directory or - [default: the
-        /// same names here]
+        /// URLs, then a local file, a directory, or - for standard output
+        /// [default: the same names here]
         #[arg(required = true, value_name = "URL… [LOCAL]")]
         files: Vec<OsString>,
     },
@@ -84,15 +87,15 @@ pub enum Action {
     #[command(override_usage = "tftp [OPTIONS] put LOCAL… URL")]
     #[command(after_help = "Example: tftp put running-config tftp://192.0.2.1:6969/")]
     Put {
-        /// Local files (- is standard input), then the place on a server
+        /// Local files (- is standard input), then the URL to put them at
         #[arg(required = true, value_name = "LOCAL… URL")]
         files: Vec<OsString>,
     },
-    /// Fetch a file, throw it away and tell in one line how it went
+    /// Fetch a file, discard it, and say in one line how it went
     Probe {
-        /// The file on its server
+        /// The URL of the file
         url: OsString,
-        /// How long it may take, such as 3s or 500ms
+        /// The longest it may take, such as 3s or 500ms
         #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_time)]
         within: Duration,
     },
@@ -115,44 +118,44 @@ pub struct CommonArgs {
     #[arg(value_parser = usage::number(1..=u16::MAX))]
     pub windowsize: u16,
 
-    /// Further option to ask for, repeatable
+    /// Another option to ask for; can be repeated
     #[arg(long = "option", value_name = "NAME=VALUE", value_parser = parse_option, global = true)]
     pub options: Vec<(String, String)>,
 
-    /// Ask for no options: plain RFC 1350
+    /// Ask for no options (plain RFC 1350)
     #[arg(long, conflicts_with_all = ["options", "blksize", "windowsize"], global = true)]
     pub no_options: bool,
 
-    /// Milliseconds to wait for an answer before sending again, doubling each
-    /// time [default: as the measured round trip suggests]
+    /// Milliseconds to wait for an answer before sending again; doubles each
+    /// time [default: follows the measured round trip]
     #[arg(short, long, value_name = "MS", global = true)]
     #[arg(value_parser = usage::number(1..=255_000_u32))]
     pub timeout: Option<u32>,
 
-    /// How often a packet is sent again before the transfer is given up
+    /// How often to repeat a packet before giving up
     #[arg(long, value_name = "N", default_value_t = 5, global = true)]
     #[arg(value_parser = usage::number(0..=u8::MAX), allow_negative_numbers = true)]
     pub retries: u8,
 
-    /// How long to wait for a device that doesn't answer yet, such as 2m; a
-    /// request goes out every second [default: as --retries says]
+    /// Keep asking a device that doesn't answer yet for this long, such as 2m;
+    /// at least once a second [default: as --retries allows]
     #[arg(long, value_name = "TIME", value_parser = parse_time, global = true)]
     pub wait: Option<Duration>,
 
-    /// Local ports to use, one a transfer [default: any]
+    /// Local ports to use, one per transfer [default: any]
     #[arg(short = 'R', long, value_name = "LO:HI", global = true)]
     #[arg(value_parser = usage::parse_port_range)]
     pub port_range: Option<RangeInclusive<u16>>,
 
-    /// IPv4 only
+    /// Use IPv4 only
     #[arg(short = '4', long, conflicts_with = "ipv6", global = true)]
     pub ipv4: bool,
 
-    /// IPv6 only
+    /// Use IPv6 only
     #[arg(short = '6', long, global = true)]
     pub ipv6: bool,
 
-    /// Say more: what was agreed on, what was tried
+    /// Say more: what was negotiated, and what was tried
     #[arg(short, long, conflicts_with = "quiet", global = true)]
     pub verbose: bool,
 
@@ -160,7 +163,7 @@ pub struct CommonArgs {
     #[arg(long, global = true)]
     pub trace: bool,
 
-    /// Say nothing but errors
+    /// Print errors only
     #[arg(short, long, global = true)]
     pub quiet: bool,
 }

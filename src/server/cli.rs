@@ -18,23 +18,28 @@ use crate::wire::options::{
     DEFAULT_MAX_WINDOWSIZE, MAX_BLKSIZE, MIN_BLKSIZE, OptionName, OptionSet,
 };
 
-/// Serves files by TFTP (RFC 1350, 2347, 2348, 2349, 7440).
+/// TFTP server (RFC 1350, 2347, 2348, 2349, 7440).
 ///
-/// Reads and writes work out of the box: every file below ROOT can be read,
-/// new files can be created, existing ones are never overwritten.
+/// Every file below ROOT can be read, and new files can be created. Existing
+/// files are never overwritten unless --overwrite is given.
 #[derive(Debug, Parser)]
 #[command(name = "tftpd", version, max_term_width = 100)]
+#[command(after_help = "Examples:
+  tftpd -p 6969 -t 500                    serve the current directory on port 6969
+  tftpd --read-only -u nobody /srv/tftp   serve boot files on port 69
+  tftpd -p 6969 --single-port --read-only /srv/tftp
+                                          behind NAT or in a container")]
 pub struct Args {
     /// Directory to serve; nothing outside it can be reached
     #[arg(default_value = ".")]
     pub root: PathBuf,
 
-    /// UDP port to listen on; 0 takes a free one
+    /// UDP port to listen on; 0 picks a free one
     #[arg(short, long, default_value_t = 69, help_heading = "Listening")]
     #[arg(value_parser = usage::number(0..=u16::MAX))]
     pub port: u16,
 
-    /// Address to listen on, repeatable [default: all, IPv4 and IPv6]
+    /// Address to listen on; can be repeated [default: all, IPv4 and IPv6]
     #[arg(
         short,
         long = "address",
@@ -52,27 +57,28 @@ pub struct Args {
     #[arg(short = '6', long, help_heading = "Listening")]
     pub ipv6: bool,
 
-    /// Ports for transfers, one each [default: any free port above 1023]
+    /// Ports to use for transfers [default: any free port above 1023]
     #[arg(short = 'R', long, value_name = "LO:HI", help_heading = "Listening")]
     #[arg(value_parser = usage::parse_port_range)]
     pub port_range: Option<RangeInclusive<u16>>,
 
-    /// Send every transfer from the port it was asked for on: for clients behind
-    /// NAT, for containers, firewalls and load balancers
+    /// Use the listening port for all transfers: for clients behind NAT, for
+    /// containers, firewalls and load balancers
     #[arg(long, conflicts_with = "port_range", help_heading = "Listening")]
     pub single_port: bool,
 
-    /// Share the port with other servers of the same user that say so too
+    /// Let several servers of the same user share the port; the kernel spreads
+    /// clients among them
     #[arg(long, help_heading = "Listening")]
     pub reuse_port: bool,
 
-    /// Milliseconds to wait for an answer before sending again, doubling each
-    /// time [default: as the measured round trip suggests]
+    /// Milliseconds to wait for an answer before sending again; doubles each
+    /// time [default: follows the measured round trip]
     #[arg(short, long, value_name = "MS", help_heading = "Protocol")]
     #[arg(value_parser = usage::number(1..=255_000_u32))]
     pub timeout: Option<u32>,
 
-    /// How often a packet is sent again before the transfer is given up
+    /// How often to repeat a packet before giving up
     #[arg(long, value_name = "N", default_value_t = 5, help_heading = "Protocol")]
     #[arg(value_parser = usage::number(0..=u8::MAX), allow_negative_numbers = true)]
     pub retries: u8,
@@ -87,7 +93,7 @@ pub struct Args {
     #[arg(value_parser = usage::number(1..=u16::MAX))]
     pub max_windowsize: u16,
 
-    /// Option to treat as unknown, repeatable
+    /// TFTP option to ignore, as if it were unknown; can be repeated
     #[arg(
         short,
         long = "refuse",
@@ -97,8 +103,8 @@ pub struct Args {
     #[arg(value_parser = parse_option_name)]
     pub refused: Vec<OptionName>,
 
-    /// Longest wait for a datagram that is spent awake, in microseconds; only
-    /// while answers come that fast, 0 never
+    /// Spin for up to this many microseconds waiting for an answer before
+    /// sleeping; 0 disables spinning
     #[arg(
         long,
         value_name = "MICROSECONDS",
@@ -108,7 +114,7 @@ pub struct Args {
     #[arg(value_parser = usage::number(0..=1000_u32))]
     pub busy_poll: u32,
 
-    /// Refuse every upload
+    /// Refuse all uploads
     #[arg(long, conflicts_with_all = ["overwrite", "max_upload", "umask"], help_heading = "Access")]
     pub read_only: bool,
 
@@ -120,16 +126,15 @@ pub struct Args {
     #[arg(long, value_name = "SIZE", help_heading = "Access", value_parser = parse_size)]
     pub max_upload: Option<u64>,
 
-    /// Permission bits that new files don't get [default: the process's own]
+    /// Permission bits to clear on new files [default: the process's own umask]
     #[arg(short = 'U', long, value_name = "OCTAL", help_heading = "Access", value_parser = parse_umask)]
     pub umask: Option<u32>,
 
-    /// Rules that make other names of those requested, in tftp-hpa's language
+    /// Rules that rewrite requested names, in tftp-hpa's language
     #[arg(short, long, value_name = "FILE", help_heading = "Access")]
     pub map_file: Option<PathBuf>,
 
-    /// Print what the rules of FILE make of the names on standard input, and
-    /// serve nothing
+    /// Show what the rules in FILE do to the names on standard input, and exit
     #[arg(
         long,
         value_name = "FILE",
@@ -138,38 +143,38 @@ pub struct Args {
     )]
     pub map_test: Option<PathBuf>,
 
-    /// Serve each client from a directory of its own below ROOT, named after its
-    /// address, if there is one; else from ROOT
+    /// Serve each client from its own directory below ROOT, named after its
+    /// address, if there is one; otherwise from ROOT
     #[arg(long, value_name = "ip|mac", help_heading = "Access")]
     pub per_client_root: Option<NamedAfter>,
 
-    /// Look for a file that isn't there under names that differ in the case of
-    /// their letters
+    /// If there is no file of exactly that name, look for one that differs only in
+    /// the case of its letters
     #[arg(long, help_heading = "Access")]
     pub ignore_case: bool,
 
-    /// Network to serve, repeatable [default: all]
+    /// Network to serve; can be repeated [default: all]
     #[arg(long, value_name = "CIDR", help_heading = "Access")]
     pub allow: Vec<Network>,
 
-    /// Network not to serve, even if allowed; repeatable [default: none]
+    /// Network not to serve, even if allowed; can be repeated [default: none]
     #[arg(long, value_name = "CIDR", help_heading = "Access")]
     pub deny: Vec<Network>,
 
-    /// Transfers at once; further requests are dropped [default: what the
-    /// limit on open files allows]
+    /// Most transfers at once; further requests are dropped [default: as many as
+    /// the limit on open files allows]
     #[arg(long, value_name = "N", help_heading = "Access")]
     #[arg(value_parser = usage::number(1..=1_000_000_u32))]
     pub max_sessions: Option<u32>,
 
-    /// Transfers at once with one client; further requests are dropped
+    /// Most transfers at once with one client; further requests are dropped
     /// [default: no limit]
     #[arg(long, value_name = "N", help_heading = "Access")]
     #[arg(value_parser = usage::number(1..=1_000_000_u32))]
     pub max_sessions_per_client: Option<u32>,
 
-    /// User to run as, and group [default: the user that started it; the
-    /// user's group]
+    /// Run as this user and group (name or number); must be started as root
+    /// [default: the user that started it; the user's own group]
     #[arg(
         short,
         long,
@@ -179,19 +184,19 @@ pub struct Args {
     )]
     pub user: Option<UserAndGroup>,
 
-    /// Make ROOT the only directory the process sees; takes root to start
+    /// Make ROOT the only directory the process can see; must be started as root
     #[arg(long, help_heading = "Process")]
     pub chroot: bool,
 
-    /// Do without the kernel's prohibitions (Landlock)
+    /// Don't confine the process with Landlock
     #[arg(long, help_heading = "Process")]
     pub no_sandbox: bool,
 
-    /// Write the process's number to FILE, and remove that at the end
+    /// Write the process ID to FILE, and delete FILE at exit
     #[arg(short = 'P', long, value_name = "FILE", help_heading = "Process")]
     pub pid_file: Option<PathBuf>,
 
-    /// Seconds that running transfers get to finish after SIGTERM or SIGINT
+    /// Seconds that running transfers may take to finish after SIGTERM or SIGINT
     #[arg(
         long,
         value_name = "SECONDS",
@@ -201,13 +206,14 @@ pub struct Args {
     #[arg(value_parser = usage::number(0..=86_400_u32))]
     pub grace: u32,
 
-    /// Seconds without a transfer or a request after which to end [default:
+    /// Exit after this many seconds without a transfer or a request [default:
     /// never; 900 under inetd]
     #[arg(long, value_name = "SECONDS", help_heading = "Process")]
     #[arg(value_parser = usage::number(1..=86_400_u32))]
     pub idle_exit: Option<u32>,
 
-    /// Log more: -v what is dropped and why, -vv every packet
+    /// Log more: -v also when transfers begin, and what is dropped and why; -vv
+    /// every packet
     #[arg(short, long, action = ArgAction::Count, conflicts_with = "quiet", help_heading = "Logging")]
     pub verbose: u8,
 
@@ -219,12 +225,12 @@ pub struct Args {
     #[arg(long, value_name = "FILE", help_heading = "Logging")]
     pub log_file: Option<PathBuf>,
 
-    /// How a line of the log looks: text, or a JSON object
+    /// Format of log lines: text, or one JSON object each
     #[arg(long, value_name = "text|json", help_heading = "Logging")]
     #[arg(default_value = "text", conflicts_with = "syslog")]
     pub log_format: LogFormat,
 
-    /// Log to the syslog, whose socket is /dev/log unless given
+    /// Log to the syslog, through /dev/log or another SOCKET
     #[arg(
         long,
         value_name = "SOCKET",
@@ -234,17 +240,17 @@ pub struct Args {
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = DEV_LOG)]
     pub syslog: Option<PathBuf>,
 
-    /// What tftp-hpa's users write, and what is done anyway.
+    /// What tftp-hpa's users write, and what is the default here.
     #[command(flatten)]
     pub familiar: Familiar,
 }
 
-/// tftp-hpa's names for what is done anyway: accepted, for the scripts and the
-/// fingers that know them.
+/// tftp-hpa's options for what is the default here: accepted, so that its
+/// command lines work.
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Familiar from tftp-hpa, and done anyway")]
+#[command(next_help_heading = "Accepted for compatibility with tftp-hpa, no effect")]
 pub struct Familiar {
-    /// Let uploads create files
+    /// Let uploads create new files
     #[arg(short, long, hide_short_help = true)]
     pub create: bool,
 
@@ -252,7 +258,7 @@ pub struct Familiar {
     #[arg(short, long, hide_short_help = true)]
     pub secure: bool,
 
-    /// Listen without inetd; here that stays in the foreground
+    /// Listen without inetd; stays in the foreground here
     #[arg(short, long, hide_short_help = true)]
     pub listen: bool,
 

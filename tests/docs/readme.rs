@@ -1,6 +1,6 @@
 //! The README's commands, run as they stand there: those of the blocks that are
-//! marked `sh run`. A block that starts with `tftpd` is a server, which runs
-//! until the next one; the others are its clients.
+//! marked `sh run`. A block whose last line is `tftpd` starts a server, which
+//! runs until the next one; the others are its clients.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -21,19 +21,19 @@ pub(crate) fn blocks(readme: &str) -> Vec<&str> {
     behind.filter_map(|it| it.split("\n```").next()).collect()
 }
 
-/// A shell's command line, in this directory, with our programs in reach.
-fn shell(directory: &Path, script: &str) -> Command {
+/// The script with its places in this directory, for `shell`, with our programs
+/// in reach.
+fn prepared(mut shell: Command, directory: &Path, script: &str) -> Command {
     let programs = Path::new(tftpd()).parent().expect("a directory");
     let path = std::env::var("PATH").unwrap_or_default();
     let script = script
         .replace("/tmp/", &format!("{}/", directory.join("out").display()))
         .replace("/srv/tftp", &directory.join("srv").display().to_string());
-    let mut command = bounded(60, "sh");
-    command
+    shell
         .args(["-euc", &script])
         .env("PATH", format!("{}:{path}", programs.display()))
         .current_dir(directory);
-    command
+    shell
 }
 
 /// A server of the README on a free port.
@@ -46,8 +46,13 @@ struct Server {
 
 impl Server {
     fn start(directory: &Path, block: &str) -> Self {
-        let script = format!("exec {}", block.replace(PORT, "0"));
-        let mut child = shell(directory, &script)
+        let script = block
+            .replace(PORT, "0")
+            .replace("tftpd -p", "exec tftpd -p");
+        // Not under timeout(1): that loses its child where it is stopped before
+        // it has returned from fork.
+        let mut child = prepared(Command::new("sh"), directory, &script)
+            .stdin(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .expect("sh(1)");
@@ -77,6 +82,14 @@ impl Server {
     }
 }
 
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended long ago.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// Runs the README's commands in `directory`; returns how many blocks there were.
 pub(crate) fn run(readme: &str, directory: &Path) -> usize {
     for folder in ["srv", "out"] {
@@ -88,7 +101,8 @@ pub(crate) fn run(readme: &str, directory: &Path) -> usize {
     let mut server: Option<Server> = None;
     let blocks = blocks(readme);
     for block in &blocks {
-        if block.starts_with("tftpd ") {
+        let last = block.lines().last().unwrap_or_default();
+        if last.starts_with("tftpd ") {
             if let Some(running) = server.take() {
                 running.stop();
             }
@@ -99,7 +113,9 @@ pub(crate) fn run(readme: &str, directory: &Path) -> usize {
         let is_here = |line: &&str| !line.starts_with("curl ") || require("curl").is_some();
         let script: Vec<_> = block.lines().filter(is_here).collect();
         let script = script.join("\n").replace(PORT, port);
-        let output = shell(directory, &script).output().expect("sh(1)");
+        let output = prepared(bounded(60, "sh"), directory, &script)
+            .output()
+            .expect("sh(1)");
         assert!(output.status.success(), "{script}\n{}", said(&output));
     }
     if let Some(running) = server {
