@@ -18,7 +18,6 @@ use crate::policy::{Granted, Origin};
 use crate::protocol::transfer::Outcome;
 use crate::session::{Content, Heading, Session};
 use crate::table::rate::RateLimit;
-use crate::wire::escape::escape;
 use crate::wire::packet::{Direction, ErrorCode, Packet, Request};
 
 /// A packet of a transfer.
@@ -80,8 +79,8 @@ impl Reporter {
         true
     }
 
-    /// A request that was answered with an ERROR. `similar` looks for a file that
-    /// may have been meant.
+    /// A request that was answered with an ERROR. `hint` says what can be
+    /// done about it.
     pub(super) fn refusal(
         &mut self,
         now: Instant,
@@ -89,7 +88,7 @@ impl Reporter {
         peer: SocketAddr,
         code: ErrorCode,
         reason: &impl fmt::Display,
-        similar: impl FnOnce() -> Option<Vec<u8>>,
+        hint: impl FnOnce() -> Option<String>,
     ) {
         let op = request.direction.name();
         let refusal = (peer.ip(), op, request.filename, code.to_wire());
@@ -100,10 +99,7 @@ impl Reporter {
             self.repeats.uncount(refusal);
             return;
         }
-        let hint = similar().map(|name| {
-            let name = escape(&name).to_string();
-            format!("did you mean {name}? try --ignore-case")
-        });
+        let hint = hint();
         Event::Refused {
             peer,
             op,
@@ -176,12 +172,17 @@ impl Reporter {
         if !progress.verified && !self.may_go_on(now) {
             return;
         }
+        let has_changed = has_changed(session, ending);
         let level = match ending {
+            _ if has_changed => Level::Warn,
             Ending::Outcome(outcome) if outcome.is_success() => Level::Info,
             Ending::Replaced => Level::Info,
             Ending::Outcome(_) | Ending::Evicted => Level::Warn,
         };
-        let (outcome, error) = outcome(ending);
+        let (outcome, error) = match outcome(ending) {
+            (_, error) if has_changed => ("changed", error),
+            as_it_is => as_it_is,
+        };
         Event::Ended {
             level,
             figures: figures(session, now),
@@ -276,6 +277,9 @@ fn hint(session: &Session, ending: Ending<'_>) -> Option<&'static str> {
     match ending {
         Ending::Outcome(Outcome::TimedOut) => {}
         Ending::Outcome(Outcome::LastAckMissing) if nothing_arrived => {}
+        Ending::Outcome(_) if has_changed(session, ending) => {
+            return Some("the file was written to while it was sent: it may have come mixed");
+        }
         Ending::Outcome(Outcome::Completed) if is_short(session) => {
             return Some("less came than the client announced: compare the files");
         }
@@ -295,6 +299,16 @@ fn hint(session: &Session, ending: Ending<'_>) -> Option<&'static str> {
         }
         32_767 | 65_535 => Some("the client stops where block numbers wrap: use a larger blksize"),
         _ => None,
+    }
+}
+
+/// Whether a file was sent that was written to meanwhile.
+fn has_changed(session: &Session, ending: Ending<'_>) -> bool {
+    let is_success = matches!(ending, Ending::Outcome(outcome) if outcome.is_success());
+    let has_moved = session.transfer().progress().blocks > 0;
+    match session.content() {
+        Content::Source(source) => is_success && has_moved && source.has_changed(),
+        Content::Sink(_) => false,
     }
 }
 
