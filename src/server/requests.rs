@@ -47,6 +47,15 @@ enum Refusal {
     Overload(&'static str),
 }
 
+impl From<policy::Refusal> for Refusal {
+    fn from(refusal: policy::Refusal) -> Self {
+        match refusal {
+            policy::Refusal::Overload => Self::Overload(refusal.message()),
+            refusal => Self::ByPolicy(refusal),
+        }
+    }
+}
+
 /// Decides about requests.
 #[derive(Debug)]
 pub(super) struct Requests {
@@ -197,8 +206,8 @@ impl Requests {
         floor: &mut Floor,
     ) -> Result<Session, Refusal> {
         let peer = endpoint.peer;
-        let granted = self.policy.settle(request, peer);
-        let granted = granted.map_err(Refusal::ByPolicy)?;
+        let granted = self.policy.settle(now, request, peer);
+        let granted = granted.map_err(Refusal::from)?;
         floor.reporter.granted(now, request, peer, &granted);
         let opened = match request.direction {
             Direction::Read => self.open_read(&granted, request),
