@@ -138,7 +138,7 @@ fn a_session_on_a_terminal() {
             &format!("getting from {host}:a to b [octet]"),
             "Received 100000 bytes in ",
             " seconds [",
-            " bit/s]",
+            "iB/s]",
         ],
     );
     terminal.command(
@@ -207,7 +207,7 @@ fn a_bar_shows_how_far_it_is() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let client = begin_transfer(&server, 1024);
+    let client = begin_transfer(&server, 515);
     server.send_to(&data(2, b"end"), client).unwrap();
     let output = child.wait_with_output().unwrap();
     let errors = String::from_utf8(output.stderr).unwrap();
@@ -340,7 +340,11 @@ fn a_pipe_is_obeyed_line_by_line() {
             &peer,
             "?\nhelp get\n",
             0,
-            &["connect to remote tftp", "receive file"],
+            &[
+                "connect to remote tftp",
+                "receive file",
+                "usage: get REMOTE [LOCAL]",
+            ],
         ),
         (&peer, "exit\n", 0, &[]),
     ] {

@@ -27,10 +27,45 @@ use nix::sys::uio::{pread, preadv};
 use super::error::StorageError;
 use super::nowait::{self, STRETCH};
 use super::resolve::kind;
-use super::source::ReadAt;
 
 /// Bytes the kernel is usually willing to read ahead with one call.
 const ADVISED: off_t = 128 * 1024;
+
+/// What a file's bytes are read from: [`ReadFile`], or a stand-in for it.
+pub trait ReadAt {
+    /// Bytes that it was promised to have.
+    fn size(&self) -> u64;
+
+    /// Fills `slices`, one after the other, with the bytes from `offset` on, and
+    /// returns how many those were: fewer than the slices hold only at the end.
+    /// At most 1024 slices (`IOV_MAX`), which are used up.
+    ///
+    /// `Ok(None)`: not yet; see [`ReadAt::fetch`].
+    ///
+    /// # Errors
+    /// Whatever the file system says, such as `EIO`.
+    fn read_run(
+        &mut self,
+        offset: u64,
+        slices: &mut [IoSliceMut<'_>],
+    ) -> Result<Option<usize>, StorageError>;
+
+    /// [`ReadAt::read_run`] into a single buffer.
+    ///
+    /// # Errors
+    /// As there.
+    fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> Result<Option<usize>, StorageError> {
+        self.read_run(offset, &mut [IoSliceMut::new(buffer)])
+    }
+
+    /// Has what the last read missed brought into memory while we go on. False if
+    /// that must wait its turn: to be tried again after the next read that isn't
+    /// ready.
+    fn fetch(&mut self) -> bool;
+
+    /// The next read waits for the disk.
+    fn block(&mut self);
+}
 
 /// How a file is read without waiting for its disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
