@@ -1,6 +1,6 @@
 //! The log: what it tells as typed events, how they look, where they go.
 //!
-//! An [`Event`](event::Event) is handed to the `log` crate's logger, which is one
+//! An `Event` is handed to the `log` crate's logger, which is one
 //! of four: lines with time and level, JSON objects, the journal's lines or the
 //! syslog's, with their priorities. None of them waits for a reader. Must not:
 //! know of sessions.
