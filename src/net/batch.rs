@@ -282,8 +282,8 @@ unsafe fn value_of<T: Copy>(entry: &libc::cmsghdr) -> Option<T> {
     // SAFETY: the macros only compute; what is read is as long as the message says.
     unsafe {
         let needed = libc::CMSG_LEN(mem::size_of::<T>() as libc::c_uint) as usize;
-        (entry.cmsg_len as usize >= needed)
-            .then(|| ptr::read_unaligned(libc::CMSG_DATA(entry).cast::<T>()))
+        let len: usize = entry.cmsg_len as _;
+        (len >= needed).then(|| ptr::read_unaligned(libc::CMSG_DATA(entry).cast::<T>()))
     }
 }
 
