@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use tftpd::host::usage::UsageError;
-use tftpd::log::syslog::last_words;
+use tftpd::log::last_words;
 use tftpd::server::cli::Args;
 use tftpd::server::{Server, test_map};
 

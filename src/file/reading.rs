@@ -137,9 +137,8 @@ impl ReadFile {
 
     /// Whether what `slices` want from `from` on is in memory. What is below
     /// `missing` was there before.
-    fn is_in_memory(&mut self, from: off_t, slices: &[IoSliceMut<'_>], again: bool) -> bool {
+    fn is_in_memory(&mut self, start: u64, slices: &[IoSliceMut<'_>], again: bool) -> bool {
         let wanted: usize = slices.iter().map(|slice| slice.len()).sum();
-        let start = from.unsigned_abs();
         let end = start.saturating_add(wanted as u64).min(self.size);
         if !again && end <= self.missing {
             return true;
@@ -196,16 +195,17 @@ impl ReadAt for ReadFile {
         let mut done = 0;
         IoSliceMut::advance_slices(&mut slices, 0);
         while !slices.is_empty() {
+            let at = offset.saturating_add(done as u64);
             let from = super::file_offset(offset, done)?;
             if let Way::Look { again } = self.way
                 && !self.blocking
-                && !self.is_in_memory(from, slices, again)
+                && !self.is_in_memory(at, slices, again)
             {
                 return Ok(None);
             }
             let read = match (self.way, &mut *slices) {
                 (Way::NoWait, slices) if !self.blocking => {
-                    nowait::read(self.file.as_fd(), from, slices)
+                    nowait::read(self.file.as_fd(), at, slices)
                 }
                 // Cheaper than a vector of one.
                 (_, [slice]) => pread(&self.file, slice, from),
@@ -213,7 +213,7 @@ impl ReadAt for ReadFile {
             };
             match (read, self.way) {
                 // Linux 5.9 and 5.10 say so before the end, too.
-                (Ok(0), Way::NoWait) if !self.blocking && from.unsigned_abs() < self.size => {
+                (Ok(0), Way::NoWait) if !self.blocking && at < self.size => {
                     self.blocking = true;
                 }
                 (Ok(0), _) => break,
@@ -223,7 +223,7 @@ impl ReadAt for ReadFile {
                 }
                 (Err(Errno::EINTR), _) => {}
                 (Err(Errno::EAGAIN), Way::NoWait) => {
-                    self.missing = from.unsigned_abs();
+                    self.missing = at;
                     return Ok(None);
                 }
                 // The file system doesn't know it, the kernel doesn't, or a

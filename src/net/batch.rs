@@ -179,7 +179,7 @@ impl Batch {
         let header = &self.headers[index];
         let slot = &self.buffer[index * self.slot_len..][..self.slot_len];
         let (destination, segment) =
-            read_control(&self.control[index], header.msg_hdr.msg_controllen);
+            read_control(&self.control[index], header.msg_hdr.msg_controllen as _);
         Some(Received {
             peer: peer_of(&self.names[index])?,
             destination,

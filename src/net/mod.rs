@@ -57,12 +57,14 @@ pub const MAX_DATA_PACKET: usize = 65_468;
 
 /// How a listen socket takes its address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Binding {
+pub struct Binding<'a> {
     /// Other processes of the same user may listen there as well; the kernel
     /// shares the clients out (`SO_REUSEPORT`).
     pub shared: bool,
     /// The machine needn't have the address yet (`IP_FREEBIND`).
     pub ahead: bool,
+    /// Only what arrives on this interface is received (`SO_BINDTODEVICE`).
+    pub device: Option<&'a str>,
 }
 
 /// The socket on which requests come in.
@@ -113,7 +115,7 @@ impl ListenSocket {
     /// # Errors
     /// Whatever the kernel says: port in use, below 1024 without the right, no
     /// such address.
-    pub fn bind(address: SocketAddr, binding: Binding) -> io::Result<Self> {
+    pub fn bind(address: SocketAddr, binding: Binding<'_>) -> io::Result<Self> {
         let socket = Socket::new(
             Domain::for_address(address),
             Type::DGRAM,
@@ -134,6 +136,9 @@ impl ListenSocket {
         }
         if binding.shared {
             socket.set_reuse_port(true)?;
+        }
+        if let Some(device) = binding.device {
+            socket.bind_device(Some(device.as_bytes()))?;
         }
         set_receive_buffer(&socket, LISTEN_BUFFER);
         socket.bind(&address.into())?;

@@ -99,6 +99,7 @@ impl Floor {
         let deadlines = [
             self.sessions.next_deadline(),
             self.socket_pool.poll_timeout(),
+            self.reporter.poll_timeout(),
         ];
         deadlines.into_iter().flatten().min()
     }
@@ -134,6 +135,7 @@ impl Floor {
             self.with_session(key, Session::run_deadline);
         }
         self.socket_pool.handle_timeout(now);
+        self.reporter.handle_timeout(now);
     }
 
     /// There is room in a shared listen socket: sessions that waited for it go
@@ -290,21 +292,23 @@ impl Floor {
             }
             return Ok(TransferSocket::share(listener, endpoint.local));
         }
-        let mut socket = self.bind(endpoint)?;
+        let mut socket = self.bind(endpoint, listener)?;
         if let Some(window) = window {
             socket.expect_windows(window.windowsize, window.blksize);
         }
         Ok(socket)
     }
 
-    fn bind(&mut self, endpoint: &Endpoint) -> io::Result<TransferSocket> {
+    fn bind(&mut self, endpoint: &Endpoint, listener: &ListenSocket) -> io::Result<TransferSocket> {
         if let Some(socket) = self.socket_pool.take(endpoint) {
             return Ok(socket);
         }
-        let scope = match endpoint.peer {
-            SocketAddr::V6(peer) => peer.scope_id(),
+        // A link-local address is one of an interface.
+        let scopes = [endpoint.peer, listener.address()].map(|address| match address {
+            SocketAddr::V6(address) => address.scope_id(),
             SocketAddr::V4(_) => 0,
-        };
+        });
+        let scope = scopes.into_iter().find(|&scope| scope != 0).unwrap_or(0);
         let first_try = self.random.number() as u16;
         TransferSocket::bind(endpoint.local, scope, Some(&self.ports), first_try)
     }
@@ -333,8 +337,10 @@ impl Floor {
         }
     }
 
-    /// Logs the counters and what is running.
-    pub(super) fn report(&self) {
+    /// Logs what was held back, what is running, and the counters.
+    pub(super) fn report(&mut self) {
+        self.reporter.flush(clock::now());
+        report::running(self.sessions.iter().map(|(_, it)| it), clock::now());
         let mut counts = vec![
             ("sessions", self.sessions.len() as u64),
             ("timer_operations", self.sessions.wheel_ops()),
@@ -342,7 +348,6 @@ impl Floor {
         let counters = self.counters.with(self.resources.ingress.drops);
         counts.extend(counters.happened());
         Event::Counters(&counts).write();
-        report::running(self.sessions.iter().map(|(_, it)| it), clock::now());
     }
 
     /// Counts an error of the kernel's on a listen socket.

@@ -11,6 +11,7 @@
 //! in the log how they ended. Must not: know what is in a packet beyond its kind,
 //! or how a file is stored.
 
+pub mod address;
 pub mod cli;
 mod counters;
 mod floor;

@@ -19,7 +19,7 @@ use crate::policy::{self, Granted, Policy};
 use crate::protocol::receiver::Receiver;
 use crate::protocol::sender::Sender;
 use crate::protocol::transfer::{Config, MAX_DATAGRAM, Opening, Transfer};
-use crate::session::{Content, Remote, Session};
+use crate::session::{Content, Heading, Remote, Session};
 use crate::table::rate::RateLimit;
 use crate::table::{Admission, Endpoint, Fingerprint};
 use crate::wire::options::{self, Limits, Negotiated};
@@ -103,6 +103,9 @@ impl Requests {
         }
         let payload = datagram.payload;
         let payload = &payload[..payload.len().min(REQUEST_LEN)];
+        if let Some(trace) = floor.resources.ingress.trace {
+            trace(peer, Heading::Received, payload);
+        }
         match Packet::parse(payload) {
             Ok(Packet::Request(_)) if self.is_closing => floor.counters.shed += 1,
             Ok(Packet::Request(request)) if peer.port() != 0 => {
@@ -369,6 +372,9 @@ fn answer(
 ) {
     let mut packet = [0; MAX_DATAGRAM];
     let len = emit_error(code, text, &mut packet);
+    if let Some(trace) = floor.resources.ingress.trace {
+        trace(endpoint.peer, Heading::Sent, &packet[..len]);
+    }
     if let Err(error) = listener.answer(&packet[..len], endpoint.peer, endpoint.local) {
         floor.count_socket_error("send", endpoint.peer, &error);
     }

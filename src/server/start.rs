@@ -16,6 +16,7 @@ use std::time::Duration;
 use log::{debug, info, warn};
 use nix::libc::{EADDRNOTAVAIL, EAFNOSUPPORT};
 
+use super::address::ListenTarget;
 use super::cli::{Args, UserAndGroup};
 use super::floor::Floor;
 use super::front::Front;
@@ -28,7 +29,7 @@ use crate::host::{
 };
 use crate::log::LogFile;
 use crate::log::event::Event;
-use crate::log::text::{Addresses, Cut};
+use crate::log::shown::{Addresses, Cut};
 use crate::net::{Binding, ListenSocket};
 use crate::policy::access::Access;
 use crate::policy::client_root::ClientRoots;
@@ -226,21 +227,21 @@ fn adopt(sockets: Vec<UdpSocket>) -> Result<Vec<ListenSocket>, String> {
 }
 
 fn listen(args: &Args) -> Result<Vec<ListenSocket>, String> {
-    let addresses = args.listen_addresses();
-    if addresses.is_empty() {
+    let targets = args.listen_targets()?;
+    if targets.is_empty() {
         return Err(
             "no address of that family is left to listen on; drop -4 or -6, or change -a".into(),
         );
     }
-    if addresses.len() > MAX_LISTENERS {
-        let count = addresses.len();
+    if targets.len() > MAX_LISTENERS {
+        let count = targets.len();
         return Err(format!(
             "{count} addresses are too many to listen on; give at most {MAX_LISTENERS} with -a"
         ));
     }
     let mut tries = SHARED_PORT_TRIES;
     loop {
-        match bind_all(&addresses, args) {
+        match bind_all(&targets, args) {
             // A port that was free for the first address isn't for the next.
             Err((address, error))
                 if error.kind() == ErrorKind::AddrInUse
@@ -259,33 +260,48 @@ fn listen(args: &Args) -> Result<Vec<ListenSocket>, String> {
 /// Binds every address; those without a port all get the one that the kernel
 /// chose for the first.
 fn bind_all(
-    addresses: &[SocketAddr],
+    targets: &[ListenTarget],
     args: &Args,
 ) -> Result<Vec<ListenSocket>, (SocketAddr, io::Error)> {
-    let mut listeners: Vec<ListenSocket> = Vec::with_capacity(addresses.len());
-    for &(mut address) in addresses {
+    let mut listeners: Vec<ListenSocket> = Vec::with_capacity(targets.len());
+    let mut lacking = None;
+    for target in targets {
+        let mut address = target.address;
         if let (0, Some(first)) = (address.port(), listeners.first()) {
             address.set_port(first.address().port());
         }
-        match bind(address, args) {
+        match bind(address, target, args.reuse_port) {
             Ok(listener) => listeners.push(listener),
-            Err(error) if args.chose_addresses() && address.is_ipv6() && lacks_family(&error) => {
-                info!("this machine has no IPv6: listening on IPv4 alone");
+            Err(error) if is_optional(target, args) && lacks_family(&error) => {
+                lacking = Some((address, error));
             }
             Err(error) => return Err((address, error)),
         }
     }
-    Ok(listeners)
+    match lacking {
+        Some(lacking) if listeners.is_empty() => Err(lacking),
+        Some(_) => {
+            info!("this machine has no IPv6: listening on IPv4 alone");
+            Ok(listeners)
+        }
+        None => Ok(listeners),
+    }
+}
+
+/// Nobody asked for IPv6 in particular.
+fn is_optional(target: &ListenTarget, args: &Args) -> bool {
+    target.address.is_ipv6() && !target.is_literal && !args.ipv6
 }
 
 /// Binds to an address, even to one that was asked for and isn't there yet.
-fn bind(address: SocketAddr, args: &Args) -> io::Result<ListenSocket> {
+fn bind(address: SocketAddr, target: &ListenTarget, shared: bool) -> io::Result<ListenSocket> {
     let mut binding = Binding {
-        shared: args.reuse_port,
+        shared,
         ahead: false,
+        device: target.device.as_deref(),
     };
     match ListenSocket::bind(address, binding) {
-        Err(error) if error.kind() == ErrorKind::AddrNotAvailable && !args.chose_addresses() => {
+        Err(error) if error.kind() == ErrorKind::AddrNotAvailable && target.is_literal => {
             binding.ahead = true;
             let listener = ListenSocket::bind(address, binding)?;
             let ip = address.ip();
