@@ -1343,6 +1343,56 @@ fn a_late_answer_to_the_request_with_options_counts() {
     assert_status(&output, 0, &["blksize=600", "Received 5 bytes"]);
 }
 
+/// A refusal that comes while the plain request is out: it is sent once more.
+#[test]
+fn a_late_refusal_of_options_ends_in_a_plain_transfer() {
+    for answer in [error(8, "no options"), oack(&[("blksize", "9999")])] {
+        let (output, dir) = against(&["get", "URL"], |server| {
+            let mut words = server.request();
+            let first = server.client;
+            while words.len() > 3 {
+                words = server.request();
+            }
+            server.client = first;
+            server.send(&answer);
+            let mut words = server.request();
+            while words.len() > 3 {
+                words = server.request();
+            }
+            server.transfer = UdpSocket::bind("127.0.0.1:0").unwrap();
+            server.transfer.set_read_timeout(Some(PATIENCE)).unwrap();
+            assert_eq!(server.say(&data(1, b"whole")), Packet::Ack(1));
+        });
+        assert_status(&output, 0, &["Received 5 bytes"]);
+        assert_eq!(fs::read(dir.path().join("file")).unwrap(), b"whole");
+    }
+}
+
+/// Where one of several addresses is unreachable, the next is asked at once and
+/// without a word.
+#[test]
+fn an_unreachable_address_is_passed_over() {
+    let Some((first, second)) = both_localhosts() else {
+        return;
+    };
+    let port = first.local_addr().unwrap().port();
+    drop(first);
+    let dir = tempfile::tempdir().unwrap();
+    let child = tftp()
+        .args(["get", &format!("tftp://localhost:{port}/file")])
+        .current_dir(dir.path())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    second.set_read_timeout(Some(PATIENCE)).unwrap();
+    let (_, client) = second.recv_from(&mut [0; 600]).unwrap();
+    second.send_to(&data(1, b"right"), client).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_status(&output, 0, &["Received 5 bytes"]);
+    let lines = String::from_utf8_lossy(&output.stderr).lines().count();
+    assert_eq!(lines, 1, "{}", said(&output));
+}
+
 /// tftp-hpa's clients send no options; their scripts talk to devices that know
 /// none.
 #[test]
@@ -1430,7 +1480,6 @@ fn addresses_of_a_name_are_raced() {
 
 /// A server that says the same thing forever makes no progress.
 #[test]
-#[ignore = "until the protocol bounds it"]
 fn repeats_of_one_answer_are_no_progress() {
     let oacks = oack(&[("blksize", "512")]);
     for (first, args) in [

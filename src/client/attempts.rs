@@ -109,7 +109,7 @@ pub(super) struct Attempts<'a> {
     started: Instant,
     /// Requests sent again.
     repeats: u64,
-    /// The first answer refused the options: what it said, to whom we turn then.
+    /// The first answer, if it refused the options.
     refusal: Option<JobError>,
     /// Until when requests go out every second; `None`: they back off.
     wait_ends: Option<Instant>,
@@ -173,6 +173,9 @@ impl<'a> Attempts<'a> {
             for other in std::mem::take(&mut self.list) {
                 self.engine.remove(other.key);
             }
+            if let Some(output) = &self.output {
+                output.release();
+            }
             self.refusal = Some(error);
             self.next_address = usize::MAX;
             let repeats = self.job.retry.retries.min(OPTIONED_REPEATS);
@@ -198,7 +201,7 @@ impl<'a> Attempts<'a> {
 
     // --- before the first answer -------------------------------------------------
 
-    /// Asks until somebody answers; returns whose attempt it is.
+    /// Asks until a server answers; returns the attempt's index.
     fn first_answer(&mut self) -> Result<usize, JobError> {
         loop {
             let now = clock::now();
@@ -220,8 +223,8 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// The attempt that was answered: rather one that the file comes by, rather a
-    /// transfer than an ERROR.
+    /// The attempt that was answered. Of several, the one that the file already
+    /// comes by; else a transfer before an ERROR.
     fn answered(&self) -> Option<usize> {
         let owner = self.output.as_ref().and_then(SharedOutput::owner);
         let rank = |attempt: &Attempt| {
@@ -244,10 +247,12 @@ impl<'a> Attempts<'a> {
             let hint = self.engine.session(attempt.key).unreachable();
             attempt.hint = hint.or(attempt.hint);
         }
-        if self.list.iter().all(|attempt| attempt.hint.is_some()) {
+        let all_unreachable = self.list.iter().all(|attempt| attempt.hint.is_some());
+        if all_unreachable && self.next_address < self.address_count() {
             self.next_address_at = now;
+            return;
         }
-        let hint = self.hint();
+        let hint = self.hint().filter(|_| all_unreachable);
         if hint.is_some() && self.wait_ends.is_none() {
             self.keep_asking(now);
         }
@@ -428,7 +433,7 @@ impl<'a> Attempts<'a> {
         words.join(" and ")
     }
 
-    /// Nobody answered: what is known.
+    /// No server answered: what is known.
     fn no_answer(&self) -> String {
         let hint = self.hint().map_or_else(String::new, |it| format!(": {it}"));
         let other = self.other_sender();

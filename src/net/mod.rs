@@ -17,7 +17,7 @@ use std::rc::Rc;
 use mio::net::UdpSocket;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
 pub use batch::{Batch, Destination, Received};
@@ -108,6 +108,11 @@ impl ListenSocket {
         if setsockopt(&*self.socket, sockopt::SndBufForce, &SHARED_SEND_BUFFER).is_err() {
             let _ = setsockopt(&*self.socket, sockopt::SndBuf, &SHARED_SEND_BUFFER);
         }
+    }
+
+    /// Bytes of memory that what it sends may take until it has left.
+    pub fn send_buffer(&self) -> usize {
+        getsockopt(&*self.socket, sockopt::SndBuf).unwrap_or(DEFAULT_BUFFER)
     }
 
     /// Binds to `address` as `binding` says; port 0 lets the kernel choose.

@@ -9,8 +9,8 @@ use std::time::Duration;
 use clap::{ArgAction, Parser};
 
 use super::address::{Families, ListenAddress, ListenTarget};
-use super::logging::LogFormat;
 use crate::host::usage::{self, UsageError};
+use crate::log::LogFormat;
 use crate::log::syslog::DEV_LOG;
 use crate::policy::access::Network;
 use crate::policy::client_root::NamedAfter;

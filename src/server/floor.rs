@@ -25,7 +25,7 @@ use crate::net::pool::{STORM, SocketPool};
 use crate::net::{ListenSocket, TransferSocket};
 use crate::protocol::transfer::{Failure, Transfer};
 use crate::session::{Context, Resources, SEND_BUDGET, Session, Turn, Watch};
-use crate::table::{Endpoint, Fingerprint, SessionKey, Sessions};
+use crate::table::{Endpoint, Fingerprint, SessionKey, Sessions, Tracked as _};
 use crate::wire::packet::ErrorCode;
 
 /// Ports of transfers, unless others are asked for: a peer that answers from one
@@ -68,7 +68,7 @@ impl Floor {
             reporter: Reporter::new(now),
             counters: Counters::default(),
             unfinished: VecDeque::new(),
-            shared: shared.map(SharedPorts::new),
+            shared: shared.map(|listeners| SharedPorts::new(listeners, now)),
             socket_pool: match ports {
                 // The ports of a range are few.
                 Some(_) => SocketPool::beside(0),
@@ -184,7 +184,13 @@ impl Floor {
             },
             send_budget: SEND_BUDGET,
         };
+        let unproved_since = session.unverified_since();
         let turn = work(session, &mut context);
+        if let (Some(shared), Some(since)) = (&mut self.shared, unproved_since)
+            && session.unverified_since().is_none()
+        {
+            shared.unproved.proved(clock::now(), since);
+        }
         if let Some(outcome) = session.poll_outcome() {
             let ending = Ending::Outcome(&outcome);
             self.reporter
@@ -271,6 +277,38 @@ impl Floor {
         }
         self.with_session(key, Session::transmit);
         Ok(())
+    }
+
+    /// Whether there is room in the send buffer that transfers share for an answer
+    /// to a peer that has proved nothing.
+    pub(super) fn may_answer(&mut self, now: Instant) -> bool {
+        match &mut self.shared {
+            Some(shared) => shared.unproved.take(now),
+            None => true,
+        }
+    }
+
+    /// The same for the client of a session that repeats its request.
+    pub(super) fn may_answer_again(&mut self, now: Instant, key: SessionKey) -> bool {
+        let session = self.sessions.get(key);
+        let is_proved = session.is_some_and(|it| it.unverified_since().is_none());
+        is_proved || self.may_answer(now)
+    }
+
+    /// Sends one datagram from a socket of its own: answers to addresses where
+    /// nobody is, which the kernel keeps while it looks for them, have filled the
+    /// listen socket's buffer.
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    pub(super) fn answer_apart(
+        &mut self,
+        datagram: &[u8],
+        endpoint: &Endpoint,
+        listener: &ListenSocket,
+    ) -> io::Result<()> {
+        let socket = self.bind(endpoint, listener)?;
+        socket.send_to(datagram, endpoint.peer)
     }
 
     /// A socket for `transfer`, on the address that was asked: its own, or a share

@@ -23,6 +23,7 @@ mod requests;
 mod busy_poll;
 mod shared;
 mod start;
+mod unproved;
 
 use std::io;
 use std::net::SocketAddr;

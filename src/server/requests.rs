@@ -32,6 +32,9 @@ use crate::wire::packet::{
 /// forging requests for.
 const REFUSALS: u32 = 10_000;
 
+/// The well-known port (RFC 1350 §4).
+const TFTP_PORT: u16 = 69;
+
 // An answer without a session fits where an OACK does.
 const _: () = assert!(MAX_DATAGRAM >= MAX_ERROR_LEN);
 
@@ -108,6 +111,10 @@ impl Requests {
         }
         match Packet::parse(payload) {
             Ok(Packet::Request(_)) if self.is_closing => floor.counters.shed += 1,
+            // Two servers, each of which thinks that the other is its client.
+            Ok(Packet::Request(_)) if floor.single_port() && is_server(peer, listener) => {
+                floor.counters.foreign += 1;
+            }
             Ok(Packet::Request(request)) if peer.port() != 0 => {
                 let fingerprint = Fingerprint::of(payload);
                 self.admit(now, listener, endpoint, fingerprint, &request, floor);
@@ -139,6 +146,10 @@ impl Requests {
             Admission::StartsOver(key) | Admission::Replaces(key) => Some((key, Ending::Replaced)),
             Admission::Repeated(key) => {
                 floor.counters.repeated += 1;
+                if !floor.may_answer_again(now, key) {
+                    floor.counters.unanswered += 1;
+                    return;
+                }
                 floor.with_session(key, |session, context| {
                     session.handle_repeated_request(context.now);
                     session.transmit(context)
@@ -180,6 +191,11 @@ impl Requests {
                 return;
             }
         };
+        if !floor.may_answer(now) {
+            let reason = "too many are being answered that have not been heard of";
+            self.shed(now, endpoint.peer, reason, floor);
+            return;
+        }
         if let Some((key, ending)) = gives_way {
             floor.end_session(key, ending);
         }
@@ -294,7 +310,7 @@ impl Requests {
         };
         floor.counters.refused += 1;
         if self.refusals.take(now) {
-            answer(listener, endpoint, code, text, floor);
+            answer(now, listener, endpoint, code, text, floor);
         } else {
             floor.counters.unanswered += 1;
         }
@@ -344,7 +360,14 @@ fn answer_malformed(
     floor.counters.malformed += 1;
     debug!("{peer}: malformed request: {error}");
     if floor.resources.ingress.nonsense.take(now) {
-        answer(listener, endpoint, ErrorCode::IllegalOperation, text, floor);
+        answer(
+            now,
+            listener,
+            endpoint,
+            ErrorCode::IllegalOperation,
+            text,
+            floor,
+        );
     } else {
         floor.counters.unanswered += 1;
     }
@@ -355,15 +378,16 @@ fn turn_away(now: Instant, listener: &ListenSocket, endpoint: &Endpoint, floor: 
     floor.counters.strangers += 1;
     if floor.resources.ingress.nonsense.take(now) {
         let code = ErrorCode::UnknownTransferId;
-        answer(listener, endpoint, code, "Unknown transfer ID", floor);
+        answer(now, listener, endpoint, code, "Unknown transfer ID", floor);
     } else {
         floor.counters.unanswered += 1;
     }
 }
 
-/// One ERROR from the listen port, without a transfer, lost if it can't be sent
-/// at once: the client asks again.
+/// One ERROR without a transfer, from the listen port while there is room. Lost
+/// if it can't be sent at once: the client asks again.
 fn answer(
+    now: Instant,
     listener: &ListenSocket,
     endpoint: &Endpoint,
     code: ErrorCode,
@@ -372,12 +396,30 @@ fn answer(
 ) {
     let mut packet = [0; MAX_DATAGRAM];
     let len = emit_error(code, text, &mut packet);
+    let packet = &packet[..len];
     if let Some(trace) = floor.resources.ingress.trace {
-        trace(endpoint.peer, Heading::Sent, &packet[..len]);
+        trace(endpoint.peer, Heading::Sent, packet);
     }
-    if let Err(error) = listener.answer(&packet[..len], endpoint.peer, endpoint.local) {
+    let sent = if floor.may_answer(now) {
+        listener.answer(packet, endpoint.peer, endpoint.local)
+    } else {
+        Err(io::ErrorKind::WouldBlock.into())
+    };
+    let sent = match sent {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            floor.answer_apart(packet, endpoint, listener)
+        }
+        other => other,
+    };
+    if let Err(error) = sent {
         floor.count_socket_error("send", endpoint.peer, &error);
     }
+}
+
+/// Whether a peer's port is one that servers have. Some clients are bound to port
+/// 69 (lwIP's): they are served from ports of their own.
+fn is_server(peer: SocketAddr, listener: &ListenSocket) -> bool {
+    peer.port() == TFTP_PORT || peer.port() == listener.address().port()
 }
 
 /// Both ends of a datagram that came in on `listener`; `None` if it was sent to a

@@ -36,13 +36,13 @@ use crate::policy::client_root::ClientRoots;
 use crate::policy::map::file::MapFile;
 use crate::policy::{Policy, map_test};
 use crate::protocol::retry::{RetryPolicy, Wait};
-use crate::protocol::transfer::Config;
+use crate::protocol::transfer::{Config, Proof};
 use crate::table::Sessions;
 use crate::wire::options::Limits;
 
-/// How long a received upload's final ACK is repeated if it was lost. At least
-/// the first retransmission wait of the usual clients.
-const DALLY: Duration = Duration::from_secs(1);
+/// How long a received upload's final ACK is repeated if it was lost: longer than
+/// the first wait of the usual clients (tftp-hpa 5 s, curl 6 s).
+const DALLY: Duration = Duration::from_secs(10);
 
 /// How long inetd's server waits for more to do: as long as tftp-hpa's.
 const INETD_IDLE_EXIT: Duration = Duration::from_secs(900);
@@ -71,12 +71,16 @@ impl Server {
             none if none.is_empty() => listen(args)?,
             sockets => adopt(sockets)?,
         };
+        if args.single_port {
+            // It takes a right that is about to be given up.
+            listeners.iter().for_each(ListenSocket::prepare_sharing);
+        }
         let listeners: Rc<[ListenSocket]> = Rc::from(listeners);
         let directory = Directory::open(&args.root)?;
         // As it is seen from outside.
         let path = args.root.canonicalize().unwrap_or(args.root.clone());
         let signals = Signals::take_over()?;
-        let mut pid_file = args.pid_file.as_deref().map(write_pid_file).transpose()?;
+        let mut pid_file = args.pid_file.as_deref().map(reserve_pid_file).transpose()?;
         let max_sessions = max_sessions(args, host::raise_open_files()?);
         let lifetime = lifetime(args, inherited.by_inetd);
         let enforcement = confine(args, directory.as_fd(), log_file.as_ref())?;
@@ -110,6 +114,11 @@ impl Server {
         let front = Front::new(listeners, requests);
         let busy_poll = busy_poll(args);
         let mut server = Self::new(front, floor, busy_poll, lifetime, signals, log_file)?;
+        if let (Some(pid_file), Some(path)) = (&mut pid_file, &args.pid_file) {
+            pid_file
+                .write()
+                .map_err(|error| cannot_write_pid_file(path, &error))?;
+        }
         listening.write();
         if let Some(notifier) = &notifier {
             notifier.ready(&listening.to_string());
@@ -194,6 +203,11 @@ fn config(args: &Args) -> Config {
         },
         request_repeats: 0,
         dally: DALLY,
+        proof: if args.single_port {
+            Proof::Never
+        } else {
+            Proof::OwnPort
+        },
     }
 }
 
@@ -316,11 +330,19 @@ fn lacks_family(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(EAFNOSUPPORT | EADDRNOTAVAIL))
 }
 
-fn write_pid_file(path: &Path) -> Result<PidFile, String> {
-    PidFile::write(path).map_err(|error| {
-        let (path, reason) = (path.display(), reason(&error));
-        format!("cannot write the pid file {path}: {reason}; name a writable one with -P")
-    })
+fn reserve_pid_file(path: &Path) -> Result<PidFile, String> {
+    PidFile::reserve(path).map_err(|error| cannot_write_pid_file(path, &error))
+}
+
+fn cannot_write_pid_file(path: &Path, error: &io::Error) -> String {
+    let path = path.display();
+    if error.kind() == ErrorKind::ResourceBusy {
+        return format!(
+            "the server whose pid file is {path} is running; stop it, or name another file with -P"
+        );
+    }
+    let reason = reason(error);
+    format!("cannot write the pid file {path}: {reason}; name a writable one with -P")
 }
 
 fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {

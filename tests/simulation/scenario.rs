@@ -120,6 +120,7 @@ pub(crate) fn config(wait: Wait) -> Config {
         retry: RetryPolicy { wait, retries: 5 },
         request_repeats: u8::MAX,
         dally: Duration::from_secs(10),
+        proof: tftpd::protocol::transfer::Proof::OwnPort,
     }
 }
 
