@@ -42,13 +42,13 @@
 use std::time::{Duration, Instant};
 
 use super::block::BlockIndex;
-use super::exchange::Exchange;
-use super::retry::{ADAPTIVE_FLOOR, Millis};
-use super::timer::Timer;
-use super::transfer::{
+use super::contract::{
     BlockSink, Committed, Config, Failure, MAX_CLIENT_DALLY, MAX_SERVER_DALLY, Opening, Outcome,
     Transmit, Written,
 };
+use super::exchange::Exchange;
+use super::retry::{ADAPTIVE_FLOOR, Millis};
+use super::timer::Timer;
 use crate::wire::options::{self, Negotiated, Offer};
 use crate::wire::packet::{ACK_LEN, BlockNumber, ErrorCode, Packet, emit_ack, emit_error};
 

@@ -38,11 +38,11 @@
 use std::time::Instant;
 
 use super::block::BlockIndex;
+use super::contract::{Config, Failure, Opening, Outcome, Proof, Run, Sent, Transmit};
 use super::exchange::Exchange;
 use super::nack::Nacks;
 use super::pace::Pace;
 use super::timer::Timer;
-use super::transfer::{Config, Failure, Opening, Outcome, Proof, Run, Sent, Transmit};
 use crate::wire::options::{self, Negotiated, Offer};
 use crate::wire::packet::{BlockNumber, ErrorCode, Packet, emit_error};
 
@@ -266,6 +266,7 @@ impl Sender {
         let in_flight = self.exchange.is_verified() && self.out > 0;
         let lockstep = self.windowsize() == 1;
         if in_flight && self.nacks.take(now, &self.exchange.retry, lockstep) {
+            self.pace.nacked();
             self.rewind();
             self.exchange.retry.end_pause(now);
         }
@@ -333,7 +334,7 @@ impl Sender {
         self.out = 0;
         self.timed = false;
         self.pace.window_lost(self.windowsize());
-        self.pace.rewind();
+        self.pace.restart();
     }
 
     pub(super) fn handle_repeated_request(&mut self, now: Instant) {
