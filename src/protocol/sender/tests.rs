@@ -500,7 +500,7 @@ fn in_lockstep_an_ack_repeated_after_a_second_brings_the_timer_forward_once() {
           8700 ACK 1   > nothing @13600
           8710 ACK 2   > DATA 3  @13710",
     );
-    // A forged one brings nothing from who never answered.
+    // A forged one brings nothing to a peer that never answered.
     Script::sender(&FIXED, Server(""), 5000).play(
         "    0 open  > DATA 1  @500
            500 ACK 0 > nothing @500",
@@ -660,7 +660,7 @@ fn a_repeated_request_is_answered_again_unless_it_crossed_the_answer() {
 
 #[test]
 fn repeated_requests_do_not_keep_the_transfer() {
-    // Each gets its answer, but no answer of its own.
+    // Each gets its answer, but is no progress.
     let mut server = Script::sender(&FIXED, Server(""), 2000);
     server.play("0 open > DATA 1 @500");
     for at in (300..=25_500).step_by(300) {
