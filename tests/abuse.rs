@@ -286,6 +286,124 @@ fn who_never_answers_makes_room_for_who_does() {
     assert!(left_out, "nothing says that lines are missing");
 }
 
+/// A port is a slot: whoever never answers gives way.
+#[test]
+fn eviction_frees_the_ports_of_a_range() {
+    // Below the range of other tests.
+    let low = 30_000 + (std::process::id() % 100) as u16 * 16;
+    let option = format!("{low}:{}", low + 15);
+    let server = Server::start(&["-t", "60000", "-R", &option]);
+    let file = content(4, 3 * BLOCK);
+    server.file("f", &file);
+    let mut flood = Forger {
+        sent: 0,
+        server: server.addr(),
+    };
+    for _ in 0..10 {
+        flood.send(32);
+        let client = RawClient::new(&server);
+        let (packet, tid) = client.ask_patiently(&rrq("f", &[]));
+        assert_eq!(packet.data_block(), Some(1));
+        client.send_to(&error(0, "enough"), tid);
+    }
+    assert!(counter(&server, "evicted") > 0, "nobody made room");
+}
+
+#[test]
+fn transfers_have_ports_that_nobody_can_guess() {
+    let server = Server::start(&NEVER);
+    server.file("f", &content(5, 3 * BLOCK));
+    let clients: Vec<_> = (0..64).map(|_| RawClient::new(&server)).collect();
+    let ports: Vec<u16> = clients
+        .iter()
+        .map(|client| client.ask_data(&rrq("f", &[])).1.port())
+        .collect();
+    // Drawn from all of 1024 to 65535, one as likely as the other.
+    assert!(ports.iter().any(|&port| port < 32_768), "{ports:?}");
+    assert!(ports.iter().any(|&port| port > 61_000), "{ports:?}");
+    let near = |pair: &&[u16]| pair[0].abs_diff(pair[1]) < 16;
+    assert!(ports.windows(2).filter(near).count() < 8, "{ports:?}");
+}
+
+/// A request in the name of another server has the two serve each other.
+#[test]
+fn a_single_port_has_no_transfer_with_another_server() {
+    for (single_port, served) in [(false, true), (true, false)] {
+        let mode = single_port.then_some("--single-port");
+        let server = Server::start(&mode.into_iter().collect::<Vec<_>>());
+        server.file("f", b"content");
+        let address = Ipv4Addr::new(127, 90, 0, 1);
+        for port in [69, server.port()] {
+            let Ok(socket) = UdpSocket::bind((address, port)) else {
+                eprintln!("skipped: no port {port} for us");
+                continue;
+            };
+            socket.send_to(&rrq("f", &[]), server.addr()).unwrap();
+            socket.send_to(&wrq("up", &[]), server.addr()).unwrap();
+            server.fence();
+            socket.set_read_timeout(Some(millis(100))).unwrap();
+            let answered = socket.recv(&mut [0; 600]).is_ok();
+            assert_eq!(answered, served, "port {port}, single port {single_port}");
+        }
+    }
+}
+
+/// Requests in the name of neighbours that don't exist: the kernel keeps each
+/// answer while it looks for them.
+#[test]
+fn answers_to_nobody_keep_no_honest_client_waiting() {
+    use nix::sys::socket::{setsockopt, sockopt};
+
+    if let Err(reason) = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET) {
+        eprintln!("skipped: no network of our own: {reason}");
+        return;
+    }
+    let Some(ip) = require("ip") else { return };
+    for words in [
+        "link set lo up",
+        "link add a0 type veth peer name b0",
+        "addr add 10.9.0.1/16 dev a0",
+        "link set a0 up",
+        "link set b0 up",
+    ] {
+        let done = bounded(10, &ip).args(words.split(' ')).output().unwrap();
+        assert!(done.status.success(), "{words}: {}", said(&done));
+    }
+    for mode in [&[][..], &["--single-port"]] {
+        let server = Server::start_bare(&[mode, &["-4"]].concat());
+        let file = content(6, 20 * BLOCK);
+        server.file("f", &file);
+        let address: SocketAddr = ([10, 9, 0, 1], server.port()).into();
+        let forge = |name: &str, count: u32| {
+            for number in 0..count {
+                let source = Ipv4Addr::from_bits(0x0a09_0100 + number % 1000);
+                let socket =
+                    socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None);
+                let socket = socket.expect("a socket");
+                setsockopt(&socket, sockopt::IpTransparent, &true).expect("root");
+                let bound = SocketAddr::from((source, 0));
+                socket.bind(&bound.into()).expect("any address");
+                let _ = socket.send_to(&rrq(name, &[]), &address.into());
+            }
+        };
+        // A few times what a send buffer holds: 1280 bytes each.
+        for round in 0..6 {
+            forge("missing", 250);
+            forge("f", 250);
+            server.fence();
+            let client = RawClient::to(address);
+            client.send(&rrq("missing", &[]));
+            let answer = client.recv(millis(500));
+            let code = answer.and_then(|(packet, _)| packet.error_code());
+            assert_eq!(code, Some(1), "{mode:?}, round {round}: a miss");
+            let start = Instant::now();
+            assert_same("f", &RawClient::to(address).read("f").unwrap(), &file);
+            let took = start.elapsed();
+            assert!(took < millis(900), "{mode:?}, round {round}: {took:?}");
+        }
+    }
+}
+
 /// Requests of one kind, from one port of ever other addresses.
 struct Wave {
     name: &'static str,

@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use common::*;
 use nix::sched::{CloneFlags, unshare};
@@ -37,7 +37,7 @@ fn the_answer_comes_from_the_address_that_was_asked() {
 
 #[test]
 fn both_families_are_served() {
-    let v6 = std::net::UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).is_ok();
+    let v6 = has_ipv6();
     let cases: [(&[&str], bool, bool); 5] = [
         (&[], true, true),
         (&["-6"], false, true),
@@ -140,24 +140,130 @@ fn servers_that_say_so_share_a_port() {
     assert!(said(&third).contains("in use"), "{}", said(&third));
 }
 
-#[test]
-fn an_address_may_come_later() {
-    // This thread alone, and what it starts, is on a network of its own.
+/// Puts this thread alone, and what it starts, on a network of its own; `ip` is
+/// the command there. `None`, if there can't be one.
+fn own_network() -> Option<impl Fn(&[&str]) -> String> {
     if let Err(reason) = unshare(CloneFlags::CLONE_NEWNET) {
         eprintln!("skipped: no network of our own: {reason}");
-        return;
+        return None;
     }
+    require("ip")?;
     let ip = |words: &[&str]| {
-        let mut busybox = bounded(10, "busybox");
-        let done = busybox.arg("ip").args(words).output().expect("busybox");
+        let done = bounded(10, "ip").args(words).output().expect("ip");
         assert!(done.status.success(), "{words:?}: {}", said(&done));
+        said(&done)
     };
-    if require("busybox").is_none() {
+    ip(&["link", "set", "lo", "up"]);
+    Some(ip)
+}
+
+/// Whether this machine knows IPv6.
+fn has_ipv6() -> bool {
+    std::net::UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).is_ok()
+}
+
+/// Reads `f` from `address`, and checks where the answers come from.
+fn assert_answers(server: &Server, address: SocketAddr) {
+    let file = content(5, BLOCK + 1);
+    server.file("f", &file);
+    let client = RawClient::to(address);
+    // IPv6 looks first whether somebody else has the address.
+    let (packet, tid) = client.ask_patiently(&rrq("f", &[]));
+    assert_eq!(packet.data_block(), Some(1), "{address}");
+    assert_eq!(tid.ip(), address.ip());
+    assert_eq!(client.say(&ack(1), tid).data_block(), Some(2), "{address}");
+    client.send_to(&ack(2), tid);
+    let (packet, from) = client.ask(&rrq("missing", &[]));
+    assert_eq!((packet.error_code(), from), (Some(1), address));
+}
+
+#[test]
+fn link_local_addresses_keep_their_scope() {
+    let Some(ip) = own_network() else { return };
+    if !has_ipv6() {
+        eprintln!("skipped: no IPv6 here");
         return;
     }
-    ip(&["link", "set", "lo", "up"]);
+    // Nobody else has the address: no need to look first.
+    let _ = std::fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0");
+    ip(&["link", "add", "a0", "type", "veth", "peer", "name", "b0"]);
+    for (interface, address) in [("a0", "fe80::1/64"), ("b0", "fe80::2/64")] {
+        ip(&["addr", "add", address, "dev", interface]);
+        ip(&["link", "set", interface, "up"]);
+    }
+    let scope = nix::net::if_::if_nametoindex("a0").expect("an interface");
+    let expected = SocketAddrV6::new("fe80::1".parse().unwrap(), 0, 0, scope);
+    for address in [
+        format!("fe80::1%{scope}"),
+        "fe80::1%a0".to_owned(),
+        "[fe80::1%a0]:0".to_owned(),
+        format!("[fe80::1%{scope}]:0"),
+    ] {
+        for mode in [&[][..], &["--single-port"]] {
+            let server = Server::start_bare(&[&["-a", &address], mode].concat());
+            let SocketAddr::V6(bound) = server.addr() else {
+                panic!("{:?}", server.addr());
+            };
+            assert_eq!((bound.ip(), bound.scope_id()), (expected.ip(), scope));
+            assert_answers(&server, bound.into());
+        }
+    }
+}
+
+#[test]
+fn an_interface_by_name_follows_its_addresses() {
+    let Some(ip) = own_network() else { return };
+    let server = Server::start_bare(&["-a", "lo"]);
+    let port = server.port();
+    assert_answers(&server, (Ipv4Addr::LOCALHOST, port).into());
+    ip(&["addr", "add", "192.0.2.1/32", "dev", "lo"]);
+    assert_answers(&server, (Ipv4Addr::new(192, 0, 2, 1), port).into());
+    if has_ipv6() {
+        assert_answers(&server, (Ipv6Addr::LOCALHOST, port).into());
+        ip(&["addr", "add", "2001:db8::1/128", "dev", "lo"]);
+        let added: Ipv6Addr = "2001:db8::1".parse().unwrap();
+        assert_answers(&server, (added, port).into());
+    }
+}
+
+#[test]
+fn names_and_a_port_alone_are_listened_on() {
+    let server = Server::start_bare(&["-a", "localhost"]);
+    assert_answers(&server, (Ipv4Addr::LOCALHOST, server.port()).into());
+    // Debian's default file for tftp-hpa says `:69`.
+    let server = Server::start_bare(&["-a", ":0"]);
+    let other = Ipv4Addr::new(127, 0, 0, 9);
+    assert_answers(&server, (other, server.port()).into());
+    let unknown = bounded(10, tftpd())
+        .args(["-a", "nowhere.invalid"])
+        .output()
+        .unwrap();
+    assert_eq!(unknown.status.code(), Some(1), "{}", said(&unknown));
+    assert!(said(&unknown).contains("no interface and no host"));
+}
+
+/// Containers often have none.
+#[test]
+fn without_ipv6_the_default_is_ipv4_alone_and_says_so() {
+    let Some(_ip) = own_network() else { return };
+    // Where the family is there, its address may not be.
+    let off = "/proc/sys/net/ipv6/conf/all/disable_ipv6";
+    if std::path::Path::new(off).exists() && std::fs::write(off, "1").is_err() {
+        eprintln!("skipped: IPv6 can't be switched off");
+        return;
+    }
+    for args in [&[][..], &["-a", ":0"], &["-a", "lo"]] {
+        let server = Server::start_bare(args);
+        let v4 = listening(&server.log_lines().join("\n"))[0].port();
+        assert_answers(&server, (Ipv4Addr::LOCALHOST, v4).into());
+    }
+}
+
+#[test]
+fn an_address_may_come_later() {
+    let Some(ip) = own_network() else { return };
     let mut addresses = vec!["192.0.2.1"];
-    if std::net::UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).is_ok() {
+    if has_ipv6() {
         addresses.push("2001:db8::1");
     } else {
         eprintln!("skipped 2001:db8::1: no IPv6 here");

@@ -30,6 +30,29 @@ fn a_client_with_a_directory_of_its_own_sees_nothing_else() {
     }
 }
 
+#[test]
+fn anothers_root_is_closed_to_all_others() {
+    let server = Server::start(&["--per-client-root", "ip", "--overwrite"]);
+    server.file("192.0.2.7/secret", b"theirs");
+    server.file("2001:db8::1/secret", b"theirs");
+    let before = server.tree();
+    let client = RawClient::new(&server);
+    for name in [
+        "192.0.2.7/secret",
+        "x/../192.0.2.7/secret",
+        "192.0.2.7\\secret",
+        "2001:db8::1/secret",
+    ] {
+        let read = client.read(name).map_err(|(code, _)| code);
+        assert_eq!(read, Err(2), "{name}");
+    }
+    for name in ["192.0.2.7/secret", "192.0.2.7/new", "192.0.2.8"] {
+        let written = RawClient::new(&server).write(name, b"mine");
+        assert_eq!(written.map_err(|(code, _)| code), Err(2), "{name}");
+    }
+    assert_eq!(server.tree(), before);
+}
+
 /// Loopback has no hardware address.
 #[test]
 fn a_client_without_a_hardware_address_sees_the_common_root() {

@@ -61,6 +61,28 @@ fn the_pid_file_is_there_as_long_as_the_server() {
 }
 
 #[test]
+fn a_second_start_leaves_the_pid_file_of_the_running_server_alone() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let file = dir.path().join("pid");
+    let option = format!("--pid-file={}", file.display());
+    let server = Server::start(&[&option]);
+    let address = server.addr().to_string();
+    let pid = format!("{}\n", server.pid());
+    // The port is taken; the pid file is; neither is.
+    for args in [&["-a", &address][..], &["-a", "127.0.0.1:0"]] {
+        let second = bounded(10, tftpd())
+            .arg(&option)
+            .args(args)
+            .output()
+            .unwrap();
+        assert_eq!(second.status.code(), Some(1), "{}", said(&second));
+        assert_eq!(fs::read_to_string(&file).unwrap(), pid, "{args:?}");
+    }
+    drop(server);
+    Server::start(&[&option]);
+}
+
+#[test]
 fn a_pid_file_that_cannot_be_written_is_one_line() {
     let dir = tempfile::tempdir().expect("a directory");
     let file = format!("{}/no/such/pid", dir.path().display());

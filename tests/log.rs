@@ -1,11 +1,27 @@
 //! What the log answers, over the real binary: JSON lines, repeats, hints.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test stands outside: it measures time"
+)]
 
 mod common;
 
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::net::{SocketAddr, UdpSocket};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
 use common::*;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, geteuid};
+use tempfile::TempDir;
 
 fn is_refusal(line: &str) -> bool {
-    line.contains("refused")
+    line.contains("refused peer=") || line.contains("\"refused\"")
 }
 
 #[test]
@@ -29,8 +45,21 @@ fn json_is_one_object_a_line_whatever_the_name() {
     assert!(line.bytes().all(|byte| (b' '..0x7f).contains(&byte)));
 }
 
+/// Has the server tell what it holds back, and waits for what it tells last then.
+fn flush(server: &Server) -> Vec<String> {
+    let counters = |lines: &[String]| lines.iter().filter(|l| l.contains("counters ")).count();
+    let before = counters(&server.log_lines());
+    server.signal(Signal::SIGUSR1);
+    let deadline = Instant::now() + PATIENCE;
+    while counters(&server.log_lines()) == before {
+        assert!(Instant::now() < deadline, "no counters");
+        std::thread::yield_now();
+    }
+    server.log_lines()
+}
+
 #[test]
-fn a_repeated_miss_is_counted() {
+fn a_repeated_miss_is_told_once_and_then_counted() {
     let server = Server::start(&[]);
     for port in 0..25 {
         // From a new port each time, as firmware does.
@@ -39,13 +68,292 @@ fn a_repeated_miss_is_counted() {
         assert_eq!(packet.error_code(), Some(1), "{port}");
     }
     RawClient::new(&server).ask(&rrq("another", &[]));
-    let another = |line: &str| line.contains("another");
-    server.wait_for_log(another, PATIENCE).expect("a line");
-    let lines = server.log_lines();
+    let lines = flush(&server);
     let lines: Vec<_> = lines.iter().filter(|line| is_refusal(line)).collect();
     assert_eq!(lines.len(), 3, "{lines:#?}");
     assert!(!lines[0].contains("times="), "{lines:#?}");
-    assert!(lines[1].ends_with(" times=10"), "{lines:#?}");
+    assert!(lines[1].contains("another"), "{lines:#?}");
+    assert!(lines[2].ends_with(" times=25"), "{lines:#?}");
+}
+
+#[test]
+fn a_boot_loaders_search_by_misses_is_one_line() {
+    let server = Server::start(&[]);
+    server.file("pxelinux.cfg/default", b"x");
+    let client = RawClient::new(&server);
+    for name in [
+        "01-88-99-aa-bb-cc-dd",
+        "7F000001",
+        "7F00000",
+        "7F0000",
+        "7F",
+    ] {
+        client.ask(&rrq(&format!("pxelinux.cfg/{name}"), &[]));
+    }
+    assert_eq!(client.read("pxelinux.cfg/default").unwrap(), b"x");
+    let searched = |line: &str| line.contains("searched ");
+    let line = server.wait_for_log(searched, PATIENCE).expect("a line");
+    let told = r#" directory="pxelinux.cfg/" misses=5 found="default""#;
+    assert!(line.contains("INFO") && line.ends_with(told), "{line}");
+    // One that finds nothing is told as well.
+    client.ask(&rrq("grub/grub.cfg-7F000001", &[]));
+    client.ask(&rrq("grub/grub.cfg", &[]));
+    let lines = flush(&server);
+    let line = lines.iter().rfind(|line| searched(line)).expect("a line");
+    let told = r#" directory="grub/" misses=2 missed="grub.cfg""#;
+    assert!(line.contains("WARN") && line.ends_with(told), "{line}");
+    assert!(!lines.iter().any(|line| is_refusal(line)), "{lines:#?}");
+}
+
+#[test]
+fn the_begin_of_a_transfer_is_told_and_what_runs_is_listed() {
+    let server = Server::start(&["-v", "-t", "60000"]);
+    server.file("f", &content(1, 2 * BLOCK));
+    let client = RawClient::new(&server);
+    client.ask_data(&rrq("f", &[]));
+    let lines = flush(&server);
+    let peer = client.addr();
+    for (word, end) in [
+        ("started", "blksize=512 windowsize=1 size=1024"),
+        ("running", "blksize=512 windowsize=1 retransmits=0"),
+    ] {
+        let start = format!("{word} peer={peer} op=read file=\"f\" ");
+        let told = |line: &&String| line.contains(&start) && line.ends_with(end);
+        assert_eq!(lines.iter().filter(told).count(), 1, "{word}: {lines:#?}");
+    }
+}
+
+#[test]
+fn every_packet_is_traced_with_its_options() {
+    let server = Server::start(&["-vv"]);
+    server.file("f", b"x");
+    let client = RawClient::new(&server);
+    let (_, tid) = client.ask(&rrq("f", &[("blksize", "600"), ("tsize", "0")]));
+    client.say(&ack(0), tid);
+    client.send_to(&ack(1), tid);
+    server.wait_ended(client.addr(), 1);
+    client.ask(&rrq("missing", &[]));
+    server.fence();
+    let lines = server.log_lines();
+    let peer = client.addr().to_string();
+    for packet in [
+        "received RRQ <file=f, mode=octet, blksize=600, tsize=0>",
+        "sent OACK <blksize=600, tsize=1>",
+        "received ACK <block=0>",
+        "sent DATA <block=1, 1 bytes>",
+        "received ACK <block=1>",
+        "received RRQ <file=missing, mode=octet>",
+        "sent ERROR <code=1, msg=File not found>",
+    ] {
+        let told = |line: &&String| line.contains(&peer) && line.ends_with(packet);
+        assert_eq!(lines.iter().filter(told).count(), 1, "{packet}: {lines:#?}");
+    }
+}
+
+#[test]
+fn a_flood_of_one_networks_refusals_leaves_room_for_anothers() {
+    let server = Server::start_bare(&["-a", "127.0.0.1"]);
+    let noisy = RawClient::to(server.addr());
+    for number in 0..400 {
+        noisy.ask(&rrq(&format!("noise{number}"), &[]));
+    }
+    let socket = UdpSocket::bind("127.9.9.9:0").expect("a loopback address");
+    let honest = rrq("honest", &[]);
+    socket
+        .send_to(&honest, server.addr())
+        .expect("loopback takes it");
+    let told = |line: &str| line.contains("file=\"honest\"");
+    assert!(server.wait_for_log(told, PATIENCE).is_some());
+    let left_out = |line: &str| line.contains("left_out of=refused lines=");
+    assert!(server.wait_for_log(left_out, PATIENCE).is_some());
+    let lines = server.log_lines();
+    let told = lines.iter().filter(|line| line.contains("noise")).count();
+    assert!((50..400).contains(&told), "{told} lines");
+}
+
+// --- a log that nobody reads ----------------------------------------------------------
+
+/// A server that logs to `log`, which nobody reads; killed when dropped.
+struct Unread(Child, SocketAddr);
+
+impl Unread {
+    fn start(args: &[&str], log: impl Into<Stdio>) -> Self {
+        let socket = UdpSocket::bind((own_address(), 0)).expect("a socket");
+        let address = socket.local_addr().expect("bound");
+        drop(socket);
+        let child = Command::new(tftpd())
+            .args(["-a", &address.to_string()])
+            .args(args)
+            .stdin(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("tftpd starts");
+        Self(child, address)
+    }
+
+    /// More lines than a pipe or a terminal holds, and still it answers.
+    fn assert_awake(&self) {
+        let first = RawClient::to(self.1);
+        first.ask_patiently(&rrq("missing", &[]));
+        for number in 0..1500 {
+            let (packet, _) = first.ask(&rrq(&number.to_string(), &[("blksize", "1")]));
+            assert_eq!(packet.error_code(), Some(1), "{number}");
+        }
+    }
+}
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_terminal_that_nobody_reads_does_not_block_the_server() {
+    let terminal = nix::pty::openpty(None, None).expect("a terminal");
+    let dir = tempfile::tempdir().expect("a directory");
+    let root = dir.path().to_str().expect("a plain path");
+    // All that it does is told.
+    let server = Unread::start(&["-vv", root], terminal.slave.try_clone().unwrap());
+    server.assert_awake();
+    let flags = nix::fcntl::fcntl(&terminal.slave, nix::fcntl::FcntlArg::F_GETFL).unwrap();
+    let leaked = flags & nix::libc::O_NONBLOCK;
+    assert_eq!(leaked, 0, "whoever shares the terminal doesn't expect that");
+}
+
+#[test]
+fn a_pipe_that_nobody_reads_does_not_block_the_server_by_any_name() {
+    for args in [&[][..], &["--log-file", "/dev/stderr"]] {
+        let (_reader, writer) = std::io::pipe().expect("a pipe");
+        let dir = tempfile::tempdir().expect("a directory");
+        let root = dir.path().to_str().expect("a plain path");
+        let server = Unread::start(&[args, &["-vv", root]].concat(), writer);
+        server.assert_awake();
+    }
+}
+
+#[test]
+fn a_fifo_without_a_reader_does_not_block_the_start() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let fifo = dir.path().join("log");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::from_bits_truncate(0o600)).expect("a FIFO");
+    let [fifo, root] = [&fifo, dir.path()].map(|it: &Path| it.to_str().expect("plain"));
+    let server = Unread::start(&["-vv", "--log-file", fifo, root], Stdio::null());
+    server.assert_awake();
+    // A reader that comes late finds what was written before.
+    let file = fs::File::open(fifo).expect("a FIFO");
+    let mut lines = BufReader::new(file).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("listening on")));
+}
+
+// --- a log that moves ---------------------------------------------------------------
+
+/// A directory that only root can change, with a root for the server in it.
+fn roots_directory() -> Option<(TempDir, String)> {
+    if !geteuid().is_root() {
+        eprintln!("skipped: only root can become someone else");
+        return None;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("ours");
+    let root = dir.path().join("root");
+    fs::create_dir(&root).expect("a root");
+    let root = root.to_str().expect("a plain path").to_owned();
+    Some((dir, root))
+}
+
+/// The ways to lose the right to open a file in root's directory.
+const CONFINED: [&[&str]; 3] = [
+    &["-u", "nobody"],
+    &["-u", "nobody", "--chroot"],
+    &["--chroot", "--no-sandbox"],
+];
+
+#[test]
+fn a_log_file_that_was_rotated_is_opened_again_whatever_was_given_up() {
+    for args in CONFINED {
+        let Some((dir, root)) = roots_directory() else {
+            return;
+        };
+        let log = dir.path().join("log");
+        let option = format!("--log-file={}", log.display());
+        let server = Unread::start(&[args, &[&option, &root]].concat(), Stdio::null());
+        let client = RawClient::to(server.1);
+        client.ask_patiently(&rrq("first", &[]));
+        // As logrotate does it: what it creates has the old one's owner.
+        let old = fs::metadata(&log).expect("a log");
+        fs::rename(&log, dir.path().join("log.1")).expect("ours");
+        fs::write(&log, b"").expect("ours");
+        chown(&log, Some(old.uid()), Some(old.gid())).expect("ours to give");
+        fs::set_permissions(&log, fs::Permissions::from_mode(0o600)).expect("ours");
+        let pid = Pid::from_raw(server.0.id().try_into().expect("a pid"));
+        kill(pid, Signal::SIGHUP).expect("it lives");
+        let told = (0..100).any(|round| {
+            client.ask(&rrq(&format!("second{round}"), &[]));
+            fs::read_to_string(&log).is_ok_and(|text| text.contains("second"))
+        });
+        assert!(told, "{args:?}");
+    }
+}
+
+#[test]
+fn a_log_file_that_cannot_be_opened_again_stays_in_use_and_says_so() {
+    let Some((dir, root)) = roots_directory() else {
+        return;
+    };
+    let [log, old] = ["log", "log.1"].map(|name| dir.path().join(name));
+    let option = format!("--log-file={}", log.display());
+    let server = Unread::start(&["-u", "nobody", &option, &root], Stdio::null());
+    let client = RawClient::to(server.1);
+    client.ask_patiently(&rrq("first", &[]));
+    fs::rename(&log, &old).expect("ours");
+    let pid = Pid::from_raw(server.0.id().try_into().expect("a pid"));
+    kill(pid, Signal::SIGHUP).expect("it lives");
+    let told = (0..100).any(|round| {
+        client.ask(&rrq(&format!("second{round}"), &[]));
+        let text = fs::read_to_string(&old).expect("the old log");
+        text.contains("cannot open the log file again") && text.contains("second")
+    });
+    assert!(told, "{:?}", fs::read_to_string(&old));
+}
+
+#[test]
+fn a_syslog_that_was_restarted_is_found_again_from_a_chroot() {
+    for args in CONFINED {
+        let Some((dir, root)) = roots_directory() else {
+            return;
+        };
+        let path = dir.path().join("syslog");
+        let listen = || {
+            let syslog = UnixDatagram::bind(&path).expect("a free name");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).expect("ours");
+            syslog.set_nonblocking(true).expect("a socket");
+            syslog
+        };
+        let syslog = listen();
+        let option = format!("--syslog={}", path.display());
+        let server = Unread::start(&[args, &[&option, &root]].concat(), Stdio::null());
+        let client = RawClient::to(server.1);
+        client.ask_patiently(&rrq("first", &[]));
+        drop(syslog);
+        fs::remove_file(&path).expect("ours");
+        client.ask(&rrq("lost", &[]));
+        let syslog = listen();
+        client.ask(&rrq("second", &[]));
+        client.ask(&rrq("third", &[]));
+        let mut buffer = [0; 4096];
+        let mut heard = String::new();
+        while let Ok(len) = syslog.recv(&mut buffer) {
+            heard.push_str(&String::from_utf8_lossy(&buffer[..len]));
+        }
+        for word in ["1 line of the log was lost", "file=\"second\""] {
+            assert!(heard.contains(word), "{args:?}: no {word}: {heard}");
+        }
+        // It is where it was: in its root.
+        fs::write(dir.path().join("root/f"), b"x").expect("a file");
+        assert_eq!(client.read("f").unwrap(), b"x", "{args:?}");
+    }
 }
 
 #[test]

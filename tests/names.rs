@@ -48,6 +48,66 @@ fn names_are_read_leniently() {
 }
 
 #[test]
+fn a_name_that_ends_in_a_slash_is_a_directory() {
+    let server = Server::start(&["--overwrite"]);
+    server.file("file", b"file");
+    server.file("dir/file", b"nested");
+    let before = server.tree();
+    for name in [
+        "file/",
+        "file\\",
+        "file/.",
+        "dir/file//",
+        "dir/",
+        "file/\u{1}",
+    ] {
+        let (packet, _) = RawClient::new(&server).ask(&rrq(name, &[]));
+        assert_eq!(packet.error_code(), Some(2), "{name}");
+    }
+    for name in ["new/", "new\\", "new/.", "file/", "dir/new//"] {
+        let written = RawClient::new(&server).write(name, b"x");
+        assert_eq!(written.map_err(|(code, _)| code), Err(2), "{name}");
+    }
+    assert_eq!(server.tree(), before);
+}
+
+/// Some clients' requests for `pxelinux.0` come with garbage behind the name.
+#[test]
+fn no_upload_shadows_another_file_by_an_odd_name() {
+    let server = Server::start(&["--overwrite"]);
+    server.file("pxelinux.0", b"good");
+    let before = server.tree();
+    for name in [&b"pxelinux.0\xff"[..], b"pxelinux.0\x01", b"a\x1b[31mb"] {
+        let (packet, _) = RawClient::new(&server).ask(&request(2, name, "octet", &[]));
+        assert_eq!(packet.error_code(), Some(2), "{}", name.escape_ascii());
+    }
+    assert_eq!(server.tree(), before);
+}
+
+#[test]
+fn an_absolute_link_into_the_root_is_followed() {
+    let server = Server::start(&NEVER);
+    let file = server.file("sub/f", b"inside");
+    symlink(file, server.root().join("link")).unwrap();
+    symlink(server.root().join("sub"), server.root().join("dir")).unwrap();
+    symlink(server.outside(), server.root().join("out")).unwrap();
+    for name in ["link", "dir/f"] {
+        let (payload, _) = RawClient::new(&server).ask_data(&rrq(name, &[]));
+        assert_eq!(payload, b"inside", "{name}");
+    }
+    fs::write(server.outside().join("secret"), b"secret").unwrap();
+    let (packet, _) = RawClient::new(&server).ask(&rrq("out/secret", &[]));
+    assert_eq!(packet.error_code(), Some(1));
+}
+
+#[test]
+fn an_upload_into_a_missing_directory_says_so() {
+    let server = Server::start(&NEVER);
+    let (packet, _) = RawClient::new(&server).ask(&wrq("missing-dir/x", &[]));
+    assert_eq!(packet, Packet::Error(1, "No such directory".into()));
+}
+
+#[test]
 fn requests_are_read_leniently() {
     let server = Server::start(&NEVER);
     server.file("f", &content(4, 2000));
@@ -144,7 +204,7 @@ fn no_control_character_of_a_name_reaches_the_log() {
     let evil = "evil\x1b[31m\x1b]0;title\x07\r\n2024 INFO forged=1\x7f\u{9b}0m";
     let client = RawClient::new(&server);
     client.ask(&rrq(evil, &[]));
-    let (_, tid) = client.ask(&wrq(evil, &[(evil, evil)]));
+    let (_, tid) = client.ask(&wrq("new", &[(evil, evil)]));
     client.send_to(&error(0, evil), tid);
     server.wait_ended(client.addr(), 1);
     let told = server.wait_for_log(|line| line.contains("evil"), PATIENCE);

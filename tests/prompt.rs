@@ -138,7 +138,7 @@ fn a_session_on_a_terminal() {
             &format!("getting from {host}:a to b [octet]"),
             "Received 100000 bytes in ",
             " seconds [",
-            " bit/s]",
+            "iB/s]",
         ],
     );
     terminal.command(
@@ -207,7 +207,7 @@ fn a_bar_shows_how_far_it_is() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let client = begin_transfer(&server, 1024);
+    let client = begin_transfer(&server, 515);
     server.send_to(&data(2, b"end"), client).unwrap();
     let output = child.wait_with_output().unwrap();
     let errors = String::from_utf8(output.stderr).unwrap();
@@ -216,6 +216,34 @@ fn a_bar_shows_how_far_it_is() {
         "{errors:?}"
     );
     assert_eq!(errors.lines().count(), 1, "{errors:?}");
+}
+
+/// Packets that are shown would run into the bar: there is none beside them.
+#[test]
+fn a_trace_has_its_lines_to_itself() {
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let addr = server.local_addr().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("tftp://{addr}/large");
+    for args in [
+        &["--trace", "get", &*url][..],
+        &[
+            "--trace",
+            "127.0.0.1",
+            &addr.port().to_string(),
+            "-c",
+            "get",
+            "large",
+        ],
+    ] {
+        let mut terminal = Terminal::start(dir.path(), args);
+        let client = begin_transfer(&server, 1024 * 1024);
+        server.send_to(&error(0, "enough"), client).unwrap();
+        let before = terminal.expect("Error code 0: enough");
+        assert!(before.contains("received DATA <block=1"), "{before:?}");
+        assert!(!before.contains("MiB"), "{before:?}");
+        assert_eq!(terminal.end().code(), Some(1));
+    }
 }
 
 #[test]
@@ -340,7 +368,11 @@ fn a_pipe_is_obeyed_line_by_line() {
             &peer,
             "?\nhelp get\n",
             0,
-            &["connect to remote tftp", "receive file"],
+            &[
+                "connect to remote tftp",
+                "receive file",
+                "usage: get REMOTE [LOCAL]",
+            ],
         ),
         (&peer, "exit\n", 0, &[]),
     ] {

@@ -122,6 +122,55 @@ fn what_the_rules_refuse_is_refused() {
     assert_eq!(fs::read(server.root().join("k.pvt")).unwrap(), b"private");
 }
 
+/// Whatever a rule refuses is refused however it is spelled.
+#[test]
+fn no_spelling_gets_around_a_rule() {
+    let rules = r"
+        a \.key$
+        ai ^secret(/|$)
+        aP \.cfg$
+        ~a ^[a-z]
+    ";
+    let (server, _map) = start(rules, &["--ignore-case", "--overwrite"]);
+    for file in ["site.key", "secret/x", "7", "sub/f"] {
+        server.file(file, b"private");
+    }
+    let before = server.tree();
+    let root = server.root();
+    let own = root.to_str().expect("text");
+    for name in ["site.key", "secret/x", "7"] {
+        let spellings = [
+            name.to_owned(),
+            name.to_uppercase(),
+            format!("{name}/"),
+            format!("{name}\\"),
+            format!("{name}/."),
+            format!("{name}\u{1}"),
+            format!("./{name}"),
+            format!("//{name}"),
+            format!("sub/../{name}"),
+            format!("..\\{name}"),
+            format!("{own}/{name}"),
+            name.replace('/', "\\"),
+        ];
+        for spelled in spellings {
+            let (packet, _) = RawClient::new(&server).ask(&rrq(&spelled, &[]));
+            assert_eq!(packet.error_code(), Some(2), "{spelled}");
+        }
+    }
+    for name in [
+        "evil.cfg",
+        "evil.cfg/",
+        "x/../evil.cfg",
+        "evil.cfg\u{1}",
+        "\\evil.cfg",
+    ] {
+        let (packet, _) = RawClient::new(&server).ask(&wrq(name, &[]));
+        assert_eq!(packet.error_code(), Some(2), "{name}");
+    }
+    assert_eq!(server.tree(), before);
+}
+
 #[test]
 fn sighup_reads_the_rules_again_and_keeps_the_old_where_they_are_broken() {
     let (server, map) = start("r ^ one/", &NEVER);
@@ -146,7 +195,7 @@ fn sighup_reads_the_rules_again_and_keeps_the_old_where_they_are_broken() {
     reload("no such file");
     read("one");
     fs::write(&map.path, "r ^ two/").unwrap();
-    reload("read the map file anew: 1 rules");
+    reload("read the map file again: 1 rules");
     read("two");
 }
 
@@ -207,22 +256,20 @@ rg ^e e";
     fs::create_dir(root.path().join("there")).unwrap();
     fs::write(root.path().join("there/y"), b"").unwrap();
     let root = root.path().to_str().unwrap();
-    let names = b"a\\b\nk.pvt\nxy\nxz\ne\x1b\n\xff";
+    let names = b"a\\b\nk.pvt\nxy\nxz\ne\x1b\nsub/";
     for (family, told) in [
         (
             "-4",
-            r#"read "a\\b" -> "a/b" (line 1)
-write "a\\b" -> "put/a/b" (lines 1,2)
-read "k.pvt" refused: refused by line 3 of the map file (line 3)
-write "k.pvt" refused: refused by line 3 of the map file (lines 2,3)
+            r#"read "a\\b" -> "a/b"
+write "a\\b" -> "put/a/b" (line 2)
+"k.pvt" refused: refused by line 3 of the map file
 read "xy" -> "there/y" (line 5)
 write "xy" -> "put/xy" (line 2)
 read "xz" -> "xz"
 write "xz" -> "put/xz" (line 2)
-read "e\x1b" refused: the map file comes to no end; line 6 matched last, see s, j and rg (line 6)
-write "e\x1b" -> "put/e\x1b" (line 2)
-read "\xff" -> "\xff"
-write "\xff" -> "put/\xff" (line 2)
+read "e\x1b" refused: the map file comes to no end; line 6 matched last, see s, j and rg
+write "e\x1b" refused: Access violation: control characters in the name
+"sub/" refused: Access violation: is a directory
 "#,
         ),
         ("-6", "20010DB8000000000000000000000001/"),

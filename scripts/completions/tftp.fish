@@ -25,10 +25,10 @@ function __fish_tftp_using_subcommand
 end
 
 complete -c tftp -n "__fish_tftp_needs_command" -s m -l mode -d 'Transfer mode: octet (binary) or netascii (ascii) [default: octet]' -r
-complete -c tftp -n "__fish_tftp_needs_command" -l blksize -d 'Block size to ask for, in bytes' -r
-complete -c tftp -n "__fish_tftp_needs_command" -l windowsize -d 'Window to ask for, in blocks' -r
+complete -c tftp -n "__fish_tftp_needs_command" -l blksize -d 'Block size to ask for, in bytes [default: 1428]' -r
+complete -c tftp -n "__fish_tftp_needs_command" -l windowsize -d 'Window to ask for, in blocks [default: 16]' -r
 complete -c tftp -n "__fish_tftp_needs_command" -l option -d 'Another option to ask for; can be repeated' -r
-complete -c tftp -n "__fish_tftp_needs_command" -s t -l timeout -d 'Milliseconds to wait for an answer before sending again; doubles each time [default: follows the measured round trip]' -r
+complete -c tftp -n "__fish_tftp_needs_command" -s t -l timeout -d 'Milliseconds to wait for an answer before sending again, or a time such as 5s; doubles each time [default: follows the measured round trip]' -r
 complete -c tftp -n "__fish_tftp_needs_command" -l retries -d 'How often to repeat a packet before giving up' -r
 complete -c tftp -n "__fish_tftp_needs_command" -l wait -d 'Keep asking a device that doesn\'t answer yet for this long, such as 2m; at least once a second [default: as --retries allows]' -r
 complete -c tftp -n "__fish_tftp_needs_command" -s R -l port-range -d 'Local ports to use, one per transfer [default: any]' -r
@@ -46,10 +46,10 @@ complete -c tftp -n "__fish_tftp_needs_command" -a "get" -d 'Get files'
 complete -c tftp -n "__fish_tftp_needs_command" -a "put" -d 'Put files'
 complete -c tftp -n "__fish_tftp_needs_command" -a "probe" -d 'Fetch a file, discard it, and say in one line how it went'
 complete -c tftp -n "__fish_tftp_using_subcommand get" -s m -l mode -d 'Transfer mode: octet (binary) or netascii (ascii) [default: octet]' -r
-complete -c tftp -n "__fish_tftp_using_subcommand get" -l blksize -d 'Block size to ask for, in bytes' -r
-complete -c tftp -n "__fish_tftp_using_subcommand get" -l windowsize -d 'Window to ask for, in blocks' -r
+complete -c tftp -n "__fish_tftp_using_subcommand get" -l blksize -d 'Block size to ask for, in bytes [default: 1428]' -r
+complete -c tftp -n "__fish_tftp_using_subcommand get" -l windowsize -d 'Window to ask for, in blocks [default: 16]' -r
 complete -c tftp -n "__fish_tftp_using_subcommand get" -l option -d 'Another option to ask for; can be repeated' -r
-complete -c tftp -n "__fish_tftp_using_subcommand get" -s t -l timeout -d 'Milliseconds to wait for an answer before sending again; doubles each time [default: follows the measured round trip]' -r
+complete -c tftp -n "__fish_tftp_using_subcommand get" -s t -l timeout -d 'Milliseconds to wait for an answer before sending again, or a time such as 5s; doubles each time [default: follows the measured round trip]' -r
 complete -c tftp -n "__fish_tftp_using_subcommand get" -l retries -d 'How often to repeat a packet before giving up' -r
 complete -c tftp -n "__fish_tftp_using_subcommand get" -l wait -d 'Keep asking a device that doesn\'t answer yet for this long, such as 2m; at least once a second [default: as --retries allows]' -r
 complete -c tftp -n "__fish_tftp_using_subcommand get" -s R -l port-range -d 'Local ports to use, one per transfer [default: any]' -r
@@ -61,10 +61,10 @@ complete -c tftp -n "__fish_tftp_using_subcommand get" -l trace -d 'Show every p
 complete -c tftp -n "__fish_tftp_using_subcommand get" -s q -l quiet -d 'Print errors only'
 complete -c tftp -n "__fish_tftp_using_subcommand get" -s h -l help -d 'Print help'
 complete -c tftp -n "__fish_tftp_using_subcommand put" -s m -l mode -d 'Transfer mode: octet (binary) or netascii (ascii) [default: octet]' -r
-complete -c tftp -n "__fish_tftp_using_subcommand put" -l blksize -d 'Block size to ask for, in bytes' -r
-complete -c tftp -n "__fish_tftp_using_subcommand put" -l windowsize -d 'Window to ask for, in blocks' -r
+complete -c tftp -n "__fish_tftp_using_subcommand put" -l blksize -d 'Block size to ask for, in bytes [default: 1428]' -r
+complete -c tftp -n "__fish_tftp_using_subcommand put" -l windowsize -d 'Window to ask for, in blocks [default: 16]' -r
 complete -c tftp -n "__fish_tftp_using_subcommand put" -l option -d 'Another option to ask for; can be repeated' -r
-complete -c tftp -n "__fish_tftp_using_subcommand put" -s t -l timeout -d 'Milliseconds to wait for an answer before sending again; doubles each time [default: follows the measured round trip]' -r
+complete -c tftp -n "__fish_tftp_using_subcommand put" -s t -l timeout -d 'Milliseconds to wait for an answer before sending again, or a time such as 5s; doubles each time [default: follows the measured round trip]' -r
 complete -c tftp -n "__fish_tftp_using_subcommand put" -l retries -d 'How often to repeat a packet before giving up' -r
 complete -c tftp -n "__fish_tftp_using_subcommand put" -l wait -d 'Keep asking a device that doesn\'t answer yet for this long, such as 2m; at least once a second [default: as --retries allows]' -r
 complete -c tftp -n "__fish_tftp_using_subcommand put" -s R -l port-range -d 'Local ports to use, one per transfer [default: any]' -r
@@ -77,10 +77,10 @@ complete -c tftp -n "__fish_tftp_using_subcommand put" -s q -l quiet -d 'Print e
 complete -c tftp -n "__fish_tftp_using_subcommand put" -s h -l help -d 'Print help'
 complete -c tftp -n "__fish_tftp_using_subcommand probe" -l within -d 'The longest it may take, such as 3s or 500ms' -r
 complete -c tftp -n "__fish_tftp_using_subcommand probe" -s m -l mode -d 'Transfer mode: octet (binary) or netascii (ascii) [default: octet]' -r
-complete -c tftp -n "__fish_tftp_using_subcommand probe" -l blksize -d 'Block size to ask for, in bytes' -r
-complete -c tftp -n "__fish_tftp_using_subcommand probe" -l windowsize -d 'Window to ask for, in blocks' -r
+complete -c tftp -n "__fish_tftp_using_subcommand probe" -l blksize -d 'Block size to ask for, in bytes [default: 1428]' -r
+complete -c tftp -n "__fish_tftp_using_subcommand probe" -l windowsize -d 'Window to ask for, in blocks [default: 16]' -r
 complete -c tftp -n "__fish_tftp_using_subcommand probe" -l option -d 'Another option to ask for; can be repeated' -r
-complete -c tftp -n "__fish_tftp_using_subcommand probe" -s t -l timeout -d 'Milliseconds to wait for an answer before sending again; doubles each time [default: follows the measured round trip]' -r
+complete -c tftp -n "__fish_tftp_using_subcommand probe" -s t -l timeout -d 'Milliseconds to wait for an answer before sending again, or a time such as 5s; doubles each time [default: follows the measured round trip]' -r
 complete -c tftp -n "__fish_tftp_using_subcommand probe" -l retries -d 'How often to repeat a packet before giving up' -r
 complete -c tftp -n "__fish_tftp_using_subcommand probe" -l wait -d 'Keep asking a device that doesn\'t answer yet for this long, such as 2m; at least once a second [default: as --retries allows]' -r
 complete -c tftp -n "__fish_tftp_using_subcommand probe" -s R -l port-range -d 'Local ports to use, one per transfer [default: any]' -r

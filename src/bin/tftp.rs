@@ -11,7 +11,7 @@ fn main() -> ExitCode {
     let status = match Args::read(std::env::args_os()) {
         Ok(args) => client::run(args).code(),
         Err(UsageError { text, status: 0 }) => {
-            // Nobody may be reading it.
+            // Ignore a closed stdout.
             let _ = writeln!(io::stdout(), "{text}");
             0
         }

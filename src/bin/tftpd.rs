@@ -2,13 +2,12 @@
 
 use std::error::Error;
 use std::io::{self, Write as _};
-use std::path::Path;
 use std::process::ExitCode;
 
 use tftpd::host::usage::UsageError;
-use tftpd::log::syslog::last_words;
+use tftpd::log::last_words;
 use tftpd::server::cli::Args;
-use tftpd::server::{Server, mapping};
+use tftpd::server::{Server, test_map};
 
 fn main() -> ExitCode {
     let args = match Args::read(std::env::args_os()) {
@@ -38,8 +37,4 @@ fn main() -> ExitCode {
 
 fn serve(args: &Args) -> Result<(), Box<dyn Error>> {
     Ok(Server::start(args)?.run()?)
-}
-
-fn test_map(args: &Args, map_file: &Path) -> Result<(), Box<dyn Error>> {
-    mapping::test(args, map_file, io::stdin().lock(), io::stdout().lock())
 }

@@ -1,4 +1,4 @@
-//! Whom one job asks, and when: each address of the server, with options and
+//! Which servers one job asks, and when: each address of the server, with options and
 //! without, until one answers; what came of the transfer then.
 //!
 //! ```text
@@ -9,7 +9,7 @@
 //! ```
 //!
 //! A closed port or an unreachable host is a hint, not an answer (RFC 1122
-//! §3.2.2.1): the device may be starting up. Must not: print anything, ask a name
+//! §3.2.2.1): the device may be starting up, and is asked every second then. Must not: print anything, ask a name
 //! for its address.
 
 use std::io::ErrorKind;
@@ -18,13 +18,17 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::engine::{Engine, Request, is_answered};
+use super::engine::{Engine, MAX_ATTEMPTS, Request, is_answered, kernel};
 use super::job::{Completed, Job, JobError, LocalFile};
 use super::local::SharedOutput;
 use super::progress::TransferProgress;
 use super::schedule::Schedule;
+use super::stream::UNKNOWN_SIZE;
+use crate::file::ReadAt;
 use crate::host::{Interrupts, clock};
+use crate::protocol::retry::RetryPolicy;
 use crate::protocol::transfer::Outcome;
+use crate::table::Tracked;
 use crate::wire::options::Offer;
 use crate::wire::packet::{ErrorCode, Mode};
 
@@ -43,9 +47,8 @@ const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(1500);
 /// Addresses of one name that are asked.
 const MAX_ADDRESSES: usize = 8;
 
-/// Attempts of one job: with options and without for each address, and one after
-/// a refusal.
-pub(super) const MAX_ATTEMPTS: usize = 2 * MAX_ADDRESSES + 1;
+// With options and without for each address, and one after a refusal.
+const _: () = assert!(2 * MAX_ADDRESSES < MAX_ATTEMPTS);
 
 /// After an interrupt: how long to wait for an answer, to tell the server that
 /// nobody wants the file any more.
@@ -65,6 +68,32 @@ struct Attempt {
     hint: Option<ErrorKind>,
 }
 
+/// Moves one file.
+///
+/// # Errors
+/// Why it wasn't moved. A file received in part is gone by then.
+pub(super) fn run(
+    engine: &mut Engine,
+    job: &Job<'_>,
+    progress: &mut TransferProgress,
+) -> Result<Completed, JobError> {
+    // Opened before signals are held back: a pipe waits for its reader.
+    let output = match job.file {
+        LocalFile::Get(output) => Some(output.open().map_err(JobError::LocalFile)?),
+        LocalFile::Put(_) => None,
+    };
+    let interrupts = Interrupts::hold().map_err(|error| kernel(&error))?;
+    if let Some(output) = &output {
+        output.watch(&interrupts).map_err(|error| kernel(&error))?;
+    }
+    engine.watch_signals(&interrupts)?;
+    let mut attempts = Attempts::new(engine, job, output, interrupts, progress)?;
+    let result = attempts.run();
+    attempts.engine.ignore_signals(&attempts.interrupts);
+    progress.over();
+    result
+}
+
 /// The attempts to do one job.
 #[derive(Debug)]
 pub(super) struct Attempts<'a> {
@@ -74,20 +103,22 @@ pub(super) struct Attempts<'a> {
     interrupts: Interrupts,
     progress: &'a mut TransferProgress,
     offer: Offer,
-    attempts: Vec<Attempt>,
+    list: Vec<Attempt>,
     next_address: usize,
     next_address_at: Instant,
     started: Instant,
     /// Requests sent again.
     repeats: u64,
-    /// The first answer refused the options: what it said, to whom we turn then.
+    /// The first answer, if it refused the options.
     refusal: Option<JobError>,
+    /// Until when requests go out every second; `None`: they back off.
+    wait_ends: Option<Instant>,
     /// The user knows that the server is waited for.
     wait_announced: bool,
 }
 
 impl<'a> Attempts<'a> {
-    pub(super) fn new(
+    fn new(
         engine: &'a mut Engine,
         job: &'a Job<'a>,
         output: Option<SharedOutput>,
@@ -102,20 +133,21 @@ impl<'a> Attempts<'a> {
             interrupts,
             progress,
             offer: with_size(job)?,
-            attempts: Vec::new(),
+            list: Vec::new(),
             next_address: 0,
             next_address_at: now,
             started: now,
             repeats: 0,
             refusal: None,
+            wait_ends: job.wait.map(|wait| now + wait),
             wait_announced: false,
         })
     }
 
     /// Asks until one attempt is answered, and sees it through.
-    pub(super) fn run(&mut self) -> Result<Completed, JobError> {
+    fn run(&mut self) -> Result<Completed, JobError> {
         let result = self.moved();
-        for attempt in std::mem::take(&mut self.attempts) {
+        for attempt in std::mem::take(&mut self.list) {
             self.engine.remove(attempt.key);
         }
         match (result, self.refusal.take()) {
@@ -133,13 +165,16 @@ impl<'a> Attempts<'a> {
                 Err(error) => error,
             };
             let options_refused = self.options_refused(winner, &error);
-            let attempt = self.attempts.remove(winner);
+            let attempt = self.list.remove(winner);
             self.engine.remove(attempt.key);
             if !options_refused {
                 return Err(error);
             }
-            for other in std::mem::take(&mut self.attempts) {
+            for other in std::mem::take(&mut self.list) {
                 self.engine.remove(other.key);
+            }
+            if let Some(output) = &self.output {
+                output.release();
             }
             self.refusal = Some(error);
             self.next_address = usize::MAX;
@@ -150,7 +185,7 @@ impl<'a> Attempts<'a> {
 
     /// Whether the server takes the request, but not its options.
     fn options_refused(&self, winner: usize, error: &JobError) -> bool {
-        let attempt = &self.attempts[winner];
+        let attempt = &self.list[winner];
         let progress = self.engine.session(attempt.key).transfer().progress();
         attempt.has_options
             && match error {
@@ -166,7 +201,7 @@ impl<'a> Attempts<'a> {
 
     // --- before the first answer -------------------------------------------------
 
-    /// Asks until somebody answers; returns whose attempt it is.
+    /// Asks until a server answers; returns the attempt's index.
     fn first_answer(&mut self) -> Result<usize, JobError> {
         loop {
             let now = clock::now();
@@ -188,8 +223,8 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// The attempt that was answered: rather one that the file comes by, rather a
-    /// transfer than an ERROR.
+    /// The attempt that was answered. Of several, the one that the file already
+    /// comes by; else a transfer before an ERROR.
     fn answered(&self) -> Option<usize> {
         let owner = self.output.as_ref().and_then(SharedOutput::owner);
         let rank = |attempt: &Attempt| {
@@ -198,24 +233,29 @@ impl<'a> Attempts<'a> {
             (Some(attempt.key) != owner, !verified)
         };
         let answered = |&index: &usize| {
-            let key = self.attempts[index].key;
+            let key = self.list[index].key;
             is_answered(self.engine.session(key))
         };
-        (0..self.attempts.len())
+        (0..self.list.len())
             .filter(answered)
-            .min_by_key(|&index| rank(&self.attempts[index]))
+            .min_by_key(|&index| rank(&self.list[index]))
     }
 
     /// Remembers what the network says of servers that don't answer.
     fn note_hints(&mut self, now: Instant) {
-        for attempt in &mut self.attempts {
+        for attempt in &mut self.list {
             let hint = self.engine.session(attempt.key).unreachable();
             attempt.hint = hint.or(attempt.hint);
         }
-        if self.attempts.iter().all(|attempt| attempt.hint.is_some()) {
+        let all_unreachable = self.list.iter().all(|attempt| attempt.hint.is_some());
+        if all_unreachable && self.next_address < self.address_count() {
             self.next_address_at = now;
+            return;
         }
-        let hint = self.hint();
+        let hint = self.hint().filter(|_| all_unreachable);
+        if hint.is_some() && self.wait_ends.is_none() {
+            self.keep_asking(now);
+        }
         let is_late = self.job.wait.is_some() && self.repeats > 0;
         if (hint.is_some() || is_late) && !self.wait_announced {
             self.wait_announced = true;
@@ -228,24 +268,34 @@ impl<'a> Attempts<'a> {
         }
     }
 
+    /// The network says that the device isn't there yet, so nothing is congested: it
+    /// is asked every second until patience ends, since a boot loader may listen
+    /// for no longer.
+    fn keep_asking(&mut self, now: Instant) {
+        self.wait_ends = Some(now + self.patience_left(now));
+        let initial = self.job.retry.initial_wait();
+        for attempt in &mut self.list {
+            attempt.schedule = Schedule::steady(initial, now);
+        }
+    }
+
     fn ask_what_is_due(&mut self, now: Instant) -> Result<(), JobError> {
-        for index in 0..self.attempts.len() {
-            // One may have been replaced, which moves those behind it.
-            let attempt = &mut self.attempts[index];
+        for index in 0..self.list.len() {
+            // One may have been replaced, which moves those after it.
+            let attempt = &mut self.list[index];
             if attempt.schedule.is_due(now) {
                 self.ask_again(index, now)?;
             }
-            let attempt = &mut self.attempts[index];
+            let attempt = &mut self.list[index];
             let is_late = attempt.fallback_at.is_some_and(|at| at <= now);
             if is_late || (attempt.fallback_at.is_some() && attempt.schedule.is_spent(now)) {
                 attempt.fallback_at = None;
-                let (server, spent) = (attempt.server, attempt.schedule.repeats());
-                if self.job.wait.is_none() {
+                let server = attempt.server;
+                if self.wait_ends.is_none() {
                     // It is listened to, and no more.
                     attempt.schedule.stop();
                 }
-                let repeats = self.job.retry.retries.saturating_sub(spent);
-                self.ask_or_replace(index, server, false, repeats)?;
+                self.ask_or_replace(index, server, false, self.job.retry.retries)?;
             }
         }
         while self.next_address_at <= now && self.next_address < self.address_count() {
@@ -260,7 +310,7 @@ impl<'a> Attempts<'a> {
             };
             match asked {
                 // A family that this machine doesn't know.
-                Err(JobError::LocalFile(_)) if !self.attempts.is_empty() => {}
+                Err(JobError::LocalFile(_)) if !self.list.is_empty() => {}
                 Err(JobError::LocalFile(_)) if self.next_address < self.address_count() => {
                     self.next_address_at = now;
                 }
@@ -280,8 +330,8 @@ impl<'a> Attempts<'a> {
         repeats: u8,
     ) -> Result<(), JobError> {
         match self.ask(server, has_options, repeats) {
-            Err(JobError::NoPort(_)) if index < self.attempts.len() => {
-                let replaced = self.attempts.remove(index);
+            Err(JobError::NoPort(_)) if index < self.list.len() => {
+                let replaced = self.list.remove(index);
                 self.engine.remove(replaced.key);
                 self.ask(server, has_options, repeats)
             }
@@ -299,11 +349,11 @@ impl<'a> Attempts<'a> {
         })?;
         let now = clock::now();
         let initial = self.job.retry.initial_wait();
-        self.attempts.push(Attempt {
+        self.list.push(Attempt {
             key,
             server,
             has_options,
-            schedule: match self.job.wait {
+            schedule: match self.wait_ends {
                 Some(_) => Schedule::steady(initial, now),
                 None => Schedule::backing_off(initial, repeats, now),
             },
@@ -315,7 +365,7 @@ impl<'a> Attempts<'a> {
 
     fn ask_again(&mut self, index: usize, now: Instant) -> Result<(), JobError> {
         let plain = Offer::default();
-        let attempt = &mut self.attempts[index];
+        let attempt = &mut self.list[index];
         let request = Request {
             job: self.job,
             server: attempt.server,
@@ -334,12 +384,11 @@ impl<'a> Attempts<'a> {
 
     /// When there is something to do next; `None` once patience is at its end.
     fn next_step(&self, now: Instant) -> Option<Instant> {
-        let wait_ends = self.job.wait.map(|wait| self.started + wait);
-        if wait_ends.is_some_and(|end| end <= now) {
+        if self.wait_ends.is_some_and(|end| end <= now) {
             return None;
         }
         let more_addresses = self.next_address < self.address_count();
-        let steps = self.attempts.iter().flat_map(|attempt| {
+        let steps = self.list.iter().flat_map(|attempt| {
             let fallback = attempt.fallback_at;
             [attempt.schedule.next_step(now), fallback]
         });
@@ -347,7 +396,7 @@ impl<'a> Attempts<'a> {
             .flatten()
             .chain(more_addresses.then_some(self.next_address_at))
             .min()?;
-        [Some(next), wait_ends, self.job.until]
+        [Some(next), self.wait_ends, self.job.until]
             .into_iter()
             .flatten()
             .min()
@@ -359,23 +408,22 @@ impl<'a> Attempts<'a> {
 
     /// How much longer an answer is waited for, if all goes on as it is.
     fn patience_left(&self, now: Instant) -> Duration {
-        let whole = self.job.wait.unwrap_or_else(|| {
-            let fallback = self.offer != Offer::default();
-            self.job.retry.patience()
-                + if fallback {
-                    FALLBACK_AFTER
-                } else {
-                    Duration::ZERO
-                }
-        });
-        let end = self.started + whole;
+        let retry = self.job.retry;
+        let before_fallback = RetryPolicy {
+            retries: retry.retries.min(OPTIONED_REPEATS),
+            ..retry
+        };
+        let before_fallback = before_fallback.patience().min(FALLBACK_AFTER);
+        let end = self
+            .wait_ends
+            .unwrap_or(self.started + before_fallback + retry.patience());
         let end = self.job.until.map_or(end, |until| until.min(end));
         end.saturating_duration_since(now)
     }
 
     /// What the network said last of any server.
     fn hint(&self) -> Option<ErrorKind> {
-        self.attempts.iter().rev().find_map(|attempt| attempt.hint)
+        self.list.iter().rev().find_map(|attempt| attempt.hint)
     }
 
     /// The addresses that were asked.
@@ -385,22 +433,31 @@ impl<'a> Attempts<'a> {
         words.join(" and ")
     }
 
-    /// Nobody answered: what is known.
+    /// No server answered: what is known.
     fn no_answer(&self) -> String {
         let hint = self.hint().map_or_else(String::new, |it| format!(": {it}"));
-        format!("no answer from {}{hint}", self.servers())
+        let other = self.other_sender();
+        let other = other.map_or_else(String::new, |it| format!("; answers came from {it}"));
+        format!("no answer from {}{hint}{other}", self.servers())
     }
 
-    /// The user is gone: whoever answers now is told so.
+    /// An address that answered but wasn't asked: that of a server with several
+    /// that uses the wrong one.
+    fn other_sender(&self) -> Option<SocketAddr> {
+        let mut sessions = self.list.iter().map(|it| self.engine.session(it.key));
+        sessions.find_map(|session| session.port().other_sender())
+    }
+
+    /// The user has gone: the next server to answer is told so.
     fn say_farewell(&mut self, signal: Signal) -> JobError {
         let until = clock::now() + FAREWELL;
         // Where nobody listens nobody answers.
-        while self.attempts.iter().any(|it| it.hint.is_none()) && clock::now() < until {
+        while self.list.iter().any(|it| it.hint.is_none()) && clock::now() < until {
             if self.engine.turn(Some(until)).is_err() || self.interrupts.take().is_some() {
                 break;
             }
             if let Some(answered) = self.answered() {
-                self.engine.abort(self.attempts[answered].key, INTERRUPTED);
+                self.engine.abort(self.list[answered].key, INTERRUPTED);
                 break;
             }
         }
@@ -411,8 +468,12 @@ impl<'a> Attempts<'a> {
 
     /// Runs the transfer of an attempt that was answered to its end.
     fn see_through(&mut self, winner: usize) -> Result<Completed, JobError> {
-        let key = self.attempts[winner].key;
+        let key = self.list[winner].key;
+        if let Some(output) = &self.output {
+            output.claim(key);
+        }
         loop {
+            self.note_announced_size(key);
             if let Some(signal) = self.interrupts.take() {
                 self.engine.abort(key, INTERRUPTED);
                 return Err(JobError::Interrupted(signal));
@@ -430,11 +491,23 @@ impl<'a> Attempts<'a> {
         }
     }
 
+    /// The size that the server announced is held against what comes. Of text it
+    /// says nothing, and some servers repeat the 0 they were asked with.
+    fn note_announced_size(&self, key: usize) {
+        let negotiated = self.engine.session(key).transfer().negotiated();
+        if let (Some(output), Some(bytes @ 1..)) = (&self.output, negotiated.tsize)
+            && self.job.mode == Mode::Octet
+        {
+            output.announce(bytes);
+        }
+    }
+
     /// Tells servers that answer too late that another attempt has the job.
     fn turn_away_others(&mut self, winner: usize) {
-        for attempt in &self.attempts {
+        for attempt in &self.list {
             let session = self.engine.session(attempt.key);
-            if attempt.key != winner && session.transfer().progress().verified {
+            let is_late = session.transfer().progress().verified && !session.is_over();
+            if attempt.key != winner && is_late {
                 self.engine
                     .abort(attempt.key, "Another request was answered");
             }
@@ -442,10 +515,17 @@ impl<'a> Attempts<'a> {
     }
 
     fn conclude(&mut self, winner: usize, outcome: Outcome) -> Result<Completed, JobError> {
-        let attempt = &self.attempts[winner];
+        let attempt = &self.list[winner];
         let session = self.engine.session(attempt.key);
         let (state, bytes) = (session.transfer().progress(), session.bytes());
         let peer = session.peer();
+        let output = self.output.as_ref();
+        if let Some((received, announced)) = output.and_then(SharedOutput::short) {
+            return Err(JobError::Short {
+                received,
+                announced,
+            });
+        }
         match outcome {
             Outcome::Completed | Outcome::LastAckMissing | Outcome::Probed => {
                 let done = Completed {
@@ -454,8 +534,9 @@ impl<'a> Attempts<'a> {
                     negotiated: *session.transfer().negotiated(),
                     retransmits: state.retransmits + self.repeats,
                     fallback: self.fallback(attempt),
+                    announced: output.and_then(SharedOutput::exceeded),
                 };
-                let key = self.attempts.remove(winner).key;
+                let key = self.list.remove(winner).key;
                 self.engine.let_dally(key);
                 Ok(done)
             }
@@ -496,7 +577,10 @@ fn with_size(job: &Job<'_>) -> Result<Offer, JobError> {
             LocalFile::Get(_) => Some(0),
             // What text comes to on the wire isn't known before it has gone.
             LocalFile::Put(_) if job.mode == Mode::Netascii => None,
-            LocalFile::Put(file) => Some(file.read().map_err(JobError::LocalFile)?.size()),
+            LocalFile::Put(file) => {
+                let reader = file.reader(0).map_err(JobError::LocalFile)?;
+                Some(reader.size()).filter(|&size| size != UNKNOWN_SIZE)
+            }
         };
     }
     Ok(offer)

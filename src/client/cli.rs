@@ -2,7 +2,7 @@
 //! not: act on anything.
 
 use std::ffi::OsString;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -13,6 +13,10 @@ use crate::host::usage::{self, UsageError};
 use crate::protocol::retry::{RetryPolicy, Wait};
 use crate::wire::options::{MAX_BLKSIZE, MIN_BLKSIZE, Offer, OptionName, Rollover};
 use crate::wire::packet::Mode;
+
+/// What is asked for where the user doesn't say.
+const DEFAULT_BLKSIZE: u16 = 1428;
+const DEFAULT_WINDOWSIZE: u16 = 16;
 
 /// Status of a command line that can't be followed (`EX_USAGE`).
 const USAGE: u8 = 64;
@@ -36,7 +40,10 @@ const USAGE: u8 = 64;
 #[command(after_help = "Examples:
   tftp get tftp://192.0.2.1/pxelinux.0
   tftp put running-config tftp://192.0.2.1:6969/backup/
+  tftp --wait 2m put firmware.bin tftp://192.0.2.1/
   tftp -m binary 192.0.2.1 -c get pxelinux.0 /tmp/pxelinux.0
+
+probe has --within TIME: how long it may take, such as 3s [default: 5s].
 
 Exit status: 0 all went well, 1 the server's error, 2 a local file, 64 usage,
 68 unknown host, 69 no answer, 130 and 143 interrupted.")]
@@ -108,15 +115,15 @@ pub struct CommonArgs {
     #[arg(short, long, value_parser = parse_mode_word, global = true)]
     pub mode: Option<Mode>,
 
-    /// Block size to ask for, in bytes
-    #[arg(long, value_name = "BYTES", default_value_t = 1428, global = true)]
+    /// Block size to ask for, in bytes [default: 1428]
+    #[arg(long, value_name = "BYTES", global = true)]
     #[arg(value_parser = usage::number(MIN_BLKSIZE..=MAX_BLKSIZE))]
-    pub blksize: u16,
+    pub blksize: Option<u16>,
 
-    /// Window to ask for, in blocks
-    #[arg(long, value_name = "BLOCKS", default_value_t = 16, global = true)]
+    /// Window to ask for, in blocks [default: 16]
+    #[arg(long, value_name = "BLOCKS", global = true)]
     #[arg(value_parser = usage::number(1..=u16::MAX))]
-    pub windowsize: u16,
+    pub windowsize: Option<u16>,
 
     /// Another option to ask for; can be repeated
     #[arg(long = "option", value_name = "NAME=VALUE", value_parser = parse_option, global = true)]
@@ -126,11 +133,11 @@ pub struct CommonArgs {
     #[arg(long, conflicts_with_all = ["options", "blksize", "windowsize"], global = true)]
     pub no_options: bool,
 
-    /// Milliseconds to wait for an answer before sending again; doubles each
-    /// time [default: follows the measured round trip]
+    /// Milliseconds to wait for an answer before sending again, or a time such as
+    /// 5s; doubles each time [default: follows the measured round trip]
     #[arg(short, long, value_name = "MS", global = true)]
-    #[arg(value_parser = usage::number(1..=255_000_u32))]
-    pub timeout: Option<u32>,
+    #[arg(value_parser = parse_timeout, allow_negative_numbers = true)]
+    pub timeout: Option<Duration>,
 
     /// How often to repeat a packet before giving up
     #[arg(long, value_name = "N", default_value_t = 5, global = true)]
@@ -193,9 +200,7 @@ impl Args {
 impl CommonArgs {
     /// When to send again and when to give up.
     pub fn retry(&self) -> RetryPolicy {
-        let wait = self.timeout.map_or(Wait::Adaptive, |milliseconds| {
-            Wait::Fixed(Duration::from_millis(milliseconds.into()))
-        });
+        let wait = self.timeout.map_or(Wait::Adaptive, Wait::Fixed);
         RetryPolicy {
             wait,
             retries: self.retries,
@@ -207,9 +212,20 @@ impl CommonArgs {
         if self.no_options {
             return Offer::default();
         }
+        let blksize = self.blksize.or(Some(DEFAULT_BLKSIZE));
+        let windowsize = self.windowsize.or(Some(DEFAULT_WINDOWSIZE));
+        self.offer_with(blksize, windowsize)
+    }
+
+    /// What the user asked for, and nothing else.
+    pub fn explicit_offer(&self) -> Offer {
+        self.offer_with(self.blksize, self.windowsize)
+    }
+
+    fn offer_with(&self, blksize: Option<u16>, windowsize: Option<u16>) -> Offer {
         let mut offer = Offer {
-            blksize: Some(self.blksize),
-            windowsize: Some(self.windowsize).filter(|&blocks| blocks > 1),
+            blksize,
+            windowsize: windowsize.filter(|&blocks| blocks > 1),
             ..Offer::default()
         };
         for (name, value) in &self.options {
@@ -236,19 +252,35 @@ impl CommonArgs {
     /// # Errors
     /// One line that names the host.
     pub fn addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
+        // The sign before a zone is written %25 in URLs (RFC 6874).
+        let name = host.replacen("%25", "%", 1);
         let wanted = |address: &SocketAddr| {
             !(self.ipv4 && address.is_ipv6() || self.ipv6 && address.is_ipv4())
         };
-        let found = (host, port).to_socket_addrs().map(|all| all.filter(wanted));
+        let found = (&*name, port).to_socket_addrs();
+        let found = found.map(|all| all.map(unmapped).filter(wanted));
         match found.map(Iterator::collect::<Vec<_>>) {
             Ok(addresses) if !addresses.is_empty() => Ok(addresses),
             Ok(_) if self.ipv4 => Err(format!("{host}: unknown host: it has no IPv4 address")),
             Ok(_) if self.ipv6 => Err(format!("{host}: unknown host: it has no IPv6 address")),
+            _ if host.contains('%') => Err(format!(
+                "{host}: unknown host: no such address or interface"
+            )),
             _ if host.contains(':') => Err(format!(
-                "{host}: unknown host; a port stands behind a blank, or in a URL"
+                "{host}: unknown host; to name a port, write tftp HOST PORT or a URL"
             )),
             _ => Err(format!("{host}: unknown host")),
         }
+    }
+}
+
+/// An IPv4-mapped IPv6 address as the IPv4 address that it stands for: the answers
+/// come from that one.
+fn unmapped(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
+        // With its zone.
+        IpAddr::V6(_) => address,
     }
 }
 
@@ -292,27 +324,45 @@ fn rollover(value: &str) -> Option<Rollover> {
     }
 }
 
-/// A time: a number with `ms`, `s` or `m` behind it; seconds without.
+/// A time: a number with `ms`, `s` or `m`; seconds without.
 fn parse_time(text: &str) -> Result<Duration, &'static str> {
-    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
-    let number: f64 = digits
-        .parse()
-        .ok()
-        .filter(|&number: &f64| number > 0.0)
-        .ok_or(EXPECTED_TIME)?;
-    let seconds = match &text[digits.len()..] {
-        "ms" => number / 1000.0,
-        "" | "s" => number,
-        "m" => number * 60.0,
-        _ => return Err(EXPECTED_TIME),
-    };
-    Duration::try_from_secs_f64(seconds)
-        .ok()
+    parse_duration(text, "s")
         .filter(|time| *time <= LONGEST_TIME)
         .ok_or(EXPECTED_TIME)
 }
 
+/// A wait for an answer: a time, but milliseconds where there is no unit.
+fn parse_timeout(text: &str) -> Result<Duration, &'static str> {
+    let range = Duration::from_millis(1)..=LONGEST_TIMEOUT;
+    parse_duration(text, "ms")
+        .filter(|time| range.contains(time))
+        .ok_or(EXPECTED_TIMEOUT)
+}
+
+/// A positive number with a unit, or in `default_unit`.
+fn parse_duration(text: &str, default_unit: &str) -> Option<Duration> {
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let number: f64 = digits.parse().ok().filter(|&number| number > 0.0)?;
+    let unit = match &text[digits.len()..] {
+        "" => default_unit,
+        unit => unit,
+    };
+    let seconds = match unit {
+        "ms" => number / 1000.0,
+        "s" => number,
+        "m" => number * 60.0,
+        _ => return None,
+    };
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
 const EXPECTED_TIME: &str = "expected a time up to a day, in ms, s or m, such as 3s or 500ms";
+
+const EXPECTED_TIMEOUT: &str =
+    "expected a wait from 1 to 255000 milliseconds, or with a unit, such as 500ms or 5s";
+
+/// As long as the timeout option can say (RFC 2349).
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(255);
 
 const LONGEST_TIME: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -350,20 +400,20 @@ mod tests {
     }
 
     #[test]
-    fn options_may_stand_before_and_behind_the_command() {
+    fn options_may_stand_before_and_after_the_command() {
         for words in [
             &["--blksize", "512", "get", "tftp://h/f"][..],
             &["get", "--blksize", "512", "tftp://h/f"],
             &["get", "tftp://h/f", "--blksize=512"],
         ] {
             let args = read(words).unwrap_or_else(|it| panic!("{words:?}: {it:?}"));
-            assert_eq!(args.common.blksize, 512, "{words:?}");
+            assert_eq!(args.common.blksize, Some(512), "{words:?}");
             assert!(matches!(args.action, Some(Action::Get { .. })), "{words:?}");
         }
     }
 
     #[test]
-    fn the_offer_is_what_was_wished_for() {
+    fn the_offer_is_what_was_asked_for() {
         let offer = |words: &[&str]| read(words).unwrap().common.offer();
         assert_eq!(offer(&["h", "--no-options"]), Offer::default());
         let asked = offer(&["h"]);
@@ -432,6 +482,18 @@ mod tests {
         }
         for text in ["", "s", "-1s", "0s", "3h", "nan", "inf", "1e9"] {
             assert!(parse_time(text).is_err(), "{text}");
+        }
+        for (text, milliseconds) in [
+            ("500", 500),
+            ("5s", 5000),
+            ("20ms", 20),
+            ("255000", 255_000),
+        ] {
+            let expected = Duration::from_millis(milliseconds);
+            assert_eq!(parse_timeout(text), Ok(expected), "{text}");
+        }
+        for text in ["0", "-1", "0.5", "256s", "5h", ""] {
+            assert!(parse_timeout(text).is_err(), "{text}");
         }
     }
 }

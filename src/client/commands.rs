@@ -22,49 +22,103 @@ pub(super) enum Command {
     Help,
 }
 
+/// A row of the table.
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    name: &'static str,
+    command: Command,
+    /// What may follow the name.
+    arguments: &'static str,
+    text: &'static str,
+}
+
+const fn entry(
+    name: &'static str,
+    command: Command,
+    arguments: &'static str,
+    text: &'static str,
+) -> Entry {
+    Entry {
+        name,
+        command,
+        arguments,
+        text,
+    }
+}
+
 /// Names, in the order in which `help` lists them.
-const TABLE: [(&str, Command, &str); 21] = [
-    ("connect", Command::Connect, "connect to remote tftp"),
-    ("mode", Command::Mode, "set file transfer mode"),
-    ("put", Command::Put, "send file"),
-    ("get", Command::Get, "receive file"),
-    ("quit", Command::Quit, "exit tftp"),
-    ("exit", Command::Quit, "exit tftp"),
-    ("verbose", Command::Verbose, "toggle verbose mode"),
-    ("trace", Command::Trace, "toggle packet tracing"),
-    (
+static TABLE: [Entry; 21] = [
+    entry(
+        "connect",
+        Command::Connect,
+        "HOST [PORT]",
+        "connect to remote tftp",
+    ),
+    entry(
+        "mode",
+        Command::Mode,
+        "[octet | netascii]",
+        "set file transfer mode",
+    ),
+    entry(
+        "put",
+        Command::Put,
+        "LOCAL [REMOTE] | put LOCAL... DIRECTORY/",
+        "send file",
+    ),
+    entry(
+        "get",
+        Command::Get,
+        "REMOTE [LOCAL] | get REMOTE REMOTE REMOTE...",
+        "receive file",
+    ),
+    entry("quit", Command::Quit, "", "exit tftp"),
+    entry("exit", Command::Quit, "", "exit tftp"),
+    entry("verbose", Command::Verbose, "", "toggle verbose mode"),
+    entry("trace", Command::Trace, "", "toggle packet tracing"),
+    entry(
         "literal",
         Command::Literal,
+        "",
         "toggle literal mode, ignore ':' in file name",
     ),
-    ("status", Command::Status, "show current status"),
-    ("binary", Command::Binary, "set mode to octet"),
-    ("octet", Command::Binary, "set mode to octet"),
-    ("image", Command::Binary, "set mode to octet"),
-    ("ascii", Command::Ascii, "set mode to netascii"),
-    ("netascii", Command::Ascii, "set mode to netascii"),
-    (
+    entry("status", Command::Status, "", "show current status"),
+    entry("binary", Command::Binary, "", "set mode to octet"),
+    entry("octet", Command::Binary, "", "set mode to octet"),
+    entry("image", Command::Binary, "", "set mode to octet"),
+    entry("ascii", Command::Ascii, "", "set mode to netascii"),
+    entry("netascii", Command::Ascii, "", "set mode to netascii"),
+    entry(
         "rexmt",
         Command::Rexmt,
+        "SECONDS",
         "set per-packet retransmission timeout, in seconds",
     ),
-    (
+    entry(
         "timeout",
         Command::Timeout,
+        "SECONDS",
         "set total retransmission timeout, in seconds",
     ),
-    (
+    entry(
         "blksize",
         Command::Blksize,
+        "BYTES",
         "set block size to ask for, in bytes",
     ),
-    (
+    entry(
         "windowsize",
         Command::Windowsize,
+        "BLOCKS",
         "set window to ask for, in blocks",
     ),
-    ("?", Command::Help, "print help information"),
-    ("help", Command::Help, "print help information"),
+    entry("?", Command::Help, "[COMMAND]...", "print help information"),
+    entry(
+        "help",
+        Command::Help,
+        "[COMMAND]...",
+        "print help information",
+    ),
 ];
 
 /// Why a word is no command.
@@ -77,13 +131,18 @@ pub(super) enum NoCommand {
 /// The command that `word` stands for: its name, or the beginning of one and no
 /// other.
 pub(super) fn find(word: &[u8]) -> Result<Command, NoCommand> {
-    let starts = |&&(name, ..): &&(&str, Command, &str)| name.as_bytes().starts_with(word);
-    if let Some((_, command, _)) = TABLE.iter().find(|(name, ..)| name.as_bytes() == word) {
-        return Ok(*command);
+    find_entry(word).map(|entry| entry.command)
+}
+
+fn find_entry(word: &[u8]) -> Result<&'static Entry, NoCommand> {
+    if let Some(entry) = TABLE.iter().find(|it| it.name.as_bytes() == word) {
+        return Ok(entry);
     }
-    let mut found = TABLE.iter().filter(starts).map(|&(_, command, _)| command);
+    let mut found = TABLE
+        .iter()
+        .filter(|it| it.name.as_bytes().starts_with(word));
     match (found.next(), found.next()) {
-        (Some(command), None) => Ok(command),
+        (Some(entry), None) => Ok(entry),
         (Some(_), Some(_)) => Err(NoCommand::Ambiguous),
         (None, _) => Err(NoCommand::Invalid),
     }
@@ -91,22 +150,25 @@ pub(super) fn find(word: &[u8]) -> Result<Command, NoCommand> {
 
 /// Names that begin with `word`.
 pub(super) fn completions(word: &str) -> impl Iterator<Item = &'static str> {
-    TABLE
-        .iter()
-        .map(|&(name, ..)| name)
-        .filter(move |name| name.starts_with(word))
+    let names = TABLE.iter().map(|it| it.name);
+    names.filter(move |name| name.starts_with(word))
 }
 
 /// Names and help texts, all of them.
 pub(super) fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
-    TABLE.iter().map(|&(name, _, text)| (name, text))
+    TABLE.iter().map(|it| (it.name, it.text))
 }
 
-/// The help text of what `word` stands for.
-pub(super) fn help(word: &[u8]) -> Result<&'static str, NoCommand> {
-    let command = find(word)?;
-    let entry = TABLE.iter().find(|(_, other, _)| *other == command);
-    entry.map(|&(.., text)| text).ok_or(NoCommand::Invalid)
+/// What `word` stands for and how it is used, in two lines.
+pub(super) fn help(word: &[u8]) -> Result<String, NoCommand> {
+    let Entry {
+        name,
+        arguments,
+        text,
+        ..
+    } = find_entry(word)?;
+    let usage = format!("usage: {name} {arguments}");
+    Ok(format!("{text}\n{}", usage.trim_end()))
 }
 
 #[cfg(test)]

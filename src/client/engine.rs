@@ -2,7 +2,8 @@
 //! job being done, and finished ones that dally.
 //!
 //! Before its first answer a session has no deadline here: `attempts` decides
-//! when a request is sent again. Must not: print anything, choose whom to ask.
+//! when a request is sent again. Must not: print anything, choose which
+//! server to ask.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -14,10 +15,10 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
 
-use super::attempts::Attempts;
-use super::job::{Completed, Job, JobError, LocalFile};
+use super::job::{Job, JobError, LocalFile};
 use super::local::{OutputWriter, SharedOutput};
-use super::progress::TransferProgress;
+use super::port::ClientPort;
+use super::stream::InputReader;
 use crate::file::{FileSink, FileSource};
 use crate::host::Interrupts;
 use crate::host::clock;
@@ -38,8 +39,10 @@ const DALLY: Duration = Duration::from_millis(100);
 /// Finished transfers that may dally beside the next one.
 const MAX_DALLYING: usize = 16;
 
-/// Sessions at a time: those that dally, and the attempts of one job.
-const MAX_SESSIONS: usize = MAX_DALLYING + super::attempts::MAX_ATTEMPTS;
+/// Sessions that one job may have.
+pub(super) const MAX_ATTEMPTS: usize = 32;
+
+const MAX_SESSIONS: usize = MAX_DALLYING + MAX_ATTEMPTS;
 
 /// Token of the signal descriptor: no slab grows so far.
 const SIGNALS: Token = Token(usize::MAX - 1);
@@ -48,7 +51,7 @@ const SIGNALS: Token = Token(usize::MAX - 1);
 const EVENTS: usize = 32;
 
 /// A transfer of ours.
-pub(super) type ClientSession = Session<TransferSocket, OutputWriter>;
+pub(super) type ClientSession = Session<ClientPort, OutputWriter, InputReader>;
 
 /// A session, and whether it has more to do.
 #[derive(Debug)]
@@ -113,35 +116,21 @@ impl Engine {
         self.resources.ingress.trace = trace;
     }
 
-    /// Moves one file.
+    /// Has signals end a wait, until [`Engine::ignore_signals`].
     ///
     /// # Errors
-    /// Why it wasn't moved. A file received in part is gone by then.
-    pub(super) fn run(
-        &mut self,
-        job: &Job<'_>,
-        progress: &mut TransferProgress,
-    ) -> Result<Completed, JobError> {
-        // Opened before signals are held back: a pipe waits for its reader.
-        let output = match job.file {
-            LocalFile::Get(output) => Some(output.open().map_err(JobError::LocalFile)?),
-            LocalFile::Put(_) => None,
-        };
-        let kernel = |error: io::Error| kernel(&error);
-        let interrupts = Interrupts::hold().map_err(kernel)?;
-        if let Some(output) = &output {
-            output.watch(&interrupts).map_err(kernel)?;
-        }
-        let signals = interrupts.as_fd().as_raw_fd();
-        self.poll
-            .registry()
-            .register(&mut SourceFd(&signals), SIGNALS, Interest::READABLE)
-            .map_err(kernel)?;
-        let result = Attempts::new(self, job, output, interrupts, progress)
-            .and_then(|mut attempts| attempts.run());
-        let _ = self.poll.registry().deregister(&mut SourceFd(&signals));
-        progress.over();
-        result
+    /// Whatever the kernel says.
+    pub(super) fn watch_signals(&self, interrupts: &Interrupts) -> Result<(), JobError> {
+        let descriptor = interrupts.as_fd().as_raw_fd();
+        let registry = self.poll.registry();
+        registry
+            .register(&mut SourceFd(&descriptor), SIGNALS, Interest::READABLE)
+            .map_err(|error| kernel(&error))
+    }
+
+    pub(super) fn ignore_signals(&self, interrupts: &Interrupts) {
+        let descriptor = interrupts.as_fd().as_raw_fd();
+        let _ = self.poll.registry().deregister(&mut SourceFd(&descriptor));
     }
 
     /// Sends a request from a port of its own; returns its session's key.
@@ -151,10 +140,10 @@ impl Engine {
     pub(super) fn ask(&mut self, request: &Request<'_>) -> Result<usize, JobError> {
         let mut socket = self.bind(request.server, request.job.ports)?;
         if let LocalFile::Get(_) = request.job.file {
-            let (blocks, block_size) = (request.offer.windowsize, request.offer.blksize);
-            socket.expect_windows(blocks.unwrap_or(1), block_size.unwrap_or(512));
+            let (blocks, block_size) = window(request.offer);
+            socket.expect_windows(blocks, block_size);
         }
-        self.begin(request, socket)
+        self.begin(request, ClientPort::new(socket, request.server))
     }
 
     /// Sends the request of the session `key` again, from the same port.
@@ -166,15 +155,15 @@ impl Engine {
         key: usize,
         request: &Request<'_>,
     ) -> Result<usize, JobError> {
-        let socket = self.sessions.remove(key).session.into_port();
-        self.begin(request, socket)
+        let port = self.sessions.remove(key).session.into_port();
+        self.begin(request, port)
     }
 
-    /// Opens a session on `socket` and sends its request.
-    fn begin(&mut self, request: &Request<'_>, socket: TransferSocket) -> Result<usize, JobError> {
+    /// Opens a session on `port` and sends its request.
+    fn begin(&mut self, request: &Request<'_>, port: ClientPort) -> Result<usize, JobError> {
         let vacant = self.sessions.vacant_entry();
         let key = vacant.key();
-        let mut session = open(request, key, socket)?;
+        let mut session = open(request, key, port)?;
         let watch = Watch {
             registry: self.poll.registry(),
             token: Token(key),
@@ -255,7 +244,7 @@ impl Engine {
     fn work(
         &mut self,
         key: usize,
-        work: impl FnOnce(&mut ClientSession, &mut Context<'_>) -> Turn,
+        work: impl FnOnce(&mut ClientSession, &mut Context<'_, ClientPort>) -> Turn,
     ) {
         let mut context = Context {
             now: clock::now(),
@@ -317,12 +306,14 @@ impl Engine {
     }
 }
 
-/// A session that is about to send `request` from `socket`.
-fn open(
-    request: &Request<'_>,
-    key: usize,
-    socket: TransferSocket,
-) -> Result<ClientSession, JobError> {
+/// The largest window that an offer can bring: blocks and bytes in a block.
+fn window(offer: &Offer) -> (u16, u16) {
+    let blocks = offer.windowsize.unwrap_or(1);
+    (blocks, offer.blksize.unwrap_or(512).max(512))
+}
+
+/// A session that is about to send `request` from `port`.
+fn open(request: &Request<'_>, key: usize, port: ClientPort) -> Result<ClientSession, JobError> {
     let job = request.job;
     let config = Config {
         retry: job.retry,
@@ -345,7 +336,10 @@ fn open(
     let plain = Negotiated::default();
     let (transfer, content) = match (job.file, request.output) {
         (LocalFile::Put(input), _) => {
-            let source = FileSource::new(input.read().map_err(JobError::LocalFile)?, job.mode);
+            let (blocks, block_size) = window(request.offer);
+            let bytes = usize::from(blocks) * usize::from(block_size);
+            let reader = input.reader(bytes).map_err(JobError::LocalFile)?;
+            let source = FileSource::new(reader, job.mode);
             let sender = Sender::new(&config, opening, plain, source.length());
             (Transfer::Sender(sender), Content::Source(source))
         }
@@ -362,7 +356,7 @@ fn open(
     Ok(Session::new(
         transfer,
         content,
-        socket,
+        port,
         remote,
         job.name,
         clock::now(),
@@ -370,6 +364,6 @@ fn open(
 }
 
 /// The kernel refuses what a loop needs.
-fn kernel(error: &io::Error) -> JobError {
+pub(super) fn kernel(error: &io::Error) -> JobError {
     JobError::LocalFile(format!("cannot wait for answers: {error}"))
 }

@@ -75,6 +75,8 @@ pub(super) struct Completed {
     pub(super) retransmits: u64,
     /// Why it was moved without options, though some were asked for.
     pub(super) fallback: Option<String>,
+    /// Bytes that the server announced, if fewer than came.
+    pub(super) announced: Option<u64>,
 }
 
 /// A file that was not moved.
@@ -86,13 +88,15 @@ pub(super) enum JobError {
     ServerError { code: ErrorCode, message: Box<[u8]> },
     /// The server sent what can't be accepted, and was told so.
     ProtocolError(Failure),
+    /// Fewer bytes came than the server announced.
+    Short { received: u64, announced: u64 },
     /// The file at this end.
     LocalFile(String),
     /// The request can't be made.
     BadRequest(String),
     /// No local port is left.
     NoPort(String),
-    /// Nobody answered, or no longer.
+    /// No answer, or no more answers.
     NoAnswer(String),
     /// It took longer than it may; what is known of a server that never answered.
     Late(Option<String>),
@@ -104,7 +108,9 @@ impl JobError {
     /// What to exit with.
     pub(super) fn status(&self) -> Status {
         match self {
-            Self::ServerError { .. } | Self::ProtocolError(_) => Status::Server,
+            Self::ServerError { .. } | Self::ProtocolError(_) | Self::Short { .. } => {
+                Status::Server
+            }
             Self::UnknownHost(_) => Status::UnknownHost,
             Self::LocalFile(_) | Self::NoPort(_) => Status::Local,
             Self::BadRequest(_) => Status::Usage,
@@ -125,6 +131,13 @@ impl fmt::Display for JobError {
             Self::ProtocolError(failure) => {
                 write!(f, "the server broke the protocol: {}", failure.message)
             }
+            Self::Short {
+                received,
+                announced,
+            } => write!(
+                f,
+                "only {received} of {announced} bytes that were announced came"
+            ),
             Self::UnknownHost(text)
             | Self::LocalFile(text)
             | Self::NoPort(text)

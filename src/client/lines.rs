@@ -48,7 +48,7 @@ impl Lines {
         }
     }
 
-    /// Asks for a line. The prompt is shown to a terminal, or to whoever reads
+    /// Asks for a line. The prompt is shown to a terminal, or to the program that reads
     /// standard output instead of one.
     pub(super) fn next(&mut self, prompt: &str) -> Line {
         match self {

@@ -1,25 +1,28 @@
 //! Files at this end: what is sent, and where what is received goes.
 //!
 //! A regular file is put in place whole or not at all; pipes and devices take
-//! the bytes as they come. Must not: know who is at the other end.
+//! the bytes as they come. Must not: know the server.
 
 use std::cell::{RefCell, RefMut};
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Seek, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc::PIPE_BUF;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::{fstat, makedev};
 
+use super::stream::{InputReader, StreamBuffer};
 use crate::file::Store;
-use crate::file::{ReadFile, StorageError, Upload, local};
+use crate::file::{StorageError, Upload, local};
 use crate::host::Interrupts;
 
 /// Where a received file goes.
@@ -49,8 +52,8 @@ impl Output {
         *self == Self::Stdout && io::stdout().is_terminal()
     }
 
-    /// Makes ready to receive. Nothing can be seen of it yet. Waits for whoever
-    /// is to read a pipe.
+    /// Makes ready to receive. Nothing can be seen of it yet. Waits for a
+    /// pipe's reader.
     ///
     /// # Errors
     /// One line that names the file and the reason.
@@ -59,6 +62,9 @@ impl Output {
         Ok(SharedOutput(Rc::new(RefCell::new(Shared {
             store: Some(store),
             owner: None,
+            stored: 0,
+            announced: None,
+            is_short: false,
         }))))
     }
 
@@ -74,6 +80,9 @@ impl Output {
                 Ok(upload) => Ok(LocalStore::File(upload)),
                 Err(error) => Err(describe(path, error.reason())),
             },
+            Self::Stdout if was_closed(io::stdout().as_fd()) => {
+                Err(format!("{self}: {}", Errno::EBADF.desc()))
+            }
             Self::Stdout => {
                 let copy = io::stdout().as_fd().try_clone_to_owned();
                 copy.map(|descriptor| LocalStore::stream(descriptor.into()))
@@ -94,7 +103,7 @@ impl fmt::Display for Output {
     }
 }
 
-/// A pipe, a terminal or a device. Whoever reads it may take their time: a
+/// A pipe, a terminal or a device. Its reader may take its time: a
 /// signal ends the wait.
 #[derive(Debug)]
 pub(super) struct Stream {
@@ -158,7 +167,7 @@ impl LocalStore {
         })
     }
 
-    /// Lets `interrupts` end a wait for whoever reads a pipe.
+    /// Lets `interrupts` end a wait for a pipe's reader.
     fn watch(&mut self, interrupts: &Interrupts) -> io::Result<()> {
         if let Self::Stream(stream) = self {
             stream.interrupts = Some(interrupts.as_fd().try_clone_to_owned()?);
@@ -184,7 +193,7 @@ impl LocalStore {
     }
 }
 
-/// The output of a job. The first attempt that stores anything in it has it.
+/// The output of a job, shared by its attempts: one of them has it.
 #[derive(Debug)]
 pub(super) struct SharedOutput(Rc<RefCell<Shared>>);
 
@@ -194,6 +203,12 @@ struct Shared {
     store: Option<LocalStore>,
     /// The attempt that has it.
     owner: Option<usize>,
+    /// Bytes that came.
+    stored: u64,
+    /// Bytes that the server said would come.
+    announced: Option<u64>,
+    /// Fewer came.
+    is_short: bool,
 }
 
 impl SharedOutput {
@@ -205,12 +220,47 @@ impl SharedOutput {
         }
     }
 
-    /// The attempt that has stored something.
+    /// The attempt that has it.
     pub(super) fn owner(&self) -> Option<usize> {
         self.0.borrow().owner
     }
 
-    /// Lets `interrupts` end a wait for whoever reads a pipe.
+    /// Gives it to `attempt`, unless another has it.
+    pub(super) fn claim(&self, attempt: usize) {
+        self.0.borrow_mut().owner.get_or_insert(attempt);
+    }
+
+    /// Takes it back from an attempt that has stored nothing.
+    pub(super) fn release(&self) {
+        let mut shared = self.0.borrow_mut();
+        shared.owner = None;
+        shared.announced = None;
+    }
+
+    /// The server said how many `bytes` will come: fewer are not a whole file.
+    pub(super) fn announce(&self, bytes: u64) {
+        self.0.borrow_mut().announced = Some(bytes);
+    }
+
+    /// The bytes that were announced, if more came.
+    pub(super) fn exceeded(&self) -> Option<u64> {
+        let shared = self.0.borrow();
+        shared
+            .announced
+            .filter(|&announced| announced < shared.stored)
+    }
+
+    /// The bytes that came and those that were announced, if the file was not put
+    /// in place because it is short.
+    pub(super) fn short(&self) -> Option<(u64, u64)> {
+        let shared = self.0.borrow();
+        shared
+            .announced
+            .filter(|_| shared.is_short)
+            .map(|announced| (shared.stored, announced))
+    }
+
+    /// Lets `interrupts` end a wait for a pipe's reader.
     ///
     /// # Errors
     /// Whatever the kernel says.
@@ -243,14 +293,23 @@ impl OutputWriter {
 
 impl Store for OutputWriter {
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), StorageError> {
-        match &mut self.claim()?.store {
-            Some(store) => store.write_at(offset, bytes),
-            None => Err(Errno::EBADF.into()),
+        let mut shared = self.claim()?;
+        match &mut shared.store {
+            Some(store) => store.write_at(offset, bytes)?,
+            None => return Err(Errno::EBADF.into()),
         }
+        shared.stored = offset + bytes.len() as u64;
+        Ok(())
     }
 
     fn commit(self) -> Result<(), StorageError> {
-        let store = self.claim()?.store.take();
+        let mut shared = self.claim()?;
+        let announced = shared.announced.unwrap_or(0);
+        if shared.stored < announced {
+            shared.is_short = true;
+            return Err(Errno::EIO.into());
+        }
+        let store = shared.store.take();
         store.map_or(Ok(()), LocalStore::commit)
     }
 }
@@ -262,42 +321,62 @@ fn storage_error(error: &io::Error) -> StorageError {
 /// A file to be sent, opened once and read by every attempt.
 #[derive(Debug)]
 pub(super) struct Input {
-    file: File,
+    content: InputContent,
     name: PathBuf,
 }
 
+#[derive(Debug)]
+enum InputContent {
+    /// It can be read at any place.
+    File(File),
+    /// A pipe or a device.
+    Stream(Rc<RefCell<StreamBuffer>>),
+}
+
 impl Input {
-    /// Opens `name`; `-` is standard input. What comes from a pipe or a device
-    /// is read to its end first: blocks may have to be sent again, and the
-    /// server wants to know how much will come.
+    /// Opens `name`; `-` is standard input. Pipes and devices are sent as they
+    /// come.
     ///
     /// # Errors
     /// One line that names the file and the reason.
     pub(super) fn open(name: &OsStr) -> Result<Self, String> {
         let path = Path::new(name);
-        let opened = if name == "-" {
-            io::stdin().as_fd().try_clone_to_owned().map(File::from)
-        } else {
-            File::open(path)
+        let stdin = io::stdin();
+        let opened = match name == "-" {
+            true if was_closed(stdin.as_fd()) => Err(Errno::EBADF.into()),
+            true => stdin.as_fd().try_clone_to_owned().map(File::from),
+            false => File::open(path),
         };
-        let file = opened
-            .and_then(seekable)
+        let content = opened
+            .and_then(content)
             .map_err(|error| describe(path, &words(&error)))?;
-        let source = Self {
-            file,
+        let input = Self {
+            content,
             name: path.to_owned(),
         };
-        source.read().map(|_| source)
+        input.reader(0).map(|_| input)
     }
 
-    /// Its bytes, from the first one on.
+    /// Its bytes, from the first one on, to be sent in windows of at most `window`
+    /// bytes.
     ///
     /// # Errors
     /// As [`Input::open`].
-    pub(super) fn read(&self) -> Result<ReadFile, String> {
-        let copy = self.file.try_clone().map_err(|error| words(&error));
-        copy.and_then(|file| local::read(file.into()).map_err(|error| error.reason().to_owned()))
-            .map_err(|reason| describe(&self.name, &reason))
+    pub(super) fn reader(&self, window: usize) -> Result<InputReader, String> {
+        match &self.content {
+            InputContent::Stream(stream) => {
+                stream.borrow_mut().keep_windows_of(window);
+                Ok(InputReader::Stream(Rc::clone(stream)))
+            }
+            InputContent::File(file) => {
+                let copy = file.try_clone().map_err(|error| words(&error));
+                copy.and_then(|file| {
+                    local::read(file.into()).map_err(|error| error.reason().to_owned())
+                })
+                .map(InputReader::File)
+                .map_err(|reason| describe(&self.name, &reason))
+            }
+        }
     }
 }
 
@@ -307,25 +386,32 @@ impl fmt::Display for Input {
     }
 }
 
-/// The file itself where it can be read at any place from its first byte on;
-/// else what is left in it, in a file without a name.
-fn seekable(mut file: File) -> io::Result<File> {
+/// A regular file is read at any place, if it is read from its first byte on and
+/// knows its size (files of /proc don't).
+fn content(mut file: File) -> io::Result<InputContent> {
     let metadata = file.metadata()?;
     let is_whole = metadata.is_file() && file.stream_position()? == 0;
-    // Files of /proc tell no size before they are read.
     if metadata.is_dir() || (is_whole && metadata.size() > 0) {
-        return Ok(file);
+        return Ok(InputContent::File(file));
     }
-    let mut copy = tempfile::tempfile()?;
-    io::copy(&mut file, &mut copy)?;
-    Ok(copy)
+    let stream = StreamBuffer::open(file)?;
+    Ok(InputContent::Stream(Rc::new(RefCell::new(stream))))
+}
+
+/// Whether a standard stream was closed when the program was started. The runtime
+/// opens /dev/null in its place, for reading and writing, which a shell's
+/// redirection doesn't.
+fn was_closed(stream: BorrowedFd<'_>) -> bool {
+    let is_null = fstat(stream).is_ok_and(|stat| stat.st_rdev == makedev(1, 3));
+    let flags = fcntl(stream, FcntlArg::F_GETFL).map(OFlag::from_bits_retain);
+    is_null && flags.is_ok_and(|flags| flags & OFlag::O_ACCMODE == OFlag::O_RDWR)
 }
 
 fn describe(path: &Path, reason: &str) -> String {
     format!("{}: {reason}", path.display())
 }
 
-/// The system's words, without the number that the library puts behind them.
+/// The system's words, without the number that the library adds.
 fn words(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(number) => Errno::from_raw(number).desc().to_owned(),

@@ -16,15 +16,19 @@ mod job;
 mod lines;
 mod local;
 mod oneshot;
+mod port;
 mod progress;
 mod prompt;
 mod report;
 mod schedule;
+mod stream;
 mod target;
 mod trace;
 
 use std::fmt;
 use std::io::{self, Write};
+
+use nix::sys::signal::{SigSet, Signal};
 
 use self::cli::{Action, Args};
 use self::prompt::Prompt;
@@ -73,6 +77,9 @@ impl Status {
 
 /// Does what the command line asks for.
 pub fn run(args: Args) -> Status {
+    // Blocked and never read: a file larger than the process may write is an error
+    // of that one file (EFBIG), not the end of the program.
+    let _ = SigSet::from_iter([Signal::SIGXFSZ]).thread_block();
     match args.action {
         Some(Action::Get { files }) => oneshot::get(&args.common, &files),
         Some(Action::Put { files }) => oneshot::put(&args.common, &files),

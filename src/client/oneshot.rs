@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::attempts;
 use super::cli::CommonArgs;
 use super::engine::Engine;
 use super::job::{Completed, Job, JobError, LocalFile};
@@ -22,19 +23,19 @@ use crate::wire::packet::Mode;
 
 /// Gets files: targets, and in the end perhaps where to.
 pub(super) fn get(common: &CommonArgs, files: &[OsString]) -> Status {
-    let (targets, local) = match files {
+    let (words, local) = match files {
         [targets @ .., last] if !targets.is_empty() && !is_url(last) => (targets, Some(last)),
         targets => (targets, None),
     };
-    let mut targets = match parse_all(targets) {
+    let targets = match parse_all(words) {
         Ok(targets) => targets,
         Err(status) => return status,
     };
     let several = targets.len() > 1;
     let mut pairs = Vec::with_capacity(targets.len());
-    for target in targets.drain(..) {
+    for (target, word) in targets.into_iter().zip(words) {
         if target.is_directory() {
-            return usage(OsStr::new(&display(&target)), "it names no file");
+            return no_file(word);
         }
         match destination(local.map(OsString::as_os_str), &target, several) {
             Ok(destination) => pairs.push((target, destination)),
@@ -43,6 +44,9 @@ pub(super) fn get(common: &CommonArgs, files: &[OsString]) -> Status {
                 return Status::Usage;
             }
         }
+    }
+    if let Some(status) = refuse_clash(&pairs) {
+        return status;
     }
     let mut transfers = match Transfers::new(common) {
         Ok(transfers) => transfers,
@@ -59,6 +63,22 @@ pub(super) fn get(common: &CommonArgs, files: &[OsString]) -> Status {
     }
     transfers.engine.settle();
     status
+}
+
+/// Two files that would have one local name: the second would replace the first.
+fn refuse_clash(pairs: &[(Target, Output)]) -> Option<Status> {
+    let clash = |(at, (_, output)): (usize, &(Target, Output))| {
+        let is_same = |(_, other): &(Target, Output)| other == output;
+        let other = pairs[..at].iter().position(is_same)?;
+        matches!(output, Output::Path(_)).then_some((other, at))
+    };
+    let (one, other) = pairs.iter().enumerate().find_map(clash)?;
+    let (one, (other, output)) = (display(&pairs[one].0), &pairs[other]);
+    complain(format_args!(
+        "tftp: {one} and {} would both be {output}",
+        display(other)
+    ));
+    Some(Status::Usage)
 }
 
 /// Puts files: local ones, and in the end where to.
@@ -124,6 +144,15 @@ fn place(target: &Target, local: &OsStr, several: bool) -> Result<Target, Status
     Ok(target)
 }
 
+/// A directory, or nothing but a host, is named where a file should be.
+fn no_file(word: &OsStr) -> Status {
+    complain(format_args!(
+        "tftp: no file is named in '{}'",
+        word.display()
+    ));
+    Status::Usage
+}
+
 /// One line about a word that can't be followed.
 fn usage(word: &OsStr, problem: &str) -> Status {
     complain(format_args!("tftp: {}: {problem}", word.display()));
@@ -138,7 +167,7 @@ pub(super) fn probe(common: &CommonArgs, url: &OsStr, within: Duration) -> Statu
         Err(status) => return status,
     };
     let Some(target) = target.filter(|target| !target.is_directory()) else {
-        return usage(url, "it names no file");
+        return no_file(url);
     };
     let mut transfers = match Transfers::new(common) {
         Ok(transfers) => transfers,
@@ -240,7 +269,7 @@ impl<'a> Transfers<'a> {
         let job = Job {
             servers: &servers,
             name: &target.name,
-            // The URL's own wish comes first.
+            // The URL's own mode comes first.
             mode: target.mode.or(self.common.mode).unwrap_or(Mode::Octet),
             file,
             offer: &self.common.offer(),
@@ -250,12 +279,17 @@ impl<'a> Transfers<'a> {
             wait: self.wait,
             until: self.until,
         };
-        self.engine.run(&job, progress)
+        attempts::run(&mut self.engine, &job, progress)
     }
 
     /// Moves one file and tells how it went.
     fn transfer(&mut self, target: &Target, file: LocalFile<'_>, label: &str) -> Status {
-        let mut progress = TransferProgress::new(label, !file.is_screen(), self.common.quiet);
+        let mut progress = TransferProgress::new(
+            label,
+            // Packets that are shown would run into the bar.
+            !file.is_screen() && !self.common.trace,
+            self.common.quiet,
+        );
         let report = Report {
             style: Style::Command,
             verbose: self.common.verbose,

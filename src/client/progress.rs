@@ -7,13 +7,15 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::complain;
 use super::engine::ClientSession;
+use super::stream::UNKNOWN_SIZE;
 use crate::session::Content;
 
 /// How often a bar is drawn, per second.
 const FRAMES: u8 = 10;
 
-const WITH_SIZE: &str = "{prefix:.bold} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
-const WITHOUT_SIZE: &str = "{prefix:.bold} {spinner} {bytes} {bytes_per_sec}";
+const WITH_SIZE: &str =
+    "{prefix:.bold} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}";
+const WITHOUT_SIZE: &str = "{prefix:.bold} {spinner} {binary_bytes} {binary_bytes_per_sec}";
 
 /// A bar that appears with the first block and goes with the last.
 #[derive(Debug)]
@@ -69,7 +71,7 @@ impl TransferProgress {
 fn size(session: &ClientSession) -> Option<u64> {
     match session.content() {
         Content::Sink(_) => session.transfer().negotiated().tsize,
-        Content::Source(source) => source.length(),
+        Content::Source(source) => source.length().filter(|&size| size != UNKNOWN_SIZE),
     }
 }
 

@@ -10,6 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::attempts;
 use super::cli::{Args, CommonArgs};
 use super::commands::{self, Command, NoCommand};
 use super::engine::Engine;
@@ -120,7 +121,7 @@ impl Prompt {
         if let (true, Some(engine)) = (is_terminal, &mut self.engine) {
             engine.settle();
         }
-        // Whoever feeds a pipe may do without.
+        // Commands from a pipe may need no prompt.
         let prompt = match self.lines {
             Some(Lines::Pipe) if self.common.quiet => "",
             _ => "tftp> ",
@@ -299,7 +300,7 @@ impl Prompt {
         ));
     }
 
-    /// The one number behind a command; tells the user where there is none.
+    /// The one number after a command; tells the user where there is none.
     fn number(
         &mut self,
         name: &str,
@@ -322,7 +323,7 @@ impl Prompt {
         number
     }
 
-    /// The one time behind a command, in seconds; tells the user where there is
+    /// The one time after a command, in seconds; tells the user where there is
     /// none.
     fn seconds(&mut self, name: &str, words: &[Vec<u8>]) -> Option<Duration> {
         let [word] = words else {
@@ -442,6 +443,11 @@ impl Prompt {
             [remote, local] => (std::slice::from_ref(remote), Some(local)),
             remotes => (remotes, None),
         };
+        if let Some((one, other)) = same_local_name(remotes) {
+            let (one, other) = (escape(one), escape(other));
+            self.usage_error(format_args!("{one} and {other} have the same local name"));
+            return;
+        }
         for remote in remotes {
             let Some(name) = self.choose_server(remote) else {
                 return;
@@ -549,27 +555,37 @@ impl Prompt {
         let (Some(peer), Some(engine)) = (&self.peer, &mut self.engine) else {
             return false;
         };
+        // Scripts written for tftp-hpa put files on devices that know no options.
+        let is_plain = self.lines.is_none() && matches!(file, LocalFile::Put(_));
+        let offer = if is_plain {
+            &self.common.explicit_offer()
+        } else {
+            &self.offer
+        };
         let job = Job {
             servers: &peer.addresses,
             name,
             mode: self.mode,
             file,
-            offer: &self.offer,
-            with_size: self.common.with_size(),
+            offer,
+            with_size: self.common.with_size() && !is_plain,
             retry,
             ports: self.common.port_range.as_ref(),
             wait: self.common.wait,
             until: None,
         };
         let label = escape(name).to_string();
-        let mut progress =
-            TransferProgress::new(label.clone(), !file.is_screen(), self.common.quiet);
+        let mut progress = TransferProgress::new(
+            label.clone(),
+            !file.is_screen() && !self.trace,
+            self.common.quiet,
+        );
         let report = Report {
             style: Style::Prompt,
             verbose: self.verbose,
             quiet: self.common.quiet,
         };
-        match engine.run(&job, &mut progress) {
+        match attempts::run(engine, &job, &mut progress) {
             Ok(done) => {
                 report.completed(&label, file, &done);
                 true
@@ -593,6 +609,15 @@ const PUT_USAGE: &str = "usage: put file ... host:target, or\n       \
 
 const fn on_off(is_on: bool) -> &'static str {
     if is_on { "on" } else { "off" }
+}
+
+/// Two of several files that would have one name here.
+fn same_local_name(remotes: &[Vec<u8>]) -> Option<(&[u8], &[u8])> {
+    let clash = |(at, remote): (usize, &Vec<u8>)| {
+        let other = remotes[..at].iter().position(|it| tail(it) == tail(remote));
+        other.map(|other| (&*remotes[other], &*remotes[at]))
+    };
+    remotes.iter().enumerate().find_map(clash)
 }
 
 /// The name of a file in a directory of the server's.

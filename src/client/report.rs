@@ -4,11 +4,13 @@
 
 use std::time::Duration;
 
+use indicatif::BinaryBytes;
+
 use super::job::{Completed, JobError, LocalFile};
 use super::{complain, say};
 use crate::wire::options::Negotiated;
 
-/// Where the lines go, and who is used to them.
+/// Where the lines go, and whose form they have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Style {
     /// `get` and `put`: standard error, each line begins with the file's name.
@@ -32,6 +34,12 @@ impl Report {
         let granted = granted(&done.negotiated);
         if let (true, Some(reason)) = (self.verbose, &done.fallback) {
             self.line(label, format_args!("went on without options: {reason}"));
+        }
+        if let Some(announced) = done.announced {
+            let bytes = done.bytes;
+            complain(format_args!(
+                "{label}: {bytes} bytes came, more than the {announced} bytes that were announced"
+            ));
         }
         match self.style {
             Style::Command => {
@@ -86,21 +94,47 @@ pub(super) fn granted(negotiated: &Negotiated) -> String {
     words.into_iter().flatten().collect::<Vec<_>>().join(" ")
 }
 
-/// A size and a time as one sentence, the way TFTP clients have always put it.
+/// A size, a time and a rate, in the words of other clients and the unit of the
+/// bar.
 fn summary(file: LocalFile<'_>, bytes: u64, elapsed: Duration) -> String {
     let verb = match file {
         LocalFile::Get(_) => "Received",
         LocalFile::Put(_) => "Sent",
     };
     let seconds = elapsed.as_secs_f64();
-    format!(
-        "{verb} {bytes} bytes in {seconds:.1} seconds [{:.0} bit/s]",
-        rate(bytes, seconds)
-    )
+    let rate = BinaryBytes(rate(bytes, seconds));
+    format!("{verb} {bytes} bytes in {seconds:.3} seconds [{rate}/s]")
 }
 
-/// Bits a second; what took no measurable time counts as a microsecond.
-#[expect(clippy::cast_precision_loss, reason = "a rate for people")]
-fn rate(bytes: u64, seconds: f64) -> f64 {
-    bytes as f64 * 8.0 / seconds.max(0.000_001)
+/// Bytes a second; what took no measurable time counts as a microsecond.
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "a rate for people"
+)]
+fn rate(bytes: u64, seconds: f64) -> u64 {
+    (bytes as f64 / seconds.max(0.000_001)) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::local::Output;
+
+    #[test]
+    fn the_summary_has_the_unit_of_the_bar() {
+        for (bytes, milliseconds, expected) in [
+            (
+                42_988,
+                4,
+                "Received 42988 bytes in 0.004 seconds [10.25 MiB/s]",
+            ),
+            (512, 2000, "Received 512 bytes in 2.000 seconds [256 B/s]"),
+            (0, 0, "Received 0 bytes in 0.000 seconds [0 B/s]"),
+        ] {
+            let elapsed = Duration::from_millis(milliseconds);
+            let line = summary(LocalFile::Get(&Output::Discard), bytes, elapsed);
+            assert_eq!(line, expected);
+        }
+    }
 }

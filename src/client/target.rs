@@ -43,7 +43,7 @@ impl Target {
         })
     }
 
-    /// What follows `tftp://`. The slash behind the host is no part of the
+    /// What follows `tftp://`. The slash after the host is no part of the
     /// file's name (RFC 3617 §3).
     fn parse_url(rest: &[u8]) -> Result<Self, &'static str> {
         let end = rest.iter().position(|&byte| byte == b'/');
@@ -129,9 +129,11 @@ fn parse_authority(authority: &[u8]) -> Result<(String, u16), &'static str> {
 pub(super) fn parse_port(text: &str) -> Result<u16, &'static str> {
     match text {
         "tftp" => Ok(PORT),
-        _ => text.parse().ok().filter(|&port| port > 0).ok_or(
-            "expected a port from 1 to 65535 behind the host (commands are get, put, probe)",
-        ),
+        _ => {
+            text.parse().ok().filter(|&port| port > 0).ok_or(
+                "expected a port from 1 to 65535 after the host (commands are get, put, probe)",
+            )
+        }
     }
 }
 
@@ -152,7 +154,7 @@ fn split_mode(path: &[u8]) -> Result<(&[u8], Option<Mode>), &'static str> {
 
 const MODE_PREFIX: &[u8] = b";mode=";
 
-/// The mode behind one of the names that clients have for it.
+/// The mode by one of the names that clients have for it.
 pub(super) fn parse_mode(name: &str) -> Option<Mode> {
     match name.to_ascii_lowercase().as_str() {
         "octet" | "binary" | "image" => Some(Mode::Octet),
@@ -164,20 +166,20 @@ pub(super) fn parse_mode(name: &str) -> Option<Mode> {
 fn percent_decode(path: &[u8]) -> Result<Vec<u8>, &'static str> {
     let mut name = Vec::with_capacity(path.len());
     let mut rest = path;
-    while let Some((&byte, behind)) = rest.split_first() {
-        rest = behind;
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
         if byte != b'%' {
             name.push(byte);
             continue;
         }
-        let (digits, behind) = rest.split_at_checked(2).ok_or(BAD_PERCENT)?;
+        let (digits, after) = rest.split_at_checked(2).ok_or(BAD_PERCENT)?;
         let digits = std::str::from_utf8(digits).map_err(|_| BAD_PERCENT)?;
         // from_str_radix would take a sign.
         if !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
             return Err(BAD_PERCENT);
         }
         name.push(u8::from_str_radix(digits, 16).map_err(|_| BAD_PERCENT)?);
-        rest = behind;
+        rest = after;
     }
     if name.contains(&0) {
         return Err("a file's name can't hold %00");
@@ -185,7 +187,7 @@ fn percent_decode(path: &[u8]) -> Result<Vec<u8>, &'static str> {
     Ok(name)
 }
 
-const BAD_PERCENT: &str = "a % needs two hexadecimal digits behind it; write %25 for the sign";
+const BAD_PERCENT: &str = "a % needs two hexadecimal digits after it; write %25 for the sign";
 
 #[cfg(test)]
 mod tests {

@@ -5,10 +5,23 @@
 //! path and nothing a client sent can get into them.
 
 use std::fmt;
+use std::io;
 
 use nix::errno::Errno;
 
 use crate::wire::packet::ErrorCode;
+
+/// The text where a new file's directory is missing.
+const NO_DIRECTORY: &str = "No such directory";
+
+/// The system's words for an error of its own, without the number that the
+/// library puts behind them.
+pub fn reason(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(number) => Errno::from_raw(number).desc().to_lowercase(),
+        None => error.to_string(),
+    }
+}
 
 /// Why a file can't be served or stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +36,14 @@ impl StorageError {
     pub(super) const NOT_REGULAR: Self = Self::refusal("Access violation: not a regular file");
     pub(super) const READ_ONLY: Self = Self::refusal("Access violation: server is read-only");
     pub(super) const RESERVED_NAME: Self = Self::refusal("Access violation: reserved name");
+    /// A name with control characters, or with bytes at its end that reading would
+    /// drop.
+    pub(super) const ODD_NAME: Self =
+        Self::refusal("Access violation: control characters in the name");
+    /// A name below a directory that is another client's root.
+    pub const NOT_YOURS: Self = Self::refusal("Access violation: another client's directory");
+    /// Nothing has this name.
+    pub const NOT_FOUND: Self = Self::new(ErrorCode::FileNotFound, "File not found");
     pub(super) const EXISTS: Self = Self::new(ErrorCode::FileExists, "File already exists");
     pub(super) const OVER_LIMIT: Self = Self::new(
         ErrorCode::DiskFull,
@@ -30,6 +51,22 @@ impl StorageError {
     );
     pub(super) const NO_SPACE: Self =
         Self::new(ErrorCode::DiskFull, "Disk full: not enough free space");
+
+    /// Why the directory of a new file can't be had.
+    pub(super) fn of_directory(errno: Errno) -> Self {
+        match errno {
+            Errno::ENOENT | Errno::ENOTDIR => Self {
+                errno: Some(errno),
+                ..Self::new(ErrorCode::FileNotFound, NO_DIRECTORY)
+            },
+            other => other.into(),
+        }
+    }
+
+    /// What the administrator can do about it, for the log.
+    pub fn hint(&self) -> Option<&'static str> {
+        (self.message == NO_DIRECTORY).then_some("uploads make no directories: create it first")
+    }
 
     const fn new(code: ErrorCode, message: &'static str) -> Self {
         Self {
@@ -72,9 +109,7 @@ impl StorageError {
 impl From<Errno> for StorageError {
     fn from(errno: Errno) -> Self {
         let plain = match errno {
-            Errno::ENOENT | Errno::ENOTDIR | Errno::ENAMETOOLONG => {
-                Self::new(ErrorCode::FileNotFound, "File not found")
-            }
+            Errno::ENOENT | Errno::ENOTDIR | Errno::ENAMETOOLONG => Self::NOT_FOUND,
             Errno::EACCES | Errno::EPERM => Self::refusal("Access violation: permission denied"),
             Errno::ELOOP | Errno::EXDEV => Self::refusal("Access violation: link not followed"),
             Errno::EROFS => Self::refusal("Access violation: read-only file system"),

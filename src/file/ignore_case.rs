@@ -7,14 +7,13 @@
 //! back from a directory that has been entered. Must not: open a file; every step
 //! is the resolver's, from the root.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::OwnedFd;
 
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
 use super::name::TEMP_PREFIX;
-use super::resolve::Resolver;
 
 /// Directory entries that are read for one name, at most: a millisecond or so.
 /// Behind so many the name counts as missing, lest it depend on their order
@@ -22,20 +21,23 @@ use super::resolve::Resolver;
 const MAX_ENTRIES: usize = 4096;
 
 /// Makes `path` one that is there, if only the case of its letters is in the
-/// way. What it becomes is as long.
-pub(super) fn find(resolver: Resolver, root: BorrowedFd<'_>, path: &mut [u8]) -> Option<()> {
+/// way. What it becomes is as long. `open` opens below the root.
+pub(super) fn find(
+    open: impl Fn(&[u8], OFlag) -> nix::Result<OwnedFd>,
+    path: &mut [u8],
+) -> Option<()> {
     let mut budget = MAX_ENTRIES;
     let mut start = 0;
     while start < path.len() {
         let (before, rest) = path.split_at_checked(start)?;
         let len = rest.iter().take_while(|&&byte| byte != b'/').count();
         let end = start + len;
-        match resolver.open(root, path.get(..end)?, OFlag::O_PATH) {
+        match open(path.get(..end)?, OFlag::O_PATH) {
             Ok(_) => {}
             Err(Errno::ENOENT) => {
                 let directory = before.strip_suffix(b"/").unwrap_or(b".");
                 let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
-                let directory = resolver.open(root, directory, flags).ok()?;
+                let directory = open(directory, flags).ok()?;
                 let mut directory = Dir::from_fd(directory).ok()?;
                 let wanted = path.get_mut(start..end)?;
                 let found = first_alike(&mut directory, wanted, &mut budget)?;
@@ -65,6 +67,7 @@ fn first_alike(directory: &mut Dir, wanted: &[u8], budget: &mut usize) -> Option
 
 #[cfg(test)]
 mod tests {
+    use super::super::resolve::Resolver;
     use super::*;
     use std::fs;
     use std::os::fd::AsFd;
@@ -75,7 +78,10 @@ mod tests {
 
     fn found(resolver: Resolver, root: &impl AsFd, path: &str) -> Option<String> {
         let mut path = path.as_bytes().to_vec();
-        find(resolver, root.as_fd(), &mut path)?;
+        find(
+            |path, flags| resolver.open(root.as_fd(), path, flags),
+            &mut path,
+        )?;
         Some(String::from_utf8(path).unwrap())
     }
 

@@ -9,6 +9,7 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::rc::Rc;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -52,7 +53,14 @@ pub fn replace(path: &Path) -> Result<Upload, StorageError> {
         overwrite: true,
         ..Policy::default()
     };
-    Upload::begin(directory, name.as_bytes(), None, policy, publisher, 0)
+    Upload::begin(
+        directory,
+        name.as_bytes(),
+        None,
+        policy,
+        publisher,
+        Rc::default(),
+    )
 }
 
 impl StorageError {

@@ -1,56 +1,194 @@
-//! Names as clients write them, made into paths below the root.
+//! Names as clients write them, each made into the one spelling that everything
+//! behind it sees: map rules, per-client roots, the file system.
 //!
-//! Only the spelling is settled here, the same way for every client. Where a
-//! path leads, and that it stays below the root, is the resolver's business:
-//! `..` goes through untouched, because only the file system knows what lies
-//! above a symbolic link's target. Bytes throughout; touches no file.
+//! Only the spelling is settled here. Where a name leads, and that it stays below
+//! the root, is the resolver's business. Bytes throughout. Must not: touch a file.
+
+use std::fmt;
+use std::ops::Deref;
 
 use nix::errno::Errno;
 
-/// The longest path, in bytes: Linux's `PATH_MAX` less the final NUL.
-pub(super) const MAX_PATH: usize = 4095;
+use super::error::StorageError;
+use crate::wire::packet::Direction;
+
+/// The longest name, in bytes; no request is longer.
+pub const MAX_NAME: usize = 1024;
 
 /// How the names of our temporary files begin. No request may name one.
 pub(super) const TEMP_PREFIX: &str = ".tftpd-";
 
-/// Writes the path a request's name stands for into `space` and returns it:
-/// relative to the root, single slashes, neither empty nor `.` components.
-/// The root itself is `.`.
-///
-/// - `\` separates as `/` does (Windows bootmgr asks for `\Boot\BCD`). A file
-///   with a `\` in its own name can't be asked for.
-/// - A leading `/` means nothing (GRUB, PXELINUX).
-/// - An absolute name that begins with `root_path`, the server's own absolute
-///   path, is taken relative to it: scripts written for a server without a
-///   chroot, such as tftp-hpa without `-s`, send the whole path.
-///
-/// Errors: `ENAMETOOLONG` beyond [`MAX_PATH`].
-pub(super) fn normalise<'a>(
-    request: &[u8],
-    root_path: &[u8],
-    space: &'a mut [u8; MAX_PATH],
-) -> Result<&'a [u8], Errno> {
-    let mut rest = components(request);
-    if request.first().copied().is_some_and(is_separator) {
-        let mut below = rest.clone();
-        if components(root_path).all(|own| below.next() == Some(own)) {
-            rest = below;
+/// The name of a file below the root in its one spelling: relative, single
+/// slashes, no `.` or `..`, no garbage behind it, not a directory's.
+#[derive(Clone, Copy)]
+pub struct Name {
+    bytes: [u8; MAX_NAME],
+    len: usize,
+}
+
+impl Name {
+    /// Reads a name as a client, or a map rule, spells it. `root_paths` are the
+    /// root's own absolute paths.
+    ///
+    /// - `\` separates as `/` does (Windows bootmgr asks for `\Boot\BCD`). A file
+    ///   with a `\` in its own name can't be asked for.
+    /// - A leading `/` means nothing (GRUB, PXELINUX).
+    /// - `..` takes back the component before it, whatever that is on the disk;
+    ///   above the root it means nothing.
+    /// - An absolute name that begins with one of `root_paths` is taken relative
+    ///   to it: scripts written for a server without a chroot, such as tftp-hpa
+    ///   without `-s`, send the whole path.
+    /// - Some Lenovo and Jetway firmware leaves 0xFF bytes behind the name:
+    ///   control characters and bytes that occur in no UTF-8 text are dropped
+    ///   there.
+    /// - A name that ends in a slash, or in `.` or `..`, is a directory's.
+    ///
+    /// # Errors
+    /// 1 longer than [`MAX_NAME`]; 2 a directory, a name of our own, or, for a
+    /// write, one that no read could ask for: with control characters, or with
+    /// bytes at its end that reading would drop.
+    pub(super) fn read<'a>(
+        spelled: &[u8],
+        direction: Direction,
+        root_paths: impl IntoIterator<Item = &'a [u8]>,
+    ) -> Result<Self, StorageError> {
+        let text = without_garbage(spelled);
+        let is_odd = |byte: &u8| byte.is_ascii_control();
+        if direction == Direction::Write && (text != spelled || text.iter().any(is_odd)) {
+            return Err(StorageError::ODD_NAME);
         }
+        let last = text.rsplit(|&byte| is_separator(byte)).next();
+        if matches!(last, None | Some(b"" | b"." | b"..")) {
+            return Err(StorageError::IS_DIRECTORY);
+        }
+        let mut name = Self::default();
+        for component in text.split(|&byte| is_separator(byte)) {
+            match component {
+                b"" | b"." => {}
+                b".." => name.pop(),
+                component => name.push(component)?,
+            }
+        }
+        if text.first().copied().is_some_and(is_separator) {
+            let below = |own| below(&name, own);
+            if let Some(relative) = root_paths.into_iter().find_map(below) {
+                name = Self::from_spelled(relative)?;
+            }
+        }
+        // What is left of the root's own path is the root.
+        if name.is_empty() {
+            return Err(StorageError::IS_DIRECTORY);
+        }
+        if split_last(&name).1.starts_with(TEMP_PREFIX.as_bytes()) {
+            return Err(StorageError::RESERVED_NAME);
+        }
+        Ok(name)
     }
-    let mut len = 0;
-    for component in rest {
-        let start = if len == 0 { 0 } else { len + 1 };
+
+    /// A name that is spelled right already.
+    pub(super) fn from_spelled(spelled: &[u8]) -> Result<Self, Errno> {
+        let mut name = Self::default();
+        name.bytes
+            .get_mut(..spelled.len())
+            .ok_or(Errno::ENAMETOOLONG)?
+            .copy_from_slice(spelled);
+        name.len = spelled.len();
+        Ok(name)
+    }
+
+    /// This name, with the case of its letters as in `found` where they come from
+    /// it: `from` is what it became on the way to `found`, and differs from that
+    /// in the case of letters alone. What `from` begins or ends with came from here
+    /// if it is the same here.
+    #[must_use]
+    pub fn respelled(&self, from: &Self, found: &Self) -> Self {
+        let mut name = *self;
+        let pairs = || self.iter().zip(from.iter());
+        let start = pairs().take_while(|(own, from)| own == from).count();
+        let pairs = self.iter().rev().zip(from.iter().rev());
+        let end = pairs.take_while(|(own, from)| own == from).count();
+        let found: &[u8] = found;
+        for (own, found) in name.bytes.iter_mut().zip(found).take(start) {
+            *own = *found;
+        }
+        let own = name.bytes.get_mut(..name.len).unwrap_or_default();
+        for (own, found) in own.iter_mut().rev().zip(found.iter().rev()).take(end) {
+            *own = *found;
+        }
+        name
+    }
+
+    fn push(&mut self, component: &[u8]) -> Result<(), Errno> {
+        let start = if self.len == 0 { 0 } else { self.len + 1 };
         let end = start + component.len();
-        let place = space.get_mut(len..end).ok_or(Errno::ENAMETOOLONG)?;
-        let (slash, text) = place.split_at_mut(start - len);
+        let place = self
+            .bytes
+            .get_mut(self.len..end)
+            .ok_or(Errno::ENAMETOOLONG)?;
+        let (slash, text) = place.split_at_mut(start - self.len);
         slash.fill(b'/');
         text.copy_from_slice(component);
-        len = end;
+        self.len = end;
+        Ok(())
     }
-    if len == 0 {
-        return Ok(b".");
+
+    fn pop(&mut self) {
+        let slash = self.iter().rposition(|&byte| byte == b'/');
+        self.len = slash.unwrap_or(0);
     }
-    Ok(space.get(..len).unwrap_or_default())
+}
+
+impl Default for Name {
+    fn default() -> Self {
+        Self {
+            bytes: [0; MAX_NAME],
+            len: 0,
+        }
+    }
+}
+
+impl Deref for Name {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
+    }
+}
+
+impl PartialEq for Name {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for Name {}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\"", self.escape_ascii())
+    }
+}
+
+/// What follows `own`, a path's components, in `path`.
+pub(super) fn below<'a>(path: &'a [u8], own: &[u8]) -> Option<&'a [u8]> {
+    let mut rest = path;
+    for component in components(own) {
+        let (first, after) = split_first(rest);
+        if first != component {
+            return None;
+        }
+        rest = after;
+    }
+    let slashes = rest.iter().take_while(|&&byte| byte == b'/').count();
+    rest.get(slashes..)
+}
+
+/// The first component, empty if there is none, and what follows it.
+pub(super) fn split_first(path: &[u8]) -> (&[u8], &[u8]) {
+    let start = path.iter().take_while(|&&byte| byte == b'/').count();
+    let path = path.get(start..).unwrap_or_default();
+    let end = path.iter().take_while(|&&byte| byte != b'/').count();
+    path.split_at(end)
 }
 
 /// A path's directory and its last component; the directory of a lone name is
@@ -65,24 +203,16 @@ pub(super) fn split_last(path: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-/// The name without what can't be text at its end: control characters and bytes
-/// that occur in no UTF-8 text. Some Lenovo and Jetway firmware leaves 0xFF
-/// bytes there.
-pub(super) fn without_garbage(request: &[u8]) -> &[u8] {
+/// The name without what can't be text at its end.
+fn without_garbage(name: &[u8]) -> &[u8] {
     let is_garbage = |&byte: &u8| matches!(byte, 0..0x20 | 0x7f | 0xc0 | 0xc1 | 0xf5..);
-    let end = request.iter().rposition(|byte| !is_garbage(byte));
-    request
-        .get(..end.map_or(0, |last| last + 1))
+    let end = name.iter().rposition(|byte| !is_garbage(byte));
+    name.get(..end.map_or(0, |last| last + 1))
         .unwrap_or_default()
 }
 
-/// Whether a path's last component is one of our temporary files.
-pub(super) fn is_temporary(path: &[u8]) -> bool {
-    split_last(path).1.starts_with(TEMP_PREFIX.as_bytes())
-}
-
-fn components(path: &[u8]) -> impl Iterator<Item = &[u8]> + Clone {
-    path.split(|&byte| is_separator(byte))
+fn components(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    path.split(|&byte| byte == b'/')
         .filter(|component| !component.is_empty() && *component != b".")
 }
 
@@ -94,117 +224,176 @@ const fn is_separator(byte: u8) -> bool {
 mod tests {
     use super::*;
 
-    fn normalised(request: &[u8], root_path: &[u8]) -> Result<Vec<u8>, Errno> {
-        normalise(request, root_path, &mut [0; MAX_PATH]).map(<[u8]>::to_vec)
+    const ROOT: &[u8] = b"/srv/tftp";
+
+    fn read(spelled: &[u8]) -> Result<Vec<u8>, StorageError> {
+        let name = Name::read(spelled, Direction::Read, [&b"/elsewhere"[..], ROOT]);
+        name.map(|name| name.to_vec())
     }
 
     #[test]
-    fn spellings_of_one_name_become_one_path() {
+    fn spellings_of_one_name_become_one_name() {
         let cases: &[(&[u8], &[u8])] = &[
             (b"a", b"a"),
             (b"a/b", b"a/b"),
             (b"/a/b", b"a/b"),
-            (b"//a///b//", b"a/b"),
-            (b"./a/./b/.", b"a/b"),
+            (b"//a///b", b"a/b"),
+            (b"./a/./b", b"a/b"),
             (b"\\Boot\\BCD", b"Boot/BCD"),
             (b"a\\/b", b"a/b"),
-            (b"", b"."),
-            (b"/", b"."),
-            (b"./.", b"."),
-            (b"..", b".."),
-            (b"../a", b"../a"),
-            (b"a/../b", b"a/../b"),
+            (b"../a", b"a"),
+            (b"a/../b", b"b"),
+            (b"a/b/../../c", b"c"),
+            (b"a/../../../b", b"b"),
             (b"...", b"..."),
             (b".hidden", b".hidden"),
+            (b"a\xff", b"a"),
+            (b"a\xff\xff\x01", b"a"),
+            (b"a\xffb", b"a\xffb"),
             (b"\xff\xfe/\xe4", b"\xff\xfe/\xe4"),
+            // Text in UTF-8 is text.
+            ("caf\u{e9}".as_bytes(), "caf\u{e9}".as_bytes()),
             (b"/srv/tftp/a", b"a"),
+            (b"/elsewhere/a", b"a"),
             (b"//srv/./tftp//a/b", b"a/b"),
+            (b"/x/../srv/tftp/a", b"a"),
             (b"\\srv\\tftp\\a", b"a"),
-            (b"/srv/tftp", b"."),
+            (b"/srv/tftp/../a", b"srv/a"),
             (b"/srv/tftp/srv/tftp/a", b"srv/tftp/a"),
             (b"srv/tftp/a", b"srv/tftp/a"),
             (b"/srv/tftpboot/a", b"srv/tftpboot/a"),
             (b"/srv/tft", b"srv/tft"),
             (b"/srv", b"srv"),
         ];
-        for (request, path) in cases {
+        for (spelled, name) in cases {
             assert_eq!(
-                normalised(request, b"/srv/tftp").as_deref(),
-                Ok(*path),
+                read(spelled).as_deref(),
+                Ok(*name),
                 "{}",
-                request.escape_ascii()
+                spelled.escape_ascii()
             );
         }
     }
 
     #[test]
-    fn the_root_directory_has_no_prefix_to_strip() {
-        assert_eq!(normalised(b"/etc/x", b"/").as_deref(), Ok(&b"etc/x"[..]));
+    fn a_trailing_slash_is_a_directory() {
+        for spelled in [
+            &b""[..],
+            b"/",
+            b".",
+            b"..",
+            b"./.",
+            b"a/",
+            b"a//",
+            b"a\\",
+            b"a/.",
+            b"a\\.",
+            b"a/..",
+            b"a/\xff",
+            b"a/.\x01",
+            b"\xff\xff",
+            ROOT,
+        ] {
+            for direction in [Direction::Read, Direction::Write] {
+                let name = Name::read(spelled, direction, [ROOT]);
+                let refused = name.unwrap_err();
+                let is_odd = direction == Direction::Write && refused == StorageError::ODD_NAME;
+                assert!(
+                    refused == StorageError::IS_DIRECTORY || is_odd,
+                    "{}",
+                    spelled.escape_ascii()
+                );
+            }
+        }
     }
 
     #[test]
-    fn paths_end_at_path_max() {
-        let longest = b"a/".repeat(MAX_PATH / 2 + 1);
-        let fits = &longest[..MAX_PATH];
-        assert_eq!(normalised(fits, b"/").as_deref(), Ok(fits));
+    fn new_names_are_ones_that_can_be_read_again() {
+        for spelled in [
+            &b"pxelinux.0\xff"[..],
+            b"pxelinux.0\x01",
+            b"a\x1b[31mb",
+            b"a\x7fb",
+            b"sub\n/a",
+            b"a/\xff",
+        ] {
+            assert_eq!(
+                Name::read(spelled, Direction::Write, [ROOT]),
+                Err(StorageError::ODD_NAME),
+                "{}",
+                spelled.escape_ascii()
+            );
+        }
+        let fine = Name::read(b"a\xffb", Direction::Write, [ROOT]);
+        assert_eq!(fine.as_deref(), Ok(&b"a\xffb"[..]));
+    }
+
+    #[test]
+    fn the_root_directory_has_no_prefix_to_strip() {
+        let name = Name::read(b"/etc/x", Direction::Read, [&b"/"[..]]);
+        assert_eq!(name.as_deref(), Ok(&b"etc/x"[..]));
+    }
+
+    #[test]
+    fn names_have_an_end() {
+        let longest = [b'a'; MAX_NAME];
+        assert_eq!(read(&longest).as_deref(), Ok(&longest[..]));
+        let too_long = Err(Errno::ENAMETOOLONG.into());
+        assert_eq!(read(&[b'a'; MAX_NAME + 1]), too_long);
+        assert_eq!(read(&[&longest[..], b"/b"].concat()), too_long);
+        let slashes = [b'/'; 2 * MAX_NAME];
         assert_eq!(
-            normalised(&[fits, b"/b"].concat(), b"/"),
-            Err(Errno::ENAMETOOLONG)
+            read(&[&slashes[..], b"a"].concat()).as_deref(),
+            Ok(&b"a"[..])
         );
-        assert_eq!(
-            normalised(&[b'a'; MAX_PATH + 1], b"/"),
-            Err(Errno::ENAMETOOLONG)
-        );
-        assert_eq!(
-            normalised(&[b'/'; 2 * MAX_PATH], b"/").as_deref(),
-            Ok(&b"."[..])
-        );
+    }
+
+    #[test]
+    fn case_is_carried_over_to_what_was_asked_for() {
+        let name = |text: &str| Name::from_spelled(text.as_bytes()).unwrap();
+        for (asked, mapped, found, respelled) in [
+            ("site.KEY", "site.KEY", "site.key", "site.key"),
+            ("get/A.KEY", "pub/A.KEY", "pub/a.key", "get/a.key"),
+            ("A/x.old", "A/x.new", "a/x.new", "a/x.old"),
+            // Made by the rules: nothing of it was asked for.
+            ("FOO", "bar", "Bar", "FOO"),
+            ("aa", "aaa", "AAA", "AA"),
+        ] {
+            let respelt = name(asked).respelled(&name(mapped), &name(found));
+            assert_eq!(respelt, name(respelled), "{asked}");
+        }
     }
 
     #[test]
     fn the_last_component_is_split_off() {
-        let cases: &[(&[u8], &[u8], &[u8])] = &[
-            (b"a", b".", b"a"),
-            (b"a/b", b"a", b"b"),
-            (b"a/b/..", b"a/b", b".."),
-            (b".", b".", b"."),
-        ];
+        let cases: &[(&[u8], &[u8], &[u8])] = &[(b"a", b".", b"a"), (b"a/b/c", b"a/b", b"c")];
         for &(path, directory, last) in cases {
             assert_eq!(split_last(path), (directory, last));
         }
     }
 
     #[test]
-    fn garbage_is_cut_at_the_end_only() {
-        let cases: &[(&[u8], &[u8])] = &[
-            (b"pxelinux.0\xff", b"pxelinux.0"),
-            (b"pxelinux.0\xff\xff\x01", b"pxelinux.0"),
-            (b"a\xffb", b"a\xffb"),
-            (b"plain", b"plain"),
-            // Text in UTF-8 is text.
-            ("caf\u{e9}".as_bytes(), "caf\u{e9}".as_bytes()),
-            (b"\xff\xff", b""),
-        ];
-        for (request, kept) in cases {
-            assert_eq!(
-                without_garbage(request),
-                *kept,
-                "{}",
-                request.escape_ascii()
-            );
-        }
-    }
-
-    #[test]
-    fn temporary_files_are_known_by_their_last_component() {
-        for (path, temporary) in [
+    fn temporary_files_are_nobodys_to_name() {
+        for (spelled, reserved) in [
             (&b".tftpd-1-0"[..], true),
             (b"a/.tftpd-", true),
+            (b"a/../.tftpd-", true),
             (b".tftpd-1/a", false),
             (b"a.tftpd-1", false),
             (b".tftpd", false),
         ] {
-            assert_eq!(is_temporary(path), temporary, "{}", path.escape_ascii());
+            let refused = read(spelled) == Err(StorageError::RESERVED_NAME);
+            assert_eq!(refused, reserved, "{}", spelled.escape_ascii());
+        }
+    }
+
+    proptest::proptest! {
+        /// Read again, a name stays what it is: there is one spelling.
+        #[test]
+        fn there_is_one_spelling(spelled in "[a./\\\\\u{1}\u{fffd}]{0,12}") {
+            if let Ok(name) = read(spelled.as_bytes()) {
+                proptest::prop_assert_eq!(read(&name), Ok(name));
+            }
         }
     }
 }

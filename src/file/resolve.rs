@@ -8,14 +8,15 @@
 //! from a descriptor that was reached from the root.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
 
 use nix::Result;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
 
-use super::name::MAX_PATH;
+use super::name::{below, split_first};
 
 /// How paths are resolved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,9 +46,21 @@ impl Resolver {
         let flags = flags | OFlag::O_CLOEXEC;
         match self {
             Self::Openat2 => openat2_in_root(root, path, flags),
-            Self::Walk => walk(root, path, flags),
+            Self::Walk => walk(root, path, flags, &[]),
         }
     }
+}
+
+/// The walk, on which an absolute link that begins with one of `own_paths`, the
+/// root's, leads to the root: people link to `/srv/tftp/x` from inside
+/// `/srv/tftp`. It stays below the root as any other link does.
+pub(super) fn walk_own_links(
+    root: BorrowedFd<'_>,
+    path: &[u8],
+    flags: OFlag,
+    own_paths: &[PathBuf],
+) -> Result<OwnedFd> {
+    walk(root, path, flags | OFlag::O_CLOEXEC, own_paths)
 }
 
 /// What kind of file a `stat` is about.
@@ -70,7 +83,7 @@ fn openat2_in_root(root: BorrowedFd<'_>, path: &[u8], flags: OFlag) -> Result<Ow
     result
 }
 
-fn walk(root: BorrowedFd<'_>, path: &[u8], flags: OFlag) -> Result<OwnedFd> {
+fn walk(root: BorrowedFd<'_>, path: &[u8], flags: OFlag, own_paths: &[PathBuf]) -> Result<OwnedFd> {
     // The directories gone through: `..` leads back to the one we came from,
     // wherever it or its child has been moved meanwhile.
     let mut entered: Vec<OwnedFd> = Vec::new();
@@ -102,7 +115,12 @@ fn walk(root: BorrowedFd<'_>, path: &[u8], flags: OFlag) -> Result<OwnedFd> {
                         if target.first() == Some(&b'/') {
                             entered.clear();
                         }
-                        path = [&target, &b"/"[..], after].concat();
+                        let below_own = |own: &PathBuf| below(&target, own.as_os_str().as_bytes());
+                        let target = match own_paths.iter().find_map(below_own) {
+                            Some(below) if target.first() == Some(&b'/') => below,
+                            _ => &target,
+                        };
+                        path = [target, &b"/"[..], after].concat();
                         walked = 0;
                         continue;
                     }
@@ -123,14 +141,6 @@ fn walk(root: BorrowedFd<'_>, path: &[u8], flags: OFlag) -> Result<OwnedFd> {
     }
 }
 
-/// The first component, empty if there is none, and what follows it.
-fn split_first(path: &[u8]) -> (&[u8], &[u8]) {
-    let start = path.iter().take_while(|&&byte| byte == b'/').count();
-    let path = path.get(start..).unwrap_or_default();
-    let end = path.iter().take_while(|&&byte| byte != b'/').count();
-    path.split_at(end)
-}
-
 /// Reaches a file without opening it: no permission on it needed, no effect on
 /// a device or a FIFO.
 const LOOK: OFlag = OFlag::O_PATH.union(OFlag::O_CLOEXEC);
@@ -138,6 +148,9 @@ const LOOK: OFlag = OFlag::O_PATH.union(OFlag::O_CLOEXEC);
 /// How often `openat2` is asked again when it lost a race; the kernel gives up
 /// rather than be fooled, and an attacker renaming in a loop must not keep us.
 const OPENAT2_ATTEMPTS: usize = 16;
+
+/// The longest path, in bytes: Linux's `PATH_MAX` less the final NUL.
+const MAX_PATH: usize = 4095;
 
 /// Symbolic links followed in one path, the kernel's own limit.
 const MAX_LINKS: usize = 40;

@@ -1,168 +1,133 @@
 //! A file being written: seen by nobody before it is whole.
 //!
-//! The data goes to a file without a name in the target's directory; the name is
-//! given at the end, in one step. Dropped before that, the file is gone, and so
-//! it is after a crash or kill -9: the kernel frees what has no name.
-//!
-//! Where a file without a name can't be had (NFS, FAT, some FUSE) or can't be
-//! named (neither `/proc` nor the right to link a descriptor), it is written
-//! under a temporary name. Requests can't name that; abort removes it. Only
-//! kill -9 can leave it behind (or, everywhere, strike between the two steps of
-//! replacing a file), and the next upload to come upon it removes it: temporary
-//! files are locked while their server lives.
+//! The request alone makes nothing: directory, name and rights are looked at. With
+//! the first block the data goes to a file without a name in the target's
+//! directory; the name is given at the end, in one step (`publish`). Dropped before
+//! that, the file is gone, and so it is after a crash or kill -9: the kernel frees
+//! what has no name. Must not: show a name before the data is where it belongs.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
 
-use log::{debug, warn};
+use log::warn;
 use nix::errno::Errno;
-use nix::fcntl::{
-    AT_FDCWD, AtFlags, FallocateFlags, FcntlArg, OFlag, fallocate, fcntl, openat, renameat,
-};
-use nix::libc;
+use nix::fcntl::{AtFlags, renameat};
+use nix::libc::dev_t;
 use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat};
-use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
-use nix::sys::statvfs::fstatvfs;
+use nix::sys::statfs::{FUSE_SUPER_MAGIC, NFS_SUPER_MAGIC, fstatfs};
 use nix::sys::uio::pwrite;
 use nix::unistd::{
-    AccessFlags, Gid, Uid, UnlinkatFlags, faccessat, fchown, ftruncate, linkat, unlinkat,
+    AccessFlags, Gid, Uid, UnlinkatFlags, close, dup, faccessat, fchown, fsync, ftruncate, linkat,
+    unlinkat,
 };
 
 use super::error::StorageError;
-use super::name::TEMP_PREFIX;
+use super::publish::{self, Publisher};
 use super::resolve::kind;
+use super::space::{Reserve, Uploads};
 use super::{Policy, file_offset};
 
-/// How a finished upload gets its name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Publisher {
-    /// An unnamed file, linked by its descriptor (`AT_EMPTY_PATH`: needs
-    /// `CAP_DAC_READ_SEARCH`, or Linux 6.10).
-    LinkDescriptor,
-    /// An unnamed file, linked through `/proc/self/fd`.
-    LinkProc,
-    /// A temporary name in the same directory, linked or renamed. The others
-    /// fall back to it where a file system has no unnamed files.
-    Named,
-}
-
-impl Publisher {
-    /// The first that works here. Writes nothing: linking over `.` fails in any
-    /// case, with `EEXIST` once the kernel has accepted what is to be linked.
-    pub(super) fn probe(root: BorrowedFd<'_>) -> Self {
-        let works = |it: &Self| it.link(root, root, b".") == Err(Errno::EEXIST);
-        [Self::LinkDescriptor, Self::LinkProc]
-            .into_iter()
-            .find(works)
-            .unwrap_or(Self::Named)
-    }
-
-    /// Gives an unnamed file its name.
-    fn link(self, file: BorrowedFd<'_>, directory: BorrowedFd<'_>, name: &[u8]) -> nix::Result<()> {
-        match self {
-            Self::LinkDescriptor => linkat(file, "", directory, name, AtFlags::AT_EMPTY_PATH),
-            Self::LinkProc => {
-                let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-                let follow = AtFlags::AT_SYMLINK_FOLLOW;
-                linkat(AT_FDCWD, path.as_str(), directory, name, follow)
-            }
-            Self::Named => Err(Errno::EINVAL),
-        }
-    }
-}
-
 /// A file on its way in. Dropped, it is gone; [`Upload::commit`] puts it in
-/// place. Holds two descriptors: the file's and its directory's.
+/// place. Holds two descriptors: its directory's and, once data has come, its own.
 #[derive(Debug)]
 pub struct Upload {
-    file: OwnedFd,
     directory: OwnedFd,
+    device: dev_t,
     name: Box<[u8]>,
-    /// The temporary name to remove, if there is one.
-    temporary: Option<String>,
+    made: Option<Made>,
+    /// Keeps a descriptor free for the file until it is made: an upload that was
+    /// let in is not to fail because others took the last one.
+    spare: Option<OwnedFd>,
+    /// What the name stood for when the upload began.
+    replaced: Option<Replaced>,
+    policy: Policy,
     publisher: Publisher,
-    serial: u64,
-    overwrite: bool,
-    limit: u64,
     /// Bytes that the client said would come.
     announced: u64,
-    /// Bytes set aside for them, once the first came: whoever only asks gets
-    /// no disk.
-    reserved: Option<u64>,
+    /// Of these, what has no place on the disk yet; none before the first block.
+    expected: u64,
     length: u64,
+    uploads: Rc<Uploads>,
+}
+
+/// The file that the data goes to.
+#[derive(Debug)]
+struct Made {
+    file: OwnedFd,
+    /// The temporary name to remove, if there is one.
+    temporary: Option<String>,
+    serial: u64,
+    reserve: Reserve,
+}
+
+/// What a new file takes over from the one in whose place it comes.
+#[derive(Debug, Clone, Copy)]
+struct Replaced {
+    permissions: u32,
+    owner: Uid,
+    group: Gid,
 }
 
 impl Upload {
-    /// Starts an upload that is to become `name` in `directory`. `serial` tells
-    /// the temporary files of this server apart.
+    /// Starts an upload that is to become `name` in `directory`; makes nothing
+    /// yet.
     pub(super) fn begin(
         directory: OwnedFd,
         name: &[u8],
         announced: Option<u64>,
         policy: Policy,
         publisher: Publisher,
-        serial: u64,
+        uploads: Rc<Uploads>,
     ) -> Result<Self, StorageError> {
-        let limit = policy.max_upload.unwrap_or(u64::MAX);
-        if announced.is_some_and(|size| size > limit) {
+        let announced = announced.unwrap_or(0);
+        if policy.max_upload.is_some_and(|limit| announced > limit) {
             return Err(StorageError::OVER_LIMIT);
         }
         let replaced = existing(directory.as_fd(), name, policy.overwrite)?;
-        let permissions = match (replaced, policy.umask) {
-            (Some(stat), _) => Some(stat.st_mode & 0o777),
-            (None, Some(umask)) => Some(0o666 & !umask),
-            (None, None) => None,
-        };
-        let mode = Mode::from_bits_truncate(permissions.unwrap_or(0o666));
-        let (file, temporary) = open_new(directory.as_fd(), publisher, serial, mode)?;
-        let upload = Self {
-            file,
+        let to_write = AccessFlags::W_OK | AccessFlags::X_OK;
+        faccessat(&directory, ".", to_write, AtFlags::AT_EACCESS)?;
+        let device = fstat(&directory)?.st_dev;
+        uploads.ensure_space(&directory, device, announced)?;
+        Ok(Self {
+            spare: Some(dup(&directory)?),
             directory,
+            device,
             name: name.into(),
-            temporary,
+            made: None,
+            replaced,
+            policy,
             publisher,
-            serial,
-            overwrite: policy.overwrite,
-            limit,
-            announced: announced.unwrap_or(0),
-            reserved: None,
+            announced,
+            expected: 0,
             length: 0,
-        };
-        if let Some(stat) = replaced {
-            // As if it had been written in place; only root may give it away.
-            let (owner, group) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
-            let _ = fchown(&upload.file, Some(owner), Some(group));
-        }
-        if permissions.is_some() {
-            // Created with these bits, less the process's umask. Where that
-            // can't be undone (FAT has no bits), the file is only the stricter.
-            let _ = fchmod(&upload.file, mode);
-        }
-        ensure_space(&upload.file, upload.announced)?;
-        Ok(upload)
+            uploads,
+        })
     }
 
-    /// Writes `data` at `offset` (bytes).
+    /// Writes `data` at `offset` (bytes). The first call makes the file.
     ///
     /// # Errors
     /// 3 beyond the limit or the disk's end.
     pub fn write_at(&mut self, offset: u64, data: &[u8]) -> Result<(), StorageError> {
         let end = offset.saturating_add(data.len() as u64);
-        if end > self.limit {
+        if self.policy.max_upload.is_some_and(|limit| end > limit) {
             return Err(StorageError::OVER_LIMIT);
         }
-        if self.reserved.is_none() {
-            self.reserved = Some(reserve(&self.file, self.announced)?);
-        }
+        file_offset(end, 0)?;
+        let made = self.make()?;
+        made.reserve.extend(&made.file, end)?;
         let mut done = 0;
         while done < data.len() {
-            match pwrite(&self.file, &data[done..], file_offset(offset, done)?) {
+            match pwrite(&made.file, &data[done..], file_offset(offset, done)?) {
                 Ok(0) => return Err(StorageError::NO_SPACE),
                 Ok(written) => done += written,
                 Err(Errno::EINTR) => {}
                 Err(errno) => return Err(errno.into()),
             }
         }
+        let placed = made.reserve.bytes();
         self.length = self.length.max(end);
+        self.expect(self.announced.saturating_sub(placed.max(self.length)));
         Ok(())
     }
 
@@ -172,33 +137,91 @@ impl Upload {
     /// 6 if the name was taken meanwhile and overwriting isn't allowed;
     /// what else the file system says. The upload is gone then.
     pub fn commit(mut self) -> Result<u64, StorageError> {
-        if self.reserved.is_some_and(|reserved| reserved > self.length) {
+        let length = self.length;
+        let made = self.make()?;
+        if made.reserve.bytes() > length {
             // Gives back the blocks reserved beyond the end.
-            ftruncate(&self.file, file_offset(self.length, 0)?)?;
+            ftruncate(&made.file, file_offset(length, 0)?)?;
         }
+        settle(&made.file)?;
         self.publish()?;
-        Ok(self.length)
+        Ok(length)
+    }
+
+    /// The file, made now if it isn't yet.
+    fn make(&mut self) -> Result<&mut Made, StorageError> {
+        if self.made.is_none() {
+            self.spare = None;
+            let made = self.make_file()?;
+            self.made = Some(made);
+            self.expect(self.announced);
+        }
+        // Just made, if it wasn't.
+        self.made.as_mut().ok_or(StorageError::NO_SPACE)
+    }
+
+    fn make_file(&self) -> Result<Made, StorageError> {
+        // Others may have begun meanwhile.
+        self.uploads
+            .ensure_space(&self.directory, self.device, self.announced)?;
+        let directory = fstat(&self.directory)?;
+        if directory.st_nlink == 0 {
+            return Err(StorageError::of_directory(Errno::ENOENT));
+        }
+        if self.uploads.is_unswept(&directory) {
+            publish::sweep(self.directory.as_fd());
+        }
+        let permissions = match (self.replaced, self.policy.umask) {
+            (Some(replaced), _) => Some(replaced.permissions),
+            (None, Some(umask)) => Some(0o666 & !umask),
+            (None, None) => None,
+        };
+        let mode = Mode::from_bits_truncate(permissions.unwrap_or(0o666));
+        let serial = self.uploads.next_serial();
+        let directory = self.directory.as_fd();
+        let (file, temporary) = publish::open_new(directory, self.publisher, serial, mode)?;
+        if let Some(Replaced { owner, group, .. }) = self.replaced {
+            // As if it had been written in place; only root may give it away.
+            let _ = fchown(&file, Some(owner), Some(group));
+        }
+        if permissions.is_some() {
+            // Created with these bits, less the process's umask. Where that
+            // can't be undone (FAT has no bits), the file is only the stricter.
+            let _ = fchmod(&file, mode);
+        }
+        Ok(Made {
+            reserve: Reserve::new(&file, self.announced),
+            file,
+            temporary,
+            serial,
+        })
+    }
+
+    fn expect(&mut self, bytes: u64) {
+        self.uploads.expect(self.device, self.expected, bytes);
+        self.expected = bytes;
     }
 
     fn publish(&mut self) -> nix::Result<()> {
-        let (file, directory) = (self.file.as_fd(), self.directory.as_fd());
-        let temporary = if let Some(temporary) = &self.temporary {
+        let directory = self.directory.as_fd();
+        let Some(made) = &mut self.made else {
+            return Ok(());
+        };
+        let file = made.file.as_fd();
+        let temporary = if let Some(temporary) = &made.temporary {
             temporary
         } else {
             match self.publisher.link(file, directory, &self.name) {
-                Err(Errno::EEXIST) if self.overwrite => {}
+                Err(Errno::EEXIST) if self.policy.overwrite => {}
                 done => return done,
             }
             // No call replaces a name by an unnamed file.
-            let (temporary, ()) = with_temporary_name(directory, self.serial, |temporary| {
-                let _ = lock(file);
-                self.publisher.link(file, directory, temporary.as_bytes())
-            })?;
-            self.temporary.insert(temporary)
+            let temporary = publish::link_temporary(file, directory, self.publisher, made.serial)?;
+            made.temporary.insert(temporary)
         };
-        if self.overwrite {
+        if self.policy.overwrite {
             renameat(directory, temporary.as_str(), directory, &*self.name)?;
-            self.temporary = None;
+            made.temporary = None;
             return Ok(());
         }
         let no_flags = AtFlags::empty();
@@ -210,9 +233,9 @@ impl Upload {
             no_flags,
         ) {
             // A file system without hard links, such as FAT.
-            Err(Errno::EPERM | Errno::EOPNOTSUPP) => {
-                rename_new(directory, temporary, &self.name)?;
-                self.temporary = None;
+            Err(Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOSYS) => {
+                publish::rename_new(directory, temporary, &self.name)?;
+                made.temporary = None;
                 Ok(())
             }
             // Linked or not, the temporary name goes when `self` does.
@@ -223,7 +246,8 @@ impl Upload {
 
 impl Drop for Upload {
     fn drop(&mut self) {
-        let Some(temporary) = &self.temporary else {
+        self.expect(0);
+        let Some(temporary) = self.made.as_ref().and_then(|made| made.temporary.as_ref()) else {
             return;
         };
         if let Err(errno) = unlinkat(
@@ -236,13 +260,32 @@ impl Drop for Upload {
     }
 }
 
+/// Has the file system say what it only says when a file is closed (NFS, FUSE,
+/// quotas), before anyone is told that the file is there.
+fn settle(file: &OwnedFd) -> nix::Result<()> {
+    let magic = fstatfs(file).map(|it| it.filesystem_type());
+    if matches!(magic, Ok(FUSE_SUPER_MAGIC | NFS_SUPER_MAGIC)) {
+        match fsync(file) {
+            // It can't be asked.
+            Ok(()) | Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    // Each close says it, and this one leaves us the file. Without a descriptor to
+    // spare, the above has to do.
+    match dup(file).and_then(close) {
+        Err(Errno::EINTR | Errno::EMFILE | Errno::ENFILE) => Ok(()),
+        done => done,
+    }
+}
+
 /// What is there to be replaced, `None` if nothing is.
 fn existing(
     directory: BorrowedFd<'_>,
     name: &[u8],
     overwrite: bool,
-) -> Result<Option<FileStat>, StorageError> {
-    let stat = match fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+) -> Result<Option<Replaced>, StorageError> {
+    let stat: FileStat = match fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
         Err(Errno::ENOENT) => return Ok(None),
         Err(errno) => return Err(errno.into()),
         Ok(_) if !overwrite => return Err(StorageError::EXISTS),
@@ -253,172 +296,23 @@ fn existing(
             // Replacing asks for rights on the directory only; a file its owner
             // made read-only is to stay, as if it were written in place.
             faccessat(directory, name, AccessFlags::W_OK, AtFlags::AT_EACCESS)?;
-            Ok(Some(stat))
+            Ok(Some(Replaced {
+                permissions: stat.st_mode & 0o777,
+                owner: Uid::from_raw(stat.st_uid),
+                group: Gid::from_raw(stat.st_gid),
+            }))
         }
         SFlag::S_IFDIR => Err(StorageError::IS_DIRECTORY),
         _ => Err(StorageError::NOT_REGULAR),
     }
 }
 
-/// A new file in `directory`, without a name if possible, and its temporary
-/// name if not.
-fn open_new(
-    directory: BorrowedFd<'_>,
-    publisher: Publisher,
-    serial: u64,
-    mode: Mode,
-) -> nix::Result<(OwnedFd, Option<String>)> {
-    let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC | OFlag::O_LARGEFILE;
-    if publisher != Publisher::Named {
-        match openat(directory, ".", flags | OFlag::O_TMPFILE, mode) {
-            Err(Errno::EOPNOTSUPP | Errno::EISDIR | Errno::EINVAL) => {
-                debug!("no unnamed files in this directory: using a temporary name");
-            }
-            opened => return Ok((opened?, None)),
-        }
-    }
-    let flags = flags | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
-    let (temporary, file) = with_temporary_name(directory, serial, |temporary| {
-        let file = openat(directory, temporary, flags, mode)?;
-        // Someone who took it for left behind may have been faster.
-        let taken = lock(&file) == Err(Errno::EAGAIN) || fstat(&file)?.st_nlink == 0;
-        if taken { Err(Errno::EEXIST) } else { Ok(file) }
-    })?;
-    Ok((file, Some(temporary)))
-}
-
-/// Calls `make` with temporary names until one is free, and removes those left
-/// behind on the way.
-fn with_temporary_name<T>(
-    directory: BorrowedFd<'_>,
-    serial: u64,
-    make: impl Fn(&str) -> nix::Result<T>,
-) -> nix::Result<(String, T)> {
-    for attempt in 0..TEMPORARY_NAMES {
-        let name = format!("{TEMP_PREFIX}{serial}-{attempt}");
-        match make(&name) {
-            Err(Errno::EEXIST) => remove_left_behind(directory, &name),
-            result => return result.map(|it| (name, it)),
-        }
-    }
-    // Not EEXIST, which would tell the client that its file exists.
-    Err(Errno::EBUSY)
-}
-
-/// Removes a temporary file whose server is gone: one that isn't locked.
-///
-/// While the lock is held nobody else removes or renames that name, so what is
-/// removed is what was locked.
-fn remove_left_behind(directory: BorrowedFd<'_>, name: &str) {
-    let flags = OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-    let remove = || -> nix::Result<()> {
-        let file = openat(directory, name, flags, Mode::empty())?;
-        lock(&file)?;
-        let (locked, named) = (
-            fstat(&file)?,
-            fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW)?,
-        );
-        if (locked.st_dev, locked.st_ino) == (named.st_dev, named.st_ino) {
-            unlinkat(directory, name, UnlinkatFlags::NoRemoveDir)?;
-        }
-        Ok(())
-    };
-    if let Err(errno) = remove() {
-        debug!("temporary file {name} is in use: {errno}");
-    }
-}
-
-/// Locks a file for as long as it is open: `EAGAIN` if someone else has.
-fn lock(file: impl AsFd) -> nix::Result<()> {
-    let whole = libc::flock {
-        l_type: libc::F_WRLCK as libc::c_short,
-        l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
-    };
-    fcntl(file, FcntlArg::F_OFD_SETLK(&whole)).map(drop)
-}
-
-/// Renames, but never onto an existing name.
-#[cfg(target_env = "gnu")]
-fn rename_new(directory: BorrowedFd<'_>, from: &str, to: &[u8]) -> nix::Result<()> {
-    use nix::fcntl::{RenameFlags, renameat2};
-
-    renameat2(
-        directory,
-        from,
-        directory,
-        to,
-        RenameFlags::RENAME_NOREPLACE,
-    )
-}
-
-/// Renames, but not onto an existing name: short of a call that does both, only
-/// another process could take the name in between.
-#[cfg(not(target_env = "gnu"))]
-fn rename_new(directory: BorrowedFd<'_>, from: &str, to: &[u8]) -> nix::Result<()> {
-    match fstatat(directory, to, AtFlags::AT_SYMLINK_NOFOLLOW) {
-        Err(Errno::ENOENT) => renameat(directory, from, directory, to),
-        Ok(_) => Err(Errno::EEXIST),
-        Err(errno) => Err(errno),
-    }
-}
-
-/// Makes sure that there is room for `announced` bytes now.
-fn ensure_space(file: &OwnedFd, announced: u64) -> Result<(), StorageError> {
-    if announced == 0 {
-        return Ok(());
-    }
-    // Some FUSE file systems, and tmpfs without a limit, tell no figures.
-    if let Ok(space) = fstatvfs(file)
-        && space.blocks() > 0
-    {
-        #[allow(clippy::unnecessary_cast)] // Narrower on 32-bit systems.
-        let (blocks, block_size) = (
-            space.blocks_available() as u64,
-            space.fragment_size() as u64,
-        );
-        let free = blocks.saturating_mul(block_size);
-        if announced > free {
-            return Err(StorageError::NO_SPACE);
-        }
-    }
-    Ok(())
-}
-
-/// Sets room for `announced` bytes aside, and returns for how many.
-fn reserve(file: &OwnedFd, announced: u64) -> Result<u64, StorageError> {
-    if announced == 0 {
-        return Ok(0);
-    }
-    // There it means to fill memory, 0.3 s a GiB.
-    if fstatfs(file).is_ok_and(|it| it.filesystem_type() == TMPFS_MAGIC) {
-        return Ok(0);
-    }
-    let bytes = announced.min(MAX_RESERVED);
-    let flags = FallocateFlags::FALLOC_FL_KEEP_SIZE;
-    match fallocate(file, flags, 0, file_offset(bytes, 0)?) {
-        Ok(()) => Ok(bytes),
-        Err(errno @ (Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG)) => Err(errno.into()),
-        // The file system can't (`EOPNOTSUPP`): the check above has to do.
-        Err(_) => Ok(0),
-    }
-}
-
-/// The most bytes set aside for one upload: 2 ms of work on ext4. What is
-/// announced beyond is only checked against the free space.
-const MAX_RESERVED: u64 = 1 << 30;
-
-/// Temporary names tried for one upload. More than one is needed only where
-/// several servers share a directory, or after a kill -9.
-const TEMPORARY_NAMES: u32 = 16;
-
 #[cfg(test)]
 mod tests {
+    use super::super::publish::{TEMPORARY_NAMES, rename_new};
     use super::super::{Methods, Root};
     use super::*;
-    use crate::file::source::ReadAt;
+    use crate::file::reading::ReadAt;
     use crate::wire::packet::ErrorCode;
     use std::fs::{self, File, Permissions};
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -484,11 +378,11 @@ mod tests {
         let base = tempfile::tempdir().unwrap();
         let root = Root::open(base.path(), Policy::default()).unwrap();
         let mut upload = root.create(b"new", None).unwrap();
+        upload.write_at(0, b"x").unwrap();
         // Found by itself, a temporary name is used only where nothing else works.
         if root.methods.publisher != Publisher::Named {
-            assert_eq!(upload.temporary, None);
+            assert_eq!(upload.made.as_ref().unwrap().temporary, None);
         }
-        upload.write_at(0, b"x").unwrap();
         assert_eq!(upload.commit(), Ok(1));
         assert_eq!(names(base.path()), ["new"]);
     }
@@ -702,18 +596,72 @@ mod tests {
     fn space_reserved_and_not_used_is_given_back() {
         for_each_publisher(Policy::default(), |path, root| {
             let mut upload = root.create(b"new", Some(1 << 20)).unwrap();
-            // Whoever only asks gets no disk.
-            assert_eq!(fstat(&upload.file).unwrap().st_blocks, 0);
             upload.write_at(0, b"short").unwrap();
-            if upload.reserved == Some(0) {
+            let made = upload.made.as_ref().unwrap();
+            if made.reserve.bytes() == 0 {
                 eprintln!("skipped: no reserving in this file system");
                 return;
             }
-            assert!(fstat(&upload.file).unwrap().st_blocks >= (1 << 20) / 512);
+            assert!(fstat(&made.file).unwrap().st_blocks >= (1 << 20) / 512);
             assert_eq!(upload.commit(), Ok(5));
             let metadata = fs::metadata(path.join("new")).unwrap();
             assert_eq!(metadata.len(), 5);
             assert!(metadata.blocks() <= 128, "{}", metadata.blocks());
+        });
+    }
+
+    /// An announcement holds back no more of the disk than a few MiB.
+    #[test]
+    fn space_is_set_aside_as_data_comes() {
+        const MIB: u64 = 1 << 20;
+        for_each_publisher(Policy::default(), |_, root| {
+            let Ok(mut upload) = root.create(b"new", Some(1 << 30)) else {
+                eprintln!("skipped: the disk is too small");
+                return;
+            };
+            for offset in [0, 2 * MIB, 5 * MIB] {
+                upload.write_at(offset, b"data").unwrap();
+                let made = upload.made.as_ref().unwrap();
+                let blocks = fstat(&made.file).unwrap().st_blocks.unsigned_abs();
+                assert!(blocks * 512 <= offset + 5 * MIB, "{offset}: {blocks}");
+            }
+        });
+    }
+
+    /// A forged request costs no inode.
+    #[test]
+    fn a_request_alone_makes_no_file() {
+        for_each_publisher(OVERWRITE, |path, root| {
+            fs::write(path.join("old"), "old").unwrap();
+            let inodes = |path: &Path| nix::sys::statvfs::statvfs(path).unwrap().files_free();
+            let before = (names(path), inodes(path));
+            let uploads: Vec<_> = (0..100)
+                .map(|number| {
+                    root.create(format!("{number}").as_bytes(), Some(100))
+                        .unwrap()
+                })
+                .chain([root.create(b"old", Some(1 << 20)).unwrap()])
+                .collect();
+            assert_eq!(names(path), before.0);
+            // Others use the disk as well.
+            assert!(inodes(path) + 50 > before.1);
+            drop(uploads);
+            assert_eq!(fs::read(path.join("old")).unwrap(), b"old");
+        });
+    }
+
+    #[test]
+    fn a_directory_without_the_right_to_write_is_told_at_once() {
+        if Uid::effective().is_root() {
+            eprintln!("skipped: root may write everywhere");
+            return;
+        }
+        for_each_publisher(Policy::default(), |path, root| {
+            fs::create_dir(path.join("sub")).unwrap();
+            fs::set_permissions(path.join("sub"), Permissions::from_mode(0o555)).unwrap();
+            let refused = code(root.create(b"sub/new", None));
+            fs::set_permissions(path.join("sub"), Permissions::from_mode(0o755)).unwrap();
+            assert_eq!(refused, Some(ErrorCode::AccessViolation));
         });
     }
 
@@ -738,15 +686,21 @@ mod tests {
         }
     }
 
+    /// Whatever number it had, and whoever the next upload is.
     #[test]
-    fn what_a_killed_server_left_behind_is_removed() {
-        for_each_publisher(OVERWRITE, |path, root| {
-            fs::write(path.join("file"), "old").unwrap();
-            fs::write(path.join(".tftpd-0-0"), "half").unwrap();
-            root.create(b"file", None).unwrap().commit().unwrap();
-            assert_eq!(names(path), ["file"]);
-            assert_eq!(fs::read(path.join("file")).unwrap(), b"");
-        });
+    fn what_a_killed_server_left_behind_is_swept_by_the_first_upload() {
+        for policy in [OVERWRITE, Policy::default()] {
+            for_each_publisher(policy, |path, root| {
+                for left in [".tftpd-0-0", ".tftpd-4711-0", ".tftpd-5-15"] {
+                    fs::write(path.join(left), "half").unwrap();
+                }
+                fs::write(path.join("other"), "other").unwrap();
+                let mut upload = root.create(b"file", None).unwrap();
+                upload.write_at(0, b"new").unwrap();
+                upload.commit().unwrap();
+                assert_eq!(names(path), ["file", "other"]);
+            });
+        }
     }
 
     #[test]
@@ -774,10 +728,8 @@ mod tests {
             fs::create_dir(base.path().join(format!(".tftpd-0-{attempt}"))).unwrap();
         }
         let root = root(base.path(), OVERWRITE, Publisher::Named);
-        assert_eq!(
-            root.create(b"new", None).unwrap_err().errno(),
-            Some(Errno::EBUSY)
-        );
+        let committed = root.create(b"new", None).unwrap().commit();
+        assert_eq!(committed.unwrap_err().errno(), Some(Errno::EBUSY));
         assert!(root.create(b"new", None).unwrap().commit().is_ok());
     }
 
@@ -785,9 +737,12 @@ mod tests {
     fn a_directory_removed_meanwhile_ends_the_upload() {
         for_each_publisher(Policy::default(), |path, root| {
             fs::create_dir(path.join("sub")).unwrap();
-            let upload = root.create(b"sub/new", None).unwrap();
+            let mut begun = root.create(b"sub/new", None).unwrap();
+            let asked = root.create(b"sub/other", None).unwrap();
+            begun.write_at(0, b"x").unwrap();
             fs::remove_dir_all(path.join("sub")).unwrap();
-            assert_eq!(code(upload.commit()), Some(ErrorCode::FileNotFound));
+            assert_eq!(code(begun.commit()), Some(ErrorCode::FileNotFound));
+            assert!(asked.commit().is_err());
         });
     }
 

@@ -1,55 +1,95 @@
 //! The file that says which process we are.
 //!
-//! Must not: be left behind with a number that will be another's.
+//! Locked as long as we live, so that a second server leaves it alone. Must not: be
+//! left behind with a number that will be another's.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::libc::{ELOOP, O_NOFOLLOW, O_NONBLOCK};
 
 /// A pid file of ours; removed when dropped, or emptied where that is not
 /// allowed any more.
 #[derive(Debug)]
 pub struct PidFile {
-    file: File,
+    file: Flock<File>,
     /// `None` once it is out of reach.
     path: Option<PathBuf>,
 }
 
 impl PidFile {
-    /// Writes a file anew, in place of one that another process left.
+    /// Makes an empty file, in place of one that another process left behind.
     ///
     /// # Errors
-    /// Whatever the file system says.
-    pub fn write(path: &Path) -> io::Result<Self> {
-        // Never through a link: who may write to the directory may not tell us,
-        // still root, which file to overwrite.
+    /// `ResourceBusy` if that process is alive; whatever else the file system says.
+    pub fn reserve(path: &Path) -> io::Result<Self> {
+        // Held until ours is there, so that of two that start now one is told.
+        let left_behind = loop {
+            let old = match open(path).map(lock) {
+                Ok(locked) => locked?,
+                Err(error) if error.kind() == ErrorKind::NotFound => break None,
+                // Never through a link: whoever may write to the directory may not
+                // tell us, still root, which file to overwrite.
+                Err(error) if error.raw_os_error() == Some(ELOOP) => break None,
+                Err(error) => return Err(error),
+            };
+            if leads_to(path, &old) {
+                break Some(old);
+            }
+        };
         match fs::remove_file(path) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
-        writeln!(file, "{}", std::process::id())?;
+        let file = OpenOptions::new().write(true).create_new(true).open(path)?;
+        let file = lock(file)?;
+        drop(left_behind);
         let path = Some(std::path::absolute(path)?);
         Ok(Self { file, path })
+    }
+
+    /// Writes who we are, once all else stands.
+    ///
+    /// # Errors
+    /// Whatever the file system says.
+    pub fn write(&mut self) -> io::Result<()> {
+        writeln!(self.file, "{}", std::process::id())
     }
 
     /// Gives up the path, which leads elsewhere in a chroot.
     pub fn lose_path(&mut self) {
         self.path = None;
     }
+}
 
-    /// Whether the file under that path is still ours.
-    fn is_ours(&self, path: &Path) -> bool {
-        let identity = |it: fs::Metadata| (it.dev(), it.ino());
-        let there = path.symlink_metadata().map(identity).ok();
-        there.is_some() && there == self.file.metadata().map(identity).ok()
-    }
+fn open(path: &Path) -> io::Result<File> {
+    // A FIFO would wait for its writer.
+    let flags = O_NOFOLLOW | O_NONBLOCK;
+    OpenOptions::new().read(true).custom_flags(flags).open(path)
+}
+
+fn lock(file: File) -> io::Result<Flock<File>> {
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        Errno::EAGAIN => ErrorKind::ResourceBusy.into(),
+        errno => errno.into(),
+    })
+}
+
+/// Whether `path` is still that of `file`.
+fn leads_to(path: &Path, file: &File) -> bool {
+    let identity = |it: fs::Metadata| (it.dev(), it.ino());
+    let there = path.symlink_metadata().map(identity).ok();
+    there.is_some() && there == file.metadata().map(identity).ok()
 }
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        let path = self.path.take().filter(|path| self.is_ours(path));
+        let path = self.path.take();
+        let path = path.filter(|path| leads_to(path, &self.file));
         if path.is_none_or(|path| fs::remove_file(path).is_err()) {
             // There is nobody left to tell.
             let _ = self.file.set_len(0);
@@ -66,7 +106,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pid");
         fs::write(&path, "1234567\nand more").unwrap();
-        let ours = PidFile::write(&path).unwrap();
+        let mut ours = PidFile::reserve(&path).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "", "not yet");
+        ours.write().unwrap();
         let pid = format!("{}\n", std::process::id());
         assert_eq!(fs::read_to_string(&path).unwrap(), pid);
         drop(ours);
@@ -79,7 +121,7 @@ mod tests {
         let (path, other) = (dir.path().join("pid"), dir.path().join("other"));
         fs::write(&other, "other").unwrap();
         std::os::unix::fs::symlink(&other, &path).unwrap();
-        let ours = PidFile::write(&path).unwrap();
+        let ours = PidFile::reserve(&path).unwrap();
         assert_eq!(fs::read(&other).unwrap(), b"other");
         drop(ours);
         assert_eq!(fs::read(&other).unwrap(), b"other");
@@ -89,8 +131,9 @@ mod tests {
     fn what_took_its_place_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pid");
-        let first = PidFile::write(&path).unwrap();
-        let second = PidFile::write(&path).unwrap();
+        let first = PidFile::reserve(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let second = PidFile::reserve(&path).unwrap();
         drop(first);
         assert!(path.exists());
         drop(second);
@@ -101,9 +144,24 @@ mod tests {
     fn out_of_reach_it_is_emptied() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pid");
-        let mut ours = PidFile::write(&path).unwrap();
+        let mut ours = PidFile::reserve(&path).unwrap();
+        ours.write().unwrap();
         ours.lose_path();
         drop(ours);
         assert_eq!(fs::read(&path).unwrap(), b"");
+    }
+
+    #[test]
+    fn one_that_is_locked_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pid");
+        let mut first = PidFile::reserve(&path).unwrap();
+        first.write().unwrap();
+        let second = PidFile::reserve(&path).unwrap_err();
+        assert_eq!(second.kind(), ErrorKind::ResourceBusy);
+        let pid = format!("{}\n", std::process::id());
+        assert_eq!(fs::read_to_string(&path).unwrap(), pid);
+        drop(first);
+        assert!(PidFile::reserve(&path).is_ok());
     }
 }

@@ -9,9 +9,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use log::kv::{self, Key, Source, VisitSource};
-use log::{Level, Record};
+use log::{Level, Log, Record};
 
-use super::text::{Addresses, Cut, Name};
+use super::shown::{Addresses, Cut, Name};
 use crate::wire::packet::ErrorCode;
 
 /// Something that the log tells.
@@ -59,6 +59,15 @@ pub(crate) enum Event<'a> {
         /// How often there was this refusal, if more than once.
         times: Option<u64>,
         hint: Option<Cut<'a>>,
+    },
+    /// A boot loader has looked for its configuration under several names.
+    Searched {
+        peer: SocketAddr,
+        /// The directory of them all.
+        directory: Name<'a>,
+        misses: u64,
+        /// What was found there in the end, or else the last name that was missing.
+        name: Result<Name<'a>, Name<'a>>,
     },
     /// The map file has changed a name.
     Mapped {
@@ -151,6 +160,7 @@ impl Event<'_> {
             Self::Running(_) => "running",
             Self::Ended { .. } => "ended",
             Self::Refused { .. } => "refused",
+            Self::Searched { .. } => "searched",
             Self::Mapped { .. } => "mapped",
             Self::OtherName { .. } => "other_name",
             Self::Dropped { .. } => "dropped",
@@ -164,9 +174,13 @@ impl Event<'_> {
         match self {
             Self::Ended { level, .. } => *level,
             Self::Started { .. } => Level::Debug,
-            Self::Refused { .. } | Self::Dropped { .. } | Self::LeftOut { .. } => Level::Warn,
+            Self::Searched { name: Err(_), .. }
+            | Self::Refused { .. }
+            | Self::Dropped { .. }
+            | Self::LeftOut { .. } => Level::Warn,
             Self::Listening { .. }
             | Self::Running(_)
+            | Self::Searched { .. }
             | Self::Mapped { .. }
             | Self::OtherName { .. }
             | Self::Counters(_)
@@ -281,6 +295,20 @@ impl Event<'_> {
                     put("hint", Text(hint));
                 }
             }
+            Self::Searched {
+                peer,
+                directory,
+                misses,
+                name,
+            } => {
+                put("peer", Word(peer));
+                put("directory", Text(directory));
+                put("misses", Number(*misses));
+                match name {
+                    Ok(found) => put("found", Text(found)),
+                    Err(missed) => put("missed", Text(missed)),
+                }
+            }
             Self::Mapped {
                 peer,
                 op,
@@ -313,13 +341,15 @@ impl Event<'_> {
 
     /// Tells it.
     pub(crate) fn write(&self) {
-        let level = self.level();
-        if level > log::max_level() {
-            return;
+        if self.level() <= log::max_level() {
+            self.write_to(log::logger());
         }
-        log::logger().log(
+    }
+
+    pub(super) fn write_to(&self, logger: &dyn Log) {
+        logger.log(
             &Record::builder()
-                .level(level)
+                .level(self.level())
                 .target("tftpd")
                 .key_values(self)
                 .args(format_args!("{self}"))

@@ -168,7 +168,7 @@ impl fmt::Write for Text<'_> {
 mod tests {
     use super::*;
     use crate::log::event::{Event, Figures};
-    use crate::log::text::{Cut, Name};
+    use crate::log::shown::{Cut, Name};
     use crate::wire::packet::ErrorCode;
     use log::Level;
 

@@ -1,33 +1,39 @@
 //! The log: what it tells as typed events, how they look, where they go.
 //!
-//! An [`Event`](event::Event) is handed to the `log` crate's logger, which is one
+//! An `Event` is handed to the `log` crate's logger, which is one
 //! of four: lines with time and level, JSON objects, the journal's lines or the
 //! syslog's, with their priorities. None of them waits for a reader. Must not:
 //! know of sessions.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::path::Path;
 
 use ::log::{Level, LevelFilter, Log};
 use nix::libc::PIPE_BUF;
 use simplelog::{ConfigBuilder, WriteLogger};
 
-use self::journal::JournalLines;
+use self::journal::Journal;
 use self::json::JsonLines;
+use self::shown::Count;
 use self::sink::{Note, Sink};
-use self::syslog::{Syslog, SyslogLines};
+use self::syslog::{DEV_LOG, Syslog, SyslogLines};
 pub(crate) use self::target::LogFile;
 use self::target::Target;
-use self::text::Count;
 
+pub(crate) mod bounds;
 pub(crate) mod event;
 mod journal;
 mod json;
+mod noise;
+mod priority;
 pub(crate) mod repeats;
+pub(crate) mod searches;
+pub(crate) mod short;
+pub(crate) mod shown;
 mod sink;
-pub mod syslog;
+pub(crate) mod syslog;
 mod target;
-pub(crate) mod text;
+mod text;
 
 /// Bytes of the longest line, with its end: what a pipe takes whole.
 const MAX_LINE: usize = PIPE_BUF;
@@ -64,7 +70,7 @@ pub(crate) fn to_standard_error(format: LogFormat, level: LevelFilter) {
             journal::push_line(&mut text, Level::Warn, lost_lines(lost, why));
             line.extend(text.bytes());
         };
-        install(level, JournalLines::new(level, sink(note)));
+        install(level, Journal::new(level, sink(note)));
     } else {
         write_lines(format, level, sink);
     }
@@ -100,7 +106,7 @@ fn write_lines(format: LogFormat, level: LevelFilter, sink: impl FnOnce(Note) ->
 /// Makes `logger` the log. There can only be one already in a test that starts
 /// two servers.
 fn install(level: LevelFilter, logger: impl Log + 'static) {
-    if ::log::set_boxed_logger(Box::new(logger)).is_ok() {
+    if ::log::set_boxed_logger(noise::bounded(level, logger)).is_ok() {
         ::log::set_max_level(level);
     }
 }
@@ -109,4 +115,20 @@ fn install(level: LevelFilter, logger: impl Log + 'static) {
 fn lost_lines(lost: u64, why: &str) -> String {
     let were = if lost == 1 { "was" } else { "were" };
     format!("{} of the log {were} lost: {why}", Count(lost, "line"))
+}
+
+/// Says on standard error why the process ends; under inetd that is a socket,
+/// so the syslog hears it.
+pub fn last_words(text: &str) {
+    let mut line = String::new();
+    if journal::is_standard_error() {
+        journal::push_line(&mut line, Level::Error, text);
+    } else {
+        line.extend([text, "\n"]);
+    }
+    if io::stderr().write_all(line.as_bytes()).is_err()
+        && let Ok(mut syslog) = Syslog::connect(Path::new(DEV_LOG))
+    {
+        syslog.write(Level::Error, text);
+    }
 }

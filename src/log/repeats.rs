@@ -1,68 +1,136 @@
-//! The same refusal again and again: counted, and told less and less often.
+//! The same refusal again and again: told at once the first time, then counted,
+//! and told in summaries.
 //!
 //! Boot firmware asks for what isn't there every few seconds, for years. The
-//! first time gets a line, then the tenth, the hundredth and so on. Must not:
+//! first summary comes within a minute, later ones less and less often. Must not:
 //! write a line.
 
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher as _, Hash};
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-/// Refusals that are remembered, one a slot; another one in its place starts
-/// anew.
-const SLOTS: usize = 2048;
+use super::short::Short;
+use crate::wire::packet::ErrorCode;
+
+/// Refusals that are remembered; beyond these a new one takes an old one's place.
+const MAX_REMEMBERED: usize = 1024;
 
 /// After so long without it a refusal is a new one.
 const MEMORY: Duration = Duration::from_secs(600);
 
-/// What was refused lately.
-#[derive(Debug)]
-pub(crate) struct Repeats {
-    /// Seeded, so that no stranger chooses whose place to take.
-    hasher: RandomState,
-    slots: Box<[Option<Seen>]>,
+/// How long after a refusal was told its repeats are told; ten times as long each
+/// time after that.
+const FIRST_WAIT: Duration = Duration::from_secs(60);
+
+/// The longest such wait.
+const LONGEST_WAIT: Duration = Duration::from_secs(3600);
+
+/// What is kept of a name, in bytes.
+const NAME_LEN: usize = 96;
+
+/// A refusal.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Refusal {
+    /// From where it was asked for last.
+    pub(crate) peer: SocketAddr,
+    pub(crate) op: &'static str,
+    pub(crate) file: Short<NAME_LEN>,
+    pub(crate) code: ErrorCode,
+    pub(crate) reason: Short<64>,
 }
 
-#[derive(Debug, Clone, Copy)]
+/// What makes two refusals the same; from another port it is the same one.
+type Key = (IpAddr, &'static str, Short<NAME_LEN>, u16);
+
+#[derive(Debug)]
 struct Seen {
-    hash: u64,
+    refusal: Refusal,
     times: u64,
     last: Instant,
+    /// When repeats are told next.
+    due: Instant,
+    wait: Duration,
+    /// There was one since they were told.
+    is_repeated: bool,
+}
+
+/// What was refused lately.
+#[derive(Debug, Default)]
+pub(crate) struct Repeats {
+    seen: HashMap<Key, Seen>,
+    /// When the first of them is to be told, or before.
+    due: Option<Instant>,
 }
 
 impl Repeats {
-    pub(crate) fn new() -> Self {
-        Self {
-            hasher: RandomState::new(),
-            slots: vec![None; SLOTS].into_boxed_slice(),
-        }
-    }
-
-    /// Counts a refusal; how often there was this one, if that is to be told.
-    pub(crate) fn count(&mut self, now: Instant, refusal: impl Hash) -> Option<u64> {
-        let hash = self.hasher.hash_one(refusal);
-        let slot = self.slots.get_mut(hash as usize % SLOTS)?;
-        let is_same =
-            |seen: &Seen| seen.hash == hash && now.saturating_duration_since(seen.last) < MEMORY;
-        let times = 1 + slot.filter(is_same).map_or(0, |seen| seen.times);
-        let last = now;
-        *slot = Some(Seen { hash, times, last });
-        is_power_of_ten(times).then_some(times)
-    }
-
-    /// Takes back what was counted last: it could not be told.
-    pub(crate) fn uncount(&mut self, refusal: impl Hash) {
-        let hash = self.hasher.hash_one(refusal);
-        if let Some(Some(seen)) = self.slots.get_mut(hash as usize % SLOTS)
-            && seen.hash == hash
+    /// Counts a refusal; how often there was this one, if that is to be told now.
+    pub(crate) fn count(&mut self, now: Instant, refusal: Refusal) -> Option<u64> {
+        let key = (
+            refusal.peer.ip(),
+            refusal.op,
+            refusal.file,
+            refusal.code.to_wire(),
+        );
+        if let Some(seen) = self.seen.get_mut(&key)
+            && now.saturating_duration_since(seen.last) < MEMORY
         {
-            seen.times -= 1;
+            seen.refusal = refusal;
+            seen.times += 1;
+            seen.last = now;
+            if seen.due <= now {
+                seen.told(now);
+                return Some(seen.times);
+            }
+            seen.is_repeated = true;
+            let due = self.due.map_or(seen.due, |due| due.min(seen.due));
+            self.due = Some(due);
+            return None;
         }
+        if self.seen.len() >= MAX_REMEMBERED
+            && let Some(&any) = self.seen.keys().next()
+        {
+            self.seen.remove(&any);
+        }
+        let seen = Seen {
+            refusal,
+            times: 1,
+            last: now,
+            due: now + FIRST_WAIT,
+            wait: FIRST_WAIT,
+            is_repeated: false,
+        };
+        self.seen.insert(key, seen);
+        Some(1)
+    }
+
+    /// When there is something to be told.
+    pub(crate) const fn poll_timeout(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// Hands over the refusals whose repeats are to be told, and how often there
+    /// was each; all that haven't been told yet, if `hurry`.
+    pub(crate) fn tell(&mut self, now: Instant, hurry: bool, mut tell: impl FnMut(&Refusal, u64)) {
+        if !hurry && self.due.is_none_or(|due| due > now) {
+            return;
+        }
+        for seen in self.seen.values_mut().filter(|seen| seen.is_repeated) {
+            if hurry || seen.due <= now {
+                seen.told(now);
+                tell(&seen.refusal, seen.times);
+            }
+        }
+        let repeated = self.seen.values().filter(|seen| seen.is_repeated);
+        self.due = repeated.map(|seen| seen.due).min();
     }
 }
 
-const fn is_power_of_ten(number: u64) -> bool {
-    10_u64.pow(number.ilog10()) == number
+impl Seen {
+    fn told(&mut self, now: Instant) {
+        self.is_repeated = false;
+        self.wait = (self.wait * 10).min(LONGEST_WAIT);
+        self.due = now + self.wait;
+    }
 }
 
 #[cfg(test)]
@@ -70,24 +138,84 @@ mod tests {
     use super::*;
     use crate::host::clock;
 
-    #[test]
-    fn a_repeated_refusal_is_told_at_powers_of_ten() {
-        let mut repeats = Repeats::new();
-        let start = clock::now();
-        let told = |repeats: &mut Repeats, now| -> Vec<u64> {
-            (0..1500).filter_map(|_| repeats.count(now, "a")).collect()
-        };
-        assert_eq!(told(&mut repeats, start), [1, 10, 100, 1000]);
-        assert_eq!(repeats.count(start + MEMORY / 2, "a"), None);
-        assert_eq!(told(&mut repeats, start + 2 * MEMORY), [1, 10, 100, 1000]);
+    fn refusal(name: &str, port: u16) -> Refusal {
+        Refusal {
+            peer: ([192, 0, 2, 1], port).into(),
+            op: "read",
+            file: Short::of(name.as_bytes()),
+            code: ErrorCode::FileNotFound,
+            reason: Short::shown(&"File not found"),
+        }
+    }
+
+    fn told(repeats: &mut Repeats, now: Instant) -> Vec<u64> {
+        let mut told = Vec::new();
+        repeats.tell(now, false, |_, times| told.push(times));
+        told
     }
 
     #[test]
-    fn another_refusal_is_told() {
-        let mut repeats = Repeats::new();
-        let now = clock::now();
-        for number in 0..10 * SLOTS {
-            assert_eq!(repeats.count(now, number), Some(1), "{number}");
+    fn five_at_once_are_the_first_and_a_summary_within_a_minute() {
+        let mut repeats = Repeats::default();
+        let start = clock::now();
+        let counts: Vec<_> = (0..5)
+            .map(|second| {
+                let now = start + Duration::from_secs(second);
+                repeats.count(now, refusal("a", second as u16))
+            })
+            .collect();
+        assert_eq!(counts, [Some(1), None, None, None, None]);
+        let due = repeats.poll_timeout().unwrap();
+        assert!(due <= start + Duration::from_secs(61));
+        assert_eq!(told(&mut repeats, due), [5]);
+        assert_eq!(repeats.poll_timeout(), None);
+        // It goes on: told less often.
+        assert_eq!(repeats.count(due, refusal("a", 9)), None);
+        let next = repeats.poll_timeout().unwrap();
+        assert_eq!(next, due + 10 * FIRST_WAIT);
+        assert_eq!(told(&mut repeats, next), [6]);
+    }
+
+    #[test]
+    fn one_each_hundred_seconds_is_told_as_it_comes_and_then_counted() {
+        let mut repeats = Repeats::default();
+        let start = clock::now();
+        let mut lines = Vec::new();
+        for round in 0..40 {
+            let now = start + round * Duration::from_secs(100);
+            lines.extend(told(&mut repeats, now));
+            lines.extend(repeats.count(now, refusal("a", 1)));
         }
+        assert_eq!(lines[..3], [1, 2, 7], "{lines:?}");
+        assert!(lines.len() <= 5, "{lines:?}");
+    }
+
+    #[test]
+    fn another_refusal_is_told_and_the_memory_is_bounded() {
+        let mut repeats = Repeats::default();
+        let now = clock::now();
+        for number in 0..2 * MAX_REMEMBERED {
+            let name = number.to_string();
+            assert_eq!(repeats.count(now, refusal(&name, 1)), Some(1), "{number}");
+        }
+        assert_eq!(repeats.seen.len(), MAX_REMEMBERED);
+        // After a long time it is a new one.
+        let mut repeats = Repeats::default();
+        assert_eq!(repeats.count(now, refusal("a", 1)), Some(1));
+        assert_eq!(repeats.count(now + MEMORY, refusal("a", 1)), Some(1));
+    }
+
+    #[test]
+    fn in_a_hurry_all_is_told() {
+        let mut repeats = Repeats::default();
+        let now = clock::now();
+        for name in ["a", "a", "b"] {
+            repeats.count(now, refusal(name, 1));
+        }
+        let mut told = Vec::new();
+        repeats.tell(now, true, |refusal, times| {
+            told.push((refusal.file.to_string(), times));
+        });
+        assert_eq!(told, [("a".to_owned(), 2)]);
     }
 }

@@ -4,7 +4,7 @@
 
 use std::ffi::OsString;
 use std::fmt::{self, Write as _};
-use std::io::{self, Write as _};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -15,13 +15,11 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use nix::unistd::fchdir;
 
-use super::{MARK, MAX_LINE, journal, lost_lines};
+use super::priority::{FACILITY, cut, push_escaped, severity};
+use super::{MAX_LINE, lost_lines};
 
 /// Where a syslog daemon usually listens.
 pub(crate) const DEV_LOG: &str = "/dev/log";
-
-/// `LOG_DAEMON` (RFC 5424 §6.2.1).
-const FACILITY: u8 = 3;
 
 /// A syslog daemon's socket.
 #[derive(Debug)]
@@ -110,14 +108,7 @@ impl Syslog {
         // As RFC 3164 §4.1 has it, but for the time: the daemon knows that.
         let _ = write!(self.line, "<{priority}>tftpd[{pid}]: ");
         push_escaped(&mut self.line, message);
-        if self.line.len() > MAX_LINE {
-            let mut end = MAX_LINE - MARK.len();
-            while !self.line.is_char_boundary(end) {
-                end -= 1;
-            }
-            self.line.truncate(end);
-            self.line.push_str(MARK);
-        }
+        cut(&mut self.line, MAX_LINE);
         match self.socket.send(self.line.as_bytes()) {
             Ok(_) => true,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
@@ -165,53 +156,6 @@ impl Log for SyslogLines {
     }
 
     fn flush(&self) {}
-}
-
-/// Says on standard error why the process ends; under inetd that is a socket,
-/// so the syslog hears it.
-pub fn last_words(text: &str) {
-    let mut line = String::new();
-    if journal::is_standard_error() {
-        journal::push_line(&mut line, Level::Error, text);
-    } else {
-        let _ = writeln!(line, "{text}");
-    }
-    if io::stderr().write_all(line.as_bytes()).is_err()
-        && let Ok(mut syslog) = Syslog::connect(Path::new(DEV_LOG))
-    {
-        syslog.write(Level::Error, text);
-    }
-}
-
-/// RFC 5424 §6.2.1.
-pub(super) const fn severity(level: Level) -> u8 {
-    match level {
-        Level::Error => 3,
-        Level::Warn => 4,
-        Level::Info => 6,
-        Level::Debug | Level::Trace => 7,
-    }
-}
-
-/// A line stays one line, whoever wrote it.
-pub(super) fn push_escaped(line: &mut String, message: impl fmt::Display) {
-    let done = write!(Escaped(line), "{message}");
-    debug_assert_eq!(done, Ok(()), "a string takes everything");
-}
-
-struct Escaped<'a>(&'a mut String);
-
-impl fmt::Write for Escaped<'_> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        for c in text.chars() {
-            if c.is_control() {
-                self.0.extend(c.escape_default());
-            } else {
-                self.0.push(c);
-            }
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use std::rc::Rc;
 use mio::net::UdpSocket;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
 pub use batch::{Batch, Destination, Received};
@@ -57,12 +57,14 @@ pub const MAX_DATA_PACKET: usize = 65_468;
 
 /// How a listen socket takes its address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Binding {
+pub struct Binding<'a> {
     /// Other processes of the same user may listen there as well; the kernel
     /// shares the clients out (`SO_REUSEPORT`).
     pub shared: bool,
     /// The machine needn't have the address yet (`IP_FREEBIND`).
     pub ahead: bool,
+    /// Only what arrives on this interface is received (`SO_BINDTODEVICE`).
+    pub device: Option<&'a str>,
 }
 
 /// The socket on which requests come in.
@@ -108,12 +110,17 @@ impl ListenSocket {
         }
     }
 
+    /// Bytes of memory that what it sends may take until it has left.
+    pub fn send_buffer(&self) -> usize {
+        getsockopt(&*self.socket, sockopt::SndBuf).unwrap_or(DEFAULT_BUFFER)
+    }
+
     /// Binds to `address` as `binding` says; port 0 lets the kernel choose.
     ///
     /// # Errors
     /// Whatever the kernel says: port in use, below 1024 without the right, no
     /// such address.
-    pub fn bind(address: SocketAddr, binding: Binding) -> io::Result<Self> {
+    pub fn bind(address: SocketAddr, binding: Binding<'_>) -> io::Result<Self> {
         let socket = Socket::new(
             Domain::for_address(address),
             Type::DGRAM,
@@ -134,6 +141,9 @@ impl ListenSocket {
         }
         if binding.shared {
             socket.set_reuse_port(true)?;
+        }
+        if let Some(device) = binding.device {
+            socket.bind_device(Some(device.as_bytes()))?;
         }
         set_receive_buffer(&socket, LISTEN_BUFFER);
         socket.bind(&address.into())?;

@@ -2,7 +2,8 @@
 //!
 //! Named after its address, or after the hardware address that the kernel's
 //! neighbour table has for it (`/proc/self/net/arp`: IPv4 only). A client without one
-//! is served from the common root. Must not: open files for a client.
+//! is served from the common root, except for what is in the directory of
+//! another. Must not: open files for a client.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -11,7 +12,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use log::debug;
 
-use crate::file::Root;
+use crate::file::{Name, Root};
+use crate::wire::packet::Direction;
 
 /// What a client's directory is named after.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -56,6 +58,19 @@ impl ClientRoots {
         }
     }
 
+    /// Whether this name in the common root is closed: it is below a directory that
+    /// is somebody's root, or a write could put something in that one's place.
+    pub fn closes(&self, name: &Name, direction: Direction) -> bool {
+        let mut components = name.splitn(2, |&byte| byte == b'/');
+        let first = components.next().unwrap_or_default();
+        let is_below = components.next().is_some();
+        let is_root = match self {
+            Self::ByIp => std::str::from_utf8(first).is_ok_and(|it| it.parse::<IpAddr>().is_ok()),
+            Self::ByMac(..) => is_hardware_address(first),
+        };
+        is_root && (is_below || direction == Direction::Write)
+    }
+
     /// The root of this client alone, if it has one.
     pub fn of(&self, client: IpAddr, common: &Root) -> Option<Root> {
         let mut space = [0; MAX_NAME];
@@ -81,6 +96,13 @@ impl ClientRoots {
         let unused = rest.len();
         common.below(&space[..MAX_NAME - unused])
     }
+}
+
+/// `aa-bb-cc-dd-ee-ff`, in any case.
+fn is_hardware_address(name: &[u8]) -> bool {
+    let is_byte = |part: &[u8]| part.len() == 2 && part.iter().all(u8::is_ascii_hexdigit);
+    let mut parts = name.split(|&byte| byte == b'-');
+    parts.by_ref().take(6).filter(|part| is_byte(part)).count() == 6 && parts.next().is_none()
 }
 
 fn read_again(mut table: &File, text: &mut Vec<u8>) -> io::Result<()> {
@@ -124,6 +146,33 @@ mod tests {
 192.0.2.3        0x20        0x2         aa:bb:cc:dd:ee:ff:00  *        ib0
 192.0.2.4        0x1
 ";
+
+    #[test]
+    fn what_looks_like_somebodys_root_is_closed() {
+        let table = File::open("/dev/null").unwrap();
+        let by_mac = ClientRoots::ByMac(table, RefCell::default());
+        let common = tempfile::tempdir().unwrap();
+        let common = Root::open(common.path(), crate::file::Policy::default()).unwrap();
+        for (roots, spelled, reading, writing) in [
+            (&ClientRoots::ByIp, "192.0.2.7/secret", true, true),
+            (&ClientRoots::ByIp, "x/../192.0.2.7\\secret", true, true),
+            (&ClientRoots::ByIp, "2001:db8::1/secret", true, true),
+            (&ClientRoots::ByIp, "2001:DB8:0::1/secret", true, true),
+            // A file of that name is nobody's root, but mustn't come to be there.
+            (&ClientRoots::ByIp, "192.0.2.7", false, true),
+            (&ClientRoots::ByIp, "pub/192.0.2.7/x", false, false),
+            (&ClientRoots::ByIp, "aa-bb-cc-dd-ee-ff/x", false, false),
+            (&by_mac, "aa-bb-cc-dd-ee-ff/x", true, true),
+            (&by_mac, "AA-bb-cc-dd-ee-ff/x", true, true),
+            (&by_mac, "aa-bb-cc-dd-ee-ff-00/x", false, false),
+            (&by_mac, "aa-bb-cc-dd-ee/x", false, false),
+            (&by_mac, "192.0.2.7/x", false, false),
+        ] {
+            let name = common.name(spelled.as_bytes(), Direction::Read).unwrap();
+            assert_eq!(roots.closes(&name, Direction::Read), reading, "{spelled}");
+            assert_eq!(roots.closes(&name, Direction::Write), writing, "{spelled}");
+        }
+    }
 
     #[test]
     fn a_neighbour_is_found_by_its_whole_address() {

@@ -1,8 +1,91 @@
-//! What a request may have: from its sender and its name to a root and a name,
-//! or to a refusal.
+//! Layer 3: what a request may have. A request goes in; a root and a name come
+//! out, or a refusal.
 //!
-//! Must not: open a file for a client.
+//! In this order: the client's own root (`client_root`), the name (`settle`), and
+//! the directories that are others'. `access` comes before all that:
+//! it needs no more than an address. Must not: open a file for a client.
 
 pub mod access;
 pub mod client_root;
+#[cfg_attr(not(feature = "map"), path = "no_map.rs")]
 pub mod map;
+pub mod map_test;
+mod settle;
+
+use std::net::SocketAddr;
+
+use self::access::Access;
+use self::client_root::ClientRoots;
+use self::map::file::MapFile;
+use self::settle::{Asked, settle};
+use crate::file::{Name, Root, StorageError};
+use crate::wire::packet::Request;
+
+pub use self::settle::{Origin, Refusal};
+
+/// What each client may ask for.
+#[derive(Debug)]
+pub struct Policy {
+    /// Whom to serve at all.
+    pub access: Access,
+    /// What is served to clients without a root of their own.
+    pub root: Root,
+    /// Where the clients' own roots are.
+    pub client_roots: Option<ClientRoots>,
+    /// Rules that rewrite and refuse names.
+    pub map_file: Option<MapFile>,
+}
+
+/// Where a request leads.
+#[derive(Debug)]
+pub struct Granted<'a> {
+    /// The client's own root, if it has one.
+    pub own_root: Option<Root>,
+    common_root: &'a Root,
+    /// The file's name below [`Granted::root`].
+    pub name: Name,
+    /// How it came to that name.
+    pub origin: Origin,
+    /// The lines of the map file that had a part in it.
+    pub lines: Vec<u32>,
+}
+
+impl Granted<'_> {
+    /// The root to serve from.
+    pub fn root(&self) -> &Root {
+        self.own_root.as_ref().unwrap_or(self.common_root)
+    }
+}
+
+impl Policy {
+    /// The root and the name to serve to `peer` for its request.
+    ///
+    /// # Errors
+    /// What is against it.
+    pub fn settle(&self, request: &Request<'_>, peer: SocketAddr) -> Result<Granted<'_>, Refusal> {
+        let client = peer.ip();
+        let roots = self.client_roots.as_ref();
+        let own_root = roots.and_then(|roots| roots.of(client, &self.root));
+        let root = own_root.as_ref().unwrap_or(&self.root);
+        let rules = self.map_file.as_ref().map(MapFile::rules);
+        let asked = Asked {
+            spelled: request.filename,
+            direction: request.direction,
+            client,
+        };
+        let settled = settle(&asked, root, rules)?;
+        if own_root.is_none()
+            && let Some(roots) = roots
+            && roots.closes(&settled.name, request.direction)
+        {
+            return Err(StorageError::NOT_YOURS.into());
+        }
+        Ok(Granted {
+            own_root,
+            common_root: &self.root,
+            name: settled.name,
+            origin: settled.origin,
+            lines: settled.lines,
+        })
+    }
+}

@@ -104,9 +104,9 @@ fn with_five_percent_loss_few_blocks_are_sent_twice_in_vain() {
         let mut data: Vec<_> = costs.iter().map(|cost| cost.data).collect();
         data.sort_by(f64::total_cmp);
         assert!(data[4] <= most, "{options}: {data:?}");
-        // No wait of seconds, but of tens of milliseconds.
+        // 12 s without loss in lockstep: waits of tens of milliseconds, not more.
         let slowest = costs.iter().map(|cost| cost.milliseconds).max();
-        assert!(slowest < Some(20_000), "{options}: {slowest:?} ms");
+        assert!(slowest < Some(40_000), "{options}: {slowest:?} ms");
     }
 }
 

@@ -2,15 +2,15 @@
 //! the one line that a mistake gets. Must not: act on anything.
 
 use std::ffi::OsString;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Parser};
 
-use super::logging::LogFormat;
+use super::address::{Families, ListenAddress, ListenTarget};
 use crate::host::usage::{self, UsageError};
+use crate::log::LogFormat;
 use crate::log::syslog::DEV_LOG;
 use crate::policy::access::Network;
 use crate::policy::client_root::NamedAfter;
@@ -39,15 +39,16 @@ pub struct Args {
     #[arg(value_parser = usage::number(0..=u16::MAX))]
     pub port: u16,
 
-    /// Address to listen on; can be repeated [default: all, IPv4 and IPv6]
+    /// Address, interface or host name to listen on; can be repeated [default:
+    /// all, IPv4 and IPv6]
     #[arg(
         short,
         long = "address",
         value_name = "ADDR[:PORT]",
         help_heading = "Listening"
     )]
-    #[arg(value_parser = parse_address)]
-    pub addresses: Vec<(IpAddr, Option<u16>)>,
+    #[arg(value_parser = str::parse::<ListenAddress>)]
+    pub addresses: Vec<ListenAddress>,
 
     /// Listen on IPv4 only
     #[arg(short = '4', long, conflicts_with = "ipv6", help_heading = "Listening")]
@@ -277,29 +278,26 @@ impl Args {
         Self::try_parse_from(words).map_err(|error| UsageError::new("tftpd", 2, &error))
     }
 
-    /// Every address to bind, with its port.
-    pub fn listen_addresses(&self) -> Vec<SocketAddr> {
-        if self.addresses.is_empty() {
-            let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, self.port));
-            let v6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, self.port));
-            return match (self.ipv4, self.ipv6) {
-                (true, _) => vec![v4],
-                (_, true) => vec![v6],
-                _ => vec![v4, v6],
-            };
+    /// Everything to listen on.
+    ///
+    /// # Errors
+    /// One line: no such interface or host.
+    pub(super) fn listen_targets(&self) -> Result<Vec<ListenTarget>, String> {
+        let families = match (self.ipv4, self.ipv6) {
+            (true, _) => Families::Ipv4,
+            (_, true) => Families::Ipv6,
+            _ => Families::Both,
+        };
+        let any = [ListenAddress::any()];
+        let addresses = match &self.addresses[..] {
+            [] => &any[..],
+            some => some,
+        };
+        let mut targets = Vec::new();
+        for address in addresses {
+            targets.extend(address.resolve(self.port, families)?);
         }
-        let family_wanted = |ip: &IpAddr| !(self.ipv4 && ip.is_ipv6() || self.ipv6 && ip.is_ipv4());
-        self.addresses
-            .iter()
-            .filter(|(ip, _)| family_wanted(ip))
-            .map(|&(ip, port)| SocketAddr::new(ip, port.unwrap_or(self.port)))
-            .collect()
-    }
-
-    /// Whether the addresses are our own choice, so that a family which the
-    /// kernel lacks is no mistake of the user's.
-    pub fn chose_addresses(&self) -> bool {
-        self.addresses.is_empty() && !self.ipv4 && !self.ipv6
+        Ok(targets)
     }
 
     /// The options to treat as unknown.
@@ -325,19 +323,6 @@ pub struct UserAndGroup {
     pub user: String,
     /// Name or number; `None` for the user's own.
     pub group: Option<String>,
-}
-
-fn parse_address(text: &str) -> Result<(IpAddr, Option<u16>), &'static str> {
-    if let Ok(address) = text.parse::<SocketAddr>() {
-        return Ok((address.ip(), Some(address.port())));
-    }
-    let bare = text
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-        .unwrap_or(text);
-    bare.parse()
-        .map(|ip| (ip, None))
-        .map_err(|_| "expected an IP address, such as 192.0.2.1, 192.0.2.1:69, 2001:db8::1 or [2001:db8::1]:69")
 }
 
 fn parse_option_name(text: &str) -> Result<OptionName, String> {
@@ -402,37 +387,28 @@ mod tests {
         let args = read(&["-p", "6969", "-t", "500"]).unwrap();
         assert_eq!(args.root, PathBuf::from("."));
         assert_eq!(args.fixed_wait(), Some(Duration::from_millis(500)));
-        let addresses: Vec<_> = args
-            .listen_addresses()
-            .iter()
-            .map(ToString::to_string)
-            .collect();
-        assert_eq!(addresses, ["0.0.0.0:6969", "[::]:6969"]);
+        assert_eq!(listening(&args), ["0.0.0.0:6969", "[::]:6969"]);
+    }
+
+    fn listening(args: &Args) -> Vec<String> {
+        let targets = args.listen_targets().unwrap();
+        targets.iter().map(|it| it.address.to_string()).collect()
     }
 
     #[test]
-    fn addresses_take_their_own_port_or_the_common_one() {
+    fn addresses_take_the_common_port_and_the_families_that_are_left() {
         for (words, expected) in [
             (&["-a", "127.0.0.1"][..], &["127.0.0.1:69"][..]),
             (
                 &["-a", "127.0.0.1:7000", "-p", "8000", "-a", "::1"],
                 &["127.0.0.1:7000", "[::1]:8000"],
             ),
-            (
-                &["-a", "[::1]", "-a", "[::1]:70"],
-                &["[::1]:69", "[::1]:70"],
-            ),
             (&["-4"], &["0.0.0.0:69"]),
             (&["-6"], &["[::]:69"]),
+            (&["-a", ":70"], &["0.0.0.0:70", "[::]:70"]),
             (&["-6", "-a", "127.0.0.1", "-a", "::1"], &["[::1]:69"]),
         ] {
-            let args = read(words).unwrap();
-            let addresses: Vec<_> = args
-                .listen_addresses()
-                .iter()
-                .map(ToString::to_string)
-                .collect();
-            assert_eq!(addresses, expected, "{words:?}");
+            assert_eq!(listening(&read(words).unwrap()), expected, "{words:?}");
         }
     }
 
@@ -463,7 +439,7 @@ mod tests {
             (&["-B", "7"], "7"),
             (&["-B", "65465"], "65465"),
             (&["--max-windowsize", "0"], "0"),
-            (&["-a", "localhost"], "localhost"),
+            (&["-a", "[::1"], "[::1"),
             (&["-R", "80:90"], "80:90"),
             (&["-R", "5000"], "5000"),
             (&["-R", "6000:5000"], "6000:5000"),

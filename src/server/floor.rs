@@ -25,7 +25,7 @@ use crate::net::pool::{STORM, SocketPool};
 use crate::net::{ListenSocket, TransferSocket};
 use crate::protocol::transfer::{Failure, Transfer};
 use crate::session::{Context, Resources, SEND_BUDGET, Session, Turn, Watch};
-use crate::table::{Endpoint, Fingerprint, SessionKey, Sessions};
+use crate::table::{Endpoint, Fingerprint, SessionKey, Sessions, Tracked as _};
 use crate::wire::packet::ErrorCode;
 
 /// Ports of transfers, unless others are asked for: a peer that answers from one
@@ -68,7 +68,7 @@ impl Floor {
             reporter: Reporter::new(now),
             counters: Counters::default(),
             unfinished: VecDeque::new(),
-            shared: shared.map(SharedPorts::new),
+            shared: shared.map(|listeners| SharedPorts::new(listeners, now)),
             socket_pool: match ports {
                 // The ports of a range are few.
                 Some(_) => SocketPool::beside(0),
@@ -99,6 +99,7 @@ impl Floor {
         let deadlines = [
             self.sessions.next_deadline(),
             self.socket_pool.poll_timeout(),
+            self.reporter.poll_timeout(),
         ];
         deadlines.into_iter().flatten().min()
     }
@@ -134,6 +135,7 @@ impl Floor {
             self.with_session(key, Session::run_deadline);
         }
         self.socket_pool.handle_timeout(now);
+        self.reporter.handle_timeout(now);
     }
 
     /// There is room in a shared listen socket: sessions that waited for it go
@@ -179,7 +181,13 @@ impl Floor {
             },
             send_budget: SEND_BUDGET,
         };
+        let unproved_since = session.unverified_since();
         let turn = work(session, &mut context);
+        if let (Some(shared), Some(since)) = (&mut self.shared, unproved_since)
+            && session.unverified_since().is_none()
+        {
+            shared.unproved.proved(clock::now(), since);
+        }
         if let Some(outcome) = session.poll_outcome() {
             let ending = Ending::Outcome(&outcome);
             self.reporter
@@ -268,6 +276,38 @@ impl Floor {
         Ok(())
     }
 
+    /// Whether there is room in the send buffer that transfers share for an answer
+    /// to a peer that has proved nothing.
+    pub(super) fn may_answer(&mut self, now: Instant) -> bool {
+        match &mut self.shared {
+            Some(shared) => shared.unproved.take(now),
+            None => true,
+        }
+    }
+
+    /// The same for the client of a session that repeats its request.
+    pub(super) fn may_answer_again(&mut self, now: Instant, key: SessionKey) -> bool {
+        let session = self.sessions.get(key);
+        let is_proved = session.is_some_and(|it| it.unverified_since().is_none());
+        is_proved || self.may_answer(now)
+    }
+
+    /// Sends one datagram from a socket of its own: answers to addresses where
+    /// nobody is, which the kernel keeps while it looks for them, have filled the
+    /// listen socket's buffer.
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    pub(super) fn answer_apart(
+        &mut self,
+        datagram: &[u8],
+        endpoint: &Endpoint,
+        listener: &ListenSocket,
+    ) -> io::Result<()> {
+        let socket = self.bind(endpoint, listener)?;
+        socket.send_to(datagram, endpoint.peer)
+    }
+
     /// A socket for `transfer`, on the address that was asked: its own, or a share
     /// of `listener`.
     ///
@@ -290,21 +330,23 @@ impl Floor {
             }
             return Ok(TransferSocket::share(listener, endpoint.local));
         }
-        let mut socket = self.bind(endpoint)?;
+        let mut socket = self.bind(endpoint, listener)?;
         if let Some(window) = window {
             socket.expect_windows(window.windowsize, window.blksize);
         }
         Ok(socket)
     }
 
-    fn bind(&mut self, endpoint: &Endpoint) -> io::Result<TransferSocket> {
+    fn bind(&mut self, endpoint: &Endpoint, listener: &ListenSocket) -> io::Result<TransferSocket> {
         if let Some(socket) = self.socket_pool.take(endpoint) {
             return Ok(socket);
         }
-        let scope = match endpoint.peer {
-            SocketAddr::V6(peer) => peer.scope_id(),
+        // A link-local address is one of an interface.
+        let scopes = [endpoint.peer, listener.address()].map(|address| match address {
+            SocketAddr::V6(address) => address.scope_id(),
             SocketAddr::V4(_) => 0,
-        };
+        });
+        let scope = scopes.into_iter().find(|&scope| scope != 0).unwrap_or(0);
         let first_try = self.random.number() as u16;
         TransferSocket::bind(endpoint.local, scope, Some(&self.ports), first_try)
     }
@@ -333,8 +375,10 @@ impl Floor {
         }
     }
 
-    /// Logs the counters and what is running.
-    pub(super) fn report(&self) {
+    /// Logs what was held back, what is running, and the counters.
+    pub(super) fn report(&mut self) {
+        self.reporter.flush(clock::now());
+        report::running(self.sessions.iter().map(|(_, it)| it), clock::now());
         let mut counts = vec![
             ("sessions", self.sessions.len() as u64),
             ("timer_operations", self.sessions.wheel_ops()),
@@ -342,7 +386,6 @@ impl Floor {
         let counters = self.counters.with(self.resources.ingress.drops);
         counts.extend(counters.happened());
         Event::Counters(&counts).write();
-        report::running(self.sessions.iter().map(|(_, it)| it), clock::now());
     }
 
     /// Counts an error of the kernel's on a listen socket.

@@ -8,9 +8,8 @@ use std::path::Path;
 use log::LevelFilter;
 
 use super::cli::Args;
-use super::start::reason;
+use crate::file::reason;
 use crate::log::LogFile;
-pub(crate) use crate::log::LogFormat;
 use crate::log::syslog::DEV_LOG;
 
 /// Starts the log; returns the log file, if there is one. Under inetd standard

@@ -11,18 +11,19 @@
 //! in the log how they ended. Must not: know what is in a packet beyond its kind,
 //! or how a file is stored.
 
+pub mod address;
 pub mod cli;
 mod counters;
 mod floor;
 mod front;
 mod logging;
-pub mod mapping;
 mod report;
 mod requests;
 
 mod busy_poll;
 mod shared;
 mod start;
+mod unproved;
 
 use std::io;
 use std::net::SocketAddr;
@@ -36,6 +37,7 @@ use mio::{Events, Interest, Token};
 use self::busy_poll::BusyPoll;
 use self::floor::Floor;
 use self::front::Front;
+pub use self::start::test_map;
 use crate::host::clock;
 use crate::host::{Command, Notifier, PidFile, Signals};
 use crate::log::LogFile;
@@ -220,7 +222,7 @@ impl Server {
                 Err(error) => error!(
                     "cannot open the log file again, going on with the old one: {}; let what \
                      moves it create the new one for this user (logrotate: create)",
-                    start::reason(&error)
+                    crate::file::reason(&error)
                 ),
             }
         }

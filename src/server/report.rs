@@ -10,12 +10,16 @@ use std::time::Instant;
 use log::{Level, log_enabled, trace};
 
 use super::counters::Counters;
+use crate::log::bounds::{Bounds, Kind};
 use crate::log::event::{Event, Figures};
-use crate::log::repeats::Repeats;
-use crate::log::text::{Cut, Name};
+use crate::log::repeats::{Refusal, Repeats};
+use crate::log::searches::{Search, Searches};
+use crate::log::short::Short;
+use crate::log::shown::{Cut, Name};
+use crate::policy::map::Lines;
+use crate::policy::{Granted, Origin};
 use crate::protocol::transfer::Outcome;
 use crate::session::{Content, Heading, Session};
-use crate::table::rate::RateLimit;
 use crate::wire::escape::escape;
 use crate::wire::packet::{Direction, ErrorCode, Packet, Request};
 
@@ -25,10 +29,6 @@ pub(super) fn packet(peer: SocketAddr, heading: Heading, datagram: &[u8]) {
         trace!("{peer} {heading} {packet}");
     }
 }
-
-/// Lines a second about peers that have proved nothing: anyone can cause them,
-/// under any address.
-const UNPROVED_LINES: u32 = 100;
 
 /// The most transfers that a signal has listed: their lines fit into a pipe.
 const MAX_LISTED: usize = 200;
@@ -47,35 +47,79 @@ pub(super) enum Ending<'a> {
 /// Writes the lines, as long as there aren't too many.
 #[derive(Debug)]
 pub(super) struct Reporter {
-    lines: RateLimit,
-    left_out: u64,
+    bounds: Bounds,
     repeats: Repeats,
+    searches: Searches,
 }
 
 impl Reporter {
     pub(super) fn new(now: Instant) -> Self {
         Self {
-            lines: RateLimit::new(UNPROVED_LINES, now),
-            left_out: 0,
-            repeats: Repeats::new(),
+            bounds: Bounds::new(now),
+            repeats: Repeats::default(),
+            searches: Searches::default(),
         }
     }
 
-    /// Whether there may be one more line about a peer that has proved nothing.
-    fn may_go_on(&mut self, now: Instant) -> bool {
-        if !self.lines.take(now) {
-            self.left_out += 1;
-            return false;
+    /// When [`Reporter::handle_timeout`] has something to tell.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        let timeouts = [
+            self.bounds.poll_timeout(),
+            self.repeats.poll_timeout(),
+            self.searches.poll_timeout(),
+        ];
+        timeouts.into_iter().flatten().min()
+    }
+
+    /// Tells what was held back until now.
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
+        if self.poll_timeout().is_some_and(|due| due <= now) {
+            self.tell(now, false);
         }
-        match std::mem::take(&mut self.left_out) {
-            0 => {}
-            lines => Event::LeftOut {
-                of: "refused",
-                lines,
+    }
+
+    /// Tells all that is held back.
+    pub(super) fn flush(&mut self, now: Instant) {
+        self.tell(now, true);
+    }
+
+    fn tell(&mut self, now: Instant, hurry: bool) {
+        let Self {
+            bounds,
+            repeats,
+            searches,
+        } = self;
+        searches.tell(now, hurry, |search| {
+            let refusal = Refusal {
+                peer: search.peer,
+                op: Direction::Read.name(),
+                file: search.directory,
+                code: ErrorCode::FileNotFound,
+                reason: Short::of(b"no configuration found in it"),
+            };
+            if repeats.count(now, refusal).is_some() {
+                let missed = Err(Name(search.missed.bytes()));
+                searched(bounds, now, search, missed);
             }
-            .write(),
-        }
-        true
+        });
+        repeats.tell(now, hurry, |refusal, times| {
+            if bounds.admit(now, Kind::Refused, refusal.peer.ip()) {
+                Event::Refused {
+                    peer: refusal.peer,
+                    op: refusal.op,
+                    file: Name(refusal.file.bytes()),
+                    code: refusal.code,
+                    reason: Cut(&refusal.reason),
+                    times: Some(times),
+                    hint: None,
+                }
+                .write();
+            }
+        });
+        bounds.tell(now, hurry, |kind, lines| {
+            let of = kind.name();
+            Event::LeftOut { of, lines }.write();
+        });
     }
 
     /// A request that was answered with an ERROR. `similar` looks for a file that
@@ -89,13 +133,22 @@ impl Reporter {
         reason: &impl fmt::Display,
         similar: impl FnOnce() -> Option<Vec<u8>>,
     ) {
+        let is_miss = request.direction == Direction::Read && code == ErrorCode::FileNotFound;
+        if is_miss && self.searches.miss(now, peer, request.filename) {
+            return;
+        }
         let op = request.direction.name();
-        let refusal = (peer.ip(), op, request.filename, code.to_wire());
+        let refusal = Refusal {
+            peer,
+            op,
+            file: Short::of(request.filename),
+            code,
+            reason: Short::shown(reason),
+        };
         let Some(times) = self.repeats.count(now, refusal) else {
             return;
         };
-        if !self.may_go_on(now) {
-            self.repeats.uncount(refusal);
+        if !self.bounds.admit(now, Kind::Refused, peer.ip()) {
             return;
         }
         let hint = similar().map(|name| {
@@ -114,30 +167,49 @@ impl Reporter {
         .write();
     }
 
-    /// A file that was found under another name than it was asked for.
-    pub(super) fn other_name(
+    /// A request that leads to another name than it asks for.
+    pub(super) fn granted(
         &mut self,
         now: Instant,
-        name: &[u8],
+        request: &Request<'_>,
         peer: SocketAddr,
-        served_as: &[u8],
+        granted: &Granted<'_>,
     ) {
-        if self.may_go_on(now) {
-            let (file, to) = (Name(name), Name(served_as));
-            Event::OtherName { peer, file, to }.write();
+        if granted.origin == Origin::Asked || !self.bounds.admit(now, Kind::Mapped, peer.ip()) {
+            return;
+        }
+        let (file, to) = (Name(request.filename), Name(&granted.name));
+        let op = request.direction.name();
+        match granted.origin {
+            Origin::Asked => {}
+            Origin::Found => Event::OtherName { peer, file, to }.write(),
+            Origin::Rules => Event::Mapped {
+                peer,
+                op,
+                file,
+                to,
+                lines: Cut(&Lines(&granted.lines)),
+            }
+            .write(),
         }
     }
 
     /// A session that has begun.
     pub(super) fn begin(&mut self, session: &Session, now: Instant) {
-        if !log_enabled!(Level::Debug) || !self.may_go_on(now) {
+        let (peer, name) = (session.peer(), &*session.name);
+        if direction(session) == Direction::Read
+            && let Some((search, found)) = self.searches.found(peer, name)
+        {
+            searched(&mut self.bounds, now, &search, Ok(Name(found)));
+        }
+        if !log_enabled!(Level::Debug) || !self.bounds.admit(now, Kind::Started, peer.ip()) {
             return;
         }
         let progress = session.transfer().progress();
         Event::Started {
-            peer: session.peer(),
+            peer,
             op: direction(session).name(),
-            file: Name(&session.name),
+            file: Name(name),
             blksize: progress.block_size,
             windowsize: progress.window_size,
             size: match session.content() {
@@ -158,7 +230,12 @@ impl Reporter {
     ) {
         count(ending, counters);
         let progress = session.transfer().progress();
-        if !progress.verified && !self.may_go_on(now) {
+        let kind = if progress.verified {
+            Kind::Ended
+        } else {
+            Kind::Unanswered
+        };
+        if !self.bounds.admit(now, kind, session.peer().ip()) {
             return;
         }
         let level = match ending {
@@ -174,6 +251,19 @@ impl Reporter {
             lacks_last_ack: matches!(ending, Ending::Outcome(Outcome::LastAckMissing)),
             error,
             hint: hint(session, ending),
+        }
+        .write();
+    }
+}
+
+/// A boot loader's search is over.
+fn searched(bounds: &mut Bounds, now: Instant, search: &Search, name: Result<Name<'_>, Name<'_>>) {
+    if bounds.admit(now, Kind::Searched, search.peer.ip()) {
+        Event::Searched {
+            peer: search.peer,
+            directory: Name(search.directory.bytes()),
+            misses: search.misses,
+            name,
         }
         .write();
     }

@@ -3,7 +3,6 @@
 //! Nothing is allocated for a request that is refused. Must not: receive, or run
 //! sessions.
 
-use std::borrow::Cow;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -12,18 +11,15 @@ use log::debug;
 
 use super::REQUEST_LEN;
 use super::floor::Floor;
-use super::mapping::MapFile;
 use super::report::Ending;
-use crate::file::{FileSink, FileSource, Found, Root, StorageError, Upload};
+use crate::file::{FileSink, FileSource, Root, StorageError, Upload};
 use crate::log::event::Event;
 use crate::net::{Destination, ListenSocket, Received};
-use crate::policy::access::Access;
-use crate::policy::client_root::ClientRoots;
-use crate::policy::map::MapRefusal;
+use crate::policy::{self, Granted, Policy};
 use crate::protocol::receiver::Receiver;
 use crate::protocol::sender::Sender;
 use crate::protocol::transfer::{Config, MAX_DATAGRAM, Opening, Transfer};
-use crate::session::{Content, Remote, Session};
+use crate::session::{Content, Heading, Remote, Session};
 use crate::table::rate::RateLimit;
 use crate::table::{Admission, Endpoint, Fingerprint};
 use crate::wire::options::{self, Limits, Negotiated};
@@ -36,63 +32,19 @@ use crate::wire::packet::{
 /// forging requests for.
 const REFUSALS: u32 = 10_000;
 
+/// The well-known port (RFC 1350 §4).
+const TFTP_PORT: u16 = 69;
+
 // An answer without a session fits where an OACK does.
 const _: () = assert!(MAX_DATAGRAM >= MAX_ERROR_LEN);
-
-/// What each client may ask for.
-#[derive(Debug)]
-pub(super) struct Policy {
-    pub(super) access: Access,
-    pub(super) root: Root,
-    pub(super) client_roots: Option<ClientRoots>,
-    pub(super) map_file: Option<MapFile>,
-}
-
-/// Where a request leads.
-struct Granted<'a> {
-    /// The client's own root, if it has one.
-    own_root: Option<Root>,
-    common_root: &'a Root,
-    name: Cow<'a, [u8]>,
-}
-
-impl Granted<'_> {
-    fn root(&self) -> &Root {
-        self.own_root.as_ref().unwrap_or(self.common_root)
-    }
-}
-
-impl Policy {
-    /// The root and the name to serve to `peer` for its request.
-    ///
-    /// # Errors
-    /// What the map file's rules have against it.
-    fn settle<'a>(
-        &'a self,
-        request: &Request<'a>,
-        peer: SocketAddr,
-    ) -> Result<Granted<'a>, MapRefusal> {
-        let roots = self.client_roots.as_ref();
-        let own_root = roots.and_then(|roots| roots.of(peer.ip(), &self.root));
-        let root = own_root.as_ref().unwrap_or(&self.root);
-        let name = match &self.map_file {
-            None => Cow::Borrowed(request.filename),
-            Some(map_file) => Cow::Owned(map_file.map(root, request, peer)?),
-        };
-        Ok(Granted {
-            own_root,
-            common_root: &self.root,
-            name,
-        })
-    }
-}
 
 /// Why there is no session.
 enum Refusal {
     /// The peer is told, and the log; for a client with a root of its own, of that.
     Answer(StorageError, Option<Root>),
-    /// The map file's rules are against it: the peer is told, and the log.
-    ByRules(MapRefusal),
+    /// The name or the map file's rules are against it: the peer is told, and the
+    /// log.
+    ByPolicy(policy::Refusal),
     /// We are full: silence, so that a boot ROM asks again instead of failing.
     Overload(&'static str),
 }
@@ -154,8 +106,15 @@ impl Requests {
         }
         let payload = datagram.payload;
         let payload = &payload[..payload.len().min(REQUEST_LEN)];
+        if let Some(trace) = floor.resources.ingress.trace {
+            trace(peer, Heading::Received, payload);
+        }
         match Packet::parse(payload) {
             Ok(Packet::Request(_)) if self.is_closing => floor.counters.shed += 1,
+            // Two servers, each of which thinks that the other is its client.
+            Ok(Packet::Request(_)) if floor.single_port() && is_server(peer, listener) => {
+                floor.counters.foreign += 1;
+            }
             Ok(Packet::Request(request)) if peer.port() != 0 => {
                 let fingerprint = Fingerprint::of(payload);
                 self.admit(now, listener, endpoint, fingerprint, &request, floor);
@@ -187,6 +146,10 @@ impl Requests {
             Admission::StartsOver(key) | Admission::Replaces(key) => Some((key, Ending::Replaced)),
             Admission::Repeated(key) => {
                 floor.counters.repeated += 1;
+                if !floor.may_answer_again(now, key) {
+                    floor.counters.unanswered += 1;
+                    return;
+                }
                 floor.with_session(key, |session, context| {
                     session.handle_repeated_request(context.now);
                     session.transmit(context)
@@ -228,6 +191,11 @@ impl Requests {
                 return;
             }
         };
+        if !floor.may_answer(now) {
+            let reason = "too many are being answered that have not been heard of";
+            self.shed(now, endpoint.peer, reason, floor);
+            return;
+        }
         if let Some((key, ending)) = gives_way {
             floor.end_session(key, ending);
         }
@@ -248,9 +216,10 @@ impl Requests {
     ) -> Result<Session, Refusal> {
         let peer = endpoint.peer;
         let granted = self.policy.settle(request, peer);
-        let granted = granted.map_err(Refusal::ByRules)?;
+        let granted = granted.map_err(Refusal::ByPolicy)?;
+        floor.reporter.granted(now, request, peer, &granted);
         let opened = match request.direction {
-            Direction::Read => self.open_read(now, peer, &granted, request, floor),
+            Direction::Read => self.open_read(&granted, request),
             Direction::Write => self.open_write(&granted, request),
         };
         let (transfer, content) = match opened {
@@ -278,17 +247,10 @@ impl Requests {
 
     fn open_read(
         &self,
-        now: Instant,
-        peer: SocketAddr,
         granted: &Granted<'_>,
         request: &Request<'_>,
-        floor: &mut Floor,
     ) -> Result<(Transfer, Content<Upload>), StorageError> {
-        let name = &granted.name;
-        let Found { file, served_as } = granted.root().find(name)?;
-        if let Some(served_as) = served_as {
-            floor.reporter.other_name(now, name, peer, &served_as);
-        }
+        let file = granted.root().open_file(&granted.name)?;
         let mut oack = [0; MAX_DATAGRAM];
         let size = Some(file.size());
         let (negotiated, len) = options::negotiate(request, &self.limits, size, &mut oack);
@@ -306,7 +268,7 @@ impl Requests {
         let mut oack = [0; MAX_DATAGRAM];
         let (negotiated, len) = options::negotiate(request, &self.limits, None, &mut oack);
         let announced = announced_size(request, &negotiated);
-        let upload = granted.root().create(&granted.name, announced)?;
+        let upload = granted.root().begin(&granted.name, announced)?;
         let receiver = Receiver::new(&self.config, opening(&oack[..len]), negotiated);
         let sink = FileSink::new(upload, request.mode);
         let content = Content::Sink(Box::new(sink));
@@ -340,15 +302,15 @@ impl Requests {
                 reporter.refusal(now, request, peer, code, error, similar);
                 (code, error.message())
             }
-            Refusal::ByRules(refusal) => {
-                let code = ErrorCode::AccessViolation;
+            Refusal::ByPolicy(refusal) => {
+                let code = refusal.code();
                 reporter.refusal(now, request, peer, code, refusal, || None);
                 (code, refusal.message())
             }
         };
         floor.counters.refused += 1;
         if self.refusals.take(now) {
-            answer(listener, endpoint, code, text, floor);
+            answer(now, listener, endpoint, code, text, floor);
         } else {
             floor.counters.unanswered += 1;
         }
@@ -398,7 +360,14 @@ fn answer_malformed(
     floor.counters.malformed += 1;
     debug!("{peer}: malformed request: {error}");
     if floor.resources.ingress.nonsense.take(now) {
-        answer(listener, endpoint, ErrorCode::IllegalOperation, text, floor);
+        answer(
+            now,
+            listener,
+            endpoint,
+            ErrorCode::IllegalOperation,
+            text,
+            floor,
+        );
     } else {
         floor.counters.unanswered += 1;
     }
@@ -409,15 +378,16 @@ fn turn_away(now: Instant, listener: &ListenSocket, endpoint: &Endpoint, floor: 
     floor.counters.strangers += 1;
     if floor.resources.ingress.nonsense.take(now) {
         let code = ErrorCode::UnknownTransferId;
-        answer(listener, endpoint, code, "Unknown transfer ID", floor);
+        answer(now, listener, endpoint, code, "Unknown transfer ID", floor);
     } else {
         floor.counters.unanswered += 1;
     }
 }
 
-/// One ERROR from the listen port, without a transfer, lost if it can't be sent
-/// at once: the client asks again.
+/// One ERROR without a transfer, from the listen port while there is room. Lost
+/// if it can't be sent at once: the client asks again.
 fn answer(
+    now: Instant,
     listener: &ListenSocket,
     endpoint: &Endpoint,
     code: ErrorCode,
@@ -426,9 +396,30 @@ fn answer(
 ) {
     let mut packet = [0; MAX_DATAGRAM];
     let len = emit_error(code, text, &mut packet);
-    if let Err(error) = listener.answer(&packet[..len], endpoint.peer, endpoint.local) {
+    let packet = &packet[..len];
+    if let Some(trace) = floor.resources.ingress.trace {
+        trace(endpoint.peer, Heading::Sent, packet);
+    }
+    let sent = if floor.may_answer(now) {
+        listener.answer(packet, endpoint.peer, endpoint.local)
+    } else {
+        Err(io::ErrorKind::WouldBlock.into())
+    };
+    let sent = match sent {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            floor.answer_apart(packet, endpoint, listener)
+        }
+        other => other,
+    };
+    if let Err(error) = sent {
         floor.count_socket_error("send", endpoint.peer, &error);
     }
+}
+
+/// Whether a peer's port is one that servers have. Some clients are bound to port
+/// 69 (lwIP's): they are served from ports of their own.
+fn is_server(peer: SocketAddr, listener: &ListenSocket) -> bool {
+    peer.port() == TFTP_PORT || peer.port() == listener.address().port()
 }
 
 /// Both ends of a datagram that came in on `listener`; `None` if it was sent to a

@@ -5,10 +5,12 @@
 //! what comes in.
 
 use std::rc::Rc;
+use std::time::Instant;
 
 use log::debug;
 use mio::{Interest, Registry};
 
+use super::unproved::UnprovedAnswers;
 use super::{REQUEST_LEN, listener_token};
 use crate::net::ListenSocket;
 use crate::session::Session;
@@ -22,13 +24,16 @@ pub(super) struct SharedPorts {
     waiting: Vec<Vec<SessionKey>>,
     /// Bytes of the longest datagram that means anything now.
     slot_len: usize,
+    /// What may be on its way to peers that have proved nothing.
+    pub(super) unproved: UnprovedAnswers,
 }
 
 impl SharedPorts {
-    /// Makes the sockets fit to carry transfers as well.
-    pub(super) fn new(listeners: Rc<[ListenSocket]>) -> Self {
-        listeners.iter().for_each(ListenSocket::prepare_sharing);
+    /// The sockets must have been made fit to carry transfers as well.
+    pub(super) fn new(listeners: Rc<[ListenSocket]>, now: Instant) -> Self {
+        let buffers = listeners.iter().map(ListenSocket::send_buffer);
         Self {
+            unproved: UnprovedAnswers::within(buffers.min().unwrap_or(0), now),
             waiting: vec![Vec::new(); listeners.len()],
             listeners,
             slot_len: REQUEST_LEN,

@@ -16,23 +16,25 @@ use std::time::Duration;
 use log::{debug, info, warn};
 use nix::libc::{EADDRNOTAVAIL, EAFNOSUPPORT};
 
+use super::address::ListenTarget;
 use super::cli::{Args, UserAndGroup};
 use super::floor::Floor;
 use super::front::Front;
-use super::mapping::MapFile;
-use super::requests::{Policy, Requests};
+use super::requests::Requests;
 use super::{Lifetime, MAX_LISTENERS, Server, logging};
-use crate::file::{self, Directory, Root};
+use crate::file::{self, Directory, Root, reason};
 use crate::host::clock;
 use crate::host::{
     self, Confinement, Enforcement, Identity, Inherited, Notifier, PidFile, Signals,
 };
 use crate::log::LogFile;
 use crate::log::event::Event;
-use crate::log::text::{Addresses, Cut};
+use crate::log::shown::{Addresses, Cut};
 use crate::net::{Binding, ListenSocket};
 use crate::policy::access::Access;
 use crate::policy::client_root::ClientRoots;
+use crate::policy::map::file::MapFile;
+use crate::policy::{Policy, map_test};
 use crate::protocol::retry::{RetryPolicy, Wait};
 use crate::protocol::transfer::{Config, Proof};
 use crate::table::Sessions;
@@ -69,12 +71,16 @@ impl Server {
             none if none.is_empty() => listen(args)?,
             sockets => adopt(sockets)?,
         };
+        if args.single_port {
+            // It takes a right that is about to be given up.
+            listeners.iter().for_each(ListenSocket::prepare_sharing);
+        }
         let listeners: Rc<[ListenSocket]> = Rc::from(listeners);
         let directory = Directory::open(&args.root)?;
         // As it is seen from outside.
         let path = args.root.canonicalize().unwrap_or(args.root.clone());
         let signals = Signals::take_over()?;
-        let mut pid_file = args.pid_file.as_deref().map(write_pid_file).transpose()?;
+        let mut pid_file = args.pid_file.as_deref().map(reserve_pid_file).transpose()?;
         let max_sessions = max_sessions(args, host::raise_open_files()?);
         let lifetime = lifetime(args, inherited.by_inetd);
         let enforcement = confine(args, directory.as_fd(), log_file.as_ref())?;
@@ -108,6 +114,11 @@ impl Server {
         let front = Front::new(listeners, requests);
         let busy_poll = busy_poll(args);
         let mut server = Self::new(front, floor, busy_poll, lifetime, signals, log_file)?;
+        if let (Some(pid_file), Some(path)) = (&mut pid_file, &args.pid_file) {
+            pid_file
+                .write()
+                .map_err(|error| cannot_write_pid_file(path, &error))?;
+        }
         listening.write();
         if let Some(notifier) = &notifier {
             notifier.ready(&listening.to_string());
@@ -135,7 +146,8 @@ fn confine(
     let confinement = Confinement {
         root,
         writable: !args.read_only,
-        listable: args.ignore_case,
+        // Uploads look for what was left behind.
+        listable: args.ignore_case || !args.read_only,
         log_directory: log_file.and_then(LogFile::directory),
         map_file: args.map_file.as_deref(),
         pid_file: args.pid_file.as_deref(),
@@ -146,8 +158,18 @@ fn confine(
     Ok(confinement.enter()?)
 }
 
+/// `--map-test`: what the rules of `path` make of the names on standard input.
+///
+/// # Errors
+/// A map file or a root that can't be used.
+pub fn test_map(args: &Args, path: &Path) -> Result<(), Box<dyn Error>> {
+    let root = Root::open(&args.root, policy(args))?;
+    let (names, out) = (io::stdin().lock(), io::stdout().lock());
+    map_test::run(path, &root, args.ipv6, names, out)
+}
+
 /// What clients may do below the root.
-pub(super) fn policy(args: &Args) -> file::Policy {
+fn policy(args: &Args) -> file::Policy {
     file::Policy {
         read_only: args.read_only,
         overwrite: args.overwrite,
@@ -219,21 +241,21 @@ fn adopt(sockets: Vec<UdpSocket>) -> Result<Vec<ListenSocket>, String> {
 }
 
 fn listen(args: &Args) -> Result<Vec<ListenSocket>, String> {
-    let addresses = args.listen_addresses();
-    if addresses.is_empty() {
+    let targets = args.listen_targets()?;
+    if targets.is_empty() {
         return Err(
             "no address of that family is left to listen on; drop -4 or -6, or change -a".into(),
         );
     }
-    if addresses.len() > MAX_LISTENERS {
-        let count = addresses.len();
+    if targets.len() > MAX_LISTENERS {
+        let count = targets.len();
         return Err(format!(
             "{count} addresses are too many to listen on; give at most {MAX_LISTENERS} with -a"
         ));
     }
     let mut tries = SHARED_PORT_TRIES;
     loop {
-        match bind_all(&addresses, args) {
+        match bind_all(&targets, args) {
             // A port that was free for the first address isn't for the next.
             Err((address, error))
                 if error.kind() == ErrorKind::AddrInUse
@@ -252,33 +274,48 @@ fn listen(args: &Args) -> Result<Vec<ListenSocket>, String> {
 /// Binds every address; those without a port all get the one that the kernel
 /// chose for the first.
 fn bind_all(
-    addresses: &[SocketAddr],
+    targets: &[ListenTarget],
     args: &Args,
 ) -> Result<Vec<ListenSocket>, (SocketAddr, io::Error)> {
-    let mut listeners: Vec<ListenSocket> = Vec::with_capacity(addresses.len());
-    for &(mut address) in addresses {
+    let mut listeners: Vec<ListenSocket> = Vec::with_capacity(targets.len());
+    let mut lacking = None;
+    for target in targets {
+        let mut address = target.address;
         if let (0, Some(first)) = (address.port(), listeners.first()) {
             address.set_port(first.address().port());
         }
-        match bind(address, args) {
+        match bind(address, target, args.reuse_port) {
             Ok(listener) => listeners.push(listener),
-            Err(error) if args.chose_addresses() && address.is_ipv6() && lacks_family(&error) => {
-                info!("this machine has no IPv6: listening on IPv4 alone");
+            Err(error) if is_optional(target, args) && lacks_family(&error) => {
+                lacking = Some((address, error));
             }
             Err(error) => return Err((address, error)),
         }
     }
-    Ok(listeners)
+    match lacking {
+        Some(lacking) if listeners.is_empty() => Err(lacking),
+        Some(_) => {
+            info!("this machine has no IPv6: listening on IPv4 alone");
+            Ok(listeners)
+        }
+        None => Ok(listeners),
+    }
+}
+
+/// Nobody asked for IPv6 in particular.
+fn is_optional(target: &ListenTarget, args: &Args) -> bool {
+    target.address.is_ipv6() && !target.is_literal && !args.ipv6
 }
 
 /// Binds to an address, even to one that was asked for and isn't there yet.
-fn bind(address: SocketAddr, args: &Args) -> io::Result<ListenSocket> {
+fn bind(address: SocketAddr, target: &ListenTarget, shared: bool) -> io::Result<ListenSocket> {
     let mut binding = Binding {
-        shared: args.reuse_port,
+        shared,
         ahead: false,
+        device: target.device.as_deref(),
     };
     match ListenSocket::bind(address, binding) {
-        Err(error) if error.kind() == ErrorKind::AddrNotAvailable && !args.chose_addresses() => {
+        Err(error) if error.kind() == ErrorKind::AddrNotAvailable && target.is_literal => {
             binding.ahead = true;
             let listener = ListenSocket::bind(address, binding)?;
             let ip = address.ip();
@@ -293,11 +330,19 @@ fn lacks_family(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(EAFNOSUPPORT | EADDRNOTAVAIL))
 }
 
-fn write_pid_file(path: &Path) -> Result<PidFile, String> {
-    PidFile::write(path).map_err(|error| {
-        let (path, reason) = (path.display(), reason(&error));
-        format!("cannot write the pid file {path}: {reason}; name a writable one with -P")
-    })
+fn reserve_pid_file(path: &Path) -> Result<PidFile, String> {
+    PidFile::reserve(path).map_err(|error| cannot_write_pid_file(path, &error))
+}
+
+fn cannot_write_pid_file(path: &Path, error: &io::Error) -> String {
+    let path = path.display();
+    if error.kind() == ErrorKind::ResourceBusy {
+        return format!(
+            "the server whose pid file is {path} is running; stop it, or name another file with -P"
+        );
+    }
+    let reason = reason(error);
+    format!("cannot write the pid file {path}: {reason}; name a writable one with -P")
 }
 
 fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
@@ -309,14 +354,6 @@ fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
         _ => "",
     };
     format!("cannot listen on {address}: {}{remedy}", reason(error))
-}
-
-/// The system's words, without the number that the library puts behind them.
-pub(super) fn reason(error: &io::Error) -> String {
-    match error.raw_os_error() {
-        Some(number) => nix::errno::Errno::from_raw(number).desc().to_lowercase(),
-        None => error.to_string(),
-    }
 }
 
 /// What clients may do, in words.

@@ -213,7 +213,7 @@ mod tests {
         let content: Vec<u8> = (0..size).map(|at| (at / BLOCK) as u8).collect();
         fs::write(home.path().join("file"), content).unwrap();
         let root = Root::open(home.path(), Policy::default()).unwrap();
-        let file = root.find(b"file").unwrap().file;
+        let file = root.open_read(b"file").unwrap();
         (home, FileSource::new(file, mode))
     }
 

@@ -128,12 +128,16 @@ impl RawClient {
 
     /// A client for any address of a server.
     pub fn to(server: SocketAddr) -> Self {
-        let local: IpAddr = match server {
-            SocketAddr::V4(server) if server.ip().is_loopback() => (*server.ip()).into(),
-            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        let local: SocketAddr = match server {
+            SocketAddr::V4(server) if server.ip().is_loopback() => (*server.ip(), 0).into(),
+            SocketAddr::V4(_) => (Ipv4Addr::LOCALHOST, 0).into(),
+            SocketAddr::V6(mut server) if server.ip().is_unicast_link_local() => {
+                server.set_port(0);
+                server.into()
+            }
+            SocketAddr::V6(_) => (Ipv6Addr::LOCALHOST, 0).into(),
         };
-        let socket = UdpSocket::bind((local, 0)).expect("a socket");
+        let socket = UdpSocket::bind(local).expect("a socket");
         Self { socket, server }
     }
 

@@ -82,8 +82,8 @@ fn assemble(folder: &Path, page: &str, programs: &[Command]) -> String {
             ["title", name, section, date] => {
                 let version = env!("CARGO_PKG_VERSION");
                 let _ = writeln!(text, ".TH {name} {section} {date} \"tftpd {version}\"");
-                // Lines aren't stretched, and options aren't broken at a hyphen.
-                text.push_str(".ad l\n.nh\n");
+                // Lines aren't stretched, and words and options aren't broken.
+                text.push_str(".ad l\n.nr HY 0\n");
             }
             ["options", name] => {
                 let program = programs.iter().find(|it| it.get_name() == name);

@@ -6,6 +6,7 @@
 //! caller.
 
 mod ere;
+pub mod file;
 mod parse;
 mod rule;
 
@@ -79,6 +80,24 @@ impl fmt::Display for MapRefusal {
                 "line {line} of the map file makes a name of more than {MAX_NAME} bytes"
             ),
         }
+    }
+}
+
+/// Numbers of lines, as the log and `--map-test` show them.
+pub(crate) struct Lines<'a>(pub(crate) &'a [u32]);
+
+impl fmt::Display for Lines<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        /// The most numbers shown.
+        const SHOWN: usize = 16;
+        for (index, line) in self.0.iter().take(SHOWN).enumerate() {
+            let comma = if index > 0 { "," } else { "" };
+            write!(f, "{comma}{line}")?;
+        }
+        if self.0.len() > SHOWN {
+            f.write_str(",…")?;
+        }
+        Ok(())
     }
 }
 

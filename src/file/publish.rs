@@ -1,0 +1,208 @@
+//! How a finished upload gets its name, and the temporary names it may need on
+//! the way.
+//!
+//! A file without a name is linked by its descriptor. Where that can't be had
+//! (NFS, FAT, some FUSE) or done (neither `/proc` nor the right to link a
+//! descriptor), it is written under a temporary name. Requests can't name that;
+//! abort removes it. Only kill -9 can leave one behind (or, everywhere, strike
+//! between the two steps of replacing a file): the first upload into a directory
+//! sweeps it. Temporary files are locked while their server lives. Must not: look
+//! at what is in a file.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use log::debug;
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, OFlag, fcntl, openat};
+use nix::libc;
+use nix::sys::stat::{Mode, fstat, fstatat};
+use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
+
+use super::name::TEMP_PREFIX;
+
+/// How a finished upload gets its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Publisher {
+    /// An unnamed file, linked by its descriptor (`AT_EMPTY_PATH`: needs
+    /// `CAP_DAC_READ_SEARCH`, or Linux 6.10).
+    LinkDescriptor,
+    /// An unnamed file, linked through `/proc/self/fd`.
+    LinkProc,
+    /// A temporary name in the same directory, linked or renamed. The others
+    /// fall back to it where a file system has no unnamed files.
+    Named,
+}
+
+impl Publisher {
+    /// The first that works here. Writes nothing: linking over `.` fails in any
+    /// case, with `EEXIST` once the kernel has accepted what is to be linked.
+    pub(super) fn probe(root: BorrowedFd<'_>) -> Self {
+        let works = |it: &Self| it.link(root, root, b".") == Err(Errno::EEXIST);
+        [Self::LinkDescriptor, Self::LinkProc]
+            .into_iter()
+            .find(works)
+            .unwrap_or(Self::Named)
+    }
+
+    /// Gives an unnamed file its name.
+    pub(super) fn link(
+        self,
+        file: BorrowedFd<'_>,
+        directory: BorrowedFd<'_>,
+        name: &[u8],
+    ) -> nix::Result<()> {
+        match self {
+            Self::LinkDescriptor => linkat(file, "", directory, name, AtFlags::AT_EMPTY_PATH),
+            Self::LinkProc => {
+                let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+                let follow = AtFlags::AT_SYMLINK_FOLLOW;
+                linkat(AT_FDCWD, path.as_str(), directory, name, follow)
+            }
+            Self::Named => Err(Errno::EINVAL),
+        }
+    }
+}
+
+/// A new file in `directory`, without a name if possible, and its temporary
+/// name if not. `serial` tells the temporary files of this server apart.
+pub(super) fn open_new(
+    directory: BorrowedFd<'_>,
+    publisher: Publisher,
+    serial: u64,
+    mode: Mode,
+) -> nix::Result<(OwnedFd, Option<String>)> {
+    let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC | OFlag::O_LARGEFILE;
+    if publisher != Publisher::Named {
+        match openat(directory, ".", flags | OFlag::O_TMPFILE, mode) {
+            Err(Errno::EOPNOTSUPP | Errno::EISDIR | Errno::EINVAL) => {
+                debug!("no unnamed files in this directory: using a temporary name");
+            }
+            opened => return Ok((opened?, None)),
+        }
+    }
+    let flags = flags | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
+    let (temporary, file) = with_temporary_name(directory, serial, |temporary| {
+        let file = openat(directory, temporary, flags, mode)?;
+        // Someone who took it for left behind may have been faster.
+        let taken = lock(&file) == Err(Errno::EAGAIN) || fstat(&file)?.st_nlink == 0;
+        if taken { Err(Errno::EEXIST) } else { Ok(file) }
+    })?;
+    Ok((file, Some(temporary)))
+}
+
+/// Links an unnamed file under a temporary name, which it returns.
+pub(super) fn link_temporary(
+    file: BorrowedFd<'_>,
+    directory: BorrowedFd<'_>,
+    publisher: Publisher,
+    serial: u64,
+) -> nix::Result<String> {
+    let (temporary, ()) = with_temporary_name(directory, serial, |temporary| {
+        let _ = lock(file);
+        publisher.link(file, directory, temporary.as_bytes())
+    })?;
+    Ok(temporary)
+}
+
+/// Calls `make` with temporary names until one is free, and removes those left
+/// behind on the way.
+fn with_temporary_name<T>(
+    directory: BorrowedFd<'_>,
+    serial: u64,
+    make: impl Fn(&str) -> nix::Result<T>,
+) -> nix::Result<(String, T)> {
+    for attempt in 0..TEMPORARY_NAMES {
+        let name = format!("{TEMP_PREFIX}{serial}-{attempt}");
+        match make(&name) {
+            Err(Errno::EEXIST) => remove_left_behind(directory, name.as_bytes()),
+            result => return result.map(|it| (name, it)),
+        }
+    }
+    // Not EEXIST, which would tell the client that its file exists.
+    Err(Errno::EBUSY)
+}
+
+/// Removes the temporary files that servers of old left behind in `directory`,
+/// as far as it can be listed.
+pub(super) fn sweep(directory: BorrowedFd<'_>) {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let listed = openat(directory, ".", flags, Mode::empty()).and_then(Dir::from_fd);
+    let mut entries = match listed {
+        Ok(entries) => entries,
+        Err(errno) => return debug!("cannot look for files left behind: {errno}"),
+    };
+    for entry in entries.iter().take(MAX_SWEPT).flatten() {
+        let name = entry.file_name().to_bytes();
+        if name.starts_with(TEMP_PREFIX.as_bytes()) {
+            remove_left_behind(directory, name);
+        }
+    }
+}
+
+/// Removes a temporary file whose server is gone: one that isn't locked.
+///
+/// While the lock is held nobody else removes or renames that name, so what is
+/// removed is what was locked.
+fn remove_left_behind(directory: BorrowedFd<'_>, name: &[u8]) {
+    let flags = OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    let remove = || -> nix::Result<()> {
+        let file = openat(directory, name, flags, Mode::empty())?;
+        lock(&file)?;
+        let (locked, named) = (
+            fstat(&file)?,
+            fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW)?,
+        );
+        if (locked.st_dev, locked.st_ino) == (named.st_dev, named.st_ino) {
+            unlinkat(directory, name, UnlinkatFlags::NoRemoveDir)?;
+        }
+        Ok(())
+    };
+    if let Err(errno) = remove() {
+        debug!("temporary file {} is in use: {errno}", name.escape_ascii());
+    }
+}
+
+/// Locks a file for as long as it is open: `EAGAIN` if someone else has.
+fn lock(file: impl AsFd) -> nix::Result<()> {
+    let whole = libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    fcntl(file, FcntlArg::F_OFD_SETLK(&whole)).map(drop)
+}
+
+/// Renames, but never onto an existing name.
+#[cfg(target_env = "gnu")]
+pub(super) fn rename_new(directory: BorrowedFd<'_>, from: &str, to: &[u8]) -> nix::Result<()> {
+    use nix::fcntl::{RenameFlags, renameat2};
+
+    renameat2(
+        directory,
+        from,
+        directory,
+        to,
+        RenameFlags::RENAME_NOREPLACE,
+    )
+}
+
+/// Renames, but not onto an existing name: short of a call that does both, only
+/// another process could take the name in between.
+#[cfg(not(target_env = "gnu"))]
+pub(super) fn rename_new(directory: BorrowedFd<'_>, from: &str, to: &[u8]) -> nix::Result<()> {
+    match fstatat(directory, to, AtFlags::AT_SYMLINK_NOFOLLOW) {
+        Err(Errno::ENOENT) => nix::fcntl::renameat(directory, from, directory, to),
+        Ok(_) => Err(Errno::EEXIST),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Temporary names tried for one upload. More than one is needed only where
+/// several servers share a directory, or after a kill -9.
+pub(super) const TEMPORARY_NAMES: u32 = 16;
+
+/// Directory entries that are looked at for files left behind: some milliseconds.
+const MAX_SWEPT: usize = 16_384;

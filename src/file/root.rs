@@ -1,0 +1,695 @@
+//! The directory that is served: names in; files, uploads or refusals out.
+//!
+//! Must not: let a name lead out of it.
+
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use log::debug;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::{Mode, fstat};
+
+use super::error::StorageError;
+use super::ignore_case;
+use super::name::{self, Name};
+use super::publish::Publisher;
+use super::reading::{self, ReadFile};
+use super::resolve::{self, Resolver};
+use super::space::Uploads;
+use super::upload::Upload;
+use crate::wire::packet::Direction;
+
+/// What clients may do below the root. The default: read everything the
+/// server's user may, create files, overwrite none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Policy {
+    /// Refuse every upload.
+    pub read_only: bool,
+    /// Let uploads replace existing regular files that the server's user may
+    /// write.
+    pub overwrite: bool,
+    /// The most bytes an upload may have.
+    pub max_upload: Option<u64>,
+    /// Permission bits new files don't get (new files have `0o666 & !umask`);
+    /// `None` for the process's own umask.
+    pub umask: Option<u32>,
+    /// Look for a file that isn't there under names that differ in the case of
+    /// their letters.
+    pub ignore_case: bool,
+}
+
+/// How files are found and published here: chosen by [`Root::open`], or forced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Methods {
+    /// How paths are resolved.
+    pub resolver: Resolver,
+    /// How a finished upload gets its name.
+    pub publisher: Publisher,
+}
+
+impl Methods {
+    /// The best this system allows, for a `root` opened with the rights that
+    /// uploads will be made with: the kernel compares them. Writes nothing.
+    fn probe(root: BorrowedFd<'_>) -> Self {
+        Self {
+            resolver: Resolver::probe(root),
+            publisher: Publisher::probe(root),
+        }
+    }
+}
+
+/// A directory that is going to be served: opened with all the rights the
+/// process was started with, before it gives them up.
+#[derive(Debug)]
+pub struct Directory {
+    descriptor: OwnedFd,
+    /// Absolute, as it was named and as it is without links; only compared with
+    /// names and links, never opened again.
+    paths: Rc<[PathBuf]>,
+}
+
+impl Directory {
+    /// Opens the directory at `path`. It is found once; moved or replaced, it
+    /// stays the one that is served.
+    ///
+    /// # Errors
+    /// A directory that is missing, is none, or can't be reached.
+    pub fn open(path: &Path) -> Result<Self, RootError> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let descriptor =
+            open(path, flags, Mode::empty()).map_err(|errno| RootError::new(path, errno))?;
+        let named = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let real = path.canonicalize().ok().filter(|real| *real != named);
+        Ok(Self {
+            descriptor,
+            paths: [named].into_iter().chain(real).collect(),
+        })
+    }
+
+    /// The directory once more, with the rights the process has by now.
+    fn search(&self) -> Result<OwnedFd, RootError> {
+        // The root itself opens without the right to search it; `.` doesn't.
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+        Resolver::Walk
+            .open(self.descriptor.as_fd(), b".", flags)
+            .map_err(|errno| RootError::new(self.path(), errno))
+    }
+
+    /// As it was named.
+    fn path(&self) -> &Path {
+        self.paths.first().map_or(Path::new("."), PathBuf::as_path)
+    }
+}
+
+impl AsFd for Directory {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+}
+
+/// The directory that is served.
+#[derive(Debug)]
+pub struct Root {
+    directory: Directory,
+    /// What absolute names may begin with: the paths of this directory, or of the
+    /// one above that it was found in.
+    prefixes: Rc<[PathBuf]>,
+    policy: Policy,
+    pub(super) methods: Methods,
+    uploads: Rc<Uploads>,
+}
+
+impl Root {
+    /// [`Root::within`] the directory at `path`.
+    ///
+    /// # Errors
+    /// A directory that is missing, is none, or can't be searched.
+    pub fn open(path: &Path, policy: Policy) -> Result<Self, RootError> {
+        Self::within(Directory::open(path)?, policy)
+    }
+
+    /// Finds out how to resolve and publish in `directory`. Call it after
+    /// privileges are dropped and the sandbox is up: both change the answer.
+    ///
+    /// Needs no right to write: without it, uploads are refused when they come.
+    ///
+    /// # Errors
+    /// A directory that can't be searched.
+    pub fn within(directory: Directory, policy: Policy) -> Result<Self, RootError> {
+        let methods = Methods::probe(directory.search()?.as_fd());
+        debug!("root {}: {methods:?}", directory.path().display());
+        Ok(Self::new(directory, policy, methods))
+    }
+
+    /// [`Root::open`] with the methods given instead of found out.
+    ///
+    /// # Errors
+    /// As there; methods that don't work fail request by request.
+    pub fn open_with(path: &Path, policy: Policy, methods: Methods) -> Result<Self, RootError> {
+        Ok(Self::new(Directory::open(path)?, policy, methods))
+    }
+
+    fn new(directory: Directory, policy: Policy, methods: Methods) -> Self {
+        Self {
+            prefixes: Rc::clone(&directory.paths),
+            directory,
+            policy,
+            methods,
+            uploads: Rc::default(),
+        }
+    }
+
+    /// The directory `name` below this one as a root of its own: `..` and links
+    /// end there. Names that begin with the path of this root are taken as here.
+    /// `None` if there is no such directory.
+    pub fn below(&self, name: &[u8]) -> Option<Self> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+        let descriptor = self.resolve(name, flags).ok()?;
+        let name = Path::new(std::ffi::OsStr::from_bytes(name));
+        let paths = self.directory.paths.iter().map(|path| path.join(name));
+        let directory = Directory {
+            descriptor,
+            paths: paths.collect(),
+        };
+        Some(Self {
+            directory,
+            prefixes: Rc::clone(&self.prefixes),
+            policy: self.policy,
+            methods: self.methods,
+            uploads: Rc::clone(&self.uploads),
+        })
+    }
+
+    /// Whether a name that isn't there may stand for one that differs in the case
+    /// of its letters.
+    pub const fn ignores_case(&self) -> bool {
+        self.policy.ignore_case
+    }
+
+    /// The name that a client, or a map rule, spells this way.
+    ///
+    /// # Errors
+    /// As [`Name`] says: 1 too long, 2 a directory's or not allowed.
+    pub fn name(&self, spelled: &[u8], direction: Direction) -> Result<Name, StorageError> {
+        let prefixes = self.prefixes.iter().map(|path| path.as_os_str().as_bytes());
+        Name::read(spelled, direction, prefixes)
+    }
+
+    /// Opens the regular file with this name, and nothing else: what it is is
+    /// looked at before, so that no FIFO's writer goes on, and no device does
+    /// anything.
+    ///
+    /// # Errors
+    /// 1 no such file, 2 not a regular file or not allowed.
+    pub fn open_file(&self, name: &Name) -> Result<ReadFile, StorageError> {
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_LARGEFILE;
+        let looked_at = self.resolve(name, OFlag::O_PATH)?;
+        reading::check_kind(&fstat(&looked_at)?)?;
+        ReadFile::new(self.resolve(name, flags)?)
+    }
+
+    /// [`Root::open_file`] by a name as a client spells it.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_read(&self, spelled: &[u8]) -> Result<ReadFile, StorageError> {
+        self.open_file(&self.name(spelled, Direction::Read)?)
+    }
+
+    /// The name under which something is there: this one, or, where the policy
+    /// says so, one that differs in the case of its letters.
+    pub fn find(&self, name: &Name) -> Option<Name> {
+        match self.resolve(name, OFlag::O_PATH) {
+            Ok(_) => return Some(*name),
+            Err(Errno::ENOENT) if self.policy.ignore_case => {}
+            Err(_) => return None,
+        }
+        let mut path = name.to_vec();
+        ignore_case::find(|path, flags| self.resolve(path, flags), &mut path)?;
+        Name::from_spelled(&path).ok()
+    }
+
+    /// Whether a file could be transferred under this name.
+    pub fn leads_to_file(&self, name: &Name, direction: Direction) -> bool {
+        match direction {
+            Direction::Read => self.open_file(name).is_ok(),
+            // Nothing of an upload stays that isn't committed.
+            Direction::Write => self.begin(name, None).is_ok(),
+        }
+    }
+
+    /// A name in small or in capital letters that is there while the one of the
+    /// request isn't. Lists no directory: that may be forbidden.
+    pub fn similar(&self, request: &[u8]) -> Option<Vec<u8>> {
+        let name = self.name(request, Direction::Read).ok()?;
+        [name.to_ascii_lowercase(), name.to_ascii_uppercase()]
+            .into_iter()
+            .find(|similar| **similar != *name && self.open_read(similar).is_ok())
+    }
+
+    /// Starts the upload of a file with this name. Nothing is seen of it before
+    /// [`Upload::commit`]. `announced` is the size in bytes, if the client told
+    /// it (`tsize`).
+    ///
+    /// A symbolic link as the last component is not followed: it counts as an
+    /// existing file that is not regular. Directories are never created.
+    ///
+    /// # Errors
+    /// 1 no such directory, 2 not allowed, 3 announced more than the
+    /// limit or the free space, 6 exists already.
+    pub fn begin(&self, name: &Name, announced: Option<u64>) -> Result<Upload, StorageError> {
+        if self.policy.read_only {
+            return Err(StorageError::READ_ONLY);
+        }
+        let (parent, name) = name::split_last(name);
+        let parent = self
+            .resolve(parent, OFlag::O_PATH | OFlag::O_DIRECTORY)
+            .map_err(StorageError::of_directory)?;
+        Upload::begin(
+            parent,
+            name,
+            announced,
+            self.policy,
+            self.methods.publisher,
+            Rc::clone(&self.uploads),
+        )
+    }
+
+    /// [`Root::begin`] by a name as a client spells it.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn create(&self, spelled: &[u8], announced: Option<u64>) -> Result<Upload, StorageError> {
+        self.begin(&self.name(spelled, Direction::Write)?, announced)
+    }
+
+    /// Follows a path from here. A link to this root's own path leads back here,
+    /// where it would lead nowhere otherwise.
+    fn resolve(&self, path: &[u8], flags: OFlag) -> nix::Result<OwnedFd> {
+        let root = self.directory.as_fd();
+        match self.methods.resolver.open(root, path, flags) {
+            Err(Errno::ENOENT | Errno::ENOTDIR) => {
+                resolve::walk_own_links(root, path, flags, &self.directory.paths)
+            }
+            done => done,
+        }
+    }
+}
+
+/// Why a directory can't be served: one line with the remedy.
+#[derive(Debug)]
+pub struct RootError {
+    path: PathBuf,
+    errno: Errno,
+}
+
+impl RootError {
+    fn new(path: &Path, errno: Errno) -> Self {
+        Self {
+            path: path.to_owned(),
+            errno,
+        }
+    }
+}
+
+impl fmt::Display for RootError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let reason = match self.errno {
+            Errno::ENOENT => "no such directory; create it or name another",
+            Errno::ENOTDIR => "not a directory; name the directory that holds the files",
+            Errno::EACCES | Errno::EPERM => {
+                "permission denied; let the server's user search it and the directories above \
+                 (chmod o+x)"
+            }
+            other => other.desc(),
+        };
+        write!(f, "cannot serve {}: {reason}", self.path.display())
+    }
+}
+
+impl std::error::Error for RootError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::file::reading::ReadAt;
+    use std::ffi::OsStr;
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::net::UnixListener;
+
+    use crate::wire::packet::ErrorCode;
+    use nix::sys::stat::{SFlag, makedev, mknod};
+    use nix::unistd::{Uid, mkfifo};
+
+    /// Roots that resolve in each way possible here.
+    fn roots(path: &Path, policy: Policy) -> Vec<Root> {
+        let best = Root::open(path, policy).unwrap();
+        if best.methods.resolver == Resolver::Walk {
+            eprintln!("skipped: openat2 is not available here");
+            return vec![best];
+        }
+        let methods = Methods {
+            resolver: Resolver::Walk,
+            ..best.methods
+        };
+        vec![best, Root::open_with(path, policy, methods).unwrap()]
+    }
+
+    fn read(root: &Root, request: &[u8]) -> Result<Vec<u8>, ErrorCode> {
+        let mut file = root.open_read(request).map_err(|error| error.code())?;
+        let mut content = vec![0; usize::try_from(file.size()).unwrap()];
+        assert_eq!(file.read_at(0, &mut content), Ok(Some(content.len())));
+        Ok(content)
+    }
+
+    /// A root with everything in it, and a secret next to it.
+    fn tree(base: &Path) -> PathBuf {
+        let root = base.join("root");
+        fs::create_dir_all(root.join("sub/deep")).unwrap();
+        fs::create_dir(base.join("outside")).unwrap();
+        fs::write(base.join("outside/secret"), "outside").unwrap();
+        for (path, content) in [("file", "top"), ("sub/file", "sub"), ("empty", "")] {
+            fs::write(root.join(path), content).unwrap();
+        }
+        fs::write(root.join("n".repeat(255)), "longest").unwrap();
+        fs::write(root.join(OsStr::from_bytes(b"\xe4\xff.bin")), "bytes").unwrap();
+        fs::write(root.join(".tftpd-7-0"), "half").unwrap();
+        let outside = base.join("outside");
+        for (link, target) in [
+            ("inside", Path::new("sub/file")),
+            ("absolute", Path::new("/sub/file")),
+            ("sub/absolute", Path::new("/file")),
+            ("sub/upwards", Path::new("../file")),
+            ("too_far_up", Path::new("../../../file")),
+            ("sub_link", Path::new("sub")),
+            ("deep_link", Path::new("sub/deep")),
+            ("out", Path::new("../outside/secret")),
+            ("out_absolute", &outside.join("secret")),
+            ("out_directory", &outside),
+            ("out_up", Path::new("..")),
+            ("host_etc", Path::new("/etc")),
+            ("dangling", Path::new("nowhere")),
+            ("self", Path::new("self")),
+            ("ping", Path::new("pong")),
+            ("pong", Path::new("ping")),
+            ("magic", Path::new("/proc/self/fd/0")),
+            ("to_fifo", Path::new("fifo")),
+            ("own", &root.join("sub/file")),
+            ("own_directory", &root.join("sub")),
+            ("own_out", &root.join("../outside/secret")),
+        ] {
+            symlink(target, root.join(link)).unwrap();
+        }
+        mkfifo(&root.join("fifo"), Mode::S_IRWXU).unwrap();
+        UnixListener::bind(root.join("socket")).unwrap();
+        root
+    }
+
+    #[test]
+    fn names_find_what_a_chroot_would_and_nothing_else() {
+        let base = tempfile::tempdir().unwrap();
+        let path = tree(base.path());
+        let (missing, refused) = (ErrorCode::FileNotFound, ErrorCode::AccessViolation);
+        let own = path.to_str().unwrap();
+        let secret = base.path().join("outside/secret");
+        let prefixed = format!("{own}/sub/file");
+        let (longest, too_long) = ("n".repeat(255), "n".repeat(256));
+        let too_deep = "d/".repeat(3000) + "f";
+        let cases: &[(&[u8], Result<&[u8], _>)] = &[
+            (b"file", Ok(b"top")),
+            (b"/file", Ok(b"top")),
+            (b"sub\\file", Ok(b"sub")),
+            (b"./sub//file", Ok(b"sub")),
+            (b"file/", Err(refused)),
+            (b"file\\", Err(refused)),
+            (b"sub/file/.", Err(refused)),
+            (b"empty", Ok(b"")),
+            (prefixed.as_bytes(), Ok(b"sub")),
+            (b"\xe4\xff.bin", Ok(b"bytes")),
+            (longest.as_bytes(), Ok(b"longest")),
+            (b"file\xff\xff", Ok(b"top")),
+            (b"", Err(refused)),
+            (b"/", Err(refused)),
+            (b"sub", Err(refused)),
+            (b"..", Err(refused)),
+            (own.as_bytes(), Err(refused)),
+            (b"nothing", Err(missing)),
+            (b"nothing\xff", Err(missing)),
+            (b"\xff", Err(refused)),
+            (b"nothing/file", Err(missing)),
+            (b"file/file", Err(missing)),
+            (b"file/..", Err(refused)),
+            (b"fifo/file", Err(missing)),
+            (too_long.as_bytes(), Err(missing)),
+            (too_deep.as_bytes(), Err(missing)),
+            // Upwards stops at the root.
+            (b"../file", Ok(b"top")),
+            (b"sub/../file", Ok(b"top")),
+            (b"sub/../../../file", Ok(b"top")),
+            (b"deep_link/../file", Ok(b"top")),
+            (b"nothing/../file", Ok(b"top")),
+            (b"../outside/secret", Err(missing)),
+            (b"sub/../../outside/secret", Err(missing)),
+            (b"..\\outside\\secret", Err(missing)),
+            (b"../../../../../../etc/passwd", Err(missing)),
+            (b"/etc/passwd", Err(missing)),
+            (secret.as_os_str().as_bytes(), Err(missing)),
+            // Links lead where they would in a chroot.
+            (b"inside", Ok(b"sub")),
+            (b"absolute", Ok(b"sub")),
+            (b"sub/absolute", Ok(b"top")),
+            (b"sub/upwards", Ok(b"top")),
+            (b"too_far_up", Ok(b"top")),
+            (b"sub_link/file", Ok(b"sub")),
+            (b"sub_link", Err(refused)),
+            (b"out", Err(missing)),
+            (b"out_absolute", Err(missing)),
+            (b"out_directory/secret", Err(missing)),
+            (b"out_up/outside/secret", Err(missing)),
+            (b"host_etc/passwd", Err(missing)),
+            (b"dangling", Err(missing)),
+            // But one to the root's own path stays here.
+            (b"own", Ok(b"sub")),
+            (b"own_directory/file", Ok(b"sub")),
+            (b"own_out", Err(missing)),
+            (b"self", Err(refused)),
+            (b"ping/file", Err(refused)),
+            (b"magic", Err(missing)),
+            // No regular files, and no waiting for a writer.
+            (b"fifo", Err(refused)),
+            (b"to_fifo", Err(refused)),
+            (b"socket", Err(refused)),
+            (b".tftpd-7-0", Err(refused)),
+        ];
+        for root in roots(&path, Policy::default()) {
+            for (request, expected) in cases {
+                assert_eq!(
+                    read(&root, request).as_deref(),
+                    expected.as_ref().copied(),
+                    "{} by {:?}",
+                    request.escape_ascii(),
+                    root.methods.resolver,
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_device_is_refused() {
+        let base = tempfile::tempdir().unwrap();
+        let device = base.path().join("null");
+        let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+        if let Err(errno) = mknod(&device, SFlag::S_IFCHR, mode, makedev(1, 3)) {
+            eprintln!("skipped: can't make a device: {errno}");
+            return;
+        }
+        let policy = Policy {
+            overwrite: true,
+            ..Policy::default()
+        };
+        for root in roots(base.path(), policy) {
+            assert_eq!(
+                root.open_read(b"null").unwrap_err(),
+                StorageError::NOT_REGULAR
+            );
+            assert_eq!(
+                root.create(b"null", None).unwrap_err(),
+                StorageError::NOT_REGULAR
+            );
+        }
+    }
+
+    #[test]
+    fn what_the_user_may_not_read_is_refused() {
+        if Uid::effective().is_root() {
+            eprintln!("skipped: root may read everything");
+            return;
+        }
+        let base = tempfile::tempdir().unwrap();
+        fs::write(base.path().join("file"), "x").unwrap();
+        fs::create_dir(base.path().join("sub")).unwrap();
+        let set_modes = |mode| {
+            for path in ["file", "sub"] {
+                fs::set_permissions(base.path().join(path), Permissions::from_mode(mode)).unwrap();
+            }
+        };
+        set_modes(0o000);
+        for root in roots(base.path(), Policy::default()) {
+            for request in [&b"file"[..], b"sub/file"] {
+                assert_eq!(read(&root, request), Err(ErrorCode::AccessViolation));
+            }
+        }
+        set_modes(0o700);
+    }
+
+    /// A FIFO that is opened lets its writer go on; what that writes is lost.
+    #[test]
+    fn a_fifos_blocked_producer_is_not_let_go() {
+        let base = tempfile::tempdir().unwrap();
+        let fifo = base.path().join("fifo");
+        mkfifo(&fifo, Mode::S_IRWXU).unwrap();
+        for root in roots(base.path(), Policy::default()) {
+            assert_eq!(
+                root.open_read(b"fifo").unwrap_err(),
+                StorageError::NOT_REGULAR
+            );
+            let opened = open(&fifo, OFlag::O_WRONLY | OFlag::O_NONBLOCK, Mode::empty());
+            assert_eq!(opened.err(), Some(Errno::ENXIO), "somebody reads it");
+        }
+    }
+
+    #[test]
+    fn a_missing_directory_is_told_apart_from_a_missing_file() {
+        let base = tempfile::tempdir().unwrap();
+        fs::write(base.path().join("file"), "x").unwrap();
+        for root in roots(base.path(), Policy::default()) {
+            for request in [&b"missing/x"[..], b"file/x"] {
+                let error = root.create(request, None).unwrap_err();
+                assert_eq!(error.code(), ErrorCode::FileNotFound);
+                assert_eq!(error.message(), "No such directory");
+                assert!(error.hint().is_some());
+            }
+            assert_eq!(root.open_read(b"missing/x").unwrap_err().hint(), None);
+        }
+    }
+
+    #[test]
+    fn uploads_stay_inside_too() {
+        let base = tempfile::tempdir().unwrap();
+        let path = tree(base.path());
+        let missing = Err(ErrorCode::FileNotFound);
+        let refused = Err(ErrorCode::AccessViolation);
+        let exists = Err(ErrorCode::FileExists);
+        let too_long = "n".repeat(256);
+        // The file each request makes, or the error.
+        let cases: &[(&[u8], Result<&str, ErrorCode>)] = &[
+            (b"/new", Ok("new")),
+            (b"../new", Ok("new")),
+            (b"sub\\new", Ok("sub/new")),
+            (b"sub_link/new", Ok("sub/new")),
+            (b"deep_link/../new", Ok("new")),
+            (b"out_directory/new", missing),
+            (b"../outside/new", missing),
+            (b"host_etc/new", missing),
+            (b"nothing/new", missing),
+            (b"file/new", missing),
+            (b"self/new", refused),
+            (b"", refused),
+            (b"sub/..", refused),
+            (b"new/", refused),
+            (b"new\\", refused),
+            (b"new/.", refused),
+            (b"new\xff", refused),
+            (b"sub/ne\x07w", refused),
+            (b"own_directory/new", Ok("sub/new")),
+            (b".tftpd-9-0", refused),
+            (too_long.as_bytes(), missing),
+            (b"file", exists),
+            (b"sub", exists),
+            (b"out", exists),
+            (b"dangling", exists),
+            (b"fifo", exists),
+        ];
+        for root in roots(&path, Policy::default()) {
+            for (request, expected) in cases {
+                let upload = root.create(request, None);
+                let context = format!("{} {:?}", request.escape_ascii(), root.methods.resolver);
+                match (upload, expected) {
+                    (Ok(upload), Ok(made)) => {
+                        assert_eq!(upload.commit(), Ok(0), "{context}");
+                        fs::remove_file(path.join(made)).expect(&context);
+                    }
+                    (upload, expected) => assert_eq!(
+                        upload.err().map(|error| error.code()),
+                        expected.err(),
+                        "{context}"
+                    ),
+                }
+            }
+        }
+        let outside: Vec<_> = fs::read_dir(base.path().join("outside")).unwrap().collect();
+        assert_eq!(outside.len(), 1, "{outside:?}");
+    }
+
+    #[test]
+    fn a_directory_that_can_not_be_served_is_named_with_the_remedy() {
+        let base = tempfile::tempdir().unwrap();
+        let path = base.path();
+        fs::write(path.join("file"), "x").unwrap();
+        fs::create_dir(path.join("closed")).unwrap();
+        let set_mode = |mode| {
+            fs::set_permissions(path.join("closed"), Permissions::from_mode(mode)).unwrap();
+        };
+        set_mode(0o000);
+        for (name, hint) in [
+            ("missing", "create it"),
+            ("file", "not a directory"),
+            ("closed", "chmod o+x"),
+        ] {
+            if name == "closed" && Uid::effective().is_root() {
+                eprintln!("skipped: root may search everything");
+                continue;
+            }
+            let error = Root::open(&path.join(name), Policy::default()).unwrap_err();
+            let text = error.to_string();
+            assert!(text.contains(hint) && text.contains(name), "{text}");
+            assert_eq!(text.lines().count(), 1);
+        }
+        set_mode(0o700);
+    }
+
+    #[test]
+    fn finding_out_the_methods_changes_nothing() {
+        let base = tempfile::tempdir().unwrap();
+        let before = fs::metadata(base.path()).unwrap().modified().unwrap();
+        drop(Root::open(base.path(), Policy::default()).unwrap());
+        assert_eq!(fs::read_dir(base.path()).unwrap().count(), 0);
+        let after = fs::metadata(base.path()).unwrap().modified().unwrap();
+        assert_eq!(before, after);
+        // A file system nobody can write to.
+        let root = Root::open(Path::new("/proc"), Policy::default()).unwrap();
+        assert!(root.open_read(b"version").is_ok());
+        let new = root.create(b"new", None);
+        assert!(new.and_then(Upload::commit).is_err());
+    }
+
+    #[test]
+    fn moved_or_replaced_the_root_stays_the_same_directory() {
+        let base = tempfile::tempdir().unwrap();
+        let (path, aside) = (base.path().join("root"), base.path().join("aside"));
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("file"), "first").unwrap();
+        let roots = roots(&path, Policy::default());
+        fs::rename(&path, &aside).unwrap();
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("file"), "second").unwrap();
+        for root in roots {
+            assert_eq!(read(&root, b"file").as_deref(), Ok(&b"first"[..]));
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! Room on the disk for uploads.
+//!
+//! What clients announce (`tsize`) is checked against the free space, all uploads
+//! under way together; what is set aside is only a little more than what has come.
+//! Must not: hold back disk space for who only asks.
+
+use std::cell::{Cell, RefCell};
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
+use nix::libc::dev_t;
+use nix::sys::stat::FileStat;
+use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
+use nix::sys::statvfs::fstatvfs;
+
+use super::error::StorageError;
+use super::file_offset;
+
+/// What the uploads of one server share.
+#[derive(Debug, Default)]
+pub(super) struct Uploads {
+    /// Numbers the temporary files.
+    serials: Cell<u64>,
+    /// Directories that were swept, by device and inode; the latest last.
+    swept: RefCell<Vec<(u64, u64)>>,
+    /// By device: bytes that running uploads announced and that have no place on
+    /// the disk yet.
+    expected: RefCell<Vec<(dev_t, u64)>>,
+}
+
+impl Uploads {
+    /// A number no other upload of this server has.
+    pub(super) fn next_serial(&self) -> u64 {
+        let serial = self.serials.get();
+        self.serials.set(serial.wrapping_add(1));
+        serial
+    }
+
+    /// Whether this directory has yet to be swept; asked again, it hasn't.
+    #[allow(clippy::unnecessary_cast, clippy::useless_conversion)] // Narrower on 32-bit systems.
+    pub(super) fn is_unswept(&self, directory: &FileStat) -> bool {
+        let id = (directory.st_dev as u64, directory.st_ino as u64);
+        let mut swept = self.swept.borrow_mut();
+        if swept.contains(&id) {
+            return false;
+        }
+        if swept.len() == MAX_SWEPT_KNOWN {
+            swept.remove(0);
+        }
+        swept.push(id);
+        true
+    }
+
+    /// Makes sure that there is room for `announced` bytes, and for what else is
+    /// expected on that device.
+    pub(super) fn ensure_space(
+        &self,
+        on: impl AsFd,
+        device: dev_t,
+        announced: u64,
+    ) -> Result<(), StorageError> {
+        if announced == 0 {
+            return Ok(());
+        }
+        let expected = self.expected.borrow();
+        let others = expected.iter().find(|(it, _)| *it == device);
+        let others = others.map_or(0, |&(_, bytes)| bytes);
+        // Some FUSE file systems, and tmpfs without a limit, tell no figures.
+        if let Ok(space) = fstatvfs(on)
+            && space.blocks() > 0
+        {
+            #[allow(clippy::unnecessary_cast)] // Narrower on 32-bit systems.
+            let (blocks, block_size) = (
+                space.blocks_available() as u64,
+                space.fragment_size() as u64,
+            );
+            let free = blocks.saturating_mul(block_size);
+            if announced > free.saturating_sub(others) {
+                return Err(StorageError::NO_SPACE);
+            }
+        }
+        Ok(())
+    }
+
+    /// Of what is expected on `device`, one upload's part is now `to` bytes
+    /// instead of `from`.
+    pub(super) fn expect(&self, device: dev_t, from: u64, to: u64) {
+        if from == to {
+            return;
+        }
+        let mut all = self.expected.borrow_mut();
+        let at = all.iter().position(|(it, _)| *it == device);
+        let at = at.unwrap_or_else(|| {
+            all.push((device, 0));
+            all.len() - 1
+        });
+        if let Some((_, bytes)) = all.get_mut(at) {
+            *bytes = bytes.saturating_sub(from).saturating_add(to);
+        }
+        all.retain(|&(_, bytes)| bytes > 0);
+    }
+}
+
+/// Room set aside in a file, ahead of what is written.
+#[derive(Debug)]
+pub(super) struct Reserve {
+    /// Bytes from the file's start; `None` where the file system can't.
+    bytes: Option<u64>,
+    announced: u64,
+}
+
+impl Reserve {
+    /// Nothing yet of `announced` bytes.
+    pub(super) fn new(file: &OwnedFd, announced: u64) -> Self {
+        // On tmpfs this would allocate the memory at once (0.3 s per GiB).
+        let is_memory = || fstatfs(file).is_ok_and(|it| it.filesystem_type() == TMPFS_MAGIC);
+        Self {
+            bytes: (announced > 0 && !is_memory()).then_some(0),
+            announced,
+        }
+    }
+
+    /// Bytes from the file's start that have room.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.unwrap_or(0)
+    }
+
+    /// Sees that there is room up to `end`, and for a while beyond.
+    ///
+    /// # Errors
+    /// 3 if there isn't.
+    pub(super) fn extend(&mut self, file: &OwnedFd, end: u64) -> Result<(), StorageError> {
+        let Some(reserved) = self.bytes.filter(|&it| it < end && it < self.announced) else {
+            return Ok(());
+        };
+        let wanted = end.saturating_add(AHEAD).min(self.announced);
+        let flags = FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        let (from, len) = (
+            file_offset(reserved, 0)?,
+            file_offset(wanted - reserved, 0)?,
+        );
+        self.bytes = match fallocate(file, flags, from, len) {
+            Ok(()) => Some(wanted),
+            Err(errno @ (Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG)) => return Err(errno.into()),
+            // The file system can't (`EOPNOTSUPP`): that the space was there when
+            // the upload began has to do.
+            Err(_) => None,
+        };
+        Ok(())
+    }
+}
+
+/// Bytes set aside beyond what has come: few calls, little to hold back.
+const AHEAD: u64 = 4 << 20;
+
+/// Directories remembered as swept; others are swept again.
+const MAX_SWEPT_KNOWN: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+
+    #[test]
+    fn what_is_expected_is_kept_by_device_and_forgotten_at_zero() {
+        let uploads = Uploads::default();
+        for (device, from, to, all) in [
+            (1, 0, 10, &[(1, 10)][..]),
+            (2, 0, 5, &[(1, 10), (2, 5)]),
+            (1, 0, 7, &[(1, 17), (2, 5)]),
+            (1, 10, 4, &[(1, 11), (2, 5)]),
+            (2, 5, 0, &[(1, 11)]),
+            (1, 7, 0, &[(1, 4)]),
+            (1, 4, 0, &[]),
+        ] {
+            uploads.expect(device, from, to);
+            assert_eq!(*uploads.expected.borrow(), all);
+        }
+    }
+
+    #[test]
+    fn the_sum_of_announcements_is_bounded_by_the_free_space() {
+        let base = tempfile::tempdir().unwrap();
+        let directory = File::open(base.path()).unwrap();
+        let space = fstatvfs(&directory).unwrap();
+        let free = space.blocks_available() * space.fragment_size();
+        if free < 1 << 20 {
+            eprintln!("skipped: the disk tells no figures");
+            return;
+        }
+        let uploads = Uploads::default();
+        assert_eq!(uploads.ensure_space(&directory, 1, free / 2), Ok(()));
+        uploads.expect(1, 0, free / 4 * 3);
+        let refused = uploads.ensure_space(&directory, 1, free / 2);
+        assert_eq!(refused, Err(StorageError::NO_SPACE));
+        assert_eq!(uploads.ensure_space(&directory, 2, free / 2), Ok(()));
+    }
+
+    #[test]
+    fn directories_are_swept_once() {
+        let uploads = Uploads::default();
+        let base = tempfile::tempdir().unwrap();
+        let stat = nix::sys::stat::stat(base.path()).unwrap();
+        assert!(uploads.is_unswept(&stat));
+        assert!(!uploads.is_unswept(&stat));
+        for inode in 0..MAX_SWEPT_KNOWN as u64 {
+            let mut other = stat;
+            other.st_ino = stat.st_ino + 1 + inode;
+            assert!(uploads.is_unswept(&other));
+        }
+        assert!(uploads.is_unswept(&stat));
+    }
+}

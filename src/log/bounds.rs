@@ -1,0 +1,162 @@
+//! How many lines of a kind there may be a second, in all and about the clients of
+//! one network; what is left out is counted and told.
+//!
+//! One network's noise leaves room for the others' lines, and one kind's for the
+//! other kinds. Must not: write a line.
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher as _;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use crate::table::rate::{NetworkRateLimit, RateLimit};
+
+/// Networks told apart; some share a place, and with it a bound.
+const NETWORKS: usize = 256;
+
+/// How long lines are left out before that is told.
+const SUMMARY_AFTER: Duration = Duration::from_secs(1);
+
+/// Lines that clients cause.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A request was refused.
+    Refused,
+    /// A boot loader looked for its configuration.
+    Searched,
+    /// A request leads to another name.
+    Mapped,
+    /// A transfer has begun.
+    Started,
+    /// A transfer has ended whose peer never answered.
+    Unanswered,
+    /// A transfer has ended whose peer answered: with a port of its own, it is
+    /// who it says.
+    Ended,
+}
+
+impl Kind {
+    const ALL: [Self; 6] = [
+        Self::Refused,
+        Self::Searched,
+        Self::Mapped,
+        Self::Started,
+        Self::Unanswered,
+        Self::Ended,
+    ];
+
+    /// Lines a second.
+    const fn bound(self) -> u32 {
+        match self {
+            Self::Ended => 1000,
+            _ => 100,
+        }
+    }
+
+    /// What stands for it in the log.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Searched => "searched",
+            Self::Mapped => "mapped",
+            Self::Started => "started",
+            Self::Unanswered => "unanswered",
+            Self::Ended => "ended",
+        }
+    }
+}
+
+/// The bounds of all kinds.
+#[derive(Debug)]
+pub(crate) struct Bounds {
+    kinds: [Bound; Kind::ALL.len()],
+}
+
+#[derive(Debug)]
+struct Bound {
+    all: RateLimit,
+    /// Half of it for each network.
+    networks: NetworkRateLimit,
+    left_out: u64,
+    /// When what was left out is to be told.
+    due: Option<Instant>,
+}
+
+impl Bounds {
+    pub(crate) fn new(now: Instant) -> Self {
+        // No stranger chooses whose place to share.
+        let hasher = RandomState::new();
+        let kinds = Kind::ALL.map(|kind| Bound {
+            all: RateLimit::new(kind.bound(), now),
+            networks: NetworkRateLimit::new(
+                kind.bound() / 2,
+                NETWORKS,
+                hasher.hash_one(kind.name()),
+                now,
+            ),
+            left_out: 0,
+            due: None,
+        });
+        Self { kinds }
+    }
+
+    /// Whether there may be one more line of this kind about a client; if not, it
+    /// is counted.
+    pub(crate) fn admit(&mut self, now: Instant, kind: Kind, client: IpAddr) -> bool {
+        let bound = &mut self.kinds[kind as usize];
+        let admitted = bound.networks.take(now, client) && bound.all.take(now);
+        if !admitted {
+            bound.left_out += 1;
+            bound.due.get_or_insert(now + SUMMARY_AFTER);
+        }
+        admitted
+    }
+
+    /// When there is something to be told.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        self.kinds.iter().filter_map(|bound| bound.due).min()
+    }
+
+    /// Hands over, for each kind of which lines were left out for a while, how many;
+    /// however short the while, if `hurry`.
+    pub(crate) fn tell(&mut self, now: Instant, hurry: bool, mut tell: impl FnMut(Kind, u64)) {
+        for (bound, kind) in self.kinds.iter_mut().zip(Kind::ALL) {
+            if bound.due.is_some_and(|due| hurry || due <= now) {
+                bound.due = None;
+                tell(kind, std::mem::take(&mut bound.left_out));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::clock;
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn every_kind_has_its_bound_and_its_summary() {
+        let now = clock::now();
+        let mut bounds = Bounds::new(now);
+        for kind in Kind::ALL {
+            let mut admit = |client| bounds.admit(now, kind, address(client));
+            let noisy = (0..24_000).filter(|_| admit("192.0.2.1")).count();
+            assert_eq!(noisy, kind.bound() as usize / 2, "{kind:?}");
+            assert!(admit("198.51.100.1"), "{kind:?}: one network's noise");
+        }
+        assert_eq!(bounds.poll_timeout(), Some(now + SUMMARY_AFTER));
+        let mut told = Vec::new();
+        bounds.tell(now, false, |kind, lines| told.push((kind, lines)));
+        assert_eq!(told, [], "too early");
+        bounds.tell(now + SUMMARY_AFTER, false, |kind, lines| {
+            told.push((kind, lines));
+        });
+        let of = |kind: Kind| (kind, 24_000 - u64::from(kind.bound() / 2));
+        assert_eq!(told, Kind::ALL.map(of));
+        assert_eq!(bounds.poll_timeout(), None);
+    }
+}

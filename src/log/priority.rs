@@ -1,0 +1,57 @@
+//! What the journal and a syslog daemon have in common: a priority in front of
+//! one line.
+//!
+//! Must not: let a line become two.
+
+use std::fmt::{self, Write as _};
+
+use log::Level;
+
+use super::MARK;
+
+/// `LOG_DAEMON` (RFC 5424 §6.2.1).
+pub(super) const FACILITY: u8 = 3;
+
+/// RFC 5424 §6.2.1.
+pub(super) const fn severity(level: Level) -> u8 {
+    match level {
+        Level::Error => 3,
+        Level::Warn => 4,
+        Level::Info => 6,
+        Level::Debug | Level::Trace => 7,
+    }
+}
+
+/// Appends a message; control characters are escaped.
+pub(super) fn push_escaped(line: &mut String, message: impl fmt::Display) {
+    let done = write!(Escaped(line), "{message}");
+    debug_assert_eq!(done, Ok(()), "a string takes everything");
+}
+
+/// Cuts a line to so many bytes, and says so by a mark.
+pub(super) fn cut(line: &mut String, max: usize) {
+    if line.len() <= max {
+        return;
+    }
+    let mut end = max - MARK.len();
+    while !line.is_char_boundary(end) {
+        end -= 1;
+    }
+    line.truncate(end);
+    line.push_str(MARK);
+}
+
+struct Escaped<'a>(&'a mut String);
+
+impl fmt::Write for Escaped<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for c in text.chars() {
+            if c.is_control() {
+                self.0.extend(c.escape_default());
+            } else {
+                self.0.push(c);
+            }
+        }
+        Ok(())
+    }
+}
