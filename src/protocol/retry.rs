@@ -447,9 +447,10 @@ impl RetryTimer {
         self.wait = if self.adapts {
             // With losses the gaps between DATA are waits of the peer's, which
             // learns from ours: each would wait for the other ever longer.
-            let slowest = match self.is_patient && self.lossy > 0 {
-                true => Duration::ZERO,
-                false => self.slowest.wait(),
+            let slowest = if self.is_patient && self.lossy > 0 {
+                Duration::ZERO
+            } else {
+                self.slowest.wait()
             };
             let wait = wait.max(slowest).max(self.floor());
             wait.min(ADAPTIVE_CEILING).into()
