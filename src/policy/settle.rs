@@ -168,7 +168,8 @@ fn map(
     Ok((root.name(&spelled, asked.direction)?, mapped.lines))
 }
 
-#[cfg(all(test, feature = "map"))]
+#[cfg(feature = "map")]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::file::Policy;
