@@ -100,7 +100,7 @@ fn a_thousand_stalled_sessions_cost_little() {
     }
     let grown = server.status("RssAnon").saturating_sub(idle);
     eprintln!("idle: {idle} kB anonymous, {resident} kB resident; 1000 stalled: +{grown} kB");
-    assert!(grown <= 2048, "{SESSIONS} stalled sessions: {grown} kB");
+    assert!(grown <= 704, "{SESSIONS} stalled sessions: {grown} kB");
     if !cfg!(debug_assertions) {
         assert!(resident <= 3072, "idle: {resident} kB resident");
     }
