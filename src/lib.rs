@@ -11,44 +11,82 @@
 //!
 //! # Map
 //!
-//! Layers import downwards only; `tests/layering.rs` holds them to it.
+//! Layers import downwards only, and no two files of a folder import each other;
+//! `tests/layering.rs` checks both.
 //!
-//! | layer | module | what it is |
-//! |---|---|---|
-//! | 0 wire | [`wire::packet`] | the six packets, parsed and emitted |
-//! | | [`wire::options`] | what is asked for and granted, on both sides |
-//! | | [`wire::netascii`] | text with CR LF, resumable at any byte |
-//! | 1 protocol | [`protocol::transfer`] | the face of both machines: inputs, outputs, call order |
-//! | | [`protocol::sender`] | the DATA side: a server's RRQ, a client's WRQ |
-//! | | [`protocol::receiver`] | the ACK side: a server's WRQ, a client's RRQ |
-//! | | [`protocol::retry`] | when to send again, when to give up |
-//! | | [`protocol::block`] | wire numbers and absolute block indices |
-//! | 2 scheduling | [`table::wheel`] | the timer wheel |
-//! | | [`table`] | who is served, who is due, who must wait outside |
-//! | 3 system | [`file`] | the root, reads, atomic uploads |
-//! | | [`policy`] | map files: a request's name in, a name or a refusal out |
-//! | | [`net`] | datagrams, batches, segmentation offload |
-//! | | [`host`] | signals, process limits, the service manager, what is given up at the start |
-//! | | [`host::clock`] | what time it is |
-//! | | [`host::usage`] | command lines that can't be followed |
-//! | 4 session | [`file::FileSource`], [`file::FileSink`] | a file as blocks: octet or netascii |
-//! | | [`session`] | a transfer with its socket and its file |
-//! | 5 shell | [`server`] | the event loop of `tftpd` |
-//! | | `client` | the command `tftp` (feature `client`) |
+//! | layer | folder | what it is | must not |
+//! |---|---|---|---|
+//! | 0 | [`wire`] | packets, options, netascii: bytes in, values out, and back | know a transfer |
+//! | 1 | [`protocol`] | one transfer as a state machine: sender, receiver, when to repeat | read a clock, a file, a socket |
+//! | 2 | [`table`] | all transfers: admission, repeated requests, who gives way, the timer wheel, rate limits | know what a session does |
+//! | 3 | [`net`] | datagrams and the kernel: sockets, batches, segmentation offload | know what is in a packet |
+//! | 3 | [`mod@file`] | names and the root, reading now or later, uploads until they have their name | know a peer |
+//! | 3 | [`policy`] | a request in; a root and a name out, or a refusal | open a file |
+//! | 3 | [`log`] | typed events, as text, JSON, journal or syslog lines, each kind bounded | decide anything |
+//! | 3 | [`host`] | clock, signals, privileges, sandbox, inherited sockets, pid file | know TFTP |
+//! | 4 | [`session`] | a transfer with its port and its file: the order of a turn | read a clock, own a concrete socket |
+//! | 5 | [`server`] | the loop of `tftpd` | – |
+//! | 5 | `client` | the command `tftp` (feature `client`) | – |
+//! | 6 | `bin` | the plot of each program | – |
 //!
-//! # One read, from end to end
+//! # Six walks through the house
 //!
-//! listen socket readable → `recvmmsg` (who, and to which of our addresses) →
-//! [`Packet::parse`](wire::packet::Packet::parse) →
-//! [`Sessions::admit`](table::Sessions::admit) →
-//! [`Root::open_read`](file::Root::open_read) →
-//! [`negotiate`](wire::options::negotiate) → a
-//! [`Sender`](protocol::sender::Sender) and a new socket in a session → OACK or
-//! the first window → an ACK on the session's socket →
-//! [`handle_packet`](protocol::transfer::Transfer::handle_packet) → the next
-//! window, read with one `preadv2` behind its headers (small ones several at a
-//! time) and sent with one call → … → the last block acknowledged → one line in
-//! the log, the slot is free.
+//! Each in the order of the files.
+//!
+//! **A read request (RRQ).** `server/front` receives a batch → `server/requests`
+//! parses it with `wire/packet` and asks `table` whether it is new, a repeat, or
+//! must wait outside → `policy` settles the root and the name, map file included →
+//! `file/root` opens it → `wire/options` negotiates → `protocol/sender` is made →
+//! `server/floor` takes a port (`net`) and stores the session in `table` →
+//! `session/outbound` sends what the sender offers: the OACK, or the first block.
+//!
+//! **An ACK.** `server/mod` sees the socket ready → `server/floor` finds the session
+//! → `session/inbound` takes in all that is there, and turns strangers away →
+//! `protocol/sender` moves its base (`protocol/nack` tells a NACK from an echo,
+//! `protocol/retry` measures the round trip) → `session/outbound` polls it once:
+//! a run of blocks, from `session/prefetch` or read by `file/source` → `net` sends
+//! the run with one call → `session/prefetch` reads the next one while the answer
+//! is on its way.
+//!
+//! **A DATA.** The same way to `session/inbound` → `protocol/receiver` hands the
+//! payload to `file/sink`, which collects it → `session/outbound` polls: before an
+//! ACK is made the core has the sink write everything (`Written`), before the
+//! final one it has the upload take its name (`Committed`, `file/upload`) → the
+//! ACK leaves.
+//!
+//! **A timeout.** `table/wheel` says that a session may be due, the session's own
+//! deadline decides → `server/floor` → `session` looks for an answer first →
+//! `protocol/sender` or `protocol/receiver`: [`protocol::timer::Timer`] says what
+//! the deadline is for, `protocol/retry` whether patience is left →
+//! `session/outbound` sends what is offered again. Nothing left: the outcome goes
+//! to `server/report`, and `server/floor` frees the slot.
+//!
+//! **A repeated request.** `server/requests` → `table` knows the endpoint →
+//! `table/repeat`, the one place with the rule → the answer once more
+//! (`protocol/exchange`), a new transfer in place of the old, or nothing.
+//!
+//! **A client's `get`.** `bin/tftp` → `client/cli` → `client/oneshot` (or
+//! `client/prompt`) makes a `client/job` → `client/attempts` decides which address
+//! is asked, when, and with which options (`client/schedule`) → `client/engine`
+//! runs each attempt as a `session` with a `protocol/receiver` in it → `client/local`
+//! puts the file in place → `client/report` prints the line and sets the exit
+//! status.
+//!
+//! # Where to change what
+//!
+//! | what | where |
+//! |---|---|
+//! | what is done with a packet in a state | the table above `protocol/sender` and `protocol/receiver` |
+//! | when something is sent again, when to give up | `protocol/retry`, `protocol/pace`, `protocol/nack` |
+//! | an option | `wire/options`; what it means for a transfer: `protocol/exchange` |
+//! | what a repeated request does | `table/repeat` |
+//! | who gives way when slots are short | `table` |
+//! | which name a request leads to | `policy/settle`, `file/name`, `policy/map` |
+//! | what may be read or created | `file/root`, `file/resolve`, `file/upload` |
+//! | the text or the code of an ERROR | `file/error`, `wire/packet` |
+//! | a log line | `log/event`; when it is written: `server/report`; its bound: `log/bounds` |
+//! | a command line option | `server/cli`, `client/cli`, then `UPDATE_DOCS=1 cargo test --test docs` |
+//! | how the kernel is asked to send and receive | `net` |
 //!
 //! # Invariants
 //!
@@ -86,7 +124,7 @@
 //! | blocks in one read and one send | 64, and 65,507 bytes | [`file::MAX_RUN`], [`net`] |
 //! | blocks read ahead | 8 buffers of 64 KiB, 64 of 8 KiB, held for 50 ms after the last step | `session::prefetch` |
 //! | waits of a session for its disk | 1 to 10 ms each, 20 for its turn; after 3 s all wait with it for that one read | `session::not_ready` |
-//! | bytes fetched in the background | 256 KiB of a file, of 4 files on FUSE, NFS, overlayfs | [`file`] |
+//! | bytes fetched in the background | 256 KiB of a file, of 4 files on FUSE, NFS, overlayfs | [`mod@file`] |
 //! | sockets that rest | 512, for half a second, from 64 transfers at once on | [`net::pool`] |
 //! | send buffer of `--single-port` | 8 MiB, and what the system allows | [`net`] |
 //! | receive buffer of a transfer | 4 MiB, and what the system allows | [`net`] |
@@ -98,7 +136,7 @@
 //! | ERRORs to refused requests | 10,000 a second | `server::requests` |
 //! | log lines about dropped requests | 1 a second | `server::requests` |
 //! | log lines about refusals and peers that never answered | 100 a second | `server::report` |
-//! | refusals told apart, to count repeats | 2,048, for 10 minutes after the last, but for collisions | [`log::repeats`] |
+//! | refusals told apart, to count repeats | 2,048, for 10 minutes after the last, but for collisions | `log::repeats` |
 //! | neighbour table read for a client's own root | 1 MiB | [`policy::client_root`] |
 //! | directory entries read for a name in another case | 4096 | `file::ignore_case` |
 //! | repeats to a peer that never answered | 3, of one datagram | [`protocol::transfer`] |
@@ -108,8 +146,8 @@
 //! | rules tried for a request | 1024, and each once | [`policy`] |
 //! | map file, one compiled expression | 1 MiB, 64 KiB | [`policy`] |
 //! | client: what it asks for | blocks of 1428 bytes, windows of 16 | `client::cli` |
-//! | client: dallying | 100 ms; on a network that loses, the first wait | `client::transfer` |
-//! | upload | `--max-upload`, else the free space | [`file`] |
+//! | client: dallying | 100 ms; on a network that loses, the first wait | `client::engine` |
+//! | upload | `--max-upload`, else the free space | [`mod@file`] |
 
 #[cfg(feature = "client")]
 pub mod client;

@@ -677,7 +677,8 @@ fn silence_ends_after_the_retries() {
             &["-t", "10", "--retries", "3", "--no-options", "get", "URL"][..],
             4,
         ),
-        (&["-t", "10", "--retries", "3", "get", "URL"], 3 + 2),
+        // With options, then without.
+        (&["-t", "10", "--retries", "3", "get", "URL"], 3 + 4),
     ] {
         let (output, dir) = against(args, |server| {
             (0..requests).for_each(|_| drop(server.request()));
@@ -1254,6 +1255,32 @@ fn wait_asks_once_a_second_or_faster_and_says_so() {
     assert_unharmed(&dir);
 }
 
+/// Once the network has said that nobody is there, requests don't back off: the
+/// device may listen for a moment only.
+#[test]
+fn a_device_that_was_unreachable_is_asked_every_second() {
+    let addr = closed_port();
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = tftp()
+        .args(["get", &format!("tftp://{addr}/file")])
+        .current_dir(dir.path())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let _errors = wait_for_line(&mut child, "connection refused");
+    let listen = UdpSocket::bind(addr).unwrap();
+    listen.set_read_timeout(Some(PATIENCE)).unwrap();
+    let (started, mut clients) = (Instant::now(), vec![]);
+    while started.elapsed() < millis(5500) {
+        clients.push(listen.recv_from(&mut [0; 600]).unwrap().1);
+    }
+    let first = clients.iter().filter(|it| **it == clients[0]).count();
+    // At 1, 2, 3, 4 and 5 s, where a back-off asks at 1 and 3 s.
+    assert!((4..=6).contains(&first), "{clients:?}");
+    listen.send_to(&error(0, "enough"), clients[0]).unwrap();
+    assert_status(&child.wait_with_output().unwrap(), 1, &[]);
+}
+
 #[test]
 fn the_last_hint_of_the_network_is_the_reason() {
     let addr = closed_port();
@@ -1314,6 +1341,56 @@ fn a_late_answer_to_the_request_with_options_counts() {
         assert_eq!(server.say(&data(1, b"right")), Packet::Ack(1));
     });
     assert_status(&output, 0, &["blksize=600", "Received 5 bytes"]);
+}
+
+/// A refusal that comes while the plain request is out: it is sent once more.
+#[test]
+fn a_late_refusal_of_options_ends_in_a_plain_transfer() {
+    for answer in [error(8, "no options"), oack(&[("blksize", "9999")])] {
+        let (output, dir) = against(&["get", "URL"], |server| {
+            let mut words = server.request();
+            let first = server.client;
+            while words.len() > 3 {
+                words = server.request();
+            }
+            server.client = first;
+            server.send(&answer);
+            let mut words = server.request();
+            while words.len() > 3 {
+                words = server.request();
+            }
+            server.transfer = UdpSocket::bind("127.0.0.1:0").unwrap();
+            server.transfer.set_read_timeout(Some(PATIENCE)).unwrap();
+            assert_eq!(server.say(&data(1, b"whole")), Packet::Ack(1));
+        });
+        assert_status(&output, 0, &["Received 5 bytes"]);
+        assert_eq!(fs::read(dir.path().join("file")).unwrap(), b"whole");
+    }
+}
+
+/// Where one of several addresses is unreachable, the next is asked at once and
+/// without a word.
+#[test]
+fn an_unreachable_address_is_passed_over() {
+    let Some((first, second)) = both_localhosts() else {
+        return;
+    };
+    let port = first.local_addr().unwrap().port();
+    drop(first);
+    let dir = tempfile::tempdir().unwrap();
+    let child = tftp()
+        .args(["get", &format!("tftp://localhost:{port}/file")])
+        .current_dir(dir.path())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    second.set_read_timeout(Some(PATIENCE)).unwrap();
+    let (_, client) = second.recv_from(&mut [0; 600]).unwrap();
+    second.send_to(&data(1, b"right"), client).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_status(&output, 0, &["Received 5 bytes"]);
+    let lines = String::from_utf8_lossy(&output.stderr).lines().count();
+    assert_eq!(lines, 1, "{}", said(&output));
 }
 
 /// tftp-hpa's clients send no options; their scripts talk to devices that know
@@ -1403,7 +1480,6 @@ fn addresses_of_a_name_are_raced() {
 
 /// A server that says the same thing forever makes no progress.
 #[test]
-#[ignore = "until the protocol bounds it"]
 fn repeats_of_one_answer_are_no_progress() {
     let oacks = oack(&[("blksize", "512")]);
     for (first, args) in [
@@ -1637,7 +1713,6 @@ fn what_names_no_file_is_quoted() {
     assert!(said(&output).contains("--within TIME"), "{}", said(&output));
 }
 
-/// Several files from a pipe, larger than what is read ahead, arrive whole.
 #[test]
 fn a_stream_larger_than_what_is_kept_arrives_whole() {
     let server = Server::start(&[]);
@@ -1655,10 +1730,12 @@ fn a_stream_larger_than_what_is_kept_arrives_whole() {
             .spawn()
             .unwrap();
         let mut stdin = child.stdin.take().unwrap();
-        thread::scope(|scope| {
-            let file = &file;
-            scope.spawn(move || stdin.write_all(file).unwrap());
-        });
+        // The transfer catches up with the pipe, and waits for it.
+        let (first, second) = file.split_at(2_000_001);
+        stdin.write_all(first).unwrap();
+        thread::sleep(millis(100));
+        stdin.write_all(second).unwrap();
+        drop(stdin);
         assert_status(&child.wait_with_output().unwrap(), 0, &["Sent"]);
         let came = fs::read(server.root().join(name)).unwrap();
         assert_same(name, &came, &file);

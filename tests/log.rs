@@ -1,15 +1,24 @@
 //! What the log answers, over the real binary: JSON lines, repeats, hints.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test stands outside: it measures time"
+)]
 
 mod common;
 
+use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::{SocketAddr, UdpSocket};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use common::*;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, geteuid};
+use tempfile::TempDir;
 
 fn is_refusal(line: &str) -> bool {
     line.contains("refused peer=") || line.contains("\"refused\"")
@@ -158,8 +167,8 @@ fn a_flood_of_one_networks_refusals_leaves_room_for_anothers() {
     let left_out = |line: &str| line.contains("left_out of=refused lines=");
     assert!(server.wait_for_log(left_out, PATIENCE).is_some());
     let lines = server.log_lines();
-    let noise = lines.iter().filter(|line| line.contains("noise")).count();
-    assert!((50..400).contains(&noise), "{noise} lines");
+    let told = lines.iter().filter(|line| line.contains("noise")).count();
+    assert!((50..400).contains(&told), "{told} lines");
 }
 
 // --- a log that nobody reads ----------------------------------------------------------
@@ -173,7 +182,7 @@ impl Unread {
         let address = socket.local_addr().expect("bound");
         drop(socket);
         let child = Command::new(tftpd())
-            .args(["-a", &address.to_string(), "--no-sandbox"])
+            .args(["-a", &address.to_string()])
             .args(args)
             .stdin(Stdio::null())
             .stderr(log)
@@ -233,9 +242,118 @@ fn a_fifo_without_a_reader_does_not_block_the_start() {
     let server = Unread::start(&["-vv", "--log-file", fifo, root], Stdio::null());
     server.assert_awake();
     // A reader that comes late finds what was written before.
-    let file = std::fs::File::open(fifo).expect("a FIFO");
+    let file = fs::File::open(fifo).expect("a FIFO");
     let mut lines = BufReader::new(file).lines().map_while(Result::ok);
     assert!(lines.any(|line| line.contains("listening on")));
+}
+
+// --- a log that moves ---------------------------------------------------------------
+
+/// A directory that only root can change, with a root for the server in it.
+fn roots_directory() -> Option<(TempDir, String)> {
+    if !geteuid().is_root() {
+        eprintln!("skipped: only root can become someone else");
+        return None;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("ours");
+    let root = dir.path().join("root");
+    fs::create_dir(&root).expect("a root");
+    let root = root.to_str().expect("a plain path").to_owned();
+    Some((dir, root))
+}
+
+/// The ways to lose the right to open a file in root's directory.
+const CONFINED: [&[&str]; 3] = [
+    &["-u", "nobody"],
+    &["-u", "nobody", "--chroot"],
+    &["--chroot", "--no-sandbox"],
+];
+
+#[test]
+fn a_log_file_that_was_rotated_is_opened_again_whatever_was_given_up() {
+    for args in CONFINED {
+        let Some((dir, root)) = roots_directory() else {
+            return;
+        };
+        let log = dir.path().join("log");
+        let option = format!("--log-file={}", log.display());
+        let server = Unread::start(&[args, &[&option, &root]].concat(), Stdio::null());
+        let client = RawClient::to(server.1);
+        client.ask_patiently(&rrq("first", &[]));
+        // As logrotate does it: what it creates has the old one's owner.
+        let old = fs::metadata(&log).expect("a log");
+        fs::rename(&log, dir.path().join("log.1")).expect("ours");
+        fs::write(&log, b"").expect("ours");
+        chown(&log, Some(old.uid()), Some(old.gid())).expect("ours to give");
+        fs::set_permissions(&log, fs::Permissions::from_mode(0o600)).expect("ours");
+        let pid = Pid::from_raw(server.0.id().try_into().expect("a pid"));
+        kill(pid, Signal::SIGHUP).expect("it lives");
+        let told = (0..100).any(|round| {
+            client.ask(&rrq(&format!("second{round}"), &[]));
+            fs::read_to_string(&log).is_ok_and(|text| text.contains("second"))
+        });
+        assert!(told, "{args:?}");
+    }
+}
+
+#[test]
+fn a_log_file_that_cannot_be_opened_again_stays_in_use_and_says_so() {
+    let Some((dir, root)) = roots_directory() else {
+        return;
+    };
+    let [log, old] = ["log", "log.1"].map(|name| dir.path().join(name));
+    let option = format!("--log-file={}", log.display());
+    let server = Unread::start(&["-u", "nobody", &option, &root], Stdio::null());
+    let client = RawClient::to(server.1);
+    client.ask_patiently(&rrq("first", &[]));
+    fs::rename(&log, &old).expect("ours");
+    let pid = Pid::from_raw(server.0.id().try_into().expect("a pid"));
+    kill(pid, Signal::SIGHUP).expect("it lives");
+    let told = (0..100).any(|round| {
+        client.ask(&rrq(&format!("second{round}"), &[]));
+        let text = fs::read_to_string(&old).expect("the old log");
+        text.contains("cannot open the log file again") && text.contains("second")
+    });
+    assert!(told, "{:?}", fs::read_to_string(&old));
+}
+
+#[test]
+fn a_syslog_that_was_restarted_is_found_again_from_a_chroot() {
+    for args in CONFINED {
+        let Some((dir, root)) = roots_directory() else {
+            return;
+        };
+        let path = dir.path().join("syslog");
+        let listen = || {
+            let syslog = UnixDatagram::bind(&path).expect("a free name");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).expect("ours");
+            syslog.set_nonblocking(true).expect("a socket");
+            syslog
+        };
+        let syslog = listen();
+        let option = format!("--syslog={}", path.display());
+        let server = Unread::start(&[args, &[&option, &root]].concat(), Stdio::null());
+        let client = RawClient::to(server.1);
+        client.ask_patiently(&rrq("first", &[]));
+        drop(syslog);
+        fs::remove_file(&path).expect("ours");
+        client.ask(&rrq("lost", &[]));
+        let syslog = listen();
+        client.ask(&rrq("second", &[]));
+        client.ask(&rrq("third", &[]));
+        let mut buffer = [0; 4096];
+        let mut heard = String::new();
+        while let Ok(len) = syslog.recv(&mut buffer) {
+            heard.push_str(&String::from_utf8_lossy(&buffer[..len]));
+        }
+        for word in ["1 line of the log was lost", "file=\"second\""] {
+            assert!(heard.contains(word), "{args:?}: no {word}: {heard}");
+        }
+        // It is where it was: in its root.
+        fs::write(dir.path().join("root/f"), b"x").expect("a file");
+        assert_eq!(client.read("f").unwrap(), b"x", "{args:?}");
+    }
 }
 
 #[test]

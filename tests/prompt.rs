@@ -218,6 +218,34 @@ fn a_bar_shows_how_far_it_is() {
     assert_eq!(errors.lines().count(), 1, "{errors:?}");
 }
 
+/// Packets that are shown would run into the bar: there is none beside them.
+#[test]
+fn a_trace_has_its_lines_to_itself() {
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let addr = server.local_addr().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("tftp://{addr}/large");
+    for args in [
+        &["--trace", "get", &*url][..],
+        &[
+            "--trace",
+            "127.0.0.1",
+            &addr.port().to_string(),
+            "-c",
+            "get",
+            "large",
+        ],
+    ] {
+        let mut terminal = Terminal::start(dir.path(), args);
+        let client = begin_transfer(&server, 1024 * 1024);
+        server.send_to(&error(0, "enough"), client).unwrap();
+        let before = terminal.expect("Error code 0: enough");
+        assert!(before.contains("received DATA <block=1"), "{before:?}");
+        assert!(!before.contains("MiB"), "{before:?}");
+        assert_eq!(terminal.end().code(), Some(1));
+    }
+}
+
 #[test]
 fn an_interrupt_ends_the_transfer_and_not_the_prompt() {
     let server = UdpSocket::bind("127.0.0.1:0").unwrap();

@@ -1,5 +1,5 @@
 complete -c tftpd -s p -l port -d 'UDP port to listen on; 0 picks a free one' -r
-complete -c tftpd -s a -l address -d 'Address to listen on; can be repeated [default: all, IPv4 and IPv6]' -r
+complete -c tftpd -s a -l address -d 'Address, interface or host name to listen on; can be repeated [default: all, IPv4 and IPv6]' -r
 complete -c tftpd -s R -l port-range -d 'Ports to use for transfers [default: any free port above 1023]' -r
 complete -c tftpd -s t -l timeout -d 'Milliseconds to wait for an answer before sending again; doubles each time [default: follows the measured round trip]' -r
 complete -c tftpd -l retries -d 'How often to repeat a packet before giving up' -r

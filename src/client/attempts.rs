@@ -9,7 +9,7 @@
 //! ```
 //!
 //! A closed port or an unreachable host is a hint, not an answer (RFC 1122
-//! §3.2.2.1): the device may be starting up. Must not: print anything, ask a name
+//! §3.2.2.1): the device may be starting up, and is asked every second then. Must not: print anything, ask a name
 //! for its address.
 
 use std::io::ErrorKind;
@@ -26,6 +26,7 @@ use super::schedule::Schedule;
 use super::stream::UNKNOWN_SIZE;
 use crate::file::ReadAt;
 use crate::host::{Interrupts, clock};
+use crate::protocol::retry::RetryPolicy;
 use crate::protocol::transfer::Outcome;
 use crate::table::Tracked;
 use crate::wire::options::Offer;
@@ -108,8 +109,10 @@ pub(super) struct Attempts<'a> {
     started: Instant,
     /// Requests sent again.
     repeats: u64,
-    /// The first answer refused the options: what it said, to whom we turn then.
+    /// The first answer, if it refused the options.
     refusal: Option<JobError>,
+    /// Until when requests go out every second; `None`: they back off.
+    wait_ends: Option<Instant>,
     /// The user knows that the server is waited for.
     wait_announced: bool,
 }
@@ -136,6 +139,7 @@ impl<'a> Attempts<'a> {
             started: now,
             repeats: 0,
             refusal: None,
+            wait_ends: job.wait.map(|wait| now + wait),
             wait_announced: false,
         })
     }
@@ -169,6 +173,9 @@ impl<'a> Attempts<'a> {
             for other in std::mem::take(&mut self.list) {
                 self.engine.remove(other.key);
             }
+            if let Some(output) = &self.output {
+                output.release();
+            }
             self.refusal = Some(error);
             self.next_address = usize::MAX;
             let repeats = self.job.retry.retries.min(OPTIONED_REPEATS);
@@ -194,7 +201,7 @@ impl<'a> Attempts<'a> {
 
     // --- before the first answer -------------------------------------------------
 
-    /// Asks until somebody answers; returns whose attempt it is.
+    /// Asks until a server answers; returns the attempt's index.
     fn first_answer(&mut self) -> Result<usize, JobError> {
         loop {
             let now = clock::now();
@@ -216,8 +223,8 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// The attempt that was answered: rather one that the file comes by, rather a
-    /// transfer than an ERROR.
+    /// The attempt that was answered. Of several, the one that the file already
+    /// comes by; else a transfer before an ERROR.
     fn answered(&self) -> Option<usize> {
         let owner = self.output.as_ref().and_then(SharedOutput::owner);
         let rank = |attempt: &Attempt| {
@@ -240,10 +247,15 @@ impl<'a> Attempts<'a> {
             let hint = self.engine.session(attempt.key).unreachable();
             attempt.hint = hint.or(attempt.hint);
         }
-        if self.list.iter().all(|attempt| attempt.hint.is_some()) {
+        let all_unreachable = self.list.iter().all(|attempt| attempt.hint.is_some());
+        if all_unreachable && self.next_address < self.address_count() {
             self.next_address_at = now;
+            return;
         }
-        let hint = self.hint();
+        let hint = self.hint().filter(|_| all_unreachable);
+        if hint.is_some() && self.wait_ends.is_none() {
+            self.keep_asking(now);
+        }
         let is_late = self.job.wait.is_some() && self.repeats > 0;
         if (hint.is_some() || is_late) && !self.wait_announced {
             self.wait_announced = true;
@@ -253,6 +265,17 @@ impl<'a> Attempts<'a> {
                 "no answer from {} yet{hint}; asking again for {left} s",
                 self.servers()
             ));
+        }
+    }
+
+    /// The network says that the device isn't there yet, so nothing is congested: it
+    /// is asked every second until patience ends, since a boot loader may listen
+    /// for no longer.
+    fn keep_asking(&mut self, now: Instant) {
+        self.wait_ends = Some(now + self.patience_left(now));
+        let initial = self.job.retry.initial_wait();
+        for attempt in &mut self.list {
+            attempt.schedule = Schedule::steady(initial, now);
         }
     }
 
@@ -267,13 +290,12 @@ impl<'a> Attempts<'a> {
             let is_late = attempt.fallback_at.is_some_and(|at| at <= now);
             if is_late || (attempt.fallback_at.is_some() && attempt.schedule.is_spent(now)) {
                 attempt.fallback_at = None;
-                let (server, spent) = (attempt.server, attempt.schedule.repeats());
-                if self.job.wait.is_none() {
+                let server = attempt.server;
+                if self.wait_ends.is_none() {
                     // It is listened to, and no more.
                     attempt.schedule.stop();
                 }
-                let repeats = self.job.retry.retries.saturating_sub(spent);
-                self.ask_or_replace(index, server, false, repeats)?;
+                self.ask_or_replace(index, server, false, self.job.retry.retries)?;
             }
         }
         while self.next_address_at <= now && self.next_address < self.address_count() {
@@ -331,7 +353,7 @@ impl<'a> Attempts<'a> {
             key,
             server,
             has_options,
-            schedule: match self.job.wait {
+            schedule: match self.wait_ends {
                 Some(_) => Schedule::steady(initial, now),
                 None => Schedule::backing_off(initial, repeats, now),
             },
@@ -362,8 +384,7 @@ impl<'a> Attempts<'a> {
 
     /// When there is something to do next; `None` once patience is at its end.
     fn next_step(&self, now: Instant) -> Option<Instant> {
-        let wait_ends = self.job.wait.map(|wait| self.started + wait);
-        if wait_ends.is_some_and(|end| end <= now) {
+        if self.wait_ends.is_some_and(|end| end <= now) {
             return None;
         }
         let more_addresses = self.next_address < self.address_count();
@@ -375,7 +396,7 @@ impl<'a> Attempts<'a> {
             .flatten()
             .chain(more_addresses.then_some(self.next_address_at))
             .min()?;
-        [Some(next), wait_ends, self.job.until]
+        [Some(next), self.wait_ends, self.job.until]
             .into_iter()
             .flatten()
             .min()
@@ -387,16 +408,15 @@ impl<'a> Attempts<'a> {
 
     /// How much longer an answer is waited for, if all goes on as it is.
     fn patience_left(&self, now: Instant) -> Duration {
-        let whole = self.job.wait.unwrap_or_else(|| {
-            let fallback = self.offer != Offer::default();
-            self.job.retry.patience()
-                + if fallback {
-                    FALLBACK_AFTER
-                } else {
-                    Duration::ZERO
-                }
-        });
-        let end = self.started + whole;
+        let retry = self.job.retry;
+        let before_fallback = RetryPolicy {
+            retries: retry.retries.min(OPTIONED_REPEATS),
+            ..retry
+        };
+        let before_fallback = before_fallback.patience().min(FALLBACK_AFTER);
+        let end = self
+            .wait_ends
+            .unwrap_or(self.started + before_fallback + retry.patience());
         let end = self.job.until.map_or(end, |until| until.min(end));
         end.saturating_duration_since(now)
     }
@@ -413,7 +433,7 @@ impl<'a> Attempts<'a> {
         words.join(" and ")
     }
 
-    /// Nobody answered: what is known.
+    /// No server answered: what is known.
     fn no_answer(&self) -> String {
         let hint = self.hint().map_or_else(String::new, |it| format!(": {it}"));
         let other = self.other_sender();

@@ -25,7 +25,7 @@ use crate::host::clock;
 use crate::net::TransferSocket;
 use crate::protocol::receiver::Receiver;
 use crate::protocol::sender::Sender;
-use crate::protocol::transfer::{Config, Failure, MAX_DATAGRAM, Opening, Transfer};
+use crate::protocol::transfer::{Config, Failure, MAX_DATAGRAM, Opening, Proof, Transfer};
 use crate::session::{Content, Context, Remote, Resources, SEND_BUDGET, Session, Turn, Watch};
 use crate::table::Tracked;
 use crate::wire::options::{Negotiated, Offer};
@@ -319,6 +319,7 @@ fn open(request: &Request<'_>, key: usize, port: ClientPort) -> Result<ClientSes
         retry: job.retry,
         request_repeats: u8::MAX,
         dally: DALLY,
+        proof: Proof::OwnPort,
     };
     let direction = match job.file {
         LocalFile::Get(_) => Direction::Read,

@@ -230,6 +230,13 @@ impl SharedOutput {
         self.0.borrow_mut().owner.get_or_insert(attempt);
     }
 
+    /// Takes it back from an attempt that has stored nothing.
+    pub(super) fn release(&self) {
+        let mut shared = self.0.borrow_mut();
+        shared.owner = None;
+        shared.announced = None;
+    }
+
     /// The server said how many `bytes` will come: fewer are not a whole file.
     pub(super) fn announce(&self, bytes: u64) {
         self.0.borrow_mut().announced = Some(bytes);

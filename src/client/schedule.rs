@@ -17,8 +17,6 @@ pub(super) struct Schedule {
     longest: Duration,
     /// Requests that may still be sent; `None`: as many as there is time for.
     left: Option<u8>,
-    /// Requests that were sent again.
-    repeats: u8,
     /// When the time of the request sent last is up.
     next: Instant,
 }
@@ -31,7 +29,6 @@ impl Schedule {
             gap: initial,
             longest: initial.max(MAX_BACK_OFF),
             left: Some(repeats),
-            repeats: 0,
             next: now + initial,
         }
     }
@@ -43,7 +40,6 @@ impl Schedule {
             gap,
             longest: gap,
             left: None,
-            repeats: 0,
             next: now + gap,
         }
     }
@@ -60,7 +56,6 @@ impl Schedule {
 
     pub(super) fn sent_again(&mut self, now: Instant) {
         self.left = self.left.map(|left| left.saturating_sub(1));
-        self.repeats = self.repeats.saturating_add(1);
         self.gap = (self.gap * 2).min(self.longest);
         self.next = now + self.gap;
     }
@@ -68,11 +63,6 @@ impl Schedule {
     /// Nothing more is to be sent; the time of the last request goes on.
     pub(super) fn stop(&mut self) {
         self.left = Some(0);
-    }
-
-    /// Requests that were sent again.
-    pub(super) const fn repeats(&self) -> u8 {
-        self.repeats
     }
 
     /// When something is due next; `None` when all is spent.

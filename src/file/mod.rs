@@ -26,11 +26,11 @@ use nix::libc::off_t;
 pub use error::{StorageError, reason};
 pub use name::{MAX_NAME, Name};
 pub use publish::Publisher;
-pub use reading::ReadFile;
+pub use reading::{ReadAt, ReadFile};
 pub use resolve::Resolver;
 pub use root::{Directory, Methods, Policy, Root, RootError};
 pub use sink::{BufferedSink, FileSink, Store, WriteBuffer};
-pub use source::{FileSource, MAX_RUN, NetasciiSource, ReadAt};
+pub use source::{FileSource, MAX_RUN, NetasciiSource};
 pub use upload::Upload;
 
 /// Where byte `done` of a run at `offset` lies, as the system counts.

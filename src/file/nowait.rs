@@ -1,12 +1,12 @@
 //! Two questions to the kernel that no safe wrapper asks: a read that would
 //! rather fail than wait for the disk, and which pages of a file are in memory.
 //!
-//! The second module with `unsafe`: nix has neither `preadv2` nor `mincore`. The
+//! The second module with `unsafe`: nix has neither `preadv2` nor `mincore`, and
+//! musl has only had the first since 1.2.5, so it is called by its number. The
 //! buffers are borrowed for the length of the call, and the mapping that
 //! `mincore` wants is never touched, so that a file cut short raises no SIGBUS.
 #![allow(unsafe_code)]
 
-use std::ffi::c_int;
 use std::io::IoSliceMut;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -29,22 +29,25 @@ const MAX_PAGES: usize = STRETCH / MIN_PAGE + 1;
 /// it is. `EOPNOTSUPP` from file systems that can't tell: FUSE, NFS, overlayfs.
 pub(super) fn read(
     file: BorrowedFd<'_>,
-    offset: off_t,
+    offset: u64,
     slices: &mut [IoSliceMut<'_>],
 ) -> nix::Result<usize> {
-    let count = c_int::try_from(slices.len()).unwrap_or(c_int::MAX);
     // SAFETY: `IoSliceMut` has the layout of `iovec` on Unix, and all of the
-    // slices, no fewer than `count`, are ours to write to until the call returns.
+    // slices are ours to write to until the call returns. The kernel wants the
+    // offset in two registers; where one holds all of it, it ignores the other.
     let read = unsafe {
-        libc::preadv2(
+        libc::syscall(
+            libc::SYS_preadv2,
             file.as_raw_fd(),
             slices.as_mut_ptr().cast::<libc::iovec>(),
-            count,
-            offset,
+            slices.len(),
+            offset as usize,
+            (offset >> 32) as usize,
             libc::RWF_NOWAIT,
         )
     };
-    Errno::result(read).map(isize::unsigned_abs)
+    let read = Errno::result(read)?;
+    Ok(usize::try_from(read).unwrap_or(0))
 }
 
 /// How many bytes from `offset` on are in memory without a gap, of the `len`

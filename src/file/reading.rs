@@ -27,10 +27,45 @@ use nix::sys::uio::{pread, preadv};
 use super::error::StorageError;
 use super::nowait::{self, STRETCH};
 use super::resolve::kind;
-use super::source::ReadAt;
 
 /// Bytes the kernel is usually willing to read ahead with one call.
 const ADVISED: off_t = 128 * 1024;
+
+/// What a file's bytes are read from: [`ReadFile`], or a stand-in for it.
+pub trait ReadAt {
+    /// Bytes that it was promised to have.
+    fn size(&self) -> u64;
+
+    /// Fills `slices`, one after the other, with the bytes from `offset` on, and
+    /// returns how many those were: fewer than the slices hold only at the end.
+    /// At most 1024 slices (`IOV_MAX`), which are used up.
+    ///
+    /// `Ok(None)`: not yet; see [`ReadAt::fetch`].
+    ///
+    /// # Errors
+    /// Whatever the file system says, such as `EIO`.
+    fn read_run(
+        &mut self,
+        offset: u64,
+        slices: &mut [IoSliceMut<'_>],
+    ) -> Result<Option<usize>, StorageError>;
+
+    /// [`ReadAt::read_run`] into a single buffer.
+    ///
+    /// # Errors
+    /// As there.
+    fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> Result<Option<usize>, StorageError> {
+        self.read_run(offset, &mut [IoSliceMut::new(buffer)])
+    }
+
+    /// Has what the last read missed brought into memory while we go on. False if
+    /// that must wait its turn: to be tried again after the next read that isn't
+    /// ready.
+    fn fetch(&mut self) -> bool;
+
+    /// The next read waits for the disk.
+    fn block(&mut self);
+}
 
 /// How a file is read without waiting for its disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,9 +137,8 @@ impl ReadFile {
 
     /// Whether what `slices` want from `from` on is in memory. What is below
     /// `missing` was there before.
-    fn is_in_memory(&mut self, from: off_t, slices: &[IoSliceMut<'_>], again: bool) -> bool {
+    fn is_in_memory(&mut self, start: u64, slices: &[IoSliceMut<'_>], again: bool) -> bool {
         let wanted: usize = slices.iter().map(|slice| slice.len()).sum();
-        let start = from.unsigned_abs();
         let end = start.saturating_add(wanted as u64).min(self.size);
         if !again && end <= self.missing {
             return true;
@@ -161,16 +195,17 @@ impl ReadAt for ReadFile {
         let mut done = 0;
         IoSliceMut::advance_slices(&mut slices, 0);
         while !slices.is_empty() {
+            let at = offset.saturating_add(done as u64);
             let from = super::file_offset(offset, done)?;
             if let Way::Look { again } = self.way
                 && !self.blocking
-                && !self.is_in_memory(from, slices, again)
+                && !self.is_in_memory(at, slices, again)
             {
                 return Ok(None);
             }
             let read = match (self.way, &mut *slices) {
                 (Way::NoWait, slices) if !self.blocking => {
-                    nowait::read(self.file.as_fd(), from, slices)
+                    nowait::read(self.file.as_fd(), at, slices)
                 }
                 // Cheaper than a vector of one.
                 (_, [slice]) => pread(&self.file, slice, from),
@@ -178,7 +213,7 @@ impl ReadAt for ReadFile {
             };
             match (read, self.way) {
                 // Linux 5.9 and 5.10 say so before the end, too.
-                (Ok(0), Way::NoWait) if !self.blocking && from.unsigned_abs() < self.size => {
+                (Ok(0), Way::NoWait) if !self.blocking && at < self.size => {
                     self.blocking = true;
                 }
                 (Ok(0), _) => break,
@@ -188,7 +223,7 @@ impl ReadAt for ReadFile {
                 }
                 (Err(Errno::EINTR), _) => {}
                 (Err(Errno::EAGAIN), Way::NoWait) => {
-                    self.missing = from.unsigned_abs();
+                    self.missing = at;
                     return Ok(None);
                 }
                 // The file system doesn't know it, the kernel doesn't, or a

@@ -336,7 +336,7 @@ impl std::error::Error for RootError {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::file::source::ReadAt;
+    use crate::file::reading::ReadAt;
     use std::ffi::OsStr;
     use std::fs::{self, Permissions};
     use std::os::unix::fs::{PermissionsExt, symlink};

@@ -8,7 +8,8 @@
 use std::array::from_fn;
 use std::io::IoSliceMut;
 
-use super::{ReadFile, StorageError};
+use super::StorageError;
+use super::reading::{ReadAt, ReadFile};
 use crate::protocol::block::BlockIndex;
 use crate::protocol::transfer::{BlockSource, Failure, Filled, Run};
 use crate::wire::netascii::Encoder;
@@ -30,42 +31,6 @@ impl From<StorageError> for Failure {
     fn from(error: StorageError) -> Self {
         Self::new(error.code(), error.message())
     }
-}
-
-/// What a file's bytes are read from: [`ReadFile`], or a stand-in for it.
-pub trait ReadAt {
-    /// Bytes that it was promised to have.
-    fn size(&self) -> u64;
-
-    /// Fills `slices`, one after the other, with the bytes from `offset` on, and
-    /// returns how many those were: fewer than the slices hold only at the end.
-    /// At most 1024 slices (`IOV_MAX`), which are used up.
-    ///
-    /// `Ok(None)`: not yet; see [`ReadAt::fetch`].
-    ///
-    /// # Errors
-    /// Whatever the file system says, such as `EIO`.
-    fn read_run(
-        &mut self,
-        offset: u64,
-        slices: &mut [IoSliceMut<'_>],
-    ) -> Result<Option<usize>, StorageError>;
-
-    /// [`ReadAt::read_run`] into a single buffer.
-    ///
-    /// # Errors
-    /// As there.
-    fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> Result<Option<usize>, StorageError> {
-        self.read_run(offset, &mut [IoSliceMut::new(buffer)])
-    }
-
-    /// Has what the last read missed brought into memory while we go on. False if
-    /// that must wait its turn: to be tried again after the next read that isn't
-    /// ready.
-    fn fetch(&mut self) -> bool;
-
-    /// The next read waits for the disk.
-    fn block(&mut self);
 }
 
 /// What a sender sends.

@@ -312,7 +312,7 @@ mod tests {
     use super::super::publish::{TEMPORARY_NAMES, rename_new};
     use super::super::{Methods, Root};
     use super::*;
-    use crate::file::source::ReadAt;
+    use crate::file::reading::ReadAt;
     use crate::wire::packet::ErrorCode;
     use std::fs::{self, File, Permissions};
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};

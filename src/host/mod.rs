@@ -155,12 +155,13 @@ impl AsRawFd for Signals {
 /// # Errors
 /// Whatever the kernel says to being asked for the limit; not being allowed to
 /// raise it is no error.
+#[allow(clippy::useless_conversion, reason = "32 bits on some machines")]
 pub fn raise_open_files() -> io::Result<u64> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     if soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() {
-        return Ok(hard);
+        return Ok(hard.into());
     }
-    Ok(soft)
+    Ok(soft.into())
 }
 
 /// How many processors the machine has; 1 if it won't say.

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use log::kv::{self, Key, Source, VisitSource};
-use log::{Level, Record};
+use log::{Level, Log, Record};
 
 use super::shown::{Addresses, Cut, Name};
 use crate::wire::packet::ErrorCode;
@@ -341,13 +341,15 @@ impl Event<'_> {
 
     /// Tells it.
     pub(crate) fn write(&self) {
-        let level = self.level();
-        if level > log::max_level() {
-            return;
+        if self.level() <= log::max_level() {
+            self.write_to(log::logger());
         }
-        log::logger().log(
+    }
+
+    pub(super) fn write_to(&self, logger: &dyn Log) {
+        logger.log(
             &Record::builder()
-                .level(level)
+                .level(self.level())
                 .target("tftpd")
                 .key_values(self)
                 .args(format_args!("{self}"))

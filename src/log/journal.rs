@@ -1,31 +1,61 @@
-//! The journal behind standard error: each line with its priority, and no time.
+//! The journal behind standard error: each record with its priority and its
+//! fields, and no time.
 //!
-//! Must not: decide what is logged.
+//! Fields go to the journal's socket (systemd.journal-fields(7)); where that can't
+//! be reached, lines go to standard error (sd-daemon(3)). Must not: decide what is
+//! logged.
 
 use std::env;
 use std::fmt::Write as _;
 use std::io::{self, Write};
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
+use log::kv::{self, Key, Value, VisitSource};
 use log::{Level, LevelFilter, Log, Metadata, Record};
-use nix::sys::stat::fstat;
+use nix::sys::stat::{SFlag, fstat};
 
-use super::priority::{push_escaped, severity};
+use super::MAX_LINE;
+use super::priority::{FACILITY, cut, push_escaped, severity};
 
-/// The log as lines for the journal (sd-daemon(3)).
-pub(super) struct JournalLines<W> {
+/// Where the journal takes fields.
+const SOCKET: &str = "/run/systemd/journal/socket";
+
+/// The log for the journal.
+pub(super) struct Journal<W> {
     level: LevelFilter,
-    target: Mutex<(W, String)>,
+    state: Mutex<State<W>>,
 }
 
-impl<W: Write> JournalLines<W> {
-    pub(super) fn new(level: LevelFilter, target: W) -> Self {
-        let target = Mutex::new((target, String::new()));
-        Self { level, target }
+struct State<W> {
+    /// Takes fields.
+    socket: Option<UnixDatagram>,
+    /// Takes lines.
+    stderr: W,
+    buffer: String,
+}
+
+impl<W: Write> Journal<W> {
+    /// Writes lines to `stderr` where the journal's socket can't be had.
+    pub(super) fn new(level: LevelFilter, stderr: W) -> Self {
+        // What only pretends to be the journal's stream is no socket.
+        let is_stream = fstat(io::stderr())
+            .is_ok_and(|stat| SFlag::from_bits_truncate(stat.st_mode).contains(SFlag::S_IFSOCK));
+        let socket = is_stream.then(|| connect(Path::new(SOCKET)).ok());
+        let state = State {
+            socket: socket.flatten(),
+            stderr,
+            buffer: String::new(),
+        };
+        Self {
+            level,
+            state: Mutex::new(state),
+        }
     }
 }
 
-impl<W: Write + Send> Log for JournalLines<W> {
+impl<W: Write + Send> Log for Journal<W> {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.level() <= self.level
     }
@@ -34,15 +64,60 @@ impl<W: Write + Send> Log for JournalLines<W> {
         if !self.enabled(record.metadata()) {
             return;
         }
-        let mut target = self.target.lock().unwrap_or_else(PoisonError::into_inner);
-        let (writer, line) = &mut *target;
-        line.clear();
-        push_line(line, record.level(), record.args());
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let State {
+            socket,
+            stderr,
+            buffer,
+        } = &mut *state;
+        if let Some(socket) = socket {
+            put_fields(buffer, record);
+            if socket.send(buffer.as_bytes()).is_ok() {
+                return;
+            }
+        }
+        buffer.clear();
+        push_line(buffer, record.level(), record.args());
         // There is no other place to say that it failed.
-        let _ = writer.write_all(line.as_bytes());
+        let _ = stderr.write_all(buffer.as_bytes());
     }
 
     fn flush(&self) {}
+}
+
+fn connect(path: &Path) -> io::Result<UnixDatagram> {
+    let socket = UnixDatagram::unbound()?;
+    socket.connect(path)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+/// Puts a record into a datagram: a field a line.
+fn put_fields(datagram: &mut String, record: &Record<'_>) {
+    datagram.clear();
+    push_escaped(datagram, record.args());
+    cut(datagram, MAX_LINE);
+    datagram.insert_str(0, "MESSAGE=");
+    // Writing to a String cannot fail.
+    let _ = write!(
+        datagram,
+        "\nPRIORITY={}\nSYSLOG_FACILITY={FACILITY}\nSYSLOG_IDENTIFIER=tftpd\n",
+        severity(record.level())
+    );
+    let done = record.key_values().visit(&mut Fields(datagram));
+    debug_assert!(done.is_ok(), "a string takes everything");
+}
+
+/// Appends `TFTPD_KEY=value` for each field.
+struct Fields<'a>(&'a mut String);
+
+impl<'v> VisitSource<'v> for Fields<'_> {
+    fn visit_pair(&mut self, key: Key<'v>, value: Value<'v>) -> Result<(), kv::Error> {
+        write!(self.0, "TFTPD_{}=", key.as_str().to_ascii_uppercase())?;
+        push_escaped(self.0, value);
+        self.0.push('\n');
+        Ok(())
+    }
 }
 
 /// Whether standard error leads to the journal (systemd.exec(5)).
@@ -64,6 +139,45 @@ pub(super) fn push_line(line: &mut String, level: Level, message: impl std::fmt:
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::event::Event;
+
+    #[test]
+    fn the_journal_gets_fields_for_an_event() {
+        let event = Event::LeftOut {
+            of: "refused",
+            lines: 7,
+        };
+        let mut datagram = String::new();
+        put_fields(
+            &mut datagram,
+            &Record::builder()
+                .level(Level::Warn)
+                .key_values(&event)
+                .args(format_args!("{event}"))
+                .build(),
+        );
+        assert_eq!(
+            datagram,
+            "MESSAGE=left_out of=refused lines=7\nPRIORITY=4\nSYSLOG_FACILITY=3\n\
+             SYSLOG_IDENTIFIER=tftpd\nTFTPD_EVENT=left_out\nTFTPD_OF=refused\nTFTPD_LINES=7\n"
+        );
+    }
+
+    #[test]
+    fn nothing_in_a_message_becomes_a_field() {
+        let mut datagram = String::new();
+        let message = format!("a\nPRIORITY=0\n{}", "x".repeat(5000));
+        put_fields(
+            &mut datagram,
+            &Record::builder().args(format_args!("{message}")).build(),
+        );
+        assert!(
+            datagram.starts_with("MESSAGE=a\\nPRIORITY=0\\nxxx"),
+            "{datagram}"
+        );
+        assert_eq!(datagram.lines().count(), 4, "{datagram}");
+        assert!(datagram.len() < MAX_LINE + 100 && datagram.contains('…'));
+    }
 
     #[test]
     fn the_journal_gets_a_priority_and_one_line() {

@@ -1,6 +1,6 @@
 //! The log: what it tells as typed events, how they look, where they go.
 //!
-//! An [`Event`](event::Event) is handed to the `log` crate's logger, which is one
+//! An `Event` is handed to the `log` crate's logger, which is one
 //! of four: lines with time and level, JSON objects, the journal's lines or the
 //! syslog's, with their priorities. None of them waits for a reader. Must not:
 //! know of sessions.
@@ -12,7 +12,7 @@ use ::log::{Level, LevelFilter, Log};
 use nix::libc::PIPE_BUF;
 use simplelog::{ConfigBuilder, WriteLogger};
 
-use self::journal::JournalLines;
+use self::journal::Journal;
 use self::json::JsonLines;
 use self::shown::Count;
 use self::sink::{Note, Sink};
@@ -24,6 +24,7 @@ pub(crate) mod bounds;
 pub(crate) mod event;
 mod journal;
 mod json;
+mod noise;
 mod priority;
 pub(crate) mod repeats;
 pub(crate) mod searches;
@@ -69,7 +70,7 @@ pub(crate) fn to_standard_error(format: LogFormat, level: LevelFilter) {
             journal::push_line(&mut text, Level::Warn, lost_lines(lost, why));
             line.extend(text.bytes());
         };
-        install(level, JournalLines::new(level, sink(note)));
+        install(level, Journal::new(level, sink(note)));
     } else {
         write_lines(format, level, sink);
     }
@@ -105,7 +106,7 @@ fn write_lines(format: LogFormat, level: LevelFilter, sink: impl FnOnce(Note) ->
 /// Makes `logger` the log. There can only be one already in a test that starts
 /// two servers.
 fn install(level: LevelFilter, logger: impl Log + 'static) {
-    if ::log::set_boxed_logger(Box::new(logger)).is_ok() {
+    if ::log::set_boxed_logger(noise::bounded(level, logger)).is_ok() {
         ::log::set_max_level(level);
     }
 }

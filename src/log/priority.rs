@@ -7,6 +7,11 @@ use std::fmt::{self, Write as _};
 
 use log::Level;
 
+use super::MARK;
+
+/// `LOG_DAEMON` (RFC 5424 §6.2.1).
+pub(super) const FACILITY: u8 = 3;
+
 /// RFC 5424 §6.2.1.
 pub(super) const fn severity(level: Level) -> u8 {
     match level {
@@ -21,6 +26,19 @@ pub(super) const fn severity(level: Level) -> u8 {
 pub(super) fn push_escaped(line: &mut String, message: impl fmt::Display) {
     let done = write!(Escaped(line), "{message}");
     debug_assert_eq!(done, Ok(()), "a string takes everything");
+}
+
+/// Cuts a line to so many bytes, and says so by a mark.
+pub(super) fn cut(line: &mut String, max: usize) {
+    if line.len() <= max {
+        return;
+    }
+    let mut end = max - MARK.len();
+    while !line.is_char_boundary(end) {
+        end -= 1;
+    }
+    line.truncate(end);
+    line.push_str(MARK);
 }
 
 struct Escaped<'a>(&'a mut String);

@@ -15,14 +15,11 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use nix::unistd::fchdir;
 
-use super::priority::{push_escaped, severity};
-use super::{MARK, MAX_LINE, lost_lines};
+use super::priority::{FACILITY, cut, push_escaped, severity};
+use super::{MAX_LINE, lost_lines};
 
 /// Where a syslog daemon usually listens.
 pub(crate) const DEV_LOG: &str = "/dev/log";
-
-/// `LOG_DAEMON` (RFC 5424 §6.2.1).
-const FACILITY: u8 = 3;
 
 /// A syslog daemon's socket.
 #[derive(Debug)]
@@ -111,14 +108,7 @@ impl Syslog {
         // As RFC 3164 §4.1 has it, but for the time: the daemon knows that.
         let _ = write!(self.line, "<{priority}>tftpd[{pid}]: ");
         push_escaped(&mut self.line, message);
-        if self.line.len() > MAX_LINE {
-            let mut end = MAX_LINE - MARK.len();
-            while !self.line.is_char_boundary(end) {
-                end -= 1;
-            }
-            self.line.truncate(end);
-            self.line.push_str(MARK);
-        }
+        cut(&mut self.line, MAX_LINE);
         match self.socket.send(self.line.as_bytes()) {
             Ok(_) => true,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,

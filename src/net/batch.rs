@@ -25,7 +25,7 @@ const CONTROL_WORDS: usize = 10;
 /// One received datagram, borrowed from the batch.
 #[derive(Debug, Clone, Copy)]
 pub struct Received<'a> {
-    /// Who sent it.
+    /// Where it came from.
     pub peer: SocketAddr,
     /// The address it was sent to; `None` if the socket doesn't ask for packet
     /// information.
@@ -143,13 +143,43 @@ impl Batch {
             .min(limit)
     }
 
+    /// Puts a datagram into slot `index` of `slot_len` bytes, as a call that
+    /// received it would: for ports without a kernel below. All slots of one call
+    /// are of one length.
+    pub fn put(&mut self, index: usize, slot_len: usize, datagram: &Received<'_>) {
+        self.slot_len = slot_len;
+        let len = datagram.payload.len().min(slot_len);
+        self.buffer[index * slot_len..][..len].copy_from_slice(&datagram.payload[..len]);
+        self.headers[index].msg_len = len as u32;
+        let name = socket2::SockAddr::from(datagram.peer);
+        // SAFETY: an address is no longer than `sockaddr_storage`, which has room
+        // for any.
+        unsafe {
+            ptr::copy_nonoverlapping(
+                name.as_ptr().cast::<u8>(),
+                ptr::from_mut(&mut self.names[index]).cast::<u8>(),
+                name.len() as usize,
+            );
+        }
+        let control = &mut self.control[index];
+        let mut used = match datagram.destination {
+            Some(Destination::Local(local)) => put_local(control, local, 0),
+            Some(Destination::Group) | None => 0,
+        };
+        if let Some(size) = datagram.segment {
+            let size = libc::c_int::from(size);
+            used = put_control(control, used, libc::SOL_UDP, libc::UDP_GRO, size);
+        }
+        self.headers[index].msg_hdr.msg_controllen = used as _;
+    }
+
     /// The datagram in slot `index` of the last call, which must have returned
     /// more than `index`. `None` if its sender's address is of no family we know.
     pub fn get(&self, index: usize) -> Option<Received<'_>> {
         let header = &self.headers[index];
         let slot = &self.buffer[index * self.slot_len..][..self.slot_len];
         let (destination, segment) =
-            read_control(&self.control[index], header.msg_hdr.msg_controllen);
+            read_control(&self.control[index], header.msg_hdr.msg_controllen as _);
         Some(Received {
             peer: peer_of(&self.names[index])?,
             destination,
@@ -283,32 +313,8 @@ pub(super) fn send_from(
     header.msg_iov = &raw mut vector;
     header.msg_iovlen = 1;
     let mut used = match (peer, local) {
-        (SocketAddr::V4(_), IpAddr::V4(ip)) => {
-            let source = libc::in_addr {
-                s_addr: u32::from(ip).to_be(),
-            };
-            let info = libc::in_pktinfo {
-                ipi_ifindex: 0,
-                ipi_spec_dst: source,
-                ipi_addr: source,
-            };
-            put_control(&mut control, 0, libc::IPPROTO_IP, libc::IP_PKTINFO, info)
-        }
-        (SocketAddr::V6(peer), IpAddr::V6(ip)) => {
-            let info = libc::in6_pktinfo {
-                ipi6_addr: libc::in6_addr {
-                    s6_addr: ip.octets(),
-                },
-                ipi6_ifindex: peer.scope_id() as _,
-            };
-            put_control(
-                &mut control,
-                0,
-                libc::IPPROTO_IPV6,
-                libc::IPV6_PKTINFO,
-                info,
-            )
-        }
+        (SocketAddr::V4(_), IpAddr::V4(_)) => put_local(&mut control, local, 0),
+        (SocketAddr::V6(peer), IpAddr::V6(_)) => put_local(&mut control, local, peer.scope_id()),
         _ => return Err(io::ErrorKind::InvalidInput.into()),
     };
     if let Some(size) = segment_size {
@@ -345,6 +351,33 @@ pub(super) fn allow_fragments(socket: &impl AsFd) {
             (&raw const value).cast(),
             mem::size_of_val(&value) as libc::socklen_t,
         );
+    }
+}
+
+/// The first control message: one of our addresses, and its interface or 0.
+/// Returns the bytes used.
+fn put_local(control: &mut [u64; CONTROL_WORDS], local: IpAddr, scope: u32) -> usize {
+    match local {
+        IpAddr::V4(ip) => {
+            let source = libc::in_addr {
+                s_addr: u32::from(ip).to_be(),
+            };
+            let info = libc::in_pktinfo {
+                ipi_ifindex: 0,
+                ipi_spec_dst: source,
+                ipi_addr: source,
+            };
+            put_control(control, 0, libc::IPPROTO_IP, libc::IP_PKTINFO, info)
+        }
+        IpAddr::V6(ip) => {
+            let info = libc::in6_pktinfo {
+                ipi6_addr: libc::in6_addr {
+                    s6_addr: ip.octets(),
+                },
+                ipi6_ifindex: scope as _,
+            };
+            put_control(control, 0, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info)
+        }
     }
 }
 

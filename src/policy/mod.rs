@@ -7,6 +7,7 @@
 
 pub mod access;
 pub mod client_root;
+#[cfg_attr(not(feature = "map"), path = "no_map.rs")]
 pub mod map;
 pub mod map_test;
 mod settle;

@@ -157,7 +157,7 @@ fn map(
     Ok((root.name(&spelled, asked.direction)?, mapped.lines))
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "map"))]
 mod tests {
     use super::*;
     use crate::file::Policy;

@@ -3,11 +3,11 @@
 //!
 //! The states and the packets are theirs. Must not: know a block.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::retry::RetryTimer;
 use super::transfer::{
-    Config, Failure, Outcome, Progress, REQUEST_MERGE, Role, UNVERIFIED_REPEATS,
+    Config, Failure, Outcome, Progress, Proof, REQUEST_MERGE, Role, UNVERIFIED_REPEATS,
 };
 use crate::wire::options::Negotiated;
 
@@ -17,6 +17,7 @@ pub(super) struct Exchange {
     role: Role,
     /// A valid answer has come from the peer's TID.
     verified: bool,
+    proof: Proof,
     request_repeats: u8,
     retransmits: u32,
     pub(super) retry: RetryTimer,
@@ -25,13 +26,15 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    pub(super) fn new(config: &Config, role: Role, negotiated: Negotiated) -> Self {
+    /// `for_acks`: what we send are ACKs, not DATA.
+    pub(super) fn new(config: &Config, role: Role, negotiated: Negotiated, for_acks: bool) -> Self {
         let mut exchange = Self {
             role,
             verified: false,
+            proof: config.proof,
             request_repeats: config.request_repeats,
             retransmits: 0,
-            retry: RetryTimer::new(config.retry),
+            retry: RetryTimer::new(config.retry, for_acks),
             negotiated: Negotiated::default(),
             event: None,
         };
@@ -75,15 +78,24 @@ impl Exchange {
         self.retry.back_off(now, limit)
     }
 
+    /// Whether an answer may come from somebody that never saw what it answers:
+    /// nothing proves the peer.
+    pub(super) fn may_be_forged(&self) -> bool {
+        self.proof == Proof::Never
+    }
+
     /// The client sent its request once more. Returns whether our answer is to
-    /// be sent again: not where it crossed the request on its way, nor once the
-    /// client has shown that it has the answer.
-    pub(super) fn answers_repeated_request(&mut self, now: Instant) -> bool {
-        let crossed = self
-            .retry
-            .last_sent()
-            .is_none_or(|sent| now < sent + REQUEST_MERGE);
-        !self.verified && !crossed && self.retry.back_off(now, UNVERIFIED_REPEATS)
+    /// be sent again, one for each request: not where it crossed the request on
+    /// its way, nor once the client has shown that it has the answer.
+    pub(super) fn answers_repeated_request(&self, now: Instant) -> bool {
+        let sent = self.retry.last_sent();
+        !self.verified && sent.is_some_and(|sent| now >= sent + REQUEST_MERGE)
+    }
+
+    /// How long the transfer hasn't moved.
+    pub(super) fn quiet_for(&self, now: Instant) -> Duration {
+        let since = self.retry.waiting_since();
+        since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
     /// Datagrams went out again.

@@ -7,6 +7,7 @@
 
 pub mod block;
 mod exchange;
+mod nack;
 mod pace;
 pub mod receiver;
 pub mod retry;

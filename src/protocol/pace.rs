@@ -3,6 +3,15 @@
 //! What is sent behind a lost block is sent for nothing: the receiver drops it.
 //! So where blocks are lost again and again, the window goes out in bursts with
 //! a round trip between them, in which the receiver can tell what is missing.
+//!
+//! And where nothing proves the peer the window opens slowly: with one block,
+//! and by one more with each block acknowledged. A receiver acknowledges no part
+//! of a window by itself, so the last block is sent again after a round trip: a
+//! block out of order is answered at once (RFC 7440 §4, and U-Boot and EDK2 do).
+//!
+//! After silence the last block goes out alone: a receiver that has all
+//! acknowledges again, and one with a gap names it. The whole window only follows
+//! a second silence.
 //! Must not: know which blocks these are.
 
 use std::time::Duration;
@@ -21,6 +30,10 @@ const LOSS_MEMORY: u8 = 8;
 const MIN_PAUSE: Duration = Duration::from_millis(1);
 const MAX_PAUSE: Duration = Duration::from_millis(20);
 
+/// The same before the last block of a window that isn't open yet is sent again:
+/// longer than a network takes to deliver a packet twice.
+const MIN_NUDGE: Duration = Duration::from_millis(5);
+
 /// The bursts in which a window goes out.
 #[derive(Debug)]
 pub(super) struct Pace {
@@ -30,49 +43,116 @@ pub(super) struct Pace {
     gone: u16,
     /// Windows since the last loss.
     clean: u8,
-    /// The next burst waits for the end of the pause, or for an ACK.
-    paused: bool,
+    /// Blocks that may be in flight; all where the peer is proved.
+    open: u16,
+    probe: Probe,
+}
+
+/// The last block that went out, to be sent again alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Probe {
+    /// There was no silence since the base moved.
+    None,
+    Due,
+    Sent,
+    /// It brought nothing, and the window was sent again.
+    InVain,
 }
 
 impl Pace {
-    pub(super) const fn new() -> Self {
+    /// The pace towards a peer that can't be proved, or any other.
+    pub(super) const fn new(opens_slowly: bool) -> Self {
         Self {
+            open: if opens_slowly { 1 } else { u16::MAX },
             burst: u16::MAX,
             gone: 0,
             clean: u8::MAX,
-            paused: false,
+            probe: Probe::None,
         }
     }
 
-    /// How many blocks may go out now.
-    pub(super) const fn room(&self) -> u16 {
-        if self.paused {
-            0
-        } else {
-            self.burst - self.gone
+    /// How much of a window may be in flight.
+    pub(super) fn window(&self, windowsize: u16) -> u16 {
+        windowsize.min(self.open)
+    }
+
+    /// Blocks were acknowledged, so that the base moved.
+    pub(super) const fn acknowledged(&mut self, blocks: u16) {
+        self.open = self.open.saturating_add(blocks);
+        self.probe = Probe::None;
+        self.restart();
+    }
+
+    /// No answer came. Returns whether the last of the blocks `in_flight` is to
+    /// be sent again, and not the window.
+    pub(super) const fn probes(&mut self, in_flight: u16) -> bool {
+        let probes = in_flight > 1 && !matches!(self.probe, Probe::Sent);
+        self.probe = if probes { Probe::Due } else { Probe::InVain };
+        // Where it opens slowly it does so from the start again.
+        if !probes && self.open < u16::MAX {
+            self.open = 1;
         }
+        probes
+    }
+
+    /// The pause is over: the next burst is due, or the last block again.
+    pub(super) const fn end_pause(&mut self) {
+        if self.gone < self.burst {
+            self.probe = Probe::Due;
+        }
+        self.restart();
+    }
+
+    /// The last block is due, alone.
+    pub(super) const fn probe_is_due(&self) -> bool {
+        matches!(self.probe, Probe::Due)
+    }
+
+    /// It went out, if it was due.
+    pub(super) const fn take_probe(&mut self) -> bool {
+        let was_due = self.probe_is_due();
+        if was_due {
+            self.probe = Probe::Sent;
+        }
+        was_due
+    }
+
+    /// How many blocks of the burst may go out now.
+    pub(super) const fn room(&self) -> u16 {
+        self.burst.saturating_sub(self.gone)
+    }
+
+    /// The window is to be sent from its base on.
+    pub(super) const fn rewind(&mut self) {
+        if self.probe_is_due() {
+            self.probe = Probe::InVain;
+        }
+        self.restart();
     }
 
     /// The next block begins a burst.
-    pub(super) const fn restart(&mut self) {
+    const fn restart(&mut self) {
         self.gone = 0;
-        self.paused = false;
     }
 
-    /// Blocks went out, and the window has more. Returns how long to pause
-    /// before those, if at all; `round_trip` is the one measured.
+    /// Blocks went out, and the window has more. Returns how long to pause before
+    /// those, if at all: for the next burst, or before the last block is sent
+    /// again, if `is_open_up` to what went out.
     pub(super) fn sent(
         &mut self,
         blocks: u16,
-        more: bool,
+        is_open_up: bool,
         round_trip: Option<Duration>,
     ) -> Option<Duration> {
+        let round_trip = round_trip.unwrap_or_default();
         self.gone = self.gone.saturating_add(blocks);
-        if self.gone < self.burst || !more {
-            return None;
+        if self.gone >= self.burst {
+            Some(round_trip.clamp(MIN_PAUSE, MAX_PAUSE))
+        } else if is_open_up && self.probe == Probe::None {
+            Some(round_trip.clamp(MIN_NUDGE, MAX_PAUSE))
+        } else {
+            None
         }
-        self.paused = true;
-        Some(round_trip.unwrap_or_default().clamp(MIN_PAUSE, MAX_PAUSE))
     }
 
     /// A whole window arrived.

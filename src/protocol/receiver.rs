@@ -43,9 +43,11 @@ use std::time::{Duration, Instant};
 
 use super::block::BlockIndex;
 use super::exchange::Exchange;
+use super::retry::{ADAPTIVE_FLOOR, Millis};
 use super::timer::Timer;
 use super::transfer::{
-    BlockSink, Committed, Config, Failure, MAX_CLIENT_DALLY, Opening, Outcome, Transmit, Written,
+    BlockSink, Committed, Config, Failure, MAX_CLIENT_DALLY, MAX_SERVER_DALLY, Opening, Outcome,
+    Transmit, Written,
 };
 use crate::wire::options::{self, Negotiated, Offer};
 use crate::wire::packet::{ACK_LEN, BlockNumber, ErrorCode, Packet, emit_ack, emit_error};
@@ -63,6 +65,9 @@ enum State {
     Closed,
 }
 
+/// A block that comes twice within this time was doubled by the network.
+const DOUBLED: Duration = Duration::from_millis(3);
+
 /// Receives a file block by block, in lockstep or by windows.
 #[derive(Debug)]
 pub struct Receiver {
@@ -76,12 +81,13 @@ pub struct Receiver {
     due: bool,
     /// The ACK or opening that is due was sent before.
     again: bool,
-    /// The gap before the blocks that are coming in has been reported.
-    gap_reported: bool,
+    /// How far behind the expected block the furthest is that has come: the gap
+    /// before it was reported. 0: there is no gap.
+    ahead: u16,
     /// Every block before the expected one is in the file. Without this no ACK
     /// can be sent.
     written: Option<Written>,
-    dally: Duration,
+    dally: Millis,
 }
 
 impl Receiver {
@@ -91,14 +97,14 @@ impl Receiver {
         let role = opening.role();
         Self {
             state: State::Opening(opening),
-            exchange: Exchange::new(config, role, negotiated),
+            exchange: Exchange::new(config, role, negotiated, true),
             expected: BlockIndex::FIRST,
             acked: BlockIndex::HANDSHAKE,
             due: true,
             again: false,
-            gap_reported: false,
+            ahead: 0,
             written: Some(Written),
-            dally: config.dally,
+            dally: config.dally.into(),
         }
     }
 
@@ -131,7 +137,7 @@ impl Receiver {
                 let outcome = self.outcome_of_error(*code, message);
                 self.close(outcome);
             }
-            (Packet::Data { block, .. }, State::Dallying(_)) => self.acknowledge_again(*block),
+            (Packet::Data { block, .. }, State::Dallying(_)) => self.acknowledge_again(now, *block),
             (Packet::Data { block, payload }, _) => self.handle_data(now, *block, payload, sink),
             (Packet::Oack(raw), State::Opening(_)) => {
                 match self.offer().map(|offer| options::accept(offer, *raw)) {
@@ -195,21 +201,34 @@ impl Receiver {
         else {
             return;
         };
-        if index == self.expected {
-            self.store(now, payload, sink);
-        } else if index.0 - self.expected.0 < u64::from(self.exchange.negotiated().windowsize) {
-            // RFC 7440 §4: tell at once what was the last block in order, and
-            // only once: what follows within this window is lost as well. Before
-            // block 1 that is ACK 0: who sends DATA has had our OACK.
-            if !self.gap_reported && self.offer().is_none() {
-                self.gap_reported = true;
-                self.exchange.verify();
-                self.state = State::Receiving;
-                self.send_again();
+        let ahead = index.0 - self.expected.0;
+        match u16::try_from(ahead) {
+            Ok(0) => self.store(now, payload, sink),
+            Ok(ahead) if ahead < self.exchange.negotiated().windowsize => {
+                self.report_gap(now, ahead);
             }
-        } else {
-            self.acknowledge_again(number);
+            _ => self.acknowledge_again(now, number),
         }
+    }
+
+    /// A block came that lies so far behind the expected one. RFC 7440 §4: the
+    /// sender is told at once which was the last in order, and only once: the
+    /// rest of its window is as far off. If blocks come again, our ACK was lost.
+    /// Before block 1 that is ACK 0: a peer that sends DATA has had our OACK.
+    fn report_gap(&mut self, now: Instant, ahead: u16) {
+        if self.offer().is_some() {
+            return;
+        }
+        let retry = &mut self.exchange.retry;
+        let guard = retry.round_trip().unwrap_or_default().max(ADAPTIVE_FLOOR);
+        let is_late = retry.last_sent().is_some_and(|sent| now >= sent + guard);
+        if self.ahead == 0 || (ahead <= self.ahead && is_late) {
+            retry.something_lost();
+            self.exchange.verify();
+            self.state = State::Receiving;
+            self.send_again();
+        }
+        self.ahead = self.ahead.max(ahead);
     }
 
     fn store(&mut self, now: Instant, payload: &[u8], sink: &mut impl BlockSink) {
@@ -222,10 +241,10 @@ impl Receiver {
         // show that the peer is at work.
         let answers_ack = self.expected == self.acked.plus(1);
         self.exchange.retry.answered(now, answers_ack);
-        self.exchange.retry.await_answer(now);
+        self.exchange.retry.heard(now);
         self.state = State::Receiving;
         self.exchange.verify();
-        self.gap_reported = false;
+        self.ahead = 0;
         self.again = false;
         let index = self.expected;
         self.expected = index.plus(1);
@@ -246,10 +265,19 @@ impl Receiver {
 
     /// A block came that we have. If it is the one acknowledged last, our ACK
     /// was lost: the sender waits for it (RFC 1350 §2, and §6 for the final one).
-    fn acknowledge_again(&mut self, number: BlockNumber) {
+    /// If it is the last one in the middle of a window, and not doubled by the
+    /// network, the sender wants to know how far we are.
+    fn acknowledge_again(&mut self, now: Instant, number: BlockNumber) {
         let last = BlockIndex(self.expected.0 - 1);
-        let is_last = last > BlockIndex::HANDSHAKE && number == self.number_of(last);
-        if is_last && self.acked == last {
+        if last == BlockIndex::HANDSHAKE || number != self.number_of(last) {
+            return;
+        }
+        if self.acked == last {
+            if self.exchange.retry.is_prompt(now) == Some(false) {
+                self.exchange.retry.something_lost();
+            }
+            self.send_again();
+        } else if self.exchange.quiet_for(now) >= DOUBLED {
             self.send_again();
         }
     }
@@ -367,12 +395,13 @@ impl Receiver {
 
     fn dally(&self) -> Duration {
         let wait = self.exchange.retry.initial_wait();
+        let dally = Duration::from(self.dally);
         if self.exchange.is_server() {
-            self.dally.max(wait)
+            dally.max(wait).min(MAX_SERVER_DALLY)
         } else if self.exchange.retransmits() == 0 {
-            self.dally
+            dally
         } else {
-            self.dally.max(wait).min(MAX_CLIENT_DALLY)
+            dally.max(wait).min(MAX_CLIENT_DALLY)
         }
     }
 

@@ -3,8 +3,9 @@
 //! Two policies. [`Wait::Fixed`] is a promise, made with `-t` or by a negotiated
 //! `timeout` option: the first repeat comes exactly that long after the packet,
 //! never earlier. [`Wait::Adaptive`] follows the measured round trip (RFC 6298
-//! with Karn's rule). Both back off exponentially (RFC 1123 §4.2.3.2) and give
-//! up in the end. The timer is told the time; it may not ask for it.
+//! with Karn's rule) and the slowest answers of late. Both back off exponentially
+//! (RFC 1123 §4.2.3.2) and give up in the end. The timer is told the time; it
+//! must not ask for it.
 
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
@@ -22,6 +23,25 @@ pub const ADAPTIVE_CEILING: Duration = Duration::from_secs(1);
 /// is milliseconds, and a repeat too early costs more than one a little late.
 pub const ADAPTIVE_FLOOR: Duration = Duration::from_millis(20);
 
+/// The same for ACKs, where nothing was lost of late. The peer has a timer of its
+/// own for its DATA, and one that answers each ACK (RFC 1123 §4.2.3.1 forbids it)
+/// sends everything twice after a repeat too many.
+pub const ACK_FLOOR: Duration = Duration::from_millis(500);
+
+/// The longest a peer is waited for by the terms of its own `timeout` option.
+pub const MAX_NEGOTIATED_PATIENCE: Duration = Duration::from_secs(60);
+
+/// An answer that comes this soon after a repeat answers the repeat, however
+/// short the round trip: schedulers are not more exact.
+const PROMPT: Duration = Duration::from_millis(5);
+
+/// The slowest of at least this many answers is remembered, and of no more than
+/// twice as many.
+const SLOW_MEMORY: u8 = 64;
+
+/// Answers after a loss until the network counts as sound again.
+const LOSS_MEMORY: u8 = 64;
+
 /// How long to wait for an answer before sending again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wait {
@@ -36,9 +56,10 @@ pub enum Wait {
 pub struct RetryPolicy {
     /// The wait before the first repeat of a packet.
     pub wait: Wait,
-    /// Repeats of one packet before the transfer is given up. Adaptive repeats
-    /// that come faster than [`ADAPTIVE_CEILING`] are not counted, so that a
-    /// short round trip doesn't mean little patience.
+    /// Repeats of one packet before the transfer is given up; with 0 nothing is
+    /// ever sent again. Adaptive repeats that come faster than
+    /// [`ADAPTIVE_CEILING`] are not counted, so that a short round trip doesn't
+    /// mean little patience.
     pub retries: u8,
 }
 
@@ -50,9 +71,7 @@ impl RetryPolicy {
             Wait::Adaptive => ADAPTIVE_CEILING,
         }
     }
-}
 
-impl RetryPolicy {
     /// How long a packet is waited for in all, before anything was measured.
     pub fn patience(&self) -> Duration {
         let longest = MAX_BACK_OFF.max(self.initial_wait());
@@ -63,6 +82,14 @@ impl RetryPolicy {
             total += wait;
         }
         total
+    }
+
+    /// How long a transfer goes on without a step forward, whatever the peer
+    /// sends meanwhile: a tenth more than the patience, which is what quick
+    /// adaptive repeats take before they are counted. 34 s with five retries.
+    fn limit(&self) -> Duration {
+        let patience = self.patience();
+        patience + patience / 10
     }
 
     /// The same, with as few repeats as last for `patience`.
@@ -129,13 +156,57 @@ impl From<Micros> for Duration {
     }
 }
 
-/// Whether the wait follows the round trip.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Adapts {
-    Never,
-    Closely,
-    /// The peer was seen to pause: the wait stays at its ceiling.
-    AtLeisure,
+/// The slowest answer of late. A peer that was busy now and then (writing flash)
+/// will be again: repeats before that would only annoy it.
+#[derive(Debug)]
+struct Slowest {
+    /// Of the answers counted now.
+    current: Micros,
+    /// Of the [`SLOW_MEMORY`] before those.
+    previous: Micros,
+    count: u8,
+}
+
+impl Slowest {
+    const fn none() -> Self {
+        Self {
+            current: Micros(0),
+            previous: Micros(0),
+            count: 0,
+        }
+    }
+
+    fn learn(&mut self, answer: Duration) {
+        if self.count == SLOW_MEMORY {
+            self.previous = self.current;
+            self.current = Micros(0);
+            self.count = 0;
+        }
+        self.count += 1;
+        self.current = self.current.max(answer.into());
+    }
+
+    /// The wait that such an answer still beats.
+    fn wait(&self) -> Duration {
+        let slowest = Duration::from(self.current.max(self.previous));
+        slowest + slowest / 4
+    }
+}
+
+/// A longer time, kept small: up to 49 days.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Millis(u32);
+
+impl From<Duration> for Millis {
+    fn from(duration: Duration) -> Self {
+        Self(u32::try_from(duration.as_millis()).unwrap_or(u32::MAX))
+    }
+}
+
+impl From<Millis> for Duration {
+    fn from(millis: Millis) -> Self {
+        Self::from_millis(millis.0.into())
+    }
 }
 
 /// The deadline of the packet that is waiting for its answer, and what is known
@@ -144,55 +215,67 @@ enum Adapts {
 pub(crate) struct RetryTimer {
     /// The policy: the first wait, whether it adapts, and the repeats.
     initial: Micros,
-    adapts: Adapts,
+    adapts: bool,
     retries: u8,
-    /// How long a packet is waited for in all.
-    patience: Micros,
+    /// The longest time without a step forward.
+    limit: Millis,
+    /// What waits for its answer is an ACK.
+    is_patient: bool,
+    /// Answers until the last loss is forgotten.
+    lossy: u8,
     round_trip: Option<RoundTrip>,
-    /// No repeat since the packet was sent, so that its answer measures the
-    /// round trip (Karn).
+    /// The shortest round trip measured.
+    fastest: Micros,
+    slowest: Slowest,
+    /// The answer to what was sent measures the round trip.
     measurable: bool,
+    /// It was sent again, so that its answer measures nothing (Karn).
+    repeated: bool,
     /// Counted repeats since the last step forward.
     repeats: u8,
     /// The wait that the next packet gets.
     wait: Micros,
-    /// When the first copy of the packet that waits for its answer went out.
-    first_sent: Option<Instant>,
-    /// How long after that its latest copy went out.
-    repeated_after: Micros,
+    /// Since when an answer is awaited: when the first copy of the packet went
+    /// out, or the peer was last seen at work.
+    since: Option<Instant>,
+    /// How long after that something was sent last.
+    sent_after: Micros,
     timer: Timer,
 }
 
 impl RetryTimer {
-    pub(crate) fn new(policy: RetryPolicy) -> Self {
+    /// A timer for DATA, or for ACKs.
+    pub(crate) fn new(policy: RetryPolicy, for_acks: bool) -> Self {
         Self {
             initial: policy.initial_wait().into(),
-            adapts: match policy.wait {
-                Wait::Adaptive => Adapts::Closely,
-                Wait::Fixed(_) => Adapts::Never,
-            },
+            adapts: policy.wait == Wait::Adaptive,
             retries: policy.retries,
-            patience: policy.patience().into(),
+            limit: policy.limit().into(),
+            is_patient: for_acks,
+            lossy: 0,
             round_trip: None,
+            fastest: Micros(u32::MAX),
+            slowest: Slowest::none(),
             wait: policy.initial_wait().into(),
             measurable: false,
+            repeated: false,
             repeats: 0,
-            first_sent: None,
-            repeated_after: Micros(0),
+            since: None,
+            sent_after: Micros(0),
             timer: Timer::Idle,
         }
     }
 
     /// A negotiated timeout takes the place of the wait configured so far.
     pub(crate) fn set_fixed(&mut self, wait: Duration) {
-        self.adapts = Adapts::Never;
-        self.initial = wait.into();
-        self.wait = self.initial;
         let policy = RetryPolicy {
             wait: Wait::Fixed(wait),
             retries: self.retries,
         };
-        self.patience = policy.patience().into();
+        self.adapts = false;
+        self.initial = wait.into();
+        self.wait = self.initial;
+        self.limit = policy.limit().min(MAX_NEGOTIATED_PATIENCE).into();
     }
 
     /// The first wait of a packet before anything was measured.
@@ -209,47 +292,78 @@ impl RetryTimer {
         self.timer
     }
 
-    /// When the packet that waits for its answer was sent last.
+    /// When what waits for its answer was sent last.
     pub(crate) fn last_sent(&self) -> Option<Instant> {
-        let first = self.first_sent?;
-        Some(first + Duration::from(self.repeated_after))
+        Some(self.since? + Duration::from(self.sent_after))
     }
 
-    /// Since when the packet sent last has been waiting for its answer.
-    pub(crate) fn waiting_since(&self) -> Option<Instant> {
-        self.first_sent
+    /// Since when the transfer hasn't moved: when the first copy of what now
+    /// waits for its answer went out, or the peer was last seen at work.
+    pub(crate) const fn waiting_since(&self) -> Option<Instant> {
+        self.since
     }
 
-    /// How long an answer takes as a rule, if that has been measured.
+    /// What waits for its answer was sent more than once.
+    pub(crate) const fn is_repeated(&self) -> bool {
+        self.repeated
+    }
+
+    /// How long an answer usually takes, if that has been measured.
     pub(crate) fn round_trip(&self) -> Option<Duration> {
         self.round_trip
             .map(|known| Duration::from_micros(known.smoothed.get().into()))
     }
 
+    /// How long the fastest answer took, if that has been measured.
+    pub(crate) fn fastest(&self) -> Option<Duration> {
+        self.round_trip.map(|_| self.fastest.into())
+    }
+
+    /// Whether something that comes at `now` comes as soon after what was sent
+    /// last as answers do.
+    pub(crate) fn is_prompt(&self, now: Instant) -> Option<bool> {
+        let round_trip = self.round_trip?;
+        let elapsed = now.saturating_duration_since(self.last_sent()?);
+        Some(elapsed <= round_trip.timeout().max(PROMPT))
+    }
+
     /// Something new was sent that wants an answer.
     pub(crate) fn sent(&mut self, now: Instant) {
-        self.first_sent = Some(now);
-        self.repeated_after = Micros(0);
+        self.heard(now);
         self.measurable = true;
-        self.await_answer(now);
     }
 
     /// Something was sent again.
     pub(crate) fn sent_again(&mut self, now: Instant) {
-        self.measurable = false;
-        let first = *self.first_sent.get_or_insert(now);
-        self.repeated_after = now.saturating_duration_since(first).into();
-        self.await_answer(now);
+        self.repeated = true;
+        self.forgive_lateness(now);
+        let since = *self.since.get_or_insert(now);
+        self.sent_after = now.saturating_duration_since(since).into();
+        self.arm(now);
     }
 
-    /// From `now` on an answer is awaited for a full wait: something was sent, or
-    /// the peer is at work though nothing of ours was answered (the blocks within
-    /// a window on the receiving side).
-    pub(crate) fn await_answer(&mut self, now: Instant) {
-        self.forgive_lateness(now);
-        self.timer = Timer::Answer {
-            at: now + self.wait(),
-        };
+    /// The peer is at work, though nothing of ours was answered (the blocks
+    /// within a window, on the receiving side).
+    pub(crate) fn heard(&mut self, now: Instant) {
+        self.since = Some(now);
+        self.sent_after = Micros(0);
+        self.measurable = false;
+        self.repeated = false;
+        self.arm(now);
+    }
+
+    /// An answer is awaited for a full wait, but no longer than patience lasts.
+    pub(crate) fn arm(&mut self, now: Instant) {
+        self.arm_at(now + self.wait());
+    }
+
+    fn arm_at(&mut self, at: Instant) {
+        let at = self.end_of_patience().map_or(at, |end| at.min(end));
+        self.timer = Timer::Answer { at };
+    }
+
+    fn end_of_patience(&self) -> Option<Instant> {
+        Some(self.since? + Duration::from(self.limit))
     }
 
     /// What is due can't be sent, since the socket is full: no silence of the
@@ -257,23 +371,29 @@ impl RetryTimer {
     /// that takes nothing must not keep a transfer alive.
     pub(crate) fn hold(&mut self, now: Instant) -> bool {
         self.forgive_lateness(now);
-        let since = *self.first_sent.get_or_insert(now);
-        let at = now + self.wait().max(ADAPTIVE_CEILING);
-        self.timer = Timer::Answer { at };
-        now < since + Duration::from(self.patience)
+        self.since.get_or_insert(now);
+        self.arm_at(now + self.wait().max(ADAPTIVE_CEILING));
+        self.end_of_patience().is_some_and(|end| now < end)
     }
 
     /// The time by which we are late, since the process was held up, is no
     /// silence of the peer's.
     fn forgive_lateness(&mut self, now: Instant) {
-        if let (Some(since), Timer::Answer { at }) = (self.first_sent, self.timer) {
-            self.first_sent = Some(since + now.saturating_duration_since(at));
+        if let (Some(since), Timer::Answer { at }) = (self.since, self.timer) {
+            self.since = Some(since + now.saturating_duration_since(at));
         }
     }
 
-    /// The next burst of the window goes out at `until`.
+    /// Until `until` there is a pause in what we send.
     pub(crate) const fn pause(&mut self, until: Instant) {
         self.timer = Timer::Burst { until };
+    }
+
+    /// There is no pause any more, if there was one.
+    pub(crate) fn end_pause(&mut self, now: Instant) {
+        if let Timer::Burst { .. } = self.timer {
+            self.arm(now);
+        }
     }
 
     /// The final ACK is repeated until `until`.
@@ -292,65 +412,75 @@ impl RetryTimer {
             .is_some_and(|deadline| deadline <= now)
     }
 
-    /// The transfer moved a step forward: the count of repeats starts anew.
+    /// Something was lost on the way: ACKs are worth repeating early.
+    pub(crate) const fn something_lost(&mut self) {
+        self.lossy = LOSS_MEMORY;
+    }
+
+    /// The transfer moved a step forward: the count of repeats starts again.
     ///
     /// `measured` says that the answer belongs to the packet sent last, so that
     /// the time between the two is a round trip, if nothing was repeated.
     pub(crate) fn answered(&mut self, now: Instant, measured: bool) {
         self.repeats = 0;
-        let last_sent = self.last_sent();
-        let elapsed = self
-            .first_sent
-            .take()
-            .map(|sent| now.saturating_duration_since(sent));
-        if self.adapts == Adapts::Never {
-            self.wait = self.initial;
-            return;
+        self.lossy = self.lossy.saturating_sub(1);
+        // A busy peer's answer comes late; that of one whose packet was lost
+        // comes as promptly after the repeat as answers do.
+        let was_lost = self.repeated && self.is_prompt(now).unwrap_or(true);
+        if was_lost {
+            self.something_lost();
         }
-        if self.paused(now, elapsed, last_sent) {
-            self.adapts = Adapts::AtLeisure;
+        let mut wait = self.wait();
+        if let Some(since) = self.since.take() {
+            let elapsed = now.saturating_duration_since(since);
+            if !was_lost {
+                self.slowest.learn(elapsed);
+            }
+            if measured && self.measurable && !self.repeated {
+                wait = self.measure(elapsed.into()).timeout();
+            }
         }
         // Without a sample the backed-off wait stays (RFC 6298 §5.7), but a new
         // packet never waits longer than the ceiling.
-        let mut wait = self.wait().min(ADAPTIVE_CEILING);
-        if let Some(sample) = elapsed.filter(|_| measured && self.measurable) {
-            let sample = Micros::from(sample).0;
-            let round_trip = self
-                .round_trip
-                .map_or_else(|| RoundTrip::first(sample), |known| known.update(sample));
-            self.round_trip = Some(round_trip);
-            let floor = match self.adapts {
-                Adapts::AtLeisure => ADAPTIVE_CEILING,
-                _ => ADAPTIVE_FLOOR,
-            };
-            wait = round_trip.timeout().clamp(floor, ADAPTIVE_CEILING);
-        }
-        self.wait = wait.into();
+        self.wait = if self.adapts {
+            let wait = wait.max(self.slowest.wait()).max(self.floor());
+            wait.min(ADAPTIVE_CEILING).into()
+        } else {
+            self.initial
+        };
     }
 
-    /// Whether an answer that took `elapsed` came from a peer that was busy
-    /// (writing flash) and will be again: repeats before the ceiling would only
-    /// annoy it. An answer that comes as promptly after a repeat as answers do
-    /// tells of a lost packet instead.
-    fn paused(&self, now: Instant, elapsed: Option<Duration>, last_sent: Option<Instant>) -> bool {
-        let is_long = elapsed.is_some_and(|elapsed| elapsed >= ADAPTIVE_CEILING);
-        let promptly = |round_trip: RoundTrip| round_trip.timeout().max(ADAPTIVE_FLOOR);
-        let since_last = last_sent.map(|sent| now.saturating_duration_since(sent));
-        is_long
-            && match (self.round_trip, since_last) {
-                (Some(round_trip), Some(since)) => since > promptly(round_trip),
-                _ => false,
-            }
+    fn measure(&mut self, sample: Micros) -> RoundTrip {
+        self.fastest = self.fastest.min(sample);
+        let round_trip = match self.round_trip {
+            None => RoundTrip::first(sample.0),
+            Some(known) => known.update(sample.0),
+        };
+        *self.round_trip.insert(round_trip)
+    }
+
+    /// The shortest adaptive wait.
+    const fn floor(&self) -> Duration {
+        match (self.retries, self.is_patient && self.lossy == 0) {
+            // Nothing is ever repeated, so the one wait is the patience.
+            (0, _) => ADAPTIVE_CEILING,
+            (_, true) => ACK_FLOOR,
+            (_, false) => ADAPTIVE_FLOOR,
+        }
     }
 
     /// The deadline passed without an answer. Doubles the wait and returns
-    /// true if the packet may be sent again, false if patience has run out
-    /// after `limit` (at most the policy's) repeats.
+    /// true if the packet may be sent again, false if patience has run out,
+    /// after `limit` (at most the policy's) repeats or by time.
     ///
     /// The next deadline counts from `now` until the repeat is sent: a socket
     /// that takes nothing must not keep a transfer alive.
     pub(crate) fn back_off(&mut self, now: Instant, limit: u8) -> bool {
-        let counts = self.adapts == Adapts::Never || self.wait() >= ADAPTIVE_CEILING;
+        self.forgive_lateness(now);
+        if self.end_of_patience().is_some_and(|end| end <= now) {
+            return false;
+        }
+        let counts = !self.adapts || self.wait() >= ADAPTIVE_CEILING;
         if counts {
             if self.repeats >= limit.min(self.retries) {
                 return false;
@@ -359,7 +489,7 @@ impl RetryTimer {
         }
         let longest = MAX_BACK_OFF.max(self.initial_wait());
         self.wait = (self.wait() * 2).min(longest).into();
-        self.await_answer(now);
+        self.arm(now);
         true
     }
 }
@@ -372,7 +502,7 @@ mod tests {
 
     /// The waits, in milliseconds, of a packet that is never answered.
     fn schedule(policy: RetryPolicy) -> Vec<u128> {
-        let mut timer = RetryTimer::new(policy);
+        let mut timer = RetryTimer::new(policy, false);
         let mut now = test_epoch();
         let mut waits = Vec::new();
         timer.sent(now);
@@ -434,7 +564,7 @@ mod tests {
         };
         assert_eq!(schedule(policy), [1000, 2000, 4000, 8000, 8000, 8000]);
 
-        let mut timer = RetryTimer::new(policy);
+        let mut timer = RetryTimer::new(policy, false);
         let mut now = test_epoch();
         for _ in 0..32 {
             timer.sent(now);
@@ -459,12 +589,15 @@ mod tests {
 
     #[test]
     fn the_adaptive_wait_follows_the_round_trip_within_its_bounds() {
-        for (round_trip_ms, expected_ms) in [(0, 20), (1, 20), (100, 100), (300, 300), (5000, 1000)]
+        for (round_trip_ms, expected_ms) in [(0, 20), (1, 20), (100, 125), (300, 375), (5000, 1000)]
         {
-            let mut timer = RetryTimer::new(RetryPolicy {
-                wait: Wait::Adaptive,
-                retries: 5,
-            });
+            let mut timer = RetryTimer::new(
+                RetryPolicy {
+                    wait: Wait::Adaptive,
+                    retries: 5,
+                },
+                false,
+            );
             let mut now = test_epoch();
             for _ in 0..64 {
                 timer.sent(now);
@@ -481,10 +614,13 @@ mod tests {
 
     #[test]
     fn an_answer_to_a_repeat_measures_nothing_and_keeps_the_back_off() {
-        let mut timer = RetryTimer::new(RetryPolicy {
-            wait: Wait::Adaptive,
-            retries: 5,
-        });
+        let mut timer = RetryTimer::new(
+            RetryPolicy {
+                wait: Wait::Adaptive,
+                retries: 5,
+            },
+            false,
+        );
         let mut now = test_epoch();
         timer.sent(now);
         now += MS;
@@ -511,34 +647,160 @@ mod tests {
         );
     }
 
-    #[test]
-    fn a_long_pause_teaches_patience_for_the_rest_of_the_transfer() {
-        let mut timer = RetryTimer::new(RetryPolicy {
-            wait: Wait::Adaptive,
-            retries: 5,
-        });
-        let mut now = test_epoch();
-        timer.sent(now);
-        now += MS;
-        timer.answered(now, true);
-        timer.sent(now);
-        timer.sent_again(now + MS * 1000);
-        now += MS * 3000;
-        timer.answered(now, true);
-        for _ in 0..64 {
-            timer.sent(now);
-            now += MS;
-            timer.answered(now, true);
+    /// Feeds answers that each took `milliseconds`; returns the wait after them
+    /// and the repeats that went out before them.
+    fn answer(timer: &mut RetryTimer, now: &mut Instant, milliseconds: u32) -> (Duration, u32) {
+        timer.sent(*now);
+        let answered = *now + MS * milliseconds;
+        let mut repeats = 0;
+        while timer.timer().deadline().unwrap() < answered {
+            let deadline = timer.timer().deadline().unwrap();
+            assert!(timer.back_off(deadline, u8::MAX));
+            timer.sent_again(deadline);
+            repeats += 1;
         }
-        assert_eq!(timer.wait(), ADAPTIVE_CEILING);
+        *now = answered;
+        timer.answered(*now, true);
+        (timer.wait(), repeats)
+    }
+
+    const ADAPTIVE: RetryPolicy = RetryPolicy {
+        wait: Wait::Adaptive,
+        retries: 5,
+    };
+
+    #[test]
+    fn the_wait_learns_from_the_slowest_answers_of_late() {
+        // A client that writes flash: 150 ms for every eighth block.
+        let mut timer = RetryTimer::new(ADAPTIVE, false);
+        let mut now = test_epoch();
+        let mut repeats = 0;
+        for block in 1..=121 {
+            let took = if block % 8 == 0 { 150 } else { 1 };
+            repeats += answer(&mut timer, &mut now, took).1;
+        }
+        assert!(repeats <= 5, "{repeats} doubles");
+    }
+
+    #[test]
+    fn a_long_pause_is_forgotten_after_a_while_of_prompt_answers() {
+        let mut timer = RetryTimer::new(ADAPTIVE, false);
+        let mut now = test_epoch();
+        answer(&mut timer, &mut now, 1);
+        assert_eq!(answer(&mut timer, &mut now, 3000).0, ADAPTIVE_CEILING);
+        for _ in 0..SLOW_MEMORY - 2 {
+            assert_eq!(answer(&mut timer, &mut now, 1).0, ADAPTIVE_CEILING);
+        }
+        for _ in 0..2 * SLOW_MEMORY {
+            answer(&mut timer, &mut now, 1);
+        }
+        assert_eq!(timer.wait(), ADAPTIVE_FLOOR);
+    }
+
+    #[test]
+    fn an_ack_is_repeated_late_unless_something_was_lost() {
+        let mut timer = RetryTimer::new(ADAPTIVE, true);
+        let mut now = test_epoch();
+        for _ in 0..8 {
+            assert_eq!(answer(&mut timer, &mut now, 1).0, ACK_FLOOR);
+        }
+        // Later than the slowest gap in any case.
+        assert_eq!(answer(&mut timer, &mut now, 480).0, MS * 600);
+        for _ in 0..2 * SLOW_MEMORY {
+            answer(&mut timer, &mut now, 1);
+        }
+        assert_eq!(timer.wait(), ACK_FLOOR);
+        timer.something_lost();
+        for _ in 1..LOSS_MEMORY {
+            assert_eq!(answer(&mut timer, &mut now, 1).0, ADAPTIVE_FLOOR);
+        }
+        assert_eq!(answer(&mut timer, &mut now, 1).0, ACK_FLOOR);
+    }
+
+    #[test]
+    fn without_retries_nothing_is_repeated() {
+        let mut timer = RetryTimer::new(
+            RetryPolicy {
+                wait: Wait::Adaptive,
+                retries: 0,
+            },
+            false,
+        );
+        let mut now = test_epoch();
+        for _ in 0..8 {
+            answer(&mut timer, &mut now, 1);
+        }
+        timer.sent(now);
+        assert_eq!(
+            timer.timer().deadline(),
+            Some(now + ADAPTIVE_CEILING),
+            "the patience"
+        );
+        assert!(!timer.back_off(now + ADAPTIVE_CEILING, u8::MAX));
+    }
+
+    #[test]
+    fn patience_has_an_end_in_time() {
+        for (policy, negotiated, seconds) in [
+            (ADAPTIVE, None, 34),
+            (ADAPTIVE, Some(1), 34),
+            (ADAPTIVE, Some(5), 49),
+            (ADAPTIVE, Some(10), 60),
+            (ADAPTIVE, Some(50), 60),
+            (ADAPTIVE, Some(255), 60),
+        ] {
+            let mut timer = RetryTimer::new(policy, true);
+            if let Some(timeout) = negotiated {
+                timer.set_fixed(Duration::from_secs(timeout));
+            }
+            let start = test_epoch();
+            let mut now = start;
+            timer.sent(now);
+            // The peer repeats one packet all the time, and gets its answer.
+            while !timer.expired(now) {
+                timer.sent_again(now);
+                now += MS * 100;
+            }
+            assert!(!timer.back_off(now, u8::MAX), "{negotiated:?}");
+            assert_eq!((now - start).as_secs(), seconds, "{negotiated:?}");
+
+            // It says nothing.
+            let mut timer = RetryTimer::new(policy, true);
+            if let Some(timeout) = negotiated {
+                timer.set_fixed(Duration::from_secs(timeout));
+            }
+            timer.sent(start);
+            loop {
+                now = timer.timer().deadline().unwrap();
+                if !timer.back_off(now, u8::MAX) {
+                    break;
+                }
+                timer.sent_again(now);
+            }
+            assert!((now - start).as_secs() <= seconds, "{negotiated:?}");
+        }
+    }
+
+    #[test]
+    fn a_process_held_up_costs_no_patience() {
+        let mut timer = RetryTimer::new(ADAPTIVE, false);
+        let start = test_epoch();
+        timer.sent(start);
+        let late = start + MS * 600_000;
+        assert!(timer.back_off(late, u8::MAX));
+        timer.sent_again(late);
+        assert_eq!(timer.timer().deadline(), Some(late + MS * 2000));
     }
 
     #[test]
     fn a_lost_packet_is_no_pause() {
-        let mut timer = RetryTimer::new(RetryPolicy {
-            wait: Wait::Adaptive,
-            retries: 5,
-        });
+        let mut timer = RetryTimer::new(
+            RetryPolicy {
+                wait: Wait::Adaptive,
+                retries: 5,
+            },
+            false,
+        );
         let mut now = test_epoch();
         // The first packet is lost, before anything was measured.
         timer.sent(now);
@@ -564,10 +826,13 @@ mod tests {
 
     #[test]
     fn progress_restores_the_fixed_wait_and_the_count() {
-        let mut timer = RetryTimer::new(RetryPolicy {
-            wait: Wait::Fixed(MS * 500),
-            retries: 1,
-        });
+        let mut timer = RetryTimer::new(
+            RetryPolicy {
+                wait: Wait::Fixed(MS * 500),
+                retries: 1,
+            },
+            false,
+        );
         let now = test_epoch();
         timer.sent(now);
         assert!(timer.back_off(now, u8::MAX));
@@ -582,10 +847,13 @@ mod tests {
     /// without a deadline.
     #[test]
     fn there_is_a_deadline_until_the_caller_takes_it_away() {
-        let mut timer = RetryTimer::new(RetryPolicy {
-            wait: Wait::Fixed(MS * 500),
-            retries: 1,
-        });
+        let mut timer = RetryTimer::new(
+            RetryPolicy {
+                wait: Wait::Fixed(MS * 500),
+                retries: 1,
+            },
+            false,
+        );
         let now = test_epoch();
         timer.sent(now);
         assert!(timer.back_off(now, u8::MAX));

@@ -32,8 +32,8 @@ use super::receiver::Receiver;
 use super::retry::{RetryPolicy, Wait};
 use super::sender::Sender;
 use super::transfer::{
-    BlockSink, Committed, Config, Failure, MAX_DATAGRAM, Opening, Outcome, Run, Sent, Transfer,
-    Transmit, Written,
+    BlockSink, Committed, Config, Failure, MAX_DATAGRAM, Opening, Outcome, Proof, Run, Sent,
+    Transfer, Transmit, Written,
 };
 use crate::wire::options::{self, Limits, Negotiated, Offer, RawOptions};
 use crate::wire::packet::{DATA_HEADER_LEN, Direction, ErrorCode, Mode, Packet, emit_request};
@@ -46,6 +46,7 @@ pub(super) const FIXED: Config = Config {
     },
     request_repeats: u8::MAX,
     dally: Duration::from_secs(1),
+    proof: Proof::OwnPort,
 };
 
 /// No `-t`.
@@ -56,6 +57,7 @@ pub(super) const ADAPTIVE: Config = Config {
     },
     request_repeats: u8::MAX,
     dally: Duration::from_secs(1),
+    proof: Proof::OwnPort,
 };
 
 /// The end that is tested, with the options that the client asks for, as in
@@ -127,6 +129,12 @@ impl Script {
     /// Sends at most so many blocks at once.
     pub(super) fn in_runs_of(self, max_run: u16) -> Self {
         Self { max_run, ..self }
+    }
+
+    /// When it wants to be woken, in milliseconds.
+    pub(super) fn deadline(&self) -> Option<u64> {
+        let deadline = self.transfer.poll_timeout()?;
+        Some((deadline - self.origin).as_millis() as u64)
     }
 
     pub(super) fn retransmits(&self) -> u64 {

@@ -39,9 +39,10 @@ use std::time::Instant;
 
 use super::block::BlockIndex;
 use super::exchange::Exchange;
+use super::nack::Nacks;
 use super::pace::Pace;
 use super::timer::Timer;
-use super::transfer::{Config, Failure, Opening, Outcome, Run, Sent, Transmit};
+use super::transfer::{Config, Failure, Opening, Outcome, Proof, Run, Sent, Transmit};
 use crate::wire::options::{self, Negotiated, Offer};
 use crate::wire::packet::{BlockNumber, ErrorCode, Packet, emit_error};
 
@@ -54,7 +55,7 @@ enum State {
         offer: Option<Box<Offer>>,
         due: bool,
     },
-    /// Blocks `base..next` are in flight.
+    /// Blocks from the base on are in flight, or due.
     Sending,
     /// An ERROR is due.
     Failing(Failure),
@@ -64,6 +65,16 @@ enum State {
 /// No file is as long. Not an `Option`, which takes twice the room in each
 /// session.
 const UNKNOWN_LENGTH: u64 = u64::MAX;
+
+/// ACKs further behind the base than this, in blocks, are taken for old ones: no
+/// window is as large.
+const OLD: u64 = 1 << 15;
+
+/// Never sent: whoever acknowledges so doesn't listen.
+const FORGED: Failure = Failure::new(
+    ErrorCode::IllegalOperation,
+    "Acknowledged a block that was not sent",
+);
 
 /// Sends a file block by block, in lockstep or by windows.
 #[derive(Debug)]
@@ -78,14 +89,15 @@ pub struct Sender {
     end: BlockIndex,
     /// The first block that isn't acknowledged.
     base: BlockIndex,
-    /// The block to send next; `base` after a rewind.
-    next: BlockIndex,
-    /// The first block that was never sent.
-    fresh: BlockIndex,
-    /// The block whose ACK measures the round trip; [`BlockIndex::NEVER`] if none
-    /// does.
-    timed: BlockIndex,
+    /// Blocks from the base on that have gone out, since it moved or everything
+    /// behind it was to be sent again.
+    out: u16,
+    /// Blocks from the base on that ever went out.
+    reached: u16,
+    /// The ACK of the last block in flight measures the round trip.
+    timed: bool,
     pace: Pace,
+    nacks: Nacks,
 }
 
 impl Sender {
@@ -116,14 +128,15 @@ impl Sender {
         };
         let mut sender = Self {
             state,
-            exchange: Exchange::new(config, role, negotiated),
+            exchange: Exchange::new(config, role, negotiated, false),
             length: length.unwrap_or(UNKNOWN_LENGTH),
             end: BlockIndex::NEVER,
             base: BlockIndex::FIRST,
-            next: BlockIndex::FIRST,
-            fresh: BlockIndex::FIRST,
-            timed: BlockIndex::NEVER,
-            pace: Pace::new(),
+            out: 0,
+            reached: 0,
+            timed: false,
+            pace: Pace::new(config.proof == Proof::Never),
+            nacks: Nacks::default(),
         };
         sender.find_end();
         sender
@@ -182,16 +195,19 @@ impl Sender {
 
     fn outcome_of_error(&self, code: ErrorCode, message: &[u8]) -> Outcome {
         let acknowledged = self.base > BlockIndex::FIRST;
-        let all_sent = self.all_sent() && acknowledged && self.exchange.is_server();
-        match (&self.state, code) {
-            // PXE ROMs and EDK2 ask for tsize, then hang up; the Raspberry Pi
-            // says "Early terminate" with code 0.
-            (
-                State::Opening { offer: None, .. },
-                ErrorCode::OptionRefused | ErrorCode::NotDefined,
-            ) => Outcome::Probed,
+        let is_server = self.exchange.is_server();
+        match code {
             // GRUB says ERROR 0 "closed" where others acknowledge the last block.
-            (State::Sending, ErrorCode::NotDefined) if all_sent => Outcome::LastAckMissing,
+            ErrorCode::NotDefined if is_server && acknowledged && self.all_sent() => {
+                Outcome::LastAckMissing
+            }
+            // PXE ROMs and EDK2 ask for tsize, then hang up; so do barebox and the
+            // Raspberry Pi ("Early terminate", code 0), when DATA has come already.
+            ErrorCode::OptionRefused | ErrorCode::NotDefined
+                if is_server && self.base.0 <= self.windowsize().into() =>
+            {
+                Outcome::Probed
+            }
             _ => Outcome::PeerError {
                 code,
                 message: message.into(),
@@ -206,31 +222,52 @@ impl Sender {
     }
 
     fn handle_ack(&mut self, now: Instant, number: BlockNumber) {
-        let index = match self
-            .exchange
-            .negotiated()
-            .rollover
-            .index_from(number, self.base)
-        {
-            Some(index) if index < self.fresh => index,
-            // Not of a block in flight: a duplicate, or nonsense.
-            _ => return,
-        };
+        let rollover = self.exchange.negotiated().rollover;
+        match rollover.index_from(number, self.base) {
+            Some(index) if index < self.fresh() => self.blocks_acknowledged(now, index),
+            _ if number == rollover.number_of(BlockIndex(self.base.0 - 1)) => {
+                self.base_acknowledged_again(now);
+            }
+            // From somebody that doesn't see what we send.
+            Some(index) if self.exchange.may_be_forged() && index.0 - self.base.0 < OLD => {
+                self.close(Outcome::Failed(FORGED));
+            }
+            // A late duplicate, or nonsense.
+            _ => {}
+        }
+    }
+
+    fn blocks_acknowledged(&mut self, now: Instant, index: BlockIndex) {
         self.exchange.verify();
-        if index.plus(1) < self.next {
+        // At most `reached`, which is a `u16`.
+        let blocks = (index.0 - self.base.0 + 1) as u16;
+        if blocks < self.out {
             self.pace.window_lost(self.windowsize());
         } else {
             self.pace.window_arrived(self.windowsize());
         }
-        self.pace.restart();
+        self.pace.acknowledged(blocks);
+        let trailing = blocks < self.reached;
+        self.nacks.base_moves(now, &self.exchange.retry, trailing);
         self.base = index.plus(1);
         // RFC 7440 §4: an ACK within the window says that what follows was lost.
-        self.next = self.base;
-        let measured = self.timed <= index;
-        self.timed = BlockIndex::NEVER;
+        self.out = 0;
+        self.reached -= blocks;
+        let measured = std::mem::take(&mut self.timed) && !trailing;
         self.exchange.retry.answered(now, measured);
+        self.exchange.retry.end_pause(now);
         if self.end <= index {
             self.close(Outcome::Completed);
+        }
+    }
+
+    /// The block before the first one in flight is acknowledged once more.
+    fn base_acknowledged_again(&mut self, now: Instant) {
+        let in_flight = self.exchange.is_verified() && self.out > 0;
+        let lockstep = self.windowsize() == 1;
+        if in_flight && self.nacks.take(now, &self.exchange.retry, lockstep) {
+            self.rewind();
+            self.exchange.retry.end_pause(now);
         }
     }
 
@@ -240,8 +277,8 @@ impl Sender {
         }
         let goes_on = match self.exchange.retry.timer() {
             Timer::Burst { .. } => {
-                self.pace.restart();
-                self.exchange.retry.await_answer(now);
+                self.pace.end_pause();
+                self.exchange.retry.end_pause(now);
                 return;
             }
             // What hasn't been sent can't have been answered.
@@ -273,18 +310,30 @@ impl Sender {
         }
     }
 
-    /// Offers what is unanswered once more.
+    /// Offers what is unanswered once more; of a window first the last block
+    /// alone. A receiver that has all acknowledges again, and one with a gap names
+    /// it (RFC 7440 §4): mostly that is all it takes.
     fn repeat(&mut self) {
         match &mut self.state {
             State::Opening { due, .. } => *due = true,
             State::Sending => {
-                self.next = self.base;
-                self.timed = BlockIndex::NEVER;
-                self.pace.window_lost(self.windowsize());
-                self.pace.restart();
+                if self.windowsize() > 1 {
+                    self.nacks.after_silence();
+                }
+                if !self.pace.probes(self.out) {
+                    self.rewind();
+                }
             }
             State::Failing(_) | State::Closed => {}
         }
+    }
+
+    /// Everything that isn't acknowledged is to be sent again.
+    fn rewind(&mut self) {
+        self.out = 0;
+        self.timed = false;
+        self.pace.window_lost(self.windowsize());
+        self.pace.rewind();
     }
 
     pub(super) fn handle_repeated_request(&mut self, now: Instant) {
@@ -293,9 +342,19 @@ impl Sender {
         }
     }
 
+    /// The block to send next.
+    const fn next(&self) -> BlockIndex {
+        self.base.plus(self.out as u64)
+    }
+
+    /// The first block that was never sent.
+    const fn fresh(&self) -> BlockIndex {
+        self.base.plus(self.reached as u64)
+    }
+
     /// Every block has gone out at least once.
     fn all_sent(&self) -> bool {
-        self.end < self.fresh
+        self.end < self.fresh()
     }
 
     pub(super) fn abort(&mut self, failure: Failure) {
@@ -329,14 +388,17 @@ impl Sender {
     }
 
     fn next_run(&self) -> Option<Run> {
-        let window = self.base.plus(self.windowsize().into());
-        let burst = self.next.plus(self.pace.room().into());
+        if self.pace.probe_is_due() {
+            return Some(self.run(BlockIndex(self.next().0 - 1), 1));
+        }
+        let window = self.base.plus(self.pace.window(self.windowsize()).into());
+        let burst = self.next().plus(self.pace.room().into());
         self.run_up_to(window.min(burst))
     }
 
     pub(super) fn upcoming(&self) -> Option<Run> {
         match self.state {
-            State::Sending => self.run_up_to(self.next.plus(self.windowsize().into())),
+            State::Sending => self.run_up_to(self.next().plus(self.windowsize().into())),
             _ => None,
         }
     }
@@ -344,15 +406,20 @@ impl Sender {
     /// The blocks from the next one on that lie before `limit`.
     fn run_up_to(&self, limit: BlockIndex) -> Option<Run> {
         let limit = limit.min(self.end.plus(1));
-        let count = limit.0.saturating_sub(self.next.0);
+        let count = limit.0.saturating_sub(self.next().0);
         let count = u16::try_from(count).ok().filter(|&count| count > 0)?;
-        Some(Run {
-            first: self.next,
+        Some(self.run(self.next(), count))
+    }
+
+    fn run(&self, first: BlockIndex, count: u16) -> Run {
+        let negotiated = self.exchange.negotiated();
+        Run {
+            first,
             count,
-            block_size: self.exchange.negotiated().blksize,
+            block_size: negotiated.blksize,
             base: self.base,
-            rollover: self.exchange.negotiated().rollover,
-        })
+            rollover: negotiated.rollover,
+        }
     }
 
     pub(super) fn handle_sent(&mut self, now: Instant, sent: Sent) {
@@ -373,29 +440,31 @@ impl Sender {
     }
 
     fn blocks_sent(&mut self, now: Instant, count: u16, end: bool) {
-        let first = self.next;
-        self.next = first.plus(count.into());
-        let last = BlockIndex(self.next.0 - 1);
-        if end {
-            self.end = last;
-        }
-        if first < self.fresh {
-            let again = self.fresh.min(self.next).0 - first.0;
-            self.exchange.count_retransmits(again as u32);
-            self.timed = BlockIndex::NEVER;
+        if self.pace.take_probe() {
+            self.exchange.count_retransmits(1);
             self.exchange.retry.sent_again(now);
-        } else {
-            self.timed = last;
+            return;
+        }
+        let repeated = count.min(self.reached - self.out);
+        self.out += count;
+        self.reached = self.reached.max(self.out);
+        if end {
+            self.end = BlockIndex(self.next().0 - 1);
+        }
+        self.timed = repeated == 0;
+        if self.timed {
             self.exchange.retry.sent(now);
+        } else {
+            self.exchange.count_retransmits(repeated.into());
+            self.exchange.retry.sent_again(now);
         }
-        self.fresh = self.fresh.max(self.next);
-        let window = self.base.plus(self.windowsize().into());
-        let more = self.next < window && self.next <= self.end;
-        let round_trip = self.exchange.retry.round_trip();
-        if let Some(pause) = self.pace.sent(count, more, round_trip) {
-            self.exchange.retry.pause(now + pause);
+        if self.out < self.windowsize() && self.next() <= self.end {
+            let is_open_up = self.out >= self.pace.window(self.windowsize());
+            let round_trip = self.exchange.retry.round_trip();
+            if let Some(pause) = self.pace.sent(count, is_open_up, round_trip) {
+                self.exchange.retry.pause(now + pause);
+            }
         }
-        debug_assert!(self.base <= self.next && self.next <= self.fresh);
     }
 
     pub(super) fn is_over(&self) -> bool {

@@ -37,13 +37,17 @@ use crate::wire::options::{Negotiated, Offer};
 use crate::wire::packet::{DATA_HEADER_LEN, ErrorCode, Packet, emit_data_header};
 
 /// What an unverified peer gets beyond our first answer: at most this many
-/// repeats of it. Who never answered may be the victim of a forged request.
+/// repeats by our own timer. A peer that never answered may be the victim of a
+/// forged request.
 pub const UNVERIFIED_REPEATS: u8 = 3;
 
 /// A repeated request this soon after our answer crossed it on the way and is
 /// not answered again (the Raspberry Pi's boot ROM asks twice within 9 ms and
-/// breaks on two OACKs).
-pub const REQUEST_MERGE: Duration = Duration::from_millis(50);
+/// breaks on two OACKs). Every other one is.
+pub const REQUEST_MERGE: Duration = Duration::from_millis(100);
+
+/// The longest a server dallies, whatever the other side's `timeout`.
+pub const MAX_SERVER_DALLY: Duration = Duration::from_secs(60);
 
 /// The longest a client stays after its final ACK.
 pub const MAX_CLIENT_DALLY: Duration = Duration::from_secs(2);
@@ -58,8 +62,24 @@ pub struct Config {
     /// How long a receiver stays after its final ACK to repeat it (RFC 1350 §6);
     /// never shorter than the first retransmission wait, but for a client, whose
     /// user is waiting: that long only if a packet was lost, and at most
-    /// [`MAX_CLIENT_DALLY`].
+    /// [`MAX_CLIENT_DALLY`]. A server's at most [`MAX_SERVER_DALLY`].
     pub dally: Duration,
+    /// What an answer shows.
+    pub proof: Proof,
+}
+
+/// Whether an answer proves that the peer gets what we send. Its address proves
+/// nothing, for that can be forged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Proof {
+    /// The transfer has a port of its own, which only the peer was told: an
+    /// answer to it is proof.
+    #[default]
+    OwnPort,
+    /// Nothing is: the transfer's port is known to all (single port). A window
+    /// opens with one block and doubles as blocks are acknowledged, silence
+    /// brings one block, and an ACK of a block that wasn't sent ends it.
+    Never,
 }
 
 /// How the two ends got to know each other, and so what the first datagram is.
@@ -312,7 +332,7 @@ impl Transfer {
     }
 
     /// The client sent the request of this transfer once more: our answer is
-    /// repeated if it has been out for [`REQUEST_MERGE`] and none came back.
+    /// repeated, if it has been out for [`REQUEST_MERGE`] and none came back.
     pub fn handle_repeated_request(&mut self, now: Instant) {
         match self {
             Self::Sender(sender) => sender.handle_repeated_request(now),

@@ -36,13 +36,13 @@ use crate::policy::client_root::ClientRoots;
 use crate::policy::map::file::MapFile;
 use crate::policy::{Policy, map_test};
 use crate::protocol::retry::{RetryPolicy, Wait};
-use crate::protocol::transfer::Config;
+use crate::protocol::transfer::{Config, Proof};
 use crate::table::Sessions;
 use crate::wire::options::Limits;
 
-/// How long a received upload's final ACK is repeated if it was lost. At least
-/// the first retransmission wait of the usual clients.
-const DALLY: Duration = Duration::from_secs(1);
+/// How long a received upload's final ACK is repeated if it was lost: longer than
+/// the first wait of the usual clients (tftp-hpa 5 s, curl 6 s).
+const DALLY: Duration = Duration::from_secs(10);
 
 /// How long inetd's server waits for more to do: as long as tftp-hpa's.
 const INETD_IDLE_EXIT: Duration = Duration::from_secs(900);
@@ -203,6 +203,11 @@ fn config(args: &Args) -> Config {
         },
         request_repeats: 0,
         dally: DALLY,
+        proof: if args.single_port {
+            Proof::Never
+        } else {
+            Proof::OwnPort
+        },
     }
 }
 

@@ -13,7 +13,16 @@ pub const RESERVED: RangeInclusive<usize> = usize::MAX - 15..=usize::MAX;
 /// reserved tokens begins.
 pub(super) const MAX_CAPACITY: usize = *RESERVED.start() & INDEX_MASK;
 
-const INDEX_MASK: usize = u32::MAX as usize;
+/// The bits of a token that hold an index. The generation's low bits have the rest:
+/// all 32 of them where a token has 64 bits, 12 where it has 32, so that there an
+/// event that is 4,096 sessions late would be taken for another session's. It
+/// would find nothing to receive.
+const INDEX_BITS: u32 = if usize::BITS == 64 { 32 } else { 20 };
+
+const INDEX_MASK: usize = (1 << INDEX_BITS) - 1;
+
+/// The bits of a generation that a token holds.
+const GENERATION_MASK: u32 = (usize::MAX >> INDEX_BITS) as u32;
 
 /// A client's end of a transfer as seen from here (its TID, RFC 1350 §4).
 ///
@@ -75,7 +84,7 @@ pub struct SessionKey {
 impl SessionKey {
     /// The key as one number outside of [`RESERVED`], for an event loop's token.
     pub const fn to_token(self) -> usize {
-        (self.generation as usize) << u32::BITS | self.index as usize
+        (self.generation as usize) << INDEX_BITS | self.index as usize
     }
 
     /// The key a token stands for. Any other number makes a key as well, one
@@ -83,8 +92,14 @@ impl SessionKey {
     pub const fn from_token(token: usize) -> Self {
         Self {
             index: (token & INDEX_MASK) as u32,
-            generation: (token >> u32::BITS) as u32,
+            generation: (token >> INDEX_BITS) as u32,
         }
+    }
+
+    /// Whether this is the key of the session of that generation, as far as a
+    /// token can tell.
+    pub(super) const fn is_of(self, generation: u32) -> bool {
+        (self.generation ^ generation) & GENERATION_MASK == 0
     }
 }
 

@@ -52,11 +52,10 @@ const FIRST_ROOM: usize = 1024;
 /// change.
 const CHECKED_LEN: usize = 64;
 
-const _: () = assert!(usize::BITS == 64, "a token holds an index and a generation");
-
 /// What a session costs beside its tenant: 72 bytes in the slab, 16 in the
 /// wheel, and 12 in a tree, whose nodes are at least half full; some 110 bytes
 /// in all, and 4 more until its peer has answered and while it dallies.
+#[cfg(target_pointer_width = "64")]
 const _: () = assert!(size_of::<Entry<()>>() == 72 && size_of::<IndexKey>() == 12);
 
 /// What is to be done with a request.
@@ -335,7 +334,7 @@ impl<S: Tracked> Sessions<S> {
     /// [`Sessions::rearm`].
     pub fn get_mut(&mut self, key: SessionKey) -> Option<&mut S> {
         let entry = self.slab.get_mut(key.index as usize)?;
-        (entry.generation == key.generation).then_some(&mut entry.tenant)
+        key.is_of(entry.generation).then_some(&mut entry.tenant)
     }
 
     /// The session that serves `endpoint`, if there is one.
@@ -461,7 +460,7 @@ impl<S: Tracked> Sessions<S> {
 
     fn entry(&self, key: SessionKey) -> Option<&Entry<S>> {
         let entry = self.slab.get(key.index as usize)?;
-        (entry.generation == key.generation).then_some(entry)
+        key.is_of(entry.generation).then_some(entry)
     }
 
     /// Moves the session to the list of its present standing.

@@ -23,7 +23,7 @@ use tftpd::wire::packet::{DATA_HEADER_LEN, Packet, emit_data_header};
 /// A client silent for this long is gone.
 const SILENCE: Duration = Duration::from_secs(2);
 
-/// Serves the files in `root` to one client after the other, for ever.
+/// Serves the files in `root` to one client after the other, forever.
 pub(crate) fn serve(address: SocketAddr, root: &Path) -> io::Result<()> {
     let listener = UdpSocket::bind(address)?;
     let mut request = [0; 512];

@@ -18,8 +18,8 @@ use tftpd::protocol::receiver::Receiver;
 use tftpd::protocol::retry::{RetryPolicy, Wait};
 use tftpd::protocol::sender::Sender;
 use tftpd::protocol::transfer::{
-    BlockSink, Committed, Config, Failure, MAX_DATAGRAM, Opening, Outcome, Run, Sent, Transfer,
-    Transmit, Written,
+    BlockSink, Committed, Config, Failure, MAX_DATAGRAM, Opening, Outcome, Proof, Run, Sent,
+    Transfer, Transmit, Written,
 };
 use tftpd::table::wheel::TimerWheel;
 use tftpd::wire::options::{Negotiated, Offer};
@@ -39,6 +39,7 @@ const CLIENT: Config = Config {
     },
     request_repeats: u8::MAX,
     dally: Duration::ZERO,
+    proof: Proof::OwnPort,
 };
 
 /// Sockets for each client at work, so that a port rests before it is used again.

@@ -314,13 +314,14 @@ fn play<'a>(
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             other => other?,
         }
+        // Losses last: what was lost behind a datagram is noted behind it, too.
         for event in &events {
-            match event.token().0 {
-                index if index < count => clients[index].receive(&mut buffer),
-                index if index == count => note_losses(&here, &mut buffer, &mut losses),
-                _ => note_losses(&there, &mut buffer, &mut losses),
+            if event.token().0 < count {
+                clients[event.token().0].receive(&mut buffer);
             }
         }
+        note_losses(&here, &mut buffer, &mut losses);
+        note_losses(&there, &mut buffer, &mut losses);
     }
 }
 

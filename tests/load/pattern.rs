@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, ErrorKind, Read as _, Write as _};
 use std::path::Path;
 
-/// Bytes after which the pattern begins anew. A prime, so that no block size
+/// Bytes after which the pattern repeats. A prime, so that no block size
 /// and no roll-over of block numbers makes two different blocks look alike.
 const PERIOD: usize = 65_521;
 

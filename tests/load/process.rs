@@ -138,7 +138,7 @@ impl Tree {
     pub(crate) fn kill(self) {
         for pid in self.members() {
             if let Ok(pid) = i32::try_from(pid) {
-                // Whoever is gone already needs no killing.
+                // One that is gone already needs no killing.
                 let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             }
         }

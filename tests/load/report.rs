@@ -256,7 +256,7 @@ fn before_and_after(text: &mut String, all: &[Measured]) {
 }
 
 /// Four cells about a ratio: the ratio, its goal and the figures behind it, which
-/// are shown with so many digits.
+/// are shown with that many digits.
 struct Cells(Option<Verdict>, usize);
 
 impl fmt::Display for Cells {

@@ -22,7 +22,7 @@ const START: Duration = Duration::from_secs(5);
 /// The file that is asked for to see whether a server is up; empty.
 pub(crate) const PROBE: &str = "probe";
 
-/// Who takes part.
+/// A server that takes part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Contender {
     Ours,

@@ -84,7 +84,7 @@ impl Workload {
         self
     }
 
-    /// The usual pair: throughput at least, CPU at most so many times the best
+    /// The usual pair: throughput at least, CPU at most this multiple of the best
     /// peer's.
     fn ratios(self, throughput: f64, cpu: f64) -> Self {
         self.goal(

@@ -1,8 +1,12 @@
 //! Conversations with a sender; `script` explains the notation. All waits start
 //! at 500 ms, blocks have 8 bytes where windows are tried.
 
+use std::time::Duration;
+
+use crate::protocol::retry::{RetryPolicy, Wait};
 use crate::protocol::script::Role::{Client, Server};
 use crate::protocol::script::{ADAPTIVE, FIXED, Script, feed_every_packet};
+use crate::protocol::transfer::Config;
 
 const WINDOWS: &str = "blksize=8 windowsize=4";
 
@@ -55,18 +59,82 @@ fn sending() {
                  1 OACK blksize=8 windowsize=4 > DATA 1-4 @501"
             }
         };
+        // A client that hangs up within the first window only wanted to know.
+        let probed = |error| match role {
+            Server(_) => "nothing Probed closed".to_owned(),
+            Client(_) => format!("nothing PeerError {error} x closed"),
+        };
         feed_every_packet(
             || Script::sender(&FIXED, role, length(9)),
             open,
             &[
+                // The NACK of block 1, a round trip after it left.
+                ("ACK 0", "DATA 1-4 @510"),
                 ("ACK 1", "DATA 2-5 @510"),
                 ("ACK 2", "DATA 3-6 @510"),
+                ("ERROR 0 x", &probed(0)),
+                ("ERROR 1 x", "nothing PeerError 1 x closed"),
+                ("ERROR 8 x", &probed(8)),
+            ],
+        );
+        feed_every_packet(
+            || Script::sender(&FIXED, role, length(90)),
+            &format!("{open}\n 2 ACK 4 > DATA 5-8 @502\n 3 ACK 8 > DATA 9-12 @503"),
+            &[
+                ("ACK 9", "DATA 10-13 @510"),
                 ("ERROR 0 x", "nothing PeerError 0 x closed"),
                 ("ERROR 1 x", "nothing PeerError 1 x closed"),
                 ("ERROR 8 x", "nothing PeerError 8 x closed"),
             ],
         );
     }
+}
+
+#[test]
+fn pausing_in_a_window() {
+    feed_every_packet(
+        || Script::sender(&FIXED, Server("blksize=8 windowsize=8"), length(90)),
+        "0 open    > OACK blksize=8 windowsize=8 @500
+         1 ACK 0   > DATA 1-8   @501
+         2 ACK 2   > DATA 3-10  @502
+         3 ACK 4   > DATA 5-8   @4
+         3 full    > nothing    @4
+         4 timeout > nothing    @504
+         4 room    > DATA 9-12  @504
+         5 ACK 7   > DATA 8-11  @6",
+        &[
+            ("ACK 9", "DATA 10-13 @11"),
+            ("ERROR 0 x", "nothing Probed closed"),
+            ("ERROR 1 x", "nothing PeerError 1 x closed"),
+            ("ERROR 8 x", "nothing Probed closed"),
+        ],
+    );
+}
+
+#[test]
+fn probing_after_silence() {
+    let quick = Config {
+        retry: RetryPolicy {
+            wait: Wait::Fixed(Duration::from_millis(4)),
+            retries: 5,
+        },
+        ..FIXED
+    };
+    feed_every_packet(
+        || Script::sender(&quick, Server(WINDOWS), length(90)),
+        "0 open    > OACK blksize=8 windowsize=4 @4
+         1 ACK 0   > DATA 1-4 @5
+         5 timeout > DATA 4   @13",
+        &[
+            // What the probe shows: nothing of the window has come.
+            ("ACK 0", "DATA 1-4 @18"),
+            ("ACK 1", "DATA 2-5 @14"),
+            ("ACK 2", "DATA 3-6 @14"),
+            ("ERROR 0 x", "nothing Probed closed"),
+            ("ERROR 1 x", "nothing PeerError 1 x closed"),
+            ("ERROR 8 x", "nothing Probed closed"),
+        ],
+    );
 }
 
 #[test]
@@ -167,11 +235,11 @@ fn a_length_that_only_reading_tells() {
         "   0 open    > OACK blksize=8 windowsize=4 @500
            10 ACK 0   > DATA 1-4    @510
            20 ACK 4   > DATA 5-6(3) @520
-          520 timeout > DATA 5-6(3) @1520
+          520 timeout > DATA 6(3)   @1520
           600 ACK 5   > DATA 6(3)   @1100
           700 ACK 6   > nothing     Completed closed",
     );
-    assert_eq!(server.retransmits(), 3);
+    assert_eq!(server.retransmits(), 2);
     Script::sender_of_text(&FIXED, Server(""), 512).play(
         "  0 open  > DATA 1     @500
           10 ACK 1 > DATA 2(0)  @510
@@ -229,11 +297,11 @@ fn the_largest_window_tells_an_old_ack_from_a_new_one() {
         let asked = format!("rollover={rollover} windowsize=65535 blksize=8").leak();
         Script::sender(&FIXED, Server(asked), length(200_000)).play(&format!(
             "  0 open      > OACK rollover={rollover} windowsize=32767 blksize=8 @500
-               1 ACK 0     > DATA 1-32767     @501
-               2 ACK 0     > nothing          @501
-               3 ACK 1001  > DATA 1002-33768  @503
-               4 ACK 999   > nothing          @503
-               5 ACK 1001  > nothing          @503",
+              10 ACK 0     > DATA 1-32767     @510
+              11 ACK 0     > nothing          @510
+              12 ACK 1001  > DATA 1002-33768  @512
+              13 ACK 999   > nothing          @512
+              14 ACK 1001  > nothing          @512",
         ));
     }
 }
@@ -273,6 +341,173 @@ fn an_ack_within_the_window_rewinds_once() {
 }
 
 #[test]
+fn a_nack_of_the_window_s_first_block_brings_the_window_once_for_each_base() {
+    // U-Boot and barebox name the gap once, EDK2 for each block behind it.
+    for (asked, oack, wait) in [
+        (
+            "timeout=5 blksize=8 windowsize=4",
+            "OACK timeout=5 blksize=8 windowsize=4",
+            5000,
+        ),
+        (WINDOWS, "OACK blksize=8 windowsize=4", 500),
+    ] {
+        let mut server = Script::sender(&FIXED, Server(asked), length(90));
+        let at = |now: u64| now + wait;
+        server.play(&format!(
+            "  0 open   > {oack} @{}
+              10 ACK 0  > DATA 1-4  @{}
+              20 ACK 4  > DATA 5-8  @{}
+              21 ACK 4  > nothing   @{2}
+              30 ACK 4  > DATA 5-8  @{}",
+            at(0),
+            at(10),
+            at(20),
+            at(30)
+        ));
+        for now in 31..50 {
+            server.play(&format!("{now} ACK 4 > nothing @{}", at(30)));
+        }
+        server.play(&format!(
+            " 50 ACK 8  > DATA 9-12  @{}
+              60 ACK 12 > DATA 13-16 @{}
+              70 ACK 12 > DATA 13-16 @{}
+              80 ACK 14 > DATA 15-18 @{}",
+            at(50),
+            at(60),
+            at(70),
+            at(80)
+        ));
+        assert_eq!(server.retransmits(), 4 + 4 + 2);
+    }
+    // Without -t, and as a client.
+    Script::sender(&ADAPTIVE, Client(WINDOWS), length(90)).play(
+        "  0 open   > WRQ blksize=8 windowsize=4 @1000
+          10 OACK blksize=8 windowsize=4 > DATA 1-4 @40
+          20 ACK 4  > DATA 5-8  @45
+          30 ACK 4  > DATA 5-8  @55
+          31 ACK 4  > nothing   @55",
+    );
+}
+
+#[test]
+fn a_nack_after_the_wrap() {
+    for (rollover, next) in [(0, "0-3"), (1, "1-4")] {
+        let asked = format!("rollover={rollover} blksize=8 windowsize=4").leak();
+        let mut server = Script::sender(&FIXED, Server(asked), length(65_600));
+        server.play(&format!(
+            "  0 open     > OACK rollover={rollover} blksize=8 windowsize=4 @500
+              10 ACK 0    > DATA 1-4         @510
+              12 to 65532 > DATA 65533-{0}   @512
+              20 ACK 65535 > DATA {next}     @520
+              30 ACK 65535 > DATA {next}     @530
+              31 ACK 65535 > nothing         @530",
+            if rollover == 0 { "0" } else { "1" },
+        ));
+    }
+}
+
+#[test]
+fn an_ack_doubled_within_the_window_is_no_nack() {
+    // EDK2 acknowledges 5 for each of 7 and 8, which were on the way.
+    Script::sender(&FIXED, Server(WINDOWS), length(90)).play(
+        "  0 open   > OACK blksize=8 windowsize=4 @500
+          10 ACK 0  > DATA 1-4  @510
+          20 ACK 4  > DATA 5-8  @520
+          30 ACK 5  > DATA 6-9  @530
+          31 ACK 5  > nothing   @530
+          36 ACK 5  > nothing   @530
+          40 ACK 5  > DATA 6-9  @540
+          41 ACK 5  > nothing   @540",
+    );
+}
+
+/// RFC 1123 §4.2.3.1 with windows: two copies of a window are acknowledged
+/// twice. Were the second answered, everything would go out twice to the end.
+#[test]
+fn echoes_of_a_window_sent_twice_are_no_nacks() {
+    let mut server = Script::sender(&FIXED, Server(WINDOWS), length(400));
+    server.play(
+        "  0 open   > OACK blksize=8 windowsize=4 @500
+          10 ACK 0  > DATA 1-4   @510
+          20 ACK 4  > DATA 5-8   @520
+          29 ACK 4  > DATA 5-8   @529
+          30 ACK 8  > DATA 9-12  @530
+          39 ACK 8  > nothing    @530
+          40 ACK 12 > DATA 13-16 @540
+          50 ACK 16 > DATA 17-20 @550
+          60 ACK 16 > DATA 17-20 @560",
+    );
+    // The round trip has grown, and nobody can measure it.
+    let mut server = Script::sender(&ADAPTIVE, Server(WINDOWS), length(4000));
+    let mut sent = 0;
+    let mut arrivals = std::collections::BTreeMap::from([(10, vec![0])]);
+    let mut now = 0;
+    let mut expected = 1;
+    server.step(0, "open");
+    while let Some((at, acks)) = arrivals.pop_first() {
+        // Deadlines that come before.
+        while server.deadline().is_some_and(|deadline| deadline < at) {
+            now = server.deadline().unwrap().max(now);
+            let done = server.step(now, "timeout");
+            sent += deliver(&done, now, &mut expected, &mut arrivals);
+        }
+        now = at.max(now);
+        for ack in acks {
+            let done = server.step(now, &format!("ACK {ack}"));
+            sent += deliver(&done, now, &mut expected, &mut arrivals);
+        }
+    }
+    assert!(expected > 4000, "{expected}");
+    assert!(sent < 4100, "{sent} blocks for 4000");
+}
+
+/// A receiver 30 ms away that acknowledges every copy of a window's last block.
+fn deliver(
+    done: &str,
+    now: u64,
+    expected: &mut u64,
+    arrivals: &mut std::collections::BTreeMap<u64, Vec<u64>>,
+) -> u64 {
+    let mut sent = 0;
+    for run in done.split("DATA ").skip(1) {
+        let run = run.split([' ', ',', '(']).next().unwrap();
+        let (first, last) = run.split_once('-').unwrap_or((run, run));
+        let (first, last): (u64, u64) = (first.parse().unwrap(), last.parse().unwrap());
+        sent += last - first + 1;
+        if first <= *expected {
+            *expected = (*expected).max(last + 1);
+        }
+        if last % 4 == 0 || last == 4000 {
+            arrivals.entry(now + 30).or_default().push(*expected - 1);
+        }
+    }
+    sent
+}
+
+#[test]
+fn in_lockstep_an_ack_repeated_after_a_second_brings_the_timer_forward_once() {
+    Script::sender(&FIXED, Server("timeout=5"), 5000).play(
+        "    0 open    > OACK timeout=5 @5000
+            10 ACK 0   > DATA 1  @5010
+           999 ACK 0   > nothing @5010
+          1010 ACK 0   > DATA 1  @6010
+          2500 ACK 0   > nothing @6010
+          6010 timeout > DATA 1  @14010
+          7500 ACK 0   > nothing @14010
+          7600 ACK 1   > DATA 2  @12600
+          8599 ACK 1   > nothing @12600
+          8600 ACK 1   > DATA 2  @13600
+          8700 ACK 1   > nothing @13600
+          8710 ACK 2   > DATA 3  @13710",
+    );
+    // A forged one brings nothing from who never answered.
+    Script::sender(&FIXED, Server(""), 5000).play(
+        "    0 open  > DATA 1  @500
+           500 ACK 0 > nothing @500",
+    );
+}
+
+#[test]
 fn repeated_loss_shrinks_what_is_sent_at_once() {
     let options = "blksize=8 windowsize=8";
     let mut server = Script::sender(&FIXED, Server(options), length(2000));
@@ -280,32 +515,23 @@ fn repeated_loss_shrinks_what_is_sent_at_once() {
         "  0 open    > OACK blksize=8 windowsize=8 @500
           10 ACK 0   > DATA 1-8   @510
           20 ACK 2   > DATA 3-10  @520
-          30 ACK 4   > DATA 5-8   @31
-          31 timeout > DATA 9-12  @531
-          40 ACK 12  > DATA 13-16 @41
-          41 ACK 13  > DATA 14-17 @42",
+          30 ACK 4   > DATA 5-8   @40
+          40 timeout > DATA 9-12  @540
+          50 ACK 12  > DATA 13-16 @60
+          55 ACK 13  > DATA 14-17 @65",
     );
     // The last loss is forgotten after eight windows that came whole.
-    let mut at = 50;
     for window in 0..8 {
-        let first = 22 + window * 8;
-        let acked = first - 1;
-        let timeout = match window {
-            0 => "42 timeout > DATA 18-21 @542\n".to_owned(),
-            _ => format!(
-                "{} timeout > DATA {}-{acked} @{}\n",
-                at - 9,
-                first - 4,
-                at + 491
-            ),
+        let first = 18 + window * 8;
+        let at = 65 + window * 20;
+        let (last, next) = (first + 3, first + 4);
+        server.play(&format!("{at} timeout > DATA {first}-{last} @{}", at + 500));
+        let at = at + 10;
+        let sent = match window {
+            7 => format!("DATA {next}-{} @{}", next + 7, at + 500),
+            _ => format!("DATA {next}-{} @{}", next + 3, at + 10),
         };
-        let sent = if window == 7 {
-            format!("DATA {first}-{} @{}", first + 7, at + 500)
-        } else {
-            format!("DATA {first}-{} @{}", first + 3, at + 1)
-        };
-        server.play(format!("{timeout} {at} ACK {acked} > {sent}").leak());
-        at += 10;
+        server.play(&format!("{at} ACK {last} > {sent}"));
     }
 }
 
@@ -322,17 +548,41 @@ fn an_ack_of_what_was_not_sent_means_nothing() {
 }
 
 #[test]
-fn a_timeout_repeats_the_window_from_its_base() {
+fn silence_brings_the_last_block_of_the_window_then_the_window() {
+    // The probe is acknowledged, in whole or up to a gap (RFC 7440 §4).
     let mut server = Script::sender(&FIXED, Server(WINDOWS), length(20));
     server.play(
         "   0 open    > OACK blksize=8 windowsize=4 @500
-           10 ACK 0   > DATA 1-4  @510
-           20 ACK 2   > DATA 3-6  @520
-          519 timeout > nothing   @520
-          520 timeout > DATA 3-6  @1520
-          600 ACK 6   > DATA 7-10 @1100",
+           10 ACK 0   > DATA 1-4   @510
+           20 ACK 2   > DATA 3-6   @520
+          519 timeout > nothing    @520
+          520 timeout > DATA 6     @1520
+          600 ACK 6   > DATA 7-10  @1100
+         1100 timeout > DATA 10    @2100
+         1110 ACK 8   > DATA 9-12  @1610
+         1610 timeout > DATA 12    @2610
+         1620 ACK 8   > DATA 9-12  @2620
+         1630 ACK 12  > DATA 13-16 @2130",
     );
-    assert_eq!(server.retransmits(), 2 + 4);
+    assert_eq!(server.retransmits(), 2 + 1 + 1 + 2 + 1 + 4);
+    // Nothing of it arrives: the window, then the block again.
+    Script::sender(&FIXED, Server(WINDOWS), length(20)).play(
+        "    0 open    > OACK blksize=8 windowsize=4 @500
+            10 ACK 0   > DATA 1-4  @510
+           510 timeout > DATA 4    @1510
+          1510 timeout > DATA 1-4  @3510
+          3510 timeout > DATA 4    @7510
+          7510 timeout > DATA 1-4  @15510
+         15510 timeout > DATA 4    @23510
+         23510 timeout > nothing   TimedOut closed",
+    );
+    // A window of one block in flight has nothing else to send.
+    Script::sender(&FIXED, Server(WINDOWS), length(1)).play(
+        "    0 open    > OACK blksize=8 windowsize=4 @500
+            10 ACK 0   > DATA 1(3) @510
+           510 timeout > DATA 1(3) @1510
+          1510 timeout > DATA 1(3) @3510",
+    );
 }
 
 #[test]
@@ -386,10 +636,13 @@ fn a_repeated_request_is_answered_again_unless_it_crossed_the_answer() {
         Script::sender(&FIXED, Server(asked), 2000).play(&format!(
             "  0 open    > {answer} @500
                9 request > nothing  @500
-              49 request > nothing  @500
-              50 request > {answer} @1050
-             100 request > {answer} @2100
-             150 request > {answer} @4150"
+              99 request > nothing  @500
+             100 request > {answer} @600
+             199 request > nothing  @600
+             200 request > {answer} @700
+             300 request > {answer} @800
+             400 request > {answer} @900
+             500 request > {answer} @1000"
         ));
     }
     // Once the client has answered, it has our answer.
@@ -406,15 +659,27 @@ fn a_repeated_request_is_answered_again_unless_it_crossed_the_answer() {
 }
 
 #[test]
-fn requests_repeated_too_often_do_not_keep_the_transfer() {
+fn repeated_requests_do_not_keep_the_transfer() {
+    // Each gets its answer, but no answer of its own.
+    let mut server = Script::sender(&FIXED, Server(""), 2000);
+    server.play("0 open > DATA 1 @500");
+    for at in (300..=25_500).step_by(300) {
+        let next = (at + 500).min(25_850);
+        server.play(&format!("{at} request > DATA 1 @{next}"));
+    }
+    server.play(
+        "25849 timeout > nothing @25850
+         25850 timeout > nothing TimedOut closed",
+    );
+    // Nor do they use up what our own timer may send.
     Script::sender(&FIXED, Server(""), 2000).play(
         "    0 open    > DATA 1  @500
-           100 request > DATA 1  @1100
-           200 request > DATA 1  @2200
-           300 request > DATA 1  @4300
-           400 request > nothing @4300
-           500 request > nothing @4300
-          4300 timeout > nothing TimedOut closed",
+           400 request > DATA 1  @900
+           900 timeout > DATA 1  @1900
+          1900 timeout > DATA 1  @3900
+          3000 request > DATA 1  @5000
+          5000 timeout > DATA 1  @9000
+          9000 timeout > nothing TimedOut closed",
     );
 }
 
@@ -512,11 +777,22 @@ fn a_full_socket_is_offered_the_same_again() {
            20 full    > nothing @510
           510 timeout > nothing @1510
           600 timeout > nothing @1510
-          700 room 2  > DATA 1, DATA 2 @1700
-          710 ACK 3   > nothing @1700
-          720 room    > DATA 4, DATA 5, DATA 6, DATA 7 @1220",
+          700 room 1  > DATA 4  @1700
+          710 ACK 2   > nothing @1700
+          720 room 2  > DATA 3, DATA 4 @1220
+          730 ACK 4   > nothing @1220
+          740 room    > DATA 5, DATA 6, DATA 7, DATA 8 @1240",
     );
     assert_eq!(server.retransmits(), 3);
+    // A probe that can't go out gives way to a NACK.
+    Script::sender(&FIXED, Server(WINDOWS), length(20)).play(
+        "   0 open    > OACK blksize=8 windowsize=4 @500
+           10 ACK 0   > DATA 1-4  @510
+           20 full    > nothing   @510
+          510 timeout > nothing   @1510
+          520 ACK 0   > nothing   @1510
+          530 room    > DATA 1-4  @1530",
+    );
     // What never went out has not been answered too late.
     Script::sender(&FIXED, Server(""), 2000).play(
         "  0 full    > nothing
@@ -534,19 +810,34 @@ fn a_full_socket_in_a_pause_between_bursts_is_no_silence() {
         "  0 open    > OACK blksize=8 windowsize=8 @500
           10 ACK 0   > DATA 1-8   @510
           20 ACK 2   > DATA 3-10  @520
-          30 ACK 4   > DATA 5-8   @31",
+          30 ACK 4   > DATA 5-8   @40",
     );
     let before = server.retransmits();
     server.play(
-        "  30 full    > nothing    @31
-           31 timeout > nothing    @531
-          531 timeout > nothing    @1531
-         1531 timeout > nothing    @2531
+        "  30 full    > nothing    @40
+           40 timeout > nothing    @540
+          540 timeout > nothing    @1540
+         1540 timeout > nothing    @2540
          1600 room    > DATA 9-12  @2100
-         1610 ACK 12  > DATA 13-16 @1611",
+         1610 ACK 12  > DATA 13-16 @1620",
     );
     // 9 and 10 went out in the window before.
     assert_eq!(server.retransmits(), before + 2, "nothing was lost");
+}
+
+#[test]
+fn an_ack_ends_the_pause_between_bursts_though_the_socket_is_full() {
+    let options = "blksize=8 windowsize=8";
+    Script::sender(&FIXED, Server(options), length(2000)).play(
+        "  0 open    > OACK blksize=8 windowsize=8 @500
+          10 ACK 0   > DATA 1-8   @510
+          20 ACK 2   > DATA 3-10  @520
+          30 ACK 4   > DATA 5-8   @40
+          31 full    > nothing    @40
+          32 ACK 8   > nothing    @532
+          40 timeout > nothing    @532
+          50 room    > DATA 9-12  @60",
+    );
 }
 
 // --- options -----------------------------------------------------------------------

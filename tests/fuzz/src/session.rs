@@ -12,7 +12,7 @@ use tftpd::protocol::receiver::Receiver;
 use tftpd::protocol::retry::{RetryPolicy, Wait};
 use tftpd::protocol::sender::Sender;
 use tftpd::protocol::transfer::{
-    BlockSink, Committed, Config, Failure, MAX_DATAGRAM, Opening, Outcome, Run, Sent, Transfer,
+    BlockSink, Committed, Config, Failure, MAX_DATAGRAM, Opening, Outcome, Proof, Run, Sent, Transfer,
     Transmit, Written,
 };
 use tftpd::wire::options::{Limits, Negotiated, Offer, negotiate};
@@ -94,6 +94,7 @@ impl Play {
             },
             request_repeats: RETRIES,
             dally: Duration::from_millis(100),
+            proof: Proof::OwnPort,
         };
         let known = (kind & 8 == 0).then_some(length);
         let transfer = if is_sender {

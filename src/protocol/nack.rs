@@ -1,0 +1,80 @@
+//! What it says when the block before the first one in flight is acknowledged
+//! once more.
+//!
+//! It is a receiver's NACK: the first block of the window is missing (RFC 7440
+//! §4 by way of U-Boot, barebox, EDK2; in lockstep a client that asks again by
+//! its own timer). Or it is an echo, and to answer echoes doubles a transfer from
+//! there to its end (RFC 1123 §4.2.3.1, the Sorcerer's Apprentice). Echoes come
+//!
+//! - from the network, doubled: sooner than any answer to the window can come;
+//! - of blocks that were in flight when the base moved: within a round trip;
+//! - of blocks that we sent twice: an ACK that comes sooner after a repeat than
+//!   an answer can shows that the first copy had arrived, and that the second
+//!   will be acknowledged as well. Such a base has no NACK.
+//!
+//! Must not: send anything.
+
+use std::time::{Duration, Instant};
+
+use super::retry::{ADAPTIVE_FLOOR, RetryTimer};
+
+/// In lockstep an ACK is a NACK only this long after the DATA left: later than
+/// any echo, and as early as clients ask again.
+pub(super) const LOCKSTEP_NACK: Duration = Duration::from_secs(1);
+
+/// After so many repeats in a row what is known of the round trip may be out of
+/// date, so that echoes can't be told any more.
+const MAX_UNMEASURED: u8 = 3;
+
+/// Whether an ACK of the base would be a NACK now.
+#[derive(Debug, Default)]
+pub(super) struct Nacks {
+    /// This base's was answered, or couldn't be told from an echo.
+    spent: bool,
+    /// Blocks behind the base were in flight when it moved.
+    trailing: bool,
+    /// Bases in a row that moved after a repeat.
+    unmeasured: u8,
+}
+
+impl Nacks {
+    /// The base moves at `now`; `retry` still knows what that answers. `trailing`:
+    /// blocks behind the new base are in flight.
+    pub(super) fn base_moves(&mut self, now: Instant, retry: &RetryTimer, trailing: bool) {
+        self.trailing = trailing;
+        self.spent = false;
+        if !retry.is_repeated() {
+            self.unmeasured = 0;
+            return;
+        }
+        self.unmeasured = self.unmeasured.saturating_add(1);
+        let too_soon = match (retry.round_trip(), retry.last_sent()) {
+            (Some(round_trip), Some(sent)) => now < sent + round_trip * 3 / 4,
+            _ => true,
+        };
+        self.spent = too_soon || self.unmeasured >= MAX_UNMEASURED;
+    }
+
+    /// The window was silent for so long that no echo can come any more.
+    pub(super) const fn after_silence(&mut self) {
+        self.spent = false;
+        self.trailing = false;
+    }
+
+    /// The base was acknowledged once more at `now`. Returns whether that is a
+    /// NACK, for the first time.
+    pub(super) fn take(&mut self, now: Instant, retry: &RetryTimer, lockstep: bool) -> bool {
+        let Some(sent) = retry.last_sent().filter(|_| !self.spent) else {
+            return false;
+        };
+        let round_trip = retry.round_trip().unwrap_or(ADAPTIVE_FLOOR);
+        let fastest = retry.fastest().unwrap_or(ADAPTIVE_FLOOR);
+        let answered_after = match (lockstep, self.trailing) {
+            (true, _) => round_trip.max(LOCKSTEP_NACK),
+            (false, true) => round_trip * 3 / 4,
+            (false, false) => fastest / 2,
+        };
+        self.spent = now >= sent + answered_after;
+        self.spent
+    }
+}

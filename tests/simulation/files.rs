@@ -1,0 +1,211 @@
+//! The files at both ends: read in time, late or not at all, and written.
+
+use std::cell::RefCell;
+use std::io::IoSliceMut;
+use std::rc::Rc;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use tftpd::file::{ReadAt, StorageError, Store};
+
+use super::network::Net;
+use super::weather::Random;
+
+/// What may go wrong with a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    None,
+    /// Reading or writing fails from a byte on.
+    Fails {
+        at: usize,
+        errno: Errno,
+    },
+    /// The finished file can't be put in place.
+    CommitFails(Errno),
+    /// Has lost what lies behind this byte when it is read.
+    Shrinks {
+        to: usize,
+    },
+    /// Each part of it is ready when it is looked for the second time.
+    Hesitates,
+    /// What is asked for comes after so long, if it is fetched.
+    Late(Duration),
+    /// Nothing ever comes but by a read that waits.
+    Never,
+}
+
+/// The bytes of a client's file.
+pub(crate) fn content(client: usize, size: usize) -> Vec<u8> {
+    thread_local! {
+        /// Files of each client, as long as any has been so far.
+        static CONTENTS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    }
+    CONTENTS.with_borrow_mut(|contents| {
+        contents.resize(contents.len().max(client + 1), Vec::new());
+        let bytes = &mut contents[client];
+        if bytes.len() < size {
+            let mut random = Random(client as u64);
+            let words = size.div_ceil(8).max(20_000);
+            *bytes = (0..words)
+                .flat_map(|_| random.next().to_le_bytes())
+                .collect();
+        }
+        bytes[..size].to_vec()
+    })
+}
+
+/// Bytes that a fetch brings.
+const STRETCH: usize = 4096;
+
+/// What a read that waits takes.
+const DISK: Duration = Duration::from_millis(50);
+
+/// A file that is sent.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    bytes: Vec<u8>,
+    trouble: Trouble,
+    net: Net,
+    fetches: usize,
+    /// The next read waits.
+    blocking: bool,
+    /// Bytes from the start that are in memory.
+    present: usize,
+    /// Up to where more is on its way, and when it is there.
+    fetched: Option<(usize, Duration)>,
+    missing: usize,
+}
+
+impl Reader {
+    pub(crate) fn new(bytes: Vec<u8>, trouble: Trouble, net: &Net) -> Self {
+        Self {
+            bytes,
+            trouble,
+            net: net.clone(),
+            fetches: 0,
+            blocking: false,
+            present: 0,
+            fetched: None,
+            missing: 0,
+        }
+    }
+
+    /// Whether all up to `end` is in memory.
+    fn is_ready(&mut self, end: usize) -> bool {
+        if std::mem::take(&mut self.blocking) {
+            self.net.with(|network| network.now += DISK);
+            return true;
+        }
+        let now = self.net.with(|network| network.now);
+        match self.trouble {
+            Trouble::Hesitates => {
+                let is_ready = end <= self.present;
+                self.present = self.present.max(end.next_multiple_of(STRETCH));
+                is_ready
+            }
+            Trouble::Late(_) | Trouble::Never => {
+                if let Some((up_to, at)) = self.fetched
+                    && at <= now
+                {
+                    self.present = self.present.max(up_to);
+                    self.fetched = None;
+                }
+                self.missing = end;
+                end <= self.present
+            }
+            _ => true,
+        }
+    }
+}
+
+impl ReadAt for Reader {
+    fn size(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    fn read_run(
+        &mut self,
+        offset: u64,
+        slices: &mut [IoSliceMut<'_>],
+    ) -> Result<Option<usize>, StorageError> {
+        let start = usize::try_from(offset).expect("an offset in memory");
+        let wanted: usize = slices.iter().map(|slice| slice.len()).sum();
+        let end = match self.trouble {
+            Trouble::Shrinks { to } => self.bytes.len().min(to),
+            _ => self.bytes.len(),
+        };
+        let end = end.min(start + wanted).max(start.min(end));
+        if let Trouble::Fails { at, errno } = self.trouble
+            && at < end
+        {
+            return Err(errno.into());
+        }
+        if !self.is_ready(end) {
+            return Ok(None);
+        }
+        let mut rest = self.bytes.get(start..end).unwrap_or(&[]);
+        let read = rest.len();
+        for slice in slices {
+            let (now, later) = rest.split_at(rest.len().min(slice.len()));
+            slice[..now.len()].copy_from_slice(now);
+            rest = later;
+        }
+        Ok(Some(read))
+    }
+
+    fn fetch(&mut self) -> bool {
+        self.fetches += 1;
+        if let Trouble::Late(delay) = self.trouble {
+            // It isn't always its turn.
+            if self.fetches.is_multiple_of(4) {
+                return false;
+            }
+            let at = self.net.with(|network| network.now) + delay;
+            self.fetched
+                .get_or_insert((self.missing.next_multiple_of(STRETCH), at));
+        }
+        true
+    }
+
+    fn block(&mut self) {
+        self.blocking = true;
+    }
+}
+
+/// What became of a file that was received.
+#[derive(Debug, Default)]
+pub(crate) struct Stored {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) committed: bool,
+}
+
+/// A file that is received.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    pub(crate) stored: Rc<RefCell<Stored>>,
+    pub(crate) trouble: Trouble,
+}
+
+impl Store for Keeper {
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), StorageError> {
+        let mut stored = self.stored.borrow_mut();
+        assert_eq!(offset, stored.bytes.len() as u64, "written out of order");
+        match self.trouble {
+            Trouble::Fails { at, errno } if at < stored.bytes.len() + bytes.len() => {
+                Err(errno.into())
+            }
+            _ => {
+                stored.bytes.extend_from_slice(bytes);
+                Ok(())
+            }
+        }
+    }
+
+    fn commit(self) -> Result<(), StorageError> {
+        if let Trouble::CommitFails(errno) = self.trouble {
+            return Err(errno.into());
+        }
+        self.stored.borrow_mut().committed = true;
+        Ok(())
+    }
+}

@@ -1,0 +1,389 @@
+//! The network between the two ends, and the sockets of the kernels at both:
+//! queues, readiness as epoll tells it, ports that are full.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use super::faults::{Fate, Faults};
+use super::weather::{Kernels, Random, Weather};
+
+pub(crate) const SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
+pub(crate) const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
+pub(crate) const STRANGER: SocketAddr =
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 3)), 4711);
+pub(crate) const LISTEN: SocketAddr = SocketAddr::new(SERVER, 69);
+
+/// How long a datagram is on its way at least.
+const LATENCY: Duration = Duration::from_micros(100);
+
+/// What a call that sends takes.
+const SEND_TIME: Duration = Duration::from_micros(1);
+
+/// What a socket queues; more is lost.
+const QUEUE: usize = 400;
+
+#[derive(Clone)]
+pub(crate) struct Datagram {
+    pub(crate) from: SocketAddr,
+    pub(crate) to: SocketAddr,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// What will happen by itself.
+enum Event {
+    Arrives(Datagram),
+    /// There is room in this socket again.
+    Room(SocketAddr),
+    /// ICMP: what this socket sent could not be delivered.
+    Undeliverable(SocketAddr),
+}
+
+/// A socket as its kernel keeps it.
+#[derive(Default)]
+pub(crate) struct Socket {
+    pub(crate) queue: VecDeque<Datagram>,
+    errors: VecDeque<io::ErrorKind>,
+    /// A report waits for the loop. Edge-triggered: raised when something comes,
+    /// not for what is there.
+    raised: bool,
+    wants_room: bool,
+    full_until: Duration,
+    /// Hears of what could not be delivered (`IP_RECVERR`).
+    hears_icmp: bool,
+    /// Datagrams sent to others than strangers.
+    sent: u64,
+}
+
+pub(crate) struct Network {
+    pub(crate) weather: Weather,
+    pub(crate) kernels: Kernels,
+    pub(crate) random: Random,
+    pub(crate) faults: Faults,
+    /// Of the datagrams to the client, the one with this number is lost, counted
+    /// from 1.
+    pub(crate) loses: Option<u64>,
+    pub(crate) now: Duration,
+    origin: Instant,
+    coming: BTreeMap<(Duration, u64), Event>,
+    counter: u64,
+    sockets: BTreeMap<SocketAddr, Socket>,
+    pub(crate) sent: u64,
+    to_client: u64,
+    /// Follows from every datagram that was sent.
+    pub(crate) trace: u64,
+}
+
+/// The network, as all who use it share it.
+#[derive(Clone)]
+pub(crate) struct Net(Rc<RefCell<Network>>);
+
+impl std::fmt::Debug for Net {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Net")
+    }
+}
+
+impl Net {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "an arbitrary instant to count from"
+    )]
+    pub(crate) fn new(seed: u64, weather: Weather, kernels: Kernels) -> Self {
+        let mut network = Network {
+            weather,
+            kernels,
+            random: Random(seed),
+            faults: Faults::NONE,
+            loses: None,
+            now: Duration::ZERO,
+            origin: Instant::now(),
+            coming: BTreeMap::new(),
+            counter: 0,
+            sockets: BTreeMap::new(),
+            sent: 0,
+            to_client: 0,
+            trace: 0,
+        };
+        network.open(LISTEN, false);
+        Self(Rc::new(RefCell::new(network)))
+    }
+
+    pub(crate) fn with<T>(&self, work: impl FnOnce(&mut Network) -> T) -> T {
+        work(&mut self.0.borrow_mut())
+    }
+
+    pub(crate) fn instant(&self) -> Instant {
+        self.with(|network| network.instant())
+    }
+}
+
+impl Network {
+    pub(crate) fn instant(&self) -> Instant {
+        self.origin + self.now
+    }
+
+    pub(crate) fn since_origin(&self, instant: Instant) -> Duration {
+        instant.saturating_duration_since(self.origin)
+    }
+
+    pub(crate) fn open(&mut self, address: SocketAddr, hears_icmp: bool) {
+        let socket = Socket {
+            hears_icmp,
+            ..Socket::default()
+        };
+        let before = self.sockets.insert(address, socket);
+        assert!(before.is_none(), "{address} is in use");
+    }
+
+    pub(crate) fn close(&mut self, address: SocketAddr) {
+        self.sockets.remove(&address);
+    }
+
+    pub(crate) fn socket(&mut self, address: SocketAddr) -> &mut Socket {
+        self.sockets.get_mut(&address).expect("an open socket")
+    }
+
+    /// Something lies in a socket that no report will tell of.
+    pub(crate) fn is_overlooked(&mut self, address: SocketAddr) -> bool {
+        let socket = self.socket(address);
+        !socket.queue.is_empty() && !socket.raised
+    }
+
+    /// Only strangers have sent something.
+    pub(crate) fn holds_only_strangers(&mut self, address: SocketAddr) -> bool {
+        let socket = self.socket(address);
+        let mut queue = socket.queue.iter();
+        !socket.queue.is_empty()
+            && socket.errors.is_empty()
+            && queue.all(|datagram| datagram.from == STRANGER)
+    }
+
+    /// Datagrams sent to others than strangers.
+    pub(crate) fn sent_by(&mut self, address: SocketAddr) -> u64 {
+        self.socket(address).sent
+    }
+
+    pub(crate) fn is_empty(&mut self, address: SocketAddr) -> bool {
+        let socket = self.socket(address);
+        socket.queue.is_empty() && socket.errors.is_empty()
+    }
+
+    /// Asks for reports; what is there already is reported at once.
+    pub(crate) fn watch(&mut self, address: SocketAddr, for_room: bool) {
+        let now = self.now;
+        let socket = self.socket(address);
+        socket.wants_room = for_room;
+        let has_room = for_room && now >= socket.full_until;
+        socket.raised |= has_room || !socket.queue.is_empty();
+    }
+
+    /// What `epoll_wait` returns: the sockets that something happened to.
+    pub(crate) fn harvest(&mut self) -> Vec<SocketAddr> {
+        let raised = self.sockets.iter_mut().filter(|(_, socket)| socket.raised);
+        raised
+            .map(|(&address, socket)| {
+                socket.raised = false;
+                address
+            })
+            .collect()
+    }
+
+    pub(crate) fn has_reports(&self) -> bool {
+        self.sockets.values().any(|socket| socket.raised)
+    }
+
+    pub(crate) fn next_event(&self) -> Option<Duration> {
+        self.coming.keys().next().map(|&(time, _)| time)
+    }
+
+    /// Lets happen what is due.
+    pub(crate) fn advance(&mut self) {
+        while let Some(entry) = self.coming.first_entry() {
+            if entry.key().0 > self.now {
+                return;
+            }
+            match entry.remove() {
+                Event::Arrives(datagram) => self.arrive(datagram),
+                Event::Room(address) => {
+                    if let Some(socket) = self.sockets.get_mut(&address) {
+                        socket.raised |= socket.wants_room;
+                    }
+                }
+                Event::Undeliverable(address) => {
+                    if let Some(socket) = self.sockets.get_mut(&address)
+                        && socket.hears_icmp
+                    {
+                        socket.errors.push_back(io::ErrorKind::ConnectionRefused);
+                        socket.raised = true;
+                    }
+                }
+            }
+        }
+    }
+
+    fn arrive(&mut self, datagram: Datagram) {
+        match self.sockets.get_mut(&datagram.to) {
+            Some(socket) if socket.queue.len() < QUEUE => {
+                socket.queue.push_back(datagram);
+                socket.raised = true;
+            }
+            Some(_) => {}
+            None => self.schedule(LATENCY, Event::Undeliverable(datagram.from)),
+        }
+    }
+
+    fn schedule(&mut self, after: Duration, event: Event) {
+        self.counter += 1;
+        let order = if self.weather.jitter.is_zero() {
+            // In fair weather nothing overtakes anything.
+            self.counter
+        } else {
+            self.random.next()
+        };
+        self.coming.insert((self.now + after, order), event);
+    }
+
+    /// What the kernel says to a datagram that it is to send.
+    pub(crate) fn send(
+        &mut self,
+        from: SocketAddr,
+        to: SocketAddr,
+        bytes: &[u8],
+    ) -> io::Result<()> {
+        self.room_for_one(from)?;
+        self.send_with_room(from, to, bytes);
+        Ok(())
+    }
+
+    /// The same for a run that is taken whole or not at all.
+    pub(crate) fn send_offloaded<'d>(
+        &mut self,
+        from: SocketAddr,
+        to: SocketAddr,
+        run: impl Iterator<Item = &'d [u8]>,
+    ) -> io::Result<()> {
+        self.room_for_one(from)?;
+        for bytes in run {
+            self.send_with_room(from, to, bytes);
+        }
+        Ok(())
+    }
+
+    fn room_for_one(&mut self, from: SocketAddr) -> io::Result<()> {
+        if let Some(kind) = self.socket(from).errors.pop_front() {
+            return Err(kind.into());
+        }
+        let spell = match self.faults.send(self.now, from) {
+            Fate::Refused(until) => Some(until),
+            Fate::Lost => return Err(io::Error::from_raw_os_error(nix::libc::ENOBUFS)),
+            Fate::Taken => None,
+        };
+        let now = self.now;
+        let fills_up = now >= self.socket(from).full_until
+            && (spell.is_some() || self.random.percent(self.kernels.fullness));
+        if fills_up {
+            let pause = Duration::from_micros(200 + self.random.below(15_000));
+            let until = spell.unwrap_or(now + pause);
+            self.socket(from).full_until = until;
+            self.schedule(until.saturating_sub(now), Event::Room(from));
+        }
+        if now < self.socket(from).full_until {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        Ok(())
+    }
+
+    fn send_with_room(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
+        self.now += SEND_TIME;
+        self.sent += 1;
+        self.socket(from).sent += u64::from(to != STRANGER);
+        let datagram = Datagram {
+            from,
+            to,
+            bytes: bytes.to_vec(),
+        };
+        let mut header = [0; 8];
+        let len = bytes.len().min(4);
+        header[..len].copy_from_slice(&bytes[..len]);
+        for word in [
+            self.now.as_nanos() as u64,
+            u64::from(from.port()) << 16 | u64::from(to.port()),
+            (bytes.len() as u64) << 32 ^ u64::from_le_bytes(header),
+        ] {
+            self.trace = (self.trace.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
+        }
+        self.carry(datagram);
+    }
+
+    fn carry(&mut self, mut datagram: Datagram) {
+        let weather = self.weather;
+        if self.random.percent(weather.strangers) {
+            let bytes = (0..self.random.below(8))
+                .map(|_| self.random.next() as u8 & 7)
+                .collect();
+            let (from, to) = (STRANGER, datagram.to);
+            self.deliver(Datagram { from, to, bytes });
+        }
+        if self.random.percent(weather.icmp) {
+            self.schedule(LATENCY, Event::Undeliverable(datagram.from));
+        }
+        if datagram.to.ip() == CLIENT {
+            self.to_client += 1;
+            if self.loses == Some(self.to_client) {
+                return;
+            }
+        }
+        if self.random.percent(weather.loss) {
+            return;
+        }
+        if self.random.percent(weather.forgery) && !datagram.bytes.is_empty() {
+            // Only the header's lower bytes: payloads are covered by checksums,
+            // and what a forged payload holds nobody can tell.
+            let place = self.random.below(datagram.bytes.len().min(2) as u64) as usize;
+            datagram.bytes[place] ^= 0x80;
+        }
+        if self.random.percent(weather.duplication) {
+            self.deliver(datagram.clone());
+        }
+        self.deliver(datagram);
+    }
+
+    fn deliver(&mut self, datagram: Datagram) {
+        let jitter = self.weather.jitter.as_micros() as u64;
+        let jitter = Duration::from_micros(self.random.below(jitter + 1));
+        self.schedule(LATENCY + jitter, Event::Arrives(datagram));
+    }
+
+    /// Takes an error, or else a datagram, out of a socket.
+    pub(crate) fn receive(&mut self, address: SocketAddr) -> io::Result<Datagram> {
+        let socket = self.socket(address);
+        if let Some(kind) = socket.errors.pop_front() {
+            return Err(kind.into());
+        }
+        let datagram = socket.queue.pop_front();
+        datagram.ok_or_else(|| io::ErrorKind::WouldBlock.into())
+    }
+
+    /// Takes one datagram more if it may be received as one with those before it,
+    /// all of `len` bytes and `total` together.
+    pub(crate) fn coalesce(
+        &mut self,
+        address: SocketAddr,
+        from: SocketAddr,
+        len: usize,
+        total: usize,
+    ) -> Option<Datagram> {
+        let next = self.socket(address).queue.front()?;
+        let fits = next.from == from
+            && (1..=len).contains(&next.bytes.len())
+            && total + next.bytes.len() <= tftpd::net::MAX_COALESCED;
+        if !fits || self.random.percent(20) {
+            return None;
+        }
+        self.socket(address).queue.pop_front()
+    }
+}
