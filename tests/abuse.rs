@@ -251,7 +251,7 @@ impl Forger {
 #[test]
 fn eviction_makes_room_among_those_that_never_answer() {
     const TICK: Duration = millis(5);
-    // Whoever is served is served at once, but for a machine that is busy.
+    // A client that is served is served at once, unless the machine is busy.
     const AT_ONCE: Duration = millis(250);
     let server = Server::start(&["--max-sessions", "100"]);
     server.file("f", &content(2, 3 * BLOCK));
