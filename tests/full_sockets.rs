@@ -73,7 +73,7 @@ fn run_of(count: u8, len: usize) -> Vec<u8> {
 fn fill(mut socket: TransferSocket, count: u8, len: usize) -> u16 {
     let (receiver, peer) = receiver();
     let reader = thread::spawn(move || {
-        let mut buffer = [0; 65_536];
+        let mut buffer = vec![0; 65_536];
         let mut next = 0;
         // The last datagram says how often the run was sent.
         loop {
@@ -146,7 +146,7 @@ fn a_shared_port_sends_without_offload_too() {
         listener.prepare_sharing();
         let mut socket = TransferSocket::share(&listener, LOCAL);
         let (receiver, peer) = receiver();
-        let mut buffer = [0; 65_536];
+        let mut buffer = vec![0; 65_536];
         // With offload, refused for its size, and none tried after that.
         for len in [1000, 4000, 1000] {
             let sent = socket.send_run(&run_of(8, len), len, peer);
@@ -180,7 +180,7 @@ fn download_through_full_sockets(mode: &'static [&'static str]) {
         });
         let server = told.recv().expect("an address")[0];
         let (client, _) = receiver();
-        let request = b"\0\x01file\0octet\0blksize\08192\0windowsize\064\0timeout\020\0";
+        let request = b"\0\x01file\0octet\0blksize\x008192\0windowsize\x0064\0timeout\x0020\0";
         client.send_to(request, server).expect("an RRQ");
         let mut buffer = [0; BLOCK + 4];
         let mut got = Vec::new();

@@ -11,12 +11,16 @@
 mod faults;
 #[path = "simulation/files.rs"]
 mod files;
+#[path = "simulation/judge.rs"]
+mod judge;
 #[path = "simulation/network.rs"]
 mod network;
 #[path = "simulation/port.rs"]
 mod port;
 #[path = "simulation/scenario.rs"]
 mod scenario;
+#[path = "simulation/turn.rs"]
+mod turn;
 #[path = "simulation/weather.rs"]
 mod weather;
 
