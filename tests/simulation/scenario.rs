@@ -12,7 +12,7 @@ use tftpd::file::{FileSink, FileSource};
 use tftpd::protocol::receiver::Receiver;
 use tftpd::protocol::retry::{RetryPolicy, Wait};
 use tftpd::protocol::sender::Sender;
-use tftpd::protocol::transfer::{Config, Opening, Outcome, Transfer};
+use tftpd::protocol::transfer::{Config, Opening, Outcome, Proof, Transfer};
 use tftpd::session::{Content, Context, Remote, Resources, Session, Turn};
 use tftpd::table::{Admission, Endpoint, Fingerprint, SessionKey, Sessions, Tracked};
 use tftpd::wire::options::{self, Limits, Negotiated, Offer};
@@ -108,7 +108,7 @@ pub(crate) fn config(wait: Wait) -> Config {
         retry: RetryPolicy { wait, retries: 5 },
         request_repeats: u8::MAX,
         dally: Duration::from_secs(10),
-        proof: tftpd::protocol::transfer::Proof::OwnPort,
+        proof: Proof::OwnPort,
     }
 }
 
@@ -480,7 +480,13 @@ impl World {
         };
         let port = SimPort::new(&self.net, tid, false, negotiated.windowsize > 1);
         self.next_tid = self.next_tid.checked_add(1).expect("few enough sessions");
-        let config = config(self.server_wait);
+        let config = Config {
+            proof: match tid {
+                LISTEN => Proof::Never,
+                _ => Proof::OwnPort,
+            },
+            ..config(self.server_wait)
+        };
         let remote = Remote::Known(peer);
         Some(self.end(
             client, reads, opening, negotiated, config, trouble, port, remote,
