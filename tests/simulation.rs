@@ -251,7 +251,8 @@ fn run_faulty_seed(seed: u64) -> Tally {
     world.run();
     world.judge();
     world.assert_sends_are_bounded(extra(&rough));
-    if weather.delivers() {
+    // A shared port proves no peer, and its patience is shorter.
+    if weather.delivers() && !kernels.single_port {
         world.assert_all_told();
     }
     world.net.with(|network| Tally {
