@@ -11,7 +11,8 @@
 //!
 //! # Map
 //!
-//! Layers import downwards only, and no two files of a folder import each other;
+//! Layers import downwards only, but for two pairs within layer 3: `policy` uses
+//! `file`, and `log` uses `host`. No two files of a folder import each other.
 //! `tests/layering.rs` checks both.
 //!
 //! | layer | folder | what it is | must not |
@@ -21,44 +22,54 @@
 //! | 2 | [`table`] | all transfers: admission, repeated requests, who gives way, the timer wheel, rate limits | know what a session does |
 //! | 3 | [`net`] | datagrams and the kernel: sockets, batches, segmentation offload | know what is in a packet |
 //! | 3 | [`mod@file`] | names and the root, reading now or later, uploads until they have their name | know a peer |
-//! | 3 | [`policy`] | a request in; a root and a name out, or a refusal | open a file |
+//! | 3 | [`policy`] | a request in; a root and a name out, or a refusal | open a file for a client |
 //! | 3 | [`log`] | typed events, as text, JSON, journal or syslog lines, each kind bounded | decide anything |
 //! | 3 | [`host`] | clock, signals, privileges, sandbox, inherited sockets, pid file | know TFTP |
-//! | 4 | [`session`] | a transfer with its port and its file: the order of a turn | read a clock, own a concrete socket |
+//! | 4 | [`session`] | a transfer with its port and its file: the order of a turn | read a clock that it wasn't lent, own a concrete socket |
 //! | 5 | [`server`] | the loop of `tftpd` | – |
 //! | 5 | `client` | the command `tftp` (feature `client`) | – |
 //! | 6 | `bin` | the plot of each program | – |
 //!
-//! # Six walks through the house
+//! # Eight walks through the house
 //!
 //! Each in the order of the files.
 //!
 //! **A read request (RRQ).** `server/front` receives a batch → `server/requests`
 //! parses it with `wire/packet` and asks `table` whether it is new, a repeat, or
-//! must wait outside → `policy` settles the root and the name, map file included →
+//! is dropped → `policy` settles the root and the name, map file included →
 //! `file/root` opens it → `wire/options` negotiates → `protocol/sender` is made →
 //! `server/floor` takes a port (`net`) and stores the session in `table` →
-//! `session/outbound` sends what the sender offers: the OACK, or the first block.
+//! `session/outbound` sends what the sender has to send: the OACK, or the first
+//! blocks.
+//!
+//! **A write request (WRQ).** The same, but `file/root` begins an upload
+//! (`file/upload`, a file without its name yet), and a `protocol/receiver` is made:
+//! it sends the OACK, or ACK 0.
 //!
 //! **An ACK.** `server/mod` sees the socket ready → `server/floor` finds the session
 //! → `session/inbound` takes in all that is there, and turns strangers away →
 //! `protocol/sender` moves its base (`protocol/nack` tells a NACK from an echo,
-//! `protocol/retry` measures the round trip) → `session/outbound` polls it once:
-//! a run of blocks, from `session/prefetch` or read by `file/source` → `net` sends
+//! `protocol/retry` measures the round trip) → `session/outbound` polls it
+//! until nothing is due: a run of blocks, from `session/prefetch` or read by `file/source` → `net` sends
 //! the run with one call → `session/prefetch` reads the next one while the answer
 //! is on its way.
 //!
 //! **A DATA.** The same way to `session/inbound` → `protocol/receiver` hands the
-//! payload to `file/sink`, which collects it → `session/outbound` polls: before an
-//! ACK is made the core has the sink write everything (`Written`), before the
-//! final one it has the upload take its name (`Committed`, `file/upload`) → the
-//! ACK leaves.
+//! payload to `file/sink`, which collects it; on the last block it has the upload
+//! take its name at once (`Committed`, `file/upload`) → `session/outbound` polls:
+//! before any other ACK is made the core has the sink write everything (`Written`)
+//! → the ACK leaves.
+//!
+//! **A packet in single port.** `server/front` receives a batch on the listen socket
+//! and sorts it: datagrams of an endpoint that `table` knows are one turn of its
+//! session, RRQ and WRQ go to `server/requests` as above, and so do strangers'.
+//! A session that finds the shared socket full waits in `server/shared`.
 //!
 //! **A timeout.** `table/wheel` says that a session may be due, the session's own
 //! deadline decides → `server/floor` → `session` looks for an answer first →
 //! `protocol/sender` or `protocol/receiver`: [`protocol::timer::Timer`] says what
 //! the deadline is for, `protocol/retry` whether patience is left →
-//! `session/outbound` sends what is offered again. Nothing left: the outcome goes
+//! `session/outbound` sends what is due once more. Nothing left: the outcome goes
 //! to `server/report`, and `server/floor` frees the slot.
 //!
 //! **A repeated request.** `server/requests` → `table` knows the endpoint →
@@ -80,6 +91,8 @@
 //! | when something is sent again, when to give up | `protocol/retry`, `protocol/pace`, `protocol/nack` |
 //! | an option | `wire/options`; what it means for a transfer: `protocol/exchange` |
 //! | what a repeated request does | `table/repeat` |
+//! | a datagram of a stranger | `session/inbound`; in single port `server/requests` |
+//! | how long a server dallies | `server/start` (10 s), bounded in `protocol/contract` |
 //! | who gives way when slots are short | `table` |
 //! | which name a request leads to | `policy/settle`, `file/name`, `policy/map` |
 //! | what may be read or created | `file/root`, `file/resolve`, `file/upload` |
@@ -92,17 +105,18 @@
 //!
 //! - Layers 0 to 2 read no clock, random source, file or socket. The same inputs
 //!   give the same outputs; `tests/simulation.rs` replays whole networks by seed.
-//! - A datagram from anyone but the peer changes no session, not even its
+//! - A datagram from anyone but the peer changes no transfer, not even its
 //!   deadline.
 //! - A stalled session stores no file data: what was sent can be read again.
 //! - No ACK before the data is written, no final ACK before the upload has its
 //!   final name.
-//! - Nothing is allocated for a request that is refused, nor per packet of a
-//!   running transfer.
-//! - A slot is freed in one place; every transfer ends with one outcome, one log
-//!   line, one counter.
+//! - No session is allocated for a request that is refused, and nothing per packet
+//!   of a running transfer.
+//! - A slot is freed in one place; every transfer that began ends with one outcome,
+//!   one log line, one counter.
 //! - The timer wheel is a hint and never early; a session's own deadline decides.
-//!   Without sessions there is no wake-up.
+//!   Without sessions there is no regular wake-up but the watchdog's, if the service
+//!   manager asks for one.
 //! - No byte is read from the network before every right that isn't needed has
 //!   been given up.
 //! - No byte from the network reaches the log unescaped, and none can panic.
@@ -131,7 +145,7 @@
 //! | sessions whose peer never answered | 16,384; any of them, chosen at random, gives way after 50 ms | [`table`] |
 //! | silence, where slots are short | 10 s, then the longest silent of 512 gives way | [`table`] |
 //! | sessions of one client (an IPv4 address, an IPv6 /64) | `--max-sessions-per-client`, else no bound | [`table`] |
-//! | answers to unproved peers in a shared send buffer | half of it, in 4 s | `server::unproved` |
+//! | answers to unverified peers in a shared send buffer | half of it, in 4 s | `server::unproved` |
 //! | answers to nonsense | 100 a second | [`session`] |
 //! | ERRORs to refused requests | 10,000 a second | `server::requests` |
 //! | log lines about dropped requests | 1 a second | `server::requests` |
@@ -143,12 +157,14 @@
 //! | neighbour table read for a client's own root | 1 MiB | [`policy::client_root`] |
 //! | directory entries read for a name in another case | 4096 | `file::ignore_case` |
 //! | repeats to a peer that never answered | 3, of one datagram | [`protocol::transfer`] |
-//! | repeats to a peer that did | `--retries`, waits up to 8 s | [`protocol::retry`] |
+//! | repeats to a peer that did | `--retries`, waits up to 8 s; only waits of a second or more count | [`protocol::retry`] |
+//! | a transfer that doesn't move | 34 s (with five retries), at most 60 s by the client's `timeout` | [`protocol::retry`] |
 //! | block size, window | 65,464 bytes, `--max-windowsize` blocks | [`wire::options`] |
 //! | name after a map file | 1024 bytes | [`policy`] |
 //! | rules tried for a request | 1024, and each once | [`policy`] |
 //! | map file, one compiled expression | 1 MiB, 64 KiB | [`policy`] |
 //! | client: what it asks for | blocks of 1428 bytes, windows of 16 | `client::cli` |
+//! | server: dallying | 10 s, or the first wait if longer, at most 60 s | `server::start` |
 //! | client: dallying | 100 ms; on a network that loses, the first wait | `client::engine` |
 //! | upload | `--max-upload`, else the free space | [`mod@file`] |
 

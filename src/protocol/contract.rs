@@ -113,8 +113,8 @@ pub enum Outcome {
     /// Everything was sent, but the last ACK never came; many clients don't
     /// send it. The peer most likely has the file.
     LastAckMissing,
-    /// The peer answered our OACK with an ERROR: it only wanted to know the
-    /// options, most often `tsize` (PXE ROMs, EDK2).
+    /// The peer hung up before the first window was acknowledged: it only wanted
+    /// to know the options, most often `tsize` (PXE ROMs, EDK2).
     Probed,
     /// The peer sent an ERROR.
     PeerError {
@@ -123,7 +123,7 @@ pub enum Outcome {
         /// Its text: bytes from the network, to be escaped before printing.
         message: Box<[u8]>,
     },
-    /// We sent an ERROR.
+    /// We ended it. The peer is told, unless it is taken for a forgery.
     Failed(Failure),
     /// The peer fell silent and all repeats are spent.
     TimedOut,
@@ -200,7 +200,7 @@ pub enum Sent {
 /// What a [`BlockSource`] put into the caller's buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Filled {
-    /// Blocks, headers included, one behind the other; all but the last full.
+    /// Blocks, headers included, one after the other; all but the last full.
     pub blocks: u16,
     /// Bytes that they take in the buffer.
     pub bytes: usize,

@@ -25,17 +25,20 @@
 //! | Opening (client) | DATA 1 | no option applies, stored | see below | DATA 2 |
 //! | Opening (client) | OACK | options applied | ACK 0 | DATA 1 |
 //! | Opening (client) | OACK not as asked | – | ERROR 8 | nothing |
-//! | Receiving | the next DATA | stored | ACK, if it fills the window | the DATA behind it |
+//! | Receiving | the next DATA | stored | ACK, if it fills the window | the DATA after it |
 //! | Receiving | the next DATA, short | stored, committed | ACK | the same again, if the ACK is lost |
-//! | Receiving | a DATA further on in the window | nothing | ACK of the last in order, once per gap; again if such blocks come again | the DATA missing |
+//! | Opening (server), Receiving | a DATA less than a window ahead of the one expected | peer verified | ACK of the last in order (in Opening: ACK 0), once per gap; again if such blocks come again, a round trip and at least 20 ms after our last ACK | the DATA missing |
 //! | Receiving | the DATA acknowledged last | nothing | the same ACK | as before |
-//! | Receiving | the last DATA in order once more, in the middle of a window | nothing | its ACK: the sender asks | the DATA behind it |
+//! | Receiving | the last DATA in order once more, in the middle of a window, 3 ms after the transfer last moved | nothing | its ACK: the sender asks | the DATA after it |
 //! | Receiving (client) | OACK once more, before DATA 1 | nothing | ACK 0 | DATA 1 |
-//! | Receiving | DATA larger than agreed | ended | ERROR 4 | nothing |
+//! | Opening, Receiving | DATA larger than agreed | ended | ERROR 4 | nothing |
 //! | Dallying | the last DATA | nothing | the final ACK | the same again |
-//! | any | ERROR | ended | – | nothing |
+//! | Dallying | ERROR | the dallying ends | – | nothing |
+//! | Opening (server, OACK) | ERROR 8 | a probe, ended (not so ERROR 0: a client that can't read its file says that) | – | nothing |
+//! | Opening, Receiving | any other ERROR | ended | – | nothing |
 //! | Opening, unverified | the request again, 100 ms after our answer | – | the answer | as before |
-//! | any | RRQ, WRQ, ACK, other DATA | nothing | – | as before |
+//! | any | RRQ or WRQ on the transfer's own port, ACK, other DATA, other OACK | nothing | – | as before |
+//! | Failing, Closed | any | nothing | – | nothing |
 //!
 //! | state | timer | done | sent |
 //! |---|---|---|---|
@@ -43,13 +46,13 @@
 //! | any | answer, and an ACK is due that the socket won't take | waits on, within the patience | that ACK, as soon as there is room |
 //! | Dallying | dally, which begins when the final ACK was sent | over | – |
 //!
-//! Without `-t` and a loss of late an ACK is repeated no sooner than after 500 ms:
-//! the sender has a timer of its own. What is no step forward doesn't prolong the
-//! patience, however often the peer says it.
+//! Without `-t`, and while nothing was lost lately, an ACK is repeated after 500 ms
+//! at the earliest: the sender has a timer of its own. Packets that don't move the
+//! transfer forward don't prolong the patience, however many the peer sends.
 //!
 //! No ACK before the sink has the data (`Written`), no final ACK before it has
 //! committed (`Committed`).
-//! Must not: write the file, touch a socket, ask the time.
+//! Must not: write the file, touch a socket, read the clock.
 
 use std::time::{Duration, Instant};
 
@@ -93,7 +96,7 @@ pub struct Receiver {
     due: bool,
     /// The ACK or opening that is due was sent before.
     again: bool,
-    /// How far behind the expected block the furthest is that has come: the gap
+    /// How far ahead of the expected block the furthest is that has come: the gap
     /// before it was reported. 0: there is no gap.
     ahead: u16,
     /// Every block before the expected one is in the file. Without this no ACK
@@ -223,7 +226,7 @@ impl Receiver {
         }
     }
 
-    /// A block came that lies so far behind the expected one. RFC 7440 §4: the
+    /// A block came that lies so far ahead of the expected one. RFC 7440 §4: the
     /// sender is told at once which was the last in order, and only once: the
     /// rest of its window is as far off. If blocks come again, our ACK was lost.
     /// Before block 1 that is ACK 0: a peer that sends DATA has had our OACK.
@@ -249,7 +252,7 @@ impl Receiver {
             self.abort(failure);
             return;
         }
-        // The first block of a window answers our ACK; those behind it only
+        // The first block of a window answers our ACK; those after it only
         // show that the peer is at work.
         let answers_ack = self.expected == self.acked.plus(1);
         self.exchange.retry.answered(now, answers_ack);

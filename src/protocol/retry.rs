@@ -1,11 +1,12 @@
 //! When to send again: the retransmission timer of one transfer.
 //!
 //! Two policies. [`Wait::Fixed`] is a promise, made with `-t` or by a negotiated
-//! `timeout` option: the first repeat comes exactly that long after the packet,
-//! never earlier. [`Wait::Adaptive`] follows the measured round trip (RFC 6298
+//! `timeout` option: the first repeat by the timer comes exactly that long after
+//! the packet. (What the peer sends can bring one earlier: a NACK, its request
+//! again.) [`Wait::Adaptive`] follows the measured round trip (RFC 6298
 //! with Karn's rule) and the slowest answers of late. Both back off exponentially
-//! (RFC 1123 §4.2.3.2) and give up in the end. The timer is told the time; it
-//! must not ask for it.
+//! (RFC 1123 §4.2.3.2) and give up in the end. Must not: read the clock, which it is
+//! told.
 
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};

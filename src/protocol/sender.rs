@@ -24,26 +24,29 @@
 //! | Opening (client) | ACK 0 | no option applies | DATA 1 | ACK 1 |
 //! | Opening (client) | OACK | options applied | DATA 1…w | an ACK within 1…w |
 //! | Opening (client) | OACK not as asked | – | ERROR 8 | nothing |
-//! | Sending | ACK of a block in flight | base moves behind it | DATA from there on, a full window | an ACK within it |
+//! | Opening | ACK other than 0 | nothing | – | as before |
+//! | Sending | ACK of a block in flight | base moves past it | DATA from there on, a full window | an ACK within it |
 //! | Sending | ACK of the last block | completed | – | nothing |
-//! | Sending, windows | ACK of the block before the base, a round trip after the window left | a NACK, once per base (`nack`) | the window from its base | an ACK within it |
-//! | Sending, lockstep | the same, 1 s after the DATA left | once per DATA | the DATA | its ACK |
+//! | Sending, windows | ACK of the block before the base, half the fastest round trip after the last DATA left (3/4 of one, if blocks were in flight when the base moved) | a NACK, once per base and silence (`nack`) | the window from its base | an ACK within it |
+//! | Sending, lockstep | the same, 1 s or a round trip after the DATA left | a NACK, once per DATA | the DATA | its ACK |
 //! | Sending, single port | ACK of a block not yet sent | ended: forged | – | nothing |
 //! | Sending | any other ACK | nothing: RFC 1123 §4.2.3.1 | – | as before |
+//! | Sending (server) | ERROR 0, all blocks sent and one acknowledged | the last ACK counts as lost: a success | – | nothing |
 //! | Opening, Sending (server) | ERROR 0 or 8 before the first window is acknowledged | a probe, ended | – | nothing |
-//! | any | ERROR | ended | – | nothing |
-//! | Opening, unverified | the request again, 100 ms after our answer | – | the answer | as before |
-//! | any | RRQ, WRQ, DATA, late OACK | nothing | – | as before |
+//! | Opening, Sending | any other ERROR | ended | – | nothing |
+//! | Opening or Sending, unverified | the request again, 100 ms after our answer | – | the answer | as before |
+//! | any | RRQ or WRQ on the transfer's own port, DATA, any other OACK | nothing | – | as before |
+//! | Failing, Closed | any | nothing | – | nothing |
 //!
 //! | state | timer | done | sent |
 //! |---|---|---|---|
-//! | Opening | answer | wait doubled, or given up | the opening |
-//! | Sending | answer, at the 1st, 3rd … silence | the same | the last block of the window |
-//! | Sending | answer, at the 2nd, 4th … | the same | the window from its base (single port: its first block) |
+//! | Opening | answer | wait doubled, or given up: timed out | the opening |
+//! | Sending | answer, at the 1st, 3rd … silence | wait doubled, or given up: timed out, but if all was sent (server, verified) the last ACK counts as lost | the last block sent |
+//! | Sending | answer, at the 2nd, 4th …; at any if only one block is out or it was just sent again (single port, see `pace`) | the same | the window from its base, perhaps in bursts (single port: its first block) |
 //! | Sending | answer, and something is due that the socket won't take | waits on, within the patience | that, as soon as there is room |
 //! | Sending | burst | – | the next burst (single port: the last block again, see `pace`) |
 //!
-//! Must not: read the file, touch a socket, ask the time.
+//! Must not: read the file, touch a socket, read the clock.
 
 use std::time::Instant;
 
@@ -76,11 +79,11 @@ enum State {
 /// session.
 const UNKNOWN_LENGTH: u64 = u64::MAX;
 
-/// ACKs further behind the base than this, in blocks, are taken for old ones: no
+/// ACKs further from the base than this, in blocks, are taken for old ones: no
 /// window is as large.
 const OLD: u64 = 1 << 15;
 
-/// Never sent: whoever acknowledges so doesn't listen.
+/// For the log only, never sent to the peer: one that acknowledges so doesn't listen.
 const FORGED: Failure = Failure::new(
     ErrorCode::IllegalOperation,
     "Acknowledged a block that was not sent",
@@ -100,7 +103,7 @@ pub struct Sender {
     /// The first block that isn't acknowledged.
     base: BlockIndex,
     /// Blocks from the base on that have gone out, since it moved or everything
-    /// behind it was to be sent again.
+    /// from it on was to be sent again.
     out: u16,
     /// Blocks from the base on that ever went out.
     reached: u16,

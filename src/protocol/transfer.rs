@@ -72,6 +72,12 @@ impl Transfer {
         }
     }
 
+    /// Whether [`Transfer::handle_repeated_request`] would repeat our answer at
+    /// `now`: never once the peer is verified. A pure getter.
+    pub fn answers_repeated_request(&self, now: Instant) -> bool {
+        !self.is_over() && self.exchange().answers_repeated_request(now)
+    }
+
     /// When what now waits for its answer was first sent. A pure getter.
     pub fn waiting_since(&self) -> Option<Instant> {
         self.exchange().retry.waiting_since()

@@ -35,14 +35,14 @@ counters! {
     probed,
     /// Transfers that the peer ended with an ERROR.
     peer_errors,
-    /// Transfers that we ended with an ERROR.
+    /// Transfers that we ended. The peer is told, unless it is taken for a forgery.
     failed,
     /// Transfers whose peer fell silent.
     timed_out,
     /// Transfers given up for a new request from the same port.
     replaced,
     /// Transfers whose peer never answered or fell silent, ended to make room for
-    /// another.
+    /// another. One that was only dallying ended before and isn't counted.
     evicted,
     /// Requests answered with an ERROR.
     refused,

@@ -145,7 +145,7 @@ impl Floor {
     }
 
     /// There is room in a shared listen socket: sessions that waited for it go
-    /// on, until it is full again. The one that filled it waits behind those that
+    /// on, until it is full again. The one that filled it waits after those that
     /// had no turn.
     pub(super) fn resume(&mut self, listener: usize) {
         let Some(shared) = &mut self.shared else {
@@ -200,7 +200,7 @@ impl Floor {
                 .end(session, ending, clock::now(), &mut self.counters);
         }
         if session.is_closed() {
-            self.end_session(key, Ending::Replaced);
+            self.free(key);
             return;
         }
         if let Some(shared) = &mut self.shared {
@@ -213,22 +213,31 @@ impl Floor {
         self.sessions.rearm(key);
     }
 
-    /// The one place where a slot is freed. Its transfer was reported when it
-    /// ended, or is now, with the `ending` that a new request means for it: one
-    /// outcome, one line, one counter.
+    /// Ends a session for a new request. Its transfer was reported when it ended,
+    /// or is now, with the `ending` that the request means for it: one outcome,
+    /// one line, one counter.
     pub(super) fn end_session(&mut self, key: SessionKey, ending: Ending<'_>) {
+        if let Some(session) = self.sessions.get(key)
+            && !session.has_ended()
+        {
+            self.reporter
+                .end(session, ending, clock::now(), &mut self.counters);
+        }
+        self.free(key);
+    }
+
+    /// The one place where a slot is freed. The end of its transfer has been
+    /// reported, or it never began.
+    fn free(&mut self, key: SessionKey) {
         let Some(&endpoint) = self.sessions.endpoint(key) else {
             return;
         };
         // A socket leaves the poll by being closed.
-        let now = clock::now();
         if let Some(mut session) = self.sessions.remove(key) {
             session.drop_prefetched(&mut self.resources.pool);
-            if !session.has_ended() {
-                self.reporter.end(&session, ending, now, &mut self.counters);
-            }
             if self.sessions.len() >= STORM {
-                self.socket_pool.put(now, session.into_port(), endpoint);
+                self.socket_pool
+                    .put(clock::now(), session.into_port(), endpoint);
             }
         }
     }
@@ -271,7 +280,7 @@ impl Floor {
         if let Some(session) = self.sessions.get_mut(key)
             && let Err(error) = session.register(&Watch { registry, token })
         {
-            self.sessions.remove(key);
+            self.free(key);
             return Err(error);
         }
         self.counters.admitted += 1;
@@ -291,11 +300,12 @@ impl Floor {
         }
     }
 
-    /// The same for the client of a session that repeats its request.
+    /// The same for the client of a session that repeats its request. Where that
+    /// brings no answer there need be no room for one.
     pub(super) fn may_answer_again(&mut self, now: Instant, key: SessionKey) -> bool {
         let session = self.sessions.get(key);
-        let is_proved = session.is_some_and(|it| it.unverified_since().is_none());
-        is_proved || self.may_answer(now)
+        let is_answered = session.is_some_and(|it| it.answers_repeated_request(now));
+        !is_answered || self.may_answer(now)
     }
 
     /// Sends one datagram from a socket of its own: answers to addresses where
@@ -377,7 +387,7 @@ impl Floor {
                 ));
             }
             self.with_session(key, Session::transmit);
-            self.end_session(key, Ending::Replaced);
+            self.free(key);
         }
     }
 

@@ -108,7 +108,7 @@ impl Front {
         }
     }
 
-    /// Datagrams of one endpoint that came one behind the other are one session's
+    /// Datagrams of one endpoint that came one after the other are one session's
     /// turn; the rest are requests.
     fn sort(&mut self, received: usize, listener: &ListenSocket, floor: &mut Floor) {
         let mut slot = 0;

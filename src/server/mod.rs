@@ -1,15 +1,16 @@
 //! The server's shell: one event loop that owns every socket, every session and
 //! the clock.
 //!
-//! Each turn: wait for readiness or the nearest deadline, read the clock,
-//! signals, session sockets, listen sockets, deadlines. Sockets come before
-//! deadlines, since an ACK that is already in the kernel beats its timeout.
-//! Without sessions nothing wakes the loop but a request or a signal.
+//! Each turn: wait for readiness or the nearest deadline, read the clock, session
+//! sockets, signals, sessions with work left over, listen sockets, deadlines.
+//! Sockets come before deadlines, since an ACK that is already in the kernel beats
+//! its timeout. Without sessions the loop sleeps until a request or a signal comes,
+//! or something is due that happens once or seldom: sockets of the pool to close,
+//! log lines held back, a sign for the watchdog, the idle exit.
 //!
 //! Two halves: `front` takes in what arrives on the listen sockets, and has
 //! `requests` turn requests into sessions; `floor` runs those, and `report` says
-//! in the log how they ended. Must not: know what is in a packet beyond its kind,
-//! or how a file is stored.
+//! in the log what becomes of both. This file must not know a packet or a file.
 
 pub mod address;
 pub mod cli;
@@ -171,7 +172,7 @@ impl Server {
         if !events.is_empty() || !self.floor.sessions.is_empty() {
             self.last_busy = now;
         }
-        // What was left over comes behind what is new: everyone gets a turn.
+        // What was left over comes after what is new: everyone gets a turn.
         let leftovers = self.floor.count_unfinished();
         let mut listen_ready = self.front.take_unfinished();
         let mut signalled = false;
@@ -272,7 +273,7 @@ const fn listener_token(index: usize) -> Token {
     Token(SIGNALS.0 - 1 - index)
 }
 
-/// The index behind a listener's token; [`MAX_LISTENERS`] or more for others.
+/// The index that a listener's token stands for; [`MAX_LISTENERS`] or more for others.
 const fn listener_index(token: Token) -> usize {
     (SIGNALS.0 - 1).wrapping_sub(token.0)
 }

@@ -1,4 +1,5 @@
-//! What the log says about a request that was refused and a transfer that ended.
+//! What the log says about requests (refused, or led to another name) and transfers
+//! (started, running, ended).
 //!
 //! One line each, `key=value`, everything from the network escaped; those that a
 //! stranger can cause are bounded. Must not: change anything but the counters.
@@ -51,7 +52,8 @@ pub(super) enum Ending<'a> {
     Outcome(&'a Outcome),
     /// A new request of its client's took its place.
     Replaced,
-    /// Its peer had never answered, and another needed the room.
+    /// Its peer had never answered, or been silent for long, and another request
+    /// needed the room.
     Evicted,
 }
 

@@ -1,7 +1,7 @@
 //! From a request to a session, or to an answer without one, or to nothing.
 //!
-//! Nothing is allocated for a request that is refused. Must not: receive, or run
-//! sessions.
+//! No session is allocated for a request that is refused. Must not: receive, or run
+//! sessions, except to repeat an answer.
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ use crate::policy::{self, Granted, Policy};
 use crate::protocol::receiver::Receiver;
 use crate::protocol::sender::Sender;
 use crate::protocol::transfer::{Config, MAX_DATAGRAM, Opening, Transfer};
-use crate::session::{Content, Heading, Remote, Session};
+use crate::session::{Content, Heading, Remote, Session, UNKNOWN_TRANSFER};
 use crate::table::rate::RateLimit;
 use crate::table::{Admission, Endpoint, Fingerprint};
 use crate::wire::escape::escape;
@@ -129,8 +129,8 @@ impl Requests {
                 let fingerprint = Fingerprint::of(payload);
                 self.admit(now, listener, endpoint, fingerprint, &request, floor);
             }
-            // Not so an ACK: tftp-hpa acknowledges ERRORs, from the port that its
-            // next request comes from as well.
+            // A DATA is answered, an ACK isn't: tftp-hpa acknowledges ERRORs, from
+            // the port that its next request comes from as well.
             Ok(Packet::Data { .. }) if floor.single_port() => {
                 turn_away(now, listener, &endpoint, floor);
             }
@@ -393,7 +393,7 @@ fn turn_away(now: Instant, listener: &ListenSocket, endpoint: &Endpoint, floor: 
     floor.counters.strangers += 1;
     if floor.resources.ingress.nonsense.take(now) {
         let code = ErrorCode::UnknownTransferId;
-        answer(now, listener, endpoint, code, "Unknown transfer ID", floor);
+        answer(now, listener, endpoint, code, UNKNOWN_TRANSFER, floor);
     } else {
         floor.counters.unanswered += 1;
     }

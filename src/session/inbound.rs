@@ -2,7 +2,7 @@
 //! budget, checked for its sender, and handed to the transfer.
 //!
 //! Must not: answer the peer (that is done once, when all is in), let a stranger
-//! change anything.
+//! change the transfer.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,9 +11,9 @@ use std::time::Instant;
 
 use log::debug;
 
-use super::context::{BATCH_BYTES, Context, Heading, Ingress, Resources};
+use super::context::{BATCH_BYTES, Context, Heading, Ingress, Resources, Trace};
 use super::port::Port;
-use super::{Content, Reach, Remote, Session, Turn};
+use super::{Content, Reach, Remote, Session, Turn, UNKNOWN_TRANSFER};
 use crate::file::{ReadAt, Store};
 use crate::net::MAX_COALESCED;
 use crate::protocol::transfer::NoSink;
@@ -70,14 +70,14 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
     fn receive_blocks(&mut self, context: &mut Context<'_, P>) -> Turn {
         let mut taken = 0;
         while taken < RECEIVE_BUDGET {
-            // What an OACK settled holds for the blocks that come behind it.
+            // What an OACK settled holds for the blocks that come after it.
             let progress = self.transfer.progress();
             // One byte more shows a block that is larger than agreed.
             let slot_len = DATA_HEADER_LEN + usize::from(progress.block_size) + 1;
             let (slot_len, slots) = match progress.window_size {
                 _ if self.port.coalesces() => (MAX_COALESCED, BATCH_BYTES / MAX_COALESCED),
                 // A call for one is cheaper than one for several, and nothing
-                // comes behind it before it is acknowledged.
+                // follows before it is acknowledged.
                 1 => (slot_len, 1),
                 // One slot more shows that the socket is empty.
                 window_size => (slot_len, usize::from(window_size) + 1),
@@ -173,20 +173,20 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         datagram: &'d [u8],
         ingress: &mut Ingress,
     ) -> Option<Packet<'d>> {
+        if let Some(trace) = ingress.trace {
+            trace(sender, Heading::Received, datagram);
+        }
         let packet = Packet::parse(datagram);
         if !self.is_from_peer(sender, packet.as_ref().ok()) {
             ingress.drops.strangers += 1;
             if matches!(packet, Ok(Packet::Error { .. })) {
                 // Never answered (RFC 1350 §7).
             } else if ingress.nonsense.take(now) {
-                self.turn_away(sender);
+                self.turn_away(sender, ingress.trace);
             } else {
                 ingress.drops.unanswered += 1;
             }
             return None;
-        }
-        if let Some(trace) = ingress.trace {
-            trace(sender, Heading::Received, datagram);
         }
         match packet {
             Ok(packet) => Some(packet),
@@ -220,11 +220,15 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
     }
 
     /// RFC 1350 §4: a stranger is told so, and nothing else changes.
-    fn turn_away(&mut self, stranger: SocketAddr) {
+    fn turn_away(&mut self, stranger: SocketAddr, trace: Option<Trace>) {
         self.reach = Reach::Ambiguous;
-        let mut packet = [0; MAX_ERROR_LEN];
-        let text = "Unknown transfer ID";
-        let len = emit_error(ErrorCode::UnknownTransferId, text, &mut packet);
-        let _ = self.port.send_to(&packet[..len], stranger);
+        let mut buffer = [0; MAX_ERROR_LEN];
+        let code = ErrorCode::UnknownTransferId;
+        let len = emit_error(code, UNKNOWN_TRANSFER, &mut buffer);
+        let packet = &buffer[..len];
+        if let Some(trace) = trace {
+            trace(stranger, Heading::Sent, packet);
+        }
+        let _ = self.port.send_to(packet, stranger);
     }
 }

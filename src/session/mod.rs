@@ -7,11 +7,12 @@
 //! ```text
 //!   receive    all that is there (inbound)
 //!   timeout    if the deadline has come, and nothing that arrived has moved it
-//!   transmit   once, what the transfer offers now (outbound)
+//!   transmit   all that the transfer has to send now (outbound)
 //!   prefetch   what comes next, while the answer is on its way
 //! ```
 //!
-//! Must not: admit, remove or time sessions; report their end; read the clock.
+//! Where a timeout is due, what arrived is answered first. Must not: admit, remove
+//! or time sessions; report their end; read a clock that it wasn't lent.
 
 mod context;
 mod inbound;
@@ -45,11 +46,14 @@ pub const SEND_BUDGET: usize = 256 * 1024;
 /// Answers a second to nonsense: malformed requests and strangers.
 pub const NONSENSE_ANSWERS: u32 = 100;
 
+/// The text of an ERROR 5.
+pub(crate) const UNKNOWN_TRANSFER: &str = "Unknown transfer ID";
+
 /// What a session costs in memory, in bytes, beside its place in the table: a
 /// budget, so that it doesn't grow unnoticed.
 const _: () = assert!(size_of::<Session>() <= 384);
 
-/// The file behind a transfer.
+/// The file of a transfer.
 #[derive(Debug)]
 pub enum Content<S = Upload, R = ReadFile> {
     /// It is being sent.
@@ -292,6 +296,11 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
     pub fn is_closed(&self) -> bool {
         // An ERROR that the port won't take is not worth waiting for.
         self.transfer.is_closed() || (self.blocked && matches!(self.end, End::Failed))
+    }
+
+    /// Whether the client's request, sent once more now, is answered once more.
+    pub fn answers_repeated_request(&self, now: Instant) -> bool {
+        self.transfer.answers_repeated_request(now)
     }
 
     /// The client sent its request once more.

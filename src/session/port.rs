@@ -47,7 +47,7 @@ pub trait Port {
     /// says: the datagram is lost then, as if on the way.
     fn send_to(&mut self, datagram: &[u8], peer: SocketAddr) -> io::Result<()>;
 
-    /// Sends `run`: datagrams of `segment_size` bytes, one behind the other, of
+    /// Sends `run`: datagrams of `segment_size` bytes, one after the other, of
     /// which the last may be shorter.
     ///
     /// # Errors

@@ -65,15 +65,15 @@ pub enum Admission {
     New,
     /// The request that this running session was started with, once more.
     Repeated(SessionKey),
-    /// The same, of a client that has started over: if the request is granted, end
-    /// this session and start one.
+    /// The same, of a client that has started over: if the request isn't refused,
+    /// end this session and start one.
     StartsOver(SessionKey),
-    /// Another request of this session's client: if it is granted, end the session
-    /// and start one.
+    /// Another request of this session's client: if it isn't refused, end the
+    /// session and start one.
     Replaces(SessionKey),
     /// Another request of this session's client while that moves: drop it.
     Moving(SessionKey),
-    /// If it is granted, end this session to make room, and start one.
+    /// If it isn't refused, end this session to make room, and start one.
     Evicts(SessionKey),
     /// The client has as many sessions as one may have.
     Crowded,

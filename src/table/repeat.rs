@@ -1,18 +1,22 @@
-//! The rule for a request of an endpoint that has a transfer already. It stands
-//! here and nowhere else.
+//! The rule for a request of an endpoint that has a transfer already: what it
+//! means for that one is decided only here. Whether a repeat is answered once more
+//! (after 100 ms, if nothing came back) the transfer decides: `REQUEST_MERGE` in
+//! `protocol::contract`, and `protocol::exchange`.
 //!
 //! ```text
-//!                      the same request        another request
-//!   over or dallying   Replaces                Replaces
-//!   never answered     Repeated                Replaces, once quiet for a moment
-//!   moves              Repeated                Moving
-//!   quiet              StartsOver after 1 s    Replaces after a moment
+//!                      the same request            another request
+//!   over or dallying   Replaces                    Replaces
+//!   never answered     Repeated                    Moving, then Replaces after a moment
+//!   moves              Repeated                    Moving
+//!   quiet              StartsOver after 1 s, and   Replaces after a moment
+//!                      at least a moment
 //! ```
 //!
-//! `Repeated`: the client is given its answer again if it has none yet; a
-//! transfer that moves isn't changed. `StartsOver` and `Replaces`: the request is
-//! settled as any other is, and only if it is granted the old transfer ends.
-//! `Moving`: dropped, so that nobody ends a running transfer by guessing its port;
+//! A moment: 200 ms, or 4 round trips if that is longer. `Repeated`: the client is
+//! given its answer again if it has none yet; a transfer that moves isn't changed.
+//! `StartsOver` and `Replaces`: the request is settled as any other is, and a
+//! refusal leaves the old transfer alone. It ends when the new one is ready to
+//! start, or earlier if its descriptor or port is needed for that. `Moving`: dropped, so that nobody ends a running transfer by guessing its port;
 //! a client that means it asks again.
 //!
 //! Clients that use one port for everything: tftp-hpa's prompt, lPXELINUX, boards

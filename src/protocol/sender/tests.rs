@@ -68,7 +68,7 @@ fn sending() {
             || Script::sender(&FIXED, role, length(9)),
             open,
             &[
-                // The NACK of block 1, a round trip after it left.
+                // The NACK of block 1, later than half a round trip after it left.
                 ("ACK 0", "DATA 1-4 @510"),
                 ("ACK 1", "DATA 2-5 @510"),
                 ("ACK 2", "DATA 3-6 @510"),
