@@ -1,4 +1,4 @@
-//! The progress bar. Shown on terminals only.
+//! The progress bar. Shown on terminals only. Must not: slow the transfer down.
 
 use std::fmt;
 use std::io::{self, IsTerminal};

@@ -2,7 +2,8 @@
 //! and the system's own reason for the log.
 //!
 //! The one place where `errno` becomes an ERROR code. Texts are constants: no
-//! path and nothing a client sent can get into them.
+//! path and nothing a client sent can get into them. Must not: put an `errno` or a
+//! path on the wire.
 
 use std::fmt;
 use std::io;
@@ -15,7 +16,7 @@ use crate::wire::packet::ErrorCode;
 const NO_DIRECTORY: &str = "No such directory";
 
 /// The system's words for an error of its own, without the number that the
-/// library puts behind them.
+/// library puts after them.
 pub fn reason(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(number) => Errno::from_raw(number).desc().to_lowercase(),

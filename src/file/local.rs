@@ -3,7 +3,7 @@
 //!
 //! A path is taken as it is typed: relative or absolute, with `..` and `\`,
 //! through symbolic links. Regular files only; pipes and devices are the
-//! client's own business.
+//! client's own business. Must not: know a request.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};

@@ -1,4 +1,4 @@
-//! Layer 3: the files behind the names.
+//! Layer 3: names, and the files they stand for.
 //!
 //! A [`Root`] reads a request's name as a [`Name`], and turns that into a
 //! [`ReadFile`] or an [`Upload`], or into the [`StorageError`] to answer with. It

@@ -19,7 +19,7 @@ pub const MAX_NAME: usize = 1024;
 pub(super) const TEMP_PREFIX: &str = ".tftpd-";
 
 /// The name of a file below the root in its one spelling: relative, single
-/// slashes, no `.` or `..`, no garbage behind it, not a directory's.
+/// slashes, no `.` or `..`, no garbage after it, not a directory's.
 #[derive(Clone, Copy)]
 pub struct Name {
     bytes: [u8; MAX_NAME],
@@ -38,13 +38,13 @@ impl Name {
     /// - An absolute name that begins with one of `root_paths` is taken relative
     ///   to it: scripts written for a server without a chroot, such as tftp-hpa
     ///   without `-s`, send the whole path.
-    /// - Some Lenovo and Jetway firmware leaves 0xFF bytes behind the name:
+    /// - Some Lenovo and Jetway firmware leaves 0xFF bytes after the name:
     ///   control characters and bytes that occur in no UTF-8 text are dropped
     ///   there.
     /// - A name that ends in a slash, or in `.` or `..`, is a directory's.
     ///
     /// # Errors
-    /// 1 longer than [`MAX_NAME`]; 2 a directory, a name of our own, or, for a
+    /// ERROR 1: longer than [`MAX_NAME`]. ERROR 2: a directory, a name of our own, or, for a
     /// write, one that no read could ask for: with control characters, or with
     /// bytes at its end that reading would drop.
     pub(super) fn read<'a>(

@@ -5,6 +5,7 @@
 //! musl has only had the first since 1.2.5, so it is called by its number. The
 //! buffers are borrowed for the length of the call, and the mapping that
 //! `mincore` wants is never touched, so that a file cut short raises no SIGBUS.
+//! Must not: wait for the disk.
 #![allow(unsafe_code)]
 
 use std::io::IoSliceMut;

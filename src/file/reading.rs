@@ -2,7 +2,7 @@
 //!
 //! Reads go by offset, so that any block can be produced again, and keep no
 //! position. What the file holds may change under a transfer; what was promised
-//! may not: fewer bytes than asked for mean that the file has shrunk.
+//! can't: fewer bytes than asked for mean that the file has shrunk.
 //!
 //! A read doesn't wait for the disk if the file system can tell beforehand that
 //! it would: the caller has what is missing fetched, and comes back later.

@@ -5,7 +5,7 @@
 //! (`openat2`, Linux 5.6); where it can't, or a container's filter won't let
 //! it, a walk component by component gives the same promises. Neither trusts
 //! a check made before an open: whatever is swapped meanwhile, each step starts
-//! from a descriptor that was reached from the root.
+//! from a descriptor that was reached from the root. Must not: trust a path twice.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};

@@ -196,7 +196,7 @@ impl Root {
     /// The name that a client, or a map rule, spells this way.
     ///
     /// # Errors
-    /// As [`Name`] says: 1 too long, 2 a directory's or not allowed.
+    /// As [`Name`] says. ERROR 1: too long. ERROR 2: a directory's or not allowed.
     pub fn name(&self, spelled: &[u8], direction: Direction) -> Result<Name, StorageError> {
         let prefixes = self.prefixes.iter().map(|path| path.as_os_str().as_bytes());
         Name::read(spelled, direction, prefixes)
@@ -207,7 +207,7 @@ impl Root {
     /// anything.
     ///
     /// # Errors
-    /// 1 no such file, 2 not a regular file or not allowed.
+    /// ERROR 1: no such file. ERROR 2: not a regular file or not allowed.
     pub fn open_file(&self, name: &Name) -> Result<ReadFile, StorageError> {
         let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_LARGEFILE;
         let looked_at = self.resolve(name, OFlag::O_PATH)?;
@@ -269,8 +269,8 @@ impl Root {
     /// existing file that is not regular. Directories are never created.
     ///
     /// # Errors
-    /// 1 no such directory, 2 not allowed, 3 announced more than the
-    /// limit or the free space, 6 exists already.
+    /// ERROR 1: no such directory. ERROR 2: not allowed. ERROR 3: announced more than
+    /// the limit or the free space. ERROR 6: exists already.
     pub fn begin(&self, name: &Name, announced: Option<u64>) -> Result<Upload, StorageError> {
         if self.policy.read_only {
             return Err(StorageError::READ_ONLY);

@@ -98,7 +98,7 @@ impl<R: ReadAt> BlockSource for FileSource<R> {
     }
 }
 
-/// Reads a run with one call, each block behind its header.
+/// Reads a run with one call, each block after its header.
 fn read_octets(
     file: &mut impl ReadAt,
     run: Run,
@@ -159,7 +159,7 @@ struct Mark {
 
 /// A file as netascii. A block's place in the file depends on all line ends
 /// before it, so two places are remembered: the first block that may be asked
-/// for again, and the one behind the run read last.
+/// for again, and the one after the run read last.
 #[derive(Debug)]
 pub struct NetasciiSource<R = ReadFile> {
     file: R,

@@ -686,7 +686,7 @@ mod tests {
         }
     }
 
-    /// Whatever number it had, and whoever the next upload is.
+    /// Whatever number it had, and whatever the next upload is.
     #[test]
     fn what_a_killed_server_left_behind_is_swept_by_the_first_upload() {
         for policy in [OVERWRITE, Policy::default()] {

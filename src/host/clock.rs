@@ -1,4 +1,5 @@
-//! The one clock. The shells read it and tell the core what time it is.
+//! The one clock. The shells read it and tell the core what time it is. Must not:
+//! be read below layer 3.
 
 use std::time::{Instant, SystemTime};
 

@@ -38,7 +38,7 @@ pub enum Command {
     Stop,
     /// SIGUSR1: log the counters.
     Report,
-    /// SIGHUP: open the log file anew, read the map file again.
+    /// SIGHUP: open the log file and read the map file again.
     Reopen,
 }
 
@@ -92,8 +92,8 @@ pub struct Interrupts {
 }
 
 impl Interrupts {
-    /// Blocks the two signals, until dropped, but those that whoever started us
-    /// wants ignored, as a shell does for what it runs in the background.
+    /// Blocks the two signals, until dropped, except those that the process that
+    /// started us wants ignored, as a shell does for what it runs in the background.
     ///
     /// # Errors
     /// Whatever the kernel says.

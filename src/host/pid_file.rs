@@ -32,7 +32,7 @@ impl PidFile {
             let old = match open(path).map(lock) {
                 Ok(locked) => locked?,
                 Err(error) if error.kind() == ErrorKind::NotFound => break None,
-                // Never through a link: whoever may write to the directory may not
+                // Never through a link: those that can write to the directory may not
                 // tell us, still root, which file to overwrite.
                 Err(error) if error.raw_os_error() == Some(ELOOP) => break None,
                 Err(error) => return Err(error),

@@ -1,10 +1,11 @@
 //! What the kernel is told to forbid us from here on (Landlock, Linux 5.13).
 //!
 //! Only the served directory stays, and those of the log file and the map file,
-//! so that these can be opened anew when another has taken their place, and of
+//! so that these can be opened again when another has taken their place, and of
 //! the pid file, so that it can be removed; no TCP (Linux 6.7), no signals to
-//! other processes and no abstract sockets of theirs (6.12). Older kernels forbid what they know of.
-//! Descriptors that are open already keep their rights.
+//! other processes and no abstract sockets of theirs (6.12). Older kernels forbid
+//! what they know of. Descriptors that are open already keep their rights. Must
+//! not: allow more than the options ask for.
 
 use super::{Confinement, ConfinementError};
 
@@ -63,7 +64,7 @@ fn landlocked(keep: &Confinement<'_>) -> Result<Enforcement, landlock::RulesetEr
     }
     for (file, access) in [(keep.map_file, read), (keep.pid_file, remove)] {
         if let Some(place) = file.and_then(directory_of)
-            // Out of reach, as in a chroot: it can't be opened anew then.
+            // Out of reach, as in a chroot: it can't be opened again then.
             && let Ok(place) = PathFd::new(place)
         {
             rules = rules.add_rule(PathBeneath::new(place, access))?;

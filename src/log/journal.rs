@@ -1,4 +1,4 @@
-//! The journal behind standard error: each record with its priority and its
+//! The journal as the reader of standard error: each record with its priority and its
 //! fields, and no time.
 //!
 //! Fields go to the journal's socket (systemd.journal-fields(7)); where that can't

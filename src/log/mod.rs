@@ -60,7 +60,7 @@ pub(crate) fn to_file(path: &Path, format: LogFormat, level: LevelFilter) -> io:
     Ok(file)
 }
 
-/// Logs to standard error from now on: with priorities, if the journal is behind
+/// Logs to standard error from now on: with priorities, if the journal reads
 /// it.
 pub(crate) fn to_standard_error(format: LogFormat, level: LevelFilter) {
     let sink = |note| Sink::new(Target::standard_error(), note);

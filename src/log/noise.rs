@@ -1,5 +1,5 @@
 //! A bound for the debug lines that are no events: datagrams that are dropped,
-//! calls that fail. Anyone can cause them, as many as he likes.
+//! calls that fail. Anyone can cause them, as many as they like.
 //!
 //! What is left out is counted and told with the next line. Must not: hold back an
 //! event, or a packet that is traced.

@@ -32,7 +32,7 @@ const NAME_LEN: usize = 96;
 
 /// A refusal.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Refusal {
+pub(crate) struct RefusedRequest {
     /// From where it was asked for last.
     pub(crate) peer: SocketAddr,
     pub(crate) op: &'static str,
@@ -43,7 +43,7 @@ pub(crate) struct Refusal {
 
 #[derive(Debug)]
 struct Seen {
-    refusal: Refusal,
+    refusal: RefusedRequest,
     times: u64,
     last: Instant,
     /// When repeats are told next.
@@ -64,7 +64,7 @@ pub(crate) struct Repeats {
 
 impl Repeats {
     /// Counts a refusal; how often there was this one, if that is to be told now.
-    pub(crate) fn count(&mut self, now: Instant, refusal: Refusal) -> Option<u64> {
+    pub(crate) fn count(&mut self, now: Instant, refusal: RefusedRequest) -> Option<u64> {
         // From another port it is the same one.
         let client = refusal.peer.ip();
         let same = (client, refusal.op, refusal.file, refusal.code.to_wire());
@@ -108,7 +108,7 @@ impl Repeats {
 
     /// Hands over the refusals whose repeats are to be told, and how often there
     /// was each; all that haven't been told yet, if `hurry`.
-    pub(crate) fn tell(&mut self, now: Instant, hurry: bool, mut tell: impl FnMut(&Refusal, u64)) {
+    pub(crate) fn tell(&mut self, now: Instant, hurry: bool, mut tell: impl FnMut(&RefusedRequest, u64)) {
         if !hurry && self.due.is_none_or(|due| due > now) {
             return;
         }
@@ -136,8 +136,8 @@ mod tests {
     use super::*;
     use crate::host::clock;
 
-    fn refusal(name: &str, port: u16) -> Refusal {
-        Refusal {
+    fn refusal(name: &str, port: u16) -> RefusedRequest {
+        RefusedRequest {
             peer: ([192, 0, 2, 1], port).into(),
             op: "read",
             file: Short::of(name.as_bytes()),

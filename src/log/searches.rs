@@ -111,7 +111,7 @@ impl Searches {
 }
 
 /// Directory and name of what a boot loader looks for: anything in `pxelinux.cfg`,
-/// and `grub.cfg` with or without something behind it.
+/// and `grub.cfg` with or without something after it.
 fn split(name: &[u8]) -> Option<(&[u8], &[u8])> {
     let slash = name.iter().rposition(|&byte| byte == b'/');
     let (directory, base) = name.split_at(slash.map_or(0, |slash| slash + 1));

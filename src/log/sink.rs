@@ -50,7 +50,7 @@ impl Sink {
         }
     }
 
-    /// Writes a line, behind what is still to be said before it.
+    /// Writes a line, after what is still to be said before it.
     fn put(&mut self, line: &[u8]) -> Result<(), Errno> {
         let rest = std::mem::take(&mut self.rest);
         if let Err(errno) = self.begin(&rest) {

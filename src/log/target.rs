@@ -146,7 +146,7 @@ impl LogFile {
         })
     }
 
-    /// Opens the path again, for whoever moved the file away (logrotate). The
+    /// Opens the path again, after something moved the file away (logrotate). The
     /// old file stays in use if that fails.
     ///
     /// # Errors

@@ -156,7 +156,7 @@ impl ListenSocket {
         })
     }
 
-    /// A socket that was bound by whoever started us.
+    /// A socket that was bound by the process that started us.
     ///
     /// # Errors
     /// `InvalidInput` if it isn't bound to a port; whatever else the kernel says.
@@ -234,7 +234,7 @@ enum Channel {
     /// A socket of its own.
     Own(UdpSocket),
     /// The listen socket, from the address that was asked. What comes in is
-    /// found and handed over by whoever receives there.
+    /// found and handed over by the part that receives there.
     Shared(Box<Share>),
 }
 
@@ -456,7 +456,7 @@ impl TransferSocket {
         }
     }
 
-    /// Sends `run`, datagrams of `segment_size` bytes one behind the other (the
+    /// Sends `run`, datagrams of `segment_size` bytes one after the other (the
     /// last may be shorter), with one call if the kernel cuts them.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 //! storm of small files a socket costs as much as the file.
 //!
 //! A port rests before it is used again, so that what was meant for its last
-//! transfer doesn't meet the next: until `REST` others have ended behind it,
+//! transfer doesn't meet the next: until `REST` others have ended after it,
 //! and never towards the peer it served last. Outside of a storm each transfer
 //! has a new port, closed at its end. Must not: open a socket, know a session.
 

@@ -1,4 +1,4 @@
-//! Who is served: networks that may ask and networks that may not.
+//! Which clients are served: networks that may ask and networks that may not.
 //!
 //! Must not: look into a datagram; the sender's address is all it is given.
 
@@ -34,7 +34,7 @@ impl FromStr for Network {
     type Err = &'static str;
 
     /// `192.0.2.0/24`, `2001:db8::/32`, or an address alone for just that one.
-    /// Bits behind the prefix don't count.
+    /// Bits after the prefix don't count.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         const EXPECTED: &str =
             "expected a network, such as 192.0.2.0/24, 2001:db8::/32 or 192.0.2.1";

@@ -41,7 +41,7 @@ pub enum Origin {
     /// It is what the client asked for.
     Asked,
     /// It is what is there in another case, or what was asked for less the garbage
-    /// behind it.
+    /// after it.
     Found,
     /// Rules made it.
     Rules,
@@ -138,7 +138,7 @@ pub(super) fn settle(
     Err(StorageError::NOT_FOUND.into())
 }
 
-/// Whether reading dropped something behind the name.
+/// Whether reading dropped something after the name.
 fn has_garbage(spelled: &[u8], name: &Name) -> bool {
     spelled.last() != name.last()
 }

@@ -1,4 +1,4 @@
-//! What requests may cost before anyone has proved that they come from where
+//! What requests may cost before an answer has proved that they come from where
 //! they say: an allowance a second, for all of them together. Must not: read the
 //! clock.
 
@@ -38,7 +38,7 @@ impl WorkAllowance {
         }
     }
 
-    /// Whether more may be begun: what it costs shows behind.
+    /// Whether more may be begun: what it costs shows afterwards.
     pub fn may_begin(&mut self, now: Instant) -> bool {
         if now.saturating_duration_since(self.since) >= Duration::from_secs(1) {
             *self = Self::new(now);
@@ -77,7 +77,7 @@ mod tests {
         }
         assert_eq!(done, 12);
         assert!(allowance.may_begin(start + Duration::from_secs(1)));
-        // What costs nothing goes on for ever.
+        // What costs nothing goes on forever.
         for _ in 0..1_000_000 {
             allowance.spend(Work::default());
         }

@@ -2,7 +2,7 @@
 //!
 //! The wire counts blocks in 16 bits and wraps; a file has any number of blocks.
 //! Everything inside counts with [`BlockIndex`]; [`Rollover`] knows how the two
-//! convert. Pure arithmetic: no state, no I/O.
+//! convert. Must not: keep state.
 
 pub use crate::wire::options::Rollover;
 use crate::wire::packet::BlockNumber;
@@ -18,7 +18,7 @@ impl BlockIndex {
     pub const HANDSHAKE: Self = Self(0);
     /// The first block of a file.
     pub const FIRST: Self = Self(1);
-    /// Behind every block that a file can have.
+    /// After every block that a file can have.
     pub const NEVER: Self = Self(u64::MAX);
 
     /// The index `blocks` further on.

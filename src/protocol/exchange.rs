@@ -70,15 +70,15 @@ impl Exchange {
     /// No answer came in time. Returns whether what waits for it may be sent
     /// again, or the transfer is to be given up.
     pub(super) fn may_repeat(&mut self, now: Instant) -> bool {
-        let limit = match self.role {
+        let max_repeats = match self.role {
             _ if self.verified => u8::MAX,
             Role::Server => UNVERIFIED_REPEATS,
             Role::Client => self.request_repeats,
         };
-        self.retry.back_off(now, limit)
+        self.retry.back_off(now, max_repeats)
     }
 
-    /// Whether an answer may come from somebody that never saw what it answers:
+    /// Whether an answer may come from someone that never saw what it answers:
     /// nothing proves the peer.
     pub(super) fn may_be_forged(&self) -> bool {
         self.proof == Proof::Never

@@ -26,12 +26,12 @@ pub(super) const LOCKSTEP_NACK: Duration = Duration::from_secs(1);
 /// date, so that echoes can't be told any more.
 const MAX_UNMEASURED: u8 = 3;
 
-/// Whether an ACK of the base would be a NACK now.
+/// Whether an ACK of the block before the base would be a NACK now.
 #[derive(Debug, Default)]
 pub(super) struct Nacks {
-    /// This base's was answered, or couldn't be told from an echo.
+    /// This base's NACK was answered, or can't be told from an echo.
     spent: bool,
-    /// Blocks behind the base were in flight when it moved.
+    /// Blocks after the base were in flight when it moved.
     trailing: bool,
     /// Bases in a row that moved after a repeat.
     unmeasured: u8,
@@ -39,7 +39,7 @@ pub(super) struct Nacks {
 
 impl Nacks {
     /// The base moves at `now`; `retry` still knows what that answers. `trailing`:
-    /// blocks behind the new base are in flight.
+    /// blocks from the new base on are in flight.
     pub(super) fn base_moves(&mut self, now: Instant, retry: &RetryTimer, trailing: bool) {
         self.trailing = trailing;
         self.spent = false;
@@ -61,8 +61,8 @@ impl Nacks {
         self.trailing = false;
     }
 
-    /// The base was acknowledged once more at `now`. Returns whether that is a
-    /// NACK, for the first time.
+    /// The block before the base was acknowledged once more at `now`. Returns
+    /// whether that is a NACK, for the first time.
     pub(super) fn take(&mut self, now: Instant, retry: &RetryTimer, lockstep: bool) -> bool {
         let Some(sent) = retry.last_sent().filter(|_| !self.spent) else {
             return false;

@@ -1,6 +1,6 @@
 //! How much of a window goes out at once.
 //!
-//! What is sent behind a lost block is sent for nothing: the receiver drops it.
+//! What is sent after a lost block is sent for nothing: the receiver drops it.
 //! So where blocks are lost again and again, the window goes out in bursts with
 //! a round trip between them, in which the receiver can tell what is missing.
 //!
@@ -11,7 +11,9 @@
 //!
 //! After silence the last block goes out alone: a receiver that has all
 //! acknowledges again, and one with a gap names it. The whole window only follows
-//! a second silence.
+//! a second silence. One block sent again like this, after a round trip or after
+//! silence, is a nudge.
+//!
 //! Must not: know which blocks these are.
 
 use std::time::Duration;
@@ -24,7 +26,7 @@ const LARGE_WINDOW: u16 = 8;
 const MIN_BURST: u16 = 4;
 
 /// Two losses within this many windows are a pattern.
-const LOSS_MEMORY: u8 = 8;
+const PATTERN_WINDOWS: u8 = 8;
 
 /// The pause between two bursts: a round trip, within these bounds.
 const MIN_PAUSE: Duration = Duration::from_millis(1);
@@ -43,15 +45,15 @@ pub(super) struct Pace {
     gone: u16,
     /// Windows since the last loss.
     clean: u8,
-    /// Blocks that may be in flight; all where the peer is proved.
+    /// Blocks that may be in flight; all where an answer is proof.
     open: u16,
-    probe: Probe,
+    nudge: Nudge,
 }
 
 /// The last block that went out, to be sent again alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Probe {
-    /// There was no silence since the base moved.
+enum Nudge {
+    /// There was none since the base moved.
     None,
     Due,
     Sent,
@@ -60,14 +62,14 @@ enum Probe {
 }
 
 impl Pace {
-    /// The pace towards a peer that can't be proved, or any other.
+    /// The pace towards a peer whose answers prove nothing, or any other.
     pub(super) const fn new(opens_slowly: bool) -> Self {
         Self {
             open: if opens_slowly { 1 } else { u16::MAX },
             burst: u16::MAX,
             gone: 0,
             clean: u8::MAX,
-            probe: Probe::None,
+            nudge: Nudge::None,
         }
     }
 
@@ -79,40 +81,40 @@ impl Pace {
     /// Blocks were acknowledged, so that the base moved.
     pub(super) const fn acknowledged(&mut self, blocks: u16) {
         self.open = self.open.saturating_add(blocks);
-        self.probe = Probe::None;
+        self.nudge = Nudge::None;
         self.restart();
     }
 
     /// No answer came. Returns whether the last of the blocks `in_flight` is to
     /// be sent again, and not the window.
-    pub(super) const fn probes(&mut self, in_flight: u16) -> bool {
-        let probes = in_flight > 1 && !matches!(self.probe, Probe::Sent);
-        self.probe = if probes { Probe::Due } else { Probe::InVain };
+    pub(super) const fn nudges(&mut self, in_flight: u16) -> bool {
+        let nudges = in_flight > 1 && !matches!(self.nudge, Nudge::Sent);
+        self.nudge = if nudges { Nudge::Due } else { Nudge::InVain };
         // Where it opens slowly it does so from the start again.
-        if !probes && self.open < u16::MAX {
+        if !nudges && self.open < u16::MAX {
             self.open = 1;
         }
-        probes
+        nudges
     }
 
     /// The pause is over: the next burst is due, or the last block again.
     pub(super) const fn end_pause(&mut self) {
         if self.gone < self.burst {
-            self.probe = Probe::Due;
+            self.nudge = Nudge::Due;
         }
         self.restart();
     }
 
     /// The last block is due, alone.
-    pub(super) const fn probe_is_due(&self) -> bool {
-        matches!(self.probe, Probe::Due)
+    pub(super) const fn nudge_is_due(&self) -> bool {
+        matches!(self.nudge, Nudge::Due)
     }
 
     /// It went out, if it was due.
-    pub(super) const fn take_probe(&mut self) -> bool {
-        let was_due = self.probe_is_due();
+    pub(super) const fn take_nudge(&mut self) -> bool {
+        let was_due = self.nudge_is_due();
         if was_due {
-            self.probe = Probe::Sent;
+            self.nudge = Nudge::Sent;
         }
         was_due
     }
@@ -124,7 +126,7 @@ impl Pace {
 
     /// The peer named the base as missing: it isn't silent.
     pub(super) const fn nacked(&mut self) {
-        self.probe = Probe::None;
+        self.nudge = Nudge::None;
     }
 
     /// The next block begins a burst.
@@ -134,18 +136,18 @@ impl Pace {
 
     /// Blocks went out, and the window has more. Returns how long to pause before
     /// those, if at all: for the next burst, or before the last block is sent
-    /// again, if `is_open_up` to what went out.
+    /// again, if `window_is_spent` to what went out.
     pub(super) fn sent(
         &mut self,
         blocks: u16,
-        is_open_up: bool,
+        window_is_spent: bool,
         round_trip: Option<Duration>,
     ) -> Option<Duration> {
         let round_trip = round_trip.unwrap_or_default();
         self.gone = self.gone.saturating_add(blocks);
         if self.gone >= self.burst {
             Some(round_trip.clamp(MIN_PAUSE, MAX_PAUSE))
-        } else if is_open_up && self.probe == Probe::None {
+        } else if window_is_spent && self.nudge == Nudge::None {
             Some(round_trip.clamp(MIN_NUDGE, MAX_PAUSE))
         } else {
             None
@@ -155,7 +157,7 @@ impl Pace {
     /// A whole window arrived.
     pub(super) const fn window_arrived(&mut self, windowsize: u16) {
         self.clean = self.clean.saturating_add(1);
-        if self.clean >= LOSS_MEMORY {
+        if self.clean >= PATTERN_WINDOWS {
             self.burst = match self.burst.saturating_mul(2) {
                 burst if burst < windowsize => burst,
                 _ => u16::MAX,
@@ -165,7 +167,7 @@ impl Pace {
 
     /// Something of a window was lost. Once is no pattern.
     pub(super) fn window_lost(&mut self, windowsize: u16) {
-        if self.clean < LOSS_MEMORY && windowsize >= LARGE_WINDOW {
+        if self.clean < PATTERN_WINDOWS && windowsize >= LARGE_WINDOW {
             self.burst = (self.burst.min(windowsize) / 2).max(MIN_BURST);
         }
         self.clean = 0;

@@ -73,7 +73,8 @@ impl RetryPolicy {
         }
     }
 
-    /// How long a packet is waited for in all, before anything was measured.
+    /// How long a packet is waited for in all, before anything was measured: 31 s
+    /// with five retries.
     pub fn patience(&self) -> Duration {
         let longest = MAX_BACK_OFF.max(self.initial_wait());
         let mut wait = self.initial_wait();
@@ -88,7 +89,7 @@ impl RetryPolicy {
     /// How long a transfer goes on without a step forward, whatever the peer
     /// sends meanwhile: a tenth more than the patience, which is what quick
     /// adaptive repeats take before they are counted. 34 s with five retries.
-    fn limit(&self) -> Duration {
+    fn longest_patience(&self) -> Duration {
         let patience = self.patience();
         patience + patience / 10
     }
@@ -218,8 +219,9 @@ pub(crate) struct RetryTimer {
     initial: Micros,
     adapts: bool,
     retries: u8,
-    /// The longest time without a step forward.
-    limit: Millis,
+    /// The longest time without a step forward, see
+    /// [`RetryPolicy::longest_patience`].
+    patience: Millis,
     /// What waits for its answer is an ACK.
     is_patient: bool,
     /// Answers until the last loss is forgotten.
@@ -251,7 +253,7 @@ impl RetryTimer {
             initial: policy.initial_wait().into(),
             adapts: policy.wait == Wait::Adaptive,
             retries: policy.retries,
-            limit: policy.limit().into(),
+            patience: policy.longest_patience().into(),
             is_patient: for_acks,
             lossy: 0,
             round_trip: None,
@@ -276,7 +278,7 @@ impl RetryTimer {
         self.adapts = false;
         self.initial = wait.into();
         self.wait = self.initial;
-        self.limit = policy.limit().min(MAX_NEGOTIATED_PATIENCE).into();
+        self.patience = policy.longest_patience().min(MAX_NEGOTIATED_PATIENCE).into();
     }
 
     /// The first wait of a packet before anything was measured.
@@ -366,7 +368,7 @@ impl RetryTimer {
     }
 
     fn end_of_patience(&self) -> Option<Instant> {
-        Some(self.since? + Duration::from(self.limit))
+        Some(self.since? + Duration::from(self.patience))
     }
 
     /// What is due can't be sent, since the socket is full: no silence of the
@@ -481,18 +483,18 @@ impl RetryTimer {
 
     /// The deadline passed without an answer. Doubles the wait and returns
     /// true if the packet may be sent again, false if patience has run out,
-    /// after `limit` (at most the policy's) repeats or by time.
+    /// after `max_repeats` (at most the policy's) or by time.
     ///
     /// The next deadline counts from `now` until the repeat is sent: a socket
     /// that takes nothing must not keep a transfer alive.
-    pub(crate) fn back_off(&mut self, now: Instant, limit: u8) -> bool {
+    pub(crate) fn back_off(&mut self, now: Instant, max_repeats: u8) -> bool {
         self.forgive_lateness(now);
         if self.end_of_patience().is_some_and(|end| end <= now) {
             return false;
         }
         let counts = !self.adapts || self.wait() >= ADAPTIVE_CEILING;
         if counts {
-            if self.repeats >= limit.min(self.retries) {
+            if self.repeats >= max_repeats.min(self.retries) {
                 return false;
             }
             self.repeats += 1;

@@ -10,7 +10,7 @@
 //! Left of `>`: the millisecond, and what happens then. Right of it: everything
 //! that the transfer does about it, in order: blocks written, the file
 //! committed, datagrams sent; then its next deadline, its outcome, and whether
-//! it is over. A block that isn't full has its length in bytes behind it.
+//! it is over. A block that isn't full has its length in bytes after it.
 //!
 //! | input | meaning |
 //! |---|---|

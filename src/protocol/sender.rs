@@ -239,7 +239,7 @@ impl Sender {
         match rollover.index_from(number, self.base) {
             Some(index) if index < self.fresh() => self.blocks_acknowledged(now, index),
             _ if number == rollover.number_of(BlockIndex(self.base.0 - 1)) => {
-                self.base_acknowledged_again(now);
+                self.previous_acknowledged_again(now);
             }
             // From somebody that doesn't see what we send.
             Some(index) if self.exchange.may_be_forged() && index.0 - self.base.0 < OLD => {
@@ -274,8 +274,8 @@ impl Sender {
         }
     }
 
-    /// The block before the first one in flight is acknowledged once more.
-    fn base_acknowledged_again(&mut self, now: Instant) {
+    /// The block before the base is acknowledged once more.
+    fn previous_acknowledged_again(&mut self, now: Instant) {
         let in_flight = self.exchange.is_verified() && self.out > 0;
         let lockstep = self.windowsize() == 1;
         if in_flight && self.nacks.take(now, &self.exchange.retry, lockstep) {
@@ -334,7 +334,7 @@ impl Sender {
                 if self.windowsize() > 1 {
                     self.nacks.after_silence();
                 }
-                if !self.pace.probes(self.out) {
+                if !self.pace.nudges(self.out) {
                     self.rewind();
                 }
             }
@@ -402,7 +402,7 @@ impl Sender {
     }
 
     fn next_run(&self) -> Option<Run> {
-        if self.pace.probe_is_due() {
+        if self.pace.nudge_is_due() {
             return Some(self.run(BlockIndex(self.next().0 - 1), 1));
         }
         let window = self.base.plus(self.pace.window(self.windowsize()).into());
@@ -454,7 +454,7 @@ impl Sender {
     }
 
     fn blocks_sent(&mut self, now: Instant, count: u16, end: bool) {
-        if self.pace.take_probe() {
+        if self.pace.take_nudge() {
             self.exchange.count_retransmits(1);
             self.exchange.retry.sent_again(now);
             return;
@@ -473,9 +473,9 @@ impl Sender {
             self.exchange.retry.sent_again(now);
         }
         if self.out < self.windowsize() && self.next() <= self.end {
-            let is_open_up = self.out >= self.pace.window(self.windowsize());
+            let window_is_spent = self.out >= self.pace.window(self.windowsize());
             let round_trip = self.exchange.retry.round_trip();
-            if let Some(pause) = self.pace.sent(count, is_open_up, round_trip) {
+            if let Some(pause) = self.pace.sent(count, window_is_spent, round_trip) {
                 self.exchange.retry.pause(now + pause);
             }
         }

@@ -1,7 +1,8 @@
 //! What a transfer waits for, and until when.
 //!
 //! A transfer has one deadline at a time, and the deadline says what it is for:
-//! so none is taken for another, and the log can tell why a session woke up.
+//! so none is taken for another, and the log can tell why a session woke up. Must
+//! not: read a clock.
 
 use std::time::Instant;
 

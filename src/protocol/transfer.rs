@@ -23,7 +23,8 @@
 //! to send follows from the state alone, so a datagram that wasn't sent is
 //! offered again. File data never passes through: the sender names a [`Run`] of
 //! blocks, the caller reads and sends it; the receiver hands payloads to a
-//! [`BlockSink`], and offers no ACK before it has them [`Written`].
+//! [`BlockSink`], and makes no ACK before it has them [`Written`]. Must not: decide
+//! anything itself.
 
 use std::time::{Duration, Instant};
 

@@ -62,7 +62,7 @@ impl FromStr for ListenAddress {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        // An IPv6 address without brackets has no port behind it.
+        // An IPv6 address without brackets has no port after it.
         let is_bare = text.parse::<Ipv6Addr>().is_ok() || parse_scoped(text).is_some();
         let (host, port) = match text.rsplit_once(':') {
             Some((host, port)) if !is_bare && !text.ends_with(']') => (host, Some(port)),

@@ -4,7 +4,7 @@
 //! away, and half of that is being woken up. So while the waits measured lately
 //! are shorter than the bound, the loop polls without sleeping, for as long as
 //! the bound; where clients take their time, or there are none, it sleeps at
-//! once. Pure arithmetic on the times it is told.
+//! once. Must not: read the clock, or sleep itself.
 
 use std::time::{Duration, Instant};
 

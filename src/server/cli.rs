@@ -340,13 +340,13 @@ fn parse_size(text: &str) -> Result<u64, &'static str> {
         "M" => 20,
         "G" => 30,
         "T" => 40,
-        _ => return Err("expected a number of bytes, or one with K, M, G or T behind it"),
+        _ => return Err("expected a number of bytes, or one with K, M, G or T after it"),
     };
     digits
         .parse::<u64>()
         .ok()
         .and_then(|number| number.checked_mul(1 << shift))
-        .ok_or("expected a number of bytes, or one with K, M, G or T behind it")
+        .ok_or("expected a number of bytes, or one with K, M, G or T after it")
 }
 
 fn parse_umask(text: &str) -> Result<u32, &'static str> {

@@ -187,12 +187,12 @@ impl Floor {
             },
             send_budget: SEND_BUDGET,
         };
-        let unproved_since = session.unverified_since();
+        let unverified_since = session.unverified_since();
         let turn = work(session, &mut context);
-        if let (Some(shared), Some(since)) = (&mut self.shared, unproved_since)
+        if let (Some(shared), Some(since)) = (&mut self.shared, unverified_since)
             && session.unverified_since().is_none()
         {
-            shared.unproved.proved(clock::now(), since);
+            shared.unverified.verified(clock::now(), since);
         }
         if let Some(outcome) = session.poll_outcome() {
             let ending = Ending::Outcome(&outcome);
@@ -292,10 +292,10 @@ impl Floor {
     }
 
     /// Whether there is room in the send buffer that transfers share for an answer
-    /// to a peer that has proved nothing.
+    /// to a peer that has never answered.
     pub(super) fn may_answer(&mut self, now: Instant) -> bool {
         match &mut self.shared {
-            Some(shared) => shared.unproved.take(now),
+            Some(shared) => shared.unverified.take(now),
             None => true,
         }
     }

@@ -24,7 +24,7 @@ mod requests;
 mod busy_poll;
 mod shared;
 mod start;
-mod unproved;
+mod unverified;
 
 use std::io;
 use std::net::SocketAddr;

@@ -13,7 +13,7 @@ use log::{Level, log_enabled, trace};
 use super::counters::Counters;
 use crate::log::bounds::{Bounds, Kind};
 use crate::log::event::{Event, Figures};
-use crate::log::repeats::{Refusal, Repeats};
+use crate::log::repeats::{RefusedRequest, Repeats};
 use crate::log::searches::{Search, Searches};
 use crate::log::short::Short;
 use crate::log::shown::{Cut, Name};
@@ -103,7 +103,7 @@ impl Reporter {
             searches,
         } = self;
         searches.tell(now, hurry, |search| {
-            let refusal = Refusal {
+            let refusal = RefusedRequest {
                 peer: search.peer,
                 op: Direction::Read.name(),
                 file: search.directory,
@@ -151,7 +151,7 @@ impl Reporter {
             return;
         }
         let op = request.direction.name();
-        let refusal = Refusal {
+        let refusal = RefusedRequest {
             peer,
             op,
             file: Short::of(request.filename),

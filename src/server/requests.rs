@@ -40,7 +40,7 @@ const TFTP_PORT: u16 = 69;
 const _: () = assert!(MAX_DATAGRAM >= MAX_ERROR_LEN);
 
 /// Why there is no session.
-enum Refusal {
+enum NoSession {
     /// The peer is told, and the log; for a client with a root of its own, of that.
     Answer(StorageError, Option<Root>),
     /// The name or the map file's rules are against it: the peer is told, and the
@@ -50,7 +50,7 @@ enum Refusal {
     Overload(&'static str),
 }
 
-impl From<policy::Refusal> for Refusal {
+impl From<policy::Refusal> for NoSession {
     fn from(refusal: policy::Refusal) -> Self {
         match refusal {
             policy::Refusal::Overload => Self::Overload(refusal.message()),
@@ -188,7 +188,7 @@ impl Requests {
             }
         };
         let mut opened = self.open(now, listener, &endpoint, request, floor);
-        if let Err(Refusal::Overload(_)) = opened {
+        if let Err(NoSession::Overload(_)) = opened {
             // Ports and descriptors are slots as well.
             if floor.make_room(now, gives_way) {
                 opened = self.open(now, listener, &endpoint, request, floor);
@@ -223,10 +223,10 @@ impl Requests {
         endpoint: &Endpoint,
         request: &Request<'_>,
         floor: &mut Floor,
-    ) -> Result<Session, Refusal> {
+    ) -> Result<Session, NoSession> {
         let peer = endpoint.peer;
         let granted = self.policy.settle(now, request, peer);
-        let granted = granted.map_err(Refusal::from)?;
+        let granted = granted.map_err(NoSession::from)?;
         floor.reporter.granted(now, request, peer, &granted);
         let opened = match request.direction {
             Direction::Read => self.open_read(&granted, request),
@@ -235,9 +235,9 @@ impl Requests {
         let (transfer, content) = match opened {
             Ok(opened) => opened,
             Err(error) if error.is_exhausted() => {
-                return Err(Refusal::Overload("the limit of open files is reached"));
+                return Err(NoSession::Overload("the limit of open files is reached"));
             }
-            Err(error) => return Err(Refusal::Answer(error, granted.own_root)),
+            Err(error) => return Err(NoSession::Answer(error, granted.own_root)),
         };
         let socket = floor.socket(endpoint, listener, &transfer);
         let socket = socket.map_err(|error| {
@@ -246,8 +246,8 @@ impl Requests {
                 endpoint.local
             );
             match error.kind() {
-                io::ErrorKind::AddrInUse => Refusal::Overload("no port of the range is free"),
-                _ => Refusal::Overload("no socket can be had"),
+                io::ErrorKind::AddrInUse => NoSession::Overload("no port of the range is free"),
+                _ => NoSession::Overload("no socket can be had"),
             }
         })?;
         let remote = Remote::Known(peer);
@@ -292,17 +292,17 @@ impl Requests {
         listener: &ListenSocket,
         endpoint: &Endpoint,
         request: &Request<'_>,
-        refusal: &Refusal,
+        refusal: &NoSession,
         floor: &mut Floor,
     ) {
         let peer = endpoint.peer;
         let reporter = &mut floor.reporter;
         let (code, text) = match refusal {
-            Refusal::Overload(reason) => {
+            NoSession::Overload(reason) => {
                 self.shed(now, peer, reason, floor);
                 return;
             }
-            Refusal::Answer(error, own_root) => {
+            NoSession::Answer(error, own_root) => {
                 let code = error.code();
                 let root = own_root.as_ref().unwrap_or(&self.policy.root);
                 let similar = || {
@@ -317,7 +317,7 @@ impl Requests {
                 reporter.refusal(now, request, peer, code, error, hint);
                 (code, error.message())
             }
-            Refusal::ByPolicy(refusal) => {
+            NoSession::ByPolicy(refusal) => {
                 let code = refusal.code();
                 reporter.refusal(now, request, peer, code, refusal, || None);
                 (code, refusal.message())

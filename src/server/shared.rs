@@ -1,8 +1,8 @@
-//! `--single-port`: sessions that wait for room in the listen socket that they
-//! send from.
+//! `--single-port`: what goes with a listen socket that sessions share.
 //!
-//! They wait in a line, one for each socket. Must not: run a session, or know
-//! what comes in.
+//! The line of sessions that wait for room to send, one for each socket; how many
+//! bytes are worth receiving; how many answers may be on their way to unverified
+//! peers. Must not: run a session, or know what comes in.
 
 use std::rc::Rc;
 use std::time::Instant;
@@ -10,7 +10,7 @@ use std::time::Instant;
 use log::debug;
 use mio::{Interest, Registry};
 
-use super::unproved::UnprovedAnswers;
+use super::unverified::UnverifiedAnswers;
 use super::{REQUEST_LEN, listener_token};
 use crate::net::ListenSocket;
 use crate::session::Session;
@@ -24,8 +24,8 @@ pub(super) struct SharedPorts {
     waiting: Vec<Vec<SessionKey>>,
     /// Bytes of the longest datagram that means anything now.
     slot_len: usize,
-    /// What may be on its way to peers that have proved nothing.
-    pub(super) unproved: UnprovedAnswers,
+    /// What may be on its way to peers that have never answered.
+    pub(super) unverified: UnverifiedAnswers,
 }
 
 impl SharedPorts {
@@ -33,7 +33,7 @@ impl SharedPorts {
     pub(super) fn new(listeners: Rc<[ListenSocket]>, now: Instant) -> Self {
         let buffers = listeners.iter().map(ListenSocket::send_buffer);
         Self {
-            unproved: UnprovedAnswers::within(buffers.min().unwrap_or(0), now),
+            unverified: UnverifiedAnswers::within(buffers.min().unwrap_or(0), now),
             waiting: vec![Vec::new(); listeners.len()],
             listeners,
             slot_len: REQUEST_LEN,
@@ -85,7 +85,7 @@ impl SharedPorts {
         std::mem::take(&mut self.waiting[index])
     }
 
-    /// Somebody waits for room.
+    /// A session waits for room.
     pub(super) fn is_full(&self, index: usize) -> bool {
         !self.waiting[index].is_empty()
     }

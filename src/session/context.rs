@@ -30,9 +30,9 @@ pub struct Context<'a, P: Port = TransferSocket> {
     /// What time it is for this session's turn: read when the turn began, so
     /// that a wait counted from here never ends early.
     pub now: Instant,
-    /// What time it is when a datagram has just gone out: a turn takes its time,
-    /// and neither may a wait begin before what it waits for was sent, nor a
-    /// round trip be measured longer than it was.
+    /// What time it is when a datagram has just gone out: a turn takes its time. A
+    /// wait must not begin before what it waits for was sent, and a round trip must
+    /// not be measured longer than it was.
     pub clock: &'a dyn Fn() -> Instant,
     /// What sessions share.
     pub resources: &'a mut Resources,
@@ -67,7 +67,8 @@ pub struct Resources {
 }
 
 impl Resources {
-    /// Everything that a loop needs, from `now` on; `trace` is shown every packet.
+    /// Everything that a loop needs, from `now` on; `trace` is shown every packet,
+    /// strangers' and answers to them included.
     pub fn new(now: Instant, trace: Option<Trace>) -> Self {
         Self {
             batch: Batch::new(BATCH_SLOTS, BATCH_BYTES),

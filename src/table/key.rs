@@ -42,7 +42,7 @@ pub struct Endpoint {
 pub struct Client(IpAddr);
 
 impl Client {
-    /// The client behind an address.
+    /// The client at an address.
     pub fn of(address: IpAddr) -> Self {
         /// The bits of an IPv6 address that one host can choose.
         const HOST_BITS: u128 = u64::MAX as u128;

@@ -1,10 +1,10 @@
 //! The session table: who is being served, and who is due when.
 //!
-//! A slab of tenants, found by the peer's endpoint or by a key that outlives
+//! A slab of sessions, found by the peer's endpoint or by a key that outlives
 //! its session without ever reaching another, with a timer wheel beside it. The
 //! table decides whether a request is new, repeated or a replacement (`repeat` has
 //! that rule), keeps to its capacity, and says which session gives way to a new
-//! one. Must not: know what a tenant does, read a clock, touch a socket.
+//! one. Must not: know what a session does, read a clock, touch a socket.
 
 pub mod key;
 pub mod rate;
@@ -52,7 +52,7 @@ const FIRST_ROOM: usize = 1024;
 /// change.
 const CHECKED_LEN: usize = 64;
 
-/// What a session costs beside its tenant: 72 bytes in the slab, 16 in the
+/// What a session costs beside itself: 72 bytes in the slab, 16 in the
 /// wheel, and 12 in a tree, whose nodes are at least half full; some 110 bytes
 /// in all, and 4 more until its peer has answered and while it dallies.
 #[cfg(target_pointer_width = "64")]
@@ -85,21 +85,21 @@ pub enum Admission {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Standing {
     /// Its peer has answered, and it isn't over.
-    Proved,
+    Verified,
     /// Its peer has never answered.
-    Unproved,
+    Unverified,
     /// It is over, but for dallying.
     Over,
 }
 
 /// The sessions, at most as many as the capacity says.
 ///
-/// Call order: whatever may have moved a tenant's deadline ([`get_mut`],
+/// Call order: whatever may have moved a session's deadline ([`get_mut`],
 /// [`pop_due`]) is followed by [`rearm`] or [`remove`] for that key before any
 /// other change to the table.
 ///
 /// The wheel's entries are hints. A deadline that moves on, as every packet
-/// makes it do, leaves the entry where it is; when that fires, the tenant's own
+/// makes it do, leaves the entry where it is; when that fires, the session's own
 /// deadline decides whether it is due or sleeps on. So the wheel is touched
 /// about once a timeout, not once a packet.
 ///
@@ -114,7 +114,7 @@ pub struct Sessions<S> {
     /// table: no random seed in the core, and none of its empty room.
     by_endpoint: BTreeSet<IndexKey>,
     /// The slots of those whose peer has not answered yet, in no order.
-    unproved: Vec<u32>,
+    unverified: Vec<u32>,
     /// The slots of those that are over, in no order.
     over: Vec<u32>,
     wheel: TimerWheel,
@@ -134,7 +134,7 @@ struct Entry<S> {
     standing: Standing,
     /// Where it is listed, if its standing has a list.
     position: u32,
-    tenant: S,
+    session: S,
 }
 
 impl<S: Tracked> Sessions<S> {
@@ -146,7 +146,7 @@ impl<S: Tracked> Sessions<S> {
         Self {
             slab: Slab::with_capacity(capacity.min(FIRST_ROOM)),
             by_endpoint: BTreeSet::new(),
-            unproved: Vec::new(),
+            unverified: Vec::new(),
             over: Vec::new(),
             wheel: TimerWheel::new(origin),
             capacity: capacity.min(MAX_CAPACITY),
@@ -199,7 +199,7 @@ impl<S: Tracked> Sessions<S> {
     ) -> Admission {
         if let Some((key, entry)) = self.find(endpoint) {
             let is_same = entry.fingerprint == fingerprint;
-            return match judge(&entry.tenant, is_same, now) {
+            return match judge(&entry.session, is_same, now) {
                 Repeat::Repeated => Admission::Repeated(key),
                 Repeat::StartsOver => Admission::StartsOver(key),
                 Repeat::Replaces => Admission::Replaces(key),
@@ -209,7 +209,7 @@ impl<S: Tracked> Sessions<S> {
         if let Some(crowded) = self.share_of(Client::of(endpoint.peer.ip()), random) {
             return crowded;
         }
-        let found = if self.unproved.len() >= MAX_UNVERIFIED {
+        let found = if self.unverified.len() >= MAX_UNVERIFIED {
             self.overdue(now, random)
         } else if self.len() < self.capacity {
             return Admission::New;
@@ -232,13 +232,13 @@ impl<S: Tracked> Sessions<S> {
 
     /// A session that has waited long enough for its peer's first answer.
     fn overdue(&self, now: Instant, random: u32) -> Option<SessionKey> {
-        let count = self.unproved.len();
+        let count = self.unverified.len();
         let stride = count / TRIES + 1;
         let places = (0..TRIES.min(count)).map(|nth| (random as usize + nth * stride) % count);
         places
-            .map(|place| self.unproved[place])
+            .map(|place| self.unverified[place])
             .find(|&index| {
-                let since = self.slab[index as usize].tenant.unverified_since();
+                let since = self.slab[index as usize].session.unverified_since();
                 since.is_some_and(|it| now.saturating_duration_since(it) >= UNVERIFIED_GRACE)
             })
             .map(|index| self.slab[index as usize].key(index))
@@ -250,7 +250,7 @@ impl<S: Tracked> Sessions<S> {
         let slots = (0..LOOKED_AT.min(count)).map(|nth| (random as usize + nth) % count);
         let quiet = slots.filter_map(|index| {
             let entry = self.slab.get(index)?;
-            Some((entry.tenant.quiet_since()?, entry.key(index as u32)))
+            Some((entry.session.quiet_since()?, entry.key(index as u32)))
         });
         let (since, key) = quiet.min()?;
         (now.saturating_duration_since(since) >= SILENCE).then_some(key)
@@ -273,9 +273,9 @@ impl<S: Tracked> Sessions<S> {
         if running().take(self.per_client).count() < self.per_client {
             return None;
         }
-        let unproved = || running().filter(|(_, entry)| entry.standing == Standing::Unproved);
-        let nth = random as usize % unproved().count().max(1);
-        let given = unproved().nth(nth).map(|(index, entry)| entry.key(index));
+        let unverified = || running().filter(|(_, entry)| entry.standing == Standing::Unverified);
+        let nth = random as usize % unverified().count().max(1);
+        let given = unverified().nth(nth).map(|(index, entry)| entry.key(index));
         Some(given.map_or(Admission::Crowded, Admission::Evicts))
     }
 
@@ -297,23 +297,23 @@ impl<S: Tracked> Sessions<S> {
         &mut self,
         endpoint: Endpoint,
         fingerprint: Fingerprint,
-        tenant: S,
+        session: S,
     ) -> SessionKey {
         assert!(self.len() < self.capacity, "the session table is full");
         assert!(
             self.find(&endpoint).is_none(),
             "{endpoint:?} has a session already"
         );
-        let deadline = tenant.deadline();
+        let deadline = session.deadline();
         let generation = self.next_generation;
         self.next_generation = generation.wrapping_add(1);
         let index = self.slab.insert(Entry {
             endpoint,
             generation,
             fingerprint,
-            standing: Standing::Proved,
+            standing: Standing::Verified,
             position: 0,
-            tenant,
+            session,
         }) as u32;
         let key = SessionKey { generation, index };
         self.relist(index);
@@ -327,14 +327,14 @@ impl<S: Tracked> Sessions<S> {
 
     /// The session, if it still exists.
     pub fn get(&self, key: SessionKey) -> Option<&S> {
-        self.entry(key).map(|entry| &entry.tenant)
+        self.entry(key).map(|entry| &entry.session)
     }
 
     /// The session, if it still exists, to be changed; then see
     /// [`Sessions::rearm`].
     pub fn get_mut(&mut self, key: SessionKey) -> Option<&mut S> {
         let entry = self.slab.get_mut(key.index as usize)?;
-        key.is_of(entry.generation).then_some(&mut entry.tenant)
+        key.is_of(entry.generation).then_some(&mut entry.session)
     }
 
     /// The session that serves `endpoint`, if there is one.
@@ -351,7 +351,7 @@ impl<S: Tracked> Sessions<S> {
     pub fn iter(&self) -> impl Iterator<Item = (SessionKey, &S)> {
         self.slab
             .iter()
-            .map(|(index, entry)| (entry.key(index as u32), &entry.tenant))
+            .map(|(index, entry)| (entry.key(index as u32), &entry.session))
     }
 
     /// Takes the session out of the table, if it still exists. Its key names
@@ -365,7 +365,7 @@ impl<S: Tracked> Sessions<S> {
         self.wheel.cancel(key.index);
         self.wheel_ops += 1;
         self.check_if_small();
-        Some(entry.tenant)
+        Some(entry.session)
     }
 
     /// Takes note of the session's deadline, after anything that may have
@@ -406,7 +406,7 @@ impl<S: Tracked> Sessions<S> {
                 debug_assert!(false, "slot {index} was freed with its deadline armed");
                 continue;
             };
-            match entry.tenant.deadline() {
+            match entry.session.deadline() {
                 Some(deadline) if deadline <= self.reached => return Some(entry.key(index)),
                 Some(deadline) => self.arm(index, deadline),
                 None => {}
@@ -420,14 +420,14 @@ impl<S: Tracked> Sessions<S> {
     /// every change while the table is small.
     ///
     /// # Panics
-    /// Where they don't: a bug here, or a tenant changed without
+    /// Where they don't: a bug here, or a session changed without
     /// [`Sessions::rearm`].
     pub fn check_invariants(&self) {
         assert!(self.len() <= self.capacity, "over capacity");
         assert_eq!(self.len(), self.by_endpoint.len(), "slab and by_endpoint");
         assert!(self.wheel.len() <= self.len(), "a freed slot is armed");
         for (standing, list) in [
-            (Standing::Unproved, &self.unproved),
+            (Standing::Unverified, &self.unverified),
             (Standing::Over, &self.over),
         ] {
             let alike = self.slab.iter().filter(|(_, it)| it.standing == standing);
@@ -438,14 +438,14 @@ impl<S: Tracked> Sessions<S> {
             let found = self.find(&entry.endpoint).map(|(key, _)| key);
             assert_eq!(found, Some(key), "{:?}", entry.endpoint);
             assert!(!RESERVED.contains(&key.to_token()), "{key:?}");
-            assert_eq!(entry.standing, standing_of(&entry.tenant), "{key:?}");
+            assert_eq!(entry.standing, standing_of(&entry.session), "{key:?}");
             let place = entry.position as usize;
             match entry.standing {
-                Standing::Proved => {}
-                Standing::Unproved => assert_eq!(self.unproved[place], key.index),
+                Standing::Verified => {}
+                Standing::Unverified => assert_eq!(self.unverified[place], key.index),
                 Standing::Over => assert_eq!(self.over[place], key.index),
             }
-            if let Some(deadline) = entry.tenant.deadline() {
+            if let Some(deadline) = entry.session.deadline() {
                 let armed = self.wheel.covers(key.index, self.ahead(deadline));
                 assert!(armed, "{key:?} would oversleep");
             }
@@ -468,14 +468,14 @@ impl<S: Tracked> Sessions<S> {
         let Some(entry) = self.slab.get(index as usize) else {
             return;
         };
-        let standing = standing_of(&entry.tenant);
+        let standing = standing_of(&entry.session);
         if standing == entry.standing {
             return;
         }
         self.unlist(index);
         let position = match standing {
-            Standing::Proved => 0,
-            Standing::Unproved => push(&mut self.unproved, index),
+            Standing::Verified => 0,
+            Standing::Unverified => push(&mut self.unverified, index),
             Standing::Over => push(&mut self.over, index),
         };
         if let Some(entry) = self.slab.get_mut(index as usize) {
@@ -490,8 +490,8 @@ impl<S: Tracked> Sessions<S> {
         };
         let position = entry.position;
         let list = match entry.standing {
-            Standing::Proved => return,
-            Standing::Unproved => &mut self.unproved,
+            Standing::Verified => return,
+            Standing::Unverified => &mut self.unverified,
             Standing::Over => &mut self.over,
         };
         list.swap_remove(position as usize);
@@ -528,13 +528,13 @@ impl<S> Entry<S> {
     }
 }
 
-fn standing_of(tenant: &impl Tracked) -> Standing {
-    if tenant.is_over() {
+fn standing_of(session: &impl Tracked) -> Standing {
+    if session.is_over() {
         Standing::Over
-    } else if tenant.unverified_since().is_some() {
-        Standing::Unproved
+    } else if session.unverified_since().is_some() {
+        Standing::Unverified
     } else {
-        Standing::Proved
+        Standing::Verified
     }
 }
 

@@ -55,10 +55,10 @@ pub(super) fn judge(transfer: &impl Tracked, is_same: bool, now: Instant) -> Rep
         .map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
     let round_trip = transfer.round_trip().unwrap_or_default();
     let moment = MOMENT.max(round_trip * MOMENT_ROUND_TRIPS);
-    let is_proved = transfer.unverified_since().is_none();
+    let is_verified = transfer.unverified_since().is_none();
     match is_same {
         _ if transfer.is_over() => Repeat::Replaces,
-        true if is_proved && quiet >= RESTART.max(moment) => Repeat::StartsOver,
+        true if is_verified && quiet >= RESTART.max(moment) => Repeat::StartsOver,
         true => Repeat::Repeated,
         false if quiet >= moment => Repeat::Replaces,
         false => Repeat::Moving,
@@ -71,7 +71,7 @@ mod tests {
 
     struct Transfer {
         over: bool,
-        proved: bool,
+        verified: bool,
         quiet_since: Option<Instant>,
         round_trip: Option<Duration>,
     }
@@ -86,7 +86,7 @@ mod tests {
         }
 
         fn unverified_since(&self) -> Option<Instant> {
-            if self.proved { None } else { self.quiet_since }
+            if self.verified { None } else { self.quiet_since }
         }
 
         fn quiet_since(&self) -> Option<Instant> {
@@ -105,7 +105,7 @@ mod tests {
 
         const NO: bool = false;
         let start = Instant::now();
-        for (over, proved, round_trip, quiet, same, another) in [
+        for (over, verified, round_trip, quiet, same, another) in [
             // A transfer that moves.
             (NO, true, None, 0, Repeated, Moving),
             (NO, true, None, 199, Repeated, Moving),
@@ -129,18 +129,18 @@ mod tests {
         ] {
             let transfer = Transfer {
                 over,
-                proved,
+                verified,
                 quiet_since: Some(start),
                 round_trip: round_trip.map(Duration::from_millis),
             };
             let now = start + Duration::from_millis(quiet);
-            let context = format!("over {over}, proved {proved}, {round_trip:?}, quiet {quiet}");
+            let context = format!("over {over}, verified {verified}, {round_trip:?}, quiet {quiet}");
             assert_eq!(judge(&transfer, true, now), same, "the same: {context}");
             assert_eq!(judge(&transfer, false, now), another, "another: {context}");
         }
         let waits_for_us = Transfer {
             over: false,
-            proved: true,
+            verified: true,
             quiet_since: None,
             round_trip: None,
         };

@@ -130,8 +130,8 @@ fn requests_are_new_repeated_replacing_or_too_many() {
         (endpoint(1, 1), true, None, other, Replaces(first)),
         (endpoint(2, 1), false, Some(now), read, Full),
     ] {
-        let tenant = table.get_mut(first).unwrap();
-        (tenant.over, tenant.quiet_since) = (over, quiet_since);
+        let session = table.get_mut(first).unwrap();
+        (session.over, session.quiet_since) = (over, quiet_since);
         table.rearm(first);
         assert_eq!(ask(&table, from, asks), expected);
     }
@@ -158,7 +158,7 @@ fn evicted(table: &Sessions<Probe>, from: Endpoint, now: Instant) -> Vec<Session
 }
 
 #[test]
-fn eviction_takes_the_dallying_first_then_the_unproved_then_the_silent() {
+fn eviction_takes_the_dallying_first_then_the_unverified_then_the_silent() {
     let (read, origin) = (Fingerprint::of(READ), origin());
     let mut table = Sessions::new(6, origin);
     let quiet = |since| Probe {
@@ -168,7 +168,7 @@ fn eviction_takes_the_dallying_first_then_the_unproved_then_the_silent() {
     let silent = table.insert(endpoint(1, 1), read, quiet(origin + millis(1)));
     let silent_longest = table.insert(endpoint(2, 1), read, quiet(origin));
     let moving = table.insert(endpoint(3, 1), read, Probe::default());
-    let unproved = [4, 5].map(|host| table.insert(endpoint(host, 1), read, unverified(origin)));
+    let waiting = [4, 5].map(|host| table.insert(endpoint(host, 1), read, unverified(origin)));
     let dallying = table.insert(endpoint(6, 1), read, Probe::default());
     table.get_mut(dallying).unwrap().over = true;
     table.rearm(dallying);
@@ -187,11 +187,11 @@ fn eviction_takes_the_dallying_first_then_the_unproved_then_the_silent() {
     );
     assert_eq!(
         ask(&table, origin + UNVERIFIED_GRACE),
-        unproved,
+        waiting,
         "at random"
     );
-    assert_eq!(ask(&table, late), unproved);
-    for key in unproved {
+    assert_eq!(ask(&table, late), waiting);
+    for key in waiting {
         table.get_mut(key).unwrap().unverified_since = None;
         table.rearm(key);
     }
@@ -212,7 +212,7 @@ fn eviction_takes_the_dallying_first_then_the_unproved_then_the_silent() {
 }
 
 #[test]
-fn the_unproved_take_a_part_of_the_table() {
+fn the_unverified_take_a_part_of_the_table() {
     let (read, origin) = (Fingerprint::of(READ), origin());
     let mut table = Sessions::new(usize::MAX, origin);
     let from = |number: u32| Endpoint {
@@ -237,7 +237,7 @@ fn the_unproved_take_a_part_of_the_table() {
 }
 
 #[test]
-fn one_client_has_so_many_sessions_and_its_unproved_ones_give_way() {
+fn one_client_has_so_many_sessions_and_its_unverified_ones_give_way() {
     use Admission::{Crowded, Evicts, Moving, New, Repeated};
 
     let (read, other, now) = (Fingerprint::of(READ), Fingerprint::of(OTHER), origin());

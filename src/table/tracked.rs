@@ -1,4 +1,4 @@
-//! What the table asks of those it holds.
+//! What the table asks of the sessions it holds. Must not: let it see more.
 
 use std::time::{Duration, Instant};
 

@@ -1,8 +1,8 @@
 //! Deadlines: a hierarchical timer wheel over dense keys.
 //!
 //! The wheel knows keys and ticks of one millisecond, nothing of what a key
-//! stands for. It is told the time and may not read a clock; it may not
-//! allocate except to make room for a key higher than any before.
+//! stands for. Must not: read a clock (it is told the time), allocate except to make
+//! room for a key higher than any before.
 
 use std::time::{Duration, Instant};
 
@@ -198,7 +198,7 @@ impl TimerWheel {
         }
     }
 
-    /// Links the node of `key`, which has its tick already, behind the others
+    /// Links the node of `key`, which has its tick already, after the others
     /// of its slot.
     fn link(&mut self, key: u32) {
         let place = self.place(self.nodes[key as usize].tick);

@@ -299,7 +299,7 @@ impl Translator<'_> {
         Ok(number)
     }
 
-    /// A set of bytes, behind its `[`. A backslash stands for itself in it.
+    /// A set of bytes, after its `[`. A backslash stands for itself in it.
     fn bracket(&mut self, start: usize) -> Result<String> {
         let mut text = String::from(if self.take(b'^') { "[^" } else { "[" });
         let first = self.at;

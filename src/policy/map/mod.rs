@@ -22,7 +22,7 @@ pub use parse::MapError;
 pub const MAX_NAME: usize = 1024;
 
 /// How often rules may be tried for one request, besides once each: what ends a
-/// rule set that restarts, repeats or jumps for ever.
+/// rule set that restarts, repeats or jumps forever.
 pub const MAX_STEPS: usize = 1024;
 
 /// Bytes that expressions may look at for one request, some 3 ms of work; more

@@ -117,7 +117,7 @@ struct Field<'a> {
 
 impl<'a> Line<'a> {
     /// The next word: up to white space, or to the `#` of a comment. Neither
-    /// ends it behind a backslash.
+    /// ends it after a backslash.
     fn field(&mut self) -> Option<Field<'a>> {
         let rest = self.text.get(self.at..)?;
         let blanks = rest.iter().take_while(|&&byte| is_space(byte)).count();

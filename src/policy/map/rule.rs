@@ -134,7 +134,7 @@ pub(super) enum Then {
     Restart,
     /// `a`: the request is refused.
     Refuse,
-    /// `j`: the rule with this index, or the end behind the last.
+    /// `j`: the rule with this index, or the end after the last.
     Jump(usize),
 }
 

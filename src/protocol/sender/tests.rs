@@ -342,7 +342,7 @@ fn an_ack_within_the_window_rewinds_once() {
 
 #[test]
 fn a_nack_of_the_window_s_first_block_brings_the_window_once_for_each_base() {
-    // U-Boot and barebox name the gap once, EDK2 for each block behind it.
+    // U-Boot and barebox name the gap once, EDK2 for each block after it.
     for (asked, oack, wait) in [
         (
             "timeout=5 blksize=8 windowsize=4",
@@ -586,7 +586,7 @@ fn silence_brings_the_last_block_of_the_window_then_the_window() {
 }
 
 #[test]
-fn retries_are_counted_anew_with_each_step_forward() {
+fn retries_are_counted_again_with_each_step_forward() {
     // RFC 1123 §4.2.3.2: exponential back-off. RFC 2349 by the server's wait.
     Script::sender(&FIXED, Server(""), 2000).play(
         "    0 open    > DATA 1  @500
@@ -768,7 +768,7 @@ fn a_full_socket_is_offered_the_same_again() {
           70 abort   > nothing   Failed 0 over
           80 room    > ERROR 0   closed",
     );
-    // A repeat that can't go out waits all the same: nobody lives for ever by
+    // A repeat that can't go out waits all the same: nobody lives forever by
     // reading nothing.
     let mut server = Script::sender(&FIXED, Server(WINDOWS), length(20)).in_runs_of(1);
     server.play(
@@ -849,7 +849,7 @@ const UNPROVED: Config = Config {
 };
 
 #[test]
-fn towards_an_unproved_peer_a_window_opens_with_one_block() {
+fn towards_an_unverified_peer_a_window_opens_with_one_block() {
     // The last block again, a round trip later, asks for the ACK that a receiver
     // sends of its own accord only for a whole window.
     let mut server = Script::sender(&UNPROVED, Server(WINDOWS), length(90));
@@ -884,7 +884,7 @@ fn towards_an_unproved_peer_a_window_opens_with_one_block() {
 }
 
 #[test]
-fn silence_brings_an_unproved_peer_one_block() {
+fn silence_brings_an_unverified_peer_one_block() {
     Script::sender(&UNPROVED, Server(WINDOWS), length(90)).play(
         "    0 open    > OACK blksize=8 windowsize=4 @500
             10 ACK 0   > DATA 1   @20

@@ -1,4 +1,4 @@
-//! How many answers may be on their way to peers that have proved nothing, where
+//! How many answers may be on their way to peers that have never answered, where
 //! they all take room in the send buffer that transfers share.
 //!
 //! An answer to an address where nobody is stays in that buffer until the kernel
@@ -17,7 +17,7 @@ const COST: usize = 2 * 1280;
 
 /// The answers of the last [`SECONDS`].
 #[derive(Debug)]
-pub(super) struct UnprovedAnswers {
+pub(super) struct UnverifiedAnswers {
     limit: u32,
     origin: Instant,
     /// The second that was counted last, from `origin`.
@@ -26,7 +26,7 @@ pub(super) struct UnprovedAnswers {
     counts: [u32; SECONDS],
 }
 
-impl UnprovedAnswers {
+impl UnverifiedAnswers {
     /// As many as take half of a buffer of `bytes`.
     pub(super) fn within(bytes: usize, now: Instant) -> Self {
         Self {
@@ -46,7 +46,7 @@ impl UnprovedAnswers {
     }
 
     /// The one that was sent at `sent` has been answered.
-    pub(super) fn proved(&mut self, now: Instant, sent: Instant) {
+    pub(super) fn verified(&mut self, now: Instant, sent: Instant) {
         self.advance(now);
         let second = self.second_of(sent);
         if second <= self.second && second + SECONDS as u64 > self.second {
@@ -85,18 +85,18 @@ mod tests {
     fn unproved_peers_take_their_share_and_no_more() {
         let start = clock::now();
         let at = |milliseconds| start + Duration::from_millis(milliseconds);
-        let mut answers = UnprovedAnswers::within(2 * 3 * COST, start);
+        let mut answers = UnverifiedAnswers::within(2 * 3 * COST, start);
         assert!([0, 10, 900].iter().all(|&sent| answers.take(at(sent))));
         assert!(!answers.take(at(1000)), "three are on their way");
         // One is answered: it isn't any more.
-        answers.proved(at(1001), at(10));
+        answers.verified(at(1001), at(10));
         assert!(answers.take(at(1002)));
         assert!(!answers.take(at(3999)));
         // Those of the first second are given up by the kernel.
         assert!(answers.take(at(4000)) && answers.take(at(4001)));
         assert!(!answers.take(at(4999)));
         // An answer that comes late sets nothing free.
-        answers.proved(at(4999), at(900));
+        answers.verified(at(4999), at(900));
         assert!(!answers.take(at(4999)));
         // A long pause.
         assert!((0..3).all(|_| answers.take(at(1_000_000))));
