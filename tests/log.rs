@@ -151,6 +151,27 @@ fn every_packet_is_traced_with_its_options() {
 }
 
 #[test]
+fn a_strangers_packet_and_its_answer_are_traced() {
+    let server = Server::start(&["-vv", "-t", "60000"]);
+    server.file("f", b"x");
+    let client = RawClient::new(&server);
+    let (_, tid) = client.ask(&rrq("f", &[]));
+    let stranger = RawClient::new(&server);
+    stranger.send_to(&data(2, b"evil"), tid);
+    assert_eq!(stranger.expect().0.error_code(), Some(5));
+    server.fence();
+    let lines = server.log_lines();
+    let peer = stranger.addr().to_string();
+    for packet in [
+        "received DATA <block=2, 4 bytes>",
+        "sent ERROR <code=5, msg=Unknown transfer ID>",
+    ] {
+        let told = |line: &&String| line.contains(&peer) && line.ends_with(packet);
+        assert_eq!(lines.iter().filter(told).count(), 1, "{packet}: {lines:#?}");
+    }
+}
+
+#[test]
 fn a_flood_of_one_networks_refusals_leaves_room_for_anothers() {
     let server = Server::start_bare(&["-a", "127.0.0.1"]);
     let noisy = RawClient::to(server.addr());

@@ -64,6 +64,21 @@ fn transfers_take_no_descriptor_for_a_socket() {
     assert_eq!(server.open_files(), before + clients.len());
 }
 
+/// A request that crosses our answer brings no other answer, and so takes none of
+/// those that unverified peers may be sent.
+#[test]
+fn repeats_that_bring_no_answer_leave_room_for_other_clients() {
+    let server = Server::start(&NEVER);
+    server.file("f", &content(4, 700));
+    let eager = RawClient::new(&server);
+    eager.ask_data(&rrq("f", &[]));
+    for _ in 0..5000 {
+        eager.send(&rrq("f", &[]));
+    }
+    let other = RawClient::new(&server);
+    other.ask_data(&rrq("f", &[]));
+}
+
 #[test]
 fn running_transfers_finish_and_new_ones_are_left_alone_after_the_signal() {
     let mut server = Server::start(&["--grace", "60"]);

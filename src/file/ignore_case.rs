@@ -25,7 +25,7 @@ use super::name::TEMP_PREFIX;
 /// the directory.
 const MAX_ENTRIES: usize = 4096;
 
-/// Directories whose names are kept, some 100 KiB each at the most.
+/// Directories whose names are kept, at most some 100 KiB each.
 const MAX_KEPT: usize = 16;
 
 /// The directories that were listed.

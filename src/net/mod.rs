@@ -27,7 +27,7 @@ pub use batch::{Batch, Destination, Received};
 /// the queue is empty.
 const LISTEN_BUFFER: usize = 16 << 20;
 
-/// Bytes a socket's receive buffer has as a rule (`net.core.rmem_default`).
+/// Bytes a socket's receive buffer usually has (`net.core.rmem_default`).
 const DEFAULT_BUFFER: usize = 212_992;
 
 /// Bytes we ask the kernel to queue for one transfer at most: a window of 64 of

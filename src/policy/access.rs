@@ -69,7 +69,7 @@ const MAPPED: u32 = 128 - Ipv4Addr::BITS;
 /// The networks that may ask and those that may not.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Access {
-    /// Whom to serve; empty for everybody.
+    /// Which to serve; empty for all.
     pub allow: Vec<Network>,
     /// Whom not to serve, even if allowed.
     pub deny: Vec<Network>,

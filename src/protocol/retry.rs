@@ -4,7 +4,7 @@
 //! `timeout` option: the first repeat by the timer comes exactly that long after
 //! the packet. (What the peer sends can bring one earlier: a NACK, its request
 //! again.) [`Wait::Adaptive`] follows the measured round trip (RFC 6298
-//! with Karn's rule) and the slowest answers of late. Both back off exponentially
+//! with Karn's rule) and the slowest recent answers. Both back off exponentially
 //! (RFC 1123 §4.2.3.2) and give up in the end. Must not: read the clock, which it is
 //! told.
 
@@ -24,7 +24,7 @@ pub const ADAPTIVE_CEILING: Duration = Duration::from_secs(1);
 /// is milliseconds, and a repeat too early costs more than one a little late.
 pub const ADAPTIVE_FLOOR: Duration = Duration::from_millis(20);
 
-/// The same for ACKs, where nothing was lost of late. The peer has a timer of its
+/// The same for ACKs, where nothing was lost lately. The peer has a timer of its
 /// own for its DATA, and one that answers each ACK (RFC 1123 §4.2.3.1 forbids it)
 /// sends everything twice after a repeat too many.
 pub const ACK_FLOOR: Duration = Duration::from_millis(500);
@@ -158,7 +158,7 @@ impl From<Micros> for Duration {
     }
 }
 
-/// The slowest answer of late. A peer that was busy now and then (writing flash)
+/// The slowest recent answer. A peer that was busy now and then (writing flash)
 /// will be again: repeats before that would only annoy it.
 #[derive(Debug)]
 struct Slowest {

@@ -241,7 +241,7 @@ impl Sender {
             _ if number == rollover.number_of(BlockIndex(self.base.0 - 1)) => {
                 self.previous_acknowledged_again(now);
             }
-            // From somebody that doesn't see what we send.
+            // From someone that doesn't see what we send.
             Some(index) if self.exchange.may_be_forged() && index.0 - self.base.0 < OLD => {
                 self.close(Outcome::Failed(FORGED));
             }
