@@ -108,7 +108,12 @@ impl Repeats {
 
     /// Hands over the refusals whose repeats are to be told, and how often there
     /// was each; all that haven't been told yet, if `hurry`.
-    pub(crate) fn tell(&mut self, now: Instant, hurry: bool, mut tell: impl FnMut(&RefusedRequest, u64)) {
+    pub(crate) fn tell(
+        &mut self,
+        now: Instant,
+        hurry: bool,
+        mut tell: impl FnMut(&RefusedRequest, u64),
+    ) {
         if !hurry && self.due.is_none_or(|due| due > now) {
             return;
         }

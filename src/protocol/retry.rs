@@ -278,7 +278,10 @@ impl RetryTimer {
         self.adapts = false;
         self.initial = wait.into();
         self.wait = self.initial;
-        self.patience = policy.longest_patience().min(MAX_NEGOTIATED_PATIENCE).into();
+        self.patience = policy
+            .longest_patience()
+            .min(MAX_NEGOTIATED_PATIENCE)
+            .into();
     }
 
     /// The first wait of a packet before anything was measured.

@@ -10,8 +10,8 @@
 //!
 //! Two halves: `front` takes in what arrives on the listen sockets, and has
 //! `requests` turn requests into sessions; `floor` runs those, and `report` says
-//! in the log what becomes of both. Must not (this
-//! file): know a packet or a served file.
+//! in the log what becomes of both. Must not (this file): know a packet or a served
+//! file.
 
 pub mod address;
 pub mod cli;

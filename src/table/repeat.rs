@@ -86,7 +86,11 @@ mod tests {
         }
 
         fn unverified_since(&self) -> Option<Instant> {
-            if self.verified { None } else { self.quiet_since }
+            if self.verified {
+                None
+            } else {
+                self.quiet_since
+            }
         }
 
         fn quiet_since(&self) -> Option<Instant> {
@@ -134,7 +138,8 @@ mod tests {
                 round_trip: round_trip.map(Duration::from_millis),
             };
             let now = start + Duration::from_millis(quiet);
-            let context = format!("over {over}, verified {verified}, {round_trip:?}, quiet {quiet}");
+            let context =
+                format!("over {over}, verified {verified}, {round_trip:?}, quiet {quiet}");
             assert_eq!(judge(&transfer, true, now), same, "the same: {context}");
             assert_eq!(judge(&transfer, false, now), another, "another: {context}");
         }

@@ -185,11 +185,7 @@ fn eviction_takes_the_dallying_first_then_the_unverified_then_the_silent() {
         ask(&table, origin + UNVERIFIED_GRACE.saturating_sub(millis(1))),
         []
     );
-    assert_eq!(
-        ask(&table, origin + UNVERIFIED_GRACE),
-        waiting,
-        "at random"
-    );
+    assert_eq!(ask(&table, origin + UNVERIFIED_GRACE), waiting, "at random");
     assert_eq!(ask(&table, late), waiting);
     for key in waiting {
         table.get_mut(key).unwrap().unverified_since = None;
