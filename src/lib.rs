@@ -50,8 +50,8 @@
 //! → `session/inbound` takes in all that is there, and turns strangers away →
 //! `protocol/sender` moves its base (`protocol/nack` tells a NACK from an echo,
 //! `protocol/retry` measures the round trip) → `session/outbound` polls it
-//! until nothing is due: a run of blocks, from `session/prefetch` or read by `file/source` → `net` sends
-//! the run with one call → `session/prefetch` reads the next one while the answer
+//! until nothing is due: a run of blocks, from `session/prefetch` or read by
+//! `file/source` → `net` sends the run with one call → `session/prefetch` reads the next one while the answer
 //! is on its way.
 //!
 //! **A DATA.** The same way to `session/inbound` → `protocol/receiver` hands the
@@ -158,7 +158,7 @@
 //! | directory entries read for a name in another case | 4096 | `file::ignore_case` |
 //! | repeats to a peer that never answered | 3, of one datagram | [`protocol::transfer`] |
 //! | repeats to a peer that did | `--retries`, waits up to 8 s; only waits of a second or more count | [`protocol::retry`] |
-//! | a transfer that doesn't move | 34 s (with five retries), at most 60 s by the client's `timeout` | [`protocol::retry`] |
+//! | a transfer that doesn't move | 34 s by default; at most 60 s by the client's `timeout` | [`protocol::retry`] |
 //! | block size, window | 65,464 bytes, `--max-windowsize` blocks | [`wire::options`] |
 //! | name after a map file | 1024 bytes | [`policy`] |
 //! | rules tried for a request | 1024, and each once | [`policy`] |

@@ -1,7 +1,7 @@
 //! The command `tftp`: get, put and probe for scripts, the `tftp>` prompt for people.
 //!
 //! `cli` says what was asked for; `oneshot` and `prompt` turn it into jobs;
-//! `attempts` says whom a job asks and when; `engine` runs its transfers with the
+//! `attempts` says which address a job asks and when; `engine` runs its transfers with the
 //! same [`Session`] as the server has; `local` holds the files at this end,
 //! `target` the names at the other; `report` tells the user how it went. Must
 //! not: know what is in a packet, or how a file is stored.

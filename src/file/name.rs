@@ -44,8 +44,8 @@ impl Name {
     /// - A name that ends in a slash, or in `.` or `..`, is a directory's.
     ///
     /// # Errors
-    /// ERROR 1: longer than [`MAX_NAME`]. ERROR 2: a directory, a name of our own, or, for a
-    /// write, one that no read could ask for: with control characters, or with
+    /// ERROR 1: longer than [`MAX_NAME`]. ERROR 2: a directory, a name of our own, or,
+    /// for a write, one that no read could ask for: with control characters, or with
     /// bytes at its end that reading would drop.
     pub(super) fn read<'a>(
         spelled: &[u8],

@@ -189,7 +189,7 @@ impl Requests {
         };
         let mut opened = self.open(now, listener, &endpoint, request, floor);
         if let Err(NoSession::Overload(_)) = opened {
-            // Ports and descriptors are slots as well.
+            // A port or a descriptor was missing.
             if floor.make_room(now, gives_way) {
                 opened = self.open(now, listener, &endpoint, request, floor);
             }

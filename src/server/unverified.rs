@@ -41,7 +41,7 @@ impl UnverifiedAnswers {
     pub(super) fn take(&mut self, now: Instant) -> bool {
         self.advance(now);
         let fits = self.counts.iter().sum::<u32>() < self.limit;
-        self.counts[slot(self.second)] += u32::from(fits);
+        self.counts[second_index(self.second)] += u32::from(fits);
         fits
     }
 
@@ -50,7 +50,7 @@ impl UnverifiedAnswers {
         self.advance(now);
         let second = self.second_of(sent);
         if second <= self.second && second + SECONDS as u64 > self.second {
-            let count = &mut self.counts[slot(second)];
+            let count = &mut self.counts[second_index(second)];
             *count = count.saturating_sub(1);
         }
     }
@@ -63,14 +63,14 @@ impl UnverifiedAnswers {
         let second = self.second_of(now).max(self.second);
         let passed = second - self.second;
         for later in 1..=passed.min(SECONDS as u64) {
-            self.counts[slot(self.second + later)] = 0;
+            self.counts[second_index(self.second + later)] = 0;
         }
         self.second = second;
     }
 }
 
 /// Where a second is counted.
-const fn slot(second: u64) -> usize {
+const fn second_index(second: u64) -> usize {
     second as usize % SECONDS
 }
 
@@ -82,7 +82,7 @@ mod tests {
     use crate::host::clock;
 
     #[test]
-    fn unproved_peers_take_their_share_and_no_more() {
+    fn unverified_peers_take_their_share_and_no_more() {
         let start = clock::now();
         let at = |milliseconds| start + Duration::from_millis(milliseconds);
         let mut answers = UnverifiedAnswers::within(2 * 3 * COST, start);

@@ -16,8 +16,9 @@
 //! given its answer again if it has none yet; a transfer that moves isn't changed.
 //! `StartsOver` and `Replaces`: the request is settled as any other is, and a
 //! refusal leaves the old transfer alone. It ends when the new one is ready to
-//! start, or earlier if its descriptor or port is needed for that. `Moving`: dropped, so that nobody ends a running transfer by guessing its port;
-//! a client that means it asks again.
+//! start, or earlier if its descriptor or port is needed for that. `Moving`:
+//! dropped, so that nobody ends a running transfer by guessing its port; a client
+//! that means it asks again.
 //!
 //! Clients that use one port for everything: tftp-hpa's prompt, lPXELINUX, boards
 //! that were reset. Must not: know what a transfer does.

@@ -549,7 +549,7 @@ fn an_ack_of_what_was_not_sent_means_nothing() {
 
 #[test]
 fn silence_brings_the_last_block_of_the_window_then_the_window() {
-    // The probe is acknowledged, in whole or up to a gap (RFC 7440 §4).
+    // The nudge is acknowledged, in whole or up to a gap (RFC 7440 §4).
     let mut server = Script::sender(&FIXED, Server(WINDOWS), length(20));
     server.play(
         "   0 open    > OACK blksize=8 windowsize=4 @500
@@ -784,7 +784,7 @@ fn a_full_socket_is_offered_the_same_again() {
           740 room    > DATA 5, DATA 6, DATA 7, DATA 8 @1240",
     );
     assert_eq!(server.retransmits(), 3);
-    // A probe that can't go out gives way to a NACK.
+    // A nudge that can't go out gives way to a NACK.
     Script::sender(&FIXED, Server(WINDOWS), length(20)).play(
         "   0 open    > OACK blksize=8 windowsize=4 @500
            10 ACK 0   > DATA 1-4  @510
