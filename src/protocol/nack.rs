@@ -31,7 +31,7 @@ const MAX_UNMEASURED: u8 = 3;
 pub(super) struct Nacks {
     /// This base's NACK was answered, or can't be told from an echo.
     spent: bool,
-    /// Blocks after the base were in flight when it moved.
+    /// Blocks from the new base on were in flight when it moved.
     trailing: bool,
     /// Bases in a row that moved after a repeat.
     unmeasured: u8,

@@ -136,7 +136,7 @@ impl Pace {
 
     /// Blocks went out, and the window has more. Returns how long to pause before
     /// those, if at all: for the next burst, or before the last block is sent
-    /// again, if `window_is_spent` to what went out.
+    /// again, if `window_is_spent`: no more may be in flight.
     pub(super) fn sent(
         &mut self,
         blocks: u16,
