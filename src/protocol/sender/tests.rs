@@ -840,6 +840,28 @@ fn an_ack_ends_the_pause_between_bursts_though_the_socket_is_full() {
     );
 }
 
+/// A machine that slept in the pause has not given the peer time to answer.
+#[test]
+fn a_pause_that_ends_an_hour_late_is_no_silence() {
+    let options = "blksize=8 windowsize=8";
+    Script::sender(&FIXED, Server(options), length(2000)).play(
+        "      0 open    > OACK blksize=8 windowsize=8 @500
+              10 ACK 0   > DATA 1-8   @510
+              20 ACK 2   > DATA 3-10  @520
+              30 ACK 4   > DATA 5-8   @40
+         3600040 timeout > DATA 9-12  @3600540
+         3600540 timeout > DATA 12    @3601540
+         3600600 ACK 12  > DATA 13-16 @3600610",
+    );
+    Script::sender(&UNPROVED, Server(WINDOWS), length(90)).play(
+        "      0 open    > OACK blksize=8 windowsize=4 @500
+              10 ACK 0   > DATA 1     @20
+         3600020 timeout > DATA 1     @3600520
+         3600520 timeout > DATA 1     @3601520
+         3600600 ACK 1   > DATA 2-3   @3600610",
+    );
+}
+
 // --- a peer that can't be proved ---------------------------------------------------
 
 /// `--single-port`: everybody knows the port.
