@@ -97,9 +97,10 @@ impl Pace {
         nudges
     }
 
-    /// The pause is over: the next burst is due, or the last block again.
-    pub(super) const fn end_pause(&mut self) {
-        if self.gone < self.burst {
+    /// The pause is over: the next burst is due, or the last block again, if all
+    /// that is open `is_out`.
+    pub(super) const fn end_pause(&mut self, is_out: bool) {
+        if is_out {
             self.nudge = Nudge::Due;
         }
         self.restart();
@@ -135,23 +136,22 @@ impl Pace {
     }
 
     /// Blocks went out, and the window has more. Returns how long to pause before
-    /// those, if at all: for the next burst, or before the last block is sent
-    /// again, if `window_is_spent`: no more may be in flight.
+    /// those, if at all: for the next burst, or, if all that is open `is_out`,
+    /// before the last block is sent again.
     pub(super) fn sent(
         &mut self,
         blocks: u16,
-        window_is_spent: bool,
+        is_out: bool,
         round_trip: Option<Duration>,
     ) -> Option<Duration> {
-        let round_trip = round_trip.unwrap_or_default();
         self.gone = self.gone.saturating_add(blocks);
-        if self.gone >= self.burst {
-            Some(round_trip.clamp(MIN_PAUSE, MAX_PAUSE))
-        } else if window_is_spent && self.nudge == Nudge::None {
-            Some(round_trip.clamp(MIN_NUDGE, MAX_PAUSE))
+        let (pauses, shortest) = if is_out {
+            (self.nudge == Nudge::None, MIN_NUDGE)
         } else {
-            None
-        }
+            (self.gone >= self.burst, MIN_PAUSE)
+        };
+        let round_trip = round_trip.unwrap_or_default();
+        pauses.then(|| round_trip.clamp(shortest, MAX_PAUSE))
     }
 
     /// A whole window arrived.
