@@ -47,7 +47,7 @@
 //! it sends the OACK, or ACK 0.
 //!
 //! **An ACK.** `server/mod` sees the socket ready → `server/floor` finds the session
-//! → `session/inbound` takes in all that is there, and turns strangers away →
+//! → `session/inbound` takes in what is there, and turns strangers away →
 //! `protocol/sender` moves its base (`protocol/nack` tells a NACK from an echo,
 //! `protocol/retry` measures the round trip) → `session/outbound` polls it
 //! until nothing is due: a run of blocks, from `session/prefetch` or read by

@@ -1,5 +1,5 @@
-//! What arrives for a session: received until nothing more is there, within a
-//! budget, checked for its sender, and handed to the transfer.
+//! What arrives for a session: received until nothing more is there (in lockstep,
+//! until the transfer has moved), within a budget, checked for its sender, and handed to the transfer.
 //!
 //! Must not: answer the peer (that is done once, when all is in), let a stranger
 //! change the transfer.
@@ -34,10 +34,10 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
     /// Takes in what has arrived. Readiness is edge-triggered: what is left in the
     /// socket raises no event, so it is emptied, or there is another turn.
     ///
-    /// But for lockstep, where the one answer that can move the transfer has just
-    /// come: nothing that lies after it can move it further before we have sent.
-    /// It is looked at with the answer to that, or before the deadline strikes,
-    /// and a system call for each block is saved.
+    /// The exception is lockstep, once the one answer that can move the transfer has
+    /// come: nothing that lies after it can move it further before we have sent. It
+    /// is looked at with the next answer, or before the deadline strikes, and that
+    /// saves a system call for each block.
     pub(super) fn receive(&mut self, context: &mut Context<'_, P>) -> Turn {
         match self.content {
             Content::Source(_) => self.receive_answers(context),

@@ -5,7 +5,7 @@
 //! session holds up the others. The order of a turn:
 //!
 //! ```text
-//!   receive    all that is there (inbound)
+//!   receive    all that is there; in lockstep the one answer that counts (inbound)
 //!   timeout    if the deadline has come, and nothing that arrived has moved it
 //!   transmit   all that the transfer has to send now (outbound)
 //!   prefetch   what comes next, while the answer is on its way
