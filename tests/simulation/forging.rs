@@ -898,7 +898,9 @@ impl Forging {
         let _ = self.net.with(|network| network.send(from, to, &datagram));
     }
 
-    /// A victim; or an honest client whose transfer runs on a port of its own.
+    /// A victim; or an honest client whose transfer runs on a port of its own. Not
+    /// where datagrams are lost: a transfer that doesn't move for a moment gives way
+    /// to another request of its client, as a board that was reset sends it.
     fn forged_address(&self, who: u8, kind: u8) -> SocketAddr {
         let victims = self.victims.len();
         let honest = SocketAddr::new(
@@ -912,7 +914,8 @@ impl Forging {
         let session = self.sessions.key_of(&endpoint);
         let session = session.and_then(|key| self.sessions.get(key));
         let runs = session.is_some_and(|it| it.transfer().progress().verified);
-        if kind >= 0xe0 && runs && self.ports != Ports::Single {
+        let is_fair = self.net.with(|network| network.weather.loss == 0);
+        if kind >= 0xe0 && runs && is_fair && self.ports != Ports::Single {
             honest
         } else {
             victim_address(usize::from(who) % victims)
