@@ -133,8 +133,11 @@
 //! | answers to nonsense | 100 a second | [`session`] |
 //! | ERRORs to refused requests | 10,000 a second | `server::requests` |
 //! | log lines about dropped requests | 1 a second | `server::requests` |
-//! | log lines about refusals and peers that never answered | 100 a second | `server::report` |
-//! | refusals told apart, to count repeats | 2,048, for 10 minutes after the last, but for collisions | `log::repeats` |
+//! | log lines | 100 a second of each kind (1,000 of `ended`), half of that for one client network | `log::bounds` |
+//! | debug lines | 500 a second | `log::noise` |
+//! | a log line | 4,096 bytes, cut | `log::target` |
+//! | refusals told apart, to count repeats | 448, for 10 minutes after the last | `log::repeats` |
+//! | searches of boot loaders that become one line | 64, for 10 seconds | `log::searches` |
 //! | neighbour table read for a client's own root | 1 MiB | [`policy::client_root`] |
 //! | directory entries read for a name in another case | 4096 | `file::ignore_case` |
 //! | repeats to a peer that never answered | 3, of one datagram | [`protocol::transfer`] |

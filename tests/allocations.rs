@@ -14,6 +14,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use nix::sys::socket::{setsockopt, sockopt};
 use tftpd::server::Server;
 use tftpd::server::cli::Args;
 use tftpd::wire::packet::{BlockNumber, Packet, emit_ack, emit_data_header};
@@ -56,13 +57,11 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-const BLOCKS: u16 = 4000;
-const BLOCK: usize = 512;
-
 /// Starts a server in a thread of its own, whose allocations count.
-fn serve(root: &std::path::Path) -> SocketAddr {
-    let words = ["tftpd", "-q", "-p", "0", "-a", "127.0.0.1", "-t", "5000"].map(OsString::from);
-    let args = Args::read(words.into_iter().chain([root.into()])).expect("a good command line");
+fn serve(root: &std::path::Path, more: &[&str]) -> SocketAddr {
+    let words = ["tftpd", "-q", "-p", "0", "-a", "127.0.0.1", "-t", "5000"];
+    let words = words.iter().chain(more).map(OsString::from);
+    let args = Args::read(words.chain([root.into()])).expect("a good command line");
     let (tell, told) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let server = Server::start(&args).expect("the server starts");
@@ -73,64 +72,144 @@ fn serve(root: &std::path::Path) -> SocketAddr {
     told.recv().expect("an address")[0]
 }
 
-fn client() -> UdpSocket {
-    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
-    socket
-        .set_read_timeout(Some(Duration::from_secs(20)))
-        .expect("a timeout");
-    socket
+/// A transfer whose middle must cost no allocation.
+struct Case {
+    mode: &'static str,
+    block_size: usize,
+    window: u16,
+    blocks: u16,
 }
 
-/// The allocations made between the blocks `from` and `to` of a transfer that
-/// `step` moves on by one block.
-fn allocations_between(from: u16, to: u16, mut step: impl FnMut(u16)) -> u64 {
-    (1..=from).for_each(&mut step);
-    let before = ALLOCATIONS.load(Ordering::SeqCst);
-    assert!(
-        before > 0,
-        "beginning a transfer allocates: the counter works"
-    );
-    (from + 1..=to).for_each(&mut step);
-    ALLOCATIONS.load(Ordering::SeqCst) - before
+impl Case {
+    /// A request for this transfer.
+    fn request(&self, opcode: u8, name: &str) -> Vec<u8> {
+        let Self {
+            mode,
+            block_size,
+            window,
+            ..
+        } = self;
+        let options =
+            format!("{name}\0{mode}\0blksize\0{block_size}\0windowsize\0{window}\0timeout\0100\0");
+        [&[0, opcode], options.as_bytes()].concat()
+    }
+
+    /// Blocks that go by before anything counts.
+    fn warm_up(&self) -> u16 {
+        self.blocks / 4
+    }
+
+    /// Sends a request and returns the OACK's sender.
+    fn ask(&self, socket: &UdpSocket, server: SocketAddr, opcode: u8, name: &str) -> SocketAddr {
+        socket
+            .send_to(&self.request(opcode, name), server)
+            .expect("a request");
+        let mut buffer = [0; 512];
+        let (len, tid) = socket.recv_from(&mut buffer).expect("an OACK");
+        assert!(matches!(Packet::parse(&buffer[..len]), Ok(Packet::Oack(_))));
+        tid
+    }
+
+    /// The allocations that the middle of a download costs.
+    fn read(&self, server: SocketAddr, name: &str) -> u64 {
+        let socket = client();
+        let tid = self.ask(&socket, server, 1, name);
+        let mut buffer = vec![0; self.block_size + 4];
+        let mut before = 0;
+        socket
+            .send_to(&emit_ack(BlockNumber(0)), tid)
+            .expect("an ACK");
+        for next in 1..=self.blocks {
+            let len = socket.recv(&mut buffer).expect("DATA");
+            match Packet::parse(&buffer[..len]) {
+                Ok(Packet::Data { block, payload }) => {
+                    assert_eq!((block.0, payload.len()), (next, self.block_size));
+                    if next.is_multiple_of(self.window) {
+                        socket.send_to(&emit_ack(block), tid).expect("an ACK");
+                    }
+                }
+                other => panic!("{other:?}"),
+            }
+            if next == self.warm_up() {
+                before = ALLOCATIONS.load(Ordering::SeqCst);
+            }
+        }
+        assert!(before > 0, "beginning a transfer allocates: it is counted");
+        ALLOCATIONS.load(Ordering::SeqCst) - before
+    }
+
+    /// The allocations that the middle of an upload costs.
+    fn write(&self, server: SocketAddr, name: &str) -> u64 {
+        let socket = client();
+        let tid = self.ask(&socket, server, 2, name);
+        let mut data = vec![b'a'; self.block_size + 4];
+        let mut before = 0;
+        let mut answer = [0; 512];
+        for next in 1..=self.blocks {
+            data[..4].copy_from_slice(&emit_data_header(BlockNumber(next)));
+            socket.send_to(&data, tid).expect("DATA");
+            if next.is_multiple_of(self.window) {
+                let len = socket.recv(&mut answer).expect("an ACK");
+                let packet = Packet::parse(&answer[..len]);
+                assert_eq!(packet, Ok(Packet::Ack(BlockNumber(next))));
+            }
+            if next == self.warm_up() {
+                before = ALLOCATIONS.load(Ordering::SeqCst);
+            }
+        }
+        assert!(before > 0, "beginning a transfer allocates: it is counted");
+        ALLOCATIONS.load(Ordering::SeqCst) - before
+    }
+}
+
+fn client() -> UdpSocket {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let patience = Some(Duration::from_secs(20));
+    socket.set_read_timeout(patience).expect("a timeout");
+    // A window of the largest comes at once.
+    let _ = setsockopt(&socket, sockopt::RcvBufForce, &(8 << 20));
+    socket
 }
 
 #[test]
 fn a_block_costs_no_allocation() {
+    let case = |mode, block_size, window, blocks| Case {
+        mode,
+        block_size,
+        window,
+        blocks,
+    };
     let directory = tempfile::tempdir().expect("a directory");
-    let content = vec![7; usize::from(BLOCKS) * BLOCK + 1];
+    let content = vec![b'a'; 4_200_000];
     std::fs::write(directory.path().join("file"), &content).expect("a file");
-    let server = serve(directory.path());
-    let mut buffer = [0; 1024];
-
-    let socket = client();
-    socket
-        .send_to(b"\0\x01file\0octet\0", server)
-        .expect("an RRQ");
-    let made = allocations_between(100, BLOCKS, |expected| {
-        let (len, tid) = socket.recv_from(&mut buffer).expect("DATA");
-        match Packet::parse(&buffer[..len]) {
-            Ok(Packet::Data { block, payload }) => {
-                assert_eq!((block, payload.len()), (BlockNumber(expected), BLOCK));
-                socket.send_to(&emit_ack(block), tid).expect("an ACK");
+    let own = serve(directory.path(), &[]);
+    let shared = serve(directory.path(), &["--single-port"]);
+    let is_root = nix::unistd::geteuid().is_root();
+    for (index, case) in [
+        case("octet", 512, 1, 4000),
+        // Read ahead, and sent and received by the run.
+        case("octet", 1428, 16, 2400),
+        // More than a session may send in one turn.
+        case("octet", 8192, 64, 448),
+        case("netascii", 512, 1, 1000),
+        case("netascii", 1428, 16, 640),
+    ]
+    .iter()
+    .enumerate()
+    {
+        for (server, name) in [(own, "a port of its own"), (shared, "a shared port")] {
+            let what = format!(
+                "{}, {} × {}, through {name}",
+                case.mode, case.window, case.block_size
+            );
+            // What comes at once must fit into the sockets.
+            if case.window == 64 && !is_root {
+                eprintln!("skipped: {what} needs root");
+                continue;
             }
-            other => panic!("{other:?}"),
+            assert_eq!(case.read(server, "file"), 0, "reading {what}");
+            let upload = format!("upload-{index}-{}", server.port());
+            assert_eq!(case.write(server, &upload), 0, "writing {what}");
         }
-    });
-    assert_eq!(made, 0, "reading {BLOCKS} blocks");
-
-    let socket = client();
-    socket
-        .send_to(b"\0\x02upload\0octet\0", server)
-        .expect("a WRQ");
-    let made = allocations_between(100, BLOCKS, |next| {
-        let (len, tid) = socket.recv_from(&mut buffer).expect("an ACK");
-        assert_eq!(
-            Packet::parse(&buffer[..len]),
-            Ok(Packet::Ack(BlockNumber(next - 1)))
-        );
-        let mut data = [0; 4 + BLOCK];
-        data[..4].copy_from_slice(&emit_data_header(BlockNumber(next)));
-        socket.send_to(&data, tid).expect("DATA");
-    });
-    assert_eq!(made, 0, "writing {BLOCKS} blocks");
+    }
 }

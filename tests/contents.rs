@@ -100,3 +100,32 @@ fn every_size_comes_and_goes_whole() {
         }
     }
 }
+
+// --- files that change -------------------------------------------------------------------
+
+/// A file rewritten in place while it is sent comes mixed: the log says so.
+#[test]
+fn a_file_rewritten_while_it_is_sent_is_told_as_changed() {
+    let server = Server::start(&NEVER);
+    let path = server.file("f", &content(1, 3 * BLOCK));
+    for changes in [true, false] {
+        let client = RawClient::new(&server);
+        let (_, tid) = client.ask_data(&rrq("f", &[]));
+        if changes {
+            let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+            std::io::Write::write_all(&mut &file, &content(2, 3 * BLOCK)).unwrap();
+            // Whatever the file system's clock says.
+            file.set_modified(std::time::SystemTime::UNIX_EPOCH)
+                .unwrap();
+        }
+        for block in 1..=3 {
+            client.say(&ack(block), tid);
+        }
+        client.send_to(&ack(4), tid);
+        let lines = server.wait_ended(client.addr(), 1);
+        let line = lines.last().expect("a line");
+        let wanted = if changes { "changed" } else { "completed" };
+        assert!(line.contains(&format!("outcome={wanted}")), "{line}");
+        assert_eq!(line.contains("WARN"), changes, "{line}");
+    }
+}

@@ -51,9 +51,10 @@ impl LossyDisk {
 
     fn attributes(&self, ino: INodeNo) -> Option<FileAttr> {
         let is_root = ino == INodeNo::ROOT;
-        let size = match is_root {
-            true => 0,
-            false => self.files().values().find(|(it, _)| *it == ino.0)?.1,
+        let size = if is_root {
+            0
+        } else {
+            self.files().values().find(|(it, _)| *it == ino.0)?.1
         };
         let epoch = SystemTime::UNIX_EPOCH;
         Some(FileAttr {

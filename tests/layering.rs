@@ -73,9 +73,6 @@ const TEST_ONLY: &[&str] = &["protocol/script.rs"];
 const KNOWN_CIRCLES: &[&str] = &[
     "file::reading → file::source → file::reading",
     "file::root → file::upload → file::root",
-    "protocol::exchange → protocol::transfer → protocol::exchange",
-    "protocol::receiver → protocol::transfer → protocol::receiver",
-    "protocol::sender → protocol::transfer → protocol::sender",
     "wire::options → wire::packet → wire::options",
 ];
 

@@ -252,9 +252,13 @@ fn case_is_ignored_where_nothing_has_that_name() {
     let both = r#"asked for "BOOT/Bcd\xff\xff", which is served as "Boot/BCD""#;
     let line = server.wait_for_log(|line| line.contains(both), PATIENCE);
     assert!(line.is_some(), "{:#?}", server.log_lines());
-    // An upload makes the file it names.
-    assert_eq!(RawClient::new(&server).write("EXACT", b"new"), Ok(()));
-    assert_eq!(fs::read(server.root().join("EXACT")).unwrap(), b"new");
+    // No upload gets between a client and its file.
+    for name in ["EXACT", "Boot/bcd", "boot.ini"] {
+        let written = RawClient::new(&server).write(name, b"new");
+        assert_eq!(written.map_err(|(code, _)| code), Err(6), "{name}");
+        assert!(!server.root().join(name).exists());
+    }
+    assert_eq!(RawClient::new(&server).write("Boot/New", b"new"), Ok(()));
 }
 
 #[test]

@@ -187,16 +187,40 @@ fn sighup_reads_the_rules_again_and_keeps_the_old_where_they_are_broken() {
         line.unwrap_or_else(|| panic!("no `{wanted}`: {:#?}", server.log_lines()))
     };
     read("one");
-    fs::write(&map.path, "r ^ two/\nr (f g").unwrap();
+    fs::write(&map.path, "r ^ two/\nr (f g\n").unwrap();
     let line = reload("going on with the old rules");
     assert!(line.contains("line 2, column 3: "), "{line}");
     read("one");
     fs::remove_file(&map.path).unwrap();
     reload("no such file");
     read("one");
-    fs::write(&map.path, "r ^ two/").unwrap();
+    // Half written: what is missing may be a refusal.
+    fs::write(&map.path, "r ^ two/\na \\.key").unwrap();
+    reload("ends in the middle of a line");
+    read("one");
+    fs::write(&map.path, "").unwrap();
+    reload("is empty");
+    read("one");
+    fs::write(&map.path, "r ^ two/\n").unwrap();
     reload("read the map file again: 1 rules");
     read("two");
+    // Without rules, but not by accident.
+    fs::write(&map.path, "# nothing\n").unwrap();
+    reload("read the map file again: 0 rules");
+}
+
+#[test]
+fn an_empty_map_file_may_be_empty_again() {
+    let (server, map) = start("", &NEVER);
+    server.file("f", b"f");
+    for rules in ["r ^ none/\n", ""] {
+        fs::write(&map.path, rules).unwrap();
+        server.signal(Signal::SIGHUP);
+        let wanted = format!("read the map file again: {} rules", rules.lines().count());
+        let line = server.wait_for_log(|line| line.contains(&wanted), PATIENCE);
+        assert!(line.is_some(), "{:#?}", server.log_lines());
+    }
+    assert_eq!(RawClient::new(&server).read("f"), Ok(b"f".to_vec()));
 }
 
 fn run(args: &[&str], names: &[u8]) -> Output {

@@ -32,6 +32,7 @@ use tftpd::wire::packet::{Direction, ErrorCode, Mode};
 
 use faults::Faults;
 use files::Trouble;
+use network::{CLIENT, SERVER};
 use scenario::{Record, Wish, World};
 use weather::{FAIR, Kernels, Random, Weather};
 
@@ -300,19 +301,26 @@ fn transfer(
     kernels: Kernels,
     [server_trouble, client_trouble]: [Trouble; 2],
 ) -> World {
+    let mut world = alone(direction, size, offer, kernels);
+    world.wishes[0].server_trouble = server_trouble;
+    world.wishes[0].client_trouble = client_trouble;
+    world.run();
+    world.judge();
+    world
+}
+
+/// A network in fair weather with one client, yet to be run.
+fn alone(direction: Direction, size: usize, offer: Offer, kernels: Kernels) -> World {
     let wish = Wish {
         direction,
         mode: Mode::Octet,
         size,
         offer,
-        server_trouble,
-        client_trouble,
+        server_trouble: Trouble::None,
+        client_trouble: Trouble::None,
         wait: Wait::Adaptive,
     };
-    let mut world = World::new(7, FAIR, kernels, Wait::Adaptive, vec![wish]);
-    world.run();
-    world.judge();
-    world
+    World::new(7, FAIR, kernels, Wait::Adaptive, vec![wish])
 }
 
 /// The datagrams sent in fair weather, and the client's repeats.
@@ -399,6 +407,37 @@ fn a_file_that_only_a_blocking_read_brings_arrives() {
         let kernels = Kernels::default();
         let world = transfer(direction, size, windows(1), kernels, [Trouble::Never; 2]);
         world.assert_all_told();
+    }
+}
+
+/// A promise of five seconds is no reason to wait for them: the receiver tells of
+/// the gap, though the ACK that does is one of the window's base.
+#[test]
+fn a_loss_in_a_window_costs_a_nack_and_not_a_timeout() {
+    const WINDOW: u64 = 4;
+    for kernels in all_kernels() {
+        for (direction, to) in [(Direction::Read, CLIENT), (Direction::Write, SERVER)] {
+            for block in (1..=4 * WINDOW).filter(|block| !block.is_multiple_of(WINDOW)) {
+                let offer = Offer {
+                    timeout: Some(5),
+                    ..windows(WINDOW as u16)
+                };
+                let mut world = alone(direction, 8 * 4 * 512, offer, kernels);
+                // Before the blocks comes the OACK, or the request.
+                let loses = Some((to, 1 + block));
+                world.net.with(|network| network.loses = loses);
+                world.run();
+                world.judge();
+                world.assert_all_told();
+                let took = world.clients[0].record.ended;
+                let what = format!("{direction:?}, DATA {block} lost, {kernels:?}");
+                assert!(took < Duration::from_millis(500), "{what}: {took:?}");
+                assert!(
+                    world.sent() <= world.datagrams_needed() + 2 * WINDOW,
+                    "{what}"
+                );
+            }
+        }
     }
 }
 

@@ -31,13 +31,15 @@ use common::*;
 /// What every read of the slow file system takes.
 const DELAY: Duration = Duration::from_millis(400);
 
-/// The worst wait that passes: the goal is 20 ms; who waits for the disk waits
-/// for all of its 400 ms.
+/// The worst wait of a download beside slow ones, as it usually is.
+const GOAL: Duration = Duration::from_millis(20);
+
+/// The worst wait of all: a server that waits for the disk makes everyone wait for
+/// all of its 400 ms.
 const TOLERATED: Duration = Duration::from_millis(300);
 
-/// A machine that is busy enough keeps anyone waiting that long, now and then;
-/// who waits for the disk does so each time.
-const ATTEMPTS: usize = 6;
+/// A busy machine keeps anyone waiting now and then; most of the tries must do.
+const TRIES: usize = 3;
 
 /// A file system of files without directories, all of whose reads are slow.
 struct SlowDisk {
@@ -178,19 +180,30 @@ fn worst_wait(server: &Server, name: &str, content: &[u8]) -> Duration {
     worst
 }
 
-/// Some attempt must show no longer wait; `None`: it can't be made here.
-fn assert_tolerable(attempt: impl Fn() -> Option<Duration>) {
-    let mut waits = Vec::new();
-    while waits.len() < ATTEMPTS {
-        let Some(wait) = attempt() else {
+/// The one in the middle.
+fn median(waits: impl IntoIterator<Item = Duration>) -> Duration {
+    let mut waits: Vec<_> = waits.into_iter().collect();
+    waits.sort_unstable();
+    waits[waits.len() / 2]
+}
+
+/// Most tries must reach the goal; each tells the worst wait of every download
+/// beside the slow ones, or `None` where it can't be made.
+fn assert_tolerable(attempt: impl Fn() -> Option<Vec<Duration>>) {
+    let mut tries = Vec::new();
+    while tries.len() < TRIES {
+        let Some(waits) = attempt() else {
             return;
         };
-        if wait < TOLERATED {
-            return;
-        }
-        waits.push(wait);
+        let worst = waits.iter().max().copied().unwrap_or_default();
+        tries.push((median(waits), worst));
     }
-    panic!("each time a wait as if for the disk: {waits:?}");
+    let usual = median(tries.iter().map(|&(usual, _)| usual));
+    let worst = median(tries.iter().map(|&(_, worst)| worst));
+    assert!(
+        usual < GOAL && worst < TOLERATED,
+        "waits as if for the disk, usual and worst of each try: {tries:?}"
+    );
 }
 
 #[test]
@@ -198,8 +211,8 @@ fn a_slow_disk_keeps_only_its_own_readers_waiting() {
     assert_tolerable(beside_two_downloads);
 }
 
-/// The worst wait beside two downloads from the slow disk.
-fn beside_two_downloads() -> Option<Duration> {
+/// The worst waits beside two downloads from the slow disk.
+fn beside_two_downloads() -> Option<Vec<Duration>> {
     // Nothing is sent twice: an answer that is overlooked never comes.
     let server = Server::start(&NEVER);
     let slow = content(1, 600_000);
@@ -210,8 +223,7 @@ fn beside_two_downloads() -> Option<Duration> {
     server.file("fast", &fast);
     let alone = worst_wait(&server, "fast", &fast);
 
-    let mut beside = Duration::ZERO;
-    let mut rounds = 0;
+    let mut beside = Vec::new();
     thread::scope(|scope| {
         let binary = scope.spawn(|| {
             let asked = Instant::now();
@@ -230,8 +242,7 @@ fn beside_two_downloads() -> Option<Duration> {
             asked.elapsed()
         });
         while !binary.is_finished() || !lines.is_finished() {
-            beside = beside.max(worst_wait(&server, "fast", &fast));
-            rounds += 1;
+            beside.push(worst_wait(&server, "fast", &fast));
         }
         for download in [binary, lines] {
             let took = download.join().expect("a whole file");
@@ -240,8 +251,9 @@ fn beside_two_downloads() -> Option<Duration> {
         }
     });
     let reads = reads.load(Ordering::Relaxed);
+    let (rounds, worst) = (beside.len(), beside.iter().max());
     eprintln!(
-        "worst wait: {alone:?} alone, {beside:?} in {rounds} downloads beside {reads} slow reads"
+        "worst wait: {alone:?} alone, {worst:?} in {rounds} downloads beside {reads} slow reads"
     );
     assert_eq!(server.status("Threads"), 1);
     Some(beside)
@@ -254,8 +266,8 @@ fn a_crowd_at_a_slow_disk_keeps_only_itself_waiting() {
     assert_tolerable(beside_a_crowd);
 }
 
-/// The worst wait beside twenty downloads from the slow disk.
-fn beside_a_crowd() -> Option<Duration> {
+/// The worst waits beside twenty downloads from the slow disk.
+fn beside_a_crowd() -> Option<Vec<Duration>> {
     const NAMES: [&str; 20] = [
         "a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p", "q", "r",
         "s", "t",
@@ -269,7 +281,7 @@ fn beside_a_crowd() -> Option<Duration> {
     let fast = content(2, 50_000);
     server.file("fast", &fast);
 
-    let mut beside = Duration::ZERO;
+    let mut beside = Vec::new();
     let asked = Instant::now();
     thread::scope(|scope| {
         let downloads = NAMES.map(|name| {
@@ -280,11 +292,12 @@ fn beside_a_crowd() -> Option<Duration> {
             })
         });
         while downloads.iter().any(|download| !download.is_finished()) {
-            beside = beside.max(worst_wait(&server, "fast", &fast));
+            beside.push(worst_wait(&server, "fast", &fast));
         }
     });
     eprintln!(
-        "worst wait beside the crowd: {beside:?} in {:?}",
+        "worst wait beside the crowd: {:?} in {:?}",
+        beside.iter().max(),
         asked.elapsed()
     );
     Some(beside)

@@ -4,65 +4,189 @@
 //! the name as it was sent finds nothing, component by component: what is there
 //! as it is spelled comes first, else, of the names that differ in the case of
 //! ASCII letters alone, the first in the order of their bytes. There is no way
-//! back from a directory that has been entered. Must not: open a file; every step
-//! is the resolver's, from the root.
+//! back from a directory that has been entered. Directories are listed once and
+//! kept while they don't change. Must not: open a file; every step is the
+//! resolver's, from the root.
 
+use std::cell::{Cell, RefCell};
+use std::cmp::Ordering;
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::sys::stat::{FileStat, fstat};
 
 use super::name::TEMP_PREFIX;
 
-/// Directory entries that are read for one name, at most: a millisecond or so.
-/// Behind so many the name counts as missing, lest it depend on their order
-/// what is found.
+/// Names that are read of one directory: a millisecond or so. Past this limit
+/// a name counts as missing; otherwise the result would depend on the order of
+/// the directory.
 const MAX_ENTRIES: usize = 4096;
 
-/// Makes `path` one that is there, if only the case of its letters is in the
-/// way. What it becomes is as long. `open` opens below the root.
-pub(super) fn find(
-    open: impl Fn(&[u8], OFlag) -> nix::Result<OwnedFd>,
-    path: &mut [u8],
-) -> Option<()> {
-    let mut budget = MAX_ENTRIES;
-    let mut start = 0;
-    while start < path.len() {
-        let (before, rest) = path.split_at_checked(start)?;
-        let len = rest.iter().take_while(|&&byte| byte != b'/').count();
-        let end = start + len;
-        match open(path.get(..end)?, OFlag::O_PATH) {
-            Ok(_) => {}
-            Err(Errno::ENOENT) => {
-                let directory = before.strip_suffix(b"/").unwrap_or(b".");
-                let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
-                let directory = open(directory, flags).ok()?;
-                let mut directory = Dir::from_fd(directory).ok()?;
-                let wanted = path.get_mut(start..end)?;
-                let found = first_alike(&mut directory, wanted, &mut budget)?;
-                wanted.copy_from_slice(&found);
-            }
-            Err(_) => return None,
-        }
-        start = end + 1;
-    }
-    Some(())
+/// Directories whose names are kept, some 100 KiB each at the most.
+const MAX_KEPT: usize = 16;
+
+/// The directories that were listed.
+#[derive(Debug, Default)]
+pub(super) struct Listings {
+    kept: RefCell<Vec<Kept>>,
+    /// Directory entries that were read.
+    entries: Cell<u64>,
 }
 
-/// The first of the names that differ from `wanted` in case alone.
-fn first_alike(directory: &mut Dir, wanted: &[u8], budget: &mut usize) -> Option<Vec<u8>> {
-    let mut first: Option<Vec<u8>> = None;
-    for entry in directory.iter() {
-        *budget = budget.checked_sub(1)?;
-        let entry = entry.ok()?;
-        let name = entry.file_name().to_bytes();
-        let is_alike = name.eq_ignore_ascii_case(wanted);
-        if is_alike && first.as_deref().is_none_or(|first| name < first) {
-            first = Some(name.to_vec());
+/// A directory that was listed.
+#[derive(Debug)]
+struct Kept {
+    stamp: Stamp,
+    /// `None` the first time: a change in the same tick of the file system's clock
+    /// would go unnoticed. If it looks the same the next time, that tick is over.
+    listing: Option<Rc<Listing>>,
+}
+
+/// Which directory, and in which state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    id: (u64, u64),
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    #[allow(clippy::unnecessary_cast, clippy::useless_conversion)] // Narrower on 32-bit systems.
+    fn of(stat: &FileStat) -> Self {
+        Self {
+            id: (stat.st_dev as u64, stat.st_ino as u64),
+            modified: (stat.st_mtime as i64, stat.st_mtime_nsec as i64),
+            changed: (stat.st_ctime as i64, stat.st_ctime_nsec as i64),
         }
     }
-    first.filter(|name| !name.starts_with(TEMP_PREFIX.as_bytes()))
+}
+
+/// The names in a directory, folded together.
+#[derive(Debug, Default)]
+struct Listing {
+    bytes: Vec<u8>,
+    /// Where each name is in `bytes`, in [`order`]; empty if there are too many.
+    names: Vec<(u32, u32)>,
+}
+
+impl Listing {
+    fn read(directory: OwnedFd, entries: &Cell<u64>) -> nix::Result<Self> {
+        let mut listing = Self::default();
+        for entry in Dir::from_fd(directory)?.iter() {
+            entries.set(entries.get() + 1);
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            if listing.names.len() == MAX_ENTRIES {
+                return Ok(Self::default());
+            }
+            // Nobody may ask for these; `.` and `..` are no names.
+            if matches!(name, b"." | b"..") || name.starts_with(TEMP_PREFIX.as_bytes()) {
+                continue;
+            }
+            let start = listing.bytes.len() as u32;
+            listing.bytes.extend_from_slice(name);
+            listing.names.push((start, listing.bytes.len() as u32));
+        }
+        let bytes = &listing.bytes;
+        let name = |&(start, end): &(u32, u32)| slice(bytes, start, end);
+        listing
+            .names
+            .sort_unstable_by(|a, b| order(name(a), name(b)));
+        listing.bytes.shrink_to_fit();
+        listing.names.shrink_to_fit();
+        Ok(listing)
+    }
+
+    /// The first of the names that differ from `wanted` in case alone.
+    fn first_alike(&self, wanted: &[u8]) -> Option<&[u8]> {
+        let name = |&(start, end): &(u32, u32)| slice(&self.bytes, start, end);
+        let before = |place: &(u32, u32)| folded(name(place), wanted) == Ordering::Less;
+        let first = self.names.partition_point(before);
+        let found = name(self.names.get(first)?);
+        found.eq_ignore_ascii_case(wanted).then_some(found)
+    }
+}
+
+fn slice(bytes: &[u8], start: u32, end: u32) -> &[u8] {
+    bytes.get(start as usize..end as usize).unwrap_or_default()
+}
+
+/// By the letters, whatever their case.
+fn folded(a: &[u8], b: &[u8]) -> Ordering {
+    let (mut a, mut b) = (a.iter(), b.iter());
+    loop {
+        match (a.next(), b.next()) {
+            (Some(a), Some(b)) => match a.to_ascii_lowercase().cmp(&b.to_ascii_lowercase()) {
+                Ordering::Equal => {}
+                differing => return differing,
+            },
+            (a, b) => return a.is_some().cmp(&b.is_some()),
+        }
+    }
+}
+
+/// By the letters, then by the bytes.
+fn order(a: &[u8], b: &[u8]) -> Ordering {
+    folded(a, b).then_with(|| a.cmp(b))
+}
+
+impl Listings {
+    /// Makes `path` one that is there, if only the case of its letters is in the
+    /// way. What it becomes is as long. `open` opens below the root.
+    pub(super) fn find(
+        &self,
+        open: impl Fn(&[u8], OFlag) -> nix::Result<OwnedFd>,
+        path: &mut [u8],
+    ) -> Option<()> {
+        let mut start = 0;
+        while start < path.len() {
+            let (before, rest) = path.split_at_checked(start)?;
+            let len = rest.iter().take_while(|&&byte| byte != b'/').count();
+            let end = start + len;
+            match open(path.get(..end)?, OFlag::O_PATH) {
+                Ok(_) => {}
+                Err(Errno::ENOENT) => {
+                    let directory = before.strip_suffix(b"/").unwrap_or(b".");
+                    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
+                    let listing = self.of(open(directory, flags).ok()?).ok()?;
+                    let wanted = path.get_mut(start..end)?;
+                    wanted.copy_from_slice(listing.first_alike(wanted)?);
+                }
+                Err(_) => return None,
+            }
+            start = end + 1;
+        }
+        Some(())
+    }
+
+    /// Directory entries read since the last time this was asked.
+    pub(super) fn take_entries(&self) -> u64 {
+        self.entries.take()
+    }
+
+    fn of(&self, directory: OwnedFd) -> nix::Result<Rc<Listing>> {
+        let stamp = Stamp::of(&fstat(&directory)?);
+        let mut kept = self.kept.borrow_mut();
+        let known = kept.iter().position(|kept| kept.stamp.id == stamp.id);
+        let known = known.map(|index| kept.remove(index));
+        let is_same = known.as_ref().is_some_and(|kept| kept.stamp == stamp);
+        let listing = match known.and_then(|kept| kept.listing) {
+            Some(listing) if is_same => listing,
+            _ => Rc::new(Listing::read(directory, &self.entries)?),
+        };
+        if kept.len() == MAX_KEPT {
+            kept.remove(0);
+        }
+        // The latest last: who is asked for often stays.
+        kept.push(Kept {
+            stamp,
+            listing: is_same.then(|| Rc::clone(&listing)),
+        });
+        Ok(listing)
+    }
 }
 
 #[cfg(test)]
@@ -78,7 +202,8 @@ mod tests {
 
     fn found(resolver: Resolver, root: &impl AsFd, path: &str) -> Option<String> {
         let mut path = path.as_bytes().to_vec();
-        find(
+        let listings = Listings::default();
+        listings.find(
             |path, flags| resolver.open(root.as_fd(), path, flags),
             &mut path,
         )?;
@@ -132,8 +257,7 @@ mod tests {
     #[test]
     fn a_directory_with_too_many_names_is_not_searched() {
         let base = tempfile::tempdir().unwrap();
-        // `.` and `..` count as well.
-        for number in 0..MAX_ENTRIES - 3 {
+        for number in 0..MAX_ENTRIES - 1 {
             fs::write(base.path().join(number.to_string()), "").unwrap();
         }
         fs::write(base.path().join("Name"), "").unwrap();
@@ -142,5 +266,52 @@ mod tests {
         assert_eq!(found(resolver, &root, "name").as_deref(), Some("Name"));
         fs::write(base.path().join("more"), "").unwrap();
         assert_eq!(found(resolver, &root, "name"), None);
+    }
+
+    /// A flood of names in another case doesn't list a directory each time.
+    #[test]
+    fn a_directory_is_listed_again_only_when_it_has_changed() {
+        let base = tempfile::tempdir().unwrap();
+        for number in 0..100 {
+            fs::write(base.path().join(format!("file{number}")), "").unwrap();
+        }
+        let root = fs::File::open(base.path()).unwrap();
+        let resolver = Resolver::probe(root.as_fd());
+        let listings = Listings::default();
+        let find = |name: &str| {
+            let mut path = name.as_bytes().to_vec();
+            let open = |path: &[u8], flags| resolver.open(root.as_fd(), path, flags);
+            listings
+                .find(open, &mut path)
+                .map(|()| String::from_utf8(path).unwrap())
+        };
+        for _ in 0..50 {
+            assert_eq!(find("FILE7").as_deref(), Some("file7"));
+            assert_eq!(find("NONE"), None);
+        }
+        let read = listings.take_entries();
+        assert!((1..=210).contains(&read), "{read}");
+        fs::write(base.path().join("None"), "").unwrap();
+        // Whatever the file system's clock says.
+        root.set_modified(std::time::SystemTime::UNIX_EPOCH)
+            .unwrap();
+        assert_eq!(find("NONE").as_deref(), Some("None"));
+        fs::remove_file(base.path().join("file7")).unwrap();
+        assert_eq!(find("FILE7"), None);
+        assert!(listings.take_entries() > 100);
+    }
+
+    #[test]
+    fn few_listings_are_kept() {
+        let base = tempfile::tempdir().unwrap();
+        let listings = Listings::default();
+        for number in 0..3 * MAX_KEPT {
+            let path = base.path().join(number.to_string());
+            fs::create_dir(&path).unwrap();
+            for _ in 0..3 {
+                listings.of(fs::File::open(&path).unwrap().into()).unwrap();
+            }
+        }
+        assert_eq!(listings.kept.borrow().len(), MAX_KEPT);
     }
 }

@@ -88,11 +88,22 @@ pub(super) fn check_kind(stat: &FileStat) -> Result<(), StorageError> {
     }
 }
 
+/// Nanoseconds; only compared.
+#[allow(clippy::unnecessary_cast, clippy::useless_conversion)] // Narrower on 32-bit systems.
+fn modified(stat: &FileStat) -> i64 {
+    let seconds = stat.st_mtime as i64;
+    seconds
+        .wrapping_mul(1_000_000_000)
+        .wrapping_add(stat.st_mtime_nsec as i64)
+}
+
 /// A regular file open for reading.
 #[derive(Debug)]
 pub struct ReadFile {
     file: OwnedFd,
     size: u64,
+    /// When it had been modified last, in nanoseconds.
+    modified: i64,
     way: Way,
     /// The next read waits for the disk: looking led to nothing.
     blocking: bool,
@@ -111,6 +122,7 @@ impl ReadFile {
         Ok(Self {
             file,
             size: u64::try_from(stat.st_size).unwrap_or(0),
+            modified: modified(&stat),
             way: Way::NoWait,
             blocking: false,
             permit: None,
@@ -121,6 +133,14 @@ impl ReadFile {
     /// The file's size when it was opened, in bytes.
     pub const fn size(&self) -> u64 {
         self.size
+    }
+
+    /// Whether the file was written to since it was opened: what was read of it
+    /// may be part old, part new.
+    pub fn has_changed(&self) -> bool {
+        fstat(&self.file).is_ok_and(|stat| {
+            u64::try_from(stat.st_size) != Ok(self.size) || modified(&stat) != self.modified
+        })
     }
 
     /// The way for a file system that doesn't know `RWF_NOWAIT`: a look, where
@@ -338,6 +358,24 @@ mod tests {
         assert_eq!(file.read_at(0, &mut buffer), Ok(Some(512)));
         assert_eq!(file.read_at(512, &mut buffer), Ok(Some(88)));
         assert_eq!(file.read_at(600, &mut buffer), Ok(Some(0)));
+    }
+
+    #[test]
+    fn a_file_that_is_written_to_has_changed() {
+        let (path, file) = file_with(b"short");
+        assert!(!file.has_changed());
+        let writer = fs::OpenOptions::new().write(true).open(&path).unwrap();
+        // Longer ago than clocks of file systems tick.
+        let past = std::time::SystemTime::UNIX_EPOCH;
+        writer.set_modified(past).unwrap();
+        assert!(file.has_changed());
+        let (path, file) = file_with(b"short");
+        fs::write(&path, b"longer").unwrap();
+        assert!(file.has_changed());
+        // Removed or replaced, it is what it was.
+        let (path, file) = file_with(b"short");
+        path.close().unwrap();
+        assert!(!file.has_changed());
     }
 
     #[test]

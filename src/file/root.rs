@@ -14,7 +14,7 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, fstat};
 
 use super::error::StorageError;
-use super::ignore_case;
+use super::ignore_case::Listings;
 use super::name::{self, Name};
 use super::publish::Publisher;
 use super::reading::{self, ReadFile};
@@ -121,6 +121,7 @@ pub struct Root {
     policy: Policy,
     pub(super) methods: Methods,
     uploads: Rc<Uploads>,
+    listings: Rc<Listings>,
 }
 
 impl Root {
@@ -160,6 +161,7 @@ impl Root {
             policy,
             methods,
             uploads: Rc::default(),
+            listings: Rc::default(),
         }
     }
 
@@ -181,6 +183,7 @@ impl Root {
             policy: self.policy,
             methods: self.methods,
             uploads: Rc::clone(&self.uploads),
+            listings: Rc::clone(&self.listings),
         })
     }
 
@@ -229,8 +232,15 @@ impl Root {
             Err(_) => return None,
         }
         let mut path = name.to_vec();
-        ignore_case::find(|path, flags| self.resolve(path, flags), &mut path)?;
+        let open = |path: &[u8], flags| self.resolve(path, flags);
+        self.listings.find(open, &mut path)?;
         Name::from_spelled(&path).ok()
+    }
+
+    /// Directory entries that were read to find names in another case, since the
+    /// last time this was asked.
+    pub fn take_entries_read(&self) -> u64 {
+        self.listings.take_entries()
     }
 
     /// Whether a file could be transferred under this name.
@@ -264,6 +274,14 @@ impl Root {
     pub fn begin(&self, name: &Name, announced: Option<u64>) -> Result<Upload, StorageError> {
         if self.policy.read_only {
             return Err(StorageError::READ_ONLY);
+        }
+        let in_another_case = self.policy.ignore_case && {
+            let found = self.find(name);
+            found.is_some_and(|found| found != *name)
+        };
+        // Some clients would get the one, some the other.
+        if in_another_case {
+            return Err(StorageError::EXISTS);
         }
         let (parent, name) = name::split_last(name);
         let parent = self

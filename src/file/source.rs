@@ -42,6 +42,17 @@ pub enum FileSource<R = ReadFile> {
     Netascii(Box<NetasciiSource<R>>),
 }
 
+impl FileSource {
+    /// Whether the file was written to since it was opened: see
+    /// [`ReadFile::has_changed`].
+    pub fn has_changed(&self) -> bool {
+        match self {
+            Self::Octet(file) => file.has_changed(),
+            Self::Netascii(text) => text.file.has_changed(),
+        }
+    }
+}
+
 impl<R: ReadAt> FileSource<R> {
     /// The file, to be sent in `mode`.
     pub fn new(file: R, mode: Mode) -> Self {

@@ -6,14 +6,16 @@
 //! write a line.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::hash::BuildHasher as _;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::short::Short;
 use crate::wire::packet::ErrorCode;
 
 /// Refusals that are remembered; beyond these a new one takes an old one's place.
-const MAX_REMEMBERED: usize = 1024;
+/// As many as a table of 512 slots holds.
+const MAX_REMEMBERED: usize = 448;
 
 /// After so long without it a refusal is a new one.
 const MEMORY: Duration = Duration::from_secs(600);
@@ -39,9 +41,6 @@ pub(crate) struct Refusal {
     pub(crate) reason: Short<64>,
 }
 
-/// What makes two refusals the same; from another port it is the same one.
-type Key = (IpAddr, &'static str, Short<NAME_LEN>, u16);
-
 #[derive(Debug)]
 struct Seen {
     refusal: Refusal,
@@ -57,7 +56,8 @@ struct Seen {
 /// What was refused lately.
 #[derive(Debug, Default)]
 pub(crate) struct Repeats {
-    seen: HashMap<Key, Seen>,
+    /// By a hash of what makes two refusals the same.
+    seen: HashMap<u64, Seen>,
     /// When the first of them is to be told, or before.
     due: Option<Instant>,
 }
@@ -65,12 +65,10 @@ pub(crate) struct Repeats {
 impl Repeats {
     /// Counts a refusal; how often there was this one, if that is to be told now.
     pub(crate) fn count(&mut self, now: Instant, refusal: Refusal) -> Option<u64> {
-        let key = (
-            refusal.peer.ip(),
-            refusal.op,
-            refusal.file,
-            refusal.code.to_wire(),
-        );
+        // From another port it is the same one.
+        let client = refusal.peer.ip();
+        let same = (client, refusal.op, refusal.file, refusal.code.to_wire());
+        let key = self.seen.hasher().hash_one(same);
         if let Some(seen) = self.seen.get_mut(&key)
             && now.saturating_duration_since(seen.last) < MEMORY
         {

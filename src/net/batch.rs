@@ -240,32 +240,17 @@ fn read_control(
         match (entry.cmsg_level, entry.cmsg_type) {
             (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
                 // SAFETY: level and type say that an `in_pktinfo` follows.
-                let info = unsafe {
-                    ptr::read_unaligned(libc::CMSG_DATA(cmsg).cast::<libc::in_pktinfo>())
-                };
-                let ip = Ipv4Addr::from(u32::from_be(info.ipi_addr.s_addr));
-                // `ipi_addr` is the header's destination, `ipi_spec_dst` our
-                // address on that path: they differ for broadcast and multicast.
-                // It isn't known for what waited on an inherited socket before
-                // the kernel was asked for it.
-                let is_ours = match info.ipi_spec_dst.s_addr {
-                    0 => !ip.is_multicast() && !ip.is_broadcast(),
-                    address => address == info.ipi_addr.s_addr,
-                };
-                destination = Some(if is_ours {
-                    Destination::Local(IpAddr::V4(ip))
-                } else {
-                    Destination::Group
-                });
+                if let Some(info) = unsafe { value_of::<libc::in_pktinfo>(entry) } {
+                    destination = Some(destination_v4(info));
+                }
             }
             (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
                 // SAFETY: level and type say that an `in6_pktinfo` follows.
-                let info = unsafe {
-                    ptr::read_unaligned(libc::CMSG_DATA(cmsg).cast::<libc::in6_pktinfo>())
-                };
-                let ip = Ipv6Addr::from(info.ipi6_addr.s6_addr);
-                // IPv4's own packet info comes besides, and knows more.
-                if ip.to_ipv4_mapped().is_none() {
+                let info = unsafe { value_of::<libc::in6_pktinfo>(entry) };
+                // For IPv4, that family's own packet info comes as well, and knows
+                // more.
+                let ip = info.map(|info| Ipv6Addr::from(info.ipi6_addr.s6_addr));
+                if let Some(ip) = ip.filter(|ip| ip.to_ipv4_mapped().is_none()) {
                     destination = Some(if ip.is_multicast() {
                         Destination::Group
                     } else {
@@ -275,9 +260,10 @@ fn read_control(
             }
             (libc::SOL_UDP, libc::UDP_GRO) => {
                 // SAFETY: level and type say that an `int` follows.
-                let bytes =
-                    unsafe { ptr::read_unaligned(libc::CMSG_DATA(cmsg).cast::<libc::c_int>()) };
-                segment = u16::try_from(bytes).ok().filter(|&bytes| bytes > 0);
+                let bytes = unsafe { value_of::<libc::c_int>(entry) };
+                segment = bytes
+                    .and_then(|bytes| u16::try_from(bytes).ok())
+                    .filter(|&bytes| bytes > 0);
             }
             _ => {}
         }
@@ -285,6 +271,36 @@ fn read_control(
         cmsg = unsafe { libc::CMSG_NXTHDR(header, cmsg) };
     }
     (destination, segment)
+}
+
+/// The value of a control message; `None` if it was cut (`MSG_CTRUNC`).
+///
+/// # Safety
+/// `entry` is a header within a buffer, all of the message's length lies there,
+/// and its level and type are those of a `T`.
+unsafe fn value_of<T: Copy>(entry: &libc::cmsghdr) -> Option<T> {
+    // SAFETY: the macros only compute; what is read is as long as the message says.
+    unsafe {
+        let needed = libc::CMSG_LEN(mem::size_of::<T>() as libc::c_uint) as usize;
+        let len: usize = entry.cmsg_len as _;
+        (len >= needed).then(|| ptr::read_unaligned(libc::CMSG_DATA(entry).cast::<T>()))
+    }
+}
+
+/// `ipi_addr` is the header's destination, `ipi_spec_dst` our address on that
+/// path: they differ for broadcast and multicast. The latter isn't known for what
+/// waited on an inherited socket before the kernel was asked for it.
+fn destination_v4(info: libc::in_pktinfo) -> Destination {
+    let ip = Ipv4Addr::from(u32::from_be(info.ipi_addr.s_addr));
+    let is_ours = match info.ipi_spec_dst.s_addr {
+        0 => !ip.is_multicast() && !ip.is_broadcast(),
+        address => address == info.ipi_addr.s_addr,
+    };
+    if is_ours {
+        Destination::Local(IpAddr::V4(ip))
+    } else {
+        Destination::Group
+    }
 }
 
 /// Sends one datagram from `local`, one of the addresses that `socket` is bound
@@ -403,5 +419,187 @@ fn put_control<T: Copy>(
         (*cmsg).cmsg_len = libc::CMSG_LEN(len) as _;
         ptr::write_unaligned(libc::CMSG_DATA(cmsg).cast(), value);
         end
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OURS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+    const ROUTED: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+
+    /// Control messages as the kernel writes them, and the bytes they take.
+    #[derive(Clone)]
+    struct Control([u64; CONTROL_WORDS], usize);
+
+    impl Control {
+        const fn empty() -> Self {
+            Self([0; CONTROL_WORDS], 0)
+        }
+
+        fn with<T: Copy>(mut self, level: libc::c_int, kind: libc::c_int, value: T) -> Self {
+            self.1 = put_control(&mut self.0, self.1, level, kind, value);
+            self
+        }
+
+        fn v4(self, destination: Ipv4Addr, ours: Ipv4Addr) -> Self {
+            let address = |ip: Ipv4Addr| libc::in_addr {
+                s_addr: u32::from(ip).to_be(),
+            };
+            let info = libc::in_pktinfo {
+                ipi_ifindex: 1,
+                ipi_spec_dst: address(ours),
+                ipi_addr: address(destination),
+            };
+            self.with(libc::IPPROTO_IP, libc::IP_PKTINFO, info)
+        }
+
+        fn v6(self, destination: Ipv6Addr) -> Self {
+            let info = libc::in6_pktinfo {
+                ipi6_addr: libc::in6_addr {
+                    s6_addr: destination.octets(),
+                },
+                ipi6_ifindex: 1,
+            };
+            self.with(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info)
+        }
+
+        fn gro(self, bytes: libc::c_int) -> Self {
+            self.with(libc::SOL_UDP, libc::UDP_GRO, bytes)
+        }
+
+        fn read(&self) -> (Option<Destination>, Option<u16>) {
+            read_control(&self.0, self.1)
+        }
+    }
+
+    #[test]
+    fn control_messages_tell_the_destination_and_broadcast_from_unicast() {
+        let none = Ipv4Addr::UNSPECIFIED;
+        let local = |ip: IpAddr| Some(Destination::Local(ip));
+        let empty = Control::empty;
+        for (control, expected) in [
+            (empty(), None),
+            (empty().v4(OURS, OURS), local(OURS.into())),
+            (
+                empty().v4(Ipv4Addr::new(192, 0, 2, 255), OURS),
+                Some(Destination::Group),
+            ),
+            (
+                empty().v4(Ipv4Addr::BROADCAST, OURS),
+                Some(Destination::Group),
+            ),
+            (
+                empty().v4(Ipv4Addr::new(224, 0, 0, 1), OURS),
+                Some(Destination::Group),
+            ),
+            // Waited before the kernel was asked: our own address isn't known.
+            (empty().v4(OURS, none), local(OURS.into())),
+            (
+                empty().v4(Ipv4Addr::BROADCAST, none),
+                Some(Destination::Group),
+            ),
+            (
+                empty().v4(Ipv4Addr::new(239, 1, 2, 3), none),
+                Some(Destination::Group),
+            ),
+            (empty().v6(ROUTED), local(ROUTED.into())),
+            (
+                empty().v6("ff02::1".parse().unwrap()),
+                Some(Destination::Group),
+            ),
+            // A socket of both families tells an IPv4 destination twice.
+            (empty().v6(OURS.to_ipv6_mapped()), None),
+            (
+                empty().v6(OURS.to_ipv6_mapped()).v4(OURS, OURS),
+                local(OURS.into()),
+            ),
+            (
+                empty()
+                    .v4(Ipv4Addr::BROADCAST, OURS)
+                    .v6(OURS.to_ipv6_mapped()),
+                Some(Destination::Group),
+            ),
+            // Neither asked for nor known.
+            (
+                empty().with(libc::SOL_SOCKET, libc::SCM_TIMESTAMP, [1u64; 2]),
+                None,
+            ),
+        ] {
+            assert_eq!(control.read(), (expected, None), "{:x?}", control.0);
+        }
+    }
+
+    #[test]
+    fn coalesced_datagrams_gro_tell_their_length() {
+        for (bytes, expected) in [
+            (1432, Some(1432)),
+            (65_535, Some(65_535)),
+            (65_536, None),
+            (0, None),
+            (-1, None),
+        ] {
+            assert_eq!(Control::empty().gro(bytes).read().1, expected, "{bytes}");
+        }
+        let both = Control::empty().v4(OURS, OURS).gro(516).read();
+        assert_eq!(both, (Some(Destination::Local(OURS.into())), Some(516)));
+    }
+
+    #[test]
+    fn control_messages_that_were_cut_ctrunc_are_not_read() {
+        let full = Control::empty().v4(OURS, OURS).gro(516);
+        let first = Control::empty().v4(OURS, OURS).1;
+        for filled in 0..=full.1 {
+            // The kernel cuts the message and says so in its length.
+            let mut cut = Control(full.0, filled);
+            let (header, from) = if filled > first {
+                (first / 8, first)
+            } else {
+                (0, 0)
+            };
+            if filled - from >= mem::size_of::<libc::cmsghdr>() {
+                cut.0[header] = cut.0[header].min((filled - from) as u64);
+            }
+            let (destination, segment) = cut.read();
+            let whole = Some(Destination::Local(OURS.into()));
+            assert!(destination.is_none() || destination == whole, "{filled}");
+            assert_eq!(destination.is_some(), filled >= 28, "{filled}");
+            assert_eq!(segment.is_some(), filled >= first + 20, "{filled}");
+        }
+    }
+
+    #[test]
+    fn what_is_put_into_a_batch_is_what_is_got_from_it() {
+        let mut batch = Batch::new(2, 64);
+        let mapped = SocketAddr::new(OURS.to_ipv6_mapped().into(), 7);
+        for (peer, expected) in [
+            ("192.0.2.7:69", "192.0.2.7:69".parse().unwrap()),
+            ("[2001:db8::7]:69", "[2001:db8::7]:69".parse().unwrap()),
+            ("[fe80::1%3]:69", "[fe80::1%3]:69".parse().unwrap()),
+            // A client of the other family on an inherited socket.
+            (&mapped.to_string(), SocketAddr::new(OURS.into(), 7)),
+        ] {
+            for (payload, slot_len) in [(&b"four"[..], 8), (b"four", 4), (b"four", 3), (b"", 8)] {
+                let datagram = Received {
+                    peer: peer.parse().unwrap(),
+                    destination: Some(Destination::Local(ROUTED.into())),
+                    payload,
+                    segment: Some(2),
+                };
+                batch.put(1, slot_len, &datagram);
+                let got = batch.get(1).unwrap();
+                assert_eq!(got.peer, expected);
+                assert_eq!(got.payload, &payload[..payload.len().min(slot_len)]);
+                assert_eq!(
+                    (got.destination, got.segment),
+                    (datagram.destination, Some(2))
+                );
+            }
+        }
+        assert_eq!(batch.capacity(8, 9), 2);
+        assert_eq!(batch.capacity(8, 1), 1);
+        assert_eq!(batch.capacity(64, 9), 1);
+        assert_eq!(batch.capacity(0, 9), 2);
     }
 }

@@ -9,9 +9,11 @@ use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
 
 use log::debug;
 
+use super::work::Work;
 use crate::file::{Name, Root};
 use crate::wire::packet::Direction;
 
@@ -30,14 +32,75 @@ const MAX_TABLE: u64 = 1 << 20;
 /// Bytes of the longest directory name, an IPv6 address.
 const MAX_NAME: usize = 48;
 
+/// How long what the table says is believed.
+const TRUSTED: Duration = Duration::from_secs(1);
+
+/// A neighbour that isn't in it is looked for again no sooner.
+const SOONEST: Duration = Duration::from_millis(100);
+
 /// Finds the clients' directories.
 #[derive(Debug)]
 pub enum ClientRoots {
     /// Directories are named after IP addresses.
     ByIp,
-    /// The neighbour table, opened before the sandbox shuts it out, and what was
-    /// read of it last.
-    ByMac(File, RefCell<Vec<u8>>),
+    /// After hardware addresses.
+    ByMac(Neighbours),
+}
+
+/// The neighbour table.
+#[derive(Debug)]
+pub struct Neighbours {
+    /// Opened before the sandbox shuts it out.
+    table: File,
+    known: RefCell<Known>,
+}
+
+/// What was read of it last.
+#[derive(Debug, Default)]
+struct Known {
+    read: Option<Instant>,
+    text: Vec<u8>,
+    /// Sorted.
+    addresses: Vec<(Ipv4Addr, [u8; 6])>,
+}
+
+impl Neighbours {
+    fn new(table: File) -> Self {
+        Self {
+            table,
+            known: RefCell::default(),
+        }
+    }
+
+    /// The hardware address of `client`.
+    fn find(&self, now: Instant, client: Ipv4Addr, work: &mut Work) -> Option<[u8; 6]> {
+        let mut known = self.known.borrow_mut();
+        let find = |known: &Known| {
+            let place = known.addresses.binary_search_by_key(&client, |it| it.0);
+            let found = place.ok().and_then(|place| known.addresses.get(place));
+            found.map(|it| it.1)
+        };
+        let age = known.read.map(|read| now.saturating_duration_since(read));
+        match find(&known) {
+            Some(address) if age.is_some_and(|age| age < TRUSTED) => return Some(address),
+            None if age.is_some_and(|age| age < SOONEST) => return None,
+            _ => {}
+        }
+        known.read = Some(now);
+        let Known {
+            text, addresses, ..
+        } = &mut *known;
+        if let Err(error) = read_again(&self.table, text) {
+            debug!("{client}: cannot read the neighbour table: {error}");
+            return None;
+        }
+        work.table += text.len() as u64;
+        addresses.clear();
+        addresses.extend(entries(text));
+        addresses.sort_unstable();
+        addresses.dedup_by_key(|it| it.0);
+        find(&known)
+    }
 }
 
 impl ClientRoots {
@@ -49,7 +112,7 @@ impl ClientRoots {
         match named_after {
             NamedAfter::Ip => Ok(Self::ByIp),
             NamedAfter::Mac => match File::open("/proc/self/net/arp") {
-                Ok(table) => Ok(Self::ByMac(table, RefCell::default())),
+                Ok(table) => Ok(Self::ByMac(Neighbours::new(table))),
                 Err(error) => Err(format!(
                     "cannot read the neighbour table /proc/self/net/arp: {error}; mount /proc, or use \
                      --per-client-root ip"
@@ -72,21 +135,16 @@ impl ClientRoots {
     }
 
     /// The root of this client alone, if it has one.
-    pub fn of(&self, client: IpAddr, common: &Root) -> Option<Root> {
+    pub fn of(&self, now: Instant, client: IpAddr, common: &Root, work: &mut Work) -> Option<Root> {
         let mut space = [0; MAX_NAME];
         let mut rest = &mut space[..];
         match self {
             Self::ByIp => write!(rest, "{client}").ok()?,
-            Self::ByMac(table, text) => {
+            Self::ByMac(neighbours) => {
                 let IpAddr::V4(client) = client else {
                     return None;
                 };
-                let text = &mut *text.borrow_mut();
-                if let Err(error) = read_again(table, text) {
-                    debug!("{client}: cannot read the neighbour table: {error}");
-                    return None;
-                }
-                let address = find(text, client)?;
+                let address = neighbours.find(now, client, work)?;
                 for (index, byte) in address.iter().enumerate() {
                     let dash = if index > 0 { "-" } else { "" };
                     write!(rest, "{dash}{byte:02x}").ok()?;
@@ -111,17 +169,16 @@ fn read_again(mut table: &File, text: &mut Vec<u8>) -> io::Result<()> {
     table.take(MAX_TABLE).read_to_end(text).map(drop)
 }
 
-/// The hardware address of `client`. A line of the table: IP address, hardware
-/// type, flags, hardware address, mask, device.
-fn find(table: &[u8], client: Ipv4Addr) -> Option<[u8; 6]> {
-    let table = std::str::from_utf8(table).ok()?;
-    table.lines().find_map(|line| {
+/// The table's addresses. A line of it: IP address, hardware type, flags, hardware
+/// address, mask, device.
+fn entries(table: &[u8]) -> impl Iterator<Item = (Ipv4Addr, [u8; 6])> {
+    let table = std::str::from_utf8(table).unwrap_or_default();
+    table.lines().filter_map(|line| {
         let mut fields = line.split_ascii_whitespace();
-        let is_clients = fields.next()?.parse() == Ok(client);
-        let address = fields.nth(2)?;
-        let address = is_clients.then(|| parse(address)).flatten()?;
+        let client = fields.next()?.parse().ok()?;
+        let address = parse(fields.nth(2)?)?;
         // Asked for, not answered yet.
-        (address != [0; 6]).then_some(address)
+        (address != [0; 6]).then_some((client, address))
     })
 }
 
@@ -137,6 +194,7 @@ fn parse(text: &str) -> Option<[u8; 6]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::clock;
 
     const TABLE: &[u8] =
         b"IP address       HW type     Flags       HW address            Mask     Device
@@ -149,8 +207,7 @@ mod tests {
 
     #[test]
     fn what_looks_like_somebodys_root_is_closed() {
-        let table = File::open("/dev/null").unwrap();
-        let by_mac = ClientRoots::ByMac(table, RefCell::default());
+        let by_mac = ClientRoots::ByMac(Neighbours::new(File::open("/dev/null").unwrap()));
         let common = tempfile::tempdir().unwrap();
         let common = Root::open(common.path(), crate::file::Policy::default()).unwrap();
         for (roots, spelled, reading, writing) in [
@@ -183,11 +240,35 @@ mod tests {
             (3, None),
             (4, None),
         ] {
-            assert_eq!(
-                find(TABLE, Ipv4Addr::new(192, 0, 2, last)),
-                expected,
-                "{last}"
-            );
+            let wanted = Ipv4Addr::new(192, 0, 2, last);
+            let found = entries(TABLE).find(|it| it.0 == wanted).map(|it| it.1);
+            assert_eq!(found, expected, "{last}");
         }
+    }
+
+    /// A flood in names of neighbours that aren't there reads it ten times a second.
+    #[test]
+    fn the_table_is_read_again_only_after_a_while() {
+        let mut table = tempfile::NamedTempFile::new().unwrap();
+        table.write_all(TABLE).unwrap();
+        let neighbours = Neighbours::new(table.reopen().unwrap());
+        let start = clock::now();
+        let find = |millis, last| {
+            let mut work = Work::default();
+            let now = start + Duration::from_millis(millis);
+            let client = Ipv4Addr::new(192, 0, 2, last);
+            let found = neighbours.find(now, client, &mut work);
+            (found.is_some(), work.table > 0)
+        };
+        assert_eq!(find(0, 10), (true, true));
+        assert_eq!(find(0, 9), (false, false));
+        table
+            .write_all(b"192.0.2.9 0x1 0x2 02:00:00:00:00:09 * eth0\n")
+            .unwrap();
+        assert_eq!(find(99, 9), (false, false));
+        assert_eq!(find(100, 9), (true, true));
+        assert_eq!(find(1099, 10), (true, false));
+        assert_eq!(find(1100, 10), (true, true));
+        assert_eq!(find(1150, 8), (false, false));
     }
 }

@@ -10,6 +10,7 @@ use std::path::Path;
 use super::map::Lines;
 use super::map::file::MapFile;
 use super::settle::{Asked, Refusal, Settled, settle};
+use super::work::Work;
 use crate::file::Root;
 use crate::wire::escape::escape;
 use crate::wire::packet::Direction;
@@ -38,7 +39,7 @@ pub fn run(
     mut names: impl BufRead,
     mut out: impl Write,
 ) -> Result<(), Box<dyn Error>> {
-    let map_file = MapFile::open(path)?;
+    let map_file = MapFile::open(path, root.ignores_case())?;
     let rules = map_file.rules();
     let client = if ipv6 { SAMPLE_V6 } else { SAMPLE_V4 };
     let mut name = Vec::new();
@@ -57,7 +58,7 @@ pub fn run(
                 direction,
                 client,
             };
-            settle(&asked, root, Some(rules))
+            settle(&asked, root, Some(rules), &mut Work::default())
         };
         let read = result(Direction::Read);
         let write = rules

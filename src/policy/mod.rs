@@ -11,13 +11,17 @@ pub mod client_root;
 pub mod map;
 pub mod map_test;
 mod settle;
+pub mod work;
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use self::access::Access;
 use self::client_root::ClientRoots;
 use self::map::file::MapFile;
 use self::settle::{Asked, settle};
+use self::work::{Work, WorkAllowance};
 use crate::file::{Name, Root, StorageError};
 use crate::wire::packet::Request;
 
@@ -34,6 +38,8 @@ pub struct Policy {
     pub client_roots: Option<ClientRoots>,
     /// Rules that rewrite and refuse names.
     pub map_file: Option<MapFile>,
+    /// What all that may cost.
+    pub allowance: RefCell<WorkAllowance>,
 }
 
 /// Where a request leads.
@@ -62,10 +68,32 @@ impl Policy {
     ///
     /// # Errors
     /// What is against it.
-    pub fn settle(&self, request: &Request<'_>, peer: SocketAddr) -> Result<Granted<'_>, Refusal> {
+    pub fn settle(
+        &self,
+        now: Instant,
+        request: &Request<'_>,
+        peer: SocketAddr,
+    ) -> Result<Granted<'_>, Refusal> {
+        if !self.allowance.borrow_mut().may_begin(now) {
+            return Err(Refusal::Overload);
+        }
+        let mut work = Work::default();
+        let granted = self.settle_for(now, request, peer, &mut work);
+        work.entries += self.root.take_entries_read();
+        self.allowance.borrow_mut().spend(work);
+        granted
+    }
+
+    fn settle_for(
+        &self,
+        now: Instant,
+        request: &Request<'_>,
+        peer: SocketAddr,
+        work: &mut Work,
+    ) -> Result<Granted<'_>, Refusal> {
         let client = peer.ip();
         let roots = self.client_roots.as_ref();
-        let own_root = roots.and_then(|roots| roots.of(client, &self.root));
+        let own_root = roots.and_then(|roots| roots.of(now, client, &self.root, work));
         let root = own_root.as_ref().unwrap_or(&self.root);
         let rules = self.map_file.as_ref().map(MapFile::rules);
         let asked = Asked {
@@ -73,7 +101,7 @@ impl Policy {
             direction: request.direction,
             client,
         };
-        let settled = settle(&asked, root, rules)?;
+        let settled = settle(&asked, root, rules, work)?;
         if own_root.is_none()
             && let Some(roots) = roots
             && roots.closes(&settled.name, request.direction)
@@ -87,5 +115,48 @@ impl Policy {
             origin: settled.origin,
             lines: settled.lines,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::clock;
+    use crate::wire::packet::Packet;
+    use std::fs;
+    use std::time::Duration;
+
+    /// Names made to be slow end with the second's allowance; the next second goes
+    /// on.
+    #[test]
+    fn what_requests_may_cost_is_an_allowance_a_second() {
+        let home = tempfile::tempdir().unwrap();
+        let map = home.path().join("map");
+        fs::write(&map, "rgg ([a-z]+)+[0-9]|a b\n").unwrap();
+        let start = clock::now();
+        let policy = Policy {
+            access: Access::default(),
+            root: Root::open(home.path(), crate::file::Policy::default()).unwrap(),
+            client_roots: None,
+            map_file: Some(MapFile::open(&map, false).unwrap()),
+            allowance: WorkAllowance::new(start).into(),
+        };
+        let datagram = [&b"\0\x01"[..], &[b'a'; 400], b"\0octet\0"].concat();
+        let Ok(Packet::Request(request)) = Packet::parse(&datagram) else {
+            panic!("no request");
+        };
+        let peer = "192.0.2.1:1024".parse().unwrap();
+        let nearly_all = Work {
+            scanned: 1_999_000,
+            ..Work::default()
+        };
+        policy.allowance.borrow_mut().spend(nearly_all);
+        let ask = |millis| {
+            let settled = policy.settle(start + Duration::from_millis(millis), &request, peer);
+            settled.err() != Some(Refusal::Overload)
+        };
+        assert!(ask(0));
+        assert!(!ask(0) && !ask(999));
+        assert!(ask(1000) && ask(1000));
     }
 }

@@ -9,6 +9,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use super::map::{MapRefusal, MapRequest, Rules};
+use super::work::Work;
 use crate::file::{Name, Root, StorageError};
 use crate::wire::packet::{Direction, ErrorCode};
 
@@ -53,7 +54,11 @@ pub enum Refusal {
     Name(StorageError),
     /// The map file's rules are against it.
     Rules(MapRefusal),
+    /// The work of this second is done. To be dropped without an answer.
+    Overload,
 }
+
+const OVERLOAD: &str = "too much work for map rules and look-ups in this second";
 
 impl Refusal {
     /// The code for the ERROR packet.
@@ -61,6 +66,7 @@ impl Refusal {
         match self {
             Self::Name(error) => error.code(),
             Self::Rules(_) => ErrorCode::AccessViolation,
+            Self::Overload => ErrorCode::NotDefined,
         }
     }
 
@@ -69,6 +75,7 @@ impl Refusal {
         match self {
             Self::Name(error) => error.message(),
             Self::Rules(refusal) => refusal.message(),
+            Self::Overload => OVERLOAD,
         }
     }
 }
@@ -78,6 +85,7 @@ impl fmt::Display for Refusal {
         match self {
             Self::Name(error) => error.fmt(f),
             Self::Rules(refusal) => refusal.fmt(f),
+            Self::Overload => f.write_str(OVERLOAD),
         }
     }
 }
@@ -96,11 +104,12 @@ pub(super) fn settle(
     asked: &Asked<'_>,
     root: &Root,
     rules: Option<&Rules>,
+    work: &mut Work,
 ) -> Result<Settled, Refusal> {
     let first = root.name(asked.spelled, asked.direction)?;
     let mut name = first;
     for _ in 0..MAX_ROUNDS {
-        let (mapped, lines) = map(&name, asked, root, rules)?;
+        let (mapped, lines) = map(&name, asked, root, rules, work)?;
         let found = match asked.direction {
             // What isn't there at all is told when it is opened.
             Direction::Read if root.ignores_case() => root.find(&mapped).unwrap_or(mapped),
@@ -111,7 +120,7 @@ pub(super) fn settle(
             if found != mapped {
                 // None of it is the client's spelling: rules made it. They can
                 // still refuse it.
-                map(&found, asked, root, rules)?;
+                map(&found, asked, root, rules, work)?;
             }
             let origin = match () {
                 () if mapped != name => Origin::Rules,
@@ -140,6 +149,7 @@ fn map(
     asked: &Asked<'_>,
     root: &Root,
     rules: Option<&Rules>,
+    work: &mut Work,
 ) -> Result<(Name, Vec<u32>), Refusal> {
     let Some(rules) = rules else {
         return Ok((*name, Vec::new()));
@@ -153,11 +163,13 @@ fn map(
         let name = root.name(spelled, asked.direction);
         name.is_ok_and(|name| root.leads_to_file(&name, asked.direction))
     });
+    work.scanned += mapped.scanned;
     let spelled = mapped.result.map_err(Refusal::Rules)?;
     Ok((root.name(&spelled, asked.direction)?, mapped.lines))
 }
 
-#[cfg(all(test, feature = "map"))]
+#[cfg(feature = "map")]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::file::Policy;
@@ -214,7 +226,7 @@ mod tests {
             direction,
             client: CLIENT,
         };
-        settle(&asked, root, Some(rules))
+        settle(&asked, root, Some(rules), &mut Work::default())
     }
 
     fn root(path: &Path, ignore_case: bool) -> Root {

@@ -5,10 +5,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::retry::RetryTimer;
-use super::transfer::{
+use super::contract::{
     Config, Failure, Outcome, Progress, Proof, REQUEST_MERGE, Role, UNVERIFIED_REPEATS,
 };
+use super::retry::RetryTimer;
 use crate::wire::options::Negotiated;
 
 /// The part of a transfer that doesn't depend on its direction.

@@ -6,7 +6,10 @@
 //! performs no I/O, reads no clock and owns no file data.
 
 pub mod block;
+mod contract;
 mod exchange;
+#[cfg(test)]
+mod lossy;
 mod nack;
 mod pace;
 pub mod receiver;

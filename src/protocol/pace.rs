@@ -122,16 +122,13 @@ impl Pace {
         self.burst.saturating_sub(self.gone)
     }
 
-    /// The window is to be sent from its base on.
-    pub(super) const fn rewind(&mut self) {
-        if self.probe_is_due() {
-            self.probe = Probe::InVain;
-        }
-        self.restart();
+    /// The peer named the base as missing: it isn't silent.
+    pub(super) const fn nacked(&mut self) {
+        self.probe = Probe::None;
     }
 
     /// The next block begins a burst.
-    const fn restart(&mut self) {
+    pub(super) const fn restart(&mut self) {
         self.gone = 0;
     }
 

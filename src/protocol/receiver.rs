@@ -27,28 +27,40 @@
 //! | Opening (client) | OACK not as asked | – | ERROR 8 | nothing |
 //! | Receiving | the next DATA | stored | ACK, if it fills the window | the DATA behind it |
 //! | Receiving | the next DATA, short | stored, committed | ACK | the same again, if the ACK is lost |
-//! | Receiving | a DATA further on in the window | nothing | ACK of the last in order, once per gap | the DATA missing |
+//! | Receiving | a DATA further on in the window | nothing | ACK of the last in order, once per gap; again if such blocks come again | the DATA missing |
 //! | Receiving | the DATA acknowledged last | nothing | the same ACK | as before |
+//! | Receiving | the last DATA in order once more, in the middle of a window | nothing | its ACK: the sender asks | the DATA behind it |
 //! | Receiving (client) | OACK once more, before DATA 1 | nothing | ACK 0 | DATA 1 |
 //! | Receiving | DATA larger than agreed | ended | ERROR 4 | nothing |
 //! | Dallying | the last DATA | nothing | the final ACK | the same again |
 //! | any | ERROR | ended | – | nothing |
-//! | Opening, Receiving | deadline | wait doubled, or given up | the opening, or the last ACK | as before |
+//! | Opening, unverified | the request again, 100 ms after our answer | – | the answer | as before |
 //! | any | RRQ, WRQ, ACK, other DATA | nothing | – | as before |
 //!
-//! No ACK before the sink has the data, no final ACK before it has committed.
+//! | state | timer | done | sent |
+//! |---|---|---|---|
+//! | Opening, Receiving | answer | wait doubled, or given up | the opening, or the last ACK |
+//! | any | answer, and an ACK is due that the socket won't take | waits on, within the patience | that ACK, as soon as there is room |
+//! | Dallying | dally, which begins when the final ACK was sent | over | – |
+//!
+//! Without `-t` and a loss of late an ACK is repeated no sooner than after 500 ms:
+//! the sender has a timer of its own. What is no step forward doesn't prolong the
+//! patience, however often the peer says it.
+//!
+//! No ACK before the sink has the data (`Written`), no final ACK before it has
+//! committed (`Committed`).
 //! Must not: write the file, touch a socket, ask the time.
 
 use std::time::{Duration, Instant};
 
 use super::block::BlockIndex;
-use super::exchange::Exchange;
-use super::retry::{ADAPTIVE_FLOOR, Millis};
-use super::timer::Timer;
-use super::transfer::{
+use super::contract::{
     BlockSink, Committed, Config, Failure, MAX_CLIENT_DALLY, MAX_SERVER_DALLY, Opening, Outcome,
     Transmit, Written,
 };
+use super::exchange::Exchange;
+use super::retry::{ADAPTIVE_FLOOR, Millis};
+use super::timer::Timer;
 use crate::wire::options::{self, Negotiated, Offer};
 use crate::wire::packet::{ACK_LEN, BlockNumber, ErrorCode, Packet, emit_ack, emit_error};
 

@@ -324,7 +324,9 @@ impl RetryTimer {
     pub(crate) fn is_prompt(&self, now: Instant) -> Option<bool> {
         let round_trip = self.round_trip?;
         let elapsed = now.saturating_duration_since(self.last_sent()?);
-        Some(elapsed <= round_trip.timeout().max(PROMPT))
+        let smoothed = Duration::from_micros(round_trip.smoothed.get().into());
+        // On a steady network the timeout is hardly more than the round trip.
+        Some(elapsed <= (round_trip.timeout() + smoothed / 2).max(PROMPT))
     }
 
     /// Something new was sent that wants an answer.
@@ -443,7 +445,14 @@ impl RetryTimer {
         // Without a sample the backed-off wait stays (RFC 6298 §5.7), but a new
         // packet never waits longer than the ceiling.
         self.wait = if self.adapts {
-            let wait = wait.max(self.slowest.wait()).max(self.floor());
+            // With losses the gaps between DATA are waits of the peer's, which
+            // learns from ours: each would wait for the other ever longer.
+            let slowest = if self.is_patient && self.lossy > 0 {
+                Duration::ZERO
+            } else {
+                self.slowest.wait()
+            };
+            let wait = wait.max(slowest).max(self.floor());
             wait.min(ADAPTIVE_CEILING).into()
         } else {
             self.initial

@@ -131,10 +131,10 @@ impl Script {
         Self { max_run, ..self }
     }
 
-    /// When it wants to be woken, in milliseconds.
+    /// When it wants to be woken, in milliseconds, rounded up.
     pub(super) fn deadline(&self) -> Option<u64> {
         let deadline = self.transfer.poll_timeout()?;
-        Some((deadline - self.origin).as_millis() as u64)
+        Some((deadline - self.origin).as_micros().div_ceil(1000) as u64)
     }
 
     pub(super) fn retransmits(&self) -> u64 {

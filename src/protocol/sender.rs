@@ -26,23 +26,33 @@
 //! | Opening (client) | OACK not as asked | – | ERROR 8 | nothing |
 //! | Sending | ACK of a block in flight | base moves behind it | DATA from there on, a full window | an ACK within it |
 //! | Sending | ACK of the last block | completed | – | nothing |
+//! | Sending, windows | ACK of the block before the base, a round trip after the window left | a NACK, once per base (`nack`) | the window from its base | an ACK within it |
+//! | Sending, lockstep | the same, 1 s after the DATA left | once per DATA | the DATA | its ACK |
+//! | Sending, single port | ACK of a block not yet sent | ended: forged | – | nothing |
 //! | Sending | any other ACK | nothing: RFC 1123 §4.2.3.1 | – | as before |
+//! | Opening, Sending (server) | ERROR 0 or 8 before the first window is acknowledged | a probe, ended | – | nothing |
 //! | any | ERROR | ended | – | nothing |
-//! | any | deadline | wait doubled, or given up | the opening, or the window from base | as before |
+//! | Opening, unverified | the request again, 100 ms after our answer | – | the answer | as before |
 //! | any | RRQ, WRQ, DATA, late OACK | nothing | – | as before |
 //!
-//! A duplicate ACK never sends anything: not in lockstep (the Sorcerer's
-//! Apprentice), and not with windows, where each ACK moves the base at most once.
+//! | state | timer | done | sent |
+//! |---|---|---|---|
+//! | Opening | answer | wait doubled, or given up | the opening |
+//! | Sending | answer, at the 1st, 3rd … silence | the same | the last block of the window |
+//! | Sending | answer, at the 2nd, 4th … | the same | the window from its base (single port: its first block) |
+//! | Sending | answer, and something is due that the socket won't take | waits on, within the patience | that, as soon as there is room |
+//! | Sending | burst | – | the next burst (single port: the last block again, see `pace`) |
+//!
 //! Must not: read the file, touch a socket, ask the time.
 
 use std::time::Instant;
 
 use super::block::BlockIndex;
+use super::contract::{Config, Failure, Opening, Outcome, Proof, Run, Sent, Transmit};
 use super::exchange::Exchange;
 use super::nack::Nacks;
 use super::pace::Pace;
 use super::timer::Timer;
-use super::transfer::{Config, Failure, Opening, Outcome, Proof, Run, Sent, Transmit};
 use crate::wire::options::{self, Negotiated, Offer};
 use crate::wire::packet::{BlockNumber, ErrorCode, Packet, emit_error};
 
@@ -266,6 +276,7 @@ impl Sender {
         let in_flight = self.exchange.is_verified() && self.out > 0;
         let lockstep = self.windowsize() == 1;
         if in_flight && self.nacks.take(now, &self.exchange.retry, lockstep) {
+            self.pace.nacked();
             self.rewind();
             self.exchange.retry.end_pause(now);
         }
@@ -333,7 +344,7 @@ impl Sender {
         self.out = 0;
         self.timed = false;
         self.pace.window_lost(self.windowsize());
-        self.pace.rewind();
+        self.pace.restart();
     }
 
     pub(super) fn handle_repeated_request(&mut self, now: Instant) {

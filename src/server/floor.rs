@@ -115,14 +115,17 @@ impl Floor {
         self.with_session(key, Session::run);
     }
 
-    /// Takes the sessions that have work left, to be handed to
+    /// How many sessions have more to do from the turn before: to be given to
     /// [`Floor::run_unfinished`] once everything new has had its turn.
-    pub(super) fn take_unfinished(&mut self) -> VecDeque<SessionKey> {
-        std::mem::take(&mut self.unfinished)
+    pub(super) fn count_unfinished(&self) -> usize {
+        self.unfinished.len()
     }
 
-    pub(super) fn run_unfinished(&mut self, keys: VecDeque<SessionKey>) {
-        for key in keys {
+    pub(super) fn run_unfinished(&mut self, count: usize) {
+        for _ in 0..count {
+            let Some(key) = self.unfinished.pop_front() else {
+                return;
+            };
             if let Some(session) = self.sessions.get_mut(key) {
                 session.queued = false;
             }
@@ -132,6 +135,9 @@ impl Floor {
 
     pub(super) fn run_deadlines(&mut self, now: Instant) {
         while let Some(key) = self.sessions.pop_due(now) {
+            if let Some(session) = self.sessions.get(key) {
+                report::woken(session);
+            }
             self.with_session(key, Session::run_deadline);
         }
         self.socket_pool.handle_timeout(now);

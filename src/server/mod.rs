@@ -172,7 +172,7 @@ impl Server {
             self.last_busy = now;
         }
         // What was left over comes behind what is new: everyone gets a turn.
-        let leftovers = self.floor.take_unfinished();
+        let leftovers = self.floor.count_unfinished();
         let mut listen_ready = self.front.take_unfinished();
         let mut signalled = false;
         for event in events {

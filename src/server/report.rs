@@ -18,9 +18,9 @@ use crate::log::short::Short;
 use crate::log::shown::{Cut, Name};
 use crate::policy::map::Lines;
 use crate::policy::{Granted, Origin};
+use crate::protocol::timer::Timer;
 use crate::protocol::transfer::Outcome;
 use crate::session::{Content, Heading, Session};
-use crate::wire::escape::escape;
 use crate::wire::packet::{Direction, ErrorCode, Packet, Request};
 
 /// A packet of a transfer.
@@ -28,6 +28,17 @@ pub(super) fn packet(peer: SocketAddr, heading: Heading, datagram: &[u8]) {
     if let Ok(packet) = Packet::parse(datagram) {
         trace!("{peer} {heading} {packet}");
     }
+}
+
+/// Why a session whose deadline may have come is looked at.
+pub(super) fn woken(session: &Session) {
+    let waits_for = match session.transfer().timer() {
+        Timer::Idle => "nothing",
+        Timer::Answer { .. } => "an answer",
+        Timer::Burst { .. } => "the next burst of a window",
+        Timer::Dally { .. } => "a repeat of the last block",
+    };
+    trace!("{} deadline: waits for {waits_for}", session.peer());
 }
 
 /// The most transfers that a signal has listed: their lines fit into a pipe.
@@ -122,8 +133,8 @@ impl Reporter {
         });
     }
 
-    /// A request that was answered with an ERROR. `similar` looks for a file that
-    /// may have been meant.
+    /// A request that was answered with an ERROR. `hint` says what can be
+    /// done about it.
     pub(super) fn refusal(
         &mut self,
         now: Instant,
@@ -131,7 +142,7 @@ impl Reporter {
         peer: SocketAddr,
         code: ErrorCode,
         reason: &impl fmt::Display,
-        similar: impl FnOnce() -> Option<Vec<u8>>,
+        hint: impl FnOnce() -> Option<String>,
     ) {
         let is_miss = request.direction == Direction::Read && code == ErrorCode::FileNotFound;
         if is_miss && self.searches.miss(now, peer, request.filename) {
@@ -151,10 +162,7 @@ impl Reporter {
         if !self.bounds.admit(now, Kind::Refused, peer.ip()) {
             return;
         }
-        let hint = similar().map(|name| {
-            let name = escape(&name).to_string();
-            format!("did you mean {name}? try --ignore-case")
-        });
+        let hint = hint();
         Event::Refused {
             peer,
             op,
@@ -238,12 +246,17 @@ impl Reporter {
         if !self.bounds.admit(now, kind, session.peer().ip()) {
             return;
         }
+        let has_changed = has_changed(session, ending);
         let level = match ending {
+            _ if has_changed => Level::Warn,
             Ending::Outcome(outcome) if outcome.is_success() => Level::Info,
             Ending::Replaced => Level::Info,
             Ending::Outcome(_) | Ending::Evicted => Level::Warn,
         };
-        let (outcome, error) = outcome(ending);
+        let (outcome, error) = match outcome(ending) {
+            (_, error) if has_changed => ("changed", error),
+            as_it_is => as_it_is,
+        };
         Event::Ended {
             level,
             figures: figures(session, now),
@@ -351,6 +364,9 @@ fn hint(session: &Session, ending: Ending<'_>) -> Option<&'static str> {
     match ending {
         Ending::Outcome(Outcome::TimedOut) => {}
         Ending::Outcome(Outcome::LastAckMissing) if nothing_arrived => {}
+        Ending::Outcome(_) if has_changed(session, ending) => {
+            return Some("the file was written to while it was sent: it may have come mixed");
+        }
         Ending::Outcome(Outcome::Completed) if is_short(session) => {
             return Some("less came than the client announced: compare the files");
         }
@@ -370,6 +386,16 @@ fn hint(session: &Session, ending: Ending<'_>) -> Option<&'static str> {
         }
         32_767 | 65_535 => Some("the client stops where block numbers wrap: use a larger blksize"),
         _ => None,
+    }
+}
+
+/// Whether a file was sent that was written to meanwhile.
+fn has_changed(session: &Session, ending: Ending<'_>) -> bool {
+    let is_success = matches!(ending, Ending::Outcome(outcome) if outcome.is_success());
+    let has_moved = session.transfer().progress().blocks > 0;
+    match session.content() {
+        Content::Source(source) => is_success && has_moved && source.has_changed(),
+        Content::Sink(_) => false,
     }
 }
 

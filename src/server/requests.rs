@@ -22,6 +22,7 @@ use crate::protocol::transfer::{Config, MAX_DATAGRAM, Opening, Transfer};
 use crate::session::{Content, Heading, Remote, Session};
 use crate::table::rate::RateLimit;
 use crate::table::{Admission, Endpoint, Fingerprint};
+use crate::wire::escape::escape;
 use crate::wire::options::{self, Limits, Negotiated};
 use crate::wire::packet::{
     Direction, ErrorCode, MAX_ERROR_LEN, Mode, Packet, ParseError, Request, emit_error,
@@ -47,6 +48,15 @@ enum Refusal {
     ByPolicy(policy::Refusal),
     /// We are full: silence, so that a boot ROM asks again instead of failing.
     Overload(&'static str),
+}
+
+impl From<policy::Refusal> for Refusal {
+    fn from(refusal: policy::Refusal) -> Self {
+        match refusal {
+            policy::Refusal::Overload => Self::Overload(refusal.message()),
+            refusal => Self::ByPolicy(refusal),
+        }
+    }
 }
 
 /// Decides about requests.
@@ -215,8 +225,8 @@ impl Requests {
         floor: &mut Floor,
     ) -> Result<Session, Refusal> {
         let peer = endpoint.peer;
-        let granted = self.policy.settle(request, peer);
-        let granted = granted.map_err(Refusal::ByPolicy)?;
+        let granted = self.policy.settle(now, request, peer);
+        let granted = granted.map_err(Refusal::from)?;
         floor.reporter.granted(now, request, peer, &granted);
         let opened = match request.direction {
             Direction::Read => self.open_read(&granted, request),
@@ -295,11 +305,16 @@ impl Requests {
             Refusal::Answer(error, own_root) => {
                 let code = error.code();
                 let root = own_root.as_ref().unwrap_or(&self.policy.root);
-                let similar = || match (request.direction, code) {
-                    (Direction::Read, ErrorCode::FileNotFound) => root.similar(request.filename),
-                    _ => None,
+                let similar = || {
+                    let name = root.similar(request.filename)?;
+                    let name = escape(&name);
+                    Some(format!("did you mean {name}? try --ignore-case"))
                 };
-                reporter.refusal(now, request, peer, code, error, similar);
+                let hint = || match (request.direction, code) {
+                    (Direction::Read, ErrorCode::FileNotFound) => similar(),
+                    _ => error.hint().map(str::to_owned),
+                };
+                reporter.refusal(now, request, peer, code, error, hint);
                 (code, error.message())
             }
             Refusal::ByPolicy(refusal) => {

@@ -34,6 +34,7 @@ use crate::net::{Binding, ListenSocket};
 use crate::policy::access::Access;
 use crate::policy::client_root::ClientRoots;
 use crate::policy::map::file::MapFile;
+use crate::policy::work::WorkAllowance;
 use crate::policy::{Policy, map_test};
 use crate::protocol::retry::{RetryPolicy, Wait};
 use crate::protocol::transfer::{Config, Proof};
@@ -64,7 +65,8 @@ impl Server {
     pub fn start(args: &Args) -> Result<Self, Box<dyn Error>> {
         let inherited = Inherited::take_over(MAX_LISTENERS)?;
         let log_file = logging::start(args, inherited.by_inetd)?;
-        let map_file = args.map_file.as_deref().map(MapFile::open).transpose()?;
+        let open = |path| MapFile::open(path, args.ignore_case);
+        let map_file = args.map_file.as_deref().map(open).transpose()?;
         let client_roots = args.per_client_root.map(ClientRoots::open).transpose()?;
         let notifier = Notifier::from_environment(clock::now())?;
         let listeners = match inherited.sockets {
@@ -92,6 +94,7 @@ impl Server {
             root: Root::within(directory, policy(args))?,
             client_roots,
             map_file,
+            allowance: WorkAllowance::new(clock::now()).into(),
         };
         let root = path.display();
         let addresses: Vec<_> = listeners.iter().map(ListenSocket::address).collect();

@@ -256,6 +256,7 @@ impl RawClient {
             packet = self.say(&ack(0), tid);
         }
         let (mut file, mut expected, mut in_window) = (Vec::new(), 1, 0);
+        let mut latest = 0;
         loop {
             match packet {
                 Packet::Data(block, payload) if block == expected => {
@@ -270,6 +271,12 @@ impl RawClient {
                         return Ok(file);
                     }
                     expected = next_block(block, after_last);
+                    latest = block;
+                }
+                // Once more within the window: the server wants to know.
+                Packet::Data(block, _) if block == latest && in_window > 0 => {
+                    self.send_to(&ack(block), tid);
+                    in_window = 0;
                 }
                 // A repetition: the next ACK will tell.
                 Packet::Data(..) | Packet::Oack(_) => {}

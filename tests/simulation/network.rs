@@ -63,16 +63,16 @@ pub(crate) struct Network {
     pub(crate) kernels: Kernels,
     pub(crate) random: Random,
     pub(crate) faults: Faults,
-    /// Of the datagrams to the client, the one with this number is lost, counted
+    /// Of the datagrams to this machine, the one with this number is lost, counted
     /// from 1.
-    pub(crate) loses: Option<u64>,
+    pub(crate) loses: Option<(IpAddr, u64)>,
+    carried: u64,
     pub(crate) now: Duration,
     origin: Instant,
     coming: BTreeMap<(Duration, u64), Event>,
     counter: u64,
     sockets: BTreeMap<SocketAddr, Socket>,
     pub(crate) sent: u64,
-    to_client: u64,
     /// Follows from every datagram that was sent.
     pub(crate) trace: u64,
 }
@@ -99,13 +99,13 @@ impl Net {
             random: Random(seed),
             faults: Faults::NONE,
             loses: None,
+            carried: 0,
             now: Duration::ZERO,
             origin: Instant::now(),
             coming: BTreeMap::new(),
             counter: 0,
             sockets: BTreeMap::new(),
             sent: 0,
-            to_client: 0,
             trace: 0,
         };
         network.open(LISTEN, false);
@@ -331,9 +331,11 @@ impl Network {
         if self.random.percent(weather.icmp) {
             self.schedule(LATENCY, Event::Undeliverable(datagram.from));
         }
-        if datagram.to.ip() == CLIENT {
-            self.to_client += 1;
-            if self.loses == Some(self.to_client) {
+        if let Some((to, number)) = self.loses
+            && datagram.to.ip() == to
+        {
+            self.carried += 1;
+            if self.carried == number {
                 return;
             }
         }

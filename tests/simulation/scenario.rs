@@ -84,6 +84,8 @@ pub(crate) struct Record {
     /// What was received.
     pub(crate) stored: Rc<RefCell<Stored>>,
     pub(crate) retransmits: u64,
+    /// When it ended.
+    pub(crate) ended: Duration,
 }
 
 impl Record {
@@ -369,6 +371,7 @@ impl World {
                 outcome: None,
                 stored,
                 retransmits: 0,
+                ended: Duration::ZERO,
             },
             unfinished: false,
         }
@@ -389,6 +392,7 @@ impl World {
         end.unfinished = turn == Turn::Unfinished;
         end.record.retransmits = end.session.transfer().progress().retransmits;
         if let Some(outcome) = end.session.poll_outcome() {
+            end.record.ended = self.net.with(|network| network.now);
             let before = end.record.outcome.replace(outcome);
             assert!(before.is_none(), "a transfer ended twice");
         }

@@ -24,6 +24,15 @@ pub(super) struct Fault {
 
 type Result<T> = std::result::Result<T, Fault>;
 
+/// An expression in the words of `regex-lite`.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Translated {
+    pub(super) text: String,
+    /// Bytes that stand in every text it matches, in a row; maybe none. Where case
+    /// is ignored, in some case.
+    pub(super) literal: Vec<u8>,
+}
+
 /// Translates an expression.
 ///
 /// Where alternatives are plain text, the longer ones are put first: POSIX takes
@@ -31,13 +40,23 @@ type Result<T> = std::result::Result<T, Fault>;
 ///
 /// # Errors
 /// What `regcomp` refuses too, and back-references, which `regex-lite` lacks.
-pub(super) fn translate(pattern: &[u8]) -> Result<String> {
-    Translator { pattern, at: 0 }.alternatives(0)
+pub(super) fn translate(pattern: &[u8]) -> Result<Translated> {
+    let mut translator = Translator {
+        pattern,
+        at: 0,
+        literal: Vec::new(),
+    };
+    Ok(Translated {
+        text: translator.alternatives(0)?,
+        literal: translator.literal,
+    })
 }
 
 struct Translator<'a> {
     pattern: &'a [u8],
     at: usize,
+    /// The longest run of plain text outside of all parentheses.
+    literal: Vec<u8>,
 }
 
 /// A part of an expression, translated.
@@ -52,6 +71,8 @@ struct Part {
 struct Atom {
     text: String,
     kind: Kind,
+    /// What it matches, if that is one byte.
+    byte: Option<u8>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -86,6 +107,10 @@ impl Translator<'_> {
         while self.take(b'|') {
             parts.push(self.sequence(depth)?);
         }
+        if depth == 0 && parts.len() > 1 {
+            // None of it is in every text.
+            self.literal.clear();
+        }
         if parts.iter().all(|part| part.literal.is_some()) {
             parts.sort_by_key(|part| std::cmp::Reverse(part.literal));
         }
@@ -98,6 +123,7 @@ impl Translator<'_> {
             literal: Some(0),
             ..Part::default()
         };
+        let mut run = Vec::new();
         while let Some(byte) = self.peek() {
             if byte == b'|' || (byte == b')' && depth > 0) {
                 break;
@@ -114,13 +140,27 @@ impl Translator<'_> {
                 atom.text = format!("(?:{}{operator})", atom.text);
                 atom.kind = Kind::Other;
             }
+            match (atom.kind, atom.byte) {
+                (Kind::Literal, Some(byte)) => run.push(byte),
+                // A place takes no room.
+                (Kind::Anchor, _) => {}
+                _ => self.keep_longest(depth, &mut run),
+            }
             whole.text += &atom.text;
             whole.literal = match atom.kind {
                 Kind::Literal => whole.literal.map(|len| len + 1),
                 _ => None,
             };
         }
+        self.keep_longest(depth, &mut run);
         Ok(whole)
+    }
+
+    fn keep_longest(&mut self, depth: usize, run: &mut Vec<u8>) {
+        if depth == 0 && run.len() > self.literal.len() {
+            self.literal.clone_from(run);
+        }
+        run.clear();
     }
 
     fn atom(&mut self, depth: usize) -> Result<Atom> {
@@ -138,10 +178,20 @@ impl Translator<'_> {
                 });
             }
             Some(b'\\') => return self.escape(start),
-            Some(byte) => (literal(byte), Kind::Literal),
+            Some(byte) => {
+                return Ok(Atom {
+                    text: literal(byte),
+                    kind: Kind::Literal,
+                    byte: Some(byte),
+                });
+            }
             None => (String::new(), Kind::Other),
         };
-        Ok(Atom { text, kind })
+        Ok(Atom {
+            text,
+            kind,
+            byte: None,
+        })
     }
 
     fn group(&mut self, start: usize, depth: usize) -> Result<String> {
@@ -187,6 +237,7 @@ impl Translator<'_> {
         Ok(Atom {
             text: text.to_owned(),
             kind,
+            byte: (kind == Kind::Literal).then_some(byte),
         })
     }
 
@@ -432,7 +483,7 @@ mod tests {
             ("(a|b)*c|d", Some("d")),
             ("(^|x)*a", Some("a")),
         ] {
-            let translated = translate(pattern.as_bytes()).unwrap();
+            let translated = translate(pattern.as_bytes()).unwrap().text;
             let regex = Regex::new(&translated).expect(pattern);
             let found = regex.find(NAME).map(|found| found.as_str());
             assert_eq!(found, matched, "{pattern} as {translated}");
@@ -479,19 +530,50 @@ mod tests {
 
     #[test]
     fn longer_texts_are_tried_first() {
-        assert_eq!(translate(b"a|ab|b"), Ok("ab|a|b".to_owned()));
+        assert_eq!(translate(b"a|ab|b").unwrap().text, "ab|a|b");
         // Which is longer isn't known here.
-        assert_eq!(translate(b"a|b.").unwrap(), "a|b(?s:.)");
+        assert_eq!(translate(b"a|b.").unwrap().text, "a|b(?s:.)");
+    }
+
+    #[test]
+    fn what_stands_in_every_match_is_found() {
+        for (pattern, literal) in [
+            ("abc", "abc"),
+            (r"\.key$", ".key"),
+            ("^img/", "img/"),
+            (r"\<img\>", "img"),
+            ("abc*def", "def"),
+            ("abcd*e", "abc"),
+            ("ab(cde)f", "ab"),
+            ("^(boot|hosts)/", "/"),
+            ("abc|abd", ""),
+            ("(abc)", ""),
+            ("a|b", ""),
+            ("[abc]", ""),
+            ("a.b", "a"),
+            ("a{0}", ""),
+            ("^", ""),
+        ] {
+            let found = translate(pattern.as_bytes()).unwrap().literal;
+            assert_eq!(found, literal.as_bytes(), "{pattern}");
+        }
     }
 
     proptest::proptest! {
         /// A translation says only what `regex-lite` understands.
         #[test]
-        fn every_translation_compiles(pattern in "[ab(|)*+?{},0-2^$.\\\\\\[\\]:=-]{0,10}") {
-            if let Ok(translated) = translate(pattern.as_bytes()) {
+        fn every_translation_compiles(
+            pattern in "[ab(|)*+?{},0-2^$.\\\\\\[\\]:=-]{0,10}",
+            name in "[ab0-2]{0,6}",
+        ) {
+            if let Ok(Translated { text: translated, literal }) = translate(pattern.as_bytes()) {
                 for ignore_case in [false, true] {
                     let regex = RegexBuilder::new(&translated).case_insensitive(ignore_case).build();
                     proptest::prop_assert!(regex.is_ok(), "{pattern} as {translated}");
+                    if regex.is_ok_and(|regex| regex.is_match(&name)) {
+                        let literal = String::from_utf8(literal.clone()).unwrap();
+                        proptest::prop_assert!(name.contains(&literal), "{pattern}: {literal}");
+                    }
                 }
             }
         }

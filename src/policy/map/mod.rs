@@ -14,7 +14,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use crate::wire::packet::Direction;
-use rule::{Repeat, Rule, Then};
+use rule::{Meter, Repeat, Rule, Stop, Subject, Then};
 
 pub use parse::MapError;
 
@@ -24,6 +24,11 @@ pub const MAX_NAME: usize = 1024;
 /// How often rules may be tried for one request, besides once each: what ends a
 /// rule set that restarts, repeats or jumps for ever.
 pub const MAX_STEPS: usize = 1024;
+
+/// Bytes that expressions may look at for one request, some 3 ms of work; more
+/// where there are many rules, so that each can have a look at a usual name.
+const MAX_SCANNED: u64 = 32 * 1024;
+const SCANNED_PER_RULE: u64 = 64;
 
 /// What is to be named.
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +49,8 @@ pub struct Mapped {
     /// The lines that matched, in order; one that matched several times in a row
     /// once.
     pub lines: Vec<u32>,
+    /// What it cost: bytes that expressions looked at.
+    pub scanned: u64,
 }
 
 /// Why the rules refuse a request.
@@ -55,6 +62,8 @@ pub enum MapRefusal {
     Endless(u32),
     /// The rule on this line makes the name longer than [`MAX_NAME`].
     TooLong(u32),
+    /// The work that a request may be ran out at this line.
+    Costly(u32),
 }
 
 impl MapRefusal {
@@ -62,7 +71,9 @@ impl MapRefusal {
     pub const fn message(self) -> &'static str {
         match self {
             Self::Rule(_) => "Access violation: refused by rule",
-            Self::Endless(_) | Self::TooLong(_) => "Access violation: name cannot be mapped",
+            Self::Endless(_) | Self::TooLong(_) | Self::Costly(_) => {
+                "Access violation: name cannot be mapped"
+            }
         }
     }
 }
@@ -78,6 +89,10 @@ impl fmt::Display for MapRefusal {
             Self::TooLong(line) => write!(
                 f,
                 "line {line} of the map file makes a name of more than {MAX_NAME} bytes"
+            ),
+            Self::Costly(line) => write!(
+                f,
+                "the map file takes too long for this name, at line {line}"
             ),
         }
     }
@@ -113,7 +128,16 @@ impl Rules {
     /// # Errors
     /// The first thing that is wrong, and where.
     pub fn parse(file: &[u8]) -> Result<Self, MapError> {
-        parse::parse(file).map(|rules| Self { rules })
+        parse::parse(file, false).map(|rules| Self { rules })
+    }
+
+    /// [`Rules::parse`] for a server that looks for names in another case: what
+    /// refuses names refuses them in any case.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn parse_ignoring_case(file: &[u8]) -> Result<Self, MapError> {
+        parse::parse(file, true).map(|rules| Self { rules })
     }
 
     /// How many rules there are.
@@ -139,17 +163,20 @@ impl Rules {
     /// What the rules make of a request. `leads_to_file` tells whether a name
     /// could be transferred.
     pub fn apply(&self, request: &MapRequest<'_>, leads_to_file: impl Fn(&[u8]) -> bool) -> Mapped {
+        let limit = MAX_SCANNED + SCANNED_PER_RULE * self.rules.len() as u64;
         let mut run = Run {
             rules: &self.rules,
             request,
-            name: to_text(request.name),
+            name: Subject::new(to_text(request.name)),
             lines: Vec::new(),
             steps: self.rules.len() + MAX_STEPS,
+            meter: Meter { left: limit },
         };
         let result = run.finish(leads_to_file);
         Mapped {
-            result: result.map(|()| to_bytes(&run.name)),
+            result: result.map(|()| to_bytes(&run.name.text)),
             lines: run.lines,
+            scanned: limit - run.meter.left,
         }
     }
 }
@@ -158,10 +185,11 @@ impl Rules {
 struct Run<'a> {
     rules: &'a [Rule],
     request: &'a MapRequest<'a>,
-    name: String,
+    name: Subject,
     lines: Vec<u32>,
     /// How often a rule may still be tried.
     steps: usize,
+    meter: Meter,
 }
 
 impl Run<'_> {
@@ -180,7 +208,7 @@ impl Run<'_> {
             match rule.then {
                 Then::Continue => {}
                 Then::End => return Ok(()),
-                Then::EndIfFound if leads_to_file(&to_bytes(&self.name)) => return Ok(()),
+                Then::EndIfFound if leads_to_file(&to_bytes(&self.name.text)) => return Ok(()),
                 Then::EndIfFound => {
                     if let Some((name, lines)) = undo {
                         self.name = name;
@@ -199,7 +227,8 @@ impl Run<'_> {
     fn execute(&mut self, rule: &Rule) -> Result<bool, MapRefusal> {
         let Some((repeat, pieces)) = &rule.rewrite else {
             self.step(rule)?;
-            let matched = rule.matches(&self.name);
+            let matched = rule.matches(&self.name, &mut self.meter);
+            let matched = matched.map_err(|stop| refusal(stop, rule))?;
             if matched {
                 self.note(rule);
             }
@@ -209,12 +238,17 @@ impl Run<'_> {
         loop {
             self.step(rule)?;
             let rewritten = rule
-                .rewrite(&self.name, *repeat, pieces, self.request.client)
-                .map_err(|_| MapRefusal::TooLong(rule.line))?;
+                .rewrite(
+                    &self.name,
+                    (*repeat, pieces),
+                    self.request.client,
+                    &mut self.meter,
+                )
+                .map_err(|stop| refusal(stop, rule))?;
             let Some(name) = rewritten else {
                 return Ok(matched);
             };
-            self.name = name;
+            self.name = Subject::new(name);
             self.note(rule);
             matched = true;
             if *repeat != Repeat::WhileMatching {
@@ -233,6 +267,13 @@ impl Run<'_> {
         if self.lines.last() != Some(&rule.line) {
             self.lines.push(rule.line);
         }
+    }
+}
+
+const fn refusal(stop: Stop, rule: &Rule) -> MapRefusal {
+    match stop {
+        Stop::TooLong => MapRefusal::TooLong(rule.line),
+        Stop::Costly => MapRefusal::Costly(rule.line),
     }
 }
 
@@ -385,8 +426,76 @@ mod tests {
     fn no_name_grows_without_bound() {
         let long = "a".repeat(MAX_NAME);
         assert_eq!(read("r a b", &long).0.map(|name| name.len()), Ok(MAX_NAME));
-        for text in ["r a bb", "r ^ x", "rg a aa", "rgg a \\0\\0", "rs ^ \\0x"] {
+        for text in ["r a bb", "r ^ x", "rg a aa", "rgg ^a \\0\\0", "rs ^ \\0x"] {
             assert_eq!(read(text, &long).0, Err(MapRefusal::TooLong(1)), "{text}");
+        }
+    }
+
+    /// Names made to that end, and rules that look harmless.
+    #[test]
+    fn a_requests_cost_is_bounded() {
+        let long = "a".repeat(MAX_NAME);
+        let many = "r [0-9]x y\n".repeat(50);
+        for text in [
+            "rg (a|b)*c?a b",
+            "rgg a.*b|a c",
+            "rgg a{0,50}b|a c",
+            "r a{1,500}b c",
+            &many,
+            ":x\nr ^(.*)b \\1\nj [^b] x",
+        ] {
+            let rules = rules(text);
+            let mapped = map(&rules, long.as_bytes(), Direction::Read, V4);
+            let limit = MAX_SCANNED + SCANNED_PER_RULE * rules.len() as u64;
+            assert!(mapped.scanned <= limit, "{text}: {}", mapped.scanned);
+        }
+        let mapped = map(&rules("rgg a.*b|a c"), long.as_bytes(), Direction::Read, V4);
+        assert_eq!(mapped.result, Err(MapRefusal::Costly(1)));
+    }
+
+    /// Most rules are told not to match without running their expression.
+    #[test]
+    fn rules_that_cannot_match_cost_next_to_nothing() {
+        let text: String = (0..4000).fold(String::new(), |text, number| {
+            text + &format!("r ^host{number}-config$ hosts/{number}\n")
+        });
+        let rules = rules(&text);
+        for name in [
+            "pxelinux.cfg/01-aa-bb-cc-dd-ee-ff",
+            "host",
+            &"x".repeat(500),
+        ] {
+            let mapped = map(&rules, name.as_bytes(), Direction::Read, V4);
+            assert!(mapped.scanned <= 5000, "{name}: {}", mapped.scanned);
+        }
+        let mapped = map(&rules, b"host3999-config", Direction::Read, V4);
+        assert_eq!(mapped.result.as_deref(), Ok(&b"hosts/3999"[..]));
+    }
+
+    #[test]
+    fn a_file_of_too_many_rules_is_refused_by_line() {
+        let many = "r a b\n".repeat(70_000);
+        let error = Rules::parse(many.as_bytes()).unwrap_err();
+        assert_eq!(error.line, 4097);
+        let large = "r (a|b|c|d){0,20}x y\n".repeat(4000);
+        let error = Rules::parse(large.as_bytes()).unwrap_err();
+        assert!(error.reason.contains("4 MiB"), "{error}");
+        assert!(error.line < 4000, "{error}");
+    }
+
+    #[test]
+    fn under_ignore_case_refusals_ignore_it_too() {
+        let text = b"a \\.key$\n~a ^[a-z]\nr B c\n";
+        let rules = Rules::parse_ignoring_case(text).unwrap();
+        for (name, becomes) in [
+            ("a.KEY", Err(MapRefusal::Rule(1))),
+            ("A", Err(MapRefusal::Rule(2))),
+            ("ab", Ok("ab")),
+            ("aB", Ok("ac")),
+        ] {
+            let mapped = map(&rules, name.as_bytes(), Direction::Read, V4);
+            let result = mapped.result.map(|name| String::from_utf8(name).unwrap());
+            assert_eq!(result.as_deref(), becomes.as_deref(), "{name}");
         }
     }
 

@@ -7,13 +7,23 @@ use std::fmt;
 
 use regex_lite::RegexBuilder;
 
-use super::rule::{Family, Piece, Repeat, Rule, Then};
+use super::ere::Translated;
+use super::rule::{Family, Matcher, Piece, Repeat, Rule, Then};
 use super::{ere, to_text};
 use crate::wire::escape::escape;
 use crate::wire::packet::Direction;
 
 /// Bytes that one compiled expression may take.
 const MAX_REGEX: usize = 64 * 1024;
+
+/// Bytes that all of them may take.
+const MAX_PROGRAMS: usize = 4 << 20;
+
+/// The most rules a file may have.
+const MAX_RULES: usize = 4096;
+
+/// Bytes that the smallest expressions are taken to need.
+const SMALL_REGEX: usize = 1024;
 
 /// What is wrong with a map file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,8 +50,11 @@ impl fmt::Display for MapError {
 impl std::error::Error for MapError {}
 
 /// Reads all rules of a file.
-pub(super) fn parse(file: &[u8]) -> Result<Vec<Rule>, MapError> {
+///
+/// With `ignore_case`, what refuses names does so whatever the case of letters.
+pub(super) fn parse(file: &[u8], ignore_case: bool) -> Result<Vec<Rule>, MapError> {
     let mut rules = Vec::new();
+    let mut programs = 0;
     let mut labels = BTreeMap::new();
     let mut jumps = Vec::new();
     for (number, text) in (1..).zip(file.split(|&byte| byte == b'\n')) {
@@ -62,7 +75,16 @@ pub(super) fn parse(file: &[u8]) -> Result<Vec<Rule>, MapError> {
             }
             continue;
         }
-        let (rule, target) = read_rule(&mut line, &first)?;
+        let (rule, target) = read_rule(&mut line, &first, ignore_case)?;
+        programs += rule.matcher.program;
+        if rules.len() == MAX_RULES {
+            let reason = format!("more than {MAX_RULES} rules; use fewer, such as one for all");
+            return Err(line.error(first.at, reason));
+        }
+        if programs > MAX_PROGRAMS {
+            let reason = "the rules up to here take more than 4 MiB; use fewer or simpler ones";
+            return Err(line.error(first.at, reason));
+        }
         if let Some(target) = target {
             jumps.push((rules.len(), target, line));
         }
@@ -132,6 +154,7 @@ const fn is_space(byte: u8) -> bool {
 fn read_rule<'a>(
     line: &mut Line<'a>,
     first: &Field<'a>,
+    ignore_case: bool,
 ) -> Result<(Rule, Option<Field<'a>>), MapError> {
     let letters = Letters::read(line, first)?;
     let Some(pattern) = line.field() else {
@@ -140,14 +163,10 @@ fn read_rule<'a>(
     };
     let translated = ere::translate(pattern.text)
         .map_err(|fault| line.error(pattern.at + fault.at, fault.reason))?;
-    let regex = RegexBuilder::new(&translated)
-        .case_insensitive(letters.has(b'i'))
-        .size_limit(MAX_REGEX)
-        .build()
-        .map_err(|error| {
-            let reason = format!("too large ({error}); use fewer or smaller repetitions");
-            line.error(pattern.at, reason)
-        })?;
+    let inverted = letters.has(b'~');
+    let refuses = letters.then() == Then::Refuse && !inverted;
+    let matcher = compile(&translated, letters.has(b'i') || (refuses && ignore_case));
+    let matcher = matcher.map_err(|reason| line.error(pattern.at, reason))?;
     let replacement = line.field();
     let mut target = None;
     let then = letters.then();
@@ -160,8 +179,8 @@ fn read_rule<'a>(
     }
     let rule = Rule {
         line: line.number,
-        regex,
-        inverted: letters.has(b'~'),
+        matcher,
+        inverted,
         direction: letters.direction(),
         family: letters.family(),
         rewrite: letters.repeat().map(|repeat| {
@@ -171,6 +190,27 @@ fn read_rule<'a>(
         then,
     };
     Ok((rule, target))
+}
+
+/// Compiles an expression, and finds out how much that takes: within a factor of
+/// two, since the compiler only tells what is too large.
+fn compile(translated: &Translated, ignore_case: bool) -> Result<Matcher, String> {
+    let mut program = SMALL_REGEX;
+    loop {
+        let built = RegexBuilder::new(&translated.text)
+            .case_insensitive(ignore_case)
+            .size_limit(program)
+            .build();
+        match built {
+            Ok(regex) => return Ok(Matcher::new(regex, program, &translated.literal)),
+            Err(_) if program < MAX_REGEX => program *= 2,
+            Err(error) => {
+                return Err(format!(
+                    "too large ({error}); use fewer or smaller repetitions"
+                ));
+            }
+        }
+    }
 }
 
 /// The letters at the start of a rule, checked for sense.

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use regex_lite::{Captures, Regex};
 
-use super::{MAX_NAME, MapRequest};
+use super::{MAX_NAME, MapRequest, to_text};
 use crate::wire::packet::Direction;
 
 /// A line of the map file.
@@ -16,7 +16,7 @@ use crate::wire::packet::Direction;
 pub(super) struct Rule {
     /// Its number, counted from 1.
     pub(super) line: u32,
-    pub(super) regex: Regex,
+    pub(super) matcher: Matcher,
     /// Applies where the expression does not match (`~`).
     pub(super) inverted: bool,
     /// `G` or `P`.
@@ -26,6 +26,81 @@ pub(super) struct Rule {
     /// `r`, and the replacement.
     pub(super) rewrite: Option<(Repeat, Vec<Piece>)>,
     pub(super) then: Then,
+}
+
+/// An expression, and what it takes for a name to match it.
+#[derive(Debug)]
+pub(super) struct Matcher {
+    regex: Regex,
+    /// Bytes the compiled expression takes, rounded up.
+    pub(super) program: usize,
+    /// A text that is in all names it matches, in lower case, and its bytes.
+    literal: String,
+    bytes: Bytes,
+}
+
+impl Matcher {
+    pub(super) fn new(regex: Regex, program: usize, literal: &[u8]) -> Self {
+        let literal = to_text(literal).to_ascii_lowercase();
+        Self {
+            regex,
+            program,
+            bytes: Bytes::of(&literal),
+            literal,
+        }
+    }
+
+    /// False if the expression can't match: seen without running it.
+    fn can_match(&self, name: &Subject, meter: &mut Meter) -> Result<bool, Stop> {
+        meter.spend(1)?;
+        if self.literal.is_empty() {
+            return Ok(true);
+        }
+        if !self.bytes.are_in(name.bytes) {
+            return Ok(false);
+        }
+        meter.spend(name.lower.len() as u64 / 16)?;
+        Ok(name.lower.contains(&self.literal))
+    }
+
+    /// What it costs to run the expression over so many bytes.
+    fn cost(&self, bytes: usize) -> u64 {
+        (bytes * (self.program / 2048).max(1)) as u64
+    }
+}
+
+/// The bytes that are in a text: the highest bit doesn't count.
+#[derive(Debug, Clone, Copy, Default)]
+struct Bytes(u128);
+
+impl Bytes {
+    fn of(text: &str) -> Self {
+        let bits = text.bytes().map(|byte| 1 << (byte & 0x7f));
+        Self(bits.fold(0, |all, bit: u128| all | bit))
+    }
+
+    const fn are_in(self, other: Self) -> bool {
+        self.0 & !other.0 == 0
+    }
+}
+
+/// A name on its way through the rules.
+#[derive(Debug, Clone)]
+pub(super) struct Subject {
+    pub(super) text: String,
+    lower: String,
+    bytes: Bytes,
+}
+
+impl Subject {
+    pub(super) fn new(text: String) -> Self {
+        let lower = text.to_ascii_lowercase();
+        Self {
+            bytes: Bytes::of(&lower),
+            lower,
+            text,
+        }
+    }
 }
 
 /// A client's kind of address.
@@ -81,9 +156,27 @@ pub(super) enum Piece {
     AsItIs,
 }
 
-/// The name has become longer than [`MAX_NAME`].
+/// Why a rule can't be carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// The name has become longer than [`MAX_NAME`].
+    TooLong,
+    /// It would take longer than a request may.
+    Costly,
+}
+
+/// What a request may still cost, in bytes that expressions look at.
 #[derive(Debug)]
-pub(super) struct TooLong;
+pub(super) struct Meter {
+    pub(super) left: u64,
+}
+
+impl Meter {
+    fn spend(&mut self, bytes: u64) -> Result<(), Stop> {
+        self.left = self.left.checked_sub(bytes).ok_or(Stop::Costly)?;
+        Ok(())
+    }
+}
 
 impl Rule {
     /// Whether this rule is for such requests at all.
@@ -97,32 +190,45 @@ impl Rule {
     }
 
     /// Whether the rule is to be executed for this name.
-    pub(super) fn matches(&self, name: &str) -> bool {
-        self.regex.is_match(name) != self.inverted
+    pub(super) fn matches(&self, name: &Subject, meter: &mut Meter) -> Result<bool, Stop> {
+        let is_match = self.matcher.can_match(name, meter)? && {
+            meter.spend(self.matcher.cost(name.text.len()))?;
+            self.matcher.regex.is_match(&name.text)
+        };
+        Ok(is_match != self.inverted)
     }
 
     /// The name with its first match replaced, or with every match (`gg`);
     /// `None` without a match.
     pub(super) fn rewrite(
         &self,
-        name: &str,
-        repeat: Repeat,
-        pieces: &[Piece],
+        name: &Subject,
+        (repeat, pieces): (Repeat, &[Piece]),
         client: IpAddr,
-    ) -> Result<Option<String>, TooLong> {
+        meter: &mut Meter,
+    ) -> Result<Option<String>, Stop> {
+        if !self.matcher.can_match(name, meter)? {
+            return Ok(None);
+        }
+        let name = name.text.as_str();
         let matches = match repeat {
             Repeat::EachMatch => usize::MAX,
             Repeat::Once | Repeat::WhileMatching => 1,
         };
         let mut result = Bounded::default();
         let mut behind = None;
-        for groups in self.regex.captures_iter(name).take(matches) {
+        meter.spend(self.matcher.cost(name.len()))?;
+        for groups in self.matcher.regex.captures_iter(name).take(matches) {
             let Some(whole) = groups.get(0) else {
                 continue;
             };
             result.push(&name[behind.unwrap_or(0)..whole.start()])?;
             expand(pieces, &groups, client, &mut result)?;
             behind = Some(whole.end());
+            // The next match may be looked for to the very end.
+            if matches > 1 {
+                meter.spend(self.matcher.cost(name.len() - whole.end()))?;
+            }
         }
         let Some(behind) = behind else {
             return Ok(None);
@@ -138,7 +244,7 @@ fn expand(
     groups: &Captures<'_>,
     client: IpAddr,
     result: &mut Bounded,
-) -> Result<(), TooLong> {
+) -> Result<(), Stop> {
     let mut case: fn(&mut str) = |_| ();
     for piece in pieces {
         let from = result.text.len();
@@ -178,10 +284,10 @@ struct Bounded {
 }
 
 impl Bounded {
-    fn push(&mut self, part: &str) -> Result<(), TooLong> {
+    fn push(&mut self, part: &str) -> Result<(), Stop> {
         self.len += part.chars().count();
         if self.len > MAX_NAME {
-            return Err(TooLong);
+            return Err(Stop::TooLong);
         }
         self.text.push_str(part);
         Ok(())

@@ -403,7 +403,7 @@ fn a_repeated_request_is_answered_again_unless_it_crossed_the_answer() {
 
 #[test]
 fn repeated_requests_do_not_keep_the_transfer() {
-    // Each gets its answer, but no answer of its own.
+    // Each gets its answer, but is no progress.
     let mut server = Script::receiver(&FIXED, Server(""));
     server.play("0 open > ACK 0 @500");
     for at in (300..=25_500).step_by(300) {

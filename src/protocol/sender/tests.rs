@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::protocol::retry::{RetryPolicy, Wait};
 use crate::protocol::script::Role::{Client, Server};
 use crate::protocol::script::{ADAPTIVE, FIXED, Script, feed_every_packet};
-use crate::protocol::transfer::Config;
+use crate::protocol::transfer::{Config, Proof};
 
 const WINDOWS: &str = "blksize=8 windowsize=4";
 
@@ -500,7 +500,7 @@ fn in_lockstep_an_ack_repeated_after_a_second_brings_the_timer_forward_once() {
           8700 ACK 1   > nothing @13600
           8710 ACK 2   > DATA 3  @13710",
     );
-    // A forged one brings nothing from who never answered.
+    // A forged one brings nothing to a peer that never answered.
     Script::sender(&FIXED, Server(""), 5000).play(
         "    0 open  > DATA 1  @500
            500 ACK 0 > nothing @500",
@@ -660,7 +660,7 @@ fn a_repeated_request_is_answered_again_unless_it_crossed_the_answer() {
 
 #[test]
 fn repeated_requests_do_not_keep_the_transfer() {
-    // Each gets its answer, but no answer of its own.
+    // Each gets its answer, but is no progress.
     let mut server = Script::sender(&FIXED, Server(""), 2000);
     server.play("0 open > DATA 1 @500");
     for at in (300..=25_500).step_by(300) {
@@ -837,6 +837,89 @@ fn an_ack_ends_the_pause_between_bursts_though_the_socket_is_full() {
           32 ACK 8   > nothing    @532
           40 timeout > nothing    @532
           50 room    > DATA 9-12  @60",
+    );
+}
+
+// --- a peer that can't be proved ---------------------------------------------------
+
+/// `--single-port`: everybody knows the port.
+const UNPROVED: Config = Config {
+    proof: Proof::Never,
+    ..FIXED
+};
+
+#[test]
+fn towards_an_unproved_peer_a_window_opens_with_one_block() {
+    // The last block again, a round trip later, asks for the ACK that a receiver
+    // sends of its own accord only for a whole window.
+    let mut server = Script::sender(&UNPROVED, Server(WINDOWS), length(90));
+    server.play(
+        "  0 open    > OACK blksize=8 windowsize=4 @500
+          10 ACK 0   > DATA 1     @20
+          20 timeout > DATA 1     @520
+          30 ACK 1   > DATA 2-3   @40
+          40 timeout > DATA 3     @540
+          50 ACK 3   > DATA 4-7   @550
+          60 ACK 7   > DATA 8-11  @560
+          70 ACK 9   > DATA 10-13 @570",
+    );
+    // A lost block is named by a gap, and the window goes on.
+    Script::sender(&UNPROVED, Server(WINDOWS), length(90)).play(
+        "  0 open    > OACK blksize=8 windowsize=4 @500
+          10 ACK 0   > DATA 1     @20
+          20 timeout > DATA 1     @520
+          30 ACK 1   > DATA 2-3   @40
+          34 ACK 1   > nothing    @40
+          40 timeout > DATA 3     @540
+          50 ACK 1   > DATA 2-3   @60
+          60 timeout > DATA 3     @560
+          70 ACK 3   > DATA 4-7   @570",
+    );
+    // In lockstep nothing changes, and the end of a file needs no asking.
+    Script::sender(&UNPROVED, Server(""), 600).play(
+        "  0 open  > DATA 1     @500
+          10 ACK 1 > DATA 2(88) @510
+          20 ACK 2 > nothing    Completed closed",
+    );
+}
+
+#[test]
+fn silence_brings_an_unproved_peer_one_block() {
+    Script::sender(&UNPROVED, Server(WINDOWS), length(90)).play(
+        "    0 open    > OACK blksize=8 windowsize=4 @500
+            10 ACK 0   > DATA 1   @20
+            20 timeout > DATA 1   @520
+            30 ACK 1   > DATA 2-3 @40
+            40 timeout > DATA 3   @540
+            50 ACK 3   > DATA 4-7 @550
+           550 timeout > DATA 7   @1550
+          1550 timeout > DATA 4   @3550
+          3550 timeout > DATA 4   @7550
+          7550 timeout > DATA 4   @15550
+         15550 timeout > DATA 4   @23550
+         23550 timeout > nothing  TimedOut closed",
+    );
+}
+
+#[test]
+fn a_forged_ack_of_what_was_not_sent_ends_the_transfer_in_silence() {
+    for forged in ["ACK 2", "ACK 9", "ACK 1000"] {
+        Script::sender(&UNPROVED, Server(WINDOWS), length(90)).play(&format!(
+            "  0 open     > OACK blksize=8 windowsize=4 @500
+              10 ACK 0    > DATA 1  @20
+              15 {forged} > nothing Failed 4 closed"
+        ));
+    }
+    // An old one is only late, and with a port of its own nothing is forged.
+    Script::sender(&UNPROVED, Server(""), 5000).play(
+        "  0 open      > DATA 1   @500
+          10 ACK 1     > DATA 2   @510
+          20 ACK 65535 > nothing  @510
+          30 ACK 2     > DATA 3   @530",
+    );
+    Script::sender(&FIXED, Server(""), 5000).play(
+        "  0 open  > DATA 1   @500
+          10 ACK 9 > nothing  @500",
     );
 }
 

@@ -94,7 +94,11 @@ impl Play {
             },
             request_repeats: RETRIES,
             dally: Duration::from_millis(100),
-            proof: Proof::OwnPort,
+            proof: if kind & 16 == 0 {
+                Proof::OwnPort
+            } else {
+                Proof::Never
+            },
         };
         let known = (kind & 8 == 0).then_some(length);
         let transfer = if is_sender {
