@@ -128,8 +128,10 @@
 //! | sockets that rest | 512, for half a second, from 64 transfers at once on | [`net::pool`] |
 //! | send buffer of `--single-port` | 8 MiB, and what the system allows | [`net`] |
 //! | receive buffer of a transfer | 4 MiB, and what the system allows | [`net`] |
-//! | sessions whose peer never answered | 16,384, and the oldest gives way after 200 ms | [`table`] |
-//! | sessions of one client | `--max-sessions-per-client`, else no bound | [`table`] |
+//! | sessions whose peer never answered | 16,384; any of them, chosen at random, gives way after 50 ms | [`table`] |
+//! | silence, where slots are short | 10 s, then the longest silent of 512 gives way | [`table`] |
+//! | sessions of one client (an IPv4 address, an IPv6 /64) | `--max-sessions-per-client`, else no bound | [`table`] |
+//! | answers to unproved peers in a shared send buffer | half of it, in 4 s | `server::unproved` |
 //! | answers to nonsense | 100 a second | [`session`] |
 //! | ERRORs to refused requests | 10,000 a second | `server::requests` |
 //! | log lines about dropped requests | 1 a second | `server::requests` |

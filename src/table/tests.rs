@@ -567,7 +567,7 @@ impl Model {
                 None => self.remove(at),
             }
         }
-        // Whoever wasn't told has been waiting for less than a tick, counted
+        // A session that wasn't told has been waiting for less than a tick, counted
         // from when it began to wait if its deadline was in the past then.
         for (key, .., probe) in &self.live {
             let on_time = probe

@@ -6,14 +6,14 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tftpd::file::{FileSink, FileSource};
 use tftpd::protocol::receiver::Receiver;
 use tftpd::protocol::retry::{RetryPolicy, Wait};
 use tftpd::protocol::sender::Sender;
-use tftpd::protocol::transfer::{Config, Opening, Outcome, Transfer};
-use tftpd::session::{Content, Context, Remote, Resources, SEND_BUDGET, Session, Turn};
+use tftpd::protocol::transfer::{Config, Opening, Outcome, Proof, Transfer};
+use tftpd::session::{Content, Context, Remote, Resources, Session, Turn};
 use tftpd::table::{Admission, Endpoint, Fingerprint, SessionKey, Sessions, Tracked};
 use tftpd::wire::options::{self, Limits, Negotiated, Offer};
 use tftpd::wire::packet::{Direction, ErrorCode, Mode, Packet, Request, emit_error, emit_request};
@@ -21,6 +21,7 @@ use tftpd::wire::packet::{Direction, ErrorCode, Mode, Packet, Request, emit_erro
 use super::files::{Keeper, Reader, Stored, Trouble, content};
 use super::network::{CLIENT, LISTEN, Net, Network, SERVER};
 use super::port::{Ledger, SimPort, receive};
+use super::turn::{Cause, work};
 use super::weather::{Kernels, Weather};
 
 /// Longer than the longest patience there is, several times over.
@@ -53,19 +54,6 @@ impl Wish {
 
     pub(crate) fn window(&self) -> u16 {
         self.offer.windowsize.unwrap_or(1)
-    }
-
-    /// Datagrams that a perfect network needs for it: the request, its answer and
-    /// what answers that, the blocks, and an ACK for each window.
-    fn datagrams_needed(&self, client: usize) -> u64 {
-        let bytes = content(client, self.size);
-        // Text takes two bytes for a line's end.
-        let long = match self.mode {
-            Mode::Octet => 0,
-            Mode::Netascii => bytes.iter().filter(|byte| b"\r\n".contains(byte)).count(),
-        };
-        let blocks = (bytes.len() + long) / usize::from(self.block_size()) + 1;
-        (3 + blocks + blocks.div_ceil(self.window().into())) as u64
     }
 }
 
@@ -120,91 +108,8 @@ pub(crate) fn config(wait: Wait) -> Config {
         retry: RetryPolicy { wait, retries: 5 },
         request_repeats: u8::MAX,
         dally: Duration::from_secs(10),
-        proof: tftpd::protocol::transfer::Proof::OwnPort,
+        proof: Proof::OwnPort,
     }
-}
-
-/// What a session looks like before its turn.
-struct Before {
-    deadline: Option<Instant>,
-    is_full: bool,
-    has_nothing: bool,
-    only_strangers: bool,
-    position: Option<u64>,
-    sent: u64,
-    retransmits: u64,
-}
-
-impl Before {
-    fn of(net: &Net, session: &Link) -> Self {
-        let own = session.port().own;
-        let is_shared = session.port().is_shared();
-        Self {
-            deadline: session.transfer().poll_timeout(),
-            is_full: session.waits_for_room(),
-            has_nothing: is_shared || net.with(|network| network.is_empty(own)),
-            only_strangers: !is_shared && net.with(|network| network.holds_only_strangers(own)),
-            position: position(session),
-            sent: net.with(|network| network.sent_by(own)),
-            retransmits: session.transfer().progress().retransmits,
-        }
-    }
-}
-
-/// The block that a sender sends next.
-fn position(session: &Link) -> Option<u64> {
-    session.transfer().upcoming().map(|run| run.first.0)
-}
-
-/// What a turn is for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Cause {
-    Ready,
-    Deadline,
-    Shared,
-    Told,
-}
-
-/// Lets a session work, as a loop does, and checks what must hold afterwards.
-fn work(
-    net: &Net,
-    resources: &mut Resources,
-    session: &mut Link,
-    cause: Cause,
-    turn: impl FnOnce(&mut Link, &mut Context<'_, SimPort>) -> Turn,
-) -> Turn {
-    let before = Before::of(net, session);
-    let mut context = Context {
-        now: net.instant(),
-        clock: &|| net.instant(),
-        resources,
-        poll: (),
-        send_budget: SEND_BUDGET,
-    };
-    let turn = turn(session, &mut context);
-    let own = session.port().own;
-    let takes_in = matches!(cause, Cause::Ready | Cause::Deadline) && !session.port().is_shared();
-    if takes_in && turn == Turn::Waiting {
-        let is_overlooked = net.with(|network| network.is_overlooked(own));
-        assert!(!is_overlooked, "{own}: a datagram stays in the socket");
-    }
-    // What the file brings meanwhile is sent, and that moves it.
-    let is_idle = before.sent == net.with(|network| network.sent_by(own));
-    if cause == Cause::Ready && before.only_strangers && is_idle {
-        let deadline = session.transfer().poll_timeout();
-        assert_eq!(deadline, before.deadline, "a stranger moved a deadline");
-    }
-    if cause == Cause::Deadline && before.is_full && before.has_nothing && session.waits_for_room()
-    {
-        let (from, to) = (before.position.unwrap_or(0), position(session).unwrap_or(0));
-        let again = session.transfer().progress().retransmits - before.retransmits;
-        // What goes on where it stopped sends each block once.
-        assert!(
-            session.is_closed() || to.checked_sub(from).is_some_and(|gone| again <= gone),
-            "{own}: a full port was taken for silence"
-        );
-    }
-    turn
 }
 
 impl World {
@@ -575,7 +480,13 @@ impl World {
         };
         let port = SimPort::new(&self.net, tid, false, negotiated.windowsize > 1);
         self.next_tid = self.next_tid.checked_add(1).expect("few enough sessions");
-        let config = config(self.server_wait);
+        let config = Config {
+            proof: match tid {
+                LISTEN => Proof::Never,
+                _ => Proof::OwnPort,
+            },
+            ..config(self.server_wait)
+        };
         let remote = Remote::Known(peer);
         Some(self.end(
             client, reads, opening, negotiated, config, trouble, port, remote,
@@ -629,78 +540,5 @@ impl World {
         while let Some(key) = self.sessions.pop_due(self.net.instant()) {
             self.with_session(key, Cause::Deadline, Link::run_deadline);
         }
-    }
-
-    // --- the judge -------------------------------------------------------------------
-
-    /// What must hold when all is quiet, whatever the weather was.
-    pub(crate) fn judge(&self) {
-        for (client, end) in self.clients.iter().enumerate() {
-            let wish = &self.wishes[client];
-            let outcome = end.record.outcome.as_ref();
-            let outcome = outcome.expect("every client hears how it ended");
-            let expected = content(client, wish.size);
-            let complete = *outcome == Outcome::Completed;
-            let sessions = &self.served[client];
-            let told = |record: &Record| record.outcome == Some(Outcome::Completed);
-            match wish.direction {
-                Direction::Read => {
-                    let stored = end.record.stored.borrow();
-                    assert_eq!(stored.committed, complete, "client {client}: {outcome:?}");
-                    let is_same = !complete || stored.bytes == expected;
-                    assert!(is_same, "client {client} got something else");
-                    let is_sure = sessions.iter().any(told);
-                    assert!(
-                        !is_sure || complete,
-                        "client {client}: {outcome:?}, but the server is sure"
-                    );
-                }
-                Direction::Write => {
-                    for record in sessions.iter().filter(|record| record.is_committed()) {
-                        assert!(told(record), "client {client}: {record:?}");
-                        let is_same = record.stored.borrow().bytes == expected;
-                        assert!(is_same, "client {client} uploaded something else");
-                    }
-                    let is_stored = sessions.iter().any(Record::is_committed);
-                    assert!(is_stored || !complete, "client {client} is sure");
-                }
-            }
-        }
-    }
-
-    /// Every client knows that all went well.
-    pub(crate) fn assert_all_told(&self) {
-        for (client, end) in self.clients.iter().enumerate() {
-            let outcome = &end.record.outcome;
-            let served = &self.served[client];
-            assert_eq!(
-                *outcome,
-                Some(Outcome::Completed),
-                "client {client}, {:?}: nothing was in the way; at the server {served:?}",
-                self.wishes[client]
-            );
-        }
-    }
-
-    pub(crate) fn sent(&self) -> u64 {
-        self.net.with(|network| network.sent)
-    }
-
-    pub(crate) fn datagrams_needed(&self) -> u64 {
-        let wishes = self.wishes.iter().enumerate();
-        wishes
-            .map(|(client, wish)| wish.datagrams_needed(client))
-            .sum()
-    }
-
-    /// However rough it was, nobody floods anybody: `extra` is what the weather
-    /// costs each client.
-    pub(crate) fn assert_sends_are_bounded(&self, extra: u64) {
-        let (sent, needed) = (self.sent(), self.datagrams_needed());
-        let most = 3 * needed + extra * self.wishes.len() as u64;
-        assert!(
-            sent <= most,
-            "{sent} datagrams where {needed} are needed and {most} are tolerable"
-        );
     }
 }

@@ -1,0 +1,95 @@
+//! What must hold when all is quiet.
+
+use tftpd::protocol::transfer::Outcome;
+use tftpd::wire::packet::{Direction, Mode};
+
+use super::files::content;
+use super::scenario::{Record, Wish, World};
+
+impl Wish {
+    /// Datagrams that a perfect network needs for it: the request, its answer and
+    /// what answers that, the blocks, and an ACK for each window.
+    fn datagrams_needed(&self, client: usize) -> u64 {
+        let bytes = content(client, self.size);
+        // Text takes two bytes for a line's end.
+        let long = match self.mode {
+            Mode::Octet => 0,
+            Mode::Netascii => bytes.iter().filter(|byte| b"\r\n".contains(byte)).count(),
+        };
+        let blocks = (bytes.len() + long) / usize::from(self.block_size()) + 1;
+        (3 + blocks + blocks.div_ceil(self.window().into())) as u64
+    }
+}
+
+impl World {
+    /// What must hold when all is quiet, whatever the weather was.
+    pub(crate) fn judge(&self) {
+        for (client, end) in self.clients.iter().enumerate() {
+            let wish = &self.wishes[client];
+            let outcome = end.record.outcome.as_ref();
+            let outcome = outcome.expect("every client hears how it ended");
+            let expected = content(client, wish.size);
+            let complete = *outcome == Outcome::Completed;
+            let sessions = &self.served[client];
+            let told = |record: &Record| record.outcome == Some(Outcome::Completed);
+            match wish.direction {
+                Direction::Read => {
+                    let stored = end.record.stored.borrow();
+                    assert_eq!(stored.committed, complete, "client {client}: {outcome:?}");
+                    let is_same = !complete || stored.bytes == expected;
+                    assert!(is_same, "client {client} got something else");
+                    let is_sure = sessions.iter().any(told);
+                    assert!(
+                        !is_sure || complete,
+                        "client {client}: {outcome:?}, but the server is sure"
+                    );
+                }
+                Direction::Write => {
+                    for record in sessions.iter().filter(|record| record.is_committed()) {
+                        assert!(told(record), "client {client}: {record:?}");
+                        let is_same = record.stored.borrow().bytes == expected;
+                        assert!(is_same, "client {client} uploaded something else");
+                    }
+                    let is_stored = sessions.iter().any(Record::is_committed);
+                    assert!(is_stored || !complete, "client {client} is sure");
+                }
+            }
+        }
+    }
+
+    /// Every client knows that all went well.
+    pub(crate) fn assert_all_told(&self) {
+        for (client, end) in self.clients.iter().enumerate() {
+            let outcome = &end.record.outcome;
+            let served = &self.served[client];
+            assert_eq!(
+                *outcome,
+                Some(Outcome::Completed),
+                "client {client}, {:?}: nothing was in the way; at the server {served:?}",
+                self.wishes[client]
+            );
+        }
+    }
+
+    pub(crate) fn sent(&self) -> u64 {
+        self.net.with(|network| network.sent)
+    }
+
+    pub(crate) fn datagrams_needed(&self) -> u64 {
+        let wishes = self.wishes.iter().enumerate();
+        wishes
+            .map(|(client, wish)| wish.datagrams_needed(client))
+            .sum()
+    }
+
+    /// However rough it was, nobody floods anybody: `extra` is what the weather
+    /// costs each client.
+    pub(crate) fn assert_sends_are_bounded(&self, extra: u64) {
+        let (sent, needed) = (self.sent(), self.datagrams_needed());
+        let most = 3 * needed + extra * self.wishes.len() as u64;
+        assert!(
+            sent <= most,
+            "{sent} datagrams where {needed} are needed and {most} are tolerable"
+        );
+    }
+}

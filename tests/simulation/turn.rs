@@ -1,0 +1,92 @@
+//! A session's turn, and what must hold after each.
+
+use std::time::Instant;
+
+use tftpd::session::{Context, Resources, SEND_BUDGET, Turn};
+
+use super::network::Net;
+use super::port::SimPort;
+use super::scenario::Link;
+
+/// What a session looks like before its turn.
+struct Before {
+    deadline: Option<Instant>,
+    is_full: bool,
+    has_nothing: bool,
+    only_strangers: bool,
+    position: Option<u64>,
+    sent: u64,
+    retransmits: u64,
+}
+
+impl Before {
+    fn of(net: &Net, session: &Link) -> Self {
+        let own = session.port().own;
+        let is_shared = session.port().is_shared();
+        Self {
+            deadline: session.transfer().poll_timeout(),
+            is_full: session.waits_for_room(),
+            has_nothing: is_shared || net.with(|network| network.is_empty(own)),
+            only_strangers: !is_shared && net.with(|network| network.holds_only_strangers(own)),
+            position: position(session),
+            sent: net.with(|network| network.sent_by(own)),
+            retransmits: session.transfer().progress().retransmits,
+        }
+    }
+}
+
+/// The block that a sender sends next.
+fn position(session: &Link) -> Option<u64> {
+    session.transfer().upcoming().map(|run| run.first.0)
+}
+
+/// What a turn is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cause {
+    Ready,
+    Deadline,
+    Shared,
+    Told,
+}
+
+/// Lets a session work, as a loop does, and checks what must hold afterwards.
+pub(crate) fn work(
+    net: &Net,
+    resources: &mut Resources,
+    session: &mut Link,
+    cause: Cause,
+    turn: impl FnOnce(&mut Link, &mut Context<'_, SimPort>) -> Turn,
+) -> Turn {
+    let before = Before::of(net, session);
+    let mut context = Context {
+        now: net.instant(),
+        clock: &|| net.instant(),
+        resources,
+        poll: (),
+        send_budget: SEND_BUDGET,
+    };
+    let turn = turn(session, &mut context);
+    let own = session.port().own;
+    let takes_in = matches!(cause, Cause::Ready | Cause::Deadline) && !session.port().is_shared();
+    if takes_in && turn == Turn::Waiting {
+        let is_overlooked = net.with(|network| network.is_overlooked(own));
+        assert!(!is_overlooked, "{own}: a datagram stays in the socket");
+    }
+    // What the file brings meanwhile is sent, and that moves it.
+    let is_idle = before.sent == net.with(|network| network.sent_by(own));
+    if cause == Cause::Ready && before.only_strangers && is_idle {
+        let deadline = session.transfer().poll_timeout();
+        assert_eq!(deadline, before.deadline, "a stranger moved a deadline");
+    }
+    if cause == Cause::Deadline && before.is_full && before.has_nothing && session.waits_for_room()
+    {
+        let (from, to) = (before.position.unwrap_or(0), position(session).unwrap_or(0));
+        let again = session.transfer().progress().retransmits - before.retransmits;
+        // What goes on where it stopped sends each block once.
+        assert!(
+            session.is_closed() || to.checked_sub(from).is_some_and(|gone| again <= gone),
+            "{own}: a full port was taken for silence"
+        );
+    }
+    turn
+}
