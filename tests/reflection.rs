@@ -308,6 +308,8 @@ const CASES: &[Case] = &[
             for _ in 0..20 {
                 forger.send(&data(5, b""));
             }
+            // No dallying.
+            forger.send(&error(0, ""));
         },
     },
     Case {
@@ -334,9 +336,9 @@ const CASES: &[Case] = &[
     },
 ];
 
-/// A few ports below those of other tests.
+/// A few ports, below those that the kernel gives out.
 fn range() -> (u16, u16) {
-    let first = 20_000 + (std::process::id() % 900) as u16 * RANGE;
+    let first = 20_000 + (std::process::id() % 400) as u16 * RANGE;
     (first, first + RANGE - 1)
 }
 
@@ -409,7 +411,7 @@ fn measure(mode: Mode) {
 #[test]
 fn forged_in_any_order_they_bring_no_more_than_the_worst_row_without_guesses() {
     let (first, last) = range();
-    let range = format!("{}:{}", first + 7200, last + 7200);
+    let range = format!("{}:{}", first + 4000, last + 4000);
     // With a single port an ACK may be right by chance, and bring a window of four.
     let modes: [(&[&str], f64); 3] = [
         (&[], 206.4),
@@ -436,10 +438,12 @@ fn forged_in_any_order_they_bring_no_more_than_the_worst_row_without_guesses() {
                     _ => vec![0, block as u8],
                 };
                 forger.send(&datagram);
-                if state >> 16 & 3 == 0 {
+                if (state >> 16).is_multiple_of(4) {
                     forger.take(millis(u64::from(state >> 12 & 15)));
                 }
             }
+            // No dallying.
+            forger.send(&error(0, ""));
             let measured = forger.finish();
             let factor = measured.factor();
             println!("{mode:?}, seed {seed}: {measured:?}: {factor:.1}");

@@ -50,9 +50,10 @@ pub enum Proof {
     /// answer to it is proof.
     #[default]
     OwnPort,
-    /// Nothing is: the transfer's port is known to all (single port). A window
-    /// opens with one block and doubles as blocks are acknowledged, silence
-    /// brings one block, and an ACK of a block that wasn't sent ends it.
+    /// Nothing is: the transfer's port is known to all (single port), or one of
+    /// few (a small range). A window opens with one block and doubles as blocks are
+    /// acknowledged, silence brings one block, and an ACK of a block that wasn't
+    /// sent ends it.
     Never,
 }
 
