@@ -8,25 +8,22 @@
 //! what an attacker can work out, the blocks that were sent and acknowledged, but
 //! no port that only the victim was told.
 
+mod forger;
+mod promise;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use mio::Interest;
 use tftpd::file::{FileSink, FileSource};
-use tftpd::net::{Batch, RunSent};
 use tftpd::protocol::receiver::Receiver;
 use tftpd::protocol::retry::{RetryPolicy, Wait};
 use tftpd::protocol::sender::Sender;
-use tftpd::protocol::timer::Timer;
-use tftpd::protocol::transfer::{
-    Config, Opening, Outcome, Proof, REQUEST_MERGE, Transfer, UNVERIFIED_REPEATS,
-};
+use tftpd::protocol::transfer::{Config, Opening, Outcome, Proof, Transfer, UNVERIFIED_REPEATS};
 use tftpd::session::{
-    Content, Context, NONSENSE_ANSWERS, Port, Remote, Resources, SEND_BUDGET, Session, Turn,
+    Content, Context, NONSENSE_ANSWERS, Remote, Resources, SEND_BUDGET, Session, Turn,
 };
 use tftpd::table::{Admission, Endpoint, Fingerprint, SessionKey, Sessions, Tracked as _};
 use tftpd::wire::options::{self, Limits, Negotiated, Offer};
@@ -36,22 +33,11 @@ use super::files::{Keeper, Reader, Stored, Trouble, content};
 use super::network::{CLIENT, LISTEN, Net, Network, SERVER};
 use super::port::{SimPort, receive};
 use super::weather::{FAIR, Kernels, Random, Weather};
-
-/// The header of a DATA and a block that nobody asked to be larger: the largest
-/// datagram that an address gets that never answered.
-const LARGEST: usize = 516;
-
-/// What an OACK may be longer than its request: the digits of the file's size.
-const SIZE_DIGITS: usize = 20;
-
-/// The longest ERROR that answers nonsense.
-const LONGEST_ERROR: usize = 60;
+use forger::delay;
+use promise::{Before, Cause, Happened, LARGEST, LONGEST_ERROR, Left, Tap, Tapped, Track};
 
 /// How long after the last forged datagram all of it is forgotten.
 const AFTERMATH: Duration = Duration::from_secs(150);
-
-/// Blocks that the window may be ahead before an ACK is taken for an old one.
-const OLD: u64 = 1 << 15;
 
 const FIRST_CLIENT: u16 = 2000;
 const FIRST_VICTIM: u16 = 3000;
@@ -59,143 +45,7 @@ const SLOT_LEN: usize = 65_469;
 
 type Link = Session<Tapped, Keeper, Reader>;
 
-// --- what leaves ---------------------------------------------------------------------
-
-/// A datagram that the server sent.
-struct Left {
-    to: SocketAddr,
-    head: [u8; 4],
-    len: usize,
-}
-
-impl Left {
-    fn new(to: SocketAddr, datagram: &[u8]) -> Self {
-        let mut head = [0; 4];
-        let len = datagram.len().min(4);
-        head[..len].copy_from_slice(&datagram[..len]);
-        let len = datagram.len();
-        Self { to, head, len }
-    }
-
-    const fn data_block(&self) -> Option<u64> {
-        match self.head {
-            [0, 3, high, low] => Some(u16::from_be_bytes([high, low]) as u64),
-            _ => None,
-        }
-    }
-
-    const fn is_error(&self) -> bool {
-        matches!(self.head, [0, 5, ..])
-    }
-}
-
-/// A port that keeps what was sent from it.
-#[derive(Debug)]
-struct Tapped {
-    port: SimPort,
-    tap: Tap,
-}
-
-#[derive(Clone, Default)]
-struct Tap(Rc<RefCell<Vec<Left>>>);
-
-impl std::fmt::Debug for Tap {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Tap")
-    }
-}
-
-impl Tap {
-    fn push(&self, left: Left) {
-        self.0.borrow_mut().push(left);
-    }
-
-    fn take(&self) -> Vec<Left> {
-        self.0.take()
-    }
-}
-
-impl Port for Tapped {
-    type Poll<'p> = ();
-
-    fn watch(&mut self, poll: &(), interest: Interest) -> io::Result<()> {
-        self.port.watch(poll, interest)
-    }
-
-    fn coalesces(&self) -> bool {
-        self.port.coalesces()
-    }
-
-    fn receive_one(&mut self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
-        self.port.receive_one(buffer)
-    }
-
-    fn receive(&mut self, batch: &mut Batch, slot_len: usize, limit: usize) -> io::Result<usize> {
-        self.port.receive(batch, slot_len, limit)
-    }
-
-    fn send_to(&mut self, datagram: &[u8], peer: SocketAddr) -> io::Result<()> {
-        self.port.send_to(datagram, peer)?;
-        self.tap.push(Left::new(peer, datagram));
-        Ok(())
-    }
-
-    fn send_run(
-        &mut self,
-        run: &[u8],
-        segment_size: usize,
-        peer: SocketAddr,
-    ) -> io::Result<RunSent> {
-        let sent = self.port.send_run(run, segment_size, peer)?;
-        for datagram in run.chunks(segment_size) {
-            self.tap.push(Left::new(peer, datagram));
-        }
-        Ok(sent)
-    }
-}
-
-// --- what is promised ------------------------------------------------------------------
-
-/// What a turn of a session was for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cause {
-    Begin,
-    Repeated,
-    Arrived,
-    Deadline,
-}
-
-/// What is known of a session with a victim.
-#[derive(Debug, Default)]
-struct Track {
-    request_len: usize,
-    opens_with_oack: bool,
-    last_sent: Option<Duration>,
-    timer_repeats: u8,
-    /// The highest block that was sent.
-    highest: u64,
-    /// Times that the blocks from this base on were sent again without silence.
-    rewinds: (u64, u32),
-    silences: u32,
-}
-
-/// A session before its turn.
-struct Before {
-    verified: bool,
-    blocks: u64,
-    timer: Timer,
-}
-
-impl Before {
-    fn of(session: &Link) -> Self {
-        let progress = session.transfer().progress();
-        Self {
-            verified: progress.verified,
-            blocks: progress.blocks,
-            timer: session.transfer().timer(),
-        }
-    }
-}
+// --- the world -------------------------------------------------------------------------
 
 /// What one address was made to get.
 #[derive(Debug, Default)]
@@ -217,116 +67,6 @@ pub(crate) struct Tally {
     pub(crate) reflected_bytes: u64,
     pub(crate) honest: u64,
 }
-
-impl Track {
-    /// Holds what a turn sent to the victim of a session against the promise.
-    fn check(
-        &mut self,
-        cause: Cause,
-        before: &Before,
-        session: &Link,
-        arrived: &[Vec<u8>],
-        sent: &[&Left],
-        now: Duration,
-        is_single: bool,
-    ) {
-        let progress = session.transfer().progress();
-        let is_read = matches!(session.transfer(), Transfer::Sender(_));
-        if !is_single {
-            assert!(!progress.verified, "an answer that nobody could give");
-        }
-        if !progress.verified {
-            assert!(sent.len() <= 1, "{} for one {cause:?}", sent.len());
-            let longest = LARGEST.max(self.request_len + SIZE_DIGITS);
-            assert!(sent.iter().all(|it| it.len <= longest), "more than a block");
-        }
-        match cause {
-            Cause::Begin => assert!(sent.len() <= 1),
-            Cause::Repeated if !sent.is_empty() => {
-                let since = now - self.last_sent.expect("an answer before");
-                assert!(since >= REQUEST_MERGE, "answered again after {since:?}");
-            }
-            Cause::Deadline if !progress.verified => {
-                self.timer_repeats += sent.len() as u8;
-                assert!(
-                    self.timer_repeats <= UNVERIFIED_REPEATS,
-                    "a repeat too many"
-                );
-            }
-            Cause::Deadline if matches!(before.timer, Timer::Answer { .. }) => {
-                assert!(sent.len() <= 1, "{} after silence", sent.len());
-                self.silences += 1;
-            }
-            Cause::Arrived if !is_single => assert!(sent.is_empty(), "to a stranger's datagram"),
-            Cause::Arrived if !is_read => assert!(sent.len() <= 1, "an ACK for each"),
-            _ => {}
-        }
-        if is_single && is_read && progress.verified {
-            self.check_window(cause, before, session, arrived, sent);
-        }
-        let errors = sent.iter().filter(|it| it.is_error());
-        assert!(
-            errors.count() <= 1 && (session.has_ended() || !sent.iter().any(|it| it.is_error()))
-        );
-        if !sent.is_empty() {
-            self.last_sent = Some(now);
-        }
-        let blocks = sent.iter().filter_map(|it| it.data_block());
-        self.highest = blocks.fold(self.highest, u64::max);
-    }
-
-    /// A read over the single port, in answer to what may be forged.
-    fn check_window(
-        &mut self,
-        cause: Cause,
-        before: &Before,
-        session: &Link,
-        arrived: &[Vec<u8>],
-        sent: &[&Left],
-    ) {
-        let blocks = session.transfer().progress().blocks;
-        let windowsize = u64::from(session.transfer().negotiated().windowsize);
-        let window = windowsize.min(1 + blocks);
-        let data: Vec<_> = sent.iter().filter_map(|it| it.data_block()).collect();
-        assert!(
-            data.len() as u64 <= window,
-            "{} at once, {blocks} acknowledged",
-            data.len()
-        );
-        assert!(
-            data.iter().all(|&it| it > blocks && it <= blocks + window),
-            "{data:?}, {blocks} acknowledged of windows of {windowsize}"
-        );
-        if cause == Cause::Arrived && blocks == before.blocks && before.verified && !data.is_empty()
-        {
-            if self.rewinds.0 != blocks {
-                self.rewinds = (blocks, 0);
-                self.silences = 0;
-            }
-            self.rewinds.1 += 1;
-            assert!(self.rewinds.1 <= 1 + self.silences, "a base has one NACK");
-        }
-        if self.rewinds.0 != blocks {
-            self.rewinds = (blocks, 0);
-            self.silences = 0;
-        }
-        // Acknowledged before it was sent: nobody is there.
-        let is_sending = before.verified || !self.opens_with_oack;
-        if let [datagram] = arrived
-            && let Ok(Packet::Ack(number)) = Packet::parse(datagram)
-            && is_sending
-        {
-            let number = u64::from(number.0);
-            let limit = before.blocks + windowsize.min(1 + before.blocks);
-            if number > limit.max(self.highest) && number < before.blocks + OLD {
-                assert!(session.has_ended(), "ACK {number} of {limit} ended nothing");
-                assert!(data.is_empty(), "ACK {number} of {limit} brought DATA");
-            }
-        }
-    }
-}
-
-// --- the world -------------------------------------------------------------------------
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ports {
@@ -442,7 +182,7 @@ impl Forging {
             world.net.with(|network| network.open(address, false));
             world.victims.insert(address, Victim::default());
         }
-        for client in 0..1 + usize::from(clients % 3) {
+        for client in 0..=usize::from(clients % 3) {
             world.start_client(client);
         }
         world
@@ -572,7 +312,7 @@ impl Forging {
         }
         let last = self.net.with(|network| network.now);
         self.run_until(None);
-        let took = self.net.with(|network| network.now) - last;
+        let took = self.net.with(|network| network.now.saturating_sub(last));
         assert!(took < AFTERMATH, "{took:?} after the last forged datagram");
         assert!(self.sessions.is_empty(), "sessions are left");
     }
@@ -836,7 +576,14 @@ impl Forging {
             && let Some(track) = self.tracks.get_mut(&key.to_token())
         {
             let is_single = self.ports == Ports::Single;
-            track.check(cause, &before, session, arrived, &to_peer, now, is_single);
+            let happened = Happened {
+                cause,
+                arrived,
+                sent: to_peer,
+                now,
+                is_single,
+            };
+            track.check(&before, session, &happened);
         }
         // Strangers are turned away, and only so many.
         for stranger in left.iter().filter(|it| it.to != peer) {
@@ -870,119 +617,6 @@ impl Forging {
                 victim.packets += 1;
                 victim.bytes += datagram.len as u64;
             }
-        }
-    }
-
-    // --- the forger --------------------------------------------------------------------
-
-    fn forge(&mut self, script: &mut Script<'_>) {
-        let [who, kind, value, extra]: [u8; 4] = std::array::from_fn(|_| script.next());
-        let from = self.forged_address(who, kind);
-        let datagram = self.forged(from, kind, value, extra);
-        let Some(to) = self.target(from, kind, extra) else {
-            return;
-        };
-        if let Some(victim) = self.victims.get_mut(&from) {
-            victim.forged_bytes += datagram.len() as u64;
-            match datagram[..] {
-                [0, 1 | 2, ..] => {
-                    victim.requests += 1;
-                    victim.last_request.clone_from(&datagram);
-                }
-                _ if matches!(Packet::parse(&datagram), Ok(Packet::Error { .. })) => {}
-                _ => victim.others += 1,
-            }
-        }
-        self.tally.forged += 1;
-        self.tally.forged_bytes += datagram.len() as u64;
-        let _ = self.net.with(|network| network.send(from, to, &datagram));
-    }
-
-    /// A victim; or an honest client whose transfer runs on a port of its own. Not
-    /// where datagrams are lost: a transfer that doesn't move for a moment gives way
-    /// to another request of its client, as a board that was reset sends it.
-    fn forged_address(&self, who: u8, kind: u8) -> SocketAddr {
-        let victims = self.victims.len();
-        let honest = SocketAddr::new(
-            CLIENT,
-            FIRST_CLIENT + u16::from(who) % self.clients.len() as u16,
-        );
-        let endpoint = Endpoint {
-            peer: honest,
-            local: SERVER,
-        };
-        let session = self.sessions.key_of(&endpoint);
-        let session = session.and_then(|key| self.sessions.get(key));
-        let runs = session.is_some_and(|it| it.transfer().progress().verified);
-        let is_fair = self.net.with(|network| network.weather.loss == 0);
-        if kind >= 0xe0 && runs && is_fair && self.ports != Ports::Single {
-            honest
-        } else {
-            victim_address(usize::from(who) % victims)
-        }
-    }
-
-    /// Where it is sent: the listen port, or any but that of the sender's own
-    /// transfer.
-    fn target(&mut self, from: SocketAddr, kind: u8, extra: u8) -> Option<SocketAddr> {
-        let is_request = matches!(kind % 16, 0..=4 | 15);
-        if self.ports == Ports::Single || is_request || extra & 0x80 != 0 {
-            return Some(LISTEN);
-        }
-        let nth = self.random.below(self.by_tid.len() as u64 + 1) as usize;
-        let (&tid, &key) = self.by_tid.iter().nth(nth)?;
-        let peer = self.sessions.get(key)?.peer();
-        (peer != from).then_some(tid)
-    }
-
-    fn forged(&mut self, from: SocketAddr, kind: u8, value: u8, extra: u8) -> Vec<u8> {
-        let endpoint = Endpoint {
-            peer: from,
-            local: SERVER,
-        };
-        let key = self.sessions.key_of(&endpoint);
-        let blocks = key
-            .and_then(|key| self.sessions.get(key))
-            .map_or(0, |session| session.transfer().progress().blocks);
-        let track = key.and_then(|key| self.tracks.get(&key.to_token()));
-        let highest = track.map_or(0, |track| track.highest);
-        let numbered = |opcode: u8, block: u64| {
-            let [high, low] = (block as u16).to_be_bytes();
-            vec![0, opcode, high, low]
-        };
-        let bait = format!("file-9-{}", u64::from(value) * u64::from(extra));
-        match kind % 16 {
-            0 => request(Direction::Read, &bait, &Offer::default()),
-            1 => request(Direction::Read, &bait, &any_offer(value, extra)),
-            2 => request(Direction::Write, "file-9-1", &Offer::default()),
-            3 => request(Direction::Write, "file-9-1", &any_offer(value, extra)),
-            4 => request(Direction::Read, "missing", &any_offer(value, extra)),
-            // What an attacker that has the file can work out.
-            5..=7 => numbered(4, highest.max(blocks)),
-            8 => match extra % 4 {
-                0 => numbered(4, blocks),
-                1 => numbered(4, blocks + 1 + u64::from(value % 8)),
-                2 => numbered(4, highest + 1 + u64::from(value)),
-                _ => numbered(4, u64::from(u16::from_le_bytes([value, extra]))),
-            },
-            9 | 10 => {
-                let mut data = numbered(3, blocks + 1 + u64::from(extra % 4 == 3));
-                data.resize(4 + if extra & 4 == 0 { 512 } else { value.into() }, value);
-                data
-            }
-            11 => numbered(3, blocks + u64::from(value) % 3),
-            12 => vec![0, 5, 0, value % 9, b'x', 0],
-            13 => b"\0\x06blksize\x00512\0".to_vec(),
-            14 => {
-                let mut bytes = vec![0, value % 8];
-                bytes.extend((0..extra % 32).map(|_| self.random.next() as u8));
-                bytes.truncate(usize::from(extra % 32));
-                bytes
-            }
-            _ => match self.victims.get(&from).map(|it| it.last_request.clone()) {
-                Some(last) if !last.is_empty() => last,
-                _ => request(Direction::Read, &bait, &any_offer(extra, value)),
-            },
         }
     }
 
@@ -1035,28 +669,6 @@ fn victim_address(victim: usize) -> SocketAddr {
         // Other servers.
         1 => SocketAddr::new([10, 0, 0, 9].into(), 69),
         _ => SocketAddr::new([10, 0, 1, 1].into(), FIRST_VICTIM + victim as u16),
-    }
-}
-
-/// How long the forger waits: mostly not at all, sometimes for a repeat or an end.
-fn delay(byte: u8) -> Duration {
-    let count = u64::from(byte & 0x1f);
-    match byte >> 5 {
-        0..=2 => Duration::ZERO,
-        3 | 4 => Duration::from_micros(count * 50),
-        5 => Duration::from_millis(count),
-        6 => Duration::from_millis(count * 20),
-        _ => Duration::from_millis(count * 400),
-    }
-}
-
-fn any_offer(value: u8, extra: u8) -> Offer {
-    Offer {
-        blksize: [None, Some(8), Some(512), Some(1428)][usize::from(value % 4)],
-        windowsize: [None, Some(2), Some(16), Some(64)][usize::from(extra % 4)],
-        timeout: [None, None, Some(1), Some(255)][usize::from(value / 4 % 4)],
-        tsize: (extra & 4 != 0).then_some(0),
-        ..Offer::default()
     }
 }
 
