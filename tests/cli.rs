@@ -52,7 +52,7 @@ fn a_bad_value_is_named_with_its_option() {
         ("--port", "65536"),
         ("--port", "http"),
         ("--port", ""),
-        ("--address", "nowhere"),
+        ("--address", "[::1"),
         ("--address", "127.0.0.1:99999"),
         ("--port-range", "5000"),
         ("--port-range", "6000:5000"),
