@@ -124,7 +124,7 @@ fn directed(head: [u8; 4], shots: impl Iterator<Item = Shot>) -> Tally {
 fn strangers_are_turned_away_only_so_often() {
     let transfers = (0..10).map(|who| [AT_ONCE, who, 0, 200, 200]);
     let pause = [AFTER_5_MS, 0, 0, 200, 200];
-    let strangers = (0..500).map(|nth| [AT_ONCE, 10 + nth as u8 % 30, DATA, 0, 0]);
+    let strangers = (0..500_u16).map(|nth| [AT_ONCE, 10 + (nth % 30) as u8, DATA, 0, 0]);
     let shots = transfers.chain([pause]).chain(strangers);
     let tally = directed([0, 0, 50, 0], shots);
     assert!(tally.reflected >= 100, "{tally:?}");
