@@ -251,8 +251,7 @@ fn run_faulty_seed(seed: u64) -> Tally {
     world.run();
     world.judge();
     world.assert_sends_are_bounded(extra(&rough));
-    // A shared port proves no peer, and its patience is shorter.
-    if weather.delivers() && !kernels.single_port {
+    if weather.delivers() {
         world.assert_all_told();
     }
     world.net.with(|network| Tally {

@@ -95,9 +95,10 @@ impl Pace {
         probes
     }
 
-    /// The pause is over: the next burst is due, or the last block again.
-    pub(super) const fn end_pause(&mut self) {
-        if self.gone < self.burst {
+    /// The pause is over: the next burst is due, or the last block again, if all
+    /// that is open `is_out`.
+    pub(super) const fn end_pause(&mut self, is_out: bool) {
+        if is_out {
             self.probe = Probe::Due;
         }
         self.restart();
@@ -133,23 +134,22 @@ impl Pace {
     }
 
     /// Blocks went out, and the window has more. Returns how long to pause before
-    /// those, if at all: for the next burst, or before the last block is sent
-    /// again, if `is_open_up` to what went out.
+    /// those, if at all: for the next burst, or, if all that is open `is_out`,
+    /// before the last block is sent again.
     pub(super) fn sent(
         &mut self,
         blocks: u16,
-        is_open_up: bool,
+        is_out: bool,
         round_trip: Option<Duration>,
     ) -> Option<Duration> {
-        let round_trip = round_trip.unwrap_or_default();
         self.gone = self.gone.saturating_add(blocks);
-        if self.gone >= self.burst {
-            Some(round_trip.clamp(MIN_PAUSE, MAX_PAUSE))
-        } else if is_open_up && self.probe == Probe::None {
-            Some(round_trip.clamp(MIN_NUDGE, MAX_PAUSE))
+        let (pauses, shortest) = if is_out {
+            (self.probe == Probe::None, MIN_NUDGE)
         } else {
-            None
-        }
+            (self.gone >= self.burst, MIN_PAUSE)
+        };
+        let round_trip = round_trip.unwrap_or_default();
+        pauses.then(|| round_trip.clamp(shortest, MAX_PAUSE))
     }
 
     /// A whole window arrived.

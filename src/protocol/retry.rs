@@ -379,10 +379,10 @@ impl RetryTimer {
     }
 
     /// The time by which we are late, since the process was held up, is no
-    /// silence of the peer's.
+    /// silence of the peer's, whatever was due.
     fn forgive_lateness(&mut self, now: Instant) {
-        if let (Some(since), Timer::Answer { at }) = (self.since, self.timer) {
-            self.since = Some(since + now.saturating_duration_since(at));
+        if let (Some(since), Some(due)) = (self.since, self.timer.deadline()) {
+            self.since = Some(since + now.saturating_duration_since(due));
         }
     }
 
@@ -394,6 +394,7 @@ impl RetryTimer {
     /// There is no pause any more, if there was one.
     pub(crate) fn end_pause(&mut self, now: Instant) {
         if let Timer::Burst { .. } = self.timer {
+            self.forgive_lateness(now);
             self.arm(now);
         }
     }
@@ -799,6 +800,21 @@ mod tests {
         assert!(timer.back_off(late, u8::MAX));
         timer.sent_again(late);
         assert_eq!(timer.timer().deadline(), Some(late + MS * 2000));
+    }
+
+    /// Simulation, faults, seed 402: the clock leapt in a pause.
+    #[test]
+    fn a_process_held_up_in_a_pause_costs_no_patience() {
+        let mut timer = RetryTimer::new(ADAPTIVE, false);
+        let start = test_epoch();
+        timer.sent(start);
+        timer.pause(start + MS * 5);
+        let late = start + MS * 600_000;
+        timer.end_pause(late);
+        assert_eq!(timer.timer().deadline(), Some(late + MS * 1000));
+        timer.sent_again(late);
+        assert_eq!(timer.timer().deadline(), Some(late + MS * 1000));
+        assert!(timer.back_off(late + MS * 1000, u8::MAX));
     }
 
     #[test]

@@ -31,6 +31,7 @@ use super::block::BlockIndex;
 use super::receiver::Receiver;
 use super::retry::{RetryPolicy, Wait};
 use super::sender::Sender;
+use super::timer::Timer;
 use super::transfer::{
     BlockSink, Committed, Config, Failure, MAX_DATAGRAM, Opening, Outcome, Proof, Run, Sent,
     Transfer, Transmit, Written,
@@ -78,6 +79,9 @@ pub(super) struct Script {
     max_run: u16,
     /// How often the socket may still be written to.
     room: u32,
+    /// Blocks that a sender has sent, repeats among them, and the furthest.
+    blocks_sent: u64,
+    furthest: u64,
     origin: Instant,
 }
 
@@ -122,6 +126,8 @@ impl Script {
             length: 0,
             max_run: u16::MAX,
             room: u32::MAX,
+            blocks_sent: 0,
+            furthest: 0,
             origin: epoch(),
         }
     }
@@ -139,6 +145,21 @@ impl Script {
 
     pub(super) fn retransmits(&self) -> u64 {
         self.transfer.progress().retransmits
+    }
+
+    /// What it waits for is an answer of the peer's.
+    pub(super) fn awaits_an_answer(&self) -> bool {
+        matches!(self.transfer.timer(), Timer::Answer { .. })
+    }
+
+    /// Blocks that a sender has sent, repeats among them.
+    pub(super) const fn blocks_sent(&self) -> u64 {
+        self.blocks_sent
+    }
+
+    /// The furthest block that it has sent.
+    pub(super) const fn furthest(&self) -> u64 {
+        self.furthest
     }
 
     /// Plays a script and fails where the transfer does something else.
@@ -272,6 +293,8 @@ impl Script {
             shown += &format!("({})", self.length % size);
         }
         self.disk.done.push(shown);
+        self.blocks_sent += u64::from(count);
+        self.furthest = self.furthest.max(run.first.0 + u64::from(count) - 1);
         Sent::Blocks { count, end }
     }
 }

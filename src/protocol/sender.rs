@@ -288,7 +288,7 @@ impl Sender {
         }
         let goes_on = match self.exchange.retry.timer() {
             Timer::Burst { .. } => {
-                self.pace.end_pause();
+                self.pace.end_pause(self.is_open_part_out());
                 self.exchange.retry.end_pause(now);
                 return;
             }
@@ -470,12 +470,17 @@ impl Sender {
             self.exchange.retry.sent_again(now);
         }
         if self.out < self.windowsize() && self.next() <= self.end {
-            let is_open_up = self.out >= self.pace.window(self.windowsize());
+            let is_out = self.is_open_part_out();
             let round_trip = self.exchange.retry.round_trip();
-            if let Some(pause) = self.pace.sent(count, is_open_up, round_trip) {
+            if let Some(pause) = self.pace.sent(count, is_out, round_trip) {
                 self.exchange.retry.pause(now + pause);
             }
         }
+    }
+
+    /// All blocks of the window that may be in flight have gone out.
+    fn is_open_part_out(&self) -> bool {
+        self.out >= self.pace.window(self.windowsize())
     }
 
     pub(super) fn is_over(&self) -> bool {

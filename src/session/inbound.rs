@@ -16,7 +16,7 @@ use super::port::Port;
 use super::{Content, Reach, Remote, Session, Turn};
 use crate::file::{ReadAt, Store};
 use crate::net::MAX_COALESCED;
-use crate::protocol::transfer::NoSink;
+use crate::protocol::transfer::{NoSink, Progress};
 use crate::wire::packet::{DATA_HEADER_LEN, ErrorCode, MAX_ERROR_LEN, Packet, emit_error};
 
 /// Datagrams a session may take in before the others have their turn.
@@ -33,6 +33,11 @@ const ANSWER_LEN: usize = 516;
 impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
     /// Takes in what has arrived. Readiness is edge-triggered: what is left in the
     /// socket raises no event, so it is emptied, or there is another turn.
+    ///
+    /// But for lockstep, where the one answer that can move the transfer has just
+    /// come: nothing that lies after it can move it further before we have sent.
+    /// It is looked at with the answer to that, or before the deadline strikes,
+    /// and a system call for each block is saved.
     pub(super) fn receive(&mut self, context: &mut Context<'_, P>) -> Turn {
         match self.content {
             Content::Source(_) => self.receive_answers(context),
@@ -45,6 +50,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
     fn receive_answers(&mut self, context: &mut Context<'_, P>) -> Turn {
         let mut answer = [0; ANSWER_LEN];
         let mut taken = 0;
+        let before = self.transfer.progress();
         while taken < RECEIVE_BUDGET {
             match self.port.receive_one(&mut answer) {
                 Ok((len, sender)) => {
@@ -55,6 +61,9 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
                         self.transfer
                             .handle_packet(context.now, &packet, &mut NoSink);
                     }
+                    if self.has_all_it_can_use(before) {
+                        return Turn::Waiting;
+                    }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Turn::Waiting,
                 Err(error) => {
@@ -64,6 +73,12 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
             }
         }
         Turn::Unfinished
+    }
+
+    /// Whether nothing that may still lie in the socket can be of use: in lockstep,
+    /// once the transfer has moved on from where it was `before`.
+    fn has_all_it_can_use(&self, before: Progress) -> bool {
+        before.window_size == 1 && self.transfer.progress().blocks > before.blocks
     }
 
     /// Receives blocks by the window; they are written by the run.
@@ -89,7 +104,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
                     for index in 0..received {
                         taken += self.handle_blocks(index, context);
                     }
-                    if is_empty {
+                    if is_empty || self.has_all_it_can_use(progress) {
                         return Turn::Waiting;
                     }
                 }

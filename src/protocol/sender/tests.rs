@@ -840,6 +840,28 @@ fn an_ack_ends_the_pause_between_bursts_though_the_socket_is_full() {
     );
 }
 
+/// A machine that slept in the pause has not given the peer time to answer.
+#[test]
+fn a_pause_that_ends_an_hour_late_is_no_silence() {
+    let options = "blksize=8 windowsize=8";
+    Script::sender(&FIXED, Server(options), length(2000)).play(
+        "      0 open    > OACK blksize=8 windowsize=8 @500
+              10 ACK 0   > DATA 1-8   @510
+              20 ACK 2   > DATA 3-10  @520
+              30 ACK 4   > DATA 5-8   @40
+         3600040 timeout > DATA 9-12  @3600540
+         3600540 timeout > DATA 12    @3601540
+         3600600 ACK 12  > DATA 13-16 @3600610",
+    );
+    Script::sender(&UNPROVED, Server(WINDOWS), length(90)).play(
+        "      0 open    > OACK blksize=8 windowsize=4 @500
+              10 ACK 0   > DATA 1     @20
+         3600020 timeout > DATA 1     @3600520
+         3600520 timeout > DATA 1     @3601520
+         3600600 ACK 1   > DATA 2-3   @3600610",
+    );
+}
+
 // --- a peer that can't be proved ---------------------------------------------------
 
 /// `--single-port`: everybody knows the port.
@@ -881,6 +903,109 @@ fn towards_an_unproved_peer_a_window_opens_with_one_block() {
           10 ACK 1 > DATA 2(88) @510
           20 ACK 2 > nothing    Completed closed",
     );
+}
+
+/// After losses the window goes out in bursts: where one ends with what is open
+/// the peer is asked all the same, and not only after a timeout.
+#[test]
+fn an_opening_window_that_ends_with_a_burst_is_asked_for() {
+    let options = "blksize=8 windowsize=16";
+    Script::sender(&UNPROVED, Server(options), length(90)).play(
+        "   0 open    > OACK blksize=8 windowsize=16 @500
+           10 ACK 0   > DATA 1     @20
+           20 timeout > DATA 1     @520
+          520 timeout > DATA 1     @1520
+         1520 timeout > DATA 1     @3520
+         3520 timeout > DATA 1     @7520
+         3530 ACK 1   > DATA 2-3   @3540
+         3540 timeout > DATA 3     @4040
+         3550 ACK 3   > DATA 4-7   @3560
+         3560 timeout > DATA 7     @4060
+         3570 ACK 7   > DATA 8-11  @3580
+         3580 timeout > DATA 12-15 @3590
+         3590 timeout > DATA 15    @4090
+         3600 ACK 15  > DATA 16-19 @3610
+         3610 timeout > DATA 20-23 @3620
+         3620 timeout > DATA 24-27 @3630
+         3630 timeout > DATA 28-31 @4130",
+    );
+}
+
+/// A client that neither repeats anything nor answers what comes once more, and
+/// one that says ACK 0 all the time.
+#[test]
+fn a_client_that_never_asks_for_its_second_block_is_given_up() {
+    Script::sender(&UNPROVED, Server(WINDOWS), length(90)).play(
+        "    0 open    > OACK blksize=8 windowsize=4 @500
+            10 ACK 0   > DATA 1  @20
+            20 timeout > DATA 1  @520
+           520 timeout > DATA 1  @1520
+          1520 timeout > DATA 1  @3520
+          3520 timeout > DATA 1  @7520
+          7520 timeout > DATA 1  @15520
+         15520 timeout > DATA 1  @23520
+         23520 timeout > nothing TimedOut closed",
+    );
+    let mut server = Script::sender(&UNPROVED, Server(WINDOWS), length(90));
+    server.step(0, "open");
+    let mut now = 10;
+    while let Some(deadline) = server.deadline() {
+        assert!(now < 35_000, "it is kept alive");
+        if deadline <= now {
+            server.step(deadline, "timeout");
+        } else {
+            server.step(now, "ACK 0");
+            now += 700;
+        }
+    }
+}
+
+/// Whatever a forger acknowledges, and when: each of its datagrams brings what is
+/// open and, as long as that isn't the whole window, one block more that asks for
+/// an ACK. Silence brings one block.
+#[test]
+fn reflection_off_a_shared_port_is_bounded_by_what_was_acknowledged() {
+    let all = [
+        (4, "windowsize=4"),
+        (16, "windowsize=16"),
+        (64, "windowsize=64"),
+    ];
+    for (seed, (windowsize, option)) in (0..300).zip(all.into_iter().cycle()) {
+        let mut server = Script::sender(&UNPROVED, Server(option), 512 * 300);
+        let mut random: u64 = seed;
+        let mut below = |limit: u64| {
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            (random >> 33) % limit
+        };
+        let (mut acknowledged, mut brought) = (0, 0);
+        let mut now = 0;
+        server.step(now, "open");
+        while let Some(deadline) = server.deadline() {
+            let before = server.blocks_sent();
+            let is_silence = server.awaits_an_answer();
+            if below(3) == 0 {
+                now = now.max(deadline);
+                server.step(now, "timeout");
+                let sent = server.blocks_sent() - before;
+                assert!(!is_silence || sent <= 1, "seed {seed}: {sent} in silence");
+                brought += if is_silence { 0 } else { sent };
+            } else {
+                now = deadline.min(now + below(700));
+                // Nothing new, a part, or all.
+                acknowledged += below(3) * (server.furthest() - acknowledged) / 2;
+                server.step(now, &format!("ACK {acknowledged}"));
+                brought = server.blocks_sent() - before;
+            }
+            let open = windowsize.min(1 + acknowledged);
+            let most = open + u64::from(open < windowsize);
+            assert!(
+                brought <= most,
+                "seed {seed}: {brought} blocks, {open} open"
+            );
+        }
+    }
 }
 
 #[test]
