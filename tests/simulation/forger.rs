@@ -29,6 +29,9 @@ impl Forging {
                 _ => victim.others += 1,
             }
         }
+        if to != LISTEN {
+            self.guesses.insert((from, to));
+        }
         self.tally.forged += 1;
         self.tally.forged_bytes += datagram.len() as u64;
         let _ = self.net.with(|network| network.send(from, to, &datagram));

@@ -12,7 +12,7 @@ mod forger;
 mod promise;
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -113,6 +113,9 @@ struct Forging {
     /// What the honest uploads came to, by the client's port.
     uploads: Vec<(usize, Rc<RefCell<Stored>>)>,
     victims: BTreeMap<SocketAddr, Victim>,
+    /// Who sent to which port of a transfer: right by chance where another's
+    /// transfer has just ended there.
+    guesses: BTreeSet<(SocketAddr, SocketAddr)>,
     /// When nonsense was answered.
     nonsense: Vec<Duration>,
     tap: Tap,
@@ -169,6 +172,7 @@ impl Forging {
             clients: Vec::new(),
             uploads: Vec::new(),
             victims: BTreeMap::new(),
+            guesses: BTreeSet::new(),
             nonsense: Vec::new(),
             tap: Tap::default(),
             random: Random(!seed),
@@ -573,6 +577,10 @@ impl Forging {
         let _ = session.poll_outcome();
         let peer = session.peer();
         let to_peer: Vec<_> = left.iter().filter(|it| it.to == peer).collect();
+        let verified = session.transfer().progress().verified && !before.verified;
+        if verified && self.guesses.contains(&(peer, session.port().port.own)) {
+            self.victims.remove(&peer);
+        }
         if self.victims.contains_key(&peer)
             && let Some(track) = self.tracks.get_mut(&key.to_token())
         {
