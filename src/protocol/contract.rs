@@ -50,10 +50,11 @@ pub enum Proof {
     /// answer to it is proof.
     #[default]
     OwnPort,
-    /// Nothing is: the transfer's port is known to all (single port). A window
-    /// opens with one block and doubles as blocks are acknowledged; until it is
-    /// whole, the last block of each part is sent twice, to ask for its ACK.
-    /// Silence brings one block, and an ACK of a block that wasn't sent ends it.
+    /// Nothing is: the transfer's port is known to all (single port), or one of
+    /// few (a small range). A window opens with one block and doubles as blocks
+    /// are acknowledged; until it is whole, the last block of each part is sent
+    /// twice, to ask for its ACK. Silence brings one block, and an ACK of a block
+    /// that wasn't sent ends it.
     Never,
 }
 

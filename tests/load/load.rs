@@ -2,7 +2,8 @@
 //!
 //! `load campaign` runs workloads against every server that is here and writes
 //! the report; `load drive` sends any load to a server that is running already;
-//! `load losses` plays boot loaders over a network that loses packets;
+//! `load losses` plays boot loaders over a network that loses packets; `load
+//! attack` is the attacker of `scripts/soak`;
 //! `load bare` is the loop that shows what the socket allows. Not shipped.
 #![allow(
     clippy::cast_precision_loss,
@@ -11,6 +12,7 @@
 )]
 
 mod abuse;
+mod attack;
 mod bare;
 mod boot;
 mod campaign;
@@ -36,6 +38,7 @@ use clap::Parser;
 use tftpd::host::raise_open_files;
 use tftpd::wire::packet::Direction;
 
+use self::attack::AttackArgs;
 use self::campaign::Campaign;
 use self::figures::{Figures, Metric};
 use self::fleet::{Fleet, Plan};
@@ -51,6 +54,8 @@ enum Args {
     Campaign(CampaignArgs),
     Drive(DriveArgs),
     Losses(LossesArgs),
+    /// Attack servers, and time honest downloads beside it.
+    Attack(AttackArgs),
     /// Serve DIR by a bare loop.
     Bare {
         address: SocketAddr,
@@ -124,6 +129,7 @@ fn main() -> ExitCode {
         Args::Campaign(args) => measure(args),
         Args::Drive(args) => drive(&args),
         Args::Losses(args) => losses::run(&args).map_err(Into::into),
+        Args::Attack(args) => attack::run(&args).map_err(Into::into),
         Args::StayAwake { parent } => {
             stay_awake(parent);
             Ok(())

@@ -1,0 +1,312 @@
+//! An attacker among honest clients, for `scripts/soak`: floods of forged requests,
+//! ACKs in the name of others, DATA again and again, transfers and uploads that
+//! stall, long names for a map file's rules, nonsense. And honest downloads beside
+//! it, timed before and during the attack.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tftpd::net::{Batch, Binding, ListenSocket};
+use tftpd::wire::packet::{BlockNumber, Direction, Mode, Packet, emit_ack, emit_request};
+
+use crate::clock;
+
+/// Servers to attack, and for how long.
+#[derive(clap::Args)]
+pub(crate) struct AttackArgs {
+    /// One with ports of their own, one with a single port
+    #[arg(num_args = 1.., required = true)]
+    servers: Vec<SocketAddr>,
+    /// The file that honest clients get
+    #[arg(long)]
+    file: String,
+    /// Seconds before the attack
+    #[arg(long)]
+    quiet: u64,
+    /// Seconds of the attack
+    #[arg(long)]
+    seconds: u64,
+    /// Forged datagrams a second to each server
+    #[arg(long, default_value_t = 2000)]
+    rate: u32,
+}
+
+/// How long an honest client waits for a block before it asks again.
+const WAIT: Duration = Duration::from_secs(1);
+const TRIES: u32 = 5;
+
+/// Real addresses of the attacker, each of which holds a transfer and a stalled
+/// upload.
+const HOLDERS: usize = 32;
+
+/// Between two acts of a holder.
+const HOLD: Duration = Duration::from_secs(1);
+
+/// Times `--quiet` seconds of honest downloads, then those during the attack, and
+/// prints a line of `key=value`.
+pub(crate) fn run(args: &AttackArgs) -> io::Result<()> {
+    let begin = clock();
+    let quiet_until = begin + Duration::from_secs(args.quiet);
+    let end = quiet_until + Duration::from_secs(args.seconds);
+    let (is_over, forged) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        let attacks = args.servers.iter().map(|&server| {
+            let (is_over, forged) = (&is_over, &forged);
+            scope.spawn(move || -> io::Result<()> {
+                let mut attacker = Attacker::new(server, &args.file)?;
+                attacker.wait(quiet_until);
+                while !is_over.load(Ordering::Relaxed) {
+                    forged.fetch_add(attacker.tick(args.rate), Ordering::Relaxed);
+                }
+                Ok(())
+            })
+        });
+        let attacks: Vec<_> = attacks.collect();
+        let (quiet, failed_quiet) = honest(args, quiet_until);
+        let (loud, failed) = honest(args, end);
+        is_over.store(true, Ordering::Relaxed);
+        for attack in attacks {
+            attack.join().map_err(|_| io::Error::other("panicked"))??;
+        }
+        println!(
+            "forged={} quiet={} quiet_failed={failed_quiet} quiet_p50={:.2} quiet_p99={:.2} \
+             attacked={} attacked_failed={failed} attacked_p50={:.2} attacked_p99={:.2}",
+            forged.load(Ordering::Relaxed),
+            quiet.len(),
+            percentile(&quiet, 50),
+            percentile(&quiet, 99),
+            loud.len(),
+            percentile(&loud, 50),
+            percentile(&loud, 99),
+        );
+        Ok(())
+    })
+}
+
+/// In milliseconds, of sorted times.
+fn percentile(times: &[Duration], percent: usize) -> f64 {
+    let place = (times.len() * percent / 100).min(times.len().saturating_sub(1));
+    times
+        .get(place)
+        .map_or(f64::NAN, |time| time.as_secs_f64() * 1000.0)
+}
+
+fn request(direction: Direction, name: &str, options: &[(&str, &str)]) -> Vec<u8> {
+    let mut packet = [0; 1024];
+    let options = options.iter().copied();
+    let len = emit_request(
+        direction,
+        name.as_bytes(),
+        Mode::Octet,
+        options,
+        &mut packet,
+    );
+    packet[..len.unwrap_or(0)].to_vec()
+}
+
+// --- honest clients ---------------------------------------------------------------------
+
+/// Downloads until then, of each server in turn: their times in order, and how
+/// many failed.
+fn honest(args: &AttackArgs, end: Instant) -> (Vec<Duration>, u32) {
+    let (mut times, mut failed) = (Vec::new(), 0);
+    for &server in args.servers.iter().cycle() {
+        let start = clock();
+        if start >= end {
+            break;
+        }
+        match download(server, &args.file) {
+            Ok(()) => times.push(clock() - start),
+            Err(_) => failed += 1,
+        }
+    }
+    times.sort_unstable();
+    (times, failed)
+}
+
+fn download(server: SocketAddr, name: &str) -> io::Result<()> {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    socket.set_read_timeout(Some(WAIT))?;
+    let mut last = request(Direction::Read, name, &[]);
+    let (mut to, mut expected, mut tries) = (server, 1, 0);
+    socket.send_to(&last, to)?;
+    let mut buffer = [0; 600];
+    loop {
+        let (len, from) = match socket.recv_from(&mut buffer) {
+            Ok(received) => received,
+            Err(_) if tries < TRIES => {
+                tries += 1;
+                socket.send_to(&last, to)?;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        match Packet::parse(&buffer[..len]) {
+            Ok(Packet::Data { block, payload }) if block.0 == expected => {
+                to = from;
+                last = emit_ack(block).to_vec();
+                socket.send_to(&last, to)?;
+                if payload.len() < 512 {
+                    return Ok(());
+                }
+                expected = expected.wrapping_add(1);
+                tries = 0;
+            }
+            Ok(Packet::Error { .. }) => return Err(io::ErrorKind::Other.into()),
+            _ => {}
+        }
+    }
+}
+
+// --- the attacker -------------------------------------------------------------------------
+
+/// One of its real addresses.
+struct Holder {
+    socket: UdpSocket,
+    /// Where its upload stalls, or its download waits.
+    tid: Option<SocketAddr>,
+    uploads: bool,
+    next: Instant,
+}
+
+struct Attacker {
+    server: SocketAddr,
+    file: String,
+    /// Sends in anybody's name.
+    forger: ListenSocket,
+    batch: Batch,
+    holders: Vec<Holder>,
+    /// Its read timeout is the pause between two ticks.
+    timer: UdpSocket,
+    sent: u64,
+    begin: Option<Instant>,
+}
+
+impl Attacker {
+    fn new(server: SocketAddr, file: &str) -> io::Result<Self> {
+        let timer = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+        timer.set_read_timeout(Some(Duration::from_millis(1)))?;
+        let holders = (0..HOLDERS).map(|number| {
+            let socket = UdpSocket::bind((Ipv4Addr::new(127, 2, 0, number as u8 + 1), 0))?;
+            socket.set_nonblocking(true)?;
+            Ok(Holder {
+                socket,
+                tid: None,
+                uploads: number % 2 == 1,
+                next: clock() + HOLD * number as u32 / HOLDERS as u32,
+            })
+        });
+        Ok(Self {
+            server,
+            file: file.to_owned(),
+            forger: ListenSocket::bind((Ipv4Addr::UNSPECIFIED, 0).into(), Binding::default())?,
+            batch: Batch::new(64, 64 * 2048),
+            holders: holders.collect::<io::Result<_>>()?,
+            timer,
+            sent: 0,
+            begin: None,
+        })
+    }
+
+    fn wait(&self, until: Instant) {
+        while clock() < until {
+            let _ = self.timer.recv(&mut [0; 1]);
+        }
+    }
+
+    /// Sends what is due by now; returns how many datagrams.
+    fn tick(&mut self, rate: u32) -> u64 {
+        let begin = *self.begin.get_or_insert_with(clock);
+        let due = ((clock() - begin).as_secs_f64() * f64::from(rate)) as u64;
+        let before = self.sent;
+        // Late by no more than a moment: it is no race.
+        self.sent = self.sent.max(due.saturating_sub(u64::from(rate) / 10));
+        let first = self.sent;
+        while self.sent < due {
+            self.forge(self.sent);
+            self.sent += 1;
+        }
+        for index in 0..self.holders.len() {
+            self.hold(index);
+        }
+        while let Ok(64) = self.forger.receive(&mut self.batch, 2048, 64) {}
+        let _ = self.timer.recv(&mut [0; 1]);
+        self.sent - first.max(before)
+    }
+
+    /// The datagram with this number, in somebody's name.
+    fn forge(&self, number: u64) {
+        let victim = (number / 8) as u32;
+        // A few names are used for ACKs that follow a request.
+        let [fresh, known] = [0x7f10_0000 + victim % 0xffff, 0x7f30_0001 + victim % 16];
+        let read = |name: &str, options: &[(&str, &str)]| request(Direction::Read, name, options);
+        let write = |name: &str| request(Direction::Write, name, &[]);
+        let bait = format!("{}{number}.cfg/../{}", "a".repeat(200), "-b".repeat(100));
+        let windows = [("windowsize", "64"), ("blksize", "1428")];
+        let (who, datagram) = match number % 16 {
+            0 | 1 => (fresh, read(&self.file, &[])),
+            2 => (
+                fresh,
+                read(&self.file, &[("timeout", "255"), ("tsize", "0")]),
+            ),
+            3 => (fresh, write(&format!("up/never-{number}"))),
+            4 => (fresh, read("missing", &[])),
+            5 => (fresh, read(&bait, &[])),
+            6 => (known, read(&self.file, &windows)),
+            7..=11 => (
+                known,
+                emit_ack(BlockNumber((number / 128 % 70) as u16)).to_vec(),
+            ),
+            12 => (known, b"\0\x03\0\x01again and again".to_vec()),
+            13 => (known, b"\0\x05\0\0\0".to_vec()),
+            14 => (known, b"\0\x06blksize\x008\0".to_vec()),
+            _ => (fresh, vec![number as u8; (number / 16 % 40) as usize]),
+        };
+        let who = IpAddr::V4(Ipv4Addr::from_bits(who));
+        // What the kernel won't take now is lost: it's a flood.
+        let _ = self.forger.answer(&datagram, self.server, who);
+    }
+
+    /// A real address takes a slot and keeps it: it asks for `timeout` 255, answers
+    /// once and falls silent; or uploads a block again and again.
+    fn hold(&mut self, index: usize) {
+        let Some(holder) = self.holders.get_mut(index) else {
+            return;
+        };
+        let mut buffer = [0; 600];
+        while let Ok((_, from)) = holder.socket.recv_from(&mut buffer) {
+            if holder.tid.is_none() && !holder.uploads {
+                let _ = holder.socket.send_to(&emit_ack(BlockNumber(0)), from);
+            }
+            holder.tid = Some(from);
+        }
+        if clock() < holder.next {
+            return;
+        }
+        holder.next = clock() + HOLD;
+        let _ = match holder.tid {
+            Some(tid) if holder.uploads => {
+                let mut block = b"\0\x03\0\x01".to_vec();
+                block.resize(516, b'x');
+                holder.socket.send_to(&block, tid)
+            }
+            Some(_) => Ok(0),
+            None => {
+                let direction = if holder.uploads {
+                    Direction::Write
+                } else {
+                    Direction::Read
+                };
+                let name = if holder.uploads {
+                    format!("up/stalled-{index}")
+                } else {
+                    self.file.clone()
+                };
+                let asked = request(direction, &name, &[("timeout", "255")]);
+                holder.socket.send_to(&asked, self.server)
+            }
+        };
+    }
+}

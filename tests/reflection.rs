@@ -1,0 +1,453 @@
+//! What forged datagrams bring the one in whose name they are sent, measured with
+//! the real server: bytes back for each byte forged, with ports of their own, a
+//! range of them and a single one. The manual's table (`scripts/man/src/exposure.md`)
+//! has a row for each case and the bound that holds here.
+//!
+//! `cargo test --test reflection -- --nocapture` prints what was measured.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test stands outside: it measures time"
+)]
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::*;
+use nix::sys::signal::Signal;
+
+/// How transfers have their ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Own,
+    Range,
+    Single,
+}
+
+use Mode::{Own, Range, Single};
+
+/// Ports of the range: few, so that each can be tried.
+const RANGE: u16 = 8;
+
+/// Blocks of the file that is read, of 1428 bytes.
+const BLOCKS: usize = 300;
+
+/// Where no datagram comes any more in an answer that is awaited.
+const SILENCE: Duration = millis(300);
+
+/// A forger, and the one in whose name it sends: it takes what comes and never
+/// answers by itself.
+struct Forger<'s> {
+    server: &'s Server,
+    victim: RawClient,
+    forged: (usize, usize),
+    back: (usize, usize),
+    /// The highest block that came.
+    highest: u16,
+}
+
+impl<'s> Forger<'s> {
+    fn new(server: &'s Server) -> Self {
+        let victim = RawClient::new(server);
+        Self {
+            server,
+            victim,
+            forged: (0, 0),
+            back: (0, 0),
+            highest: 0,
+        }
+    }
+
+    /// Sends to the listen port: the one that everybody knows.
+    fn send(&mut self, datagram: &[u8]) {
+        self.send_to(datagram, self.server.port());
+    }
+
+    fn send_to(&mut self, datagram: &[u8], port: u16) {
+        let mut to = self.server.addr();
+        to.set_port(port);
+        self.victim.send_to(datagram, to);
+        self.forged = (self.forged.0 + 1, self.forged.1 + datagram.len());
+    }
+
+    /// Takes the next datagram; false if none comes within `wait`.
+    fn take(&mut self, wait: Duration) -> bool {
+        let Some((packet, _)) = self.victim.recv(wait) else {
+            return false;
+        };
+        let len = match packet {
+            Packet::Data(block, payload) => {
+                self.highest = self.highest.max(block);
+                4 + payload.len()
+            }
+            Packet::Ack(_) => 4,
+            Packet::Error(_, text) => 5 + text.len(),
+            Packet::Oack(options) => {
+                let lens = options
+                    .iter()
+                    .map(|(name, value)| name.len() + value.len() + 2);
+                2 + lens.sum::<usize>()
+            }
+            Packet::Other(bytes) => bytes.len(),
+        };
+        self.back = (self.back.0 + 1, self.back.1 + len);
+        true
+    }
+
+    /// Takes what comes until nothing does.
+    fn take_all(&mut self) {
+        while self.take(millis(30)) {}
+    }
+
+    /// Acknowledges as somebody that knows when each block is sent.
+    fn acknowledge_all(&mut self, last: u16) {
+        while self.highest < last {
+            let before = self.highest;
+            // Until the window is there: its last block comes behind all others.
+            if self.take(SILENCE) {
+                while self.take(millis(3)) {}
+            }
+            if self.highest == before && before > 0 {
+                break;
+            }
+            self.send(&ack(self.highest));
+        }
+    }
+
+    /// Waits until nothing is sent any more, and tells the factor.
+    fn finish(mut self) -> Measured {
+        let deadline = Instant::now() + 4 * PATIENCE;
+        self.server.fence();
+        while sessions(self.server) > 0 {
+            self.take_all();
+            assert!(Instant::now() < deadline, "it never ends");
+        }
+        self.server.fence();
+        self.take_all();
+        let Self { forged, back, .. } = self;
+        Measured { forged, back }
+    }
+}
+
+/// Transfers of the server that aren't over, as it counts them.
+fn sessions(server: &Server) -> u64 {
+    let told = |lines: &[String]| lines.iter().filter(|it| it.contains("counters ")).count();
+    let before = told(&server.log_lines());
+    server.signal(Signal::SIGUSR1);
+    server.wait_for_log(|_| false, millis(20));
+    let lines = server.log_lines();
+    if told(&lines) == before {
+        return u64::MAX;
+    }
+    let line = lines.iter().rev().find(|line| line.contains("counters "));
+    let mut words = line.into_iter().flat_map(|line| line.split(' '));
+    let count = words.find_map(|word| word.strip_prefix("sessions="));
+    count.and_then(|count| count.parse().ok()).unwrap_or(0)
+}
+
+/// Datagrams and bytes, forged and back.
+#[derive(Debug)]
+struct Measured {
+    forged: (usize, usize),
+    back: (usize, usize),
+}
+
+impl Measured {
+    fn factor(&self) -> f64 {
+        f64::from(self.back.1 as u32) / f64::from(self.forged.1.max(1) as u32)
+    }
+}
+
+const WINDOWS: [(&str, &str); 2] = [("blksize", "1428"), ("windowsize", "64")];
+
+/// What is forged, in a row of the manual's table.
+struct Case {
+    row: &'static str,
+    modes: &'static [Mode],
+    forge: fn(&mut Forger<'_>),
+}
+
+const ALL: &[Mode] = &[Own, Range, Single];
+
+const CASES: &[Case] = &[
+    Case {
+        row: "RRQ without options",
+        modes: ALL,
+        forge: |forger| forger.send(&rrq("f", &[])),
+    },
+    Case {
+        row: "WRQ without options",
+        modes: ALL,
+        forge: |forger| forger.send(&wrq("n", &[])),
+    },
+    Case {
+        row: "RRQ or WRQ with options",
+        modes: ALL,
+        forge: |forger| {
+            forger.send(&rrq("f", &[("tsize", "0")]));
+            forger.send(&wrq("n", &[("blksize", "65464")]));
+        },
+    },
+    Case {
+        row: "RRQ or WRQ that is refused",
+        modes: ALL,
+        forge: |forger| {
+            forger.send(&rrq("m", &[]));
+            forger.take_all();
+            forger.send(&wrq("f", &[]));
+        },
+    },
+    Case {
+        row: "RRQ, again and again",
+        modes: ALL,
+        forge: |forger| {
+            for _ in 0..60 {
+                forger.send(&rrq("f", &[]));
+                forger.take(millis(5));
+            }
+        },
+    },
+    Case {
+        row: "malformed",
+        modes: ALL,
+        forge: |forger| {
+            forger.send(&[0, 1]);
+            forger.send(b"\0\x02f\0");
+            forger.send(&[]);
+            forger.send(&[0]);
+            forger.send(&[0, 9, 1, 2]);
+        },
+    },
+    Case {
+        row: "ACK, OACK or ERROR of no transfer",
+        modes: ALL,
+        forge: |forger| {
+            for block in [0, 1, 2, 65_535] {
+                forger.send(&ack(block));
+            }
+            forger.send(b"\0\x06blksize\x00512\0");
+            forger.send(&error(0, ""));
+        },
+    },
+    Case {
+        row: "DATA of no transfer",
+        modes: &[Own, Range],
+        forge: |forger| forger.send(&data(1, b"")),
+    },
+    Case {
+        row: "DATA of no transfer, with `--single-port`",
+        modes: &[Single],
+        forge: |forger| {
+            for block in 0..300 {
+                forger.send(&data(block, b""));
+            }
+        },
+    },
+    Case {
+        row: "anything but an ERROR, to the port of another's transfer",
+        modes: &[Own, Range],
+        forge: |forger| {
+            let (_, other) = RawClient::new(forger.server).ask(&rrq("f", &[]));
+            for datagram in [&ack(1), &data(1, b""), &error(0, ""), &vec![9]] {
+                forger.send_to(datagram, other.port());
+            }
+        },
+    },
+    Case {
+        row: "RRQ, ACKs, DATA and ERRORs to the listen port",
+        modes: &[Own, Range],
+        forge: |forger| {
+            forger.send(&rrq("f", &[]));
+            for block in 0..20 {
+                forger.send(&ack(block));
+                forger.send(&data(block, b""));
+                forger.send(&error(0, ""));
+            }
+        },
+    },
+    Case {
+        row: "RRQ, ACK of a block not sent, with `--single-port`",
+        modes: &[Single],
+        forge: |forger| {
+            forger.send(&rrq("f", &[]));
+            forger.take(SILENCE);
+            forger.send(&ack(2));
+        },
+    },
+    Case {
+        row: "RRQ, ERROR, with `--single-port`",
+        modes: &[Single],
+        forge: |forger| {
+            for _ in 0..20 {
+                forger.send(&rrq("f", &[]));
+                forger.send(&error(0, ""));
+            }
+        },
+    },
+    Case {
+        row: "RRQ, the same ACK again and again, with `--single-port`",
+        modes: &[Single],
+        forge: |forger| {
+            forger.send(&rrq("f", &WINDOWS));
+            for _ in 0..200 {
+                forger.send(&ack(0));
+                forger.take(millis(5));
+            }
+        },
+    },
+    Case {
+        row: "WRQ, DATA, with `--single-port`",
+        modes: &[Single],
+        forge: |forger| {
+            forger.send(&wrq("n", &[("blksize", "8")]));
+            for block in [1, 1, 2, 2, 2, 4, 3, 9, 4, 4] {
+                forger.send(&data(block, b"12345678"));
+                forger.take(millis(20));
+            }
+            // The last one, and then it again.
+            for _ in 0..20 {
+                forger.send(&data(5, b""));
+            }
+            // No dallying.
+            forger.send(&error(0, ""));
+        },
+    },
+    Case {
+        row: "RRQ, each ACK as its block was sent, with `--single-port`",
+        modes: &[Single],
+        forge: |forger| {
+            forger.send(&rrq("f", &WINDOWS));
+            forger.take(SILENCE);
+            forger.send(&ack(0));
+            forger.acknowledge_all(BLOCKS as u16);
+        },
+    },
+    Case {
+        row: "RRQ, an ACK to each of N ports, with `-R`",
+        modes: &[Range],
+        forge: |forger| {
+            let (first, last) = range();
+            forger.send(&rrq("f", &WINDOWS));
+            forger.take(SILENCE);
+            for port in first..=last {
+                forger.send_to(&ack(0), port);
+            }
+        },
+    },
+];
+
+/// A few ports, below those that the kernel gives out.
+fn range() -> (u16, u16) {
+    let first = 20_000 + (std::process::id() % 400) as u16 * RANGE;
+    (first, first + RANGE - 1)
+}
+
+/// The bound of each row of the manual's table: the number that its last column
+/// begins with.
+fn bounds() -> Vec<(String, f64)> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/man/src/exposure.md");
+    let text = std::fs::read_to_string(path).expect("the table");
+    let rows = text.lines().filter(|line| line.starts_with("| "));
+    let cells = rows.map(|row| {
+        row.trim_matches(['|', ' '])
+            .split(" | ")
+            .collect::<Vec<_>>()
+    });
+    cells
+        .filter_map(|cells| {
+            let [name, .., factor] = &cells[..] else {
+                return None;
+            };
+            let number = factor.split(' ').next()?.replace(',', "");
+            Some(((*name).to_owned(), number.parse().ok()?))
+        })
+        .collect()
+}
+
+#[test]
+fn with_own_ports_the_reflection_factor_is_what_the_manual_says() {
+    measure(Own);
+}
+
+#[test]
+fn with_a_range_the_reflection_factor_is_what_the_manual_says() {
+    measure(Range);
+}
+
+#[test]
+fn with_a_single_port_the_reflection_factor_is_what_the_manual_says() {
+    measure(Single);
+}
+
+fn measure(mode: Mode) {
+    let bounds = bounds();
+    let (first, last) = range();
+    let range = format!("{first}:{last}");
+    let mut above = Vec::new();
+    for case in CASES.iter().filter(|case| case.modes.contains(&mode)) {
+        let bound = bounds.iter().find(|(row, _)| row == case.row);
+        let (_, bound) = bound.unwrap_or_else(|| panic!("the manual has no row \"{}\"", case.row));
+        let mut args = vec!["-v", "-t", "20", "--retries", "4"];
+        match mode {
+            Own => {}
+            Range => args.extend(["-R", &range]),
+            Single => args.push("--single-port"),
+        }
+        let server = Server::start(&args);
+        server.file("f", &content(1, BLOCKS * 1428 - 1));
+        let mut forger = Forger::new(&server);
+        (case.forge)(&mut forger);
+        let measured = forger.finish();
+        let factor = measured.factor();
+        println!("{mode:?}: {}: {measured:?}: {factor:.1}", case.row);
+        if factor > *bound {
+            above.push(format!("{}: {factor:.1}, not {bound}", case.row));
+        }
+    }
+    assert!(above.is_empty(), "{above:#?}");
+}
+
+/// Sequences of everything in any order, to the port that all know.
+#[test]
+fn forged_in_any_order_they_bring_no_more_than_the_worst_row_without_guesses() {
+    let (first, last) = range();
+    let range = format!("{}:{}", first + 4000, last + 4000);
+    // With a single port an ACK may be right by chance, and bring a window of four.
+    let modes: [(&[&str], f64); 3] = [
+        (&[], 206.4),
+        (&["-R", &range], 206.4),
+        (&["--single-port"], 516.0),
+    ];
+    for (mode, bound) in modes {
+        let server = Server::start(&[&["-t", "20"], mode].concat());
+        server.file("f", &content(1, 100 * BLOCK));
+        for seed in 1..=4_u32 {
+            let mut forger = Forger::new(&server);
+            let mut state = seed;
+            for _ in 0..60 {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                let block = (state >> 8 & 3) as u16;
+                let datagram = match state >> 24 & 7 {
+                    0 => rrq("f", &[]),
+                    1 => rrq("f", &[("windowsize", "4")]),
+                    2 => wrq(&format!("n{seed}"), &[]),
+                    3 => ack(block),
+                    4 => data(block, b"x"),
+                    5 => error(block, ""),
+                    6 => rrq("missing", &[]),
+                    _ => vec![0, block as u8],
+                };
+                forger.send(&datagram);
+                if (state >> 16).is_multiple_of(4) {
+                    forger.take(millis(u64::from(state >> 12 & 15)));
+                }
+            }
+            // No dallying.
+            forger.send(&error(0, ""));
+            let measured = forger.finish();
+            let factor = measured.factor();
+            println!("{mode:?}, seed {seed}: {measured:?}: {factor:.1}");
+            assert!(factor <= bound, "{mode:?}, seed {seed}: {factor}");
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! The forger: makes datagrams from the bytes of a script.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tftpd::table::Endpoint;
+use tftpd::wire::options::Offer;
+use tftpd::wire::packet::{Direction, Packet};
+
+use super::super::network::{CLIENT, LISTEN, SERVER};
+use super::{FIRST_CLIENT, Forging, Ports, Script, request, victim_address};
+
+impl Forging {
+    pub(super) fn forge(&mut self, script: &mut Script<'_>) {
+        let [who, kind, value, extra]: [u8; 4] = std::array::from_fn(|_| script.next());
+        let from = self.forged_address(who, kind);
+        let datagram = self.forged(from, kind, value, extra);
+        let Some(to) = self.target(from, kind, extra) else {
+            return;
+        };
+        if let Some(victim) = self.victims.get_mut(&from) {
+            victim.forged_bytes += datagram.len() as u64;
+            match datagram[..] {
+                [0, 1 | 2, ..] => {
+                    victim.requests += 1;
+                    victim.last_request.clone_from(&datagram);
+                }
+                _ if matches!(Packet::parse(&datagram), Ok(Packet::Error { .. })) => {}
+                _ => victim.others += 1,
+            }
+        }
+        if to != LISTEN {
+            self.guesses.insert((from, to));
+        }
+        self.tally.forged += 1;
+        self.tally.forged_bytes += datagram.len() as u64;
+        let _ = self.net.with(|network| network.send(from, to, &datagram));
+    }
+
+    /// A victim; or an honest client whose transfer runs on a port of its own. Not
+    /// where datagrams are lost: a transfer that doesn't move for a moment gives way
+    /// to another request of its client, as a board that was reset sends it.
+    fn forged_address(&self, who: u8, kind: u8) -> SocketAddr {
+        let victims = self.victims.len();
+        let honest = SocketAddr::new(
+            CLIENT,
+            FIRST_CLIENT + u16::from(who) % self.clients.len() as u16,
+        );
+        let endpoint = Endpoint {
+            peer: honest,
+            local: SERVER,
+        };
+        let session = self.sessions.key_of(&endpoint);
+        let session = session.and_then(|key| self.sessions.get(key));
+        let runs = session.is_some_and(|it| it.transfer().progress().verified);
+        let is_fair = self.net.with(|network| network.weather.loss == 0);
+        if kind >= 0xe0 && runs && is_fair && self.ports != Ports::Single {
+            honest
+        } else {
+            victim_address(usize::from(who) % victims)
+        }
+    }
+
+    /// Where it is sent: the listen port, or any but that of the sender's own
+    /// transfer.
+    fn target(&mut self, from: SocketAddr, kind: u8, extra: u8) -> Option<SocketAddr> {
+        let is_request = matches!(kind % 16, 0..=4 | 15);
+        if self.ports == Ports::Single || is_request || extra & 0x80 != 0 {
+            return Some(LISTEN);
+        }
+        let nth = self.random.below(self.by_tid.len() as u64 + 1) as usize;
+        let (&tid, &key) = self.by_tid.iter().nth(nth)?;
+        let peer = self.sessions.get(key)?.peer();
+        (peer != from).then_some(tid)
+    }
+
+    fn forged(&mut self, from: SocketAddr, kind: u8, value: u8, extra: u8) -> Vec<u8> {
+        let endpoint = Endpoint {
+            peer: from,
+            local: SERVER,
+        };
+        let key = self.sessions.key_of(&endpoint);
+        let blocks = key
+            .and_then(|key| self.sessions.get(key))
+            .map_or(0, |session| session.transfer().progress().blocks);
+        let track = key.and_then(|key| self.tracks.get(&key.to_token()));
+        let highest = track.map_or(0, |track| track.highest);
+        let numbered = |opcode: u8, block: u64| {
+            let [high, low] = (block as u16).to_be_bytes();
+            vec![0, opcode, high, low]
+        };
+        let bait = format!("file-9-{}", u64::from(value) * u64::from(extra));
+        match kind % 16 {
+            0 => request(Direction::Read, &bait, &Offer::default()),
+            1 => request(Direction::Read, &bait, &any_offer(value, extra)),
+            2 => request(Direction::Write, "file-9-1", &Offer::default()),
+            3 => request(Direction::Write, "file-9-1", &any_offer(value, extra)),
+            4 => request(Direction::Read, "missing", &any_offer(value, extra)),
+            // What an attacker that has the file can work out.
+            5..=7 => numbered(4, highest.max(blocks)),
+            8 => match extra % 4 {
+                0 => numbered(4, blocks),
+                1 => numbered(4, blocks + 1 + u64::from(value % 8)),
+                2 => numbered(4, highest + 1 + u64::from(value)),
+                _ => numbered(4, u64::from(u16::from_le_bytes([value, extra]))),
+            },
+            9 | 10 => {
+                let mut data = numbered(3, blocks + 1 + u64::from(extra % 4 == 3));
+                data.resize(4 + if extra & 4 == 0 { 512 } else { value.into() }, value);
+                data
+            }
+            11 => numbered(3, blocks + u64::from(value) % 3),
+            12 => vec![0, 5, 0, value % 9, b'x', 0],
+            13 => b"\0\x06blksize\x00512\0".to_vec(),
+            14 => {
+                let mut bytes = vec![0, value % 8];
+                bytes.extend((0..extra % 32).map(|_| self.random.next() as u8));
+                bytes.truncate(usize::from(extra % 32));
+                bytes
+            }
+            _ => match self.victims.get(&from).map(|it| it.last_request.clone()) {
+                Some(last) if !last.is_empty() => last,
+                _ => request(Direction::Read, &bait, &any_offer(extra, value)),
+            },
+        }
+    }
+}
+
+/// How long the forger waits: mostly not at all, sometimes for a repeat or an end.
+pub(super) fn delay(byte: u8) -> Duration {
+    let count = u64::from(byte & 0x1f);
+    match byte >> 5 {
+        0..=2 => Duration::ZERO,
+        3 | 4 => Duration::from_micros(count * 50),
+        5 => Duration::from_millis(count),
+        6 => Duration::from_millis(count * 20),
+        _ => Duration::from_millis(count * 400),
+    }
+}
+
+fn any_offer(value: u8, extra: u8) -> Offer {
+    Offer {
+        blksize: [None, Some(8), Some(512), Some(1428)][usize::from(value % 4)],
+        windowsize: [None, Some(2), Some(16), Some(64)][usize::from(extra % 4)],
+        timeout: [None, None, Some(1), Some(255)][usize::from(value / 4 % 4)],
+        tsize: (extra & 4 != 0).then_some(0),
+        ..Offer::default()
+    }
+}

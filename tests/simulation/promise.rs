@@ -1,0 +1,283 @@
+//! What a server may send to an address that never answered, turn by turn.
+//!
+//! Everything that is sent goes through [`Tapped`], and each turn of a session
+//! with a victim is held against the promise by its [`Track`].
+
+use std::cell::RefCell;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use mio::Interest;
+use tftpd::net::{Batch, RunSent};
+use tftpd::protocol::timer::Timer;
+use tftpd::protocol::transfer::{REQUEST_MERGE, Transfer, UNVERIFIED_REPEATS};
+use tftpd::session::Port;
+use tftpd::wire::packet::Packet;
+
+use super::super::port::SimPort;
+use super::Link;
+
+/// The header of a DATA and a block that nobody asked to be larger: the largest
+/// datagram that an address gets that never answered.
+pub(super) const LARGEST: usize = 516;
+
+/// What an OACK may be longer than its request: the digits of the file's size.
+pub(super) const SIZE_DIGITS: usize = 20;
+
+/// The longest ERROR that answers nonsense.
+pub(super) const LONGEST_ERROR: usize = 60;
+
+/// Blocks that the window may be ahead before an ACK is taken for an old one.
+pub(super) const OLD: u64 = 1 << 15;
+
+/// A datagram that the server sent.
+pub(super) struct Left {
+    pub(super) to: SocketAddr,
+    pub(super) head: [u8; 4],
+    pub(super) len: usize,
+}
+
+impl Left {
+    pub(super) fn new(to: SocketAddr, datagram: &[u8]) -> Self {
+        let mut head = [0; 4];
+        let len = datagram.len().min(4);
+        head[..len].copy_from_slice(&datagram[..len]);
+        let len = datagram.len();
+        Self { to, head, len }
+    }
+
+    const fn data_block(&self) -> Option<u64> {
+        match self.head {
+            [0, 3, high, low] => Some(u16::from_be_bytes([high, low]) as u64),
+            _ => None,
+        }
+    }
+
+    pub(super) const fn is_error(&self) -> bool {
+        matches!(self.head, [0, 5, ..])
+    }
+}
+
+/// A port that keeps what was sent from it.
+#[derive(Debug)]
+pub(super) struct Tapped {
+    pub(super) port: SimPort,
+    pub(super) tap: Tap,
+}
+
+#[derive(Clone, Default)]
+pub(super) struct Tap(Rc<RefCell<Vec<Left>>>);
+
+impl std::fmt::Debug for Tap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Tap")
+    }
+}
+
+impl Tap {
+    pub(super) fn push(&self, left: Left) {
+        self.0.borrow_mut().push(left);
+    }
+
+    pub(super) fn take(&self) -> Vec<Left> {
+        self.0.take()
+    }
+}
+
+impl Port for Tapped {
+    type Poll<'p> = ();
+
+    fn watch(&mut self, poll: &(), interest: Interest) -> io::Result<()> {
+        self.port.watch(poll, interest)
+    }
+
+    fn coalesces(&self) -> bool {
+        self.port.coalesces()
+    }
+
+    fn receive_one(&mut self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        self.port.receive_one(buffer)
+    }
+
+    fn receive(&mut self, batch: &mut Batch, slot_len: usize, limit: usize) -> io::Result<usize> {
+        self.port.receive(batch, slot_len, limit)
+    }
+
+    fn send_to(&mut self, datagram: &[u8], peer: SocketAddr) -> io::Result<()> {
+        self.port.send_to(datagram, peer)?;
+        self.tap.push(Left::new(peer, datagram));
+        Ok(())
+    }
+
+    fn send_run(
+        &mut self,
+        run: &[u8],
+        segment_size: usize,
+        peer: SocketAddr,
+    ) -> io::Result<RunSent> {
+        let sent = self.port.send_run(run, segment_size, peer)?;
+        for datagram in run.chunks(segment_size) {
+            self.tap.push(Left::new(peer, datagram));
+        }
+        Ok(sent)
+    }
+}
+
+/// What a turn of a session was for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    Begin,
+    Repeated,
+    Arrived,
+    Deadline,
+}
+
+/// What a turn did to the peer.
+pub(super) struct Happened<'t> {
+    pub(super) cause: Cause,
+    /// What was received for it on the listen port.
+    pub(super) arrived: &'t [Vec<u8>],
+    pub(super) sent: Vec<&'t Left>,
+    pub(super) now: Duration,
+    pub(super) is_single: bool,
+}
+
+/// What is known of a session with a victim.
+#[derive(Debug, Default)]
+pub(super) struct Track {
+    pub(super) request_len: usize,
+    pub(super) opens_with_oack: bool,
+    pub(super) last_sent: Option<Duration>,
+    pub(super) timer_repeats: u8,
+    /// The highest block that was sent.
+    pub(super) highest: u64,
+    /// Times that the blocks from this base on were sent again without silence.
+    pub(super) rewinds: (u64, u32),
+    pub(super) silences: u32,
+}
+
+/// A session before its turn.
+pub(super) struct Before {
+    pub(super) verified: bool,
+    pub(super) blocks: u64,
+    pub(super) timer: Timer,
+}
+
+impl Before {
+    pub(super) fn of(session: &Link) -> Self {
+        let progress = session.transfer().progress();
+        Self {
+            verified: progress.verified,
+            blocks: progress.blocks,
+            timer: session.transfer().timer(),
+        }
+    }
+}
+
+impl Track {
+    /// Holds what a turn sent to the victim of a session against the promise.
+    pub(super) fn check(&mut self, before: &Before, session: &Link, turn: &Happened<'_>) {
+        let &Happened {
+            cause,
+            now,
+            is_single,
+            ref sent,
+            ..
+        } = turn;
+        let progress = session.transfer().progress();
+        let is_read = matches!(session.transfer(), Transfer::Sender(_));
+        if !is_single {
+            assert!(!progress.verified, "an answer that nobody could give");
+        }
+        if !progress.verified {
+            assert!(sent.len() <= 1, "{} for one {cause:?}", sent.len());
+            let longest = LARGEST.max(self.request_len + SIZE_DIGITS);
+            assert!(sent.iter().all(|it| it.len <= longest), "more than a block");
+        }
+        match cause {
+            Cause::Begin => assert!(sent.len() <= 1),
+            Cause::Repeated if !sent.is_empty() => {
+                let last = self.last_sent.expect("an answer before");
+                let since = now.saturating_sub(last);
+                assert!(since >= REQUEST_MERGE, "answered again after {since:?}");
+            }
+            Cause::Deadline if !progress.verified => {
+                self.timer_repeats += sent.len() as u8;
+                assert!(
+                    self.timer_repeats <= UNVERIFIED_REPEATS,
+                    "a repeat too many"
+                );
+            }
+            Cause::Deadline if matches!(before.timer, Timer::Answer { .. }) => {
+                assert!(sent.len() <= 1, "{} after silence", sent.len());
+                self.silences += 1;
+            }
+            Cause::Arrived if !is_single => assert!(sent.is_empty(), "to a stranger's datagram"),
+            Cause::Arrived if !is_read => assert!(sent.len() <= 1, "an ACK for each"),
+            _ => {}
+        }
+        if is_single && is_read && progress.verified {
+            self.check_window(before, session, turn);
+        }
+        let errors = sent.iter().filter(|it| it.is_error());
+        assert!(
+            errors.count() <= 1 && (session.has_ended() || !sent.iter().any(|it| it.is_error()))
+        );
+        if !sent.is_empty() {
+            self.last_sent = Some(now);
+        }
+        let blocks = sent.iter().filter_map(|it| it.data_block());
+        self.highest = blocks.fold(self.highest, u64::max);
+    }
+
+    /// A read over the single port, in answer to what may be forged.
+    fn check_window(&mut self, before: &Before, session: &Link, turn: &Happened<'_>) {
+        let &Happened {
+            cause,
+            arrived,
+            ref sent,
+            ..
+        } = turn;
+        let blocks = session.transfer().progress().blocks;
+        let windowsize = u64::from(session.transfer().negotiated().windowsize);
+        let window = windowsize.min(1 + blocks);
+        let data: Vec<_> = sent.iter().filter_map(|it| it.data_block()).collect();
+        assert!(
+            data.len() as u64 <= window,
+            "{} at once, {blocks} acknowledged",
+            data.len()
+        );
+        assert!(
+            data.iter().all(|&it| it > blocks && it <= blocks + window),
+            "{data:?}, {blocks} acknowledged of windows of {windowsize}"
+        );
+        if cause == Cause::Arrived && blocks == before.blocks && before.verified && !data.is_empty()
+        {
+            if self.rewinds.0 != blocks {
+                self.rewinds = (blocks, 0);
+                self.silences = 0;
+            }
+            self.rewinds.1 += 1;
+            assert!(self.rewinds.1 <= 1 + self.silences, "a base has one NACK");
+        }
+        if self.rewinds.0 != blocks {
+            self.rewinds = (blocks, 0);
+            self.silences = 0;
+        }
+        // Acknowledged before it was sent: nobody is there.
+        let is_sending = before.verified || !self.opens_with_oack;
+        if let [datagram] = arrived
+            && let Ok(Packet::Ack(number)) = Packet::parse(datagram)
+            && is_sending
+        {
+            let number = u64::from(number.0);
+            let limit = before.blocks + windowsize.min(1 + before.blocks);
+            if number > limit.max(self.highest) && number < before.blocks + OLD {
+                assert!(session.has_ended(), "ACK {number} of {limit} ended nothing");
+                assert!(data.is_empty(), "ACK {number} of {limit} brought DATA");
+            }
+        }
+    }
+}
