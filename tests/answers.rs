@@ -316,6 +316,18 @@ fn an_upload_past_the_limit_is_ended_and_gone() {
     assert_same("g", &server.tree()[Path::new("g")], &content(3, 1500));
 }
 
+/// No ACK is due there; the ERROR must not wait for one.
+#[test]
+fn an_upload_past_the_limit_in_the_middle_of_a_window_is_told_at_once() {
+    let server = Server::start(&["--max-upload", "1000"]);
+    let client = RawClient::new(&server);
+    let (_, tid) = client.ask(&wrq("f", &[("windowsize", "4")]));
+    client.send_to(&data(1, &[b'x'; BLOCK]), tid);
+    let answer = client.say(&data(2, &[b'x'; BLOCK]), tid);
+    assert_eq!(answer.error_code(), Some(3), "{answer:?}");
+    assert!(server.tree().is_empty());
+}
+
 #[test]
 fn an_aborted_upload_leaves_nothing() {
     let server = Server::start(&["--overwrite"]);

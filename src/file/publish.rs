@@ -134,10 +134,21 @@ pub(super) fn sweep(directory: BorrowedFd<'_>) {
     };
     for entry in entries.iter().take(MAX_SWEPT).flatten() {
         let name = entry.file_name().to_bytes();
-        if name.starts_with(TEMP_PREFIX.as_bytes()) {
+        if is_ours(name) {
             remove_left_behind(directory, name);
         }
     }
+}
+
+/// Whether a server of ours made a file of this name: `.tftpd-SERIAL-ATTEMPT`.
+fn is_ours(name: &[u8]) -> bool {
+    let is_number = |digits: &[u8]| !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+    name.strip_prefix(TEMP_PREFIX.as_bytes())
+        .and_then(|rest| {
+            let dash = rest.iter().position(|&byte| byte == b'-')?;
+            Some(is_number(&rest[..dash]) && is_number(&rest[dash + 1..]))
+        })
+        .unwrap_or(false)
 }
 
 /// Removes a temporary file whose server is gone: one that isn't locked.

@@ -694,11 +694,16 @@ mod tests {
                 for left in [".tftpd-0-0", ".tftpd-4711-0", ".tftpd-5-15"] {
                     fs::write(path.join(left), "half").unwrap();
                 }
-                fs::write(path.join("other"), "other").unwrap();
+                // Somebody else's, whatever they begin with.
+                let others = [".tftpd-1-", ".tftpd-1-x", ".tftpd-notes.txt", "other"];
+                for other in others {
+                    fs::write(path.join(other), "other").unwrap();
+                }
                 let mut upload = root.create(b"file", None).unwrap();
                 upload.write_at(0, b"new").unwrap();
                 upload.commit().unwrap();
-                assert_eq!(names(path), ["file", "other"]);
+                let [a, b, c, d] = others;
+                assert_eq!(names(path), [a, b, c, "file", d]);
             });
         }
     }

@@ -276,7 +276,9 @@ impl Sender {
 
     /// The block before the base is acknowledged once more.
     fn previous_acknowledged_again(&mut self, now: Instant) {
-        let in_flight = self.exchange.is_verified() && self.out > 0;
+        // Once the deadline has come the timeout repeats, and counts.
+        let in_flight =
+            self.exchange.is_verified() && self.out > 0 && !self.exchange.retry.expired(now);
         let lockstep = self.windowsize() == 1;
         if in_flight && self.nacks.take(now, &self.exchange.retry, lockstep) {
             self.pace.nacked();
@@ -367,7 +369,7 @@ impl Sender {
     }
 
     /// Every block has gone out at least once.
-    fn all_sent(&self) -> bool {
+    pub(super) fn all_sent(&self) -> bool {
         self.end < self.fresh()
     }
 

@@ -23,7 +23,7 @@ use crate::host::random::Random;
 use crate::log::event::Event;
 use crate::net::pool::{STORM, SocketPool};
 use crate::net::{ListenSocket, TransferSocket};
-use crate::protocol::transfer::{Failure, Transfer};
+use crate::protocol::transfer::{Failure, Outcome, Transfer};
 use crate::session::{Context, Resources, SEND_BUDGET, Session, Turn, Watch};
 use crate::table::{Endpoint, Fingerprint, SessionKey, Sessions, Tracked as _};
 use crate::wire::packet::ErrorCode;
@@ -189,12 +189,16 @@ impl Floor {
         };
         let unverified_since = session.unverified_since();
         let turn = work(session, &mut context);
-        if let (Some(shared), Some(since)) = (&mut self.shared, unverified_since)
-            && session.unverified_since().is_none()
+        let outcome = session.poll_outcome();
+        // An ERROR is an answer too: many only ask for the size.
+        let has_answered = session.unverified_since().is_none()
+            || matches!(outcome, Some(Outcome::Probed | Outcome::PeerError { .. }));
+        if let (Some(shared), Some(since), true) =
+            (&mut self.shared, unverified_since, has_answered)
         {
             shared.unverified.verified(clock::now(), since);
         }
-        if let Some(outcome) = session.poll_outcome() {
+        if let Some(outcome) = outcome {
             let ending = Ending::Outcome(&outcome);
             self.reporter
                 .end(session, ending, clock::now(), &mut self.counters);
@@ -296,6 +300,14 @@ impl Floor {
     pub(super) fn may_answer(&mut self, now: Instant) -> bool {
         match &mut self.shared {
             Some(shared) => shared.unverified.take(now),
+            None => true,
+        }
+    }
+
+    /// The same for an ERROR without a transfer.
+    pub(super) fn may_send_error(&mut self, now: Instant) -> bool {
+        match &mut self.shared {
+            Some(shared) => shared.errors.take(now),
             None => true,
         }
     }

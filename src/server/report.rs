@@ -240,12 +240,14 @@ impl Reporter {
     ) {
         count(ending, counters);
         let progress = session.transfer().progress();
-        let kind = if progress.verified {
-            Kind::Ended
-        } else {
-            Kind::Unanswered
+        // With a port of its own, a peer that answered is real, and each of its
+        // transfers has its line.
+        let kind = match (progress.verified, session.shares_its_port()) {
+            (false, _) => Some(Kind::Unanswered),
+            (true, true) => Some(Kind::Ended),
+            (true, false) => None,
         };
-        if !self.bounds.admit(now, kind, session.peer().ip()) {
+        if kind.is_some_and(|kind| !self.bounds.admit(now, kind, session.peer().ip())) {
             return;
         }
         let has_changed = has_changed(session, ending);

@@ -46,14 +46,18 @@ enum NoSession {
     /// The name or the map file's rules are against it: the peer is told, and the
     /// log.
     ByPolicy(policy::Refusal),
-    /// We are full: silence, so that a boot ROM asks again instead of failing.
+    /// A port or a descriptor is missing: silence, so that a boot ROM asks again
+    /// instead of failing.
     Overload(&'static str),
+    /// Requests cost too much this second: silence as well, and nobody else has to
+    /// give way.
+    TooMuchWork(&'static str),
 }
 
 impl From<policy::Refusal> for NoSession {
     fn from(refusal: policy::Refusal) -> Self {
         match refusal {
-            policy::Refusal::Overload => Self::Overload(refusal.message()),
+            policy::Refusal::Overload => Self::TooMuchWork(refusal.message()),
             refusal => Self::ByPolicy(refusal),
         }
     }
@@ -298,7 +302,7 @@ impl Requests {
         let peer = endpoint.peer;
         let reporter = &mut floor.reporter;
         let (code, text) = match refusal {
-            NoSession::Overload(reason) => {
+            NoSession::Overload(reason) | NoSession::TooMuchWork(reason) => {
                 self.shed(now, peer, reason, floor);
                 return;
             }
@@ -415,7 +419,7 @@ fn answer(
     if let Some(trace) = floor.resources.ingress.trace {
         trace(endpoint.peer, Heading::Sent, packet);
     }
-    let sent = if floor.may_answer(now) {
+    let sent = if floor.may_send_error(now) {
         listener.answer(packet, endpoint.peer, endpoint.local)
     } else {
         Err(io::ErrorKind::WouldBlock.into())

@@ -24,16 +24,20 @@ pub(super) struct SharedPorts {
     waiting: Vec<Vec<SessionKey>>,
     /// Bytes of the longest datagram that means anything now.
     slot_len: usize,
-    /// What may be on its way to peers that have never answered.
+    /// First answers that may be on their way to peers that have never answered.
     pub(super) unverified: UnverifiedAnswers,
+    /// ERRORs that may be on their way: misses must not keep requests out.
+    pub(super) errors: UnverifiedAnswers,
 }
 
 impl SharedPorts {
     /// The sockets must have been made fit to carry transfers as well.
     pub(super) fn new(listeners: Rc<[ListenSocket]>, now: Instant) -> Self {
         let buffers = listeners.iter().map(ListenSocket::send_buffer);
+        let buffer = buffers.min().unwrap_or(0);
         Self {
-            unverified: UnverifiedAnswers::within(buffers.min().unwrap_or(0), now),
+            unverified: UnverifiedAnswers::within(buffer, now),
+            errors: UnverifiedAnswers::within(buffer, now),
             waiting: vec![Vec::new(); listeners.len()],
             listeners,
             slot_len: REQUEST_LEN,

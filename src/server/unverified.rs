@@ -15,6 +15,9 @@ const SECONDS: usize = 4;
 /// repeated while its neighbour is looked for.
 const COST: usize = 2 * 1280;
 
+/// Answers on their way that are always allowed.
+const MIN_ANSWERS: u32 = 2048;
+
 /// The answers of the last [`SECONDS`].
 #[derive(Debug)]
 pub(super) struct UnverifiedAnswers {
@@ -27,10 +30,17 @@ pub(super) struct UnverifiedAnswers {
 }
 
 impl UnverifiedAnswers {
-    /// As many as take half of a buffer of `bytes`.
+    /// As many as take a quarter of a buffer of `bytes`; [`MIN_ANSWERS`] in any case:
+    /// where the buffer is small, a room of machines that are switched on at once
+    /// comes first.
     pub(super) fn within(bytes: usize, now: Instant) -> Self {
+        let quarter = u32::try_from(bytes / 4 / COST).unwrap_or(u32::MAX);
+        Self::new(quarter.max(MIN_ANSWERS), now)
+    }
+
+    fn new(limit: u32, now: Instant) -> Self {
         Self {
-            limit: u32::try_from(bytes / 2 / COST).unwrap_or(u32::MAX).max(1),
+            limit,
             origin: now,
             second: 0,
             counts: [0; SECONDS],
@@ -85,7 +95,7 @@ mod tests {
     fn unverified_peers_take_their_share_and_no_more() {
         let start = clock::now();
         let at = |milliseconds| start + Duration::from_millis(milliseconds);
-        let mut answers = UnverifiedAnswers::within(2 * 3 * COST, start);
+        let mut answers = UnverifiedAnswers::new(3, start);
         assert!([0, 10, 900].iter().all(|&sent| answers.take(at(sent))));
         assert!(!answers.take(at(1000)), "three are on their way");
         // One is answered: it isn't any more.

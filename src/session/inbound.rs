@@ -22,8 +22,8 @@ use crate::wire::packet::{DATA_HEADER_LEN, ErrorCode, MAX_ERROR_LEN, Packet, emi
 /// Datagrams a session may take in before the others have their turn.
 const RECEIVE_BUDGET: usize = 64;
 
-/// Datagrams that a failed receive counts for: a few tries, then the others.
-const ERROR_COST: usize = RECEIVE_BUDGET / 4;
+/// Receives that may fail in a row of a turn.
+const MAX_ERRORS: usize = 4;
 
 /// Bytes of the longest datagram that means anything to a sender: an OACK or an
 /// ERROR. What is longer is cut, which an ACK (Windows appends a byte) doesn't
@@ -49,7 +49,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
     /// takes longer than the one that finds nothing more.
     fn receive_answers(&mut self, context: &mut Context<'_, P>) -> Turn {
         let mut answer = [0; ANSWER_LEN];
-        let mut taken = 0;
+        let (mut taken, mut errors) = (0, 0);
         let before = self.transfer.progress();
         while taken < RECEIVE_BUDGET {
             match self.port.receive_one(&mut answer) {
@@ -68,7 +68,11 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Turn::Waiting,
                 Err(error) => {
                     self.trouble("receive", &error, &mut context.resources.ingress.drops);
-                    taken += ERROR_COST;
+                    errors += 1;
+                    // One that stays must not keep the loop awake.
+                    if errors >= MAX_ERRORS {
+                        return Turn::Waiting;
+                    }
                 }
             }
         }
@@ -83,7 +87,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
 
     /// Receives blocks by the window; they are written by the run.
     fn receive_blocks(&mut self, context: &mut Context<'_, P>) -> Turn {
-        let mut taken = 0;
+        let (mut taken, mut errors) = (0, 0);
         while taken < RECEIVE_BUDGET {
             // What an OACK settled holds for the blocks that come after it.
             let progress = self.transfer.progress();
@@ -112,7 +116,11 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
                 // Of the moment (no memory), or of an earlier datagram.
                 Err(error) => {
                     self.trouble("receive", &error, &mut context.resources.ingress.drops);
-                    taken += ERROR_COST;
+                    errors += 1;
+                    // One that stays must not keep the loop awake.
+                    if errors >= MAX_ERRORS {
+                        return Turn::Waiting;
+                    }
                 }
             }
         }

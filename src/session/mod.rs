@@ -178,6 +178,10 @@ impl<P: Port, S: Store, R: ReadAt> Tracked for Session<P, S, R> {
         self.transfer.waiting_since().filter(|_| waits)
     }
 
+    fn owes_last_answer(&self) -> bool {
+        self.transfer.owes_last_answer()
+    }
+
     fn round_trip(&self) -> Option<Duration> {
         self.transfer.round_trip()
     }
@@ -334,8 +338,9 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         asked: Option<Instant>,
         context: &mut Context<'_, P>,
     ) -> Turn {
-        let sent = self.transmit(context);
+        // First, since what can't be stored is to be told.
         self.flush(context);
+        let sent = self.transmit(context);
         self.prefetch(asked, context);
         received.and(sent)
     }

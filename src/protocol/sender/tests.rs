@@ -500,6 +500,15 @@ fn in_lockstep_an_ack_repeated_after_a_second_brings_the_timer_forward_once() {
           8700 ACK 1   > nothing @13600
           8710 ACK 2   > DATA 3  @13710",
     );
+    // One that is read when the deadline has come is left to that: the back-off
+    // holds.
+    Script::sender(&FIXED, Server("timeout=1"), 5000).play(
+        "    0 open    > OACK timeout=1 @1000
+            10 ACK 0   > DATA 1  @1010
+            20 ACK 1   > DATA 2  @1020
+          1020 ACK 1   > nothing @1020
+          1020 timeout > DATA 2  @3020",
+    );
     // A forged one brings nothing to a peer that never answered.
     Script::sender(&FIXED, Server(""), 5000).play(
         "    0 open  > DATA 1  @500
