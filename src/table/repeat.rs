@@ -10,6 +10,8 @@
 //!   moves              Repeated                    Moving
 //!   quiet              StartsOver after 1 s, and   Replaces after a moment
 //!                      at least a moment
+//!   only the last ACK  as above                    Replaces
+//!   is missing
 //! ```
 //!
 //! A moment: 200 ms, or 4 round trips if that is longer. `Repeated`: the client is
