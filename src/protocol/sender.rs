@@ -369,7 +369,7 @@ impl Sender {
     }
 
     /// Every block has gone out at least once.
-    pub(super) fn all_sent(&self) -> bool {
+    fn all_sent(&self) -> bool {
         self.end < self.fresh()
     }
 

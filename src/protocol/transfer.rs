@@ -84,15 +84,6 @@ impl Transfer {
         self.exchange().retry.waiting_since()
     }
 
-    /// Whether every block has been sent, and only the last ACK is missing. A pure
-    /// getter.
-    pub fn owes_last_answer(&self) -> bool {
-        match self {
-            Self::Sender(sender) => sender.all_sent(),
-            Self::Receiver(_) => false,
-        }
-    }
-
     /// How long an answer usually takes, if that has been measured. A pure getter.
     pub fn round_trip(&self) -> Option<Duration> {
         self.exchange().retry.round_trip()

@@ -178,10 +178,6 @@ impl<P: Port, S: Store, R: ReadAt> Tracked for Session<P, S, R> {
         self.transfer.waiting_since().filter(|_| waits)
     }
 
-    fn owes_last_answer(&self) -> bool {
-        self.transfer.owes_last_answer()
-    }
-
     fn round_trip(&self) -> Option<Duration> {
         self.transfer.round_trip()
     }

@@ -10,8 +10,6 @@
 //!   moves              Repeated                    Moving
 //!   quiet              StartsOver after 1 s, and   Replaces after a moment
 //!                      at least a moment
-//!   only the last ACK  as above                    Replaces
-//!   is missing
 //! ```
 //!
 //! A moment: 200 ms, or 4 round trips if that is longer. `Repeated`: the client is
@@ -63,7 +61,7 @@ pub(super) fn judge(transfer: &impl Tracked, is_same: bool, now: Instant) -> Rep
         _ if transfer.is_over() => Repeat::Replaces,
         true if is_verified && quiet >= RESTART.max(moment) => Repeat::StartsOver,
         true => Repeat::Repeated,
-        false if quiet >= moment || transfer.owes_last_answer() => Repeat::Replaces,
+        false if quiet >= moment => Repeat::Replaces,
         false => Repeat::Moving,
     }
 }
@@ -77,7 +75,6 @@ mod tests {
         verified: bool,
         quiet_since: Option<Instant>,
         round_trip: Option<Duration>,
-        owes_last_answer: bool,
     }
 
     impl Tracked for Transfer {
@@ -99,10 +96,6 @@ mod tests {
 
         fn quiet_since(&self) -> Option<Instant> {
             self.quiet_since
-        }
-
-        fn owes_last_answer(&self) -> bool {
-            self.owes_last_answer
         }
 
         fn round_trip(&self) -> Option<Duration> {
@@ -144,7 +137,6 @@ mod tests {
                 verified,
                 quiet_since: Some(start),
                 round_trip: round_trip.map(Duration::from_millis),
-                owes_last_answer: false,
             };
             let now = start + Duration::from_millis(quiet);
             let context =
@@ -157,29 +149,9 @@ mod tests {
             verified: true,
             quiet_since: None,
             round_trip: None,
-            owes_last_answer: false,
         };
         let late = start + Duration::from_secs(100);
         assert_eq!(judge(&waits_for_us, true, late), Repeated, "the disk");
         assert_eq!(judge(&waits_for_us, false, late), Moving, "the disk");
-    }
-
-    /// Many clients never send the last ACK, and some ask for the next file from
-    /// the same port at once.
-    #[test]
-    #[allow(clippy::disallowed_methods, reason = "an Instant has no other source")]
-    fn a_missing_last_ack_holds_up_no_other_request() {
-        let start = Instant::now();
-        for verified in [false, true] {
-            let transfer = Transfer {
-                over: false,
-                verified,
-                quiet_since: Some(start),
-                round_trip: None,
-                owes_last_answer: true,
-            };
-            assert_eq!(judge(&transfer, false, start), Repeat::Replaces);
-            assert_eq!(judge(&transfer, true, start), Repeat::Repeated);
-        }
     }
 }

@@ -29,10 +29,6 @@ impl Tracked for Probe {
         self.quiet_since
     }
 
-    fn owes_last_answer(&self) -> bool {
-        false
-    }
-
     fn round_trip(&self) -> Option<Duration> {
         None
     }

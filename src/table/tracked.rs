@@ -20,10 +20,6 @@ pub trait Tracked {
     /// is slow, the socket full).
     fn quiet_since(&self) -> Option<Instant>;
 
-    /// Whether all that its peer still owes is the last answer, which many clients
-    /// never send.
-    fn owes_last_answer(&self) -> bool;
-
     /// How long its peer usually takes to answer, once that has been measured.
     fn round_trip(&self) -> Option<Duration>;
 }

@@ -8,4 +8,5 @@ pub mod escape;
 pub mod netascii;
 pub mod options;
 pub mod packet;
+mod raw_options;
 mod writer;

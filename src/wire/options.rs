@@ -7,12 +7,12 @@
 //! makes no sense to the server is left out of its answer, never refused.
 
 use std::fmt;
-use std::iter;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::escape::escape;
-use super::packet::{Direction, Mode, Opcode, Request, split_string};
+use super::packet::{Direction, Mode, Opcode, Request};
+pub use super::raw_options::RawOptions;
 use super::writer::Writer;
 
 /// The block size without negotiation, in bytes (RFC 1350 §2).
@@ -140,36 +140,6 @@ impl Rollover {
             Self::ToZero => 0,
             Self::ToOne => 1,
         }
-    }
-}
-
-/// The options of a request or OACK as they came: pairs of NUL-terminated
-/// strings (RFC 2347), unjudged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct RawOptions<'a>(&'a [u8]);
-
-impl<'a> RawOptions<'a> {
-    /// The bytes after a request's mode or an OACK's opcode.
-    pub const fn new(bytes: &'a [u8]) -> Self {
-        Self(bytes)
-    }
-
-    /// Names and values in the order they came, up to the first that is
-    /// malformed.
-    ///
-    /// An empty value is well formed (U-Boot sends `multicast ""`), and so is a
-    /// last value without its NUL. An empty name (HP PA-RISC and `OpenFirmware`
-    /// pad their requests with NULs), a name without a NUL (or with garbage)
-    /// and a name that no value follows end the list.
-    pub fn pairs(self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
-        let mut rest = self.0;
-        iter::from_fn(move || {
-            let (name, after_name) = split_string(rest);
-            let after_name = after_name.filter(|after| !name.is_empty() && !after.is_empty())?;
-            let (value, after_value) = split_string(after_name);
-            rest = after_value.unwrap_or_default();
-            Some((name, value))
-        })
     }
 }
 

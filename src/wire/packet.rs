@@ -8,7 +8,7 @@
 use std::fmt;
 
 use super::escape::escape;
-use super::options::RawOptions;
+use super::raw_options::{RawOptions, split_string};
 use super::writer::Writer;
 
 /// Bytes in front of the payload of a DATA packet: opcode and block number.
@@ -478,14 +478,6 @@ impl std::error::Error for EmitError {}
 impl From<fmt::Error> for EmitError {
     fn from(_: fmt::Error) -> Self {
         Self::TooLong
-    }
-}
-
-/// A string up to its NUL and what follows the NUL, if there is one.
-pub(super) fn split_string(bytes: &[u8]) -> (&[u8], Option<&[u8]>) {
-    match bytes.iter().position(|&byte| byte == 0) {
-        Some(end) => (&bytes[..end], Some(&bytes[end + 1..])),
-        None => (bytes, None),
     }
 }
 
