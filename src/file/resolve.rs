@@ -54,13 +54,28 @@ impl Resolver {
 /// The walk, on which an absolute link that begins with one of `own_paths`, the
 /// root's, leads to the root: people link to `/srv/tftp/x` from inside
 /// `/srv/tftp`. It stays below the root as any other link does.
-pub(super) fn walk_own_links(
+fn walk_own_links(
     root: BorrowedFd<'_>,
     path: &[u8],
     flags: OFlag,
     own_paths: &[PathBuf],
 ) -> Result<OwnedFd> {
     walk(root, path, flags | OFlag::O_CLOEXEC, own_paths)
+}
+
+/// Follows a path below `root`. A link to one of `own_paths`, the root's, leads back
+/// there, where it would lead nowhere otherwise.
+pub(super) fn find(
+    resolver: Resolver,
+    root: BorrowedFd<'_>,
+    own_paths: &[PathBuf],
+    path: &[u8],
+    flags: OFlag,
+) -> Result<OwnedFd> {
+    match resolver.open(root, path, flags) {
+        Err(Errno::ENOENT | Errno::ENOTDIR) => walk_own_links(root, path, flags, own_paths),
+        done => done,
+    }
 }
 
 /// What kind of file a `stat` is about.

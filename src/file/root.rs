@@ -18,7 +18,8 @@ use super::ignore_case::Listings;
 use super::name::{self, Name};
 use super::policy::Policy;
 use super::publish::Publisher;
-use super::reading::{self, ReadFile};
+use super::reading;
+use super::reopen::{ReadFile, Reopen};
 use super::resolve::{self, Resolver};
 use super::space::Uploads;
 use super::upload::Upload;
@@ -48,7 +49,7 @@ impl Methods {
 /// process was started with, before it gives them up.
 #[derive(Debug)]
 pub struct Directory {
-    descriptor: OwnedFd,
+    descriptor: Rc<OwnedFd>,
     /// Absolute, as it was named and as it is without links; only compared with
     /// names and links, never opened again.
     paths: Rc<[PathBuf]>,
@@ -67,7 +68,7 @@ impl Directory {
         let named = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let real = path.canonicalize().ok().filter(|real| *real != named);
         Ok(Self {
-            descriptor,
+            descriptor: Rc::new(descriptor),
             paths: [named].into_iter().chain(real).collect(),
         })
     }
@@ -97,6 +98,8 @@ impl AsFd for Directory {
 #[derive(Debug)]
 pub struct Root {
     directory: Directory,
+    /// The way to it, where it is below another one.
+    found_by: Option<Reopen>,
     /// What absolute names may begin with: the paths of this directory, or of the
     /// one above that it was found in.
     prefixes: Rc<[PathBuf]>,
@@ -140,6 +143,7 @@ impl Root {
         Self {
             prefixes: Rc::clone(&directory.paths),
             directory,
+            found_by: None,
             policy,
             methods,
             uploads: Rc::default(),
@@ -153,14 +157,16 @@ impl Root {
     pub fn below(&self, name: &[u8]) -> Option<Self> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
         let descriptor = self.resolve(name, flags).ok()?;
+        let found_by = self.reopen(name);
         let name = Path::new(std::ffi::OsStr::from_bytes(name));
         let paths = self.directory.paths.iter().map(|path| path.join(name));
         let directory = Directory {
-            descriptor,
+            descriptor: Rc::new(descriptor),
             paths: paths.collect(),
         };
         Some(Self {
             directory,
+            found_by: Some(found_by),
             prefixes: Rc::clone(&self.prefixes),
             policy: self.policy,
             methods: self.methods,
@@ -191,10 +197,35 @@ impl Root {
     /// # Errors
     /// ERROR 1: no such file. ERROR 2: not a regular file or not allowed.
     pub fn open_file(&self, name: &Name) -> Result<ReadFile, StorageError> {
+        ReadFile::new(self.descriptor_of(name)?)
+    }
+
+    /// The same for a file that may be closed while it isn't read.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_closable(&self, name: &Name) -> Result<ReadFile, StorageError> {
+        ReadFile::closable(self.descriptor_of(name)?, self.reopen(name))
+    }
+
+    fn descriptor_of(&self, name: &Name) -> Result<OwnedFd, StorageError> {
         let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_LARGEFILE;
         let looked_at = self.resolve(name, OFlag::O_PATH)?;
         reading::check_kind(&fstat(&looked_at)?)?;
-        ReadFile::new(self.resolve(name, flags)?)
+        Ok(self.resolve(name, flags)?)
+    }
+
+    /// The way to what has this name, without this root's descriptor.
+    fn reopen(&self, name: &[u8]) -> Reopen {
+        let own = &self.directory;
+        match &self.found_by {
+            // The descriptor is gone with the request.
+            Some(way) => way.clone().then(name, Rc::clone(&own.paths)),
+            None => {
+                let (descriptor, paths) = (Rc::clone(&own.descriptor), Rc::clone(&own.paths));
+                Reopen::new(self.methods.resolver, descriptor, paths, name)
+            }
+        }
     }
 
     /// [`Root::open_file`] by a name as a client spells it.
@@ -290,13 +321,8 @@ impl Root {
     /// Follows a path from here. A link to this root's own path leads back here,
     /// where it would lead nowhere otherwise.
     fn resolve(&self, path: &[u8], flags: OFlag) -> nix::Result<OwnedFd> {
-        let root = self.directory.as_fd();
-        match self.methods.resolver.open(root, path, flags) {
-            Err(Errno::ENOENT | Errno::ENOTDIR) => {
-                resolve::walk_own_links(root, path, flags, &self.directory.paths)
-            }
-            done => done,
-        }
+        let own = &self.directory;
+        resolve::find(self.methods.resolver, own.as_fd(), &own.paths, path, flags)
     }
 }
 
