@@ -46,8 +46,9 @@ impl Forger {
     fn flood(&self, each_second: u32, is_over: &AtomicBool) {
         let begin = Instant::now();
         while !is_over.load(Ordering::Relaxed) {
-            let due = begin.elapsed().as_secs_f64() * f64::from(each_second);
-            let behind = due as u32 - self.sent.load(Ordering::Relaxed).min(due as u32);
+            let due = begin.elapsed().as_millis() * u128::from(each_second) / 1000;
+            let due = u32::try_from(due).unwrap_or(u32::MAX);
+            let behind = due.saturating_sub(self.sent.load(Ordering::Relaxed));
             self.send(behind.min(100));
             thread::sleep(millis(1));
         }
@@ -208,15 +209,15 @@ fn served_in_flood(server: &Server, flood: &Forger, each_second: u32) -> u32 {
     let is_over = AtomicBool::new(false);
     let read = |number: u32| {
         let wait = millis(400) * (number % 2);
-        let (begin, mut served) = (Instant::now(), 0);
+        let (begin, mut downloads) = (Instant::now(), 0);
         while begin.elapsed() < millis(2500) {
             for (name, file) in [("large", large), ("small", small)] {
                 let (read, _) = slow_read(server, name, &[], wait);
                 assert_same(name, &read, file);
-                served += 1;
+                downloads += 1;
             }
         }
-        served
+        downloads
     };
     thread::scope(|scope| {
         let _ends = Ends(&is_over);
@@ -236,9 +237,9 @@ fn forged_requests_use_up_no_descriptors() {
     let server = in_container(&[]);
     server.file("forged", &content(3, 50 * BLOCK));
     let flood = Forger::new(&server, rrq("forged", &[]));
-    let served = served_in_flood(&server, &flood, 3000);
+    let downloads = served_in_flood(&server, &flood, 3000);
     let (sent, open) = (flood.sent.load(Ordering::Relaxed), server.open_files());
-    eprintln!("{sent} forged; {served} served; {open} files open");
+    eprintln!("{sent} forged; {downloads} downloads; {open} files open");
     assert!(open < 400, "{open} files open");
     // Slots are left for uploads.
     let client = RawClient::new(&server);

@@ -99,7 +99,7 @@ impl AsFd for Directory {
 pub struct Root {
     directory: Directory,
     /// The way to it, where it is below another one.
-    found_by: Option<Reopen>,
+    found_by: Option<Box<Reopen>>,
     /// What absolute names may begin with: the paths of this directory, or of the
     /// one above that it was found in.
     prefixes: Rc<[PathBuf]>,
@@ -166,7 +166,7 @@ impl Root {
         };
         Some(Self {
             directory,
-            found_by: Some(found_by),
+            found_by: Some(Box::new(found_by)),
             prefixes: Rc::clone(&self.prefixes),
             policy: self.policy,
             methods: self.methods,
@@ -218,14 +218,13 @@ impl Root {
     /// The way to what has this name, without this root's descriptor.
     fn reopen(&self, name: &[u8]) -> Reopen {
         let own = &self.directory;
-        match &self.found_by {
-            // The descriptor is gone with the request.
-            Some(way) => way.clone().then(name, Rc::clone(&own.paths)),
-            None => {
-                let (descriptor, paths) = (Rc::clone(&own.descriptor), Rc::clone(&own.paths));
-                Reopen::new(self.methods.resolver, descriptor, paths, name)
-            }
+        let paths = Rc::clone(&own.paths);
+        if let Some(way) = &self.found_by {
+            // Its descriptor is gone with the request.
+            return Reopen::clone(way).then(name, paths);
         }
+        let descriptor = Rc::clone(&own.descriptor);
+        Reopen::new(self.methods.resolver, descriptor, paths, name)
     }
 
     /// [`Root::open_file`] by a name as a client spells it.

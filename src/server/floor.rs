@@ -8,7 +8,6 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::rc::Rc;
 use std::time::Instant;
 
 use log::{Level, debug, log_enabled};
@@ -75,7 +74,7 @@ impl Floor {
     pub(super) fn new(
         sessions: Sessions<Session>,
         ports: Option<RangeInclusive<u16>>,
-        shared: Option<Rc<[ListenSocket]>>,
+        shared: Option<&[ListenSocket]>,
         now: Instant,
     ) -> io::Result<Self> {
         Ok(Self {
@@ -85,7 +84,7 @@ impl Floor {
             counters: Counters::default(),
             unfinished: VecDeque::new(),
             single_port: shared.is_some(),
-            shared: match &shared {
+            shared: match shared {
                 Some(listeners) => SharedPorts::new(listeners, 0, now),
                 None => SharedPorts::new(&[], MAX_LISTENERS, now),
             },

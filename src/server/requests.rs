@@ -42,7 +42,7 @@ const _: () = assert!(MAX_DATAGRAM >= MAX_ERROR_LEN);
 /// Why there is no session.
 enum NoSession {
     /// The peer is told, and the log; for a client with a root of its own, of that.
-    Answer(StorageError, Option<Root>),
+    Answer(StorageError, Option<Box<Root>>),
     /// The name or the map file's rules are against it: the peer is told, and the
     /// log.
     ByPolicy(policy::Refusal),
@@ -249,7 +249,7 @@ impl Requests {
             Err(error) if error.is_exhausted() => {
                 return Err(NoSession::Overload("the limit of open files is reached"));
             }
-            Err(error) => return Err(NoSession::Answer(error, granted.own_root)),
+            Err(error) => return Err(NoSession::Answer(error, granted.own_root.map(Box::new))),
         };
         let (window, sharing) = match request.direction {
             Direction::Read if is_light => (None, Sharing::Always),
@@ -284,9 +284,10 @@ impl Requests {
         is_light: bool,
     ) -> Result<Opened, StorageError> {
         let (root, name) = (granted.root(), &granted.name);
-        let file = match is_light {
-            true => root.open_closable(name)?,
-            false => root.open_file(name)?,
+        let file = if is_light {
+            root.open_closable(name)?
+        } else {
+            root.open_file(name)?
         };
         let mut oack = [0; MAX_DATAGRAM];
         let size = Some(file.size());
@@ -354,7 +355,7 @@ impl Requests {
             }
             NoSession::Answer(error, own_root) => {
                 let code = error.code();
-                let root = own_root.as_ref().unwrap_or(&self.policy.root);
+                let root = own_root.as_deref().unwrap_or(&self.policy.root);
                 let similar = || {
                     let name = root.similar(request.filename)?;
                     let name = escape(&name);

@@ -115,7 +115,7 @@ impl Server {
         };
         let now = clock::now();
         let requests = Requests::new(policy, config(args), limits(args), now);
-        let shared = args.single_port.then(|| Rc::clone(&listeners));
+        let shared = args.single_port.then_some(&*listeners);
         let sessions = sessions(args, max_sessions, now);
         let floor = Floor::new(sessions, args.port_range.clone(), shared, now)?;
         let front = Front::new(listeners, requests);
