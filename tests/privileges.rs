@@ -270,7 +270,6 @@ fn what_can_not_be_given_up_ends_the_start_in_one_line() {
     for (starter, args, words) in [
         (None, &["-u", "no-such-user"][..], "no user no-such-user"),
         (None, &["-u", "0:no-such-group"], "no group no-such-group"),
-        (None, &["-u", "1234567"], "-u 1234567:GROUP"),
         (nobody, &["-u", "root"], "start as root, or drop -u"),
         (nobody, &["--chroot"], "start as root, or drop --chroot"),
     ] {
@@ -441,6 +440,8 @@ fn in_a_confined_process() {
         root: directory.as_fd(),
         writable: !has("read-only"),
         listable: false,
+        linked: &[],
+        linked_listable: false,
         log_directory: None,
         map_file: None,
         pid_file: None,

@@ -26,7 +26,7 @@ use nix::sys::uio::{pread, preadv};
 
 use super::error::StorageError;
 use super::nowait::{self, STRETCH};
-use super::resolve::kind;
+use super::walk::kind;
 
 /// Bytes the kernel is usually willing to read ahead with one call.
 const ADVISED: off_t = 128 * 1024;

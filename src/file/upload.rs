@@ -25,8 +25,8 @@ use super::error::StorageError;
 use super::file_offset;
 use super::policy::Policy;
 use super::publish::{self, Publisher};
-use super::resolve::kind;
 use super::space::{Reserve, Uploads};
+use super::walk::kind;
 
 /// A file on its way in. Dropped, it is gone; [`Upload::commit`] puts it in
 /// place. Holds two descriptors: its directory's and, once data has come, its own.

@@ -133,16 +133,30 @@ pub fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T
 /// Where a program is; `None`, with the reason printed, where it is missing.
 /// On a CI machine nothing may be missing.
 pub fn require(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path)
-        .map(|dir| dir.join(program))
-        .find(|file| file.is_file());
+    let found = find_program(program);
     if found.is_none() {
         let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
         assert!(!ci, "{program} is not installed");
         eprintln!("skipped: {program} is not installed");
     }
     found
+}
+
+/// Where a program is that even a CI machine may lack; `None`, with the reason
+/// printed, where it does.
+pub fn optional(program: &str) -> Option<PathBuf> {
+    let found = find_program(program);
+    if found.is_none() {
+        eprintln!("skipped: {program} is not installed");
+    }
+    found
+}
+
+fn find_program(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .map(|dir| dir.join(program))
+        .find(|file| file.is_file())
 }
 
 /// Where `scripts/peers` has put a server; `None`, with the reason printed,
