@@ -86,13 +86,13 @@ impl Server {
         // As it is seen from outside.
         let path = args.root().canonicalize().unwrap_or(args.root().into());
         exposure::check(args, directory.as_fd(), &path)?;
-        let linked = args.follow_links.iter().map(|path| Directory::open(path));
-        let linked: Result<Vec<_>, _> = linked.collect();
-        let linked = linked.map_err(RootError::of_links)?;
+        let linked = linked_directories(args)?;
         let signals = Signals::take_over()?;
         let mut pid_file = args.pid_file.as_deref().map(reserve_pid_file).transpose()?;
         let max_sessions = max_sessions(args, host::raise_open_files()?);
         let lifetime = lifetime(args, inherited.by_inetd);
+        // The sandbox hides how many processors there are.
+        let busy_poll = busy_poll(args);
         let enforcement = confine(args, directory.as_fd(), &linked, log_file.as_ref())?;
         if let Some(pid_file) = pid_file.as_mut().filter(|_| args.chroot) {
             pid_file.lose_path();
@@ -123,7 +123,6 @@ impl Server {
         );
         let floor = Floor::new(sessions, args.port_range.clone(), shared, now)?;
         let front = Front::new(listeners, requests);
-        let busy_poll = busy_poll(args);
         let mut server = Self::new(front, floor, busy_poll, lifetime, signals, log_file)?;
         if let (Some(pid_file), Some(path)) = (&mut pid_file, &args.pid_file) {
             pid_file
@@ -136,10 +135,19 @@ impl Server {
         }
         server.notifier = notifier;
         server.pid_file = pid_file;
+        debug!("waiting for answers awake for up to {busy_poll:?}");
         tell_enforcement(args, enforcement);
         exposure::advise(args, &path);
         Ok(server)
     }
+}
+
+/// What links may lead to.
+fn linked_directories(args: &Args) -> Result<Vec<Directory>, RootError> {
+    let opened = args.follow_links.iter().map(|path| Directory::open(path));
+    opened
+        .collect::<Result<_, _>>()
+        .map_err(RootError::of_links)
 }
 
 /// Gives up every right that serving `root` doesn't take.
