@@ -175,7 +175,7 @@ fn serve_slash(args: &[&str]) -> (Option<i32>, String) {
 #[test]
 fn root_does_not_serve_the_system_unless_it_is_written_out() {
     if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: only root can serve all of it");
+        skip("only root can serve all of it");
         return;
     }
     for args in [
@@ -204,7 +204,7 @@ fn root_does_not_serve_the_system_unless_it_is_written_out() {
 #[test]
 fn uploads_as_root_are_a_warning_that_names_what_is_exposed() {
     if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: takes root");
+        skip("takes root");
         return;
     }
     for (args, level, words) in [
@@ -231,7 +231,7 @@ fn uploads_as_root_are_a_warning_that_names_what_is_exposed() {
 fn a_number_needs_no_user_database() {
     let unshared = Command::new("unshare").args(["--mount", "true"]).status();
     if !nix::unistd::geteuid().is_root() || !unshared.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: takes root and a mount namespace");
+        skip("takes root and a mount namespace");
         return;
     }
     let (dir, path) = scratch();
@@ -329,7 +329,7 @@ fn run_as_nobody(dir: &Path, args: &[&str]) -> Option<Output> {
     let mut command = bounded(10, copy_of_tftpd(dir));
     let output = command.uid(NOBODY).gid(NOBODY).args(args).output();
     if let Err(reason) = &output {
-        eprintln!("skipped: cannot become nobody: {reason}");
+        skip(format_args!("cannot become nobody: {reason}"));
     }
     output.ok()
 }
@@ -351,7 +351,7 @@ fn a_root_without_rights_is_named() {
 fn a_port_without_the_right_is_named_with_the_remedy() {
     let first_free = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
     if first_free.is_ok_and(|port| port.trim() == "0") {
-        eprintln!("skipped: every port is unprivileged here");
+        skip("every port is unprivileged here");
         return;
     }
     let (dir, path) = scratch();

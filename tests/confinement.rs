@@ -134,7 +134,7 @@ fn servers() -> Vec<(&'static str, Server)> {
     if geteuid().is_root() {
         servers.push(("as nobody", start(Some(NOBODY))));
     } else {
-        eprintln!("skipped: only root can become nobody");
+        skip("only root can become nobody");
     }
     servers
 }
@@ -261,7 +261,7 @@ fn race_storage(who: &str) {
         };
         let root = Root::open_with(&base.join("root"), policy, methods).expect("a directory");
         if content(&root, b"dir/file").is_none() {
-            eprintln!("skipped: {methods:?} does not work here");
+            skip(format_args!("{methods:?} does not work here"));
             continue;
         }
         for target in targets(base) {
@@ -290,7 +290,7 @@ fn whoever_runs_this_stays_inside_with_and_without_openat2() {
 #[test]
 fn nobody_stays_inside_with_and_without_openat2() {
     if !geteuid().is_root() {
-        eprintln!("skipped: only root can become nobody");
+        skip("only root can become nobody");
         return;
     }
     let output = Command::new(std::env::current_exe().unwrap())

@@ -271,7 +271,7 @@ fn a_fifo_without_a_reader_does_not_block_the_start() {
 /// A directory that only root can change, with a root for the server in it.
 fn roots_directory() -> Option<(TempDir, String)> {
     if !geteuid().is_root() {
-        eprintln!("skipped: only root can become someone else");
+        skip("only root can become someone else");
         return None;
     }
     let dir = tempfile::tempdir().expect("a directory");

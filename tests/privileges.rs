@@ -37,7 +37,7 @@ fn is_root() -> bool {
 /// Whether the test can be run; if not, says why.
 fn may_become_someone() -> bool {
     if !is_root() {
-        eprintln!("skipped: only root can become someone else");
+        skip("only root can become someone else");
     }
     is_root()
 }
@@ -194,7 +194,7 @@ fn assert_serves(way: &Way, server: &Server) {
 fn however_it_is_started_it_keeps_nothing_it_does_not_need_and_serves() {
     for way in WAYS {
         if !is_root() {
-            eprintln!("skipped: {}: only root can start it so", way.name);
+            skip(format_args!("{}: only root can start it so", way.name));
             continue;
         }
         let server = start(way, &[]);
@@ -492,7 +492,7 @@ fn managed(mode: &str) -> Option<Vec<(String, String)>> {
         .collect();
     let enforcement = &pairs.first().expect("a report").1;
     if !mode.contains("no-sandbox") && *enforcement != format!("{:?}", Enforcement::Full) {
-        eprintln!("skipped: {mode}: this kernel enforces {enforcement}");
+        skip(format_args!("{mode}: this kernel enforces {enforcement}"));
         return None;
     }
     Some(pairs[1..].to_vec())

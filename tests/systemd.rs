@@ -39,7 +39,7 @@ fn udp(ip: impl Into<IpAddr>) -> UdpSocket {
 /// Two sockets are handed over, one of them for both families.
 fn activated(args: &[&str]) -> Option<(Server, SocketAddr, u16)> {
     let Ok(both) = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)) else {
-        eprintln!("skipped: no IPv6 here");
+        skip("no IPv6 here");
         return None;
     };
     let four = udp([127, 0, 0, 1]);

@@ -18,6 +18,9 @@ mod reading;
 mod resolve;
 mod root;
 mod sink;
+#[cfg(test)]
+#[path = "../../tests/common/skipped.rs"]
+mod skipped;
 mod source;
 mod space;
 mod upload;

@@ -116,6 +116,7 @@ const OPENAT2_ATTEMPTS: usize = 16;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::file::skipped::skip;
     use crate::file::walk::{LOOK, MAX_DEPTH, MAX_LINKS};
     use std::fs::{self, File};
     use std::io::Read;
@@ -134,7 +135,7 @@ mod tests {
     /// Both resolvers, or the walk alone where the kernel has no `openat2`.
     fn resolvers(root: &OwnedFd) -> Vec<Resolver> {
         if Resolver::probe(root.as_fd()) == Resolver::Walk {
-            eprintln!("skipped: openat2 is not available here");
+            skip("openat2 is not available here");
             return vec![Resolver::Walk];
         }
         vec![Resolver::Openat2, Resolver::Walk]

@@ -318,6 +318,7 @@ impl Root {
 mod tests {
     use super::*;
     use crate::file::reading::ReadAt;
+    use crate::file::skipped::skip;
     use std::ffi::OsStr;
     use std::fs::{self, Permissions};
     use std::os::unix::fs::{PermissionsExt, symlink};
@@ -332,7 +333,7 @@ mod tests {
     fn roots(path: &Path, policy: Policy) -> Vec<Root> {
         let best = Root::open(path, policy).unwrap();
         if best.methods.resolver == Resolver::Walk {
-            eprintln!("skipped: openat2 is not available here");
+            skip("openat2 is not available here");
             return vec![best];
         }
         let methods = Methods {
@@ -487,7 +488,7 @@ mod tests {
         let device = base.path().join("null");
         let mode = Mode::S_IRUSR | Mode::S_IWUSR;
         if let Err(errno) = mknod(&device, SFlag::S_IFCHR, mode, makedev(1, 3)) {
-            eprintln!("skipped: can't make a device: {errno}");
+            skip(format_args!("can't make a device: {errno}"));
             return;
         }
         let policy = Policy {
@@ -509,7 +510,7 @@ mod tests {
     #[test]
     fn what_the_user_may_not_read_is_refused() {
         if Uid::effective().is_root() {
-            eprintln!("skipped: root may read everything");
+            skip("root may read everything");
             return;
         }
         let base = tempfile::tempdir().unwrap();
@@ -634,7 +635,7 @@ mod tests {
             ("closed", "chmod o+x"),
         ] {
             if name == "closed" && Uid::effective().is_root() {
-                eprintln!("skipped: root may search everything");
+                skip("root may search everything");
                 continue;
             }
             let error = Root::open(&path.join(name), Policy::default()).unwrap_err();

@@ -26,9 +26,11 @@ use nix::unistd::geteuid;
 
 mod raw;
 mod server;
+mod skipped;
 
 pub use raw::*;
 pub use server::*;
+pub use skipped::skip;
 
 /// How long to wait for what must come. Generous: the machine may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(15);
@@ -137,7 +139,7 @@ pub fn require(program: &str) -> Option<PathBuf> {
     if found.is_none() {
         let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
         assert!(!ci, "{program} is not installed");
-        eprintln!("skipped: {program} is not installed");
+        skip(format_args!("{program} is not installed"));
     }
     found
 }
@@ -147,7 +149,7 @@ pub fn require(program: &str) -> Option<PathBuf> {
 pub fn optional(program: &str) -> Option<PathBuf> {
     let found = find_program(program);
     if found.is_none() {
-        eprintln!("skipped: {program} is not installed");
+        skip(format_args!("{program} is not installed"));
     }
     found
 }
@@ -174,7 +176,7 @@ pub fn peer_program(name: &str) -> Option<PathBuf> {
     if let Err(reason) = reason {
         let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
         assert!(!ci || !geteuid().is_root(), "{name} {reason}");
-        eprintln!("skipped: {name} {reason}");
+        skip(format_args!("{name} {reason}"));
         return None;
     }
     Some(program)
