@@ -343,7 +343,7 @@ fn a_single_port_has_no_transfer_with_another_server() {
         let address = Ipv4Addr::new(127, 90, 0, 1);
         for port in [69, server.port()] {
             let Ok(socket) = UdpSocket::bind((address, port)) else {
-                eprintln!("skipped: no port {port} for us");
+                skip(format_args!("no port {port} for us"));
                 continue;
             };
             socket.send_to(&rrq("f", &[]), server.addr()).unwrap();
@@ -363,7 +363,7 @@ fn answers_to_nobody_keep_no_honest_client_waiting() {
     use nix::sys::socket::{setsockopt, sockopt};
 
     if let Err(reason) = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET) {
-        eprintln!("skipped: no network of our own: {reason}");
+        skip(format_args!("no network of our own: {reason}"));
         return;
     }
     let Some(ip) = require("ip") else { return };

@@ -39,7 +39,7 @@ fn udp(ip: impl Into<IpAddr>) -> UdpSocket {
 /// Two sockets are handed over, one of them for both families.
 fn activated(args: &[&str]) -> Option<(Server, SocketAddr, u16)> {
     let Ok(both) = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)) else {
-        eprintln!("skipped: no IPv6 here");
+        skip("no IPv6 here");
         return None;
     };
     let four = udp([127, 0, 0, 1]);
@@ -294,6 +294,66 @@ fn the_journal_gets_priorities() {
 }
 
 // --- the units ----------------------------------------------------------------------
+
+/// The arguments that a unit gives the server, where /etc/default/tftpd has
+/// these lines; the root is left out.
+fn unit_arguments(unit: &str, defaults: &str) -> Vec<String> {
+    let text = fs::read_to_string(unit).expect("a unit");
+    let values = |key: &'static str| text.lines().filter_map(move |line| line.strip_prefix(key));
+    // What is in the file wins.
+    let mut variables: Vec<_> = defaults.lines().collect();
+    variables.extend(values("Environment="));
+    let value = |name: &str| {
+        let mut found = variables.iter().filter_map(|line| line.split_once('='));
+        found
+            .find(|it| it.0 == name)
+            .map_or("", |it| it.1)
+            .to_owned()
+    };
+    let start = values("ExecStart=").next().expect("a command");
+    let words = start.split_whitespace().skip(1);
+    let mut arguments = Vec::new();
+    for word in words.filter(|word| *word != "/srv/tftp") {
+        match word.strip_prefix('$') {
+            Some(name) => arguments.extend(value(name).split_whitespace().map(str::to_owned)),
+            None => arguments.push(word.to_owned()),
+        }
+    }
+    arguments
+}
+
+#[test]
+fn the_units_are_read_only_until_uploads_are_asked_for() {
+    for unit in [
+        "scripts/systemd/tftpd.service",
+        "scripts/systemd/tftpd@.service",
+    ] {
+        for (defaults, access) in [
+            ("", "read only"),
+            ("TFTPD_OPTIONS=-v --port-range 50000:50999", "read only"),
+            ("TFTPD_OPTIONS=--read-only", "read only"),
+            ("TFTPD_OPTIONS=", "read only"),
+            ("TFTPD_ACCESS=--create", "read, create, never overwrite"),
+            (
+                "TFTPD_ACCESS=\nTFTPD_OPTIONS=-v",
+                "read, create, never overwrite",
+            ),
+            ("TFTPD_ACCESS=--overwrite", "read, create, overwrite"),
+        ] {
+            let mut arguments = unit_arguments(unit, defaults);
+            arguments.extend(["-a".into(), "127.0.0.1".into()]);
+            let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+            let server = Server::start_bare(&arguments);
+            let told = |line: &str| line.contains(&format!(": {access}; at most"));
+            let line = server.wait_for_log(told, PATIENCE);
+            assert!(
+                line.is_some(),
+                "{unit}: {defaults}: {:?}",
+                server.log_lines()
+            );
+        }
+    }
+}
 
 #[test]
 fn the_units_are_sound_and_little_exposed() {

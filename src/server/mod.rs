@@ -16,8 +16,10 @@
 pub mod address;
 pub mod cli;
 mod counters;
+mod exposure;
 mod floor;
 mod front;
+mod hints;
 mod logging;
 mod report;
 mod requests;

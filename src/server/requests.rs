@@ -11,6 +11,7 @@ use log::debug;
 
 use super::REQUEST_LEN;
 use super::floor::Floor;
+use super::hints;
 use super::report::Ending;
 use crate::file::{FileSink, FileSource, Root, StorageError, Upload};
 use crate::log::event::Event;
@@ -22,7 +23,6 @@ use crate::protocol::transfer::{Config, MAX_DATAGRAM, Opening, Transfer};
 use crate::session::{Content, Heading, Remote, Session, UNKNOWN_TRANSFER};
 use crate::table::rate::RateLimit;
 use crate::table::{Admission, Endpoint, Fingerprint};
-use crate::wire::escape::escape;
 use crate::wire::options::{self, Limits, Negotiated};
 use crate::wire::packet::{
     Direction, ErrorCode, MAX_ERROR_LEN, Mode, Packet, ParseError, Request, emit_error,
@@ -309,15 +309,7 @@ impl Requests {
             NoSession::Answer(error, own_root) => {
                 let code = error.code();
                 let root = own_root.as_ref().unwrap_or(&self.policy.root);
-                let similar = || {
-                    let name = root.similar(request.filename)?;
-                    let name = escape(&name);
-                    Some(format!("did you mean {name}? try --ignore-case"))
-                };
-                let hint = || match (request.direction, code) {
-                    (Direction::Read, ErrorCode::FileNotFound) => similar(),
-                    _ => error.hint().map(str::to_owned),
-                };
+                let hint = || hints::hint(root, request, error);
                 reporter.refusal(now, request, peer, code, error, hint);
                 (code, error.message())
             }
