@@ -16,6 +16,7 @@
 pub mod address;
 pub mod cli;
 mod counters;
+mod drops;
 mod floor;
 mod front;
 mod logging;

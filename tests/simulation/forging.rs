@@ -455,7 +455,12 @@ impl Forging {
     }
 
     fn answer_nonsense(&mut self, peer: SocketAddr, code: ErrorCode, text: &str) {
-        if self.server.ingress.nonsense.take(self.net.instant()) {
+        if self
+            .server
+            .ingress
+            .nonsense
+            .take(self.net.instant(), peer.ip())
+        {
             self.nonsense.push(self.net.with(|network| network.now));
             self.answer(peer, code, text);
         }
