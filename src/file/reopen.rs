@@ -13,15 +13,18 @@ use std::rc::Rc;
 use nix::fcntl::OFlag;
 use nix::sys::stat::fstat;
 
+use super::directory::Directory;
 use super::error::StorageError;
 use super::reading::{OpenFile, ReadAt};
-use super::resolve::{Resolver, find};
+use super::resolve::Resolver;
+use super::walk::Places;
 
 /// The names that lead from the served root to a file.
 #[derive(Debug, Clone)]
 pub(super) struct Reopen {
     resolver: Resolver,
-    root: Rc<OwnedFd>,
+    root: Rc<Directory>,
+    linked: Rc<[Directory]>,
     /// A client's own root, if the file is in one, and the file.
     steps: Vec<Step>,
 }
@@ -34,19 +37,19 @@ struct Step {
 }
 
 impl Reopen {
-    /// The way to `name` in `root`, whose own paths are `own_paths`.
-    pub(super) fn new(
+    /// The way that begins at `root`; links of a file may lead to the directories
+    /// `linked` as well.
+    pub(super) const fn new(
         resolver: Resolver,
-        root: Rc<OwnedFd>,
-        own_paths: Rc<[PathBuf]>,
-        name: &[u8],
+        root: Rc<Directory>,
+        linked: Rc<[Directory]>,
     ) -> Self {
-        let way = Self {
+        Self {
             resolver,
             root,
+            linked,
             steps: Vec::new(),
-        };
-        way.then(name, own_paths)
+        }
     }
 
     /// The way on, to `name` in the directory that this one leads to.
@@ -61,30 +64,29 @@ impl Reopen {
     ///
     /// # Errors
     /// Whatever the file system or `check` says.
-    pub(super) fn open(
+    fn open(
         &self,
         check: impl Fn(&OwnedFd) -> Result<(), StorageError>,
     ) -> Result<OwnedFd, StorageError> {
-        const READ: OFlag = OFlag::O_RDONLY
-            .union(OFlag::O_NONBLOCK)
-            .union(OFlag::O_NOCTTY)
-            .union(OFlag::O_LARGEFILE);
-        let mut directory: Option<OwnedFd> = None;
-        let Some((last, above)) = self.steps.split_last() else {
+        let Some((file, above)) = self.steps.split_last() else {
             return Err(StorageError::NOT_FOUND);
         };
-        let look_up = |directory: &Option<OwnedFd>, step: &Step, flags| {
+        let mut directory: Option<OwnedFd> = None;
+        let look_up = |directory: &Option<OwnedFd>, step: &Step, flags, linked| {
             let at = directory.as_ref().map_or(self.root.as_fd(), AsFd::as_fd);
-            find(self.resolver, at, &step.own_paths, &step.name, flags)
+            let own_paths = &step.own_paths;
+            let places = Places { own_paths, linked };
+            self.resolver.find(at, &step.name, flags, places)
         };
         for step in above {
             let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
-            directory = Some(look_up(&directory, step, flags)?);
+            directory = Some(look_up(&directory, step, flags, &[])?);
         }
-        check(&look_up(&directory, last, OFlag::O_PATH)?)?;
-        let file = look_up(&directory, last, READ)?;
-        check(&file)?;
-        Ok(file)
+        check(&look_up(&directory, file, OFlag::O_PATH, &self.linked)?)?;
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_LARGEFILE;
+        let opened = look_up(&directory, file, flags, &self.linked)?;
+        check(&opened)?;
+        Ok(opened)
     }
 }
 

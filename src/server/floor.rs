@@ -23,7 +23,7 @@ use crate::log::event::Event;
 use crate::net::pool::{STORM, SocketPool};
 use crate::net::{Binding, ListenSocket, TransferSocket, bind_one_of, candidates};
 use crate::protocol::transfer::{Failure, Outcome};
-use crate::session::{Context, Resources, SEND_BUDGET, Session, Turn, Watch};
+use crate::session::{Context, Resources, SEND_BUDGET, Session, Trace, Turn, Watch};
 use crate::table::{Endpoint, Fingerprint, SessionKey, Sessions, Tracked as _};
 use crate::wire::options::Negotiated;
 use crate::wire::packet::ErrorCode;
@@ -77,16 +77,18 @@ impl Floor {
         shared: Option<&[ListenSocket]>,
         now: Instant,
     ) -> io::Result<Self> {
+        let mut random = Random::default();
+        let trace = log_enabled!(Level::Trace).then_some(report::packet as Trace);
         Ok(Self {
             poll: Poll::new()?,
-            resources: Resources::new(now, log_enabled!(Level::Trace).then_some(report::packet)),
+            resources: Resources::new(now, trace).with_seed(random.seed(), now),
             reporter: Reporter::new(now),
             counters: Counters::default(),
             unfinished: VecDeque::new(),
             single_port: shared.is_some(),
             shared: match shared {
-                Some(listeners) => SharedPorts::new(listeners, 0, now),
-                None => SharedPorts::new(&[], MAX_LISTENERS, now),
+                Some(listeners) => SharedPorts::new(listeners, 0, random.seed(), now),
+                None => SharedPorts::new(&[], MAX_LISTENERS, random.seed(), now),
             },
             socket_pool: match ports {
                 // The ports of a range are few.
@@ -96,7 +98,7 @@ impl Floor {
             sessions,
             has_range: ports.is_some(),
             ports: ports.unwrap_or(ANY_PORT),
-            random: Random::default(),
+            random,
         })
     }
 
@@ -226,7 +228,8 @@ impl Floor {
         let has_answered = session.unverified_since().is_none()
             || matches!(outcome, Some(Outcome::Probed | Outcome::PeerError { .. }));
         if let (true, Some(since), true) = (self.single_port, unverified_since, has_answered) {
-            self.shared.unverified.verified(clock::now(), since);
+            let client = session.peer().ip();
+            self.shared.unverified.verified(clock::now(), since, client);
         }
         if let Some(outcome) = outcome {
             let ending = Ending::Outcome(&outcome);
@@ -337,21 +340,22 @@ impl Floor {
 
     /// Whether there is room in the send buffer that transfers share for an answer
     /// to a peer that has never answered.
-    pub(super) fn may_answer(&mut self, now: Instant) -> bool {
-        !self.single_port || self.shared.unverified.take(now)
+    pub(super) fn may_answer(&mut self, now: Instant, client: IpAddr) -> bool {
+        !self.single_port || self.shared.unverified.take(now, client)
     }
 
     /// The same for an ERROR without a transfer.
-    pub(super) fn may_send_error(&mut self, now: Instant) -> bool {
-        !self.single_port || self.shared.errors.take(now)
+    pub(super) fn may_send_error(&mut self, now: Instant, client: IpAddr) -> bool {
+        !self.single_port || self.shared.errors.take(now, client)
     }
 
     /// The same for the client of a session that repeats its request. Where that
     /// brings no answer there need be no room for one.
     pub(super) fn may_answer_again(&mut self, now: Instant, key: SessionKey) -> bool {
-        let session = self.sessions.get(key);
-        let is_answered = session.is_some_and(|it| it.answers_repeated_request(now));
-        !is_answered || self.may_answer(now)
+        let answered = self.sessions.get(key);
+        let answered = answered.filter(|it| it.answers_repeated_request(now));
+        let client = answered.map(|it| it.peer().ip());
+        client.is_none_or(|client| self.may_answer(now, client))
     }
 
     /// Sends one datagram from a socket of its own: answers to addresses where

@@ -36,12 +36,12 @@ pub(super) struct SharedPorts {
 
 impl SharedPorts {
     /// The sockets must have been made fit to carry transfers as well.
-    pub(super) fn new(sockets: &[ListenSocket], first: usize, now: Instant) -> Self {
+    pub(super) fn new(sockets: &[ListenSocket], first: usize, seed: u64, now: Instant) -> Self {
         let buffers = sockets.iter().map(ListenSocket::send_buffer);
         let buffer = buffers.min().unwrap_or(0);
         Self {
-            unverified: UnverifiedAnswers::within(buffer, now),
-            errors: UnverifiedAnswers::within(buffer, now),
+            unverified: UnverifiedAnswers::within(buffer, seed, now),
+            errors: UnverifiedAnswers::within(buffer, seed, now),
             waiting: vec![Vec::new(); sockets.len()],
             sockets: sockets.to_vec(),
             first,
