@@ -252,6 +252,54 @@ fn forged_requests_use_up_no_descriptors() {
     );
 }
 
+/// RFC 1350 has no password but the port: somebody who forges an upload's request has to
+/// find that, and meets the ports of others on the way.
+#[test]
+fn a_port_scan_ends_the_uploads_that_were_forged_in_that_name() {
+    let server = Server::start(&["-t", "60000"]);
+    server.file("f", &content(1, 3 * BLOCK));
+    let others: Vec<_> = (0..12)
+        .map(|_| {
+            let client = RawClient::new(&server);
+            let (_, tid) = client.ask_data(&rrq("f", &[]));
+            (client, tid)
+        })
+        .collect();
+    // An upload of the same address that has begun.
+    let honest = RawClient::new(&server);
+    let (_, begun) = honest.ask(&wrq("begun", &[]));
+    assert_eq!(honest.say(&data(1, &[7; BLOCK]), begun), Packet::Ack(1));
+    let forged = RawClient::new(&server);
+    for (tried, is_ended) in [(7, false), (8, true)] {
+        let name = format!("up{tried}");
+        let (_, tid) = forged.ask_patiently(&wrq(&name, &[]));
+        for (_, port) in &others[..tried] {
+            // Several times to one port count once.
+            forged.send_to(&data(1, b"evil"), *port);
+            forged.send_to(&data(1, b"evil"), *port);
+        }
+        server.fence();
+        while forged.recv_now().is_some() {}
+        forged.send_to(&data(1, b"late"), tid);
+        server.fence();
+        assert_eq!(
+            server.root().join(&name).exists(),
+            !is_ended,
+            "{tried} ports"
+        );
+        drop(forged.recv_now());
+        // The count begins again in the next second.
+        thread::sleep(millis(1000));
+    }
+    let ended = |line: &str| line.contains("outcome=guessed");
+    assert!(server.wait_for_log(ended, PATIENCE).is_some());
+    // Nobody else noticed.
+    assert_eq!(honest.say(&data(2, b"end"), begun), Packet::Ack(2));
+    for (client, tid) in &others {
+        assert_eq!(client.say(&ack(1), *tid).data_block(), Some(2));
+    }
+}
+
 /// What a transfer began with is what it sends, or it ends.
 #[test]
 fn a_file_replaced_before_its_first_answer_ends_a_transfer_that_had_closed_it() {

@@ -23,8 +23,8 @@ use crate::log::event::Event;
 use crate::net::pool::{STORM, SocketPool};
 use crate::net::{Binding, ListenSocket, TransferSocket, bind_one_of, candidates};
 use crate::protocol::transfer::{Failure, Outcome};
-use crate::session::{Context, Resources, SEND_BUDGET, Session, Trace, Turn, Watch};
-use crate::table::{Endpoint, Fingerprint, SessionKey, Sessions, Tracked as _};
+use crate::session::{Content, Context, Resources, SEND_BUDGET, Session, Trace, Turn, Watch};
+use crate::table::{Client, Endpoint, Fingerprint, SessionKey, Sessions, Tracked as _};
 use crate::wire::options::Negotiated;
 use crate::wire::packet::ErrorCode;
 
@@ -204,6 +204,34 @@ impl Floor {
     /// turn, its end, a new deadline. Stale keys are normal: events of a turn
     /// may name a session that ended earlier in it.
     pub(super) fn with_session(
+        &mut self,
+        key: SessionKey,
+        work: impl FnOnce(&mut Session, &mut Context<'_>) -> Turn,
+    ) {
+        self.take_turn(key, work);
+        if let Some(client) = self.resources.ingress.guessed.take() {
+            self.end_guessed(client);
+        }
+    }
+
+    /// Somebody looks for a port in the name of `client`: ends the uploads that were
+    /// asked for in that name and not begun. Those that are under way have a peer that
+    /// knows its port.
+    fn end_guessed(&mut self, client: IpAddr) {
+        let guessed = |session: &Session| {
+            session.peer().ip() == client
+                && session.unverified_since().is_some()
+                && matches!(session.content(), Content::Sink(_))
+        };
+        let sessions = self.sessions.of_client(Client::of(client));
+        let keys = sessions.filter(|(_, session)| guessed(session));
+        let keys: Vec<_> = keys.map(|(key, _)| key).collect();
+        for key in keys {
+            self.end_session(key, Ending::Guessed);
+        }
+    }
+
+    fn take_turn(
         &mut self,
         key: SessionKey,
         work: impl FnOnce(&mut Session, &mut Context<'_>) -> Turn,

@@ -6,6 +6,7 @@
 //! that rule), keeps to its capacity, and says which session gives way to a new
 //! one. Must not: know what a session does, read a clock, touch a socket.
 
+pub mod guesses;
 pub mod key;
 pub mod rate;
 pub mod repeat;
@@ -411,6 +412,18 @@ impl<S: Tracked> Sessions<S> {
     /// Whom the session serves, if it still exists.
     pub fn endpoint(&self, key: SessionKey) -> Option<&Endpoint> {
         self.entry(key).map(|entry| &entry.endpoint)
+    }
+
+    /// The sessions of one client, in no particular order.
+    pub fn of_client(&self, client: Client) -> impl Iterator<Item = (SessionKey, &S)> {
+        let places = self.by_endpoint.range(IndexKey::all_of(client));
+        let entries = places.filter_map(|place| {
+            let entry = self.slab.get(place.index as usize)?;
+            Some((entry.key(place.index), entry))
+        });
+        entries
+            .filter(move |(_, entry)| Client::of(entry.endpoint.peer.ip()) == client)
+            .map(|(key, entry)| (key, &entry.session))
     }
 
     /// All sessions, in no particular order.
