@@ -737,17 +737,17 @@ mod tests {
                     .stdout(std::process::Stdio::null())
                     .spawn()
                     .unwrap();
-                while !path.join("file").exists() {
+                let stored = || fs::read(path.join("file")).unwrap_or_default();
+                let number = || stored().first_chunk().map(|it| u32::from_be_bytes(*it));
+                while number() < Some(delay * 3) {
                     assert_eq!(child.try_wait().unwrap(), None, "it ended");
                     std::thread::yield_now();
                 }
-                std::thread::sleep(std::time::Duration::from_micros(700 * delay));
                 child.kill().unwrap();
                 child.wait().unwrap();
-                let stored = fs::read(path.join("file")).unwrap();
-                let number = u32::from_be_bytes(*stored.first_chunk().unwrap());
+                let number = number().unwrap();
                 assert!(
-                    stored == numbered(number),
+                    stored() == numbered(number),
                     "{publisher:?}: {number} is not whole"
                 );
                 left.set(left.get() + names(path).len() - 1);
