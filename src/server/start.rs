@@ -211,18 +211,17 @@ fn max_sessions(args: &Args, open_files: u64) -> usize {
 }
 
 fn lifetime(args: &Args, by_inetd: bool) -> Lifetime {
-    let seconds = |it: u32| Duration::from_secs(it.into());
     let inetds = by_inetd.then_some(INETD_IDLE_EXIT);
     Lifetime {
-        grace: seconds(args.grace),
-        idle_exit: args.idle_exit.map(seconds).or(inetds),
+        grace: args.grace,
+        idle_exit: args.idle_exit.or(inetds),
     }
 }
 
 fn config(args: &Args) -> Config {
     Config {
         retry: RetryPolicy {
-            wait: args.fixed_wait().map_or(Wait::Adaptive, Wait::Fixed),
+            wait: args.timeout.map_or(Wait::Adaptive, Wait::Fixed),
             retries: args.retries,
         },
         request_repeats: 0,
