@@ -24,6 +24,7 @@ use super::requests::Requests;
 use super::{Lifetime, MAX_LISTENERS, Server, exposure, logging};
 use crate::file::{self, Directory, Root, RootError, reason};
 use crate::host::clock;
+use crate::host::random::Random;
 use crate::host::{
     self, Confinement, Enforcement, Identity, Inherited, Notifier, PidFile, Signals,
 };
@@ -97,12 +98,13 @@ impl Server {
         if let Some(pid_file) = pid_file.as_mut().filter(|_| args.chroot) {
             pid_file.lose_path();
         }
+        let mut random = Random::default();
         let policy = Policy {
             access: access(args),
             root: Root::with_links(directory, linked, policy(args))?,
             client_roots,
             map_file,
-            allowance: WorkAllowance::new(clock::now()).into(),
+            allowance: WorkAllowance::new(random.seed(), clock::now()).into(),
         };
         let root = path.display();
         let addresses: Vec<_> = listeners.iter().map(ListenSocket::address).collect();
@@ -117,7 +119,7 @@ impl Server {
             links_to: links_to.as_ref().map(|directories| Cut(directories)),
         };
         let now = clock::now();
-        let requests = Requests::new(policy, config(args), limits(args), now);
+        let requests = Requests::new(policy, config(args), limits(args), random.seed(), now);
         let shared = args.single_port.then(|| Rc::clone(&listeners));
         let sessions = Sessions::new(max_sessions, now).with_client_limit(
             args.max_sessions_per_client
