@@ -196,7 +196,7 @@ pub struct Confinement<'a> {
     pub chroot: bool,
     /// Forbids what isn't needed, as far as the kernel can.
     pub sandbox: bool,
-    /// Whom to become; `None` to stay who we are.
+    /// The user to become; `None` to stay the same.
     pub identity: Option<Identity>,
 }
 
@@ -246,7 +246,7 @@ impl fmt::Display for ConfinementError {
                 let reason = reason(errno);
                 write!(
                     f,
-                    "cannot make the root directory the only one: {reason}; start as root, or drop --chroot"
+                    "cannot chroot to ROOT: {reason}; start as root, or drop --chroot"
                 )
             }
             Self::Sandbox(error) => {
