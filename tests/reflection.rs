@@ -453,22 +453,22 @@ fn bounds() -> Vec<(String, f64)> {
 }
 
 #[test]
-fn with_own_ports_the_reflection_factor_is_what_the_manual_says() {
+fn own_ports_reflect_what_the_manual_says() {
     measure(Own);
 }
 
 #[test]
-fn with_a_range_the_reflection_factor_is_what_the_manual_says() {
+fn a_range_reflects_what_the_manual_says() {
     measure(Range);
 }
 
 #[test]
-fn with_a_wide_range_the_reflection_factor_is_what_the_manual_says() {
+fn a_wide_range_reflects_what_the_manual_says() {
     measure(Wide);
 }
 
 #[test]
-fn with_a_single_port_the_reflection_factor_is_what_the_manual_says() {
+fn a_single_port_reflects_what_the_manual_says() {
     measure(Single);
 }
 
@@ -516,7 +516,7 @@ fn measure(mode: Mode) {
 
 /// Sequences of everything in any order, to the port that all know.
 #[test]
-fn forged_in_any_order_they_bring_no_more_than_the_worst_row_without_guesses() {
+fn forged_in_any_order_they_bring_no_more_than_the_worst_row() {
     let (first, last) = range();
     let range = format!("{}:{}", first + 4000, last + 4000);
     // With a single port an ACK may be right by chance, and bring a window of four.
