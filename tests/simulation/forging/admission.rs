@@ -188,7 +188,9 @@ impl Forging {
         let peer = session.peer();
         let to_peer: Vec<_> = left.iter().filter(|it| it.to == peer).collect();
         let verified = session.transfer().progress().verified && !before.verified;
-        if verified && self.guesses.contains(&(peer, session.port().own)) {
+        // Right by chance: an answer, or what ends the transfer with an ERROR.
+        let hit = verified || cause == Cause::Arrived && !to_peer.is_empty();
+        if hit && self.guesses.contains(&(peer, session.port().own)) {
             self.victims.remove(&peer);
         }
         if self.victims.contains_key(&peer)
