@@ -64,7 +64,7 @@ impl Forging {
             .resources
             .ingress
             .nonsense
-            .take(self.net.instant())
+            .take(self.net.instant(), peer.ip())
         {
             self.nonsense.push(self.net.with(|network| network.now));
             self.answer(peer, code, text);
