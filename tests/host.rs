@@ -293,3 +293,30 @@ fn a_real_inetd_starts_the_server_again_and_again() {
     }
     assert_ne!(servers[0], servers[1], "it never left");
 }
+
+// --- processors ---------------------------------------------------------------------
+
+#[test]
+fn busy_polling_counts_the_processors_of_the_machine_and_not_those_it_is_bound_to() {
+    if processors() < 2 || require("taskset").is_none() {
+        eprintln!("skipped: it takes two processors, and taskset");
+        return;
+    }
+    for args in [&["-v"][..], &["-v", "--no-sandbox"]] {
+        let server = Server::start_prepared(args, |_| {
+            let mut command = Command::new("taskset");
+            command.args(["--cpu-list", "0", tftpd()]);
+            command
+        });
+        let says_how_long = |line: &str| line.contains("awake for up to 50µs");
+        let said = server.wait_for_log(says_how_long, PATIENCE);
+        assert!(said.is_some(), "{args:?}: {:#?}", server.log_lines());
+    }
+}
+
+/// How many the kernel runs on.
+fn processors() -> usize {
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").expect("it is always there");
+    let is_one = |line: &&str| line.starts_with("processor");
+    cpuinfo.lines().filter(is_one).count()
+}

@@ -89,6 +89,8 @@ impl Server {
         let mut pid_file = args.pid_file.as_deref().map(reserve_pid_file).transpose()?;
         let max_sessions = max_sessions(args, host::raise_open_files()?);
         let lifetime = lifetime(args, inherited.by_inetd);
+        // The sandbox hides how many processors there are.
+        let busy_poll = busy_poll(args);
         let enforcement = confine(args, directory.as_fd(), log_file.as_ref())?;
         if let Some(pid_file) = pid_file.as_mut().filter(|_| args.chroot) {
             pid_file.lose_path();
@@ -119,7 +121,6 @@ impl Server {
         );
         let floor = Floor::new(sessions, args.port_range.clone(), shared, now)?;
         let front = Front::new(listeners, requests);
-        let busy_poll = busy_poll(args);
         let mut server = Self::new(front, floor, busy_poll, lifetime, signals, log_file)?;
         if let (Some(pid_file), Some(path)) = (&mut pid_file, &args.pid_file) {
             pid_file
@@ -132,6 +133,7 @@ impl Server {
         }
         server.notifier = notifier;
         server.pid_file = pid_file;
+        debug!("waiting for answers awake for up to {busy_poll:?}");
         advise(args, enforcement);
         Ok(server)
     }
