@@ -343,7 +343,7 @@ fn a_single_port_has_no_transfer_with_another_server() {
         let address = Ipv4Addr::new(127, 90, 0, 1);
         for port in [69, server.port()] {
             let Ok(socket) = UdpSocket::bind((address, port)) else {
-                eprintln!("skipped: no port {port} for us");
+                skip(format_args!("no port {port} for us"));
                 continue;
             };
             socket.send_to(&rrq("f", &[]), server.addr()).unwrap();
@@ -363,7 +363,7 @@ fn answers_to_nobody_keep_no_honest_client_waiting() {
     use nix::sys::socket::{setsockopt, sockopt};
 
     if let Err(reason) = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET) {
-        eprintln!("skipped: no network of our own: {reason}");
+        skip(format_args!("no network of our own: {reason}"));
         return;
     }
     let Some(ip) = require("ip") else { return };
@@ -410,6 +410,105 @@ fn answers_to_nobody_keep_no_honest_client_waiting() {
             assert!(took < millis(900), "{mode:?}, round {round}: {took:?}");
         }
     }
+}
+
+// --- who is loud ---------------------------------------------------------------------
+
+/// A socket that sends from any address of a loopback network.
+struct Network {
+    socket: ListenSocket,
+    network: [u8; 3],
+}
+
+impl Network {
+    fn new(network: [u8; 3]) -> Self {
+        let any = (Ipv4Addr::UNSPECIFIED, 0).into();
+        let socket = ListenSocket::bind(any, Binding::default()).expect("a port");
+        Self { socket, network }
+    }
+
+    fn send_from(&self, host: u8, datagram: &[u8], server: SocketAddr) {
+        let [a, b, c] = self.network;
+        let source = Ipv4Addr::new(a, b, c, host).into();
+        let sent = self.socket.answer(datagram, server, source);
+        sent.expect("loopback takes it");
+    }
+
+    /// The code of the ERROR that comes within `wait`.
+    fn answer(&self, wait: Duration) -> Option<u16> {
+        let mut batch = Batch::new(1, 1024);
+        let deadline = Instant::now() + wait;
+        while Instant::now() < deadline {
+            if self
+                .socket
+                .receive(&mut batch, 1024, 1)
+                .is_ok_and(|it| it == 1)
+            {
+                let payload = batch.get(0).expect("a datagram").payload;
+                return Packet::parse(payload).error_code();
+            }
+            std::thread::yield_now();
+        }
+        None
+    }
+}
+
+/// One sender leaves ERRORs for the others: of those to malformed requests, of
+/// which there are few a second, and of those to misses.
+#[test]
+fn a_flood_from_one_network_leaves_errors_for_another() {
+    for mode in [&[][..], &["--single-port"]] {
+        let server = Server::start(mode);
+        let [loud, quiet] = [[127, 0, 1], [127, 0, 2]].map(Network::new);
+        // Malformed requests and misses; the code that answers them.
+        let cases = [(vec![0, 1], 4, 500, 4), (rrq("missing", &[]), 1, 500, 8)];
+        for (request, code, flood, rounds) in cases {
+            for round in 0..rounds {
+                for number in 0_u32..flood {
+                    loud.send_from(number as u8, &request, server.addr());
+                }
+                quiet.send_from(1, &request, server.addr());
+                let answer = quiet.answer(PATIENCE);
+                assert_eq!(answer, Some(code), "{mode:?}, round {round}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_flood_in_the_name_of_one_network_leaves_a_single_ports_answers_to_another() {
+    let server = Server::start(&["--single-port", "-t", "60000"]);
+    server.file("f", &content(7, 700));
+    let mut waves: Vec<Network> = Vec::new();
+    for _ in 0..12 {
+        let loud = Network::new([127, 0, 1]);
+        for host in 1..=250 {
+            loud.send_from(host, &rrq("f", &[]), server.addr());
+        }
+        waves.push(loud);
+    }
+    let client = RawClient::new(&server);
+    client.send(&rrq("f", &[]));
+    let answer = client.recv(PATIENCE).map(|(packet, _)| packet.data_block());
+    assert_eq!(answer, Some(Some(1)));
+    assert!(counter_now(&server, "shed") > 0, "the flood was too small");
+}
+
+/// The lines about dropped requests are bounded by reason and network.
+#[test]
+fn one_clients_drops_hide_no_other_network_in_the_log() {
+    let server = Server::start(&["--deny", "127.9.0.0/16"]);
+    let [loud, quiet] = [[127, 9, 1], [127, 9, 2]].map(Network::new);
+    for host in 0..200 {
+        loud.send_from(host, &rrq("f", &[]), server.addr());
+    }
+    quiet.send_from(1, &rrq("f", &[]), server.addr());
+    server.fence();
+    let of_quiet = |line: &str| line.contains("127.9.2.1") && line.contains("is not served");
+    assert!(server.wait_for_log(of_quiet, millis(500)).is_some());
+    let lines = server.log_lines();
+    let about = lines.iter().filter(|l| l.contains("127.9.1.")).count();
+    assert!((1..=3).contains(&about), "{about} lines: {lines:#?}");
 }
 
 /// Requests of one kind, from one port of ever other addresses.

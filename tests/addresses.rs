@@ -47,7 +47,7 @@ fn both_families_are_served() {
     ];
     for (args, four, six) in cases {
         if six && !v6 {
-            eprintln!("skipped {args:?}: no IPv6 here");
+            skip(format_args!("{args:?}: no IPv6 here"));
             continue;
         }
         let server = Server::start_bare(args);
@@ -144,7 +144,7 @@ fn servers_that_say_so_share_a_port() {
 /// the command there. `None`, if there can't be one.
 fn own_network() -> Option<impl Fn(&[&str]) -> String> {
     if let Err(reason) = unshare(CloneFlags::CLONE_NEWNET) {
-        eprintln!("skipped: no network of our own: {reason}");
+        skip(format_args!("no network of our own: {reason}"));
         return None;
     }
     require("ip")?;
@@ -181,7 +181,7 @@ fn assert_answers(server: &Server, address: SocketAddr) {
 fn link_local_addresses_keep_their_scope() {
     let Some(ip) = own_network() else { return };
     if !has_ipv6() {
-        eprintln!("skipped: no IPv6 here");
+        skip("no IPv6 here");
         return;
     }
     // Nobody else has the address: no need to look first.
@@ -249,7 +249,7 @@ fn without_ipv6_the_default_is_ipv4_alone_and_says_so() {
     // Where the family is there, its address may not be.
     let off = "/proc/sys/net/ipv6/conf/all/disable_ipv6";
     if std::path::Path::new(off).exists() && std::fs::write(off, "1").is_err() {
-        eprintln!("skipped: IPv6 can't be switched off");
+        skip("IPv6 can't be switched off");
         return;
     }
     for args in [&[][..], &["-a", ":0"], &["-a", "lo"]] {
@@ -266,7 +266,7 @@ fn an_address_may_come_later() {
     if has_ipv6() {
         addresses.push("2001:db8::1");
     } else {
-        eprintln!("skipped 2001:db8::1: no IPv6 here");
+        skip("2001:db8::1: no IPv6 here");
     }
     for address in addresses {
         let server = Server::start_bare(&["-a", address]);

@@ -7,6 +7,9 @@
     reason = "the client of the test is a second thread"
 )]
 
+#[path = "common/skipped.rs"]
+mod skipped;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::ffi::OsString;
@@ -15,6 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
+use skipped::skip;
 use tftpd::server::Server;
 use tftpd::server::cli::Args;
 use tftpd::wire::packet::{BlockNumber, Packet, emit_ack, emit_data_header};
@@ -213,7 +217,7 @@ fn a_block_costs_no_allocation() {
             );
             // What comes at once must fit into the sockets.
             if case.window == 64 && !is_root {
-                eprintln!("skipped: {what} needs root");
+                skip(format_args!("{what} needs root"));
                 continue;
             }
             assert_eq!(case.read(server, "file"), 0, "reading {what}");

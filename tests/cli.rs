@@ -4,7 +4,7 @@
 mod common;
 
 use std::fs;
-use std::io::Read as _;
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
@@ -160,6 +160,134 @@ fn a_root_that_cannot_be_served_is_named() {
     drop(dir);
 }
 
+/// How a server on `/` ends: told to stop at once where it starts.
+fn serve_slash(args: &[&str]) -> (Option<i32>, String) {
+    let output = bounded(1, tftpd())
+        .current_dir("/")
+        .args(["-p", "0", "-a", "127.0.0.1"])
+        .args(args)
+        .output()
+        .expect("timeout(1)");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code(), told)
+}
+
+#[test]
+fn root_does_not_serve_the_system_unless_it_is_written_out() {
+    if !nix::unistd::geteuid().is_root() {
+        skip("only root can serve all of it");
+        return;
+    }
+    for args in [
+        &[][..],
+        &["/"],
+        &["/etc"],
+        &["/usr/.."],
+        &["--read-only"],
+        &["-u", "nobody"],
+        &["--overwrite", "/"],
+        &["--chroot", "/"],
+    ] {
+        let (status, told) = serve_slash(args);
+        assert_eq!(status, Some(1), "{args:?}: {told}");
+        assert_eq!(told.lines().count(), 1, "{args:?}: {told}");
+        for word in ["as root", "/etc/shadow", "--read-only", "-u USER"] {
+            assert!(told.contains(word), "{args:?}: no {word} in {told}");
+        }
+    }
+    for args in [&["--read-only", "/"][..], &["-u", "nobody", "/"], &["/usr"]] {
+        let (_, told) = serve_slash(args);
+        assert!(told.contains("listening on"), "{args:?}: {told}");
+    }
+}
+
+#[test]
+fn uploads_as_root_are_a_warning_that_names_what_is_exposed() {
+    if !nix::unistd::geteuid().is_root() {
+        skip("takes root");
+        return;
+    }
+    for (args, level, words) in [
+        (&[][..], "[WARN]", &["create files below "][..]),
+        (
+            &["--overwrite"],
+            "[WARN]",
+            &["create and replace files below "],
+        ),
+        (&["--read-only"], "[INFO]", &["no capability left"]),
+    ] {
+        let server = Server::start(args);
+        let told = |line: &str| line.contains("running as root");
+        let line = server.wait_for_log(told, PATIENCE).expect("a line");
+        let named = !words[0].contains("below") || line.contains(server.root().to_str().unwrap());
+        assert!(
+            line.contains(level) && line.contains(words[0]) && named,
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn a_number_needs_no_user_database() {
+    let unshared = Command::new("unshare").args(["--mount", "true"]).status();
+    if !nix::unistd::geteuid().is_root() || !unshared.is_ok_and(|status| status.success()) {
+        skip("takes root and a mount namespace");
+        return;
+    }
+    let (dir, path) = scratch();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    for (user, expected) in [
+        ("1000", Ok("1000 1000")),
+        ("1000:1001", Ok("1000 1001")),
+        ("nobody", Err("there is no user nobody")),
+        ("1000:nogroup", Err("there is no group nogroup")),
+    ] {
+        // As in an image that holds nothing but the server: an /etc of its own.
+        let script = r#"mount -t tmpfs none /etc && exec "$@""#;
+        let pid_file = format!("{path}/pid");
+        let mut child = Command::new("unshare")
+            .args([
+                "--mount",
+                "sh",
+                "-c",
+                script,
+                "sh",
+                tftpd(),
+                "-p",
+                "0",
+                "-a",
+                "127.0.0.1",
+            ])
+            .args(["-u", user, "-P", &pid_file, &path])
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("unshare(1)");
+        let stderr = child.stderr.take().expect("a pipe");
+        let first = BufReader::new(stderr)
+            .lines()
+            .next()
+            .expect("a line")
+            .expect("text");
+        let status = fs::read_to_string(format!("/proc/{}/status", child.id()));
+        let _ = child.kill();
+        let _ = child.wait();
+        match expected {
+            Err(words) => assert!(first.contains(words), "{user}: {first}"),
+            Ok(ids) => {
+                assert!(first.contains("listening on"), "{user}: {first}");
+                let status = status.expect("it ran");
+                let id = |field: &str| {
+                    let line = status.lines().find(|line| line.starts_with(field));
+                    line.and_then(|line| line.split_whitespace().nth(1))
+                        .unwrap_or("")
+                };
+                assert_eq!(format!("{} {}", id("Uid:"), id("Gid:")), ids, "{user}");
+            }
+        }
+    }
+}
+
 #[test]
 fn an_address_that_cannot_be_had_is_named() {
     let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -201,7 +329,7 @@ fn run_as_nobody(dir: &Path, args: &[&str]) -> Option<Output> {
     let mut command = bounded(10, copy_of_tftpd(dir));
     let output = command.uid(NOBODY).gid(NOBODY).args(args).output();
     if let Err(reason) = &output {
-        eprintln!("skipped: cannot become nobody: {reason}");
+        skip(format_args!("cannot become nobody: {reason}"));
     }
     output.ok()
 }
@@ -223,7 +351,7 @@ fn a_root_without_rights_is_named() {
 fn a_port_without_the_right_is_named_with_the_remedy() {
     let first_free = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
     if first_free.is_ok_and(|port| port.trim() == "0") {
-        eprintln!("skipped: every port is unprivileged here");
+        skip("every port is unprivileged here");
         return;
     }
     let (dir, path) = scratch();

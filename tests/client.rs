@@ -888,7 +888,7 @@ fn both_localhosts() -> Option<(UdpSocket, UdpSocket)> {
         UdpSocket::bind("[::1]:0"),
         std::net::ToSocketAddrs::to_socket_addrs("localhost:1"),
     ) else {
-        eprintln!("skipped: no IPv6 here");
+        skip("no IPv6 here");
         return None;
     };
     let addresses: Vec<_> = addresses.map(|address| address.ip()).collect();
@@ -898,7 +898,7 @@ fn both_localhosts() -> Option<(UdpSocket, UdpSocket)> {
         [ip, _, ..] if ip.is_ipv6() => Some((six, four)),
         [_, _, ..] => Some((four, six)),
         _ => {
-            eprintln!("skipped: localhost has one address here");
+            skip("localhost has one address here");
             None
         }
     }
@@ -1216,7 +1216,7 @@ fn can_make_networks() -> bool {
     let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
     assert!(works || !ci, "no network namespaces here");
     if !works {
-        eprintln!("skipped: takes root, unshare(1) and ip(8)");
+        skip("takes root, unshare(1) and ip(8)");
     }
     works
 }

@@ -72,7 +72,7 @@ impl Client {
                 let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
                 assert!(hpa || !ci, "tftp is not tftp-hpa's");
                 if !hpa {
-                    eprintln!("skipped: tftp is not tftp-hpa's");
+                    skip("tftp is not tftp-hpa's");
                 }
                 hpa
             }
@@ -496,7 +496,7 @@ fn overwriting_replaces_the_file_whole() {
 #[test]
 fn curl_speaks_ipv6() {
     if std::net::UdpSocket::bind("[::1]:0").is_err() {
-        eprintln!("skipped: no IPv6 here");
+        skip("no IPv6 here");
         return;
     }
     if !Curl.is_there() {

@@ -134,7 +134,7 @@ fn servers() -> Vec<(&'static str, Server)> {
     if geteuid().is_root() {
         servers.push(("as nobody", start(Some(NOBODY))));
     } else {
-        eprintln!("skipped: only root can become nobody");
+        skip("only root can become nobody");
     }
     servers
 }
@@ -261,7 +261,7 @@ fn race_storage(who: &str) {
         };
         let root = Root::open_with(&base.join("root"), policy, methods).expect("a directory");
         if content(&root, b"dir/file").is_none() {
-            eprintln!("skipped: {methods:?} does not work here");
+            skip(format_args!("{methods:?} does not work here"));
             continue;
         }
         for target in targets(base) {
@@ -290,7 +290,7 @@ fn whoever_runs_this_stays_inside_with_and_without_openat2() {
 #[test]
 fn nobody_stays_inside_with_and_without_openat2() {
     if !geteuid().is_root() {
-        eprintln!("skipped: only root can become nobody");
+        skip("only root can become nobody");
         return;
     }
     let output = Command::new(std::env::current_exe().unwrap())
@@ -312,4 +312,91 @@ fn in_a_process_of_nobody() {
     let nobody = Uid::from_raw(NOBODY);
     setresuid(nobody, nobody, nobody).unwrap();
     race_storage("as nobody");
+}
+
+#[test]
+fn a_link_leads_to_a_directory_that_was_named_for_it_and_nowhere_else() {
+    let base = tempfile::tempdir().expect("a temporary directory");
+    let base = base.path().canonicalize().expect("it is there");
+    fs::set_permissions(&base, Permissions::from_mode(0o755)).expect("ours");
+    for dir in ["deploy/images", "work", "other"] {
+        fs::create_dir_all(base.join(dir)).expect("a directory");
+    }
+    for (path, content) in [("deploy/images/Kernel", INSIDE), ("other/file", SECRET)] {
+        fs::write(base.join(path), content).expect("a file");
+    }
+    fs::write(base.join("work/initrd"), INSIDE).expect("a file");
+    let as_nobody = geteuid().is_root().then_some(&["-u", "nobody"][..]);
+    let confined = as_nobody.unwrap_or_default();
+    for args in [
+        &["--read-only"][..],
+        &[],
+        &["--ignore-case"],
+        &["--no-sandbox"],
+        confined,
+    ] {
+        let address = own_address().to_string();
+        let [deploy, work] = ["deploy", "work"].map(|it| base.join(it).display().to_string());
+        let links = [
+            "-a",
+            &address,
+            "--follow-links",
+            &deploy,
+            "--follow-links",
+            &work,
+        ];
+        let server = Server::start_bare(&[&links[..], args].concat());
+        fs::set_permissions(server.outside(), Permissions::from_mode(0o755)).expect("ours");
+        for (link, target) in [
+            ("kernel", base.join("deploy/images/Kernel")),
+            ("images", base.join("deploy/images")),
+            ("initrd", base.join("work/initrd")),
+            ("other", base.join("other")),
+            ("passwd", Path::new("/etc/passwd").into()),
+        ] {
+            symlink(target, server.root().join(link)).expect("a link");
+        }
+        for (link, target) in [("out", "../other/file"), ("again", "../work/initrd")] {
+            let _ = fs::remove_file(base.join("deploy").join(link));
+            symlink(target, base.join("deploy").join(link)).expect("a link");
+        }
+        symlink(base.join("deploy"), server.root().join("deploy")).expect("a link");
+        let client = RawClient::new(&server);
+        for name in ["kernel", "images/Kernel", "initrd", "deploy/again"] {
+            assert_eq!(client.read(name).expect(name), INSIDE, "{args:?} {name}");
+        }
+        if args.contains(&"--ignore-case") {
+            assert_eq!(client.read("IMAGES/kernel").expect("there"), INSIDE);
+        }
+        for name in [
+            "other/file",
+            "passwd",
+            "deploy/out",
+            "images/../../other/file",
+        ] {
+            let code = client.read(name).expect_err(name).0;
+            assert_eq!(code, 1, "{args:?} {name}");
+        }
+        let written = client.write("images/new", b"up").expect_err("refused").0;
+        let expected = if args.contains(&"--read-only") { 2 } else { 1 };
+        assert_eq!(written, expected, "{args:?}");
+        assert!(!base.join("deploy/images/new").exists(), "{args:?}");
+    }
+}
+
+#[test]
+fn a_directory_that_links_cannot_lead_to_is_one_line() {
+    let root = tempfile::tempdir().expect("a temporary directory");
+    let output = bounded(10, tftpd())
+        .args(["-p", "0", "--follow-links", "/no/such/directory"])
+        .arg(root.path())
+        .output()
+        .expect("timeout(1)");
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        told.contains("cannot follow links to /no/such/directory: no such directory"),
+        "{told}"
+    );
+    assert_eq!(told.lines().count(), 1, "{told}");
 }

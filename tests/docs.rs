@@ -17,6 +17,7 @@ use std::fs;
 use std::process::Command as Process;
 
 use clap::{Arg, Command, CommandFactory};
+use common::skip;
 use manual::Made;
 
 const README: &str = include_str!("../README.md");
@@ -74,7 +75,7 @@ fn the_manual_pages_have_no_mistakes() {
                 std::env::var_os("CI").is_none(),
                 "{program} is not installed"
             );
-            eprintln!("skipped: {program} is not installed");
+            skip(format_args!("{program} is not installed"));
         }
         there
     });

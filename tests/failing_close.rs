@@ -176,7 +176,7 @@ impl Filesystem for LossyDisk {
 /// Puts such a disk there; `None`, with the reason printed, where that can't be.
 fn mount(at: &Path, fails: Fails) -> Option<(BackgroundSession, Files)> {
     if !geteuid().is_root() || !Path::new("/dev/fuse").exists() {
-        eprintln!("skipped: a FUSE file system needs root and /dev/fuse");
+        skip("a FUSE file system needs root and /dev/fuse");
         return None;
     }
     std::fs::create_dir(at).expect("a mount point");
@@ -190,7 +190,7 @@ fn mount(at: &Path, fails: Fails) -> Option<(BackgroundSession, Files)> {
         Err(error) => {
             let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
             assert!(!ci, "no FUSE file system can be mounted: {error}");
-            eprintln!("skipped: no FUSE file system can be mounted: {error}");
+            skip(format_args!("no FUSE file system can be mounted: {error}"));
             None
         }
     }

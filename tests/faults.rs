@@ -51,7 +51,7 @@ fn on_small_disk(args: &[&str]) -> Option<Server> {
     };
     let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
     assert!(!ci || !geteuid().is_root(), "no small disk: {reason}");
-    eprintln!("skipped: no small disk: {reason}");
+    skip(format_args!("no small disk: {reason}"));
     None
 }
 
@@ -383,7 +383,7 @@ fn what_is_no_regular_file_is_refused_and_waited_for_by_nobody() {
         let device = makedev(major, minor);
         match mknod(&root.join(name), SFlag::S_IFCHR, mode, device) {
             Ok(()) => names.push(name),
-            Err(errno) => eprintln!("skipped: no device can be made: {errno}"),
+            Err(errno) => skip(format_args!("no device can be made: {errno}")),
         }
     }
     let links: Vec<_> = names.iter().map(|name| name.replace('/', "")).collect();

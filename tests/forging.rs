@@ -2,6 +2,7 @@
 //! answered stays below what is promised, in every mode, and honest clients
 //! beside it finish. `tests/simulation/forging.rs` plays and judges.
 //!
+//! Known attacks come first, as scripts (`tests/simulation/forging/seeds.rs`).
 //! `SIM_SEEDS=1000000 cargo test --release --test forging` runs more than the
 //! usual hundreds, `SIM_SEED=42` replays one; a failure prints its seed.
 
@@ -11,7 +12,7 @@ mod faults;
 #[allow(dead_code, reason = "shared with the simulation, whose disks fail")]
 #[path = "simulation/files.rs"]
 mod files;
-#[path = "simulation/forging.rs"]
+#[path = "simulation/forging/mod.rs"]
 mod forging;
 #[allow(dead_code, reason = "shared with the simulation, which has weather")]
 #[path = "simulation/network.rs"]
@@ -19,12 +20,18 @@ mod network;
 #[allow(dead_code, reason = "shared with the simulation, which keeps a ledger")]
 #[path = "simulation/port.rs"]
 mod port;
+#[path = "simulation/server.rs"]
+mod server;
 #[allow(dead_code, reason = "shared with the simulation, which has weather")]
 #[path = "simulation/weather.rs"]
 mod weather;
 
 use std::ops::Range;
 
+use forging::seeds::{
+    self, ACK, ACK_OF_LAST, AFTER_5_MS, AT_ONCE, DATA_AGAIN, Head, OWN_PORTS, RRQ,
+    RRQ_WITH_OPTIONS, SINGLE_PORT, Shot,
+};
 use forging::{Tally, play};
 use weather::Random;
 
@@ -58,7 +65,7 @@ fn script(seed: u64) -> Vec<u8> {
 }
 
 /// One of two halves of the seeds, since there are two tests for two processors.
-fn seeds(half: u64) -> Range<u64> {
+fn numbers(half: u64) -> Range<u64> {
     match setting("SIM_SEED") {
         Some(seed) if half == 0 => seed..seed + 1,
         Some(_) => 0..0,
@@ -82,7 +89,7 @@ fn run(half: u64) {
         }
     }
     let mut all = Tally::default();
-    for seed in seeds(half) {
+    for seed in numbers(half) {
         let _name = Name(seed);
         let one = play(&script(seed));
         all.forged += one.forged;
@@ -104,39 +111,46 @@ fn forged_datagrams_bring_nobody_more_than_is_promised_other_half() {
     run(1);
 }
 
-/// Bytes of a script: how long to wait, who, what kind of datagram, two values.
-type Shot = [u8; 5];
+fn directed(head: Head, shots: impl Iterator<Item = Shot>) -> Tally {
+    play(&seeds::script(head, shots))
+}
 
-const RRQ_WITH_WINDOWS: u8 = 1;
-const ACK_OF_LAST: u8 = 5;
-const ACK_OF_BASE: u8 = 8;
-const DATA: u8 = 11;
-
-const AT_ONCE: u8 = 0;
-const AFTER_5_MS: u8 = 0xa5;
-
-fn directed(head: [u8; 4], shots: impl Iterator<Item = Shot>) -> Tally {
-    let script: Vec<_> = head.into_iter().chain(shots.flatten()).collect();
-    play(&script)
+#[test]
+fn attacks_that_have_been_tried_bring_nobody_more_than_is_promised() {
+    for (attack, scripts) in seeds::ALL {
+        for script in scripts() {
+            struct Name(&'static str);
+            impl Drop for Name {
+                fn drop(&mut self) {
+                    if std::thread::panicking() {
+                        eprintln!("the attack: {}", self.0);
+                    }
+                }
+            }
+            let _name = Name(attack);
+            let tally = play(&script);
+            assert!(tally.forged > 10 && tally.honest > 0, "{tally:?}");
+        }
+    }
 }
 
 #[test]
 fn strangers_are_turned_away_only_so_often() {
-    let transfers = (0..10).map(|who| [AT_ONCE, who, 0, 200, 200]);
-    let pause = [AFTER_5_MS, 0, 0, 200, 200];
-    let strangers = (0..500_u16).map(|nth| [AT_ONCE, 10 + (nth % 30) as u8, DATA, 0, 0]);
+    let transfers = (0..10).map(|who| [AT_ONCE, who, RRQ, 200, 200]);
+    let pause = [AFTER_5_MS, 0, RRQ, 200, 200];
+    let strangers = (0..500_u16).map(|nth| [AT_ONCE, 10 + (nth % 30) as u8, DATA_AGAIN, 0, 0]);
     let shots = transfers.chain([pause]).chain(strangers);
-    let tally = directed([0, 0, 50, 0], shots);
+    let tally = directed([OWN_PORTS, 0, 50, 0], shots);
     assert!(tally.reflected >= 100, "{tally:?}");
 }
 
 #[test]
 fn a_window_on_a_single_port_has_one_nack() {
-    let open = [AT_ONCE, 0, RRQ_WITH_WINDOWS, 240, 254];
-    let first = [AFTER_5_MS, 0, ACK_OF_BASE, 0, 0];
+    let open = [AT_ONCE, 0, RRQ_WITH_OPTIONS, 240, 254];
+    let first = [AFTER_5_MS, 0, ACK, 0, 0];
     let grow = [AFTER_5_MS, 0, ACK_OF_LAST, 0, 0];
-    let nack = [AFTER_5_MS, 0, ACK_OF_BASE, 0, 0];
+    let nack = [AFTER_5_MS, 0, ACK, 0, 0];
     let shots = [open, first].into_iter().chain([grow; 4]).chain([nack; 12]);
-    let tally = directed([2, 0, 0, 0], shots);
+    let tally = directed([SINGLE_PORT, 0, 0, 0], shots);
     assert!(tally.reflected > 15, "{tally:?}");
 }

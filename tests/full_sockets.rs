@@ -8,6 +8,9 @@
     reason = "each test has a thread in a namespace of its own"
 )]
 
+#[path = "common/skipped.rs"]
+mod skipped;
+
 use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
@@ -19,6 +22,7 @@ use mio::{Events, Interest, Poll, Token};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::geteuid;
+use skipped::skip;
 use tftpd::net::{Binding, ListenSocket, RunSent, TransferSocket};
 use tftpd::server::Server;
 use tftpd::server::cli::Args;
@@ -30,7 +34,7 @@ const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// that sends at `rate`.
 fn in_slow_network(mtu: &str, rate: &str, test: impl FnOnce() + Send + 'static) {
     if !geteuid().is_root() {
-        eprintln!("skipped: a network namespace needs root");
+        skip("a network namespace needs root");
         return;
     }
     let set_up = format!(
@@ -43,7 +47,7 @@ fn in_slow_network(mtu: &str, rate: &str, test: impl FnOnce() + Send + 'static) 
         if !status.is_ok_and(|status| status.success()) {
             let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
             assert!(!ci, "no slow interface can be had");
-            eprintln!("skipped: no slow interface can be had");
+            skip("no slow interface can be had");
             return;
         }
         test();

@@ -41,7 +41,7 @@ fn the_pid_file_is_there_as_long_as_the_server() {
         assert!(!file.exists(), "{args:?}: it is left");
     }
     if !geteuid().is_root() {
-        eprintln!("skipped: only root can become someone else");
+        skip("only root can become someone else");
         return;
     }
     // The directory is root's: it can't be removed, but says nothing wrong.
@@ -230,7 +230,7 @@ impl Inetd {
         if !unshared.is_ok_and(|status| status.success()) {
             let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
             assert!(!ci, "no mount namespace can be had");
-            eprintln!("skipped: no mount namespace can be had");
+            skip("no mount namespace can be had");
             return None;
         }
         let dir = tempfile::tempdir().expect("a directory");
@@ -299,7 +299,7 @@ fn a_real_inetd_starts_the_server_again_and_again() {
 #[test]
 fn busy_polling_counts_the_processors_of_the_machine_and_not_those_it_is_bound_to() {
     if processors() < 2 || require("taskset").is_none() {
-        eprintln!("skipped: it takes two processors, and taskset");
+        skip("it takes two processors, and taskset");
         return;
     }
     for args in [&["-v"][..], &["-v", "--no-sandbox"]] {

@@ -9,7 +9,7 @@ mod common;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::{SocketAddr, UdpSocket};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -271,7 +271,7 @@ fn a_fifo_without_a_reader_does_not_block_the_start() {
 /// A directory that only root can change, with a root for the server in it.
 fn roots_directory() -> Option<(TempDir, String)> {
     if !geteuid().is_root() {
-        eprintln!("skipped: only root can become someone else");
+        skip("only root can become someone else");
         return None;
     }
     let dir = tempfile::tempdir().expect("a directory");
@@ -405,4 +405,96 @@ fn an_upload_that_is_shorter_than_announced_is_told() {
             line.ends_with(r#" hint="less came than the client announced: compare the files""#);
         assert_eq!(told, hint, "{line}");
     }
+}
+
+#[test]
+fn logrotate_goes_on_with_a_new_file_by_the_snippet() {
+    let Some(logrotate) = optional("logrotate") else {
+        return;
+    };
+    let Some((dir, root)) = roots_directory() else {
+        return;
+    };
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let (log, pid_file, conf) = (path("tftpd.log"), path("tftpd.pid"), path("conf"));
+    let options = [
+        format!("--log-file={log}"),
+        format!("--pid-file={pid_file}"),
+    ];
+    let args = ["-u", "nobody", &options[0], &options[1], &root];
+    let server = Unread::start(&args, Stdio::null());
+    let client = RawClient::to(server.1);
+    client.ask_patiently(&rrq("first", &[]));
+    let snippet = fs::read_to_string("scripts/logrotate/tftpd").expect("the snippet");
+    let snippet = snippet.replace("/var/log/tftpd.log", &log);
+    fs::write(&conf, snippet.replace("/run/tftpd.pid", &pid_file)).expect("ours");
+    let output = bounded(20, logrotate)
+        .args(["--force", "--state", &path("state"), &conf])
+        .output()
+        .expect("logrotate(8)");
+    assert!(output.status.success(), "{}", said(&output));
+    let told = (0..100).any(|round| {
+        client.ask(&rrq(&format!("second{round}"), &[]));
+        fs::read_to_string(&log).is_ok_and(|text| text.contains("second"))
+    });
+    assert!(told, "{}", said(&output));
+    let old = fs::read_to_string(format!("{log}.1")).expect("the old log");
+    assert!(old.contains("first"), "{old}");
+}
+
+#[test]
+fn a_link_that_leaves_the_root_is_told_with_the_remedy() {
+    let server = Server::start(&[]);
+    let deploy = server.outside().join("deploy");
+    fs::create_dir(&deploy).expect("a directory");
+    fs::write(deploy.join("kernel"), b"x").expect("a file");
+    symlink("../deploy", server.root().join("images")).expect("a link");
+    let client = RawClient::new(&server);
+    for (request, remedy) in [
+        (
+            rrq("images/kernel", &[]),
+            "allow it with --follow-links DIR",
+        ),
+        (wrq("images/new", &[]), "uploads stay in ROOT"),
+    ] {
+        let (packet, _) = client.ask(&request);
+        assert_eq!(packet.error_code(), Some(1));
+        let told = |line: &str| is_refusal(line) && line.contains(remedy);
+        let line = server.wait_for_log(told, PATIENCE).expect(remedy);
+        let hint = format!(
+            "hint=\"images is a link to {}, outside ROOT: ",
+            deploy.display()
+        );
+        assert!(line.contains(&hint), "{line}");
+    }
+}
+
+#[test]
+fn roots_lack_of_rights_over_others_files_is_told_with_the_remedy() {
+    let Some((dir, root)) = roots_directory() else {
+        return;
+    };
+    let file = Path::new(&root).join("f");
+    fs::write(&file, b"x").expect("a file");
+    chown(&file, Some(NOBODY), None).expect("ours to give");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("ours");
+    let log = dir.path().join("log");
+    let option = format!("--log-file={}", log.display());
+    let server = Unread::start(&[&option, &root], Stdio::null());
+    let (packet, _) = RawClient::to(server.1).ask_patiently(&rrq("f", &[]));
+    assert_eq!(packet.error_code(), Some(2));
+    let text = fs::read_to_string(&log).expect("a log");
+    let line = text.lines().find(|line| is_refusal(line)).expect("a line");
+    assert!(
+        line.contains("EACCES") && line.contains("-u USER"),
+        "{line}"
+    );
+}
+
+#[test]
+fn how_names_and_uploads_are_done_is_told_in_words() {
+    let server = Server::start(&["-v"]);
+    let told = |line: &str| line.contains("names are resolved ");
+    let line = server.wait_for_log(told, PATIENCE).expect("a line");
+    assert!(!line.contains('{'), "{line}");
 }

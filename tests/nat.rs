@@ -82,7 +82,7 @@ fn can_build_networks() -> bool {
         .output();
     let works = geteuid().is_root() && tried.is_ok_and(|output| output.status.success());
     if !works {
-        eprintln!("skipped: takes root, and a kernel that masquerades and has veth");
+        skip("takes root, and a kernel that masquerades and has veth");
     }
     works
 }

@@ -37,7 +37,7 @@ fn is_root() -> bool {
 /// Whether the test can be run; if not, says why.
 fn may_become_someone() -> bool {
     if !is_root() {
-        eprintln!("skipped: only root can become someone else");
+        skip("only root can become someone else");
     }
     is_root()
 }
@@ -194,7 +194,7 @@ fn assert_serves(way: &Way, server: &Server) {
 fn however_it_is_started_it_keeps_nothing_it_does_not_need_and_serves() {
     for way in WAYS {
         if !is_root() {
-            eprintln!("skipped: {}: only root can start it so", way.name);
+            skip(format_args!("{}: only root can start it so", way.name));
             continue;
         }
         let server = start(way, &[]);
@@ -270,7 +270,6 @@ fn what_can_not_be_given_up_ends_the_start_in_one_line() {
     for (starter, args, words) in [
         (None, &["-u", "no-such-user"][..], "no user no-such-user"),
         (None, &["-u", "0:no-such-group"], "no group no-such-group"),
-        (None, &["-u", "1234567"], "-u 1234567:GROUP"),
         (nobody, &["-u", "root"], "start as root, or drop -u"),
         (nobody, &["--chroot"], "start as root, or drop --chroot"),
     ] {
@@ -441,6 +440,8 @@ fn in_a_confined_process() {
         root: directory.as_fd(),
         writable: !has("read-only"),
         listable: false,
+        linked: &[],
+        linked_listable: false,
         log_directory: None,
         map_file: None,
         pid_file: None,
@@ -491,7 +492,7 @@ fn managed(mode: &str) -> Option<Vec<(String, String)>> {
         .collect();
     let enforcement = &pairs.first().expect("a report").1;
     if !mode.contains("no-sandbox") && *enforcement != format!("{:?}", Enforcement::Full) {
-        eprintln!("skipped: {mode}: this kernel enforces {enforcement}");
+        skip(format_args!("{mode}: this kernel enforces {enforcement}"));
         return None;
     }
     Some(pairs[1..].to_vec())

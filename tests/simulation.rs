@@ -19,6 +19,8 @@ mod network;
 mod port;
 #[path = "simulation/scenario.rs"]
 mod scenario;
+#[path = "simulation/server.rs"]
+mod server;
 #[path = "simulation/turn.rs"]
 mod turn;
 #[path = "simulation/weather.rs"]

@@ -124,7 +124,7 @@ fn mount(
     files: &[(&'static str, &[u8])],
 ) -> Option<(BackgroundSession, Arc<AtomicUsize>)> {
     if !geteuid().is_root() || !Path::new("/dev/fuse").exists() {
-        eprintln!("skipped: a FUSE file system needs root and /dev/fuse");
+        skip("a FUSE file system needs root and /dev/fuse");
         return None;
     }
     fs::create_dir(at).expect("a mount point");
@@ -143,7 +143,7 @@ fn mount(
         Err(error) => {
             let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
             assert!(!ci, "no FUSE file system can be mounted: {error}");
-            eprintln!("skipped: no FUSE file system can be mounted: {error}");
+            skip(format_args!("no FUSE file system can be mounted: {error}"));
             None
         }
     }

@@ -39,7 +39,7 @@ fn udp(ip: impl Into<IpAddr>) -> UdpSocket {
 /// Two sockets are handed over, one of them for both families.
 fn activated(args: &[&str]) -> Option<(Server, SocketAddr, u16)> {
     let Ok(both) = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)) else {
-        eprintln!("skipped: no IPv6 here");
+        skip("no IPv6 here");
         return None;
     };
     let four = udp([127, 0, 0, 1]);
@@ -79,6 +79,34 @@ fn inherited_sockets_are_served_instead_of_our_own() {
         let (packet, from) = client.ask(&rrq("missing", &[]));
         assert_eq!((packet.error_code(), from), (Some(1), asked));
     }
+}
+
+/// What lies behind an error in the socket raises no other event.
+#[test]
+fn a_request_behind_a_receive_error_is_served() {
+    let socket = udp(Ipv4Addr::LOCALHOST);
+    let address = socket.local_addr().expect("bound");
+    let client = RawClient::to(address);
+    let peer = client.addr();
+    // A connected socket has an ICMP error told by its next call.
+    socket.connect(peer).expect("loopback");
+    client.send(&rrq("f", &[]));
+    drop(client);
+    socket.send(b"x").expect("loopback takes it");
+    let client = UdpSocket::bind(peer).expect("the port again");
+    client.set_read_timeout(Some(PATIENCE)).expect("a duration");
+    let script = "exec 3<&0 </dev/null; LISTEN_PID=$$ exec \"$@\"";
+    let server = Server::start_handed([stdio(socket), Stdio::null()], &["-v"], |directory| {
+        fs::write(directory.join("root/f"), b"content").expect("a file");
+        let mut command = behind(script);
+        command.env("LISTEN_FDS", "1");
+        command
+    });
+    let mut buffer = [0; 600];
+    let (len, _) = client.recv_from(&mut buffer).expect("an answer");
+    let told = server.wait_for_log(|line| line.contains("cannot receive"), PATIENCE);
+    assert!(told.is_some(), "there was no error");
+    assert_eq!(Packet::parse(&buffer[..len]).data_block(), Some(1));
 }
 
 #[test]
@@ -294,6 +322,66 @@ fn the_journal_gets_priorities() {
 }
 
 // --- the units ----------------------------------------------------------------------
+
+/// The arguments that a unit gives the server, where /etc/default/tftpd has
+/// these lines; the root is left out.
+fn unit_arguments(unit: &str, defaults: &str) -> Vec<String> {
+    let text = fs::read_to_string(unit).expect("a unit");
+    let values = |key: &'static str| text.lines().filter_map(move |line| line.strip_prefix(key));
+    // What is in the file wins.
+    let mut variables: Vec<_> = defaults.lines().collect();
+    variables.extend(values("Environment="));
+    let value = |name: &str| {
+        let mut found = variables.iter().filter_map(|line| line.split_once('='));
+        found
+            .find(|it| it.0 == name)
+            .map_or("", |it| it.1)
+            .to_owned()
+    };
+    let start = values("ExecStart=").next().expect("a command");
+    let words = start.split_whitespace().skip(1);
+    let mut arguments = Vec::new();
+    for word in words.filter(|word| *word != "/srv/tftp") {
+        match word.strip_prefix('$') {
+            Some(name) => arguments.extend(value(name).split_whitespace().map(str::to_owned)),
+            None => arguments.push(word.to_owned()),
+        }
+    }
+    arguments
+}
+
+#[test]
+fn the_units_are_read_only_until_uploads_are_asked_for() {
+    for unit in [
+        "scripts/systemd/tftpd.service",
+        "scripts/systemd/tftpd@.service",
+    ] {
+        for (defaults, access) in [
+            ("", "read only"),
+            ("TFTPD_OPTIONS=-v --port-range 50000:50999", "read only"),
+            ("TFTPD_OPTIONS=--read-only", "read only"),
+            ("TFTPD_OPTIONS=", "read only"),
+            ("TFTPD_ACCESS=--create", "read, create, never overwrite"),
+            (
+                "TFTPD_ACCESS=\nTFTPD_OPTIONS=-v",
+                "read, create, never overwrite",
+            ),
+            ("TFTPD_ACCESS=--overwrite", "read, create, overwrite"),
+        ] {
+            let mut arguments = unit_arguments(unit, defaults);
+            arguments.extend(["-a".into(), "127.0.0.1".into()]);
+            let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+            let server = Server::start_bare(&arguments);
+            let told = |line: &str| line.contains(&format!(": {access}; at most"));
+            let line = server.wait_for_log(told, PATIENCE);
+            assert!(
+                line.is_some(),
+                "{unit}: {defaults}: {:?}",
+                server.log_lines()
+            );
+        }
+    }
+}
 
 #[test]
 fn the_units_are_sound_and_little_exposed() {

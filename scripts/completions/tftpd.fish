@@ -13,6 +13,7 @@ complete -c tftpd -s m -l map-file -d 'Rules that rewrite requested names, in tf
 complete -c tftpd -l map-test -d 'Show what the rules in FILE do to the names on standard input, and exit' -r -F
 complete -c tftpd -l per-client-root -d 'Serve each client from its own directory below ROOT, named after its address, if there is one; otherwise from ROOT' -r -f -a "ip\t'Its IP address: `192.0.2.1`, `2001:db8::1`'
 mac\t'Its hardware address: `aa-bb-cc-dd-ee-ff`'"
+complete -c tftpd -l follow-links -d 'Directory outside ROOT that links below ROOT may lead to when a file is read; can be repeated [default: none]' -r -F
 complete -c tftpd -l allow -d 'Network to serve; can be repeated [default: all]' -r
 complete -c tftpd -l deny -d 'Network not to serve, even if allowed; can be repeated [default: none]' -r
 complete -c tftpd -l max-sessions -d 'Most transfers at once; further requests are dropped [default: as many as the limit on open files allows]' -r

@@ -6,6 +6,7 @@
 //! (`resolve`), and no upload is seen before it is whole (`upload`). Must not:
 //! know a peer, a session or a socket, or block on anything but the file system.
 
+mod directory;
 mod error;
 mod ignore_case;
 pub mod local;
@@ -17,23 +18,29 @@ mod reading;
 mod resolve;
 mod root;
 mod sink;
+#[cfg(test)]
+#[path = "../../tests/common/skipped.rs"]
+mod skipped;
 mod source;
 mod space;
 mod upload;
+mod walk;
 
 use nix::errno::Errno;
 use nix::libc::off_t;
 
+pub use directory::{Directory, RootError};
 pub use error::{StorageError, reason};
 pub use name::{MAX_NAME, Name};
 pub use policy::Policy;
 pub use publish::Publisher;
 pub use reading::{ReadAt, ReadFile};
 pub use resolve::Resolver;
-pub use root::{Directory, Methods, Root, RootError};
+pub use root::{Methods, Root};
 pub use sink::{BufferedSink, FileSink, Store, WriteBuffer};
 pub use source::{FileSource, MAX_RUN, NetasciiSource};
 pub use upload::Upload;
+pub use walk::Departure;
 
 /// Where byte `done` of a run at `offset` lies, as the system counts.
 fn file_offset(offset: u64, done: usize) -> nix::Result<off_t> {

@@ -98,6 +98,7 @@ pub(super) fn resident(file: BorrowedFd<'_>, offset: u64, len: usize) -> nix::Re
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::file::skipped::skip;
     use std::io::Write;
     use std::os::fd::AsFd;
 
@@ -135,7 +136,7 @@ mod tests {
         match resident(file.as_fd(), 100, 2 * 4096) {
             Ok(bytes) if bytes == 4096 - 100 => {}
             // In memory only (tmpfs), where nothing can be thrown out.
-            Ok(bytes) if bytes == 2 * 4096 => eprintln!("skipped: no disk below"),
+            Ok(bytes) if bytes == 2 * 4096 => skip("no disk below"),
             other => panic!("{other:?}"),
         }
     }

@@ -9,6 +9,7 @@
 //! sweeps it. Temporary files are locked while their server lives. Must not: look
 //! at what is in a file.
 
+use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use log::debug;
@@ -32,6 +33,16 @@ pub enum Publisher {
     /// A temporary name in the same directory, linked or renamed. The others
     /// fall back to it where a file system has no unnamed files.
     Named,
+}
+
+impl fmt::Display for Publisher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::LinkDescriptor => "linked by descriptor",
+            Self::LinkProc => "linked through /proc",
+            Self::Named => "written under a temporary name",
+        })
+    }
 }
 
 impl Publisher {

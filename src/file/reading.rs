@@ -26,7 +26,7 @@ use nix::sys::uio::{pread, preadv};
 
 use super::error::StorageError;
 use super::nowait::{self, STRETCH};
-use super::resolve::kind;
+use super::walk::kind;
 
 /// Bytes the kernel is usually willing to read ahead with one call.
 const ADVISED: off_t = 128 * 1024;
@@ -295,6 +295,7 @@ impl Drop for Permit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::file::skipped::skip;
     use std::fs;
 
     const LOOK: Way = Way::Look { again: true };
@@ -429,7 +430,7 @@ mod tests {
             drop_pages();
             let first = file.read_at(0, &mut buffer);
             if first.is_ok_and(|read| read.is_some()) {
-                eprintln!("skipped: no disk below");
+                skip("no disk below");
                 return;
             }
             assert_eq!(first, Ok(None), "{way:?}");

@@ -7,16 +7,14 @@
 //! a check made before an open: whatever is swapped meanwhile, each step starts
 //! from a descriptor that was reached from the root. Must not: trust a path twice.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::fmt;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use nix::Result;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
-use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 
-use super::name::{below, split_first};
+use super::walk::{Places, Walk};
 
 /// How paths are resolved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +23,15 @@ pub enum Resolver {
     Openat2,
     /// By ourselves, one component at a time.
     Walk,
+}
+
+impl fmt::Display for Resolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Openat2 => "by openat2",
+            Self::Walk => "directory by directory",
+        })
+    }
 }
 
 impl Resolver {
@@ -45,33 +52,52 @@ impl Resolver {
     pub(super) fn open(self, root: BorrowedFd<'_>, path: &[u8], flags: OFlag) -> Result<OwnedFd> {
         let flags = flags | OFlag::O_CLOEXEC;
         match self {
-            Self::Openat2 => openat2_in_root(root, path, flags),
-            Self::Walk => walk(root, path, flags, &[]),
+            Self::Openat2 => openat2_in_root(root, path, flags, ResolveFlag::empty()),
+            Self::Walk => Walk::new(root, Places::default()).open(path, flags),
+        }
+    }
+
+    /// [`Resolver::open`]; but a link that leads nowhere so may lead to one of
+    /// `places`, by their paths. A path without a link is looked up once.
+    pub(super) fn find(
+        self,
+        root: BorrowedFd<'_>,
+        path: &[u8],
+        flags: OFlag,
+        places: Places<'_>,
+    ) -> Result<OwnedFd> {
+        let flags = flags | OFlag::O_CLOEXEC;
+        let found = match self {
+            Self::Openat2 => {
+                match openat2_in_root(root, path, flags, ResolveFlag::RESOLVE_NO_SYMLINKS) {
+                    Err(Errno::ELOOP) => self.open(root, path, flags),
+                    done => return done,
+                }
+            }
+            Self::Walk => {
+                let mut walk = Walk::new(root, Places::default());
+                let found = walk.open(path, flags);
+                if !walk.met_links() {
+                    return found;
+                }
+                found
+            }
+        };
+        match found {
+            Err(Errno::ENOENT | Errno::ENOTDIR) => Walk::new(root, places).open(path, flags),
+            done => done,
         }
     }
 }
 
-/// The walk, on which an absolute link that begins with one of `own_paths`, the
-/// root's, leads to the root: people link to `/srv/tftp/x` from inside
-/// `/srv/tftp`. It stays below the root as any other link does.
-pub(super) fn walk_own_links(
+fn openat2_in_root(
     root: BorrowedFd<'_>,
     path: &[u8],
     flags: OFlag,
-    own_paths: &[PathBuf],
+    resolve: ResolveFlag,
 ) -> Result<OwnedFd> {
-    walk(root, path, flags | OFlag::O_CLOEXEC, own_paths)
-}
-
-/// What kind of file a `stat` is about.
-pub(super) fn kind(stat: &FileStat) -> SFlag {
-    SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits())
-}
-
-fn openat2_in_root(root: BorrowedFd<'_>, path: &[u8], flags: OFlag) -> Result<OwnedFd> {
-    let how = OpenHow::new()
-        .flags(flags)
-        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    let within = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+    let how = OpenHow::new().flags(flags).resolve(within | resolve);
     let mut result = Err(Errno::EAGAIN);
     for _ in 0..OPENAT2_ATTEMPTS {
         result = openat2(root, path, how);
@@ -83,91 +109,24 @@ fn openat2_in_root(root: BorrowedFd<'_>, path: &[u8], flags: OFlag) -> Result<Ow
     result
 }
 
-fn walk(root: BorrowedFd<'_>, path: &[u8], flags: OFlag, own_paths: &[PathBuf]) -> Result<OwnedFd> {
-    // The directories gone through: `..` leads back to the one we came from,
-    // wherever it or its child has been moved meanwhile.
-    let mut entered: Vec<OwnedFd> = Vec::new();
-    let mut path = path.to_vec();
-    let mut walked = 0;
-    let mut links = 0;
-    loop {
-        let here = entered.last().map_or(root, AsFd::as_fd);
-        let (component, after) = split_first(path.get(walked..).unwrap_or_default());
-        let next = path.len() - after.len();
-        match component {
-            b"" => return openat(here, ".", flags, Mode::empty()),
-            b"." => {}
-            b".." => drop(entered.pop()),
-            name => {
-                let found = openat(here, name, LOOK | OFlag::O_NOFOLLOW, Mode::empty())?;
-                match kind(&fstat(&found)?) {
-                    SFlag::S_IFLNK => {
-                        // Through the link's own descriptor and an empty path:
-                        // what was looked at is what is read.
-                        let target = readlinkat(&found, "")?.into_vec();
-                        links += 1;
-                        if links > MAX_LINKS {
-                            return Err(Errno::ELOOP);
-                        }
-                        if target.len() + after.len() >= MAX_PATH {
-                            return Err(Errno::ENAMETOOLONG);
-                        }
-                        if target.first() == Some(&b'/') {
-                            entered.clear();
-                        }
-                        let below_own = |own: &PathBuf| below(&target, own.as_os_str().as_bytes());
-                        let target = match own_paths.iter().find_map(below_own) {
-                            Some(below) if target.first() == Some(&b'/') => below,
-                            _ => &target,
-                        };
-                        path = [target, &b"/"[..], after].concat();
-                        walked = 0;
-                        continue;
-                    }
-                    SFlag::S_IFDIR if entered.len() == MAX_DEPTH => {
-                        return Err(Errno::ENAMETOOLONG);
-                    }
-                    SFlag::S_IFDIR => entered.push(found),
-                    _ if !split_first(after).0.is_empty() => return Err(Errno::ENOTDIR),
-                    _ if flags.contains(OFlag::O_DIRECTORY) => return Err(Errno::ENOTDIR),
-                    SFlag::S_IFREG => {
-                        return openat(here, name, flags | OFlag::O_NOFOLLOW, Mode::empty());
-                    }
-                    _ => return Ok(found),
-                }
-            }
-        }
-        walked = next;
-    }
-}
-
-/// Reaches a file without opening it: no permission on it needed, no effect on
-/// a device or a FIFO.
-const LOOK: OFlag = OFlag::O_PATH.union(OFlag::O_CLOEXEC);
-
 /// How often `openat2` is asked again when it lost a race; the kernel gives up
 /// rather than be fooled, and an attacker renaming in a loop must not keep us.
 const OPENAT2_ATTEMPTS: usize = 16;
 
-/// The longest path, in bytes: Linux's `PATH_MAX` less the final NUL.
-const MAX_PATH: usize = 4095;
-
-/// Symbolic links followed in one path, the kernel's own limit.
-const MAX_LINKS: usize = 40;
-
-/// Directories the walk holds open at once, one descriptor each.
-const MAX_DEPTH: usize = 64;
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::file::skipped::skip;
+    use crate::file::walk::{LOOK, MAX_DEPTH, MAX_LINKS};
     use std::fs::{self, File};
     use std::io::Read;
+    use std::os::fd::AsFd as _;
     use std::os::unix::fs::symlink;
     use std::path::Path;
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use nix::fcntl::{AT_FDCWD, open, renameat};
+    use nix::sys::stat::Mode;
 
     fn directory(path: &Path) -> OwnedFd {
         open(path, LOOK | OFlag::O_DIRECTORY, Mode::empty()).unwrap()
@@ -176,7 +135,7 @@ mod tests {
     /// Both resolvers, or the walk alone where the kernel has no `openat2`.
     fn resolvers(root: &OwnedFd) -> Vec<Resolver> {
         if Resolver::probe(root.as_fd()) == Resolver::Walk {
-            eprintln!("skipped: openat2 is not available here");
+            skip("openat2 is not available here");
             return vec![Resolver::Walk];
         }
         vec![Resolver::Openat2, Resolver::Walk]

@@ -10,18 +10,20 @@ use std::rc::Rc;
 
 use log::debug;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
-use nix::sys::stat::{Mode, fstat};
+use nix::fcntl::OFlag;
+use nix::sys::stat::fstat;
 
+use super::directory::{Directory, RootError};
 use super::error::StorageError;
 use super::ignore_case::Listings;
 use super::name::{self, Name};
 use super::policy::Policy;
 use super::publish::Publisher;
 use super::reading::{self, ReadFile};
-use super::resolve::{self, Resolver};
+use super::resolve::Resolver;
 use super::space::Uploads;
 use super::upload::Upload;
+use super::walk::{Departure, Places};
 use crate::wire::packet::Direction;
 
 /// How files are found and published here: chosen by [`Root::open`], or forced.
@@ -44,52 +46,13 @@ impl Methods {
     }
 }
 
-/// A directory that is going to be served: opened with all the rights the
-/// process was started with, before it gives them up.
-#[derive(Debug)]
-pub struct Directory {
-    descriptor: OwnedFd,
-    /// Absolute, as it was named and as it is without links; only compared with
-    /// names and links, never opened again.
-    paths: Rc<[PathBuf]>,
-}
-
-impl Directory {
-    /// Opens the directory at `path`. It is found once; moved or replaced, it
-    /// stays the one that is served.
-    ///
-    /// # Errors
-    /// A directory that is missing, is none, or can't be reached.
-    pub fn open(path: &Path) -> Result<Self, RootError> {
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let descriptor =
-            open(path, flags, Mode::empty()).map_err(|errno| RootError::new(path, errno))?;
-        let named = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        let real = path.canonicalize().ok().filter(|real| *real != named);
-        Ok(Self {
-            descriptor,
-            paths: [named].into_iter().chain(real).collect(),
-        })
-    }
-
-    /// The directory once more, with the rights the process has by now.
-    fn search(&self) -> Result<OwnedFd, RootError> {
-        // The root itself opens without the right to search it; `.` doesn't.
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
-        Resolver::Walk
-            .open(self.descriptor.as_fd(), b".", flags)
-            .map_err(|errno| RootError::new(self.path(), errno))
-    }
-
-    /// As it was named.
-    fn path(&self) -> &Path {
-        self.paths.first().map_or(Path::new("."), PathBuf::as_path)
-    }
-}
-
-impl AsFd for Directory {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.descriptor.as_fd()
+impl fmt::Display for Methods {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            resolver,
+            publisher,
+        } = self;
+        write!(f, "names are resolved {resolver}, uploads {publisher}")
     }
 }
 
@@ -97,13 +60,20 @@ impl AsFd for Directory {
 #[derive(Debug)]
 pub struct Root {
     directory: Directory,
-    /// What absolute names may begin with: the paths of this directory, or of the
-    /// one above that it was found in.
-    prefixes: Rc<[PathBuf]>,
     policy: Policy,
     pub(super) methods: Methods,
+    common: Rc<Common>,
+}
+
+/// What a root has in common with those below it.
+#[derive(Debug)]
+struct Common {
+    /// What absolute names may begin with: the paths of the topmost root.
+    prefixes: Rc<[PathBuf]>,
+    /// What links may lead to when a file is read.
+    linked: Vec<Directory>,
     uploads: Rc<Uploads>,
-    listings: Rc<Listings>,
+    listings: Listings,
 }
 
 impl Root {
@@ -123,9 +93,25 @@ impl Root {
     /// # Errors
     /// A directory that can't be searched.
     pub fn within(directory: Directory, policy: Policy) -> Result<Self, RootError> {
+        Self::with_links(directory, Vec::new(), policy)
+    }
+
+    /// [`Root::within`], but links may lead to the directories `linked` as well when
+    /// a file is read, each of which is then as a root of its own.
+    ///
+    /// # Errors
+    /// A directory that can't be searched.
+    pub fn with_links(
+        directory: Directory,
+        linked: Vec<Directory>,
+        policy: Policy,
+    ) -> Result<Self, RootError> {
         let methods = Methods::probe(directory.search()?.as_fd());
-        debug!("root {}: {methods:?}", directory.path().display());
-        Ok(Self::new(directory, policy, methods))
+        debug!("root {}: {methods}", directory.path().display());
+        for directory in &linked {
+            directory.search().map_err(RootError::of_links)?;
+        }
+        Ok(Self::new(directory, linked, policy, methods))
     }
 
     /// [`Root::open`] with the methods given instead of found out.
@@ -133,17 +119,22 @@ impl Root {
     /// # Errors
     /// As there; methods that don't work fail request by request.
     pub fn open_with(path: &Path, policy: Policy, methods: Methods) -> Result<Self, RootError> {
-        Ok(Self::new(Directory::open(path)?, policy, methods))
+        let directory = Directory::open(path)?;
+        Ok(Self::new(directory, Vec::new(), policy, methods))
     }
 
-    fn new(directory: Directory, policy: Policy, methods: Methods) -> Self {
-        Self {
+    fn new(directory: Directory, linked: Vec<Directory>, policy: Policy, methods: Methods) -> Self {
+        let common = Common {
             prefixes: Rc::clone(&directory.paths),
+            linked,
+            uploads: Rc::default(),
+            listings: Listings::default(),
+        };
+        Self {
             directory,
             policy,
             methods,
-            uploads: Rc::default(),
-            listings: Rc::default(),
+            common: Rc::new(common),
         }
     }
 
@@ -152,7 +143,7 @@ impl Root {
     /// `None` if there is no such directory.
     pub fn below(&self, name: &[u8]) -> Option<Self> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
-        let descriptor = self.resolve(name, flags).ok()?;
+        let descriptor = self.resolve(name, flags, self.own()).ok()?;
         let name = Path::new(std::ffi::OsStr::from_bytes(name));
         let paths = self.directory.paths.iter().map(|path| path.join(name));
         let directory = Directory {
@@ -161,11 +152,9 @@ impl Root {
         };
         Some(Self {
             directory,
-            prefixes: Rc::clone(&self.prefixes),
             policy: self.policy,
             methods: self.methods,
-            uploads: Rc::clone(&self.uploads),
-            listings: Rc::clone(&self.listings),
+            common: Rc::clone(&self.common),
         })
     }
 
@@ -180,7 +169,11 @@ impl Root {
     /// # Errors
     /// As [`Name`] says. ERROR 1: too long. ERROR 2: a directory's or not allowed.
     pub fn name(&self, spelled: &[u8], direction: Direction) -> Result<Name, StorageError> {
-        let prefixes = self.prefixes.iter().map(|path| path.as_os_str().as_bytes());
+        let prefixes = self
+            .common
+            .prefixes
+            .iter()
+            .map(|path| path.as_os_str().as_bytes());
         Name::read(spelled, direction, prefixes)
     }
 
@@ -192,9 +185,9 @@ impl Root {
     /// ERROR 1: no such file. ERROR 2: not a regular file or not allowed.
     pub fn open_file(&self, name: &Name) -> Result<ReadFile, StorageError> {
         let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_LARGEFILE;
-        let looked_at = self.resolve(name, OFlag::O_PATH)?;
+        let looked_at = self.resolve(name, OFlag::O_PATH, self.all())?;
         reading::check_kind(&fstat(&looked_at)?)?;
-        ReadFile::new(self.resolve(name, flags)?)
+        ReadFile::new(self.resolve(name, flags, self.all())?)
     }
 
     /// [`Root::open_file`] by a name as a client spells it.
@@ -208,21 +201,21 @@ impl Root {
     /// The name under which something is there: this one, or, where the policy
     /// says so, one that differs in the case of its letters.
     pub fn find(&self, name: &Name) -> Option<Name> {
-        match self.resolve(name, OFlag::O_PATH) {
+        match self.resolve(name, OFlag::O_PATH, self.all()) {
             Ok(_) => return Some(*name),
             Err(Errno::ENOENT) if self.policy.ignore_case => {}
             Err(_) => return None,
         }
         let mut path = name.to_vec();
-        let open = |path: &[u8], flags| self.resolve(path, flags);
-        self.listings.find(open, &mut path)?;
+        let open = |path: &[u8], flags| self.resolve(path, flags, self.all());
+        self.common.listings.find(open, &mut path)?;
         Name::from_spelled(&path).ok()
     }
 
     /// Directory entries that were read to find names in another case, since the
     /// last time this was asked.
     pub fn take_entries_read(&self) -> u64 {
-        self.listings.take_entries()
+        self.common.listings.take_entries()
     }
 
     /// Whether a file could be transferred under this name.
@@ -243,12 +236,24 @@ impl Root {
             .find(|similar| **similar != *name && self.open_read(similar).is_ok())
     }
 
+    /// The link by which a name leaves all directories that may be read; for a write
+    /// it is the root alone that links must not leave.
+    pub fn departure(&self, request: &[u8], direction: Direction) -> Option<Departure> {
+        let name = self.name(request, direction).ok()?;
+        let (path, places): (&[u8], _) = match direction {
+            Direction::Read => (&name, self.all()),
+            Direction::Write => (name::split_last(&name).0, self.own()),
+        };
+        places.departure(self.directory.as_fd(), path)
+    }
+
     /// Starts the upload of a file with this name. Nothing is seen of it before
     /// [`Upload::commit`]. `announced` is the size in bytes, if the client told
     /// it (`tsize`).
     ///
     /// A symbolic link as the last component is not followed: it counts as an
-    /// existing file that is not regular. Directories are never created.
+    /// existing file that is not regular. Directories are never created. No link
+    /// leads out of the root.
     ///
     /// # Errors
     /// ERROR 1: no such directory. ERROR 2: not allowed. ERROR 3: announced more than
@@ -267,7 +272,7 @@ impl Root {
         }
         let (parent, name) = name::split_last(name);
         let parent = self
-            .resolve(parent, OFlag::O_PATH | OFlag::O_DIRECTORY)
+            .resolve(parent, OFlag::O_PATH | OFlag::O_DIRECTORY, self.own())
             .map_err(StorageError::of_directory)?;
         Upload::begin(
             parent,
@@ -275,7 +280,7 @@ impl Root {
             announced,
             self.policy,
             self.methods.publisher,
-            Rc::clone(&self.uploads),
+            Rc::clone(&self.common.uploads),
         )
     }
 
@@ -287,70 +292,48 @@ impl Root {
         self.begin(&self.name(spelled, Direction::Write)?, announced)
     }
 
-    /// Follows a path from here. A link to this root's own path leads back here,
-    /// where it would lead nowhere otherwise.
-    fn resolve(&self, path: &[u8], flags: OFlag) -> nix::Result<OwnedFd> {
+    fn resolve(&self, path: &[u8], flags: OFlag, places: Places<'_>) -> nix::Result<OwnedFd> {
         let root = self.directory.as_fd();
-        match self.methods.resolver.open(root, path, flags) {
-            Err(Errno::ENOENT | Errno::ENOTDIR) => {
-                resolve::walk_own_links(root, path, flags, &self.directory.paths)
-            }
-            done => done,
+        self.methods.resolver.find(root, path, flags, places)
+    }
+
+    /// Where links may lead: to this root alone.
+    fn own(&self) -> Places<'_> {
+        Places {
+            own_paths: &self.directory.paths,
+            linked: &[],
+        }
+    }
+
+    /// Where links may lead: to this root and the directories named for that.
+    fn all(&self) -> Places<'_> {
+        Places {
+            linked: &self.common.linked,
+            ..self.own()
         }
     }
 }
-
-/// Why a directory can't be served: one line with the remedy.
-#[derive(Debug)]
-pub struct RootError {
-    path: PathBuf,
-    errno: Errno,
-}
-
-impl RootError {
-    fn new(path: &Path, errno: Errno) -> Self {
-        Self {
-            path: path.to_owned(),
-            errno,
-        }
-    }
-}
-
-impl fmt::Display for RootError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let reason = match self.errno {
-            Errno::ENOENT => "no such directory; create it or name another",
-            Errno::ENOTDIR => "not a directory; name the directory that holds the files",
-            Errno::EACCES | Errno::EPERM => {
-                "permission denied; let the server's user search it and the directories above \
-                 (chmod o+x)"
-            }
-            other => other.desc(),
-        };
-        write!(f, "cannot serve {}: {reason}", self.path.display())
-    }
-}
-
-impl std::error::Error for RootError {}
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::file::reading::ReadAt;
+    use crate::file::skipped::skip;
     use std::ffi::OsStr;
     use std::fs::{self, Permissions};
     use std::os::unix::fs::{PermissionsExt, symlink};
     use std::os::unix::net::UnixListener;
 
     use crate::wire::packet::ErrorCode;
-    use nix::sys::stat::{SFlag, makedev, mknod};
+    use nix::fcntl::open;
+    use nix::sys::stat::{Mode, SFlag, makedev, mknod};
     use nix::unistd::{Uid, mkfifo};
 
     /// Roots that resolve in each way possible here.
     fn roots(path: &Path, policy: Policy) -> Vec<Root> {
         let best = Root::open(path, policy).unwrap();
         if best.methods.resolver == Resolver::Walk {
-            eprintln!("skipped: openat2 is not available here");
+            skip("openat2 is not available here");
             return vec![best];
         }
         let methods = Methods {
@@ -505,7 +488,7 @@ mod tests {
         let device = base.path().join("null");
         let mode = Mode::S_IRUSR | Mode::S_IWUSR;
         if let Err(errno) = mknod(&device, SFlag::S_IFCHR, mode, makedev(1, 3)) {
-            eprintln!("skipped: can't make a device: {errno}");
+            skip(format_args!("can't make a device: {errno}"));
             return;
         }
         let policy = Policy {
@@ -527,7 +510,7 @@ mod tests {
     #[test]
     fn what_the_user_may_not_read_is_refused() {
         if Uid::effective().is_root() {
-            eprintln!("skipped: root may read everything");
+            skip("root may read everything");
             return;
         }
         let base = tempfile::tempdir().unwrap();
@@ -652,7 +635,7 @@ mod tests {
             ("closed", "chmod o+x"),
         ] {
             if name == "closed" && Uid::effective().is_root() {
-                eprintln!("skipped: root may search everything");
+                skip("root may search everything");
                 continue;
             }
             let error = Root::open(&path.join(name), Policy::default()).unwrap_err();

@@ -160,6 +160,7 @@ const MAX_SWEPT_KNOWN: usize = 64;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::file::skipped::skip;
     use std::fs::File;
 
     #[test]
@@ -186,7 +187,7 @@ mod tests {
         let space = fstatvfs(&directory).unwrap();
         let free = space.blocks_available() * space.fragment_size();
         if free < 1 << 20 {
-            eprintln!("skipped: the disk tells no figures");
+            skip("the disk tells no figures");
             return;
         }
         let uploads = Uploads::default();

@@ -25,8 +25,8 @@ use super::error::StorageError;
 use super::file_offset;
 use super::policy::Policy;
 use super::publish::{self, Publisher};
-use super::resolve::kind;
 use super::space::{Reserve, Uploads};
+use super::walk::kind;
 
 /// A file on its way in. Dropped, it is gone; [`Upload::commit`] puts it in
 /// place. Holds two descriptors: its directory's and, once data has come, its own.
@@ -314,6 +314,7 @@ mod tests {
     use super::super::{Methods, Root};
     use super::*;
     use crate::file::reading::ReadAt;
+    use crate::file::skipped::skip;
     use crate::wire::packet::ErrorCode;
     use std::fs::{self, File, Permissions};
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -347,7 +348,7 @@ mod tests {
             let directory = File::open(&path).unwrap();
             let linked = publisher.link(directory.as_fd(), directory.as_fd(), b".");
             if publisher != Publisher::Named && linked != Err(Errno::EEXIST) {
-                eprintln!("skipped: {publisher:?} is not available here");
+                skip(format_args!("{publisher:?} is not available here"));
                 continue;
             }
             eprintln!("{publisher:?}");
@@ -483,7 +484,7 @@ mod tests {
     #[test]
     fn root_keeps_the_owner_of_a_replaced_file() {
         if !Uid::effective().is_root() {
-            eprintln!("skipped: only root may give files away");
+            skip("only root may give files away");
             return;
         }
         for_each_publisher(OVERWRITE, |path, root| {
@@ -509,7 +510,7 @@ mod tests {
             let before = names(path);
             for name in ["directory", "link", "dangling", "fifo", "protected"] {
                 if name == "protected" && Uid::effective().is_root() {
-                    eprintln!("skipped: root may write everything");
+                    skip("root may write everything");
                     continue;
                 }
                 let refused = code(root.create(name.as_bytes(), None));
@@ -600,7 +601,7 @@ mod tests {
             upload.write_at(0, b"short").unwrap();
             let made = upload.made.as_ref().unwrap();
             if made.reserve.bytes() == 0 {
-                eprintln!("skipped: no reserving in this file system");
+                skip("no reserving in this file system");
                 return;
             }
             assert!(fstat(&made.file).unwrap().st_blocks >= (1 << 20) / 512);
@@ -617,7 +618,7 @@ mod tests {
         const MIB: u64 = 1 << 20;
         for_each_publisher(Policy::default(), |_, root| {
             let Ok(mut upload) = root.create(b"new", Some(1 << 30)) else {
-                eprintln!("skipped: the disk is too small");
+                skip("the disk is too small");
                 return;
             };
             for offset in [0, 2 * MIB, 5 * MIB] {
@@ -654,7 +655,7 @@ mod tests {
     #[test]
     fn a_directory_without_the_right_to_write_is_told_at_once() {
         if Uid::effective().is_root() {
-            eprintln!("skipped: root may write everywhere");
+            skip("root may write everywhere");
             return;
         }
         for_each_publisher(Policy::default(), |path, root| {
@@ -784,7 +785,7 @@ mod tests {
         match in_namespace(mount.to_owned()).output() {
             Ok(output) if output.status.success() => {}
             other => {
-                eprintln!("skipped: can't mount a small disk: {other:?}");
+                skip(format_args!("can't mount a small disk: {other:?}"));
                 return;
             }
         }

@@ -181,6 +181,10 @@ pub struct Confinement<'a> {
     pub writable: bool,
     /// Whether the directories in it may be listed.
     pub listable: bool,
+    /// Other directories, of which the files may be read.
+    pub linked: &'a [BorrowedFd<'a>],
+    /// Whether those may be listed.
+    pub linked_listable: bool,
     /// The directory of the log file, which is opened again when it was moved
     /// away.
     pub log_directory: Option<BorrowedFd<'a>>,

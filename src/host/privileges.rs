@@ -26,30 +26,18 @@ pub struct Identity {
 
 impl Identity {
     /// Looks up a user and a group, each a name or a number; without a group it
-    /// is the user's own. A number needs no entry in the user database.
+    /// is the user's own. A number needs no user database: without an entry there,
+    /// the group has the user's number.
     ///
     /// # Errors
     /// One line that says which of them there isn't.
     pub fn find(user: &str, group: Option<&str>) -> Result<Self, String> {
-        let number = user.parse().ok().map(Uid::from_raw);
-        let entry = match number {
-            Some(uid) => User::from_uid(uid),
-            None => User::from_name(user),
-        };
-        let entry = entry.map_err(|errno| format!("cannot look up the user {user}: {errno}"))?;
-        let uid = number
-            .or(entry.as_ref().map(|entry| entry.uid))
-            .ok_or_else(|| format!("there is no user {user}; create it or name another with -u"))?;
-        let gid = match group {
+        let (user, own_group) = find_user(user)?;
+        let group = match group {
             Some(group) => find_group(group)?,
-            None => entry.map(|entry| entry.gid).ok_or_else(|| {
-                format!("the user {user} has no entry; name a group as well: -u {user}:GROUP")
-            })?,
+            None => own_group,
         };
-        Ok(Self {
-            user: uid,
-            group: gid,
-        })
+        Ok(Self { user, group })
     }
 
     /// Gives it a file, so that it can open that again.
@@ -81,14 +69,40 @@ impl fmt::Display for Identity {
     }
 }
 
+/// A user and its own group.
+fn find_user(user: &str) -> Result<(Uid, Gid), String> {
+    if let Ok(number) = user.parse() {
+        let uid = Uid::from_raw(number);
+        let entry = User::from_uid(uid).ok().flatten();
+        let gid = entry.map_or(Gid::from_raw(number), |entry| entry.gid);
+        return Ok((uid, gid));
+    }
+    no_database(User::from_name(user))
+        .map_err(|errno| format!("cannot look up the user {user}: {}", words(errno)))?
+        .map(|entry| (entry.uid, entry.gid))
+        .ok_or_else(|| format!("there is no user {user}; create it or name another with -u"))
+}
+
 fn find_group(group: &str) -> Result<Gid, String> {
     if let Ok(number) = group.parse() {
         return Ok(Gid::from_raw(number));
     }
-    Group::from_name(group)
-        .map_err(|errno| format!("cannot look up the group {group}: {errno}"))?
+    no_database(Group::from_name(group))
+        .map_err(|errno| format!("cannot look up the group {group}: {}", words(errno)))?
         .map(|entry| entry.gid)
         .ok_or_else(|| format!("there is no group {group}; create it or name another with -u"))
+}
+
+/// Where there is no database, nobody is in it.
+fn no_database<T>(found: nix::Result<Option<T>>) -> nix::Result<Option<T>> {
+    match found {
+        Err(Errno::ENOENT) => Ok(None),
+        other => other,
+    }
+}
+
+fn words(errno: Errno) -> String {
+    errno.desc().to_lowercase()
 }
 
 /// Whether the process runs as root, whatever that is still worth.
@@ -130,6 +144,8 @@ mod tests {
             ("root", Some("1234"), identity(0, 1234)),
             ("1234567", Some("root"), identity(1_234_567, 0)),
             ("1234567", Some("89"), identity(1_234_567, 89)),
+            // No entry.
+            ("1234567", None, identity(1_234_567, 1_234_567)),
         ] {
             assert_eq!(Identity::find(user, group), Ok(found), "{user}:{group:?}");
         }
@@ -137,7 +153,6 @@ mod tests {
             ("no-such-user", None, "no user no-such-user"),
             ("no-such-user", Some("0"), "no user no-such-user"),
             ("root", Some("no-such-group"), "no group no-such-group"),
-            ("1234567", None, "-u 1234567:GROUP"),
             ("-1", None, "no user -1"),
             ("4294967296", None, "no user 4294967296"),
         ] {

@@ -14,8 +14,13 @@ pub struct Random {
 impl Random {
     /// The next number.
     pub fn number(&mut self) -> u32 {
+        self.seed() as u32
+    }
+
+    /// The next one, twice as long.
+    pub fn seed(&mut self) -> u64 {
         self.count += 1;
-        self.key.hash_one(self.count) as u32
+        self.key.hash_one(self.count)
     }
 }
 

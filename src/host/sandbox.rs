@@ -1,11 +1,18 @@
 //! What the kernel is told to forbid us from here on (Landlock, Linux 5.13).
 //!
-//! Only the served directory stays, and those of the log file and the map file,
+//! Only the served directory stays, and what links may lead to, and those of the log file and the map file,
 //! so that these can be opened again when another has taken their place, and of
 //! the pid file, so that it can be removed; no TCP (Linux 6.7), no signals to
 //! other processes and no abstract sockets of theirs (6.12). Older kernels forbid
 //! what they know of. Descriptors that are open already keep their rights. Must
 //! not: allow more than the options ask for.
+
+use std::path::{Path, PathBuf};
+
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, PathBeneath, PathFd, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetError, RulesetStatus, Scope, make_bitflags,
+};
 
 use super::{Confinement, ConfinementError};
 
@@ -20,30 +27,17 @@ pub enum Enforcement {
     None,
 }
 
+/// The newest that this was tried with: later ones must not surprise.
+const KNOWN: ABI = ABI::V6;
+
 /// Shuts the calling thread in, as far as the kernel can.
-#[cfg(feature = "sandbox")]
 pub(super) fn enter(keep: &Confinement<'_>) -> Result<Enforcement, ConfinementError> {
     landlocked(keep).map_err(|error| ConfinementError::Sandbox(error.into()))
 }
 
-/// Built without a sandbox.
-#[cfg(not(feature = "sandbox"))]
-#[expect(clippy::unnecessary_wraps, reason = "with a sandbox it can fail")]
-pub(super) fn enter(_: &Confinement<'_>) -> Result<Enforcement, ConfinementError> {
-    Ok(Enforcement::None)
-}
-
-#[cfg(feature = "sandbox")]
-fn landlocked(keep: &Confinement<'_>) -> Result<Enforcement, landlock::RulesetError> {
-    use landlock::{
-        ABI, Access, AccessFs, AccessNet, PathBeneath, PathFd, Ruleset, RulesetAttr,
-        RulesetCreatedAttr, RulesetStatus, Scope, make_bitflags,
-    };
-
-    // The newest that this was tried with: later ones must not surprise.
-    const KNOWN: ABI = ABI::V6;
-
-    let mut in_root = make_bitflags!(AccessFs::{ReadFile});
+fn landlocked(keep: &Confinement<'_>) -> Result<Enforcement, RulesetError> {
+    let read = make_bitflags!(AccessFs::{ReadFile});
+    let mut in_root = read;
     if keep.writable {
         in_root |= make_bitflags!(AccessFs::{WriteFile | Truncate | MakeReg | RemoveFile});
     }
@@ -56,8 +50,14 @@ fn landlocked(keep: &Confinement<'_>) -> Result<Enforcement, landlock::RulesetEr
         .scope(Scope::from_all(KNOWN))?
         .create()?
         .add_rule(PathBeneath::new(keep.root, in_root))?;
+    for directory in keep.linked {
+        let mut access = read;
+        if keep.linked_listable {
+            access |= make_bitflags!(AccessFs::{ReadDir});
+        }
+        rules = rules.add_rule(PathBeneath::new(directory, access))?;
+    }
     let append = make_bitflags!(AccessFs::{WriteFile | MakeReg});
-    let read = make_bitflags!(AccessFs::{ReadFile});
     let remove = make_bitflags!(AccessFs::{RemoveFile});
     if let Some(directory) = keep.log_directory {
         rules = rules.add_rule(PathBeneath::new(directory, append))?;
@@ -80,8 +80,7 @@ fn landlocked(keep: &Confinement<'_>) -> Result<Enforcement, landlock::RulesetEr
 /// The directory in which another file takes the place of this one, or none.
 /// None for a device: nobody moves that away, and its directory holds all the
 /// others.
-#[cfg(feature = "sandbox")]
-fn directory_of(file: &std::path::Path) -> Option<std::path::PathBuf> {
+fn directory_of(file: &Path) -> Option<PathBuf> {
     let file = file.canonicalize().ok()?;
     let directory = file.parent()?.to_owned();
     file.is_file().then_some(directory)

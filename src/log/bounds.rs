@@ -9,7 +9,7 @@ use std::hash::BuildHasher as _;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use crate::table::rate::{NetworkRateLimit, RateLimit};
+use crate::table::rate::NetworkRateLimit;
 
 /// Networks told apart; some share a place, and with it a bound.
 const NETWORKS: usize = 256;
@@ -74,9 +74,7 @@ pub(crate) struct Bounds {
 
 #[derive(Debug)]
 struct Bound {
-    all: RateLimit,
-    /// Half of it for each network.
-    networks: NetworkRateLimit,
+    lines: NetworkRateLimit,
     left_out: u64,
     /// When what was left out is to be told.
     due: Option<Instant>,
@@ -87,13 +85,7 @@ impl Bounds {
         // No stranger chooses whose place to share.
         let hasher = RandomState::new();
         let kinds = Kind::ALL.map(|kind| Bound {
-            all: RateLimit::new(kind.bound(), now),
-            networks: NetworkRateLimit::new(
-                kind.bound() / 2,
-                NETWORKS,
-                hasher.hash_one(kind.name()),
-                now,
-            ),
+            lines: NetworkRateLimit::new(kind.bound(), NETWORKS, hasher.hash_one(kind.name()), now),
             left_out: 0,
             due: None,
         });
@@ -104,7 +96,7 @@ impl Bounds {
     /// is counted.
     pub(crate) fn admit(&mut self, now: Instant, kind: Kind, client: IpAddr) -> bool {
         let bound = &mut self.kinds[kind as usize];
-        let admitted = bound.networks.take(now, client) && bound.all.take(now);
+        let admitted = bound.lines.take(now, client);
         if !admitted {
             bound.left_out += 1;
             bound.due.get_or_insert(now + SUMMARY_AFTER);

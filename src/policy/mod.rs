@@ -74,13 +74,13 @@ impl Policy {
         request: &Request<'_>,
         peer: SocketAddr,
     ) -> Result<Granted<'_>, Refusal> {
-        if !self.allowance.borrow_mut().may_begin(now) {
+        if !self.allowance.borrow_mut().may_begin(now, peer.ip()) {
             return Err(Refusal::Overload);
         }
         let mut work = Work::default();
         let granted = self.settle_for(now, request, peer, &mut work);
         work.entries += self.root.take_entries_read();
-        self.allowance.borrow_mut().spend(work);
+        self.allowance.borrow_mut().spend(work, peer.ip());
         granted
     }
 
@@ -139,18 +139,18 @@ mod tests {
             root: Root::open(home.path(), crate::file::Policy::default()).unwrap(),
             client_roots: None,
             map_file: Some(MapFile::open(&map, false).unwrap()),
-            allowance: WorkAllowance::new(start).into(),
+            allowance: WorkAllowance::new(7, start).into(),
         };
         let datagram = [&b"\0\x01"[..], &[b'a'; 400], b"\0octet\0"].concat();
         let Ok(Packet::Request(request)) = Packet::parse(&datagram) else {
             panic!("no request");
         };
-        let peer = "192.0.2.1:1024".parse().unwrap();
+        let peer: SocketAddr = "192.0.2.1:1024".parse().unwrap();
         let nearly_all = Work {
-            scanned: 1_999_000,
+            scanned: 999_000,
             ..Work::default()
         };
-        policy.allowance.borrow_mut().spend(nearly_all);
+        policy.allowance.borrow_mut().spend(nearly_all, peer.ip());
         let ask = |millis| {
             let settled = policy.settle(start + Duration::from_millis(millis), &request, peer);
             settled.err() != Some(Refusal::Overload)

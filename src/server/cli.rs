@@ -3,7 +3,7 @@
 
 use std::ffi::OsString;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{ArgAction, Parser};
@@ -30,9 +30,9 @@ use crate::wire::options::{
   tftpd -p 6969 --single-port --read-only /srv/tftp
                                           behind NAT or in a container")]
 pub struct Args {
-    /// Directory to serve; nothing outside it can be reached
-    #[arg(default_value = ".")]
-    pub root: PathBuf,
+    /// Directory to serve; nothing outside it can be reached [default: the current
+    /// directory]
+    pub root: Option<PathBuf>,
 
     /// UDP port to listen on; 0 picks a free one
     #[arg(short, long, default_value_t = 69, help_heading = "Listening")]
@@ -117,6 +117,7 @@ pub struct Args {
 
     /// Refuse all uploads
     #[arg(long, conflicts_with_all = ["overwrite", "max_upload", "umask"], help_heading = "Access")]
+    #[arg(overrides_with = "read_only")]
     pub read_only: bool,
 
     /// Let uploads replace existing files
@@ -148,6 +149,11 @@ pub struct Args {
     /// address, if there is one; otherwise from ROOT
     #[arg(long, value_name = "ip|mac", help_heading = "Access")]
     pub per_client_root: Option<NamedAfter>,
+
+    /// Directory outside ROOT that links below ROOT may lead to when a file is read;
+    /// can be repeated [default: none]
+    #[arg(long, value_name = "DIR", help_heading = "Access")]
+    pub follow_links: Vec<PathBuf>,
 
     /// If there is no file of exactly that name, look for one that differs only in
     /// the case of its letters
@@ -278,6 +284,11 @@ impl Args {
         Self::try_parse_from(words).map_err(|error| UsageError::new("tftpd", 2, &error))
     }
 
+    /// The directory to serve.
+    pub fn root(&self) -> &Path {
+        self.root.as_deref().unwrap_or(Path::new("."))
+    }
+
     /// Everything to listen on.
     ///
     /// # Errors
@@ -385,7 +396,7 @@ mod tests {
     #[test]
     fn two_options_are_enough() {
         let args = read(&["-p", "6969", "-t", "500"]).unwrap();
-        assert_eq!(args.root, PathBuf::from("."));
+        assert_eq!(args.root(), Path::new("."));
         assert_eq!(args.fixed_wait(), Some(Duration::from_millis(500)));
         assert_eq!(listening(&args), ["0.0.0.0:6969", "[::]:6969"]);
     }

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::rc::Rc;
 use std::time::Instant;
@@ -24,7 +24,7 @@ use crate::log::event::Event;
 use crate::net::pool::{STORM, SocketPool};
 use crate::net::{ListenSocket, TransferSocket};
 use crate::protocol::transfer::{Failure, Outcome, Transfer};
-use crate::session::{Context, Resources, SEND_BUDGET, Session, Turn, Watch};
+use crate::session::{Context, Resources, SEND_BUDGET, Session, Trace, Turn, Watch};
 use crate::table::{Endpoint, Fingerprint, SessionKey, Sessions, Tracked as _};
 use crate::wire::packet::ErrorCode;
 
@@ -62,13 +62,15 @@ impl Floor {
         shared: Option<Rc<[ListenSocket]>>,
         now: Instant,
     ) -> io::Result<Self> {
+        let mut random = Random::default();
+        let trace = log_enabled!(Level::Trace).then_some(report::packet as Trace);
         Ok(Self {
             poll: Poll::new()?,
-            resources: Resources::new(now, log_enabled!(Level::Trace).then_some(report::packet)),
+            resources: Resources::new(now, trace).with_seed(random.seed(), now),
             reporter: Reporter::new(now),
             counters: Counters::default(),
             unfinished: VecDeque::new(),
-            shared: shared.map(|listeners| SharedPorts::new(listeners, now)),
+            shared: shared.map(|listeners| SharedPorts::new(listeners, random.seed(), now)),
             socket_pool: match ports {
                 // The ports of a range are few.
                 Some(_) => SocketPool::beside(0),
@@ -76,7 +78,7 @@ impl Floor {
             },
             sessions,
             ports: ports.unwrap_or(ANY_PORT),
-            random: Random::default(),
+            random,
         })
     }
 
@@ -196,7 +198,9 @@ impl Floor {
         if let (Some(shared), Some(since), true) =
             (&mut self.shared, unverified_since, has_answered)
         {
-            shared.unverified.verified(clock::now(), since);
+            shared
+                .unverified
+                .verified(clock::now(), since, session.peer().ip());
         }
         if let Some(outcome) = outcome {
             let ending = Ending::Outcome(&outcome);
@@ -297,17 +301,17 @@ impl Floor {
 
     /// Whether there is room in the send buffer that transfers share for an answer
     /// to a peer that has never answered.
-    pub(super) fn may_answer(&mut self, now: Instant) -> bool {
+    pub(super) fn may_answer(&mut self, now: Instant, client: IpAddr) -> bool {
         match &mut self.shared {
-            Some(shared) => shared.unverified.take(now),
+            Some(shared) => shared.unverified.take(now, client),
             None => true,
         }
     }
 
     /// The same for an ERROR without a transfer.
-    pub(super) fn may_send_error(&mut self, now: Instant) -> bool {
+    pub(super) fn may_send_error(&mut self, now: Instant, client: IpAddr) -> bool {
         match &mut self.shared {
-            Some(shared) => shared.errors.take(now),
+            Some(shared) => shared.errors.take(now, client),
             None => true,
         }
     }
@@ -315,9 +319,10 @@ impl Floor {
     /// The same for the client of a session that repeats its request. Where that
     /// brings no answer there need be no room for one.
     pub(super) fn may_answer_again(&mut self, now: Instant, key: SessionKey) -> bool {
-        let session = self.sessions.get(key);
-        let is_answered = session.is_some_and(|it| it.answers_repeated_request(now));
-        !is_answered || self.may_answer(now)
+        let answered = self.sessions.get(key);
+        let answered = answered.filter(|it| it.answers_repeated_request(now));
+        let client = answered.map(|it| it.peer().ip());
+        client.is_none_or(|client| self.may_answer(now, client))
     }
 
     /// Sends one datagram from a socket of its own: answers to addresses where

@@ -6,6 +6,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use mio::{Interest, Registry};
 
@@ -23,12 +24,19 @@ use crate::wire::packet::Opcode;
 const BATCH_SLOTS: usize = 64;
 const BATCH_BYTES: usize = 256 * 1024;
 
+/// How long after an error of the kernel's a listener is tried again.
+const RETRY: Duration = Duration::from_millis(10);
+
 /// The side where requests come in.
 #[derive(Debug)]
 pub(super) struct Front {
     listeners: Rc<[ListenSocket]>,
     /// Listeners that may have more without a new event.
     unfinished: [bool; MAX_LISTENERS],
+    /// Listeners that the kernel refused to receive from, and may have more, too.
+    failed: [bool; MAX_LISTENERS],
+    /// When it is asked again.
+    retry_at: Option<Instant>,
     batch: Batch,
     pub(super) requests: Requests,
 }
@@ -38,6 +46,8 @@ impl Front {
         Self {
             listeners,
             unfinished: [false; MAX_LISTENERS],
+            failed: [false; MAX_LISTENERS],
+            retry_at: None,
             batch: Batch::new(BATCH_SLOTS, BATCH_BYTES),
             requests,
         }
@@ -64,9 +74,22 @@ impl Front {
         self.unfinished.contains(&true)
     }
 
+    /// When some listener may have more, though no event says so.
+    pub(super) const fn next_deadline(&self) -> Option<Instant> {
+        self.retry_at
+    }
+
     /// Takes the listeners that may have more.
-    pub(super) fn take_unfinished(&mut self) -> [bool; MAX_LISTENERS] {
-        std::mem::take(&mut self.unfinished)
+    pub(super) fn take_unfinished(&mut self, now: Instant) -> [bool; MAX_LISTENERS] {
+        let mut unfinished = std::mem::take(&mut self.unfinished);
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.retry_at = None;
+            let failed = std::mem::take(&mut self.failed);
+            for (is_unfinished, has_failed) in unfinished.iter_mut().zip(failed) {
+                *is_unfinished |= has_failed;
+            }
+        }
+        unfinished
     }
 
     /// No request is admitted from now on. In `single_port` mode the listen sockets
@@ -76,6 +99,7 @@ impl Front {
         if !single_port {
             // Closed, they leave the poll.
             self.listeners = Rc::new([]);
+            self.retry_at = None;
         }
     }
 
@@ -94,6 +118,10 @@ impl Front {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
             Err(error) => {
                 floor.count_socket_error("receive", listener.address(), &error);
+                // No event tells of what was there before. An error that stays must
+                // not keep the loop awake.
+                self.failed[index] = true;
+                self.retry_at.get_or_insert(clock::now() + RETRY);
                 return;
             }
         };

@@ -16,8 +16,11 @@
 pub mod address;
 pub mod cli;
 mod counters;
+mod drops;
+mod exposure;
 mod floor;
 mod front;
+mod hints;
 mod logging;
 mod report;
 mod requests;
@@ -160,7 +163,13 @@ impl Server {
         }
         let sign = self.notifier.as_ref().and_then(Notifier::next_sign);
         let idle_end = self.idle_end().filter(|_| is_idle);
-        let deadlines = [self.floor.next_deadline(), self.stop_at, sign, idle_end];
+        let deadlines = [
+            self.floor.next_deadline(),
+            self.front.next_deadline(),
+            self.stop_at,
+            sign,
+            idle_end,
+        ];
         let nearest = deadlines.into_iter().flatten().min()?;
         Some(nearest.saturating_duration_since(now))
     }
@@ -175,7 +184,7 @@ impl Server {
         }
         // What was left over comes after what is new: everyone gets a turn.
         let leftovers = self.floor.count_unfinished();
-        let mut listen_ready = self.front.take_unfinished();
+        let mut listen_ready = self.front.take_unfinished(now);
         let mut signalled = false;
         for event in events {
             match event.token() {

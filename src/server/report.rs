@@ -267,7 +267,7 @@ impl Reporter {
             outcome,
             lacks_last_ack: matches!(ending, Ending::Outcome(Outcome::LastAckMissing)),
             error,
-            hint: hint(session, ending),
+            hint: hint(session, ending, has_changed),
         }
         .write();
     }
@@ -362,13 +362,13 @@ fn outcome(ending: Ending<'_>) -> (&'static str, Option<(ErrorCode, Name<'_>)>) 
 }
 
 /// Where the pattern is known: what to look at.
-fn hint(session: &Session, ending: Ending<'_>) -> Option<&'static str> {
+fn hint(session: &Session, ending: Ending<'_>, has_changed: bool) -> Option<&'static str> {
     let progress = session.transfer().progress();
     let nothing_arrived = progress.verified && progress.blocks == 0;
     match ending {
         Ending::Outcome(Outcome::TimedOut) => {}
         Ending::Outcome(Outcome::LastAckMissing) if nothing_arrived => {}
-        Ending::Outcome(_) if has_changed(session, ending) => {
+        Ending::Outcome(_) if has_changed => {
             return Some("the file was written to while it was sent: it may have come mixed");
         }
         Ending::Outcome(Outcome::Completed) if is_short(session) => {

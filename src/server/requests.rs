@@ -10,7 +10,9 @@ use std::time::Instant;
 use log::debug;
 
 use super::REQUEST_LEN;
+use super::drops::DropLines;
 use super::floor::Floor;
+use super::hints;
 use super::report::Ending;
 use crate::file::{FileSink, FileSource, Root, StorageError, Upload};
 use crate::log::event::Event;
@@ -20,9 +22,8 @@ use crate::protocol::receiver::Receiver;
 use crate::protocol::sender::Sender;
 use crate::protocol::transfer::{Config, MAX_DATAGRAM, Opening, Transfer};
 use crate::session::{Content, Heading, Remote, Session, UNKNOWN_TRANSFER};
-use crate::table::rate::RateLimit;
+use crate::table::rate::NetworkRateLimit;
 use crate::table::{Admission, Endpoint, Fingerprint};
-use crate::wire::escape::escape;
 use crate::wire::options::{self, Limits, Negotiated};
 use crate::wire::packet::{
     Direction, ErrorCode, MAX_ERROR_LEN, Mode, Packet, ParseError, Request, emit_error,
@@ -30,8 +31,11 @@ use crate::wire::packet::{
 
 /// ERRORs a second in answer to requests that are refused: above what a room of
 /// machines that look for their configuration asks, below what makes us worth
-/// forging requests for.
+/// forging requests for. One client network has half of them.
 const REFUSALS: u32 = 10_000;
+
+/// Client networks told apart there.
+const NETWORKS: usize = 256;
 
 /// The well-known port (RFC 1350 §4).
 const TFTP_PORT: u16 = 69;
@@ -74,20 +78,26 @@ pub(super) struct Requests {
     /// Nothing new is begun.
     pub(super) is_closing: bool,
     /// How many requests may still be refused with an ERROR this second.
-    refusals: RateLimit,
-    /// At most one line a second about dropped requests.
-    drop_lines: RateLimit,
+    refusals: NetworkRateLimit,
+    drop_lines: DropLines,
 }
 
 impl Requests {
-    pub(super) fn new(policy: Policy, config: Config, limits: Limits, now: Instant) -> Self {
+    /// No stranger knows the `seed`: none chooses whose share to take.
+    pub(super) fn new(
+        policy: Policy,
+        config: Config,
+        limits: Limits,
+        seed: u64,
+        now: Instant,
+    ) -> Self {
         Self {
             policy,
             config,
             limits,
             is_closing: false,
-            refusals: RateLimit::new(REFUSALS, now),
-            drop_lines: RateLimit::new(1, now),
+            refusals: NetworkRateLimit::new(REFUSALS, NETWORKS, seed, now),
+            drop_lines: DropLines::new(seed, now),
         }
     }
 
@@ -205,7 +215,7 @@ impl Requests {
                 return;
             }
         };
-        if !floor.may_answer(now) {
+        if !floor.may_answer(now, endpoint.peer.ip()) {
             let reason = "too many are being answered that have not been heard of";
             self.shed(now, endpoint.peer, reason, floor);
             return;
@@ -309,15 +319,7 @@ impl Requests {
             NoSession::Answer(error, own_root) => {
                 let code = error.code();
                 let root = own_root.as_ref().unwrap_or(&self.policy.root);
-                let similar = || {
-                    let name = root.similar(request.filename)?;
-                    let name = escape(&name);
-                    Some(format!("did you mean {name}? try --ignore-case"))
-                };
-                let hint = || match (request.direction, code) {
-                    (Direction::Read, ErrorCode::FileNotFound) => similar(),
-                    _ => error.hint().map(str::to_owned),
-                };
+                let hint = || hints::hint(root, request, error);
                 reporter.refusal(now, request, peer, code, error, hint);
                 (code, error.message())
             }
@@ -328,7 +330,7 @@ impl Requests {
             }
         };
         floor.counters.refused += 1;
-        if self.refusals.take(now) {
+        if self.refusals.take(now, peer.ip()) {
             answer(now, listener, endpoint, code, text, floor);
         } else {
             floor.counters.unanswered += 1;
@@ -351,7 +353,7 @@ impl Requests {
         count: u64,
         floor: &Floor,
     ) {
-        if self.drop_lines.take(now) {
+        if self.drop_lines.take(now, reason, peer.ip()) {
             Event::Dropped {
                 peer,
                 reason,
@@ -378,7 +380,7 @@ fn answer_malformed(
     };
     floor.counters.malformed += 1;
     debug!("{peer}: malformed request: {error}");
-    if floor.resources.ingress.nonsense.take(now) {
+    if floor.resources.ingress.nonsense.take(now, peer.ip()) {
         answer(
             now,
             listener,
@@ -395,7 +397,8 @@ fn answer_malformed(
 /// RFC 1350 §4: a peer that sends blocks of a transfer that isn't here is told so.
 fn turn_away(now: Instant, listener: &ListenSocket, endpoint: &Endpoint, floor: &mut Floor) {
     floor.counters.strangers += 1;
-    if floor.resources.ingress.nonsense.take(now) {
+    let client = endpoint.peer.ip();
+    if floor.resources.ingress.nonsense.take(now, client) {
         let code = ErrorCode::UnknownTransferId;
         answer(now, listener, endpoint, code, UNKNOWN_TRANSFER, floor);
     } else {
@@ -419,7 +422,7 @@ fn answer(
     if let Some(trace) = floor.resources.ingress.trace {
         trace(endpoint.peer, Heading::Sent, packet);
     }
-    let sent = if floor.may_send_error(now) {
+    let sent = if floor.may_send_error(now, endpoint.peer.ip()) {
         listener.answer(packet, endpoint.peer, endpoint.local)
     } else {
         Err(io::ErrorKind::WouldBlock.into())

@@ -32,12 +32,12 @@ pub(super) struct SharedPorts {
 
 impl SharedPorts {
     /// The sockets must have been made fit to carry transfers as well.
-    pub(super) fn new(listeners: Rc<[ListenSocket]>, now: Instant) -> Self {
+    pub(super) fn new(listeners: Rc<[ListenSocket]>, seed: u64, now: Instant) -> Self {
         let buffers = listeners.iter().map(ListenSocket::send_buffer);
         let buffer = buffers.min().unwrap_or(0);
         Self {
-            unverified: UnverifiedAnswers::within(buffer, now),
-            errors: UnverifiedAnswers::within(buffer, now),
+            unverified: UnverifiedAnswers::within(buffer, seed, now),
+            errors: UnverifiedAnswers::within(buffer, seed, now),
             waiting: vec![Vec::new(); listeners.len()],
             listeners,
             slot_len: REQUEST_LEN,

@@ -21,9 +21,10 @@ use super::cli::{Args, UserAndGroup};
 use super::floor::Floor;
 use super::front::Front;
 use super::requests::Requests;
-use super::{Lifetime, MAX_LISTENERS, Server, logging};
-use crate::file::{self, Directory, Root, reason};
+use super::{Lifetime, MAX_LISTENERS, Server, exposure, logging};
+use crate::file::{self, Directory, Root, RootError, reason};
 use crate::host::clock;
+use crate::host::random::Random;
 use crate::host::{
     self, Confinement, Enforcement, Identity, Inherited, Notifier, PidFile, Signals,
 };
@@ -82,25 +83,28 @@ impl Server {
             listeners.iter().for_each(ListenSocket::prepare_sharing);
         }
         let listeners: Rc<[ListenSocket]> = Rc::from(listeners);
-        let directory = Directory::open(&args.root)?;
+        let directory = Directory::open(args.root())?;
         // As it is seen from outside.
-        let path = args.root.canonicalize().unwrap_or(args.root.clone());
+        let path = args.root().canonicalize().unwrap_or(args.root().into());
+        exposure::check(args, directory.as_fd(), &path)?;
+        let linked = linked_directories(args)?;
         let signals = Signals::take_over()?;
         let mut pid_file = args.pid_file.as_deref().map(reserve_pid_file).transpose()?;
         let max_sessions = max_sessions(args, host::raise_open_files()?);
         let lifetime = lifetime(args, inherited.by_inetd);
         // The sandbox hides how many processors there are.
         let busy_poll = busy_poll(args);
-        let enforcement = confine(args, directory.as_fd(), log_file.as_ref())?;
+        let enforcement = confine(args, directory.as_fd(), &linked, log_file.as_ref())?;
         if let Some(pid_file) = pid_file.as_mut().filter(|_| args.chroot) {
             pid_file.lose_path();
         }
+        let mut random = Random::default();
         let policy = Policy {
             access: access(args),
-            root: Root::within(directory, policy(args))?,
+            root: Root::with_links(directory, linked, policy(args))?,
             client_roots,
             map_file,
-            allowance: WorkAllowance::new(clock::now()).into(),
+            allowance: WorkAllowance::new(random.seed(), clock::now()).into(),
         };
         let root = path.display();
         let addresses: Vec<_> = listeners.iter().map(ListenSocket::address).collect();
@@ -113,7 +117,7 @@ impl Server {
             mapped_by: mapped_by.as_ref().map(|map| Cut(map)),
         };
         let now = clock::now();
-        let requests = Requests::new(policy, config(args), limits(args), now);
+        let requests = Requests::new(policy, config(args), limits(args), random.seed(), now);
         let shared = args.single_port.then(|| Rc::clone(&listeners));
         let sessions = Sessions::new(max_sessions, now).with_client_limit(
             args.max_sessions_per_client
@@ -134,15 +138,25 @@ impl Server {
         server.notifier = notifier;
         server.pid_file = pid_file;
         debug!("waiting for answers awake for up to {busy_poll:?}");
-        advise(args, enforcement);
+        tell_enforcement(args, enforcement);
+        exposure::advise(args, &path);
         Ok(server)
     }
+}
+
+/// What links may lead to.
+fn linked_directories(args: &Args) -> Result<Vec<Directory>, RootError> {
+    let opened = args.follow_links.iter().map(|path| Directory::open(path));
+    opened
+        .collect::<Result<_, _>>()
+        .map_err(RootError::of_links)
 }
 
 /// Gives up every right that serving `root` doesn't take.
 fn confine(
     args: &Args,
     root: BorrowedFd<'_>,
+    linked: &[Directory],
     log_file: Option<&LogFile>,
 ) -> Result<Enforcement, Box<dyn Error>> {
     let find = |it: &UserAndGroup| Identity::find(&it.user, it.group.as_deref());
@@ -152,8 +166,11 @@ fn confine(
         // told when it is tried.
         let _ = log_file.with_regular(|file| identity.adopt(file));
     }
+    let linked: Vec<_> = linked.iter().map(AsFd::as_fd).collect();
     let confinement = Confinement {
         root,
+        linked: &linked,
+        linked_listable: args.ignore_case,
         writable: !args.read_only,
         // Uploads look for what was left behind.
         listable: args.ignore_case || !args.read_only,
@@ -172,7 +189,7 @@ fn confine(
 /// # Errors
 /// A map file or a root that can't be used.
 pub fn test_map(args: &Args, path: &Path) -> Result<(), Box<dyn Error>> {
-    let root = Root::open(&args.root, policy(args))?;
+    let root = Root::open(args.root(), policy(args))?;
     let (names, out) = (io::stdin().lock(), io::stdout().lock());
     map_test::run(path, &root, args.ipv6, names, out)
 }
@@ -381,15 +398,12 @@ const fn described(args: &Args) -> &'static str {
     }
 }
 
-/// Says what the confinement leaves to be wished for.
-fn advise(args: &Args, enforcement: Enforcement) {
+/// Says what the sandbox leaves to be wished for.
+fn tell_enforcement(args: &Args, enforcement: Enforcement) {
     match enforcement {
         _ if args.no_sandbox => {}
         Enforcement::Full => debug!("the sandbox is up"),
         Enforcement::Partial => info!("the sandbox is up, as far as this kernel can enforce it"),
-        Enforcement::None => info!("there is no sandbox: the kernel or this build lacks Landlock"),
-    }
-    if args.user.is_none() && host::is_root() {
-        info!("running as root, with no capability left; a user of its own is better: -u USER");
+        Enforcement::None => info!("there is no sandbox: the kernel lacks Landlock"),
     }
 }

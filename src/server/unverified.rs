@@ -6,7 +6,10 @@
 //! [`SECONDS`], and those whose peer answers don't count any more; the rest of the
 //! buffer is left to transfers that are under way. Must not: read the clock.
 
+use std::net::IpAddr;
 use std::time::Instant;
+
+use crate::table::rate::{network, place};
 
 /// Longer than the kernel looks for a neighbour (three probes, a second each).
 const SECONDS: usize = 4;
@@ -18,69 +21,107 @@ const COST: usize = 2 * 1280;
 /// Answers on their way that are always allowed.
 const MIN_ANSWERS: u32 = 2048;
 
+/// Client networks told apart; some share a place, and with it a bound.
+const NETWORKS: usize = 256;
+
 /// The answers of the last [`SECONDS`].
 #[derive(Debug)]
 pub(super) struct UnverifiedAnswers {
     limit: u32,
     origin: Instant,
-    /// The second that was counted last, from `origin`.
+    seed: u64,
+    all: Counts,
+    networks: Box<[Counts]>,
+}
+
+/// How many were sent in each second.
+#[derive(Debug, Clone, Copy, Default)]
+struct Counts {
+    /// The second that was counted last, from the origin.
     second: u64,
-    /// How many were sent in each second.
     counts: [u32; SECONDS],
 }
 
 impl UnverifiedAnswers {
     /// As many as take a quarter of a buffer of `bytes`; [`MIN_ANSWERS`] in any case:
     /// where the buffer is small, a room of machines that are switched on at once
-    /// comes first.
-    pub(super) fn within(bytes: usize, now: Instant) -> Self {
+    /// comes first. No stranger knows the `seed`: none chooses whose share to take.
+    pub(super) fn within(bytes: usize, seed: u64, now: Instant) -> Self {
         let quarter = u32::try_from(bytes / 4 / COST).unwrap_or(u32::MAX);
-        Self::new(quarter.max(MIN_ANSWERS), now)
+        Self::new(quarter.max(MIN_ANSWERS), seed, now)
     }
 
-    fn new(limit: u32, now: Instant) -> Self {
+    fn new(limit: u32, seed: u64, now: Instant) -> Self {
         Self {
             limit,
             origin: now,
-            second: 0,
-            counts: [0; SECONDS],
+            seed,
+            all: Counts::default(),
+            networks: vec![Counts::default(); NETWORKS].into_boxed_slice(),
         }
     }
 
-    /// Whether one more may be sent.
-    pub(super) fn take(&mut self, now: Instant) -> bool {
-        self.advance(now);
-        let fits = self.counts.iter().sum::<u32>() < self.limit;
-        self.counts[second_index(self.second)] += u32::from(fits);
+    /// Whether one more may be sent to `client`. Its network has no more than it
+    /// leaves to all others.
+    pub(super) fn take(&mut self, now: Instant, client: IpAddr) -> bool {
+        let second = self.second_of(now);
+        let left = self.limit.saturating_sub(self.all.sum(second));
+        let own = self.of_network(client);
+        let fits = own.sum(second) < left;
+        if fits {
+            own.add(second);
+            self.all.add(second);
+        }
         fits
     }
 
-    /// The one that was sent at `sent` has been answered.
-    pub(super) fn verified(&mut self, now: Instant, sent: Instant) {
-        self.advance(now);
-        let second = self.second_of(sent);
-        if second <= self.second && second + SECONDS as u64 > self.second {
-            let count = &mut self.counts[second_index(second)];
-            *count = count.saturating_sub(1);
-        }
+    /// The one that was sent to `client` at `sent` has been answered.
+    pub(super) fn verified(&mut self, now: Instant, sent: Instant, client: IpAddr) {
+        let (now, sent) = (self.second_of(now), self.second_of(sent));
+        self.all.take_off(now, sent);
+        self.of_network(client).take_off(now, sent);
+    }
+
+    fn of_network(&mut self, client: IpAddr) -> &mut Counts {
+        &mut self.networks[place(self.seed, network(client), NETWORKS)]
     }
 
     fn second_of(&self, time: Instant) -> u64 {
         time.saturating_duration_since(self.origin).as_secs()
     }
+}
 
-    fn advance(&mut self, now: Instant) {
-        let second = self.second_of(now).max(self.second);
+impl Counts {
+    fn sum(&mut self, now: u64) -> u32 {
+        self.advance(now);
+        self.counts.iter().sum()
+    }
+
+    fn add(&mut self, now: u64) {
+        self.advance(now);
+        self.counts[index_of(self.second)] += 1;
+    }
+
+    fn take_off(&mut self, now: u64, sent: u64) {
+        self.advance(now);
+        if sent <= self.second && sent + SECONDS as u64 > self.second {
+            let count = &mut self.counts[index_of(sent)];
+            *count = count.saturating_sub(1);
+        }
+    }
+
+    fn advance(&mut self, now: u64) {
+        let second = now.max(self.second);
         let passed = second - self.second;
         for later in 1..=passed.min(SECONDS as u64) {
-            self.counts[second_index(self.second + later)] = 0;
+            self.counts[index_of(self.second + later)] = 0;
         }
         self.second = second;
     }
 }
 
 /// Where a second is counted.
-const fn second_index(second: u64) -> usize {
+const fn index_of(second: u64) -> usize {
     second as usize % SECONDS
 }
 
@@ -95,21 +136,37 @@ mod tests {
     fn unverified_peers_take_their_share_and_no_more() {
         let start = clock::now();
         let at = |milliseconds| start + Duration::from_millis(milliseconds);
-        let mut answers = UnverifiedAnswers::new(3, start);
-        assert!([0, 10, 900].iter().all(|&sent| answers.take(at(sent))));
-        assert!(!answers.take(at(1000)), "three are on their way");
+        let client = IpAddr::from([192, 0, 2, 1]);
+        let mut answers = UnverifiedAnswers::new(6, 7, start);
+        let takes = |answers: &mut UnverifiedAnswers, time| answers.take(at(time), client);
+        assert!([0, 10, 900].iter().all(|&sent| takes(&mut answers, sent)));
+        assert!(!takes(&mut answers, 1000), "three are on their way");
         // One is answered: it isn't any more.
-        answers.verified(at(1001), at(10));
-        assert!(answers.take(at(1002)));
-        assert!(!answers.take(at(3999)));
+        answers.verified(at(1001), at(10), client);
+        assert!(takes(&mut answers, 1002));
+        assert!(!takes(&mut answers, 3999));
         // Those of the first second are given up by the kernel.
-        assert!(answers.take(at(4000)) && answers.take(at(4001)));
-        assert!(!answers.take(at(4999)));
+        assert!(takes(&mut answers, 4000) && takes(&mut answers, 4001));
+        assert!(!takes(&mut answers, 4999));
         // An answer that comes late sets nothing free.
-        answers.verified(at(4999), at(900));
-        assert!(!answers.take(at(4999)));
+        answers.verified(at(4999), at(900), client);
+        assert!(!takes(&mut answers, 4999));
         // A long pause.
-        assert!((0..3).all(|_| answers.take(at(1_000_000))));
-        assert!(!answers.take(at(1_000_000)));
+        assert!((0..3).all(|_| takes(&mut answers, 1_000_000)));
+        assert!(!takes(&mut answers, 1_000_000));
+    }
+
+    #[test]
+    fn a_flood_in_the_name_of_one_network_leaves_as_much_to_all_others() {
+        let start = clock::now();
+        let mut answers = UnverifiedAnswers::within(0, 7, start);
+        let mut taken = |network: u8, requests: u32| {
+            let client = |host: u32| [192, 0, network, host as u8].into();
+            let fits = (0..requests).filter(|&host| answers.take(start, client(host)));
+            fits.count()
+        };
+        assert_eq!(taken(1, 100_000), MIN_ANSWERS as usize / 2);
+        assert_eq!(taken(2, 500), 500, "an honest network");
+        assert_eq!(taken(1, 1), 0);
     }
 }

@@ -12,7 +12,7 @@ use super::prefetch::PrefetchPool;
 use super::{MAX_SEND, NONSENSE_ANSWERS};
 use crate::file::{MAX_RUN, WriteBuffer};
 use crate::net::{Batch, MAX_DATA_PACKET, MAX_SEGMENTS, TransferSocket};
-use crate::table::rate::RateLimit;
+use crate::table::rate::NetworkRateLimit;
 
 /// Datagrams received with one call at most.
 const BATCH_SLOTS: usize = 64;
@@ -20,6 +20,9 @@ const BATCH_SLOTS: usize = 64;
 /// Bytes that a batch of received datagrams takes: 64 requests of up to 4 KiB,
 /// or a few of the largest blocks.
 pub(super) const BATCH_BYTES: usize = 256 * 1024;
+
+/// Networks told apart where nonsense is answered.
+const NETWORKS: usize = 64;
 
 // The buffers hold the largest of what they are for, and one call sends a run.
 const _: () = assert!(BATCH_BYTES > MAX_DATA_PACKET && MAX_DATA_PACKET <= MAX_SEND);
@@ -76,19 +79,31 @@ impl Resources {
             pool: PrefetchPool::default(),
             write_buffer: WriteBuffer::default(),
             ingress: Ingress {
-                nonsense: RateLimit::new(NONSENSE_ANSWERS, now),
+                nonsense: nonsense_limit(0, now),
                 drops: DropCounters::default(),
                 trace,
             },
         }
     }
+
+    /// The same for a server: no stranger knows the `seed`, so that none chooses
+    /// whose share of the answers to take.
+    #[must_use]
+    pub fn with_seed(mut self, seed: u64, now: Instant) -> Self {
+        self.ingress.nonsense = nonsense_limit(seed, now);
+        self
+    }
+}
+
+fn nonsense_limit(seed: u64, now: Instant) -> NetworkRateLimit {
+    NetworkRateLimit::new(NONSENSE_ANSWERS, NETWORKS, seed, now)
 }
 
 /// Bounds, counts and shows what comes from outside.
 #[derive(Debug)]
 pub struct Ingress {
     /// How much nonsense may still be answered this second.
-    pub nonsense: RateLimit,
+    pub nonsense: NetworkRateLimit,
     /// What went wrong beside the transfers.
     pub drops: DropCounters,
     /// Is shown every packet, if there is anyone to show them to.

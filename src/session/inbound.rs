@@ -204,7 +204,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
             ingress.drops.strangers += 1;
             if matches!(packet, Ok(Packet::Error { .. })) {
                 // Never answered (RFC 1350 §7).
-            } else if ingress.nonsense.take(now) {
+            } else if ingress.nonsense.take(now, sender.ip()) {
                 self.turn_away(sender, ingress.trace);
             } else {
                 ingress.drops.unanswered += 1;

@@ -1,8 +1,10 @@
 //! A bounded number of something each second. Must not: read the clock.
 
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
+
+const SECOND: Duration = Duration::from_secs(1);
 
 /// How much of it is still allowed.
 #[derive(Debug)]
@@ -24,7 +26,7 @@ impl RateLimit {
 
     /// Whether one more is allowed now.
     pub fn take(&mut self, now: Instant) -> bool {
-        if now.saturating_duration_since(self.since) >= Duration::from_secs(1) {
+        if now.saturating_duration_since(self.since) >= SECOND {
             self.since = now;
             self.left = self.per_second;
         }
@@ -34,15 +36,21 @@ impl RateLimit {
     }
 }
 
-/// The same for each client network, an IPv4 /24 or an IPv6 /64, as well.
+/// The same, shared out among client networks, each an IPv4 /24 or an IPv6 /64: none
+/// takes more than it leaves to all others.
 ///
-/// Networks are told apart by a hash, and some share a bucket and with it the
-/// bound: the memory doesn't grow with the number of addresses that are forged.
+/// So one alone has half of it, and where some have had much there is still
+/// something for one that has had nothing. Networks are told apart by a hash, and
+/// some share a bucket: the memory doesn't grow with the number of addresses that
+/// are forged.
 #[derive(Debug)]
 pub struct NetworkRateLimit {
     per_second: u32,
+    left: u32,
+    since: Instant,
     seed: u64,
-    start: Instant,
+    /// Of which second [`Bucket`]s are, if they are of this one.
+    second: u32,
     buckets: Box<[Bucket]>,
 }
 
@@ -54,33 +62,44 @@ struct Bucket {
 }
 
 impl NetworkRateLimit {
-    /// `per_second` of it for each network, with so many buckets. A `seed` that
-    /// no stranger knows keeps him from choosing whose bucket to share.
+    /// `per_second` of it in all, from `now` on, with so many buckets, at least one.
+    /// A `seed` that no stranger knows keeps them from choosing whose bucket to share.
     pub fn new(per_second: u32, buckets: usize, seed: u64, now: Instant) -> Self {
         Self {
             per_second,
+            left: per_second,
+            since: now,
             seed,
-            start: now,
-            buckets: vec![Bucket::default(); buckets].into_boxed_slice(),
+            second: 0,
+            buckets: vec![Bucket::default(); buckets.max(1)].into_boxed_slice(),
         }
     }
 
     /// Whether one more is allowed now for the network of `client`.
     pub fn take(&mut self, now: Instant, client: IpAddr) -> bool {
-        let mut hasher = DefaultHasher::new();
-        (self.seed, network(client)).hash(&mut hasher);
-        let index = hasher.finish() as usize % self.buckets.len().max(1);
-        let Some(bucket) = self.buckets.get_mut(index) else {
-            return false;
-        };
-        let second = now.saturating_duration_since(self.start).as_secs() as u32;
+        if now.saturating_duration_since(self.since) >= SECOND {
+            self.since = now;
+            self.left = self.per_second;
+            self.second = self.second.wrapping_add(1);
+        }
+        let index = place(self.seed, network(client), self.buckets.len());
+        let second = self.second;
+        let bucket = &mut self.buckets[index];
         if bucket.second != second {
             *bucket = Bucket { second, taken: 0 };
         }
-        let allowed = bucket.taken < self.per_second;
+        let allowed = bucket.taken < self.left;
         bucket.taken += u32::from(allowed);
+        self.left -= u32::from(allowed);
         allowed
     }
+}
+
+/// Where in a table of `len` places what `key` stands for is counted.
+pub fn place(seed: u64, key: impl Hash, len: usize) -> usize {
+    let mut hasher = DefaultHasher::new();
+    (seed, key).hash(&mut hasher);
+    hasher.finish() as usize % len.max(1)
 }
 
 /// The network that a client is taken to be in: the first address of its IPv4 /24
@@ -116,19 +135,35 @@ mod tests {
     }
 
     #[test]
-    fn each_network_has_its_rate_each_second() {
+    fn no_network_takes_more_than_it_leaves_to_all_others() {
         let now = clock::now();
-        let mut limit = NetworkRateLimit::new(10, 64, 7, now);
+        let mut limit = NetworkRateLimit::new(100, 64, 7, now);
         let mut taken = |now, network: u8| {
             let client = |host: u8| [192, 0, network, host].into();
             (0..200)
                 .filter(|&host| limit.take(now, client(host)))
                 .count()
         };
-        assert_eq!(taken(now, 1), 10);
+        assert_eq!(taken(now, 1), 50);
         assert_eq!(taken(now, 1), 0);
-        assert_eq!(taken(now, 2), 10);
+        assert_eq!(taken(now, 2), 25);
+        assert_eq!(taken(now, 3), 13);
         let later = now + Duration::from_secs(1);
-        assert_eq!(taken(later, 1), 10);
+        assert_eq!(taken(later, 1), 50, "each second");
+    }
+
+    #[test]
+    fn a_flood_of_one_network_leaves_all_that_a_quiet_one_asks_for() {
+        let start = clock::now();
+        let mut limit = NetworkRateLimit::new(10_000, 256, 7, start);
+        let [noisy, quiet] = [[192, 0, 2, 1], [198, 51, 100, 1]].map(IpAddr::from);
+        // 34,000 a second, for three seconds; 1,000 a second beside it.
+        for number in 0..102_000_u64 {
+            let now = start + Duration::from_nanos(number * 29_411);
+            limit.take(now, noisy);
+            if number % 34 == 0 {
+                assert!(limit.take(now, quiet), "{number}");
+            }
+        }
     }
 }

@@ -26,9 +26,11 @@ use nix::unistd::geteuid;
 
 mod raw;
 mod server;
+mod skipped;
 
 pub use raw::*;
 pub use server::*;
+pub use skipped::skip;
 
 /// How long to wait for what must come. Generous: the machine may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(15);
@@ -133,16 +135,30 @@ pub fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T
 /// Where a program is; `None`, with the reason printed, where it is missing.
 /// On a CI machine nothing may be missing.
 pub fn require(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path)
-        .map(|dir| dir.join(program))
-        .find(|file| file.is_file());
+    let found = find_program(program);
     if found.is_none() {
         let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
         assert!(!ci, "{program} is not installed");
-        eprintln!("skipped: {program} is not installed");
+        skip(format_args!("{program} is not installed"));
     }
     found
+}
+
+/// Where a program is that even a CI machine may lack; `None`, with the reason
+/// printed, where it does.
+pub fn optional(program: &str) -> Option<PathBuf> {
+    let found = find_program(program);
+    if found.is_none() {
+        skip(format_args!("{program} is not installed"));
+    }
+    found
+}
+
+fn find_program(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .map(|dir| dir.join(program))
+        .find(|file| file.is_file())
 }
 
 /// Where `scripts/peers` has put a server; `None`, with the reason printed,
@@ -160,7 +176,7 @@ pub fn peer_program(name: &str) -> Option<PathBuf> {
     if let Err(reason) = reason {
         let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
         assert!(!ci || !geteuid().is_root(), "{name} {reason}");
-        eprintln!("skipped: {name} {reason}");
+        skip(format_args!("{name} {reason}"));
         return None;
     }
     Some(program)

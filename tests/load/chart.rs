@@ -98,8 +98,8 @@ fn draw(rows: &[Row]) -> String {
         text(&mut svg, x, baseline(index), "end", "", &row.title);
     }
     let captions = [
-        "throughput, longer is better",
-        "CPU per GB, shorter is better",
+        "throughput: right of 1 is better",
+        "CPU per GB: left of 1 is better",
     ];
     for (which, caption) in captions.into_iter().enumerate() {
         let left = NAMES + which as f64 * (PANEL + GAP);

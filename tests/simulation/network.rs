@@ -2,7 +2,7 @@
 //! queues, readiness as epoll tells it, ports that are full.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
@@ -47,9 +47,6 @@ enum Event {
 pub(crate) struct Socket {
     pub(crate) queue: VecDeque<Datagram>,
     errors: VecDeque<io::ErrorKind>,
-    /// A report waits for the loop. Edge-triggered: raised when something comes,
-    /// not for what is there.
-    raised: bool,
     wants_room: bool,
     full_until: Duration,
     /// Hears of what could not be delivered (`IP_RECVERR`).
@@ -72,6 +69,11 @@ pub(crate) struct Network {
     coming: BTreeMap<(Duration, u64), Event>,
     counter: u64,
     sockets: BTreeMap<SocketAddr, Socket>,
+    /// Those with a report for the loop. Edge-triggered: raised when something
+    /// comes, not for what is there.
+    raised: BTreeSet<SocketAddr>,
+    /// What the server sent, if somebody taps it.
+    pub(crate) tap: Option<Vec<Datagram>>,
     pub(crate) sent: u64,
     /// Follows from every datagram that was sent.
     pub(crate) trace: u64,
@@ -105,6 +107,8 @@ impl Net {
             coming: BTreeMap::new(),
             counter: 0,
             sockets: BTreeMap::new(),
+            raised: BTreeSet::new(),
+            tap: None,
             sent: 0,
             trace: 0,
         };
@@ -141,6 +145,7 @@ impl Network {
 
     pub(crate) fn close(&mut self, address: SocketAddr) {
         self.sockets.remove(&address);
+        self.raised.remove(&address);
     }
 
     pub(crate) fn socket(&mut self, address: SocketAddr) -> &mut Socket {
@@ -149,8 +154,7 @@ impl Network {
 
     /// Something lies in a socket that no report will tell of.
     pub(crate) fn is_overlooked(&mut self, address: SocketAddr) -> bool {
-        let socket = self.socket(address);
-        !socket.queue.is_empty() && !socket.raised
+        !self.socket(address).queue.is_empty() && !self.raised.contains(&address)
     }
 
     /// Only strangers have sent something.
@@ -178,22 +182,18 @@ impl Network {
         let socket = self.socket(address);
         socket.wants_room = for_room;
         let has_room = for_room && now >= socket.full_until;
-        socket.raised |= has_room || !socket.queue.is_empty();
+        if has_room || !socket.queue.is_empty() {
+            self.raised.insert(address);
+        }
     }
 
     /// What `epoll_wait` returns: the sockets that something happened to.
-    pub(crate) fn harvest(&mut self) -> Vec<SocketAddr> {
-        let raised = self.sockets.iter_mut().filter(|(_, socket)| socket.raised);
-        raised
-            .map(|(&address, socket)| {
-                socket.raised = false;
-                address
-            })
-            .collect()
+    pub(crate) fn harvest(&mut self) -> BTreeSet<SocketAddr> {
+        std::mem::take(&mut self.raised)
     }
 
     pub(crate) fn has_reports(&self) -> bool {
-        self.sockets.values().any(|socket| socket.raised)
+        !self.raised.is_empty()
     }
 
     pub(crate) fn next_event(&self) -> Option<Duration> {
@@ -209,8 +209,8 @@ impl Network {
             match entry.remove() {
                 Event::Arrives(datagram) => self.arrive(datagram),
                 Event::Room(address) => {
-                    if let Some(socket) = self.sockets.get_mut(&address) {
-                        socket.raised |= socket.wants_room;
+                    if self.sockets.get(&address).is_some_and(|it| it.wants_room) {
+                        self.raised.insert(address);
                     }
                 }
                 Event::Undeliverable(address) => {
@@ -218,7 +218,7 @@ impl Network {
                         && socket.hears_icmp
                     {
                         socket.errors.push_back(io::ErrorKind::ConnectionRefused);
-                        socket.raised = true;
+                        self.raised.insert(address);
                     }
                 }
             }
@@ -228,8 +228,8 @@ impl Network {
     fn arrive(&mut self, datagram: Datagram) {
         match self.sockets.get_mut(&datagram.to) {
             Some(socket) if socket.queue.len() < QUEUE => {
+                self.raised.insert(datagram.to);
                 socket.queue.push_back(datagram);
-                socket.raised = true;
             }
             Some(_) => {}
             None => self.schedule(LATENCY, Event::Undeliverable(datagram.from)),
@@ -306,6 +306,9 @@ impl Network {
             to,
             bytes: bytes.to_vec(),
         };
+        if let Some(tap) = self.tap.as_mut().filter(|_| from.ip() == SERVER) {
+            tap.push(datagram.clone());
+        }
         let mut header = [0; 8];
         let len = bytes.len().min(4);
         header[..len].copy_from_slice(&bytes[..len]);

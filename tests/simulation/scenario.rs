@@ -8,32 +8,22 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tftpd::file::{FileSink, FileSource};
-use tftpd::protocol::receiver::Receiver;
-use tftpd::protocol::retry::{RetryPolicy, Wait};
-use tftpd::protocol::sender::Sender;
-use tftpd::protocol::transfer::{Config, Opening, Outcome, Proof, Transfer};
-use tftpd::session::{Content, Context, Remote, Resources, Session, Turn};
-use tftpd::table::{Admission, Endpoint, Fingerprint, SessionKey, Sessions, Tracked};
-use tftpd::wire::options::{self, Limits, Negotiated, Offer};
-use tftpd::wire::packet::{Direction, ErrorCode, Mode, Packet, Request, emit_error, emit_request};
+use tftpd::protocol::retry::Wait;
+use tftpd::protocol::transfer::{Config, Opening, Outcome, Proof};
+use tftpd::session::{Context, Remote, Resources, Turn};
+use tftpd::table::{Admission, Fingerprint, SessionKey, Sessions, Tracked};
+use tftpd::wire::options::{Negotiated, Offer};
+use tftpd::wire::packet::{Direction, ErrorCode, Mode, Packet, Request, emit_error};
 
-use super::files::{Keeper, Reader, Stored, Trouble, content};
+use super::files::{Stored, Trouble, content};
 use super::network::{CLIENT, LISTEN, Net, Network, SERVER};
-use super::port::{Ledger, SimPort, receive};
+use super::port::{Ledger, SimPort};
+use super::server::{self, FIRST_CLIENT, Link, Paper, Server, client_address};
 use super::turn::{Cause, work};
 use super::weather::{Kernels, Weather};
 
 /// Longer than the longest patience there is, several times over.
 const LIFETIME: Duration = Duration::from_secs(3600);
-
-/// The port of the first client.
-const FIRST_CLIENT: u16 = 2000;
-
-/// The bytes of a listen socket's slots: no block is longer.
-const SLOT_LEN: usize = 65_469;
-
-pub(crate) type Link = Session<SimPort, Keeper, Reader>;
 
 /// What one client wants.
 #[derive(Clone, Debug)]
@@ -88,28 +78,15 @@ pub(crate) struct World {
     pub(crate) clients: Vec<End>,
     /// What became of each client's sessions at the server.
     pub(crate) served: Vec<Vec<Record>>,
-    sessions: Sessions<Link>,
+    server: Server,
     records: BTreeMap<usize, Record>,
-    by_tid: BTreeMap<SocketAddr, SessionKey>,
-    unfinished: Vec<SessionKey>,
     /// Sessions that wait for room in the listen port.
     line: Vec<SessionKey>,
-    listen_again: bool,
     next_tid: u16,
     server_wait: Wait,
-    server: Resources,
     others: Resources,
     /// How much of the time passed in leaps.
     pub(crate) leapt: Duration,
-}
-
-pub(crate) fn config(wait: Wait) -> Config {
-    Config {
-        retry: RetryPolicy { wait, retries: 5 },
-        request_repeats: u8::MAX,
-        dally: Duration::from_secs(10),
-        proof: Proof::OwnPort,
-    }
 }
 
 impl World {
@@ -126,15 +103,11 @@ impl World {
             served: wishes.iter().map(|_| Vec::new()).collect(),
             wishes,
             clients: Vec::new(),
-            sessions: Sessions::new(64, origin),
+            server: Server::new(Sessions::new(64, origin), origin),
             records: BTreeMap::new(),
-            by_tid: BTreeMap::new(),
-            unfinished: Vec::new(),
             line: Vec::new(),
-            listen_again: false,
             next_tid: 10_000,
             server_wait,
-            server: Resources::new(origin, None),
             others: Resources::new(origin, None),
             leapt: Duration::ZERO,
             net,
@@ -160,8 +133,8 @@ impl World {
             self.leap();
             self.client_deadlines();
         }
-        self.sessions.check_invariants();
-        assert!(self.sessions.is_empty(), "sessions are left");
+        self.server.sessions.check_invariants();
+        assert!(self.server.sessions.is_empty(), "sessions are left");
     }
 
     /// The machines were asleep, or their clock was set.
@@ -173,52 +146,28 @@ impl World {
     }
 
     fn next_event(&self) -> Option<Duration> {
-        let is_busy = self.listen_again
-            || !self.unfinished.is_empty()
-            || self.clients.iter().any(|end| end.unfinished);
-        self.net.with(|network| {
-            if is_busy || network.has_reports() {
-                return Some(network.now);
-            }
-            let clients = self
-                .clients
-                .iter()
-                .filter(|end| !end.session.is_closed())
-                .filter_map(|end| end.session.deadline());
-            let deadline = clients.chain(self.sessions.next_deadline()).min();
-            let deadline = deadline.map(|at| network.since_origin(at));
-            [deadline, network.next_event()].into_iter().flatten().min()
-        })
+        let is_busy = self.server.is_busy() || self.clients.iter().any(|end| end.unfinished);
+        let open = self.clients.iter().filter(|end| !end.session.is_closed());
+        let deadlines = open.filter_map(|end| end.session.deadline());
+        let deadlines = deadlines.chain(self.server.sessions.next_deadline());
+        server::next_event(&self.net, is_busy, deadlines)
     }
 
     // --- the client's end ------------------------------------------------------------
 
     fn start_client(&mut self, client: usize) {
         let wish = &self.wishes[client];
-        let mut packet = vec![0; 512];
         let name = format!("file-{client}");
-        let options = wish.offer.options();
-        let len = emit_request(
-            wish.direction,
-            name.as_bytes(),
-            wish.mode,
-            options,
-            &mut packet,
-        );
-        packet.truncate(len.expect("a short request"));
-        let opening = Opening::Request {
-            packet: packet.into(),
-            offer: Box::new(wish.offer.clone()),
-        };
-        let own = SocketAddr::new(CLIENT, FIRST_CLIENT + client as u16);
-        let port = SimPort::new(&self.net, own, true, wish.window() > 1);
+        let packet = server::request(wish.direction, name.as_bytes(), wish.mode, &wish.offer);
+        let opening = server::asking(packet, &wish.offer);
+        let port = SimPort::new(&self.net, client_address(client), true, wish.window() > 1);
         let (direction, trouble) = (wish.direction, wish.client_trouble);
         let ending = self.end(
             client,
             direction == Direction::Write,
             opening,
             Negotiated::default(),
-            config(wish.wait),
+            server::config(wish.wait, Proof::OwnPort),
             trouble,
             port,
             Remote::Asked(LISTEN),
@@ -244,33 +193,31 @@ impl World {
     ) -> End {
         let wish = &self.wishes[client];
         let stored = Rc::new(RefCell::new(Stored::default()));
-        let (transfer, file, port) = if sends {
-            let bytes = content(client, wish.size);
-            let source = FileSource::new(Reader::new(bytes, trouble, &self.net), wish.mode);
-            let sender = Sender::new(&config, opening, negotiated, source.length());
-            (Transfer::Sender(sender), Content::Source(source), port)
+        let paper = if sends {
+            Paper::Sends(content(client, wish.size))
         } else {
-            let keeper = Keeper {
-                stored: Rc::clone(&stored),
-                trouble,
-            };
-            let sink = Box::new(FileSink::new(keeper, wish.mode));
-            let ledger = Ledger {
+            Paper::Receives(Rc::clone(&stored))
+        };
+        // How much of a text is stored depends on the text.
+        let port = if sends || wish.mode == Mode::Netascii {
+            port
+        } else {
+            port.with_ledger(Ledger {
                 stored: Rc::clone(&stored),
                 block_size: wish.block_size().into(),
-            };
-            let port = match wish.mode {
-                Mode::Octet => port.with_ledger(ledger),
-                // How much of it is stored depends on the text.
-                Mode::Netascii => port,
-            };
-            let receiver = Receiver::new(&config, opening, negotiated);
-            (Transfer::Receiver(receiver), Content::Sink(sink), port)
+            })
         };
-        let name = format!("file-{client}");
-        let now = self.net.instant();
+        let end = server::End {
+            config,
+            opening,
+            negotiated,
+            paper,
+            mode: wish.mode,
+            trouble,
+            remote,
+        };
         End {
-            session: Session::new(transfer, file, port, remote, name.as_bytes(), now),
+            session: end.session(&self.net, port, &format!("file-{client}")),
             record: Record {
                 client,
                 outcome: None,
@@ -320,13 +267,13 @@ impl World {
 
     /// Everything that is ready has its turn.
     fn ready(&mut self) {
-        let leftovers = std::mem::take(&mut self.unfinished);
-        let mut listen = std::mem::take(&mut self.listen_again);
+        let leftovers = std::mem::take(&mut self.server.unfinished);
+        let mut listen = std::mem::take(&mut self.server.listen_again);
         for address in self.net.with(Network::harvest) {
             if address == LISTEN {
                 listen = true;
                 self.resume();
-            } else if let Some(&key) = self.by_tid.get(&address) {
+            } else if let Some(&key) = self.server.by_tid.get(&address) {
                 self.with_session(key, Cause::Ready, Link::run);
             } else if address.ip() == CLIENT {
                 let client = usize::from(address.port() - FIRST_CLIENT);
@@ -339,10 +286,7 @@ impl World {
             }
         }
         for key in leftovers {
-            if let Some(session) = self.sessions.get_mut(key) {
-                session.queued = false;
-                self.sessions.rearm(key);
-            }
+            self.server.resume(key);
             self.with_session(key, Cause::Ready, Link::run);
         }
         if listen {
@@ -355,10 +299,7 @@ impl World {
         let mut waiting = std::mem::take(&mut self.line).into_iter();
         self.net.with(|network| network.watch(LISTEN, false));
         while let Some(key) = waiting.next() {
-            if let Some(session) = self.sessions.get_mut(key) {
-                session.queued = false;
-                self.sessions.rearm(key);
-            }
+            self.server.resume(key);
             self.with_session(key, Cause::Ready, Link::run);
             if !self.line.is_empty() {
                 self.line.splice(0..0, waiting);
@@ -368,19 +309,16 @@ impl World {
     }
 
     fn listen(&mut self) {
-        let batch = &mut self.server.batch;
-        let capacity = batch.capacity(SLOT_LEN, usize::MAX);
-        let received = receive(&self.net, LISTEN, false, batch, SLOT_LEN, usize::MAX);
-        let received = received.unwrap_or(0);
-        self.listen_again = received == capacity;
+        let received = self.server.receive(&self.net);
         let mut index = 0;
         while index < received {
-            let Some(key) = self.owner(index) else {
+            let Some(key) = self.server.owner(index) else {
                 self.request(index);
                 index += 1;
                 continue;
             };
-            let more = (index + 1..received).take_while(|&next| self.owner(next) == Some(key));
+            let more = index + 1..received;
+            let more = more.take_while(|&next| self.server.owner(next) == Some(key));
             let end = index + 1 + more.count();
             self.with_session(key, Cause::Shared, |session, context| {
                 session.run_shared(Range { start: index, end }, context)
@@ -389,24 +327,11 @@ impl World {
         }
     }
 
-    /// The session that a datagram in the batch is for.
-    fn owner(&self, index: usize) -> Option<SessionKey> {
-        let datagram = self.server.batch.get(index)?;
-        let is_request = matches!(datagram.payload, [0, 1 | 2, ..]);
-        let endpoint = Endpoint {
-            peer: datagram.peer,
-            local: SERVER,
-        };
-        let key = self.sessions.key_of(&endpoint)?;
-        let is_shared = self.sessions.get(key)?.port().is_shared();
-        (is_shared && !is_request).then_some(key)
-    }
-
     fn request(&mut self, index: usize) {
-        let Some(datagram) = self.server.batch.get(index) else {
+        let Some((endpoint, bytes)) = self.server.datagram(index) else {
             return;
         };
-        let (peer, bytes) = (datagram.peer, datagram.payload.to_vec());
+        let (peer, bytes) = (endpoint.peer, bytes.to_vec());
         let request = match Packet::parse(&bytes) {
             Ok(Packet::Request(request)) => request,
             Ok(Packet::Data { .. }) => {
@@ -420,14 +345,11 @@ impl World {
             }
             _ => return,
         };
-        let endpoint = Endpoint {
-            peer,
-            local: SERVER,
-        };
         let fingerprint = Fingerprint::of(&bytes);
         let random = self.net.with(|network| network.random.next() as u32);
         let now = self.net.instant();
-        let gives_way = match self.sessions.admit(&endpoint, fingerprint, now, random) {
+        let sessions = &self.server.sessions;
+        let gives_way = match sessions.admit(&endpoint, fingerprint, now, random) {
             Admission::New => None,
             Admission::StartsOver(key) | Admission::Replaces(key) | Admission::Evicts(key) => {
                 Some(key)
@@ -448,15 +370,8 @@ impl World {
         if let Some(key) = gives_way {
             self.end_session(key);
         }
-        let tid = end.session.port().own;
-        let key = self.sessions.insert(endpoint, fingerprint, end.session);
+        let key = self.server.insert(endpoint, fingerprint, end.session);
         self.records.insert(key.to_token(), end.record);
-        if tid != LISTEN {
-            self.by_tid.insert(tid, key);
-        }
-        if let Some(session) = self.sessions.get_mut(key) {
-            session.register(&()).expect("a simulated port");
-        }
         self.with_session(key, Cause::Told, Link::transmit);
     }
 
@@ -465,13 +380,7 @@ impl World {
         let client: usize = name.strip_prefix("file-")?.parse().ok()?;
         let wish = self.wishes.get(client)?;
         let reads = request.direction == Direction::Read;
-        let size = reads.then_some(wish.size as u64);
-        let mut oack = [0; 512];
-        let (negotiated, len) = options::negotiate(request, &Limits::default(), size, &mut oack);
-        let opening = match len {
-            0 => Opening::Plain,
-            len => Opening::OptionAck(oack[..len].into()),
-        };
+        let (negotiated, opening) = server::answering(request, wish.size);
         let trouble = wish.server_trouble;
         let tid = if self.net.with(|network| network.kernels.single_port) {
             LISTEN
@@ -480,13 +389,11 @@ impl World {
         };
         let port = SimPort::new(&self.net, tid, false, negotiated.windowsize > 1);
         self.next_tid = self.next_tid.checked_add(1).expect("few enough sessions");
-        let config = Config {
-            proof: match tid {
-                LISTEN => Proof::Never,
-                _ => Proof::OwnPort,
-            },
-            ..config(self.server_wait)
+        let proof = match tid {
+            LISTEN => Proof::Never,
+            _ => Proof::OwnPort,
         };
+        let config = server::config(self.server_wait, proof);
         let remote = Remote::Known(peer);
         Some(self.end(
             client, reads, opening, negotiated, config, trouble, port, remote,
@@ -499,10 +406,15 @@ impl World {
         cause: Cause,
         turn: impl FnOnce(&mut Link, &mut Context<'_, SimPort>) -> Turn,
     ) {
-        let Some(session) = self.sessions.get_mut(key) else {
+        let Server {
+            sessions,
+            resources,
+            ..
+        } = &mut self.server;
+        let Some(session) = sessions.get_mut(key) else {
             return;
         };
-        let turn = work(&self.net, &mut self.server, session, cause, turn);
+        let turn = work(&self.net, resources, session, cause, turn);
         if let Some(record) = self.records.get_mut(&key.to_token()) {
             record.retransmits = session.transfer().progress().retransmits;
             if let Some(outcome) = session.poll_outcome() {
@@ -519,25 +431,22 @@ impl World {
             self.line.push(key);
             self.net.with(|network| network.watch(LISTEN, true));
         }
-        if turn == Turn::Unfinished && !session.queued {
-            session.queued = true;
-            self.unfinished.push(key);
+        if turn == Turn::Unfinished {
+            self.server.postpone(key);
         }
-        self.sessions.rearm(key);
+        self.server.sessions.rearm(key);
     }
 
     fn end_session(&mut self, key: SessionKey) {
-        if let Some(mut session) = self.sessions.remove(key) {
-            session.drop_prefetched(&mut self.server.pool);
-            self.by_tid.remove(&session.port().own);
-            if let Some(record) = self.records.remove(&key.to_token()) {
-                self.served[record.client].push(record);
-            }
+        if self.server.remove(key)
+            && let Some(record) = self.records.remove(&key.to_token())
+        {
+            self.served[record.client].push(record);
         }
     }
 
     fn server_deadlines(&mut self) {
-        while let Some(key) = self.sessions.pop_due(self.net.instant()) {
+        while let Some(key) = self.server.sessions.pop_due(self.net.instant()) {
             self.with_session(key, Cause::Deadline, Link::run_deadline);
         }
     }

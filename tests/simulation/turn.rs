@@ -2,11 +2,11 @@
 
 use std::time::Instant;
 
-use tftpd::session::{Context, Resources, SEND_BUDGET, Turn};
+use tftpd::session::{Context, Resources, Turn};
 
 use super::network::Net;
 use super::port::SimPort;
-use super::scenario::Link;
+use super::server::{Link, lend};
 
 /// What a session looks like before its turn.
 struct Before {
@@ -60,14 +60,7 @@ pub(crate) fn work(
     turn: impl FnOnce(&mut Link, &mut Context<'_, SimPort>) -> Turn,
 ) -> Turn {
     let before = Before::of(net, session);
-    let mut context = Context {
-        now: net.instant(),
-        clock: &|| net.instant(),
-        resources,
-        poll: (),
-        send_budget: SEND_BUDGET,
-    };
-    let turn = turn(session, &mut context);
+    let turn = lend(net, resources, session, turn);
     let own = session.port().own;
     let takes_in = matches!(cause, Cause::Ready | Cause::Deadline) && !session.port().is_shared();
     // In lockstep nothing that lies after the answer can be of use.

@@ -10,7 +10,7 @@ mod faults;
 #[allow(dead_code)]
 #[path = "../../simulation/files.rs"]
 mod files;
-#[path = "../../simulation/forging.rs"]
+#[path = "../../simulation/forging/mod.rs"]
 mod forging;
 #[allow(dead_code)]
 #[path = "../../simulation/network.rs"]
@@ -18,12 +18,32 @@ mod network;
 #[allow(dead_code)]
 #[path = "../../simulation/port.rs"]
 mod port;
+#[path = "../../simulation/server.rs"]
+mod server;
 #[allow(dead_code)]
 #[path = "../../simulation/weather.rs"]
 mod weather;
 
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|input: &[u8]| {
-    forging::play(input);
-});
+/// Writes the known attacks, a file for each script, where `FORGING_SEEDS` names a
+/// directory for them.
+fn write_seeds() {
+    let Some(directory) = std::env::var_os("FORGING_SEEDS") else {
+        return;
+    };
+    for (attack, scripts) in forging::seeds::ALL {
+        for (number, script) in scripts().iter().enumerate() {
+            let name = format!("{}-{number}", attack.replace([' ', ',', '\''], "-"));
+            let file = std::path::Path::new(&directory).join(name);
+            std::fs::write(file, script).expect("a directory to write to");
+        }
+    }
+}
+
+fuzz_target!(
+    init: write_seeds(),
+    |input: &[u8]| {
+        forging::play(input);
+    }
+);

@@ -5,10 +5,30 @@ use std::time::Duration;
 
 use tftpd::table::Endpoint;
 use tftpd::wire::options::Offer;
-use tftpd::wire::packet::{Direction, Packet};
+use tftpd::wire::packet::{Direction, Mode, Packet};
 
 use super::super::network::{CLIENT, LISTEN, SERVER};
-use super::{FIRST_CLIENT, Forging, Ports, Script, request, victim_address};
+use super::super::server::{self, client_address};
+use super::{Forging, Ports, Script, victim_address};
+
+/// Names that no file has: other spellings of one that is there, what a rule would
+/// have to look at for long, what isn't text.
+const NAMES: [&[u8]; 14] = [
+    b"missing",
+    b"file-9-1/",
+    b"file-9-1\\",
+    b"./file-9-1",
+    b"x/../file-9-1",
+    b"FILE-9-1",
+    b"file-9-1\x01",
+    b"file-9-1\xff",
+    b"192.0.2.7/secret",
+    b"dev/null",
+    b"..",
+    b"/",
+    b".",
+    &[b'a'; 400],
+];
 
 impl Forging {
     pub(super) fn forge(&mut self, script: &mut Script<'_>) {
@@ -42,23 +62,30 @@ impl Forging {
     /// to another request of its client, as a board that was reset sends it.
     fn forged_address(&self, who: u8, kind: u8) -> SocketAddr {
         let victims = self.victims.len();
-        let honest = SocketAddr::new(
-            CLIENT,
-            FIRST_CLIENT + u16::from(who) % self.clients.len() as u16,
-        );
+        let client = usize::from(who) % self.clients.len();
+        let is_fair = self.net.with(|network| network.weather.loss == 0);
+        if kind >= 0xe0 && self.runs(client) && is_fair && self.ports != Ports::Single {
+            return client_address(client);
+        }
+        let victim = victim_address(usize::from(who) % victims);
+        // Where one address has a few sessions at most, one that hasn't answered yet
+        // gives way to the next.
+        let is_settled = |client| self.runs(client) || self.clients[client].outcome.is_some();
+        if victim.ip() == CLIENT && !(0..self.clients.len()).all(is_settled) {
+            return victim_address(0);
+        }
+        victim
+    }
+
+    /// Whether an honest client's transfer has had its first answer.
+    fn runs(&self, client: usize) -> bool {
         let endpoint = Endpoint {
-            peer: honest,
+            peer: client_address(client),
             local: SERVER,
         };
-        let session = self.sessions.key_of(&endpoint);
-        let session = session.and_then(|key| self.sessions.get(key));
-        let runs = session.is_some_and(|it| it.transfer().progress().verified);
-        let is_fair = self.net.with(|network| network.weather.loss == 0);
-        if kind >= 0xe0 && runs && is_fair && self.ports != Ports::Single {
-            honest
-        } else {
-            victim_address(usize::from(who) % victims)
-        }
+        let sessions = &self.server.sessions;
+        let session = sessions.key_of(&endpoint).and_then(|key| sessions.get(key));
+        session.is_some_and(|it| it.transfer().progress().verified)
     }
 
     /// Where it is sent: the listen port, or any but that of the sender's own
@@ -68,9 +95,9 @@ impl Forging {
         if self.ports == Ports::Single || is_request || extra & 0x80 != 0 {
             return Some(LISTEN);
         }
-        let nth = self.random.below(self.by_tid.len() as u64 + 1) as usize;
-        let (&tid, &key) = self.by_tid.iter().nth(nth)?;
-        let peer = self.sessions.get(key)?.peer();
+        let nth = self.random.below(self.server.by_tid.len() as u64 + 1) as usize;
+        let (&tid, &key) = self.server.by_tid.iter().nth(nth)?;
+        let peer = self.server.sessions.get(key)?.peer();
         (peer != from).then_some(tid)
     }
 
@@ -79,9 +106,9 @@ impl Forging {
             peer: from,
             local: SERVER,
         };
-        let key = self.sessions.key_of(&endpoint);
+        let key = self.server.sessions.key_of(&endpoint);
         let blocks = key
-            .and_then(|key| self.sessions.get(key))
+            .and_then(|key| self.server.sessions.get(key))
             .map_or(0, |session| session.transfer().progress().blocks);
         let track = key.and_then(|key| self.tracks.get(&key.to_token()));
         let highest = track.map_or(0, |track| track.highest);
@@ -91,11 +118,18 @@ impl Forging {
         };
         let bait = format!("file-9-{}", u64::from(value) * u64::from(extra));
         match kind % 16 {
-            0 => request(Direction::Read, &bait, &Offer::default()),
-            1 => request(Direction::Read, &bait, &any_offer(value, extra)),
-            2 => request(Direction::Write, "file-9-1", &Offer::default()),
-            3 => request(Direction::Write, "file-9-1", &any_offer(value, extra)),
-            4 => request(Direction::Read, "missing", &any_offer(value, extra)),
+            0 => request(Direction::Read, bait.as_bytes(), &Offer::default()),
+            1 => request(Direction::Read, bait.as_bytes(), &any_offer(value, extra)),
+            2 => request(Direction::Write, b"file-9-1", &Offer::default()),
+            3 => request(Direction::Write, b"file-9-1", &any_offer(value, extra)),
+            4 => {
+                let name = NAMES[usize::from(value) % NAMES.len()];
+                let direction = match extra & 8 {
+                    0 => Direction::Read,
+                    _ => Direction::Write,
+                };
+                request(direction, name, &any_offer(value, extra))
+            }
             // What an attacker that has the file can work out.
             5..=7 => numbered(4, highest.max(blocks)),
             8 => match extra % 4 {
@@ -120,7 +154,7 @@ impl Forging {
             }
             _ => match self.victims.get(&from).map(|it| it.last_request.clone()) {
                 Some(last) if !last.is_empty() => last,
-                _ => request(Direction::Read, &bait, &any_offer(extra, value)),
+                _ => request(Direction::Read, bait.as_bytes(), &any_offer(extra, value)),
             },
         }
     }
@@ -138,12 +172,16 @@ pub(super) fn delay(byte: u8) -> Duration {
     }
 }
 
+fn request(direction: Direction, name: &[u8], offer: &Offer) -> Vec<u8> {
+    server::request(direction, name, Mode::Octet, offer)
+}
+
 fn any_offer(value: u8, extra: u8) -> Offer {
     Offer {
         blksize: [None, Some(8), Some(512), Some(1428)][usize::from(value % 4)],
         windowsize: [None, Some(2), Some(16), Some(64)][usize::from(extra % 4)],
         timeout: [None, None, Some(1), Some(255)][usize::from(value / 4 % 4)],
-        tsize: (extra & 4 != 0).then_some(0),
+        tsize: [None, Some(0), None, Some(1 << 30)][usize::from(extra / 4 % 4)],
         ..Offer::default()
     }
 }

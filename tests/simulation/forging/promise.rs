@@ -1,23 +1,16 @@
 //! What a server may send to an address that never answered, turn by turn.
 //!
-//! Everything that is sent goes through [`Tapped`], and each turn of a session
-//! with a victim is held against the promise by its [`Track`].
+//! The network taps everything that is sent, and each turn of a session with a
+//! victim is held against the promise by its [`Track`].
 
-use std::cell::RefCell;
-use std::io;
 use std::net::SocketAddr;
-use std::rc::Rc;
 use std::time::Duration;
 
-use mio::Interest;
-use tftpd::net::{Batch, RunSent};
 use tftpd::protocol::timer::Timer;
 use tftpd::protocol::transfer::{REQUEST_MERGE, Transfer, UNVERIFIED_REPEATS};
-use tftpd::session::Port;
 use tftpd::wire::packet::Packet;
 
-use super::super::port::SimPort;
-use super::Link;
+use super::super::server::Link;
 
 /// The header of a DATA and a block that nobody asked to be larger: the largest
 /// datagram that an address gets that never answered.
@@ -57,71 +50,6 @@ impl Left {
 
     pub(super) const fn is_error(&self) -> bool {
         matches!(self.head, [0, 5, ..])
-    }
-}
-
-/// A port that keeps what was sent from it.
-#[derive(Debug)]
-pub(super) struct Tapped {
-    pub(super) port: SimPort,
-    pub(super) tap: Tap,
-}
-
-#[derive(Clone, Default)]
-pub(super) struct Tap(Rc<RefCell<Vec<Left>>>);
-
-impl std::fmt::Debug for Tap {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Tap")
-    }
-}
-
-impl Tap {
-    pub(super) fn push(&self, left: Left) {
-        self.0.borrow_mut().push(left);
-    }
-
-    pub(super) fn take(&self) -> Vec<Left> {
-        self.0.take()
-    }
-}
-
-impl Port for Tapped {
-    type Poll<'p> = ();
-
-    fn watch(&mut self, poll: &(), interest: Interest) -> io::Result<()> {
-        self.port.watch(poll, interest)
-    }
-
-    fn coalesces(&self) -> bool {
-        self.port.coalesces()
-    }
-
-    fn receive_one(&mut self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
-        self.port.receive_one(buffer)
-    }
-
-    fn receive(&mut self, batch: &mut Batch, slot_len: usize, limit: usize) -> io::Result<usize> {
-        self.port.receive(batch, slot_len, limit)
-    }
-
-    fn send_to(&mut self, datagram: &[u8], peer: SocketAddr) -> io::Result<()> {
-        self.port.send_to(datagram, peer)?;
-        self.tap.push(Left::new(peer, datagram));
-        Ok(())
-    }
-
-    fn send_run(
-        &mut self,
-        run: &[u8],
-        segment_size: usize,
-        peer: SocketAddr,
-    ) -> io::Result<RunSent> {
-        let sent = self.port.send_run(run, segment_size, peer)?;
-        for datagram in run.chunks(segment_size) {
-            self.tap.push(Left::new(peer, datagram));
-        }
-        Ok(sent)
     }
 }
 

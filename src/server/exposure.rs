@@ -1,0 +1,95 @@
+//! What clients get from a server that runs as root: by accident it must not be
+//! the system itself, and that uploads belong to root is said aloud.
+//!
+//! Must not: forbid what was asked for in so many words.
+
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+
+use log::{info, warn};
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::sys::stat::{FileStat, fstatat};
+
+use super::cli::Args;
+use crate::host;
+
+/// Lets root serve the system's own directories only where ROOT was named and
+/// `--read-only` or `-u` stands beside it. `path` is the directory's, without links.
+///
+/// # Errors
+/// One line that says what would be exposed, and the remedy.
+pub(super) fn check(args: &Args, directory: BorrowedFd<'_>, path: &Path) -> Result<(), String> {
+    let is_meant = args.root.is_some() && (args.read_only || args.user.is_some());
+    if is_meant || !host::is_root() || !holds_the_system(directory) {
+        return Ok(());
+    }
+    let path = path.display();
+    Err(format!(
+        "cannot serve {path} as root: every client could read /etc/shadow; name the directory \
+         with the files, or {path} itself together with --read-only or -u USER"
+    ))
+}
+
+/// Says what it means that the server goes on as root.
+pub(super) fn advise(args: &Args, path: &Path) {
+    if !host::is_root() {
+        return;
+    }
+    let better = "a user of its own is better: -u USER";
+    if args.read_only {
+        info!("running as root, with no capability left; {better}");
+        return;
+    }
+    let may = if args.overwrite {
+        "create and replace"
+    } else {
+        "create"
+    };
+    let path = path.display();
+    warn!(
+        "running as root with uploads: every client can {may} files below {path}, and they belong \
+         to root; use --read-only, or {better}"
+    );
+}
+
+/// Whether it is `/` or `/etc`, or has `/etc` in it.
+fn holds_the_system(directory: BorrowedFd<'_>) -> bool {
+    let own = |name| fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW).ok();
+    let systems = |path| fstatat(AT_FDCWD, path, AtFlags::empty()).ok();
+    let place = |stat: FileStat| (stat.st_dev, stat.st_ino);
+    [(".", "/"), (".", "/etc"), ("etc", "/etc")]
+        .into_iter()
+        .filter_map(|(name, path)| Some((own(name)?, systems(path)?)))
+        .any(|(own, system)| place(own) == place(system))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, File};
+    use std::os::fd::AsFd as _;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn the_system_is_known_by_what_it_is() {
+        let temp = tempfile::tempdir().unwrap();
+        let (other, linked) = (temp.path().join("other"), temp.path().join("linked"));
+        fs::create_dir_all(other.join("etc")).unwrap();
+        fs::create_dir(&linked).unwrap();
+        symlink("/etc", linked.join("etc")).unwrap();
+        symlink("/", temp.path().join("slash")).unwrap();
+        for (path, expected) in [
+            (Path::new("/"), true),
+            (Path::new("/etc"), true),
+            (&temp.path().join("slash"), true),
+            (Path::new("/usr/.."), true),
+            (Path::new("/usr"), false),
+            (&other, false),
+            // No name leads there.
+            (&linked, false),
+        ] {
+            let directory = File::open(path).unwrap();
+            assert_eq!(holds_the_system(directory.as_fd()), expected, "{path:?}");
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! What must hold when all forged datagrams are forgotten.
+
+use std::time::Duration;
+
+use tftpd::protocol::transfer::{Outcome, UNVERIFIED_REPEATS};
+use tftpd::session::NONSENSE_ANSWERS;
+use tftpd::wire::packet::Direction;
+
+use super::promise::LARGEST;
+use super::{Forging, Ports};
+
+impl Forging {
+    pub(super) fn judge(&mut self) {
+        self.server.sessions.check_invariants();
+        let is_lossy = self.net.with(|network| network.weather.loss > 0);
+        for (client, honest) in self.clients.iter().enumerate() {
+            // Where slots are short, an upload that is complete gives way first: if
+            // its last ACK was lost, the client isn't told.
+            let may_be_untold = is_lossy && honest.direction == Direction::Write;
+            let outcome = honest.outcome.as_ref();
+            // One whose answer was lost has proved nothing, and gives way as a forged
+            // one does.
+            if is_lossy && self.displaced.contains(&client) && outcome != Some(&Outcome::Completed)
+            {
+                continue;
+            }
+            assert!(
+                outcome == Some(&Outcome::Completed) || may_be_untold,
+                "honest client {client}: {outcome:?}"
+            );
+            match honest.direction {
+                Direction::Read => assert!(
+                    honest.stored.borrow().bytes == honest.expected,
+                    "client {client} got something else"
+                ),
+                Direction::Write => {
+                    let mut all = self.uploads.iter().filter(|(whose, _)| *whose == client);
+                    let is_there = all.any(|(_, stored)| {
+                        let stored = stored.borrow();
+                        stored.committed && stored.bytes == honest.expected
+                    });
+                    assert!(is_there, "client {client} uploaded something else");
+                }
+            }
+            self.tally.honest += 1;
+        }
+        for (address, victim) in &self.victims {
+            self.tally.reflected += victim.packets;
+            self.tally.reflected_bytes += victim.bytes;
+            if self.ports == Ports::Single {
+                continue;
+            }
+            let most = (1 + u64::from(UNVERIFIED_REPEATS)) * victim.requests + victim.others;
+            assert!(victim.packets <= most, "{address}: {victim:?}");
+            let most = most * LARGEST as u64;
+            assert!(victim.bytes <= most, "{address}: {victim:?}");
+        }
+        // So many in one second, and as many at the start of the next.
+        let most = 2 * NONSENSE_ANSWERS as usize;
+        for few in self.nonsense.windows(most + 1) {
+            let took = few[most].saturating_sub(few[0]);
+            assert!(took >= Duration::from_secs(1), "{most} answers to nonsense");
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! What the simulated worlds share: both ends of a transfer as the loops of `tftpd`
+//! and `tftp` make them, and the server's table with what its loop keeps beside it.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tftpd::file::{FileSink, FileSource};
+use tftpd::protocol::receiver::Receiver;
+use tftpd::protocol::retry::{RetryPolicy, Wait};
+use tftpd::protocol::sender::Sender;
+use tftpd::protocol::transfer::{Config, Opening, Proof, Transfer};
+use tftpd::session::{Content, Context, Remote, Resources, SEND_BUDGET, Session, Turn};
+use tftpd::table::{Endpoint, Fingerprint, SessionKey, Sessions};
+use tftpd::wire::options::{self, Limits, Negotiated, Offer};
+use tftpd::wire::packet::{Direction, Mode, Request, emit_request};
+
+use super::files::{Keeper, Reader, Stored, Trouble};
+use super::network::{CLIENT, LISTEN, Net, SERVER};
+use super::port::{SimPort, receive};
+
+/// The port of the first client.
+pub(crate) const FIRST_CLIENT: u16 = 2000;
+
+/// The bytes of a listen socket's slots: no block is longer.
+const SLOT_LEN: usize = 65_469;
+
+pub(crate) type Link = Session<SimPort, Keeper, Reader>;
+
+// --- both ends of a transfer -----------------------------------------------------------
+
+/// How an end waits, and what it takes for a proof of its peer.
+pub(crate) const fn config(wait: Wait, proof: Proof) -> Config {
+    Config {
+        retry: RetryPolicy { wait, retries: 5 },
+        request_repeats: u8::MAX,
+        dally: Duration::from_secs(10),
+        proof,
+    }
+}
+
+/// An RRQ or a WRQ.
+pub(crate) fn request(direction: Direction, name: &[u8], mode: Mode, offer: &Offer) -> Vec<u8> {
+    let mut packet = vec![0; 512];
+    let len = emit_request(direction, name, mode, offer.options(), &mut packet);
+    packet.truncate(len.expect("a short request"));
+    packet
+}
+
+/// What a client begins with.
+pub(crate) fn asking(packet: Vec<u8>, offer: &Offer) -> Opening {
+    Opening::Request {
+        packet: packet.into(),
+        offer: Box::new(offer.clone()),
+    }
+}
+
+/// What a server grants of a request for a file of `size` bytes, and begins with.
+pub(crate) fn answering(request: &Request<'_>, size: usize) -> (Negotiated, Opening) {
+    let size = (request.direction == Direction::Read).then_some(size as u64);
+    let mut oack = [0; 512];
+    let (negotiated, len) = options::negotiate(request, &Limits::default(), size, &mut oack);
+    match len {
+        0 => (negotiated, Opening::Plain),
+        len => (negotiated, Opening::OptionAck(oack[..len].into())),
+    }
+}
+
+/// A client's socket.
+pub(crate) fn client_address(client: usize) -> SocketAddr {
+    SocketAddr::new(CLIENT, FIRST_CLIENT + client as u16)
+}
+
+/// The file at one end of a transfer.
+pub(crate) enum Paper {
+    /// These bytes are sent.
+    Sends(Vec<u8>),
+    /// What comes is kept here.
+    Receives(Rc<RefCell<Stored>>),
+}
+
+/// One end of a transfer, yet to be made.
+pub(crate) struct End {
+    pub(crate) config: Config,
+    pub(crate) opening: Opening,
+    pub(crate) negotiated: Negotiated,
+    pub(crate) paper: Paper,
+    pub(crate) mode: Mode,
+    pub(crate) trouble: Trouble,
+    pub(crate) remote: Remote,
+}
+
+impl End {
+    pub(crate) fn session(self, net: &Net, port: SimPort, name: &str) -> Link {
+        let Self {
+            config,
+            opening,
+            negotiated,
+            paper,
+            mode,
+            trouble,
+            remote,
+        } = self;
+        let (transfer, file) = match paper {
+            Paper::Sends(bytes) => {
+                let source = FileSource::new(Reader::new(bytes, trouble, net), mode);
+                let sender = Sender::new(&config, opening, negotiated, source.length());
+                (Transfer::Sender(sender), Content::Source(source))
+            }
+            Paper::Receives(stored) => {
+                let sink = Box::new(FileSink::new(Keeper { stored, trouble }, mode));
+                let receiver = Receiver::new(&config, opening, negotiated);
+                (Transfer::Receiver(receiver), Content::Sink(sink))
+            }
+        };
+        let now = net.instant();
+        Session::new(transfer, file, port, remote, name.as_bytes(), now)
+    }
+}
+
+/// Lets a session work with what its loop lends it.
+pub(crate) fn lend(
+    net: &Net,
+    resources: &mut Resources,
+    session: &mut Link,
+    turn: impl FnOnce(&mut Link, &mut Context<'_, SimPort>) -> Turn,
+) -> Turn {
+    let mut context = Context {
+        now: net.instant(),
+        clock: &|| net.instant(),
+        resources,
+        poll: (),
+        send_budget: SEND_BUDGET,
+    };
+    turn(session, &mut context)
+}
+
+/// When something happens next: at once if a loop `is_busy`, else what the network
+/// brings, or the first deadline.
+pub(crate) fn next_event(
+    net: &Net,
+    is_busy: bool,
+    deadlines: impl Iterator<Item = Instant>,
+) -> Option<Duration> {
+    net.with(|network| {
+        if is_busy || network.has_reports() {
+            return Some(network.now);
+        }
+        let deadline = deadlines.min().map(|at| network.since_origin(at));
+        [deadline, network.next_event()].into_iter().flatten().min()
+    })
+}
+
+// --- the server ------------------------------------------------------------------------
+
+pub(crate) struct Server {
+    pub(crate) sessions: Sessions<Link>,
+    pub(crate) by_tid: BTreeMap<SocketAddr, SessionKey>,
+    /// Sessions that have more to do than one turn takes.
+    pub(crate) unfinished: Vec<SessionKey>,
+    /// More may lie in the listen port than a batch takes.
+    pub(crate) listen_again: bool,
+    pub(crate) resources: Resources,
+}
+
+impl Server {
+    pub(crate) fn new(sessions: Sessions<Link>, origin: Instant) -> Self {
+        Self {
+            sessions,
+            by_tid: BTreeMap::new(),
+            unfinished: Vec::new(),
+            listen_again: false,
+            resources: Resources::new(origin, None),
+        }
+    }
+
+    pub(crate) fn is_busy(&self) -> bool {
+        self.listen_again || !self.unfinished.is_empty()
+    }
+
+    /// Receives a batch on the listen port: how many datagrams.
+    pub(crate) fn receive(&mut self, net: &Net) -> usize {
+        let batch = &mut self.resources.batch;
+        let capacity = batch.capacity(SLOT_LEN, usize::MAX);
+        let received = receive(net, LISTEN, false, batch, SLOT_LEN, usize::MAX).unwrap_or(0);
+        self.listen_again = received == capacity;
+        received
+    }
+
+    /// A datagram of the batch, and from where to where it was sent.
+    pub(crate) fn datagram(&self, index: usize) -> Option<(Endpoint, &[u8])> {
+        let datagram = self.resources.batch.get(index)?;
+        let endpoint = Endpoint {
+            peer: datagram.peer,
+            local: SERVER,
+        };
+        Some((endpoint, datagram.payload))
+    }
+
+    /// The session that a datagram of the batch is for, where they share the listen
+    /// port.
+    pub(crate) fn owner(&self, index: usize) -> Option<SessionKey> {
+        let (endpoint, payload) = self.datagram(index)?;
+        let is_request = matches!(payload, [0, 1 | 2, ..]);
+        let key = self.sessions.key_of(&endpoint)?;
+        let is_shared = self.sessions.get(key)?.port().is_shared();
+        (is_shared && !is_request).then_some(key)
+    }
+
+    pub(crate) fn insert(
+        &mut self,
+        endpoint: Endpoint,
+        fingerprint: Fingerprint,
+        session: Link,
+    ) -> SessionKey {
+        let tid = session.port().own;
+        let key = self.sessions.insert(endpoint, fingerprint, session);
+        if tid != LISTEN {
+            self.by_tid.insert(tid, key);
+        }
+        if let Some(session) = self.sessions.get_mut(key) {
+            session.register(&()).expect("a simulated port");
+        }
+        key
+    }
+
+    /// A session's waiting is over: it has its turn now.
+    pub(crate) fn resume(&mut self, key: SessionKey) {
+        if let Some(session) = self.sessions.get_mut(key) {
+            session.queued = false;
+            self.sessions.rearm(key);
+        }
+    }
+
+    /// The session goes on in another turn.
+    pub(crate) fn postpone(&mut self, key: SessionKey) {
+        if let Some(session) = self.sessions.get_mut(key)
+            && !session.queued
+        {
+            session.queued = true;
+            self.unfinished.push(key);
+        }
+    }
+
+    pub(crate) fn remove(&mut self, key: SessionKey) -> bool {
+        let Some(mut session) = self.sessions.remove(key) else {
+            return false;
+        };
+        session.drop_prefetched(&mut self.resources.pool);
+        self.by_tid.remove(&session.port().own);
+        true
+    }
+}
