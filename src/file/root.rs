@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use log::debug;
+use log::{debug, info};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::fstat;
@@ -44,6 +44,17 @@ impl Methods {
             resolver: Resolver::probe(root),
             publisher: Publisher::probe(root),
         }
+    }
+}
+
+impl Methods {
+    /// What the system lacks, in a line each: what is done without it.
+    fn lacks(self, policy: &Policy) -> impl Iterator<Item = &'static str> {
+        let openat2 = (self.resolver == Resolver::Walk)
+            .then_some("without openat2 (Linux 5.6): names are resolved directory by directory");
+        let proc = (self.publisher == Publisher::Named && !policy.read_only)
+            .then_some("without /proc (or Linux 6.10): uploads are written under temporary names");
+        openat2.into_iter().chain(proc)
     }
 }
 
@@ -111,6 +122,7 @@ impl Root {
     ) -> Result<Self, RootError> {
         let methods = Methods::probe(directory.search()?.as_fd());
         debug!("root {}: {methods}", directory.path().display());
+        methods.lacks(&policy).for_each(|line| info!("{line}"));
         for directory in &linked {
             directory.search().map_err(RootError::of_links)?;
         }
@@ -357,6 +369,42 @@ mod tests {
     use nix::fcntl::open;
     use nix::sys::stat::{Mode, SFlag, makedev, mknod};
     use nix::unistd::{Uid, mkfifo};
+
+    #[test]
+    fn what_the_system_lacks_is_told_in_a_line_each() {
+        let lines = |resolver, publisher, read_only| {
+            let methods = Methods {
+                resolver,
+                publisher,
+            };
+            let policy = Policy {
+                read_only,
+                ..Policy::default()
+            };
+            methods.lacks(&policy).collect::<Vec<_>>().join("; ")
+        };
+        for (resolver, publisher, read_only, said) in [
+            (Resolver::Openat2, Publisher::LinkDescriptor, false, vec![]),
+            (Resolver::Openat2, Publisher::LinkProc, false, vec![]),
+            (Resolver::Openat2, Publisher::Named, true, vec![]),
+            (Resolver::Openat2, Publisher::Named, false, vec!["/proc"]),
+            (Resolver::Walk, Publisher::Named, true, vec!["openat2"]),
+            (
+                Resolver::Walk,
+                Publisher::Named,
+                false,
+                vec!["openat2", "/proc"],
+            ),
+        ] {
+            let lines = lines(resolver, publisher, read_only);
+            assert_eq!(
+                lines.matches("without").count(),
+                said.len(),
+                "{resolver}, {publisher}: {lines}"
+            );
+            assert!(said.iter().all(|word| lines.contains(word)), "{lines}");
+        }
+    }
 
     /// Roots that resolve in each way possible here.
     fn roots(path: &Path, policy: Policy) -> Vec<Root> {

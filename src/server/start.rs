@@ -9,7 +9,7 @@ use std::error::Error;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -110,12 +110,14 @@ impl Server {
         let root = path.display();
         let addresses: Vec<_> = listeners.iter().map(ListenSocket::address).collect();
         let mapped_by = policy.map_file.as_ref().map(ToString::to_string);
+        let links_to = listed(&args.follow_links);
         let listening = Event::Listening {
             addresses: Addresses(&addresses),
             root: Cut(&root),
             access: described(args),
             max_sessions: max_sessions as u64,
             mapped_by: mapped_by.as_ref().map(|map| Cut(map)),
+            links_to: links_to.as_ref().map(|directories| Cut(directories)),
         };
         let now = clock::now();
         let requests = Requests::new(policy, config(args), limits(args), random.seed(), now);
@@ -148,6 +150,15 @@ fn linked_directories(args: &Args) -> Result<Vec<Directory>, RootError> {
     opened
         .collect::<Result<_, _>>()
         .map_err(RootError::of_links)
+}
+
+/// Directories in words; `None` if there are none.
+fn listed(directories: &[PathBuf]) -> Option<String> {
+    let names: Vec<_> = directories
+        .iter()
+        .map(|it| it.display().to_string())
+        .collect();
+    (!names.is_empty()).then(|| names.join(", "))
 }
 
 /// Gives up every right that serving `root` doesn't take.
@@ -225,18 +236,17 @@ fn sessions(args: &Args, max_sessions: usize, now: Instant) -> Sessions<Session>
 }
 
 fn lifetime(args: &Args, by_inetd: bool) -> Lifetime {
-    let seconds = |it: u32| Duration::from_secs(it.into());
     let inetds = by_inetd.then_some(INETD_IDLE_EXIT);
     Lifetime {
-        grace: seconds(args.grace),
-        idle_exit: args.idle_exit.map(seconds).or(inetds),
+        grace: args.grace,
+        idle_exit: args.idle_exit.or(inetds),
     }
 }
 
 fn config(args: &Args) -> Config {
     Config {
         retry: RetryPolicy {
-            wait: args.fixed_wait().map_or(Wait::Adaptive, Wait::Fixed),
+            wait: args.timeout.map_or(Wait::Adaptive, Wait::Fixed),
             retries: args.retries,
         },
         request_repeats: 0,
