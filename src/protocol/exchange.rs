@@ -45,7 +45,7 @@ impl Exchange {
     /// These options hold from now on.
     pub(super) fn agree(&mut self, negotiated: Negotiated) {
         if let Some(timeout) = negotiated.timeout {
-            self.retry.set_fixed(timeout);
+            self.retry.negotiated(timeout);
         }
         self.negotiated = negotiated;
     }
