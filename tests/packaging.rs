@@ -6,6 +6,7 @@ mod common;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use common::skip;
 use tftpd::server::cli::Args;
@@ -273,8 +274,11 @@ fn containers_may_drain_longer_than_the_server_does() {
     ] {
         let text = read(&format!("packaging/container/{file}"));
         let line = text.lines().find_map(|it| it.trim().strip_prefix(key));
-        let seconds = line.expect(key).trim_end_matches('s').parse::<u32>();
-        assert!(seconds.expect("a number") > grace, "{file}");
+        let seconds = line.expect(key).trim_end_matches('s').parse::<u64>();
+        assert!(
+            Duration::from_secs(seconds.expect("a number")) > grace,
+            "{file}"
+        );
     }
 }
 

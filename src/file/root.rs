@@ -19,7 +19,8 @@ use super::ignore_case::Listings;
 use super::name::{self, Name};
 use super::policy::Policy;
 use super::publish::Publisher;
-use super::reading::{self, ReadFile};
+use super::reading;
+use super::reopen::{ReadFile, Reopen};
 use super::resolve::Resolver;
 use super::space::Uploads;
 use super::upload::Upload;
@@ -70,7 +71,9 @@ impl fmt::Display for Methods {
 /// The directory that is served.
 #[derive(Debug)]
 pub struct Root {
-    directory: Directory,
+    directory: Rc<Directory>,
+    /// The way to it, where it is below another one.
+    found_by: Option<Box<Reopen>>,
     policy: Policy,
     pub(super) methods: Methods,
     common: Rc<Common>,
@@ -82,7 +85,7 @@ struct Common {
     /// What absolute names may begin with: the paths of the topmost root.
     prefixes: Rc<[PathBuf]>,
     /// What links may lead to when a file is read.
-    linked: Vec<Directory>,
+    linked: Rc<[Directory]>,
     uploads: Rc<Uploads>,
     listings: Listings,
 }
@@ -138,12 +141,13 @@ impl Root {
     fn new(directory: Directory, linked: Vec<Directory>, policy: Policy, methods: Methods) -> Self {
         let common = Common {
             prefixes: Rc::clone(&directory.paths),
-            linked,
+            linked: linked.into(),
             uploads: Rc::default(),
             listings: Listings::default(),
         };
         Self {
-            directory,
+            directory: Rc::new(directory),
+            found_by: None,
             policy,
             methods,
             common: Rc::new(common),
@@ -156,6 +160,7 @@ impl Root {
     pub fn below(&self, name: &[u8]) -> Option<Self> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
         let descriptor = self.resolve(name, flags, self.own()).ok()?;
+        let found_by = Box::new(self.reopen(name));
         let name = Path::new(std::ffi::OsStr::from_bytes(name));
         let paths = self.directory.paths.iter().map(|path| path.join(name));
         let directory = Directory {
@@ -163,7 +168,8 @@ impl Root {
             paths: paths.collect(),
         };
         Some(Self {
-            directory,
+            directory: Rc::new(directory),
+            found_by: Some(found_by),
             policy: self.policy,
             methods: self.methods,
             common: Rc::clone(&self.common),
@@ -196,10 +202,33 @@ impl Root {
     /// # Errors
     /// ERROR 1: no such file. ERROR 2: not a regular file or not allowed.
     pub fn open_file(&self, name: &Name) -> Result<ReadFile, StorageError> {
+        ReadFile::new(self.descriptor_of(name)?)
+    }
+
+    /// The same for a file that may be closed while it isn't read.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_closable(&self, name: &Name) -> Result<ReadFile, StorageError> {
+        ReadFile::closable(self.descriptor_of(name)?, self.reopen(name))
+    }
+
+    fn descriptor_of(&self, name: &Name) -> Result<OwnedFd, StorageError> {
         let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_LARGEFILE;
         let looked_at = self.resolve(name, OFlag::O_PATH, self.all())?;
         reading::check_kind(&fstat(&looked_at)?)?;
-        ReadFile::new(self.resolve(name, flags, self.all())?)
+        Ok(self.resolve(name, flags, self.all())?)
+    }
+
+    /// The way to what has this name, without this root's descriptor.
+    fn reopen(&self, name: &[u8]) -> Reopen {
+        let own_paths = Rc::clone(&self.directory.paths);
+        if let Some(way) = &self.found_by {
+            // Its descriptor is gone with the request.
+            return Reopen::clone(way).then(name, own_paths);
+        }
+        let linked = Rc::clone(&self.common.linked);
+        Reopen::new(self.methods.resolver, Rc::clone(&self.directory), linked).then(name, own_paths)
     }
 
     /// [`Root::open_file`] by a name as a client spells it.

@@ -6,31 +6,42 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::rc::Rc;
 use std::time::Instant;
 
 use log::{Level, debug, log_enabled};
 use mio::{Poll, Registry, Token};
 
-use super::REQUEST_LEN;
 use super::counters::Counters;
 use super::report::{self, Ending, Reporter};
 use super::shared::SharedPorts;
+use super::{MAX_LISTENERS, MAX_SOCKETS, REQUEST_LEN};
 use crate::host::clock;
 use crate::host::random::Random;
 use crate::log::event::Event;
 use crate::net::pool::{STORM, SocketPool};
-use crate::net::{ListenSocket, TransferSocket};
-use crate::protocol::transfer::{Failure, Outcome, Transfer};
-use crate::session::{Context, Resources, SEND_BUDGET, Session, Trace, Turn, Watch};
-use crate::table::{Endpoint, Fingerprint, SessionKey, Sessions, Tracked as _};
+use crate::net::{Binding, ListenSocket, TransferSocket, bind_one_of, candidates};
+use crate::protocol::transfer::{Failure, Outcome};
+use crate::session::{Content, Context, Resources, SEND_BUDGET, Session, Trace, Turn, Watch};
+use crate::table::{Client, Endpoint, Fingerprint, SessionKey, Sessions, Tracked as _};
+use crate::wire::options::Negotiated;
 use crate::wire::packet::ErrorCode;
 
 /// Ports of transfers, unless others are asked for: a peer that answers from one
 /// has seen what we sent, since there are too many to guess.
 const ANY_PORT: RangeInclusive<u16> = 1024..=u16::MAX;
+
+/// Whether a transfer may share its port with others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sharing {
+    /// It does, since slots are short.
+    Always,
+    /// Where none of its own is free.
+    Instead,
+    /// Never: whoever knows the port could store a file in the peer's name.
+    Never,
+}
 
 /// The sessions and all that serving them takes.
 #[derive(Debug)]
@@ -42,11 +53,15 @@ pub(super) struct Floor {
     pub(super) counters: Counters,
     /// Sessions that have more to do without waiting.
     unfinished: VecDeque<SessionKey>,
-    /// Sessions that wait for room in a listen socket, where they share those.
-    shared: Option<SharedPorts>,
+    /// The sockets that sessions share: the listen sockets where all do, else ports
+    /// for those that get none of their own.
+    shared: SharedPorts,
+    single_port: bool,
     socket_pool: SocketPool,
     /// Ports for transfer sockets.
     ports: RangeInclusive<u16>,
+    /// They are few.
+    has_range: bool,
     pub(super) random: Random,
 }
 
@@ -59,7 +74,7 @@ impl Floor {
     pub(super) fn new(
         sessions: Sessions<Session>,
         ports: Option<RangeInclusive<u16>>,
-        shared: Option<Rc<[ListenSocket]>>,
+        shared: Option<&[ListenSocket]>,
         now: Instant,
     ) -> io::Result<Self> {
         let mut random = Random::default();
@@ -70,13 +85,18 @@ impl Floor {
             reporter: Reporter::new(now),
             counters: Counters::default(),
             unfinished: VecDeque::new(),
-            shared: shared.map(|listeners| SharedPorts::new(listeners, random.seed(), now)),
+            single_port: shared.is_some(),
+            shared: match shared {
+                Some(listeners) => SharedPorts::new(listeners, 0, random.seed(), now),
+                None => SharedPorts::new(&[], MAX_LISTENERS, random.seed(), now),
+            },
             socket_pool: match ports {
                 // The ports of a range are few.
                 Some(_) => SocketPool::beside(0),
                 None => SocketPool::beside(sessions.capacity()),
             },
             sessions,
+            has_range: ports.is_some(),
             ports: ports.unwrap_or(ANY_PORT),
             random,
         })
@@ -88,7 +108,23 @@ impl Floor {
 
     /// Transfers share the listen sockets.
     pub(super) const fn single_port(&self) -> bool {
-        self.shared.is_some()
+        self.single_port
+    }
+
+    /// The socket with this index, among all that several peers send to.
+    pub(super) fn shared_port(&self, index: usize) -> Option<&ListenSocket> {
+        self.shared.get(index)
+    }
+
+    /// The session of `endpoint`, if it has its port there.
+    pub(super) fn owner_of(
+        &self,
+        endpoint: &Endpoint,
+        socket: &ListenSocket,
+    ) -> Option<SessionKey> {
+        let key = self.sessions.key_of(endpoint)?;
+        let session = self.sessions.get(key)?;
+        session.port().shares(socket).then_some(key)
     }
 
     /// Some session has more to do without waiting.
@@ -146,23 +182,19 @@ impl Floor {
         self.reporter.handle_timeout(now);
     }
 
-    /// There is room in a shared listen socket: sessions that waited for it go
+    /// There is room in the shared socket with this index: sessions that waited for it go
     /// on, until it is full again. The one that filled it waits after those that
     /// had no turn.
-    pub(super) fn resume(&mut self, listener: usize) {
-        let Some(shared) = &mut self.shared else {
-            return;
-        };
-        let mut waiting = shared.take(listener, self.poll.registry()).into_iter();
+    pub(super) fn resume(&mut self, index: usize) {
+        let registry = self.poll.registry();
+        let mut waiting = self.shared.take(index, registry).into_iter();
         while let Some(key) = waiting.next() {
             if let Some(session) = self.sessions.get_mut(key) {
                 session.queued = false;
             }
             self.run_session(key);
-            if let Some(shared) = &mut self.shared
-                && shared.is_full(listener)
-            {
-                shared.put_first(listener, waiting);
+            if self.shared.is_full(index) {
+                self.shared.put_first(index, waiting);
                 return;
             }
         }
@@ -172,6 +204,34 @@ impl Floor {
     /// turn, its end, a new deadline. Stale keys are normal: events of a turn
     /// may name a session that ended earlier in it.
     pub(super) fn with_session(
+        &mut self,
+        key: SessionKey,
+        work: impl FnOnce(&mut Session, &mut Context<'_>) -> Turn,
+    ) {
+        self.take_turn(key, work);
+        if let Some(client) = self.resources.ingress.guessed.take() {
+            self.end_guessed(client);
+        }
+    }
+
+    /// Somebody looks for a port in the name of `client`: ends the uploads that were
+    /// asked for in that name and not begun. Those that are under way have a peer that
+    /// knows its port.
+    fn end_guessed(&mut self, client: IpAddr) {
+        let guessed = |session: &Session| {
+            session.peer().ip() == client
+                && session.unverified_since().is_some()
+                && matches!(session.content(), Content::Sink(_))
+        };
+        let sessions = self.sessions.of_client(Client::of(client));
+        let keys = sessions.filter(|(_, session)| guessed(session));
+        let keys: Vec<_> = keys.map(|(key, _)| key).collect();
+        for key in keys {
+            self.end_session(key, Ending::Guessed);
+        }
+    }
+
+    fn take_turn(
         &mut self,
         key: SessionKey,
         work: impl FnOnce(&mut Session, &mut Context<'_>) -> Turn,
@@ -195,12 +255,9 @@ impl Floor {
         // An ERROR is an answer too: many only ask for the size.
         let has_answered = session.unverified_since().is_none()
             || matches!(outcome, Some(Outcome::Probed | Outcome::PeerError { .. }));
-        if let (Some(shared), Some(since), true) =
-            (&mut self.shared, unverified_since, has_answered)
-        {
-            shared
-                .unverified
-                .verified(clock::now(), since, session.peer().ip());
+        if let (true, Some(since), true) = (self.single_port, unverified_since, has_answered) {
+            let client = session.peer().ip();
+            self.shared.unverified.verified(clock::now(), since, client);
         }
         if let Some(outcome) = outcome {
             let ending = Ending::Outcome(&outcome);
@@ -211,14 +268,24 @@ impl Floor {
             self.free(key);
             return;
         }
-        if let Some(shared) = &mut self.shared {
-            shared.wait_if_blocked(key, session, self.poll.registry());
+        if session.shares_its_port() {
+            let registry = self.poll.registry();
+            self.shared.wait_if_blocked(key, session, registry);
+        }
+        if !has_answered {
+            session.close_file();
         }
         if turn == Turn::Unfinished && !session.queued {
             session.queued = true;
             self.unfinished.push_back(key);
         }
         self.sessions.rearm(key);
+        if self.sessions.is_overfull() {
+            // A peer that has proved to be there comes before those that are over or
+            // silent; if all others are as real as it is, it came last.
+            let gives_way = self.sessions.gives_way(clock::now(), self.random.number());
+            self.end_session(gives_way.unwrap_or(key), Ending::Evicted);
+        }
     }
 
     /// Ends a session for a new request. Its transfer was reported when it ended,
@@ -302,18 +369,12 @@ impl Floor {
     /// Whether there is room in the send buffer that transfers share for an answer
     /// to a peer that has never answered.
     pub(super) fn may_answer(&mut self, now: Instant, client: IpAddr) -> bool {
-        match &mut self.shared {
-            Some(shared) => shared.unverified.take(now, client),
-            None => true,
-        }
+        !self.single_port || self.shared.unverified.take(now, client)
     }
 
     /// The same for an ERROR without a transfer.
     pub(super) fn may_send_error(&mut self, now: Instant, client: IpAddr) -> bool {
-        match &mut self.shared {
-            Some(shared) => shared.errors.take(now, client),
-            None => true,
-        }
+        !self.single_port || self.shared.errors.take(now, client)
     }
 
     /// The same for the client of a session that repeats its request. Where that
@@ -341,8 +402,9 @@ impl Floor {
         socket.send_to(datagram, endpoint.peer)
     }
 
-    /// A socket for `transfer`, on the address that was asked: its own, or a share
-    /// of `listener`.
+    /// A socket for a transfer, on the address that was asked: its own, a share of
+    /// `listener`, or of another port. `window` is what an upload's client sends
+    /// without waiting for an answer.
     ///
     /// # Errors
     /// `AddrInUse` if no port of the range is free; whatever else the kernel says.
@@ -350,24 +412,61 @@ impl Floor {
         &mut self,
         endpoint: &Endpoint,
         listener: &ListenSocket,
-        transfer: &Transfer,
+        window: Option<&Negotiated>,
+        sharing: Sharing,
     ) -> io::Result<TransferSocket> {
-        // Blocks that the client sends without waiting for an answer.
-        let window = match transfer {
-            Transfer::Sender(_) => None,
-            Transfer::Receiver(_) => Some(transfer.negotiated()),
-        };
-        if let Some(shared) = &mut self.shared {
-            if let Some(window) = window {
-                shared.expect(window.blksize);
-            }
-            return Ok(TransferSocket::share(listener, endpoint.local));
+        let address = beside(listener.address(), endpoint.local);
+        if self.has_range && !self.single_port && self.shared.bound_to(address).is_none() {
+            // While a port is free; if none is, there may be one of its own.
+            let _ = self.open_shared(address);
         }
-        let mut socket = self.bind(endpoint, listener)?;
+        let socket = if self.single_port {
+            Ok(TransferSocket::share(listener, endpoint.local))
+        } else if sharing == Sharing::Always {
+            self.share(endpoint, address)
+        } else {
+            match self.bind(endpoint, listener) {
+                Err(error)
+                    if error.kind() == io::ErrorKind::AddrInUse && sharing != Sharing::Never =>
+                {
+                    self.share(endpoint, address)
+                }
+                bound => bound,
+            }
+        };
+        let mut socket = socket?;
         if let Some(window) = window {
+            if socket.is_shared() {
+                self.shared.expect(window.blksize);
+            }
             socket.expect_windows(window.windowsize, window.blksize);
         }
         Ok(socket)
+    }
+
+    /// A share of the port at `address` that is there to be shared.
+    fn share(&mut self, endpoint: &Endpoint, address: SocketAddr) -> io::Result<TransferSocket> {
+        if self.shared.bound_to(address).is_none() {
+            self.open_shared(address)?;
+        }
+        let socket = self.shared.bound_to(address);
+        let socket = socket.ok_or(io::ErrorKind::AddrInUse)?;
+        Ok(TransferSocket::share(socket, endpoint.local))
+    }
+
+    /// A port to be shared, at `address`.
+    fn open_shared(&mut self, address: SocketAddr) -> io::Result<()> {
+        if self.shared.len() >= MAX_SOCKETS - MAX_LISTENERS {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        let ports = candidates(&self.ports, self.random.number() as u16);
+        let socket = bind_one_of(ports, |port| {
+            let mut address = address;
+            address.set_port(port);
+            ListenSocket::bind(address, Binding::default())
+        })?;
+        socket.prepare_sharing();
+        self.shared.add(socket, self.poll.registry())
     }
 
     fn bind(&mut self, endpoint: &Endpoint, listener: &ListenSocket) -> io::Result<TransferSocket> {
@@ -380,16 +479,17 @@ impl Floor {
             SocketAddr::V4(_) => 0,
         });
         let scope = scopes.into_iter().find(|&scope| scope != 0).unwrap_or(0);
-        let first_try = self.random.number() as u16;
-        TransferSocket::bind(endpoint.local, scope, Some(&self.ports), first_try)
+        let random = self.random.number() as u16;
+        TransferSocket::bind(endpoint.local, scope, Some(&self.ports), random)
     }
 
-    /// Bytes of the longest datagram that means anything on a listen socket.
-    pub(super) fn slot_len(&mut self) -> usize {
-        match &mut self.shared {
-            None => REQUEST_LEN,
-            Some(shared) if self.sessions.is_empty() => shared.expect_requests(),
-            Some(shared) => shared.slot_len(),
+    /// Bytes of the longest datagram that means anything on a socket that several
+    /// peers send to; `is_shared`: not only requests.
+    pub(super) fn slot_len(&mut self, is_shared: bool) -> usize {
+        match is_shared {
+            false => REQUEST_LEN,
+            true if self.sessions.is_empty() => self.shared.expect_requests(),
+            true => self.shared.slot_len(),
         }
     }
 
@@ -425,5 +525,19 @@ impl Floor {
     pub(super) fn count_socket_error(&mut self, verb: &str, at: SocketAddr, error: &io::Error) {
         self.counters.socket_errors += 1;
         debug!("{at}: cannot {verb}: {error}");
+    }
+}
+
+/// Where a port is bound that transfers share, on any port yet: as `listener` is, for
+/// those that came to `local`.
+fn beside(listener: SocketAddr, local: IpAddr) -> SocketAddr {
+    let mut address = listener;
+    address.set_port(0);
+    match local {
+        IpAddr::V4(_) if listener.ip().is_unspecified() => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        IpAddr::V6(_) if listener.ip().is_unspecified() => (Ipv6Addr::UNSPECIFIED, 0).into(),
+        _ if listener.is_ipv4() == local.is_ipv4() => address,
+        // An inherited socket of both families.
+        _ => (local, 0).into(),
     }
 }

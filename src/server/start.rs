@@ -11,7 +11,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use log::{debug, info, warn};
 use nix::libc::{EADDRNOTAVAIL, EAFNOSUPPORT};
@@ -39,6 +39,7 @@ use crate::policy::work::WorkAllowance;
 use crate::policy::{Policy, map_test};
 use crate::protocol::retry::{RetryPolicy, Wait};
 use crate::protocol::transfer::{Config, Proof};
+use crate::session::Session;
 use crate::table::Sessions;
 use crate::wire::options::Limits;
 
@@ -120,11 +121,8 @@ impl Server {
         };
         let now = clock::now();
         let requests = Requests::new(policy, config(args), limits(args), random.seed(), now);
-        let shared = args.single_port.then(|| Rc::clone(&listeners));
-        let sessions = Sessions::new(max_sessions, now).with_client_limit(
-            args.max_sessions_per_client
-                .map_or(usize::MAX, |it| it as usize),
-        );
+        let shared = args.single_port.then_some(&*listeners);
+        let sessions = sessions(args, max_sessions, now);
         let floor = Floor::new(sessions, args.port_range.clone(), shared, now)?;
         let front = Front::new(listeners, requests);
         let mut server = Self::new(front, floor, busy_poll, lifetime, signals, log_file)?;
@@ -221,6 +219,20 @@ fn max_sessions(args: &Args, open_files: u64) -> usize {
     let affordable = open_files.saturating_sub(OWN_DESCRIPTORS) / each;
     let sessions = args.max_sessions.map_or(affordable.max(1), u64::from);
     usize::try_from(sessions).unwrap_or(usize::MAX)
+}
+
+/// A table for so many sessions. Those whose peer has never answered may be light
+/// where it is descriptors or ports that are short; a limit that was asked for holds
+/// for all.
+fn sessions(args: &Args, max_sessions: usize, now: Instant) -> Sessions<Session> {
+    let of_one_client = args.max_sessions_per_client;
+    let table = Sessions::new(max_sessions, now)
+        .with_client_limit(of_one_client.map_or(usize::MAX, |it| it as usize));
+    let ports = args.port_range.as_ref().filter(|_| !args.single_port);
+    match (args.max_sessions, ports) {
+        (Some(_), None) => table,
+        (_, ports) => table.with_light_sessions(ports.map_or(usize::MAX, ExactSizeIterator::len)),
+    }
 }
 
 fn lifetime(args: &Args, by_inetd: bool) -> Lifetime {
