@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU64;
 use std::ops::RangeInclusive;
 use std::rc::Rc;
 use std::time::Instant;
@@ -17,14 +18,16 @@ use mio::{Poll, Registry, Token};
 use super::REQUEST_LEN;
 use super::counters::Counters;
 use super::report::{self, Ending, Reporter};
-use super::shared::SharedPorts;
+use super::shaper::{Lent, Shaper, Used};
+use super::shared::{self, SharedPorts};
+use super::unproved::UnprovedRate;
 use crate::host::clock;
 use crate::host::random::Random;
 use crate::log::event::Event;
 use crate::net::pool::{STORM, SocketPool};
 use crate::net::{ListenSocket, TransferSocket};
 use crate::protocol::transfer::{Failure, Outcome, Transfer};
-use crate::session::{Context, Resources, SEND_BUDGET, Session, Trace, Turn, Watch};
+use crate::session::{Context, Resources, Session, Trace, Turn, Watch};
 use crate::table::{Endpoint, Fingerprint, SessionKey, Sessions, Tracked as _};
 use crate::wire::packet::ErrorCode;
 
@@ -44,6 +47,8 @@ pub(super) struct Floor {
     unfinished: VecDeque<SessionKey>,
     /// Sessions that wait for room in a listen socket, where they share those.
     shared: Option<SharedPorts>,
+    /// How much DATA goes to whom, where ports are shared or few.
+    shaper: Option<Shaper>,
     socket_pool: SocketPool,
     /// Ports for transfer sockets.
     ports: RangeInclusive<u16>,
@@ -52,7 +57,8 @@ pub(super) struct Floor {
 
 impl Floor {
     /// Nothing is served yet. `shared` are the listen sockets that transfers
-    /// send from, if they do.
+    /// send from, if they do. Where nothing proves a client, its network is sent
+    /// `unproved_rate` bytes a second.
     ///
     /// # Errors
     /// Whatever the kernel says to being asked for an epoll instance.
@@ -60,9 +66,15 @@ impl Floor {
         sessions: Sessions<Session>,
         ports: Option<RangeInclusive<u16>>,
         shared: Option<Rc<[ListenSocket]>>,
+        unproved_rate: Option<NonZeroU64>,
         now: Instant,
     ) -> io::Result<Self> {
         let mut random = Random::default();
+        let unproved = unproved_rate.map(|rate| UnprovedRate::new(rate.get(), random.seed(), now));
+        let buffer = shared.as_deref().map(shared::send_buffer);
+        let is_shaped = unproved.is_some() || buffer.is_some();
+        let shaper = is_shaped.then(|| Shaper::new(buffer, unproved, random.seed(), now));
+        let shared = shared.map(|listeners| SharedPorts::new(listeners, random.seed(), now));
         let trace = log_enabled!(Level::Trace).then_some(report::packet as Trace);
         Ok(Self {
             poll: Poll::new()?,
@@ -70,7 +82,8 @@ impl Floor {
             reporter: Reporter::new(now),
             counters: Counters::default(),
             unfinished: VecDeque::new(),
-            shared: shared.map(|listeners| SharedPorts::new(listeners, random.seed(), now)),
+            shared,
+            shaper,
             socket_pool: match ports {
                 // The ports of a range are few.
                 Some(_) => SocketPool::beside(0),
@@ -99,6 +112,7 @@ impl Floor {
     /// When [`Floor::run_deadlines`] is to be called next.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let deadlines = [
+            self.shaper.as_ref().and_then(Shaper::next_deadline),
             self.sessions.next_deadline(),
             self.socket_pool.poll_timeout(),
             self.reporter.poll_timeout(),
@@ -142,6 +156,11 @@ impl Floor {
             }
             self.with_session(key, Session::run_deadline);
         }
+        while let Some(shaper) = &mut self.shaper
+            && let Some(key) = shaper.pop_due(now)
+        {
+            self.with_session(key, Session::transmit);
+        }
         self.socket_pool.handle_timeout(now);
         self.reporter.handle_timeout(now);
     }
@@ -179,18 +198,29 @@ impl Floor {
         let Some(session) = self.sessions.get_mut(key) else {
             return;
         };
+        let now = clock::now();
+        let lent = match &mut self.shaper {
+            Some(shaper) => shaper.lend(key, session, now),
+            None => Lent::All,
+        };
         let mut context = Context {
-            now: clock::now(),
+            now,
             clock: &clock::now,
             resources: &mut self.resources,
             poll: Watch {
                 registry: self.poll.registry(),
                 token: Token(key.to_token()),
             },
-            send_budget: SEND_BUDGET,
+            send_budget: lent.bytes(),
         };
         let unverified_since = session.unverified_since();
         let turn = work(session, &mut context);
+        let used = Used {
+            began: now,
+            lent,
+            left: context.send_budget,
+            has_more: turn == Turn::Unfinished,
+        };
         let outcome = session.poll_outcome();
         // An ERROR is an answer too: many only ask for the size.
         let has_answered = session.unverified_since().is_none()
@@ -214,7 +244,11 @@ impl Floor {
         if let Some(shared) = &mut self.shared {
             shared.wait_if_blocked(key, session, self.poll.registry());
         }
-        if turn == Turn::Unfinished && !session.queued {
+        let is_asleep = self
+            .shaper
+            .as_mut()
+            .is_some_and(|it| it.settle(key, session, &used, clock::now(), &mut self.random));
+        if turn == Turn::Unfinished && !is_asleep && !session.queued {
             session.queued = true;
             self.unfinished.push_back(key);
         }
@@ -240,6 +274,9 @@ impl Floor {
         let Some(&endpoint) = self.sessions.endpoint(key) else {
             return;
         };
+        if let Some(shaper) = &mut self.shaper {
+            shaper.forget(key);
+        }
         // A socket leaves the poll by being closed.
         if let Some(mut session) = self.sessions.remove(key) {
             session.drop_prefetched(&mut self.resources.pool);

@@ -33,8 +33,7 @@ pub(super) struct SharedPorts {
 impl SharedPorts {
     /// The sockets must have been made fit to carry transfers as well.
     pub(super) fn new(listeners: Rc<[ListenSocket]>, seed: u64, now: Instant) -> Self {
-        let buffers = listeners.iter().map(ListenSocket::send_buffer);
-        let buffer = buffers.min().unwrap_or(0);
+        let buffer = send_buffer(&listeners);
         Self {
             unverified: UnverifiedAnswers::within(buffer, seed, now),
             errors: UnverifiedAnswers::within(buffer, seed, now),
@@ -105,4 +104,10 @@ impl SharedPorts {
             debug!("{}: cannot watch it: {error}", listener.address());
         }
     }
+}
+
+/// Bytes of the smallest send buffer among them.
+pub(super) fn send_buffer(listeners: &[ListenSocket]) -> usize {
+    let buffers = listeners.iter().map(ListenSocket::send_buffer);
+    buffers.min().unwrap_or(0)
 }

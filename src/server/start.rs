@@ -8,6 +8,7 @@
 use std::error::Error;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, UdpSocket};
+use std::num::NonZeroU64;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::rc::Rc;
@@ -123,7 +124,13 @@ impl Server {
             args.max_sessions_per_client
                 .map_or(usize::MAX, |it| it as usize),
         );
-        let floor = Floor::new(sessions, args.port_range.clone(), shared, now)?;
+        let floor = Floor::new(
+            sessions,
+            args.port_range.clone(),
+            shared,
+            unproved_rate(args),
+            now,
+        )?;
         let front = Front::new(listeners, requests);
         let mut server = Self::new(front, floor, busy_poll, lifetime, signals, log_file)?;
         if let (Some(pid_file), Some(path)) = (&mut pid_file, &args.pid_file) {
@@ -229,12 +236,23 @@ fn config(args: &Args) -> Config {
         },
         request_repeats: 0,
         dally: DALLY,
-        proof: if args.single_port || has_few_ports(args) {
+        proof: if proves_nobody(args) {
             Proof::Never
         } else {
             Proof::OwnPort
         },
     }
+}
+
+/// Whether an answer may come from someone that hasn't seen what it answers.
+fn proves_nobody(args: &Args) -> bool {
+    args.single_port || has_few_ports(args)
+}
+
+/// Bytes a second for a client network where that is so, if they are bounded.
+fn unproved_rate(args: &Args) -> Option<NonZeroU64> {
+    let rate = NonZeroU64::new(args.max_unproved_rate);
+    rate.filter(|_| proves_nobody(args))
 }
 
 /// Whether an ACK in a forged name can be sent to each port that a transfer may
