@@ -507,7 +507,7 @@ fn the_log_file_takes_the_log() {
     drop(dir);
 }
 
-/// A log that rotates: SIGHUP opens it anew.
+/// A log that rotates: SIGHUP opens it again.
 #[test]
 fn sighup_reopens_the_log_file() {
     let (dir, path) = scratch();

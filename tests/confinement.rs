@@ -361,6 +361,9 @@ fn a_link_leads_to_a_directory_that_was_named_for_it_and_nowhere_else() {
             symlink(target, base.join("deploy").join(link)).expect("a link");
         }
         symlink(base.join("deploy"), server.root().join("deploy")).expect("a link");
+        let told = format!("; links may lead to {deploy}, {work}");
+        let is_told = server.log_lines().iter().any(|line| line.ends_with(&told));
+        assert!(is_told, "{:?}", server.log_lines());
         let client = RawClient::new(&server);
         for name in ["kernel", "images/Kernel", "initrd", "deploy/again"] {
             assert_eq!(client.read(name).expect(name), INSIDE, "{args:?} {name}");

@@ -168,3 +168,55 @@ fn the_readme_is_short() {
         "{lines} lines; the rest belongs into the manual"
     );
 }
+
+/// The functions of a source that are tests.
+fn tests_of(source: &str) -> Vec<&str> {
+    let behind = source.split("#[test]").skip(1);
+    let names = behind.filter_map(|it| it.split_once("fn ")?.1.split_once('('));
+    names.map(|(name, _)| name).collect()
+}
+
+/// All sources below a directory, one after the other.
+fn sources(directory: &std::path::Path) -> String {
+    let entries = fs::read_dir(directory).expect("a directory");
+    let paths = entries.map(|it| it.expect("an entry").path());
+    paths
+        .map(|path| match path.extension() {
+            _ if path.is_dir() => sources(&path),
+            Some(end) if end == "rs" => fs::read_to_string(path).expect("text"),
+            _ => String::new(),
+        })
+        .collect()
+}
+
+#[test]
+fn every_test_that_the_documents_name_exists() {
+    let library = sources(&manual::root().join("src"));
+    let mut named = 0;
+    for page in [
+        "README.md",
+        "scripts/man/src/tftpd.8.md",
+        "scripts/man/src/tftp.1.md",
+    ] {
+        let text = fs::read_to_string(manual::root().join(page)).expect(page);
+        for command in text.split("cargo test --").skip(1) {
+            let command = command.split(['`', '\n']).next().unwrap_or_default();
+            let mut words = command.split(' ').take_while(|it| *it != "--");
+            let source = match words.next() {
+                Some("lib") => library.clone(),
+                Some("test") => {
+                    let file = words.next().unwrap_or_default();
+                    let path = manual::root().join(format!("tests/{file}.rs"));
+                    fs::read_to_string(path).unwrap_or_else(|_| panic!("{page}: no test {file}"))
+                }
+                _ => continue,
+            };
+            if let Some(name) = words.next() {
+                let is_there = tests_of(&source).contains(&name);
+                assert!(is_there, "{page}: cargo test --{command}: there is none");
+                named += 1;
+            }
+        }
+    }
+    assert!(named > 20, "{named}");
+}

@@ -445,3 +445,60 @@ fn a_file_larger_than_any_disk_is_served_from_its_start() {
     assert_eq!(answer.data_block(), Some(1), "{answer:?}");
     client.send_to(&error(0, "enough"), tid);
 }
+
+// --- a server that is killed ---------------------------------------------------------------
+
+/// A server over the directory of another one that is gone.
+fn after(gone: &Server) -> Server {
+    let address = own_address().to_string();
+    Server::start_prepared(&["-a", &address, "--overwrite"], |dir| {
+        let root = dir.join("root");
+        fs::remove_dir(&root).expect("an empty directory");
+        symlink(gone.root(), root).expect("a link to it");
+        Command::new(tftpd())
+    })
+}
+
+/// strace(1) kills the server as it is about to give an upload its name, in each of
+/// the steps that this takes.
+#[test]
+fn kill_9_as_an_upload_gets_its_name_leaves_a_whole_file_and_nothing_else() {
+    let traced = bounded(10, "strace")
+        .args(["-o", "/dev/null", "true"])
+        .output();
+    if !traced.is_ok_and(|output| output.status.success()) {
+        skip("strace(1) can't trace here");
+        return;
+    }
+    let (old, new) = (content(1, 3 * BLOCK), content(2, 5 * BLOCK + 3));
+    // At its start it looks whether links can be made, with one or two calls.
+    for (calls, nth) in [("linkat", 3), ("renameat,renameat2", 1)] {
+        let address = own_address().to_string();
+        let kill = format!("inject={calls}:signal=SIGKILL:when={nth}");
+        let trace = format!("trace={calls}");
+        let mut server = Server::start_prepared(&["-a", &address, "--overwrite"], |dir| {
+            fs::write(dir.join("root/f"), &old).expect("a file");
+            let mut command = Command::new("strace");
+            command.args(["-qq", "-o", "/dev/null", "-e", &trace, "-e", &kill]);
+            // The server ends with the tracer.
+            command.args(["setpriv", "--pdeathsig", "KILL", tftpd()]);
+            command
+        });
+        let client = RawClient::new(&server);
+        let (_, tid) = client.ask_patiently(&wrq("f", &[]));
+        for (number, block) in (1..).zip(new.chunks(BLOCK)) {
+            client.send_to(&data(number, block), tid);
+            if block.len() == BLOCK {
+                assert_eq!(client.expect_from(tid), Packet::Ack(number));
+            }
+        }
+        assert!(server.wait_exit(PATIENCE).is_some(), "{calls}: not killed");
+        assert_same("f", &fs::read(server.root().join("f")).unwrap(), &old);
+        let next = after(&server);
+        RawClient::new(&next).write("f", &new).unwrap();
+        RawClient::new(&next).write("g", b"next").unwrap();
+        assert_same("f", &fs::read(server.root().join("f")).unwrap(), &new);
+        let names: Vec<_> = server.tree().into_keys().collect();
+        assert_eq!(names, [Path::new("f"), Path::new("g")], "{calls} {nth}");
+    }
+}

@@ -11,8 +11,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use common::*;
-use nix::sys::signal::Signal;
-use nix::unistd::geteuid;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, geteuid};
 use tempfile::TempDir;
 
 // --- the pid file -------------------------------------------------------------------
@@ -292,6 +292,46 @@ fn a_real_inetd_starts_the_server_again_and_again() {
         heard(&inetd.syslog, "stopped");
     }
     assert_ne!(servers[0], servers[1], "it never left");
+}
+
+// --- the first process of a container --------------------------------------------------
+
+/// The children of a process.
+fn children(pid: impl std::fmt::Display) -> Vec<i32> {
+    let list = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    let list = list.unwrap_or_default();
+    list.split_whitespace()
+        .map(|pid| pid.parse().expect("a number"))
+        .collect()
+}
+
+#[test]
+#[allow(clippy::disallowed_methods, reason = "a test stands outside")]
+fn the_first_process_of_a_container_reaps_orphans_and_obeys_sigterm() {
+    // Runs the command behind it as the first process, with a child that soon ends.
+    let first = ["--pid", "--fork", "--kill-child", "sh", "-c"];
+    let script = "sleep 0.2 & exec \"$@\"";
+    let tried = Command::new("unshare")
+        .args(first)
+        .args([script, "sh", "true"])
+        .output();
+    if !tried.is_ok_and(|output| output.status.success()) {
+        return skip("no PID namespace can be had");
+    }
+    let mut server = Server::start_prepared(&["-a", &own_address().to_string()], |_| {
+        let mut command = Command::new("unshare");
+        command.args(first).args([script, "sh", tftpd()]);
+        command
+    });
+    let own = children(server.pid())[0];
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while !children(own).is_empty() {
+        assert!(std::time::Instant::now() < deadline, "a zombie is left");
+        std::thread::yield_now();
+    }
+    kill(Pid::from_raw(own), Signal::SIGTERM).expect("it runs");
+    let status = server.wait_exit(PATIENCE);
+    assert!(status.is_some_and(|status| status.success()));
 }
 
 // --- processors ---------------------------------------------------------------------

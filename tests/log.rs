@@ -238,7 +238,10 @@ fn a_terminal_that_nobody_reads_does_not_block_the_server() {
     server.assert_awake();
     let flags = nix::fcntl::fcntl(&terminal.slave, nix::fcntl::FcntlArg::F_GETFL).unwrap();
     let leaked = flags & nix::libc::O_NONBLOCK;
-    assert_eq!(leaked, 0, "whoever shares the terminal doesn't expect that");
+    assert_eq!(
+        leaked, 0,
+        "others that share the terminal don't expect that"
+    );
 }
 
 #[test]
@@ -451,10 +454,7 @@ fn a_link_that_leaves_the_root_is_told_with_the_remedy() {
     symlink("../deploy", server.root().join("images")).expect("a link");
     let client = RawClient::new(&server);
     for (request, remedy) in [
-        (
-            rrq("images/kernel", &[]),
-            "allow it with --follow-links DIR",
-        ),
+        (rrq("images/kernel", &[]), "allow it with --follow-links /"),
         (wrq("images/new", &[]), "uploads stay in ROOT"),
     ] {
         let (packet, _) = client.ask(&request);
@@ -497,4 +497,29 @@ fn how_names_and_uploads_are_done_is_told_in_words() {
     let told = |line: &str| line.contains("names are resolved ");
     let line = server.wait_for_log(told, PATIENCE).expect("a line");
     assert!(!line.contains('{'), "{line}");
+}
+
+#[test]
+fn a_probe_for_the_size_is_told_as_one() {
+    let server = Server::start(&[]);
+    server.file("f", b"x");
+    let client = RawClient::new(&server);
+    let (_, tid) = client.ask(&rrq("f", &[("tsize", "0")]));
+    // As UEFI firmware ends it.
+    client.send_to(b"\0\x05\0\x08no more\0", tid);
+    let line = server.wait_ended(client.addr(), 1).remove(0);
+    let is_right = line.contains("[INFO]") && line.ends_with(" outcome=probed");
+    assert!(is_right, "{line}");
+}
+
+#[test]
+fn a_directory_is_told_as_one_in_the_sandbox_and_without() {
+    for args in [&[][..], &["--no-sandbox"], &["--read-only"]] {
+        let server = Server::start(args);
+        fs::create_dir(server.root().join("d")).expect("a directory");
+        let (packet, _) = RawClient::new(&server).ask(&rrq("d", &[]));
+        assert_eq!(packet.error_code(), Some(2), "{args:?}");
+        let line = server.wait_for_log(is_refusal, PATIENCE).expect("a line");
+        assert!(line.contains("Access violation: is a directory"), "{line}");
+    }
 }

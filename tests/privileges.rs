@@ -159,7 +159,7 @@ fn assert_gave_up(way: &Way, server: &Server) {
         assert_eq!(server.status_words("Groups"), groups, "{name}");
     }
     for set in ["CapInh", "CapPrm", "CapEff", "CapAmb", "CapBnd"] {
-        // Only who has a right can bound it; no_new_privs does as well.
+        // Only a process that has a right can bound it; no_new_privs does as well.
         if set != "CapBnd" || way.starter.is_none() {
             let capabilities = server.status_words(set).concat();
             let left = u64::from_str_radix(&capabilities, 16).expect("hexadecimal");

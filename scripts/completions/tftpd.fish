@@ -1,7 +1,7 @@
 complete -c tftpd -s p -l port -d 'UDP port to listen on; 0 picks a free one' -r
 complete -c tftpd -s a -l address -d 'Address, interface or host name to listen on; can be repeated [default: all, IPv4 and IPv6]' -r
 complete -c tftpd -s R -l port-range -d 'Ports to use for transfers [default: any free port above 1023]' -r
-complete -c tftpd -s t -l timeout -d 'Milliseconds to wait for an answer before sending again; doubles each time [default: follows the measured round trip]' -r
+complete -c tftpd -s t -l timeout -d 'Milliseconds to wait for an answer before sending again, or a time such as 2s; doubles each time [default: follows the measured round trip]' -r
 complete -c tftpd -l retries -d 'How often to repeat a packet before giving up' -r
 complete -c tftpd -s B -l max-blksize -d 'Largest block size to agree to, in bytes' -r
 complete -c tftpd -l max-windowsize -d 'Largest window to agree to, in blocks' -r
@@ -21,8 +21,8 @@ complete -c tftpd -l max-sessions-per-client -d 'Most transfers at once with one
 complete -c tftpd -l max-unproved-rate -d 'With --single-port or few ports: bytes a second, or with K, M, G or T, for all clients of a network (IPv4 /24, IPv6 /64) that haven\'t shown that they are there; 0: no limit' -r
 complete -c tftpd -s u -l user -d 'Run as this user and group (name or number); must be started as root [default: the user that started it; the user\'s own group]' -r
 complete -c tftpd -s P -l pid-file -d 'Write the process ID to FILE, and delete FILE at exit' -r -F
-complete -c tftpd -l grace -d 'Seconds that running transfers may take to finish after SIGTERM or SIGINT' -r
-complete -c tftpd -l idle-exit -d 'Exit after this many seconds without a transfer or a request [default: never; 900 under inetd]' -r
+complete -c tftpd -l grace -d 'Seconds that running transfers may take to finish after SIGTERM or SIGINT, or a time such as 2m' -r
+complete -c tftpd -l idle-exit -d 'Exit after this many seconds without a transfer or a request, or a time such as 10m [default: never; 900 under inetd]' -r
 complete -c tftpd -l log-file -d 'Append the log to FILE instead of standard error' -r -F
 complete -c tftpd -l log-format -d 'Format of log lines: text, or one JSON object each' -r -f -a "text\t'Time, level and text'
 json\t'One JSON object'"

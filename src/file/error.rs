@@ -45,6 +45,9 @@ impl StorageError {
     pub const NOT_YOURS: Self = Self::refusal("Access violation: another client's directory");
     /// Nothing has this name.
     pub const NOT_FOUND: Self = Self::new(ErrorCode::FileNotFound, "File not found");
+    /// A file that was closed for a while is another one now.
+    pub(super) const CHANGED: Self =
+        Self::new(ErrorCode::NotDefined, "File changed while being sent");
     pub(super) const EXISTS: Self = Self::new(ErrorCode::FileExists, "File already exists");
     pub(super) const OVER_LIMIT: Self = Self::new(
         ErrorCode::DiskFull,

@@ -6,7 +6,7 @@
 //! descriptor), it is written under a temporary name. Requests can't name that;
 //! abort removes it. Only kill -9 can leave one behind (or, everywhere, strike
 //! between the two steps of replacing a file): the first upload into a directory
-//! sweeps it. Temporary files are locked while their server lives. Must not: look
+//! sweeps it, and a later one now and then. Temporary files are locked while their server lives. Must not: look
 //! at what is in a file.
 
 use std::fmt;
@@ -17,10 +17,11 @@ use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, OFlag, fcntl, openat};
 use nix::libc;
-use nix::sys::stat::{Mode, fstat, fstatat};
+use nix::sys::stat::{Mode, SFlag, fstat, fstatat};
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
 use super::name::TEMP_PREFIX;
+use super::walk::kind;
 
 /// How a finished upload gets its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,6 +170,11 @@ fn is_ours(name: &[u8]) -> bool {
 fn remove_left_behind(directory: BorrowedFd<'_>, name: &[u8]) {
     let flags = OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
     let remove = || -> nix::Result<()> {
+        // What is no file isn't ours, and isn't opened.
+        let stat = fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        if kind(&stat) != SFlag::S_IFREG {
+            return Err(Errno::EBUSY);
+        }
         let file = openat(directory, name, flags, Mode::empty())?;
         lock(&file)?;
         let (locked, named) = (

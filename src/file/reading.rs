@@ -31,7 +31,7 @@ use super::walk::kind;
 /// Bytes the kernel is usually willing to read ahead with one call.
 const ADVISED: off_t = 128 * 1024;
 
-/// What a file's bytes are read from: [`ReadFile`], or a stand-in for it.
+/// What a file's bytes are read from: [`ReadFile`](super::ReadFile), or a stand-in for it.
 pub trait ReadAt {
     /// Bytes that it was promised to have.
     fn size(&self) -> u64;
@@ -65,6 +65,14 @@ pub trait ReadAt {
 
     /// The next read waits for the disk.
     fn block(&mut self);
+
+    /// Gives its descriptor back until it is read again, if that was allowed.
+    fn close(&mut self) {}
+
+    /// Whether it holds a descriptor.
+    fn is_open(&self) -> bool {
+        true
+    }
 }
 
 /// How a file is read without waiting for its disk.
@@ -99,7 +107,7 @@ fn modified(stat: &FileStat) -> i64 {
 
 /// A regular file open for reading.
 #[derive(Debug)]
-pub struct ReadFile {
+pub(super) struct OpenFile {
     file: OwnedFd,
     size: u64,
     /// When it had been modified last, in nanoseconds.
@@ -114,7 +122,7 @@ pub struct ReadFile {
     missing: u64,
 }
 
-impl ReadFile {
+impl OpenFile {
     /// Takes a descriptor if it is a regular file's.
     pub(super) fn new(file: OwnedFd) -> Result<Self, StorageError> {
         let stat = fstat(&file)?;
@@ -131,13 +139,13 @@ impl ReadFile {
     }
 
     /// The file's size when it was opened, in bytes.
-    pub const fn size(&self) -> u64 {
+    pub(super) const fn size(&self) -> u64 {
         self.size
     }
 
     /// Whether the file was written to since it was opened: what was read of it
     /// may be part old, part new.
-    pub fn has_changed(&self) -> bool {
+    pub(super) fn has_changed(&self) -> bool {
         fstat(&self.file).is_ok_and(|stat| {
             u64::try_from(stat.st_size) != Ok(self.size) || modified(&stat) != self.modified
         })
@@ -180,7 +188,7 @@ impl ReadFile {
     }
 }
 
-impl ReadAt for ReadFile {
+impl ReadAt for OpenFile {
     fn size(&self) -> u64 {
         self.size
     }
@@ -301,10 +309,10 @@ mod tests {
     const LOOK: Way = Way::Look { again: true };
     const LOOK_ONCE: Way = Way::Look { again: false };
 
-    fn file_with(content: &[u8]) -> (tempfile::NamedTempFile, ReadFile) {
+    fn file_with(content: &[u8]) -> (tempfile::NamedTempFile, OpenFile) {
         let path = tempfile::NamedTempFile::new().unwrap();
         fs::write(&path, content).unwrap();
-        let file = ReadFile::new(fs::File::open(&path).unwrap().into()).unwrap();
+        let file = OpenFile::new(fs::File::open(&path).unwrap().into()).unwrap();
         (path, file)
     }
 
@@ -425,7 +433,7 @@ mod tests {
         let mut buffer = vec![0; 1000];
         for way in [Way::NoWait, LOOK, LOOK_ONCE] {
             let file = fs::File::open(&disk).unwrap();
-            let mut file = ReadFile::new(file.into()).unwrap();
+            let mut file = OpenFile::new(file.into()).unwrap();
             file.way = way;
             drop_pages();
             let first = file.read_at(0, &mut buffer);

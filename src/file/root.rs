@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use log::debug;
+use log::{debug, info};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::fstat;
@@ -19,7 +19,8 @@ use super::ignore_case::Listings;
 use super::name::{self, Name};
 use super::policy::Policy;
 use super::publish::Publisher;
-use super::reading::{self, ReadFile};
+use super::reading;
+use super::reopen::{ReadFile, Reopen};
 use super::resolve::Resolver;
 use super::space::Uploads;
 use super::upload::Upload;
@@ -46,6 +47,17 @@ impl Methods {
     }
 }
 
+impl Methods {
+    /// What the system lacks, in a line each: what is done without it.
+    fn lacks(self, policy: &Policy) -> impl Iterator<Item = &'static str> {
+        let openat2 = (self.resolver == Resolver::Walk)
+            .then_some("without openat2 (Linux 5.6): names are resolved directory by directory");
+        let proc = (self.publisher == Publisher::Named && !policy.read_only)
+            .then_some("without /proc (or Linux 6.10): uploads are written under temporary names");
+        openat2.into_iter().chain(proc)
+    }
+}
+
 impl fmt::Display for Methods {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
@@ -59,7 +71,9 @@ impl fmt::Display for Methods {
 /// The directory that is served.
 #[derive(Debug)]
 pub struct Root {
-    directory: Directory,
+    directory: Rc<Directory>,
+    /// The way to it, where it is below another one.
+    found_by: Option<Box<Reopen>>,
     policy: Policy,
     pub(super) methods: Methods,
     common: Rc<Common>,
@@ -71,7 +85,7 @@ struct Common {
     /// What absolute names may begin with: the paths of the topmost root.
     prefixes: Rc<[PathBuf]>,
     /// What links may lead to when a file is read.
-    linked: Vec<Directory>,
+    linked: Rc<[Directory]>,
     uploads: Rc<Uploads>,
     listings: Listings,
 }
@@ -108,6 +122,7 @@ impl Root {
     ) -> Result<Self, RootError> {
         let methods = Methods::probe(directory.search()?.as_fd());
         debug!("root {}: {methods}", directory.path().display());
+        methods.lacks(&policy).for_each(|line| info!("{line}"));
         for directory in &linked {
             directory.search().map_err(RootError::of_links)?;
         }
@@ -126,12 +141,13 @@ impl Root {
     fn new(directory: Directory, linked: Vec<Directory>, policy: Policy, methods: Methods) -> Self {
         let common = Common {
             prefixes: Rc::clone(&directory.paths),
-            linked,
+            linked: linked.into(),
             uploads: Rc::default(),
             listings: Listings::default(),
         };
         Self {
-            directory,
+            directory: Rc::new(directory),
+            found_by: None,
             policy,
             methods,
             common: Rc::new(common),
@@ -144,6 +160,7 @@ impl Root {
     pub fn below(&self, name: &[u8]) -> Option<Self> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
         let descriptor = self.resolve(name, flags, self.own()).ok()?;
+        let found_by = Box::new(self.reopen(name));
         let name = Path::new(std::ffi::OsStr::from_bytes(name));
         let paths = self.directory.paths.iter().map(|path| path.join(name));
         let directory = Directory {
@@ -151,7 +168,8 @@ impl Root {
             paths: paths.collect(),
         };
         Some(Self {
-            directory,
+            directory: Rc::new(directory),
+            found_by: Some(found_by),
             policy: self.policy,
             methods: self.methods,
             common: Rc::clone(&self.common),
@@ -184,10 +202,33 @@ impl Root {
     /// # Errors
     /// ERROR 1: no such file. ERROR 2: not a regular file or not allowed.
     pub fn open_file(&self, name: &Name) -> Result<ReadFile, StorageError> {
+        ReadFile::new(self.descriptor_of(name)?)
+    }
+
+    /// The same for a file that may be closed while it isn't read.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_closable(&self, name: &Name) -> Result<ReadFile, StorageError> {
+        ReadFile::closable(self.descriptor_of(name)?, self.reopen(name))
+    }
+
+    fn descriptor_of(&self, name: &Name) -> Result<OwnedFd, StorageError> {
         let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_LARGEFILE;
         let looked_at = self.resolve(name, OFlag::O_PATH, self.all())?;
         reading::check_kind(&fstat(&looked_at)?)?;
-        ReadFile::new(self.resolve(name, flags, self.all())?)
+        Ok(self.resolve(name, flags, self.all())?)
+    }
+
+    /// The way to what has this name, without this root's descriptor.
+    fn reopen(&self, name: &[u8]) -> Reopen {
+        let own_paths = Rc::clone(&self.directory.paths);
+        if let Some(way) = &self.found_by {
+            // Its descriptor is gone with the request.
+            return Reopen::clone(way).then(name, own_paths);
+        }
+        let linked = Rc::clone(&self.common.linked);
+        Reopen::new(self.methods.resolver, Rc::clone(&self.directory), linked).then(name, own_paths)
     }
 
     /// [`Root::open_file`] by a name as a client spells it.
@@ -328,6 +369,42 @@ mod tests {
     use nix::fcntl::open;
     use nix::sys::stat::{Mode, SFlag, makedev, mknod};
     use nix::unistd::{Uid, mkfifo};
+
+    #[test]
+    fn what_the_system_lacks_is_told_in_a_line_each() {
+        let lines = |resolver, publisher, read_only| {
+            let methods = Methods {
+                resolver,
+                publisher,
+            };
+            let policy = Policy {
+                read_only,
+                ..Policy::default()
+            };
+            methods.lacks(&policy).collect::<Vec<_>>().join("; ")
+        };
+        for (resolver, publisher, read_only, said) in [
+            (Resolver::Openat2, Publisher::LinkDescriptor, false, vec![]),
+            (Resolver::Openat2, Publisher::LinkProc, false, vec![]),
+            (Resolver::Openat2, Publisher::Named, true, vec![]),
+            (Resolver::Openat2, Publisher::Named, false, vec!["/proc"]),
+            (Resolver::Walk, Publisher::Named, true, vec!["openat2"]),
+            (
+                Resolver::Walk,
+                Publisher::Named,
+                false,
+                vec!["openat2", "/proc"],
+            ),
+        ] {
+            let lines = lines(resolver, publisher, read_only);
+            assert_eq!(
+                lines.matches("without").count(),
+                said.len(),
+                "{resolver}, {publisher}: {lines}"
+            );
+            assert!(said.iter().all(|word| lines.contains(word)), "{lines}");
+        }
+    }
 
     /// Roots that resolve in each way possible here.
     fn roots(path: &Path, policy: Policy) -> Vec<Root> {

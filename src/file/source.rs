@@ -9,7 +9,8 @@ use std::array::from_fn;
 use std::io::IoSliceMut;
 
 use super::StorageError;
-use super::reading::{ReadAt, ReadFile};
+use super::reading::ReadAt;
+use super::reopen::ReadFile;
 use crate::protocol::block::BlockIndex;
 use crate::protocol::transfer::{BlockSource, Failure, Filled, Run};
 use crate::wire::netascii::Encoder;
@@ -79,6 +80,19 @@ impl<R: ReadAt> FileSource<R> {
     /// The next read waits for the disk: it was asked for too long.
     pub fn block(&mut self) {
         self.file().block();
+    }
+
+    /// Closes the file until it is read again, if that was allowed.
+    pub fn close(&mut self) {
+        self.file().close();
+    }
+
+    /// Whether the file holds a descriptor.
+    pub fn is_open(&self) -> bool {
+        match self {
+            Self::Octet(file) => file.is_open(),
+            Self::Netascii(text) => text.file.is_open(),
+        }
     }
 
     const fn file(&mut self) -> &mut R {

@@ -22,11 +22,20 @@ use super::file_offset;
 pub(super) struct Uploads {
     /// Numbers the temporary files.
     serials: Cell<u64>,
-    /// Directories that were swept, by device and inode; the latest last.
-    swept: RefCell<Vec<(u64, u64)>>,
+    /// Directories that were swept; the latest last.
+    swept: RefCell<Vec<Swept>>,
     /// By device: bytes that running uploads announced and that have no place on
     /// the disk yet.
     expected: RefCell<Vec<(dev_t, u64)>>,
+}
+
+/// A directory that was swept.
+#[derive(Debug)]
+struct Swept {
+    /// Device and inode.
+    id: (u64, u64),
+    /// Uploads to it since.
+    uploads: u32,
 }
 
 impl Uploads {
@@ -37,18 +46,21 @@ impl Uploads {
         serial
     }
 
-    /// Whether this directory has yet to be swept; asked again, it hasn't.
+    /// Whether this directory is to be swept for one more upload: for the first, and
+    /// now and then for a later one, since another server that shares the directory
+    /// may have been killed meanwhile.
     #[allow(clippy::unnecessary_cast, clippy::useless_conversion)] // Narrower on 32-bit systems.
     pub(super) fn is_unswept(&self, directory: &FileStat) -> bool {
         let id = (directory.st_dev as u64, directory.st_ino as u64);
         let mut swept = self.swept.borrow_mut();
-        if swept.contains(&id) {
-            return false;
+        if let Some(known) = swept.iter_mut().find(|known| known.id == id) {
+            known.uploads = (known.uploads + 1) % SWEEP_EVERY;
+            return known.uploads == 0;
         }
         if swept.len() == MAX_SWEPT_KNOWN {
             swept.remove(0);
         }
-        swept.push(id);
+        swept.push(Swept { id, uploads: 0 });
         true
     }
 
@@ -154,6 +166,9 @@ impl Reserve {
 /// Bytes set aside beyond what has come: few calls, little to hold back.
 const AHEAD: u64 = 4 << 20;
 
+/// Uploads to a directory from one sweep to the next.
+const SWEEP_EVERY: u32 = 64;
+
 /// Directories remembered as swept; others are swept again.
 const MAX_SWEPT_KNOWN: usize = 64;
 
@@ -199,10 +214,14 @@ mod tests {
     }
 
     #[test]
-    fn directories_are_swept_once() {
+    fn directories_are_swept_at_first_and_now_and_then() {
         let uploads = Uploads::default();
         let base = tempfile::tempdir().unwrap();
         let stat = nix::sys::stat::stat(base.path()).unwrap();
+        assert!(uploads.is_unswept(&stat));
+        for _ in 1..SWEEP_EVERY {
+            assert!(!uploads.is_unswept(&stat));
+        }
         assert!(uploads.is_unswept(&stat));
         assert!(!uploads.is_unswept(&stat));
         for inode in 0..MAX_SWEPT_KNOWN as u64 {

@@ -316,6 +316,7 @@ mod tests {
     use crate::file::reading::ReadAt;
     use crate::file::skipped::skip;
     use crate::wire::packet::ErrorCode;
+    use std::cell::Cell;
     use std::fs::{self, File, Permissions};
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
     use std::path::{Path, PathBuf};
@@ -708,6 +709,100 @@ mod tests {
                 assert_eq!(names(path), [a, b, c, "file", d]);
             });
         }
+    }
+
+    /// Where [`uploads_until_killed`] puts its files, and how.
+    const UPLOADS: &str = "TFTPD_TEST_UPLOADS";
+
+    /// What the nth upload stores: its number says the rest.
+    fn numbered(number: u32) -> Vec<u8> {
+        let mut content = number.to_be_bytes().to_vec();
+        content.resize(1000 + number as usize % 5000, number as u8);
+        content
+    }
+
+    /// Whatever the moment, the old file or the new one is whole, and after the next
+    /// server's first upload nothing is left.
+    #[test]
+    fn kill_9_at_any_moment_leaves_a_whole_file_and_nothing_else() {
+        let (left, kills) = (Cell::new(0), Cell::new(0));
+        for_each_publisher(OVERWRITE, |path, first| {
+            let publisher = first.methods.publisher;
+            for delay in 0..12 {
+                let mut child = Command::new(std::env::current_exe().unwrap())
+                    .args(["--exact", "file::upload::tests::uploads_until_killed"])
+                    .arg("--ignored")
+                    .env(UPLOADS, path)
+                    .env("PUBLISHER", format!("{publisher:?}"))
+                    .stdout(std::process::Stdio::null())
+                    .spawn()
+                    .unwrap();
+                let stored = || fs::read(path.join("file")).unwrap_or_default();
+                let number = || stored().first_chunk().map(|it| u32::from_be_bytes(*it));
+                while number() < Some(delay * 3) {
+                    assert_eq!(child.try_wait().unwrap(), None, "it ended");
+                    std::thread::yield_now();
+                }
+                child.kill().unwrap();
+                child.wait().unwrap();
+                let number = number().unwrap();
+                assert!(
+                    stored() == numbered(number),
+                    "{publisher:?}: {number} is not whole"
+                );
+                left.set(left.get() + names(path).len() - 1);
+                kills.set(kills.get() + 1);
+                let next = root(path, OVERWRITE, publisher);
+                next.create(b"next", None).unwrap().commit().unwrap();
+                assert_eq!(names(path), ["file", "next"], "{publisher:?}");
+                fs::remove_file(path.join("file")).unwrap();
+            }
+        });
+        eprintln!("{} files left behind by {} kills", left.get(), kills.get());
+    }
+
+    #[test]
+    #[ignore = "runs until it is killed: run by kill_9_at_any_moment_leaves_a_whole_file_and_nothing_else"]
+    fn uploads_until_killed() {
+        let path = PathBuf::from(std::env::var_os(UPLOADS).unwrap());
+        let publisher = match std::env::var("PUBLISHER").unwrap().as_str() {
+            "LinkDescriptor" => Publisher::LinkDescriptor,
+            "LinkProc" => Publisher::LinkProc,
+            _ => Publisher::Named,
+        };
+        let root = root(&path, OVERWRITE, publisher);
+        for number in 0..1_000_000 {
+            let content = numbered(number);
+            let mut upload = root.create(b"file", Some(content.len() as u64)).unwrap();
+            let (start, end) = content.split_at(500);
+            upload.write_at(0, start).unwrap();
+            upload.write_at(500, end).unwrap();
+            upload.commit().unwrap();
+        }
+    }
+
+    /// Of two servers in one directory, the one that lives on sweeps what the other
+    /// left behind, and nothing that is being written.
+    #[test]
+    fn a_server_that_lives_on_sweeps_after_another_that_was_killed() {
+        for_each_publisher(OVERWRITE, |path, first| {
+            fs::write(path.join("busy"), "old").unwrap();
+            first.create(b"file", None).unwrap().commit().unwrap();
+            let second = root(path, OVERWRITE, first.methods.publisher);
+            let mut busy = second.create(b"busy", None).unwrap();
+            busy.write_at(0, b"new").unwrap();
+            let being_written = names(path).len();
+            fs::write(path.join(".tftpd-4711-0"), "left").unwrap();
+            nix::unistd::mkfifo(&path.join(".tftpd-4711-1"), Mode::S_IRWXU).unwrap();
+            for _ in 0..100 {
+                first.create(b"file", None).unwrap().commit().unwrap();
+            }
+            assert_eq!(names(path).len(), being_written + 1, "{:?}", names(path));
+            assert!(!path.join(".tftpd-4711-0").exists());
+            assert!(path.join(".tftpd-4711-1").exists(), "no file");
+            assert_eq!(busy.commit(), Ok(3));
+            assert_eq!(fs::read(path.join("busy")).unwrap(), b"new");
+        });
     }
 
     #[test]

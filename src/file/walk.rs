@@ -36,6 +36,8 @@ pub struct Departure {
     pub link: Vec<u8>,
     /// Where it leads, absolute, without `.` and `..`.
     pub target: Vec<u8>,
+    /// The directory that it leads to, or into.
+    pub directory: Vec<u8>,
 }
 
 impl Places<'_> {
@@ -192,8 +194,18 @@ impl<'a> Walk<'a> {
         }
         if self.departure.is_none() {
             let link = [&self.names, name].concat();
-            let target = outer.clone();
-            self.departure = Some(Departure { link, target });
+            let is_last = split_first(after).0.is_empty();
+            let slash = outer.iter().rposition(|&byte| byte == b'/');
+            let end = if is_last {
+                slash.unwrap_or(0)
+            } else {
+                outer.len()
+            };
+            self.departure = Some(Departure {
+                link,
+                directory: outer.get(..end).unwrap_or_default().to_vec(),
+                target: outer.clone(),
+            });
         }
         if is_absolute {
             self.start_over(self.linked);
@@ -327,9 +339,9 @@ mod tests {
             ("deploy/images/up", Some("deploy/top"), None),
             ("images/up", Some("deploy/top"), None),
             ("dots", Some("deploy/top"), None),
-            ("other/x", None, Some(("other", "other"))),
-            ("twice/x", None, Some(("other", "other"))),
-            ("deploy/out", None, Some(("out", "other/x"))),
+            ("other/x", None, Some(("other", "other", "other"))),
+            ("twice/x", None, Some(("other", "other", "other"))),
+            ("deploy/out", None, Some(("out", "other/x", "other"))),
             // `..` stops where the link has led to.
             ("images/../../other/x", None, None),
             ("missing", None, None),
@@ -337,9 +349,11 @@ mod tests {
             let content = content(&root, all, path);
             assert_eq!(content.as_deref().ok(), found, "{path}");
             let departure = all.departure(root.as_fd(), path.as_bytes());
-            let expected = departs.map(|(link, target)| Departure {
+            let absolute = |path| base.join(path).into_os_string().into_vec();
+            let expected = departs.map(|(link, target, directory)| Departure {
                 link: link.into(),
-                target: base.join(target).into_os_string().into_vec(),
+                target: absolute(target),
+                directory: absolute(directory),
             });
             assert_eq!(departure, expected, "{path}");
         }

@@ -13,10 +13,7 @@ pub fn now() -> Instant {
 }
 
 /// Seconds since 1970, for the log.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "who reads the log wants to know when"
-)]
+#[expect(clippy::disallowed_methods, reason = "the log says when")]
 pub fn unix_seconds() -> f64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     since.unwrap_or_default().as_secs_f64()

@@ -23,6 +23,7 @@ use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{SysconfVar, chroot, fchdir, sysconf};
 
 pub use inherited::Inherited;
@@ -54,12 +55,15 @@ impl Signals {
     /// # Errors
     /// Whatever the kernel says.
     pub fn take_over() -> io::Result<Self> {
-        let signals = SigSet::from_iter([
+        let mut signals = SigSet::from_iter([
             Signal::SIGTERM,
             Signal::SIGINT,
             Signal::SIGUSR1,
             Signal::SIGHUP,
         ]);
+        if is_first() {
+            signals.add(Signal::SIGCHLD);
+        }
         signals.thread_block()?;
         // Blocked and never read: a file larger than the process may write is an
         // error of that one upload (EFBIG), not the end of the server.
@@ -77,10 +81,22 @@ impl Signals {
                 Ok(Signal::SIGTERM | Signal::SIGINT) => return Some(Command::Stop),
                 Ok(Signal::SIGUSR1) => return Some(Command::Report),
                 Ok(Signal::SIGHUP) => return Some(Command::Reopen),
+                Ok(Signal::SIGCHLD) => reap(),
                 _ => {}
             }
         }
     }
+}
+
+/// Whether this is the first process of a container: orphans become its children.
+fn is_first() -> bool {
+    std::process::id() == 1
+}
+
+/// Forgets the children that have ended.
+fn reap() {
+    let ended = || waitpid(None, Some(WaitPidFlag::WNOHANG));
+    while !matches!(ended(), Ok(WaitStatus::StillAlive) | Err(_)) {}
 }
 
 /// While it lives, SIGINT and SIGTERM are something to poll for a client that
@@ -196,7 +212,7 @@ pub struct Confinement<'a> {
     pub chroot: bool,
     /// Forbids what isn't needed, as far as the kernel can.
     pub sandbox: bool,
-    /// Whom to become; `None` to stay who we are.
+    /// The user to become; `None` to stay the same.
     pub identity: Option<Identity>,
 }
 
@@ -246,7 +262,7 @@ impl fmt::Display for ConfinementError {
                 let reason = reason(errno);
                 write!(
                     f,
-                    "cannot make the root directory the only one: {reason}; start as root, or drop --chroot"
+                    "cannot chroot to ROOT: {reason}; start as root, or drop --chroot"
                 )
             }
             Self::Sandbox(error) => {

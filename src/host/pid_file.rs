@@ -52,7 +52,7 @@ impl PidFile {
         Ok(Self { file, path })
     }
 
-    /// Writes who we are, once all else stands.
+    /// Writes the process ID, once all else stands.
     ///
     /// # Errors
     /// Whatever the file system says.

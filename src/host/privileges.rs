@@ -53,7 +53,7 @@ impl Identity {
         let (users, groups) = (getresuid()?, getresgid()?);
         let is_user = [users.real, users.effective, users.saved] == [self.user; 3];
         let is_group = [groups.real, groups.effective, groups.saved] == [self.group; 3];
-        // Who has been started as that user may lack the right to become it.
+        // A process started as that user may lack the right to become it.
         if is_user && is_group && !is_root() {
             return Ok(());
         }

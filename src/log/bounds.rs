@@ -30,8 +30,8 @@ pub(crate) enum Kind {
     Started,
     /// A transfer has ended whose peer never answered.
     Unanswered,
-    /// A transfer has ended whose peer answered: with a port of its own, it is
-    /// who it says.
+    /// A transfer has ended whose peer answered: with a port of its own, its
+    /// address is real.
     Ended,
 }
 

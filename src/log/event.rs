@@ -25,6 +25,8 @@ pub(crate) enum Event<'a> {
         max_sessions: u64,
         /// The map file and how many rules it has.
         mapped_by: Option<Cut<'a>>,
+        /// Other directories that links may lead to.
+        links_to: Option<Cut<'a>>,
     },
     /// A transfer begins.
     Started {
@@ -236,6 +238,7 @@ impl Event<'_> {
                 access,
                 max_sessions,
                 mapped_by,
+                links_to,
             } => {
                 put("addresses", Text(addresses));
                 put("root", Text(root));
@@ -243,6 +246,9 @@ impl Event<'_> {
                 put("max_sessions", Number(*max_sessions));
                 if let Some(map) = mapped_by {
                     put("mapped_by", Text(map));
+                }
+                if let Some(directories) = links_to {
+                    put("links_to", Text(directories));
                 }
             }
             Self::LeftOut { of, lines } => {

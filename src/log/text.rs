@@ -28,14 +28,18 @@ impl Event<'_> {
                 access,
                 max_sessions,
                 mapped_by,
+                links_to,
             } => {
                 let most = Count(*max_sessions, "transfer");
                 write!(
                     f,
                     "listening on {addresses}; serving {root}: {access}; at most {most}"
                 )?;
-                match mapped_by {
-                    Some(map) => write!(f, "; names mapped by {map}"),
+                if let Some(map) = mapped_by {
+                    write!(f, "; names mapped by {map}")?;
+                }
+                match links_to {
+                    Some(directories) => write!(f, "; links may lead to {directories}"),
                     None => Ok(()),
                 }
             }

@@ -67,8 +67,12 @@ pub struct Binding<'a> {
     pub device: Option<&'a str>,
 }
 
-/// The socket on which requests come in.
-#[derive(Debug)]
+/// The ports of a range that are tried, at most, to find a free one.
+const MAX_PORT_TRIES: u32 = 64;
+
+/// A socket that several peers send to: for requests, or for the transfers that
+/// share its port.
+#[derive(Debug, Clone)]
 pub struct ListenSocket {
     socket: Rc<UdpSocket>,
     address: SocketAddr,
@@ -323,17 +327,18 @@ impl TransferSocket {
     }
 
     /// Binds to `local`, the address the request came to, on a port that the
-    /// kernel chooses, or one of `ports`, tried once around from `first_try`.
+    /// kernel chooses, or one of `ports`: see [`candidates`].
     ///
     /// `scope` is the interface of a link-local IPv6 address, else 0.
     ///
     /// # Errors
-    /// `AddrInUse` if no port of the range is free; whatever else the kernel says.
+    /// `AddrInUse` if none of those that were tried is free; whatever else the kernel
+    /// says.
     pub fn bind(
         local: IpAddr,
         scope: u32,
         ports: Option<&RangeInclusive<u16>>,
-        first_try: u16,
+        random: u16,
     ) -> io::Result<Self> {
         let socket = Socket::new(
             Domain::for_address(SocketAddr::new(local, 0)),
@@ -351,7 +356,9 @@ impl TransferSocket {
         };
         match ports {
             None => socket.bind(&address(0).into())?,
-            Some(range) => bind_in_range(&socket, range, first_try, address)?,
+            Some(range) => bind_one_of(candidates(range, random), |port| {
+                socket.bind(&address(port).into())
+            })?,
         }
         Ok(Self {
             channel: Channel::Own(UdpSocket::from_std(socket.into())),
@@ -552,20 +559,75 @@ fn refuses_offload(error: &io::Error) -> bool {
     )
 }
 
-fn bind_in_range(
-    socket: &Socket,
-    range: &RangeInclusive<u16>,
-    first_try: u16,
-    address: impl Fn(u16) -> SocketAddr,
-) -> io::Result<()> {
-    let span = u32::from(range.end().saturating_sub(*range.start())) + 1;
-    for attempt in 0..span {
-        let offset = (u32::from(first_try) + attempt) % span;
-        let port = range.start() + offset as u16;
-        match socket.bind(&address(port).into()) {
+/// The ports of `range` to try, one after the other: all of a small one, once around
+/// from where `random` points; of a larger one as many, scattered, so that a range
+/// that is nearly full costs no more than a small one.
+pub fn candidates(range: &RangeInclusive<u16>, random: u16) -> impl Iterator<Item = u16> {
+    /// Odd, so that no 16-bit number comes twice.
+    const SCATTERED: u16 = 40_503;
+    let (low, span) = (
+        *range.start(),
+        u32::from(range.end().saturating_sub(*range.start())) + 1,
+    );
+    let step = if span <= MAX_PORT_TRIES { 1 } else { SCATTERED };
+    (0..span.min(MAX_PORT_TRIES) as u16).map(move |attempt| {
+        let place = if step == 1 {
+            u32::from(random) + u32::from(attempt)
+        } else {
+            random.wrapping_add(attempt.wrapping_mul(step)).into()
+        };
+        low + (place % span) as u16
+    })
+}
+
+/// Binds to the first of `ports` that is free.
+///
+/// # Errors
+/// `AddrInUse` if none is; whatever else `bind` says.
+pub fn bind_one_of<T>(
+    ports: impl Iterator<Item = u16>,
+    bind: impl Fn(u16) -> io::Result<T>,
+) -> io::Result<T> {
+    for port in ports {
+        match bind(port) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
-            other => return other,
+            done => return done,
         }
     }
     Err(io::ErrorKind::AddrInUse.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn ports_of_a_range_are_tried_at_random_and_not_too_many() {
+        for (range, tries) in [
+            (5000..=5000, 1),
+            (5000..=5009, 10),
+            (50_000..=50_063, 64),
+            (50_000..=50_999, 64),
+            (1024..=u16::MAX, 64),
+            (1..=u16::MAX, 64),
+        ] {
+            let mut first: BTreeSet<u16> = BTreeSet::new();
+            for random in (0..u16::MAX).step_by(997) {
+                let ports: Vec<_> = candidates(&range, random).collect();
+                assert!(ports.iter().all(|port| range.contains(port)), "{range:?}");
+                let different: BTreeSet<_> = ports.iter().copied().collect();
+                assert_eq!(ports.len(), tries, "{range:?}");
+                assert!(different.len() > tries * 9 / 10, "{range:?}: {ports:?}");
+                if range.len() <= 64 {
+                    assert_eq!(different.len(), range.len(), "all of {range:?}");
+                }
+                first.extend(ports.first());
+            }
+            assert!(
+                first.len() > range.len().min(60) / 2,
+                "{range:?}: {first:?}"
+            );
+        }
+    }
 }

@@ -19,8 +19,9 @@ use std::time::{Duration, Instant};
 use super::retry::{ADAPTIVE_FLOOR, RetryTimer};
 
 /// In lockstep an ACK is a NACK only this long after the DATA left: later than
-/// any echo, and as early as clients ask again.
-pub(super) const LOCKSTEP_NACK: Duration = Duration::from_secs(1);
+/// any echo, and as early as clients ask again: a second after their ACK, which
+/// was a moment before the DATA left.
+pub(super) const LOCKSTEP_NACK: Duration = Duration::from_millis(990);
 
 /// After so many repeats in a row what is known of the round trip may be out of
 /// date, so that echoes can't be told any more.
@@ -40,7 +41,13 @@ pub(super) struct Nacks {
 impl Nacks {
     /// The base moves at `now`; `retry` still knows what that answers. `trailing`:
     /// blocks from the new base on are in flight.
-    pub(super) fn base_moves(&mut self, now: Instant, retry: &RetryTimer, trailing: bool) {
+    pub(super) fn base_moves(
+        &mut self,
+        now: Instant,
+        retry: &RetryTimer,
+        lockstep: bool,
+        trailing: bool,
+    ) {
         self.trailing = trailing;
         self.spent = false;
         if !retry.is_repeated() {
@@ -52,7 +59,9 @@ impl Nacks {
             (Some(round_trip), Some(sent)) => now < sent + round_trip * 3 / 4,
             _ => true,
         };
-        self.spent = too_soon || self.unmeasured >= MAX_UNMEASURED;
+        // In lockstep echoes are told by their time, unless the network takes longer.
+        let by_time = lockstep && retry.round_trip() < Some(LOCKSTEP_NACK);
+        self.spent = !by_time && (too_soon || self.unmeasured >= MAX_UNMEASURED);
     }
 
     /// The window was silent for so long that no echo can come any more.
@@ -72,7 +81,8 @@ impl Nacks {
         let answered_after = match (lockstep, self.trailing) {
             (true, _) => round_trip.max(LOCKSTEP_NACK),
             (false, true) => round_trip * 3 / 4,
-            (false, false) => fastest / 2,
+            // The second block of a window can be answered long before its last.
+            (false, false) => fastest / 4,
         };
         self.spent = now >= sent + answered_after;
         self.spent

@@ -1,12 +1,18 @@
 //! When to send again: the retransmission timer of one transfer.
 //!
-//! Two policies. [`Wait::Fixed`] is a promise, made with `-t` or by a negotiated
-//! `timeout` option: the first repeat by the timer comes exactly that long after
-//! the packet. (What the peer sends can bring one earlier: a NACK, its request
-//! again.) [`Wait::Adaptive`] follows the measured round trip (RFC 6298
-//! with Karn's rule) and the slowest recent answers. Both back off exponentially
-//! (RFC 1123 §4.2.3.2) and give up in the end. Must not: read the clock, which it is
-//! told.
+//! Two policies. [`Wait::Fixed`] is a promise, made with `-t`: the first repeat by
+//! the timer comes exactly that long after the packet. (What the peer sends can
+//! bring one earlier: a NACK, its request again.) [`Wait::Adaptive`] follows the
+//! measured round trip (RFC 6298 with Karn's rule) and the slowest recent answers.
+//! Both back off exponentially (RFC 1123 §4.2.3.2) and give up in the end.
+//!
+//! A negotiated `timeout` takes the place of both. It is kept exactly, with one
+//! exception: boot loaders ask for 5 s and then wait as long in silence for each
+//! packet that is lost. So where it is long, and the peer has long been seen to
+//! answer within a few milliseconds, the first two repeats come as the adaptive
+//! wait has them, and the negotiated wait begins then.
+//!
+//! Must not: read the clock, which it is told.
 
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
@@ -31,6 +37,15 @@ pub const ACK_FLOOR: Duration = Duration::from_millis(500);
 
 /// The longest a peer is waited for by the terms of its own `timeout` option.
 pub const MAX_NEGOTIATED_PATIENCE: Duration = Duration::from_secs(60);
+
+/// A negotiated wait shorter than this is kept exactly: nobody waits long for it.
+pub const LONG_NEGOTIATED: Duration = Duration::from_secs(2);
+
+/// Answers until repeats may come earlier than a negotiated wait.
+pub const KNOWN_ANSWERS: u8 = 8;
+
+/// Repeats of one packet that may come earlier than a negotiated wait.
+pub const EARLY_REPEATS: u8 = 2;
 
 /// An answer that comes this soon after a repeat answers the repeat, however
 /// short the round trip: schedulers are not more exact.
@@ -188,6 +203,11 @@ impl Slowest {
         self.current = self.current.max(answer.into());
     }
 
+    /// Whether [`KNOWN_ANSWERS`] have been seen.
+    const fn is_well_known(&self) -> bool {
+        self.count >= KNOWN_ANSWERS || self.previous.0 > 0
+    }
+
     /// The wait that such an answer still beats.
     fn wait(&self) -> Duration {
         let slowest = Duration::from(self.current.max(self.previous));
@@ -211,13 +231,25 @@ impl From<Millis> for Duration {
     }
 }
 
+/// What the wait for an answer goes by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Follows {
+    /// The wait that was promised.
+    Promise,
+    /// The measured round trip.
+    RoundTrip,
+    /// The wait that was negotiated; for the first repeats the round trip, once
+    /// that is well known.
+    PromiseAndRoundTrip,
+}
+
 /// The deadline of the packet that is waiting for its answer, and what is known
 /// about how long answers take.
 #[derive(Debug)]
 pub(crate) struct RetryTimer {
-    /// The policy: the first wait, whether it adapts, and the repeats.
+    /// The policy: the first wait, what it follows, and the repeats.
     initial: Micros,
-    adapts: bool,
+    follows: Follows,
     retries: u8,
     /// The longest time without a step forward, see
     /// [`RetryPolicy::longest_patience`].
@@ -234,7 +266,8 @@ pub(crate) struct RetryTimer {
     measurable: bool,
     /// It was sent again, so that its answer measures nothing (Karn).
     repeated: bool,
-    /// Counted repeats since the last step forward.
+    /// Counted repeats since the last step forward; those that came earlier than
+    /// the negotiated wait are counted first, and apart.
     repeats: u8,
     /// The wait that the next packet gets.
     wait: Micros,
@@ -251,7 +284,10 @@ impl RetryTimer {
     pub(crate) fn new(policy: RetryPolicy, for_acks: bool) -> Self {
         Self {
             initial: policy.initial_wait().into(),
-            adapts: policy.wait == Wait::Adaptive,
+            follows: match policy.wait {
+                Wait::Fixed(_) => Follows::Promise,
+                Wait::Adaptive => Follows::RoundTrip,
+            },
             retries: policy.retries,
             patience: policy.longest_patience().into(),
             is_patient: for_acks,
@@ -270,12 +306,17 @@ impl RetryTimer {
     }
 
     /// A negotiated timeout takes the place of the wait configured so far.
-    pub(crate) fn set_fixed(&mut self, wait: Duration) {
+    pub(crate) fn negotiated(&mut self, wait: Duration) {
         let policy = RetryPolicy {
             wait: Wait::Fixed(wait),
             retries: self.retries,
         };
-        self.adapts = false;
+        // With no retries nothing may be repeated, early or not.
+        self.follows = if wait >= LONG_NEGOTIATED && self.retries > 0 {
+            Follows::PromiseAndRoundTrip
+        } else {
+            Follows::Promise
+        };
         self.initial = wait.into();
         self.wait = self.initial;
         self.patience = policy
@@ -449,21 +490,35 @@ impl RetryTimer {
                 wait = self.measure(elapsed.into()).timeout();
             }
         }
-        // Without a sample the backed-off wait stays (RFC 6298 §5.7), but a new
-        // packet never waits longer than the ceiling.
-        self.wait = if self.adapts {
-            // With losses the gaps between DATA are waits of the peer's, which
-            // learns from ours: each would wait for the other ever longer.
-            let slowest = if self.is_patient && self.lossy > 0 {
-                Duration::ZERO
-            } else {
-                self.slowest.wait()
-            };
-            let wait = wait.max(slowest).max(self.floor());
-            wait.min(ADAPTIVE_CEILING).into()
-        } else {
-            self.initial
+        self.wait = match self.follows {
+            Follows::Promise => self.initial,
+            // Without a sample the backed-off wait stays (RFC 6298 §5.7), but a
+            // new packet never waits longer than the ceiling.
+            Follows::RoundTrip => self.adaptive_wait(wait).into(),
+            Follows::PromiseAndRoundTrip if !self.slowest.is_well_known() => self.initial,
+            // The next packet needn't wait as the last one had to.
+            Follows::PromiseAndRoundTrip => {
+                let wait = self.round_trip.map_or(wait, RoundTrip::timeout);
+                self.adaptive_wait(wait).into()
+            }
         };
+    }
+
+    /// The wait that all that was measured suggests; the round trip alone suggests
+    /// `wait`.
+    fn adaptive_wait(&self, wait: Duration) -> Duration {
+        // With losses the gaps between DATA are waits of the peer's, which
+        // learns from ours: each would wait for the other ever longer.
+        let slowest = if self.is_patient && self.lossy > 0 {
+            Duration::ZERO
+        } else {
+            self.slowest.wait()
+        };
+        let ceiling = match self.follows {
+            Follows::PromiseAndRoundTrip => self.initial_wait(),
+            Follows::Promise | Follows::RoundTrip => ADAPTIVE_CEILING,
+        };
+        wait.max(slowest).max(self.floor()).min(ceiling)
     }
 
     fn measure(&mut self, sample: Micros) -> RoundTrip {
@@ -496,7 +551,17 @@ impl RetryTimer {
         if self.end_of_patience().is_some_and(|end| end <= now) {
             return false;
         }
-        let counts = !self.adapts || self.wait() >= ADAPTIVE_CEILING;
+        if self.follows == Follows::PromiseAndRoundTrip && self.wait < self.initial {
+            self.repeats += 1;
+            self.wait = (self.wait() * 2).into();
+            if self.repeats >= EARLY_REPEATS || self.wait >= self.initial {
+                self.repeats = 0;
+                self.wait = self.initial;
+            }
+            self.arm(now);
+            return true;
+        }
+        let counts = self.follows != Follows::RoundTrip || self.wait() >= ADAPTIVE_CEILING;
         if counts {
             if self.repeats >= max_repeats.min(self.retries) {
                 return false;
@@ -540,6 +605,63 @@ mod tests {
     )]
     fn test_epoch() -> Instant {
         Instant::now()
+    }
+
+    /// A timer with a negotiated wait, after so many answers that each took 3 ms.
+    fn negotiated(seconds: u64, retries: u8, answers: u8) -> (RetryTimer, Instant) {
+        let policy = RetryPolicy {
+            wait: Wait::Adaptive,
+            retries,
+        };
+        let mut timer = RetryTimer::new(policy, false);
+        timer.negotiated(Duration::from_secs(seconds));
+        let mut now = test_epoch();
+        for _ in 0..answers {
+            timer.sent(now);
+            now += MS * 3;
+            timer.answered(now, true);
+        }
+        (timer, now)
+    }
+
+    #[test]
+    fn a_long_negotiated_wait_is_cut_short_twice_where_the_peer_answers_promptly() {
+        for (seconds, retries, answers, expected) in [
+            (5, 5, KNOWN_ANSWERS, vec![20, 40, 5000, 8000, 8000]),
+            (2, 5, KNOWN_ANSWERS, vec![20, 40, 2000, 4000, 8000]),
+            // The peer isn't known yet.
+            (5, 5, KNOWN_ANSWERS - 1, vec![5000, 8000, 8000]),
+            // Nobody waits long for a second.
+            (1, 5, KNOWN_ANSWERS, vec![1000, 2000, 4000]),
+            // Nothing is ever repeated.
+            (5, 0, KNOWN_ANSWERS, vec![5000]),
+        ] {
+            let (mut timer, mut now) = negotiated(seconds, retries, answers);
+            timer.sent(now);
+            let mut waits = Vec::new();
+            for _ in &expected {
+                let deadline = timer.timer().deadline().unwrap();
+                waits.push((deadline - now).as_millis());
+                now = deadline;
+                if timer.back_off(now, u8::MAX) {
+                    timer.sent_again(now);
+                }
+            }
+            assert_eq!(waits, expected, "timeout={seconds} --retries {retries}");
+        }
+    }
+
+    #[test]
+    fn a_peer_that_pauses_now_and_then_is_given_its_negotiated_wait() {
+        let (mut timer, mut now) = negotiated(5, 5, KNOWN_ANSWERS);
+        // It writes flash for two seconds; repeats go out meanwhile.
+        timer.sent(now);
+        assert!(timer.back_off(now + MS * 20, u8::MAX));
+        timer.sent_again(now + MS * 20);
+        now += MS * 2000;
+        timer.answered(now, true);
+        timer.sent(now);
+        assert_eq!(timer.timer().deadline(), Some(now + MS * 2500));
     }
 
     #[test]
@@ -767,7 +889,7 @@ mod tests {
         ] {
             let mut timer = RetryTimer::new(policy, true);
             if let Some(timeout) = negotiated {
-                timer.set_fixed(Duration::from_secs(timeout));
+                timer.negotiated(Duration::from_secs(timeout));
             }
             let start = test_epoch();
             let mut now = start;
@@ -783,7 +905,7 @@ mod tests {
             // It says nothing.
             let mut timer = RetryTimer::new(policy, true);
             if let Some(timeout) = negotiated {
-                timer.set_fixed(Duration::from_secs(timeout));
+                timer.negotiated(Duration::from_secs(timeout));
             }
             timer.sent(start);
             loop {

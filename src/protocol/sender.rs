@@ -27,8 +27,8 @@
 //! | Opening | ACK other than 0 | nothing | – | as before |
 //! | Sending | ACK of a block in flight | base moves past it | DATA from there on, a full window | an ACK within it |
 //! | Sending | ACK of the last block | completed | – | nothing |
-//! | Sending, windows | ACK of the block before the base, half the fastest round trip after the last DATA left (3/4 of one, if blocks were in flight when the base moved) | a NACK, once per base and silence (`nack`) | the window from its base | an ACK within it |
-//! | Sending, lockstep | the same, 1 s or a round trip after the DATA left | a NACK, once per DATA | the DATA | its ACK |
+//! | Sending, windows | ACK of the block before the base, a quarter of the fastest round trip after the last DATA left (3/4 of one, if blocks were in flight when the base moved) | a NACK, once per base and silence (`nack`) | the window from its base | an ACK within it |
+//! | Sending, lockstep | the same, 0.99 s or a round trip after the DATA left | a NACK, once per DATA | the DATA | its ACK |
 //! | Sending, single port | ACK of a block not yet sent | ended: forged | – | nothing |
 //! | Sending | any other ACK | nothing: RFC 1123 §4.2.3.1 | – | as before |
 //! | Sending (server) | ERROR 0, all blocks sent and one acknowledged | the last ACK counts as lost: a success | – | nothing |
@@ -261,7 +261,9 @@ impl Sender {
         }
         self.pace.acknowledged(blocks);
         let trailing = blocks < self.reached;
-        self.nacks.base_moves(now, &self.exchange.retry, trailing);
+        let lockstep = self.windowsize() == 1;
+        self.nacks
+            .base_moves(now, &self.exchange.retry, lockstep, trailing);
         self.base = index.plus(1);
         // RFC 7440 §4: an ACK within the window says that what follows was lost.
         self.out = 0;

@@ -73,11 +73,11 @@ pub struct Args {
     #[arg(long, help_heading = "Listening")]
     pub reuse_port: bool,
 
-    /// Milliseconds to wait for an answer before sending again; doubles each
-    /// time [default: follows the measured round trip]
+    /// Milliseconds to wait for an answer before sending again, or a time such as 2s;
+    /// doubles each time [default: follows the measured round trip]
     #[arg(short, long, value_name = "MS", help_heading = "Protocol")]
-    #[arg(value_parser = usage::number(1..=255_000_u32))]
-    pub timeout: Option<u32>,
+    #[arg(value_parser = usage::parse_timeout)]
+    pub timeout: Option<Duration>,
 
     /// How often to repeat a packet before giving up
     #[arg(long, value_name = "N", default_value_t = 5, help_heading = "Protocol")]
@@ -215,21 +215,22 @@ pub struct Args {
     #[arg(short = 'P', long, value_name = "FILE", help_heading = "Process")]
     pub pid_file: Option<PathBuf>,
 
-    /// Seconds that running transfers may take to finish after SIGTERM or SIGINT
+    /// Seconds that running transfers may take to finish after SIGTERM or SIGINT, or
+    /// a time such as 2m
     #[arg(
         long,
         value_name = "SECONDS",
-        default_value_t = 3,
+        default_value = "3",
         help_heading = "Process"
     )]
-    #[arg(value_parser = usage::number(0..=86_400_u32))]
-    pub grace: u32,
+    #[arg(value_parser = usage::parse_time_or_none)]
+    pub grace: Duration,
 
-    /// Exit after this many seconds without a transfer or a request [default:
-    /// never; 900 under inetd]
+    /// Exit after this many seconds without a transfer or a request, or a time such
+    /// as 10m [default: never; 900 under inetd]
     #[arg(long, value_name = "SECONDS", help_heading = "Process")]
-    #[arg(value_parser = usage::number(1..=86_400_u32))]
-    pub idle_exit: Option<u32>,
+    #[arg(value_parser = usage::parse_time)]
+    pub idle_exit: Option<Duration>,
 
     /// Log more: -v also when transfers begin, and what is dropped and why; -vv
     /// every packet
@@ -331,12 +332,6 @@ impl Args {
         }
         set
     }
-
-    /// The fixed retransmission wait, if one was asked for.
-    pub fn fixed_wait(&self) -> Option<Duration> {
-        self.timeout
-            .map(|milliseconds| Duration::from_millis(milliseconds.into()))
-    }
 }
 
 /// A user and perhaps a group, by name or number.
@@ -409,8 +404,20 @@ mod tests {
     fn two_options_are_enough() {
         let args = read(&["-p", "6969", "-t", "500"]).unwrap();
         assert_eq!(args.root(), Path::new("."));
-        assert_eq!(args.fixed_wait(), Some(Duration::from_millis(500)));
+        assert_eq!(args.timeout, Some(Duration::from_millis(500)));
         assert_eq!(listening(&args), ["0.0.0.0:6969", "[::]:6969"]);
+    }
+
+    #[test]
+    fn times_may_have_a_unit() {
+        let args = read(&["-t", "2s", "--grace", "2m", "--idle-exit", "900"]).unwrap();
+        let seconds = |it| Some(Duration::from_secs(it));
+        assert_eq!(args.timeout, seconds(2));
+        assert_eq!(
+            (Some(args.grace), args.idle_exit),
+            (seconds(120), seconds(900))
+        );
+        assert_eq!(read(&[]).map(|args| args.grace), Ok(Duration::from_secs(3)));
     }
 
     fn listening(args: &Args) -> Vec<String> {

@@ -44,6 +44,9 @@ counters! {
     /// Transfers whose peer never answered or fell silent, ended to make room for
     /// another. One that was only dallying ended before and isn't counted.
     evicted,
+    /// Uploads whose peer never answered, ended since blocks came from its address to
+    /// many wrong ports.
+    guessed,
     /// Requests answered with an ERROR.
     refused,
     /// Requests dropped because the server was full.

@@ -6,34 +6,45 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU64;
 use std::ops::RangeInclusive;
-use std::rc::Rc;
 use std::time::Instant;
 
 use log::{Level, debug, log_enabled};
 use mio::{Poll, Registry, Token};
 
-use super::REQUEST_LEN;
 use super::counters::Counters;
 use super::report::{self, Ending, Reporter};
 use super::shaper::{Lent, Shaper, Used};
 use super::shared::{self, SharedPorts};
 use super::unproved::UnprovedRate;
+use super::{MAX_LISTENERS, MAX_SOCKETS, REQUEST_LEN};
 use crate::host::clock;
 use crate::host::random::Random;
 use crate::log::event::Event;
 use crate::net::pool::{STORM, SocketPool};
-use crate::net::{ListenSocket, TransferSocket};
-use crate::protocol::transfer::{Failure, Outcome, Transfer};
-use crate::session::{Context, Resources, Session, Trace, Turn, Watch};
-use crate::table::{Endpoint, Fingerprint, SessionKey, Sessions, Tracked as _};
+use crate::net::{Binding, ListenSocket, TransferSocket, bind_one_of, candidates};
+use crate::protocol::transfer::{Failure, Outcome};
+use crate::session::{Content, Context, Resources, Session, Trace, Turn, Watch};
+use crate::table::{Client, Endpoint, Fingerprint, SessionKey, Sessions, Tracked as _};
+use crate::wire::options::Negotiated;
 use crate::wire::packet::ErrorCode;
 
 /// Ports of transfers, unless others are asked for: a peer that answers from one
 /// has seen what we sent, since there are too many to guess.
 const ANY_PORT: RangeInclusive<u16> = 1024..=u16::MAX;
+
+/// Whether a transfer may share its port with others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sharing {
+    /// It does, since slots are short.
+    Always,
+    /// Where none of its own is free.
+    Instead,
+    /// Never: whoever knows the port could store a file in the peer's name.
+    Never,
+}
 
 /// The sessions and all that serving them takes.
 #[derive(Debug)]
@@ -45,19 +56,23 @@ pub(super) struct Floor {
     pub(super) counters: Counters,
     /// Sessions that have more to do without waiting.
     unfinished: VecDeque<SessionKey>,
-    /// Sessions that wait for room in a listen socket, where they share those.
-    shared: Option<SharedPorts>,
-    /// How much DATA goes to whom, where ports are shared or few.
-    shaper: Option<Shaper>,
+    /// The sockets that sessions share: the listen sockets where all do, else ports
+    /// for those that get none of their own.
+    shared: SharedPorts,
+    single_port: bool,
+    /// How much DATA goes to clients that nothing proves.
+    shaper: Shaper,
     socket_pool: SocketPool,
     /// Ports for transfer sockets.
     ports: RangeInclusive<u16>,
+    /// They are few.
+    has_range: bool,
     pub(super) random: Random,
 }
 
 impl Floor {
     /// Nothing is served yet. `shared` are the listen sockets that transfers
-    /// send from, if they do. Where nothing proves a client, its network is sent
+    /// send from, if they do. A network whose clients nothing proves is sent
     /// `unproved_rate` bytes a second.
     ///
     /// # Errors
@@ -65,16 +80,12 @@ impl Floor {
     pub(super) fn new(
         sessions: Sessions<Session>,
         ports: Option<RangeInclusive<u16>>,
-        shared: Option<Rc<[ListenSocket]>>,
+        shared: Option<&[ListenSocket]>,
         unproved_rate: Option<NonZeroU64>,
         now: Instant,
     ) -> io::Result<Self> {
         let mut random = Random::default();
-        let unproved = unproved_rate.map(|rate| UnprovedRate::new(rate.get(), random.seed(), now));
-        let buffer = shared.as_deref().map(shared::send_buffer);
-        let is_shaped = unproved.is_some() || buffer.is_some();
-        let shaper = is_shaped.then(|| Shaper::new(buffer, unproved, random.seed(), now));
-        let shared = shared.map(|listeners| SharedPorts::new(listeners, random.seed(), now));
+        let unproved = unproved_rate.map(|rate| UnprovedRate::new(rate, random.seed(), now));
         let trace = log_enabled!(Level::Trace).then_some(report::packet as Trace);
         Ok(Self {
             poll: Poll::new()?,
@@ -82,14 +93,24 @@ impl Floor {
             reporter: Reporter::new(now),
             counters: Counters::default(),
             unfinished: VecDeque::new(),
-            shared,
-            shaper,
+            single_port: shared.is_some(),
+            shaper: Shaper::new(
+                shared.map(shared::send_buffer),
+                unproved,
+                random.seed(),
+                now,
+            ),
+            shared: match shared {
+                Some(listeners) => SharedPorts::new(listeners, 0, random.seed(), now),
+                None => SharedPorts::new(&[], MAX_LISTENERS, random.seed(), now),
+            },
             socket_pool: match ports {
                 // The ports of a range are few.
                 Some(_) => SocketPool::beside(0),
                 None => SocketPool::beside(sessions.capacity()),
             },
             sessions,
+            has_range: ports.is_some(),
             ports: ports.unwrap_or(ANY_PORT),
             random,
         })
@@ -101,7 +122,23 @@ impl Floor {
 
     /// Transfers share the listen sockets.
     pub(super) const fn single_port(&self) -> bool {
-        self.shared.is_some()
+        self.single_port
+    }
+
+    /// The socket with this index, among all that several peers send to.
+    pub(super) fn shared_port(&self, index: usize) -> Option<&ListenSocket> {
+        self.shared.get(index)
+    }
+
+    /// The session of `endpoint`, if it has its port there.
+    pub(super) fn owner_of(
+        &self,
+        endpoint: &Endpoint,
+        socket: &ListenSocket,
+    ) -> Option<SessionKey> {
+        let key = self.sessions.key_of(endpoint)?;
+        let session = self.sessions.get(key)?;
+        session.port().shares(socket).then_some(key)
     }
 
     /// Some session has more to do without waiting.
@@ -112,7 +149,7 @@ impl Floor {
     /// When [`Floor::run_deadlines`] is to be called next.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let deadlines = [
-            self.shaper.as_ref().and_then(Shaper::next_deadline),
+            self.shaper.next_deadline(),
             self.sessions.next_deadline(),
             self.socket_pool.poll_timeout(),
             self.reporter.poll_timeout(),
@@ -156,32 +193,26 @@ impl Floor {
             }
             self.with_session(key, Session::run_deadline);
         }
-        while let Some(shaper) = &mut self.shaper
-            && let Some(key) = shaper.pop_due(now)
-        {
+        while let Some(key) = self.shaper.pop_due(now) {
             self.with_session(key, Session::transmit);
         }
         self.socket_pool.handle_timeout(now);
         self.reporter.handle_timeout(now);
     }
 
-    /// There is room in a shared listen socket: sessions that waited for it go
+    /// There is room in the shared socket with this index: sessions that waited for it go
     /// on, until it is full again. The one that filled it waits after those that
     /// had no turn.
-    pub(super) fn resume(&mut self, listener: usize) {
-        let Some(shared) = &mut self.shared else {
-            return;
-        };
-        let mut waiting = shared.take(listener, self.poll.registry()).into_iter();
+    pub(super) fn resume(&mut self, index: usize) {
+        let registry = self.poll.registry();
+        let mut waiting = self.shared.take(index, registry).into_iter();
         while let Some(key) = waiting.next() {
             if let Some(session) = self.sessions.get_mut(key) {
                 session.queued = false;
             }
             self.run_session(key);
-            if let Some(shared) = &mut self.shared
-                && shared.is_full(listener)
-            {
-                shared.put_first(listener, waiting);
+            if self.shared.is_full(index) {
+                self.shared.put_first(index, waiting);
                 return;
             }
         }
@@ -195,13 +226,43 @@ impl Floor {
         key: SessionKey,
         work: impl FnOnce(&mut Session, &mut Context<'_>) -> Turn,
     ) {
+        self.take_turn(key, work);
+        if let Some(client) = self.resources.ingress.guessed.take() {
+            self.end_guessed(client);
+        }
+    }
+
+    /// Somebody looks for a port in the name of `client`: ends the uploads that were
+    /// asked for in that name and not begun. Those that are under way have a peer that
+    /// knows its port.
+    fn end_guessed(&mut self, client: IpAddr) {
+        let guessed = |session: &Session| {
+            session.peer().ip() == client
+                && session.unverified_since().is_some()
+                && matches!(session.content(), Content::Sink(_))
+        };
+        let sessions = self.sessions.of_client(Client::of(client));
+        let keys = sessions.filter(|(_, session)| guessed(session));
+        let keys: Vec<_> = keys.map(|(key, _)| key).collect();
+        for key in keys {
+            self.end_session(key, Ending::Guessed);
+        }
+    }
+
+    fn take_turn(
+        &mut self,
+        key: SessionKey,
+        work: impl FnOnce(&mut Session, &mut Context<'_>) -> Turn,
+    ) {
         let Some(session) = self.sessions.get_mut(key) else {
             return;
         };
         let now = clock::now();
-        let lent = match &mut self.shaper {
-            Some(shaper) => shaper.lend(key, session, now),
-            None => Lent::All,
+        let is_shaped = session.transfer().may_be_forged();
+        let lent = if is_shaped {
+            self.shaper.lend(key, session, now)
+        } else {
+            Lent::All
         };
         let mut context = Context {
             now,
@@ -225,12 +286,9 @@ impl Floor {
         // An ERROR is an answer too: many only ask for the size.
         let has_answered = session.unverified_since().is_none()
             || matches!(outcome, Some(Outcome::Probed | Outcome::PeerError { .. }));
-        if let (Some(shared), Some(since), true) =
-            (&mut self.shared, unverified_since, has_answered)
-        {
-            shared
-                .unverified
-                .verified(clock::now(), since, session.peer().ip());
+        if let (true, Some(since), true) = (self.single_port, unverified_since, has_answered) {
+            let client = session.peer().ip();
+            self.shared.unverified.verified(clock::now(), since, client);
         }
         if let Some(outcome) = outcome {
             let ending = Ending::Outcome(&outcome);
@@ -241,18 +299,28 @@ impl Floor {
             self.free(key);
             return;
         }
-        if let Some(shared) = &mut self.shared {
-            shared.wait_if_blocked(key, session, self.poll.registry());
+        if session.shares_its_port() {
+            let registry = self.poll.registry();
+            self.shared.wait_if_blocked(key, session, registry);
         }
-        let is_asleep = self
-            .shaper
-            .as_mut()
-            .is_some_and(|it| it.settle(key, session, &used, clock::now(), &mut self.random));
-        if turn == Turn::Unfinished && !is_asleep && !session.queued {
+        if !has_answered {
+            session.close_file();
+        }
+        let sleeps = is_shaped
+            && self
+                .shaper
+                .settle(key, session, &used, clock::now(), &mut self.random);
+        if turn == Turn::Unfinished && !sleeps && !session.queued {
             session.queued = true;
             self.unfinished.push_back(key);
         }
         self.sessions.rearm(key);
+        if self.sessions.is_overfull() {
+            // A peer that has proved to be there comes before those that are over or
+            // silent; if all others are as real as it is, it came last.
+            let gives_way = self.sessions.gives_way(clock::now(), self.random.number());
+            self.end_session(gives_way.unwrap_or(key), Ending::Evicted);
+        }
     }
 
     /// Ends a session for a new request. Its transfer was reported when it ended,
@@ -274,9 +342,7 @@ impl Floor {
         let Some(&endpoint) = self.sessions.endpoint(key) else {
             return;
         };
-        if let Some(shaper) = &mut self.shaper {
-            shaper.forget(key);
-        }
+        self.shaper.forget(key);
         // A socket leaves the poll by being closed.
         if let Some(mut session) = self.sessions.remove(key) {
             session.drop_prefetched(&mut self.resources.pool);
@@ -339,18 +405,12 @@ impl Floor {
     /// Whether there is room in the send buffer that transfers share for an answer
     /// to a peer that has never answered.
     pub(super) fn may_answer(&mut self, now: Instant, client: IpAddr) -> bool {
-        match &mut self.shared {
-            Some(shared) => shared.unverified.take(now, client),
-            None => true,
-        }
+        !self.single_port || self.shared.unverified.take(now, client)
     }
 
     /// The same for an ERROR without a transfer.
     pub(super) fn may_send_error(&mut self, now: Instant, client: IpAddr) -> bool {
-        match &mut self.shared {
-            Some(shared) => shared.errors.take(now, client),
-            None => true,
-        }
+        !self.single_port || self.shared.errors.take(now, client)
     }
 
     /// The same for the client of a session that repeats its request. Where that
@@ -378,8 +438,9 @@ impl Floor {
         socket.send_to(datagram, endpoint.peer)
     }
 
-    /// A socket for `transfer`, on the address that was asked: its own, or a share
-    /// of `listener`.
+    /// A socket for a transfer, on the address that was asked: its own, a share of
+    /// `listener`, or of another port. `window` is what an upload's client sends
+    /// without waiting for an answer.
     ///
     /// # Errors
     /// `AddrInUse` if no port of the range is free; whatever else the kernel says.
@@ -387,24 +448,61 @@ impl Floor {
         &mut self,
         endpoint: &Endpoint,
         listener: &ListenSocket,
-        transfer: &Transfer,
+        window: Option<&Negotiated>,
+        sharing: Sharing,
     ) -> io::Result<TransferSocket> {
-        // Blocks that the client sends without waiting for an answer.
-        let window = match transfer {
-            Transfer::Sender(_) => None,
-            Transfer::Receiver(_) => Some(transfer.negotiated()),
-        };
-        if let Some(shared) = &mut self.shared {
-            if let Some(window) = window {
-                shared.expect(window.blksize);
-            }
-            return Ok(TransferSocket::share(listener, endpoint.local));
+        let address = beside(listener.address(), endpoint.local);
+        if self.has_range && !self.single_port && self.shared.bound_to(address).is_none() {
+            // While a port is free; if none is, there may be one of its own.
+            let _ = self.open_shared(address);
         }
-        let mut socket = self.bind(endpoint, listener)?;
+        let socket = if self.single_port {
+            Ok(TransferSocket::share(listener, endpoint.local))
+        } else if sharing == Sharing::Always {
+            self.share(endpoint, address)
+        } else {
+            match self.bind(endpoint, listener) {
+                Err(error)
+                    if error.kind() == io::ErrorKind::AddrInUse && sharing != Sharing::Never =>
+                {
+                    self.share(endpoint, address)
+                }
+                bound => bound,
+            }
+        };
+        let mut socket = socket?;
         if let Some(window) = window {
+            if socket.is_shared() {
+                self.shared.expect(window.blksize);
+            }
             socket.expect_windows(window.windowsize, window.blksize);
         }
         Ok(socket)
+    }
+
+    /// A share of the port at `address` that is there to be shared.
+    fn share(&mut self, endpoint: &Endpoint, address: SocketAddr) -> io::Result<TransferSocket> {
+        if self.shared.bound_to(address).is_none() {
+            self.open_shared(address)?;
+        }
+        let socket = self.shared.bound_to(address);
+        let socket = socket.ok_or(io::ErrorKind::AddrInUse)?;
+        Ok(TransferSocket::share(socket, endpoint.local))
+    }
+
+    /// A port to be shared, at `address`.
+    fn open_shared(&mut self, address: SocketAddr) -> io::Result<()> {
+        if self.shared.len() >= MAX_SOCKETS - MAX_LISTENERS {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        let ports = candidates(&self.ports, self.random.number() as u16);
+        let socket = bind_one_of(ports, |port| {
+            let mut address = address;
+            address.set_port(port);
+            ListenSocket::bind(address, Binding::default())
+        })?;
+        socket.prepare_sharing();
+        self.shared.add(socket, self.poll.registry())
     }
 
     fn bind(&mut self, endpoint: &Endpoint, listener: &ListenSocket) -> io::Result<TransferSocket> {
@@ -417,16 +515,17 @@ impl Floor {
             SocketAddr::V4(_) => 0,
         });
         let scope = scopes.into_iter().find(|&scope| scope != 0).unwrap_or(0);
-        let first_try = self.random.number() as u16;
-        TransferSocket::bind(endpoint.local, scope, Some(&self.ports), first_try)
+        let random = self.random.number() as u16;
+        TransferSocket::bind(endpoint.local, scope, Some(&self.ports), random)
     }
 
-    /// Bytes of the longest datagram that means anything on a listen socket.
-    pub(super) fn slot_len(&mut self) -> usize {
-        match &mut self.shared {
-            None => REQUEST_LEN,
-            Some(shared) if self.sessions.is_empty() => shared.expect_requests(),
-            Some(shared) => shared.slot_len(),
+    /// Bytes of the longest datagram that means anything on a socket that several
+    /// peers send to; `is_shared`: not only requests.
+    pub(super) fn slot_len(&mut self, is_shared: bool) -> usize {
+        match is_shared {
+            false => REQUEST_LEN,
+            true if self.sessions.is_empty() => self.shared.expect_requests(),
+            true => self.shared.slot_len(),
         }
     }
 
@@ -462,5 +561,19 @@ impl Floor {
     pub(super) fn count_socket_error(&mut self, verb: &str, at: SocketAddr, error: &io::Error) {
         self.counters.socket_errors += 1;
         debug!("{at}: cannot {verb}: {error}");
+    }
+}
+
+/// Where a port is bound that transfers share, on any port yet: as `listener` is, for
+/// those that came to `local`.
+fn beside(listener: SocketAddr, local: IpAddr) -> SocketAddr {
+    let mut address = listener;
+    address.set_port(0);
+    match local {
+        IpAddr::V4(_) if listener.ip().is_unspecified() => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        IpAddr::V6(_) if listener.ip().is_unspecified() => (Ipv6Addr::UNSPECIFIED, 0).into(),
+        _ if listener.is_ipv4() == local.is_ipv4() => address,
+        // An inherited socket of both families.
+        _ => (local, 0).into(),
     }
 }

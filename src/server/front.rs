@@ -1,5 +1,6 @@
-//! The listen sockets: what arrives there is received a batch at a time, and
-//! each datagram goes to the session it belongs to, or is a request.
+//! The listen sockets, and the ports that transfers share: what arrives there is
+//! received a batch at a time, and each datagram goes to the session it belongs to,
+//! is a request, or a stranger's.
 //!
 //! Must not: decide what becomes of a request.
 
@@ -11,8 +12,8 @@ use std::time::{Duration, Instant};
 use mio::{Interest, Registry};
 
 use super::floor::Floor;
-use super::requests::{Requests, endpoint_of};
-use super::{MAX_LISTENERS, listener_token};
+use super::requests::{Requests, endpoint_of, turn_stranger_away};
+use super::{MAX_LISTENERS, MAX_SOCKETS, socket_token};
 use crate::host::clock;
 use crate::net::{Batch, ListenSocket};
 use crate::session::{Context, Session};
@@ -31,10 +32,10 @@ const RETRY: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 pub(super) struct Front {
     listeners: Rc<[ListenSocket]>,
-    /// Listeners that may have more without a new event.
-    unfinished: [bool; MAX_LISTENERS],
-    /// Listeners that the kernel refused to receive from, and may have more, too.
-    failed: [bool; MAX_LISTENERS],
+    /// Sockets that may have more without a new event.
+    unfinished: [bool; MAX_SOCKETS],
+    /// Sockets that the kernel refused to receive from, and may have more, too.
+    failed: [bool; MAX_SOCKETS],
     /// When it is asked again.
     retry_at: Option<Instant>,
     batch: Batch,
@@ -45,8 +46,8 @@ impl Front {
     pub(super) fn new(listeners: Rc<[ListenSocket]>, requests: Requests) -> Self {
         Self {
             listeners,
-            unfinished: [false; MAX_LISTENERS],
-            failed: [false; MAX_LISTENERS],
+            unfinished: [false; MAX_SOCKETS],
+            failed: [false; MAX_SOCKETS],
             retry_at: None,
             batch: Batch::new(BATCH_SLOTS, BATCH_BYTES),
             requests,
@@ -59,7 +60,7 @@ impl Front {
     /// Whatever the kernel says.
     pub(super) fn register(&self, registry: &Registry) -> io::Result<()> {
         for (index, listener) in self.listeners.iter().enumerate() {
-            listener.register(registry, listener_token(index), Interest::READABLE)?;
+            listener.register(registry, socket_token(index), Interest::READABLE)?;
         }
         Ok(())
     }
@@ -69,18 +70,18 @@ impl Front {
         self.listeners.iter().map(ListenSocket::address).collect()
     }
 
-    /// Some listener may have more without a new event.
+    /// Some socket may have more without a new event.
     pub(super) fn has_work(&self) -> bool {
         self.unfinished.contains(&true)
     }
 
-    /// When some listener may have more, though no event says so.
+    /// When some socket may have more, though no event says so.
     pub(super) const fn next_deadline(&self) -> Option<Instant> {
         self.retry_at
     }
 
-    /// Takes the listeners that may have more.
-    pub(super) fn take_unfinished(&mut self, now: Instant) -> [bool; MAX_LISTENERS] {
+    /// Takes the sockets that may have more.
+    pub(super) fn take_unfinished(&mut self, now: Instant) -> [bool; MAX_SOCKETS] {
         let mut unfinished = std::mem::take(&mut self.unfinished);
         if self.retry_at.is_some_and(|at| at <= now) {
             self.retry_at = None;
@@ -99,19 +100,25 @@ impl Front {
         if !single_port {
             // Closed, they leave the poll.
             self.listeners = Rc::new([]);
-            self.retry_at = None;
         }
     }
 
-    /// Takes a batch of datagrams from a listen socket. Each request costs as
-    /// much as a few dozen packets of a session: after a batch, those have their
-    /// turn.
+    /// Takes a batch of datagrams from a listen socket, or from a port that transfers
+    /// share. Each request costs as much as a few dozen packets of a session: after a
+    /// batch, those have their turn.
     pub(super) fn run(&mut self, index: usize, floor: &mut Floor) {
-        let listeners = Rc::clone(&self.listeners);
-        let Some(listener) = listeners.get(index) else {
+        let is_listener = index < MAX_LISTENERS;
+        let socket = if is_listener {
+            self.listeners.get(index)
+        } else {
+            floor.shared_port(index)
+        };
+        let Some(socket) = socket.cloned() else {
             return;
         };
-        let slot_len = floor.slot_len();
+        let listener = &socket;
+        let is_shared = floor.single_port() || !is_listener;
+        let slot_len = floor.slot_len(is_shared);
         let capacity = self.batch.capacity(slot_len, usize::MAX);
         let received = match listener.receive(&mut self.batch, slot_len, usize::MAX) {
             Ok(received) => received,
@@ -126,8 +133,8 @@ impl Front {
             }
         };
         self.unfinished[index] = received == capacity;
-        if floor.single_port() {
-            self.sort(received, listener, floor);
+        if is_shared {
+            self.sort(received, listener, is_listener, floor);
         } else {
             let now = clock::now();
             for datagram in (0..received).filter_map(|slot| self.batch.get(slot)) {
@@ -137,17 +144,27 @@ impl Front {
     }
 
     /// Datagrams of one endpoint that came one after the other are one session's
-    /// turn; the rest are requests.
-    fn sort(&mut self, received: usize, listener: &ListenSocket, floor: &mut Floor) {
+    /// turn; the rest are requests, where those come in, or strangers'.
+    fn sort(
+        &mut self,
+        received: usize,
+        listener: &ListenSocket,
+        is_listener: bool,
+        floor: &mut Floor,
+    ) {
         let mut slot = 0;
         while slot < received {
             let endpoint = self.endpoint_of(slot, listener);
-            let owner = endpoint.and_then(|endpoint| floor.sessions.key_of(&endpoint));
+            let owner = endpoint.and_then(|endpoint| floor.owner_of(&endpoint, listener));
             let Some(key) = owner else {
                 if let Some(datagram) = self.batch.get(slot) {
                     // A batch takes its time: each request is looked at by itself.
                     let now = clock::now();
-                    self.requests.handle(now, listener, &datagram, floor);
+                    if is_listener {
+                        self.requests.handle(now, listener, &datagram, floor);
+                    } else {
+                        turn_stranger_away(now, listener, &datagram, floor);
+                    }
                 }
                 slot += 1;
                 continue;

@@ -38,12 +38,20 @@ pub(super) fn hint(root: &Root, request: &Request<'_>, error: &StorageError) -> 
 
 /// What to do about a link that leads out.
 fn leaves(departure: &Departure, direction: Direction) -> String {
-    let (link, target) = (escape(&departure.link), escape(&departure.target));
+    let [link, target, directory] =
+        [&departure.link, &departure.target, &departure.directory].map(|it| escape(it).to_string());
+    let target = if target.is_empty() { "/" } else { &target };
+    // Nobody is led to serve everything.
+    let directory = if directory.is_empty() {
+        "DIR"
+    } else {
+        &directory
+    };
     let remedy = match direction {
-        Direction::Read => {
-            "serve a directory above both, bind-mount it, or allow it with --follow-links DIR"
-        }
-        Direction::Write => "uploads stay in ROOT: bind-mount it",
+        Direction::Read => format!(
+            "serve a directory above both, bind-mount it, or allow it with --follow-links {directory}"
+        ),
+        Direction::Write => "uploads stay in ROOT: bind-mount it".to_owned(),
     };
     format!("{link} is a link to {target}, outside ROOT: {remedy}")
 }

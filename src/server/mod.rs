@@ -57,11 +57,17 @@ const EVENTS: usize = 256;
 /// Bytes of the longest request we read; RFC 2347 allows 512.
 const REQUEST_LEN: usize = 1024;
 
-/// The signal descriptor's token; listen sockets count down from below it.
+/// The signal descriptor's token; listen sockets, then shared ports, count down from
+/// below it.
 const SIGNALS: Token = Token(*RESERVED.end());
 
 /// The most listen sockets there are tokens for.
-pub const MAX_LISTENERS: usize = *RESERVED.end() - *RESERVED.start();
+pub const MAX_LISTENERS: usize = 15;
+
+/// Those and the ports that transfers share beside them.
+const MAX_SOCKETS: usize = *RESERVED.end() - *RESERVED.start();
+
+const _: () = assert!(MAX_LISTENERS < MAX_SOCKETS);
 
 /// When the server ends.
 #[derive(Debug)]
@@ -186,15 +192,15 @@ impl Server {
         }
         // What was left over comes after what is new: everyone gets a turn.
         let leftovers = self.floor.count_unfinished();
-        let mut listen_ready = self.front.take_unfinished(now);
+        let mut ready = self.front.take_unfinished(now);
         let mut signalled = false;
         for event in events {
             match event.token() {
                 SIGNALS => signalled = true,
-                token if listener_index(token) < MAX_LISTENERS => {
-                    listen_ready[listener_index(token)] = true;
+                token if socket_index(token) < MAX_SOCKETS => {
+                    ready[socket_index(token)] = true;
                     if event.is_writable() {
-                        self.floor.resume(listener_index(token));
+                        self.floor.resume(socket_index(token));
                     }
                 }
                 token => self.floor.run_session(SessionKey::from_token(token.0)),
@@ -204,7 +210,7 @@ impl Server {
             self.obey_signals();
         }
         self.floor.run_unfinished(leftovers);
-        for index in (0..MAX_LISTENERS).filter(|&index| listen_ready[index]) {
+        for index in (0..MAX_SOCKETS).filter(|&index| ready[index]) {
             self.front.run(index, &mut self.floor);
         }
         // What time it was when the sockets were looked at: an ACK that came
@@ -281,11 +287,12 @@ impl Server {
     }
 }
 
-const fn listener_token(index: usize) -> Token {
+/// The token of a listen socket, or from [`MAX_LISTENERS`] on of a shared port.
+const fn socket_token(index: usize) -> Token {
     Token(SIGNALS.0 - 1 - index)
 }
 
-/// The index that a listener's token stands for; [`MAX_LISTENERS`] or more for others.
-const fn listener_index(token: Token) -> usize {
+/// The index that such a token stands for; [`MAX_SOCKETS`] or more for others.
+const fn socket_index(token: Token) -> usize {
     (SIGNALS.0 - 1).wrapping_sub(token.0)
 }

@@ -55,6 +55,8 @@ pub(super) enum Ending<'a> {
     /// Its peer had never answered, or been silent for long, and another request
     /// needed the room.
     Evicted,
+    /// Its peer had never answered, and somebody tried many ports in that one's name.
+    Guessed,
 }
 
 /// Writes the lines, as long as there aren't too many.
@@ -255,7 +257,7 @@ impl Reporter {
             _ if has_changed => Level::Warn,
             Ending::Outcome(outcome) if outcome.is_success() => Level::Info,
             Ending::Replaced => Level::Info,
-            Ending::Outcome(_) | Ending::Evicted => Level::Warn,
+            Ending::Outcome(_) | Ending::Evicted | Ending::Guessed => Level::Warn,
         };
         let (outcome, error) = match outcome(ending) {
             (_, error) if has_changed => ("changed", error),
@@ -338,6 +340,7 @@ fn count(ending: Ending<'_>, counters: &mut Counters) {
         Ending::Outcome(Outcome::TimedOut) => &mut counters.timed_out,
         Ending::Replaced => &mut counters.replaced,
         Ending::Evicted => &mut counters.evicted,
+        Ending::Guessed => &mut counters.guessed,
     };
     *counter += 1;
 }
@@ -357,6 +360,7 @@ fn outcome(ending: Ending<'_>) -> (&'static str, Option<(ErrorCode, Name<'_>)>) 
         Ending::Outcome(Outcome::TimedOut) => "timed_out",
         Ending::Replaced => "replaced",
         Ending::Evicted => "evicted",
+        Ending::Guessed => "guessed",
     };
     (word, None)
 }

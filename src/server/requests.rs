@@ -11,7 +11,7 @@ use log::debug;
 
 use super::REQUEST_LEN;
 use super::drops::DropLines;
-use super::floor::Floor;
+use super::floor::{Floor, Sharing};
 use super::hints;
 use super::report::Ending;
 use crate::file::{FileSink, FileSource, Root, StorageError, Upload};
@@ -20,7 +20,7 @@ use crate::net::{Destination, ListenSocket, Received};
 use crate::policy::{self, Granted, Policy};
 use crate::protocol::receiver::Receiver;
 use crate::protocol::sender::Sender;
-use crate::protocol::transfer::{Config, MAX_DATAGRAM, Opening, Transfer};
+use crate::protocol::transfer::{Config, MAX_DATAGRAM, Opening, Proof, Transfer};
 use crate::session::{Content, Heading, Remote, Session, UNKNOWN_TRANSFER};
 use crate::table::rate::NetworkRateLimit;
 use crate::table::{Admission, Endpoint, Fingerprint};
@@ -46,7 +46,7 @@ const _: () = assert!(MAX_DATAGRAM >= MAX_ERROR_LEN);
 /// Why there is no session.
 enum NoSession {
     /// The peer is told, and the log; for a client with a root of its own, of that.
-    Answer(StorageError, Option<Root>),
+    Answer(StorageError, Option<Box<Root>>),
     /// The name or the map file's rules are against it: the peer is told, and the
     /// log.
     ByPolicy(policy::Refusal),
@@ -65,6 +65,13 @@ impl From<policy::Refusal> for NoSession {
             refusal => Self::ByPolicy(refusal),
         }
     }
+}
+
+/// A file that was granted, and the options that were.
+struct Opened {
+    content: Content<Upload>,
+    opening: Opening,
+    negotiated: Negotiated,
 }
 
 /// Decides about requests.
@@ -242,18 +249,28 @@ impl Requests {
         let granted = self.policy.settle(now, request, peer);
         let granted = granted.map_err(NoSession::from)?;
         floor.reporter.granted(now, request, peer, &granted);
+        let is_light = request.direction == Direction::Read && floor.sessions.is_short();
         let opened = match request.direction {
-            Direction::Read => self.open_read(&granted, request),
+            Direction::Read => self.open_read(&granted, request, is_light),
             Direction::Write => self.open_write(&granted, request),
         };
-        let (transfer, content) = match opened {
+        let opened = match opened {
             Ok(opened) => opened,
             Err(error) if error.is_exhausted() => {
                 return Err(NoSession::Overload("the limit of open files is reached"));
             }
-            Err(error) => return Err(NoSession::Answer(error, granted.own_root)),
+            Err(error) => return Err(NoSession::Answer(error, granted.own_root.map(Box::new))),
         };
-        let socket = floor.socket(endpoint, listener, &transfer);
+        let (window, sharing) = match request.direction {
+            Direction::Read if is_light => (None, Sharing::Always),
+            Direction::Read => (None, Sharing::Instead),
+            // Where ports are few, or one, each can be guessed anyway.
+            Direction::Write if self.config.proof == Proof::Never => {
+                (Some(&opened.negotiated), Sharing::Instead)
+            }
+            Direction::Write => (Some(&opened.negotiated), Sharing::Never),
+        };
+        let socket = floor.socket(endpoint, listener, window, sharing);
         let socket = socket.map_err(|error| {
             debug!(
                 "{peer}: cannot open a socket on {}: {error}",
@@ -264,6 +281,7 @@ impl Requests {
                 _ => NoSession::Overload("no socket can be had"),
             }
         })?;
+        let (transfer, content) = self.transfer(opened, socket.is_shared());
         let remote = Remote::Known(peer);
         let name = request.filename;
         Ok(Session::new(transfer, content, socket, remote, name, now))
@@ -273,30 +291,59 @@ impl Requests {
         &self,
         granted: &Granted<'_>,
         request: &Request<'_>,
-    ) -> Result<(Transfer, Content<Upload>), StorageError> {
-        let file = granted.root().open_file(&granted.name)?;
+        is_light: bool,
+    ) -> Result<Opened, StorageError> {
+        let (root, name) = (granted.root(), &granted.name);
+        let file = if is_light {
+            root.open_closable(name)?
+        } else {
+            root.open_file(name)?
+        };
         let mut oack = [0; MAX_DATAGRAM];
         let size = Some(file.size());
         let (negotiated, len) = options::negotiate(request, &self.limits, size, &mut oack);
-        let source = FileSource::new(file, request.mode);
-        let opening = opening(&oack[..len]);
-        let sender = Sender::new(&self.config, opening, negotiated, source.length());
-        Ok((Transfer::Sender(sender), Content::Source(source)))
+        Ok(Opened {
+            content: Content::Source(FileSource::new(file, request.mode)),
+            opening: opening(&oack[..len]),
+            negotiated,
+        })
     }
 
     fn open_write(
         &self,
         granted: &Granted<'_>,
         request: &Request<'_>,
-    ) -> Result<(Transfer, Content<Upload>), StorageError> {
+    ) -> Result<Opened, StorageError> {
         let mut oack = [0; MAX_DATAGRAM];
         let (negotiated, len) = options::negotiate(request, &self.limits, None, &mut oack);
         let announced = announced_size(request, &negotiated);
         let upload = granted.root().begin(&granted.name, announced)?;
-        let receiver = Receiver::new(&self.config, opening(&oack[..len]), negotiated);
         let sink = FileSink::new(upload, request.mode);
-        let content = Content::Sink(Box::new(sink));
-        Ok((Transfer::Receiver(receiver), content))
+        Ok(Opened {
+            content: Content::Sink(Box::new(sink)),
+            opening: opening(&oack[..len]),
+            negotiated,
+        })
+    }
+
+    /// The transfer of a file, on a port of its own or one that others know.
+    fn transfer(&self, opened: Opened, is_shared: bool) -> (Transfer, Content<Upload>) {
+        let Opened {
+            content,
+            opening,
+            negotiated,
+        } = opened;
+        let mut config = self.config;
+        if is_shared {
+            config.proof = Proof::Never;
+        }
+        let transfer = match &content {
+            Content::Source(source) => {
+                Transfer::Sender(Sender::new(&config, opening, negotiated, source.length()))
+            }
+            Content::Sink(_) => Transfer::Receiver(Receiver::new(&config, opening, negotiated)),
+        };
+        (transfer, content)
     }
 
     /// There will be no session: the client is told, if not too many are told.
@@ -318,7 +365,7 @@ impl Requests {
             }
             NoSession::Answer(error, own_root) => {
                 let code = error.code();
-                let root = own_root.as_ref().unwrap_or(&self.policy.root);
+                let root = own_root.as_deref().unwrap_or(&self.policy.root);
                 let hint = || hints::hint(root, request, error);
                 reporter.refusal(now, request, peer, code, error, hint);
                 (code, error.message())
@@ -391,6 +438,26 @@ fn answer_malformed(
         );
     } else {
         floor.counters.unanswered += 1;
+    }
+}
+
+/// A datagram that came in on a port that transfers share, and belongs to none of
+/// them.
+pub(super) fn turn_stranger_away(
+    now: Instant,
+    socket: &ListenSocket,
+    datagram: &Received<'_>,
+    floor: &mut Floor,
+) {
+    let payload = &datagram.payload[..datagram.payload.len().min(REQUEST_LEN)];
+    if let Some(trace) = floor.resources.ingress.trace {
+        trace(datagram.peer, Heading::Received, payload);
+    }
+    // As on the listen port: an ACK may be tftp-hpa's answer to an ERROR of ours.
+    match (Packet::parse(payload), endpoint_of(datagram, socket)) {
+        (Ok(Packet::Data { .. }), Some(endpoint)) => turn_away(now, socket, &endpoint, floor),
+        (Ok(_), _) => floor.counters.strangers += 1,
+        (Err(_), _) => floor.counters.garbage += 1,
     }
 }
 

@@ -1,10 +1,10 @@
-//! How many bytes of DATA a session may send in a turn, where ports are shared or
-//! few: a traffic shaper.
+//! How many bytes of DATA a session may send in a turn, where nothing proves its
+//! client: a traffic shaper.
 //!
-//! Two things are bounded. What one client has in a shared send buffer: where a
-//! slow path fills that, none takes more than a part of what is left, so that the
-//! others don't wait behind it. And what goes to a client network that nothing
-//! proves to be there (`unproved`). A session over its bound sleeps until it may go on; what
+//! Two things are bounded. What goes to a client network that nothing proves to be
+//! there (`unproved`). And with a single port what one client has in the send
+//! buffer: where a slow path fills that, none takes more than a part of what is
+//! left, so that the others don't wait behind it. A session over its bound sleeps until it may go on; what
 //! it has to send is not lost, since the transfer names it again. Must not: send,
 //! or read the clock.
 

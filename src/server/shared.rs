@@ -1,26 +1,30 @@
-//! `--single-port`: what goes with a listen socket that sessions share.
+//! What goes with a socket that sessions share: a listen socket (`--single-port`), or
+//! a port beside those, where ports or descriptors are short.
 //!
 //! The line of sessions that wait for room to send, one for each socket; how many
 //! bytes are worth receiving; how many answers may be on their way to unverified
 //! peers. Must not: run a session, or know what comes in.
 
-use std::rc::Rc;
+use std::io;
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use log::debug;
 use mio::{Interest, Registry};
 
 use super::unverified::UnverifiedAnswers;
-use super::{REQUEST_LEN, listener_token};
+use super::{REQUEST_LEN, socket_token};
 use crate::net::ListenSocket;
 use crate::session::Session;
 use crate::table::SessionKey;
 use crate::wire::packet::DATA_HEADER_LEN;
 
-/// The listen sockets that transfers share, and the line before each.
+/// The sockets that transfers share, and the line before each.
 #[derive(Debug)]
 pub(super) struct SharedPorts {
-    listeners: Rc<[ListenSocket]>,
+    sockets: Vec<ListenSocket>,
+    /// The index of the first, among all sockets that several peers send to.
+    first: usize,
     waiting: Vec<Vec<SessionKey>>,
     /// Bytes of the longest datagram that means anything now.
     slot_len: usize,
@@ -32,15 +36,48 @@ pub(super) struct SharedPorts {
 
 impl SharedPorts {
     /// The sockets must have been made fit to carry transfers as well.
-    pub(super) fn new(listeners: Rc<[ListenSocket]>, seed: u64, now: Instant) -> Self {
-        let buffer = send_buffer(&listeners);
+    pub(super) fn new(sockets: &[ListenSocket], first: usize, seed: u64, now: Instant) -> Self {
+        let buffer = send_buffer(sockets);
         Self {
             unverified: UnverifiedAnswers::within(buffer, seed, now),
             errors: UnverifiedAnswers::within(buffer, seed, now),
-            waiting: vec![Vec::new(); listeners.len()],
-            listeners,
+            waiting: vec![Vec::new(); sockets.len()],
+            sockets: sockets.to_vec(),
+            first,
             slot_len: REQUEST_LEN,
         }
+    }
+
+    /// One more, fit to carry transfers; watched from now on.
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    pub(super) fn add(&mut self, socket: ListenSocket, registry: &Registry) -> io::Result<()> {
+        let token = socket_token(self.first + self.sockets.len());
+        socket.register(registry, token, Interest::READABLE)?;
+        self.sockets.push(socket);
+        self.waiting.push(Vec::new());
+        Ok(())
+    }
+
+    /// How many there are.
+    pub(super) const fn len(&self) -> usize {
+        self.sockets.len()
+    }
+
+    /// The socket with this index, among all that several peers send to.
+    pub(super) fn get(&self, index: usize) -> Option<&ListenSocket> {
+        self.sockets.get(index.checked_sub(self.first)?)
+    }
+
+    /// The one that is bound to this address, on whatever port.
+    pub(super) fn bound_to(&self, address: SocketAddr) -> Option<&ListenSocket> {
+        let mut sockets = self.sockets.iter();
+        sockets.find(|socket| {
+            let mut bound = socket.address();
+            bound.set_port(address.port());
+            bound == address
+        })
     }
 
     /// Blocks of `block_size` bytes will come.
@@ -68,8 +105,8 @@ impl SharedPorts {
         session: &mut Session,
         registry: &Registry,
     ) {
-        let blocking = |listener: &ListenSocket| session.is_blocked_by(listener);
-        let Some(index) = self.listeners.iter().position(blocking) else {
+        let blocking = |socket: &ListenSocket| session.is_blocked_by(socket);
+        let Some(index) = self.sockets.iter().position(blocking) else {
             return;
         };
         if std::mem::replace(&mut session.queued, true) {
@@ -82,32 +119,45 @@ impl SharedPorts {
         }
     }
 
-    /// There is room: takes the sessions out of the line.
+    /// There is room in the socket with this index: takes the sessions out of the
+    /// line.
     pub(super) fn take(&mut self, index: usize, registry: &Registry) -> Vec<SessionKey> {
-        self.watch(index, Interest::READABLE, registry);
-        std::mem::take(&mut self.waiting[index])
+        let Some(place) = self.place(index) else {
+            return Vec::new();
+        };
+        self.watch(place, Interest::READABLE, registry);
+        std::mem::take(&mut self.waiting[place])
     }
 
     /// A session waits for room.
     pub(super) fn is_full(&self, index: usize) -> bool {
-        !self.waiting[index].is_empty()
+        self.place(index)
+            .is_some_and(|place| !self.waiting[place].is_empty())
     }
 
     /// These had no turn: they stand before all others.
     pub(super) fn put_first(&mut self, index: usize, keys: impl Iterator<Item = SessionKey>) {
-        self.waiting[index].splice(0..0, keys);
+        if let Some(place) = self.place(index) {
+            self.waiting[place].splice(0..0, keys);
+        }
     }
 
-    fn watch(&self, index: usize, interest: Interest, registry: &Registry) {
-        let listener = &self.listeners[index];
-        if let Err(error) = listener.reregister(registry, listener_token(index), interest) {
-            debug!("{}: cannot watch it: {error}", listener.address());
+    fn place(&self, index: usize) -> Option<usize> {
+        let place = index.checked_sub(self.first)?;
+        (place < self.sockets.len()).then_some(place)
+    }
+
+    fn watch(&self, place: usize, interest: Interest, registry: &Registry) {
+        let socket = &self.sockets[place];
+        let token = socket_token(self.first + place);
+        if let Err(error) = socket.reregister(registry, token, interest) {
+            debug!("{}: cannot watch it: {error}", socket.address());
         }
     }
 }
 
 /// Bytes of the smallest send buffer among them.
-pub(super) fn send_buffer(listeners: &[ListenSocket]) -> usize {
-    let buffers = listeners.iter().map(ListenSocket::send_buffer);
+pub(super) fn send_buffer(sockets: &[ListenSocket]) -> usize {
+    let buffers = sockets.iter().map(ListenSocket::send_buffer);
     buffers.min().unwrap_or(0)
 }

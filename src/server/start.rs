@@ -10,9 +10,9 @@ use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, UdpSocket};
 use std::num::NonZeroU64;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use log::{debug, info, warn};
 use nix::libc::{EADDRNOTAVAIL, EAFNOSUPPORT};
@@ -40,6 +40,7 @@ use crate::policy::work::WorkAllowance;
 use crate::policy::{Policy, map_test};
 use crate::protocol::retry::{RetryPolicy, Wait};
 use crate::protocol::transfer::{Config, Proof};
+use crate::session::Session;
 use crate::table::Sessions;
 use crate::wire::options::Limits;
 
@@ -110,27 +111,22 @@ impl Server {
         let root = path.display();
         let addresses: Vec<_> = listeners.iter().map(ListenSocket::address).collect();
         let mapped_by = policy.map_file.as_ref().map(ToString::to_string);
+        let links_to = listed(&args.follow_links);
         let listening = Event::Listening {
             addresses: Addresses(&addresses),
             root: Cut(&root),
             access: described(args),
             max_sessions: max_sessions as u64,
             mapped_by: mapped_by.as_ref().map(|map| Cut(map)),
+            links_to: links_to.as_ref().map(|directories| Cut(directories)),
         };
         let now = clock::now();
         let requests = Requests::new(policy, config(args), limits(args), random.seed(), now);
-        let shared = args.single_port.then(|| Rc::clone(&listeners));
-        let sessions = Sessions::new(max_sessions, now).with_client_limit(
-            args.max_sessions_per_client
-                .map_or(usize::MAX, |it| it as usize),
-        );
-        let floor = Floor::new(
-            sessions,
-            args.port_range.clone(),
-            shared,
-            unproved_rate(args),
-            now,
-        )?;
+        let shared = args.single_port.then_some(&*listeners);
+        let sessions = sessions(args, max_sessions, now);
+        let unproved_rate = NonZeroU64::new(args.max_unproved_rate);
+        let ports = args.port_range.clone();
+        let floor = Floor::new(sessions, ports, shared, unproved_rate, now)?;
         let front = Front::new(listeners, requests);
         let mut server = Self::new(front, floor, busy_poll, lifetime, signals, log_file)?;
         if let (Some(pid_file), Some(path)) = (&mut pid_file, &args.pid_file) {
@@ -157,6 +153,15 @@ fn linked_directories(args: &Args) -> Result<Vec<Directory>, RootError> {
     opened
         .collect::<Result<_, _>>()
         .map_err(RootError::of_links)
+}
+
+/// Directories in words; `None` if there are none.
+fn listed(directories: &[PathBuf]) -> Option<String> {
+    let names: Vec<_> = directories
+        .iter()
+        .map(|it| it.display().to_string())
+        .collect();
+    (!names.is_empty()).then(|| names.join(", "))
 }
 
 /// Gives up every right that serving `root` doesn't take.
@@ -219,40 +224,42 @@ fn max_sessions(args: &Args, open_files: u64) -> usize {
     usize::try_from(sessions).unwrap_or(usize::MAX)
 }
 
+/// A table for so many sessions. Those whose peer has never answered may be light
+/// where it is descriptors or ports that are short; a limit that was asked for holds
+/// for all.
+fn sessions(args: &Args, max_sessions: usize, now: Instant) -> Sessions<Session> {
+    let of_one_client = args.max_sessions_per_client;
+    let table = Sessions::new(max_sessions, now)
+        .with_client_limit(of_one_client.map_or(usize::MAX, |it| it as usize));
+    let ports = args.port_range.as_ref().filter(|_| !args.single_port);
+    match (args.max_sessions, ports) {
+        (Some(_), None) => table,
+        (_, ports) => table.with_light_sessions(ports.map_or(usize::MAX, ExactSizeIterator::len)),
+    }
+}
+
 fn lifetime(args: &Args, by_inetd: bool) -> Lifetime {
-    let seconds = |it: u32| Duration::from_secs(it.into());
     let inetds = by_inetd.then_some(INETD_IDLE_EXIT);
     Lifetime {
-        grace: seconds(args.grace),
-        idle_exit: args.idle_exit.map(seconds).or(inetds),
+        grace: args.grace,
+        idle_exit: args.idle_exit.or(inetds),
     }
 }
 
 fn config(args: &Args) -> Config {
     Config {
         retry: RetryPolicy {
-            wait: args.fixed_wait().map_or(Wait::Adaptive, Wait::Fixed),
+            wait: args.timeout.map_or(Wait::Adaptive, Wait::Fixed),
             retries: args.retries,
         },
         request_repeats: 0,
         dally: DALLY,
-        proof: if proves_nobody(args) {
+        proof: if args.single_port || has_few_ports(args) {
             Proof::Never
         } else {
             Proof::OwnPort
         },
     }
-}
-
-/// Whether an answer may come from someone that hasn't seen what it answers.
-fn proves_nobody(args: &Args) -> bool {
-    args.single_port || has_few_ports(args)
-}
-
-/// Bytes a second for a client network where that is so, if they are bounded.
-fn unproved_rate(args: &Args) -> Option<NonZeroU64> {
-    let rate = NonZeroU64::new(args.max_unproved_rate);
-    rate.filter(|_| proves_nobody(args))
 }
 
 /// Whether an ACK in a forged name can be sent to each port that a transfer may

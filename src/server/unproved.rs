@@ -17,6 +17,7 @@
 //! random number.
 
 use std::net::IpAddr;
+use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
 
 use crate::table::rate::{network, place};
@@ -84,8 +85,9 @@ enum State {
 impl UnprovedRate {
     /// `per_second` bytes. No stranger knows the `seed`: none chooses whose bucket to
     /// share.
-    pub(super) fn new(per_second: u64, seed: u64, now: Instant) -> Self {
-        let per_second = i64::try_from(per_second).unwrap_or(i64::MAX / 4).max(1);
+    pub(super) fn new(per_second: NonZeroU64, seed: u64, now: Instant) -> Self {
+        let per_second = i64::try_from(per_second.get()).unwrap_or(i64::MAX);
+        let per_second = per_second.min(i64::MAX / 4);
         let full = Bucket {
             tokens: per_second,
             at: now,
@@ -224,7 +226,7 @@ mod tests {
         mut answer: impl FnMut(Instant, Instant) -> Option<Instant>,
     ) -> (u64, bool) {
         let start = clock::now();
-        let mut rate = UnprovedRate::new(RATE, 7, start);
+        let mut rate = UnprovedRate::new(NonZeroU64::new(RATE).unwrap(), 7, start);
         let (mut trial, mut random) = (Trial::default(), Random::default());
         let (mut now, mut sent) = (start, 0);
         while now < start + Duration::from_secs(seconds) {
@@ -282,7 +284,7 @@ mod tests {
     #[test]
     fn nothing_is_proved_by_a_block_from_before_the_pause() {
         let now = clock::now();
-        let mut rate = UnprovedRate::new(RATE, 7, now);
+        let mut rate = UnprovedRate::new(NonZeroU64::new(RATE).unwrap(), 7, now);
         let mut trial = Trial::default();
         rate.sent(&mut trial, client(), 2 * RATE as usize, now);
         for _ in 0..2 * ANSWERS {

@@ -4,7 +4,7 @@
 //! Must not: know a single session.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use super::port::Port;
@@ -12,6 +12,7 @@ use super::prefetch::PrefetchPool;
 use super::{MAX_SEND, NONSENSE_ANSWERS};
 use crate::file::{MAX_RUN, WriteBuffer};
 use crate::net::{Batch, MAX_DATA_PACKET, MAX_SEGMENTS, TransferSocket};
+use crate::table::guesses::PortGuesses;
 use crate::table::rate::NetworkRateLimit;
 
 /// Datagrams received with one call at most.
@@ -82,6 +83,8 @@ impl Resources {
                 nonsense: nonsense_limit(0, now),
                 drops: DropCounters::default(),
                 trace,
+                guesses: PortGuesses::default(),
+                guessed: None,
             },
         }
     }
@@ -91,6 +94,7 @@ impl Resources {
     #[must_use]
     pub fn with_seed(mut self, seed: u64, now: Instant) -> Self {
         self.ingress.nonsense = nonsense_limit(seed, now);
+        self.ingress.guesses = PortGuesses::new(seed);
         self
     }
 }
@@ -108,6 +112,10 @@ pub struct Ingress {
     pub drops: DropCounters,
     /// Is shown every packet, if there is anyone to show them to.
     pub trace: Option<Trace>,
+    /// Blocks that came to the wrong port.
+    pub guesses: PortGuesses,
+    /// In whose name many ports were tried.
+    pub guessed: Option<IpAddr>,
 }
 
 /// Is shown the peer, the way it goes and the datagram.

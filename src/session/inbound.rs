@@ -202,6 +202,12 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         let packet = Packet::parse(datagram);
         if !self.is_from_peer(sender, packet.as_ref().ok()) {
             ingress.drops.strangers += 1;
+            // An ACK of a stranger's begins no upload.
+            if matches!(packet, Ok(Packet::Data { .. }))
+                && ingress.guesses.are_many(now, sender.ip(), &self.peer())
+            {
+                ingress.guessed = Some(sender.ip());
+            }
             if matches!(packet, Ok(Packet::Error { .. })) {
                 // Never answered (RFC 1350 §7).
             } else if ingress.nonsense.take(now, sender.ip()) {

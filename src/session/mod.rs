@@ -172,6 +172,10 @@ impl<P: Port, S: Store, R: ReadAt> Tracked for Session<P, S, R> {
         (!self.transfer.progress().verified).then_some(self.started)
     }
 
+    fn is_light(&self) -> bool {
+        matches!(&self.content, Content::Source(source) if !source.is_open())
+    }
+
     fn quiet_since(&self) -> Option<Instant> {
         // While we wait for the file the peer has nothing to answer.
         let waits = !self.file_wait.is_on() && !self.blocked;
@@ -378,6 +382,16 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
             && let Some(run) = self.transfer.upcoming()
         {
             self.prefetched = context.resources.pool.read(context.now, source, run);
+        }
+    }
+
+    /// Closes its file until it is read again, if that was allowed: the peer has never
+    /// answered.
+    pub fn close_file(&mut self) {
+        if let Content::Source(source) = &mut self.content
+            && !self.file_wait.is_on()
+        {
+            source.close();
         }
     }
 

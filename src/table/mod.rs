@@ -6,6 +6,7 @@
 //! that rule), keeps to its capacity, and says which session gives way to a new
 //! one. Must not: know what a session does, read a clock, touch a socket.
 
+pub mod guesses;
 pub mod key;
 pub mod rate;
 pub mod repeat;
@@ -32,6 +33,10 @@ pub const MAX_UNVERIFIED: usize = 16_384;
 /// can have its slot, if slots are short: longer than an answer takes on the same
 /// network, shorter than a flood takes to fill the table.
 pub const UNVERIFIED_GRACE: Duration = Duration::from_millis(50);
+
+/// A part of the slots, one in so many: sessions that hold descriptors and whose
+/// peer has never answered take no more, where others may be light.
+const UNVERIFIED_SHARE: usize = 4;
 
 /// A session that its peer hasn't moved on for so long gives way to a new one, if
 /// slots are short. Phones and switches pause for seconds while they write.
@@ -88,11 +93,15 @@ enum Standing {
     Verified,
     /// Its peer has never answered.
     Unverified,
+    /// The same, and it holds no descriptor.
+    Light,
     /// It is over, but for dallying.
     Over,
 }
 
-/// The sessions, at most as many as the capacity says.
+/// The sessions: those that hold descriptors, at most as many as the capacity says,
+/// and light ones ([`Tracked::is_light`]), which take no slot until their peer
+/// answers.
 ///
 /// Call order: whatever may have moved a session's deadline ([`get_mut`],
 /// [`pop_due`]) is followed by [`rearm`] or [`remove`] for that key before any
@@ -115,10 +124,16 @@ pub struct Sessions<S> {
     by_endpoint: BTreeSet<IndexKey>,
     /// The slots of those whose peer has not answered yet, in no order.
     unverified: Vec<u32>,
+    /// The slots of those of them that hold no descriptor, in no order; they are in
+    /// no other list.
+    light: Vec<u32>,
     /// The slots of those that are over, in no order.
     over: Vec<u32>,
     wheel: TimerWheel,
     capacity: usize,
+    /// Unverified sessions that may hold descriptors; those beyond are to be light.
+    /// `None`: none is light.
+    unverified_slots: Option<usize>,
     per_client: usize,
     next_generation: u32,
     /// The latest time `pop_due` was told.
@@ -138,7 +153,7 @@ struct Entry<S> {
 }
 
 impl<S: Tracked> Sessions<S> {
-    /// An empty table for `capacity` sessions, at most 2^32 − 16.
+    /// An empty table for `capacity` sessions, at most 2^32 − 32.
     ///
     /// `origin` is where the wheel's milliseconds count from: any time not
     /// later than the first deadline.
@@ -147,9 +162,11 @@ impl<S: Tracked> Sessions<S> {
             slab: Slab::with_capacity(capacity.min(FIRST_ROOM)),
             by_endpoint: BTreeSet::new(),
             unverified: Vec::new(),
+            light: Vec::new(),
             over: Vec::new(),
             wheel: TimerWheel::new(origin),
             capacity: capacity.min(MAX_CAPACITY),
+            unverified_slots: None,
             per_client: usize::MAX,
             next_generation: 0,
             reached: origin,
@@ -165,6 +182,31 @@ impl<S: Tracked> Sessions<S> {
         self
     }
 
+    /// Lets sessions be light, where the rest have at most `slots` slots: as many as
+    /// there are descriptors and ports for.
+    #[must_use]
+    pub fn with_light_sessions(mut self, slots: usize) -> Self {
+        self.unverified_slots = Some(slots.min(self.capacity) / UNVERIFIED_SHARE);
+        self
+    }
+
+    /// Whether a session that starts now is to be light, if it can be.
+    pub fn is_short(&self) -> bool {
+        self.unverified_slots
+            .is_some_and(|slots| self.unverified.len() >= slots)
+    }
+
+    /// Whether a light session whose peer has answered now holds a descriptor too
+    /// many: another is to give way to it.
+    pub fn is_overfull(&self) -> bool {
+        self.held() > self.capacity
+    }
+
+    /// How many sessions hold descriptors.
+    fn held(&self) -> usize {
+        self.len() - self.light.len()
+    }
+
     /// How many sessions there are.
     pub fn len(&self) -> usize {
         self.slab.len()
@@ -175,7 +217,7 @@ impl<S: Tracked> Sessions<S> {
         self.slab.is_empty()
     }
 
-    /// How many sessions there can be.
+    /// How many sessions that hold descriptors there can be.
     pub const fn capacity(&self) -> usize {
         self.capacity
     }
@@ -209,12 +251,21 @@ impl<S: Tracked> Sessions<S> {
         if let Some(crowded) = self.share_of(Client::of(endpoint.peer.ip()), random) {
             return crowded;
         }
-        let found = if self.unverified.len() >= MAX_UNVERIFIED {
-            self.overdue(now, random)
-        } else if self.len() < self.capacity {
-            return Admission::New;
-        } else {
-            self.gives_way(now, random)
+        let has_slot = self.held() < self.capacity;
+        let is_flooded = self.unverified.len() + self.light.len() >= MAX_UNVERIFIED;
+        let found = match (has_slot, is_flooded) {
+            (true, false) => return Admission::New,
+            (true, true) => {
+                let longer = self.light.len() > self.unverified.len();
+                let list = if longer {
+                    &self.light
+                } else {
+                    &self.unverified
+                };
+                self.overdue(list, now, random)
+            }
+            (false, true) => self.overdue(&self.unverified, now, random),
+            (false, false) => self.gives_way(now, random),
         };
         found.map_or(Admission::Full, Admission::Evicts)
     }
@@ -222,21 +273,31 @@ impl<S: Tracked> Sessions<S> {
     /// The session that gives way when a slot, a port or a descriptor is needed:
     /// one that is over, else one whose peer has not answered for
     /// [`UNVERIFIED_GRACE`], else the one that has been silent for longest, and for
-    /// [`SILENCE`]. Each is chosen from some that `random` points to.
+    /// [`SILENCE`]. Each is chosen from some that `random` points to. A light one
+    /// has nothing to give.
+    ///
+    /// Those that are over come first although their peers are real and most of the
+    /// unverified may be forged: their file is in its place and has been
+    /// acknowledged, so all that is lost is one more ACK, and only for a client that
+    /// lost the first. One that never answered may be a client on a slow path, and
+    /// loses its whole transfer. Uploads that nobody acknowledged aren't over, so no
+    /// flood ends those this way.
     pub fn gives_way(&self, now: Instant, random: u32) -> Option<SessionKey> {
         let over = self.over.get(random as usize % self.over.len().max(1));
         over.map(|&index| self.slab[index as usize].key(index))
-            .or_else(|| self.overdue(now, random))
+            .or_else(|| self.overdue(&self.unverified, now, random))
             .or_else(|| self.silent(now, random))
     }
 
-    /// A session that has waited long enough for its peer's first answer.
-    fn overdue(&self, now: Instant, random: u32) -> Option<SessionKey> {
-        let count = self.unverified.len();
+    /// A session of the `unverified` that has waited long enough for its peer's first
+    /// answer: any of them, not the oldest, since in a flood the oldest are the honest
+    /// clients whose path is slow.
+    fn overdue(&self, unverified: &[u32], now: Instant, random: u32) -> Option<SessionKey> {
+        let count = unverified.len();
         let stride = count / TRIES + 1;
         let places = (0..TRIES.min(count)).map(|nth| (random as usize + nth * stride) % count);
         places
-            .map(|place| self.unverified[place])
+            .map(|place| unverified[place])
             .find(|&index| {
                 let since = self.slab[index as usize].session.unverified_since();
                 since.is_some_and(|it| now.saturating_duration_since(it) >= UNVERIFIED_GRACE)
@@ -273,7 +334,11 @@ impl<S: Tracked> Sessions<S> {
         if running().take(self.per_client).count() < self.per_client {
             return None;
         }
-        let unverified = || running().filter(|(_, entry)| entry.standing == Standing::Unverified);
+        let unverified = || {
+            running().filter(|(_, entry)| {
+                matches!(entry.standing, Standing::Unverified | Standing::Light)
+            })
+        };
         let nth = random as usize % unverified().count().max(1);
         let given = unverified().nth(nth).map(|(index, entry)| entry.key(index));
         Some(given.map_or(Admission::Crowded, Admission::Evicts))
@@ -292,14 +357,16 @@ impl<S: Tracked> Sessions<S> {
     ///
     /// # Panics
     /// Where [`Sessions::admit`] would not say [`Admission::New`]: the endpoint
-    /// has a session, or the table is full.
+    /// has a session, or no slot is free.
     pub fn insert(
         &mut self,
         endpoint: Endpoint,
         fingerprint: Fingerprint,
         session: S,
     ) -> SessionKey {
-        assert!(self.len() < self.capacity, "the session table is full");
+        // Where a light one was replaced there may be one too many: `is_overfull`.
+        let has_room = self.held() < self.capacity || self.unverified_slots.is_some();
+        assert!(has_room, "the session table is full");
         assert!(
             self.find(&endpoint).is_none(),
             "{endpoint:?} has a session already"
@@ -345,6 +412,18 @@ impl<S: Tracked> Sessions<S> {
     /// Whom the session serves, if it still exists.
     pub fn endpoint(&self, key: SessionKey) -> Option<&Endpoint> {
         self.entry(key).map(|entry| &entry.endpoint)
+    }
+
+    /// The sessions of one client, in no particular order.
+    pub fn of_client(&self, client: Client) -> impl Iterator<Item = (SessionKey, &S)> {
+        let places = self.by_endpoint.range(IndexKey::all_of(client));
+        let entries = places.filter_map(|place| {
+            let entry = self.slab.get(place.index as usize)?;
+            Some((entry.key(place.index), entry))
+        });
+        entries
+            .filter(move |(_, entry)| Client::of(entry.endpoint.peer.ip()) == client)
+            .map(|(key, entry)| (key, &entry.session))
     }
 
     /// All sessions, in no particular order.
@@ -423,11 +502,13 @@ impl<S: Tracked> Sessions<S> {
     /// Where they don't: a bug here, or a session changed without
     /// [`Sessions::rearm`].
     pub fn check_invariants(&self) {
-        assert!(self.len() <= self.capacity, "over capacity");
+        // One that was light may have just come to hold a descriptor.
+        assert!(self.held() <= self.capacity + 1, "over capacity");
         assert_eq!(self.len(), self.by_endpoint.len(), "slab and by_endpoint");
         assert!(self.wheel.len() <= self.len(), "a freed slot is armed");
         for (standing, list) in [
             (Standing::Unverified, &self.unverified),
+            (Standing::Light, &self.light),
             (Standing::Over, &self.over),
         ] {
             let alike = self.slab.iter().filter(|(_, it)| it.standing == standing);
@@ -443,6 +524,7 @@ impl<S: Tracked> Sessions<S> {
             match entry.standing {
                 Standing::Verified => {}
                 Standing::Unverified => assert_eq!(self.unverified[place], key.index),
+                Standing::Light => assert_eq!(self.light[place], key.index),
                 Standing::Over => assert_eq!(self.over[place], key.index),
             }
             if let Some(deadline) = entry.session.deadline() {
@@ -476,6 +558,7 @@ impl<S: Tracked> Sessions<S> {
         let position = match standing {
             Standing::Verified => 0,
             Standing::Unverified => push(&mut self.unverified, index),
+            Standing::Light => push(&mut self.light, index),
             Standing::Over => push(&mut self.over, index),
         };
         if let Some(entry) = self.slab.get_mut(index as usize) {
@@ -492,6 +575,7 @@ impl<S: Tracked> Sessions<S> {
         let list = match entry.standing {
             Standing::Verified => return,
             Standing::Unverified => &mut self.unverified,
+            Standing::Light => &mut self.light,
             Standing::Over => &mut self.over,
         };
         list.swap_remove(position as usize);
@@ -532,7 +616,11 @@ fn standing_of(session: &impl Tracked) -> Standing {
     if session.is_over() {
         Standing::Over
     } else if session.unverified_since().is_some() {
-        Standing::Unverified
+        if session.is_light() {
+            Standing::Light
+        } else {
+            Standing::Unverified
+        }
     } else {
         Standing::Verified
     }

@@ -94,6 +94,10 @@ mod tests {
             }
         }
 
+        fn is_light(&self) -> bool {
+            false
+        }
+
         fn quiet_since(&self) -> Option<Instant> {
             self.quiet_since
         }

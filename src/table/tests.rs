@@ -10,6 +10,7 @@ struct Probe {
     over: bool,
     unverified_since: Option<Instant>,
     quiet_since: Option<Instant>,
+    light: bool,
 }
 
 impl Tracked for Probe {
@@ -23,6 +24,10 @@ impl Tracked for Probe {
 
     fn unverified_since(&self) -> Option<Instant> {
         self.unverified_since
+    }
+
+    fn is_light(&self) -> bool {
+        self.light
     }
 
     fn quiet_since(&self) -> Option<Instant> {
@@ -230,6 +235,83 @@ fn the_unverified_take_a_part_of_the_table() {
     table.remove(eighth);
     assert_eq!(ask(&table, 0, origin), Admission::New);
     table.check_invariants();
+}
+
+/// In a flood of forged requests the unverified hold a part of the slots, and the rest
+/// of them nothing.
+#[test]
+fn light_sessions_take_no_slot_until_their_peer_answers() {
+    let (read, origin) = (Fingerprint::of(READ), origin());
+    let mut table = Sessions::new(8, origin).with_light_sessions(100);
+    let from = |number: u32| Endpoint {
+        peer: (Ipv4Addr::from_bits(number), 1069).into(),
+        local: Ipv4Addr::LOCALHOST.into(),
+    };
+    let late = origin + UNVERIFIED_GRACE;
+    let ask = |table: &Sessions<_>, number| table.admit(&from(number), read, late, 0);
+    let light = Probe {
+        light: true,
+        ..unverified(origin)
+    };
+    // A quarter of eight.
+    for number in 1..=2 {
+        assert!(!table.is_short());
+        table.insert(from(number), read, unverified(origin));
+    }
+    assert!(table.is_short());
+    let first = table.insert(from(3), read, light);
+    for number in 4..=100 {
+        assert_eq!(ask(&table, number), Admission::New);
+        table.insert(from(number), read, light);
+    }
+    // Verified ones have the other slots.
+    for number in 101..=106 {
+        assert_eq!(ask(&table, number), Admission::New);
+        table.insert(from(number), read, Probe::default());
+    }
+    let unverified: Vec<_> = [0, 1].map(|index| (index, index)).into();
+    let key = |(generation, index)| SessionKey { generation, index };
+    let held: Vec<_> = unverified.into_iter().map(key).collect();
+    assert_eq!(
+        evicted(&table, from(200), late),
+        held,
+        "with a slot to give"
+    );
+    // A light one is answered: one that holds a descriptor has to make room.
+    assert!(!table.is_overfull());
+    *table.get_mut(first).unwrap() = Probe::default();
+    table.rearm(first);
+    assert!(table.is_overfull());
+    assert_eq!(table.gives_way(late, 0), Some(held[0]));
+    table.remove(held[0]);
+    assert!(!table.is_overfull() && !table.is_short());
+    table.check_invariants();
+}
+
+/// However many there are, a new one takes the place of any of them.
+#[test]
+fn eviction_among_light_sessions_is_at_random() {
+    let (read, origin) = (Fingerprint::of(READ), origin());
+    let mut table = Sessions::new(8, origin).with_light_sessions(8);
+    let from = |number: u32| Endpoint {
+        peer: (Ipv4Addr::from_bits(number), 1069).into(),
+        local: Ipv4Addr::LOCALHOST.into(),
+    };
+    for number in 1..=MAX_UNVERIFIED as u32 {
+        let light = Probe {
+            light: true,
+            ..unverified(origin)
+        };
+        table.insert(from(number), read, light);
+    }
+    assert_eq!(table.admit(&from(0), read, origin, 0), Admission::Full);
+    let late = origin + UNVERIFIED_GRACE;
+    let mut keys: Vec<_> = (0..100)
+        .map(|draw| table.admit(&from(0), read, late, draw * 163))
+        .collect();
+    keys.dedup();
+    assert!(keys.len() > 50, "{}", keys.len());
+    assert!(keys.iter().all(|it| matches!(it, Admission::Evicts(_))));
 }
 
 #[test]
@@ -533,7 +615,7 @@ impl Model {
             deadline: self.deadline(wait),
             over: false,
             unverified_since: Some(self.now),
-            quiet_since: None,
+            ..Probe::default()
         };
         let key = self.table.insert(from, asks, probe);
         self.live.push((key, from, asks, probe));

@@ -15,6 +15,10 @@ pub trait Tracked {
     /// Until then the peer may be somebody else's forgery.
     fn unverified_since(&self) -> Option<Instant>;
 
+    /// Whether it holds no descriptor: its port is shared, and its file closed until
+    /// it is read again. Only asked of those whose peer owes its first answer.
+    fn is_light(&self) -> bool;
+
     /// Since when its peer has had something to answer and has not moved the
     /// transfer on, whatever else it sent; `None` while it is our turn (the disk
     /// is slow, the socket full).

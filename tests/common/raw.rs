@@ -151,7 +151,7 @@ impl RawClient {
         self.send_to(packet, self.server);
     }
 
-    /// Sends to any port, as a rule to a transfer's.
+    /// Sends to any port, usually a transfer's.
     pub fn send_to(&self, packet: &[u8], tid: SocketAddr) {
         let sent = self.socket.send_to(packet, tid).expect("loopback takes it");
         assert_eq!(sent, packet.len());

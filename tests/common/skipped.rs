@@ -39,7 +39,7 @@ pub fn skip(reason: impl fmt::Display) {
     let suite = suite.rsplit_once('-').map_or(&*suite, |(name, _)| name);
     let thread = thread::current();
     let line = format!("{suite}: {}: {reason}\n", thread.name().unwrap_or("?"));
-    // Who can't be told can't be helped.
+    // There is nobody left to tell that it can't be told.
     let _ = io::stderr().write_all(format!("skipped: {line}").as_bytes());
     let Some(list) = list() else {
         return;

@@ -1,14 +1,16 @@
 //! An attacker among honest clients, for `scripts/soak`: floods of forged requests,
-//! ACKs in the name of others, DATA again and again, transfers and uploads that
-//! stall, long names for a map file's rules, nonsense. And honest downloads beside
-//! it, timed before and during the attack.
+//! ACKs in the name of others as their blocks are sent, uploads in their names, DATA
+//! again and again, transfers and uploads that stall, announcements of a gigabyte,
+//! odd and long names for a map file's rules, requests in the name of another server,
+//! of neighbours of the honest clients and of the clients themselves, nonsense. And
+//! honest downloads beside it, timed before and during the attack.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tftpd::net::{Batch, Binding, ListenSocket};
+use tftpd::net::{Batch, Binding, Destination, ListenSocket};
 use tftpd::wire::packet::{BlockNumber, Direction, Mode, Packet, emit_ack, emit_request};
 
 use crate::clock;
@@ -16,7 +18,7 @@ use crate::clock;
 /// Servers to attack, and for how long.
 #[derive(clap::Args)]
 pub(crate) struct AttackArgs {
-    /// One with ports of their own, one with a single port
+    /// With ports of their own, with a single port, with a range
     #[arg(num_args = 1.., required = true)]
     servers: Vec<SocketAddr>,
     /// The file that honest clients get
@@ -44,6 +46,30 @@ const HOLDERS: usize = 32;
 /// Between two acts of a holder.
 const HOLD: Duration = Duration::from_secs(1);
 
+/// Ports of the honest clients' machine that ask and never answer.
+const NEIGHBOURS: usize = 8;
+
+/// Addresses in whose names ACKs follow the blocks that are sent to them.
+const KNOWN: u32 = 16;
+const FIRST_KNOWN: u32 = 0x7f30_0001;
+
+/// Names that a rule refuses, or none should: other spellings, others' directories,
+/// pipes, what hides another file.
+const NAMES: [&[u8]; 12] = [
+    b"site.key/",
+    b"site.key\\",
+    b"./site.key",
+    b"x/../site.key",
+    b"site.key\x01",
+    b"SITE.KEY\xff",
+    b"192.0.2.7/secret",
+    b"pipe",
+    b"up/..",
+    b"up/a\x01b",
+    b"22848\xff",
+    b"../../../../etc/passwd",
+];
+
 /// Times `--quiet` seconds of honest downloads, then those during the attack, and
 /// prints a line of `key=value`.
 pub(crate) fn run(args: &AttackArgs) -> io::Result<()> {
@@ -64,8 +90,8 @@ pub(crate) fn run(args: &AttackArgs) -> io::Result<()> {
             })
         });
         let attacks: Vec<_> = attacks.collect();
-        let (quiet, failed_quiet) = honest(args, quiet_until);
-        let (loud, failed) = honest(args, end);
+        let (quiet, failed_quiet) = honest(args, quiet_until, false);
+        let (loud, failed) = honest(args, end, true);
         is_over.store(true, Ordering::Relaxed);
         for attack in attacks {
             attack.join().map_err(|_| io::Error::other("panicked"))??;
@@ -94,15 +120,13 @@ fn percentile(times: &[Duration], percent: usize) -> f64 {
 }
 
 fn request(direction: Direction, name: &str, options: &[(&str, &str)]) -> Vec<u8> {
+    named(direction, name.as_bytes(), options)
+}
+
+fn named(direction: Direction, name: &[u8], options: &[(&str, &str)]) -> Vec<u8> {
     let mut packet = [0; 1024];
     let options = options.iter().copied();
-    let len = emit_request(
-        direction,
-        name.as_bytes(),
-        Mode::Octet,
-        options,
-        &mut packet,
-    );
+    let len = emit_request(direction, name, Mode::Octet, options, &mut packet);
     packet[..len.unwrap_or(0)].to_vec()
 }
 
@@ -110,14 +134,14 @@ fn request(direction: Direction, name: &str, options: &[(&str, &str)]) -> Vec<u8
 
 /// Downloads until then, of each server in turn: their times in order, and how
 /// many failed.
-fn honest(args: &AttackArgs, end: Instant) -> (Vec<Duration>, u32) {
+fn honest(args: &AttackArgs, end: Instant, is_attacked: bool) -> (Vec<Duration>, u32) {
     let (mut times, mut failed) = (Vec::new(), 0);
     for &server in args.servers.iter().cycle() {
         let start = clock();
         if start >= end {
             break;
         }
-        match download(server, &args.file) {
+        match download(server, &args.file, is_attacked) {
             Ok(()) => times.push(clock() - start),
             Err(_) => failed += 1,
         }
@@ -126,7 +150,10 @@ fn honest(args: &AttackArgs, end: Instant) -> (Vec<Duration>, u32) {
     (times, failed)
 }
 
-fn download(server: SocketAddr, name: &str) -> io::Result<()> {
+/// A whole file. In an attack, a request for another comes from the client's port on
+/// the way: nobody but the server could tell that it is forged.
+fn download(server: SocketAddr, name: &str, is_attacked: bool) -> io::Result<()> {
+    let forged = request(Direction::Read, "missing", &[]);
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
     socket.set_read_timeout(Some(WAIT))?;
     let mut last = request(Direction::Read, name, &[]);
@@ -150,6 +177,9 @@ fn download(server: SocketAddr, name: &str) -> io::Result<()> {
                 socket.send_to(&last, to)?;
                 if payload.len() < 512 {
                     return Ok(());
+                }
+                if is_attacked && block.0 % 16 == 5 {
+                    socket.send_to(&forged, server)?;
                 }
                 expected = expected.wrapping_add(1);
                 tries = 0;
@@ -176,7 +206,12 @@ struct Attacker {
     file: String,
     /// Sends in anybody's name.
     forger: ListenSocket,
+    /// The same from the server's own port, as of another server.
+    other_server: Option<ListenSocket>,
+    neighbours: Vec<UdpSocket>,
     batch: Batch,
+    /// The last block that was sent to each known address.
+    sent_to: [u16; KNOWN as usize],
     holders: Vec<Holder>,
     /// Its read timeout is the pause between two ticks.
     timer: UdpSocket,
@@ -198,9 +233,15 @@ impl Attacker {
                 next: clock() + HOLD * number as u32 / HOLDERS as u32,
             })
         });
+        let neighbours = (0..NEIGHBOURS).map(|_| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)));
+        let same_port = (Ipv4Addr::new(127, 5, 0, 1), server.port()).into();
         Ok(Self {
             server,
             file: file.to_owned(),
+            // Not where the server has that port of all addresses.
+            other_server: ListenSocket::bind(same_port, Binding::default()).ok(),
+            neighbours: neighbours.collect::<io::Result<_>>()?,
+            sent_to: [0; KNOWN as usize],
             forger: ListenSocket::bind((Ipv4Addr::UNSPECIFIED, 0).into(), Binding::default())?,
             batch: Batch::new(64, 64 * 2048),
             holders: holders.collect::<io::Result<_>>()?,
@@ -231,38 +272,92 @@ impl Attacker {
         for index in 0..self.holders.len() {
             self.hold(index);
         }
-        while let Ok(64) = self.forger.receive(&mut self.batch, 2048, 64) {}
+        self.take();
         let _ = self.timer.recv(&mut [0; 1]);
         self.sent - first.max(before)
     }
 
+    /// Takes what comes to anybody, to know what an ACK has to say.
+    fn take(&mut self) {
+        while let Ok(received) = self.forger.receive(&mut self.batch, 2048, 64) {
+            for index in 0..received {
+                let Some(datagram) = self.batch.get(index) else {
+                    continue;
+                };
+                if let Some(Destination::Local(IpAddr::V4(name))) = datagram.destination
+                    && let Ok(Packet::Data { block, .. }) = Packet::parse(datagram.payload)
+                    && let Some(known) = name.to_bits().checked_sub(FIRST_KNOWN)
+                    && let Some(sent) = self.sent_to.get_mut(known as usize)
+                {
+                    *sent = block.0;
+                }
+            }
+            if received < 64 {
+                break;
+            }
+        }
+        if let Some(socket) = &self.other_server {
+            while let Ok(64) = socket.receive(&mut self.batch, 2048, 64) {}
+        }
+    }
+
     /// The datagram with this number, in somebody's name.
-    fn forge(&self, number: u64) {
+    fn forge(&mut self, number: u64) {
         let victim = (number / 8) as u32;
-        // A few names are used for ACKs that follow a request.
-        let [fresh, known] = [0x7f10_0000 + victim % 0xffff, 0x7f30_0001 + victim % 16];
+        // A few names are used for ACKs and DATA that follow a request.
+        let known = victim % KNOWN;
+        let [fresh, known_name] = [0x7f10_0000 + victim % 0xffff, FIRST_KNOWN + known];
         let read = |name: &str, options: &[(&str, &str)]| request(Direction::Read, name, options);
-        let write = |name: &str| request(Direction::Write, name, &[]);
+        let write = |name: &str, options: &[(&str, &str)]| request(Direction::Write, name, options);
         let bait = format!("{}{number}.cfg/../{}", "a".repeat(200), "-b".repeat(100));
         let windows = [("windowsize", "64"), ("blksize", "1428")];
-        let (who, datagram) = match number % 16 {
+        let patient = [("timeout", "255"), ("tsize", "0")];
+        let announced = [("tsize", "1073741824"), ("timeout", "255")];
+        let odd = NAMES[(number / 24) as usize % NAMES.len()];
+        // Few names: what is stored is taken away at the end.
+        let stored = format!("forged/{}", victim % 512);
+        let sent = self.sent_to[known as usize];
+        let (who, datagram) = match number % 24 {
             0 | 1 => (fresh, read(&self.file, &[])),
-            2 => (
-                fresh,
-                read(&self.file, &[("timeout", "255"), ("tsize", "0")]),
+            2 => (fresh, read(&self.file, &patient)),
+            3 => (fresh, write(&format!("up/never-{number}"), &[])),
+            4 => (fresh, write(&format!("up/large-{number}"), &announced)),
+            5 => (fresh, read("missing", &[])),
+            6 => (fresh, read(&bait, &[])),
+            7 => (fresh, named(Direction::Read, odd, &[])),
+            8 => (fresh, named(Direction::Write, odd, &[])),
+            9 => {
+                self.sent_to[known as usize] = 0;
+                (known_name, read(&self.file, &windows))
+            }
+            10..=14 => (known_name, emit_ack(BlockNumber(sent)).to_vec()),
+            // One that is yet to be sent, or any.
+            15 => (
+                known_name,
+                emit_ack(BlockNumber(sent.wrapping_add((number / 128 % 70) as u16))).to_vec(),
             ),
-            3 => (fresh, write(&format!("up/never-{number}"))),
-            4 => (fresh, read("missing", &[])),
-            5 => (fresh, read(&bait, &[])),
-            6 => (known, read(&self.file, &windows)),
-            7..=11 => (
-                known,
-                emit_ack(BlockNumber((number / 128 % 70) as u16)).to_vec(),
-            ),
-            12 => (known, b"\0\x03\0\x01again and again".to_vec()),
-            13 => (known, b"\0\x05\0\0\0".to_vec()),
-            14 => (known, b"\0\x06blksize\x008\0".to_vec()),
-            _ => (fresh, vec![number as u8; (number / 16 % 40) as usize]),
+            16 => (known_name + KNOWN, write(&stored, &[])),
+            17 => (known_name + KNOWN, b"\0\x03\0\x01in your name".to_vec()),
+            18 => (known_name + KNOWN, b"\0\x03\0\x01again and again".to_vec()),
+            19 => (known_name, b"\0\x05\0\0\0".to_vec()),
+            20 => (known_name, b"\0\x06blksize\x008\0".to_vec()),
+            21 => {
+                let place = victim as usize % NEIGHBOURS;
+                let asked = read(&self.file, &[]);
+                let _ = self.neighbours[place].send_to(&asked, self.server);
+                return;
+            }
+            22 => {
+                let asked = match number / 24 % 2 {
+                    0 => read(&self.file, &[]),
+                    _ => write(&stored, &[]),
+                };
+                if let Some(socket) = &self.other_server {
+                    let _ = socket.answer(&asked, self.server, socket.address().ip());
+                }
+                return;
+            }
+            _ => (fresh, vec![number as u8; (number / 24 % 40) as usize]),
         };
         let who = IpAddr::V4(Ipv4Addr::from_bits(who));
         // What the kernel won't take now is lost: it's a flood.

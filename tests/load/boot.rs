@@ -9,8 +9,8 @@ use tftpd::wire::packet::{BlockNumber, Direction, Mode, Packet, emit_ack, emit_r
 
 use crate::pattern::Pattern;
 
-/// When a loader repeats the ACK of its last block in order (a NACK), beside
-/// its own timer.
+/// When a loader acknowledges its last block in order once more (a NACK), beside
+/// its own timer. That does the same, but EDK2's repeats the last packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Nack {
     /// Once for each gap: U-Boot, barebox.
@@ -166,6 +166,11 @@ impl<'a> Loader<'a> {
         }
     }
 
+    /// How many windows have come: as often has the server had an answer.
+    pub(crate) fn windows(&self) -> u64 {
+        self.blocks / self.window
+    }
+
     /// The datagram to send, once.
     pub(crate) fn poll_transmit(&mut self) -> Option<&[u8]> {
         std::mem::take(&mut self.unsent).then_some(&self.last_sent)
@@ -180,8 +185,11 @@ impl<'a> Loader<'a> {
         };
         self.repeats_left = left;
         self.deadline = now + self.style.wait;
-        self.unsent = true;
         self.next_ack = self.blocks + self.window;
+        match self.style.nack {
+            Nack::Once if self.answered => self.acknowledge(),
+            Nack::Once | Nack::Each => self.unsent = true,
+        }
         Step::Told
     }
 
@@ -355,6 +363,24 @@ mod tests {
         }
         let now = start + Duration::from_secs(4);
         assert_eq!(loader.handle_timeout(now), Step::Failed);
+    }
+
+    #[test]
+    fn a_timer_acknowledges_what_has_come_or_repeats_the_last_packet() {
+        for (name, expected) in [("U-Boot, window 4", 5), ("EDK2, window 4", 4)] {
+            let (pattern, now) = (Pattern::new(), crate::clock());
+            let mut loader = Loader::new(style(name), "file", &pattern, SIZE, now);
+            loader.handle_packet(now, &Packet::parse(OACK).unwrap());
+            for block in 1..=5 {
+                let payload = pattern.at(0, u64::from(block - 1) * BLKSIZE as u64, BLKSIZE);
+                let block = BlockNumber(block);
+                loader.handle_packet(now, &Packet::Data { block, payload });
+                loader.poll_transmit();
+            }
+            loader.handle_timeout(loader.deadline);
+            let expected = emit_ack(BlockNumber(expected));
+            assert_eq!(loader.poll_transmit(), Some(&expected[..]), "{name}");
+        }
     }
 
     #[test]

@@ -81,6 +81,8 @@ struct Wait {
     to: Instant,
     /// When the server was first told that something is missing.
     told: Option<Instant>,
+    /// The server had heard from the loader often enough to know how soon it answers.
+    is_known: bool,
 }
 
 impl Wait {
@@ -175,6 +177,7 @@ impl Client<'_> {
             from: self.since,
             to: now,
             told: self.told.take(),
+            is_known: self.loader.windows() > KNOWN_WINDOWS,
         };
         self.worst = self.worst.max(wait.to - wait.from);
         if wait.is_long() {
@@ -198,6 +201,10 @@ impl Client<'_> {
 /// How late a step forward may be noted, on a busy machine.
 const NOTICE: Duration = Duration::from_millis(20);
 
+/// After as many windows a server may well know how soon a loader answers; before,
+/// it has nothing to go by but the wait that was negotiated.
+const KNOWN_WINDOWS: u64 = 16;
+
 /// Why a long wait was so long, as far as the network can tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cause {
@@ -206,7 +213,7 @@ enum Cause {
     /// At most one was lost, and the server was told a second ago or never had a
     /// reason to wait.
     Server,
-    /// One was lost, and nobody could know before a timer struck.
+    /// One was lost, and only a timer could tell.
     Silence,
 }
 
@@ -416,15 +423,19 @@ fn row(
         }
         for wait in &client.long {
             let lost = client.lost_in(wait, losses);
-            match cause(wait, lost.len()) {
+            let cause = cause(wait, lost.len());
+            match cause {
                 Cause::Several => {}
                 Cause::Silence => by_silence += 1,
-                Cause::Server => {
-                    by_server += 1;
-                    if args.rate <= SURE_RATE {
-                        complaints.push(complaint(args, style, wait, &lost));
-                    }
-                }
+                Cause::Server => by_server += 1,
+            }
+            let is_servers = match cause {
+                Cause::Several => false,
+                Cause::Silence => wait.is_known,
+                Cause::Server => true,
+            };
+            if is_servers && args.rate <= SURE_RATE {
+                complaints.push(complaint(args, style, wait, &lost));
             }
         }
     }
@@ -482,6 +493,7 @@ mod tests {
                 from,
                 to: at(to),
                 told: told.map(at),
+                is_known: true,
             };
             assert!(wait.is_long());
             assert_eq!(cause(&wait, lost), expected, "{to} {told:?} {lost}");

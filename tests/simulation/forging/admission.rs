@@ -9,6 +9,7 @@ use std::rc::Rc;
 use tftpd::protocol::retry::Wait;
 use tftpd::protocol::transfer::{Opening, Proof};
 use tftpd::session::{Context, Remote, Session, Turn};
+use tftpd::table::rate::network;
 use tftpd::table::{Admission, Endpoint, Fingerprint, SessionKey};
 use tftpd::wire::packet::{Direction, ErrorCode, Mode, Packet, Request, emit_error};
 
@@ -66,7 +67,8 @@ impl Forging {
             .nonsense
             .take(self.net.instant(), peer.ip())
         {
-            self.nonsense.push(self.net.with(|network| network.now));
+            let now = self.net.with(|network| network.now);
+            self.nonsense.push((now, network(peer.ip())));
             self.answer(peer, code, text);
         }
     }
@@ -188,7 +190,9 @@ impl Forging {
         let peer = session.peer();
         let to_peer: Vec<_> = left.iter().filter(|it| it.to == peer).collect();
         let verified = session.transfer().progress().verified && !before.verified;
-        if verified && self.guesses.contains(&(peer, session.port().own)) {
+        // Right by chance: an answer, or what ends the transfer with an ERROR.
+        let hit = verified || cause == Cause::Arrived && !to_peer.is_empty();
+        if hit && self.guesses.contains(&(peer, session.port().own)) {
             self.victims.remove(&peer);
         }
         if self.victims.contains_key(&peer)
@@ -207,7 +211,7 @@ impl Forging {
         // Strangers are turned away, and only so many.
         for stranger in left.iter().filter(|it| it.to != peer) {
             assert!(stranger.is_error() && stranger.len <= LONGEST_ERROR);
-            self.nonsense.push(now);
+            self.nonsense.push((now, network(stranger.to.ip())));
         }
         let is_closed = session.is_closed();
         self.count(&left);

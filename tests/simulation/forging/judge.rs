@@ -1,5 +1,6 @@
 //! What must hold when all forged datagrams are forgotten.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tftpd::protocol::transfer::{Outcome, UNVERIFIED_REPEATS};
@@ -55,11 +56,23 @@ impl Forging {
             let most = most * LARGEST as u64;
             assert!(victim.bytes <= most, "{address}: {victim:?}");
         }
-        // So many in one second, and as many at the start of the next.
-        let most = 2 * NONSENSE_ANSWERS as usize;
-        for few in self.nonsense.windows(most + 1) {
-            let took = few[most].saturating_sub(few[0]);
-            assert!(took >= Duration::from_secs(1), "{most} answers to nonsense");
+        // So many in one second, and as many at the start of the next; half of them
+        // for one network.
+        let all: Vec<_> = self.nonsense.iter().map(|it| it.0).collect();
+        assert_rate(&all, 2 * NONSENSE_ANSWERS as usize);
+        let networks: BTreeSet<_> = self.nonsense.iter().map(|it| it.1).collect();
+        for one in networks {
+            let of_it = self.nonsense.iter().filter(|it| it.1 == one);
+            let of_it: Vec<_> = of_it.map(|it| it.0).collect();
+            assert_rate(&of_it, NONSENSE_ANSWERS as usize);
         }
+    }
+}
+
+/// At most so many within a second.
+fn assert_rate(answers: &[Duration], most: usize) {
+    for few in answers.windows(most + 1) {
+        let took = few[most].saturating_sub(few[0]);
+        assert!(took >= Duration::from_secs(1), "{most} answers to nonsense");
     }
 }

@@ -16,7 +16,7 @@ pub(crate) mod seeds;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -112,8 +112,8 @@ struct Forging {
     /// Who sent to which port of a transfer: right by chance where another's
     /// transfer has just ended there.
     guesses: BTreeSet<(SocketAddr, SocketAddr)>,
-    /// When nonsense was answered.
-    nonsense: Vec<Duration>,
+    /// When nonsense was answered, and of which network.
+    nonsense: Vec<(Duration, IpAddr)>,
     random: Random,
     tally: Tally,
 }

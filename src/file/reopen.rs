@@ -1,0 +1,338 @@
+//! A file that is served: open all the time, or let be closed while it isn't read.
+//!
+//! What is opened again must be the file that was there before: the same device and
+//! inode, and its size and its last change as they were, since the number of a file
+//! that is gone is soon given to another. Must not: keep a descriptor while it is
+//! closed, but the served root's, which all share.
+
+use std::io::IoSliceMut;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use nix::fcntl::OFlag;
+use nix::sys::stat::fstat;
+
+use super::directory::Directory;
+use super::error::StorageError;
+use super::reading::{OpenFile, ReadAt};
+use super::resolve::Resolver;
+use super::walk::Places;
+
+/// The names that lead from the served root to a file.
+#[derive(Debug, Clone)]
+pub(super) struct Reopen {
+    resolver: Resolver,
+    root: Rc<Directory>,
+    linked: Rc<[Directory]>,
+    /// A client's own root, if the file is in one, and the file.
+    steps: Vec<Step>,
+}
+
+/// A name, and the paths of the directory where it is looked up.
+#[derive(Debug, Clone)]
+struct Step {
+    own_paths: Rc<[PathBuf]>,
+    name: Box<[u8]>,
+}
+
+impl Reopen {
+    /// The way that begins at `root`; links of a file may lead to the directories
+    /// `linked` as well.
+    pub(super) const fn new(
+        resolver: Resolver,
+        root: Rc<Directory>,
+        linked: Rc<[Directory]>,
+    ) -> Self {
+        Self {
+            resolver,
+            root,
+            linked,
+            steps: Vec::new(),
+        }
+    }
+
+    /// The way on, to `name` in the directory that this one leads to.
+    pub(super) fn then(mut self, name: &[u8], own_paths: Rc<[PathBuf]>) -> Self {
+        let name = name.into();
+        self.steps.push(Step { own_paths, name });
+        self
+    }
+
+    /// Opens what is there now for reading, once it has been looked at by `check`: so
+    /// that no FIFO's writer goes on, and no device does anything.
+    ///
+    /// # Errors
+    /// Whatever the file system or `check` says.
+    fn open(
+        &self,
+        check: impl Fn(&OwnedFd) -> Result<(), StorageError>,
+    ) -> Result<OwnedFd, StorageError> {
+        let Some((file, above)) = self.steps.split_last() else {
+            return Err(StorageError::NOT_FOUND);
+        };
+        let mut directory: Option<OwnedFd> = None;
+        let look_up = |directory: &Option<OwnedFd>, step: &Step, flags, linked| {
+            let at = directory.as_ref().map_or(self.root.as_fd(), AsFd::as_fd);
+            let own_paths = &step.own_paths;
+            let places = Places { own_paths, linked };
+            self.resolver.find(at, &step.name, flags, places)
+        };
+        for step in above {
+            let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+            directory = Some(look_up(&directory, step, flags, &[])?);
+        }
+        check(&look_up(&directory, file, OFlag::O_PATH, &self.linked)?)?;
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_LARGEFILE;
+        let opened = look_up(&directory, file, flags, &self.linked)?;
+        check(&opened)?;
+        Ok(opened)
+    }
+}
+
+/// What tells a file from another one, and from what it was before it was changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Identity {
+    device: u64,
+    inode: u64,
+    size: i64,
+    modified: (i64, i64),
+}
+
+impl Identity {
+    #[allow(clippy::unnecessary_cast, clippy::useless_conversion)] // Narrower on 32-bit systems.
+    fn of(file: &OwnedFd) -> Result<Self, StorageError> {
+        let stat = fstat(file)?;
+        Ok(Self {
+            device: stat.st_dev as u64,
+            inode: stat.st_ino as u64,
+            size: stat.st_size as i64,
+            modified: (stat.st_mtime as i64, stat.st_mtime_nsec as i64),
+        })
+    }
+}
+
+/// A regular file to be read.
+#[derive(Debug)]
+pub struct ReadFile(Descriptor);
+
+#[derive(Debug)]
+enum Descriptor {
+    Kept(OpenFile),
+    /// In a box, since few are.
+    Closable(Box<Closable>),
+}
+
+#[derive(Debug)]
+struct Closable {
+    /// `None` while it is closed.
+    file: Option<OpenFile>,
+    size: u64,
+    way: Reopen,
+    identity: Identity,
+    /// The next read waits for the disk.
+    blocking: bool,
+}
+
+impl ReadFile {
+    /// Takes a descriptor if it is a regular file's.
+    pub(super) fn new(file: OwnedFd) -> Result<Self, StorageError> {
+        OpenFile::new(file).map(|file| Self(Descriptor::Kept(file)))
+    }
+
+    /// The same for one that may be closed while it isn't read; `way` is how it was
+    /// found.
+    pub(super) fn closable(file: OwnedFd, way: Reopen) -> Result<Self, StorageError> {
+        let identity = Identity::of(&file)?;
+        let file = OpenFile::new(file)?;
+        Ok(Self(Descriptor::Closable(Box::new(Closable {
+            size: file.size(),
+            file: Some(file),
+            way,
+            identity,
+            blocking: false,
+        }))))
+    }
+
+    /// The file's size when it was opened, in bytes.
+    pub fn size(&self) -> u64 {
+        match &self.0 {
+            Descriptor::Kept(file) => file.size(),
+            Descriptor::Closable(file) => file.size,
+        }
+    }
+
+    /// Whether the file was written to since it was opened: what was read of it
+    /// may be part old, part new.
+    pub fn has_changed(&self) -> bool {
+        self.open().is_some_and(OpenFile::has_changed)
+    }
+
+    fn open(&self) -> Option<&OpenFile> {
+        match &self.0 {
+            Descriptor::Kept(file) => Some(file),
+            Descriptor::Closable(closable) => closable.file.as_ref(),
+        }
+    }
+}
+
+impl Closable {
+    /// The file, opened again if it was closed. `None`: there is no descriptor for it
+    /// now.
+    fn open(&mut self) -> Result<Option<&mut OpenFile>, StorageError> {
+        if self.file.is_none() {
+            let is_same = |file: &OwnedFd| match Identity::of(file)? {
+                now if now == self.identity => Ok(()),
+                _ => Err(StorageError::CHANGED),
+            };
+            match self.way.open(is_same).and_then(OpenFile::new) {
+                Ok(file) => self.file = Some(file),
+                Err(error) if error.is_exhausted() && !self.blocking => return Ok(None),
+                Err(error) if error.is_exhausted() => return Err(error),
+                // Another one, gone, or out of reach.
+                Err(_) => return Err(StorageError::CHANGED),
+            }
+        }
+        Ok(self.file.as_mut())
+    }
+}
+
+impl ReadAt for ReadFile {
+    fn size(&self) -> u64 {
+        self.size()
+    }
+
+    fn read_run(
+        &mut self,
+        offset: u64,
+        slices: &mut [IoSliceMut<'_>],
+    ) -> Result<Option<usize>, StorageError> {
+        let file = match &mut self.0 {
+            Descriptor::Kept(file) => file,
+            Descriptor::Closable(closable) => match closable.open()? {
+                Some(file) => file,
+                None => return Ok(None),
+            },
+        };
+        file.read_run(offset, slices)
+    }
+
+    fn fetch(&mut self) -> bool {
+        match &mut self.0 {
+            Descriptor::Kept(file) => file.fetch(),
+            // Without one it waits for a descriptor: that ends, too.
+            Descriptor::Closable(closable) => closable.file.as_mut().is_none_or(ReadAt::fetch),
+        }
+    }
+
+    fn block(&mut self) {
+        match &mut self.0 {
+            Descriptor::Kept(file) => file.block(),
+            Descriptor::Closable(closable) => {
+                closable.blocking = true;
+                closable.file.as_mut().into_iter().for_each(ReadAt::block);
+            }
+        }
+    }
+
+    fn close(&mut self) {
+        if let Descriptor::Closable(closable) = &mut self.0 {
+            closable.file = None;
+        }
+    }
+
+    fn is_open(&self) -> bool {
+        self.open().is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Policy, Root};
+    use super::*;
+    use crate::wire::packet::{Direction, ErrorCode};
+    use std::fs::{self, FileTimes, OpenOptions};
+    use std::os::unix::fs::symlink;
+    use std::path::Path;
+    use std::time::SystemTime;
+
+    fn open(root: &Root, name: &[u8]) -> ReadFile {
+        let name = root.name(name, Direction::Read).unwrap();
+        root.open_closable(&name).unwrap()
+    }
+
+    fn read(file: &mut ReadFile) -> Result<Vec<u8>, StorageError> {
+        let mut buffer = [0; 100];
+        let read = file.read_at(0, &mut buffer)?.unwrap();
+        Ok(buffer[..read].to_vec())
+    }
+
+    #[test]
+    fn a_closed_file_is_opened_again_where_it_was() {
+        let base = tempfile::tempdir().unwrap();
+        fs::create_dir(base.path().join("own")).unwrap();
+        symlink("file", base.path().join("link")).unwrap();
+        fs::write(base.path().join("file"), "top").unwrap();
+        fs::write(base.path().join("own/file"), "own").unwrap();
+        let root = Root::open(base.path(), Policy::default()).unwrap();
+        let own = root.below(b"own").unwrap();
+        let mut files = [
+            (open(&root, b"file"), "top"),
+            (open(&root, b"link"), "top"),
+            (open(&own, b"file"), "own"),
+            (open(&own, b"../file"), "own"),
+        ];
+        drop(own);
+        for (file, content) in &mut files {
+            for _ in 0..2 {
+                assert!(file.is_open());
+                assert_eq!(read(file).unwrap(), content.as_bytes());
+                file.close();
+                assert!(!file.is_open());
+                assert_eq!(file.size(), 3);
+                assert_eq!(read(file).unwrap(), content.as_bytes());
+            }
+        }
+        // One that wasn't let close stays open.
+        let mut kept = root.open_read(b"file").unwrap();
+        kept.close();
+        assert!(kept.is_open());
+    }
+
+    #[test]
+    fn a_closed_file_that_is_another_one_now_is_not_read() {
+        type Change = fn(&Path);
+        let changes: [(&str, Change); 5] = [
+            ("removed", |file| fs::remove_file(file).unwrap()),
+            ("replaced", |file| {
+                fs::write(file.with_extension("new"), "old").unwrap();
+                fs::rename(file.with_extension("new"), file).unwrap();
+            }),
+            ("longer", |file| fs::write(file, "longer").unwrap()),
+            ("written to", |file| {
+                fs::write(file, "new").unwrap();
+                let long_ago = SystemTime::UNIX_EPOCH;
+                let file = OpenOptions::new().write(true).open(file).unwrap();
+                file.set_times(FileTimes::new().set_modified(long_ago))
+                    .unwrap();
+            }),
+            ("a directory", |file| {
+                fs::remove_file(file).unwrap();
+                fs::create_dir(file).unwrap();
+            }),
+        ];
+        for (what, change) in changes {
+            let base = tempfile::tempdir().unwrap();
+            let path = base.path().join("file");
+            fs::write(&path, "old").unwrap();
+            let root = Root::open(base.path(), Policy::default()).unwrap();
+            let (mut closed, mut open) = (open(&root, b"file"), open(&root, b"file"));
+            closed.close();
+            change(&path);
+            let error = read(&mut closed).unwrap_err();
+            assert_eq!(error, StorageError::CHANGED, "{what}");
+            assert_eq!(error.code(), ErrorCode::NotDefined);
+            assert!(read(&mut open).is_ok(), "{what}");
+        }
+    }
+}

@@ -1,0 +1,303 @@
+//! What `scripts/packaging` brings to other machines: its scripts parse, its command
+//! lines are understood, and nothing takes uploads before it is told to.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use common::skip;
+use tftpd::server::cli::Args;
+
+/// A file below `scripts`.
+fn path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("scripts")
+        .join(name)
+}
+
+fn read(name: &str) -> String {
+    fs::read_to_string(path(name)).expect(name)
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// What a command says on standard output; it must succeed.
+#[track_caller]
+fn said(command: &mut Command) -> String {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = command.output().expect("it runs");
+    assert!(status.success(), "{}{}", text(&stdout), text(&stderr));
+    text(&stdout)
+}
+
+/// The server as a command line starts it.
+#[track_caller]
+fn understood<'a>(words: impl IntoIterator<Item = &'a str>) -> Args {
+    let words: Vec<_> = words.into_iter().collect();
+    let all = ["tftpd"].iter().chain(&words).map(Into::into);
+    Args::read(all).unwrap_or_else(|error| panic!("{words:?}: {error:?}"))
+}
+
+/// Every script, with the shell that it is for.
+fn scripts() -> Vec<(&'static str, PathBuf)> {
+    let mut all = vec![
+        ("bash", path("packaging/life-cycle")),
+        ("sh", path("packaging/stand-in-systemctl")),
+        ("sh", path("packaging/debian/import-tftpd-hpa")),
+        ("sh", path("packaging/openwrt/tftpd.init")),
+    ];
+    for script in ["preinst", "postinst", "prerm", "postrm"] {
+        all.push(("sh", path(&format!("packaging/debian/tftpd-rs.{script}"))));
+    }
+    all
+}
+
+#[test]
+fn all_scripts_parse() {
+    for (shell, script) in scripts() {
+        said(Command::new(shell).arg("-n").arg(script));
+    }
+}
+
+#[test]
+fn shellcheck_finds_nothing() {
+    if Command::new("shellcheck").arg("-V").output().is_err() {
+        return skip("no shellcheck here");
+    }
+    for (shell, script) in scripts() {
+        let name = script.display().to_string();
+        // procd's have their own first line, and know "local".
+        let shell = if name.contains("openwrt") {
+            "dash"
+        } else {
+            shell
+        };
+        said(Command::new("shellcheck").args(["-s", shell, &name]));
+    }
+}
+
+// --- Debian -------------------------------------------------------------------------
+
+/// The variables that a shell finds in a file of settings.
+fn settings(file: &Path) -> [String; 3] {
+    let script = ". \"$1\"; printf '%s\\n' \"$TFTPD_ACCESS\" \"$TFTPD_OPTIONS\" \"$TFTPD_ROOT\"";
+    let all = said(Command::new("sh").args(["-c", script, "sh"]).arg(file));
+    let mut lines = all.lines().map(ToOwned::to_owned);
+    std::array::from_fn(|_| lines.next().expect("three lines"))
+}
+
+#[test]
+fn a_fresh_debian_package_refuses_uploads() {
+    let settings = settings(&path("packaging/debian/default"));
+    let args = understood(settings.iter().flat_map(|it| it.split_whitespace()));
+    assert!(args.read_only);
+    assert_eq!(args.root.as_deref(), Some(Path::new("/srv/tftp")));
+}
+
+#[test]
+fn the_units_of_the_debian_package_are_made_from_ours() {
+    for unit in ["tftpd.service", "tftpd@.service"] {
+        let made = said(
+            Command::new("sed")
+                .arg("-f")
+                .arg(path("packaging/debian/units.sed"))
+                .arg(path("systemd").join(unit)),
+        );
+        for wanted in [
+            "ExecStart=/usr/sbin/tftpd ",
+            "Environment=TFTPD_ACCESS=--read-only\n",
+            "Environment=TFTPD_ROOT=/srv/tftp\n",
+            "${TFTPD_ROOT}\n",
+            "User=tftp\n",
+            "ReadWritePaths=-/srv/tftp\n",
+        ] {
+            assert!(made.contains(wanted), "{unit} lacks {wanted}: {made}");
+        }
+        for unwanted in ["/usr/local", "DynamicUser=yes", "User=tftpd\n"] {
+            assert!(!made.contains(unwanted), "{unit} has {unwanted}: {made}");
+        }
+        assert!(made.starts_with("[Unit]\n"), "{made}");
+    }
+}
+
+#[test]
+fn settings_of_tftpd_hpa_are_taken_over() {
+    for (old, new, unit) in [
+        (
+            "TFTP_USERNAME=tftp\nTFTP_DIRECTORY=/srv/tftp\nTFTP_ADDRESS=:69\nTFTP_OPTIONS=--secure\n",
+            ["--read-only", "--grace 30", "/srv/tftp"],
+            "",
+        ),
+        (
+            "TFTP_DIRECTORY=/boot\nTFTP_ADDRESS=0.0.0.0:69\nTFTP_OPTIONS=\"-4scvv -B 1428\"\n",
+            ["--overwrite", "-4 -v -v -B 1428 --grace 30", "/boot"],
+            "[Service]\nUser=tftp\nReadWritePaths=-/boot\n",
+        ),
+        (
+            "TFTP_USERNAME=boot\nTFTP_ADDRESS=192.0.2.1:6969\nTFTP_OPTIONS=\"--create -U 027 \
+             --map-file=/etc/tftp.map -T 500000 --refuse blksize -R 5000:5999 -t 900 --permissive\"\n",
+            [
+                "--overwrite",
+                "-a 192.0.2.1:6969 -m /etc/tftp.map -t 500 -r blksize -R 5000:5999 -U 027 --grace 30",
+                "/srv/tftp",
+            ],
+            "[Service]\nUser=boot\nReadWritePaths=-/srv/tftp\n",
+        ),
+    ] {
+        let etc = tempfile::tempdir().expect("a directory");
+        let defaults = etc.path().join("default");
+        fs::create_dir(&defaults).expect("a directory");
+        fs::write(defaults.join("tftpd-hpa"), old).expect("written");
+        fs::write(defaults.join("tftpd"), "before").expect("written");
+        said(
+            Command::new(path("packaging/debian/import-tftpd-hpa"))
+                .arg("--write")
+                .env("IMPORT_ETC", etc.path()),
+        );
+        let made = settings(&defaults.join("tftpd"));
+        assert_eq!(made, new, "{old}");
+        understood(made.iter().flat_map(|it| it.split_whitespace()));
+        let drop_in = etc
+            .path()
+            .join("systemd/system/tftpd.service.d/tftpd-hpa.conf");
+        let drop_in = fs::read_to_string(drop_in).unwrap_or_default();
+        assert!(drop_in.ends_with(unit), "{old}: {drop_in}");
+        assert_eq!(drop_in.is_empty(), unit.is_empty(), "{old}: {drop_in}");
+        let kept = fs::read_to_string(defaults.join("tftpd.before-import")).expect("kept");
+        assert_eq!(kept, "before");
+    }
+}
+
+// --- OpenWrt ------------------------------------------------------------------------
+
+/// What procd and its configuration library would do, on paper.
+const PROCD: &str = r#"
+config_load() { :; }
+config_get() { eval "$1=\${CONFIG_$3-$4}"; }
+config_get_bool() { config_get "$@"; }
+config_foreach() { "$1" main; }
+config_list_foreach() { for item in $(eval "echo \${CONFIG_$2-}"); do "$3" "$item"; done; }
+procd_open_instance() { :; }
+procd_close_instance() { :; }
+procd_set_param() { procd_append_param "$@"; }
+procd_append_param() {
+    [ "$1" = command ] || return 0
+    shift
+    printf '%s\n' "$@"
+}
+mkdir() { :; }
+"#;
+
+/// The command that the init script has procd run with these settings.
+fn procds_command(settings: &str) -> Vec<String> {
+    let init = path("packaging/openwrt/tftpd.init");
+    let script = format!(
+        "{PROCD}\n{settings}\n. {}\nstart_service",
+        init.to_str().expect("a name")
+    );
+    let all = said(Command::new("sh").args(["-c", &script]));
+    all.lines().map(ToOwned::to_owned).collect()
+}
+
+#[test]
+fn procd_starts_the_server_without_uploads_until_asked() {
+    for (settings, read_only, overwrite) in [
+        ("CONFIG_enabled=1", true, false),
+        ("CONFIG_enabled=1 CONFIG_uploads=nonsense", true, false),
+        ("CONFIG_enabled=1 CONFIG_uploads=1", false, false),
+        ("CONFIG_enabled=1 CONFIG_uploads=2", false, true),
+    ] {
+        let command = procds_command(settings);
+        assert_eq!(command[0], "/usr/sbin/tftpd");
+        let args = understood(command[1..].iter().map(String::as_str));
+        assert_eq!(args.read_only, read_only, "{settings}");
+        assert_eq!(args.overwrite, overwrite, "{settings}");
+        assert!(args.user.is_some());
+    }
+    assert!(procds_command("CONFIG_enabled=0").is_empty());
+    let all = procds_command(
+        "CONFIG_enabled=1 CONFIG_port=6969 CONFIG_single_port=1 \
+         CONFIG_address='br-lan 192.0.2.1' CONFIG_options=--ignore-case",
+    );
+    let args = understood(all[1..].iter().map(String::as_str));
+    assert_eq!((args.port, args.addresses.len()), (6969, 2));
+    assert!(args.single_port && args.ignore_case);
+}
+
+#[test]
+fn the_settings_of_openwrt_leave_uploads_off() {
+    let config = read("packaging/openwrt/tftpd.config");
+    assert!(config.contains("\toption uploads '0'\n"), "{config}");
+}
+
+// --- containers ---------------------------------------------------------------------
+
+/// The words of a list in brackets, after `key`.
+#[track_caller]
+fn list<'a>(text: &'a str, key: &str) -> Vec<&'a str> {
+    let line = text
+        .lines()
+        .find_map(|line| line.trim().strip_prefix(key))
+        .unwrap_or_else(|| panic!("no {key}"));
+    let words = line.trim().trim_matches(['[', ']']).split(", ");
+    words.map(|word| word.trim_matches('"')).collect()
+}
+
+#[test]
+fn containers_use_one_port_and_refuse_uploads() {
+    let image = read("packaging/container/Containerfile");
+    let entry = list(&image, "ENTRYPOINT");
+    assert_eq!(entry[0], "/tftpd");
+    let kubernetes = read("packaging/container/kubernetes.yaml");
+    for command in [list(&image, "CMD"), list(&kubernetes, "args:")] {
+        let args = understood(entry[1..].iter().chain(&command).copied());
+        assert!(args.single_port && args.read_only, "{command:?}");
+        assert_eq!(args.port, 6969);
+    }
+}
+
+#[test]
+fn containers_may_drain_longer_than_the_server_does() {
+    let image = read("packaging/container/Containerfile");
+    let grace = understood(list(&image, "ENTRYPOINT")[1..].iter().copied()).grace;
+    for (file, key) in [
+        ("kubernetes.yaml", "terminationGracePeriodSeconds: "),
+        ("compose.yaml", "stop_grace_period: "),
+    ] {
+        let text = read(&format!("packaging/container/{file}"));
+        let line = text.lines().find_map(|it| it.trim().strip_prefix(key));
+        let seconds = line.expect(key).trim_end_matches('s').parse::<u64>();
+        assert!(
+            Duration::from_secs(seconds.expect("a number")) > grace,
+            "{file}"
+        );
+    }
+}
+
+#[cfg(feature = "client")]
+#[test]
+fn the_probes_of_containers_are_understood() {
+    for file in ["kubernetes.yaml", "compose.yaml"] {
+        let text = read(&format!("packaging/container/{file}"));
+        let probes: Vec<_> = text
+            .lines()
+            .filter(|line| line.contains("\"probe\""))
+            .collect();
+        assert!(!probes.is_empty(), "{file}");
+        for probe in probes {
+            let (key, _) = probe.trim().split_once(' ').expect("a list");
+            let words = list(probe, key);
+            let words = words.into_iter().skip_while(|&word| word != "/tftp");
+            tftpd::client::cli::Args::read(words.map(Into::into))
+                .unwrap_or_else(|error| panic!("{file}: {probe}: {error:?}"));
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! What a flood of forged requests can't use up: the ports of a range, and the
+//! descriptors of a process that has few. Whoever is real is served at once, however
+//! slow its path.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test stands outside: it measures time"
+)]
+
+mod common;
+
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::*;
+
+/// Requests of ever other victims, none of whom answers.
+struct Forger {
+    server: SocketAddr,
+    request: Vec<u8>,
+    sent: AtomicU32,
+}
+
+impl Forger {
+    fn new(server: &Server, request: Vec<u8>) -> Self {
+        Self {
+            server: server.addr(),
+            request,
+            sent: AtomicU32::new(0),
+        }
+    }
+
+    /// Sends `count` more, each from an address of its own.
+    fn send(&self, count: u32) {
+        for _ in 0..count {
+            let number = self.sent.fetch_add(1, Ordering::Relaxed);
+            let source = Ipv4Addr::from_bits(0x7f60_0001 + number);
+            let socket = UdpSocket::bind((source, 0)).expect("a loopback address");
+            let _ = socket.send_to(&self.request, self.server);
+        }
+    }
+
+    /// Sends so many a second until told to stop.
+    fn flood(&self, each_second: u32, is_over: &AtomicBool) {
+        let begin = Instant::now();
+        while !is_over.load(Ordering::Relaxed) {
+            let due = begin.elapsed().as_millis() * u128::from(each_second) / 1000;
+            let due = u32::try_from(due).unwrap_or(u32::MAX);
+            let behind = due.saturating_sub(self.sent.load(Ordering::Relaxed));
+            self.send(behind.min(100));
+            thread::sleep(millis(1));
+        }
+    }
+}
+
+/// A range of `count` ports; no other test's.
+fn range(count: u16) -> (u16, String) {
+    let low = 25_000 + (std::process::id() % 100) as u16 * 32;
+    (low, format!("{low}:{}", low + count - 1))
+}
+
+/// A download in which the client takes its time before its first answer; its first
+/// request is its only one. Returns the port that served it.
+fn slow_read(
+    server: &Server,
+    name: &str,
+    options: &[(&str, &str)],
+    wait: Duration,
+) -> (Vec<u8>, u16) {
+    let client = RawClient::new(server);
+    let (mut packet, tid) = client.ask(&rrq(name, options));
+    thread::sleep(wait);
+    let mut file = Vec::new();
+    loop {
+        match packet {
+            Packet::Oack(_) => client.send_to(&ack(0), tid),
+            Packet::Data(block, payload) => {
+                if usize::from(block) == file.len() / BLOCK + 1 {
+                    file.extend(&payload);
+                }
+                client.send_to(
+                    &ack((file.len() / BLOCK) as u16 + u16::from(payload.len() < BLOCK)),
+                    tid,
+                );
+                if payload.len() < BLOCK {
+                    return (file, tid.port());
+                }
+            }
+            other => panic!("{name}: {other:?}"),
+        }
+        packet = client.expect_from(tid);
+    }
+}
+
+/// Several peers share a port where a range has fewer than there are transfers, told
+/// apart by their addresses.
+#[test]
+fn forged_requests_use_up_no_range_of_ports() {
+    for count in [1, 3, 16] {
+        let (low, option) = range(count);
+        let server = Server::start(&["-t", "60000", "-R", &option]);
+        let file = content(4, 5 * BLOCK + 7);
+        server.file("f", &file);
+        let flood = Forger::new(&server, rrq("f", &[]));
+        flood.send(200);
+        let begun: Vec<_> = (0..20)
+            .map(|_| {
+                let client = RawClient::new(&server);
+                let tid = client.ask_data(&rrq("f", &[])).1;
+                (client, tid)
+            })
+            .collect();
+        flood.send(200);
+        let (read, port) = slow_read(&server, "f", &[], Duration::ZERO);
+        assert_same("f", &read, &file);
+        assert!((low..low + count).contains(&port), "{port}");
+        let options = [("windowsize", "4"), ("blksize", "512")];
+        let (read, _) = slow_read(&server, "f", &options, Duration::ZERO);
+        assert_same("f", &read, &file);
+        // Those that began in between go on, all at once.
+        for block in 1..=6 {
+            for (client, tid) in &begun {
+                client.send_to(&ack(block), *tid);
+            }
+            for (client, tid) in begun.iter().filter(|_| block < 6) {
+                assert_eq!(client.expect_from(*tid).data_block(), Some(block + 1));
+            }
+        }
+        let uploads: Vec<_> = (0..20)
+            .map(|number| {
+                let client = RawClient::new(&server);
+                let (packet, tid) = client.ask(&wrq(&format!("up{number}"), &[]));
+                assert_eq!(packet, Packet::Ack(0));
+                (client, tid)
+            })
+            .collect();
+        for (number, (client, tid)) in uploads.iter().enumerate() {
+            let content = content(number as u64, BLOCK + number);
+            assert_eq!(
+                client.say(&data(1, &content[..BLOCK]), *tid),
+                Packet::Ack(1)
+            );
+            assert_eq!(
+                client.say(&data(2, &content[BLOCK..]), *tid),
+                Packet::Ack(2)
+            );
+            let stored = std::fs::read(server.root().join(format!("up{number}"))).unwrap();
+            assert_same("an upload", &stored, &content);
+        }
+    }
+}
+
+/// RFC 1350 §4: what comes to a shared port belongs to the transfer of its sender, or
+/// to none.
+#[test]
+fn a_stranger_on_a_shared_port_changes_nothing() {
+    let (_, option) = range(1);
+    let server = Server::start(&["-t", "60000", "-R", &option]);
+    let file = content(5, 3 * BLOCK);
+    server.file("f", &file);
+    let (client, stranger) = (RawClient::new(&server), RawClient::new(&server));
+    let (_, tid) = client.ask_data(&rrq("f", &[]));
+    for packet in [
+        &data(1, b"x")[..],
+        &ack(1),
+        &rrq("f", &[]),
+        &wrq("g", &[]),
+        b"?",
+    ] {
+        stranger.send_to(packet, tid);
+    }
+    let (packet, from) = stranger.expect();
+    assert_eq!((packet.error_code(), from), (Some(5), tid));
+    for block in 1..=3 {
+        assert_eq!(client.say(&ack(block), tid).data_block(), Some(block + 1));
+    }
+    assert_eq!(stranger.recv_now(), None);
+    assert_eq!(server.tree().len(), 1);
+}
+
+/// A server that may open 1,024 files, as in many containers.
+fn in_container(args: &[&str]) -> Server {
+    let address = own_address().to_string();
+    let args = [&["-a", &address, "-t", "60000"], args].concat();
+    Server::start_prepared(&args, |_| {
+        let mut command = Command::new("prlimit");
+        command.args(["--nofile=1024:1024", tftpd()]);
+        command
+    })
+}
+
+/// Ends a flood, however its test ends.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Clients that are served at their first request, one in two of them over a slow
+/// path, while a flood goes on: how many downloads.
+fn served_in_flood(server: &Server, flood: &Forger, each_second: u32) -> u32 {
+    let (small, large) = (&content(1, 100), &content(2, 40 * BLOCK + 9));
+    server.file("small", small);
+    server.file("large", large);
+    let is_over = AtomicBool::new(false);
+    let read = |number: u32| {
+        let wait = millis(400) * (number % 2);
+        let (begin, mut downloads) = (Instant::now(), 0);
+        while begin.elapsed() < millis(2500) {
+            for (name, file) in [("large", large), ("small", small)] {
+                let (read, _) = slow_read(server, name, &[], wait);
+                assert_same(name, &read, file);
+                downloads += 1;
+            }
+        }
+        downloads
+    };
+    thread::scope(|scope| {
+        let _ends = Ends(&is_over);
+        scope.spawn(|| flood.flood(each_second, &is_over));
+        let clients: Vec<_> = (0..4)
+            .map(|number| scope.spawn(move || read(number)))
+            .collect();
+        clients
+            .into_iter()
+            .map(|client| client.join().expect("served"))
+            .sum()
+    })
+}
+
+#[test]
+fn forged_requests_use_up_no_descriptors() {
+    let server = in_container(&[]);
+    server.file("forged", &content(3, 50 * BLOCK));
+    let flood = Forger::new(&server, rrq("forged", &[]));
+    let downloads = served_in_flood(&server, &flood, 3000);
+    let (sent, open) = (flood.sent.load(Ordering::Relaxed), server.open_files());
+    eprintln!("{sent} forged; {downloads} downloads; {open} files open");
+    assert!(open < 400, "{open} files open");
+    // Slots are left for uploads.
+    let client = RawClient::new(&server);
+    let file = content(4, 3 * BLOCK);
+    client.write("up", &file).unwrap();
+    assert_same(
+        "up",
+        &std::fs::read(server.root().join("up")).unwrap(),
+        &file,
+    );
+}
+
+/// RFC 1350 has no password but the port: somebody who forges an upload's request has to
+/// find that, and meets the ports of others on the way.
+#[test]
+fn a_port_scan_ends_the_uploads_that_were_forged_in_that_name() {
+    let server = Server::start(&["-t", "60000"]);
+    server.file("f", &content(1, 3 * BLOCK));
+    let others: Vec<_> = (0..12)
+        .map(|_| {
+            let client = RawClient::new(&server);
+            let (_, tid) = client.ask_data(&rrq("f", &[]));
+            (client, tid)
+        })
+        .collect();
+    // An upload of the same address that has begun.
+    let honest = RawClient::new(&server);
+    let (_, begun) = honest.ask(&wrq("begun", &[]));
+    assert_eq!(honest.say(&data(1, &[7; BLOCK]), begun), Packet::Ack(1));
+    let forged = RawClient::new(&server);
+    for (tried, is_ended) in [(7, false), (8, true)] {
+        let name = format!("up{tried}");
+        let (_, tid) = forged.ask_patiently(&wrq(&name, &[]));
+        for (_, port) in &others[..tried] {
+            // Several times to one port count once.
+            forged.send_to(&data(1, b"evil"), *port);
+            forged.send_to(&data(1, b"evil"), *port);
+        }
+        server.fence();
+        while forged.recv_now().is_some() {}
+        forged.send_to(&data(1, b"late"), tid);
+        server.fence();
+        assert_eq!(
+            server.root().join(&name).exists(),
+            !is_ended,
+            "{tried} ports"
+        );
+        drop(forged.recv_now());
+        // The count begins again in the next second.
+        thread::sleep(millis(1000));
+    }
+    let ended = |line: &str| line.contains("outcome=guessed");
+    assert!(server.wait_for_log(ended, PATIENCE).is_some());
+    // Nobody else noticed.
+    assert_eq!(honest.say(&data(2, b"end"), begun), Packet::Ack(2));
+    for (client, tid) in &others {
+        assert_eq!(client.say(&ack(1), *tid).data_block(), Some(2));
+    }
+}
+
+/// What a transfer began with is what it sends, or it ends.
+#[test]
+fn a_file_replaced_before_its_first_answer_ends_a_transfer_that_had_closed_it() {
+    let server = in_container(&[]);
+    let file = content(1, 3 * BLOCK);
+    server.file("f", &file);
+    let flood = Forger::new(&server, rrq("f", &[]));
+    flood.send(300);
+    server.fence();
+    let (client, other) = (RawClient::new(&server), RawClient::new(&server));
+    let (_, tid) = client.ask_data(&rrq("f", &[]));
+    let (_, other_tid) = other.ask_data(&rrq("f", &[]));
+    assert_eq!(tid, other_tid, "not shared");
+    assert_eq!(other.say(&ack(1), tid).data_block(), Some(2));
+    server.file("g", &content(2, 3 * BLOCK));
+    std::fs::rename(server.root().join("g"), server.root().join("f")).unwrap();
+    assert_eq!(client.say(&ack(1), tid).error_code(), Some(0));
+    assert_eq!(other.say(&ack(2), tid).data_block(), Some(3));
+}
