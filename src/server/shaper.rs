@@ -35,6 +35,9 @@ const OVERHEAD: usize = 768;
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 const LOOKS: usize = 8;
 
+/// Sessions that may sleep before there is to be more memory for that.
+const AT_ONCE: usize = 64;
+
 /// Clients told apart; some share a place, and with it a part of the buffer.
 const CLIENTS: usize = 4096;
 
@@ -129,8 +132,8 @@ impl Shaper {
                 in_flight: 0,
             },
             unproved,
-            paused: BinaryHeap::new(),
-            waiting: VecDeque::new(),
+            paused: BinaryHeap::with_capacity(AT_ONCE),
+            waiting: VecDeque::with_capacity(AT_ONCE),
             look_at: now,
             looks: 0,
             seed,
