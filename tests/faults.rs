@@ -462,7 +462,7 @@ fn after(gone: &Server) -> Server {
 /// strace(1) kills the server as it is about to give an upload its name, in each of
 /// the steps that this takes.
 #[test]
-fn kill_9_as_an_upload_gets_its_name_leaves_a_whole_file_and_nothing_else() {
+fn kill_9_as_a_file_is_replaced_leaves_one_whole_file() {
     let traced = bounded(10, "strace")
         .args(["-o", "/dev/null", "true"])
         .output();

@@ -302,7 +302,7 @@ fn a_port_scan_ends_the_uploads_that_were_forged_in_that_name() {
 
 /// What a transfer began with is what it sends, or it ends.
 #[test]
-fn a_file_replaced_before_its_first_answer_ends_a_transfer_that_had_closed_it() {
+fn a_closed_file_that_is_replaced_ends_its_transfer() {
     let server = in_container(&[]);
     let file = content(1, 3 * BLOCK);
     server.file("f", &file);

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU64;
 use std::ops::RangeInclusive;
 use std::time::Instant;
@@ -14,37 +14,22 @@ use std::time::Instant;
 use log::{Level, debug, log_enabled};
 use mio::{Poll, Registry, Token};
 
+use super::REQUEST_LEN;
 use super::counters::Counters;
+use super::ports::Ports;
 use super::report::{self, Ending, Reporter};
 use super::shaper::{Lent, Shaper, Used};
-use super::shared::{self, SharedPorts};
+use super::shared;
 use super::unproved::UnprovedRate;
-use super::{MAX_LISTENERS, MAX_SOCKETS, REQUEST_LEN};
 use crate::host::clock;
 use crate::host::random::Random;
 use crate::log::event::Event;
-use crate::net::pool::{STORM, SocketPool};
-use crate::net::{Binding, ListenSocket, TransferSocket, bind_one_of, candidates};
+use crate::net::ListenSocket;
+use crate::net::pool::STORM;
 use crate::protocol::transfer::{Failure, Outcome};
 use crate::session::{Content, Context, Resources, Session, Trace, Turn, Watch};
 use crate::table::{Client, Endpoint, Fingerprint, SessionKey, Sessions, Tracked as _};
-use crate::wire::options::Negotiated;
 use crate::wire::packet::ErrorCode;
-
-/// Ports of transfers, unless others are asked for: a peer that answers from one
-/// has seen what we sent, since there are too many to guess.
-const ANY_PORT: RangeInclusive<u16> = 1024..=u16::MAX;
-
-/// Whether a transfer may share its port with others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sharing {
-    /// It does, since slots are short.
-    Always,
-    /// Where none of its own is free.
-    Instead,
-    /// Never: whoever knows the port could store a file in the peer's name.
-    Never,
-}
 
 /// The sessions and all that serving them takes.
 #[derive(Debug)]
@@ -56,17 +41,10 @@ pub(super) struct Floor {
     pub(super) counters: Counters,
     /// Sessions that have more to do without waiting.
     unfinished: VecDeque<SessionKey>,
-    /// The sockets that sessions share: the listen sockets where all do, else ports
-    /// for those that get none of their own.
-    shared: SharedPorts,
-    single_port: bool,
+    /// Where transfers send from.
+    pub(super) ports: Ports,
     /// How much DATA goes to clients that nothing proves.
     shaper: Shaper,
-    socket_pool: SocketPool,
-    /// Ports for transfer sockets.
-    ports: RangeInclusive<u16>,
-    /// They are few.
-    has_range: bool,
     pub(super) random: Random,
 }
 
@@ -93,25 +71,14 @@ impl Floor {
             reporter: Reporter::new(now),
             counters: Counters::default(),
             unfinished: VecDeque::new(),
-            single_port: shared.is_some(),
             shaper: Shaper::new(
                 shared.map(shared::send_buffer),
                 unproved,
                 random.seed(),
                 now,
             ),
-            shared: match shared {
-                Some(listeners) => SharedPorts::new(listeners, 0, random.seed(), now),
-                None => SharedPorts::new(&[], MAX_LISTENERS, random.seed(), now),
-            },
-            socket_pool: match ports {
-                // The ports of a range are few.
-                Some(_) => SocketPool::beside(0),
-                None => SocketPool::beside(sessions.capacity()),
-            },
+            ports: Ports::new(ports, shared, sessions.capacity(), random.seed(), now),
             sessions,
-            has_range: ports.is_some(),
-            ports: ports.unwrap_or(ANY_PORT),
             random,
         })
     }
@@ -122,12 +89,7 @@ impl Floor {
 
     /// Transfers share the listen sockets.
     pub(super) const fn single_port(&self) -> bool {
-        self.single_port
-    }
-
-    /// The socket with this index, among all that several peers send to.
-    pub(super) fn shared_port(&self, index: usize) -> Option<&ListenSocket> {
-        self.shared.get(index)
+        self.ports.single_port
     }
 
     /// The session of `endpoint`, if it has its port there.
@@ -151,7 +113,7 @@ impl Floor {
         let deadlines = [
             self.shaper.next_deadline(),
             self.sessions.next_deadline(),
-            self.socket_pool.poll_timeout(),
+            self.ports.pool.poll_timeout(),
             self.reporter.poll_timeout(),
         ];
         deadlines.into_iter().flatten().min()
@@ -196,7 +158,7 @@ impl Floor {
         while let Some(key) = self.shaper.pop_due(now) {
             self.with_session(key, Session::transmit);
         }
-        self.socket_pool.handle_timeout(now);
+        self.ports.pool.handle_timeout(now);
         self.reporter.handle_timeout(now);
     }
 
@@ -205,14 +167,14 @@ impl Floor {
     /// had no turn.
     pub(super) fn resume(&mut self, index: usize) {
         let registry = self.poll.registry();
-        let mut waiting = self.shared.take(index, registry).into_iter();
+        let mut waiting = self.ports.shared.take(index, registry).into_iter();
         while let Some(key) = waiting.next() {
             if let Some(session) = self.sessions.get_mut(key) {
                 session.queued = false;
             }
             self.run_session(key);
-            if self.shared.is_full(index) {
-                self.shared.put_first(index, waiting);
+            if self.ports.shared.is_full(index) {
+                self.ports.shared.put_first(index, waiting);
                 return;
             }
         }
@@ -286,9 +248,13 @@ impl Floor {
         // An ERROR is an answer too: many only ask for the size.
         let has_answered = session.unverified_since().is_none()
             || matches!(outcome, Some(Outcome::Probed | Outcome::PeerError { .. }));
-        if let (true, Some(since), true) = (self.single_port, unverified_since, has_answered) {
+        if let (true, Some(since), true) = (self.ports.single_port, unverified_since, has_answered)
+        {
             let client = session.peer().ip();
-            self.shared.unverified.verified(clock::now(), since, client);
+            self.ports
+                .shared
+                .unverified
+                .verified(clock::now(), since, client);
         }
         if let Some(outcome) = outcome {
             let ending = Ending::Outcome(&outcome);
@@ -301,7 +267,7 @@ impl Floor {
         }
         if session.shares_its_port() {
             let registry = self.poll.registry();
-            self.shared.wait_if_blocked(key, session, registry);
+            self.ports.shared.wait_if_blocked(key, session, registry);
         }
         if !has_answered {
             session.close_file();
@@ -347,7 +313,8 @@ impl Floor {
         if let Some(mut session) = self.sessions.remove(key) {
             session.drop_prefetched(&mut self.resources.pool);
             if self.sessions.len() >= STORM {
-                self.socket_pool
+                self.ports
+                    .pool
                     .put(clock::now(), session.into_port(), endpoint);
             }
         }
@@ -360,8 +327,8 @@ impl Floor {
         now: Instant,
         chosen: Option<(SessionKey, Ending<'_>)>,
     ) -> bool {
-        if self.socket_pool.poll_timeout().is_some() {
-            self.socket_pool.clear();
+        if self.ports.pool.poll_timeout().is_some() {
+            self.ports.pool.clear();
             return true;
         }
         let any = || {
@@ -405,12 +372,12 @@ impl Floor {
     /// Whether there is room in the send buffer that transfers share for an answer
     /// to a peer that has never answered.
     pub(super) fn may_answer(&mut self, now: Instant, client: IpAddr) -> bool {
-        !self.single_port || self.shared.unverified.take(now, client)
+        !self.ports.single_port || self.ports.shared.unverified.take(now, client)
     }
 
     /// The same for an ERROR without a transfer.
     pub(super) fn may_send_error(&mut self, now: Instant, client: IpAddr) -> bool {
-        !self.single_port || self.shared.errors.take(now, client)
+        !self.ports.single_port || self.ports.shared.errors.take(now, client)
     }
 
     /// The same for the client of a session that repeats its request. Where that
@@ -434,89 +401,8 @@ impl Floor {
         endpoint: &Endpoint,
         listener: &ListenSocket,
     ) -> io::Result<()> {
-        let socket = self.bind(endpoint, listener)?;
+        let socket = self.ports.bind(endpoint, listener)?;
         socket.send_to(datagram, endpoint.peer)
-    }
-
-    /// A socket for a transfer, on the address that was asked: its own, a share of
-    /// `listener`, or of another port. `window` is what an upload's client sends
-    /// without waiting for an answer.
-    ///
-    /// # Errors
-    /// `AddrInUse` if no port of the range is free; whatever else the kernel says.
-    pub(super) fn socket(
-        &mut self,
-        endpoint: &Endpoint,
-        listener: &ListenSocket,
-        window: Option<&Negotiated>,
-        sharing: Sharing,
-    ) -> io::Result<TransferSocket> {
-        let address = beside(listener.address(), endpoint.local);
-        if self.has_range && !self.single_port && self.shared.bound_to(address).is_none() {
-            // While a port is free; if none is, there may be one of its own.
-            let _ = self.open_shared(address);
-        }
-        let socket = if self.single_port {
-            Ok(TransferSocket::share(listener, endpoint.local))
-        } else if sharing == Sharing::Always {
-            self.share(endpoint, address)
-        } else {
-            match self.bind(endpoint, listener) {
-                Err(error)
-                    if error.kind() == io::ErrorKind::AddrInUse && sharing != Sharing::Never =>
-                {
-                    self.share(endpoint, address)
-                }
-                bound => bound,
-            }
-        };
-        let mut socket = socket?;
-        if let Some(window) = window {
-            if socket.is_shared() {
-                self.shared.expect(window.blksize);
-            }
-            socket.expect_windows(window.windowsize, window.blksize);
-        }
-        Ok(socket)
-    }
-
-    /// A share of the port at `address` that is there to be shared.
-    fn share(&mut self, endpoint: &Endpoint, address: SocketAddr) -> io::Result<TransferSocket> {
-        if self.shared.bound_to(address).is_none() {
-            self.open_shared(address)?;
-        }
-        let socket = self.shared.bound_to(address);
-        let socket = socket.ok_or(io::ErrorKind::AddrInUse)?;
-        Ok(TransferSocket::share(socket, endpoint.local))
-    }
-
-    /// A port to be shared, at `address`.
-    fn open_shared(&mut self, address: SocketAddr) -> io::Result<()> {
-        if self.shared.len() >= MAX_SOCKETS - MAX_LISTENERS {
-            return Err(io::ErrorKind::AddrInUse.into());
-        }
-        let ports = candidates(&self.ports, self.random.number() as u16);
-        let socket = bind_one_of(ports, |port| {
-            let mut address = address;
-            address.set_port(port);
-            ListenSocket::bind(address, Binding::default())
-        })?;
-        socket.prepare_sharing();
-        self.shared.add(socket, self.poll.registry())
-    }
-
-    fn bind(&mut self, endpoint: &Endpoint, listener: &ListenSocket) -> io::Result<TransferSocket> {
-        if let Some(socket) = self.socket_pool.take(endpoint) {
-            return Ok(socket);
-        }
-        // A link-local address is one of an interface.
-        let scopes = [endpoint.peer, listener.address()].map(|address| match address {
-            SocketAddr::V6(address) => address.scope_id(),
-            SocketAddr::V4(_) => 0,
-        });
-        let scope = scopes.into_iter().find(|&scope| scope != 0).unwrap_or(0);
-        let random = self.random.number() as u16;
-        TransferSocket::bind(endpoint.local, scope, Some(&self.ports), random)
     }
 
     /// Bytes of the longest datagram that means anything on a socket that several
@@ -524,8 +410,8 @@ impl Floor {
     pub(super) fn slot_len(&mut self, is_shared: bool) -> usize {
         match is_shared {
             false => REQUEST_LEN,
-            true if self.sessions.is_empty() => self.shared.expect_requests(),
-            true => self.shared.slot_len(),
+            true if self.sessions.is_empty() => self.ports.shared.expect_requests(),
+            true => self.ports.shared.slot_len(),
         }
     }
 
@@ -561,19 +447,5 @@ impl Floor {
     pub(super) fn count_socket_error(&mut self, verb: &str, at: SocketAddr, error: &io::Error) {
         self.counters.socket_errors += 1;
         debug!("{at}: cannot {verb}: {error}");
-    }
-}
-
-/// Where a port is bound that transfers share, on any port yet: as `listener` is, for
-/// those that came to `local`.
-fn beside(listener: SocketAddr, local: IpAddr) -> SocketAddr {
-    let mut address = listener;
-    address.set_port(0);
-    match local {
-        IpAddr::V4(_) if listener.ip().is_unspecified() => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        IpAddr::V6(_) if listener.ip().is_unspecified() => (Ipv6Addr::UNSPECIFIED, 0).into(),
-        _ if listener.is_ipv4() == local.is_ipv4() => address,
-        // An inherited socket of both families.
-        _ => (local, 0).into(),
     }
 }

@@ -111,7 +111,7 @@ impl Front {
         let socket = if is_listener {
             self.listeners.get(index)
         } else {
-            floor.shared_port(index)
+            floor.ports.shared.get(index)
         };
         let Some(socket) = socket.cloned() else {
             return;

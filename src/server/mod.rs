@@ -22,6 +22,7 @@ mod floor;
 mod front;
 mod hints;
 mod logging;
+mod ports;
 mod report;
 mod requests;
 

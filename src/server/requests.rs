@@ -11,8 +11,9 @@ use log::debug;
 
 use super::REQUEST_LEN;
 use super::drops::DropLines;
-use super::floor::{Floor, Sharing};
+use super::floor::Floor;
 use super::hints;
+use super::ports::Sharing;
 use super::report::Ending;
 use crate::file::{FileSink, FileSource, Root, StorageError, Upload};
 use crate::log::event::Event;
@@ -270,7 +271,9 @@ impl Requests {
             }
             Direction::Write => (Some(&opened.negotiated), Sharing::Never),
         };
-        let socket = floor.socket(endpoint, listener, window, sharing);
+        let registry = floor.poll.registry();
+        let ports = &mut floor.ports;
+        let socket = ports.give(endpoint, listener, window, sharing, registry);
         let socket = socket.map_err(|error| {
             debug!(
                 "{peer}: cannot open a socket on {}: {error}",
