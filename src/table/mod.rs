@@ -264,7 +264,11 @@ impl<S: Tracked> Sessions<S> {
                 };
                 self.overdue(list, now, random)
             }
-            (false, true) => self.overdue(&self.unverified, now, random),
+            (false, true) => self.overdue(&self.unverified, now, random).or_else(|| {
+                // One of the light for their number; `is_overfull` makes the room.
+                self.gives_way(now, random)?;
+                self.overdue(&self.light, now, random)
+            }),
             (false, false) => self.gives_way(now, random),
         };
         found.map_or(Admission::Full, Admission::Evicts)

@@ -314,6 +314,45 @@ fn eviction_among_light_sessions_is_at_random() {
     assert!(keys.iter().all(|it| matches!(it, Admission::Evicts(_))));
 }
 
+/// The flood has used up what the unverified may have, and none of them holds a slot:
+/// eviction takes one of them, and `is_overfull` the slot of one that is over.
+#[test]
+fn eviction_finds_the_finished_where_all_the_unverified_are_light() {
+    let (read, origin) = (Fingerprint::of(READ), origin());
+    let mut table = Sessions::new(8, origin).with_light_sessions(8);
+    let from = |number: u32| Endpoint {
+        peer: (Ipv4Addr::from_bits(number), 1069).into(),
+        local: Ipv4Addr::LOCALHOST.into(),
+    };
+    for number in 1..=MAX_UNVERIFIED as u32 {
+        let light = Probe {
+            light: true,
+            ..unverified(origin)
+        };
+        table.insert(from(number), read, light);
+    }
+    let held: Vec<_> = (0..8)
+        .map(|number| table.insert(from(1 << 20 | number), read, Probe::default()))
+        .collect();
+    let late = origin + UNVERIFIED_GRACE;
+    assert_eq!(table.admit(&from(0), read, late, 0), Admission::Full);
+    for &key in &held {
+        table.get_mut(key).unwrap().over = true;
+        table.rearm(key);
+    }
+    assert_eq!(table.admit(&from(0), read, origin, 0), Admission::Full);
+    let Admission::Evicts(key) = table.admit(&from(0), read, late, 0) else {
+        panic!("full, though eight sessions are over");
+    };
+    assert!(table.get(key).unwrap().light);
+    table.remove(key);
+    table.insert(from(0), read, unverified(late));
+    assert!(table.is_overfull());
+    assert_eq!(table.gives_way(late, 0), Some(held[0]));
+    table.remove(held[0]);
+    table.check_invariants();
+}
+
 #[test]
 fn one_client_has_so_many_sessions_and_its_unverified_ones_give_way() {
     use Admission::{Crowded, Evicts, Moving, New, Repeated};
