@@ -354,8 +354,8 @@ fn eviction_finds_the_finished_where_all_the_unverified_are_light() {
 }
 
 #[test]
-fn one_client_has_so_many_sessions_and_its_unverified_ones_give_way() {
-    use Admission::{Crowded, Evicts, Moving, New, Repeated};
+fn one_client_has_so_many_sessions_and_its_unverified_ones_do_not_count() {
+    use Admission::{Crowded, Moving, New, Repeated};
 
     let (read, other, now) = (Fingerprint::of(READ), Fingerprint::of(OTHER), origin());
     for (ip, own, neighbours) in [
@@ -382,11 +382,16 @@ fn one_client_has_so_many_sessions_and_its_unverified_ones_give_way() {
         let ask = |table: &Sessions<_>, asks| table.admit(&from(own, 7, "::1"), asks, now, 1);
         assert_eq!(ask(&table, read), New, "{ip}");
         let last = table.insert(from(ip, u16::MAX, "ffff::"), read, unverified(now));
-        // It may be a forgery: it counts, but gives way.
-        assert_eq!(ask(&table, read), Evicts(last), "{ip}");
-        table.get_mut(last).unwrap().unverified_since = None;
-        table.rearm(last);
-        assert_eq!(ask(&table, read), Crowded, "{ip}");
+        // It may be a forgery: it doesn't count.
+        assert_eq!(ask(&table, read), New, "{ip}");
+        let too_many = table.insert(from(own, 8, "::1"), read, unverified(now));
+        for (key, is_crowded) in [(last, false), (too_many, true)] {
+            table.get_mut(key).unwrap().unverified_since = None;
+            table.rearm(key);
+            assert_eq!(table.is_crowded(key), is_crowded, "{ip}");
+            assert_eq!(ask(&table, read), Crowded, "{ip}");
+        }
+        table.remove(too_many);
         // What it has already is no further session.
         let again = |asks| table.admit(&from(ip, 0, "0.0.0.0"), asks, now, 1);
         assert_eq!(again(read), Repeated(first), "{ip}");
@@ -399,6 +404,36 @@ fn one_client_has_so_many_sessions_and_its_unverified_ones_give_way() {
         table.rearm(last);
         assert_eq!(ask(&table, read), New, "{ip}: one is over");
     }
+}
+
+/// Forged requests in a client's name neither lock it out nor end what it has asked
+/// for and not had time to answer, and they are bounded: one of them takes the place
+/// of another.
+#[test]
+fn eviction_within_one_client_is_rare_at_random_and_late() {
+    let (read, origin) = (Fingerprint::of(READ), origin());
+    let mut table = Sessions::new(usize::MAX, origin).with_client_limit(2);
+    let from = |port: u16| Endpoint {
+        peer: (Ipv4Addr::LOCALHOST, port).into(),
+        local: Ipv4Addr::LOCALHOST.into(),
+    };
+    let late = origin + UNVERIFIED_GRACE;
+    for port in 1..=UNVERIFIED_OF_CLIENT as u16 {
+        let admission = table.admit(&from(port), read, late, port.into());
+        assert_eq!(admission, Admission::New, "{port}");
+        table.insert(from(port), read, unverified(origin));
+    }
+    let ask = |at, random| table.admit(&from(u16::MAX), read, at, random);
+    assert_eq!(ask(origin, 0), Admission::Crowded);
+    let mut given: Vec<_> = (0..100).map(|draw| ask(late, draw * 5)).collect();
+    assert!(given.iter().all(|it| matches!(it, Admission::Evicts(_))));
+    given.dedup();
+    assert_eq!(given.len(), 100, "at random");
+    let other = Endpoint {
+        peer: (Ipv4Addr::BROADCAST, 1).into(),
+        ..from(1)
+    };
+    assert_eq!(table.admit(&other, read, origin, 0), Admission::New);
 }
 
 #[test]
