@@ -482,10 +482,12 @@ fn measure(mode: Mode) {
     let range = format!("{first}:{last}");
     let mut wrong = Vec::new();
     for (row, bound) in &bounds {
-        let cases: Vec<_> = CASES.iter().filter(|case| case.row == row).collect();
-        assert!(!cases.is_empty(), "nothing measures the row \"{row}\"");
+        // A test of its own may measure it.
+        let is_measured = include_str!("reflection.rs").contains(&format!("\"{row}\""));
+        assert!(is_measured, "nothing measures the row \"{row}\"");
+        let cases = CASES.iter().filter(|case| case.row == row);
         let mut most: Option<f64> = None;
-        for case in cases.iter().filter(|case| case.modes.contains(&mode)) {
+        for case in cases.filter(|case| case.modes.contains(&mode)) {
             // As patient as by default, but soon.
             let mut args = vec!["-v", "-t", "20"];
             match mode {
@@ -512,6 +514,76 @@ fn measure(mode: Mode) {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Bytes a second that clients of one network are sent while nothing proves them.
+const UNPROVED_RATE: usize = 128 * 1024;
+
+/// The longest block size.
+const LARGEST: usize = 65_464;
+
+/// One that doesn't see what is sent, but knows when to expect it, acknowledges block
+/// after block of several transfers.
+#[test]
+fn reflection_by_guessed_acks_is_bounded() {
+    let rate = UNPROVED_RATE.to_string();
+    let server = Server::start(&["--single-port", "--max-unproved-rate", &rate]);
+    server.file("f", &content(1, 40 * LARGEST));
+    let options = [("blksize", "65464")];
+    let victims: Vec<_> = (0..16).map(|_| RawClient::new(&server)).collect();
+    let begin = Instant::now();
+    let mut back = 0;
+    for victim in &victims {
+        victim.send(&rrq("f", &options));
+    }
+    // An ACK is expected soon after the block: the forger waits for that long, so
+    // that it isn't found out too often.
+    for block in 0..20 {
+        while begin.elapsed() < millis(100) * (u32::from(block) + 1) {
+            let came = victims.iter().filter_map(RawClient::recv_len_now);
+            back += came.sum::<usize>();
+            std::thread::yield_now();
+        }
+        for victim in &victims {
+            victim.send(&ack(block));
+        }
+    }
+    server.fence();
+    for victim in &victims {
+        back += std::iter::from_fn(|| victim.recv_len_now()).sum::<usize>();
+    }
+    let seconds = begin.elapsed().as_secs() as usize + 1;
+    println!("{back} bytes back in {seconds} s");
+    // What there is at first, and a block that is more than is left.
+    assert!(
+        back <= UNPROVED_RATE * (seconds + 1) + 2 * LARGEST,
+        "{back}"
+    );
+    assert!(back > LARGEST, "{back}: nothing was measured");
+}
+
+/// Whoever sees what is sent is soon bounded no longer.
+#[test]
+fn a_client_that_answers_at_once_is_not_held_to_the_unproved_rate() {
+    let rate = UNPROVED_RATE.to_string();
+    let (first, last) = range();
+    let range = format!("{}:{}", first + 6000, last + 6000);
+    let lockstep = [("blksize", "8192")];
+    for mode in [&["--single-port"][..], &["-R", &range]] {
+        let server = Server::start(&[mode, &["--max-unproved-rate", &rate]].concat());
+        let file = content(2, 64 * UNPROVED_RATE);
+        server.file("f", &file);
+        for (options, block_size, window) in [(&lockstep[..], 8192, 1), (&WINDOWS, 1428, 64)] {
+            let begin = Instant::now();
+            let client = RawClient::new(&server);
+            let got = client.read_with(&rrq("f", options), block_size, window, 0);
+            assert_same("f", &got.expect("a file"), &file);
+            // At the rate it would take a minute.
+            let took = begin.elapsed();
+            println!("{mode:?}, {options:?}: {took:?}");
+            assert!(took < Duration::from_secs(30), "{mode:?}: {took:?}");
+        }
+    }
 }
 
 /// Sequences of everything in any order, to the port that all know.

@@ -27,8 +27,10 @@ mod report;
 mod requests;
 
 mod busy_poll;
+mod shaper;
 mod shared;
 mod start;
+mod unproved;
 mod unverified;
 
 use std::io;
@@ -282,7 +284,7 @@ impl Server {
 
     fn is_done(&self) -> bool {
         self.stop_at
-            .is_some_and(|deadline| clock::now() >= deadline || self.floor.running() == 0)
+            .is_some_and(|deadline| clock::now() >= deadline || !self.floor.is_running())
     }
 }
 
