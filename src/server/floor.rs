@@ -31,6 +31,9 @@ use crate::session::{Content, Context, Resources, Session, Trace, Turn, Watch};
 use crate::table::{Client, Endpoint, Fingerprint, SessionKey, Sessions, Tracked as _};
 use crate::wire::packet::ErrorCode;
 
+/// What a client is told that has as many transfers as it may.
+const CROWDED: Failure = Failure::new(ErrorCode::NotDefined, "Too many transfers at once");
+
 /// The sessions and all that serving them takes.
 #[derive(Debug)]
 pub(super) struct Floor {
@@ -285,13 +288,30 @@ impl Floor {
             session.queued = true;
             self.unfinished.push_back(key);
         }
+        let is_proved = unverified_since.is_some() && session.unverified_since().is_none();
         self.sessions.rearm(key);
+        if is_proved && self.sessions.is_crowded(key) {
+            self.turn_away(key);
+            return;
+        }
         if self.sessions.is_overfull() {
             // A peer that has proved to be there comes before those that are over or
             // silent; if all others are as real as it is, it came last.
-            let gives_way = self.sessions.gives_way(clock::now(), self.random.number());
+            let gives_way = self
+                .sessions
+                .gives_way_to_verified(clock::now(), self.random.number());
             self.end_session(gives_way.unwrap_or(key), Ending::Evicted);
         }
+    }
+
+    /// Its client has proved to be there, and has as many sessions as it may: ends this
+    /// one, and says so.
+    fn turn_away(&mut self, key: SessionKey) {
+        self.counters.crowded += 1;
+        if let Some(session) = self.sessions.get_mut(key) {
+            session.abort(CROWDED);
+        }
+        self.take_turn(key, Session::transmit);
     }
 
     /// Ends a session for a new request. Its transfer was reported when it ended,
