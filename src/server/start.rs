@@ -101,9 +101,10 @@ impl Server {
             pid_file.lose_path();
         }
         let mut random = Random::default();
+        let closed = client_roots.as_ref().map(ClientRoots::closed);
         let policy = Policy {
             access: access(args),
-            root: Root::with_links(directory, linked, policy(args))?,
+            root: Root::with_links(directory, linked, policy(args))?.closing(closed),
             client_roots,
             map_file,
             allowance: WorkAllowance::new(random.seed(), clock::now()).into(),
@@ -174,9 +175,9 @@ fn confine(
     let find = |it: &UserAndGroup| Identity::find(&it.user, it.group.as_deref());
     let identity = args.user.as_ref().map(find).transpose()?;
     if let (Some(identity), Some(log_file)) = (&identity, log_file) {
-        // Where it can't be given away it can't be opened again either: that is
-        // told when it is tried.
-        let _ = log_file.with_regular(|file| identity.adopt(file));
+        // Where it can't be given away, or is others' as well, it may not be opened
+        // again: that is told when it is tried.
+        let _ = log_file.with_ours(|file| identity.adopt(file));
     }
     let linked: Vec<_> = linked.iter().map(AsFd::as_fd).collect();
     let confinement = Confinement {
