@@ -3,8 +3,10 @@
 //!
 //! A port rests before it is used again, so that what was meant for its last
 //! transfer doesn't meet the next: until `REST` others have ended after it,
-//! and never towards the peer it served last. Outside of a storm each transfer
-//! has a new port, closed at its end. Must not: open a socket, know a session.
+//! and never towards the peer it served last. It only serves the same address
+//! again: others must not know it, since an answer from one in their name would
+//! count as theirs. Outside of a storm each transfer has a new port, closed at its
+//! end. Must not: open a socket, know a session.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -76,7 +78,8 @@ impl SocketPool {
             return None;
         }
         let served = self.sockets.front()?.served;
-        if served.local != endpoint.local || served.peer == endpoint.peer {
+        let is_known_there = served.peer.ip() == endpoint.peer.ip();
+        if served.local != endpoint.local || !is_known_there || served.peer == endpoint.peer {
             return None;
         }
         let socket = self.sockets.pop_front()?.socket;
@@ -160,6 +163,12 @@ mod tests {
             ..endpoint(9999)
         };
         assert!(enough.take(&elsewhere).is_none());
+        // Whoever it served knows it, and could answer in the name of another.
+        let stranger = Endpoint {
+            peer: SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 3)), 9999),
+            ..endpoint(9999)
+        };
+        assert!(enough.take(&stranger).is_none());
         assert!(enough.take(&endpoint(9999)).is_some());
     }
 

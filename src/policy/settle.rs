@@ -355,6 +355,8 @@ mod tests {
             ("r ^get/ pub/", "get/oK", Some("pub/Ok")),
             ("r ^.*$ \\L\\0", "MADE", Some("Made")),
             ("r ^get/ pub/\na ^pub/b", "get/B.KEY", None),
+            // None of it is the client's spelling.
+            ("a ^site\\.key$\nr ^alias$ SITE.key", "alias", None),
             ("", "nothing", Some("nothing")),
         ] {
             let rules = Rules::parse(rules.as_bytes()).unwrap();

@@ -8,9 +8,9 @@
 //!
 //! A negotiated `timeout` takes the place of both. It is kept exactly, with one
 //! exception: boot loaders ask for 5 s and then wait as long in silence for each
-//! packet that is lost. So where it is long, and the peer has long been seen to
-//! answer within a few milliseconds, the first two repeats come as the adaptive
-//! wait has them, and the negotiated wait begins then.
+//! packet that is lost. So where it is long, and the peer has answered often enough
+//! to know how soon it does, there are two repeats before it, as the adaptive wait
+//! has them, and the negotiated wait begins behind those.
 //!
 //! Must not: read the clock, which it is told.
 
@@ -46,6 +46,9 @@ pub const KNOWN_ANSWERS: u8 = 8;
 
 /// Repeats of one packet that may come earlier than a negotiated wait.
 pub const EARLY_REPEATS: u8 = 2;
+
+/// How much those have lengthened the wait: each has doubled it.
+const BACKED_OFF: u32 = 1 << EARLY_REPEATS;
 
 /// An answer that comes this soon after a repeat answers the repeat, however
 /// short the round trip: schedulers are not more exact.
@@ -496,10 +499,11 @@ impl RetryTimer {
             // new packet never waits longer than the ceiling.
             Follows::RoundTrip => self.adaptive_wait(wait).into(),
             Follows::PromiseAndRoundTrip if !self.slowest.is_well_known() => self.initial,
-            // The next packet needn't wait as the last one had to.
+            // Nor as long as the promise, if that was what the last one had to wait.
             Follows::PromiseAndRoundTrip => {
-                let wait = self.round_trip.map_or(wait, RoundTrip::timeout);
-                self.adaptive_wait(wait).into()
+                let measured = self.round_trip.map_or(wait, RoundTrip::timeout);
+                let longest = self.adaptive_wait(measured) * BACKED_OFF;
+                self.adaptive_wait(wait.min(longest)).into()
             }
         };
     }
@@ -648,6 +652,29 @@ mod tests {
                 }
             }
             assert_eq!(waits, expected, "timeout={seconds} --retries {retries}");
+        }
+    }
+
+    /// RFC 6298 §5.5 to 5.7: without a sample the backed-off wait stays, or a peer that
+    /// has become a little slower than the wait would be sent everything twice.
+    #[test]
+    fn answers_that_come_later_than_before_are_waited_for_soon() {
+        for (before, after) in [(3, 22), (3, 60), (3, 700), (100, 140), (100, 275)] {
+            let (mut timer, mut now) = negotiated(5, 5, 0);
+            let mut sent = 0;
+            for packet in 0..40 {
+                timer.sent(now);
+                let answer = now + MS * if packet < 20 { before } else { after };
+                while timer.expired(answer) {
+                    let deadline = timer.timer().deadline().unwrap();
+                    assert!(timer.back_off(deadline, u8::MAX));
+                    timer.sent_again(deadline);
+                    sent += 1;
+                }
+                now = answer;
+                timer.answered(now, true);
+            }
+            assert!(sent <= 4, "from {before} to {after} ms: {sent} repeats");
         }
     }
 

@@ -112,6 +112,11 @@ impl Floor {
         running.count()
     }
 
+    /// Whether one has not.
+    pub(super) fn is_running(&self) -> bool {
+        self.sessions.iter().any(|(_, it)| !it.has_ended())
+    }
+
     /// A session's socket is ready.
     pub(super) fn run_session(&mut self, key: SessionKey) {
         self.with_session(key, Session::run);

@@ -54,7 +54,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         while taken < RECEIVE_BUDGET {
             match self.port.receive_one(&mut answer) {
                 Ok((len, sender)) => {
-                    taken += 1;
+                    (taken, errors) = (taken + 1, 0);
                     let ingress = &mut context.resources.ingress;
                     if let Some(packet) = self.accept(context.now, sender, &answer[..len], ingress)
                     {
@@ -104,6 +104,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
             let batch = &mut context.resources.batch;
             match self.port.receive(batch, slot_len, slots) {
                 Ok(received) => {
+                    errors = 0;
                     let is_empty = received < batch.capacity(slot_len, slots);
                     for index in 0..received {
                         taken += self.handle_blocks(index, context);

@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tftpd::net::{Batch, Binding, Destination, ListenSocket};
-use tftpd::wire::packet::{BlockNumber, Direction, Mode, Packet, emit_ack, emit_request};
+use tftpd::wire::packet::{
+    BlockNumber, Direction, ErrorCode, Mode, Packet, emit_ack, emit_request,
+};
 
 use crate::clock;
 
@@ -184,6 +186,11 @@ fn download(server: SocketAddr, name: &str, is_attacked: bool) -> io::Result<()>
                 expected = expected.wrapping_add(1);
                 tries = 0;
             }
+            // The file is there: that answers the forged request.
+            Ok(Packet::Error {
+                code: ErrorCode::FileNotFound,
+                ..
+            }) => {}
             Ok(Packet::Error { .. }) => return Err(io::ErrorKind::Other.into()),
             _ => {}
         }
