@@ -9,6 +9,7 @@
 mod common;
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -457,8 +458,14 @@ fn answers_to_nobody_keep_no_honest_client_waiting() {
         let done = bounded(10, &ip).args(words.split(' ')).output().unwrap();
         assert!(done.status.success(), "{words}: {}", said(&done));
     }
-    for mode in [&[][..], &["--single-port"]] {
-        let server = Server::start_bare(&[mode, &["-4"]].concat());
+    // With few descriptors most of them share a port, too.
+    let cases: [(&[&str], _); 3] = [(&[], "4096"), (&["--single-port"], "4096"), (&[], "1024")];
+    for (mode, open_files) in cases {
+        let server = Server::start_prepared(&[mode, &["-4"]].concat(), |_| {
+            let mut command = Command::new("prlimit");
+            command.args([&format!("--nofile={open_files}"), tftpd()]);
+            command
+        });
         let file = content(6, 20 * BLOCK);
         server.file("f", &file);
         let address: SocketAddr = ([10, 9, 0, 1], server.port()).into();

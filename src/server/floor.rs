@@ -261,7 +261,9 @@ impl Floor {
         if self.sessions.is_overfull() {
             // A peer that has proved to be there comes before those that are over or
             // silent; if all others are as real as it is, it came last.
-            let gives_way = self.sessions.gives_way(clock::now(), self.random.number());
+            let gives_way = self
+                .sessions
+                .gives_way_to_verified(clock::now(), self.random.number());
             self.end_session(gives_way.unwrap_or(key), Ending::Evicted);
         }
     }

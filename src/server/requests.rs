@@ -199,6 +199,11 @@ impl Requests {
                 self.report_drop(now, endpoint.peer, reason, dropped, floor);
                 return;
             }
+            Admission::Full
+                if request.direction == Direction::Read && floor.sessions.has_light_room() =>
+            {
+                None
+            }
             Admission::Full => {
                 self.shed(
                     now,

@@ -71,10 +71,9 @@ impl SharedPorts {
         self.sockets.get(index.checked_sub(self.first)?)
     }
 
-    /// The one that is bound to this address, on whatever port.
-    pub(super) fn bound_to(&self, address: SocketAddr) -> Option<&ListenSocket> {
-        let mut sockets = self.sockets.iter();
-        sockets.find(|socket| {
+    /// Those that are bound to this address, on whatever port.
+    pub(super) fn bound_to(&self, address: SocketAddr) -> impl Iterator<Item = &ListenSocket> {
+        self.sockets.iter().filter(move |socket| {
             let mut bound = socket.address();
             bound.set_port(address.port());
             bound == address

@@ -202,6 +202,13 @@ impl<S: Tracked> Sessions<S> {
             .is_some_and(|slots| self.unverified.len() >= slots)
     }
 
+    /// Whether there is room for one more light session, where [`Sessions::admit`] finds
+    /// no slot: by the time that its peer answers, one that is unverified gives its own.
+    pub fn has_light_room(&self) -> bool {
+        let unverified = self.unverified.len() + self.light.len();
+        self.is_short() && !self.unverified.is_empty() && unverified < MAX_UNVERIFIED
+    }
+
     /// Whether a light session whose peer has answered now holds a descriptor too
     /// many: another is to give way to it.
     pub fn is_overfull(&self) -> bool {
@@ -305,6 +312,16 @@ impl<S: Tracked> Sessions<S> {
         over.map(|&index| self.slab[index as usize].key(index))
             .or_else(|| self.overdue(&self.unverified, now, random))
             .or_else(|| self.silent(now, random))
+    }
+
+    /// The one that gives way to a session whose peer has answered just now: as
+    /// [`Sessions::gives_way`], but any that is unverified does, without grace.
+    pub fn gives_way_to_verified(&self, now: Instant, random: u32) -> Option<SessionKey> {
+        let unverified = self
+            .unverified
+            .get(random as usize % self.unverified.len().max(1));
+        let any = unverified.map(|&index| self.slab[index as usize].key(index));
+        self.gives_way(now, random).or(any)
     }
 
     /// A session of the `unverified` that has waited long enough for its peer's first

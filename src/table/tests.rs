@@ -288,6 +288,37 @@ fn light_sessions_take_no_slot_until_their_peer_answers() {
     table.check_invariants();
 }
 
+/// A flood of write requests, which are never light, takes every slot, and as long as
+/// none of them is overdue nobody gives way.
+#[test]
+fn slots_full_of_forged_uploads_leave_room_for_light_sessions() {
+    let (read, origin) = (Fingerprint::of(READ), origin());
+    let mut table = Sessions::new(4, origin).with_light_sessions(4);
+    let uploads =
+        [1, 2, 3, 4].map(|host| table.insert(endpoint(host, 1), read, unverified(origin)));
+    assert_eq!(
+        table.admit(&endpoint(9, 1), read, origin, 0),
+        Admission::Full
+    );
+    assert!(table.has_light_room());
+    let light = Probe {
+        light: true,
+        ..unverified(origin)
+    };
+    table.insert(endpoint(9, 1), read, light);
+    assert!(!table.is_overfull());
+    // A peer that answers doesn't wait until they are overdue.
+    assert_eq!(table.gives_way(origin, 2), None);
+    let given = table.gives_way_to_verified(origin, 2);
+    assert_eq!(given, Some(uploads[2]));
+    // Where all of them are real there is no room.
+    for key in uploads {
+        table.get_mut(key).unwrap().unverified_since = None;
+        table.rearm(key);
+    }
+    assert!(!table.has_light_room());
+}
+
 /// However many there are, a new one takes the place of any of them.
 #[test]
 fn eviction_among_light_sessions_is_at_random() {
