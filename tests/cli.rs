@@ -187,6 +187,8 @@ fn root_does_not_serve_the_system_unless_it_is_written_out() {
         &["-u", "nobody"],
         &["--overwrite", "/"],
         &["--chroot", "/"],
+        &["-u", "root", "/"],
+        &["-u", "0", "--overwrite", "/etc"],
     ] {
         let (status, told) = serve_slash(args);
         assert_eq!(status, Some(1), "{args:?}: {told}");

@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::os::unix::fs::symlink;
+
 use common::*;
 
 #[test]
@@ -51,6 +53,77 @@ fn anothers_root_is_closed_to_all_others() {
         assert_eq!(written.map_err(|(code, _)| code), Err(2), "{name}");
     }
     assert_eq!(server.tree(), before);
+}
+
+/// Where a link leads decides, not how the name is spelled.
+#[test]
+fn anothers_root_is_closed_through_links_too() {
+    let server = Server::start(&["--per-client-root", "ip", "--overwrite"]);
+    server.file("192.0.2.7/secret", b"theirs");
+    server.file("pub/f", b"all");
+    let link = |target: &str, name: &str| symlink(target, server.root().join(name)).unwrap();
+    link(".", "tftpboot");
+    link("192.0.2.7", "theirs");
+    link("../192.0.2.7/secret", "pub/secret");
+    link("/", "top");
+    link(server.root().to_str().unwrap(), "absolute");
+    let before = server.tree();
+    let client = RawClient::new(&server);
+    for name in [
+        "tftpboot/192.0.2.7/secret",
+        "theirs/secret",
+        "pub/secret",
+        "top/192.0.2.7/secret",
+        "absolute/192.0.2.7/secret",
+        "tftpboot/pub/secret",
+    ] {
+        let read = client.read(name).map_err(|(code, _)| code);
+        assert_eq!(read, Err(2), "{name}");
+    }
+    for name in [
+        "tftpboot/192.0.2.7/secret",
+        "tftpboot/192.0.2.7/new",
+        "theirs/new",
+        "absolute/192.0.2.7/new",
+        // It would become somebody's root.
+        "tftpboot/192.0.2.8",
+        "absolute/192.0.2.8",
+    ] {
+        let written = RawClient::new(&server).write(name, b"mine");
+        assert_eq!(written.map_err(|(code, _)| code), Err(2), "{name}");
+    }
+    assert_eq!(server.tree(), before);
+    assert_eq!(client.read("tftpboot/pub/f"), Ok(b"all".to_vec()));
+    assert_eq!(
+        RawClient::new(&server).write("tftpboot/pub/new", b"x"),
+        Ok(())
+    );
+}
+
+/// It isn't served from the common root instead, where its uploads would be
+/// everybody's.
+#[test]
+fn a_client_whose_directory_cannot_be_had_gets_nothing() {
+    let server = Server::start(&["--per-client-root", "ip"]);
+    server.file("common", b"all");
+    let client = RawClient::new(&server);
+    let own = server.root().join(client.addr().ip().to_string());
+    for target in ["/srv/boards/7", "nowhere", "common"] {
+        symlink(target, &own).unwrap();
+        let read = client.read("common").map_err(|(code, _)| code);
+        assert_eq!(read, Err(2), "{target}");
+        let written = RawClient::new(&server).write("new", b"x");
+        assert_eq!(written.map_err(|(code, _)| code), Err(2), "{target}");
+        std::fs::remove_file(&own).unwrap();
+    }
+    let line = server.wait_for_log(
+        |line| line.contains("a link that leads out of ROOT"),
+        PATIENCE,
+    );
+    assert!(line.is_some(), "{:?}", server.log_lines());
+    // A file of that name is nobody's root.
+    std::fs::write(&own, b"").unwrap();
+    assert_eq!(client.read("common"), Ok(b"all".to_vec()));
 }
 
 /// Loopback has no hardware address.

@@ -340,6 +340,60 @@ fn a_log_file_that_cannot_be_opened_again_stays_in_use_and_says_so() {
     assert!(told, "{:?}", fs::read_to_string(&old));
 }
 
+/// Users other than root can write to the log's directory: what they put there must not
+/// have root write to, or give away, a file of its own.
+#[test]
+fn root_opens_no_log_through_a_link_that_others_may_have_put_there() {
+    let Some((dir, root)) = roots_directory() else {
+        return;
+    };
+    let victim = dir.path().join("shadow");
+    fs::write(&victim, "root:*:\n").expect("ours");
+    fs::create_dir(dir.path().join("log")).expect("ours");
+    chown(dir.path().join("log"), Some(NOBODY), None).expect("ours to give");
+    let log = dir.path().join("log/log");
+    let option = format!("--log-file={}", log.display());
+    let plants: [fn(&Path, &Path) -> std::io::Result<()>; 2] = [
+        |victim, log| symlink(victim, log),
+        |victim, log| fs::hard_link(victim, log),
+    ];
+    for plant in plants {
+        plant(&victim, &log).expect("a link");
+        for user in ["nobody", "root"] {
+            let output = bounded(10, tftpd())
+                .args(["-p", "0", "-a", "127.0.0.1", "-u", user, &option, &root])
+                .output()
+                .expect("it runs");
+            assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+            assert!(said(&output).contains("it is a link"), "{}", said(&output));
+            assert_eq!(fs::read(&victim).expect("ours"), b"root:*:\n");
+            assert_eq!(fs::metadata(&victim).expect("ours").uid(), 0);
+        }
+        fs::remove_file(&log).expect("ours");
+    }
+}
+
+/// A link in a directory that is root's alone is root's own; a file that others write
+/// to stays whose it was.
+#[test]
+fn a_log_that_root_shares_with_others_stays_roots() {
+    let Some((dir, root)) = roots_directory() else {
+        return;
+    };
+    let [log, target] = ["log", "daemon.log"].map(|name| dir.path().join(name));
+    fs::write(&target, "before\n").expect("ours");
+    symlink(&target, &log).expect("a link");
+    let option = format!("--log-file={}", log.display());
+    let server = Unread::start(&["-u", "nobody", &option, &root], Stdio::null());
+    RawClient::to(server.1).ask_patiently(&rrq("first", &[]));
+    let text = fs::read_to_string(&target).expect("a log");
+    assert!(
+        text.starts_with("before\n") && text.contains("first"),
+        "{text}"
+    );
+    assert_eq!(fs::metadata(&target).expect("ours").uid(), 0);
+}
+
 #[test]
 fn a_syslog_that_was_restarted_is_found_again_from_a_chroot() {
     for args in CONFINED {

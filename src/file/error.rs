@@ -15,6 +15,9 @@ use crate::wire::packet::ErrorCode;
 /// The text where a new file's directory is missing.
 const NO_DIRECTORY: &str = "No such directory";
 
+/// The text where a client's own root is there, but can't be used.
+const NO_OWN_ROOT: &str = "Access violation: this client's directory can't be used";
+
 /// The system's words for an error of its own, without the number that the
 /// library puts after them.
 pub fn reason(error: &io::Error) -> String {
@@ -56,6 +59,18 @@ impl StorageError {
     pub(super) const NO_SPACE: Self =
         Self::new(ErrorCode::DiskFull, "Disk full: not enough free space");
 
+    /// Why the directory that is a client's root can't be had.
+    pub(super) fn of_own_root(errno: Errno) -> Self {
+        let plain = Self::from(errno);
+        if plain.is_exhausted() {
+            return plain;
+        }
+        Self {
+            errno: Some(errno),
+            ..Self::refusal(NO_OWN_ROOT)
+        }
+    }
+
     /// Why the directory of a new file can't be had.
     pub(super) fn of_directory(errno: Errno) -> Self {
         match errno {
@@ -69,7 +84,13 @@ impl StorageError {
 
     /// What the administrator can do about it, for the log.
     pub fn hint(&self) -> Option<&'static str> {
-        (self.message == NO_DIRECTORY).then_some("uploads make no directories: create it first")
+        match self.message {
+            NO_DIRECTORY => Some("uploads make no directories: create it first"),
+            NO_OWN_ROOT if self.errno == Some(Errno::ENOENT) => Some(
+                "its name is a link that leads out of ROOT, or nowhere: bind-mount the directory",
+            ),
+            _ => None,
+        }
     }
 
     const fn new(code: ErrorCode, message: &'static str) -> Self {

@@ -42,7 +42,7 @@ pub use root::{Methods, Root};
 pub use sink::{BufferedSink, FileSink, Store, WriteBuffer};
 pub use source::{FileSource, MAX_RUN, NetasciiSource};
 pub use upload::Upload;
-pub use walk::Departure;
+pub use walk::{Closed, Departure};
 
 /// Where byte `done` of a run at `offset` lies, as the system counts.
 fn file_offset(offset: u64, done: usize) -> nix::Result<off_t> {

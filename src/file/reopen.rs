@@ -75,7 +75,12 @@ impl Reopen {
         let look_up = |directory: &Option<OwnedFd>, step: &Step, flags, linked| {
             let at = directory.as_ref().map_or(self.root.as_fd(), AsFd::as_fd);
             let own_paths = &step.own_paths;
-            let places = Places { own_paths, linked };
+            let places = Places {
+                own_paths,
+                linked,
+                // It was open once, and must be the same file.
+                closed: None,
+            };
             self.resolver.find(at, &step.name, flags, places)
         };
         for step in above {
@@ -275,7 +280,7 @@ mod tests {
         fs::write(base.path().join("file"), "top").unwrap();
         fs::write(base.path().join("own/file"), "own").unwrap();
         let root = Root::open(base.path(), Policy::default()).unwrap();
-        let own = root.below(b"own").unwrap();
+        let own = root.below(b"own").unwrap().unwrap();
         let mut files = [
             (open(&root, b"file"), "top"),
             (open(&root, b"link"), "top"),

@@ -58,7 +58,9 @@ impl Resolver {
     }
 
     /// [`Resolver::open`]; but a link that leads nowhere so may lead to one of
-    /// `places`, by their paths. A path without a link is looked up once.
+    /// `places`, by their paths. A path without a link is looked up once. What `places`
+    /// closes is EXDEV where a link leads there; such a path without a link is the
+    /// caller's to refuse.
     pub(super) fn find(
         self,
         root: BorrowedFd<'_>,
@@ -67,15 +69,23 @@ impl Resolver {
         places: Places<'_>,
     ) -> Result<OwnedFd> {
         let flags = flags | OFlag::O_CLOEXEC;
+        let alone = Places {
+            closed: places.closed,
+            ..Places::default()
+        };
         let found = match self {
             Self::Openat2 => {
                 match openat2_in_root(root, path, flags, ResolveFlag::RESOLVE_NO_SYMLINKS) {
+                    Err(Errno::ELOOP) if places.closed.is_some() => {
+                        // The kernel doesn't tell where links lead through.
+                        Walk::new(root, alone).open(path, flags)
+                    }
                     Err(Errno::ELOOP) => self.open(root, path, flags),
                     done => return done,
                 }
             }
             Self::Walk => {
-                let mut walk = Walk::new(root, Places::default());
+                let mut walk = Walk::new(root, alone);
                 let found = walk.open(path, flags);
                 if !walk.met_links() {
                     return found;

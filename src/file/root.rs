@@ -10,8 +10,8 @@ use std::rc::Rc;
 
 use log::{debug, info};
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
-use nix::sys::stat::fstat;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::{Mode, SFlag, fstat};
 
 use super::directory::{Directory, RootError};
 use super::error::StorageError;
@@ -24,7 +24,7 @@ use super::reopen::{ReadFile, Reopen};
 use super::resolve::Resolver;
 use super::space::Uploads;
 use super::upload::Upload;
-use super::walk::{Departure, Places};
+use super::walk::{Closed, Departure, LOOK, Places, kind};
 use crate::wire::packet::Direction;
 
 /// How files are found and published here: chosen by [`Root::open`], or forced.
@@ -74,6 +74,8 @@ pub struct Root {
     directory: Rc<Directory>,
     /// The way to it, where it is below another one.
     found_by: Option<Box<Reopen>>,
+    /// Which names right below are others' roots.
+    closed: Option<Closed>,
     policy: Policy,
     pub(super) methods: Methods,
     common: Rc<Common>,
@@ -148,18 +150,38 @@ impl Root {
         Self {
             directory: Rc::new(directory),
             found_by: None,
+            closed: None,
             policy,
             methods,
             common: Rc::new(common),
         }
     }
 
-    /// The directory `name` below this one as a root of its own: `..` and links
+    /// The same root, but no link leads to a directory right in it whose name is
+    /// `closed`, and no upload gets such a name there.
+    #[must_use]
+    pub fn closing(self, closed: Option<Closed>) -> Self {
+        Self { closed, ..self }
+    }
+
+    /// The directory `name` right below this one as a root of its own: `..` and links
     /// end there. Names that begin with the path of this root are taken as here.
-    /// `None` if there is no such directory.
-    pub fn below(&self, name: &[u8]) -> Option<Self> {
+    /// `None` if there is neither a directory nor a link of that name.
+    ///
+    /// # Errors
+    /// A directory that can't be had: above all a link that leads out of this root, or
+    /// nowhere.
+    pub fn below(&self, name: &[u8]) -> Result<Option<Self>, StorageError> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
-        let descriptor = self.resolve(name, flags, self.own()).ok()?;
+        let places = Places {
+            closed: None,
+            ..self.own()
+        };
+        let descriptor = match self.resolve(name, flags, places) {
+            Ok(descriptor) => descriptor,
+            Err(Errno::ENOENT | Errno::ENOTDIR) if !self.has_link(name)? => return Ok(None),
+            Err(errno) => return Err(StorageError::of_own_root(errno)),
+        };
         let found_by = Box::new(self.reopen(name));
         let name = Path::new(std::ffi::OsStr::from_bytes(name));
         let paths = self.directory.paths.iter().map(|path| path.join(name));
@@ -167,13 +189,38 @@ impl Root {
             descriptor,
             paths: paths.collect(),
         };
-        Some(Self {
+        Ok(Some(Self {
             directory: Rc::new(directory),
             found_by: Some(found_by),
+            closed: None,
             policy: self.policy,
             methods: self.methods,
             common: Rc::clone(&self.common),
-        })
+        }))
+    }
+
+    /// Whether there is a symbolic link of this name right below.
+    fn has_link(&self, name: &[u8]) -> Result<bool, StorageError> {
+        match openat(
+            &self.directory,
+            name,
+            LOOK | OFlag::O_NOFOLLOW,
+            Mode::empty(),
+        ) {
+            Ok(found) => Ok(kind(&fstat(&found)?) == SFlag::S_IFLNK),
+            Err(Errno::ENOENT) => Ok(false),
+            Err(errno) => Err(StorageError::of_own_root(errno)),
+        }
+    }
+
+    /// Whether `directory` is this root itself, and a file of this name in it would be
+    /// in the place of another's root.
+    fn closes(&self, directory: &OwnedFd, name: &[u8]) -> Result<bool, StorageError> {
+        if !self.closed.is_some_and(|closed| closed(name)) {
+            return Ok(false);
+        }
+        let (there, here) = (fstat(directory)?, fstat(&self.directory)?);
+        Ok((there.st_dev, there.st_ino) == (here.st_dev, here.st_ino))
     }
 
     /// Whether a name that isn't there may stand for one that differs in the case
@@ -315,6 +362,9 @@ impl Root {
         let parent = self
             .resolve(parent, OFlag::O_PATH | OFlag::O_DIRECTORY, self.own())
             .map_err(StorageError::of_directory)?;
+        if self.closes(&parent, name)? {
+            return Err(StorageError::NOT_YOURS);
+        }
         Upload::begin(
             parent,
             name,
@@ -343,6 +393,7 @@ impl Root {
         Places {
             own_paths: &self.directory.paths,
             linked: &[],
+            closed: self.closed,
         }
     }
 
@@ -367,7 +418,7 @@ mod tests {
 
     use crate::wire::packet::ErrorCode;
     use nix::fcntl::open;
-    use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+    use nix::sys::stat::{makedev, mknod};
     use nix::unistd::{Uid, mkfifo};
 
     #[test]

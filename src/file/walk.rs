@@ -27,7 +27,12 @@ pub(super) struct Places<'a> {
     pub(super) own_paths: &'a [PathBuf],
     /// Other directories.
     pub(super) linked: &'a [Directory],
+    /// Which names of directories right in the root are closed, by whatever link.
+    pub(super) closed: Option<Closed>,
 }
+
+/// Whether a directory of this name is closed.
+pub type Closed = fn(&[u8]) -> bool;
 
 /// A link that leads out of everything that may be read.
 #[derive(Debug, PartialEq, Eq)]
@@ -131,6 +136,10 @@ impl<'a> Walk<'a> {
     fn enter(&mut self, directory: OwnedFd, name: &[u8]) -> Result<()> {
         if self.entered.len() == MAX_DEPTH {
             return Err(Errno::ENAMETOOLONG);
+        }
+        let is_in_root = self.entered.is_empty() && self.linked.is_none();
+        if is_in_root && self.places.closed.is_some_and(|closed| closed(name)) {
+            return Err(Errno::EXDEV);
         }
         self.entered.push(directory);
         self.names.extend_from_slice(name);
@@ -322,7 +331,7 @@ mod tests {
         let linked = [Directory::open(&base.join("deploy")).unwrap()];
         let own = Places {
             own_paths: &root.paths,
-            linked: &[],
+            ..Places::default()
         };
         let all = Places {
             linked: &linked,

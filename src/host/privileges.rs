@@ -40,6 +40,11 @@ impl Identity {
         Ok(Self { user, group })
     }
 
+    /// Whether it is root again.
+    pub fn is_root(&self) -> bool {
+        self.user.is_root()
+    }
+
     /// Gives it a file, so that it can open that again.
     ///
     /// # Errors

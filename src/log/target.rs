@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Component, Path};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -16,7 +16,8 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, open, openat};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, send};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, fstat};
+use nix::unistd::geteuid;
 
 /// What lines are written to.
 #[derive(Debug)]
@@ -102,6 +103,9 @@ struct Place {
     directory: OwnedFd,
     name: OsString,
     is_regular: bool,
+    /// Nobody had anything in the file when it was opened first: it was made then,
+    /// or was root's and empty.
+    is_ours: bool,
 }
 
 impl LogFile {
@@ -135,11 +139,14 @@ impl LogFile {
             directory: openat(AT_FDCWD, parent, flags, Mode::empty())?,
             name: name.to_owned(),
             is_regular: false,
+            is_ours: false,
         };
-        let target = place.open()?;
-        if let Target::Plain(file) = &target {
-            place.is_regular = file.metadata()?.is_file();
-        }
+        let (file, is_new) = place.open()?;
+        let found = file.metadata()?;
+        place.is_regular = found.is_file();
+        let is_unused = found.uid() == 0 && found.len() == 0 && found.nlink() == 1;
+        place.is_ours = place.is_regular && (is_new || is_unused);
+        let target = Target::Plain(file);
         Ok(Self {
             place: Some(Arc::new(place)),
             target: Arc::new(Mutex::new(target)),
@@ -155,19 +162,20 @@ impl LogFile {
         let Some(place) = &self.place else {
             return Ok(());
         };
-        let target = place.open()?;
+        let target = Target::Plain(place.open()?.0);
         *self.target.lock().unwrap_or_else(PoisonError::into_inner) = target;
         Ok(())
     }
 
-    /// Does something to the file, unless it is a device or a pipe.
+    /// Does something to the file, if it is ours alone: not one that others write to,
+    /// no device and no pipe.
     ///
     /// # Errors
     /// Whatever is done to it says.
-    pub(crate) fn with_regular(&self, act: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
+    pub(crate) fn with_ours(&self, act: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
         let target = self.target.lock().unwrap_or_else(PoisonError::into_inner);
         match &*target {
-            Target::Plain(file) if file.metadata()?.is_file() => act(file),
+            Target::Plain(file) if self.place.as_ref().is_some_and(|it| it.is_ours) => act(file),
             _ => Ok(()),
         }
     }
@@ -185,15 +193,38 @@ impl LogFile {
 }
 
 impl Place {
-    fn open(&self) -> Result<Target, Errno> {
-        let open = |flags| openat(&self.directory, &*self.name, flags | QUIETLY, NEW_FILE);
-        let append = OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_CREAT;
-        let file = match open(append) {
-            // A FIFO without a reader: to be one ourselves is no waiting.
-            Err(Errno::ENXIO) => open(OFlag::O_RDWR)?,
-            opened => opened?,
+    /// Opens the file, and tells whether it was made.
+    fn open(&self) -> io::Result<(File, bool)> {
+        // Others who can write to the directory may not tell root which file to
+        // append to: neither by a symbolic link nor by a hard one.
+        let is_guarded = geteuid().is_root() && !self.is_roots_alone()?;
+        let links = if is_guarded {
+            OFlag::O_NOFOLLOW
+        } else {
+            OFlag::empty()
         };
-        Ok(Target::Plain(file.into()))
+        let flags = QUIETLY | links;
+        let open = |how| openat(&self.directory, &*self.name, how | flags, NEW_FILE);
+        let append = OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_CREAT;
+        let file: File = match open(append | OFlag::O_EXCL) {
+            Err(Errno::EEXIST) => match open(append) {
+                // A FIFO without a reader: to be one ourselves is no waiting.
+                Err(Errno::ENXIO) => open(OFlag::O_RDWR)?.into(),
+                opened => opened?.into(),
+            },
+            made => return Ok((made?.into(), true)),
+        };
+        let found = file.metadata()?;
+        if is_guarded && found.is_file() && found.nlink() > 1 {
+            return Err(Errno::ELOOP.into());
+        }
+        Ok((file, false))
+    }
+
+    /// Whether nobody but root can put anything in the directory.
+    fn is_roots_alone(&self) -> io::Result<bool> {
+        let directory = fstat(&self.directory)?;
+        Ok(directory.st_uid == 0 && directory.st_mode & 0o022 == 0)
     }
 }
 

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use log::debug;
 
 use super::work::Work;
-use crate::file::{Name, Root};
+use crate::file::{Closed, Name, Root, StorageError};
 use crate::wire::packet::Direction;
 
 /// What a client's directory is named after.
@@ -127,16 +127,45 @@ impl ClientRoots {
         let mut components = name.splitn(2, |&byte| byte == b'/');
         let first = components.next().unwrap_or_default();
         let is_below = components.next().is_some();
-        let is_root = match self {
-            Self::ByIp => std::str::from_utf8(first).is_ok_and(|it| it.parse::<IpAddr>().is_ok()),
-            Self::ByMac(..) => is_hardware_address(first),
-        };
-        is_root && (is_below || direction == Direction::Write)
+        self.closed()(first) && (is_below || direction == Direction::Write)
+    }
+
+    /// Which directories of the common root are closed: those that may be somebody's
+    /// root.
+    pub fn closed(&self) -> Closed {
+        match self {
+            Self::ByIp => is_ip_address,
+            Self::ByMac(..) => is_hardware_address,
+        }
     }
 
     /// The root of this client alone, if it has one.
-    pub fn of(&self, now: Instant, client: IpAddr, common: &Root, work: &mut Work) -> Option<Root> {
+    ///
+    /// # Errors
+    /// There is one, but it can't be had.
+    pub fn of(
+        &self,
+        now: Instant,
+        client: IpAddr,
+        common: &Root,
+        work: &mut Work,
+    ) -> Result<Option<Root>, StorageError> {
         let mut space = [0; MAX_NAME];
+        match self.name_of(now, client, &mut space, work) {
+            Some(len) => common.below(&space[..len]),
+            None => Ok(None),
+        }
+    }
+
+    /// Writes the name of this client's root into `space`; returns its length in
+    /// bytes.
+    fn name_of(
+        &self,
+        now: Instant,
+        client: IpAddr,
+        space: &mut [u8; MAX_NAME],
+        work: &mut Work,
+    ) -> Option<usize> {
         let mut rest = &mut space[..];
         match self {
             Self::ByIp => write!(rest, "{client}").ok()?,
@@ -151,9 +180,13 @@ impl ClientRoots {
                 }
             }
         }
-        let unused = rest.len();
-        common.below(&space[..MAX_NAME - unused])
+        Some(MAX_NAME - rest.len())
     }
+}
+
+/// `192.0.2.1`, `2001:db8::1`, in any spelling.
+fn is_ip_address(name: &[u8]) -> bool {
+    std::str::from_utf8(name).is_ok_and(|it| it.parse::<IpAddr>().is_ok())
 }
 
 /// `aa-bb-cc-dd-ee-ff`, in any case.

@@ -93,7 +93,10 @@ impl Policy {
     ) -> Result<Granted<'_>, Refusal> {
         let client = peer.ip();
         let roots = self.client_roots.as_ref();
-        let own_root = roots.and_then(|roots| roots.of(now, client, &self.root, work));
+        let own_root = match roots {
+            Some(roots) => roots.of(now, client, &self.root, work)?,
+            None => None,
+        };
         let root = own_root.as_ref().unwrap_or(&self.root);
         let rules = self.map_file.as_ref().map(MapFile::rules);
         let asked = Asked {

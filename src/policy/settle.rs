@@ -70,6 +70,14 @@ impl Refusal {
         }
     }
 
+    /// What the administrator can do about it, for the log.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Name(error) => error.hint(),
+            Self::Rules(_) | Self::Overload => None,
+        }
+    }
+
     /// The text for the ERROR packet: never a path.
     pub const fn message(&self) -> &'static str {
         match self {

@@ -11,15 +11,15 @@ use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::sys::stat::{FileStat, fstatat};
 
 use super::cli::Args;
-use crate::host;
+use crate::host::{self, Identity};
 
 /// Lets root serve the system's own directories only where ROOT was named and
-/// `--read-only` or `-u` stands beside it. `path` is the directory's, without links.
+/// `--read-only` or another user (`-u`) stands beside it. `path` is the directory's, without links.
 ///
 /// # Errors
 /// One line that says what would be exposed, and the remedy.
 pub(super) fn check(args: &Args, directory: BorrowedFd<'_>, path: &Path) -> Result<(), String> {
-    let is_meant = args.root.is_some() && (args.read_only || args.user.is_some());
+    let is_meant = args.root.is_some() && (args.read_only || becomes_another(args));
     if is_meant || !host::is_root() || !holds_the_system(directory) {
         return Ok(());
     }
@@ -28,6 +28,13 @@ pub(super) fn check(args: &Args, directory: BorrowedFd<'_>, path: &Path) -> Resu
         "cannot serve {path} as root: every client could read /etc/shadow; name the directory \
          with the files, or {path} itself together with --read-only or -u USER"
     ))
+}
+
+/// Whether `-u` names a user other than root. That there is none of that name is told
+/// when it is to be become.
+fn becomes_another(args: &Args) -> bool {
+    let is_root = |user: &str| Identity::find(user, None).is_ok_and(|it| it.is_root());
+    args.user.as_ref().is_some_and(|it| !is_root(&it.user))
 }
 
 /// Says what it means that the server goes on as root.

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU64;
 use std::ops::RangeInclusive;
 use std::time::Instant;
 
@@ -17,13 +18,16 @@ use super::REQUEST_LEN;
 use super::counters::Counters;
 use super::ports::Ports;
 use super::report::{self, Ending, Reporter};
+use super::shaper::{Lent, Shaper, Used};
+use super::shared;
+use super::unproved::UnprovedRate;
 use crate::host::clock;
 use crate::host::random::Random;
 use crate::log::event::Event;
 use crate::net::ListenSocket;
 use crate::net::pool::STORM;
 use crate::protocol::transfer::{Failure, Outcome};
-use crate::session::{Content, Context, Resources, SEND_BUDGET, Session, Trace, Turn, Watch};
+use crate::session::{Content, Context, Resources, Session, Trace, Turn, Watch};
 use crate::table::{Client, Endpoint, Fingerprint, SessionKey, Sessions, Tracked as _};
 use crate::wire::packet::ErrorCode;
 
@@ -50,12 +54,15 @@ pub(super) struct Floor {
     unfinished: VecDeque<SessionKey>,
     /// Where transfers send from.
     pub(super) ports: Ports,
+    /// How much DATA goes to clients that nothing proves.
+    shaper: Shaper,
     pub(super) random: Random,
 }
 
 impl Floor {
     /// Nothing is served yet. `shared` are the listen sockets that transfers
-    /// send from, if they do.
+    /// send from, if they do. A network whose clients nothing proves is sent
+    /// `unproved_rate` bytes a second.
     ///
     /// # Errors
     /// Whatever the kernel says to being asked for an epoll instance.
@@ -63,9 +70,11 @@ impl Floor {
         sessions: Sessions<Session>,
         ports: Option<RangeInclusive<u16>>,
         shared: Option<&[ListenSocket]>,
+        unproved_rate: Option<NonZeroU64>,
         now: Instant,
     ) -> io::Result<Self> {
         let mut random = Random::default();
+        let unproved = unproved_rate.map(|rate| UnprovedRate::new(rate, random.seed(), now));
         let trace = log_enabled!(Level::Trace).then_some(report::packet as Trace);
         Ok(Self {
             poll: Poll::new()?,
@@ -73,6 +82,12 @@ impl Floor {
             reporter: Reporter::new(now),
             counters: Counters::default(),
             unfinished: VecDeque::new(),
+            shaper: Shaper::new(
+                shared.map(shared::send_buffer),
+                unproved,
+                random.seed(),
+                now,
+            ),
             ports: Ports::new(ports, shared, sessions.capacity(), random.seed(), now),
             sessions,
             random,
@@ -107,6 +122,7 @@ impl Floor {
     /// When [`Floor::run_deadlines`] is to be called next.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let deadlines = [
+            self.shaper.next_deadline(),
             self.sessions.next_deadline(),
             self.ports.pool.poll_timeout(),
             self.reporter.poll_timeout(),
@@ -154,6 +170,9 @@ impl Floor {
                 report::woken(session);
             }
             self.with_session(key, Session::run_deadline);
+        }
+        while let Some(key) = self.shaper.pop_due(now) {
+            self.with_session(key, Session::transmit);
         }
         self.ports.pool.handle_timeout(now);
         self.reporter.handle_timeout(now);
@@ -216,18 +235,31 @@ impl Floor {
         let Some(session) = self.sessions.get_mut(key) else {
             return;
         };
+        let now = clock::now();
+        let is_shaped = session.transfer().may_be_forged();
+        let lent = if is_shaped {
+            self.shaper.lend(key, session, now)
+        } else {
+            Lent::All
+        };
         let mut context = Context {
-            now: clock::now(),
+            now,
             clock: &clock::now,
             resources: &mut self.resources,
             poll: Watch {
                 registry: self.poll.registry(),
                 token: Token(key.to_token()),
             },
-            send_budget: SEND_BUDGET,
+            send_budget: lent.bytes(),
         };
         let unverified_since = session.unverified_since();
         let turn = work(session, &mut context);
+        let used = Used {
+            began: now,
+            lent,
+            left: context.send_budget,
+            has_more: turn == Turn::Unfinished,
+        };
         let outcome = session.poll_outcome();
         // An ERROR is an answer too: many only ask for the size.
         let has_answered = session.unverified_since().is_none()
@@ -256,7 +288,11 @@ impl Floor {
         if !has_answered {
             session.close_file();
         }
-        if turn == Turn::Unfinished && !session.queued {
+        let sleeps = is_shaped
+            && self
+                .shaper
+                .settle(key, session, &used, clock::now(), &mut self.random);
+        if turn == Turn::Unfinished && !sleeps && !session.queued {
             session.queued = true;
             self.unfinished.push_back(key);
         }
@@ -305,6 +341,7 @@ impl Floor {
         let Some(&endpoint) = self.sessions.endpoint(key) else {
             return;
         };
+        self.shaper.forget(key);
         // A socket leaves the poll by being closed.
         if let Some(mut session) = self.sessions.remove(key) {
             session.drop_prefetched(&mut self.resources.pool);

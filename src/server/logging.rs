@@ -6,6 +6,7 @@ use std::io;
 use std::path::Path;
 
 use log::LevelFilter;
+use nix::libc::ELOOP;
 
 use super::cli::Args;
 use crate::file::reason;
@@ -42,7 +43,14 @@ pub(super) fn start(args: &Args, by_inetd: bool) -> Result<Option<LogFile>, Stri
 }
 
 fn cannot_open(path: &Path, error: &io::Error) -> String {
-    let (path, reason) = (path.display(), reason(error));
+    let path = path.display();
+    if error.raw_os_error() == Some(ELOOP) {
+        return format!(
+            "cannot open the log file {path}: it is a link, and users other than root can write to \
+             its directory; remove it, or name the file itself with --log-file"
+        );
+    }
+    let reason = reason(error);
     format!("cannot open the log file {path}: {reason}; name a writable one with --log-file")
 }
 

@@ -38,6 +38,9 @@ const REFUSALS: u32 = 10_000;
 /// Client networks told apart there.
 const NETWORKS: usize = 256;
 
+/// Why a request is dropped where a file can't be opened.
+const NO_DESCRIPTOR: &str = "the limit of open files is reached";
+
 /// The well-known port (RFC 1350 §4).
 const TFTP_PORT: u16 = 69;
 
@@ -63,6 +66,7 @@ impl From<policy::Refusal> for NoSession {
     fn from(refusal: policy::Refusal) -> Self {
         match refusal {
             policy::Refusal::Overload => Self::TooMuchWork(refusal.message()),
+            policy::Refusal::Name(error) if error.is_exhausted() => Self::Overload(NO_DESCRIPTOR),
             refusal => Self::ByPolicy(refusal),
         }
     }
@@ -266,7 +270,7 @@ impl Requests {
         let opened = match opened {
             Ok(opened) => opened,
             Err(error) if error.is_exhausted() => {
-                return Err(NoSession::Overload("the limit of open files is reached"));
+                return Err(NoSession::Overload(NO_DESCRIPTOR));
             }
             Err(error) => return Err(NoSession::Answer(error, granted.own_root.map(Box::new))),
         };
@@ -395,7 +399,8 @@ impl Requests {
             }
             NoSession::ByPolicy(refusal) => {
                 let code = refusal.code();
-                reporter.refusal(now, request, peer, code, refusal, || None);
+                let hint = || refusal.hint().map(str::to_owned);
+                reporter.refusal(now, request, peer, code, refusal, hint);
                 (code, refusal.message())
             }
         };

@@ -8,6 +8,7 @@
 use std::error::Error;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, UdpSocket};
+use std::num::NonZeroU64;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -100,9 +101,10 @@ impl Server {
             pid_file.lose_path();
         }
         let mut random = Random::default();
+        let closed = client_roots.as_ref().map(ClientRoots::closed);
         let policy = Policy {
             access: access(args),
-            root: Root::with_links(directory, linked, policy(args))?,
+            root: Root::with_links(directory, linked, policy(args))?.closing(closed),
             client_roots,
             map_file,
             allowance: WorkAllowance::new(random.seed(), clock::now()).into(),
@@ -123,7 +125,9 @@ impl Server {
         let requests = Requests::new(policy, config(args), limits(args), random.seed(), now);
         let shared = args.single_port.then_some(&*listeners);
         let sessions = sessions(args, max_sessions, now);
-        let floor = Floor::new(sessions, args.port_range.clone(), shared, now)?;
+        let unproved_rate = NonZeroU64::new(args.max_unproved_rate);
+        let ports = args.port_range.clone();
+        let floor = Floor::new(sessions, ports, shared, unproved_rate, now)?;
         let front = Front::new(listeners, requests);
         let mut server = Self::new(front, floor, busy_poll, lifetime, signals, log_file)?;
         if let (Some(pid_file), Some(path)) = (&mut pid_file, &args.pid_file) {
@@ -171,9 +175,9 @@ fn confine(
     let find = |it: &UserAndGroup| Identity::find(&it.user, it.group.as_deref());
     let identity = args.user.as_ref().map(find).transpose()?;
     if let (Some(identity), Some(log_file)) = (&identity, log_file) {
-        // Where it can't be given away it can't be opened again either: that is
-        // told when it is tried.
-        let _ = log_file.with_regular(|file| identity.adopt(file));
+        // Where it can't be given away, or is others' as well, it may not be opened
+        // again: that is told when it is tried.
+        let _ = log_file.with_ours(|file| identity.adopt(file));
     }
     let linked: Vec<_> = linked.iter().map(AsFd::as_fd).collect();
     let confinement = Confinement {
