@@ -256,7 +256,11 @@ impl Requests {
         let granted = self.policy.settle(now, request, peer);
         let granted = granted.map_err(NoSession::from)?;
         floor.reporter.granted(now, request, peer, &granted);
-        let is_light = request.direction == Direction::Read && floor.sessions.is_short();
+        // A port that others know isn't shared with a server: forged requests could have
+        // two of them send each other files.
+        let may_share = !is_server(peer, listener);
+        let is_read = request.direction == Direction::Read;
+        let is_light = is_read && may_share && floor.sessions.is_short();
         let open = || match request.direction {
             Direction::Read => self.open_read(&granted, request, is_light),
             Direction::Write => self.open_write(&granted, request),
@@ -276,9 +280,10 @@ impl Requests {
         };
         let (window, sharing) = match request.direction {
             Direction::Read if is_light => (None, Sharing::Always),
-            Direction::Read => (None, Sharing::Instead),
+            Direction::Read if may_share => (None, Sharing::Instead),
+            Direction::Read => (None, Sharing::Never),
             // Where ports are few, or one, each can be guessed anyway.
-            Direction::Write if self.config.proof == Proof::Never => {
+            Direction::Write if may_share && self.config.proof == Proof::Never => {
                 (Some(&opened.negotiated), Sharing::Instead)
             }
             Direction::Write => (Some(&opened.negotiated), Sharing::Never),
