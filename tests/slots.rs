@@ -181,6 +181,39 @@ fn a_stranger_on_a_shared_port_changes_nothing() {
     assert_eq!(server.tree().len(), 1);
 }
 
+/// A range with ports for all, each of them taken but one, which is shared: an upload has
+/// to have its own, and eviction of those that share can't give it one.
+#[test]
+fn eviction_for_a_port_spares_the_transfers_that_have_none() {
+    let (low, high) = (29_000, 30_023);
+    let server = Server::start(&["-t", "60000", "-R", &format!("{low}:{high}")]);
+    let file = content(5, 3 * BLOCK);
+    server.file("f", &file);
+    // The first request opens the port that is shared.
+    RawClient::new(&server).read("f").unwrap();
+    server.fence();
+    let taken: Vec<_> = (low..=high)
+        .filter_map(|port| UdpSocket::bind((server.addr().ip(), port)).ok())
+        .collect();
+    assert!(taken.len() > 1000, "{} ports", taken.len());
+    let reads: Vec<_> = (0..3)
+        .map(|_| {
+            let client = RawClient::new(&server);
+            let (_, tid) = client.ask_data(&rrq("f", &[]));
+            (client, tid)
+        })
+        .collect();
+    // None of them has answered, and each has had its grace.
+    thread::sleep(millis(100));
+    for number in 0..6 {
+        RawClient::new(&server).send(&wrq(&format!("up{number}"), &[]));
+    }
+    server.fence();
+    for (client, tid) in &reads {
+        assert_eq!(client.say(&ack(1), *tid).data_block(), Some(2));
+    }
+}
+
 /// A client on port 69 may be another server: forged requests could have the two send
 /// each other files, where both have ports that are known.
 #[test]

@@ -237,6 +237,36 @@ fn the_unverified_take_a_part_of_the_table() {
     table.check_invariants();
 }
 
+/// Where a port is needed, one that has none isn't ended for it.
+#[test]
+fn eviction_takes_one_that_has_what_is_needed() {
+    let (read, origin) = (Fingerprint::of(READ), origin());
+    let late = origin + SILENCE;
+    let probes = [
+        Probe {
+            over: true,
+            ..Probe::default()
+        },
+        unverified(origin),
+        Probe {
+            quiet_since: Some(origin),
+            ..Probe::default()
+        },
+    ];
+    for probe in probes {
+        let mut table = Sessions::new(4, origin);
+        let [_, _, key] = [1, 2, 3].map(|host| {
+            let deadline = (host == 3).then_some(late);
+            table.insert(endpoint(host, 1), read, Probe { deadline, ..probe })
+        });
+        let has = |probe: &Probe| probe.deadline.is_some();
+        for random in 0..9 {
+            assert_eq!(table.gives_way_among(late, random, has), Some(key));
+            assert_eq!(table.gives_way_among(late, random, |_| false), None);
+        }
+    }
+}
+
 /// In a flood of forged requests the unverified hold a part of the slots, and the rest
 /// of them nothing.
 #[test]
