@@ -205,9 +205,18 @@ impl Floor {
         work: impl FnOnce(&mut Session, &mut Context<'_>) -> Turn,
     ) {
         self.take_turn(key, work);
+        if self.lacks_descriptor(key) && self.make_room(clock::now(), Needed::Descriptor, None) {
+            self.take_turn(key, Session::transmit);
+        }
         if let Some(client) = self.resources.ingress.guessed.take() {
             self.end_guessed(client);
         }
+    }
+
+    /// The session waits for a descriptor, and its peer has proved to be there.
+    fn lacks_descriptor(&self, key: SessionKey) -> bool {
+        let session = self.sessions.get(key);
+        session.is_some_and(|it| it.lacks_descriptor() && it.unverified_since().is_none())
     }
 
     /// Somebody looks for a port in the name of `client`: ends the uploads that were

@@ -395,6 +395,11 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         }
     }
 
+    /// Its file was closed, and there is no descriptor to open it again.
+    pub fn lacks_descriptor(&self) -> bool {
+        self.file_wait.is_on() && self.is_light()
+    }
+
     /// Gives back what was read ahead: the transfer isn't moving.
     pub fn drop_prefetched(&mut self, pool: &mut PrefetchPool) {
         if let Some(prefetched) = self.prefetched.take() {
