@@ -152,9 +152,9 @@ impl Front {
         is_listener: bool,
         floor: &mut Floor,
     ) {
-        let mut slot = 0;
+        let (mut slot, mut next) = (0, self.endpoint_of(0, received, listener));
         while slot < received {
-            let endpoint = self.endpoint_of(slot, listener);
+            let endpoint = next;
             let owner = endpoint.and_then(|endpoint| floor.owner_of(&endpoint, listener));
             let Some(key) = owner else {
                 if let Some(datagram) = self.batch.get(slot) {
@@ -167,11 +167,14 @@ impl Front {
                     }
                 }
                 slot += 1;
+                next = self.endpoint_of(slot, received, listener);
                 continue;
             };
-            let end = (slot + 1..received)
-                .find(|&next| self.endpoint_of(next, listener) != endpoint)
-                .unwrap_or(received);
+            let mut end = slot;
+            while next == endpoint {
+                end += 1;
+                next = self.endpoint_of(end, received, listener);
+            }
             let turn = |session: &mut Session, context: &mut Context<'_>| {
                 session.run_shared(slot..end, context)
             };
@@ -183,9 +186,15 @@ impl Front {
         }
     }
 
-    /// The endpoint of a datagram in the batch, unless it is a request's.
-    fn endpoint_of(&self, slot: usize, listener: &ListenSocket) -> Option<Endpoint> {
-        let datagram = self.batch.get(slot)?;
+    /// The endpoint of a datagram in the batch, if so many were received, and unless it is
+    /// a request's.
+    fn endpoint_of(
+        &self,
+        slot: usize,
+        received: usize,
+        listener: &ListenSocket,
+    ) -> Option<Endpoint> {
+        let datagram = (slot < received).then(|| self.batch.get(slot))??;
         let opcode = datagram.payload.first_chunk().copied();
         let opcode = opcode.map(u16::from_be_bytes).and_then(Opcode::from_wire);
         if matches!(opcode, Some(Opcode::Rrq | Opcode::Wrq)) {
