@@ -248,7 +248,8 @@ pub enum RunSent {
     },
 }
 
-/// The socket of one transfer: its port is our TID (RFC 1350 §4).
+/// Where a transfer sends from: a socket of its own, or a share of one that others send
+/// from as well. Its port is our TID (RFC 1350 §4).
 #[derive(Debug)]
 pub struct TransferSocket {
     channel: Channel,
@@ -407,7 +408,8 @@ impl TransferSocket {
         };
         // The kernel counts what a datagram takes in memory, up to twice its
         // length and more.
-        let room = usize::from(blocks) * usize::from(block_size) * 3;
+        let room = usize::from(blocks) * usize::from(block_size);
+        let room = room.saturating_mul(3);
         if room > DEFAULT_BUFFER {
             self.tuned = true;
             set_receive_buffer(socket, room.min(MAX_WINDOW_BUFFER));
