@@ -60,7 +60,7 @@ pub const MAX_DATA_PACKET: usize = 65_468;
 pub struct Binding<'a> {
     /// Other processes of the same user may listen there as well; the kernel
     /// shares the clients out (`SO_REUSEPORT`).
-    pub shared: bool,
+    pub reuse_port: bool,
     /// The machine needn't have the address yet (`IP_FREEBIND`).
     pub ahead: bool,
     /// Only what arrives on this interface is received (`SO_BINDTODEVICE`).
@@ -168,7 +168,7 @@ impl ListenSocket {
             SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
             SocketAddr::V6(_) => socket.set_freebind_v6(true)?,
         }
-        if binding.shared {
+        if binding.reuse_port {
             socket.set_reuse_port(true)?;
         }
         if let Some(device) = binding.device {
