@@ -59,12 +59,14 @@ fn landlocked(keep: &Confinement<'_>) -> Result<Enforcement, RulesetError> {
     }
     let append = make_bitflags!(AccessFs::{WriteFile | MakeReg});
     let remove = make_bitflags!(AccessFs::{RemoveFile});
-    if let Some(directory) = keep.log_directory {
-        rules = rules.add_rule(PathBeneath::new(directory, append))?;
+    for (directory, access) in [(keep.log_directory, append), (keep.map_directory, read)] {
+        if let Some(directory) = directory {
+            rules = rules.add_rule(PathBeneath::new(directory, access))?;
+        }
     }
     for (file, access) in [(keep.map_file, read), (keep.pid_file, remove)] {
         if let Some(place) = file.and_then(directory_of)
-            // Out of reach, as in a chroot: it can't be opened again then.
+            // Out of reach: it can't be opened again then.
             && let Ok(place) = PathFd::new(place)
         {
             rules = rules.add_rule(PathBeneath::new(place, access))?;

@@ -146,10 +146,10 @@ impl Reporter {
         peer: SocketAddr,
         code: ErrorCode,
         reason: &impl fmt::Display,
-        hint: impl FnOnce() -> Option<String>,
+        hint: impl Fn() -> Option<String>,
     ) {
         let is_miss = request.direction == Direction::Read && code == ErrorCode::FileNotFound;
-        if is_miss && self.searches.miss(now, peer, request.filename) {
+        if is_miss && self.searches.miss(now, peer, request.filename, &hint) {
             return;
         }
         let op = request.direction.name();
@@ -283,6 +283,11 @@ fn searched(bounds: &mut Bounds, now: Instant, search: &Search, name: Result<Nam
             directory: Name(search.directory.bytes()),
             misses: search.misses,
             name,
+            hint: search
+                .hint
+                .as_ref()
+                .filter(|_| name.is_err())
+                .map(|it| Cut(it)),
         }
         .write();
     }

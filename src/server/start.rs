@@ -72,7 +72,10 @@ impl Server {
         let inherited = Inherited::take_over(MAX_LISTENERS)?;
         let log_file = logging::start(args, inherited.by_inetd)?;
         let open = |path| MapFile::open(path, args.ignore_case);
-        let map_file = args.map_file.as_deref().map(open).transpose()?;
+        let mut map_file = args.map_file.as_deref().map(open).transpose()?;
+        if let Some(map_file) = map_file.as_mut().filter(|_| args.chroot) {
+            map_file.keep_directory()?;
+        }
         let client_roots = args.per_client_root.map(ClientRoots::open).transpose()?;
         let notifier = Notifier::from_environment(clock::now())?;
         let listeners = match inherited.sockets {
@@ -95,7 +98,9 @@ impl Server {
         let lifetime = lifetime(args, inherited.by_inetd);
         // The sandbox hides how many processors there are.
         let busy_poll = busy_poll(args);
-        let enforcement = confine(args, directory.as_fd(), &linked, log_file.as_ref())?;
+        let map_directory = map_file.as_ref().and_then(MapFile::directory);
+        let log_file_of = log_file.as_ref();
+        let enforcement = confine(args, directory.as_fd(), &linked, log_file_of, map_directory)?;
         if let Some(pid_file) = pid_file.as_mut().filter(|_| args.chroot) {
             pid_file.lose_path();
         }
@@ -168,6 +173,7 @@ fn confine(
     root: BorrowedFd<'_>,
     linked: &[Directory],
     log_file: Option<&LogFile>,
+    map_directory: Option<BorrowedFd<'_>>,
 ) -> Result<Enforcement, Box<dyn Error>> {
     let find = |it: &UserAndGroup| Identity::find(&it.user, it.group.as_deref());
     let identity = args.user.as_ref().map(find).transpose()?;
@@ -185,8 +191,10 @@ fn confine(
         // Uploads look for what was left behind.
         listable: args.ignore_case || !args.read_only,
         log_directory: log_file.and_then(LogFile::directory),
-        map_file: args.map_file.as_deref(),
-        pid_file: args.pid_file.as_deref(),
+        // In a chroot their paths lead to what is served.
+        map_file: args.map_file.as_deref().filter(|_| !args.chroot),
+        map_directory,
+        pid_file: args.pid_file.as_deref().filter(|_| !args.chroot),
         chroot: args.chroot,
         sandbox: !args.no_sandbox,
         identity,
