@@ -9,6 +9,7 @@
 mod common;
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -198,6 +199,44 @@ fn forged_requests_use_up_nobodys_share() {
     assert_same("f", &client.read("f").unwrap(), &file);
     server.fence();
     assert_eq!(counter(&server, "crowded"), 0);
+}
+
+/// Eviction among the requests in one client's name would end the transfer of a loader
+/// that takes its time.
+#[test]
+fn forged_requests_end_no_transfer_of_a_slow_client() {
+    let server = Server::start(&["-t", "60000", "--max-sessions-per-client", "2"]);
+    server.file("f", &content(2, 3 * BLOCK));
+    let client = RawClient::new(&server);
+    let (_, tid) = client.ask_data(&rrq("f", &[]));
+    let forged: Vec<_> = (0..40).map(|_| RawClient::new(&server)).collect();
+    for port in &forged {
+        port.ask_data(&rrq("f", &[]));
+    }
+    assert_eq!(client.say(&ack(1), tid).data_block(), Some(2));
+    assert_eq!(counter(&server, "evicted"), 0);
+}
+
+/// Those that were asked for at once are all answered; what is too many is told so as
+/// soon as the peer has proved to be there.
+#[test]
+fn one_client_that_asks_for_too_much_at_once_is_told() {
+    let server = Server::start(&["-t", "60000", "--max-sessions-per-client", "2"]);
+    server.file("f", &content(2, 3 * BLOCK));
+    let clients: Vec<_> = (0..3).map(|_| RawClient::new(&server)).collect();
+    let asked = clients
+        .iter()
+        .map(|client| (client, client.ask_data(&rrq("f", &[])).1));
+    for (nth, (client, tid)) in asked.collect::<Vec<_>>().into_iter().enumerate() {
+        let mut answer = client.say(&ack(1), tid);
+        if nth == 2 && answer.data_block() == Some(2) {
+            answer = client.expect_from(tid);
+        }
+        match answer {
+            Packet::Error(0, text) if nth == 2 => assert!(text.contains("Too many"), "{text}"),
+            answer => assert_eq!((answer.data_block(), nth < 2), (Some(2), true)),
+        }
+    }
 }
 
 // --- who isn't who it says -------------------------------------------------------------
@@ -426,8 +465,14 @@ fn answers_to_nobody_keep_no_honest_client_waiting() {
         let done = bounded(10, &ip).args(words.split(' ')).output().unwrap();
         assert!(done.status.success(), "{words}: {}", said(&done));
     }
-    for mode in [&[][..], &["--single-port"]] {
-        let server = Server::start_bare(&[mode, &["-4"]].concat());
+    // With few descriptors most of them share a port, too.
+    let cases: [(&[&str], _); 3] = [(&[], "4096"), (&["--single-port"], "4096"), (&[], "1024")];
+    for (mode, open_files) in cases {
+        let server = Server::start_prepared(&[mode, &["-4"]].concat(), |_| {
+            let mut command = Command::new("prlimit");
+            command.args([&format!("--nofile={open_files}"), tftpd()]);
+            command
+        });
         let file = content(6, 20 * BLOCK);
         server.file("f", &file);
         let address: SocketAddr = ([10, 9, 0, 1], server.port()).into();

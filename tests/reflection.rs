@@ -516,6 +516,76 @@ fn measure(mode: Mode) {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// Bytes a second that clients of one network are sent while nothing proves them.
+const UNPROVED_RATE: usize = 128 * 1024;
+
+/// The longest block size.
+const LARGEST: usize = 65_464;
+
+/// One that doesn't see what is sent, but knows when to expect it, acknowledges block
+/// after block of several transfers.
+#[test]
+fn reflection_by_guessed_acks_is_bounded() {
+    let rate = UNPROVED_RATE.to_string();
+    let server = Server::start(&["--single-port", "--max-unproved-rate", &rate]);
+    server.file("f", &content(1, 40 * LARGEST));
+    let options = [("blksize", "65464")];
+    let victims: Vec<_> = (0..16).map(|_| RawClient::new(&server)).collect();
+    let begin = Instant::now();
+    let mut back = 0;
+    for victim in &victims {
+        victim.send(&rrq("f", &options));
+    }
+    // An ACK is expected soon after the block: the forger waits for that long, so
+    // that it isn't found out too often.
+    for block in 0..20 {
+        while begin.elapsed() < millis(100) * (u32::from(block) + 1) {
+            let came = victims.iter().filter_map(RawClient::recv_len_now);
+            back += came.sum::<usize>();
+            std::thread::yield_now();
+        }
+        for victim in &victims {
+            victim.send(&ack(block));
+        }
+    }
+    server.fence();
+    for victim in &victims {
+        back += std::iter::from_fn(|| victim.recv_len_now()).sum::<usize>();
+    }
+    let seconds = begin.elapsed().as_secs() as usize + 1;
+    println!("{back} bytes back in {seconds} s");
+    // What there is at first, and a block that is more than is left.
+    assert!(
+        back <= UNPROVED_RATE * (seconds + 1) + 2 * LARGEST,
+        "{back}"
+    );
+    assert!(back > LARGEST, "{back}: nothing was measured");
+}
+
+/// Whoever sees what is sent is soon bounded no longer.
+#[test]
+fn a_client_that_answers_at_once_is_not_held_to_the_unproved_rate() {
+    let rate = UNPROVED_RATE.to_string();
+    let (first, last) = range();
+    let range = format!("{}:{}", first + 6000, last + 6000);
+    let lockstep = [("blksize", "8192")];
+    for mode in [&["--single-port"][..], &["-R", &range]] {
+        let server = Server::start(&[mode, &["--max-unproved-rate", &rate]].concat());
+        let file = content(2, 64 * UNPROVED_RATE);
+        server.file("f", &file);
+        for (options, block_size, window) in [(&lockstep[..], 8192, 1), (&WINDOWS, 1428, 64)] {
+            let begin = Instant::now();
+            let client = RawClient::new(&server);
+            let got = client.read_with(&rrq("f", options), block_size, window, 0);
+            assert_same("f", &got.expect("a file"), &file);
+            // At the rate it would take a minute.
+            let took = begin.elapsed();
+            println!("{mode:?}, {options:?}: {took:?}");
+            assert!(took < Duration::from_secs(30), "{mode:?}: {took:?}");
+        }
+    }
+}
+
 /// Sequences of everything in any order, to the port that all know.
 #[test]
 fn forged_in_any_order_they_bring_no_more_than_the_worst_row() {

@@ -18,6 +18,7 @@ complete -c tftpd -l allow -d 'Network to serve; can be repeated [default: all]'
 complete -c tftpd -l deny -d 'Network not to serve, even if allowed; can be repeated [default: none]' -r
 complete -c tftpd -l max-sessions -d 'Most transfers at once; further requests are dropped [default: as many as the limit on open files allows]' -r
 complete -c tftpd -l max-sessions-per-client -d 'Most transfers at once with one client; further requests are dropped [default: no limit]' -r
+complete -c tftpd -l max-unproved-rate -d 'With --single-port or few ports: bytes a second, or with K, M, G or T, for all clients of a network (IPv4 /24, IPv6 /64) that haven\'t shown that they are there; 0: no limit' -r
 complete -c tftpd -s u -l user -d 'Run as this user and group (name or number); must be started as root [default: the user that started it; the user\'s own group]' -r
 complete -c tftpd -s P -l pid-file -d 'Write the process ID to FILE, and delete FILE at exit' -r -F
 complete -c tftpd -l grace -d 'Seconds that running transfers may take to finish after SIGTERM or SIGINT, or a time such as 2m' -r

@@ -273,6 +273,19 @@ fn read_control(
     (destination, segment)
 }
 
+/// Bytes of memory that what was sent takes until it has left; 0 if the kernel
+/// doesn't tell.
+pub(super) fn unsent(socket: &impl AsRawFd) -> usize {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the kernel writes one `int` to the pointer.
+    let told = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if told == 0 {
+        usize::try_from(bytes).unwrap_or(0)
+    } else {
+        0
+    }
+}
+
 /// The value of a control message; `None` if it was cut (`MSG_CTRUNC`).
 ///
 /// # Safety

@@ -404,6 +404,12 @@ impl TransferSocket {
         Ok(())
     }
 
+    /// Bytes of memory that what was sent takes until it has left; what all shares
+    /// of a listen socket have sent, where this is one.
+    pub fn unsent(&self) -> usize {
+        batch::unsent(self.socket())
+    }
+
     /// Whether several datagrams may come as one, of up to [`MAX_COALESCED`]
     /// bytes.
     pub const fn coalesces(&self) -> bool {

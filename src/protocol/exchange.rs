@@ -80,8 +80,8 @@ impl Exchange {
 
     /// Whether an answer may come from someone that never saw what it answers:
     /// nothing proves the peer.
-    pub(super) fn may_be_forged(&self) -> bool {
-        self.proof == Proof::Never
+    pub(super) const fn may_be_forged(&self) -> bool {
+        matches!(self.proof, Proof::Never)
     }
 
     /// The client sent its request once more. Returns whether our answer is to

@@ -89,6 +89,12 @@ impl Transfer {
         self.exchange().retry.round_trip()
     }
 
+    /// Whether answers may come from someone that never saw what they answer, so that
+    /// nothing proves the peer. A pure getter.
+    pub const fn may_be_forged(&self) -> bool {
+        self.exchange().may_be_forged()
+    }
+
     /// Ends the transfer from our side; the peer is sent the failure, once.
     pub fn abort(&mut self, failure: Failure) {
         match self {

@@ -180,6 +180,18 @@ pub struct Args {
     #[arg(value_parser = usage::number(1..=1_000_000_u32))]
     pub max_sessions_per_client: Option<u32>,
 
+    /// With --single-port or few ports: bytes a second, or with K, M, G or T, for all
+    /// clients of a network (IPv4 /24, IPv6 /64) that haven't shown that they are
+    /// there; 0: no limit
+    #[arg(
+        long,
+        value_name = "SIZE",
+        default_value = "1M",
+        help_heading = "Access"
+    )]
+    #[arg(value_parser = parse_size)]
+    pub max_unproved_rate: u64,
+
     /// Run as this user and group (name or number); must be started as root
     /// [default: the user that started it; the user's own group]
     #[arg(
@@ -464,6 +476,7 @@ mod tests {
             (&["-r", "multicast"], "multicast"),
             (&["--max-upload", "lots"], "lots"),
             (&["-U", "999"], "999"),
+            (&["--max-unproved-rate", "fast"], "fast"),
             (&["--max-sessions", "0"], "0"),
             (&["--max-sessions-per-client", "0"], "0"),
             (&["--allow", "192.0.2.0/33"], "192.0.2.0/33"),

@@ -51,7 +51,8 @@ counters! {
     refused,
     /// Requests dropped because the server was full.
     shed,
-    /// Requests dropped because their client has as many transfers as it may.
+    /// Requests dropped, and transfers ended at their first answer, because their client
+    /// has as many transfers as it may.
     crowded,
     /// Datagrams dropped because their sender isn't served.
     denied,

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU64;
 use std::ops::RangeInclusive;
 use std::time::Instant;
 
@@ -17,15 +18,21 @@ use super::REQUEST_LEN;
 use super::counters::Counters;
 use super::ports::Ports;
 use super::report::{self, Ending, Reporter};
+use super::shaper::{Lent, Shaper, Used};
+use super::shared;
+use super::unproved::UnprovedRate;
 use crate::host::clock;
 use crate::host::random::Random;
 use crate::log::event::Event;
 use crate::net::ListenSocket;
 use crate::net::pool::STORM;
 use crate::protocol::transfer::{Failure, Outcome};
-use crate::session::{Content, Context, Resources, SEND_BUDGET, Session, Trace, Turn, Watch};
+use crate::session::{Content, Context, Resources, Session, Trace, Turn, Watch};
 use crate::table::{Client, Endpoint, Fingerprint, SessionKey, Sessions, Tracked as _};
 use crate::wire::packet::ErrorCode;
+
+/// What a client is told that has as many transfers as it may.
+const CROWDED: Failure = Failure::new(ErrorCode::NotDefined, "Too many transfers at once");
 
 /// The sessions and all that serving them takes.
 #[derive(Debug)]
@@ -39,12 +46,15 @@ pub(super) struct Floor {
     unfinished: VecDeque<SessionKey>,
     /// Where transfers send from.
     pub(super) ports: Ports,
+    /// How much DATA goes to clients that nothing proves.
+    shaper: Shaper,
     pub(super) random: Random,
 }
 
 impl Floor {
     /// Nothing is served yet. `shared` are the listen sockets that transfers
-    /// send from, if they do.
+    /// send from, if they do. A network whose clients nothing proves is sent
+    /// `unproved_rate` bytes a second.
     ///
     /// # Errors
     /// Whatever the kernel says to being asked for an epoll instance.
@@ -52,9 +62,11 @@ impl Floor {
         sessions: Sessions<Session>,
         ports: Option<RangeInclusive<u16>>,
         shared: Option<&[ListenSocket]>,
+        unproved_rate: Option<NonZeroU64>,
         now: Instant,
     ) -> io::Result<Self> {
         let mut random = Random::default();
+        let unproved = unproved_rate.map(|rate| UnprovedRate::new(rate, random.seed(), now));
         let trace = log_enabled!(Level::Trace).then_some(report::packet as Trace);
         Ok(Self {
             poll: Poll::new()?,
@@ -62,6 +74,12 @@ impl Floor {
             reporter: Reporter::new(now),
             counters: Counters::default(),
             unfinished: VecDeque::new(),
+            shaper: Shaper::new(
+                shared.map(shared::send_buffer),
+                unproved,
+                random.seed(),
+                now,
+            ),
             ports: Ports::new(ports, shared, sessions.capacity(), random.seed(), now),
             sessions,
             random,
@@ -96,6 +114,7 @@ impl Floor {
     /// When [`Floor::run_deadlines`] is to be called next.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let deadlines = [
+            self.shaper.next_deadline(),
             self.sessions.next_deadline(),
             self.ports.pool.poll_timeout(),
             self.reporter.poll_timeout(),
@@ -143,6 +162,9 @@ impl Floor {
                 report::woken(session);
             }
             self.with_session(key, Session::run_deadline);
+        }
+        while let Some(key) = self.shaper.pop_due(now) {
+            self.with_session(key, Session::transmit);
         }
         self.ports.pool.handle_timeout(now);
         self.reporter.handle_timeout(now);
@@ -205,18 +227,31 @@ impl Floor {
         let Some(session) = self.sessions.get_mut(key) else {
             return;
         };
+        let now = clock::now();
+        let is_shaped = session.transfer().may_be_forged();
+        let lent = if is_shaped {
+            self.shaper.lend(key, session, now)
+        } else {
+            Lent::All
+        };
         let mut context = Context {
-            now: clock::now(),
+            now,
             clock: &clock::now,
             resources: &mut self.resources,
             poll: Watch {
                 registry: self.poll.registry(),
                 token: Token(key.to_token()),
             },
-            send_budget: SEND_BUDGET,
+            send_budget: lent.bytes(),
         };
         let unverified_since = session.unverified_since();
         let turn = work(session, &mut context);
+        let used = Used {
+            began: now,
+            lent,
+            left: context.send_budget,
+            has_more: turn == Turn::Unfinished,
+        };
         let outcome = session.poll_outcome();
         // An ERROR is an answer too: many only ask for the size.
         let has_answered = session.unverified_since().is_none()
@@ -245,17 +280,38 @@ impl Floor {
         if !has_answered {
             session.close_file();
         }
-        if turn == Turn::Unfinished && !session.queued {
+        let sleeps = is_shaped
+            && self
+                .shaper
+                .settle(key, session, &used, clock::now(), &mut self.random);
+        if turn == Turn::Unfinished && !sleeps && !session.queued {
             session.queued = true;
             self.unfinished.push_back(key);
         }
+        let is_proved = unverified_since.is_some() && session.unverified_since().is_none();
         self.sessions.rearm(key);
+        if is_proved && self.sessions.is_crowded(key) {
+            self.turn_away(key);
+            return;
+        }
         if self.sessions.is_overfull() {
             // A peer that has proved to be there comes before those that are over or
             // silent; if all others are as real as it is, it came last.
-            let gives_way = self.sessions.gives_way(clock::now(), self.random.number());
+            let gives_way = self
+                .sessions
+                .gives_way_to_verified(clock::now(), self.random.number());
             self.end_session(gives_way.unwrap_or(key), Ending::Evicted);
         }
+    }
+
+    /// Its client has proved to be there, and has as many sessions as it may: ends this
+    /// one, and says so.
+    fn turn_away(&mut self, key: SessionKey) {
+        self.counters.crowded += 1;
+        if let Some(session) = self.sessions.get_mut(key) {
+            session.abort(CROWDED);
+        }
+        self.take_turn(key, Session::transmit);
     }
 
     /// Ends a session for a new request. Its transfer was reported when it ended,
@@ -277,6 +333,7 @@ impl Floor {
         let Some(&endpoint) = self.sessions.endpoint(key) else {
             return;
         };
+        self.shaper.forget(key);
         // A socket leaves the poll by being closed.
         if let Some(mut session) = self.sessions.remove(key) {
             session.drop_prefetched(&mut self.resources.pool);

@@ -27,8 +27,10 @@ mod report;
 mod requests;
 
 mod busy_poll;
+mod shaper;
 mod shared;
 mod start;
+mod unproved;
 mod unverified;
 
 use std::io;

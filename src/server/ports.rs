@@ -33,6 +33,14 @@ pub(super) enum Sharing {
     Never,
 }
 
+/// Shared ports at one address, where the range is large enough: answers to addresses
+/// where nobody is fill the send buffer of one, until the kernel gives up looking for
+/// them, and that of an unprivileged server is small.
+const SPREAD: usize = 6;
+
+/// Ports of a range for each that is shared.
+const PORTS_EACH: usize = 16;
+
 /// The ports there are, and the sockets that are ready.
 #[derive(Debug)]
 pub(super) struct Ports {
@@ -91,7 +99,7 @@ impl Ports {
         registry: &Registry,
     ) -> io::Result<TransferSocket> {
         let address = beside(listener.address(), endpoint.local);
-        if self.has_range && !self.single_port && self.shared.bound_to(address).is_none() {
+        if self.has_range && !self.single_port && self.shared.bound_to(address).next().is_none() {
             // While a port is free; if none is, there may be one of its own.
             let _ = self.open_shared(address, registry);
         }
@@ -119,17 +127,22 @@ impl Ports {
         Ok(socket)
     }
 
-    /// A share of the port at `address` that is there to be shared.
+    /// A share of one of the ports at `address` that are there to be shared.
     fn share(
         &mut self,
         endpoint: &Endpoint,
         address: SocketAddr,
         registry: &Registry,
     ) -> io::Result<TransferSocket> {
-        if self.shared.bound_to(address).is_none() {
-            self.open_shared(address, registry)?;
+        let spread = SPREAD.min(self.range.len() / PORTS_EACH).max(1);
+        let there = self.shared.bound_to(address).count();
+        let opened = (there < spread).then(|| self.open_shared(address, registry));
+        if let (0, Some(Err(error))) = (there, opened) {
+            return Err(error);
         }
-        let socket = self.shared.bound_to(address);
+        let there = self.shared.bound_to(address).count().max(1);
+        let nth = self.random.number() as usize % there;
+        let socket = self.shared.bound_to(address).nth(nth);
         let socket = socket.ok_or(io::ErrorKind::AddrInUse)?;
         Ok(TransferSocket::share(socket, endpoint.local))
     }

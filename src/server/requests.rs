@@ -225,6 +225,11 @@ impl Requests {
                 self.report_drop(now, endpoint.peer, reason, floor);
                 return;
             }
+            Admission::Full
+                if request.direction == Direction::Read && floor.sessions.has_light_room() =>
+            {
+                None
+            }
             Admission::Full => {
                 let reason = "the limit of sessions is reached";
                 self.shed(now, endpoint.peer, reason, floor);

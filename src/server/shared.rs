@@ -37,8 +37,7 @@ pub(super) struct SharedPorts {
 impl SharedPorts {
     /// The sockets must have been made fit to carry transfers as well.
     pub(super) fn new(sockets: &[ListenSocket], first: usize, seed: u64, now: Instant) -> Self {
-        let buffers = sockets.iter().map(ListenSocket::send_buffer);
-        let buffer = buffers.min().unwrap_or(0);
+        let buffer = send_buffer(sockets);
         Self {
             unverified: UnverifiedAnswers::within(buffer, seed, now),
             errors: UnverifiedAnswers::within(buffer, seed, now),
@@ -71,10 +70,9 @@ impl SharedPorts {
         self.sockets.get(index.checked_sub(self.first)?)
     }
 
-    /// The one that is bound to this address, on whatever port.
-    pub(super) fn bound_to(&self, address: SocketAddr) -> Option<&ListenSocket> {
-        let mut sockets = self.sockets.iter();
-        sockets.find(|socket| {
+    /// Those that are bound to this address, on whatever port.
+    pub(super) fn bound_to(&self, address: SocketAddr) -> impl Iterator<Item = &ListenSocket> {
+        self.sockets.iter().filter(move |socket| {
             let mut bound = socket.address();
             bound.set_port(address.port());
             bound == address
@@ -155,4 +153,10 @@ impl SharedPorts {
             debug!("{}: cannot watch it: {error}", socket.address());
         }
     }
+}
+
+/// Bytes of the smallest send buffer among them.
+pub(super) fn send_buffer(sockets: &[ListenSocket]) -> usize {
+    let buffers = sockets.iter().map(ListenSocket::send_buffer);
+    buffers.min().unwrap_or(0)
 }

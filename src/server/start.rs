@@ -8,6 +8,7 @@
 use std::error::Error;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, UdpSocket};
+use std::num::NonZeroU64;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -129,7 +130,9 @@ impl Server {
         let requests = Requests::new(policy, config(args), limits(args), random.seed(), now);
         let shared = args.single_port.then_some(&*listeners);
         let sessions = sessions(args, max_sessions, now);
-        let floor = Floor::new(sessions, args.port_range.clone(), shared, now)?;
+        let unproved_rate = NonZeroU64::new(args.max_unproved_rate);
+        let ports = args.port_range.clone();
+        let floor = Floor::new(sessions, ports, shared, unproved_rate, now)?;
         let front = Front::new(listeners, requests);
         let mut server = Self::new(front, floor, busy_poll, lifetime, signals, log_file)?;
         if let (Some(pid_file), Some(path)) = (&mut pid_file, &args.pid_file) {

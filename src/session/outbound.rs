@@ -17,6 +17,11 @@ use crate::file::{ReadAt, Store};
 use crate::net::RunSent;
 use crate::protocol::transfer::{BlockSource, Filled, NoSink, Run, Sent, Transmit};
 
+/// How many blocks of a run the budget is enough for.
+fn blocks_within(budget: usize, run: &Run) -> u16 {
+    u16::try_from(budget / run.segment_size()).unwrap_or(u16::MAX)
+}
+
 /// What became of a run that was to be sent.
 enum Attempt {
     /// So many bytes have gone, or are lost as if on the way.
@@ -44,12 +49,15 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
                     }
                 }
                 Some(Transmit::Blocks(_)) if context.send_budget == 0 => return Turn::Unfinished,
-                Some(Transmit::Blocks(run)) => match self.send_blocks(run, context) {
-                    Attempt::Waits => return Turn::Waiting,
-                    Attempt::Gone(bytes) => {
-                        context.send_budget = context.send_budget.saturating_sub(bytes);
+                Some(Transmit::Blocks(run)) => {
+                    let run = run.shortened(blocks_within(context.send_budget, &run));
+                    match self.send_blocks(run, context) {
+                        Attempt::Waits => return Turn::Waiting,
+                        Attempt::Gone(bytes) => {
+                            context.send_budget = context.send_budget.saturating_sub(bytes);
+                        }
                     }
-                },
+                }
             }
         }
     }
@@ -137,6 +145,8 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         match self.port.send_run(ready, run.segment_size(), peer) {
             Ok(RunSent::Blocked { segments }) => {
                 if segments > 0 {
+                    let bytes = usize::from(segments) * run.segment_size();
+                    context.send_budget = context.send_budget.saturating_sub(bytes);
                     let (count, end) = (segments, false);
                     let sent = Sent::Blocks { count, end };
                     self.transfer.handle_sent((context.clock)(), sent);

@@ -29,6 +29,10 @@ use self::wheel::TimerWheel;
 /// has answered long before it is as many.
 pub const MAX_UNVERIFIED: usize = 16_384;
 
+/// The same in the name of one client, where clients have a limit: above what it asks
+/// for at once, few enough to be counted for each request.
+const UNVERIFIED_OF_CLIENT: usize = 512;
+
 /// How long a session may wait for its peer's first answer before a new request
 /// can have its slot, if slots are short: longer than an answer takes on the same
 /// network, shorter than a flood takes to fill the table.
@@ -80,7 +84,8 @@ pub enum Admission {
     Moving(SessionKey),
     /// If it isn't refused, end this session to make room, and start one.
     Evicts(SessionKey),
-    /// The client has as many sessions as one may have.
+    /// The client has as many sessions as one may have, or as many have just been asked
+    /// for in its name.
     Crowded,
     /// There is no room.
     Full,
@@ -174,8 +179,9 @@ impl<S: Tracked> Sessions<S> {
         }
     }
 
-    /// Lets one [`Client`] have this many sessions at once; those that are over
-    /// don't count.
+    /// Lets one [`Client`] have this many sessions at once. Those that are over don't
+    /// count, nor those whose peer has never answered, which may be forged: see
+    /// [`Sessions::is_crowded`].
     #[must_use]
     pub const fn with_client_limit(mut self, sessions: usize) -> Self {
         self.per_client = sessions;
@@ -196,10 +202,25 @@ impl<S: Tracked> Sessions<S> {
             .is_some_and(|slots| self.unverified.len() >= slots)
     }
 
+    /// Whether there is room for one more light session, where [`Sessions::admit`] finds
+    /// no slot: by the time that its peer answers, one that is unverified gives its own.
+    pub fn has_light_room(&self) -> bool {
+        let unverified = self.unverified.len() + self.light.len();
+        self.is_short() && !self.unverified.is_empty() && unverified < MAX_UNVERIFIED
+    }
+
     /// Whether a light session whose peer has answered now holds a descriptor too
     /// many: another is to give way to it.
     pub fn is_overfull(&self) -> bool {
         self.held() > self.capacity
+    }
+
+    /// Whether the client of this session, whose peer has just answered for the first
+    /// time, has more than it may.
+    pub fn is_crowded(&self, key: SessionKey) -> bool {
+        let client = self.endpoint(key).map(|it| Client::of(it.peer.ip()));
+        let limit = self.per_client;
+        limit != usize::MAX && client.is_some_and(|it| self.has_verified(it, limit + 1))
     }
 
     /// How many sessions hold descriptors.
@@ -248,7 +269,7 @@ impl<S: Tracked> Sessions<S> {
                 Repeat::Moving => Admission::Moving(key),
             };
         }
-        if let Some(crowded) = self.share_of(Client::of(endpoint.peer.ip()), random) {
+        if let Some(crowded) = self.share_of(Client::of(endpoint.peer.ip()), now, random) {
             return crowded;
         }
         let has_slot = self.held() < self.capacity;
@@ -264,7 +285,11 @@ impl<S: Tracked> Sessions<S> {
                 };
                 self.overdue(list, now, random)
             }
-            (false, true) => self.overdue(&self.unverified, now, random),
+            (false, true) => self.overdue(&self.unverified, now, random).or_else(|| {
+                // One of the light for their number; `is_overfull` makes the room.
+                self.gives_way(now, random)?;
+                self.overdue(&self.light, now, random)
+            }),
             (false, false) => self.gives_way(now, random),
         };
         found.map_or(Admission::Full, Admission::Evicts)
@@ -287,6 +312,16 @@ impl<S: Tracked> Sessions<S> {
         over.map(|&index| self.slab[index as usize].key(index))
             .or_else(|| self.overdue(&self.unverified, now, random))
             .or_else(|| self.silent(now, random))
+    }
+
+    /// The one that gives way to a session whose peer has answered just now: as
+    /// [`Sessions::gives_way`], but any that is unverified does, without grace.
+    pub fn gives_way_to_verified(&self, now: Instant, random: u32) -> Option<SessionKey> {
+        let unverified = self
+            .unverified
+            .get(random as usize % self.unverified.len().max(1));
+        let any = unverified.map(|&index| self.slab[index as usize].key(index));
+        self.gives_way(now, random).or(any)
     }
 
     /// A session of the `unverified` that has waited long enough for its peer's first
@@ -317,31 +352,45 @@ impl<S: Tracked> Sessions<S> {
         (now.saturating_duration_since(since) >= SILENCE).then_some(key)
     }
 
-    /// What to do with a request of a client that has as many sessions as it may:
-    /// one of its own whose peer never answered gives way, since those may be
-    /// forged. `None`: it may have another.
-    fn share_of(&self, client: Client, random: u32) -> Option<Admission> {
+    /// What to do with a request of a client that has as many sessions as it may.
+    /// `None`: it may have another.
+    fn share_of(&self, client: Client, now: Instant, random: u32) -> Option<Admission> {
         if self.per_client == usize::MAX {
             return None;
         }
-        let running = || {
-            self.by_endpoint
-                .range(IndexKey::all_of(client))
-                .filter_map(|place| Some((place.index, self.slab.get(place.index as usize)?)))
-                .filter(|(_, entry)| Client::of(entry.endpoint.peer.ip()) == client)
-                .filter(|(_, entry)| entry.standing != Standing::Over)
-        };
-        if running().take(self.per_client).count() < self.per_client {
-            return None;
+        if self.has_verified(client, self.per_client) {
+            return Some(Admission::Crowded);
         }
         let unverified = || {
-            running().filter(|(_, entry)| {
-                matches!(entry.standing, Standing::Unverified | Standing::Light)
-            })
+            let entries = self.entries_of(client);
+            entries.filter_map(|(key, entry)| Some((key, entry.session.unverified_since()?)))
         };
-        let nth = random as usize % unverified().count().max(1);
-        let given = unverified().nth(nth).map(|(index, entry)| entry.key(index));
-        Some(given.map_or(Admission::Crowded, Admission::Evicts))
+        let count = unverified().count();
+        if count < UNVERIFIED_OF_CLIENT {
+            return None;
+        }
+        let is_overdue = |since| now.saturating_duration_since(since) >= UNVERIFIED_GRACE;
+        let given = unverified()
+            .skip(random as usize % count)
+            .find(|&(_, since)| is_overdue(since));
+        Some(given.map_or(Admission::Crowded, |(key, _)| Admission::Evicts(key)))
+    }
+
+    /// Whether a client has at least `sessions` whose peer has answered and that
+    /// aren't over.
+    fn has_verified(&self, client: Client, sessions: usize) -> bool {
+        let entries = self.entries_of(client);
+        let verified = entries.filter(|(_, entry)| entry.standing == Standing::Verified);
+        verified.take(sessions).count() >= sessions
+    }
+
+    fn entries_of(&self, client: Client) -> impl Iterator<Item = (SessionKey, &Entry<S>)> {
+        let places = self.by_endpoint.range(IndexKey::all_of(client));
+        let entries = places.filter_map(|place| {
+            let entry = self.slab.get(place.index as usize)?;
+            Some((entry.key(place.index), entry))
+        });
+        entries.filter(move |(_, entry)| Client::of(entry.endpoint.peer.ip()) == client)
     }
 
     /// The session of an endpoint.
@@ -416,14 +465,8 @@ impl<S: Tracked> Sessions<S> {
 
     /// The sessions of one client, in no particular order.
     pub fn of_client(&self, client: Client) -> impl Iterator<Item = (SessionKey, &S)> {
-        let places = self.by_endpoint.range(IndexKey::all_of(client));
-        let entries = places.filter_map(|place| {
-            let entry = self.slab.get(place.index as usize)?;
-            Some((entry.key(place.index), entry))
-        });
-        entries
-            .filter(move |(_, entry)| Client::of(entry.endpoint.peer.ip()) == client)
-            .map(|(key, entry)| (key, &entry.session))
+        let entries = self.entries_of(client);
+        entries.map(|(key, entry)| (key, &entry.session))
     }
 
     /// All sessions, in no particular order.

@@ -288,6 +288,37 @@ fn light_sessions_take_no_slot_until_their_peer_answers() {
     table.check_invariants();
 }
 
+/// A flood of write requests, which are never light, takes every slot, and as long as
+/// none of them is overdue nobody gives way.
+#[test]
+fn slots_full_of_forged_uploads_leave_room_for_light_sessions() {
+    let (read, origin) = (Fingerprint::of(READ), origin());
+    let mut table = Sessions::new(4, origin).with_light_sessions(4);
+    let uploads =
+        [1, 2, 3, 4].map(|host| table.insert(endpoint(host, 1), read, unverified(origin)));
+    assert_eq!(
+        table.admit(&endpoint(9, 1), read, origin, 0),
+        Admission::Full
+    );
+    assert!(table.has_light_room());
+    let light = Probe {
+        light: true,
+        ..unverified(origin)
+    };
+    table.insert(endpoint(9, 1), read, light);
+    assert!(!table.is_overfull());
+    // A peer that answers doesn't wait until they are overdue.
+    assert_eq!(table.gives_way(origin, 2), None);
+    let given = table.gives_way_to_verified(origin, 2);
+    assert_eq!(given, Some(uploads[2]));
+    // Where all of them are real there is no room.
+    for key in uploads {
+        table.get_mut(key).unwrap().unverified_since = None;
+        table.rearm(key);
+    }
+    assert!(!table.has_light_room());
+}
+
 /// However many there are, a new one takes the place of any of them.
 #[test]
 fn eviction_among_light_sessions_is_at_random() {
@@ -314,9 +345,48 @@ fn eviction_among_light_sessions_is_at_random() {
     assert!(keys.iter().all(|it| matches!(it, Admission::Evicts(_))));
 }
 
+/// The flood has used up what the unverified may have, and none of them holds a slot:
+/// eviction takes one of them, and `is_overfull` the slot of one that is over.
 #[test]
-fn one_client_has_so_many_sessions_and_its_unverified_ones_give_way() {
-    use Admission::{Crowded, Evicts, Moving, New, Repeated};
+fn eviction_finds_the_finished_where_all_the_unverified_are_light() {
+    let (read, origin) = (Fingerprint::of(READ), origin());
+    let mut table = Sessions::new(8, origin).with_light_sessions(8);
+    let from = |number: u32| Endpoint {
+        peer: (Ipv4Addr::from_bits(number), 1069).into(),
+        local: Ipv4Addr::LOCALHOST.into(),
+    };
+    for number in 1..=MAX_UNVERIFIED as u32 {
+        let light = Probe {
+            light: true,
+            ..unverified(origin)
+        };
+        table.insert(from(number), read, light);
+    }
+    let held: Vec<_> = (0..8)
+        .map(|number| table.insert(from(1 << 20 | number), read, Probe::default()))
+        .collect();
+    let late = origin + UNVERIFIED_GRACE;
+    assert_eq!(table.admit(&from(0), read, late, 0), Admission::Full);
+    for &key in &held {
+        table.get_mut(key).unwrap().over = true;
+        table.rearm(key);
+    }
+    assert_eq!(table.admit(&from(0), read, origin, 0), Admission::Full);
+    let Admission::Evicts(key) = table.admit(&from(0), read, late, 0) else {
+        panic!("full, though eight sessions are over");
+    };
+    assert!(table.get(key).unwrap().light);
+    table.remove(key);
+    table.insert(from(0), read, unverified(late));
+    assert!(table.is_overfull());
+    assert_eq!(table.gives_way(late, 0), Some(held[0]));
+    table.remove(held[0]);
+    table.check_invariants();
+}
+
+#[test]
+fn one_client_has_so_many_sessions_and_its_unverified_ones_do_not_count() {
+    use Admission::{Crowded, Moving, New, Repeated};
 
     let (read, other, now) = (Fingerprint::of(READ), Fingerprint::of(OTHER), origin());
     for (ip, own, neighbours) in [
@@ -343,11 +413,16 @@ fn one_client_has_so_many_sessions_and_its_unverified_ones_give_way() {
         let ask = |table: &Sessions<_>, asks| table.admit(&from(own, 7, "::1"), asks, now, 1);
         assert_eq!(ask(&table, read), New, "{ip}");
         let last = table.insert(from(ip, u16::MAX, "ffff::"), read, unverified(now));
-        // It may be a forgery: it counts, but gives way.
-        assert_eq!(ask(&table, read), Evicts(last), "{ip}");
-        table.get_mut(last).unwrap().unverified_since = None;
-        table.rearm(last);
-        assert_eq!(ask(&table, read), Crowded, "{ip}");
+        // It may be a forgery: it doesn't count.
+        assert_eq!(ask(&table, read), New, "{ip}");
+        let too_many = table.insert(from(own, 8, "::1"), read, unverified(now));
+        for (key, is_crowded) in [(last, false), (too_many, true)] {
+            table.get_mut(key).unwrap().unverified_since = None;
+            table.rearm(key);
+            assert_eq!(table.is_crowded(key), is_crowded, "{ip}");
+            assert_eq!(ask(&table, read), Crowded, "{ip}");
+        }
+        table.remove(too_many);
         // What it has already is no further session.
         let again = |asks| table.admit(&from(ip, 0, "0.0.0.0"), asks, now, 1);
         assert_eq!(again(read), Repeated(first), "{ip}");
@@ -360,6 +435,36 @@ fn one_client_has_so_many_sessions_and_its_unverified_ones_give_way() {
         table.rearm(last);
         assert_eq!(ask(&table, read), New, "{ip}: one is over");
     }
+}
+
+/// Forged requests in a client's name neither lock it out nor end what it has asked
+/// for and not had time to answer, and they are bounded: one of them takes the place
+/// of another.
+#[test]
+fn eviction_within_one_client_is_rare_at_random_and_late() {
+    let (read, origin) = (Fingerprint::of(READ), origin());
+    let mut table = Sessions::new(usize::MAX, origin).with_client_limit(2);
+    let from = |port: u16| Endpoint {
+        peer: (Ipv4Addr::LOCALHOST, port).into(),
+        local: Ipv4Addr::LOCALHOST.into(),
+    };
+    let late = origin + UNVERIFIED_GRACE;
+    for port in 1..=UNVERIFIED_OF_CLIENT as u16 {
+        let admission = table.admit(&from(port), read, late, port.into());
+        assert_eq!(admission, Admission::New, "{port}");
+        table.insert(from(port), read, unverified(origin));
+    }
+    let ask = |at, random| table.admit(&from(u16::MAX), read, at, random);
+    assert_eq!(ask(origin, 0), Admission::Crowded);
+    let mut given: Vec<_> = (0..100).map(|draw| ask(late, draw * 5)).collect();
+    assert!(given.iter().all(|it| matches!(it, Admission::Evicts(_))));
+    given.dedup();
+    assert_eq!(given.len(), 100, "at random");
+    let other = Endpoint {
+        peer: (Ipv4Addr::BROADCAST, 1).into(),
+        ..from(1)
+    };
+    assert_eq!(table.admit(&other, read, origin, 0), Admission::New);
 }
 
 #[test]

@@ -1,0 +1,408 @@
+//! How many bytes of DATA a session may send in a turn, where nothing proves its
+//! client: a traffic shaper.
+//!
+//! Two things are bounded. What goes to a client network that nothing proves to be
+//! there (`unproved`). And with a single port what one client has in the send
+//! buffer: where a slow path fills that, none takes more than a part of what is
+//! left, so that the others don't wait behind it. A session over its bound sleeps until it may go on; what
+//! it has to send is not lost, since the transfer names it again. Must not: send,
+//! or read the clock.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use super::unproved::{Trial, UnprovedRate};
+use crate::host::random::Random;
+use crate::protocol::transfer::Progress;
+use crate::session::{Content, SEND_BUDGET, Session};
+use crate::table::rate::place;
+use crate::table::{Client, SessionKey};
+use crate::wire::packet::DATA_HEADER_LEN;
+
+/// While less of the send buffer than this part is taken, nobody waits.
+const FREE_PART: usize = 4;
+
+/// The part of what is left of the send buffer that one client may take then: some
+/// sixty that come one after the other leave a quarter.
+const CLIENT_PART: usize = 64;
+
+/// Bytes of the send buffer that a datagram takes, beside twice its length.
+const OVERHEAD: usize = 768;
+
+/// How often it is looked whether the buffer has room again, and for how many of the
+/// sessions that wait. Where their blocks are acknowledged they don't wait for that.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+const LOOKS: usize = 8;
+
+/// Sessions that may sleep before there is to be more memory for that.
+const AT_ONCE: usize = 64;
+
+/// Clients told apart; some share a place, and with it a part of the buffer.
+const CLIENTS: usize = 4096;
+
+/// What sessions have sent, and which of them sleep.
+#[derive(Debug)]
+pub(super) struct Shaper {
+    accounts: HashMap<SessionKey, Account>,
+    buffer: SendBuffer,
+    unproved: Option<UnprovedRate>,
+    /// Those that are paused, and until when.
+    paused: BinaryHeap<Reverse<(Instant, SessionKey)>>,
+    /// Those that wait for room in the buffer, when it is looked again, and for how
+    /// many of them now.
+    waiting: VecDeque<SessionKey>,
+    look_at: Instant,
+    looks: usize,
+    seed: u64,
+}
+
+/// What there is to know about a session that has sent DATA.
+#[derive(Debug)]
+struct Account {
+    client: usize,
+    /// Blocks that had been acknowledged when it was looked at last.
+    blocks: u64,
+    /// Bytes of the buffer that may be taken by what it has sent.
+    in_flight: u32,
+    trial: Trial,
+    /// Until when it is paused, if it is.
+    wakes: Option<Instant>,
+    /// It waits for room.
+    waits: bool,
+}
+
+/// The send buffer that sessions share, and who may have taken how much of it.
+#[derive(Debug)]
+struct SendBuffer {
+    /// Bytes.
+    len: usize,
+    clients: Box<[u64]>,
+    /// Of all of them.
+    in_flight: u64,
+}
+
+/// What a session may send in a turn, and why no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lent {
+    /// As much as any.
+    All,
+    /// So many bytes: the buffer has room for that.
+    Room(usize),
+    /// Nothing: what its client network may be sent is spent.
+    Nothing,
+}
+
+impl Lent {
+    /// Bytes.
+    pub(super) const fn bytes(self) -> usize {
+        match self {
+            Self::All => SEND_BUDGET,
+            Self::Room(bytes) => bytes,
+            Self::Nothing => 0,
+        }
+    }
+}
+
+/// What a session made of its turn.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Used {
+    pub(super) began: Instant,
+    pub(super) lent: Lent,
+    /// Bytes that it hasn't sent of them.
+    pub(super) left: usize,
+    /// It has more to send.
+    pub(super) has_more: bool,
+}
+
+impl Shaper {
+    /// For a shared send buffer of so many bytes (`None`: each session has its own),
+    /// and with or without a bound for unproved peers. No stranger knows the `seed`.
+    pub(super) fn new(
+        buffer: Option<usize>,
+        unproved: Option<UnprovedRate>,
+        seed: u64,
+        now: Instant,
+    ) -> Self {
+        Self {
+            accounts: HashMap::new(),
+            buffer: SendBuffer {
+                len: buffer.unwrap_or(usize::MAX),
+                clients: vec![0; CLIENTS].into_boxed_slice(),
+                in_flight: 0,
+            },
+            unproved,
+            paused: BinaryHeap::with_capacity(AT_ONCE),
+            waiting: VecDeque::with_capacity(AT_ONCE),
+            look_at: now,
+            looks: 0,
+            seed,
+        }
+    }
+
+    /// What the session may send in the turn that begins.
+    pub(super) fn lend(&mut self, key: SessionKey, session: &Session, now: Instant) -> Lent {
+        // The first answer is bounded elsewhere.
+        if matches!(session.content(), Content::Sink(_))
+            || session.transfer().waiting_since().is_none()
+        {
+            return Lent::All;
+        }
+        let account = self.accounts.get_mut(&key);
+        let trial = account.as_ref().map(|account| &account.trial);
+        if let Some(unproved) = &self.unproved
+            && !unproved.may_send(trial, session.peer().ip(), now)
+        {
+            return Lent::Nothing;
+        }
+        if !self.buffer.may_be_full() {
+            return Lent::All;
+        }
+        let client = place(self.seed, Client::of(session.peer().ip()), CLIENTS);
+        let block = block_len(&session.transfer().progress());
+        let taken = session.port().unsent();
+        self.buffer.room(taken, client, account, block)
+    }
+
+    /// Takes note of a turn of the session that is over at `now`. Returns whether it
+    /// sleeps.
+    pub(super) fn settle(
+        &mut self,
+        key: SessionKey,
+        session: &Session,
+        turn: &Used,
+        now: Instant,
+        random: &mut Random,
+    ) -> bool {
+        let progress = session.transfer().progress();
+        let is_stopped = turn.has_more && turn.lent != Lent::All;
+        if matches!(session.content(), Content::Sink(_)) || !(progress.verified || is_stopped) {
+            return false;
+        }
+        let peer = session.peer().ip();
+        let seed = self.seed;
+        let account = self.accounts.entry(key).or_insert_with(|| Account {
+            client: place(seed, Client::of(peer), CLIENTS),
+            blocks: 0,
+            in_flight: 0,
+            trial: Trial::default(),
+            wakes: None,
+            waits: false,
+        });
+        let acknowledged = progress.blocks.saturating_sub(account.blocks);
+        account.blocks = progress.blocks;
+        if acknowledged > 0 {
+            self.buffer.acknowledged(account, acknowledged, &progress);
+            if let Some(unproved) = &mut self.unproved {
+                unproved.answered(&mut account.trial, peer, turn.began);
+            }
+        }
+        let sent = turn.lent.bytes().saturating_sub(turn.left);
+        if sent > 0 {
+            self.buffer.sent(account, sent, &progress);
+            if let Some(unproved) = &mut self.unproved {
+                unproved.sent(&mut account.trial, peer, sent, now);
+            }
+        }
+        if !is_stopped {
+            return false;
+        }
+        if let (Some(unproved), Lent::Nothing) = (&self.unproved, turn.lent) {
+            let round_trip = session.transfer().round_trip();
+            let random = random.number();
+            let wakes = unproved.pause(&mut account.trial, peer, round_trip, random, now);
+            if account.wakes.is_none_or(|earlier| wakes < earlier) {
+                account.wakes = Some(wakes);
+                self.paused.push(Reverse((wakes, key)));
+            }
+            return true;
+        }
+        // There may be room for more; or what it waits for was acknowledged.
+        if turn.lent != Lent::Room(0) || acknowledged > 0 {
+            return false;
+        }
+        if !std::mem::replace(&mut account.waits, true) {
+            if self.waiting.is_empty() {
+                self.look_at = now + LOOK_AGAIN;
+            }
+            self.waiting.push_back(key);
+        }
+        true
+    }
+
+    /// The session has ended.
+    pub(super) fn forget(&mut self, key: SessionKey) {
+        if let Some(mut account) = self.accounts.remove(&key) {
+            self.buffer.release(&mut account, u64::MAX);
+        }
+    }
+
+    /// When the next session is to be woken, or earlier.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let paused = self.paused.peek().map(|Reverse((wakes, _))| *wakes);
+        let look = (!self.waiting.is_empty()).then_some(self.look_at);
+        [paused, look].into_iter().flatten().min()
+    }
+
+    /// A session that is to have a turn; call until `None`.
+    pub(super) fn pop_due(&mut self, now: Instant) -> Option<SessionKey> {
+        while let Some(&Reverse((wakes, key))) = self.paused.peek()
+            && wakes <= now
+        {
+            self.paused.pop();
+            if let Some(account) = self.accounts.get_mut(&key)
+                && account.wakes == Some(wakes)
+            {
+                account.wakes = None;
+                return Some(key);
+            }
+        }
+        if self.look_at <= now {
+            self.look_at = now + LOOK_AGAIN;
+            self.looks = LOOKS.min(self.waiting.len());
+        }
+        while self.looks > 0 {
+            self.looks -= 1;
+            let key = self.waiting.pop_front()?;
+            if let Some(account) = self.accounts.get_mut(&key) {
+                account.waits = false;
+                return Some(key);
+            }
+        }
+        None
+    }
+}
+
+impl SendBuffer {
+    /// Whether it is worth asking the kernel how full it is.
+    const fn may_be_full(&self) -> bool {
+        self.in_flight >= (self.len / FREE_PART) as u64
+    }
+
+    /// What a session of a `client` may add to what is `taken`, in blocks of so many
+    /// bytes. Each session may have one block in the buffer.
+    fn room(
+        &mut self,
+        taken: usize,
+        client: usize,
+        account: Option<&mut Account>,
+        block: usize,
+    ) -> Lent {
+        let free = self.len / FREE_PART;
+        if taken < free {
+            // What was sent has left, acknowledged or not.
+            if let Some(account) = account {
+                self.release(account, u64::MAX);
+            }
+            return Lent::Room((free / 4).clamp(block, SEND_BUDGET.max(block)));
+        }
+        let part = (self.len.saturating_sub(taken) / CLIENT_PART) as u64;
+        match part.saturating_sub(self.clients[client]) / 2 {
+            room if room >= block as u64 => Lent::Room(SEND_BUDGET.min(room as usize)),
+            _ if account.is_none_or(|it| it.in_flight == 0) => Lent::Room(block),
+            _ => Lent::Room(0),
+        }
+    }
+
+    fn sent(&mut self, account: &mut Account, bytes: usize, progress: &Progress) {
+        let datagrams = bytes.div_ceil(block_len(progress)) as u64;
+        let taken = u32::try_from(datagrams * taken_by_block(progress)).unwrap_or(u32::MAX);
+        let taken = taken.min(u32::MAX - account.in_flight);
+        account.in_flight += taken;
+        self.clients[account.client] += u64::from(taken);
+        self.in_flight += u64::from(taken);
+    }
+
+    fn acknowledged(&mut self, account: &mut Account, blocks: u64, progress: &Progress) {
+        self.release(account, blocks.saturating_mul(taken_by_block(progress)));
+        // What went out twice is acknowledged once: some of that has left as well.
+        self.release(account, u64::from(account.in_flight / 2));
+    }
+
+    fn release(&mut self, account: &mut Account, bytes: u64) {
+        let gone = u64::from(account.in_flight).min(bytes);
+        account.in_flight -= gone as u32;
+        self.clients[account.client] -= gone;
+        self.in_flight -= gone;
+    }
+}
+
+/// Bytes of a datagram with a whole block.
+fn block_len(progress: &Progress) -> usize {
+    DATA_HEADER_LEN + usize::from(progress.block_size)
+}
+
+/// What that takes of the buffer.
+fn taken_by_block(progress: &Progress) -> u64 {
+    (2 * block_len(progress) + OVERHEAD) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::clock;
+
+    const LEN: usize = 1 << 20;
+
+    fn account(client: usize) -> Account {
+        Account {
+            client,
+            blocks: 0,
+            in_flight: 0,
+            trial: Trial::default(),
+            wakes: None,
+            waits: false,
+        }
+    }
+
+    fn progress() -> Progress {
+        Progress {
+            blocks: 0,
+            block_size: 1428,
+            window_size: 64,
+            retransmits: 0,
+            verified: true,
+        }
+    }
+
+    /// Sixty that never acknowledge, as long as they are lent anything; each byte of
+    /// theirs stays in the buffer.
+    #[test]
+    fn sixty_clients_behind_a_slow_path_leave_room_in_the_send_buffer() {
+        let mut buffer = Shaper::new(Some(LEN), None, 7, clock::now()).buffer;
+        let mut slow: Vec<_> = (0..60).map(account).collect();
+        let block = block_len(&progress());
+        let mut is_lent = true;
+        while is_lent {
+            is_lent = false;
+            for account in &mut slow {
+                let taken = buffer.in_flight as usize;
+                let client = account.client;
+                let lent = buffer.room(taken, client, Some(account), block).bytes();
+                is_lent |= lent > 0;
+                // At most a window.
+                buffer.sent(account, lent.min(64 * block), &progress());
+            }
+        }
+        let taken = buffer.in_flight as usize;
+        assert!(taken < LEN * 9 / 10, "{taken}");
+        assert!(taken > LEN / 2, "{taken}");
+        // Another is lent something, and again once that has left.
+        let mut quick = account(99);
+        for _ in 0..100 {
+            let lent = buffer.room(taken, 99, Some(&mut quick), block).bytes();
+            assert!(lent >= block, "{lent}");
+            buffer.sent(&mut quick, lent, &progress());
+            buffer.acknowledged(&mut quick, (lent / block) as u64, &progress());
+        }
+        // Another session of one of those has one block.
+        assert_eq!(buffer.room(taken, 0, None, block), Lent::Room(block));
+        for account in &mut slow {
+            buffer.release(account, u64::MAX);
+        }
+        buffer.release(&mut quick, u64::MAX);
+        assert_eq!(buffer.in_flight, 0);
+        assert!(buffer.clients.iter().all(|&bytes| bytes == 0));
+        assert!(!buffer.may_be_full());
+    }
+}

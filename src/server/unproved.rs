@@ -1,0 +1,301 @@
+//! Bytes a second to client networks that nothing proves to be there.
+//!
+//! With a port of its own a transfer's first answer proves its peer. With a single
+//! port an ACK may come from someone that doesn't see what is sent, and has it sent
+//! to somebody else. Such a forger can acknowledge every block in time, and can
+//! pretend to have lost one. What it can't know is when a block leaves after a
+//! pause of random length:
+//!
+//! - too early, its ACK is one of a block that wasn't sent, and ends the transfer;
+//! - too late, it says nothing;
+//! - a client acknowledges within a round trip.
+//!
+//! So what a network is sent is bounded, and a session beyond that is paused. One
+//! whose ACKs come right behind [`ANSWERS`] pauses in a row is proved: by chance
+//! that happens once in a million times. What it has been sent is given back to
+//! its network, and it is bounded no longer. Must not: read the clock, make a
+//! random number.
+
+use std::net::IpAddr;
+use std::num::NonZeroU64;
+use std::time::{Duration, Instant};
+
+use crate::table::rate::{network, place};
+
+/// ACKs right behind a pause that prove a client, in a row.
+const ANSWERS: u8 = 5;
+
+/// An ACK comes right behind a pause if it comes within this part of the pauses'
+/// range: a guess is right once in so many times.
+const RANGE: u32 = 16;
+
+/// How much later than usual an ACK may come, or a quarter of a round trip if that
+/// is longer.
+const TOLERANCE: Duration = Duration::from_millis(4);
+
+/// Where a round trip takes longer the pauses would be too long: nothing is proved.
+const LONGEST_ROUND_TRIP: Duration = Duration::from_millis(100);
+
+/// Client networks told apart; some share a bucket, and with it a bound.
+const NETWORKS: usize = 256;
+
+/// A token bucket for each network: it holds what may be sent in a second.
+#[derive(Debug)]
+pub(super) struct UnprovedRate {
+    per_second: i64,
+    seed: u64,
+    buckets: Box<[Bucket; NETWORKS]>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Bucket {
+    /// Bytes; below zero where more went out than there was.
+    tokens: i64,
+    /// When they were counted last.
+    at: Instant,
+}
+
+/// What a session has shown.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Trial {
+    state: State,
+    /// ACKs right behind a pause, in a row.
+    answers: u8,
+    /// Bytes sent so far at the network's expense.
+    sent: i64,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+enum State {
+    #[default]
+    Open,
+    /// Nothing is sent before `until`; then an ACK may take so long.
+    Paused {
+        until: Instant,
+        within: Duration,
+    },
+    /// The pause ended at `at`, with a block.
+    Resumed {
+        at: Instant,
+        within: Duration,
+    },
+    Proved,
+}
+
+impl UnprovedRate {
+    /// `per_second` bytes. No stranger knows the `seed`: none chooses whose bucket to
+    /// share.
+    pub(super) fn new(per_second: NonZeroU64, seed: u64, now: Instant) -> Self {
+        let per_second = i64::try_from(per_second.get()).unwrap_or(i64::MAX);
+        let per_second = per_second.min(i64::MAX / 4);
+        let full = Bucket {
+            tokens: per_second,
+            at: now,
+        };
+        Self {
+            per_second,
+            seed,
+            buckets: Box::new([full; NETWORKS]),
+        }
+    }
+
+    /// Whether a session may send to `client`; `trial` is `None` for one that hasn't
+    /// been looked at.
+    pub(super) fn may_send(&self, trial: Option<&Trial>, client: IpAddr, now: Instant) -> bool {
+        let trial = trial.copied().unwrap_or_default();
+        match trial.state {
+            State::Proved => true,
+            State::Paused { until, .. } if now < until => false,
+            _ => self.tokens(client, now) > self.least(&trial),
+        }
+    }
+
+    /// Down to where a session may draw: one that has answered right may go on
+    /// before those that haven't.
+    fn least(&self, trial: &Trial) -> i64 {
+        -(self.per_second / i64::from(ANSWERS)) * i64::from(trial.answers)
+    }
+
+    fn tokens(&self, client: IpAddr, now: Instant) -> i64 {
+        let Bucket { tokens, at } = self.buckets[self.bucket_of(client)];
+        let passed = now.saturating_duration_since(at).as_micros();
+        let gained = i64::try_from(passed)
+            .ok()
+            .and_then(|passed| passed.checked_mul(self.per_second))
+            .map_or(i64::MAX / 2, |gained| gained / 1_000_000);
+        tokens.saturating_add(gained).min(self.per_second)
+    }
+
+    fn add(&mut self, client: IpAddr, bytes: i64, now: Instant) {
+        let tokens = self.tokens(client, now).saturating_add(bytes);
+        let tokens = tokens.min(self.per_second);
+        self.buckets[self.bucket_of(client)] = Bucket { tokens, at: now };
+    }
+
+    fn bucket_of(&self, client: IpAddr) -> usize {
+        place(self.seed, network(client), NETWORKS)
+    }
+
+    /// A session may not send: until when. `random` is any number that nobody can
+    /// guess.
+    pub(super) fn pause(
+        &self,
+        trial: &mut Trial,
+        client: IpAddr,
+        round_trip: Option<Duration>,
+        random: u32,
+        now: Instant,
+    ) -> Instant {
+        if let State::Paused { until, .. } = trial.state
+            && now < until
+        {
+            return until;
+        }
+        let missing = self.least(trial).saturating_sub(self.tokens(client, now)) + 1;
+        let wait = missing.max(0).saturating_mul(1_000_000) / self.per_second;
+        let wait = Duration::from_micros(wait.unsigned_abs());
+        let round_trip = round_trip.unwrap_or_default();
+        let within = match round_trip + TOLERANCE.max(round_trip / 4) {
+            within if round_trip <= LONGEST_ROUND_TRIP => within,
+            _ => Duration::ZERO,
+        };
+        // `random` parts of 2^32 of the range.
+        let range = (within * RANGE).as_nanos() as u64;
+        let drawn = ((u128::from(range) * u128::from(random)) >> 32) as u64;
+        let until = now + wait + Duration::from_nanos(drawn) + Duration::from_micros(1);
+        trial.state = State::Paused { until, within };
+        until
+    }
+
+    /// So many bytes have just been sent.
+    pub(super) fn sent(&mut self, trial: &mut Trial, client: IpAddr, bytes: usize, now: Instant) {
+        match trial.state {
+            State::Proved => return,
+            State::Paused { within, .. } => trial.state = State::Resumed { at: now, within },
+            State::Open | State::Resumed { .. } => {}
+        }
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX / 4);
+        trial.sent = trial.sent.saturating_add(bytes);
+        self.add(client, -bytes, now);
+    }
+
+    /// A block was acknowledged that had not been before.
+    pub(super) fn answered(&mut self, trial: &mut Trial, client: IpAddr, now: Instant) {
+        match trial.state {
+            State::Proved | State::Open => {}
+            // Of a block that went out before the pause.
+            State::Paused { .. } => trial.answers = 0,
+            State::Resumed { at, within } => {
+                let is_right = now.saturating_duration_since(at) <= within;
+                trial.answers = if is_right { trial.answers + 1 } else { 0 };
+                trial.state = State::Open;
+                if trial.answers >= ANSWERS {
+                    trial.state = State::Proved;
+                    self.add(client, trial.sent, now);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::clock;
+    use crate::host::random::Random;
+
+    const RATE: u64 = 1 << 20;
+    const BLOCK: usize = 1432;
+    /// A window of large blocks.
+    const WINDOW: usize = 64 * 4096;
+
+    fn ms(milliseconds: u64) -> Duration {
+        Duration::from_millis(milliseconds)
+    }
+
+    fn client() -> IpAddr {
+        [192, 0, 2, 1].into()
+    }
+
+    /// What one session sends within `seconds`, so many `bytes` at a time, which are
+    /// acknowledged at what `answer` makes of when they were asked for and when
+    /// they left.
+    fn run(
+        bytes: usize,
+        seconds: u64,
+        mut answer: impl FnMut(Instant, Instant) -> Option<Instant>,
+    ) -> (u64, bool) {
+        let start = clock::now();
+        let mut rate = UnprovedRate::new(NonZeroU64::new(RATE).unwrap(), 7, start);
+        let (mut trial, mut random) = (Trial::default(), Random::default());
+        let (mut now, mut sent) = (start, 0);
+        while now < start + Duration::from_secs(seconds) {
+            let asked = now;
+            while !rate.may_send(Some(&trial), client(), now) {
+                let drawn = random.number();
+                now = rate.pause(&mut trial, client(), Some(ms(1)), drawn, now);
+            }
+            rate.sent(&mut trial, client(), bytes, now);
+            sent += bytes as u64;
+            let Some(answered) = answer(asked, now) else {
+                break;
+            };
+            now = answered;
+            rate.answered(&mut trial, client(), now);
+        }
+        (sent, matches!(trial.state, State::Proved))
+    }
+
+    #[test]
+    fn a_client_that_answers_right_behind_the_pauses_is_bounded_no_longer() {
+        let (sent, is_proved) = run(BLOCK, 10, |_, left| Some(left + ms(1)));
+        assert!(is_proved);
+        // A block each millisecond, but for five pauses of at most 80 ms.
+        assert!(sent > 9_500 * BLOCK as u64, "{sent}");
+    }
+
+    /// An ACK that comes before its block was sent ends the transfer.
+    fn forged(answered: Instant, left: Instant) -> Option<Instant> {
+        (answered > left).then_some(answered)
+    }
+
+    #[test]
+    fn reflection_by_a_forger_that_answers_late_stays_within_the_rate() {
+        // It knows all but how long the pauses are, and answers after the longest.
+        for late in [85, 170, 240, 255, 340] {
+            let answer = |asked, left| forged(asked + ms(late), left);
+            let (sent, is_proved) = run(WINDOW, 100, answer);
+            assert!(!is_proved, "{late}");
+            assert!(sent < 102 * RATE, "{late}: {sent}");
+        }
+    }
+
+    #[test]
+    fn a_forger_that_answers_at_random_is_found_out() {
+        let mut random = Random::default();
+        for _ in 0..100 {
+            let mut after = || Duration::from_micros(u64::from(random.number() % 80_000));
+            let answer = |asked, left| forged(asked + after(), left);
+            let (sent, is_proved) = run(WINDOW, 100, answer);
+            assert!(!is_proved && sent < 5 * RATE, "{sent}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_proved_by_a_block_from_before_the_pause() {
+        let now = clock::now();
+        let mut rate = UnprovedRate::new(NonZeroU64::new(RATE).unwrap(), 7, now);
+        let mut trial = Trial::default();
+        rate.sent(&mut trial, client(), 2 * RATE as usize, now);
+        for _ in 0..2 * ANSWERS {
+            rate.pause(&mut trial, client(), Some(ms(1)), 1 << 31, now);
+            rate.answered(&mut trial, client(), now);
+        }
+        assert_eq!(trial.answers, 0);
+        assert!(!rate.may_send(Some(&trial), client(), now));
+        // What is over budget is over budget for the whole network, and no other.
+        let [near, far] = [[192, 0, 2, 200], [198, 51, 100, 1]].map(IpAddr::from);
+        assert!(!rate.may_send(None, near, now) && rate.may_send(None, far, now));
+        assert!(rate.may_send(None, near, now + ms(1100)));
+    }
+}
