@@ -2,7 +2,7 @@
 //!
 //! What clients announce (`tsize`) is checked against the free space, all uploads
 //! under way together; what is set aside is only a little more than what has come.
-//! Must not: hold back disk space for who only asks.
+//! Must not: hold back disk space for a client that only asks.
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::{AsFd, OwnedFd};

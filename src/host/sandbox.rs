@@ -1,8 +1,8 @@
 //! What the kernel is told to forbid us from here on (Landlock, Linux 5.13).
 //!
-//! Only the served directory stays, and what links may lead to, and those of the log file and the map file,
-//! so that these can be opened again when another has taken their place, and of
-//! the pid file, so that it can be removed; no TCP (Linux 6.7), no signals to
+//! Only the served directory stays, and what links may lead to, and those of the log
+//! file and the map file, so that these can be opened again when another has taken
+//! their place, and of the pid file, so that it can be removed; no TCP (Linux 6.7), no signals to
 //! other processes and no abstract sockets of theirs (6.12). Older kernels forbid
 //! what they know of. Descriptors that are open already keep their rights. Must
 //! not: allow more than the options ask for.

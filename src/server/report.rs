@@ -380,7 +380,7 @@ fn hint(session: &Session, ending: Ending<'_>, has_changed: bool) -> Option<&'st
         Ending::Outcome(_) if has_changed => {
             return Some("the file was written to while it was sent: it may have come mixed");
         }
-        Ending::Outcome(Outcome::Completed) if is_short(session) => {
+        Ending::Outcome(Outcome::Completed) if is_truncated(session) => {
             return Some("less came than the client announced: compare the files");
         }
         _ => return None,
@@ -415,7 +415,7 @@ fn has_changed(session: &Session, ending: Ending<'_>) -> bool {
 /// Whether fewer bytes came than the client said it would send. Some say what
 /// isn't true, so it is no failure; but curl leaves out a block if an OACK reaches
 /// it twice.
-fn is_short(session: &Session) -> bool {
+fn is_truncated(session: &Session) -> bool {
     match session.content() {
         Content::Sink(file) if file.is_octet() => {
             let announced = session.transfer().negotiated().tsize;

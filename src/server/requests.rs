@@ -24,7 +24,7 @@ use crate::protocol::sender::Sender;
 use crate::protocol::transfer::{Config, MAX_DATAGRAM, Opening, Proof, Transfer};
 use crate::session::{Content, Heading, Remote, Session, UNKNOWN_TRANSFER};
 use crate::table::rate::NetworkRateLimit;
-use crate::table::{Admission, Endpoint, Fingerprint};
+use crate::table::{Admission, Endpoint, Fingerprint, SessionKey};
 use crate::wire::options::{self, Limits, Negotiated};
 use crate::wire::packet::{
     Direction, ErrorCode, MAX_ERROR_LEN, Mode, Packet, ParseError, Request, emit_error,
@@ -92,6 +92,12 @@ impl From<policy::Refusal> for NoSession {
             refusal => Self::ByPolicy(refusal),
         }
     }
+}
+
+/// A request may have a session.
+struct Admitted {
+    /// The one that ends for it, and how.
+    gives_way: Option<(SessionKey, Ending<'static>)>,
 }
 
 /// A file that was granted, and the options that were.
@@ -199,42 +205,11 @@ impl Requests {
     ) {
         floor.counters.requests += 1;
         let random = floor.random.number();
-        let gives_way = match floor.sessions.admit(&endpoint, fingerprint, now, random) {
-            Admission::New => None,
-            Admission::Evicts(key) => Some((key, Ending::Evicted)),
-            Admission::StartsOver(key) | Admission::Replaces(key) => Some((key, Ending::Replaced)),
-            Admission::Repeated(key) => {
-                floor.counters.repeated += 1;
-                if !floor.may_answer_again(now, key) {
-                    floor.counters.unanswered += 1;
-                    return;
-                }
-                floor.with_session(key, |session, context| {
-                    session.handle_repeated_request(context.now);
-                    session.transmit(context)
-                });
-                return;
-            }
-            Admission::Moving(_) => {
-                floor.counters.untimely += 1;
-                return;
-            }
-            Admission::Crowded => {
-                floor.counters.crowded += 1;
-                let reason = "the limit of sessions of one client is reached";
-                self.report_drop(now, endpoint.peer, reason, floor);
-                return;
-            }
-            Admission::Full
-                if request.direction == Direction::Read && floor.sessions.has_light_room() =>
-            {
-                None
-            }
-            Admission::Full => {
-                let reason = "the limit of sessions is reached";
-                self.shed(now, endpoint.peer, reason, floor);
-                return;
-            }
+        let admission = floor.sessions.admit(&endpoint, fingerprint, now, random);
+        let Some(Admitted { gives_way }) =
+            self.make_way(now, admission, endpoint.peer, request, floor)
+        else {
+            return;
         };
         let mut opened = self.open(now, listener, &endpoint, request, floor);
         if let Err(NoSession::Overload(_)) = opened {
@@ -262,6 +237,55 @@ impl Requests {
             debug!("{}: cannot watch its socket: {error}", endpoint.peer);
             self.shed(now, endpoint.peer, "no socket can be watched", floor);
         }
+    }
+
+    /// Whether a request may have a session, if it isn't refused. Otherwise it is answered
+    /// or counted here.
+    fn make_way(
+        &mut self,
+        now: Instant,
+        admission: Admission,
+        peer: SocketAddr,
+        request: &Request<'_>,
+        floor: &mut Floor,
+    ) -> Option<Admitted> {
+        let gives_way = match admission {
+            Admission::New => None,
+            Admission::Evicts(key) => Some((key, Ending::Evicted)),
+            Admission::StartsOver(key) | Admission::Replaces(key) => Some((key, Ending::Replaced)),
+            Admission::Repeated(key) => {
+                floor.counters.repeated += 1;
+                if !floor.may_answer_again(now, key) {
+                    floor.counters.unanswered += 1;
+                    return None;
+                }
+                floor.with_session(key, |session, context| {
+                    session.handle_repeated_request(context.now);
+                    session.transmit(context)
+                });
+                return None;
+            }
+            Admission::Moving(_) => {
+                floor.counters.untimely += 1;
+                return None;
+            }
+            Admission::Crowded => {
+                floor.counters.crowded += 1;
+                let reason = "the limit of sessions of one client is reached";
+                self.report_drop(now, peer, reason, floor);
+                return None;
+            }
+            Admission::Full
+                if request.direction == Direction::Read && floor.sessions.has_light_room() =>
+            {
+                None
+            }
+            Admission::Full => {
+                self.shed(now, peer, "the limit of sessions is reached", floor);
+                return None;
+            }
+        };
+        Some(Admitted { gives_way })
     }
 
     /// Opens the file, settles the options and takes a socket.

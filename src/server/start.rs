@@ -55,7 +55,8 @@ const INETD_IDLE_EXIT: Duration = Duration::from_secs(900);
 /// nothing.
 const PROVING_PORTS: usize = 1024;
 
-/// Descriptors that are no session's: log, root, epoll, signals, listeners.
+/// Descriptors that are no session's: 16 shared ports, and a listener, root, standard
+/// streams, log, map file, pid file, neighbour table, epoll, signals.
 const OWN_DESCRIPTORS: u64 = 32;
 
 /// Descriptors a session can take: a socket, a file, and an upload's directory.
@@ -72,22 +73,11 @@ impl Server {
     pub fn start(args: &Args) -> Result<Self, Box<dyn Error>> {
         let inherited = Inherited::take_over(MAX_LISTENERS)?;
         let log_file = logging::start(args, inherited.by_inetd)?;
-        let open = |path| MapFile::open(path, args.ignore_case);
-        let mut map_file = args.map_file.as_deref().map(open).transpose()?;
-        if let Some(map_file) = map_file.as_mut().filter(|_| args.chroot) {
-            map_file.keep_directory()?;
-        }
+        let map_file = args.map_file.as_deref();
+        let map_file = map_file.map(|path| open_map_file(args, path)).transpose()?;
         let client_roots = args.per_client_root.map(ClientRoots::open).transpose()?;
         let notifier = Notifier::from_environment(clock::now())?;
-        let listeners = match inherited.sockets {
-            none if none.is_empty() => listen(args)?,
-            sockets => adopt(sockets)?,
-        };
-        if args.single_port {
-            // It takes a right that is about to be given up.
-            listeners.iter().for_each(ListenSocket::prepare_sharing);
-        }
-        let listeners: Rc<[ListenSocket]> = Rc::from(listeners);
+        let listeners = listeners(args, inherited.sockets)?;
         let directory = Directory::open(args.root())?;
         // As it is seen from outside.
         let path = args.root().canonicalize().unwrap_or(args.root().into());
@@ -95,7 +85,8 @@ impl Server {
         let linked = linked_directories(args)?;
         let signals = Signals::take_over()?;
         let mut pid_file = args.pid_file.as_deref().map(reserve_pid_file).transpose()?;
-        let max_sessions = max_sessions(args, host::raise_open_files()?);
+        let others = listeners.len() - 1 + linked.len();
+        let max_sessions = max_sessions(args, host::raise_open_files()?, others as u64);
         let lifetime = lifetime(args, inherited.by_inetd);
         // The sandbox hides how many processors there are.
         let busy_poll = busy_poll(args);
@@ -151,6 +142,29 @@ impl Server {
         exposure::advise(args, &path);
         Ok(server)
     }
+}
+
+/// The map file, which is read again where it is.
+fn open_map_file(args: &Args, path: &Path) -> Result<MapFile, String> {
+    let mut map_file = MapFile::open(path, args.ignore_case)?;
+    if args.chroot {
+        map_file.keep_directory()?;
+    }
+    Ok(map_file)
+}
+
+/// The sockets that requests come in on: those that were handed over, or our own.
+fn listeners(args: &Args, inherited: Vec<UdpSocket>) -> Result<Rc<[ListenSocket]>, String> {
+    let listeners = if inherited.is_empty() {
+        listen(args)?
+    } else {
+        adopt(inherited)?
+    };
+    if args.single_port {
+        // It takes a right that is about to be given up.
+        listeners.iter().for_each(ListenSocket::prepare_sharing);
+    }
+    Ok(listeners.into())
 }
 
 /// What links may lead to.
@@ -226,9 +240,11 @@ fn policy(args: &Args) -> file::Policy {
     }
 }
 
-fn max_sessions(args: &Args, open_files: u64) -> usize {
+/// How many sessions there may be: with so many `open_files` (descriptors), of which
+/// `others` are no session's beside [`OWN_DESCRIPTORS`].
+fn max_sessions(args: &Args, open_files: u64, others: u64) -> usize {
     let each = SESSION_DESCRIPTORS - u64::from(args.single_port);
-    let affordable = open_files.saturating_sub(OWN_DESCRIPTORS) / each;
+    let affordable = open_files.saturating_sub(OWN_DESCRIPTORS + others) / each;
     let sessions = args.max_sessions.map_or(affordable.max(1), u64::from);
     usize::try_from(sessions).unwrap_or(usize::MAX)
 }
@@ -432,7 +448,7 @@ const fn described(args: &Args) -> &'static str {
     }
 }
 
-/// Says what the sandbox leaves to be wished for.
+/// Says what the sandbox can't enforce.
 fn tell_enforcement(args: &Args, enforcement: Enforcement) {
     match enforcement {
         _ if args.no_sandbox => {}
