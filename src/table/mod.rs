@@ -283,13 +283,15 @@ impl<S: Tracked> Sessions<S> {
                 } else {
                     &self.unverified
                 };
-                self.overdue(list, now, random)
+                self.overdue(list, now, random, |_| true)
             }
-            (false, true) => self.overdue(&self.unverified, now, random).or_else(|| {
-                // One of the light for their number; `is_overfull` makes the room.
-                self.gives_way(now, random)?;
-                self.overdue(&self.light, now, random)
-            }),
+            (false, true) => self
+                .overdue(&self.unverified, now, random, |_| true)
+                .or_else(|| {
+                    // One of the light for their number; `is_overfull` makes the room.
+                    self.gives_way(now, random)?;
+                    self.overdue(&self.light, now, random, |_| true)
+                }),
             (false, false) => self.gives_way(now, random),
         };
         found.map_or(Admission::Full, Admission::Evicts)
@@ -308,10 +310,22 @@ impl<S: Tracked> Sessions<S> {
     /// loses its whole transfer. Uploads that nobody acknowledged aren't over, so no
     /// flood ends those this way.
     pub fn gives_way(&self, now: Instant, random: u32) -> Option<SessionKey> {
-        let over = self.over.get(random as usize % self.over.len().max(1));
-        over.map(|&index| self.slab[index as usize].key(index))
-            .or_else(|| self.overdue(&self.unverified, now, random))
-            .or_else(|| self.silent(now, random))
+        self.gives_way_among(now, random, |_| true)
+    }
+
+    /// The same among the sessions that have what is needed.
+    pub fn gives_way_among(
+        &self,
+        now: Instant,
+        random: u32,
+        has: impl Fn(&S) -> bool,
+    ) -> Option<SessionKey> {
+        some_of(&self.over, random)
+            .map(|index| (index, &self.slab[index as usize]))
+            .find(|(_, entry)| has(&entry.session))
+            .map(|(index, entry)| entry.key(index))
+            .or_else(|| self.overdue(&self.unverified, now, random, &has))
+            .or_else(|| self.silent(now, random, &has))
     }
 
     /// The one that gives way to a session whose peer has answered just now: as
@@ -327,25 +341,30 @@ impl<S: Tracked> Sessions<S> {
     /// A session of the `unverified` that has waited long enough for its peer's first
     /// answer: any of them, not the oldest, since in a flood the oldest are the honest
     /// clients whose path is slow.
-    fn overdue(&self, unverified: &[u32], now: Instant, random: u32) -> Option<SessionKey> {
-        let count = unverified.len();
-        let stride = count / TRIES + 1;
-        let places = (0..TRIES.min(count)).map(|nth| (random as usize + nth * stride) % count);
-        places
-            .map(|place| unverified[place])
-            .find(|&index| {
-                let since = self.slab[index as usize].session.unverified_since();
-                since.is_some_and(|it| now.saturating_duration_since(it) >= UNVERIFIED_GRACE)
+    fn overdue(
+        &self,
+        unverified: &[u32],
+        now: Instant,
+        random: u32,
+        has: impl Fn(&S) -> bool,
+    ) -> Option<SessionKey> {
+        some_of(unverified, random)
+            .map(|index| (index, &self.slab[index as usize]))
+            .find(|(_, entry)| {
+                let since = entry.session.unverified_since();
+                let is_due =
+                    since.is_some_and(|it| now.saturating_duration_since(it) >= UNVERIFIED_GRACE);
+                is_due && has(&entry.session)
             })
-            .map(|index| self.slab[index as usize].key(index))
+            .map(|(index, entry)| entry.key(index))
     }
 
     /// The session that has been silent for longest, of those looked at.
-    fn silent(&self, now: Instant, random: u32) -> Option<SessionKey> {
+    fn silent(&self, now: Instant, random: u32, has: impl Fn(&S) -> bool) -> Option<SessionKey> {
         let count = self.slab.len();
         let slots = (0..LOOKED_AT.min(count)).map(|nth| (random as usize + nth) % count);
         let quiet = slots.filter_map(|index| {
-            let entry = self.slab.get(index)?;
+            let entry = self.slab.get(index).filter(|it| has(&it.session))?;
             Some((entry.session.quiet_since()?, entry.key(index as u32)))
         });
         let (since, key) = quiet.min()?;
@@ -667,6 +686,13 @@ fn standing_of(session: &impl Tracked) -> Standing {
     } else {
         Standing::Verified
     }
+}
+
+/// Some of a list, scattered, from where `random` points.
+fn some_of(list: &[u32], random: u32) -> impl Iterator<Item = u32> {
+    let count = list.len();
+    let stride = count / TRIES + 1;
+    (0..TRIES.min(count)).map(move |nth| list[(random as usize + nth * stride) % count])
 }
 
 /// Appends, and tells where.
