@@ -51,8 +51,8 @@
 //! `protocol/sender` moves its base (`protocol/nack` tells a NACK from an echo,
 //! `protocol/retry` measures the round trip) → `session/outbound` polls it
 //! until nothing is due: a run of blocks, from `session/prefetch` or read by
-//! `file/source` → `net` sends the run with one call → `session/prefetch` reads the next one while the answer
-//! is on its way.
+//! `file/source` → `net` sends the run with one call → `session/prefetch` reads the
+//! next one while the answer is on its way.
 //!
 //! **A DATA.** The same way to `session/inbound` → `protocol/receiver` hands the
 //! payload to `file/sink`, which collects it; on the last block it has the upload
@@ -145,27 +145,35 @@
 //! | sessions whose peer never answered | 16,384; any of them, chosen at random, gives way after 50 ms | [`table`] |
 //! | silence, where slots are short | 10 s, then the longest silent of 512 gives way | [`table`] |
 //! | sessions of one client (an IPv4 address, an IPv6 /64) | `--max-sessions-per-client`, else no bound | [`table`] |
-//! | answers to unverified peers in a shared send buffer | half of it, in 4 s | `server::unverified` |
+//! | answers to unverified peers in a shared send buffer | a quarter of it, or 2,048, in 4 s | `server::unverified` |
 //! | answers to nonsense | 100 a second | [`session`] |
 //! | ERRORs to refused requests | 10,000 a second | `server::requests` |
-//! | log lines about dropped requests | 1 a second | `server::requests` |
+//! | log lines about dropped requests | 10 a second for each reason, 1 of them for one client network | `server::drops` |
 //! | log lines | 100 a second of each kind (1,000 of `ended`), half of that for one client network | `log::bounds` |
 //! | debug lines | 500 a second | `log::noise` |
 //! | a log line | 4,096 bytes, cut | `log::target` |
 //! | refusals told apart, to count repeats | 448, for 10 minutes after the last | `log::repeats` |
 //! | searches of boot loaders that become one line | 64, for 10 seconds | `log::searches` |
+//! | transfers listed on a signal | 200 | `server::report` |
 //! | neighbour table read for a client's own root | 1 MiB | [`policy::client_root`] |
-//! | directory entries read for a name in another case | 4096 | `file::ignore_case` |
+//! | directory entries read for a name in another case | 4096; 16 directories' are kept | `file::ignore_case` |
+//! | look-ups, map rules and the neighbour table for all requests | a fifth of a second each second | [`policy::work`] |
+//! | a name on its way | 64 directories deep, 40 links | `file::walk` |
+//! | a name that a session keeps for the log | 96 bytes, or as long as the file's own | `server::requests` |
+//! | ports that are tried in a client's name | 8 within a second end its uploads; 256 addresses told apart | [`table::guesses`] |
+//! | ports that transfers share | 16 | `server::ports` |
 //! | repeats to a peer that never answered | 3, of one datagram | [`protocol::transfer`] |
 //! | repeats to a peer that did | `--retries`, waits up to 8 s; only waits of a second or more count | [`protocol::retry`] |
 //! | a transfer that doesn't move | 34 s by default; at most 60 s by the client's `timeout` | [`protocol::retry`] |
 //! | block size, window | 65,464 bytes, `--max-windowsize` blocks | [`wire::options`] |
 //! | name after a map file | 1024 bytes | [`policy`] |
 //! | rules tried for a request | 1024, and each once | [`policy`] |
-//! | map file, one compiled expression | 1 MiB, 64 KiB | [`policy`] |
+//! | bytes that rules look at for a request | 32 KiB, more for more than 512 rules | [`policy`] |
+//! | map file, its rules, its expressions compiled | 1 MiB; 4,096; 4 MiB, each 64 KiB | [`policy`] |
 //! | client: what it asks for | blocks of 1428 bytes, windows of 16 | `client::cli` |
 //! | server: dallying | 10 s, or the first wait if longer, at most 60 s | `server::start` |
 //! | client: dallying | 100 ms; on a network that loses, the first wait | `client::engine` |
+//! | directory entries read to sweep | 16,384, with each 64th upload to a directory; 64 directories told apart | `file::publish`, `file::space` |
 //! | upload | `--max-upload`, else the free space | [`mod@file`] |
 
 #[cfg(feature = "client")]

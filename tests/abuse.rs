@@ -433,6 +433,13 @@ fn a_single_port_has_no_transfer_with_another_server() {
             socket.set_read_timeout(Some(millis(100))).unwrap();
             let answered = socket.recv(&mut [0; 600]).is_ok();
             assert_eq!(answered, served, "port {port}, single port {single_port}");
+            if single_port {
+                let told = |line: &str| {
+                    line.contains("dropped a request of") && line.contains("without --single-port")
+                };
+                assert!(server.wait_for_log(told, PATIENCE).is_some(), "port {port}");
+                assert!(counter_now(&server, "from_servers") >= 2, "port {port}");
+            }
         }
     }
 }

@@ -126,6 +126,21 @@ fn a_client_whose_directory_cannot_be_had_gets_nothing() {
     assert_eq!(client.read("common"), Ok(b"all".to_vec()));
 }
 
+/// ROOT is above both, so it isn't ROOT that the link leaves.
+#[test]
+fn a_link_out_of_a_clients_own_directory_is_told_as_that() {
+    let server = Server::start(&["--per-client-root", "ip"]);
+    let client = RawClient::new(&server);
+    let own = client.addr().ip().to_string();
+    server.file("common/kernel", b"all");
+    server.file(&format!("{own}/f"), b"f");
+    symlink("../common/kernel", server.root().join(own).join("kernel")).unwrap();
+    assert!(client.read("kernel").is_err());
+    let told = |line: &str| line.contains("outside this client's directory: bind-mount it, or");
+    let line = server.wait_for_log(told, PATIENCE);
+    assert!(line.is_some(), "{:?}", server.log_lines());
+}
+
 /// Loopback has no hardware address.
 #[test]
 fn a_client_without_a_hardware_address_sees_the_common_root() {

@@ -523,6 +523,49 @@ fn a_link_that_leaves_the_root_is_told_with_the_remedy() {
     }
 }
 
+/// Ten misses are one line, and a link that leads out is why all ten were.
+#[test]
+fn a_search_in_a_directory_that_a_link_leaves_is_told_with_the_remedy() {
+    let server = Server::start(&[]);
+    fs::create_dir(server.outside().join("cfg")).expect("a directory");
+    symlink("../cfg", server.root().join("pxelinux.cfg")).expect("a link");
+    let client = RawClient::new(&server);
+    for name in ["C0A8025B", "C0A8025", "default"] {
+        client.ask(&rrq(&format!("pxelinux.cfg/{name}"), &[]));
+    }
+    let lines = flush(&server);
+    let searched = |line: &&String| line.contains("searched ");
+    let line = lines.iter().rfind(searched).expect("a line");
+    let told = r#" misses=3 missed="default" hint="pxelinux.cfg is a link to "#;
+    assert!(line.contains(told), "{line}");
+}
+
+#[test]
+fn a_hint_is_about_the_name_that_rules_have_made() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let map = dir.path().join("map");
+    fs::write(&map, "r ^ boot/\n").expect("a file");
+    let server = Server::start(&["-m", map.to_str().expect("plain")]);
+    // The one that was asked for leads out too, but nobody looked there.
+    symlink("../elsewhere", server.root().join("kernel")).expect("a link");
+    fs::create_dir(server.root().join("boot")).expect("a directory");
+    symlink("../../deploy", server.root().join("boot/kernel")).expect("a link");
+    RawClient::new(&server).ask(&rrq("kernel", &[]));
+    let line = server.wait_for_log(is_refusal, PATIENCE).expect("a line");
+    assert!(line.contains("hint=\"boot/kernel is a link to "), "{line}");
+}
+
+/// So that no session is made big by a name.
+#[test]
+fn a_name_made_long_for_nothing_is_told_as_it_is_on_the_disk() {
+    let server = Server::start(&[]);
+    server.file("f", b"x");
+    let client = RawClient::new(&server);
+    client.read(&("./".repeat(200) + "f")).expect("it is there");
+    let line = server.wait_ended(client.addr(), 1).remove(0);
+    assert!(line.contains(" file=\"f\" "), "{line}");
+}
+
 #[test]
 fn roots_lack_of_rights_over_others_files_is_told_with_the_remedy() {
     let Some((dir, root)) = roots_directory() else {

@@ -444,6 +444,7 @@ fn in_a_confined_process() {
         linked_listable: false,
         log_directory: None,
         map_file: None,
+        map_directory: None,
         pid_file: None,
         chroot: has("chroot"),
         sandbox: !has("no-sandbox"),

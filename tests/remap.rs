@@ -209,6 +209,34 @@ fn sighup_reads_the_rules_again_and_keeps_the_old_where_they_are_broken() {
     reload("read the map file again: 0 rules");
 }
 
+/// By its path it would be one that clients may have uploaded.
+#[test]
+fn the_map_file_is_read_again_from_outside_a_chroot() {
+    if !nix::unistd::geteuid().is_root() {
+        skip("takes root");
+        return;
+    }
+    for args in [&["--chroot"][..], &["--chroot", "--no-sandbox"]] {
+        let map = MapFile::new(b"r ^ one/\n");
+        let server = Server::start(&[&["-m", map.path()], args].concat());
+        let uploaded = server.root().join(map.path().trim_start_matches('/'));
+        fs::create_dir_all(uploaded.parent().unwrap()).unwrap();
+        fs::write(&uploaded, "r ^ evil/\nr x x\nr y y\n").unwrap();
+        fs::write(&map.path, "r ^ two/\nr x x\n").unwrap();
+        server.signal(Signal::SIGHUP);
+        let told = |line: &str| line.contains("read the map file again: 2 rules");
+        let line = server.wait_for_log(told, PATIENCE);
+        assert!(line.is_some(), "{args:?}: {:#?}", server.log_lines());
+        // A link's target would be looked for in the chroot.
+        fs::remove_file(&map.path).unwrap();
+        std::os::unix::fs::symlink(map.path.with_extension("new"), &map.path).unwrap();
+        server.signal(Signal::SIGHUP);
+        let told = |line: &str| line.contains("going on with the old rules");
+        let line = server.wait_for_log(told, PATIENCE);
+        assert!(line.is_some(), "{args:?}: {:#?}", server.log_lines());
+    }
+}
+
 #[test]
 fn an_empty_map_file_may_be_empty_again() {
     let (server, map) = start("", &NEVER);

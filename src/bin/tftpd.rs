@@ -13,7 +13,7 @@ fn main() -> ExitCode {
     let args = match Args::read(std::env::args_os()) {
         Ok(args) => args,
         Err(UsageError { text, status: 0 }) => {
-            // Who stops reading has read enough.
+            // A reader that has gone has read enough.
             let _ = writeln!(io::stdout(), "{text}");
             return ExitCode::SUCCESS;
         }

@@ -3,9 +3,10 @@
 //! The root is `/` and its own parent for every path, as in a chroot: `..` stops
 //! there, absolute symbolic links start there. The kernel does it in one call
 //! (`openat2`, Linux 5.6); where it can't, or a container's filter won't let
-//! it, a walk component by component gives the same promises. Neither trusts
-//! a check made before an open: whatever is swapped meanwhile, each step starts
-//! from a descriptor that was reached from the root. Must not: trust a path twice.
+//! it, a walk component by component gives the same promises. A name that is looked
+//! at first and opened then may lead elsewhere by then, but never out of the root: each
+//! step starts from a descriptor that was reached from there. So what is opened is looked
+//! at again. Must not: open a path from anywhere but the root.
 
 use std::fmt;
 use std::os::fd::{BorrowedFd, OwnedFd};

@@ -201,12 +201,8 @@ impl Root {
 
     /// Whether there is a symbolic link of this name right below.
     fn has_link(&self, name: &[u8]) -> Result<bool, StorageError> {
-        match openat(
-            &self.directory,
-            name,
-            LOOK | OFlag::O_NOFOLLOW,
-            Mode::empty(),
-        ) {
+        let flags = LOOK | OFlag::O_NOFOLLOW;
+        match openat(&self.directory, name, flags, Mode::empty()) {
             Ok(found) => Ok(kind(&fstat(&found)?) == SFlag::S_IFLNK),
             Err(Errno::ENOENT) => Ok(false),
             Err(errno) => Err(StorageError::of_own_root(errno)),

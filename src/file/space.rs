@@ -2,7 +2,7 @@
 //!
 //! What clients announce (`tsize`) is checked against the free space, all uploads
 //! under way together; what is set aside is only a little more than what has come.
-//! Must not: hold back disk space for who only asks.
+//! Must not: hold back disk space for a client that only asks.
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::{AsFd, OwnedFd};
@@ -24,6 +24,8 @@ pub(super) struct Uploads {
     serials: Cell<u64>,
     /// Directories that were swept; the latest last.
     swept: RefCell<Vec<Swept>>,
+    /// Uploads to directories that aren't among them, since there is no room for more.
+    elsewhere: Cell<u32>,
     /// By device: bytes that running uploads announced and that have no place on
     /// the disk yet.
     expected: RefCell<Vec<(dev_t, u64)>>,
@@ -58,6 +60,11 @@ impl Uploads {
             return known.uploads == 0;
         }
         if swept.len() == MAX_SWEPT_KNOWN {
+            // Nobody has us list directories all the time, one after the other.
+            self.elsewhere.set((self.elsewhere.get() + 1) % SWEEP_EVERY);
+            if self.elsewhere.get() != 0 {
+                return false;
+            }
             swept.remove(0);
         }
         swept.push(Swept { id, uploads: 0 });
@@ -224,11 +231,17 @@ mod tests {
         }
         assert!(uploads.is_unswept(&stat));
         assert!(!uploads.is_unswept(&stat));
-        for inode in 0..MAX_SWEPT_KNOWN as u64 {
-            let mut other = stat;
-            other.st_ino = stat.st_ino + 1 + inode;
+        let mut other = stat;
+        for _ in 1..MAX_SWEPT_KNOWN {
+            other.st_ino += 1;
             assert!(uploads.is_unswept(&other));
         }
-        assert!(uploads.is_unswept(&stat));
+        // Uploads to ever new directories sweep no more often than those to one.
+        let mut swept = 0;
+        for _ in 0..10 * SWEEP_EVERY {
+            other.st_ino += 1;
+            swept += u32::from(uploads.is_unswept(&other));
+        }
+        assert_eq!(swept, 10);
     }
 }

@@ -199,7 +199,8 @@ impl<'a> Walk<'a> {
                 return and_on(target);
             }
             self.start_over(Some(linked));
-            return and_on(rest);
+            // As it is written, here too.
+            return and_on(first_below(target, &linked.paths).unwrap_or(rest));
         }
         if self.departure.is_none() {
             let link = [&self.names, name].concat();
@@ -289,10 +290,17 @@ mod tests {
 
     /// A root with links out of it, beside two directories.
     fn tree(base: &Path) -> Directory {
-        for directory in ["root/sub", "deploy/images", "other"] {
+        for directory in ["root/sub", "deploy/images", "deploy/builds/42", "other"] {
             fs::create_dir_all(base.join(directory)).unwrap();
         }
-        for file in ["root/own", "deploy/images/kernel", "deploy/top", "other/x"] {
+        for file in [
+            "root/own",
+            "deploy/images/kernel",
+            "deploy/top",
+            "deploy/kernel",
+            "deploy/builds/kernel",
+            "other/x",
+        ] {
             fs::write(base.join(file), file).unwrap();
         }
         let absolute = |path: &str| base.join(path);
@@ -310,6 +318,8 @@ mod tests {
             ("deploy/images/far", "../../../../../../etc/passwd".into()),
             ("root/deploy", absolute("deploy")),
             ("root/dots", absolute("root/../deploy/top")),
+            ("deploy/current", "builds/42".into()),
+            ("root/rolling", absolute("deploy/current/../kernel")),
         ] {
             symlink(target, base.join(link)).unwrap();
         }
@@ -348,6 +358,7 @@ mod tests {
             ("deploy/images/up", Some("deploy/top"), None),
             ("images/up", Some("deploy/top"), None),
             ("dots", Some("deploy/top"), None),
+            ("rolling", Some("deploy/builds/kernel"), None),
             ("other/x", None, Some(("other", "other", "other"))),
             ("twice/x", None, Some(("other", "other", "other"))),
             ("deploy/out", None, Some(("out", "other/x", "other"))),

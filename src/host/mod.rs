@@ -206,6 +206,8 @@ pub struct Confinement<'a> {
     pub log_directory: Option<BorrowedFd<'a>>,
     /// The map file, which is read again when it was changed or replaced.
     pub map_file: Option<&'a Path>,
+    /// Its directory, where it won't be found by its path.
+    pub map_directory: Option<BorrowedFd<'a>>,
     /// The pid file, which is removed at the end.
     pub pid_file: Option<&'a Path>,
     /// Makes the served directory the only one there is.

@@ -1,8 +1,8 @@
 //! What the kernel is told to forbid us from here on (Landlock, Linux 5.13).
 //!
-//! Only the served directory stays, and what links may lead to, and those of the log file and the map file,
-//! so that these can be opened again when another has taken their place, and of
-//! the pid file, so that it can be removed; no TCP (Linux 6.7), no signals to
+//! Only the served directory stays, and what links may lead to, and those of the log
+//! file and the map file, so that these can be opened again when another has taken
+//! their place, and of the pid file, so that it can be removed; no TCP (Linux 6.7), no signals to
 //! other processes and no abstract sockets of theirs (6.12). Older kernels forbid
 //! what they know of. Descriptors that are open already keep their rights. Must
 //! not: allow more than the options ask for.
@@ -59,12 +59,14 @@ fn landlocked(keep: &Confinement<'_>) -> Result<Enforcement, RulesetError> {
     }
     let append = make_bitflags!(AccessFs::{WriteFile | MakeReg});
     let remove = make_bitflags!(AccessFs::{RemoveFile});
-    if let Some(directory) = keep.log_directory {
-        rules = rules.add_rule(PathBeneath::new(directory, append))?;
+    for (directory, access) in [(keep.log_directory, append), (keep.map_directory, read)] {
+        if let Some(directory) = directory {
+            rules = rules.add_rule(PathBeneath::new(directory, access))?;
+        }
     }
     for (file, access) in [(keep.map_file, read), (keep.pid_file, remove)] {
         if let Some(place) = file.and_then(directory_of)
-            // Out of reach, as in a chroot: it can't be opened again then.
+            // Out of reach: it can't be opened again then.
             && let Ok(place) = PathFd::new(place)
         {
             rules = rules.add_rule(PathBeneath::new(place, access))?;

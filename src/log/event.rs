@@ -70,6 +70,7 @@ pub(crate) enum Event<'a> {
         misses: u64,
         /// What was found there in the end, or else the last name that was missing.
         name: Result<Name<'a>, Name<'a>>,
+        hint: Option<Cut<'a>>,
     },
     /// The map file has changed a name.
     Mapped {
@@ -297,15 +298,14 @@ impl Event<'_> {
                 if let Some(times) = times {
                     put("times", Number(*times));
                 }
-                if let Some(hint) = hint {
-                    put("hint", Text(hint));
-                }
+                put_hint(hint.as_ref(), put);
             }
             Self::Searched {
                 peer,
                 directory,
                 misses,
                 name,
+                hint,
             } => {
                 put("peer", Word(peer));
                 put("directory", Text(directory));
@@ -314,7 +314,28 @@ impl Event<'_> {
                     Ok(found) => put("found", Text(found)),
                     Err(missed) => put("missed", Text(missed)),
                 }
+                put_hint(hint.as_ref(), put);
             }
+            Self::Mapped { .. } | Self::OtherName { .. } => self.other_name_fields(put),
+            Self::Dropped {
+                peer,
+                reason,
+                dropped,
+                sessions,
+            } => {
+                put("peer", Word(peer));
+                put("reason", Text(reason));
+                put("dropped", Number(*dropped));
+                put("sessions", Number(*sessions));
+            }
+            _ => {}
+        }
+    }
+
+    /// The fields of what is said about a name that leads to another one.
+    fn other_name_fields<'v>(&'v self, put: &mut dyn FnMut(&'static str, Field<'v>)) {
+        use Field::{Text, Word};
+        match self {
             Self::Mapped {
                 peer,
                 op,
@@ -329,17 +350,6 @@ impl Event<'_> {
             Self::OtherName { peer, file, to } => {
                 put_request(peer, &"read", file, put);
                 put("to", Text(to));
-            }
-            Self::Dropped {
-                peer,
-                reason,
-                dropped,
-                sessions,
-            } => {
-                put("peer", Word(peer));
-                put("reason", Text(reason));
-                put("dropped", Number(*dropped));
-                put("sessions", Number(*sessions));
             }
             _ => {}
         }
@@ -373,6 +383,12 @@ fn put_request<'v>(
     put("peer", Field::Word(peer));
     put("op", Field::Word(op));
     put("file", Field::Text(file));
+}
+
+fn put_hint<'v>(hint: Option<&'v Cut<'v>>, put: &mut dyn FnMut(&'static str, Field<'v>)) {
+    if let Some(hint) = hint {
+        put("hint", Field::Text(hint));
+    }
 }
 
 /// The key under which a record of ours has its kind; its fields follow.

@@ -18,7 +18,7 @@ const PAUSE: Duration = Duration::from_secs(2);
 const LONGEST: Duration = Duration::from_secs(10);
 
 /// A series of misses in one directory.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Search {
     /// The client, and the port that it asked from last.
     pub(crate) peer: SocketAddr,
@@ -27,6 +27,8 @@ pub(crate) struct Search {
     pub(crate) misses: u64,
     /// The last name that was missing.
     pub(crate) missed: Short<64>,
+    /// What can be done about the first one.
+    pub(crate) hint: Option<String>,
     began: Instant,
     last: Instant,
 }
@@ -44,8 +46,15 @@ pub(crate) struct Searches {
 }
 
 impl Searches {
-    /// Takes in the miss of a name, if it is one of a series.
-    pub(crate) fn miss(&mut self, now: Instant, peer: SocketAddr, name: &[u8]) -> bool {
+    /// Takes in the miss of a name, if it is one of a series. The `hint` is asked for
+    /// with the first.
+    pub(crate) fn miss(
+        &mut self,
+        now: Instant,
+        peer: SocketAddr,
+        name: &[u8],
+        hint: impl FnOnce() -> Option<String>,
+    ) -> bool {
         let Some((directory, base)) = split(name) else {
             return false;
         };
@@ -65,6 +74,7 @@ impl Searches {
             directory,
             misses: 1,
             missed: Short::of(base),
+            hint: hint(),
             began: now,
             last: now,
         });
@@ -156,11 +166,11 @@ mod tests {
         .enumerate()
         {
             let name = format!("boot/pxelinux.cfg/{name}");
-            assert!(searches.miss(now, peer(port as u16), name.as_bytes()));
+            assert!(searches.miss(now, peer(port as u16), name.as_bytes(), || None));
         }
         // Somebody else's is another's.
         let other = ([192, 0, 2, 2], 1).into();
-        assert!(searches.miss(now, other, b"boot/pxelinux.cfg/C0"));
+        assert!(searches.miss(now, other, b"boot/pxelinux.cfg/C0", || None));
         let found = searches.found(peer(99), b"boot/pxelinux.cfg/default");
         let (search, name) = found.expect("a series");
         assert_eq!((search.misses, name), (9, &b"default"[..]));
@@ -202,13 +212,13 @@ mod tests {
         let start = clock::now();
         for host in 0..=MAX_OPEN {
             let peer = ([192, 0, 2, host as u8], 1).into();
-            let taken = searches.miss(start, peer, b"pxelinux.cfg/C0");
+            let taken = searches.miss(start, peer, b"pxelinux.cfg/C0", || None);
             assert_eq!(taken, host < MAX_OPEN, "{host}");
         }
         let mut searches = Searches::default();
         for second in 0..20 {
             let now = start + Duration::from_secs(second);
-            searches.miss(now, peer(1), b"pxelinux.cfg/C0");
+            searches.miss(now, peer(1), b"pxelinux.cfg/C0", || None);
         }
         assert_eq!(searches.poll_timeout(), Some(start + LONGEST));
     }

@@ -290,7 +290,7 @@ enum Offload {
 }
 
 impl TransferSocket {
-    /// A share of `listener` for the transfer with who asked `local` for it: no
+    /// A share of `listener` for the transfer with a client that asked `local` for it: no
     /// descriptor, and the listen port for a TID.
     pub fn share(listener: &ListenSocket, local: IpAddr) -> Self {
         Self {
@@ -375,7 +375,7 @@ impl TransferSocket {
             None,
         )?;
         if local.is_ipv4() {
-            // Blocks may be fragmented on the way: who asked for large ones may
+            // Blocks may be fragmented on the way: a client that asked for large ones may
             // sit behind a router that doesn't tell us they don't fit.
             batch::allow_fragments(&socket);
         }

@@ -30,7 +30,7 @@ pub enum NamedAfter {
 const MAX_TABLE: u64 = 1 << 20;
 
 /// Bytes of the longest directory name, an IPv6 address.
-const MAX_NAME: usize = 48;
+const MAX_ADDRESS: usize = 48;
 
 /// How long what the table says is believed.
 const TRUSTED: Duration = Duration::from_secs(1);
@@ -150,7 +150,7 @@ impl ClientRoots {
         common: &Root,
         work: &mut Work,
     ) -> Result<Option<Root>, StorageError> {
-        let mut space = [0; MAX_NAME];
+        let mut space = [0; MAX_ADDRESS];
         match self.name_of(now, client, &mut space, work) {
             Some(len) => common.below(&space[..len]),
             None => Ok(None),
@@ -163,7 +163,7 @@ impl ClientRoots {
         &self,
         now: Instant,
         client: IpAddr,
-        space: &mut [u8; MAX_NAME],
+        space: &mut [u8; MAX_ADDRESS],
         work: &mut Work,
     ) -> Option<usize> {
         let mut rest = &mut space[..];
@@ -180,7 +180,7 @@ impl ClientRoots {
                 }
             }
         }
-        Some(MAX_NAME - rest.len())
+        Some(MAX_ADDRESS - rest.len())
     }
 }
 

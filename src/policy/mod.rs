@@ -84,6 +84,15 @@ impl Policy {
         granted
     }
 
+    /// Takes off what looking up `peer`'s file has cost since [`Policy::settle`].
+    pub fn charge_look_ups(&self, peer: SocketAddr) {
+        let work = Work {
+            entries: self.root.take_entries_read(),
+            ..Work::default()
+        };
+        self.allowance.borrow_mut().spend(work, peer.ip());
+    }
+
     fn settle_for(
         &self,
         now: Instant,

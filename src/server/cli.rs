@@ -204,7 +204,7 @@ pub struct Args {
     pub user: Option<UserAndGroup>,
 
     /// Make ROOT the only directory the process can see; must be started as root
-    #[arg(long, help_heading = "Process")]
+    #[arg(long, help_heading = "Process", conflicts_with = "follow_links")]
     pub chroot: bool,
 
     /// Don't confine the process with Landlock

@@ -64,6 +64,8 @@ counters! {
     group,
     /// Requests that could not be understood.
     malformed,
+    /// Requests from a port that servers have, dropped in `--single-port`.
+    from_servers,
     /// Datagrams on the listen port that were no requests, dropped.
     foreign,
     /// Datagrams from someone else on a transfer's port.
@@ -72,7 +74,8 @@ counters! {
     garbage,
     /// Errors of the kernel's while sending or receiving.
     socket_errors,
-    /// ERRORs left out because there were too many of them.
+    /// Answers left out because there were too many of them: ERRORs, and what repeated
+    /// requests get once more.
     unanswered,
 }
 

@@ -15,18 +15,24 @@ const LINES: u8 = 10;
 /// Reasons and networks told apart; some share a place, and with it a line.
 const PLACES: usize = 512;
 
-/// Reasons told apart, likewise.
-const REASONS: usize = 64;
-
-/// What was said in the second that is running.
+/// What was dropped, and what was said in the second that is running.
 #[derive(Debug)]
 pub(super) struct DropLines {
     seed: u64,
     start: Instant,
     /// The second in which there was a line last, counted from 1.
     said: Box<[u32; PLACES]>,
-    /// The same, and how many lines there were in it.
-    of_reason: Box<[(u32, u8); REASONS]>,
+    reasons: Vec<Reason>,
+}
+
+/// One of the few reasons to drop a request.
+#[derive(Debug)]
+struct Reason {
+    text: &'static str,
+    dropped: u64,
+    /// The second in which there was a line last, and how many there were in it.
+    second: u32,
+    lines: u8,
 }
 
 impl DropLines {
@@ -36,28 +42,45 @@ impl DropLines {
             seed,
             start: now,
             said: Box::new([0; PLACES]),
-            of_reason: Box::new([(0, 0); REASONS]),
+            reasons: Vec::new(),
         }
     }
 
-    /// Whether it is said now that a request of `client` is dropped.
-    pub(super) fn take(&mut self, now: Instant, reason: &str, client: IpAddr) -> bool {
+    /// Counts a request of `client` that is dropped. If that is said now: how many there
+    /// were so far for this reason.
+    pub(super) fn count(
+        &mut self,
+        now: Instant,
+        reason: &'static str,
+        client: IpAddr,
+    ) -> Option<u64> {
         let seconds = now.saturating_duration_since(self.start).as_secs();
         let second = (seconds as u32).wrapping_add(1);
+        let known = self.reasons.iter().position(|it| it.text == reason);
+        let index = known.unwrap_or_else(|| {
+            self.reasons.push(Reason {
+                text: reason,
+                dropped: 0,
+                second: 0,
+                lines: 0,
+            });
+            self.reasons.len() - 1
+        });
+        let of_reason = &mut self.reasons[index];
+        of_reason.dropped += 1;
         let said = &mut self.said[place(self.seed, (reason, network(client)), PLACES)];
         if *said == second {
-            return false;
+            return None;
         }
-        let (last, lines) = &mut self.of_reason[place(self.seed, reason, REASONS)];
-        if *last != second {
-            (*last, *lines) = (second, 0);
+        if of_reason.second != second {
+            (of_reason.second, of_reason.lines) = (second, 0);
         }
-        let allowed = *lines < LINES;
-        if allowed {
-            *said = second;
-            *lines += 1;
+        if of_reason.lines == LINES {
+            return None;
         }
-        allowed
+        *said = second;
+        of_reason.lines += 1;
+        Some(of_reason.dropped)
     }
 }
 
@@ -74,7 +97,7 @@ mod tests {
         let mut lines = DropLines::new(7, now);
         let mut said = |now, reason, network: u8| {
             let client = |host: u8| [192, 0, network, host].into();
-            let told = (0..=255).filter(|&host| lines.take(now, reason, client(host)));
+            let told = (0..=255).filter_map(|host| lines.count(now, reason, client(host)));
             told.count()
         };
         assert_eq!(said(now, "full", 1), 1);
@@ -86,5 +109,10 @@ mod tests {
         // From everywhere at once.
         let many: usize = (0..=255).map(|it| said(later, "full", it)).sum();
         assert_eq!(many, usize::from(LINES) - 1);
+        // Each line has the count of its own reason.
+        let latest = later + Duration::from_secs(1);
+        let client = [192, 0, 2, 1].into();
+        assert_eq!(lines.count(latest, "not served", client), Some(257));
+        assert_eq!(lines.count(latest, "no port", client), Some(1));
     }
 }

@@ -1,22 +1,36 @@
 //! What the administrator can do about a request that was refused, where that is
 //! known. For the log alone.
 //!
-//! Must not: be asked for a line that isn't written; it looks at files.
+//! Must not: be asked more than once for a line, or for one that isn't to be written;
+//! it looks at files.
 
 use nix::errno::Errno;
 
 use crate::file::{Departure, Root, StorageError};
 use crate::host;
 use crate::wire::escape::escape;
-use crate::wire::packet::{Direction, ErrorCode, Request};
+use crate::wire::packet::{Direction, ErrorCode};
 
-/// The hint for `request`, which got `error` from `root`.
-pub(super) fn hint(root: &Root, request: &Request<'_>, error: &StorageError) -> Option<String> {
-    let (name, direction) = (request.filename, request.direction);
+/// Where a request led.
+pub(super) struct Place<'a> {
+    pub(super) root: &'a Root,
+    /// The root is the client's own, below ROOT.
+    pub(super) is_clients_own: bool,
+    /// The name that was looked up there.
+    pub(super) name: &'a [u8],
+}
+
+/// The hint for a request that got `error` at `place`.
+pub(super) fn hint(
+    place: &Place<'_>,
+    direction: Direction,
+    error: &StorageError,
+) -> Option<String> {
+    let &Place { root, name, .. } = place;
     if error.code() == ErrorCode::FileNotFound {
         let leaves = || {
             root.departure(name, direction)
-                .map(|it| leaves(&it, direction))
+                .map(|it| leaves(&it, direction, place.is_clients_own))
         };
         let similar = || {
             (direction == Direction::Read)
@@ -37,7 +51,7 @@ pub(super) fn hint(root: &Root, request: &Request<'_>, error: &StorageError) -> 
 }
 
 /// What to do about a link that leads out.
-fn leaves(departure: &Departure, direction: Direction) -> String {
+fn leaves(departure: &Departure, direction: Direction, is_clients_own: bool) -> String {
     let [link, target, directory] =
         [&departure.link, &departure.target, &departure.directory].map(|it| escape(it).to_string());
     let target = if target.is_empty() { "/" } else { &target };
@@ -47,13 +61,21 @@ fn leaves(departure: &Departure, direction: Direction) -> String {
     } else {
         &directory
     };
+    let (place, stay) = if is_clients_own {
+        ("this client's directory", "there")
+    } else {
+        ("ROOT", "in ROOT")
+    };
     let remedy = match direction {
+        Direction::Read if is_clients_own => {
+            format!("bind-mount it, or allow it with --follow-links {directory}")
+        }
         Direction::Read => format!(
             "serve a directory above both, bind-mount it, or allow it with --follow-links {directory}"
         ),
-        Direction::Write => "uploads stay in ROOT: bind-mount it".to_owned(),
+        Direction::Write => format!("uploads stay {stay}: bind-mount it"),
     };
-    format!("{link} is a link to {target}, outside ROOT: {remedy}")
+    format!("{link} is a link to {target}, outside {place}: {remedy}")
 }
 
 fn similar(root: &Root, name: &[u8]) -> Option<String> {

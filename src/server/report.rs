@@ -146,10 +146,10 @@ impl Reporter {
         peer: SocketAddr,
         code: ErrorCode,
         reason: &impl fmt::Display,
-        hint: impl FnOnce() -> Option<String>,
+        hint: impl Fn() -> Option<String>,
     ) {
         let is_miss = request.direction == Direction::Read && code == ErrorCode::FileNotFound;
-        if is_miss && self.searches.miss(now, peer, request.filename) {
+        if is_miss && self.searches.miss(now, peer, request.filename, &hint) {
             return;
         }
         let op = request.direction.name();
@@ -283,6 +283,11 @@ fn searched(bounds: &mut Bounds, now: Instant, search: &Search, name: Result<Nam
             directory: Name(search.directory.bytes()),
             misses: search.misses,
             name,
+            hint: search
+                .hint
+                .as_ref()
+                .filter(|_| name.is_err())
+                .map(|it| Cut(it)),
         }
         .write();
     }
@@ -375,7 +380,7 @@ fn hint(session: &Session, ending: Ending<'_>, has_changed: bool) -> Option<&'st
         Ending::Outcome(_) if has_changed => {
             return Some("the file was written to while it was sent: it may have come mixed");
         }
-        Ending::Outcome(Outcome::Completed) if is_short(session) => {
+        Ending::Outcome(Outcome::Completed) if is_truncated(session) => {
             return Some("less came than the client announced: compare the files");
         }
         _ => return None,
@@ -410,7 +415,7 @@ fn has_changed(session: &Session, ending: Ending<'_>) -> bool {
 /// Whether fewer bytes came than the client said it would send. Some say what
 /// isn't true, so it is no failure; but curl leaves out a block if an OACK reaches
 /// it twice.
-fn is_short(session: &Session) -> bool {
+fn is_truncated(session: &Session) -> bool {
     match session.content() {
         Content::Sink(file) if file.is_octet() => {
             let announced = session.transfer().negotiated().tsize;

@@ -12,13 +12,13 @@ use log::debug;
 use super::REQUEST_LEN;
 use super::drops::DropLines;
 use super::floor::{Floor, Needed};
-use super::hints;
+use super::hints::{self, Place};
 use super::ports::Sharing;
 use super::report::Ending;
-use crate::file::{FileSink, FileSource, Root, StorageError, Upload};
+use crate::file::{FileSink, FileSource, Name, Root, StorageError, Upload};
 use crate::log::event::Event;
 use crate::net::{Destination, ListenSocket, Received};
-use crate::policy::{self, Granted, Policy};
+use crate::policy::{self, Granted, Origin, Policy};
 use crate::protocol::receiver::Receiver;
 use crate::protocol::sender::Sender;
 use crate::protocol::transfer::{Config, MAX_DATAGRAM, Opening, Proof, Transfer};
@@ -41,6 +41,10 @@ const NETWORKS: usize = 256;
 /// Why a request is dropped where a file can't be opened.
 const NO_DESCRIPTOR: &str = "the limit of open files is reached";
 
+/// Bytes of the longest name that a session keeps as it was asked for, for the log. One
+/// longer than that is kept as the file has it: `./././f` makes no session big.
+const LONGEST_ASKED: usize = 96;
+
 /// The well-known port (RFC 1350 §4).
 const TFTP_PORT: u16 = 69;
 
@@ -49,8 +53,8 @@ const _: () = assert!(MAX_DATAGRAM >= MAX_ERROR_LEN);
 
 /// Why there is no session.
 enum NoSession {
-    /// The peer is told, and the log; for a client with a root of its own, of that.
-    Answer(StorageError, Option<Box<Root>>),
+    /// The peer is told, and the log.
+    Answer(StorageError, Option<Box<Settled>>),
     /// The name or the map file's rules are against it: the peer is told, and the
     /// log.
     ByPolicy(policy::Refusal),
@@ -62,6 +66,24 @@ enum NoSession {
     TooMuchWork(&'static str),
 }
 
+/// Where a request led that wasn't the name asked for, in the common root.
+struct Settled {
+    own_root: Option<Root>,
+    name: Name,
+}
+
+impl Settled {
+    fn of(granted: Granted<'_>) -> Option<Box<Self>> {
+        let is_other = granted.own_root.is_some() || granted.origin != Origin::Asked;
+        is_other.then(|| {
+            Box::new(Self {
+                own_root: granted.own_root,
+                name: granted.name,
+            })
+        })
+    }
+}
+
 impl From<policy::Refusal> for NoSession {
     fn from(refusal: policy::Refusal) -> Self {
         match refusal {
@@ -70,6 +92,12 @@ impl From<policy::Refusal> for NoSession {
             refusal => Self::ByPolicy(refusal),
         }
     }
+}
+
+/// A request may have a session.
+struct Admitted {
+    /// The one that ends for it, and how.
+    gives_way: Option<(SessionKey, Ending<'static>)>,
 }
 
 /// A file that was granted, and the options that were.
@@ -136,8 +164,7 @@ impl Requests {
         let peer = endpoint.peer;
         if !self.policy.access.serves(peer.ip()) {
             floor.counters.denied += 1;
-            let dropped = floor.counters.denied;
-            self.report_drop(now, peer, "this address is not served", dropped, floor);
+            self.report_drop(now, peer, "this address is not served", floor);
             return;
         }
         let payload = datagram.payload;
@@ -149,7 +176,9 @@ impl Requests {
             Ok(Packet::Request(_)) if self.is_closing => floor.counters.shed += 1,
             // Two servers, each of which thinks that the other is its client.
             Ok(Packet::Request(_)) if floor.single_port() && is_server(peer, listener) => {
-                floor.counters.foreign += 1;
+                floor.counters.from_servers += 1;
+                let reason = "it comes from a server's port: serve it without --single-port";
+                self.report_drop(now, peer, reason, floor);
             }
             Ok(Packet::Request(request)) if peer.port() != 0 => {
                 let fingerprint = Fingerprint::of(payload);
@@ -176,47 +205,11 @@ impl Requests {
     ) {
         floor.counters.requests += 1;
         let random = floor.random.number();
-        let gives_way = match floor.sessions.admit(&endpoint, fingerprint, now, random) {
-            Admission::New => None,
-            Admission::Evicts(key) => Some((key, Ending::Evicted)),
-            Admission::StartsOver(key) | Admission::Replaces(key) => Some((key, Ending::Replaced)),
-            Admission::Repeated(key) => {
-                floor.counters.repeated += 1;
-                if !floor.may_answer_again(now, key) {
-                    floor.counters.unanswered += 1;
-                    return;
-                }
-                floor.with_session(key, |session, context| {
-                    session.handle_repeated_request(context.now);
-                    session.transmit(context)
-                });
-                return;
-            }
-            Admission::Moving(_) => {
-                floor.counters.untimely += 1;
-                return;
-            }
-            Admission::Crowded => {
-                floor.counters.crowded += 1;
-                let dropped = floor.counters.crowded;
-                let reason = "the limit of sessions of one client is reached";
-                self.report_drop(now, endpoint.peer, reason, dropped, floor);
-                return;
-            }
-            Admission::Full
-                if request.direction == Direction::Read && floor.sessions.has_light_room() =>
-            {
-                None
-            }
-            Admission::Full => {
-                self.shed(
-                    now,
-                    endpoint.peer,
-                    "the limit of sessions is reached",
-                    floor,
-                );
-                return;
-            }
+        let admission = floor.sessions.admit(&endpoint, fingerprint, now, random);
+        let Some(Admitted { gives_way }) =
+            self.make_way(now, admission, endpoint.peer, request, floor)
+        else {
+            return;
         };
         let opened = self.open(now, listener, &endpoint, request, gives_way, floor);
         let session = match opened {
@@ -240,6 +233,55 @@ impl Requests {
         }
     }
 
+    /// Whether a request may have a session, if it isn't refused. Otherwise it is answered
+    /// or counted here.
+    fn make_way(
+        &mut self,
+        now: Instant,
+        admission: Admission,
+        peer: SocketAddr,
+        request: &Request<'_>,
+        floor: &mut Floor,
+    ) -> Option<Admitted> {
+        let gives_way = match admission {
+            Admission::New => None,
+            Admission::Evicts(key) => Some((key, Ending::Evicted)),
+            Admission::StartsOver(key) | Admission::Replaces(key) => Some((key, Ending::Replaced)),
+            Admission::Repeated(key) => {
+                floor.counters.repeated += 1;
+                if !floor.may_answer_again(now, key) {
+                    floor.counters.unanswered += 1;
+                    return None;
+                }
+                floor.with_session(key, |session, context| {
+                    session.handle_repeated_request(context.now);
+                    session.transmit(context)
+                });
+                return None;
+            }
+            Admission::Moving(_) => {
+                floor.counters.untimely += 1;
+                return None;
+            }
+            Admission::Crowded => {
+                floor.counters.crowded += 1;
+                let reason = "the limit of sessions of one client is reached";
+                self.report_drop(now, peer, reason, floor);
+                return None;
+            }
+            Admission::Full
+                if request.direction == Direction::Read && floor.sessions.has_light_room() =>
+            {
+                None
+            }
+            Admission::Full => {
+                self.shed(now, peer, "the limit of sessions is reached", floor);
+                return None;
+            }
+        };
+        Some(Admitted { gives_way })
+    }
+
     /// Opens the file, settles the options and takes a socket. Where a descriptor or a
     /// port is missing, `gives_way` or another session is ended, and that is tried once
     /// more.
@@ -253,8 +295,18 @@ impl Requests {
         floor: &mut Floor,
     ) -> Result<Session, NoSession> {
         let peer = endpoint.peer;
-        let granted = self.policy.settle(now, request, peer);
-        let granted = granted.map_err(NoSession::from)?;
+        let settle = || {
+            self.policy
+                .settle(now, request, peer)
+                .map_err(NoSession::from)
+        };
+        let mut granted = settle();
+        if matches!(granted, Err(NoSession::Overload(_)))
+            && floor.make_room(now, Needed::Descriptor, gives_way)
+        {
+            granted = settle();
+        }
+        let granted = granted?;
         floor.reporter.granted(now, request, peer, &granted);
         // A port that others know isn't shared with a server: forged requests could have
         // two of them send each other files.
@@ -263,7 +315,11 @@ impl Requests {
         let is_light = is_read && may_share && floor.sessions.is_short();
         let open = || match request.direction {
             Direction::Read => self.open_read(&granted, request, is_light),
-            Direction::Write => self.open_write(&granted, request),
+            Direction::Write => {
+                let opened = self.open_write(&granted, request);
+                self.policy.charge_look_ups(peer);
+                opened
+            }
         };
         let mut opened = open();
         if opened.as_ref().is_err_and(StorageError::is_exhausted)
@@ -276,7 +332,7 @@ impl Requests {
             Err(error) if error.is_exhausted() => {
                 return Err(NoSession::Overload(NO_DESCRIPTOR));
             }
-            Err(error) => return Err(NoSession::Answer(error, granted.own_root.map(Box::new))),
+            Err(error) => return Err(NoSession::Answer(error, Settled::of(granted))),
         };
         let (window, sharing) = match request.direction {
             Direction::Read if is_light => (None, Sharing::Always),
@@ -315,7 +371,12 @@ impl Requests {
         })?;
         let (transfer, content) = self.transfer(opened, socket.is_shared());
         let remote = Remote::Known(peer);
-        let name = request.filename;
+        let is_long = request.filename.len() > LONGEST_ASKED;
+        let name = if is_long {
+            &granted.name
+        } else {
+            request.filename
+        };
         Ok(Session::new(transfer, content, socket, remote, name, now))
     }
 
@@ -395,10 +456,15 @@ impl Requests {
                 self.shed(now, peer, reason, floor);
                 return;
             }
-            NoSession::Answer(error, own_root) => {
+            NoSession::Answer(error, settled) => {
                 let code = error.code();
-                let root = own_root.as_deref().unwrap_or(&self.policy.root);
-                let hint = || hints::hint(root, request, error);
+                let own_root = settled.as_ref().and_then(|it| it.own_root.as_ref());
+                let place = Place {
+                    root: own_root.unwrap_or(&self.policy.root),
+                    is_clients_own: own_root.is_some(),
+                    name: settled.as_ref().map_or(request.filename, |it| &it.name),
+                };
+                let hint = || hints::hint(&place, request.direction, error);
                 reporter.refusal(now, request, peer, code, error, hint);
                 (code, error.message())
             }
@@ -417,27 +483,19 @@ impl Requests {
         }
     }
 
-    fn shed(&mut self, now: Instant, peer: SocketAddr, reason: &str, floor: &mut Floor) {
+    fn shed(&mut self, now: Instant, peer: SocketAddr, reason: &'static str, floor: &mut Floor) {
         floor.counters.shed += 1;
-        let dropped = floor.counters.shed;
-        self.report_drop(now, peer, reason, dropped, floor);
+        self.report_drop(now, peer, reason, floor);
     }
 
-    /// Says, but not too often, that requests are dropped: `count` so far for
+    /// Says, but not too often, that requests are dropped, and how many so far for
     /// this reason.
-    fn report_drop(
-        &mut self,
-        now: Instant,
-        peer: SocketAddr,
-        reason: &str,
-        count: u64,
-        floor: &Floor,
-    ) {
-        if self.drop_lines.take(now, reason, peer.ip()) {
+    fn report_drop(&mut self, now: Instant, peer: SocketAddr, reason: &'static str, floor: &Floor) {
+        if let Some(dropped) = self.drop_lines.count(now, reason, peer.ip()) {
             Event::Dropped {
                 peer,
                 reason,
-                dropped: count,
+                dropped,
                 sessions: floor.sessions.len() as u64,
             }
             .write();

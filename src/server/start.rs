@@ -55,7 +55,8 @@ const INETD_IDLE_EXIT: Duration = Duration::from_secs(900);
 /// nothing.
 const PROVING_PORTS: usize = 1024;
 
-/// Descriptors that are no session's: log, root, epoll, signals, listeners.
+/// Descriptors that are no session's: 16 shared ports, and a listener, root, standard
+/// streams, log, map file, pid file, neighbour table, epoll, signals.
 const OWN_DESCRIPTORS: u64 = 32;
 
 /// Descriptors a session can take: a socket, a file, and an upload's directory.
@@ -72,19 +73,11 @@ impl Server {
     pub fn start(args: &Args) -> Result<Self, Box<dyn Error>> {
         let inherited = Inherited::take_over(MAX_LISTENERS)?;
         let log_file = logging::start(args, inherited.by_inetd)?;
-        let open = |path| MapFile::open(path, args.ignore_case);
-        let map_file = args.map_file.as_deref().map(open).transpose()?;
+        let map_file = args.map_file.as_deref();
+        let map_file = map_file.map(|path| open_map_file(args, path)).transpose()?;
         let client_roots = args.per_client_root.map(ClientRoots::open).transpose()?;
         let notifier = Notifier::from_environment(clock::now())?;
-        let listeners = match inherited.sockets {
-            none if none.is_empty() => listen(args)?,
-            sockets => adopt(sockets)?,
-        };
-        if args.single_port {
-            // It takes a right that is about to be given up.
-            listeners.iter().for_each(ListenSocket::prepare_sharing);
-        }
-        let listeners: Rc<[ListenSocket]> = Rc::from(listeners);
+        let listeners = listeners(args, inherited.sockets)?;
         let directory = Directory::open(args.root())?;
         // As it is seen from outside.
         let path = args.root().canonicalize().unwrap_or(args.root().into());
@@ -92,11 +85,14 @@ impl Server {
         let linked = linked_directories(args)?;
         let signals = Signals::take_over()?;
         let mut pid_file = args.pid_file.as_deref().map(reserve_pid_file).transpose()?;
-        let max_sessions = max_sessions(args, host::raise_open_files()?);
+        let others = listeners.len() - 1 + linked.len();
+        let max_sessions = max_sessions(args, host::raise_open_files()?, others as u64);
         let lifetime = lifetime(args, inherited.by_inetd);
         // The sandbox hides how many processors there are.
         let busy_poll = busy_poll(args);
-        let enforcement = confine(args, directory.as_fd(), &linked, log_file.as_ref())?;
+        let map_directory = map_file.as_ref().and_then(MapFile::directory);
+        let log_file_of = log_file.as_ref();
+        let enforcement = confine(args, directory.as_fd(), &linked, log_file_of, map_directory)?;
         if let Some(pid_file) = pid_file.as_mut().filter(|_| args.chroot) {
             pid_file.lose_path();
         }
@@ -148,6 +144,29 @@ impl Server {
     }
 }
 
+/// The map file, which is read again where it is.
+fn open_map_file(args: &Args, path: &Path) -> Result<MapFile, String> {
+    let mut map_file = MapFile::open(path, args.ignore_case)?;
+    if args.chroot {
+        map_file.keep_directory()?;
+    }
+    Ok(map_file)
+}
+
+/// The sockets that requests come in on: those that were handed over, or our own.
+fn listeners(args: &Args, inherited: Vec<UdpSocket>) -> Result<Rc<[ListenSocket]>, String> {
+    let listeners = if inherited.is_empty() {
+        listen(args)?
+    } else {
+        adopt(inherited)?
+    };
+    if args.single_port {
+        // It takes a right that is about to be given up.
+        listeners.iter().for_each(ListenSocket::prepare_sharing);
+    }
+    Ok(listeners.into())
+}
+
 /// What links may lead to.
 fn linked_directories(args: &Args) -> Result<Vec<Directory>, RootError> {
     let opened = args.follow_links.iter().map(|path| Directory::open(path));
@@ -171,6 +190,7 @@ fn confine(
     root: BorrowedFd<'_>,
     linked: &[Directory],
     log_file: Option<&LogFile>,
+    map_directory: Option<BorrowedFd<'_>>,
 ) -> Result<Enforcement, Box<dyn Error>> {
     let find = |it: &UserAndGroup| Identity::find(&it.user, it.group.as_deref());
     let identity = args.user.as_ref().map(find).transpose()?;
@@ -188,8 +208,10 @@ fn confine(
         // Uploads look for what was left behind.
         listable: args.ignore_case || !args.read_only,
         log_directory: log_file.and_then(LogFile::directory),
-        map_file: args.map_file.as_deref(),
-        pid_file: args.pid_file.as_deref(),
+        // In a chroot their paths lead to what is served.
+        map_file: args.map_file.as_deref().filter(|_| !args.chroot),
+        map_directory,
+        pid_file: args.pid_file.as_deref().filter(|_| !args.chroot),
         chroot: args.chroot,
         sandbox: !args.no_sandbox,
         identity,
@@ -218,9 +240,11 @@ fn policy(args: &Args) -> file::Policy {
     }
 }
 
-fn max_sessions(args: &Args, open_files: u64) -> usize {
+/// How many sessions there may be: with so many `open_files` (descriptors), of which
+/// `others` are no session's beside [`OWN_DESCRIPTORS`].
+fn max_sessions(args: &Args, open_files: u64, others: u64) -> usize {
     let each = SESSION_DESCRIPTORS - u64::from(args.single_port);
-    let affordable = open_files.saturating_sub(OWN_DESCRIPTORS) / each;
+    let affordable = open_files.saturating_sub(OWN_DESCRIPTORS + others) / each;
     let sessions = args.max_sessions.map_or(affordable.max(1), u64::from);
     usize::try_from(sessions).unwrap_or(usize::MAX)
 }
@@ -424,7 +448,7 @@ const fn described(args: &Args) -> &'static str {
     }
 }
 
-/// Says what the sandbox leaves to be wished for.
+/// Says what the sandbox can't enforce.
 fn tell_enforcement(args: &Args, enforcement: Enforcement) {
     match enforcement {
         _ if args.no_sandbox => {}

@@ -1,5 +1,6 @@
 //! What arrives for a session: received until nothing more is there (in lockstep,
-//! until the transfer has moved), within a budget, checked for its sender, and handed to the transfer.
+//! until the transfer has moved), within a budget, checked for its sender, and handed
+//! to the transfer.
 //!
 //! Must not: answer the peer (that is done once, when all is in), let a stranger
 //! change the transfer.

@@ -13,13 +13,11 @@ mod rule;
 use std::fmt;
 use std::net::IpAddr;
 
+use crate::file::MAX_NAME;
 use crate::wire::packet::Direction;
 use rule::{Meter, Repeat, Rule, Stop, Subject, Then};
 
 pub use parse::MapError;
-
-/// The longest name that rules may make, in bytes.
-pub const MAX_NAME: usize = 1024;
 
 /// How often rules may be tried for one request, besides once each: what ends a
 /// rule set that restarts, repeats or jumps forever.
