@@ -201,6 +201,66 @@ fn a_stranger_on_a_shared_port_changes_nothing() {
     assert_eq!(server.tree().len(), 1);
 }
 
+/// A range with ports for all, each of them taken but one, which is shared: an upload has
+/// to have its own, and eviction of those that share can't give it one.
+#[test]
+fn eviction_for_a_port_spares_the_transfers_that_have_none() {
+    let (low, high) = (29_000, 30_023);
+    let server = Server::start(&["-t", "60000", "-R", &format!("{low}:{high}")]);
+    let file = content(5, 3 * BLOCK);
+    server.file("f", &file);
+    // The first request opens the port that is shared.
+    RawClient::new(&server).read("f").unwrap();
+    server.fence();
+    let taken: Vec<_> = (low..=high)
+        .filter_map(|port| UdpSocket::bind((server.addr().ip(), port)).ok())
+        .collect();
+    assert!(taken.len() > 1000, "{} ports", taken.len());
+    let reads: Vec<_> = (0..3)
+        .map(|_| {
+            let client = RawClient::new(&server);
+            let (_, tid) = client.ask_data(&rrq("f", &[]));
+            (client, tid)
+        })
+        .collect();
+    // None of them has answered, and each has had its grace.
+    thread::sleep(millis(100));
+    for number in 0..6 {
+        RawClient::new(&server).send(&wrq(&format!("up{number}"), &[]));
+    }
+    server.fence();
+    for (client, tid) in &reads {
+        assert_eq!(client.say(&ack(1), *tid).data_block(), Some(2));
+    }
+}
+
+/// A client on port 69 may be another server: forged requests could have the two send
+/// each other files, where both have ports that are known.
+#[test]
+fn a_port_is_never_shared_with_a_server() {
+    let (_, option) = range(1);
+    let server = Server::start(&["-t", "60000", "-R", &option]);
+    server.file("f", b"content");
+    let address = Ipv4Addr::new(127, 91, 0, 1);
+    for (port, is_served) in [(0, true), (69, false), (server.port(), false), (0, true)] {
+        let Ok(socket) = UdpSocket::bind((address, port)) else {
+            skip(format_args!("no port {port} for us"));
+            continue;
+        };
+        for request in [rrq("f", &[]), wrq("up", &[])] {
+            socket.send_to(&request, server.addr()).expect("loopback");
+            server.fence();
+            let wait = if is_served { PATIENCE } else { millis(50) };
+            socket.set_read_timeout(Some(wait)).expect("a duration");
+            let answered = socket.recv(&mut [0; 600]).is_ok();
+            assert_eq!(answered, is_served, "port {port}");
+            if is_served {
+                break;
+            }
+        }
+    }
+}
+
 /// A server that may open 1,024 files, as in many containers.
 fn in_container(args: &[&str]) -> Server {
     let address = own_address().to_string();
@@ -231,7 +291,7 @@ fn served_in_flood(server: &Server, flood: &Forger, each_second: u32) -> u32 {
     let read = |number: u32| {
         let wait = millis(400) * (number % 2);
         let (begin, mut downloads) = (Instant::now(), 0);
-        while begin.elapsed() < millis(2500) {
+        while begin.elapsed() < millis(1500) {
             for (name, file) in [("large", large), ("small", small)] {
                 let (read, _) = slow_read(server, name, &[], wait);
                 assert_same(name, &read, file);

@@ -125,6 +125,31 @@ impl ListenSocket {
     /// Whatever the kernel says: port in use, below 1024 without the right, no
     /// such address.
     pub fn bind(address: SocketAddr, binding: Binding<'_>) -> io::Result<Self> {
+        let socket = Self::unbound(address, binding)?;
+        socket.bind(&address.into())?;
+        Self::bound(socket)
+    }
+
+    /// Binds to `address`, on one of `ports`, which `random` points to: see
+    /// [`candidates`].
+    ///
+    /// # Errors
+    /// `AddrInUse` if none of those that were tried is free; whatever else the kernel
+    /// says.
+    pub fn bind_within(
+        mut address: SocketAddr,
+        ports: &RangeInclusive<u16>,
+        random: u16,
+    ) -> io::Result<Self> {
+        let socket = Self::unbound(address, Binding::default())?;
+        bind_one_of(candidates(ports, random), |port| {
+            address.set_port(port);
+            socket.bind(&address.into())
+        })?;
+        Self::bound(socket)
+    }
+
+    fn unbound(address: SocketAddr, binding: Binding<'_>) -> io::Result<Socket> {
         let socket = Socket::new(
             Domain::for_address(address),
             Type::DGRAM,
@@ -150,7 +175,10 @@ impl ListenSocket {
             socket.bind_device(Some(device.as_bytes()))?;
         }
         set_receive_buffer(&socket, LISTEN_BUFFER);
-        socket.bind(&address.into())?;
+        Ok(socket)
+    }
+
+    fn bound(socket: Socket) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         let socket = UdpSocket::from_std(socket.into());
         let address = socket.local_addr()?;
@@ -562,7 +590,7 @@ fn refuses_offload(error: &io::Error) -> bool {
 /// The ports of `range` to try, one after the other: all of a small one, once around
 /// from where `random` points; of a larger one as many, scattered, so that a range
 /// that is nearly full costs no more than a small one.
-pub fn candidates(range: &RangeInclusive<u16>, random: u16) -> impl Iterator<Item = u16> {
+fn candidates(range: &RangeInclusive<u16>, random: u16) -> impl Iterator<Item = u16> {
     /// Odd, so that no 16-bit number comes twice.
     const SCATTERED: u16 = 40_503;
     let (low, span) = (
@@ -584,10 +612,10 @@ pub fn candidates(range: &RangeInclusive<u16>, random: u16) -> impl Iterator<Ite
 ///
 /// # Errors
 /// `AddrInUse` if none is; whatever else `bind` says.
-pub fn bind_one_of<T>(
+fn bind_one_of(
     ports: impl Iterator<Item = u16>,
-    bind: impl Fn(u16) -> io::Result<T>,
-) -> io::Result<T> {
+    mut bind: impl FnMut(u16) -> io::Result<()>,
+) -> io::Result<()> {
     for port in ports {
         match bind(port) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}

@@ -10,7 +10,8 @@
 //! - of blocks that were in flight when the base moved: within a round trip;
 //! - of blocks that we sent twice: an ACK that comes sooner after a repeat than
 //!   an answer can shows that the first copy had arrived, and that the second
-//!   will be acknowledged as well. Such a base has no NACK.
+//!   will be acknowledged as well. So may the last block of a window that was sent
+//!   again alone, where the whole window is acknowledged. Such a base has no NACK.
 //!
 //! Must not: send anything.
 
@@ -62,6 +63,11 @@ impl Nacks {
         // In lockstep echoes are told by their time, unless the network takes longer.
         let by_time = lockstep && retry.round_trip() < Some(LOCKSTEP_NACK);
         self.spent = !by_time && (too_soon || self.unmeasured >= MAX_UNMEASURED);
+    }
+
+    /// An echo may come as late as any NACK.
+    pub(super) const fn expect_echo(&mut self) {
+        self.spent = true;
     }
 
     /// The window was silent for so long that no echo can come any more.

@@ -120,6 +120,11 @@ impl Pace {
         was_due
     }
 
+    /// The last block has gone out again, alone, since the base moved.
+    pub(super) const fn has_nudged(&self) -> bool {
+        matches!(self.nudge, Nudge::Sent)
+    }
+
     /// How many blocks of the burst may go out now.
     pub(super) const fn room(&self) -> u16 {
         self.burst.saturating_sub(self.gone)

@@ -259,11 +259,16 @@ impl Sender {
         } else {
             self.pace.window_arrived(self.windowsize());
         }
+        // The ACK of a whole window may have crossed the nudge, which brings another.
+        let nudged = self.pace.has_nudged() && blocks == self.windowsize();
         self.pace.acknowledged(blocks);
         let trailing = blocks < self.reached;
         let lockstep = self.windowsize() == 1;
         self.nacks
             .base_moves(now, &self.exchange.retry, lockstep, trailing);
+        if nudged {
+            self.nacks.expect_echo();
+        }
         self.base = index.plus(1);
         // RFC 7440 §4: an ACK within the window says that what follows was lost.
         self.out = 0;

@@ -35,6 +35,14 @@ use crate::wire::packet::ErrorCode;
 /// What a client is told that has as many transfers as it may.
 const CROWDED: Failure = Failure::new(ErrorCode::NotDefined, "Too many transfers at once");
 
+/// What a new session lacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Needed {
+    /// A port of the range.
+    Port,
+    Descriptor,
+}
+
 /// The sessions and all that serving them takes.
 #[derive(Debug)]
 pub(super) struct Floor {
@@ -330,24 +338,33 @@ impl Floor {
     }
 
     /// A port or a descriptor is needed: closes sockets that lie idle, or else ends
-    /// the session that gives way, `chosen` or any; false if there is none.
+    /// the session that gives way, `chosen` or any; false if there is none that has
+    /// what is needed.
     pub(super) fn make_room(
         &mut self,
         now: Instant,
+        needed: Needed,
         chosen: Option<(SessionKey, Ending<'_>)>,
     ) -> bool {
         if self.ports.pool.poll_timeout().is_some() {
             self.ports.pool.clear();
             return true;
         }
+        let has = |session: &Session| match needed {
+            Needed::Port => !session.shares_its_port(),
+            Needed::Descriptor => !session.shares_its_port() || !session.is_light(),
+        };
+        let chosen = chosen.filter(|&(key, _)| self.sessions.get(key).is_some_and(has));
         let any = || {
-            let key = self.sessions.gives_way(now, self.random.number())?;
+            let random = self.random.number();
+            let key = self.sessions.gives_way_among(now, random, has)?;
             Some((key, Ending::Evicted))
         };
         let Some((key, ending)) = chosen.or_else(any) else {
             return false;
         };
         self.end_session(key, ending);
+        self.ports.freed();
         true
     }
 

@@ -6,7 +6,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mio::Registry;
 
@@ -14,7 +14,7 @@ use super::shared::SharedPorts;
 use super::{MAX_LISTENERS, MAX_SOCKETS};
 use crate::host::random::Random;
 use crate::net::pool::SocketPool;
-use crate::net::{Binding, ListenSocket, TransferSocket, bind_one_of, candidates};
+use crate::net::{ListenSocket, TransferSocket};
 use crate::table::Endpoint;
 use crate::wire::options::Negotiated;
 
@@ -41,6 +41,10 @@ const SPREAD: usize = 6;
 /// Ports of a range for each that is shared.
 const PORTS_EACH: usize = 16;
 
+/// How long after a port to be shared was looked for in vain the next one is: each time
+/// costs as much as dozens of packets.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// The ports there are, and the sockets that are ready.
 #[derive(Debug)]
 pub(super) struct Ports {
@@ -54,6 +58,8 @@ pub(super) struct Ports {
     range: RangeInclusive<u16>,
     /// They are few.
     has_range: bool,
+    /// Where no port was free to be shared, and until when none is looked for.
+    none_free: Option<(SocketAddr, Instant)>,
     random: Random,
 }
 
@@ -79,9 +85,15 @@ impl Ports {
                 None => SocketPool::beside(max_sessions),
             },
             has_range: range.is_some(),
+            none_free: None,
             range: range.unwrap_or(ANY_PORT),
             random: Random::default(),
         }
+    }
+
+    /// A port that was taken is free.
+    pub(super) const fn freed(&mut self) {
+        self.none_free = None;
     }
 
     /// A socket for a transfer, on the address that was asked: its own, a share of
@@ -92,6 +104,7 @@ impl Ports {
     /// `AddrInUse` if no port of the range is free; whatever else the kernel says.
     pub(super) fn give(
         &mut self,
+        now: Instant,
         endpoint: &Endpoint,
         listener: &ListenSocket,
         window: Option<&Negotiated>,
@@ -101,18 +114,18 @@ impl Ports {
         let address = beside(listener.address(), endpoint.local);
         if self.has_range && !self.single_port && self.shared.bound_to(address).next().is_none() {
             // While a port is free; if none is, there may be one of its own.
-            let _ = self.open_shared(address, registry);
+            let _ = self.open_shared(now, address, registry);
         }
         let socket = if self.single_port {
             Ok(TransferSocket::share(listener, endpoint.local))
         } else if sharing == Sharing::Always {
-            self.share(endpoint, address, registry)
+            self.share(now, endpoint, address, registry)
         } else {
             match self.bind(endpoint, listener) {
                 Err(error)
                     if error.kind() == io::ErrorKind::AddrInUse && sharing != Sharing::Never =>
                 {
-                    self.share(endpoint, address, registry)
+                    self.share(now, endpoint, address, registry)
                 }
                 bound => bound,
             }
@@ -130,13 +143,14 @@ impl Ports {
     /// A share of one of the ports at `address` that are there to be shared.
     fn share(
         &mut self,
+        now: Instant,
         endpoint: &Endpoint,
         address: SocketAddr,
         registry: &Registry,
     ) -> io::Result<TransferSocket> {
         let spread = SPREAD.min(self.range.len() / PORTS_EACH).max(1);
         let there = self.shared.bound_to(address).count();
-        let opened = (there < spread).then(|| self.open_shared(address, registry));
+        let opened = (there < spread).then(|| self.open_shared(now, address, registry));
         if let (0, Some(Err(error))) = (there, opened) {
             return Err(error);
         }
@@ -148,16 +162,31 @@ impl Ports {
     }
 
     /// A port to be shared, at `address`.
-    fn open_shared(&mut self, address: SocketAddr, registry: &Registry) -> io::Result<()> {
+    fn open_shared(
+        &mut self,
+        now: Instant,
+        address: SocketAddr,
+        registry: &Registry,
+    ) -> io::Result<()> {
         if self.shared.len() >= MAX_SOCKETS - MAX_LISTENERS {
             return Err(io::ErrorKind::AddrInUse.into());
         }
-        let ports = candidates(&self.range, self.random.number() as u16);
-        let socket = bind_one_of(ports, |port| {
-            let mut address = address;
-            address.set_port(port);
-            ListenSocket::bind(address, Binding::default())
-        })?;
+        if self
+            .none_free
+            .is_some_and(|(at, until)| at == address && now < until)
+        {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        let random = self.random.number() as u16;
+        let socket = match ListenSocket::bind_within(address, &self.range, random) {
+            Ok(socket) => socket,
+            Err(error) => {
+                if error.kind() == io::ErrorKind::AddrInUse {
+                    self.none_free = Some((address, now + RETRY));
+                }
+                return Err(error);
+            }
+        };
         socket.prepare_sharing();
         self.shared.add(socket, registry)
     }
@@ -196,5 +225,44 @@ fn beside(listener: SocketAddr, local: IpAddr) -> SocketAddr {
         _ if listener.is_ipv4() == local.is_ipv4() => address,
         // An inherited socket of both families.
         _ => (local, 0).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::clock;
+    use crate::net::Binding;
+    use mio::Poll;
+
+    /// Where all ports are taken, a request doesn't look for one to be shared that the
+    /// one before it didn't find.
+    #[test]
+    fn a_full_range_is_looked_through_once_a_second() {
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let listener = ListenSocket::bind(any, Binding::default()).unwrap();
+        let taken = ListenSocket::bind(any, Binding::default()).unwrap();
+        let port = taken.address().port();
+        let (poll, start) = (Poll::new().unwrap(), clock::now());
+        let mut ports = Ports::new(Some(port..=port), None, 100, 1, start);
+        let endpoint = Endpoint {
+            peer: (Ipv4Addr::LOCALHOST, 1069).into(),
+            local: Ipv4Addr::LOCALHOST.into(),
+        };
+        let give = |ports: &mut Ports, now| {
+            let registry = poll.registry();
+            let given = ports.give(now, &endpoint, &listener, None, Sharing::Always, registry);
+            given.map(|it| it.is_shared()).map_err(|error| error.kind())
+        };
+        assert_eq!(give(&mut ports, start), Err(io::ErrorKind::AddrInUse));
+        drop(taken);
+        let early = start + RETRY.saturating_sub(Duration::from_nanos(1));
+        assert_eq!(give(&mut ports, early), Err(io::ErrorKind::AddrInUse));
+        assert_eq!(give(&mut ports, start + RETRY), Ok(true));
+
+        // One that a session had is there at once.
+        ports.none_free = Some((any, start + 2 * RETRY));
+        ports.freed();
+        assert_eq!(ports.none_free, None);
     }
 }

@@ -11,7 +11,7 @@ use log::debug;
 
 use super::REQUEST_LEN;
 use super::drops::DropLines;
-use super::floor::Floor;
+use super::floor::{Floor, Needed};
 use super::hints;
 use super::ports::Sharing;
 use super::report::Ending;
@@ -24,7 +24,7 @@ use crate::protocol::sender::Sender;
 use crate::protocol::transfer::{Config, MAX_DATAGRAM, Opening, Proof, Transfer};
 use crate::session::{Content, Heading, Remote, Session, UNKNOWN_TRANSFER};
 use crate::table::rate::NetworkRateLimit;
-use crate::table::{Admission, Endpoint, Fingerprint};
+use crate::table::{Admission, Endpoint, Fingerprint, SessionKey};
 use crate::wire::options::{self, Limits, Negotiated};
 use crate::wire::packet::{
     Direction, ErrorCode, MAX_ERROR_LEN, Mode, Packet, ParseError, Request, emit_error,
@@ -218,13 +218,7 @@ impl Requests {
                 return;
             }
         };
-        let mut opened = self.open(now, listener, &endpoint, request, floor);
-        if let Err(NoSession::Overload(_)) = opened {
-            // A port or a descriptor was missing.
-            if floor.make_room(now, gives_way) {
-                opened = self.open(now, listener, &endpoint, request, floor);
-            }
-        }
+        let opened = self.open(now, listener, &endpoint, request, gives_way, floor);
         let session = match opened {
             Ok(session) => session,
             Err(refusal) => {
@@ -246,24 +240,37 @@ impl Requests {
         }
     }
 
-    /// Opens the file, settles the options and takes a socket.
+    /// Opens the file, settles the options and takes a socket. Where a descriptor or a
+    /// port is missing, `gives_way` or another session is ended, and that is tried once
+    /// more.
     fn open(
         &self,
         now: Instant,
         listener: &ListenSocket,
         endpoint: &Endpoint,
         request: &Request<'_>,
+        gives_way: Option<(SessionKey, Ending<'_>)>,
         floor: &mut Floor,
     ) -> Result<Session, NoSession> {
         let peer = endpoint.peer;
         let granted = self.policy.settle(now, request, peer);
         let granted = granted.map_err(NoSession::from)?;
         floor.reporter.granted(now, request, peer, &granted);
-        let is_light = request.direction == Direction::Read && floor.sessions.is_short();
-        let opened = match request.direction {
+        // A port that others know isn't shared with a server: forged requests could have
+        // two of them send each other files.
+        let may_share = !is_server(peer, listener);
+        let is_read = request.direction == Direction::Read;
+        let is_light = is_read && may_share && floor.sessions.is_short();
+        let open = || match request.direction {
             Direction::Read => self.open_read(&granted, request, is_light),
             Direction::Write => self.open_write(&granted, request),
         };
+        let mut opened = open();
+        if opened.as_ref().is_err_and(StorageError::is_exhausted)
+            && floor.make_room(now, Needed::Descriptor, gives_way)
+        {
+            opened = open();
+        }
         let opened = match opened {
             Ok(opened) => opened,
             Err(error) if error.is_exhausted() => {
@@ -273,16 +280,29 @@ impl Requests {
         };
         let (window, sharing) = match request.direction {
             Direction::Read if is_light => (None, Sharing::Always),
-            Direction::Read => (None, Sharing::Instead),
+            Direction::Read if may_share => (None, Sharing::Instead),
+            Direction::Read => (None, Sharing::Never),
             // Where ports are few, or one, each can be guessed anyway.
-            Direction::Write if self.config.proof == Proof::Never => {
+            Direction::Write if may_share && self.config.proof == Proof::Never => {
                 (Some(&opened.negotiated), Sharing::Instead)
             }
             Direction::Write => (Some(&opened.negotiated), Sharing::Never),
         };
-        let registry = floor.poll.registry();
-        let ports = &mut floor.ports;
-        let socket = ports.give(endpoint, listener, window, sharing, registry);
+        let give = |floor: &mut Floor| {
+            let registry = floor.poll.registry();
+            let ports = &mut floor.ports;
+            ports.give(now, endpoint, listener, window, sharing, registry)
+        };
+        let mut socket = give(floor);
+        if let Err(error) = &socket {
+            let needed = match error.kind() {
+                io::ErrorKind::AddrInUse => Needed::Port,
+                _ => Needed::Descriptor,
+            };
+            if floor.make_room(now, needed, gives_way) {
+                socket = give(floor);
+            }
+        }
         let socket = socket.map_err(|error| {
             debug!(
                 "{peer}: cannot open a socket on {}: {error}",

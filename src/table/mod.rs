@@ -299,13 +299,13 @@ impl<S: Tracked> Sessions<S> {
             &self.unverified
         };
         let found = match (has_slot, is_flooded) {
-            (true, true) => self.overdue(unanswered, now, random),
-            (false, true) => self.overdue(unanswered, now, random).or_else(|| {
+            (true, true) => self.overdue(unanswered, now, random, |_| true),
+            (false, true) => self.overdue(unanswered, now, random, |_| true).or_else(|| {
                 // One of the light for their number; `is_overfull` makes the room.
                 self.gives_way(now, random)?;
-                self.overdue(&self.light, now, random)
+                self.overdue(&self.light, now, random, |_| true)
             }),
-            (_, false) => self.gives_way_among(unanswered, now, random),
+            (_, false) => self.first_to_go(unanswered, now, random, |_| true),
         };
         found.map_or(Admission::Full, Admission::Evicts)
     }
@@ -323,15 +323,33 @@ impl<S: Tracked> Sessions<S> {
     /// loses its whole transfer. Uploads that nobody acknowledged aren't over, so no
     /// flood ends those this way.
     pub fn gives_way(&self, now: Instant, random: u32) -> Option<SessionKey> {
-        self.gives_way_among(&self.unverified, now, random)
+        self.gives_way_among(now, random, |_| true)
     }
 
-    /// The same, where one of `unanswered` is what a peer that has not answered gives.
-    fn gives_way_among(&self, unanswered: &[u32], now: Instant, random: u32) -> Option<SessionKey> {
-        let over = sample(&self.over, 1, random).next();
-        over.map(|index| self.slab[index as usize].key(index))
-            .or_else(|| self.overdue(unanswered, now, random))
-            .or_else(|| self.silent(now, random))
+    /// The same among the sessions that have what is needed.
+    pub fn gives_way_among(
+        &self,
+        now: Instant,
+        random: u32,
+        has: impl Fn(&S) -> bool,
+    ) -> Option<SessionKey> {
+        self.first_to_go(&self.unverified, now, random, has)
+    }
+
+    /// The same, where `unanswered` are those whose peer has not answered.
+    fn first_to_go(
+        &self,
+        unanswered: &[u32],
+        now: Instant,
+        random: u32,
+        has: impl Fn(&S) -> bool,
+    ) -> Option<SessionKey> {
+        sample(&self.over, TRIES, random)
+            .map(|index| (index, &self.slab[index as usize]))
+            .find(|(_, entry)| has(&entry.session))
+            .map(|(index, entry)| entry.key(index))
+            .or_else(|| self.overdue(unanswered, now, random, &has))
+            .or_else(|| self.silent(now, random, &has))
     }
 
     /// The one that gives way to a session whose peer has answered just now: as
@@ -345,21 +363,31 @@ impl<S: Tracked> Sessions<S> {
     /// A session of the `unverified` that has waited long enough for its peer's first
     /// answer: any of them, not the oldest, since in a flood the oldest are the honest
     /// clients whose path is slow.
-    fn overdue(&self, unverified: &[u32], now: Instant, random: u32) -> Option<SessionKey> {
+    fn overdue(
+        &self,
+        unverified: &[u32],
+        now: Instant,
+        random: u32,
+        has: impl Fn(&S) -> bool,
+    ) -> Option<SessionKey> {
         sample(unverified, TRIES, random)
-            .find(|&index| {
-                let since = self.slab[index as usize].session.unverified_since();
-                since.is_some_and(|it| now.saturating_duration_since(it) >= UNVERIFIED_GRACE)
+            .map(|index| (index, &self.slab[index as usize]))
+            .find(|(_, entry)| {
+                let since = entry.session.unverified_since();
+                let is_due =
+                    since.is_some_and(|it| now.saturating_duration_since(it) >= UNVERIFIED_GRACE);
+                is_due && has(&entry.session)
             })
-            .map(|index| self.slab[index as usize].key(index))
+            .map(|(index, entry)| entry.key(index))
     }
 
     /// The session that has been silent for longest, of those looked at: their peers
     /// have answered, and others are due far sooner.
-    fn silent(&self, now: Instant, random: u32) -> Option<SessionKey> {
+    fn silent(&self, now: Instant, random: u32, has: impl Fn(&S) -> bool) -> Option<SessionKey> {
         let quiet = sample(&self.verified, LOOKED_AT, random).filter_map(|index| {
             let entry = &self.slab[index as usize];
-            Some((entry.session.quiet_since()?, entry.key(index)))
+            let since = entry.session.quiet_since()?;
+            has(&entry.session).then(|| (since, entry.key(index)))
         });
         let (since, key) = quiet.min()?;
         (now.saturating_duration_since(since) >= SILENCE).then_some(key)
@@ -678,8 +706,7 @@ fn standing_of(session: &impl Tracked) -> Standing {
     }
 }
 
-/// Up to `most` of a list, from anywhere in it, far from each other where there are
-/// many more.
+/// Up to `most` of a list, scattered, from where `random` points.
 fn sample(list: &[u32], most: usize, random: u32) -> impl Iterator<Item = u32> {
     let count = list.len();
     let (start, stride) = (random as usize % count.max(1), count.div_ceil(most));

@@ -237,6 +237,36 @@ fn the_unverified_take_a_part_of_the_table() {
     table.check_invariants();
 }
 
+/// Where a port is needed, one that has none isn't ended for it.
+#[test]
+fn eviction_takes_one_that_has_what_is_needed() {
+    let (read, origin) = (Fingerprint::of(READ), origin());
+    let late = origin + SILENCE;
+    let probes = [
+        Probe {
+            over: true,
+            ..Probe::default()
+        },
+        unverified(origin),
+        Probe {
+            quiet_since: Some(origin),
+            ..Probe::default()
+        },
+    ];
+    for probe in probes {
+        let mut table = Sessions::new(4, origin);
+        let [_, _, key] = [1, 2, 3].map(|host| {
+            let deadline = (host == 3).then_some(late);
+            table.insert(endpoint(host, 1), read, Probe { deadline, ..probe })
+        });
+        let has = |probe: &Probe| probe.deadline.is_some();
+        for random in 0..9 {
+            assert_eq!(table.gives_way_among(late, random, has), Some(key));
+            assert_eq!(table.gives_way_among(late, random, |_| false), None);
+        }
+    }
+}
+
 /// In a flood of forged requests the unverified hold a part of the slots, and the rest
 /// of them nothing.
 #[test]
@@ -708,6 +738,10 @@ fn op() -> impl Strategy<Value = Op> {
 
 const CAPACITY: usize = 6;
 
+const fn is_light(probe: &Probe) -> bool {
+    probe.light && probe.unverified_since.is_some() && !probe.over
+}
+
 /// The table beside a plain list of what was put into it.
 struct Model {
     table: Sessions<Probe>,
@@ -721,7 +755,7 @@ impl Model {
     fn new() -> Self {
         let origin = origin();
         Self {
-            table: Sessions::new(CAPACITY, origin),
+            table: Sessions::new(CAPACITY, origin).with_light_sessions(CAPACITY),
             live: Vec::new(),
             gone: Vec::new(),
             // Room for deadlines in the past.
@@ -778,16 +812,17 @@ impl Model {
                 assert!(k == key && probe.over);
                 self.remove(at.unwrap());
             }
-            (None, Admission::New) => assert!(self.live.len() < CAPACITY),
+            (None, Admission::New) => assert!(self.held() < CAPACITY),
             (None, Admission::Evicts(key)) => {
-                assert_eq!(self.live.len(), CAPACITY);
+                assert_eq!(self.held(), CAPACITY);
                 let at = self.live.iter().position(|(k, ..)| *k == key).unwrap();
                 let probe = self.live[at].3;
                 assert!(probe.over || (self.is_overdue(&probe) && !self.any_over()));
                 self.remove(at);
             }
+            (None, Admission::Full) if self.table.has_light_room() => {}
             (None, Admission::Full) => {
-                assert_eq!(self.live.len(), CAPACITY);
+                assert_eq!(self.held(), CAPACITY);
                 let overdue = self.live.iter().any(|(.., probe)| self.is_overdue(probe));
                 assert!(!self.any_over() && !overdue);
                 return;
@@ -798,10 +833,31 @@ impl Model {
             deadline: self.deadline(wait),
             over: false,
             unverified_since: Some(self.now),
+            light: self.table.is_short(),
             ..Probe::default()
         };
         let key = self.table.insert(from, asks, probe);
         self.live.push((key, from, asks, probe));
+    }
+
+    /// Those that hold a descriptor.
+    fn held(&self) -> usize {
+        let held = self.live.iter().filter(|(.., probe)| !is_light(probe));
+        held.count()
+    }
+
+    /// Where one that was light holds a descriptor too many, another goes, or it does.
+    fn relieve(&mut self, key: SessionKey) {
+        assert_eq!(self.table.is_overfull(), self.held() > CAPACITY);
+        if self.table.is_overfull() {
+            let gives_way = self.table.gives_way_to_verified(self.now, self.random);
+            let goes = gives_way.unwrap_or(key);
+            let at = self.live.iter().position(|(k, ..)| *k == goes).unwrap();
+            let probe = self.live[at].3;
+            let is_unverified = probe.unverified_since.is_some() && !probe.light;
+            assert!(probe.over || is_unverified || goes == key);
+            self.remove(at);
+        }
     }
 
     fn any_over(&self) -> bool {
@@ -809,7 +865,8 @@ impl Model {
     }
 
     fn is_overdue(&self, probe: &Probe) -> bool {
-        let since = probe.unverified_since.filter(|_| !probe.over);
+        let since = probe.unverified_since;
+        let since = since.filter(|_| !probe.over && !probe.light);
         since.is_some_and(|since| since + UNVERIFIED_GRACE <= self.now)
     }
 
@@ -851,16 +908,20 @@ impl Model {
                 if let Some(at) = self.nth(nth) {
                     let (key, .., probe) = &mut self.live[at];
                     probe.over = true;
-                    self.table.get_mut(*key).unwrap().over = true;
-                    self.table.rearm(*key);
+                    let key = *key;
+                    self.table.get_mut(key).unwrap().over = true;
+                    self.table.rearm(key);
+                    self.relieve(key);
                 }
             }
             Op::Answer(nth) => {
                 if let Some(at) = self.nth(nth) {
                     let (key, .., probe) = &mut self.live[at];
                     probe.unverified_since = None;
-                    self.table.get_mut(*key).unwrap().unverified_since = None;
-                    self.table.rearm(*key);
+                    let key = *key;
+                    self.table.get_mut(key).unwrap().unverified_since = None;
+                    self.table.rearm(key);
+                    self.relieve(key);
                 }
             }
             Op::Remove(nth) => {

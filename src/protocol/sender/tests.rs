@@ -437,6 +437,17 @@ fn echoes_of_a_window_sent_twice_are_no_nacks() {
           50 ACK 16 > DATA 17-20 @550
           60 ACK 16 > DATA 17-20 @560",
     );
+    // A nudge crosses a late ACK, and is acknowledged as well, whenever that is.
+    Script::sender(&FIXED, Server(WINDOWS), length(90)).play(
+        "  0 open    > OACK blksize=8 windowsize=4 @500
+          10 ACK 0   > DATA 1-4   @510
+          20 ACK 4   > DATA 5-8   @520
+         520 timeout > DATA 8     @1520
+         560 ACK 8   > DATA 9-12  @1060
+         600 ACK 8   > nothing    @1060
+         610 ACK 12  > DATA 13-16 @1110
+         620 ACK 12  > DATA 13-16 @1120",
+    );
     // The round trip has grown, and nobody can measure it.
     let mut server = Script::sender(&ADAPTIVE, Server(WINDOWS), length(4000));
     let mut sent = 0;
