@@ -16,6 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::*;
+use nix::sys::signal::Signal;
 
 /// Requests of ever other victims, none of whom answers.
 struct Forger {
@@ -151,6 +152,25 @@ fn forged_requests_use_up_no_range_of_ports() {
             assert_same("an upload", &stored, &content);
         }
     }
+}
+
+/// A limit that was asked for holds for all, those that take no slot included.
+#[test]
+fn a_limit_of_sessions_holds_in_a_range_of_ports() {
+    let (_, option) = range(16);
+    let server = Server::start(&["-t", "60000", "-R", &option, "--max-sessions", "8"]);
+    let file = content(4, 3 * BLOCK);
+    server.file("f", &file);
+    Forger::new(&server, rrq("f", &[])).send(200);
+    let client = RawClient::new(&server);
+    let (_, tid) = client.ask_patiently(&rrq("f", &[]));
+    server.signal(Signal::SIGUSR1);
+    let line = server.wait_for_log(|line| line.contains("counters "), PATIENCE);
+    let line = line.expect("the counters");
+    let sessions = line.split_once("sessions=").expect("a count").1;
+    let sessions = sessions.split(' ').next().map(str::parse::<u32>);
+    assert!(matches!(sessions, Some(Ok(1..=8))), "{line}");
+    assert_eq!(client.say(&ack(1), tid).data_block(), Some(2));
 }
 
 /// RFC 1350 §4: what comes to a shared port belongs to the transfer of its sender, or
@@ -407,6 +427,29 @@ fn a_port_scan_ends_the_uploads_that_were_forged_in_that_name() {
     for (client, tid) in &others {
         assert_eq!(client.say(&ack(1), *tid).data_block(), Some(2));
     }
+}
+
+/// The ports of transfers of one's own take no guessing.
+#[test]
+fn blocks_to_ones_own_ports_end_nobodys_upload() {
+    let server = Server::start(&["-t", "60000"]);
+    server.file("f", &content(1, 3 * BLOCK));
+    let own: Vec<_> = (0..20)
+        .map(|_| {
+            let socket = UdpSocket::bind((Ipv4Addr::new(127, 97, 0, 1), 0)).unwrap();
+            socket.send_to(&rrq("f", &[]), server.addr()).unwrap();
+            let tid = socket.recv_from(&mut [0; 1000]).unwrap().1;
+            (socket, tid)
+        })
+        .collect();
+    let honest = RawClient::new(&server);
+    let (_, tid) = honest.ask(&wrq("up", &[]));
+    let forged = RawClient::new(&server);
+    for (_, port) in &own {
+        forged.send_to(&data(1, b"evil"), *port);
+    }
+    server.fence();
+    assert_eq!(honest.say(&data(1, b"up"), tid), Packet::Ack(1));
 }
 
 /// What a transfer began with is what it sends, or it ends.

@@ -6,18 +6,21 @@
 //! descriptor), it is written under a temporary name. Requests can't name that;
 //! abort removes it. Only kill -9 can leave one behind (or, everywhere, strike
 //! between the two steps of replacing a file): the first upload into a directory
-//! sweeps it, and a later one now and then. Temporary files are locked while their server lives. Must not: look
-//! at what is in a file.
+//! sweeps it, and a later one now and then. Temporary files are locked while their
+//! server lives; where hosts share files without sharing locks, only old ones are
+//! swept. Must not: look at what is in a file.
 
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use log::debug;
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, OFlag, fcntl, openat};
 use nix::libc;
-use nix::sys::stat::{Mode, SFlag, fstat, fstatat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
+use nix::sys::statfs::fstatfs;
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
 use super::name::TEMP_PREFIX;
@@ -135,7 +138,7 @@ fn with_temporary_name<T>(
     Err(Errno::EBUSY)
 }
 
-/// Removes the temporary files that servers of old left behind in `directory`,
+/// Removes the temporary files that earlier servers left behind in `directory`,
 /// as far as it can be listed.
 pub(super) fn sweep(directory: BorrowedFd<'_>) {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
@@ -177,11 +180,12 @@ fn remove_left_behind(directory: BorrowedFd<'_>, name: &[u8]) {
         }
         let file = openat(directory, name, flags, Mode::empty())?;
         lock(&file)?;
-        let (locked, named) = (
-            fstat(&file)?,
-            fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW)?,
-        );
-        if (locked.st_dev, locked.st_ino) == (named.st_dev, named.st_ino) {
+        #[allow(clippy::cast_sign_loss, reason = "32 bits, whatever the type")]
+        let filesystem = fstatfs(&file)?.filesystem_type().0 as u32;
+        if may_be_another_hosts(filesystem, &fstat(&file)?, now()) {
+            return Err(Errno::EBUSY);
+        }
+        if is_named(&file, directory, name)? {
             unlinkat(directory, name, UnlinkatFlags::NoRemoveDir)?;
         }
         Ok(())
@@ -189,6 +193,36 @@ fn remove_left_behind(directory: BorrowedFd<'_>, name: &[u8]) {
     if let Err(errno) = remove() {
         debug!("temporary file {} is in use: {errno}", name.escape_ascii());
     }
+}
+
+/// Whether a server on another host, whose lock isn't seen here, may be writing this
+/// file: it was written to less than [`ABANDONED`] before `now`.
+fn may_be_another_hosts(filesystem: u32, file: &FileStat, now: Duration) -> bool {
+    let written = u64::try_from(file.st_mtime).unwrap_or(0);
+    let age = now.saturating_sub(Duration::from_secs(written));
+    SHARED_BY_HOSTS.contains(&filesystem) && age < ABANDONED
+}
+
+/// The time since 1970.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the age of a file, not the time of a transfer"
+)]
+fn now() -> Duration {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.unwrap_or_default()
+}
+
+/// Whether `name` in `directory` is this file's, and not that of a server that took it
+/// for left behind.
+pub(super) fn is_named(
+    file: impl AsFd,
+    directory: BorrowedFd<'_>,
+    name: &[u8],
+) -> nix::Result<bool> {
+    let named = fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+    let ours = fstat(file)?;
+    Ok((ours.st_dev, ours.st_ino) == (named.st_dev, named.st_ino))
 }
 
 /// Locks a file for as long as it is open: `EAGAIN` if someone else has.
@@ -232,5 +266,54 @@ pub(super) fn rename_new(directory: BorrowedFd<'_>, from: &str, to: &[u8]) -> ni
 /// several servers share a directory, or after a kill -9.
 pub(super) const TEMPORARY_NAMES: u32 = 16;
 
+/// A temporary file that nothing has been written to for so long is nobody's: far longer
+/// than a client is waited for, and than the clocks of hosts differ.
+const ABANDONED: Duration = Duration::from_secs(600);
+
+/// File systems that other hosts may write to, and that may know only the locks of this
+/// one (`mount(8)`: `nolock`), as `statfs(2)` and `linux/magic.h` number them.
+const SHARED_BY_HOSTS: [u32; 9] = [
+    0x6969,      // NFS
+    0x6573_5546, // FUSE, virtiofs
+    0xff53_4d42, // CIFS
+    0xfe53_4d42, // SMB2
+    0x0102_1997, // 9P
+    0x00c3_6400, // Ceph
+    0x5346_414f, // AFS
+    0x7375_7245, // Coda
+    0x7461_636f, // OCFS2
+];
+
 /// Directory entries that are looked at for files left behind: some milliseconds.
 const MAX_SWEPT: usize = 16_384;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+
+    /// A lock there is one of this host alone.
+    #[test]
+    fn where_hosts_share_no_locks_only_old_files_are_swept() {
+        const EXT4: u32 = 0xef53;
+        const NFS: u32 = 0x6969;
+        const FUSE: u32 = 0x6573_5546;
+        let mut file = fstat(File::open("/").unwrap()).unwrap();
+        file.st_mtime = 1_700_000_000;
+        for (filesystem, age, may_be) in [
+            (EXT4, 0, false),
+            (NFS, 0, true),
+            (NFS, 599, true),
+            (NFS, 600, false),
+            (FUSE, 599, true),
+            (FUSE, 1_000_000, false),
+            // Its clock is ahead of ours.
+            (NFS, -300, true),
+            (EXT4, -300, false),
+        ] {
+            let now = Duration::from_secs(1_700_000_000_u64.saturating_add_signed(age));
+            let told = may_be_another_hosts(filesystem, &file, now);
+            assert_eq!(told, may_be, "{filesystem:x} {age}");
+        }
+    }
+}

@@ -78,17 +78,17 @@ pub struct Root {
     closed: Option<Closed>,
     policy: Policy,
     pub(super) methods: Methods,
-    common: Rc<Common>,
+    pub(super) common: Rc<Common>,
 }
 
 /// What a root has in common with those below it.
 #[derive(Debug)]
-struct Common {
+pub(super) struct Common {
     /// What absolute names may begin with: the paths of the topmost root.
     prefixes: Rc<[PathBuf]>,
     /// What links may lead to when a file is read.
     linked: Rc<[Directory]>,
-    uploads: Rc<Uploads>,
+    pub(super) uploads: Rc<Uploads>,
     listings: Listings,
 }
 

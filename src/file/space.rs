@@ -5,6 +5,7 @@
 //! Must not: hold back disk space for a client that only asks.
 
 use std::cell::{Cell, RefCell};
+use std::hash::{BuildHasher as _, RandomState};
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -18,9 +19,10 @@ use super::error::StorageError;
 use super::file_offset;
 
 /// What the uploads of one server share.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Uploads {
-    /// Numbers the temporary files.
+    /// Numbers the temporary files. Begins anywhere: servers on several hosts may share a
+    /// directory.
     serials: Cell<u64>,
     /// Directories that were swept; the latest last.
     swept: RefCell<Vec<Swept>>,
@@ -38,6 +40,17 @@ struct Swept {
     id: (u64, u64),
     /// Uploads to it since.
     uploads: u32,
+}
+
+impl Default for Uploads {
+    fn default() -> Self {
+        Self {
+            serials: Cell::new(RandomState::new().hash_one(())),
+            swept: RefCell::default(),
+            elsewhere: Cell::default(),
+            expected: RefCell::default(),
+        }
+    }
 }
 
 impl Uploads {
@@ -200,6 +213,14 @@ mod tests {
             uploads.expect(device, from, to);
             assert_eq!(*uploads.expected.borrow(), all);
         }
+    }
+
+    #[test]
+    fn servers_on_several_hosts_number_their_temporary_files_apart() {
+        let (one, other) = (Uploads::default(), Uploads::default());
+        let first = one.next_serial();
+        assert_eq!(one.next_serial(), first.wrapping_add(1));
+        assert!(first.abs_diff(other.next_serial()) > 1);
     }
 
     #[test]

@@ -210,6 +210,9 @@ impl Upload {
         };
         let file = made.file.as_fd();
         let temporary = if let Some(temporary) = &made.temporary {
+            if !publish::is_named(file, directory, temporary.as_bytes())? {
+                return Err(Errno::ESTALE);
+            }
             temporary
         } else {
             match self.publisher.link(file, directory, &self.name) {
@@ -248,14 +251,19 @@ impl Upload {
 impl Drop for Upload {
     fn drop(&mut self) {
         self.expect(0);
-        let Some(temporary) = self.made.as_ref().and_then(|made| made.temporary.as_ref()) else {
+        let Some(made) = &self.made else {
             return;
         };
-        if let Err(errno) = unlinkat(
-            &self.directory,
-            temporary.as_str(),
-            UnlinkatFlags::NoRemoveDir,
-        ) {
+        let Some(temporary) = &made.temporary else {
+            return;
+        };
+        let directory = self.directory.as_fd();
+        let removed = match publish::is_named(&made.file, directory, temporary.as_bytes()) {
+            Ok(true) => unlinkat(directory, temporary.as_str(), UnlinkatFlags::NoRemoveDir),
+            Ok(false) => Err(Errno::ESTALE),
+            Err(errno) => Err(errno),
+        };
+        if let Err(errno) = removed {
             warn!("temporary file {temporary} stays behind: {errno}");
         }
     }
@@ -823,13 +831,46 @@ mod tests {
         });
     }
 
+    /// A server on another host that sees no lock of ours may take our temporary file for
+    /// left behind, and then have one of that name.
+    #[test]
+    fn a_temporary_name_that_is_another_servers_by_now_is_left_alone() {
+        for (policy, commits) in [
+            (OVERWRITE, true),
+            (OVERWRITE, false),
+            (Policy::default(), true),
+            (Policy::default(), false),
+        ] {
+            let base = tempfile::tempdir().unwrap();
+            let root = root(base.path(), policy, Publisher::Named);
+            let mut upload = root.create(b"file", None).unwrap();
+            upload.write_at(0, b"ours").unwrap();
+            let written = names(base.path());
+            let [temporary] = &written[..] else {
+                panic!("{written:?}");
+            };
+            fs::remove_file(base.path().join(temporary)).unwrap();
+            fs::write(base.path().join(temporary), "theirs").unwrap();
+            if commits {
+                assert!(upload.commit().is_err());
+            } else {
+                drop(upload);
+            }
+            assert_eq!(names(base.path()), written, "{policy:?} {commits}");
+            let left = fs::read(base.path().join(temporary)).unwrap();
+            assert_eq!(left, b"theirs");
+        }
+    }
+
     #[test]
     fn temporary_names_run_out_without_a_lie() {
         let base = tempfile::tempdir().unwrap();
-        for attempt in 0..TEMPORARY_NAMES {
-            fs::create_dir(base.path().join(format!(".tftpd-0-{attempt}"))).unwrap();
-        }
         let root = root(base.path(), OVERWRITE, Publisher::Named);
+        let last = root.common.uploads.next_serial();
+        for attempt in 0..TEMPORARY_NAMES {
+            let name = format!(".tftpd-{}-{attempt}", last.wrapping_add(1));
+            fs::create_dir(base.path().join(name)).unwrap();
+        }
         let committed = root.create(b"new", None).unwrap().commit();
         assert_eq!(committed.unwrap_err().errno(), Some(Errno::EBUSY));
         assert!(root.create(b"new", None).unwrap().commit().is_ok());

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::mem;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU64;
 use std::ops::RangeInclusive;
@@ -27,8 +28,8 @@ use crate::log::event::Event;
 use crate::net::ListenSocket;
 use crate::net::pool::STORM;
 use crate::protocol::transfer::{Failure, Outcome};
-use crate::session::{Content, Context, Line, Resources, Session, Trace, Turn, Watch};
-use crate::table::{Client, Endpoint, Fingerprint, SessionKey, Sessions, Tracked as _};
+use crate::session::{Context, Line, Resources, Session, Trace, Turn, Watch};
+use crate::table::{Endpoint, Fingerprint, SessionKey, Sessions, Tracked as _};
 use crate::wire::packet::ErrorCode;
 
 /// What a client is told that has as many transfers as it may.
@@ -208,8 +209,8 @@ impl Floor {
         if self.lacks_descriptor(key) && self.make_room(clock::now(), Needed::Descriptor, None) {
             self.take_turn(key, Session::transmit);
         }
-        if let Some(client) = self.resources.ingress.guessed.take() {
-            self.end_guessed(client);
+        if mem::take(&mut self.resources.ingress.guessed) {
+            self.end_session(key, Ending::Guessed);
         }
     }
 
@@ -217,23 +218,6 @@ impl Floor {
     fn lacks_descriptor(&self, key: SessionKey) -> bool {
         let session = self.sessions.get(key);
         session.is_some_and(|it| it.lacks_descriptor() && it.unverified_since().is_none())
-    }
-
-    /// Somebody looks for a port in the name of `client`: ends the uploads that were
-    /// asked for in that name and not begun. Those that are under way have a peer that
-    /// knows its port.
-    fn end_guessed(&mut self, client: IpAddr) {
-        let guessed = |session: &Session| {
-            session.peer().ip() == client
-                && session.unverified_since().is_some()
-                && matches!(session.content(), Content::Sink(_))
-        };
-        let sessions = self.sessions.of_client(Client::of(client));
-        let keys = sessions.filter(|(_, session)| guessed(session));
-        let keys: Vec<_> = keys.map(|(key, _)| key).collect();
-        for key in keys {
-            self.end_session(key, Ending::Guessed);
-        }
     }
 
     fn take_turn(

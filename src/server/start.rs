@@ -251,7 +251,7 @@ fn max_sessions(args: &Args, open_files: u64, others: u64) -> usize {
 
 /// A table for so many sessions. Those whose peer has never answered may be light
 /// where it is descriptors or ports that are short; a limit that was asked for holds
-/// for all.
+/// for all of them.
 fn sessions(args: &Args, max_sessions: usize, now: Instant) -> Sessions<Session> {
     let of_one_client = args.max_sessions_per_client;
     let table = Sessions::new(max_sessions, now)
@@ -259,7 +259,12 @@ fn sessions(args: &Args, max_sessions: usize, now: Instant) -> Sessions<Session>
     let ports = args.port_range.as_ref().filter(|_| !args.single_port);
     match (args.max_sessions, ports) {
         (Some(_), None) => table,
-        (_, ports) => table.with_light_sessions(ports.map_or(usize::MAX, ExactSizeIterator::len)),
+        (Some(_), Some(ports)) => table
+            .with_light_sessions(ports.len())
+            .with_limit(max_sessions),
+        (None, ports) => {
+            table.with_light_sessions(ports.map_or(usize::MAX, ExactSizeIterator::len))
+        }
     }
 }
 

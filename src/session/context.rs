@@ -4,7 +4,7 @@
 //! Must not: know a single session.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::port::Port;
@@ -84,7 +84,7 @@ impl Resources {
                 drops: DropCounters::default(),
                 trace,
                 guesses: PortGuesses::default(),
-                guessed: None,
+                guessed: false,
             },
         }
     }
@@ -114,8 +114,9 @@ pub struct Ingress {
     pub trace: Option<Trace>,
     /// Blocks that came to the wrong port.
     pub guesses: PortGuesses,
-    /// In whose name many ports were tried.
-    pub guessed: Option<IpAddr>,
+    /// The session whose turn it is may have been begun by somebody who found its port:
+    /// the caller is to end it.
+    pub guessed: bool,
 }
 
 /// Is shown the peer, the way it goes and the datagram.

@@ -18,6 +18,7 @@ use super::{Content, Reach, Remote, Session, Turn, UNKNOWN_TRANSFER};
 use crate::file::{ReadAt, Store};
 use crate::net::MAX_COALESCED;
 use crate::protocol::transfer::{NoSink, Progress};
+use crate::table::Tracked as _;
 use crate::wire::packet::{DATA_HEADER_LEN, ErrorCode, MAX_ERROR_LEN, Packet, emit_error};
 
 /// Datagrams a session may take in before the others have their turn.
@@ -205,10 +206,8 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         if !self.is_from_peer(sender, packet.as_ref().ok()) {
             ingress.drops.strangers += 1;
             // An ACK of a stranger's begins no upload.
-            if matches!(packet, Ok(Packet::Data { .. }))
-                && ingress.guesses.are_many(now, sender.ip(), &self.peer())
-            {
-                ingress.guessed = Some(sender.ip());
+            if matches!(packet, Ok(Packet::Data { .. })) {
+                ingress.guesses.record(now, sender.ip(), self.peer());
             }
             if matches!(packet, Ok(Packet::Error { .. })) {
                 // Never answered (RFC 1350 §7).
@@ -220,6 +219,14 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
             return None;
         }
         match packet {
+            Ok(Packet::Data { .. })
+                if self
+                    .unverified_since()
+                    .is_some_and(|asked| ingress.guesses.suspects(asked, sender.ip())) =>
+            {
+                ingress.guessed = true;
+                None
+            }
             Ok(packet) => Some(packet),
             Err(error) => {
                 ingress.drops.garbage += 1;

@@ -1,21 +1,28 @@
 //! Somebody who sends blocks to one of our ports after the other in a client's name
 //! looks for the port of an upload that was asked for in that name. Told from
-//! accidents by the number of ports in a second. Must not: read the clock.
+//! accidents by the number of ports in a second.
+//!
+//! Somebody with transfers of their own knows the ports of those, and needs no guess to
+//! meet them: so all that belong to one other client count as one. Must not: read the
+//! clock, do more for a block than to count it.
 
 use std::hash::{DefaultHasher, Hash, Hasher as _};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use super::key::Client;
 use super::rate::place;
 
-/// Within so long ports are counted.
+/// Within so long ports are counted, and for so long after they were many nobody
+/// begins an upload in that name.
 const SPAN: Duration = Duration::from_secs(1);
 
 /// Wrong ports that are no accident. A client that moved on to another transfer may
 /// send a last block to the port of the one before.
 const MANY: usize = 8;
 
-/// Addresses that are told apart.
+/// Addresses that are told apart, by a hash. Those that share a place are counted
+/// together, so that no flood in other names hides what is done in one.
 const PLACES: usize = 256;
 
 /// Which of our ports were tried in whose name. Takes no memory before the first.
@@ -25,14 +32,15 @@ pub struct PortGuesses {
     places: Vec<Option<Tried>>,
 }
 
-/// What was tried in one name.
+/// What was tried in some names.
 #[derive(Debug, Clone, Copy)]
 struct Tried {
-    by: IpAddr,
     since: Instant,
-    /// Hashes of the wrong ports.
-    ports: [u32; MANY - 1],
+    /// Hashes of what the ports tell about those who tried them.
+    ports: [u32; MANY],
     count: usize,
+    /// When they were last found to be many.
+    many: Option<Instant>,
 }
 
 impl PortGuesses {
@@ -44,40 +52,47 @@ impl PortGuesses {
         }
     }
 
-    /// A block came from `by` to the wrong `port`. Whether it is one of many within a
-    /// second; the count begins again then.
-    pub fn are_many(&mut self, now: Instant, by: IpAddr, port: &impl Hash) -> bool {
+    /// A block came from `by` to the port of a transfer of `owner`'s.
+    pub fn record(&mut self, now: Instant, by: IpAddr, owner: SocketAddr) {
         if self.places.is_empty() {
             self.places.resize(PLACES, None);
         }
-        let slot = &mut self.places[place(self.seed, by, PLACES)];
-        let is_current = |it: &Tried| now.saturating_duration_since(it.since) < SPAN;
-        let mut tried = match slot.filter(is_current) {
-            Some(tried) if tried.by == by => tried,
-            // Whoever came first keeps the place, for its second.
-            Some(_) => return false,
-            None => Tried {
-                by,
-                since: now,
-                ports: [0; MANY - 1],
-                count: 0,
-            },
+        let is_over = |since: Instant| now.saturating_duration_since(since) >= SPAN;
+        let tried = self.places[place(self.seed, by, PLACES)].get_or_insert(Tried {
+            since: now,
+            ports: [0; MANY],
+            count: 0,
+            many: None,
+        });
+        if is_over(tried.since) {
+            (tried.since, tried.count) = (now, 0);
+        }
+        let port = if owner.ip() == by {
+            hash_of(owner)
+        } else {
+            hash_of(Client::of(owner.ip()))
         };
-        let port = hash_of(port);
-        if tried.ports[..tried.count].contains(&port) {
-            return false;
+        // All of them are taken once they are many, until the second is over.
+        if tried.count == MANY || tried.ports[..tried.count].contains(&port) {
+            return;
         }
-        let is_one_too_many = tried.count == tried.ports.len();
-        if !is_one_too_many {
-            tried.ports[tried.count] = port;
-            tried.count += 1;
+        tried.ports[tried.count] = port;
+        tried.count += 1;
+        if tried.count == MANY {
+            (tried.since, tried.many) = (now, Some(now));
         }
-        *slot = Some(tried).filter(|_| !is_one_too_many);
-        is_one_too_many
+    }
+
+    /// Whether many ports have been tried in the name of `by` since an upload was
+    /// `asked` for, or less than a second before.
+    pub fn suspects(&self, asked: Instant, by: IpAddr) -> bool {
+        let tried = self.places.get(place(self.seed, by, PLACES));
+        let many = tried.and_then(|it| it.as_ref()?.many);
+        many.is_some_and(|many| asked < many + SPAN)
     }
 }
 
-fn hash_of(port: &impl Hash) -> u32 {
+fn hash_of(port: impl Hash) -> u32 {
     let mut hasher = DefaultHasher::new();
     port.hash(&mut hasher);
     hasher.finish() as u32
@@ -87,29 +102,104 @@ fn hash_of(port: &impl Hash) -> u32 {
 mod tests {
     use super::*;
 
-    #[test]
     #[allow(clippy::disallowed_methods, reason = "an Instant has no other source")]
+    fn start() -> Instant {
+        Instant::now()
+    }
+
+    const fn millis(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    fn client(host: u8) -> IpAddr {
+        [192, 0, 2, host].into()
+    }
+
+    /// Ports of transfers of the same client.
+    #[test]
     fn a_port_scan_is_told_from_a_stray_block() {
-        let start = Instant::now();
-        let at = |milliseconds| start + Duration::from_millis(milliseconds);
-        let client = |host: u8| IpAddr::from([192, 0, 2, host]);
+        let start = start();
         let mut guesses = PortGuesses::new(7);
-        let mut many = |time, host, port: u16| guesses.are_many(at(time), client(host), &port);
-        // One port, however often.
-        assert!(!(0..100).any(|time| many(time, 1, 50_000)));
-        // Seven ports, and again in the next second.
-        for second in 1..4 {
-            let mut ports = 0..7;
-            assert!(!ports.any(|port| many(second * 1000, 1, port)), "{second}");
+        let mut tried = |at, ports: std::ops::Range<u16>| {
+            for port in ports {
+                guesses.record(start + millis(at), client(1), (client(1), port).into());
+            }
+            guesses.suspects(start, client(1))
+        };
+        // One port, however often; seven, and again in the next second.
+        assert!(!(0..100).any(|at| tried(at, 1..2)));
+        assert!(!(1..4).any(|second| tried(second * 1000, 0..7)));
+        // The eighth within a second.
+        assert!(!tried(5000, 0..7));
+        assert!(!tried(5400, 3..4));
+        assert!(tried(5999, 7..8));
+        // It is forgotten neither when the second is over nor for what comes then.
+        assert!(tried(8000, 0..1));
+        // Uploads that were asked for in time to be meant.
+        for (asked, suspected) in [(0, true), (5999, true), (6998, true), (6999, false)] {
+            let told = guesses.suspects(start + millis(asked), client(1));
+            assert_eq!(told, suspected, "{asked}");
         }
-        // The eighth within a second; after that it counts from one.
-        assert!(!(0..7).any(|port| many(5000, 1, port)));
-        assert!(!many(5400, 1, 3));
-        assert!(many(5999, 1, 7));
-        assert!(!(8..15).any(|port| many(5999, 1, port)));
-        assert!(many(5999, 1, 15));
-        // Each address by itself.
-        let mut one_each = (1..=255).map(|host| many(9000, host, host.into()));
-        assert!(!one_each.any(|it| it));
+        assert!(!guesses.suspects(start, client(2)));
+    }
+
+    /// Once a second is enough to keep uploads from beginning, and costs nothing.
+    #[test]
+    fn a_port_scan_that_goes_on_is_found_once_a_second() {
+        let start = start();
+        let mut guesses = PortGuesses::new(7);
+        let mut found = Vec::new();
+        for at in 0..3000 {
+            let owner = (client(1), at as u16).into();
+            guesses.record(start + millis(at), client(1), owner);
+            let before = start + millis(at + 999);
+            if guesses.suspects(before, client(1)) {
+                found.push(at);
+            }
+        }
+        assert_eq!(found, [7, 1014, 2021]);
+    }
+
+    /// An attacker knows the ports of transfers of its own.
+    #[test]
+    fn ports_of_another_client_count_as_one() {
+        let start = start();
+        let own_network: Vec<IpAddr> = (0..100)
+            .map(|host| format!("2001:db8::{host:x}").parse().unwrap())
+            .collect();
+        for (owners, many) in [
+            (vec![client(2)], false),
+            (own_network, false),
+            ((2..9).map(client).collect(), false),
+            ((2..10).map(client).collect(), true),
+        ] {
+            let mut guesses = PortGuesses::new(7);
+            for port in 0..100 {
+                for &owner in &owners {
+                    guesses.record(start, client(1), (owner, port).into());
+                }
+            }
+            assert_eq!(guesses.suspects(start, client(1)), many, "{owners:?}");
+        }
+    }
+
+    /// Blocks in more names than there are places for.
+    #[test]
+    fn decoys_hide_no_port_scan() {
+        let start = start();
+        let mut guesses = PortGuesses::new(7);
+        let decoy = (0..5000_u32).map(|host| IpAddr::from((0x0a00_0000 + host).to_be_bytes()));
+        let record_decoys = |guesses: &mut PortGuesses| {
+            for by in decoy.clone() {
+                guesses.record(start, by, (client(99), 1).into());
+            }
+        };
+        record_decoys(&mut guesses);
+        assert!(!guesses.suspects(start, client(1)));
+        for host in 2..10 {
+            guesses.record(start, client(1), (client(host), 1).into());
+            record_decoys(&mut guesses);
+        }
+        assert!(guesses.suspects(start, client(1)));
     }
 }

@@ -70,8 +70,8 @@ const FIRST_ROOM: usize = 1024;
 const CHECKED_LEN: usize = 64;
 
 /// What a session costs beside itself: 72 bytes in the slab, 16 in the
-/// wheel, and 12 in a tree, whose nodes are at least half full; some 110 bytes
-/// in all, and 4 more until its peer has answered and while it dallies.
+/// wheel, 4 in the list of its standing, and 12 in a tree, whose nodes are at
+/// least half full; some 115 bytes in all.
 #[cfg(target_pointer_width = "64")]
 const _: () = assert!(size_of::<Entry<()>>() == 72 && size_of::<IndexKey>() == 12);
 
@@ -135,15 +135,19 @@ pub struct Sessions<S> {
     /// Where each endpoint's session is. Ordered by hashes rather than in a hash
     /// table: no random seed in the core, and none of its empty room.
     by_endpoint: BTreeSet<IndexKey>,
-    /// The slots of those whose peer has not answered yet, in no order.
+    /// The slots of those whose peer has answered and that aren't over, in no order. So
+    /// are the other lists; each session is in one.
+    verified: Vec<u32>,
+    /// Of those whose peer has not answered yet, and that hold descriptors.
     unverified: Vec<u32>,
-    /// The slots of those of them that hold no descriptor, in no order; they are in
-    /// no other list.
+    /// Of those whose peer has not answered yet, and that hold none.
     light: Vec<u32>,
-    /// The slots of those that are over, in no order.
+    /// Of those that are over.
     over: Vec<u32>,
     wheel: TimerWheel,
     capacity: usize,
+    /// The most sessions at once, light ones included.
+    limit: usize,
     /// Unverified sessions that may hold descriptors; those beyond are to be light.
     /// `None`: none is light.
     unverified_slots: Option<usize>,
@@ -160,7 +164,7 @@ struct Entry<S> {
     generation: u32,
     fingerprint: Fingerprint,
     standing: Standing,
-    /// Where it is listed, if its standing has a list.
+    /// Where in the list of its standing it is.
     position: u32,
     session: S,
 }
@@ -175,11 +179,13 @@ impl<S: Tracked> Sessions<S> {
         Self {
             slab: Slab::with_capacity(capacity.min(FIRST_ROOM)),
             by_endpoint: BTreeSet::new(),
+            verified: Vec::new(),
             unverified: Vec::new(),
             light: Vec::new(),
             over: Vec::new(),
             wheel: TimerWheel::new(origin),
             capacity: capacity.min(MAX_CAPACITY),
+            limit: usize::MAX,
             unverified_slots: None,
             per_client: usize::MAX,
             next_generation: 0,
@@ -205,6 +211,13 @@ impl<S: Tracked> Sessions<S> {
         self
     }
 
+    /// Lets there be no more than this many sessions at once, light ones included.
+    #[must_use]
+    pub const fn with_limit(mut self, sessions: usize) -> Self {
+        self.limit = sessions;
+        self
+    }
+
     /// Whether a session that starts now is to be light, if it can be.
     pub fn is_short(&self) -> bool {
         self.unverified_slots
@@ -215,7 +228,8 @@ impl<S: Tracked> Sessions<S> {
     /// no slot: by the time that its peer answers, one that is unverified gives its own.
     pub fn has_light_room(&self) -> bool {
         let unverified = self.unverified.len() + self.light.len();
-        self.is_short() && !self.unverified.is_empty() && unverified < MAX_UNVERIFIED
+        let has_room = unverified < MAX_UNVERIFIED && self.len() < self.limit;
+        self.is_short() && !self.unverified.is_empty() && has_room
     }
 
     /// Whether a light session whose peer has answered now holds a descriptor too
@@ -283,25 +297,24 @@ impl<S: Tracked> Sessions<S> {
         }
         let has_slot = self.held() < self.capacity;
         let is_flooded = self.unverified.len() + self.light.len() >= MAX_UNVERIFIED;
+        if has_slot && !is_flooded && self.len() < self.limit {
+            return Admission::New;
+        }
+        // One that is light gives no slot, but room.
+        let takes_light = has_slot && self.light.len() > self.unverified.len();
+        let unanswered = if takes_light {
+            &self.light
+        } else {
+            &self.unverified
+        };
         let found = match (has_slot, is_flooded) {
-            (true, false) => return Admission::New,
-            (true, true) => {
-                let longer = self.light.len() > self.unverified.len();
-                let list = if longer {
-                    &self.light
-                } else {
-                    &self.unverified
-                };
-                self.overdue(list, now, random, |_| true)
-            }
-            (false, true) => self
-                .overdue(&self.unverified, now, random, |_| true)
-                .or_else(|| {
-                    // One of the light for their number; `is_overfull` makes the room.
-                    self.gives_way(now, random)?;
-                    self.overdue(&self.light, now, random, |_| true)
-                }),
-            (false, false) => self.gives_way(now, random),
+            (true, true) => self.overdue(unanswered, now, random, |_| true),
+            (false, true) => self.overdue(unanswered, now, random, |_| true).or_else(|| {
+                // One of the light for their number; `is_overfull` makes the room.
+                self.gives_way(now, random)?;
+                self.overdue(&self.light, now, random, |_| true)
+            }),
+            (_, false) => self.first_to_go(unanswered, now, random, |_| true),
         };
         found.map_or(Admission::Full, Admission::Evicts)
     }
@@ -329,21 +342,30 @@ impl<S: Tracked> Sessions<S> {
         random: u32,
         has: impl Fn(&S) -> bool,
     ) -> Option<SessionKey> {
-        some_of(&self.over, random)
+        self.first_to_go(&self.unverified, now, random, has)
+    }
+
+    /// The same, where `unanswered` are those whose peer has not answered.
+    fn first_to_go(
+        &self,
+        unanswered: &[u32],
+        now: Instant,
+        random: u32,
+        has: impl Fn(&S) -> bool,
+    ) -> Option<SessionKey> {
+        sample(&self.over, TRIES, random)
             .map(|index| (index, &self.slab[index as usize]))
             .find(|(_, entry)| has(&entry.session))
             .map(|(index, entry)| entry.key(index))
-            .or_else(|| self.overdue(&self.unverified, now, random, &has))
+            .or_else(|| self.overdue(unanswered, now, random, &has))
             .or_else(|| self.silent(now, random, &has))
     }
 
     /// The one that gives way to a session whose peer has answered just now: as
     /// [`Sessions::gives_way`], but any that is unverified does, without grace.
     pub fn gives_way_to_verified(&self, now: Instant, random: u32) -> Option<SessionKey> {
-        let unverified = self
-            .unverified
-            .get(random as usize % self.unverified.len().max(1));
-        let any = unverified.map(|&index| self.slab[index as usize].key(index));
+        let unverified = sample(&self.unverified, 1, random).next();
+        let any = unverified.map(|index| self.slab[index as usize].key(index));
         self.gives_way(now, random).or(any)
     }
 
@@ -357,7 +379,7 @@ impl<S: Tracked> Sessions<S> {
         random: u32,
         has: impl Fn(&S) -> bool,
     ) -> Option<SessionKey> {
-        some_of(unverified, random)
+        sample(unverified, TRIES, random)
             .map(|index| (index, &self.slab[index as usize]))
             .find(|(_, entry)| {
                 let since = entry.session.unverified_since();
@@ -368,13 +390,13 @@ impl<S: Tracked> Sessions<S> {
             .map(|(index, entry)| entry.key(index))
     }
 
-    /// The session that has been silent for longest, of those looked at.
+    /// The session that has been silent for longest, of those looked at: their peers
+    /// have answered, and others are due far sooner.
     fn silent(&self, now: Instant, random: u32, has: impl Fn(&S) -> bool) -> Option<SessionKey> {
-        let count = self.slab.len();
-        let slots = (0..LOOKED_AT.min(count)).map(|nth| (random as usize + nth) % count);
-        let quiet = slots.filter_map(|index| {
-            let entry = self.slab.get(index).filter(|it| has(&it.session))?;
-            Some((entry.session.quiet_since()?, entry.key(index as u32)))
+        let quiet = sample(&self.verified, LOOKED_AT, random).filter_map(|index| {
+            let entry = &self.slab[index as usize];
+            let since = entry.session.quiet_since()?;
+            has(&entry.session).then(|| (since, entry.key(index)))
         });
         let (since, key) = quiet.min()?;
         (now.saturating_duration_since(since) >= SILENCE).then_some(key)
@@ -452,16 +474,18 @@ impl<S: Tracked> Sessions<S> {
         let deadline = session.deadline();
         let generation = self.next_generation;
         self.next_generation = generation.wrapping_add(1);
-        let index = self.slab.insert(Entry {
+        let standing = standing_of(&session);
+        let index = self.slab.vacant_key() as u32;
+        let key = SessionKey { generation, index };
+        let position = push(self.list(standing), index);
+        self.slab.insert(Entry {
             endpoint,
             generation,
             fingerprint,
-            standing: Standing::Verified,
-            position: 0,
+            standing,
+            position,
             session,
-        }) as u32;
-        let key = SessionKey { generation, index };
-        self.relist(index);
+        });
         self.by_endpoint.insert(IndexKey::of(&endpoint, index));
         if let Some(deadline) = deadline {
             self.arm(index, deadline);
@@ -490,12 +514,6 @@ impl<S: Tracked> Sessions<S> {
     /// Whom the session serves, if it still exists.
     pub fn endpoint(&self, key: SessionKey) -> Option<&Endpoint> {
         self.entry(key).map(|entry| &entry.endpoint)
-    }
-
-    /// The sessions of one client, in no particular order.
-    pub fn of_client(&self, client: Client) -> impl Iterator<Item = (SessionKey, &S)> {
-        let entries = self.entries_of(client);
-        entries.map(|(key, entry)| (key, &entry.session))
     }
 
     /// All sessions, in no particular order.
@@ -579,6 +597,7 @@ impl<S: Tracked> Sessions<S> {
         assert_eq!(self.len(), self.by_endpoint.len(), "slab and by_endpoint");
         assert!(self.wheel.len() <= self.len(), "a freed slot is armed");
         for (standing, list) in [
+            (Standing::Verified, &self.verified),
             (Standing::Unverified, &self.unverified),
             (Standing::Light, &self.light),
             (Standing::Over, &self.over),
@@ -592,13 +611,13 @@ impl<S: Tracked> Sessions<S> {
             assert_eq!(found, Some(key), "{:?}", entry.endpoint);
             assert!(!RESERVED.contains(&key.to_token()), "{key:?}");
             assert_eq!(entry.standing, standing_of(&entry.session), "{key:?}");
-            let place = entry.position as usize;
-            match entry.standing {
-                Standing::Verified => {}
-                Standing::Unverified => assert_eq!(self.unverified[place], key.index),
-                Standing::Light => assert_eq!(self.light[place], key.index),
-                Standing::Over => assert_eq!(self.over[place], key.index),
-            }
+            let list = match entry.standing {
+                Standing::Verified => &self.verified,
+                Standing::Unverified => &self.unverified,
+                Standing::Light => &self.light,
+                Standing::Over => &self.over,
+            };
+            assert_eq!(list[entry.position as usize], key.index);
             if let Some(deadline) = entry.session.deadline() {
                 let armed = self.wheel.covers(key.index, self.ahead(deadline));
                 assert!(armed, "{key:?} would oversleep");
@@ -627,12 +646,7 @@ impl<S: Tracked> Sessions<S> {
             return;
         }
         self.unlist(index);
-        let position = match standing {
-            Standing::Verified => 0,
-            Standing::Unverified => push(&mut self.unverified, index),
-            Standing::Light => push(&mut self.light, index),
-            Standing::Over => push(&mut self.over, index),
-        };
+        let position = push(self.list(standing), index);
         if let Some(entry) = self.slab.get_mut(index as usize) {
             (entry.standing, entry.position) = (standing, position);
         }
@@ -643,18 +657,22 @@ impl<S: Tracked> Sessions<S> {
         let Some(entry) = self.slab.get(index as usize) else {
             return;
         };
-        let position = entry.position;
-        let list = match entry.standing {
-            Standing::Verified => return,
-            Standing::Unverified => &mut self.unverified,
-            Standing::Light => &mut self.light,
-            Standing::Over => &mut self.over,
-        };
+        let (standing, position) = (entry.standing, entry.position);
+        let list = self.list(standing);
         list.swap_remove(position as usize);
         if let Some(&moved) = list.get(position as usize)
             && let Some(entry) = self.slab.get_mut(moved as usize)
         {
             entry.position = position;
+        }
+    }
+
+    fn list(&mut self, standing: Standing) -> &mut Vec<u32> {
+        match standing {
+            Standing::Verified => &mut self.verified,
+            Standing::Unverified => &mut self.unverified,
+            Standing::Light => &mut self.light,
+            Standing::Over => &mut self.over,
         }
     }
 
@@ -698,11 +716,11 @@ fn standing_of(session: &impl Tracked) -> Standing {
     }
 }
 
-/// Some of a list, scattered, from where `random` points.
-fn some_of(list: &[u32], random: u32) -> impl Iterator<Item = u32> {
+/// Up to `most` of a list, scattered, from where `random` points.
+fn sample(list: &[u32], most: usize, random: u32) -> impl Iterator<Item = u32> {
     let count = list.len();
-    let stride = count / TRIES + 1;
-    (0..TRIES.min(count)).map(move |nth| list[(random as usize + nth * stride) % count])
+    let (start, stride) = (random as usize % count.max(1), count.div_ceil(most));
+    (0..most.min(count)).map(move |nth| list[(start + nth * stride) % count])
 }
 
 /// Appends, and tells where.

@@ -349,6 +349,84 @@ fn slots_full_of_forged_uploads_leave_room_for_light_sessions() {
     assert!(!table.has_light_room());
 }
 
+/// A limit holds for all sessions; light ones give way too where it is reached.
+#[test]
+fn a_limit_of_sessions_holds_for_light_ones_too() {
+    use Admission::{Evicts, Full, New};
+
+    let (read, origin) = (Fingerprint::of(READ), origin());
+    let mut table = Sessions::new(4, origin)
+        .with_light_sessions(4)
+        .with_limit(4);
+    let light = Probe {
+        light: true,
+        ..unverified(origin)
+    };
+    table.insert(endpoint(1, 1), read, unverified(origin));
+    assert!(table.is_short());
+    let others = [2, 3, 4].map(|host| {
+        assert_eq!(table.admit(&endpoint(host, 1), read, origin, 0), New);
+        table.insert(endpoint(host, 1), read, light)
+    });
+    let ask = |table: &Sessions<_>, now| table.admit(&endpoint(9, 1), read, now, 1);
+    let late = origin + UNVERIFIED_GRACE;
+    assert_eq!(ask(&table, origin), Full);
+    assert!(!table.has_light_room());
+    assert_eq!(ask(&table, late), Evicts(others[1]));
+    // Where all of them are real there is no room.
+    for key in others {
+        *table.get_mut(key).unwrap() = Probe::default();
+        table.rearm(key);
+    }
+    assert!(!table.is_overfull());
+    assert_eq!(ask(&table, origin), Full);
+}
+
+/// A flood of light sessions leaves many free places among the slab's entries, and
+/// those that outlive it come after them.
+#[test]
+fn eviction_finds_the_longest_silent_after_a_flood_of_light_sessions() {
+    let (read, origin) = (Fingerprint::of(READ), origin());
+    let mut table = Sessions::new(2, origin).with_light_sessions(2);
+    let light = Probe {
+        light: true,
+        ..unverified(origin)
+    };
+    let hosts = || (1..=250).flat_map(|host| (2..=5).map(move |local| endpoint(host, local)));
+    let flood: Vec<_> = hosts().map(|at| table.insert(at, read, light)).collect();
+    let silent = |since| Probe {
+        quiet_since: Some(since),
+        ..Probe::default()
+    };
+    table.insert(endpoint(1, 1), read, silent(origin + millis(1)));
+    let longest = table.insert(endpoint(2, 1), read, silent(origin));
+    let (in_time, late) = (origin + SILENCE / 2, origin + SILENCE);
+    for is_over in [false, true] {
+        for random in [0, 1, 4711, u32::MAX] {
+            assert_eq!(table.gives_way(in_time, random), None);
+            assert_eq!(table.gives_way(late, random), Some(longest), "{is_over}");
+        }
+        for &key in &flood {
+            table.remove(key);
+        }
+    }
+    table.check_invariants();
+}
+
+#[test]
+fn a_light_session_that_is_silent_has_no_slot_to_give() {
+    let (read, origin) = (Fingerprint::of(READ), origin());
+    let mut table = Sessions::new(1, origin).with_light_sessions(1);
+    table.insert(endpoint(1, 1), read, Probe::default());
+    let light = Probe {
+        light: true,
+        quiet_since: Some(origin),
+        ..unverified(origin)
+    };
+    table.insert(endpoint(2, 1), read, light);
+    assert_eq!(table.gives_way(origin + SILENCE, 0), None);
+}
+
 /// However many there are, a new one takes the place of any of them.
 #[test]
 fn eviction_among_light_sessions_is_at_random() {
