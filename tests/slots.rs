@@ -313,6 +313,40 @@ fn forged_requests_use_up_no_descriptors() {
     );
 }
 
+/// A peer that has proved to be there gets the descriptor that its closed file needs by
+/// eviction of one that hasn't.
+#[test]
+fn eviction_finds_a_descriptor_for_a_closed_file() {
+    let (_, option) = range(31);
+    let args = ["-t", "60000", "-R", &option, "--max-sessions", "5000"];
+    let server = Server::start_prepared(&args, |_| {
+        let mut command = Command::new("prlimit");
+        command.args(["--nofile=64:64", tftpd()]);
+        command
+    });
+    server.file("f", &content(5, 3 * BLOCK));
+    // A quarter of the ports, and then ports and files are shared and closed.
+    let reads: Vec<_> = (0..14)
+        .map(|_| {
+            let client = RawClient::new(&server);
+            let (_, tid) = client.ask_data(&rrq("f", &[]));
+            (client, tid)
+        })
+        .collect();
+    assert_eq!(reads[12].1, reads[13].1, "not shared");
+    // Uploads hold all descriptors that are left.
+    let uploads: Vec<_> = (0..30).map(|_| RawClient::new(&server)).collect();
+    for (number, client) in uploads.iter().enumerate() {
+        client.send(&wrq(&format!("up{number}"), &[]));
+    }
+    let shown = |line: &str| line.contains("dropped a request") || line.contains("evicted");
+    assert!(server.wait_for_log(shown, PATIENCE).is_some());
+    thread::sleep(millis(100));
+    for (client, tid) in &reads[10..] {
+        assert_eq!(client.say(&ack(1), *tid).data_block(), Some(2));
+    }
+}
+
 /// Uploads hold descriptors before they begin; downloads get on nevertheless.
 #[test]
 fn forged_uploads_keep_no_download_out() {

@@ -135,7 +135,7 @@ struct Closable {
     size: u64,
     way: Reopen,
     identity: Identity,
-    /// The next read waits for the disk.
+    /// There was no descriptor for long: if there is none for the next read, it fails.
     blocking: bool,
 }
 
@@ -191,7 +191,10 @@ impl Closable {
                 _ => Err(StorageError::CHANGED),
             };
             match self.way.open(is_same).and_then(OpenFile::new) {
-                Ok(file) => self.file = Some(file),
+                Ok(file) => {
+                    self.file = Some(file);
+                    self.blocking = false;
+                }
                 Err(error) if error.is_exhausted() && !self.blocking => return Ok(None),
                 Err(error) if error.is_exhausted() => return Err(error),
                 // Another one, gone, or out of reach.
@@ -233,10 +236,10 @@ impl ReadAt for ReadFile {
     fn block(&mut self) {
         match &mut self.0 {
             Descriptor::Kept(file) => file.block(),
-            Descriptor::Closable(closable) => {
-                closable.blocking = true;
-                closable.file.as_mut().into_iter().for_each(ReadAt::block);
-            }
+            Descriptor::Closable(closable) => match &mut closable.file {
+                Some(file) => file.block(),
+                None => closable.blocking = true,
+            },
         }
     }
 
@@ -298,6 +301,12 @@ mod tests {
                 assert_eq!(read(file).unwrap(), content.as_bytes());
             }
         }
+        // Having waited long for a descriptor once, a read may wait for one again.
+        let (file, _) = &mut files[0];
+        file.close();
+        file.block();
+        read(file).unwrap();
+        assert!(matches!(&file.0, Descriptor::Closable(it) if !it.blocking));
         // One that wasn't let close stays open.
         let mut kept = root.open_read(b"file").unwrap();
         kept.close();

@@ -60,7 +60,7 @@ pub const MAX_DATA_PACKET: usize = 65_468;
 pub struct Binding<'a> {
     /// Other processes of the same user may listen there as well; the kernel
     /// shares the clients out (`SO_REUSEPORT`).
-    pub shared: bool,
+    pub reuse_port: bool,
     /// The machine needn't have the address yet (`IP_FREEBIND`).
     pub ahead: bool,
     /// Only what arrives on this interface is received (`SO_BINDTODEVICE`).
@@ -168,7 +168,7 @@ impl ListenSocket {
             SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
             SocketAddr::V6(_) => socket.set_freebind_v6(true)?,
         }
-        if binding.shared {
+        if binding.reuse_port {
             socket.set_reuse_port(true)?;
         }
         if let Some(device) = binding.device {
@@ -248,7 +248,8 @@ pub enum RunSent {
     },
 }
 
-/// The socket of one transfer: its port is our TID (RFC 1350 §4).
+/// Where a transfer sends from: a socket of its own, or a share of one that others send
+/// from as well. Its port is our TID (RFC 1350 §4).
 #[derive(Debug)]
 pub struct TransferSocket {
     channel: Channel,
@@ -407,7 +408,8 @@ impl TransferSocket {
         };
         // The kernel counts what a datagram takes in memory, up to twice its
         // length and more.
-        let room = usize::from(blocks) * usize::from(block_size) * 3;
+        let room = usize::from(blocks) * usize::from(block_size);
+        let room = room.saturating_mul(3);
         if room > DEFAULT_BUFFER {
             self.tuned = true;
             set_receive_buffer(socket, room.min(MAX_WINDOW_BUFFER));

@@ -27,7 +27,7 @@ use crate::log::event::Event;
 use crate::net::ListenSocket;
 use crate::net::pool::STORM;
 use crate::protocol::transfer::{Failure, Outcome};
-use crate::session::{Content, Context, Resources, Session, Trace, Turn, Watch};
+use crate::session::{Content, Context, Line, Resources, Session, Trace, Turn, Watch};
 use crate::table::{Client, Endpoint, Fingerprint, SessionKey, Sessions, Tracked as _};
 use crate::wire::packet::ErrorCode;
 
@@ -158,7 +158,7 @@ impl Floor {
                 return;
             };
             if let Some(session) = self.sessions.get_mut(key) {
-                session.queued = false;
+                session.line = Line::None;
             }
             self.run_session(key);
         }
@@ -186,7 +186,7 @@ impl Floor {
         let mut waiting = self.ports.shared.take(index, registry).into_iter();
         while let Some(key) = waiting.next() {
             if let Some(session) = self.sessions.get_mut(key) {
-                session.queued = false;
+                session.line = Line::None;
             }
             self.run_session(key);
             if self.ports.shared.is_full(index) {
@@ -205,9 +205,18 @@ impl Floor {
         work: impl FnOnce(&mut Session, &mut Context<'_>) -> Turn,
     ) {
         self.take_turn(key, work);
+        if self.lacks_descriptor(key) && self.make_room(clock::now(), Needed::Descriptor, None) {
+            self.take_turn(key, Session::transmit);
+        }
         if let Some(client) = self.resources.ingress.guessed.take() {
             self.end_guessed(client);
         }
+    }
+
+    /// The session waits for a descriptor, and its peer has proved to be there.
+    fn lacks_descriptor(&self, key: SessionKey) -> bool {
+        let session = self.sessions.get(key);
+        session.is_some_and(|it| it.lacks_descriptor() && it.unverified_since().is_none())
     }
 
     /// Somebody looks for a port in the name of `client`: ends the uploads that were
@@ -292,8 +301,8 @@ impl Floor {
             && self
                 .shaper
                 .settle(key, session, &used, clock::now(), &mut self.random);
-        if turn == Turn::Unfinished && !sleeps && !session.queued {
-            session.queued = true;
+        if turn == Turn::Unfinished && !sleeps && session.line == Line::None {
+            session.line = Line::Turn;
             self.unfinished.push_back(key);
         }
         let is_proved = unverified_since.is_some() && session.unverified_since().is_none();

@@ -113,18 +113,17 @@ impl Front {
         } else {
             floor.ports.shared.get(index)
         };
-        let Some(socket) = socket.cloned() else {
+        let Some(socket) = &socket.cloned() else {
             return;
         };
-        let listener = &socket;
         let is_shared = floor.single_port() || !is_listener;
         let slot_len = floor.slot_len(is_shared);
         let capacity = self.batch.capacity(slot_len, usize::MAX);
-        let received = match listener.receive(&mut self.batch, slot_len, usize::MAX) {
+        let received = match socket.receive(&mut self.batch, slot_len, usize::MAX) {
             Ok(received) => received,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
             Err(error) => {
-                floor.count_socket_error("receive", listener.address(), &error);
+                floor.count_socket_error("receive", socket.address(), &error);
                 // No event tells of what was there before. An error that stays must
                 // not keep the loop awake.
                 self.failed[index] = true;
@@ -134,11 +133,11 @@ impl Front {
         };
         self.unfinished[index] = received == capacity;
         if is_shared {
-            self.sort(received, listener, is_listener, floor);
+            self.sort(received, socket, is_listener, floor);
         } else {
             let now = clock::now();
             for datagram in (0..received).filter_map(|slot| self.batch.get(slot)) {
-                self.requests.handle(now, listener, &datagram, floor);
+                self.requests.handle(now, socket, &datagram, floor);
             }
         }
     }
@@ -148,30 +147,33 @@ impl Front {
     fn sort(
         &mut self,
         received: usize,
-        listener: &ListenSocket,
+        socket: &ListenSocket,
         is_listener: bool,
         floor: &mut Floor,
     ) {
-        let mut slot = 0;
+        let (mut slot, mut next) = (0, self.endpoint_of(0, received, socket));
         while slot < received {
-            let endpoint = self.endpoint_of(slot, listener);
-            let owner = endpoint.and_then(|endpoint| floor.owner_of(&endpoint, listener));
+            let endpoint = next;
+            let owner = endpoint.and_then(|endpoint| floor.owner_of(&endpoint, socket));
             let Some(key) = owner else {
                 if let Some(datagram) = self.batch.get(slot) {
                     // A batch takes its time: each request is looked at by itself.
                     let now = clock::now();
                     if is_listener {
-                        self.requests.handle(now, listener, &datagram, floor);
+                        self.requests.handle(now, socket, &datagram, floor);
                     } else {
-                        turn_stranger_away(now, listener, &datagram, floor);
+                        turn_stranger_away(now, socket, &datagram, floor);
                     }
                 }
                 slot += 1;
+                next = self.endpoint_of(slot, received, socket);
                 continue;
             };
-            let end = (slot + 1..received)
-                .find(|&next| self.endpoint_of(next, listener) != endpoint)
-                .unwrap_or(received);
+            let mut end = slot;
+            while next == endpoint {
+                end += 1;
+                next = self.endpoint_of(end, received, socket);
+            }
             let turn = |session: &mut Session, context: &mut Context<'_>| {
                 session.run_shared(slot..end, context)
             };
@@ -183,14 +185,15 @@ impl Front {
         }
     }
 
-    /// The endpoint of a datagram in the batch, unless it is a request's.
-    fn endpoint_of(&self, slot: usize, listener: &ListenSocket) -> Option<Endpoint> {
-        let datagram = self.batch.get(slot)?;
+    /// The endpoint of a datagram in the batch, if so many were received, and unless it is
+    /// a request's.
+    fn endpoint_of(&self, slot: usize, received: usize, socket: &ListenSocket) -> Option<Endpoint> {
+        let datagram = (slot < received).then(|| self.batch.get(slot))??;
         let opcode = datagram.payload.first_chunk().copied();
         let opcode = opcode.map(u16::from_be_bytes).and_then(Opcode::from_wire);
         if matches!(opcode, Some(Opcode::Rrq | Opcode::Wrq)) {
             return None;
         }
-        endpoint_of(&datagram, listener)
+        endpoint_of(&datagram, socket)
     }
 }

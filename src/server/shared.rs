@@ -15,7 +15,7 @@ use mio::{Interest, Registry};
 use super::unverified::UnverifiedAnswers;
 use super::{REQUEST_LEN, socket_token};
 use crate::net::ListenSocket;
-use crate::session::Session;
+use crate::session::{Line, Session};
 use crate::table::SessionKey;
 use crate::wire::packet::DATA_HEADER_LEN;
 
@@ -108,9 +108,10 @@ impl SharedPorts {
         let Some(index) = self.sockets.iter().position(blocking) else {
             return;
         };
-        if std::mem::replace(&mut session.queued, true) {
+        if session.line != Line::None {
             return;
         }
+        session.line = Line::Room;
         self.waiting[index].push(key);
         if self.waiting[index].len() == 1 {
             let interest = Interest::READABLE | Interest::WRITABLE;

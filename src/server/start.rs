@@ -391,9 +391,9 @@ fn is_optional(target: &ListenTarget, args: &Args) -> bool {
 }
 
 /// Binds to an address, even to one that was asked for and isn't there yet.
-fn bind(address: SocketAddr, target: &ListenTarget, shared: bool) -> io::Result<ListenSocket> {
+fn bind(address: SocketAddr, target: &ListenTarget, reuse_port: bool) -> io::Result<ListenSocket> {
     let mut binding = Binding {
-        shared,
+        reuse_port,
         ahead: false,
         device: target.device.as_deref(),
     };

@@ -75,6 +75,17 @@ pub enum Turn {
     Unfinished,
 }
 
+/// Where sessions wait for their loop to come back to them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Line {
+    /// Nowhere.
+    None,
+    /// Among those whose turn ended before their work.
+    Turn,
+    /// Before a socket that they share, for room in it.
+    Room,
+}
+
 /// Who is at the other end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Remote {
@@ -139,8 +150,8 @@ pub struct Session<P = TransferSocket, S = Upload, R = ReadFile> {
     remote: Remote,
     /// The port was full; room in it is awaited.
     blocked: bool,
-    /// Already on the list of sessions that want another turn.
-    pub queued: bool,
+    /// The line it stands in; it stands in one at most.
+    pub line: Line,
     end: End,
     reach: Reach,
     /// When it began.
@@ -205,7 +216,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
             port,
             remote,
             blocked: false,
-            queued: false,
+            line: Line::None,
             end: End::None,
             reach: Reach::Unknown,
             started: now,
@@ -393,6 +404,11 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         {
             source.close();
         }
+    }
+
+    /// Its file was closed, and there is no descriptor to open it again.
+    pub fn lacks_descriptor(&self) -> bool {
+        self.file_wait.is_on() && self.is_light()
     }
 
     /// Gives back what was read ahead: the transfer isn't moving.

@@ -9,9 +9,9 @@ use std::ops::RangeInclusive;
 /// sockets, signals and the like.
 pub const RESERVED: RangeInclusive<usize> = usize::MAX - 31..=usize::MAX;
 
-/// The most sessions a table can hold. Indices end where the low half of the
-/// reserved tokens begins.
-pub(super) const MAX_CAPACITY: usize = *RESERVED.start() & INDEX_MASK;
+/// The most sessions a table can hold, light ones included. Indices end where the low
+/// half of the reserved tokens begins.
+pub(super) const MAX_SESSIONS: usize = *RESERVED.start() & INDEX_MASK;
 
 /// The bits of a token that hold an index. The generation's low bits have the rest:
 /// all 32 of them where a token has 64 bits, 12 where it has 32, so that there an
@@ -123,6 +123,13 @@ impl IndexKey {
             endpoint: hash_of(endpoint),
             index,
         }
+    }
+
+    /// Every place that a session of this endpoint can have.
+    pub(super) fn all_at(endpoint: &Endpoint) -> RangeInclusive<Self> {
+        let first = Self::of(endpoint, 0);
+        let index = u32::MAX;
+        first..=Self { index, ..first }
     }
 
     /// Every place that a session of this client can have.

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use slab::Slab;
 
 pub use self::key::{Client, Endpoint, Fingerprint, RESERVED, SessionKey};
-use self::key::{IndexKey, MAX_CAPACITY};
+use self::key::{IndexKey, MAX_SESSIONS};
 use self::repeat::{Repeat, judge};
 pub use self::tracked::Tracked;
 use self::wheel::TimerWheel;
@@ -33,13 +33,21 @@ pub const MAX_UNVERIFIED: usize = 16_384;
 /// for at once, few enough to be counted for each request.
 const UNVERIFIED_OF_CLIENT: usize = 512;
 
+/// The most sessions that hold descriptors: light ones come on top, and one
+/// that has just ceased to be light.
+const MAX_CAPACITY: usize = MAX_SESSIONS - MAX_UNVERIFIED - 1;
+
+// As many as may be asked for.
+const _: () = assert!(MAX_CAPACITY >= 1_000_000);
+
 /// How long a session may wait for its peer's first answer before a new request
 /// can have its slot, if slots are short: longer than an answer takes on the same
 /// network, shorter than a flood takes to fill the table.
 pub const UNVERIFIED_GRACE: Duration = Duration::from_millis(50);
 
-/// A part of the slots, one in so many: sessions that hold descriptors and whose
-/// peer has never answered take no more, where others may be light.
+/// A part of the slots, one in so many: where sessions may be light, a read that begins
+/// while sessions whose peer has never answered hold so many slots is. Uploads never
+/// are: those that nobody has answered may take any slot.
 const UNVERIFIED_SHARE: usize = 4;
 
 /// A session that its peer hasn't moved on for so long gives way to a new one, if
@@ -158,7 +166,8 @@ struct Entry<S> {
 }
 
 impl<S: Tracked> Sessions<S> {
-    /// An empty table for `capacity` sessions, at most 2^32 − 32.
+    /// An empty table for `capacity` sessions beside light ones: at most some 2^32, or
+    /// 2^20 where tokens have 32 bits.
     ///
     /// `origin` is where the wheel's milliseconds count from: any time not
     /// later than the first deadline.
@@ -414,11 +423,12 @@ impl<S: Tracked> Sessions<S> {
 
     /// The session of an endpoint.
     fn find(&self, endpoint: &Endpoint) -> Option<(SessionKey, &Entry<S>)> {
-        let same_hashes = IndexKey::of(endpoint, 0)..=IndexKey::of(endpoint, u32::MAX);
-        self.by_endpoint.range(same_hashes).find_map(|place| {
-            let entry = self.slab.get(place.index as usize)?;
-            (entry.endpoint == *endpoint).then(|| (entry.key(place.index), entry))
-        })
+        self.by_endpoint
+            .range(IndexKey::all_at(endpoint))
+            .find_map(|place| {
+                let entry = self.slab.get(place.index as usize)?;
+                (entry.endpoint == *endpoint).then(|| (entry.key(place.index), entry))
+            })
     }
 
     /// Stores a session and arms its deadline.

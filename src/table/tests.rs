@@ -87,7 +87,7 @@ fn fingerprints_follow_from_the_bytes_alone() {
 
 #[test]
 fn tokens_carry_keys_and_spare_the_reserved() {
-    let last = (MAX_CAPACITY - 1) as u32;
+    let last = (MAX_SESSIONS - 1) as u32;
     for (index, generation) in [(0, 0), (1, 0), (0, 1), (7, u32::MAX), (last, u32::MAX)] {
         let key = SessionKey { generation, index };
         let told = SessionKey::from_token(key.to_token());

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tftpd::protocol::retry::Wait;
 use tftpd::protocol::transfer::{Config, Opening, Outcome, Proof};
-use tftpd::session::{Context, Remote, Resources, Turn};
+use tftpd::session::{Context, Line, Remote, Resources, Turn};
 use tftpd::table::{Admission, Fingerprint, SessionKey, Sessions, Tracked};
 use tftpd::wire::options::{Negotiated, Offer};
 use tftpd::wire::packet::{Direction, ErrorCode, Mode, Packet, Request, emit_error};
@@ -426,8 +426,8 @@ impl World {
             self.end_session(key);
             return;
         }
-        if session.port().is_shared() && session.waits_for_room() && !session.queued {
-            session.queued = true;
+        if session.port().is_shared() && session.waits_for_room() && session.line == Line::None {
+            session.line = Line::Room;
             self.line.push(key);
             self.net.with(|network| network.watch(LISTEN, true));
         }

@@ -12,7 +12,7 @@ use tftpd::protocol::receiver::Receiver;
 use tftpd::protocol::retry::{RetryPolicy, Wait};
 use tftpd::protocol::sender::Sender;
 use tftpd::protocol::transfer::{Config, Opening, Proof, Transfer};
-use tftpd::session::{Content, Context, Remote, Resources, SEND_BUDGET, Session, Turn};
+use tftpd::session::{Content, Context, Line, Remote, Resources, SEND_BUDGET, Session, Turn};
 use tftpd::table::{Endpoint, Fingerprint, SessionKey, Sessions};
 use tftpd::wire::options::{self, Limits, Negotiated, Offer};
 use tftpd::wire::packet::{Direction, Mode, Request, emit_request};
@@ -229,7 +229,7 @@ impl Server {
     /// A session's waiting is over: it has its turn now.
     pub(crate) fn resume(&mut self, key: SessionKey) {
         if let Some(session) = self.sessions.get_mut(key) {
-            session.queued = false;
+            session.line = Line::None;
             self.sessions.rearm(key);
         }
     }
@@ -237,9 +237,9 @@ impl Server {
     /// The session goes on in another turn.
     pub(crate) fn postpone(&mut self, key: SessionKey) {
         if let Some(session) = self.sessions.get_mut(key)
-            && !session.queued
+            && session.line == Line::None
         {
-            session.queued = true;
+            session.line = Line::Turn;
             self.unfinished.push(key);
         }
     }
