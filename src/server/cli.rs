@@ -462,6 +462,8 @@ mod tests {
     fn a_mistake_is_one_line_that_names_the_value() {
         for (words, named) in [
             (&["-p", "70000"][..], "70000"),
+            // What links lead to would be a way out.
+            (&["--chroot", "--follow-links", "/srv"], "--follow-links"),
             (&["-p", "tftp"], "tftp"),
             (&["-t", "0"], "0"),
             (&["-t", "-5"], "-5"),
