@@ -3,11 +3,11 @@
 //! # Bird's-eye view
 //!
 //! One process, one thread, one `mio::Poll`. Requests come in on the listen
-//! sockets; each transfer gets a socket of its own, bound to the address the
-//! request came to, and a slot in the session table. Everything that decides is
-//! a value without I/O: it is handed packets and the time, and answers with what
-//! to send and when to be woken. The shell around it owns the sockets, the
-//! files and the clock.
+//! sockets; each transfer gets a socket of its own (where ports or descriptors are
+//! short, a share of one), bound to the address the request came to, and a slot in
+//! the session table. Everything that decides is a value without I/O: it is handed
+//! packets and the time, and answers with what to send and when to be woken. The
+//! shell around it owns the sockets, the files and the clock.
 //!
 //! # Map
 //!
@@ -38,7 +38,7 @@
 //! parses it with `wire/packet` and asks `table` whether it is new, a repeat, or
 //! is dropped → `policy` settles the root and the name, map file included →
 //! `file/root` opens it → `wire/options` negotiates → `protocol/sender` is made →
-//! `server/floor` takes a port (`net`) and stores the session in `table` →
+//! `server/ports` gives it a port (`net`), `server/floor` a place in `table` →
 //! `session/outbound` sends what the sender has to send: the OACK, or the first
 //! blocks.
 //!
@@ -63,7 +63,8 @@
 //! **A packet in single port.** `server/front` receives a batch on the listen socket
 //! and sorts it: datagrams of an endpoint that `table` knows are one turn of its
 //! session, RRQ and WRQ go to `server/requests` as above, and so do strangers'.
-//! A session that finds the shared socket full waits in `server/shared`.
+//! A session that finds the shared socket full waits in `server/shared`; how much one
+//! may send in a turn is up to `server/shaper`.
 //!
 //! **A timeout.** `table/wheel` says that a session may be due, the session's own
 //! deadline decides → `server/floor` → `session` looks for an answer first →
@@ -95,7 +96,10 @@
 //! | how long a server dallies | `server/start` (10 s), bounded in `protocol/contract` |
 //! | who gives way when slots are short | `table` |
 //! | which name a request leads to | `policy/settle`, `file/name`, `policy/map` |
-//! | what may be read or created | `file/root`, `file/resolve`, `file/upload` |
+//! | who gets a port of its own | `server/ports` |
+//! | what may be read or created | `file/root`, `file/resolve`, `file/walk` (links), `file/upload` |
+//! | what root may not serve | `server/exposure` |
+//! | a hint in a refusal | `server/hints` |
 //! | the text or the code of an ERROR | `file/error`, `wire/packet` |
 //! | a log line | `log/event`; when it is written: `server/report`; its bound: `log/bounds` |
 //! | a command line option | `server/cli`, `client/cli`, then `UPDATE_DOCS=1 cargo test --test docs` |
@@ -144,10 +148,13 @@
 //! | receive buffer of a transfer | 4 MiB, and what the system allows | [`net`] |
 //! | sessions whose peer never answered | 16,384; any of them, chosen at random, gives way after 50 ms | [`table`] |
 //! | silence, where slots are short | 10 s, then the longest silent of 512 gives way | [`table`] |
-//! | sessions of one client (an IPv4 address, an IPv6 /64) | `--max-sessions-per-client`, else no bound | [`table`] |
-//! | answers to unverified peers in a shared send buffer | a quarter of it, or 2,048, in 4 s | `server::unverified` |
-//! | answers to nonsense | 100 a second | [`session`] |
-//! | ERRORs to refused requests | 10,000 a second | `server::requests` |
+//! | downloads that nobody has answered, with a slot of their own | a quarter of the slots, where the others may do without | [`table`] |
+//! | sessions of one client (an IPv4 address, an IPv6 /64) | `--max-sessions-per-client` whose peer has answered, and 512 more; else no bound | [`table`] |
+//! | bytes to a network that nothing proves | `--max-unproved-rate` a second, and as much at once | `server::unproved` |
+//! | a client's part of a shared send buffer | 1/64 of what is left, once it is a quarter full | `server::shaper` |
+//! | answers to unverified peers in a shared send buffer | a quarter of it, or 2,048, in 4 s; half of that to one client network | `server::unverified` |
+//! | answers to nonsense | 100 a second, half of them to one client network | [`session`] |
+//! | ERRORs to refused requests | 10,000 a second, half of them to one client network | `server::requests` |
 //! | log lines about dropped requests | 10 a second for each reason, 1 of them for one client network | `server::drops` |
 //! | log lines | 100 a second of each kind (1,000 of `ended`), half of that for one client network | `log::bounds` |
 //! | debug lines | 500 a second | `log::noise` |
@@ -161,9 +168,9 @@
 //! | a name on its way | 64 directories deep, 40 links | `file::walk` |
 //! | a name that a session keeps for the log | 96 bytes, or as long as the file's own | `server::requests` |
 //! | ports that are tried in a client's name | 8 within a second end its uploads; 256 addresses told apart | [`table::guesses`] |
-//! | ports that transfers share | 16 | `server::ports` |
+//! | ports that transfers share | 6 for an address, 16 in all; 64 are tried | `server::ports` |
 //! | repeats to a peer that never answered | 3, of one datagram | [`protocol::transfer`] |
-//! | repeats to a peer that did | `--retries`, waits up to 8 s; only waits of a second or more count | [`protocol::retry`] |
+//! | repeats to a peer that did | `--retries`, waits up to 8 s; only waits of a second or more count; two more before a long negotiated `timeout` | [`protocol::retry`] |
 //! | a transfer that doesn't move | 34 s by default; at most 60 s by the client's `timeout` | [`protocol::retry`] |
 //! | block size, window | 65,464 bytes, `--max-windowsize` blocks | [`wire::options`] |
 //! | name after a map file | 1024 bytes | [`policy`] |
@@ -174,6 +181,7 @@
 //! | server: dallying | 10 s, or the first wait if longer, at most 60 s | `server::start` |
 //! | client: dallying | 100 ms; on a network that loses, the first wait | `client::engine` |
 //! | directory entries read to sweep | 16,384, with each 64th upload to a directory; 64 directories told apart | `file::publish`, `file::space` |
+//! | temporary file where hosts share a file system | swept after 10 minutes without a write | `file::publish` |
 //! | upload | `--max-upload`, else the free space | [`mod@file`] |
 
 #[cfg(feature = "client")]

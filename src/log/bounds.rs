@@ -84,8 +84,12 @@ impl Bounds {
     pub(crate) fn new(now: Instant) -> Self {
         // No stranger chooses whose place to share.
         let hasher = RandomState::new();
+        Self::seeded(now, |kind| hasher.hash_one(kind.name()))
+    }
+
+    fn seeded(now: Instant, seed: impl Fn(Kind) -> u64) -> Self {
         let kinds = Kind::ALL.map(|kind| Bound {
-            lines: NetworkRateLimit::new(kind.bound(), NETWORKS, hasher.hash_one(kind.name()), now),
+            lines: NetworkRateLimit::new(kind.bound(), NETWORKS, seed(kind), now),
             left_out: 0,
             due: None,
         });
@@ -133,7 +137,8 @@ mod tests {
     #[test]
     fn every_kind_has_its_bound_and_its_summary() {
         let now = clock::now();
-        let mut bounds = Bounds::new(now);
+        // One with which the two networks have places of their own.
+        let mut bounds = Bounds::seeded(now, |_| 1);
         for kind in Kind::ALL {
             let mut admit = |client| bounds.admit(now, kind, address(client));
             let noisy = (0..24_000).filter(|_| admit("192.0.2.1")).count();
