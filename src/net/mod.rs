@@ -131,7 +131,7 @@ impl ListenSocket {
     }
 
     /// Binds to `address`, on one of `ports`, which `random` points to: see
-    /// [`candidates`].
+    /// `candidates`.
     ///
     /// # Errors
     /// `AddrInUse` if none of those that were tried is free; whatever else the kernel
@@ -356,7 +356,7 @@ impl TransferSocket {
     }
 
     /// Binds to `local`, the address the request came to, on a port that the
-    /// kernel chooses, or one of `ports`: see [`candidates`].
+    /// kernel chooses, or one of `ports`: see `candidates`.
     ///
     /// `scope` is the interface of a link-local IPv6 address, else 0.
     ///
