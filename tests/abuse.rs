@@ -585,7 +585,9 @@ fn a_flood_in_the_name_of_one_network_leaves_a_single_ports_answers_to_another()
     client.send(&rrq("f", &[]));
     let answer = client.recv(PATIENCE).map(|(packet, _)| packet.data_block());
     assert_eq!(answer, Some(Some(1)));
-    assert!(counter_now(&server, "shed") > 0, "the flood was too small");
+    // What has left the buffer is in nobody's way; what a network may fill of it is
+    // the unit tests' of `unverified`.
+    assert_eq!(counter_now(&server, "shed"), 0, "dropped without need");
 }
 
 /// The lines about dropped requests are bounded by reason and network.

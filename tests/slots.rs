@@ -96,6 +96,20 @@ fn slow_read(
     }
 }
 
+/// Answers that have left are in nobody's way, however many there were.
+#[test]
+fn forged_requests_keep_no_client_of_a_single_port_out() {
+    let server = Server::start(&["-t", "60000", "--single-port"]);
+    let file = content(5, 2 * BLOCK + 7);
+    server.file("f", &file);
+    let flood = Forger::new(&server, rrq("f", &[]));
+    for _ in 0..5 {
+        flood.send(800);
+        let (read, _) = slow_read(&server, "f", &[], Duration::ZERO);
+        assert_same("f", &read, &file);
+    }
+}
+
 /// Several peers share a port where a range has fewer than there are transfers, told
 /// apart by their addresses.
 #[test]

@@ -119,6 +119,11 @@ impl ListenSocket {
         getsockopt(&*self.socket, sockopt::SndBuf).unwrap_or(DEFAULT_BUFFER)
     }
 
+    /// Bytes of that which have not left yet.
+    pub fn unsent(&self) -> usize {
+        batch::unsent(&*self.socket)
+    }
+
     /// Binds to `address` as `binding` says; port 0 lets the kernel choose.
     ///
     /// # Errors

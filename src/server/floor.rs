@@ -407,12 +407,14 @@ impl Floor {
     /// Whether there is room in the send buffer that transfers share for an answer
     /// to a peer that has never answered.
     pub(super) fn may_answer(&mut self, now: Instant, client: IpAddr) -> bool {
-        !self.ports.single_port || self.ports.shared.unverified.take(now, client)
+        let shared = &mut self.ports.shared;
+        !self.ports.single_port || shared.unverified.take(now, client) || shared.has_room()
     }
 
     /// The same for an ERROR without a transfer.
     pub(super) fn may_send_error(&mut self, now: Instant, client: IpAddr) -> bool {
-        !self.ports.single_port || self.ports.shared.errors.take(now, client)
+        let shared = &mut self.ports.shared;
+        !self.ports.single_port || shared.errors.take(now, client) || shared.has_room()
     }
 
     /// The same for the client of a session that repeats its request. Where that

@@ -12,6 +12,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use super::shared::FREE_PART;
 use super::unproved::{Trial, UnprovedRate};
 use crate::host::random::Random;
 use crate::protocol::transfer::Progress;
@@ -19,9 +20,6 @@ use crate::session::{Content, SEND_BUDGET, Session};
 use crate::table::rate::place;
 use crate::table::{Client, SessionKey};
 use crate::wire::packet::DATA_HEADER_LEN;
-
-/// While less of the send buffer than this part is taken, nobody waits.
-const FREE_PART: usize = 4;
 
 /// The part of what is left of the send buffer that one client may take then: some
 /// sixty that come one after the other leave a quarter.

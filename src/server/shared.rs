@@ -19,6 +19,9 @@ use crate::session::{Line, Session};
 use crate::table::SessionKey;
 use crate::wire::packet::DATA_HEADER_LEN;
 
+/// While less of the send buffer than this part is taken, nobody waits.
+pub(super) const FREE_PART: usize = 4;
+
 /// The sockets that transfers share, and the line before each.
 #[derive(Debug)]
 pub(super) struct SharedPorts {
@@ -26,6 +29,8 @@ pub(super) struct SharedPorts {
     /// The index of the first, among all sockets that several peers send to.
     first: usize,
     waiting: Vec<Vec<SessionKey>>,
+    /// Bytes of the smallest send buffer.
+    send_buffer: usize,
     /// Bytes of the longest datagram that means anything now.
     slot_len: usize,
     /// First answers that may be on their way to peers that have never answered.
@@ -43,6 +48,7 @@ impl SharedPorts {
             errors: UnverifiedAnswers::within(buffer, seed, now),
             waiting: vec![Vec::new(); sockets.len()],
             sockets: sockets.to_vec(),
+            send_buffer: buffer,
             first,
             slot_len: REQUEST_LEN,
         }
@@ -58,6 +64,13 @@ impl SharedPorts {
         self.sockets.push(socket);
         self.waiting.push(Vec::new());
         Ok(())
+    }
+
+    /// Whether what was sent has left: then nothing is in the way of an answer to a
+    /// peer that has never answered, however many there were.
+    pub(super) fn has_room(&self) -> bool {
+        let free_part = self.send_buffer / FREE_PART;
+        self.sockets.iter().all(|it| it.unsent() < free_part)
     }
 
     /// How many there are.
