@@ -319,13 +319,13 @@ fn a_link_leads_to_a_directory_that_was_named_for_it_and_nowhere_else() {
     let base = tempfile::tempdir().expect("a temporary directory");
     let base = base.path().canonicalize().expect("it is there");
     fs::set_permissions(&base, Permissions::from_mode(0o755)).expect("ours");
-    for dir in ["deploy/images", "work", "other"] {
+    for dir in ["deploy/images", "build", "other"] {
         fs::create_dir_all(base.join(dir)).expect("a directory");
     }
     for (path, content) in [("deploy/images/Kernel", INSIDE), ("other/file", SECRET)] {
         fs::write(base.join(path), content).expect("a file");
     }
-    fs::write(base.join("work/initrd"), INSIDE).expect("a file");
+    fs::write(base.join("build/initrd"), INSIDE).expect("a file");
     let as_nobody = geteuid().is_root().then_some(&["-u", "nobody"][..]);
     let confined = as_nobody.unwrap_or_default();
     for args in [
@@ -336,32 +336,32 @@ fn a_link_leads_to_a_directory_that_was_named_for_it_and_nowhere_else() {
         confined,
     ] {
         let address = own_address().to_string();
-        let [deploy, work] = ["deploy", "work"].map(|it| base.join(it).display().to_string());
+        let [deploy, build] = ["deploy", "build"].map(|it| base.join(it).display().to_string());
         let links = [
             "-a",
             &address,
             "--follow-links",
             &deploy,
             "--follow-links",
-            &work,
+            &build,
         ];
         let server = Server::start_bare(&[&links[..], args].concat());
         fs::set_permissions(server.outside(), Permissions::from_mode(0o755)).expect("ours");
         for (link, target) in [
             ("kernel", base.join("deploy/images/Kernel")),
             ("images", base.join("deploy/images")),
-            ("initrd", base.join("work/initrd")),
+            ("initrd", base.join("build/initrd")),
             ("other", base.join("other")),
             ("passwd", Path::new("/etc/passwd").into()),
         ] {
             symlink(target, server.root().join(link)).expect("a link");
         }
-        for (link, target) in [("out", "../other/file"), ("again", "../work/initrd")] {
+        for (link, target) in [("out", "../other/file"), ("again", "../build/initrd")] {
             let _ = fs::remove_file(base.join("deploy").join(link));
             symlink(target, base.join("deploy").join(link)).expect("a link");
         }
         symlink(base.join("deploy"), server.root().join("deploy")).expect("a link");
-        let told = format!("; links may lead to {deploy}, {work}");
+        let told = format!("; links may lead to {deploy}, {build}");
         let is_told = server.log_lines().iter().any(|line| line.ends_with(&told));
         assert!(is_told, "{:?}", server.log_lines());
         let client = RawClient::new(&server);
