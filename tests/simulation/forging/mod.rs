@@ -64,6 +64,8 @@ pub(crate) struct Tally {
     pub(crate) reflected: u64,
     pub(crate) reflected_bytes: u64,
     pub(crate) honest: u64,
+    /// Honest transfers that no network could have carried.
+    pub(crate) unlucky: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
