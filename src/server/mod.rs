@@ -216,7 +216,9 @@ impl Server {
         }
         // What time it was when the sockets were looked at: an ACK that came
         // since hasn't missed its deadline.
-        self.floor.run_deadlines(now);
+        let front = &self.front;
+        self.floor
+            .run_deadlines(now, |session| front.may_hold_answer(session, now));
         if let Some(notifier) = &mut self.notifier {
             notifier.handle_timeout(now);
         }
