@@ -93,7 +93,7 @@ fn an_ack_behind_a_flood_beats_the_retransmission_timeout() {
         flood.send(&ack(9));
     }
     client.send(&ack(1));
-    std::thread::sleep(common::millis(400));
+    server.wait_for_log(|_| false, common::millis(400));
     server.signal(Signal::SIGCONT);
     assert_eq!(client.expect().0.data_block(), Some(2));
 }

@@ -28,7 +28,7 @@ use crate::log::event::Event;
 use crate::net::ListenSocket;
 use crate::net::pool::STORM;
 use crate::protocol::transfer::{Failure, Outcome};
-use crate::session::{Context, Line, Resources, Session, Trace, Turn, Watch};
+use crate::session::{Content, Context, Line, Resources, Session, Trace, Turn, Watch};
 use crate::table::{Endpoint, Fingerprint, SessionKey, Sessions, Tracked as _};
 use crate::wire::packet::ErrorCode;
 
@@ -264,13 +264,10 @@ impl Floor {
         // An ERROR is an answer too: many only ask for the size.
         let has_answered = session.unverified_since().is_none()
             || matches!(outcome, Some(Outcome::Probed | Outcome::PeerError { .. }));
-        if let (true, Some(since), true) = (self.ports.single_port, unverified_since, has_answered)
+        if let (Some(since), true) = (unverified_since, has_answered)
+            && let Some(port) = self.ports.shared.of(session)
         {
-            let client = session.peer().ip();
-            self.ports
-                .shared
-                .unverified
-                .verified(clock::now(), since, client);
+            port.verified(clock::now(), since, session.peer().ip());
         }
         if let Some(outcome) = outcome {
             let ending = Ending::Outcome(&outcome);
@@ -344,6 +341,9 @@ impl Floor {
         self.shaper.forget(key);
         // A socket leaves the poll by being closed.
         if let Some(mut session) = self.sessions.remove(key) {
+            if let Some(block_size) = shared_upload(&session) {
+                self.ports.shared.expect_no_more(block_size);
+            }
             session.drop_prefetched(&mut self.resources.pool);
             if self.sessions.len() >= STORM {
                 self.ports
@@ -394,6 +394,9 @@ impl Floor {
         fingerprint: Fingerprint,
         session: Session,
     ) -> io::Result<()> {
+        if let Some(block_size) = shared_upload(&session) {
+            self.ports.shared.expect(block_size);
+        }
         let key = self.sessions.insert(endpoint, fingerprint, session);
         let registry = self.poll.registry();
         let token = Token(key.to_token());
@@ -411,26 +414,34 @@ impl Floor {
         Ok(())
     }
 
-    /// Whether there is room in the send buffer that transfers share for an answer
-    /// to a peer that has never answered.
-    pub(super) fn may_answer(&mut self, now: Instant, client: IpAddr) -> bool {
-        let shared = &mut self.ports.shared;
-        !self.ports.single_port || shared.unverified.take(now, client) || shared.has_room()
+    /// Whether the first answer may be sent, if it takes room in a send buffer that
+    /// transfers share.
+    pub(super) fn may_answer(&mut self, now: Instant, session: &Session) -> bool {
+        let client = session.peer().ip();
+        let port = self.ports.shared.of(session);
+        port.is_none_or(|port| port.may_answer(now, client))
     }
 
-    /// The same for an ERROR without a transfer.
-    pub(super) fn may_send_error(&mut self, now: Instant, client: IpAddr) -> bool {
-        let shared = &mut self.ports.shared;
-        !self.ports.single_port || shared.errors.take(now, client) || shared.has_room()
+    /// The same for an ERROR without a transfer, from `socket`.
+    pub(super) fn may_send_error(
+        &mut self,
+        now: Instant,
+        socket: &ListenSocket,
+        client: IpAddr,
+    ) -> bool {
+        let port = self.ports.shared.with(socket);
+        port.is_none_or(|port| port.may_send_error(now, client))
     }
 
     /// The same for the client of a session that repeats its request. Where that
     /// brings no answer there need be no room for one.
     pub(super) fn may_answer_again(&mut self, now: Instant, key: SessionKey) -> bool {
         let answered = self.sessions.get(key);
-        let answered = answered.filter(|it| it.answers_repeated_request(now));
-        let client = answered.map(|it| it.peer().ip());
-        client.is_none_or(|client| self.may_answer(now, client))
+        let Some(session) = answered.filter(|it| it.answers_repeated_request(now)) else {
+            return true;
+        };
+        let port = self.ports.shared.of(session);
+        port.is_none_or(|port| port.may_answer(now, session.peer().ip()))
     }
 
     /// Sends one datagram from a socket of its own: answers to addresses where
@@ -451,11 +462,11 @@ impl Floor {
 
     /// Bytes of the longest datagram that means anything on a socket that several
     /// peers send to; `is_shared`: not only requests.
-    pub(super) fn slot_len(&mut self, is_shared: bool) -> usize {
-        match is_shared {
-            false => REQUEST_LEN,
-            true if self.sessions.is_empty() => self.ports.shared.expect_requests(),
-            true => self.ports.shared.slot_len(),
+    pub(super) fn slot_len(&self, is_shared: bool) -> usize {
+        if is_shared {
+            self.ports.shared.slot_len()
+        } else {
+            REQUEST_LEN
         }
     }
 
@@ -492,4 +503,11 @@ impl Floor {
         self.counters.socket_errors += 1;
         debug!("{at}: cannot {verb}: {error}");
     }
+}
+
+/// The block size that was agreed on for an upload over a shared port; `None` for
+/// anything else.
+fn shared_upload(session: &Session) -> Option<u16> {
+    let is_one = session.shares_its_port() && matches!(session.content(), Content::Sink(_));
+    is_one.then(|| session.transfer().negotiated().blksize)
 }

@@ -14,7 +14,7 @@ use super::shared::SharedPorts;
 use super::{MAX_LISTENERS, MAX_SOCKETS};
 use crate::host::random::Random;
 use crate::net::pool::SocketPool;
-use crate::net::{ListenSocket, TransferSocket};
+use crate::net::{ListenSocket, SpareSocket, TransferSocket};
 use crate::table::Endpoint;
 use crate::wire::options::Negotiated;
 
@@ -54,6 +54,8 @@ pub(super) struct Ports {
     /// All transfers share the listen sockets.
     pub(super) single_port: bool,
     pub(super) pool: SocketPool,
+    /// For ports that are to be shared.
+    spares: Vec<SpareSocket>,
     /// Ports for transfer sockets.
     range: RangeInclusive<u16>,
     /// They are few.
@@ -86,9 +88,30 @@ impl Ports {
             },
             has_range: range.is_some(),
             none_free: None,
+            spares: Vec::new(),
             range: range.unwrap_or(ANY_PORT),
             random: Random::default(),
         }
+    }
+
+    /// Sockets for ports that are to be shared beside these listeners, with a large send
+    /// buffer; none where the process has no right to that, and so gains nothing.
+    pub(super) fn spares(listeners: &[ListenSocket]) -> Vec<SpareSocket> {
+        let addresses = || listeners.iter().map(ListenSocket::address);
+        let one_of_each = [
+            addresses().find(SocketAddr::is_ipv4),
+            addresses().find(SocketAddr::is_ipv6),
+        ];
+        let addresses = one_of_each.into_iter().flatten();
+        let addresses = addresses.flat_map(|address| [address; SPREAD]);
+        addresses
+            .map_while(|address| SpareSocket::new(address).ok()?.with_large_buffer().ok())
+            .collect()
+    }
+
+    /// Takes them: the process has given up the right to make some.
+    pub(super) fn keep(&mut self, spares: Vec<SpareSocket>) {
+        self.spares = spares;
     }
 
     /// A port that was taken is free.
@@ -132,9 +155,6 @@ impl Ports {
         };
         let mut socket = socket?;
         if let Some(window) = window {
-            if socket.is_shared() {
-                self.shared.expect(window.blksize);
-            }
             socket.expect_windows(window.windowsize, window.blksize);
         }
         Ok(socket)
@@ -178,17 +198,19 @@ impl Ports {
             return Err(io::ErrorKind::AddrInUse.into());
         }
         let random = self.random.number() as u16;
-        let socket = match ListenSocket::bind_within(address, &self.range, random) {
-            Ok(socket) => socket,
-            Err(error) => {
-                if error.kind() == io::ErrorKind::AddrInUse {
-                    self.none_free = Some((address, now + RETRY));
-                }
-                return Err(error);
-            }
+        let spare = self.spares.iter().position(|it| it.fits(address));
+        let spare = match spare {
+            Some(nth) => self.spares.swap_remove(nth),
+            None => SpareSocket::new(address)?,
         };
-        socket.prepare_sharing();
-        self.shared.add(socket, registry)
+        if let Err(error) = spare.bind_within(address, &self.range, random) {
+            self.spares.push(spare);
+            if error.kind() == io::ErrorKind::AddrInUse {
+                self.none_free = Some((address, now + RETRY));
+            }
+            return Err(error);
+        }
+        self.shared.add(spare.ready()?, registry, now)
     }
 
     /// A socket of its own, for a transfer or an answer.

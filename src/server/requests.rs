@@ -219,7 +219,7 @@ impl Requests {
                 return;
             }
         };
-        if !floor.may_answer(now, endpoint.peer.ip()) {
+        if !floor.may_answer(now, &session) {
             let reason = "too many are being answered that have not been heard of";
             self.shed(now, endpoint.peer, reason, floor);
             return;
@@ -580,7 +580,7 @@ fn answer(
     if let Some(trace) = floor.resources.ingress.trace {
         trace(endpoint.peer, Heading::Sent, packet);
     }
-    let sent = if floor.may_send_error(now, endpoint.peer.ip()) {
+    let sent = if floor.may_send_error(now, listener, endpoint.peer.ip()) {
         listener.answer(packet, endpoint.peer, endpoint.local)
     } else {
         Err(io::ErrorKind::WouldBlock.into())

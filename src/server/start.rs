@@ -21,6 +21,7 @@ use super::address::ListenTarget;
 use super::cli::{Args, UserAndGroup};
 use super::floor::Floor;
 use super::front::Front;
+use super::ports::Ports;
 use super::requests::Requests;
 use super::{Lifetime, MAX_LISTENERS, Server, exposure, logging};
 use crate::file::{self, Directory, Root, RootError, reason};
@@ -78,6 +79,11 @@ impl Server {
         let client_roots = args.per_client_root.map(ClientRoots::open).transpose()?;
         let notifier = Notifier::from_environment(clock::now())?;
         let listeners = listeners(args, inherited.sockets)?;
+        let spares = if may_share(args) {
+            Ports::spares(&listeners)
+        } else {
+            Vec::new()
+        };
         let directory = Directory::open(args.root())?;
         // As it is seen from outside.
         let path = args.root().canonicalize().unwrap_or(args.root().into());
@@ -123,7 +129,8 @@ impl Server {
         let sessions = sessions(args, max_sessions, now);
         let unproved_rate = NonZeroU64::new(args.max_unproved_rate);
         let ports = args.port_range.clone();
-        let floor = Floor::new(sessions, ports, shared, unproved_rate, now)?;
+        let mut floor = Floor::new(sessions, ports, shared, unproved_rate, now)?;
+        floor.ports.keep(spares);
         let front = Front::new(listeners, requests);
         let mut server = Self::new(front, floor, busy_poll, lifetime, signals, log_file)?;
         if let (Some(pid_file), Some(path)) = (&mut pid_file, &args.pid_file) {
@@ -266,6 +273,12 @@ fn sessions(args: &Args, max_sessions: usize, now: Instant) -> Sessions<Session>
             table.with_light_sessions(ports.map_or(usize::MAX, ExactSizeIterator::len))
         }
     }
+}
+
+/// Whether transfers may come to share ports beside the listen port: where ports or
+/// descriptors run out before the sessions that were asked for.
+fn may_share(args: &Args) -> bool {
+    !args.single_port && (args.max_sessions.is_none() || args.port_range.is_some())
 }
 
 fn lifetime(args: &Args, by_inetd: bool) -> Lifetime {
