@@ -100,6 +100,8 @@ fn run(half: u64) {
         all.reflected_bytes += one.reflected_bytes;
         all.honest += one.honest;
         all.unlucky += one.unlucky;
+        all.suspected += one.suspected;
+        all.lucky += one.lucky;
     }
     eprintln!("{all:?}");
     // Five losses of one in twenty in a row are rare.

@@ -19,17 +19,17 @@ use super::REQUEST_LEN;
 use super::counters::Counters;
 use super::ports::Ports;
 use super::report::{self, Ending, Reporter};
-use super::shaper::{Lent, Shaper, Used};
 use super::shared;
-use super::unproved::UnprovedRate;
 use crate::host::clock;
 use crate::host::random::Random;
 use crate::log::event::Event;
 use crate::net::ListenSocket;
 use crate::net::pool::STORM;
-use crate::protocol::transfer::{Failure, Outcome};
-use crate::session::{Content, Context, Line, Resources, Session, Trace, Turn, Watch};
-use crate::table::{Endpoint, Fingerprint, SessionKey, Sessions, Tracked as _};
+use crate::protocol::transfer::Failure;
+use crate::session::shaper::Shaper;
+use crate::session::unproved::UnprovedRate;
+use crate::session::{Content, Context, Line, Resources, SEND_BUDGET, Session, Trace, Turn, Watch};
+use crate::table::{AfterTurn, Endpoint, Fingerprint, SessionKey, Sessions, Tracked as _};
 use crate::wire::packet::ErrorCode;
 
 /// What a client is told that has as many transfers as it may.
@@ -235,42 +235,25 @@ impl Floor {
         let Some(session) = self.sessions.get_mut(key) else {
             return;
         };
-        let now = clock::now();
-        let is_shaped = session.transfer().may_be_forged();
-        let lent = if is_shaped {
-            self.shaper.lend(key, session, now)
-        } else {
-            Lent::All
-        };
         let mut context = Context {
-            now,
+            now: clock::now(),
             clock: &clock::now,
             resources: &mut self.resources,
             poll: Watch {
                 registry: self.poll.registry(),
                 token: Token(key.to_token()),
             },
-            send_budget: lent.bytes(),
+            send_budget: SEND_BUDGET,
         };
-        let unverified_since = session.unverified_since();
-        let turn = work(session, &mut context);
-        let used = Used {
-            began: now,
-            lent,
-            left: context.send_budget,
-            has_more: turn == Turn::Unfinished,
-        };
-        let outcome = session.poll_outcome();
-        // An ERROR is an answer too: many only ask for the size.
-        let has_answered = session.unverified_since().is_none()
-            || matches!(outcome, Some(Outcome::Probed | Outcome::PeerError { .. }));
-        if let (Some(since), true) = (unverified_since, has_answered)
+        let random = || self.random.number();
+        let done = self.shaper.turn(key, session, &mut context, random, work);
+        if let (Some(since), true) = (done.unverified_since, done.is_answered)
             && let Some(port) = self.ports.shared.of(session)
         {
             port.verified(clock::now(), since, session.peer().ip());
         }
-        if let Some(outcome) = outcome {
-            let ending = Ending::Outcome(&outcome);
+        if let Some(outcome) = &done.outcome {
+            let ending = Ending::Outcome(outcome);
             self.reporter
                 .end(session, ending, clock::now(), &mut self.counters);
         }
@@ -282,30 +265,17 @@ impl Floor {
             let registry = self.poll.registry();
             self.ports.shared.wait_if_blocked(key, session, registry);
         }
-        if !has_answered {
-            session.close_file();
-        }
-        let sleeps = is_shaped
-            && self
-                .shaper
-                .settle(key, session, &used, clock::now(), &mut self.random);
-        if turn == Turn::Unfinished && !sleeps && session.line == Line::None {
+        if done.is_unfinished && session.line == Line::None {
             session.line = Line::Turn;
             self.unfinished.push_back(key);
         }
-        let is_proved = unverified_since.is_some() && session.unverified_since().is_none();
-        self.sessions.rearm(key);
-        if is_proved && self.sessions.is_crowded(key) {
-            self.turn_away(key);
-            return;
-        }
-        if self.sessions.is_overfull() {
-            // A peer that has proved to be there comes before those that are over or
-            // silent; if all others are as real as it is, it came last.
-            let gives_way = self
-                .sessions
-                .gives_way_to_verified(clock::now(), self.random.number());
-            self.end_session(gives_way.unwrap_or(key), Ending::Evicted);
+        let was_unverified = done.unverified_since.is_some();
+        let random = || self.random.number();
+        let sessions = &mut self.sessions;
+        match sessions.after_turn(key, was_unverified, clock::now(), random) {
+            AfterTurn::Stays => {}
+            AfterTurn::Crowded => self.turn_away(key),
+            AfterTurn::Evicts(key) => self.end_session(key, Ending::Evicted),
         }
     }
 

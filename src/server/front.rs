@@ -11,19 +11,15 @@ use std::time::{Duration, Instant};
 
 use mio::{Interest, Registry};
 
+use super::answers::{endpoint_of, turn_stranger_away};
 use super::floor::Floor;
-use super::requests::{Requests, endpoint_of, turn_stranger_away};
+use super::requests::Requests;
 use super::{MAX_LISTENERS, MAX_SOCKETS, socket_token};
 use crate::host::clock;
 use crate::net::{Batch, ListenSocket};
-use crate::session::{Context, Session};
+use crate::session::{BATCH_BYTES, BATCH_SLOTS, Context, Session};
 use crate::table::Endpoint;
 use crate::wire::packet::Opcode;
-
-/// Datagrams received with one call at most, and the bytes that they take: 64
-/// requests of up to 4 KiB, or a few of the largest blocks.
-const BATCH_SLOTS: usize = 64;
-const BATCH_BYTES: usize = 256 * 1024;
 
 /// How long after an error of the kernel's a listener is tried again.
 const RETRY: Duration = Duration::from_millis(10);

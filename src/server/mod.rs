@@ -14,6 +14,7 @@
 //! file.
 
 pub mod address;
+mod answers;
 pub mod cli;
 mod counters;
 mod drops;
@@ -22,15 +23,14 @@ mod floor;
 mod front;
 mod hints;
 mod logging;
+mod opening;
 mod ports;
 mod report;
 mod requests;
 
 mod busy_poll;
-mod shaper;
 mod shared;
 mod start;
-mod unproved;
 mod unverified;
 
 use std::io;

@@ -15,31 +15,13 @@ use super::{MAX_LISTENERS, MAX_SOCKETS};
 use crate::host::random::Random;
 use crate::net::pool::SocketPool;
 use crate::net::{ListenSocket, SpareSocket, TransferSocket};
+use crate::session::tid::{self, SPREAD, Sharing};
 use crate::table::Endpoint;
 use crate::wire::options::Negotiated;
 
 /// Ports of transfers, unless others are asked for: a peer that answers from one
 /// has seen what we sent, since there are too many to guess.
 const ANY_PORT: RangeInclusive<u16> = 1024..=u16::MAX;
-
-/// Whether a transfer may share its port with others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sharing {
-    /// It does, since slots are short.
-    Always,
-    /// Where none of its own is free.
-    Instead,
-    /// Never: whoever knows the port could store a file in the peer's name.
-    Never,
-}
-
-/// Shared ports at one address, where the range is large enough: answers to addresses
-/// where nobody is fill the send buffer of one, until the kernel gives up looking for
-/// them, and that of an unprivileged server is small.
-const SPREAD: usize = 6;
-
-/// Ports of a range for each that is shared.
-const PORTS_EACH: usize = 16;
 
 /// How long after a port to be shared was looked for in vain the next one is: each time
 /// costs as much as dozens of packets.
@@ -114,6 +96,15 @@ impl Ports {
         self.spares = spares;
     }
 
+    /// What transfers have for ports.
+    pub(super) fn kind(&self) -> tid::Ports {
+        if self.single_port {
+            tid::Ports::Single
+        } else {
+            tid::Ports::Of(self.range.len())
+        }
+    }
+
     /// A port that was taken is free.
     pub(super) const fn freed(&mut self) {
         self.none_free = None;
@@ -168,7 +159,7 @@ impl Ports {
         address: SocketAddr,
         registry: &Registry,
     ) -> io::Result<TransferSocket> {
-        let spread = SPREAD.min(self.range.len() / PORTS_EACH).max(1);
+        let spread = tid::Ports::Of(self.range.len()).spread();
         let there = self.shared.bound_to(address).count();
         let opened = (there < spread).then(|| self.open_shared(now, address, registry));
         if let (0, Some(Err(error))) = (there, opened) {

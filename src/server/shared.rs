@@ -15,12 +15,10 @@ use mio::{Interest, Registry};
 use super::unverified::UnverifiedAnswers;
 use super::{REQUEST_LEN, socket_token};
 use crate::net::{ListenSocket, MAX_DATA_PACKET};
+use crate::session::shaper::FREE_PART;
 use crate::session::{Line, Session};
 use crate::table::SessionKey;
 use crate::wire::packet::DATA_HEADER_LEN;
-
-/// While less of the send buffer than this part is taken, nobody waits.
-pub(super) const FREE_PART: usize = 4;
 
 /// Bytes of the largest block.
 const MAX_BLOCK: usize = MAX_DATA_PACKET - DATA_HEADER_LEN;

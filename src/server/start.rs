@@ -52,10 +52,6 @@ const DALLY: Duration = Duration::from_secs(10);
 /// How long inetd's server waits for more to do: as long as tftp-hpa's.
 const INETD_IDLE_EXIT: Duration = Duration::from_secs(900);
 
-/// Fewer ports than these are soon tried, and an answer to one of them proves
-/// nothing.
-const PROVING_PORTS: usize = 1024;
-
 /// Descriptors that are no session's: 16 shared ports, and a listener, root, standard
 /// streams, log, map file, pid file, neighbour table, epoll, signals.
 const OWN_DESCRIPTORS: u64 = 32;
@@ -297,19 +293,9 @@ fn config(args: &Args) -> Config {
         },
         request_repeats: 0,
         dally: DALLY,
-        proof: if args.single_port || has_few_ports(args) {
-            Proof::Never
-        } else {
-            Proof::OwnPort
-        },
+        // As each has its port.
+        proof: Proof::Never,
     }
-}
-
-/// Whether an ACK in a forged name can be sent to each port that a transfer may
-/// have.
-fn has_few_ports(args: &Args) -> bool {
-    let range = args.port_range.as_ref();
-    range.is_some_and(|range| range.len() < PROVING_PORTS)
 }
 
 fn limits(args: &Args) -> Limits {

@@ -20,6 +20,9 @@ mod not_ready;
 mod outbound;
 mod port;
 mod prefetch;
+pub mod shaper;
+pub mod tid;
+pub mod unproved;
 
 use std::io;
 use std::net::SocketAddr;
@@ -29,6 +32,7 @@ use std::time::{Duration, Instant};
 use log::debug;
 use mio::Interest;
 
+pub(crate) use self::context::{BATCH_BYTES, BATCH_SLOTS};
 pub use self::context::{Context, DropCounters, Heading, Ingress, Resources, Trace};
 use self::not_ready::FileWait;
 pub use self::port::{Port, Watch};
