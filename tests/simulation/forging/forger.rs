@@ -8,7 +8,7 @@ use tftpd::wire::options::Offer;
 use tftpd::wire::packet::{Direction, Mode, Packet};
 
 use super::super::network::{CLIENT, LISTEN, SERVER};
-use super::super::server::{self, client_address};
+use super::super::server::{self, Link, client_address};
 use super::{Forging, Ports, Script, honest, victim_address};
 
 /// Names that no file has: other spellings of one that is there, what a rule would
@@ -123,7 +123,7 @@ impl Forging {
         let key = self.server.sessions.key_of(&endpoint);
         let transfer = key
             .and_then(|key| self.server.sessions.get(key))
-            .map(|session| session.transfer());
+            .map(Link::transfer);
         let blocks = transfer.map_or(0, |it| it.progress().blocks);
         let windowsize = transfer.map_or(1, |it| it.negotiated().windowsize.into());
         let track = key.and_then(|key| self.tracks.get(&key.to_token()));
