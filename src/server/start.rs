@@ -21,6 +21,7 @@ use super::address::ListenTarget;
 use super::cli::{Args, UserAndGroup};
 use super::floor::Floor;
 use super::front::Front;
+use super::ports::Ports;
 use super::requests::Requests;
 use super::{Lifetime, MAX_LISTENERS, Server, exposure, logging};
 use crate::file::{self, Directory, Root, RootError, reason};
@@ -51,10 +52,6 @@ const DALLY: Duration = Duration::from_secs(10);
 /// How long inetd's server waits for more to do: as long as tftp-hpa's.
 const INETD_IDLE_EXIT: Duration = Duration::from_secs(900);
 
-/// Fewer ports than these are soon tried, and an answer to one of them proves
-/// nothing.
-const PROVING_PORTS: usize = 1024;
-
 /// Descriptors that are no session's: 16 shared ports, and a listener, root, standard
 /// streams, log, map file, pid file, neighbour table, epoll, signals.
 const OWN_DESCRIPTORS: u64 = 32;
@@ -78,6 +75,11 @@ impl Server {
         let client_roots = args.per_client_root.map(ClientRoots::open).transpose()?;
         let notifier = Notifier::from_environment(clock::now())?;
         let listeners = listeners(args, inherited.sockets)?;
+        let spares = if may_share(args) {
+            Ports::spares(&listeners)
+        } else {
+            Vec::new()
+        };
         let directory = Directory::open(args.root())?;
         // As it is seen from outside.
         let path = args.root().canonicalize().unwrap_or(args.root().into());
@@ -123,7 +125,8 @@ impl Server {
         let sessions = sessions(args, max_sessions, now);
         let unproved_rate = NonZeroU64::new(args.max_unproved_rate);
         let ports = args.port_range.clone();
-        let floor = Floor::new(sessions, ports, shared, unproved_rate, now)?;
+        let mut floor = Floor::new(sessions, ports, shared, unproved_rate, now)?;
+        floor.ports.keep(spares);
         let front = Front::new(listeners, requests);
         let mut server = Self::new(front, floor, busy_poll, lifetime, signals, log_file)?;
         if let (Some(pid_file), Some(path)) = (&mut pid_file, &args.pid_file) {
@@ -268,6 +271,12 @@ fn sessions(args: &Args, max_sessions: usize, now: Instant) -> Sessions<Session>
     }
 }
 
+/// Whether transfers may come to share ports beside the listen port: where ports or
+/// descriptors run out before the sessions that were asked for.
+fn may_share(args: &Args) -> bool {
+    !args.single_port && (args.max_sessions.is_none() || args.port_range.is_some())
+}
+
 fn lifetime(args: &Args, by_inetd: bool) -> Lifetime {
     let inetds = by_inetd.then_some(INETD_IDLE_EXIT);
     Lifetime {
@@ -284,19 +293,9 @@ fn config(args: &Args) -> Config {
         },
         request_repeats: 0,
         dally: DALLY,
-        proof: if args.single_port || has_few_ports(args) {
-            Proof::Never
-        } else {
-            Proof::OwnPort
-        },
+        // As each has its port.
+        proof: Proof::Never,
     }
-}
-
-/// Whether an ACK in a forged name can be sent to each port that a transfer may
-/// have.
-fn has_few_ports(args: &Args) -> bool {
-    let range = args.port_range.as_ref();
-    range.is_some_and(|range| range.len() < PROVING_PORTS)
 }
 
 fn limits(args: &Args) -> Limits {
