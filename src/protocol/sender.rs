@@ -192,7 +192,7 @@ impl Sender {
                 },
             ) => match options::accept(offer, *options) {
                 Ok(negotiated) => {
-                    self.exchange.agree(negotiated);
+                    self.exchange.agree(&negotiated);
                     self.find_end();
                     self.start_sending(now);
                 }
