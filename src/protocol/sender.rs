@@ -196,7 +196,7 @@ impl Sender {
             ) => match options::accept(&asked.offer, *options) {
                 Ok(negotiated) => {
                     self.end = last_block(asked.length, negotiated.blksize);
-                    self.exchange.agree(negotiated);
+                    self.exchange.agree(&negotiated);
                     self.start_sending(now);
                 }
                 Err(_) => self.abort(Failure::new(

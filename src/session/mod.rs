@@ -55,7 +55,7 @@ pub(crate) const UNKNOWN_TRANSFER: &str = "Unknown transfer ID";
 
 /// What a session costs in memory, in bytes, beside its place in the table: a
 /// budget, so that it doesn't grow unnoticed.
-const _: () = assert!(size_of::<Session>() <= 384);
+const _: () = assert!(size_of::<Session>() <= 368);
 
 /// The file of a transfer.
 #[derive(Debug)]
