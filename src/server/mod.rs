@@ -32,6 +32,8 @@ mod busy_poll;
 mod shared;
 mod start;
 mod unverified;
+#[cfg_attr(not(feature = "uploads"), path = "no_upload_args.rs")]
+mod upload_args;
 
 use std::io;
 use std::net::SocketAddr;
