@@ -194,5 +194,10 @@ pub mod policy;
 pub mod protocol;
 pub mod server;
 pub mod session;
+#[cfg(feature = "status")]
+pub mod status;
+#[cfg(not(feature = "status"))]
+#[path = "status/off.rs"]
+pub mod status;
 pub mod table;
 pub mod wire;

@@ -246,6 +246,7 @@ impl Floor {
             send_budget: lent.bytes(),
         };
         let unverified_since = session.unverified_since();
+        let before = self.reporter.measure(session);
         let turn = work(session, &mut context);
         let used = Used {
             began: now,
@@ -253,6 +254,7 @@ impl Floor {
             left: context.send_budget,
             has_more: turn == Turn::Unfinished,
         };
+        self.reporter.moved(session, before);
         let outcome = session.poll_outcome();
         // An ERROR is an answer too: many only ask for the size.
         let has_answered = session.unverified_since().is_none()
@@ -387,6 +389,7 @@ impl Floor {
         fingerprint: Fingerprint,
         session: Session,
     ) -> io::Result<()> {
+        let now = session.started;
         let key = self.sessions.insert(endpoint, fingerprint, session);
         let registry = self.poll.registry();
         let token = Token(key.to_token());
@@ -401,6 +404,7 @@ impl Floor {
             self.reporter.begin(session, session.started);
         }
         self.with_session(key, Session::transmit);
+        self.reporter.answered(now);
         Ok(())
     }
 
@@ -475,9 +479,17 @@ impl Floor {
             ("sessions", self.sessions.len() as u64),
             ("timer_operations", self.sessions.wheel_ops()),
         ];
-        let counters = self.counters.with(self.resources.ingress.drops);
-        counts.extend(counters.happened());
+        counts.extend(self.counted().happened());
         Event::Counters(&counts).write();
+    }
+
+    fn counted(&self) -> Counters {
+        self.counters.with(self.resources.ingress.drops)
+    }
+
+    /// All counters by name.
+    pub(super) fn counts(&self) -> Vec<(&'static str, u64)> {
+        self.counted().all().collect()
     }
 
     /// Counts an error of the kernel's on a listen socket.

@@ -377,7 +377,11 @@ impl Requests {
         } else {
             request.filename
         };
-        Ok(Session::new(transfer, content, socket, remote, name, now))
+        let mut session = Session::new(transfer, content, socket, remote, name, now);
+        if floor.reporter.history.is_some() && *granted.name != *request.filename {
+            session.keep_served(&granted.name);
+        }
+        Ok(session)
     }
 
     fn open_read(

@@ -22,7 +22,7 @@ use super::cli::{Args, UserAndGroup};
 use super::floor::Floor;
 use super::front::Front;
 use super::requests::Requests;
-use super::{Lifetime, MAX_LISTENERS, Server, exposure, logging};
+use super::{Lifetime, MAX_LISTENERS, STATUS, Server, exposure, logging};
 use crate::file::{self, Directory, Root, RootError, reason};
 use crate::host::clock;
 use crate::host::random::Random;
@@ -41,6 +41,7 @@ use crate::policy::{Policy, map_test};
 use crate::protocol::retry::{RetryPolicy, Wait};
 use crate::protocol::transfer::{Config, Proof};
 use crate::session::Session;
+use crate::status::Status;
 use crate::table::Sessions;
 use crate::wire::options::Limits;
 
@@ -78,6 +79,7 @@ impl Server {
         let client_roots = args.per_client_root.map(ClientRoots::open).transpose()?;
         let notifier = Notifier::from_environment(clock::now())?;
         let listeners = listeners(args, inherited.sockets)?;
+        let mut status = Status::open(args.status(), inherited.streams, clock::now())?;
         let directory = Directory::open(args.root())?;
         // As it is seen from outside.
         let path = args.root().canonicalize().unwrap_or(args.root().into());
@@ -85,16 +87,28 @@ impl Server {
         let linked = linked_directories(args)?;
         let signals = Signals::take_over()?;
         let mut pid_file = args.pid_file.as_deref().map(reserve_pid_file).transpose()?;
-        let others = listeners.len() - 1 + linked.len();
+        let of_status = status.as_ref().map_or(0, Status::descriptors);
+        let others = listeners.len() - 1 + linked.len() + of_status;
         let max_sessions = max_sessions(args, host::raise_open_files()?, others as u64);
         let lifetime = lifetime(args, inherited.by_inetd);
         // The sandbox hides how many processors there are.
         let busy_poll = busy_poll(args);
         let map_directory = map_file.as_ref().and_then(MapFile::directory);
         let log_file_of = log_file.as_ref();
-        let enforcement = confine(args, directory.as_fd(), &linked, log_file_of, map_directory)?;
+        let status_socket = status.as_ref().and_then(Status::socket_path);
+        let enforcement = confine(
+            args,
+            directory.as_fd(),
+            &linked,
+            log_file_of,
+            map_directory,
+            status_socket,
+        )?;
         if let Some(pid_file) = pid_file.as_mut().filter(|_| args.chroot) {
             pid_file.lose_path();
+        }
+        if let Some(status) = status.as_mut().filter(|_| args.chroot) {
+            status.lose_path();
         }
         let mut random = Random::default();
         let closed = client_roots.as_ref().map(ClientRoots::closed);
@@ -123,7 +137,11 @@ impl Server {
         let sessions = sessions(args, max_sessions, now);
         let unproved_rate = NonZeroU64::new(args.max_unproved_rate);
         let ports = args.port_range.clone();
-        let floor = Floor::new(sessions, ports, shared, unproved_rate, now)?;
+        let mut floor = Floor::new(sessions, ports, shared, unproved_rate, now)?;
+        if let Some(status) = &status {
+            status.register(floor.registry(), STATUS)?;
+            floor.reporter.history = Some(Box::default());
+        }
         let front = Front::new(listeners, requests);
         let mut server = Self::new(front, floor, busy_poll, lifetime, signals, log_file)?;
         if let (Some(pid_file), Some(path)) = (&mut pid_file, &args.pid_file) {
@@ -137,6 +155,7 @@ impl Server {
         }
         server.notifier = notifier;
         server.pid_file = pid_file;
+        server.status = status.map(Box::new);
         debug!("waiting for answers awake for up to {busy_poll:?}");
         tell_enforcement(args, enforcement);
         exposure::advise(args, &path);
@@ -191,6 +210,7 @@ fn confine(
     linked: &[Directory],
     log_file: Option<&LogFile>,
     map_directory: Option<BorrowedFd<'_>>,
+    status_socket: Option<&Path>,
 ) -> Result<Enforcement, Box<dyn Error>> {
     let find = |it: &UserAndGroup| Identity::find(&it.user, it.group.as_deref());
     let identity = args.user.as_ref().map(find).transpose()?;
@@ -212,6 +232,7 @@ fn confine(
         map_file: args.map_file.as_deref().filter(|_| !args.chroot),
         map_directory,
         pid_file: args.pid_file.as_deref().filter(|_| !args.chroot),
+        status_socket: status_socket.filter(|_| !args.chroot),
         chroot: args.chroot,
         sandbox: !args.no_sandbox,
         identity,
