@@ -1,7 +1,20 @@
 //! The status port: what it tells agrees with the log, and nobody that asks, asks
 //! badly or doesn't listen is in the way of a transfer.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test stands outside: it measures time and waits for sockets to close"
+)]
+#![allow(
+    clippy::cast_sign_loss,
+    reason = "counts in Prometheus's format are floats"
+)]
+
+#[path = "status/browser.rs"]
+mod browser;
 mod common;
+#[path = "status/page.rs"]
+mod page;
 
 use std::fs;
 use std::io::{Read as _, Write as _};

@@ -476,7 +476,7 @@ mod tests {
                 assert_eq!(body, expected);
                 assert!(connection.is_finishing());
                 connection.handle_finished(now);
-                connection.handle_input(now, &[0; MAX_DISCARDED], &HOSTS);
+                connection.handle_input(now, &vec![0; MAX_DISCARDED], &HOSTS);
                 assert!(!connection.is_closed());
                 connection.handle_end();
                 assert!(connection.is_closed());
