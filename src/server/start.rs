@@ -23,7 +23,7 @@ use super::floor::Floor;
 use super::front::Front;
 use super::ports::Ports;
 use super::requests::Requests;
-use super::{Lifetime, MAX_LISTENERS, Server, exposure, logging};
+use super::{Lifetime, MAX_LISTENERS, STATUS, Server, exposure, logging};
 use crate::file::{self, Directory, Root, RootError, reason};
 use crate::host::clock;
 use crate::host::random::Random;
@@ -42,6 +42,7 @@ use crate::policy::{Policy, map_test};
 use crate::protocol::retry::{RetryPolicy, Wait};
 use crate::protocol::transfer::{Config, Proof};
 use crate::session::Session;
+use crate::status::Status;
 use crate::table::Sessions;
 use crate::wire::options::Limits;
 
@@ -80,6 +81,7 @@ impl Server {
         } else {
             Vec::new()
         };
+        let mut status = Status::open(args.status(), inherited.streams, clock::now())?;
         let directory = Directory::open(args.root())?;
         // As it is seen from outside.
         let path = args.root().canonicalize().unwrap_or(args.root().into());
@@ -88,7 +90,9 @@ impl Server {
         let upload_directory = upload_directory(args, &path)?;
         let signals = Signals::take_over()?;
         let mut pid_file = args.pid_file.as_deref().map(reserve_pid_file).transpose()?;
-        let others = listeners.len() - 1 + linked.len() + usize::from(upload_directory.is_some());
+        let of_status = status.as_ref().map_or(0, Status::descriptors);
+        let of_uploads = usize::from(upload_directory.is_some());
+        let others = listeners.len() - 1 + linked.len() + of_uploads + of_status;
         let max_sessions = max_sessions(args, host::raise_open_files()?, others as u64);
         let lifetime = lifetime(args, inherited.by_inetd);
         // The sandbox hides how many processors there are.
@@ -100,9 +104,19 @@ impl Server {
             uploads: upload_directory.as_ref().map(AsFd::as_fd),
             linked: linked.iter().map(AsFd::as_fd).collect(),
         };
-        let enforcement = confine(args, &directories, log_file_of, map_directory)?;
+        let status_socket = status.as_ref().and_then(Status::socket_path);
+        let enforcement = confine(
+            args,
+            &directories,
+            log_file_of,
+            map_directory,
+            status_socket,
+        )?;
         if let Some(pid_file) = pid_file.as_mut().filter(|_| args.chroot) {
             pid_file.lose_path();
+        }
+        if let Some(status) = status.as_mut().filter(|_| args.chroot) {
+            status.lose_path();
         }
         let mut random = Random::default();
         let closed = client_roots.as_ref().map(ClientRoots::closed);
@@ -137,6 +151,10 @@ impl Server {
         let ports = args.port_range.clone();
         let mut floor = Floor::new(sessions, ports, shared, unproved_rate, now)?;
         floor.ports.keep(spares);
+        if let Some(status) = &status {
+            status.register(floor.registry(), STATUS)?;
+            floor.reporter.history = Some(Box::default());
+        }
         let front = Front::new(listeners, requests);
         let mut server = Self::new(front, floor, busy_poll, lifetime, signals, log_file)?;
         if let (Some(pid_file), Some(path)) = (&mut pid_file, &args.pid_file) {
@@ -150,6 +168,7 @@ impl Server {
         }
         server.notifier = notifier;
         server.pid_file = pid_file;
+        server.status = status.map(Box::new);
         debug!("waiting for answers awake for up to {busy_poll:?}");
         tell_enforcement(args, enforcement);
         exposure::advise(args, args.uploads.root().unwrap_or(&path));
@@ -253,6 +272,7 @@ fn confine(
     directories: &Directories<'_>,
     log_file: Option<&LogFile>,
     map_directory: Option<BorrowedFd<'_>>,
+    status_socket: Option<&Path>,
 ) -> Result<Enforcement, Box<dyn Error>> {
     let find = |it: &UserAndGroup| Identity::find(&it.user, it.group.as_deref());
     let identity = args.user.as_ref().map(find).transpose()?;
@@ -275,6 +295,7 @@ fn confine(
         map_file: args.map_file.as_deref().filter(|_| !args.chroot),
         map_directory,
         pid_file: args.pid_file.as_deref().filter(|_| !args.chroot),
+        status_socket: status_socket.filter(|_| !args.chroot),
         chroot: args.chroot,
         sandbox: !args.no_sandbox,
         identity,
