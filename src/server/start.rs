@@ -76,11 +76,7 @@ impl Server {
         let client_roots = args.per_client_root.map(ClientRoots::open).transpose()?;
         let notifier = Notifier::from_environment(clock::now())?;
         let listeners = listeners(args, inherited.sockets)?;
-        let spares = if may_share(args) {
-            Ports::spares(&listeners)
-        } else {
-            Vec::new()
-        };
+        let spares = may_share(args).then(|| Ports::spares(&listeners));
         let mut status = Status::open(args.status(), inherited.streams, clock::now())?;
         let directory = Directory::open(args.root())?;
         // As it is seen from outside.
@@ -150,7 +146,7 @@ impl Server {
         let unproved_rate = NonZeroU64::new(args.max_unproved_rate);
         let ports = args.port_range.clone();
         let mut floor = Floor::new(sessions, ports, shared, unproved_rate, now)?;
-        floor.ports.keep(spares);
+        floor.ports.keep(spares.unwrap_or_default());
         if let Some(status) = &status {
             status.register(floor.registry(), STATUS)?;
             floor.reporter.history = Some(Box::default());
