@@ -28,8 +28,8 @@ const PROOF_BITS: u8 = 20;
 
 /// What an ACK right behind a pause is worth: pauses are drawn from a range of so many
 /// (2 to that power) times what an ACK may take, and a guess is right once in so many
-/// times. Where round trips are long the range is smaller, since clients don't wait
-/// for ever, and more pauses are needed; where they are longer still nothing is proved.
+/// times. Where round trips are long the range is smaller, since clients give up, and
+/// more pauses are needed; where they are longer still nothing is proved.
 const fn pause_bits(round_trip: Duration) -> u8 {
     match round_trip.as_millis() {
         0..=100 => 4,
