@@ -39,7 +39,13 @@ pub(crate) enum Event<'a> {
         size: Option<u64>,
     },
     /// A transfer that is under way, on request.
-    Running(Figures<'a>),
+    Running {
+        figures: Figures<'a>,
+        /// Bytes that there are to move, where that is known.
+        size: Option<u64>,
+        /// What it is doing.
+        state: &'static str,
+    },
     /// A transfer has ended.
     Ended {
         level: Level,
@@ -160,7 +166,7 @@ impl Event<'_> {
         match self {
             Self::Listening { .. } => "listening",
             Self::Started { .. } => "started",
-            Self::Running(_) => "running",
+            Self::Running { .. } => "running",
             Self::Ended { .. } => "ended",
             Self::Refused { .. } => "refused",
             Self::Searched { .. } => "searched",
@@ -182,7 +188,7 @@ impl Event<'_> {
             | Self::Dropped { .. }
             | Self::LeftOut { .. } => Level::Warn,
             Self::Listening { .. }
-            | Self::Running(_)
+            | Self::Running { .. }
             | Self::Searched { .. }
             | Self::Mapped { .. }
             | Self::OtherName { .. }
@@ -195,7 +201,17 @@ impl Event<'_> {
     pub(crate) fn fields<'v>(&'v self, put: &mut dyn FnMut(&'static str, Field<'v>)) {
         use Field::{Number, Text, Word};
         match self {
-            Self::Running(figures) => figures.fields(put),
+            Self::Running {
+                figures,
+                size,
+                state,
+            } => {
+                figures.fields(put);
+                if let Some(size) = size {
+                    put("size", Number(*size));
+                }
+                put("state", Word(state));
+            }
             Self::Ended {
                 figures,
                 outcome,

@@ -352,7 +352,12 @@ fn searched(
 pub(super) fn running<'a>(sessions: impl Iterator<Item = &'a Session>, now: Instant) {
     let mut running = sessions.filter(|session| !session.has_ended());
     for session in running.by_ref().take(MAX_LISTED) {
-        Event::Running(figures(session, now)).write();
+        Event::Running {
+            figures: figures(session, now),
+            size: session.size(),
+            state: session.phase(now).name(),
+        }
+        .write();
     }
     let lines = running.count() as u64;
     if lines > 0 {
