@@ -13,6 +13,8 @@
 #[path = "status/browser.rs"]
 mod browser;
 mod common;
+#[path = "status/hints.rs"]
+mod hints;
 #[path = "status/page.rs"]
 mod page;
 

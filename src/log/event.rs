@@ -55,7 +55,7 @@ pub(crate) enum Event<'a> {
         lacks_last_ack: bool,
         /// The ERROR that ended it.
         error: Option<(ErrorCode, Name<'a>)>,
-        hint: Option<&'static str>,
+        hint: Option<Cut<'a>>,
     },
     /// A request was answered with an ERROR.
     Refused {
@@ -229,9 +229,7 @@ impl Event<'_> {
                     put("code", Number(code.to_wire().into()));
                     put("message", Text(message));
                 }
-                if let Some(hint) = hint {
-                    put("hint", Text(hint));
-                }
+                put_hint(hint.as_ref(), put);
             }
             Self::Counters(counts) => {
                 for &(name, count) in *counts {

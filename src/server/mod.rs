@@ -32,6 +32,7 @@ mod shared;
 mod start;
 mod unproved;
 mod unverified;
+mod why;
 
 use std::io;
 use std::net::SocketAddr;

@@ -14,7 +14,7 @@ use super::drops::DropLines;
 use super::floor::{Floor, Needed};
 use super::hints::{self, Place};
 use super::ports::Sharing;
-use super::report::Ending;
+use super::why::Ending;
 use crate::file::{FileSink, FileSource, Name, Root, StorageError, Upload};
 use crate::log::event::Event;
 use crate::net::{Destination, ListenSocket, Received};

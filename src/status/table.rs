@@ -78,10 +78,9 @@ pub(super) fn table(status: &Value, rows: usize, columns: usize) -> String {
     let dallying = |it: &&&Value| it.get("state").text() == "dallying";
     let live = sessions.len() - sessions.iter().filter(dallying).count();
     let count = |name| status.get("counters").get(name).number().unwrap_or(0.0);
-    let rate: f64 = sessions
-        .iter()
-        .filter_map(|it| it.get("rate").number())
-        .sum();
+    let rates = sessions.iter().filter_map(|it| it.get("rate").number());
+    // An empty sum would be -0.
+    let rate = rates.fold(0.0, |sum, rate| sum + rate);
     let failed: f64 = ["refused", "timed_out", "peer_errors", "failed"]
         .into_iter()
         .map(count)
