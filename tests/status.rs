@@ -233,11 +233,9 @@ fn json_shows_what_is_under_way_and_what_has_ended() {
         let all = json(status);
         let shown = all["recent"][0]["file"].as_str().expect("a name");
         assert!(!shown.chars().any(char::is_control), "{shown}");
-        let escaped = server.log_lines().pop().expect("a line");
-        assert!(
-            escaped.contains(&format!("file=\"{shown}\"")),
-            "{escaped}: {shown}"
-        );
+        let told = format!("file=\"{shown}\"");
+        let line = server.wait_for_log(|line| line.contains(&told), PATIENCE);
+        assert!(line.is_some(), "{shown}");
     }
 }
 

@@ -126,7 +126,7 @@ pub(super) fn table(status: &Value, rows: usize, columns: usize) -> String {
         } else {
             "↓"
         };
-        let line = row(
+        let shown = row(
             op,
             session.get("file").text(),
             session.get("peer").text(),
@@ -135,7 +135,7 @@ pub(super) fn table(status: &Value, rows: usize, columns: usize) -> String {
             &rest.unwrap_or_default(),
             &session.get("state").text().replace('_', " "),
         );
-        put_row(&mut out, &line, columns);
+        put_row(&mut out, &shown, columns);
     }
     if sessions.len() > left {
         put_row(
