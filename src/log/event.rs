@@ -27,6 +27,8 @@ pub(crate) enum Event<'a> {
         mapped_by: Option<Cut<'a>>,
         /// Other directories that links may lead to.
         links_to: Option<Cut<'a>>,
+        /// The directory for uploads, if it isn't the root.
+        uploads_to: Option<Cut<'a>>,
     },
     /// A transfer begins.
     Started {
@@ -240,6 +242,7 @@ impl Event<'_> {
                 max_sessions,
                 mapped_by,
                 links_to,
+                uploads_to,
             } => {
                 put("addresses", Text(addresses));
                 put("root", Text(root));
@@ -250,6 +253,9 @@ impl Event<'_> {
                 }
                 if let Some(directories) = links_to {
                     put("links_to", Text(directories));
+                }
+                if let Some(directory) = uploads_to {
+                    put("uploads_to", Text(directory));
                 }
             }
             Self::LeftOut { of, lines } => {
@@ -363,7 +369,12 @@ impl Event<'_> {
     }
 
     pub(super) fn write_to(&self, logger: &dyn Log) {
-        logger.log(
+        self.with_record(|record| logger.log(record));
+    }
+
+    /// Lends it to `write` as the `log` crate has it.
+    pub(super) fn with_record(&self, write: impl FnOnce(&Record<'_>)) {
+        write(
             &Record::builder()
                 .level(self.level())
                 .target("tftpd")

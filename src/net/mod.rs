@@ -129,6 +129,11 @@ impl ListenSocket {
         batch::unsent(&*self.socket)
     }
 
+    /// Datagrams that were lost since its receive buffer was full, if the kernel tells.
+    pub fn receive_drops(&self) -> Option<u32> {
+        batch::receive_drops(&*self.socket)
+    }
+
     /// Binds to `address` as `binding` says; port 0 lets the kernel choose.
     ///
     /// # Errors

@@ -245,8 +245,10 @@ impl Floor {
             },
             send_budget: SEND_BUDGET,
         };
+        let before = self.reporter.measure(session);
         let random = || self.random.number();
         let done = self.shaper.turn(key, session, &mut context, random, work);
+        self.reporter.moved(session, before);
         if let (Some(since), true) = (done.unverified_since, done.is_answered)
             && let Some(port) = self.ports.shared.of(session)
         {
@@ -367,6 +369,7 @@ impl Floor {
         if let Some(block_size) = shared_upload(&session) {
             self.ports.shared.expect(block_size);
         }
+        let now = session.started;
         let key = self.sessions.insert(endpoint, fingerprint, session);
         let registry = self.poll.registry();
         let token = Token(key.to_token());
@@ -381,6 +384,7 @@ impl Floor {
             self.reporter.begin(session, session.started);
         }
         self.with_session(key, Session::transmit);
+        self.reporter.answered(now);
         Ok(())
     }
 
@@ -463,9 +467,17 @@ impl Floor {
             ("sessions", self.sessions.len() as u64),
             ("timer_operations", self.sessions.wheel_ops()),
         ];
-        let counters = self.counters.with(self.resources.ingress.drops);
-        counts.extend(counters.happened());
+        counts.extend(self.counted().happened());
         Event::Counters(&counts).write();
+    }
+
+    fn counted(&self) -> Counters {
+        self.counters.with(self.resources.ingress.drops)
+    }
+
+    /// All counters by name.
+    pub(super) fn counts(&self) -> Vec<(&'static str, u64)> {
+        self.counted().all().collect()
     }
 
     /// Counts an error of the kernel's on a listen socket.

@@ -82,6 +82,15 @@ impl Front {
         self.listeners.iter().map(ListenSocket::address).collect()
     }
 
+    /// Datagrams that the kernel had no room for, on all sockets that several peers
+    /// send to; `None` if it doesn't tell.
+    pub(super) fn receive_drops(&self, floor: &Floor) -> Option<u64> {
+        let own = self.listeners.iter();
+        let shared = (MAX_LISTENERS..MAX_SOCKETS).map_while(|it| floor.ports.shared.get(it));
+        let drops = own.chain(shared).map(ListenSocket::receive_drops);
+        drops.map(|it| it.map(u64::from)).sum()
+    }
+
     /// Some socket may have more without a new event.
     pub(super) fn has_work(&self) -> bool {
         self.unfinished.contains(&true)

@@ -136,7 +136,11 @@ impl Opener {
         } else {
             request.filename
         };
-        Ok(Session::new(transfer, content, socket, remote, name, now))
+        let mut session = Session::new(transfer, content, socket, remote, name, now);
+        if floor.reporter.history.is_some() && *granted.name != *request.filename {
+            session.keep_served(&granted.name);
+        }
+        Ok(session)
     }
 
     /// The root and the name.

@@ -238,7 +238,7 @@ impl Requests {
                 let code = error.code();
                 let own_root = settled.as_ref().and_then(|it| it.own_root.as_ref());
                 let place = Place {
-                    root: own_root.unwrap_or(&self.opener.policy.root),
+                    root: own_root.unwrap_or(self.opener.policy.common_root(request.direction)),
                     is_clients_own: own_root.is_some(),
                     name: settled.as_ref().map_or(request.filename, |it| &it.name),
                 };

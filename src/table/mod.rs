@@ -577,6 +577,17 @@ impl<S: Tracked> Sessions<S> {
             .map(|(index, entry)| (entry.key(index as u32), &entry.session))
     }
 
+    /// How many places sessions have, some of them free.
+    pub fn places(&self) -> usize {
+        self.slab.capacity()
+    }
+
+    /// The session at a place, for those that look at all of them bit by bit.
+    pub fn at(&self, place: usize) -> Option<(SessionKey, &S)> {
+        let entry = self.slab.get(place)?;
+        Some((entry.key(place as u32), &entry.session))
+    }
+
     /// Takes the session out of the table, if it still exists. Its key names
     /// nothing from here on.
     pub fn remove(&mut self, key: SessionKey) -> Option<S> {
