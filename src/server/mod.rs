@@ -34,6 +34,7 @@ mod start;
 mod unverified;
 #[cfg_attr(not(feature = "uploads"), path = "no_upload_args.rs")]
 mod upload_args;
+mod why;
 
 use std::io;
 use std::net::SocketAddr;
