@@ -38,7 +38,7 @@ struct Agreed {
     has_timeout: bool,
 }
 
-const _: () = assert!(size_of::<Agreed>() == 24);
+const _: () = assert!(size_of::<Agreed>() <= 24);
 
 impl Agreed {
     fn new(negotiated: &Negotiated) -> Self {
@@ -58,9 +58,10 @@ impl Agreed {
         Negotiated {
             blksize: self.blksize,
             windowsize: self.windowsize,
-            timeout: match self.has_timeout {
-                true => Some(Duration::from_micros(self.timeout as u64)),
-                false => None,
+            timeout: if self.has_timeout {
+                Some(Duration::from_micros(self.timeout as u64))
+            } else {
+                None
             },
             tsize: if self.has_tsize {
                 Some(self.tsize)
@@ -194,7 +195,7 @@ mod tests {
         for (timeout, tsize) in [
             (None, None),
             (Some(Duration::from_secs(255)), Some(0)),
-            (Some(Duration::from_micros(10_000)), Some(u64::MAX)),
+            (Some(Duration::from_micros(10_001)), Some(u64::MAX)),
         ] {
             let negotiated = Negotiated {
                 blksize: 65464,

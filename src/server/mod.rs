@@ -18,6 +18,7 @@ pub mod cli;
 mod counters;
 mod drops;
 mod exposure;
+mod familiar;
 mod floor;
 mod front;
 mod hints;
