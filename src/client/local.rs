@@ -77,7 +77,7 @@ impl Output {
                     .map_err(|error| describe(path, &words(&error)))
             }
             Self::Path(path) => match local::replace(path) {
-                Ok(upload) => Ok(LocalStore::File(upload)),
+                Ok(upload) => Ok(LocalStore::File(Box::new(upload))),
                 Err(error) => Err(describe(path, error.reason())),
             },
             Self::Stdout => {
@@ -150,7 +150,7 @@ fn is_stream(path: &Path) -> bool {
 #[derive(Debug)]
 enum LocalStore {
     /// A regular file that has yet to get its name.
-    File(Upload),
+    File(Box<Upload>),
     /// It takes the bytes as they come.
     Stream(Stream),
     Discard,

@@ -27,6 +27,8 @@ pub(crate) enum Event<'a> {
         mapped_by: Option<Cut<'a>>,
         /// Other directories that links may lead to.
         links_to: Option<Cut<'a>>,
+        /// The directory for uploads, if it isn't the root.
+        uploads_to: Option<Cut<'a>>,
     },
     /// A transfer begins.
     Started {
@@ -39,7 +41,13 @@ pub(crate) enum Event<'a> {
         size: Option<u64>,
     },
     /// A transfer that is under way, on request.
-    Running(Figures<'a>),
+    Running {
+        figures: Figures<'a>,
+        /// Bytes that there are to move, where that is known.
+        size: Option<u64>,
+        /// What it is doing.
+        state: &'static str,
+    },
     /// A transfer has ended.
     Ended {
         level: Level,
@@ -49,7 +57,7 @@ pub(crate) enum Event<'a> {
         lacks_last_ack: bool,
         /// The ERROR that ended it.
         error: Option<(ErrorCode, Name<'a>)>,
-        hint: Option<&'static str>,
+        hint: Option<Cut<'a>>,
     },
     /// A request was answered with an ERROR.
     Refused {
@@ -160,7 +168,7 @@ impl Event<'_> {
         match self {
             Self::Listening { .. } => "listening",
             Self::Started { .. } => "started",
-            Self::Running(_) => "running",
+            Self::Running { .. } => "running",
             Self::Ended { .. } => "ended",
             Self::Refused { .. } => "refused",
             Self::Searched { .. } => "searched",
@@ -182,7 +190,7 @@ impl Event<'_> {
             | Self::Dropped { .. }
             | Self::LeftOut { .. } => Level::Warn,
             Self::Listening { .. }
-            | Self::Running(_)
+            | Self::Running { .. }
             | Self::Searched { .. }
             | Self::Mapped { .. }
             | Self::OtherName { .. }
@@ -195,7 +203,17 @@ impl Event<'_> {
     pub(crate) fn fields<'v>(&'v self, put: &mut dyn FnMut(&'static str, Field<'v>)) {
         use Field::{Number, Text, Word};
         match self {
-            Self::Running(figures) => figures.fields(put),
+            Self::Running {
+                figures,
+                size,
+                state,
+            } => {
+                figures.fields(put);
+                if let Some(size) = size {
+                    put("size", Number(*size));
+                }
+                put("state", Word(state));
+            }
             Self::Ended {
                 figures,
                 outcome,
@@ -213,9 +231,7 @@ impl Event<'_> {
                     put("code", Number(code.to_wire().into()));
                     put("message", Text(message));
                 }
-                if let Some(hint) = hint {
-                    put("hint", Text(hint));
-                }
+                put_hint(hint.as_ref(), put);
             }
             Self::Counters(counts) => {
                 for &(name, count) in *counts {
@@ -240,6 +256,7 @@ impl Event<'_> {
                 max_sessions,
                 mapped_by,
                 links_to,
+                uploads_to,
             } => {
                 put("addresses", Text(addresses));
                 put("root", Text(root));
@@ -250,6 +267,9 @@ impl Event<'_> {
                 }
                 if let Some(directories) = links_to {
                     put("links_to", Text(directories));
+                }
+                if let Some(directory) = uploads_to {
+                    put("uploads_to", Text(directory));
                 }
             }
             Self::LeftOut { of, lines } => {
@@ -363,7 +383,12 @@ impl Event<'_> {
     }
 
     pub(super) fn write_to(&self, logger: &dyn Log) {
-        logger.log(
+        self.with_record(|record| logger.log(record));
+    }
+
+    /// Lends it to `write` as the `log` crate has it.
+    pub(super) fn with_record(&self, write: impl FnOnce(&Record<'_>)) {
+        write(
             &Record::builder()
                 .level(self.level())
                 .target("tftpd")

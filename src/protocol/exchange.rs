@@ -195,7 +195,7 @@ mod tests {
         for (timeout, tsize) in [
             (None, None),
             (Some(Duration::from_secs(255)), Some(0)),
-            (Some(Duration::from_micros(10_001)), Some(u64::MAX)),
+            (Some(Duration::from_millis(10)), Some(u64::MAX)),
         ] {
             let negotiated = Negotiated {
                 blksize: 65464,

@@ -54,6 +54,10 @@ const BACKED_OFF: u32 = 1 << EARLY_REPEATS;
 /// short the round trip: schedulers are not more exact.
 const PROMPT: Duration = Duration::from_millis(5);
 
+/// An answer that comes this late may be one that was lost, and sent again by the
+/// peer's own timer: those strike after a second or more.
+const PEERS_OWN_TIMER: Duration = Duration::from_millis(990);
+
 /// The slowest of at least this many answers is remembered, and of no more than
 /// twice as many.
 const SLOW_MEMORY: u8 = 64;
@@ -185,6 +189,10 @@ struct Slowest {
     /// Of the [`SLOW_MEMORY`] before those.
     previous: Micros,
     count: u8,
+    /// All answers, those to a repeat among them; no more than [`KNOWN_ANSWERS`].
+    seen: u8,
+    /// One of those counted now came as late as [`PEERS_OWN_TIMER`].
+    was_late: bool,
 }
 
 impl Slowest {
@@ -193,6 +201,14 @@ impl Slowest {
             current: Micros(0),
             previous: Micros(0),
             count: 0,
+            seen: 0,
+            was_late: false,
+        }
+    }
+
+    const fn see(&mut self) {
+        if self.seen < KNOWN_ANSWERS {
+            self.seen += 1;
         }
     }
 
@@ -201,14 +217,15 @@ impl Slowest {
             self.previous = self.current;
             self.current = Micros(0);
             self.count = 0;
+            self.was_late = false;
         }
         self.count += 1;
+        // The first answer as late as that may be one whose packet was lost.
+        if answer >= PEERS_OWN_TIMER && !self.was_late {
+            self.was_late = true;
+            return;
+        }
         self.current = self.current.max(answer.into());
-    }
-
-    /// Whether [`KNOWN_ANSWERS`] have been seen.
-    const fn is_well_known(&self) -> bool {
-        self.count >= KNOWN_ANSWERS || self.previous.0 > 0
     }
 
     /// The wait that such an answer still beats.
@@ -485,6 +502,7 @@ impl RetryTimer {
         }
         let mut wait = self.wait();
         if let Some(since) = self.since.take() {
+            self.slowest.see();
             let elapsed = now.saturating_duration_since(since);
             if !was_lost {
                 self.slowest.learn(elapsed);
@@ -498,7 +516,7 @@ impl RetryTimer {
             // Without a sample the backed-off wait stays (RFC 6298 §5.7), but a
             // new packet never waits longer than the ceiling.
             Follows::RoundTrip => self.adaptive_wait(wait).into(),
-            Follows::PromiseAndRoundTrip if !self.slowest.is_well_known() => self.initial,
+            Follows::PromiseAndRoundTrip if !self.is_well_known() => self.initial,
             // Nor as long as the promise, if that was what the last one had to wait.
             Follows::PromiseAndRoundTrip => {
                 let measured = self.round_trip.map_or(wait, RoundTrip::timeout);
@@ -506,6 +524,12 @@ impl RetryTimer {
                 self.adaptive_wait(wait.min(longest)).into()
             }
         };
+    }
+
+    /// Whether the peer has answered so often, and at least once in a way that
+    /// measures, that an early repeat is no guess.
+    const fn is_well_known(&self) -> bool {
+        self.slowest.seen == KNOWN_ANSWERS && self.round_trip.is_some()
     }
 
     /// The wait that all that was measured suggests; the round trip alone suggests
@@ -655,6 +679,46 @@ mod tests {
         }
     }
 
+    #[test]
+    fn an_ack_that_was_lost_once_does_not_make_the_peer_slow() {
+        let (mut timer, mut now) = negotiated(5, 5, 2);
+        // The peer's own timer sends it again.
+        timer.sent(now);
+        now += MS * 1001;
+        timer.answered(now, true);
+        for _ in 0..KNOWN_ANSWERS {
+            timer.sent(now);
+            now += MS * 3;
+            timer.answered(now, true);
+        }
+        timer.sent(now);
+        assert!(timer.expired(now + MS * 500));
+    }
+
+    #[test]
+    fn a_peer_whose_answers_follow_a_repeat_is_known_as_well() {
+        let (mut timer, mut now) = negotiated(5, 5, 1);
+        for _ in 1..KNOWN_ANSWERS {
+            timer.sent(now);
+            timer.sent_again(now + MS);
+            now += MS * 4;
+            timer.answered(now, false);
+        }
+        timer.sent(now);
+        assert!(timer.expired(now + ADAPTIVE_FLOOR * BACKED_OFF));
+
+        // But without one that measures nothing is known.
+        let (mut timer, mut now) = negotiated(5, 5, 0);
+        for _ in 0..KNOWN_ANSWERS {
+            timer.sent(now);
+            timer.sent_again(now + MS);
+            now += MS * 4;
+            timer.answered(now, false);
+        }
+        timer.sent(now);
+        assert_eq!(timer.timer().deadline(), Some(now + Duration::from_secs(5)));
+    }
+
     /// RFC 6298 §5.5 to 5.7: without a sample the backed-off wait stays, or a peer that
     /// has become a little slower than the wait would be sent everything twice.
     #[test]
@@ -681,12 +745,16 @@ mod tests {
     #[test]
     fn a_peer_that_pauses_now_and_then_is_given_its_negotiated_wait() {
         let (mut timer, mut now) = negotiated(5, 5, KNOWN_ANSWERS);
-        // It writes flash for two seconds; repeats go out meanwhile.
-        timer.sent(now);
-        assert!(timer.back_off(now + MS * 20, u8::MAX));
-        timer.sent_again(now + MS * 20);
-        now += MS * 2000;
-        timer.answered(now, true);
+        // It writes flash for two seconds, twice; repeats go out meanwhile.
+        for _ in 0..2 {
+            timer.sent(now);
+            let deadline = timer.timer().deadline().unwrap();
+            assert!(deadline < now + MS * 100);
+            assert!(timer.back_off(deadline, u8::MAX));
+            timer.sent_again(deadline);
+            now += MS * 2000;
+            timer.answered(now, true);
+        }
         timer.sent(now);
         assert_eq!(timer.timer().deadline(), Some(now + MS * 2500));
     }
@@ -852,8 +920,10 @@ mod tests {
         let mut timer = RetryTimer::new(ADAPTIVE, false);
         let mut now = test_epoch();
         answer(&mut timer, &mut now, 1);
+        // Once may have been a lost packet.
+        answer(&mut timer, &mut now, 3000);
         assert_eq!(answer(&mut timer, &mut now, 3000).0, ADAPTIVE_CEILING);
-        for _ in 0..SLOW_MEMORY - 2 {
+        for _ in 0..SLOW_MEMORY - 3 {
             assert_eq!(answer(&mut timer, &mut now, 1).0, ADAPTIVE_CEILING);
         }
         for _ in 0..2 * SLOW_MEMORY {

@@ -84,10 +84,13 @@ static ELSEWHERE: [(&str, &str); 37] = [
 
 /// One line for whoever wrote another server's option or a second directory.
 pub(super) fn hint(error: &clap::Error) -> Option<String> {
-    if error.kind() != ErrorKind::UnknownArgument {
-        return None;
-    }
-    let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidArg) else {
+    let context = match error.kind() {
+        ErrorKind::UnknownArgument => ContextKind::InvalidArg,
+        // Where there are subcommands, a second directory looks like one.
+        ErrorKind::ArgumentConflict => ContextKind::InvalidSubcommand,
+        _ => return None,
+    };
+    let Some(ContextValue::String(word)) = error.get(context) else {
         return None;
     };
     if !word.starts_with('-') {
