@@ -160,7 +160,7 @@
 //! | sessions of one client (an IPv4 address, an IPv6 /64) | `--max-sessions-per-client` whose peer has answered, and 512 more; else no bound | [`table`] |
 //! | bytes to a network that nothing proves | `--max-unproved-rate` a second, and as much at once | `server::unproved` |
 //! | a client's part of a shared send buffer | 1/64 of what is left, once it is a quarter full | `server::shaper` |
-//! | answers to unverified peers in a shared send buffer | a quarter of it, or 2,048, in 4 s; half of that to one client network | `server::unverified` |
+//! | answers to unverified peers in each shared send buffer | a quarter of it, or up to 2,048 in half of it, in 4 s; half of that to one client network; more while the buffer is empty | `server::unverified` |
 //! | answers to nonsense | 100 a second, half of them to one client network | [`session`] |
 //! | ERRORs to refused requests | 10,000 a second, half of them to one client network | `server::requests` |
 //! | log lines about dropped requests | 10 a second for each reason, 1 of them for one client network | `server::drops` |
@@ -172,7 +172,7 @@
 //! | transfers listed on a signal | 200 | `server::report` |
 //! | neighbour table read for a client's own root | 1 MiB | [`policy::client_root`] |
 //! | directory entries read for a name in another case | 4096; 16 directories' are kept | `file::ignore_case` |
-//! | look-ups, map rules and the neighbour table for all requests | a fifth of a second each second | [`policy::work`] |
+//! | look-ups, map rules and the neighbour table for all requests | a fifth of a second each second; half of it for names of more than 128 bytes | [`policy::work`] |
 //! | a name on its way | 64 directories deep, 40 links | `file::walk` |
 //! | a name that a session keeps for the log | 96 bytes, or as long as the file's own | `server::requests` |
 //! | ports that are tried in a client's name | 8 within a second end its uploads; 256 addresses told apart | [`table::guesses`] |

@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_tftpd_global_optspecs
-    string join \n p/port= a/address= 4/ipv4 6/ipv6 R/port-range= single-port reuse-port t/timeout= retries= B/max-blksize= max-windowsize= r/refuse= busy-poll= read-only overwrite max-upload= U/umask= m/map-file= map-test= per-client-root= follow-links= ignore-case allow= deny= max-sessions= max-sessions-per-client= max-unproved-rate= u/user= chroot no-sandbox P/pid-file= grace= idle-exit= v/verbose q/quiet log-file= log-format= syslog= status= c/create s/secure l/listen L/foreground h/help V/version
+    string join \n p/port= a/address= 4/ipv4 6/ipv6 R/port-range= single-port reuse-port t/timeout= retries= B/max-blksize= max-windowsize= r/refuse= busy-poll= read-only overwrite max-upload= U/umask= m/map-file= map-test= per-client-root= follow-links= ignore-case allow= deny= max-sessions= max-sessions-per-client= max-unproved-rate= keep-versions= version-format= create-dirs upload-root= write-only fsync max-upload-total= min-free= u/user= chroot no-sandbox P/pid-file= grace= idle-exit= v/verbose q/quiet log-file= log-format= syslog= status= c/create s/secure l/listen L/foreground h/help V/version
 end
 
 function __fish_tftpd_needs_command
@@ -45,6 +45,11 @@ complete -c tftpd -n "__fish_tftpd_needs_command" -l deny -d 'Network not to ser
 complete -c tftpd -n "__fish_tftpd_needs_command" -l max-sessions -d 'Most transfers at once; further requests are dropped [default: as many as the limit on open files allows]' -r
 complete -c tftpd -n "__fish_tftpd_needs_command" -l max-sessions-per-client -d 'Most transfers at once with one client; further requests are dropped [default: no limit]' -r
 complete -c tftpd -n "__fish_tftpd_needs_command" -l max-unproved-rate -d 'With --single-port or few ports: bytes a second, or with K, M, G or T, for all clients of a network (IPv4 /24, IPv6 /64) that haven\'t shown that they are there; 0: no limit' -r
+complete -c tftpd -n "__fish_tftpd_needs_command" -l keep-versions -d 'Let uploads replace existing files, and keep the last N versions of each as FILE.~1~, FILE.~2~ and so on, the newest with the highest number' -r
+complete -c tftpd -n "__fish_tftpd_needs_command" -l version-format -d 'Name versions after the time (UTC) when they were written, such as %Y-%m-%dT%H%M%S, instead of numbering them' -r
+complete -c tftpd -n "__fish_tftpd_needs_command" -l upload-root -d 'Directory that uploads go to, below ROOT or elsewhere [default: ROOT]' -r -F
+complete -c tftpd -n "__fish_tftpd_needs_command" -l max-upload-total -d 'Largest size of all files where uploads go, in bytes or with K, M, G or T [default: no limit]' -r
+complete -c tftpd -n "__fish_tftpd_needs_command" -l min-free -d 'Refuse uploads that would leave less free space on the disk, in bytes, with K, M, G or T, or as a percentage [default: 0]' -r
 complete -c tftpd -n "__fish_tftpd_needs_command" -s u -l user -d 'Run as this user and group (name or number); must be started as root [default: the user that started it; the user\'s own group]' -r
 complete -c tftpd -n "__fish_tftpd_needs_command" -s P -l pid-file -d 'Write the process ID to FILE, and delete FILE at exit' -r -F
 complete -c tftpd -n "__fish_tftpd_needs_command" -l grace -d 'Seconds that running transfers may take to finish after SIGTERM or SIGINT, or a time such as 2m' -r
@@ -61,6 +66,9 @@ complete -c tftpd -n "__fish_tftpd_needs_command" -l reuse-port -d 'Let several 
 complete -c tftpd -n "__fish_tftpd_needs_command" -l read-only -d 'Refuse all uploads'
 complete -c tftpd -n "__fish_tftpd_needs_command" -l overwrite -d 'Let uploads replace existing files'
 complete -c tftpd -n "__fish_tftpd_needs_command" -l ignore-case -d 'If there is no file of exactly that name, look for one that differs only in the case of its letters'
+complete -c tftpd -n "__fish_tftpd_needs_command" -l create-dirs -d 'Make the directories that an upload\'s name needs'
+complete -c tftpd -n "__fish_tftpd_needs_command" -l write-only -d 'Let nobody read what was uploaded, or learn that a name is taken: such an upload is stored beside the other, as FILE.~1~'
+complete -c tftpd -n "__fish_tftpd_needs_command" -l fsync -d 'Acknowledge the last block of an upload once it is on the disk'
 complete -c tftpd -n "__fish_tftpd_needs_command" -l chroot -d 'Make ROOT the only directory the process can see; must be started as root'
 complete -c tftpd -n "__fish_tftpd_needs_command" -l no-sandbox -d 'Don\'t confine the process with Landlock'
 complete -c tftpd -n "__fish_tftpd_needs_command" -s v -l verbose -d 'Log more: -v also when transfers begin, and what is dropped and why; -vv every packet'

@@ -10,8 +10,8 @@ use std::rc::Rc;
 
 use log::{debug, info};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::{Mode, SFlag, fstat};
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::sys::stat::{Mode, SFlag, fstat, fstatat};
 
 use super::barrier::Barrier;
 use super::directory::{Directory, RootError};
@@ -25,7 +25,7 @@ use super::reopen::{ReadFile, Reopen};
 use super::resolve::Resolver;
 use super::space::Uploads;
 use super::upload::Upload;
-use super::walk::{Closed, Departure, LOOK, Places, kind};
+use super::walk::{Closed, Departure, LOOK, MAX_DEPTH, Places, id_of, kind};
 use crate::wire::packet::Direction;
 
 /// Directories that may be too many in a client's name.
@@ -80,6 +80,8 @@ pub struct Root {
     found_by: Option<Box<Reopen>>,
     /// Which names right below are others' roots.
     closed: Option<Closed>,
+    /// A directory that can't be read, nor anything below it.
+    shut: Option<(u64, u64)>,
     policy: Policy,
     pub(super) methods: Methods,
     pub(super) common: Rc<Common>,
@@ -145,16 +147,18 @@ impl Root {
     }
 
     fn new(directory: Directory, linked: Vec<Directory>, policy: Policy, methods: Methods) -> Self {
+        let directory = Rc::new(directory);
         let common = Common {
             prefixes: Rc::clone(&directory.paths),
             linked: linked.into(),
-            uploads: Rc::default(),
+            uploads: Rc::new(Uploads::below(&directory)),
             listings: Listings::default(),
         };
         Self {
-            directory: Rc::new(directory),
+            directory,
             found_by: None,
             closed: None,
+            shut: None,
             policy,
             methods,
             common: Rc::new(common),
@@ -166,6 +170,18 @@ impl Root {
     #[must_use]
     pub fn closing(self, closed: Option<Closed>) -> Self {
         Self { closed, ..self }
+    }
+
+    /// The same root, but nothing in or below `directory` can be read.
+    ///
+    /// # Errors
+    /// Whatever the file system says.
+    pub fn shutting(self, directory: &Directory) -> Result<Self, RootError> {
+        let shut = id_of(directory.search()?).map_err(|errno| directory.error(errno))?;
+        Ok(Self {
+            shut: Some(shut),
+            ..self
+        })
     }
 
     /// The directory `name` right below this one as a root of its own: `..` and links
@@ -197,6 +213,7 @@ impl Root {
             directory: Rc::new(directory),
             found_by: Some(found_by),
             closed: None,
+            shut: self.shut,
             policy: self.policy,
             methods: self.methods,
             common: Rc::clone(&self.common),
@@ -261,6 +278,9 @@ impl Root {
     }
 
     fn descriptor_of(&self, name: &Name) -> Result<OwnedFd, StorageError> {
+        if self.policy.uploads.write_only() {
+            return Err(StorageError::WRITE_ONLY);
+        }
         let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_LARGEFILE;
         let looked_at = self.resolve(name, OFlag::O_PATH, self.all())?;
         reading::check_kind(&fstat(&looked_at)?)?;
@@ -384,7 +404,8 @@ impl Root {
     /// it (`tsize`).
     ///
     /// A symbolic link as the last component is not followed: it counts as an
-    /// existing file that is not regular. Directories are never created. No link
+    /// existing file that is not regular. Directories are made only where the policy says
+    /// so, with the first data. No link
     /// leads out of the root.
     ///
     /// # Errors
@@ -394,7 +415,9 @@ impl Root {
         if self.policy.read_only {
             return Err(StorageError::READ_ONLY);
         }
-        let in_another_case = self.policy.ignore_case && {
+        // In a drop box nobody is told that a name is taken.
+        let is_secret = self.policy.uploads.write_only();
+        let in_another_case = self.policy.ignore_case && !is_secret && {
             let found = self.find(name);
             found.is_some_and(|found| found != *name)
         };
@@ -402,21 +425,58 @@ impl Root {
         if in_another_case {
             return Err(StorageError::EXISTS);
         }
-        let (parent, name) = name::split_last(name);
-        let parent = self
-            .resolve(parent, OFlag::O_PATH | OFlag::O_DIRECTORY, self.own())
-            .map_err(StorageError::of_directory)?;
-        if self.closes(&parent, name)? {
+        let (path, name) = name::split_last(name);
+        let (parent, missing) = self.directory_for(path)?;
+        let first = if missing.is_empty() {
+            name
+        } else {
+            name::split_first(missing).0
+        };
+        if self.closes(&parent, first)? {
             return Err(StorageError::NOT_YOURS);
         }
         Upload::begin(
             parent,
+            missing,
             name,
             announced,
             self.policy,
             self.methods.publisher,
             Rc::clone(&self.common.uploads),
         )
+    }
+
+    /// The directory at `path`; where missing ones may be made, the last that is there,
+    /// and what is missing below it.
+    fn directory_for<'p>(&self, path: &'p [u8]) -> Result<(OwnedFd, &'p [u8]), StorageError> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+        let find = |path: &[u8]| self.resolve(path, flags, self.own());
+        let found = find(path).map_err(StorageError::of_directory);
+        if !self.policy.uploads.create_dirs() {
+            return Ok((found?, b""));
+        }
+        let (mut found, mut there) = (found, path);
+        let mut missing: &[u8] = b"";
+        for _ in 0..MAX_DEPTH {
+            let is_missing = |error: &StorageError| error.errno() == Some(Errno::ENOENT);
+            if !found.as_ref().is_err_and(is_missing) {
+                break;
+            }
+            let first;
+            (there, first) = name::split_last(there);
+            missing = match there {
+                b"." => path,
+                _ => path.get(there.len() + 1..).unwrap_or_default(),
+            };
+            found = find(there).map_err(StorageError::of_directory);
+            // A link that leads nowhere, or out.
+            if let Ok(directory) = &found
+                && fstatat(directory, first, AtFlags::AT_SYMLINK_NOFOLLOW).is_ok()
+            {
+                return Err(StorageError::of_directory(Errno::ENOENT));
+            }
+        }
+        Ok((found?, missing))
     }
 
     /// [`Root::begin`] by a name as a client spells it.
@@ -438,6 +498,7 @@ impl Root {
             own_paths: &self.directory.paths,
             linked: &[],
             closed: self.closed,
+            shut: self.shut,
         }
     }
 

@@ -193,8 +193,12 @@ pub fn processors() -> usize {
 pub struct Confinement<'a> {
     /// The directory that is served.
     pub root: BorrowedFd<'a>,
-    /// Whether files may be created and replaced in it.
+    /// Where files are created and replaced, if not in it.
+    pub uploads: Option<BorrowedFd<'a>>,
+    /// Whether files may be created and replaced at all.
     pub writable: bool,
+    /// Whether directories may be, too.
+    pub makes_directories: bool,
     /// Whether the directories in it may be listed.
     pub listable: bool,
     /// Other directories, of which the files may be read.

@@ -38,11 +38,18 @@ pub(super) fn enter(keep: &Confinement<'_>) -> Result<Enforcement, ConfinementEr
 fn landlocked(keep: &Confinement<'_>) -> Result<Enforcement, RulesetError> {
     let read = make_bitflags!(AccessFs::{ReadFile});
     let mut in_root = read;
-    if keep.writable {
-        in_root |= make_bitflags!(AccessFs::{WriteFile | Truncate | MakeReg | RemoveFile});
-    }
     if keep.listable {
         in_root |= make_bitflags!(AccessFs::{ReadDir});
+    }
+    let mut in_uploads = in_root;
+    if keep.writable {
+        in_uploads |= make_bitflags!(AccessFs::{WriteFile | Truncate | MakeReg | RemoveFile});
+    }
+    if keep.makes_directories {
+        in_uploads |= make_bitflags!(AccessFs::{MakeDir | RemoveDir});
+    }
+    if keep.uploads.is_none() {
+        in_root = in_uploads;
     }
     let mut rules = Ruleset::default()
         .handle_access(AccessFs::from_all(KNOWN))?
@@ -50,6 +57,9 @@ fn landlocked(keep: &Confinement<'_>) -> Result<Enforcement, RulesetError> {
         .scope(Scope::from_all(KNOWN))?
         .create()?
         .add_rule(PathBeneath::new(keep.root, in_root))?;
+    if let Some(directory) = keep.uploads {
+        rules = rules.add_rule(PathBeneath::new(directory, in_uploads))?;
+    }
     for directory in keep.linked {
         let mut access = read;
         if keep.linked_listable {

@@ -27,6 +27,8 @@ pub(crate) enum Event<'a> {
         mapped_by: Option<Cut<'a>>,
         /// Other directories that links may lead to.
         links_to: Option<Cut<'a>>,
+        /// The directory for uploads, if it isn't the root.
+        uploads_to: Option<Cut<'a>>,
     },
     /// A transfer begins.
     Started {
@@ -254,6 +256,7 @@ impl Event<'_> {
                 max_sessions,
                 mapped_by,
                 links_to,
+                uploads_to,
             } => {
                 put("addresses", Text(addresses));
                 put("root", Text(root));
@@ -264,6 +267,9 @@ impl Event<'_> {
                 }
                 if let Some(directories) = links_to {
                     put("links_to", Text(directories));
+                }
+                if let Some(directory) = uploads_to {
+                    put("uploads_to", Text(directory));
                 }
             }
             Self::LeftOut { of, lines } => {

@@ -29,6 +29,7 @@ impl Event<'_> {
                 max_sessions,
                 mapped_by,
                 links_to,
+                uploads_to,
             } => {
                 let most = Count(*max_sessions, "transfer");
                 write!(
@@ -38,8 +39,11 @@ impl Event<'_> {
                 if let Some(map) = mapped_by {
                     write!(f, "; names mapped by {map}")?;
                 }
-                match links_to {
-                    Some(directories) => write!(f, "; links may lead to {directories}"),
+                if let Some(directories) = links_to {
+                    write!(f, "; links may lead to {directories}")?;
+                }
+                match uploads_to {
+                    Some(directory) => write!(f, "; uploads go to {directory}"),
                     None => Ok(()),
                 }
             }

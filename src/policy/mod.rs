@@ -23,7 +23,7 @@ use self::map::file::MapFile;
 use self::settle::{Asked, settle};
 use self::work::{Work, WorkAllowance};
 use crate::file::{Name, Root, StorageError};
-use crate::wire::packet::Request;
+use crate::wire::packet::{Direction, Request};
 
 pub use self::settle::{Origin, Refusal};
 
@@ -34,6 +34,8 @@ pub struct Policy {
     pub access: Access,
     /// What is served to clients without a root of their own.
     pub root: Root,
+    /// Where uploads go, if not there.
+    pub upload_root: Option<Root>,
     /// Where the clients' own roots are.
     pub client_roots: Option<ClientRoots>,
     /// Rules that rewrite and refuse names.
@@ -64,6 +66,19 @@ impl Granted<'_> {
 }
 
 impl Policy {
+    /// What those without a root of their own read from, or write to.
+    pub fn common_root(&self, direction: Direction) -> &Root {
+        let uploads = self.upload_root.as_ref();
+        let uploads = uploads.filter(|_| direction == Direction::Write);
+        uploads.unwrap_or(&self.root)
+    }
+
+    /// Directory entries that were read for a request.
+    fn take_entries_read(&self) -> u64 {
+        let uploads = self.upload_root.as_ref();
+        self.root.take_entries_read() + uploads.map_or(0, Root::take_entries_read)
+    }
+
     /// The root and the name to serve to `peer` for its request.
     ///
     /// # Errors
@@ -74,12 +89,15 @@ impl Policy {
         request: &Request<'_>,
         peer: SocketAddr,
     ) -> Result<Granted<'_>, Refusal> {
-        if !self.allowance.borrow_mut().may_begin(now, peer.ip()) {
+        let name_len = request.filename.len();
+        let mut allowance = self.allowance.borrow_mut();
+        if !allowance.may_begin(now, peer.ip(), name_len) {
             return Err(Refusal::Overload);
         }
+        drop(allowance);
         let mut work = Work::default();
         let granted = self.settle_for(now, request, peer, &mut work);
-        work.entries += self.root.take_entries_read();
+        work.entries += self.take_entries_read();
         self.allowance.borrow_mut().spend(work, peer.ip());
         granted
     }
@@ -87,7 +105,7 @@ impl Policy {
     /// Takes off what looking up `peer`'s file has cost since [`Policy::settle`].
     pub fn charge_look_ups(&self, peer: SocketAddr) {
         let work = Work {
-            entries: self.root.take_entries_read(),
+            entries: self.take_entries_read(),
             ..Work::default()
         };
         self.allowance.borrow_mut().spend(work, peer.ip());
@@ -102,11 +120,12 @@ impl Policy {
     ) -> Result<Granted<'_>, Refusal> {
         let client = peer.ip();
         let roots = self.client_roots.as_ref();
+        let common_root = self.common_root(request.direction);
         let own_root = match roots {
-            Some(roots) => roots.of(now, client, &self.root, work)?,
+            Some(roots) => roots.of(now, client, common_root, work)?,
             None => None,
         };
-        let root = own_root.as_ref().unwrap_or(&self.root);
+        let root = own_root.as_ref().unwrap_or(common_root);
         let rules = self.map_file.as_ref().map(MapFile::rules);
         let asked = Asked {
             spelled: request.filename,
@@ -122,7 +141,7 @@ impl Policy {
         }
         Ok(Granted {
             own_root,
-            common_root: &self.root,
+            common_root,
             name: settled.name,
             origin: settled.origin,
             lines: settled.lines,
@@ -149,6 +168,7 @@ mod tests {
         let policy = Policy {
             access: Access::default(),
             root: Root::open(home.path(), crate::file::Policy::default()).unwrap(),
+            upload_root: None,
             client_roots: None,
             map_file: Some(MapFile::open(&map, false).unwrap()),
             allowance: WorkAllowance::new(7, start).into(),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::{ArgAction, Parser};
 
 use super::address::{Families, ListenAddress, ListenTarget};
+use super::upload_args::UploadArgs;
 use crate::host::usage::{self, UsageError};
 use crate::log::LogFormat;
 use crate::log::syslog::DEV_LOG;
@@ -134,7 +135,7 @@ pub struct Args {
     pub overwrite: bool,
 
     /// Largest upload, in bytes or with K, M, G or T [default: no limit]
-    #[arg(long, value_name = "SIZE", help_heading = "Access", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", help_heading = "Access", value_parser = usage::parse_size)]
     pub max_upload: Option<u64>,
 
     /// Permission bits to clear on new files [default: the process's own umask]
@@ -198,8 +199,12 @@ pub struct Args {
         default_value = "1M",
         help_heading = "Access"
     )]
-    #[arg(value_parser = parse_size)]
+    #[arg(value_parser = usage::parse_size)]
     pub max_unproved_rate: u64,
+
+    /// How uploads are taken, beyond that.
+    #[command(flatten)]
+    pub uploads: UploadArgs,
 
     /// Run as this user and group (name or number); must be started as root
     /// [default: the user that started it; the user's own group]
@@ -386,23 +391,6 @@ fn parse_option_name(text: &str) -> Result<OptionName, String> {
     })
 }
 
-fn parse_size(text: &str) -> Result<u64, &'static str> {
-    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
-    let shift = match text[digits.len()..].to_ascii_uppercase().as_str() {
-        "" => 0,
-        "K" => 10,
-        "M" => 20,
-        "G" => 30,
-        "T" => 40,
-        _ => return Err("expected a number of bytes, or one with K, M, G or T after it"),
-    };
-    digits
-        .parse::<u64>()
-        .ok()
-        .and_then(|number| number.checked_mul(1 << shift))
-        .ok_or("expected a number of bytes, or one with K, M, G or T after it")
-}
-
 fn parse_umask(text: &str) -> Result<u32, &'static str> {
     match u32::from_str_radix(text, 8) {
         Ok(mask) if mask <= 0o777 => Ok(mask),
@@ -479,22 +467,6 @@ mod tests {
     }
 
     #[test]
-    fn sizes_know_their_suffix() {
-        for (text, size) in [
-            ("0", 0),
-            ("1500", 1500),
-            ("4k", 4096),
-            ("2M", 2 << 20),
-            ("1G", 1 << 30),
-        ] {
-            assert_eq!(parse_size(text), Ok(size), "{text}");
-        }
-        for text in ["", "M", "1X", "-1", "1.5G", "99999999T", "1KB"] {
-            assert!(parse_size(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
     fn a_mistake_is_one_line_that_names_the_value() {
         for (words, named) in [
             (&["-p", "70000"][..], "70000"),
@@ -526,6 +498,20 @@ mod tests {
             (&["--bogus"], "--bogus"),
             (&["a", "b"], "b"),
             (&["--read-only", "--overwrite"], "--overwrite"),
+            #[cfg(feature = "uploads")]
+            (&["--read-only", "--keep-versions", "3"], "--keep-versions"),
+            #[cfg(feature = "uploads")]
+            (&["--read-only", "--create-dirs"], "--create-dirs"),
+            #[cfg(feature = "uploads")]
+            (&["--write-only", "--overwrite"], "--overwrite"),
+            #[cfg(feature = "uploads")]
+            (&["--keep-versions", "0"], "0"),
+            #[cfg(feature = "uploads")]
+            (&["--version-format", "%Y"], "--keep-versions"),
+            #[cfg(feature = "uploads")]
+            (&["--keep-versions", "3", "--version-format", "%Y%q"], "%q"),
+            #[cfg(feature = "uploads")]
+            (&["--min-free", "101%"], "101%"),
         ] {
             let refusal = read(words).expect_err(&format!("{words:?}"));
             assert_eq!(refusal.status, 2, "{words:?}");

@@ -14,6 +14,7 @@
 //! file.
 
 pub mod address;
+mod answers;
 pub mod cli;
 mod counters;
 mod drops;
@@ -22,16 +23,17 @@ mod floor;
 mod front;
 mod hints;
 mod logging;
+mod opening;
 mod ports;
 mod report;
 mod requests;
 
 mod busy_poll;
-mod shaper;
 mod shared;
 mod start;
-mod unproved;
 mod unverified;
+#[cfg_attr(not(feature = "uploads"), path = "no_upload_args.rs")]
+mod upload_args;
 mod why;
 
 use std::io;
@@ -230,7 +232,9 @@ impl Server {
         }
         // What time it was when the sockets were looked at: an ACK that came
         // since hasn't missed its deadline.
-        self.floor.run_deadlines(now);
+        let front = &self.front;
+        self.floor
+            .run_deadlines(now, |session| front.may_hold_answer(session, now));
         if let Some(notifier) = &mut self.notifier {
             notifier.handle_timeout(now);
         }

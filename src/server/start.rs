@@ -21,6 +21,7 @@ use super::address::ListenTarget;
 use super::cli::{Args, UserAndGroup};
 use super::floor::Floor;
 use super::front::Front;
+use super::ports::Ports;
 use super::requests::Requests;
 use super::{Lifetime, MAX_LISTENERS, STATUS, Server, exposure, logging};
 use crate::file::{self, Directory, Root, RootError, reason};
@@ -52,10 +53,6 @@ const DALLY: Duration = Duration::from_secs(10);
 /// How long inetd's server waits for more to do: as long as tftp-hpa's.
 const INETD_IDLE_EXIT: Duration = Duration::from_secs(900);
 
-/// Fewer ports than these are soon tried, and an answer to one of them proves
-/// nothing.
-const PROVING_PORTS: usize = 1024;
-
 /// Descriptors that are no session's: 16 shared ports, and a listener, root, standard
 /// streams, log, map file, pid file, neighbour table, epoll, signals.
 const OWN_DESCRIPTORS: u64 = 32;
@@ -79,27 +76,34 @@ impl Server {
         let client_roots = args.per_client_root.map(ClientRoots::open).transpose()?;
         let notifier = Notifier::from_environment(clock::now())?;
         let listeners = listeners(args, inherited.sockets)?;
+        let spares = may_share(args).then(|| Ports::spares(&listeners));
         let mut status = Status::open(args.status(), inherited.streams, clock::now())?;
         let directory = Directory::open(args.root())?;
         // As it is seen from outside.
         let path = args.root().canonicalize().unwrap_or(args.root().into());
         exposure::check(args, directory.as_fd(), &path)?;
         let linked = linked_directories(args)?;
+        let upload_directory = upload_directory(args, &path)?;
         let signals = Signals::take_over()?;
         let mut pid_file = args.pid_file.as_deref().map(reserve_pid_file).transpose()?;
         let of_status = status.as_ref().map_or(0, Status::descriptors);
-        let others = listeners.len() - 1 + linked.len() + of_status;
+        let of_uploads = usize::from(upload_directory.is_some());
+        let others = listeners.len() - 1 + linked.len() + of_uploads + of_status;
         let max_sessions = max_sessions(args, host::raise_open_files()?, others as u64);
         let lifetime = lifetime(args, inherited.by_inetd);
         // The sandbox hides how many processors there are.
         let busy_poll = busy_poll(args);
         let map_directory = map_file.as_ref().and_then(MapFile::directory);
         let log_file_of = log_file.as_ref();
+        let directories = Directories {
+            root: directory.as_fd(),
+            uploads: upload_directory.as_ref().map(AsFd::as_fd),
+            linked: linked.iter().map(AsFd::as_fd).collect(),
+        };
         let status_socket = status.as_ref().and_then(Status::socket_path);
         let enforcement = confine(
             args,
-            directory.as_fd(),
-            &linked,
+            &directories,
             log_file_of,
             map_directory,
             status_socket,
@@ -112,9 +116,11 @@ impl Server {
         }
         let mut random = Random::default();
         let closed = client_roots.as_ref().map(ClientRoots::closed);
+        let (root, upload_root) = roots(args, directory, linked, upload_directory)?;
         let policy = Policy {
             access: access(args),
-            root: Root::with_links(directory, linked, policy(args))?.closing(closed),
+            root: root.closing(closed),
+            upload_root: upload_root.map(|root| root.closing(closed)),
             client_roots,
             map_file,
             allowance: WorkAllowance::new(random.seed(), clock::now()).into(),
@@ -123,6 +129,7 @@ impl Server {
         let addresses: Vec<_> = listeners.iter().map(ListenSocket::address).collect();
         let mapped_by = policy.map_file.as_ref().map(ToString::to_string);
         let links_to = listed(&args.follow_links);
+        let uploads_to = args.uploads.root().map(|path| path.display().to_string());
         let listening = Event::Listening {
             addresses: Addresses(&addresses),
             root: Cut(&root),
@@ -130,6 +137,7 @@ impl Server {
             max_sessions: max_sessions as u64,
             mapped_by: mapped_by.as_ref().map(|map| Cut(map)),
             links_to: links_to.as_ref().map(|directories| Cut(directories)),
+            uploads_to: uploads_to.as_ref().map(|directory| Cut(directory)),
         };
         let now = clock::now();
         let requests = Requests::new(policy, config(args), limits(args), random.seed(), now);
@@ -138,6 +146,7 @@ impl Server {
         let unproved_rate = NonZeroU64::new(args.max_unproved_rate);
         let ports = args.port_range.clone();
         let mut floor = Floor::new(sessions, ports, shared, unproved_rate, now)?;
+        floor.ports.keep(spares.unwrap_or_default());
         if let Some(status) = &status {
             status.register(floor.registry(), STATUS)?;
             floor.reporter.history = Some(Box::default());
@@ -158,7 +167,7 @@ impl Server {
         server.status = status.map(Box::new);
         debug!("waiting for answers awake for up to {busy_poll:?}");
         tell_enforcement(args, enforcement);
-        exposure::advise(args, &path);
+        exposure::advise(args, args.uploads.root().unwrap_or(&path));
         Ok(server)
     }
 }
@@ -194,6 +203,48 @@ fn linked_directories(args: &Args) -> Result<Vec<Directory>, RootError> {
         .map_err(RootError::of_links)
 }
 
+/// Where uploads go, if not to the directory at `root`.
+fn upload_directory(args: &Args, root: &Path) -> Result<Option<Directory>, Box<dyn Error>> {
+    let Some(path) = args.uploads.root() else {
+        return Ok(None);
+    };
+    let directory = Directory::open(path).map_err(RootError::of_uploads)?;
+    let real = path.canonicalize().unwrap_or(path.into());
+    exposure::check_uploads(args, directory.as_fd(), &real)?;
+    if args.chroot && !real.starts_with(root) {
+        let path = path.display();
+        return Err(format!(
+            "cannot take uploads to {path}: it is outside ROOT; with --chroot, name a directory in it"
+        )
+        .into());
+    }
+    Ok(Some(directory))
+}
+
+/// What is read from, and what is written to, if that is another.
+fn roots(
+    args: &Args,
+    directory: Directory,
+    linked: Vec<Directory>,
+    uploads: Option<Directory>,
+) -> Result<(Root, Option<Root>), RootError> {
+    let all = policy(args);
+    let Some(uploads) = uploads else {
+        return Ok((Root::with_links(directory, linked, all)?, None));
+    };
+    let reads = file::Policy {
+        read_only: true,
+        uploads: file::UploadRules::NONE,
+        ..all
+    };
+    let mut root = Root::with_links(directory, linked, reads)?;
+    if args.uploads.is_write_only() {
+        root = root.shutting(&uploads).map_err(RootError::of_uploads)?;
+    }
+    let upload_root = Root::within(uploads, all).map_err(RootError::of_uploads)?;
+    Ok((root, Some(upload_root)))
+}
+
 /// Directories in words; `None` if there are none.
 fn listed(directories: &[PathBuf]) -> Option<String> {
     let names: Vec<_> = directories
@@ -203,11 +254,18 @@ fn listed(directories: &[PathBuf]) -> Option<String> {
     (!names.is_empty()).then(|| names.join(", "))
 }
 
-/// Gives up every right that serving `root` doesn't take.
+/// What clients reach.
+struct Directories<'a> {
+    root: BorrowedFd<'a>,
+    /// Where uploads go, if not there.
+    uploads: Option<BorrowedFd<'a>>,
+    linked: Vec<BorrowedFd<'a>>,
+}
+
+/// Gives up every right that serving `directories` doesn't take.
 fn confine(
     args: &Args,
-    root: BorrowedFd<'_>,
-    linked: &[Directory],
+    directories: &Directories<'_>,
     log_file: Option<&LogFile>,
     map_directory: Option<BorrowedFd<'_>>,
     status_socket: Option<&Path>,
@@ -219,12 +277,13 @@ fn confine(
         // again: that is told when it is tried.
         let _ = log_file.with_ours(|file| identity.adopt(file));
     }
-    let linked: Vec<_> = linked.iter().map(AsFd::as_fd).collect();
     let confinement = Confinement {
-        root,
-        linked: &linked,
+        root: directories.root,
+        uploads: directories.uploads,
+        linked: &directories.linked,
         linked_listable: args.ignore_case,
         writable: !args.read_only,
+        makes_directories: args.uploads.makes_directories(),
         // Uploads look for what was left behind.
         listable: args.ignore_case || !args.read_only,
         log_directory: log_file.and_then(LogFile::directory),
@@ -258,6 +317,7 @@ fn policy(args: &Args) -> file::Policy {
         max_upload: args.max_upload,
         umask: args.umask,
         ignore_case: args.ignore_case,
+        uploads: args.uploads.rules(),
     }
 }
 
@@ -289,6 +349,12 @@ fn sessions(args: &Args, max_sessions: usize, now: Instant) -> Sessions<Session>
     }
 }
 
+/// Whether transfers may come to share ports beside the listen port: where ports or
+/// descriptors run out before the sessions that were asked for.
+fn may_share(args: &Args) -> bool {
+    !args.single_port && (args.max_sessions.is_none() || args.port_range.is_some())
+}
+
 fn lifetime(args: &Args, by_inetd: bool) -> Lifetime {
     let inetds = by_inetd.then_some(INETD_IDLE_EXIT);
     Lifetime {
@@ -305,19 +371,9 @@ fn config(args: &Args) -> Config {
         },
         request_repeats: 0,
         dally: DALLY,
-        proof: if args.single_port || has_few_ports(args) {
-            Proof::Never
-        } else {
-            Proof::OwnPort
-        },
+        // As each has its port.
+        proof: Proof::Never,
     }
-}
-
-/// Whether an ACK in a forged name can be sent to each port that a transfer may
-/// have.
-fn has_few_ports(args: &Args) -> bool {
-    let range = args.port_range.as_ref();
-    range.is_some_and(|range| range.len() < PROVING_PORTS)
 }
 
 fn limits(args: &Args) -> Limits {
@@ -466,9 +522,13 @@ fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
 }
 
 /// What clients may do, in words.
-const fn described(args: &Args) -> &'static str {
+fn described(args: &Args) -> &'static str {
+    let is_drop_box = args.uploads.is_write_only();
     match (args.read_only, args.overwrite) {
         (true, _) => "read only",
+        _ if is_drop_box && args.uploads.root().is_none() => "create, never read",
+        _ if is_drop_box => "read, create, never read uploads",
+        _ if args.uploads.keeps_versions() => "read, create, overwrite, keep old versions",
         (false, false) => "read, create, never overwrite",
         (false, true) => "read, create, overwrite",
     }

@@ -20,6 +20,9 @@ mod not_ready;
 mod outbound;
 mod port;
 mod prefetch;
+pub mod shaper;
+pub mod tid;
+pub mod unproved;
 
 use std::io;
 use std::net::SocketAddr;
@@ -29,6 +32,7 @@ use std::time::{Duration, Instant};
 use log::debug;
 use mio::Interest;
 
+pub(crate) use self::context::{BATCH_BYTES, BATCH_SLOTS};
 pub use self::context::{Context, DropCounters, Heading, Ingress, Resources, Trace};
 use self::not_ready::FileWait;
 pub use self::port::{Port, Watch};
@@ -51,7 +55,7 @@ pub(crate) const UNKNOWN_TRANSFER: &str = "Unknown transfer ID";
 
 /// What a session costs in memory, in bytes, beside its place in the table: a
 /// budget, so that it doesn't grow unnoticed.
-const _: () = assert!(size_of::<Session>() <= 384);
+const _: () = assert!(size_of::<Session>() <= 368);
 
 /// The file of a transfer.
 #[derive(Debug)]
@@ -445,7 +449,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         let received = self.receive(context);
         // The time that the disk takes is not the peer's: its wait begins with what
         // is sent then.
-        if !self.file_wait.is_on() && self.is_due(context.now) {
+        if self.misses_answer(context.now) {
             // What arrived is answered first, and the wait for more begins then.
             self.transmit(context);
             self.transfer.handle_timeout(context.now);
@@ -462,6 +466,11 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
 
     fn is_due(&self, now: Instant) -> bool {
         self.transfer.poll_timeout().is_some_and(|at| at <= now)
+    }
+
+    /// Its peer's answer is late; it may lie where its loop hasn't looked yet.
+    pub fn misses_answer(&self, now: Instant) -> bool {
+        !self.file_wait.is_on() && self.is_due(now)
     }
 
     /// Reads what comes next while the answer is on its way; `asked` is when what
