@@ -51,6 +51,10 @@ pub struct Args {
     #[arg(value_parser = str::parse::<ListenAddress>)]
     pub addresses: Vec<ListenAddress>,
 
+    /// Receive and send by this interface or VRF alone, transfers too [default: all]
+    #[arg(long, value_name = "NAME", help_heading = "Listening")]
+    pub interface: Option<String>,
+
     /// Listen on IPv4 only
     #[arg(short = '4', long, conflicts_with = "ipv6", help_heading = "Listening")]
     pub ipv4: bool,
@@ -73,6 +77,10 @@ pub struct Args {
     /// clients among them
     #[arg(long, help_heading = "Listening")]
     pub reuse_port: bool,
+
+    /// Answer read requests that were sent to a broadcast address, if the file is there
+    #[arg(long, help_heading = "Listening")]
+    pub answer_broadcast: bool,
 
     /// Milliseconds to wait for an answer before sending again, or a time such as 2s;
     /// doubles each time [default: follows the measured round trip]

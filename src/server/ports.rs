@@ -114,18 +114,18 @@ impl Ports {
         let address = beside(listener.address(), endpoint.local);
         if self.has_range && !self.single_port && self.shared.bound_to(address).next().is_none() {
             // While a port is free; if none is, there may be one of its own.
-            let _ = self.open_shared(now, address, registry);
+            let _ = self.open_shared(now, address, listener.device(), registry);
         }
         let socket = if self.single_port {
             Ok(TransferSocket::share(listener, endpoint.local))
         } else if sharing == Sharing::Always {
-            self.share(now, endpoint, address, registry)
+            self.share(now, endpoint, address, listener.device(), registry)
         } else {
             match self.bind(endpoint, listener) {
                 Err(error)
                     if error.kind() == io::ErrorKind::AddrInUse && sharing != Sharing::Never =>
                 {
-                    self.share(now, endpoint, address, registry)
+                    self.share(now, endpoint, address, listener.device(), registry)
                 }
                 bound => bound,
             }
@@ -146,11 +146,12 @@ impl Ports {
         now: Instant,
         endpoint: &Endpoint,
         address: SocketAddr,
+        device: Option<&str>,
         registry: &Registry,
     ) -> io::Result<TransferSocket> {
         let spread = SPREAD.min(self.range.len() / PORTS_EACH).max(1);
         let there = self.shared.bound_to(address).count();
-        let opened = (there < spread).then(|| self.open_shared(now, address, registry));
+        let opened = (there < spread).then(|| self.open_shared(now, address, device, registry));
         if let (0, Some(Err(error))) = (there, opened) {
             return Err(error);
         }
@@ -166,6 +167,7 @@ impl Ports {
         &mut self,
         now: Instant,
         address: SocketAddr,
+        device: Option<&str>,
         registry: &Registry,
     ) -> io::Result<()> {
         if self.shared.len() >= MAX_SOCKETS - MAX_LISTENERS {
@@ -178,7 +180,7 @@ impl Ports {
             return Err(io::ErrorKind::AddrInUse.into());
         }
         let random = self.random.number() as u16;
-        let socket = match ListenSocket::bind_within(address, &self.range, random) {
+        let socket = match ListenSocket::bind_within(address, &self.range, random, device) {
             Ok(socket) => socket,
             Err(error) => {
                 if error.kind() == io::ErrorKind::AddrInUse {
@@ -210,7 +212,8 @@ impl Ports {
         });
         let scope = scopes.into_iter().find(|&scope| scope != 0).unwrap_or(0);
         let random = self.random.number() as u16;
-        TransferSocket::bind(endpoint.local, scope, Some(&self.range), random)
+        let range = Some(&self.range);
+        TransferSocket::bind_on(listener.device(), endpoint.local, scope, range, random)
     }
 }
 
