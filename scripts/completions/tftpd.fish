@@ -1,5 +1,6 @@
 complete -c tftpd -s p -l port -d 'UDP port to listen on; 0 picks a free one' -r
 complete -c tftpd -s a -l address -d 'Address, interface or host name to listen on; can be repeated [default: all, IPv4 and IPv6]' -r
+complete -c tftpd -l interface -d 'Receive and send by this interface or VRF alone, transfers too [default: all]' -r
 complete -c tftpd -s R -l port-range -d 'Ports to use for transfers [default: any free port above 1023]' -r
 complete -c tftpd -s t -l timeout -d 'Milliseconds to wait for an answer before sending again, or a time such as 2s; doubles each time [default: follows the measured round trip]' -r
 complete -c tftpd -l retries -d 'How often to repeat a packet before giving up' -r
@@ -36,6 +37,7 @@ complete -c tftpd -s 4 -l ipv4 -d 'Listen on IPv4 only'
 complete -c tftpd -s 6 -l ipv6 -d 'Listen on IPv6 only'
 complete -c tftpd -l single-port -d 'Use the listening port for all transfers: for clients behind NAT, for containers, firewalls and load balancers'
 complete -c tftpd -l reuse-port -d 'Let several servers of the same user share the port; the kernel spreads clients among them'
+complete -c tftpd -l answer-broadcast -d 'Answer read requests that were sent to a broadcast address, if the file is there'
 complete -c tftpd -l read-only -d 'Refuse all uploads'
 complete -c tftpd -l overwrite -d 'Let uploads replace existing files'
 complete -c tftpd -l ignore-case -d 'If there is no file of exactly that name, look for one that differs only in the case of its letters'

@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::{ArgAction, Parser};
 
 use super::address::{Families, ListenAddress, ListenTarget};
+use super::familiar;
 use super::upload_args::UploadArgs;
 use crate::host::usage::{self, UsageError};
 use crate::log::LogFormat;
@@ -307,7 +308,15 @@ impl Args {
     /// The text to print and the status to exit with: `--help` and `--version`
     /// (0, standard output), or a mistake in one line (2, standard error).
     pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, UsageError> {
-        Self::try_parse_from(words).map_err(|error| UsageError::new("tftpd", 2, &error))
+        let words = familiar::translate(words).map_err(|text| UsageError {
+            text: format!("tftpd: {text}"),
+            status: 2,
+        })?;
+        let args = Self::try_parse_from(words);
+        let mut args = args.map_err(|error| UsageError::new("tftpd", 2, &error))?;
+        // How tftp-hpa is told that there are no rules.
+        args.map_file.take_if(|file| file == Path::new("/dev/null"));
+        Ok(args)
     }
 
     /// The directory to serve.
