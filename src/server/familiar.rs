@@ -117,34 +117,34 @@ fn told(word: &str, row: &Row) -> String {
     format!("{word} is a word of {with}; write here: {ours}")
 }
 
-fn words<const N: usize>(words: [&str; N]) -> Option<Vec<String>> {
-    Some(words.map(str::to_owned).into())
+fn words<const N: usize>(words: [&str; N]) -> Vec<String> {
+    words.map(str::to_owned).into()
 }
 
 /// `-t`, from so many units of which a second has `per_second`.
 fn wait(value: &str, per_second: u64) -> Option<Vec<String>> {
     let number: u64 = value.parse().ok()?;
     let milliseconds = number.checked_mul(1000)? / per_second;
-    words(["-t", &milliseconds.max(1).to_string()])
+    Some(words(["-t", &milliseconds.max(1).to_string()]))
 }
 
 /// `-v`, so many times.
-fn verbose(times: u64) -> Option<Vec<String>> {
-    Some(vec!["-v".to_owned(); times.min(2) as usize])
+fn verbose(times: u64) -> Vec<String> {
+    vec!["-v".to_owned(); times.min(2) as usize]
 }
 
 /// `-B`, for packets of so many bytes with the headers of IP, UDP and TFTP.
 fn block_within(mtu: &str) -> Option<Vec<String>> {
     let bytes: u32 = mtu.parse().ok()?;
-    words(["-B", &bytes.checked_sub(32)?.to_string()])
+    Some(words(["-B", &bytes.checked_sub(32)?.to_string()]))
 }
 
 /// `-a`, for each interface.
-fn interfaces(names: Option<&str>) -> Option<Vec<String>> {
+fn interfaces(names: Option<&str>) -> Vec<String> {
     let listen = names.into_iter().flat_map(|names| names.split(','));
     let listen = listen.flat_map(|name| ["-a", name]);
     let all = ["--read-only"].into_iter().chain(listen);
-    Some(all.map(str::to_owned).collect())
+    all.map(str::to_owned).collect()
 }
 
 const fn row(
@@ -192,7 +192,7 @@ pub static ROWS: &[Row] = &[
         &[("--blocksize", Renamed("-B"))]),
     row(HPA, "`-r blksize`, `-R 50000:50999`, `-U 022`, `-m FILE`, `-m /dev/null`, `-v`", "the same", &[]),
     row(HPA, "`--verbosity 2`", "the same; or `-v`, `-vv`",
-        &[("--verbosity", Value(|it| verbose(it.parse().ok()?)))]),
+        &[("--verbosity", Value(|it| it.parse().ok().map(verbose)))]),
     row(HPA, "`-u tftp`; nobody if left out", "the same; if left out, the user that started it", &[]),
     row(HPA, "`-P FILE`, `--pidfile FILE`", "the same; or `--pid-file FILE`",
         &[("--pidfile", Renamed("-P"))]),
@@ -220,10 +220,10 @@ pub static ROWS: &[Row] = &[
           ("--no-windowsize", Flag(&["-r", "windowsize"]))]),
     row(ATFTPD, "`--logfile FILE`, `--logfile -`, `--pidfile FILE`",
         "the same; or `--log-file FILE`, nothing (standard error), `-P FILE`",
-        &[("--logfile", Value(|it| if it == "-" { Some(vec![]) } else { words(["--log-file", it]) }))]),
+        &[("--logfile", Value(|it| if it == "-" { Some(vec![]) } else { Some(words(["--log-file", it])) }))]),
     row(ATFTPD, "without `--logfile`: the syslog", "`--syslog`", &[]),
     row(ATFTPD, "`--verbose=7`, `--trace`", "the same; or `-v`, `-vv`",
-        &[("--verbose", Optional(|it| verbose(it.map_or(Some(1), |it| Some(u64::from(it.parse::<u64>().ok()? > 6)))?))),
+        &[("--verbose", Optional(|it| it.map_or(Some(7), |it| it.parse().ok()).map(|level: u64| verbose(u64::from(level > 6))))),
           ("--trace", Flag(&["-vv"]))]),
     row(ATFTPD, "`--pcre FILE`, `--pcre-test FILE`",
         "`-m FILE`, `--map-test FILE`, with rules in another language, see `tftpd.map`(5)",
@@ -234,7 +234,7 @@ pub static ROWS: &[Row] = &[
     row(ATFTPD, "`--mtftp FILE`, `--no-source-port-checking`", "no equivalent",
         &[("--mtftp", Told), ("--mtftp-port", Told), ("--no-source-port-checking", Told)]),
     row(DNSMASQ, "`--enable-tftp`, `--tftp-root=/srv/tftp`", "the same; or `--read-only /srv/tftp`",
-        &[("--enable-tftp", Optional(interfaces)), ("--tftp-root", Value(|it| words(["--read-only", it])))]),
+        &[("--enable-tftp", Optional(|it| Some(interfaces(it)))), ("--tftp-root", Value(|it| Some(words(["--read-only", it]))))]),
     row(DNSMASQ, "`--enable-tftp=eth0`", "the same; or `--read-only -a eth0`", &[]),
     row(DNSMASQ, "nothing; links that leave the root are followed", "`--follow-links DIR`", &[]),
     row(DNSMASQ, "`--tftp-secure`", "file permissions, and `-u tftp`", &[("--tftp-secure", Told)]),
@@ -245,7 +245,7 @@ pub static ROWS: &[Row] = &[
     row(DNSMASQ, "`--tftp-no-blocksize`", "the same; or `-r blksize -r blksize2`",
         &[("--tftp-no-blocksize", Flag(&["-r", "blksize", "-r", "blksize2"]))]),
     row(DNSMASQ, "`--tftp-port-range=50000,50999`", "the same; or `-R 50000:50999`",
-        &[("--tftp-port-range", Value(|it| words(["-R", &it.replace(',', ":")])))]),
+        &[("--tftp-port-range", Value(|it| Some(words(["-R", &it.replace(',', ":")]))))]),
     row(DNSMASQ, "`--tftp-lowercase`", "`-m FILE` with the rule `r ^.*$ \\L\\0`",
         &[("--tftp-lowercase", Told)]),
     row(DNSMASQ, "`--quiet-tftp`", "the same; or `-q`", &[("--quiet-tftp", Flag(&["-q"]))]),
@@ -254,7 +254,7 @@ pub static ROWS: &[Row] = &[
         &[("--tftp-single-port", Flag(&["--single-port"]))]),
     row(DNSMASQ, "`--tftp-unique-root=ip`, `--tftp-unique-root=mac`",
         "the same; or `--per-client-root ip`, `--per-client-root mac`, which is for IPv4 alone",
-        &[("--tftp-unique-root", Optional(|it| words(["--per-client-root", it.unwrap_or("ip")])))]),
+        &[("--tftp-unique-root", Optional(|it| Some(words(["--per-client-root", it.unwrap_or("ip")]))))]),
 ];
 
 #[cfg(test)]
