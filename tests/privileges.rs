@@ -448,6 +448,7 @@ fn in_a_confined_process() {
         map_file: None,
         map_directory: None,
         pid_file: None,
+        status_socket: None,
         chroot: has("chroot"),
         sandbox: !has("no-sandbox"),
         identity: has("nobody").then(|| Identity::find("nobody", None).unwrap()),

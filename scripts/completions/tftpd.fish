@@ -33,6 +33,7 @@ complete -c tftpd -l log-file -d 'Append the log to FILE instead of standard err
 complete -c tftpd -l log-format -d 'Format of log lines: text, or one JSON object each' -r -f -a "text\t'Time, level and text'
 json\t'One JSON object'"
 complete -c tftpd -l syslog -d 'Log to the syslog, through /dev/log or another SOCKET' -r -F
+complete -c tftpd -l status -d 'Show what goes on over HTTP: a page, /status.json, /metrics, /healthz. PORT alone is of this machine; a SOCKET has a slash in it' -r
 complete -c tftpd -s 4 -l ipv4 -d 'Listen on IPv4 only'
 complete -c tftpd -s 6 -l ipv6 -d 'Listen on IPv6 only'
 complete -c tftpd -l single-port -d 'Use the listening port for all transfers: for clients behind NAT, for containers, firewalls and load balancers'

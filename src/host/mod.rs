@@ -26,7 +26,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{SysconfVar, chroot, fchdir, sysconf};
 
-pub use inherited::Inherited;
+pub use inherited::{Inherited, InheritedStream};
 pub use notify::Notifier;
 pub use pid_file::PidFile;
 pub use privileges::{Identity, is_root};
@@ -214,6 +214,8 @@ pub struct Confinement<'a> {
     pub map_directory: Option<BorrowedFd<'a>>,
     /// The pid file, which is removed at the end.
     pub pid_file: Option<&'a Path>,
+    /// The file of the status port's socket, which is removed at the end.
+    pub status_socket: Option<&'a Path>,
     /// Makes the served directory the only one there is.
     pub chroot: bool,
     /// Forbids what isn't needed, as far as the kernel can.

@@ -2,7 +2,7 @@
 //!
 //! Only the served directory stays, and what links may lead to, and those of the log
 //! file and the map file, so that these can be opened again when another has taken
-//! their place, and of the pid file, so that it can be removed; no TCP (Linux 6.7), no signals to
+//! their place, and of the pid file and the status port's socket, so that they can be removed; no new TCP (Linux 6.7), no signals to
 //! other processes and no abstract sockets of theirs (6.12). Older kernels forbid
 //! what they know of. Descriptors that are open already keep their rights. Must
 //! not: allow more than the options ask for.
@@ -81,6 +81,11 @@ fn landlocked(keep: &Confinement<'_>) -> Result<Enforcement, RulesetError> {
         {
             rules = rules.add_rule(PathBeneath::new(place, access))?;
         }
+    }
+    if let Some(place) = keep.status_socket.and_then(Path::parent)
+        && let Ok(place) = PathFd::new(place)
+    {
+        rules = rules.add_rule(PathBeneath::new(place, remove))?;
     }
     Ok(match rules.restrict_self()?.ruleset {
         RulesetStatus::FullyEnforced => Enforcement::Full,

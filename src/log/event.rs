@@ -369,7 +369,12 @@ impl Event<'_> {
     }
 
     pub(super) fn write_to(&self, logger: &dyn Log) {
-        logger.log(
+        self.with_record(|record| logger.log(record));
+    }
+
+    /// Lends it to `write` as the `log` crate has it.
+    pub(super) fn with_record(&self, write: impl FnOnce(&Record<'_>)) {
+        write(
             &Record::builder()
                 .level(self.level())
                 .target("tftpd")

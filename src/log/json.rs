@@ -12,6 +12,8 @@ use std::sync::{Mutex, PoisonError};
 use log::kv::{self, Key, Value, VisitSource, VisitValue};
 use log::{LevelFilter, Log, Metadata, Record};
 
+#[cfg(feature = "status")]
+use super::event::Event;
 use super::event::KIND;
 use super::{MARK, MAX_LINE};
 use crate::host::clock;
@@ -46,6 +48,15 @@ impl<W: Write + Send> Log for JsonLines<W> {
     }
 
     fn flush(&self) {}
+}
+
+/// An event as an object, as it stands in the log.
+#[cfg(feature = "status")]
+pub(super) fn object(event: &Event<'_>) -> String {
+    let mut line = String::new();
+    event.with_record(|record| put_line(&mut line, clock::unix_seconds(), record));
+    line.pop();
+    line
 }
 
 /// Puts an object and a line end into `line`, at most [`MAX_LINE`] bytes: texts
@@ -122,7 +133,7 @@ impl VisitValue<'_> for &mut Fields<'_> {
 }
 
 /// Appends a JSON string of at most so many bytes, a few more if it is cut.
-fn put_text(line: &mut String, text: &dyn fmt::Display, max: usize) -> fmt::Result {
+pub(super) fn put_text(line: &mut String, text: &dyn fmt::Display, max: usize) -> fmt::Result {
     line.push('"');
     let mut writer = Text {
         end: line.len() + max,
@@ -167,7 +178,9 @@ impl fmt::Write for Text<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::event::{Event, Figures};
+    #[cfg(not(feature = "status"))]
+    use crate::log::event::Event;
+    use crate::log::event::Figures;
     use crate::log::shown::{Cut, Name};
     use crate::wire::packet::ErrorCode;
     use log::Level;

@@ -89,9 +89,12 @@ impl Policy {
         request: &Request<'_>,
         peer: SocketAddr,
     ) -> Result<Granted<'_>, Refusal> {
-        if !self.allowance.borrow_mut().may_begin(now, peer.ip()) {
+        let name_len = request.filename.len();
+        let mut allowance = self.allowance.borrow_mut();
+        if !allowance.may_begin(now, peer.ip(), name_len) {
             return Err(Refusal::Overload);
         }
+        drop(allowance);
         let mut work = Work::default();
         let granted = self.settle_for(now, request, peer, &mut work);
         work.entries += self.take_entries_read();

@@ -196,7 +196,7 @@ impl Sender {
             ) => match options::accept(&asked.offer, *options) {
                 Ok(negotiated) => {
                     self.end = last_block(asked.length, negotiated.blksize);
-                    self.exchange.agree(negotiated);
+                    self.exchange.agree(&negotiated);
                     self.start_sending(now);
                 }
                 Err(_) => self.abort(Failure::new(
@@ -300,9 +300,10 @@ impl Sender {
     /// bring the next such ACK, to the end of the file. So the second in a row
     /// counts as an echo: what follows is in flight.
     const fn is_echo(&mut self, blocks: u16) -> bool {
-        self.echoes = match blocks == self.resumed {
-            true => self.echoes.saturating_add(1),
-            false => 0,
+        self.echoes = if blocks == self.resumed {
+            self.echoes.saturating_add(1)
+        } else {
+            0
         };
         self.echoes >= ECHOES
     }

@@ -16,6 +16,7 @@ use crate::log::LogFormat;
 use crate::log::syslog::DEV_LOG;
 use crate::policy::access::Network;
 use crate::policy::client_root::NamedAfter;
+use crate::status::StatusAddress;
 use crate::wire::options::{
     DEFAULT_MAX_WINDOWSIZE, MAX_BLKSIZE, MIN_BLKSIZE, OptionName, OptionSet,
 };
@@ -274,6 +275,17 @@ pub struct Args {
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = DEV_LOG)]
     pub syslog: Option<PathBuf>,
 
+    /// Show what goes on over HTTP: a page, /status.json, /metrics, /healthz. PORT alone is
+    /// of this machine; a SOCKET has a slash in it
+    #[cfg(feature = "status")]
+    #[arg(
+        long,
+        value_name = "ADDR:PORT|SOCKET",
+        help_heading = "Logging",
+        value_parser = str::parse::<StatusAddress>
+    )]
+    pub status: Option<StatusAddress>,
+
     /// What tftp-hpa's users write, and what is the default here.
     #[command(flatten)]
     pub familiar: Familiar,
@@ -322,6 +334,14 @@ impl Args {
     /// The directory to serve.
     pub fn root(&self) -> &Path {
         self.root.as_deref().unwrap_or(Path::new("."))
+    }
+
+    /// Where the status port is to be.
+    pub(super) const fn status(&self) -> Option<&StatusAddress> {
+        #[cfg(feature = "status")]
+        return self.status.as_ref();
+        #[cfg(not(feature = "status"))]
+        None
     }
 
     /// Everything to listen on.

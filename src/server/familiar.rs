@@ -221,7 +221,7 @@ pub static ROWS: &[Row] = &[
     row(ATFTPD, "`--logfile FILE`, `--logfile -`, `--pidfile FILE`",
         "the same; or `--log-file FILE`, nothing (standard error), `-P FILE`",
         &[("--logfile", Value(|it| if it == "-" { Some(vec![]) } else { Some(words(["--log-file", it])) }))]),
-    row(ATFTPD, "without `--logfile`: the syslog", "`--syslog`", &[]),
+    row(ATFTPD, "nothing; the log goes to the syslog", "`--syslog`", &[]),
     row(ATFTPD, "`--verbose=7`, `--trace`", "the same; or `-v`, `-vv`",
         &[("--verbose", Optional(|it| it.map_or(Some(7), |it| it.parse().ok()).map(|level: u64| verbose(u64::from(level > 6))))),
           ("--trace", Flag(&["-vv"]))]),

@@ -14,32 +14,14 @@ use super::shared::SharedPorts;
 use super::{MAX_LISTENERS, MAX_SOCKETS};
 use crate::host::random::Random;
 use crate::net::pool::SocketPool;
-use crate::net::{ListenSocket, TransferSocket};
+use crate::net::{ListenSocket, SpareSocket, TransferSocket};
+use crate::session::tid::{self, SPREAD, Sharing};
 use crate::table::Endpoint;
 use crate::wire::options::Negotiated;
 
 /// Ports of transfers, unless others are asked for: a peer that answers from one
 /// has seen what we sent, since there are too many to guess.
 const ANY_PORT: RangeInclusive<u16> = 1024..=u16::MAX;
-
-/// Whether a transfer may share its port with others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sharing {
-    /// It does, since slots are short.
-    Always,
-    /// Where none of its own is free.
-    Instead,
-    /// Never: whoever knows the port could store a file in the peer's name.
-    Never,
-}
-
-/// Shared ports at one address, where the range is large enough: answers to addresses
-/// where nobody is fill the send buffer of one, until the kernel gives up looking for
-/// them, and that of an unprivileged server is small.
-const SPREAD: usize = 6;
-
-/// Ports of a range for each that is shared.
-const PORTS_EACH: usize = 16;
 
 /// How long after a port to be shared was looked for in vain the next one is: each time
 /// costs as much as dozens of packets.
@@ -54,6 +36,8 @@ pub(super) struct Ports {
     /// All transfers share the listen sockets.
     pub(super) single_port: bool,
     pub(super) pool: SocketPool,
+    /// For ports that are to be shared.
+    spares: Vec<SpareSocket>,
     /// Ports for transfer sockets.
     range: RangeInclusive<u16>,
     /// They are few.
@@ -86,8 +70,43 @@ impl Ports {
             },
             has_range: range.is_some(),
             none_free: None,
+            spares: Vec::new(),
             range: range.unwrap_or(ANY_PORT),
             random: Random::default(),
+        }
+    }
+
+    /// Sockets for ports that are to be shared beside these listeners, with a large send
+    /// buffer; none where the process has no right to that, and so gains nothing.
+    pub(super) fn spares(listeners: &[ListenSocket]) -> Vec<SpareSocket> {
+        let addresses = || listeners.iter().map(ListenSocket::address);
+        let one_of_each = [
+            addresses().find(SocketAddr::is_ipv4),
+            addresses().find(SocketAddr::is_ipv6),
+        ];
+        let addresses = one_of_each.into_iter().flatten();
+        let addresses = addresses.flat_map(|address| [address; SPREAD]);
+        let device = listeners.first().and_then(ListenSocket::device);
+        let make = |address| {
+            SpareSocket::new(address, device)
+                .ok()?
+                .with_large_buffer()
+                .ok()
+        };
+        addresses.map_while(make).collect()
+    }
+
+    /// Takes them: the process has given up the right to make some.
+    pub(super) fn keep(&mut self, spares: Vec<SpareSocket>) {
+        self.spares = spares;
+    }
+
+    /// What transfers have for ports.
+    pub(super) fn kind(&self) -> tid::Ports {
+        if self.single_port {
+            tid::Ports::Single
+        } else {
+            tid::Ports::Of(self.range.len())
         }
     }
 
@@ -132,9 +151,6 @@ impl Ports {
         };
         let mut socket = socket?;
         if let Some(window) = window {
-            if socket.is_shared() {
-                self.shared.expect(window.blksize);
-            }
             socket.expect_windows(window.windowsize, window.blksize);
         }
         Ok(socket)
@@ -149,7 +165,7 @@ impl Ports {
         device: Option<&str>,
         registry: &Registry,
     ) -> io::Result<TransferSocket> {
-        let spread = SPREAD.min(self.range.len() / PORTS_EACH).max(1);
+        let spread = tid::Ports::Of(self.range.len()).spread();
         let there = self.shared.bound_to(address).count();
         let opened = (there < spread).then(|| self.open_shared(now, address, device, registry));
         if let (0, Some(Err(error))) = (there, opened) {
@@ -180,17 +196,19 @@ impl Ports {
             return Err(io::ErrorKind::AddrInUse.into());
         }
         let random = self.random.number() as u16;
-        let socket = match ListenSocket::bind_within(address, &self.range, random, device) {
-            Ok(socket) => socket,
-            Err(error) => {
-                if error.kind() == io::ErrorKind::AddrInUse {
-                    self.none_free = Some((address, now + RETRY));
-                }
-                return Err(error);
-            }
+        let spare = self.spares.iter().position(|it| it.fits(address));
+        let spare = match spare {
+            Some(nth) => self.spares.swap_remove(nth),
+            None => SpareSocket::new(address, device)?,
         };
-        socket.prepare_sharing();
-        self.shared.add(socket, registry)
+        if let Err(error) = spare.bind_within(address, &self.range, random) {
+            self.spares.push(spare);
+            if error.kind() == io::ErrorKind::AddrInUse {
+                self.none_free = Some((address, now + RETRY));
+            }
+            return Err(error);
+        }
+        self.shared.add(spare.ready()?, registry, now)
     }
 
     /// A socket of its own, for a transfer or an answer.

@@ -11,6 +11,7 @@ use std::time::Instant;
 use log::{Level, log_enabled, trace};
 
 use super::counters::Counters;
+use crate::host::clock;
 use crate::log::bounds::{Bounds, Kind};
 use crate::log::event::{Event, Figures};
 use crate::log::repeats::{RefusedRequest, Repeats};
@@ -22,6 +23,7 @@ use crate::policy::{Granted, Origin};
 use crate::protocol::timer::Timer;
 use crate::protocol::transfer::Outcome;
 use crate::session::{Content, Heading, Session};
+use crate::status::History;
 use crate::wire::packet::{Direction, ErrorCode, Packet, Request};
 
 /// A packet of a transfer.
@@ -65,6 +67,8 @@ pub(super) struct Reporter {
     bounds: Bounds,
     repeats: Repeats,
     searches: Searches,
+    /// What the status port tells, if there is one.
+    pub(super) history: Option<Box<History>>,
 }
 
 impl Reporter {
@@ -73,6 +77,7 @@ impl Reporter {
             bounds: Bounds::new(now),
             repeats: Repeats::default(),
             searches: Searches::default(),
+            history: None,
         }
     }
 
@@ -103,6 +108,7 @@ impl Reporter {
             bounds,
             repeats,
             searches,
+            history,
         } = self;
         searches.tell(now, hurry, |search| {
             let refusal = RefusedRequest {
@@ -114,12 +120,12 @@ impl Reporter {
             };
             if repeats.count(now, refusal).is_some() {
                 let missed = Err(Name(search.missed.bytes()));
-                searched(bounds, now, search, missed);
+                searched(bounds, history, now, search, missed);
             }
         });
         repeats.tell(now, hurry, |refusal, times| {
             if bounds.admit(now, Kind::Refused, refusal.peer.ip()) {
-                Event::Refused {
+                let event = Event::Refused {
                     peer: refusal.peer,
                     op: refusal.op,
                     file: Name(refusal.file.bytes()),
@@ -127,8 +133,8 @@ impl Reporter {
                     reason: Cut(&refusal.reason),
                     times: Some(times),
                     hint: None,
-                }
-                .write();
+                };
+                tell(history, &event);
             }
         });
         bounds.tell(now, hurry, |kind, lines| {
@@ -148,6 +154,9 @@ impl Reporter {
         reason: &impl fmt::Display,
         hint: impl Fn() -> Option<String>,
     ) {
+        if let Some(history) = &mut self.history {
+            history.refuse(code);
+        }
         let is_miss = request.direction == Direction::Read && code == ErrorCode::FileNotFound;
         if is_miss && self.searches.miss(now, peer, request.filename, &hint) {
             return;
@@ -167,7 +176,7 @@ impl Reporter {
             return;
         }
         let hint = hint();
-        Event::Refused {
+        let event = Event::Refused {
             peer,
             op,
             file: Name(request.filename),
@@ -175,8 +184,8 @@ impl Reporter {
             reason: Cut(reason),
             times: (times > 1).then_some(times),
             hint: hint.as_ref().map(|hint| Cut(hint)),
-        }
-        .write();
+        };
+        tell(&mut self.history, &event);
     }
 
     /// A request that leads to another name than it asks for.
@@ -208,11 +217,17 @@ impl Reporter {
 
     /// A session that has begun.
     pub(super) fn begin(&mut self, session: &Session, now: Instant) {
-        let (peer, name) = (session.peer(), &*session.name);
+        let (peer, name) = (session.peer(), session.name());
         if direction(session) == Direction::Read
             && let Some((search, found)) = self.searches.found(peer, name)
         {
-            searched(&mut self.bounds, now, &search, Ok(Name(found)));
+            searched(
+                &mut self.bounds,
+                &mut self.history,
+                now,
+                &search,
+                Ok(Name(found)),
+            );
         }
         if !log_enabled!(Level::Debug) || !self.bounds.admit(now, Kind::Started, peer.ip()) {
             return;
@@ -224,12 +239,31 @@ impl Reporter {
             file: Name(name),
             blksize: progress.block_size,
             windowsize: progress.window_size,
-            size: match session.content() {
-                Content::Source(source) => source.length(),
-                Content::Sink(_) => session.transfer().negotiated().tsize,
-            },
+            size: session.size(),
         }
         .write();
+    }
+
+    /// What a session has moved and repeated before its turn, if anybody wants to know.
+    pub(super) fn measure(&self, session: &Session) -> Option<(u64, u64)> {
+        let is_wanted = self.history.is_some();
+        is_wanted.then(|| (session.bytes(), session.transfer().progress().retransmits))
+    }
+
+    /// The turn is over.
+    pub(super) fn moved(&mut self, session: &Session, before: Option<(u64, u64)>) {
+        if let (Some(history), Some((bytes, retransmits))) = (&mut self.history, before) {
+            let bytes = session.bytes().saturating_sub(bytes);
+            let again = session.transfer().progress().retransmits;
+            history.moved(direction(session), bytes, again.saturating_sub(retransmits));
+        }
+    }
+
+    /// A request that was taken in at `then` has been answered with a session.
+    pub(super) fn answered(&mut self, then: Instant) {
+        if let Some(history) = &mut self.history {
+            history.answer(clock::now().saturating_duration_since(then));
+        }
     }
 
     /// A session that has ended.
@@ -241,6 +275,15 @@ impl Reporter {
         counters: &mut Counters,
     ) {
         count(ending, counters);
+        let has_changed = has_changed(session, ending);
+        let (outcome, error) = match outcome(ending) {
+            (_, error) if has_changed => ("changed", error),
+            as_it_is => as_it_is,
+        };
+        if let Some(history) = &mut self.history {
+            let took = now.saturating_duration_since(session.started);
+            history.end(direction(session), outcome, took);
+        }
         let progress = session.transfer().progress();
         // With a port of its own, a peer that answered is real, and each of its
         // transfers has its line.
@@ -252,33 +295,42 @@ impl Reporter {
         if kind.is_some_and(|kind| !self.bounds.admit(now, kind, session.peer().ip())) {
             return;
         }
-        let has_changed = has_changed(session, ending);
         let level = match ending {
             _ if has_changed => Level::Warn,
             Ending::Outcome(outcome) if outcome.is_success() => Level::Info,
             Ending::Replaced => Level::Info,
             Ending::Outcome(_) | Ending::Evicted | Ending::Guessed => Level::Warn,
         };
-        let (outcome, error) = match outcome(ending) {
-            (_, error) if has_changed => ("changed", error),
-            as_it_is => as_it_is,
-        };
-        Event::Ended {
+        let event = Event::Ended {
             level,
             figures: figures(session, now),
             outcome,
             lacks_last_ack: matches!(ending, Ending::Outcome(Outcome::LastAckMissing)),
             error,
             hint: hint(session, ending, has_changed),
-        }
-        .write();
+        };
+        tell(&mut self.history, &event);
     }
 }
 
+/// Writes a line, and keeps it for the status port.
+fn tell(history: &mut Option<Box<History>>, event: &Event<'_>) {
+    if let Some(history) = history {
+        history.tell(event);
+    }
+    event.write();
+}
+
 /// A boot loader's search is over.
-fn searched(bounds: &mut Bounds, now: Instant, search: &Search, name: Result<Name<'_>, Name<'_>>) {
+fn searched(
+    bounds: &mut Bounds,
+    history: &mut Option<Box<History>>,
+    now: Instant,
+    search: &Search,
+    name: Result<Name<'_>, Name<'_>>,
+) {
     if bounds.admit(now, Kind::Searched, search.peer.ip()) {
-        Event::Searched {
+        let event = Event::Searched {
             peer: search.peer,
             directory: Name(search.directory.bytes()),
             misses: search.misses,
@@ -288,8 +340,11 @@ fn searched(bounds: &mut Bounds, now: Instant, search: &Search, name: Result<Nam
                 .as_ref()
                 .filter(|_| name.is_err())
                 .map(|it| Cut(it)),
+        };
+        match name {
+            Ok(_) => event.write(),
+            Err(_) => tell(history, &event),
         }
-        .write();
     }
 }
 
@@ -315,7 +370,7 @@ fn figures(session: &Session, now: Instant) -> Figures<'_> {
     Figures {
         peer: session.peer(),
         op: direction(session).name(),
-        file: Name(&session.name),
+        file: Name(session.name()),
         bytes: session.bytes(),
         seconds: now.saturating_duration_since(session.started).as_secs_f64(),
         blksize: progress.block_size,

@@ -3,32 +3,27 @@
 //! No session is allocated for a request that is refused. Must not: receive, or run
 //! sessions, except to repeat an answer.
 
-use std::io;
 use std::net::SocketAddr;
 use std::time::Instant;
 
 use log::debug;
 
 use super::REQUEST_LEN;
+use super::answers::{answer, answer_malformed, endpoint_of, turn_away};
 use super::drops::DropLines;
-use super::floor::{Floor, Needed};
+use super::floor::Floor;
 use super::hints::{self, Place};
-use super::ports::Sharing;
+use super::opening::{Asked, NoSession, Opener};
 use super::report::Ending;
-use crate::file::{FileSink, FileSource, Name, Root, StorageError, Upload};
 use crate::log::event::Event;
 use crate::net::{Destination, ListenSocket, Received};
-use crate::policy::{self, Granted, Origin, Policy};
-use crate::protocol::receiver::Receiver;
-use crate::protocol::sender::Sender;
-use crate::protocol::transfer::{Config, MAX_DATAGRAM, Opening, Proof, Transfer};
-use crate::session::{Content, Heading, Remote, Session, UNKNOWN_TRANSFER};
+use crate::policy::Policy;
+use crate::protocol::transfer::Config;
+use crate::session::{Heading, tid};
 use crate::table::rate::NetworkRateLimit;
 use crate::table::{Admission, Endpoint, Fingerprint, SessionKey};
-use crate::wire::options::{self, Limits, Negotiated};
-use crate::wire::packet::{
-    Direction, ErrorCode, MAX_ERROR_LEN, Mode, Packet, ParseError, Request, emit_error,
-};
+use crate::wire::options::Limits;
+use crate::wire::packet::{Direction, Packet, Request};
 
 /// ERRORs a second in answer to requests that are refused: above what a room of
 /// machines that look for their configuration asks, below what makes us worth
@@ -43,83 +38,16 @@ const BROADCASTS: u32 = 100;
 /// Client networks told apart there.
 const NETWORKS: usize = 256;
 
-/// Why a request is dropped where a file can't be opened.
-const NO_DESCRIPTOR: &str = "the limit of open files is reached";
-
-/// Bytes of the longest name that a session keeps as it was asked for, for the log. One
-/// longer than that is kept as the file has it: `./././f` makes no session big.
-const LONGEST_ASKED: usize = 96;
-
-/// The well-known port (RFC 1350 §4).
-const TFTP_PORT: u16 = 69;
-
-// An answer without a session fits where an OACK does.
-const _: () = assert!(MAX_DATAGRAM >= MAX_ERROR_LEN);
-
-/// Why there is no session.
-enum NoSession {
-    /// The peer is told, and the log.
-    Answer(StorageError, Option<Box<Settled>>),
-    /// The name or the map file's rules are against it: the peer is told, and the
-    /// log.
-    ByPolicy(policy::Refusal),
-    /// A port or a descriptor is missing: silence, so that a boot ROM asks again
-    /// instead of failing.
-    Overload(&'static str),
-    /// Requests cost too much this second: silence as well, and nobody else has to
-    /// give way.
-    TooMuchWork(&'static str),
-}
-
-/// Where a request led that wasn't the name asked for, in the common root.
-struct Settled {
-    own_root: Option<Root>,
-    name: Name,
-}
-
-impl Settled {
-    fn of(granted: Granted<'_>) -> Option<Box<Self>> {
-        let is_other = granted.own_root.is_some() || granted.origin != Origin::Asked;
-        is_other.then(|| {
-            Box::new(Self {
-                own_root: granted.own_root,
-                name: granted.name,
-            })
-        })
-    }
-}
-
-impl From<policy::Refusal> for NoSession {
-    fn from(refusal: policy::Refusal) -> Self {
-        match refusal {
-            policy::Refusal::Overload => Self::TooMuchWork(refusal.message()),
-            policy::Refusal::Name(error) if error.is_exhausted() => Self::Overload(NO_DESCRIPTOR),
-            refusal => Self::ByPolicy(refusal),
-        }
-    }
-}
-
 /// A request may have a session.
 struct Admitted {
     /// The one that ends for it, and how.
     gives_way: Option<(SessionKey, Ending<'static>)>,
 }
 
-/// A file that was granted, and the options that were.
-struct Opened {
-    content: Content<Upload>,
-    opening: Opening,
-    negotiated: Negotiated,
-}
-
 /// Decides about requests.
 #[derive(Debug)]
 pub(super) struct Requests {
-    pub(super) policy: Policy,
-    /// How transfers behave.
-    config: Config,
-    /// What options are granted.
-    limits: Limits,
+    opener: Opener,
     /// Nothing new is begun.
     pub(super) is_closing: bool,
     /// How many requests may still be refused with an ERROR this second.
@@ -139,9 +67,11 @@ impl Requests {
         now: Instant,
     ) -> Self {
         Self {
-            policy,
-            config,
-            limits,
+            opener: Opener {
+                policy,
+                config,
+                limits,
+            },
             is_closing: false,
             refusals: NetworkRateLimit::new(REFUSALS, NETWORKS, seed, now),
             broadcasts: None,
@@ -161,7 +91,7 @@ impl Requests {
 
     /// Reads the map file again, if there is one.
     pub(super) fn reload(&mut self) {
-        if let Some(map_file) = &mut self.policy.map_file {
+        if let Some(map_file) = &mut self.opener.policy.map_file {
             map_file.reload();
         }
     }
@@ -181,7 +111,7 @@ impl Requests {
             return;
         };
         let peer = endpoint.peer;
-        if !self.policy.access.serves(peer.ip()) {
+        if !self.opener.policy.access.serves(peer.ip()) {
             floor.counters.denied += 1;
             self.report_drop(now, peer, "this address is not served", floor);
             return;
@@ -194,7 +124,9 @@ impl Requests {
         match Packet::parse(payload) {
             Ok(Packet::Request(_)) if self.is_closing => floor.counters.shed += 1,
             // Two servers, each of which thinks that the other is its client.
-            Ok(Packet::Request(_)) if floor.single_port() && is_server(peer, listener) => {
+            Ok(Packet::Request(_))
+                if floor.single_port() && tid::is_server(peer, listener.address().port()) =>
+            {
                 floor.counters.from_servers += 1;
                 let reason = "it comes from a server's port: serve it without --single-port";
                 self.report_drop(now, peer, reason, floor);
@@ -234,11 +166,11 @@ impl Requests {
             return None;
         };
         let is_read = request.direction == Direction::Read;
-        let is_served = is_read && self.policy.access.serves(peer.ip());
+        let is_served = is_read && self.opener.policy.access.serves(peer.ip());
         if !is_served || !broadcasts.take(now, peer.ip()) {
             return None;
         }
-        let granted = self.policy.settle(now, &request, peer).ok()?;
+        let granted = self.opener.policy.settle(now, &request, peer).ok()?;
         granted.root().open_file(&granted.name).ok()?;
         let local = ours.or_else(|| listener.local_towards(peer).ok())?;
         Some(Endpoint { peer, local })
@@ -255,21 +187,30 @@ impl Requests {
     ) {
         floor.counters.requests += 1;
         let random = floor.random.number();
-        let admission = floor.sessions.admit(&endpoint, fingerprint, now, random);
-        let Some(Admitted { gives_way }) =
-            self.make_way(now, admission, endpoint.peer, request, floor)
+        let sessions = &floor.sessions;
+        let admission = match request.direction {
+            Direction::Read => sessions.admit_read(&endpoint, fingerprint, now, random),
+            Direction::Write => sessions.admit(&endpoint, fingerprint, now, random),
+        };
+        let Some(Admitted { gives_way }) = self.make_way(now, admission, endpoint.peer, floor)
         else {
             return;
         };
-        let opened = self.open(now, listener, &endpoint, request, gives_way, floor);
-        let session = match opened {
+        let asked = Asked {
+            now,
+            listener,
+            endpoint: &endpoint,
+            request,
+            gives_way,
+        };
+        let session = match self.opener.open(&asked, floor) {
             Ok(session) => session,
             Err(refusal) => {
                 self.refuse(now, listener, &endpoint, request, &refusal, floor);
                 return;
             }
         };
-        if !floor.may_answer(now, endpoint.peer.ip()) {
+        if !floor.may_answer(now, &session) {
             let reason = "too many are being answered that have not been heard of";
             self.shed(now, endpoint.peer, reason, floor);
             return;
@@ -290,7 +231,6 @@ impl Requests {
         now: Instant,
         admission: Admission,
         peer: SocketAddr,
-        request: &Request<'_>,
         floor: &mut Floor,
     ) -> Option<Admitted> {
         let gives_way = match admission {
@@ -319,174 +259,12 @@ impl Requests {
                 self.report_drop(now, peer, reason, floor);
                 return None;
             }
-            Admission::Full
-                if request.direction == Direction::Read && floor.sessions.has_light_room() =>
-            {
-                None
-            }
             Admission::Full => {
                 self.shed(now, peer, "the limit of sessions is reached", floor);
                 return None;
             }
         };
         Some(Admitted { gives_way })
-    }
-
-    /// Opens the file, settles the options and takes a socket. Where a descriptor or a
-    /// port is missing, `gives_way` or another session is ended, and that is tried once
-    /// more.
-    fn open(
-        &self,
-        now: Instant,
-        listener: &ListenSocket,
-        endpoint: &Endpoint,
-        request: &Request<'_>,
-        gives_way: Option<(SessionKey, Ending<'_>)>,
-        floor: &mut Floor,
-    ) -> Result<Session, NoSession> {
-        let peer = endpoint.peer;
-        let settle = || {
-            self.policy
-                .settle(now, request, peer)
-                .map_err(NoSession::from)
-        };
-        let mut granted = settle();
-        if matches!(granted, Err(NoSession::Overload(_)))
-            && floor.make_room(now, Needed::Descriptor, gives_way)
-        {
-            granted = settle();
-        }
-        let granted = granted?;
-        floor.reporter.granted(now, request, peer, &granted);
-        // A port that others know isn't shared with a server: forged requests could have
-        // two of them send each other files.
-        let may_share = !is_server(peer, listener);
-        let is_read = request.direction == Direction::Read;
-        let is_light = is_read && may_share && floor.sessions.is_short();
-        let open = || match request.direction {
-            Direction::Read => self.open_read(&granted, request, is_light),
-            Direction::Write => {
-                let opened = self.open_write(&granted, request);
-                self.policy.charge_look_ups(peer);
-                opened
-            }
-        };
-        let mut opened = open();
-        if opened.as_ref().is_err_and(StorageError::is_exhausted)
-            && floor.make_room(now, Needed::Descriptor, gives_way)
-        {
-            opened = open();
-        }
-        let opened = match opened {
-            Ok(opened) => opened,
-            Err(error) if error.is_exhausted() => {
-                return Err(NoSession::Overload(NO_DESCRIPTOR));
-            }
-            Err(error) => return Err(NoSession::Answer(error, Settled::of(granted))),
-        };
-        let (window, sharing) = match request.direction {
-            Direction::Read if is_light => (None, Sharing::Always),
-            Direction::Read if may_share => (None, Sharing::Instead),
-            Direction::Read => (None, Sharing::Never),
-            // Where ports are few, or one, each can be guessed anyway.
-            Direction::Write if may_share && self.config.proof == Proof::Never => {
-                (Some(&opened.negotiated), Sharing::Instead)
-            }
-            Direction::Write => (Some(&opened.negotiated), Sharing::Never),
-        };
-        let give = |floor: &mut Floor| {
-            let registry = floor.poll.registry();
-            let ports = &mut floor.ports;
-            ports.give(now, endpoint, listener, window, sharing, registry)
-        };
-        let mut socket = give(floor);
-        if let Err(error) = &socket {
-            let needed = match error.kind() {
-                io::ErrorKind::AddrInUse => Needed::Port,
-                _ => Needed::Descriptor,
-            };
-            if floor.make_room(now, needed, gives_way) {
-                socket = give(floor);
-            }
-        }
-        let socket = socket.map_err(|error| {
-            debug!(
-                "{peer}: cannot open a socket on {}: {error}",
-                endpoint.local
-            );
-            match error.kind() {
-                io::ErrorKind::AddrInUse => NoSession::Overload("no port of the range is free"),
-                _ => NoSession::Overload("no socket can be had"),
-            }
-        })?;
-        let (transfer, content) = self.transfer(opened, socket.is_shared());
-        let remote = Remote::Known(peer);
-        let is_long = request.filename.len() > LONGEST_ASKED;
-        let name = if is_long {
-            &granted.name
-        } else {
-            request.filename
-        };
-        Ok(Session::new(transfer, content, socket, remote, name, now))
-    }
-
-    fn open_read(
-        &self,
-        granted: &Granted<'_>,
-        request: &Request<'_>,
-        is_light: bool,
-    ) -> Result<Opened, StorageError> {
-        let (root, name) = (granted.root(), &granted.name);
-        let file = if is_light {
-            root.open_closable(name)?
-        } else {
-            root.open_file(name)?
-        };
-        let mut oack = [0; MAX_DATAGRAM];
-        let size = Some(file.size());
-        let (negotiated, len) = options::negotiate(request, &self.limits, size, &mut oack);
-        Ok(Opened {
-            content: Content::Source(FileSource::new(file, request.mode)),
-            opening: opening(&oack[..len]),
-            negotiated,
-        })
-    }
-
-    fn open_write(
-        &self,
-        granted: &Granted<'_>,
-        request: &Request<'_>,
-    ) -> Result<Opened, StorageError> {
-        let mut oack = [0; MAX_DATAGRAM];
-        let (negotiated, len) = options::negotiate(request, &self.limits, None, &mut oack);
-        let announced = announced_size(request, &negotiated);
-        let upload = granted.root().begin(&granted.name, announced)?;
-        let sink = FileSink::new(upload, request.mode);
-        Ok(Opened {
-            content: Content::Sink(Box::new(sink)),
-            opening: opening(&oack[..len]),
-            negotiated,
-        })
-    }
-
-    /// The transfer of a file, on a port of its own or one that others know.
-    fn transfer(&self, opened: Opened, is_shared: bool) -> (Transfer, Content<Upload>) {
-        let Opened {
-            content,
-            opening,
-            negotiated,
-        } = opened;
-        let mut config = self.config;
-        if is_shared {
-            config.proof = Proof::Never;
-        }
-        let transfer = match &content {
-            Content::Source(source) => {
-                Transfer::Sender(Sender::new(&config, opening, negotiated, source.length()))
-            }
-            Content::Sink(_) => Transfer::Receiver(Receiver::new(&config, opening, negotiated)),
-        };
-        (transfer, content)
     }
 
     /// There will be no session: the client is told, if not too many are told.
@@ -510,7 +288,7 @@ impl Requests {
                 let code = error.code();
                 let own_root = settled.as_ref().and_then(|it| it.own_root.as_ref());
                 let place = Place {
-                    root: own_root.unwrap_or(self.policy.common_root(request.direction)),
+                    root: own_root.unwrap_or(self.opener.policy.common_root(request.direction)),
                     is_clients_own: own_root.is_some(),
                     name: settled.as_ref().map_or(request.filename, |it| &it.name),
                 };
@@ -551,129 +329,4 @@ impl Requests {
             .write();
         }
     }
-}
-
-fn answer_malformed(
-    now: Instant,
-    listener: &ListenSocket,
-    endpoint: &Endpoint,
-    error: ParseError,
-    floor: &mut Floor,
-) {
-    let peer = endpoint.peer;
-    let Some(text) = error.reply() else {
-        floor.counters.foreign += 1;
-        debug!("{peer}: dropped a datagram: {error}");
-        return;
-    };
-    floor.counters.malformed += 1;
-    debug!("{peer}: malformed request: {error}");
-    if floor.resources.ingress.nonsense.take(now, peer.ip()) {
-        answer(
-            now,
-            listener,
-            endpoint,
-            ErrorCode::IllegalOperation,
-            text,
-            floor,
-        );
-    } else {
-        floor.counters.unanswered += 1;
-    }
-}
-
-/// A datagram that came in on a port that transfers share, and belongs to none of
-/// them.
-pub(super) fn turn_stranger_away(
-    now: Instant,
-    socket: &ListenSocket,
-    datagram: &Received<'_>,
-    floor: &mut Floor,
-) {
-    let payload = &datagram.payload[..datagram.payload.len().min(REQUEST_LEN)];
-    if let Some(trace) = floor.resources.ingress.trace {
-        trace(datagram.peer, Heading::Received, payload);
-    }
-    // As on the listen port: an ACK may be tftp-hpa's answer to an ERROR of ours.
-    match (Packet::parse(payload), endpoint_of(datagram, socket)) {
-        (Ok(Packet::Data { .. }), Some(endpoint)) => turn_away(now, socket, &endpoint, floor),
-        (Ok(_), _) => floor.counters.strangers += 1,
-        (Err(_), _) => floor.counters.garbage += 1,
-    }
-}
-
-/// RFC 1350 §4: a peer that sends blocks of a transfer that isn't here is told so.
-fn turn_away(now: Instant, listener: &ListenSocket, endpoint: &Endpoint, floor: &mut Floor) {
-    floor.counters.strangers += 1;
-    let client = endpoint.peer.ip();
-    if floor.resources.ingress.nonsense.take(now, client) {
-        let code = ErrorCode::UnknownTransferId;
-        answer(now, listener, endpoint, code, UNKNOWN_TRANSFER, floor);
-    } else {
-        floor.counters.unanswered += 1;
-    }
-}
-
-/// One ERROR without a transfer, from the listen port while there is room. Lost
-/// if it can't be sent at once: the client asks again.
-fn answer(
-    now: Instant,
-    listener: &ListenSocket,
-    endpoint: &Endpoint,
-    code: ErrorCode,
-    text: &str,
-    floor: &mut Floor,
-) {
-    let mut packet = [0; MAX_DATAGRAM];
-    let len = emit_error(code, text, &mut packet);
-    let packet = &packet[..len];
-    if let Some(trace) = floor.resources.ingress.trace {
-        trace(endpoint.peer, Heading::Sent, packet);
-    }
-    let sent = if floor.may_send_error(now, endpoint.peer.ip()) {
-        listener.answer(packet, endpoint.peer, endpoint.local)
-    } else {
-        Err(io::ErrorKind::WouldBlock.into())
-    };
-    let sent = match sent {
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            floor.answer_apart(packet, endpoint, listener)
-        }
-        other => other,
-    };
-    if let Err(error) = sent {
-        floor.count_socket_error("send", endpoint.peer, &error);
-    }
-}
-
-/// Whether a peer's port is one that servers have. Some clients are bound to port
-/// 69 (lwIP's): they are served from ports of their own.
-fn is_server(peer: SocketAddr, listener: &ListenSocket) -> bool {
-    peer.port() == TFTP_PORT || peer.port() == listener.address().port()
-}
-
-/// Both ends of a datagram that came in on `listener`; `None` if it was sent to a
-/// broadcast or multicast address.
-pub(super) fn endpoint_of(datagram: &Received<'_>, listener: &ListenSocket) -> Option<Endpoint> {
-    let local = match datagram.destination {
-        Some(Destination::Local(ip)) => ip,
-        None => listener.address().ip(),
-        Some(Destination::Group(_)) => return None,
-    };
-    let peer = datagram.peer;
-    Some(Endpoint { peer, local })
-}
-
-fn opening(oack: &[u8]) -> Opening {
-    if oack.is_empty() {
-        Opening::Plain
-    } else {
-        Opening::OptionAck(oack.into())
-    }
-}
-
-/// The bytes that the file will take on disk, if the client told.
-fn announced_size(request: &Request<'_>, negotiated: &Negotiated) -> Option<u64> {
-    // What netascii shrinks to is not known before it has come.
-    negotiated.tsize.filter(|_| request.mode == Mode::Octet)
 }

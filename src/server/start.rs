@@ -22,8 +22,9 @@ use super::address::ListenTarget;
 use super::cli::{Args, UserAndGroup};
 use super::floor::Floor;
 use super::front::Front;
+use super::ports::Ports;
 use super::requests::Requests;
-use super::{Lifetime, MAX_LISTENERS, Server, exposure, logging};
+use super::{Lifetime, MAX_LISTENERS, STATUS, Server, exposure, logging};
 use crate::file::{self, Directory, Root, RootError, reason};
 use crate::host::clock;
 use crate::host::random::Random;
@@ -42,6 +43,7 @@ use crate::policy::{Policy, map_test};
 use crate::protocol::retry::{RetryPolicy, Wait};
 use crate::protocol::transfer::{Config, Proof};
 use crate::session::Session;
+use crate::status::Status;
 use crate::table::Sessions;
 use crate::wire::options::Limits;
 
@@ -51,10 +53,6 @@ const DALLY: Duration = Duration::from_secs(10);
 
 /// How long inetd's server waits for more to do: as long as tftp-hpa's.
 const INETD_IDLE_EXIT: Duration = Duration::from_secs(900);
-
-/// Fewer ports than these are soon tried, and an answer to one of them proves
-/// nothing.
-const PROVING_PORTS: usize = 1024;
 
 /// Descriptors that are no session's: 16 shared ports, and a listener, root, standard
 /// streams, log, map file, pid file, neighbour table, epoll, signals.
@@ -79,6 +77,8 @@ impl Server {
         let client_roots = args.per_client_root.map(ClientRoots::open).transpose()?;
         let notifier = Notifier::from_environment(clock::now())?;
         let listeners = listeners(args, inherited.sockets)?;
+        let spares = may_share(args).then(|| Ports::spares(&listeners));
+        let mut status = Status::open(args.status(), inherited.streams, clock::now())?;
         let directory = Directory::open(args.root())?;
         // As it is seen from outside.
         let path = args.root().canonicalize().unwrap_or(args.root().into());
@@ -87,7 +87,9 @@ impl Server {
         let upload_directory = upload_directory(args, &path)?;
         let signals = Signals::take_over()?;
         let mut pid_file = args.pid_file.as_deref().map(reserve_pid_file).transpose()?;
-        let others = listeners.len() - 1 + linked.len() + usize::from(upload_directory.is_some());
+        let of_status = status.as_ref().map_or(0, Status::descriptors);
+        let of_uploads = usize::from(upload_directory.is_some());
+        let others = listeners.len() - 1 + linked.len() + of_uploads + of_status;
         let max_sessions = max_sessions(args, host::raise_open_files()?, others as u64);
         let lifetime = lifetime(args, inherited.by_inetd);
         // The sandbox hides how many processors there are.
@@ -99,10 +101,20 @@ impl Server {
             uploads: upload_directory.as_ref().map(AsFd::as_fd),
             linked: linked.iter().map(AsFd::as_fd).collect(),
         };
-        let enforcement = confine(args, &directories, log_file_of, map_directory)?;
+        let status_socket = status.as_ref().and_then(Status::socket_path);
+        let enforcement = confine(
+            args,
+            &directories,
+            log_file_of,
+            map_directory,
+            status_socket,
+        )?;
         may_bind_transfers(args, &listeners)?;
         if let Some(pid_file) = pid_file.as_mut().filter(|_| args.chroot) {
             pid_file.lose_path();
+        }
+        if let Some(status) = status.as_mut().filter(|_| args.chroot) {
+            status.lose_path();
         }
         let mut random = Random::default();
         let closed = client_roots.as_ref().map(ClientRoots::closed);
@@ -138,7 +150,12 @@ impl Server {
         let sessions = sessions(args, max_sessions, now);
         let unproved_rate = NonZeroU64::new(args.max_unproved_rate);
         let ports = args.port_range.clone();
-        let floor = Floor::new(sessions, ports, shared, unproved_rate, now)?;
+        let mut floor = Floor::new(sessions, ports, shared, unproved_rate, now)?;
+        floor.ports.keep(spares.unwrap_or_default());
+        if let Some(status) = &status {
+            status.register(floor.registry(), STATUS)?;
+            floor.reporter.history = Some(Box::default());
+        }
         let front = Front::new(listeners, requests);
         let mut server = Self::new(front, floor, busy_poll, lifetime, signals, log_file)?;
         if let (Some(pid_file), Some(path)) = (&mut pid_file, &args.pid_file) {
@@ -152,6 +169,7 @@ impl Server {
         }
         server.notifier = notifier;
         server.pid_file = pid_file;
+        server.status = status.map(Box::new);
         debug!("waiting for answers awake for up to {busy_poll:?}");
         tell_enforcement(args, enforcement);
         exposure::advise(args, args.uploads.root().unwrap_or(&path));
@@ -284,6 +302,7 @@ fn confine(
     directories: &Directories<'_>,
     log_file: Option<&LogFile>,
     map_directory: Option<BorrowedFd<'_>>,
+    status_socket: Option<&Path>,
 ) -> Result<Enforcement, Box<dyn Error>> {
     let find = |it: &UserAndGroup| Identity::find(&it.user, it.group.as_deref());
     let identity = args.user.as_ref().map(find).transpose()?;
@@ -306,6 +325,7 @@ fn confine(
         map_file: args.map_file.as_deref().filter(|_| !args.chroot),
         map_directory,
         pid_file: args.pid_file.as_deref().filter(|_| !args.chroot),
+        status_socket: status_socket.filter(|_| !args.chroot),
         chroot: args.chroot,
         sandbox: !args.no_sandbox,
         identity,
@@ -363,6 +383,12 @@ fn sessions(args: &Args, max_sessions: usize, now: Instant) -> Sessions<Session>
     }
 }
 
+/// Whether transfers may come to share ports beside the listen port: where ports or
+/// descriptors run out before the sessions that were asked for.
+fn may_share(args: &Args) -> bool {
+    !args.single_port && (args.max_sessions.is_none() || args.port_range.is_some())
+}
+
 fn lifetime(args: &Args, by_inetd: bool) -> Lifetime {
     let inetds = by_inetd.then_some(INETD_IDLE_EXIT);
     Lifetime {
@@ -379,19 +405,9 @@ fn config(args: &Args) -> Config {
         },
         request_repeats: 0,
         dally: DALLY,
-        proof: if args.single_port || has_few_ports(args) {
-            Proof::Never
-        } else {
-            Proof::OwnPort
-        },
+        // As each has its port.
+        proof: Proof::Never,
     }
-}
-
-/// Whether an ACK in a forged name can be sent to each port that a transfer may
-/// have.
-fn has_few_ports(args: &Args) -> bool {
-    let range = args.port_range.as_ref();
-    range.is_some_and(|range| range.len() < PROVING_PORTS)
 }
 
 fn limits(args: &Args) -> Limits {
