@@ -96,11 +96,7 @@ impl Server {
         let busy_poll = busy_poll(args);
         let map_directory = map_file.as_ref().and_then(MapFile::directory);
         let log_file_of = log_file.as_ref();
-        let directories = Directories {
-            root: directory.as_fd(),
-            uploads: upload_directory.as_ref().map(AsFd::as_fd),
-            linked: linked.iter().map(AsFd::as_fd).collect(),
-        };
+        let directories = Directories::of(&directory, upload_directory.as_ref(), &linked);
         let status_socket = status.as_ref().and_then(Status::socket_path);
         let enforcement = confine(
             args,
@@ -118,7 +114,7 @@ impl Server {
         }
         let mut random = Random::default();
         let closed = client_roots.as_ref().map(ClientRoots::closed);
-        let (root, upload_root) = roots(args, directory, linked, upload_directory)?;
+        let (root, upload_root) = roots(args, directory, linked, upload_directory, &path)?;
         let policy = Policy {
             access: access(args),
             root: root.closing(closed),
@@ -252,23 +248,43 @@ fn upload_directory(args: &Args, root: &Path) -> Result<Option<Directory>, Box<d
         )
         .into());
     }
+    let is_in = |linked: &&PathBuf| linked.canonicalize().is_ok_and(|it| it.starts_with(&real));
+    if args.uploads.is_write_only()
+        && let Some(linked) = args.follow_links.iter().find(is_in)
+    {
+        let linked = linked.display();
+        return Err(format!(
+            "cannot follow links to {linked}: uploads go there, which nobody may read; drop \
+             --write-only, or name another directory"
+        )
+        .into());
+    }
     Ok(Some(directory))
 }
 
-/// What is read from, and what is written to, if that is another.
+/// What is read from, and what is written to, if that is another. `path` is the
+/// directory's, without links.
 fn roots(
     args: &Args,
     directory: Directory,
     linked: Vec<Directory>,
     uploads: Option<Directory>,
+    path: &Path,
 ) -> Result<(Root, Option<Root>), RootError> {
     let all = policy(args);
     let Some(uploads) = uploads else {
         return Ok((Root::with_links(directory, linked, all)?, None));
     };
+    // What goes to a directory above may come to be in it.
+    let real = args.uploads.root().and_then(|it| it.canonicalize().ok());
+    let is_in_uploads = real.is_some_and(|real| path.starts_with(real));
     let reads = file::Policy {
         read_only: true,
-        uploads: file::UploadRules::NONE,
+        uploads: if is_in_uploads {
+            args.uploads.rules()
+        } else {
+            file::UploadRules::NONE
+        },
         ..all
     };
     let mut root = Root::with_links(directory, linked, reads)?;
@@ -294,6 +310,16 @@ struct Directories<'a> {
     /// Where uploads go, if not there.
     uploads: Option<BorrowedFd<'a>>,
     linked: Vec<BorrowedFd<'a>>,
+}
+
+impl<'a> Directories<'a> {
+    fn of(root: &'a Directory, uploads: Option<&'a Directory>, linked: &'a [Directory]) -> Self {
+        Self {
+            root: root.as_fd(),
+            uploads: uploads.map(AsFd::as_fd),
+            linked: linked.iter().map(AsFd::as_fd).collect(),
+        }
+    }
 }
 
 /// Gives up every right that serving `directories` doesn't take.
