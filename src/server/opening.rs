@@ -10,7 +10,7 @@ use std::time::Instant;
 use log::debug;
 
 use super::floor::{Floor, Needed};
-use super::report::Ending;
+use super::why::Ending;
 use crate::file::{FileSink, FileSource, Name, Root, StorageError, Upload};
 use crate::net::{ListenSocket, TransferSocket};
 use crate::policy::{self, Granted, Origin, Policy};
