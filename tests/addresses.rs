@@ -4,8 +4,12 @@
 mod common;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::process::Command;
+use std::time::Duration;
 
 use common::*;
+use nix::sched::{CloneFlags, setns};
+use socket2::{Domain, Socket, Type};
 
 #[test]
 fn the_answer_comes_from_the_address_that_was_asked() {
@@ -263,4 +267,202 @@ fn an_address_may_come_later() {
         assert_eq!(packet, Packet::Data(1, b"late".to_vec()));
         assert_eq!(from.ip(), server.addr().ip());
     }
+}
+
+// --- a network of its own, and clients in another ------------------------------------
+
+/// Runs `clients` in a network that two pairs of interfaces join to this thread's: a0 and
+/// c0 here (192.0.2.1 and `2001:db8::1`; 198.51.100.1), b0 and d0 there (the same with 2).
+/// `start` starts the servers before that. Nothing, with the reason printed, where that
+/// can't be had.
+fn beside_another_network<S: Sync>(start: impl FnOnce() -> S, clients: impl FnOnce(&S) + Send) {
+    let Some(ip) = own_network() else { return };
+    let there = Command::new("unshare")
+        .args(["--net", "sleep", "60"])
+        .spawn();
+    let mut there = there.expect("unshare(1)");
+    let network = format!("/proc/{}/ns/net", there.id());
+    let ours = std::fs::read_link("/proc/thread-self/ns/net").expect("a network");
+    while std::fs::read_link(&network).is_ok_and(|it| it == ours || it == first_network()) {
+        std::thread::yield_now();
+    }
+    let pid = there.id().to_string();
+    for (here, other, address) in [("a0", "b0", "192.0.2.1"), ("c0", "d0", "198.51.100.1")] {
+        ip(&[
+            "link", "add", here, "type", "veth", "peer", "name", other, "netns", &pid,
+        ]);
+        ip(&["addr", "add", &format!("{address}/24"), "dev", here]);
+        ip(&["link", "set", here, "up"]);
+    }
+    if has_ipv6() {
+        ip(&["addr", "add", "2001:db8::1/64", "dev", "a0", "nodad"]);
+    }
+    // Without a socket that is bound to a0, answers to there leave by c0.
+    ip(&["route", "add", "203.0.113.0/24", "dev", "c0"]);
+    ip(&[
+        "route",
+        "add",
+        "203.0.113.0/24",
+        "dev",
+        "a0",
+        "metric",
+        "100",
+    ]);
+    let network = std::fs::File::open(network).expect("a network");
+    let servers = start();
+    let done = std::thread::scope(|scope| {
+        let client = scope.spawn(|| {
+            setns(network, CloneFlags::CLONE_NEWNET).expect("root may");
+            for (interface, addresses) in [
+                ("b0", &["192.0.2.2/24", "203.0.113.9/32"][..]),
+                ("d0", &["198.51.100.2/24"]),
+            ] {
+                for address in addresses {
+                    ip(&["addr", "add", address, "dev", interface]);
+                }
+                ip(&["link", "set", interface, "up"]);
+            }
+            if has_ipv6() {
+                ip(&["addr", "add", "2001:db8::2/64", "dev", "b0", "nodad"]);
+            }
+            clients(&servers);
+        });
+        client.join()
+    });
+    let _ = there.kill();
+    let _ = there.wait();
+    done.expect("the clients are content");
+}
+
+/// The network that this process was started in.
+fn first_network() -> std::path::PathBuf {
+    std::fs::read_link("/proc/self/ns/net").expect("a network")
+}
+
+/// A client's socket at `local` that sends and receives by b0 alone.
+fn on_b0(local: &str) -> Socket {
+    let local: SocketAddr = local.parse().expect(local);
+    let socket = Socket::new(Domain::for_address(local), Type::DGRAM, None).expect("a socket");
+    socket.bind_device(Some(b"b0")).expect("root may");
+    socket.set_broadcast(true).expect("a socket");
+    socket.bind(&local.into()).expect("an address");
+    socket
+}
+
+/// What comes for `request` within a while, if anything: the packet and its sender.
+fn asked(
+    socket: &Socket,
+    request: &[u8],
+    to: &str,
+    patience: Duration,
+) -> Option<(Packet, IpAddr)> {
+    let to: SocketAddr = to.parse().expect(to);
+    let socket: std::net::UdpSocket = socket.try_clone().expect("a socket").into();
+    socket
+        .set_read_timeout(Some(patience.min(millis(100))))
+        .expect("a socket");
+    let mut buffer = [0; 600];
+    for _ in 0..=patience.as_millis() / 100 {
+        socket.send_to(request, to).expect("it is sent");
+        if let Ok((len, from)) = socket.recv_from(&mut buffer) {
+            return Some((Packet::parse(&buffer[..len]), from.ip()));
+        }
+    }
+    None
+}
+
+/// A server in this thread's network, and its port, with a file `f`.
+fn with_file(args: &[&str]) -> (Server, u16) {
+    let server = Server::start_bare(args);
+    server.file("f", b"content");
+    let port = server.port();
+    (server, port)
+}
+
+#[test]
+fn an_interface_is_all_that_is_served_and_all_that_answers_leave_by() {
+    let start = || {
+        let mut servers = vec![];
+        for mode in [&[][..], &["--single-port"], &["-R", "50000:50010"]] {
+            for interface in ["a0", "c0"] {
+                let args = [&["--interface", interface], mode].concat();
+                servers.push((interface, with_file(&args)));
+            }
+        }
+        servers
+    };
+    beside_another_network(start, |servers| {
+        for (interface, (_, port)) in servers {
+            let is_served = *interface == "a0";
+            let patience = if is_served { PATIENCE } else { millis(30) };
+            let ask = |from: &str, to: &str| {
+                let to = format!("{to}:{port}");
+                let answer = asked(&on_b0(from), &rrq("f", &[]), &to, patience);
+                answer.map(|(packet, from)| (packet.data_block(), from.to_string()))
+            };
+            let answer = |ip: &str| is_served.then(|| (Some(1), ip.to_owned()));
+            for client in ["192.0.2.2:0", "203.0.113.9:0"] {
+                assert_eq!(ask(client, "192.0.2.1"), answer("192.0.2.1"), "{client}");
+            }
+            if has_ipv6() {
+                let answered = ask("[2001:db8::2]:0", "[2001:db8::1]");
+                assert_eq!(answered, answer("2001:db8::1"));
+            }
+        }
+    });
+}
+
+/// RFC 1123 §4.2.3.4 would have no answer at all.
+#[test]
+fn a_broadcast_request_is_answered_where_the_file_is_and_else_by_silence() {
+    let start = || {
+        let modes = [
+            &["--answer-broadcast"][..],
+            &["--answer-broadcast", "--single-port"],
+            &[],
+        ];
+        modes.map(|mode| (!mode.is_empty(), with_file(mode)))
+    };
+    beside_another_network(start, |servers| {
+        for (answers, (_, port)) in servers {
+            let client = on_b0("192.0.2.2:0");
+            let quiet = millis(30);
+            let ask = |request: &[u8], to: &str| {
+                let patience = if *answers { PATIENCE } else { quiet };
+                asked(&client, request, &format!("{to}:{port}"), patience)
+            };
+            for to in ["192.0.2.255", "255.255.255.255"] {
+                let answer = ask(&rrq("f", &[]), to);
+                let from = answer.map(|(packet, from)| (packet.data_block(), from.to_string()));
+                assert_eq!(
+                    from,
+                    answers.then(|| (Some(1), "192.0.2.1".to_owned())),
+                    "{to}"
+                );
+                // The block comes again until it is acknowledged.
+                let client = on_b0("192.0.2.2:0");
+                for request in [
+                    rrq("missing", &[]),
+                    wrq("new", &[]),
+                    data(1, b"x"),
+                    vec![0, 1],
+                ] {
+                    let answer = asked(&client, &request, &format!("{to}:{port}"), quiet);
+                    assert_eq!(answer, None, "{to}");
+                }
+            }
+            if has_ipv6() && *answers {
+                let client = on_b0("[::]:0");
+                let to = format!("[ff02::1%{}]:{port}", scope("b0"));
+                let (packet, from) = asked(&client, &rrq("f", &[]), &to, PATIENCE).expect("DATA");
+                assert_eq!(packet.data_block(), Some(1));
+                assert!(from.to_string().starts_with("fe80::"), "{from}");
+            }
+        }
+    });
+}
+
+/// The number of an interface.
+fn scope(interface: &str) -> u32 {
+    nix::net::if_::if_nametoindex(interface).expect("an interface")
 }

@@ -53,6 +53,8 @@ fn assert_current(all: &[Made]) {
 
 #[test]
 fn the_manual_pages_are_current() {
+    #[cfg(feature = "familiar")]
+    assert_current(&[manual::migration()]);
     assert_current(&manual::pages(&programs()));
 }
 

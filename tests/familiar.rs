@@ -67,9 +67,11 @@ fn what_is_to_be_written_here_is_understood() {
         } else {
             row.ours
         };
-        // Behind a semicolon stands what it doesn't mean.
+        // Behind a semicolon stands what it doesn't mean, or another way to write it.
         let cell = cell.split("; ").next().unwrap_or_default();
-        for mut words in command_lines(cell, &file) {
+        let other = row.ours.strip_prefix("the same; or ").unwrap_or_default();
+        let other = other.split("; ").next().unwrap_or_default();
+        for mut words in command_lines(cell, &file).chain(command_lines(other, &file)) {
             if row.ours.starts_with("the same") && is_explanation(&row, &words) {
                 continue;
             }
@@ -184,6 +186,33 @@ fn the_familiar_flags_change_nothing() {
         assert_eq!(packet, Packet::Ack(0), "{flags:?}");
         let (packet, _) = RawClient::new(&server).ask(&wrq("f", &[]));
         assert_eq!(packet.error_code(), Some(6), "{flags:?}");
+    }
+}
+
+/// What Debian's packages start their servers with, and systems that ship dnsmasq.
+#[test]
+fn command_lines_of_other_servers_serve() {
+    for words in [
+        "--listen --user root --address :0 --secure --permissive --verbosity 1 -m /dev/null",
+        "--daemon --tftpd-timeout 300 --retry-timeout 5 --mcast-port 1758 --mcast-ttl 1 \
+         --mcast-addr 239.239.239.0-255 --maxthread 100 --verbose=5 --bind-address 127.0.0.1",
+        "--enable-tftp=lo --tftp-max=50 --tftp-mtu=1500 --tftp-no-blocksize",
+    ] {
+        let words: Vec<_> = words.split_whitespace().collect();
+        if words.contains(&"root") && !nix::unistd::geteuid().is_root() {
+            skip("only root may start it as root");
+            continue;
+        }
+        let server = Server::start_bare(&words);
+        server.file("f", b"content");
+        let client = RawClient::to((std::net::Ipv4Addr::LOCALHOST, server.port()).into());
+        let (packet, _) = client.ask(&rrq("f", &[("blksize", "1468")]));
+        let is_oack = matches!(packet, Packet::Oack(_));
+        assert_eq!(
+            is_oack,
+            !words.contains(&"--tftp-no-blocksize"),
+            "{words:?}"
+        );
     }
 }
 

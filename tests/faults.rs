@@ -122,6 +122,25 @@ fn a_disk_that_is_full_amid_an_upload_keeps_what_it_had() {
     assert_eq!(packet, Packet::Data(2, old[BLOCK..2 * BLOCK].to_vec()));
 }
 
+#[cfg(feature = "uploads")]
+#[test]
+fn uploads_leave_free_what_is_to_stay_free() {
+    for min_free in ["50%", "128K"] {
+        let Some(server) = on_small_disk(&["--min-free", min_free]) else {
+            return;
+        };
+        let client = || RawClient::new(&server);
+        client().write("a", &content(1, 100_000)).unwrap();
+        // Announced, it is refused at once; one that isn't ends when it would be too much.
+        let (answer, _) = client().ask(&wrq("b", &[("tsize", "60000")]));
+        assert_eq!(answer.error_code(), Some(3), "{min_free}");
+        let refused = client().write("b", &content(2, 60_000)).unwrap_err();
+        assert_eq!(refused.0, 3, "{min_free}");
+        assert_eq!(names(&server), ["a"]);
+        client().write("c", &content(3, 20_000)).unwrap();
+    }
+}
+
 #[test]
 fn a_disk_that_becomes_read_only_is_still_read() {
     let Some(server) = on_small_disk(&["-t", "60000", "--overwrite"]) else {

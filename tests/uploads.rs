@@ -752,6 +752,68 @@ fn a_drop_box_without_a_directory_of_its_own_is_never_read() {
     }
 }
 
+#[test]
+fn a_drop_box_is_not_read_where_the_root_is_in_it() {
+    for above in [".", "root"] {
+        let address = own_address().to_string();
+        let server = Server::start_prepared(&["-a", &address, "--write-only"], |base| {
+            let mut command = Command::new(tftpd());
+            command.arg("--upload-root").arg(base.join(above));
+            command
+        });
+        RawClient::new(&server).write("f", b"secret").unwrap();
+        server.file("f", b"secret");
+        assert_eq!(
+            RawClient::new(&server).read("f").unwrap_err().0,
+            2,
+            "{above}"
+        );
+    }
+}
+
+#[test]
+fn a_directory_that_uploads_can_not_go_to_is_one_line() {
+    let base = tempfile::tempdir().unwrap();
+    let place = base.path().to_str().unwrap();
+    let mut cases = vec![
+        (
+            vec!["--upload-root", "/missing"],
+            "cannot take uploads to /missing",
+        ),
+        (
+            vec![
+                "--upload-root",
+                place,
+                "--write-only",
+                "--follow-links",
+                place,
+            ],
+            "cannot follow links to",
+        ),
+    ];
+    if nix::unistd::geteuid().is_root() {
+        cases.push((
+            vec!["--upload-root", "/etc"],
+            "cannot take uploads to /etc as root",
+        ));
+        cases.push((vec!["--upload-root", place, "--chroot"], "outside ROOT"));
+    } else {
+        skip("only root may write to /etc, or chroot");
+    }
+    let root = tempfile::tempdir().unwrap();
+    for (words, named) in cases {
+        let output = bounded(10, tftpd())
+            .args(["-p", "0", "-a", "127.0.0.1"])
+            .args(&words)
+            .arg(root.path())
+            .output()
+            .expect("timeout(1)");
+        let text = said(&output);
+        assert_eq!(output.status.code(), Some(1), "{words:?}: {text}");
+        assert!(text.contains(named), "{words:?}: {text}");
+    }
+}
+
 // --- bounds --------------------------------------------------------------------------
 
 #[test]

@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_tftpd_global_optspecs
-    string join \n p/port= a/address= 4/ipv4 6/ipv6 R/port-range= single-port reuse-port t/timeout= retries= B/max-blksize= max-windowsize= r/refuse= busy-poll= read-only overwrite max-upload= U/umask= m/map-file= map-test= per-client-root= follow-links= ignore-case allow= deny= max-sessions= max-sessions-per-client= max-unproved-rate= keep-versions= version-format= create-dirs upload-root= write-only fsync max-upload-total= min-free= u/user= chroot no-sandbox P/pid-file= grace= idle-exit= v/verbose q/quiet log-file= log-format= syslog= status= c/create s/secure l/listen L/foreground h/help V/version
+    string join \n p/port= a/address= interface= 4/ipv4 6/ipv6 R/port-range= single-port reuse-port answer-broadcast t/timeout= retries= B/max-blksize= max-windowsize= r/refuse= busy-poll= read-only overwrite max-upload= U/umask= m/map-file= map-test= per-client-root= follow-links= ignore-case allow= deny= max-sessions= max-sessions-per-client= max-unproved-rate= keep-versions= version-format= create-dirs upload-root= write-only fsync max-upload-total= min-free= u/user= chroot no-sandbox P/pid-file= grace= idle-exit= v/verbose q/quiet log-file= log-format= syslog= status= c/create s/secure l/listen L/foreground h/help V/version
 end
 
 function __fish_tftpd_needs_command
@@ -26,6 +26,7 @@ end
 
 complete -c tftpd -n "__fish_tftpd_needs_command" -s p -l port -d 'UDP port to listen on; 0 picks a free one' -r
 complete -c tftpd -n "__fish_tftpd_needs_command" -s a -l address -d 'Address, interface or host name to listen on; can be repeated [default: all, IPv4 and IPv6]' -r
+complete -c tftpd -n "__fish_tftpd_needs_command" -l interface -d 'Receive and send by this interface or VRF alone, transfers too [default: all]' -r
 complete -c tftpd -n "__fish_tftpd_needs_command" -s R -l port-range -d 'Ports to use for transfers [default: any free port above 1023]' -r
 complete -c tftpd -n "__fish_tftpd_needs_command" -s t -l timeout -d 'Milliseconds to wait for an answer before sending again, or a time such as 2s; doubles each time [default: follows the measured round trip]' -r
 complete -c tftpd -n "__fish_tftpd_needs_command" -l retries -d 'How often to repeat a packet before giving up' -r
@@ -63,6 +64,7 @@ complete -c tftpd -n "__fish_tftpd_needs_command" -s 4 -l ipv4 -d 'Listen on IPv
 complete -c tftpd -n "__fish_tftpd_needs_command" -s 6 -l ipv6 -d 'Listen on IPv6 only'
 complete -c tftpd -n "__fish_tftpd_needs_command" -l single-port -d 'Use the listening port for all transfers: for clients behind NAT, for containers, firewalls and load balancers'
 complete -c tftpd -n "__fish_tftpd_needs_command" -l reuse-port -d 'Let several servers of the same user share the port; the kernel spreads clients among them'
+complete -c tftpd -n "__fish_tftpd_needs_command" -l answer-broadcast -d 'Answer read requests that were sent to a broadcast address, if the file is there'
 complete -c tftpd -n "__fish_tftpd_needs_command" -l read-only -d 'Refuse all uploads'
 complete -c tftpd -n "__fish_tftpd_needs_command" -l overwrite -d 'Let uploads replace existing files'
 complete -c tftpd -n "__fish_tftpd_needs_command" -l ignore-case -d 'If there is no file of exactly that name, look for one that differs only in the case of its letters'

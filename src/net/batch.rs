@@ -42,8 +42,9 @@ pub struct Received<'a> {
 pub enum Destination {
     /// One of our addresses: answers leave from it.
     Local(IpAddr),
-    /// A broadcast or multicast address.
-    Group,
+    /// A broadcast or multicast address; for IPv4 with our own address on the interface
+    /// that it came in on, where that is known.
+    Group(Option<IpAddr>),
 }
 
 /// Buffers for receiving many datagrams at once, allocated once.
@@ -164,7 +165,7 @@ impl Batch {
         let control = &mut self.control[index];
         let mut used = match datagram.destination {
             Some(Destination::Local(local)) => put_local(control, local, 0),
-            Some(Destination::Group) | None => 0,
+            Some(Destination::Group(_)) | None => 0,
         };
         if let Some(size) = datagram.segment {
             let size = libc::c_int::from(size);
@@ -252,7 +253,7 @@ fn read_control(
                 let ip = info.map(|info| Ipv6Addr::from(info.ipi6_addr.s6_addr));
                 if let Some(ip) = ip.filter(|ip| ip.to_ipv4_mapped().is_none()) {
                     destination = Some(if ip.is_multicast() {
-                        Destination::Group
+                        Destination::Group(None)
                     } else {
                         Destination::Local(IpAddr::V6(ip))
                     });
@@ -335,7 +336,8 @@ fn destination_v4(info: libc::in_pktinfo) -> Destination {
     if is_ours {
         Destination::Local(IpAddr::V4(ip))
     } else {
-        Destination::Group
+        let ours = Ipv4Addr::from(u32::from_be(info.ipi_spec_dst.s_addr));
+        Destination::Group((!ours.is_unspecified()).then_some(ours.into()))
     }
 }
 
@@ -515,36 +517,25 @@ mod tests {
         let none = Ipv4Addr::UNSPECIFIED;
         let local = |ip: IpAddr| Some(Destination::Local(ip));
         let empty = Control::empty;
+        let group = |ours: Option<Ipv4Addr>| Some(Destination::Group(ours.map(Into::into)));
         for (control, expected) in [
             (empty(), None),
             (empty().v4(OURS, OURS), local(OURS.into())),
             (
                 empty().v4(Ipv4Addr::new(192, 0, 2, 255), OURS),
-                Some(Destination::Group),
+                group(Some(OURS)),
             ),
-            (
-                empty().v4(Ipv4Addr::BROADCAST, OURS),
-                Some(Destination::Group),
-            ),
+            (empty().v4(Ipv4Addr::BROADCAST, OURS), group(Some(OURS))),
             (
                 empty().v4(Ipv4Addr::new(224, 0, 0, 1), OURS),
-                Some(Destination::Group),
+                group(Some(OURS)),
             ),
             // Waited before the kernel was asked: our own address isn't known.
             (empty().v4(OURS, none), local(OURS.into())),
-            (
-                empty().v4(Ipv4Addr::BROADCAST, none),
-                Some(Destination::Group),
-            ),
-            (
-                empty().v4(Ipv4Addr::new(239, 1, 2, 3), none),
-                Some(Destination::Group),
-            ),
+            (empty().v4(Ipv4Addr::BROADCAST, none), group(None)),
+            (empty().v4(Ipv4Addr::new(239, 1, 2, 3), none), group(None)),
             (empty().v6(ROUTED), local(ROUTED.into())),
-            (
-                empty().v6("ff02::1".parse().unwrap()),
-                Some(Destination::Group),
-            ),
+            (empty().v6("ff02::1".parse().unwrap()), group(None)),
             // A socket of both families tells an IPv4 destination twice.
             (empty().v6(OURS.to_ipv6_mapped()), None),
             (
@@ -555,7 +546,7 @@ mod tests {
                 empty()
                     .v4(Ipv4Addr::BROADCAST, OURS)
                     .v6(OURS.to_ipv6_mapped()),
-                Some(Destination::Group),
+                group(Some(OURS)),
             ),
             // Neither asked for nor known.
             (

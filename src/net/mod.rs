@@ -18,7 +18,7 @@ use mio::net::UdpSocket;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 pub use batch::{Batch, Destination, Received};
 
@@ -76,6 +76,8 @@ const MAX_PORT_TRIES: u32 = 64;
 pub struct ListenSocket {
     socket: Rc<UdpSocket>,
     address: SocketAddr,
+    /// The interface that its transfers are bound to as well.
+    device: Option<Rc<str>>,
 }
 
 impl ListenSocket {
@@ -181,7 +183,48 @@ impl ListenSocket {
         Ok(Self {
             socket: Rc::new(socket),
             address,
+            device: None,
         })
+    }
+
+    /// The same socket, and its transfers will be bound to `device` as well (an
+    /// interface or a VRF); what belongs to others is never received or sent.
+    #[must_use]
+    pub fn with_transfers_on(self, device: Option<&Rc<str>>) -> Self {
+        Self {
+            device: device.cloned(),
+            ..self
+        }
+    }
+
+    /// Binds a socket that was inherited to `device`.
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    pub fn bind_device(&self, device: &str) -> io::Result<()> {
+        SockRef::from(&*self.socket).bind_device(Some(device.as_bytes()))
+    }
+
+    /// The interface that its transfers are bound to, if one was named.
+    pub fn device(&self) -> Option<&str> {
+        self.device.as_deref()
+    }
+
+    /// Our address on the way to `peer`.
+    ///
+    /// # Errors
+    /// Whatever the kernel says: there is no way.
+    pub fn local_towards(&self, peer: SocketAddr) -> io::Result<IpAddr> {
+        let socket = Socket::new(Domain::for_address(peer), Type::DGRAM, None)?;
+        if let Some(device) = self.device() {
+            socket.bind_device(Some(device.as_bytes()))?;
+        }
+        // No datagram is sent.
+        socket.connect(&peer.into())?;
+        let local = socket.local_addr()?.as_socket();
+        local
+            .map(|it| it.ip())
+            .ok_or(io::ErrorKind::AddrNotAvailable.into())
     }
 
     /// A socket that was bound by the process that started us.
@@ -206,6 +249,7 @@ impl ListenSocket {
         Ok(Self {
             socket: Rc::new(UdpSocket::from_std(socket)),
             address,
+            device: None,
         })
     }
 
@@ -241,13 +285,17 @@ pub struct SpareSocket {
 }
 
 impl SpareSocket {
-    /// For addresses of the family of this one.
+    /// For addresses of the family of this one, perhaps of one interface alone.
     ///
     /// # Errors
     /// Whatever the kernel says.
-    pub fn new(address: SocketAddr) -> io::Result<Self> {
+    pub fn new(address: SocketAddr, device: Option<&str>) -> io::Result<Self> {
+        let binding = Binding {
+            device,
+            ..Binding::default()
+        };
         Ok(Self {
-            socket: ListenSocket::unbound(address, Binding::default())?,
+            socket: ListenSocket::unbound(address, binding)?,
             is_ipv4: address.is_ipv4(),
         })
     }
@@ -438,6 +486,20 @@ impl TransferSocket {
         ports: Option<&RangeInclusive<u16>>,
         random: u16,
     ) -> io::Result<Self> {
+        Self::bind_on(None, local, scope, ports, random)
+    }
+
+    /// [`TransferSocket::bind`], to an interface as well.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn bind_on(
+        device: Option<&str>,
+        local: IpAddr,
+        scope: u32,
+        ports: Option<&RangeInclusive<u16>>,
+        random: u16,
+    ) -> io::Result<Self> {
         let socket = Socket::new(
             Domain::for_address(SocketAddr::new(local, 0)),
             Type::DGRAM.nonblocking(),
@@ -447,6 +509,9 @@ impl TransferSocket {
             // Blocks may be fragmented on the way: a client that asked for large ones may
             // sit behind a router that doesn't tell us they don't fit.
             batch::allow_fragments(&socket);
+        }
+        if let Some(device) = device {
+            socket.bind_device(Some(device.as_bytes()))?;
         }
         let address = |port| match local {
             IpAddr::V4(ip) => SocketAddr::new(ip.into(), port),

@@ -123,7 +123,7 @@ pub(super) fn endpoint_of(datagram: &Received<'_>, listener: &ListenSocket) -> O
     let local = match datagram.destination {
         Some(Destination::Local(ip)) => ip,
         None => listener.address().ip(),
-        Some(Destination::Group) => return None,
+        Some(Destination::Group(_)) => return None,
     };
     let peer = datagram.peer;
     Some(Endpoint { peer, local })

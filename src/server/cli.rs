@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::{ArgAction, Parser};
 
 use super::address::{Families, ListenAddress, ListenTarget};
-use super::familiar::{self, Familiar};
+use super::familiar;
 use super::upload_args::UploadArgs;
 use crate::host::usage::{self, UsageError};
 use crate::log::LogFormat;
@@ -61,6 +61,10 @@ pub struct Args {
     #[arg(value_parser = str::parse::<ListenAddress>)]
     pub addresses: Vec<ListenAddress>,
 
+    /// Receive and send by this interface or VRF alone, transfers too [default: all]
+    #[arg(long, value_name = "NAME", help_heading = "Listening")]
+    pub interface: Option<String>,
+
     /// Listen on IPv4 only
     #[arg(short = '4', long, conflicts_with = "ipv6", help_heading = "Listening")]
     pub ipv4: bool,
@@ -83,6 +87,10 @@ pub struct Args {
     /// clients among them
     #[arg(long, help_heading = "Listening")]
     pub reuse_port: bool,
+
+    /// Answer read requests that were sent to a broadcast address, if the file is there
+    #[arg(long, help_heading = "Listening")]
+    pub answer_broadcast: bool,
 
     /// Milliseconds to wait for an answer before sending again, or a time such as 2s;
     /// doubles each time [default: follows the measured round trip]
@@ -291,6 +299,28 @@ pub struct Args {
     pub familiar: Familiar,
 }
 
+/// tftp-hpa's options for what is the default here: accepted, so that its
+/// command lines work.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Accepted for compatibility with tftp-hpa, no effect")]
+pub struct Familiar {
+    /// Let uploads create new files
+    #[arg(short, long, hide_short_help = true)]
+    pub create: bool,
+
+    /// Keep clients below ROOT
+    #[arg(short, long, hide_short_help = true)]
+    pub secure: bool,
+
+    /// Listen without inetd; stays in the foreground here
+    #[arg(short, long, hide_short_help = true)]
+    pub listen: bool,
+
+    /// Listen without inetd, in the foreground
+    #[arg(short = 'L', long, hide_short_help = true)]
+    pub foreground: bool,
+}
+
 /// What the program does beside serving.
 #[cfg(feature = "status")]
 #[derive(Debug, clap::Subcommand)]
@@ -306,10 +336,15 @@ impl Args {
     /// The text to print and the status to exit with: `--help` and `--version`
     /// (0, standard output), or a mistake in one line (2, standard error).
     pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, UsageError> {
-        Self::try_parse_from(words).map_err(|error| match familiar::hint(&error) {
-            Some(text) => UsageError { text, status: 2 },
-            None => UsageError::new("tftpd", 2, &error),
-        })
+        let words = familiar::translate(words).map_err(|text| UsageError {
+            text: format!("tftpd: {text}"),
+            status: 2,
+        })?;
+        let args = Self::try_parse_from(words);
+        let mut args = args.map_err(|error| UsageError::new("tftpd", 2, &error))?;
+        // How tftp-hpa is told that there are no rules.
+        args.map_file.take_if(|file| file == Path::new("/dev/null"));
+        Ok(args)
     }
 
     /// The directory to serve.

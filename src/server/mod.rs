@@ -19,7 +19,8 @@ pub mod cli;
 mod counters;
 mod drops;
 mod exposure;
-mod familiar;
+#[cfg_attr(not(feature = "familiar"), path = "no_familiar.rs")]
+pub mod familiar;
 mod floor;
 mod front;
 mod hints;

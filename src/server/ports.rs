@@ -86,9 +86,14 @@ impl Ports {
         ];
         let addresses = one_of_each.into_iter().flatten();
         let addresses = addresses.flat_map(|address| [address; SPREAD]);
-        addresses
-            .map_while(|address| SpareSocket::new(address).ok()?.with_large_buffer().ok())
-            .collect()
+        let device = listeners.first().and_then(ListenSocket::device);
+        let make = |address| {
+            SpareSocket::new(address, device)
+                .ok()?
+                .with_large_buffer()
+                .ok()
+        };
+        addresses.map_while(make).collect()
     }
 
     /// Takes them: the process has given up the right to make some.
@@ -128,18 +133,18 @@ impl Ports {
         let address = beside(listener.address(), endpoint.local);
         if self.has_range && !self.single_port && self.shared.bound_to(address).next().is_none() {
             // While a port is free; if none is, there may be one of its own.
-            let _ = self.open_shared(now, address, registry);
+            let _ = self.open_shared(now, address, listener.device(), registry);
         }
         let socket = if self.single_port {
             Ok(TransferSocket::share(listener, endpoint.local))
         } else if sharing == Sharing::Always {
-            self.share(now, endpoint, address, registry)
+            self.share(now, endpoint, address, listener.device(), registry)
         } else {
             match self.bind(endpoint, listener) {
                 Err(error)
                     if error.kind() == io::ErrorKind::AddrInUse && sharing != Sharing::Never =>
                 {
-                    self.share(now, endpoint, address, registry)
+                    self.share(now, endpoint, address, listener.device(), registry)
                 }
                 bound => bound,
             }
@@ -157,11 +162,12 @@ impl Ports {
         now: Instant,
         endpoint: &Endpoint,
         address: SocketAddr,
+        device: Option<&str>,
         registry: &Registry,
     ) -> io::Result<TransferSocket> {
         let spread = tid::Ports::Of(self.range.len()).spread();
         let there = self.shared.bound_to(address).count();
-        let opened = (there < spread).then(|| self.open_shared(now, address, registry));
+        let opened = (there < spread).then(|| self.open_shared(now, address, device, registry));
         if let (0, Some(Err(error))) = (there, opened) {
             return Err(error);
         }
@@ -177,6 +183,7 @@ impl Ports {
         &mut self,
         now: Instant,
         address: SocketAddr,
+        device: Option<&str>,
         registry: &Registry,
     ) -> io::Result<()> {
         if self.shared.len() >= MAX_SOCKETS - MAX_LISTENERS {
@@ -192,7 +199,7 @@ impl Ports {
         let spare = self.spares.iter().position(|it| it.fits(address));
         let spare = match spare {
             Some(nth) => self.spares.swap_remove(nth),
-            None => SpareSocket::new(address)?,
+            None => SpareSocket::new(address, device)?,
         };
         if let Err(error) = spare.bind_within(address, &self.range, random) {
             self.spares.push(spare);
@@ -223,7 +230,8 @@ impl Ports {
         });
         let scope = scopes.into_iter().find(|&scope| scope != 0).unwrap_or(0);
         let random = self.random.number() as u16;
-        TransferSocket::bind(endpoint.local, scope, Some(&self.range), random)
+        let range = Some(&self.range);
+        TransferSocket::bind_on(listener.device(), endpoint.local, scope, range, random)
     }
 }
 

@@ -16,7 +16,7 @@ use super::hints::{self, Place};
 use super::opening::{Asked, NoSession, Opener};
 use super::why::Ending;
 use crate::log::event::Event;
-use crate::net::{ListenSocket, Received};
+use crate::net::{Destination, ListenSocket, Received};
 use crate::policy::Policy;
 use crate::protocol::transfer::Config;
 use crate::session::{Heading, tid};
@@ -29,6 +29,11 @@ use crate::wire::packet::{Direction, Packet, Request};
 /// machines that look for their configuration asks, below what makes us worth
 /// forging requests for. One client network has half of them.
 const REFUSALS: u32 = 10_000;
+
+/// Requests to a broadcast or multicast address a second that are looked at, where they
+/// are answered at all: every server in the network does the same at that moment. One
+/// client network has half of them.
+const BROADCASTS: u32 = 100;
 
 /// Client networks told apart there.
 const NETWORKS: usize = 256;
@@ -47,6 +52,8 @@ pub(super) struct Requests {
     pub(super) is_closing: bool,
     /// How many requests may still be refused with an ERROR this second.
     refusals: NetworkRateLimit,
+    /// The same for requests to a broadcast address; without it they are dropped.
+    broadcasts: Option<NetworkRateLimit>,
     drop_lines: DropLines,
 }
 
@@ -67,7 +74,18 @@ impl Requests {
             },
             is_closing: false,
             refusals: NetworkRateLimit::new(REFUSALS, NETWORKS, seed, now),
+            broadcasts: None,
             drop_lines: DropLines::new(seed, now),
+        }
+    }
+
+    /// Has requests to a broadcast or multicast address answered, if the file is there.
+    #[must_use]
+    pub(super) fn answering_broadcasts(self, seed: u64, now: Instant) -> Self {
+        let limit = NetworkRateLimit::new(BROADCASTS, NETWORKS, seed, now);
+        Self {
+            broadcasts: Some(limit),
+            ..self
         }
     }
 
@@ -86,7 +104,8 @@ impl Requests {
         datagram: &Received<'_>,
         floor: &mut Floor,
     ) {
-        let Some(endpoint) = endpoint_of(datagram, listener) else {
+        let of_group = || self.endpoint_of_group(now, datagram, listener);
+        let Some(endpoint) = endpoint_of(datagram, listener).or_else(of_group) else {
             // RFC 1123 §4.2.3.4: no answer to a broadcast.
             floor.counters.group += 1;
             return;
@@ -124,6 +143,37 @@ impl Requests {
             Ok(_) => floor.counters.foreign += 1,
             Err(error) => answer_malformed(now, listener, &endpoint, error, floor),
         }
+    }
+
+    /// Both ends of a request that was sent to a broadcast or multicast address, our own
+    /// being the one on the interface that it came in on; `None` unless such requests
+    /// are answered and this one asks for a file that is there. A miss is another
+    /// server's to answer.
+    fn endpoint_of_group(
+        &mut self,
+        now: Instant,
+        datagram: &Received<'_>,
+        listener: &ListenSocket,
+    ) -> Option<Endpoint> {
+        let broadcasts = self.broadcasts.as_mut()?;
+        let Some(Destination::Group(ours)) = datagram.destination else {
+            return None;
+        };
+        let peer = datagram.peer;
+        let payload = datagram.payload;
+        let payload = &payload[..payload.len().min(REQUEST_LEN)];
+        let Ok(Packet::Request(request)) = Packet::parse(payload) else {
+            return None;
+        };
+        let is_read = request.direction == Direction::Read;
+        let is_served = is_read && self.opener.policy.access.serves(peer.ip());
+        if !is_served || !broadcasts.take(now, peer.ip()) {
+            return None;
+        }
+        let granted = self.opener.policy.settle(now, &request, peer).ok()?;
+        granted.root().open_file(&granted.name).ok()?;
+        let local = ours.or_else(|| listener.local_towards(peer).ok())?;
+        Some(Endpoint { peer, local })
     }
 
     fn admit(

@@ -7,7 +7,7 @@
 
 use std::error::Error;
 use std::io::{self, ErrorKind};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::num::NonZeroU64;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use log::{debug, info, warn};
 use nix::libc::{EADDRNOTAVAIL, EAFNOSUPPORT};
+use nix::net::if_::if_nametoindex;
 
 use super::address::ListenTarget;
 use super::cli::{Args, UserAndGroup};
@@ -33,7 +34,7 @@ use crate::host::{
 use crate::log::LogFile;
 use crate::log::event::Event;
 use crate::log::shown::{Addresses, Cut};
-use crate::net::{Binding, ListenSocket};
+use crate::net::{Binding, ListenSocket, TransferSocket};
 use crate::policy::access::Access;
 use crate::policy::client_root::ClientRoots;
 use crate::policy::map::file::MapFile;
@@ -95,11 +96,7 @@ impl Server {
         let busy_poll = busy_poll(args);
         let map_directory = map_file.as_ref().and_then(MapFile::directory);
         let log_file_of = log_file.as_ref();
-        let directories = Directories {
-            root: directory.as_fd(),
-            uploads: upload_directory.as_ref().map(AsFd::as_fd),
-            linked: linked.iter().map(AsFd::as_fd).collect(),
-        };
+        let directories = Directories::of(&directory, upload_directory.as_ref(), &linked);
         let status_socket = status.as_ref().and_then(Status::socket_path);
         let enforcement = confine(
             args,
@@ -108,6 +105,7 @@ impl Server {
             map_directory,
             status_socket,
         )?;
+        may_bind_transfers(args, &listeners)?;
         if let Some(pid_file) = pid_file.as_mut().filter(|_| args.chroot) {
             pid_file.lose_path();
         }
@@ -116,7 +114,7 @@ impl Server {
         }
         let mut random = Random::default();
         let closed = client_roots.as_ref().map(ClientRoots::closed);
-        let (root, upload_root) = roots(args, directory, linked, upload_directory)?;
+        let (root, upload_root) = roots(args, directory, linked, upload_directory, &path)?;
         let policy = Policy {
             access: access(args),
             root: root.closing(closed),
@@ -140,7 +138,10 @@ impl Server {
             uploads_to: uploads_to.as_ref().map(|directory| Cut(directory)),
         };
         let now = clock::now();
-        let requests = Requests::new(policy, config(args), limits(args), random.seed(), now);
+        let mut requests = Requests::new(policy, config(args), limits(args), random.seed(), now);
+        if args.answer_broadcast {
+            requests = requests.answering_broadcasts(random.seed(), now);
+        }
         let shared = args.single_port.then_some(&*listeners);
         let sessions = sessions(args, max_sessions, now);
         let unproved_rate = NonZeroU64::new(args.max_unproved_rate);
@@ -183,11 +184,21 @@ fn open_map_file(args: &Args, path: &Path) -> Result<MapFile, String> {
 
 /// The sockets that requests come in on: those that were handed over, or our own.
 fn listeners(args: &Args, inherited: Vec<UdpSocket>) -> Result<Rc<[ListenSocket]>, String> {
+    if let Some(name) = &args.interface
+        && if_nametoindex(name.as_str()).is_err()
+    {
+        return Err(format!("cannot listen on {name}: no such interface"));
+    }
     let listeners = if inherited.is_empty() {
         listen(args)?
     } else {
-        adopt(inherited)?
+        adopt(args, inherited)?
     };
+    let device: Option<Rc<str>> = args.interface.as_deref().map(Into::into);
+    let listeners: Vec<_> = listeners
+        .into_iter()
+        .map(|it| it.with_transfers_on(device.as_ref()))
+        .collect();
     if args.single_port {
         // It takes a right that is about to be given up.
         listeners.iter().for_each(ListenSocket::prepare_sharing);
@@ -201,6 +212,25 @@ fn linked_directories(args: &Args) -> Result<Vec<Directory>, RootError> {
     opened
         .collect::<Result<_, _>>()
         .map_err(RootError::of_links)
+}
+
+/// Whether transfers may be bound to the interface with the rights that are left.
+fn may_bind_transfers(args: &Args, listeners: &[ListenSocket]) -> Result<(), String> {
+    let Some(device) = args.interface.as_deref().filter(|_| !args.single_port) else {
+        return Ok(());
+    };
+    let local = listeners.first().map(|it| it.address().ip());
+    let local = local.map_or(Ipv4Addr::UNSPECIFIED.into(), |it| match it {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    });
+    match TransferSocket::bind_on(Some(device), local, 0, None, 0) {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(format!(
+            "cannot bind transfers to {device}: {}; that takes Linux 5.7, or --single-port",
+            reason(&error)
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Where uploads go, if not to the directory at `root`.
@@ -218,23 +248,43 @@ fn upload_directory(args: &Args, root: &Path) -> Result<Option<Directory>, Box<d
         )
         .into());
     }
+    let is_in = |linked: &&PathBuf| linked.canonicalize().is_ok_and(|it| it.starts_with(&real));
+    if args.uploads.is_write_only()
+        && let Some(linked) = args.follow_links.iter().find(is_in)
+    {
+        let linked = linked.display();
+        return Err(format!(
+            "cannot follow links to {linked}: uploads go there, which nobody may read; drop \
+             --write-only, or name another directory"
+        )
+        .into());
+    }
     Ok(Some(directory))
 }
 
-/// What is read from, and what is written to, if that is another.
+/// What is read from, and what is written to, if that is another. `path` is the
+/// directory's, without links.
 fn roots(
     args: &Args,
     directory: Directory,
     linked: Vec<Directory>,
     uploads: Option<Directory>,
+    path: &Path,
 ) -> Result<(Root, Option<Root>), RootError> {
     let all = policy(args);
     let Some(uploads) = uploads else {
         return Ok((Root::with_links(directory, linked, all)?, None));
     };
+    // What goes to a directory above may come to be in it.
+    let real = args.uploads.root().and_then(|it| it.canonicalize().ok());
+    let is_in_uploads = real.is_some_and(|real| path.starts_with(real));
     let reads = file::Policy {
         read_only: true,
-        uploads: file::UploadRules::NONE,
+        uploads: if is_in_uploads {
+            args.uploads.rules()
+        } else {
+            file::UploadRules::NONE
+        },
         ..all
     };
     let mut root = Root::with_links(directory, linked, reads)?;
@@ -260,6 +310,16 @@ struct Directories<'a> {
     /// Where uploads go, if not there.
     uploads: Option<BorrowedFd<'a>>,
     linked: Vec<BorrowedFd<'a>>,
+}
+
+impl<'a> Directories<'a> {
+    fn of(root: &'a Directory, uploads: Option<&'a Directory>, linked: &'a [Directory]) -> Self {
+        Self {
+            root: root.as_fd(),
+            uploads: uploads.map(AsFd::as_fd),
+            linked: linked.iter().map(AsFd::as_fd).collect(),
+        }
+    }
 }
 
 /// Gives up every right that serving `directories` doesn't take.
@@ -400,8 +460,15 @@ fn busy_poll(args: &Args) -> Duration {
 }
 
 /// Listens on sockets that were handed over, whatever -a and -p say.
-fn adopt(sockets: Vec<UdpSocket>) -> Result<Vec<ListenSocket>, String> {
-    let adopted: io::Result<_> = sockets.into_iter().map(ListenSocket::inherit).collect();
+fn adopt(args: &Args, sockets: Vec<UdpSocket>) -> Result<Vec<ListenSocket>, String> {
+    let adopt = |socket| {
+        let listener = ListenSocket::inherit(socket)?;
+        if let Some(device) = &args.interface {
+            listener.bind_device(device)?;
+        }
+        Ok(listener)
+    };
+    let adopted: io::Result<_> = sockets.into_iter().map(adopt).collect();
     adopted.map_err(|error| format!("cannot listen on an inherited socket: {}", reason(&error)))
 }
 
@@ -449,7 +516,7 @@ fn bind_all(
         if let (0, Some(first)) = (address.port(), listeners.first()) {
             address.set_port(first.address().port());
         }
-        match bind(address, target, args.reuse_port) {
+        match bind(address, target, args) {
             Ok(listener) => listeners.push(listener),
             Err(error) if is_optional(target, args) && lacks_family(&error) => {
                 lacking = Some((address, error));
@@ -473,11 +540,11 @@ fn is_optional(target: &ListenTarget, args: &Args) -> bool {
 }
 
 /// Binds to an address, even to one that was asked for and isn't there yet.
-fn bind(address: SocketAddr, target: &ListenTarget, reuse_port: bool) -> io::Result<ListenSocket> {
+fn bind(address: SocketAddr, target: &ListenTarget, args: &Args) -> io::Result<ListenSocket> {
     let mut binding = Binding {
-        reuse_port,
+        reuse_port: args.reuse_port,
         ahead: false,
-        device: target.device.as_deref(),
+        device: target.device.as_deref().or(args.interface.as_deref()),
     };
     match ListenSocket::bind(address, binding) {
         Err(error) if error.kind() == ErrorKind::AddrNotAvailable && target.is_literal => {

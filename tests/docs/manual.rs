@@ -34,6 +34,25 @@ pub(crate) fn pages(programs: &[Command]) -> Vec<Made> {
     all.into_iter().filter(documented).map(made).collect()
 }
 
+/// The table for those who come from another server, from the one that the program takes
+/// their words by; the clients' behind it stays.
+#[cfg(feature = "familiar")]
+pub(crate) fn migration() -> Made {
+    let path = Path::new("scripts/man/src/migration.md");
+    let there = read(&root().join(path));
+    let (_, clients) = there.split_once("# From other clients\n").expect("clients");
+    let mut text =
+        String::from("# From other servers\n\n| with | you wrote | write here |\n|---|---|---|\n");
+    for row in tftpd::server::familiar::ROWS {
+        let _ = writeln!(text, "| {} | {} | {} |", row.with, row.theirs, row.ours);
+    }
+    let _ = write!(text, "\n# From other clients\n{clients}");
+    Made {
+        path: path.to_owned(),
+        text,
+    }
+}
+
 /// The completions of these programs for bash, zsh and fish.
 pub(crate) fn completions(programs: &[Command]) -> Vec<Made> {
     let mut all = vec![];
