@@ -30,6 +30,7 @@ mod requests;
 
 mod busy_poll;
 mod shared;
+mod socket_set;
 mod start;
 mod unverified;
 #[cfg_attr(not(feature = "uploads"), path = "no_upload_args.rs")]
@@ -215,7 +216,7 @@ impl Server {
                 SIGNALS => signalled = true,
                 STATUS => asked = true,
                 token if socket_index(token) < MAX_SOCKETS => {
-                    ready[socket_index(token)] = true;
+                    ready.insert(socket_index(token));
                     if event.is_writable() {
                         self.floor.resume(socket_index(token));
                     }
@@ -227,7 +228,7 @@ impl Server {
             self.obey_signals();
         }
         self.floor.run_unfinished(leftovers);
-        for index in (0..MAX_SOCKETS).filter(|&index| ready[index]) {
+        for index in ready {
             self.front.run(index, &mut self.floor);
         }
         // What time it was when the sockets were looked at: an ACK that came
