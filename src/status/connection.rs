@@ -30,7 +30,7 @@ const TO_READ: Duration = Duration::from_secs(30);
 
 /// How long, and how many bytes of it, what comes after the answer is read.
 const TO_LEAVE: Duration = Duration::from_secs(1);
-const MAX_DISCARDED: usize = 64 * 1024;
+const MAX_DISCARDED: usize = 1 << 20;
 
 /// Bytes that are made ready at a time.
 const PIECE: usize = 16 * 1024;
@@ -129,16 +129,13 @@ impl Connection {
         bytes: &[u8],
         hosts: &Hosts,
     ) -> Option<Asked> {
-        let received = match &mut self.state {
-            State::Asking(received) => received,
+        let State::Asking(received) = &mut self.state else {
             // Nothing more is expected: a second request goes unanswered.
-            _ => {
-                self.discarded += bytes.len();
-                if self.discarded > MAX_DISCARDED {
-                    self.state = State::Closed;
-                }
-                return None;
+            self.discarded += bytes.len();
+            if self.discarded > MAX_DISCARDED {
+                self.state = State::Closed;
             }
+            return None;
         };
         let room = MAX_REQUEST - received.len();
         received.extend(&bytes[..bytes.len().min(room)]);
