@@ -95,6 +95,7 @@
 //! | a datagram of a stranger | `session/inbound`; in single port `server/requests` |
 //! | how long a server dallies | `server/start` (10 s), bounded in `protocol/contract` |
 //! | who gives way when slots are short | `table` |
+//! | what holds for which clients | `policy/rules`; what it means for a transfer: `server/terms`, `server/pacing` |
 //! | which name a request leads to | `policy/settle`, `file/name`, `policy/map` |
 //! | who gets a port of its own | `server/ports` |
 //! | what may be read or created | `file/root`, `file/resolve`, `file/walk` (links), `file/upload` |
@@ -177,6 +178,8 @@
 //! | rules tried for a request | 1024, and each once | [`policy`] |
 //! | bytes that rules look at for a request | 32 KiB, more for more than 512 rules | [`policy`] |
 //! | map file, its rules, its expressions compiled | 1 MiB; 4,096; 4 MiB, each 64 KiB | [`policy`] |
+//! | rules by client: sections, items of a list, patterns of names | 1,024; 256; 64 of 255 bytes | `policy::rules` |
+//! | paced download: sent at once after a pause, saved up | 10 ms' worth; 100 ms' worth | `server::pacing` |
 //! | client: what it asks for | blocks of 1428 bytes, windows of 16 | `client::cli` |
 //! | server: dallying | 10 s, or the first wait if longer, at most 60 s | `server::start` |
 //! | client: dallying | 100 ms; on a network that loses, the first wait | `client::engine` |

@@ -11,6 +11,8 @@ complete -c tftpd -l max-upload -d 'Largest upload, in bytes or with K, M, G or 
 complete -c tftpd -s U -l umask -d 'Permission bits to clear on new files [default: the process\'s own umask]' -r
 complete -c tftpd -s m -l map-file -d 'Rules that rewrite requested names, in tftp-hpa\'s language' -r -F
 complete -c tftpd -l map-test -d 'Show what the rules in FILE do to the names on standard input, and exit' -r -F
+complete -c tftpd -l rules -d 'What holds for which clients: directories, rights, options, bounds, by network, interface or hardware address' -r -F
+complete -c tftpd -l rules-test -d 'Show what the rules by client in FILE mean for the clients and names on standard input, and exit' -r -F
 complete -c tftpd -l per-client-root -d 'Serve each client from its own directory below ROOT, named after its address, if there is one; otherwise from ROOT' -r -f -a "ip\t'Its IP address: `192.0.2.1`, `2001:db8::1`'
 mac\t'Its hardware address: `aa-bb-cc-dd-ee-ff`'"
 complete -c tftpd -l follow-links -d 'Directory outside ROOT that links below ROOT may lead to when a file is read; can be repeated [default: none]' -r -F

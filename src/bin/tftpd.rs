@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use tftpd::host::usage::UsageError;
 use tftpd::log::last_words;
 use tftpd::server::cli::Args;
-use tftpd::server::{Server, test_map};
+use tftpd::server::{Server, test_map, test_rules};
 
 fn main() -> ExitCode {
     let args = match Args::read(std::env::args_os()) {
@@ -22,9 +22,10 @@ fn main() -> ExitCode {
             return ExitCode::from(status);
         }
     };
-    let done = match &args.map_test {
-        Some(map_file) => test_map(&args, map_file),
-        None => serve(&args),
+    let done = match (&args.map_test, &args.rules_test) {
+        (Some(map_file), _) => test_map(&args, map_file),
+        (_, Some(rules)) => test_rules(&args, rules),
+        _ => serve(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

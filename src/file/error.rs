@@ -46,6 +46,8 @@ impl StorageError {
         Self::refusal("Access violation: control characters in the name");
     /// A name below a directory that is another client's root.
     pub const NOT_YOURS: Self = Self::refusal("Access violation: another client's directory");
+    /// The rules for this client are against it.
+    pub const NOT_ALLOWED: Self = Self::refusal("Access violation: not allowed for this client");
     /// Nothing has this name.
     pub const NOT_FOUND: Self = Self::new(ErrorCode::FileNotFound, "File not found");
     /// A file that was closed for a while is another one now.

@@ -28,6 +28,7 @@ impl Event<'_> {
                 access,
                 max_sessions,
                 mapped_by,
+                ruled_by,
                 links_to,
             } => {
                 let most = Count(*max_sessions, "transfer");
@@ -37,6 +38,9 @@ impl Event<'_> {
                 )?;
                 if let Some(map) = mapped_by {
                     write!(f, "; names mapped by {map}")?;
+                }
+                if let Some(rules) = ruled_by {
+                    write!(f, "; rules by client: {rules}")?;
                 }
                 match links_to {
                     Some(directories) => write!(f, "; links may lead to {directories}"),

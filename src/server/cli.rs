@@ -145,6 +145,21 @@ pub struct Args {
     )]
     pub map_test: Option<PathBuf>,
 
+    /// What holds for which clients: directories, rights, options, bounds, by network,
+    /// interface or hardware address
+    #[arg(long, value_name = "FILE", help_heading = "Access")]
+    pub rules: Option<PathBuf>,
+
+    /// Show what the rules by client in FILE mean for the clients and names on standard
+    /// input, and exit
+    #[arg(
+        long,
+        value_name = "FILE",
+        help_heading = "Access",
+        conflicts_with_all = ["rules", "map_test"]
+    )]
+    pub rules_test: Option<PathBuf>,
+
     /// Serve each client from its own directory below ROOT, named after its
     /// address, if there is one; otherwise from ROOT
     #[arg(long, value_name = "ip|mac", help_heading = "Access")]

@@ -10,6 +10,7 @@ use std::mem;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU64;
 use std::ops::RangeInclusive;
+use std::rc::Rc;
 use std::time::Instant;
 
 use log::{Level, debug, log_enabled};
@@ -17,6 +18,7 @@ use mio::{Poll, Registry, Token};
 
 use super::REQUEST_LEN;
 use super::counters::Counters;
+use super::pacing::Pacing;
 use super::ports::Ports;
 use super::report::{self, Ending, Reporter};
 use super::shaper::{Lent, Shaper, Used};
@@ -27,10 +29,11 @@ use crate::host::random::Random;
 use crate::log::event::Event;
 use crate::net::ListenSocket;
 use crate::net::pool::STORM;
+use crate::policy::rules::Section;
 use crate::protocol::transfer::{Failure, Outcome};
 use crate::session::{Context, Line, Resources, Session, Trace, Turn, Watch};
 use crate::table::{Endpoint, Fingerprint, SessionKey, Sessions, Tracked as _};
-use crate::wire::packet::ErrorCode;
+use crate::wire::packet::{DATA_HEADER_LEN, ErrorCode};
 
 /// What a client is told that has as many transfers as it may.
 const CROWDED: Failure = Failure::new(ErrorCode::NotDefined, "Too many transfers at once");
@@ -57,6 +60,8 @@ pub(super) struct Floor {
     pub(super) ports: Ports,
     /// How much DATA goes to clients that nothing proves.
     shaper: Shaper,
+    /// What the rules by client bound.
+    pacing: Pacing,
     pub(super) random: Random,
 }
 
@@ -89,6 +94,7 @@ impl Floor {
                 random.seed(),
                 now,
             ),
+            pacing: Pacing::default(),
             ports: Ports::new(ports, shared, sessions.capacity(), random.seed(), now),
             sessions,
             random,
@@ -102,6 +108,19 @@ impl Floor {
     /// Transfers share the listen sockets.
     pub(super) const fn single_port(&self) -> bool {
         self.ports.single_port
+    }
+
+    /// Some transfers do, or all.
+    pub(super) const fn listeners_carry_transfers(&self) -> bool {
+        self.ports.single_port || self.ports.listening.is_some()
+    }
+
+    /// The rules have some transfers share the `listeners`, which are fit for that.
+    #[must_use]
+    pub(super) fn with_listening(mut self, listeners: &[ListenSocket], now: Instant) -> Self {
+        let seed = self.random.seed();
+        self.ports = self.ports.with_listening(listeners, seed, now);
+        self
     }
 
     /// The session of `endpoint`, if it has its port there.
@@ -184,14 +203,15 @@ impl Floor {
     /// had no turn.
     pub(super) fn resume(&mut self, index: usize) {
         let registry = self.poll.registry();
-        let mut waiting = self.ports.shared.take(index, registry).into_iter();
+        let mut waiting = self.ports.sharing(index).take(index, registry).into_iter();
         while let Some(key) = waiting.next() {
             if let Some(session) = self.sessions.get_mut(key) {
                 session.line = Line::None;
             }
             self.run_session(key);
-            if self.ports.shared.is_full(index) {
-                self.ports.shared.put_first(index, waiting);
+            let sharing = self.ports.sharing(index);
+            if sharing.is_full(index) {
+                sharing.put_first(index, waiting);
                 return;
             }
         }
@@ -235,6 +255,9 @@ impl Floor {
         } else {
             Lent::All
         };
+        let segment = || DATA_HEADER_LEN + usize::from(session.transfer().progress().block_size);
+        let paced = self.pacing.lend(key, segment, now);
+        let budget = paced.map_or(lent.bytes(), |paced| paced.min(lent.bytes()));
         let mut context = Context {
             now,
             clock: &clock::now,
@@ -243,15 +266,27 @@ impl Floor {
                 registry: self.poll.registry(),
                 token: Token(key.to_token()),
             },
-            send_budget: lent.bytes(),
+            send_budget: budget,
         };
         let unverified_since = session.unverified_since();
         let turn = work(session, &mut context);
+        let unspent = context.send_budget;
+        let more_at = paced.and_then(|_| {
+            let block_size = usize::from(session.transfer().progress().block_size);
+            let segment = DATA_HEADER_LEN + block_size;
+            self.pacing.sent(key, budget - unspent, segment)
+        });
+        // It is the pace that stopped it, not what the shaper lent.
+        let pause = more_at.filter(|_| turn == Turn::Unfinished && budget < lent.bytes());
+        if let Some(until) = pause {
+            session.pause(until);
+        }
         let used = Used {
             began: now,
             lent,
-            left: context.send_budget,
-            has_more: turn == Turn::Unfinished,
+            // What the pace held back wasn't sent either.
+            left: unspent + (lent.bytes() - budget),
+            has_more: turn == Turn::Unfinished && pause.is_none(),
         };
         let outcome = session.poll_outcome();
         // An ERROR is an answer too: many only ask for the size.
@@ -276,7 +311,7 @@ impl Floor {
         }
         if session.shares_its_port() {
             let registry = self.poll.registry();
-            self.ports.shared.wait_if_blocked(key, session, registry);
+            self.ports.wait_if_blocked(key, session, registry);
         }
         if !has_answered {
             session.close_file();
@@ -285,13 +320,13 @@ impl Floor {
             && self
                 .shaper
                 .settle(key, session, &used, clock::now(), &mut self.random);
-        if turn == Turn::Unfinished && !sleeps && session.line == Line::None {
+        if used.has_more && !sleeps && session.line == Line::None {
             session.line = Line::Turn;
             self.unfinished.push_back(key);
         }
         let is_proved = unverified_since.is_some() && session.unverified_since().is_none();
         self.sessions.rearm(key);
-        if is_proved && self.sessions.is_crowded(key) {
+        if is_proved && (self.pacing.proved(key) || self.sessions.is_crowded(key)) {
             self.turn_away(key);
             return;
         }
@@ -335,6 +370,7 @@ impl Floor {
             return;
         };
         self.shaper.forget(key);
+        self.pacing.end(key);
         // A socket leaves the poll by being closed.
         if let Some(mut session) = self.sessions.remove(key) {
             session.drop_prefetched(&mut self.resources.pool);
@@ -377,7 +413,8 @@ impl Floor {
         true
     }
 
-    /// Stores a session that was admitted, and sends its first answer.
+    /// Stores a session that was admitted, under what `section` says, and sends its first
+    /// answer.
     ///
     /// # Errors
     /// Whatever the kernel says to watching its socket; there is no session then.
@@ -386,8 +423,12 @@ impl Floor {
         endpoint: Endpoint,
         fingerprint: Fingerprint,
         session: Session,
+        section: Option<Rc<Section>>,
     ) -> io::Result<()> {
         let key = self.sessions.insert(endpoint, fingerprint, session);
+        if let Some(section) = section {
+            self.pacing.begin(key, section, clock::now());
+        }
         let registry = self.poll.registry();
         let token = Token(key.to_token());
         if let Some(session) = self.sessions.get_mut(key)

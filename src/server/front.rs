@@ -93,11 +93,11 @@ impl Front {
         unfinished
     }
 
-    /// No request is admitted from now on. In `single_port` mode the listen sockets
-    /// carry the running transfers to their end.
-    pub(super) fn close(&mut self, single_port: bool) {
+    /// No request is admitted from now on. The listen sockets may have to `carry` running
+    /// transfers to their end.
+    pub(super) fn close(&mut self, carry: bool) {
         self.requests.is_closing = true;
-        if !single_port {
+        if !carry {
             // Closed, they leave the poll.
             self.listeners = Rc::new([]);
         }
@@ -116,7 +116,7 @@ impl Front {
         let Some(socket) = &socket.cloned() else {
             return;
         };
-        let is_shared = floor.single_port() || !is_listener;
+        let is_shared = floor.listeners_carry_transfers() || !is_listener;
         let slot_len = floor.slot_len(is_shared);
         let capacity = self.batch.capacity(slot_len, usize::MAX);
         let received = match socket.receive(&mut self.batch, slot_len, usize::MAX) {

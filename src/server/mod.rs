@@ -22,6 +22,7 @@ mod floor;
 mod front;
 mod hints;
 mod logging;
+mod pacing;
 mod ports;
 mod report;
 mod requests;
@@ -30,6 +31,7 @@ mod busy_poll;
 mod shaper;
 mod shared;
 mod start;
+mod terms;
 mod unproved;
 mod unverified;
 
@@ -45,7 +47,7 @@ use mio::{Events, Interest, Token};
 use self::busy_poll::BusyPoll;
 use self::floor::Floor;
 use self::front::Front;
-pub use self::start::test_map;
+pub use self::start::{test_map, test_rules};
 use crate::host::clock;
 use crate::host::{Command, Notifier, PidFile, Signals};
 use crate::log::LogFile;
@@ -256,7 +258,7 @@ impl Server {
         }
         let grace = self.lifetime.grace;
         self.stop_at = Some(now + grace);
-        self.front.close(self.floor.single_port());
+        self.front.close(self.floor.listeners_carry_transfers());
         let running = self.floor.running() as u64;
         let stopping = Event::Stopping { running, grace };
         stopping.write();

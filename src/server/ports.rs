@@ -1,7 +1,7 @@
 //! Where a transfer sends from: a port of its own, the listen port, or one that it
 //! shares with others, since ports or descriptors are short.
 //!
-//! Must not: know a session, or decide who may have none of its own.
+//! Must not: run a session, or decide who may have none of its own.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -15,7 +15,8 @@ use super::{MAX_LISTENERS, MAX_SOCKETS};
 use crate::host::random::Random;
 use crate::net::pool::SocketPool;
 use crate::net::{ListenSocket, TransferSocket};
-use crate::table::Endpoint;
+use crate::session::Session;
+use crate::table::{Endpoint, SessionKey};
 use crate::wire::options::Negotiated;
 
 /// Ports of transfers, unless others are asked for: a peer that answers from one
@@ -27,6 +28,8 @@ const ANY_PORT: RangeInclusive<u16> = 1024..=u16::MAX;
 pub(super) enum Sharing {
     /// It does, since slots are short.
     Always,
+    /// It uses the listen port, whatever there is.
+    Listener,
     /// Where none of its own is free.
     Instead,
     /// Never: whoever knows the port could store a file in the peer's name.
@@ -51,6 +54,8 @@ pub(super) struct Ports {
     /// The sockets that sessions share: the listen sockets where all do, else ports
     /// for those that get none of their own.
     pub(super) shared: SharedPorts,
+    /// The listen sockets, where the rules have some transfers share them.
+    pub(super) listening: Option<SharedPorts>,
     /// All transfers share the listen sockets.
     pub(super) single_port: bool,
     pub(super) pool: SocketPool,
@@ -75,6 +80,7 @@ impl Ports {
     ) -> Self {
         Self {
             single_port: listeners.is_some(),
+            listening: None,
             shared: match listeners {
                 Some(listeners) => SharedPorts::new(listeners, 0, seed, now),
                 None => SharedPorts::new(&[], MAX_LISTENERS, seed, now),
@@ -88,6 +94,41 @@ impl Ports {
             none_free: None,
             range: range.unwrap_or(ANY_PORT),
             random: Random::default(),
+        }
+    }
+
+    /// Some transfers share the `listeners`, which are fit for that.
+    #[must_use]
+    pub(super) fn with_listening(
+        mut self,
+        listeners: &[ListenSocket],
+        seed: u64,
+        now: Instant,
+    ) -> Self {
+        if !self.single_port {
+            self.listening = Some(SharedPorts::new(listeners, 0, seed, now));
+        }
+        self
+    }
+
+    /// Those that transfers share, among which the socket with this index is.
+    pub(super) const fn sharing(&mut self, index: usize) -> &mut SharedPorts {
+        match &mut self.listening {
+            Some(listening) if index < MAX_LISTENERS => listening,
+            _ => &mut self.shared,
+        }
+    }
+
+    /// Has a session whose port is full wait for room.
+    pub(super) fn wait_if_blocked(
+        &mut self,
+        key: SessionKey,
+        session: &mut Session,
+        registry: &Registry,
+    ) {
+        self.shared.wait_if_blocked(key, session, registry);
+        if let Some(listening) = &mut self.listening {
+            listening.wait_if_blocked(key, session, registry);
         }
     }
 
@@ -116,7 +157,7 @@ impl Ports {
             // While a port is free; if none is, there may be one of its own.
             let _ = self.open_shared(now, address, registry);
         }
-        let socket = if self.single_port {
+        let socket = if self.single_port || sharing == Sharing::Listener {
             Ok(TransferSocket::share(listener, endpoint.local))
         } else if sharing == Sharing::Always {
             self.share(now, endpoint, address, registry)

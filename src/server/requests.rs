@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::Instant;
 
 use log::debug;
@@ -13,11 +14,12 @@ use super::REQUEST_LEN;
 use super::drops::DropLines;
 use super::floor::{Floor, Needed};
 use super::hints::{self, Place};
-use super::ports::Sharing;
 use super::report::Ending;
+use super::terms::Terms;
 use crate::file::{FileSink, FileSource, Name, Root, StorageError, Upload};
 use crate::log::event::Event;
 use crate::net::{Destination, ListenSocket, Received};
+use crate::policy::rules::Section;
 use crate::policy::{self, Granted, Origin, Policy};
 use crate::protocol::receiver::Receiver;
 use crate::protocol::sender::Sender;
@@ -61,6 +63,8 @@ enum NoSession {
     /// A port or a descriptor is missing: silence, so that a boot ROM asks again
     /// instead of failing.
     Overload(&'static str),
+    /// A limit of the rules by client is reached: silence, and nobody gives way.
+    Crowded(&'static str),
     /// Requests cost too much this second: silence as well, and nobody else has to
     /// give way.
     TooMuchWork(&'static str),
@@ -92,6 +96,14 @@ impl From<policy::Refusal> for NoSession {
             refusal => Self::ByPolicy(refusal),
         }
     }
+}
+
+/// Where a request came in.
+struct Came<'a> {
+    listener: &'a ListenSocket,
+    endpoint: Endpoint,
+    /// The kernel's number for the interface, if it told.
+    interface: Option<u32>,
 }
 
 /// A request may have a session.
@@ -141,10 +153,13 @@ impl Requests {
         }
     }
 
-    /// Reads the map file again, if there is one.
+    /// Reads the map file and the rules file again, if there are any.
     pub(super) fn reload(&mut self) {
         if let Some(map_file) = &mut self.policy.map_file {
             map_file.reload();
+        }
+        if let Some(rules) = &mut self.policy.rules {
+            rules.reload();
         }
     }
 
@@ -182,11 +197,16 @@ impl Requests {
             }
             Ok(Packet::Request(request)) if peer.port() != 0 => {
                 let fingerprint = Fingerprint::of(payload);
-                self.admit(now, listener, endpoint, fingerprint, &request, floor);
+                let came = Came {
+                    listener,
+                    endpoint,
+                    interface: datagram.interface,
+                };
+                self.admit(now, &came, fingerprint, &request, floor);
             }
             // A DATA is answered, an ACK isn't: tftp-hpa acknowledges ERRORs, from
             // the port that its next request comes from as well.
-            Ok(Packet::Data { .. }) if floor.single_port() => {
+            Ok(Packet::Data { .. }) if floor.listeners_carry_transfers() => {
                 turn_away(now, listener, &endpoint, floor);
             }
             Ok(_) => floor.counters.foreign += 1,
@@ -197,12 +217,14 @@ impl Requests {
     fn admit(
         &mut self,
         now: Instant,
-        listener: &ListenSocket,
-        endpoint: Endpoint,
+        came: &Came<'_>,
         fingerprint: Fingerprint,
         request: &Request<'_>,
         floor: &mut Floor,
     ) {
+        let &Came {
+            listener, endpoint, ..
+        } = came;
         floor.counters.requests += 1;
         let random = floor.random.number();
         let admission = floor.sessions.admit(&endpoint, fingerprint, now, random);
@@ -211,9 +233,9 @@ impl Requests {
         else {
             return;
         };
-        let opened = self.open(now, listener, &endpoint, request, gives_way, floor);
-        let session = match opened {
-            Ok(session) => session,
+        let opened = self.open(now, came, request, gives_way, floor);
+        let (session, section) = match opened {
+            Ok(opened) => opened,
             Err(refusal) => {
                 self.refuse(now, listener, &endpoint, request, &refusal, floor);
                 return;
@@ -227,7 +249,7 @@ impl Requests {
         if let Some((key, ending)) = gives_way {
             floor.end_session(key, ending);
         }
-        if let Err(error) = floor.start_session(endpoint, fingerprint, session) {
+        if let Err(error) = floor.start_session(endpoint, fingerprint, session, section) {
             debug!("{}: cannot watch its socket: {error}", endpoint.peer);
             self.shed(now, endpoint.peer, "no socket can be watched", floor);
         }
@@ -288,16 +310,20 @@ impl Requests {
     fn open(
         &self,
         now: Instant,
-        listener: &ListenSocket,
-        endpoint: &Endpoint,
+        came: &Came<'_>,
         request: &Request<'_>,
         gives_way: Option<(SessionKey, Ending<'_>)>,
         floor: &mut Floor,
-    ) -> Result<Session, NoSession> {
+    ) -> Result<(Session, Option<Rc<Section>>), NoSession> {
+        let &Came {
+            listener,
+            ref endpoint,
+            interface,
+        } = came;
         let peer = endpoint.peer;
         let settle = || {
             self.policy
-                .settle(now, request, peer)
+                .settle(now, request, peer, interface)
                 .map_err(NoSession::from)
         };
         let mut granted = settle();
@@ -307,6 +333,16 @@ impl Requests {
             granted = settle();
         }
         let granted = granted?;
+        let section = granted.section.as_deref();
+        let terms = Terms::of(section, self.limits, self.config).map_err(NoSession::Crowded)?;
+        let request = &Request {
+            mode: if terms.octet {
+                Mode::Octet
+            } else {
+                request.mode
+            },
+            ..*request
+        };
         floor.reporter.granted(now, request, peer, &granted);
         // A port that others know isn't shared with a server: forged requests could have
         // two of them send each other files.
@@ -314,9 +350,9 @@ impl Requests {
         let is_read = request.direction == Direction::Read;
         let is_light = is_read && may_share && floor.sessions.is_short();
         let open = || match request.direction {
-            Direction::Read => self.open_read(&granted, request, is_light),
+            Direction::Read => open_read(&granted, request, terms.limits, is_light),
             Direction::Write => {
-                let opened = self.open_write(&granted, request);
+                let opened = open_write(&granted, request, terms.limits);
                 self.policy.charge_look_ups(peer);
                 opened
             }
@@ -334,16 +370,9 @@ impl Requests {
             }
             Err(error) => return Err(NoSession::Answer(error, Settled::of(granted))),
         };
-        let (window, sharing) = match request.direction {
-            Direction::Read if is_light => (None, Sharing::Always),
-            Direction::Read if may_share => (None, Sharing::Instead),
-            Direction::Read => (None, Sharing::Never),
-            // Where ports are few, or one, each can be guessed anyway.
-            Direction::Write if may_share && self.config.proof == Proof::Never => {
-                (Some(&opened.negotiated), Sharing::Instead)
-            }
-            Direction::Write => (Some(&opened.negotiated), Sharing::Never),
-        };
+        let sharing = terms.sharing(request.direction, may_share, is_light);
+        // What an upload's client sends without waiting for an answer.
+        let window = (!is_read).then_some(&opened.negotiated);
         let give = |floor: &mut Floor| {
             let registry = floor.poll.registry();
             let ports = &mut floor.ports;
@@ -359,7 +388,7 @@ impl Requests {
                 socket = give(floor);
             }
         }
-        let socket = socket.map_err(|error| {
+        let mut socket = socket.map_err(|error| {
             debug!(
                 "{peer}: cannot open a socket on {}: {error}",
                 endpoint.local
@@ -369,7 +398,8 @@ impl Requests {
                 _ => NoSession::Overload("no socket can be had"),
             }
         })?;
-        let (transfer, content) = self.transfer(opened, socket.is_shared());
+        socket.send_twice(terms.send_twice);
+        let (transfer, content) = transfer(opened, &terms.config, socket.is_shared());
         let remote = Remote::Known(peer);
         let is_long = request.filename.len() > LONGEST_ASKED;
         let name = if is_long {
@@ -377,66 +407,8 @@ impl Requests {
         } else {
             request.filename
         };
-        Ok(Session::new(transfer, content, socket, remote, name, now))
-    }
-
-    fn open_read(
-        &self,
-        granted: &Granted<'_>,
-        request: &Request<'_>,
-        is_light: bool,
-    ) -> Result<Opened, StorageError> {
-        let (root, name) = (granted.root(), &granted.name);
-        let file = if is_light {
-            root.open_closable(name)?
-        } else {
-            root.open_file(name)?
-        };
-        let mut oack = [0; MAX_DATAGRAM];
-        let size = Some(file.size());
-        let (negotiated, len) = options::negotiate(request, &self.limits, size, &mut oack);
-        Ok(Opened {
-            content: Content::Source(FileSource::new(file, request.mode)),
-            opening: opening(&oack[..len]),
-            negotiated,
-        })
-    }
-
-    fn open_write(
-        &self,
-        granted: &Granted<'_>,
-        request: &Request<'_>,
-    ) -> Result<Opened, StorageError> {
-        let mut oack = [0; MAX_DATAGRAM];
-        let (negotiated, len) = options::negotiate(request, &self.limits, None, &mut oack);
-        let announced = announced_size(request, &negotiated);
-        let upload = granted.root().begin(&granted.name, announced)?;
-        let sink = FileSink::new(upload, request.mode);
-        Ok(Opened {
-            content: Content::Sink(Box::new(sink)),
-            opening: opening(&oack[..len]),
-            negotiated,
-        })
-    }
-
-    /// The transfer of a file, on a port of its own or one that others know.
-    fn transfer(&self, opened: Opened, is_shared: bool) -> (Transfer, Content<Upload>) {
-        let Opened {
-            content,
-            opening,
-            negotiated,
-        } = opened;
-        let mut config = self.config;
-        if is_shared {
-            config.proof = Proof::Never;
-        }
-        let transfer = match &content {
-            Content::Source(source) => {
-                Transfer::Sender(Sender::new(&config, opening, negotiated, source.length()))
-            }
-            Content::Sink(_) => Transfer::Receiver(Receiver::new(&config, opening, negotiated)),
-        };
-        (transfer, content)
+        let session = Session::new(transfer, content, socket, remote, name, now);
+        Ok((session, granted.section))
     }
 
     /// There will be no session: the client is told, if not too many are told.
@@ -454,6 +426,11 @@ impl Requests {
         let (code, text) = match refusal {
             NoSession::Overload(reason) | NoSession::TooMuchWork(reason) => {
                 self.shed(now, peer, reason, floor);
+                return;
+            }
+            NoSession::Crowded(reason) => {
+                floor.counters.crowded += 1;
+                self.report_drop(now, peer, reason, floor);
                 return;
             }
             NoSession::Answer(error, settled) => {
@@ -501,6 +478,65 @@ impl Requests {
             .write();
         }
     }
+}
+
+fn open_read(
+    granted: &Granted<'_>,
+    request: &Request<'_>,
+    limits: Limits,
+    is_light: bool,
+) -> Result<Opened, StorageError> {
+    let (root, name) = (granted.root(), &granted.name);
+    let file = if is_light {
+        root.open_closable(name)?
+    } else {
+        root.open_file(name)?
+    };
+    let mut oack = [0; MAX_DATAGRAM];
+    let size = Some(file.size());
+    let (negotiated, len) = options::negotiate(request, &limits, size, &mut oack);
+    Ok(Opened {
+        content: Content::Source(FileSource::new(file, request.mode)),
+        opening: opening(&oack[..len]),
+        negotiated,
+    })
+}
+
+fn open_write(
+    granted: &Granted<'_>,
+    request: &Request<'_>,
+    limits: Limits,
+) -> Result<Opened, StorageError> {
+    let mut oack = [0; MAX_DATAGRAM];
+    let (negotiated, len) = options::negotiate(request, &limits, None, &mut oack);
+    let announced = announced_size(request, &negotiated);
+    let upload = granted.root().begin(&granted.name, announced)?;
+    let sink = FileSink::new(upload, request.mode);
+    Ok(Opened {
+        content: Content::Sink(Box::new(sink)),
+        opening: opening(&oack[..len]),
+        negotiated,
+    })
+}
+
+/// The transfer of a file, on a port of its own or one that others know.
+fn transfer(opened: Opened, config: &Config, is_shared: bool) -> (Transfer, Content<Upload>) {
+    let Opened {
+        content,
+        opening,
+        negotiated,
+    } = opened;
+    let mut config = *config;
+    if is_shared {
+        config.proof = Proof::Never;
+    }
+    let transfer = match &content {
+        Content::Source(source) => {
+            Transfer::Sender(Sender::new(&config, opening, negotiated, source.length()))
+        }
+        Content::Sink(_) => Transfer::Receiver(Receiver::new(&config, opening, negotiated)),
+    };
+    (transfer, content)
 }
 
 fn answer_malformed(

@@ -36,6 +36,8 @@ use crate::net::{Binding, ListenSocket};
 use crate::policy::access::Access;
 use crate::policy::client_root::ClientRoots;
 use crate::policy::map::file::MapFile;
+use crate::policy::rules;
+use crate::policy::rules::file::{LiveRules, RulesFile};
 use crate::policy::work::WorkAllowance;
 use crate::policy::{Policy, map_test};
 use crate::protocol::retry::{RetryPolicy, Wait};
@@ -75,39 +77,59 @@ impl Server {
         let log_file = logging::start(args, inherited.by_inetd)?;
         let map_file = args.map_file.as_deref();
         let map_file = map_file.map(|path| open_map_file(args, path)).transpose()?;
+        let rules = args.rules.as_deref();
+        let rules = rules.map(|path| open_rules(args, path)).transpose()?;
         let client_roots = args.per_client_root.map(ClientRoots::open).transpose()?;
         let notifier = Notifier::from_environment(clock::now())?;
-        let listeners = listeners(args, inherited.sockets)?;
+        let listeners = listeners(args, inherited.sockets, rules.as_ref())?;
         let directory = Directory::open(args.root())?;
         // As it is seen from outside.
         let path = args.root().canonicalize().unwrap_or(args.root().into());
         exposure::check(args, directory.as_fd(), &path)?;
+        if let Some(rules) = &rules {
+            for (path, directory) in rules.directories() {
+                exposure::check(args, directory, path)?;
+            }
+        }
         let linked = linked_directories(args)?;
         let signals = Signals::take_over()?;
         let mut pid_file = args.pid_file.as_deref().map(reserve_pid_file).transpose()?;
-        let others = listeners.len() - 1 + linked.len();
+        let beside = rules.as_ref().map_or(0, |it| it.directories().count());
+        let others = listeners.len() - 1 + linked.len() + beside;
         let max_sessions = max_sessions(args, host::raise_open_files()?, others as u64);
         let lifetime = lifetime(args, inherited.by_inetd);
         // The sandbox hides how many processors there are.
         let busy_poll = busy_poll(args);
-        let map_directory = map_file.as_ref().and_then(MapFile::directory);
-        let log_file_of = log_file.as_ref();
-        let enforcement = confine(args, directory.as_fd(), &linked, log_file_of, map_directory)?;
+        let kept = Kept {
+            root: directory.as_fd(),
+            linked: &linked,
+            log_file: log_file.as_ref(),
+            map_file: map_file.as_ref(),
+            rules: rules.as_ref(),
+        };
+        let enforcement = confine(args, &kept)?;
         if let Some(pid_file) = pid_file.as_mut().filter(|_| args.chroot) {
             pid_file.lose_path();
         }
         let mut random = Random::default();
         let closed = client_roots.as_ref().map(ClientRoots::closed);
+        let root = Root::with_links(directory, linked, policy(args))?.closing(closed);
         let policy = Policy {
             access: access(args),
-            root: Root::with_links(directory, linked, policy(args))?.closing(closed),
+            rules: rules.map(|rules| rules.serve(&root)).transpose()?,
+            root,
             client_roots,
             map_file,
             allowance: WorkAllowance::new(random.seed(), clock::now()).into(),
         };
+        let some_share = policy
+            .rules
+            .as_ref()
+            .is_some_and(LiveRules::has_single_port);
         let root = path.display();
         let addresses: Vec<_> = listeners.iter().map(ListenSocket::address).collect();
         let mapped_by = policy.map_file.as_ref().map(ToString::to_string);
+        let ruled_by = policy.rules.as_ref().map(ToString::to_string);
         let links_to = listed(&args.follow_links);
         let listening = Event::Listening {
             addresses: Addresses(&addresses),
@@ -115,6 +137,7 @@ impl Server {
             access: described(args),
             max_sessions: max_sessions as u64,
             mapped_by: mapped_by.as_ref().map(|map| Cut(map)),
+            ruled_by: ruled_by.as_ref().map(|rules| Cut(rules)),
             links_to: links_to.as_ref().map(|directories| Cut(directories)),
         };
         let now = clock::now();
@@ -123,7 +146,10 @@ impl Server {
         let sessions = sessions(args, max_sessions, now);
         let unproved_rate = NonZeroU64::new(args.max_unproved_rate);
         let ports = args.port_range.clone();
-        let floor = Floor::new(sessions, ports, shared, unproved_rate, now)?;
+        let mut floor = Floor::new(sessions, ports, shared, unproved_rate, now)?;
+        if some_share {
+            floor = floor.with_listening(&listeners, now);
+        }
         let front = Front::new(listeners, requests);
         let mut server = Self::new(front, floor, busy_poll, lifetime, signals, log_file)?;
         if let (Some(pid_file), Some(path)) = (&mut pid_file, &args.pid_file) {
@@ -132,6 +158,9 @@ impl Server {
                 .map_err(|error| cannot_write_pid_file(path, &error))?;
         }
         listening.write();
+        if let Some(rules) = &server.front.requests.policy.rules {
+            rules.tell_lacking();
+        }
         if let Some(notifier) = &notifier {
             notifier.ready(&listening.to_string());
         }
@@ -153,14 +182,27 @@ fn open_map_file(args: &Args, path: &Path) -> Result<MapFile, String> {
     Ok(map_file)
 }
 
+/// The rules by client, which are read again where they are.
+fn open_rules(args: &Args, path: &Path) -> Result<RulesFile, String> {
+    let mut rules = RulesFile::open(path)?;
+    if args.chroot {
+        rules.prepare_for_chroot()?;
+    }
+    Ok(rules)
+}
+
 /// The sockets that requests come in on: those that were handed over, or our own.
-fn listeners(args: &Args, inherited: Vec<UdpSocket>) -> Result<Rc<[ListenSocket]>, String> {
+fn listeners(
+    args: &Args,
+    inherited: Vec<UdpSocket>,
+    rules: Option<&RulesFile>,
+) -> Result<Rc<[ListenSocket]>, String> {
     let listeners = if inherited.is_empty() {
         listen(args)?
     } else {
         adopt(inherited)?
     };
-    if args.single_port {
+    if args.single_port || rules.is_some_and(RulesFile::has_single_port) {
         // It takes a right that is about to be given up.
         listeners.iter().for_each(ListenSocket::prepare_sharing);
     }
@@ -184,39 +226,76 @@ fn listed(directories: &[PathBuf]) -> Option<String> {
     (!names.is_empty()).then(|| names.join(", "))
 }
 
-/// Gives up every right that serving `root` doesn't take.
-fn confine(
-    args: &Args,
-    root: BorrowedFd<'_>,
-    linked: &[Directory],
-    log_file: Option<&LogFile>,
-    map_directory: Option<BorrowedFd<'_>>,
-) -> Result<Enforcement, Box<dyn Error>> {
+/// What serving takes.
+struct Kept<'a> {
+    root: BorrowedFd<'a>,
+    linked: &'a [Directory],
+    log_file: Option<&'a LogFile>,
+    map_file: Option<&'a MapFile>,
+    rules: Option<&'a RulesFile>,
+}
+
+/// Gives up every right that serving doesn't take.
+fn confine(args: &Args, kept: &Kept<'_>) -> Result<Enforcement, Box<dyn Error>> {
     let find = |it: &UserAndGroup| Identity::find(&it.user, it.group.as_deref());
     let identity = args.user.as_ref().map(find).transpose()?;
-    if let (Some(identity), Some(log_file)) = (&identity, log_file) {
+    if let (Some(identity), Some(log_file)) = (&identity, kept.log_file) {
         // Where it can't be given away, or is others' as well, it may not be opened
         // again: that is told when it is tried.
         let _ = log_file.with_ours(|file| identity.adopt(file));
     }
-    let linked: Vec<_> = linked.iter().map(AsFd::as_fd).collect();
+    let linked: Vec<_> = kept.linked.iter().map(AsFd::as_fd).collect();
+    let beside = kept.rules.into_iter().flat_map(RulesFile::directories);
+    let beside: Vec<_> = beside.map(|(_, directory)| directory).collect();
+    // In a chroot their paths lead to what is served.
+    let files = [&args.map_file, &args.rules].into_iter().flatten();
+    let read_again: Vec<_> = files
+        .map(PathBuf::as_path)
+        .filter(|_| !args.chroot)
+        .collect();
+    let directories = [
+        kept.map_file.and_then(MapFile::directory),
+        kept.rules.and_then(RulesFile::directory),
+    ];
+    let read_again_in: Vec<_> = directories.into_iter().flatten().collect();
     let confinement = Confinement {
-        root,
+        root: kept.root,
         linked: &linked,
         linked_listable: args.ignore_case,
+        beside: &beside,
         writable: !args.read_only,
         // Uploads look for what was left behind.
         listable: args.ignore_case || !args.read_only,
-        log_directory: log_file.and_then(LogFile::directory),
-        // In a chroot their paths lead to what is served.
-        map_file: args.map_file.as_deref().filter(|_| !args.chroot),
-        map_directory,
+        log_directory: kept.log_file.and_then(LogFile::directory),
+        read_again: &read_again,
+        read_again_in: &read_again_in,
         pid_file: args.pid_file.as_deref().filter(|_| !args.chroot),
         chroot: args.chroot,
         sandbox: !args.no_sandbox,
         identity,
     };
     Ok(confinement.enter()?)
+}
+
+/// `--rules-test`: what the rules of `path` mean for the clients and names on standard
+/// input.
+///
+/// # Errors
+/// Rules, a map file or a root that can't be used.
+pub fn test_rules(args: &Args, path: &Path) -> Result<(), Box<dyn Error>> {
+    let root = Root::open(args.root(), policy(args))?;
+    let map_file = args.map_file.as_deref();
+    let now = clock::now();
+    let policy = Policy {
+        access: access(args),
+        rules: Some(open_rules(args, path)?.serve(&root)?),
+        root,
+        client_roots: args.per_client_root.map(ClientRoots::open).transpose()?,
+        map_file: map_file.map(|path| open_map_file(args, path)).transpose()?,
+        allowance: WorkAllowance::new(Random::default().seed(), now).into(),
+    };
+    let (lines, out) = (io::stdin().lock(), io::stdout().lock());
+    rules::test::run(&policy, now, lines, out)
 }
 
 /// `--map-test`: what the rules of `path` make of the names on standard input.
