@@ -26,11 +26,12 @@
 //! | 3 | [`log`] | typed events, as text, JSON, journal or syslog lines, each kind bounded | decide anything |
 //! | 3 | [`host`] | clock, signals, privileges, sandbox, inherited sockets, pid file | know TFTP |
 //! | 4 | [`session`] | a transfer with its port and its file: the order of a turn | read a clock that it wasn't lent, own a concrete socket |
+//! | 5 | [`helper`] | another program beside the server: what it is told and asked | decide what becomes of a request |
 //! | 5 | [`server`] | the loop of `tftpd` | – |
 //! | 5 | `client` | the command `tftp` (feature `client`) | – |
 //! | 6 | `bin` | the plot of each program | – |
 //!
-//! # Eight walks through the house
+//! # Nine walks through the house
 //!
 //! Each in the order of the files.
 //!
@@ -76,6 +77,12 @@
 //! **A repeated request.** `server/requests` → `table` knows the endpoint →
 //! `table/repeat`, the one place with the rule → the answer once more
 //! (`protocol/exchange`), a new transfer in place of the old, or nothing.
+//!
+//! **A question to a helper.** `server/requests` asks `helper` before or after `policy`,
+//! and the request waits in `helper/questions` → a line of the helper's (`helper/channel`,
+//! `helper/protocol`), or its time → `server/requests` begins with the request again, with
+//! the answer in hand: another name, an open file, a refusal, or nothing. What the log
+//! is told the helper is told (`server/report`).
 //!
 //! **A client's `get`.** `bin/tftp` → `client/cli` → `client/oneshot` (or
 //! `client/prompt`) makes a `client/job` → `client/attempts` decides which address
@@ -180,6 +187,8 @@
 //! | map file, its rules, its expressions compiled | 1 MiB; 4,096; 4 MiB, each 64 KiB | [`policy`] |
 //! | rules by client: sections, items of a list, patterns of names | 1,024; 256; 64 of 255 bytes | `policy::rules` |
 //! | paced download: sent at once after a pause, saved up | 10 ms' worth; 100 ms' worth | `server::pacing` |
+//! | questions to a helper | 256, 64 of one client network, for `--ask-timeout` | [`helper`] |
+//! | lines that wait for a helper; one of its lines | 256 KiB; 64 KiB | [`helper`] |
 //! | client: what it asks for | blocks of 1428 bytes, windows of 16 | `client::cli` |
 //! | server: dallying | 10 s, or the first wait if longer, at most 60 s | `server::start` |
 //! | client: dallying | 100 ms; on a network that loses, the first wait | `client::engine` |
@@ -190,6 +199,8 @@
 #[cfg(feature = "client")]
 pub mod client;
 pub mod file;
+#[cfg_attr(not(feature = "helper"), path = "no_helper.rs")]
+pub mod helper;
 pub mod host;
 pub mod log;
 pub mod net;

@@ -19,7 +19,8 @@ const MODULES: &[(&str, u8, &[&str])] = &[
     ("log", 3, &["host::clock"]),
     ("host", 3, &[]),
     ("session", 4, &[]),
-    ("server", 5, &[]),
+    ("helper", 5, &[]),
+    ("server", 5, &["helper"]),
     ("client", 5, &[]),
     ("bin", 6, &[]),
 ];

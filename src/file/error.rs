@@ -73,6 +73,11 @@ impl StorageError {
         }
     }
 
+    /// Why the system can't do something.
+    pub fn of_io(error: &io::Error) -> Self {
+        Errno::from_raw(error.raw_os_error().unwrap_or(0)).into()
+    }
+
     /// Why the directory of a new file can't be had.
     pub(super) fn of_directory(errno: Errno) -> Self {
         match errno {

@@ -175,7 +175,7 @@ impl Event<'_> {
         }
     }
 
-    const fn level(&self) -> Level {
+    pub(super) const fn level(&self) -> Level {
         match self {
             Self::Ended { level, .. } => *level,
             Self::Started { .. } => Level::Debug,

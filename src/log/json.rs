@@ -12,6 +12,8 @@ use std::sync::{Mutex, PoisonError};
 use log::kv::{self, Key, Value, VisitSource, VisitValue};
 use log::{LevelFilter, Log, Metadata, Record};
 
+#[cfg(feature = "helper")]
+use super::event::Event;
 use super::event::KIND;
 use super::{MARK, MAX_LINE};
 use crate::host::clock;
@@ -46,6 +48,15 @@ impl<W: Write + Send> Log for JsonLines<W> {
     }
 
     fn flush(&self) {}
+}
+
+/// Puts an event into `line` as this log would, and a line end.
+#[cfg(feature = "helper")]
+pub(crate) fn put_event(line: &mut String, event: &Event<'_>) {
+    let record = &mut Record::builder();
+    let record = record.level(event.level()).key_values(event);
+    let text = format_args!("{event}");
+    put_line(line, clock::unix_seconds(), &record.args(text).build());
 }
 
 /// Puts an object and a line end into `line`, at most [`MAX_LINE`] bytes: texts
@@ -122,7 +133,7 @@ impl VisitValue<'_> for &mut Fields<'_> {
 }
 
 /// Appends a JSON string of at most so many bytes, a few more if it is cut.
-fn put_text(line: &mut String, text: &dyn fmt::Display, max: usize) -> fmt::Result {
+pub(crate) fn put_text(line: &mut String, text: &dyn fmt::Display, max: usize) -> fmt::Result {
     line.push('"');
     let mut writer = Text {
         end: line.len() + max,

@@ -9,13 +9,14 @@
 //! is never resized. Must not: know what is in a datagram.
 #![allow(unsafe_code)]
 
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd as _, OwnedFd, RawFd};
 use std::ptr;
 
 use nix::libc;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 
 /// Room for both packet infos, or the larger of them and a segment size, in
 /// 8-byte words so that the kernel finds them aligned: `cmsghdr` 16 bytes,
@@ -298,6 +299,35 @@ pub(super) fn unsent(socket: &impl AsRawFd) -> usize {
         0
     }
 }
+
+/// Receives what has come on a stream into `buffer`, and the descriptors that came with
+/// it, at most [`MAX_DESCRIPTORS`]; returns how many bytes, 0 at its end. What is too
+/// much is closed.
+///
+/// # Errors
+/// `WouldBlock` if nothing is there; whatever else the kernel says.
+pub fn receive_with_descriptors(
+    stream: &impl AsRawFd,
+    buffer: &mut [u8],
+    descriptors: &mut impl Extend<OwnedFd>,
+) -> io::Result<usize> {
+    let mut control = nix::cmsg_space!([RawFd; MAX_DESCRIPTORS]);
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
+    let parts = &mut [IoSliceMut::new(buffer)];
+    let message = recvmsg::<()>(stream.as_raw_fd(), parts, Some(&mut control), flags)?;
+    // Cut, they were closed by the kernel.
+    for entry in message.cmsgs().into_iter().flatten() {
+        if let ControlMessageOwned::ScmRights(received) = entry {
+            // SAFETY: the kernel has just made these for us, and nobody else has them.
+            let own = |descriptor| unsafe { OwnedFd::from_raw_fd(descriptor) };
+            descriptors.extend(received.into_iter().map(own));
+        }
+    }
+    Ok(message.bytes)
+}
+
+/// Descriptors that one call receives.
+const MAX_DESCRIPTORS: usize = 16;
 
 /// The value of a control message; `None` if it was cut (`MSG_CTRUNC`).
 ///

@@ -20,7 +20,7 @@ use mio::{Interest, Registry, Token};
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
-pub use batch::{Batch, Destination, Received};
+pub use batch::{Batch, Destination, Received, receive_with_descriptors};
 
 /// Bytes we ask the kernel to queue on a listen socket, so that a whole room of
 /// machines switched on at once is answered and not lost. Costs nothing while

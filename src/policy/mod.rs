@@ -7,6 +7,11 @@
 
 pub mod access;
 pub mod client_root;
+#[cfg_attr(
+    not(any(feature = "rules", feature = "helper")),
+    allow(dead_code, reason = "no list is read")
+)]
+pub(crate) mod glob;
 #[cfg_attr(not(feature = "map"), path = "no_map.rs")]
 pub mod map;
 pub mod map_test;
@@ -102,6 +107,42 @@ impl Policy {
         work.entries += self.root.take_entries_read();
         self.allowance.borrow_mut().spend(work, peer.ip());
         granted
+    }
+
+    /// What holds for a file that is served under the name asked for, but found
+    /// elsewhere: no root is looked in.
+    ///
+    /// # Errors
+    /// What is against the name.
+    pub fn settle_given(
+        &self,
+        now: Instant,
+        request: &Request<'_>,
+        peer: SocketAddr,
+        interface: Option<u32>,
+    ) -> Result<Granted<'_>, Refusal> {
+        let client = Client {
+            address: peer.ip(),
+            interface: interface.map_or(Interface::Unknown, Interface::Index),
+            hardware: OnceCell::new(),
+        };
+        let mut work = Work::default();
+        let section = self.rules.as_ref().and_then(|live| {
+            let find = || live.hardware(now, client.address, &mut work);
+            live.rules.section(&client, find)
+        });
+        let name = self.root.name(request.filename, request.direction)?;
+        if section.is_some_and(|section| !section.allows(&name, request.direction)) {
+            return Err(StorageError::NOT_ALLOWED.into());
+        }
+        Ok(Granted {
+            own_root: None,
+            common_root: &self.root,
+            name,
+            origin: Origin::Asked,
+            lines: Vec::new(),
+            section: section.cloned(),
+        })
     }
 
     /// Takes off what looking up `peer`'s file has cost since [`Policy::settle`].

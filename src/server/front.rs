@@ -72,12 +72,14 @@ impl Front {
 
     /// Some socket may have more without a new event.
     pub(super) fn has_work(&self) -> bool {
-        self.unfinished.contains(&true)
+        self.unfinished.contains(&true) || self.requests.helper_has_work()
     }
 
-    /// When some socket may have more, though no event says so.
-    pub(super) const fn next_deadline(&self) -> Option<Instant> {
-        self.retry_at
+    /// When some socket may have more, though no event says so, or the helper is due.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let helper = self.requests.helper.as_ref();
+        let deadlines = [self.retry_at, helper.and_then(|it| it.next_deadline())];
+        deadlines.into_iter().flatten().min()
     }
 
     /// Takes the sockets that may have more.

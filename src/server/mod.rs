@@ -64,11 +64,14 @@ const REQUEST_LEN: usize = 1024;
 /// below it.
 const SIGNALS: Token = Token(*RESERVED.end());
 
+/// The helper's token; the one before it is free.
+const HELPER: Token = Token(*RESERVED.start() + 1);
+
 /// The most listen sockets there are tokens for.
 pub const MAX_LISTENERS: usize = 15;
 
 /// Those and the ports that transfers share beside them.
-const MAX_SOCKETS: usize = *RESERVED.end() - *RESERVED.start();
+const MAX_SOCKETS: usize = SIGNALS.0 - HELPER.0 - 1;
 
 const _: () = assert!(MAX_LISTENERS < MAX_SOCKETS);
 
@@ -109,14 +112,18 @@ impl Server {
     /// # Errors
     /// Whatever the kernel says.
     fn new(
-        front: Front,
-        floor: Floor,
+        mut front: Front,
+        mut floor: Floor,
         busy_poll: Duration,
         lifetime: Lifetime,
         signals: Signals,
         log_file: Option<LogFile>,
     ) -> io::Result<Self> {
         front.register(floor.registry())?;
+        if let Some(helper) = &mut front.requests.helper {
+            helper.register(floor.registry())?;
+            floor.reporter.events = Some(helper.events());
+        }
         let descriptor = signals.as_raw_fd();
         let source = &mut SourceFd(&descriptor);
         floor
@@ -157,6 +164,7 @@ impl Server {
             self.leave_if_idle();
         }
         self.floor.cut_off();
+        self.front.requests.run_helper(false, &mut self.floor);
         info!("stopped");
         self.floor.report();
         drop(self.pid_file);
@@ -196,10 +204,11 @@ impl Server {
         // What was left over comes after what is new: everyone gets a turn.
         let leftovers = self.floor.count_unfinished();
         let mut ready = self.front.take_unfinished(now);
-        let mut signalled = false;
+        let (mut signalled, mut has_said) = (false, false);
         for event in events {
             match event.token() {
                 SIGNALS => signalled = true,
+                HELPER => has_said = true,
                 token if socket_index(token) < MAX_SOCKETS => {
                     ready[socket_index(token)] = true;
                     if event.is_writable() {
@@ -219,6 +228,7 @@ impl Server {
         // What time it was when the sockets were looked at: an ACK that came
         // since hasn't missed its deadline.
         self.floor.run_deadlines(now);
+        self.front.requests.run_helper(has_said, &mut self.floor);
         if let Some(notifier) = &mut self.notifier {
             notifier.handle_timeout(now);
         }

@@ -11,6 +11,7 @@ use std::time::Instant;
 use log::{Level, log_enabled, trace};
 
 use super::counters::Counters;
+use crate::helper::Events;
 use crate::log::bounds::{Bounds, Kind};
 use crate::log::event::{Event, Figures};
 use crate::log::repeats::{RefusedRequest, Repeats};
@@ -65,6 +66,8 @@ pub(super) struct Reporter {
     bounds: Bounds,
     repeats: Repeats,
     searches: Searches,
+    /// A helper that is told as well, whatever the log leaves out.
+    pub(super) events: Option<Events>,
 }
 
 impl Reporter {
@@ -73,6 +76,7 @@ impl Reporter {
             bounds: Bounds::new(now),
             repeats: Repeats::default(),
             searches: Searches::default(),
+            events: None,
         }
     }
 
@@ -89,20 +93,21 @@ impl Reporter {
     /// Tells what was held back until now.
     pub(super) fn handle_timeout(&mut self, now: Instant) {
         if self.poll_timeout().is_some_and(|due| due <= now) {
-            self.tell(now, false);
+            self.tell_held_back(now, false);
         }
     }
 
     /// Tells all that is held back.
     pub(super) fn flush(&mut self, now: Instant) {
-        self.tell(now, true);
+        self.tell_held_back(now, true);
     }
 
-    fn tell(&mut self, now: Instant, hurry: bool) {
+    fn tell_held_back(&mut self, now: Instant, hurry: bool) {
         let Self {
             bounds,
             repeats,
             searches,
+            ..
         } = self;
         searches.tell(now, hurry, |search| {
             let refusal = RefusedRequest {
@@ -148,6 +153,17 @@ impl Reporter {
         reason: &impl fmt::Display,
         hint: impl Fn() -> Option<String>,
     ) {
+        if let Some(events) = &self.events {
+            events.borrow_mut().tell(&Event::Refused {
+                peer,
+                op: request.direction.name(),
+                file: Name(request.filename),
+                code,
+                reason: Cut(reason),
+                times: None,
+                hint: None,
+            });
+        }
         let is_miss = request.direction == Direction::Read && code == ErrorCode::FileNotFound;
         if is_miss && self.searches.miss(now, peer, request.filename, &hint) {
             return;
@@ -214,11 +230,13 @@ impl Reporter {
         {
             searched(&mut self.bounds, now, &search, Ok(Name(found)));
         }
-        if !log_enabled!(Level::Debug) || !self.bounds.admit(now, Kind::Started, peer.ip()) {
+        let is_logged =
+            log_enabled!(Level::Debug) && self.bounds.admit(now, Kind::Started, peer.ip());
+        if !is_logged && self.events.is_none() {
             return;
         }
         let progress = session.transfer().progress();
-        Event::Started {
+        let event = Event::Started {
             peer,
             op: direction(session).name(),
             file: Name(name),
@@ -228,8 +246,8 @@ impl Reporter {
                 Content::Source(source) => source.length(),
                 Content::Sink(_) => session.transfer().negotiated().tsize,
             },
-        }
-        .write();
+        };
+        self.tell(&event, is_logged);
     }
 
     /// A session that has ended.
@@ -249,7 +267,9 @@ impl Reporter {
             (true, true) => Some(Kind::Ended),
             (true, false) => None,
         };
-        if kind.is_some_and(|kind| !self.bounds.admit(now, kind, session.peer().ip())) {
+        let client = session.peer().ip();
+        let is_logged = kind.is_none_or(|kind| self.bounds.admit(now, kind, client));
+        if !is_logged && self.events.is_none() {
             return;
         }
         let has_changed = has_changed(session, ending);
@@ -263,15 +283,25 @@ impl Reporter {
             (_, error) if has_changed => ("changed", error),
             as_it_is => as_it_is,
         };
-        Event::Ended {
+        let event = Event::Ended {
             level,
             figures: figures(session, now),
             outcome,
             lacks_last_ack: matches!(ending, Ending::Outcome(Outcome::LastAckMissing)),
             error,
             hint: hint(session, ending, has_changed),
+        };
+        self.tell(&event, is_logged);
+    }
+
+    /// Tells the helper, and the log if it is to know.
+    fn tell(&self, event: &Event<'_>, is_logged: bool) {
+        if let Some(events) = &self.events {
+            events.borrow_mut().tell(event);
         }
-        .write();
+        if is_logged {
+            event.write();
+        }
     }
 }
 

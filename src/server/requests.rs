@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -14,11 +15,14 @@ use super::REQUEST_LEN;
 use super::drops::DropLines;
 use super::floor::{Floor, Needed};
 use super::hints::{self, Place};
+use super::ports::Sharing;
 use super::report::Ending;
 use super::terms::Terms;
-use crate::file::{FileSink, FileSource, Name, Root, StorageError, Upload};
+use crate::file::{FileSink, FileSource, Name, ReadFile, Root, StorageError, Upload};
+use crate::helper::{Answer, Helper, Waiting};
+use crate::host::clock;
 use crate::log::event::Event;
-use crate::net::{Destination, ListenSocket, Received};
+use crate::net::{Destination, ListenSocket, Received, TransferSocket};
 use crate::policy::rules::Section;
 use crate::policy::{self, Granted, Origin, Policy};
 use crate::protocol::receiver::Receiver;
@@ -65,6 +69,8 @@ enum NoSession {
     Overload(&'static str),
     /// A limit of the rules by client is reached: silence, and nobody gives way.
     Crowded(&'static str),
+    /// The helper is against it: the peer is told, and the log.
+    ByHelper(ErrorCode, String),
     /// Requests cost too much this second: silence as well, and nobody else has to
     /// give way.
     TooMuchWork(&'static str),
@@ -104,6 +110,8 @@ struct Came<'a> {
     endpoint: Endpoint,
     /// The kernel's number for the interface, if it told.
     interface: Option<u32>,
+    /// The request as it came.
+    datagram: &'a [u8],
 }
 
 /// A request may have a session.
@@ -132,6 +140,8 @@ pub(super) struct Requests {
     /// How many requests may still be refused with an ERROR this second.
     refusals: NetworkRateLimit,
     drop_lines: DropLines,
+    /// Another program that is asked what to serve.
+    pub(super) helper: Option<Box<Helper>>,
 }
 
 impl Requests {
@@ -150,6 +160,7 @@ impl Requests {
             is_closing: false,
             refusals: NetworkRateLimit::new(REFUSALS, NETWORKS, seed, now),
             drop_lines: DropLines::new(seed, now),
+            helper: None,
         }
     }
 
@@ -196,13 +207,14 @@ impl Requests {
                 self.report_drop(now, peer, reason, floor);
             }
             Ok(Packet::Request(request)) if peer.port() != 0 => {
-                let fingerprint = Fingerprint::of(payload);
                 let came = Came {
                     listener,
                     endpoint,
                     interface: datagram.interface,
+                    datagram: payload,
                 };
-                self.admit(now, &came, fingerprint, &request, floor);
+                floor.counters.requests += 1;
+                self.admit(now, &came, &request, None, floor);
             }
             // A DATA is answered, an ACK isn't: tftp-hpa acknowledges ERRORs, from
             // the port that its next request comes from as well.
@@ -218,14 +230,20 @@ impl Requests {
         &mut self,
         now: Instant,
         came: &Came<'_>,
-        fingerprint: Fingerprint,
         request: &Request<'_>,
+        answer: Option<&Answer>,
         floor: &mut Floor,
     ) {
         let &Came {
             listener, endpoint, ..
         } = came;
-        floor.counters.requests += 1;
+        let fingerprint = Fingerprint::of(came.datagram);
+        if let (Some(helper), None) = (&mut self.helper, answer)
+            && helper.is_asked(&endpoint, fingerprint)
+        {
+            floor.counters.repeated += 1;
+            return;
+        }
         let random = floor.random.number();
         let admission = floor.sessions.admit(&endpoint, fingerprint, now, random);
         let Some(Admitted { gives_way }) =
@@ -233,9 +251,18 @@ impl Requests {
         else {
             return;
         };
-        let opened = self.open(now, came, request, gives_way, floor);
+        if answer.is_none() && self.is_for_helper(request) {
+            self.ask(now, came, fingerprint, floor);
+            return;
+        }
+        let has_answer = answer.is_some();
+        let opened = self.open(now, came, request, answer, gives_way, floor);
         let (session, section) = match opened {
             Ok(opened) => opened,
+            Err(refusal) if !has_answer && self.asks_after(&refusal, request) => {
+                self.ask(now, came, fingerprint, floor);
+                return;
+            }
             Err(refusal) => {
                 self.refuse(now, listener, &endpoint, request, &refusal, floor);
                 return;
@@ -253,6 +280,73 @@ impl Requests {
             debug!("{}: cannot watch its socket: {error}", endpoint.peer);
             self.shed(now, endpoint.peer, "no socket can be watched", floor);
         }
+    }
+
+    /// Whether the helper is to be asked about this name before anything is looked for.
+    fn is_for_helper(&self, request: &Request<'_>) -> bool {
+        let Some(helper) = self.helper.as_ref().filter(|it| it.is_there()) else {
+            return false;
+        };
+        let name = self.policy.root.name(request.filename, request.direction);
+        name.is_ok_and(|name| helper.knows(&name))
+    }
+
+    /// Whether it is to be asked since nothing was found.
+    fn asks_after(&self, refusal: &NoSession, request: &Request<'_>) -> bool {
+        let is_missing = match refusal {
+            NoSession::Answer(error, _) => error.code() == ErrorCode::FileNotFound,
+            NoSession::ByPolicy(refusal) => refusal.code() == ErrorCode::FileNotFound,
+            _ => false,
+        };
+        let helper = self.helper.as_ref().filter(|it| it.is_there());
+        is_missing && helper.is_some_and(|helper| helper.knows_missing(request))
+    }
+
+    /// Asks the helper about a request, which waits for the answer.
+    fn ask(&mut self, now: Instant, came: &Came<'_>, fingerprint: Fingerprint, floor: &mut Floor) {
+        let waiting = Waiting {
+            endpoint: came.endpoint,
+            fingerprint,
+            datagram: came.datagram.into(),
+            listener: came.listener.clone(),
+            interface: came.interface,
+        };
+        let asked = self.helper.as_mut().is_some_and(|it| it.ask(now, waiting));
+        if !asked {
+            let reason = "the helper has too many questions to answer";
+            self.shed(now, came.endpoint.peer, reason, floor);
+        }
+    }
+
+    /// The helper may have something to read or to answer, or has said something.
+    pub(super) fn run_helper(&mut self, has_said: bool, floor: &mut Floor) {
+        let Some(helper) = &mut self.helper else {
+            return;
+        };
+        for (waiting, answer) in helper.run(clock::now(), has_said, floor.registry()) {
+            let Ok(Packet::Request(request)) = Packet::parse(&waiting.datagram) else {
+                continue;
+            };
+            if self.is_closing {
+                floor.counters.shed += 1;
+                continue;
+            }
+            let came = Came {
+                listener: &waiting.listener,
+                endpoint: waiting.endpoint,
+                interface: waiting.interface,
+                datagram: &waiting.datagram,
+            };
+            self.admit(clock::now(), &came, &request, Some(&answer), floor);
+        }
+        if let Some(helper) = &mut self.helper {
+            helper.flush(clock::now());
+        }
+    }
+
+    /// The helper may have said more without a new event.
+    pub(super) fn helper_has_work(&self) -> bool {
+        self.helper.as_ref().is_some_and(|it| it.has_work())
     }
 
     /// Whether a request may have a session, if it isn't refused. Otherwise it is answered
@@ -312,6 +406,7 @@ impl Requests {
         now: Instant,
         came: &Came<'_>,
         request: &Request<'_>,
+        answer: Option<&Answer>,
         gives_way: Option<(SessionKey, Ending<'_>)>,
         floor: &mut Floor,
     ) -> Result<(Session, Option<Rc<Section>>), NoSession> {
@@ -319,12 +414,17 @@ impl Requests {
             listener,
             ref endpoint,
             interface,
+            ..
         } = came;
-        let peer = endpoint.peer;
+        let (peer, spelled) = (endpoint.peer, request.filename);
+        let (request, given) = answered(request, answer)?;
         let settle = || {
-            self.policy
-                .settle(now, request, peer, interface)
-                .map_err(NoSession::from)
+            let policy = &self.policy;
+            let settled = match given {
+                Some(_) => policy.settle_given(now, &request, peer, interface),
+                None => policy.settle(now, &request, peer, interface),
+            };
+            settled.map_err(NoSession::from)
         };
         let mut granted = settle();
         if matches!(granted, Err(NoSession::Overload(_)))
@@ -341,7 +441,7 @@ impl Requests {
             } else {
                 request.mode
             },
-            ..*request
+            ..request
         };
         floor.reporter.granted(now, request, peer, &granted);
         // A port that others know isn't shared with a server: forged requests could have
@@ -350,7 +450,7 @@ impl Requests {
         let is_read = request.direction == Direction::Read;
         let is_light = is_read && may_share && floor.sessions.is_short();
         let open = || match request.direction {
-            Direction::Read => open_read(&granted, request, terms.limits, is_light),
+            Direction::Read => open_read(&granted, given, request, terms.limits, is_light),
             Direction::Write => {
                 let opened = open_write(&granted, request, terms.limits);
                 self.policy.charge_look_ups(peer);
@@ -373,40 +473,12 @@ impl Requests {
         let sharing = terms.sharing(request.direction, may_share, is_light);
         // What an upload's client sends without waiting for an answer.
         let window = (!is_read).then_some(&opened.negotiated);
-        let give = |floor: &mut Floor| {
-            let registry = floor.poll.registry();
-            let ports = &mut floor.ports;
-            ports.give(now, endpoint, listener, window, sharing, registry)
-        };
-        let mut socket = give(floor);
-        if let Err(error) = &socket {
-            let needed = match error.kind() {
-                io::ErrorKind::AddrInUse => Needed::Port,
-                _ => Needed::Descriptor,
-            };
-            if floor.make_room(now, needed, gives_way) {
-                socket = give(floor);
-            }
-        }
-        let mut socket = socket.map_err(|error| {
-            debug!(
-                "{peer}: cannot open a socket on {}: {error}",
-                endpoint.local
-            );
-            match error.kind() {
-                io::ErrorKind::AddrInUse => NoSession::Overload("no port of the range is free"),
-                _ => NoSession::Overload("no socket can be had"),
-            }
-        })?;
+        let mut socket = take_socket(now, came, window, sharing, gives_way, floor)?;
         socket.send_twice(terms.send_twice);
         let (transfer, content) = transfer(opened, &terms.config, socket.is_shared());
         let remote = Remote::Known(peer);
-        let is_long = request.filename.len() > LONGEST_ASKED;
-        let name = if is_long {
-            &granted.name
-        } else {
-            request.filename
-        };
+        let is_long = spelled.len() > LONGEST_ASKED;
+        let name = if is_long { &granted.name } else { spelled };
         let session = Session::new(transfer, content, socket, remote, name, now);
         Ok((session, granted.section))
     }
@@ -445,6 +517,10 @@ impl Requests {
                 reporter.refusal(now, request, peer, code, error, hint);
                 (code, error.message())
             }
+            NoSession::ByHelper(code, text) => {
+                reporter.refusal(now, request, peer, *code, text, || None);
+                (*code, text.as_str())
+            }
             NoSession::ByPolicy(refusal) => {
                 let code = refusal.code();
                 let hint = || refusal.hint().map(str::to_owned);
@@ -480,14 +556,88 @@ impl Requests {
     }
 }
 
+/// The request as the helper's answer has it, and the open file that it is to be
+/// answered with.
+fn answered<'a>(
+    request: &Request<'a>,
+    answer: Option<&'a Answer>,
+) -> Result<(Request<'a>, Option<&'a OwnedFd>), NoSession> {
+    let mut request = *request;
+    match answer {
+        None | Some(Answer::Unknown) => Ok((request, None)),
+        Some(Answer::Path(path)) => {
+            request.filename = path;
+            Ok((request, None))
+        }
+        Some(Answer::File(file)) if request.direction == Direction::Read => {
+            Ok((request, Some(file)))
+        }
+        Some(Answer::File(_)) => Err(NoSession::ByHelper(
+            ErrorCode::NotDefined,
+            "A file to be read is no answer to an upload".to_owned(),
+        )),
+        Some(Answer::Refuse(code, text)) => Err(NoSession::ByHelper(*code, text.clone())),
+    }
+}
+
+/// Takes a socket. Where a descriptor or a port is missing, `gives_way` or another session
+/// is ended, and that is tried once more.
+fn take_socket(
+    now: Instant,
+    came: &Came<'_>,
+    window: Option<&Negotiated>,
+    sharing: Sharing,
+    gives_way: Option<(SessionKey, Ending<'_>)>,
+    floor: &mut Floor,
+) -> Result<TransferSocket, NoSession> {
+    let &Came {
+        listener,
+        ref endpoint,
+        ..
+    } = came;
+    let peer = endpoint.peer;
+    let give = |floor: &mut Floor| {
+        let registry = floor.poll.registry();
+        let ports = &mut floor.ports;
+        ports.give(now, endpoint, listener, window, sharing, registry)
+    };
+    let mut socket = give(floor);
+    if let Err(error) = &socket {
+        let needed = match error.kind() {
+            io::ErrorKind::AddrInUse => Needed::Port,
+            _ => Needed::Descriptor,
+        };
+        if floor.make_room(now, needed, gives_way) {
+            socket = give(floor);
+        }
+    }
+    socket.map_err(|error| {
+        debug!(
+            "{peer}: cannot open a socket on {}: {error}",
+            endpoint.local
+        );
+        match error.kind() {
+            io::ErrorKind::AddrInUse => NoSession::Overload("no port of the range is free"),
+            _ => NoSession::Overload("no socket can be had"),
+        }
+    })
+}
+
 fn open_read(
     granted: &Granted<'_>,
+    given: Option<&OwnedFd>,
     request: &Request<'_>,
     limits: Limits,
     is_light: bool,
 ) -> Result<Opened, StorageError> {
     let (root, name) = (granted.root(), &granted.name);
-    let file = if is_light {
+    let file = if let Some(given) = given {
+        ReadFile::given(
+            given
+                .try_clone()
+                .map_err(|error| StorageError::of_io(&error))?,
+        )?
+    } else if is_light {
         root.open_closable(name)?
     } else {
         root.open_file(name)?

@@ -24,6 +24,7 @@ use super::front::Front;
 use super::requests::Requests;
 use super::{Lifetime, MAX_LISTENERS, Server, exposure, logging};
 use crate::file::{self, Directory, Root, RootError, reason};
+use crate::helper::{Asking, Helper, Source};
 use crate::host::clock;
 use crate::host::random::Random;
 use crate::host::{
@@ -35,6 +36,7 @@ use crate::log::shown::{Addresses, Cut};
 use crate::net::{Binding, ListenSocket};
 use crate::policy::access::Access;
 use crate::policy::client_root::ClientRoots;
+use crate::policy::glob::Globs;
 use crate::policy::map::file::MapFile;
 use crate::policy::rules;
 use crate::policy::rules::file::{LiveRules, RulesFile};
@@ -92,10 +94,11 @@ impl Server {
             }
         }
         let linked = linked_directories(args)?;
+        let helper = start_helper(args)?;
         let signals = Signals::take_over()?;
         let mut pid_file = args.pid_file.as_deref().map(reserve_pid_file).transpose()?;
         let beside = rules.as_ref().map_or(0, |it| it.directories().count());
-        let others = listeners.len() - 1 + linked.len() + beside;
+        let others = listeners.len() - 1 + linked.len() + beside + usize::from(helper.is_some());
         let max_sessions = max_sessions(args, host::raise_open_files()?, others as u64);
         let lifetime = lifetime(args, inherited.by_inetd);
         // The sandbox hides how many processors there are.
@@ -141,7 +144,7 @@ impl Server {
             links_to: links_to.as_ref().map(|directories| Cut(directories)),
         };
         let now = clock::now();
-        let requests = Requests::new(policy, config(args), limits(args), random.seed(), now);
+        let mut requests = Requests::new(policy, config(args), limits(args), random.seed(), now);
         let shared = args.single_port.then_some(&*listeners);
         let sessions = sessions(args, max_sessions, now);
         let unproved_rate = NonZeroU64::new(args.max_unproved_rate);
@@ -150,6 +153,7 @@ impl Server {
         if some_share {
             floor = floor.with_listening(&listeners, now);
         }
+        requests.helper = helper;
         let front = Front::new(listeners, requests);
         let mut server = Self::new(front, floor, busy_poll, lifetime, signals, log_file)?;
         if let (Some(pid_file), Some(path)) = (&mut pid_file, &args.pid_file) {
@@ -171,6 +175,39 @@ impl Server {
         exposure::advise(args, &path);
         Ok(server)
     }
+}
+
+/// The helper, as the user that the server is going to be.
+fn start_helper(args: &Args) -> Result<Option<Box<Helper>>, String> {
+    let source = match (&args.helper, &args.helper_socket) {
+        (Some(command), _) => Source::Command(command),
+        (None, Some(path)) => Source::Socket(path),
+        (None, None) if args.ask_missing || !args.ask.is_empty() => {
+            return Err("there is nobody to ask; add --helper or --helper-socket".to_owned());
+        }
+        (None, None) => return Ok(None),
+    };
+    let mut names = (!args.ask.is_empty()).then(Globs::default);
+    if let Some(names) = &mut names {
+        for pattern in &args.ask {
+            names.add(pattern)?;
+        }
+    }
+    let asking = Asking {
+        names,
+        missing: args.ask_missing,
+        timeout: args.ask_timeout,
+    };
+    let identity = identity(args)?;
+    let now = clock::now();
+    let helper = Helper::start(source, asking, identity.as_ref(), super::HELPER, now)?;
+    Ok(Some(Box::new(helper)))
+}
+
+/// The user to become.
+fn identity(args: &Args) -> Result<Option<Identity>, String> {
+    let find = |it: &UserAndGroup| Identity::find(&it.user, it.group.as_deref());
+    args.user.as_ref().map(find).transpose()
 }
 
 /// The map file, which is read again where it is.
@@ -237,8 +274,7 @@ struct Kept<'a> {
 
 /// Gives up every right that serving doesn't take.
 fn confine(args: &Args, kept: &Kept<'_>) -> Result<Enforcement, Box<dyn Error>> {
-    let find = |it: &UserAndGroup| Identity::find(&it.user, it.group.as_deref());
-    let identity = args.user.as_ref().map(find).transpose()?;
+    let identity = identity(args)?;
     if let (Some(identity), Some(log_file)) = (&identity, kept.log_file) {
         // Where it can't be given away, or is others' as well, it may not be opened
         // again: that is told when it is tried.

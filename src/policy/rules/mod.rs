@@ -4,7 +4,6 @@
 //! doesn't settle is as the command line has it. Must not: open a file for a client.
 
 pub mod file;
-mod glob;
 #[cfg_attr(not(feature = "rules"), path = "no_parse.rs")]
 mod parse;
 pub mod test;
@@ -15,8 +14,8 @@ use std::num::NonZeroU64;
 use std::rc::Rc;
 use std::time::Duration;
 
-use self::glob::Globs;
 use super::access::Network;
+use super::glob::Globs;
 use crate::wire::options::{Limits, OptionSet};
 use crate::wire::packet::Direction;
 

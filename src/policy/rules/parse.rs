@@ -14,10 +14,10 @@ use nix::net::if_::if_nametoindex;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::glob::{Globs, MAX_PATTERNS};
 use super::{
     ClientRules, Hardware, MAX_SECTIONS, Members, NamedInterface, Part, Place, Section, Settings,
 };
+use crate::policy::glob::{Globs, MAX_PATTERNS};
 use crate::wire::options::{MAX_BLKSIZE, MIN_BLKSIZE, OptionName};
 
 /// The most items of a list.

@@ -5,14 +5,14 @@
 //! pattern and name. Must not: look at files.
 
 /// Bytes of the longest pattern.
-pub(super) const MAX_PATTERN: usize = 255;
+pub(crate) const MAX_PATTERN: usize = 255;
 
 /// The most patterns in a list.
-pub(super) const MAX_PATTERNS: usize = 64;
+pub(crate) const MAX_PATTERNS: usize = 64;
 
 /// A list of patterns.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Globs {
+pub(crate) struct Globs {
     /// A name must match one of these, if there are any.
     allowed: Vec<Box<[u8]>>,
     /// And none of these.
@@ -24,7 +24,7 @@ impl Globs {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub(super) fn add(&mut self, text: &str) -> Result<(), &'static str> {
+    pub(crate) fn add(&mut self, text: &str) -> Result<(), &'static str> {
         let (list, pattern) = match text.strip_prefix('!') {
             Some(pattern) => (&mut self.denied, pattern),
             None => (&mut self.allowed, text),
@@ -48,13 +48,13 @@ impl Globs {
     }
 
     /// Whether the list lets this name through.
-    pub(super) fn allow(&self, name: &[u8]) -> bool {
+    pub(crate) fn allow(&self, name: &[u8]) -> bool {
         let is_in = |list: &[Box<[u8]>]| list.iter().any(|pattern| matches(pattern, name));
         (self.allowed.is_empty() || is_in(&self.allowed)) && !is_in(&self.denied)
     }
 
     /// Bytes that looking at this name takes, at most.
-    pub(super) fn work(&self, name: &[u8]) -> u64 {
+    pub(crate) fn work(&self, name: &[u8]) -> u64 {
         let patterns = (self.allowed.len() + self.denied.len()) as u64;
         patterns * name.len() as u64
     }
