@@ -14,7 +14,7 @@ use crate::table::{Endpoint, Fingerprint};
 const MAX: usize = 256;
 
 /// Of one client network.
-const MAX_OF_NETWORK: usize = 64;
+const MAX_OF_NETWORK: usize = 128;
 
 /// A request that waits for an answer.
 #[derive(Debug)]
@@ -130,7 +130,7 @@ mod tests {
         assert!(questions.take(1).is_none());
         let mut taken = 0;
         for network in 0..5 {
-            for port in 1..=80 {
+            for port in 1..=130 {
                 let added = questions.add(waiting([10, 0, network, 1], port, b"a"), later);
                 taken += usize::from(added.is_some());
             }
