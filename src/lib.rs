@@ -11,8 +11,8 @@
 //!
 //! # Map
 //!
-//! Layers import downwards only, but for two pairs within layer 3: `policy` uses
-//! `file`, and `log` uses `host`. No two files of a folder import each other.
+//! Layers import downwards only, but for three pairs within a layer: `policy` uses
+//! `file`, `log` uses `host`, and `server` uses `status`. No two files of a folder import each other.
 //! `tests/layering.rs` checks both.
 //!
 //! | layer | folder | what it is | must not |
@@ -27,6 +27,7 @@
 //! | 3 | [`host`] | clock, signals, privileges, sandbox, inherited sockets, pid file | know TFTP |
 //! | 4 | [`session`] | a transfer with its port and its file: the order of a turn | read a clock that it wasn't lent, own a concrete socket |
 //! | 5 | [`helper`] | another program beside the server: what it is told and asked | decide what becomes of a request |
+//! | 5 | [`status`] | the status port: HTTP, the page, JSON, metrics (feature `status`) | change anything |
 //! | 5 | [`server`] | the loop of `tftpd` | – |
 //! | 5 | `client` | the command `tftp` (feature `client`) | – |
 //! | 6 | `bin` | the plot of each program | – |
@@ -91,6 +92,12 @@
 //! puts the file in place → `client/report` prints the line and sets the exit
 //! status.
 //!
+//! **A look at the status port.** `server/mod` sees `status` ready, and calls it after
+//! the transfers' turn → `status` accepts, reads and writes within a turn's bytes →
+//! `status/connection` parses the request → `status/json` writes the sessions in
+//! pieces, over several turns; `status/metrics` and `status/page` answer at once. What
+//! has ended is in `status/history`, where `server/report` puts the log's events.
+//!
 //! # Where to change what
 //!
 //! | what | where |
@@ -110,6 +117,7 @@
 //! | a hint in a refusal | `server/hints` |
 //! | the text or the code of an ERROR | `file/error`, `wire/packet` |
 //! | a log line | `log/event`; when it is written: `server/report`; its bound: `log/bounds` |
+//! | what the status port shows | `status/json`, `status/metrics`, `status/page.html` |
 //! | a command line option | `server/cli`, `client/cli`, then `UPDATE_DOCS=1 cargo test --test docs` |
 //! | how the kernel is asked to send and receive | `net` |
 //!
@@ -160,7 +168,7 @@
 //! | sessions of one client (an IPv4 address, an IPv6 /64) | `--max-sessions-per-client` whose peer has answered, and 512 more; else no bound | [`table`] |
 //! | bytes to a network that nothing proves | `--max-unproved-rate` a second, and as much at once | `server::unproved` |
 //! | a client's part of a shared send buffer | 1/64 of what is left, once it is a quarter full | `server::shaper` |
-//! | answers to unverified peers in a shared send buffer | a quarter of it, or 2,048, in 4 s; half of that to one client network | `server::unverified` |
+//! | answers to unverified peers in each shared send buffer | a quarter of it, or up to 2,048 in half of it, in 4 s; half of that to one client network; more while the buffer is empty | `server::unverified` |
 //! | answers to nonsense | 100 a second, half of them to one client network | [`session`] |
 //! | ERRORs to refused requests | 10,000 a second, half of them to one client network | `server::requests` |
 //! | log lines about dropped requests | 10 a second for each reason, 1 of them for one client network | `server::drops` |
@@ -172,7 +180,7 @@
 //! | transfers listed on a signal | 200 | `server::report` |
 //! | neighbour table read for a client's own root | 1 MiB | [`policy::client_root`] |
 //! | directory entries read for a name in another case | 4096; 16 directories' are kept | `file::ignore_case` |
-//! | look-ups, map rules and the neighbour table for all requests | a fifth of a second each second | [`policy::work`] |
+//! | look-ups, map rules and the neighbour table for all requests | a fifth of a second each second; half of it for names of more than 128 bytes | [`policy::work`] |
 //! | a name on its way | 64 directories deep, 40 links | `file::walk` |
 //! | a name that a session keeps for the log | 96 bytes, or as long as the file's own | `server::requests` |
 //! | ports that are tried in a client's name | 8 within a second end its uploads; 256 addresses told apart | [`table::guesses`] |
@@ -194,12 +202,13 @@
 //! | client: dallying | 100 ms; on a network that loses, the first wait | `client::engine` |
 //! | directory entries read to sweep | 16,384, with each 64th upload to a directory; 64 directories told apart | `file::publish`, `file::space` |
 //! | temporary file where hosts share a file system | swept after 10 minutes without a write | `file::publish` |
+//! | status port | 32 connections, requests of 4 KiB, 64 KiB a turn, 5 s to ask, 30 s to be read; 200 that ended are kept | [`status`] |
 //! | upload | `--max-upload`, else the free space | [`mod@file`] |
 
 #[cfg(feature = "client")]
 pub mod client;
 pub mod file;
-#[cfg_attr(not(feature = "helper"), path = "no_helper.rs")]
+#[cfg_attr(not(feature = "helper"), path = "helper/none.rs")]
 pub mod helper;
 pub mod host;
 pub mod log;
@@ -208,5 +217,10 @@ pub mod policy;
 pub mod protocol;
 pub mod server;
 pub mod session;
+#[cfg(feature = "status")]
+pub mod status;
+#[cfg(not(feature = "status"))]
+#[path = "status/off.rs"]
+pub mod status;
 pub mod table;
 pub mod wire;

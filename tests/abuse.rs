@@ -466,7 +466,12 @@ fn answers_to_nobody_keep_no_honest_client_waiting() {
         assert!(done.status.success(), "{words}: {}", said(&done));
     }
     // With few descriptors most of them share a port, too.
-    let cases: [(&[&str], _); 3] = [(&[], "4096"), (&["--single-port"], "4096"), (&[], "1024")];
+    let cases: [(&[&str], _); 4] = [
+        (&[], "4096"),
+        (&["--single-port"], "4096"),
+        (&[], "1024"),
+        (&["-R", "20000:20007"], "4096"),
+    ];
     for (mode, open_files) in cases {
         let server = Server::start_prepared(&[mode, &["-4"]].concat(), |_| {
             let mut command = Command::new("prlimit");
@@ -489,9 +494,13 @@ fn answers_to_nobody_keep_no_honest_client_waiting() {
             }
         };
         // A few times what a send buffer holds: 1280 bytes each.
-        for round in 0..6 {
+        let (rounds, many) = match mode {
+            ["-R", _] => (2, 5000),
+            _ => (6, 250),
+        };
+        for round in 0..rounds {
             forge("missing", 250);
-            forge("f", 250);
+            forge("f", many);
             server.fence();
             let client = RawClient::to(address);
             client.send(&rrq("missing", &[]));

@@ -1562,19 +1562,30 @@ fn two_files_with_one_local_name_are_refused_before_anything_is_done() {
     assert_eq!(output.stdout, b"ab");
 }
 
+/// Python and Node.js hand their children a /dev/null that is open both ways, as the
+/// runtime does where a stream is closed.
 #[test]
-fn a_closed_standard_output_is_an_error() {
-    let server = Server::start(&[]);
+fn every_null_device_takes_a_download_and_none_open_both_ways_is_sent() {
+    let server = Server::start(&["--overwrite"]);
     server.file("file", b"bytes");
     let url = format!("tftp://{}/file", server.addr());
-    let shell = |redirect: &str| {
-        let script = format!(r#"exec "$0" get "$1" - {redirect}"#);
+    let shell = |words: &str| {
+        let script = format!(r#"exec "$0" {words}"#);
         let mut command = bounded(LIMIT, "sh");
         command.args(["-c", &script, env!("CARGO_BIN_EXE_tftp"), &url]);
         command.output().unwrap()
     };
-    assert_status(&shell(">&-"), 2, &["standard output"]);
-    assert_status(&shell(">/dev/null"), 0, &["Received 5 bytes"]);
+    for redirect in [">/dev/null", "1<>/dev/null", "<>/dev/null >&0"] {
+        let output = shell(&format!(r#"get "$1" - {redirect}"#));
+        assert_status(&output, 0, &["Received 5 bytes"]);
+    }
+    for redirect in ["<&-", "<>/dev/null"] {
+        let output = shell(&format!(r#"put - "$1" {redirect}"#));
+        assert_status(&output, 2, &["standard input is closed"]);
+    }
+    let kept = fs::read(server.root().join("file")).unwrap();
+    assert_eq!(kept, b"bytes");
+    assert_status(&shell(r#"put - "$1" </dev/null"#), 0, &["Sent 0 bytes"]);
 }
 
 /// SIGXFSZ would kill the client; the file is an error instead.

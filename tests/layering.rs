@@ -20,7 +20,8 @@ const MODULES: &[(&str, u8, &[&str])] = &[
     ("host", 3, &[]),
     ("session", 4, &[]),
     ("helper", 5, &[]),
-    ("server", 5, &["helper"]),
+    ("status", 5, &[]),
+    ("server", 5, &["helper", "status"]),
     ("client", 5, &[]),
     ("bin", 6, &[]),
 ];

@@ -438,7 +438,9 @@ fn in_a_confined_process() {
     let directory = Directory::open(&place.join("root")).unwrap();
     let confinement = Confinement {
         root: directory.as_fd(),
+        uploads: None,
         writable: !has("read-only"),
+        makes_directories: false,
         listable: false,
         linked: &[],
         linked_listable: false,
@@ -447,6 +449,7 @@ fn in_a_confined_process() {
         read_again: &[],
         read_again_in: &[],
         pid_file: None,
+        status_socket: None,
         chroot: has("chroot"),
         sandbox: !has("no-sandbox"),
         identity: has("nobody").then(|| Identity::find("nobody", None).unwrap()),

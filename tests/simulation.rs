@@ -9,16 +9,28 @@
 
 #[path = "simulation/faults.rs"]
 mod faults;
+#[allow(
+    dead_code,
+    reason = "shared with the forged world, whose files are closed"
+)]
 #[path = "simulation/files.rs"]
 mod files;
 #[path = "simulation/judge.rs"]
 mod judge;
 #[path = "simulation/network.rs"]
 mod network;
+#[allow(
+    dead_code,
+    reason = "shared with the forged world, where ports are shared"
+)]
 #[path = "simulation/port.rs"]
 mod port;
 #[path = "simulation/scenario.rs"]
 mod scenario;
+#[allow(
+    dead_code,
+    reason = "shared with the forged world, where ports are shared"
+)]
 #[path = "simulation/server.rs"]
 mod server;
 #[path = "simulation/turn.rs"]

@@ -79,6 +79,25 @@ fn repeats_that_bring_no_answer_leave_room_for_other_clients() {
     other.ask_data(&rrq("f", &[]));
 }
 
+/// The socket holds more than the server takes at once: what lies behind that has
+/// arrived in time nevertheless.
+#[test]
+fn an_ack_behind_a_flood_beats_the_retransmission_timeout() {
+    let server = Server::start(&["-t", "250"]);
+    server.file("f", &content(6, 3 * BLOCK));
+    let client = RawClient::new(&server);
+    client.ask_data(&rrq("f", &[]));
+    server.signal(Signal::SIGSTOP);
+    let flood = RawClient::new(&server);
+    for _ in 0..300 {
+        flood.send(&ack(9));
+    }
+    client.send(&ack(1));
+    server.wait_for_log(|_| false, common::millis(400));
+    server.signal(Signal::SIGCONT);
+    assert_eq!(client.expect().0.data_block(), Some(2));
+}
+
 #[test]
 fn running_transfers_finish_and_new_ones_are_left_alone_after_the_signal() {
     let mut server = Server::start(&["--grace", "60"]);

@@ -21,6 +21,11 @@ complete -c tftpd -l deny -d 'Network not to serve, even if allowed; can be repe
 complete -c tftpd -l max-sessions -d 'Most transfers at once; further requests are dropped [default: as many as the limit on open files allows]' -r
 complete -c tftpd -l max-sessions-per-client -d 'Most transfers at once with one client; further requests are dropped [default: no limit]' -r
 complete -c tftpd -l max-unproved-rate -d 'With --single-port or few ports: bytes a second, or with K, M, G or T, for all clients of a network (IPv4 /24, IPv6 /64) that haven\'t shown that they are there; 0: no limit' -r
+complete -c tftpd -l keep-versions -d 'Let uploads replace existing files, and keep the last N versions of each as FILE.~1~, FILE.~2~ and so on, the newest with the highest number' -r
+complete -c tftpd -l version-format -d 'Name versions after the time (UTC) when they were written, such as %Y-%m-%dT%H%M%S, instead of numbering them' -r
+complete -c tftpd -l upload-root -d 'Directory that uploads go to, below ROOT or elsewhere [default: ROOT]' -r -F
+complete -c tftpd -l max-upload-total -d 'Largest size of all files where uploads go, in bytes or with K, M, G or T [default: no limit]' -r
+complete -c tftpd -l min-free -d 'Refuse uploads that would leave less free space on the disk, in bytes, with K, M, G or T, or as a percentage [default: 0]' -r
 complete -c tftpd -s u -l user -d 'Run as this user and group (name or number); must be started as root [default: the user that started it; the user\'s own group]' -r
 complete -c tftpd -s P -l pid-file -d 'Write the process ID to FILE, and delete FILE at exit' -r -F
 complete -c tftpd -l grace -d 'Seconds that running transfers may take to finish after SIGTERM or SIGINT, or a time such as 2m' -r
@@ -29,6 +34,7 @@ complete -c tftpd -l log-file -d 'Append the log to FILE instead of standard err
 complete -c tftpd -l log-format -d 'Format of log lines: text, or one JSON object each' -r -f -a "text\t'Time, level and text'
 json\t'One JSON object'"
 complete -c tftpd -l syslog -d 'Log to the syslog, through /dev/log or another SOCKET' -r -F
+complete -c tftpd -l status -d 'Show what goes on over HTTP: a page, /status.json, /metrics, /healthz. PORT alone is of this machine; a SOCKET has a slash in it' -r
 complete -c tftpd -s 4 -l ipv4 -d 'Listen on IPv4 only'
 complete -c tftpd -s 6 -l ipv6 -d 'Listen on IPv6 only'
 complete -c tftpd -l single-port -d 'Use the listening port for all transfers: for clients behind NAT, for containers, firewalls and load balancers'
@@ -36,6 +42,9 @@ complete -c tftpd -l reuse-port -d 'Let several servers of the same user share t
 complete -c tftpd -l read-only -d 'Refuse all uploads'
 complete -c tftpd -l overwrite -d 'Let uploads replace existing files'
 complete -c tftpd -l ignore-case -d 'If there is no file of exactly that name, look for one that differs only in the case of its letters'
+complete -c tftpd -l create-dirs -d 'Make the directories that an upload\'s name needs'
+complete -c tftpd -l write-only -d 'Let nobody read what was uploaded, or learn that a name is taken: such an upload is stored beside the other, as FILE.~1~'
+complete -c tftpd -l fsync -d 'Acknowledge the last block of an upload once it is on the disk'
 complete -c tftpd -l chroot -d 'Make ROOT the only directory the process can see; must be started as root'
 complete -c tftpd -l no-sandbox -d 'Don\'t confine the process with Landlock'
 complete -c tftpd -s v -l verbose -d 'Log more: -v also when transfers begin, and what is dropped and why; -vv every packet'

@@ -531,7 +531,7 @@ impl<'a> Attempts<'a> {
                 let done = Completed {
                     bytes,
                     elapsed: clock::now().saturating_duration_since(session.started),
-                    negotiated: *session.transfer().negotiated(),
+                    negotiated: session.transfer().negotiated(),
                     retransmits: state.retransmits + self.repeats,
                     fallback: self.fallback(attempt),
                     announced: output.and_then(SharedOutput::exceeded),

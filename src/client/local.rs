@@ -77,12 +77,9 @@ impl Output {
                     .map_err(|error| describe(path, &words(&error)))
             }
             Self::Path(path) => match local::replace(path) {
-                Ok(upload) => Ok(LocalStore::File(upload)),
+                Ok(upload) => Ok(LocalStore::File(Box::new(upload))),
                 Err(error) => Err(describe(path, error.reason())),
             },
-            Self::Stdout if was_closed(io::stdout().as_fd()) => {
-                Err(format!("{self}: {}", Errno::EBADF.desc()))
-            }
             Self::Stdout => {
                 let copy = io::stdout().as_fd().try_clone_to_owned();
                 copy.map(|descriptor| LocalStore::stream(descriptor.into()))
@@ -153,7 +150,7 @@ fn is_stream(path: &Path) -> bool {
 #[derive(Debug)]
 enum LocalStore {
     /// A regular file that has yet to get its name.
-    File(Upload),
+    File(Box<Upload>),
     /// It takes the bytes as they come.
     Stream(Stream),
     Discard,
@@ -343,7 +340,9 @@ impl Input {
         let path = Path::new(name);
         let stdin = io::stdin();
         let opened = match name == "-" {
-            true if was_closed(stdin.as_fd()) => Err(Errno::EBADF.into()),
+            true if may_be_closed(stdin.as_fd()) => {
+                return Err("standard input is closed, or is /dev/null".to_owned());
+            }
             true => stdin.as_fd().try_clone_to_owned().map(File::from),
             false => File::open(path),
         };
@@ -398,10 +397,12 @@ fn content(mut file: File) -> io::Result<InputContent> {
     Ok(InputContent::Stream(Rc::new(RefCell::new(stream))))
 }
 
-/// Whether a standard stream was closed when the program was started. The runtime
-/// opens /dev/null in its place, for reading and writing, which a shell's
-/// redirection doesn't.
-fn was_closed(stream: BorrowedFd<'_>) -> bool {
+/// Whether a standard stream may have been closed when the program was started: the
+/// runtime opens /dev/null in its place, for reading and writing. So do others
+/// (Python, Node.js) that want to drop what is written, and nothing tells the two
+/// apart: a download to it is no error. To send it is one, since a closed stream
+/// would empty the file on the server.
+fn may_be_closed(stream: BorrowedFd<'_>) -> bool {
     let is_null = fstat(stream).is_ok_and(|stat| stat.st_rdev == makedev(1, 3));
     let flags = fcntl(stream, FcntlArg::F_GETFL).map(OFlag::from_bits_retain);
     is_null && flags.is_ok_and(|flags| flags & OFlag::O_ACCMODE == OFlag::O_RDWR)

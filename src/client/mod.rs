@@ -21,9 +21,11 @@ mod progress;
 mod prompt;
 mod report;
 mod schedule;
+mod settings;
 mod stream;
 mod target;
 mod trace;
+mod words;
 
 use std::fmt;
 use std::io::{self, Write};

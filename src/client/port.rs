@@ -50,6 +50,10 @@ impl Port for ClientPort {
         self.socket.coalesces()
     }
 
+    fn unsent(&self) -> usize {
+        self.socket.unsent()
+    }
+
     fn receive_one(&mut self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
         let received = Port::receive_one(&mut self.socket, buffer)?;
         self.note(received.1);

@@ -8,7 +8,6 @@ use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use super::attempts;
 use super::cli::{Args, CommonArgs};
@@ -19,12 +18,11 @@ use super::lines::{Line, Lines};
 use super::local::{Input, Output};
 use super::progress::TransferProgress;
 use super::report::{Report, Style};
-use super::target::{PORT, Target, is_url, parse_mode, parse_port, split_host, tail};
+use super::settings::Settings;
+use super::target::{PORT, Target, is_url, parse_port, split_host, tail};
+use super::words::{below, same_local_name, split};
 use super::{Status, complain, say, trace};
-use crate::protocol::retry::{RetryPolicy, Wait};
 use crate::wire::escape::escape;
-use crate::wire::options::{MAX_BLKSIZE, MIN_BLKSIZE, Offer};
-use crate::wire::packet::Mode;
 
 /// Whether there is more to come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,15 +42,8 @@ struct Peer {
 /// What a session at the prompt has set.
 pub(super) struct Prompt {
     common: CommonArgs,
-    offer: Offer,
+    settings: Settings,
     peer: Option<Peer>,
-    mode: Mode,
-    verbose: bool,
-    trace: bool,
-    literal: bool,
-    /// Seconds to wait in all, if the user said so.
-    patience: Option<Duration>,
-    wait: Wait,
     /// The command given with `-c`, instead of lines.
     once: Option<Vec<Vec<u8>>>,
     lines: Option<Lines>,
@@ -68,14 +59,8 @@ impl Prompt {
         let common = args.common.clone();
         let bytes = |words: &Vec<OsString>| words.iter().map(|it| it.as_bytes().to_vec()).collect();
         let mut prompt = Self {
-            offer: common.offer(),
+            settings: Settings::new(&common, args.literal),
             peer: None,
-            mode: common.mode.unwrap_or(Mode::Octet),
-            verbose: common.verbose,
-            trace: common.trace,
-            literal: args.literal,
-            patience: None,
-            wait: common.retry().wait,
             once: args.command.as_ref().map(bytes),
             lines: None,
             engine: None,
@@ -91,14 +76,14 @@ impl Prompt {
 
     /// Executes commands until there are no more.
     pub(super) fn run(mut self) -> Status {
-        let engine = match Engine::new() {
-            Ok(engine) => self.engine.insert(engine),
+        match Engine::new() {
+            Ok(engine) => self.engine = Some(engine),
             Err(error) => {
                 complain(format_args!("tftp: cannot wait for answers: {error}"));
                 return Status::NoAnswer;
             }
-        };
-        engine.set_trace(self.trace.then_some(trace::on_stdout));
+        }
+        self.set_trace();
         if let Some(words) = self.once.take() {
             // Without a server no command can be executed.
             if self.status == Status::Ok {
@@ -183,49 +168,34 @@ impl Prompt {
             Command::Connect => self.execute_connect(rest),
             Command::Get => self.execute_get(rest),
             Command::Put => self.execute_put(rest),
-            Command::Mode => self.execute_mode(rest),
-            Command::Binary => self.mode = Mode::Octet,
-            Command::Ascii => self.mode = Mode::Netascii,
-            Command::Verbose => {
-                self.verbose = !self.verbose;
-                say(format_args!("Verbose mode {}.", on_off(self.verbose)));
-            }
-            Command::Trace => {
-                self.trace = !self.trace;
-                if let Some(engine) = &mut self.engine {
-                    engine.set_trace(self.trace.then_some(trace::on_stdout));
-                }
-                say(format_args!("Packet tracing {}.", on_off(self.trace)));
-            }
-            Command::Literal => {
-                self.literal = !self.literal;
-                say(format_args!("Literal mode {}.", on_off(self.literal)));
-            }
-            Command::Status => self.show_status(),
-            Command::Rexmt => {
-                if let Some(wait) = self.seconds("rexmt", rest) {
-                    self.wait = Wait::Fixed(wait);
-                }
-            }
-            Command::Timeout => {
-                if let Some(patience) = self.seconds("timeout", rest) {
-                    self.patience = Some(patience);
-                }
-            }
-            Command::Blksize => {
-                let range = MIN_BLKSIZE..=MAX_BLKSIZE;
-                if let Some(bytes) = self.number("blksize", rest, range) {
-                    self.offer.blksize = Some(bytes);
-                }
-            }
-            Command::Windowsize => {
-                if let Some(blocks) = self.number("windowsize", rest, 1..=u16::MAX) {
-                    self.offer.windowsize = Some(blocks).filter(|&blocks| blocks > 1);
-                }
-            }
             Command::Help => self.execute_help(rest),
+            Command::Status => self.show_status(),
+            setting => self.change(setting, rest),
         }
         Next::Line
+    }
+
+    fn change(&mut self, setting: Command, words: &[Vec<u8>]) {
+        match self.settings.change(setting, words) {
+            Ok(Some(text)) => say(format_args!("{text}")),
+            Ok(None) => {}
+            Err(text) => self.usage_error(format_args!("{text}")),
+        }
+        self.set_trace();
+    }
+
+    fn set_trace(&mut self) {
+        if let Some(engine) = &mut self.engine {
+            engine.set_trace(self.settings.trace.then_some(trace::on_stdout));
+        }
+    }
+
+    fn show_status(&self) {
+        match &self.peer {
+            Some(peer) => say(format_args!("Connected to {}.", peer.host)),
+            None => say(format_args!("Not connected.")),
+        }
+        say(format_args!("{}", self.settings));
     }
 
     fn no_command(&mut self, problem: NoCommand) {
@@ -255,92 +225,6 @@ impl Prompt {
                 }
             }
         }
-    }
-
-    fn execute_mode(&mut self, words: &[Vec<u8>]) {
-        match words {
-            [] => say(format_args!(
-                "Using {} mode to transfer files.",
-                self.mode.name()
-            )),
-            [word] => match std::str::from_utf8(word).ok().and_then(parse_mode) {
-                Some(mode) => self.mode = mode,
-                None => self.usage_error(format_args!(
-                    "{}: unknown mode\nusage: mode [ ascii | netascii | binary | image | octet ]",
-                    escape(word)
-                )),
-            },
-            _ => self.usage_error(format_args!(
-                "usage: mode [ ascii | netascii | binary | image | octet ]"
-            )),
-        }
-    }
-
-    fn show_status(&self) {
-        match &self.peer {
-            Some(peer) => say(format_args!("Connected to {}.", peer.host)),
-            None => say(format_args!("Not connected.")),
-        }
-        say(format_args!(
-            "Mode: {} Verbose: {} Tracing: {} Literal: {}",
-            self.mode.name(),
-            on_off(self.verbose),
-            on_off(self.trace),
-            on_off(self.literal)
-        ));
-        let retry = self.retry();
-        say(format_args!(
-            "Rexmt-interval: {} seconds, Max-timeout: {} seconds, Blksize: {}, Windowsize: {}",
-            retry.initial_wait().as_secs_f64(),
-            self.patience
-                .unwrap_or_else(|| retry.patience())
-                .as_secs_f64(),
-            self.offer.blksize.unwrap_or(512),
-            self.offer.windowsize.unwrap_or(1)
-        ));
-    }
-
-    /// The one number after a command; tells the user where there is none.
-    fn number(
-        &mut self,
-        name: &str,
-        words: &[Vec<u8>],
-        range: std::ops::RangeInclusive<u16>,
-    ) -> Option<u16> {
-        let (low, high) = (*range.start(), *range.end());
-        let [word] = words else {
-            self.usage_error(format_args!("usage: {name} value ({low} to {high})"));
-            return None;
-        };
-        let number = std::str::from_utf8(word)
-            .ok()
-            .and_then(|it| it.parse().ok());
-        let number = number.filter(|number| range.contains(number));
-        if number.is_none() {
-            let word = escape(word);
-            self.usage_error(format_args!("{word}: bad value: {name} is {low} to {high}"));
-        }
-        number
-    }
-
-    /// The one time after a command, in seconds; tells the user where there is
-    /// none.
-    fn seconds(&mut self, name: &str, words: &[Vec<u8>]) -> Option<Duration> {
-        let [word] = words else {
-            self.usage_error(format_args!("usage: {name} value (seconds)"));
-            return None;
-        };
-        let seconds = std::str::from_utf8(word)
-            .ok()
-            .and_then(|it| it.parse().ok());
-        let time = seconds
-            .filter(|seconds| (0.001..=255.0).contains(seconds))
-            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-        if time.is_none() {
-            let word = escape(word);
-            self.usage_error(format_args!("{word}: bad value: {name} is 0.001 to 255"));
-        }
-        time
     }
 
     /// The words of a command, or what the user answers to being asked for
@@ -385,7 +269,7 @@ impl Prompt {
             .unwrap_or(host);
         match self.common.addresses(bare, port) {
             Ok(addresses) => {
-                if self.verbose
+                if self.settings.verbose
                     && let Some(first) = addresses.first()
                 {
                     let ip = first.ip();
@@ -420,7 +304,7 @@ impl Prompt {
                 }
             };
         }
-        if !self.literal
+        if !self.settings.literal
             && let Some((host, file)) = split_host(word)
         {
             let port = self.peer.as_ref().map_or(PORT, |peer| peer.port);
@@ -462,8 +346,8 @@ impl Prompt {
                 self.usage_error(format_args!("{GET_USAGE}"));
                 return;
             }
-            let (host, mode) = (self.host(), self.mode.name());
-            if self.verbose {
+            let (host, mode) = (self.host(), self.settings.mode.name());
+            if self.settings.verbose {
                 let (name, local) = (escape(&name), local.display());
                 say(format_args!(
                     "getting from {host}:{name} to {local} [{mode}]"
@@ -520,8 +404,8 @@ impl Prompt {
                     continue;
                 }
             };
-            if self.verbose {
-                let (host, mode) = (self.host(), self.mode.name());
+            if self.settings.verbose {
+                let (host, mode) = (self.host(), self.settings.mode.name());
                 let (local, name) = (local.display(), escape(&name));
                 say(format_args!("putting {local} to {host}:{name} [{mode}]"));
             }
@@ -537,21 +421,9 @@ impl Prompt {
             .map_or_else(String::new, |peer| peer.host.clone())
     }
 
-    /// When to send again and when to give up.
-    fn retry(&self) -> RetryPolicy {
-        let policy = RetryPolicy {
-            wait: self.wait,
-            ..self.common.retry()
-        };
-        match self.patience {
-            Some(patience) => policy.lasting(patience),
-            None => policy,
-        }
-    }
-
     /// Moves one file and tells how it went; false if the others should stay.
     fn transfer(&mut self, name: &[u8], file: LocalFile<'_>) -> bool {
-        let retry = self.retry();
+        let retry = self.settings.retry();
         let (Some(peer), Some(engine)) = (&self.peer, &mut self.engine) else {
             return false;
         };
@@ -560,12 +432,12 @@ impl Prompt {
         let offer = if is_plain {
             &self.common.explicit_offer()
         } else {
-            &self.offer
+            &self.settings.offer
         };
         let job = Job {
             servers: &peer.addresses,
             name,
-            mode: self.mode,
+            mode: self.settings.mode,
             file,
             offer,
             with_size: self.common.with_size() && !is_plain,
@@ -577,12 +449,12 @@ impl Prompt {
         let label = escape(name).to_string();
         let mut progress = TransferProgress::new(
             label.clone(),
-            !file.is_screen() && !self.trace,
+            !file.is_screen() && !self.settings.trace,
             self.common.quiet,
         );
         let report = Report {
             style: Style::Prompt,
-            verbose: self.verbose,
+            verbose: self.settings.verbose,
             quiet: self.common.quiet,
         };
         match attempts::run(engine, &job, &mut progress) {
@@ -606,65 +478,3 @@ const GET_USAGE: &str = "usage: get host:file host:file ... file, or\n       \
 
 const PUT_USAGE: &str = "usage: put file ... host:target, or\n       \
     put file ... target if connected";
-
-const fn on_off(is_on: bool) -> &'static str {
-    if is_on { "on" } else { "off" }
-}
-
-/// Two of several files that would have one name here.
-fn same_local_name(remotes: &[Vec<u8>]) -> Option<(&[u8], &[u8])> {
-    let clash = |(at, remote): (usize, &Vec<u8>)| {
-        let other = remotes[..at].iter().position(|it| tail(it) == tail(remote));
-        other.map(|other| (&*remotes[other], &*remotes[at]))
-    };
-    remotes.iter().enumerate().find_map(clash)
-}
-
-/// The name of a file in a directory of the server's.
-fn below(directory: &[u8], name: &[u8]) -> Vec<u8> {
-    let mut path = directory.to_vec();
-    if !path.is_empty() && !path.ends_with(b"/") {
-        path.push(b'/');
-    }
-    path.extend_from_slice(name);
-    path
-}
-
-/// The words of a line: what blanks separate, and what quotes hold together.
-fn split(line: &[u8]) -> Vec<Vec<u8>> {
-    let mut words = Vec::new();
-    let mut word: Option<Vec<u8>> = None;
-    let mut quoted = false;
-    for &byte in line {
-        match byte {
-            b'"' => {
-                quoted = !quoted;
-                word.get_or_insert_default();
-            }
-            _ if byte.is_ascii_whitespace() && !quoted => words.extend(word.take()),
-            _ => word.get_or_insert_default().push(byte),
-        }
-    }
-    words.extend(word);
-    words
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn blanks_separate_and_quotes_hold_together() {
-        for (line, expected) in [
-            ("get a b\r\n", &["get", "a", "b"][..]),
-            ("  ", &[]),
-            ("put \"a b\" c", &["put", "a b", "c"]),
-            ("a\"b c\"d", &["ab cd"]),
-            ("\"\"", &[""]),
-            ("\"open", &["open"]),
-        ] {
-            let words: Vec<_> = expected.iter().map(|it| it.as_bytes().to_vec()).collect();
-            assert_eq!(split(line.as_bytes()), words, "{line:?}");
-        }
-    }
-}

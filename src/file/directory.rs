@@ -44,8 +44,12 @@ impl Directory {
     pub(super) fn search(&self) -> Result<OwnedFd, RootError> {
         // The directory itself opens without the right to search it; `.` doesn't.
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        openat(&self.descriptor, ".", flags, Mode::empty())
-            .map_err(|errno| RootError::new(self.path(), errno))
+        openat(&self.descriptor, ".", flags, Mode::empty()).map_err(|errno| self.error(errno))
+    }
+
+    /// Why it can't be served.
+    pub(super) fn error(&self, errno: Errno) -> RootError {
+        RootError::new(self.path(), errno)
     }
 
     /// As it was named.
@@ -76,6 +80,13 @@ impl RootError {
             path: path.to_owned(),
             errno,
         }
+    }
+
+    /// The same about a directory that uploads are to go to.
+    #[must_use]
+    pub fn of_uploads(self) -> Self {
+        let purpose = "take uploads to";
+        Self { purpose, ..self }
     }
 
     /// The same about a directory that links are to lead to.

@@ -15,6 +15,13 @@ use crate::wire::packet::ErrorCode;
 /// The text where a new file's directory is missing.
 const NO_DIRECTORY: &str = "No such directory";
 
+/// What to do about that.
+const MAKE_DIRECTORY: &str = if cfg!(feature = "uploads") {
+    "uploads make no directories: create it first, or use --create-dirs"
+} else {
+    "uploads make no directories: create it first"
+};
+
 /// The text where a client's own root is there, but can't be used.
 const NO_OWN_ROOT: &str = "Access violation: this client's directory can't be used";
 
@@ -58,6 +65,20 @@ impl StorageError {
         ErrorCode::DiskFull,
         "Allocation exceeded: larger than the upload limit",
     );
+    /// All uploads together would be more than they may.
+    pub(super) const OVER_TOTAL: Self = Self::new(
+        ErrorCode::DiskFull,
+        "Allocation exceeded: the limit of all uploads is reached",
+    );
+    pub(super) const WRITE_ONLY: Self = Self::refusal("Access violation: server is write-only");
+    /// A name that an old version of a file has, or may get.
+    pub(super) const VERSION: Self = Self::refusal("Access violation: name of an old version");
+    pub(super) const LONG_NAME: Self =
+        Self::refusal("Access violation: name too long to keep versions");
+    pub(super) const CROWDED: Self = Self::new(
+        ErrorCode::NotDefined,
+        "Too many files in the directory to keep versions",
+    );
     pub(super) const NO_SPACE: Self =
         Self::new(ErrorCode::DiskFull, "Disk full: not enough free space");
 
@@ -92,7 +113,7 @@ impl StorageError {
     /// What the administrator can do about it, for the log.
     pub fn hint(&self) -> Option<&'static str> {
         match self.message {
-            NO_DIRECTORY => Some("uploads make no directories: create it first"),
+            NO_DIRECTORY => Some(MAKE_DIRECTORY),
             NO_OWN_ROOT if self.errno == Some(Errno::ENOENT) => Some(
                 "its name is a link that leads out of ROOT, or nowhere: bind-mount the directory",
             ),

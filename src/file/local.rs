@@ -55,6 +55,7 @@ pub fn replace(path: &Path) -> Result<Upload, StorageError> {
     };
     Upload::begin(
         directory,
+        b"",
         name.as_bytes(),
         None,
         policy,

@@ -10,10 +10,12 @@ mod directory;
 mod error;
 mod ignore_case;
 pub mod local;
+mod made_dirs;
 mod name;
 mod nowait;
 mod policy;
 mod publish;
+mod quota;
 mod reading;
 mod reopen;
 mod resolve;
@@ -25,6 +27,10 @@ mod skipped;
 mod source;
 mod space;
 mod upload;
+#[cfg_attr(not(feature = "uploads"), path = "no_upload_rules.rs")]
+mod upload_rules;
+mod version_name;
+mod versions;
 mod walk;
 
 use nix::errno::Errno;
@@ -35,6 +41,7 @@ pub use error::{StorageError, reason};
 pub use name::{MAX_NAME, Name};
 pub use policy::Policy;
 pub use publish::Publisher;
+pub use quota::MinFree;
 pub use reading::ReadAt;
 pub use reopen::ReadFile;
 pub use resolve::Resolver;
@@ -42,6 +49,8 @@ pub use root::{Methods, Root};
 pub use sink::{BufferedSink, FileSink, Store, WriteBuffer};
 pub use source::{FileSource, MAX_RUN, NetasciiSource};
 pub use upload::Upload;
+pub use upload_rules::{UploadRules, Versions};
+pub use version_name::VersionFormat;
 pub use walk::{Closed, Departure};
 
 /// Where byte `done` of a run at `offset` lies, as the system counts.

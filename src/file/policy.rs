@@ -1,5 +1,7 @@
 //! What clients may do with the files below a root. Must not: know a client.
 
+use super::upload_rules::UploadRules;
+
 /// What clients may do below the root. The default: read everything the
 /// server's user may, create files, overwrite none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -17,4 +19,6 @@ pub struct Policy {
     /// Look for a file that isn't there under names that differ in the case of
     /// their letters.
     pub ignore_case: bool,
+    /// What else is asked for with uploads.
+    pub uploads: UploadRules,
 }

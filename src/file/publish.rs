@@ -156,7 +156,7 @@ pub(super) fn sweep(directory: BorrowedFd<'_>) {
 }
 
 /// Whether a server of ours made a file of this name: `.tftpd-SERIAL-ATTEMPT`.
-fn is_ours(name: &[u8]) -> bool {
+pub(super) fn is_ours(name: &[u8]) -> bool {
     let is_number = |digits: &[u8]| !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
     name.strip_prefix(TEMP_PREFIX.as_bytes())
         .and_then(|rest| {
@@ -208,7 +208,7 @@ fn may_be_another_hosts(filesystem: u32, file: &FileStat, now: Duration) -> bool
     clippy::disallowed_methods,
     reason = "the age of a file, not the time of a transfer"
 )]
-fn now() -> Duration {
+pub(super) fn now() -> Duration {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.unwrap_or_default()
 }
@@ -239,7 +239,7 @@ fn lock(file: impl AsFd) -> nix::Result<()> {
 
 /// Renames, but never onto an existing name.
 #[cfg(target_env = "gnu")]
-pub(super) fn rename_new(directory: BorrowedFd<'_>, from: &str, to: &[u8]) -> nix::Result<()> {
+pub(super) fn rename_new(directory: BorrowedFd<'_>, from: &[u8], to: &[u8]) -> nix::Result<()> {
     use nix::fcntl::{RenameFlags, renameat2};
 
     renameat2(
@@ -254,7 +254,7 @@ pub(super) fn rename_new(directory: BorrowedFd<'_>, from: &str, to: &[u8]) -> ni
 /// Renames, but not onto an existing name: short of a call that does both, only
 /// another process could take the name in between.
 #[cfg(not(target_env = "gnu"))]
-pub(super) fn rename_new(directory: BorrowedFd<'_>, from: &str, to: &[u8]) -> nix::Result<()> {
+pub(super) fn rename_new(directory: BorrowedFd<'_>, from: &[u8], to: &[u8]) -> nix::Result<()> {
     match fstatat(directory, to, AtFlags::AT_SYMLINK_NOFOLLOW) {
         Err(Errno::ENOENT) => nix::fcntl::renameat(directory, from, directory, to),
         Ok(_) => Err(Errno::EEXIST),

@@ -80,6 +80,7 @@ impl Reopen {
                 linked,
                 // It was open once, and must be the same file.
                 closed: None,
+                shut: None,
             };
             self.resolver.find(at, &step.name, flags, places)
         };

@@ -70,6 +70,10 @@ impl Resolver {
         places: Places<'_>,
     ) -> Result<OwnedFd> {
         let flags = flags | OFlag::O_CLOEXEC;
+        if places.shut.is_some() {
+            // The kernel doesn't tell what a name leads through.
+            return Walk::new(root, places).open(path, flags);
+        }
         let alone = Places {
             closed: places.closed,
             ..Places::default()

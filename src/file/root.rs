@@ -10,8 +10,8 @@ use std::rc::Rc;
 
 use log::{debug, info};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::{Mode, SFlag, fstat};
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::sys::stat::{Mode, SFlag, fstat, fstatat};
 
 use super::directory::{Directory, RootError};
 use super::error::StorageError;
@@ -24,7 +24,7 @@ use super::reopen::{ReadFile, Reopen};
 use super::resolve::Resolver;
 use super::space::Uploads;
 use super::upload::Upload;
-use super::walk::{Closed, Departure, LOOK, Places, kind};
+use super::walk::{Closed, Departure, LOOK, MAX_DEPTH, Places, id_of, kind};
 use crate::wire::packet::Direction;
 
 /// How files are found and published here: chosen by [`Root::open`], or forced.
@@ -76,6 +76,8 @@ pub struct Root {
     found_by: Option<Box<Reopen>>,
     /// Which names right below are others' roots.
     closed: Option<Closed>,
+    /// A directory that can't be read, nor anything below it.
+    shut: Option<(u64, u64)>,
     policy: Policy,
     pub(super) methods: Methods,
     pub(super) common: Rc<Common>,
@@ -149,6 +151,7 @@ impl Root {
             directory: Rc::new(directory),
             found_by: None,
             closed: None,
+            shut: self.shut,
             policy: self.policy,
             methods,
             common: Rc::new(common),
@@ -165,16 +168,18 @@ impl Root {
     }
 
     fn new(directory: Directory, linked: Vec<Directory>, policy: Policy, methods: Methods) -> Self {
+        let directory = Rc::new(directory);
         let common = Common {
             prefixes: Rc::clone(&directory.paths),
             linked: linked.into(),
-            uploads: Rc::default(),
+            uploads: Rc::new(Uploads::below(&directory)),
             listings: Rc::default(),
         };
         Self {
-            directory: Rc::new(directory),
+            directory,
             found_by: None,
             closed: None,
+            shut: None,
             policy,
             methods,
             common: Rc::new(common),
@@ -191,6 +196,18 @@ impl Root {
     #[must_use]
     pub fn closing(self, closed: Option<Closed>) -> Self {
         Self { closed, ..self }
+    }
+
+    /// The same root, but nothing in or below `directory` can be read.
+    ///
+    /// # Errors
+    /// Whatever the file system says.
+    pub fn shutting(self, directory: &Directory) -> Result<Self, RootError> {
+        let shut = id_of(directory.search()?).map_err(|errno| directory.error(errno))?;
+        Ok(Self {
+            shut: Some(shut),
+            ..self
+        })
     }
 
     /// The directory `name` right below this one as a root of its own: `..` and links
@@ -222,6 +239,7 @@ impl Root {
             directory: Rc::new(directory),
             found_by: Some(found_by),
             closed: None,
+            shut: self.shut,
             policy: self.policy,
             methods: self.methods,
             common: Rc::clone(&self.common),
@@ -286,6 +304,9 @@ impl Root {
     }
 
     fn descriptor_of(&self, name: &Name) -> Result<OwnedFd, StorageError> {
+        if self.policy.uploads.write_only() {
+            return Err(StorageError::WRITE_ONLY);
+        }
         let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_LARGEFILE;
         let looked_at = self.resolve(name, OFlag::O_PATH, self.all())?;
         reading::check_kind(&fstat(&looked_at)?)?;
@@ -365,7 +386,8 @@ impl Root {
     /// it (`tsize`).
     ///
     /// A symbolic link as the last component is not followed: it counts as an
-    /// existing file that is not regular. Directories are never created. No link
+    /// existing file that is not regular. Directories are made only where the policy says
+    /// so, with the first data. No link
     /// leads out of the root.
     ///
     /// # Errors
@@ -375,7 +397,9 @@ impl Root {
         if self.policy.read_only {
             return Err(StorageError::READ_ONLY);
         }
-        let in_another_case = self.policy.ignore_case && {
+        // In a drop box nobody is told that a name is taken.
+        let is_secret = self.policy.uploads.write_only();
+        let in_another_case = self.policy.ignore_case && !is_secret && {
             let found = self.find(name);
             found.is_some_and(|found| found != *name)
         };
@@ -383,21 +407,58 @@ impl Root {
         if in_another_case {
             return Err(StorageError::EXISTS);
         }
-        let (parent, name) = name::split_last(name);
-        let parent = self
-            .resolve(parent, OFlag::O_PATH | OFlag::O_DIRECTORY, self.own())
-            .map_err(StorageError::of_directory)?;
-        if self.closes(&parent, name)? {
+        let (path, name) = name::split_last(name);
+        let (parent, missing) = self.directory_for(path)?;
+        let first = if missing.is_empty() {
+            name
+        } else {
+            name::split_first(missing).0
+        };
+        if self.closes(&parent, first)? {
             return Err(StorageError::NOT_YOURS);
         }
         Upload::begin(
             parent,
+            missing,
             name,
             announced,
             self.policy,
             self.methods.publisher,
             Rc::clone(&self.common.uploads),
         )
+    }
+
+    /// The directory at `path`; where missing ones may be made, the last that is there,
+    /// and what is missing below it.
+    fn directory_for<'p>(&self, path: &'p [u8]) -> Result<(OwnedFd, &'p [u8]), StorageError> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+        let find = |path: &[u8]| self.resolve(path, flags, self.own());
+        let found = find(path).map_err(StorageError::of_directory);
+        if !self.policy.uploads.create_dirs() {
+            return Ok((found?, b""));
+        }
+        let (mut found, mut there) = (found, path);
+        let mut missing: &[u8] = b"";
+        for _ in 0..MAX_DEPTH {
+            let is_missing = |error: &StorageError| error.errno() == Some(Errno::ENOENT);
+            if !found.as_ref().is_err_and(is_missing) {
+                break;
+            }
+            let first;
+            (there, first) = name::split_last(there);
+            missing = match there {
+                b"." => path,
+                _ => path.get(there.len() + 1..).unwrap_or_default(),
+            };
+            found = find(there).map_err(StorageError::of_directory);
+            // A link that leads nowhere, or out.
+            if let Ok(directory) = &found
+                && fstatat(directory, first, AtFlags::AT_SYMLINK_NOFOLLOW).is_ok()
+            {
+                return Err(StorageError::of_directory(Errno::ENOENT));
+            }
+        }
+        Ok((found?, missing))
     }
 
     /// [`Root::begin`] by a name as a client spells it.
@@ -419,6 +480,7 @@ impl Root {
             own_paths: &self.directory.paths,
             linked: &[],
             closed: self.closed,
+            shut: self.shut,
         }
     }
 

@@ -7,6 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::hash::{BuildHasher as _, RandomState};
 use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
@@ -15,8 +16,11 @@ use nix::sys::stat::FileStat;
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use nix::sys::statvfs::fstatvfs;
 
+use super::directory::Directory;
 use super::error::StorageError;
 use super::file_offset;
+use super::made_dirs::MadeDirs;
+use super::quota::{MinFree, Quota};
 
 /// What the uploads of one server share.
 #[derive(Debug)]
@@ -31,6 +35,12 @@ pub(super) struct Uploads {
     /// By device: bytes that running uploads announced and that have no place on
     /// the disk yet.
     expected: RefCell<Vec<(dev_t, u64)>>,
+    /// The directory below which all of them go.
+    top: Option<Rc<Directory>>,
+    /// What all may take together.
+    pub(super) quota: Quota,
+    /// Directories made for them.
+    pub(super) made_dirs: MadeDirs,
 }
 
 /// A directory that was swept.
@@ -49,11 +59,34 @@ impl Default for Uploads {
             swept: RefCell::default(),
             elsewhere: Cell::default(),
             expected: RefCell::default(),
+            top: None,
+            quota: Quota::default(),
+            made_dirs: MadeDirs::default(),
         }
     }
 }
 
 impl Uploads {
+    /// What the uploads to somewhere below `top` share.
+    pub(super) fn below(top: &Rc<Directory>) -> Self {
+        Self {
+            top: Some(Rc::clone(top)),
+            ..Self::default()
+        }
+    }
+
+    /// Makes sure that all files and uploads together take no more than `limit` bytes,
+    /// when one upload takes `to` instead of `from`.
+    ///
+    /// # Errors
+    /// 3 if they would.
+    pub(super) fn ensure_total(&self, limit: u64, from: u64, to: u64) -> Result<(), StorageError> {
+        match &self.top {
+            Some(top) => self.quota.ensure(top.as_fd(), limit, from, to),
+            None => Ok(()),
+        }
+    }
+
     /// A number no other upload of this server has.
     pub(super) fn next_serial(&self) -> u64 {
         let serial = self.serials.get();
@@ -84,31 +117,36 @@ impl Uploads {
         true
     }
 
-    /// Makes sure that there is room for `announced` bytes, and for what else is
-    /// expected on that device.
+    /// Makes sure that there is room for `announced` bytes, for what else is expected
+    /// on that device, less `own` bytes, and for what is to stay free.
     pub(super) fn ensure_space(
         &self,
         on: impl AsFd,
         device: dev_t,
         announced: u64,
+        own: u64,
+        min_free: Option<MinFree>,
     ) -> Result<(), StorageError> {
-        if announced == 0 {
+        if announced == 0 && min_free.is_none() {
             return Ok(());
         }
         let expected = self.expected.borrow();
         let others = expected.iter().find(|(it, _)| *it == device);
-        let others = others.map_or(0, |&(_, bytes)| bytes);
+        let others = others.map_or(0, |&(_, bytes)| bytes.saturating_sub(own));
         // Some FUSE file systems, and tmpfs without a limit, tell no figures.
         if let Ok(space) = fstatvfs(on)
             && space.blocks() > 0
         {
             #[allow(clippy::unnecessary_cast)] // Narrower on 32-bit systems.
-            let (blocks, block_size) = (
+            let (blocks, all, block_size) = (
                 space.blocks_available() as u64,
+                space.blocks() as u64,
                 space.fragment_size() as u64,
             );
             let free = blocks.saturating_mul(block_size);
-            if announced > free.saturating_sub(others) {
+            let stays = min_free.map_or(0, |it| it.of(all.saturating_mul(block_size)));
+            let left = free.saturating_sub(others);
+            if announced > left.saturating_sub(stays) || left < stays {
                 return Err(StorageError::NO_SPACE);
             }
         }
@@ -234,11 +272,17 @@ mod tests {
             return;
         }
         let uploads = Uploads::default();
-        assert_eq!(uploads.ensure_space(&directory, 1, free / 2), Ok(()));
+        assert_eq!(
+            uploads.ensure_space(&directory, 1, free / 2, 0, None),
+            Ok(())
+        );
         uploads.expect(1, 0, free / 4 * 3);
-        let refused = uploads.ensure_space(&directory, 1, free / 2);
+        let refused = uploads.ensure_space(&directory, 1, free / 2, 0, None);
         assert_eq!(refused, Err(StorageError::NO_SPACE));
-        assert_eq!(uploads.ensure_space(&directory, 2, free / 2), Ok(()));
+        assert_eq!(
+            uploads.ensure_space(&directory, 2, free / 2, 0, None),
+            Ok(())
+        );
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use log::warn;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, renameat};
+use nix::fcntl::{AtFlags, OFlag, openat, renameat};
 use nix::libc::dev_t;
 use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat};
 use nix::sys::statfs::{FUSE_SUPER_MAGIC, NFS_SUPER_MAGIC, fstatfs};
@@ -23,9 +23,13 @@ use nix::unistd::{
 
 use super::error::StorageError;
 use super::file_offset;
+use super::made_dirs::Held;
 use super::policy::Policy;
 use super::publish::{self, Publisher};
 use super::space::{Reserve, Uploads};
+use super::upload_rules::Versions;
+use super::version_name;
+use super::versions::{self, size_of};
 use super::walk::kind;
 
 /// A file on its way in. Dropped, it is gone; [`Upload::commit`] puts it in
@@ -33,9 +37,15 @@ use super::walk::kind;
 #[derive(Debug)]
 pub struct Upload {
     directory: OwnedFd,
+    /// What is to be made below that first, if anything.
+    missing: Box<[u8]>,
+    /// The directories made for uploads that it is on its way to.
+    held: Held,
     device: dev_t,
     name: Box<[u8]>,
     made: Option<Made>,
+    /// What becomes of the file that has the name.
+    taken: Taken,
     /// Keeps a descriptor free for the file until it is made: an upload that was
     /// let in is not to fail because others took the last one.
     spare: Option<OwnedFd>,
@@ -48,7 +58,33 @@ pub struct Upload {
     /// Of these, what has no place on the disk yet; none before the first block.
     expected: u64,
     length: u64,
+    /// Bytes that count among those of all uploads; none before the first block.
+    counted: u64,
     uploads: Rc<Uploads>,
+}
+
+/// What is done about a file that has the name of an upload.
+#[derive(Debug, Clone, Copy)]
+enum Taken {
+    /// It stays, and the upload is refused.
+    Refused,
+    /// The new one takes its place.
+    Replaced,
+    /// The same, and the old one goes on under another name.
+    Kept(Versions),
+    /// It stays, and the new one gets another name.
+    Beside,
+}
+
+impl Taken {
+    fn by(policy: &Policy) -> Self {
+        match (policy.uploads.versions(), policy.overwrite) {
+            (Some(versions), _) => Self::Kept(versions),
+            (None, true) => Self::Replaced,
+            (None, false) if policy.uploads.write_only() => Self::Beside,
+            (None, false) => Self::Refused,
+        }
+    }
 }
 
 /// The file that the data goes to.
@@ -70,10 +106,11 @@ struct Replaced {
 }
 
 impl Upload {
-    /// Starts an upload that is to become `name` in `directory`; makes nothing
-    /// yet.
+    /// Starts an upload that is to become `name` in `directory`, or in `missing` below
+    /// that, which is to be made; makes nothing yet.
     pub(super) fn begin(
         directory: OwnedFd,
+        missing: &[u8],
         name: &[u8],
         announced: Option<u64>,
         policy: Policy,
@@ -84,23 +121,41 @@ impl Upload {
         if policy.max_upload.is_some_and(|limit| announced > limit) {
             return Err(StorageError::OVER_LIMIT);
         }
-        let replaced = existing(directory.as_fd(), name, policy.overwrite)?;
+        if let Some(limit) = policy.uploads.max_total() {
+            uploads.ensure_total(limit, 0, announced)?;
+        }
+        let mut taken = Taken::by(&policy);
+        let replaced = if missing.is_empty() {
+            look_at_existing(directory.as_fd(), name, &mut taken, &policy)?
+        } else {
+            None
+        };
         let to_write = AccessFlags::W_OK | AccessFlags::X_OK;
         faccessat(&directory, ".", to_write, AtFlags::AT_EACCESS)?;
         let device = fstat(&directory)?.st_dev;
-        uploads.ensure_space(&directory, device, announced)?;
+        let min_free = policy.uploads.min_free();
+        uploads.ensure_space(&directory, device, announced, 0, min_free)?;
+        let held = if policy.uploads.create_dirs() {
+            uploads.made_dirs.hold(directory.as_fd())?
+        } else {
+            Held::default()
+        };
         Ok(Self {
             spare: Some(dup(&directory)?),
             directory,
+            missing: missing.into(),
+            held,
             device,
             name: name.into(),
             made: None,
+            taken,
             replaced,
             policy,
             publisher,
             announced,
             expected: 0,
             length: 0,
+            counted: 0,
             uploads,
         })
     }
@@ -115,6 +170,8 @@ impl Upload {
             return Err(StorageError::OVER_LIMIT);
         }
         file_offset(end, 0)?;
+        self.make()?;
+        self.ensure_room(end)?;
         let made = self.make()?;
         made.reserve.extend(&made.file, end)?;
         let mut done = 0;
@@ -144,27 +201,79 @@ impl Upload {
             // Gives back the blocks reserved beyond the end.
             ftruncate(&made.file, file_offset(length, 0)?)?;
         }
-        settle(&made.file)?;
-        self.publish()?;
+        let fsync = self.policy.uploads.fsync();
+        settle(&self.make()?.file, fsync)?;
+        let freed = self.publish()?;
+        if fsync {
+            self.sync_directories()?;
+        }
+        if self.policy.uploads.max_total().is_some() {
+            self.uploads.quota.store(length, freed);
+        }
+        self.uploads.made_dirs.keep(&self.held);
+        self.held = Held::default();
         Ok(length)
+    }
+
+    /// Makes sure that there is room for all bytes before `end`, among those of all
+    /// uploads and on the disk, where bounds were asked for.
+    fn ensure_room(&mut self, end: u64) -> Result<(), StorageError> {
+        let rules = self.policy.uploads;
+        if let Some(limit) = rules.max_total()
+            && end > self.counted
+        {
+            self.uploads.ensure_total(limit, self.counted, end)?;
+            self.count(end);
+        }
+        if let (Some(_), Some(made)) = (rules.min_free(), &self.made) {
+            let new = end.saturating_sub(made.reserve.bytes().max(self.length));
+            if new > 0 {
+                let (device, own) = (self.device, self.expected);
+                self.uploads
+                    .ensure_space(&made.file, device, new, own, rules.min_free())?;
+            }
+        }
+        Ok(())
     }
 
     /// The file, made now if it isn't yet.
     fn make(&mut self) -> Result<&mut Made, StorageError> {
         if self.made.is_none() {
+            if let Some(limit) = self.policy.uploads.max_total() {
+                self.uploads.ensure_total(limit, 0, self.announced)?;
+            }
             self.spare = None;
+            self.make_directories()?;
             let made = self.make_file()?;
             self.made = Some(made);
             self.expect(self.announced);
+            self.count(self.announced);
         }
         // Just made, if it wasn't.
         self.made.as_mut().ok_or(StorageError::NO_SPACE)
     }
 
+    /// Makes the directories that are missing.
+    fn make_directories(&mut self) -> Result<(), StorageError> {
+        if self.missing.is_empty() {
+            return Ok(());
+        }
+        let permissions = self.policy.umask.map(|umask| 0o777 & !umask);
+        let (here, made_dirs) = (self.directory.as_fd(), &self.uploads.made_dirs);
+        let made = made_dirs.make(here, &self.missing, permissions, &mut self.held);
+        self.directory = made.map_err(StorageError::of_directory)?;
+        self.missing = Box::default();
+        // Others may have made them, and a file there.
+        let (directory, taken) = (self.directory.as_fd(), &mut self.taken);
+        self.replaced = look_at_existing(directory, &self.name, taken, &self.policy)?;
+        Ok(())
+    }
+
     fn make_file(&self) -> Result<Made, StorageError> {
         // Others may have begun meanwhile.
+        let (device, min_free) = (self.device, self.policy.uploads.min_free());
         self.uploads
-            .ensure_space(&self.directory, self.device, self.announced)?;
+            .ensure_space(&self.directory, device, self.announced, 0, min_free)?;
         let directory = fstat(&self.directory)?;
         if directory.st_nlink == 0 {
             return Err(StorageError::of_directory(Errno::ENOENT));
@@ -203,42 +312,78 @@ impl Upload {
         self.expected = bytes;
     }
 
-    fn publish(&mut self) -> nix::Result<()> {
+    /// So many bytes count among those of all uploads.
+    fn count(&mut self, bytes: u64) {
+        self.uploads.quota.expect(self.counted, bytes);
+        self.counted = bytes;
+    }
+
+    /// Gives the file its name. Returns the bytes of the files that are gone for it,
+    /// where those are counted.
+    fn publish(&mut self) -> Result<u64, StorageError> {
+        let is_counted = self.policy.uploads.max_total().is_some();
+        let name = std::mem::take(&mut self.name);
+        let has_temporary = self.made.as_ref().is_some_and(|it| it.temporary.is_some());
+        let size = |it: &Self| {
+            let directory = it.directory.as_fd();
+            if is_counted {
+                size_of(directory, &name)
+            } else {
+                0
+            }
+        };
+        match self.taken {
+            Taken::Refused => self.place(&name)?,
+            Taken::Replaced => {
+                let freed = size(self);
+                if has_temporary || !self.place_new(&name)? {
+                    self.replace(&name)?;
+                }
+                return Ok(freed);
+            }
+            Taken::Kept(versions) => {
+                if !self.place_new(&name)? {
+                    let kept = versions.keep(self.directory.as_fd(), &name)?;
+                    self.replace(&name)?;
+                    return Ok(kept.prune(self.directory.as_fd(), is_counted));
+                }
+            }
+            Taken::Beside => {
+                if !self.place_new(&name)? {
+                    let directory = dup(&self.directory)?;
+                    versions::beside(directory.as_fd(), &name, |other| self.place(other))?;
+                }
+            }
+        }
+        Ok(0)
+    }
+
+    /// Gives the file this name, if nothing has it; otherwise returns `false`.
+    fn place_new(&mut self, name: &[u8]) -> nix::Result<bool> {
+        match self.place(name) {
+            Err(Errno::EEXIST) => Ok(false),
+            done => done.map(|()| true),
+        }
+    }
+
+    /// Gives the file this name.
+    ///
+    /// # Errors
+    /// `EEXIST` if something has it; what else the file system says.
+    fn place(&mut self, name: &[u8]) -> nix::Result<()> {
         let directory = self.directory.as_fd();
         let Some(made) = &mut self.made else {
             return Ok(());
         };
-        let file = made.file.as_fd();
-        let temporary = if let Some(temporary) = &made.temporary {
-            if !publish::is_named(file, directory, temporary.as_bytes())? {
-                return Err(Errno::ESTALE);
-            }
-            temporary
-        } else {
-            match self.publisher.link(file, directory, &self.name) {
-                Err(Errno::EEXIST) if self.policy.overwrite => {}
-                done => return done,
-            }
-            // No call replaces a name by an unnamed file.
-            let temporary = publish::link_temporary(file, directory, self.publisher, made.serial)?;
-            made.temporary.insert(temporary)
+        let Some(temporary) = &made.temporary else {
+            return self.publisher.link(made.file.as_fd(), directory, name);
         };
-        if self.policy.overwrite {
-            renameat(directory, temporary.as_str(), directory, &*self.name)?;
-            made.temporary = None;
-            return Ok(());
-        }
+        made.check_temporary(directory)?;
         let no_flags = AtFlags::empty();
-        match linkat(
-            directory,
-            temporary.as_str(),
-            directory,
-            &*self.name,
-            no_flags,
-        ) {
+        match linkat(directory, temporary.as_str(), directory, name, no_flags) {
             // A file system without hard links, such as FAT.
             Err(Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOSYS) => {
-                publish::rename_new(directory, temporary, &self.name)?;
+                publish::rename_new(directory, temporary.as_bytes(), name)?;
                 made.temporary = None;
                 Ok(())
             }
@@ -246,11 +391,68 @@ impl Upload {
             done => done,
         }
     }
+
+    /// Gives the file this name, whatever has it.
+    fn replace(&mut self, name: &[u8]) -> nix::Result<()> {
+        let directory = self.directory.as_fd();
+        let Some(made) = &mut self.made else {
+            return Ok(());
+        };
+        if made.temporary.is_some() {
+            made.check_temporary(directory)?;
+        } else {
+            // No call replaces a name by an unnamed file.
+            let (file, serial) = (made.file.as_fd(), made.serial);
+            let temporary = publish::link_temporary(file, directory, self.publisher, serial)?;
+            made.temporary = Some(temporary);
+        }
+        let temporary = made.temporary.as_deref().unwrap_or_default();
+        renameat(directory, temporary, directory, name)?;
+        made.temporary = None;
+        Ok(())
+    }
+
+    /// Has the names that were given, and the directories that were made, put on the
+    /// disk.
+    fn sync_directories(&self) -> nix::Result<()> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let mut here = openat(&self.directory, ".", flags, Mode::empty())?;
+        sync(&here)?;
+        for _ in 0..self.held.len() {
+            here = openat(&here, "..", flags, Mode::empty())?;
+            sync(&here)?;
+        }
+        Ok(())
+    }
+}
+
+impl Made {
+    /// # Errors
+    /// `ESTALE` if the temporary name is another file's by now.
+    fn check_temporary(&self, directory: BorrowedFd<'_>) -> nix::Result<()> {
+        match &self.temporary {
+            Some(it) if !publish::is_named(&self.file, directory, it.as_bytes())? => {
+                Err(Errno::ESTALE)
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Drop for Upload {
     fn drop(&mut self) {
         self.expect(0);
+        self.count(0);
+        self.remove_temporary();
+        if self.held.is_any() {
+            let made_dirs = &self.uploads.made_dirs;
+            made_dirs.release(self.directory.as_fd(), &self.held);
+        }
+    }
+}
+
+impl Upload {
+    fn remove_temporary(&self) {
         let Some(made) = &self.made else {
             return;
         };
@@ -270,21 +472,57 @@ impl Drop for Upload {
 }
 
 /// Has the file system say what it only says when a file is closed (NFS, FUSE,
-/// quotas), before anyone is told that the file is there.
-fn settle(file: &OwnedFd) -> nix::Result<()> {
-    let magic = fstatfs(file).map(|it| it.filesystem_type());
-    if matches!(magic, Ok(FUSE_SUPER_MAGIC | NFS_SUPER_MAGIC)) {
-        match fsync(file) {
-            // It can't be asked.
-            Ok(()) | Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => {}
-            Err(errno) => return Err(errno),
-        }
+/// quotas), before anyone is told that the file is there; with `fsync`, once the file is
+/// on the disk.
+fn settle(file: &OwnedFd, fsync: bool) -> nix::Result<()> {
+    let tells_late = || {
+        let magic = fstatfs(file).map(|it| it.filesystem_type());
+        matches!(magic, Ok(FUSE_SUPER_MAGIC | NFS_SUPER_MAGIC))
+    };
+    if fsync || tells_late() {
+        sync(file)?;
     }
     // Each close says it, and this one leaves us the file. Without a descriptor to
     // spare, the above has to do.
     match dup(file).and_then(close) {
         Err(Errno::EINTR | Errno::EMFILE | Errno::ENFILE) => Ok(()),
         done => done,
+    }
+}
+
+/// Waits until a file or a directory is on the disk.
+fn sync(file: &OwnedFd) -> nix::Result<()> {
+    match fsync(file) {
+        // It can't be asked.
+        Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => Ok(()),
+        done => done,
+    }
+}
+
+/// What is there to be replaced, `None` if nothing is. Where nobody is to be told what
+/// is there, and that can't be replaced, it stays, and the upload gets another name.
+fn look_at_existing(
+    directory: BorrowedFd<'_>,
+    name: &[u8],
+    taken: &mut Taken,
+    policy: &Policy,
+) -> Result<Option<Replaced>, StorageError> {
+    let is_secret = policy.uploads.write_only();
+    if let Taken::Kept(versions) = taken {
+        if version_name::is_version(name, versions.format) {
+            return Err(StorageError::VERSION);
+        }
+        if version_name::is_too_long(name) {
+            return Err(StorageError::LONG_NAME);
+        }
+    }
+    let replaces = matches!(taken, Taken::Replaced | Taken::Kept(_));
+    match existing(directory, name, replaces) {
+        Err(_) if is_secret => {
+            *taken = Taken::Beside;
+            Ok(None)
+        }
+        found => found,
     }
 }
 
@@ -336,6 +574,7 @@ mod tests {
         max_upload: None,
         umask: None,
         ignore_case: false,
+        uploads: crate::file::UploadRules::NONE,
     };
 
     /// A fresh directory and its root for each way to publish possible here.
@@ -897,8 +1136,8 @@ mod tests {
             fs::write(base.path().join(name), name).unwrap();
         }
         let directory = directory.as_fd();
-        assert_eq!(rename_new(directory, "one", b"new"), Ok(()));
-        assert_eq!(rename_new(directory, "other", b"new"), Err(Errno::EEXIST));
+        assert_eq!(rename_new(directory, b"one", b"new"), Ok(()));
+        assert_eq!(rename_new(directory, b"other", b"new"), Err(Errno::EEXIST));
         assert_eq!(names(base.path()), ["new", "other"]);
         assert_eq!(fs::read(base.path().join("new")).unwrap(), b"one");
     }

@@ -29,6 +29,8 @@ pub(super) struct Places<'a> {
     pub(super) linked: &'a [Directory],
     /// Which names of directories right in the root are closed, by whatever link.
     pub(super) closed: Option<Closed>,
+    /// A directory that no name leads to or through, by device and inode.
+    pub(super) shut: Option<(u64, u64)>,
 }
 
 /// Whether a directory of this name is closed.
@@ -140,6 +142,13 @@ impl<'a> Walk<'a> {
         let is_in_root = self.entered.is_empty() && self.linked.is_none();
         if is_in_root && self.places.closed.is_some_and(|closed| closed(name)) {
             return Err(Errno::EXDEV);
+        }
+        if self
+            .places
+            .shut
+            .is_some_and(|shut| id_of(&directory) == Ok(shut))
+        {
+            return Err(Errno::EACCES);
         }
         self.entered.push(directory);
         self.names.extend_from_slice(name);
@@ -260,6 +269,13 @@ fn push_all(path: &mut Vec<u8>, more: &[u8]) {
             }
         }
     }
+}
+
+/// Device and inode of a directory.
+#[allow(clippy::unnecessary_cast, clippy::useless_conversion)] // Narrower on 32-bit systems.
+pub(super) fn id_of(directory: impl AsFd) -> Result<(u64, u64)> {
+    let stat = fstat(directory)?;
+    Ok((stat.st_dev as u64, stat.st_ino as u64))
 }
 
 /// What kind of file a `stat` is about.

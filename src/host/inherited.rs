@@ -5,8 +5,9 @@
 
 use std::env;
 use std::io;
-use std::net::UdpSocket;
+use std::net::{TcpListener, UdpSocket};
 use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixListener;
 
 use listenfd::ListenFd;
 use socket2::{Domain, Socket, Type};
@@ -18,9 +19,20 @@ use super::notify::is_meant;
 pub struct Inherited {
     /// UDP sockets of either family; none: bind your own.
     pub sockets: Vec<UdpSocket>,
+    /// Stream sockets that listen: the status port.
+    pub streams: Vec<InheritedStream>,
     /// Whether one of them is standard input, so that standard error, too, is
     /// no place for a log.
     pub by_inetd: bool,
+}
+
+/// A socket that connections come in on.
+#[derive(Debug)]
+pub enum InheritedStream {
+    /// Of either family.
+    Tcp(TcpListener),
+    /// Of this machine.
+    Unix(UnixListener),
 }
 
 impl Inherited {
@@ -31,20 +43,20 @@ impl Inherited {
     /// One line that says which descriptor or variable can't be used, and what
     /// it should be.
     pub fn take_over(limit: usize) -> Result<Self, String> {
-        let mut sockets = from_manager(limit)?;
+        let mut inherited = from_manager(limit)?;
         let standard_input = from_inetd()?;
-        let by_inetd = standard_input.is_some();
-        sockets.extend(standard_input);
-        Ok(Self { sockets, by_inetd })
+        inherited.by_inetd = standard_input.is_some();
+        inherited.sockets.extend(standard_input);
+        Ok(inherited)
     }
 }
 
-fn from_manager(limit: usize) -> Result<Vec<UdpSocket>, String> {
+fn from_manager(limit: usize) -> Result<Inherited, String> {
     let (Some(count), Some(pid)) = (env::var_os("LISTEN_FDS"), env::var_os("LISTEN_PID")) else {
-        return Ok(Vec::new());
+        return Ok(Inherited::default());
     };
     if !is_meant(Some(pid)) {
-        return Ok(Vec::new());
+        return Ok(Inherited::default());
     }
     let number = count.to_str().and_then(|text| text.parse().ok());
     if !number.is_some_and(|number| (1..=limit).contains(&number)) {
@@ -54,14 +66,31 @@ fn from_manager(limit: usize) -> Result<Vec<UdpSocket>, String> {
         ));
     }
     let mut offered = ListenFd::from_env();
-    let mut sockets = Vec::new();
+    let mut inherited = Inherited::default();
     for index in 0..offered.len() {
+        if let Some(stream) = stream(&mut offered, index) {
+            inherited.streams.push(stream);
+            continue;
+        }
         let taken = offered.take_udp_socket(index).map_err(|error| {
             format!("cannot serve on an inherited descriptor: {error}; use ListenDatagram= with an address and a port")
         })?;
-        sockets.extend(taken);
+        inherited.sockets.extend(taken);
     }
-    Ok(sockets)
+    Ok(inherited)
+}
+
+/// The stream socket at this place, if one is there and the status port is built in.
+fn stream(offered: &mut ListenFd, index: usize) -> Option<InheritedStream> {
+    if !cfg!(feature = "status") {
+        return None;
+    }
+    // What is of another kind stays where it is.
+    let tcp = offered.take_tcp_listener(index).ok().flatten();
+    tcp.map(InheritedStream::Tcp).or_else(|| {
+        let unix = offered.take_unix_listener(index).ok().flatten();
+        unix.map(InheritedStream::Unix)
+    })
 }
 
 /// Standard input, if it is a socket of the internet.

@@ -26,7 +26,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{SysconfVar, chroot, fchdir, sysconf};
 
-pub use inherited::Inherited;
+pub use inherited::{Inherited, InheritedStream};
 pub use notify::Notifier;
 pub use pid_file::PidFile;
 pub use privileges::{Identity, is_root};
@@ -193,8 +193,12 @@ pub fn processors() -> usize {
 pub struct Confinement<'a> {
     /// The directory that is served.
     pub root: BorrowedFd<'a>,
-    /// Whether files may be created and replaced in it.
+    /// Where files are created and replaced, if not in it.
+    pub uploads: Option<BorrowedFd<'a>>,
+    /// Whether files may be created and replaced at all.
     pub writable: bool,
+    /// Whether directories may be, too.
+    pub makes_directories: bool,
     /// Whether the directories in it may be listed.
     pub listable: bool,
     /// Other directories, of which the files may be read.
@@ -212,6 +216,8 @@ pub struct Confinement<'a> {
     pub read_again_in: &'a [BorrowedFd<'a>],
     /// The pid file, which is removed at the end.
     pub pid_file: Option<&'a Path>,
+    /// The file of the status port's socket, which is removed at the end.
+    pub status_socket: Option<&'a Path>,
     /// Makes the served directory the only one there is.
     pub chroot: bool,
     /// Forbids what isn't needed, as far as the kernel can.

@@ -1,8 +1,9 @@
 //! What the kernel is told to forbid us from here on (Landlock, Linux 5.13).
 //!
 //! Only the served directory stays, and what links may lead to, and those of the log
-//! file, the map file and the rules file, so that these can be opened again when another has taken
-//! their place, and of the pid file, so that it can be removed; no TCP (Linux 6.7), no signals to
+//! file, the map file and the rules file, so that these can be opened again when another
+//! has taken their place, and of the pid file and the status port's socket, so that they
+//! can be removed; no new TCP (Linux 6.7), no signals to
 //! other processes and no abstract sockets of theirs (6.12). Older kernels forbid
 //! what they know of. Descriptors that are open already keep their rights. Must
 //! not: allow more than the options ask for.
@@ -38,11 +39,18 @@ pub(super) fn enter(keep: &Confinement<'_>) -> Result<Enforcement, ConfinementEr
 fn landlocked(keep: &Confinement<'_>) -> Result<Enforcement, RulesetError> {
     let read = make_bitflags!(AccessFs::{ReadFile});
     let mut in_root = read;
-    if keep.writable {
-        in_root |= make_bitflags!(AccessFs::{WriteFile | Truncate | MakeReg | RemoveFile});
-    }
     if keep.listable {
         in_root |= make_bitflags!(AccessFs::{ReadDir});
+    }
+    let mut in_uploads = in_root;
+    if keep.writable {
+        in_uploads |= make_bitflags!(AccessFs::{WriteFile | Truncate | MakeReg | RemoveFile});
+    }
+    if keep.makes_directories {
+        in_uploads |= make_bitflags!(AccessFs::{MakeDir | RemoveDir});
+    }
+    if keep.uploads.is_none() {
+        in_root = in_uploads;
     }
     let mut rules = Ruleset::default()
         .handle_access(AccessFs::from_all(KNOWN))?
@@ -52,6 +60,9 @@ fn landlocked(keep: &Confinement<'_>) -> Result<Enforcement, RulesetError> {
         .add_rule(PathBeneath::new(keep.root, in_root))?;
     for directory in keep.beside {
         rules = rules.add_rule(PathBeneath::new(directory, in_root))?;
+    }
+    if let Some(directory) = keep.uploads {
+        rules = rules.add_rule(PathBeneath::new(directory, in_uploads))?;
     }
     for directory in keep.linked {
         let mut access = read;
@@ -76,6 +87,11 @@ fn landlocked(keep: &Confinement<'_>) -> Result<Enforcement, RulesetError> {
         {
             rules = rules.add_rule(PathBeneath::new(place, access))?;
         }
+    }
+    if let Some(place) = keep.status_socket.and_then(Path::parent)
+        && let Ok(place) = PathFd::new(place)
+    {
+        rules = rules.add_rule(PathBeneath::new(place, remove))?;
     }
     Ok(match rules.restrict_self()?.ruleset {
         RulesetStatus::FullyEnforced => Enforcement::Full,

@@ -74,6 +74,27 @@ pub fn parse_port_range(text: &str) -> Result<RangeInclusive<u16>, &'static str>
     }
 }
 
+/// A number of bytes, perhaps with K, M, G or T.
+///
+/// # Errors
+/// What was expected instead.
+pub fn parse_size(text: &str) -> Result<u64, &'static str> {
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let shift = match text[digits.len()..].to_ascii_uppercase().as_str() {
+        "" => 0,
+        "K" => 10,
+        "M" => 20,
+        "G" => 30,
+        "T" => 40,
+        _ => return Err("expected a number of bytes, or one with K, M, G or T after it"),
+    };
+    digits
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(1 << shift))
+        .ok_or("expected a number of bytes, or one with K, M, G or T after it")
+}
+
 /// A time up to a day: a number with `ms`, `s` or `m`, seconds without.
 ///
 /// # Errors
@@ -155,5 +176,21 @@ mod tests {
         assert_eq!(parse_time_or_none("0"), Ok(Duration::ZERO));
         assert_eq!(parse_time_or_none("2m"), Ok(Duration::from_secs(120)));
         assert!(parse_time_or_none("-1").is_err());
+    }
+
+    #[test]
+    fn sizes_know_their_suffix() {
+        for (text, size) in [
+            ("0", 0),
+            ("1500", 1500),
+            ("4k", 4096),
+            ("2M", 2 << 20),
+            ("1G", 1 << 30),
+        ] {
+            assert_eq!(parse_size(text), Ok(size), "{text}");
+        }
+        for text in ["", "M", "1X", "-1", "1.5G", "99999999T", "1KB"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
     }
 }

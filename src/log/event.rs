@@ -29,6 +29,8 @@ pub(crate) enum Event<'a> {
         ruled_by: Option<Cut<'a>>,
         /// Other directories that links may lead to.
         links_to: Option<Cut<'a>>,
+        /// The directory for uploads, if it isn't the root.
+        uploads_to: Option<Cut<'a>>,
     },
     /// A transfer begins.
     Started {
@@ -243,6 +245,7 @@ impl Event<'_> {
                 mapped_by,
                 ruled_by,
                 links_to,
+                uploads_to,
             } => {
                 put("addresses", Text(addresses));
                 put("root", Text(root));
@@ -256,6 +259,9 @@ impl Event<'_> {
                 }
                 if let Some(directories) = links_to {
                     put("links_to", Text(directories));
+                }
+                if let Some(directory) = uploads_to {
+                    put("uploads_to", Text(directory));
                 }
             }
             Self::LeftOut { of, lines } => {
@@ -369,7 +375,12 @@ impl Event<'_> {
     }
 
     pub(super) fn write_to(&self, logger: &dyn Log) {
-        logger.log(
+        self.with_record(|record| logger.log(record));
+    }
+
+    /// Lends it to `write` as the `log` crate has it.
+    pub(super) fn with_record(&self, write: impl FnOnce(&Record<'_>)) {
+        write(
             &Record::builder()
                 .level(self.level())
                 .target("tftpd")

@@ -12,7 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use log::kv::{self, Key, Value, VisitSource, VisitValue};
 use log::{LevelFilter, Log, Metadata, Record};
 
-#[cfg(feature = "helper")]
+#[cfg(any(feature = "helper", feature = "status"))]
 use super::event::Event;
 use super::event::KIND;
 use super::{MARK, MAX_LINE};
@@ -53,10 +53,16 @@ impl<W: Write + Send> Log for JsonLines<W> {
 /// Puts an event into `line` as this log would, and a line end.
 #[cfg(feature = "helper")]
 pub(crate) fn put_event(line: &mut String, event: &Event<'_>) {
-    let record = &mut Record::builder();
-    let record = record.level(event.level()).key_values(event);
-    let text = format_args!("{event}");
-    put_line(line, clock::unix_seconds(), &record.args(text).build());
+    event.with_record(|record| put_line(line, clock::unix_seconds(), record));
+}
+
+/// An event as an object, as it stands in the log.
+#[cfg(feature = "status")]
+pub(super) fn object(event: &Event<'_>) -> String {
+    let mut line = String::new();
+    event.with_record(|record| put_line(&mut line, clock::unix_seconds(), record));
+    line.pop();
+    line
 }
 
 /// Puts an object and a line end into `line`, at most [`MAX_LINE`] bytes: texts
@@ -178,7 +184,9 @@ impl fmt::Write for Text<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::event::{Event, Figures};
+    #[cfg(not(feature = "status"))]
+    use crate::log::event::Event;
+    use crate::log::event::Figures;
     use crate::log::shown::{Cut, Name};
     use crate::wire::packet::ErrorCode;
     use log::Level;

@@ -5,6 +5,8 @@
 //! syslog's, with their priorities. None of them waits for a reader. Must not:
 //! know of sessions.
 
+#[cfg(feature = "status")]
+use std::fmt;
 use std::io::{self, Write as _};
 use std::path::Path;
 
@@ -109,6 +111,19 @@ fn install(level: LevelFilter, logger: impl Log + 'static) {
     if ::log::set_boxed_logger(noise::bounded(level, logger)).is_ok() {
         ::log::set_max_level(level);
     }
+}
+
+/// An event as the log's JSON has it, at most 4 KiB.
+#[cfg(feature = "status")]
+pub(crate) fn json_object(event: &event::Event<'_>) -> String {
+    json::object(event)
+}
+
+/// Appends a text of ours as a string of JSON; what is long is cut.
+#[cfg(feature = "status")]
+pub(crate) fn put_json_text(out: &mut String, text: &dyn fmt::Display) {
+    // A string takes everything.
+    let _ = json::put_text(out, text, MAX_LINE);
 }
 
 /// What is told about lines that couldn't be written.

@@ -30,6 +30,7 @@ impl Event<'_> {
                 mapped_by,
                 ruled_by,
                 links_to,
+                uploads_to,
             } => {
                 let most = Count(*max_sessions, "transfer");
                 write!(
@@ -42,8 +43,11 @@ impl Event<'_> {
                 if let Some(rules) = ruled_by {
                     write!(f, "; rules by client: {rules}")?;
                 }
-                match links_to {
-                    Some(directories) => write!(f, "; links may lead to {directories}"),
+                if let Some(directories) = links_to {
+                    write!(f, "; links may lead to {directories}")?;
+                }
+                match uploads_to {
+                    Some(directory) => write!(f, "; uploads go to {directory}"),
                     None => Ok(()),
                 }
             }

@@ -329,6 +329,29 @@ pub fn receive_with_descriptors(
 /// Descriptors that one call receives.
 const MAX_DESCRIPTORS: usize = 16;
 
+/// Datagrams that the kernel has dropped since the receive buffer was full, if it tells
+/// (Linux 4.12): what `SO_RXQ_OVFL` would tell with every datagram.
+pub(super) fn receive_drops(socket: &impl AsRawFd) -> Option<u32> {
+    /// The place of the count, and how many there are (`linux/sock_diag.h`).
+    const DROPS: usize = 8;
+    let mut figures = [0u32; DROPS + 1];
+    let mut len = mem::size_of_val(&figures) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes to the pointer.
+    let told = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_MEMINFO,
+            (&raw mut figures).cast(),
+            &raw mut len,
+        )
+    };
+    (told == 0 && len as usize == mem::size_of_val(&figures)).then_some(figures[DROPS])
+}
+
+/// `asm-generic/socket.h`.
+const SO_MEMINFO: libc::c_int = 55;
+
 /// The value of a control message; `None` if it was cut (`MSG_CTRUNC`).
 ///
 /// # Safety

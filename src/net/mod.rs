@@ -109,9 +109,14 @@ impl ListenSocket {
     pub fn prepare_sharing(&self) {
         // An inherited one may carry IPv4 as well.
         batch::allow_fragments(&*self.socket);
-        if setsockopt(&*self.socket, sockopt::SndBufForce, &SHARED_SEND_BUFFER).is_err() {
+        if force_send_buffer(&*self.socket).is_err() {
             let _ = setsockopt(&*self.socket, sockopt::SndBuf, &SHARED_SEND_BUFFER);
         }
+    }
+
+    /// Whether both are the same socket.
+    pub fn is(&self, other: &Self) -> bool {
+        Rc::ptr_eq(&self.socket, &other.socket)
     }
 
     /// Bytes of memory that what it sends may take until it has left.
@@ -124,6 +129,11 @@ impl ListenSocket {
         batch::unsent(&*self.socket)
     }
 
+    /// Datagrams that were lost since its receive buffer was full, if the kernel tells.
+    pub fn receive_drops(&self) -> Option<u32> {
+        batch::receive_drops(&*self.socket)
+    }
+
     /// Binds to `address` as `binding` says; port 0 lets the kernel choose.
     ///
     /// # Errors
@@ -132,25 +142,6 @@ impl ListenSocket {
     pub fn bind(address: SocketAddr, binding: Binding<'_>) -> io::Result<Self> {
         let socket = Self::unbound(address, binding)?;
         socket.bind(&address.into())?;
-        Self::bound(socket)
-    }
-
-    /// Binds to `address`, on one of `ports`, which `random` points to: see
-    /// `candidates`.
-    ///
-    /// # Errors
-    /// `AddrInUse` if none of those that were tried is free; whatever else the kernel
-    /// says.
-    pub fn bind_within(
-        mut address: SocketAddr,
-        ports: &RangeInclusive<u16>,
-        random: u16,
-    ) -> io::Result<Self> {
-        let socket = Self::unbound(address, Binding::default())?;
-        bind_one_of(candidates(ports, random), |port| {
-            address.set_port(port);
-            socket.bind(&address.into())
-        })?;
         Self::bound(socket)
     }
 
@@ -239,6 +230,79 @@ impl ListenSocket {
     pub fn answer(&self, datagram: &[u8], peer: SocketAddr, local: IpAddr) -> io::Result<()> {
         batch::send_from(&*self.socket, datagram, None, peer, local)
     }
+}
+
+/// A socket that is to carry transfers, once it has a port: made while the process has
+/// the right to a large send buffer.
+#[derive(Debug)]
+pub struct SpareSocket {
+    socket: Socket,
+    is_ipv4: bool,
+}
+
+impl SpareSocket {
+    /// For addresses of the family of this one.
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    pub fn new(address: SocketAddr) -> io::Result<Self> {
+        Ok(Self {
+            socket: ListenSocket::unbound(address, Binding::default())?,
+            is_ipv4: address.is_ipv4(),
+        })
+    }
+
+    /// Gives it a large send buffer, whatever the system allows others.
+    ///
+    /// # Errors
+    /// `PermissionDenied` without the right to that.
+    pub fn with_large_buffer(self) -> io::Result<Self> {
+        force_send_buffer(&self.socket)?;
+        Ok(self)
+    }
+
+    /// Whether it can be bound to `address`.
+    pub const fn fits(&self, address: SocketAddr) -> bool {
+        self.is_ipv4 == address.is_ipv4()
+    }
+
+    /// Binds to `address`, on one of `ports`, which `random` points to: see
+    /// `candidates`.
+    ///
+    /// # Errors
+    /// `AddrInUse` if none of those that were tried is free; whatever else the kernel
+    /// says. It can be tried again then.
+    pub fn bind_within(
+        &self,
+        mut address: SocketAddr,
+        ports: &RangeInclusive<u16>,
+        random: u16,
+    ) -> io::Result<()> {
+        bind_one_of(candidates(ports, random), |port| {
+            address.set_port(port);
+            self.socket.bind(&address.into())
+        })
+    }
+
+    /// The socket, which has been bound, fit to carry transfers.
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    pub fn ready(self) -> io::Result<ListenSocket> {
+        let socket = ListenSocket::bound(self.socket)?;
+        socket.prepare_sharing();
+        Ok(socket)
+    }
+}
+
+/// Asks for room for what all transfers of a socket send, beyond what the system
+/// allows.
+fn force_send_buffer(socket: &impl AsFd) -> io::Result<()> {
+    Ok(setsockopt(
+        socket,
+        sockopt::SndBufForce,
+        &SHARED_SEND_BUFFER,
+    )?)
 }
 
 /// What became of a run of blocks handed to the kernel.

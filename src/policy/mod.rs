@@ -48,6 +48,8 @@ pub struct Policy {
     pub access: Access,
     /// What is served to clients without a root of their own.
     pub root: Root,
+    /// Where uploads go, if not there.
+    pub upload_root: Option<Root>,
     /// Where the clients' own roots are.
     pub client_roots: Option<ClientRoots>,
     /// Rules that rewrite and refuse names.
@@ -82,6 +84,19 @@ impl Granted<'_> {
 }
 
 impl Policy {
+    /// What those without a root of their own read from, or write to.
+    pub fn common_root(&self, direction: Direction) -> &Root {
+        let uploads = self.upload_root.as_ref();
+        let uploads = uploads.filter(|_| direction == Direction::Write);
+        uploads.unwrap_or(&self.root)
+    }
+
+    /// Directory entries that were read for a request.
+    fn take_entries_read(&self) -> u64 {
+        let uploads = self.upload_root.as_ref();
+        self.root.take_entries_read() + uploads.map_or(0, Root::take_entries_read)
+    }
+
     /// The root and the name to serve to `peer` for its request, which came in by the
     /// interface with the number `interface`, if that is known.
     ///
@@ -94,9 +109,12 @@ impl Policy {
         peer: SocketAddr,
         interface: Option<u32>,
     ) -> Result<Granted<'_>, Refusal> {
-        if !self.allowance.borrow_mut().may_begin(now, peer.ip()) {
+        let name_len = request.filename.len();
+        let mut allowance = self.allowance.borrow_mut();
+        if !allowance.may_begin(now, peer.ip(), name_len) {
             return Err(Refusal::Overload);
         }
+        drop(allowance);
         let mut work = Work::default();
         let client = Client {
             address: peer.ip(),
@@ -104,7 +122,7 @@ impl Policy {
             hardware: OnceCell::new(),
         };
         let granted = self.settle_for(now, request, &client, &mut work);
-        work.entries += self.root.take_entries_read();
+        work.entries += self.take_entries_read();
         self.allowance.borrow_mut().spend(work, peer.ip());
         granted
     }
@@ -137,7 +155,7 @@ impl Policy {
         }
         Ok(Granted {
             own_root: None,
-            common_root: &self.root,
+            common_root: self.common_root(request.direction),
             name,
             origin: Origin::Asked,
             lines: Vec::new(),
@@ -148,7 +166,7 @@ impl Policy {
     /// Takes off what looking up `peer`'s file has cost since [`Policy::settle`].
     pub fn charge_look_ups(&self, peer: SocketAddr) {
         let work = Work {
-            entries: self.root.take_entries_read(),
+            entries: self.take_entries_read(),
             ..Work::default()
         };
         self.allowance.borrow_mut().spend(work, peer.ip());
@@ -189,8 +207,9 @@ impl Policy {
         work: &mut Work,
     ) -> Result<Granted<'_>, Refusal> {
         let roots = self.client_roots.as_ref();
+        let common_root = self.common_root(request.direction);
         let own_root = match roots {
-            Some(roots) => roots.of(now, client, &self.root, work)?,
+            Some(roots) => roots.of(now, client, common_root, work)?,
             None => None,
         };
         let granted = self.settle_in(own_root, request, client, section, work)?;
@@ -220,7 +239,8 @@ impl Policy {
             let root = if way.is_empty() {
                 base.cloned()
             } else {
-                match base.unwrap_or(&self.root).below(way)? {
+                let common = self.common_root(request.direction);
+                match base.unwrap_or(common).below(way)? {
                     Some(root) => Some(root),
                     None => continue,
                 }
@@ -252,7 +272,8 @@ impl Policy {
             client,
         };
         let map = self.map_file.as_ref().map(MapFile::rules);
-        let root = own_root.as_ref().unwrap_or(&self.root);
+        let common_root = self.common_root(direction);
+        let root = own_root.as_ref().unwrap_or(common_root);
         let settled = settle(&asked, root, map, work)?;
         if let Some(section) = section {
             work.scanned += section.work(&settled.name, direction);
@@ -262,7 +283,7 @@ impl Policy {
         }
         Ok(Granted {
             own_root,
-            common_root: &self.root,
+            common_root,
             name: settled.name,
             origin: settled.origin,
             lines: settled.lines,
@@ -290,6 +311,7 @@ mod tests {
         let policy = Policy {
             access: Access::default(),
             root: Root::open(home.path(), crate::file::Policy::default()).unwrap(),
+            upload_root: None,
             client_roots: None,
             map_file: Some(MapFile::open(&map, false).unwrap()),
             rules: None,

@@ -1,11 +1,12 @@
 //! What requests may cost before an answer has proved that they come from where
 //! they say: an allowance a second, for all of them together. No client network takes
-//! more of it than it leaves to all others. Must not: read the clock.
+//! more of it than is left after it, and requests with long names no more than half:
+//! those are dear, and nobody's boot loader asks for them. Must not: read the clock.
 
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crate::table::rate::{network, place};
+use crate::table::rate::NetworkRateLimit;
 
 /// Work that a request has caused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -20,80 +21,55 @@ pub struct Work {
 
 impl Work {
     /// In the time that a byte takes an expression, some 0.1 µs.
-    const fn units(self) -> u64 {
-        self.scanned + 3 * self.entries + self.table / 8
+    fn units(self) -> u32 {
+        let units = self.scanned + 3 * self.entries + self.table / 8;
+        u32::try_from(units).unwrap_or(u32::MAX)
     }
 }
 
 /// How much work may still be done in this second.
 #[derive(Debug)]
-pub struct WorkAllowance {
-    left: u64,
-    since: Instant,
-    seed: u64,
-    /// Which second it is, counted from the start.
-    second: u32,
-    /// What networks have spent. Some share a place.
-    networks: Box<[Spent; NETWORKS]>,
-}
-
-/// What was spent in the second that it counts.
-#[derive(Debug, Clone, Copy, Default)]
-struct Spent {
-    second: u32,
-    units: u64,
-}
+pub struct WorkAllowance(NetworkRateLimit);
 
 impl WorkAllowance {
     /// All of it, from `now` on. No stranger knows the `seed`: none chooses whose
     /// share to spend.
     pub fn new(seed: u64, now: Instant) -> Self {
-        Self {
-            left: UNITS_PER_SECOND,
-            since: now,
-            seed,
-            second: 0,
-            networks: Box::new([Spent::default(); NETWORKS]),
-        }
+        Self(NetworkRateLimit::new(UNITS_PER_SECOND, NETWORKS, seed, now))
     }
 
-    /// Whether more may be begun for `client`: what it costs shows afterwards.
-    pub fn may_begin(&mut self, now: Instant, client: IpAddr) -> bool {
-        if now.saturating_duration_since(self.since) >= Duration::from_secs(1) {
-            self.left = UNITS_PER_SECOND;
-            self.since = now;
-            self.second = self.second.wrapping_add(1);
-        }
-        let left = self.left;
-        left > 0 && self.of_network(client).units < left
+    /// Whether more may be begun for `client`, a name of so many bytes: what it costs
+    /// shows afterwards.
+    pub fn may_begin(&mut self, now: Instant, client: IpAddr, name_len: usize) -> bool {
+        let reserved = if name_len > LONG_NAME {
+            UNITS_PER_SECOND / 2
+        } else {
+            0
+        };
+        self.0.leaves(now, client) > reserved
     }
 
     /// Takes off what was done for `client`.
     pub fn spend(&mut self, work: Work, client: IpAddr) {
-        let units = work.units();
-        self.left = self.left.saturating_sub(units);
-        self.of_network(client).units += units;
-    }
-
-    fn of_network(&mut self, client: IpAddr) -> &mut Spent {
-        let second = self.second;
-        let spent = &mut self.networks[place(self.seed, network(client), NETWORKS)];
-        if spent.second != second {
-            *spent = Spent { second, units: 0 };
-        }
-        spent
+        self.0.spend(work.units(), client);
     }
 }
 
 /// Client networks told apart.
-const NETWORKS: usize = 64;
+const NETWORKS: usize = 256;
+
+/// Bytes of a name that are more than usual: a path with a MAC address or a UUID in it
+/// has fewer.
+const LONG_NAME: usize = 128;
 
 /// A fifth of a second each second: thousands of usual requests through dozens of
 /// rules.
-const UNITS_PER_SECOND: u64 = 2_000_000;
+const UNITS_PER_SECOND: u32 = 2_000_000;
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::host::clock;
 
@@ -108,18 +84,45 @@ mod tests {
             table: 1 << 20,
         };
         let mut done = 0;
-        while allowance.may_begin(start + Duration::from_millis(999), client) {
+        while allowance.may_begin(start + Duration::from_millis(999), client, 9) {
             allowance.spend(request, client);
             done += 1;
         }
         assert_eq!(done, 6);
         let other = IpAddr::from([198, 51, 100, 1]);
-        assert!(allowance.may_begin(start, other), "another network");
-        assert!(allowance.may_begin(start + Duration::from_secs(1), client));
+        assert!(allowance.may_begin(start, other, 9), "another network");
+        assert!(allowance.may_begin(start + Duration::from_secs(1), client, 9));
         // What costs nothing goes on forever.
         for _ in 0..1_000_000 {
             allowance.spend(Work::default(), client);
         }
-        assert!(allowance.may_begin(start + Duration::from_secs(1), client));
+        assert!(allowance.may_begin(start + Duration::from_secs(1), client, 9));
+    }
+
+    /// Long names cost a byte of them for each rule, and more for some.
+    #[test]
+    fn long_names_of_many_networks_leave_half_for_short_ones() {
+        let start = clock::now();
+        let mut allowance = WorkAllowance::new(7, start);
+        let dear = Work {
+            scanned: 32_768,
+            ..Work::default()
+        };
+        for number in 0..100_000_u32 {
+            let client = IpAddr::from((0x0a00_0000 + number * 256).to_be_bytes());
+            if allowance.may_begin(start, client, 400) {
+                allowance.spend(dear, client);
+            }
+        }
+        let honest = IpAddr::from([198, 51, 100, 1]);
+        let usual = Work {
+            scanned: 1_500,
+            ..Work::default()
+        };
+        for number in 0..500_u32 {
+            assert!(allowance.may_begin(start, honest, 40), "{number}");
+            let client = IpAddr::from((0xc633_0000 + number * 256).to_be_bytes());
+            allowance.spend(usual, client);
+        }
     }
 }

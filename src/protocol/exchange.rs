@@ -9,7 +9,7 @@ use super::contract::{
     Config, Failure, Outcome, Progress, Proof, REQUEST_MERGE, Role, UNVERIFIED_REPEATS,
 };
 use super::retry::RetryTimer;
-use crate::wire::options::Negotiated;
+use crate::wire::options::{Negotiated, Rollover};
 
 /// The part of a transfer that doesn't depend on its direction.
 #[derive(Debug)]
@@ -21,8 +21,56 @@ pub(super) struct Exchange {
     request_repeats: u8,
     retransmits: u32,
     pub(super) retry: RetryTimer,
-    negotiated: Negotiated,
+    agreed: Agreed,
     event: Option<Outcome>,
+}
+
+/// [`Negotiated`] in little more than half its room: thousands of transfers hold one.
+#[derive(Debug)]
+struct Agreed {
+    tsize: u64,
+    /// Microseconds; the longest are 255 s.
+    timeout: u32,
+    blksize: u16,
+    windowsize: u16,
+    rollover: Rollover,
+    has_tsize: bool,
+    has_timeout: bool,
+}
+
+const _: () = assert!(size_of::<Agreed>() == 24);
+
+impl Agreed {
+    fn new(negotiated: &Negotiated) -> Self {
+        let timeout = negotiated.timeout.unwrap_or_default().as_micros();
+        Self {
+            tsize: negotiated.tsize.unwrap_or_default(),
+            timeout: timeout.try_into().unwrap_or(u32::MAX),
+            blksize: negotiated.blksize,
+            windowsize: negotiated.windowsize,
+            rollover: negotiated.rollover,
+            has_tsize: negotiated.tsize.is_some(),
+            has_timeout: negotiated.timeout.is_some(),
+        }
+    }
+
+    const fn negotiated(&self) -> Negotiated {
+        Negotiated {
+            blksize: self.blksize,
+            windowsize: self.windowsize,
+            timeout: if self.has_timeout {
+                Some(Duration::from_micros(self.timeout as u64))
+            } else {
+                None
+            },
+            tsize: if self.has_tsize {
+                Some(self.tsize)
+            } else {
+                None
+            },
+            rollover: self.rollover,
+        }
+    }
 }
 
 impl Exchange {
@@ -35,23 +83,23 @@ impl Exchange {
             request_repeats: config.request_repeats,
             retransmits: 0,
             retry: RetryTimer::new(config.retry, for_acks),
-            negotiated: Negotiated::default(),
+            agreed: Agreed::new(&Negotiated::default()),
             event: None,
         };
-        exchange.agree(negotiated);
+        exchange.agree(&negotiated);
         exchange
     }
 
     /// These options hold from now on.
-    pub(super) fn agree(&mut self, negotiated: Negotiated) {
+    pub(super) fn agree(&mut self, negotiated: &Negotiated) {
         if let Some(timeout) = negotiated.timeout {
             self.retry.negotiated(timeout);
         }
-        self.negotiated = negotiated;
+        self.agreed = Agreed::new(negotiated);
     }
 
-    pub(super) const fn negotiated(&self) -> &Negotiated {
-        &self.negotiated
+    pub(super) const fn negotiated(&self) -> Negotiated {
+        self.agreed.negotiated()
     }
 
     pub(super) const fn is_server(&self) -> bool {
@@ -130,10 +178,33 @@ impl Exchange {
     pub(super) fn progress(&self, blocks: u64) -> Progress {
         Progress {
             blocks,
-            block_size: self.negotiated.blksize,
-            window_size: self.negotiated.windowsize,
+            block_size: self.agreed.blksize,
+            window_size: self.agreed.windowsize,
             retransmits: self.retransmits.into(),
             verified: self.verified,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_agreed_is_kept_whole() {
+        for (timeout, tsize) in [
+            (None, None),
+            (Some(Duration::from_secs(255)), Some(0)),
+            (Some(Duration::from_millis(10)), Some(u64::MAX)),
+        ] {
+            let negotiated = Negotiated {
+                blksize: 65464,
+                windowsize: 64,
+                timeout,
+                tsize,
+                rollover: Rollover::ToOne,
+            };
+            assert_eq!(Agreed::new(&negotiated).negotiated(), negotiated);
         }
     }
 }

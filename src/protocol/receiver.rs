@@ -186,7 +186,7 @@ impl Receiver {
     }
 
     fn options_agreed(&mut self, now: Instant, negotiated: Negotiated) {
-        self.exchange.agree(negotiated);
+        self.exchange.agree(&negotiated);
         self.exchange.verify();
         self.exchange.retry.answered(now, true);
         self.state = State::Receiving;

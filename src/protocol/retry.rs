@@ -185,6 +185,8 @@ struct Slowest {
     /// Of the [`SLOW_MEMORY`] before those.
     previous: Micros,
     count: u8,
+    /// All answers, those to a repeat among them; no more than [`KNOWN_ANSWERS`].
+    seen: u8,
 }
 
 impl Slowest {
@@ -193,6 +195,13 @@ impl Slowest {
             current: Micros(0),
             previous: Micros(0),
             count: 0,
+            seen: 0,
+        }
+    }
+
+    const fn see(&mut self) {
+        if self.seen < KNOWN_ANSWERS {
+            self.seen += 1;
         }
     }
 
@@ -204,11 +213,6 @@ impl Slowest {
         }
         self.count += 1;
         self.current = self.current.max(answer.into());
-    }
-
-    /// Whether [`KNOWN_ANSWERS`] have been seen.
-    const fn is_well_known(&self) -> bool {
-        self.count >= KNOWN_ANSWERS || self.previous.0 > 0
     }
 
     /// The wait that such an answer still beats.
@@ -485,6 +489,7 @@ impl RetryTimer {
         }
         let mut wait = self.wait();
         if let Some(since) = self.since.take() {
+            self.slowest.see();
             let elapsed = now.saturating_duration_since(since);
             if !was_lost {
                 self.slowest.learn(elapsed);
@@ -498,7 +503,7 @@ impl RetryTimer {
             // Without a sample the backed-off wait stays (RFC 6298 §5.7), but a
             // new packet never waits longer than the ceiling.
             Follows::RoundTrip => self.adaptive_wait(wait).into(),
-            Follows::PromiseAndRoundTrip if !self.slowest.is_well_known() => self.initial,
+            Follows::PromiseAndRoundTrip if !self.is_well_known() => self.initial,
             // Nor as long as the promise, if that was what the last one had to wait.
             Follows::PromiseAndRoundTrip => {
                 let measured = self.round_trip.map_or(wait, RoundTrip::timeout);
@@ -506,6 +511,12 @@ impl RetryTimer {
                 self.adaptive_wait(wait.min(longest)).into()
             }
         };
+    }
+
+    /// Whether the peer has answered so often, and at least once in a way that
+    /// measures, that an early repeat is no guess.
+    const fn is_well_known(&self) -> bool {
+        self.slowest.seen == KNOWN_ANSWERS && self.round_trip.is_some()
     }
 
     /// The wait that all that was measured suggests; the round trip alone suggests
@@ -653,6 +664,30 @@ mod tests {
             }
             assert_eq!(waits, expected, "timeout={seconds} --retries {retries}");
         }
+    }
+
+    #[test]
+    fn a_peer_whose_answers_follow_a_repeat_is_known_as_well() {
+        let (mut timer, mut now) = negotiated(5, 5, 1);
+        for _ in 1..KNOWN_ANSWERS {
+            timer.sent(now);
+            timer.sent_again(now + MS);
+            now += MS * 4;
+            timer.answered(now, false);
+        }
+        timer.sent(now);
+        assert!(timer.expired(now + ADAPTIVE_FLOOR * BACKED_OFF));
+
+        // But without one that measures nothing is known.
+        let (mut timer, mut now) = negotiated(5, 5, 0);
+        for _ in 0..KNOWN_ANSWERS {
+            timer.sent(now);
+            timer.sent_again(now + MS);
+            now += MS * 4;
+            timer.answered(now, false);
+        }
+        timer.sent(now);
+        assert_eq!(timer.timer().deadline(), Some(now + Duration::from_secs(5)));
     }
 
     /// RFC 6298 §5.5 to 5.7: without a sample the backed-off wait stays, or a peer that

@@ -26,6 +26,7 @@
 //! | Opening (client) | OACK not as asked | – | ERROR 8 | nothing |
 //! | Opening | ACK other than 0 | nothing | – | as before |
 //! | Sending | ACK of a block in flight | base moves past it | DATA from there on, a full window | an ACK within it |
+//! | Sending, windows | the second ACK in a row of just what had gone out before it was sent again | an echo of a block that came twice; base moves past it | what isn't in flight of a window from there | an ACK within it |
 //! | Sending | ACK of the last block | completed | – | nothing |
 //! | Sending, windows | ACK of the block before the base, a quarter of the fastest round trip after the last DATA left (3/4 of one, if blocks were in flight when the base moved) | a NACK, once per base and silence (`nack`) | the window from its base | an ACK within it |
 //! | Sending, lockstep | the same, 0.99 s or a round trip after the DATA left | a NACK, once per DATA | the DATA | its ACK |
@@ -65,7 +66,7 @@ enum State {
     Opening {
         packet: Box<[u8]>,
         /// What we asked for (client).
-        offer: Option<Box<Offer>>,
+        asked: Option<Box<Asked>>,
         due: bool,
     },
     /// Blocks from the base on are in flight, or due.
@@ -75,13 +76,20 @@ enum State {
     Closed,
 }
 
-/// No file is as long. Not an `Option`, which takes twice the room in each
-/// session.
-const UNKNOWN_LENGTH: u64 = u64::MAX;
+/// What a client's request asks for.
+#[derive(Debug)]
+struct Asked {
+    offer: Offer,
+    /// The file's length in bytes: which block is the last depends on the answer.
+    length: Option<u64>,
+}
 
 /// ACKs further from the base than this, in blocks, are taken for old ones: no
 /// window is as large.
 const OLD: u64 = 1 << 15;
+
+/// As many ACKs in a row of just what was sent before show that it had arrived.
+const ECHOES: u8 = 2;
 
 /// For the log only, never sent to the peer: one that acknowledges so doesn't listen.
 const FORGED: Failure = Failure::new(
@@ -94,9 +102,6 @@ const FORGED: Failure = Failure::new(
 pub struct Sender {
     state: State,
     exchange: Exchange,
-    /// The file's length in bytes; [`UNKNOWN_LENGTH`] if only reading it will
-    /// tell.
-    length: u64,
     /// The last block of the file, shorter than the others; [`BlockIndex::NEVER`]
     /// until it is known.
     end: BlockIndex,
@@ -107,6 +112,11 @@ pub struct Sender {
     out: u16,
     /// Blocks from the base on that ever went out.
     reached: u16,
+    /// Those of them that had gone out when all was to be sent again; 0 since
+    /// all of that was acknowledged.
+    resumed: u16,
+    /// ACKs in a row of just those.
+    echoes: u8,
     /// The ACK of the last block in flight measures the round trip.
     timed: bool,
     pace: Pace,
@@ -130,29 +140,31 @@ impl Sender {
             Opening::Plain => State::Sending,
             Opening::OptionAck(packet) => State::Opening {
                 packet,
-                offer: None,
+                asked: None,
                 due: true,
             },
             Opening::Request { packet, offer } => State::Opening {
                 packet,
-                offer: Some(offer),
+                asked: Some(Box::new(Asked {
+                    offer: *offer,
+                    length,
+                })),
                 due: true,
             },
         };
-        let mut sender = Self {
+        Self {
             state,
             exchange: Exchange::new(config, role, negotiated, false),
-            length: length.unwrap_or(UNKNOWN_LENGTH),
-            end: BlockIndex::NEVER,
+            end: last_block(length, negotiated.blksize),
             base: BlockIndex::FIRST,
             out: 0,
             reached: 0,
+            resumed: 0,
+            echoes: 0,
             timed: false,
             pace: Pace::new(config.proof == Proof::Never),
             nacks: Nacks::default(),
-        };
-        sender.find_end();
-        sender
+        }
     }
 
     pub(super) const fn exchange(&self) -> &Exchange {
@@ -167,15 +179,6 @@ impl Sender {
         self.exchange.negotiated().windowsize
     }
 
-    /// Which block is the last, by the block size that holds now.
-    fn find_end(&mut self) {
-        // A file that is a multiple of the block size ends with an empty block.
-        if self.length != UNKNOWN_LENGTH {
-            let block_size = u64::from(self.exchange.negotiated().blksize);
-            self.end = BlockIndex(self.length / block_size + 1);
-        }
-    }
-
     pub(super) fn handle_packet(&mut self, now: Instant, packet: &Packet<'_>) {
         match (packet, &self.state) {
             (Packet::Error { code, message }, State::Opening { .. } | State::Sending) => {
@@ -188,12 +191,12 @@ impl Sender {
             (
                 Packet::Oack(options),
                 State::Opening {
-                    offer: Some(offer), ..
+                    asked: Some(asked), ..
                 },
-            ) => match options::accept(offer, *options) {
+            ) => match options::accept(&asked.offer, *options) {
                 Ok(negotiated) => {
-                    self.exchange.agree(negotiated);
-                    self.find_end();
+                    self.end = last_block(asked.length, negotiated.blksize);
+                    self.exchange.agree(&negotiated);
                     self.start_sending(now);
                 }
                 Err(_) => self.abort(Failure::new(
@@ -254,10 +257,11 @@ impl Sender {
         self.exchange.verify();
         // At most `reached`, which is a `u16`.
         let blocks = (index.0 - self.base.0 + 1) as u16;
-        if blocks < self.out {
-            self.pace.window_lost(self.windowsize());
-        } else {
+        let is_echo = self.is_echo(blocks);
+        if blocks >= self.out {
             self.pace.window_arrived(self.windowsize());
+        } else if !is_echo {
+            self.pace.window_lost(self.windowsize());
         }
         // The ACK of a whole window may have crossed the nudge, which brings another.
         let nudged = self.pace.has_nudged() && blocks == self.windowsize();
@@ -270,15 +274,38 @@ impl Sender {
             self.nacks.expect_echo();
         }
         self.base = index.plus(1);
-        // RFC 7440 §4: an ACK within the window says that what follows was lost.
-        self.out = 0;
         self.reached -= blocks;
+        if is_echo {
+            self.out = self.out.saturating_sub(blocks);
+            self.resumed = 0;
+        } else {
+            // RFC 7440 §4: an ACK within the window says that what follows was lost.
+            self.out = 0;
+            self.resumed = self.reached;
+        }
         let measured = std::mem::take(&mut self.timed) && !trailing;
         self.exchange.retry.answered(now, measured);
         self.exchange.retry.end_pause(now);
         if self.end <= index {
             self.close(Outcome::Completed);
         }
+    }
+
+    /// The first `blocks` in flight are acknowledged. Whether that answers a block
+    /// that came twice, and not one that is missing.
+    ///
+    /// Once a window was sent again for nothing, since a packet was doubled or
+    /// late, U-Boot and EDK2 acknowledge the first block that they have already,
+    /// and with it all that had gone out before. To send what follows again would
+    /// bring the next such ACK, to the end of the file. So the second in a row
+    /// counts as an echo: what follows is in flight.
+    const fn is_echo(&mut self, blocks: u16) -> bool {
+        self.echoes = if blocks == self.resumed {
+            self.echoes.saturating_add(1)
+        } else {
+            0
+        };
+        self.echoes >= ECHOES
     }
 
     /// The block before the base is acknowledged once more.
@@ -354,6 +381,7 @@ impl Sender {
     /// Everything that isn't acknowledged is to be sent again.
     fn rewind(&mut self) {
         self.out = 0;
+        self.resumed = self.reached;
         self.timed = false;
         self.pace.window_lost(self.windowsize());
         self.pace.restart();
@@ -507,6 +535,14 @@ impl Sender {
     pub(super) const fn blocks(&self) -> u64 {
         self.base.0 - 1
     }
+}
+
+/// The last block of a file of `length` bytes, if that is known.
+fn last_block(length: Option<u64>, block_size: u16) -> BlockIndex {
+    // A file that is a multiple of the block size ends with an empty block.
+    length.map_or(BlockIndex::NEVER, |length| {
+        BlockIndex(length / u64::from(block_size) + 1)
+    })
 }
 
 #[cfg(test)]

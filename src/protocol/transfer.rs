@@ -177,7 +177,7 @@ impl Transfer {
     }
 
     /// What the two ends agreed on (RFC 1350's values before they did).
-    pub fn negotiated(&self) -> &Negotiated {
+    pub fn negotiated(&self) -> Negotiated {
         self.exchange().negotiated()
     }
 

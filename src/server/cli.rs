@@ -9,12 +9,14 @@ use std::time::Duration;
 use clap::{ArgAction, Parser};
 
 use super::address::{Families, ListenAddress, ListenTarget};
+use super::upload_args::UploadArgs;
 use crate::host::usage::{self, UsageError};
 use crate::log::LogFormat;
 use crate::log::syslog::DEV_LOG;
 use crate::policy::access::Network;
 use crate::policy::client_root::NamedAfter;
 use crate::policy::glob::Globs;
+use crate::status::StatusAddress;
 use crate::wire::options::{
     DEFAULT_MAX_WINDOWSIZE, MAX_BLKSIZE, MIN_BLKSIZE, OptionName, OptionSet,
 };
@@ -126,7 +128,7 @@ pub struct Args {
     pub overwrite: bool,
 
     /// Largest upload, in bytes or with K, M, G or T [default: no limit]
-    #[arg(long, value_name = "SIZE", help_heading = "Access", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", help_heading = "Access", value_parser = usage::parse_size)]
     pub max_upload: Option<u64>,
 
     /// Permission bits to clear on new files [default: the process's own umask]
@@ -240,8 +242,12 @@ pub struct Args {
         default_value = "1M",
         help_heading = "Access"
     )]
-    #[arg(value_parser = parse_size)]
+    #[arg(value_parser = usage::parse_size)]
     pub max_unproved_rate: u64,
+
+    /// How uploads are taken, beyond that.
+    #[command(flatten)]
+    pub uploads: UploadArgs,
 
     /// Run as this user and group (name or number); must be started as root
     /// [default: the user that started it; the user's own group]
@@ -311,6 +317,17 @@ pub struct Args {
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = DEV_LOG)]
     pub syslog: Option<PathBuf>,
 
+    /// Show what goes on over HTTP: a page, /status.json, /metrics, /healthz. PORT alone is
+    /// of this machine; a SOCKET has a slash in it
+    #[cfg(feature = "status")]
+    #[arg(
+        long,
+        value_name = "ADDR:PORT|SOCKET",
+        help_heading = "Logging",
+        value_parser = str::parse::<StatusAddress>
+    )]
+    pub status: Option<StatusAddress>,
+
     /// What tftp-hpa's users write, and what is the default here.
     #[command(flatten)]
     pub familiar: Familiar,
@@ -351,6 +368,14 @@ impl Args {
     /// The directory to serve.
     pub fn root(&self) -> &Path {
         self.root.as_deref().unwrap_or(Path::new("."))
+    }
+
+    /// Where the status port is to be.
+    pub(super) const fn status(&self) -> Option<&StatusAddress> {
+        #[cfg(feature = "status")]
+        return self.status.as_ref();
+        #[cfg(not(feature = "status"))]
+        None
     }
 
     /// Everything to listen on.
@@ -399,23 +424,6 @@ fn parse_option_name(text: &str) -> Result<OptionName, String> {
         let names = OptionName::ALL.map(OptionName::name).join(", ");
         format!("expected one of {names}")
     })
-}
-
-fn parse_size(text: &str) -> Result<u64, &'static str> {
-    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
-    let shift = match text[digits.len()..].to_ascii_uppercase().as_str() {
-        "" => 0,
-        "K" => 10,
-        "M" => 20,
-        "G" => 30,
-        "T" => 40,
-        _ => return Err("expected a number of bytes, or one with K, M, G or T after it"),
-    };
-    digits
-        .parse::<u64>()
-        .ok()
-        .and_then(|number| number.checked_mul(1 << shift))
-        .ok_or("expected a number of bytes, or one with K, M, G or T after it")
 }
 
 fn parse_pattern(text: &str) -> Result<String, &'static str> {
@@ -499,22 +507,6 @@ mod tests {
     }
 
     #[test]
-    fn sizes_know_their_suffix() {
-        for (text, size) in [
-            ("0", 0),
-            ("1500", 1500),
-            ("4k", 4096),
-            ("2M", 2 << 20),
-            ("1G", 1 << 30),
-        ] {
-            assert_eq!(parse_size(text), Ok(size), "{text}");
-        }
-        for text in ["", "M", "1X", "-1", "1.5G", "99999999T", "1KB"] {
-            assert!(parse_size(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
     fn a_mistake_is_one_line_that_names_the_value() {
         for (words, named) in [
             (&["-p", "70000"][..], "70000"),
@@ -546,6 +538,20 @@ mod tests {
             (&["--bogus"], "--bogus"),
             (&["a", "b"], "b"),
             (&["--read-only", "--overwrite"], "--overwrite"),
+            #[cfg(feature = "uploads")]
+            (&["--read-only", "--keep-versions", "3"], "--keep-versions"),
+            #[cfg(feature = "uploads")]
+            (&["--read-only", "--create-dirs"], "--create-dirs"),
+            #[cfg(feature = "uploads")]
+            (&["--write-only", "--overwrite"], "--overwrite"),
+            #[cfg(feature = "uploads")]
+            (&["--keep-versions", "0"], "0"),
+            #[cfg(feature = "uploads")]
+            (&["--version-format", "%Y"], "--keep-versions"),
+            #[cfg(feature = "uploads")]
+            (&["--keep-versions", "3", "--version-format", "%Y%q"], "%q"),
+            #[cfg(feature = "uploads")]
+            (&["--min-free", "101%"], "101%"),
         ] {
             let refusal = read(words).expect_err(&format!("{words:?}"));
             assert_eq!(refusal.status, 2, "{words:?}");

@@ -13,10 +13,14 @@ macro_rules! counters {
         }
 
         impl Counters {
+            /// Name and count of everything.
+            pub(super) fn all(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($name), self.$name),)*].into_iter()
+            }
+
             /// Name and count of what has happened, for the log.
             pub(super) fn happened(&self) -> impl Iterator<Item = (&'static str, u64)> {
-                let all = [$((stringify!($name), self.$name),)*];
-                all.into_iter().filter(|&(_, count)| count > 0)
+                self.all().filter(|&(_, count)| count > 0)
             }
         }
     };
@@ -96,6 +100,14 @@ impl Counters {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[cfg(feature = "status")]
+    fn every_counter_is_among_the_metrics() {
+        for (name, _) in Counters::default().all() {
+            assert!(crate::status::tells(name), "{name}");
+        }
+    }
 
     #[test]
     fn only_what_happened_is_told() {

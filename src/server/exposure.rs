@@ -30,6 +30,26 @@ pub(super) fn check(args: &Args, directory: BorrowedFd<'_>, path: &Path) -> Resu
     ))
 }
 
+/// Lets root take uploads to none of the system's own directories, unless it becomes
+/// another user. `path` is the directory's, without links.
+///
+/// # Errors
+/// One line that says what would be exposed, and the remedy.
+pub(super) fn check_uploads(
+    args: &Args,
+    directory: BorrowedFd<'_>,
+    path: &Path,
+) -> Result<(), String> {
+    if becomes_another(args) || !host::is_root() || !holds_the_system(directory) {
+        return Ok(());
+    }
+    let path = path.display();
+    Err(format!(
+        "cannot take uploads to {path} as root: every client could add files to the system; name \
+         another directory, or use -u USER"
+    ))
+}
+
 /// Whether `-u` names a user other than root. That there is none of that name is told
 /// when it is to be become.
 fn becomes_another(args: &Args) -> bool {
@@ -47,7 +67,7 @@ pub(super) fn advise(args: &Args, path: &Path) {
         info!("running as root, with no capability left; {better}");
         return;
     }
-    let may = if args.overwrite {
+    let may = if args.overwrite || args.uploads.keeps_versions() {
         "create and replace"
     } else {
         "create"

@@ -21,18 +21,18 @@ use super::counters::Counters;
 use super::pacing::Pacing;
 use super::ports::Ports;
 use super::report::{self, Ending, Reporter};
-use super::shaper::{Lent, Shaper, Used};
 use super::shared;
-use super::unproved::UnprovedRate;
 use crate::host::clock;
 use crate::host::random::Random;
 use crate::log::event::Event;
 use crate::net::ListenSocket;
 use crate::net::pool::STORM;
 use crate::policy::rules::Section;
-use crate::protocol::transfer::{Failure, Outcome};
-use crate::session::{Context, Line, Resources, Session, Trace, Turn, Watch};
-use crate::table::{Endpoint, Fingerprint, SessionKey, Sessions, Tracked as _};
+use crate::protocol::transfer::Failure;
+use crate::session::shaper::Shaper;
+use crate::session::unproved::UnprovedRate;
+use crate::session::{Content, Context, Line, Resources, SEND_BUDGET, Session, Trace, Turn, Watch};
+use crate::table::{AfterTurn, Endpoint, Fingerprint, SessionKey, Sessions, Tracked as _};
 use crate::wire::packet::{DATA_HEADER_LEN, ErrorCode};
 
 /// What a client is told that has as many transfers as it may.
@@ -112,15 +112,13 @@ impl Floor {
 
     /// Some transfers do, or all.
     pub(super) const fn listeners_carry_transfers(&self) -> bool {
-        self.ports.single_port || self.ports.listening.is_some()
+        self.ports.listeners_carry_transfers()
     }
 
     /// The rules have some transfers share the `listeners`, which are fit for that.
-    #[must_use]
-    pub(super) fn with_listening(mut self, listeners: &[ListenSocket], now: Instant) -> Self {
+    pub(super) fn share_listeners(&mut self, listeners: &[ListenSocket], now: Instant) {
         let seed = self.random.seed();
-        self.ports = self.ports.with_listening(listeners, seed, now);
-        self
+        self.ports.share_listeners(listeners, seed, now);
     }
 
     /// The session of `endpoint`, if it has its port there.
@@ -184,9 +182,16 @@ impl Floor {
         }
     }
 
-    pub(super) fn run_deadlines(&mut self, now: Instant) {
+    /// Gives the sessions that are due their turn. An answer of the peer that
+    /// `may_lie` in a socket unread beats the deadline: those are looked at again in
+    /// the next turn.
+    pub(super) fn run_deadlines(&mut self, now: Instant, may_lie: impl Fn(&Session) -> bool) {
         while let Some(key) = self.sessions.pop_due(now) {
             if let Some(session) = self.sessions.get(key) {
+                if session.misses_answer(now) && may_lie(session) {
+                    self.sessions.rearm(key);
+                    continue;
+                }
                 report::woken(session);
             }
             self.with_session(key, Session::run_deadline);
@@ -249,15 +254,10 @@ impl Floor {
             return;
         };
         let now = clock::now();
-        let is_shaped = session.transfer().may_be_forged();
-        let lent = if is_shaped {
-            self.shaper.lend(key, session, now)
-        } else {
-            Lent::All
-        };
-        let segment = || DATA_HEADER_LEN + usize::from(session.transfer().progress().block_size);
-        let paced = self.pacing.lend(key, segment, now);
-        let budget = paced.map_or(lent.bytes(), |paced| paced.min(lent.bytes()));
+        let segment =
+            |it: &Session| DATA_HEADER_LEN + usize::from(it.transfer().progress().block_size);
+        let paced = self.pacing.lend(key, || segment(session), now);
+        let budget = paced.unwrap_or(SEND_BUDGET);
         let mut context = Context {
             now,
             clock: &clock::now,
@@ -268,40 +268,25 @@ impl Floor {
             },
             send_budget: budget,
         };
-        let unverified_since = session.unverified_since();
-        let turn = work(session, &mut context);
-        let unspent = context.send_budget;
-        let more_at = paced.and_then(|_| {
-            let block_size = usize::from(session.transfer().progress().block_size);
-            let segment = DATA_HEADER_LEN + block_size;
-            self.pacing.sent(key, budget - unspent, segment)
-        });
-        // It is the pace that stopped it, not what the shaper lent.
-        let pause = more_at.filter(|_| turn == Turn::Unfinished && budget < lent.bytes());
-        if let Some(until) = pause {
-            session.pause(until);
+        let before = self.reporter.measure(session);
+        let random = || self.random.number();
+        let done = self.shaper.turn(key, session, &mut context, random, work);
+        if paced.is_some() {
+            let left = context.send_budget;
+            let sent = budget.saturating_sub(left);
+            let until = self.pacing.sent(key, sent, segment(session));
+            if let Some(until) = until.filter(|_| done.is_held) {
+                session.pause(until);
+            }
         }
-        let used = Used {
-            began: now,
-            lent,
-            // What the pace held back wasn't sent either.
-            left: unspent + (lent.bytes() - budget),
-            has_more: turn == Turn::Unfinished && pause.is_none(),
-        };
-        let outcome = session.poll_outcome();
-        // An ERROR is an answer too: many only ask for the size.
-        let has_answered = session.unverified_since().is_none()
-            || matches!(outcome, Some(Outcome::Probed | Outcome::PeerError { .. }));
-        if let (true, Some(since), true) = (self.ports.single_port, unverified_since, has_answered)
+        self.reporter.moved(session, before);
+        if let (Some(since), true) = (done.unverified_since, done.is_answered)
+            && let Some(port) = self.ports.port_of(session)
         {
-            let client = session.peer().ip();
-            self.ports
-                .shared
-                .unverified
-                .verified(clock::now(), since, client);
+            port.verified(clock::now(), since, session.peer().ip());
         }
-        if let Some(outcome) = outcome {
-            let ending = Ending::Outcome(&outcome);
+        if let Some(outcome) = &done.outcome {
+            let ending = Ending::Outcome(outcome);
             self.reporter
                 .end(session, ending, clock::now(), &mut self.counters);
         }
@@ -313,30 +298,23 @@ impl Floor {
             let registry = self.poll.registry();
             self.ports.wait_if_blocked(key, session, registry);
         }
-        if !has_answered {
-            session.close_file();
-        }
-        let sleeps = is_shaped
-            && self
-                .shaper
-                .settle(key, session, &used, clock::now(), &mut self.random);
-        if used.has_more && !sleeps && session.line == Line::None {
+        if done.is_unfinished && session.line == Line::None {
             session.line = Line::Turn;
             self.unfinished.push_back(key);
         }
-        let is_proved = unverified_since.is_some() && session.unverified_since().is_none();
-        self.sessions.rearm(key);
-        if is_proved && (self.pacing.proved(key) || self.sessions.is_crowded(key)) {
-            self.turn_away(key);
-            return;
+        let was_unverified = done.unverified_since.is_some();
+        if was_unverified && session.unverified_since().is_none() {
+            self.pacing.proved(key);
         }
-        if self.sessions.is_overfull() {
-            // A peer that has proved to be there comes before those that are over or
-            // silent; if all others are as real as it is, it came last.
-            let gives_way = self
-                .sessions
-                .gives_way_to_verified(clock::now(), self.random.number());
-            self.end_session(gives_way.unwrap_or(key), Ending::Evicted);
+        let random = || self.random.number();
+        let sessions = &mut self.sessions;
+        match sessions.after_turn(key, was_unverified, clock::now(), random) {
+            AfterTurn::Stays if was_unverified && self.pacing.is_overfull(key) => {
+                self.turn_away(key);
+            }
+            AfterTurn::Stays => {}
+            AfterTurn::Crowded => self.turn_away(key),
+            AfterTurn::Evicts(key) => self.end_session(key, Ending::Evicted),
         }
     }
 
@@ -373,6 +351,9 @@ impl Floor {
         self.pacing.end(key);
         // A socket leaves the poll by being closed.
         if let Some(mut session) = self.sessions.remove(key) {
+            if let Some(block_size) = shared_upload(&session) {
+                self.ports.shared.expect_no_more(block_size);
+            }
             session.drop_prefetched(&mut self.resources.pool);
             if self.sessions.len() >= STORM {
                 self.ports
@@ -425,9 +406,13 @@ impl Floor {
         session: Session,
         section: Option<Rc<Section>>,
     ) -> io::Result<()> {
+        if let Some(block_size) = shared_upload(&session) {
+            self.ports.shared.expect(block_size);
+        }
+        let now = session.started;
         let key = self.sessions.insert(endpoint, fingerprint, session);
         if let Some(section) = section {
-            self.pacing.begin(key, section, clock::now());
+            self.pacing.begin(key, section, now);
         }
         let registry = self.poll.registry();
         let token = Token(key.to_token());
@@ -442,29 +427,38 @@ impl Floor {
             self.reporter.begin(session, session.started);
         }
         self.with_session(key, Session::transmit);
+        self.reporter.answered(now);
         Ok(())
     }
 
-    /// Whether there is room in the send buffer that transfers share for an answer
-    /// to a peer that has never answered.
-    pub(super) fn may_answer(&mut self, now: Instant, client: IpAddr) -> bool {
-        let shared = &mut self.ports.shared;
-        !self.ports.single_port || shared.unverified.take(now, client) || shared.has_room()
+    /// Whether the first answer may be sent, if it takes room in a send buffer that
+    /// transfers share.
+    pub(super) fn may_answer(&mut self, now: Instant, session: &Session) -> bool {
+        let client = session.peer().ip();
+        let port = self.ports.port_of(session);
+        port.is_none_or(|port| port.may_answer(now, client))
     }
 
-    /// The same for an ERROR without a transfer.
-    pub(super) fn may_send_error(&mut self, now: Instant, client: IpAddr) -> bool {
-        let shared = &mut self.ports.shared;
-        !self.ports.single_port || shared.errors.take(now, client) || shared.has_room()
+    /// The same for an ERROR without a transfer, from `socket`.
+    pub(super) fn may_send_error(
+        &mut self,
+        now: Instant,
+        socket: &ListenSocket,
+        client: IpAddr,
+    ) -> bool {
+        let port = self.ports.shared.with(socket);
+        port.is_none_or(|port| port.may_send_error(now, client))
     }
 
     /// The same for the client of a session that repeats its request. Where that
     /// brings no answer there need be no room for one.
     pub(super) fn may_answer_again(&mut self, now: Instant, key: SessionKey) -> bool {
         let answered = self.sessions.get(key);
-        let answered = answered.filter(|it| it.answers_repeated_request(now));
-        let client = answered.map(|it| it.peer().ip());
-        client.is_none_or(|client| self.may_answer(now, client))
+        let Some(session) = answered.filter(|it| it.answers_repeated_request(now)) else {
+            return true;
+        };
+        let port = self.ports.port_of(session);
+        port.is_none_or(|port| port.may_answer(now, session.peer().ip()))
     }
 
     /// Sends one datagram from a socket of its own: answers to addresses where
@@ -485,11 +479,11 @@ impl Floor {
 
     /// Bytes of the longest datagram that means anything on a socket that several
     /// peers send to; `is_shared`: not only requests.
-    pub(super) fn slot_len(&mut self, is_shared: bool) -> usize {
-        match is_shared {
-            false => REQUEST_LEN,
-            true if self.sessions.is_empty() => self.ports.shared.expect_requests(),
-            true => self.ports.shared.slot_len(),
+    pub(super) fn slot_len(&self, is_shared: bool) -> usize {
+        if is_shared {
+            self.ports.shared.slot_len()
+        } else {
+            REQUEST_LEN
         }
     }
 
@@ -516,9 +510,17 @@ impl Floor {
             ("sessions", self.sessions.len() as u64),
             ("timer_operations", self.sessions.wheel_ops()),
         ];
-        let counters = self.counters.with(self.resources.ingress.drops);
-        counts.extend(counters.happened());
+        counts.extend(self.counted().happened());
         Event::Counters(&counts).write();
+    }
+
+    fn counted(&self) -> Counters {
+        self.counters.with(self.resources.ingress.drops)
+    }
+
+    /// All counters by name.
+    pub(super) fn counts(&self) -> Vec<(&'static str, u64)> {
+        self.counted().all().collect()
     }
 
     /// Counts an error of the kernel's on a listen socket.
@@ -526,4 +528,11 @@ impl Floor {
         self.counters.socket_errors += 1;
         debug!("{at}: cannot {verb}: {error}");
     }
+}
+
+/// The block size that was agreed on for an upload over a shared port; `None` for
+/// anything else.
+fn shared_upload(session: &Session) -> Option<u16> {
+    let is_one = session.shares_its_port() && matches!(session.content(), Content::Sink(_));
+    is_one.then(|| session.transfer().negotiated().blksize)
 }

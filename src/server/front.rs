@@ -11,22 +11,31 @@ use std::time::{Duration, Instant};
 
 use mio::{Interest, Registry};
 
+use super::answers::{endpoint_of, turn_stranger_away};
 use super::floor::Floor;
-use super::requests::{Requests, endpoint_of, turn_stranger_away};
+use super::requests::Requests;
 use super::{MAX_LISTENERS, MAX_SOCKETS, socket_token};
 use crate::host::clock;
 use crate::net::{Batch, ListenSocket};
-use crate::session::{Context, Session};
+use crate::session::{BATCH_BYTES, BATCH_SLOTS, Context, Session};
 use crate::table::Endpoint;
 use crate::wire::packet::Opcode;
 
-/// Datagrams received with one call at most, and the bytes that they take: 64
-/// requests of up to 4 KiB, or a few of the largest blocks.
-const BATCH_SLOTS: usize = 64;
-const BATCH_BYTES: usize = 256 * 1024;
-
 /// How long after an error of the kernel's a listener is tried again.
 const RETRY: Duration = Duration::from_millis(10);
+
+/// How long a session's deadline waits for a socket that isn't empty: longer than it
+/// takes to read all that one holds.
+const LONGEST_BACKLOG: Duration = Duration::from_millis(500);
+
+/// A socket that held more than was taken of it.
+#[derive(Debug)]
+struct Backlog {
+    index: usize,
+    socket: ListenSocket,
+    /// It has not been empty since.
+    since: Instant,
+}
 
 /// The side where requests come in.
 #[derive(Debug)]
@@ -34,6 +43,8 @@ pub(super) struct Front {
     listeners: Rc<[ListenSocket]>,
     /// Sockets that may have more without a new event.
     unfinished: [bool; MAX_SOCKETS],
+    /// The same sockets that sessions have a share of.
+    backlogs: Vec<Backlog>,
     /// Sockets that the kernel refused to receive from, and may have more, too.
     failed: [bool; MAX_SOCKETS],
     /// When it is asked again.
@@ -47,6 +58,7 @@ impl Front {
         Self {
             listeners,
             unfinished: [false; MAX_SOCKETS],
+            backlogs: Vec::with_capacity(MAX_SOCKETS),
             failed: [false; MAX_SOCKETS],
             retry_at: None,
             batch: Batch::new(BATCH_SLOTS, BATCH_BYTES),
@@ -68,6 +80,15 @@ impl Front {
     /// Where the server listens.
     pub(super) fn addresses(&self) -> Vec<SocketAddr> {
         self.listeners.iter().map(ListenSocket::address).collect()
+    }
+
+    /// Datagrams that the kernel had no room for, on all sockets that several peers
+    /// send to; `None` if it doesn't tell.
+    pub(super) fn receive_drops(&self, floor: &Floor) -> Option<u64> {
+        let own = self.listeners.iter();
+        let shared = (MAX_LISTENERS..MAX_SOCKETS).map_while(|it| floor.ports.shared.get(it));
+        let drops = own.chain(shared).map(ListenSocket::receive_drops);
+        drops.map(|it| it.map(u64::from)).sum()
     }
 
     /// Some socket may have more without a new event.
@@ -123,7 +144,7 @@ impl Front {
         let capacity = self.batch.capacity(slot_len, usize::MAX);
         let received = match socket.receive(&mut self.batch, slot_len, usize::MAX) {
             Ok(received) => received,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
             Err(error) => {
                 floor.count_socket_error("receive", socket.address(), &error);
                 // No event tells of what was there before. An error that stays must
@@ -135,6 +156,7 @@ impl Front {
         };
         self.unfinished[index] = received == capacity;
         if is_shared {
+            self.note_backlog(index, socket);
             self.sort(received, socket, is_listener, floor);
         } else {
             let now = clock::now();
@@ -142,6 +164,26 @@ impl Front {
                 self.requests.handle(now, socket, &datagram, floor);
             }
         }
+    }
+
+    /// Since when the socket has held more than was taken of it, if it does.
+    fn note_backlog(&mut self, index: usize, socket: &ListenSocket) {
+        if !self.unfinished[index] {
+            self.backlogs.retain(|it| it.index != index);
+        } else if self.backlogs.iter().all(|it| it.index != index) {
+            self.backlogs.push(Backlog {
+                index,
+                socket: socket.clone(),
+                since: clock::now(),
+            });
+        }
+    }
+
+    /// Whether an answer to the session may lie unread in the socket that it shares.
+    pub(super) fn may_hold_answer(&self, session: &Session, now: Instant) -> bool {
+        let is_recent = |it: &&Backlog| now.saturating_duration_since(it.since) < LONGEST_BACKLOG;
+        let mut recent = self.backlogs.iter().filter(is_recent);
+        recent.any(|it| session.port().shares(&it.socket))
     }
 
     /// Datagrams of one endpoint that came one after the other are one session's

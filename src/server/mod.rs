@@ -14,6 +14,7 @@
 //! file.
 
 pub mod address;
+mod answers;
 pub mod cli;
 mod counters;
 mod drops;
@@ -22,18 +23,19 @@ mod floor;
 mod front;
 mod hints;
 mod logging;
+mod opening;
 mod pacing;
 mod ports;
 mod report;
 mod requests;
 
 mod busy_poll;
-mod shaper;
 mod shared;
 mod start;
 mod terms;
-mod unproved;
 mod unverified;
+#[cfg_attr(not(feature = "uploads"), path = "no_upload_args.rs")]
+mod upload_args;
 
 use std::io;
 use std::net::SocketAddr;
@@ -52,6 +54,7 @@ use crate::host::clock;
 use crate::host::{Command, Notifier, PidFile, Signals};
 use crate::log::LogFile;
 use crate::log::event::Event;
+use crate::status::{Status, View};
 use crate::table::{RESERVED, SessionKey};
 
 /// Readiness events taken from the kernel at a time.
@@ -64,8 +67,11 @@ const REQUEST_LEN: usize = 1024;
 /// below it.
 const SIGNALS: Token = Token(*RESERVED.end());
 
-/// The helper's token; the one before it is free.
-const HELPER: Token = Token(*RESERVED.start() + 1);
+/// The status port's token.
+const STATUS: Token = Token(*RESERVED.start());
+
+/// The helper's token.
+const HELPER: Token = Token(STATUS.0 + 1);
 
 /// The most listen sockets there are tokens for.
 pub const MAX_LISTENERS: usize = 15;
@@ -101,6 +107,8 @@ pub struct Server {
     notifier: Option<Notifier>,
     /// What says which process we are.
     pid_file: Option<PidFile>,
+    /// What tells others how things stand, if that is wanted.
+    status: Option<Box<Status>>,
     /// Once told to stop: when the last transfers are cut off.
     stop_at: Option<Instant>,
 }
@@ -139,6 +147,7 @@ impl Server {
             last_busy: clock::now(),
             notifier: None,
             pid_file: None,
+            status: None,
             stop_at: None,
         })
     }
@@ -176,17 +185,20 @@ impl Server {
         let is_idle = self.floor.sessions.is_empty();
         if self.floor.has_work()
             || self.front.has_work()
+            || self.status.as_ref().is_some_and(|it| it.has_work())
             || (!is_idle && self.busy_poll.stay_awake(now))
         {
             return Some(Duration::ZERO);
         }
         let sign = self.notifier.as_ref().and_then(Notifier::next_sign);
+        let status = self.status.as_ref().and_then(|it| it.next_deadline());
         let idle_end = self.idle_end().filter(|_| is_idle);
         let deadlines = [
             self.floor.next_deadline(),
             self.front.next_deadline(),
             self.stop_at,
             sign,
+            status,
             idle_end,
         ];
         let nearest = deadlines.into_iter().flatten().min()?;
@@ -195,19 +207,22 @@ impl Server {
 
     fn turn(&mut self, events: &Events) {
         let now = clock::now();
-        if !events.is_empty() {
+        // Who only looks keeps nobody busy.
+        let is_served = events.iter().any(|event| event.token() != STATUS);
+        if is_served {
             self.busy_poll.over(now);
         }
-        if !events.is_empty() || !self.floor.sessions.is_empty() {
+        if is_served || !self.floor.sessions.is_empty() {
             self.last_busy = now;
         }
         // What was left over comes after what is new: everyone gets a turn.
         let leftovers = self.floor.count_unfinished();
         let mut ready = self.front.take_unfinished(now);
-        let (mut signalled, mut has_said) = (false, false);
+        let (mut signalled, mut asked, mut has_said) = (false, false, false);
         for event in events {
             match event.token() {
                 SIGNALS => signalled = true,
+                STATUS => asked = true,
                 HELPER => has_said = true,
                 token if socket_index(token) < MAX_SOCKETS => {
                     ready[socket_index(token)] = true;
@@ -227,11 +242,37 @@ impl Server {
         }
         // What time it was when the sockets were looked at: an ACK that came
         // since hasn't missed its deadline.
-        self.floor.run_deadlines(now);
+        let front = &self.front;
+        self.floor
+            .run_deadlines(now, |session| front.may_hold_answer(session, now));
         self.front.requests.run_helper(has_said, &mut self.floor);
         if let Some(notifier) = &mut self.notifier {
             notifier.handle_timeout(now);
         }
+        self.show(now, asked);
+    }
+
+    /// Lets those look that ask how things stand.
+    fn show(&mut self, began: Instant, asked: bool) {
+        let Some(status) = &mut self.status else {
+            return;
+        };
+        if status.is_due(began, asked)
+            && let Some(history) = &self.floor.reporter.history
+        {
+            status.run(&View {
+                now: clock::now(),
+                unix_seconds: clock::unix_seconds(),
+                started: status.started(),
+                addresses: &self.front.addresses(),
+                sessions: &self.floor.sessions,
+                history,
+                counters: &self.floor.counts(),
+                is_draining: self.stop_at.is_some(),
+                receive_drops: self.front.receive_drops(&self.floor),
+            });
+        }
+        status.turn_took(clock::now().saturating_duration_since(began));
     }
 
     fn obey_signals(&mut self) {

@@ -57,17 +57,21 @@ impl Pacing {
         }
     }
 
-    /// Its client has answered for the first time. Returns whether the section has more
-    /// sessions now than it may.
-    pub(super) fn proved(&mut self, key: SessionKey) -> bool {
+    /// Its client has answered for the first time.
+    pub(super) fn proved(&mut self, key: SessionKey) {
         let Some(account) = self.sessions.get_mut(&key) else {
-            return false;
+            return;
         };
         if !std::mem::replace(&mut account.is_counted, true) {
             let sessions = &account.section.sessions;
             sessions.set(sessions.get() + 1);
         }
-        account.section.is_overfull()
+    }
+
+    /// Its section has more sessions now than it may.
+    pub(super) fn is_overfull(&self, key: SessionKey) -> bool {
+        let account = self.sessions.get(&key);
+        account.is_some_and(|it| it.is_counted && it.section.is_overfull())
     }
 
     /// It has ended.

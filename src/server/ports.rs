@@ -10,39 +10,19 @@ use std::time::{Duration, Instant};
 
 use mio::Registry;
 
-use super::shared::SharedPorts;
+use super::shared::{SharedPort, SharedPorts};
 use super::{MAX_LISTENERS, MAX_SOCKETS};
 use crate::host::random::Random;
 use crate::net::pool::SocketPool;
-use crate::net::{ListenSocket, TransferSocket};
+use crate::net::{ListenSocket, SpareSocket, TransferSocket};
 use crate::session::Session;
+use crate::session::tid::{self, SPREAD, Sharing};
 use crate::table::{Endpoint, SessionKey};
 use crate::wire::options::Negotiated;
 
 /// Ports of transfers, unless others are asked for: a peer that answers from one
 /// has seen what we sent, since there are too many to guess.
 const ANY_PORT: RangeInclusive<u16> = 1024..=u16::MAX;
-
-/// Whether a transfer may share its port with others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sharing {
-    /// It does, since slots are short.
-    Always,
-    /// It uses the listen port, whatever there is.
-    Listener,
-    /// Where none of its own is free.
-    Instead,
-    /// Never: whoever knows the port could store a file in the peer's name.
-    Never,
-}
-
-/// Shared ports at one address, where the range is large enough: answers to addresses
-/// where nobody is fill the send buffer of one, until the kernel gives up looking for
-/// them, and that of an unprivileged server is small.
-const SPREAD: usize = 6;
-
-/// Ports of a range for each that is shared.
-const PORTS_EACH: usize = 16;
 
 /// How long after a port to be shared was looked for in vain the next one is: each time
 /// costs as much as dozens of packets.
@@ -55,10 +35,12 @@ pub(super) struct Ports {
     /// for those that get none of their own.
     pub(super) shared: SharedPorts,
     /// The listen sockets, where the rules have some transfers share them.
-    pub(super) listening: Option<SharedPorts>,
+    listening: Option<SharedPorts>,
     /// All transfers share the listen sockets.
     pub(super) single_port: bool,
     pub(super) pool: SocketPool,
+    /// For ports that are to be shared.
+    spares: Vec<SpareSocket>,
     /// Ports for transfer sockets.
     range: RangeInclusive<u16>,
     /// They are few.
@@ -92,23 +74,51 @@ impl Ports {
             },
             has_range: range.is_some(),
             none_free: None,
+            spares: Vec::new(),
             range: range.unwrap_or(ANY_PORT),
             random: Random::default(),
         }
     }
 
+    /// Sockets for ports that are to be shared beside these listeners, with a large send
+    /// buffer; none where the process has no right to that, and so gains nothing.
+    pub(super) fn spares(listeners: &[ListenSocket]) -> Vec<SpareSocket> {
+        let addresses = || listeners.iter().map(ListenSocket::address);
+        let one_of_each = [
+            addresses().find(SocketAddr::is_ipv4),
+            addresses().find(SocketAddr::is_ipv6),
+        ];
+        let addresses = one_of_each.into_iter().flatten();
+        let addresses = addresses.flat_map(|address| [address; SPREAD]);
+        addresses
+            .map_while(|address| SpareSocket::new(address).ok()?.with_large_buffer().ok())
+            .collect()
+    }
+
+    /// Takes them: the process has given up the right to make some.
+    pub(super) fn keep(&mut self, spares: Vec<SpareSocket>) {
+        self.spares = spares;
+    }
+
+    /// What transfers have for ports.
+    pub(super) fn kind(&self) -> tid::Ports {
+        if self.single_port {
+            tid::Ports::Single
+        } else {
+            tid::Ports::Of(self.range.len())
+        }
+    }
+
     /// Some transfers share the `listeners`, which are fit for that.
-    #[must_use]
-    pub(super) fn with_listening(
-        mut self,
-        listeners: &[ListenSocket],
-        seed: u64,
-        now: Instant,
-    ) -> Self {
+    pub(super) fn share_listeners(&mut self, listeners: &[ListenSocket], seed: u64, now: Instant) {
         if !self.single_port {
             self.listening = Some(SharedPorts::new(listeners, 0, seed, now));
         }
-        self
+    }
+
+    /// Some transfers share the listen sockets, or all do.
+    pub(super) const fn listeners_carry_transfers(&self) -> bool {
+        self.single_port || self.listening.is_some()
     }
 
     /// Those that transfers share, among which the socket with this index is.
@@ -117,6 +127,13 @@ impl Ports {
             Some(listening) if index < MAX_LISTENERS => listening,
             _ => &mut self.shared,
         }
+    }
+
+    /// The shared port that the session has a share of.
+    pub(super) fn port_of(&mut self, session: &Session) -> Option<&mut SharedPort> {
+        let listening = self.listening.as_mut();
+        let port = listening.and_then(|it| it.of(session));
+        port.or_else(|| self.shared.of(session))
     }
 
     /// Has a session whose port is full wait for room.
@@ -173,9 +190,6 @@ impl Ports {
         };
         let mut socket = socket?;
         if let Some(window) = window {
-            if socket.is_shared() {
-                self.shared.expect(window.blksize);
-            }
             socket.expect_windows(window.windowsize, window.blksize);
         }
         Ok(socket)
@@ -189,7 +203,7 @@ impl Ports {
         address: SocketAddr,
         registry: &Registry,
     ) -> io::Result<TransferSocket> {
-        let spread = SPREAD.min(self.range.len() / PORTS_EACH).max(1);
+        let spread = tid::Ports::Of(self.range.len()).spread();
         let there = self.shared.bound_to(address).count();
         let opened = (there < spread).then(|| self.open_shared(now, address, registry));
         if let (0, Some(Err(error))) = (there, opened) {
@@ -219,17 +233,19 @@ impl Ports {
             return Err(io::ErrorKind::AddrInUse.into());
         }
         let random = self.random.number() as u16;
-        let socket = match ListenSocket::bind_within(address, &self.range, random) {
-            Ok(socket) => socket,
-            Err(error) => {
-                if error.kind() == io::ErrorKind::AddrInUse {
-                    self.none_free = Some((address, now + RETRY));
-                }
-                return Err(error);
-            }
+        let spare = self.spares.iter().position(|it| it.fits(address));
+        let spare = match spare {
+            Some(nth) => self.spares.swap_remove(nth),
+            None => SpareSocket::new(address)?,
         };
-        socket.prepare_sharing();
-        self.shared.add(socket, registry)
+        if let Err(error) = spare.bind_within(address, &self.range, random) {
+            self.spares.push(spare);
+            if error.kind() == io::ErrorKind::AddrInUse {
+                self.none_free = Some((address, now + RETRY));
+            }
+            return Err(error);
+        }
+        self.shared.add(spare.ready()?, registry, now)
     }
 
     /// A socket of its own, for a transfer or an answer.

@@ -12,6 +12,7 @@ use log::{Level, log_enabled, trace};
 
 use super::counters::Counters;
 use crate::helper::Events;
+use crate::host::clock;
 use crate::log::bounds::{Bounds, Kind};
 use crate::log::event::{Event, Figures};
 use crate::log::repeats::{RefusedRequest, Repeats};
@@ -23,6 +24,7 @@ use crate::policy::{Granted, Origin};
 use crate::protocol::timer::Timer;
 use crate::protocol::transfer::Outcome;
 use crate::session::{Content, Heading, Session};
+use crate::status::History;
 use crate::wire::packet::{Direction, ErrorCode, Packet, Request};
 
 /// A packet of a transfer.
@@ -66,6 +68,8 @@ pub(super) struct Reporter {
     bounds: Bounds,
     repeats: Repeats,
     searches: Searches,
+    /// What the status port tells, if there is one.
+    pub(super) history: Option<Box<History>>,
     /// A helper that is told as well, whatever the log leaves out.
     pub(super) events: Option<Events>,
 }
@@ -76,6 +80,7 @@ impl Reporter {
             bounds: Bounds::new(now),
             repeats: Repeats::default(),
             searches: Searches::default(),
+            history: None,
             events: None,
         }
     }
@@ -93,20 +98,21 @@ impl Reporter {
     /// Tells what was held back until now.
     pub(super) fn handle_timeout(&mut self, now: Instant) {
         if self.poll_timeout().is_some_and(|due| due <= now) {
-            self.tell_held_back(now, false);
+            self.tell(now, false);
         }
     }
 
     /// Tells all that is held back.
     pub(super) fn flush(&mut self, now: Instant) {
-        self.tell_held_back(now, true);
+        self.tell(now, true);
     }
 
-    fn tell_held_back(&mut self, now: Instant, hurry: bool) {
+    fn tell(&mut self, now: Instant, hurry: bool) {
         let Self {
             bounds,
             repeats,
             searches,
+            history,
             ..
         } = self;
         searches.tell(now, hurry, |search| {
@@ -119,12 +125,12 @@ impl Reporter {
             };
             if repeats.count(now, refusal).is_some() {
                 let missed = Err(Name(search.missed.bytes()));
-                searched(bounds, now, search, missed);
+                searched(bounds, history, now, search, missed);
             }
         });
         repeats.tell(now, hurry, |refusal, times| {
             if bounds.admit(now, Kind::Refused, refusal.peer.ip()) {
-                Event::Refused {
+                let event = Event::Refused {
                     peer: refusal.peer,
                     op: refusal.op,
                     file: Name(refusal.file.bytes()),
@@ -132,8 +138,8 @@ impl Reporter {
                     reason: Cut(&refusal.reason),
                     times: Some(times),
                     hint: None,
-                }
-                .write();
+                };
+                tell(history, &event);
             }
         });
         bounds.tell(now, hurry, |kind, lines| {
@@ -153,6 +159,9 @@ impl Reporter {
         reason: &impl fmt::Display,
         hint: impl Fn() -> Option<String>,
     ) {
+        if let Some(history) = &mut self.history {
+            history.refuse(code);
+        }
         if let Some(events) = &self.events {
             events.borrow_mut().tell(&Event::Refused {
                 peer,
@@ -183,7 +192,7 @@ impl Reporter {
             return;
         }
         let hint = hint();
-        Event::Refused {
+        let event = Event::Refused {
             peer,
             op,
             file: Name(request.filename),
@@ -191,8 +200,8 @@ impl Reporter {
             reason: Cut(reason),
             times: (times > 1).then_some(times),
             hint: hint.as_ref().map(|hint| Cut(hint)),
-        }
-        .write();
+        };
+        tell(&mut self.history, &event);
     }
 
     /// A request that leads to another name than it asks for.
@@ -224,11 +233,17 @@ impl Reporter {
 
     /// A session that has begun.
     pub(super) fn begin(&mut self, session: &Session, now: Instant) {
-        let (peer, name) = (session.peer(), &*session.name);
+        let (peer, name) = (session.peer(), session.name());
         if direction(session) == Direction::Read
             && let Some((search, found)) = self.searches.found(peer, name)
         {
-            searched(&mut self.bounds, now, &search, Ok(Name(found)));
+            searched(
+                &mut self.bounds,
+                &mut self.history,
+                now,
+                &search,
+                Ok(Name(found)),
+            );
         }
         let is_logged =
             log_enabled!(Level::Debug) && self.bounds.admit(now, Kind::Started, peer.ip());
@@ -242,12 +257,36 @@ impl Reporter {
             file: Name(name),
             blksize: progress.block_size,
             windowsize: progress.window_size,
-            size: match session.content() {
-                Content::Source(source) => source.length(),
-                Content::Sink(_) => session.transfer().negotiated().tsize,
-            },
+            size: session.size(),
         };
-        self.tell(&event, is_logged);
+        if let Some(events) = &self.events {
+            events.borrow_mut().tell(&event);
+        }
+        if is_logged {
+            event.write();
+        }
+    }
+
+    /// What a session has moved and repeated before its turn, if anybody wants to know.
+    pub(super) fn measure(&self, session: &Session) -> Option<(u64, u64)> {
+        let is_wanted = self.history.is_some();
+        is_wanted.then(|| (session.bytes(), session.transfer().progress().retransmits))
+    }
+
+    /// The turn is over.
+    pub(super) fn moved(&mut self, session: &Session, before: Option<(u64, u64)>) {
+        if let (Some(history), Some((bytes, retransmits))) = (&mut self.history, before) {
+            let bytes = session.bytes().saturating_sub(bytes);
+            let again = session.transfer().progress().retransmits;
+            history.moved(direction(session), bytes, again.saturating_sub(retransmits));
+        }
+    }
+
+    /// A request that was taken in at `then` has been answered with a session.
+    pub(super) fn answered(&mut self, then: Instant) {
+        if let Some(history) = &mut self.history {
+            history.answer(clock::now().saturating_duration_since(then));
+        }
     }
 
     /// A session that has ended.
@@ -259,6 +298,15 @@ impl Reporter {
         counters: &mut Counters,
     ) {
         count(ending, counters);
+        let has_changed = has_changed(session, ending);
+        let (outcome, error) = match outcome(ending) {
+            (_, error) if has_changed => ("changed", error),
+            as_it_is => as_it_is,
+        };
+        if let Some(history) = &mut self.history {
+            let took = now.saturating_duration_since(session.started);
+            history.end(direction(session), outcome, took);
+        }
         let progress = session.transfer().progress();
         // With a port of its own, a peer that answered is real, and each of its
         // transfers has its line.
@@ -272,16 +320,11 @@ impl Reporter {
         if !is_logged && self.events.is_none() {
             return;
         }
-        let has_changed = has_changed(session, ending);
         let level = match ending {
             _ if has_changed => Level::Warn,
             Ending::Outcome(outcome) if outcome.is_success() => Level::Info,
             Ending::Replaced => Level::Info,
             Ending::Outcome(_) | Ending::Evicted | Ending::Guessed => Level::Warn,
-        };
-        let (outcome, error) = match outcome(ending) {
-            (_, error) if has_changed => ("changed", error),
-            as_it_is => as_it_is,
         };
         let event = Event::Ended {
             level,
@@ -291,24 +334,33 @@ impl Reporter {
             error,
             hint: hint(session, ending, has_changed),
         };
-        self.tell(&event, is_logged);
-    }
-
-    /// Tells the helper, and the log if it is to know.
-    fn tell(&self, event: &Event<'_>, is_logged: bool) {
         if let Some(events) = &self.events {
-            events.borrow_mut().tell(event);
+            events.borrow_mut().tell(&event);
         }
         if is_logged {
-            event.write();
+            tell(&mut self.history, &event);
         }
     }
 }
 
+/// Writes a line, and keeps it for the status port.
+fn tell(history: &mut Option<Box<History>>, event: &Event<'_>) {
+    if let Some(history) = history {
+        history.tell(event);
+    }
+    event.write();
+}
+
 /// A boot loader's search is over.
-fn searched(bounds: &mut Bounds, now: Instant, search: &Search, name: Result<Name<'_>, Name<'_>>) {
+fn searched(
+    bounds: &mut Bounds,
+    history: &mut Option<Box<History>>,
+    now: Instant,
+    search: &Search,
+    name: Result<Name<'_>, Name<'_>>,
+) {
     if bounds.admit(now, Kind::Searched, search.peer.ip()) {
-        Event::Searched {
+        let event = Event::Searched {
             peer: search.peer,
             directory: Name(search.directory.bytes()),
             misses: search.misses,
@@ -318,8 +370,11 @@ fn searched(bounds: &mut Bounds, now: Instant, search: &Search, name: Result<Nam
                 .as_ref()
                 .filter(|_| name.is_err())
                 .map(|it| Cut(it)),
+        };
+        match name {
+            Ok(_) => event.write(),
+            Err(_) => tell(history, &event),
         }
-        .write();
     }
 }
 
@@ -345,7 +400,7 @@ fn figures(session: &Session, now: Instant) -> Figures<'_> {
     Figures {
         peer: session.peer(),
         op: direction(session).name(),
-        file: Name(&session.name),
+        file: Name(session.name()),
         bytes: session.bytes(),
         seconds: now.saturating_duration_since(session.started).as_secs_f64(),
         blksize: progress.block_size,

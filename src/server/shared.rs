@@ -6,7 +6,7 @@
 //! peers. Must not: run a session, or know what comes in.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use log::debug;
@@ -14,43 +14,82 @@ use mio::{Interest, Registry};
 
 use super::unverified::UnverifiedAnswers;
 use super::{REQUEST_LEN, socket_token};
-use crate::net::ListenSocket;
+use crate::net::{ListenSocket, MAX_DATA_PACKET};
+use crate::session::shaper::FREE_PART;
 use crate::session::{Line, Session};
 use crate::table::SessionKey;
 use crate::wire::packet::DATA_HEADER_LEN;
 
-/// While less of the send buffer than this part is taken, nobody waits.
-pub(super) const FREE_PART: usize = 4;
+/// Bytes of the largest block.
+const MAX_BLOCK: usize = MAX_DATA_PACKET - DATA_HEADER_LEN;
 
-/// The sockets that transfers share, and the line before each.
+/// The sockets that transfers share.
 #[derive(Debug)]
 pub(super) struct SharedPorts {
-    sockets: Vec<ListenSocket>,
+    ports: Vec<SharedPort>,
     /// The index of the first, among all sockets that several peers send to.
     first: usize,
-    waiting: Vec<Vec<SessionKey>>,
-    /// Bytes of the smallest send buffer.
+    seed: u64,
+    /// Uploads that blocks are expected of, by the bits that their size takes.
+    uploads: [u32; 1 + u16::BITS as usize],
+}
+
+/// One of them.
+#[derive(Debug)]
+pub(super) struct SharedPort {
+    pub(super) socket: ListenSocket,
+    /// Sessions that wait for room in it.
+    waiting: Vec<SessionKey>,
+    /// Bytes of its send buffer.
     send_buffer: usize,
-    /// Bytes of the longest datagram that means anything now.
-    slot_len: usize,
     /// First answers that may be on their way to peers that have never answered.
-    pub(super) unverified: UnverifiedAnswers,
+    unverified: UnverifiedAnswers,
     /// ERRORs that may be on their way: misses must not keep requests out.
-    pub(super) errors: UnverifiedAnswers,
+    errors: UnverifiedAnswers,
+}
+
+impl SharedPort {
+    fn new(socket: ListenSocket, seed: u64, now: Instant) -> Self {
+        let send_buffer = socket.send_buffer();
+        Self {
+            unverified: UnverifiedAnswers::within(send_buffer, seed, now),
+            errors: UnverifiedAnswers::within(send_buffer, seed, now),
+            waiting: Vec::new(),
+            send_buffer,
+            socket,
+        }
+    }
+
+    /// Whether there is room for an answer to a peer that has never answered: so many
+    /// may be on their way, and more while what was sent has left.
+    pub(super) fn may_answer(&mut self, now: Instant, client: IpAddr) -> bool {
+        self.unverified.take(now, client) || self.has_room()
+    }
+
+    /// The same for an ERROR without a transfer.
+    pub(super) fn may_send_error(&mut self, now: Instant, client: IpAddr) -> bool {
+        self.errors.take(now, client) || self.has_room()
+    }
+
+    /// The answer that was sent to `client` at `sent` has been answered.
+    pub(super) fn verified(&mut self, now: Instant, sent: Instant, client: IpAddr) {
+        self.unverified.verified(now, sent, client);
+    }
+
+    fn has_room(&self) -> bool {
+        self.socket.unsent() < self.send_buffer / FREE_PART
+    }
 }
 
 impl SharedPorts {
     /// The sockets must have been made fit to carry transfers as well.
     pub(super) fn new(sockets: &[ListenSocket], first: usize, seed: u64, now: Instant) -> Self {
-        let buffer = send_buffer(sockets);
+        let ports = sockets.iter().cloned();
         Self {
-            unverified: UnverifiedAnswers::within(buffer, seed, now),
-            errors: UnverifiedAnswers::within(buffer, seed, now),
-            waiting: vec![Vec::new(); sockets.len()],
-            sockets: sockets.to_vec(),
-            send_buffer: buffer,
+            ports: ports.map(|it| SharedPort::new(it, seed, now)).collect(),
             first,
-            slot_len: REQUEST_LEN,
+            seed,
+            uploads: [0; 1 + u16::BITS as usize],
         }
     }
 
@@ -58,56 +97,66 @@ impl SharedPorts {
     ///
     /// # Errors
     /// Whatever the kernel says.
-    pub(super) fn add(&mut self, socket: ListenSocket, registry: &Registry) -> io::Result<()> {
-        let token = socket_token(self.first + self.sockets.len());
+    pub(super) fn add(
+        &mut self,
+        socket: ListenSocket,
+        registry: &Registry,
+        now: Instant,
+    ) -> io::Result<()> {
+        let token = socket_token(self.first + self.ports.len());
         socket.register(registry, token, Interest::READABLE)?;
-        self.sockets.push(socket);
-        self.waiting.push(Vec::new());
+        self.ports.push(SharedPort::new(socket, self.seed, now));
         Ok(())
     }
 
-    /// Whether what was sent has left: then nothing is in the way of an answer to a
-    /// peer that has never answered, however many there were.
-    pub(super) fn has_room(&self) -> bool {
-        let free_part = self.send_buffer / FREE_PART;
-        self.sockets.iter().all(|it| it.unsent() < free_part)
+    /// The one that the session has a share of.
+    pub(super) fn of(&mut self, session: &Session) -> Option<&mut SharedPort> {
+        let mut ports = self.ports.iter_mut();
+        ports.find(|it| session.port().shares(&it.socket))
+    }
+
+    /// The one that has this socket.
+    pub(super) fn with(&mut self, socket: &ListenSocket) -> Option<&mut SharedPort> {
+        self.ports.iter_mut().find(|it| it.socket.is(socket))
     }
 
     /// How many there are.
     pub(super) const fn len(&self) -> usize {
-        self.sockets.len()
+        self.ports.len()
     }
 
     /// The socket with this index, among all that several peers send to.
     pub(super) fn get(&self, index: usize) -> Option<&ListenSocket> {
-        self.sockets.get(index.checked_sub(self.first)?)
+        Some(&self.ports.get(index.checked_sub(self.first)?)?.socket)
     }
 
     /// Those that are bound to this address, on whatever port.
     pub(super) fn bound_to(&self, address: SocketAddr) -> impl Iterator<Item = &ListenSocket> {
-        self.sockets.iter().filter(move |socket| {
+        let sockets = self.ports.iter().map(|it| &it.socket);
+        sockets.filter(move |socket| {
             let mut bound = socket.address();
             bound.set_port(address.port());
             bound == address
         })
     }
 
-    /// Blocks of `block_size` bytes will come.
+    /// An upload in blocks of `block_size` bytes begins.
     pub(super) fn expect(&mut self, block_size: u16) {
-        // One byte more shows a block that is larger than agreed.
-        let needed = DATA_HEADER_LEN + usize::from(block_size) + 1;
-        self.slot_len = self.slot_len.max(needed);
+        self.uploads[bits_of(block_size)] += 1;
     }
 
-    /// No blocks will come; returns what does mean anything.
-    pub(super) fn expect_requests(&mut self) -> usize {
-        self.slot_len = REQUEST_LEN;
-        self.slot_len
+    /// It is over.
+    pub(super) fn expect_no_more(&mut self, block_size: u16) {
+        let count = &mut self.uploads[bits_of(block_size)];
+        *count = count.saturating_sub(1);
     }
 
     /// Bytes of the longest datagram that means anything now.
-    pub(super) const fn slot_len(&self) -> usize {
-        self.slot_len
+    pub(super) fn slot_len(&self) -> usize {
+        let largest = self.uploads.iter().rposition(|&count| count > 0);
+        let block = largest.map_or(0, |bits| MAX_BLOCK.min((1 << bits) - 1));
+        // One byte more shows a block that is larger than agreed.
+        REQUEST_LEN.max(DATA_HEADER_LEN + block + 1)
     }
 
     /// Puts a session into the line of its socket, if that is full.
@@ -117,16 +166,16 @@ impl SharedPorts {
         session: &mut Session,
         registry: &Registry,
     ) {
-        let blocking = |socket: &ListenSocket| session.is_blocked_by(socket);
-        let Some(index) = self.sockets.iter().position(blocking) else {
+        let blocking = |port: &SharedPort| session.is_blocked_by(&port.socket);
+        let Some(index) = self.ports.iter().position(blocking) else {
             return;
         };
         if session.line != Line::None {
             return;
         }
         session.line = Line::Room;
-        self.waiting[index].push(key);
-        if self.waiting[index].len() == 1 {
+        self.ports[index].waiting.push(key);
+        if self.ports[index].waiting.len() == 1 {
             let interest = Interest::READABLE | Interest::WRITABLE;
             self.watch(index, interest, registry);
         }
@@ -139,34 +188,39 @@ impl SharedPorts {
             return Vec::new();
         };
         self.watch(place, Interest::READABLE, registry);
-        std::mem::take(&mut self.waiting[place])
+        std::mem::take(&mut self.ports[place].waiting)
     }
 
     /// A session waits for room.
     pub(super) fn is_full(&self, index: usize) -> bool {
         self.place(index)
-            .is_some_and(|place| !self.waiting[place].is_empty())
+            .is_some_and(|place| !self.ports[place].waiting.is_empty())
     }
 
     /// These had no turn: they stand before all others.
     pub(super) fn put_first(&mut self, index: usize, keys: impl Iterator<Item = SessionKey>) {
         if let Some(place) = self.place(index) {
-            self.waiting[place].splice(0..0, keys);
+            self.ports[place].waiting.splice(0..0, keys);
         }
     }
 
     fn place(&self, index: usize) -> Option<usize> {
         let place = index.checked_sub(self.first)?;
-        (place < self.sockets.len()).then_some(place)
+        (place < self.ports.len()).then_some(place)
     }
 
     fn watch(&self, place: usize, interest: Interest, registry: &Registry) {
-        let socket = &self.sockets[place];
+        let socket = &self.ports[place].socket;
         let token = socket_token(self.first + place);
         if let Err(error) = socket.reregister(registry, token, interest) {
             debug!("{}: cannot watch it: {error}", socket.address());
         }
     }
+}
+
+/// The bits that a block size takes.
+const fn bits_of(block_size: u16) -> usize {
+    (u16::BITS - block_size.leading_zeros()) as usize
 }
 
 /// Bytes of the smallest send buffer among them.

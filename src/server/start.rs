@@ -21,8 +21,9 @@ use super::address::ListenTarget;
 use super::cli::{Args, UserAndGroup};
 use super::floor::Floor;
 use super::front::Front;
+use super::ports::Ports;
 use super::requests::Requests;
-use super::{Lifetime, MAX_LISTENERS, Server, exposure, logging};
+use super::{Lifetime, MAX_LISTENERS, STATUS, Server, exposure, logging};
 use crate::file::{self, Directory, Root, RootError, reason};
 use crate::helper::{Asking, Helper, Source};
 use crate::host::clock;
@@ -45,6 +46,7 @@ use crate::policy::{Policy, map_test};
 use crate::protocol::retry::{RetryPolicy, Wait};
 use crate::protocol::transfer::{Config, Proof};
 use crate::session::Session;
+use crate::status::Status;
 use crate::table::Sessions;
 use crate::wire::options::Limits;
 
@@ -54,10 +56,6 @@ const DALLY: Duration = Duration::from_secs(10);
 
 /// How long inetd's server waits for more to do: as long as tftp-hpa's.
 const INETD_IDLE_EXIT: Duration = Duration::from_secs(900);
-
-/// Fewer ports than these are soon tried, and an answer to one of them proves
-/// nothing.
-const PROVING_PORTS: usize = 1024;
 
 /// Descriptors that are no session's: 16 shared ports, and a listener, root, standard
 /// streams, log, map file, pid file, neighbour table, epoll, signals.
@@ -84,6 +82,8 @@ impl Server {
         let client_roots = args.per_client_root.map(ClientRoots::open).transpose()?;
         let notifier = Notifier::from_environment(clock::now())?;
         let listeners = listeners(args, inherited.sockets, rules.as_ref())?;
+        let spares = may_share(args).then(|| Ports::spares(&listeners));
+        let mut status = Status::open(args.status(), inherited.streams, clock::now())?;
         let directory = Directory::open(args.root())?;
         // As it is seen from outside.
         let path = args.root().canonicalize().unwrap_or(args.root().into());
@@ -94,33 +94,45 @@ impl Server {
             }
         }
         let linked = linked_directories(args)?;
+        let upload_directory = upload_directory(args, &path)?;
         let helper = start_helper(args)?;
         let signals = Signals::take_over()?;
         let mut pid_file = args.pid_file.as_deref().map(reserve_pid_file).transpose()?;
         let beside = rules.as_ref().map_or(0, |it| it.directories().count());
-        let others = listeners.len() - 1 + linked.len() + beside + usize::from(helper.is_some());
+        let of_status = status.as_ref().map_or(0, Status::descriptors);
+        let of_uploads = usize::from(upload_directory.is_some());
+        let of_helper = usize::from(helper.is_some());
+        let others =
+            listeners.len() - 1 + linked.len() + beside + of_uploads + of_status + of_helper;
         let max_sessions = max_sessions(args, host::raise_open_files()?, others as u64);
         let lifetime = lifetime(args, inherited.by_inetd);
         // The sandbox hides how many processors there are.
         let busy_poll = busy_poll(args);
         let kept = Kept {
             root: directory.as_fd(),
+            uploads: upload_directory.as_ref().map(AsFd::as_fd),
             linked: &linked,
             log_file: log_file.as_ref(),
             map_file: map_file.as_ref(),
             rules: rules.as_ref(),
+            status_socket: status.as_ref().and_then(Status::socket_path),
         };
         let enforcement = confine(args, &kept)?;
         if let Some(pid_file) = pid_file.as_mut().filter(|_| args.chroot) {
             pid_file.lose_path();
         }
+        if let Some(status) = status.as_mut().filter(|_| args.chroot) {
+            status.lose_path();
+        }
         let mut random = Random::default();
         let closed = client_roots.as_ref().map(ClientRoots::closed);
-        let root = Root::with_links(directory, linked, policy(args))?.closing(closed);
+        let (root, upload_root) = roots(args, directory, linked, upload_directory)?;
+        let root = root.closing(closed);
         let policy = Policy {
             access: access(args),
             rules: rules.map(|rules| rules.serve(&root)).transpose()?,
             root,
+            upload_root: upload_root.map(|root| root.closing(closed)),
             client_roots,
             map_file,
             allowance: WorkAllowance::new(random.seed(), clock::now()).into(),
@@ -134,6 +146,7 @@ impl Server {
         let mapped_by = policy.map_file.as_ref().map(ToString::to_string);
         let ruled_by = policy.rules.as_ref().map(ToString::to_string);
         let links_to = listed(&args.follow_links);
+        let uploads_to = args.uploads.root().map(|path| path.display().to_string());
         let listening = Event::Listening {
             addresses: Addresses(&addresses),
             root: Cut(&root),
@@ -142,6 +155,7 @@ impl Server {
             mapped_by: mapped_by.as_ref().map(|map| Cut(map)),
             ruled_by: ruled_by.as_ref().map(|rules| Cut(rules)),
             links_to: links_to.as_ref().map(|directories| Cut(directories)),
+            uploads_to: uploads_to.as_ref().map(|directory| Cut(directory)),
         };
         let now = clock::now();
         let mut requests = Requests::new(policy, config(args), limits(args), random.seed(), now);
@@ -151,9 +165,14 @@ impl Server {
         let ports = args.port_range.clone();
         let mut floor = Floor::new(sessions, ports, shared, unproved_rate, now)?;
         if some_share {
-            floor = floor.with_listening(&listeners, now);
+            floor.share_listeners(&listeners, now);
         }
         requests.helper = helper;
+        floor.ports.keep(spares.unwrap_or_default());
+        if let Some(status) = &status {
+            status.register(floor.registry(), STATUS)?;
+            floor.reporter.history = Some(Box::default());
+        }
         let front = Front::new(listeners, requests);
         let mut server = Self::new(front, floor, busy_poll, lifetime, signals, log_file)?;
         if let (Some(pid_file), Some(path)) = (&mut pid_file, &args.pid_file) {
@@ -162,7 +181,7 @@ impl Server {
                 .map_err(|error| cannot_write_pid_file(path, &error))?;
         }
         listening.write();
-        if let Some(rules) = &server.front.requests.policy.rules {
+        if let Some(rules) = &server.front.requests.rules() {
             rules.tell_lacking();
         }
         if let Some(notifier) = &notifier {
@@ -170,9 +189,10 @@ impl Server {
         }
         server.notifier = notifier;
         server.pid_file = pid_file;
+        server.status = status.map(Box::new);
         debug!("waiting for answers awake for up to {busy_poll:?}");
         tell_enforcement(args, enforcement);
-        exposure::advise(args, &path);
+        exposure::advise(args, args.uploads.root().unwrap_or(&path));
         Ok(server)
     }
 }
@@ -254,6 +274,48 @@ fn linked_directories(args: &Args) -> Result<Vec<Directory>, RootError> {
         .map_err(RootError::of_links)
 }
 
+/// Where uploads go, if not to the directory at `root`.
+fn upload_directory(args: &Args, root: &Path) -> Result<Option<Directory>, Box<dyn Error>> {
+    let Some(path) = args.uploads.root() else {
+        return Ok(None);
+    };
+    let directory = Directory::open(path).map_err(RootError::of_uploads)?;
+    let real = path.canonicalize().unwrap_or(path.into());
+    exposure::check_uploads(args, directory.as_fd(), &real)?;
+    if args.chroot && !real.starts_with(root) {
+        let path = path.display();
+        return Err(format!(
+            "cannot take uploads to {path}: it is outside ROOT; with --chroot, name a directory in it"
+        )
+        .into());
+    }
+    Ok(Some(directory))
+}
+
+/// What is read from, and what is written to, if that is another.
+fn roots(
+    args: &Args,
+    directory: Directory,
+    linked: Vec<Directory>,
+    uploads: Option<Directory>,
+) -> Result<(Root, Option<Root>), RootError> {
+    let all = policy(args);
+    let Some(uploads) = uploads else {
+        return Ok((Root::with_links(directory, linked, all)?, None));
+    };
+    let reads = file::Policy {
+        read_only: true,
+        uploads: file::UploadRules::NONE,
+        ..all
+    };
+    let mut root = Root::with_links(directory, linked, reads)?;
+    if args.uploads.is_write_only() {
+        root = root.shutting(&uploads).map_err(RootError::of_uploads)?;
+    }
+    let upload_root = Root::within(uploads, all).map_err(RootError::of_uploads)?;
+    Ok((root, Some(upload_root)))
+}
+
 /// Directories in words; `None` if there are none.
 fn listed(directories: &[PathBuf]) -> Option<String> {
     let names: Vec<_> = directories
@@ -266,10 +328,13 @@ fn listed(directories: &[PathBuf]) -> Option<String> {
 /// What serving takes.
 struct Kept<'a> {
     root: BorrowedFd<'a>,
+    /// Where uploads go, if not there.
+    uploads: Option<BorrowedFd<'a>>,
     linked: &'a [Directory],
     log_file: Option<&'a LogFile>,
     map_file: Option<&'a MapFile>,
     rules: Option<&'a RulesFile>,
+    status_socket: Option<&'a Path>,
 }
 
 /// Gives up every right that serving doesn't take.
@@ -296,16 +361,19 @@ fn confine(args: &Args, kept: &Kept<'_>) -> Result<Enforcement, Box<dyn Error>> 
     let read_again_in: Vec<_> = directories.into_iter().flatten().collect();
     let confinement = Confinement {
         root: kept.root,
+        uploads: kept.uploads,
         linked: &linked,
         linked_listable: args.ignore_case,
         beside: &beside,
         writable: !args.read_only,
+        makes_directories: args.uploads.makes_directories(),
         // Uploads look for what was left behind.
         listable: args.ignore_case || !args.read_only,
         log_directory: kept.log_file.and_then(LogFile::directory),
         read_again: &read_again,
         read_again_in: &read_again_in,
         pid_file: args.pid_file.as_deref().filter(|_| !args.chroot),
+        status_socket: kept.status_socket.filter(|_| !args.chroot),
         chroot: args.chroot,
         sandbox: !args.no_sandbox,
         identity,
@@ -326,6 +394,7 @@ pub fn test_rules(args: &Args, path: &Path) -> Result<(), Box<dyn Error>> {
         access: access(args),
         rules: Some(open_rules(args, path)?.serve(&root)?),
         root,
+        upload_root: None,
         client_roots: args.per_client_root.map(ClientRoots::open).transpose()?,
         map_file: map_file.map(|path| open_map_file(args, path)).transpose()?,
         allowance: WorkAllowance::new(Random::default().seed(), now).into(),
@@ -352,6 +421,7 @@ fn policy(args: &Args) -> file::Policy {
         max_upload: args.max_upload,
         umask: args.umask,
         ignore_case: args.ignore_case,
+        uploads: args.uploads.rules(),
     }
 }
 
@@ -383,6 +453,12 @@ fn sessions(args: &Args, max_sessions: usize, now: Instant) -> Sessions<Session>
     }
 }
 
+/// Whether transfers may come to share ports beside the listen port: where ports or
+/// descriptors run out before the sessions that were asked for.
+fn may_share(args: &Args) -> bool {
+    !args.single_port && (args.max_sessions.is_none() || args.port_range.is_some())
+}
+
 fn lifetime(args: &Args, by_inetd: bool) -> Lifetime {
     let inetds = by_inetd.then_some(INETD_IDLE_EXIT);
     Lifetime {
@@ -399,19 +475,9 @@ fn config(args: &Args) -> Config {
         },
         request_repeats: 0,
         dally: DALLY,
-        proof: if args.single_port || has_few_ports(args) {
-            Proof::Never
-        } else {
-            Proof::OwnPort
-        },
+        // As each has its port.
+        proof: Proof::Never,
     }
-}
-
-/// Whether an ACK in a forged name can be sent to each port that a transfer may
-/// have.
-fn has_few_ports(args: &Args) -> bool {
-    let range = args.port_range.as_ref();
-    range.is_some_and(|range| range.len() < PROVING_PORTS)
 }
 
 fn limits(args: &Args) -> Limits {
@@ -560,9 +626,13 @@ fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
 }
 
 /// What clients may do, in words.
-const fn described(args: &Args) -> &'static str {
+fn described(args: &Args) -> &'static str {
+    let is_drop_box = args.uploads.is_write_only();
     match (args.read_only, args.overwrite) {
         (true, _) => "read only",
+        _ if is_drop_box && args.uploads.root().is_none() => "create, never read",
+        _ if is_drop_box => "read, create, never read uploads",
+        _ if args.uploads.keeps_versions() => "read, create, overwrite, keep old versions",
         (false, false) => "read, create, never overwrite",
         (false, true) => "read, create, overwrite",
     }

@@ -3,22 +3,21 @@
 //!
 //! Must not: know a request.
 
-use super::ports::Sharing;
 use crate::policy::rules::Section;
 use crate::protocol::retry::Wait;
-use crate::protocol::transfer::{Config, Proof};
+use crate::protocol::transfer::Config;
 use crate::wire::options::Limits;
-use crate::wire::packet::Direction;
 
 /// What a transfer is to keep to.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Terms {
     pub(super) limits: Limits,
     pub(super) config: Config,
     /// Files are sent and stored as they are, whatever mode was asked for.
     pub(super) octet: bool,
-    /// It uses the listening port.
-    single_port: bool,
+    /// It uses the listening port, if it may share one.
+    pub(super) single_port: bool,
+    /// Every datagram goes out twice.
     pub(super) send_twice: bool,
 }
 
@@ -57,24 +56,5 @@ impl Terms {
         terms.single_port = settings.single_port;
         terms.send_twice = settings.send_twice;
         Ok(terms)
-    }
-
-    /// Whether it shares its port, if it may; `is_light` where slots are short.
-    pub(super) const fn sharing(
-        &self,
-        direction: Direction,
-        may_share: bool,
-        is_light: bool,
-    ) -> Sharing {
-        match direction {
-            _ if may_share && self.single_port => Sharing::Listener,
-            Direction::Read if is_light => Sharing::Always,
-            Direction::Read if may_share => Sharing::Instead,
-            // Where ports are few, or one, each can be guessed anyway.
-            Direction::Write if may_share && matches!(self.config.proof, Proof::Never) => {
-                Sharing::Instead
-            }
-            _ => Sharing::Never,
-        }
     }
 }

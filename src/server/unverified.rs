@@ -10,7 +10,7 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
-use crate::table::rate::{network, place};
+use crate::table::rate::{has_part, network, place};
 
 /// Longer than the kernel looks for a neighbour (three probes, a second each).
 const SECONDS: usize = 4;
@@ -19,7 +19,8 @@ const SECONDS: usize = 4;
 /// repeated while its neighbour is looked for.
 const COST: usize = 2 * 1280;
 
-/// Answers on their way that are always allowed.
+/// Answers on their way that are allowed where that is more, unless they take more than
+/// half of the buffer: a room of machines that are switched on at once comes first.
 const MIN_ANSWERS: u32 = 2048;
 
 /// Client networks told apart; some share a place, and with it a bound.
@@ -44,12 +45,12 @@ struct Counts {
 }
 
 impl UnverifiedAnswers {
-    /// As many as take a quarter of a buffer of `bytes`; [`MIN_ANSWERS`] in any case:
-    /// where the buffer is small, a room of machines that are switched on at once
-    /// comes first. No stranger knows the `seed`: none chooses whose share to take.
+    /// As many as take a quarter of a buffer of `bytes`, or up to [`MIN_ANSWERS`]. No
+    /// stranger knows the `seed`: none chooses whose share to take.
     pub(super) fn within(bytes: usize, seed: u64, now: Instant) -> Self {
-        let quarter = u32::try_from(bytes / 4 / COST).unwrap_or(u32::MAX);
-        Self::new(quarter.max(MIN_ANSWERS), seed, now)
+        let [quarter, half] = [4, 2].map(|part| u32::try_from(bytes / part / COST));
+        let [quarter, half] = [quarter, half].map(|it| it.unwrap_or(u32::MAX));
+        Self::new(quarter.max(half.min(MIN_ANSWERS)), seed, now)
     }
 
     fn new(limit: u32, seed: u64, now: Instant) -> Self {
@@ -62,13 +63,13 @@ impl UnverifiedAnswers {
         }
     }
 
-    /// Whether one more may be sent to `client`. Its network has no more than it
-    /// leaves to all others.
+    /// Whether one more may be sent to `client`. Its network has no more than is left
+    /// after it.
     pub(super) fn take(&mut self, now: Instant, client: IpAddr) -> bool {
         let second = self.second_of(now);
         let left = self.limit.saturating_sub(self.all.sum(second));
         let own = self.of_network(client);
-        let fits = own.sum(second) < left;
+        let fits = has_part(own.sum(second), left);
         if fits {
             own.add(second);
             self.all.add(second);
@@ -157,10 +158,29 @@ mod tests {
         assert!(!takes(&mut answers, 1_000_000));
     }
 
+    /// What an unprivileged server may have (`net.core.wmem_max`), twice that, and what
+    /// a privileged one has.
+    #[test]
+    fn answers_to_nobody_never_fill_a_small_send_buffer() {
+        for bytes in [425_984, 851_968, 16 << 20, 1 << 30] {
+            let start = clock::now();
+            let mut answers = UnverifiedAnswers::within(bytes, 7, start);
+            let mut taken = 0;
+            for network in 0..=u16::MAX {
+                let [high, low] = network.to_be_bytes();
+                for host in 0..8 {
+                    taken += usize::from(answers.take(start, [10, high, low, host].into()));
+                }
+            }
+            assert!(taken * COST <= bytes / 2, "{taken} in {bytes} bytes");
+            assert!(taken * COST >= bytes / 5, "{taken} in {bytes} bytes");
+        }
+    }
+
     #[test]
     fn a_flood_in_the_name_of_one_network_leaves_as_much_to_all_others() {
         let start = clock::now();
-        let mut answers = UnverifiedAnswers::within(0, 7, start);
+        let mut answers = UnverifiedAnswers::new(MIN_ANSWERS, 7, start);
         let mut taken = |network: u8, requests: u32| {
             let client = |host: u32| [192, 0, network, host as u8].into();
             let fits = (0..requests).filter(|&host| answers.take(start, client(host)));

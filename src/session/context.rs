@@ -16,11 +16,11 @@ use crate::table::guesses::PortGuesses;
 use crate::table::rate::NetworkRateLimit;
 
 /// Datagrams received with one call at most.
-const BATCH_SLOTS: usize = 64;
+pub(crate) const BATCH_SLOTS: usize = 64;
 
 /// Bytes that a batch of received datagrams takes: 64 requests of up to 4 KiB,
 /// or a few of the largest blocks.
-pub(super) const BATCH_BYTES: usize = 256 * 1024;
+pub(crate) const BATCH_BYTES: usize = 256 * 1024;
 
 /// Networks told apart where nonsense is answered.
 const NETWORKS: usize = 64;

@@ -20,6 +20,9 @@ mod not_ready;
 mod outbound;
 mod port;
 mod prefetch;
+pub mod shaper;
+pub mod tid;
+pub mod unproved;
 
 use std::io;
 use std::net::SocketAddr;
@@ -29,6 +32,7 @@ use std::time::{Duration, Instant};
 use log::debug;
 use mio::Interest;
 
+pub(crate) use self::context::{BATCH_BYTES, BATCH_SLOTS};
 pub use self::context::{Context, DropCounters, Heading, Ingress, Resources, Trace};
 use self::not_ready::FileWait;
 pub use self::port::{Port, Watch};
@@ -51,7 +55,7 @@ pub(crate) const UNKNOWN_TRANSFER: &str = "Unknown transfer ID";
 
 /// What a session costs in memory, in bytes, beside its place in the table: a
 /// budget, so that it doesn't grow unnoticed.
-const _: () = assert!(size_of::<Session>() <= 384);
+const _: () = assert!(size_of::<Session>() <= 368);
 
 /// The file of a transfer.
 #[derive(Debug)]
@@ -127,6 +131,38 @@ enum Reach {
     Ambiguous,
 }
 
+/// What a session is doing, for those that look at it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Nothing has come back yet.
+    Opening,
+    /// Its file is on the way.
+    Moving,
+    /// Its peer hasn't answered for longer than usual.
+    WaitsForClient,
+    /// What it is to send has yet to be read.
+    WaitsForDisk,
+    /// It has ended, and repeats its last ACK if that was lost.
+    Dallying,
+}
+
+impl Phase {
+    /// In the log's words.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Opening => "opening",
+            Self::Moving => "moving",
+            Self::WaitsForClient => "waiting_for_client",
+            Self::WaitsForDisk => "waiting_for_disk",
+            Self::Dallying => "dallying",
+        }
+    }
+}
+
+/// An answer that takes longer than this, and than [`USUAL`] round trips, is waited for.
+const PAUSE: Duration = Duration::from_millis(500);
+const USUAL: u32 = 4;
+
 /// Whether the outcome has been told.
 #[derive(Debug, Clone, Copy)]
 enum End {
@@ -156,8 +192,9 @@ pub struct Session<P = TransferSocket, S = Upload, R = ReadFile> {
     reach: Reach,
     /// When it began.
     pub started: Instant,
-    /// The file's name as the request has it.
-    pub name: Box<[u8]>,
+    /// The file's name as the request has it, and perhaps, after a NUL, the one it has
+    /// here.
+    names: Box<[u8]>,
 }
 
 impl<P: Port, S: Store, R: ReadAt> Tracked for Session<P, S, R> {
@@ -220,7 +257,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
             end: End::None,
             reach: Reach::Unknown,
             started: now,
-            name: name.into(),
+            names: name.into(),
         }
     }
 
@@ -266,6 +303,24 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         &self.transfer
     }
 
+    /// The file's name as the request has it.
+    pub fn name(&self) -> &[u8] {
+        self.names
+            .split(|byte| *byte == 0)
+            .next()
+            .unwrap_or_default()
+    }
+
+    /// The name it has here, if that is another one and is kept.
+    pub fn served(&self) -> Option<&[u8]> {
+        self.names.split(|byte| *byte == 0).nth(1)
+    }
+
+    /// Keeps the name that the file has here.
+    pub fn keep_served(&mut self, name: &[u8]) {
+        self.names = [self.name(), name].join(&0).into();
+    }
+
     /// Where a file that is being received goes, until it is in place.
     pub fn store(&mut self) -> Option<&mut S> {
         match &mut self.content {
@@ -288,6 +343,32 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
                 let sent = progress.blocks * u64::from(progress.block_size);
                 sent.min(source.length().unwrap_or(u64::MAX))
             }
+        }
+    }
+
+    /// Bytes that there are to move, where that is known.
+    pub fn size(&self) -> Option<u64> {
+        match &self.content {
+            Content::Source(source) => source.length(),
+            Content::Sink(_) => self.transfer.negotiated().tsize,
+        }
+    }
+
+    /// What it is doing.
+    pub fn phase(&self, now: Instant) -> Phase {
+        let usual = self.transfer.round_trip().unwrap_or_default() * USUAL;
+        let is_late = |since| now.saturating_duration_since(since) > usual.max(PAUSE);
+        let progress = self.transfer.progress();
+        if self.has_ended() {
+            Phase::Dallying
+        } else if self.file_wait.is_on() {
+            Phase::WaitsForDisk
+        } else if !progress.verified && progress.blocks == 0 {
+            Phase::Opening
+        } else if self.transfer.waiting_since().is_some_and(is_late) {
+            Phase::WaitsForClient
+        } else {
+            Phase::Moving
         }
     }
 
@@ -363,7 +444,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         let received = self.receive(context);
         // The time that the disk takes is not the peer's: its wait begins with what
         // is sent then.
-        if !self.file_wait.is_on() && self.is_due(context.now) {
+        if self.misses_answer(context.now) {
             // What arrived is answered first, and the wait for more begins then.
             self.transmit(context);
             self.transfer.handle_timeout(context.now);
@@ -380,6 +461,11 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
 
     fn is_due(&self, now: Instant) -> bool {
         self.transfer.poll_timeout().is_some_and(|at| at <= now)
+    }
+
+    /// Its peer's answer is late; it may lie where its loop hasn't looked yet.
+    pub fn misses_answer(&self, now: Instant) -> bool {
+        !self.file_wait.is_on() && self.is_due(now)
     }
 
     /// Reads what comes next while the answer is on its way; `asked` is when what

@@ -27,6 +27,10 @@ pub trait Port {
     /// [`MAX_COALESCED`](crate::net::MAX_COALESCED) bytes.
     fn coalesces(&self) -> bool;
 
+    /// Bytes of memory that what was sent takes until it has left, with all others'
+    /// that send from the same socket.
+    fn unsent(&self) -> usize;
+
     /// Receives one datagram: its length, at most the buffer's, and its sender.
     ///
     /// # Errors
@@ -78,6 +82,10 @@ impl Port for TransferSocket {
 
     fn coalesces(&self) -> bool {
         self.coalesces()
+    }
+
+    fn unsent(&self) -> usize {
+        self.unsent()
     }
 
     fn receive_one(&mut self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {

@@ -99,6 +99,18 @@ pub enum Admission {
     Full,
 }
 
+/// What is to be done after a turn of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AfterTurn {
+    /// Nothing.
+    Stays,
+    /// Its client has proved to be there, and has more sessions than it may: this one
+    /// ends, and is told so.
+    Crowded,
+    /// A light session whose peer has answered takes a slot now: this one gives way.
+    Evicts(SessionKey),
+}
+
 /// Where a session stands when room is needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Standing {
@@ -319,6 +331,48 @@ impl<S: Tracked> Sessions<S> {
         found.map_or(Admission::Full, Admission::Evicts)
     }
 
+    /// [`Sessions::admit`] for a read, which may be a light session where no slot is
+    /// free.
+    pub fn admit_read(
+        &self,
+        endpoint: &Endpoint,
+        fingerprint: Fingerprint,
+        now: Instant,
+        random: u32,
+    ) -> Admission {
+        match self.admit(endpoint, fingerprint, now, random) {
+            Admission::Full if self.has_light_room() => Admission::New,
+            other => other,
+        }
+    }
+
+    /// [`Sessions::rearm`] after a turn of the session, and what follows for others if
+    /// its peer has answered for the first time in it: `was_unverified` before. `random`
+    /// as for [`Sessions::admit`].
+    pub fn after_turn(
+        &mut self,
+        key: SessionKey,
+        was_unverified: bool,
+        now: Instant,
+        random: impl FnOnce() -> u32,
+    ) -> AfterTurn {
+        self.rearm(key);
+        let is_verified = || {
+            self.get(key)
+                .is_some_and(|it| it.unverified_since().is_none())
+        };
+        if was_unverified && is_verified() && self.is_crowded(key) {
+            AfterTurn::Crowded
+        } else if self.is_overfull() {
+            // A peer that has proved to be there comes before those that are over or
+            // silent; if all others are as real as it is, it came last.
+            let gives_way = self.gives_way_to_verified(now, random());
+            AfterTurn::Evicts(gives_way.unwrap_or(key))
+        } else {
+            AfterTurn::Stays
+        }
+    }
+
     /// The session that gives way when a slot, a port or a descriptor is needed:
     /// one that is over, else one whose peer has not answered for
     /// [`UNVERIFIED_GRACE`], else the one that has been silent for longest, and for
@@ -521,6 +575,17 @@ impl<S: Tracked> Sessions<S> {
         self.slab
             .iter()
             .map(|(index, entry)| (entry.key(index as u32), &entry.session))
+    }
+
+    /// How many places sessions have, some of them free.
+    pub fn places(&self) -> usize {
+        self.slab.capacity()
+    }
+
+    /// The session at a place, for those that look at all of them bit by bit.
+    pub fn at(&self, place: usize) -> Option<(SessionKey, &S)> {
+        let entry = self.slab.get(place)?;
+        Some((entry.key(place as u32), &entry.session))
     }
 
     /// Takes the session out of the table, if it still exists. Its key names

@@ -37,12 +37,13 @@ impl RateLimit {
 }
 
 /// The same, shared out among client networks, each an IPv4 /24 or an IPv6 /64: none
-/// takes more than it leaves to all others.
+/// takes more than is left to all others after it.
 ///
-/// So one alone has half of it, and where some have had much there is still
-/// something for one that has had nothing. Networks are told apart by a hash, and
-/// some share a bucket: the memory doesn't grow with the number of addresses that
-/// are forged.
+/// So one alone has half of it, a second one half of the rest, and where a few have had
+/// much there is still something for one that has had nothing. Where many have, as when
+/// their addresses are forged, it is spent until the second is over. Networks are told
+/// apart by a hash, and some share a bucket: the memory doesn't grow with the number of
+/// addresses.
 #[derive(Debug)]
 pub struct NetworkRateLimit {
     per_second: u32,
@@ -75,24 +76,49 @@ impl NetworkRateLimit {
         }
     }
 
-    /// Whether one more is allowed now for the network of `client`.
+    /// Whether one more is allowed now for the network of `client`, which takes it.
     pub fn take(&mut self, now: Instant, client: IpAddr) -> bool {
+        let allowed = self.leaves(now, client) > 0;
+        self.spend(u32::from(allowed), client);
+        allowed
+    }
+
+    /// How much is left in all, if the network of `client` may have more of it, else 0.
+    pub fn leaves(&mut self, now: Instant, client: IpAddr) -> u32 {
         if now.saturating_duration_since(self.since) >= SECOND {
             self.since = now;
             self.left = self.per_second;
             self.second = self.second.wrapping_add(1);
         }
-        let index = place(self.seed, network(client), self.buckets.len());
+        let left = self.left;
+        if has_part(self.bucket_of(client).taken, left) {
+            left
+        } else {
+            0
+        }
+    }
+
+    /// Takes off what was spent for `client`, however much it was.
+    pub fn spend(&mut self, amount: u32, client: IpAddr) {
+        self.left = self.left.saturating_sub(amount);
+        let bucket = self.bucket_of(client);
+        bucket.taken = bucket.taken.saturating_add(amount);
+    }
+
+    fn bucket_of(&mut self, client: IpAddr) -> &mut Bucket {
         let second = self.second;
-        let bucket = &mut self.buckets[index];
+        let bucket = &mut self.buckets[place(self.seed, network(client), self.buckets.len())];
         if bucket.second != second {
             *bucket = Bucket { second, taken: 0 };
         }
-        let allowed = bucket.taken < self.left;
-        bucket.taken += u32::from(allowed);
-        self.left -= u32::from(allowed);
-        allowed
+        bucket
     }
+}
+
+/// The rule by which something is shared out: one that has `taken` so much may have more
+/// while that is less than what is `left` to all.
+pub const fn has_part(taken: u32, left: u32) -> bool {
+    taken < left
 }
 
 /// Where in a table of `len` places what `key` stands for is counted.
@@ -135,9 +161,9 @@ mod tests {
     }
 
     #[test]
-    fn no_network_takes_more_than_it_leaves_to_all_others() {
+    fn no_network_takes_more_than_is_left_after_it() {
         let now = clock::now();
-        let mut limit = NetworkRateLimit::new(100, 64, 7, now);
+        let mut limit = NetworkRateLimit::new(100, 4096, 7, now);
         let mut taken = |now, network: u8| {
             let client = |host: u8| [192, 0, network, host].into();
             (0..200)
@@ -148,6 +174,9 @@ mod tests {
         assert_eq!(taken(now, 1), 0);
         assert_eq!(taken(now, 2), 25);
         assert_eq!(taken(now, 3), 13);
+        // Many together take all there is.
+        let rest = (4..=20).map(|network| taken(now, network)).sum::<usize>();
+        assert_eq!((rest, taken(now, 21)), (12, 0));
         let later = now + Duration::from_secs(1);
         assert_eq!(taken(later, 1), 50, "each second");
     }

@@ -75,12 +75,12 @@ const LONG: Duration = Duration::from_secs(1);
 const SURE_RATE: u32 = 1;
 
 /// A time without a step forward.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Wait {
     from: Instant,
     to: Instant,
-    /// When the server was first told that something is missing.
-    told: Option<Instant>,
+    /// When the loader told that something is missing.
+    told: Vec<Instant>,
     /// The server had heard from the loader often enough to know how soon it answers.
     is_known: bool,
 }
@@ -110,7 +110,8 @@ struct Client<'a> {
     start: Instant,
     /// The time of the last step forward.
     since: Instant,
-    told: Option<Instant>,
+    /// When something was told to be missing since.
+    told: Vec<Instant>,
     worst: Duration,
     /// Waits of a second or more.
     long: Vec<Wait>,
@@ -156,9 +157,7 @@ impl Client<'_> {
         }
         match step {
             Step::None => {}
-            Step::Told => {
-                self.told.get_or_insert(now);
-            }
+            Step::Told => self.told.push(now),
             Step::Forward => self.end_wait(now),
             Step::Done => {
                 self.end_wait(now);
@@ -176,7 +175,7 @@ impl Client<'_> {
         let wait = Wait {
             from: self.since,
             to: now,
-            told: self.told.take(),
+            told: std::mem::take(&mut self.told),
             is_known: self.loader.windows() > KNOWN_WINDOWS,
         };
         self.worst = self.worst.max(wait.to - wait.from);
@@ -187,15 +186,29 @@ impl Client<'_> {
     }
 
     /// What was lost of this transfer, of all that was lost, in a wait.
-    fn lost_in<'l>(&self, wait: &Wait, losses: &'l [Loss]) -> Vec<&'l str> {
+    fn lost_in<'l>(&self, wait: &Wait, losses: &'l [Loss]) -> Vec<&'l Loss> {
         // A packet may leave a moment before the step is noted here.
         let from = wait.from.checked_sub(NOTICE).unwrap_or(wait.from);
         let ours = losses.iter().filter(|loss| {
             let is_ours = loss.from == self.local || loss.from == self.peer;
             is_ours && loss.at >= from && loss.at <= wait.to
         });
-        ours.map(|loss| loss.what.as_str()).collect()
+        ours.collect()
     }
+}
+
+/// When the server first heard that something is missing, of the times when it was
+/// told: what was lost on the way, at the times `lost`, tells nobody.
+fn heard(told: &[Instant], lost: impl Iterator<Item = Instant>) -> Option<Instant> {
+    let mut told = told.to_vec();
+    for lost in lost {
+        // It was told a moment before it was noted as lost.
+        let is_it = |told: &Instant| *told <= lost && lost - *told <= NOTICE;
+        if let Some(index) = told.iter().rposition(is_it) {
+            told.remove(index);
+        }
+    }
+    told.first().copied()
 }
 
 /// How late a step forward may be noted, on a busy machine.
@@ -217,11 +230,12 @@ enum Cause {
     Silence,
 }
 
-fn cause(wait: &Wait, lost: usize) -> Cause {
-    match (lost, wait.told) {
+/// `heard`: see [`heard`].
+fn cause(wait: &Wait, lost: usize, heard: Option<Instant>) -> Cause {
+    match (lost, heard) {
         (2.., _) => Cause::Several,
         (0, _) => Cause::Server,
-        (1, Some(told)) if wait.to - told >= LONG => Cause::Server,
+        (1, Some(heard)) if wait.to - heard >= LONG => Cause::Server,
         (1, _) => Cause::Silence,
     }
 }
@@ -355,7 +369,7 @@ fn start<'a>(
         loader: Loader::new(style, NAME, pattern, args.size, now),
         start: now,
         since: now,
-        told: None,
+        told: Vec::new(),
         worst: Duration::ZERO,
         long: Vec::new(),
         done: None,
@@ -423,7 +437,9 @@ fn row(
         }
         for wait in &client.long {
             let lost = client.lost_in(wait, losses);
-            let cause = cause(wait, lost.len());
+            let ours = lost.iter().filter(|loss| loss.from == client.local);
+            let heard = heard(&wait.told, ours.map(|loss| loss.at));
+            let cause = cause(wait, lost.len(), heard);
             match cause {
                 Cause::Several => {}
                 Cause::Silence => by_silence += 1,
@@ -435,7 +451,7 @@ fn row(
                 Cause::Server => true,
             };
             if is_servers && args.rate <= SURE_RATE {
-                complaints.push(complaint(args, style, wait, &lost));
+                complaints.push(complaint(args, style, wait, &lost, heard));
             }
         }
     }
@@ -443,12 +459,18 @@ fn row(
     row
 }
 
-fn complaint(args: &LossesArgs, style: &Style, wait: &Wait, lost: &[&str]) -> String {
+fn complaint(
+    args: &LossesArgs,
+    style: &Style,
+    wait: &Wait,
+    lost: &[&Loss],
+    heard: Option<Instant>,
+) -> String {
     let took = milliseconds(wait.to - wait.from);
-    let told = wait.told.map_or("was not told".to_owned(), |told| {
-        format!("was told after {:.0} ms", milliseconds(told - wait.from))
+    let told = heard.map_or("was not told".to_owned(), |heard| {
+        format!("was told after {:.0} ms", milliseconds(heard - wait.from))
     });
-    let lost = lost.first().unwrap_or(&"nothing");
+    let lost = lost.first().map_or("nothing", |loss| loss.what.as_str());
     format!(
         "{} %, {}: {took:.0} ms of waiting, {lost} was lost, the server {told}",
         args.rate, style.name
@@ -492,11 +514,33 @@ mod tests {
             let wait = Wait {
                 from,
                 to: at(to),
-                told: told.map(at),
+                told: Vec::new(),
                 is_known: true,
             };
             assert!(wait.is_long());
-            assert_eq!(cause(&wait, lost), expected, "{to} {told:?} {lost}");
+            assert_eq!(
+                cause(&wait, lost, told.map(at)),
+                expected,
+                "{to} {told:?} {lost}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_was_lost_on_the_way_told_nobody() {
+        let from = clock();
+        let at = |milliseconds| from + Duration::from_millis(milliseconds);
+        for (told, lost, expected) in [
+            (&[0, 1000][..], &[][..], Some(0)),
+            (&[0, 1000], &[1], Some(1000)),
+            (&[0], &[1], None),
+            // Something else was lost.
+            (&[0], &[500], Some(0)),
+            (&[10], &[5], Some(10)),
+        ] {
+            let told: Vec<_> = told.iter().copied().map(at).collect();
+            let heard = heard(&told, lost.iter().copied().map(at));
+            assert_eq!(heard, expected.map(at), "{lost:?}");
         }
     }
 }

@@ -74,6 +74,9 @@ pub(crate) struct Reader {
     /// Up to where more is on its way, and when it is there.
     fetched: Option<(usize, Duration)>,
     missing: usize,
+    /// It may be closed, and whether it is.
+    closable: bool,
+    closed: bool,
 }
 
 impl Reader {
@@ -87,7 +90,15 @@ impl Reader {
             present: 0,
             fetched: None,
             missing: 0,
+            closable: false,
+            closed: false,
         }
+    }
+
+    /// It may be closed until it is read again.
+    pub(crate) const fn closable(mut self, closable: bool) -> Self {
+        self.closable = closable;
+        self
     }
 
     /// Whether all up to `end` is in memory.
@@ -128,6 +139,7 @@ impl ReadAt for Reader {
         offset: u64,
         slices: &mut [IoSliceMut<'_>],
     ) -> Result<Option<usize>, StorageError> {
+        self.closed = false;
         let start = usize::try_from(offset).expect("an offset in memory");
         let wanted: usize = slices.iter().map(|slice| slice.len()).sum();
         let end = match self.trouble {
@@ -169,6 +181,14 @@ impl ReadAt for Reader {
 
     fn block(&mut self) {
         self.blocking = true;
+    }
+
+    fn close(&mut self) {
+        self.closed = self.closable;
+    }
+
+    fn is_open(&self) -> bool {
+        !self.closed
     }
 }
 

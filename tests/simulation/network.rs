@@ -23,6 +23,10 @@ const LATENCY: Duration = Duration::from_micros(100);
 /// What a call that sends takes.
 const SEND_TIME: Duration = Duration::from_micros(1);
 
+/// Losses of one datagram in a row that are more than a transfer gets over: as many as
+/// the retries of both ends.
+const UNLUCKY: u32 = 5;
+
 /// What a socket queues; more is lost.
 const QUEUE: usize = 400;
 
@@ -74,6 +78,11 @@ pub(crate) struct Network {
     raised: BTreeSet<SocketAddr>,
     /// What the server sent, if somebody taps it.
     pub(crate) tap: Option<Vec<Datagram>>,
+    /// How often each datagram has been lost in a row, by its ends and its header, if
+    /// somebody taps.
+    losses: BTreeMap<(SocketAddr, SocketAddr, [u8; 4]), u32>,
+    /// Ends of a datagram that was lost [`UNLUCKY`] times in a row.
+    pub(crate) unlucky: BTreeSet<SocketAddr>,
     pub(crate) sent: u64,
     /// Follows from every datagram that was sent.
     pub(crate) trace: u64,
@@ -109,6 +118,8 @@ impl Net {
             sockets: BTreeMap::new(),
             raised: BTreeSet::new(),
             tap: None,
+            losses: BTreeMap::new(),
+            unlucky: BTreeSet::new(),
             sent: 0,
             trace: 0,
         };
@@ -342,7 +353,11 @@ impl Network {
                 return;
             }
         }
-        if self.random.percent(weather.loss) {
+        let is_lost = self.random.percent(weather.loss);
+        if weather.loss > 0 && self.tap.is_some() {
+            self.count_loss(&datagram, is_lost);
+        }
+        if is_lost {
             return;
         }
         if self.random.percent(weather.forgery) && !datagram.bytes.is_empty() {
@@ -355,6 +370,18 @@ impl Network {
             self.deliver(datagram.clone());
         }
         self.deliver(datagram);
+    }
+
+    fn count_loss(&mut self, datagram: &Datagram, is_lost: bool) {
+        let (from, to) = (datagram.from, datagram.to);
+        let mut head = [0; 4];
+        let len = datagram.bytes.len().min(4);
+        head[..len].copy_from_slice(&datagram.bytes[..len]);
+        let in_a_row = self.losses.entry((from, to, head)).or_default();
+        *in_a_row = if is_lost { *in_a_row + 1 } else { 0 };
+        if *in_a_row >= UNLUCKY {
+            self.unlucky.extend([from, to]);
+        }
     }
 
     fn deliver(&mut self, datagram: Datagram) {

@@ -24,6 +24,8 @@ pub(crate) struct Ledger {
 pub(crate) struct SimPort {
     net: Net,
     pub(crate) own: SocketAddr,
+    /// Others send from it as well.
+    shared: bool,
     coalesces: bool,
     ledger: Option<Ledger>,
 }
@@ -40,7 +42,19 @@ impl SimPort {
         Self {
             net: net.clone(),
             own,
+            shared: own == LISTEN,
             coalesces: coalesces && windows && own != LISTEN,
+            ledger: None,
+        }
+    }
+
+    /// A share of a port that is open.
+    pub(crate) fn share(net: &Net, own: SocketAddr) -> Self {
+        Self {
+            net: net.clone(),
+            own,
+            shared: true,
+            coalesces: false,
             ledger: None,
         }
     }
@@ -51,8 +65,8 @@ impl SimPort {
         self
     }
 
-    pub(crate) fn is_shared(&self) -> bool {
-        self.own == LISTEN
+    pub(crate) const fn is_shared(&self) -> bool {
+        self.shared
     }
 }
 
@@ -119,6 +133,10 @@ impl Port for SimPort {
 
     fn coalesces(&self) -> bool {
         self.coalesces
+    }
+
+    fn unsent(&self) -> usize {
+        0
     }
 
     fn receive_one(&mut self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {

@@ -268,7 +268,7 @@ impl World {
     /// Everything that is ready has its turn.
     fn ready(&mut self) {
         let leftovers = std::mem::take(&mut self.server.unfinished);
-        let mut listen = std::mem::take(&mut self.server.listen_again);
+        let mut listen = !std::mem::take(&mut self.server.again).is_empty();
         for address in self.net.with(Network::harvest) {
             if address == LISTEN {
                 listen = true;
@@ -309,16 +309,16 @@ impl World {
     }
 
     fn listen(&mut self) {
-        let received = self.server.receive(&self.net);
+        let received = self.server.receive(&self.net, LISTEN);
         let mut index = 0;
         while index < received {
-            let Some(key) = self.server.owner(index) else {
+            let Some(key) = self.server.owner(index, LISTEN) else {
                 self.request(index);
                 index += 1;
                 continue;
             };
             let more = index + 1..received;
-            let more = more.take_while(|&next| self.server.owner(next) == Some(key));
+            let more = more.take_while(|&next| self.server.owner(next, LISTEN) == Some(key));
             let end = index + 1 + more.count();
             self.with_session(key, Cause::Shared, |session, context| {
                 session.run_shared(Range { start: index, end }, context)
@@ -446,7 +446,7 @@ impl World {
     }
 
     fn server_deadlines(&mut self) {
-        while let Some(key) = self.server.sessions.pop_due(self.net.instant()) {
+        while let Some(key) = self.server.pop_due(self.net.instant()) {
             self.with_session(key, Cause::Deadline, Link::run_deadline);
         }
     }

@@ -2,7 +2,7 @@
 //! and `tftp` make them, and the server's table with what its loop keeps beside it.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -77,6 +77,8 @@ pub(crate) fn client_address(client: usize) -> SocketAddr {
 pub(crate) enum Paper {
     /// These bytes are sent.
     Sends(Vec<u8>),
+    /// The same, from a file that may be closed until its peer answers.
+    SendsLightly(Vec<u8>),
     /// What comes is kept here.
     Receives(Rc<RefCell<Stored>>),
 }
@@ -103,9 +105,11 @@ impl End {
             trouble,
             remote,
         } = self;
+        let is_light = matches!(paper, Paper::SendsLightly(_));
         let (transfer, file) = match paper {
-            Paper::Sends(bytes) => {
-                let source = FileSource::new(Reader::new(bytes, trouble, net), mode);
+            Paper::Sends(bytes) | Paper::SendsLightly(bytes) => {
+                let reader = Reader::new(bytes, trouble, net).closable(is_light);
+                let source = FileSource::new(reader, mode);
                 let sender = Sender::new(&config, opening, negotiated, source.length());
                 (Transfer::Sender(sender), Content::Source(source))
             }
@@ -160,8 +164,10 @@ pub(crate) struct Server {
     pub(crate) by_tid: BTreeMap<SocketAddr, SessionKey>,
     /// Sessions that have more to do than one turn takes.
     pub(crate) unfinished: Vec<SessionKey>,
-    /// More may lie in the listen port than a batch takes.
-    pub(crate) listen_again: bool,
+    /// Ports that sessions share beside the listen port.
+    pub(crate) shared: Vec<SocketAddr>,
+    /// Ports that several peers send to, in which more may lie than a batch takes.
+    pub(crate) again: BTreeSet<SocketAddr>,
     pub(crate) resources: Resources,
 }
 
@@ -171,22 +177,43 @@ impl Server {
             sessions,
             by_tid: BTreeMap::new(),
             unfinished: Vec::new(),
-            listen_again: false,
+            shared: Vec::new(),
+            again: BTreeSet::new(),
             resources: Resources::new(origin, None),
         }
     }
 
     pub(crate) fn is_busy(&self) -> bool {
-        self.listen_again || !self.unfinished.is_empty()
+        !self.again.is_empty() || !self.unfinished.is_empty()
     }
 
-    /// Receives a batch on the listen port: how many datagrams.
-    pub(crate) fn receive(&mut self, net: &Net) -> usize {
+    /// Whether several peers send to this port.
+    pub(crate) fn is_known(&self, port: SocketAddr) -> bool {
+        port == LISTEN || self.shared.contains(&port)
+    }
+
+    /// Receives a batch on a port that several peers send to: how many datagrams.
+    pub(crate) fn receive(&mut self, net: &Net, port: SocketAddr) -> usize {
         let batch = &mut self.resources.batch;
         let capacity = batch.capacity(SLOT_LEN, usize::MAX);
-        let received = receive(net, LISTEN, false, batch, SLOT_LEN, usize::MAX).unwrap_or(0);
-        self.listen_again = received == capacity;
+        let received = receive(net, port, false, batch, SLOT_LEN, usize::MAX).unwrap_or(0);
+        if received == capacity {
+            self.again.insert(port);
+        }
         received
+    }
+
+    /// A session whose deadline has come. An answer that may lie unread in its port
+    /// beats it.
+    pub(crate) fn pop_due(&mut self, now: Instant) -> Option<SessionKey> {
+        loop {
+            let key = self.sessions.pop_due(now)?;
+            let session = self.sessions.get(key)?;
+            if !(session.misses_answer(now) && self.again.contains(&session.port().own)) {
+                return Some(key);
+            }
+            self.sessions.rearm(key);
+        }
     }
 
     /// A datagram of the batch, and from where to where it was sent.
@@ -199,14 +226,13 @@ impl Server {
         Some((endpoint, datagram.payload))
     }
 
-    /// The session that a datagram of the batch is for, where they share the listen
-    /// port.
-    pub(crate) fn owner(&self, index: usize) -> Option<SessionKey> {
+    /// The session that a datagram of the batch is for, which was received on `port`.
+    pub(crate) fn owner(&self, index: usize, port: SocketAddr) -> Option<SessionKey> {
         let (endpoint, payload) = self.datagram(index)?;
         let is_request = matches!(payload, [0, 1 | 2, ..]);
         let key = self.sessions.key_of(&endpoint)?;
-        let is_shared = self.sessions.get(key)?.port().is_shared();
-        (is_shared && !is_request).then_some(key)
+        let own = self.sessions.get(key)?.port();
+        (own.is_shared() && own.own == port && !is_request).then_some(key)
     }
 
     pub(crate) fn insert(
@@ -215,9 +241,9 @@ impl Server {
         fingerprint: Fingerprint,
         session: Link,
     ) -> SessionKey {
-        let tid = session.port().own;
+        let (tid, is_shared) = (session.port().own, session.port().is_shared());
         let key = self.sessions.insert(endpoint, fingerprint, session);
-        if tid != LISTEN {
+        if !is_shared {
             self.by_tid.insert(tid, key);
         }
         if let Some(session) = self.sessions.get_mut(key) {
@@ -249,7 +275,9 @@ impl Server {
             return false;
         };
         session.drop_prefetched(&mut self.resources.pool);
-        self.by_tid.remove(&session.port().own);
+        if !session.port().is_shared() {
+            self.by_tid.remove(&session.port().own);
+        }
         true
     }
 }

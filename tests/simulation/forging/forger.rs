@@ -8,8 +8,8 @@ use tftpd::wire::options::Offer;
 use tftpd::wire::packet::{Direction, Mode, Packet};
 
 use super::super::network::{CLIENT, LISTEN, SERVER};
-use super::super::server::{self, client_address};
-use super::{Forging, Ports, Script, victim_address};
+use super::super::server::{self, Link, client_address};
+use super::{Forging, Ports, Script, honest, victim_address};
 
 /// Names that no file has: other spellings of one that is there, what a rule would
 /// have to look at for long, what isn't text.
@@ -49,7 +49,7 @@ impl Forging {
                 _ => victim.others += 1,
             }
         }
-        if to != LISTEN {
+        if !self.server.is_known(to) {
             self.guesses.insert((from, to));
         }
         self.tally.forged += 1;
@@ -88,17 +88,31 @@ impl Forging {
         session.is_some_and(|it| it.transfer().progress().verified)
     }
 
-    /// Where it is sent: the listen port, or any but that of the sender's own
-    /// transfer.
+    /// Where it is sent: the listen port, one that transfers share, or any but that of
+    /// the sender's own transfer.
     fn target(&mut self, from: SocketAddr, kind: u8, extra: u8) -> Option<SocketAddr> {
         let is_request = matches!(kind % 16, 0..=4 | 15);
         if self.ports == Ports::Single || is_request || extra & 0x80 != 0 {
             return Some(LISTEN);
         }
-        let nth = self.random.below(self.server.by_tid.len() as u64 + 1) as usize;
-        let (&tid, &key) = self.server.by_tid.iter().nth(nth)?;
-        let peer = self.server.sessions.get(key)?.peer();
-        (peer != from).then_some(tid)
+        let server = &self.server;
+        let count = server.by_tid.len() + server.shared.len() + 1;
+        let nth = self.random.below(count as u64) as usize;
+        let shared = server.shared.iter();
+        let &tid = shared.chain(server.by_tid.keys()).nth(nth)?;
+        // A shared one is known, whoever forges. In an honest client's name it would be
+        // that client's.
+        let is_own = self.port_of(from) == Some(tid);
+        let is_free = server.is_known(tid) && honest(from).is_none();
+        (is_free || !is_own).then_some(tid)
+    }
+
+    /// The port that the server has for the transfer of this address.
+    fn port_of(&self, peer: SocketAddr) -> Option<SocketAddr> {
+        let local = SERVER;
+        let sessions = &self.server.sessions;
+        let key = sessions.key_of(&Endpoint { peer, local })?;
+        Some(sessions.get(key)?.port().own)
     }
 
     fn forged(&mut self, from: SocketAddr, kind: u8, value: u8, extra: u8) -> Vec<u8> {
@@ -107,9 +121,11 @@ impl Forging {
             local: SERVER,
         };
         let key = self.server.sessions.key_of(&endpoint);
-        let blocks = key
+        let transfer = key
             .and_then(|key| self.server.sessions.get(key))
-            .map_or(0, |session| session.transfer().progress().blocks);
+            .map(Link::transfer);
+        let blocks = transfer.map_or(0, |it| it.progress().blocks);
+        let windowsize = transfer.map_or(1, |it| it.negotiated().windowsize.into());
         let track = key.and_then(|key| self.tracks.get(&key.to_token()));
         let highest = track.map_or(0, |track| track.highest);
         let numbered = |opcode: u8, block: u64| {
@@ -130,8 +146,10 @@ impl Forging {
                 };
                 request(direction, name, &any_offer(value, extra))
             }
-            // What an attacker that has the file can work out.
-            5..=7 => numbered(4, highest.max(blocks)),
+            // What an attacker that has the file can work out, if it is told of pauses, or
+            // as if there were none.
+            5..=7 if extra & 0x40 == 0 => numbered(4, highest.max(blocks)),
+            5..=7 => numbered(4, blocks + windowsize.min(1 + blocks)),
             8 => match extra % 4 {
                 0 => numbered(4, blocks),
                 1 => numbered(4, blocks + 1 + u64::from(value % 8)),

@@ -7,6 +7,7 @@ use tftpd::protocol::transfer::{Outcome, UNVERIFIED_REPEATS};
 use tftpd::session::NONSENSE_ANSWERS;
 use tftpd::wire::packet::Direction;
 
+use super::super::server::client_address;
 use super::promise::LARGEST;
 use super::{Forging, Ports};
 
@@ -23,6 +24,18 @@ impl Forging {
             // one does.
             if is_lossy && self.displaced.contains(&client) && outcome != Some(&Outcome::Completed)
             {
+                continue;
+            }
+            // Somebody tried ports in its name, where the client had yet to begin.
+            if self.suspected.contains(&client) && outcome != Some(&Outcome::Completed) {
+                self.tally.suspected += 1;
+                continue;
+            }
+            // The same datagram was lost again and again: no forger's doing.
+            let address = client_address(client);
+            let is_unlucky = self.net.with(|network| network.unlucky.contains(&address));
+            if is_unlucky && outcome != Some(&Outcome::Completed) {
+                self.tally.unlucky += 1;
                 continue;
             }
             assert!(
@@ -48,7 +61,7 @@ impl Forging {
         for (address, victim) in &self.victims {
             self.tally.reflected += victim.packets;
             self.tally.reflected_bytes += victim.bytes;
-            if self.ports == Ports::Single {
+            if self.ports == Ports::Single || victim.acknowledged {
                 continue;
             }
             let most = (1 + u64::from(UNVERIFIED_REPEATS)) * victim.requests + victim.others;

@@ -17,11 +17,15 @@ pub(crate) mod seeds;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU64;
 use std::rc::Rc;
 use std::time::Duration;
 
 use tftpd::protocol::retry::Wait;
 use tftpd::protocol::transfer::{Outcome, Proof};
+use tftpd::session::shaper::Shaper;
+use tftpd::session::tid;
+use tftpd::session::unproved::UnprovedRate;
 use tftpd::session::{Context, Remote, Resources, Session, Turn};
 use tftpd::table::{Sessions, Tracked as _};
 use tftpd::wire::options::{Negotiated, Offer};
@@ -43,6 +47,9 @@ const FIRST_VICTIM: u16 = 3000;
 /// Sessions that one address may have at once, where that is bounded.
 const CLIENT_LIMIT: usize = 4;
 
+/// Bytes a second to one client network, where nothing proves that it is there.
+const UNPROVED_RATE: NonZeroU64 = NonZeroU64::new(128 * 1024).unwrap();
+
 // --- the world -------------------------------------------------------------------------
 
 /// What one address was made to get.
@@ -54,6 +61,8 @@ struct Victim {
     packets: u64,
     bytes: u64,
     last_request: Vec<u8>,
+    /// Somebody acknowledged in its name, to a port that is known.
+    acknowledged: bool,
 }
 
 /// What a script came to.
@@ -64,6 +73,12 @@ pub(crate) struct Tally {
     pub(crate) reflected: u64,
     pub(crate) reflected_bytes: u64,
     pub(crate) honest: u64,
+    /// Honest transfers that no network could have carried.
+    pub(crate) unlucky: u64,
+    /// Honest uploads that ended since ports had been tried in their client's name.
+    pub(crate) suspected: u64,
+    /// Forged transfers whose client was taken to be there.
+    pub(crate) lucky: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +87,16 @@ enum Ports {
     /// So many.
     Range(u16),
     Single,
+}
+
+impl Ports {
+    fn kind(self) -> tid::Ports {
+        match self {
+            Self::Any => tid::Ports::Of(64_512),
+            Self::Range(count) => tid::Ports::Of(count.into()),
+            Self::Single => tid::Ports::Single,
+        }
+    }
 }
 
 /// The bytes of a script, one after the other; zeros behind its end.
@@ -101,6 +126,11 @@ struct Forging {
     net: Net,
     ports: Ports,
     server: Server,
+    shaper: Shaper,
+    /// Bytes of DATA that forged ACKs have brought a network.
+    unproved: BTreeMap<IpAddr, u64>,
+    /// Forged transfers whose client was taken to be there.
+    proved: BTreeSet<usize>,
     tracks: BTreeMap<usize, Track>,
     others: Resources,
     clients: Vec<Honest>,
@@ -108,6 +138,8 @@ struct Forging {
     uploads: Vec<(usize, Rc<RefCell<Stored>>)>,
     /// Honest clients whose transfer had to give way before their answer came.
     displaced: BTreeSet<usize>,
+    /// Those whose upload was taken for one that was begun by a guess.
+    suspected: BTreeSet<usize>,
     victims: BTreeMap<SocketAddr, Victim>,
     /// Who sent to which port of a transfer: right by chance where another's
     /// transfer has just ended there.
@@ -149,18 +181,28 @@ impl Forging {
         let seed = u64::from(u32::from_le_bytes(head));
         let net = Net::new(seed, weather, kernels);
         let origin = net.instant();
-        // Whoever acknowledges in a victim's name keeps a slot of a single port.
+        let has_limit = room & 0x80 != 0;
+        // Whoever acknowledges in a victim's name to a port that is known keeps a slot.
         let capacity = match ports {
-            Ports::Single => 64,
-            _ => 8 + usize::from(room % 56),
+            Ports::Any if has_limit => 8 + usize::from(room % 56),
+            _ => 64,
         };
         let per_client = match clients & 0x20 {
             0 => usize::MAX,
             _ => CLIENT_LIMIT,
         };
         let sessions = Sessions::new(capacity, origin).with_client_limit(per_client);
+        let sessions = match ports {
+            Ports::Range(count) => sessions.with_light_sessions(count.into()),
+            _ if has_limit => sessions,
+            _ => sessions.with_light_sessions(usize::MAX),
+        };
+        let unproved = UnprovedRate::new(UNPROVED_RATE, seed, origin);
         let mut world = Self {
             server: Server::new(sessions, origin),
+            shaper: Shaper::new(None, Some(unproved), seed, origin),
+            unproved: BTreeMap::new(),
+            proved: BTreeSet::new(),
             others: Resources::new(origin, None),
             net,
             ports,
@@ -168,6 +210,7 @@ impl Forging {
             clients: Vec::new(),
             uploads: Vec::new(),
             displaced: BTreeSet::new(),
+            suspected: BTreeSet::new(),
             victims: BTreeMap::new(),
             guesses: BTreeSet::new(),
             nonsense: Vec::new(),
@@ -281,8 +324,11 @@ impl Forging {
                 network.advance();
             });
             self.ready();
-            while let Some(key) = self.server.sessions.pop_due(self.net.instant()) {
+            while let Some(key) = self.server.pop_due(self.net.instant()) {
                 self.turn(key, Cause::Deadline, &[], Session::run_deadline);
+            }
+            while let Some(key) = self.shaper.pop_due(self.net.instant()) {
+                self.turn(key, Cause::Resumed, &[], Session::transmit);
             }
             let now = self.net.instant();
             for client in 0..self.clients.len() {
@@ -303,15 +349,16 @@ impl Forging {
         let open = self.clients.iter().filter(|it| !it.session.is_closed());
         let deadlines = open.filter_map(|it| it.session.deadline());
         let deadlines = deadlines.chain(self.server.sessions.next_deadline());
+        let deadlines = deadlines.chain(self.shaper.next_deadline());
         server::next_event(&self.net, is_busy, deadlines)
     }
 
     fn ready(&mut self) {
         let leftovers = std::mem::take(&mut self.server.unfinished);
-        let mut listen = std::mem::take(&mut self.server.listen_again);
+        let mut known = std::mem::take(&mut self.server.again);
         for address in self.net.with(Network::harvest) {
-            if address == LISTEN {
-                listen = true;
+            if self.server.is_known(address) {
+                known.insert(address);
             } else if let Some(&key) = self.server.by_tid.get(&address) {
                 self.turn(key, Cause::Arrived, &[], Session::run);
             } else if let Some(client) = honest(address) {
@@ -330,8 +377,8 @@ impl Forging {
             self.server.resume(key);
             self.turn(key, Cause::Arrived, &[], Session::run);
         }
-        if listen {
-            self.listen();
+        for port in known {
+            self.listen(port);
         }
     }
 }

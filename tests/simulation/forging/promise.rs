@@ -48,6 +48,10 @@ impl Left {
         }
     }
 
+    pub(super) const fn is_data(&self) -> bool {
+        self.data_block().is_some()
+    }
+
     pub(super) const fn is_error(&self) -> bool {
         matches!(self.head, [0, 5, ..])
     }
@@ -60,6 +64,8 @@ pub(super) enum Cause {
     Repeated,
     Arrived,
     Deadline,
+    /// It was paused, and may send again.
+    Resumed,
 }
 
 /// What a turn did to the peer.
@@ -69,7 +75,8 @@ pub(super) struct Happened<'t> {
     pub(super) arrived: &'t [Vec<u8>],
     pub(super) sent: Vec<&'t Left>,
     pub(super) now: Duration,
-    pub(super) is_single: bool,
+    /// Its port is known: others have it, too.
+    pub(super) is_shared: bool,
 }
 
 /// What is known of a session with a victim.
@@ -110,13 +117,13 @@ impl Track {
         let &Happened {
             cause,
             now,
-            is_single,
+            is_shared,
             ref sent,
             ..
         } = turn;
         let progress = session.transfer().progress();
         let is_read = matches!(session.transfer(), Transfer::Sender(_));
-        if !is_single {
+        if !is_shared {
             assert!(!progress.verified, "an answer that nobody could give");
         }
         if !progress.verified {
@@ -142,11 +149,11 @@ impl Track {
                 assert!(sent.len() <= 1, "{} after silence", sent.len());
                 self.silences += 1;
             }
-            Cause::Arrived if !is_single => assert!(sent.is_empty(), "to a stranger's datagram"),
+            Cause::Arrived if !is_shared => assert!(sent.is_empty(), "to a stranger's datagram"),
             Cause::Arrived if !is_read => assert!(sent.len() <= 1, "an ACK for each"),
             _ => {}
         }
-        if is_single && is_read && progress.verified {
+        if is_shared && is_read && progress.verified {
             self.check_window(before, session, turn);
         }
         let errors = sent.iter().filter(|it| it.is_error());

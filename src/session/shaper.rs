@@ -4,22 +4,25 @@
 //! Two things are bounded. What goes to a client network that nothing proves to be
 //! there (`unproved`). And with a single port what one client has in the send
 //! buffer: where a slow path fills that, none takes more than a part of what is
-//! left, so that the others don't wait behind it. A session over its bound sleeps until it may go on; what
-//! it has to send is not lost, since the transfer names it again. Must not: send,
-//! or read the clock.
+//! left, so that the others don't wait behind it. A session over its bound sleeps
+//! until it may go on; what it has to send is not lost, since the transfer names it
+//! again. Must not: send, read a clock that it wasn't lent, make a random number.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::shared::FREE_PART;
+use super::port::Port;
 use super::unproved::{Trial, UnprovedRate};
-use crate::host::random::Random;
-use crate::protocol::transfer::Progress;
-use crate::session::{Content, SEND_BUDGET, Session};
+use super::{Content, Context, SEND_BUDGET, Session, Turn};
+use crate::file::{ReadAt, Store};
+use crate::protocol::transfer::{Outcome, Progress};
 use crate::table::rate::place;
-use crate::table::{Client, SessionKey};
+use crate::table::{Client, SessionKey, Tracked as _};
 use crate::wire::packet::DATA_HEADER_LEN;
+
+/// While less of the send buffer than this part is taken, nobody waits.
+pub(crate) const FREE_PART: usize = 4;
 
 /// The part of what is left of the send buffer that one client may take then: some
 /// sixty that come one after the other leave a quarter.
@@ -41,7 +44,7 @@ const CLIENTS: usize = 4096;
 
 /// What sessions have sent, and which of them sleep.
 #[derive(Debug)]
-pub(super) struct Shaper {
+pub struct Shaper {
     accounts: HashMap<SessionKey, Account>,
     buffer: SendBuffer,
     unproved: Option<UnprovedRate>,
@@ -82,7 +85,7 @@ struct SendBuffer {
 
 /// What a session may send in a turn, and why no more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Lent {
+enum Lent {
     /// As much as any.
     All,
     /// So many bytes: the buffer has room for that.
@@ -93,7 +96,7 @@ pub(super) enum Lent {
 
 impl Lent {
     /// Bytes.
-    pub(super) const fn bytes(self) -> usize {
+    const fn bytes(self) -> usize {
         match self {
             Self::All => SEND_BUDGET,
             Self::Room(bytes) => bytes,
@@ -104,19 +107,34 @@ impl Lent {
 
 /// What a session made of its turn.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Used {
-    pub(super) began: Instant,
-    pub(super) lent: Lent,
+struct Used {
+    began: Instant,
+    lent: Lent,
     /// Bytes that it hasn't sent of them.
-    pub(super) left: usize,
+    left: usize,
     /// It has more to send.
-    pub(super) has_more: bool,
+    has_more: bool,
+}
+
+/// What came of a turn.
+#[derive(Debug)]
+pub struct Done {
+    /// The transfer is over: told once.
+    pub outcome: Option<Outcome>,
+    /// Since when the peer owed its first answer before the turn, if it did.
+    pub unverified_since: Option<Instant>,
+    /// Its peer has answered, if only with an ERROR: many only ask for the size.
+    pub is_answered: bool,
+    /// It has more to do in another turn.
+    pub is_unfinished: bool,
+    /// It has more to send than the caller's budget was for.
+    pub is_held: bool,
 }
 
 impl Shaper {
     /// For a shared send buffer of so many bytes (`None`: each session has its own),
     /// and with or without a bound for unproved peers. No stranger knows the `seed`.
-    pub(super) fn new(
+    pub fn new(
         buffer: Option<usize>,
         unproved: Option<UnprovedRate>,
         seed: u64,
@@ -138,12 +156,73 @@ impl Shaper {
         }
     }
 
+    /// Lets a session work, with as much to send as it is lent, but no more than the
+    /// context's budget, and closes the file of
+    /// one whose peer has never answered. `random` is any number that nobody can guess.
+    pub fn turn<P: Port, S: Store, R: ReadAt>(
+        &mut self,
+        key: SessionKey,
+        session: &mut Session<P, S, R>,
+        context: &mut Context<'_, P>,
+        random: impl FnOnce() -> u32,
+        work: impl FnOnce(&mut Session<P, S, R>, &mut Context<'_, P>) -> Turn,
+    ) -> Done {
+        let is_shaped = session.transfer().may_be_forged();
+        let lent = if is_shaped {
+            self.lend(key, session, context.now)
+        } else {
+            Lent::All
+        };
+        let budget = lent.bytes().min(context.send_budget);
+        context.send_budget = budget;
+        let unverified_since = session.unverified_since();
+        let turn = work(session, context);
+        let is_held = turn == Turn::Unfinished && budget < lent.bytes();
+        let used = Used {
+            began: context.now,
+            lent,
+            // What the caller held back wasn't sent either.
+            left: context.send_budget + (lent.bytes() - budget),
+            has_more: turn == Turn::Unfinished && !is_held,
+        };
+        let outcome = session.poll_outcome();
+        let is_answered = session.unverified_since().is_none()
+            || matches!(outcome, Some(Outcome::Probed | Outcome::PeerError { .. }));
+        let mut is_unfinished = used.has_more;
+        if !session.is_closed() {
+            if !is_answered {
+                session.close_file();
+            }
+            let sleeps = is_shaped && self.settle(key, session, &used, (context.clock)(), random);
+            is_unfinished &= !sleeps;
+        }
+        Done {
+            outcome,
+            unverified_since,
+            is_answered,
+            is_unfinished,
+            is_held,
+        }
+    }
+
+    /// Whether the session's client has shown that it is there, where nothing else
+    /// proves it.
+    pub fn has_proved(&self, key: SessionKey) -> bool {
+        let account = self.accounts.get(&key);
+        account.is_some_and(|it| UnprovedRate::is_proved(&it.trial))
+    }
+
     /// What the session may send in the turn that begins.
-    pub(super) fn lend(&mut self, key: SessionKey, session: &Session, now: Instant) -> Lent {
+    fn lend<P: Port, S: Store, R: ReadAt>(
+        &mut self,
+        key: SessionKey,
+        session: &Session<P, S, R>,
+        now: Instant,
+    ) -> Lent {
         // The first answer is bounded elsewhere.
-        if matches!(session.content(), Content::Sink(_))
-            || session.transfer().waiting_since().is_none()
-        {
+        let transfer = session.transfer();
+        let is_first = session.unverified_since().is_some() && transfer.waiting_since().is_none();
+        if matches!(session.content(), Content::Sink(_)) || is_first {
             return Lent::All;
         }
         let account = self.accounts.get_mut(&key);
@@ -164,13 +243,13 @@ impl Shaper {
 
     /// Takes note of a turn of the session that is over at `now`. Returns whether it
     /// sleeps.
-    pub(super) fn settle(
+    fn settle<P: Port, S: Store, R: ReadAt>(
         &mut self,
         key: SessionKey,
-        session: &Session,
+        session: &Session<P, S, R>,
         turn: &Used,
         now: Instant,
-        random: &mut Random,
+        random: impl FnOnce() -> u32,
     ) -> bool {
         let progress = session.transfer().progress();
         let is_stopped = turn.has_more && turn.lent != Lent::All;
@@ -207,8 +286,7 @@ impl Shaper {
         }
         if let (Some(unproved), Lent::Nothing) = (&self.unproved, turn.lent) {
             let round_trip = session.transfer().round_trip();
-            let random = random.number();
-            let wakes = unproved.pause(&mut account.trial, peer, round_trip, random, now);
+            let wakes = unproved.pause(&mut account.trial, peer, round_trip, random(), now);
             if account.wakes.is_none_or(|earlier| wakes < earlier) {
                 account.wakes = Some(wakes);
                 self.paused.push(Reverse((wakes, key)));
@@ -229,21 +307,21 @@ impl Shaper {
     }
 
     /// The session has ended.
-    pub(super) fn forget(&mut self, key: SessionKey) {
+    pub fn forget(&mut self, key: SessionKey) {
         if let Some(mut account) = self.accounts.remove(&key) {
             self.buffer.release(&mut account, u64::MAX);
         }
     }
 
     /// When the next session is to be woken, or earlier.
-    pub(super) fn next_deadline(&self) -> Option<Instant> {
+    pub fn next_deadline(&self) -> Option<Instant> {
         let paused = self.paused.peek().map(|Reverse((wakes, _))| *wakes);
         let look = (!self.waiting.is_empty()).then_some(self.look_at);
         [paused, look].into_iter().flatten().min()
     }
 
     /// A session that is to have a turn; call until `None`.
-    pub(super) fn pop_due(&mut self, now: Instant) -> Option<SessionKey> {
+    pub fn pop_due(&mut self, now: Instant) -> Option<SessionKey> {
         while let Some(&Reverse((wakes, key))) = self.paused.peek()
             && wakes <= now
         {

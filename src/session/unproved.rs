@@ -41,7 +41,7 @@ const NETWORKS: usize = 256;
 
 /// A token bucket for each network: it holds what may be sent in a second.
 #[derive(Debug)]
-pub(super) struct UnprovedRate {
+pub struct UnprovedRate {
     per_second: i64,
     seed: u64,
     buckets: Box<[Bucket; NETWORKS]>,
@@ -85,7 +85,7 @@ enum State {
 impl UnprovedRate {
     /// `per_second` bytes. No stranger knows the `seed`: none chooses whose bucket to
     /// share.
-    pub(super) fn new(per_second: NonZeroU64, seed: u64, now: Instant) -> Self {
+    pub fn new(per_second: NonZeroU64, seed: u64, now: Instant) -> Self {
         let per_second = i64::try_from(per_second.get()).unwrap_or(i64::MAX);
         let per_second = per_second.min(i64::MAX / 4);
         let full = Bucket {
@@ -97,6 +97,11 @@ impl UnprovedRate {
             seed,
             buckets: Box::new([full; NETWORKS]),
         }
+    }
+
+    /// Whether `trial` has shown that its client is there.
+    pub(super) const fn is_proved(trial: &Trial) -> bool {
+        matches!(trial.state, State::Proved)
     }
 
     /// Whether a session may send to `client`; `trial` is `None` for one that hasn't

@@ -1,0 +1,168 @@
+//! What the commands of the prompt set: mode, times, sizes, what is told. Must not:
+//! talk to a server or to the user.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::cli::CommonArgs;
+use super::commands::Command;
+use super::target::parse_mode;
+use crate::protocol::retry::{RetryPolicy, Wait};
+use crate::wire::escape::escape;
+use crate::wire::options::{MAX_BLKSIZE, MIN_BLKSIZE, Offer};
+use crate::wire::packet::Mode;
+
+const MODE_USAGE: &str = "usage: mode [ ascii | netascii | binary | image | octet ]";
+
+/// What holds for the transfers to come.
+#[derive(Debug, Clone)]
+pub(super) struct Settings {
+    pub(super) offer: Offer,
+    pub(super) mode: Mode,
+    pub(super) verbose: bool,
+    pub(super) trace: bool,
+    pub(super) literal: bool,
+    /// How long to wait in all, if the user said so.
+    patience: Option<Duration>,
+    retry: RetryPolicy,
+}
+
+impl Settings {
+    /// As the command line has them.
+    pub(super) fn new(args: &CommonArgs, literal: bool) -> Self {
+        Self {
+            offer: args.offer(),
+            mode: args.mode.unwrap_or(Mode::Octet),
+            verbose: args.verbose,
+            trace: args.trace,
+            literal,
+            patience: None,
+            retry: args.retry(),
+        }
+    }
+
+    /// When to send again and when to give up.
+    pub(super) fn retry(&self) -> RetryPolicy {
+        match self.patience {
+            Some(patience) => self.retry.lasting(patience),
+            None => self.retry,
+        }
+    }
+
+    /// Does what `command` says with the words after it; what the user should read
+    /// about it, if anything. Other commands change nothing.
+    ///
+    /// # Errors
+    /// What is wrong with the words.
+    pub(super) fn change(
+        &mut self,
+        command: Command,
+        words: &[Vec<u8>],
+    ) -> Result<Option<String>, String> {
+        match command {
+            Command::Binary => self.mode = Mode::Octet,
+            Command::Ascii => self.mode = Mode::Netascii,
+            Command::Mode => return self.change_mode(words),
+            Command::Verbose => return Ok(Some(toggle("Verbose mode", &mut self.verbose))),
+            Command::Trace => return Ok(Some(toggle("Packet tracing", &mut self.trace))),
+            Command::Literal => return Ok(Some(toggle("Literal mode", &mut self.literal))),
+            Command::Rexmt => self.retry.wait = Wait::Fixed(seconds("rexmt", words)?),
+            Command::Timeout => self.patience = Some(seconds("timeout", words)?),
+            Command::Blksize => {
+                self.offer.blksize = Some(number("blksize", words, MIN_BLKSIZE..=MAX_BLKSIZE)?);
+            }
+            Command::Windowsize => {
+                let blocks = number("windowsize", words, 1..=u16::MAX)?;
+                self.offer.windowsize = Some(blocks).filter(|&blocks| blocks > 1);
+            }
+            Command::Connect
+            | Command::Put
+            | Command::Get
+            | Command::Quit
+            | Command::Status
+            | Command::Help => {}
+        }
+        Ok(None)
+    }
+
+    fn change_mode(&mut self, words: &[Vec<u8>]) -> Result<Option<String>, String> {
+        match words {
+            [] => {
+                let name = self.mode.name();
+                Ok(Some(format!("Using {name} mode to transfer files.")))
+            }
+            [word] => match std::str::from_utf8(word).ok().and_then(parse_mode) {
+                Some(mode) => {
+                    self.mode = mode;
+                    Ok(None)
+                }
+                None => Err(format!("{}: unknown mode\n{MODE_USAGE}", escape(word))),
+            },
+            _ => Err(MODE_USAGE.to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "Mode: {} Verbose: {} Tracing: {} Literal: {}",
+            self.mode.name(),
+            on_off(self.verbose),
+            on_off(self.trace),
+            on_off(self.literal)
+        )?;
+        let patience = self.patience.unwrap_or_else(|| self.retry.patience());
+        write!(
+            f,
+            "Rexmt-interval: {} seconds, Max-timeout: {} seconds, Blksize: {}, Windowsize: {}",
+            self.retry.initial_wait().as_secs_f64(),
+            patience.as_secs_f64(),
+            self.offer.blksize.unwrap_or(512),
+            self.offer.windowsize.unwrap_or(1)
+        )
+    }
+}
+
+fn toggle(name: &str, setting: &mut bool) -> String {
+    *setting = !*setting;
+    format!("{name} {}.", on_off(*setting))
+}
+
+const fn on_off(is_on: bool) -> &'static str {
+    if is_on { "on" } else { "off" }
+}
+
+/// The one number after a command.
+fn number(name: &str, words: &[Vec<u8>], range: RangeInclusive<u16>) -> Result<u16, String> {
+    let (low, high) = (range.start(), range.end());
+    let [word] = words else {
+        return Err(format!("usage: {name} value ({low} to {high})"));
+    };
+    parse(word)
+        .filter(|number| range.contains(number))
+        .ok_or_else(|| {
+            let word = escape(word);
+            format!("{word}: bad value: {name} is {low} to {high}")
+        })
+}
+
+/// The one time after a command, in seconds.
+fn seconds(name: &str, words: &[Vec<u8>]) -> Result<Duration, String> {
+    let [word] = words else {
+        return Err(format!("usage: {name} value (seconds)"));
+    };
+    parse(word)
+        .filter(|seconds| (0.001..=255.0).contains(seconds))
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .ok_or_else(|| {
+            let word = escape(word);
+            format!("{word}: bad value: {name} is 0.001 to 255")
+        })
+}
+
+fn parse<T: std::str::FromStr>(word: &[u8]) -> Option<T> {
+    std::str::from_utf8(word).ok()?.parse().ok()
+}

@@ -1,0 +1,188 @@
+//! Directories that are made for uploads, and removed again if none comes of them.
+//!
+//! A directory made here is remembered until an upload in or below it is in place. When
+//! the last of those that are on their way there has ended without that, the directory
+//! goes, if it is empty. Must not: follow a link, or remove what others made.
+
+use std::cell::RefCell;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use log::debug;
+use nix::Result;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::sys::stat::{FileStat, Mode, fchmod, fstat, fstatat, mkdirat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
+/// Device and inode.
+type Id = (u64, u64);
+
+/// The directories that were made, and that no upload has been put in place in.
+#[derive(Debug, Default)]
+pub(super) struct MadeDirs {
+    all: RefCell<Vec<MadeDir>>,
+}
+
+#[derive(Debug)]
+struct MadeDir {
+    id: Id,
+    name: Box<[u8]>,
+    /// On their way there.
+    uploads: u32,
+}
+
+/// Where an upload is on its way to: the made directories that it holds, from its own
+/// upwards.
+#[derive(Debug, Default)]
+pub(super) struct Held(Vec<Id>);
+
+impl MadeDirs {
+    /// One more upload is on its way to `directory`.
+    ///
+    /// # Errors
+    /// Whatever the file system says.
+    pub(super) fn hold(&self, directory: BorrowedFd<'_>) -> Result<Held> {
+        let mut held = Held::default();
+        if self.all.borrow().is_empty() {
+            return Ok(held);
+        }
+        let mut id = id(&fstat(directory)?);
+        let mut above: Option<OwnedFd> = None;
+        while self.change(id, |made| made.uploads += 1) {
+            held.0.push(id);
+            let here = above.as_ref().map_or(directory, AsFd::as_fd);
+            let parent = openat(here, "..", LOOK, Mode::empty())?;
+            id = self::id(&fstat(&parent)?);
+            above = Some(parent);
+        }
+        Ok(held)
+    }
+
+    /// Makes the directories of `path` below `directory` that are missing, with these
+    /// permissions; without, with those that the process's umask leaves. Returns the
+    /// last one. What it makes is `held`.
+    ///
+    /// # Errors
+    /// Whatever the file system says; a link is ENOTDIR.
+    pub(super) fn make(
+        &self,
+        directory: BorrowedFd<'_>,
+        path: &[u8],
+        permissions: Option<u32>,
+        held: &mut Held,
+    ) -> Result<OwnedFd> {
+        let mut here = openat(directory, ".", LOOK, Mode::empty())?;
+        for name in path.split(|&byte| byte == b'/') {
+            let mode = Mode::from_bits_truncate(permissions.unwrap_or(0o777));
+            let is_new = match mkdirat(&here, name, mode) {
+                Ok(()) => true,
+                Err(Errno::EEXIST) => false,
+                Err(errno) => return Err(errno),
+            };
+            let below = openat(&here, name, LOOK | OFlag::O_NOFOLLOW, Mode::empty())?;
+            let stat = fstat(&below)?;
+            if is_new {
+                self.all.borrow_mut().push(MadeDir {
+                    id: id(&stat),
+                    name: name.into(),
+                    uploads: 0,
+                });
+                if permissions.is_some() {
+                    // Where that can't be done the directory is only the stricter.
+                    let _ = permit(&here, name, &stat, mode);
+                }
+            }
+            if self.change(id(&stat), |made| made.uploads += 1) {
+                held.0.insert(0, id(&stat));
+            }
+            here = below;
+        }
+        Ok(here)
+    }
+
+    /// An upload to `directory` is in place: what it held stays.
+    pub(super) fn keep(&self, held: &Held) {
+        self.all
+            .borrow_mut()
+            .retain(|made| !held.0.contains(&made.id));
+    }
+
+    /// An upload to `directory` has come to nothing.
+    pub(super) fn release(&self, directory: BorrowedFd<'_>, held: &Held) {
+        let mut here: Option<OwnedFd> = None;
+        let mut removing = true;
+        for &id in &held.0 {
+            self.change(id, |made| made.uploads = made.uploads.saturating_sub(1));
+            let mut all = self.all.borrow_mut();
+            let place = all
+                .iter()
+                .position(|made| made.id == id && made.uploads == 0);
+            let Some(place) = place else {
+                removing = false;
+                continue;
+            };
+            let made = all.swap_remove(place);
+            if !removing {
+                continue;
+            }
+            let child = here.as_ref().map_or(directory, AsFd::as_fd);
+            match remove(child, &made) {
+                Ok(parent) => here = Some(parent),
+                Err(errno) => {
+                    debug!("directory {} stays: {errno}", made.name.escape_ascii());
+                    removing = false;
+                }
+            }
+        }
+    }
+
+    /// Has the directory with this id changed; `false` if there is none.
+    fn change(&self, id: Id, change: impl FnOnce(&mut MadeDir)) -> bool {
+        let mut all = self.all.borrow_mut();
+        let made = all.iter_mut().find(|made| made.id == id);
+        made.map(change).is_some()
+    }
+}
+
+impl Held {
+    /// Whether it is any directory at all.
+    pub(super) const fn is_any(&self) -> bool {
+        !self.0.is_empty()
+    }
+
+    /// How many.
+    pub(super) const fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// Removes an empty directory; returns the one that it was in.
+fn remove(directory: BorrowedFd<'_>, made: &MadeDir) -> Result<OwnedFd> {
+    let parent = openat(directory, "..", LOOK, Mode::empty())?;
+    let named = fstatat(&parent, &*made.name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+    if id(&named) != made.id {
+        return Err(Errno::ESTALE);
+    }
+    unlinkat(&parent, &*made.name, UnlinkatFlags::RemoveDir)?;
+    Ok(parent)
+}
+
+/// Gives a directory its permissions, whatever the process's umask is, and leaves it the
+/// group that its parent passes on.
+fn permit(parent: &OwnedFd, name: &[u8], stat: &FileStat, mode: Mode) -> Result<()> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let opened = openat(parent, name, flags, Mode::empty())?;
+    fchmod(
+        &opened,
+        mode | Mode::from_bits_truncate(stat.st_mode & 0o7000),
+    )
+}
+
+#[allow(clippy::unnecessary_cast, clippy::useless_conversion)] // Narrower on 32-bit systems.
+fn id(stat: &FileStat) -> Id {
+    (stat.st_dev as u64, stat.st_ino as u64)
+}
+
+const LOOK: OFlag = OFlag::O_PATH
+    .union(OFlag::O_DIRECTORY)
+    .union(OFlag::O_CLOEXEC);

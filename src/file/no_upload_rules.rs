@@ -1,0 +1,46 @@
+//! Built without the feature `uploads`: there is nothing to ask for, and the compiler
+//! leaves out what would be done about it.
+
+use super::quota::MinFree;
+use super::version_name::VersionFormat;
+
+/// How uploads are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct UploadRules {}
+
+/// How many old versions of a file are kept, and what they are called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Versions {
+    pub(super) count: u32,
+    pub(super) format: Option<VersionFormat>,
+}
+
+#[allow(clippy::unused_self, reason = "as with the feature")]
+impl UploadRules {
+    /// Nothing is asked for.
+    pub const NONE: Self = Self {};
+
+    pub(super) const fn versions(&self) -> Option<Versions> {
+        None
+    }
+
+    pub(super) const fn create_dirs(&self) -> bool {
+        false
+    }
+
+    pub(super) const fn write_only(&self) -> bool {
+        false
+    }
+
+    pub(super) const fn fsync(&self) -> bool {
+        false
+    }
+
+    pub(super) const fn max_total(&self) -> Option<u64> {
+        None
+    }
+
+    pub(super) const fn min_free(&self) -> Option<MinFree> {
+        None
+    }
+}

@@ -1,0 +1,322 @@
+//! What old versions of a file are called: `name.~7~`, or `name.` and a time.
+//!
+//! Times are UTC: a static program has no table of time zones, and a clock that is
+//! set back once a year would mix up the versions of two hours. Must not: touch a
+//! file.
+
+use std::io::Write as _;
+
+/// How a version is named after the time when it was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VersionFormat(&'static str);
+
+/// What versions are ordered by: the oldest first.
+pub(super) type Order = [u64; 8];
+
+/// Bytes of the longest suffix.
+const MAX_SUFFIX: usize = 64;
+
+/// Bytes of it that are left for a number behind the time.
+const COUNT_DIGITS: usize = 8;
+
+/// The last second of the year 9999.
+const LATEST: u64 = 253_402_300_799;
+
+/// Bytes that the file system takes for a name.
+const NAME_MAX: usize = 255;
+
+/// What a letter behind `%` stands for: its place in [`Order`], the digits that it
+/// has (0: as many as it takes), and the seconds, days ... that it shows.
+const FIELDS: [(u8, usize, usize); 7] = [
+    (b's', 0, 0),
+    (b'Y', 1, 4),
+    (b'm', 2, 2),
+    (b'd', 3, 2),
+    (b'H', 4, 2),
+    (b'M', 5, 2),
+    (b'S', 6, 2),
+];
+
+/// Where [`Order`] has the number of a version among those of the same time.
+const COUNT: usize = 7;
+
+impl VersionFormat {
+    /// A format in a few words of strftime(3): `%Y %m %d %H %M %S %s %%`.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let mut has_field = false;
+        let mut letters = text.chars();
+        while let Some(letter) = letters.next() {
+            match letter {
+                '%' => match letters.next() {
+                    Some('%') => {}
+                    Some(field) if field_of(field).is_some() => has_field = true,
+                    Some(other) => {
+                        return Err(format!(
+                            "%{other} is not known; %Y %m %d %H %M %S %s and %% are"
+                        ));
+                    }
+                    None => return Err("a % stands at its end; write %% for a %".to_owned()),
+                },
+                '/' | '\\' => return Err(format!("{letter} separates directories")),
+                letter if letter.is_control() => {
+                    return Err("control characters are not allowed".to_owned());
+                }
+                _ => {}
+            }
+        }
+        if !has_field {
+            return Err("there is no time in it, such as %Y-%m-%dT%H%M%S".to_owned());
+        }
+        let format = Self(String::leak(text.to_owned()));
+        let mut written = Vec::new();
+        format.write(LATEST, &mut written);
+        if written.len() > MAX_SUFFIX - COUNT_DIGITS {
+            return Err("it makes names too long".to_owned());
+        }
+        Ok(format)
+    }
+
+    /// What stands behind the name of a file written at `seconds` since 1970.
+    fn write(self, seconds: u64, out: &mut Vec<u8>) {
+        let time = civil(seconds);
+        let mut bytes = self.0.bytes();
+        while let Some(byte) = bytes.next() {
+            let field = (byte == b'%').then(|| bytes.next()).flatten();
+            match field.and_then(|letter| field_of(letter.into())) {
+                Some((place, digits)) => {
+                    let _ = write!(out, "{:0digits$}", time[place]);
+                }
+                // Of `%%` the second.
+                None => out.push(field.unwrap_or(byte)),
+            }
+        }
+    }
+
+    /// The time that `text` shows, and what follows it.
+    fn read(self, text: &[u8]) -> Option<(Order, &[u8])> {
+        let mut order = Order::default();
+        let mut rest = text;
+        let mut bytes = self.0.bytes();
+        while let Some(byte) = bytes.next() {
+            let field = (byte == b'%').then(|| bytes.next()).flatten();
+            match field.and_then(|letter| field_of(letter.into())) {
+                Some((place, digits)) => {
+                    let found = rest.iter().take_while(|it| it.is_ascii_digit()).count();
+                    let len = if digits == 0 { found } else { digits };
+                    (order[place], rest) = (number(rest.get(..len)?)?, &rest[len..]);
+                }
+                None => rest = rest.strip_prefix(&[field.unwrap_or(byte)])?,
+            }
+        }
+        Some((order, rest))
+    }
+}
+
+fn field_of(letter: char) -> Option<(usize, usize)> {
+    let found = FIELDS.iter().find(|(it, ..)| char::from(*it) == letter)?;
+    Some((found.1, found.2))
+}
+
+/// The name of a version: of the file `name`, with the number `count` or written at
+/// `seconds` since 1970 and, where it isn't the first of that time, a number behind
+/// that.
+pub(super) fn version(
+    name: &[u8],
+    format: Option<VersionFormat>,
+    seconds: u64,
+    count: u64,
+) -> Vec<u8> {
+    let mut version = [name, b"."].concat();
+    let _ = match format {
+        None => write!(version, "~{count}~"),
+        Some(format) => {
+            format.write(seconds, &mut version);
+            match count {
+                0 => Ok(()),
+                _ => write!(version, "-{count}"),
+            }
+        }
+    };
+    version
+}
+
+/// Whether any version of `name` is too long for a file's name.
+pub(super) fn is_too_long(name: &[u8]) -> bool {
+    name.len() + 1 + MAX_SUFFIX > NAME_MAX
+}
+
+/// Where the version `of_name` of the file `name` stands among its versions; `None`
+/// if it is none.
+pub(super) fn order(name: &[u8], of_name: &[u8], format: Option<VersionFormat>) -> Option<Order> {
+    let suffix = of_name.strip_prefix(name)?.strip_prefix(b".")?;
+    order_of_suffix(suffix, format)
+}
+
+/// Whether `name` looks like a version of some file.
+pub(super) fn is_version(name: &[u8], format: Option<VersionFormat>) -> bool {
+    let mut dots = name.iter().enumerate().filter(|(_, it)| **it == b'.');
+    dots.any(|(dot, _)| dot > 0 && order_of_suffix(&name[dot + 1..], format).is_some())
+}
+
+/// The order of the time that both show, and the last of its numbers.
+pub(super) fn count_of(order: &Order) -> u64 {
+    order[COUNT]
+}
+
+/// Whether both are versions of the same time.
+pub(super) fn same_time(one: &Order, other: &Order) -> bool {
+    one[..COUNT] == other[..COUNT]
+}
+
+fn order_of_suffix(suffix: &[u8], format: Option<VersionFormat>) -> Option<Order> {
+    let Some(format) = format else {
+        let digits = suffix.strip_prefix(b"~")?.strip_suffix(b"~")?;
+        let mut order = Order::default();
+        order[COUNT] = number(digits)?;
+        return Some(order);
+    };
+    let (mut order, rest) = format.read(suffix)?;
+    if !rest.is_empty() {
+        order[COUNT] = number(rest.strip_prefix(b"-")?)?;
+    }
+    Some(order)
+}
+
+fn number(digits: &[u8]) -> Option<u64> {
+    // No sign, which `parse` would take.
+    let is_number = digits.iter().all(u8::is_ascii_digit);
+    let digits = str::from_utf8(digits).ok().filter(|_| is_number)?;
+    digits.parse().ok()
+}
+
+/// The second, year, month, day, hour, minute, second of a time, in UTC.
+fn civil(seconds: u64) -> Order {
+    let every = |years: u64, year: u64| year.is_multiple_of(years);
+    let is_leap = |year| every(4, year) && (!every(100, year) || every(400, year));
+    let (mut days, of_day) = (seconds / 86_400, seconds % 86_400);
+    let mut year = 1970;
+    // Whatever a file's time is, this ends soon.
+    while year < 9999 && days >= 365 + u64::from(is_leap(year)) {
+        days -= 365 + u64::from(is_leap(year));
+        year += 1;
+    }
+    let mut month = 1;
+    let february = 28 + u64::from(is_leap(year));
+    for length in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30] {
+        if days < length {
+            break;
+        }
+        days -= length;
+        month += 1;
+    }
+    let day = days.min(30) + 1;
+    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
+    [seconds, year, month, day, hour, minute, second, 0]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn format(text: &str) -> Option<VersionFormat> {
+        VersionFormat::parse(text).ok()
+    }
+
+    #[test]
+    fn times_are_written_as_date_writes_them() {
+        // date -u -d @SECONDS +FORMAT
+        for (seconds, text) in [
+            (0, "f.1970-01-01T000000"),
+            (951_782_399, "f.2000-02-28T235959"),
+            (951_782_400, "f.2000-02-29T000000"),
+            (1_078_099_199, "f.2004-02-29T235959"),
+            (1_735_689_599, "f.2024-12-31T235959"),
+            (1_795_745_700, "f.2026-11-27T021500"),
+            (4_107_542_400, "f.2100-03-01T000000"),
+        ] {
+            let named = version(b"f", format("%Y-%m-%dT%H%M%S"), seconds, 0);
+            assert_eq!(named.escape_ascii().to_string(), text);
+        }
+        let named = version(b"f", format("%s at 100%%"), 12, 3);
+        assert_eq!(named, b"f.12 at 100%-3");
+    }
+
+    #[test]
+    fn a_version_is_known_by_its_name() {
+        for (text, name, is_one) in [
+            (None, "f.~1~", true),
+            (None, "a.b.~123~", true),
+            (None, "f.~~", false),
+            (None, "f.~+1~", false),
+            (None, "f.~1", false),
+            (None, "~1~", false),
+            (None, ".~1~", false),
+            (None, "f.~99999999999999999999~", false),
+            (Some("%Y-%m-%d"), "f.2026-11-27", true),
+            (Some("%Y-%m-%d"), "a.b.2026-11-27-12", true),
+            (Some("%Y-%m-%d"), "f.2026-11-27-", false),
+            (Some("%Y-%m-%d"), "f.2026-11-2", false),
+            (Some("%Y-%m-%d"), "f.2026-11-27x", false),
+            (Some("%Y-%m-%d"), "f.~1~", false),
+            (Some("v.%s%%"), "f.v.17%", true),
+            (Some("v.%s%%"), "f.v.%", false),
+        ] {
+            let format = text.and_then(format);
+            assert_eq!(
+                is_version(name.as_bytes(), format),
+                is_one,
+                "{text:?} {name}"
+            );
+        }
+    }
+
+    #[test]
+    fn versions_are_ordered_by_time_however_it_is_written() {
+        let text = format("%d.%m.%Y");
+        let of = |name: &str| order(b"f", name.as_bytes(), text).unwrap();
+        assert!(of("f.31.01.2026") < of("f.01.02.2026"));
+        assert!(of("f.01.02.2026") < of("f.01.02.2026-1"));
+        assert!(of("f.01.02.2026-9") < of("f.01.02.2026-10"));
+        assert_eq!(order(b"f", b"g.01.02.2026", text), None);
+        assert_eq!(order(b"f", b"f.old.01.02.2026", text), None);
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_format_is_told() {
+        for (text, named) in [
+            ("%Q", "%Q"),
+            ("%Y%", "%%"),
+            ("old", "%Y"),
+            ("", "%Y"),
+            ("%Y/%m", "/"),
+            ("%Y\n", "control"),
+            ("%s%s%s%s%s", "too long"),
+        ] {
+            let told = VersionFormat::parse(text).unwrap_err();
+            assert!(told.contains(named), "{text}: {told}");
+        }
+    }
+
+    /// What is written is read again.
+    #[test]
+    fn every_name_is_a_version() {
+        for text in [
+            "%Y-%m-%dT%H%M%S",
+            "%s",
+            "%%%d%m%Y~",
+            "%Y%Y%Y%Y%Y%Y%Y%Y%Y%Y%Y%Y",
+        ] {
+            for seconds in [0, 1_795_745_700, u64::MAX] {
+                let format = format(text);
+                for count in [0, 9, u64::MAX] {
+                    let named = version(b"f", format, seconds, count);
+                    let order = order(b"f", &named, format);
+                    assert!(order.is_some(), "{text} {seconds}");
+                }
+            }
+        }
+    }
+}

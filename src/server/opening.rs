@@ -1,0 +1,381 @@
+//! From a request that may have a session to that session: its root and name are
+//! settled, its file opened, its options negotiated, its port taken.
+//!
+//! Where a descriptor or a port is missing, one session is ended for it and that is
+//! tried once more. Must not: answer a request, or admit it.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::Instant;
+
+use log::debug;
+
+use super::floor::{Floor, Needed};
+use super::report::Ending;
+use super::terms::Terms;
+use crate::file::{FileSink, FileSource, Name, ReadFile, Root, StorageError, Upload};
+use crate::helper::Answer;
+use crate::net::{ListenSocket, TransferSocket};
+use crate::policy::rules::Section;
+use crate::policy::{self, Granted, Origin, Policy};
+use crate::protocol::receiver::Receiver;
+use crate::protocol::sender::Sender;
+use crate::protocol::transfer::{Config, MAX_DATAGRAM, Opening, Transfer};
+use crate::session::tid::{self, Sharing};
+use crate::session::{Content, Remote, Session};
+use crate::table::{Endpoint, SessionKey};
+use crate::wire::options::{self, Limits, Negotiated};
+use crate::wire::packet::{Direction, ErrorCode, Mode, Request};
+
+/// Why a request is dropped where a file can't be opened.
+const NO_DESCRIPTOR: &str = "the limit of open files is reached";
+
+/// Bytes of the longest name that a session keeps as it was asked for, for the log. One
+/// longer than that is kept as the file has it: `./././f` makes no session big.
+const LONGEST_ASKED: usize = 96;
+
+/// A request that may have a session.
+#[derive(Clone, Copy)]
+pub(super) struct Asked<'a> {
+    pub(super) now: Instant,
+    pub(super) listener: &'a ListenSocket,
+    pub(super) endpoint: &'a Endpoint,
+    pub(super) request: &'a Request<'a>,
+    /// The kernel's number for the interface that it came in by, if it told.
+    pub(super) interface: Option<u32>,
+    /// What the helper says to it, if that was asked.
+    pub(super) answer: Option<&'a Answer>,
+    /// The session that ends for it, and how.
+    pub(super) gives_way: Option<(SessionKey, Ending<'a>)>,
+}
+
+/// Why there is no session.
+pub(super) enum NoSession {
+    /// The peer is told, and the log.
+    Answer(StorageError, Option<Box<Settled>>),
+    /// The name or the map file's rules are against it: the peer is told, and the
+    /// log.
+    ByPolicy(policy::Refusal),
+    /// A port or a descriptor is missing: silence, so that a boot ROM asks again
+    /// instead of failing.
+    Overload(&'static str),
+    /// A limit of the rules by client is reached: silence, and nobody gives way.
+    Crowded(&'static str),
+    /// The helper is against it: the peer is told, and the log.
+    ByHelper(ErrorCode, String),
+    /// Requests cost too much this second: silence as well, and nobody else has to
+    /// give way.
+    TooMuchWork(&'static str),
+}
+
+/// Where a request led that wasn't the name asked for, in the common root.
+pub(super) struct Settled {
+    pub(super) own_root: Option<Root>,
+    pub(super) name: Name,
+}
+
+impl Settled {
+    fn of(granted: Granted<'_>) -> Option<Box<Self>> {
+        let is_other = granted.own_root.is_some() || granted.origin != Origin::Asked;
+        is_other.then(|| {
+            Box::new(Self {
+                own_root: granted.own_root,
+                name: granted.name,
+            })
+        })
+    }
+}
+
+impl From<policy::Refusal> for NoSession {
+    fn from(refusal: policy::Refusal) -> Self {
+        match refusal {
+            policy::Refusal::Overload => Self::TooMuchWork(refusal.message()),
+            policy::Refusal::Name(error) if error.is_exhausted() => Self::Overload(NO_DESCRIPTOR),
+            refusal => Self::ByPolicy(refusal),
+        }
+    }
+}
+
+/// A file that was granted, and the options that were.
+struct Opened {
+    content: Content<Upload>,
+    opening: Opening,
+    negotiated: Negotiated,
+}
+
+/// How a file is to be opened, and what options are granted.
+struct File<'a> {
+    /// It is open already.
+    given: Option<&'a OwnedFd>,
+    /// It may be closed while it isn't read.
+    is_light: bool,
+    limits: Limits,
+}
+
+/// What is served, and how.
+#[derive(Debug)]
+pub(super) struct Opener {
+    pub(super) policy: Policy,
+    /// How transfers behave.
+    pub(super) config: Config,
+    /// What options are granted.
+    pub(super) limits: Limits,
+}
+
+impl Opener {
+    /// The session for a request, and the section of the rules that holds for it.
+    pub(super) fn open(
+        &self,
+        asked: &Asked<'_>,
+        floor: &mut Floor,
+    ) -> Result<(Session, Option<Rc<Section>>), NoSession> {
+        let spelled = asked.request.filename;
+        let (named, given) = answered(asked.request, asked.answer)?;
+        let asked = &Asked {
+            request: &named,
+            ..*asked
+        };
+        let granted = self.settle(asked, given, floor)?;
+        let section = granted.section.as_deref();
+        let terms = Terms::of(section, self.limits, self.config).map_err(NoSession::Crowded)?;
+        let mode = if terms.octet { Mode::Octet } else { named.mode };
+        let asked = &Asked {
+            request: &Request { mode, ..named },
+            ..*asked
+        };
+        let &Asked {
+            now,
+            endpoint,
+            request,
+            ..
+        } = asked;
+        floor
+            .reporter
+            .granted(now, request, endpoint.peer, &granted);
+        let is_server = tid::is_server(endpoint.peer, asked.listener.address().port());
+        let is_read = request.direction == Direction::Read;
+        let is_light = is_read && !is_server && floor.sessions.is_short();
+        let file = File {
+            given,
+            is_light,
+            limits: terms.limits,
+        };
+        let (opened, granted) = self.open_file(asked, granted, &file, floor)?;
+        let ports = floor.ports.kind();
+        let sharing = match ports.sharing(request.direction, is_light, is_server) {
+            _ if terms.single_port && !is_server => Sharing::Listener,
+            sharing => sharing,
+        };
+        let window = (!is_read).then_some(&opened.negotiated);
+        let mut socket = take_port(asked, window, sharing, floor)?;
+        let proof = ports.proof(socket.is_shared());
+        let config = Config {
+            proof,
+            ..terms.config
+        };
+        socket.send_twice(terms.send_twice);
+        let (transfer, content) = transfer(&config, opened);
+        let remote = Remote::Known(endpoint.peer);
+        let is_long = spelled.len() > LONGEST_ASKED;
+        let name = if is_long { &granted.name } else { spelled };
+        let mut session = Session::new(transfer, content, socket, remote, name, now);
+        if floor.reporter.history.is_some() && *granted.name != *spelled {
+            session.keep_served(&granted.name);
+        }
+        Ok((session, granted.section))
+    }
+
+    /// The root and the name.
+    fn settle(
+        &self,
+        asked: &Asked<'_>,
+        given: Option<&OwnedFd>,
+        floor: &mut Floor,
+    ) -> Result<Granted<'_>, NoSession> {
+        let &Asked {
+            now,
+            endpoint: &Endpoint { peer, .. },
+            request,
+            interface,
+            ..
+        } = asked;
+        let settle = || {
+            let granted = match given {
+                Some(_) => self.policy.settle_given(now, request, peer, interface),
+                None => self.policy.settle(now, request, peer, interface),
+            };
+            granted.map_err(NoSession::from)
+        };
+        let granted = settle();
+        if matches!(granted, Err(NoSession::Overload(_)))
+            && floor.make_room(now, Needed::Descriptor, asked.gives_way)
+        {
+            return settle();
+        }
+        granted
+    }
+
+    /// The file, and what was granted.
+    fn open_file<'p>(
+        &self,
+        asked: &Asked<'_>,
+        granted: Granted<'p>,
+        file: &File<'_>,
+        floor: &mut Floor,
+    ) -> Result<(Opened, Granted<'p>), NoSession> {
+        let request = asked.request;
+        let open = || match request.direction {
+            Direction::Read => open_read(&granted, request, file),
+            Direction::Write => {
+                let opened = open_write(&granted, request, file.limits);
+                self.policy.charge_look_ups(asked.endpoint.peer);
+                opened
+            }
+        };
+        let mut opened = open();
+        if opened.as_ref().is_err_and(StorageError::is_exhausted)
+            && floor.make_room(asked.now, Needed::Descriptor, asked.gives_way)
+        {
+            opened = open();
+        }
+        match opened {
+            Ok(opened) => Ok((opened, granted)),
+            Err(error) if error.is_exhausted() => Err(NoSession::Overload(NO_DESCRIPTOR)),
+            Err(error) => Err(NoSession::Answer(error, Settled::of(granted))),
+        }
+    }
+}
+
+fn open_read(
+    granted: &Granted<'_>,
+    request: &Request<'_>,
+    file: &File<'_>,
+) -> Result<Opened, StorageError> {
+    let (root, name) = (granted.root(), &granted.name);
+    let opened = match file.given {
+        Some(given) => {
+            let own = given.try_clone();
+            ReadFile::given(own.map_err(|error| StorageError::of_io(&error))?)?
+        }
+        None if file.is_light => root.open_closable(name)?,
+        None => root.open_file(name)?,
+    };
+    let mut oack = [0; MAX_DATAGRAM];
+    let size = Some(opened.size());
+    let (negotiated, len) = options::negotiate(request, &file.limits, size, &mut oack);
+    Ok(Opened {
+        content: Content::Source(FileSource::new(opened, request.mode)),
+        opening: opening(&oack[..len]),
+        negotiated,
+    })
+}
+
+fn open_write(
+    granted: &Granted<'_>,
+    request: &Request<'_>,
+    limits: Limits,
+) -> Result<Opened, StorageError> {
+    let mut oack = [0; MAX_DATAGRAM];
+    let (negotiated, len) = options::negotiate(request, &limits, None, &mut oack);
+    let announced = announced_size(request, &negotiated);
+    let upload = granted.root().begin(&granted.name, announced)?;
+    let sink = FileSink::new(upload, request.mode);
+    Ok(Opened {
+        content: Content::Sink(Box::new(sink)),
+        opening: opening(&oack[..len]),
+        negotiated,
+    })
+}
+
+/// The request as the helper's answer has it, and the open file that it is to be
+/// answered with.
+fn answered<'a>(
+    request: &Request<'a>,
+    answer: Option<&'a Answer>,
+) -> Result<(Request<'a>, Option<&'a OwnedFd>), NoSession> {
+    let mut request = *request;
+    match answer {
+        None | Some(Answer::Unknown) => Ok((request, None)),
+        Some(Answer::Path(path)) => {
+            request.filename = path;
+            Ok((request, None))
+        }
+        Some(Answer::File(file)) if request.direction == Direction::Read => {
+            Ok((request, Some(file)))
+        }
+        Some(Answer::File(_)) => Err(NoSession::ByHelper(
+            ErrorCode::NotDefined,
+            "A file to be read is no answer to an upload".to_owned(),
+        )),
+        Some(Answer::Refuse(code, text)) => Err(NoSession::ByHelper(*code, text.clone())),
+    }
+}
+
+/// A socket; `window` is what an upload's client sends without waiting for an answer.
+fn take_port(
+    asked: &Asked<'_>,
+    window: Option<&Negotiated>,
+    sharing: Sharing,
+    floor: &mut Floor,
+) -> Result<TransferSocket, NoSession> {
+    let &Asked {
+        now,
+        listener,
+        endpoint,
+        ..
+    } = asked;
+    let give = |floor: &mut Floor| {
+        let registry = floor.poll.registry();
+        let ports = &mut floor.ports;
+        ports.give(now, endpoint, listener, window, sharing, registry)
+    };
+    let mut socket = give(floor);
+    if let Err(error) = &socket {
+        let needed = match error.kind() {
+            io::ErrorKind::AddrInUse => Needed::Port,
+            _ => Needed::Descriptor,
+        };
+        if floor.make_room(now, needed, asked.gives_way) {
+            socket = give(floor);
+        }
+    }
+    socket.map_err(|error| {
+        let Endpoint { peer, local } = endpoint;
+        debug!("{peer}: cannot open a socket on {local}: {error}");
+        match error.kind() {
+            io::ErrorKind::AddrInUse => NoSession::Overload("no port of the range is free"),
+            _ => NoSession::Overload("no socket can be had"),
+        }
+    })
+}
+
+/// The transfer of a file.
+fn transfer(config: &Config, opened: Opened) -> (Transfer, Content<Upload>) {
+    let Opened {
+        content,
+        opening,
+        negotiated,
+    } = opened;
+    let transfer = match &content {
+        Content::Source(source) => {
+            Transfer::Sender(Sender::new(config, opening, negotiated, source.length()))
+        }
+        Content::Sink(_) => Transfer::Receiver(Receiver::new(config, opening, negotiated)),
+    };
+    (transfer, content)
+}
+
+fn opening(oack: &[u8]) -> Opening {
+    if oack.is_empty() {
+        Opening::Plain
+    } else {
+        Opening::OptionAck(oack.into())
+    }
+}
+
+/// The bytes that the file will take on disk, if the client told.
+fn announced_size(request: &Request<'_>, negotiated: &Negotiated) -> Option<u64> {
+    // What netascii shrinks to is not known before it has come.
+    negotiated.tsize.filter(|_| request.mode == Mode::Octet)
+}

@@ -1,0 +1,135 @@
+//! Where the status port is: what stands behind `--status`. Must not: bind it.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// A TCP port of an address, or a Unix socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StatusAddress {
+    /// A name or an address, and a port.
+    Tcp(String, u16),
+    /// The path of a socket; there is a slash in it.
+    Unix(PathBuf),
+}
+
+/// The port that `tftpd status` asks by default.
+pub(crate) const DEFAULT_PORT: u16 = 8069;
+
+impl Default for StatusAddress {
+    fn default() -> Self {
+        Self::Tcp(Ipv4Addr::LOCALHOST.to_string(), DEFAULT_PORT)
+    }
+}
+
+impl FromStr for StatusAddress {
+    type Err = &'static str;
+
+    /// `ADDR:PORT`, a port of the loopback address, or a path with a slash in it.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const EXPECTED: &str = "expected ADDR:PORT, such as 127.0.0.1:8069, a port of this \
+            machine alone, or the path of a socket with a slash in it";
+        if text.contains('/') {
+            return Ok(Self::Unix(text.into()));
+        }
+        let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
+        let port = port.parse().map_err(|_| EXPECTED)?;
+        let host = match host.strip_prefix('[') {
+            Some(host) => host.strip_suffix(']').ok_or(EXPECTED)?,
+            None if host.contains(':') => return Err(EXPECTED),
+            None if host.is_empty() => return Ok(Self::Tcp(Ipv4Addr::LOCALHOST.to_string(), port)),
+            None => host,
+        };
+        Ok(Self::Tcp(host.to_owned(), port))
+    }
+}
+
+impl fmt::Display for StatusAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(host, port) if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp(host, port) => write!(f, "{host}:{port}"),
+            Self::Unix(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// What a request may call the server it asks: a web page that has its own name lead
+/// here ("DNS rebinding") may not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Hosts {
+    /// Whatever it likes: nobody gets here by a name.
+    Any,
+    /// An address, `localhost`, or the name behind `--status`.
+    Literal(Option<String>),
+}
+
+impl Hosts {
+    /// Whether a request with this `Host` is for us.
+    pub(crate) fn include(&self, host: &str) -> bool {
+        let Self::Literal(given) = self else {
+            return true;
+        };
+        let name = match host.strip_prefix('[') {
+            Some(rest) => rest.split(']').next().unwrap_or_default(),
+            None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+        };
+        name.parse::<IpAddr>().is_ok()
+            || name.eq_ignore_ascii_case("localhost")
+            || given
+                .as_ref()
+                .is_some_and(|it| name.eq_ignore_ascii_case(it))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_an_address_with_a_port_or_a_path() {
+        let tcp = |host: &str, port| Ok(StatusAddress::Tcp(host.to_owned(), port));
+        for (text, expected) in [
+            ("8069", tcp("127.0.0.1", 8069)),
+            (":8069", tcp("127.0.0.1", 8069)),
+            ("0.0.0.0:80", tcp("0.0.0.0", 80)),
+            ("[::1]:0", tcp("::1", 0)),
+            ("localhost:1", tcp("localhost", 1)),
+            ("/run/t.sock", Ok(StatusAddress::Unix("/run/t.sock".into()))),
+            ("./t", Ok(StatusAddress::Unix("./t".into()))),
+        ] {
+            assert_eq!(text.parse(), expected, "{text}");
+        }
+        for text in ["", "::1:80", "localhost", "1.2.3.4:", "[::1:80", "a:70000"] {
+            assert!(text.parse::<StatusAddress>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn dns_rebinding_only_addresses_and_the_given_name_are_hosts() {
+        let hosts = Hosts::Literal(Some("Boot.example".into()));
+        for host in [
+            "127.0.0.1",
+            "127.0.0.1:80",
+            "[::1]",
+            "[::1]:80",
+            "localhost:8069",
+            "LOCALHOST",
+            "boot.example:80",
+            "192.0.2.1:1",
+        ] {
+            assert!(hosts.include(host), "{host}");
+        }
+        for host in [
+            "",
+            "evil.example",
+            "evil.example:80",
+            "127.0.0.1.evil.example",
+            "[evil]:1",
+        ] {
+            assert!(!hosts.include(host), "{host}");
+            assert!(Hosts::Any.include(host), "{host}");
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! The sockets of the status port: bound, or handed over by the service manager, and
+//! the streams that they accept.
+//!
+//! Must not: read or write a byte.
+
+use std::fs::{self, Metadata};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{self, ToSocketAddrs as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::os::unix::net as unix;
+use std::path::{Path, PathBuf};
+
+use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use mio::{Interest, Registry, Token};
+use socket2::SockRef;
+
+use super::address::{Hosts, StatusAddress};
+use crate::file::reason;
+use crate::host::InheritedStream;
+
+/// Bytes of an answer that the kernel keeps for a reader that is slow.
+const SEND_BUFFER: usize = 64 * 1024;
+
+/// A socket that connections come in on.
+#[derive(Debug)]
+pub(super) struct Listener {
+    socket: Socket,
+    pub(super) hosts: Hosts,
+    /// Removed at the end, if it is still ours.
+    path: Option<SocketFile>,
+}
+
+#[derive(Debug)]
+enum Socket {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Listener {
+    /// Binds to `address`.
+    ///
+    /// # Errors
+    /// One line that names it and the remedy.
+    pub(super) fn bind(address: &StatusAddress) -> Result<Self, String> {
+        let bound = match address {
+            StatusAddress::Tcp(host, port) => bind_tcp(host, *port),
+            StatusAddress::Unix(path) => bind_unix(path),
+        };
+        bound.map_err(|error| {
+            let remedy = match (address, error.kind()) {
+                (_, ErrorKind::PermissionDenied) => {
+                    "; choose a port above 1023, or a directory that may be written to"
+                }
+                (_, ErrorKind::AddrInUse) => {
+                    "; stop the server that has it, or choose another with --status"
+                }
+                (StatusAddress::Unix(_), ErrorKind::AlreadyExists) => {
+                    ", and it is no socket; choose another path with --status"
+                }
+                _ => "",
+            };
+            let reason = reason(&error);
+            format!("cannot listen on {address} for --status: {reason}{remedy}")
+        })
+    }
+
+    /// Takes over a socket that listens already.
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    pub(super) fn inherit(stream: InheritedStream) -> io::Result<Self> {
+        let (socket, hosts) = match stream {
+            InheritedStream::Tcp(listener) => {
+                listener.set_nonblocking(true)?;
+                let listener = TcpListener::from_std(listener);
+                (Socket::Tcp(listener), Hosts::Literal(None))
+            }
+            InheritedStream::Unix(listener) => {
+                listener.set_nonblocking(true)?;
+                (Socket::Unix(UnixListener::from_std(listener)), Hosts::Any)
+            }
+        };
+        Ok(Self {
+            socket,
+            hosts,
+            path: None,
+        })
+    }
+
+    /// The place in words, for the log.
+    pub(super) fn place(&self) -> String {
+        match &self.socket {
+            Socket::Tcp(listener) => match listener.local_addr() {
+                Ok(address) => format!("http://{address}/"),
+                Err(_) => "a TCP socket".into(),
+            },
+            Socket::Unix(listener) => {
+                let address = listener.local_addr().ok();
+                let path = address.as_ref().and_then(|it| it.as_pathname());
+                path.map_or("a Unix socket".into(), |path| path.display().to_string())
+            }
+        }
+    }
+
+    /// The path of its file, if that is ours to remove.
+    pub(super) fn path(&self) -> Option<&Path> {
+        self.path.as_ref().map(|file| &*file.path)
+    }
+
+    /// Leaves the file where it is: its path leads elsewhere in a chroot.
+    pub(super) fn lose_path(&mut self) {
+        if let Some(mut file) = self.path.take() {
+            file.is_lost = true;
+        }
+    }
+
+    /// Has `registry` tell of connections.
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        match &mut self.socket {
+            Socket::Tcp(listener) => registry.register(listener, token, Interest::READABLE),
+            Socket::Unix(listener) => registry.register(listener, token, Interest::READABLE),
+        }
+    }
+
+    /// The next connection.
+    ///
+    /// # Errors
+    /// `WouldBlock` if there is none; whatever else the kernel says.
+    pub(super) fn accept(&self) -> io::Result<Stream> {
+        match &self.socket {
+            Socket::Tcp(listener) => {
+                let (stream, _) = listener.accept()?;
+                // Bounds what a slow reader costs; what isn't allowed is not needed.
+                let _ = SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER);
+                Ok(Stream::Tcp(stream))
+            }
+            Socket::Unix(listener) => Ok(Stream::Unix(listener.accept()?.0)),
+        }
+    }
+}
+
+/// A connection's socket.
+#[derive(Debug)]
+pub(super) enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Stream {
+    /// Has `registry` tell when there is something to read, or room to write.
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        match self {
+            Self::Tcp(stream) => registry.register(stream, token, interest),
+            Self::Unix(stream) => registry.register(stream, token, interest),
+        }
+    }
+
+    /// Says that nothing more will be written.
+    ///
+    /// # Errors
+    /// Whatever the kernel says: the other end has gone.
+    pub(super) fn finish(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.shutdown(net::Shutdown::Write),
+            Self::Unix(stream) => stream.shutdown(net::Shutdown::Write),
+        }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.read(buffer),
+            Self::Unix(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.write(bytes),
+            Self::Unix(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn bind_tcp(host: &str, port: u16) -> io::Result<Listener> {
+    let mut refusal = ErrorKind::NotFound.into();
+    for address in (host, port).to_socket_addrs()? {
+        match TcpListener::bind(address) {
+            Ok(listener) => {
+                return Ok(Listener {
+                    socket: Socket::Tcp(listener),
+                    hosts: Hosts::Literal(Some(host.to_owned())),
+                    path: None,
+                });
+            }
+            Err(error) => refusal = error,
+        }
+    }
+    Err(refusal)
+}
+
+/// A socket that nobody answers on was left behind by a server that was killed: ours
+/// takes its place.
+fn bind_unix(path: &Path) -> io::Result<Listener> {
+    let socket = match UnixListener::bind(path) {
+        Err(error) if error.kind() == ErrorKind::AddrInUse => {
+            if !path.symlink_metadata()?.file_type().is_socket() {
+                return Err(ErrorKind::AlreadyExists.into());
+            }
+            match unix::UnixStream::connect(path) {
+                Err(refused) if refused.kind() == ErrorKind::ConnectionRefused => {}
+                _ => return Err(error),
+            }
+            fs::remove_file(path)?;
+            UnixListener::bind(path)?
+        }
+        bound => bound?,
+    };
+    Ok(Listener {
+        socket: Socket::Unix(socket),
+        hosts: Hosts::Any,
+        path: Some(SocketFile::at(path)?),
+    })
+}
+
+/// The file of a Unix socket; removed when dropped.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    /// Device and number of what we made.
+    identity: (u64, u64),
+    is_lost: bool,
+}
+
+impl SocketFile {
+    fn at(path: &Path) -> io::Result<Self> {
+        let path = std::path::absolute(path)?;
+        let identity = identity(&path.symlink_metadata()?);
+        Ok(Self {
+            path,
+            identity,
+            is_lost: false,
+        })
+    }
+}
+
+fn identity(metadata: &Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let there = self.path.symlink_metadata();
+        if !self.is_lost && there.is_ok_and(|it| identity(&it) == self.identity) {
+            // There is nobody left to tell.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}

@@ -1,0 +1,438 @@
+//! The status port (`--status`): what goes on, over HTTP, out of the same loop.
+//!
+//! It has a poll of its own, which is one readiness event of the server's; so while
+//! nobody asks it costs nothing. Whoever asks comes after the transfers in a turn, and
+//! a turn writes [`TURN_BYTES`] at most. Read-only: nothing that is asked for changes
+//! anything. Must not: know a served file, or keep anything for a client that has gone.
+
+mod address;
+pub mod command;
+mod connection;
+mod history;
+mod json;
+mod listener;
+mod metrics;
+mod page;
+mod process;
+mod rates;
+mod value;
+
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::mem;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use log::{debug, info};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Registry, Token};
+use slab::Slab;
+
+pub use self::address::StatusAddress;
+use self::connection::{Asked, Body, Connection, Path as Asking, Reply};
+pub(crate) use self::history::History;
+use self::json::Cursor;
+use self::listener::{Listener, Stream};
+#[cfg(test)]
+pub(crate) use self::metrics::tells;
+use self::process::ProcessFiles;
+use self::rates::Rates;
+use crate::host::InheritedStream;
+use crate::session::Session;
+use crate::table::Sessions;
+
+/// Connections at once; a new one takes the place of one that asks nothing.
+const MAX_CONNECTIONS: usize = 32;
+
+/// Connections accepted in a turn.
+const ACCEPTED: usize = 16;
+
+/// Bytes written in a turn, to all connections.
+const TURN_BYTES: usize = 64 * 1024;
+
+/// How often deadlines are looked at, while there are connections.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// Readiness events taken at a time: all that there can be.
+const EVENTS: usize = 64;
+
+/// Tokens of listeners begin here, those of connections at 0.
+const FIRST_LISTENER: usize = MAX_CONNECTIONS;
+
+/// Sockets that connections come in on.
+const MAX_LISTENERS: usize = EVENTS - MAX_CONNECTIONS;
+
+/// What there is to see, lent for a turn.
+#[derive(Debug)]
+pub(crate) struct View<'a> {
+    pub(crate) now: Instant,
+    pub(crate) unix_seconds: f64,
+    pub(crate) started: Instant,
+    pub(crate) addresses: &'a [SocketAddr],
+    pub(crate) sessions: &'a Sessions<Session>,
+    pub(crate) history: &'a History,
+    pub(crate) counters: &'a [(&'static str, u64)],
+    /// No transfer begins any more.
+    pub(crate) is_draining: bool,
+    /// Datagrams that the kernel had no room for, if it tells.
+    pub(crate) receive_drops: Option<u64>,
+}
+
+/// The status port.
+#[derive(Debug)]
+pub(crate) struct Status {
+    poll: Poll,
+    events: Events,
+    listeners: Vec<Listener>,
+    /// A listener may have more.
+    accepting: bool,
+    open: Slab<Open>,
+    /// The place of the connection that has its turn first.
+    first: usize,
+    /// Some connection has more to do without a new event.
+    has_work: bool,
+    /// When deadlines are looked at.
+    sweep_at: Option<Instant>,
+    rates: Rates,
+    started: Instant,
+    longest_turn: Duration,
+    files: ProcessFiles,
+}
+
+#[derive(Debug)]
+struct Open {
+    stream: Stream,
+    connection: Connection,
+    /// The listener's place.
+    listener: usize,
+    /// Something may be read or written.
+    ready: bool,
+}
+
+impl Status {
+    /// Listens where `address` says, and on the `streams` that were handed over. `None`
+    /// if there are none.
+    ///
+    /// # Errors
+    /// One line that says what is in the way, and the remedy.
+    pub(crate) fn open(
+        address: Option<&StatusAddress>,
+        streams: Vec<InheritedStream>,
+        now: Instant,
+    ) -> Result<Option<Self>, String> {
+        let mut listeners = Vec::new();
+        for stream in streams.into_iter().take(MAX_LISTENERS - 1) {
+            let listener = Listener::inherit(stream);
+            listeners.push(listener.map_err(|it| cannot("take over an inherited socket", &it))?);
+        }
+        if let Some(address) = address {
+            listeners.push(Listener::bind(address)?);
+        }
+        if listeners.is_empty() {
+            return Ok(None);
+        }
+        let watched = Self::watch(listeners, now);
+        watched
+            .map(Some)
+            .map_err(|error| cannot("watch its socket", &error))
+    }
+
+    fn watch(mut listeners: Vec<Listener>, started: Instant) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        for (index, listener) in listeners.iter_mut().enumerate() {
+            listener.register(poll.registry(), Token(FIRST_LISTENER + index))?;
+            info!("status on {}", listener.place());
+        }
+        Ok(Self {
+            poll,
+            events: Events::with_capacity(EVENTS),
+            listeners,
+            accepting: true,
+            open: Slab::new(),
+            first: 0,
+            has_work: false,
+            sweep_at: None,
+            rates: Rates::default(),
+            started,
+            longest_turn: Duration::ZERO,
+            files: ProcessFiles::open(),
+        })
+    }
+
+    /// Descriptors that it may come to hold.
+    pub(crate) fn descriptors(&self) -> usize {
+        // Its poll and what tells of the process.
+        self.listeners.len() + MAX_CONNECTIONS + 3
+    }
+
+    /// The file of its socket, which is removed at the end.
+    pub(crate) fn socket_path(&self) -> Option<&Path> {
+        self.listeners.iter().find_map(Listener::path)
+    }
+
+    /// That path leads elsewhere from now on.
+    pub(crate) fn lose_path(&mut self) {
+        self.listeners.iter_mut().for_each(Listener::lose_path);
+    }
+
+    /// Has `registry` tell when there is something to do.
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    pub(crate) fn register(&self, registry: &Registry, token: Token) -> io::Result<()> {
+        let descriptor = self.poll.as_raw_fd();
+        registry.register(&mut SourceFd(&descriptor), token, Interest::READABLE)
+    }
+
+    /// There is more to do without a new event.
+    pub(crate) const fn has_work(&self) -> bool {
+        self.has_work
+    }
+
+    /// When [`Status::run`] is to be called next, event or not.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        let deadlines = [self.sweep_at, self.rates.poll_timeout()];
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// Whether [`Status::run`] has something to do at `now`, where there was an event or
+    /// not.
+    pub(crate) fn is_due(&self, now: Instant, event: bool) -> bool {
+        event || self.has_work || self.next_deadline().is_some_and(|at| at <= now)
+    }
+
+    /// A turn of the loop took so long.
+    pub(crate) fn turn_took(&mut self, time: Duration) {
+        self.longest_turn = self.longest_turn.max(time);
+    }
+
+    /// When the server was started.
+    pub(crate) const fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// Accepts, reads, answers: what there is, within the bounds of a turn.
+    pub(crate) fn run(&mut self, view: &View<'_>) {
+        self.take_events();
+        self.has_work = false;
+        self.serve(view);
+        self.accept(view);
+        self.sweep(view.now);
+    }
+
+    fn take_events(&mut self) {
+        if let Err(error) = self.poll.poll(&mut self.events, Some(Duration::ZERO)) {
+            debug!("status: cannot look for events: {error}");
+            return;
+        }
+        for event in &self.events {
+            match event.token().0 {
+                place @ ..FIRST_LISTENER => {
+                    if let Some(open) = self.open.get_mut(place) {
+                        open.ready = true;
+                    }
+                }
+                _ => self.accepting = true,
+            }
+        }
+    }
+
+    /// Lets each connection read and write, the one after the last turn's first.
+    fn serve(&mut self, view: &View<'_>) {
+        let mut left = TURN_BYTES;
+        let places = self.open.capacity().max(1);
+        for offset in 0..places {
+            let place = (self.first + offset) % places;
+            if self.open.get(place).is_some_and(|it| it.ready) {
+                self.serve_one(place, view, &mut left);
+            }
+        }
+        self.first = (self.first + 1) % places;
+    }
+
+    fn serve_one(&mut self, place: usize, view: &View<'_>, left: &mut usize) {
+        let Some(open) = self.open.get_mut(place) else {
+            return;
+        };
+        open.ready = false;
+        let hosts = &self.listeners[open.listener].hosts;
+        if let Some(asked) = open.read(view.now, hosts) {
+            let own = metrics::Own {
+                longest_turn: self.longest_turn.as_secs_f64(),
+                open_descriptors: self.files.open_descriptors(),
+                resident_bytes: self.files.resident_bytes(),
+            };
+            if asked.path == Asking::Metrics {
+                self.longest_turn = Duration::ZERO;
+            }
+            open.connection
+                .answer(view.now, asked.head, reply(asked, view, &own));
+        }
+        open.write(view, &mut self.rates, left);
+        self.has_work |= open.ready;
+        if open.connection.is_closed() {
+            self.open.remove(place);
+        }
+    }
+
+    /// Takes in new connections; each is served at once, since most have asked by then.
+    fn accept(&mut self, view: &View<'_>) {
+        if !mem::take(&mut self.accepting) {
+            return;
+        }
+        let mut accepted = 0;
+        for listener in 0..self.listeners.len() {
+            while accepted < ACCEPTED {
+                match self.listeners[listener].accept() {
+                    Ok(stream) => self.begin(stream, listener, view),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                    Err(error) => {
+                        // No event tells of it again: the sweep tries again.
+                        debug!("status: cannot accept: {error}");
+                        self.accepting = true;
+                        self.sweep_at.get_or_insert(view.now + SWEEP);
+                        break;
+                    }
+                }
+                accepted += 1;
+            }
+        }
+        if accepted == ACCEPTED {
+            (self.accepting, self.has_work) = (true, true);
+        }
+    }
+
+    fn begin(&mut self, mut stream: Stream, listener: usize, view: &View<'_>) {
+        let now = view.now;
+        if self.open.len() == MAX_CONNECTIONS {
+            let waiting =
+                |(place, open): (usize, &Open)| Some((open.connection.gives_way(now)?, place));
+            match self.open.iter().filter_map(waiting).min() {
+                Some((_, place)) => drop(self.open.remove(place)),
+                None => return,
+            }
+        }
+        let place = self.open.vacant_key();
+        if let Err(error) = stream.register(self.poll.registry(), Token(place)) {
+            debug!("status: cannot watch a connection: {error}");
+            return;
+        }
+        let connection = Connection::new(now);
+        self.open.insert(Open {
+            stream,
+            connection,
+            listener,
+            ready: true,
+        });
+        self.sweep_at.get_or_insert(now + SWEEP);
+        // A piece of its own: a flood of connections keeps nobody waiting who asks.
+        self.serve_one(place, view, &mut { TURN_BYTES / ACCEPTED });
+    }
+
+    fn sweep(&mut self, now: Instant) {
+        self.rates.handle_timeout(now);
+        if self.sweep_at.is_some_and(|at| at <= now) {
+            self.has_work |= self.accepting;
+            self.open.retain(|_, open| {
+                open.connection.handle_timeout(now);
+                !open.connection.is_closed()
+            });
+            self.sweep_at = None;
+        }
+        if self.open.is_empty() {
+            // Given back: the next may not come for days.
+            self.open = Slab::new();
+        } else {
+            self.sweep_at.get_or_insert(now + SWEEP);
+        }
+    }
+}
+
+impl Open {
+    /// Reads until there is a request or nothing more.
+    fn read(&mut self, now: Instant, hosts: &address::Hosts) -> Option<Asked> {
+        let mut buffer = [0; connection::MAX_REQUEST];
+        while !self.connection.is_closed() {
+            match self.stream.read(&mut buffer) {
+                Ok(0) => {
+                    self.connection.handle_end();
+                    return None;
+                }
+                Ok(bytes) => {
+                    let asked = self.connection.handle_input(now, &buffer[..bytes], hosts);
+                    if asked.is_some() {
+                        return asked;
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => {
+                    if error.kind() != ErrorKind::WouldBlock {
+                        self.connection.handle_error();
+                    }
+                    return None;
+                }
+            }
+        }
+        None
+    }
+
+    /// Writes until the socket is full, all is sent, or `left` is spent: then it is
+    /// ready still.
+    fn write(&mut self, view: &View<'_>, rates: &mut Rates, left: &mut usize) {
+        loop {
+            let make = |cursor: &mut Cursor, out: &mut String, bytes| {
+                cursor.write(view.now, view, rates, out, bytes)
+            };
+            let next = self.connection.poll_transmit(make);
+            if next.is_empty() {
+                break;
+            }
+            if *left == 0 {
+                self.ready = true;
+                return;
+            }
+            let next = &next[..next.len().min(*left)];
+            match self.stream.write(next) {
+                Ok(0) => return self.connection.handle_error(),
+                Ok(bytes) => {
+                    self.connection.handle_sent(view.now, bytes);
+                    *left -= bytes;
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return self.connection.handle_error(),
+            }
+        }
+        if self.connection.is_finishing() {
+            if self.stream.finish().is_err() {
+                return self.connection.handle_error();
+            }
+            self.connection.handle_finished(view.now);
+            // What came with the request, or its end, brings no new event.
+            self.ready = true;
+        }
+    }
+}
+
+fn reply(asked: Asked, view: &View<'_>, own: &metrics::Own) -> Reply {
+    let (content_type, body) = match asked.path {
+        Asking::Health if view.is_draining => {
+            return Reply::plain("503 Service Unavailable", "draining\n");
+        }
+        Asking::Health => return Reply::plain("200 OK", "serving\n"),
+        Asking::Page => ("text/html; charset=utf-8", Body::Static(page::HTML)),
+        Asking::Metrics => (metrics::CONTENT_TYPE, Body::Text(metrics::text(view, own))),
+        Asking::Json => ("application/json", Body::Pieces(Box::default())),
+    };
+    Reply {
+        status: "200 OK",
+        content_type,
+        body,
+    }
+}
+
+fn cannot(what: &str, error: &io::Error) -> String {
+    let reason = crate::file::reason(error);
+    format!("cannot {what} for the status port: {reason}")
+}

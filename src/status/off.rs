@@ -1,0 +1,105 @@
+//! In place of the status port in a build without the feature `status`: there is none,
+//! and nothing is kept for one.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use mio::{Registry, Token};
+
+use crate::host::InheritedStream;
+use crate::log::event::Event;
+use crate::session::Session;
+use crate::table::Sessions;
+use crate::wire::packet::{Direction, ErrorCode};
+
+/// There is none.
+#[derive(Debug)]
+pub enum StatusAddress {}
+
+/// As with the feature.
+#[derive(Debug)]
+#[expect(dead_code, reason = "nobody reads it")]
+pub(crate) struct View<'a> {
+    pub(crate) now: Instant,
+    pub(crate) unix_seconds: f64,
+    pub(crate) started: Instant,
+    pub(crate) addresses: &'a [SocketAddr],
+    pub(crate) sessions: &'a Sessions<Session>,
+    pub(crate) history: &'a History,
+    pub(crate) counters: &'a [(&'static str, u64)],
+    pub(crate) is_draining: bool,
+    pub(crate) receive_drops: Option<u64>,
+}
+
+/// There is none.
+#[derive(Debug)]
+pub(crate) enum Status {}
+
+/// Never made.
+#[derive(Debug, Default)]
+pub(crate) struct History;
+
+impl History {
+    pub(crate) fn tell(&mut self, _: &Event<'_>) {}
+
+    pub(crate) fn end(&mut self, _: Direction, _: &str, _: Duration) {}
+
+    pub(crate) fn refuse(&mut self, _: ErrorCode) {}
+
+    pub(crate) fn answer(&mut self, _: Duration) {}
+
+    pub(crate) fn moved(&mut self, _: Direction, _: u64, _: u64) {}
+}
+
+impl Status {
+    #[expect(clippy::unnecessary_wraps, reason = "as with the feature")]
+    pub(crate) fn open(
+        _: Option<&StatusAddress>,
+        _: Vec<InheritedStream>,
+        _: Instant,
+    ) -> Result<Option<Self>, String> {
+        Ok(None)
+    }
+
+    pub(crate) fn descriptors(&self) -> usize {
+        match *self {}
+    }
+
+    pub(crate) fn socket_path(&self) -> Option<&Path> {
+        match *self {}
+    }
+
+    pub(crate) fn lose_path(&mut self) {
+        match *self {}
+    }
+
+    pub(crate) fn register(&self, _: &Registry, _: Token) -> io::Result<()> {
+        match *self {}
+    }
+
+    pub(crate) const fn has_work(&self) -> bool {
+        match *self {}
+    }
+
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        match *self {}
+    }
+
+    pub(crate) fn is_due(&self, _: Instant, _: bool) -> bool {
+        match *self {}
+    }
+
+    pub(crate) fn turn_took(&mut self, _: Duration) {
+        match *self {}
+    }
+
+    pub(crate) const fn started(&self) -> Instant {
+        match *self {}
+    }
+
+    pub(crate) fn run(&mut self, _: &View<'_>) {
+        match *self {}
+    }
+}

@@ -1,0 +1,876 @@
+//! What can be asked for with uploads beyond `--overwrite`: versions, directories made
+//! on the way, a directory of their own, a drop box, limits of all together.
+#![cfg(feature = "uploads")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test stands outside: it has an environment"
+)]
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use common::*;
+use nix::sys::signal::Signal;
+use tftpd::file::{
+    Methods, Policy, Publisher, Resolver, Root, StorageError, Upload, UploadRules, VersionFormat,
+    Versions,
+};
+
+/// The names below a directory, its directories with a slash, hidden ones as well.
+fn names(path: &Path) -> Vec<String> {
+    let mut names = vec![];
+    let mut open = vec![path.to_owned()];
+    while let Some(directory) = open.pop() {
+        for entry in fs::read_dir(directory).expect("a directory") {
+            let entry = entry.expect("an entry").path();
+            let name = entry
+                .strip_prefix(path)
+                .expect("below")
+                .to_str()
+                .expect("text");
+            if entry.is_dir() && !entry.is_symlink() {
+                names.push(format!("{name}/"));
+                open.push(entry);
+            } else {
+                names.push(name.to_owned());
+            }
+        }
+    }
+    names.sort();
+    names
+}
+
+/// Name and content of each file right in a directory.
+fn files(path: &Path) -> BTreeMap<String, Vec<u8>> {
+    let names = names(path).into_iter().filter(|it| !it.contains('/'));
+    names
+        .map(|name| (name.clone(), fs::read(path.join(name)).expect("a file")))
+        .collect()
+}
+
+fn rules(rules: UploadRules) -> Policy {
+    Policy {
+        uploads: rules,
+        ..Policy::default()
+    }
+}
+
+fn keeping(count: u32, format: Option<&str>) -> Policy {
+    let format = format.map(|text| VersionFormat::parse(text).expect("a format"));
+    rules(UploadRules {
+        versions: Some(Versions { count, format }),
+        ..UploadRules::NONE
+    })
+}
+
+fn making_dirs() -> Policy {
+    rules(UploadRules {
+        create_dirs: true,
+        ..UploadRules::NONE
+    })
+}
+
+/// A root with each way to resolve and to publish.
+fn for_each_method(policy: Policy, test: impl Fn(&Path, &Root)) {
+    for (resolver, publisher) in [
+        (Resolver::Openat2, Publisher::LinkProc),
+        (Resolver::Walk, Publisher::Named),
+    ] {
+        let base = tempfile::tempdir().expect("a directory");
+        let methods = Methods {
+            resolver,
+            publisher,
+        };
+        let root = Root::open_with(base.path(), policy, methods).expect("a root");
+        eprintln!("{methods:?}");
+        test(base.path(), &root);
+    }
+}
+
+fn put(root: &Root, name: &str, content: &[u8]) -> Result<(), StorageError> {
+    let mut upload = root.create(name.as_bytes(), None)?;
+    upload.write_at(0, content)?;
+    upload.commit().map(drop)
+}
+
+fn begun(root: &Root, name: &str) -> Upload {
+    let mut upload = root.create(name.as_bytes(), None).expect(name);
+    upload.write_at(0, b"some").expect(name);
+    upload
+}
+
+fn message(result: Result<impl Sized, StorageError>) -> &'static str {
+    result.err().map_or("done", |error| error.message())
+}
+
+// --- versions ------------------------------------------------------------------------
+
+#[test]
+fn the_last_versions_are_kept_and_the_newest_has_the_highest_number() {
+    for_each_method(keeping(2, None), |path, root| {
+        let mut wanted = vec![];
+        for number in 0..12 {
+            put(root, "f", format!("content {number}").as_bytes()).unwrap();
+            put(root, "f.txt", b"another file").unwrap_or_default();
+            wanted.insert(0, format!("content {number}").into_bytes());
+            wanted.truncate(3);
+            let mut there = files(path);
+            there.retain(|name, _| !name.starts_with("f.txt"));
+            assert_eq!(there.get("f"), wanted.first());
+            for (age, content) in wanted.iter().enumerate().skip(1) {
+                let name = format!("f.~{}~", number + 1 - age);
+                assert_eq!(there.get(&name), Some(content), "{name}");
+            }
+            assert_eq!(there.len(), wanted.len());
+        }
+        assert!(root.open_read(b"f.~11~").is_ok());
+    });
+}
+
+#[test]
+fn versions_are_named_after_the_time_they_were_written() {
+    for_each_method(keeping(3, Some("%Y-%m-%dT%H%M%S")), |path, root| {
+        let written_at = |seconds| {
+            let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+            let file = fs::File::options()
+                .write(true)
+                .open(path.join("f"))
+                .unwrap();
+            file.set_modified(time).unwrap();
+        };
+        // The nights of 26 and 27 November 2026, two uploads in one second, and one by
+        // a clock that is far behind.
+        let nights = [1_795_659_300, 1_795_745_700, 1_795_745_700, 86_399];
+        for (number, seconds) in (0..).zip(nights) {
+            put(root, "f", &[number]).unwrap();
+            written_at(seconds);
+        }
+        put(root, "f", &[4]).unwrap();
+        let kept: Vec<_> = files(path).into_iter().collect();
+        let wanted = [
+            ("f", 4),
+            // Just replaced: it stays, whatever its time.
+            ("f.1970-01-01T235959", 3),
+            ("f.2026-11-27T021500", 1),
+            ("f.2026-11-27T021500-1", 2),
+        ];
+        let wanted = wanted.map(|(name, byte)| (name.to_owned(), vec![byte]));
+        assert_eq!(kept, wanted);
+    });
+}
+
+#[test]
+fn no_upload_takes_the_name_of_a_version() {
+    for overwrite in [false, true] {
+        let policy = Policy {
+            overwrite,
+            ..keeping(2, None)
+        };
+        for_each_method(policy, |path, root| {
+            for content in [b"one", b"two"] {
+                put(root, "f", content).unwrap();
+            }
+            for name in ["f.~1~", "f.~9~", "new.~1~"] {
+                let refused = message(put(root, name, b"evil"));
+                assert_eq!(
+                    refused, "Access violation: name of an old version",
+                    "{name}"
+                );
+            }
+            assert_eq!(names(path), ["f", "f.~1~"]);
+            assert_eq!(fs::read(path.join("f.~1~")).unwrap(), b"one");
+            // With other names than the server's it is a name like any other.
+            put(root, "f.2026-11-27", b"x").unwrap();
+            let long = "x".repeat(250);
+            let refused = message(put(root, &long, b"x"));
+            assert!(refused.contains("too long"), "{refused}");
+        });
+    }
+}
+
+/// What others put there isn't overwritten, and only files are kept.
+#[test]
+fn a_version_never_takes_the_place_of_anything() {
+    for_each_method(keeping(5, None), |path, root| {
+        fs::create_dir(path.join("f.~3~")).unwrap();
+        put(root, "f", b"one").unwrap();
+        put(root, "f", b"two").unwrap();
+        assert_eq!(fs::read(path.join("f.~4~")).unwrap(), b"one");
+        fs::create_dir(path.join("d")).unwrap();
+        symlink("f", path.join("l")).unwrap();
+        for name in ["d", "l"] {
+            assert!(put(root, name, b"x").is_err(), "{name}");
+        }
+        // Or what came there meanwhile.
+        let upload = begun(root, "late");
+        fs::create_dir(path.join("late")).unwrap();
+        assert!(upload.commit().is_err());
+        assert_eq!(names(path), ["d/", "f", "f.~3~/", "f.~4~", "l", "late/"]);
+    });
+}
+
+#[test]
+fn two_uploads_at_once_are_two_versions() {
+    for_each_method(keeping(9, None), |path, root| {
+        put(root, "f", b"old").unwrap();
+        let (mut one, mut other) = (begun(root, "f"), begun(root, "f"));
+        one.write_at(0, b"one!").unwrap();
+        other.write_at(0, b"two!").unwrap();
+        other.commit().unwrap();
+        one.commit().unwrap();
+        let contents: Vec<_> = files(path).into_values().collect();
+        assert_eq!(contents, [&b"one!"[..], b"old", b"two!"]);
+    });
+}
+
+/// Where [`one_upload`] puts its file, and how.
+const UPLOAD: &str = "TFTPD_TEST_UPLOAD";
+
+/// The name that shows in a trace where the upload begins.
+const MARK: &str = "here-it-begins";
+
+const FORMATS: [Option<&str>; 2] = [None, Some("%s")];
+
+#[test]
+#[ignore = "run by kill_9_between_any_two_system_calls_leaves_all_versions_whole"]
+fn one_upload() {
+    let words = std::env::var(UPLOAD).unwrap();
+    let [path, publisher, format] = words.split(' ').collect::<Vec<_>>()[..] else {
+        panic!("{words}");
+    };
+    let root = root_for(Path::new(path), publisher, format);
+    let _ = fs::metadata(Path::new(path).join(MARK));
+    put(&root, "f", &content(99, 3000)).unwrap();
+}
+
+fn root_for(path: &Path, publisher: &str, format: &str) -> Root {
+    let publisher = match publisher {
+        "named" => Publisher::Named,
+        _ => Publisher::LinkProc,
+    };
+    let format = FORMATS[format.parse::<usize>().unwrap()];
+    let methods = Methods {
+        resolver: Resolver::Openat2,
+        publisher,
+    };
+    Root::open_with(path, keeping(2, format), methods).unwrap()
+}
+
+/// The old file and its versions, each written a second after the one before.
+fn three_nights(path: &Path, publisher: &str, format: &str) -> Vec<Vec<u8>> {
+    let root = root_for(path, publisher, format);
+    let contents: Vec<_> = (0..3)
+        .map(|night| content(night, 1000 + night as usize))
+        .collect();
+    for (night, content) in (1..).zip(&contents) {
+        put(&root, "f", content).unwrap();
+        let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(night);
+        let file = fs::File::options()
+            .write(true)
+            .open(path.join("f"))
+            .unwrap();
+        file.set_modified(time).unwrap();
+    }
+    contents
+}
+
+/// Runs [`one_upload`] under strace(1).
+fn traced(words: &str, strace: &[&str]) -> std::process::Output {
+    bounded(20, "strace")
+        .args(["-f", "-qq"])
+        .args(strace)
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "one_upload", "--ignored", "--test-threads=1"])
+        .env(UPLOAD, words)
+        .stdin(Stdio::null())
+        .output()
+        .expect("timeout(1)")
+}
+
+/// The system calls of the thread that uploads, from the mark to the end, each with how
+/// many of its name that thread has made by then.
+fn calls(trace: &str) -> Vec<(String, usize)> {
+    let thread = trace
+        .lines()
+        .find(|line| line.contains(MARK))
+        .expect("the mark");
+    let thread = thread.split_whitespace().next().expect("a thread");
+    let of_thread = |line: &&str| line.split_whitespace().next() == Some(thread);
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    let (mut calls, mut marked) = (vec![], false);
+    for line in trace.lines().filter(of_thread) {
+        let call = line.split_whitespace().nth(1).unwrap_or_default();
+        let Some((call, _)) = call.split_once('(') else {
+            continue;
+        };
+        let count = counts.entry(call).or_default();
+        *count += 1;
+        if marked {
+            calls.push((call.to_owned(), *count));
+        }
+        marked |= line.contains(MARK);
+    }
+    calls
+}
+
+/// Whatever the moment, the file and each version is whole, and none is lost before the
+/// new one is in place; the next upload leaves as many as ever, and nothing else.
+#[test]
+fn kill_9_between_any_two_system_calls_leaves_all_versions_whole() {
+    let tried = bounded(10, "strace")
+        .args(["-o", "/dev/null", "true"])
+        .output();
+    if !tried.is_ok_and(|output| output.status.success()) {
+        skip("strace(1) can't trace here");
+        return;
+    }
+    let ways = [("unnamed", "0"), ("named", "1")];
+    std::thread::scope(|scope| {
+        for (publisher, format) in ways {
+            scope.spawn(move || kill_everywhere(publisher, format));
+        }
+    });
+}
+
+fn kill_everywhere(publisher: &str, format: &str) {
+    let base = tempfile::tempdir().unwrap();
+    let run = |number: usize, strace: &[&str]| {
+        let path = base.path().join(format!("{number}"));
+        fs::create_dir(&path).unwrap();
+        let old = three_nights(&path, publisher, format);
+        let words = format!("{} {publisher} {format}", path.display());
+        let output = traced(&words, strace);
+        (path, old, output)
+    };
+    let trace = base.path().join("trace");
+    let (path, old, output) = run(0, &["-o", trace.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", said(&output));
+    let new = content(99, 3000);
+    let last_three = [&new, &old[2], &old[1]];
+    assert_whole(&path, "to the end", &last_three.map(Clone::clone));
+    let all = calls(&fs::read_to_string(&trace).unwrap());
+    let changes = ["linkat", "renameat", "unlinkat", "pwrite64", "openat"];
+    let of_upload = all
+        .iter()
+        .rposition(|(call, _)| changes.contains(&call.as_str()));
+    let all = &all[..=of_upload.expect("an upload")];
+    assert!(all.len() > 10, "{all:?}");
+    for (number, (call, count)) in (1..).zip(all) {
+        let kill = format!("inject={call}:signal=SIGKILL:when={count}");
+        let what = format!("{publisher} {number} {call} {count}");
+        let (path, old, output) = run(number, &["-o", "/dev/null", "-e", &kill]);
+        assert!(!output.status.success(), "{what}: not killed");
+        let there = files(&path);
+        let current = &there["f"];
+        assert!(
+            *current == old[2] || *current == new,
+            "{what}: f isn't whole"
+        );
+        let is_kept = |content| there.values().any(|it| it == content);
+        assert!(is_kept(&old[2]) && is_kept(&old[1]), "{what}: lost");
+        assert!(
+            is_kept(&old[0]) || *current == new,
+            "{what}: the oldest is lost too early"
+        );
+        for (name, held) in &there {
+            let is_whole = old.contains(held) || *held == new;
+            assert!(is_whole || name.starts_with(".tftpd-"), "{what}: {name}");
+        }
+        let newest = content(100, 10);
+        let before = if *current == new {
+            [new.clone(), old[2].clone()]
+        } else {
+            [old[2].clone(), old[1].clone()]
+        };
+        put(&root_for(&path, publisher, format), "f", &newest).unwrap();
+        let [first, second] = before;
+        assert_whole(&path, &what, &[newest, first, second]);
+    }
+}
+
+/// There are these and no others.
+fn assert_whole(path: &Path, what: &str, contents: &[Vec<u8>; 3]) {
+    let there = files(path);
+    assert_eq!(there.len(), 3, "{what}: {:?}", there.keys());
+    assert!(there["f"] == contents[0], "{what}: not the newest");
+    for content in contents {
+        assert!(there.values().any(|it| it == content), "{what}: lost");
+    }
+}
+
+// --- a night of fifty switches -------------------------------------------------------
+
+const SWITCHES: usize = 50;
+
+/// What a switch saves in a night.
+fn running_config(switch: usize, night: u64) -> Vec<u8> {
+    content(night << 32 | switch as u64, 700 + 13 * switch)
+}
+
+fn config_name(switch: usize) -> String {
+    format!("switch{switch}.cfg")
+}
+
+/// All switches save their configuration at once. Those that `breaks_off` names send
+/// two blocks and no more: their client, their transfer.
+fn night(server: &Server, night: u64, breaks_off: impl Fn(usize) -> bool) -> Vec<RawClient> {
+    let clients = (0..SWITCHES).map(|_| RawClient::new(server));
+    let mut broken_off = vec![];
+    for (switch, client) in clients.enumerate() {
+        let (name, config) = (config_name(switch), running_config(switch, night));
+        if breaks_off(switch) {
+            let (_, tid) = client.ask_patiently(&wrq(&name, &[]));
+            let answer = client.say(&data(1, &config[..BLOCK]), tid);
+            assert_eq!(answer, Packet::Ack(1), "{name}");
+            broken_off.push(client);
+        } else {
+            client.write(&name, &config).expect(&name);
+        }
+    }
+    broken_off
+}
+
+/// Each name has these nights' configurations, the newest first, and nothing else.
+fn assert_nights(server: &Server, nights: &[u64]) {
+    let there = files(&server.root());
+    for switch in 0..SWITCHES {
+        let name = config_name(switch);
+        let versions = there
+            .iter()
+            .filter(|(it, _)| it.starts_with(&format!("{name}.~")));
+        let current = there.get(&name).into_iter();
+        // Names of equal length sort by their number.
+        let kept: Vec<_> = current.chain(versions.map(|it| it.1).rev()).collect();
+        let wanted: Vec<_> = nights
+            .iter()
+            .map(|&it| running_config(switch, it))
+            .collect();
+        assert!(
+            kept == wanted.iter().collect::<Vec<_>>(),
+            "{name}: {:?}",
+            there.keys()
+        );
+    }
+    assert_eq!(there.len(), SWITCHES * nights.len());
+}
+
+#[test]
+fn a_night_of_fifty_switches_that_breaks_off_loses_nothing() {
+    let args = [&NEVER[..], &["--keep-versions", "2"]].concat();
+    let mut server = Server::start(&args);
+    assert!(night(&server, 1, |_| false).is_empty());
+    assert_nights(&server, &[1]);
+    // The second night half of them break off, and try again.
+    for client in night(&server, 2, |switch| switch % 2 == 0) {
+        drop(client);
+    }
+    let retried = |switch| switch % 2 == 0;
+    for switch in (0..SWITCHES).filter(|&switch| retried(switch)) {
+        let config = running_config(switch, 2);
+        RawClient::new(&server)
+            .write(&config_name(switch), &config)
+            .unwrap();
+    }
+    assert_nights(&server, &[2, 1]);
+    // The third night the server dies amid it, and another one takes its place.
+    let _broken_off = night(&server, 3, |switch| switch >= 20);
+    server.signal(Signal::SIGKILL);
+    assert!(server.wait_exit(PATIENCE).is_some());
+    let next = after(&server, &args);
+    for switch in 20..SWITCHES {
+        let config = running_config(switch, 3);
+        RawClient::new(&next)
+            .write(&config_name(switch), &config)
+            .unwrap();
+    }
+    assert_nights(&server, &[3, 2, 1]);
+    // They are read as any file is.
+    let oldest = RawClient::new(&next).read("switch7.cfg.~1~");
+    assert_same("switch7.cfg.~1~", &oldest.unwrap(), &running_config(7, 1));
+}
+
+/// A server over the directory of another one that is gone.
+fn after(gone: &Server, args: &[&str]) -> Server {
+    let address = own_address().to_string();
+    let args = [&["-a", &address], args].concat();
+    Server::start_prepared(&args, |dir| {
+        let root = dir.join("root");
+        fs::remove_dir(&root).expect("an empty directory");
+        symlink(gone.root(), root).expect("a link to it");
+        Command::new(tftpd())
+    })
+}
+
+// --- directories ---------------------------------------------------------------------
+
+#[test]
+fn directories_are_made_with_the_first_data_and_not_before() {
+    for umask in [None, Some(0o027)] {
+        let policy = Policy {
+            umask,
+            ..making_dirs()
+        };
+        for_each_method(policy, |path, root| {
+            fs::create_dir(path.join("there")).unwrap();
+            let asked = root.create(b"there/a/b/f", Some(4)).unwrap();
+            assert_eq!(names(path), ["there/"]);
+            drop(asked);
+            put(root, "there/a/b/f", b"x").unwrap();
+            put(root, "c/../d//e/g", b"y").unwrap();
+            let wanted = [
+                "d/",
+                "d/e/",
+                "d/e/g",
+                "there/",
+                "there/a/",
+                "there/a/b/",
+                "there/a/b/f",
+            ];
+            assert_eq!(names(path), wanted);
+            let mode = |name| fs::metadata(path.join(name)).unwrap().permissions().mode() & 0o777;
+            fs::create_dir(path.join("usual")).unwrap();
+            let wanted = umask.map_or(mode("usual"), |umask| 0o777 & !umask);
+            assert_eq!((mode("there/a"), mode("d/e")), (wanted, wanted));
+            assert!(put(root, "there/a", b"z").is_err(), "it is a directory");
+            assert!(put(root, "d/e/g/f", b"z").is_err(), "it is a file");
+            let deep = "x/".repeat(65) + "f";
+            assert!(put(root, &deep, b"z").is_err(), "too deep");
+        });
+    }
+}
+
+#[test]
+fn no_directory_is_made_through_a_link_that_leads_out() {
+    for_each_method(making_dirs(), |path, root| {
+        let outside = tempfile::tempdir().unwrap();
+        fs::create_dir(path.join("inside")).unwrap();
+        symlink(outside.path(), path.join("out")).unwrap();
+        symlink("nowhere", path.join("dangling")).unwrap();
+        symlink("inside", path.join("in")).unwrap();
+        for name in [
+            "out/a/f",
+            "out/f",
+            "dangling/a/f",
+            "dangling/f",
+            "in/../out/a/f",
+        ] {
+            let refused = root.create(name.as_bytes(), None).map(drop);
+            assert!(refused.is_err(), "{name}");
+        }
+        // Put there before the first data comes.
+        let mut late = root.create(b"late/a/f", None).unwrap();
+        symlink(outside.path(), path.join("late")).unwrap();
+        assert!(late.write_at(0, b"x").is_err());
+        drop(late);
+        put(root, "in/a/f", b"x").unwrap();
+        assert_eq!(names(outside.path()), [""; 0]);
+        let wanted = [
+            "dangling",
+            "in",
+            "inside/",
+            "inside/a/",
+            "inside/a/f",
+            "late",
+            "out",
+        ];
+        assert_eq!(names(path), wanted);
+    });
+}
+
+/// What is left when uploads end in this order: `+` in place, `-` aborted.
+#[test]
+fn empty_directories_of_aborted_uploads_are_removed_whoever_shares_them() {
+    let cases: &[(&[&str], &[&str], &[&str])] = &[
+        (&["a/b/f"], &["-0"], &[]),
+        (&["a/b/f", "a/b/g"], &["-0", "-1"], &[]),
+        (&["a/b/f", "a/b/g"], &["-1", "-0"], &[]),
+        (&["a/b/f", "a/b/g"], &["-0", "+1"], &["a/", "a/b/", "a/b/g"]),
+        (&["a/b/f", "a/b/g"], &["+0", "-1"], &["a/", "a/b/", "a/b/f"]),
+        (&["a/b/f", "a/g"], &["-0", "+1"], &["a/", "a/g"]),
+        (&["a/b/f", "a/g"], &["-1", "-0"], &[]),
+        (&["a/f", "a/b/g"], &["-0", "-1"], &[]),
+        (&["a/f", "a/b/g"], &["+0", "-1"], &["a/", "a/f"]),
+        (&["a/f", "a/b/g", "a/b/c/h"], &["-2", "-0", "-1"], &[]),
+        (
+            &["a/f", "a/b/g", "a/c/h"],
+            &["-2", "-0", "+1"],
+            &["a/", "a/b/", "a/b/g"],
+        ),
+    ];
+    for_each_method(making_dirs(), |path, root| {
+        fs::create_dir(path.join("there")).unwrap();
+        for (uploads, ends, left) in cases {
+            let begun = uploads
+                .iter()
+                .map(|name| Some(begun(root, &format!("there/{name}"))));
+            let mut begun: Vec<_> = begun.collect();
+            for end in *ends {
+                let number: usize = end[1..].parse().unwrap();
+                let upload = begun[number].take().unwrap();
+                if end.starts_with('+') {
+                    upload.commit().unwrap();
+                }
+            }
+            assert_eq!(names(&path.join("there")), *left, "{uploads:?} {ends:?}");
+            fs::remove_dir_all(path.join("there")).unwrap();
+            fs::create_dir(path.join("there")).unwrap();
+        }
+        // What others put there, or had there before, stays.
+        let upload = begun(root, "there/x/f");
+        fs::write(path.join("there/x/theirs"), "").unwrap();
+        drop(upload);
+        drop(begun(root, "there/f"));
+        assert_eq!(names(path), ["there/", "there/x/", "there/x/theirs"]);
+    });
+}
+
+#[test]
+fn nobody_makes_the_directory_of_another_client() {
+    let server = Server::start(&["--create-dirs", "--per-client-root", "ip"]);
+    let client = RawClient::new(&server);
+    for name in ["192.0.2.1/f", "192.0.2.1/a/f", "a/../192.0.2.1/f"] {
+        let refused = client.write(name, b"x").unwrap_err();
+        assert_eq!(refused.0, 2, "{name}: {refused:?}");
+    }
+    RawClient::new(&server)
+        .write("a/192.0.2.1/f", b"x")
+        .unwrap();
+    assert_eq!(
+        server.tree().into_keys().collect::<Vec<_>>(),
+        [Path::new("a/192.0.2.1/f")]
+    );
+}
+
+// --- where uploads go ----------------------------------------------------------------
+
+/// A server whose uploads go to a directory below its root, or beside it.
+fn with_upload_root(below: bool, args: &[&str]) -> (Server, PathBuf) {
+    let address = own_address().to_string();
+    let place = if below { "root/uploads" } else { "uploads" };
+    let server = Server::start_prepared(&["-a", &address], |base| {
+        fs::create_dir(base.join(place)).unwrap();
+        let mut command = Command::new(tftpd());
+        command
+            .arg("--upload-root")
+            .arg(base.join(place))
+            .args(args);
+        command
+    });
+    let uploads = server.outside().join(place);
+    (server, uploads)
+}
+
+#[test]
+fn uploads_go_to_their_own_directory() {
+    for below in [false, true] {
+        for args in [
+            &[][..],
+            &["--no-sandbox"],
+            &["--keep-versions", "1", "--create-dirs"],
+        ] {
+            let (server, uploads) = with_upload_root(below, args);
+            server.file("boot", b"boot file");
+            let client = || RawClient::new(&server);
+            client().write("boot", b"an upload").unwrap();
+            client()
+                .write(&format!("{}/other", uploads.display()), b"x")
+                .unwrap();
+            assert_same("boot", &client().read("boot").unwrap(), b"boot file");
+            assert_same(
+                "boot",
+                &fs::read(uploads.join("boot")).unwrap(),
+                b"an upload",
+            );
+            assert!(uploads.join("other").is_file());
+            assert_eq!(client().read("uploads/boot").is_ok(), below, "{args:?}");
+            let again = client().write("boot", b"again");
+            assert_eq!(again.is_ok(), args.len() == 3, "{args:?}");
+            let line = server.wait_for_log(|line| line.contains("listening on"), PATIENCE);
+            assert!(line.unwrap().contains("uploads go to"), "{args:?}");
+        }
+    }
+}
+
+#[test]
+fn a_drop_box_tells_nothing_of_what_is_in_it() {
+    let (server, uploads) = with_upload_root(true, &["--write-only"]);
+    server.file("boot", b"boot file");
+    symlink(&uploads, server.root().join("link")).unwrap();
+    symlink(uploads.join("f"), server.root().join("file")).unwrap();
+    fs::create_dir(uploads.join("d")).unwrap();
+    let client = || RawClient::new(&server);
+    for content in [b"one", b"two", b"six"] {
+        client().write("f", content).unwrap();
+    }
+    // A directory is a name that is taken, too.
+    client().write("d", b"dir").unwrap();
+    let stored = files(&uploads);
+    let wanted = [
+        ("d.~1~", b"dir"),
+        ("f", b"one"),
+        ("f.~1~", b"two"),
+        ("f.~2~", b"six"),
+    ];
+    let wanted = wanted.map(|(name, content)| (name.to_owned(), content.to_vec()));
+    assert_eq!(stored, BTreeMap::from(wanted));
+    assert_same("boot", &client().read("boot").unwrap(), b"boot file");
+    let there = client().read("uploads/f").unwrap_err();
+    assert_eq!(there.0, 2);
+    for name in [
+        "uploads/none",
+        "uploads/d/f",
+        "link/f",
+        "link/none",
+        "uploads/../uploads/f",
+    ] {
+        assert_eq!(client().read(name), Err(there.clone()), "{name}");
+    }
+    assert!(client().read("file").is_err());
+}
+
+#[test]
+fn a_drop_box_without_a_directory_of_its_own_is_never_read() {
+    for args in [
+        &["--write-only"][..],
+        &["--write-only", "--keep-versions", "1"],
+    ] {
+        let server = Server::start(args);
+        server.file("f", b"old");
+        let client = || RawClient::new(&server);
+        let there = client().read("f").unwrap_err();
+        assert_eq!((there.0, client().read("none")), (2, Err(there)));
+        client().write("f", b"new").unwrap();
+        let contents = files(&server.root());
+        let newest = if args.len() == 1 { "f.~1~" } else { "f" };
+        assert_eq!((contents.len(), &*contents[newest]), (2, &b"new"[..]));
+    }
+}
+
+// --- bounds --------------------------------------------------------------------------
+
+#[test]
+fn all_uploads_together_have_a_limit() {
+    let server = Server::start(&["--max-upload-total", "4K", "--overwrite"]);
+    server.file("there", &[0; 1096]);
+    let client = || RawClient::new(&server);
+    let announce = |name, bytes: &str| {
+        let client = client();
+        let (answer, tid) = client.ask(&wrq(name, &[("tsize", bytes)]));
+        (answer.error_code(), client, tid)
+    };
+    // A request alone holds nothing back, with its first block it does.
+    assert_eq!(announce("a", "3001").0, Some(3));
+    let waiting: Vec<_> = (0..3).map(|_| announce("a", "3000")).collect();
+    for (code, ..) in &waiting {
+        assert_eq!(*code, None);
+    }
+    let (_, first, tid) = &waiting[0];
+    assert_eq!(first.say(&data(1, &[1; BLOCK]), *tid), Packet::Ack(1));
+    assert_eq!(announce("b", "1").0, Some(3));
+    let (_, second, other) = &waiting[1];
+    assert_eq!(
+        second.say(&data(1, &[1; BLOCK]), *other).error_code(),
+        Some(3)
+    );
+    first.send_to(&error(0, "enough"), *tid);
+    server.wait_ended(first.addr(), 1);
+    // Nor can more be sent than was announced.
+    client().write("c", &[2; 2000]).unwrap();
+    assert_eq!(client().write("d", &[2; 1500]).unwrap_err().0, 3);
+    // What is replaced gives room, and so does what others remove.
+    client().write("c", &[3; 2900]).unwrap_err();
+    client().write("c", &[3; 900]).unwrap();
+    fs::remove_file(server.root().join("there")).unwrap();
+    let patience = std::time::Instant::now() + PATIENCE;
+    while client().write("e", &[4; 3000]).is_err() {
+        assert!(
+            std::time::Instant::now() < patience,
+            "files are counted again"
+        );
+    }
+    let all: usize = server.tree().values().map(Vec::len).sum();
+    assert_eq!(all, 3900);
+}
+
+// --- fsync ---------------------------------------------------------------------------
+
+#[test]
+fn with_fsync_an_upload_is_on_the_disk_before_it_is_acknowledged() {
+    let tried = bounded(10, "strace")
+        .args(["-o", "/dev/null", "true"])
+        .output();
+    if !tried.is_ok_and(|output| output.status.success()) {
+        skip("strace(1) can't trace here");
+        return;
+    }
+    for fsync in [true, false] {
+        let address = own_address().to_string();
+        let mut args = vec![
+            "-a",
+            &*address,
+            "--overwrite",
+            "--create-dirs",
+            "--single-port",
+        ];
+        args.extend(fsync.then_some("--fsync"));
+        let server = Server::start_prepared(&args, |dir| {
+            let mut command = Command::new("strace");
+            command.args(["-qq", "-e", "trace=fsync,linkat,sendmsg,sendto", "-o"]);
+            command.arg(dir.join("trace"));
+            // The server ends with the tracer.
+            command.args(["setpriv", "--pdeathsig", "KILL", tftpd()]);
+            command
+        });
+        RawClient::new(&server).write("made/f", b"content").unwrap();
+        let trace = fs::read_to_string(server.outside().join("trace")).unwrap();
+        let calls: Vec<_> = trace
+            .lines()
+            .map(|it| it.split('(').next().unwrap())
+            .collect();
+        let linked = calls.iter().rposition(|it| *it == "linkat").unwrap();
+        let synced = |calls: &[&str]| calls.iter().filter(|it| **it == "fsync").count();
+        let (before, behind) = calls.split_at(linked);
+        let answered = behind.iter().position(|it| it.starts_with("send")).unwrap();
+        // The file; its directory, and the one in which that was made.
+        let wanted = if fsync { (1, 2) } else { (0, 0) };
+        assert_eq!(
+            (synced(before), synced(&behind[..answered])),
+            wanted,
+            "{trace}"
+        );
+    }
+}
+
+/// What belongs to whom, and what is in the way, doesn't change with the rest.
+#[test]
+fn netascii_ipv6_and_a_single_port_keep_versions_too() {
+    let args = [
+        "-a",
+        "::1",
+        "--single-port",
+        "--keep-versions",
+        "3",
+        "--create-dirs",
+    ];
+    let server = Server::start_bare(&args);
+    let client = || RawClient::new(&server);
+    for text in [&b"one\r\n"[..], b"two\r\n"] {
+        let request = request(2, b"sub/f", "netascii", &[]);
+        client().write_with(&request, text, BLOCK, 1, 0).unwrap();
+    }
+    let stored = files(&server.root().join("sub"));
+    assert_eq!(
+        (&*stored["f"], &*stored["f.~1~"]),
+        (&b"two\n"[..], &b"one\n"[..])
+    );
+    assert_eq!(
+        fs::metadata(server.root().join("sub/f")).unwrap().nlink(),
+        1
+    );
+}
