@@ -7,10 +7,13 @@ mod common;
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, IoSlice, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::*;
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -424,4 +427,161 @@ fn helpers_that_cannot_be_used_end_the_start_in_one_line() {
         assert_eq!(told.lines().count(), 1, "{told}");
         assert!(told.contains(word), "{told}");
     }
+}
+
+/// The path of a helper that is shipped.
+fn shipped(name: &str) -> String {
+    format!("{}/scripts/helpers/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// An HTTP server with one file: how often it was sent, and how often it was said that
+/// nothing has changed.
+fn http_server(file: Arc<Vec<u8>>) -> (SocketAddr, Arc<[AtomicUsize; 2]>) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket");
+    let address = listener.local_addr().expect("an address");
+    let counts = Arc::new([AtomicUsize::new(0), AtomicUsize::new(0)]);
+    let counted = Arc::clone(&counts);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a client");
+            let mut lines = BufReader::new(stream.try_clone().expect("a descriptor")).lines();
+            let head = lines.by_ref().map_while(Result::ok);
+            let head: Vec<_> = head.take_while(|line| !line.is_empty()).collect();
+            let is_there = head[0].starts_with("GET /pub/image ");
+            let is_known = head.iter().any(|line| line.contains("\"tag\""));
+            let reply = match (is_there, is_known) {
+                (false, _) => "404 Not Found\r\nContent-Length: 0\r\n\r\n".to_owned(),
+                (_, true) => "304 Not Modified\r\n\r\n".to_owned(),
+                _ => format!(
+                    "200 OK\r\nETag: \"tag\"\r\nContent-Length: {}\r\n\r\n",
+                    file.len()
+                ),
+            };
+            let _ = stream.write_all(format!("HTTP/1.0 {reply}").as_bytes());
+            if is_there {
+                counted[usize::from(is_known)].fetch_add(1, Ordering::SeqCst);
+                if !is_known {
+                    let _ = stream.write_all(&file);
+                }
+            }
+        }
+    });
+    (address, counts)
+}
+
+#[test]
+fn tftp_http_fetches_an_image_once_for_a_hundred_clients() {
+    if require("python3").is_none() {
+        return;
+    }
+    let image = Arc::new(content(11, 64 << 20));
+    let (address, counts) = http_server(Arc::clone(&image));
+    let count = |which: usize| counts[which].load(Ordering::SeqCst);
+    let command = format!(
+        "{} --fresh 0 web=http://{address}/pub",
+        shipped("tftp-http")
+    );
+    let args = [
+        "--ask",
+        "web/**",
+        "--ask-timeout",
+        "60s",
+        "--max-windowsize",
+        "64",
+    ];
+    let server = start_command(&command, &args);
+    assert_eq!(
+        RawClient::new(&server).read("web/none").map_err(|it| it.0),
+        Err(1)
+    );
+    let request = rrq("web/image", &[("blksize", "65464"), ("tsize", "0")]);
+    // All ask at once, and look at the beginning; one takes the whole.
+    let clients: Vec<_> = (0..100).map(|_| RawClient::new(&server)).collect();
+    for client in &clients {
+        client.send(&request);
+    }
+    for client in &clients {
+        let (oack, tid) = client.expect();
+        let Packet::Oack(options) = oack else {
+            panic!("{oack:?}");
+        };
+        assert!(options.contains(&("tsize".to_owned(), image.len().to_string())));
+        assert_eq!(
+            client.say(&ack(0), tid),
+            Packet::Data(1, image[..65464].to_vec())
+        );
+        client.send_to(&error(0, "enough"), tid);
+    }
+    assert_eq!(count(0), 1);
+    let got = RawClient::new(&server).read_with(&request, 65464, 1, 0);
+    assert_same("the image", &got.unwrap(), &image);
+    assert_eq!(count(0), 1);
+    assert!(count(1) > 0, "asked for again by its ETag");
+}
+
+#[test]
+fn tftp_git_commits_the_uploads_of_fifty_switches_in_three_nights() {
+    if require("git").is_none() || require("python3").is_none() {
+        return;
+    }
+    let address = own_address().to_string();
+    let mut server = Server::start_prepared(&["-a", &address, "--overwrite"], |dir| {
+        let (root, history) = (dir.join("root"), dir.join("history"));
+        let program = shipped("tftp-git");
+        let mut command = Command::new(tftpd());
+        let helper = format!("{program} {} {}", root.display(), history.display());
+        command.arg("--helper").arg(helper);
+        command
+    });
+    let repository = server.outside().join("history");
+    let switch = |number: u8| RawClient::at(Ipv4Addr::new(127, 9, 0, number), server.addr());
+    let git = |words: &[&str]| {
+        let output = Command::new("git")
+            .arg("--git-dir")
+            .arg(&repository)
+            .args(words)
+            .output()
+            .expect("git");
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    for night in 0..3 {
+        for number in 1..=50 {
+            let name = format!("switch{number}.cfg");
+            let config = format!("hostname {number}\nnight {night}\n").repeat(40);
+            // Two break off in the middle.
+            if night == 1 && number <= 2 {
+                let client = switch(number);
+                let (_, tid) = client.ask(&wrq(&name, &[]));
+                client.say(&data(1, &config.as_bytes()[..512]), tid);
+                client.send_to(&error(0, "broke off"), tid);
+                continue;
+            }
+            assert_eq!(switch(number).write(&name, config.as_bytes()), Ok(()));
+        }
+        // Before the next night all of them are there.
+        let deadline = std::time::Instant::now() + 4 * PATIENCE;
+        let commits = ["50", "98", "148"][night];
+        while git(&["rev-list", "--count", "main"]).trim() != commits {
+            assert!(
+                std::time::Instant::now() < deadline,
+                "{}",
+                git(&["log", "--oneline"])
+            );
+            std::thread::sleep(millis(50));
+        }
+    }
+    for (number, nights) in [(1, "2 0"), (2, "2 0"), (3, "2 1 0"), (50, "2 1 0")] {
+        let name = format!("switch{number}.cfg");
+        let log = git(&["log", "--format=%an", "main", "--", &name]);
+        let author = format!("127.9.0.{number}");
+        assert!(log.lines().all(|line| line == author), "{log}");
+        let versions: Vec<_> = git(&["log", "--format=%H", "main", "--", &name])
+            .lines()
+            .map(|commit| git(&["show", &format!("{commit}:{name}")]))
+            .map(|text| text.lines().nth(1).expect("a line")[6..].to_owned())
+            .collect();
+        assert_eq!(versions.join(" "), nights, "{name}");
+    }
+    server.signal(Signal::SIGTERM);
+    server.wait_exit(PATIENCE).expect("an end");
 }

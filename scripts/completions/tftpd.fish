@@ -13,6 +13,10 @@ complete -c tftpd -s m -l map-file -d 'Rules that rewrite requested names, in tf
 complete -c tftpd -l map-test -d 'Show what the rules in FILE do to the names on standard input, and exit' -r -F
 complete -c tftpd -l rules -d 'What holds for which clients: directories, rights, options, bounds, by network, interface or hardware address' -r -F
 complete -c tftpd -l rules-test -d 'Show what the rules by client in FILE mean for the clients and names on standard input, and exit' -r -F
+complete -c tftpd -l helper -d 'Program that is told what happens and asked what to serve, for /bin/sh; started again when it ends' -r
+complete -c tftpd -l helper-socket -d 'Unix socket of a service that is told and asked the same' -r -F
+complete -c tftpd -l ask -d 'Names that the helper is asked about, as a pattern such as grub/*.cfg; can be repeated' -r
+complete -c tftpd -l ask-timeout -d 'Milliseconds to wait for the helper\'s answer, or a time such as 2s; then the request is served as without it' -r
 complete -c tftpd -l per-client-root -d 'Serve each client from its own directory below ROOT, named after its address, if there is one; otherwise from ROOT' -r -f -a "ip\t'Its IP address: `192.0.2.1`, `2001:db8::1`'
 mac\t'Its hardware address: `aa-bb-cc-dd-ee-ff`'"
 complete -c tftpd -l follow-links -d 'Directory outside ROOT that links below ROOT may lead to when a file is read; can be repeated [default: none]' -r -F
@@ -41,6 +45,7 @@ complete -c tftpd -l single-port -d 'Use the listening port for all transfers: f
 complete -c tftpd -l reuse-port -d 'Let several servers of the same user share the port; the kernel spreads clients among them'
 complete -c tftpd -l read-only -d 'Refuse all uploads'
 complete -c tftpd -l overwrite -d 'Let uploads replace existing files'
+complete -c tftpd -l ask-missing -d 'Ask the helper about every file to be read that isn\'t there'
 complete -c tftpd -l ignore-case -d 'If there is no file of exactly that name, look for one that differs only in the case of its letters'
 complete -c tftpd -l create-dirs -d 'Make the directories that an upload\'s name needs'
 complete -c tftpd -l write-only -d 'Let nobody read what was uploaded, or learn that a name is taken: such an upload is stored beside the other, as FILE.~1~'
