@@ -115,7 +115,7 @@ fn the_begin_of_a_transfer_is_told_and_what_runs_is_listed() {
     let peer = client.addr();
     for (word, end) in [
         ("started", "blksize=512 windowsize=1 size=1024"),
-        ("running", "blksize=512 windowsize=1 retransmits=0"),
+        ("running", "retransmits=0 size=1024 state=opening"),
     ] {
         let start = format!("{word} peer={peer} op=read file=\"f\" ");
         let told = |line: &&String| line.contains(&start) && line.ends_with(end);

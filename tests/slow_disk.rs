@@ -259,6 +259,23 @@ fn beside_two_downloads() -> Option<Vec<Duration>> {
     Some(beside)
 }
 
+#[test]
+fn a_client_that_gives_up_while_the_disk_is_waited_for_is_told_from_others() {
+    let server = Server::start(&[]);
+    let slow = content(1, 600_000);
+    let Some((_mounted, _)) = mount(&server.root().join("slow"), &[("f", &slow[..])]) else {
+        return;
+    };
+    let client = RawClient::new(&server);
+    let (_, tid) = client.ask_patiently(&rrq("slow/f", &[("tsize", "0")]));
+    client.send_to(&ack(0), tid);
+    assert_eq!(client.recv(DELAY / 4), None, "the disk is slow");
+    client.send_to(&error(0, "timeout"), tid);
+    let line = server.wait_ended(client.addr(), 1).remove(0);
+    let told = r#" hint="the client gave up while the disk was waited for""#;
+    assert!(line.ends_with(told), "{line}");
+}
+
 /// More background requests than FUSE takes at a time (12): the server must not
 /// be the one that waits until there is room.
 #[test]

@@ -13,6 +13,8 @@
 #[path = "status/browser.rs"]
 mod browser;
 mod common;
+#[path = "status/hints.rs"]
+mod hints;
 #[path = "status/page.rs"]
 mod page;
 
@@ -231,11 +233,9 @@ fn json_shows_what_is_under_way_and_what_has_ended() {
         let all = json(status);
         let shown = all["recent"][0]["file"].as_str().expect("a name");
         assert!(!shown.chars().any(char::is_control), "{shown}");
-        let escaped = server.log_lines().pop().expect("a line");
-        assert!(
-            escaped.contains(&format!("file=\"{shown}\"")),
-            "{escaped}: {shown}"
-        );
+        let told = format!("file=\"{shown}\"");
+        let line = server.wait_for_log(|line| line.contains(&told), PATIENCE);
+        assert!(line.is_some(), "{shown}");
     }
 }
 
@@ -432,4 +432,43 @@ fn a_socket_of_the_service_managers_is_the_status_port() {
     );
     assert_eq!(get(status, "/healthz"), "serving\n");
     server.fence();
+}
+
+#[test]
+fn tftpd_status_prints_lines_or_json_or_that_nobody_answers() {
+    let (server, status) = start(&[]);
+    server.file("f", &content(1, 10_000));
+    let client = RawClient::new(&server);
+    client.ask(&rrq("f", &[]));
+    let run = |words: &[&str]| {
+        let output = Command::new(tftpd())
+            .arg("status")
+            .args(words)
+            .output()
+            .expect("tftpd");
+        let text = [output.stdout, output.stderr].concat();
+        (
+            output.status.code(),
+            String::from_utf8(text).expect("UTF-8"),
+        )
+    };
+    let place = status.to_string();
+    let (code, text) = run(&[&place]);
+    let peer = client.addr();
+    assert_eq!(code, Some(0), "{text}");
+    assert!(
+        text.contains(&format!("session peer={peer} op=read file=\"f\"")),
+        "{text}"
+    );
+    let (code, text) = run(&["--json", &place]);
+    let all: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!((code, &all["sessions"][0]["file"]), (Some(0), &"f".into()));
+    for (words, said) in [
+        (&["127.0.0.1:1"][..], "is tftpd running"),
+        (&["/no/socket"], "/no/socket"),
+    ] {
+        let (code, text) = run(words);
+        assert_eq!((code, text.lines().count()), (Some(1), 1), "{text}");
+        assert!(text.contains(said), "{text}");
+    }
 }

@@ -6,6 +6,8 @@ use std::process::ExitCode;
 
 use tftpd::host::usage::UsageError;
 use tftpd::log::last_words;
+#[cfg(feature = "status")]
+use tftpd::server::cli;
 use tftpd::server::cli::Args;
 use tftpd::server::{Server, test_map, test_rules};
 
@@ -22,6 +24,10 @@ fn main() -> ExitCode {
             return ExitCode::from(status);
         }
     };
+    #[cfg(feature = "status")]
+    if let Some(cli::Command::Status(args)) = &args.command {
+        return tftpd::status::command::run(args);
+    }
     let done = match (&args.map_test, &args.rules_test) {
         (Some(map_file), _) => test_map(&args, map_file),
         (_, Some(rules)) => test_rules(&args, rules),

@@ -113,6 +113,9 @@ impl StorageError {
     /// What the administrator can do about it, for the log.
     pub fn hint(&self) -> Option<&'static str> {
         match self.message {
+            _ if *self == Self::IS_DIRECTORY || self.errno == Some(Errno::EISDIR) => Some(
+                "a directory was asked for: a file's name is missing in the client's configuration",
+            ),
             NO_DIRECTORY => Some(MAKE_DIRECTORY),
             NO_OWN_ROOT if self.errno == Some(Errno::ENOENT) => Some(
                 "its name is a link that leads out of ROOT, or nowhere: bind-mount the directory",

@@ -6,6 +6,7 @@
 //! (`resolve`), and no upload is seen before it is whole (`upload`). Must not:
 //! know a peer, a session or a socket, or block on anything but the file system.
 
+mod barrier;
 mod directory;
 mod error;
 mod ignore_case;
@@ -36,6 +37,7 @@ mod walk;
 use nix::errno::Errno;
 use nix::libc::off_t;
 
+pub use barrier::Barrier;
 pub use directory::{Directory, RootError};
 pub use error::{StorageError, reason};
 pub use name::{MAX_NAME, Name};

@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, SFlag, fstat, fstatat};
 
+use super::barrier::Barrier;
 use super::directory::{Directory, RootError};
 use super::error::StorageError;
 use super::ignore_case::Listings;
@@ -26,6 +27,9 @@ use super::space::Uploads;
 use super::upload::Upload;
 use super::walk::{Closed, Departure, LOOK, MAX_DEPTH, Places, id_of, kind};
 use crate::wire::packet::Direction;
+
+/// Directories that may be too many in a client's name.
+const MAX_PREFIX: usize = 4;
 
 /// How files are found and published here: chosen by [`Root::open`], or forced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -379,6 +383,50 @@ impl Root {
             Direction::Write => (name::split_last(&name).0, self.own()),
         };
         places.departure(self.directory.as_fd(), path)
+    }
+
+    /// A file that is here under the name of the request but for its first directories:
+    /// that name, and what would have to be left out.
+    pub fn without_prefix<'n>(&self, request: &'n [u8]) -> Option<(&'n [u8], &'n [u8])> {
+        let trimmed = request.trim_ascii_start();
+        let is_slash = |(_, byte): &(usize, &u8)| **byte == b'/';
+        let ends = trimmed
+            .iter()
+            .enumerate()
+            .skip(1)
+            .filter(is_slash)
+            .take(MAX_PREFIX);
+        let mut parts = ends.map(|(end, _)| trimmed.split_at(end));
+        parts.find_map(|(prefix, rest)| {
+            let rest = &rest[1..];
+            let name = self.name(rest, Direction::Read).ok()?;
+            self.open_file(&name).ok().map(|_| (rest, prefix))
+        })
+    }
+
+    /// What on the way to a name our rights don't suffice for.
+    pub fn barrier(&self, request: &[u8], direction: Direction) -> Option<Barrier> {
+        let name = self.name(request, direction).ok()?;
+        let path: &[u8] = match direction {
+            Direction::Read => &name,
+            Direction::Write => name::split_last(&name).0,
+        };
+        let open = |path: &[u8]| self.resolve(path, OFlag::O_PATH, self.all());
+        let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
+        let ends = slashes.map(|(end, _)| end).chain([path.len()]);
+        let mut last = (&path[..0], open(b".").ok()?);
+        for end in ends.filter(|end| *end > 0) {
+            match open(&path[..end]) {
+                Ok(there) => last = (&path[..end], there),
+                Err(Errno::EACCES) => return Barrier::at(last.0, &last.1, "enter"),
+                Err(_) => return None,
+            }
+        }
+        let needed = match direction {
+            Direction::Read => "read",
+            Direction::Write => "create files in",
+        };
+        Barrier::at(last.0, &last.1, needed)
     }
 
     /// Starts the upload of a file with this name. Nothing is seen of it before

@@ -29,7 +29,7 @@ use nix::unistd::{SysconfVar, chroot, fchdir, sysconf};
 pub use inherited::{Inherited, InheritedStream};
 pub use notify::Notifier;
 pub use pid_file::PidFile;
-pub use privileges::{Identity, is_root};
+pub use privileges::{Identity, is_root, user};
 pub use sandbox::Enforcement;
 
 /// What an administrator tells the server by a signal.

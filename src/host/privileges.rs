@@ -125,6 +125,11 @@ pub fn is_root() -> bool {
     geteuid().is_root()
 }
 
+/// The number of the user that the process runs as.
+pub fn user() -> u32 {
+    geteuid().as_raw()
+}
+
 /// Becomes `identity` and drops every capability, for good.
 pub(super) fn give_up(identity: Option<&Identity>) -> Result<(), ConfinementError> {
     let privileges = |error: Box<dyn Error>| ConfinementError::Privileges(error);

@@ -43,7 +43,13 @@ pub(crate) enum Event<'a> {
         size: Option<u64>,
     },
     /// A transfer that is under way, on request.
-    Running(Figures<'a>),
+    Running {
+        figures: Figures<'a>,
+        /// Bytes that there are to move, where that is known.
+        size: Option<u64>,
+        /// What it is doing.
+        state: &'static str,
+    },
     /// A transfer has ended.
     Ended {
         level: Level,
@@ -53,7 +59,7 @@ pub(crate) enum Event<'a> {
         lacks_last_ack: bool,
         /// The ERROR that ended it.
         error: Option<(ErrorCode, Name<'a>)>,
-        hint: Option<&'static str>,
+        hint: Option<Cut<'a>>,
     },
     /// A request was answered with an ERROR.
     Refused {
@@ -164,7 +170,7 @@ impl Event<'_> {
         match self {
             Self::Listening { .. } => "listening",
             Self::Started { .. } => "started",
-            Self::Running(_) => "running",
+            Self::Running { .. } => "running",
             Self::Ended { .. } => "ended",
             Self::Refused { .. } => "refused",
             Self::Searched { .. } => "searched",
@@ -186,7 +192,7 @@ impl Event<'_> {
             | Self::Dropped { .. }
             | Self::LeftOut { .. } => Level::Warn,
             Self::Listening { .. }
-            | Self::Running(_)
+            | Self::Running { .. }
             | Self::Searched { .. }
             | Self::Mapped { .. }
             | Self::OtherName { .. }
@@ -199,7 +205,17 @@ impl Event<'_> {
     pub(crate) fn fields<'v>(&'v self, put: &mut dyn FnMut(&'static str, Field<'v>)) {
         use Field::{Number, Text, Word};
         match self {
-            Self::Running(figures) => figures.fields(put),
+            Self::Running {
+                figures,
+                size,
+                state,
+            } => {
+                figures.fields(put);
+                if let Some(size) = size {
+                    put("size", Number(*size));
+                }
+                put("state", Word(state));
+            }
             Self::Ended {
                 figures,
                 outcome,
@@ -217,9 +233,7 @@ impl Event<'_> {
                     put("code", Number(code.to_wire().into()));
                     put("message", Text(message));
                 }
-                if let Some(hint) = hint {
-                    put("hint", Text(hint));
-                }
+                put_hint(hint.as_ref(), put);
             }
             Self::Counters(counts) => {
                 for &(name, count) in *counts {

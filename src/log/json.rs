@@ -232,13 +232,17 @@ mod tests {
     #[test]
     fn events_are_fields() {
         let file = b"a b=\"c\"\\\xff";
-        let event = Event::Running(figures(file));
+        let event = Event::Running {
+            figures: figures(file),
+            size: Some(20),
+            state: "moving",
+        };
         assert_eq!(
             line_of(format_args!("{event}"), Some(&event)),
             concat!(
                 r#"{"time":1.500,"level":"info","event":"running","peer":"192.0.2.1:7","op":"read","#,
                 r#""file":"a b=\\\"c\\\"\\\\\\xff","bytes":10,"seconds":0.050,"rate":200,"#,
-                r#""blksize":512,"windowsize":1,"retransmits":0}"#,
+                r#""blksize":512,"windowsize":1,"retransmits":0,"size":20,"state":"moving"}"#,
                 "\n"
             )
         );

@@ -99,7 +99,7 @@ impl fmt::Display for Event<'_> {
 mod tests {
     use super::*;
     use crate::log::event::Figures;
-    use crate::log::shown::Name;
+    use crate::log::shown::{Cut, Name};
     use crate::wire::packet::ErrorCode;
     use log::Level;
     use std::time::Duration;
@@ -120,7 +120,7 @@ mod tests {
             outcome: "peer_error",
             lacks_last_ack: false,
             error: Some((ErrorCode::NotDefined, Name(message))),
-            hint: Some("look"),
+            hint: Some(Cut(&"look")),
         }
     }
 

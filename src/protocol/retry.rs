@@ -54,6 +54,10 @@ const BACKED_OFF: u32 = 1 << EARLY_REPEATS;
 /// short the round trip: schedulers are not more exact.
 const PROMPT: Duration = Duration::from_millis(5);
 
+/// An answer that comes this late may be one that was lost, and sent again by the
+/// peer's own timer: those strike after a second or more.
+const PEERS_OWN_TIMER: Duration = Duration::from_millis(990);
+
 /// The slowest of at least this many answers is remembered, and of no more than
 /// twice as many.
 const SLOW_MEMORY: u8 = 64;
@@ -187,6 +191,8 @@ struct Slowest {
     count: u8,
     /// All answers, those to a repeat among them; no more than [`KNOWN_ANSWERS`].
     seen: u8,
+    /// One of those counted now came as late as [`PEERS_OWN_TIMER`].
+    was_late: bool,
 }
 
 impl Slowest {
@@ -196,6 +202,7 @@ impl Slowest {
             previous: Micros(0),
             count: 0,
             seen: 0,
+            was_late: false,
         }
     }
 
@@ -210,8 +217,14 @@ impl Slowest {
             self.previous = self.current;
             self.current = Micros(0);
             self.count = 0;
+            self.was_late = false;
         }
         self.count += 1;
+        // The first answer as late as that may be one whose packet was lost.
+        if answer >= PEERS_OWN_TIMER && !self.was_late {
+            self.was_late = true;
+            return;
+        }
         self.current = self.current.max(answer.into());
     }
 
@@ -667,6 +680,22 @@ mod tests {
     }
 
     #[test]
+    fn an_ack_that_was_lost_once_does_not_make_the_peer_slow() {
+        let (mut timer, mut now) = negotiated(5, 5, 2);
+        // The peer's own timer sends it again.
+        timer.sent(now);
+        now += MS * 1001;
+        timer.answered(now, true);
+        for _ in 0..KNOWN_ANSWERS {
+            timer.sent(now);
+            now += MS * 3;
+            timer.answered(now, true);
+        }
+        timer.sent(now);
+        assert!(timer.expired(now + MS * 500));
+    }
+
+    #[test]
     fn a_peer_whose_answers_follow_a_repeat_is_known_as_well() {
         let (mut timer, mut now) = negotiated(5, 5, 1);
         for _ in 1..KNOWN_ANSWERS {
@@ -716,12 +745,16 @@ mod tests {
     #[test]
     fn a_peer_that_pauses_now_and_then_is_given_its_negotiated_wait() {
         let (mut timer, mut now) = negotiated(5, 5, KNOWN_ANSWERS);
-        // It writes flash for two seconds; repeats go out meanwhile.
-        timer.sent(now);
-        assert!(timer.back_off(now + MS * 20, u8::MAX));
-        timer.sent_again(now + MS * 20);
-        now += MS * 2000;
-        timer.answered(now, true);
+        // It writes flash for two seconds, twice; repeats go out meanwhile.
+        for _ in 0..2 {
+            timer.sent(now);
+            let deadline = timer.timer().deadline().unwrap();
+            assert!(deadline < now + MS * 100);
+            assert!(timer.back_off(deadline, u8::MAX));
+            timer.sent_again(deadline);
+            now += MS * 2000;
+            timer.answered(now, true);
+        }
         timer.sent(now);
         assert_eq!(timer.timer().deadline(), Some(now + MS * 2500));
     }
@@ -887,8 +920,10 @@ mod tests {
         let mut timer = RetryTimer::new(ADAPTIVE, false);
         let mut now = test_epoch();
         answer(&mut timer, &mut now, 1);
+        // Once may have been a lost packet.
+        answer(&mut timer, &mut now, 3000);
         assert_eq!(answer(&mut timer, &mut now, 3000).0, ADAPTIVE_CEILING);
-        for _ in 0..SLOW_MEMORY - 2 {
+        for _ in 0..SLOW_MEMORY - 3 {
             assert_eq!(answer(&mut timer, &mut now, 1).0, ADAPTIVE_CEILING);
         }
         for _ in 0..2 * SLOW_MEMORY {

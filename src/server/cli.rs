@@ -17,6 +17,8 @@ use crate::policy::access::Network;
 use crate::policy::client_root::NamedAfter;
 use crate::policy::glob::Globs;
 use crate::status::StatusAddress;
+#[cfg(feature = "status")]
+use crate::status::command::StatusArgs;
 use crate::wire::options::{
     DEFAULT_MAX_WINDOWSIZE, MAX_BLKSIZE, MIN_BLKSIZE, OptionName, OptionSet,
 };
@@ -27,12 +29,18 @@ use crate::wire::options::{
 /// files are never overwritten unless --overwrite is given.
 #[derive(Debug, Parser)]
 #[command(name = "tftpd", version, max_term_width = 100)]
+#[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 #[command(after_help = "Examples:
   tftpd -p 6969 -t 500                    serve the current directory on port 6969
   tftpd --read-only -u nobody /srv/tftp   serve boot files on port 69
   tftpd -p 6969 --single-port --read-only /srv/tftp
                                           behind NAT or in a container")]
 pub struct Args {
+    /// Something else to do than to serve.
+    #[cfg(feature = "status")]
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
     /// Directory to serve; nothing outside it can be reached [default: the current
     /// directory]
     pub root: Option<PathBuf>,
@@ -333,6 +341,14 @@ pub struct Args {
     pub familiar: Familiar,
 }
 
+/// What the program does beside serving.
+#[cfg(feature = "status")]
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Show what a running server does
+    Status(StatusArgs),
+}
+
 /// tftp-hpa's options for what is the default here: accepted, so that its
 /// command lines work.
 #[derive(Debug, clap::Args)]
@@ -563,6 +579,26 @@ mod tests {
                 refusal.text
             );
         }
+    }
+
+    #[test]
+    #[cfg(feature = "status")]
+    fn status_is_a_command_and_a_directory_of_that_name_can_be_served() {
+        for (words, is_command) in [
+            (&["status"][..], true),
+            (&["status", "--json", "[::1]:1"], true),
+            (&["./status"], false),
+            (&["-p", "69", "status"], false),
+            (&["help"], false),
+        ] {
+            let args = read(words).unwrap();
+            assert_eq!(args.command.is_some(), is_command, "{words:?}");
+            assert_eq!(args.root.is_some(), !is_command, "{words:?}");
+        }
+        assert_eq!(
+            read(&["status", "a", "b"]).map(|_| ()).unwrap_err().status,
+            2
+        );
     }
 
     #[test]

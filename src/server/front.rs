@@ -14,6 +14,7 @@ use mio::{Interest, Registry};
 use super::answers::{endpoint_of, turn_stranger_away};
 use super::floor::Floor;
 use super::requests::Requests;
+use super::socket_set::SocketSet;
 use super::{MAX_LISTENERS, MAX_SOCKETS, socket_token};
 use crate::host::clock;
 use crate::net::{Batch, ListenSocket};
@@ -42,11 +43,11 @@ struct Backlog {
 pub(super) struct Front {
     listeners: Rc<[ListenSocket]>,
     /// Sockets that may have more without a new event.
-    unfinished: [bool; MAX_SOCKETS],
+    unfinished: SocketSet,
     /// The same sockets that sessions have a share of.
     backlogs: Vec<Backlog>,
     /// Sockets that the kernel refused to receive from, and may have more, too.
-    failed: [bool; MAX_SOCKETS],
+    failed: SocketSet,
     /// When it is asked again.
     retry_at: Option<Instant>,
     batch: Batch,
@@ -57,9 +58,9 @@ impl Front {
     pub(super) fn new(listeners: Rc<[ListenSocket]>, requests: Requests) -> Self {
         Self {
             listeners,
-            unfinished: [false; MAX_SOCKETS],
+            unfinished: SocketSet::default(),
             backlogs: Vec::with_capacity(MAX_SOCKETS),
-            failed: [false; MAX_SOCKETS],
+            failed: SocketSet::default(),
             retry_at: None,
             batch: Batch::new(BATCH_SLOTS, BATCH_BYTES),
             requests,
@@ -93,7 +94,7 @@ impl Front {
 
     /// Some socket may have more without a new event.
     pub(super) fn has_work(&self) -> bool {
-        self.unfinished.contains(&true) || self.requests.helper_has_work()
+        !self.unfinished.is_empty() || self.requests.helper_has_work()
     }
 
     /// When some socket may have more, though no event says so, or the helper is due.
@@ -104,14 +105,11 @@ impl Front {
     }
 
     /// Takes the sockets that may have more.
-    pub(super) fn take_unfinished(&mut self, now: Instant) -> [bool; MAX_SOCKETS] {
+    pub(super) fn take_unfinished(&mut self, now: Instant) -> SocketSet {
         let mut unfinished = std::mem::take(&mut self.unfinished);
         if self.retry_at.is_some_and(|at| at <= now) {
             self.retry_at = None;
-            let failed = std::mem::take(&mut self.failed);
-            for (is_unfinished, has_failed) in unfinished.iter_mut().zip(failed) {
-                *is_unfinished |= has_failed;
-            }
+            unfinished.insert_all(std::mem::take(&mut self.failed));
         }
         unfinished
     }
@@ -149,12 +147,16 @@ impl Front {
                 floor.count_socket_error("receive", socket.address(), &error);
                 // No event tells of what was there before. An error that stays must
                 // not keep the loop awake.
-                self.failed[index] = true;
+                self.failed.insert(index);
                 self.retry_at.get_or_insert(clock::now() + RETRY);
                 return;
             }
         };
-        self.unfinished[index] = received == capacity;
+        if received == capacity {
+            self.unfinished.insert(index);
+        } else {
+            self.unfinished.remove(index);
+        }
         if is_shared {
             self.note_backlog(index, socket);
             self.sort(received, socket, is_listener, floor);
@@ -168,7 +170,7 @@ impl Front {
 
     /// Since when the socket has held more than was taken of it, if it does.
     fn note_backlog(&mut self, index: usize, socket: &ListenSocket) {
-        if !self.unfinished[index] {
+        if !self.unfinished.contains(index) {
             self.backlogs.retain(|it| it.index != index);
         } else if self.backlogs.iter().all(|it| it.index != index) {
             self.backlogs.push(Backlog {

@@ -6,7 +6,7 @@
 
 use nix::errno::Errno;
 
-use crate::file::{Departure, Root, StorageError};
+use crate::file::{Barrier, Departure, Root, StorageError};
 use crate::host;
 use crate::wire::escape::escape;
 use crate::wire::packet::{Direction, ErrorCode};
@@ -37,17 +37,62 @@ pub(super) fn hint(
                 .then(|| similar(root, name))
                 .flatten()
         };
+        let elsewhere = || {
+            (direction == Direction::Read)
+                .then(|| without_prefix(root, name))
+                .flatten()
+        };
         return leaves()
             .or_else(similar)
+            .or_else(elsewhere)
             .or_else(|| error.hint().map(str::to_owned));
     }
     let is_forbidden = matches!(error.errno(), Some(Errno::EACCES | Errno::EPERM));
-    if is_forbidden && host::is_root() {
-        let text =
-            "root has given up its rights over others' files: run as their owner with -u USER";
-        return Some(text.to_owned());
+    if is_forbidden {
+        let barrier = root.barrier(name, direction);
+        return barrier
+            .map(|it| forbidden(&it))
+            .or_else(|| host::is_root().then(|| GAVE_UP.to_owned()));
     }
     error.hint().map(str::to_owned)
+}
+
+/// Why root may not do what it always may.
+const GAVE_UP: &str =
+    "root has given up its rights over others' files: run as their owner with -u USER";
+
+/// Which of the directories on the way, or the file, is closed to which user.
+fn forbidden(barrier: &Barrier) -> String {
+    let Barrier {
+        name,
+        needed,
+        owner,
+        group,
+        mode,
+    } = barrier;
+    let name = if name.is_empty() {
+        "ROOT".into()
+    } else {
+        escape(name).to_string()
+    };
+    let user = host::user();
+    let remedy = if user == 0 {
+        format!("; {GAVE_UP}")
+    } else {
+        String::new()
+    };
+    format!(
+        "user {user} may not {needed} {name} (owner {owner}, group {group}, mode {mode:04o}){remedy}"
+    )
+}
+
+/// The file is here, but for a directory that the client puts before its name.
+fn without_prefix(root: &Root, name: &[u8]) -> Option<String> {
+    let (rest, prefix) = root.without_prefix(name)?;
+    let [rest, prefix] = [rest, prefix].map(|it| escape(it).to_string());
+    Some(format!(
+        "it is here as {rest}: leave out {prefix} on the client, or make it a link to . in ROOT"
+    ))
 }
 
 /// What to do about a link that leads out.

@@ -31,11 +31,13 @@ mod requests;
 
 mod busy_poll;
 mod shared;
+mod socket_set;
 mod start;
 mod terms;
 mod unverified;
 #[cfg_attr(not(feature = "uploads"), path = "no_upload_args.rs")]
 mod upload_args;
+mod why;
 
 use std::io;
 use std::net::SocketAddr;
@@ -225,7 +227,7 @@ impl Server {
                 STATUS => asked = true,
                 HELPER => has_said = true,
                 token if socket_index(token) < MAX_SOCKETS => {
-                    ready[socket_index(token)] = true;
+                    ready.insert(socket_index(token));
                     if event.is_writable() {
                         self.floor.resume(socket_index(token));
                     }
@@ -237,7 +239,7 @@ impl Server {
             self.obey_signals();
         }
         self.floor.run_unfinished(leftovers);
-        for index in (0..MAX_SOCKETS).filter(|&index| ready[index]) {
+        for index in ready {
             self.front.run(index, &mut self.floor);
         }
         // What time it was when the sockets were looked at: an ACK that came

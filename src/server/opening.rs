@@ -12,8 +12,8 @@ use std::time::Instant;
 use log::debug;
 
 use super::floor::{Floor, Needed};
-use super::report::Ending;
 use super::terms::Terms;
+use super::why::Ending;
 use crate::file::{FileSink, FileSource, Name, ReadFile, Root, StorageError, Upload};
 use crate::helper::Answer;
 use crate::net::{ListenSocket, TransferSocket};

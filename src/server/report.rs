@@ -11,6 +11,7 @@ use std::time::Instant;
 use log::{Level, log_enabled, trace};
 
 use super::counters::Counters;
+use super::why::{self, Ending};
 use crate::helper::Events;
 use crate::host::clock;
 use crate::log::bounds::{Bounds, Kind};
@@ -47,20 +48,6 @@ pub(super) fn woken(session: &Session) {
 
 /// The most transfers that a signal has listed: their lines fit into a pipe.
 const MAX_LISTED: usize = 200;
-
-/// How a transfer ended.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Ending<'a> {
-    /// By itself.
-    Outcome(&'a Outcome),
-    /// A new request of its client's took its place.
-    Replaced,
-    /// Its peer had never answered, or been silent for long, and another request
-    /// needed the room.
-    Evicted,
-    /// Its peer had never answered, and somebody tried many ports in that one's name.
-    Guessed,
-}
 
 /// Writes the lines, as long as there aren't too many.
 #[derive(Debug)]
@@ -326,13 +313,14 @@ impl Reporter {
             Ending::Replaced => Level::Info,
             Ending::Outcome(_) | Ending::Evicted | Ending::Guessed => Level::Warn,
         };
+        let hint = why::hint(session, ending, has_changed, now);
         let event = Event::Ended {
             level,
             figures: figures(session, now),
             outcome,
             lacks_last_ack: matches!(ending, Ending::Outcome(Outcome::LastAckMissing)),
             error,
-            hint: hint(session, ending, has_changed),
+            hint: hint.as_ref().map(|hint| Cut(hint)),
         };
         if let Some(events) = &self.events {
             events.borrow_mut().tell(&event);
@@ -382,7 +370,12 @@ fn searched(
 pub(super) fn running<'a>(sessions: impl Iterator<Item = &'a Session>, now: Instant) {
     let mut running = sessions.filter(|session| !session.has_ended());
     for session in running.by_ref().take(MAX_LISTED) {
-        Event::Running(figures(session, now)).write();
+        Event::Running {
+            figures: figures(session, now),
+            size: session.size(),
+            state: session.phase(now).name(),
+        }
+        .write();
     }
     let lines = running.count() as u64;
     if lines > 0 {
@@ -455,38 +448,6 @@ fn outcome(ending: Ending<'_>) -> (&'static str, Option<(ErrorCode, Name<'_>)>) 
     (word, None)
 }
 
-/// Where the pattern is known: what to look at.
-fn hint(session: &Session, ending: Ending<'_>, has_changed: bool) -> Option<&'static str> {
-    let progress = session.transfer().progress();
-    let nothing_arrived = progress.verified && progress.blocks == 0;
-    match ending {
-        Ending::Outcome(Outcome::TimedOut) => {}
-        Ending::Outcome(Outcome::LastAckMissing) if nothing_arrived => {}
-        Ending::Outcome(_) if has_changed => {
-            return Some("the file was written to while it was sent: it may have come mixed");
-        }
-        Ending::Outcome(Outcome::Completed) if is_truncated(session) => {
-            return Some("less came than the client announced: compare the files");
-        }
-        _ => return None,
-    }
-    if !progress.verified {
-        return Some(if session.shares_its_port() {
-            "no answer ever came: does a firewall drop what we send?"
-        } else {
-            "no answer ever came: does a firewall or NAT drop packets from our new port? \
-             try --single-port"
-        });
-    }
-    match progress.blocks {
-        0 if progress.block_size > LARGEST_UNFRAGMENTED => {
-            Some("large blocks never arrive: are fragments lost? try -B 1428")
-        }
-        32_767 | 65_535 => Some("the client stops where block numbers wrap: use a larger blksize"),
-        _ => None,
-    }
-}
-
 /// Whether a file was sent that was written to meanwhile.
 fn has_changed(session: &Session, ending: Ending<'_>) -> bool {
     let is_success = matches!(ending, Ending::Outcome(outcome) if outcome.is_success());
@@ -496,20 +457,3 @@ fn has_changed(session: &Session, ending: Ending<'_>) -> bool {
         Content::Sink(_) => false,
     }
 }
-
-/// Whether fewer bytes came than the client said it would send. Some say what
-/// isn't true, so it is no failure; but curl leaves out a block if an OACK reaches
-/// it twice.
-fn is_truncated(session: &Session) -> bool {
-    match session.content() {
-        Content::Sink(file) if file.is_octet() => {
-            let announced = session.transfer().negotiated().tsize;
-            announced.is_some_and(|bytes| file.stored() < bytes)
-        }
-        _ => false,
-    }
-}
-
-/// The largest block that fits into an Ethernet frame: 1500 bytes less the
-/// headers of IPv4, UDP and DATA.
-const LARGEST_UNFRAGMENTED: u16 = 1468;

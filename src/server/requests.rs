@@ -14,7 +14,7 @@ use super::drops::DropLines;
 use super::floor::Floor;
 use super::hints::{self, Place};
 use super::opening::{Asked, NoSession, Opener};
-use super::report::Ending;
+use super::why::Ending;
 use crate::helper::{Answer, Helper, Waiting};
 use crate::host::clock;
 use crate::log::event::Event;

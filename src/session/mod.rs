@@ -372,6 +372,11 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         }
     }
 
+    /// What it is to send has yet to be read.
+    pub const fn waits_for_file(&self) -> bool {
+        self.file_wait.is_on()
+    }
+
     /// How the transfer ended; told once. It may go on dallying.
     pub fn poll_outcome(&mut self) -> Option<Outcome> {
         let outcome = self.transfer.poll_event();

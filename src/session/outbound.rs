@@ -36,7 +36,10 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         loop {
             match self.poll_transmit(context.resources) {
                 None => {
-                    self.file_wait.over();
+                    // What was waited for in the end is why it ended.
+                    if !self.transfer.is_closed() {
+                        self.file_wait.over();
+                    }
                     if mem::take(&mut self.blocked) {
                         self.watch(Interest::READABLE, context);
                     }

@@ -11,9 +11,9 @@
 //! - a client acknowledges within a round trip.
 //!
 //! So what a network is sent is bounded, and a session beyond that is paused. One
-//! whose ACKs come right behind [`ANSWERS`] pauses in a row is proved: by chance
-//! that happens once in a million times. What it has been sent is given back to
-//! its network, and it is bounded no longer. Must not: read the clock, make a
+//! whose ACKs come right behind enough pauses in a row ([`PROOF_BITS`]) is proved: by
+//! chance that happens once in a million times. What it has been sent is given back
+//! to its network, and it is bounded no longer. Must not: read the clock, make a
 //! random number.
 
 use std::net::IpAddr;
@@ -22,19 +22,26 @@ use std::time::{Duration, Instant};
 
 use crate::table::rate::{network, place};
 
-/// ACKs right behind a pause that prove a client, in a row.
-const ANSWERS: u8 = 5;
+/// Bits that a client has to guess: an ACK right behind a pause is worth as many as the
+/// pause had ([`pause_bits`]).
+const PROOF_BITS: u8 = 20;
 
-/// An ACK comes right behind a pause if it comes within this part of the pauses'
-/// range: a guess is right once in so many times.
-const RANGE: u32 = 16;
+/// What an ACK right behind a pause is worth: pauses are drawn from a range of so many
+/// (2 to that power) times what an ACK may take, and a guess is right once in so many
+/// times. Where round trips are long the range is smaller, since clients give up, and
+/// more pauses are needed; where they are longer still nothing is proved.
+const fn pause_bits(round_trip: Duration) -> u8 {
+    match round_trip.as_millis() {
+        0..=100 => 4,
+        101..=400 => 2,
+        401..=1000 => 1,
+        _ => 0,
+    }
+}
 
 /// How much later than usual an ACK may come, or a quarter of a round trip if that
 /// is longer.
 const TOLERANCE: Duration = Duration::from_millis(4);
-
-/// Where a round trip takes longer the pauses would be too long: nothing is proved.
-const LONGEST_ROUND_TRIP: Duration = Duration::from_millis(100);
 
 /// Client networks told apart; some share a bucket, and with it a bound.
 const NETWORKS: usize = 256;
@@ -59,8 +66,8 @@ struct Bucket {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Trial {
     state: State,
-    /// ACKs right behind a pause, in a row.
-    answers: u8,
+    /// What its ACKs right behind a pause are worth, those in a row.
+    bits: u8,
     /// Bytes sent so far at the network's expense.
     sent: i64,
 }
@@ -69,15 +76,18 @@ pub(super) struct Trial {
 enum State {
     #[default]
     Open,
-    /// Nothing is sent before `until`; then an ACK may take so long.
+    /// Nothing is sent before `until`; then an ACK may take so long, and is worth so
+    /// many bits.
     Paused {
         until: Instant,
         within: Duration,
+        bits: u8,
     },
     /// The pause ended at `at`, with a block.
     Resumed {
         at: Instant,
         within: Duration,
+        bits: u8,
     },
     Proved,
 }
@@ -118,7 +128,7 @@ impl UnprovedRate {
     /// Down to where a session may draw: one that has answered right may go on
     /// before those that haven't.
     fn least(&self, trial: &Trial) -> i64 {
-        -(self.per_second / i64::from(ANSWERS)) * i64::from(trial.answers)
+        -(self.per_second / i64::from(PROOF_BITS)) * i64::from(trial.bits)
     }
 
     fn tokens(&self, client: IpAddr, now: Instant) -> i64 {
@@ -160,15 +170,20 @@ impl UnprovedRate {
         let wait = missing.max(0).saturating_mul(1_000_000) / self.per_second;
         let wait = Duration::from_micros(wait.unsigned_abs());
         let round_trip = round_trip.unwrap_or_default();
+        let bits = pause_bits(round_trip);
         let within = match round_trip + TOLERANCE.max(round_trip / 4) {
-            within if round_trip <= LONGEST_ROUND_TRIP => within,
+            within if bits > 0 => within,
             _ => Duration::ZERO,
         };
         // `random` parts of 2^32 of the range.
-        let range = (within * RANGE).as_nanos() as u64;
+        let range = (within * (1 << bits)).as_nanos() as u64;
         let drawn = ((u128::from(range) * u128::from(random)) >> 32) as u64;
         let until = now + wait + Duration::from_nanos(drawn) + Duration::from_micros(1);
-        trial.state = State::Paused { until, within };
+        trial.state = State::Paused {
+            until,
+            within,
+            bits,
+        };
         until
     }
 
@@ -176,7 +191,10 @@ impl UnprovedRate {
     pub(super) fn sent(&mut self, trial: &mut Trial, client: IpAddr, bytes: usize, now: Instant) {
         match trial.state {
             State::Proved => return,
-            State::Paused { within, .. } => trial.state = State::Resumed { at: now, within },
+            State::Paused { within, bits, .. } => {
+                let at = now;
+                trial.state = State::Resumed { at, within, bits };
+            }
             State::Open | State::Resumed { .. } => {}
         }
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX / 4);
@@ -189,12 +207,12 @@ impl UnprovedRate {
         match trial.state {
             State::Proved | State::Open => {}
             // Of a block that went out before the pause.
-            State::Paused { .. } => trial.answers = 0,
-            State::Resumed { at, within } => {
+            State::Paused { .. } => trial.bits = 0,
+            State::Resumed { at, within, bits } => {
                 let is_right = now.saturating_duration_since(at) <= within;
-                trial.answers = if is_right { trial.answers + 1 } else { 0 };
+                trial.bits = if is_right { trial.bits + bits } else { 0 };
                 trial.state = State::Open;
-                if trial.answers >= ANSWERS {
+                if trial.bits >= PROOF_BITS {
                     trial.state = State::Proved;
                     self.add(client, trial.sent, now);
                 }
@@ -222,10 +240,20 @@ mod tests {
         [192, 0, 2, 1].into()
     }
 
+    /// What one session with round trips of a millisecond sends.
+    fn run(
+        bytes: usize,
+        seconds: u64,
+        answer: impl FnMut(Instant, Instant) -> Option<Instant>,
+    ) -> (u64, bool) {
+        run_over(ms(1), bytes, seconds, answer)
+    }
+
     /// What one session sends within `seconds`, so many `bytes` at a time, which are
     /// acknowledged at what `answer` makes of when they were asked for and when
     /// they left.
-    fn run(
+    fn run_over(
+        round_trip: Duration,
         bytes: usize,
         seconds: u64,
         mut answer: impl FnMut(Instant, Instant) -> Option<Instant>,
@@ -238,7 +266,7 @@ mod tests {
             let asked = now;
             while !rate.may_send(Some(&trial), client(), now) {
                 let drawn = random.number();
-                now = rate.pause(&mut trial, client(), Some(ms(1)), drawn, now);
+                now = rate.pause(&mut trial, client(), Some(round_trip), drawn, now);
             }
             rate.sent(&mut trial, client(), bytes, now);
             sent += bytes as u64;
@@ -257,6 +285,32 @@ mod tests {
         assert!(is_proved);
         // A block each millisecond, but for five pauses of at most 80 ms.
         assert!(sent > 9_500 * BLOCK as u64, "{sent}");
+    }
+
+    /// More pauses where they are shorter for the round trip that they are measured by;
+    /// a path by satellite.
+    #[test]
+    fn a_client_on_a_slow_path_is_proved_too() {
+        for (round_trip, most) in [(90, 20), (101, 20), (400, 40), (600, 120), (1000, 120)] {
+            let answer = |_, left| Some(left + ms(round_trip));
+            let window = 8 * WINDOW;
+            let (sent, is_proved) = run_over(ms(round_trip), window, most, answer);
+            assert!(is_proved, "{round_trip}: {sent}");
+        }
+        let answer = |_, left| Some(left + ms(1001));
+        let (sent, is_proved) = run_over(ms(1001), WINDOW, 1000, answer);
+        assert!(!is_proved && sent < 1002 * RATE, "{sent}");
+    }
+
+    /// The best that a forger can do is to answer when the longest pause is over.
+    #[test]
+    fn a_forger_that_pretends_a_slow_path_gains_nothing() {
+        for (round_trip, range) in [(100, 16), (300, 4), (900, 2)] {
+            let longest = range * (round_trip + round_trip / 4);
+            let answer = |asked, left| forged(asked + ms(longest), left);
+            let (sent, is_proved) = run_over(ms(round_trip), WINDOW, 1000, answer);
+            assert!(!is_proved && sent < 1002 * RATE, "{round_trip}: {sent}");
+        }
     }
 
     /// An ACK that comes before its block was sent ends the transfer.
@@ -292,11 +346,11 @@ mod tests {
         let mut rate = UnprovedRate::new(NonZeroU64::new(RATE).unwrap(), 7, now);
         let mut trial = Trial::default();
         rate.sent(&mut trial, client(), 2 * RATE as usize, now);
-        for _ in 0..2 * ANSWERS {
+        for _ in 0..10 {
             rate.pause(&mut trial, client(), Some(ms(1)), 1 << 31, now);
             rate.answered(&mut trial, client(), now);
         }
-        assert_eq!(trial.answers, 0);
+        assert_eq!(trial.bits, 0);
         assert!(!rate.may_send(Some(&trial), client(), now));
         // What is over budget is over budget for the whole network, and no other.
         let [near, far] = [[192, 0, 2, 200], [198, 51, 100, 1]].map(IpAddr::from);

@@ -1,1 +1,182 @@
-//! x
+//! `tftpd status`: asks a server's status port, and shows what it says: a table that
+//! lives on a terminal, lines for a pipe.
+//!
+//! Must not: trust the server with the terminal.
+
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal as _, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs as _};
+use std::os::unix::net::UnixStream;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
+
+use super::address::StatusAddress;
+use super::table;
+use super::value::Value;
+use crate::file::reason;
+use crate::log::last_words;
+
+/// Show what a server is doing, until Ctrl-C; once, a line each, into a pipe
+#[derive(Debug, clap::Args)]
+pub struct StatusArgs {
+    /// Print the server's /status.json
+    #[arg(long)]
+    json: bool,
+
+    /// The server's --status: ADDR:PORT, a port of this machine, or a socket's path
+    /// [default: 127.0.0.1:8069]
+    #[arg(value_name = "ADDR:PORT|SOCKET", value_parser = str::parse::<StatusAddress>)]
+    address: Option<StatusAddress>,
+}
+
+/// How long a server may take to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Between two looks.
+const SECOND: Duration = Duration::from_secs(1);
+
+/// The longest answer that is read: some 200,000 sessions.
+const MOST: u64 = 64 << 20;
+
+/// Does it; the exit status is 1 if the server can't be reached.
+pub fn run(args: &StatusArgs) -> ExitCode {
+    let address = args.address.clone().unwrap_or_default();
+    match show(args, &address) {
+        Ok(()) => ExitCode::SUCCESS,
+        // A reader that has gone has read enough.
+        Err(Trouble::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+            ExitCode::SUCCESS
+        }
+        Err(Trouble::Output(error)) => {
+            last_words(&format!("tftpd status: cannot write: {}", reason(&error)));
+            ExitCode::FAILURE
+        }
+        Err(Trouble::Server(said)) => {
+            last_words(&format!("tftpd status: no status from {address}: {said}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+enum Trouble {
+    Server(String),
+    Output(io::Error),
+}
+
+impl From<io::Error> for Trouble {
+    fn from(error: io::Error) -> Self {
+        Self::Output(error)
+    }
+}
+
+fn show(args: &StatusArgs, address: &StatusAddress) -> Result<(), Trouble> {
+    let mut out = io::stdout();
+    let is_live = !args.json && out.is_terminal();
+    loop {
+        let text = ask(address).map_err(Trouble::Server)?;
+        if args.json {
+            out.write_all(text.as_bytes())?;
+            return Ok(());
+        }
+        let no_json = || Trouble::Server("what answers there is no tftpd".into());
+        let status = Value::parse(&text).ok_or_else(no_json)?;
+        if !is_live {
+            out.write_all(table::lines(&status).as_bytes())?;
+            return Ok(());
+        }
+        let (rows, columns) = size();
+        let table = table::table(&status, rows, columns);
+        // From the top, each line to its end; what was below goes.
+        let mut screen = String::from("\x1b[H");
+        for line in table.lines() {
+            let _ = write!(screen, "{line}\x1b[K\r\n");
+        }
+        screen.push_str("\x1b[J");
+        out.write_all(screen.as_bytes())?;
+        out.flush()?;
+        pause();
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a command that has nothing else to do"
+)]
+fn pause() {
+    std::thread::sleep(SECOND);
+}
+
+/// Rows and columns of the terminal, as `stty` tells.
+fn size() -> (usize, usize) {
+    let mut stty = Command::new("stty");
+    let told = stty
+        .arg("size")
+        .stdin(Stdio::inherit())
+        .stderr(Stdio::null())
+        .output();
+    let told = told
+        .map(|it| String::from_utf8_lossy(&it.stdout).into_owned())
+        .unwrap_or_default();
+    let mut numbers = told.split_whitespace().map_while(|it| it.parse().ok());
+    match (numbers.next(), numbers.next()) {
+        (Some(rows), Some(columns)) if rows > 0 && columns > 0 => (rows, columns),
+        _ => (24, 80),
+    }
+}
+
+/// The server's `/status.json`.
+fn ask(address: &StatusAddress) -> Result<String, String> {
+    let said = |error: io::Error| match error.kind() {
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => {
+            format!(
+                "{}; is tftpd running with --status {address}?",
+                reason(&error)
+            )
+        }
+        _ => reason(&error),
+    };
+    match address {
+        StatusAddress::Unix(path) => {
+            let stream = UnixStream::connect(path).map_err(said)?;
+            stream.set_read_timeout(Some(PATIENCE)).map_err(said)?;
+            exchange(stream, "localhost")
+        }
+        StatusAddress::Tcp(host, port) => {
+            let mut refusal = io::ErrorKind::NotFound.into();
+            for address in (&**host, *port).to_socket_addrs().map_err(said)? {
+                match TcpStream::connect_timeout(&address, PATIENCE) {
+                    Ok(stream) => {
+                        stream.set_read_timeout(Some(PATIENCE)).map_err(said)?;
+                        return exchange(stream, &literal(address));
+                    }
+                    Err(error) => refusal = error,
+                }
+            }
+            Err(said(refusal))
+        }
+    }
+}
+
+/// An address as a `Host`: no name that the server may not know.
+fn literal(address: SocketAddr) -> String {
+    match address.ip() {
+        IpAddr::V6(ip) => format!("[{ip}]:{}", address.port()),
+        IpAddr::V4(_) => address.to_string(),
+    }
+}
+
+fn exchange(mut stream: impl Read + Write, host: &str) -> Result<String, String> {
+    let said = |error: io::Error| reason(&error);
+    let request = format!("GET /status.json HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).map_err(said)?;
+    let mut answer = Vec::new();
+    stream.take(MOST).read_to_end(&mut answer).map_err(said)?;
+    let answer = String::from_utf8_lossy(&answer);
+    let Some((head, body)) = answer.split_once("\r\n\r\n") else {
+        return Err("what answers there speaks no HTTP".into());
+    };
+    match head.split(' ').nth(1) {
+        Some("200") => Ok(body.to_owned()),
+        code => Err(format!("HTTP status {:.3}", code.unwrap_or("?"))),
+    }
+}

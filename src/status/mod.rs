@@ -15,6 +15,7 @@ mod metrics;
 mod page;
 mod process;
 mod rates;
+mod table;
 mod value;
 
 use std::io::{self, ErrorKind, Read as _, Write as _};

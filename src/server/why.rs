@@ -1,0 +1,216 @@
+//! Why a transfer ended as it did, or took so long, where the pattern is known: what
+//! the administrator can look at.
+//!
+//! Must not: look at anything but the session's own figures.
+
+use std::time::{Duration, Instant};
+
+use crate::protocol::transfer::{Outcome, Progress};
+use crate::session::{Content, Session};
+
+/// How a transfer ended.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Ending<'a> {
+    /// By itself.
+    Outcome(&'a Outcome),
+    /// A new request of its client's took its place.
+    Replaced,
+    /// Its peer had never answered, or been silent for long, and another request
+    /// needed the room.
+    Evicted,
+    /// Its peer had never answered, and somebody tried many ports in that one's name.
+    Guessed,
+}
+
+/// The largest block that fits into an Ethernet frame: 1500 bytes less the
+/// headers of IPv4, UDP and DATA.
+const LARGEST_UNFRAGMENTED: u16 = 1468;
+
+/// What takes at least so long, at less than so many bytes a second, is slow.
+const SLOW: Duration = Duration::from_secs(2);
+const SLOW_RATE: f64 = 500_000.0;
+
+/// Round trips from which on they count, on no network of one house.
+const LONG_ROUND_TRIP: Duration = Duration::from_millis(5);
+
+/// One block of so many sent again is loss.
+const LOSS: u64 = 20;
+
+/// What to look at; `has_changed`: the file was, while it was sent.
+pub(super) fn hint(
+    session: &Session,
+    ending: Ending<'_>,
+    has_changed: bool,
+    now: Instant,
+) -> Option<String> {
+    let progress = session.transfer().progress();
+    let nothing_arrived = progress.verified && progress.blocks == 0;
+    let text = match ending {
+        Ending::Outcome(Outcome::PeerError { .. } | Outcome::Probed | Outcome::TimedOut)
+        | Ending::Replaced
+            if session.waits_for_file() =>
+        {
+            "the client gave up while the disk was waited for"
+        }
+        Ending::Outcome(Outcome::TimedOut) => silence(session, progress)?,
+        Ending::Outcome(Outcome::LastAckMissing) if nothing_arrived => silence(session, progress)?,
+        Ending::Outcome(_) if has_changed => {
+            "the file was written to while it was sent: it may have come mixed"
+        }
+        Ending::Outcome(Outcome::Completed) if is_truncated(session) => {
+            "less came than the client announced: compare the files"
+        }
+        Ending::Outcome(outcome @ (Outcome::Completed | Outcome::LastAckMissing)) => {
+            let mut took = now.saturating_duration_since(session.started);
+            if *outcome == Outcome::LastAckMissing {
+                // The wait for it isn't the transfer's.
+                let waited = session.transfer().waiting_since();
+                took = waited.map_or(took, |it| it.saturating_duration_since(session.started));
+            }
+            return slow(&Pace {
+                bytes: session.bytes(),
+                took,
+                round_trip: session.transfer().round_trip(),
+                progress,
+            });
+        }
+        _ => return None,
+    };
+    Some(text.to_owned())
+}
+
+/// The peer fell silent.
+fn silence(session: &Session, progress: Progress) -> Option<&'static str> {
+    if !progress.verified {
+        return Some(if session.shares_its_port() {
+            "no answer ever came: does a firewall drop what we send?"
+        } else {
+            "no answer ever came: does a firewall or NAT drop packets from our new port? \
+             try --single-port"
+        });
+    }
+    match progress.blocks {
+        0 if progress.block_size > LARGEST_UNFRAGMENTED => {
+            Some("large blocks never arrive: are fragments lost? try -B 1428")
+        }
+        32_767 | 65_535 => Some("the client stops where block numbers wrap: use a larger blksize"),
+        _ => None,
+    }
+}
+
+/// How fast a transfer went.
+struct Pace {
+    bytes: u64,
+    took: Duration,
+    round_trip: Option<Duration>,
+    progress: Progress,
+}
+
+/// What a transfer that went slowly waited for.
+#[expect(clippy::cast_precision_loss, reason = "a comparison of rates")]
+fn slow(pace: &Pace) -> Option<String> {
+    let Pace {
+        bytes,
+        took,
+        round_trip,
+        progress,
+    } = pace;
+    let rate = *bytes as f64 / took.as_secs_f64().max(0.001);
+    if *took < SLOW || rate >= SLOW_RATE {
+        return None;
+    }
+    let (blocks, again) = (progress.blocks, progress.retransmits);
+    if again * LOSS > blocks {
+        return Some(format!(
+            "slow because of loss: {again} packets were sent again for {blocks} blocks; look at the \
+             network, or at a client that is too slow for its windows"
+        ));
+    }
+    let turns = blocks.div_ceil(u64::from(progress.window_size.max(1)));
+    let waits = round_trip
+        .filter(|it| *it >= LONG_ROUND_TRIP)
+        .map(|it| (it, it.as_secs_f64() * turns as f64));
+    match waits {
+        Some((time, waited)) if waited >= took.as_secs_f64() / 2.0 => {
+            let millis = time.as_millis();
+            let one = match progress.window_size {
+                0 | 1 => "each block".to_owned(),
+                blocks => format!("each window of {blocks} blocks"),
+            };
+            Some(format!(
+                "slow because of the round trip: {one} waits {millis} ms for its answer; larger \
+                 blocks (blksize) or windows (windowsize) on the client help"
+            ))
+        }
+        _ => Some("slow because of the client: it paused between its answers".to_owned()),
+    }
+}
+
+/// Whether fewer bytes came than the client said it would send. Some say what
+/// isn't true, so it is no failure; but curl leaves out a block if an OACK reaches
+/// it twice.
+fn is_truncated(session: &Session) -> bool {
+    match session.content() {
+        Content::Sink(file) if file.is_octet() => {
+            let announced = session.transfer().negotiated().tsize;
+            announced.is_some_and(|bytes| file.stored() < bytes)
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slow_transfers_have_a_cause_lockstep_loss_or_pauses() {
+        for (bytes, seconds, round_trip, window_size, retransmits, told) in [
+            // Not slow.
+            (10_000, 1, Some(100), 1, 0, None),
+            (10_000_000, 10, Some(100), 1, 0, None),
+            (51_200, 10, Some(95), 1, 0, Some("each block waits 95 ms")),
+            (
+                512_000,
+                10,
+                Some(38),
+                4,
+                0,
+                Some("each window of 4 blocks waits 38 ms"),
+            ),
+            (
+                51_200,
+                10,
+                Some(95),
+                1,
+                6,
+                Some("loss: 6 packets were sent again for 100 blocks"),
+            ),
+            (51_200, 10, Some(20), 1, 0, Some("of the client: it paused")),
+            (51_200, 10, Some(1), 1, 0, Some("of the client: it paused")),
+            (51_200, 10, None, 1, 5, Some("of the client: it paused")),
+            (0, 10, None, 1, 0, Some("of the client: it paused")),
+        ] {
+            let progress = Progress {
+                blocks: bytes / 512,
+                block_size: 512,
+                window_size,
+                retransmits,
+                verified: true,
+            };
+            let hint = slow(&Pace {
+                bytes,
+                took: Duration::from_secs(seconds),
+                round_trip: round_trip.map(Duration::from_millis),
+                progress,
+            });
+            match told {
+                Some(told) => assert!(
+                    hint.as_ref().is_some_and(|it| it.contains(told)),
+                    "{hint:?}"
+                ),
+                None => assert_eq!(hint, None, "{bytes} {seconds}"),
+            }
+        }
+    }
+}
