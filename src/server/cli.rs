@@ -16,6 +16,7 @@ use crate::log::LogFormat;
 use crate::log::syslog::DEV_LOG;
 use crate::policy::access::Network;
 use crate::policy::client_root::NamedAfter;
+use crate::policy::glob::Globs;
 use crate::status::StatusAddress;
 #[cfg(feature = "status")]
 use crate::status::command::StatusArgs;
@@ -163,6 +164,56 @@ pub struct Args {
         conflicts_with = "map_file"
     )]
     pub map_test: Option<PathBuf>,
+
+    /// What holds for which clients: directories, rights, options, bounds, by network,
+    /// interface or hardware address
+    #[arg(long, value_name = "FILE", help_heading = "Access")]
+    pub rules: Option<PathBuf>,
+
+    /// Show what the rules by client in FILE mean for the clients and names on standard
+    /// input, and exit
+    #[arg(
+        long,
+        value_name = "FILE",
+        help_heading = "Access",
+        conflicts_with_all = ["rules", "map_test"]
+    )]
+    pub rules_test: Option<PathBuf>,
+
+    /// Program that is told what happens and asked what to serve, for /bin/sh; started
+    /// again when it ends
+    #[arg(long, value_name = "COMMAND", help_heading = "Helpers")]
+    pub helper: Option<String>,
+
+    /// Unix socket of a service that is told and asked the same
+    #[arg(
+        long,
+        value_name = "PATH",
+        help_heading = "Helpers",
+        conflicts_with_all = ["helper", "chroot"]
+    )]
+    pub helper_socket: Option<PathBuf>,
+
+    /// Names that the helper is asked about, as a pattern such as grub/*.cfg; can be
+    /// repeated
+    #[arg(long, value_name = "GLOB", help_heading = "Helpers")]
+    #[arg(value_parser = parse_pattern)]
+    pub ask: Vec<String>,
+
+    /// Ask the helper about every file to be read that isn't there
+    #[arg(long, help_heading = "Helpers")]
+    pub ask_missing: bool,
+
+    /// Milliseconds to wait for the helper's answer, or a time such as 2s; then the
+    /// request is served as without it
+    #[arg(
+        long,
+        value_name = "MS",
+        default_value = "5s",
+        help_heading = "Helpers"
+    )]
+    #[arg(value_parser = usage::parse_timeout)]
+    pub ask_timeout: Duration,
 
     /// Serve each client from its own directory below ROOT, named after its
     /// address, if there is one; otherwise from ROOT
@@ -406,6 +457,11 @@ fn parse_option_name(text: &str) -> Result<OptionName, String> {
         let names = OptionName::ALL.map(OptionName::name).join(", ");
         format!("expected one of {names}")
     })
+}
+
+fn parse_pattern(text: &str) -> Result<String, &'static str> {
+    Globs::default().add(text)?;
+    Ok(text.to_owned())
 }
 
 fn parse_umask(text: &str) -> Result<u32, &'static str> {
