@@ -4,7 +4,7 @@
 mod common;
 
 use std::fs::{self, File};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
@@ -165,10 +165,13 @@ fn assert_refused(what: &str, mut command: Command, words: &[&str]) {
 fn what_cannot_be_served_is_one_line() {
     let file = File::open("/dev/null").expect("a file");
     let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket");
+    let address = tcp.local_addr().expect("an address");
+    let connected = TcpStream::connect(address).expect("a connection");
     let unix = UnixDatagram::unbound().expect("a socket");
     let cases = [
         ("a file", "1", stdio(file), "fd 3 is not a socket"),
-        ("TCP", "1", stdio(tcp), "fd 3 is not a valid udp socket"),
+        // One that listens is a status port.
+        ("TCP", "1", stdio(connected), "it doesn't listen"),
         (
             "AF_UNIX",
             "1",
