@@ -4,7 +4,7 @@
 mod common;
 
 use std::fs::{self, File};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
@@ -164,11 +164,13 @@ fn assert_refused(what: &str, mut command: Command, words: &[&str]) {
 #[test]
 fn what_cannot_be_served_is_one_line() {
     let file = File::open("/dev/null").expect("a file");
+    // One that listens is the status port.
     let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket");
+    let tcp = TcpStream::connect(tcp.local_addr().expect("bound")).expect("a connection");
     let unix = UnixDatagram::unbound().expect("a socket");
     let cases = [
         ("a file", "1", stdio(file), "fd 3 is not a socket"),
-        ("TCP", "1", stdio(tcp), "fd 3 is not a valid udp socket"),
+        ("a connection", "1", stdio(tcp), "does not listen"),
         (
             "AF_UNIX",
             "1",
