@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::{ArgAction, Parser};
 
 use super::address::{Families, ListenAddress, ListenTarget};
+use super::familiar::{self, Familiar};
 use super::upload_args::UploadArgs;
 use crate::host::usage::{self, UsageError};
 use crate::log::LogFormat;
@@ -298,28 +299,6 @@ pub enum Command {
     Status(StatusArgs),
 }
 
-/// tftp-hpa's options for what is the default here: accepted, so that its
-/// command lines work.
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Accepted for compatibility with tftp-hpa, no effect")]
-pub struct Familiar {
-    /// Let uploads create new files
-    #[arg(short, long, hide_short_help = true)]
-    pub create: bool,
-
-    /// Keep clients below ROOT
-    #[arg(short, long, hide_short_help = true)]
-    pub secure: bool,
-
-    /// Listen without inetd; stays in the foreground here
-    #[arg(short, long, hide_short_help = true)]
-    pub listen: bool,
-
-    /// Listen without inetd, in the foreground
-    #[arg(short = 'L', long, hide_short_help = true)]
-    pub foreground: bool,
-}
-
 impl Args {
     /// Reads the command line.
     ///
@@ -327,7 +306,10 @@ impl Args {
     /// The text to print and the status to exit with: `--help` and `--version`
     /// (0, standard output), or a mistake in one line (2, standard error).
     pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, UsageError> {
-        Self::try_parse_from(words).map_err(|error| UsageError::new("tftpd", 2, &error))
+        Self::try_parse_from(words).map_err(|error| match familiar::hint(&error) {
+            Some(text) => UsageError { text, status: 2 },
+            None => UsageError::new("tftpd", 2, &error),
+        })
     }
 
     /// The directory to serve.

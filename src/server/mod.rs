@@ -19,6 +19,7 @@ pub mod cli;
 mod counters;
 mod drops;
 mod exposure;
+mod familiar;
 mod floor;
 mod front;
 mod hints;
