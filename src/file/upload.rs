@@ -210,8 +210,10 @@ impl Upload {
         if self.policy.uploads.max_total().is_some() {
             self.uploads.quota.store(length, freed);
         }
-        self.uploads.made_dirs.keep(&self.held);
-        self.held = Held::default();
+        if self.policy.uploads.create_dirs() {
+            self.uploads.made_dirs.keep(&self.held);
+            self.held = Held::default();
+        }
         Ok(length)
     }
 
@@ -255,7 +257,7 @@ impl Upload {
 
     /// Makes the directories that are missing.
     fn make_directories(&mut self) -> Result<(), StorageError> {
-        if self.missing.is_empty() {
+        if !self.policy.uploads.create_dirs() || self.missing.is_empty() {
             return Ok(());
         }
         let permissions = self.policy.umask.map(|umask| 0o777 & !umask);
@@ -444,7 +446,7 @@ impl Drop for Upload {
         self.expect(0);
         self.count(0);
         self.remove_temporary();
-        if self.held.is_any() {
+        if self.policy.uploads.create_dirs() && self.held.is_any() {
             let made_dirs = &self.uploads.made_dirs;
             made_dirs.release(self.directory.as_fd(), &self.held);
         }
