@@ -109,7 +109,7 @@ impl Front {
         let mut unfinished = std::mem::take(&mut self.unfinished);
         if self.retry_at.is_some_and(|at| at <= now) {
             self.retry_at = None;
-            unfinished.insert_all(std::mem::take(&mut self.failed));
+            unfinished.insert_all(&std::mem::take(&mut self.failed));
         }
         unfinished
     }

@@ -200,7 +200,10 @@ impl Requests {
         if !is_served || !broadcasts.take(now, peer.ip()) {
             return None;
         }
-        let settled = self.opener.policy.settle(now, &request, peer, datagram.interface);
+        let settled = self
+            .opener
+            .policy
+            .settle(now, &request, peer, datagram.interface);
         let granted = settled.ok()?;
         granted.root().open_file(&granted.name).ok()?;
         let local = ours.or_else(|| listener.local_towards(peer).ok())?;

@@ -73,7 +73,10 @@ impl Server {
     ///
     /// # Errors
     /// One line that says what is in the way, and what to do about it.
-    #[allow(clippy::too_many_lines, reason = "the order in which all depends on all")]
+    #[allow(
+        clippy::too_many_lines,
+        reason = "the order in which all depends on all"
+    )]
     pub fn start(args: &Args) -> Result<Self, Box<dyn Error>> {
         let inherited = Inherited::take_over(MAX_LISTENERS)?;
         let log_file = logging::start(args, inherited.by_inetd)?;
