@@ -37,9 +37,9 @@
 //!
 //! **A read request (RRQ).** `server/front` receives a batch → `server/requests`
 //! parses it with `wire/packet` and asks `table` whether it is new, a repeat, or
-//! is dropped → `policy` settles the root and the name, map file included →
-//! `file/root` opens it → `wire/options` negotiates → `protocol/sender` is made →
-//! `server/ports` gives it a port (`net`), `server/floor` a place in `table` →
+//! is dropped → `server/opening`: `policy` settles the root and the name, map file
+//! included, `file/root` opens it, `wire/options` negotiates, `server/ports` gives it
+//! a port (`net`), `protocol/sender` is made → `server/floor` a place in `table` →
 //! `session/outbound` sends what the sender has to send: the OACK, or the first
 //! blocks.
 //!
@@ -65,7 +65,7 @@
 //! and sorts it: datagrams of an endpoint that `table` knows are one turn of its
 //! session, RRQ and WRQ go to `server/requests` as above, and so do strangers'.
 //! A session that finds the shared socket full waits in `server/shared`; how much one
-//! may send in a turn is up to `server/shaper`.
+//! may send in a turn is up to `session/shaper`.
 //!
 //! **A timeout.** `table/wheel` says that a session may be due, the session's own
 //! deadline decides → `server/floor` → `session` looks for an answer first →
@@ -99,11 +99,11 @@
 //! | when something is sent again, when to give up | `protocol/retry`, `protocol/pace`, `protocol/nack` |
 //! | an option | `wire/options`; what it means for a transfer: `protocol/exchange` |
 //! | what a repeated request does | `table/repeat` |
-//! | a datagram of a stranger | `session/inbound`; in single port `server/requests` |
+//! | a datagram of a stranger | `session/inbound`; in single port `server/requests`, answered by `server/answers` |
 //! | how long a server dallies | `server/start` (10 s), bounded in `protocol/contract` |
 //! | who gives way when slots are short | `table` |
 //! | which name a request leads to | `policy/settle`, `file/name`, `policy/map` |
-//! | who gets a port of its own | `server/ports` |
+//! | who gets a port of its own | `server/ports`; who may share one, and what an answer to it proves: `session/tid` |
 //! | what may be read or created | `file/root`, `file/resolve`, `file/walk` (links), `file/upload` |
 //! | what root may not serve | `server/exposure` |
 //! | a hint in a refusal | `server/hints` |
@@ -158,8 +158,8 @@
 //! | silence, where slots are short | 10 s, then the longest silent of 512 gives way | [`table`] |
 //! | downloads that nobody has answered, with a slot of their own | a quarter of the slots, where the others may do without | [`table`] |
 //! | sessions of one client (an IPv4 address, an IPv6 /64) | `--max-sessions-per-client` whose peer has answered, and 512 more; else no bound | [`table`] |
-//! | bytes to a network that nothing proves | `--max-unproved-rate` a second, and as much at once | `server::unproved` |
-//! | a client's part of a shared send buffer | 1/64 of what is left, once it is a quarter full | `server::shaper` |
+//! | bytes to a network that nothing proves | `--max-unproved-rate` a second, and as much at once | [`session::unproved`] |
+//! | a client's part of a shared send buffer | 1/64 of what is left, once it is a quarter full | [`session::shaper`] |
 //! | answers to unverified peers in each shared send buffer | a quarter of it, or up to 2,048 in half of it, in 4 s; half of that to one client network; more while the buffer is empty | `server::unverified` |
 //! | answers to nonsense | 100 a second, half of them to one client network | [`session`] |
 //! | ERRORs to refused requests | 10,000 a second, half of them to one client network | `server::requests` |
@@ -174,7 +174,7 @@
 //! | directory entries read for a name in another case | 4096; 16 directories' are kept | `file::ignore_case` |
 //! | look-ups, map rules and the neighbour table for all requests | a fifth of a second each second; half of it for names of more than 128 bytes | [`policy::work`] |
 //! | a name on its way | 64 directories deep, 40 links | `file::walk` |
-//! | a name that a session keeps for the log | 96 bytes, or as long as the file's own | `server::requests` |
+//! | a name that a session keeps for the log | 96 bytes, or as long as the file's own | `server::opening` |
 //! | ports that are tried in a client's name | 8 within a second end its uploads; 256 addresses told apart | [`table::guesses`] |
 //! | ports that transfers share | 6 for an address, 16 in all; 64 are tried | `server::ports` |
 //! | repeats to a peer that never answered | 3, of one datagram | [`protocol::transfer`] |

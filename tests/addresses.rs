@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use common::*;
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::sched::{CloneFlags, setns};
 use socket2::{Domain, Socket, Type};
 
 #[test]
@@ -141,23 +141,6 @@ fn servers_that_say_so_share_a_port() {
         .unwrap();
     assert_eq!(third.status.code(), Some(1), "{}", said(&third));
     assert!(said(&third).contains("in use"), "{}", said(&third));
-}
-
-/// Puts this thread alone, and what it starts, on a network of its own; `ip` is
-/// the command there. `None`, if there can't be one.
-fn own_network() -> Option<impl Fn(&[&str]) -> String> {
-    if let Err(reason) = unshare(CloneFlags::CLONE_NEWNET) {
-        skip(format_args!("no network of our own: {reason}"));
-        return None;
-    }
-    require("ip")?;
-    let ip = |words: &[&str]| {
-        let done = bounded(10, "ip").args(words).output().expect("ip");
-        assert!(done.status.success(), "{words:?}: {}", said(&done));
-        said(&done)
-    };
-    ip(&["link", "set", "lo", "up"]);
-    Some(ip)
 }
 
 /// Whether this machine knows IPv6.

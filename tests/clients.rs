@@ -350,6 +350,10 @@ fn two_hundred_at_once() {
     if clients.is_empty() {
         return;
     }
+    // tftp-hpa takes the first answer from whatever address.
+    if nix::unistd::geteuid().is_root() {
+        own_network();
+    }
     let server = Server::start_bare(&["-4"]);
     let file = content(200, 100_000);
     server.file("get.bin", &file);

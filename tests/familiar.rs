@@ -135,6 +135,35 @@ fn what_was_written_there_was_understood_there() {
     }
 }
 
+/// Who writes another server's words reads ours, as the manual has them.
+#[test]
+fn another_servers_option_is_answered_with_ours() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = map_file(dir.path());
+    let mut told = 0;
+    for row in rows() {
+        let ours = command_lines(row.ours, &file).flatten();
+        let ours: Vec<_> = ours.filter(|word| word.starts_with('-')).collect();
+        for words in command_lines(row.theirs, &file) {
+            let option = words[0].split('=').next().unwrap_or_default();
+            let read = Args::read(["tftpd", option].map(OsString::from));
+            let Err(error) = read else { continue };
+            if !option.starts_with("--") || !error.text.contains("unexpected") {
+                continue;
+            }
+            let text = error.text;
+            assert!(text.contains("see tftpd(8)"), "{option}: {text}");
+            let named = ours.is_empty() || ours.iter().any(|ours| text.contains(ours));
+            assert!(named, "{option}: {text}, where {ours:?} are ours");
+            told += 1;
+        }
+    }
+    assert!(told > 30, "{told}");
+    let error = Args::read(["tftpd", "/srv/tftp", "/srv/more"].map(OsString::from));
+    let text = error.expect_err("two directories").text;
+    assert!(text.contains("one ROOT"), "{text}");
+}
+
 #[test]
 fn the_familiar_flags_change_nothing() {
     for flags in [

@@ -100,6 +100,8 @@ fn run(half: u64) {
         all.reflected_bytes += one.reflected_bytes;
         all.honest += one.honest;
         all.unlucky += one.unlucky;
+        all.shared += one.shared;
+        all.light += one.light;
         all.suspected += one.suspected;
         all.lucky += one.lucky;
     }
@@ -124,6 +126,7 @@ fn directed(head: Head, shots: impl Iterator<Item = Shot>) -> Tally {
 
 #[test]
 fn attacks_that_have_been_tried_bring_nobody_more_than_is_promised() {
+    let (mut shared, mut light) = (0, 0);
     for (attack, scripts) in seeds::ALL {
         for script in scripts() {
             struct Name(&'static str);
@@ -137,8 +140,11 @@ fn attacks_that_have_been_tried_bring_nobody_more_than_is_promised() {
             let _name = Name(attack);
             let tally = play(&script);
             assert!(tally.forged > 10 && tally.honest > 0, "{tally:?}");
+            shared += tally.shared;
+            light += tally.light;
         }
     }
+    assert!(light > 50 && shared > light, "{light} of {shared}");
 }
 
 #[test]

@@ -164,13 +164,14 @@ fn assert_refused(what: &str, mut command: Command, words: &[&str]) {
 #[test]
 fn what_cannot_be_served_is_one_line() {
     let file = File::open("/dev/null").expect("a file");
-    // One that listens is the status port.
     let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket");
-    let tcp = TcpStream::connect(tcp.local_addr().expect("bound")).expect("a connection");
+    let address = tcp.local_addr().expect("an address");
+    let connected = TcpStream::connect(address).expect("a connection");
     let unix = UnixDatagram::unbound().expect("a socket");
     let cases = [
         ("a file", "1", stdio(file), "fd 3 is not a socket"),
-        ("a connection", "1", stdio(tcp), "does not listen"),
+        // One that listens is a status port.
+        ("TCP", "1", stdio(connected), "it doesn't listen"),
         (
             "AF_UNIX",
             "1",

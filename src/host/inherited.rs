@@ -10,7 +10,7 @@ use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixListener;
 
 use listenfd::ListenFd;
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{Domain, Socket, Type};
 
 use super::notify::is_meant;
 
@@ -33,17 +33,6 @@ pub enum InheritedStream {
     Tcp(TcpListener),
     /// Of this machine.
     Unix(UnixListener),
-}
-
-impl InheritedStream {
-    /// Connections come in on it; it is no connection itself.
-    fn listens(&self) -> bool {
-        let socket = match self {
-            Self::Tcp(socket) => SockRef::from(socket),
-            Self::Unix(socket) => SockRef::from(socket),
-        };
-        socket.is_listener().unwrap_or(false)
-    }
 }
 
 impl Inherited {
@@ -80,13 +69,6 @@ fn from_manager(limit: usize) -> Result<Inherited, String> {
     let mut inherited = Inherited::default();
     for index in 0..offered.len() {
         if let Some(stream) = stream(&mut offered, index) {
-            if !stream.listens() {
-                return Err(
-                    "an inherited stream socket does not listen; use ListenStream= for the \
-                     status port"
-                        .into(),
-                );
-            }
             inherited.streams.push(stream);
             continue;
         }

@@ -11,7 +11,7 @@
 //! - a client acknowledges within a round trip.
 //!
 //! So what a network is sent is bounded, and a session beyond that is paused. One
-//! whose ACKs come right behind enough pauses in a row ([`PROOF_BITS`]) is proved: by
+//! whose ACKs come right behind enough pauses in a row (`PROOF_BITS`) is proved: by
 //! chance that happens once in a million times. What it has been sent is given back
 //! to its network, and it is bounded no longer. Must not: read the clock, make a
 //! random number.

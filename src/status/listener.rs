@@ -69,6 +69,13 @@ impl Listener {
     /// # Errors
     /// Whatever the kernel says.
     pub(super) fn inherit(stream: InheritedStream) -> io::Result<Self> {
+        let listens = match &stream {
+            InheritedStream::Tcp(listener) => SockRef::from(listener).is_listener()?,
+            InheritedStream::Unix(listener) => SockRef::from(listener).is_listener()?,
+        };
+        if !listens {
+            return Err(io::Error::other("it doesn't listen; use ListenStream="));
+        }
         let (socket, hosts) = match stream {
             InheritedStream::Tcp(listener) => {
                 listener.set_nonblocking(true)?;

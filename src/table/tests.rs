@@ -53,6 +53,22 @@ fn unverified(since: Instant) -> Probe {
     }
 }
 
+/// Its peer has owed its first answer since then, and it holds no descriptor.
+fn light(since: Instant) -> Probe {
+    Probe {
+        light: true,
+        ..unverified(since)
+    }
+}
+
+/// Its peer has answered, and has been silent since then.
+fn quiet(since: Instant) -> Probe {
+    Probe {
+        quiet_since: Some(since),
+        ..Probe::default()
+    }
+}
+
 #[allow(clippy::disallowed_methods, reason = "an Instant has no other source")]
 fn origin() -> Instant {
     Instant::now()
@@ -70,12 +86,24 @@ fn endpoint(host: u8, local: u8) -> Endpoint {
     }
 }
 
+/// One of more clients than there are hosts in a network.
+fn numbered(number: u32) -> Endpoint {
+    Endpoint {
+        peer: (Ipv4Addr::from_bits(number), 1069).into(),
+        local: Ipv4Addr::LOCALHOST.into(),
+    }
+}
+
 const READ: &[u8] = b"\0\x01pxelinux.0\0octet\0";
 const OTHER: &[u8] = b"\0\x01pxelinux.1\0octet\0";
 
-fn set_deadline(table: &mut Sessions<Probe>, key: SessionKey, deadline: Instant) {
-    table.get_mut(key).unwrap().deadline = Some(deadline);
+fn change(table: &mut Sessions<Probe>, key: SessionKey, change: impl FnOnce(&mut Probe)) {
+    change(table.get_mut(key).unwrap());
     table.rearm(key);
+}
+
+fn set_deadline(table: &mut Sessions<Probe>, key: SessionKey, deadline: Instant) {
+    change(table, key, |it| it.deadline = Some(deadline));
 }
 
 #[test]
@@ -166,24 +194,18 @@ fn evicted(table: &Sessions<Probe>, from: Endpoint, now: Instant) -> Vec<Session
 fn eviction_takes_the_dallying_first_then_the_unverified_then_the_silent() {
     let (read, origin) = (Fingerprint::of(READ), origin());
     let mut table = Sessions::new(6, origin);
-    let quiet = |since| Probe {
-        quiet_since: Some(since),
-        ..Probe::default()
-    };
     let silent = table.insert(endpoint(1, 1), read, quiet(origin + millis(1)));
     let silent_longest = table.insert(endpoint(2, 1), read, quiet(origin));
     let moving = table.insert(endpoint(3, 1), read, Probe::default());
     let waiting = [4, 5].map(|host| table.insert(endpoint(host, 1), read, unverified(origin)));
     let dallying = table.insert(endpoint(6, 1), read, Probe::default());
-    table.get_mut(dallying).unwrap().over = true;
-    table.rearm(dallying);
+    change(&mut table, dallying, |it| it.over = true);
     let late = origin + SILENCE;
     let too_early = origin + SILENCE.saturating_sub(millis(1));
     let ask = |table: &Sessions<_>, at| evicted(table, endpoint(9, 1), at);
 
     assert_eq!(ask(&table, origin), [dallying]);
-    table.get_mut(dallying).unwrap().over = false;
-    table.rearm(dallying);
+    change(&mut table, dallying, |it| it.over = false);
 
     assert_eq!(ask(&table, origin), [], "nobody can be told yet");
     assert_eq!(
@@ -193,8 +215,7 @@ fn eviction_takes_the_dallying_first_then_the_unverified_then_the_silent() {
     assert_eq!(ask(&table, origin + UNVERIFIED_GRACE), waiting, "at random");
     assert_eq!(ask(&table, late), waiting);
     for key in waiting {
-        table.get_mut(key).unwrap().unverified_since = None;
-        table.rearm(key);
+        change(&mut table, key, |it| it.unverified_since = None);
     }
 
     assert_eq!(ask(&table, too_early), []);
@@ -216,10 +237,7 @@ fn eviction_takes_the_dallying_first_then_the_unverified_then_the_silent() {
 fn the_unverified_take_a_part_of_the_table() {
     let (read, origin) = (Fingerprint::of(READ), origin());
     let mut table = Sessions::new(usize::MAX, origin);
-    let from = |number: u32| Endpoint {
-        peer: (Ipv4Addr::from_bits(number), 1069).into(),
-        local: Ipv4Addr::LOCALHOST.into(),
-    };
+    let from = numbered;
     let ask = |table: &Sessions<_>, number, at| table.admit(&from(number), read, at, 7);
     for number in 1..=MAX_UNVERIFIED as u32 {
         assert_eq!(ask(&table, number, origin), Admission::New);
@@ -248,10 +266,7 @@ fn eviction_takes_one_that_has_what_is_needed() {
             ..Probe::default()
         },
         unverified(origin),
-        Probe {
-            quiet_since: Some(origin),
-            ..Probe::default()
-        },
+        quiet(origin),
     ];
     for probe in probes {
         let mut table = Sessions::new(4, origin);
@@ -273,16 +288,10 @@ fn eviction_takes_one_that_has_what_is_needed() {
 fn light_sessions_take_no_slot_until_their_peer_answers() {
     let (read, origin) = (Fingerprint::of(READ), origin());
     let mut table = Sessions::new(8, origin).with_light_sessions(100);
-    let from = |number: u32| Endpoint {
-        peer: (Ipv4Addr::from_bits(number), 1069).into(),
-        local: Ipv4Addr::LOCALHOST.into(),
-    };
+    let from = numbered;
     let late = origin + UNVERIFIED_GRACE;
     let ask = |table: &Sessions<_>, number| table.admit(&from(number), read, late, 0);
-    let light = Probe {
-        light: true,
-        ..unverified(origin)
-    };
+    let light = light(origin);
     // A quarter of eight.
     for number in 1..=2 {
         assert!(!table.is_short());
@@ -309,8 +318,7 @@ fn light_sessions_take_no_slot_until_their_peer_answers() {
     );
     // A light one is answered: one that holds a descriptor has to make room.
     assert!(!table.is_overfull());
-    *table.get_mut(first).unwrap() = Probe::default();
-    table.rearm(first);
+    change(&mut table, first, |it| *it = Probe::default());
     assert!(table.is_overfull());
     assert_eq!(table.gives_way(late, 0), Some(held[0]));
     table.remove(held[0]);
@@ -331,10 +339,7 @@ fn slots_full_of_forged_uploads_leave_room_for_light_sessions() {
         Admission::Full
     );
     assert!(table.has_light_room());
-    let light = Probe {
-        light: true,
-        ..unverified(origin)
-    };
+    let light = light(origin);
     table.insert(endpoint(9, 1), read, light);
     assert!(!table.is_overfull());
     // A peer that answers doesn't wait until they are overdue.
@@ -343,10 +348,37 @@ fn slots_full_of_forged_uploads_leave_room_for_light_sessions() {
     assert_eq!(given, Some(uploads[2]));
     // Where all of them are real there is no room.
     for key in uploads {
-        table.get_mut(key).unwrap().unverified_since = None;
-        table.rearm(key);
+        change(&mut table, key, |it| it.unverified_since = None);
     }
     assert!(!table.has_light_room());
+}
+
+/// What a first answer means for the session and for others, and what a read may have
+/// where an upload may not.
+#[test]
+fn a_first_answer_is_crowded_evicts_or_stays() {
+    let (read, origin) = (Fingerprint::of(READ), origin());
+    let mut table = Sessions::new(4, origin).with_light_sessions(4);
+    let uploads =
+        [1, 2, 3, 4].map(|host| table.insert(endpoint(host, 1), read, unverified(origin)));
+    let from = endpoint(9, 1);
+    assert_eq!(table.admit(&from, read, origin, 0), Admission::Full);
+    assert_eq!(table.admit_read(&from, read, origin, 0), Admission::New);
+    let first = table.insert(from, read, light(origin));
+    *table.get_mut(first).unwrap() = Probe::default();
+    let after = table.after_turn(first, true, origin, || 2);
+    assert_eq!(after, AfterTurn::Evicts(uploads[2]));
+    table.remove(uploads[2]);
+    let after = table.after_turn(first, false, origin, || 2);
+    assert_eq!(after, AfterTurn::Stays);
+
+    let mut table = Sessions::new(4, origin).with_client_limit(1);
+    for (local, expected) in [(1, AfterTurn::Stays), (2, AfterTurn::Crowded)] {
+        let key = table.insert(endpoint(1, local), read, unverified(origin));
+        assert_eq!(table.after_turn(key, true, origin, || 0), AfterTurn::Stays);
+        table.get_mut(key).unwrap().unverified_since = None;
+        assert_eq!(table.after_turn(key, true, origin, || 0), expected);
+    }
 }
 
 /// A limit holds for all sessions; light ones give way too where it is reached.
@@ -358,10 +390,7 @@ fn a_limit_of_sessions_holds_for_light_ones_too() {
     let mut table = Sessions::new(4, origin)
         .with_light_sessions(4)
         .with_limit(4);
-    let light = Probe {
-        light: true,
-        ..unverified(origin)
-    };
+    let light = light(origin);
     table.insert(endpoint(1, 1), read, unverified(origin));
     assert!(table.is_short());
     let others = [2, 3, 4].map(|host| {
@@ -375,8 +404,7 @@ fn a_limit_of_sessions_holds_for_light_ones_too() {
     assert_eq!(ask(&table, late), Evicts(others[1]));
     // Where all of them are real there is no room.
     for key in others {
-        *table.get_mut(key).unwrap() = Probe::default();
-        table.rearm(key);
+        change(&mut table, key, |it| *it = Probe::default());
     }
     assert!(!table.is_overfull());
     assert_eq!(ask(&table, origin), Full);
@@ -388,18 +416,11 @@ fn a_limit_of_sessions_holds_for_light_ones_too() {
 fn eviction_finds_the_longest_silent_after_a_flood_of_light_sessions() {
     let (read, origin) = (Fingerprint::of(READ), origin());
     let mut table = Sessions::new(2, origin).with_light_sessions(2);
-    let light = Probe {
-        light: true,
-        ..unverified(origin)
-    };
+    let light = light(origin);
     let hosts = || (1..=250).flat_map(|host| (2..=5).map(move |local| endpoint(host, local)));
     let flood: Vec<_> = hosts().map(|at| table.insert(at, read, light)).collect();
-    let silent = |since| Probe {
-        quiet_since: Some(since),
-        ..Probe::default()
-    };
-    table.insert(endpoint(1, 1), read, silent(origin + millis(1)));
-    let longest = table.insert(endpoint(2, 1), read, silent(origin));
+    table.insert(endpoint(1, 1), read, quiet(origin + millis(1)));
+    let longest = table.insert(endpoint(2, 1), read, quiet(origin));
     let (in_time, late) = (origin + SILENCE / 2, origin + SILENCE);
     for is_over in [false, true] {
         for random in [0, 1, 4711, u32::MAX] {
@@ -432,15 +453,9 @@ fn a_light_session_that_is_silent_has_no_slot_to_give() {
 fn eviction_among_light_sessions_is_at_random() {
     let (read, origin) = (Fingerprint::of(READ), origin());
     let mut table = Sessions::new(8, origin).with_light_sessions(8);
-    let from = |number: u32| Endpoint {
-        peer: (Ipv4Addr::from_bits(number), 1069).into(),
-        local: Ipv4Addr::LOCALHOST.into(),
-    };
+    let from = numbered;
     for number in 1..=MAX_UNVERIFIED as u32 {
-        let light = Probe {
-            light: true,
-            ..unverified(origin)
-        };
+        let light = light(origin);
         table.insert(from(number), read, light);
     }
     assert_eq!(table.admit(&from(0), read, origin, 0), Admission::Full);
@@ -459,15 +474,9 @@ fn eviction_among_light_sessions_is_at_random() {
 fn eviction_finds_the_finished_where_all_the_unverified_are_light() {
     let (read, origin) = (Fingerprint::of(READ), origin());
     let mut table = Sessions::new(8, origin).with_light_sessions(8);
-    let from = |number: u32| Endpoint {
-        peer: (Ipv4Addr::from_bits(number), 1069).into(),
-        local: Ipv4Addr::LOCALHOST.into(),
-    };
+    let from = numbered;
     for number in 1..=MAX_UNVERIFIED as u32 {
-        let light = Probe {
-            light: true,
-            ..unverified(origin)
-        };
+        let light = light(origin);
         table.insert(from(number), read, light);
     }
     let held: Vec<_> = (0..8)
@@ -476,8 +485,7 @@ fn eviction_finds_the_finished_where_all_the_unverified_are_light() {
     let late = origin + UNVERIFIED_GRACE;
     assert_eq!(table.admit(&from(0), read, late, 0), Admission::Full);
     for &key in &held {
-        table.get_mut(key).unwrap().over = true;
-        table.rearm(key);
+        change(&mut table, key, |it| it.over = true);
     }
     assert_eq!(table.admit(&from(0), read, origin, 0), Admission::Full);
     let Admission::Evicts(key) = table.admit(&from(0), read, late, 0) else {
@@ -525,8 +533,7 @@ fn one_client_has_so_many_sessions_and_its_unverified_ones_do_not_count() {
         assert_eq!(ask(&table, read), New, "{ip}");
         let too_many = table.insert(from(own, 8, "::1"), read, unverified(now));
         for (key, is_crowded) in [(last, false), (too_many, true)] {
-            table.get_mut(key).unwrap().unverified_since = None;
-            table.rearm(key);
+            change(&mut table, key, |it| it.unverified_since = None);
             assert_eq!(table.is_crowded(key), is_crowded, "{ip}");
             assert_eq!(ask(&table, read), Crowded, "{ip}");
         }
@@ -539,8 +546,7 @@ fn one_client_has_so_many_sessions_and_its_unverified_ones_do_not_count() {
             let endpoint = from(neighbour, 0, "127.0.0.1");
             assert_eq!(table.admit(&endpoint, read, now, 1), New, "{neighbour}");
         }
-        table.get_mut(last).unwrap().over = true;
-        table.rearm(last);
+        change(&mut table, last, |it| it.over = true);
         assert_eq!(ask(&table, read), New, "{ip}: one is over");
     }
 }
@@ -630,8 +636,7 @@ fn an_earlier_deadline_is_heeded_and_a_withdrawn_one_forgotten() {
     assert_eq!(table.pop_due(origin + millis(20)), Some(key));
 
     set_deadline(&mut table, key, origin + millis(50));
-    table.get_mut(key).unwrap().deadline = None;
-    table.rearm(key);
+    change(&mut table, key, |it| it.deadline = None);
     assert_eq!(table.pop_due(origin + millis(60)), None);
     assert_eq!(table.next_deadline(), None);
 }

@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use nix::sched::{CloneFlags, unshare};
 use nix::unistd::geteuid;
 
 mod raw;
@@ -190,6 +191,24 @@ pub fn bounded(seconds: u32, program: impl AsRef<OsStr>) -> Command {
         .arg(program)
         .stdin(Stdio::null());
     command
+}
+
+/// Puts this thread alone, and what it starts, on a network of its own; `ip` is
+/// the command there. `None`, with the reason printed, if there can't be one. What is
+/// late on the loopback that all share reaches whoever has a client's port now.
+pub fn own_network() -> Option<impl Fn(&[&str]) -> String> {
+    require("ip")?;
+    if let Err(reason) = unshare(CloneFlags::CLONE_NEWNET) {
+        skip(format_args!("no network of our own: {reason}"));
+        return None;
+    }
+    let ip = |words: &[&str]| {
+        let done = bounded(10, "ip").args(words).output().expect("ip");
+        assert!(done.status.success(), "{words:?}: {}", said(&done));
+        said(&done)
+    };
+    ip(&["link", "set", "lo", "up"]);
+    Some(ip)
 }
 
 /// What a program said, on both channels, and how it ended.

@@ -25,6 +25,7 @@ mod pattern;
 mod process;
 mod report;
 mod servers;
+mod watcher;
 mod workloads;
 
 use std::error::Error;
@@ -76,6 +77,9 @@ struct CampaignArgs {
     /// Another build of our server, to measure beside it instead of the peers
     #[arg(long)]
     against: Option<PathBuf>,
+    /// Have somebody watch our server's status page, and `--against` without
+    #[arg(long)]
+    watched: bool,
     /// Where the peers are installed
     #[arg(long)]
     peers: PathBuf,
@@ -161,6 +165,7 @@ fn measure(args: CampaignArgs) -> Result<(), Box<dyn Error>> {
         programs: Programs {
             ours: args.ours,
             against: args.against,
+            watched: args.watched,
             peers: args.peers,
         },
         cores: Cores::choose()?,

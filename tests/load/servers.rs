@@ -15,6 +15,7 @@ use tftpd::wire::packet::{Direction, Mode, Packet, emit_request};
 use crate::clock;
 use crate::fleet::Plan;
 use crate::process::{Cores, Tree, pin};
+use crate::watcher::Watcher;
 
 /// How long a server may take until it answers its first request.
 const START: Duration = Duration::from_secs(5);
@@ -90,6 +91,8 @@ pub(crate) struct Programs {
     pub(crate) ours: PathBuf,
     /// The build of ours to hold it against, instead of the peers.
     pub(crate) against: Option<PathBuf>,
+    /// Ours has a status port, and somebody watches.
+    pub(crate) watched: bool,
     /// Where `scripts/peers` has put the others.
     pub(crate) peers: PathBuf,
 }
@@ -189,6 +192,7 @@ pub(crate) struct Server {
     contender: Contender,
     child: Child,
     pub(crate) address: SocketAddr,
+    watcher: Option<Watcher>,
 }
 
 impl Server {
@@ -209,6 +213,13 @@ impl Server {
         let mut command = programs
             .command(contender, address, root)
             .ok_or_else(|| io::Error::new(ErrorKind::NotFound, "not on this machine"))?;
+        let status = (programs.watched && contender == Contender::Ours).then(free_port);
+        let status = status
+            .transpose()?
+            .map(|it| SocketAddr::from((Ipv4Addr::LOCALHOST, it)));
+        if let Some(status) = status {
+            command.args(["--status", &status.to_string()]);
+        }
         let file = File::create(log)?;
         command
             .stdin(Stdio::null())
@@ -221,12 +232,14 @@ impl Server {
             contender,
             child: child?,
             address,
+            watcher: None,
         };
         server.wait_until_ready().map_err(|error| {
             let text = fs::read_to_string(log).unwrap_or_default();
             let line = text.lines().last().unwrap_or_default();
             io::Error::new(error.kind(), format!("{error} {line}"))
         })?;
+        server.watcher = status.map(Watcher::start);
         Ok(server)
     }
 
@@ -276,6 +289,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        self.watcher = None;
         self.tree().kill();
         // Killed: this takes no time.
         let _ = self.child.wait();

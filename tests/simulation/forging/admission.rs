@@ -158,6 +158,10 @@ impl Forging {
         if let Some(client) = honest(endpoint.peer) {
             self.uploads.push((client, Rc::clone(&stored)));
         }
+        if port.is_shared() && self.ports != Ports::Single {
+            self.tally.shared += 1;
+            self.tally.light += u64::from(is_light);
+        }
         let proof = ports.proof(port.is_shared());
         let end = End {
             config: server::config(Wait::Adaptive, proof),
