@@ -114,7 +114,7 @@ fn find(name: &str) -> Option<(&'static Row, Here)> {
 
 fn told(word: &str, row: &Row) -> String {
     let (with, ours) = (row.with, row.ours.replace('`', ""));
-    format!("{word} is a word of {with}; write here: {ours}")
+    format!("{word} is a word of {with}; write here: {ours}; see tftpd(8)")
 }
 
 fn words<const N: usize>(words: [&str; N]) -> Vec<String> {
