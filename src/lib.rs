@@ -26,6 +26,7 @@
 //! | 3 | [`log`] | typed events, as text, JSON, journal or syslog lines, each kind bounded | decide anything |
 //! | 3 | [`host`] | clock, signals, privileges, sandbox, inherited sockets, pid file | know TFTP |
 //! | 4 | [`session`] | a transfer with its port and its file: the order of a turn | read a clock that it wasn't lent, own a concrete socket |
+//! | 5 | [`helper`] | another program beside the server: what it is told and asked | decide what becomes of a request |
 //! | 5 | [`status`] | the status port: HTTP, the page, JSON, metrics (feature `status`) | change anything |
 //! | 5 | [`server`] | the loop of `tftpd` | – |
 //! | 5 | `client` | the command `tftp` (feature `client`) | – |
@@ -78,6 +79,12 @@
 //! `table/repeat`, the one place with the rule → the answer once more
 //! (`protocol/exchange`), a new transfer in place of the old, or nothing.
 //!
+//! **A question to a helper.** `server/requests` asks `helper` before or after `policy`,
+//! and the request waits in `helper/questions` → a line of the helper's (`helper/channel`,
+//! `helper/protocol`), or its time → `server/requests` begins with the request again, with
+//! the answer in hand: another name, an open file, a refusal, or nothing. What the log
+//! is told the helper is told (`server/report`).
+//!
 //! **A client's `get`.** `bin/tftp` → `client/cli` → `client/oneshot` (or
 //! `client/prompt`) makes a `client/job` → `client/attempts` decides which address
 //! is asked, when, and with which options (`client/schedule`) → `client/engine`
@@ -102,6 +109,7 @@
 //! | a datagram of a stranger | `session/inbound`; in single port `server/requests`, answered by `server/answers` |
 //! | how long a server dallies | `server/start` (10 s), bounded in `protocol/contract` |
 //! | who gives way when slots are short | `table` |
+//! | what holds for which clients | `policy/rules`; what it means for a transfer: `server/terms`, `server/pacing` |
 //! | which name a request leads to | `policy/settle`, `file/name`, `policy/map` |
 //! | who gets a port of its own | `server/ports`; who may share one, and what an answer to it proves: `session/tid` |
 //! | what may be read or created | `file/root`, `file/resolve`, `file/walk` (links), `file/upload` |
@@ -185,6 +193,10 @@
 //! | rules tried for a request | 1024, and each once | [`policy`] |
 //! | bytes that rules look at for a request | 32 KiB, more for more than 512 rules | [`policy`] |
 //! | map file, its rules, its expressions compiled | 1 MiB; 4,096; 4 MiB, each 64 KiB | [`policy`] |
+//! | rules by client: sections, items of a list, patterns of names | 1,024; 256; 64 of 255 bytes | `policy::rules` |
+//! | paced download: sent at once after a pause, saved up | 10 ms' worth; 100 ms' worth | `server::pacing` |
+//! | questions to a helper | 256, 128 of one client network, for `--ask-timeout` | [`helper`] |
+//! | lines that wait for a helper; one of its lines | 256 KiB; 64 KiB | [`helper`] |
 //! | client: what it asks for | blocks of 1428 bytes, windows of 16 | `client::cli` |
 //! | server: dallying | 10 s, or the first wait if longer, at most 60 s | `server::start` |
 //! | client: dallying | 100 ms; on a network that loses, the first wait | `client::engine` |
@@ -196,6 +208,8 @@
 #[cfg(feature = "client")]
 pub mod client;
 pub mod file;
+#[cfg_attr(not(feature = "helper"), path = "helper/none.rs")]
+pub mod helper;
 pub mod host;
 pub mod log;
 pub mod net;

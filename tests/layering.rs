@@ -19,8 +19,9 @@ const MODULES: &[(&str, u8, &[&str])] = &[
     ("log", 3, &["host::clock"]),
     ("host", 3, &[]),
     ("session", 4, &[]),
+    ("helper", 5, &[]),
     ("status", 5, &[]),
-    ("server", 5, &["status"]),
+    ("server", 5, &["helper", "status"]),
     ("client", 5, &[]),
     ("bin", 6, &[]),
 ];

@@ -9,7 +9,7 @@ use tftpd::log::last_words;
 #[cfg(feature = "status")]
 use tftpd::server::cli;
 use tftpd::server::cli::Args;
-use tftpd::server::{Server, test_map};
+use tftpd::server::{Server, test_map, test_rules};
 
 fn main() -> ExitCode {
     let args = match Args::read(std::env::args_os()) {
@@ -28,9 +28,10 @@ fn main() -> ExitCode {
     if let Some(cli::Command::Status(args)) = &args.command {
         return tftpd::status::command::run(args);
     }
-    let done = match &args.map_test {
-        Some(map_file) => test_map(&args, map_file),
-        None => serve(&args),
+    let done = match (&args.map_test, &args.rules_test) {
+        (Some(map_file), _) => test_map(&args, map_file),
+        (_, Some(rules)) => test_rules(&args, rules),
+        _ => serve(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -53,6 +53,8 @@ impl StorageError {
         Self::refusal("Access violation: control characters in the name");
     /// A name below a directory that is another client's root.
     pub const NOT_YOURS: Self = Self::refusal("Access violation: another client's directory");
+    /// The rules for this client are against it.
+    pub const NOT_ALLOWED: Self = Self::refusal("Access violation: not allowed for this client");
     /// Nothing has this name.
     pub const NOT_FOUND: Self = Self::new(ErrorCode::FileNotFound, "File not found");
     /// A file that was closed for a while is another one now.
@@ -90,6 +92,11 @@ impl StorageError {
             errno: Some(errno),
             ..Self::refusal(NO_OWN_ROOT)
         }
+    }
+
+    /// Why the system can't do something.
+    pub fn of_io(error: &io::Error) -> Self {
+        Errno::from_raw(error.raw_os_error().unwrap_or(0)).into()
     }
 
     /// Why the directory of a new file can't be had.

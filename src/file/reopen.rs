@@ -146,6 +146,14 @@ impl ReadFile {
         OpenFile::new(file).map(|file| Self(Descriptor::Kept(file)))
     }
 
+    /// A file that somebody else has opened, to be served as it is now.
+    ///
+    /// # Errors
+    /// ERROR 2: not a regular file (or a memfd).
+    pub fn given(file: OwnedFd) -> Result<Self, StorageError> {
+        Self::new(file)
+    }
+
     /// The same for one that may be closed while it isn't read; `way` is how it was
     /// found.
     pub(super) fn closable(file: OwnedFd, way: Reopen) -> Result<Self, StorageError> {

@@ -73,7 +73,7 @@ impl fmt::Display for Methods {
 }
 
 /// The directory that is served.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Root {
     directory: Rc<Directory>,
     /// The way to it, where it is below another one.
@@ -95,7 +95,7 @@ pub(super) struct Common {
     /// What links may lead to when a file is read.
     linked: Rc<[Directory]>,
     pub(super) uploads: Rc<Uploads>,
-    listings: Listings,
+    listings: Rc<Listings>,
 }
 
 impl Root {
@@ -137,6 +137,31 @@ impl Root {
         Ok(Self::new(directory, linked, policy, methods))
     }
 
+    /// Another directory, served beside this one in the same way. Call it after
+    /// privileges are dropped and the sandbox is up.
+    ///
+    /// # Errors
+    /// A directory that can't be searched.
+    pub fn beside(&self, directory: Directory) -> Result<Self, RootError> {
+        let methods = Methods::probe(directory.search()?.as_fd());
+        debug!("root {}: {methods}", directory.path().display());
+        let common = Common {
+            prefixes: Rc::clone(&directory.paths),
+            linked: Rc::clone(&self.common.linked),
+            uploads: Rc::clone(&self.common.uploads),
+            listings: Rc::clone(&self.common.listings),
+        };
+        Ok(Self {
+            directory: Rc::new(directory),
+            found_by: None,
+            closed: None,
+            shut: self.shut,
+            policy: self.policy,
+            methods,
+            common: Rc::new(common),
+        })
+    }
+
     /// [`Root::open`] with the methods given instead of found out.
     ///
     /// # Errors
@@ -152,7 +177,7 @@ impl Root {
             prefixes: Rc::clone(&directory.paths),
             linked: linked.into(),
             uploads: Rc::new(Uploads::below(&directory)),
-            listings: Listings::default(),
+            listings: Rc::default(),
         };
         Self {
             directory,
@@ -163,6 +188,11 @@ impl Root {
             methods,
             common: Rc::new(common),
         }
+    }
+
+    /// Where it is, as it was named. Only to be shown.
+    pub fn path(&self) -> &Path {
+        self.directory.path()
     }
 
     /// The same root, but no link leads to a directory right in it whose name is

@@ -208,10 +208,12 @@ pub struct Confinement<'a> {
     /// The directory of the log file, which is opened again when it was moved
     /// away.
     pub log_directory: Option<BorrowedFd<'a>>,
-    /// The map file, which is read again when it was changed or replaced.
-    pub map_file: Option<&'a Path>,
-    /// Its directory, where it won't be found by its path.
-    pub map_directory: Option<BorrowedFd<'a>>,
+    /// Other directories that are served as `root` is.
+    pub beside: &'a [BorrowedFd<'a>],
+    /// Files that are read again when they were changed or replaced.
+    pub read_again: &'a [&'a Path],
+    /// Their directories, where they won't be found by their paths.
+    pub read_again_in: &'a [BorrowedFd<'a>],
     /// The pid file, which is removed at the end.
     pub pid_file: Option<&'a Path>,
     /// The file of the status port's socket, which is removed at the end.

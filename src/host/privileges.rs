@@ -7,6 +7,8 @@ use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::fchown;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 
 use caps::CapSet;
 use nix::errno::Errno;
@@ -38,6 +40,14 @@ impl Identity {
             None => own_group,
         };
         Ok(Self { user, group })
+    }
+
+    /// Has a program run as this user, in this group and no other.
+    pub fn run_as(&self, program: &mut Command) {
+        // Without rights to give up, the user must be this one already.
+        if is_root() {
+            program.uid(self.user.as_raw()).gid(self.group.as_raw());
+        }
     }
 
     /// Whether it is root again.

@@ -1,8 +1,9 @@
 //! What the kernel is told to forbid us from here on (Landlock, Linux 5.13).
 //!
 //! Only the served directory stays, and what links may lead to, and those of the log
-//! file and the map file, so that these can be opened again when another has taken
-//! their place, and of the pid file and the status port's socket, so that they can be removed; no new TCP (Linux 6.7), no signals to
+//! file, the map file and the rules file, so that these can be opened again when another
+//! has taken their place, and of the pid file and the status port's socket, so that they
+//! can be removed; no new TCP (Linux 6.7), no signals to
 //! other processes and no abstract sockets of theirs (6.12). Older kernels forbid
 //! what they know of. Descriptors that are open already keep their rights. Must
 //! not: allow more than the options ask for.
@@ -57,6 +58,9 @@ fn landlocked(keep: &Confinement<'_>) -> Result<Enforcement, RulesetError> {
         .scope(Scope::from_all(KNOWN))?
         .create()?
         .add_rule(PathBeneath::new(keep.root, in_root))?;
+    for directory in keep.beside {
+        rules = rules.add_rule(PathBeneath::new(directory, in_root))?;
+    }
     if let Some(directory) = keep.uploads {
         rules = rules.add_rule(PathBeneath::new(directory, in_uploads))?;
     }
@@ -67,15 +71,17 @@ fn landlocked(keep: &Confinement<'_>) -> Result<Enforcement, RulesetError> {
         }
         rules = rules.add_rule(PathBeneath::new(directory, access))?;
     }
-    let append = make_bitflags!(AccessFs::{WriteFile | MakeReg});
-    let remove = make_bitflags!(AccessFs::{RemoveFile});
-    for (directory, access) in [(keep.log_directory, append), (keep.map_directory, read)] {
-        if let Some(directory) = directory {
-            rules = rules.add_rule(PathBeneath::new(directory, access))?;
-        }
+    if let Some(directory) = keep.log_directory {
+        let append = make_bitflags!(AccessFs::{WriteFile | MakeReg});
+        rules = rules.add_rule(PathBeneath::new(directory, append))?;
     }
-    for (file, access) in [(keep.map_file, read), (keep.pid_file, remove)] {
-        if let Some(place) = file.and_then(directory_of)
+    for directory in keep.read_again_in {
+        rules = rules.add_rule(PathBeneath::new(directory, read))?;
+    }
+    let remove = make_bitflags!(AccessFs::{RemoveFile});
+    let read_again = keep.read_again.iter().map(|&file| (file, read));
+    for (file, access) in read_again.chain(keep.pid_file.map(|file| (file, remove))) {
+        if let Some(place) = directory_of(file)
             // Out of reach: it can't be opened again then.
             && let Ok(place) = PathFd::new(place)
         {

@@ -25,6 +25,8 @@ pub(crate) enum Event<'a> {
         max_sessions: u64,
         /// The map file and how many rules it has.
         mapped_by: Option<Cut<'a>>,
+        /// The rules file and how many sections it has.
+        ruled_by: Option<Cut<'a>>,
         /// Other directories that links may lead to.
         links_to: Option<Cut<'a>>,
         /// The directory for uploads, if it isn't the root.
@@ -181,7 +183,7 @@ impl Event<'_> {
         }
     }
 
-    const fn level(&self) -> Level {
+    pub(super) const fn level(&self) -> Level {
         match self {
             Self::Ended { level, .. } => *level,
             Self::Started { .. } => Level::Debug,
@@ -255,6 +257,7 @@ impl Event<'_> {
                 access,
                 max_sessions,
                 mapped_by,
+                ruled_by,
                 links_to,
                 uploads_to,
             } => {
@@ -264,6 +267,9 @@ impl Event<'_> {
                 put("max_sessions", Number(*max_sessions));
                 if let Some(map) = mapped_by {
                     put("mapped_by", Text(map));
+                }
+                if let Some(rules) = ruled_by {
+                    put("ruled_by", Text(rules));
                 }
                 if let Some(directories) = links_to {
                     put("links_to", Text(directories));

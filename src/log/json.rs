@@ -12,7 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use log::kv::{self, Key, Value, VisitSource, VisitValue};
 use log::{LevelFilter, Log, Metadata, Record};
 
-#[cfg(feature = "status")]
+#[cfg(any(feature = "helper", feature = "status"))]
 use super::event::Event;
 use super::event::KIND;
 use super::{MARK, MAX_LINE};
@@ -48,6 +48,12 @@ impl<W: Write + Send> Log for JsonLines<W> {
     }
 
     fn flush(&self) {}
+}
+
+/// Puts an event into `line` as this log would, and a line end.
+#[cfg(feature = "helper")]
+pub(crate) fn put_event(line: &mut String, event: &Event<'_>) {
+    event.with_record(|record| put_line(line, clock::unix_seconds(), record));
 }
 
 /// An event as an object, as it stands in the log.
@@ -133,7 +139,7 @@ impl VisitValue<'_> for &mut Fields<'_> {
 }
 
 /// Appends a JSON string of at most so many bytes, a few more if it is cut.
-pub(super) fn put_text(line: &mut String, text: &dyn fmt::Display, max: usize) -> fmt::Result {
+pub(crate) fn put_text(line: &mut String, text: &dyn fmt::Display, max: usize) -> fmt::Result {
     line.push('"');
     let mut writer = Text {
         end: line.len() + max,

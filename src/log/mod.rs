@@ -25,7 +25,7 @@ use self::target::Target;
 pub(crate) mod bounds;
 pub(crate) mod event;
 mod journal;
-mod json;
+pub(crate) mod json;
 mod noise;
 mod priority;
 pub(crate) mod repeats;

@@ -28,6 +28,7 @@ impl Event<'_> {
                 access,
                 max_sessions,
                 mapped_by,
+                ruled_by,
                 links_to,
                 uploads_to,
             } => {
@@ -38,6 +39,9 @@ impl Event<'_> {
                 )?;
                 if let Some(map) = mapped_by {
                     write!(f, "; names mapped by {map}")?;
+                }
+                if let Some(rules) = ruled_by {
+                    write!(f, "; rules by client: {rules}")?;
                 }
                 if let Some(directories) = links_to {
                     write!(f, "; links may lead to {directories}")?;

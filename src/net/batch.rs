@@ -9,13 +9,14 @@
 //! is never resized. Must not: know what is in a datagram.
 #![allow(unsafe_code)]
 
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd as _, OwnedFd, RawFd};
 use std::ptr;
 
 use nix::libc;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 
 /// Room for both packet infos, or the larger of them and a segment size, in
 /// 8-byte words so that the kernel finds them aligned: `cmsghdr` 16 bytes,
@@ -30,6 +31,8 @@ pub struct Received<'a> {
     /// The address it was sent to; `None` if the socket doesn't ask for packet
     /// information.
     pub destination: Option<Destination>,
+    /// The kernel's number for the interface it came in by; `None` as above.
+    pub interface: Option<u32>,
     /// Its payload; what was longer than the slot is cut.
     pub payload: &'a [u8],
     /// Bytes of each datagram, but the last, of several that came as one
@@ -179,11 +182,15 @@ impl Batch {
     pub fn get(&self, index: usize) -> Option<Received<'_>> {
         let header = &self.headers[index];
         let slot = &self.buffer[index * self.slot_len..][..self.slot_len];
-        let (destination, segment) =
-            read_control(&self.control[index], header.msg_hdr.msg_controllen as _);
+        let Told {
+            destination,
+            interface,
+            segment,
+        } = read_control(&self.control[index], header.msg_hdr.msg_controllen as _);
         Some(Received {
             peer: peer_of(&self.names[index])?,
             destination,
+            interface,
             payload: &slot[..slot.len().min(header.msg_len as usize)],
             segment,
         })
@@ -222,13 +229,18 @@ fn peer_of(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
     }
 }
 
+/// What came with a datagram.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Told {
+    destination: Option<Destination>,
+    interface: Option<u32>,
+    segment: Option<u16>,
+}
+
 /// What the kernel tells of a datagram: where it was sent to, and the length of
 /// each of several.
-fn read_control(
-    control: &[u64; CONTROL_WORDS],
-    filled: usize,
-) -> (Option<Destination>, Option<u16>) {
-    let (mut destination, mut segment) = (None, None);
+fn read_control(control: &[u64; CONTROL_WORDS], filled: usize) -> Told {
+    let mut told = Told::default();
     // SAFETY: all-zero is a valid value of this C struct.
     let mut header: libc::msghdr = unsafe { mem::zeroed() };
     header.msg_control = control.as_ptr().cast_mut().cast();
@@ -242,7 +254,8 @@ fn read_control(
             (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
                 // SAFETY: level and type say that an `in_pktinfo` follows.
                 if let Some(info) = unsafe { value_of::<libc::in_pktinfo>(entry) } {
-                    destination = Some(destination_v4(info));
+                    told.destination = Some(destination_v4(info));
+                    told.interface = u32::try_from(info.ipi_ifindex).ok();
                 }
             }
             (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
@@ -252,17 +265,18 @@ fn read_control(
                 // more.
                 let ip = info.map(|info| Ipv6Addr::from(info.ipi6_addr.s6_addr));
                 if let Some(ip) = ip.filter(|ip| ip.to_ipv4_mapped().is_none()) {
-                    destination = Some(if ip.is_multicast() {
+                    told.destination = Some(if ip.is_multicast() {
                         Destination::Group(None)
                     } else {
                         Destination::Local(IpAddr::V6(ip))
                     });
+                    told.interface = info.map(|it| it.ipi6_ifindex as _);
                 }
             }
             (libc::SOL_UDP, libc::UDP_GRO) => {
                 // SAFETY: level and type say that an `int` follows.
                 let bytes = unsafe { value_of::<libc::c_int>(entry) };
-                segment = bytes
+                told.segment = bytes
                     .and_then(|bytes| u16::try_from(bytes).ok())
                     .filter(|&bytes| bytes > 0);
             }
@@ -271,7 +285,7 @@ fn read_control(
         // SAFETY: `cmsg` came from this header.
         cmsg = unsafe { libc::CMSG_NXTHDR(header, cmsg) };
     }
-    (destination, segment)
+    told
 }
 
 /// Bytes of memory that what was sent takes until it has left; 0 if the kernel
@@ -286,6 +300,35 @@ pub(super) fn unsent(socket: &impl AsRawFd) -> usize {
         0
     }
 }
+
+/// Receives what has come on a stream into `buffer`, and the descriptors that came with
+/// it, at most [`MAX_DESCRIPTORS`]; returns how many bytes, 0 at its end. What is too
+/// much is closed.
+///
+/// # Errors
+/// `WouldBlock` if nothing is there; whatever else the kernel says.
+pub fn receive_with_descriptors(
+    stream: &impl AsRawFd,
+    buffer: &mut [u8],
+    descriptors: &mut impl Extend<OwnedFd>,
+) -> io::Result<usize> {
+    let mut control = nix::cmsg_space!([RawFd; MAX_DESCRIPTORS]);
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
+    let parts = &mut [IoSliceMut::new(buffer)];
+    let message = recvmsg::<()>(stream.as_raw_fd(), parts, Some(&mut control), flags)?;
+    // Cut, they were closed by the kernel.
+    for entry in message.cmsgs().into_iter().flatten() {
+        if let ControlMessageOwned::ScmRights(received) = entry {
+            // SAFETY: the kernel has just made these for us, and nobody else has them.
+            let own = |descriptor| unsafe { OwnedFd::from_raw_fd(descriptor) };
+            descriptors.extend(received.into_iter().map(own));
+        }
+    }
+    Ok(message.bytes)
+}
+
+/// Descriptors that one call receives.
+const MAX_DESCRIPTORS: usize = 16;
 
 /// Datagrams that the kernel has dropped since the receive buffer was full, if it tells
 /// (Linux 4.12): what `SO_RXQ_OVFL` would tell with every datagram.
@@ -508,7 +551,8 @@ mod tests {
         }
 
         fn read(&self) -> (Option<Destination>, Option<u16>) {
-            read_control(&self.0, self.1)
+            let told = read_control(&self.0, self.1);
+            (told.destination, told.segment)
         }
     }
 
@@ -611,6 +655,7 @@ mod tests {
                 let datagram = Received {
                     peer: peer.parse().unwrap(),
                     destination: Some(Destination::Local(ROUTED.into())),
+                    interface: None,
                     payload,
                     segment: Some(2),
                 };

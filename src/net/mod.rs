@@ -20,7 +20,7 @@ use mio::{Interest, Registry, Token};
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-pub use batch::{Batch, Destination, Received};
+pub use batch::{Batch, Destination, Received, receive_with_descriptors};
 
 /// Bytes we ask the kernel to queue on a listen socket, so that a whole room of
 /// machines switched on at once is answered and not lost. Costs nothing while
@@ -376,6 +376,8 @@ pub struct TransferSocket {
     tuned: bool,
     /// A poll has it already.
     registered: bool,
+    /// Every datagram goes out twice.
+    sends_twice: bool,
 }
 
 /// Where a transfer's datagrams go out.
@@ -419,6 +421,7 @@ impl TransferSocket {
             coalesces: false,
             tuned: false,
             registered: false,
+            sends_twice: false,
         }
     }
 
@@ -529,6 +532,7 @@ impl TransferSocket {
             coalesces: false,
             tuned: false,
             registered: false,
+            sends_twice: false,
         })
     }
 
@@ -625,12 +629,26 @@ impl TransferSocket {
     /// `WouldBlock` if the socket takes no more for now; whatever else the
     /// kernel says: the datagram is lost then, as if on the way.
     pub fn send_to(&self, datagram: &[u8], peer: SocketAddr) -> io::Result<()> {
+        self.send_once(datagram, peer)?;
+        if self.sends_twice {
+            // Lost, it was one too many.
+            let _ = self.send_once(datagram, peer);
+        }
+        Ok(())
+    }
+
+    fn send_once(&self, datagram: &[u8], peer: SocketAddr) -> io::Result<()> {
         match &self.channel {
             Channel::Own(socket) => socket.send_to(datagram, peer).map(drop),
             Channel::Shared(share) => {
                 batch::send_from(&*share.socket, datagram, None, peer, share.local)
             }
         }
+    }
+
+    /// Has every datagram go out twice: some boot ROMs miss every other one.
+    pub const fn send_twice(&mut self, twice: bool) {
+        self.sends_twice = twice;
     }
 
     /// Sends `run`, datagrams of `segment_size` bytes one after the other (the
@@ -644,7 +662,7 @@ impl TransferSocket {
         segment_size: usize,
         peer: SocketAddr,
     ) -> io::Result<RunSent> {
-        if run.len() > segment_size && self.offloads(segment_size) {
+        if run.len() > segment_size && !self.sends_twice && self.offloads(segment_size) {
             match self.send_offloaded(run, peer) {
                 Ok(()) => return Ok(RunSent::All),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

@@ -65,6 +65,17 @@ struct Known {
 }
 
 impl Neighbours {
+    /// Opens the table. Call it before privileges are dropped.
+    ///
+    /// # Errors
+    /// One line that says why it can't be had.
+    pub(super) fn open() -> Result<Self, String> {
+        let table = File::open("/proc/self/net/arp").map_err(|error| {
+            format!("cannot read the neighbour table /proc/self/net/arp: {error}; mount /proc")
+        })?;
+        Ok(Self::new(table))
+    }
+
     fn new(table: File) -> Self {
         Self {
             table,
@@ -73,7 +84,7 @@ impl Neighbours {
     }
 
     /// The hardware address of `client`.
-    fn find(&self, now: Instant, client: Ipv4Addr, work: &mut Work) -> Option<[u8; 6]> {
+    pub(super) fn find(&self, now: Instant, client: Ipv4Addr, work: &mut Work) -> Option<[u8; 6]> {
         let mut known = self.known.borrow_mut();
         let find = |known: &Known| {
             let place = known.addresses.binary_search_by_key(&client, |it| it.0);
@@ -111,13 +122,9 @@ impl ClientRoots {
     pub fn open(named_after: NamedAfter) -> Result<Self, String> {
         match named_after {
             NamedAfter::Ip => Ok(Self::ByIp),
-            NamedAfter::Mac => match File::open("/proc/self/net/arp") {
-                Ok(table) => Ok(Self::ByMac(Neighbours::new(table))),
-                Err(error) => Err(format!(
-                    "cannot read the neighbour table /proc/self/net/arp: {error}; mount /proc, or use \
-                     --per-client-root ip"
-                )),
-            },
+            NamedAfter::Mac => Neighbours::open()
+                .map(Self::ByMac)
+                .map_err(|error| format!("{error}, or use --per-client-root ip")),
         }
     }
 

@@ -1,25 +1,39 @@
 //! Layer 3: what a request may have. A request goes in; a root and a name come
 //! out, or a refusal.
 //!
-//! In this order: the client's own root (`client_root`), the name (`settle`), and
-//! the directories that are others'. `access` comes before all that:
-//! it needs no more than an address. Must not: open a file for a client.
+//! In this order: what holds for the client (`rules`), its own root (`client_root`),
+//! the name (`settle`), and the directories that are others'. `access` comes before
+//! all that: it needs no more than an address. Must not: open a file for a client.
 
 pub mod access;
 pub mod client_root;
+#[cfg_attr(
+    not(any(feature = "rules", feature = "helper")),
+    allow(dead_code, reason = "no list is read")
+)]
+pub(crate) mod glob;
 #[cfg_attr(not(feature = "map"), path = "no_map.rs")]
 pub mod map;
 pub mod map_test;
+#[cfg_attr(
+    not(feature = "rules"),
+    allow(dead_code, reason = "no rules can be read")
+)]
+pub mod rules;
 mod settle;
+mod text_file;
 pub mod work;
 
-use std::cell::RefCell;
-use std::net::SocketAddr;
+use std::cell::{OnceCell, RefCell};
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::time::Instant;
 
 use self::access::Access;
 use self::client_root::ClientRoots;
 use self::map::file::MapFile;
+use self::rules::file::LiveRules;
+use self::rules::{Client, Interface, Section};
 use self::settle::{Asked, settle};
 use self::work::{Work, WorkAllowance};
 use crate::file::{Name, Root, StorageError};
@@ -40,6 +54,8 @@ pub struct Policy {
     pub client_roots: Option<ClientRoots>,
     /// Rules that rewrite and refuse names.
     pub map_file: Option<MapFile>,
+    /// What holds for which clients.
+    pub rules: Option<LiveRules>,
     /// What all that may cost.
     pub allowance: RefCell<WorkAllowance>,
 }
@@ -47,7 +63,7 @@ pub struct Policy {
 /// Where a request leads.
 #[derive(Debug)]
 pub struct Granted<'a> {
-    /// The client's own root, if it has one.
+    /// The root, if it isn't the common one.
     pub own_root: Option<Root>,
     common_root: &'a Root,
     /// The file's name below [`Granted::root`].
@@ -56,6 +72,8 @@ pub struct Granted<'a> {
     pub origin: Origin,
     /// The lines of the map file that had a part in it.
     pub lines: Vec<u32>,
+    /// The section of the rules that holds for the client.
+    pub section: Option<Rc<Section>>,
 }
 
 impl Granted<'_> {
@@ -79,7 +97,8 @@ impl Policy {
         self.root.take_entries_read() + uploads.map_or(0, Root::take_entries_read)
     }
 
-    /// The root and the name to serve to `peer` for its request.
+    /// The root and the name to serve to `peer` for its request, which came in by the
+    /// interface with the number `interface`, if that is known.
     ///
     /// # Errors
     /// What is against it.
@@ -88,6 +107,7 @@ impl Policy {
         now: Instant,
         request: &Request<'_>,
         peer: SocketAddr,
+        interface: Option<u32>,
     ) -> Result<Granted<'_>, Refusal> {
         let name_len = request.filename.len();
         let mut allowance = self.allowance.borrow_mut();
@@ -96,10 +116,51 @@ impl Policy {
         }
         drop(allowance);
         let mut work = Work::default();
-        let granted = self.settle_for(now, request, peer, &mut work);
+        let client = Client {
+            address: peer.ip(),
+            interface: interface.map_or(Interface::Unknown, Interface::Index),
+            hardware: OnceCell::new(),
+        };
+        let granted = self.settle_for(now, request, &client, &mut work);
         work.entries += self.take_entries_read();
         self.allowance.borrow_mut().spend(work, peer.ip());
         granted
+    }
+
+    /// What holds for a file that is served under the name asked for, but found
+    /// elsewhere: no root is looked in.
+    ///
+    /// # Errors
+    /// What is against the name.
+    pub fn settle_given(
+        &self,
+        now: Instant,
+        request: &Request<'_>,
+        peer: SocketAddr,
+        interface: Option<u32>,
+    ) -> Result<Granted<'_>, Refusal> {
+        let client = Client {
+            address: peer.ip(),
+            interface: interface.map_or(Interface::Unknown, Interface::Index),
+            hardware: OnceCell::new(),
+        };
+        let mut work = Work::default();
+        let section = self.rules.as_ref().and_then(|live| {
+            let find = || live.hardware(now, client.address, &mut work);
+            live.rules.section(&client, find)
+        });
+        let name = self.root.name(request.filename, request.direction)?;
+        if section.is_some_and(|section| !section.allows(&name, request.direction)) {
+            return Err(StorageError::NOT_ALLOWED.into());
+        }
+        Ok(Granted {
+            own_root: None,
+            common_root: self.common_root(request.direction),
+            name,
+            origin: Origin::Asked,
+            lines: Vec::new(),
+            section: section.cloned(),
+        })
     }
 
     /// Takes off what looking up `peer`'s file has cost since [`Policy::settle`].
@@ -115,29 +176,110 @@ impl Policy {
         &self,
         now: Instant,
         request: &Request<'_>,
-        peer: SocketAddr,
+        client: &Client<'_>,
         work: &mut Work,
     ) -> Result<Granted<'_>, Refusal> {
-        let client = peer.ip();
+        let Some(live) = &self.rules else {
+            return self.settle_in_own(now, request, client.address, None, work);
+        };
+        let mut looked_up = Work::default();
+        let mut find = || live.hardware(now, client.address, &mut looked_up);
+        let section = live.rules.section(client, &mut find);
+        let places = section.map_or(&[][..], |section| &section.places);
+        let way = |place: &rules::Place| Some((place.base, place.way(client, &mut find)?));
+        let places: Vec<_> = places.iter().filter_map(way).collect();
+        work.table += looked_up.table;
+        match section {
+            Some(section) if !section.places.is_empty() => {
+                self.settle_in_places(&places, request, client.address, section, work)
+            }
+            section => self.settle_in_own(now, request, client.address, section, work),
+        }
+    }
+
+    /// In the client's own root by its address, or else in the common one.
+    fn settle_in_own(
+        &self,
+        now: Instant,
+        request: &Request<'_>,
+        client: IpAddr,
+        section: Option<&Rc<Section>>,
+        work: &mut Work,
+    ) -> Result<Granted<'_>, Refusal> {
         let roots = self.client_roots.as_ref();
         let common_root = self.common_root(request.direction);
         let own_root = match roots {
             Some(roots) => roots.of(now, client, common_root, work)?,
             None => None,
         };
-        let root = own_root.as_ref().unwrap_or(common_root);
-        let rules = self.map_file.as_ref().map(MapFile::rules);
-        let asked = Asked {
-            spelled: request.filename,
-            direction: request.direction,
-            client,
-        };
-        let settled = settle(&asked, root, rules, work)?;
-        if own_root.is_none()
+        let granted = self.settle_in(own_root, request, client, section, work)?;
+        if granted.own_root.is_none()
             && let Some(roots) = roots
-            && roots.closes(&settled.name, request.direction)
+            && roots.closes(&granted.name, request.direction)
         {
             return Err(StorageError::NOT_YOURS.into());
+        }
+        Ok(granted)
+    }
+
+    /// In the first of a section's directories that has the file; an upload goes to the
+    /// first that is there.
+    fn settle_in_places(
+        &self,
+        places: &[(Option<usize>, Vec<u8>)],
+        request: &Request<'_>,
+        client: IpAddr,
+        section: &Rc<Section>,
+        work: &mut Work,
+    ) -> Result<Granted<'_>, Refusal> {
+        let live = self.rules.as_ref();
+        let mut missed = None;
+        for (base, way) in places {
+            let base = base.and_then(|number| live?.root(number));
+            let root = if way.is_empty() {
+                base.cloned()
+            } else {
+                let common = self.common_root(request.direction);
+                match base.unwrap_or(common).below(way)? {
+                    Some(root) => Some(root),
+                    None => continue,
+                }
+            };
+            let granted = self.settle_in(root, request, client, Some(section), work)?;
+            if request.direction == Direction::Write
+                || granted.root().leads_to_file(&granted.name, Direction::Read)
+            {
+                return Ok(granted);
+            }
+            missed = Some(granted);
+        }
+        missed.ok_or(StorageError::NOT_FOUND.into())
+    }
+
+    /// The name in this root, if the client has the right to it.
+    fn settle_in(
+        &self,
+        own_root: Option<Root>,
+        request: &Request<'_>,
+        client: IpAddr,
+        section: Option<&Rc<Section>>,
+        work: &mut Work,
+    ) -> Result<Granted<'_>, Refusal> {
+        let direction = request.direction;
+        let asked = Asked {
+            spelled: request.filename,
+            direction,
+            client,
+        };
+        let map = self.map_file.as_ref().map(MapFile::rules);
+        let common_root = self.common_root(direction);
+        let root = own_root.as_ref().unwrap_or(common_root);
+        let settled = settle(&asked, root, map, work)?;
+        if let Some(section) = section {
+            work.scanned += section.work(&settled.name, direction);
+            if !section.allows(&settled.name, direction) {
+                return Err(StorageError::NOT_ALLOWED.into());
+            }
         }
         Ok(Granted {
             own_root,
@@ -145,6 +287,7 @@ impl Policy {
             name: settled.name,
             origin: settled.origin,
             lines: settled.lines,
+            section: section.cloned(),
         })
     }
 }
@@ -171,6 +314,7 @@ mod tests {
             upload_root: None,
             client_roots: None,
             map_file: Some(MapFile::open(&map, false).unwrap()),
+            rules: None,
             allowance: WorkAllowance::new(7, start).into(),
         };
         let datagram = [&b"\0\x01"[..], &[b'a'; 400], b"\0octet\0"].concat();
@@ -184,7 +328,8 @@ mod tests {
         };
         policy.allowance.borrow_mut().spend(nearly_all, peer.ip());
         let ask = |millis| {
-            let settled = policy.settle(start + Duration::from_millis(millis), &request, peer);
+            let settled =
+                policy.settle(start + Duration::from_millis(millis), &request, peer, None);
             settled.err() != Some(Refusal::Overload)
         };
         assert!(ask(0));

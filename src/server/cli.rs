@@ -9,14 +9,14 @@ use std::time::Duration;
 use clap::{ArgAction, Parser};
 
 use super::address::{Families, ListenAddress, ListenTarget};
-use super::familiar::{self, Familiar};
-use super::other_words;
+use super::familiar;
 use super::upload_args::UploadArgs;
 use crate::host::usage::{self, UsageError};
 use crate::log::LogFormat;
 use crate::log::syslog::DEV_LOG;
 use crate::policy::access::Network;
 use crate::policy::client_root::NamedAfter;
+use crate::policy::glob::Globs;
 use crate::status::StatusAddress;
 #[cfg(feature = "status")]
 use crate::status::command::StatusArgs;
@@ -165,6 +165,56 @@ pub struct Args {
     )]
     pub map_test: Option<PathBuf>,
 
+    /// What holds for which clients: directories, rights, options, bounds, by network,
+    /// interface or hardware address
+    #[arg(long, value_name = "FILE", help_heading = "Access")]
+    pub rules: Option<PathBuf>,
+
+    /// Show what the rules by client in FILE mean for the clients and names on standard
+    /// input, and exit
+    #[arg(
+        long,
+        value_name = "FILE",
+        help_heading = "Access",
+        conflicts_with_all = ["rules", "map_test"]
+    )]
+    pub rules_test: Option<PathBuf>,
+
+    /// Program that is told what happens and asked what to serve, for /bin/sh; started
+    /// again when it ends
+    #[arg(long, value_name = "COMMAND", help_heading = "Helpers")]
+    pub helper: Option<String>,
+
+    /// Unix socket of a service that is told and asked the same
+    #[arg(
+        long,
+        value_name = "PATH",
+        help_heading = "Helpers",
+        conflicts_with_all = ["helper", "chroot"]
+    )]
+    pub helper_socket: Option<PathBuf>,
+
+    /// Names that the helper is asked about, as a pattern such as grub/*.cfg; can be
+    /// repeated
+    #[arg(long, value_name = "GLOB", help_heading = "Helpers")]
+    #[arg(value_parser = parse_pattern)]
+    pub ask: Vec<String>,
+
+    /// Ask the helper about every file to be read that isn't there
+    #[arg(long, help_heading = "Helpers")]
+    pub ask_missing: bool,
+
+    /// Milliseconds to wait for the helper's answer, or a time such as 2s; then the
+    /// request is served as without it
+    #[arg(
+        long,
+        value_name = "MS",
+        default_value = "5s",
+        help_heading = "Helpers"
+    )]
+    #[arg(value_parser = usage::parse_timeout)]
+    pub ask_timeout: Duration,
+
     /// Serve each client from its own directory below ROOT, named after its
     /// address, if there is one; otherwise from ROOT
     #[arg(long, value_name = "ip|mac", help_heading = "Access")]
@@ -300,6 +350,28 @@ pub struct Args {
     pub familiar: Familiar,
 }
 
+/// tftp-hpa's options for what is the default here: accepted, so that its
+/// command lines work.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Accepted for compatibility with tftp-hpa, no effect")]
+pub struct Familiar {
+    /// Let uploads create new files
+    #[arg(short, long, hide_short_help = true)]
+    pub create: bool,
+
+    /// Keep clients below ROOT
+    #[arg(short, long, hide_short_help = true)]
+    pub secure: bool,
+
+    /// Listen without inetd; stays in the foreground here
+    #[arg(short, long, hide_short_help = true)]
+    pub listen: bool,
+
+    /// Listen without inetd, in the foreground
+    #[arg(short = 'L', long, hide_short_help = true)]
+    pub foreground: bool,
+}
+
 /// What the program does beside serving.
 #[cfg(feature = "status")]
 #[derive(Debug, clap::Subcommand)]
@@ -315,15 +387,12 @@ impl Args {
     /// The text to print and the status to exit with: `--help` and `--version`
     /// (0, standard output), or a mistake in one line (2, standard error).
     pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, UsageError> {
-        let words = other_words::translate(words).map_err(|text| UsageError {
+        let words = familiar::translate(words).map_err(|text| UsageError {
             text: format!("tftpd: {text}"),
             status: 2,
         })?;
         let args = Self::try_parse_from(words);
-        let mut args = args.map_err(|error| match familiar::hint(&error) {
-            Some(text) => UsageError { text, status: 2 },
-            None => UsageError::new("tftpd", 2, &error),
-        })?;
+        let mut args = args.map_err(|error| UsageError::new("tftpd", 2, &error))?;
         // How tftp-hpa is told that there are no rules.
         args.map_file.take_if(|file| file == Path::new("/dev/null"));
         Ok(args)
@@ -388,6 +457,11 @@ fn parse_option_name(text: &str) -> Result<OptionName, String> {
         let names = OptionName::ALL.map(OptionName::name).join(", ");
         format!("expected one of {names}")
     })
+}
+
+fn parse_pattern(text: &str) -> Result<String, &'static str> {
+    Globs::default().add(text)?;
+    Ok(text.to_owned())
 }
 
 fn parse_umask(text: &str) -> Result<u32, &'static str> {

@@ -10,6 +10,7 @@ use std::mem;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU64;
 use std::ops::RangeInclusive;
+use std::rc::Rc;
 use std::time::Instant;
 
 use log::{Level, debug, log_enabled};
@@ -17,6 +18,7 @@ use mio::{Poll, Registry, Token};
 
 use super::REQUEST_LEN;
 use super::counters::Counters;
+use super::pacing::Pacing;
 use super::ports::Ports;
 use super::report::{self, Reporter};
 use super::shared;
@@ -26,12 +28,13 @@ use crate::host::random::Random;
 use crate::log::event::Event;
 use crate::net::ListenSocket;
 use crate::net::pool::STORM;
+use crate::policy::rules::Section;
 use crate::protocol::transfer::Failure;
 use crate::session::shaper::Shaper;
 use crate::session::unproved::UnprovedRate;
 use crate::session::{Content, Context, Line, Resources, SEND_BUDGET, Session, Trace, Turn, Watch};
 use crate::table::{AfterTurn, Endpoint, Fingerprint, SessionKey, Sessions, Tracked as _};
-use crate::wire::packet::ErrorCode;
+use crate::wire::packet::{DATA_HEADER_LEN, ErrorCode};
 
 /// What a client is told that has as many transfers as it may.
 const CROWDED: Failure = Failure::new(ErrorCode::NotDefined, "Too many transfers at once");
@@ -58,6 +61,8 @@ pub(super) struct Floor {
     pub(super) ports: Ports,
     /// How much DATA goes to clients that nothing proves.
     shaper: Shaper,
+    /// What the rules by client bound.
+    pacing: Pacing,
     pub(super) random: Random,
 }
 
@@ -90,6 +95,7 @@ impl Floor {
                 random.seed(),
                 now,
             ),
+            pacing: Pacing::default(),
             ports: Ports::new(ports, shared, sessions.capacity(), random.seed(), now),
             sessions,
             random,
@@ -103,6 +109,17 @@ impl Floor {
     /// Transfers share the listen sockets.
     pub(super) const fn single_port(&self) -> bool {
         self.ports.single_port
+    }
+
+    /// Some transfers do, or all.
+    pub(super) const fn listeners_carry_transfers(&self) -> bool {
+        self.ports.listeners_carry_transfers()
+    }
+
+    /// The rules have some transfers share the `listeners`, which are fit for that.
+    pub(super) fn share_listeners(&mut self, listeners: &[ListenSocket], now: Instant) {
+        let seed = self.random.seed();
+        self.ports.share_listeners(listeners, seed, now);
     }
 
     /// The session of `endpoint`, if it has its port there.
@@ -192,14 +209,15 @@ impl Floor {
     /// had no turn.
     pub(super) fn resume(&mut self, index: usize) {
         let registry = self.poll.registry();
-        let mut waiting = self.ports.shared.take(index, registry).into_iter();
+        let mut waiting = self.ports.sharing(index).take(index, registry).into_iter();
         while let Some(key) = waiting.next() {
             if let Some(session) = self.sessions.get_mut(key) {
                 session.line = Line::None;
             }
             self.run_session(key);
-            if self.ports.shared.is_full(index) {
-                self.ports.shared.put_first(index, waiting);
+            let sharing = self.ports.sharing(index);
+            if sharing.is_full(index) {
+                sharing.put_first(index, waiting);
                 return;
             }
         }
@@ -236,22 +254,35 @@ impl Floor {
         let Some(session) = self.sessions.get_mut(key) else {
             return;
         };
+        let now = clock::now();
+        let segment =
+            |it: &Session| DATA_HEADER_LEN + usize::from(it.transfer().progress().block_size);
+        let paced = self.pacing.lend(key, || segment(session), now);
+        let budget = paced.unwrap_or(SEND_BUDGET);
         let mut context = Context {
-            now: clock::now(),
+            now,
             clock: &clock::now,
             resources: &mut self.resources,
             poll: Watch {
                 registry: self.poll.registry(),
                 token: Token(key.to_token()),
             },
-            send_budget: SEND_BUDGET,
+            send_budget: budget,
         };
         let before = self.reporter.measure(session);
         let random = || self.random.number();
         let done = self.shaper.turn(key, session, &mut context, random, work);
+        if paced.is_some() {
+            let left = context.send_budget;
+            let sent = budget.saturating_sub(left);
+            let until = self.pacing.sent(key, sent, segment(session));
+            if let Some(until) = until.filter(|_| done.is_held) {
+                session.pause(until);
+            }
+        }
         self.reporter.moved(session, before);
         if let (Some(since), true) = (done.unverified_since, done.is_answered)
-            && let Some(port) = self.ports.shared.of(session)
+            && let Some(port) = self.ports.port_of(session)
         {
             port.verified(clock::now(), since, session.peer().ip());
         }
@@ -266,16 +297,22 @@ impl Floor {
         }
         if session.shares_its_port() {
             let registry = self.poll.registry();
-            self.ports.shared.wait_if_blocked(key, session, registry);
+            self.ports.wait_if_blocked(key, session, registry);
         }
         if done.is_unfinished && session.line == Line::None {
             session.line = Line::Turn;
             self.unfinished.push_back(key);
         }
         let was_unverified = done.unverified_since.is_some();
+        if was_unverified && session.unverified_since().is_none() {
+            self.pacing.proved(key);
+        }
         let random = || self.random.number();
         let sessions = &mut self.sessions;
         match sessions.after_turn(key, was_unverified, clock::now(), random) {
+            AfterTurn::Stays if was_unverified && self.pacing.is_overfull(key) => {
+                self.turn_away(key);
+            }
             AfterTurn::Stays => {}
             AfterTurn::Crowded => self.turn_away(key),
             AfterTurn::Evicts(key) => self.end_session(key, Ending::Evicted),
@@ -312,6 +349,7 @@ impl Floor {
             return;
         };
         self.shaper.forget(key);
+        self.pacing.end(key);
         // A socket leaves the poll by being closed.
         if let Some(mut session) = self.sessions.remove(key) {
             if let Some(block_size) = shared_upload(&session) {
@@ -357,7 +395,8 @@ impl Floor {
         true
     }
 
-    /// Stores a session that was admitted, and sends its first answer.
+    /// Stores a session that was admitted, under what `section` says, and sends its first
+    /// answer.
     ///
     /// # Errors
     /// Whatever the kernel says to watching its socket; there is no session then.
@@ -366,12 +405,16 @@ impl Floor {
         endpoint: Endpoint,
         fingerprint: Fingerprint,
         session: Session,
+        section: Option<Rc<Section>>,
     ) -> io::Result<()> {
         if let Some(block_size) = shared_upload(&session) {
             self.ports.shared.expect(block_size);
         }
         let now = session.started;
         let key = self.sessions.insert(endpoint, fingerprint, session);
+        if let Some(section) = section {
+            self.pacing.begin(key, section, now);
+        }
         let registry = self.poll.registry();
         let token = Token(key.to_token());
         if let Some(session) = self.sessions.get_mut(key)
@@ -393,7 +436,7 @@ impl Floor {
     /// transfers share.
     pub(super) fn may_answer(&mut self, now: Instant, session: &Session) -> bool {
         let client = session.peer().ip();
-        let port = self.ports.shared.of(session);
+        let port = self.ports.port_of(session);
         port.is_none_or(|port| port.may_answer(now, client))
     }
 
@@ -415,7 +458,7 @@ impl Floor {
         let Some(session) = answered.filter(|it| it.answers_repeated_request(now)) else {
             return true;
         };
-        let port = self.ports.shared.of(session);
+        let port = self.ports.port_of(session);
         port.is_none_or(|port| port.may_answer(now, session.peer().ip()))
     }
 

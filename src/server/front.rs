@@ -93,13 +93,15 @@ impl Front {
     }
 
     /// Some socket may have more without a new event.
-    pub(super) const fn has_work(&self) -> bool {
-        !self.unfinished.is_empty()
+    pub(super) fn has_work(&self) -> bool {
+        !self.unfinished.is_empty() || self.requests.helper_has_work()
     }
 
-    /// When some socket may have more, though no event says so.
-    pub(super) const fn next_deadline(&self) -> Option<Instant> {
-        self.retry_at
+    /// When some socket may have more, though no event says so, or the helper is due.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let helper = self.requests.helper.as_ref();
+        let deadlines = [self.retry_at, helper.and_then(|it| it.next_deadline())];
+        deadlines.into_iter().flatten().min()
     }
 
     /// Takes the sockets that may have more.
@@ -107,16 +109,16 @@ impl Front {
         let mut unfinished = std::mem::take(&mut self.unfinished);
         if self.retry_at.is_some_and(|at| at <= now) {
             self.retry_at = None;
-            unfinished.insert_all(std::mem::take(&mut self.failed));
+            unfinished.insert_all(&std::mem::take(&mut self.failed));
         }
         unfinished
     }
 
-    /// No request is admitted from now on. In `single_port` mode the listen sockets
-    /// carry the running transfers to their end.
-    pub(super) fn close(&mut self, single_port: bool) {
+    /// No request is admitted from now on. The listen sockets may have to `carry` running
+    /// transfers to their end.
+    pub(super) fn close(&mut self, carry: bool) {
         self.requests.is_closing = true;
-        if !single_port {
+        if !carry {
             // Closed, they leave the poll.
             self.listeners = Rc::new([]);
         }
@@ -135,7 +137,7 @@ impl Front {
         let Some(socket) = &socket.cloned() else {
             return;
         };
-        let is_shared = floor.single_port() || !is_listener;
+        let is_shared = floor.listeners_carry_transfers() || !is_listener;
         let slot_len = floor.slot_len(is_shared);
         let capacity = self.batch.capacity(slot_len, usize::MAX);
         let received = match socket.receive(&mut self.batch, slot_len, usize::MAX) {

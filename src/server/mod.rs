@@ -19,14 +19,14 @@ pub mod cli;
 mod counters;
 mod drops;
 mod exposure;
-mod familiar;
+#[cfg_attr(not(feature = "familiar"), path = "no_familiar.rs")]
+pub mod familiar;
 mod floor;
 mod front;
 mod hints;
 mod logging;
 mod opening;
-#[cfg_attr(not(feature = "familiar"), path = "no_other_words.rs")]
-pub mod other_words;
+mod pacing;
 mod ports;
 mod report;
 mod requests;
@@ -35,6 +35,7 @@ mod busy_poll;
 mod shared;
 mod socket_set;
 mod start;
+mod terms;
 mod unverified;
 #[cfg_attr(not(feature = "uploads"), path = "no_upload_args.rs")]
 mod upload_args;
@@ -52,7 +53,7 @@ use mio::{Events, Interest, Token};
 use self::busy_poll::BusyPoll;
 use self::floor::Floor;
 use self::front::Front;
-pub use self::start::test_map;
+pub use self::start::{test_map, test_rules};
 use crate::host::clock;
 use crate::host::{Command, Notifier, PidFile, Signals};
 use crate::log::LogFile;
@@ -73,11 +74,14 @@ const SIGNALS: Token = Token(*RESERVED.end());
 /// The status port's token.
 const STATUS: Token = Token(*RESERVED.start());
 
+/// The helper's token.
+const HELPER: Token = Token(STATUS.0 + 1);
+
 /// The most listen sockets there are tokens for.
 pub const MAX_LISTENERS: usize = 15;
 
 /// Those and the ports that transfers share beside them.
-const MAX_SOCKETS: usize = SIGNALS.0 - STATUS.0 - 1;
+const MAX_SOCKETS: usize = SIGNALS.0 - HELPER.0 - 1;
 
 const _: () = assert!(MAX_LISTENERS < MAX_SOCKETS);
 
@@ -120,14 +124,18 @@ impl Server {
     /// # Errors
     /// Whatever the kernel says.
     fn new(
-        front: Front,
-        floor: Floor,
+        mut front: Front,
+        mut floor: Floor,
         busy_poll: Duration,
         lifetime: Lifetime,
         signals: Signals,
         log_file: Option<LogFile>,
     ) -> io::Result<Self> {
         front.register(floor.registry())?;
+        if let Some(helper) = &mut front.requests.helper {
+            helper.register(floor.registry())?;
+            floor.reporter.events = Some(helper.events());
+        }
         let descriptor = signals.as_raw_fd();
         let source = &mut SourceFd(&descriptor);
         floor
@@ -169,6 +177,7 @@ impl Server {
             self.leave_if_idle();
         }
         self.floor.cut_off();
+        self.front.requests.run_helper(false, &mut self.floor);
         info!("stopped");
         self.floor.report();
         drop(self.pid_file);
@@ -213,11 +222,12 @@ impl Server {
         // What was left over comes after what is new: everyone gets a turn.
         let leftovers = self.floor.count_unfinished();
         let mut ready = self.front.take_unfinished(now);
-        let (mut signalled, mut asked) = (false, false);
+        let (mut signalled, mut asked, mut has_said) = (false, false, false);
         for event in events {
             match event.token() {
                 SIGNALS => signalled = true,
                 STATUS => asked = true,
+                HELPER => has_said = true,
                 token if socket_index(token) < MAX_SOCKETS => {
                     ready.insert(socket_index(token));
                     if event.is_writable() {
@@ -239,6 +249,7 @@ impl Server {
         let front = &self.front;
         self.floor
             .run_deadlines(now, |session| front.may_hold_answer(session, now));
+        self.front.requests.run_helper(has_said, &mut self.floor);
         if let Some(notifier) = &mut self.notifier {
             notifier.handle_timeout(now);
         }
@@ -302,7 +313,7 @@ impl Server {
         }
         let grace = self.lifetime.grace;
         self.stop_at = Some(now + grace);
-        self.front.close(self.floor.single_port());
+        self.front.close(self.floor.listeners_carry_transfers());
         let running = self.floor.running() as u64;
         let stopping = Event::Stopping { running, grace };
         stopping.write();

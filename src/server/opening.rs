@@ -5,14 +5,19 @@
 //! tried once more. Must not: answer a request, or admit it.
 
 use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::time::Instant;
 
 use log::debug;
 
 use super::floor::{Floor, Needed};
+use super::terms::Terms;
 use super::why::Ending;
-use crate::file::{FileSink, FileSource, Name, Root, StorageError, Upload};
+use crate::file::{FileSink, FileSource, Name, ReadFile, Root, StorageError, Upload};
+use crate::helper::Answer;
 use crate::net::{ListenSocket, TransferSocket};
+use crate::policy::rules::Section;
 use crate::policy::{self, Granted, Origin, Policy};
 use crate::protocol::receiver::Receiver;
 use crate::protocol::sender::Sender;
@@ -21,7 +26,7 @@ use crate::session::tid::{self, Sharing};
 use crate::session::{Content, Remote, Session};
 use crate::table::{Endpoint, SessionKey};
 use crate::wire::options::{self, Limits, Negotiated};
-use crate::wire::packet::{Direction, Mode, Request};
+use crate::wire::packet::{Direction, ErrorCode, Mode, Request};
 
 /// Why a request is dropped where a file can't be opened.
 const NO_DESCRIPTOR: &str = "the limit of open files is reached";
@@ -37,6 +42,10 @@ pub(super) struct Asked<'a> {
     pub(super) listener: &'a ListenSocket,
     pub(super) endpoint: &'a Endpoint,
     pub(super) request: &'a Request<'a>,
+    /// The kernel's number for the interface that it came in by, if it told.
+    pub(super) interface: Option<u32>,
+    /// What the helper says to it, if that was asked.
+    pub(super) answer: Option<&'a Answer>,
     /// The session that ends for it, and how.
     pub(super) gives_way: Option<(SessionKey, Ending<'a>)>,
 }
@@ -51,6 +60,10 @@ pub(super) enum NoSession {
     /// A port or a descriptor is missing: silence, so that a boot ROM asks again
     /// instead of failing.
     Overload(&'static str),
+    /// A limit of the rules by client is reached: silence, and nobody gives way.
+    Crowded(&'static str),
+    /// The helper is against it: the peer is told, and the log.
+    ByHelper(ErrorCode, String),
     /// Requests cost too much this second: silence as well, and nobody else has to
     /// give way.
     TooMuchWork(&'static str),
@@ -91,6 +104,15 @@ struct Opened {
     negotiated: Negotiated,
 }
 
+/// How a file is to be opened, and what options are granted.
+struct File<'a> {
+    /// It is open already.
+    given: Option<&'a OwnedFd>,
+    /// It may be closed while it isn't read.
+    is_light: bool,
+    limits: Limits,
+}
+
 /// What is served, and how.
 #[derive(Debug)]
 pub(super) struct Opener {
@@ -102,52 +124,87 @@ pub(super) struct Opener {
 }
 
 impl Opener {
-    /// The session for a request.
-    pub(super) fn open(&self, asked: &Asked<'_>, floor: &mut Floor) -> Result<Session, NoSession> {
+    /// The session for a request, and the section of the rules that holds for it.
+    pub(super) fn open(
+        &self,
+        asked: &Asked<'_>,
+        floor: &mut Floor,
+    ) -> Result<(Session, Option<Rc<Section>>), NoSession> {
+        let spelled = asked.request.filename;
+        let (named, given) = answered(asked.request, asked.answer)?;
+        let asked = &Asked {
+            request: &named,
+            ..*asked
+        };
+        let granted = self.settle(asked, given, floor)?;
+        let section = granted.section.as_deref();
+        let terms = Terms::of(section, self.limits, self.config).map_err(NoSession::Crowded)?;
+        let mode = if terms.octet { Mode::Octet } else { named.mode };
+        let asked = &Asked {
+            request: &Request { mode, ..named },
+            ..*asked
+        };
         let &Asked {
             now,
             endpoint,
             request,
             ..
         } = asked;
-        let granted = self.settle(asked, floor)?;
         floor
             .reporter
             .granted(now, request, endpoint.peer, &granted);
         let is_server = tid::is_server(endpoint.peer, asked.listener.address().port());
         let is_read = request.direction == Direction::Read;
         let is_light = is_read && !is_server && floor.sessions.is_short();
-        let opened = self.open_file(asked, granted, is_light, floor)?;
-        let (opened, granted) = opened;
+        let file = File {
+            given,
+            is_light,
+            limits: terms.limits,
+        };
+        let (opened, granted) = self.open_file(asked, granted, &file, floor)?;
         let ports = floor.ports.kind();
-        let sharing = ports.sharing(request.direction, is_light, is_server);
+        let sharing = match ports.sharing(request.direction, is_light, is_server) {
+            _ if terms.single_port && !is_server => Sharing::Listener,
+            sharing => sharing,
+        };
         let window = (!is_read).then_some(&opened.negotiated);
-        let socket = take_port(asked, window, sharing, floor)?;
+        let mut socket = take_port(asked, window, sharing, floor)?;
         let proof = ports.proof(socket.is_shared());
         let config = Config {
             proof,
-            ..self.config
+            ..terms.config
         };
+        socket.send_twice(terms.send_twice);
         let (transfer, content) = transfer(&config, opened);
         let remote = Remote::Known(endpoint.peer);
-        let is_long = request.filename.len() > LONGEST_ASKED;
-        let name = if is_long {
-            &granted.name
-        } else {
-            request.filename
-        };
+        let is_long = spelled.len() > LONGEST_ASKED;
+        let name = if is_long { &granted.name } else { spelled };
         let mut session = Session::new(transfer, content, socket, remote, name, now);
-        if floor.reporter.history.is_some() && *granted.name != *request.filename {
+        if floor.reporter.history.is_some() && *granted.name != *spelled {
             session.keep_served(&granted.name);
         }
-        Ok(session)
+        Ok((session, granted.section))
     }
 
     /// The root and the name.
-    fn settle(&self, asked: &Asked<'_>, floor: &mut Floor) -> Result<Granted<'_>, NoSession> {
-        let (now, peer) = (asked.now, asked.endpoint.peer);
+    fn settle(
+        &self,
+        asked: &Asked<'_>,
+        given: Option<&OwnedFd>,
+        floor: &mut Floor,
+    ) -> Result<Granted<'_>, NoSession> {
+        let &Asked {
+            now,
+            endpoint: &Endpoint { peer, .. },
+            request,
+            interface,
+            ..
+        } = asked;
         let settle = || {
-            let granted = self.policy.settle(now, asked.request, peer);
+            let granted = match given {
+                Some(_) => self.policy.settle_given(now, request, peer, interface),
+                None => self.policy.settle(now, request, peer, interface),
+            };
             granted.map_err(NoSession::from)
         };
         let granted = settle();
@@ -164,14 +221,14 @@ impl Opener {
         &self,
         asked: &Asked<'_>,
         granted: Granted<'p>,
-        is_light: bool,
+        file: &File<'_>,
         floor: &mut Floor,
     ) -> Result<(Opened, Granted<'p>), NoSession> {
         let request = asked.request;
         let open = || match request.direction {
-            Direction::Read => self.open_read(&granted, request, is_light),
+            Direction::Read => open_read(&granted, request, file),
             Direction::Write => {
-                let opened = self.open_write(&granted, request);
+                let opened = open_write(&granted, request, file.limits);
                 self.policy.charge_look_ups(asked.endpoint.peer);
                 opened
             }
@@ -188,44 +245,70 @@ impl Opener {
             Err(error) => Err(NoSession::Answer(error, Settled::of(granted))),
         }
     }
+}
 
-    fn open_read(
-        &self,
-        granted: &Granted<'_>,
-        request: &Request<'_>,
-        is_light: bool,
-    ) -> Result<Opened, StorageError> {
-        let (root, name) = (granted.root(), &granted.name);
-        let file = if is_light {
-            root.open_closable(name)?
-        } else {
-            root.open_file(name)?
-        };
-        let mut oack = [0; MAX_DATAGRAM];
-        let size = Some(file.size());
-        let (negotiated, len) = options::negotiate(request, &self.limits, size, &mut oack);
-        Ok(Opened {
-            content: Content::Source(FileSource::new(file, request.mode)),
-            opening: opening(&oack[..len]),
-            negotiated,
-        })
-    }
+fn open_read(
+    granted: &Granted<'_>,
+    request: &Request<'_>,
+    file: &File<'_>,
+) -> Result<Opened, StorageError> {
+    let (root, name) = (granted.root(), &granted.name);
+    let opened = match file.given {
+        Some(given) => {
+            let own = given.try_clone();
+            ReadFile::given(own.map_err(|error| StorageError::of_io(&error))?)?
+        }
+        None if file.is_light => root.open_closable(name)?,
+        None => root.open_file(name)?,
+    };
+    let mut oack = [0; MAX_DATAGRAM];
+    let size = Some(opened.size());
+    let (negotiated, len) = options::negotiate(request, &file.limits, size, &mut oack);
+    Ok(Opened {
+        content: Content::Source(FileSource::new(opened, request.mode)),
+        opening: opening(&oack[..len]),
+        negotiated,
+    })
+}
 
-    fn open_write(
-        &self,
-        granted: &Granted<'_>,
-        request: &Request<'_>,
-    ) -> Result<Opened, StorageError> {
-        let mut oack = [0; MAX_DATAGRAM];
-        let (negotiated, len) = options::negotiate(request, &self.limits, None, &mut oack);
-        let announced = announced_size(request, &negotiated);
-        let upload = granted.root().begin(&granted.name, announced)?;
-        let sink = FileSink::new(upload, request.mode);
-        Ok(Opened {
-            content: Content::Sink(Box::new(sink)),
-            opening: opening(&oack[..len]),
-            negotiated,
-        })
+fn open_write(
+    granted: &Granted<'_>,
+    request: &Request<'_>,
+    limits: Limits,
+) -> Result<Opened, StorageError> {
+    let mut oack = [0; MAX_DATAGRAM];
+    let (negotiated, len) = options::negotiate(request, &limits, None, &mut oack);
+    let announced = announced_size(request, &negotiated);
+    let upload = granted.root().begin(&granted.name, announced)?;
+    let sink = FileSink::new(upload, request.mode);
+    Ok(Opened {
+        content: Content::Sink(Box::new(sink)),
+        opening: opening(&oack[..len]),
+        negotiated,
+    })
+}
+
+/// The request as the helper's answer has it, and the open file that it is to be
+/// answered with.
+fn answered<'a>(
+    request: &Request<'a>,
+    answer: Option<&'a Answer>,
+) -> Result<(Request<'a>, Option<&'a OwnedFd>), NoSession> {
+    let mut request = *request;
+    match answer {
+        None | Some(Answer::Unknown) => Ok((request, None)),
+        Some(Answer::Path(path)) => {
+            request.filename = path;
+            Ok((request, None))
+        }
+        Some(Answer::File(file)) if request.direction == Direction::Read => {
+            Ok((request, Some(file)))
+        }
+        Some(Answer::File(_)) => Err(NoSession::ByHelper(
+            ErrorCode::NotDefined,
+            "A file to be read is no answer to an upload".to_owned(),
+        )),
+        Some(Answer::Refuse(code, text)) => Err(NoSession::ByHelper(*code, text.clone())),
     }
 }
 

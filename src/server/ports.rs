@@ -1,7 +1,7 @@
 //! Where a transfer sends from: a port of its own, the listen port, or one that it
 //! shares with others, since ports or descriptors are short.
 //!
-//! Must not: know a session, or decide who may have none of its own.
+//! Must not: run a session, or decide who may have none of its own.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 
 use mio::Registry;
 
-use super::shared::SharedPorts;
+use super::shared::{SharedPort, SharedPorts};
 use super::{MAX_LISTENERS, MAX_SOCKETS};
 use crate::host::random::Random;
 use crate::net::pool::SocketPool;
 use crate::net::{ListenSocket, SpareSocket, TransferSocket};
+use crate::session::Session;
 use crate::session::tid::{self, SPREAD, Sharing};
-use crate::table::Endpoint;
+use crate::table::{Endpoint, SessionKey};
 use crate::wire::options::Negotiated;
 
 /// Ports of transfers, unless others are asked for: a peer that answers from one
@@ -33,6 +34,8 @@ pub(super) struct Ports {
     /// The sockets that sessions share: the listen sockets where all do, else ports
     /// for those that get none of their own.
     pub(super) shared: SharedPorts,
+    /// The listen sockets, where the rules have some transfers share them.
+    listening: Option<SharedPorts>,
     /// All transfers share the listen sockets.
     pub(super) single_port: bool,
     pub(super) pool: SocketPool,
@@ -59,6 +62,7 @@ impl Ports {
     ) -> Self {
         Self {
             single_port: listeners.is_some(),
+            listening: None,
             shared: match listeners {
                 Some(listeners) => SharedPorts::new(listeners, 0, seed, now),
                 None => SharedPorts::new(&[], MAX_LISTENERS, seed, now),
@@ -110,6 +114,46 @@ impl Ports {
         }
     }
 
+    /// Some transfers share the `listeners`, which are fit for that.
+    pub(super) fn share_listeners(&mut self, listeners: &[ListenSocket], seed: u64, now: Instant) {
+        if !self.single_port {
+            self.listening = Some(SharedPorts::new(listeners, 0, seed, now));
+        }
+    }
+
+    /// Some transfers share the listen sockets, or all do.
+    pub(super) const fn listeners_carry_transfers(&self) -> bool {
+        self.single_port || self.listening.is_some()
+    }
+
+    /// Those that transfers share, among which the socket with this index is.
+    pub(super) const fn sharing(&mut self, index: usize) -> &mut SharedPorts {
+        match &mut self.listening {
+            Some(listening) if index < MAX_LISTENERS => listening,
+            _ => &mut self.shared,
+        }
+    }
+
+    /// The shared port that the session has a share of.
+    pub(super) fn port_of(&mut self, session: &Session) -> Option<&mut SharedPort> {
+        let listening = self.listening.as_mut();
+        let port = listening.and_then(|it| it.of(session));
+        port.or_else(|| self.shared.of(session))
+    }
+
+    /// Has a session whose port is full wait for room.
+    pub(super) fn wait_if_blocked(
+        &mut self,
+        key: SessionKey,
+        session: &mut Session,
+        registry: &Registry,
+    ) {
+        self.shared.wait_if_blocked(key, session, registry);
+        if let Some(listening) = &mut self.listening {
+            listening.wait_if_blocked(key, session, registry);
+        }
+    }
+
     /// A port that was taken is free.
     pub(super) const fn freed(&mut self) {
         self.none_free = None;
@@ -135,7 +179,7 @@ impl Ports {
             // While a port is free; if none is, there may be one of its own.
             let _ = self.open_shared(now, address, listener.device(), registry);
         }
-        let socket = if self.single_port {
+        let socket = if self.single_port || sharing == Sharing::Listener {
             Ok(TransferSocket::share(listener, endpoint.local))
         } else if sharing == Sharing::Always {
             self.share(now, endpoint, address, listener.device(), registry)

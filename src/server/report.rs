@@ -12,6 +12,7 @@ use log::{Level, log_enabled, trace};
 
 use super::counters::Counters;
 use super::why::{self, Ending};
+use crate::helper::Events;
 use crate::host::clock;
 use crate::log::bounds::{Bounds, Kind};
 use crate::log::event::{Event, Figures};
@@ -56,6 +57,8 @@ pub(super) struct Reporter {
     searches: Searches,
     /// What the status port tells, if there is one.
     pub(super) history: Option<Box<History>>,
+    /// A helper that is told as well, whatever the log leaves out.
+    pub(super) events: Option<Events>,
 }
 
 impl Reporter {
@@ -65,6 +68,7 @@ impl Reporter {
             repeats: Repeats::default(),
             searches: Searches::default(),
             history: None,
+            events: None,
         }
     }
 
@@ -96,6 +100,7 @@ impl Reporter {
             repeats,
             searches,
             history,
+            ..
         } = self;
         searches.tell(now, hurry, |search| {
             let refusal = RefusedRequest {
@@ -143,6 +148,17 @@ impl Reporter {
     ) {
         if let Some(history) = &mut self.history {
             history.refuse(code);
+        }
+        if let Some(events) = &self.events {
+            events.borrow_mut().tell(&Event::Refused {
+                peer,
+                op: request.direction.name(),
+                file: Name(request.filename),
+                code,
+                reason: Cut(reason),
+                times: None,
+                hint: None,
+            });
         }
         let is_miss = request.direction == Direction::Read && code == ErrorCode::FileNotFound;
         if is_miss && self.searches.miss(now, peer, request.filename, &hint) {
@@ -216,19 +232,26 @@ impl Reporter {
                 Ok(Name(found)),
             );
         }
-        if !log_enabled!(Level::Debug) || !self.bounds.admit(now, Kind::Started, peer.ip()) {
+        let is_logged =
+            log_enabled!(Level::Debug) && self.bounds.admit(now, Kind::Started, peer.ip());
+        if !is_logged && self.events.is_none() {
             return;
         }
         let progress = session.transfer().progress();
-        Event::Started {
+        let event = Event::Started {
             peer,
             op: direction(session).name(),
             file: Name(name),
             blksize: progress.block_size,
             windowsize: progress.window_size,
             size: session.size(),
+        };
+        if let Some(events) = &self.events {
+            events.borrow_mut().tell(&event);
         }
-        .write();
+        if is_logged {
+            event.write();
+        }
     }
 
     /// What a session has moved and repeated before its turn, if anybody wants to know.
@@ -279,7 +302,9 @@ impl Reporter {
             (true, true) => Some(Kind::Ended),
             (true, false) => None,
         };
-        if kind.is_some_and(|kind| !self.bounds.admit(now, kind, session.peer().ip())) {
+        let client = session.peer().ip();
+        let is_logged = kind.is_none_or(|kind| self.bounds.admit(now, kind, client));
+        if !is_logged && self.events.is_none() {
             return;
         }
         let level = match ending {
@@ -297,7 +322,12 @@ impl Reporter {
             error,
             hint: hint.as_ref().map(|hint| Cut(hint)),
         };
-        tell(&mut self.history, &event);
+        if let Some(events) = &self.events {
+            events.borrow_mut().tell(&event);
+        }
+        if is_logged {
+            tell(&mut self.history, &event);
+        }
     }
 }
 

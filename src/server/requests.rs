@@ -15,15 +15,18 @@ use super::floor::Floor;
 use super::hints::{self, Place};
 use super::opening::{Asked, NoSession, Opener};
 use super::why::Ending;
+use crate::helper::{Answer, Helper, Waiting};
+use crate::host::clock;
 use crate::log::event::Event;
 use crate::net::{Destination, ListenSocket, Received};
 use crate::policy::Policy;
+use crate::policy::rules::file::LiveRules;
 use crate::protocol::transfer::Config;
 use crate::session::{Heading, tid};
 use crate::table::rate::NetworkRateLimit;
 use crate::table::{Admission, Endpoint, Fingerprint, SessionKey};
 use crate::wire::options::Limits;
-use crate::wire::packet::{Direction, Packet, Request};
+use crate::wire::packet::{Direction, ErrorCode, Packet, Request};
 
 /// ERRORs a second in answer to requests that are refused: above what a room of
 /// machines that look for their configuration asks, below what makes us worth
@@ -37,6 +40,16 @@ const BROADCASTS: u32 = 100;
 
 /// Client networks told apart there.
 const NETWORKS: usize = 256;
+
+/// Where a request came in.
+struct Came<'a> {
+    listener: &'a ListenSocket,
+    endpoint: Endpoint,
+    /// The kernel's number for the interface, if it told.
+    interface: Option<u32>,
+    /// The request as it came.
+    datagram: &'a [u8],
+}
 
 /// A request may have a session.
 struct Admitted {
@@ -55,6 +68,8 @@ pub(super) struct Requests {
     /// The same for requests to a broadcast address; without it they are dropped.
     broadcasts: Option<NetworkRateLimit>,
     drop_lines: DropLines,
+    /// Another program that is asked what to serve.
+    pub(super) helper: Option<Box<Helper>>,
 }
 
 impl Requests {
@@ -76,6 +91,7 @@ impl Requests {
             refusals: NetworkRateLimit::new(REFUSALS, NETWORKS, seed, now),
             broadcasts: None,
             drop_lines: DropLines::new(seed, now),
+            helper: None,
         }
     }
 
@@ -89,10 +105,18 @@ impl Requests {
         }
     }
 
-    /// Reads the map file again, if there is one.
+    /// The rules by client.
+    pub(super) const fn rules(&self) -> Option<&LiveRules> {
+        self.opener.policy.rules.as_ref()
+    }
+
+    /// Reads the map file and the rules file again, if there are any.
     pub(super) fn reload(&mut self) {
         if let Some(map_file) = &mut self.opener.policy.map_file {
             map_file.reload();
+        }
+        if let Some(rules) = &mut self.opener.policy.rules {
+            rules.reload();
         }
     }
 
@@ -132,12 +156,18 @@ impl Requests {
                 self.report_drop(now, peer, reason, floor);
             }
             Ok(Packet::Request(request)) if peer.port() != 0 => {
-                let fingerprint = Fingerprint::of(payload);
-                self.admit(now, listener, endpoint, fingerprint, &request, floor);
+                let came = Came {
+                    listener,
+                    endpoint,
+                    interface: datagram.interface,
+                    datagram: payload,
+                };
+                floor.counters.requests += 1;
+                self.admit(now, &came, &request, None, floor);
             }
             // A DATA is answered, an ACK isn't: tftp-hpa acknowledges ERRORs, from
             // the port that its next request comes from as well.
-            Ok(Packet::Data { .. }) if floor.single_port() => {
+            Ok(Packet::Data { .. }) if floor.listeners_carry_transfers() => {
                 turn_away(now, listener, &endpoint, floor);
             }
             Ok(_) => floor.counters.foreign += 1,
@@ -170,7 +200,11 @@ impl Requests {
         if !is_served || !broadcasts.take(now, peer.ip()) {
             return None;
         }
-        let granted = self.opener.policy.settle(now, &request, peer).ok()?;
+        let settled = self
+            .opener
+            .policy
+            .settle(now, &request, peer, datagram.interface);
+        let granted = settled.ok()?;
         granted.root().open_file(&granted.name).ok()?;
         let local = ours.or_else(|| listener.local_towards(peer).ok())?;
         Some(Endpoint { peer, local })
@@ -179,13 +213,24 @@ impl Requests {
     fn admit(
         &mut self,
         now: Instant,
-        listener: &ListenSocket,
-        endpoint: Endpoint,
-        fingerprint: Fingerprint,
+        came: &Came<'_>,
         request: &Request<'_>,
+        answer: Option<&Answer>,
         floor: &mut Floor,
     ) {
-        floor.counters.requests += 1;
+        let &Came {
+            listener,
+            endpoint,
+            interface,
+            datagram,
+        } = came;
+        let fingerprint = Fingerprint::of(datagram);
+        if let (Some(helper), None) = (&mut self.helper, answer)
+            && helper.is_asked(&endpoint, fingerprint)
+        {
+            floor.counters.repeated += 1;
+            return;
+        }
         let random = floor.random.number();
         let sessions = &floor.sessions;
         let admission = match request.direction {
@@ -196,15 +241,25 @@ impl Requests {
         else {
             return;
         };
+        if answer.is_none() && self.is_for_helper(request) {
+            self.ask(now, came, fingerprint, floor);
+            return;
+        }
         let asked = Asked {
             now,
             listener,
             endpoint: &endpoint,
             request,
+            interface,
+            answer,
             gives_way,
         };
-        let session = match self.opener.open(&asked, floor) {
-            Ok(session) => session,
+        let (session, section) = match self.opener.open(&asked, floor) {
+            Ok(opened) => opened,
+            Err(refusal) if answer.is_none() && self.asks_after(&refusal, request) => {
+                self.ask(now, came, fingerprint, floor);
+                return;
+            }
             Err(refusal) => {
                 self.refuse(now, listener, &endpoint, request, &refusal, floor);
                 return;
@@ -218,10 +273,81 @@ impl Requests {
         if let Some((key, ending)) = gives_way {
             floor.end_session(key, ending);
         }
-        if let Err(error) = floor.start_session(endpoint, fingerprint, session) {
+        if let Err(error) = floor.start_session(endpoint, fingerprint, session, section) {
             debug!("{}: cannot watch its socket: {error}", endpoint.peer);
             self.shed(now, endpoint.peer, "no socket can be watched", floor);
         }
+    }
+
+    /// Whether the helper is to be asked about this name before anything is looked for.
+    fn is_for_helper(&self, request: &Request<'_>) -> bool {
+        let Some(helper) = self.helper.as_ref().filter(|it| it.is_there()) else {
+            return false;
+        };
+        let name = self
+            .opener
+            .policy
+            .root
+            .name(request.filename, request.direction);
+        name.is_ok_and(|name| helper.knows(&name))
+    }
+
+    /// Whether it is to be asked since nothing was found.
+    fn asks_after(&self, refusal: &NoSession, request: &Request<'_>) -> bool {
+        let is_missing = match refusal {
+            NoSession::Answer(error, _) => error.code() == ErrorCode::FileNotFound,
+            NoSession::ByPolicy(refusal) => refusal.code() == ErrorCode::FileNotFound,
+            _ => false,
+        };
+        let helper = self.helper.as_ref().filter(|it| it.is_there());
+        is_missing && helper.is_some_and(|helper| helper.knows_missing(request))
+    }
+
+    /// Asks the helper about a request, which waits for the answer.
+    fn ask(&mut self, now: Instant, came: &Came<'_>, fingerprint: Fingerprint, floor: &mut Floor) {
+        let waiting = Waiting {
+            endpoint: came.endpoint,
+            fingerprint,
+            datagram: came.datagram.into(),
+            listener: came.listener.clone(),
+            interface: came.interface,
+        };
+        let asked = self.helper.as_mut().is_some_and(|it| it.ask(now, waiting));
+        if !asked {
+            let reason = "the helper has too many questions to answer";
+            self.shed(now, came.endpoint.peer, reason, floor);
+        }
+    }
+
+    /// The helper may have something to read or to answer, or has said something.
+    pub(super) fn run_helper(&mut self, has_said: bool, floor: &mut Floor) {
+        let Some(helper) = &mut self.helper else {
+            return;
+        };
+        for (waiting, answer) in helper.run(clock::now(), has_said, floor.registry()) {
+            let Ok(Packet::Request(request)) = Packet::parse(&waiting.datagram) else {
+                continue;
+            };
+            if self.is_closing {
+                floor.counters.shed += 1;
+                continue;
+            }
+            let came = Came {
+                listener: &waiting.listener,
+                endpoint: waiting.endpoint,
+                interface: waiting.interface,
+                datagram: &waiting.datagram,
+            };
+            self.admit(clock::now(), &came, &request, Some(&answer), floor);
+        }
+        if let Some(helper) = &mut self.helper {
+            helper.flush(clock::now());
+        }
+    }
+
+    /// The helper may have said more without a new event.
+    pub(super) fn helper_has_work(&self) -> bool {
+        self.helper.as_ref().is_some_and(|it| it.has_work())
     }
 
     /// Whether a request may have a session, if it isn't refused. Otherwise it is answered
@@ -283,6 +409,15 @@ impl Requests {
             NoSession::Overload(reason) | NoSession::TooMuchWork(reason) => {
                 self.shed(now, peer, reason, floor);
                 return;
+            }
+            NoSession::Crowded(reason) => {
+                floor.counters.crowded += 1;
+                self.report_drop(now, peer, reason, floor);
+                return;
+            }
+            NoSession::ByHelper(code, text) => {
+                reporter.refusal(now, request, peer, *code, text, || None);
+                (*code, text.as_str())
             }
             NoSession::Answer(error, settled) => {
                 let code = error.code();

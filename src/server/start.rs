@@ -26,6 +26,7 @@ use super::ports::Ports;
 use super::requests::Requests;
 use super::{Lifetime, MAX_LISTENERS, STATUS, Server, exposure, logging};
 use crate::file::{self, Directory, Root, RootError, reason};
+use crate::helper::{Asking, Helper, Source};
 use crate::host::clock;
 use crate::host::random::Random;
 use crate::host::{
@@ -37,7 +38,10 @@ use crate::log::shown::{Addresses, Cut};
 use crate::net::{Binding, ListenSocket, TransferSocket};
 use crate::policy::access::Access;
 use crate::policy::client_root::ClientRoots;
+use crate::policy::glob::Globs;
 use crate::policy::map::file::MapFile;
+use crate::policy::rules;
+use crate::policy::rules::file::{LiveRules, RulesFile};
 use crate::policy::work::WorkAllowance;
 use crate::policy::{Policy, map_test};
 use crate::protocol::retry::{RetryPolicy, Wait};
@@ -69,42 +73,56 @@ impl Server {
     ///
     /// # Errors
     /// One line that says what is in the way, and what to do about it.
+    #[allow(
+        clippy::too_many_lines,
+        reason = "the order in which all depends on all"
+    )]
     pub fn start(args: &Args) -> Result<Self, Box<dyn Error>> {
         let inherited = Inherited::take_over(MAX_LISTENERS)?;
         let log_file = logging::start(args, inherited.by_inetd)?;
         let map_file = args.map_file.as_deref();
         let map_file = map_file.map(|path| open_map_file(args, path)).transpose()?;
+        let rules = args.rules.as_deref();
+        let rules = rules.map(|path| open_rules(args, path)).transpose()?;
         let client_roots = args.per_client_root.map(ClientRoots::open).transpose()?;
         let notifier = Notifier::from_environment(clock::now())?;
-        let listeners = listeners(args, inherited.sockets)?;
+        let listeners = listeners(args, inherited.sockets, rules.as_ref())?;
         let spares = may_share(args).then(|| Ports::spares(&listeners));
         let mut status = Status::open(args.status(), inherited.streams, clock::now())?;
         let directory = Directory::open(args.root())?;
         // As it is seen from outside.
         let path = args.root().canonicalize().unwrap_or(args.root().into());
         exposure::check(args, directory.as_fd(), &path)?;
+        if let Some(rules) = &rules {
+            for (path, directory) in rules.directories() {
+                exposure::check(args, directory, path)?;
+            }
+        }
         let linked = linked_directories(args)?;
         let upload_directory = upload_directory(args, &path)?;
+        let helper = start_helper(args)?;
         let signals = Signals::take_over()?;
         let mut pid_file = args.pid_file.as_deref().map(reserve_pid_file).transpose()?;
+        let beside = rules.as_ref().map_or(0, |it| it.directories().count());
         let of_status = status.as_ref().map_or(0, Status::descriptors);
         let of_uploads = usize::from(upload_directory.is_some());
-        let others = listeners.len() - 1 + linked.len() + of_uploads + of_status;
+        let of_helper = usize::from(helper.is_some());
+        let others =
+            listeners.len() - 1 + linked.len() + beside + of_uploads + of_status + of_helper;
         let max_sessions = max_sessions(args, host::raise_open_files()?, others as u64);
         let lifetime = lifetime(args, inherited.by_inetd);
         // The sandbox hides how many processors there are.
         let busy_poll = busy_poll(args);
-        let map_directory = map_file.as_ref().and_then(MapFile::directory);
-        let log_file_of = log_file.as_ref();
-        let directories = Directories::of(&directory, upload_directory.as_ref(), &linked);
-        let status_socket = status.as_ref().and_then(Status::socket_path);
-        let enforcement = confine(
-            args,
-            &directories,
-            log_file_of,
-            map_directory,
-            status_socket,
-        )?;
+        let kept = Kept {
+            root: directory.as_fd(),
+            uploads: upload_directory.as_ref().map(AsFd::as_fd),
+            linked: &linked,
+            log_file: log_file.as_ref(),
+            map_file: map_file.as_ref(),
+            rules: rules.as_ref(),
+            status_socket: status.as_ref().and_then(Status::socket_path),
+        };
+        let enforcement = confine(args, &kept)?;
         may_bind_transfers(args, &listeners)?;
         if let Some(pid_file) = pid_file.as_mut().filter(|_| args.chroot) {
             pid_file.lose_path();
@@ -115,17 +133,24 @@ impl Server {
         let mut random = Random::default();
         let closed = client_roots.as_ref().map(ClientRoots::closed);
         let (root, upload_root) = roots(args, directory, linked, upload_directory, &path)?;
+        let root = root.closing(closed);
         let policy = Policy {
             access: access(args),
-            root: root.closing(closed),
+            rules: rules.map(|rules| rules.serve(&root)).transpose()?,
+            root,
             upload_root: upload_root.map(|root| root.closing(closed)),
             client_roots,
             map_file,
             allowance: WorkAllowance::new(random.seed(), clock::now()).into(),
         };
+        let some_share = policy
+            .rules
+            .as_ref()
+            .is_some_and(LiveRules::has_single_port);
         let root = path.display();
         let addresses: Vec<_> = listeners.iter().map(ListenSocket::address).collect();
         let mapped_by = policy.map_file.as_ref().map(ToString::to_string);
+        let ruled_by = policy.rules.as_ref().map(ToString::to_string);
         let links_to = listed(&args.follow_links);
         let uploads_to = args.uploads.root().map(|path| path.display().to_string());
         let listening = Event::Listening {
@@ -134,6 +159,7 @@ impl Server {
             access: described(args),
             max_sessions: max_sessions as u64,
             mapped_by: mapped_by.as_ref().map(|map| Cut(map)),
+            ruled_by: ruled_by.as_ref().map(|rules| Cut(rules)),
             links_to: links_to.as_ref().map(|directories| Cut(directories)),
             uploads_to: uploads_to.as_ref().map(|directory| Cut(directory)),
         };
@@ -147,6 +173,10 @@ impl Server {
         let unproved_rate = NonZeroU64::new(args.max_unproved_rate);
         let ports = args.port_range.clone();
         let mut floor = Floor::new(sessions, ports, shared, unproved_rate, now)?;
+        if some_share {
+            floor.share_listeners(&listeners, now);
+        }
+        requests.helper = helper;
         floor.ports.keep(spares.unwrap_or_default());
         if let Some(status) = &status {
             status.register(floor.registry(), STATUS)?;
@@ -160,6 +190,9 @@ impl Server {
                 .map_err(|error| cannot_write_pid_file(path, &error))?;
         }
         listening.write();
+        if let Some(rules) = &server.front.requests.rules() {
+            rules.tell_lacking();
+        }
         if let Some(notifier) = &notifier {
             notifier.ready(&listening.to_string());
         }
@@ -173,6 +206,39 @@ impl Server {
     }
 }
 
+/// The helper, as the user that the server is going to be.
+fn start_helper(args: &Args) -> Result<Option<Box<Helper>>, String> {
+    let source = match (&args.helper, &args.helper_socket) {
+        (Some(command), _) => Source::Command(command),
+        (None, Some(path)) => Source::Socket(path),
+        (None, None) if args.ask_missing || !args.ask.is_empty() => {
+            return Err("there is nobody to ask; add --helper or --helper-socket".to_owned());
+        }
+        (None, None) => return Ok(None),
+    };
+    let mut names = (!args.ask.is_empty()).then(Globs::default);
+    if let Some(names) = &mut names {
+        for pattern in &args.ask {
+            names.add(pattern)?;
+        }
+    }
+    let asking = Asking {
+        names,
+        missing: args.ask_missing,
+        timeout: args.ask_timeout,
+    };
+    let identity = identity(args)?;
+    let now = clock::now();
+    let helper = Helper::start(source, asking, identity.as_ref(), super::HELPER, now)?;
+    Ok(Some(Box::new(helper)))
+}
+
+/// The user to become.
+fn identity(args: &Args) -> Result<Option<Identity>, String> {
+    let find = |it: &UserAndGroup| Identity::find(&it.user, it.group.as_deref());
+    args.user.as_ref().map(find).transpose()
+}
+
 /// The map file, which is read again where it is.
 fn open_map_file(args: &Args, path: &Path) -> Result<MapFile, String> {
     let mut map_file = MapFile::open(path, args.ignore_case)?;
@@ -182,8 +248,21 @@ fn open_map_file(args: &Args, path: &Path) -> Result<MapFile, String> {
     Ok(map_file)
 }
 
+/// The rules by client, which are read again where they are.
+fn open_rules(args: &Args, path: &Path) -> Result<RulesFile, String> {
+    let mut rules = RulesFile::open(path)?;
+    if args.chroot {
+        rules.prepare_for_chroot()?;
+    }
+    Ok(rules)
+}
+
 /// The sockets that requests come in on: those that were handed over, or our own.
-fn listeners(args: &Args, inherited: Vec<UdpSocket>) -> Result<Rc<[ListenSocket]>, String> {
+fn listeners(
+    args: &Args,
+    inherited: Vec<UdpSocket>,
+    rules: Option<&RulesFile>,
+) -> Result<Rc<[ListenSocket]>, String> {
     if let Some(name) = &args.interface
         && if_nametoindex(name.as_str()).is_err()
     {
@@ -199,7 +278,7 @@ fn listeners(args: &Args, inherited: Vec<UdpSocket>) -> Result<Rc<[ListenSocket]
         .into_iter()
         .map(|it| it.with_transfers_on(device.as_ref()))
         .collect();
-    if args.single_port {
+    if args.single_port || rules.is_some_and(RulesFile::has_single_port) {
         // It takes a right that is about to be given up.
         listeners.iter().for_each(ListenSocket::prepare_sharing);
     }
@@ -304,59 +383,82 @@ fn listed(directories: &[PathBuf]) -> Option<String> {
     (!names.is_empty()).then(|| names.join(", "))
 }
 
-/// What clients reach.
-struct Directories<'a> {
+/// What serving takes.
+struct Kept<'a> {
     root: BorrowedFd<'a>,
     /// Where uploads go, if not there.
     uploads: Option<BorrowedFd<'a>>,
-    linked: Vec<BorrowedFd<'a>>,
+    linked: &'a [Directory],
+    log_file: Option<&'a LogFile>,
+    map_file: Option<&'a MapFile>,
+    rules: Option<&'a RulesFile>,
+    status_socket: Option<&'a Path>,
 }
 
-impl<'a> Directories<'a> {
-    fn of(root: &'a Directory, uploads: Option<&'a Directory>, linked: &'a [Directory]) -> Self {
-        Self {
-            root: root.as_fd(),
-            uploads: uploads.map(AsFd::as_fd),
-            linked: linked.iter().map(AsFd::as_fd).collect(),
-        }
-    }
-}
-
-/// Gives up every right that serving `directories` doesn't take.
-fn confine(
-    args: &Args,
-    directories: &Directories<'_>,
-    log_file: Option<&LogFile>,
-    map_directory: Option<BorrowedFd<'_>>,
-    status_socket: Option<&Path>,
-) -> Result<Enforcement, Box<dyn Error>> {
-    let find = |it: &UserAndGroup| Identity::find(&it.user, it.group.as_deref());
-    let identity = args.user.as_ref().map(find).transpose()?;
-    if let (Some(identity), Some(log_file)) = (&identity, log_file) {
+/// Gives up every right that serving doesn't take.
+fn confine(args: &Args, kept: &Kept<'_>) -> Result<Enforcement, Box<dyn Error>> {
+    let identity = identity(args)?;
+    if let (Some(identity), Some(log_file)) = (&identity, kept.log_file) {
         // Where it can't be given away, or is others' as well, it may not be opened
         // again: that is told when it is tried.
         let _ = log_file.with_ours(|file| identity.adopt(file));
     }
+    let linked: Vec<_> = kept.linked.iter().map(AsFd::as_fd).collect();
+    let beside = kept.rules.into_iter().flat_map(RulesFile::directories);
+    let beside: Vec<_> = beside.map(|(_, directory)| directory).collect();
+    // In a chroot their paths lead to what is served.
+    let files = [&args.map_file, &args.rules].into_iter().flatten();
+    let read_again: Vec<_> = files
+        .map(PathBuf::as_path)
+        .filter(|_| !args.chroot)
+        .collect();
+    let directories = [
+        kept.map_file.and_then(MapFile::directory),
+        kept.rules.and_then(RulesFile::directory),
+    ];
+    let read_again_in: Vec<_> = directories.into_iter().flatten().collect();
     let confinement = Confinement {
-        root: directories.root,
-        uploads: directories.uploads,
-        linked: &directories.linked,
+        root: kept.root,
+        uploads: kept.uploads,
+        linked: &linked,
         linked_listable: args.ignore_case,
+        beside: &beside,
         writable: !args.read_only,
         makes_directories: args.uploads.makes_directories(),
         // Uploads look for what was left behind.
         listable: args.ignore_case || !args.read_only,
-        log_directory: log_file.and_then(LogFile::directory),
-        // In a chroot their paths lead to what is served.
-        map_file: args.map_file.as_deref().filter(|_| !args.chroot),
-        map_directory,
+        log_directory: kept.log_file.and_then(LogFile::directory),
+        read_again: &read_again,
+        read_again_in: &read_again_in,
         pid_file: args.pid_file.as_deref().filter(|_| !args.chroot),
-        status_socket: status_socket.filter(|_| !args.chroot),
+        status_socket: kept.status_socket.filter(|_| !args.chroot),
         chroot: args.chroot,
         sandbox: !args.no_sandbox,
         identity,
     };
     Ok(confinement.enter()?)
+}
+
+/// `--rules-test`: what the rules of `path` mean for the clients and names on standard
+/// input.
+///
+/// # Errors
+/// Rules, a map file or a root that can't be used.
+pub fn test_rules(args: &Args, path: &Path) -> Result<(), Box<dyn Error>> {
+    let root = Root::open(args.root(), policy(args))?;
+    let map_file = args.map_file.as_deref();
+    let now = clock::now();
+    let policy = Policy {
+        access: access(args),
+        rules: Some(open_rules(args, path)?.serve(&root)?),
+        root,
+        upload_root: None,
+        client_roots: args.per_client_root.map(ClientRoots::open).transpose()?,
+        map_file: map_file.map(|path| open_map_file(args, path)).transpose()?,
+        allowance: WorkAllowance::new(Random::default().seed(), now).into(),
+    };
+    let (lines, out) = (io::stdin().lock(), io::stdout().lock());
+    rules::test::run(&policy, now, lines, out)
 }
 
 /// `--map-test`: what the rules of `path` make of the names on standard input.

@@ -497,9 +497,14 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         }
     }
 
+    /// It is sent too fast: goes on at `until`. The peer has nothing to answer so long.
+    pub fn pause(&mut self, until: Instant) {
+        self.file_wait.pause(until);
+    }
+
     /// Its file was closed, and there is no descriptor to open it again.
     pub fn lacks_descriptor(&self) -> bool {
-        self.file_wait.is_on() && self.is_light()
+        self.file_wait.is_for_file() && self.is_light()
     }
 
     /// Gives back what was read ahead: the transfer isn't moving.

@@ -33,12 +33,29 @@ struct Wait {
     since: Option<Instant>,
     /// When to look again.
     until: Option<Instant>,
+    /// It was sent too fast.
+    is_pause: bool,
 }
 
 impl FileWait {
     /// The file is waited for.
     pub(super) const fn is_on(&self) -> bool {
         self.0.is_some()
+    }
+
+    /// The same, and it isn't a pause.
+    pub(super) fn is_for_file(&self) -> bool {
+        self.0.as_ref().is_some_and(|wait| !wait.is_pause)
+    }
+
+    /// Nothing is to be sent before `until`, though the file may be ready.
+    pub(super) fn pause(&mut self, until: Instant) {
+        let wait = self.0.get_or_insert_default();
+        **wait = Wait {
+            since: None,
+            until: Some(until),
+            is_pause: true,
+        };
     }
 
     /// When to look again, if the file is waited for.
@@ -67,6 +84,7 @@ impl FileWait {
     /// what is missing began to be `fetched`.
     fn go_on(&mut self, now: Instant, fetched: bool) {
         let wait = self.0.get_or_insert_default();
+        wait.is_pause = false;
         wait.since = fetched.then_some(wait.since.unwrap_or(now));
         let pause = wait.since.map_or(TURN, |since| {
             let waited = now.saturating_duration_since(since);

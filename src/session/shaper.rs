@@ -127,6 +127,8 @@ pub struct Done {
     pub is_answered: bool,
     /// It has more to do in another turn.
     pub is_unfinished: bool,
+    /// It has more to send than the caller's budget was for.
+    pub is_held: bool,
 }
 
 impl Shaper {
@@ -154,7 +156,8 @@ impl Shaper {
         }
     }
 
-    /// Lets a session work, with as much to send as it is lent, and closes the file of
+    /// Lets a session work, with as much to send as it is lent, but no more than the
+    /// context's budget, and closes the file of
     /// one whose peer has never answered. `random` is any number that nobody can guess.
     pub fn turn<P: Port, S: Store, R: ReadAt>(
         &mut self,
@@ -170,19 +173,22 @@ impl Shaper {
         } else {
             Lent::All
         };
-        context.send_budget = lent.bytes();
+        let budget = lent.bytes().min(context.send_budget);
+        context.send_budget = budget;
         let unverified_since = session.unverified_since();
         let turn = work(session, context);
+        let is_held = turn == Turn::Unfinished && budget < lent.bytes();
         let used = Used {
             began: context.now,
             lent,
-            left: context.send_budget,
-            has_more: turn == Turn::Unfinished,
+            // What the caller held back wasn't sent either.
+            left: context.send_budget + (lent.bytes() - budget),
+            has_more: turn == Turn::Unfinished && !is_held,
         };
         let outcome = session.poll_outcome();
         let is_answered = session.unverified_since().is_none()
             || matches!(outcome, Some(Outcome::Probed | Outcome::PeerError { .. }));
-        let mut is_unfinished = turn == Turn::Unfinished;
+        let mut is_unfinished = used.has_more;
         if !session.is_closed() {
             if !is_answered {
                 session.close_file();
@@ -195,6 +201,7 @@ impl Shaper {
             unverified_since,
             is_answered,
             is_unfinished,
+            is_held,
         }
     }
 

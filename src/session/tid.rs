@@ -40,6 +40,8 @@ pub enum Ports {
 pub enum Sharing {
     /// It does, since slots are short.
     Always,
+    /// It uses the listen port, whatever there is.
+    Listener,
     /// Where none of its own is free.
     Instead,
     /// Never: whoever knows the port could store a file in the peer's name.

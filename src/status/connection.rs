@@ -30,7 +30,7 @@ const TO_READ: Duration = Duration::from_secs(30);
 
 /// How long, and how many bytes of it, what comes after the answer is read.
 const TO_LEAVE: Duration = Duration::from_secs(1);
-const MAX_DISCARDED: usize = 64 * 1024;
+const MAX_DISCARDED: usize = 1 << 20;
 
 /// Bytes that are made ready at a time.
 const PIECE: usize = 16 * 1024;
@@ -80,7 +80,7 @@ enum State {
     Asking(Vec<u8>),
     Answering(Answer),
     Finishing,
-    Leaving { discarded: usize },
+    Leaving,
     Closed,
 }
 
@@ -107,6 +107,8 @@ pub(super) struct Connection {
     deadline: Instant,
     /// When it came, or something of its answer was taken last.
     moved: Instant,
+    /// Bytes that came after the request.
+    discarded: usize,
 }
 
 impl Connection {
@@ -115,6 +117,7 @@ impl Connection {
             state: State::Asking(Vec::new()),
             deadline: now + TO_ASK,
             moved: now,
+            discarded: 0,
         }
     }
 
@@ -126,17 +129,13 @@ impl Connection {
         bytes: &[u8],
         hosts: &Hosts,
     ) -> Option<Asked> {
-        let received = match &mut self.state {
-            State::Asking(received) => received,
-            State::Leaving { discarded } => {
-                *discarded += bytes.len();
-                if *discarded > MAX_DISCARDED {
-                    self.state = State::Closed;
-                }
-                return None;
-            }
+        let State::Asking(received) = &mut self.state else {
             // Nothing more is expected: a second request goes unanswered.
-            State::Answering(_) | State::Finishing | State::Closed => return None,
+            self.discarded += bytes.len();
+            if self.discarded > MAX_DISCARDED {
+                self.state = State::Closed;
+            }
+            return None;
         };
         let room = MAX_REQUEST - received.len();
         received.extend(&bytes[..bytes.len().min(room)]);
@@ -235,13 +234,13 @@ impl Connection {
 
     /// The write side is shut.
     pub(super) fn handle_finished(&mut self, now: Instant) {
-        self.state = State::Leaving { discarded: 0 };
+        self.state = State::Leaving;
         self.deadline = now + TO_LEAVE;
     }
 
     /// The other end sends no more.
     pub(super) fn handle_end(&mut self) {
-        if matches!(self.state, State::Asking(_) | State::Leaving { .. }) {
+        if matches!(self.state, State::Asking(_) | State::Leaving) {
             self.state = State::Closed;
         }
     }
@@ -268,7 +267,7 @@ impl Connection {
     pub(super) fn gives_way(&self, now: Instant) -> Option<Instant> {
         let is_stuck = now.saturating_duration_since(self.moved) >= STUCK;
         match &self.state {
-            State::Asking(_) | State::Leaving { .. } => Some(self.moved),
+            State::Asking(_) | State::Leaving => Some(self.moved),
             State::Answering(_) if is_stuck => Some(self.moved),
             _ => None,
         }
@@ -443,6 +442,11 @@ mod tests {
         connection.handle_input(loris, b"G", &HOSTS);
         connection.handle_timeout(loris);
         assert!(connection.is_closed(), "slow-loris");
+
+        let mut connection = Connection::new(start);
+        connection.answer(start, false, Reply::plain("200 OK", "ok"));
+        connection.handle_input(start, &vec![0; MAX_DISCARDED + 1], &HOSTS);
+        assert!(connection.is_closed(), "it never ends to ask");
 
         let mut connection = Connection::new(start);
         connection.answer(start, false, Reply::plain("200 OK", "ok"));

@@ -52,6 +52,9 @@ const ACCEPTED: usize = 16;
 /// Bytes written in a turn, to all connections.
 const TURN_BYTES: usize = 64 * 1024;
 
+/// Reads from a connection in a turn.
+const READS: usize = 16;
+
 /// How often deadlines are looked at, while there are connections.
 const SWEEP: Duration = Duration::from_secs(1);
 
@@ -354,7 +357,10 @@ impl Open {
     /// Reads until there is a request or nothing more.
     fn read(&mut self, now: Instant, hosts: &address::Hosts) -> Option<Asked> {
         let mut buffer = [0; connection::MAX_REQUEST];
-        while !self.connection.is_closed() {
+        for _ in 0..READS {
+            if self.connection.is_closed() {
+                return None;
+            }
             match self.stream.read(&mut buffer) {
                 Ok(0) => {
                     self.connection.handle_end();
@@ -375,6 +381,7 @@ impl Open {
                 }
             }
         }
+        self.ready = true;
         None
     }
 

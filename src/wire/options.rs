@@ -107,6 +107,12 @@ impl OptionSet {
         self.0 & (1 << option as u8) != 0
     }
 
+    /// What is in this set or in the other one.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
     /// Whether there is nothing in the set.
     pub const fn is_empty(self) -> bool {
         self.0 == 0

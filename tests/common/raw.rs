@@ -141,6 +141,12 @@ impl RawClient {
         Self { socket, server }
     }
 
+    /// A client at an address of its own.
+    pub fn at(address: Ipv4Addr, server: SocketAddr) -> Self {
+        let socket = UdpSocket::bind((address, 0)).expect("a socket");
+        Self { socket, server }
+    }
+
     /// The client's own address, as the server sees it.
     pub fn addr(&self) -> SocketAddr {
         self.socket.local_addr().expect("a bound socket")

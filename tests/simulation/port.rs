@@ -110,6 +110,7 @@ pub(crate) fn receive(
         let received = Received {
             peer: datagram.from,
             destination: None,
+            interface: None,
             payload: &payload,
             segment,
         };

@@ -71,6 +71,11 @@ fn crowd(server: &Server) -> (Vec<Mover>, Vec<RawClient>) {
         }
     };
     let tsize = [("tsize", "0"), ("timeout", "60")];
+    let upload = RawClient::new(server);
+    let (_, tid) = upload.ask_patiently(&wrq("switch7-confg", &[("tsize", "40000")]));
+    for number in 1..=50 {
+        upload.say(&data(number, &[b'!'; BLOCK]), tid);
+    }
     let mut movers: Vec<_> = (0..MOVING)
         .map(|index| {
             ask(
@@ -84,7 +89,7 @@ fn crowd(server: &Server) -> (Vec<Mover>, Vec<RawClient>) {
             )
         })
         .collect();
-    let mut stalled = Vec::new();
+    let mut stalled = vec![upload];
     for index in 0..STALLED {
         let mut mover = ask(index, names[index % 5], &tsize);
         mover.step();
@@ -98,6 +103,9 @@ fn crowd(server: &Server) -> (Vec<Mover>, Vec<RawClient>) {
         let client = RawClient::new(server);
         let name = format!("BOOT/<b>vmlinuz</b>-{index}");
         client.ask(&rrq(if index % 2 == 0 { "PXELINUX.0" } else { &name }, &[]));
+    }
+    for name in ["boot", "PXELINUX.0", "tftpboot/cisco/c2960.bin"] {
+        RawClient::new(server).ask(&rrq(name, &[]));
     }
     movers.iter_mut().for_each(Mover::step);
     (movers, stalled)
@@ -189,7 +197,11 @@ fn look(browser: &Browser, server: &Server) {
     );
     browser.wait_for("failed.innerText.includes('<b>vmlinuz</b>')");
     browser.run("document.getElementById('all').click()");
-    browser.resize(1200, 800);
+    if std::env::var_os("STATUS_SCREENSHOTS").is_some() {
+        // There is a curve by then.
+        thread::sleep(20 * millis(1000));
+    }
+    browser.resize(1200, 860);
     shoot(browser, "readme");
     for (width, height) in [(1440, 1200), (360, 1400)] {
         browser.resize(width, height);

@@ -1,0 +1,259 @@
+//! The way to the helper: a Unix stream to a child that was started, or to a socket
+//! of a service. Nothing here waits.
+//!
+//! Must not: know what the lines say.
+
+use std::collections::VecDeque;
+use std::io::{self, Write as _};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use log::{error, info};
+use mio::net::UnixStream;
+use mio::{Interest, Registry, Token};
+
+use super::protocol::RESTARTER;
+use crate::file::reason;
+use crate::host::Identity;
+use crate::net::receive_with_descriptors;
+
+/// How long after a socket was lost, or not found, it is looked for again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Bytes of the longest line.
+const MAX_LINE: usize = 64 * 1024;
+
+/// Bytes read in a turn: others have theirs, whatever the helper sends.
+const TURN: usize = 64 * 1024;
+
+/// Descriptors that wait for the line they belong to.
+const MAX_DESCRIPTORS: usize = 16;
+
+/// One end of the stream.
+#[derive(Debug)]
+pub(super) struct Channel {
+    stream: Option<UnixStream>,
+    /// Where it is connected to; `None`: it is a child's.
+    path: Option<PathBuf>,
+    /// When to connect again.
+    retry_at: Option<Instant>,
+    /// What has been told of the last failure.
+    is_told: bool,
+    /// What came of lines that aren't whole.
+    input: Vec<u8>,
+    descriptors: VecDeque<OwnedFd>,
+    /// The rest of a line that was too long is on its way.
+    skips: bool,
+    /// There may be more to read without a new event.
+    has_more: bool,
+    /// What was sent last ends within a line.
+    is_within_line: bool,
+}
+
+impl Channel {
+    /// Starts `command` with a stream to it for its standard input and output, as
+    /// `identity` if there is one. A shell starts it again when it ends, at most once a
+    /// second. Call it before rights are given up.
+    ///
+    /// # Errors
+    /// One line that says what is in the way.
+    pub(super) fn to_child(command: &str, identity: Option<&Identity>) -> Result<Self, String> {
+        let start = || {
+            let (own, theirs) = std::os::unix::net::UnixStream::pair()?;
+            own.set_nonblocking(true)?;
+            let mut shell = Command::new("/bin/sh");
+            if let Some(identity) = identity {
+                identity.run_as(&mut shell);
+            }
+            shell
+                .args(["-c", RESTARTER, "tftpd-helper", command])
+                .stdin(Stdio::from(OwnedFd::from(theirs.try_clone()?)))
+                .stdout(Stdio::from(OwnedFd::from(theirs)))
+                .spawn()?;
+            Ok(UnixStream::from_std(own))
+        };
+        let stream = start().map_err(|error: io::Error| {
+            let reason = reason(&error);
+            format!("cannot start the helper {command}: {reason}; it is given to /bin/sh")
+        })?;
+        Ok(Self::new(Some(stream), None))
+    }
+
+    /// A stream to the socket at `path`, once there is one.
+    pub(super) fn to_socket(path: &Path, now: Instant) -> Self {
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let mut channel = Self::new(None, Some(path));
+        channel.retry_at = Some(now);
+        channel
+    }
+
+    const fn new(stream: Option<UnixStream>, path: Option<PathBuf>) -> Self {
+        Self {
+            stream,
+            path,
+            retry_at: None,
+            is_told: false,
+            input: Vec::new(),
+            descriptors: VecDeque::new(),
+            skips: false,
+            has_more: false,
+            is_within_line: false,
+        }
+    }
+
+    /// Somebody may be there.
+    pub(super) const fn is_open(&self) -> bool {
+        self.stream.is_some()
+    }
+
+    /// There may be more to read without a new event.
+    pub(super) const fn has_more(&self) -> bool {
+        self.has_more
+    }
+
+    /// What was sent last ends within a line.
+    pub(super) const fn is_within_line(&self) -> bool {
+        self.is_within_line
+    }
+
+    /// When to call [`Channel::connect`].
+    pub(super) const fn next_deadline(&self) -> Option<Instant> {
+        self.retry_at
+    }
+
+    /// Has a child's stream watched.
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        match &mut self.stream {
+            Some(stream) => {
+                // Edge-triggered: a helper that reads wakes us, once each time.
+                registry.register(stream, token, Interest::READABLE | Interest::WRITABLE)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Connects, if it is time to. Returns whether somebody new is there.
+    pub(super) fn connect(&mut self, now: Instant, registry: &Registry, token: Token) -> bool {
+        let (Some(path), Some(at)) = (&self.path, self.retry_at) else {
+            return false;
+        };
+        if at > now {
+            return false;
+        }
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        let connected = UnixStream::connect(path).and_then(|mut stream| {
+            registry.register(&mut stream, token, interest)?;
+            Ok(stream)
+        });
+        match connected {
+            Ok(stream) => {
+                info!("the helper at {} is there", path.display());
+                self.stream = Some(stream);
+                self.retry_at = None;
+                self.is_told = false;
+                true
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.is_told, true) {
+                    let (path, reason) = (path.display(), reason(&error));
+                    error!("cannot reach the helper at {path}: {reason}; trying each second");
+                }
+                self.retry_at = Some(now + RETRY);
+                false
+            }
+        }
+    }
+
+    /// Reads what has come, up to a bound, and gives whole lines to `each`, with the
+    /// descriptors that came and that no line has taken.
+    pub(super) fn receive(
+        &mut self,
+        now: Instant,
+        mut each: impl FnMut(&[u8], &mut VecDeque<OwnedFd>),
+    ) {
+        self.has_more = false;
+        let mut buffer = [0; 8192];
+        let mut left = TURN;
+        while let Some(stream) = &self.stream {
+            if left == 0 {
+                self.has_more = true;
+                return;
+            }
+            match receive_with_descriptors(stream, &mut buffer, &mut self.descriptors) {
+                Ok(0) => self.lost(now),
+                Ok(len) => {
+                    left = left.saturating_sub(len);
+                    let surplus = self.descriptors.len().saturating_sub(MAX_DESCRIPTORS);
+                    self.descriptors.drain(..surplus);
+                    self.take(&buffer[..len], &mut each);
+                }
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => return,
+                    io::ErrorKind::Interrupted => {}
+                    _ => self.lost(now),
+                },
+            }
+        }
+    }
+
+    fn take(&mut self, bytes: &[u8], each: &mut impl FnMut(&[u8], &mut VecDeque<OwnedFd>)) {
+        for piece in bytes.split_inclusive(|&byte| byte == b'\n') {
+            let is_end = piece.ends_with(b"\n");
+            if !self.skips {
+                self.input.extend_from_slice(piece);
+            }
+            if self.input.len() > MAX_LINE {
+                self.input.clear();
+                self.skips = true;
+            }
+            if is_end {
+                if !std::mem::take(&mut self.skips) {
+                    each(self.input.trim_ascii(), &mut self.descriptors);
+                }
+                self.input.clear();
+            }
+        }
+    }
+
+    /// Sends as much of `lines` as it takes, and removes that.
+    pub(super) fn send(&mut self, now: Instant, lines: &mut VecDeque<u8>) {
+        while let Some(stream) = &mut self.stream {
+            let (front, _) = lines.as_slices();
+            if front.is_empty() {
+                return;
+            }
+            match stream.write(front) {
+                Ok(len) => {
+                    let last = lines.drain(..len).next_back();
+                    self.is_within_line = last.is_some_and(|byte| byte != b'\n');
+                }
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => return,
+                    io::ErrorKind::Interrupted => {}
+                    _ => self.lost(now),
+                },
+            }
+        }
+    }
+
+    /// Nobody is there any more.
+    fn lost(&mut self, now: Instant) {
+        // Closed, it leaves the poll.
+        self.stream = None;
+        self.input.clear();
+        self.descriptors.clear();
+        self.skips = false;
+        if let Some(path) = &self.path {
+            error!("the helper at {} is gone", path.display());
+            self.is_told = true;
+            self.retry_at = Some(now + RETRY);
+        } else {
+            error!("the helper, and the shell that starts it, are gone for good: going on without");
+        }
+    }
+}

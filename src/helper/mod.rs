@@ -1,0 +1,315 @@
+//! Another program beside the server, in any language: it is told what happens and
+//! asked what to serve (`--helper`, `--helper-socket`).
+//!
+//! `protocol` is what is said, `channel` how it gets there, `questions` what waits for
+//! an answer. A helper that is slow or dead delays only the requests that it is asked
+//! about. Must not: decide what becomes of a request.
+
+mod channel;
+mod protocol;
+mod questions;
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use log::warn;
+use mio::{Registry, Token};
+
+use self::channel::Channel;
+use self::protocol::{Said, Verdict, put_event_line, put_question, read};
+use self::questions::Questions;
+pub use self::questions::Waiting;
+use crate::host::Identity;
+use crate::log::event::Event;
+use crate::policy::glob::Globs;
+use crate::table::{Endpoint, Fingerprint};
+use crate::wire::packet::{Direction, ErrorCode, Packet, Request};
+
+/// Bytes of lines that wait for the helper to read them.
+const MAX_OUTPUT: usize = 256 * 1024;
+
+/// Of those, what events may take: questions come first.
+const MAX_EVENTS: usize = 192 * 1024;
+
+/// How often the log says that lines of the helper's make no sense.
+const COMPLAINT: Duration = Duration::from_secs(1);
+
+/// Where the helper is.
+#[derive(Debug, Clone, Copy)]
+pub enum Source<'a> {
+    /// A command for `/bin/sh`.
+    Command(&'a str),
+    /// A service's socket.
+    Socket(&'a Path),
+}
+
+/// What it is asked about, and for how long.
+#[derive(Debug, Default)]
+pub struct Asking {
+    /// Names; `None`: no name is asked about because of its spelling.
+    pub(crate) names: Option<Globs>,
+    /// Files to be read that aren't there.
+    pub missing: bool,
+    /// How long an answer is waited for.
+    pub timeout: Duration,
+}
+
+/// What is to become of a request.
+#[derive(Debug)]
+pub enum Answer {
+    /// What would become of it without a helper.
+    Unknown,
+    /// The client gets this file, or its upload this name: as if it had asked for that.
+    Path(Box<[u8]>),
+    /// It gets this open file.
+    File(OwnedFd),
+    /// It is refused, with this code and text.
+    Refuse(ErrorCode, String),
+}
+
+/// Lines that wait for the helper to read them.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    lines: VecDeque<u8>,
+    /// Events that there was no room for, since the last time this was told.
+    left_out: u64,
+}
+
+/// What events are told to.
+pub type Events = Rc<RefCell<Outbox>>;
+
+impl Outbox {
+    /// Tells the helper about an event, if there is room.
+    pub(crate) fn tell(&mut self, event: &Event<'_>) {
+        if self.lines.len() > MAX_EVENTS {
+            self.left_out += 1;
+            return;
+        }
+        let mut line = String::new();
+        if self.left_out > 0 {
+            let lines = std::mem::take(&mut self.left_out);
+            let of = "events";
+            put_event_line(&mut line, &Event::LeftOut { of, lines });
+        }
+        put_event_line(&mut line, event);
+        self.lines.extend(line.bytes());
+    }
+
+    fn ask(&mut self, number: u64, waiting: &Waiting) -> bool {
+        let Ok(Packet::Request(request)) = Packet::parse(&waiting.datagram) else {
+            return false;
+        };
+        if self.lines.len() > MAX_OUTPUT {
+            return false;
+        }
+        let mut line = String::new();
+        put_question(&mut line, number, waiting.endpoint.peer, &request);
+        self.lines.extend(line.bytes());
+        true
+    }
+
+    /// Leaves out the rest of a line, the beginning of which was sent to another.
+    fn drop_line(&mut self) {
+        let end = self.lines.iter().position(|&byte| byte == b'\n');
+        self.lines
+            .drain(..end.map_or(self.lines.len(), |end| end + 1));
+    }
+}
+
+/// The helper, and what waits for it.
+pub struct Helper {
+    channel: Channel,
+    questions: Questions,
+    asking: Asking,
+    events: Events,
+    token: Token,
+    complained: Option<Instant>,
+}
+
+impl fmt::Debug for Helper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Helper")
+            .field("channel", &self.channel)
+            .field("questions", &self.questions)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Helper {
+    /// Starts a helper, as `identity` if there is one, or looks for it from `now` on. It
+    /// will be watched as `token`. Call it before rights are given up.
+    ///
+    /// # Errors
+    /// One line that says what is in the way.
+    pub fn start(
+        source: Source<'_>,
+        asking: Asking,
+        identity: Option<&Identity>,
+        token: Token,
+        now: Instant,
+    ) -> Result<Self, String> {
+        let channel = match source {
+            Source::Command(command) => Channel::to_child(command, identity)?,
+            Source::Socket(path) => Channel::to_socket(path, now),
+        };
+        Ok(Self {
+            channel,
+            questions: Questions::default(),
+            asking,
+            events: Events::default(),
+            token,
+            complained: None,
+        })
+    }
+
+    /// Has it watched.
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    pub fn register(&mut self, registry: &Registry) -> std::io::Result<()> {
+        self.channel.register(registry, self.token)
+    }
+
+    /// What is to be told about goes here.
+    pub fn events(&self) -> Events {
+        Rc::clone(&self.events)
+    }
+
+    /// Whether it is to be asked about a name.
+    pub fn knows(&self, name: &[u8]) -> bool {
+        let names = self.asking.names.as_ref();
+        names.is_some_and(|names| names.allow(name))
+    }
+
+    /// Whether it is to be asked about a request that found nothing.
+    pub fn knows_missing(&self, request: &Request<'_>) -> bool {
+        self.asking.missing && request.direction == Direction::Read
+    }
+
+    /// Whether there is anyone to ask.
+    pub const fn is_there(&self) -> bool {
+        self.channel.is_open()
+    }
+
+    /// Whether it has been asked about this request, and hasn't answered.
+    pub fn is_asked(&mut self, endpoint: &Endpoint, fingerprint: Fingerprint) -> bool {
+        self.questions.is_asked(endpoint, fingerprint)
+    }
+
+    /// Asks about a request; false if too much waits for it.
+    pub fn ask(&mut self, now: Instant, waiting: Waiting) -> bool {
+        let deadline = now + self.asking.timeout;
+        let Some(number) = self.questions.add(waiting, deadline) else {
+            return false;
+        };
+        let mut events = self.events.borrow_mut();
+        let waiting = self.questions.get(number);
+        let asked = waiting.is_some_and(|waiting| events.ask(number, waiting));
+        if !asked {
+            self.questions.take(number);
+        }
+        asked
+    }
+
+    /// There may be more to read without a new event.
+    pub const fn has_work(&self) -> bool {
+        self.channel.has_more()
+    }
+
+    /// When [`Helper::run`] has something to do.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let deadlines = [self.channel.next_deadline(), self.questions.next_deadline()];
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// Sends what waits and reads what has come, if it `is_ready`. Returns the requests
+    /// that have their answer, or waited long enough for one.
+    pub fn run(
+        &mut self,
+        now: Instant,
+        is_ready: bool,
+        registry: &Registry,
+    ) -> Vec<(Waiting, Answer)> {
+        if self.channel.connect(now, registry, self.token) {
+            if self.channel.is_within_line() {
+                self.events.borrow_mut().drop_line();
+            }
+            self.ask_again();
+        }
+        let mut answered = Vec::new();
+        if is_ready || self.channel.has_more() {
+            self.receive(now, &mut answered);
+        }
+        while let Some(waiting) = self.questions.take_expired(now) {
+            answered.push((waiting, Answer::Unknown));
+        }
+        if !self.channel.is_open() {
+            // Nobody will answer them: they don't wait.
+            let numbers: Vec<_> = self.questions.iter().map(|(number, _)| number).collect();
+            let given_up = numbers.into_iter().filter_map(|it| self.questions.take(it));
+            answered.extend(given_up.map(|waiting| (waiting, Answer::Unknown)));
+        }
+        self.flush(now);
+        answered
+    }
+
+    /// Sends what waits.
+    pub fn flush(&mut self, now: Instant) {
+        self.channel.send(now, &mut self.events.borrow_mut().lines);
+    }
+
+    fn receive(&mut self, now: Instant, answered: &mut Vec<(Waiting, Answer)>) {
+        let (mut has_started, mut complaint) = (false, None);
+        let questions = &mut self.questions;
+        self.channel.receive(now, |line, descriptors| {
+            match read(line) {
+                Ok(Said::Started) => has_started = true,
+                Ok(Said::Answer(number, verdict)) => {
+                    // Whether or not there is still anyone who waits for it.
+                    let file = match verdict {
+                        Verdict::Descriptor => descriptors.pop_front(),
+                        _ => None,
+                    };
+                    let Some(waiting) = questions.take(number) else {
+                        return;
+                    };
+                    let answer = match (verdict, file) {
+                        (Verdict::Path(path), _) => Answer::Path(path.into_bytes().into()),
+                        (Verdict::Refuse(code, text), _) => Answer::Refuse(code, text),
+                        (Verdict::Descriptor, Some(file)) => Answer::File(file),
+                        (Verdict::Descriptor, None) => {
+                            complaint = Some("no descriptor came with it");
+                            Answer::Unknown
+                        }
+                        (Verdict::Unknown, _) => Answer::Unknown,
+                    };
+                    answered.push((waiting, answer));
+                }
+                Err(what) => complaint = Some(what),
+            }
+        });
+        if has_started {
+            self.ask_again();
+        }
+        let may_complain = self.complained.is_none_or(|at| now >= at + COMPLAINT);
+        if let Some(what) = complaint
+            && may_complain
+        {
+            self.complained = Some(now);
+            warn!("a line of the helper's makes no sense: {what}");
+        }
+    }
+
+    /// The helper that was asked has gone, and another has come.
+    fn ask_again(&self) {
+        let mut events = self.events.borrow_mut();
+        for (number, waiting) in self.questions.iter() {
+            events.ask(number, waiting);
+        }
+    }
+}

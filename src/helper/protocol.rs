@@ -1,0 +1,244 @@
+//! What is said between the server and a helper: one JSON object a line, each with
+//! the version under `v`.
+//!
+//! ```text
+//!   server → helper   events     {"v":1,"time":…,"event":"ended",…}
+//!                     questions  {"v":1,"question":7,"peer":…,"op":"read","file":…,…}
+//!   helper → server   answers    {"v":1,"answer":7,"path":"boot/x"}
+//!                                {"v":1,"answer":7,"descriptor":true}
+//!                                {"v":1,"answer":7,"refuse":"Not yet","code":2}
+//!                                {"v":1,"answer":7}
+//!                     a start    {"v":1,"helper":"started"}
+//! ```
+//!
+//! Must not: do any I/O, remember anything.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+
+use serde_json::Value;
+
+use crate::log::event::Event;
+use crate::log::json::{put_event, put_text};
+use crate::wire::escape::escape;
+use crate::wire::packet::{ErrorCode, Mode, Request};
+
+/// The version of what is said.
+const VERSION: u64 = 1;
+
+/// Bytes of the longest text in a line to the helper.
+const MAX_TEXT: usize = 1024;
+
+/// Characters of the longest text that a client is refused with.
+const MAX_REFUSAL: usize = 120;
+
+/// What a child is started with again and again, at most once a second: the server can
+/// start nothing itself once it has given up its rights. The child says so each time,
+/// and ends when nobody is there to be told. The first argument is the command.
+pub(super) const RESTARTER: &str =
+    "while printf '{\"v\":1,\"helper\":\"started\"}\\n'; do sh -c \"$1\"; sleep 1; done";
+
+/// What a helper says.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Said {
+    /// It has been started: it knows of no question.
+    Started,
+    /// An answer to the question with this number.
+    Answer(u64, Verdict),
+}
+
+/// What a helper answers.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Nothing: go on as if it hadn't been asked.
+    Unknown,
+    /// The client is to get this file, or its upload this name.
+    Path(String),
+    /// It is to get the open file that comes with the line.
+    Descriptor,
+    Refuse(ErrorCode, String),
+}
+
+/// Reads a line of the helper's.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn read(line: &[u8]) -> Result<Said, &'static str> {
+    let Ok(Value::Object(object)) = serde_json::from_slice(line) else {
+        return Err("no JSON object");
+    };
+    if object.get("v").and_then(Value::as_u64) != Some(VERSION) {
+        return Err("not of version 1");
+    }
+    if object.get("helper").and_then(Value::as_str) == Some("started") {
+        return Ok(Said::Started);
+    }
+    let Some(number) = object.get("answer").and_then(Value::as_u64) else {
+        return Err("no answer in it");
+    };
+    let text = |key| match object.get(key) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(_) => Err("a path or a refusal that is no text"),
+    };
+    let has_descriptor = match object.get("descriptor") {
+        None | Some(Value::Null | Value::Bool(false)) => false,
+        Some(Value::Bool(true)) => true,
+        Some(_) => return Err("a descriptor that is neither true nor false"),
+    };
+    let verdict = match (text("path")?, has_descriptor, text("refuse")?) {
+        (None, false, None) => Verdict::Unknown,
+        // No file has such a name.
+        (Some(path), false, None) if path.contains('\0') => {
+            Verdict::Refuse(ErrorCode::FileNotFound, "File not found".to_owned())
+        }
+        (Some(path), false, None) => Verdict::Path(path),
+        (None, true, None) => Verdict::Descriptor,
+        (None, false, Some(text)) => Verdict::Refuse(code(object.get("code"))?, shown(&text)),
+        _ => return Err("more than one answer in it"),
+    };
+    Ok(Said::Answer(number, verdict))
+}
+
+/// The code of a refusal; 2 if none is given.
+fn code(value: Option<&Value>) -> Result<ErrorCode, &'static str> {
+    match value {
+        None | Some(Value::Null) => Ok(ErrorCode::AccessViolation),
+        Some(value) => match value.as_u64() {
+            Some(number @ 0..=7) => Ok(ErrorCode::from_wire(number as u16)),
+            _ => Err("a code that isn't from 0 to 7"),
+        },
+    }
+}
+
+/// A text as clients are to see it: one line, not too long.
+fn shown(text: &str) -> String {
+    let plain = text.chars().filter(|it| !it.is_control());
+    plain.take(MAX_REFUSAL).collect()
+}
+
+/// Puts an event into `line`.
+pub(super) fn put_event_line(line: &mut String, event: &Event<'_>) {
+    let mut object = String::new();
+    put_event(&mut object, event);
+    let fields = object.strip_prefix('{').unwrap_or(&object);
+    // A string takes everything.
+    let _ = write!(line, "{{\"v\":{VERSION},{fields}");
+}
+
+/// Puts a question with this number into `line`: what `peer` has asked for.
+pub(super) fn put_question(
+    line: &mut String,
+    number: u64,
+    peer: SocketAddr,
+    request: &Request<'_>,
+) {
+    let mode = match request.mode {
+        Mode::Octet => "octet",
+        Mode::Netascii => "netascii",
+    };
+    let op = request.direction.name();
+    let name = escape(request.filename);
+    // A string takes everything.
+    let _ = write!(
+        line,
+        "{{\"v\":{VERSION},\"question\":{number},\"peer\":\"{peer}\",\"op\":\"{op}\",\"file\":"
+    );
+    let _ = put_text(line, &name, MAX_TEXT);
+    let _ = write!(line, ",\"mode\":\"{mode}\",\"options\":{{");
+    for (position, (name, value)) in request.options.pairs().enumerate() {
+        if position > 0 {
+            line.push(',');
+        }
+        let _ = put_text(line, &escape(&name.to_ascii_lowercase()), MAX_TEXT);
+        line.push(':');
+        let _ = put_text(line, &escape(value), MAX_TEXT);
+    }
+    line.push_str("}}\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::packet::Packet;
+
+    #[test]
+    fn answers_are_read_and_what_makes_no_sense_is_told() {
+        let refuse = |code, text: &str| Verdict::Refuse(code, text.to_owned());
+        let answer = |verdict| Ok(Said::Answer(7, verdict));
+        for (line, said) in [
+            (r#"{"v":1,"helper":"started"}"#, Ok(Said::Started)),
+            (r#"{"v":1,"answer":7}"#, answer(Verdict::Unknown)),
+            (
+                r#"{"v":1,"answer":7,"path":"b/x","extra":[1]}"#,
+                answer(Verdict::Path("b/x".to_owned())),
+            ),
+            (
+                r#"{"v":1,"answer":7,"path":null}"#,
+                answer(Verdict::Unknown),
+            ),
+            (
+                r#"{"v":1,"answer":7,"descriptor":true}"#,
+                answer(Verdict::Descriptor),
+            ),
+            (
+                r#"{"v":1,"answer":7,"refuse":"Not\n yet"}"#,
+                answer(refuse(ErrorCode::AccessViolation, "Not yet")),
+            ),
+            (
+                r#"{"v":1,"answer":7,"refuse":"x","code":1}"#,
+                answer(refuse(ErrorCode::FileNotFound, "x")),
+            ),
+            ("", Err("no JSON")),
+            ("[]", Err("no JSON")),
+            (r#"{"v":1,"answer":7"#, Err("no JSON")),
+            (r#"{"v":2,"answer":7}"#, Err("version")),
+            (r#"{"answer":7}"#, Err("version")),
+            (r#"{"v":1,"answer":"7"}"#, Err("no answer")),
+            (r#"{"v":1,"answer":-7}"#, Err("no answer")),
+            (r#"{"v":1,"answer":7,"path":5}"#, Err("no text")),
+            (
+                r#"{"v":1,"answer":7,"descriptor":1}"#,
+                Err("true nor false"),
+            ),
+            (
+                r#"{"v":1,"answer":7,"descriptor":true,"path":"x"}"#,
+                Err("more than one"),
+            ),
+            (
+                r#"{"v":1,"answer":7,"refuse":"x","code":9}"#,
+                Err("from 0 to 7"),
+            ),
+        ] {
+            match (read(line.as_bytes()), said) {
+                (Ok(read), Ok(said)) => assert_eq!(read, said, "{line}"),
+                (Err(read), Err(said)) => assert!(read.contains(said), "{line}: {read}"),
+                (read, said) => panic!("{line}: {read:?}, not {said:?}"),
+            }
+        }
+        let nested = "[".repeat(60_000);
+        assert!(read(nested.as_bytes()).is_err());
+        let long = format!(r#"{{"v":1,"answer":7,"refuse":"{}"}}"#, "ä".repeat(500));
+        let said = read(long.as_bytes());
+        assert_eq!(
+            said,
+            answer(refuse(ErrorCode::AccessViolation, &"ä".repeat(120)))
+        );
+    }
+
+    #[test]
+    fn a_question_is_one_line_of_json_whatever_the_client_sent() {
+        let datagram = b"\0\x01a\"\n\xffb\0octet\0BLKSIZE\x001428\0x\"\0\x07\0";
+        let Ok(Packet::Request(request)) = Packet::parse(datagram) else {
+            panic!("no request");
+        };
+        let mut line = String::new();
+        put_question(&mut line, 9, "192.0.2.1:7".parse().unwrap(), &request);
+        assert_eq!(line.matches('\n').count(), 1);
+        let value: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(value["question"], 9);
+        assert_eq!(value["peer"], "192.0.2.1:7");
+        assert_eq!(value["options"]["blksize"], "1428");
+        assert!(value["file"].as_str().unwrap().contains("\\xff"), "{line}");
+    }
+}

@@ -1,0 +1,252 @@
+//! `--rules`: what holds for which clients, section by section.
+//!
+//! The first section that a client belongs to holds for it, and no other; what it
+//! doesn't settle is as the command line has it. Must not: open a file for a client.
+
+pub mod file;
+#[cfg_attr(not(feature = "rules"), path = "no_parse.rs")]
+mod parse;
+pub mod test;
+
+use std::cell::{Cell, OnceCell};
+use std::net::IpAddr;
+use std::num::NonZeroU64;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::access::Network;
+use super::glob::Globs;
+use crate::wire::options::{Limits, OptionSet};
+use crate::wire::packet::Direction;
+
+/// The most sections of a file.
+const MAX_SECTIONS: usize = 1024;
+
+/// What is known about a client when it asks.
+pub(super) struct Client<'a> {
+    pub(super) address: IpAddr,
+    pub(super) interface: Interface<'a>,
+    /// Its hardware address; looked up once, if it is needed.
+    pub(super) hardware: OnceCell<Option<[u8; 6]>>,
+}
+
+/// What a request came in by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Interface<'a> {
+    /// The kernel's number for it.
+    Index(u32),
+    Name(&'a str),
+    Unknown,
+}
+
+/// An interface that a section names.
+#[derive(Debug, PartialEq, Eq)]
+struct NamedInterface {
+    name: String,
+    /// The kernel's number for it, if it was there when the file was read.
+    index: Option<u32>,
+}
+
+/// The first bytes of hardware addresses.
+type Hardware = Vec<u8>;
+
+/// Who belongs to a section: any of each kind that it names.
+#[derive(Debug, Default)]
+struct Members {
+    networks: Vec<Network>,
+    interfaces: Vec<NamedInterface>,
+    hardware: Vec<Hardware>,
+}
+
+/// A directory that is looked in.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Which of [`ClientRules::roots`] it is below; `None`: ROOT.
+    pub(super) base: Option<usize>,
+    /// The way from there; empty: that one itself.
+    way: Vec<Part>,
+}
+
+/// A piece of the way.
+#[derive(Debug, PartialEq, Eq)]
+enum Part {
+    Text(Vec<u8>),
+    /// `%i`: the client's address.
+    Address,
+    /// `%m`: its hardware address.
+    Hardware,
+}
+
+/// What holds for a transfer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Settings {
+    /// Options to be treated as unknown, in addition to the command line's.
+    pub refused: OptionSet,
+    /// Largest block size, in bytes.
+    pub max_blksize: Option<u16>,
+    /// Largest window, in blocks.
+    pub max_windowsize: Option<u16>,
+    /// Bytes of files a second that a transfer sends.
+    pub rate: Option<NonZeroU64>,
+    /// Every datagram is sent twice.
+    pub send_twice: bool,
+    /// Every file is sent and stored as it is, whatever mode was asked for.
+    pub octet: bool,
+    /// The wait for an answer.
+    pub timeout: Option<Duration>,
+    /// How often a packet is repeated.
+    pub retries: Option<u8>,
+    /// Transfers use the listening port.
+    pub single_port: bool,
+    /// Most transfers at once with all of the section's clients that have answered.
+    pub max_sessions: Option<u32>,
+}
+
+impl Settings {
+    /// What is granted where `limits` is what the command line grants.
+    pub fn limits(&self, limits: &Limits) -> Limits {
+        let less = |own: Option<u16>, all: u16| own.map_or(all, |own| own.min(all));
+        Limits {
+            max_blksize: less(self.max_blksize, limits.max_blksize),
+            max_windowsize: less(self.max_windowsize, limits.max_windowsize),
+            refused: limits.refused.and(self.refused),
+        }
+    }
+
+    /// A session under these has to be remembered while it runs.
+    pub const fn needs_account(&self) -> bool {
+        self.rate.is_some() || self.max_sessions.is_some()
+    }
+}
+
+/// A section of the file.
+#[derive(Debug)]
+pub struct Section {
+    /// As its heading has it.
+    pub name: String,
+    members: Members,
+    /// Where files are looked for, in this order; empty: as the command line says.
+    pub(super) places: Vec<Place>,
+    read: Globs,
+    write: Globs,
+    /// What holds for its transfers.
+    pub settings: Settings,
+    /// Transfers now of clients that have answered.
+    pub sessions: Cell<u32>,
+    /// None can be made without the feature.
+    #[cfg(not(feature = "rules"))]
+    never: std::convert::Infallible,
+}
+
+impl Section {
+    /// Whether the rights let this name through.
+    pub(super) fn allows(&self, name: &[u8], direction: Direction) -> bool {
+        self.globs(direction).allow(name)
+    }
+
+    /// Bytes that asking for the rights takes.
+    pub(super) fn work(&self, name: &[u8], direction: Direction) -> u64 {
+        self.globs(direction).work(name)
+    }
+
+    const fn globs(&self, direction: Direction) -> &Globs {
+        match direction {
+            Direction::Read => &self.read,
+            Direction::Write => &self.write,
+        }
+    }
+
+    /// As many transfers run as may.
+    pub fn is_full(&self) -> bool {
+        let max = self.settings.max_sessions;
+        max.is_some_and(|max| self.sessions.get() >= max)
+    }
+
+    /// More transfers run than may.
+    pub fn is_overfull(&self) -> bool {
+        let max = self.settings.max_sessions;
+        max.is_some_and(|max| self.sessions.get() > max)
+    }
+
+    fn holds_for(&self, client: &Client<'_>, find: &mut impl FnMut() -> Option<[u8; 6]>) -> bool {
+        let Members {
+            networks,
+            interfaces,
+            hardware,
+        } = &self.members;
+        let is_from = |it: &NamedInterface| match client.interface {
+            Interface::Index(index) => it.index == Some(index),
+            Interface::Name(name) => it.name == name,
+            Interface::Unknown => false,
+        };
+        let is_in = |it: &Network| it.contains(client.address);
+        (networks.is_empty() || networks.iter().any(is_in))
+            && (interfaces.is_empty() || interfaces.iter().any(is_from))
+            && (hardware.is_empty()
+                || client
+                    .hardware
+                    .get_or_init(find)
+                    .is_some_and(|own| hardware.iter().any(|it| own.starts_with(it))))
+    }
+}
+
+impl Place {
+    /// The way from its base for this client; `None` where its hardware address would be
+    /// needed and isn't known.
+    pub(super) fn way(
+        &self,
+        client: &Client<'_>,
+        find: &mut impl FnMut() -> Option<[u8; 6]>,
+    ) -> Option<Vec<u8>> {
+        let mut way = Vec::new();
+        for part in &self.way {
+            match part {
+                Part::Text(text) => way.extend_from_slice(text),
+                Part::Address => {
+                    let address = client.address.to_canonical();
+                    way.extend_from_slice(address.to_string().as_bytes());
+                }
+                Part::Hardware => {
+                    let address = (*client.hardware.get_or_init(&mut *find))?;
+                    let bytes = address.map(|byte| format!("{byte:02x}"));
+                    way.extend_from_slice(bytes.join("-").as_bytes());
+                }
+            }
+        }
+        Some(way)
+    }
+}
+
+/// What a file of rules says.
+#[derive(Debug)]
+pub struct ClientRules {
+    sections: Vec<Rc<Section>>,
+    /// The directories outside ROOT that it names: absolute paths.
+    roots: Vec<std::path::PathBuf>,
+}
+
+impl ClientRules {
+    /// The section that holds for a client, if there is one. `find` looks for its
+    /// hardware address.
+    pub(super) fn section(
+        &self,
+        client: &Client<'_>,
+        mut find: impl FnMut() -> Option<[u8; 6]>,
+    ) -> Option<&Rc<Section>> {
+        let mut sections = self.sections.iter();
+        sections.find(|section| section.holds_for(client, &mut find))
+    }
+
+    /// Hardware addresses have a part in it.
+    fn needs_hardware(&self) -> bool {
+        let is_hardware = |place: &Place| place.way.contains(&Part::Hardware);
+        self.sections.iter().any(|section| {
+            !section.members.hardware.is_empty() || section.places.iter().any(is_hardware)
+        })
+    }
+
+    /// Some transfers use the listening port.
+    fn has_single_port(&self) -> bool {
+        self.sections.iter().any(|it| it.settings.single_port)
+    }
+}

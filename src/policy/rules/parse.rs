@@ -1,0 +1,439 @@
+//! From TOML to sections. Every mistake is one line that says where it is.
+//!
+//! Must not: look at anything but the text; but for the numbers of the interfaces it
+//! names, which the kernel is asked for.
+
+use std::cell::Cell;
+use std::num::NonZeroU64;
+use std::ops::Range;
+use std::path::{Component, Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use nix::net::if_::if_nametoindex;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::{
+    ClientRules, Hardware, MAX_SECTIONS, Members, NamedInterface, Part, Place, Section, Settings,
+};
+use crate::policy::glob::{Globs, MAX_PATTERNS};
+use crate::wire::options::{MAX_BLKSIZE, MIN_BLKSIZE, OptionName};
+
+/// The most items of a list.
+const MAX_ITEMS: usize = 256;
+
+/// What sections can say.
+const KEYS: &str = "networks, interfaces, hardware, roots, read, write, refuse, max-blksize, \
+                    max-windowsize, rate, send-twice, octet, timeout, retries, single-port, \
+                    max-sessions";
+
+/// The longest wait for an answer, in milliseconds.
+const MAX_TIMEOUT: u64 = 255_000;
+
+/// A mistake, and where it is.
+struct Mistake {
+    at: Range<usize>,
+    what: String,
+}
+
+type Value<'i> = Spanned<DeValue<'i>>;
+
+fn mistake<T>(at: Range<usize>, what: impl Into<String>) -> Result<T, Mistake> {
+    let what = what.into();
+    Err(Mistake { at, what })
+}
+
+/// The rules that the text of a file says.
+///
+/// # Errors
+/// The first mistake, with its line and column, both counted from 1; columns are
+/// characters.
+pub(super) fn parse(text: &[u8]) -> Result<ClientRules, String> {
+    let text = match std::str::from_utf8(text) {
+        Ok(text) => text,
+        Err(error) => {
+            let good = text.get(..error.valid_up_to()).unwrap_or_default();
+            let line = good.split(|&byte| byte == b'\n').count();
+            return Err(format!("line {line}: not UTF-8"));
+        }
+    };
+    let table = DeTable::parse(text).map_err(|error| {
+        let what = error.message().lines().collect::<Vec<_>>().join(", ");
+        place(text, error.span().map_or(0, |span| span.start)) + &what
+    })?;
+    rules(table.get_ref()).map_err(|mistake| place(text, mistake.at.start) + &mistake.what)
+}
+
+/// `line 3, column 7: `
+fn place(text: &str, at: usize) -> String {
+    let before = text.get(..at).unwrap_or(text);
+    let line = 1 + before.matches('\n').count();
+    let start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    let column = 1 + before[start..].chars().count();
+    format!("line {line}, column {column}: ")
+}
+
+fn rules(table: &DeTable<'_>) -> Result<ClientRules, Mistake> {
+    // The order of the file counts.
+    let mut tables: Vec<_> = table.iter().collect();
+    tables.sort_by_key(|(name, _)| name.span().start);
+    if let Some((name, _)) = tables.get(MAX_SECTIONS) {
+        return mistake(name.span(), format!("more than {MAX_SECTIONS} sections"));
+    }
+    let mut roots = Vec::new();
+    let mut sections = Vec::new();
+    for (name, value) in tables {
+        let DeValue::Table(keys) = value.get_ref() else {
+            let what = format!("{} stands above the first [section]", name.get_ref());
+            return mistake(name.span(), what);
+        };
+        let mut section = Section {
+            name: name.get_ref().to_string(),
+            members: Members::default(),
+            places: Vec::new(),
+            read: Globs::default(),
+            write: Globs::default(),
+            settings: Settings::default(),
+            sessions: Cell::new(0),
+        };
+        for (key, value) in keys {
+            set(&mut section, &mut roots, key, value)?;
+        }
+        sections.push(Rc::new(section));
+    }
+    Ok(ClientRules { sections, roots })
+}
+
+fn set(
+    section: &mut Section,
+    roots: &mut Vec<PathBuf>,
+    key: &Spanned<toml::de::DeString<'_>>,
+    value: &Value<'_>,
+) -> Result<(), Mistake> {
+    let Section {
+        members,
+        places,
+        read,
+        write,
+        settings,
+        ..
+    } = section;
+    match key.get_ref().as_ref() {
+        "networks" => members.networks = list(value, |it| it.parse().map_err(str::to_owned))?,
+        "interfaces" => members.interfaces = list(value, interface)?,
+        "hardware" => members.hardware = list(value, hardware)?,
+        "roots" => *places = list(value, |it| root(it, roots))?,
+        "read" => *read = globs(value)?,
+        "write" => *write = globs(value)?,
+        "refuse" => {
+            for option in list(value, option)? {
+                settings.refused.insert(option);
+            }
+        }
+        "max-blksize" => {
+            let range = u64::from(MIN_BLKSIZE)..=u64::from(MAX_BLKSIZE);
+            settings.max_blksize = u16::try_from(number(value, range)?).ok();
+        }
+        "max-windowsize" => {
+            let range = 1..=u64::from(u16::MAX);
+            settings.max_windowsize = u16::try_from(number(value, range)?).ok();
+        }
+        "rate" => settings.rate = NonZeroU64::new(number(value, 1000..=1 << 40)?),
+        "send-twice" => settings.send_twice = boolean(value)?,
+        "octet" => settings.octet = boolean(value)?,
+        "timeout" => {
+            let millis = number(value, 1..=MAX_TIMEOUT)?;
+            settings.timeout = Some(Duration::from_millis(millis));
+        }
+        "retries" => {
+            settings.retries = u8::try_from(number(value, 0..=u64::from(u8::MAX))?).ok();
+        }
+        "single-port" => settings.single_port = boolean(value)?,
+        "max-sessions" => {
+            settings.max_sessions = u32::try_from(number(value, 1..=1_000_000)?).ok();
+        }
+        other => {
+            let what = format!("there is no setting {other}; expected one of {KEYS}");
+            return mistake(key.span(), what);
+        }
+    }
+    Ok(())
+}
+
+/// A text, or a list of texts.
+fn list<T>(
+    value: &Value<'_>,
+    mut parse: impl FnMut(&str) -> Result<T, String>,
+) -> Result<Vec<T>, Mistake> {
+    let mut item = |value: &Value<'_>| match value.get_ref() {
+        DeValue::String(text) => parse(text).or_else(|what| {
+            let what = format!("{text:?}: {what}");
+            mistake(value.span(), what)
+        }),
+        other => mistake(
+            value.span(),
+            format!(
+                "expected a string, not a value of type {}",
+                other.type_str()
+            ),
+        ),
+    };
+    match value.get_ref() {
+        DeValue::Array(items) if items.is_empty() => mistake(value.span(), "the list is empty"),
+        DeValue::Array(items) if items.len() > MAX_ITEMS => {
+            mistake(value.span(), format!("more than {MAX_ITEMS} items"))
+        }
+        DeValue::Array(items) => items.iter().map(item).collect(),
+        _ => Ok(vec![item(value)?]),
+    }
+}
+
+fn number(value: &Value<'_>, range: std::ops::RangeInclusive<u64>) -> Result<u64, Mistake> {
+    let number = match value.get_ref() {
+        DeValue::Integer(digits) => u64::from_str_radix(digits.as_str(), digits.radix()).ok(),
+        _ => None,
+    };
+    number.filter(|it| range.contains(it)).map_or_else(
+        || {
+            let (low, high) = (range.start(), range.end());
+            let what = format!("expected a number from {low} to {high}");
+            mistake(value.span(), what)
+        },
+        Ok,
+    )
+}
+
+fn boolean(value: &Value<'_>) -> Result<bool, Mistake> {
+    match value.get_ref() {
+        DeValue::Boolean(is_so) => Ok(*is_so),
+        _ => mistake(value.span(), "expected true or false"),
+    }
+}
+
+fn globs(value: &Value<'_>) -> Result<Globs, Mistake> {
+    let mut globs = Globs::default();
+    let count = list(value, |it| globs.add(it).map_err(str::to_owned))?.len();
+    if count > MAX_PATTERNS {
+        return mistake(value.span(), format!("more than {MAX_PATTERNS} patterns"));
+    }
+    Ok(globs)
+}
+
+fn option(text: &str) -> Result<OptionName, String> {
+    OptionName::from_wire(text.as_bytes()).ok_or_else(|| {
+        let names = OptionName::ALL.map(OptionName::name).join(", ");
+        format!("expected one of {names}")
+    })
+}
+
+fn interface(text: &str) -> Result<NamedInterface, String> {
+    if text.is_empty() || text.len() > 15 || text.contains(['/', ' ']) {
+        return Err("expected the name of an interface, such as eth0".to_owned());
+    }
+    Ok(NamedInterface {
+        name: text.to_owned(),
+        index: if_nametoindex(text).ok(),
+    })
+}
+
+/// `aa:bb:cc:dd:ee:ff`, or the first bytes of it; dashes will do.
+fn hardware(text: &str) -> Result<Hardware, String> {
+    let byte = |part: &str| {
+        let is_byte = part.len() == 2 && part.bytes().all(|it| it.is_ascii_hexdigit());
+        is_byte.then(|| u8::from_str_radix(part, 16).ok())?
+    };
+    let bytes: Option<Vec<u8>> = text.split([':', '-']).map(byte).collect();
+    let bytes = bytes.filter(|bytes| bytes.len() <= 6);
+    bytes.ok_or_else(|| {
+        "expected a hardware address or its first bytes, such as 52:54:00:12:34:56 or 52:54:00"
+            .to_owned()
+    })
+}
+
+/// A directory: below ROOT, or with an absolute path, which is put among the `roots`.
+fn root(text: &str, roots: &mut Vec<PathBuf>) -> Result<Place, String> {
+    let path = Path::new(text);
+    if text.is_empty() || text.contains('\0') {
+        return Err("expected a directory".to_owned());
+    }
+    let is_up = |part: Component<'_>| part == Component::ParentDir;
+    if path.components().any(is_up) {
+        return Err(".. leads out; name the directory itself".to_owned());
+    }
+    let (mut base, mut way) = (PathBuf::new(), Vec::new());
+    for part in path.components().filter(|part| *part != Component::CurDir) {
+        let part = part.as_os_str().to_str().unwrap_or_default();
+        let is_fixed = path.is_absolute() && way.is_empty() && !part.contains('%');
+        if is_fixed {
+            base.push(part);
+            continue;
+        }
+        if !way.is_empty() {
+            put(&mut way, b"/");
+        }
+        pieces(part, &mut way)?;
+    }
+    let base = path.is_absolute().then(|| {
+        let known = roots.iter().position(|it| *it == base);
+        known.unwrap_or_else(|| {
+            roots.push(base);
+            roots.len() - 1
+        })
+    });
+    Ok(Place { base, way })
+}
+
+/// Takes a component with `%i` or `%m` in it apart.
+fn pieces(text: &str, way: &mut Vec<Part>) -> Result<(), String> {
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('%') {
+        put(way, before.as_bytes());
+        match after.chars().next() {
+            Some('i') => way.push(Part::Address),
+            Some('m') => way.push(Part::Hardware),
+            Some('%') => put(way, b"%"),
+            _ => {
+                return Err(
+                    "after % expected i (the client's address), m (its hardware address) or %"
+                        .to_owned(),
+                );
+            }
+        }
+        rest = &after[1..];
+    }
+    put(way, rest.as_bytes());
+    Ok(())
+}
+
+fn put(way: &mut Vec<Part>, text: &[u8]) {
+    match way.last_mut() {
+        _ if text.is_empty() => {}
+        Some(Part::Text(last)) => last.extend_from_slice(text),
+        _ => way.push(Part::Text(text.to_vec())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(lines: &[&str]) -> Vec<u8> {
+        (lines.join("\n") + "\n").into_bytes()
+    }
+
+    #[test]
+    fn sections_keep_the_order_of_the_file() {
+        let rules = parse(b"[z]\n[a]\noctet = true\n[m]\n").unwrap();
+        let names: Vec<_> = rules.sections.iter().map(|it| &*it.name).collect();
+        assert_eq!(names, ["z", "a", "m"]);
+        assert!(rules.sections[1].settings.octet);
+    }
+
+    #[test]
+    fn roots_are_below_root_or_directories_of_their_own() {
+        let file = text(&[
+            "[all]",
+            "roots = ['own/%i', 'phones', './.', '/srv/a', '/srv/b/%m/x', '/srv/a', '100%%']",
+        ]);
+        let rules = parse(&file).unwrap();
+        assert_eq!(rules.roots, [Path::new("/srv/a"), Path::new("/srv/b")]);
+        let shape = |base, way| Place { base, way };
+        let word = |it: &str| Part::Text(it.into());
+        assert_eq!(
+            rules.sections[0].places,
+            [
+                shape(None, vec![word("own/"), Part::Address]),
+                shape(None, vec![word("phones")]),
+                shape(None, vec![]),
+                shape(Some(0), vec![]),
+                shape(Some(1), vec![Part::Hardware, word("/x")]),
+                shape(Some(0), vec![]),
+                shape(None, vec![word("100%")]),
+            ]
+        );
+        assert!(rules.needs_hardware());
+    }
+
+    #[test]
+    fn a_mistake_is_one_line_with_its_line_and_column() {
+        for (lines, place, said) in [
+            (
+                &["octet = true"][..],
+                "line 1, column 1",
+                "octet stands above",
+            ),
+            (&["[a]", "octet = 1"], "line 2, column 9", "true or false"),
+            (
+                &["[a]", "", "  colour = 1"],
+                "line 3, column 3",
+                "no setting colour",
+            ),
+            (&["[a]", "[a]"], "line 2, column", "duplicate"),
+            (&["[a]", "rate = 0"], "line 2, column 8", "from 1000"),
+            (&["[a]", "rate = -5"], "line 2, column 8", "from 1000"),
+            (&["[a]", "rate = 1.5"], "line 2, column 8", "from 1000"),
+            (
+                &["[a]", "timeout = \"2s\""],
+                "line 2, column 11",
+                "from 1 to",
+            ),
+            (
+                &["[a]", "retries = 256"],
+                "line 2, column 11",
+                "from 0 to 255",
+            ),
+            (
+                &["[a]", "max-blksize = 7"],
+                "line 2, column 15",
+                "from 8 to",
+            ),
+            (
+                &["[a]", "networks = ['::1', '192.0.2.0/33']"],
+                "line 2, column 20",
+                "longer",
+            ),
+            (&["[a]", "networks = 5"], "line 2, column 12", "a string"),
+            (&["[a]", "networks = []"], "line 2, column 12", "empty"),
+            (
+                &["[a]", "hardware = '52:54:0'"],
+                "line 2, column 12",
+                "hardware address",
+            ),
+            (
+                &["[a]", "interfaces = ''"],
+                "line 2, column 14",
+                "interface",
+            ),
+            (
+                &["[a]", "refuse = 'multicast'"],
+                "line 2, column 10",
+                "blksize, blksize2",
+            ),
+            (&["[a]", "roots = '../x'"], "line 2, column 9", ".."),
+            (&["[a]", "roots = 'x/%h'"], "line 2, column 9", "after %"),
+            (&["[a]", "read = ['x', '../y']"], "line 2, column 14", ".."),
+            (&["[a]", "é = \"ä\"  ö"], "line 2, column 1", ""),
+            (&["[a"], "line 1, column 3", ""),
+        ] {
+            let error = parse(&text(lines)).map(|_| ()).unwrap_err();
+            assert!(error.starts_with(place), "{lines:?}: {error}");
+            assert!(error.contains(said), "{lines:?}: {error}");
+            assert_eq!(error.lines().count(), 1, "{error}");
+        }
+        let error = parse(b"[a]\n\xff\n").map(|_| ()).unwrap_err();
+        assert_eq!(error, "line 2: not UTF-8");
+    }
+
+    #[test]
+    fn any_bytes_are_rules_or_a_mistake() {
+        let whole = include_bytes!("../../../tests/data/rules.toml");
+        parse(whole).unwrap();
+        for at in 0..whole.len() {
+            let _ = parse(&whole[..at]);
+            let mut changed = whole.to_vec();
+            changed[at] = changed[at].wrapping_add(7);
+            let _ = parse(&changed);
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! `--rules-test`: what the rules mean for a client and a name, without serving any.
+//!
+//! Must not: decide anything itself.
+
+use std::cell::OnceCell;
+use std::error::Error;
+use std::fmt;
+use std::io::{BufRead, Read, Write};
+use std::time::Instant;
+
+use super::{Client, Interface, Settings};
+use crate::file::StorageError;
+use crate::policy::work::Work;
+use crate::policy::{Policy, Refusal};
+use crate::wire::escape::escape;
+use crate::wire::options::{OptionName, RawOptions};
+use crate::wire::packet::{Direction, Mode, Request};
+
+/// Bytes of the longest line.
+const MAX_LINE: u64 = 2048;
+
+/// Prints what holds for each line of `lines`: a client, a space, and a name. A client
+/// is an address and, behind commas, the interface that it asks by and its hardware
+/// address: `192.0.2.7,eth0,52:54:00:12:34:56`.
+///
+/// # Errors
+/// A line that is too long, or has no client in it; lines or output that can't be
+/// had.
+pub fn run(
+    policy: &Policy,
+    now: Instant,
+    mut lines: impl BufRead,
+    mut out: impl Write,
+) -> Result<(), Box<dyn Error>> {
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        if lines
+            .by_ref()
+            .take(MAX_LINE + 1)
+            .read_until(b'\n', &mut line)?
+            == 0
+        {
+            return Ok(out.flush()?);
+        }
+        if line.pop_if(|last| *last == b'\n').is_none() && line.len() as u64 > MAX_LINE {
+            return Err(format!("a line has more than {MAX_LINE} bytes").into());
+        }
+        let mut words = line.splitn(2, |&byte| byte == b' ');
+        let (client, name) = (words.next(), words.next());
+        let (Some(client), Some(name)) = (client.and_then(client_of), name) else {
+            let shown = escape(&line);
+            return Err(format!(
+                "expected a client and a name, such as 192.0.2.7 boot/f, not {shown}"
+            )
+            .into());
+        };
+        write!(out, "{} \"{}\": ", client.address, escape(name))?;
+        show(policy, now, &client, name, &mut out)?;
+    }
+}
+
+/// `192.0.2.7,eth0,52:54:00:12:34:56`
+fn client_of(text: &[u8]) -> Option<Client<'_>> {
+    let mut words = std::str::from_utf8(text).ok()?.split(',');
+    let address = words.next()?.parse().ok()?;
+    let (mut interface, mut hardware) = (Interface::Unknown, None);
+    for word in words {
+        match hardware_of(word) {
+            Some(address) => hardware = Some(address),
+            None => interface = Interface::Name(word),
+        }
+    }
+    Some(Client {
+        address,
+        interface,
+        hardware: hardware.map_or_else(OnceCell::new, |it| OnceCell::from(Some(it))),
+    })
+}
+
+fn hardware_of(text: &str) -> Option<[u8; 6]> {
+    let mut address = [0; 6];
+    let mut bytes = text.split([':', '-']);
+    for byte in &mut address {
+        *byte = u8::from_str_radix(bytes.next()?, 16).ok()?;
+    }
+    bytes.next().is_none().then_some(address)
+}
+
+/// The rest of a line: the section, what a read and a write lead to, the settings.
+fn show(
+    policy: &Policy,
+    now: Instant,
+    client: &Client<'_>,
+    name: &[u8],
+    out: &mut impl Write,
+) -> Result<(), Box<dyn Error>> {
+    if let Some(live) = &policy.rules {
+        let find = || live.hardware(now, client.address, &mut Work::default());
+        match live.rules.section(client, find) {
+            Some(section) => write!(out, "section {}", section.name)?,
+            None => write!(out, "no section")?,
+        }
+    }
+    let mut settings = None;
+    for (word, direction) in [("read", Direction::Read), ("write", Direction::Write)] {
+        let request = Request {
+            direction,
+            filename: name,
+            mode: Mode::Octet,
+            options: RawOptions::default(),
+        };
+        let granted = policy.settle_for(now, &request, client, &mut Work::default());
+        let missing = Refusal::from(StorageError::NOT_FOUND);
+        match granted {
+            Ok(granted) => {
+                let root = granted.root();
+                settings = granted.section.as_ref().map(|it| it.settings);
+                let is_there = direction == Direction::Write
+                    || root.leads_to_file(&granted.name, Direction::Read);
+                let (file, root) = (escape(&granted.name), root.path().display());
+                if is_there {
+                    write!(out, "; {word} \"{file}\" in {root}")?;
+                } else {
+                    write!(out, "; {word} refused: {missing}: \"{file}\" in {root}")?;
+                }
+            }
+            Err(refusal) => write!(out, "; {word} refused: {refusal}")?,
+        }
+    }
+    if let Some(settings) = settings.filter(|it| *it != Settings::default()) {
+        write!(out, "; {settings}")?;
+    }
+    Ok(writeln!(out)?)
+}
+
+/// As the file would have them.
+impl fmt::Display for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut words = Vec::new();
+        let mut number = |name: &str, value: Option<u64>| {
+            if let Some(value) = value {
+                words.push(format!("{name} = {value}"));
+            }
+        };
+        number("max-blksize", self.max_blksize.map(u64::from));
+        number("max-windowsize", self.max_windowsize.map(u64::from));
+        number("rate", self.rate.map(u64::from));
+        let millis = self.timeout.map(|it| it.as_millis() as u64);
+        number("timeout", millis);
+        number("retries", self.retries.map(u64::from));
+        number("max-sessions", self.max_sessions.map(u64::from));
+        for (name, is_set) in [
+            ("send-twice", self.send_twice),
+            ("octet", self.octet),
+            ("single-port", self.single_port),
+        ] {
+            if is_set {
+                words.push(format!("{name} = true"));
+            }
+        }
+        let refused = OptionName::ALL
+            .into_iter()
+            .filter(|&it| self.refused.contains(it));
+        words.extend(refused.map(|it| format!("refuse {}", it.name())));
+        f.write_str(&words.join(", "))
+    }
+}

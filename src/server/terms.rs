@@ -1,0 +1,60 @@
+//! What a transfer keeps to: what the command line says, and what the section of the
+//! rules that holds for its client says.
+//!
+//! Must not: know a request.
+
+use crate::policy::rules::Section;
+use crate::protocol::retry::Wait;
+use crate::protocol::transfer::Config;
+use crate::wire::options::Limits;
+
+/// What a transfer is to keep to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Terms {
+    pub(super) limits: Limits,
+    pub(super) config: Config,
+    /// Files are sent and stored as they are, whatever mode was asked for.
+    pub(super) octet: bool,
+    /// It uses the listening port, if it may share one.
+    pub(super) single_port: bool,
+    /// Every datagram goes out twice.
+    pub(super) send_twice: bool,
+}
+
+impl Terms {
+    /// With what the command line says, and the rules if they say anything.
+    ///
+    /// # Errors
+    /// The section has as many transfers as it may.
+    pub(super) fn of(
+        section: Option<&Section>,
+        limits: Limits,
+        config: Config,
+    ) -> Result<Self, &'static str> {
+        let mut terms = Self {
+            limits,
+            config,
+            octet: false,
+            single_port: false,
+            send_twice: false,
+        };
+        let Some(section) = section else {
+            return Ok(terms);
+        };
+        if section.is_full() {
+            return Err("the limit of sessions of its section of the rules is reached");
+        }
+        let settings = &section.settings;
+        terms.limits = settings.limits(&limits);
+        if let Some(timeout) = settings.timeout {
+            terms.config.retry.wait = Wait::Fixed(timeout);
+        }
+        if let Some(retries) = settings.retries {
+            terms.config.retry.retries = retries;
+        }
+        terms.octet = settings.octet;
+        terms.single_port = settings.single_port;
+        terms.send_twice = settings.send_twice;
+        Ok(terms)
+    }
+}

@@ -1,0 +1,587 @@
+//! Another program beside the server: what it is told, what it is asked, and what a
+//! slow, dead, lying or flooding one can do.
+#![allow(clippy::disallowed_methods, reason = "a test stands outside the loops")]
+
+mod common;
+
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, IoSlice, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use common::*;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::signal::Signal;
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use serde_json::Value;
+
+/// A helper that the test plays itself, over a socket.
+struct Played {
+    lines: BufReader<UnixStream>,
+    stream: UnixStream,
+}
+
+impl Played {
+    fn accept(listener: &UnixListener) -> Self {
+        let (stream, _) = listener.accept().expect("the server connects");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        Self {
+            lines: BufReader::new(stream.try_clone().expect("a descriptor")),
+            stream,
+        }
+    }
+
+    /// The next line.
+    fn next(&mut self) -> Value {
+        let mut line = String::new();
+        self.lines.read_line(&mut line).expect("a line");
+        let value: Value = serde_json::from_str(&line).expect("JSON");
+        assert_eq!(value["v"], 1, "{line}");
+        value
+    }
+
+    /// The next question: its number, and all of it.
+    fn question(&mut self) -> (u64, Value) {
+        loop {
+            let value = self.next();
+            if let Some(number) = value["question"].as_u64() {
+                return (number, value);
+            }
+        }
+    }
+
+    /// The next event of this kind.
+    fn event(&mut self, kind: &str) -> Value {
+        loop {
+            let value = self.next();
+            if value["event"] == kind {
+                return value;
+            }
+        }
+    }
+
+    fn say(&mut self, line: &str) {
+        self.stream.write_all(line.as_bytes()).expect("a server");
+        self.stream.write_all(b"\n").expect("a server");
+    }
+
+    fn answer(&mut self, number: u64, rest: &str) {
+        self.say(&format!(r#"{{"v":1,"answer":{number}{rest}}}"#));
+    }
+
+    fn answer_with(&mut self, number: u64, file: &OwnedFd) {
+        let line = format!("{{\"v\":1,\"answer\":{number},\"descriptor\":true}}\n");
+        let descriptors = [file.as_raw_fd()];
+        let rights = [ControlMessage::ScmRights(&descriptors)];
+        let parts = [IoSlice::new(line.as_bytes())];
+        let flags = MsgFlags::empty();
+        sendmsg::<()>(self.stream.as_raw_fd(), &parts, &rights, flags, None).expect("a server");
+    }
+}
+
+fn memfd(content: &[u8]) -> OwnedFd {
+    let name = CString::new("generated").expect("no NUL");
+    let file = memfd_create(name.as_c_str(), MFdFlags::MFD_CLOEXEC).expect("a memfd");
+    let mut file = File::from(file);
+    file.write_all(content).expect("memory");
+    file.into()
+}
+
+/// A server that asks the test.
+fn start(args: &[&str]) -> (Server, Played, UnixListener) {
+    let mut listener = None;
+    let address = own_address().to_string();
+    let all: Vec<_> = ["-a", &address].iter().chain(args).copied().collect();
+    let server = Server::start_prepared(&all, |dir| {
+        let path = dir.join("helper.sock");
+        listener = Some(UnixListener::bind(&path).expect("a socket"));
+        let mut command = Command::new(tftpd());
+        command.arg("--helper-socket").arg(path);
+        command
+    });
+    let listener = listener.expect("a socket");
+    let helper = Played::accept(&listener);
+    (server, helper, listener)
+}
+
+/// A server with a command for a helper.
+fn start_command(command: &str, args: &[&str]) -> Server {
+    let address = own_address().to_string();
+    let mut all = vec!["-a", &address, "--helper", command];
+    all.extend(args);
+    Server::start_bare(&all)
+}
+
+#[test]
+fn a_helper_names_a_path_an_open_file_an_upload_or_a_refusal() {
+    let (server, mut helper, _listener) =
+        start(&["--ask", "gen/**", "--ask-missing", "--ask-timeout", "60s"]);
+    server.file("real", b"real");
+    server.file("plain", b"plain");
+    let client = RawClient::new(&server);
+    // What no pattern covers isn't asked about.
+    assert_eq!(client.read("plain"), Ok(b"plain".to_vec()));
+    assert_eq!(helper.event("ended")["file"], "plain");
+
+    let options = [("blksize", "600"), ("tsize", "0")];
+    let request = rrq("gen/a", &options);
+    client.send(&request);
+    let (number, question) = helper.question();
+    assert_eq!(question["file"], "gen/a");
+    assert_eq!(question["op"], "read");
+    assert_eq!(question["mode"], "octet");
+    assert_eq!(question["options"]["blksize"], "600");
+    assert_eq!(question["peer"], client.addr().to_string());
+    helper.answer(number, r#","path":"real""#);
+    let (oack, tid) = client.expect();
+    let told = [("blksize", "600"), ("tsize", "4")].map(|(a, b)| (a.into(), b.into()));
+    assert_eq!(oack, Packet::Oack(told.to_vec()));
+    assert_eq!(client.say(&ack(0), tid), Packet::Data(1, b"real".to_vec()));
+    client.send_to(&ack(1), tid);
+    let ended = helper.event("ended");
+    assert_eq!(
+        (&ended["file"], &ended["outcome"]),
+        (&"gen/a".into(), &"completed".into())
+    );
+
+    // An open file that has no name at all, for a name that isn't there.
+    let generated = content(3, 3000);
+    let client = RawClient::new(&server);
+    client.send(&rrq("none", &[]));
+    let (number, _) = helper.question();
+    helper.answer_with(number, &memfd(&generated));
+    let (first, tid) = client.expect();
+    assert_eq!(first, Packet::Data(1, generated[..512].to_vec()));
+    for block in 1..6u16 {
+        let from = usize::from(block) * 512;
+        let wanted = generated[from..generated.len().min(from + 512)].to_vec();
+        assert_eq!(
+            client.say(&ack(block), tid),
+            Packet::Data(block + 1, wanted)
+        );
+    }
+    client.send_to(&ack(6), tid);
+
+    let refused = |rest: &str, helper: &mut Played| {
+        let client = RawClient::new(&server);
+        client.send(&rrq("gen/x", &[]));
+        let (number, _) = helper.question();
+        helper.answer(number, rest);
+        client.expect().0
+    };
+    let answer = refused(r#","refuse":"Not on a Sunday","code":1"#, &mut helper);
+    assert_eq!(answer, Packet::Error(1, "Not on a Sunday".to_owned()));
+    let event = helper.event("refused");
+    assert_eq!(
+        (&event["file"], &event["reason"]),
+        (&"gen/x".into(), &"Not on a Sunday".into())
+    );
+    assert_eq!(
+        refused("", &mut helper).error_code(),
+        Some(1),
+        "as without a helper"
+    );
+
+    // An upload under another name.
+    let client = RawClient::new(&server);
+    client.send(&wrq("gen/up", &[]));
+    let (number, question) = helper.question();
+    assert_eq!(question["op"], "write");
+    helper.answer(number, r#","path":"stored""#);
+    let (answer, tid) = client.expect();
+    assert_eq!(answer, Packet::Ack(0));
+    assert_eq!(client.say(&data(1, b"up"), tid), Packet::Ack(1));
+    assert_eq!(fs::read(server.root().join("stored")).unwrap(), b"up");
+}
+
+/// Nothing that it answers leads out of ROOT, or to what is no file.
+#[test]
+fn a_lying_helper_gets_nothing_served_that_may_not_be() {
+    let (server, mut helper, _listener) = start(&["--ask", "**", "--read-only"]);
+    std::os::unix::fs::symlink("/etc/passwd", server.root().join("out")).unwrap();
+    server.file("f", b"f");
+    fs::write(server.outside().join("secret"), "secret").unwrap();
+    let ask = |name: &str, helper: &mut Played| {
+        let client = RawClient::new(&server);
+        client.send(&rrq(name, &[]));
+        (client, helper.question().0)
+    };
+    for path in [
+        "../secret",
+        "/etc/passwd",
+        "out",
+        "..",
+        "",
+        "x\\u0000y",
+        "/proc/self/environ",
+    ] {
+        let (client, number) = ask("f", &mut helper);
+        helper.answer(number, &format!(r#","path":"{path}""#));
+        let (answer, _) = client.expect();
+        assert!(
+            matches!(answer.error_code(), Some(1 | 2)),
+            "{path}: {answer:?}"
+        );
+    }
+    // No regular file, none at all, one too many, one for an upload.
+    let (pipe, _writer) = nix::unistd::pipe().unwrap();
+    let null: OwnedFd = File::open("/dev/null").unwrap().into();
+    let directory: OwnedFd = File::open("/").unwrap().into();
+    for file in [&pipe, &null, &directory] {
+        let (client, number) = ask("f", &mut helper);
+        helper.answer_with(number, file);
+        assert_eq!(client.expect().0.error_code(), Some(2));
+    }
+    let (client, number) = ask("f", &mut helper);
+    helper.answer(number, r#","descriptor":true"#);
+    assert_eq!(
+        client.expect().0,
+        Packet::Data(1, b"f".to_vec()),
+        "as without it"
+    );
+    let uploader = RawClient::new(&server);
+    uploader.send(&wrq("new", &[]));
+    let (number, _) = helper.question();
+    helper.answer_with(number, &memfd(b"x"));
+    assert_eq!(uploader.expect().0.error_code(), Some(0));
+    // Answers to questions that nobody asked, twice, and what is no answer.
+    let descriptors = server.open_files();
+    for line in [
+        r#"{"v":1,"answer":999999,"path":"f"}"#,
+        r#"{"v":9}"#,
+        "nonsense",
+        "",
+        "\u{0}\u{1}",
+        r#"{"v":1,"answer":1,"path":"f"}"#,
+    ] {
+        helper.say(line);
+    }
+    for _ in 0..100 {
+        helper.answer_with(7_777_777, &memfd(b"leak"));
+    }
+    let (client, number) = ask("f", &mut helper);
+    helper.answer(number, "");
+    assert_eq!(client.expect().0, Packet::Data(1, b"f".to_vec()));
+    let told = |line: &str| line.contains("makes no sense");
+    assert!(server.wait_for_log(told, PATIENCE).is_some());
+    let leaked = server.open_files().saturating_sub(descriptors);
+    assert!(leaked <= 20, "{leaked} descriptors");
+}
+
+#[test]
+fn a_slow_helper_delays_only_those_it_is_asked_about_and_is_asked_once() {
+    let (server, mut helper, _listener) = start(&["--ask", "slow/**", "--ask-timeout", "400"]);
+    server.file("slow/f", b"slow");
+    server.file("f", b"f");
+    let slow = RawClient::new(&server);
+    let began = std::time::Instant::now();
+    // The repeats of an impatient client.
+    for _ in 0..5 {
+        slow.send(&rrq("slow/f", &[]));
+    }
+    let (number, _) = helper.question();
+    assert_eq!(RawClient::new(&server).read("f"), Ok(b"f".to_vec()));
+    // As without it, when its time is over.
+    assert_eq!(slow.expect().0, Packet::Data(1, b"slow".to_vec()));
+    assert!(began.elapsed() >= millis(400));
+    // Too late, and no second question.
+    helper.answer(number, r#","refuse":"late""#);
+    let other = RawClient::new(&server);
+    other.send(&rrq("slow/g", &[]));
+    let (number, question) = helper.question();
+    assert_eq!(question["file"], "slow/g");
+    helper.answer(number, r#","path":"f""#);
+    assert_eq!(other.expect().0, Packet::Data(1, b"f".to_vec()));
+    // More questions than may wait: some are dropped, others aren't touched.
+    let many: Vec<_> = (0..140).map(|_| RawClient::new(&server)).collect();
+    for client in &many {
+        client.send(&rrq("slow/f", &[]));
+    }
+    assert_eq!(RawClient::new(&server).read("f"), Ok(b"f".to_vec()));
+    let told = |line: &str| line.contains("too many questions");
+    assert!(server.wait_for_log(told, PATIENCE).is_some());
+}
+
+#[test]
+fn a_dead_helper_is_gone_without_and_looked_for_each_second() {
+    let (server, mut helper, listener) = start(&["--ask", "f", "--ask-timeout", "60s"]);
+    server.file("f", b"f");
+    let client = RawClient::new(&server);
+    client.send(&rrq("f", &[]));
+    helper.question();
+    drop(helper);
+    // Nobody will answer: served at once, and so are others.
+    assert_eq!(client.expect().0, Packet::Data(1, b"f".to_vec()));
+    assert_eq!(RawClient::new(&server).read("f"), Ok(b"f".to_vec()));
+    let mut helper = Played::accept(&listener);
+    let client = RawClient::new(&server);
+    client.send(&rrq("f", &[]));
+    let (number, _) = helper.question();
+    helper.answer(number, r#","refuse":"back""#);
+    assert_eq!(client.expect().0.error_code(), Some(2));
+}
+
+#[test]
+fn a_flooding_helper_that_reads_nothing_costs_bounded_memory_and_no_service() {
+    let (server, mut helper, _listener) = start(&[]);
+    server.file("f", b"f");
+    let before = server.status("VmRSS");
+    helper.stream.set_nonblocking(true).unwrap();
+    let flood = vec![b'x'; 1 << 20];
+    let mut sent = 0;
+    for _ in 0..50 {
+        // It reads no event, and writes one endless line.
+        sent += helper.stream.write(&flood).unwrap_or(0);
+        let client = RawClient::new(&server);
+        assert_eq!(client.read("f"), Ok(b"f".to_vec()));
+        for _ in 0..50 {
+            client.send(&rrq("no-such-file", &[]));
+        }
+        for _ in 0..50 {
+            assert_eq!(client.expect().0.error_code(), Some(1));
+        }
+    }
+    assert!(sent > 1 << 20, "{sent}");
+    let grown = server.status("VmRSS").saturating_sub(before);
+    assert!(grown < 4096, "{grown} KiB");
+    // Read at last, it is told how much was left out.
+    helper.stream.set_nonblocking(false).unwrap();
+    let reader = RawClient::new(&server);
+    let mut left_out = None;
+    while left_out.is_none() {
+        let event = helper.next();
+        if event["event"] == "left_out" {
+            left_out = event["lines"].as_u64();
+        }
+        reader.send(&rrq("no-such-file", &[]));
+    }
+    assert!(left_out.unwrap() > 0);
+}
+
+/// Killed in the middle, it is started again by the shell, and asked again.
+#[test]
+fn a_child_that_ends_is_started_again_and_asked_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let starts = dir.path().join("starts");
+    let command = format!(
+        r#"echo started >> {starts}; read line; test "$(wc -l < {starts})" -gt 1 || exit 1
+        n=${{line#*\"question\":}}; n=${{n%%,*}}
+        printf '{{"v":1,"answer":%s,"path":"f"}}\n' "$n"; cat > /dev/null"#,
+        starts = starts.display()
+    );
+    let mut server = start_command(&command, &["--ask", "g", "--ask-timeout", "60s"]);
+    server.file("f", b"f");
+    let client = RawClient::new(&server);
+    client.send(&rrq("g", &[]));
+    let (first, tid) = client.expect();
+    assert_eq!(first, Packet::Data(1, b"f".to_vec()));
+    client.send_to(&ack(1), tid);
+    server.wait_ended(client.addr(), 1);
+    let text = fs::read_to_string(&starts).unwrap();
+    assert_eq!(text.lines().count(), 2);
+    // It ends with the server.
+    let children = || {
+        let path = format!("/proc/{0}/task/{0}/children", server.pid());
+        let children = fs::read_to_string(path).unwrap_or_default();
+        let pids: Vec<PathBuf> = children
+            .split_whitespace()
+            .map(|pid| PathBuf::from(format!("/proc/{pid}")))
+            .collect();
+        pids
+    };
+    let shell = children();
+    assert_eq!(shell.len(), 1);
+    server.signal(Signal::SIGTERM);
+    server.wait_exit(PATIENCE).expect("an end");
+    let deadline = std::time::Instant::now() + PATIENCE;
+    let lives = |it: &PathBuf| {
+        let stat = fs::read_to_string(it.join("stat")).unwrap_or_default();
+        !stat.is_empty() && !stat.contains(") Z")
+    };
+    while shell.iter().any(lives) {
+        assert!(std::time::Instant::now() < deadline, "the shell lives on");
+        std::thread::sleep(millis(20));
+    }
+}
+
+#[test]
+fn helpers_that_cannot_be_used_end_the_start_in_one_line() {
+    for (args, word) in [
+        (&["--ask", "x"][..], "nobody to ask"),
+        (&["--helper", "true", "--ask", "../x"], "--ask"),
+        (&["--helper", "true", "--helper-socket", "/x"], "--helper"),
+    ] {
+        let output = bounded(10, tftpd())
+            .args(["-p", "0"])
+            .args(args)
+            .output()
+            .unwrap();
+        assert!(!output.status.success(), "{}", said(&output));
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(told.lines().count(), 1, "{told}");
+        assert!(told.contains(word), "{told}");
+    }
+}
+
+/// The path of a helper that is shipped.
+fn shipped(name: &str) -> String {
+    format!("{}/scripts/helpers/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// An HTTP server with one file: how often it was sent, and how often it was said that
+/// nothing has changed.
+fn http_server(file: Arc<Vec<u8>>) -> (SocketAddr, Arc<[AtomicUsize; 2]>) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket");
+    let address = listener.local_addr().expect("an address");
+    let counts = Arc::new([AtomicUsize::new(0), AtomicUsize::new(0)]);
+    let counted = Arc::clone(&counts);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a client");
+            let mut lines = BufReader::new(stream.try_clone().expect("a descriptor")).lines();
+            let head = lines.by_ref().map_while(Result::ok);
+            let head: Vec<_> = head.take_while(|line| !line.is_empty()).collect();
+            let is_there = head[0].starts_with("GET /pub/image ");
+            let is_known = head.iter().any(|line| line.contains("\"tag\""));
+            let reply = match (is_there, is_known) {
+                (false, _) => "404 Not Found\r\nContent-Length: 0\r\n\r\n".to_owned(),
+                (_, true) => "304 Not Modified\r\n\r\n".to_owned(),
+                _ => format!(
+                    "200 OK\r\nETag: \"tag\"\r\nContent-Length: {}\r\n\r\n",
+                    file.len()
+                ),
+            };
+            let _ = stream.write_all(format!("HTTP/1.0 {reply}").as_bytes());
+            if is_there {
+                counted[usize::from(is_known)].fetch_add(1, Ordering::SeqCst);
+                if !is_known {
+                    let _ = stream.write_all(&file);
+                }
+            }
+        }
+    });
+    (address, counts)
+}
+
+#[test]
+fn tftp_http_fetches_an_image_once_for_a_hundred_clients() {
+    if require("python3").is_none() {
+        return;
+    }
+    let image = Arc::new(content(11, 64 << 20));
+    let (address, counts) = http_server(Arc::clone(&image));
+    let count = |which: usize| counts[which].load(Ordering::SeqCst);
+    let command = format!(
+        "{} --fresh 0 web=http://{address}/pub",
+        shipped("tftp-http")
+    );
+    let args = [
+        "--ask",
+        "web/**",
+        "--ask-timeout",
+        "60s",
+        "--max-windowsize",
+        "64",
+    ];
+    let server = start_command(&command, &args);
+    assert_eq!(
+        RawClient::new(&server).read("web/none").map_err(|it| it.0),
+        Err(1)
+    );
+    let request = rrq("web/image", &[("blksize", "65464"), ("tsize", "0")]);
+    // All ask at once, and look at the beginning; one takes the whole.
+    let clients: Vec<_> = (0..100).map(|_| RawClient::new(&server)).collect();
+    for client in &clients {
+        client.send(&request);
+    }
+    for client in &clients {
+        let (oack, tid) = client.expect();
+        let Packet::Oack(options) = oack else {
+            panic!("{oack:?}");
+        };
+        assert!(options.contains(&("tsize".to_owned(), image.len().to_string())));
+        assert_eq!(
+            client.say(&ack(0), tid),
+            Packet::Data(1, image[..65464].to_vec())
+        );
+        client.send_to(&error(0, "enough"), tid);
+    }
+    assert_eq!(count(0), 1);
+    let got = RawClient::new(&server).read_with(&request, 65464, 1, 0);
+    assert_same("the image", &got.unwrap(), &image);
+    assert_eq!(count(0), 1);
+    assert!(count(1) > 0, "asked for again by its ETag");
+}
+
+#[test]
+fn tftp_git_commits_the_uploads_of_fifty_switches_in_three_nights() {
+    if require("git").is_none() || require("python3").is_none() {
+        return;
+    }
+    let address = own_address().to_string();
+    let mut server = Server::start_prepared(&["-a", &address, "--overwrite"], |dir| {
+        let (root, history) = (dir.join("root"), dir.join("history"));
+        let program = shipped("tftp-git");
+        let mut command = Command::new(tftpd());
+        let helper = format!("{program} {} {}", root.display(), history.display());
+        command.arg("--helper").arg(helper);
+        command
+    });
+    let repository = server.outside().join("history");
+    let switch = |number: u8| RawClient::at(Ipv4Addr::new(127, 9, 0, number), server.addr());
+    let git = |words: &[&str]| {
+        let output = Command::new("git")
+            .arg("--git-dir")
+            .arg(&repository)
+            .args(words)
+            .output()
+            .expect("git");
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    for night in 0..3 {
+        for number in 1..=50 {
+            let name = format!("switch{number}.cfg");
+            let config = format!("hostname {number}\nnight {night}\n").repeat(40);
+            // Two break off in the middle.
+            if night == 1 && number <= 2 {
+                let client = switch(number);
+                let (_, tid) = client.ask(&wrq(&name, &[]));
+                client.say(&data(1, &config.as_bytes()[..512]), tid);
+                client.send_to(&error(0, "broke off"), tid);
+                continue;
+            }
+            assert_eq!(switch(number).write(&name, config.as_bytes()), Ok(()));
+        }
+        // Before the next night all of them are there.
+        let deadline = std::time::Instant::now() + 4 * PATIENCE;
+        let commits = ["50", "98", "148"][night];
+        while git(&["rev-list", "--count", "main"]).trim() != commits {
+            assert!(
+                std::time::Instant::now() < deadline,
+                "{}",
+                git(&["log", "--oneline"])
+            );
+            std::thread::sleep(millis(50));
+        }
+    }
+    for (number, nights) in [(1, "2 0"), (2, "2 0"), (3, "2 1 0"), (50, "2 1 0")] {
+        let name = format!("switch{number}.cfg");
+        let log = git(&["log", "--format=%an", "main", "--", &name]);
+        let author = format!("127.9.0.{number}");
+        assert!(log.lines().all(|line| line == author), "{log}");
+        let versions: Vec<_> = git(&["log", "--format=%H", "main", "--", &name])
+            .lines()
+            .map(|commit| git(&["show", &format!("{commit}:{name}")]))
+            .map(|text| text.lines().nth(1).expect("a line")[6..].to_owned())
+            .collect();
+        assert_eq!(versions.join(" "), nights, "{name}");
+    }
+    server.signal(Signal::SIGTERM);
+    server.wait_exit(PATIENCE).expect("an end");
+}

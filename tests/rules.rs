@@ -1,0 +1,365 @@
+//! `--rules`: what holds for which clients, and `--rules-test`.
+
+#![allow(clippy::disallowed_methods, reason = "a test stands outside the loops")]
+
+mod common;
+
+use std::fs;
+use std::io::Write as _;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::Instant;
+
+use common::*;
+use nix::sys::signal::Signal;
+
+const RULES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/rules.toml");
+const TABLE: &str = include_str!("data/rules.tsv");
+
+/// A line of the table.
+struct Row<'a> {
+    client: &'a str,
+    name: &'a str,
+    section: &'a str,
+    /// The path that it is, or the code of the ERROR.
+    read: Result<&'a str, u16>,
+    write: Result<&'a str, u16>,
+}
+
+fn rows() -> impl Iterator<Item = Row<'static>> {
+    let lines = TABLE.lines().filter(|line| !line.starts_with('#'));
+    lines.map(|line| {
+        let words: Vec<_> = line.split('\t').collect();
+        let place = |it: &'static str| it.parse().map_or(Ok(it), Err);
+        Row {
+            client: words[0],
+            name: words[1],
+            section: words[2],
+            read: place(words[3]),
+            write: place(words[4]),
+        }
+    })
+}
+
+/// All files that the table knows; each holds its own path.
+fn fill(root: &Path) {
+    let others = ["phones/g.key", "switches/secret/x", "own/127.0.1.7/x"];
+    let read = rows().filter_map(|row| row.read.ok());
+    for file in read.chain(others) {
+        let path = root.join(file);
+        fs::create_dir_all(path.parent().expect("a parent")).expect("directories");
+        fs::write(path, file).expect("a file");
+    }
+}
+
+fn rules_test(args: &[&str], lines: &str) -> Output {
+    let mut child = Command::new(tftpd())
+        .arg("--rules-test")
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("tftpd starts");
+    let mut pipe = child.stdin.take().expect("a pipe");
+    // It may have ended before it read them.
+    let _ = pipe.write_all(lines.as_bytes());
+    drop(pipe);
+    child.wait_with_output().expect("a child of ours")
+}
+
+/// A server with these rules, written to a file beside its root.
+fn start(rules: &str, args: &[&str]) -> Server {
+    let address = own_address().to_string();
+    let all: Vec<_> = ["-a", &address].iter().chain(args).copied().collect();
+    Server::start_prepared(&all, |dir| {
+        let file = dir.join("rules.toml");
+        fs::write(&file, rules.replace('@', dir.to_str().expect("UTF-8"))).expect("a file");
+        let mut command = Command::new(tftpd());
+        command.arg("--rules").arg(file);
+        command
+    })
+}
+
+fn client(server: &Server, address: &str) -> RawClient {
+    RawClient::at(
+        address.parse::<Ipv4Addr>().expect("an address"),
+        server.addr(),
+    )
+}
+
+#[test]
+fn rules_test_answers_the_table_of_clients_and_names() {
+    let root = tempfile::tempdir().unwrap();
+    fill(root.path());
+    assert!(rows().count() >= 100);
+    let lines = rows().map(|row| format!("{} {}\n", row.client, row.name));
+    let lines = lines.collect::<Vec<_>>().concat();
+    let path = root.path().to_str().unwrap();
+    let output = rules_test(&[RULES, path], &lines);
+    assert!(output.status.success(), "{}", said(&output));
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(told.lines().count(), rows().count());
+    for (row, line) in rows().zip(told.lines()) {
+        let section = match row.section {
+            "-" => ": no section;".to_owned(),
+            name => format!(": section {name};"),
+        };
+        assert!(line.contains(&section), "{section} {line}");
+        for (word, wanted) in [("read", row.read), ("write", row.write)] {
+            let wanted = match wanted {
+                Ok(file) => {
+                    let name = row.name.trim_start_matches("../");
+                    let way = file.strip_suffix(name).unwrap().trim_end_matches('/');
+                    let root = root.path().join(way);
+                    let root = root.to_str().unwrap().trim_end_matches('/').to_owned();
+                    format!("; {word} \"{name}\" in {root}")
+                }
+                Err(1) => format!("; {word} refused: File not found"),
+                Err(_) => format!("; {word} refused: Access violation"),
+            };
+            assert!(line.contains(&wanted), "{wanted}: {line}");
+        }
+    }
+}
+
+#[test]
+fn the_server_keeps_to_the_table_of_clients_and_names() {
+    let server = start(&fs::read_to_string(RULES).unwrap(), &["--overwrite"]);
+    fill(&server.root());
+    // Hardware addresses and interfaces aren't to be had here.
+    let loopback = rows().filter(|row| row.client.parse::<Ipv4Addr>().is_ok());
+    let mut count = 0;
+    for row in loopback {
+        let client = || client(&server, row.client);
+        let context = format!("{} {}", row.client, row.name);
+        // Datagrams come twice to some.
+        let read = client().read(row.name).map_err(|(code, _)| code);
+        assert_eq!(read, row.read.map(|it| it.as_bytes().to_vec()), "{context}");
+        let writer = client();
+        let (answer, tid) = writer.ask_patiently(&wrq(row.name, &[]));
+        let has_directory = |file| server.root().join(file).parent().unwrap().is_dir();
+        match row.write {
+            Ok(file) if has_directory(file) => assert_eq!(answer, Packet::Ack(0), "{context}"),
+            Ok(_) => assert_eq!(answer.error_code(), Some(1), "{context}: {answer:?}"),
+            Err(code) => assert_eq!(answer.error_code(), Some(code), "{context}: {answer:?}"),
+        }
+        writer.send_to(&error(0, "enough"), tid);
+        count += 1;
+    }
+    assert_eq!(count, 70);
+}
+
+#[test]
+fn a_section_bounds_options_mode_and_port() {
+    let rules = "[bounded]
+networks = '127.0.1.0/24'
+max-blksize = 1024
+max-windowsize = 4
+refuse = ['tsize']
+octet = true
+single-port = true
+";
+    let server = start(rules, &NEVER);
+    server.file("f", b"a\nb");
+    let asked = [("blksize", "1428"), ("windowsize", "16"), ("tsize", "0")];
+    let pairs = |pairs: &[(&str, &str)]| {
+        let owned = pairs
+            .iter()
+            .map(|(a, b)| ((*a).to_owned(), (*b).to_owned()));
+        Packet::Oack(owned.collect())
+    };
+    let request = request(1, b"f", "netascii", &asked);
+    let bounded = client(&server, "127.0.1.1");
+    let (oack, tid) = bounded.ask(&request);
+    assert_eq!(oack, pairs(&[("blksize", "1024"), ("windowsize", "4")]));
+    assert_eq!(tid, server.addr(), "the listening port");
+    assert_eq!(bounded.say(&ack(0), tid), Packet::Data(1, b"a\nb".to_vec()));
+    bounded.send_to(&ack(1), tid);
+    assert!(server.wait_ended(bounded.addr(), 1)[0].contains("outcome=completed"));
+    // Uploads too, and strangers are told so.
+    let upload = client(&server, "127.0.1.2");
+    let (answer, tid) = upload.ask(&wrq("new", &[("blksize", "1024")]));
+    assert_eq!(answer, pairs(&[("blksize", "1024")]));
+    assert_eq!(tid, server.addr());
+    let stranger = client(&server, "127.0.1.3");
+    assert_eq!(stranger.ask(&data(1, b"x")).0.error_code(), Some(5));
+    assert_eq!(upload.say(&data(1, &[7; 1024]), tid), Packet::Ack(1));
+    assert_eq!(upload.say(&data(2, b""), tid), Packet::Ack(2));
+    assert_eq!(fs::read(server.root().join("new")).unwrap(), [7; 1024]);
+
+    let other = client(&server, "127.0.2.1");
+    let (oack, tid) = other.ask(&request);
+    assert_eq!(oack, pairs(&[("blksize", "1428"), ("windowsize", "16")]));
+    assert_ne!(tid, server.addr());
+    assert_eq!(other.say(&ack(0), tid), Packet::Data(1, b"a\r\nb".to_vec()));
+}
+
+#[test]
+fn a_paced_transfer_takes_its_time_and_datagrams_are_doubled() {
+    let rules = "[slow]
+networks = '127.0.1.0/24'
+rate = 100_000
+[doubled]
+networks = '127.0.2.0/24'
+send-twice = true
+";
+    let server = start(rules, &[]);
+    let file = content(5, 60_000);
+    server.file("f", &file);
+    for (block, window) in [(512, 1), (1428, 16)] {
+        let slow = client(&server, "127.0.1.1");
+        let (blksize, windowsize) = (block.to_string(), window.to_string());
+        let options = [("blksize", &*blksize), ("windowsize", &*windowsize)];
+        let began = Instant::now();
+        let got = slow.read_with(&rrq("f", &options), block, window, 0);
+        assert_same("paced", &got.unwrap(), &file);
+        let took = began.elapsed();
+        // 0.6 s; what may be saved up is 10,000 bytes.
+        assert!(took >= millis(480), "{window}: {took:?}");
+        let line = &server.wait_ended(slow.addr(), 1)[0];
+        assert!(line.contains("retransmits=0"), "{line}");
+    }
+    let doubled = client(&server, "127.0.2.1");
+    let (first, tid) = doubled.ask(&rrq("f", &[("blksize", "1000"), ("windowsize", "2")]));
+    assert!(matches!(first, Packet::Oack(_)), "{first:?}");
+    assert_eq!(doubled.expect_from(tid), first);
+    doubled.send_to(&ack(0), tid);
+    let blocks: Vec<_> = (0..4)
+        .map(|_| doubled.expect_from(tid).data_block())
+        .collect();
+    assert_eq!(blocks, [1, 1, 2, 2].map(Some));
+}
+
+#[test]
+fn a_section_has_so_many_sessions_of_clients_that_have_answered() {
+    let rules = "[few]
+networks = '127.0.1.0/24'
+max-sessions = 2
+";
+    let server = start(rules, &NEVER);
+    server.file("f", &[1; 5000]);
+    let begin = |address| {
+        let client = client(&server, address);
+        let (_, tid) = client.ask_data(&rrq("f", &[]));
+        (client, tid)
+    };
+    // Three begin; the third is the one too many once it has answered.
+    let started = ["127.0.1.1", "127.0.1.2", "127.0.1.3"].map(begin);
+    let [(first, to), (second, there), (third, place)] = &started;
+    assert_eq!(first.say(&ack(1), *to).data_block(), Some(2));
+    assert_eq!(second.say(&ack(1), *there).data_block(), Some(2));
+    assert_eq!(third.say(&ack(1), *place).data_block(), Some(2));
+    let turned_away = third.expect_from(*place);
+    assert_eq!(turned_away.error_code(), Some(0), "{turned_away:?}");
+    // A new one is dropped, and others don't count.
+    let fourth = client(&server, "127.0.1.4");
+    fourth.send(&rrq("f", &[]));
+    server.assert_quiet(&fourth);
+    let other = client(&server, "127.0.2.1");
+    other.ask_data(&rrq("f", &[]));
+    // One ends: there is room.
+    first.send_to(&error(0, "enough"), *to);
+    server.wait_ended(first.addr(), 1);
+    fourth.ask_data(&rrq("f", &[]));
+}
+
+#[test]
+fn directories_outside_root_are_served_and_sighup_reads_the_rules_again() {
+    let rules = "[a]
+networks = '127.0.1.0/24'
+roots = ['@/class', 'own/%i']
+";
+    let dir = tempfile::tempdir().unwrap();
+    let class = dir.path().join("class");
+    fs::create_dir(&class).unwrap();
+    fs::write(class.join("f"), "class").unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", class.join("out")).unwrap();
+    let here = dir.path().to_str().unwrap();
+    let file = dir.path().join("rules.toml");
+    let write = |rules: &str| fs::write(&file, rules.replace('@', here)).unwrap();
+    write(rules);
+    let server = Server::start(&["--rules", file.to_str().unwrap()]);
+    server.file("f", b"common");
+    server.file("own/127.0.1.1/mine", b"mine");
+    let read = |name: &str| {
+        let read = client(&server, "127.0.1.1").read(name);
+        read.map_err(|(code, _)| code)
+    };
+    assert_eq!(read("f"), Ok(b"class".to_vec()));
+    assert_eq!(read("mine"), Ok(b"mine".to_vec()));
+    assert_eq!(read(&format!("{here}/class/f")), Ok(b"class".to_vec()));
+    for name in ["out", "../rules.toml", "/../../etc/passwd"] {
+        assert_eq!(read(name), Err(1), "{name}");
+    }
+    assert_eq!(client(&server, "127.0.1.1").write("up", b"up"), Ok(()));
+    assert_eq!(fs::read(class.join("up")).unwrap(), b"up");
+    // A class folder comes first now; then broken ones change nothing.
+    let told = |wanted: &str| {
+        let line = server.wait_for_log(|line| line.contains(wanted), PATIENCE);
+        assert!(line.is_some(), "{wanted}: {:#?}", server.log_lines());
+    };
+    write("[b]\nroots = ['own/%i', '@/class', '.']\n");
+    server.signal(Signal::SIGHUP);
+    told("read the rules file again: 1 sections");
+    fs::write(server.root().join("own/127.0.1.1/f"), "own").unwrap();
+    assert_eq!(read("f"), Ok(b"own".to_vec()));
+    for (broken, said) in [
+        ("[b]\nroots = [\n", "line 2"),
+        (
+            "[b]\ncolour = 1\n",
+            "line 2, column 1: there is no setting colour",
+        ),
+        (
+            "[b]\nroots = '/usr'\n",
+            "the new directory /usr needs a restart",
+        ),
+        ("[b]\nsingle-port = true\n", "needs a restart"),
+        ("[b]\noctet = true", "ends in the middle of a line"),
+        ("", "is empty"),
+    ] {
+        write(broken);
+        server.signal(Signal::SIGHUP);
+        told(said);
+        assert_eq!(read("f"), Ok(b"own".to_vec()), "{broken}");
+    }
+    told("going on with the old rules");
+}
+
+#[test]
+fn rules_that_cannot_be_used_end_the_start_in_one_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("rules.toml");
+    for (rules, args, words) in [
+        (
+            "[a]\nrate = 1",
+            &[][..],
+            &["line 2, column 8", "rules.toml"][..],
+        ),
+        (
+            "[a]\nroots = '/no/such'",
+            &[],
+            &["/no/such", "no such directory"],
+        ),
+        ("[a]\nroots = '/usr'", &["--chroot"], &["/usr", "--chroot"]),
+    ] {
+        fs::write(&file, format!("{rules}\n")).unwrap();
+        let path = file.to_str().unwrap();
+        let output = bounded(10, tftpd())
+            .args(["-p", "0", "--rules", path])
+            .args(args)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(told.lines().count(), 1, "{told}");
+        for word in words {
+            assert!(told.contains(word), "no `{word}` in {told}");
+        }
+    }
+    let output = rules_test(&[RULES], "nobody f\n");
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    let output = rules_test(&[RULES], &format!("127.0.0.1 {}\n", "x".repeat(3000)));
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+}
