@@ -124,6 +124,12 @@ impl Upload {
         if let Some(limit) = policy.uploads.max_total() {
             uploads.ensure_total(limit, 0, announced)?;
         }
+        if let Some(Versions { format, .. }) = policy.uploads.versions() {
+            let mut to_make = missing.split(|&byte| byte == b'/');
+            if to_make.any(|directory| version_name::is_version(directory, format)) {
+                return Err(StorageError::VERSION);
+            }
+        }
         let mut taken = Taken::by(&policy);
         let replaced = if missing.is_empty() {
             look_at_existing(directory.as_fd(), name, &mut taken, &policy)?
@@ -135,13 +141,14 @@ impl Upload {
         let device = fstat(&directory)?.st_dev;
         let min_free = policy.uploads.min_free();
         uploads.ensure_space(&directory, device, announced, 0, min_free)?;
+        let spare = Some(dup(&directory)?);
         let held = if policy.uploads.create_dirs() {
             uploads.made_dirs.hold(directory.as_fd())?
         } else {
             Held::default()
         };
         Ok(Self {
-            spare: Some(dup(&directory)?),
+            spare,
             directory,
             missing: missing.into(),
             held,
