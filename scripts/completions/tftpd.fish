@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_tftpd_global_optspecs
-    string join \n p/port= a/address= interface= 4/ipv4 6/ipv6 R/port-range= single-port reuse-port answer-broadcast t/timeout= retries= B/max-blksize= max-windowsize= r/refuse= busy-poll= read-only overwrite max-upload= U/umask= m/map-file= map-test= per-client-root= follow-links= ignore-case allow= deny= max-sessions= max-sessions-per-client= max-unproved-rate= keep-versions= version-format= create-dirs upload-root= write-only fsync max-upload-total= min-free= u/user= chroot no-sandbox P/pid-file= grace= idle-exit= v/verbose q/quiet log-file= log-format= syslog= status= c/create s/secure l/listen L/foreground h/help V/version
+    string join \n p/port= a/address= interface= 4/ipv4 6/ipv6 R/port-range= single-port reuse-port answer-broadcast t/timeout= retries= B/max-blksize= max-windowsize= r/refuse= busy-poll= read-only overwrite max-upload= U/umask= m/map-file= map-test= rules= rules-test= helper= helper-socket= ask= ask-missing ask-timeout= per-client-root= follow-links= ignore-case allow= deny= max-sessions= max-sessions-per-client= max-unproved-rate= keep-versions= version-format= create-dirs upload-root= write-only fsync max-upload-total= min-free= u/user= chroot no-sandbox P/pid-file= grace= idle-exit= v/verbose q/quiet log-file= log-format= syslog= status= c/create s/secure l/listen L/foreground h/help V/version
 end
 
 function __fish_tftpd_needs_command
@@ -38,6 +38,12 @@ complete -c tftpd -n "__fish_tftpd_needs_command" -l max-upload -d 'Largest uplo
 complete -c tftpd -n "__fish_tftpd_needs_command" -s U -l umask -d 'Permission bits to clear on new files [default: the process\'s own umask]' -r
 complete -c tftpd -n "__fish_tftpd_needs_command" -s m -l map-file -d 'Rules that rewrite requested names, in tftp-hpa\'s language' -r -F
 complete -c tftpd -n "__fish_tftpd_needs_command" -l map-test -d 'Show what the rules in FILE do to the names on standard input, and exit' -r -F
+complete -c tftpd -n "__fish_tftpd_needs_command" -l rules -d 'What holds for which clients: directories, rights, options, bounds, by network, interface or hardware address' -r -F
+complete -c tftpd -n "__fish_tftpd_needs_command" -l rules-test -d 'Show what the rules by client in FILE mean for the clients and names on standard input, and exit' -r -F
+complete -c tftpd -n "__fish_tftpd_needs_command" -l helper -d 'Program that is told what happens and asked what to serve, for /bin/sh; started again when it ends' -r
+complete -c tftpd -n "__fish_tftpd_needs_command" -l helper-socket -d 'Unix socket of a service that is told and asked the same' -r -F
+complete -c tftpd -n "__fish_tftpd_needs_command" -l ask -d 'Names that the helper is asked about, as a pattern such as grub/*.cfg; can be repeated' -r
+complete -c tftpd -n "__fish_tftpd_needs_command" -l ask-timeout -d 'Milliseconds to wait for the helper\'s answer, or a time such as 2s; then the request is served as without it' -r
 complete -c tftpd -n "__fish_tftpd_needs_command" -l per-client-root -d 'Serve each client from its own directory below ROOT, named after its address, if there is one; otherwise from ROOT' -r -f -a "ip\t'Its IP address: `192.0.2.1`, `2001:db8::1`'
 mac\t'Its hardware address: `aa-bb-cc-dd-ee-ff`'"
 complete -c tftpd -n "__fish_tftpd_needs_command" -l follow-links -d 'Directory outside ROOT that links below ROOT may lead to when a file is read; can be repeated [default: none]' -r -F
@@ -67,6 +73,7 @@ complete -c tftpd -n "__fish_tftpd_needs_command" -l reuse-port -d 'Let several 
 complete -c tftpd -n "__fish_tftpd_needs_command" -l answer-broadcast -d 'Answer read requests that were sent to a broadcast address, if the file is there'
 complete -c tftpd -n "__fish_tftpd_needs_command" -l read-only -d 'Refuse all uploads'
 complete -c tftpd -n "__fish_tftpd_needs_command" -l overwrite -d 'Let uploads replace existing files'
+complete -c tftpd -n "__fish_tftpd_needs_command" -l ask-missing -d 'Ask the helper about every file to be read that isn\'t there'
 complete -c tftpd -n "__fish_tftpd_needs_command" -l ignore-case -d 'If there is no file of exactly that name, look for one that differs only in the case of its letters'
 complete -c tftpd -n "__fish_tftpd_needs_command" -l create-dirs -d 'Make the directories that an upload\'s name needs'
 complete -c tftpd -n "__fish_tftpd_needs_command" -l write-only -d 'Let nobody read what was uploaded, or learn that a name is taken: such an upload is stored beside the other, as FILE.~1~'

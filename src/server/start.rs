@@ -403,6 +403,10 @@ fn confine(args: &Args, kept: &Kept<'_>) -> Result<Enforcement, Box<dyn Error>> 
         // again: that is told when it is tried.
         let _ = log_file.with_ours(|file| identity.adopt(file));
     }
+    if let (Some(identity), Some(socket)) = (&identity, kept.status_socket) {
+        // So that its user, too, may ask. Without root's rights the user is this one.
+        let _ = identity.adopt_at(socket);
+    }
     let linked: Vec<_> = kept.linked.iter().map(AsFd::as_fd).collect();
     let beside = kept.rules.into_iter().flat_map(RulesFile::directories);
     let beside: Vec<_> = beside.map(|(_, directory)| directory).collect();

@@ -386,7 +386,7 @@ mod tests {
     use super::*;
     use crate::host::clock;
 
-    const HOSTS: Hosts = Hosts::Literal(None);
+    const HOSTS: Hosts = Hosts::Literal(Vec::new());
 
     fn status_of(connection: &mut Connection) -> String {
         let sent = connection.poll_transmit(|_, _, _| false);
