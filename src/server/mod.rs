@@ -23,7 +23,9 @@ mod familiar;
 mod floor;
 mod front;
 mod hints;
+mod listen;
 mod logging;
+mod opened;
 mod opening;
 #[cfg_attr(not(feature = "familiar"), path = "no_other_words.rs")]
 pub mod other_words;
