@@ -11,11 +11,13 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use common::*;
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use tftpd::file::{
     Methods, Policy, Publisher, Resolver, Root, StorageError, Upload, UploadRules, VersionFormat,
@@ -246,10 +248,21 @@ fn one_upload() {
     };
     let root = root_for(Path::new(path), publisher, format);
     let _ = fs::metadata(Path::new(path).join(MARK));
-    put(&root, "f", &content(99, 3000)).unwrap();
+    let mut upload = root.create(b"f", None).unwrap();
+    upload.write_at(0, &content(99, 3000)).unwrap();
+    if publisher == "synced" {
+        // The last descriptor is gone before the end.
+        let next = fs::File::open("/").unwrap();
+        let limit = u64::try_from(next.as_raw_fd()).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, limit, limit).unwrap();
+        drop(next);
+        assert!(fs::File::open("/").is_err(), "no descriptor is left");
+    }
+    upload.commit().unwrap();
 }
 
 fn root_for(path: &Path, publisher: &str, format: &str) -> Root {
+    let is_synced = publisher == "synced";
     let publisher = match publisher {
         "named" => Publisher::Named,
         _ => Publisher::LinkProc,
@@ -259,7 +272,11 @@ fn root_for(path: &Path, publisher: &str, format: &str) -> Root {
         resolver: Resolver::Openat2,
         publisher,
     };
-    Root::open_with(path, keeping(2, format), methods).unwrap()
+    let policy = rules(UploadRules {
+        fsync: is_synced,
+        ..keeping(2, format).uploads
+    });
+    Root::open_with(path, policy, methods).unwrap()
 }
 
 /// The old file and its versions, each written a second after the one before.
@@ -392,6 +409,66 @@ fn kill_everywhere(publisher: &str, format: &str) {
         let [first, second] = before;
         assert_whole(&path, &what, &[newest, first, second]);
     }
+}
+
+/// A power failure is to find the newest file where an old one is gone. No descriptor is
+/// left when it ends.
+#[test]
+fn with_fsync_the_new_name_is_on_the_disk_before_an_old_version_is_removed() {
+    if !traces() {
+        return;
+    }
+    let base = tempfile::tempdir().unwrap();
+    let path = base.path().join("root");
+    fs::create_dir(&path).unwrap();
+    three_nights(&path, "linked", "0");
+    let trace = base.path().join("trace");
+    let words = format!("{} synced 0", path.display());
+    let output = traced(&words, &["-o", trace.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", said(&output));
+    let all = calls(&fs::read_to_string(&trace).unwrap());
+    let last = |wanted: &str| all.iter().rposition(|(call, _)| call.starts_with(wanted));
+    let (replaced, synced, pruned) = (last("renameat"), last("fsync"), last("unlinkat"));
+    assert!(replaced.is_some() && replaced < synced, "{all:?}");
+    assert!(synced < pruned, "{all:?}");
+}
+
+/// On a file system without hard links, or where the kernel lets nobody link a file but
+/// its owner.
+#[test]
+fn a_file_that_can_not_be_replaced_keeps_its_name() {
+    if !traces() {
+        return;
+    }
+    for (number, fails) in ["renameat", "renameat2"].into_iter().enumerate() {
+        let base = tempfile::tempdir().unwrap();
+        let path = base.path().join(number.to_string());
+        fs::create_dir(&path).unwrap();
+        let old = three_nights(&path, "named", "0");
+        let before = files(&path);
+        let words = format!("{} named 0", path.display());
+        // The first link would be that to the name itself, which is taken.
+        let no_links = "inject=linkat:error=EPERM:when=2";
+        let no_rename = format!("inject={fails}:error=EIO:when=1");
+        let output = traced(
+            &words,
+            &["-o", "/dev/null", "-e", no_links, "-e", &no_rename],
+        );
+        assert!(!output.status.success(), "{fails}");
+        assert_eq!(files(&path), before, "{fails}");
+        assert_eq!(before["f"], old[2]);
+    }
+}
+
+fn traces() -> bool {
+    let tried = bounded(10, "strace")
+        .args(["-o", "/dev/null", "true"])
+        .output();
+    let works = tried.is_ok_and(|output| output.status.success());
+    if !works {
+        skip("strace(1) can't trace here");
+    }
+    works
 }
 
 /// There are these and no others.
@@ -799,6 +876,58 @@ fn a_drop_box_tells_nothing_of_what_is_in_it() {
     assert!(client().read("file").is_err());
 }
 
+/// Whether it is taken or not is the same to those that ask.
+#[test]
+fn in_a_drop_box_long_names_and_those_of_others_beside_are_refused() {
+    for format in [None, Some("%s")] {
+        let mut policy = rules(UploadRules {
+            write_only: true,
+            ..UploadRules::NONE
+        });
+        if format.is_some() {
+            policy.uploads.versions = keeping(1, format).uploads.versions;
+        }
+        for_each_method(policy, |path, root| {
+            let long = "x".repeat(200);
+            fs::write(path.join(&long), "taken").unwrap();
+            for name in [&*long, &"y".repeat(200), &"z".repeat(256)] {
+                assert_eq!(
+                    message(root.create(name.as_bytes(), None)),
+                    "Access violation: name too long to keep versions"
+                );
+            }
+            for name in ["f.~1~", "f.~18446744073709551615~"] {
+                assert_eq!(
+                    message(root.create(name.as_bytes(), None)),
+                    "Access violation: name of an old version"
+                );
+            }
+        });
+    }
+}
+
+#[test]
+fn in_a_drop_box_each_upload_gets_a_name_of_its_own_beside_the_others() {
+    let policy = rules(UploadRules {
+        write_only: true,
+        ..UploadRules::NONE
+    });
+    for_each_method(policy, |path, root| {
+        // Someone took some away, and put a strange one there.
+        for number in [1, 2, 3, 4, 7, u64::MAX] {
+            fs::write(path.join(format!("f.~{number}~")), "theirs").unwrap();
+        }
+        for content in 0..20 {
+            put(root, "f", format!("{content}").as_bytes()).unwrap();
+        }
+        let there = files(path).into_values();
+        let mut ours: Vec<_> = there.filter(|it| it != b"theirs").collect();
+        ours.sort();
+        ours.dedup();
+        assert_eq!((ours.len(), names(path).len()), (20, 26));
+    });
+}
+
 /// A file's name followed by `/f` would tell whether it is there.
 #[test]
 fn a_drop_box_makes_no_directories() {
@@ -894,6 +1023,28 @@ fn a_directory_that_uploads_can_not_go_to_is_one_line() {
 
 // --- bounds --------------------------------------------------------------------------
 
+/// It would keep all others out with two datagrams.
+#[test]
+fn an_upload_that_trickles_does_not_hold_all_that_it_announced() {
+    const MIB: u64 = 1 << 20;
+    let policy = rules(UploadRules {
+        max_total: Some(16 * MIB),
+        ..UploadRules::NONE
+    });
+    for_each_method(policy, |_, root| {
+        let mut slow = root.create(b"slow", Some(16 * MIB)).unwrap();
+        slow.write_at(0, b"x").unwrap();
+        let mut other = root.create(b"other", Some(10 * MIB)).unwrap();
+        other.write_at(0, b"x").unwrap();
+        other.write_at(6 * MIB - 1, b"x").unwrap();
+        // Nor do all together become more than they may.
+        assert!(slow.write_at(12 * MIB, b"x").is_err());
+        assert!(root.create(b"more", Some(16 * MIB + 1)).is_err());
+        let third = root.create(b"third", Some(5 * MIB));
+        assert!(third.and_then(|mut it| it.write_at(0, b"x")).is_err());
+    });
+}
+
 #[test]
 fn all_uploads_together_have_a_limit() {
     let server = Server::start(&["--max-upload-total", "4K", "--overwrite"]);
@@ -905,14 +1056,21 @@ fn all_uploads_together_have_a_limit() {
         (answer.error_code(), client, tid)
     };
     // A request alone holds nothing back, with its first block it does.
-    assert_eq!(announce("a", "3001").0, Some(3));
+    // Whether there is room is seen with the first data: counting takes long.
+    assert_eq!(announce("a", "4097").0, Some(3));
+    let (code, client_of_a, tid) = announce("a", "3001");
+    let refused = code.or_else(|| {
+        let answer = client_of_a.say(&data(1, &[1; BLOCK]), tid);
+        answer.error_code()
+    });
+    assert_eq!(refused, Some(3));
     let waiting: Vec<_> = (0..3).map(|_| announce("a", "3000")).collect();
     for (code, ..) in &waiting {
         assert_eq!(*code, None);
     }
     let (_, first, tid) = &waiting[0];
     assert_eq!(first.say(&data(1, &[1; BLOCK]), *tid), Packet::Ack(1));
-    assert_eq!(announce("b", "1").0, Some(3));
+    assert_eq!(client().write("b", b"x").unwrap_err().0, 3);
     let (_, second, other) = &waiting[1];
     assert_eq!(
         second.say(&data(1, &[1; BLOCK]), *other).error_code(),
@@ -942,11 +1100,7 @@ fn all_uploads_together_have_a_limit() {
 
 #[test]
 fn with_fsync_an_upload_is_on_the_disk_before_it_is_acknowledged() {
-    let tried = bounded(10, "strace")
-        .args(["-o", "/dev/null", "true"])
-        .output();
-    if !tried.is_ok_and(|output| output.status.success()) {
-        skip("strace(1) can't trace here");
+    if !traces() {
         return;
     }
     for fsync in [true, false] {
@@ -984,6 +1138,65 @@ fn with_fsync_an_upload_is_on_the_disk_before_it_is_acknowledged() {
             wanted,
             "{trace}"
         );
+    }
+}
+
+/// On a disk of 1 MiB of which half is to stay free.
+#[test]
+fn what_is_to_stay_free_stays_free_announced_or_not() {
+    const WITH_DISK: &str = "mount -t tmpfs -o size=1m tmpfs \"$0\" && exec \"$@\"";
+    let with_disk = |place: &Path, program: &str| {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", WITH_DISK]);
+        command.arg(place).arg(program);
+        command
+    };
+    let place = tempfile::tempdir().unwrap();
+    let tried = with_disk(place.path(), "true").output();
+    if !tried.is_ok_and(|output| output.status.success()) {
+        skip("no small disk can be had");
+        return;
+    }
+    for free in ["50%", "512K"] {
+        let address = own_address().to_string();
+        let args = ["-a", &address, "--min-free", free];
+        let prepare = |dir: &Path| with_disk(&dir.join("root"), tftpd());
+        let server = Server::start_prepared(&args, prepare);
+        let client = || RawClient::new(&server);
+        let (answer, _) = client().ask(&wrq("a", &[("tsize", "600000")]));
+        assert_eq!(answer.error_code(), Some(3), "{free}");
+        assert_eq!(client().write("b", &vec![1; 600_000]).unwrap_err().0, 3);
+        // What came of that is gone.
+        client().write("c", &vec![1; 300_000]).unwrap();
+        assert_eq!(client().write("d", &vec![1; 300_000]).unwrap_err().0, 3);
+        let (answer, _) = client().ask(&wrq("e", &[("tsize", "300000")]));
+        assert_eq!(answer.error_code(), Some(3), "{free}");
+        client().write("f", &vec![1; 100_000]).unwrap();
+    }
+}
+
+/// Its rights don't suffice to have a name put on the disk, or to look for versions.
+#[test]
+fn an_upload_that_could_not_be_ended_is_not_begun() {
+    if nix::unistd::geteuid().is_root() {
+        skip("root may read everything");
+        return;
+    }
+    for policy in [
+        rules(UploadRules {
+            fsync: true,
+            ..UploadRules::NONE
+        }),
+        keeping(1, None),
+    ] {
+        for_each_method(policy, |path, root| {
+            let directory = path.join("d");
+            fs::create_dir(&directory).unwrap();
+            fs::set_permissions(&directory, fs::Permissions::from_mode(0o333)).unwrap();
+            assert!(root.create(b"d/f", None).is_err());
+            fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).unwrap();
+            put(root, "d/f", b"x").unwrap();
+        });
     }
 }
 

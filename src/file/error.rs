@@ -75,6 +75,11 @@ impl StorageError {
         ErrorCode::DiskFull,
         "Allocation exceeded: the limit of all uploads is reached",
     );
+    /// What is there couldn't be counted.
+    pub(super) const UNCOUNTED: Self = Self::new(
+        ErrorCode::DiskFull,
+        "Allocation exceeded: the files there can't be counted",
+    );
     pub(super) const WRITE_ONLY: Self = Self::refusal("Access violation: server is write-only");
     /// A name that an old version of a file has, or may get.
     pub(super) const VERSION: Self = Self::refusal("Access violation: name of an old version");

@@ -1,9 +1,9 @@
 //! How much uploads may take, all together, and what they leave free.
 //!
-//! What a client announces counts from its first block on, or what it has sent, if
-//! that is more; a request alone counts nothing. Files are counted when the first
-//! upload comes, and again, but not all the time, when there seems to be no room: others
-//! may have removed some. Must not: read a file.
+//! What a client has sent counts, and from its first block on a little of what else it
+//! announced; a request alone counts nothing. Files are counted when the first data
+//! comes, and again, but not all the time, when there seems to be no room: others may
+//! have removed some. Must not: read a file, or take a count that left something out.
 
 use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,8 +11,10 @@ use std::time::Duration;
 
 use log::warn;
 use nix::dir::Dir;
+use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, SFlag, fstatat};
+use nix::unistd::{AccessFlags, faccessat};
 
 use super::error::StorageError;
 use super::publish::{is_ours, now};
@@ -62,10 +64,29 @@ impl Quota {
     ) -> Result<(), StorageError> {
         let others = self.under_way.get().saturating_sub(from);
         let fits = |stored: u64| stored.saturating_add(others).saturating_add(to) <= limit;
-        if self.stored.get().is_some_and(fits) || fits(self.count(directory)) {
+        if self.stored.get().is_some_and(fits) {
             return Ok(());
         }
-        Err(StorageError::OVER_TOTAL)
+        match self.count(directory) {
+            Some(stored) if fits(stored) => Ok(()),
+            Some(_) => Err(StorageError::OVER_TOTAL),
+            None => Err(StorageError::UNCOUNTED),
+        }
+    }
+
+    /// Refuses an upload of so many bytes if it is known that they don't fit. Counts no
+    /// files, which takes long: anyone can ask, in anyone's name.
+    ///
+    /// # Errors
+    /// 3 if they don't.
+    pub(super) fn may_fit(&self, limit: u64, announced: u64) -> Result<(), StorageError> {
+        // Past its rest, files are counted again with the first data.
+        let stored = self.stored.get().filter(|_| now() < self.rested.get());
+        let others = stored.map_or(0, |it| it.saturating_add(self.under_way.get()));
+        if others.saturating_add(announced) > limit {
+            return Err(StorageError::OVER_TOTAL);
+        }
+        Ok(())
     }
 
     /// Of what is under way, one upload's part is now `to` bytes instead of `from`.
@@ -81,25 +102,29 @@ impl Quota {
         self.stored.set(stored);
     }
 
-    /// The bytes of all files below `directory`, counted anew if that wasn't done just
-    /// before.
-    fn count(&self, directory: BorrowedFd<'_>) -> u64 {
+    /// The bytes of all files below `directory`, counted again if that wasn't done just
+    /// before; `None` if they couldn't be counted. What is known gets no lower by a count
+    /// that left something out.
+    fn count(&self, directory: BorrowedFd<'_>) -> Option<u64> {
         let start = now();
-        if let Some(stored) = self.stored.get()
-            && start < self.rested.get()
-        {
-            return stored;
+        let known = self.stored.get();
+        if start < self.rested.get() {
+            return known;
         }
         let mut counted = Counted::default();
         counted.add(directory, 0);
-        if counted.entries >= MAX_ENTRIES {
-            warn!("more than {MAX_ENTRIES} names below the directory for uploads: not all count");
+        if let Some(why) = counted.missed {
+            warn!("the files below the directory for uploads can't be counted: {why}");
         }
         let end = now();
         self.rested
             .set(end + end.saturating_sub(start) * REST + SHORTEST_REST);
-        self.stored.set(Some(counted.bytes));
-        counted.bytes
+        let stored = match counted.missed {
+            None => Some(counted.bytes),
+            Some(_) => known.map(|it| it.max(counted.bytes)),
+        };
+        self.stored.set(stored);
+        stored
     }
 }
 
@@ -107,40 +132,71 @@ impl Quota {
 struct Counted {
     entries: usize,
     bytes: u64,
+    /// Why some weren't counted.
+    missed: Option<&'static str>,
 }
 
 impl Counted {
     /// Adds what is below `directory`, which is `depth` directories deep.
     fn add(&mut self, directory: BorrowedFd<'_>, depth: usize) {
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let open = |name: &[u8]| openat(directory, name, flags, Mode::empty());
-        let Ok(mut entries) = open(b".").and_then(Dir::from_fd) else {
+        let Ok(mut entries) = open(directory, b".").and_then(Dir::from_fd) else {
+            self.missed = Some("a directory can't be read");
             return;
         };
-        for entry in entries.iter().flatten() {
+        for entry in entries.iter() {
+            let Ok(entry) = entry else {
+                self.missed = Some("a directory can't be read");
+                return;
+            };
             let name = entry.file_name().to_bytes();
-            if self.entries >= MAX_ENTRIES || matches!(name, b"." | b"..") {
+            if matches!(name, b"." | b"..") {
                 continue;
+            }
+            if self.entries >= MAX_ENTRIES {
+                self.missed = Some("there are more than 100,000 names");
+                return;
             }
             self.entries += 1;
-            // Uploads on their way are counted apart.
-            let Ok(stat) = fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) else {
-                continue;
-            };
-            match kind(&stat) {
-                SFlag::S_IFREG if !is_ours(name) => {
-                    self.bytes += u64::try_from(stat.st_size).unwrap_or(0);
-                }
-                SFlag::S_IFDIR if depth < MAX_DEPTH => {
-                    let opened: nix::Result<OwnedFd> = open(name);
-                    if let Ok(directory) = opened {
-                        self.add(directory.as_fd(), depth + 1);
-                    }
-                }
-                _ => {}
-            }
+            self.add_entry(directory, name, depth);
         }
     }
+
+    fn add_entry(&mut self, directory: BorrowedFd<'_>, name: &[u8], depth: usize) {
+        let stat = match fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            Err(Errno::ENOENT) => return,
+            Err(_) => {
+                self.missed = Some("a file can't be looked at");
+                return;
+            }
+        };
+        match kind(&stat) {
+            // Uploads on their way are counted apart.
+            SFlag::S_IFREG if !is_ours(name) => {
+                self.bytes += u64::try_from(stat.st_size).unwrap_or(0);
+            }
+            SFlag::S_IFDIR if depth == MAX_DEPTH => {
+                self.missed = Some("directories are too deep");
+            }
+            SFlag::S_IFDIR => match open(directory, name) {
+                Ok(directory) => self.add(directory.as_fd(), depth + 1),
+                Err(Errno::ENOENT) => {}
+                // Nothing is uploaded to where we can't go, such as lost+found.
+                Err(Errno::EACCES) if !can_enter(directory, name) => {}
+                Err(_) => self.missed = Some("a directory can't be read"),
+            },
+            _ => {}
+        }
+    }
+}
+
+fn open(directory: BorrowedFd<'_>, name: &[u8]) -> nix::Result<OwnedFd> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    openat(directory, name, flags, Mode::empty())
+}
+
+fn can_enter(directory: BorrowedFd<'_>, name: &[u8]) -> bool {
+    faccessat(directory, name, AccessFlags::X_OK, AtFlags::AT_EACCESS).is_ok()
 }
 
 /// Names that are looked at to count files: some tenths of a second.
@@ -185,6 +241,52 @@ mod tests {
         fs::remove_file(path.join("a/b/three")).unwrap();
         quota.rested.set(Duration::ZERO);
         assert_eq!(ensure(0, 70), Ok(()));
+    }
+
+    /// Too deep to be counted.
+    #[test]
+    fn a_count_that_misses_something_makes_no_room() {
+        let base = tempfile::tempdir().unwrap();
+        let path = base.path();
+        let deep = path.join("d/".repeat(MAX_DEPTH + 1));
+        let directory = File::open(path).unwrap();
+        for (is_known, first) in [(true, Ok(())), (false, Err(StorageError::UNCOUNTED))] {
+            let quota = Quota::default();
+            let ensure = |to| {
+                quota.rested.set(Duration::ZERO);
+                quota.ensure(directory.as_fd(), 100, 0, to)
+            };
+            if is_known {
+                fs::write(path.join("f"), [0; 60]).unwrap();
+                assert_eq!(ensure(40), Ok(()));
+                fs::remove_file(path.join("f")).unwrap();
+            }
+            fs::create_dir_all(&deep).unwrap();
+            assert_eq!(ensure(40), first);
+            assert!(ensure(41).is_err());
+            quota.store(0, 20);
+            assert_eq!(ensure(60), first);
+            // What can be counted again does.
+            fs::remove_dir_all(path.join("d")).unwrap();
+            assert_eq!(ensure(100), Ok(()));
+        }
+    }
+
+    /// Anyone can ask: nothing is looked at for that.
+    #[test]
+    fn a_request_alone_has_nothing_counted() {
+        let base = tempfile::tempdir().unwrap();
+        fs::write(base.path().join("f"), [0; 60]).unwrap();
+        let directory = File::open(base.path()).unwrap();
+        let quota = Quota::default();
+        assert_eq!(quota.may_fit(100, 101), Err(StorageError::OVER_TOTAL));
+        assert_eq!(quota.may_fit(100, 100), Ok(()));
+        assert_eq!(quota.stored.get(), None);
+        assert_eq!(quota.ensure(directory.as_fd(), 100, 0, 1), Ok(()));
+        quota.rested.set(now() + Duration::from_secs(60));
+        assert_eq!(quota.may_fit(100, 41), Err(StorageError::OVER_TOTAL));
+        quota.rested.set(Duration::ZERO);
+        assert_eq!(quota.may_fit(100, 41), Ok(()));
     }
 
     #[test]

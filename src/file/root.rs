@@ -25,6 +25,7 @@ use super::reopen::{ReadFile, Reopen};
 use super::resolve::Resolver;
 use super::space::Uploads;
 use super::upload::Upload;
+use super::upload_rules::UploadRules;
 use super::walk::{Closed, Departure, LOOK, MAX_DEPTH, Places, id_of, kind};
 use crate::wire::packet::Direction;
 
@@ -173,10 +174,14 @@ impl Root {
 
     fn new(directory: Directory, linked: Vec<Directory>, policy: Policy, methods: Methods) -> Self {
         let directory = Rc::new(directory);
+        let uploads = Uploads::below(&directory);
+        if policy.uploads != UploadRules::NONE {
+            uploads.set_spares_aside();
+        }
         let common = Common {
             prefixes: Rc::clone(&directory.paths),
             linked: linked.into(),
-            uploads: Rc::new(Uploads::below(&directory)),
+            uploads: Rc::new(uploads),
             listings: Rc::default(),
         };
         Self {

@@ -15,6 +15,7 @@ use nix::libc::dev_t;
 use nix::sys::stat::FileStat;
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use nix::sys::statvfs::fstatvfs;
+use nix::unistd::dup;
 
 use super::directory::Directory;
 use super::error::StorageError;
@@ -37,6 +38,10 @@ pub(super) struct Uploads {
     expected: RefCell<Vec<(dev_t, u64)>>,
     /// The directory below which all of them go.
     top: Option<Rc<Directory>>,
+    /// Descriptors for the end of an upload, which is to fail for nothing that others
+    /// have taken: how many, and those that are there.
+    spare: Cell<usize>,
+    spares: RefCell<Vec<OwnedFd>>,
     /// What all may take together.
     pub(super) quota: Quota,
     /// Directories made for them.
@@ -60,6 +65,8 @@ impl Default for Uploads {
             elsewhere: Cell::default(),
             expected: RefCell::default(),
             top: None,
+            spare: Cell::default(),
+            spares: RefCell::default(),
             quota: Quota::default(),
             made_dirs: MadeDirs::default(),
         }
@@ -84,6 +91,32 @@ impl Uploads {
         match &self.top {
             Some(top) => self.quota.ensure(top.as_fd(), limit, from, to),
             None => Ok(()),
+        }
+    }
+
+    /// Keeps descriptors for [`Uploads::with_spares`].
+    pub(super) fn set_spares_aside(&self) {
+        self.spare.set(SPARES);
+        self.refill();
+    }
+
+    /// What `work` opens is there to be had, up to two at a time, whatever others opened.
+    pub(super) fn with_spares<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.spares.take();
+        let done = work();
+        self.refill();
+        done
+    }
+
+    fn refill(&self) {
+        let Some(top) = &self.top else {
+            return;
+        };
+        let mut spares = self.spares.borrow_mut();
+        while spares.len() < self.spare.get()
+            && let Ok(spare) = dup(top.as_fd())
+        {
+            spares.push(spare);
         }
     }
 
@@ -222,7 +255,10 @@ impl Reserve {
 }
 
 /// Bytes set aside beyond what has come: few calls, little to hold back.
-const AHEAD: u64 = 4 << 20;
+pub(super) const AHEAD: u64 = 4 << 20;
+
+/// A directory, and the one above it.
+const SPARES: usize = 2;
 
 /// Uploads to a directory from one sweep to the next.
 const SWEEP_EVERY: u32 = 64;

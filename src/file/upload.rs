@@ -26,10 +26,10 @@ use super::file_offset;
 use super::made_dirs::Held;
 use super::policy::Policy;
 use super::publish::{self, Publisher};
-use super::space::{Reserve, Uploads};
+use super::space::{AHEAD, Reserve, Uploads};
 use super::upload_rules::Versions;
 use super::version_name;
-use super::versions::{self, size_of};
+use super::versions::{self, Kept, size_of};
 use super::walk::kind;
 
 /// A file on its way in. Dropped, it is gone; [`Upload::commit`] puts it in
@@ -122,7 +122,7 @@ impl Upload {
             return Err(StorageError::OVER_LIMIT);
         }
         if let Some(limit) = policy.uploads.max_total() {
-            uploads.ensure_total(limit, 0, announced)?;
+            uploads.quota.may_fit(limit, announced)?;
         }
         if let Some(Versions { format, .. }) = policy.uploads.versions() {
             let mut to_make = missing.split(|&byte| byte == b'/');
@@ -136,8 +136,12 @@ impl Upload {
         } else {
             None
         };
-        let to_write = AccessFlags::W_OK | AccessFlags::X_OK;
-        faccessat(&directory, ".", to_write, AtFlags::AT_EACCESS)?;
+        let mut rights = AccessFlags::W_OK | AccessFlags::X_OK;
+        if policy.uploads.fsync() || policy.uploads.versions().is_some() {
+            // It is opened or listed at the end: better no upload than half of one.
+            rights |= AccessFlags::R_OK;
+        }
+        faccessat(&directory, ".", rights, AtFlags::AT_EACCESS)?;
         let device = fstat(&directory)?.st_dev;
         let min_free = policy.uploads.min_free();
         uploads.ensure_space(&directory, device, announced, 0, min_free)?;
@@ -202,6 +206,11 @@ impl Upload {
     /// 6 if the name was taken meanwhile and overwriting isn't allowed;
     /// what else the file system says. The upload is gone then.
     pub fn commit(mut self) -> Result<u64, StorageError> {
+        let uploads = Rc::clone(&self.uploads);
+        uploads.with_spares(|| self.put_in_place())
+    }
+
+    fn put_in_place(&mut self) -> Result<u64, StorageError> {
         let length = self.length;
         let made = self.make()?;
         if made.reserve.bytes() > length {
@@ -210,16 +219,23 @@ impl Upload {
         }
         let fsync = self.policy.uploads.fsync();
         settle(&self.make()?.file, fsync)?;
-        let freed = self.publish()?;
-        if fsync {
-            self.sync_directories()?;
-        }
-        if self.policy.uploads.max_total().is_some() {
+        let (freed, old) = self.publish()?;
+        // It is there, whatever fails from here on.
+        let is_counted = self.policy.uploads.max_total().is_some();
+        if is_counted {
             self.uploads.quota.store(length, freed);
         }
+        let levels = self.held.len();
         if self.policy.uploads.create_dirs() {
             self.uploads.made_dirs.keep(&self.held);
             self.held = Held::default();
+        }
+        if fsync {
+            self.sync_directories(levels)?;
+        }
+        if let Some(old) = old {
+            let pruned = old.prune(self.directory.as_fd(), is_counted);
+            self.uploads.quota.store(0, pruned);
         }
         Ok(length)
     }
@@ -232,7 +248,7 @@ impl Upload {
             && end > self.counted
         {
             self.uploads.ensure_total(limit, self.counted, end)?;
-            self.count(end);
+            self.count(self.to_count(end));
         }
         if let (Some(_), Some(made)) = (rules.min_free(), &self.made) {
             let new = end.saturating_sub(made.reserve.bytes().max(self.length));
@@ -252,11 +268,14 @@ impl Upload {
                 self.uploads.ensure_total(limit, 0, self.announced)?;
             }
             self.spare = None;
-            self.make_directories()?;
-            let made = self.make_file()?;
-            self.made = Some(made);
+            let uploads = Rc::clone(&self.uploads);
+            let made = uploads.with_spares(|| {
+                self.make_directories()?;
+                self.make_file()
+            });
+            self.made = Some(made?);
             self.expect(self.announced);
-            self.count(self.announced);
+            self.count(self.to_count(0));
         }
         // Just made, if it wasn't.
         self.made.as_mut().ok_or(StorageError::NO_SPACE)
@@ -321,15 +340,21 @@ impl Upload {
         self.expected = bytes;
     }
 
+    /// What counts of an upload that has come up to `end`: some of what was announced as
+    /// well, but not all: two datagrams would hold all that uploads may take.
+    fn to_count(&self, end: u64) -> u64 {
+        self.announced.min(end.saturating_add(AHEAD)).max(end)
+    }
+
     /// So many bytes count among those of all uploads.
     fn count(&mut self, bytes: u64) {
         self.uploads.quota.expect(self.counted, bytes);
         self.counted = bytes;
     }
 
-    /// Gives the file its name. Returns the bytes of the files that are gone for it,
-    /// where those are counted.
-    fn publish(&mut self) -> Result<u64, StorageError> {
+    /// Gives the file its name. Returns the bytes of the file that is gone for it,
+    /// where those are counted, and the old versions, of which some may go.
+    fn publish(&mut self) -> Result<(u64, Option<Kept>), StorageError> {
         let is_counted = self.policy.uploads.max_total().is_some();
         let name = std::mem::take(&mut self.name);
         let has_temporary = self.made.as_ref().is_some_and(|it| it.temporary.is_some());
@@ -348,23 +373,26 @@ impl Upload {
                 if has_temporary || !self.place_new(&name)? {
                     self.replace(&name)?;
                 }
-                return Ok(freed);
+                return Ok((freed, None));
             }
             Taken::Kept(versions) => {
                 if !self.place_new(&name)? {
                     let kept = versions.keep(self.directory.as_fd(), &name)?;
-                    self.replace(&name)?;
-                    return Ok(kept.prune(self.directory.as_fd(), is_counted));
+                    if let Err(errno) = self.replace(&name) {
+                        kept.put_back(self.directory.as_fd(), &name);
+                        return Err(errno.into());
+                    }
+                    return Ok((0, Some(kept)));
                 }
             }
             Taken::Beside => {
                 if !self.place_new(&name)? {
-                    let directory = dup(&self.directory)?;
-                    versions::beside(directory.as_fd(), &name, |other| self.place(other))?;
+                    let first = versions::next_beside(self.directory.as_fd(), &name);
+                    versions::beside(&name, first, |other| self.place(other))?;
                 }
             }
         }
-        Ok(0)
+        Ok((0, None))
     }
 
     /// Gives the file this name, if nothing has it; otherwise returns `false`.
@@ -421,13 +449,13 @@ impl Upload {
         Ok(())
     }
 
-    /// Has the names that were given, and the directories that were made, put on the
-    /// disk.
-    fn sync_directories(&self) -> nix::Result<()> {
+    /// Has the names that were given, and the directories that were made, `levels` of
+    /// them, put on the disk.
+    fn sync_directories(&self, levels: usize) -> nix::Result<()> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let mut here = openat(&self.directory, ".", flags, Mode::empty())?;
         sync(&here)?;
-        for _ in 0..self.held.len() {
+        for _ in 0..levels {
             here = openat(&here, "..", flags, Mode::empty())?;
             sync(&here)?;
         }
@@ -517,13 +545,14 @@ fn look_at_existing(
     policy: &Policy,
 ) -> Result<Option<Replaced>, StorageError> {
     let is_secret = policy.uploads.write_only();
-    if let Taken::Kept(versions) = taken {
-        if version_name::is_version(name, versions.format) {
-            return Err(StorageError::VERSION);
-        }
-        if version_name::is_too_long(name) {
-            return Err(StorageError::LONG_NAME);
-        }
+    let versions = policy.uploads.versions();
+    let is_one = |format| version_name::is_version(name, format);
+    if versions.is_some_and(|it| is_one(it.format)) || is_secret && is_one(None) {
+        return Err(StorageError::VERSION);
+    }
+    // Whether it is taken or not, in a drop box.
+    if (versions.is_some() || is_secret) && version_name::is_too_long(name) {
+        return Err(StorageError::LONG_NAME);
     }
     let replaces = matches!(taken, Taken::Replaced | Taken::Kept(_));
     match existing(directory, name, replaces) {

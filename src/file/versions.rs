@@ -10,8 +10,9 @@ use log::{debug, warn};
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::libc;
 use nix::sys::stat::{FileStat, Mode, SFlag, fstatat};
-use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
+use nix::unistd::{AccessFlags, UnlinkatFlags, faccessat, geteuid, linkat, unlinkat};
 
 use super::error::StorageError;
 use super::publish::rename_new;
@@ -47,6 +48,8 @@ pub(super) struct Kept {
     others: Vec<Version>,
     /// How many of those.
     keep: usize,
+    /// The version's name, if that is the only one that the old file has now.
+    moved: Option<Vec<u8>>,
 }
 
 impl Versions {
@@ -61,7 +64,9 @@ impl Versions {
         let all = Kept {
             others: Vec::new(),
             keep: usize::MAX,
+            moved: None,
         };
+        let mut moved = None;
         let stat = match fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
             Err(Errno::ENOENT) => return Ok(all),
             stat => stat?,
@@ -78,19 +83,39 @@ impl Versions {
             others.remove(place);
         } else {
             let seconds = u64::try_from(stat.st_mtime).unwrap_or(0);
-            let link = |version: &[u8]| link_or_rename(directory, name, version);
-            give(name, self.format, seconds, &others, link)?;
+            let first = next_count(name, self.format, seconds, &others);
+            let mut is_moved = false;
+            let link = |version: &[u8]| {
+                is_moved = link_or_rename(directory, name, &stat, version)?;
+                Ok(())
+            };
+            let version = give(name, self.format, seconds, first, link)?;
+            moved = is_moved.then_some(version);
         }
         // A directory, or a link, is none to be removed.
         others.retain(|it| file(directory, &it.name).is_some());
         Ok(Kept {
             others,
             keep: count.saturating_sub(1),
+            moved,
         })
     }
 }
 
 impl Kept {
+    /// The new file didn't get the name: gives it back to the old one.
+    pub(super) fn put_back(&self, directory: BorrowedFd<'_>, name: &[u8]) {
+        if let Some(version) = &self.moved
+            && let Err(errno) = rename_new(directory, version, name)
+        {
+            warn!(
+                "{} is {} now: {errno}",
+                name.escape_ascii(),
+                version.escape_ascii()
+            );
+        }
+    }
+
     /// Removes the oldest versions beyond those that are kept. That one can't be
     /// removed is no fault of the upload's.
     ///
@@ -121,28 +146,49 @@ fn file(directory: BorrowedFd<'_>, name: &[u8]) -> Option<FileStat> {
     stat.ok().filter(|stat| kind(stat) == SFlag::S_IFREG)
 }
 
-/// Has `place` put a file beside `name`, which is taken, under the next number.
-///
-/// # Errors
-/// What `place` says; too many files in the directory.
-pub(super) fn beside(
-    directory: BorrowedFd<'_>,
-    name: &[u8],
-    place: impl FnMut(&[u8]) -> nix::Result<()>,
-) -> Result<(), StorageError> {
-    let others = list(directory, name, None)?;
-    give(name, None, 0, &others, place)
+/// A number under which a file can be put beside `name`, which is taken: usually the
+/// next one. Lists nothing: that may be forbidden, or take long.
+pub(super) fn next_beside(directory: BorrowedFd<'_>, name: &[u8]) -> u64 {
+    let is_taken = |count| {
+        let beside = version_name::version(name, None, 0, count);
+        fstatat(directory, &*beside, AtFlags::AT_SYMLINK_NOFOLLOW).is_ok()
+    };
+    let (mut taken, mut free) = (0, 1);
+    while free < MAX_COUNT && is_taken(free) {
+        (taken, free) = (free, free * 2);
+    }
+    while free - taken > 1 {
+        let middle = taken.midpoint(free);
+        if is_taken(middle) {
+            taken = middle;
+        } else {
+            free = middle;
+        }
+    }
+    free
 }
 
-/// Has `place` give a file the name of the next version of `name` that is free.
+/// Has `place` put a file beside `name`, under the number `first` or one behind it.
+///
+/// # Errors
+/// What `place` says.
+pub(super) fn beside(
+    name: &[u8],
+    first: u64,
+    place: impl FnMut(&[u8]) -> nix::Result<()>,
+) -> Result<(), StorageError> {
+    give(name, None, 0, first, place).map(drop)
+}
+
+/// Has `place` give a file the name of the first version of `name` that is free, from the
+/// number `first` on, and returns that name.
 fn give(
     name: &[u8],
     format: Option<VersionFormat>,
     seconds: u64,
-    others: &[Version],
+    first: u64,
     mut place: impl FnMut(&[u8]) -> nix::Result<()>,
-) -> Result<(), StorageError> {
-    let first = next_count(name, format, seconds, others);
+) -> Result<Vec<u8>, StorageError> {
     for count in first..first.saturating_add(MAX_TRIES) {
         let version = version_name::version(name, format, seconds, count);
         match place(&version) {
@@ -155,7 +201,7 @@ fn give(
                     name.escape_ascii(),
                     version.escape_ascii()
                 );
-                return Ok(());
+                return Ok(version);
             }
         }
     }
@@ -209,10 +255,27 @@ fn list(
 }
 
 /// Gives the file `name` another name beside its own; where the file system has no hard
-/// links, such as FAT, instead of it.
-fn link_or_rename(directory: BorrowedFd<'_>, name: &[u8], other: &[u8]) -> nix::Result<()> {
+/// links, such as FAT, instead of it. Returns whether it is instead.
+fn link_or_rename(
+    directory: BorrowedFd<'_>,
+    name: &[u8],
+    stat: &FileStat,
+    other: &[u8],
+) -> nix::Result<bool> {
     match linkat(directory.as_fd(), name, directory, other, AtFlags::empty()) {
-        Err(Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOSYS) => rename_new(directory, name, other),
-        done => done,
+        Err(Errno::EPERM) if is_protected(directory, name, stat) => Err(Errno::EPERM),
+        Err(Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOSYS) => {
+            rename_new(directory, name, other).map(|()| true)
+        }
+        done => done.map(|()| false),
     }
+}
+
+/// Whether this is a file that the kernel may let nobody link but its owner
+/// (`fs.protected_hardlinks`): then it isn't the file system that has no links.
+fn is_protected(directory: BorrowedFd<'_>, name: &[u8], stat: &FileStat) -> bool {
+    let special = stat.st_mode & (libc::S_ISUID | libc::S_ISGID) != 0;
+    let rights = AccessFlags::R_OK | AccessFlags::W_OK;
+    let is_open = faccessat(directory, name, rights, AtFlags::AT_EACCESS).is_ok();
+    stat.st_uid != geteuid().as_raw() && (special || !is_open)
 }

@@ -6,11 +6,11 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgAction, Parser};
 
 use super::address::{Families, ListenAddress, ListenTarget};
-use super::familiar::{self, Familiar};
-use super::other_words;
+use super::familiar;
 use super::upload_args::UploadArgs;
 use crate::host::usage::{self, UsageError};
 use crate::log::LogFormat;
@@ -351,12 +351,53 @@ pub struct Args {
     pub familiar: Familiar,
 }
 
+/// tftp-hpa's options for what is the default here: accepted, so that its
+/// command lines work.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Accepted for compatibility with tftp-hpa, no effect")]
+pub struct Familiar {
+    /// Let uploads create new files
+    #[arg(short, long, hide_short_help = true)]
+    pub create: bool,
+
+    /// Keep clients below ROOT
+    #[arg(short, long, hide_short_help = true)]
+    pub secure: bool,
+
+    /// Listen without inetd; stays in the foreground here
+    #[arg(short, long, hide_short_help = true)]
+    pub listen: bool,
+
+    /// Listen without inetd, in the foreground
+    #[arg(short = 'L', long, hide_short_help = true)]
+    pub foreground: bool,
+}
+
 /// What the program does beside serving.
 #[cfg(feature = "status")]
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// Show what a running server does
     Status(StatusArgs),
+}
+
+/// One line for whoever wrote a second directory, which looks like a subcommand where
+/// there are any.
+fn second_root(error: &clap::Error) -> Option<String> {
+    let context = match error.kind() {
+        ErrorKind::UnknownArgument => ContextKind::InvalidArg,
+        ErrorKind::ArgumentConflict => ContextKind::InvalidSubcommand,
+        _ => return None,
+    };
+    let Some(ContextValue::String(word)) = error.get(context) else {
+        return None;
+    };
+    (!word.starts_with('-')).then(|| {
+        format!(
+            "tftpd: unexpected '{word}': there is one ROOT; serve the directory above, or \
+             add --follow-links DIR"
+        )
+    })
 }
 
 impl Args {
@@ -366,12 +407,12 @@ impl Args {
     /// The text to print and the status to exit with: `--help` and `--version`
     /// (0, standard output), or a mistake in one line (2, standard error).
     pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, UsageError> {
-        let words = other_words::translate(words).map_err(|text| UsageError {
+        let words = familiar::translate(words).map_err(|text| UsageError {
             text: format!("tftpd: {text}"),
             status: 2,
         })?;
         let args = Self::try_parse_from(words);
-        let mut args = args.map_err(|error| match familiar::hint(&error) {
+        let mut args = args.map_err(|error| match second_root(&error) {
             Some(text) => UsageError { text, status: 2 },
             None => UsageError::new("tftpd", 2, &error),
         })?;

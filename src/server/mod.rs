@@ -19,7 +19,8 @@ pub mod cli;
 mod counters;
 mod drops;
 mod exposure;
-mod familiar;
+#[cfg_attr(not(feature = "familiar"), path = "no_familiar.rs")]
+pub mod familiar;
 mod floor;
 mod front;
 mod hints;
@@ -27,8 +28,6 @@ mod listen;
 mod logging;
 mod opened;
 mod opening;
-#[cfg_attr(not(feature = "familiar"), path = "no_other_words.rs")]
-pub mod other_words;
 mod pacing;
 mod ports;
 mod report;

@@ -45,8 +45,9 @@ pub(super) struct Ports {
     range: RangeInclusive<u16>,
     /// They are few.
     has_range: bool,
-    /// Where no port was free to be shared, and until when none is looked for.
-    none_free: Option<(SocketAddr, Instant)>,
+    /// Addresses where no port was free to be shared, and until when none is looked for
+    /// there; the latest last.
+    none_free: Vec<(SocketAddr, Instant)>,
     random: Random,
 }
 
@@ -73,7 +74,7 @@ impl Ports {
                 None => SocketPool::beside(max_sessions),
             },
             has_range: range.is_some(),
-            none_free: None,
+            none_free: Vec::new(),
             spares: Vec::new(),
             range: range.unwrap_or(ANY_PORT),
             random: Random::default(),
@@ -155,8 +156,8 @@ impl Ports {
     }
 
     /// A port that was taken is free.
-    pub(super) const fn freed(&mut self) {
-        self.none_free = None;
+    pub(super) fn freed(&mut self) {
+        self.none_free.clear();
     }
 
     /// A socket for a transfer, on the address that was asked: its own, a share of
@@ -233,10 +234,8 @@ impl Ports {
         if self.shared.len() >= MAX_SOCKETS - MAX_LISTENERS {
             return Err(io::ErrorKind::AddrInUse.into());
         }
-        if self
-            .none_free
-            .is_some_and(|(at, until)| at == address && now < until)
-        {
+        let mut none_free = self.none_free.iter();
+        if none_free.any(|&(at, until)| at == address && now < until) {
             return Err(io::ErrorKind::AddrInUse.into());
         }
         let random = self.random.number() as u16;
@@ -248,7 +247,10 @@ impl Ports {
         if let Err(error) = spare.bind_within(address, &self.range, random) {
             self.spares.push(spare);
             if error.kind() == io::ErrorKind::AddrInUse {
-                self.none_free = Some((address, now + RETRY));
+                let is_other = |&(at, until): &(SocketAddr, Instant)| at != address && now < until;
+                self.none_free.retain(is_other);
+                self.none_free.truncate(MAX_NONE_FREE - 1);
+                self.none_free.push((address, now + RETRY));
             }
             return Err(error);
         }
@@ -293,6 +295,9 @@ fn beside(listener: SocketAddr, local: IpAddr) -> SocketAddr {
     }
 }
 
+/// Addresses remembered for having no free port; a host has few.
+const MAX_NONE_FREE: usize = 64;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -310,24 +315,31 @@ mod tests {
         let port = taken.address().port();
         let (poll, start) = (Poll::new().unwrap(), clock::now());
         let mut ports = Ports::new(Some(port..=port), None, 100, 1, start);
-        let endpoint = Endpoint {
-            peer: (Ipv4Addr::LOCALHOST, 1069).into(),
-            local: Ipv4Addr::LOCALHOST.into(),
-        };
-        let give = |ports: &mut Ports, now| {
+        let of_other = SocketAddr::from((Ipv4Addr::new(127, 0, 0, 2), port));
+        let other = ListenSocket::bind(of_other, Binding::default()).unwrap();
+        let give_at = |ports: &mut Ports, now, local: Ipv4Addr, listener| {
+            let endpoint = Endpoint {
+                peer: (Ipv4Addr::LOCALHOST, 1069).into(),
+                local: local.into(),
+            };
             let registry = poll.registry();
-            let given = ports.give(now, &endpoint, &listener, None, Sharing::Always, registry);
+            let given = ports.give(now, &endpoint, listener, None, Sharing::Always, registry);
             given.map(|it| it.is_shared()).map_err(|error| error.kind())
         };
+        let give = |ports: &mut Ports, now| give_at(ports, now, Ipv4Addr::LOCALHOST, &listener);
+        let give_other =
+            |ports: &mut Ports, now| give_at(ports, now, [127, 0, 0, 2].into(), &other);
         assert_eq!(give(&mut ports, start), Err(io::ErrorKind::AddrInUse));
+        // Another address that has none either makes nobody look here again.
+        assert_eq!(give_other(&mut ports, start), Err(io::ErrorKind::AddrInUse));
         drop(taken);
         let early = start + RETRY.saturating_sub(Duration::from_nanos(1));
         assert_eq!(give(&mut ports, early), Err(io::ErrorKind::AddrInUse));
         assert_eq!(give(&mut ports, start + RETRY), Ok(true));
 
         // One that a session had is there at once.
-        ports.none_free = Some((any, start + 2 * RETRY));
+        ports.none_free = vec![(any, start + 2 * RETRY)];
         ports.freed();
-        assert_eq!(ports.none_free, None);
+        assert_eq!(ports.none_free, []);
     }
 }
