@@ -630,6 +630,71 @@ fn empty_directories_of_aborted_uploads_are_removed_whoever_shares_them() {
     });
 }
 
+/// The lower directory of the two can't be made.
+#[test]
+fn directories_of_uploads_that_can_not_be_made_whole_are_removed() {
+    for_each_method(making_dirs(), |path, root| {
+        let name = format!("a/b/{}/f", "x".repeat(256));
+        let mut upload = root.create(name.as_bytes(), None).unwrap();
+        assert!(upload.write_at(0, b"x").is_err());
+        drop(upload);
+        assert_eq!(names(path), [""; 0]);
+    });
+}
+
+/// Whoever asks for `Boot/BCD` would get that of the upload.
+#[test]
+fn with_ignore_case_no_directory_is_made_beside_one_in_another_case() {
+    let policy = Policy {
+        ignore_case: true,
+        ..making_dirs()
+    };
+    for_each_method(policy, |path, root| {
+        fs::create_dir_all(path.join("boot/Fonts")).unwrap();
+        fs::write(path.join("boot/BCD"), b"the administrator's").unwrap();
+        for name in ["Boot/a", "Boot/BCD", "BOOT/x/y", "boot/fonts/a"] {
+            assert!(put(root, name, b"x").is_err(), "{name}");
+        }
+        put(root, "boot/other/f", b"x").unwrap();
+        let wanted = [
+            "boot/",
+            "boot/BCD",
+            "boot/Fonts/",
+            "boot/other/",
+            "boot/other/f",
+        ];
+        assert_eq!(names(path), wanted);
+    });
+}
+
+/// Directories of such names would push versions out.
+#[test]
+fn no_directory_is_named_like_a_version_and_none_counts_as_one() {
+    let policy = rules(UploadRules {
+        create_dirs: true,
+        ..keeping(1, None).uploads
+    });
+    for_each_method(policy, |path, root| {
+        for name in ["f.~900~/x", "a/f.~1~/x", "f.~900~/a/x"] {
+            assert_eq!(
+                message(root.create(name.as_bytes(), None)),
+                "Access violation: name of an old version",
+                "{name}"
+            );
+        }
+        fs::create_dir(path.join("f.~900~")).unwrap();
+        fs::create_dir(path.join("f.~901~")).unwrap();
+        fs::write(path.join("f.~18446744073709551615~"), "theirs").unwrap();
+        for content in ["one", "two", "three"] {
+            put(root, "f", content.as_bytes()).unwrap();
+        }
+        let there = files(path);
+        assert_eq!(there["f"], b"three");
+        assert_eq!(there["f.~903~"], b"two");
+        assert_eq!(there.len(), 3, "{there:?}");
+    });
+}
+
 #[test]
 fn nobody_makes_the_directory_of_another_client() {
     let server = Server::start(&["--create-dirs", "--per-client-root", "ip"]);
@@ -732,6 +797,19 @@ fn a_drop_box_tells_nothing_of_what_is_in_it() {
         assert_eq!(client().read(name), Err(there.clone()), "{name}");
     }
     assert!(client().read("file").is_err());
+}
+
+/// A file's name followed by `/f` would tell whether it is there.
+#[test]
+fn a_drop_box_makes_no_directories() {
+    let root = tempfile::tempdir().unwrap();
+    let output = bounded(10, tftpd())
+        .args(["--write-only", "--create-dirs"])
+        .arg(root.path())
+        .output()
+        .expect("timeout(1)");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(said(&output).contains("--create-dirs"), "{}", said(&output));
 }
 
 #[test]

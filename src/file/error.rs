@@ -61,6 +61,11 @@ impl StorageError {
     pub(super) const CHANGED: Self =
         Self::new(ErrorCode::NotDefined, "File changed while being sent");
     pub(super) const EXISTS: Self = Self::new(ErrorCode::FileExists, "File already exists");
+    /// The directory to be made is there, but for the case of its letters.
+    pub(super) const IN_ANOTHER_CASE: Self = Self::new(
+        ErrorCode::FileExists,
+        "Directory exists in another case of letters",
+    );
     pub(super) const OVER_LIMIT: Self = Self::new(
         ErrorCode::DiskFull,
         "Allocation exceeded: larger than the upload limit",

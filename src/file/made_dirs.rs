@@ -51,7 +51,13 @@ impl MadeDirs {
         while self.change(id, |made| made.uploads += 1) {
             held.0.push(id);
             let here = above.as_ref().map_or(directory, AsFd::as_fd);
-            let parent = openat(here, "..", LOOK, Mode::empty())?;
+            let parent = match openat(here, "..", LOOK, Mode::empty()) {
+                Ok(parent) => parent,
+                Err(errno) => {
+                    self.release(directory, &held);
+                    return Err(errno);
+                }
+            };
             id = self::id(&fstat(&parent)?);
             above = Some(parent);
         }
@@ -63,7 +69,7 @@ impl MadeDirs {
     /// last one. What it makes is `held`.
     ///
     /// # Errors
-    /// Whatever the file system says; a link is ENOTDIR.
+    /// Whatever the file system says; a link is ENOTDIR. What was made is removed again.
     pub(super) fn make(
         &self,
         directory: BorrowedFd<'_>,
@@ -72,15 +78,42 @@ impl MadeDirs {
         held: &mut Held,
     ) -> Result<OwnedFd> {
         let mut here = openat(directory, ".", LOOK, Mode::empty())?;
+        let mut new = Held::default();
+        let made = self.make_all(&mut here, path, permissions, &mut new);
+        if let Err(errno) = made {
+            self.release(here.as_fd(), &new);
+            return Err(errno);
+        }
+        held.0.splice(..0, new.0);
+        Ok(here)
+    }
+
+    /// The same, from `here` on, which goes down.
+    fn make_all(
+        &self,
+        here: &mut OwnedFd,
+        path: &[u8],
+        permissions: Option<u32>,
+        held: &mut Held,
+    ) -> Result<()> {
         for name in path.split(|&byte| byte == b'/') {
             let mode = Mode::from_bits_truncate(permissions.unwrap_or(0o777));
-            let is_new = match mkdirat(&here, name, mode) {
+            let is_new = match mkdirat(&*here, name, mode) {
                 Ok(()) => true,
                 Err(Errno::EEXIST) => false,
                 Err(errno) => return Err(errno),
             };
-            let below = openat(&here, name, LOOK | OFlag::O_NOFOLLOW, Mode::empty())?;
-            let stat = fstat(&below)?;
+            let opened = openat(&*here, name, LOOK | OFlag::O_NOFOLLOW, Mode::empty());
+            let looked_at = opened.and_then(|below| Ok((fstat(&below)?, below)));
+            let (stat, below) = match looked_at {
+                Ok(found) => found,
+                Err(errno) => {
+                    if is_new {
+                        let _ = unlinkat(&*here, name, UnlinkatFlags::RemoveDir);
+                    }
+                    return Err(errno);
+                }
+            };
             if is_new {
                 self.all.borrow_mut().push(MadeDir {
                     id: id(&stat),
@@ -89,15 +122,15 @@ impl MadeDirs {
                 });
                 if permissions.is_some() {
                     // Where that can't be done the directory is only the stricter.
-                    let _ = permit(&here, name, &stat, mode);
+                    let _ = permit(here, name, &stat, mode);
                 }
             }
             if self.change(id(&stat), |made| made.uploads += 1) {
                 held.0.insert(0, id(&stat));
             }
-            here = below;
+            *here = below;
         }
-        Ok(here)
+        Ok(())
     }
 
     /// An upload to `directory` is in place: what it held stays.

@@ -460,6 +460,7 @@ impl Root {
         let first = if missing.is_empty() {
             name
         } else {
+            self.check_case(path, missing)?;
             name::split_first(missing).0
         };
         if self.closes(&parent, first)? {
@@ -507,6 +508,23 @@ impl Root {
             }
         }
         Ok((found?, missing))
+    }
+
+    /// Makes sure that the first directory to be made, of those that are `missing` at the
+    /// end of `path`, isn't there in another case: what goes to it would hide what is in
+    /// that.
+    fn check_case(&self, path: &[u8], missing: &[u8]) -> Result<(), StorageError> {
+        if !self.policy.ignore_case {
+            return Ok(());
+        }
+        let first = name::split_first(missing).0.len();
+        let end = path.len() - missing.len() + first;
+        let mut path = path.get(..end).unwrap_or_default().to_vec();
+        let open = |path: &[u8], flags| self.resolve(path, flags, self.own());
+        match self.common.listings.find(open, &mut path) {
+            Some(()) => Err(StorageError::IN_ANOTHER_CASE),
+            None => Ok(()),
+        }
     }
 
     /// [`Root::begin`] by a name as a client spells it.

@@ -124,6 +124,12 @@ impl Upload {
         if let Some(limit) = policy.uploads.max_total() {
             uploads.ensure_total(limit, 0, announced)?;
         }
+        if let Some(Versions { format, .. }) = policy.uploads.versions() {
+            let mut to_make = missing.split(|&byte| byte == b'/');
+            if to_make.any(|directory| version_name::is_version(directory, format)) {
+                return Err(StorageError::VERSION);
+            }
+        }
         let mut taken = Taken::by(&policy);
         let replaced = if missing.is_empty() {
             look_at_existing(directory.as_fd(), name, &mut taken, &policy)?
@@ -135,13 +141,14 @@ impl Upload {
         let device = fstat(&directory)?.st_dev;
         let min_free = policy.uploads.min_free();
         uploads.ensure_space(&directory, device, announced, 0, min_free)?;
+        let spare = Some(dup(&directory)?);
         let held = if policy.uploads.create_dirs() {
             uploads.made_dirs.hold(directory.as_fd())?
         } else {
             Held::default()
         };
         Ok(Self {
-            spare: Some(dup(&directory)?),
+            spare,
             directory,
             missing: missing.into(),
             held,
@@ -887,7 +894,7 @@ mod tests {
             fs::write(path.join("old"), "old").unwrap();
             let inodes = |path: &Path| nix::sys::statvfs::statvfs(path).unwrap().files_free();
             let before = (names(path), inodes(path));
-            let uploads: Vec<_> = (0..100)
+            let uploads: Vec<_> = (0..300)
                 .map(|number| {
                     root.create(format!("{number}").as_bytes(), Some(100))
                         .unwrap()
@@ -896,7 +903,7 @@ mod tests {
                 .collect();
             assert_eq!(names(path), before.0);
             // Others use the disk as well.
-            assert!(inodes(path) + 50 > before.1);
+            assert!(inodes(path) + 250 > before.1);
             drop(uploads);
             assert_eq!(fs::read(path.join("old")).unwrap(), b"old");
         });

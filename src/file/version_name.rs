@@ -46,18 +46,20 @@ impl VersionFormat {
     /// # Errors
     /// What is wrong with it.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let mut has_field = false;
+        let mut fields = [false; FIELDS.len()];
         let mut letters = text.chars();
         while let Some(letter) = letters.next() {
             match letter {
                 '%' => match letters.next() {
                     Some('%') => {}
-                    Some(field) if field_of(field).is_some() => has_field = true,
-                    Some(other) => {
-                        return Err(format!(
-                            "%{other} is not known; %Y %m %d %H %M %S %s and %% are"
-                        ));
-                    }
+                    Some(other) => match field_of(other) {
+                        Some((place, _)) => fields[place] = true,
+                        None => {
+                            return Err(format!(
+                                "%{other} is not known; %Y %m %d %H %M %S %s and %% are"
+                            ));
+                        }
+                    },
                     None => return Err("a % stands at its end; write %% for a %".to_owned()),
                 },
                 '/' | '\\' => return Err(format!("{letter} separates directories")),
@@ -67,8 +69,16 @@ impl VersionFormat {
                 _ => {}
             }
         }
-        if !has_field {
+        if !fields.contains(&true) {
             return Err("there is no time in it, such as %Y-%m-%dT%H%M%S".to_owned());
+        }
+        let [seconds, calendar @ ..] = fields;
+        if !seconds && !calendar.is_sorted_by_key(|is_there| !is_there) {
+            return Err(
+                "versions would be out of order: it takes %s, or %Y and, without a gap, %m %d %H \
+                 %M %S"
+                    .to_owned(),
+            );
         }
         let format = Self(String::leak(text.to_owned()));
         let mut written = Vec::new();
@@ -294,9 +304,29 @@ mod tests {
             ("%Y/%m", "/"),
             ("%Y\n", "control"),
             ("%s%s%s%s%s", "too long"),
+            // December's would be newer than next January's.
+            ("%m-%d", "%Y"),
+            ("%H%M%S", "%Y"),
+            ("%Y-%d", "%m"),
+            ("%Y-%m-%dT%M", "%H"),
         ] {
             let told = VersionFormat::parse(text).unwrap_err();
             assert!(told.contains(named), "{text}: {told}");
+        }
+    }
+
+    #[test]
+    fn the_new_year_and_midnight_come_after_what_was_before() {
+        const NEW_YEAR: u64 = 1_735_689_600;
+        for text in ["%Y", "%d.%m.%Y", "%H%d%m%Y", "%s", "%m-%d %s"] {
+            let format = format(text);
+            assert!(format.is_some(), "{text}");
+            let order = |seconds| {
+                let named = version(b"f", format, seconds, 0);
+                order(b"f", &named, format).unwrap()
+            };
+            assert!(order(NEW_YEAR - 1) < order(NEW_YEAR), "{text}");
+            assert!(order(NEW_YEAR) <= order(NEW_YEAR + 1), "{text}");
         }
     }
 

@@ -10,7 +10,7 @@ use log::{debug, warn};
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
-use nix::sys::stat::{Mode, SFlag, fstatat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstatat};
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
 use super::error::StorageError;
@@ -24,6 +24,10 @@ const MAX_LISTED: usize = 65_536;
 
 /// Names of versions that are tried, one after the other.
 const MAX_TRIES: u64 = 64;
+
+/// The highest number that is taken for a version's: others may have made higher ones,
+/// and none would be left.
+const MAX_COUNT: u64 = 1 << 60;
 
 /// Versions removed with one upload: after the number to keep was lowered, it takes a
 /// few uploads until they are gone.
@@ -77,6 +81,8 @@ impl Versions {
             let link = |version: &[u8]| link_or_rename(directory, name, version);
             give(name, self.format, seconds, &others, link)?;
         }
+        // A directory, or a link, is none to be removed.
+        others.retain(|it| file(directory, &it.name).is_some());
         Ok(Kept {
             others,
             keep: count.saturating_sub(1),
@@ -106,9 +112,13 @@ impl Kept {
 
 /// Bytes of the file `name`, 0 if there is none.
 pub(super) fn size_of(directory: BorrowedFd<'_>, name: &[u8]) -> u64 {
-    let stat = fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW);
-    let file = stat.ok().filter(|stat| kind(stat) == SFlag::S_IFREG);
+    let file = file(directory, name);
     file.map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0))
+}
+
+fn file(directory: BorrowedFd<'_>, name: &[u8]) -> Option<FileStat> {
+    let stat = fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW);
+    stat.ok().filter(|stat| kind(stat) == SFlag::S_IFREG)
 }
 
 /// Has `place` put a file beside `name`, which is taken, under the next number.
@@ -184,7 +194,9 @@ fn list(
         }
         let entry = entry?;
         let found = entry.file_name().to_bytes();
-        if let Some(order) = version_name::order(name, found, format) {
+        if let Some(order) = version_name::order(name, found, format)
+            && version_name::count_of(&order) <= MAX_COUNT
+        {
             versions.push(Version {
                 order,
                 name: found.to_vec(),

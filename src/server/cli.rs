@@ -9,7 +9,8 @@ use std::time::Duration;
 use clap::{ArgAction, Parser};
 
 use super::address::{Families, ListenAddress, ListenTarget};
-use super::familiar;
+use super::familiar::{self, Familiar};
+use super::other_words;
 use super::upload_args::UploadArgs;
 use crate::host::usage::{self, UsageError};
 use crate::log::LogFormat;
@@ -350,28 +351,6 @@ pub struct Args {
     pub familiar: Familiar,
 }
 
-/// tftp-hpa's options for what is the default here: accepted, so that its
-/// command lines work.
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Accepted for compatibility with tftp-hpa, no effect")]
-pub struct Familiar {
-    /// Let uploads create new files
-    #[arg(short, long, hide_short_help = true)]
-    pub create: bool,
-
-    /// Keep clients below ROOT
-    #[arg(short, long, hide_short_help = true)]
-    pub secure: bool,
-
-    /// Listen without inetd; stays in the foreground here
-    #[arg(short, long, hide_short_help = true)]
-    pub listen: bool,
-
-    /// Listen without inetd, in the foreground
-    #[arg(short = 'L', long, hide_short_help = true)]
-    pub foreground: bool,
-}
-
 /// What the program does beside serving.
 #[cfg(feature = "status")]
 #[derive(Debug, clap::Subcommand)]
@@ -387,12 +366,15 @@ impl Args {
     /// The text to print and the status to exit with: `--help` and `--version`
     /// (0, standard output), or a mistake in one line (2, standard error).
     pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, UsageError> {
-        let words = familiar::translate(words).map_err(|text| UsageError {
+        let words = other_words::translate(words).map_err(|text| UsageError {
             text: format!("tftpd: {text}"),
             status: 2,
         })?;
         let args = Self::try_parse_from(words);
-        let mut args = args.map_err(|error| UsageError::new("tftpd", 2, &error))?;
+        let mut args = args.map_err(|error| match familiar::hint(&error) {
+            Some(text) => UsageError { text, status: 2 },
+            None => UsageError::new("tftpd", 2, &error),
+        })?;
         // How tftp-hpa is told that there are no rules.
         args.map_file.take_if(|file| file == Path::new("/dev/null"));
         Ok(args)

@@ -19,13 +19,16 @@ pub mod cli;
 mod counters;
 mod drops;
 mod exposure;
-#[cfg_attr(not(feature = "familiar"), path = "no_familiar.rs")]
-pub mod familiar;
+mod familiar;
 mod floor;
 mod front;
 mod hints;
+mod listen;
 mod logging;
+mod opened;
 mod opening;
+#[cfg_attr(not(feature = "familiar"), path = "no_other_words.rs")]
+pub mod other_words;
 mod pacing;
 mod ports;
 mod report;

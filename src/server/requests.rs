@@ -20,7 +20,6 @@ use crate::host::clock;
 use crate::log::event::Event;
 use crate::net::{Destination, ListenSocket, Received};
 use crate::policy::Policy;
-use crate::policy::rules::file::LiveRules;
 use crate::protocol::transfer::Config;
 use crate::session::{Heading, tid};
 use crate::table::rate::NetworkRateLimit;
@@ -105,9 +104,9 @@ impl Requests {
         }
     }
 
-    /// The rules by client.
-    pub(super) const fn rules(&self) -> Option<&LiveRules> {
-        self.opener.policy.rules.as_ref()
+    /// What decides who gets which file.
+    pub(super) const fn policy(&self) -> &Policy {
+        &self.opener.policy
     }
 
     /// Reads the map file and the rules file again, if there are any.

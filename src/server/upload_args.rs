@@ -46,7 +46,7 @@ pub struct UploadArgs {
 
     /// Let nobody read what was uploaded, or learn that a name is taken: such an upload
     /// is stored beside the other, as FILE.~1~
-    #[arg(long, help_heading = "Uploads", conflicts_with_all = ["read_only", "overwrite"])]
+    #[arg(long, help_heading = "Uploads", conflicts_with_all = ["read_only", "overwrite", "create_dirs"])]
     write_only: bool,
 
     /// Acknowledge the last block of an upload once it is on the disk

@@ -2,7 +2,7 @@
 //!
 //! It has a poll of its own, which is one readiness event of the server's; so while
 //! nobody asks it costs nothing. Whoever asks comes after the transfers in a turn, and
-//! a turn writes [`TURN_BYTES`] at most. Read-only: nothing that is asked for changes
+//! a turn writes 64 KiB at most. Read-only: nothing that is asked for changes
 //! anything. Must not: know a served file, or keep anything for a client that has gone.
 
 mod address;

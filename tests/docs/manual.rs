@@ -43,7 +43,7 @@ pub(crate) fn migration() -> Made {
     let (_, clients) = there.split_once("# From other clients\n").expect("clients");
     let mut text =
         String::from("# From other servers\n\n| with | you wrote | write here |\n|---|---|---|\n");
-    for row in tftpd::server::familiar::ROWS {
+    for row in tftpd::server::other_words::ROWS {
         let _ = writeln!(text, "| {} | {} | {} |", row.with, row.theirs, row.ours);
     }
     let _ = write!(text, "\n# From other clients\n{clients}");

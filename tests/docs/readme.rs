@@ -12,8 +12,9 @@ use nix::unistd::Pid;
 
 use super::common::{bounded, require, said, tftpd};
 
-/// The port that the README uses.
+/// The ports that the README uses.
 const PORT: &str = "6969";
+const STATUS_PORT: &str = "8069";
 
 /// The blocks to be run.
 pub(crate) fn blocks(readme: &str) -> Vec<&str> {
@@ -48,6 +49,7 @@ impl Server {
     fn start(directory: &Path, block: &str) -> Self {
         let script = block
             .replace(PORT, "0")
+            .replace(STATUS_PORT, "0")
             .replace("tftpd -p", "exec tftpd -p");
         // Not under timeout(1): that loses its child where it is stopped before
         // it has returned from fork.

@@ -1,0 +1,184 @@
+//! The sockets that requests come in on, as the command line wants them or as they were
+//! handed over.
+//!
+//! Each thing that can go wrong ends in one line that names the value and the remedy.
+//! Must not: receive.
+
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::rc::Rc;
+
+use log::{info, warn};
+use nix::libc::{EADDRNOTAVAIL, EAFNOSUPPORT};
+use nix::net::if_::if_nametoindex;
+
+use super::MAX_LISTENERS;
+use super::address::ListenTarget;
+use super::cli::Args;
+use crate::file::reason;
+use crate::net::{Binding, ListenSocket, TransferSocket};
+use crate::policy::rules::file::RulesFile;
+
+/// Other ports the kernel is asked for until one is free for IPv4 and IPv6.
+const SHARED_PORT_TRIES: usize = 16;
+
+/// The sockets that requests come in on: those that were handed over, or our own.
+pub(super) fn listeners(
+    args: &Args,
+    inherited: Vec<UdpSocket>,
+    rules: Option<&RulesFile>,
+) -> Result<Rc<[ListenSocket]>, String> {
+    if let Some(name) = &args.interface
+        && if_nametoindex(name.as_str()).is_err()
+    {
+        return Err(format!("cannot listen on {name}: no such interface"));
+    }
+    let listeners = if inherited.is_empty() {
+        listen(args)?
+    } else {
+        adopt(args, inherited)?
+    };
+    let device: Option<Rc<str>> = args.interface.as_deref().map(Into::into);
+    let listeners: Vec<_> = listeners
+        .into_iter()
+        .map(|it| it.with_transfers_on(device.as_ref()))
+        .collect();
+    if args.single_port || rules.is_some_and(RulesFile::has_single_port) {
+        // It takes a right that is about to be given up.
+        listeners.iter().for_each(ListenSocket::prepare_sharing);
+    }
+    Ok(listeners.into())
+}
+
+/// Whether transfers may be bound to the interface with the rights that are left.
+pub(super) fn may_bind_transfers(args: &Args, listeners: &[ListenSocket]) -> Result<(), String> {
+    let Some(device) = args.interface.as_deref().filter(|_| !args.single_port) else {
+        return Ok(());
+    };
+    let local = listeners.first().map(|it| it.address().ip());
+    let local = local.map_or(Ipv4Addr::UNSPECIFIED.into(), |it| match it {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    });
+    match TransferSocket::bind_on(Some(device), local, 0, None, 0) {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(format!(
+            "cannot bind transfers to {device}: {}; that takes Linux 5.7, or --single-port",
+            reason(&error)
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Listens on sockets that were handed over, whatever -a and -p say.
+fn adopt(args: &Args, sockets: Vec<UdpSocket>) -> Result<Vec<ListenSocket>, String> {
+    let adopt = |socket| {
+        let listener = ListenSocket::inherit(socket)?;
+        if let Some(device) = &args.interface {
+            listener.bind_device(device)?;
+        }
+        Ok(listener)
+    };
+    let adopted: io::Result<_> = sockets.into_iter().map(adopt).collect();
+    adopted.map_err(|error| format!("cannot listen on an inherited socket: {}", reason(&error)))
+}
+
+fn listen(args: &Args) -> Result<Vec<ListenSocket>, String> {
+    let targets = args.listen_targets()?;
+    if targets.is_empty() {
+        return Err(
+            "no address of that family is left to listen on; drop -4 or -6, or change -a".into(),
+        );
+    }
+    if targets.len() > MAX_LISTENERS {
+        let count = targets.len();
+        return Err(format!(
+            "{count} addresses are too many to listen on; give at most {MAX_LISTENERS} with -a"
+        ));
+    }
+    let mut tries = SHARED_PORT_TRIES;
+    loop {
+        match bind_all(&targets, args) {
+            // A port that was free for the first address isn't for the next.
+            Err((address, error))
+                if error.kind() == ErrorKind::AddrInUse
+                    && args.port == 0
+                    && address.port() != 0
+                    && tries > 0 =>
+            {
+                tries -= 1;
+            }
+            Err((address, error)) => return Err(cannot_listen(address, &error)),
+            Ok(listeners) => return Ok(listeners),
+        }
+    }
+}
+
+/// Binds every address; those without a port all get the one that the kernel
+/// chose for the first.
+fn bind_all(
+    targets: &[ListenTarget],
+    args: &Args,
+) -> Result<Vec<ListenSocket>, (SocketAddr, io::Error)> {
+    let mut listeners: Vec<ListenSocket> = Vec::with_capacity(targets.len());
+    let mut lacking = None;
+    for target in targets {
+        let mut address = target.address;
+        if let (0, Some(first)) = (address.port(), listeners.first()) {
+            address.set_port(first.address().port());
+        }
+        match bind(address, target, args) {
+            Ok(listener) => listeners.push(listener),
+            Err(error) if is_optional(target, args) && lacks_family(&error) => {
+                lacking = Some((address, error));
+            }
+            Err(error) => return Err((address, error)),
+        }
+    }
+    match lacking {
+        Some(lacking) if listeners.is_empty() => Err(lacking),
+        Some(_) => {
+            info!("this machine has no IPv6: listening on IPv4 alone");
+            Ok(listeners)
+        }
+        None => Ok(listeners),
+    }
+}
+
+/// Nobody asked for IPv6 in particular.
+fn is_optional(target: &ListenTarget, args: &Args) -> bool {
+    target.address.is_ipv6() && !target.is_literal && !args.ipv6
+}
+
+/// Binds to an address, even to one that was asked for and isn't there yet.
+fn bind(address: SocketAddr, target: &ListenTarget, args: &Args) -> io::Result<ListenSocket> {
+    let mut binding = Binding {
+        reuse_port: args.reuse_port,
+        ahead: false,
+        device: target.device.as_deref().or(args.interface.as_deref()),
+    };
+    match ListenSocket::bind(address, binding) {
+        Err(error) if error.kind() == ErrorKind::AddrNotAvailable && target.is_literal => {
+            binding.ahead = true;
+            let listener = ListenSocket::bind(address, binding)?;
+            let ip = address.ip();
+            warn!("{ip} is no address of this machine yet: it will be served when it is");
+            Ok(listener)
+        }
+        bound => bound,
+    }
+}
+
+fn lacks_family(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(EAFNOSUPPORT | EADDRNOTAVAIL))
+}
+
+fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
+    let remedy = match error.kind() {
+        ErrorKind::PermissionDenied => {
+            "; use -p with a port above 1023, or grant CAP_NET_BIND_SERVICE"
+        }
+        ErrorKind::AddrInUse => "; stop the server that has it, or choose another port with -p",
+        _ => "",
+    };
+    format!("cannot listen on {address}: {}{remedy}", reason(error))
+}

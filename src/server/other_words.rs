@@ -1,0 +1,328 @@
+//! The words of other servers' command lines: which of them are taken, and what is to be
+//! written instead of the others.
+//!
+//! One table for both, and for the manual, which shows its rows. Must not: take a word
+//! for what it doesn't mean there.
+
+use std::ffi::OsString;
+
+/// A row of the manual's table, and its words.
+#[derive(Debug)]
+pub struct Row {
+    /// The other server.
+    pub with: &'static str,
+    /// What is written there.
+    pub theirs: &'static str,
+    /// What is written here.
+    pub ours: &'static str,
+    words: &'static [(&'static str, Here)],
+}
+
+/// What a word is here.
+#[derive(Debug, Clone, Copy)]
+enum Here {
+    /// These words; it takes no value.
+    Flag(&'static [&'static str]),
+    /// Nothing; its value goes as well.
+    Dropped,
+    /// Another word with the same value.
+    Renamed(&'static str),
+    /// What is made of its value; `None` if that is wrong.
+    Value(fn(&str) -> Option<Vec<String>>),
+    /// The same, where the value may be missing; otherwise it stands behind a `=`.
+    Optional(fn(Option<&str>) -> Option<Vec<String>>),
+    /// No word is taken for it: the message says what to write.
+    Told,
+}
+
+use Here::{Dropped, Flag, Optional, Renamed, Told, Value};
+
+/// What stands in the command line for the words of other servers.
+///
+/// # Errors
+/// One line: a word that isn't taken, or a value that makes no sense.
+pub(super) fn translate(
+    words: impl IntoIterator<Item = OsString>,
+) -> Result<Vec<OsString>, String> {
+    let words: Vec<_> = words.into_iter().collect();
+    let is_daemon = words.iter().any(|word| word == "--daemon");
+    let mut words = words.into_iter().peekable();
+    let mut translated: Vec<OsString> = words.next().into_iter().collect();
+    while let Some(word) = words.next() {
+        if word == "--" {
+            translated.push(word);
+            translated.extend(words);
+            break;
+        }
+        let (name, value) = split(&word);
+        let Some((row, here)) = name.and_then(find) else {
+            let is_number = |next: &OsString| next.as_encoded_bytes().first() > Some(&b'/');
+            if word == "-p" && !words.peek().is_some_and(is_number) {
+                return Err(told("-p", &PERMISSIVE));
+            }
+            translated.push(word);
+            continue;
+        };
+        let name = name.unwrap_or_default();
+        let here = match here {
+            // It never ends by itself there.
+            Renamed("--idle-exit") if is_daemon => Dropped,
+            here => here,
+        };
+        let mut value = value.map(str::to_owned);
+        if matches!(here, Dropped | Renamed(_) | Value(_)) && value.is_none() {
+            let next = words.next().and_then(|next| next.into_string().ok());
+            value = Some(next.ok_or_else(|| format!("a value is required for {name}"))?);
+        }
+        let value = value.as_deref();
+        let made = match here {
+            Flag(made) if value.is_none() => Some(made.iter().map(|&it| it.into()).collect()),
+            Dropped => Some(vec![]),
+            Renamed(word) => value.map(|value| vec![word.to_owned(), value.to_owned()]),
+            Value(make) => value.and_then(make),
+            Optional(make) => make(value),
+            Flag(_) => None,
+            Told => return Err(told(name, row)),
+        };
+        let made = made.ok_or_else(|| told(&word.to_string_lossy(), row))?;
+        translated.extend(made.into_iter().map(OsString::from));
+    }
+    Ok(translated)
+}
+
+/// A long word's name and its value, or a short one's.
+fn split(word: &OsString) -> (Option<&str>, Option<&str>) {
+    match word.to_str() {
+        Some(long) if long.starts_with("--") => match long.split_once('=') {
+            Some((name, value)) => (Some(name), Some(value)),
+            None => (Some(long), None),
+        },
+        Some(short) if short.starts_with("-T") => {
+            let (name, value) = short.split_at(2);
+            (Some(name), Some(value).filter(|it| !it.is_empty()))
+        }
+        _ => (None, None),
+    }
+}
+
+fn find(name: &str) -> Option<(&'static Row, Here)> {
+    ROWS.iter().find_map(|row| {
+        let word = row.words.iter().find(|(word, _)| *word == name)?;
+        Some((row, word.1))
+    })
+}
+
+fn told(word: &str, row: &Row) -> String {
+    let (with, ours) = (row.with, row.ours.replace('`', ""));
+    format!("{word} is a word of {with}; write here: {ours}; see tftpd(8)")
+}
+
+fn words<const N: usize>(words: [&str; N]) -> Vec<String> {
+    words.map(str::to_owned).into()
+}
+
+/// `-t`, from so many units of which a second has `per_second`.
+fn wait(value: &str, per_second: u64) -> Option<Vec<String>> {
+    let number: u64 = value.parse().ok()?;
+    let milliseconds = number.checked_mul(1000)? / per_second;
+    Some(words(["-t", &milliseconds.max(1).to_string()]))
+}
+
+/// `-v`, so many times.
+fn verbose(times: u64) -> Vec<String> {
+    vec!["-v".to_owned(); times.min(2) as usize]
+}
+
+/// `-B`, for packets of so many bytes with the headers of IP, UDP and TFTP.
+fn block_within(mtu: &str) -> Option<Vec<String>> {
+    let bytes: u32 = mtu.parse().ok()?;
+    Some(words(["-B", &bytes.checked_sub(32)?.to_string()]))
+}
+
+/// `-a`, for each interface.
+fn interfaces(names: Option<&str>) -> Vec<String> {
+    let listen = names.into_iter().flat_map(|names| names.split(','));
+    let listen = listen.flat_map(|name| ["-a", name]);
+    let all = ["--read-only"].into_iter().chain(listen);
+    all.map(str::to_owned).collect()
+}
+
+const fn row(
+    with: &'static str,
+    theirs: &'static str,
+    ours: &'static str,
+    words: &'static [(&'static str, Here)],
+) -> Row {
+    Row {
+        with,
+        theirs,
+        ours,
+        words,
+    }
+}
+
+const HPA: &str = "tftp-hpa";
+const ATFTPD: &str = "atftpd";
+const DNSMASQ: &str = "dnsmasq";
+
+const PERMISSIVE: Row = row(
+    HPA,
+    "`--permissive`",
+    "the same; it has no effect, the rights of USER decide; `-p` is the port here",
+    &[("--permissive", Flag(&[]))],
+);
+
+/// All rows, in the manual's order.
+#[rustfmt::skip]
+pub static ROWS: &[Row] = &[
+    row(HPA, "`in.tftpd -l -s /srv/tftp`",
+        "`tftpd -u nobody --read-only /srv/tftp`; it stays in the foreground, and takes `-l` and `-s` too", &[]),
+    row(HPA, "`-c`, `-s`, `-l`, `-L` and `--create`, `--secure`, `--listen`, `--foreground`",
+        "the same; they have no effect, since this is the default", &[]),
+    row(HPA, "without `-c`: only files that exist can be uploaded",
+        "`--read-only`, or `--overwrite`, which allows new files as well", &[]),
+    PERMISSIVE,
+    row(HPA, "`-a 192.0.2.1`, `-a 192.0.2.1:69`, `-a [2001:db8::1]:69`, `--address :6969`, `-4`, `-6`",
+        "the same", &[]),
+    row(HPA, "`-t 900` (`--timeout`), under inetd",
+        "`--idle-exit 900`; `-t` is the wait for an answer here", &[]),
+    row(HPA, "`-T 500000`, `--retransmit 500000`, microseconds", "the same; or `-t 500`, milliseconds",
+        &[("-T", Value(|it| wait(it, 1_000_000))), ("--retransmit", Value(|it| wait(it, 1_000_000)))]),
+    row(HPA, "`-B 1428`, `--blocksize 1428`", "the same; or `--max-blksize 1428`",
+        &[("--blocksize", Renamed("-B"))]),
+    row(HPA, "`-r blksize`, `-R 50000:50999`, `-U 022`, `-m FILE`, `-m /dev/null`, `-v`", "the same", &[]),
+    row(HPA, "`--verbosity 2`", "the same; or `-v`, `-vv`",
+        &[("--verbosity", Value(|it| it.parse().ok().map(verbose)))]),
+    row(HPA, "`-u tftp`; nobody if left out", "the same; if left out, the user that started it", &[]),
+    row(HPA, "`-P FILE`, `--pidfile FILE`", "the same; or `--pid-file FILE`",
+        &[("--pidfile", Renamed("-P"))]),
+    row(HPA, "several directories, without `-s`",
+        "one ROOT, and `--follow-links DIR` for each directory that links in it may lead to", &[]),
+    row(HPA, "nothing; the log goes to the syslog", "`--syslog`; under inetd nothing", &[]),
+    row(ATFTPD, "`--daemon`, `--no-fork`, `--prevent-sas`, `--no-multicast`",
+        "the same; they have no effect: this is always the case, and it stays in the foreground",
+        &[("--daemon", Flag(&[])), ("--no-fork", Flag(&[])), ("--prevent-sas", Flag(&[])), ("--no-multicast", Flag(&[]))]),
+    row(ATFTPD, "`--port 6969`, `--bind-address 192.0.2.1`", "the same; or `-p 6969`, `-a 192.0.2.1`",
+        &[("--bind-address", Renamed("-a"))]),
+    row(ATFTPD, "`--user nobody.nogroup`, `--group nogroup`", "`-u nobody:nogroup`",
+        &[("--group", Told)]),
+    row(ATFTPD, "`--tftpd-timeout 300`", "the same; or `--idle-exit 300`; with `--daemon` it has no effect",
+        &[("--tftpd-timeout", Renamed("--idle-exit"))]),
+    row(ATFTPD, "`--retry-timeout 5`, seconds", "the same; or `-t 5000`, milliseconds",
+        &[("--retry-timeout", Value(|it| wait(it, 1)))]),
+    row(ATFTPD, "`--maxthread 100`", "the same; or `--max-sessions 100`",
+        &[("--maxthread", Renamed("--max-sessions"))]),
+    row(ATFTPD, "`--no-timeout`", "the same; or `-r timeout -r utimeout`",
+        &[("--no-timeout", Flag(&["-r", "timeout", "-r", "utimeout"]))]),
+    row(ATFTPD, "`--no-tsize`, `--no-blksize`, `--no-windowsize`",
+        "the same; or `-r tsize`, `-r blksize -r blksize2`, `-r windowsize`",
+        &[("--no-tsize", Flag(&["-r", "tsize"])), ("--no-blksize", Flag(&["-r", "blksize", "-r", "blksize2"])),
+          ("--no-windowsize", Flag(&["-r", "windowsize"]))]),
+    row(ATFTPD, "`--logfile FILE`, `--logfile -`, `--pidfile FILE`",
+        "the same; or `--log-file FILE`, nothing (standard error), `-P FILE`",
+        &[("--logfile", Value(|it| if it == "-" { Some(vec![]) } else { Some(words(["--log-file", it])) }))]),
+    row(ATFTPD, "nothing; the log goes to the syslog", "`--syslog`", &[]),
+    row(ATFTPD, "`--verbose=7`, `--trace`", "the same; or `-v`, `-vv`",
+        &[("--verbose", Optional(|it| it.map_or(Some(7), |it| it.parse().ok()).map(|level: u64| verbose(u64::from(level > 6))))),
+          ("--trace", Flag(&["-vv"]))]),
+    row(ATFTPD, "`--pcre FILE`, `--pcre-test FILE`",
+        "`-m FILE`, `--map-test FILE`, with rules in another language, see `tftpd.map`(5)",
+        &[("--pcre", Told), ("--pcre-test", Told)]),
+    row(ATFTPD, "`--mcast-ttl 1`, `--mcast-port 1758`, `--mcast-addr 239.255.0.0-255`",
+        "the same; they have no effect: each client gets its own packets",
+        &[("--mcast-ttl", Dropped), ("--mcast-port", Dropped), ("--mcast-addr", Dropped)]),
+    row(ATFTPD, "`--mtftp FILE`, `--no-source-port-checking`", "no equivalent",
+        &[("--mtftp", Told), ("--mtftp-port", Told), ("--no-source-port-checking", Told)]),
+    row(DNSMASQ, "`--enable-tftp`, `--tftp-root=/srv/tftp`", "the same; or `--read-only /srv/tftp`",
+        &[("--enable-tftp", Optional(|it| Some(interfaces(it)))), ("--tftp-root", Value(|it| Some(words(["--read-only", it]))))]),
+    row(DNSMASQ, "`--enable-tftp=eth0`", "the same; or `--read-only -a eth0`", &[]),
+    row(DNSMASQ, "nothing; links that leave the root are followed", "`--follow-links DIR`", &[]),
+    row(DNSMASQ, "`--tftp-secure`", "file permissions, and `-u tftp`", &[("--tftp-secure", Told)]),
+    row(DNSMASQ, "`--tftp-max=50`", "the same; or `--max-sessions 50`",
+        &[("--tftp-max", Renamed("--max-sessions"))]),
+    row(DNSMASQ, "`--tftp-mtu=1500`", "the same; or `-B 1468`, the room that leaves for a block",
+        &[("--tftp-mtu", Value(block_within))]),
+    row(DNSMASQ, "`--tftp-no-blocksize`", "the same; or `-r blksize -r blksize2`",
+        &[("--tftp-no-blocksize", Flag(&["-r", "blksize", "-r", "blksize2"]))]),
+    row(DNSMASQ, "`--tftp-port-range=50000,50999`", "the same; or `-R 50000:50999`",
+        &[("--tftp-port-range", Value(|it| Some(words(["-R", &it.replace(',', ":")]))))]),
+    row(DNSMASQ, "`--tftp-lowercase`", "`-m FILE` with the rule `r ^.*$ \\L\\0`",
+        &[("--tftp-lowercase", Told)]),
+    row(DNSMASQ, "`--quiet-tftp`", "the same; or `-q`", &[("--quiet-tftp", Flag(&["-q"]))]),
+    row(DNSMASQ, "`--tftp-no-fail`", "nothing; a missing ROOT is an error", &[("--tftp-no-fail", Told)]),
+    row(DNSMASQ, "`--tftp-single-port`", "the same; or `--single-port`",
+        &[("--tftp-single-port", Flag(&["--single-port"]))]),
+    row(DNSMASQ, "`--tftp-unique-root=ip`, `--tftp-unique-root=mac`",
+        "the same; or `--per-client-root ip`, `--per-client-root mac`, which is for IPv4 alone",
+        &[("--tftp-unique-root", Optional(|it| Some(words(["--per-client-root", it.unwrap_or("ip")]))))]),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn translated(line: &str) -> Result<String, String> {
+        let words = std::iter::once("tftpd").chain(line.split_whitespace());
+        let words = translate(words.map(OsString::from))?;
+        let words = words.iter().skip(1).map(|word| word.to_str().unwrap());
+        Ok(words.collect::<Vec<_>>().join(" "))
+    }
+
+    #[test]
+    fn words_are_taken_for_what_they_mean_there() {
+        for (theirs, ours) in [
+            ("-l -s /srv/tftp", "-l -s /srv/tftp"),
+            ("--permissive /srv", "/srv"),
+            ("-T 500000", "-t 500"),
+            ("-T500000", "-t 500"),
+            ("--retransmit=1500000", "-t 1500"),
+            ("--retransmit 10", "-t 1"),
+            ("--blocksize 1428 x", "-B 1428 x"),
+            ("--verbosity 3", "-v -v"),
+            ("--verbosity=0", ""),
+            ("--verbose=7", "-v"),
+            ("--verbose=5", ""),
+            ("--verbose", "-v"),
+            (
+                "--daemon --maxthread 100 --mcast-ttl 1 /srv",
+                "--max-sessions 100 /srv",
+            ),
+            ("--tftpd-timeout 300 --verbose=5", "--idle-exit 300"),
+            ("--tftpd-timeout 300 --daemon", ""),
+            ("--logfile - --pidfile x", "-P x"),
+            (
+                "--enable-tftp --tftp-root=/srv",
+                "--read-only --read-only /srv",
+            ),
+            ("--enable-tftp=eth0,eth1", "--read-only -a eth0 -a eth1"),
+            ("--tftp-mtu=1500", "-B 1468"),
+            ("--tftp-port-range=1,2", "-R 1:2"),
+            ("--tftp-unique-root", "--per-client-root ip"),
+            ("-p 69", "-p 69"),
+            ("-- --permissive", "-- --permissive"),
+        ] {
+            assert_eq!(translated(theirs).as_deref(), Ok(ours), "{theirs}");
+        }
+    }
+
+    #[test]
+    fn for_the_others_the_word_to_write_is_told() {
+        for (theirs, named) in [
+            ("--group nogroup", "-u nobody:nogroup"),
+            ("--pcre file", "-m FILE"),
+            ("--tftp-secure", "permissions"),
+            ("--mtftp file", "no equivalent"),
+            ("--tftp-no-fail", "missing ROOT"),
+            ("--retransmit soon", "milliseconds"),
+            ("--tftp-mtu=20", "-B"),
+            ("--daemon=yes", "foreground"),
+            ("--blocksize", "value"),
+            ("-p -s /srv", "port"),
+            ("-p /srv", "port"),
+        ] {
+            let told = translated(theirs).unwrap_err();
+            assert!(told.contains(named), "{theirs}: {told}");
+            assert_eq!(told.lines().count(), 1);
+        }
+    }
+}
