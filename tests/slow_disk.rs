@@ -276,6 +276,25 @@ fn a_client_that_gives_up_while_the_disk_is_waited_for_is_told_from_others() {
     assert!(line.ends_with(told), "{line}");
 }
 
+#[test]
+fn a_download_that_a_slow_disk_made_slow_is_told_from_others() {
+    let server = Server::start(&["--status", "127.0.0.1:0"]);
+    let slow = content(1, 700_000);
+    let Some((_mounted, _)) = mount(&server.root().join("slow"), &[("f", &slow[..])]) else {
+        return;
+    };
+    let client = RawClient::new(&server);
+    let options = [("blksize", "1428"), ("windowsize", "16")];
+    let got = client.read_with(&rrq("slow/f", &options), 1428, 16, 0);
+    assert_same("f", &got.expect("a download"), &slow);
+    let line = server.wait_ended(client.addr(), 1).remove(0);
+    let told = r#" hint="slow because of the disk: it was waited for""#;
+    assert!(line.ends_with(told), "{line}");
+    // The first block's wait is in the first answer's time.
+    let client = RawClient::new(&server);
+    client.ask_patiently(&rrq("slow/f", &[]));
+}
+
 /// More background requests than FUSE takes at a time (12): the server must not
 /// be the one that waits until there is room.
 #[test]
