@@ -292,6 +292,29 @@ fn windows_wrap_as_well_and_are_rewound_across_the_wrap() {
 }
 
 #[test]
+fn an_echo_ends_the_doubling_of_windows_and_a_false_one_costs_a_nack() {
+    // The whole window was sent again for nothing: each ACK names what had gone out.
+    Script::sender(&ADAPTIVE, Server(WINDOWS), length(40)).play(
+        "  0 open      > OACK blksize=8 windowsize=4 @1000
+          10 ACK 0     > DATA 1-4      @40
+          20 ACK 2     > DATA 3-6      @50
+          30 ACK 4     > DATA 5-8      @60
+          40 ACK 6     > DATA 9-10     @70
+          50 ACK 10    > DATA 11-14    @75",
+    );
+    // Blocks 7 and 8 are lost, indeed: 9 brings the NACK.
+    Script::sender(&ADAPTIVE, Server(WINDOWS), length(40)).play(
+        "  0 open      > OACK blksize=8 windowsize=4 @1000
+          10 ACK 0     > DATA 1-4      @40
+          20 ACK 2     > DATA 3-6      @50
+          30 ACK 4     > DATA 5-8      @60
+          40 ACK 6     > DATA 9-10     @70
+          50 ACK 6     > DATA 7-10     @80
+          60 ACK 10    > DATA 11-14    @90",
+    );
+}
+
+#[test]
 fn the_largest_window_tells_an_old_ack_from_a_new_one() {
     for rollover in [0, 1] {
         let asked = format!("rollover={rollover} windowsize=65535 blksize=8").leak();
