@@ -14,6 +14,8 @@ mod common;
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -30,6 +32,10 @@ use common::*;
 
 /// What every read of the slow file system takes.
 const DELAY: Duration = Duration::from_millis(400);
+
+/// A file whose every read takes much longer.
+const CRAWLING: &str = "crawling";
+const LONG_DELAY: Duration = Duration::from_millis(2200);
 
 /// The worst wait of a download beside slow ones, as it usually is.
 const GOAL: Duration = Duration::from_millis(20);
@@ -107,9 +113,11 @@ impl Filesystem for SlowDisk {
         reply: ReplyData,
     ) {
         self.reads.fetch_add(1, Ordering::Relaxed);
-        let content = Arc::clone(&self.files[ino.0 as usize - 2].1);
+        let (name, content) = &self.files[ino.0 as usize - 2];
+        let delay = if *name == CRAWLING { LONG_DELAY } else { DELAY };
+        let content = Arc::clone(content);
         thread::spawn(move || {
-            thread::sleep(DELAY);
+            thread::sleep(delay);
             let start = content.len().min(offset as usize);
             let end = content.len().min(start + size as usize);
             reply.data(&content[start..end]);
@@ -274,6 +282,42 @@ fn a_client_that_gives_up_while_the_disk_is_waited_for_is_told_from_others() {
     let line = server.wait_ended(client.addr(), 1).remove(0);
     let told = r#" hint="the client gave up while the disk was waited for""#;
     assert!(line.ends_with(told), "{line}");
+}
+
+#[test]
+fn a_download_that_a_slow_disk_made_slow_is_told_from_others() {
+    let has_status = cfg!(feature = "status");
+    let args = ["--status", "127.0.0.1:0"];
+    let server = Server::start(if has_status { &args } else { &[] });
+    let slow = content(1, 10_000);
+    let files = [(CRAWLING, &slow[..])];
+    let Some((_mounted, _)) = mount(&server.root().join("slow"), &files) else {
+        return;
+    };
+    let client = RawClient::new(&server);
+    let got = client.read(&format!("slow/{CRAWLING}"));
+    assert_same(CRAWLING, &got.expect("a download"), &slow);
+    let line = server.wait_ended(client.addr(), 1).remove(0);
+    let told = r#" hint="slow because of the disk: it was waited for""#;
+    assert!(line.ends_with(told), "{line}");
+    if !has_status {
+        return;
+    }
+    // Its first answer came no sooner than its first block.
+    let line = server.wait_for_log(|line| line.contains("status on http://"), PATIENCE);
+    let line = line.expect("a status port");
+    let (_, status) = line.split_once("http://").expect("an address");
+    let mut stream = TcpStream::connect(status.trim_end_matches('/')).expect("a connection");
+    let request = b"GET /metrics HTTP/1.0\r\n\r\n";
+    stream.write_all(request).expect("it is read");
+    let mut metrics = String::new();
+    stream.read_to_string(&mut metrics).expect("metrics");
+    for told in [
+        "tftpd_first_answer_seconds_bucket{le=\"1\"} 0\n",
+        "tftpd_first_answer_seconds_count 1\n",
+    ] {
+        assert!(metrics.contains(told), "{told}: {metrics}");
+    }
 }
 
 /// More background requests than FUSE takes at a time (12): the server must not

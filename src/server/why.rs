@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use crate::protocol::transfer::{Outcome, Progress};
-use crate::session::{Content, Session};
+use crate::session::{Content, Session, Waited};
 
 /// How a transfer ended.
 #[derive(Debug, Clone, Copy)]
@@ -70,6 +70,7 @@ pub(super) fn hint(
             return slow(&Pace {
                 bytes: session.bytes(),
                 took,
+                waited: session.waited(),
                 round_trip: session.transfer().round_trip(),
                 progress,
             });
@@ -102,22 +103,29 @@ fn silence(session: &Session, progress: Progress) -> Option<&'static str> {
 struct Pace {
     bytes: u64,
     took: Duration,
+    waited: Waited,
     round_trip: Option<Duration>,
     progress: Progress,
 }
 
-/// What a transfer that went slowly waited for.
+/// What a transfer that went slowly waited for half of its time; nothing, if that isn't
+/// known: it may have been held back, or have waited for the disk to store.
 #[expect(clippy::cast_precision_loss, reason = "a comparison of rates")]
 fn slow(pace: &Pace) -> Option<String> {
     let Pace {
         bytes,
         took,
+        waited,
         round_trip,
         progress,
     } = pace;
     let rate = *bytes as f64 / took.as_secs_f64().max(0.001);
     if *took < SLOW || rate >= SLOW_RATE {
         return None;
+    }
+    let half = *took / 2;
+    if waited.file >= half {
+        return Some("slow because of the disk: it was waited for".to_owned());
     }
     let (blocks, again) = (progress.blocks, progress.retransmits);
     if again * LOSS > blocks {
@@ -131,7 +139,7 @@ fn slow(pace: &Pace) -> Option<String> {
         .filter(|it| *it >= LONG_ROUND_TRIP)
         .map(|it| (it, it.as_secs_f64() * turns as f64));
     match waits {
-        Some((time, waited)) if waited >= took.as_secs_f64() / 2.0 => {
+        Some((time, waits)) if waits >= half.as_secs_f64() => {
             let millis = time.as_millis();
             let one = match progress.window_size {
                 0 | 1 => "each block".to_owned(),
@@ -142,7 +150,10 @@ fn slow(pace: &Pace) -> Option<String> {
                  blocks (blksize) or windows (windowsize) on the client help"
             ))
         }
-        _ => Some("slow because of the client: it paused between its answers".to_owned()),
+        _ if waited.peer >= half => {
+            Some("slow because of the client: it paused between its answers".to_owned())
+        }
+        _ => None,
     }
 }
 
@@ -164,43 +175,44 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slow_transfers_have_a_cause_lockstep_loss_or_pauses() {
-        for (bytes, seconds, round_trip, window_size, retransmits, told) in [
+    fn slow_transfers_have_a_cause_lockstep_loss_pauses_or_the_disk() {
+        let each = Some("each block waits 95 ms");
+        let window = Some("each window of 4 blocks waits 38 ms");
+        let loss = Some("loss: 6 packets were sent again for 100 blocks");
+        let paused = Some("of the client: it paused");
+        let disk = Some("of the disk: ");
+        for (bytes, seconds, (disk_waited, client_waited), round_trip, window_size, again, told) in [
             // Not slow.
-            (10_000, 1, Some(100), 1, 0, None),
-            (10_000_000, 10, Some(100), 1, 0, None),
-            (51_200, 10, Some(95), 1, 0, Some("each block waits 95 ms")),
-            (
-                512_000,
-                10,
-                Some(38),
-                4,
-                0,
-                Some("each window of 4 blocks waits 38 ms"),
-            ),
-            (
-                51_200,
-                10,
-                Some(95),
-                1,
-                6,
-                Some("loss: 6 packets were sent again for 100 blocks"),
-            ),
-            (51_200, 10, Some(20), 1, 0, Some("of the client: it paused")),
-            (51_200, 10, Some(1), 1, 0, Some("of the client: it paused")),
-            (51_200, 10, None, 1, 5, Some("of the client: it paused")),
-            (0, 10, None, 1, 0, Some("of the client: it paused")),
+            (10_000, 1, (1, 0), Some(100), 1, 0, None),
+            (10_000_000, 10, (9, 0), Some(100), 1, 0, None),
+            (51_200, 10, (0, 0), Some(95), 1, 0, each),
+            (512_000, 10, (0, 0), Some(38), 4, 0, window),
+            (51_200, 10, (0, 5), Some(95), 1, 6, loss),
+            (51_200, 10, (0, 5), Some(20), 1, 0, paused),
+            (51_200, 10, (0, 9), Some(1), 1, 0, paused),
+            (51_200, 10, (0, 9), None, 1, 5, paused),
+            (0, 10, (4, 6), None, 1, 0, paused),
+            (51_200, 10, (5, 4), Some(1), 1, 0, disk),
+            (51_200, 10, (8, 0), Some(95), 1, 6, disk),
+            // Held back, say, or stored slowly: nobody has measured it.
+            (51_200, 10, (4, 4), Some(1), 1, 0, None),
+            (51_200, 10, (0, 0), Some(20), 1, 0, None),
+            (0, 10, (0, 0), None, 1, 0, None),
         ] {
             let progress = Progress {
                 blocks: bytes / 512,
                 block_size: 512,
                 window_size,
-                retransmits,
+                retransmits: again,
                 verified: true,
             };
             let hint = slow(&Pace {
                 bytes,
                 took: Duration::from_secs(seconds),
+                waited: Waited {
+                    file: Duration::from_secs(disk_waited),
+                    peer: Duration::from_secs(client_waited),
+                },
                 round_trip: round_trip.map(Duration::from_millis),
                 progress,
             });

@@ -90,6 +90,15 @@ pub enum Line {
     Room,
 }
 
+/// How long a transfer has waited, in all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Waited {
+    /// For its file.
+    pub file: Duration,
+    /// For its peer, where that took much longer than a round trip.
+    pub peer: Duration,
+}
+
 /// Who is at the other end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Remote {
@@ -271,7 +280,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
 
     /// Its port is full, and it has something to send. While the file is waited
     /// for there is nothing.
-    pub const fn waits_for_room(&self) -> bool {
+    pub fn waits_for_room(&self) -> bool {
         self.blocked && !self.file_wait.is_on()
     }
 
@@ -354,10 +363,33 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         }
     }
 
+    /// How long an answer takes at most, unless the peer has paused.
+    fn longest_answer(&self) -> Duration {
+        let usual = self.transfer.round_trip().unwrap_or_default() * USUAL;
+        usual.max(PAUSE)
+    }
+
+    /// What it has waited for so far.
+    pub fn waited(&self) -> Waited {
+        self.file_wait.waited()
+    }
+
+    /// What the peer was `asked` for has been answered, if that is so: was it a pause?
+    fn note_pause(&mut self, asked: Option<Instant>, longest: Duration, now: Instant) {
+        if let Some(asked) = asked
+            && self.transfer.waiting_since() != Some(asked)
+        {
+            let took = now.saturating_duration_since(asked);
+            if took > longest {
+                self.file_wait.paused(took);
+            }
+        }
+    }
+
     /// What it is doing.
     pub fn phase(&self, now: Instant) -> Phase {
-        let usual = self.transfer.round_trip().unwrap_or_default() * USUAL;
-        let is_late = |since| now.saturating_duration_since(since) > usual.max(PAUSE);
+        let longest = self.longest_answer();
+        let is_late = |since| now.saturating_duration_since(since) > longest;
         let progress = self.transfer.progress();
         if self.has_ended() {
             Phase::Dallying
@@ -373,7 +405,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
     }
 
     /// What it is to send has yet to be read.
-    pub const fn waits_for_file(&self) -> bool {
+    pub fn waits_for_file(&self) -> bool {
         self.file_wait.is_on()
     }
 
@@ -417,7 +449,9 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
     /// Does what there is to do: takes in what has arrived, answers, reads ahead.
     pub fn run(&mut self, context: &mut Context<'_, P>) -> Turn {
         let asked = self.transfer.waiting_since();
+        let longest = self.longest_answer();
         let received = self.receive(context);
+        self.note_pause(asked, longest, context.now);
         self.answer(received, asked, context)
     }
 
@@ -425,7 +459,9 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
     /// the batch in the slots `received`.
     pub fn run_shared(&mut self, received: Range<usize>, context: &mut Context<'_, P>) -> Turn {
         let asked = self.transfer.waiting_since();
+        let longest = self.longest_answer();
         self.take(received, context);
+        self.note_pause(asked, longest, context.now);
         self.answer(Turn::Waiting, asked, context)
     }
 
@@ -446,7 +482,9 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
     /// beats it.
     pub fn run_deadline(&mut self, context: &mut Context<'_, P>) -> Turn {
         let asked = self.transfer.waiting_since();
+        let longest = self.longest_answer();
         let received = self.receive(context);
+        self.note_pause(asked, longest, context.now);
         // The time that the disk takes is not the peer's: its wait begins with what
         // is sent then.
         if self.misses_answer(context.now) {

@@ -6,6 +6,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::Waited;
 use crate::file::{FileSource, ReadAt};
 
 /// The shortest wait between two looks; what a disk takes to find a block.
@@ -22,13 +23,18 @@ const TURN: Duration = Duration::from_millis(20);
 /// only that brings the error or the data.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// The wait for a file, if it is waited for. In a box: most sessions never have
-/// one.
+/// The wait for a file, if it is waited for, and how long all waits were. In a box: most
+/// sessions never have one.
 #[derive(Debug, Default)]
 pub(super) struct FileWait(Option<Box<Wait>>);
 
 #[derive(Debug, Default)]
 struct Wait {
+    is_on: bool,
+    /// Those that are over.
+    waited: Waited,
+    /// Since when the file has been waited for, be it for its turn.
+    began: Option<Instant>,
     /// Since when what is missing is being fetched.
     since: Option<Instant>,
     /// When to look again.
@@ -39,19 +45,24 @@ struct Wait {
 
 impl FileWait {
     /// The file is waited for.
-    pub(super) const fn is_on(&self) -> bool {
-        self.0.is_some()
+    pub(super) fn is_on(&self) -> bool {
+        self.0.as_ref().is_some_and(|wait| wait.is_on)
     }
 
     /// The same, and it isn't a pause.
     pub(super) fn is_for_file(&self) -> bool {
-        self.0.as_ref().is_some_and(|wait| !wait.is_pause)
+        self.0
+            .as_ref()
+            .is_some_and(|wait| wait.is_on && !wait.is_pause)
     }
 
     /// Nothing is to be sent before `until`, though the file may be ready.
     pub(super) fn pause(&mut self, until: Instant) {
         let wait = self.0.get_or_insert_default();
         **wait = Wait {
+            is_on: true,
+            waited: wait.waited,
+            began: None,
             since: None,
             until: Some(until),
             is_pause: true,
@@ -60,7 +71,7 @@ impl FileWait {
 
     /// When to look again, if the file is waited for.
     pub(super) fn until(&self) -> Option<Instant> {
-        self.0.as_ref()?.until
+        self.0.as_ref().filter(|wait| wait.is_on)?.until
     }
 
     /// The file is about to be read: blocking, if it was waited for too long.
@@ -76,15 +87,39 @@ impl FileWait {
     }
 
     /// The file is waited for no longer.
-    pub(super) fn over(&mut self) {
-        self.0 = None;
+    pub(super) fn over(&mut self, now: Instant) {
+        let Some(wait) = self.0.as_mut().filter(|wait| wait.is_on) else {
+            return;
+        };
+        let mut waited = wait.waited;
+        if let Some(began) = wait.began {
+            waited.file += now.saturating_duration_since(began);
+        }
+        **wait = Wait {
+            waited,
+            ..Wait::default()
+        };
+        if waited == Waited::default() {
+            self.0 = None;
+        }
+    }
+
+    /// The peer took so long to answer.
+    pub(super) fn paused(&mut self, took: Duration) {
+        self.0.get_or_insert_default().waited.peer += took;
+    }
+
+    /// How long the waits were that are over.
+    pub(super) fn waited(&self) -> Waited {
+        self.0.as_ref().map(|wait| wait.waited).unwrap_or_default()
     }
 
     /// Each wait is as long as all before it, within bounds; they count from when
     /// what is missing began to be `fetched`.
     fn go_on(&mut self, now: Instant, fetched: bool) {
         let wait = self.0.get_or_insert_default();
-        wait.is_pause = false;
+        (wait.is_on, wait.is_pause) = (true, false);
+        wait.began.get_or_insert(now);
         wait.since = fetched.then_some(wait.since.unwrap_or(now));
         let pause = wait.since.map_or(TURN, |since| {
             let waited = now.saturating_duration_since(since);
@@ -96,6 +131,7 @@ impl FileWait {
     fn is_spent(&self, now: Instant) -> bool {
         self.0
             .as_ref()
+            .filter(|wait| wait.is_on)
             .and_then(|wait| wait.since)
             .is_some_and(|since| now.saturating_duration_since(since) >= PATIENCE)
     }
@@ -121,6 +157,16 @@ mod tests {
         assert_eq!(waits, [1, 1, 2, 4, 8, 10, 10]);
         assert!(!wait.is_spent(start + PATIENCE.saturating_sub(SHORTEST)));
         assert!(wait.is_spent(start + PATIENCE));
+        wait.over(now);
+        let waited = now - start;
+        assert!(!wait.is_on() && wait.until().is_none());
+        assert_eq!(wait.waited().file, waited);
+        wait.pause(now);
+        wait.over(now + PATIENCE);
+        assert_eq!(wait.waited().file, waited, "it was held back");
+        wait.paused(PATIENCE);
+        assert!(!wait.is_on() && wait.until().is_none());
+        assert_eq!(wait.waited().peer, PATIENCE);
     }
 
     #[test]

@@ -38,7 +38,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
                 None => {
                     // What was waited for in the end is why it ended.
                     if !self.transfer.is_closed() {
-                        self.file_wait.over();
+                        self.file_wait.over(context.now);
                     }
                     if mem::take(&mut self.blocked) {
                         self.watch(Interest::READABLE, context);
@@ -46,7 +46,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
                     return Turn::Waiting;
                 }
                 Some(Transmit::Datagram(len)) => {
-                    self.file_wait.over();
+                    self.file_wait.over(context.now);
                     if !self.send_datagram(len, context) {
                         return Turn::Waiting;
                     }
@@ -137,7 +137,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
                 return Attempt::Gone(0);
             }
         };
-        self.file_wait.over();
+        self.file_wait.over(context.now);
         let peer = self.remote.address();
         if let Some(trace) = context.resources.ingress.trace {
             ready
