@@ -385,6 +385,8 @@ fn a_child_that_ends_is_started_again_and_asked_again() {
     server.wait_ended(client.addr(), 1);
     let text = fs::read_to_string(&starts).unwrap();
     assert_eq!(text.lines().count(), 2);
+    let is_told = |line: &str| line.contains("the helper ended with exit status 1");
+    assert!(server.wait_for_log(is_told, PATIENCE).is_some());
     // It ends with the server.
     let children = || {
         let path = format!("/proc/{0}/task/{0}/children", server.pid());

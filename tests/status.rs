@@ -21,7 +21,7 @@ mod page;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -151,6 +151,10 @@ fn metrics_agree_with_the_log_and_with_promtool() {
         metric(&text, "tftpd_transfer_duration_seconds_count") as usize,
         sizes.len() + 1
     );
+    assert_eq!(
+        metric(&text, "tftpd_first_answer_seconds_count") as usize,
+        sizes.len() + 2
+    );
     assert!(metric(&text, "tftpd_resident_memory_bytes") > 1e6);
     assert!(metric(&text, "tftpd_loop_turn_longest_seconds") > 0.0);
     assert!(metric(&text, "tftpd_kernel_dropped_datagrams_total") < 1.0);
@@ -220,6 +224,7 @@ fn json_shows_what_is_under_way_and_what_has_ended() {
     let ended = &all["recent"][0];
     assert_eq!(ended["event"], "ended");
     assert_eq!(ended["outcome"], "peer_error");
+    assert_eq!(all["failed_or_refused"], 1);
     assert_eq!(ended["message"], r#"<b>\"no\"</b>\x0a"#);
     assert_eq!(all["bytes_sent"], ended["bytes"]);
     // Names with markup, quotes, control characters and what is no UTF-8.
@@ -255,7 +260,12 @@ fn healthz_tells_whether_it_admits_or_drains() {
         b"GET /healthz HTTP/1.1\r\nHost: pod.example\r\n\r\n",
     );
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
-    assert_eq!(json(status)["state"], "draining");
+    let all = json(status);
+    assert_eq!(all["state"], "draining");
+    // The listen sockets are closed by now.
+    assert_eq!(all["listening"][0], server.addr().to_string());
+    let metrics = get(status, "/metrics");
+    assert!(metric(&metrics, "tftpd_kernel_dropped_datagrams_total") < 1.0);
 }
 
 #[test]
@@ -410,6 +420,52 @@ fn a_unix_socket_is_replaced_if_nobody_answers_and_removed_at_the_end() {
     server.signal(Signal::SIGTERM);
     server.wait_exit(PATIENCE).expect("it ends");
     assert!(!path.exists());
+}
+
+#[test]
+fn a_unix_socket_belongs_to_the_user_that_the_server_becomes() {
+    if !nix::unistd::geteuid().is_root() {
+        skip("only root can become another user");
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("status");
+    let place = path.to_str().expect("text");
+    let server = Server::start(&["-u", "12345:54321", "--status", place]);
+    server.fence();
+    let socket = path.symlink_metadata().expect("it is there");
+    assert_eq!((socket.uid(), socket.gid()), (12345, 54321));
+}
+
+#[test]
+fn unix_sockets_of_the_service_managers_are_status_ports() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("status");
+    let listener = UnixListener::bind(&path).expect("a socket");
+    let mut server = Server::start_handed(
+        [
+            Stdio::from(std::os::fd::OwnedFd::from(listener)),
+            Stdio::null(),
+        ],
+        &["-a", "127.0.0.1"],
+        |_| {
+            let mut shell = Command::new("sh");
+            let script =
+                "exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; exec \"$0\" \"$@\"";
+            shell.args(["-c", script, tftpd()]);
+            shell
+        },
+    );
+    let mut stream = UnixStream::connect(&path).expect("a connection");
+    stream
+        .write_all(b"GET /healthz HTTP/1.1\r\nHost: anything\r\n\r\n")
+        .expect("it is read");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    assert!(answer.ends_with("\r\n\r\nserving\n"), "{answer}");
+    server.signal(Signal::SIGTERM);
+    server.wait_exit(PATIENCE).expect("it ends");
+    assert!(path.exists(), "it is the service manager's");
 }
 
 #[test]

@@ -264,11 +264,14 @@ impl Helper {
     }
 
     fn receive(&mut self, now: Instant, answered: &mut Vec<(Waiting, Answer)>) {
-        let (mut has_started, mut complaint) = (false, None);
+        let (mut has_started, mut ended, mut complaint) = (false, None, None);
         let questions = &mut self.questions;
         self.channel.receive(now, |line, descriptors| {
             match read(line) {
-                Ok(Said::Started) => has_started = true,
+                Ok(Said::Started(before)) => {
+                    has_started = true;
+                    ended = before;
+                }
                 Ok(Said::Answer(number, verdict)) => {
                     // Whether or not there is still anyone who waits for it.
                     let file = match verdict {
@@ -296,12 +299,18 @@ impl Helper {
         if has_started {
             self.ask_again();
         }
+        let complaint = match (ended, complaint) {
+            (Some(status), _) => Some(format!(
+                "the helper ended with exit status {status}; it is started again"
+            )),
+            (None, what) => what.map(|it| format!("a line of the helper's makes no sense: {it}")),
+        };
         let may_complain = self.complained.is_none_or(|at| now >= at + COMPLAINT);
         if let Some(what) = complaint
             && may_complain
         {
             self.complained = Some(now);
-            warn!("a line of the helper's makes no sense: {what}");
+            warn!("{what}");
         }
     }
 

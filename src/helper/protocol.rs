@@ -9,6 +9,7 @@
 //!                                {"v":1,"answer":7,"refuse":"Not yet","code":2}
 //!                                {"v":1,"answer":7}
 //!                     a start    {"v":1,"helper":"started"}
+//!                     another    {"v":1,"helper":"started","ended":127}
 //! ```
 //!
 //! Must not: do any I/O, remember anything.
@@ -34,15 +35,18 @@ const MAX_REFUSAL: usize = 120;
 
 /// What a child is started with again and again, at most once a second: the server can
 /// start nothing itself once it has given up its rights. The child says so each time,
-/// and ends when nobody is there to be told. The first argument is the command.
-pub(super) const RESTARTER: &str =
-    "while printf '{\"v\":1,\"helper\":\"started\"}\\n'; do sh -c \"$1\"; sleep 1; done";
+/// with the exit status of the one before, and ends when nobody is there to be told.
+/// The first argument is the command.
+pub(super) const RESTARTER: &str = "ended=; \
+    while printf '{\"v\":1,\"helper\":\"started\"%s}\\n' \"$ended\"; \
+    do sh -c \"$1\"; ended=',\"ended\":'$?; sleep 1; done";
 
 /// What a helper says.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Said {
-    /// It has been started: it knows of no question.
-    Started,
+    /// It has been started: it knows of no question. The one before, if there was one,
+    /// ended with this exit status.
+    Started(Option<u64>),
     /// An answer to the question with this number.
     Answer(u64, Verdict),
 }
@@ -71,7 +75,7 @@ pub(super) fn read(line: &[u8]) -> Result<Said, &'static str> {
         return Err("not of version 1");
     }
     if object.get("helper").and_then(Value::as_str) == Some("started") {
-        return Ok(Said::Started);
+        return Ok(Said::Started(object.get("ended").and_then(Value::as_u64)));
     }
     let Some(number) = object.get("answer").and_then(Value::as_u64) else {
         return Err("no answer in it");
@@ -167,7 +171,11 @@ mod tests {
         let refuse = |code, text: &str| Verdict::Refuse(code, text.to_owned());
         let answer = |verdict| Ok(Said::Answer(7, verdict));
         for (line, said) in [
-            (r#"{"v":1,"helper":"started"}"#, Ok(Said::Started)),
+            (r#"{"v":1,"helper":"started"}"#, Ok(Said::Started(None))),
+            (
+                r#"{"v":1,"helper":"started","ended":127}"#,
+                Ok(Said::Started(Some(127))),
+            ),
             (r#"{"v":1,"answer":7}"#, answer(Verdict::Unknown)),
             (
                 r#"{"v":1,"answer":7,"path":"b/x","extra":[1]}"#,

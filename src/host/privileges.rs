@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::fchown;
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::Command;
 
 use caps::CapSet;
@@ -61,6 +62,15 @@ impl Identity {
     /// Whatever the kernel says: only root can give a file away.
     pub fn adopt(&self, file: impl AsFd) -> io::Result<()> {
         fchown(file, Some(self.user.as_raw()), Some(self.group.as_raw()))
+    }
+
+    /// Gives it what is at `path`, without following a link.
+    ///
+    /// # Errors
+    /// Whatever the kernel says: only root can give a file away.
+    pub fn adopt_at(&self, path: &Path) -> io::Result<()> {
+        let (user, group) = (self.user.as_raw(), self.group.as_raw());
+        std::os::unix::fs::lchown(path, Some(user), Some(group))
     }
 
     /// Becomes this user, in this group and no other.

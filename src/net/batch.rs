@@ -302,7 +302,7 @@ pub(super) fn unsent(socket: &impl AsRawFd) -> usize {
 }
 
 /// Receives what has come on a stream into `buffer`, and the descriptors that came with
-/// it, at most [`MAX_DESCRIPTORS`]; returns how many bytes, 0 at its end. What is too
+/// it, at most `MAX_DESCRIPTORS`; returns how many bytes, 0 at its end. What is too
 /// much is closed.
 ///
 /// # Errors

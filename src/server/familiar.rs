@@ -58,7 +58,7 @@ pub(super) fn translate(
         let Some((row, here)) = name.and_then(find) else {
             let is_number = |next: &OsString| next.as_encoded_bytes().first() > Some(&b'/');
             if word == "-p" && !words.peek().is_some_and(is_number) {
-                return Err(told("-p", &PERMISSIVE));
+                return Err(NO_PORT.to_owned());
             }
             translated.push(word);
             continue;
@@ -114,6 +114,9 @@ fn find(name: &str) -> Option<(&'static Row, Here)> {
 
 fn told(word: &str, row: &Row) -> String {
     let (with, ours) = (row.with, row.ours.replace('`', ""));
+    if ours == "no equivalent" {
+        return format!("{word} is a word of {with} and has no equivalent here; see tftpd(8)");
+    }
     format!("{word} is a word of {with}; write here: {ours}; see tftpd(8)")
 }
 
@@ -165,12 +168,9 @@ const HPA: &str = "tftp-hpa";
 const ATFTPD: &str = "atftpd";
 const DNSMASQ: &str = "dnsmasq";
 
-const PERMISSIVE: Row = row(
-    HPA,
-    "`--permissive`",
-    "the same; it has no effect, the rights of USER decide; `-p` is the port here",
-    &[("--permissive", Flag(&[]))],
-);
+/// For `-p` without a number.
+const NO_PORT: &str = "-p is the port here, such as -p 6969; if you mean tftp-hpa's -p \
+    (--permissive), leave it out: the rights of USER decide; see tftpd(8)";
 
 /// All rows, in the manual's order.
 #[rustfmt::skip]
@@ -181,7 +181,8 @@ pub static ROWS: &[Row] = &[
         "the same; they have no effect, since this is the default", &[]),
     row(HPA, "without `-c`: only files that exist can be uploaded",
         "`--read-only`, or `--overwrite`, which allows new files as well", &[]),
-    PERMISSIVE,
+    row(HPA, "`--permissive`", "the same; it has no effect, the rights of USER decide; `-p` is the port here",
+        &[("--permissive", Flag(&[]))]),
     row(HPA, "`-a 192.0.2.1`, `-a 192.0.2.1:69`, `-a [2001:db8::1]:69`, `--address :6969`, `-4`, `-6`",
         "the same", &[]),
     row(HPA, "`-t 900` (`--timeout`), under inetd",
@@ -317,8 +318,8 @@ mod tests {
             ("--tftp-mtu=20", "-B"),
             ("--daemon=yes", "foreground"),
             ("--blocksize", "value"),
-            ("-p -s /srv", "port"),
-            ("-p /srv", "port"),
+            ("-p -s /srv", "leave it out"),
+            ("-p /srv", "leave it out"),
         ] {
             let told = translated(theirs).unwrap_err();
             assert!(told.contains(named), "{theirs}: {told}");

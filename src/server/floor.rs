@@ -428,7 +428,6 @@ impl Floor {
             self.reporter.begin(session, session.started);
         }
         self.with_session(key, Session::transmit);
-        self.reporter.answered(now);
         Ok(())
     }
 

@@ -42,6 +42,10 @@ struct Backlog {
 #[derive(Debug)]
 pub(super) struct Front {
     listeners: Rc<[ListenSocket]>,
+    /// Where they are, or were.
+    addresses: Vec<SocketAddr>,
+    /// Datagrams that the kernel had no room for on those that are closed.
+    drops_before: Option<u64>,
     /// Sockets that may have more without a new event.
     unfinished: SocketSet,
     /// The same sockets that sessions have a share of.
@@ -57,6 +61,8 @@ pub(super) struct Front {
 impl Front {
     pub(super) fn new(listeners: Rc<[ListenSocket]>, requests: Requests) -> Self {
         Self {
+            addresses: listeners.iter().map(ListenSocket::address).collect(),
+            drops_before: Some(0),
             listeners,
             unfinished: SocketSet::default(),
             backlogs: Vec::with_capacity(MAX_SOCKETS),
@@ -78,9 +84,9 @@ impl Front {
         Ok(())
     }
 
-    /// Where the server listens.
-    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
-        self.listeners.iter().map(ListenSocket::address).collect()
+    /// Where the server listens, or listened until it was told to stop.
+    pub(super) fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
     }
 
     /// Datagrams that the kernel had no room for, on all sockets that several peers
@@ -89,7 +95,8 @@ impl Front {
         let own = self.listeners.iter();
         let shared = (MAX_LISTENERS..MAX_SOCKETS).map_while(|it| floor.ports.shared.get(it));
         let drops = own.chain(shared).map(ListenSocket::receive_drops);
-        drops.map(|it| it.map(u64::from)).sum()
+        let drops: Option<u64> = drops.map(|it| it.map(u64::from)).sum();
+        Some(self.drops_before? + drops?)
     }
 
     /// Some socket may have more without a new event.
@@ -119,6 +126,8 @@ impl Front {
     pub(super) fn close(&mut self, carry: bool) {
         self.requests.is_closing = true;
         if !carry {
+            let drops = self.listeners.iter().map(ListenSocket::receive_drops);
+            self.drops_before = drops.map(|it| it.map(u64::from)).sum();
             // Closed, they leave the poll.
             self.listeners = Rc::new([]);
         }

@@ -160,7 +160,7 @@ impl Server {
 
     /// Where the server listens.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.front.addresses()
+        self.front.addresses().to_vec()
     }
 
     /// Serves until told to stop.
@@ -270,7 +270,7 @@ impl Server {
                 now: clock::now(),
                 unix_seconds: clock::unix_seconds(),
                 started: status.started(),
-                addresses: &self.front.addresses(),
+                addresses: self.front.addresses(),
                 sessions: &self.floor.sessions,
                 history,
                 counters: &self.floor.counts(),

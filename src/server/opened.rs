@@ -113,6 +113,11 @@ impl Opened {
             // again: that is told when it is tried.
             let _ = log_file.with_ours(|file| identity.adopt(file));
         }
+        let status_socket = self.status.as_ref().and_then(Status::socket_path);
+        if let (Some(identity), Some(socket)) = (&identity, status_socket) {
+            // So that its user, too, may ask. Without root's rights the user is this one.
+            let _ = identity.adopt_at(socket);
+        }
         let linked: Vec<_> = self.served.linked.iter().map(AsFd::as_fd).collect();
         let beside = self.served.rules.iter().flat_map(RulesFile::directories);
         let beside: Vec<_> = beside.map(|(_, directory)| directory).collect();
@@ -141,11 +146,7 @@ impl Opened {
             read_again: &read_again,
             read_again_in: &read_again_in,
             pid_file: args.pid_file.as_deref().filter(|_| !args.chroot),
-            status_socket: self
-                .status
-                .as_ref()
-                .and_then(Status::socket_path)
-                .filter(|_| !args.chroot),
+            status_socket: status_socket.filter(|_| !args.chroot),
             chroot: args.chroot,
             sandbox: !args.no_sandbox,
             identity,

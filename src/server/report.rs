@@ -26,6 +26,7 @@ use crate::protocol::timer::Timer;
 use crate::protocol::transfer::Outcome;
 use crate::session::{Content, Heading, Session};
 use crate::status::History;
+use crate::table::Tracked as _;
 use crate::wire::packet::{Direction, ErrorCode, Packet, Request};
 
 /// A packet of a transfer.
@@ -254,25 +255,21 @@ impl Reporter {
         }
     }
 
-    /// What a session has moved and repeated before its turn, if anybody wants to know.
-    pub(super) fn measure(&self, session: &Session) -> Option<(u64, u64)> {
-        let is_wanted = self.history.is_some();
-        is_wanted.then(|| (session.bytes(), session.transfer().progress().retransmits))
+    /// Where a session stands before its turn, if anybody wants to know.
+    pub(super) fn measure(&self, session: &Session) -> Option<Measured> {
+        self.history.is_some().then(|| Measured::of(session))
     }
 
     /// The turn is over.
-    pub(super) fn moved(&mut self, session: &Session, before: Option<(u64, u64)>) {
-        if let (Some(history), Some((bytes, retransmits))) = (&mut self.history, before) {
-            let bytes = session.bytes().saturating_sub(bytes);
-            let again = session.transfer().progress().retransmits;
-            history.moved(direction(session), bytes, again.saturating_sub(retransmits));
-        }
-    }
-
-    /// A request that was taken in at `then` has been answered with a session.
-    pub(super) fn answered(&mut self, then: Instant) {
-        if let Some(history) = &mut self.history {
-            history.answer(clock::now().saturating_duration_since(then));
+    pub(super) fn moved(&mut self, session: &Session, before: Option<Measured>) {
+        if let (Some(history), Some(before)) = (&mut self.history, before) {
+            let after = Measured::of(session);
+            let bytes = after.bytes.saturating_sub(before.bytes);
+            let again = after.retransmits.saturating_sub(before.retransmits);
+            history.moved(direction(session), bytes, again);
+            if before.owes_answer && !after.owes_answer {
+                history.answer(clock::now().saturating_duration_since(session.started));
+            }
         }
     }
 
@@ -327,6 +324,26 @@ impl Reporter {
         }
         if is_logged {
             tell(&mut self.history, &event);
+        }
+    }
+}
+
+/// Where a session stands.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Measured {
+    bytes: u64,
+    retransmits: u64,
+    /// Its request has had no answer yet: the file, or room to send, is waited for.
+    owes_answer: bool,
+}
+
+impl Measured {
+    fn of(session: &Session) -> Self {
+        let transfer = session.transfer();
+        Self {
+            bytes: session.bytes(),
+            retransmits: transfer.progress().retransmits,
+            owes_answer: session.unverified_since().is_some() && transfer.waiting_since().is_none(),
         }
     }
 }

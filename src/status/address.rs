@@ -1,9 +1,11 @@
 //! Where the status port is: what stands behind `--status`. Must not: bind it.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
+
+use nix::sys::utsname::uname;
 
 /// A TCP port of an address, or a Unix socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,11 +63,21 @@ impl fmt::Display for StatusAddress {
 pub(crate) enum Hosts {
     /// Whatever it likes: nobody gets here by a name.
     Any,
-    /// An address, `localhost`, or the name behind `--status`.
-    Literal(Option<String>),
+    /// An address, `localhost`, or one of these names.
+    Literal(Vec<String>),
 }
 
 impl Hosts {
+    /// What leads to a socket at `address`: the name that was `given` with `--status`, and
+    /// for any address of this machine's its own name.
+    pub(super) fn of(address: Option<SocketAddr>, given: Option<&str>) -> Self {
+        let mut names: Vec<_> = given.map(str::to_owned).into_iter().collect();
+        if address.is_none_or(|it| it.ip().is_unspecified()) {
+            names.extend(own_names());
+        }
+        Self::Literal(names)
+    }
+
     /// Whether a request with this `Host` is for us.
     pub(crate) fn include(&self, host: &str) -> bool {
         let Self::Literal(given) = self else {
@@ -77,10 +89,20 @@ impl Hosts {
         };
         name.parse::<IpAddr>().is_ok()
             || name.eq_ignore_ascii_case("localhost")
-            || given
-                .as_ref()
-                .is_some_and(|it| name.eq_ignore_ascii_case(it))
+            || given.iter().any(|it| name.eq_ignore_ascii_case(it))
     }
+}
+
+/// What this machine calls itself, and that without its domain. Nobody else can have a
+/// browser take such a name for his own, unless he rules the names of this network.
+fn own_names() -> Vec<String> {
+    let own = uname().map(|it| it.nodename().to_string_lossy().into_owned());
+    let own = own.unwrap_or_default();
+    let short = own.split('.').next().unwrap_or_default().to_owned();
+    [own, short]
+        .into_iter()
+        .filter(|it| !it.is_empty())
+        .collect()
 }
 
 #[cfg(test)]
@@ -108,7 +130,7 @@ mod tests {
 
     #[test]
     fn dns_rebinding_only_addresses_and_the_given_name_are_hosts() {
-        let hosts = Hosts::Literal(Some("Boot.example".into()));
+        let hosts = Hosts::of(Some(([127, 0, 0, 1], 1).into()), Some("Boot.example"));
         for host in [
             "127.0.0.1",
             "127.0.0.1:80",
@@ -131,5 +153,24 @@ mod tests {
             assert!(!hosts.include(host), "{host}");
             assert!(Hosts::Any.include(host), "{host}");
         }
+    }
+
+    #[test]
+    fn a_wildcard_goes_by_the_name_of_the_machine() {
+        let own = own_names().swap_remove(0);
+        let any = [
+            Some(([0, 0, 0, 0], 1).into()),
+            Some(([0; 8], 1).into()),
+            // A socket that was handed over, and doesn't tell.
+            None,
+        ];
+        for address in any {
+            let hosts = Hosts::of(address, Some("0.0.0.0"));
+            assert!(hosts.include(&format!("{own}:8069")), "{own}");
+            assert!(!hosts.include(&format!("{own}.evil.example")), "{own}");
+            assert!(!hosts.include("evil.example"));
+        }
+        let hosts = Hosts::of(Some(([192, 0, 2, 1], 1).into()), None);
+        assert!(!hosts.include(&own), "{own}");
     }
 }

@@ -8,12 +8,13 @@ use std::io::{self, IsTerminal as _, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs as _};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, ExitCode, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::address::StatusAddress;
 use super::table;
 use super::value::Value;
 use crate::file::reason;
+use crate::host::clock;
 use crate::log::last_words;
 
 /// Show what a server is doing, until Ctrl-C; once, a line each, into a pipe
@@ -31,6 +32,9 @@ pub struct StatusArgs {
 
 /// How long a server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long all of an answer may take: longer than a server lets a reader be.
+const WHOLE: Duration = Duration::from_secs(60);
 
 /// Between two looks.
 const SECOND: Duration = Duration::from_secs(1);
@@ -74,12 +78,11 @@ fn show(args: &StatusArgs, address: &StatusAddress) -> Result<(), Trouble> {
     let is_live = !args.json && out.is_terminal();
     loop {
         let text = ask(address).map_err(Trouble::Server)?;
+        let status = read(&text).map_err(Trouble::Server)?;
         if args.json {
             out.write_all(text.as_bytes())?;
             return Ok(());
         }
-        let no_json = || Trouble::Server("what answers there is no tftpd".into());
-        let status = Value::parse(&text).ok_or_else(no_json)?;
         if !is_live {
             out.write_all(table::lines(&status).as_bytes())?;
             return Ok(());
@@ -96,6 +99,16 @@ fn show(args: &StatusArgs, address: &StatusAddress) -> Result<(), Trouble> {
         out.flush()?;
         pause();
     }
+}
+
+/// What the server's answer says.
+fn read(text: &str) -> Result<Value, String> {
+    let problem = if text.starts_with("{\"version\":") {
+        "the answer was cut off"
+    } else {
+        "what answers there is no tftpd"
+    };
+    Value::parse(text).ok_or_else(|| problem.to_owned())
 }
 
 #[expect(
@@ -165,12 +178,28 @@ fn literal(address: SocketAddr) -> String {
     }
 }
 
+/// All that comes until `deadline`; each read has its own bound.
+fn read_within(stream: impl Read, deadline: Instant) -> io::Result<Vec<u8>> {
+    let mut stream = stream.take(MOST);
+    let (mut answer, mut buffer) = (Vec::new(), vec![0; 64 * 1024]);
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => return Ok(answer),
+            Ok(bytes) => answer.extend(&buffer[..bytes]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        if clock::now() >= deadline {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+    }
+}
+
 fn exchange(mut stream: impl Read + Write, host: &str) -> Result<String, String> {
     let said = |error: io::Error| reason(&error);
     let request = format!("GET /status.json HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).map_err(said)?;
-    let mut answer = Vec::new();
-    stream.take(MOST).read_to_end(&mut answer).map_err(said)?;
+    let answer = read_within(stream, clock::now() + WHOLE).map_err(said)?;
     let answer = String::from_utf8_lossy(&answer);
     let Some((head, body)) = answer.split_once("\r\n\r\n") else {
         return Err("what answers there speaks no HTTP".into());
@@ -178,5 +207,33 @@ fn exchange(mut stream: impl Read + Write, host: &str) -> Result<String, String>
     match head.split(' ').nth(1) {
         Some("200") => Ok(body.to_owned()),
         code => Err(format!("HTTP status {:.3}", code.unwrap_or("?"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_an_answer_is_told_from_another_servers() {
+        let whole = r#"{"version":"1","sessions":[{"id":"1"}]}"#;
+        assert!(read(whole).is_ok());
+        for end in [13, whole.len() - 3, whole.len() - 2, whole.len() - 1] {
+            assert_eq!(read(&whole[..end]), Err("the answer was cut off".into()));
+        }
+        let other = Err("what answers there is no tftpd".into());
+        for text in ["", "<html>", "{\"versio"] {
+            assert_eq!(read(text), other, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_drips_is_left() {
+        let now = clock::now();
+        let drips = io::repeat(b'x');
+        let left = read_within(drips, now).map_err(|it| it.kind());
+        assert_eq!(left, Err(io::ErrorKind::TimedOut));
+        let answer = read_within(&b"whole"[..], now + WHOLE).unwrap();
+        assert_eq!(answer, b"whole");
     }
 }

@@ -33,7 +33,7 @@ const TO_LEAVE: Duration = Duration::from_secs(1);
 const MAX_DISCARDED: usize = 1 << 20;
 
 /// Bytes that are made ready at a time.
-const PIECE: usize = 16 * 1024;
+pub(super) const PIECE: usize = 16 * 1024;
 
 /// What can be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,22 +139,22 @@ impl Connection {
         };
         let room = MAX_REQUEST - received.len();
         received.extend(&bytes[..bytes.len().min(room)]);
-        match parse(received, hosts) {
-            Ok(None) if received.len() < MAX_REQUEST => None,
-            Ok(None) => {
-                self.refuse(now, TOO_LONG);
-                None
-            }
-            Ok(asked) => asked,
-            Err(reply) => {
-                self.refuse(now, reply);
-                None
-            }
-        }
+        let status = match parse(received, hosts) {
+            Ok(None) if received.len() < MAX_REQUEST => return None,
+            Ok(None) => TOO_LONG,
+            Ok(asked) => return asked,
+            Err(status) => status,
+        };
+        // RFC 9110 §9.3.2: no answer to HEAD has a body.
+        let head = received.starts_with(b"HEAD ");
+        self.answer(now, head, Reply::plain(status, "See tftpd(8), STATUS.\n"));
+        None
     }
 
-    fn refuse(&mut self, now: Instant, status: &'static str) {
-        self.answer(now, false, Reply::plain(status, "See tftpd(8), STATUS.\n"));
+    /// Whether what comes is to be read now; while an answer is being sent it waits in the
+    /// socket.
+    pub(super) const fn reads(&self) -> bool {
+        matches!(self.state, State::Asking(_) | State::Leaving)
     }
 
     /// Begins to answer; without a body where only the `head` is wanted.
@@ -225,6 +225,12 @@ impl Connection {
                 *rest = &rest[bytes..];
             }
         }
+    }
+
+    /// There is more of the answer, though [`Connection::poll_transmit`] had nothing: the
+    /// piece that was made is empty.
+    pub(super) const fn is_answering(&self) -> bool {
+        matches!(self.state, State::Answering(_))
     }
 
     /// All was sent: the write side is to be shut, and that to be told.
@@ -307,6 +313,7 @@ fn parse(received: &[u8], hosts: &Hosts) -> Result<Option<Asked>, &'static str> 
         "HEAD" => true,
         _ => return Err("405 Method Not Allowed"),
     };
+    let (authority, target) = split(target)?;
     let path = match target.split('?').next() {
         Some("/") => Path::Page,
         Some("/status.json") => Path::Json,
@@ -324,11 +331,31 @@ fn parse(received: &[u8], hosts: &Hosts) -> Result<Option<Asked>, &'static str> 
         (None, None, Some(0)) => return Ok(Some(Asked { path, head })),
         _ => return Err(BAD),
     };
+    // RFC 9112 §3.2.2: what the target says counts.
+    let host = authority.unwrap_or(host);
     // A probe under any name: it learns no more than that we are there.
     if path != Path::Health && !hosts.include(host.trim()) {
         return Err("421 Misdirected Request");
     }
     Ok(Some(Asked { path, head }))
+}
+
+/// The authority and the path of a target in absolute form (RFC 9112 §3.2.2); any other is
+/// a path.
+fn split(target: &str) -> Result<(Option<&str>, &str), &'static str> {
+    const SCHEME: &str = "http://";
+    let scheme = target.get(..SCHEME.len());
+    if !scheme.is_some_and(|it| it.eq_ignore_ascii_case(SCHEME)) {
+        return Ok((None, target));
+    }
+    let rest = &target[SCHEME.len()..];
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    if authority.is_empty() || authority.contains('@') {
+        return Err(BAD);
+    }
+    let path = if path.starts_with('/') { path } else { "/" };
+    Ok((Some(authority), path))
 }
 
 fn put_head(out: &mut String, reply: &Reply, length: Option<usize>) {
@@ -359,7 +386,7 @@ mod tests {
     use super::*;
     use crate::host::clock;
 
-    const HOSTS: Hosts = Hosts::Literal(None);
+    const HOSTS: Hosts = Hosts::Literal(Vec::new());
 
     fn status_of(connection: &mut Connection) -> String {
         let sent = connection.poll_transmit(|_, _, _| false);
@@ -402,7 +429,15 @@ mod tests {
             ("POST / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", "405"),
             ("GET /etc/passwd HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", "404"),
             (
-                "GET http://127.0.0.1/ HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+                "GET http://evil.example/ HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+                "421",
+            ),
+            (
+                "GET http://a@127.0.0.1/ HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+                "400",
+            ),
+            (
+                "GET https://127.0.0.1/ HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
                 "404",
             ),
             ("GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n", "421"),
@@ -426,9 +461,39 @@ mod tests {
             "GET / HTTP/1.0\r\n\r\n",
             "HEAD /healthz HTTP/1.1\r\nHost: pod.example\r\n\r\n",
             "GET /status.json HTTP/1.1\r\nhost: localhost:8069\r\n\r\n",
+            // In absolute form, as a proxy asks.
+            "GET HTTP://127.0.0.1:1 HTTP/1.1\r\nHost: proxied.example\r\n\r\n",
+            "GET http://[::1]/metrics?x=1 HTTP/1.1\r\nHost: localhost\r\n\r\n",
         ] {
             let asked = Connection::new(now).handle_input(now, request.as_bytes(), &HOSTS);
             assert!(asked.is_some(), "{request}");
+        }
+    }
+
+    #[test]
+    fn an_error_to_head_has_no_body() {
+        let now = clock::now();
+        for (method, body) in [("HEAD", ""), ("GET", "See tftpd(8), STATUS.\n")] {
+            let mut connection = Connection::new(now);
+            let request = format!("{method} /none HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n");
+            let asked = connection.handle_input(now, request.as_bytes(), &HOSTS);
+            assert_eq!(asked, None);
+            assert!(!connection.reads(), "{method}: it is being answered");
+            let mut all = Vec::new();
+            loop {
+                let next = connection.poll_transmit(|_, _, _| false);
+                let bytes = next.len();
+                all.extend(next);
+                if bytes == 0 {
+                    break;
+                }
+                connection.handle_sent(now, bytes);
+            }
+            let all = String::from_utf8(all).unwrap();
+            let (head, sent) = all.split_once("\r\n\r\n").unwrap();
+            assert!(head.starts_with("HTTP/1.1 404 "), "{head}");
+            assert!(head.contains("Content-Length: 22"), "{head}");
+            assert_eq!(sent, body, "{method}");
         }
     }
 

@@ -95,8 +95,7 @@ impl History {
         self.refused[place.min(CODES) % CODES] += 1;
     }
 
-    /// A session has begun, and its answer has been sent so long after the request was
-    /// taken in.
+    /// The first answer of a session has left so long after its request was taken in.
     pub(crate) fn answer(&mut self, took: Duration) {
         self.first_answer.add(took);
     }

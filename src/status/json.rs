@@ -17,6 +17,18 @@ use crate::wire::packet::Direction;
 /// Places of the session table that are looked at for a piece.
 const PLACES: usize = 4096;
 
+/// Counters of requests that came to nothing: what was refused, and what ended without
+/// its file. Those that were dropped are counted beside them; most come again.
+const FAILED_OR_REFUSED: [&str; 7] = [
+    "refused",
+    "timed_out",
+    "peer_errors",
+    "failed",
+    "replaced",
+    "evicted",
+    "guessed",
+];
+
 /// How far the object has been written.
 #[derive(Debug, Default)]
 pub(super) enum Cursor {
@@ -94,10 +106,15 @@ fn put_head(out: &mut String, now: Instant, view: &View<'_>) {
         let comma = if index == 0 { "" } else { "," };
         let _ = write!(out, "{comma}\"{address}\"");
     }
+    let counted = view.counters.iter();
+    let failed: u64 = counted
+        .filter(|(name, _)| FAILED_OR_REFUSED.contains(name))
+        .map(|(_, count)| count)
+        .sum();
     let _ = write!(
         out,
-        "],\"session_limit\":{},\"bytes_sent\":{},\"bytes_received\":{},\"sent_again\":{},\
-         \"counters\":{{",
+        "],\"session_limit\":{},\"failed_or_refused\":{failed},\"bytes_sent\":{},\
+         \"bytes_received\":{},\"sent_again\":{},\"counters\":{{",
         view.sessions.capacity(),
         history.bytes_sent,
         history.bytes_received,

@@ -7,7 +7,6 @@ use std::fs::{self, Metadata};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{self, ToSocketAddrs as _};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
-use std::os::unix::net as unix;
 use std::path::{Path, PathBuf};
 
 use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
@@ -79,8 +78,8 @@ impl Listener {
         let (socket, hosts) = match stream {
             InheritedStream::Tcp(listener) => {
                 listener.set_nonblocking(true)?;
-                let listener = TcpListener::from_std(listener);
-                (Socket::Tcp(listener), Hosts::Literal(None))
+                let hosts = Hosts::of(listener.local_addr().ok(), None);
+                (Socket::Tcp(TcpListener::from_std(listener)), hosts)
             }
             InheritedStream::Unix(listener) => {
                 listener.set_nonblocking(true)?;
@@ -210,7 +209,7 @@ fn bind_tcp(host: &str, port: u16) -> io::Result<Listener> {
             Ok(listener) => {
                 return Ok(Listener {
                     socket: Socket::Tcp(listener),
-                    hosts: Hosts::Literal(Some(host.to_owned())),
+                    hosts: Hosts::of(Some(address), Some(host)),
                     path: None,
                 });
             }
@@ -228,7 +227,8 @@ fn bind_unix(path: &Path) -> io::Result<Listener> {
             if !path.symlink_metadata()?.file_type().is_socket() {
                 return Err(ErrorKind::AlreadyExists.into());
             }
-            match unix::UnixStream::connect(path) {
+            // Where its queue is full, somebody listens as well: it isn't waited for.
+            match UnixStream::connect(path) {
                 Err(refused) if refused.kind() == ErrorKind::ConnectionRefused => {}
                 _ => return Err(error),
             }

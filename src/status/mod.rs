@@ -28,6 +28,7 @@ use std::time::{Duration, Instant};
 use log::{debug, info};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token};
+use nix::libc::{EMFILE, ENFILE, ENOBUFS, ENOMEM};
 use slab::Slab;
 
 pub use self::address::StatusAddress;
@@ -49,11 +50,12 @@ const MAX_CONNECTIONS: usize = 32;
 /// Connections accepted in a turn.
 const ACCEPTED: usize = 16;
 
-/// Bytes written in a turn, to all connections.
+/// Bytes written in a turn, to all connections; some are kept for new ones.
 const TURN_BYTES: usize = 64 * 1024;
+const NEW_BYTES: usize = TURN_BYTES / 4;
 
 /// Reads from a connection in a turn.
-const READS: usize = 16;
+const READS: usize = 4;
 
 /// How often deadlines are looked at, while there are connections.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -91,6 +93,8 @@ pub(crate) struct Status {
     listeners: Vec<Listener>,
     /// A listener may have more.
     accepting: bool,
+    /// The listener that has its turn first.
+    first_listener: usize,
     open: Slab<Open>,
     /// The place of the connection that has its turn first.
     first: usize,
@@ -153,6 +157,7 @@ impl Status {
             events: Events::with_capacity(EVENTS),
             listeners,
             accepting: true,
+            first_listener: 0,
             open: Slab::new(),
             first: 0,
             has_work: false,
@@ -220,8 +225,10 @@ impl Status {
     pub(crate) fn run(&mut self, view: &View<'_>) {
         self.take_events();
         self.has_work = false;
-        self.serve(view);
-        self.accept(view);
+        let mut left = TURN_BYTES - NEW_BYTES;
+        self.serve(view, &mut left);
+        left += NEW_BYTES;
+        self.accept(view, &mut left);
         self.sweep(view.now);
     }
 
@@ -243,13 +250,12 @@ impl Status {
     }
 
     /// Lets each connection read and write, the one after the last turn's first.
-    fn serve(&mut self, view: &View<'_>) {
-        let mut left = TURN_BYTES;
+    fn serve(&mut self, view: &View<'_>, left: &mut usize) {
         let places = self.open.capacity().max(1);
         for offset in 0..places {
             let place = (self.first + offset) % places;
             if self.open.get(place).is_some_and(|it| it.ready) {
-                self.serve_one(place, view, &mut left);
+                self.serve_one(place, view, left);
             }
         }
         self.first = (self.first + 1) % places;
@@ -259,19 +265,24 @@ impl Status {
         let Some(open) = self.open.get_mut(place) else {
             return;
         };
+        if *left == 0 {
+            // Nor is an answer made that can't be sent.
+            self.has_work = true;
+            return;
+        }
         open.ready = false;
         let hosts = &self.listeners[open.listener].hosts;
         if let Some(asked) = open.read(view.now, hosts) {
-            let own = metrics::Own {
+            let own = || metrics::Own {
                 longest_turn: self.longest_turn.as_secs_f64(),
                 open_descriptors: self.files.open_descriptors(),
                 resident_bytes: self.files.resident_bytes(),
             };
-            if asked.path == Asking::Metrics {
+            let reply = reply(asked, view, own);
+            if asked.path == Asking::Metrics && !asked.head {
                 self.longest_turn = Duration::ZERO;
             }
-            open.connection
-                .answer(view.now, asked.head, reply(asked, view, &own));
+            open.connection.answer(view.now, asked.head, reply);
         }
         open.write(view, &mut self.rates, left);
         self.has_work |= open.ready;
@@ -281,33 +292,39 @@ impl Status {
     }
 
     /// Takes in new connections; each is served at once, since most have asked by then.
-    fn accept(&mut self, view: &View<'_>) {
+    /// Each turn begins with another listener: none keeps the others waiting.
+    fn accept(&mut self, view: &View<'_>, left: &mut usize) {
         if !mem::take(&mut self.accepting) {
             return;
         }
+        let listeners = self.listeners.len();
         let mut accepted = 0;
-        for listener in 0..self.listeners.len() {
-            while accepted < ACCEPTED {
+        for offset in 0..listeners {
+            let listener = (self.first_listener + offset) % listeners;
+            while accepted < ACCEPTED && *left > 0 {
+                accepted += 1;
                 match self.listeners[listener].accept() {
-                    Ok(stream) => self.begin(stream, listener, view),
+                    Ok(stream) => self.begin(stream, listener, view, left),
                     Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                    Err(error) => {
+                    Err(error) if lacks_resources(&error) => {
                         // No event tells of it again: the sweep tries again.
                         debug!("status: cannot accept: {error}");
                         self.accepting = true;
                         self.sweep_at.get_or_insert(view.now + SWEEP);
                         break;
                     }
+                    // That one has gone again: the next may be there.
+                    Err(error) => debug!("status: lost a connection: {error}"),
                 }
-                accepted += 1;
             }
         }
-        if accepted == ACCEPTED {
+        self.first_listener = (self.first_listener + 1) % listeners;
+        if accepted == ACCEPTED || *left == 0 {
             (self.accepting, self.has_work) = (true, true);
         }
     }
 
-    fn begin(&mut self, mut stream: Stream, listener: usize, view: &View<'_>) {
+    fn begin(&mut self, mut stream: Stream, listener: usize, view: &View<'_>, left: &mut usize) {
         let now = view.now;
         if self.open.len() == MAX_CONNECTIONS {
             let waiting =
@@ -331,7 +348,10 @@ impl Status {
         });
         self.sweep_at.get_or_insert(now + SWEEP);
         // A piece of its own: a flood of connections keeps nobody waiting who asks.
-        self.serve_one(place, view, &mut { TURN_BYTES / ACCEPTED });
+        let piece = (TURN_BYTES / ACCEPTED).min(*left);
+        let mut unspent = piece;
+        self.serve_one(place, view, &mut unspent);
+        *left -= piece - unspent;
     }
 
     fn sweep(&mut self, now: Instant) {
@@ -354,11 +374,11 @@ impl Status {
 }
 
 impl Open {
-    /// Reads until there is a request or nothing more.
+    /// Reads until there is a request or nothing more, if something is expected.
     fn read(&mut self, now: Instant, hosts: &address::Hosts) -> Option<Asked> {
         let mut buffer = [0; connection::MAX_REQUEST];
         for _ in 0..READS {
-            if self.connection.is_closed() {
+            if !self.connection.reads() {
                 return None;
             }
             match self.stream.read(&mut buffer) {
@@ -389,16 +409,16 @@ impl Open {
     /// ready still.
     fn write(&mut self, view: &View<'_>, rates: &mut Rates, left: &mut usize) {
         loop {
+            if *left == 0 {
+                self.ready = true;
+                return;
+            }
             let make = |cursor: &mut Cursor, out: &mut String, bytes| {
                 cursor.write(view.now, view, rates, out, bytes)
             };
             let next = self.connection.poll_transmit(make);
             if next.is_empty() {
                 break;
-            }
-            if *left == 0 {
-                self.ready = true;
-                return;
             }
             let next = &next[..next.len().min(*left)];
             match self.stream.write(next) {
@@ -412,6 +432,12 @@ impl Open {
                 Err(_) => return self.connection.handle_error(),
             }
         }
+        if self.connection.is_answering() {
+            // There was nothing to tell in all the places that were looked at: it took as
+            // long as a piece, and no event brings the next.
+            *left = left.saturating_sub(connection::PIECE);
+            self.ready = true;
+        }
         if self.connection.is_finishing() {
             if self.stream.finish().is_err() {
                 return self.connection.handle_error();
@@ -423,14 +449,17 @@ impl Open {
     }
 }
 
-fn reply(asked: Asked, view: &View<'_>, own: &metrics::Own) -> Reply {
+fn reply(asked: Asked, view: &View<'_>, own: impl FnOnce() -> metrics::Own) -> Reply {
     let (content_type, body) = match asked.path {
         Asking::Health if view.is_draining => {
             return Reply::plain("503 Service Unavailable", "draining\n");
         }
         Asking::Health => return Reply::plain("200 OK", "serving\n"),
         Asking::Page => ("text/html; charset=utf-8", Body::Static(page::HTML)),
-        Asking::Metrics => (metrics::CONTENT_TYPE, Body::Text(metrics::text(view, own))),
+        Asking::Metrics => (
+            metrics::CONTENT_TYPE,
+            Body::Text(metrics::text(view, &own())),
+        ),
         Asking::Json => ("application/json", Body::Pieces(Box::default())),
     };
     Reply {
@@ -440,7 +469,18 @@ fn reply(asked: Asked, view: &View<'_>, own: &metrics::Own) -> Reply {
     }
 }
 
+/// The kernel has no room for another connection now; it stays in the listener's queue.
+fn lacks_resources(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(EMFILE | ENFILE | ENOBUFS | ENOMEM)
+    )
+}
+
 fn cannot(what: &str, error: &io::Error) -> String {
     let reason = crate::file::reason(error);
     format!("cannot {what} for the status port: {reason}")
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,7 @@ pub(super) const CONTENT_SECURITY_POLICY: &str = concat!(
     "default-src 'none'; connect-src 'self'; img-src data:; base-uri 'none'; ",
     "form-action 'none'; frame-ancestors 'none'; ",
     "style-src 'sha256-oSN8SFIMdiSSrSpYHBegTehgs2dACagX3jBEWAFupYU='; ",
-    "script-src 'sha256-2IG0s2oj2kWH0WOSmSaSwwVVphW7p1n9jy7pjo9xDy0='"
+    "script-src 'sha256-UOM95Sz9WzQB60LkfPAP2nwBvbSwRlb9dYe1EMQZpcU='"
 );
 
 #[cfg(test)]

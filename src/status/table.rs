@@ -71,7 +71,7 @@ fn clean(text: &str) -> String {
     text.chars().map(harmless).collect()
 }
 
-/// The table, as large as the terminal.
+/// The table: at most a row less than the terminal has, since the cursor takes one.
 pub(super) fn table(status: &Value, rows: usize, columns: usize) -> String {
     let mut out = String::new();
     let sessions: Vec<_> = status.get("sessions").list().iter().collect();
@@ -81,10 +81,7 @@ pub(super) fn table(status: &Value, rows: usize, columns: usize) -> String {
     let rates = sessions.iter().filter_map(|it| it.get("rate").number());
     // An empty sum would be -0.
     let rate = rates.fold(0.0, |sum, rate| sum + rate);
-    let failed: f64 = ["refused", "timed_out", "peer_errors", "failed"]
-        .into_iter()
-        .map(count)
-        .sum();
+    let failed = status.get("failed_or_refused").number().unwrap_or(0.0);
     let summary = format!(
         "tftpd {}, up for {}: {live} under way at {}/s, {} completed, {failed} failed or refused",
         status.get("state").text(),
@@ -93,8 +90,9 @@ pub(super) fn table(status: &Value, rows: usize, columns: usize) -> String {
         count("completed"),
     );
     put_row(&mut out, &summary, columns);
-    let mut left = rows.saturating_sub(4);
-    left = put_failures(&mut out, status, left, columns);
+    // The summary, a blank, the head, what is left out, and the cursor.
+    let mut left = rows.saturating_sub(5);
+    left -= put_failures(&mut out, status, left / 2, columns);
     out.push('\n');
     // Client, figures and state take as much; the rest is the name's.
     let name = columns.saturating_sub(72).max(12);
@@ -144,12 +142,20 @@ pub(super) fn table(status: &Value, rows: usize, columns: usize) -> String {
             columns,
         );
     }
-    out
+    // Some terminals have no room for as much as that.
+    out.split_inclusive('\n')
+        .take(rows.saturating_sub(1))
+        .collect()
 }
 
-/// The latest failures, each with what to do about it; returns the rows that are left.
-fn put_failures(out: &mut String, status: &Value, mut left: usize, columns: usize) -> usize {
-    let is_good = |it: &Value| matches!(it.get("outcome").text(), "completed" | "probed");
+/// The latest failures, each with what to do about it, in at most so many `rows`; returns
+/// how many it took.
+fn put_failures(out: &mut String, status: &Value, rows: usize, columns: usize) -> usize {
+    let is_good = |it: &Value| {
+        let outcome = it.get("outcome").text();
+        matches!(outcome, "completed" | "changed" | "probed")
+    };
+    let mut taken = 0;
     let recent = status.get("recent").list().iter();
     for failure in recent.filter(|it| !is_good(it)).take(FAILURES) {
         let text = |name| failure.get(name).text();
@@ -170,18 +176,21 @@ fn put_failures(out: &mut String, status: &Value, mut left: usize, columns: usiz
         };
         let colon = if why.is_empty() { "" } else { ": " };
         let what = what.replace('_', " ");
+        let has_hint = !text("hint").is_empty();
+        if taken + 1 + usize::from(has_hint) > rows {
+            break;
+        }
         put_row(
             out,
             &format!("! {what} {file} ({}){colon}{why}", text("peer")),
             columns,
         );
-        left = left.saturating_sub(1);
-        if !text("hint").is_empty() {
+        if has_hint {
             put_row(out, &format!("  → {}", text("hint")), columns);
-            left = left.saturating_sub(1);
         }
+        taken += 1 + usize::from(has_hint);
     }
-    left
+    taken
 }
 
 fn put_row(out: &mut String, row: &str, columns: usize) {
@@ -225,6 +234,7 @@ mod tests {
     use super::*;
 
     const STATUS: &str = r#"{"state":"serving","uptime":7300.5,"session_limit":9,
+        "failed_or_refused":2,
         "counters":{"completed":3,"refused":1},
         "sessions":[{"id":"1","peer":"192.0.2.1:7","op":"read","file":"boot/a","bytes":500,
             "size":1000,"rate":2000,"round_trip":null,"state":"waiting_for_client"},
@@ -262,7 +272,7 @@ mod tests {
         }
         let table = table(&status, 24, 100);
         assert!(
-            table.contains("2 under way at 2.0 kB/s, 3 completed, 1 failed"),
+            table.contains("2 under way at 2.0 kB/s, 3 completed, 2 failed"),
             "{table}"
         );
         assert!(
@@ -270,6 +280,25 @@ mod tests {
             "{table}"
         );
         assert!(table.contains("→ did you mean c?"), "{table}");
+        // It would scroll its own head away.
+        let crowd = |count: usize, failed: usize| {
+            let session = r#"{"peer":"192.0.2.1:7","op":"read","file":"boot/a","bytes":5}"#;
+            let refused = r#"{"event":"refused","file":"a","hint":"look"}"#;
+            let (sessions, recent) = (vec![session; count], vec![refused; failed]);
+            let text = format!(
+                r#"{{"sessions":[{}],"recent":[{}]}}"#,
+                sessions.join(","),
+                recent.join(",")
+            );
+            Value::parse(&text).unwrap()
+        };
+        for rows in 0..30 {
+            for (sessions, failures) in [(0, 0), (2, 9), (100, 0), (100, 9)] {
+                let table = super::table(&crowd(sessions, failures), rows, 80);
+                let most = rows.saturating_sub(1);
+                assert!(table.lines().count() <= most, "{rows} rows: {table}");
+            }
+        }
         let row = table.lines().find(|line| line.contains("boot/a")).unwrap();
         assert!(
             row.contains(" 50 % ") && row.ends_with("waiting for client"),

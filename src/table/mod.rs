@@ -582,6 +582,12 @@ impl<S: Tracked> Sessions<S> {
         self.slab.capacity()
     }
 
+    /// Makes the table as large as many sessions would have left it.
+    #[cfg(test)]
+    pub(crate) fn reserve(&mut self, places: usize) {
+        self.slab.reserve(places);
+    }
+
     /// The session at a place, for those that look at all of them bit by bit.
     pub fn at(&self, place: usize) -> Option<(SessionKey, &S)> {
         let entry = self.slab.get(place)?;

@@ -34,7 +34,7 @@ impl MapFile {
         })
     }
 
-    /// As [`TextFile::keep_directory`].
+    /// Keeps the directory it is in open, so that it can be read again from a chroot.
     ///
     /// # Errors
     /// As there.

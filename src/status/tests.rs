@@ -1,0 +1,160 @@
+//! Turns of the status port: what one of them may cost, and that none is the last before
+//! an answer is whole.
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+
+use super::*;
+use crate::host::clock;
+
+/// A status port on Unix sockets, and those.
+fn status(dir: &Path, listeners: usize) -> (Status, Vec<std::path::PathBuf>) {
+    let paths: Vec<_> = (0..listeners)
+        .map(|index| dir.join(index.to_string()))
+        .collect();
+    let streams = paths
+        .iter()
+        .map(|path| InheritedStream::Unix(UnixListener::bind(path).unwrap()));
+    let opened = Status::open(None, streams.collect(), clock::now());
+    (opened.unwrap().unwrap(), paths)
+}
+
+fn turn(status: &mut Status, sessions: &Sessions<Session>, history: &History) {
+    let now = clock::now();
+    status.run(&View {
+        now,
+        unix_seconds: 0.0,
+        started: status.started(),
+        addresses: &[],
+        sessions,
+        history,
+        counters: &[],
+        is_draining: false,
+        receive_drops: None,
+    });
+}
+
+fn ask(path: &Path, what: &str) -> UnixStream {
+    let mut stream = UnixStream::connect(path).unwrap();
+    stream.set_nonblocking(true).unwrap();
+    let request = format!("GET {what} HTTP/1.1\r\nHost: a\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    stream
+}
+
+/// Reads what has come; how many bytes.
+fn take(stream: &mut UnixStream, into: &mut Vec<u8>) -> usize {
+    let before = into.len();
+    if let Err(error) = stream.read_to_end(into) {
+        assert_eq!(error.kind(), ErrorKind::WouldBlock);
+    }
+    into.len() - before
+}
+
+#[test]
+fn a_table_that_has_shrunk_to_nothing_is_told_to_its_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut status, paths) = status(dir.path(), 1);
+    let mut sessions = Sessions::new(100_000, clock::now());
+    sessions.reserve(20_000);
+    assert!(sessions.places() >= 20_000);
+    let mut reader = ask(&paths[0], "/status.json");
+    let mut all = Vec::new();
+    for turns in 0.. {
+        turn(&mut status, &sessions, &History::default());
+        take(&mut reader, &mut all);
+        if all.ends_with(b"]}\n") {
+            break;
+        }
+        assert!(status.has_work(), "it sleeps, and no event wakes it");
+        assert!(turns < 20, "{}", String::from_utf8_lossy(&all));
+    }
+}
+
+#[test]
+fn who_never_ends_to_talk_costs_a_bounded_part_of_a_turn() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut status, paths) = status(dir.path(), 1);
+    let sessions = Sessions::new(10, clock::now());
+    let mut talker = ask(&paths[0], "/healthz");
+    let mut sent = 0;
+    while let Ok(bytes) = talker.write(&[0; 4096]) {
+        sent += bytes;
+    }
+    assert!(sent > 4 * READS * connection::MAX_REQUEST, "{sent}");
+    turn(&mut status, &sessions, &History::default());
+    turn(&mut status, &sessions, &History::default());
+    assert!(status.has_work(), "there is more of it");
+    let mut room = 0;
+    while let Ok(bytes) = talker.write(&[0; 4096]) {
+        room += bytes;
+    }
+    // The kernel counts what it keeps in its own measure.
+    let read = 2 * (READS + 1) * connection::MAX_REQUEST;
+    assert!(room <= 2 * read, "{room} of {sent} were read in two turns");
+}
+
+#[test]
+fn a_turn_writes_its_share_and_no_more_however_many_ask() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut status, paths) = status(dir.path(), 1);
+    let sessions = Sessions::new(10, clock::now());
+    let mut history = History::default();
+    let long: &str = "x".repeat(3000).leak();
+    for _ in 0..50 {
+        history.tell(&crate::log::event::Event::LeftOut { of: long, lines: 1 });
+    }
+    let mut readers: Vec<_> = (0..MAX_CONNECTIONS)
+        .map(|index| {
+            let what = ["/status.json", "/", "/metrics"][index % 3];
+            (ask(&paths[0], what), Vec::new())
+        })
+        .collect();
+    let mut turns = 0;
+    let mut ended = 0;
+    while ended < readers.len() {
+        turn(&mut status, &sessions, &history);
+        let read: usize = readers
+            .iter_mut()
+            .map(|(stream, all)| take(stream, all))
+            .sum();
+        assert!(read <= TURN_BYTES, "{read} bytes in a turn");
+        ended = readers.iter().filter(|(_, all)| is_whole(all)).count();
+        turns += 1;
+        assert!(turns < 2000, "{ended} of {} have ended", readers.len());
+    }
+}
+
+/// Whether all of an answer has come.
+fn is_whole(all: &[u8]) -> bool {
+    let head = str::from_utf8(&all[..all.len().min(300)]).unwrap();
+    let length = head.lines().find_map(|it| {
+        let length = it.strip_prefix("Content-Length: ")?;
+        length.parse::<usize>().ok()
+    });
+    match length {
+        Some(length) => all.len() > length && all[..all.len() - length].ends_with(b"\r\n\r\n"),
+        None => all.ends_with(b"]}\n"),
+    }
+}
+
+#[test]
+fn a_crowd_at_one_listener_keeps_nobody_waiting_at_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut status, paths) = status(dir.path(), 2);
+    let sessions = Sessions::new(10, clock::now());
+    let _crowd: Vec<_> = (0..100)
+        .map(|_| UnixStream::connect(&paths[0]).unwrap())
+        .collect();
+    let mut reader = ask(&paths[1], "/healthz");
+    let mut all = Vec::new();
+    for _ in 0..2 {
+        turn(&mut status, &sessions, &History::default());
+    }
+    take(&mut reader, &mut all);
+    assert!(
+        all.ends_with(b"\r\n\r\nserving\n"),
+        "{}",
+        String::from_utf8_lossy(&all)
+    );
+}
