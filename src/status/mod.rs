@@ -67,7 +67,7 @@ const EVENTS: usize = 64;
 const FIRST_LISTENER: usize = MAX_CONNECTIONS;
 
 /// Sockets that connections come in on.
-const MAX_LISTENERS: usize = EVENTS - MAX_CONNECTIONS;
+const MAX_STATUS_LISTENERS: usize = EVENTS - MAX_CONNECTIONS;
 
 /// What there is to see, lent for a turn.
 #[derive(Debug)]
@@ -130,7 +130,7 @@ impl Status {
         now: Instant,
     ) -> Result<Option<Self>, String> {
         let mut listeners = Vec::new();
-        for stream in streams.into_iter().take(MAX_LISTENERS - 1) {
+        for stream in streams.into_iter().take(MAX_STATUS_LISTENERS - 1) {
             let listener = Listener::inherit(stream);
             listeners.push(listener.map_err(|it| cannot("take over an inherited socket", &it))?);
         }

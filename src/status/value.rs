@@ -1,5 +1,5 @@
-//! JSON as `tftpd status` reads it: just enough for what `/status.json` is. Must not:
-//! recurse deeper than that is nested.
+//! JSON as `tftpd status` reads it: just enough for `/status.json`. Must not: recurse
+//! deeper than `DEPTH`.
 
 use std::iter::Peekable;
 use std::str::Chars;
