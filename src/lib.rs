@@ -113,6 +113,8 @@
 //! | which name a request leads to | `policy/settle`, `file/name`, `policy/map` |
 //! | who gets a port of its own | `server/ports`; who may share one, and what an answer to it proves: `session/tid` |
 //! | what may be read or created | `file/root`, `file/resolve`, `file/walk` (links), `file/upload` |
+//! | which versions of an upload are kept | `file/versions`, `file/version_name`; how a new file takes the name: `file/publish` |
+//! | a word of another server's command line | `server/familiar` |
 //! | what root may not serve | `server/exposure` |
 //! | a hint in a refusal | `server/hints` |
 //! | the text or the code of an ERROR | `file/error`, `wire/packet` |
@@ -204,6 +206,10 @@
 //! | temporary file where hosts share a file system | swept after 10 minutes without a write | `file::publish` |
 //! | status port | 32 connections, requests of 4 KiB, 64 KiB a turn, 5 s to ask, 30 s to be read; 200 that ended are kept | [`status`] |
 //! | upload | `--max-upload`, else the free space | [`mod@file`] |
+//! | versions of a file | `--keep-versions`; 65,536 names looked at, 64 removed with an upload | `file::versions` |
+//! | directories made for uploads, and not yet kept | 64 | `file::made_dirs` |
+//! | files counted for `--max-upload-total` | 100,000, then a rest of 20 times as long | `file::quota` |
+//! | requests to a broadcast address that are answered | 100 a second | `server::requests` |
 
 #[cfg(feature = "client")]
 pub mod client;
