@@ -77,13 +77,6 @@ impl UnverifiedAnswers {
         fits
     }
 
-    /// One more is sent to `client`, however many there are.
-    pub(super) fn count(&mut self, now: Instant, client: IpAddr) {
-        let second = self.second_of(now);
-        self.of_network(client).add(second);
-        self.all.add(second);
-    }
-
     /// The one that was sent to `client` at `sent` has been answered.
     pub(super) fn verified(&mut self, now: Instant, sent: Instant, client: IpAddr) {
         let (now, sent) = (self.second_of(now), self.second_of(sent));
