@@ -43,13 +43,19 @@ pub(super) struct Opened {
 /// What is served, and by which rules.
 pub(super) struct Served {
     root: Directory,
-    path: PathBuf,
     /// Where uploads go, if not there.
-    uploads: Option<Directory>,
+    uploads: Option<UploadDirectory>,
     linked: Vec<Directory>,
     map_file: Option<MapFile>,
     rules: Option<RulesFile>,
     client_roots: Option<ClientRoots>,
+}
+
+/// A directory for uploads.
+struct UploadDirectory {
+    directory: Directory,
+    /// ROOT is that one, or below it: what is uploaded may come to be there.
+    holds_root: bool,
 }
 
 impl Opened {
@@ -75,10 +81,9 @@ impl Opened {
             spares: spares.unwrap_or_default(),
             status,
             helper: start_helper(args)?,
-            path: path.clone(),
+            path,
             served: Served {
                 root,
-                path,
                 uploads,
                 linked,
                 map_file,
@@ -134,7 +139,7 @@ impl Opened {
         let read_again_in: Vec<_> = directories.into_iter().flatten().collect();
         let confinement = Confinement {
             root: self.served.root.as_fd(),
-            uploads: self.served.uploads.as_ref().map(AsFd::as_fd),
+            uploads: self.served.uploads.as_ref().map(|it| it.directory.as_fd()),
             linked: &linked,
             linked_listable: args.ignore_case,
             beside: &beside,
@@ -166,7 +171,7 @@ impl Served {
         now: Instant,
     ) -> Result<Policy, Box<dyn Error>> {
         let closed = self.client_roots.as_ref().map(ClientRoots::closed);
-        let (root, upload_root) = roots(args, self.root, self.linked, self.uploads, &self.path)?;
+        let (root, upload_root) = roots(args, self.root, self.linked, self.uploads)?;
         let root = root.closing(closed);
         Ok(Policy {
             access: access(args),
@@ -240,7 +245,7 @@ fn linked_directories(args: &Args) -> Result<Vec<Directory>, RootError> {
 }
 
 /// Where uploads go, if not to the directory at `root`.
-fn upload_directory(args: &Args, root: &Path) -> Result<Option<Directory>, Box<dyn Error>> {
+fn upload_directory(args: &Args, root: &Path) -> Result<Option<UploadDirectory>, Box<dyn Error>> {
     let Some(path) = args.uploads.root() else {
         return Ok(None);
     };
@@ -265,28 +270,32 @@ fn upload_directory(args: &Args, root: &Path) -> Result<Option<Directory>, Box<d
         )
         .into());
     }
-    Ok(Some(directory))
+    // Before the process gives up rights, or its paths lead elsewhere.
+    let holds_root = root.starts_with(real);
+    Ok(Some(UploadDirectory {
+        directory,
+        holds_root,
+    }))
 }
 
-/// What is read from, and what is written to, if that is another. `path` is the
-/// directory's, without links.
+/// What is read from, and what is written to, if that is another.
 fn roots(
     args: &Args,
     directory: Directory,
     linked: Vec<Directory>,
-    uploads: Option<Directory>,
-    path: &Path,
+    uploads: Option<UploadDirectory>,
 ) -> Result<(Root, Option<Root>), RootError> {
     let all = policy(args);
-    let Some(uploads) = uploads else {
+    let Some(UploadDirectory {
+        directory: uploads,
+        holds_root,
+    }) = uploads
+    else {
         return Ok((Root::with_links(directory, linked, all)?, None));
     };
-    // What goes to a directory above may come to be in it.
-    let real = args.uploads.root().and_then(|it| it.canonicalize().ok());
-    let is_in_uploads = real.is_some_and(|real| path.starts_with(real));
     let reads = file::Policy {
         read_only: true,
-        uploads: if is_in_uploads {
+        uploads: if holds_root {
             args.uploads.rules()
         } else {
             file::UploadRules::NONE
