@@ -143,7 +143,8 @@
 //!   been given up.
 //! - No byte from the network reaches the log unescaped, and none can panic.
 //! - `unsafe` is in two modules: `net::batch`, for `recvmmsg`, `recvmsg` and
-//!   `sendmsg`, and `file::nowait`, for `preadv2` and `mincore`.
+//!   `sendmsg`, for a socket's figures and for descriptors that were received, and
+//!   `file::nowait`, for `preadv2` and `mincore`.
 //! - A read that would wait for the disk isn't made, where the file system can
 //!   tell: its session sleeps until the pages have been fetched. Opening, writing
 //!   and committing do wait, and all sessions with them.

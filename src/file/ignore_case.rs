@@ -19,6 +19,7 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::{FileStat, fstat};
 
 use super::name::TEMP_PREFIX;
+use super::walk::id;
 
 /// Names that are read of one directory: a millisecond or so. Past this limit
 /// a name counts as missing; otherwise the result would depend on the order of
@@ -57,7 +58,7 @@ impl Stamp {
     #[allow(clippy::unnecessary_cast, clippy::useless_conversion)] // Narrower on 32-bit systems.
     fn of(stat: &FileStat) -> Self {
         Self {
-            id: (stat.st_dev as u64, stat.st_ino as u64),
+            id: id(stat),
             modified: (stat.st_mtime as i64, stat.st_mtime_nsec as i64),
             changed: (stat.st_ctime as i64, stat.st_ctime_nsec as i64),
         }

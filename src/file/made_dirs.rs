@@ -14,8 +14,10 @@ use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{FileStat, Mode, fchmod, fstat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-/// Device and inode.
-type Id = (u64, u64);
+use super::walk::{Id, LOOK, id, id_of};
+
+/// How directories on the way are opened.
+const DIRECTORY: OFlag = LOOK.union(OFlag::O_DIRECTORY);
 
 /// The directories that were made, and that no upload has been put in place in.
 #[derive(Debug, Default)]
@@ -46,20 +48,19 @@ impl MadeDirs {
         if self.all.borrow().is_empty() {
             return Ok(held);
         }
-        let mut id = id(&fstat(directory)?);
+        let mut id = id_of(directory)?;
         let mut above: Option<OwnedFd> = None;
         while self.change(id, |made| made.uploads += 1) {
             held.0.push(id);
             let here = above.as_ref().map_or(directory, AsFd::as_fd);
-            let parent = match openat(here, "..", LOOK, Mode::empty()) {
-                Ok(parent) => parent,
+            let parent = openat(here, "..", DIRECTORY, Mode::empty());
+            match parent.and_then(|parent| Ok((id_of(&parent)?, parent))) {
+                Ok((its, parent)) => (id, above) = (its, Some(parent)),
                 Err(errno) => {
                     self.release(directory, &held);
                     return Err(errno);
                 }
-            };
-            id = self::id(&fstat(&parent)?);
-            above = Some(parent);
+            }
         }
         Ok(held)
     }
@@ -77,7 +78,7 @@ impl MadeDirs {
         permissions: Option<u32>,
         held: &mut Held,
     ) -> Result<OwnedFd> {
-        let mut here = openat(directory, ".", LOOK, Mode::empty())?;
+        let mut here = openat(directory, ".", DIRECTORY, Mode::empty())?;
         let mut new = Held::default();
         let made = self.make_all(&mut here, path, permissions, &mut new);
         if let Err(errno) = made {
@@ -103,7 +104,7 @@ impl MadeDirs {
                 Err(Errno::EEXIST) => false,
                 Err(errno) => return Err(errno),
             };
-            let opened = openat(&*here, name, LOOK | OFlag::O_NOFOLLOW, Mode::empty());
+            let opened = openat(&*here, name, DIRECTORY | OFlag::O_NOFOLLOW, Mode::empty());
             let looked_at = opened.and_then(|below| Ok((fstat(&below)?, below)));
             let (stat, below) = match looked_at {
                 Ok(found) => found,
@@ -133,14 +134,15 @@ impl MadeDirs {
         Ok(())
     }
 
-    /// An upload to `directory` is in place: what it held stays.
+    /// An upload is in place: the directories that it `held` stay.
     pub(super) fn keep(&self, held: &Held) {
         self.all
             .borrow_mut()
             .retain(|made| !held.0.contains(&made.id));
     }
 
-    /// An upload to `directory` has come to nothing.
+    /// An upload to `directory` has come to nothing: of those that it `held`, the ones go
+    /// that no other upload holds, if they are empty.
     pub(super) fn release(&self, directory: BorrowedFd<'_>, held: &Held) {
         let mut here: Option<OwnedFd> = None;
         let mut removing = true;
@@ -191,7 +193,7 @@ impl Held {
 
 /// Removes an empty directory; returns the one that it was in.
 fn remove(directory: BorrowedFd<'_>, made: &MadeDir) -> Result<OwnedFd> {
-    let parent = openat(directory, "..", LOOK, Mode::empty())?;
+    let parent = openat(directory, "..", DIRECTORY, Mode::empty())?;
     let named = fstatat(&parent, &*made.name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
     if id(&named) != made.id {
         return Err(Errno::ESTALE);
@@ -210,12 +212,3 @@ fn permit(parent: &OwnedFd, name: &[u8], stat: &FileStat, mode: Mode) -> Result<
         mode | Mode::from_bits_truncate(stat.st_mode & 0o7000),
     )
 }
-
-#[allow(clippy::unnecessary_cast, clippy::useless_conversion)] // Narrower on 32-bit systems.
-fn id(stat: &FileStat) -> Id {
-    (stat.st_dev as u64, stat.st_ino as u64)
-}
-
-const LOOK: OFlag = OFlag::O_PATH
-    .union(OFlag::O_DIRECTORY)
-    .union(OFlag::O_CLOEXEC);

@@ -22,6 +22,7 @@ use super::error::StorageError;
 use super::file_offset;
 use super::made_dirs::MadeDirs;
 use super::quota::{MinFree, Quota};
+use super::walk::id;
 
 /// What the uploads of one server share.
 #[derive(Debug)]
@@ -130,9 +131,8 @@ impl Uploads {
     /// Whether this directory is to be swept for one more upload: for the first, and
     /// now and then for a later one, since another server that shares the directory
     /// may have been killed meanwhile.
-    #[allow(clippy::unnecessary_cast, clippy::useless_conversion)] // Narrower on 32-bit systems.
     pub(super) fn is_unswept(&self, directory: &FileStat) -> bool {
-        let id = (directory.st_dev as u64, directory.st_ino as u64);
+        let id = id(directory);
         let mut swept = self.swept.borrow_mut();
         if let Some(known) = swept.iter_mut().find(|known| known.id == id) {
             known.uploads = (known.uploads + 1) % SWEEP_EVERY;

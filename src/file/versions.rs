@@ -34,7 +34,7 @@ const MAX_COUNT: u64 = 1 << 60;
 /// few uploads until they are gone.
 const MAX_PRUNED: usize = 64;
 
-/// The versions of a file that are there.
+/// A version of a file.
 #[derive(Debug)]
 struct Version {
     order: Order,

@@ -271,11 +271,18 @@ fn push_all(path: &mut Vec<u8>, more: &[u8]) {
     }
 }
 
-/// Device and inode of a directory.
+/// Device and inode: what tells a file or a directory from all others.
+pub(super) type Id = (u64, u64);
+
+/// Those of what is open.
+pub(super) fn id_of(file: impl AsFd) -> Result<Id> {
+    Ok(id(&fstat(file)?))
+}
+
+/// Those that a `stat` is about.
 #[allow(clippy::unnecessary_cast, clippy::useless_conversion)] // Narrower on 32-bit systems.
-pub(super) fn id_of(directory: impl AsFd) -> Result<(u64, u64)> {
-    let stat = fstat(directory)?;
-    Ok((stat.st_dev as u64, stat.st_ino as u64))
+pub(super) fn id(stat: &FileStat) -> Id {
+    (stat.st_dev as u64, stat.st_ino as u64)
 }
 
 /// What kind of file a `stat` is about.

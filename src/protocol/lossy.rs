@@ -1,6 +1,5 @@
 //! A sender and a receiver on a network that loses packets, doubles them or
-//! delivers them late: what it costs. For
-//! the unit tests of this layer only.
+//! delivers them late: what it costs. For the unit tests of this layer only.
 
 use std::collections::BTreeMap;
 

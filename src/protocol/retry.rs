@@ -54,8 +54,8 @@ const BACKED_OFF: u32 = 1 << EARLY_REPEATS;
 /// short the round trip: schedulers are not more exact.
 const PROMPT: Duration = Duration::from_millis(5);
 
-/// An answer that comes this late may be one that was lost, and sent again by the
-/// peer's own timer: those strike after a second or more.
+/// An answer that comes this late may be a copy: the first was lost, and the peer's
+/// own timer, which strikes after a second or more, sent it again.
 const PEERS_OWN_TIMER: Duration = Duration::from_millis(990);
 
 /// The slowest of at least this many answers is remembered, and of no more than

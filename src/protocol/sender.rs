@@ -26,7 +26,7 @@
 //! | Opening (client) | OACK not as asked | – | ERROR 8 | nothing |
 //! | Opening | ACK other than 0 | nothing | – | as before |
 //! | Sending | ACK of a block in flight | base moves past it | DATA from there on, a full window | an ACK within it |
-//! | Sending, windows | the second ACK in a row of just what had gone out before it was sent again | an echo of a block that came twice; base moves past it | what isn't in flight of a window from there | an ACK within it |
+//! | Sending, windows | the ACK of all blocks that had gone out before the window was sent again, for the second time in a row | an echo of a block that came twice; base moves past it | the rest of a window from there; what is in flight isn't sent again | an ACK within it |
 //! | Sending | ACK of the last block | completed | – | nothing |
 //! | Sending, windows | ACK of the block before the base, a quarter of the fastest round trip after the last DATA left (3/4 of one, if blocks were in flight when the base moved) | a NACK, once per base and silence (`nack`) | the window from its base | an ACK within it |
 //! | Sending, lockstep | the same, 0.99 s or a round trip after the DATA left | a NACK, once per DATA | the DATA | its ACK |
@@ -257,7 +257,7 @@ impl Sender {
         self.exchange.verify();
         // At most `reached`, which is a `u16`.
         let blocks = (index.0 - self.base.0 + 1) as u16;
-        let is_echo = self.is_echo(blocks);
+        let is_echo = self.counts_as_echo(blocks);
         if blocks >= self.out {
             self.pace.window_arrived(self.windowsize());
         } else if !is_echo {
@@ -299,7 +299,7 @@ impl Sender {
     /// and with it all that had gone out before. To send what follows again would
     /// bring the next such ACK, to the end of the file. So the second in a row
     /// counts as an echo: what follows is in flight.
-    const fn is_echo(&mut self, blocks: u16) -> bool {
+    const fn counts_as_echo(&mut self, blocks: u16) -> bool {
         self.echoes = if blocks == self.resumed {
             self.echoes.saturating_add(1)
         } else {

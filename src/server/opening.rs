@@ -180,7 +180,7 @@ impl Opener {
         let is_long = spelled.len() > LONGEST_ASKED;
         let name = if is_long { &granted.name } else { spelled };
         let mut session = Session::new(transfer, content, socket, remote, name, now);
-        if floor.reporter.history.is_some() && *granted.name != *spelled {
+        if floor.reporter.history.is_some() && !is_long && *granted.name != *spelled {
             session.keep_served(&granted.name);
         }
         Ok((session, granted.section))

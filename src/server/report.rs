@@ -222,7 +222,7 @@ impl Reporter {
     /// A session that has begun.
     pub(super) fn begin(&mut self, session: &Session, now: Instant) {
         let (peer, name) = (session.peer(), session.name());
-        if direction(session) == Direction::Read
+        if session.direction() == Direction::Read
             && let Some((search, found)) = self.searches.found(peer, name)
         {
             searched(
@@ -241,7 +241,7 @@ impl Reporter {
         let progress = session.transfer().progress();
         let event = Event::Started {
             peer,
-            op: direction(session).name(),
+            op: session.direction().name(),
             file: Name(name),
             blksize: progress.block_size,
             windowsize: progress.window_size,
@@ -266,7 +266,7 @@ impl Reporter {
             let after = Measured::of(session);
             let bytes = after.bytes.saturating_sub(before.bytes);
             let again = after.retransmits.saturating_sub(before.retransmits);
-            history.moved(direction(session), bytes, again);
+            history.moved(session.direction(), bytes, again);
             if before.owes_answer && !after.owes_answer {
                 history.answer(clock::now().saturating_duration_since(session.started));
             }
@@ -289,7 +289,7 @@ impl Reporter {
         };
         if let Some(history) = &mut self.history {
             let took = now.saturating_duration_since(session.started);
-            history.end(direction(session), outcome, took);
+            history.end(session.direction(), outcome, took);
         }
         let progress = session.transfer().progress();
         // With a port of its own, a peer that answered is real, and each of its
@@ -409,21 +409,13 @@ fn figures(session: &Session, now: Instant) -> Figures<'_> {
     let progress = session.transfer().progress();
     Figures {
         peer: session.peer(),
-        op: direction(session).name(),
+        op: session.direction().name(),
         file: Name(session.name()),
         bytes: session.bytes(),
         seconds: now.saturating_duration_since(session.started).as_secs_f64(),
         blksize: progress.block_size,
         windowsize: progress.window_size,
         retransmits: progress.retransmits,
-    }
-}
-
-/// What the client asked for.
-const fn direction(session: &Session) -> Direction {
-    match session.content() {
-        Content::Source(_) => Direction::Read,
-        Content::Sink(_) => Direction::Write,
     }
 }
 

@@ -1,6 +1,6 @@
-//! From the command line to a server that is ready to run: the log, the sockets,
-//! the root, the limits, in the order in which they depend on each other; then
-//! every right that isn't needed any more is given up.
+//! From the command line to a server that is ready to run: the log, what `opened` and
+//! `listen` open, the limits, in the order in which they depend on each other. Every
+//! right that isn't needed any more is given up on the way.
 //!
 //! Each thing that can go wrong ends in one line that names the value and the
 //! remedy. Must not: read from the network.

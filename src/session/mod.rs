@@ -42,7 +42,7 @@ use crate::file::{FileSink, FileSource, ReadAt, ReadFile, Store, Upload};
 use crate::net::{ListenSocket, MAX_SEND, TransferSocket};
 use crate::protocol::transfer::{Failure, Outcome, Transfer};
 use crate::table::Tracked;
-use crate::wire::packet::ErrorCode;
+use crate::wire::packet::{Direction, ErrorCode};
 
 /// Bytes a session may send before the others have their turn.
 pub const SEND_BUDGET: usize = 256 * 1024;
@@ -355,6 +355,14 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         }
     }
 
+    /// What the client asked for.
+    pub const fn direction(&self) -> Direction {
+        match &self.content {
+            Content::Source(_) => Direction::Read,
+            Content::Sink(_) => Direction::Write,
+        }
+    }
+
     /// Bytes that there are to move, where that is known.
     pub fn size(&self) -> Option<u64> {
         match &self.content {
@@ -448,21 +456,29 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
 
     /// Does what there is to do: takes in what has arrived, answers, reads ahead.
     pub fn run(&mut self, context: &mut Context<'_, P>) -> Turn {
-        let asked = self.transfer.waiting_since();
-        let longest = self.longest_answer();
-        let received = self.receive(context);
-        self.note_pause(asked, longest, context.now);
+        let (received, asked) = self.take_in(context, Self::receive);
         self.answer(received, asked, context)
     }
 
     /// [`Session::run`] with what was received for it on a shared port and lies in
     /// the batch in the slots `received`.
     pub fn run_shared(&mut self, received: Range<usize>, context: &mut Context<'_, P>) -> Turn {
+        let ((), asked) = self.take_in(context, |it, context| it.take(received, context));
+        self.answer(Turn::Waiting, asked, context)
+    }
+
+    /// Has `receive` take in what has arrived. Returns what that does, and since when
+    /// what it answers was waited for; notes if the peer has paused.
+    fn take_in<T>(
+        &mut self,
+        context: &mut Context<'_, P>,
+        receive: impl FnOnce(&mut Self, &mut Context<'_, P>) -> T,
+    ) -> (T, Option<Instant>) {
         let asked = self.transfer.waiting_since();
         let longest = self.longest_answer();
-        self.take(received, context);
+        let received = receive(self, context);
         self.note_pause(asked, longest, context.now);
-        self.answer(Turn::Waiting, asked, context)
+        (received, asked)
     }
 
     fn answer(
@@ -481,10 +497,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
     /// The same when the deadline may have come: an answer that is there already
     /// beats it.
     pub fn run_deadline(&mut self, context: &mut Context<'_, P>) -> Turn {
-        let asked = self.transfer.waiting_since();
-        let longest = self.longest_answer();
-        let received = self.receive(context);
-        self.note_pause(asked, longest, context.now);
+        let (received, asked) = self.take_in(context, Self::receive);
         // The time that the disk takes is not the peer's: its wait begins with what
         // is sent then.
         if self.misses_answer(context.now) {

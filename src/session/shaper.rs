@@ -157,8 +157,8 @@ impl Shaper {
     }
 
     /// Lets a session work, with as much to send as it is lent, but no more than the
-    /// context's budget, and closes the file of
-    /// one whose peer has never answered. `random` is any number that nobody can guess.
+    /// context's budget, and closes the file of one whose peer has never answered.
+    /// `random` is any number that nobody can guess.
     pub fn turn<P: Port, S: Store, R: ReadAt>(
         &mut self,
         key: SessionKey,

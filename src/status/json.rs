@@ -10,9 +10,8 @@ use super::View;
 use super::rates::Rates;
 use crate::log::put_json_text;
 use crate::log::shown::Name;
-use crate::session::{Content, Session};
+use crate::session::Session;
 use crate::table::{SessionKey, Tracked as _};
-use crate::wire::packet::Direction;
 
 /// Places of the session table that are looked at for a piece.
 const PLACES: usize = 4096;
@@ -134,7 +133,7 @@ fn put_session(out: &mut String, now: Instant, key: SessionKey, session: &Sessio
         "{{\"id\":\"{:x}\",\"peer\":\"{}\",\"op\":\"{}\",\"file\":",
         key.to_token(),
         session.peer(),
-        direction(session).name()
+        session.direction().name()
     );
     put_json_text(out, &Name(session.name()));
     if let Some(served) = session.served() {
@@ -160,12 +159,4 @@ fn put_session(out: &mut String, now: Instant, key: SessionKey, session: &Sessio
         progress.retransmits,
         session.phase(now).name()
     );
-}
-
-/// What the client asked for.
-const fn direction(session: &Session) -> Direction {
-    match session.content() {
-        Content::Source(_) => Direction::Read,
-        Content::Sink(_) => Direction::Write,
-    }
 }

@@ -17,10 +17,10 @@ mod process;
 mod rates;
 mod table;
 mod value;
+mod view;
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::mem;
-use std::net::SocketAddr;
 use std::os::fd::AsRawFd as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -40,9 +40,8 @@ use self::listener::{Listener, Stream};
 pub(crate) use self::metrics::tells;
 use self::process::ProcessFiles;
 use self::rates::Rates;
+pub(crate) use self::view::View;
 use crate::host::InheritedStream;
-use crate::session::Session;
-use crate::table::Sessions;
 
 /// Connections at once; a new one takes the place of one that asks nothing.
 const MAX_CONNECTIONS: usize = 32;
@@ -68,22 +67,6 @@ const FIRST_LISTENER: usize = MAX_CONNECTIONS;
 
 /// Sockets that connections come in on.
 const MAX_STATUS_LISTENERS: usize = EVENTS - MAX_CONNECTIONS;
-
-/// What there is to see, lent for a turn.
-#[derive(Debug)]
-pub(crate) struct View<'a> {
-    pub(crate) now: Instant,
-    pub(crate) unix_seconds: f64,
-    pub(crate) started: Instant,
-    pub(crate) addresses: &'a [SocketAddr],
-    pub(crate) sessions: &'a Sessions<Session>,
-    pub(crate) history: &'a History,
-    pub(crate) counters: &'a [(&'static str, u64)],
-    /// No transfer begins any more.
-    pub(crate) is_draining: bool,
-    /// Datagrams that the kernel had no room for, if it tells.
-    pub(crate) receive_drops: Option<u64>,
-}
 
 /// The status port.
 #[derive(Debug)]

@@ -1,37 +1,22 @@
 //! In place of the status port in a build without the feature `status`: there is none,
 //! and nothing is kept for one.
 
+mod view;
+
 use std::io;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use mio::{Registry, Token};
 
+pub(crate) use self::view::View;
 use crate::host::InheritedStream;
 use crate::log::event::Event;
-use crate::session::Session;
-use crate::table::Sessions;
 use crate::wire::packet::{Direction, ErrorCode};
 
 /// There is none.
 #[derive(Debug)]
 pub enum StatusAddress {}
-
-/// As with the feature.
-#[derive(Debug)]
-#[expect(dead_code, reason = "nobody reads it")]
-pub(crate) struct View<'a> {
-    pub(crate) now: Instant,
-    pub(crate) unix_seconds: f64,
-    pub(crate) started: Instant,
-    pub(crate) addresses: &'a [SocketAddr],
-    pub(crate) sessions: &'a Sessions<Session>,
-    pub(crate) history: &'a History,
-    pub(crate) counters: &'a [(&'static str, u64)],
-    pub(crate) is_draining: bool,
-    pub(crate) receive_drops: Option<u64>,
-}
 
 /// There is none.
 #[derive(Debug)]

@@ -6,6 +6,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 
 use super::*;
 use crate::host::clock;
+use crate::session::Session;
+use crate::table::Sessions;
 
 /// A status port on Unix sockets, and those.
 fn status(dir: &Path, listeners: usize) -> (Status, Vec<std::path::PathBuf>) {
