@@ -46,6 +46,10 @@ impl Port for ClientPort {
         Port::watch(&mut self.socket, poll, interest)
     }
 
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     fn coalesces(&self) -> bool {
         self.socket.coalesces()
     }

@@ -23,6 +23,7 @@ use super::ports::Ports;
 use super::report::{self, Reporter};
 use super::shared;
 use super::why::Ending;
+use crate::file::OpenFiles;
 use crate::host::clock;
 use crate::host::random::Random;
 use crate::log::event::Event;
@@ -33,8 +34,10 @@ use crate::protocol::transfer::Failure;
 use crate::session::shaper::Shaper;
 use crate::session::unproved::UnprovedRate;
 use crate::session::{Content, Context, Line, Resources, SEND_BUDGET, Session, Trace, Turn, Watch};
-use crate::table::{AfterTurn, Endpoint, Fingerprint, SessionKey, Sessions, Tracked as _};
-use crate::wire::packet::{DATA_HEADER_LEN, ErrorCode};
+use crate::table::{
+    Admission, AfterTurn, Endpoint, Fingerprint, SessionKey, Sessions, Tracked as _,
+};
+use crate::wire::packet::{DATA_HEADER_LEN, Direction, ErrorCode};
 
 /// What a client is told that has as many transfers as it may.
 const CROWDED: Failure = Failure::new(ErrorCode::NotDefined, "Too many transfers at once");
@@ -63,11 +66,13 @@ pub(super) struct Floor {
     shaper: Shaper,
     /// What the rules by client bound.
     pacing: Pacing,
+    /// What is read by however many sessions.
+    files: Rc<OpenFiles>,
     pub(super) random: Random,
 }
 
 impl Floor {
-    /// Nothing is served yet. `shared` are the listen sockets that transfers
+    /// Nothing is served yet, out of `files`. `shared` are the listen sockets that transfers
     /// send from, if they do. A network whose clients nothing proves is sent
     /// `unproved_rate` bytes a second.
     ///
@@ -75,6 +80,7 @@ impl Floor {
     /// Whatever the kernel says to being asked for an epoll instance.
     pub(super) fn new(
         sessions: Sessions<Session>,
+        files: Rc<OpenFiles>,
         ports: Option<RangeInclusive<u16>>,
         shared: Option<&[ListenSocket]>,
         unproved_rate: Option<NonZeroU64>,
@@ -96,7 +102,8 @@ impl Floor {
                 now,
             ),
             pacing: Pacing::default(),
-            ports: Ports::new(ports, shared, sessions.capacity(), random.seed(), now),
+            files,
+            ports: Ports::new(ports, shared, sessions.own_ports(), random.seed(), now),
             sessions,
             random,
         })
@@ -147,6 +154,22 @@ impl Floor {
             self.reporter.poll_timeout(),
         ];
         deadlines.into_iter().flatten().min()
+    }
+
+    /// What to do with a request: see [`Sessions::admit`].
+    pub(super) fn admit(
+        &mut self,
+        direction: Direction,
+        endpoint: &Endpoint,
+        fingerprint: Fingerprint,
+        now: Instant,
+    ) -> Admission {
+        self.sessions.set_open_files(self.files.count());
+        let random = self.random.number();
+        match direction {
+            Direction::Read => self.sessions.admit_read(endpoint, fingerprint, now, random),
+            Direction::Write => self.sessions.admit(endpoint, fingerprint, now, random),
+        }
     }
 
     /// How many transfers have not ended yet.
@@ -309,6 +332,7 @@ impl Floor {
         }
         let random = || self.random.number();
         let sessions = &mut self.sessions;
+        sessions.set_open_files(self.files.count());
         match sessions.after_turn(key, was_unverified, clock::now(), random) {
             AfterTurn::Stays if was_unverified && self.pacing.is_overfull(key) => {
                 self.turn_away(key);
@@ -379,7 +403,7 @@ impl Floor {
         }
         let has = |session: &Session| match needed {
             Needed::Port => !session.shares_its_port(),
-            Needed::Descriptor => !session.shares_its_port() || !session.is_light(),
+            Needed::Descriptor => !session.is_light(),
         };
         let chosen = chosen.filter(|&(key, _)| self.sessions.get(key).is_some_and(has));
         let any = || {

@@ -34,7 +34,7 @@ use crate::protocol::retry::{RetryPolicy, Wait};
 use crate::protocol::transfer::{Config, Proof};
 use crate::session::Session;
 use crate::status::Status;
-use crate::table::Sessions;
+use crate::table::{MAX_DESCRIPTORS, MAX_LIMIT, Sessions};
 use crate::wire::options::Limits;
 
 /// How long a received upload's final ACK is repeated if it was lost: longer than
@@ -48,8 +48,11 @@ const INETD_IDLE_EXIT: Duration = Duration::from_secs(900);
 /// streams, log, map file, pid file, neighbour table, epoll, signals.
 const OWN_DESCRIPTORS: u64 = 32;
 
-/// Descriptors a session can take: a socket, a file, and an upload's directory.
-const SESSION_DESCRIPTORS: u64 = 3;
+/// A part of the machine's memory that sessions may take by themselves: one in so many.
+const MEMORY_SHARE: u64 = 4;
+
+/// Bytes that a session takes, with its place in the table.
+const SESSION_BYTES: u64 = 512;
 
 impl Server {
     /// A server as the command line wants it, bound and ready.
@@ -64,7 +67,7 @@ impl Server {
         let opened = Opened::open(args, inherited)?;
         let signals = Signals::take_over()?;
         let mut pid_file = args.pid_file.as_deref().map(reserve_pid_file).transpose()?;
-        let max_sessions = max_sessions(args, host::raise_open_files()?, opened.descriptors());
+        let room = Room::of(args, host::raise_open_files()?, opened.descriptors());
         // The sandbox hides how many processors there are.
         let busy_poll = busy_poll(args);
         let enforcement = opened.confine(args, log_file.as_ref())?;
@@ -72,7 +75,7 @@ impl Server {
             pid_file.lose_path();
         }
         let path = opened.path.clone();
-        let (front, floor, status) = halves(args, opened, max_sessions)?;
+        let (front, floor, status) = halves(args, opened, room)?;
         let lifetime = lifetime(args, by_inetd);
         let mut server = Self::new(front, floor, busy_poll, lifetime, signals, log_file)?;
         if let (Some(pid_file), Some(path)) = (&mut pid_file, &args.pid_file) {
@@ -83,7 +86,7 @@ impl Server {
         server.notifier = notifier;
         server.pid_file = pid_file;
         server.status = status.map(Box::new);
-        server.tell_start(args, &path, max_sessions);
+        server.tell_start(args, &path, room.sessions);
         debug!("waiting for answers awake for up to {busy_poll:?}");
         tell_enforcement(args, enforcement);
         exposure::advise(args, args.uploads.root().unwrap_or(&path));
@@ -123,7 +126,7 @@ impl Server {
 fn halves(
     args: &Args,
     opened: Opened,
-    max_sessions: usize,
+    room: Room,
 ) -> Result<(Front, Floor, Option<Status>), Box<dyn Error>> {
     let Opened {
         listeners,
@@ -147,10 +150,12 @@ fn halves(
     }
     requests.helper = helper;
     let shared = args.single_port.then_some(&*listeners);
-    let sessions = sessions(args, max_sessions, now);
+    let sessions = room.table(args, now);
+    let files = requests.policy().root.open_files();
     let unproved_rate = NonZeroU64::new(args.max_unproved_rate);
     let mut floor = Floor::new(
         sessions,
+        files,
         args.port_range.clone(),
         shared,
         unproved_rate,
@@ -208,31 +213,54 @@ pub fn test_map(args: &Args, path: &Path) -> Result<(), Box<dyn Error>> {
     map_test::run(path, &root, args.ipv6, names, out)
 }
 
-/// How many sessions there may be: with so many `open_files` (descriptors), of which
-/// `others` are no session's beside [`OWN_DESCRIPTORS`].
-fn max_sessions(args: &Args, open_files: u64, others: u64) -> usize {
-    let each = SESSION_DESCRIPTORS - u64::from(args.single_port);
-    let affordable = open_files.saturating_sub(OWN_DESCRIPTORS + others) / each;
-    let sessions = args.max_sessions.map_or(affordable.max(1), u64::from);
-    usize::try_from(sessions).unwrap_or(usize::MAX)
+/// What there is room for.
+#[derive(Debug, Clone, Copy)]
+struct Room {
+    /// Descriptors that sessions may hold.
+    descriptors: usize,
+    /// Sessions at once.
+    sessions: usize,
 }
 
-/// A table for so many sessions. Those whose peer has never answered may be light
-/// where it is descriptors or ports that are short; a limit that was asked for holds
-/// for all of them.
-fn sessions(args: &Args, max_sessions: usize, now: Instant) -> Sessions<Session> {
-    let of_one_client = args.max_sessions_per_client;
-    let table = Sessions::new(max_sessions, now)
-        .with_client_limit(of_one_client.map_or(usize::MAX, |it| it as usize));
-    let ports = args.port_range.as_ref().filter(|_| !args.single_port);
-    match (args.max_sessions, ports) {
-        (Some(_), None) => table,
-        (Some(_), Some(ports)) => table
-            .with_light_sessions(ports.len())
-            .with_limit(max_sessions),
-        (None, ports) => {
-            table.with_light_sessions(ports.map_or(usize::MAX, ExactSizeIterator::len))
+impl Room {
+    /// With so many `open_files` (descriptors), of which `others` are no session's beside
+    /// [`OWN_DESCRIPTORS`].
+    ///
+    /// A session with a port of its own takes a descriptor at least; with a single port
+    /// downloads of one file take one between them, and memory is what ends first.
+    fn of(args: &Args, open_files: u64, others: u64) -> Self {
+        let usable = open_files.saturating_sub(OWN_DESCRIPTORS + others);
+        let descriptors = usize::try_from(usable).unwrap_or(usize::MAX).max(1);
+        let in_memory = host::memory() / MEMORY_SHARE / SESSION_BYTES;
+        let mut sessions = usize::try_from(in_memory).unwrap_or(usize::MAX).max(1);
+        if !args.single_port {
+            sessions = sessions.min(descriptors);
         }
+        let sessions = args.max_sessions.map_or(sessions, |it| it as usize);
+        Self {
+            descriptors,
+            sessions: sessions.min(MAX_LIMIT),
+        }
+    }
+
+    /// A table for so many. Sessions whose peer has never answered may be light where it
+    /// is descriptors or ports that are short. A limit that was asked for is met first,
+    /// and if it isn't, the kernel's.
+    fn table(self, args: &Args, now: Instant) -> Sessions<Session> {
+        let of_one_client = args.max_sessions_per_client;
+        let of_one_client = of_one_client.map_or(usize::MAX, |it| it as usize);
+        let table = |descriptors| {
+            Sessions::new(descriptors, now)
+                .with_limit(self.sessions)
+                .with_client_limit(of_one_client)
+        };
+        let ports = args.port_range.as_ref().filter(|_| !args.single_port);
+        if args.max_sessions.is_some() && ports.is_none() {
+            return table(usize::MAX);
+        }
+        let ports = ports.map_or(usize::MAX, ExactSizeIterator::len);
+        let capacity = self.descriptors.saturating_sub(MAX_DESCRIPTORS - 1).max(1);
+        table(capacity).with_light_sessions(ports.min(capacity / MAX_DESCRIPTORS))
     }
 }
 

@@ -23,6 +23,9 @@ pub trait Port {
     /// Whatever the kernel says.
     fn watch(&mut self, poll: &Self::Poll<'_>, interest: Interest) -> io::Result<()>;
 
+    /// Whether others send from it as well.
+    fn is_shared(&self) -> bool;
+
     /// Whether several datagrams may come as one, of up to
     /// [`MAX_COALESCED`](crate::net::MAX_COALESCED) bytes.
     fn coalesces(&self) -> bool;
@@ -78,6 +81,10 @@ impl Port for TransferSocket {
 
     fn watch(&mut self, poll: &Watch<'_>, interest: Interest) -> io::Result<()> {
         self.watch(poll.registry, poll.token, interest)
+    }
+
+    fn is_shared(&self) -> bool {
+        self.is_shared()
     }
 
     fn coalesces(&self) -> bool {

@@ -14,6 +14,7 @@ pub mod tracked;
 pub mod wheel;
 
 use std::collections::BTreeSet;
+use std::mem;
 use std::time::{Duration, Instant};
 
 use slab::Slab;
@@ -33,12 +34,15 @@ pub const MAX_UNVERIFIED: usize = 16_384;
 /// for at once, few enough to be counted for each request.
 const UNVERIFIED_OF_CLIENT: usize = 512;
 
-/// The most sessions that hold descriptors: light ones come on top, and one
-/// that has just ceased to be light.
-const MAX_CAPACITY: usize = MAX_SESSIONS - MAX_UNVERIFIED - 1;
+/// The most sessions that may be asked for.
+pub const MAX_LIMIT: usize = 1_000_000;
 
-// As many as may be asked for.
-const _: () = assert!(MAX_CAPACITY >= 1_000_000);
+// What replaces another one, or is light, may come on top.
+const _: () = assert!(MAX_LIMIT + MAX_UNVERIFIED < MAX_SESSIONS);
+
+/// Descriptors of one session, at most: a socket, and those of an upload, the file and
+/// its directory.
+pub const MAX_DESCRIPTORS: usize = 3;
 
 /// How long a session may wait for its peer's first answer before a new request
 /// can have its slot, if slots are short: longer than an answer takes on the same
@@ -118,15 +122,17 @@ enum Standing {
     Verified,
     /// Its peer has never answered.
     Unverified,
-    /// The same, and it holds no descriptor.
+    /// The same, and no descriptor comes free with its end.
     Light,
     /// It is over, but for dallying.
     Over,
 }
 
-/// The sessions: those that hold descriptors, at most as many as the capacity says,
-/// and light ones ([`Tracked::is_light`]), which take no slot until their peer
-/// answers.
+/// The sessions, as many as there are descriptors for, and no more than the limit.
+///
+/// What is counted are descriptors: those of each session, and of the files that are
+/// read, by however many ([`Sessions::set_open_files`]). Light sessions
+/// ([`Tracked::is_light`]) have none.
 ///
 /// Call order: whatever may have moved a session's deadline ([`get_mut`],
 /// [`pop_due`]) is followed by [`rearm`] or [`remove`] for that key before any
@@ -157,7 +163,12 @@ pub struct Sessions<S> {
     /// Of those that are over.
     over: Vec<u32>,
     wheel: TimerWheel,
+    /// Descriptors for all of them.
     capacity: usize,
+    /// Those that sessions have of their own.
+    own: usize,
+    /// Files that are open for reading.
+    open_files: usize,
     /// The most sessions at once, light ones included.
     limit: usize,
     /// Unverified sessions that may hold descriptors; those beyond are to be light.
@@ -176,14 +187,17 @@ struct Entry<S> {
     generation: u32,
     fingerprint: Fingerprint,
     standing: Standing,
+    /// Its own, as they were counted.
+    descriptors: u8,
     /// Where in the list of its standing it is.
     position: u32,
     session: S,
 }
 
 impl<S: Tracked> Sessions<S> {
-    /// An empty table for `capacity` sessions beside light ones: at most some 2^32, or
-    /// 2^20 where tokens have 32 bits.
+    /// An empty table for sessions that have `capacity` descriptors in all, and
+    /// [`MAX_DESCRIPTORS`] less one beyond: the one that is let in last is let in whatever
+    /// it takes.
     ///
     /// `origin` is where the wheel's milliseconds count from: any time not
     /// later than the first deadline.
@@ -196,8 +210,10 @@ impl<S: Tracked> Sessions<S> {
             light: Vec::new(),
             over: Vec::new(),
             wheel: TimerWheel::new(origin),
-            capacity: capacity.min(MAX_CAPACITY),
-            limit: usize::MAX,
+            capacity,
+            own: 0,
+            open_files: 0,
+            limit: MAX_LIMIT,
             unverified_slots: None,
             per_client: usize::MAX,
             next_generation: 0,
@@ -215,19 +231,25 @@ impl<S: Tracked> Sessions<S> {
         self
     }
 
-    /// Lets sessions be light, where the rest have at most `slots` slots: as many as
-    /// there are descriptors and ports for.
+    /// Lets sessions be light once the unverified have their share of so many `slots`:
+    /// as many sessions as there are descriptors and ports for.
     #[must_use]
     pub fn with_light_sessions(mut self, slots: usize) -> Self {
         self.unverified_slots = Some(slots.min(self.capacity) / UNVERIFIED_SHARE);
         self
     }
 
-    /// Lets there be no more than this many sessions at once, light ones included.
+    /// Lets there be no more than this many sessions at once, light ones included: at
+    /// most [`MAX_LIMIT`].
     #[must_use]
-    pub const fn with_limit(mut self, sessions: usize) -> Self {
-        self.limit = sessions;
+    pub fn with_limit(mut self, sessions: usize) -> Self {
+        self.limit = sessions.min(MAX_LIMIT);
         self
+    }
+
+    /// Tells how many files are open for reading, each for all sessions that read it.
+    pub const fn set_open_files(&mut self, files: usize) {
+        self.open_files = files;
     }
 
     /// Whether a session that starts now is to be light, if it can be.
@@ -244,9 +266,9 @@ impl<S: Tracked> Sessions<S> {
         self.is_short() && !self.unverified.is_empty() && has_room
     }
 
-    /// Whether a light session whose peer has answered now holds a descriptor too
-    /// many: another is to give way to it.
-    pub fn is_overfull(&self) -> bool {
+    /// Whether sessions hold more descriptors than they may: one that was light has
+    /// just come to hold some.
+    pub const fn is_overfull(&self) -> bool {
         self.held() > self.capacity
     }
 
@@ -258,9 +280,9 @@ impl<S: Tracked> Sessions<S> {
         limit != usize::MAX && client.is_some_and(|it| self.has_verified(it, limit + 1))
     }
 
-    /// How many sessions hold descriptors.
-    fn held(&self) -> usize {
-        self.len() - self.light.len()
+    /// How many descriptors are held for sessions.
+    const fn held(&self) -> usize {
+        self.own + self.open_files
     }
 
     /// How many sessions there are.
@@ -273,9 +295,14 @@ impl<S: Tracked> Sessions<S> {
         self.slab.is_empty()
     }
 
-    /// How many sessions that hold descriptors there can be.
-    pub const fn capacity(&self) -> usize {
-        self.capacity
+    /// How many sessions there are descriptors for, where each takes as many as it can.
+    pub const fn own_ports(&self) -> usize {
+        self.capacity / MAX_DESCRIPTORS
+    }
+
+    /// How many sessions there can be.
+    pub const fn limit(&self) -> usize {
+        self.limit
     }
 
     /// How often the wheel was changed: the price of keeping time.
@@ -321,12 +348,13 @@ impl<S: Tracked> Sessions<S> {
         };
         let found = match (has_slot, is_flooded) {
             (true, true) => self.overdue(unanswered, now, random, |_| true),
-            (false, true) => self.overdue(unanswered, now, random, |_| true).or_else(|| {
+            (false, true) => self.overdue(unanswered, now, random, frees).or_else(|| {
                 // One of the light for their number; `is_overfull` makes the room.
                 self.gives_way(now, random)?;
                 self.overdue(&self.light, now, random, |_| true)
             }),
-            (_, false) => self.first_to_go(unanswered, now, random, |_| true),
+            (true, false) => self.first_to_go(unanswered, now, random, |_| true),
+            (false, false) => self.first_to_go(unanswered, now, random, frees),
         };
         found.map_or(Admission::Full, Admission::Evicts)
     }
@@ -367,7 +395,9 @@ impl<S: Tracked> Sessions<S> {
             // A peer that has proved to be there comes before those that are over or
             // silent; if all others are as real as it is, it came last.
             let gives_way = self.gives_way_to_verified(now, random());
-            AfterTurn::Evicts(gives_way.unwrap_or(key))
+            let itself = || self.get(key).is_some_and(frees).then_some(key);
+            let goes = gives_way.or_else(itself);
+            goes.map_or(AfterTurn::Stays, AfterTurn::Evicts)
         } else {
             AfterTurn::Stays
         }
@@ -386,7 +416,7 @@ impl<S: Tracked> Sessions<S> {
     /// loses its whole transfer. Uploads that nobody acknowledged aren't over, so no
     /// flood ends those this way.
     pub fn gives_way(&self, now: Instant, random: u32) -> Option<SessionKey> {
-        self.gives_way_among(now, random, |_| true)
+        self.gives_way_among(now, random, frees)
     }
 
     /// The same among the sessions that have what is needed.
@@ -525,6 +555,7 @@ impl<S: Tracked> Sessions<S> {
             self.find(&endpoint).is_none(),
             "{endpoint:?} has a session already"
         );
+        assert!(self.len() < MAX_SESSIONS, "too many sessions");
         let deadline = session.deadline();
         let generation = self.next_generation;
         self.next_generation = generation.wrapping_add(1);
@@ -532,11 +563,14 @@ impl<S: Tracked> Sessions<S> {
         let index = self.slab.vacant_key() as u32;
         let key = SessionKey { generation, index };
         let position = push(self.list(standing), index);
+        let descriptors = descriptors_of(&session);
+        self.own += usize::from(descriptors);
         self.slab.insert(Entry {
             endpoint,
             generation,
             fingerprint,
             standing,
+            descriptors,
             position,
             session,
         });
@@ -600,6 +634,7 @@ impl<S: Tracked> Sessions<S> {
         self.entry(key)?;
         self.unlist(key.index);
         let entry = self.slab.remove(key.index as usize);
+        self.own -= usize::from(entry.descriptors);
         self.by_endpoint
             .remove(&IndexKey::of(&entry.endpoint, key.index));
         self.wheel.cancel(key.index);
@@ -663,8 +698,8 @@ impl<S: Tracked> Sessions<S> {
     /// Where they don't: a bug here, or a session changed without
     /// [`Sessions::rearm`].
     pub fn check_invariants(&self) {
-        // One that was light may have just come to hold a descriptor.
-        assert!(self.held() <= self.capacity + 1, "over capacity");
+        let own = self.slab.iter().map(|(_, it)| usize::from(it.descriptors));
+        assert_eq!(own.sum::<usize>(), self.own, "descriptors");
         assert_eq!(self.len(), self.by_endpoint.len(), "slab and by_endpoint");
         assert!(self.wheel.len() <= self.len(), "a freed slot is armed");
         for (standing, list) in [
@@ -681,7 +716,12 @@ impl<S: Tracked> Sessions<S> {
             let found = self.find(&entry.endpoint).map(|(key, _)| key);
             assert_eq!(found, Some(key), "{:?}", entry.endpoint);
             assert!(!RESERVED.contains(&key.to_token()), "{key:?}");
-            assert_eq!(entry.standing, standing_of(&entry.session), "{key:?}");
+            // Whether others read its file is told with its own next turn.
+            let now = standing_of(&entry.session);
+            let is_unanswered = |it| matches!(it, Standing::Unverified | Standing::Light);
+            let is_same = is_unanswered(now) && is_unanswered(entry.standing);
+            assert!(is_same || entry.standing == now, "{key:?}");
+            assert_eq!(entry.descriptors, descriptors_of(&entry.session), "{key:?}");
             let list = match entry.standing {
                 Standing::Verified => &self.verified,
                 Standing::Unverified => &self.unverified,
@@ -707,11 +747,13 @@ impl<S: Tracked> Sessions<S> {
         key.is_of(entry.generation).then_some(entry)
     }
 
-    /// Moves the session to the list of its present standing.
+    /// Moves the session to the list of its present standing, and counts what it holds.
     fn relist(&mut self, index: u32) {
-        let Some(entry) = self.slab.get(index as usize) else {
+        let Some(entry) = self.slab.get_mut(index as usize) else {
             return;
         };
+        let before = mem::replace(&mut entry.descriptors, descriptors_of(&entry.session));
+        self.own = self.own - usize::from(before) + usize::from(entry.descriptors);
         let standing = standing_of(&entry.session);
         if standing == entry.standing {
             return;
@@ -771,6 +813,17 @@ impl<S> Entry<S> {
             generation: self.generation,
         }
     }
+}
+
+fn descriptors_of(session: &impl Tracked) -> u8 {
+    let descriptors = session.descriptors();
+    debug_assert!(descriptors <= MAX_DESCRIPTORS);
+    descriptors as u8
+}
+
+/// Whether a descriptor comes free with its end.
+fn frees(session: &impl Tracked) -> bool {
+    session.descriptors() > 0 || !session.is_light()
 }
 
 fn standing_of(session: &impl Tracked) -> Standing {

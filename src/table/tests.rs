@@ -26,6 +26,10 @@ impl Tracked for Probe {
         self.unverified_since
     }
 
+    fn descriptors(&self) -> usize {
+        usize::from(!is_light(self))
+    }
+
     fn is_light(&self) -> bool {
         self.light
     }
@@ -134,7 +138,7 @@ fn tokens_carry_keys_and_spare_the_reserved() {
     assert!(RESERVED.contains(&beyond.to_token()));
 
     let table = Sessions::<Probe>::new(usize::MAX, origin());
-    assert_eq!(table.capacity(), MAX_CAPACITY);
+    assert_eq!(table.limit(), MAX_LIMIT);
     for token in RESERVED {
         assert_eq!(table.get(SessionKey::from_token(token)), None);
     }

@@ -17,6 +17,7 @@ mod bare;
 mod boot;
 mod campaign;
 mod chart;
+mod crowd;
 mod figures;
 mod fleet;
 mod link;

@@ -131,6 +131,10 @@ impl Port for SimPort {
         Ok(())
     }
 
+    fn is_shared(&self) -> bool {
+        self.is_shared()
+    }
+
     fn coalesces(&self) -> bool {
         self.coalesces
     }
