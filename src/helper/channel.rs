@@ -25,6 +25,9 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Bytes of the longest line.
 const MAX_LINE: usize = 64 * 1024;
 
+/// Bytes of the longest line that room is kept for.
+const USUAL_LINE: usize = 4096;
+
 /// Bytes read in a turn: others have theirs, whatever the helper sends.
 const TURN: usize = 64 * 1024;
 
@@ -113,9 +116,9 @@ impl Channel {
         self.has_more
     }
 
-    /// What was sent last ends within a line.
-    pub(super) const fn is_within_line(&self) -> bool {
-        self.is_within_line
+    /// Whether what was sent last, to the one before, ends within a line.
+    pub(super) const fn take_is_within_line(&mut self) -> bool {
+        std::mem::replace(&mut self.is_within_line, false)
     }
 
     /// When to call [`Channel::connect`].
@@ -212,10 +215,12 @@ impl Channel {
                 self.skips = true;
             }
             if is_end {
-                if !std::mem::take(&mut self.skips) {
-                    each(self.input.trim_ascii(), &mut self.descriptors);
+                let line = self.input.trim_ascii();
+                if !std::mem::take(&mut self.skips) && !line.is_empty() {
+                    each(line, &mut self.descriptors);
                 }
                 self.input.clear();
+                self.input.shrink_to(USUAL_LINE);
             }
         }
     }
