@@ -34,6 +34,16 @@ const TURN: usize = 64 * 1024;
 /// Descriptors that wait for the line they belong to.
 const MAX_DESCRIPTORS: usize = 16;
 
+/// The variables of the service manager, sd_notify(3) and sd_listen_fds(3).
+const MANAGERS: [&str; 6] = [
+    "NOTIFY_SOCKET",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+    "LISTEN_PID",
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+];
+
 /// One end of the stream.
 #[derive(Debug)]
 pub(super) struct Channel {
@@ -69,6 +79,10 @@ impl Channel {
             let mut shell = Command::new("/bin/sh");
             if let Some(identity) = identity {
                 identity.run_as(&mut shell);
+            }
+            // What the service manager said is said to the server alone.
+            for name in MANAGERS {
+                shell.env_remove(name);
             }
             shell
                 .args(["-c", RESTARTER, "tftpd-helper", command])
