@@ -35,6 +35,7 @@ use crate::protocol::transfer::Failure;
 use crate::session::shaper::Shaper;
 use crate::session::unproved::UnprovedRate;
 use crate::session::{Content, Context, Line, Resources, SEND_BUDGET, Session, Trace, Turn, Watch};
+use crate::table::rate::network;
 use crate::table::{
     Admission, AfterTurn, Endpoint, Fingerprint, SessionKey, Sessions, Tracked as _,
 };
@@ -72,7 +73,7 @@ pub(super) struct Floor {
     pub(super) random: Random,
     /// Where the directory entries that are read for uploads are counted.
     pub(super) listings: Vec<Rc<Cell<u64>>>,
-    /// Those of clients that are yet to be charged for them.
+    /// Those that clients are yet to be charged for, one of each network.
     pub(super) listed: Vec<(IpAddr, u64)>,
 }
 
@@ -313,7 +314,12 @@ impl Floor {
         self.reporter.moved(session, before);
         let listed: u64 = self.listings.iter().map(|it| it.take()).sum();
         if listed > 0 {
-            self.listed.push((session.peer().ip(), listed));
+            let client = session.peer().ip();
+            let is_own = |it: &&mut (IpAddr, u64)| network(it.0) == network(client);
+            match self.listed.iter_mut().find(is_own) {
+                Some((_, entries)) => *entries += listed,
+                None => self.listed.push((client, listed)),
+            }
         }
         if let (Some(since), true) = (done.unverified_since, done.is_answered)
             && let Some(port) = self.ports.port_of(session)

@@ -239,8 +239,8 @@ impl Requests {
             self.ask(now, came, fingerprint, floor);
             return;
         }
-        for (client, entries) in floor.listed.drain(..) {
-            self.opener.policy.charge_entries(client, entries);
+        if !floor.listed.is_empty() {
+            self.opener.policy.charge_listings(now, &mut floor.listed);
         }
         let asked = Asked {
             now,
