@@ -87,7 +87,7 @@ fn show(args: &StatusArgs, address: &StatusAddress) -> Result<(), Trouble> {
             out.write_all(table::lines(&status).as_bytes())?;
             return Ok(());
         }
-        let (rows, columns) = size();
+        let (rows, columns) = terminal_size();
         let table = table::table(&status, rows, columns);
         // From the top, each line to its end; what was below goes.
         let mut screen = String::from("\x1b[H");
@@ -120,7 +120,7 @@ fn pause() {
 }
 
 /// Rows and columns of the terminal, as `stty` tells.
-fn size() -> (usize, usize) {
+fn terminal_size() -> (usize, usize) {
     let mut stty = Command::new("stty");
     let told = stty
         .arg("size")

@@ -47,7 +47,7 @@ const SINGLE: [(&str, &str, &str); 4] = [
     (
         "socket_errors",
         "socket_errors",
-        "Errors of the kernel's while sending or receiving.",
+        "Errors from the kernel while sending or receiving.",
     ),
     (
         "unanswered",
@@ -238,7 +238,7 @@ fn requests(out: &mut String, view: &View<'_>) {
         );
     }
     if let Some(drops) = view.receive_drops {
-        let help = "Datagrams that the kernel dropped since a listen socket was full.";
+        let help = "Datagrams that the kernel dropped because a listen socket was full.";
         counter(out, "kernel_dropped_datagrams", help, drops);
     }
 }
