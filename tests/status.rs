@@ -13,6 +13,8 @@
 #[path = "status/browser.rs"]
 mod browser;
 mod common;
+#[path = "status/crowd.rs"]
+mod crowd;
 #[path = "status/hints.rs"]
 mod hints;
 #[path = "status/page.rs"]
