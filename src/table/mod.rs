@@ -111,7 +111,7 @@ pub enum AfterTurn {
     /// Its client has proved to be there, and has more sessions than it may: this one
     /// ends, and is told so.
     Crowded,
-    /// A light session whose peer has answered takes a slot now: this one gives way.
+    /// A light session whose peer has answered takes a slot now: this other one gives way.
     Evicts(SessionKey),
 }
 
