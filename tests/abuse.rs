@@ -492,7 +492,7 @@ fn answers_to_nobody_keep_no_honest_client_waiting() {
             ["-R", _] => (2, 5000),
             _ => (6, 250),
         };
-        let serves = || {
+        let is_served = || {
             forge("missing", 250);
             forge("f", many);
             server.fence();
@@ -512,7 +512,7 @@ fn answers_to_nobody_keep_no_honest_client_waiting() {
         for round in 0..rounds {
             // A busy machine is late once or twice. What lies in a full buffer keeps
             // everyone waiting for seconds, each time.
-            let is_prompt = (0..4).any(|_| serves());
+            let is_prompt = (0..4).any(|_| is_served());
             assert!(is_prompt, "{mode:?}, round {round}");
         }
     }

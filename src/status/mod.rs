@@ -40,7 +40,7 @@ pub(crate) use self::metrics::tells;
 use self::process::ProcessFiles;
 use self::rates::Rates;
 pub(crate) use self::view::View;
-use crate::host::InheritedStream;
+use crate::host::{InheritedStream, clock};
 
 /// Connections at once; a new one takes the place of one that asks nothing.
 const MAX_CONNECTIONS: usize = 32;
@@ -86,6 +86,8 @@ pub(crate) struct Status {
     sweep_at: Option<Instant>,
     rates: Rates,
     started: Instant,
+    /// The same in seconds since 1970.
+    started_unix: f64,
     longest_turn: Duration,
     files: ProcessFiles,
 }
@@ -146,6 +148,7 @@ impl Status {
             sweep_at: None,
             rates: Rates::default(),
             started,
+            started_unix: clock::unix_seconds(),
             longest_turn: Duration::ZERO,
             files: ProcessFiles::open(),
         })
@@ -256,6 +259,7 @@ impl Status {
         let hosts = &self.listeners[open.listener].hosts;
         if let Some(asked) = open.read(view.now, hosts) {
             let own = || metrics::Own {
+                started: self.started_unix,
                 longest_turn: self.longest_turn.as_secs_f64(),
                 open_descriptors: self.files.open_descriptors(),
                 resident_bytes: self.files.resident_bytes(),

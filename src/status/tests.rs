@@ -8,7 +8,6 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use socket2::SockRef;
 
 use super::*;
-use crate::host::clock;
 use crate::session::Session;
 use crate::table::Sessions;
 
