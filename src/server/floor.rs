@@ -497,8 +497,11 @@ impl Floor {
         endpoint: &Endpoint,
         listener: &ListenSocket,
     ) -> io::Result<()> {
-        let socket = self.ports.bind(endpoint, listener)?;
-        socket.send_to(datagram, endpoint.peer)
+        let send = |ports: &mut Ports| {
+            let socket = ports.bind(endpoint, listener)?;
+            socket.send_to(datagram, endpoint.peer)
+        };
+        self.ports.with_reserve(send)
     }
 
     /// Bytes of the longest datagram that means anything on a socket that several
