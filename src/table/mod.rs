@@ -171,6 +171,8 @@ pub struct Sessions<S> {
     open_files: usize,
     /// The most sessions at once, light ones included.
     limit: usize,
+    /// Light ones aren't among these.
+    light_on_top: bool,
     /// Unverified sessions that may hold descriptors; those beyond are to be light.
     /// `None`: none is light.
     unverified_slots: Option<usize>,
@@ -214,6 +216,7 @@ impl<S: Tracked> Sessions<S> {
             own: 0,
             open_files: 0,
             limit: MAX_LIMIT,
+            light_on_top: false,
             unverified_slots: None,
             per_client: usize::MAX,
             next_generation: 0,
@@ -247,6 +250,23 @@ impl<S: Tracked> Sessions<S> {
         self
     }
 
+    /// Lets light sessions come on top of the limit: it is one of descriptors, and they
+    /// hold none.
+    #[must_use]
+    pub const fn with_light_on_top(mut self) -> Self {
+        self.light_on_top = true;
+        self
+    }
+
+    /// Whether the limit allows one more session, which is to be light or not.
+    fn is_within_limit(&self, is_light: bool) -> bool {
+        if self.light_on_top {
+            is_light || self.len() - self.light.len() < self.limit
+        } else {
+            self.len() < self.limit
+        }
+    }
+
     /// Tells how many files are open for reading, each for all sessions that read it.
     pub const fn set_open_files(&mut self, files: usize) {
         self.open_files = files;
@@ -262,7 +282,7 @@ impl<S: Tracked> Sessions<S> {
     /// no slot: by the time that its peer answers, one that is unverified gives its own.
     pub fn has_light_room(&self) -> bool {
         let unverified = self.unverified.len() + self.light.len();
-        let has_room = unverified < MAX_UNVERIFIED && self.len() < self.limit;
+        let has_room = unverified < MAX_UNVERIFIED && self.is_within_limit(true);
         self.is_short() && !self.unverified.is_empty() && has_room
     }
 
@@ -336,7 +356,7 @@ impl<S: Tracked> Sessions<S> {
         }
         let has_slot = self.held() < self.capacity;
         let is_flooded = self.unverified.len() + self.light.len() >= MAX_UNVERIFIED;
-        if has_slot && !is_flooded && self.len() < self.limit {
+        if has_slot && !is_flooded && self.is_within_limit(false) {
             return Admission::New;
         }
         // One that is light gives no slot, but room.
