@@ -511,7 +511,11 @@ fn are_served_promptly(mode: &[&str], open_files: &str) -> bool {
         let answer = client.recv(millis(500));
         let code = answer.and_then(|(packet, _)| packet.error_code());
         let start = Instant::now();
-        assert_same("f", &RawClient::to(address).read("f").unwrap(), &file);
+        assert_same(
+            "f",
+            &RawClient::to(address).read("f").expect("a download"),
+            &file,
+        );
         let took = start.elapsed();
         let is_prompt = code == Some(1) && took < millis(900);
         if !is_prompt {
