@@ -169,9 +169,9 @@ pub struct Sessions<S> {
     own: usize,
     /// Files that are open for reading.
     open_files: usize,
-    /// The most sessions at once, light ones included.
+    /// The most sessions at once.
     limit: usize,
-    /// Light ones aren't among these.
+    /// Light ones don't count among those.
     light_on_top: bool,
     /// Unverified sessions that may hold descriptors; those beyond are to be light.
     /// `None`: none is light.
