@@ -2,6 +2,7 @@
 //!
 //! Must not: let a name lead out of it.
 
+use std::cell::Cell;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -148,6 +149,8 @@ impl Root {
     pub fn beside(&self, directory: Directory) -> Result<Self, RootError> {
         let methods = Methods::probe(directory.search()?.as_fd());
         debug!("root {}: {methods}", directory.path().display());
+        let directory = Rc::new(directory);
+        self.common.uploads.count_as_well(&directory);
         let common = Common {
             prefixes: Rc::clone(&directory.paths),
             linked: Rc::clone(&self.common.linked),
@@ -156,7 +159,7 @@ impl Root {
             files: Rc::clone(&self.common.files),
         };
         Ok(Self {
-            directory: Rc::new(directory),
+            directory,
             found_by: None,
             closed: None,
             shut: self.shut,
@@ -401,6 +404,13 @@ impl Root {
     /// last time this was asked.
     pub fn take_entries_read(&self) -> u64 {
         self.common.listings.take_entries()
+    }
+
+    /// Where the directory entries are counted that are read for uploads, if any are.
+    pub fn entries_listed(&self) -> Option<Rc<Cell<u64>>> {
+        let rules = self.policy.uploads;
+        let lists = rules.versions().is_some() || rules.max_total().is_some();
+        lists.then(|| Rc::clone(&self.common.uploads.entries_listed))
     }
 
     /// Whether a file could be transferred under this name.

@@ -4,6 +4,7 @@
 //! Every turn of a session and every end of one goes through here. Must not:
 //! know what a request asks for, or who may ask.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io;
 use std::mem;
@@ -69,6 +70,10 @@ pub(super) struct Floor {
     /// What is read by however many sessions.
     files: Rc<OpenFiles>,
     pub(super) random: Random,
+    /// Where the directory entries that are read for uploads are counted.
+    pub(super) listings: Vec<Rc<Cell<u64>>>,
+    /// Those of clients that are yet to be charged for them.
+    pub(super) listed: Vec<(IpAddr, u64)>,
 }
 
 impl Floor {
@@ -106,6 +111,8 @@ impl Floor {
             ports: Ports::new(ports, shared, sessions.own_ports(), random.seed(), now),
             sessions,
             random,
+            listings: Vec::new(),
+            listed: Vec::new(),
         })
     }
 
@@ -304,6 +311,10 @@ impl Floor {
             }
         }
         self.reporter.moved(session, before);
+        let listed: u64 = self.listings.iter().map(|it| it.take()).sum();
+        if listed > 0 {
+            self.listed.push((session.peer().ip(), listed));
+        }
         if let (Some(since), true) = (done.unverified_since, done.is_answered)
             && let Some(port) = self.ports.port_of(session)
         {

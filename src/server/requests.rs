@@ -239,6 +239,9 @@ impl Requests {
             self.ask(now, came, fingerprint, floor);
             return;
         }
+        for (client, entries) in floor.listed.drain(..) {
+            self.opener.policy.charge_entries(client, entries);
+        }
         let asked = Asked {
             now,
             listener,

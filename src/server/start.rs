@@ -16,7 +16,7 @@ use log::{debug, info};
 use super::cli::Args;
 use super::floor::Floor;
 use super::front::Front;
-use super::opened::{Opened, access, open_map_file, open_rules, policy};
+use super::opened::{Opened, Served, policy};
 use super::requests::Requests;
 use super::{Lifetime, MAX_LISTENERS, STATUS, Server, exposure, logging};
 use crate::file::{Root, reason};
@@ -25,11 +25,9 @@ use crate::host::random::Random;
 use crate::host::{self, Enforcement, Inherited, Notifier, PidFile, Signals};
 use crate::log::event::Event;
 use crate::log::shown::{Addresses, Cut};
-use crate::policy::client_root::ClientRoots;
+use crate::policy::map_test;
 use crate::policy::rules;
 use crate::policy::rules::file::LiveRules;
-use crate::policy::work::WorkAllowance;
-use crate::policy::{Policy, map_test};
 use crate::protocol::retry::{RetryPolicy, Wait};
 use crate::protocol::transfer::{Config, Proof};
 use crate::session::Session;
@@ -165,6 +163,7 @@ fn halves(
         floor.share_listeners(&listeners, now);
     }
     floor.ports.keep(spares);
+    floor.listings = requests.policy().listings();
     if let Some(status) = &status {
         status.register(floor.registry(), STATUS)?;
         floor.reporter.history = Some(Box::default());
@@ -187,18 +186,8 @@ fn listed(directories: &[PathBuf]) -> Option<String> {
 /// # Errors
 /// Rules, a map file or a root that can't be used.
 pub fn test_rules(args: &Args, path: &Path) -> Result<(), Box<dyn Error>> {
-    let root = Root::open(args.root(), policy(args))?;
-    let map_file = args.map_file.as_deref();
     let now = clock::now();
-    let policy = Policy {
-        access: access(args),
-        rules: Some(open_rules(args, path)?.serve(&root)?),
-        root,
-        upload_root: None,
-        client_roots: args.per_client_root.map(ClientRoots::open).transpose()?,
-        map_file: map_file.map(|path| open_map_file(args, path)).transpose()?,
-        allowance: WorkAllowance::new(Random::default().seed(), now).into(),
-    };
+    let policy = Served::by_rules(args, path)?.policy(args, Random::default().seed(), now)?;
     let (lines, out) = (io::stdin().lock(), io::stdout().lock());
     rules::test::run(&policy, now, lines, out)
 }
