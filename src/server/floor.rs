@@ -508,11 +508,8 @@ impl Floor {
         endpoint: &Endpoint,
         listener: &ListenSocket,
     ) -> io::Result<()> {
-        let send = |ports: &mut Ports| {
-            let socket = ports.bind(endpoint, listener)?;
-            socket.send_to(datagram, endpoint.peer)
-        };
-        self.ports.with_reserve(send)
+        let socket = self.ports.bind(endpoint, listener)?;
+        socket.send_to(datagram, endpoint.peer)
     }
 
     /// Bytes of the longest datagram that means anything on a socket that several

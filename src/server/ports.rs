@@ -9,7 +9,6 @@ use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use mio::Registry;
-use nix::libc::{EMFILE, ENFILE};
 
 use super::shared::{SharedPort, SharedPorts};
 use super::{MAX_LISTENERS, MAX_SOCKETS};
@@ -42,8 +41,6 @@ pub(super) struct Ports {
     pub(super) pool: SocketPool,
     /// For ports that are to be shared.
     spares: Vec<SpareSocket>,
-    /// Keeps a descriptor free for an answer from a socket of its own.
-    reserve: Option<SpareSocket>,
     /// Ports for transfer sockets.
     range: RangeInclusive<u16>,
     /// They are few.
@@ -79,7 +76,6 @@ impl Ports {
             has_range: range.is_some(),
             none_free: Vec::new(),
             spares: Vec::new(),
-            reserve: new_reserve(),
             range: range.unwrap_or(ANY_PORT),
             random: Random::default(),
         }
@@ -157,25 +153,6 @@ impl Ports {
         if let Some(listening) = &mut self.listening {
             listening.wait_if_blocked(key, session, registry);
         }
-    }
-
-    /// Does what takes a descriptor for a moment, with the one in reserve where there is
-    /// no other.
-    ///
-    /// # Errors
-    /// As `work`.
-    pub(super) fn with_reserve<T>(
-        &mut self,
-        work: impl Fn(&mut Self) -> io::Result<T>,
-    ) -> io::Result<T> {
-        let done = work(self);
-        let is_in_need = matches!(&done, Err(error) if lacks_descriptor(error));
-        if !is_in_need || self.reserve.take().is_none() {
-            return done;
-        }
-        let done = work(self);
-        self.reserve = new_reserve();
-        done
     }
 
     /// A port that was taken is free.
@@ -302,15 +279,6 @@ impl Ports {
         let range = Some(&self.range);
         TransferSocket::bind_on(listener.device(), endpoint.local, scope, range, random)
     }
-}
-
-/// Any socket: what counts is its descriptor.
-fn new_reserve() -> Option<SpareSocket> {
-    SpareSocket::new((Ipv4Addr::LOCALHOST, 0).into(), None).ok()
-}
-
-fn lacks_descriptor(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(EMFILE | ENFILE))
 }
 
 /// Where a port is bound that transfers share, on any port yet: as `listener` is, for
