@@ -159,6 +159,7 @@
 //! | request | 1024 bytes read, longer ones cut | [`server`] |
 //! | requests taken a turn | a batch of 64 | `server::front` |
 //! | datagrams a session takes a turn | 64 | [`session`] |
+//! | sessions that are due and have their turn before sockets are looked at again | 1,024 | `server::floor` |
 //! | bytes a session sends a turn | 256 KiB | [`session`] |
 //! | blocks in one read and one send | 64, and 65,507 bytes | [`file::MAX_RUN`], [`net`] |
 //! | blocks read ahead | 8 buffers of 64 KiB, 64 of 8 KiB, held for 50 ms after the last step | `session::prefetch` |
@@ -168,7 +169,7 @@
 //! | send buffer of `--single-port` | 8 MiB, and what the system allows | [`net`] |
 //! | receive buffer of a transfer | 4 MiB, and what the system allows | [`net`] |
 //! | sessions whose peer never answered | 16,384; any of them, chosen at random, gives way after 50 ms | [`table`] |
-//! | silence, where slots are short | 10 s, then the longest silent of 512 gives way | [`table`] |
+//! | silence, where slots are short | 10 s, then the longest silent of 512 gives way; where none is, the next look is a millisecond later | [`table`] |
 //! | downloads that nobody has answered, with a slot of their own | a quarter of the slots, where the others may do without | [`table`] |
 //! | sessions of one client (an IPv4 address, an IPv6 /64) | `--max-sessions-per-client` whose peer has answered, and 512 more; else no bound | [`table`] |
 //! | bytes to a network that nothing proves | `--max-unproved-rate` a second, and as much at once | [`session::unproved`] |

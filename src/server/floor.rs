@@ -43,6 +43,10 @@ use crate::wire::packet::{DATA_HEADER_LEN, Direction, ErrorCode};
 /// What a client is told that has as many transfers as it may.
 const CROWDED: Failure = Failure::new(ErrorCode::NotDefined, "Too many transfers at once");
 
+/// Sessions that are due and have their turn before sockets are looked at again. After
+/// a network has been away for a second all of them are, and answers come in meanwhile.
+const DEADLINES: usize = 1024;
+
 /// What a new session lacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Needed {
@@ -181,13 +185,7 @@ impl Floor {
 
     /// How many transfers have not ended yet.
     pub(super) fn running(&self) -> usize {
-        let running = self.sessions.iter().filter(|(_, it)| !it.has_ended());
-        running.count()
-    }
-
-    /// Whether one has not.
-    pub(super) fn is_running(&self) -> bool {
-        self.sessions.iter().any(|(_, it)| !it.has_ended())
+        self.sessions.running()
     }
 
     /// A session's socket is ready.
@@ -217,7 +215,10 @@ impl Floor {
     /// `may_lie` in a socket unread beats the deadline: those are looked at again in
     /// the next turn.
     pub(super) fn run_deadlines(&mut self, now: Instant, may_lie: impl Fn(&Session) -> bool) {
-        while let Some(key) = self.sessions.pop_due(now) {
+        for _ in 0..DEADLINES {
+            let Some(key) = self.sessions.pop_due(now) else {
+                break;
+            };
             if let Some(session) = self.sessions.get(key) {
                 if session.misses_answer(now) && may_lie(session) {
                     self.sessions.rearm(key);
@@ -239,17 +240,15 @@ impl Floor {
     /// had no turn.
     pub(super) fn resume(&mut self, index: usize) {
         let registry = self.poll.registry();
-        let mut waiting = self.ports.sharing(index).take(index, registry).into_iter();
-        while let Some(key) = waiting.next() {
+        let waiting = self.ports.sharing(index).open(index, registry);
+        for _ in 0..waiting {
+            let Some(key) = self.ports.sharing(index).next(index) else {
+                return;
+            };
             if let Some(session) = self.sessions.get_mut(key) {
                 session.line = Line::None;
             }
             self.run_session(key);
-            let sharing = self.ports.sharing(index);
-            if sharing.is_full(index) {
-                sharing.put_first(index, waiting);
-                return;
-            }
         }
     }
 

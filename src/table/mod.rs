@@ -6,6 +6,7 @@
 //! that rule), keeps to its capacity, and says which session gives way to a new
 //! one. Must not: know what a session does, read a clock, touch a socket.
 
+mod clients;
 pub mod guesses;
 pub mod key;
 pub mod rate;
@@ -13,12 +14,14 @@ pub mod repeat;
 pub mod tracked;
 pub mod wheel;
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::mem;
 use std::time::{Duration, Instant};
 
 use slab::Slab;
 
+use self::clients::{ClientCounts, Counts};
 pub use self::key::{Client, Endpoint, Fingerprint, RESERVED, SessionKey};
 use self::key::{IndexKey, MAX_SESSIONS};
 use self::repeat::{Repeat, judge};
@@ -62,6 +65,10 @@ pub const SILENCE: Duration = Duration::from_secs(10);
 /// request costs where the table is full.
 const LOOKED_AT: usize = 512;
 
+/// How soon that is done again after none was found: a full table is asked for room
+/// thousands of times a second, and each look reads memory all over it.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
 /// Sessions that are looked at for one that may give way at once.
 const TRIES: usize = 8;
 
@@ -75,7 +82,8 @@ const CHECKED_LEN: usize = 64;
 
 /// What a session costs beside itself: 72 bytes in the slab, 16 in the
 /// wheel, 4 in the list of its standing, and 12 in a tree, whose nodes are at
-/// least half full; some 115 bytes in all.
+/// least half full; some 115 bytes in all. Where clients have a limit, each that
+/// has sessions costs as much as 60 more.
 #[cfg(target_pointer_width = "64")]
 const _: () = assert!(size_of::<Entry<()>>() == 72 && size_of::<IndexKey>() == 12);
 
@@ -177,7 +185,11 @@ pub struct Sessions<S> {
     /// `None`: none is light.
     unverified_slots: Option<usize>,
     per_client: usize,
+    /// How many each client has; `None` where it may have any number.
+    by_client: Option<ClientCounts>,
     next_generation: u32,
+    /// When none that is silent was found the last time.
+    none_silent: Cell<Option<Instant>>,
     /// The latest time `pop_due` was told.
     reached: Instant,
     wheel_ops: u64,
@@ -219,7 +231,9 @@ impl<S: Tracked> Sessions<S> {
             light_on_top: false,
             unverified_slots: None,
             per_client: usize::MAX,
+            by_client: None,
             next_generation: 0,
+            none_silent: Cell::new(None),
             reached: origin,
             wheel_ops: 0,
         }
@@ -229,8 +243,9 @@ impl<S: Tracked> Sessions<S> {
     /// count, nor those whose peer has never answered, which may be forged: see
     /// [`Sessions::is_crowded`].
     #[must_use]
-    pub const fn with_client_limit(mut self, sessions: usize) -> Self {
+    pub fn with_client_limit(mut self, sessions: usize) -> Self {
         self.per_client = sessions;
+        self.by_client = (sessions != usize::MAX).then(ClientCounts::default);
         self
     }
 
@@ -295,14 +310,20 @@ impl<S: Tracked> Sessions<S> {
     /// Whether the client of this session, whose peer has just answered for the first
     /// time, has more than it may.
     pub fn is_crowded(&self, key: SessionKey) -> bool {
-        let client = self.endpoint(key).map(|it| Client::of(it.peer.ip()));
-        let limit = self.per_client;
-        limit != usize::MAX && client.is_some_and(|it| self.has_verified(it, limit + 1))
+        let (Some(by_client), Some(endpoint)) = (&self.by_client, self.endpoint(key)) else {
+            return false;
+        };
+        by_client.of(client_of(endpoint)).verified as usize > self.per_client
     }
 
     /// How many descriptors are held for sessions.
     const fn held(&self) -> usize {
         self.own + self.open_files
+    }
+
+    /// How many sessions aren't over.
+    pub fn running(&self) -> usize {
+        self.len() - self.over.len()
     }
 
     /// How many sessions there are.
@@ -351,7 +372,7 @@ impl<S: Tracked> Sessions<S> {
                 Repeat::Moving => Admission::Moving(key),
             };
         }
-        if let Some(crowded) = self.share_of(Client::of(endpoint.peer.ip()), now, random) {
+        if let Some(crowded) = self.share_of(client_of(endpoint), now, random) {
             return crowded;
         }
         let has_slot = self.held() < self.capacity;
@@ -495,56 +516,61 @@ impl<S: Tracked> Sessions<S> {
     }
 
     /// The session that has been silent for longest, of those looked at: their peers
-    /// have answered, and others are due far sooner.
+    /// have answered, and others are due far sooner. Where none of them is silent it is
+    /// some time until the next look.
     fn silent(&self, now: Instant, random: u32, has: impl Fn(&S) -> bool) -> Option<SessionKey> {
+        let last = self.none_silent.get();
+        if last.is_some_and(|at| now.saturating_duration_since(at) < LOOK_AGAIN) {
+            return None;
+        }
         let quiet = sample(&self.verified, LOOKED_AT, random).filter_map(|index| {
             let entry = &self.slab[index as usize];
             let since = entry.session.quiet_since()?;
-            has(&entry.session).then(|| (since, entry.key(index)))
+            (now.saturating_duration_since(since) >= SILENCE).then_some((since, index))
         });
-        let (since, key) = quiet.min()?;
-        (now.saturating_duration_since(since) >= SILENCE).then_some(key)
+        let mut quiet = quiet.peekable();
+        if quiet.peek().is_none() {
+            self.none_silent.set(Some(now));
+        }
+        let key = |index: u32| self.slab[index as usize].key(index);
+        let quiet = quiet.filter(|&(_, index)| has(&self.slab[index as usize].session));
+        let (_, key) = quiet.map(|(since, index)| (since, key(index))).min()?;
+        Some(key)
     }
 
     /// What to do with a request of a client that has as many sessions as it may.
     /// `None`: it may have another.
     fn share_of(&self, client: Client, now: Instant, random: u32) -> Option<Admission> {
-        if self.per_client == usize::MAX {
-            return None;
-        }
-        if self.has_verified(client, self.per_client) {
+        let counts = self.by_client.as_ref()?.of(client);
+        if counts.verified as usize >= self.per_client {
             return Some(Admission::Crowded);
         }
-        let unverified = || {
-            let entries = self.entries_of(client);
-            entries.filter_map(|(key, entry)| Some((key, entry.session.unverified_since()?)))
-        };
-        let count = unverified().count();
-        if count < UNVERIFIED_OF_CLIENT {
+        if (counts.unverified as usize) < UNVERIFIED_OF_CLIENT {
             return None;
         }
-        let is_overdue = |since| now.saturating_duration_since(since) >= UNVERIFIED_GRACE;
-        let given = unverified()
-            .skip(random as usize % count)
-            .find(|&(_, since)| is_overdue(since));
+        let given = self.some_of(client, random).find(|(_, entry)| {
+            let since = entry.session.unverified_since();
+            since.is_some_and(|it| now.saturating_duration_since(it) >= UNVERIFIED_GRACE)
+        });
         Some(given.map_or(Admission::Crowded, |(key, _)| Admission::Evicts(key)))
     }
 
-    /// Whether a client has at least `sessions` whose peer has answered and that
-    /// aren't over.
-    fn has_verified(&self, client: Client, sessions: usize) -> bool {
-        let entries = self.entries_of(client);
-        let verified = entries.filter(|(_, entry)| entry.standing == Standing::Verified);
-        verified.take(sessions).count() >= sessions
-    }
-
-    fn entries_of(&self, client: Client) -> impl Iterator<Item = (SessionKey, &Entry<S>)> {
-        let places = self.by_endpoint.range(IndexKey::all_of(client));
-        let entries = places.filter_map(|place| {
+    /// Up to [`LOOKED_AT`] sessions of a client, from where `random` points.
+    fn some_of(
+        &self,
+        client: Client,
+        random: u32,
+    ) -> impl Iterator<Item = (SessionKey, &Entry<S>)> {
+        let (all, from) = (IndexKey::all_of(client), IndexKey::within(client, random));
+        let places = self
+            .by_endpoint
+            .range(from..=*all.end())
+            .chain(self.by_endpoint.range(*all.start()..from));
+        let entries = places.take(LOOKED_AT).filter_map(|place| {
             let entry = self.slab.get(place.index as usize)?;
             Some((entry.key(place.index), entry))
         });
-        entries.filter(move |(_, entry)| Client::of(entry.endpoint.peer.ip()) == client)
+        entries.filter(move |(_, entry)| client_of(&entry.endpoint) == client)
     }
 
     /// The session of an endpoint.
@@ -582,7 +608,7 @@ impl<S: Tracked> Sessions<S> {
         let standing = standing_of(&session);
         let index = self.slab.vacant_key() as u32;
         let key = SessionKey { generation, index };
-        let position = push(self.list(standing), index);
+        let position = self.enlist(client_of(&endpoint), standing, index);
         let descriptors = descriptors_of(&session);
         self.own += usize::from(descriptors);
         self.slab.insert(Entry {
@@ -749,6 +775,10 @@ impl<S: Tracked> Sessions<S> {
                 Standing::Over => &self.over,
             };
             assert_eq!(list[entry.position as usize], key.index);
+            if let Some(by_client) = &self.by_client {
+                let client = client_of(&entry.endpoint);
+                assert_eq!(by_client.of(client), self.count_of(client), "{client:?}");
+            }
             if let Some(deadline) = entry.session.deadline() {
                 let armed = self.wheel.covers(key.index, self.ahead(deadline));
                 assert!(armed, "{key:?} would oversleep");
@@ -756,8 +786,24 @@ impl<S: Tracked> Sessions<S> {
         }
     }
 
+    /// A client's sessions, counted one by one.
+    fn count_of(&self, client: Client) -> Counts {
+        let mut counts = Counts::default();
+        for (_, entry) in &self.slab {
+            let is_its = client_of(&entry.endpoint) == client;
+            match entry.standing.counts_as() {
+                Some(true) if is_its => counts.verified += 1,
+                Some(false) if is_its => counts.unverified += 1,
+                _ => {}
+            }
+        }
+        counts
+    }
+
     fn check_if_small(&self) {
-        if cfg!(debug_assertions) && self.len() <= CHECKED_LEN {
+        // One that has been large has as many places still, to be looked through.
+        let is_small = self.len() <= CHECKED_LEN && self.places() <= FIRST_ROOM;
+        if cfg!(debug_assertions) && is_small {
             self.check_invariants();
         }
     }
@@ -778,11 +824,22 @@ impl<S: Tracked> Sessions<S> {
         if standing == entry.standing {
             return;
         }
+        let client = client_of(&entry.endpoint);
         self.unlist(index);
-        let position = push(self.list(standing), index);
+        let position = self.enlist(client, standing, index);
         if let Some(entry) = self.slab.get_mut(index as usize) {
             (entry.standing, entry.position) = (standing, position);
         }
+    }
+
+    /// Puts the session of a client on a list, and tells where on it.
+    fn enlist(&mut self, client: Client, standing: Standing, index: u32) -> u32 {
+        if let (Some(by_client), Some(is_verified)) = (&mut self.by_client, standing.counts_as()) {
+            by_client.add(client, is_verified);
+        }
+        let list = self.list(standing);
+        list.push(index);
+        (list.len() - 1) as u32
     }
 
     /// Takes the session off its list; the last of that takes its place.
@@ -791,6 +848,9 @@ impl<S: Tracked> Sessions<S> {
             return;
         };
         let (standing, position) = (entry.standing, entry.position);
+        if let (Some(by_client), Some(is_verified)) = (&mut self.by_client, standing.counts_as()) {
+            by_client.subtract(client_of(&entry.endpoint), is_verified);
+        }
         let list = self.list(standing);
         list.swap_remove(position as usize);
         if let Some(&moved) = list.get(position as usize)
@@ -823,6 +883,18 @@ impl<S: Tracked> Sessions<S> {
     /// comes to an end.
     fn ahead(&self, deadline: Instant) -> Instant {
         deadline.max(self.reached + Duration::from_nanos(1))
+    }
+}
+
+impl Standing {
+    /// Whether it counts among its client's sessions as one whose peer has answered;
+    /// `None`: it doesn't count.
+    const fn counts_as(self) -> Option<bool> {
+        match self {
+            Self::Verified => Some(true),
+            Self::Unverified | Self::Light => Some(false),
+            Self::Over => None,
+        }
     }
 }
 
@@ -867,10 +939,9 @@ fn sample(list: &[u32], most: usize, random: u32) -> impl Iterator<Item = u32> {
     (0..most.min(count)).map(move |nth| list[(start + nth * stride) % count])
 }
 
-/// Appends, and tells where.
-fn push(list: &mut Vec<u32>, index: u32) -> u32 {
-    list.push(index);
-    (list.len() - 1) as u32
+/// The client that an endpoint belongs to.
+fn client_of(endpoint: &Endpoint) -> Client {
+    Client::of(endpoint.peer.ip())
 }
 
 #[cfg(test)]
