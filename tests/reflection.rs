@@ -370,7 +370,7 @@ const CASES: &[Case] = &[
         forge: |forger| {
             forger.send(&wrq("n", &[("blksize", "8")]));
             // The answer and all its repeats.
-            while forger.back.0 < 4 && forger.take(SILENCE) {}
+            while forger.back.0 < 4 && forger.take(PATIENCE) {}
             forger.send(&data(1, b"12345678"));
         },
     },
