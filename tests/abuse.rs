@@ -571,21 +571,30 @@ impl Network {
 #[test]
 fn a_flood_from_one_network_leaves_errors_for_another() {
     for mode in [&[][..], &["--single-port"]] {
-        let server = Server::start(mode);
-        let [loud, quiet] = [[127, 0, 1], [127, 0, 2]].map(Network::new);
-        // Malformed requests and misses; the code that answers them.
-        let cases = [(vec![0, 1], 4, 500, 4), (rrq("missing", &[]), 1, 500, 8)];
-        for (request, code, flood, rounds) in cases {
-            for round in 0..rounds {
-                for number in 0_u32..flood {
-                    loud.send_from(number as u8, &request, server.addr());
-                }
-                quiet.send_from(1, &request, server.addr());
-                let answer = quiet.answer(PATIENCE);
-                assert_eq!(answer, Some(code), "{mode:?}, round {round}");
-            }
-        }
+        // One server in fifty counts the two networks as one.
+        assert!((0..3).any(|_| leaves_errors(mode)), "{mode:?}");
     }
+}
+
+/// Whether a network gets all its ERRORs behind another's floods.
+fn leaves_errors(mode: &[&str]) -> bool {
+    let server = Server::start(mode);
+    let [loud, quiet] = [[127, 0, 1], [127, 0, 2]].map(Network::new);
+    // Malformed requests and misses; the code that answers them.
+    let cases = [(vec![0, 1], 4, 4), (rrq("missing", &[]), 1, 8)];
+    cases.into_iter().all(|(request, code, rounds)| {
+        (0..rounds).all(|round| {
+            for number in 0..500_u32 {
+                loud.send_from(number as u8, &request, server.addr());
+            }
+            quiet.send_from(1, &request, server.addr());
+            let answer = quiet.answer(PATIENCE / 3);
+            if answer != Some(code) {
+                eprintln!("{mode:?}, round {round}: {answer:?}, not {code}");
+            }
+            answer == Some(code)
+        })
+    })
 }
 
 #[test]
