@@ -559,7 +559,7 @@ impl TransferSocket {
     }
 
     /// Has [`TransferSocket::receive`] and the sends tell when the network
-    /// answered that an earlier datagram could not be delivered (ICMP). Who sent
+    /// answered that an earlier datagram could not be delivered (ICMP). A sender
     /// to several addresses doesn't learn which one it was.
     ///
     /// # Errors

@@ -381,7 +381,7 @@ pub enum Command {
     Status(StatusArgs),
 }
 
-/// One line for whoever wrote a second directory, which looks like a subcommand where
+/// One line for a user that wrote a second directory, which looks like a subcommand where
 /// there are any.
 fn second_root(error: &clap::Error) -> Option<String> {
     let context = match error.kind() {

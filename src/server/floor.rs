@@ -563,7 +563,7 @@ impl Floor {
         self.counted().all().collect()
     }
 
-    /// Counts an error of the kernel's on a listen socket.
+    /// Counts an error from the kernel on a listen socket.
     pub(super) fn count_socket_error(&mut self, verb: &str, at: SocketAddr, error: &io::Error) {
         self.counters.socket_errors += 1;
         debug!("{at}: cannot {verb}: {error}");

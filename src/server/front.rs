@@ -22,7 +22,7 @@ use crate::session::{BATCH_BYTES, BATCH_SLOTS, Context, Session};
 use crate::table::Endpoint;
 use crate::wire::packet::Opcode;
 
-/// How long after an error of the kernel's a listener is tried again.
+/// How long after an error from the kernel a listener is tried again.
 const RETRY: Duration = Duration::from_millis(10);
 
 /// How long a session's deadline waits for a socket that isn't empty: longer than it

@@ -161,7 +161,7 @@ fn bind(address: SocketAddr, target: &ListenTarget, args: &Args) -> io::Result<L
             binding.ahead = true;
             let listener = ListenSocket::bind(address, binding)?;
             let ip = address.ip();
-            warn!("{ip} is no address of this machine yet: it will be served when it is");
+            warn!("{ip} is not an address of this machine yet: it will be served once it is");
             Ok(listener)
         }
         bound => bound,

@@ -213,7 +213,7 @@ impl Server {
 
     fn turn(&mut self, events: &Events) {
         let now = clock::now();
-        // Who only looks keeps nobody busy.
+        // Looking at the status port is no work that keeps the server up.
         let is_served = events.iter().any(|event| event.token() != STATUS);
         if is_served {
             self.busy_poll.over(now);

@@ -263,7 +263,7 @@ impl Requests {
             }
         };
         if !floor.may_answer(now, &session) {
-            let reason = "too many are being answered that have not been heard of";
+            let reason = "too many clients that never answered are being served";
             self.shed(now, endpoint.peer, reason, floor);
             return;
         }

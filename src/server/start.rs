@@ -249,7 +249,11 @@ impl Room {
         }
         let ports = ports.map_or(usize::MAX, ExactSizeIterator::len);
         let capacity = self.descriptors.saturating_sub(MAX_DESCRIPTORS - 1).max(1);
-        table(capacity).with_light_sessions(ports.min(capacity / MAX_DESCRIPTORS))
+        let table = table(capacity).with_light_sessions(ports.min(capacity / MAX_DESCRIPTORS));
+        if args.max_sessions.is_some() || args.single_port {
+            return table;
+        }
+        table.with_light_on_top()
     }
 }
 
