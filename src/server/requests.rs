@@ -342,6 +342,19 @@ impl Requests {
         }
     }
 
+    /// Whether this very request waits for the helper's answer.
+    pub(super) fn awaits_answer(&mut self, endpoint: &Endpoint, fingerprint: Fingerprint) -> bool {
+        let helper = self.helper.as_mut();
+        helper.is_some_and(|it| it.is_asked(endpoint, fingerprint))
+    }
+
+    /// Whether any does.
+    pub(super) fn await_answers(&self) -> bool {
+        self.helper
+            .as_ref()
+            .is_some_and(|it| it.is_asked_something())
+    }
+
     /// The helper may have said more without a new event.
     pub(super) fn helper_has_work(&self) -> bool {
         self.helper.as_ref().is_some_and(|it| it.has_work())
