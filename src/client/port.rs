@@ -46,6 +46,14 @@ impl Port for ClientPort {
         Port::watch(&mut self.socket, poll, interest)
     }
 
+    fn can_rest(&self) -> bool {
+        Port::can_rest(&self.socket)
+    }
+
+    fn rest(&mut self, poll: &Watch<'_>) -> io::Result<()> {
+        Port::rest(&mut self.socket, poll)
+    }
+
     fn coalesces(&self) -> bool {
         self.socket.coalesces()
     }

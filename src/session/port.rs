@@ -23,6 +23,16 @@ pub trait Port {
     /// Whatever the kernel says.
     fn watch(&mut self, poll: &Self::Poll<'_>, interest: Interest) -> io::Result<()>;
 
+    /// Whether [`Port::rest`] can be asked for.
+    fn can_rest(&self) -> bool;
+
+    /// Asks for no reports of what arrives, until [`Port::watch`] does. What has arrived
+    /// by then is reported.
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    fn rest(&mut self, poll: &Self::Poll<'_>) -> io::Result<()>;
+
     /// Whether several datagrams may come as one, of up to
     /// [`MAX_COALESCED`](crate::net::MAX_COALESCED) bytes.
     fn coalesces(&self) -> bool;
@@ -78,6 +88,14 @@ impl Port for TransferSocket {
 
     fn watch(&mut self, poll: &Watch<'_>, interest: Interest) -> io::Result<()> {
         self.watch(poll.registry, poll.token, interest)
+    }
+
+    fn can_rest(&self) -> bool {
+        !self.is_shared()
+    }
+
+    fn rest(&mut self, poll: &Watch<'_>) -> io::Result<()> {
+        self.rest(poll.registry)
     }
 
     fn coalesces(&self) -> bool {

@@ -131,6 +131,15 @@ impl Port for SimPort {
         Ok(())
     }
 
+    fn can_rest(&self) -> bool {
+        !self.is_shared()
+    }
+
+    fn rest(&mut self, (): &()) -> io::Result<()> {
+        self.net.with(|network| network.rest(self.own));
+        Ok(())
+    }
+
     fn coalesces(&self) -> bool {
         self.coalesces
     }
