@@ -39,10 +39,10 @@
 //! **A read request (RRQ).** `server/front` receives a batch → `server/requests`
 //! parses it with `wire/packet` and asks `table` whether it is new, a repeat, or
 //! is dropped → `server/opening`: `policy` settles the root and the name, map file
-//! included, `file/root` opens it, `wire/options` negotiates, `server/ports` gives it
-//! a port (`net`), `protocol/sender` is made → `server/floor` a place in `table` →
-//! `session/outbound` sends what the sender has to send: the OACK, or the first
-//! blocks.
+//! included, `file/root` opens it (once for all that read it: `file/open_files`),
+//! `wire/options` negotiates, `server/ports` gives it a port (`net`), `protocol/sender`
+//! is made → `server/floor` a place in `table` → `session/outbound` sends what the
+//! sender has to send: the OACK, or the first blocks.
 //!
 //! **A write request (WRQ).** The same, but `file/root` begins an upload
 //! (`file/upload`, a file without its name yet), and a `protocol/receiver` is made:
@@ -112,6 +112,7 @@
 //! | what holds for which clients | `policy/rules`; what it means for a transfer: `server/terms`, `server/pacing` |
 //! | which name a request leads to | `policy/settle`, `file/name`, `policy/map` |
 //! | who gets a port of its own | `server/ports`; who may share one, and what an answer to it proves: `session/tid` |
+//! | when a file is opened, and who shares it | `file/open_files`; how it is read: `file/reading`, `file/fetch` |
 //! | what may be read or created | `file/root`, `file/resolve`, `file/walk` (links), `file/upload` |
 //! | which versions of an upload are kept | `file/versions`, `file/version_name`; how a new file takes the name: `file/publish` |
 //! | a word of another server's command line | `server/familiar` |
@@ -145,6 +146,7 @@
 //! - `unsafe` is in two modules: `net::batch`, for `recvmmsg`, `recvmsg` and
 //!   `sendmsg`, for a socket's figures and for descriptors that were received, and
 //!   `file::nowait`, for `preadv2` and `mincore`.
+//! - A file that several transfers read is open once, and no longer than it is read.
 //! - A read that would wait for the disk isn't made, where the file system can
 //!   tell: its session sleeps until the pages have been fetched. Opening, writing
 //!   and committing do wait, and all sessions with them.
@@ -153,10 +155,11 @@
 //!
 //! | what | bound | where |
 //! |---|---|---|
-//! | sessions | `--max-sessions`, or a third of the open files | [`table`] |
+//! | sessions | `--max-sessions`, or what open files and memory allow | [`table`] |
 //! | request | 1024 bytes read, longer ones cut | [`server`] |
 //! | requests taken a turn | a batch of 64 | `server::front` |
 //! | datagrams a session takes a turn | 64 | [`session`] |
+//! | sessions that are due and have their turn before sockets are looked at again | 1,024 | `server::floor` |
 //! | bytes a session sends a turn | 256 KiB | [`session`] |
 //! | blocks in one read and one send | 64, and 65,507 bytes | [`file::MAX_RUN`], [`net`] |
 //! | blocks read ahead | 8 buffers of 64 KiB, 64 of 8 KiB, held for 50 ms after the last step | `session::prefetch` |
@@ -166,7 +169,7 @@
 //! | send buffer of `--single-port` | 8 MiB, and what the system allows | [`net`] |
 //! | receive buffer of a transfer | 4 MiB, and what the system allows | [`net`] |
 //! | sessions whose peer never answered | 16,384; any of them, chosen at random, gives way after 50 ms | [`table`] |
-//! | silence, where slots are short | 10 s, then the longest silent of 512 gives way | [`table`] |
+//! | silence, where slots are short | 10 s, then the longest silent of 512 gives way; where none is, the next look is a millisecond later | [`table`] |
 //! | downloads that nobody has answered, with a slot of their own | a quarter of the slots, where the others may do without | [`table`] |
 //! | sessions of one client (an IPv4 address, an IPv6 /64) | `--max-sessions-per-client` whose peer has answered, and 512 more; else no bound | [`table`] |
 //! | bytes to a network that nothing proves | `--max-unproved-rate` a second, and as much at once | [`session::unproved`] |

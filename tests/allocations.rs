@@ -1,5 +1,6 @@
 //! A running transfer allocates nothing: the server's thread is counted by the
-//! allocator itself while thousands of blocks go by.
+//! allocator itself while thousands of blocks go by. So are the bytes that a crowd of
+//! sessions takes.
 
 #![allow(unsafe_code, reason = "an allocator can't be written without")]
 #![allow(
@@ -7,6 +8,8 @@
     reason = "the client of the test is a second thread"
 )]
 
+#[path = "allocations/crowd.rs"]
+mod crowd;
 #[path = "common/skipped.rs"]
 mod skipped;
 
@@ -28,9 +31,25 @@ struct Counting;
 thread_local! {
     /// Whether this thread's allocations count.
     static COUNTED: Cell<bool> = const { Cell::new(false) };
+    /// Bytes that this thread holds, and the most that it ever held.
+    static HELD: Cell<(isize, isize)> = const { Cell::new((0, 0)) };
 }
 
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+/// Bytes that this thread holds now, and the most it has held.
+fn held() -> (isize, isize) {
+    HELD.get()
+}
+
+fn hold(more: usize, less: usize) {
+    // A thread that ends may have none any more.
+    let _ = HELD.try_with(|held| {
+        let (now, most) = held.get();
+        let now = now + more.cast_signed() - less.cast_signed();
+        held.set((now, most.max(now)));
+    });
+}
 
 fn count() {
     if COUNTED.try_with(Cell::get).unwrap_or(false) {
@@ -42,17 +61,20 @@ fn count() {
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count();
+        hold(layout.size(), 0);
         // SAFETY: as the caller promises.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        hold(0, layout.size());
         // SAFETY: as the caller promises.
         unsafe { System.dealloc(memory, layout) }
     }
 
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         count();
+        hold(size, layout.size());
         // SAFETY: as the caller promises.
         unsafe { System.realloc(memory, layout, size) }
     }

@@ -364,13 +364,14 @@ fn a_flooding_helper_that_reads_nothing_costs_bounded_memory_and_no_service() {
     assert!(left_out.unwrap() > 0);
 }
 
-/// Killed in the middle, it is started again by the shell, and asked again.
+/// Killed in the middle of a line, it is started again by the shell, and asked again.
 #[test]
 fn a_child_that_ends_is_started_again_and_asked_again() {
     let dir = tempfile::tempdir().unwrap();
     let starts = dir.path().join("starts");
     let command = format!(
-        r#"echo started >> {starts}; read line; test "$(wc -l < {starts})" -gt 1 || exit 1
+        r#"echo started >> {starts}; read line
+        test "$(wc -l < {starts})" -gt 1 || {{ printf '{{"v":1,"ans'; exit 1; }}
         n=${{line#*\"question\":}}; n=${{n%%,*}}
         printf '{{"v":1,"answer":%s,"path":"f"}}\n' "$n"; cat > /dev/null"#,
         starts = starts.display()

@@ -4,6 +4,7 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -173,6 +174,29 @@ fn settings_of_tftpd_hpa_are_taken_over() {
         assert_eq!(drop_in.is_empty(), unit.is_empty(), "{old}: {drop_in}");
         let kept = fs::read_to_string(defaults.join("tftpd.before-import")).expect("kept");
         assert_eq!(kept, "before");
+    }
+}
+
+/// The manual says where the helpers are, and names each of them.
+#[test]
+fn the_packages_bring_the_helpers_to_where_the_manual_says() {
+    let manual = read("man/src/tftpd.8.md");
+    let script = read("package");
+    let place = "/usr/share/tftpd-rs/helpers";
+    assert!(manual.contains(&format!("`{place}`")));
+    for line in [
+        &format!("put_helpers \"$root/server{place}\""),
+        "put_helpers \"$root/helpers\"",
+    ] {
+        assert!(script.contains(line), "{line}");
+    }
+    let helpers = fs::read_dir(path("helpers")).expect("a directory");
+    for helper in helpers {
+        let helper = helper.expect("an entry");
+        let name = helper.file_name().into_string().expect("text");
+        assert!(manual.contains(&format!("- `{name} ")), "{name}");
+        let mode = helper.metadata().expect("a file").permissions().mode();
+        assert_eq!(mode & 0o111, 0o111, "{name}");
     }
 }
 

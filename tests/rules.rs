@@ -253,7 +253,11 @@ max-sessions = 2
     assert_eq!(third.say(&ack(1), *place).data_block(), Some(2));
     let turned_away = third.expect_from(*place);
     assert_eq!(turned_away.error_code(), Some(0), "{turned_away:?}");
-    // A new one is dropped, and others don't count.
+    // A new one is dropped, and others don't count; nor does reading the rules again
+    // make room.
+    server.signal(Signal::SIGHUP);
+    let told = |line: &str| line.contains("read the rules file again");
+    assert!(server.wait_for_log(told, PATIENCE).is_some());
     let fourth = client(&server, "127.0.1.4");
     fourth.send(&rrq("f", &[]));
     server.assert_quiet(&fourth);
@@ -325,6 +329,31 @@ roots = ['@/class', 'own/%i']
         assert_eq!(read("f"), Ok(b"own".to_vec()), "{broken}");
     }
     told("going on with the old rules");
+}
+
+/// It says where an upload goes, and follows links, as the server does.
+#[test]
+fn rules_test_knows_where_uploads_go_and_what_links_may_lead_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let [root, uploads, linked] = ["root", "uploads", "linked"].map(|it| dir.path().join(it));
+    for directory in [&root, &uploads, &linked] {
+        fs::create_dir(directory).unwrap();
+    }
+    fs::write(linked.join("f"), "linked").unwrap();
+    std::os::unix::fs::symlink(linked.join("f"), root.join("f")).unwrap();
+    let [root, uploads, linked] = [root, uploads, linked].map(|it| it.display().to_string());
+    let args = [
+        RULES,
+        "--upload-root",
+        &uploads,
+        "--follow-links",
+        &linked,
+        &root,
+    ];
+    let output = rules_test(&args, "203.0.113.9 f\n");
+    let told = String::from_utf8(output.stdout).unwrap();
+    let wanted = format!("no section; read \"f\" in {root}; write \"f\" in {uploads}");
+    assert!(told.contains(&wanted), "{told}");
 }
 
 #[test]

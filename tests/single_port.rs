@@ -16,7 +16,11 @@ mod contents;
 #[path = "protocol.rs"]
 mod protocol;
 
-use common::{BLOCK, NEVER, PATIENCE, Packet, RawClient, Server, ack, content, data, rrq, wrq};
+use std::process::Command;
+
+use common::{
+    BLOCK, NEVER, PATIENCE, Packet, RawClient, Server, ack, content, data, error, rrq, tftpd, wrq,
+};
 use nix::sys::signal::Signal;
 
 #[test]
@@ -53,15 +57,48 @@ fn one_port_of_a_client_is_several_transfers_on_several_addresses() {
 }
 
 #[test]
-fn transfers_take_no_descriptor_for_a_socket() {
+fn downloads_of_one_file_take_one_descriptor() {
     let server = Server::start(&NEVER);
-    server.file("f", &content(3, 3 * BLOCK));
+    let file = content(3, 3 * BLOCK);
+    server.file("f", &file);
+    server.file("other", &file);
     let before = server.open_files();
     let clients: Vec<_> = (0..10).map(|_| RawClient::new(&server)).collect();
     for client in &clients {
         client.ask_data(&rrq("f", &[]));
     }
-    assert_eq!(server.open_files(), before + clients.len());
+    assert_eq!(server.open_files(), before + 1);
+    let other = RawClient::new(&server);
+    other.ask_data(&rrq("other", &[]));
+    assert_eq!(server.open_files(), before + 2);
+    for client in clients.iter().chain([&other]) {
+        client.send(&error(0, "enough"));
+    }
+    server.wait_ended(other.addr(), 1);
+    assert_eq!(server.open_files(), before);
+}
+
+/// More transfers than descriptors, all under way at once.
+#[test]
+fn many_downloads_of_one_file_need_few_descriptors() {
+    const CLIENTS: usize = 300;
+    let server = Server::start_prepared(&NEVER, |_| {
+        let mut command = Command::new("prlimit");
+        command.args(["--nofile=64:64", tftpd()]);
+        command
+    });
+    let file = content(3, 3 * BLOCK);
+    server.file("f", &file);
+    let clients: Vec<_> = (0..CLIENTS).map(|_| RawClient::new(&server)).collect();
+    for client in &clients {
+        client.ask_data(&rrq("f", &[]));
+        assert_eq!(client.say(&ack(1), server.addr()).data_block(), Some(2));
+    }
+    for client in &clients {
+        assert_eq!(client.say(&ack(2), server.addr()).data_block(), Some(3));
+        assert_eq!(client.say(&ack(3), server.addr()).data_block(), Some(4));
+        client.send(&ack(4));
+    }
 }
 
 /// A request that crosses our answer brings no other answer, and so takes none of

@@ -320,6 +320,44 @@ fn a_download_that_a_slow_disk_made_slow_is_told_from_others() {
     }
 }
 
+/// To open a file there waits for the reads of it that are under way: a second reader
+/// opens nothing, and fetches nothing again.
+#[test]
+fn a_second_reader_of_a_file_on_a_slow_disk_keeps_nobody_waiting() {
+    assert_tolerable(beside_two_readers_of_one_file);
+}
+
+/// The worst waits beside two downloads of one file, the second of which begins while
+/// a read for the first is under way.
+fn beside_two_readers_of_one_file() -> Option<Vec<Duration>> {
+    let server = Server::start(&NEVER);
+    let slow = content(1, 300_000);
+    let (_mounted, reads) = mount(&server.root().join("slow"), &[("f", &slow[..])])?;
+    let fast = content(2, 50_000);
+    server.file("fast", &fast);
+    let options = [("blksize", "1428"), ("windowsize", "16")];
+    let packet = rrq("slow/f", &options);
+    let read = || {
+        let got = RawClient::new(&server).read_with(&packet, 1428, 16, 0);
+        assert_same("slow/f", &got.expect("a download"), &slow);
+    };
+    let mut beside = Vec::new();
+    thread::scope(|scope| {
+        let first = scope.spawn(read);
+        thread::sleep(DELAY / 4);
+        let second = scope.spawn(read);
+        while !first.is_finished() || !second.is_finished() {
+            beside.push(worst_wait(&server, "fast", &fast));
+        }
+    });
+    let reads = reads.load(Ordering::Relaxed);
+    eprintln!(
+        "worst wait: {:?} beside {reads} slow reads",
+        beside.iter().max()
+    );
+    Some(beside)
+}
+
 /// More background requests than FUSE takes at a time (12): the server must not
 /// be the one that waits until there is room.
 #[test]

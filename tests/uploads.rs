@@ -340,20 +340,44 @@ fn calls(trace: &str) -> Vec<(String, usize)> {
 /// new one is in place; the next upload leaves as many as ever, and nothing else.
 #[test]
 fn kill_9_between_any_two_system_calls_leaves_all_versions_whole() {
-    let tried = bounded(10, "strace")
-        .args(["-o", "/dev/null", "true"])
-        .output();
-    if !tried.is_ok_and(|output| output.status.success()) {
-        skip("strace(1) can't trace here");
+    if !traces() {
         return;
     }
-    let ways = [("unnamed", "0"), ("named", "1")];
+    let ways = [
+        ("unnamed", "0"),
+        ("unnamed", "1"),
+        ("named", "0"),
+        ("named", "1"),
+    ];
     std::thread::scope(|scope| {
         for (publisher, format) in ways {
             scope.spawn(move || kill_everywhere(publisher, format));
         }
     });
 }
+
+/// What changes no file and no name: killed before such a call, the process leaves what it
+/// leaves killed before the next one.
+const ONLY_LOOKS: [&str; 18] = [
+    "newfstatat",
+    "fstat",
+    "fstat64",
+    "statx",
+    "fstatfs",
+    "faccessat",
+    "faccessat2",
+    "getdents64",
+    "lseek",
+    "read",
+    "fcntl",
+    "dup",
+    "close",
+    "brk",
+    "mmap",
+    "munmap",
+    "mremap",
+    "futex",
+];
 
 fn kill_everywhere(publisher: &str, format: &str) {
     let base = tempfile::tempdir().unwrap();
@@ -378,7 +402,10 @@ fn kill_everywhere(publisher: &str, format: &str) {
         .rposition(|(call, _)| changes.contains(&call.as_str()));
     let all = &all[..=of_upload.expect("an upload")];
     assert!(all.len() > 10, "{all:?}");
-    for (number, (call, count)) in (1..).zip(all) {
+    let changing = all
+        .iter()
+        .filter(|(call, _)| !ONLY_LOOKS.contains(&call.as_str()));
+    for (number, (call, count)) in (1..).zip(changing) {
         let kill = format!("inject={call}:signal=SIGKILL:when={count}");
         let what = format!("{publisher} {number} {call} {count}");
         let (path, old, output) = run(number, &["-o", "/dev/null", "-e", &kill]);
@@ -458,6 +485,36 @@ fn a_file_that_can_not_be_replaced_keeps_its_name() {
         assert_eq!(files(&path), before, "{fails}");
         assert_eq!(before["f"], old[2]);
     }
+}
+
+/// Neither has the file system hard links, nor can it rename and take no name.
+#[test]
+fn where_nothing_but_a_plain_rename_works_versions_are_kept_too() {
+    if !traces() {
+        return;
+    }
+    let base = tempfile::tempdir().unwrap();
+    let path = base.path().join("root");
+    fs::create_dir(&path).unwrap();
+    let old = three_nights(&path, "named", "0");
+    let words = format!("{} named 0", path.display());
+    let trace = base.path().join("trace");
+    let output = traced(
+        &words,
+        &[
+            "-o",
+            trace.to_str().unwrap(),
+            "-e",
+            "inject=linkat:error=EPERM",
+            "-e",
+            "inject=renameat2:error=EINVAL",
+        ],
+    );
+    assert!(output.status.success(), "{}", said(&output));
+    let trace = fs::read_to_string(&trace).unwrap();
+    assert!(trace.contains("RENAME_NOREPLACE"), "{trace}");
+    let newest = content(99, 3000);
+    assert_whole(&path, "renamed", &[newest, old[2].clone(), old[1].clone()]);
 }
 
 fn traces() -> bool {
@@ -1183,29 +1240,145 @@ fn what_is_to_stay_free_stays_free_announced_or_not() {
     }
 }
 
-/// Its rights don't suffice to have a name put on the disk, or to look for versions.
+/// A server without the rights of root, and directories of which some are its own.
+fn start_without_rights(args: &[&str], prepare: impl FnOnce(&Path)) -> Server {
+    let address = own_address().to_string();
+    let mut all = vec!["-a", &address];
+    if nix::unistd::geteuid().is_root() {
+        all.extend(["-u", "nobody"]);
+    }
+    all.extend(args);
+    Server::start_prepared(&all, |dir| {
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).unwrap();
+        let root = dir.join("root");
+        prepare(&root);
+        Command::new(tftpd())
+    })
+}
+
+fn with_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// Its rights don't suffice to have a name put on the disk, or to look for versions; they
+/// do to make directories, and to remove them again.
 #[test]
 fn an_upload_that_could_not_be_ended_is_not_begun() {
-    if nix::unistd::geteuid().is_root() {
-        skip("root may read everything");
+    for (args, works) in [
+        (&["--fsync"][..], false),
+        (&["--keep-versions", "1"], false),
+        (&["--keep-versions", "1", "--create-dirs"], false),
+        (&["--create-dirs"], true),
+        (&["--create-dirs", "-U", "027"], true),
+        (&[], true),
+    ] {
+        let server = start_without_rights(args, |root| {
+            fs::create_dir(root.join("d")).unwrap();
+            with_mode(&root.join("d"), 0o333);
+        });
+        let directory = server.root().join("d");
+        let makes = args.contains(&"--create-dirs");
+        let name = if makes { "d/new/f" } else { "d/f" };
+        let client = RawClient::new(&server);
+        let (answer, tid) = client.ask(&wrq(name, &[]));
+        if !works {
+            assert_eq!(answer.error_code(), Some(2), "{args:?}");
+            with_mode(&directory, 0o777);
+            assert_eq!(names(&directory), [""; 0], "{args:?}");
+            assert_eq!(RawClient::new(&server).write(name, b"x"), Ok(()));
+            continue;
+        }
+        assert_eq!(answer, Packet::Ack(0), "{args:?}");
+        client.say(&data(1, &[b'x'; BLOCK]), tid);
+        client.send_to(&error(0, "broke off"), tid);
+        server.wait_ended(client.addr(), 1);
+        server.fence();
+        assert!(!directory.join("new").exists(), "{args:?}");
+        assert_eq!(RawClient::new(&server).write(name, b"x"), Ok(()));
+        assert_eq!(fs::read(server.root().join(name)).unwrap(), b"x");
+        with_mode(&directory, 0o777);
+        let wanted: &[&str] = if makes { &["new/", "new/f"] } else { &["f"] };
+        assert_eq!(names(&directory), wanted, "{args:?}");
+    }
+}
+
+/// The kernel lets nobody link another's file that he can't read and write: that isn't a
+/// file system without links.
+#[test]
+fn a_file_that_nobody_may_link_but_its_owner_stays_as_it_is() {
+    let protected = fs::read_to_string("/proc/sys/fs/protected_hardlinks");
+    if !nix::unistd::geteuid().is_root() || !protected.is_ok_and(|it| it.trim() == "1") {
+        skip("no file of another can be made, or any may be linked");
         return;
     }
-    for policy in [
-        rules(UploadRules {
-            fsync: true,
-            ..UploadRules::NONE
-        }),
-        keeping(1, None),
-    ] {
-        for_each_method(policy, |path, root| {
-            let directory = path.join("d");
-            fs::create_dir(&directory).unwrap();
-            fs::set_permissions(&directory, fs::Permissions::from_mode(0o333)).unwrap();
-            assert!(root.create(b"d/f", None).is_err());
-            fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).unwrap();
-            put(root, "d/f", b"x").unwrap();
-        });
+    let server = start_without_rights(&["--keep-versions", "2"], |root| {
+        with_mode(root, 0o777);
+        for (name, mode) in [("theirs", 0o622), ("open", 0o666)] {
+            fs::write(root.join(name), "old").unwrap();
+            with_mode(&root.join(name), mode);
+        }
+    });
+    let client = || RawClient::new(&server);
+    assert_eq!(client().write("theirs", b"new").unwrap_err().0, 2);
+    assert_eq!(client().write("open", b"new"), Ok(()));
+    let there = files(&server.root());
+    let wanted = [("open", "new"), ("open.~1~", "old"), ("theirs", "old")];
+    let wanted = wanted.map(|(name, text)| (name.to_owned(), text.as_bytes().to_vec()));
+    assert_eq!(there, BTreeMap::from(wanted));
+}
+
+/// Looking for versions among so many names takes time, which one client network gets a
+/// share of; too many of them are told.
+#[test]
+fn among_a_hundred_thousand_names_versions_are_kept_or_the_upload_is_refused() {
+    let mut base = None;
+    let address = own_address().to_string();
+    let args = ["-a", &*address, "--keep-versions", "2"];
+    let server = Server::start_prepared(&args, |dir| {
+        // Where that takes no second.
+        let memory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
+        let memory = memory.unwrap();
+        fs::remove_dir(dir.join("root")).unwrap();
+        symlink(memory.path(), dir.join("root")).unwrap();
+        base = Some(memory);
+        Command::new(tftpd())
+    });
+    let base = base.unwrap();
+    let fill = |numbers: std::ops::Range<u32>| {
+        for number in numbers {
+            fs::File::create(base.path().join(number.to_string())).unwrap();
+        }
+    };
+    fill(0..65_000);
+    for content in [b"1", b"2", b"3", b"4"] {
+        let client = RawClient::new(&server);
+        let (answer, tid) = client.ask_patiently(&wrq("f", &[]));
+        assert_eq!(answer, Packet::Ack(0));
+        assert_eq!(client.say(&data(1, content), tid), Packet::Ack(1));
     }
+    for (name, content) in [("f", b"4"), ("f.~3~", b"3"), ("f.~2~", b"2")] {
+        assert_eq!(fs::read(base.path().join(name)).unwrap(), content);
+    }
+    assert!(!base.path().join("f.~1~").exists());
+    // Uploads that follow at once are asked for again; others don't wait for that.
+    let is_told = |line: &str| line.contains("too much work");
+    for _ in 0..20 {
+        let client = RawClient::new(&server);
+        client.send(&wrq("f", &[]));
+        let Some((Packet::Ack(0), tid)) = client.recv(millis(100)) else {
+            break;
+        };
+        assert_eq!(client.say(&data(1, b"4"), tid), Packet::Ack(1));
+    }
+    assert!(server.wait_for_log(is_told, PATIENCE).is_some());
+    fill(65_000..100_000);
+    let client = RawClient::new(&server);
+    let (_, tid) = client.ask_patiently(&wrq("f", &[]));
+    let Packet::Error(0, text) = client.say(&data(1, b"5"), tid) else {
+        panic!("stored");
+    };
+    assert!(text.contains("Too many files"), "{text}");
+    assert_eq!(fs::read(base.path().join("f")).unwrap(), b"4");
 }
 
 /// What belongs to whom, and what is in the way, doesn't change with the rest.

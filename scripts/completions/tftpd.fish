@@ -49,7 +49,7 @@ mac\t'Its hardware address: `aa-bb-cc-dd-ee-ff`'"
 complete -c tftpd -n "__fish_tftpd_needs_command" -l follow-links -d 'Directory outside ROOT that links below ROOT may lead to when a file is read; can be repeated [default: none]' -r -F
 complete -c tftpd -n "__fish_tftpd_needs_command" -l allow -d 'Network to serve; can be repeated [default: all]' -r
 complete -c tftpd -n "__fish_tftpd_needs_command" -l deny -d 'Network not to serve, even if allowed; can be repeated [default: none]' -r
-complete -c tftpd -n "__fish_tftpd_needs_command" -l max-sessions -d 'Most transfers at once; further requests are dropped [default: as many as the limit on open files allows]' -r
+complete -c tftpd -n "__fish_tftpd_needs_command" -l max-sessions -d 'Most transfers at once; further requests are dropped [default: as many as the limit on open files allows; with --single-port, as memory allows]' -r
 complete -c tftpd -n "__fish_tftpd_needs_command" -l max-sessions-per-client -d 'Most transfers at once with one client; further requests are dropped [default: no limit]' -r
 complete -c tftpd -n "__fish_tftpd_needs_command" -l max-unproved-rate -d 'With --single-port or few ports: bytes a second, or with K, M, G or T, for all clients of a network (IPv4 /24, IPv6 /64) that haven\'t shown that they are there; 0: no limit' -r
 complete -c tftpd -n "__fish_tftpd_needs_command" -l keep-versions -d 'Let uploads replace existing files, and keep the last N versions of each as FILE.~1~, FILE.~2~ and so on, the newest with the highest number' -r

@@ -46,8 +46,8 @@ impl Port for ClientPort {
         Port::watch(&mut self.socket, poll, interest)
     }
 
-    fn can_rest(&self) -> bool {
-        Port::can_rest(&self.socket)
+    fn is_shared(&self) -> bool {
+        false
     }
 
     fn rest(&mut self, poll: &Watch<'_>) -> io::Result<()> {

@@ -22,7 +22,7 @@ use super::{Policy, Publisher, ReadFile, StorageError, Upload};
 /// # Errors
 /// Where it isn't a regular file's.
 pub fn read(file: OwnedFd) -> Result<ReadFile, StorageError> {
-    ReadFile::new(file)
+    ReadFile::alone(file)
 }
 
 /// Starts a file that takes the place of whatever regular file is at `path`,

@@ -1,8 +1,9 @@
-//! Two questions to the kernel that no safe wrapper asks: a read that would
-//! rather fail than wait for the disk, and which pages of a file are in memory.
+//! What is asked of the kernel that no safe wrapper asks: a read that would
+//! rather fail than wait for the disk, which pages of a file are in memory, and a
+//! name that takes no other file's place.
 //!
 //! The second module with `unsafe`: nix has neither `preadv2` nor `mincore`, and
-//! musl has only had the first since 1.2.5, so it is called by its number. The
+//! `renameat2` for glibc alone. Where musl may lack one, it is called by its number. The
 //! buffers are borrowed for the length of the call, and the mapping that
 //! `mincore` wants is never touched, so that a file cut short raises no SIGBUS.
 //! Must not: wait for the disk.
@@ -12,6 +13,7 @@ use std::io::IoSliceMut;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use nix::NixPath as _;
 use nix::errno::Errno;
 use nix::libc::{self, off_t};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
@@ -49,6 +51,28 @@ pub(super) fn read(
     };
     let read = Errno::result(read)?;
     Ok(usize::try_from(read).unwrap_or(0))
+}
+
+/// Renames `from` in `directory` to `to`, but never onto an existing name. `EINVAL` from
+/// file systems that can't tell, `ENOSYS` from kernels before 3.15.
+pub(super) fn rename_new(directory: BorrowedFd<'_>, from: &[u8], to: &[u8]) -> nix::Result<()> {
+    let directory = directory.as_raw_fd();
+    let renamed = from.with_nix_path(|from| {
+        to.with_nix_path(|to| {
+            // SAFETY: the kernel only reads the two texts, which end with a NUL.
+            unsafe {
+                libc::syscall(
+                    libc::SYS_renameat2,
+                    directory,
+                    from.as_ptr(),
+                    directory,
+                    to.as_ptr(),
+                    libc::RENAME_NOREPLACE,
+                )
+            }
+        })
+    })??;
+    Errno::result(renamed).map(drop)
 }
 
 /// How many bytes from `offset` on are in memory without a gap, of the `len`

@@ -17,13 +17,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use log::debug;
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, OFlag, fcntl, openat};
+use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, OFlag, fcntl, openat, renameat};
 use nix::libc;
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 use nix::sys::statfs::fstatfs;
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
 use super::name::TEMP_PREFIX;
+use super::nowait;
 use super::walk::kind;
 
 /// How a finished upload gets its name.
@@ -237,26 +238,15 @@ fn lock(file: impl AsFd) -> nix::Result<()> {
     fcntl(file, FcntlArg::F_OFD_SETLK(&whole)).map(drop)
 }
 
-/// Renames, but never onto an existing name.
-#[cfg(target_env = "gnu")]
+/// Renames, but not onto an existing name. On file systems that can't do both in one
+/// step another process could take the name in between.
 pub(super) fn rename_new(directory: BorrowedFd<'_>, from: &[u8], to: &[u8]) -> nix::Result<()> {
-    use nix::fcntl::{RenameFlags, renameat2};
-
-    renameat2(
-        directory,
-        from,
-        directory,
-        to,
-        RenameFlags::RENAME_NOREPLACE,
-    )
-}
-
-/// Renames, but not onto an existing name: short of a call that does both, only
-/// another process could take the name in between.
-#[cfg(not(target_env = "gnu"))]
-pub(super) fn rename_new(directory: BorrowedFd<'_>, from: &[u8], to: &[u8]) -> nix::Result<()> {
+    match nowait::rename_new(directory, from, to) {
+        Err(Errno::EINVAL | Errno::ENOSYS) => {}
+        done => return done,
+    }
     match fstatat(directory, to, AtFlags::AT_SYMLINK_NOFOLLOW) {
-        Err(Errno::ENOENT) => nix::fcntl::renameat(directory, from, directory, to),
+        Err(Errno::ENOENT) => renameat(directory, from, directory, to),
         Ok(_) => Err(Errno::EEXIST),
         Err(errno) => Err(errno),
     }

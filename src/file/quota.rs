@@ -18,7 +18,7 @@ use nix::unistd::{AccessFlags, faccessat};
 
 use super::error::StorageError;
 use super::publish::{is_ours, now};
-use super::walk::{MAX_DEPTH, kind};
+use super::walk::{Id, MAX_DEPTH, id, id_of, kind};
 
 /// What stays free on a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,23 +51,25 @@ pub(super) struct Quota {
 
 impl Quota {
     /// Makes sure that there is room for an upload of `to` bytes, of which `from` are
-    /// counted already, below `directory`.
+    /// counted already, below the directories `tops`. Directory entries that are read are
+    /// added to `entries`.
     ///
     /// # Errors
     /// 3 if all together would be more than `limit` bytes.
     pub(super) fn ensure(
         &self,
-        directory: BorrowedFd<'_>,
+        tops: &[BorrowedFd<'_>],
         limit: u64,
         from: u64,
         to: u64,
+        entries: &Cell<u64>,
     ) -> Result<(), StorageError> {
         let others = self.under_way.get().saturating_sub(from);
         let fits = |stored: u64| stored.saturating_add(others).saturating_add(to) <= limit;
         if self.stored.get().is_some_and(fits) {
             return Ok(());
         }
-        match self.count(directory) {
+        match self.count(tops, entries) {
             Some(stored) if fits(stored) => Ok(()),
             Some(_) => Err(StorageError::OVER_TOTAL),
             None => Err(StorageError::UNCOUNTED),
@@ -102,17 +104,18 @@ impl Quota {
         self.stored.set(stored);
     }
 
-    /// The bytes of all files below `directory`, counted again if that wasn't done just
+    /// The bytes of all files below the directories `tops`, counted again if that wasn't done just
     /// before; `None` if they couldn't be counted. What is known gets no lower by a count
     /// that left something out.
-    fn count(&self, directory: BorrowedFd<'_>) -> Option<u64> {
+    fn count(&self, tops: &[BorrowedFd<'_>], entries: &Cell<u64>) -> Option<u64> {
         let start = now();
         let known = self.stored.get();
         if start < self.rested.get() {
             return known;
         }
         let mut counted = Counted::default();
-        counted.add(directory, 0);
+        counted.add_all(tops);
+        entries.set(entries.get() + counted.entries as u64);
         if let Some(why) = counted.missed {
             warn!("the files below the directory for uploads can't be counted: {why}");
         }
@@ -130,6 +133,8 @@ impl Quota {
 
 #[derive(Debug, Default)]
 struct Counted {
+    /// Directories that are counted on their own, though they may be below others.
+    tops: Vec<Id>,
     entries: usize,
     bytes: u64,
     /// Why some weren't counted.
@@ -137,6 +142,29 @@ struct Counted {
 }
 
 impl Counted {
+    /// Adds what is below these directories.
+    fn add_all(&mut self, tops: &[BorrowedFd<'_>]) {
+        for top in tops {
+            let Ok(id) = id_of(top) else {
+                self.missed = Some("a directory can't be read");
+                return;
+            };
+            if !self.tops.contains(&id) {
+                self.tops.push(id);
+            }
+        }
+        let mut added = Vec::new();
+        for top in tops {
+            // One may be named twice.
+            if let Ok(id) = id_of(top)
+                && !added.contains(&id)
+            {
+                added.push(id);
+                self.add(*top, 0);
+            }
+        }
+    }
+
     /// Adds what is below `directory`, which is `depth` directories deep.
     fn add(&mut self, directory: BorrowedFd<'_>, depth: usize) {
         let Ok(mut entries) = open(directory, b".").and_then(Dir::from_fd) else {
@@ -175,6 +203,7 @@ impl Counted {
             SFlag::S_IFREG if !is_ours(name) => {
                 self.bytes += u64::try_from(stat.st_size).unwrap_or(0);
             }
+            SFlag::S_IFDIR if self.tops.contains(&id(&stat)) => {}
             SFlag::S_IFDIR if depth == MAX_DEPTH => {
                 self.missed = Some("directories are too deep");
             }
@@ -227,7 +256,8 @@ mod tests {
         std::os::unix::fs::symlink("one", path.join("link")).unwrap();
         let directory = File::open(path).unwrap();
         let quota = Quota::default();
-        let ensure = |from, to| quota.ensure(directory.as_fd(), 100, from, to);
+        let entries = Cell::default();
+        let ensure = |from, to| quota.ensure(&[directory.as_fd()], 100, from, to, &entries);
         assert_eq!(ensure(0, 40), Ok(()));
         assert_eq!(ensure(0, 41), Err(StorageError::OVER_TOTAL));
         quota.expect(0, 30);
@@ -241,6 +271,27 @@ mod tests {
         fs::remove_file(path.join("a/b/three")).unwrap();
         quota.rested.set(Duration::ZERO);
         assert_eq!(ensure(0, 70), Ok(()));
+        assert!(entries.get() > 6);
+    }
+
+    /// Such as those of rules by client.
+    #[test]
+    fn files_of_several_directories_count_and_each_once() {
+        let base = tempfile::tempdir().unwrap();
+        let path = base.path();
+        fs::create_dir_all(path.join("root/below")).unwrap();
+        fs::create_dir_all(path.join("beside")).unwrap();
+        for (name, bytes) in [("root/one", 10), ("root/below/two", 20), ("beside/f", 30)] {
+            fs::write(path.join(name), vec![0; bytes]).unwrap();
+        }
+        let open = |name: &str| File::open(path.join(name)).unwrap();
+        let directories = ["root", "root/below", "beside", "root"].map(open);
+        let tops = directories.each_ref().map(AsFd::as_fd);
+        let quota = Quota::default();
+        let entries = Cell::default();
+        assert_eq!(quota.ensure(&tops, 100, 0, 40, &entries), Ok(()));
+        let over = quota.ensure(&tops, 100, 0, 41, &entries);
+        assert_eq!(over, Err(StorageError::OVER_TOTAL));
     }
 
     /// Too deep to be counted.
@@ -254,7 +305,7 @@ mod tests {
             let quota = Quota::default();
             let ensure = |to| {
                 quota.rested.set(Duration::ZERO);
-                quota.ensure(directory.as_fd(), 100, 0, to)
+                quota.ensure(&[directory.as_fd()], 100, 0, to, &Cell::default())
             };
             if is_known {
                 fs::write(path.join("f"), [0; 60]).unwrap();
@@ -282,7 +333,8 @@ mod tests {
         assert_eq!(quota.may_fit(100, 101), Err(StorageError::OVER_TOTAL));
         assert_eq!(quota.may_fit(100, 100), Ok(()));
         assert_eq!(quota.stored.get(), None);
-        assert_eq!(quota.ensure(directory.as_fd(), 100, 0, 1), Ok(()));
+        let ensured = quota.ensure(&[directory.as_fd()], 100, 0, 1, &Cell::default());
+        assert_eq!(ensured, Ok(()));
         quota.rested.set(now() + Duration::from_secs(60));
         assert_eq!(quota.may_fit(100, 41), Err(StorageError::OVER_TOTAL));
         quota.rested.set(Duration::ZERO);

@@ -14,22 +14,17 @@
 //! not: sleep, read the clock.
 
 use std::io::IoSliceMut;
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::os::fd::AsFd as _;
+use std::rc::Rc;
 
 use nix::errno::Errno;
-use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
-use nix::libc::off_t;
-use nix::sys::stat::{FileStat, SFlag, fstat};
 use nix::sys::statfs::{FUSE_SUPER_MAGIC, NFS_SUPER_MAGIC, OVERLAYFS_SUPER_MAGIC, fstatfs};
 use nix::sys::uio::{pread, preadv};
 
 use super::error::StorageError;
+use super::fetch::{Fetch, advise};
 use super::nowait::{self, STRETCH};
-use super::walk::kind;
-
-/// Bytes the kernel is usually willing to read ahead with one call.
-const ADVISED: off_t = 128 * 1024;
+use super::open_files::{OpenFile, Way};
 
 /// What a file's bytes are read from: [`ReadFile`](super::ReadFile), or a stand-in for it.
 pub trait ReadAt {
@@ -69,93 +64,51 @@ pub trait ReadAt {
     /// Gives its descriptor back until it is read again, if that was allowed.
     fn close(&mut self) {}
 
-    /// Whether it holds a descriptor.
+    /// Whether it is open.
     fn is_open(&self) -> bool {
         true
     }
-}
 
-/// How a file is read without waiting for its disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
-    /// The read itself says that it would have to wait.
-    NoWait,
-    /// It can't; which pages are in memory is looked up before. What was seen
-    /// there once is trusted, unless each read is to look `again`.
-    Look { again: bool },
-    /// It waits, or never has to.
-    Wait,
-}
-
-/// Refuses what isn't a regular file.
-pub(super) fn check_kind(stat: &FileStat) -> Result<(), StorageError> {
-    match kind(stat) {
-        SFlag::S_IFREG => Ok(()),
-        SFlag::S_IFDIR => Err(StorageError::IS_DIRECTORY),
-        _ => Err(StorageError::NOT_REGULAR),
+    /// Whether it is open for others as well: its descriptor stays if it goes.
+    fn is_shared(&self) -> bool {
+        false
     }
 }
 
-/// Nanoseconds; only compared.
-#[allow(clippy::unnecessary_cast, clippy::useless_conversion)] // Narrower on 32-bit systems.
-fn modified(stat: &FileStat) -> i64 {
-    let seconds = stat.st_mtime as i64;
-    seconds
-        .wrapping_mul(1_000_000_000)
-        .wrapping_add(stat.st_mtime_nsec as i64)
-}
-
-/// A regular file open for reading.
+/// One transfer's place in a file that is open, perhaps for others as well.
 #[derive(Debug)]
-pub(super) struct OpenFile {
-    file: OwnedFd,
-    size: u64,
-    /// When it had been modified last, in nanoseconds.
-    modified: i64,
-    way: Way,
+pub(super) struct Reader {
+    file: Rc<OpenFile>,
     /// The next read waits for the disk: looking led to nothing.
     blocking: bool,
-    /// To have pages fetched, while they are waited for.
-    permit: Option<Permit>,
+    /// What is being fetched, while it is waited for.
+    fetch: Option<Rc<Fetch>>,
     /// Where what the last read missed begins, in bytes: up to there all that
     /// was looked for was found.
     missing: u64,
 }
 
-impl OpenFile {
-    /// Takes a descriptor if it is a regular file's.
-    pub(super) fn new(file: OwnedFd) -> Result<Self, StorageError> {
-        let stat = fstat(&file)?;
-        check_kind(&stat)?;
-        Ok(Self {
+impl Reader {
+    pub(super) const fn new(file: Rc<OpenFile>) -> Self {
+        Self {
             file,
-            size: u64::try_from(stat.st_size).unwrap_or(0),
-            modified: modified(&stat),
-            way: Way::NoWait,
             blocking: false,
-            permit: None,
+            fetch: None,
             missing: 0,
-        })
-    }
-
-    /// The file's size when it was opened, in bytes.
-    pub(super) const fn size(&self) -> u64 {
-        self.size
+        }
     }
 
     /// Whether the file was written to since it was opened: what was read of it
     /// may be part old, part new.
     pub(super) fn has_changed(&self) -> bool {
-        fstat(&self.file).is_ok_and(|stat| {
-            u64::try_from(stat.st_size) != Ok(self.size) || modified(&stat) != self.modified
-        })
+        self.file.has_changed()
     }
 
     /// The way for a file system that doesn't know `RWF_NOWAIT`: a look, where
     /// the pages that reads are served from are those that can be mapped and
     /// fetched. Elsewhere (ZFS) one would look in vain; tmpfs never waits.
     fn other_way(&self) -> Way {
-        match fstatfs(&self.file).map(|stat| stat.filesystem_type()) {
+        match fstatfs(&*self.file).map(|stat| stat.filesystem_type()) {
             // Opening a file there may throw its pages out.
             Ok(FUSE_SUPER_MAGIC) => Way::Look { again: true },
             Ok(NFS_SUPER_MAGIC | OVERLAYFS_SUPER_MAGIC) => Way::Look { again: false },
@@ -167,7 +120,7 @@ impl OpenFile {
     /// `missing` was there before.
     fn is_in_memory(&mut self, start: u64, slices: &[IoSliceMut<'_>], again: bool) -> bool {
         let wanted: usize = slices.iter().map(|slice| slice.len()).sum();
-        let end = start.saturating_add(wanted as u64).min(self.size);
+        let end = start.saturating_add(wanted as u64).min(self.size());
         if !again && end <= self.missing {
             return true;
         }
@@ -179,39 +132,49 @@ impl OpenFile {
         }
         let len = if again { wanted } else { STRETCH };
         let Ok(present) = nowait::resident(self.file.as_fd(), start, len) else {
-            self.way = Way::Wait;
+            self.file.way.set(Way::Wait);
             return true;
         };
         self.missing = start + present as u64;
         // One call doesn't ask for more than a stretch; if it does, it waits.
         present >= wanted.min(STRETCH)
     }
+
+    /// To have what is missing fetched: with those that wait for the same already, or
+    /// else once it is its turn.
+    fn join_fetch(&self) -> Option<Rc<Fetch>> {
+        let mut under_way = self.file.fetch.borrow_mut();
+        let joined = under_way.upgrade().filter(|it| it.covers(self.missing));
+        joined.or_else(|| {
+            let fetch = Rc::new(Fetch::begin(self.missing)?);
+            *under_way = Rc::downgrade(&fetch);
+            Some(fetch)
+        })
+    }
 }
 
-impl ReadAt for OpenFile {
+impl ReadAt for Reader {
     fn size(&self) -> u64 {
-        self.size
+        self.file.size()
+    }
+
+    fn is_shared(&self) -> bool {
+        Rc::strong_count(&self.file) > 1
     }
 
     fn block(&mut self) {
         self.blocking = true;
-        self.permit = None;
+        self.fetch = None;
     }
 
     fn fetch(&mut self) -> bool {
-        if matches!(self.way, Way::Look { .. }) && self.permit.is_none() {
-            self.permit = Permit::take();
-            if self.permit.is_none() {
+        if matches!(self.file.way.get(), Way::Look { .. }) && self.fetch.is_none() {
+            self.fetch = self.join_fetch();
+            if self.fetch.is_none() {
                 return false;
             }
         }
-        for at in (0..STRETCH).step_by(ADVISED as usize) {
-            if let Ok(from) = super::file_offset(self.missing, at) {
-                let advice = PosixFadviseAdvice::POSIX_FADV_WILLNEED;
-                // Advice: what becomes of it shows at the next read.
-                let _ = posix_fadvise(&self.file, from, ADVISED, advice);
-            }
-        }
+        advise(self.file.as_fd(), self.missing);
         true
     }
 
@@ -225,23 +188,24 @@ impl ReadAt for OpenFile {
         while !slices.is_empty() {
             let at = offset.saturating_add(done as u64);
             let from = super::file_offset(offset, done)?;
-            if let Way::Look { again } = self.way
+            if let Way::Look { again } = self.file.way.get()
                 && !self.blocking
                 && !self.is_in_memory(at, slices, again)
             {
                 return Ok(None);
             }
-            let read = match (self.way, &mut *slices) {
+            let way = self.file.way.get();
+            let read = match (way, &mut *slices) {
                 (Way::NoWait, slices) if !self.blocking => {
                     nowait::read(self.file.as_fd(), at, slices)
                 }
                 // Cheaper than a vector of one.
-                (_, [slice]) => pread(&self.file, slice, from),
-                (_, slices) => preadv(&self.file, slices, from),
+                (_, [slice]) => pread(&*self.file, slice, from),
+                (_, slices) => preadv(&*self.file, slices, from),
             };
-            match (read, self.way) {
+            match (read, way) {
                 // Linux 5.9 and 5.10 say so before the end, too.
-                (Ok(0), Way::NoWait) if !self.blocking && at < self.size => {
+                (Ok(0), Way::NoWait) if !self.blocking && at < self.size() => {
                     self.blocking = true;
                 }
                 (Ok(0), _) => break,
@@ -259,44 +223,13 @@ impl ReadAt for OpenFile {
                 (
                     Err(Errno::EOPNOTSUPP | Errno::EINVAL | Errno::ENOSYS | Errno::EPERM),
                     Way::NoWait,
-                ) => self.way = self.other_way(),
+                ) => self.file.way.set(self.other_way()),
                 (Err(errno), _) => return Err(errno.into()),
             }
         }
-        self.permit = None;
+        self.fetch = None;
         self.blocking = false;
         Ok(Some(done))
-    }
-}
-
-/// Files that are fetched from at once. FUSE takes 12 background requests, unless
-/// its file system asks for another number; one more waits for a free place, in
-/// the kernel, and everyone with it. A fetch is two requests, and a few places are
-/// left for others.
-const MAX_FETCHES: usize = 4;
-
-/// Fetches under way: the bound is on what the kernel does for this process.
-static FETCHES: AtomicUsize = AtomicUsize::new(0);
-
-/// Permission to have a stretch of one file fetched; dropped, the next may.
-#[derive(Debug)]
-struct Permit(());
-
-impl Permit {
-    /// `None` where enough is being fetched already.
-    fn take() -> Option<Self> {
-        FETCHES
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |fetches| {
-                (fetches < MAX_FETCHES).then_some(fetches + 1)
-            })
-            .ok()
-            .map(|_| Self(()))
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        FETCHES.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -306,13 +239,20 @@ mod tests {
     use crate::file::skipped::skip;
     use std::fs;
 
+    use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+
     const LOOK: Way = Way::Look { again: true };
     const LOOK_ONCE: Way = Way::Look { again: false };
 
-    fn file_with(content: &[u8]) -> (tempfile::NamedTempFile, OpenFile) {
+    fn open(path: &tempfile::NamedTempFile) -> Reader {
+        let file = fs::File::open(path).unwrap();
+        Reader::new(OpenFile::alone(file.into()).unwrap())
+    }
+
+    fn file_with(content: &[u8]) -> (tempfile::NamedTempFile, Reader) {
         let path = tempfile::NamedTempFile::new().unwrap();
         fs::write(&path, content).unwrap();
-        let file = OpenFile::new(fs::File::open(&path).unwrap().into()).unwrap();
+        let file = open(&path);
         (path, file)
     }
 
@@ -402,7 +342,7 @@ mod tests {
         let (_path, mut file) = file_with(&content);
         let mut buffer = vec![0; 70_000];
         for way in [Way::NoWait, LOOK, LOOK_ONCE, Way::Wait] {
-            file.way = way;
+            file.file.way.set(way);
             for offset in [
                 0,
                 5000,
@@ -432,9 +372,8 @@ mod tests {
         };
         let mut buffer = vec![0; 1000];
         for way in [Way::NoWait, LOOK, LOOK_ONCE] {
-            let file = fs::File::open(&disk).unwrap();
-            let mut file = OpenFile::new(file.into()).unwrap();
-            file.way = way;
+            let mut file = open(&disk);
+            file.file.way.set(way);
             drop_pages();
             let first = file.read_at(0, &mut buffer);
             if first.is_ok_and(|read| read.is_some()) {
@@ -443,7 +382,7 @@ mod tests {
             }
             assert_eq!(first, Ok(None), "{way:?}");
             assert!(file.fetch(), "{way:?}");
-            assert_eq!(file.permit.is_some(), way != Way::NoWait);
+            assert_eq!(file.fetch.is_some(), way != Way::NoWait);
             let mut tries = 0;
             while file.read_at(0, &mut buffer) == Ok(None) {
                 tries += 1;
@@ -451,7 +390,7 @@ mod tests {
                 std::thread::yield_now();
             }
             assert_eq!(buffer, [7; 1000], "{way:?}");
-            assert!(file.permit.is_none(), "{way:?}");
+            assert!(file.fetch.is_none(), "{way:?}");
             drop_pages();
             file.block();
             assert_eq!(file.read_at(0, &mut buffer), Ok(Some(1000)));

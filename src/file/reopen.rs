@@ -15,7 +15,8 @@ use nix::sys::stat::fstat;
 
 use super::directory::Directory;
 use super::error::StorageError;
-use super::reading::{OpenFile, ReadAt};
+use super::open_files::{FOR_READING, Identity, OpenFile, OpenFiles};
+use super::reading::{ReadAt, Reader};
 use super::resolve::Resolver;
 use super::walk::Places;
 
@@ -25,6 +26,7 @@ pub(super) struct Reopen {
     resolver: Resolver,
     root: Rc<Directory>,
     linked: Rc<[Directory]>,
+    files: Rc<OpenFiles>,
     /// A client's own root, if the file is in one, and the file.
     steps: Vec<Step>,
 }
@@ -38,16 +40,18 @@ struct Step {
 
 impl Reopen {
     /// The way that begins at `root`; links of a file may lead to the directories
-    /// `linked` as well.
+    /// `linked` as well. A file that is open already is one of `files`.
     pub(super) const fn new(
         resolver: Resolver,
         root: Rc<Directory>,
         linked: Rc<[Directory]>,
+        files: Rc<OpenFiles>,
     ) -> Self {
         Self {
             resolver,
             root,
             linked,
+            files,
             steps: Vec::new(),
         }
     }
@@ -59,15 +63,12 @@ impl Reopen {
         self
     }
 
-    /// Opens what is there now for reading, once it has been looked at by `check`: so
-    /// that no FIFO's writer goes on, and no device does anything.
+    /// Opens what is there now for reading, once it has been looked at: so that no
+    /// FIFO's writer goes on, and no device does anything.
     ///
     /// # Errors
-    /// Whatever the file system or `check` says.
-    fn open(
-        &self,
-        check: impl Fn(&OwnedFd) -> Result<(), StorageError>,
-    ) -> Result<OwnedFd, StorageError> {
+    /// Whatever the file system says; a file that isn't the one wanted.
+    fn open(&self, wanted: Identity) -> Result<Rc<OpenFile>, StorageError> {
         let Some((file, above)) = self.steps.split_last() else {
             return Err(StorageError::NOT_FOUND);
         };
@@ -88,33 +89,17 @@ impl Reopen {
             let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
             directory = Some(look_up(&directory, step, flags, &[])?);
         }
-        check(&look_up(&directory, file, OFlag::O_PATH, &self.linked)?)?;
-        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_LARGEFILE;
-        let opened = look_up(&directory, file, flags, &self.linked)?;
-        check(&opened)?;
+        let found = fstat(look_up(&directory, file, OFlag::O_PATH, &self.linked)?)?;
+        if Identity::of(&found) != wanted {
+            return Err(StorageError::CHANGED);
+        }
+        let opened = self.files.get(&found, || {
+            Ok(look_up(&directory, file, FOR_READING, &self.linked)?)
+        })?;
+        if opened.identity() != wanted {
+            return Err(StorageError::CHANGED);
+        }
         Ok(opened)
-    }
-}
-
-/// What tells a file from another one, and from what it was before it was changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Identity {
-    device: u64,
-    inode: u64,
-    size: i64,
-    modified: (i64, i64),
-}
-
-impl Identity {
-    #[allow(clippy::unnecessary_cast, clippy::useless_conversion)] // Narrower on 32-bit systems.
-    fn of(file: &OwnedFd) -> Result<Self, StorageError> {
-        let stat = fstat(file)?;
-        Ok(Self {
-            device: stat.st_dev as u64,
-            inode: stat.st_ino as u64,
-            size: stat.st_size as i64,
-            modified: (stat.st_mtime as i64, stat.st_mtime_nsec as i64),
-        })
     }
 }
 
@@ -124,7 +109,7 @@ pub struct ReadFile(Descriptor);
 
 #[derive(Debug)]
 enum Descriptor {
-    Kept(OpenFile),
+    Kept(Reader),
     /// In a box, since few are.
     Closable(Box<Closable>),
 }
@@ -132,7 +117,7 @@ enum Descriptor {
 #[derive(Debug)]
 struct Closable {
     /// `None` while it is closed.
-    file: Option<OpenFile>,
+    file: Option<Reader>,
     size: u64,
     way: Reopen,
     identity: Identity,
@@ -141,31 +126,25 @@ struct Closable {
 }
 
 impl ReadFile {
+    /// One that stays open as long as it is read.
+    pub(super) const fn kept(file: Rc<OpenFile>) -> Self {
+        Self(Descriptor::Kept(Reader::new(file)))
+    }
+
     /// Takes a descriptor if it is a regular file's.
-    pub(super) fn new(file: OwnedFd) -> Result<Self, StorageError> {
-        OpenFile::new(file).map(|file| Self(Descriptor::Kept(file)))
+    pub(super) fn alone(file: OwnedFd) -> Result<Self, StorageError> {
+        OpenFile::alone(file).map(Self::kept)
     }
 
-    /// A file that somebody else has opened, to be served as it is now.
-    ///
-    /// # Errors
-    /// ERROR 2: not a regular file (or a memfd).
-    pub fn given(file: OwnedFd) -> Result<Self, StorageError> {
-        Self::new(file)
-    }
-
-    /// The same for one that may be closed while it isn't read; `way` is how it was
-    /// found.
-    pub(super) fn closable(file: OwnedFd, way: Reopen) -> Result<Self, StorageError> {
-        let identity = Identity::of(&file)?;
-        let file = OpenFile::new(file)?;
-        Ok(Self(Descriptor::Closable(Box::new(Closable {
+    /// One that may be closed while it isn't read; `way` is how it was found.
+    pub(super) fn closable(file: Rc<OpenFile>, way: Reopen) -> Self {
+        Self(Descriptor::Closable(Box::new(Closable {
             size: file.size(),
-            file: Some(file),
+            identity: file.identity(),
+            file: Some(Reader::new(file)),
             way,
-            identity,
             blocking: false,
-        }))))
+        })))
     }
 
     /// The file's size when it was opened, in bytes.
@@ -179,10 +158,10 @@ impl ReadFile {
     /// Whether the file was written to since it was opened: what was read of it
     /// may be part old, part new.
     pub fn has_changed(&self) -> bool {
-        self.open().is_some_and(OpenFile::has_changed)
+        self.open().is_some_and(Reader::has_changed)
     }
 
-    fn open(&self) -> Option<&OpenFile> {
+    fn open(&self) -> Option<&Reader> {
         match &self.0 {
             Descriptor::Kept(file) => Some(file),
             Descriptor::Closable(closable) => closable.file.as_ref(),
@@ -193,15 +172,11 @@ impl ReadFile {
 impl Closable {
     /// The file, opened again if it was closed. `None`: there is no descriptor for it
     /// now.
-    fn open(&mut self) -> Result<Option<&mut OpenFile>, StorageError> {
+    fn open(&mut self) -> Result<Option<&mut Reader>, StorageError> {
         if self.file.is_none() {
-            let is_same = |file: &OwnedFd| match Identity::of(file)? {
-                now if now == self.identity => Ok(()),
-                _ => Err(StorageError::CHANGED),
-            };
-            match self.way.open(is_same).and_then(OpenFile::new) {
+            match self.way.open(self.identity) {
                 Ok(file) => {
-                    self.file = Some(file);
+                    self.file = Some(Reader::new(file));
                     self.blocking = false;
                 }
                 Err(error) if error.is_exhausted() && !self.blocking => return Ok(None),
@@ -260,6 +235,10 @@ impl ReadAt for ReadFile {
 
     fn is_open(&self) -> bool {
         self.open().is_some()
+    }
+
+    fn is_shared(&self) -> bool {
+        self.open().is_some_and(ReadAt::is_shared)
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Must not: let a name lead out of it.
 
+use std::cell::Cell;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -18,9 +19,9 @@ use super::directory::{Directory, RootError};
 use super::error::StorageError;
 use super::ignore_case::Listings;
 use super::name::{self, Name};
+use super::open_files::{FOR_READING, OpenFile, OpenFiles};
 use super::policy::Policy;
 use super::publish::Publisher;
-use super::reading;
 use super::reopen::{ReadFile, Reopen};
 use super::resolve::Resolver;
 use super::space::Uploads;
@@ -97,6 +98,8 @@ pub(super) struct Common {
     linked: Rc<[Directory]>,
     pub(super) uploads: Rc<Uploads>,
     listings: Rc<Listings>,
+    /// Those that are read.
+    files: Rc<OpenFiles>,
 }
 
 impl Root {
@@ -146,14 +149,17 @@ impl Root {
     pub fn beside(&self, directory: Directory) -> Result<Self, RootError> {
         let methods = Methods::probe(directory.search()?.as_fd());
         debug!("root {}: {methods}", directory.path().display());
+        let directory = Rc::new(directory);
+        self.common.uploads.count_as_well(&directory);
         let common = Common {
             prefixes: Rc::clone(&directory.paths),
             linked: Rc::clone(&self.common.linked),
             uploads: Rc::clone(&self.common.uploads),
             listings: Rc::clone(&self.common.listings),
+            files: Rc::clone(&self.common.files),
         };
         Ok(Self {
-            directory: Rc::new(directory),
+            directory,
             found_by: None,
             closed: None,
             shut: self.shut,
@@ -183,6 +189,7 @@ impl Root {
             linked: linked.into(),
             uploads: Rc::new(uploads),
             listings: Rc::default(),
+            files: Rc::default(),
         };
         Self {
             directory,
@@ -301,7 +308,7 @@ impl Root {
     /// # Errors
     /// ERROR 1: no such file. ERROR 2: not a regular file or not allowed.
     pub fn open_file(&self, name: &Name) -> Result<ReadFile, StorageError> {
-        ReadFile::new(self.descriptor_of(name)?)
+        self.open_shared(name).map(ReadFile::kept)
     }
 
     /// The same for a file that may be closed while it isn't read.
@@ -309,17 +316,54 @@ impl Root {
     /// # Errors
     /// As there.
     pub fn open_closable(&self, name: &Name) -> Result<ReadFile, StorageError> {
-        ReadFile::closable(self.descriptor_of(name)?, self.reopen(name))
+        let file = self.open_shared(name)?;
+        Ok(ReadFile::closable(file, self.reopen(name)))
     }
 
-    fn descriptor_of(&self, name: &Name) -> Result<OwnedFd, StorageError> {
+    /// A file that somebody else has opened, to be served as it is now.
+    ///
+    /// # Errors
+    /// ERROR 2: not a regular file (or a memfd).
+    pub fn given(&self, file: &OwnedFd) -> Result<ReadFile, StorageError> {
+        let open = || {
+            file.try_clone()
+                .map_err(|error| StorageError::of_io(&error))
+        };
+        self.common
+            .files
+            .get(&fstat(file)?, open)
+            .map(ReadFile::kept)
+    }
+
+    fn open_shared(&self, name: &Name) -> Result<Rc<OpenFile>, StorageError> {
         if self.policy.uploads.write_only() {
             return Err(StorageError::WRITE_ONLY);
         }
-        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_LARGEFILE;
-        let looked_at = self.resolve(name, OFlag::O_PATH, self.all())?;
-        reading::check_kind(&fstat(&looked_at)?)?;
-        Ok(self.resolve(name, flags, self.all())?)
+        let files = &self.common.files;
+        if let Some(file) = files.latest(&self.directory, name) {
+            return Ok(file);
+        }
+        let found = fstat(self.resolve(name, OFlag::O_PATH, self.all())?)?;
+        let open = || Ok(self.resolve(name, FOR_READING, self.all())?);
+        let file = files.get(&found, open)?;
+        files.found(&self.directory, name, &file);
+        Ok(file)
+    }
+
+    /// The files that are open for reading, from this root or from those beside it.
+    pub fn open_files(&self) -> Rc<OpenFiles> {
+        Rc::clone(&self.common.files)
+    }
+
+    /// Requests that came together follow: a name that several of them ask for in a row
+    /// is resolved once.
+    pub fn begin_batch(&self) {
+        self.common.files.begin_batch();
+    }
+
+    /// They have been looked at.
+    pub fn end_batch(&self) {
+        self.common.files.end_batch();
     }
 
     /// The way to what has this name, without this root's descriptor.
@@ -330,7 +374,8 @@ impl Root {
             return Reopen::clone(way).then(name, own_paths);
         }
         let linked = Rc::clone(&self.common.linked);
-        Reopen::new(self.methods.resolver, Rc::clone(&self.directory), linked).then(name, own_paths)
+        let (directory, files) = (Rc::clone(&self.directory), Rc::clone(&self.common.files));
+        Reopen::new(self.methods.resolver, directory, linked, files).then(name, own_paths)
     }
 
     /// [`Root::open_file`] by a name as a client spells it.
@@ -359,6 +404,13 @@ impl Root {
     /// last time this was asked.
     pub fn take_entries_read(&self) -> u64 {
         self.common.listings.take_entries()
+    }
+
+    /// Where the directory entries are counted that are read for uploads, if any are.
+    pub fn entries_listed(&self) -> Option<Rc<Cell<u64>>> {
+        let rules = self.policy.uploads;
+        let lists = rules.versions().is_some() || rules.max_total().is_some();
+        lists.then(|| Rc::clone(&self.common.uploads.entries_listed))
     }
 
     /// Whether a file could be transferred under this name.

@@ -87,11 +87,19 @@ impl<R: ReadAt> FileSource<R> {
         self.file().close();
     }
 
-    /// Whether the file holds a descriptor.
+    /// Whether the file is open.
     pub fn is_open(&self) -> bool {
         match self {
             Self::Octet(file) => file.is_open(),
             Self::Netascii(text) => text.file.is_open(),
+        }
+    }
+
+    /// Whether it is open for others as well: its descriptor stays if it goes.
+    pub fn is_shared(&self) -> bool {
+        match self {
+            Self::Octet(file) => file.is_shared(),
+            Self::Netascii(text) => text.file.is_shared(),
         }
     }
 

@@ -37,8 +37,10 @@ pub(super) struct Uploads {
     /// By device: bytes that running uploads announced and that have no place on
     /// the disk yet.
     expected: RefCell<Vec<(dev_t, u64)>>,
-    /// The directory below which all of them go.
-    top: Option<Rc<Directory>>,
+    /// The directories below which all of them go; the first is the root's own.
+    tops: RefCell<Vec<Rc<Directory>>>,
+    /// Directory entries that were read for them and that nobody has paid for yet.
+    pub(super) entries_listed: Rc<Cell<u64>>,
     /// Descriptors for the end of an upload, which is to fail for nothing that others
     /// have taken: how many, and those that are there.
     spare: Cell<usize>,
@@ -65,7 +67,8 @@ impl Default for Uploads {
             swept: RefCell::default(),
             elsewhere: Cell::default(),
             expected: RefCell::default(),
-            top: None,
+            tops: RefCell::default(),
+            entries_listed: Rc::default(),
             spare: Cell::default(),
             spares: RefCell::default(),
             quota: Quota::default(),
@@ -78,7 +81,7 @@ impl Uploads {
     /// What the uploads to somewhere below `top` share.
     pub(super) fn below(top: &Rc<Directory>) -> Self {
         Self {
-            top: Some(Rc::clone(top)),
+            tops: RefCell::new(vec![Rc::clone(top)]),
             ..Self::default()
         }
     }
@@ -89,10 +92,15 @@ impl Uploads {
     /// # Errors
     /// 3 if they would.
     pub(super) fn ensure_total(&self, limit: u64, from: u64, to: u64) -> Result<(), StorageError> {
-        match &self.top {
-            Some(top) => self.quota.ensure(top.as_fd(), limit, from, to),
-            None => Ok(()),
-        }
+        let tops = self.tops.borrow();
+        let tops: Vec<_> = tops.iter().map(AsFd::as_fd).collect();
+        self.quota
+            .ensure(&tops, limit, from, to, &self.entries_listed)
+    }
+
+    /// They go to this directory as well.
+    pub(super) fn count_as_well(&self, top: &Rc<Directory>) {
+        self.tops.borrow_mut().push(Rc::clone(top));
     }
 
     /// Keeps descriptors for [`Uploads::with_spares`].
@@ -110,7 +118,8 @@ impl Uploads {
     }
 
     fn refill(&self) {
-        let Some(top) = &self.top else {
+        let tops = self.tops.borrow();
+        let Some(top) = tops.first() else {
             return;
         };
         let mut spares = self.spares.borrow_mut();

@@ -377,7 +377,8 @@ impl Upload {
             }
             Taken::Kept(versions) => {
                 if !self.place_new(&name)? {
-                    let kept = versions.keep(self.directory.as_fd(), &name)?;
+                    let entries = &self.uploads.entries_listed;
+                    let kept = versions.keep(self.directory.as_fd(), &name, entries)?;
                     if let Err(errno) = self.replace(&name) {
                         kept.put_back(self.directory.as_fd(), &name);
                         return Err(errno.into());

@@ -4,6 +4,7 @@
 //! (a hard link): at every moment both are whole. A version's name is never taken
 //! from another file. Must not: remove a version before the new file is in place.
 
+use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use log::{debug, warn};
@@ -54,12 +55,17 @@ pub(super) struct Kept {
 
 impl Versions {
     /// Gives the file `name` in `directory` the name of a version as well; if there is
-    /// no such file, nothing.
+    /// no such file, nothing. Directory entries that are read are added to `entries`.
     ///
     /// # Errors
     /// What the file system says; too many files in the directory.
-    pub(super) fn keep(self, directory: BorrowedFd<'_>, name: &[u8]) -> Result<Kept, StorageError> {
-        let mut others = list(directory, name, self.format)?;
+    pub(super) fn keep(
+        self,
+        directory: BorrowedFd<'_>,
+        name: &[u8],
+        entries: &Cell<u64>,
+    ) -> Result<Kept, StorageError> {
+        let mut others = list(directory, name, self.format, entries)?;
         let count = usize::try_from(self.count).unwrap_or(usize::MAX);
         let all = Kept {
             others: Vec::new(),
@@ -230,11 +236,13 @@ fn list(
     directory: BorrowedFd<'_>,
     name: &[u8],
     format: Option<VersionFormat>,
+    entries: &Cell<u64>,
 ) -> Result<Vec<Version>, StorageError> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let mut entries = openat(directory, ".", flags, Mode::empty()).and_then(Dir::from_fd)?;
+    let mut listed = openat(directory, ".", flags, Mode::empty()).and_then(Dir::from_fd)?;
     let mut versions = Vec::new();
-    for (number, entry) in entries.iter().enumerate() {
+    for (number, entry) in listed.iter().enumerate() {
+        entries.set(entries.get() + 1);
         if number == MAX_LISTED {
             return Err(StorageError::CROWDED);
         }

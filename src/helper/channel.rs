@@ -25,11 +25,24 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Bytes of the longest line.
 const MAX_LINE: usize = 64 * 1024;
 
+/// Bytes of the longest line that room is kept for.
+const USUAL_LINE: usize = 4096;
+
 /// Bytes read in a turn: others have theirs, whatever the helper sends.
 const TURN: usize = 64 * 1024;
 
 /// Descriptors that wait for the line they belong to.
 const MAX_DESCRIPTORS: usize = 16;
+
+/// The variables of the service manager, sd_notify(3) and sd_listen_fds(3).
+const MANAGERS: [&str; 6] = [
+    "NOTIFY_SOCKET",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+    "LISTEN_PID",
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+];
 
 /// One end of the stream.
 #[derive(Debug)]
@@ -66,6 +79,10 @@ impl Channel {
             let mut shell = Command::new("/bin/sh");
             if let Some(identity) = identity {
                 identity.run_as(&mut shell);
+            }
+            // What the service manager said is said to the server alone.
+            for name in MANAGERS {
+                shell.env_remove(name);
             }
             shell
                 .args(["-c", RESTARTER, "tftpd-helper", command])
@@ -113,9 +130,9 @@ impl Channel {
         self.has_more
     }
 
-    /// What was sent last ends within a line.
-    pub(super) const fn is_within_line(&self) -> bool {
-        self.is_within_line
+    /// Whether what was sent last, to the one before, ends within a line.
+    pub(super) const fn take_is_within_line(&mut self) -> bool {
+        std::mem::replace(&mut self.is_within_line, false)
     }
 
     /// When to call [`Channel::connect`].
@@ -212,10 +229,12 @@ impl Channel {
                 self.skips = true;
             }
             if is_end {
-                if !std::mem::take(&mut self.skips) {
-                    each(self.input.trim_ascii(), &mut self.descriptors);
+                let line = self.input.trim_ascii();
+                if !std::mem::take(&mut self.skips) && !line.is_empty() {
+                    each(line, &mut self.descriptors);
                 }
                 self.input.clear();
+                self.input.shrink_to(USUAL_LINE);
             }
         }
     }

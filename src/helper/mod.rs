@@ -33,6 +33,9 @@ use crate::wire::packet::{Direction, ErrorCode, Packet, Request};
 /// Bytes of lines that wait for the helper to read them.
 const MAX_OUTPUT: usize = 256 * 1024;
 
+/// Room that is kept for lines when none wait.
+const KEPT_OUTPUT: usize = 16 * 1024;
+
 /// Of those, what events may take: questions come first.
 const MAX_EVENTS: usize = 192 * 1024;
 
@@ -236,7 +239,7 @@ impl Helper {
         registry: &Registry,
     ) -> Vec<(Waiting, Answer)> {
         if self.channel.connect(now, registry, self.token) {
-            if self.channel.is_within_line() {
+            if self.channel.take_is_within_line() {
                 self.events.borrow_mut().drop_line();
             }
             self.ask_again();
@@ -260,7 +263,12 @@ impl Helper {
 
     /// Sends what waits.
     pub fn flush(&mut self, now: Instant) {
-        self.channel.send(now, &mut self.events.borrow_mut().lines);
+        let lines = &mut self.events.borrow_mut().lines;
+        self.channel.send(now, lines);
+        if lines.is_empty() && lines.capacity() > KEPT_OUTPUT {
+            // A helper that was gone for a while has caught up.
+            *lines = VecDeque::new();
+        }
     }
 
     fn receive(&mut self, now: Instant, answered: &mut Vec<(Waiting, Answer)>) {

@@ -23,6 +23,7 @@ use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::sysinfo::sysinfo;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{SysconfVar, chroot, fchdir, sysconf};
 
@@ -178,6 +179,23 @@ pub fn raise_open_files() -> io::Result<u64> {
         return Ok(hard.into());
     }
     Ok(soft.into())
+}
+
+/// Bytes of memory that the machine has, or the container; none if neither is known.
+pub fn memory() -> u64 {
+    let machine = sysinfo().map_or(0, |info| info.ram_total());
+    group_memory().map_or(machine, |group| machine.min(group))
+}
+
+/// The limit of our control group: of the container's, where that is all we see of them.
+fn group_memory() -> Option<u64> {
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = groups.lines().find_map(|line| line.strip_prefix("0::"));
+    let limit = |group: &str| {
+        let path = format!("/sys/fs/cgroup{group}/memory.max");
+        fs::read_to_string(path).ok()?.trim().parse().ok()
+    };
+    own.and_then(limit).or_else(|| limit(""))
 }
 
 /// How many processors the machine has; 1 if it won't say.

@@ -24,7 +24,7 @@ mod settle;
 mod text_file;
 pub mod work;
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Instant;
@@ -33,7 +33,7 @@ use self::access::Access;
 use self::client_root::ClientRoots;
 use self::map::file::MapFile;
 use self::rules::file::LiveRules;
-use self::rules::{Client, Interface, Section};
+use self::rules::{Client, Section};
 use self::settle::{Asked, settle};
 use self::work::{Work, WorkAllowance};
 use crate::file::{Name, Root, StorageError};
@@ -116,11 +116,7 @@ impl Policy {
         }
         drop(allowance);
         let mut work = Work::default();
-        let client = Client {
-            address: peer.ip(),
-            interface: interface.map_or(Interface::Unknown, Interface::Index),
-            hardware: OnceCell::new(),
-        };
+        let client = Client::at(peer, interface);
         let granted = self.settle_for(now, request, &client, &mut work);
         work.entries += self.take_entries_read();
         self.allowance.borrow_mut().spend(work, peer.ip());
@@ -139,16 +135,13 @@ impl Policy {
         peer: SocketAddr,
         interface: Option<u32>,
     ) -> Result<Granted<'_>, Refusal> {
-        let client = Client {
-            address: peer.ip(),
-            interface: interface.map_or(Interface::Unknown, Interface::Index),
-            hardware: OnceCell::new(),
-        };
+        let client = Client::at(peer, interface);
         let mut work = Work::default();
         let section = self.rules.as_ref().and_then(|live| {
             let find = || live.hardware(now, client.address, &mut work);
             live.rules.section(&client, find)
         });
+        self.allowance.borrow_mut().spend(work, peer.ip());
         let name = self.root.name(request.filename, request.direction)?;
         if section.is_some_and(|section| !section.allows(&name, request.direction)) {
             return Err(StorageError::NOT_ALLOWED.into());
@@ -163,13 +156,25 @@ impl Policy {
         })
     }
 
-    /// Takes off what looking up `peer`'s file has cost since [`Policy::settle`].
-    pub fn charge_look_ups(&self, peer: SocketAddr) {
+    /// Takes off what reading so many directory entries for `client` has cost.
+    pub fn charge_entries(&self, client: IpAddr, entries: u64) {
         let work = Work {
-            entries: self.take_entries_read(),
+            entries,
             ..Work::default()
         };
-        self.allowance.borrow_mut().spend(work, peer.ip());
+        self.allowance.borrow_mut().spend(work, client);
+    }
+
+    /// Where the directory entries that are read for uploads are counted.
+    pub fn listings(&self) -> Vec<Rc<Cell<u64>>> {
+        let roots = [Some(&self.root), self.upload_root.as_ref()];
+        let counts = roots.into_iter().flatten().map(Root::entries_listed);
+        counts.flatten().collect()
+    }
+
+    /// Takes off what looking up `peer`'s file has cost since [`Policy::settle`].
+    pub fn charge_look_ups(&self, peer: SocketAddr) {
+        self.charge_entries(peer.ip(), self.take_entries_read());
     }
 
     fn settle_for(

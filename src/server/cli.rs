@@ -240,7 +240,7 @@ pub struct Args {
     pub deny: Vec<Network>,
 
     /// Most transfers at once; further requests are dropped [default: as many as
-    /// the limit on open files allows]
+    /// the limit on open files allows; with --single-port, as memory allows]
     #[arg(long, value_name = "N", help_heading = "Access")]
     #[arg(value_parser = usage::number(1..=1_000_000_u32))]
     pub max_sessions: Option<u32>,

@@ -4,6 +4,7 @@
 //! Every turn of a session and every end of one goes through here. Must not:
 //! know what a request asks for, or who may ask.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io;
 use std::mem;
@@ -24,6 +25,7 @@ use super::ports::Ports;
 use super::report::{self, Reporter};
 use super::shared;
 use super::why::Ending;
+use crate::file::OpenFiles;
 use crate::host::clock;
 use crate::host::random::Random;
 use crate::log::event::Event;
@@ -34,11 +36,17 @@ use crate::protocol::transfer::Failure;
 use crate::session::shaper::Shaper;
 use crate::session::unproved::UnprovedRate;
 use crate::session::{Content, Context, Line, Resources, SEND_BUDGET, Session, Trace, Turn, Watch};
-use crate::table::{AfterTurn, Endpoint, Fingerprint, SessionKey, Sessions, Tracked as _};
-use crate::wire::packet::{DATA_HEADER_LEN, ErrorCode};
+use crate::table::{
+    Admission, AfterTurn, Endpoint, Fingerprint, SessionKey, Sessions, Tracked as _,
+};
+use crate::wire::packet::{DATA_HEADER_LEN, Direction, ErrorCode};
 
 /// What a client is told that has as many transfers as it may.
 const CROWDED: Failure = Failure::new(ErrorCode::NotDefined, "Too many transfers at once");
+
+/// Sessions that are due and have their turn before sockets are looked at again. After
+/// a network has been away for a second all of them are, and answers come in meanwhile.
+const DEADLINES: usize = 1024;
 
 /// What a new session lacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,11 +75,17 @@ pub(super) struct Floor {
     shaper: Shaper,
     /// What the rules by client bound.
     pacing: Pacing,
+    /// What is read by however many sessions.
+    files: Rc<OpenFiles>,
     pub(super) random: Random,
+    /// Where the directory entries that are read for uploads are counted.
+    pub(super) listings: Vec<Rc<Cell<u64>>>,
+    /// Those of clients that are yet to be charged for them.
+    pub(super) listed: Vec<(IpAddr, u64)>,
 }
 
 impl Floor {
-    /// Nothing is served yet. `shared` are the listen sockets that transfers
+    /// Nothing is served yet, out of `files`. `shared` are the listen sockets that transfers
     /// send from, if they do. A network whose clients nothing proves is sent
     /// `unproved_rate` bytes a second.
     ///
@@ -79,6 +93,7 @@ impl Floor {
     /// Whatever the kernel says to being asked for an epoll instance.
     pub(super) fn new(
         sessions: Sessions<Session>,
+        files: Rc<OpenFiles>,
         ports: Option<RangeInclusive<u16>>,
         shared: Option<&[ListenSocket]>,
         unproved_rate: Option<NonZeroU64>,
@@ -102,9 +117,12 @@ impl Floor {
                 now,
             ),
             pacing: Pacing::default(),
-            ports: Ports::new(ports, shared, sessions.capacity(), random.seed(), now),
+            files,
+            ports: Ports::new(ports, shared, sessions.own_ports(), random.seed(), now),
             sessions,
             random,
+            listings: Vec::new(),
+            listed: Vec::new(),
         })
     }
 
@@ -175,15 +193,25 @@ impl Floor {
         any
     }
 
-    /// How many transfers have not ended yet.
-    pub(super) fn running(&self) -> usize {
-        let running = self.sessions.iter().filter(|(_, it)| !it.has_ended());
-        running.count()
+    /// What to do with a request: see [`Sessions::admit`].
+    pub(super) fn admit(
+        &mut self,
+        direction: Direction,
+        endpoint: &Endpoint,
+        fingerprint: Fingerprint,
+        now: Instant,
+    ) -> Admission {
+        self.sessions.set_open_files(self.files.count());
+        let random = self.random.number();
+        match direction {
+            Direction::Read => self.sessions.admit_read(endpoint, fingerprint, now, random),
+            Direction::Write => self.sessions.admit(endpoint, fingerprint, now, random),
+        }
     }
 
-    /// Whether one has not.
-    pub(super) fn is_running(&self) -> bool {
-        self.sessions.iter().any(|(_, it)| !it.has_ended())
+    /// How many transfers have not ended yet.
+    pub(super) fn running(&self) -> usize {
+        self.sessions.running()
     }
 
     /// A session's socket is ready.
@@ -213,7 +241,10 @@ impl Floor {
     /// `may_lie` in a socket unread beats the deadline: those are looked at again in
     /// the next turn.
     pub(super) fn run_deadlines(&mut self, now: Instant, may_lie: impl Fn(&Session) -> bool) {
-        while let Some(key) = self.sessions.pop_due(now) {
+        for _ in 0..DEADLINES {
+            let Some(key) = self.sessions.pop_due(now) else {
+                break;
+            };
             if let Some(session) = self.sessions.get(key) {
                 if session.misses_answer(now) && may_lie(session) {
                     self.sessions.rearm(key);
@@ -235,17 +266,15 @@ impl Floor {
     /// had no turn.
     pub(super) fn resume(&mut self, index: usize) {
         let registry = self.poll.registry();
-        let mut waiting = self.ports.sharing(index).take(index, registry).into_iter();
-        while let Some(key) = waiting.next() {
+        let waiting = self.ports.sharing(index).open(index, registry);
+        for _ in 0..waiting {
+            let Some(key) = self.ports.sharing(index).next(index) else {
+                return;
+            };
             if let Some(session) = self.sessions.get_mut(key) {
                 session.line = Line::None;
             }
             self.run_session(key);
-            let sharing = self.ports.sharing(index);
-            if sharing.is_full(index) {
-                sharing.put_first(index, waiting);
-                return;
-            }
         }
     }
 
@@ -309,6 +338,10 @@ impl Floor {
         }
         self.reporter.moved(session, before);
         self.moved += session.transfer().progress().blocks.saturating_sub(blocks);
+        let listed: u64 = self.listings.iter().map(|it| it.take()).sum();
+        if listed > 0 {
+            self.listed.push((session.peer().ip(), listed));
+        }
         if let (Some(since), true) = (done.unverified_since, done.is_answered)
             && let Some(port) = self.ports.port_of(session)
         {
@@ -338,6 +371,7 @@ impl Floor {
         }
         let random = || self.random.number();
         let sessions = &mut self.sessions;
+        sessions.set_open_files(self.files.count());
         match sessions.after_turn(key, was_unverified, clock::now(), random) {
             AfterTurn::Stays if was_unverified && self.pacing.is_overfull(key) => {
                 self.turn_away(key);
@@ -408,7 +442,7 @@ impl Floor {
         }
         let has = |session: &Session| match needed {
             Needed::Port => !session.shares_its_port(),
-            Needed::Descriptor => !session.shares_its_port() || !session.is_light(),
+            Needed::Descriptor => !session.is_light(),
         };
         let chosen = chosen.filter(|&(key, _)| self.sessions.get(key).is_some_and(has));
         let any = || {

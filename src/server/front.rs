@@ -166,6 +166,7 @@ impl Front {
         } else {
             self.unfinished.remove(index);
         }
+        self.requests.policy().root.begin_batch();
         if is_shared {
             self.note_backlog(index, socket);
             self.sort(received, socket, is_listener, floor);
@@ -175,6 +176,7 @@ impl Front {
                 self.requests.handle(now, socket, &datagram, floor);
             }
         }
+        self.requests.policy().root.end_batch();
     }
 
     /// Since when the socket has held more than was taken of it, if it does.

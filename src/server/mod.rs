@@ -375,7 +375,7 @@ impl Server {
 
     fn is_done(&self) -> bool {
         self.stop_at
-            .is_some_and(|deadline| clock::now() >= deadline || !self.floor.is_running())
+            .is_some_and(|deadline| clock::now() >= deadline || self.floor.running() == 0)
     }
 }
 

@@ -163,6 +163,21 @@ impl Opened {
 }
 
 impl Served {
+    /// With the rules at `path`, to be looked at without a server.
+    pub(super) fn by_rules(args: &Args, path: &Path) -> Result<Self, Box<dyn Error>> {
+        let map_file = args.map_file.as_deref();
+        let root = Directory::open(args.root())?;
+        let real = args.root().canonicalize().unwrap_or(args.root().into());
+        Ok(Self {
+            root,
+            uploads: upload_directory(args, &real)?,
+            linked: linked_directories(args)?,
+            map_file: map_file.map(|it| open_map_file(args, it)).transpose()?,
+            rules: Some(open_rules(args, path)?),
+            client_roots: args.per_client_root.map(ClientRoots::open).transpose()?,
+        })
+    }
+
     /// What decides who gets which file.
     pub(super) fn policy(
         self,
@@ -219,7 +234,7 @@ fn identity(args: &Args) -> Result<Option<Identity>, String> {
 }
 
 /// The map file, which is read again where it is.
-pub(super) fn open_map_file(args: &Args, path: &Path) -> Result<MapFile, String> {
+fn open_map_file(args: &Args, path: &Path) -> Result<MapFile, String> {
     let mut map_file = MapFile::open(path, args.ignore_case)?;
     if args.chroot {
         map_file.keep_directory()?;
@@ -228,7 +243,7 @@ pub(super) fn open_map_file(args: &Args, path: &Path) -> Result<MapFile, String>
 }
 
 /// The rules by client, which are read again where they are.
-pub(super) fn open_rules(args: &Args, path: &Path) -> Result<RulesFile, String> {
+fn open_rules(args: &Args, path: &Path) -> Result<RulesFile, String> {
     let mut rules = RulesFile::open(path)?;
     if args.chroot {
         rules.prepare_for_chroot()?;
@@ -310,7 +325,7 @@ fn roots(
     Ok((root, Some(upload_root)))
 }
 
-pub(super) fn access(args: &Args) -> Access {
+fn access(args: &Args) -> Access {
     Access {
         allow: args.allow.clone(),
         deny: args.deny.clone(),

@@ -14,7 +14,7 @@ use log::debug;
 use super::floor::{Floor, Needed};
 use super::terms::Terms;
 use super::why::Ending;
-use crate::file::{FileSink, FileSource, Name, ReadFile, Root, StorageError, Upload};
+use crate::file::{FileSink, FileSource, Name, Root, StorageError, Upload};
 use crate::helper::Answer;
 use crate::net::{ListenSocket, TransferSocket};
 use crate::policy::rules::Section;
@@ -254,10 +254,7 @@ fn open_read(
 ) -> Result<Opened, StorageError> {
     let (root, name) = (granted.root(), &granted.name);
     let opened = match file.given {
-        Some(given) => {
-            let own = given.try_clone();
-            ReadFile::given(own.map_err(|error| StorageError::of_io(&error))?)?
-        }
+        Some(given) => root.given(given)?,
         None if file.is_light => root.open_closable(name)?,
         None => root.open_file(name)?,
     };

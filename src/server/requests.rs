@@ -230,12 +230,7 @@ impl Requests {
             floor.counters.repeated += 1;
             return;
         }
-        let random = floor.random.number();
-        let sessions = &floor.sessions;
-        let admission = match request.direction {
-            Direction::Read => sessions.admit_read(&endpoint, fingerprint, now, random),
-            Direction::Write => sessions.admit(&endpoint, fingerprint, now, random),
-        };
+        let admission = floor.admit(request.direction, &endpoint, fingerprint, now);
         let Some(Admitted { gives_way }) = self.make_way(now, admission, endpoint.peer, floor)
         else {
             return;
@@ -243,6 +238,9 @@ impl Requests {
         if answer.is_none() && self.is_for_helper(request) {
             self.ask(now, came, fingerprint, floor);
             return;
+        }
+        for (client, entries) in floor.listed.drain(..) {
+            self.opener.policy.charge_entries(client, entries);
         }
         let asked = Asked {
             now,

@@ -5,6 +5,7 @@
 //! bytes are worth receiving; how many answers may be on their way to unverified
 //! peers. Must not: run a session, or know what comes in.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
@@ -39,7 +40,9 @@ pub(super) struct SharedPorts {
 pub(super) struct SharedPort {
     pub(super) socket: ListenSocket,
     /// Sessions that wait for room in it.
-    waiting: Vec<SessionKey>,
+    waiting: VecDeque<SessionKey>,
+    /// The last that had its turn found no room.
+    is_full: bool,
     /// Bytes of its send buffer.
     send_buffer: usize,
     /// First answers that may be on their way to peers that have never answered.
@@ -54,7 +57,8 @@ impl SharedPort {
         Self {
             unverified: UnverifiedAnswers::within(send_buffer, seed, now),
             errors: UnverifiedAnswers::within(send_buffer, seed, now),
-            waiting: Vec::new(),
+            waiting: VecDeque::new(),
+            is_full: false,
             send_buffer,
             socket,
         }
@@ -174,34 +178,31 @@ impl SharedPorts {
             return;
         }
         session.line = Line::Room;
-        self.ports[index].waiting.push(key);
-        if self.ports[index].waiting.len() == 1 {
+        self.ports[index].waiting.push_back(key);
+        if !std::mem::replace(&mut self.ports[index].is_full, true) {
             let interest = Interest::READABLE | Interest::WRITABLE;
             self.watch(index, interest, registry);
         }
     }
 
-    /// There is room in the socket with this index: takes the sessions out of the
-    /// line.
-    pub(super) fn take(&mut self, index: usize, registry: &Registry) -> Vec<SessionKey> {
+    /// There is room in the socket with this index: how many sessions wait for it.
+    pub(super) fn open(&mut self, index: usize, registry: &Registry) -> usize {
         let Some(place) = self.place(index) else {
-            return Vec::new();
+            return 0;
         };
         self.watch(place, Interest::READABLE, registry);
-        std::mem::take(&mut self.ports[place].waiting)
+        self.ports[place].is_full = false;
+        self.ports[place].waiting.len()
     }
 
-    /// A session waits for room.
-    pub(super) fn is_full(&self, index: usize) -> bool {
-        self.place(index)
-            .is_some_and(|place| !self.ports[place].waiting.is_empty())
-    }
-
-    /// These had no turn: they stand before all others.
-    pub(super) fn put_first(&mut self, index: usize, keys: impl Iterator<Item = SessionKey>) {
-        if let Some(place) = self.place(index) {
-            self.ports[place].waiting.splice(0..0, keys);
+    /// The next of them in the line, until the socket is full again.
+    pub(super) fn next(&mut self, index: usize) -> Option<SessionKey> {
+        let place = self.place(index)?;
+        let port = &mut self.ports[place];
+        if port.is_full {
+            return None;
         }
+        port.waiting.pop_front()
     }
 
     fn place(&self, index: usize) -> Option<usize> {

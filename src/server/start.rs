@@ -16,7 +16,7 @@ use log::{debug, info};
 use super::cli::Args;
 use super::floor::Floor;
 use super::front::Front;
-use super::opened::{Opened, access, open_map_file, open_rules, policy};
+use super::opened::{Opened, Served, policy};
 use super::requests::Requests;
 use super::{Lifetime, MAX_LISTENERS, STATUS, Server, exposure, logging};
 use crate::file::{Root, reason};
@@ -25,16 +25,14 @@ use crate::host::random::Random;
 use crate::host::{self, Enforcement, Inherited, Notifier, PidFile, Signals};
 use crate::log::event::Event;
 use crate::log::shown::{Addresses, Cut};
-use crate::policy::client_root::ClientRoots;
+use crate::policy::map_test;
 use crate::policy::rules;
 use crate::policy::rules::file::LiveRules;
-use crate::policy::work::WorkAllowance;
-use crate::policy::{Policy, map_test};
 use crate::protocol::retry::{RetryPolicy, Wait};
 use crate::protocol::transfer::{Config, Proof};
 use crate::session::Session;
 use crate::status::Status;
-use crate::table::Sessions;
+use crate::table::{MAX_DESCRIPTORS, MAX_LIMIT, Sessions};
 use crate::wire::options::Limits;
 
 /// How long a received upload's final ACK is repeated if it was lost: longer than
@@ -48,8 +46,11 @@ const INETD_IDLE_EXIT: Duration = Duration::from_secs(900);
 /// streams, log, map file, pid file, neighbour table, epoll, signals.
 const OWN_DESCRIPTORS: u64 = 32;
 
-/// Descriptors a session can take: a socket, a file, and an upload's directory.
-const SESSION_DESCRIPTORS: u64 = 3;
+/// A part of the machine's memory that sessions may take by themselves: one in so many.
+const MEMORY_SHARE: u64 = 4;
+
+/// Bytes that a session takes, with its place in the table.
+const SESSION_BYTES: u64 = 512;
 
 impl Server {
     /// A server as the command line wants it, bound and ready.
@@ -64,7 +65,7 @@ impl Server {
         let opened = Opened::open(args, inherited)?;
         let signals = Signals::take_over()?;
         let mut pid_file = args.pid_file.as_deref().map(reserve_pid_file).transpose()?;
-        let max_sessions = max_sessions(args, host::raise_open_files()?, opened.descriptors());
+        let room = Room::of(args, host::raise_open_files()?, opened.descriptors());
         // The sandbox hides how many processors there are.
         let busy_poll = busy_poll(args);
         let enforcement = opened.confine(args, log_file.as_ref())?;
@@ -72,7 +73,7 @@ impl Server {
             pid_file.lose_path();
         }
         let path = opened.path.clone();
-        let (front, floor, status) = halves(args, opened, max_sessions)?;
+        let (front, floor, status) = halves(args, opened, room)?;
         let lifetime = lifetime(args, by_inetd);
         let mut server = Self::new(front, floor, busy_poll, lifetime, signals, log_file)?;
         if let (Some(pid_file), Some(path)) = (&mut pid_file, &args.pid_file) {
@@ -83,7 +84,7 @@ impl Server {
         server.notifier = notifier;
         server.pid_file = pid_file;
         server.status = status.map(Box::new);
-        server.tell_start(args, &path, max_sessions);
+        server.tell_start(args, &path, room.sessions);
         debug!("waiting for answers awake for up to {busy_poll:?}");
         tell_enforcement(args, enforcement);
         exposure::advise(args, args.uploads.root().unwrap_or(&path));
@@ -123,7 +124,7 @@ impl Server {
 fn halves(
     args: &Args,
     opened: Opened,
-    max_sessions: usize,
+    room: Room,
 ) -> Result<(Front, Floor, Option<Status>), Box<dyn Error>> {
     let Opened {
         listeners,
@@ -147,10 +148,12 @@ fn halves(
     }
     requests.helper = helper;
     let shared = args.single_port.then_some(&*listeners);
-    let sessions = sessions(args, max_sessions, now);
+    let sessions = room.table(args, now);
+    let files = requests.policy().root.open_files();
     let unproved_rate = NonZeroU64::new(args.max_unproved_rate);
     let mut floor = Floor::new(
         sessions,
+        files,
         args.port_range.clone(),
         shared,
         unproved_rate,
@@ -160,6 +163,7 @@ fn halves(
         floor.share_listeners(&listeners, now);
     }
     floor.ports.keep(spares);
+    floor.listings = requests.policy().listings();
     if let Some(status) = &status {
         status.register(floor.registry(), STATUS)?;
         floor.reporter.history = Some(Box::default());
@@ -182,18 +186,8 @@ fn listed(directories: &[PathBuf]) -> Option<String> {
 /// # Errors
 /// Rules, a map file or a root that can't be used.
 pub fn test_rules(args: &Args, path: &Path) -> Result<(), Box<dyn Error>> {
-    let root = Root::open(args.root(), policy(args))?;
-    let map_file = args.map_file.as_deref();
     let now = clock::now();
-    let policy = Policy {
-        access: access(args),
-        rules: Some(open_rules(args, path)?.serve(&root)?),
-        root,
-        upload_root: None,
-        client_roots: args.per_client_root.map(ClientRoots::open).transpose()?,
-        map_file: map_file.map(|path| open_map_file(args, path)).transpose()?,
-        allowance: WorkAllowance::new(Random::default().seed(), now).into(),
-    };
+    let policy = Served::by_rules(args, path)?.policy(args, Random::default().seed(), now)?;
     let (lines, out) = (io::stdin().lock(), io::stdout().lock());
     rules::test::run(&policy, now, lines, out)
 }
@@ -208,31 +202,54 @@ pub fn test_map(args: &Args, path: &Path) -> Result<(), Box<dyn Error>> {
     map_test::run(path, &root, args.ipv6, names, out)
 }
 
-/// How many sessions there may be: with so many `open_files` (descriptors), of which
-/// `others` are no session's beside [`OWN_DESCRIPTORS`].
-fn max_sessions(args: &Args, open_files: u64, others: u64) -> usize {
-    let each = SESSION_DESCRIPTORS - u64::from(args.single_port);
-    let affordable = open_files.saturating_sub(OWN_DESCRIPTORS + others) / each;
-    let sessions = args.max_sessions.map_or(affordable.max(1), u64::from);
-    usize::try_from(sessions).unwrap_or(usize::MAX)
+/// What there is room for.
+#[derive(Debug, Clone, Copy)]
+struct Room {
+    /// Descriptors that sessions may hold.
+    descriptors: usize,
+    /// Sessions at once.
+    sessions: usize,
 }
 
-/// A table for so many sessions. Those whose peer has never answered may be light
-/// where it is descriptors or ports that are short; a limit that was asked for holds
-/// for all of them.
-fn sessions(args: &Args, max_sessions: usize, now: Instant) -> Sessions<Session> {
-    let of_one_client = args.max_sessions_per_client;
-    let table = Sessions::new(max_sessions, now)
-        .with_client_limit(of_one_client.map_or(usize::MAX, |it| it as usize));
-    let ports = args.port_range.as_ref().filter(|_| !args.single_port);
-    match (args.max_sessions, ports) {
-        (Some(_), None) => table,
-        (Some(_), Some(ports)) => table
-            .with_light_sessions(ports.len())
-            .with_limit(max_sessions),
-        (None, ports) => {
-            table.with_light_sessions(ports.map_or(usize::MAX, ExactSizeIterator::len))
+impl Room {
+    /// With so many `open_files` (descriptors), of which `others` are no session's beside
+    /// [`OWN_DESCRIPTORS`].
+    ///
+    /// A session with a port of its own takes a descriptor at least; with a single port
+    /// downloads of one file take one between them, and memory is what ends first.
+    fn of(args: &Args, open_files: u64, others: u64) -> Self {
+        let usable = open_files.saturating_sub(OWN_DESCRIPTORS + others);
+        let descriptors = usize::try_from(usable).unwrap_or(usize::MAX).max(1);
+        let in_memory = host::memory() / MEMORY_SHARE / SESSION_BYTES;
+        let mut sessions = usize::try_from(in_memory).unwrap_or(usize::MAX).max(1);
+        if !args.single_port {
+            sessions = sessions.min(descriptors);
         }
+        let sessions = args.max_sessions.map_or(sessions, |it| it as usize);
+        Self {
+            descriptors,
+            sessions: sessions.min(MAX_LIMIT),
+        }
+    }
+
+    /// A table for so many. Sessions whose peer has never answered may be light where it
+    /// is descriptors or ports that are short. A limit that was asked for is met first,
+    /// and if it isn't, the kernel's.
+    fn table(self, args: &Args, now: Instant) -> Sessions<Session> {
+        let of_one_client = args.max_sessions_per_client;
+        let of_one_client = of_one_client.map_or(usize::MAX, |it| it as usize);
+        let table = |descriptors| {
+            Sessions::new(descriptors, now)
+                .with_limit(self.sessions)
+                .with_client_limit(of_one_client)
+        };
+        let ports = args.port_range.as_ref().filter(|_| !args.single_port);
+        if args.max_sessions.is_some() && ports.is_none() {
+            return table(usize::MAX);
+        }
+        let ports = ports.map_or(usize::MAX, ExactSizeIterator::len);
+        let capacity = self.descriptors.saturating_sub(MAX_DESCRIPTORS - 1).max(1);
+        table(capacity).with_light_sessions(ports.min(capacity / MAX_DESCRIPTORS))
     }
 }
 

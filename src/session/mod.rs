@@ -80,6 +80,9 @@ pub enum Turn {
     Unfinished,
 }
 
+/// Descriptors of an upload: its directory's and, once data has come, its own.
+const OF_UPLOAD: usize = 2;
+
 /// Where sessions wait for their loop to come back to them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Line {
@@ -240,8 +243,17 @@ impl<P: Port, S: Store, R: ReadAt> Tracked for Session<P, S, R> {
         (!self.transfer.progress().verified).then_some(self.started)
     }
 
+    fn descriptors(&self) -> usize {
+        let of_file = match &self.content {
+            Content::Source(_) => 0,
+            Content::Sink(_) => OF_UPLOAD,
+        };
+        usize::from(!self.port.is_shared()) + of_file
+    }
+
     fn is_light(&self) -> bool {
-        matches!(&self.content, Content::Source(source) if !source.is_open())
+        let is_own = |source: &FileSource<R>| source.is_open() && !source.is_shared();
+        self.port.is_shared() && matches!(&self.content, Content::Source(it) if !is_own(it))
     }
 
     fn quiet_since(&self) -> Option<Instant> {
@@ -503,7 +515,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         asked: Option<Instant>,
         context: &mut Context<'_, P>,
     ) -> Turn {
-        if self.port.can_rest() {
+        if !self.port.is_shared() {
             self.transfer.allow_gathering();
         }
         // First, since what can't be stored is to be told.
@@ -600,7 +612,8 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
 
     /// Its file was closed, and there is no descriptor to open it again.
     pub fn lacks_descriptor(&self) -> bool {
-        self.file_wait.is_for_file() && self.is_light()
+        let is_closed = matches!(&self.content, Content::Source(it) if !it.is_open());
+        is_closed && self.file_wait.is_for_file()
     }
 
     /// Gives back what was read ahead: the transfer isn't moving.

@@ -23,15 +23,15 @@ pub trait Port {
     /// Whatever the kernel says.
     fn watch(&mut self, poll: &Self::Poll<'_>, interest: Interest) -> io::Result<()>;
 
-    /// Whether [`Port::rest`] can be asked for.
-    fn can_rest(&self) -> bool;
-
     /// Asks for no reports of what arrives, until [`Port::watch`] does. What has arrived
-    /// by then is reported.
+    /// by then is reported. Not where others send from it as well.
     ///
     /// # Errors
     /// Whatever the kernel says.
     fn rest(&mut self, poll: &Self::Poll<'_>) -> io::Result<()>;
+
+    /// Whether others send from it as well.
+    fn is_shared(&self) -> bool;
 
     /// Whether several datagrams may come as one, of up to
     /// [`MAX_COALESCED`](crate::net::MAX_COALESCED) bytes.
@@ -90,8 +90,8 @@ impl Port for TransferSocket {
         self.watch(poll.registry, poll.token, interest)
     }
 
-    fn can_rest(&self) -> bool {
-        !self.is_shared()
+    fn is_shared(&self) -> bool {
+        self.is_shared()
     }
 
     fn rest(&mut self, poll: &Watch<'_>) -> io::Result<()> {

@@ -114,7 +114,7 @@ fn put_head(out: &mut String, now: Instant, view: &View<'_>) {
         out,
         "],\"session_limit\":{},\"failed_or_refused\":{failed},\"bytes_sent\":{},\
          \"bytes_received\":{},\"sent_again\":{},\"counters\":{{",
-        view.sessions.capacity(),
+        view.sessions.limit(),
         history.bytes_sent,
         history.bytes_received,
         history.sent_again,

@@ -119,7 +119,7 @@ fn gauges(out: &mut String, view: &View<'_>, own: &Own) {
     #[expect(clippy::cast_precision_loss, reason = "the format has no integers")]
     let float = |number: u64| number as f64;
     let sessions = view.sessions.len() as u64;
-    let limit = view.sessions.capacity() as u64;
+    let limit = view.sessions.limit() as u64;
     gauge(
         "sessions",
         "Sessions, those that dally included.",

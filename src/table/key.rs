@@ -132,6 +132,15 @@ impl IndexKey {
         first..=Self { index, ..first }
     }
 
+    /// A place among those of this client's sessions, to begin with.
+    pub(super) fn within(client: Client, endpoint: u32) -> Self {
+        Self {
+            client: hash_of(&client),
+            endpoint,
+            index: 0,
+        }
+    }
+
     /// Every place that a session of this client can have.
     pub(super) fn all_of(client: Client) -> RangeInclusive<Self> {
         let client = hash_of(&client);

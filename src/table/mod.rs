@@ -6,6 +6,7 @@
 //! that rule), keeps to its capacity, and says which session gives way to a new
 //! one. Must not: know what a session does, read a clock, touch a socket.
 
+mod clients;
 pub mod guesses;
 pub mod key;
 pub mod rate;
@@ -13,11 +14,14 @@ pub mod repeat;
 pub mod tracked;
 pub mod wheel;
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
+use std::mem;
 use std::time::{Duration, Instant};
 
 use slab::Slab;
 
+use self::clients::{ClientCounts, Counts};
 pub use self::key::{Client, Endpoint, Fingerprint, RESERVED, SessionKey};
 use self::key::{IndexKey, MAX_SESSIONS};
 use self::repeat::{Repeat, judge};
@@ -33,12 +37,15 @@ pub const MAX_UNVERIFIED: usize = 16_384;
 /// for at once, few enough to be counted for each request.
 const UNVERIFIED_OF_CLIENT: usize = 512;
 
-/// The most sessions that hold descriptors: light ones come on top, and one
-/// that has just ceased to be light.
-const MAX_CAPACITY: usize = MAX_SESSIONS - MAX_UNVERIFIED - 1;
+/// The most sessions that may be asked for.
+pub const MAX_LIMIT: usize = 1_000_000;
 
-// As many as may be asked for.
-const _: () = assert!(MAX_CAPACITY >= 1_000_000);
+// What replaces another one, or is light, may come on top.
+const _: () = assert!(MAX_LIMIT + MAX_UNVERIFIED < MAX_SESSIONS);
+
+/// Descriptors of one session, at most: a socket, and those of an upload, the file and
+/// its directory.
+pub const MAX_DESCRIPTORS: usize = 3;
 
 /// How long a session may wait for its peer's first answer before a new request
 /// can have its slot, if slots are short: longer than an answer takes on the same
@@ -58,6 +65,10 @@ pub const SILENCE: Duration = Duration::from_secs(10);
 /// request costs where the table is full.
 const LOOKED_AT: usize = 512;
 
+/// How soon that is done again after none was found: a full table is asked for room
+/// thousands of times a second, and each look reads memory all over it.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
 /// Sessions that are looked at for one that may give way at once.
 const TRIES: usize = 8;
 
@@ -71,7 +82,8 @@ const CHECKED_LEN: usize = 64;
 
 /// What a session costs beside itself: 72 bytes in the slab, 16 in the
 /// wheel, 4 in the list of its standing, and 12 in a tree, whose nodes are at
-/// least half full; some 115 bytes in all.
+/// least half full; some 115 bytes in all. Where clients have a limit, each that
+/// has sessions costs as much as 60 more.
 #[cfg(target_pointer_width = "64")]
 const _: () = assert!(size_of::<Entry<()>>() == 72 && size_of::<IndexKey>() == 12);
 
@@ -118,15 +130,17 @@ enum Standing {
     Verified,
     /// Its peer has never answered.
     Unverified,
-    /// The same, and it holds no descriptor.
+    /// The same, and no descriptor comes free with its end.
     Light,
     /// It is over, but for dallying.
     Over,
 }
 
-/// The sessions: those that hold descriptors, at most as many as the capacity says,
-/// and light ones ([`Tracked::is_light`]), which take no slot until their peer
-/// answers.
+/// The sessions, as many as there are descriptors for, and no more than the limit.
+///
+/// What is counted are descriptors: those of each session, and of the files that are
+/// read, by however many ([`Sessions::set_open_files`]). Light sessions
+/// ([`Tracked::is_light`]) have none.
 ///
 /// Call order: whatever may have moved a session's deadline ([`get_mut`],
 /// [`pop_due`]) is followed by [`rearm`] or [`remove`] for that key before any
@@ -157,14 +171,23 @@ pub struct Sessions<S> {
     /// Of those that are over.
     over: Vec<u32>,
     wheel: TimerWheel,
+    /// Descriptors for all of them.
     capacity: usize,
+    /// Those that sessions have of their own.
+    own: usize,
+    /// Files that are open for reading.
+    open_files: usize,
     /// The most sessions at once, light ones included.
     limit: usize,
     /// Unverified sessions that may hold descriptors; those beyond are to be light.
     /// `None`: none is light.
     unverified_slots: Option<usize>,
     per_client: usize,
+    /// How many each client has; `None` where it may have any number.
+    by_client: Option<ClientCounts>,
     next_generation: u32,
+    /// When none that is silent was found the last time.
+    none_silent: Cell<Option<Instant>>,
     /// The latest time `pop_due` was told.
     reached: Instant,
     wheel_ops: u64,
@@ -176,14 +199,17 @@ struct Entry<S> {
     generation: u32,
     fingerprint: Fingerprint,
     standing: Standing,
+    /// Its own, as they were counted.
+    descriptors: u8,
     /// Where in the list of its standing it is.
     position: u32,
     session: S,
 }
 
 impl<S: Tracked> Sessions<S> {
-    /// An empty table for `capacity` sessions beside light ones: at most some 2^32, or
-    /// 2^20 where tokens have 32 bits.
+    /// An empty table for sessions that have `capacity` descriptors in all, and
+    /// [`MAX_DESCRIPTORS`] less one beyond: the one that is let in last is let in whatever
+    /// it takes.
     ///
     /// `origin` is where the wheel's milliseconds count from: any time not
     /// later than the first deadline.
@@ -196,11 +222,15 @@ impl<S: Tracked> Sessions<S> {
             light: Vec::new(),
             over: Vec::new(),
             wheel: TimerWheel::new(origin),
-            capacity: capacity.min(MAX_CAPACITY),
-            limit: usize::MAX,
+            capacity,
+            own: 0,
+            open_files: 0,
+            limit: MAX_LIMIT,
             unverified_slots: None,
             per_client: usize::MAX,
+            by_client: None,
             next_generation: 0,
+            none_silent: Cell::new(None),
             reached: origin,
             wheel_ops: 0,
         }
@@ -210,24 +240,31 @@ impl<S: Tracked> Sessions<S> {
     /// count, nor those whose peer has never answered, which may be forged: see
     /// [`Sessions::is_crowded`].
     #[must_use]
-    pub const fn with_client_limit(mut self, sessions: usize) -> Self {
+    pub fn with_client_limit(mut self, sessions: usize) -> Self {
         self.per_client = sessions;
+        self.by_client = (sessions != usize::MAX).then(ClientCounts::default);
         self
     }
 
-    /// Lets sessions be light, where the rest have at most `slots` slots: as many as
-    /// there are descriptors and ports for.
+    /// Lets sessions be light once the unverified have their share of so many `slots`:
+    /// as many sessions as there are descriptors and ports for.
     #[must_use]
     pub fn with_light_sessions(mut self, slots: usize) -> Self {
         self.unverified_slots = Some(slots.min(self.capacity) / UNVERIFIED_SHARE);
         self
     }
 
-    /// Lets there be no more than this many sessions at once, light ones included.
+    /// Lets there be no more than this many sessions at once, light ones included: at
+    /// most [`MAX_LIMIT`].
     #[must_use]
-    pub const fn with_limit(mut self, sessions: usize) -> Self {
-        self.limit = sessions;
+    pub fn with_limit(mut self, sessions: usize) -> Self {
+        self.limit = sessions.min(MAX_LIMIT);
         self
+    }
+
+    /// Tells how many files are open for reading, each for all sessions that read it.
+    pub const fn set_open_files(&mut self, files: usize) {
+        self.open_files = files;
     }
 
     /// Whether a session that starts now is to be light, if it can be.
@@ -244,23 +281,29 @@ impl<S: Tracked> Sessions<S> {
         self.is_short() && !self.unverified.is_empty() && has_room
     }
 
-    /// Whether a light session whose peer has answered now holds a descriptor too
-    /// many: another is to give way to it.
-    pub fn is_overfull(&self) -> bool {
+    /// Whether sessions hold more descriptors than they may: one that was light has
+    /// just come to hold some.
+    pub const fn is_overfull(&self) -> bool {
         self.held() > self.capacity
     }
 
     /// Whether the client of this session, whose peer has just answered for the first
     /// time, has more than it may.
     pub fn is_crowded(&self, key: SessionKey) -> bool {
-        let client = self.endpoint(key).map(|it| Client::of(it.peer.ip()));
-        let limit = self.per_client;
-        limit != usize::MAX && client.is_some_and(|it| self.has_verified(it, limit + 1))
+        let (Some(by_client), Some(endpoint)) = (&self.by_client, self.endpoint(key)) else {
+            return false;
+        };
+        by_client.of(client_of(endpoint)).verified as usize > self.per_client
     }
 
-    /// How many sessions hold descriptors.
-    fn held(&self) -> usize {
-        self.len() - self.light.len()
+    /// How many descriptors are held for sessions.
+    const fn held(&self) -> usize {
+        self.own + self.open_files
+    }
+
+    /// How many sessions aren't over.
+    pub fn running(&self) -> usize {
+        self.len() - self.over.len()
     }
 
     /// How many sessions there are.
@@ -273,9 +316,14 @@ impl<S: Tracked> Sessions<S> {
         self.slab.is_empty()
     }
 
-    /// How many sessions that hold descriptors there can be.
-    pub const fn capacity(&self) -> usize {
-        self.capacity
+    /// How many sessions there are descriptors for, where each takes as many as it can.
+    pub const fn own_ports(&self) -> usize {
+        self.capacity / MAX_DESCRIPTORS
+    }
+
+    /// How many sessions there can be.
+    pub const fn limit(&self) -> usize {
+        self.limit
     }
 
     /// How often the wheel was changed: the price of keeping time.
@@ -304,7 +352,7 @@ impl<S: Tracked> Sessions<S> {
                 Repeat::Moving => Admission::Moving(key),
             };
         }
-        if let Some(crowded) = self.share_of(Client::of(endpoint.peer.ip()), now, random) {
+        if let Some(crowded) = self.share_of(client_of(endpoint), now, random) {
             return crowded;
         }
         let has_slot = self.held() < self.capacity;
@@ -321,12 +369,13 @@ impl<S: Tracked> Sessions<S> {
         };
         let found = match (has_slot, is_flooded) {
             (true, true) => self.overdue(unanswered, now, random, |_| true),
-            (false, true) => self.overdue(unanswered, now, random, |_| true).or_else(|| {
+            (false, true) => self.overdue(unanswered, now, random, frees).or_else(|| {
                 // One of the light for their number; `is_overfull` makes the room.
                 self.gives_way(now, random)?;
                 self.overdue(&self.light, now, random, |_| true)
             }),
-            (_, false) => self.first_to_go(unanswered, now, random, |_| true),
+            (true, false) => self.first_to_go(unanswered, now, random, |_| true),
+            (false, false) => self.first_to_go(unanswered, now, random, frees),
         };
         found.map_or(Admission::Full, Admission::Evicts)
     }
@@ -367,7 +416,9 @@ impl<S: Tracked> Sessions<S> {
             // A peer that has proved to be there comes before those that are over or
             // silent; if all others are as real as it is, it came last.
             let gives_way = self.gives_way_to_verified(now, random());
-            AfterTurn::Evicts(gives_way.unwrap_or(key))
+            let itself = || self.get(key).is_some_and(frees).then_some(key);
+            let goes = gives_way.or_else(itself);
+            goes.map_or(AfterTurn::Stays, AfterTurn::Evicts)
         } else {
             AfterTurn::Stays
         }
@@ -386,7 +437,7 @@ impl<S: Tracked> Sessions<S> {
     /// loses its whole transfer. Uploads that nobody acknowledged aren't over, so no
     /// flood ends those this way.
     pub fn gives_way(&self, now: Instant, random: u32) -> Option<SessionKey> {
-        self.gives_way_among(now, random, |_| true)
+        self.gives_way_among(now, random, frees)
     }
 
     /// The same among the sessions that have what is needed.
@@ -445,56 +496,61 @@ impl<S: Tracked> Sessions<S> {
     }
 
     /// The session that has been silent for longest, of those looked at: their peers
-    /// have answered, and others are due far sooner.
+    /// have answered, and others are due far sooner. Where none of them is silent it is
+    /// some time until the next look.
     fn silent(&self, now: Instant, random: u32, has: impl Fn(&S) -> bool) -> Option<SessionKey> {
+        let last = self.none_silent.get();
+        if last.is_some_and(|at| now.saturating_duration_since(at) < LOOK_AGAIN) {
+            return None;
+        }
         let quiet = sample(&self.verified, LOOKED_AT, random).filter_map(|index| {
             let entry = &self.slab[index as usize];
             let since = entry.session.quiet_since()?;
-            has(&entry.session).then(|| (since, entry.key(index)))
+            (now.saturating_duration_since(since) >= SILENCE).then_some((since, index))
         });
-        let (since, key) = quiet.min()?;
-        (now.saturating_duration_since(since) >= SILENCE).then_some(key)
+        let mut quiet = quiet.peekable();
+        if quiet.peek().is_none() {
+            self.none_silent.set(Some(now));
+        }
+        let key = |index: u32| self.slab[index as usize].key(index);
+        let quiet = quiet.filter(|&(_, index)| has(&self.slab[index as usize].session));
+        let (_, key) = quiet.map(|(since, index)| (since, key(index))).min()?;
+        Some(key)
     }
 
     /// What to do with a request of a client that has as many sessions as it may.
     /// `None`: it may have another.
     fn share_of(&self, client: Client, now: Instant, random: u32) -> Option<Admission> {
-        if self.per_client == usize::MAX {
-            return None;
-        }
-        if self.has_verified(client, self.per_client) {
+        let counts = self.by_client.as_ref()?.of(client);
+        if counts.verified as usize >= self.per_client {
             return Some(Admission::Crowded);
         }
-        let unverified = || {
-            let entries = self.entries_of(client);
-            entries.filter_map(|(key, entry)| Some((key, entry.session.unverified_since()?)))
-        };
-        let count = unverified().count();
-        if count < UNVERIFIED_OF_CLIENT {
+        if (counts.unverified as usize) < UNVERIFIED_OF_CLIENT {
             return None;
         }
-        let is_overdue = |since| now.saturating_duration_since(since) >= UNVERIFIED_GRACE;
-        let given = unverified()
-            .skip(random as usize % count)
-            .find(|&(_, since)| is_overdue(since));
+        let given = self.some_of(client, random).find(|(_, entry)| {
+            let since = entry.session.unverified_since();
+            since.is_some_and(|it| now.saturating_duration_since(it) >= UNVERIFIED_GRACE)
+        });
         Some(given.map_or(Admission::Crowded, |(key, _)| Admission::Evicts(key)))
     }
 
-    /// Whether a client has at least `sessions` whose peer has answered and that
-    /// aren't over.
-    fn has_verified(&self, client: Client, sessions: usize) -> bool {
-        let entries = self.entries_of(client);
-        let verified = entries.filter(|(_, entry)| entry.standing == Standing::Verified);
-        verified.take(sessions).count() >= sessions
-    }
-
-    fn entries_of(&self, client: Client) -> impl Iterator<Item = (SessionKey, &Entry<S>)> {
-        let places = self.by_endpoint.range(IndexKey::all_of(client));
-        let entries = places.filter_map(|place| {
+    /// Up to [`LOOKED_AT`] sessions of a client, from where `random` points.
+    fn some_of(
+        &self,
+        client: Client,
+        random: u32,
+    ) -> impl Iterator<Item = (SessionKey, &Entry<S>)> {
+        let (all, from) = (IndexKey::all_of(client), IndexKey::within(client, random));
+        let places = self
+            .by_endpoint
+            .range(from..=*all.end())
+            .chain(self.by_endpoint.range(*all.start()..from));
+        let entries = places.take(LOOKED_AT).filter_map(|place| {
             let entry = self.slab.get(place.index as usize)?;
             Some((entry.key(place.index), entry))
         });
-        entries.filter(move |(_, entry)| Client::of(entry.endpoint.peer.ip()) == client)
+        entries.filter(move |(_, entry)| client_of(&entry.endpoint) == client)
     }
 
     /// The session of an endpoint.
@@ -525,18 +581,22 @@ impl<S: Tracked> Sessions<S> {
             self.find(&endpoint).is_none(),
             "{endpoint:?} has a session already"
         );
+        assert!(self.len() < MAX_SESSIONS, "too many sessions");
         let deadline = session.deadline();
         let generation = self.next_generation;
         self.next_generation = generation.wrapping_add(1);
         let standing = standing_of(&session);
         let index = self.slab.vacant_key() as u32;
         let key = SessionKey { generation, index };
-        let position = push(self.list(standing), index);
+        let position = self.enlist(client_of(&endpoint), standing, index);
+        let descriptors = descriptors_of(&session);
+        self.own += usize::from(descriptors);
         self.slab.insert(Entry {
             endpoint,
             generation,
             fingerprint,
             standing,
+            descriptors,
             position,
             session,
         });
@@ -600,6 +660,7 @@ impl<S: Tracked> Sessions<S> {
         self.entry(key)?;
         self.unlist(key.index);
         let entry = self.slab.remove(key.index as usize);
+        self.own -= usize::from(entry.descriptors);
         self.by_endpoint
             .remove(&IndexKey::of(&entry.endpoint, key.index));
         self.wheel.cancel(key.index);
@@ -663,8 +724,8 @@ impl<S: Tracked> Sessions<S> {
     /// Where they don't: a bug here, or a session changed without
     /// [`Sessions::rearm`].
     pub fn check_invariants(&self) {
-        // One that was light may have just come to hold a descriptor.
-        assert!(self.held() <= self.capacity + 1, "over capacity");
+        let own = self.slab.iter().map(|(_, it)| usize::from(it.descriptors));
+        assert_eq!(own.sum::<usize>(), self.own, "descriptors");
         assert_eq!(self.len(), self.by_endpoint.len(), "slab and by_endpoint");
         assert!(self.wheel.len() <= self.len(), "a freed slot is armed");
         for (standing, list) in [
@@ -681,7 +742,12 @@ impl<S: Tracked> Sessions<S> {
             let found = self.find(&entry.endpoint).map(|(key, _)| key);
             assert_eq!(found, Some(key), "{:?}", entry.endpoint);
             assert!(!RESERVED.contains(&key.to_token()), "{key:?}");
-            assert_eq!(entry.standing, standing_of(&entry.session), "{key:?}");
+            // Whether others read its file is told with its own next turn.
+            let now = standing_of(&entry.session);
+            let is_unanswered = |it| matches!(it, Standing::Unverified | Standing::Light);
+            let is_same = is_unanswered(now) && is_unanswered(entry.standing);
+            assert!(is_same || entry.standing == now, "{key:?}");
+            assert_eq!(entry.descriptors, descriptors_of(&entry.session), "{key:?}");
             let list = match entry.standing {
                 Standing::Verified => &self.verified,
                 Standing::Unverified => &self.unverified,
@@ -689,6 +755,10 @@ impl<S: Tracked> Sessions<S> {
                 Standing::Over => &self.over,
             };
             assert_eq!(list[entry.position as usize], key.index);
+            if let Some(by_client) = &self.by_client {
+                let client = client_of(&entry.endpoint);
+                assert_eq!(by_client.of(client), self.count_of(client), "{client:?}");
+            }
             if let Some(deadline) = entry.session.deadline() {
                 let armed = self.wheel.covers(key.index, self.ahead(deadline));
                 assert!(armed, "{key:?} would oversleep");
@@ -696,8 +766,24 @@ impl<S: Tracked> Sessions<S> {
         }
     }
 
+    /// A client's sessions, counted one by one.
+    fn count_of(&self, client: Client) -> Counts {
+        let mut counts = Counts::default();
+        for (_, entry) in &self.slab {
+            let is_its = client_of(&entry.endpoint) == client;
+            match entry.standing.counts_as() {
+                Some(true) if is_its => counts.verified += 1,
+                Some(false) if is_its => counts.unverified += 1,
+                _ => {}
+            }
+        }
+        counts
+    }
+
     fn check_if_small(&self) {
-        if cfg!(debug_assertions) && self.len() <= CHECKED_LEN {
+        // One that has been large has as many places still, to be looked through.
+        let is_small = self.len() <= CHECKED_LEN && self.places() <= FIRST_ROOM;
+        if cfg!(debug_assertions) && is_small {
             self.check_invariants();
         }
     }
@@ -707,20 +793,33 @@ impl<S: Tracked> Sessions<S> {
         key.is_of(entry.generation).then_some(entry)
     }
 
-    /// Moves the session to the list of its present standing.
+    /// Moves the session to the list of its present standing, and counts what it holds.
     fn relist(&mut self, index: u32) {
-        let Some(entry) = self.slab.get(index as usize) else {
+        let Some(entry) = self.slab.get_mut(index as usize) else {
             return;
         };
+        let before = mem::replace(&mut entry.descriptors, descriptors_of(&entry.session));
+        self.own = self.own - usize::from(before) + usize::from(entry.descriptors);
         let standing = standing_of(&entry.session);
         if standing == entry.standing {
             return;
         }
+        let client = client_of(&entry.endpoint);
         self.unlist(index);
-        let position = push(self.list(standing), index);
+        let position = self.enlist(client, standing, index);
         if let Some(entry) = self.slab.get_mut(index as usize) {
             (entry.standing, entry.position) = (standing, position);
         }
+    }
+
+    /// Puts the session of a client on a list, and tells where on it.
+    fn enlist(&mut self, client: Client, standing: Standing, index: u32) -> u32 {
+        if let (Some(by_client), Some(is_verified)) = (&mut self.by_client, standing.counts_as()) {
+            by_client.add(client, is_verified);
+        }
+        let list = self.list(standing);
+        list.push(index);
+        (list.len() - 1) as u32
     }
 
     /// Takes the session off its list; the last of that takes its place.
@@ -729,6 +828,9 @@ impl<S: Tracked> Sessions<S> {
             return;
         };
         let (standing, position) = (entry.standing, entry.position);
+        if let (Some(by_client), Some(is_verified)) = (&mut self.by_client, standing.counts_as()) {
+            by_client.subtract(client_of(&entry.endpoint), is_verified);
+        }
         let list = self.list(standing);
         list.swap_remove(position as usize);
         if let Some(&moved) = list.get(position as usize)
@@ -764,6 +866,18 @@ impl<S: Tracked> Sessions<S> {
     }
 }
 
+impl Standing {
+    /// Whether it counts among its client's sessions as one whose peer has answered;
+    /// `None`: it doesn't count.
+    const fn counts_as(self) -> Option<bool> {
+        match self {
+            Self::Verified => Some(true),
+            Self::Unverified | Self::Light => Some(false),
+            Self::Over => None,
+        }
+    }
+}
+
 impl<S> Entry<S> {
     const fn key(&self, index: u32) -> SessionKey {
         SessionKey {
@@ -771,6 +885,17 @@ impl<S> Entry<S> {
             generation: self.generation,
         }
     }
+}
+
+fn descriptors_of(session: &impl Tracked) -> u8 {
+    let descriptors = session.descriptors();
+    debug_assert!(descriptors <= MAX_DESCRIPTORS);
+    descriptors as u8
+}
+
+/// Whether a descriptor comes free with its end.
+fn frees(session: &impl Tracked) -> bool {
+    session.descriptors() > 0 || !session.is_light()
 }
 
 fn standing_of(session: &impl Tracked) -> Standing {
@@ -794,10 +919,9 @@ fn sample(list: &[u32], most: usize, random: u32) -> impl Iterator<Item = u32> {
     (0..most.min(count)).map(move |nth| list[(start + nth * stride) % count])
 }
 
-/// Appends, and tells where.
-fn push(list: &mut Vec<u32>, index: u32) -> u32 {
-    list.push(index);
-    (list.len() - 1) as u32
+/// The client that an endpoint belongs to.
+fn client_of(endpoint: &Endpoint) -> Client {
+    Client::of(endpoint.peer.ip())
 }
 
 #[cfg(test)]

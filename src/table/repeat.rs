@@ -94,6 +94,10 @@ mod tests {
             }
         }
 
+        fn descriptors(&self) -> usize {
+            1
+        }
+
         fn is_light(&self) -> bool {
             false
         }

@@ -26,6 +26,10 @@ impl Tracked for Probe {
         self.unverified_since
     }
 
+    fn descriptors(&self) -> usize {
+        usize::from(!is_light(self))
+    }
+
     fn is_light(&self) -> bool {
         self.light
     }
@@ -134,7 +138,7 @@ fn tokens_carry_keys_and_spare_the_reserved() {
     assert!(RESERVED.contains(&beyond.to_token()));
 
     let table = Sessions::<Probe>::new(usize::MAX, origin());
-    assert_eq!(table.capacity(), MAX_CAPACITY);
+    assert_eq!(table.limit(), MAX_LIMIT);
     for token in RESERVED {
         assert_eq!(table.get(SessionKey::from_token(token)), None);
     }
@@ -230,6 +234,52 @@ fn eviction_takes_the_dallying_first_then_the_unverified_then_the_silent() {
     assert_eq!(
         table.admit(&endpoint(9, 1), read, origin, 0),
         Admission::New
+    );
+}
+
+/// A look at hundreds of sessions isn't to be had for each request of a flood.
+#[test]
+fn eviction_of_the_silent_is_tried_once_a_millisecond() {
+    let (read, origin) = (Fingerprint::of(READ), origin());
+    let mut table = Sessions::new(1, origin);
+    let key = table.insert(endpoint(1, 1), read, Probe::default());
+    let late = origin + SILENCE;
+    let ask = |table: &Sessions<_>, at| table.admit(&endpoint(2, 1), read, at, 0);
+    assert_eq!(ask(&table, late), Admission::Full);
+    change(&mut table, key, |it| it.quiet_since = Some(origin));
+    assert_eq!(ask(&table, late), Admission::Full);
+    assert_eq!(ask(&table, late + LOOK_AGAIN), Admission::Evicts(key));
+    assert_eq!(ask(&table, late + LOOK_AGAIN), Admission::Evicts(key));
+}
+
+/// Counts are kept as sessions come, change and go, for those that have a limit.
+#[test]
+fn a_client_with_very_many_sessions_is_counted_and_not_looked_through() {
+    let (read, now) = (Fingerprint::of(READ), origin());
+    let many = 20_000;
+    let mut table = Sessions::new(usize::MAX, now).with_client_limit(many);
+    let from = |port: u16| Endpoint {
+        peer: (Ipv4Addr::LOCALHOST, port).into(),
+        local: Ipv4Addr::LOCALHOST.into(),
+    };
+    let keys: Vec<_> = (0..many as u16)
+        .map(|port| {
+            assert_eq!(table.admit(&from(port), read, now, 0), Admission::New);
+            table.insert(from(port), read, Probe::default())
+        })
+        .collect();
+    let ask = |table: &Sessions<_>| table.admit(&from(u16::MAX), read, now, 0);
+    assert_eq!(ask(&table), Admission::Crowded);
+    change(&mut table, keys[7], |it| it.over = true);
+    assert_eq!(ask(&table), Admission::New);
+    change(&mut table, keys[7], |it| it.over = false);
+    assert_eq!(ask(&table), Admission::Crowded);
+    for key in keys {
+        table.remove(key);
+    }
+    assert_eq!(
+        table.by_client.map(|it| it.of(client_of(&from(1)))),
+        Some(Counts::default())
     );
 }
 
@@ -570,7 +620,9 @@ fn eviction_within_one_client_is_rare_at_random_and_late() {
     }
     let ask = |at, random| table.admit(&from(u16::MAX), read, at, random);
     assert_eq!(ask(origin, 0), Admission::Crowded);
-    let mut given: Vec<_> = (0..100).map(|draw| ask(late, draw * 5)).collect();
+    let mut given: Vec<_> = (0..100_u32)
+        .map(|draw| ask(late, draw.wrapping_mul(0x9e37_79b9)))
+        .collect();
     assert!(given.iter().all(|it| matches!(it, Admission::Evicts(_))));
     given.dedup();
     assert_eq!(given.len(), 100, "at random");

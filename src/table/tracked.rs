@@ -15,8 +15,13 @@ pub trait Tracked {
     /// Until then the peer may be somebody else's forgery.
     fn unverified_since(&self) -> Option<Instant>;
 
-    /// Whether it holds no descriptor: its port is shared, and its file closed until
-    /// it is read again. Only asked of those whose peer owes its first answer.
+    /// Descriptors that nobody else uses: of its port, and of a file that it writes. One
+    /// that it reads is counted for all that read it: see
+    /// [`Sessions::set_open_files`](super::Sessions::set_open_files).
+    fn descriptors(&self) -> usize;
+
+    /// Whether no descriptor comes free with its end: it has none of its own, and the
+    /// file that it reads is closed, or open for others as well.
     fn is_light(&self) -> bool;
 
     /// Since when its peer has had something to answer and has not moved the

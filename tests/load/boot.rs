@@ -61,6 +61,14 @@ impl Style {
         ),
     ];
 
+    /// Those of `scripts/cluster`.
+    pub(crate) const ROOM: &'static [Self] = &[
+        Self::new("PXELINUX", None, None, Nack::Once, 1, 6),
+        Self::new("UEFI", None, Some(4), Nack::Each, 3, 5),
+        Self::new("GRUB", None, None, Nack::Once, 1, 8),
+        Self::new("barebox", Some(5), Some(4), Nack::Once, 1, 3),
+    ];
+
     const fn new(
         name: &'static str,
         timeout: Option<u8>,

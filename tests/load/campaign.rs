@@ -11,11 +11,12 @@ use tftpd::wire::packet::Direction;
 
 use crate::abuse::{Flood, stall};
 use crate::clock;
+use crate::crowd::crowd;
 use crate::figures::{Figures, Metric, Spread};
 use crate::fleet::{Fleet, Plan, Tally};
 use crate::pattern::Pattern;
 use crate::process::{Cores, Insomnia, Watch};
-use crate::servers::{Contender, PROBE, Programs, Server};
+use crate::servers::{Contender, PROBE, Programs, Server, Slots};
 use crate::workloads::{Bound, Kind, Workload};
 
 /// A run of one server.
@@ -176,11 +177,17 @@ impl Campaign {
         contender: Contender,
     ) -> io::Result<(Figures, Option<String>)> {
         let log = self.root.with_extension("log");
-        let mut server = Server::start(&self.programs, contender, &self.root, &log, self.cores)?;
+        let slots = match workload.kind {
+            Kind::Crowd => Slots::SinglePort,
+            _ => Slots::Plenty,
+        };
+        let place = (&*self.root, &*log);
+        let mut server = Server::start(&self.programs, contender, place, slots, self.cores)?;
         let plan = workload.plan;
         let (mut figures, note) = match workload.kind {
             Kind::Transfers => self.transfers(plan, &server)?,
             Kind::Flood => self.flood(plan, &server)?,
+            Kind::Crowd => crowd(&plan, &self.pattern, server.address, server.tree())?,
             Kind::Stalled(count) => {
                 let name = plan.name(0);
                 (stall(server.address, server.tree(), &name, count)?, None)

@@ -43,10 +43,14 @@ pub(crate) enum Metric {
     KibPerSession,
     /// Datagrams sent to each victim of a forged request.
     RepliesPerRequest,
+    /// Descriptors that the server has open.
+    Descriptors,
+    /// The longest time that any client waited for its next block.
+    LongestWait,
 }
 
 impl Metric {
-    const COUNT: usize = 21;
+    const COUNT: usize = 23;
 
     pub(crate) const ALL: [Self; Self::COUNT] = [
         Self::Throughput,
@@ -70,6 +74,8 @@ impl Metric {
         Self::IdleWakeups,
         Self::KibPerSession,
         Self::RepliesPerRequest,
+        Self::Descriptors,
+        Self::LongestWait,
     ];
 
     /// The key in the JSON file.
@@ -96,6 +102,8 @@ impl Metric {
             Self::IdleWakeups => "idle_wakeups",
             Self::KibPerSession => "kib_per_session",
             Self::RepliesPerRequest => "replies_per_request",
+            Self::Descriptors => "descriptors",
+            Self::LongestWait => "longest_wait_ms",
         }
     }
 
@@ -123,6 +131,8 @@ impl Metric {
             Self::IdleWakeups => "idle wake-ups a second",
             Self::KibPerSession => "KiB a stalled session",
             Self::RepliesPerRequest => "replies a forged request",
+            Self::Descriptors => "descriptors",
+            Self::LongestWait => "longest wait for a block, ms",
         }
     }
 }

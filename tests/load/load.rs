@@ -3,7 +3,8 @@
 //! `load campaign` runs workloads against every server that is here and writes
 //! the report; `load drive` sends any load to a server that is running already;
 //! `load losses` plays boot loaders over a network that loses packets; `load
-//! attack` is the attacker of `scripts/soak`;
+//! room` boots a room of machines for `scripts/cluster`; `load attack` is the attacker of
+//! `scripts/soak`;
 //! `load bare` is the loop that shows what the socket allows. Not shipped.
 #![allow(
     clippy::cast_precision_loss,
@@ -17,6 +18,7 @@ mod bare;
 mod boot;
 mod campaign;
 mod chart;
+mod crowd;
 mod figures;
 mod fleet;
 mod link;
@@ -24,6 +26,7 @@ mod losses;
 mod pattern;
 mod process;
 mod report;
+mod room;
 mod servers;
 mod watcher;
 mod workloads;
@@ -47,6 +50,7 @@ use self::losses::LossesArgs;
 use self::pattern::Pattern;
 use self::process::{Cores, Insomnia, stay_awake};
 use self::report::Setting;
+use self::room::RoomArgs;
 use self::servers::Programs;
 
 /// Puts load on TFTP servers and measures them.
@@ -55,6 +59,7 @@ enum Args {
     Campaign(CampaignArgs),
     Drive(DriveArgs),
     Losses(LossesArgs),
+    Room(RoomArgs),
     /// Attack servers, and time honest downloads beside it.
     Attack(AttackArgs),
     /// Serve DIR by a bare loop.
@@ -140,6 +145,7 @@ fn main() -> ExitCode {
         Args::Drive(args) => drive(&args),
         Args::Losses(args) => losses::run(&args).map_err(Into::into),
         Args::Attack(args) => attack::run(&args).map_err(Into::into),
+        Args::Room(args) => room::run(&args).map_err(Into::into),
         Args::StayAwake { parent } => {
             stay_awake(parent);
             Ok(())

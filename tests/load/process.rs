@@ -121,6 +121,12 @@ impl Tree {
         members.filter_map(|pid| status(pid, "VmRSS:")).sum()
     }
 
+    /// How many descriptors the root has open.
+    pub(crate) fn descriptors(self) -> usize {
+        let open = fs::read_dir(format!("/proc/{}/fd", self.0));
+        open.map_or(0, Iterator::count)
+    }
+
     /// The most the root alone ever had resident, in KiB.
     pub(crate) fn root_peak_kib(self) -> u64 {
         status(self.0, "VmHWM:").unwrap_or_default()

@@ -197,11 +197,27 @@ impl Programs {
     }
 }
 
+/// The same command, with 1,024 descriptors.
+fn with_few_descriptors(command: &Command) -> Command {
+    let mut limited = Command::new("prlimit");
+    limited.arg("--nofile=1024:1024").arg(command.get_program());
+    limited.args(command.get_args());
+    limited
+}
+
 fn output(program: &Path, argument: &str) -> String {
     let output = Command::new(program).arg(argument).output();
     output
         .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
         .unwrap_or_default()
+}
+
+/// What a server has room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Slots {
+    Plenty,
+    /// One port, and as many descriptors as in many containers.
+    SinglePort,
 }
 
 /// A running server on its own core; it and all its children end with this.
@@ -214,12 +230,12 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts it and waits until it answers.
+    /// Starts it, with a root and a log, and waits until it answers.
     pub(crate) fn start(
         programs: &Programs,
         contender: Contender,
-        root: &Path,
-        log: &Path,
+        (root, log): (&Path, &Path),
+        slots: Slots,
         cores: Cores,
     ) -> io::Result<Self> {
         let port = match contender {
@@ -231,6 +247,11 @@ impl Server {
         let mut command = programs
             .command(contender, address, root)
             .ok_or_else(|| io::Error::new(ErrorKind::NotFound, "not on this machine"))?;
+        if slots == Slots::SinglePort {
+            command = with_few_descriptors(&command);
+            // A client that waits for its turn hasn't lost anything.
+            command.args(["--single-port", "--timeout", "10000"]);
+        }
         let status = (programs.watched && contender == Contender::Ours).then(free_port);
         let status = status
             .transpose()?

@@ -15,6 +15,9 @@ pub(crate) enum Kind {
     Stalled(usize),
     /// Honest clients amid a flood of requests nobody waits for.
     Flood,
+    /// All of them at once, from one socket, on the server's single port, with fewer
+    /// descriptors.
+    Crowd,
 }
 
 /// What a figure of ours is held against.
@@ -335,6 +338,18 @@ fn troubles() -> Vec<Workload> {
         kind: Kind::Flood,
         ..Workload::new("flood", "flood of 20,000 requests in 4 s", honest)
     };
+    let crowd = Workload {
+        kind: Kind::Crowd,
+        peers: false,
+        ..Workload::new(
+            "crowd-100000",
+            "100,000 at once × 4 KiB, single port",
+            Plan {
+                limit: Duration::from_secs(60),
+                ..many(Read, 4 * KIB, 100_000, 100_000)
+            },
+        )
+    };
     vec![
         loss("loss-1", "loss 1 %, lockstep", lossy(10)),
         loss("loss-5", "loss 5 %, lockstep", lossy(50)),
@@ -362,6 +377,11 @@ fn troubles() -> Vec<Workload> {
                 Bound::AtMost(4.0),
                 Against::Nothing,
             )
+            .nothing_failed(),
+        crowd
+            .goal(Metric::KibPerSession, Bound::AtMost(0.5), Against::Nothing)
+            .goal(Metric::Descriptors, Bound::AtMost(1024.0), Against::Nothing)
+            .goal(Metric::LongestWait, Bound::AtMost(1000.0), Against::Nothing)
             .nothing_failed(),
     ]
 }

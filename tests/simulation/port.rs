@@ -131,8 +131,8 @@ impl Port for SimPort {
         Ok(())
     }
 
-    fn can_rest(&self) -> bool {
-        !self.is_shared()
+    fn is_shared(&self) -> bool {
+        self.is_shared()
     }
 
     fn rest(&mut self, (): &()) -> io::Result<()> {

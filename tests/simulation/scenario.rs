@@ -11,7 +11,7 @@ use std::time::Duration;
 use tftpd::protocol::retry::Wait;
 use tftpd::protocol::transfer::{Config, Opening, Outcome, Proof};
 use tftpd::session::{Context, Line, Remote, Resources, Turn};
-use tftpd::table::{Admission, Fingerprint, SessionKey, Sessions, Tracked};
+use tftpd::table::{Admission, Fingerprint, MAX_DESCRIPTORS, SessionKey, Sessions, Tracked};
 use tftpd::wire::options::{Negotiated, Offer};
 use tftpd::wire::packet::{Direction, ErrorCode, Mode, Packet, Request, emit_error};
 
@@ -103,7 +103,7 @@ impl World {
             served: wishes.iter().map(|_| Vec::new()).collect(),
             wishes,
             clients: Vec::new(),
-            server: Server::new(Sessions::new(64, origin), origin),
+            server: Server::new(Sessions::new(64 * MAX_DESCRIPTORS, origin), origin),
             records: BTreeMap::new(),
             line: Vec::new(),
             next_tid: 10_000,
@@ -348,6 +348,7 @@ impl World {
         let fingerprint = Fingerprint::of(&bytes);
         let random = self.net.with(|network| network.random.next() as u32);
         let now = self.net.instant();
+        self.server.count_files();
         let sessions = &self.server.sessions;
         let gives_way = match sessions.admit(&endpoint, fingerprint, now, random) {
             Admission::New => None,

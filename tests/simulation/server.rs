@@ -235,6 +235,16 @@ impl Server {
         (own.is_shared() && own.own == port && !is_request).then_some(key)
     }
 
+    /// Tells the table how many files are open.
+    pub(crate) fn count_files(&mut self) {
+        let is_open = |session: &Link| match session.content() {
+            Content::Source(source) => source.is_open(),
+            Content::Sink(_) => false,
+        };
+        let open = self.sessions.iter().filter(|(_, it)| is_open(it)).count();
+        self.sessions.set_open_files(open);
+    }
+
     pub(crate) fn insert(
         &mut self,
         endpoint: Endpoint,

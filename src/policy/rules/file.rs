@@ -148,7 +148,8 @@ impl LiveRules {
     /// Reads the file again. The old rules stay if that fails, and the log says so.
     pub(crate) fn reload(&mut self) {
         match self.read_again() {
-            Ok((rules, order)) => {
+            Ok((mut rules, order)) => {
+                rules.go_on_from(&self.rules);
                 self.rules = rules;
                 self.order = order;
                 info!("read the rules file again: {self}");

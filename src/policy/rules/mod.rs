@@ -9,7 +9,7 @@ mod parse;
 pub mod test;
 
 use std::cell::{Cell, OnceCell};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU64;
 use std::rc::Rc;
 use std::time::Duration;
@@ -28,6 +28,18 @@ pub(super) struct Client<'a> {
     pub(super) interface: Interface<'a>,
     /// Its hardware address; looked up once, if it is needed.
     pub(super) hardware: OnceCell<Option<[u8; 6]>>,
+}
+
+impl Client<'_> {
+    /// The one at `peer`, whose request came in by the interface with the number
+    /// `interface`, if that is known.
+    pub(super) fn at(peer: SocketAddr, interface: Option<u32>) -> Self {
+        Self {
+            address: peer.ip(),
+            interface: interface.map_or(Interface::Unknown, Interface::Index),
+            hardware: OnceCell::new(),
+        }
+    }
 }
 
 /// What a request came in by.
@@ -131,8 +143,9 @@ pub struct Section {
     write: Globs,
     /// What holds for its transfers.
     pub settings: Settings,
-    /// Transfers now of clients that have answered.
-    pub sessions: Cell<u32>,
+    /// Transfers now of clients that have answered; the section of the same name that
+    /// comes after it, when the file is read again, goes on with them.
+    pub sessions: Rc<Cell<u32>>,
     /// None can be made without the feature.
     #[cfg(not(feature = "rules"))]
     never: std::convert::Infallible,
@@ -235,6 +248,16 @@ impl ClientRules {
     ) -> Option<&Rc<Section>> {
         let mut sections = self.sections.iter();
         sections.find(|section| section.holds_for(client, &mut find))
+    }
+
+    /// Counts on with the transfers of the sections that had the same names before.
+    fn go_on_from(&mut self, before: &Self) {
+        for section in self.sections.iter_mut().filter_map(Rc::get_mut) {
+            let same = before.sections.iter().find(|it| it.name == section.name);
+            if let Some(same) = same {
+                section.sessions = Rc::clone(&same.sessions);
+            }
+        }
     }
 
     /// Hardware addresses have a part in it.

@@ -3,7 +3,6 @@
 //! Must not: look at anything but the text; but for the numbers of the interfaces it
 //! names, which the kernel is asked for.
 
-use std::cell::Cell;
 use std::num::NonZeroU64;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
@@ -95,7 +94,7 @@ fn rules(table: &DeTable<'_>) -> Result<ClientRules, Mistake> {
             read: Globs::default(),
             write: Globs::default(),
             settings: Settings::default(),
-            sessions: Cell::new(0),
+            sessions: Rc::default(),
         };
         for (key, value) in keys {
             set(&mut section, &mut roots, key, value)?;

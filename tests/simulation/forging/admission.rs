@@ -99,6 +99,7 @@ impl Forging {
     fn admit(&mut self, endpoint: &Endpoint, request: &Request<'_>, bytes: &[u8]) {
         let fingerprint = Fingerprint::of(bytes);
         let (now, random) = (self.net.instant(), self.random.next() as u32);
+        self.server.count_files();
         let sessions = &self.server.sessions;
         let admission = match request.direction {
             Direction::Read => sessions.admit_read(endpoint, fingerprint, now, random),
@@ -308,6 +309,7 @@ impl Forging {
         if done.is_unfinished {
             self.server.postpone(key);
         }
+        self.server.count_files();
         let now = self.net.instant();
         let random = || self.random.next() as u32;
         let sessions = &mut self.server.sessions;

@@ -27,7 +27,7 @@ use tftpd::session::shaper::Shaper;
 use tftpd::session::tid;
 use tftpd::session::unproved::UnprovedRate;
 use tftpd::session::{Context, Remote, Resources, Session, Turn};
-use tftpd::table::{Sessions, Tracked as _};
+use tftpd::table::{MAX_DESCRIPTORS, Sessions, Tracked as _};
 use tftpd::wire::options::{Negotiated, Offer};
 use tftpd::wire::packet::{Direction, Mode};
 
@@ -195,11 +195,13 @@ impl Forging {
             0 => usize::MAX,
             _ => CLIENT_LIMIT,
         };
-        let sessions = Sessions::new(capacity, origin).with_client_limit(per_client);
+        let sessions = Sessions::new(capacity * MAX_DESCRIPTORS, origin)
+            .with_limit(if has_limit { capacity } else { usize::MAX })
+            .with_client_limit(per_client);
         let sessions = match ports {
-            Ports::Range(count) => sessions.with_light_sessions(count.into()),
+            Ports::Range(count) => sessions.with_light_sessions(capacity.min(count.into())),
             _ if has_limit => sessions,
-            _ => sessions.with_light_sessions(usize::MAX),
+            _ => sessions.with_light_sessions(capacity),
         };
         let unproved = UnprovedRate::new(UNPROVED_RATE, seed, origin);
         let mut world = Self {

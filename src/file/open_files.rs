@@ -1,0 +1,352 @@
+//! The files that are being read, each open once, however many transfers read it.
+//!
+//! A file is found by what it is, after its name has been resolved: its device and
+//! inode, its size and its times. So one that was replaced or written to is another
+//! one, and transfers that began before go on with what they have. A name that was
+//! resolved a moment ago isn't resolved again in the same batch of requests.
+//!
+//! Nothing is opened for a transfer that joins others. That spares descriptors, and
+//! more: opening a file may wait for the reads of it that are under way (FUSE, NFS).
+//! Must not: resolve names, or keep a file open that nobody reads.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::{Rc, Weak};
+
+use nix::fcntl::OFlag;
+use nix::sys::stat::{FileStat, SFlag, fstat};
+
+use super::directory::Directory;
+use super::error::StorageError;
+use super::fetch::Fetch;
+use super::name::Name;
+use super::walk::{Id, id, kind};
+
+/// How files are opened: a FIFO or a terminal must not be waited for.
+pub(super) const FOR_READING: OFlag = OFlag::O_RDONLY
+    .union(OFlag::O_NONBLOCK)
+    .union(OFlag::O_NOCTTY)
+    .union(OFlag::O_LARGEFILE);
+
+/// Seconds and nanoseconds.
+type Time = (i64, i64);
+
+/// What tells a file from another one, and from what it was before it was written to.
+/// The number of a file that is gone is soon given to another: hence size and time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Identity {
+    id: Id,
+    size: i64,
+    modified: Time,
+}
+
+impl Identity {
+    #[allow(clippy::unnecessary_cast, clippy::useless_conversion)] // Narrower on 32-bit systems.
+    pub(super) fn of(stat: &FileStat) -> Self {
+        Self {
+            id: id(stat),
+            size: stat.st_size as i64,
+            modified: (stat.st_mtime as i64, stat.st_mtime_nsec as i64),
+        }
+    }
+}
+
+/// What a file is found by: as [`Identity`], but one whose rights were changed is
+/// opened again, since that may not be allowed any more.
+type Key = (Identity, Time);
+
+#[allow(clippy::unnecessary_cast, clippy::useless_conversion)] // Narrower on 32-bit systems.
+fn key(stat: &FileStat) -> Key {
+    let changed = (stat.st_ctime as i64, stat.st_ctime_nsec as i64);
+    (Identity::of(stat), changed)
+}
+
+/// Refuses what isn't a regular file.
+pub(super) fn check_kind(stat: &FileStat) -> Result<(), StorageError> {
+    match kind(stat) {
+        SFlag::S_IFREG => Ok(()),
+        SFlag::S_IFDIR => Err(StorageError::IS_DIRECTORY),
+        _ => Err(StorageError::NOT_REGULAR),
+    }
+}
+
+/// How a file is read without waiting for its disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// The read itself says that it would have to wait.
+    NoWait,
+    /// It can't; which pages are in memory is looked up before. What was seen
+    /// there once is trusted, unless each read is to look `again`.
+    Look { again: bool },
+    /// It waits, or never has to.
+    Wait,
+}
+
+/// A regular file that is open for reading, for all transfers that read it.
+#[derive(Debug)]
+pub(super) struct OpenFile {
+    descriptor: OwnedFd,
+    key: Key,
+    /// The way that was found to work.
+    pub(super) way: Cell<Way>,
+    /// What is being fetched into memory for some of them.
+    pub(super) fetch: RefCell<Weak<Fetch>>,
+    /// Where it is found by others.
+    found_in: Weak<OpenFiles>,
+}
+
+impl OpenFile {
+    /// Takes a descriptor if it is a regular file's; no other transfer finds it.
+    pub(super) fn alone(descriptor: OwnedFd) -> Result<Rc<Self>, StorageError> {
+        let stat = fstat(&descriptor)?;
+        check_kind(&stat)?;
+        Ok(Rc::new(Self::new(descriptor, key(&stat), Weak::new())))
+    }
+
+    fn new(descriptor: OwnedFd, key: Key, found_in: Weak<OpenFiles>) -> Self {
+        Self {
+            descriptor,
+            key,
+            way: Cell::new(Way::NoWait),
+            fetch: RefCell::default(),
+            found_in,
+        }
+    }
+
+    /// The file's size when it was opened, in bytes.
+    pub(super) fn size(&self) -> u64 {
+        u64::try_from(self.identity().size).unwrap_or(0)
+    }
+
+    pub(super) const fn identity(&self) -> Identity {
+        self.key.0
+    }
+
+    /// Whether the file was written to since it was opened: what was read of it
+    /// may be part old, part new.
+    pub(super) fn has_changed(&self) -> bool {
+        fstat(&self.descriptor).is_ok_and(|now| Identity::of(&now) != self.identity())
+    }
+}
+
+impl AsFd for OpenFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+}
+
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        if let Some(files) = self.found_in.upgrade() {
+            files.open.borrow_mut().remove(&self.key);
+        }
+    }
+}
+
+/// All files that are being read.
+#[derive(Debug, Default)]
+pub struct OpenFiles {
+    open: RefCell<BTreeMap<Key, Weak<OpenFile>>>,
+    /// A batch of requests is being looked at.
+    in_batch: Cell<bool>,
+    latest: RefCell<Option<Latest>>,
+}
+
+/// The file that was found last, and where.
+#[derive(Debug)]
+struct Latest {
+    directory: Rc<Directory>,
+    name: Name,
+    file: Rc<OpenFile>,
+}
+
+impl OpenFiles {
+    /// How many files are open.
+    pub fn count(&self) -> usize {
+        self.open.borrow().len()
+    }
+
+    /// The file that `found` tells of, from those that are open, or else opened by
+    /// `open`, which may find another one by then.
+    ///
+    /// # Errors
+    /// What isn't a regular file; whatever `open` says.
+    pub(super) fn get(
+        self: &Rc<Self>,
+        found: &FileStat,
+        open: impl FnOnce() -> Result<OwnedFd, StorageError>,
+    ) -> Result<Rc<OpenFile>, StorageError> {
+        check_kind(found)?;
+        if let Some(file) = self.known(&key(found)) {
+            return Ok(file);
+        }
+        let descriptor = open()?;
+        let stat = fstat(&descriptor)?;
+        check_kind(&stat)?;
+        let key = key(&stat);
+        if let Some(file) = self.known(&key) {
+            return Ok(file);
+        }
+        let file = Rc::new(OpenFile::new(descriptor, key, Rc::downgrade(self)));
+        self.open.borrow_mut().insert(key, Rc::downgrade(&file));
+        Ok(file)
+    }
+
+    fn known(&self, key: &Key) -> Option<Rc<OpenFile>> {
+        self.open.borrow().get(key)?.upgrade()
+    }
+
+    /// From here on to [`OpenFiles::end_batch`] a name that is asked for more than once
+    /// in a row is resolved once.
+    pub(super) fn begin_batch(&self) {
+        self.in_batch.set(true);
+    }
+
+    pub(super) fn end_batch(&self) {
+        self.in_batch.set(false);
+        self.keep(None);
+    }
+
+    /// The file that was found last in this batch, if that was by this `name` in this
+    /// `directory`.
+    pub(super) fn latest(&self, directory: &Rc<Directory>, name: &Name) -> Option<Rc<OpenFile>> {
+        let latest = self.latest.borrow();
+        let latest = latest.as_ref()?;
+        let is_same = Rc::ptr_eq(&latest.directory, directory) && *latest.name == **name;
+        is_same.then(|| Rc::clone(&latest.file))
+    }
+
+    /// Notes that this `name` in this `directory` leads to `file`.
+    pub(super) fn found(&self, directory: &Rc<Directory>, name: &Name, file: &Rc<OpenFile>) {
+        if self.in_batch.get() {
+            self.keep(Some(Latest {
+                directory: Rc::clone(directory),
+                name: *name,
+                file: Rc::clone(file),
+            }));
+        }
+    }
+
+    fn keep(&self, latest: Option<Latest>) {
+        // What was kept before may be a file's last use, which leaves `open` then.
+        drop(self.latest.replace(latest));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Policy, ReadAt as _, ReadFile, Root};
+    use crate::wire::packet::Direction;
+    use std::fs::{self, OpenOptions, Permissions};
+    use std::io::Write as _;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    fn read(file: &mut ReadFile) -> Vec<u8> {
+        let mut buffer = [0; 100];
+        let read = file.read_at(0, &mut buffer).unwrap().unwrap();
+        buffer[..read].to_vec()
+    }
+
+    #[test]
+    fn a_file_is_open_once_while_it_is_read_and_no_longer() {
+        let base = tempfile::tempdir().unwrap();
+        let path = |name: &str| base.path().join(name);
+        fs::write(path("f"), "f").unwrap();
+        fs::create_dir(path("own")).unwrap();
+        fs::hard_link(path("f"), path("own/same")).unwrap();
+        fs::write(path("other"), "other").unwrap();
+        let root = Root::open(base.path(), Policy::default()).unwrap();
+        let own = root.below(b"own").unwrap().unwrap();
+        let name = root.name(b"f", Direction::Read).unwrap();
+        let mut files = vec![
+            root.open_read(b"f").unwrap(),
+            root.open_read(b"/own/../f").unwrap(),
+            root.open_closable(&name).unwrap(),
+            own.open_read(b"same").unwrap(),
+        ];
+        assert_eq!(root.open_files().count(), 1);
+        assert!(files.iter().all(ReadFile::is_shared));
+        files.push(root.open_read(b"other").unwrap());
+        assert_eq!(root.open_files().count(), 2);
+        assert!(!files[4].is_shared());
+        for file in &mut files {
+            let size = file.size();
+            assert_eq!(read(file).len() as u64, size);
+        }
+        files.truncate(1);
+        assert_eq!(root.open_files().count(), 1);
+        assert!(!files[0].is_shared());
+        drop(files);
+        assert_eq!(root.open_files().count(), 0);
+    }
+
+    #[test]
+    fn one_that_was_closed_joins_those_that_read_it_meanwhile() {
+        let base = tempfile::tempdir().unwrap();
+        fs::write(base.path().join("f"), "f").unwrap();
+        let root = Root::open(base.path(), Policy::default()).unwrap();
+        let name = root.name(b"f", Direction::Read).unwrap();
+        let mut closed = root.open_closable(&name).unwrap();
+        closed.close();
+        assert_eq!(root.open_files().count(), 0);
+        let other = root.open_read(b"f").unwrap();
+        assert_eq!(read(&mut closed), b"f");
+        assert_eq!(root.open_files().count(), 1);
+        drop(other);
+        assert_eq!(read(&mut closed), b"f");
+        closed.close();
+        assert_eq!(root.open_files().count(), 0);
+    }
+
+    #[test]
+    fn what_was_replaced_written_to_or_locked_up_is_opened_again() {
+        let base = tempfile::tempdir().unwrap();
+        let path = base.path().join("f");
+        fs::write(&path, "old").unwrap();
+        let root = Root::open(base.path(), Policy::default()).unwrap();
+        let mut old = root.open_read(b"f").unwrap();
+        let new = base.path().join("new");
+        fs::write(&new, "new").unwrap();
+        fs::rename(&new, &path).unwrap();
+        let mut replaced = root.open_read(b"f").unwrap();
+        assert_eq!(root.open_files().count(), 2);
+        let mut writer = OpenOptions::new().append(true).open(&path).unwrap();
+        writer.write_all(b"er").unwrap();
+        let mut longer = root.open_read(b"f").unwrap();
+        assert_eq!(root.open_files().count(), 3);
+        assert_eq!(read(&mut old), b"old");
+        assert_eq!(read(&mut longer), b"newer");
+        // What it was promised to be.
+        assert_eq!(replaced.size(), 3);
+        assert!(replaced.has_changed() && !longer.has_changed());
+        assert_eq!(read(&mut replaced), b"newer");
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        let _again = root.open_read(b"f").unwrap();
+        assert_eq!(root.open_files().count(), 4);
+    }
+
+    #[test]
+    fn a_name_is_resolved_once_in_a_batch() {
+        let base = tempfile::tempdir().unwrap();
+        let path = base.path().join("f");
+        let (aside, new) = (base.path().join("aside"), base.path().join("new"));
+        fs::write(&path, "old").unwrap();
+        fs::write(&new, "new").unwrap();
+        let root = Root::open(base.path(), Policy::default()).unwrap();
+        let now = || read(&mut root.open_read(b"f").unwrap());
+        root.begin_batch();
+        assert_eq!(now(), b"old");
+        // In the same moment.
+        fs::rename(&path, &aside).unwrap();
+        assert_eq!(now(), b"old");
+        assert!(root.open_read(b"missing").is_err());
+        assert_eq!(now(), b"old");
+        assert_eq!(root.open_files().count(), 1);
+        root.end_batch();
+        assert_eq!(root.open_files().count(), 0);
+        assert!(root.open_read(b"f").is_err());
+        fs::rename(&new, &path).unwrap();
+        assert_eq!(now(), b"new");
+    }
+}
