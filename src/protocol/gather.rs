@@ -4,7 +4,7 @@
 //! is known, the next one is left alone for half of that after our ACK: to take in what
 //! has come by then takes about as long as the rest needs to come. What is still missing
 //! is left alone for half of the time that it takes by the pace of what has come, and so
-//! on, so that our next ACK isn't late.
+//! on. Where that makes our ACKs later than they were, windows are left alone for less.
 //!
 //! Where something is lost, or a peer takes its time, nothing is waited for. Must not:
 //! know which blocks these are.
@@ -31,6 +31,12 @@ const MAX_WINDOW: Duration = Duration::from_millis(2);
 /// The shortest wait for what is missing of a window.
 const MIN_REST: Duration = Duration::from_micros(10);
 
+/// The shortest time that a window is left alone for.
+const MIN_FIRST: Micros = 20;
+
+/// A window that takes longer than usual by more than this part was looked at too late.
+const LATE: u32 = 16;
+
 /// Looks at a window before it is looked at as it comes.
 const MAX_LOOKS: u8 = 6;
 
@@ -42,14 +48,20 @@ const WEIGHT: u32 = 2;
 pub(super) struct Gather {
     /// When our last ACK left, unless something came between.
     began: Option<Instant>,
-    /// How long windows take that are looked at as they come; zero: not known.
+    /// From ACK to ACK, where windows are looked at as they come; zero: not known.
     usual: Micros,
-    /// How long after the ACK the window is looked at; zero: as it comes.
+    /// How long after our ACK a window is looked at first.
+    first: Micros,
+    /// How long after our ACK this one is looked at next; zero: as it comes.
     wait: Micros,
     /// Blocks of it that had come at the last look.
     seen: u16,
     /// Looks at it so far, or turns that it has come in.
     looks: u8,
+    /// It was left alone.
+    gathers: bool,
+    /// All of it has come.
+    is_whole: bool,
     /// As they come, windows take several turns.
     is_scattered: bool,
     /// Windows that came whole, in a row.
@@ -76,41 +88,53 @@ impl Gather {
 
     /// An ACK left at `now`: a window follows.
     pub(super) fn begin(&mut self, now: Instant) {
+        if let Some(began) = self.began.filter(|_| self.is_whole) {
+            self.learn(micros(now.saturating_duration_since(began)));
+        }
         let is_fit = (MIN_WINDOW..=MAX_WINDOW).contains(&duration(self.usual));
-        let gathers = self.clean >= KNOWN && self.is_scattered && is_fit;
         self.began = Some(now);
-        self.wait = if gathers { self.usual / 2 } else { 0 };
+        self.gathers = self.clean >= KNOWN && self.is_scattered && is_fit;
+        self.wait = if self.gathers { self.first } else { 0 };
+        self.is_whole = false;
         self.seen = 0;
         self.looks = 0;
     }
 
-    /// One or more blocks came, in a turn of their own.
-    pub(super) const fn came(&mut self) {
-        if self.wait == 0 {
-            self.looks = self.looks.saturating_add(1);
-        }
-    }
-
-    /// All of the window has come at `now`.
-    pub(super) fn complete(&mut self, now: Instant) {
-        let Some(began) = self.began.take() else {
-            return;
-        };
-        let took = micros(now.saturating_duration_since(began));
-        if self.wait == 0 {
+    /// A window that came whole `took` so long, from ACK to ACK.
+    fn learn(&mut self, took: Micros) {
+        if !self.gathers {
             self.is_scattered = self.looks >= SCATTERED;
+            self.usual = match self.usual {
+                0 => took,
+                usual => usual - usual / WEIGHT + took / WEIGHT,
+            };
+            self.first = match self.first {
+                0 => self.usual / 2,
+                first => first.min(self.usual / 2),
+            };
+        } else if took > self.usual + self.usual / LATE {
+            self.first -= self.first / 8;
+        } else {
+            self.first = (self.first + self.first / 16 + 1).min(self.usual / 2);
         }
-        self.usual = match self.usual {
-            0 => took,
-            // What a later look adds isn't the window's.
-            usual if self.wait > 0 && took > usual => usual,
-            usual => usual - usual / WEIGHT + took / WEIGHT,
-        };
-        self.wait = 0;
+        self.first = self.first.max(MIN_FIRST);
         self.clean = match self.clean + 1 {
             clean if clean > KNOWN + MEASURE_AGAIN => KNOWN - 1,
             clean => clean,
         };
+    }
+
+    /// One or more blocks came, in a turn of their own.
+    pub(super) const fn came(&mut self) {
+        if !self.gathers {
+            self.looks = self.looks.saturating_add(1);
+        }
+    }
+
+    /// All of the window has come.
+    pub(super) const fn complete(&mut self) {
+        self.is_whole = true;
+        self.wait = 0;
     }
 
     /// The time is over at `now`, and `come` of `window` blocks have come.
@@ -136,6 +160,7 @@ impl Gather {
     /// Something was lost, or repeated: the next windows are looked at as they come.
     pub(super) const fn lost(&mut self) {
         self.began = None;
+        self.is_whole = false;
         self.wait = 0;
         self.clean = 0;
     }
@@ -172,7 +197,7 @@ mod tests {
                     gather.look(until, come as u16, 16);
                 }
                 *now = gather.until().map_or(whole, |until| until.max(whole));
-                gather.complete(*now);
+                gather.complete();
                 first
             })
             .collect()
@@ -190,7 +215,7 @@ mod tests {
             assert!(first.iter().all(|&wait| wait == 0), "{took}: {first:?}");
             let later = windows(&mut gather, &mut now, took, 100);
             assert_eq!(later.iter().any(|&wait| wait > 0), waits, "{took}");
-            let near = took * 2 / 5..=took * 5 / 8;
+            let near = took / 8..=took * 5 / 8;
             let left_alone = later.iter().filter(|&&wait| wait > 0);
             assert!(
                 left_alone.clone().all(|wait| near.contains(wait)),
@@ -207,10 +232,7 @@ mod tests {
             windows(&mut gather, &mut now, took, 400);
             gather.clean = KNOWN;
             let wait = windows(&mut gather, &mut now, took, 1)[0];
-            assert!(
-                (took * 2 / 5..=took * 5 / 8).contains(&wait),
-                "{took} {wait}"
-            );
+            assert!((took / 8..=took * 5 / 8).contains(&wait), "{took} {wait}");
         }
     }
 
@@ -242,8 +264,8 @@ mod tests {
         gather.begin(now);
         gather.look(gather.until().unwrap(), 0, 16);
         assert_eq!(gather.until(), None);
-        gather.complete(now + MICROSECOND * 5000);
-        gather.begin(now);
+        gather.complete();
+        gather.begin(now + MICROSECOND * 5000);
         assert_eq!(gather.until(), None);
 
         windows(&mut gather, &mut now, 160, 60);
@@ -253,6 +275,24 @@ mod tests {
         assert_eq!(gather.until(), None);
         let next = windows(&mut gather, &mut now, 160, KNOWN.into());
         assert!(next.iter().all(|&wait| wait == 0), "{next:?}");
+    }
+
+    #[test]
+    fn where_our_acks_come_late_windows_are_left_alone_for_less() {
+        let (mut gather, mut now) = gather();
+        windows(&mut gather, &mut now, 400, 8);
+        let first = gather.first;
+        let mut takes = |gather: &mut Gather, took| {
+            for _ in 0..20 {
+                gather.begin(now);
+                gather.complete();
+                now += MICROSECOND * took;
+            }
+        };
+        takes(&mut gather, 500);
+        assert!(gather.first < first / 4, "{}", gather.first);
+        takes(&mut gather, 400);
+        assert!(gather.first > MIN_FIRST * 2, "{}", gather.first);
     }
 
     #[test]

@@ -325,7 +325,7 @@ impl Receiver {
         } else if index.0 - self.acked.0 >= u64::from(self.exchange.negotiated().windowsize) {
             self.due = Due::New;
             if let Some(gather) = &mut self.gather {
-                gather.complete(now);
+                gather.complete();
             }
         }
     }

@@ -638,7 +638,7 @@ const GATHERING: &str = "0 open > OACK blksize=8 windowsize=4 @500
 #[test]
 fn a_window_that_gathers_is_acknowledged_as_any_other_and_gaps_at_once() {
     for (what, then) in [
-        ("whole", "10 to 24 > wrote 8, ACK 24 @10"),
+        ("whole", "10 to 24 > wrote 8, ACK 24 @11"),
         (
             "silence: the wait for an answer is what it was",
             "10 timeout > nothing @509
@@ -667,8 +667,8 @@ fn a_window_that_gathers_is_acknowledged_as_any_other_and_gaps_at_once() {
         (
             "duplicates, the Sorcerer's among them",
             "10 DATA 19 > nothing @10
-             10 to 24   > wrote 8, ACK 24 @10
-             10 DATA 23 > nothing @10",
+             10 to 24   > wrote 8, ACK 24 @11
+             10 DATA 23 > nothing @11",
         ),
         (
             "a file that fails to be written",
