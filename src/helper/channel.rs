@@ -34,7 +34,7 @@ const TURN: usize = 64 * 1024;
 /// Descriptors that wait for the line they belong to.
 const MAX_DESCRIPTORS: usize = 16;
 
-/// The variables of the service manager, sd_notify(3) and sd_listen_fds(3).
+/// The variables of the service manager, `sd_notify`(3) and `sd_listen_fds`(3).
 const MANAGERS: [&str; 6] = [
     "NOTIFY_SOCKET",
     "WATCHDOG_PID",

@@ -11,7 +11,7 @@ pub mod pool;
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::ops::RangeInclusive;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -190,6 +190,23 @@ impl ListenSocket {
         })
     }
 
+    /// Another socket on the same address and interface, for another process: both must
+    /// have been bound to be shared, and the kernel shares the clients out.
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    pub fn twin(&self) -> io::Result<Self> {
+        let device = SockRef::from(&*self.socket).device()?;
+        let device = device.map(|name| String::from_utf8_lossy(&name).into_owned());
+        let binding = Binding {
+            reuse_port: true,
+            // If it wasn't needed for the first, it isn't for this one.
+            ahead: true,
+            device: device.as_deref(),
+        };
+        Self::bind(self.address, binding)
+    }
+
     /// The same socket, and its transfers will be bound to `device` as well (an
     /// interface or a VRF); what belongs to others is never received or sent.
     #[must_use]
@@ -276,6 +293,12 @@ impl ListenSocket {
     /// Whatever the kernel says.
     pub fn answer(&self, datagram: &[u8], peer: SocketAddr, local: IpAddr) -> io::Result<()> {
         batch::send_from(&*self.socket, datagram, None, peer, local)
+    }
+}
+
+impl AsFd for ListenSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 
@@ -589,7 +612,7 @@ impl TransferSocket {
     }
 
     /// Has [`TransferSocket::receive`] and the sends tell when the network
-    /// answered that an earlier datagram could not be delivered (ICMP). Who sent
+    /// answered that an earlier datagram could not be delivered (ICMP). A sender
     /// to several addresses doesn't learn which one it was.
     ///
     /// # Errors

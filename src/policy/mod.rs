@@ -41,6 +41,9 @@ use crate::wire::packet::{Direction, Request};
 
 pub use self::settle::{Origin, Refusal};
 
+/// Directory entries that are charged for together: those of one large directory.
+const CHARGED_AT_ONCE: u64 = 65_536;
+
 /// What each client may ask for.
 #[derive(Debug)]
 pub struct Policy {
@@ -156,13 +159,23 @@ impl Policy {
         })
     }
 
-    /// Takes off what reading so many directory entries for `client` has cost.
-    pub fn charge_entries(&self, client: IpAddr, entries: u64) {
-        let work = Work {
-            entries,
-            ..Work::default()
-        };
-        self.allowance.borrow_mut().spend(work, client);
+    /// Takes off what listing directories for uploads has cost each client, as far as its
+    /// network's part of this second goes; the rest stays for the seconds that follow, in
+    /// which it can begin nothing.
+    pub fn charge_listings(&self, now: Instant, listed: &mut Vec<(IpAddr, u64)>) {
+        let mut allowance = self.allowance.borrow_mut();
+        listed.retain_mut(|(client, entries)| {
+            while *entries > 0 && allowance.may_begin(now, *client, 0) {
+                let part = (*entries).min(CHARGED_AT_ONCE);
+                let work = Work {
+                    entries: part,
+                    ..Work::default()
+                };
+                allowance.spend(work, *client);
+                *entries -= part;
+            }
+            *entries > 0
+        });
     }
 
     /// Where the directory entries that are read for uploads are counted.
@@ -174,7 +187,11 @@ impl Policy {
 
     /// Takes off what looking up `peer`'s file has cost since [`Policy::settle`].
     pub fn charge_look_ups(&self, peer: SocketAddr) {
-        self.charge_entries(peer.ip(), self.take_entries_read());
+        let work = Work {
+            entries: self.take_entries_read(),
+            ..Work::default()
+        };
+        self.allowance.borrow_mut().spend(work, peer.ip());
     }
 
     fn settle_for(

@@ -36,6 +36,7 @@ use crate::protocol::transfer::Failure;
 use crate::session::shaper::Shaper;
 use crate::session::unproved::UnprovedRate;
 use crate::session::{Content, Context, Line, Resources, SEND_BUDGET, Session, Trace, Turn, Watch};
+use crate::table::rate::network;
 use crate::table::{
     Admission, AfterTurn, Endpoint, Fingerprint, SessionKey, Sessions, Tracked as _,
 };
@@ -80,7 +81,7 @@ pub(super) struct Floor {
     pub(super) random: Random,
     /// Where the directory entries that are read for uploads are counted.
     pub(super) listings: Vec<Rc<Cell<u64>>>,
-    /// Those of clients that are yet to be charged for them.
+    /// Those that clients are yet to be charged for, one of each network.
     pub(super) listed: Vec<(IpAddr, u64)>,
 }
 
@@ -340,7 +341,12 @@ impl Floor {
         self.moved += session.transfer().progress().blocks.saturating_sub(blocks);
         let listed: u64 = self.listings.iter().map(|it| it.take()).sum();
         if listed > 0 {
-            self.listed.push((session.peer().ip(), listed));
+            let client = session.peer().ip();
+            let is_own = |it: &&mut (IpAddr, u64)| network(it.0) == network(client);
+            match self.listed.iter_mut().find(is_own) {
+                Some((_, entries)) => *entries += listed,
+                None => self.listed.push((client, listed)),
+            }
         }
         if let (Some(since), true) = (done.unverified_since, done.is_answered)
             && let Some(port) = self.ports.port_of(session)
@@ -586,7 +592,7 @@ impl Floor {
         self.counted().all().collect()
     }
 
-    /// Counts an error of the kernel's on a listen socket.
+    /// Counts an error from the kernel on a listen socket.
     pub(super) fn count_socket_error(&mut self, verb: &str, at: SocketAddr, error: &io::Error) {
         self.counters.socket_errors += 1;
         debug!("{at}: cannot {verb}: {error}");

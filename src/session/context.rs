@@ -162,6 +162,6 @@ pub struct DropCounters {
     pub unanswered: u64,
     /// Datagrams on a transfer's port that were no TFTP, dropped.
     pub garbage: u64,
-    /// Errors of the kernel's while sending or receiving.
+    /// Errors from the kernel while sending or receiving.
     pub socket_errors: u64,
 }

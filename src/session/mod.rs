@@ -429,7 +429,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         let progress = self.transfer.progress();
         if self.has_ended() {
             Phase::Dallying
-        } else if self.file_wait.is_on() {
+        } else if self.file_wait.is_for_file() {
             Phase::WaitsForDisk
         } else if !progress.verified && progress.blocks == 0 {
             Phase::Opening
@@ -442,7 +442,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
 
     /// What it is to send has yet to be read.
     pub fn waits_for_file(&self) -> bool {
-        self.file_wait.is_on()
+        self.file_wait.is_for_file()
     }
 
     /// How the transfer ended; told once. It may go on dallying.

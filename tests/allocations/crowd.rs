@@ -78,7 +78,7 @@ struct Told {
     wheel_ops: u64,
 }
 
-/// SplitMix64.
+/// A generator of the kind called `SplitMix64`.
 struct Random(u64);
 
 impl Random {
