@@ -81,11 +81,13 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
     }
 
     /// Whether nothing that may still lie in the socket can be of use: in lockstep,
-    /// once the transfer has moved on from where it was `before`, if only by the answer
-    /// to its opening.
+    /// once the transfer has moved on from where it was `before`: a sender if only by the
+    /// answer to its opening. (A receiver's first block may come right behind the OACK.)
     fn has_all_it_can_use(&self, before: Progress) -> bool {
         let progress = self.transfer.progress();
-        let has_moved = progress.blocks > before.blocks || progress.verified != before.verified;
+        let is_answered =
+            matches!(self.content, Content::Source(_)) && progress.verified != before.verified;
+        let has_moved = progress.blocks > before.blocks || is_answered;
         before.window_size == 1 && progress.window_size == 1 && has_moved
     }
 

@@ -279,13 +279,13 @@ fn uploads() -> Vec<Workload> {
             .ratios(1.7, 0.6),
         Workload::new(
             "upload-16-plain",
-            "upload 64 MiB, window 16, sent block by block",
+            "upload 64 MiB, window 16, plain",
             window(16, one_by_one),
         )
         .ratios(1.5, 0.7),
         Workload::new(
             "upload-64-plain",
-            "upload 64 MiB, window 64, sent block by block",
+            "upload 64 MiB, window 64, plain",
             window(64, one_by_one),
         )
         .ratios(1.7, 0.6),
