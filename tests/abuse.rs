@@ -448,8 +448,6 @@ fn a_single_port_has_no_transfer_with_another_server() {
 /// answer while it looks for them.
 #[test]
 fn answers_to_nobody_keep_no_honest_client_waiting() {
-    use nix::sys::socket::{setsockopt, sockopt};
-
     let Some(ip) = own_network() else { return };
     for words in [
         "link add a0 type veth peer name b0",
@@ -467,46 +465,64 @@ fn answers_to_nobody_keep_no_honest_client_waiting() {
         (&["-R", "20000:20007"], "4096"),
     ];
     for (mode, open_files) in cases {
-        let server = Server::start_prepared(&[mode, &["-4"]].concat(), |_| {
-            let mut command = Command::new("prlimit");
-            command.args([&format!("--nofile={open_files}"), tftpd()]);
-            command
-        });
-        let file = content(6, 20 * BLOCK);
-        server.file("f", &file);
-        let address: SocketAddr = ([10, 9, 0, 1], server.port()).into();
-        let forge = |name: &str, count: u32| {
-            for number in 0..count {
-                let source = Ipv4Addr::from_bits(0x0a09_0100 + number % 1000);
-                let socket =
-                    socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None);
-                let socket = socket.expect("a socket");
-                setsockopt(&socket, sockopt::IpTransparent, &true).expect("root");
-                let bound = SocketAddr::from((source, 0));
-                socket.bind(&bound.into()).expect("any address");
-                let _ = socket.send_to(&rrq(name, &[]), &address.into());
-            }
-        };
-        // A few times what a send buffer holds: 1280 bytes each.
-        let (rounds, many) = match mode {
-            ["-R", _] => (2, 5000),
-            _ => (6, 250),
-        };
-        for round in 0..rounds {
-            forge("missing", 250);
-            forge("f", many);
-            server.fence();
-            let client = RawClient::to(address);
-            client.send(&rrq("missing", &[]));
-            let answer = client.recv(millis(500));
-            let code = answer.and_then(|(packet, _)| packet.error_code());
-            assert_eq!(code, Some(1), "{mode:?}, round {round}: a miss");
-            let start = Instant::now();
-            assert_same("f", &RawClient::to(address).read("f").unwrap(), &file);
-            let took = start.elapsed();
-            assert!(took < millis(900), "{mode:?}, round {round}: {took:?}");
-        }
+        // A busy machine is late once or twice, and one in sixty servers counts two of these
+        // networks as one. What lies in a full buffer keeps everyone waiting for seconds,
+        // each time.
+        let is_prompt = (0..3).any(|_| are_served_promptly(mode, open_files));
+        assert!(is_prompt, "{mode:?}");
     }
+}
+
+/// Whether a miss and a download are served at once behind each of several floods in the
+/// names of neighbours that don't exist.
+fn are_served_promptly(mode: &[&str], open_files: &str) -> bool {
+    use nix::sys::socket::{setsockopt, sockopt};
+
+    let server = Server::start_prepared(&[mode, &["-4"]].concat(), |_| {
+        let mut command = Command::new("prlimit");
+        command.args([&format!("--nofile={open_files}"), tftpd()]);
+        command
+    });
+    let file = content(6, 20 * BLOCK);
+    server.file("f", &file);
+    let address: SocketAddr = ([10, 9, 0, 1], server.port()).into();
+    let forge = |name: &str, count: u32| {
+        for number in 0..count {
+            let source = Ipv4Addr::from_bits(0x0a09_0100 + number % 1000);
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None);
+            let socket = socket.expect("a socket");
+            setsockopt(&socket, sockopt::IpTransparent, &true).expect("root");
+            let bound = SocketAddr::from((source, 0));
+            socket.bind(&bound.into()).expect("any address");
+            let _ = socket.send_to(&rrq(name, &[]), &address.into());
+        }
+    };
+    // A few times what a send buffer holds: 1280 bytes each.
+    let (rounds, many) = match mode {
+        ["-R", _] => (2, 5000),
+        _ => (6, 250),
+    };
+    (0..rounds).all(|round| {
+        forge("missing", 250);
+        forge("f", many);
+        server.fence();
+        let client = RawClient::to(address);
+        client.send(&rrq("missing", &[]));
+        let answer = client.recv(millis(500));
+        let code = answer.and_then(|(packet, _)| packet.error_code());
+        let start = Instant::now();
+        assert_same(
+            "f",
+            &RawClient::to(address).read("f").expect("a download"),
+            &file,
+        );
+        let took = start.elapsed();
+        let is_prompt = code == Some(1) && took < millis(900);
+        if !is_prompt {
+            eprintln!("{mode:?}, round {round}: a miss: {code:?}, a download: {took:?}");
+        }
+        is_prompt
+    })
 }
 
 // --- who is loud ---------------------------------------------------------------------
@@ -555,21 +571,30 @@ impl Network {
 #[test]
 fn a_flood_from_one_network_leaves_errors_for_another() {
     for mode in [&[][..], &["--single-port"]] {
-        let server = Server::start(mode);
-        let [loud, quiet] = [[127, 0, 1], [127, 0, 2]].map(Network::new);
-        // Malformed requests and misses; the code that answers them.
-        let cases = [(vec![0, 1], 4, 500, 4), (rrq("missing", &[]), 1, 500, 8)];
-        for (request, code, flood, rounds) in cases {
-            for round in 0..rounds {
-                for number in 0_u32..flood {
-                    loud.send_from(number as u8, &request, server.addr());
-                }
-                quiet.send_from(1, &request, server.addr());
-                let answer = quiet.answer(PATIENCE);
-                assert_eq!(answer, Some(code), "{mode:?}, round {round}");
-            }
-        }
+        // One server in fifty counts the two networks as one.
+        assert!((0..3).any(|_| leaves_errors(mode)), "{mode:?}");
     }
+}
+
+/// Whether a network gets all its ERRORs behind another's floods.
+fn leaves_errors(mode: &[&str]) -> bool {
+    let server = Server::start(mode);
+    let [loud, quiet] = [[127, 0, 1], [127, 0, 2]].map(Network::new);
+    // Malformed requests and misses; the code that answers them.
+    let cases = [(vec![0, 1], 4, 4), (rrq("missing", &[]), 1, 8)];
+    cases.into_iter().all(|(request, code, rounds)| {
+        (0..rounds).all(|round| {
+            for number in 0..500_u32 {
+                loud.send_from(number as u8, &request, server.addr());
+            }
+            quiet.send_from(1, &request, server.addr());
+            let answer = quiet.answer(PATIENCE / 3);
+            if answer != Some(code) {
+                eprintln!("{mode:?}, round {round}: {answer:?}, not {code}");
+            }
+            answer == Some(code)
+        })
+    })
 }
 
 #[test]

@@ -257,7 +257,7 @@ fn an_address_may_come_later() {
     for address in addresses {
         let server = Server::start_bare(&["-a", address]);
         server.file("f", b"late");
-        let said = format!("{address} is no address of this machine yet");
+        let said = format!("{address} is not an address of this machine yet");
         assert!(server.log_lines().iter().any(|line| line.contains(&said)));
         ip(&["addr", "add", address, "dev", "lo"]);
         assert_eq!(server.addr().ip().to_string(), address);

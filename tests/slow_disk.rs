@@ -304,6 +304,39 @@ fn a_download_that_a_slow_disk_made_slow_is_told_from_others() {
         return;
     }
     // Its first answer came no sooner than its first block.
+    let metrics = metrics(&server);
+    for told in [
+        "tftpd_first_answer_seconds_bucket{le=\"1\"} 0\n",
+        "tftpd_first_answer_seconds_count 1\n",
+    ] {
+        assert!(metrics.contains(told), "{told}: {metrics}");
+    }
+}
+
+/// With a single port anybody can answer what was never sent.
+#[test]
+#[cfg(feature = "status")]
+fn an_answer_that_never_left_is_not_counted() {
+    let args = ["--single-port", "--status", "127.0.0.1:0"];
+    let server = Server::start(&args);
+    let slow = content(1, 10_000);
+    let Some((_mounted, _)) = mount(&server.root().join("slow"), &[("f", &slow[..])]) else {
+        return;
+    };
+    for early in [error(0, "closed"), ack(1)] {
+        let client = RawClient::new(&server);
+        client.send(&rrq("slow/f", &[]));
+        client.send(&early);
+        let line = server.wait_ended(client.addr(), 1).remove(0);
+        assert!(line.contains("bytes=0 "), "{line}");
+    }
+    let metrics = metrics(&server);
+    let told = "tftpd_first_answer_seconds_count 0\n";
+    assert!(metrics.contains(told), "{metrics}");
+}
+
+/// What the server's `/metrics` tells.
+fn metrics(server: &Server) -> String {
     let line = server.wait_for_log(|line| line.contains("status on http://"), PATIENCE);
     let line = line.expect("a status port");
     let (_, status) = line.split_once("http://").expect("an address");
@@ -312,12 +345,7 @@ fn a_download_that_a_slow_disk_made_slow_is_told_from_others() {
     stream.write_all(request).expect("it is read");
     let mut metrics = String::new();
     stream.read_to_string(&mut metrics).expect("metrics");
-    for told in [
-        "tftpd_first_answer_seconds_bucket{le=\"1\"} 0\n",
-        "tftpd_first_answer_seconds_count 1\n",
-    ] {
-        assert!(metrics.contains(told), "{told}: {metrics}");
-    }
+    metrics
 }
 
 /// To open a file there waits for the reads of it that are under way: a second reader

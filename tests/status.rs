@@ -13,6 +13,8 @@
 #[path = "status/browser.rs"]
 mod browser;
 mod common;
+#[path = "status/crowd.rs"]
+mod crowd;
 #[path = "status/hints.rs"]
 mod hints;
 #[path = "status/page.rs"]
@@ -155,7 +157,7 @@ fn metrics_agree_with_the_log_and_with_promtool() {
         metric(&text, "tftpd_first_answer_seconds_count") as usize,
         sizes.len() + 2
     );
-    assert!(metric(&text, "tftpd_resident_memory_bytes") > 1e6);
+    assert!(metric(&text, "process_resident_memory_bytes") > 1e6);
     assert!(metric(&text, "tftpd_loop_turn_longest_seconds") > 0.0);
     assert!(metric(&text, "tftpd_kernel_dropped_datagrams_total") < 1.0);
 

@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_tftpd_global_optspecs
-    string join \n p/port= a/address= interface= 4/ipv4 6/ipv6 R/port-range= single-port reuse-port answer-broadcast t/timeout= retries= B/max-blksize= max-windowsize= r/refuse= busy-poll= read-only overwrite max-upload= U/umask= m/map-file= map-test= rules= rules-test= helper= helper-socket= ask= ask-missing ask-timeout= per-client-root= follow-links= ignore-case allow= deny= max-sessions= max-sessions-per-client= max-unproved-rate= keep-versions= version-format= create-dirs upload-root= write-only fsync max-upload-total= min-free= u/user= chroot no-sandbox P/pid-file= grace= idle-exit= v/verbose q/quiet log-file= log-format= syslog= status= c/create s/secure l/listen L/foreground h/help V/version
+    string join \n p/port= a/address= interface= 4/ipv4 6/ipv6 R/port-range= single-port reuse-port answer-broadcast t/timeout= retries= B/max-blksize= max-windowsize= r/refuse= busy-poll= read-only overwrite max-upload= U/umask= m/map-file= map-test= rules= rules-test= helper= helper-socket= ask= ask-missing ask-timeout= per-client-root= follow-links= ignore-case allow= deny= max-sessions= max-sessions-per-client= max-unproved-rate= keep-versions= version-format= create-dirs upload-root= write-only fsync max-upload-total= min-free= u/user= chroot no-sandbox P/pid-file= workers= grace= idle-exit= v/verbose q/quiet log-file= log-format= syslog= status= c/create s/secure l/listen L/foreground h/help V/version
 end
 
 function __fish_tftpd_needs_command
@@ -59,6 +59,7 @@ complete -c tftpd -n "__fish_tftpd_needs_command" -l max-upload-total -d 'Larges
 complete -c tftpd -n "__fish_tftpd_needs_command" -l min-free -d 'Refuse uploads that would leave less free space on the disk, in bytes, with K, M, G or T, or as a percentage [default: 0]' -r
 complete -c tftpd -n "__fish_tftpd_needs_command" -s u -l user -d 'Run as this user and group (name or number); must be started as root [default: the user that started it; the user\'s own group]' -r
 complete -c tftpd -n "__fish_tftpd_needs_command" -s P -l pid-file -d 'Write the process ID to FILE, and delete FILE at exit' -r -F
+complete -c tftpd -n "__fish_tftpd_needs_command" -l workers -d 'Serve with so many processes, each with its part of the clients: one for each processor. SIGUSR2 has new ones take over without dropping a transfer' -r
 complete -c tftpd -n "__fish_tftpd_needs_command" -l grace -d 'Seconds that running transfers may take to finish after SIGTERM or SIGINT, or a time such as 2m' -r
 complete -c tftpd -n "__fish_tftpd_needs_command" -l idle-exit -d 'Exit after this many seconds without a transfer or a request, or a time such as 10m [default: never; 900 under inetd]' -r
 complete -c tftpd -n "__fish_tftpd_needs_command" -l log-file -d 'Append the log to FILE instead of standard error' -r -F

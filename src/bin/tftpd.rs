@@ -8,8 +8,8 @@ use tftpd::host::usage::UsageError;
 use tftpd::log::last_words;
 #[cfg(feature = "status")]
 use tftpd::server::cli;
-use tftpd::server::cli::Args;
-use tftpd::server::{Server, test_map, test_rules};
+use tftpd::server::cli::{Args, Part};
+use tftpd::server::{Server, supervise, test_map, test_rules};
 
 fn main() -> ExitCode {
     let args = match Args::read(std::env::args_os()) {
@@ -29,12 +29,13 @@ fn main() -> ExitCode {
         return tftpd::status::command::run(args);
     }
     let done = match (&args.map_test, &args.rules_test) {
-        (Some(map_file), _) => test_map(&args, map_file),
-        (_, Some(rules)) => test_rules(&args, rules),
+        (Some(map_file), _) => test_map(&args, map_file).map(|()| ExitCode::SUCCESS),
+        (_, Some(rules)) => test_rules(&args, rules).map(|()| ExitCode::SUCCESS),
+        _ if args.workers.is_some() && args.part != Part::Worker => supervise(&args),
         _ => serve(&args),
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status,
         Err(error) => {
             last_words(&format!("tftpd: {error}"));
             ExitCode::FAILURE
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(args: &Args) -> Result<(), Box<dyn Error>> {
-    Ok(Server::start(args)?.run()?)
+fn serve(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
+    Server::start(args)?.run()?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -1,5 +1,5 @@
 //! Which servers one job asks, and when: each address of the server, with options and
-//! without, until one answers; what came of the transfer then.
+//! without, until one answers; and what became of the transfer.
 //!
 //! ```text
 //!   address 1  with options ──┬── again ── again …      the first attempt that is

@@ -1,4 +1,4 @@
-//! One file to move, and what came of it. Must not: move it.
+//! One file to move, and what became of it. Must not: move it.
 
 use std::fmt;
 use std::net::SocketAddr;

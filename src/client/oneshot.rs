@@ -1,7 +1,7 @@
-//! `tftp get`, `tftp put` and `tftp probe`: everything is on the command line,
-//! one line tells how each file went, and the exit status the whole.
+//! `tftp get`, `tftp put` and `tftp probe`: everything is on the command line, one line
+//! tells how each file went, and the exit status sums it up.
 //!
-//! Must not: write to standard output but what was asked for.
+//! Must not: write anything to standard output but what was asked for.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;

@@ -1,8 +1,8 @@
 //! The prompt `tftp>`: the classic commands, from a terminal, a pipe or `-c`.
 //!
-//! Texts and habits are those of the clients people know, where these are no
-//! harm: paths are opened as they are typed, a failed get leaves nothing, and
-//! the exit status is the truth. Must not: know how lines are edited.
+//! Texts and habits are those of the clients that people know, where these do no harm:
+//! paths are opened as they are typed, a failed get leaves nothing, and the exit status is
+//! the truth. Must not: know how lines are edited.
 
 use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;

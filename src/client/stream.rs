@@ -1,5 +1,5 @@
-//! What is sent from a pipe or a device: read as it is needed, and kept only as
-//! long as it may have to be sent again.
+//! Data from a pipe or a device: read when it is needed, and kept only as long as it may
+//! have to be sent again.
 //!
 //! Bounded: [`READ_AHEAD`] before the request, and twice the largest window
 //! while it is sent. Must not: block once a transfer runs.

@@ -214,6 +214,11 @@ impl Helper {
         self.questions.is_asked(endpoint, fingerprint)
     }
 
+    /// Whether it has been asked about any, and hasn't answered.
+    pub fn is_asked_something(&self) -> bool {
+        self.questions.next_deadline().is_some()
+    }
+
     /// Asks about a request; false if too much waits for it.
     pub fn ask(&mut self, now: Instant, waiting: Waiting) -> bool {
         let deadline = now + self.asking.timeout;

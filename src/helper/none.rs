@@ -102,6 +102,10 @@ impl Helper {
         match *self {}
     }
 
+    pub(crate) fn is_asked_something(&self) -> bool {
+        match *self {}
+    }
+
     pub(crate) fn ask(&mut self, _: Instant, _: Waiting) -> bool {
         match *self {}
     }

@@ -1,4 +1,4 @@
-//! Sockets that were bound by the process that started us: a service manager
+//! Sockets that the process that started us has bound: a service manager
 //! (`sd_listen_fds(3)`), or inetd.
 //!
 //! Must not: know what comes in on them.

@@ -67,8 +67,9 @@ impl Signals {
         }
         signals.thread_block()?;
         // Blocked and never read: a file larger than the process may write is an
-        // error of that one upload (EFBIG), not the end of the server.
-        SigSet::from_iter([Signal::SIGXFSZ]).thread_block()?;
+        // error of that one upload (EFBIG), not the end of the server. SIGUSR2 is for a
+        // process that has several to see to, and may be sent to those as well.
+        SigSet::from_iter([Signal::SIGXFSZ, Signal::SIGUSR2]).thread_block()?;
         let descriptor =
             SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
         Ok(Self { descriptor })

@@ -1,7 +1,7 @@
 //! What the service manager is told (`sd_notify(3)`): ready, stopping, alive.
 //!
-//! Only where it asked for that, by the environment. The socket is connected
-//! before the process is shut in, which a connected one survives. Must not: read
+//! Only where the environment asks for it. The socket is connected before the process
+//! is confined, and stays connected. Must not: read
 //! the clock, wait for the manager.
 
 use std::env;

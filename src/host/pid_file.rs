@@ -1,7 +1,7 @@
 //! The file that says which process we are.
 //!
-//! Locked as long as we live, so that a second server leaves it alone. Must not: be
-//! left behind with a number that will be another's.
+//! Locked as long as we live, so that a second server leaves it alone. Must not:
+//! outlive the process with a number that may be another's.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write as _};

@@ -1,9 +1,8 @@
 //! What the kernel is told to forbid us from here on (Landlock, Linux 5.13).
 //!
-//! Only the served directory stays, and what links may lead to, and those of the log
-//! file, the map file and the rules file, so that these can be opened again when another
-//! has taken their place, and of the pid file and the status port's socket, so that they
-//! can be removed; no new TCP (Linux 6.7), no signals to
+//! What stays: the served directory; the directories that links may lead to; those of the
+//! log file, the map file and the rules file, so that new ones can be opened; those of the
+//! pid file and the status port's socket, so that they can be removed. No new TCP (Linux 6.7), no signals to
 //! other processes and no abstract sockets of theirs (6.12). Older kernels forbid
 //! what they know of. Descriptors that are open already keep their rights. Must
 //! not: allow more than the options ask for.

@@ -1,5 +1,5 @@
-//! What both commands do with a command line that they can't follow: one line
-//! that names the mistake. Must not: know their options.
+//! What both commands do with a command line that is wrong: one line that names the
+//! mistake. Must not: know their options.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;

@@ -166,10 +166,10 @@ impl Batch {
             );
         }
         let control = &mut self.control[index];
-        let mut used = match datagram.destination {
-            Some(Destination::Local(local)) => put_local(control, local, 0),
-            Some(Destination::Group(_)) | None => 0,
-        };
+        let interface = datagram.interface.unwrap_or(0);
+        let mut used = datagram.destination.map_or(0, |destination| {
+            put_destination(control, destination, datagram.peer.is_ipv4(), interface)
+        });
         if let Some(size) = datagram.segment {
             let size = libc::c_int::from(size);
             used = put_control(control, used, libc::SOL_UDP, libc::UDP_GRO, size);
@@ -478,6 +478,41 @@ fn put_local(control: &mut [u64; CONTROL_WORDS], local: IpAddr, scope: u32) -> u
     }
 }
 
+/// The first control message, as the kernel tells where a datagram was sent to and by
+/// which interface it came. Returns the bytes used.
+fn put_destination(
+    control: &mut [u64; CONTROL_WORDS],
+    destination: Destination,
+    is_ipv4: bool,
+    interface: u32,
+) -> usize {
+    let (ours, sent_to) = match destination {
+        Destination::Local(IpAddr::V6(ip)) => return put_arrival_v6(control, ip, interface),
+        Destination::Group(_) if !is_ipv4 => {
+            return put_arrival_v6(control, ALL_NODES, interface);
+        }
+        Destination::Local(IpAddr::V4(ip)) => (ip, ip),
+        Destination::Group(Some(IpAddr::V4(ours))) => (ours, Ipv4Addr::BROADCAST),
+        Destination::Group(_) => (Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST),
+    };
+    let address = |ip: Ipv4Addr| libc::in_addr {
+        s_addr: u32::from(ip).to_be(),
+    };
+    let info = libc::in_pktinfo {
+        ipi_ifindex: interface.cast_signed(),
+        ipi_spec_dst: address(ours),
+        ipi_addr: address(sent_to),
+    };
+    put_control(control, 0, libc::IPPROTO_IP, libc::IP_PKTINFO, info)
+}
+
+fn put_arrival_v6(control: &mut [u64; CONTROL_WORDS], ip: Ipv6Addr, interface: u32) -> usize {
+    put_local(control, ip.into(), interface)
+}
+
+/// Any multicast address: they aren't told apart.
+const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+
 /// Appends a control message to the `used` bytes of others; returns the bytes
 /// used then. `used` is what an earlier call returned, or 0.
 fn put_control<T: Copy>(
@@ -655,7 +690,7 @@ mod tests {
                 let datagram = Received {
                     peer: peer.parse().unwrap(),
                     destination: Some(Destination::Local(ROUTED.into())),
-                    interface: None,
+                    interface: Some(7),
                     payload,
                     segment: Some(2),
                 };
@@ -667,7 +702,28 @@ mod tests {
                     (got.destination, got.segment),
                     (datagram.destination, Some(2))
                 );
+                assert_eq!(got.interface, Some(7));
             }
+        }
+        for (peer, destination) in [
+            ("192.0.2.7:69", Destination::Local(OURS.into())),
+            ("192.0.2.7:69", Destination::Group(Some(OURS.into()))),
+            ("192.0.2.7:69", Destination::Group(None)),
+            ("[2001:db8::7]:69", Destination::Group(None)),
+        ] {
+            let datagram = Received {
+                peer: peer.parse().unwrap(),
+                destination: Some(destination),
+                interface: Some(7),
+                payload: b"four",
+                segment: None,
+            };
+            batch.put(0, 8, &datagram);
+            let got = batch.get(0).unwrap();
+            assert_eq!(
+                (got.destination, got.interface),
+                (Some(destination), Some(7))
+            );
         }
         assert_eq!(batch.capacity(8, 9), 2);
         assert_eq!(batch.capacity(8, 1), 1);

@@ -11,13 +11,16 @@ pub mod pool;
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::ops::RangeInclusive;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::rc::Rc;
+use std::time::Duration;
 
 use mio::net::UdpSocket;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
+use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
+use nix::sys::time::TimeSpec;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 pub use batch::{Batch, Destination, Received, receive_with_descriptors};
@@ -187,6 +190,23 @@ impl ListenSocket {
         })
     }
 
+    /// Another socket on the same address and interface, for another process: both must
+    /// have been bound to be shared, and the kernel shares the clients out.
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    pub fn twin(&self) -> io::Result<Self> {
+        let device = SockRef::from(&*self.socket).device()?;
+        let device = device.map(|name| String::from_utf8_lossy(&name).into_owned());
+        let binding = Binding {
+            reuse_port: true,
+            // If it wasn't needed for the first, it isn't for this one.
+            ahead: true,
+            device: device.as_deref(),
+        };
+        Self::bind(self.address, binding)
+    }
+
     /// The same socket, and its transfers will be bound to `device` as well (an
     /// interface or a VRF); what belongs to others is never received or sent.
     #[must_use]
@@ -276,6 +296,12 @@ impl ListenSocket {
     }
 }
 
+impl AsFd for ListenSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
 /// A socket that is to carry transfers, once it has a port: made while the process has
 /// the right to a large send buffer.
 #[derive(Debug)]
@@ -351,6 +377,17 @@ fn force_send_buffer(socket: &impl AsFd) -> io::Result<()> {
         sockopt::SndBufForce,
         &SHARED_SEND_BUFFER,
     )?)
+}
+
+/// Waits until `poll` has something to report, for at most so long: to the microsecond,
+/// where its own wait counts in milliseconds. Returns whether it has.
+///
+/// # Errors
+/// Whatever the kernel says: `Interrupted` by a signal.
+pub fn wait_for_report(poll: &Registry, longest: Duration) -> io::Result<bool> {
+    let descriptor = &mut [PollFd::new(poll.as_fd(), PollFlags::POLLIN)];
+    let reported = ppoll(descriptor, Some(TimeSpec::from_duration(longest)), None)?;
+    Ok(reported > 0)
 }
 
 /// What became of a run of blocks handed to the kernel.
@@ -461,6 +498,22 @@ impl TransferSocket {
         Ok(())
     }
 
+    /// Has `registry` report nothing, until it is to be watched again: what has arrived
+    /// by then is reported.
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    pub fn rest(&mut self, registry: &Registry) -> io::Result<()> {
+        // Whatever else is asked for, each datagram wakes those that wait (EPOLLPRI
+        // included), if only to find nothing.
+        if let Channel::Own(socket) = &mut self.channel
+            && std::mem::take(&mut self.registered)
+        {
+            registry.deregister(socket)?;
+        }
+        Ok(())
+    }
+
     /// Whether it is as it was when it was bound, fit for any other transfer.
     pub fn is_plain(&self) -> bool {
         self.offload == Offload::Untried && !self.tuned && !self.is_shared()
@@ -559,7 +612,7 @@ impl TransferSocket {
     }
 
     /// Has [`TransferSocket::receive`] and the sends tell when the network
-    /// answered that an earlier datagram could not be delivered (ICMP). Who sent
+    /// answered that an earlier datagram could not be delivered (ICMP). A sender
     /// to several addresses doesn't learn which one it was.
     ///
     /// # Errors

@@ -163,7 +163,7 @@ mod tests {
             ..endpoint(9999)
         };
         assert!(enough.take(&elsewhere).is_none());
-        // Whoever it served knows it, and could answer in the name of another.
+        // A client that it served knows it, and could answer in the name of another.
         let stranger = Endpoint {
             peer: SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 3)), 9999),
             ..endpoint(9999)

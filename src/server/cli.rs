@@ -290,6 +290,22 @@ pub struct Args {
     #[arg(short = 'P', long, value_name = "FILE", help_heading = "Process")]
     pub pid_file: Option<PathBuf>,
 
+    /// Serve with so many processes, each with its part of the clients: one for each
+    /// processor. SIGUSR2 has new ones take over without dropping a transfer
+    #[arg(
+        long,
+        value_name = "N",
+        help_heading = "Process",
+        conflicts_with_all = ["reuse_port", "idle_exit"]
+    )]
+    #[cfg_attr(feature = "status", arg(conflicts_with = "status"))]
+    #[arg(value_parser = usage::number(1..=MAX_WORKERS))]
+    pub workers: Option<u8>,
+
+    /// What this process is to the others, if there are several.
+    #[arg(skip)]
+    pub part: Part,
+
     /// Seconds that running transfers may take to finish after SIGTERM or SIGINT, or
     /// a time such as 2m
     #[arg(
@@ -381,7 +397,7 @@ pub enum Command {
     Status(StatusArgs),
 }
 
-/// One line for whoever wrote a second directory, which looks like a subcommand where
+/// One line for a user that wrote a second directory, which looks like a subcommand where
 /// there are any.
 fn second_root(error: &clap::Error) -> Option<String> {
     let context = match error.kind() {
@@ -407,6 +423,7 @@ impl Args {
     /// The text to print and the status to exit with: `--help` and `--version`
     /// (0, standard output), or a mistake in one line (2, standard error).
     pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, UsageError> {
+        let (part, words) = Part::split_off(words);
         let words = familiar::translate(words).map_err(|text| UsageError {
             text: format!("tftpd: {text}"),
             status: 2,
@@ -418,6 +435,11 @@ impl Args {
         })?;
         // How tftp-hpa is told that there are no rules.
         args.map_file.take_if(|file| file == Path::new("/dev/null"));
+        args.part = part;
+        if part == Part::Worker {
+            // The supervisor's.
+            args.pid_file = None;
+        }
         Ok(args)
     }
 
@@ -465,6 +487,48 @@ impl Args {
         set
     }
 }
+
+/// What a process is to the others, with `--workers`. It is told by a word before all
+/// options, which isn't for users.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Part {
+    /// The one that was started from outside.
+    #[default]
+    First,
+    /// The same, executed again, with sockets and processes of its own.
+    Resumed,
+    /// One that serves on sockets that it is handed.
+    Worker,
+}
+
+impl Part {
+    /// The word that says so, for the worker with this number.
+    pub(super) fn word(self, number: usize) -> String {
+        match self {
+            Self::First => String::new(),
+            Self::Resumed => RESUMED.to_owned(),
+            Self::Worker => format!("{WORKER}{number}"),
+        }
+    }
+
+    /// What the first word says, and the command line without it.
+    fn split_off(words: impl IntoIterator<Item = OsString>) -> (Self, Vec<OsString>) {
+        let mut words: Vec<_> = words.into_iter().collect();
+        let part = match words.get(1).and_then(|word| word.to_str()) {
+            Some(RESUMED) => Self::Resumed,
+            Some(word) if word.starts_with(WORKER) => Self::Worker,
+            _ => return (Self::First, words),
+        };
+        words.remove(1);
+        (part, words)
+    }
+}
+
+const RESUMED: &str = "--part=resumed";
+const WORKER: &str = "--part=worker-";
+
+/// The most processes on one port.
+const MAX_WORKERS: u8 = 64;
 
 /// A user and perhaps a group, by name or number.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -592,6 +656,13 @@ mod tests {
             (&["-u", "nobody:"], "nobody:"),
             (&["--grace", "-1"], "-1"),
             (&["--bogus"], "--bogus"),
+            (&["--workers", "0"], "0"),
+            (&["--workers", "65"], "65"),
+            (&["--workers", "two"], "two"),
+            (&["--workers", "2", "--reuse-port"], "--reuse-port"),
+            (&["--workers", "2", "--idle-exit", "9"], "--idle-exit"),
+            #[cfg(feature = "status")]
+            (&["--workers", "2", "--status", "8069"], "--status"),
             (&["a", "b"], "b"),
             (&["--read-only", "--overwrite"], "--overwrite"),
             #[cfg(feature = "uploads")]

@@ -76,7 +76,7 @@ counters! {
     strangers,
     /// Datagrams on a transfer's port that were no TFTP, dropped.
     garbage,
-    /// Errors of the kernel's while sending or receiving.
+    /// Errors from the kernel while sending or receiving.
     socket_errors,
     /// Answers left out because there were too many of them: ERRORs, and what repeated
     /// requests get once more.

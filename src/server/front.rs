@@ -2,10 +2,12 @@
 //! received a batch at a time, and each datagram goes to the session it belongs to,
 //! is a request, or a stranger's.
 //!
-//! Must not: decide what becomes of a request.
+//! Where several processes follow each other on the sockets, one of them reads, and
+//! `relay` takes the rest to the others. Must not: decide what becomes of a request.
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +15,7 @@ use mio::{Interest, Registry};
 
 use super::answers::{endpoint_of, turn_stranger_away};
 use super::floor::Floor;
+use super::relay::{Incoming, MAX_RELAYED, Successor};
 use super::requests::Requests;
 use super::socket_set::SocketSet;
 use super::{MAX_LISTENERS, MAX_SOCKETS, socket_token};
@@ -22,7 +25,7 @@ use crate::session::{BATCH_BYTES, BATCH_SLOTS, Context, Session};
 use crate::table::Endpoint;
 use crate::wire::packet::Opcode;
 
-/// How long after an error of the kernel's a listener is tried again.
+/// How long after an error from the kernel a listener is tried again.
 const RETRY: Duration = Duration::from_millis(10);
 
 /// How long a session's deadline waits for a socket that isn't empty: longer than it
@@ -56,6 +59,10 @@ pub(super) struct Front {
     retry_at: Option<Instant>,
     batch: Batch,
     pub(super) requests: Requests,
+    /// What processes pass on that this one follows, if it does follow any.
+    incoming: Option<Box<Incoming>>,
+    /// The one that follows.
+    successor: Option<Successor>,
 }
 
 impl Front {
@@ -70,6 +77,48 @@ impl Front {
             retry_at: None,
             batch: Batch::new(BATCH_SLOTS, BATCH_BYTES),
             requests,
+            incoming: None,
+            successor: None,
+        }
+    }
+
+    /// The listen sockets aren't to be read until [`Front::listen`] says so.
+    pub(super) fn wait_turn(&mut self) {
+        self.incoming = Some(Box::new(Incoming::new()));
+    }
+
+    /// They are ours to read from now on.
+    pub(super) fn listen(&mut self) {
+        if let Some(incoming) = self.incoming.as_mut().filter(|it| it.waits) {
+            incoming.waits = false;
+            // What came before raises no event.
+            (0..self.listeners.len()).for_each(|index| self.unfinished.insert(index));
+        }
+    }
+
+    /// Whether they are.
+    pub(super) fn listens(&self) -> bool {
+        self.incoming.as_ref().is_none_or(|it| !it.waits)
+    }
+
+    /// An older process passes on what isn't its own.
+    ///
+    /// # Errors
+    /// Whatever the kernel says to watching the socket.
+    pub(super) fn hear(&mut self, socket: OwnedFd, registry: &Registry) -> io::Result<()> {
+        let incoming = self.incoming.as_mut();
+        incoming.map_or(Ok(()), |it| it.add(socket, registry))
+    }
+
+    /// A newer one takes what isn't ours.
+    pub(super) fn pass_on_to(&mut self, socket: OwnedFd) {
+        self.successor = Some(Successor::new(socket));
+    }
+
+    /// Something may have been passed on to us.
+    pub(super) fn expect_relayed(&mut self) {
+        if let Some(incoming) = &mut self.incoming {
+            incoming.has_more = true;
         }
     }
 
@@ -101,7 +150,9 @@ impl Front {
 
     /// Some socket may have more without a new event.
     pub(super) fn has_work(&self) -> bool {
-        !self.unfinished.is_empty() || self.requests.helper_has_work()
+        !self.unfinished.is_empty()
+            || self.requests.helper_has_work()
+            || self.incoming.as_ref().is_some_and(|it| it.has_more)
     }
 
     /// When some socket may have more, though no event says so, or the helper is due.
@@ -125,7 +176,7 @@ impl Front {
     /// transfers to their end.
     pub(super) fn close(&mut self, carry: bool) {
         self.requests.is_closing = true;
-        if !carry {
+        if !carry && self.successor.is_none() {
             let drops = self.listeners.iter().map(ListenSocket::receive_drops);
             self.drops_before = drops.map(|it| it.map(u64::from)).sum();
             // Closed, they leave the poll.
@@ -146,8 +197,12 @@ impl Front {
         let Some(socket) = &socket.cloned() else {
             return;
         };
+        if is_listener && !self.listens() {
+            self.unfinished.remove(index);
+            return;
+        }
         let is_shared = floor.listeners_carry_transfers() || !is_listener;
-        let slot_len = floor.slot_len(is_shared);
+        let slot_len = self.slot_len(is_shared, floor);
         let capacity = self.batch.capacity(slot_len, usize::MAX);
         let received = match socket.receive(&mut self.batch, slot_len, usize::MAX) {
             Ok(received) => received,
@@ -169,14 +224,59 @@ impl Front {
         self.requests.policy().root.begin_batch();
         if is_shared {
             self.note_backlog(index, socket);
-            self.sort(received, socket, is_listener, floor);
-        } else {
-            let now = clock::now();
-            for datagram in (0..received).filter_map(|slot| self.batch.get(slot)) {
-                self.requests.handle(now, socket, &datagram, floor);
+        }
+        self.see_to(received, index, socket, floor);
+        self.requests.policy().root.end_batch();
+    }
+
+    /// Takes what was passed on to us, as if it had come in on the listen sockets now.
+    pub(super) fn run_relayed(&mut self, floor: &mut Floor) {
+        let Some(mut incoming) = self.incoming.take_if(|it| it.has_more) else {
+            return;
+        };
+        self.requests.policy().root.begin_batch();
+        for _ in 0..BATCH_SLOTS {
+            let Some(len) = incoming.receive() else {
+                incoming.has_more = false;
+                break;
+            };
+            if let Some((index, datagram)) = incoming.datagram(len)
+                && let Some(socket) = &self.listeners.get(index).cloned()
+            {
+                let slot_len = self.slot_len(floor.listeners_carry_transfers(), floor);
+                self.batch.put(0, slot_len, &datagram);
+                self.see_to(1, index, socket, floor);
             }
         }
         self.requests.policy().root.end_batch();
+        self.incoming = Some(incoming);
+    }
+
+    /// Bytes that are received of a datagram at most: for another process as many as it
+    /// may want.
+    fn slot_len(&self, is_shared: bool, floor: &Floor) -> usize {
+        match self.successor {
+            Some(_) if is_shared => MAX_RELAYED,
+            _ => floor.slot_len(is_shared),
+        }
+    }
+
+    /// Gives what was received on the socket with this index to where it belongs.
+    fn see_to(&mut self, received: usize, index: usize, socket: &ListenSocket, floor: &mut Floor) {
+        let is_listener = index < MAX_LISTENERS;
+        if floor.listeners_carry_transfers() || !is_listener {
+            self.sort(received, index, socket, floor);
+            return;
+        }
+        let now = clock::now();
+        for datagram in (0..received).filter_map(|slot| self.batch.get(slot)) {
+            if let Some(successor) = &self.successor
+                && successor.takes(index, socket, &datagram, &mut self.requests, floor)
+            {
+                continue;
+            }
+            self.requests.handle(now, socket, &datagram, floor);
+        }
     }
 
     /// Since when the socket has held more than was taken of it, if it does.
@@ -201,13 +301,8 @@ impl Front {
 
     /// Datagrams of one endpoint that came one after the other are one session's
     /// turn; the rest are requests, where those come in, or strangers'.
-    fn sort(
-        &mut self,
-        received: usize,
-        socket: &ListenSocket,
-        is_listener: bool,
-        floor: &mut Floor,
-    ) {
+    fn sort(&mut self, received: usize, index: usize, socket: &ListenSocket, floor: &mut Floor) {
+        let is_listener = index < MAX_LISTENERS;
         let (mut slot, mut next) = (0, self.endpoint_of(0, received, socket));
         while slot < received {
             let endpoint = next;
@@ -216,7 +311,13 @@ impl Front {
                 if let Some(datagram) = self.batch.get(slot) {
                     // A batch takes its time: each request is looked at by itself.
                     let now = clock::now();
-                    if is_listener {
+                    let successor = self.successor.as_ref().filter(|_| is_listener);
+                    let requests = &mut self.requests;
+                    if successor
+                        .is_some_and(|it| it.takes(index, socket, &datagram, requests, floor))
+                    {
+                        // Another process sees to it.
+                    } else if is_listener {
                         self.requests.handle(now, socket, &datagram, floor);
                     } else {
                         turn_stranger_away(now, socket, &datagram, floor);

@@ -14,7 +14,7 @@ use nix::net::if_::if_nametoindex;
 
 use super::MAX_LISTENERS;
 use super::address::ListenTarget;
-use super::cli::Args;
+use super::cli::{Args, Part};
 use crate::file::reason;
 use crate::net::{Binding, ListenSocket, TransferSocket};
 use crate::policy::rules::file::RulesFile;
@@ -50,6 +50,49 @@ pub(super) fn listeners(
     Ok(listeners.into())
 }
 
+/// A set of sockets for each of `count` processes: those that were handed over, or our
+/// own. The kernel shares the clients of an address out among its sockets by their
+/// address and port, always in the same way as long as all of them are open.
+pub(super) fn sets(
+    args: &Args,
+    inherited: Vec<UdpSocket>,
+    count: usize,
+) -> Result<Vec<Vec<ListenSocket>>, String> {
+    let mut sets: Vec<Vec<_>> = Vec::with_capacity(count);
+    if inherited.is_empty() {
+        sets.push(listen(args)?);
+        while let (Some(first), true) = (sets.first(), sets.len() < count) {
+            let twin = |it: &ListenSocket| {
+                let twin = it.twin();
+                twin.map_err(|error| cannot_listen(it.address(), &error))
+            };
+            let twins = first.iter().map(twin).collect::<Result<_, _>>()?;
+            sets.push(twins);
+        }
+        return Ok(sets);
+    }
+    sets.resize_with(count, Vec::new);
+    for socket in adopt(args, inherited)? {
+        let lacks =
+            |set: &&mut Vec<ListenSocket>| set.iter().all(|it| it.address() != socket.address());
+        match sets.iter_mut().find(lacks) {
+            Some(set) => set.push(socket),
+            None => return Err(uneven(count)),
+        }
+    }
+    if sets.iter().any(|set| set.len() != sets[0].len()) {
+        return Err(uneven(count));
+    }
+    Ok(sets)
+}
+
+fn uneven(count: usize) -> String {
+    format!(
+        "cannot share inherited sockets out among {count} processes: they need {count} of each \
+         address (ReusePort=yes); use --workers 1, or none of systemd's sockets"
+    )
+}
+
 /// Whether transfers may be bound to the interface with the rights that are left.
 pub(super) fn may_bind_transfers(args: &Args, listeners: &[ListenSocket]) -> Result<(), String> {
     let Some(device) = args.interface.as_deref().filter(|_| !args.single_port) else {
@@ -73,7 +116,8 @@ pub(super) fn may_bind_transfers(args: &Args, listeners: &[ListenSocket]) -> Res
 fn adopt(args: &Args, sockets: Vec<UdpSocket>) -> Result<Vec<ListenSocket>, String> {
     let adopt = |socket| {
         let listener = ListenSocket::inherit(socket)?;
-        if let Some(device) = &args.interface {
+        // A supervisor's are bound.
+        if let Some(device) = args.interface.as_ref().filter(|_| args.part == Part::First) {
             listener.bind_device(device)?;
         }
         Ok(listener)
@@ -152,7 +196,7 @@ fn is_optional(target: &ListenTarget, args: &Args) -> bool {
 /// Binds to an address, even to one that was asked for and isn't there yet.
 fn bind(address: SocketAddr, target: &ListenTarget, args: &Args) -> io::Result<ListenSocket> {
     let mut binding = Binding {
-        reuse_port: args.reuse_port,
+        reuse_port: args.reuse_port || args.workers.is_some(),
         ahead: false,
         device: target.device.as_deref().or(args.interface.as_deref()),
     };
@@ -161,7 +205,7 @@ fn bind(address: SocketAddr, target: &ListenTarget, args: &Args) -> io::Result<L
             binding.ahead = true;
             let listener = ListenSocket::bind(address, binding)?;
             let ip = address.ip();
-            warn!("{ip} is no address of this machine yet: it will be served when it is");
+            warn!("{ip} is not an address of this machine yet: it will be served once it is");
             Ok(listener)
         }
         bound => bound,

@@ -15,6 +15,7 @@
 
 pub mod address;
 mod answers;
+mod channel;
 pub mod cli;
 mod counters;
 mod drops;
@@ -23,6 +24,8 @@ mod exposure;
 pub mod familiar;
 mod floor;
 mod front;
+mod gathering;
+mod handover;
 mod hints;
 mod listen;
 mod logging;
@@ -30,22 +33,26 @@ mod opened;
 mod opening;
 mod pacing;
 mod ports;
+mod relay;
 mod report;
 mod requests;
 
 mod busy_poll;
 mod shared;
+mod slot;
 mod socket_set;
 mod start;
+mod supervisor;
 mod terms;
 mod unverified;
 #[cfg_attr(not(feature = "uploads"), path = "no_upload_args.rs")]
 mod upload_args;
 mod why;
+mod worker;
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use log::{error, info};
@@ -56,10 +63,13 @@ use self::busy_poll::BusyPoll;
 use self::floor::Floor;
 use self::front::Front;
 pub use self::start::{test_map, test_rules};
+pub use self::supervisor::supervise;
+use self::worker::{Order, Worker};
 use crate::host::clock;
 use crate::host::{Command, Notifier, PidFile, Signals};
 use crate::log::LogFile;
 use crate::log::event::Event;
+use crate::net::wait_for_report;
 use crate::status::{Status, View};
 use crate::table::{RESERVED, SessionKey};
 
@@ -79,13 +89,23 @@ const STATUS: Token = Token(*RESERVED.start());
 /// The helper's token.
 const HELPER: Token = Token(STATUS.0 + 1);
 
+/// The token of what a supervisor and other workers say.
+const WORKER: Token = Token(HELPER.0 + 1);
+
 /// The most listen sockets there are tokens for.
 pub const MAX_LISTENERS: usize = 15;
 
 /// Those and the ports that transfers share beside them.
-const MAX_SOCKETS: usize = SIGNALS.0 - HELPER.0 - 1;
+const MAX_SOCKETS: usize = SIGNALS.0 - WORKER.0 - 1;
 
 const _: () = assert!(MAX_LISTENERS < MAX_SOCKETS);
+
+/// What the transfers of a process that another has replaced may take at least: nobody
+/// waits for them.
+const LONGEST_DRAIN: Duration = Duration::from_secs(600);
+
+/// A shorter wait than this for a window is spent awake: to sleep takes as long.
+const WORTH_SLEEPING: Duration = Duration::from_micros(15);
 
 /// When the server ends.
 #[derive(Debug)]
@@ -117,6 +137,10 @@ pub struct Server {
     status: Option<Box<Status>>,
     /// Once told to stop: when the last transfers are cut off.
     stop_at: Option<Instant>,
+    /// The same, once another process has taken over.
+    drained_at: Option<Instant>,
+    /// The supervisor, if this process is one of several.
+    worker: Option<Box<Worker>>,
 }
 
 impl Server {
@@ -155,6 +179,8 @@ impl Server {
             pid_file: None,
             status: None,
             stop_at: None,
+            drained_at: None,
+            worker: None,
         })
     }
 
@@ -169,9 +195,9 @@ impl Server {
     /// When the kernel refuses to wait for events: nothing can be done then.
     pub fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS);
+        clock::wake_on_time();
         while !self.is_done() {
-            let timeout = self.wait(clock::now());
-            match self.floor.poll.poll(&mut events, timeout) {
+            match self.wait_for_events(&mut events) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 other => other?,
             }
@@ -184,6 +210,27 @@ impl Server {
         self.floor.report();
         drop(self.pid_file);
         Ok(())
+    }
+
+    fn wait_for_events(&mut self, events: &mut Events) -> io::Result<()> {
+        let now = clock::now();
+        let timeout = self.wait(now);
+        let window = self.floor.next_window();
+        let window = window.map(|until| until.saturating_duration_since(now));
+        if let (Some(timeout), Some(window)) = (timeout, window)
+            && !timeout.is_zero()
+            && window <= timeout
+        {
+            if window < WORTH_SLEEPING {
+                return self.floor.poll.poll(events, Some(Duration::ZERO));
+            }
+            if wait_for_report(self.floor.registry(), window)? {
+                return self.floor.poll.poll(events, Some(Duration::ZERO));
+            }
+            events.clear();
+            return Ok(());
+        }
+        self.floor.poll.poll(events, timeout)
     }
 
     /// How long nothing can happen by itself.
@@ -201,8 +248,10 @@ impl Server {
         let idle_end = self.idle_end().filter(|_| is_idle);
         let deadlines = [
             self.floor.next_deadline(),
+            self.floor.next_window(),
             self.front.next_deadline(),
             self.stop_at,
+            self.drained_at,
             sign,
             status,
             idle_end,
@@ -213,7 +262,7 @@ impl Server {
 
     fn turn(&mut self, events: &Events) {
         let now = clock::now();
-        // Who only looks keeps nobody busy.
+        // Looking at the status port is no work that keeps the server up.
         let is_served = events.iter().any(|event| event.token() != STATUS);
         if is_served {
             self.busy_poll.over(now);
@@ -221,15 +270,19 @@ impl Server {
         if is_served || !self.floor.sessions.is_empty() {
             self.last_busy = now;
         }
+        if self.floor.run_gathered(now) {
+            self.busy_poll.over(now);
+        }
         // What was left over comes after what is new: everyone gets a turn.
         let leftovers = self.floor.count_unfinished();
         let mut ready = self.front.take_unfinished(now);
-        let (mut signalled, mut asked, mut has_said) = (false, false, false);
+        let (mut signalled, mut asked, mut has_said, mut told) = (false, false, false, false);
         for event in events {
             match event.token() {
                 SIGNALS => signalled = true,
                 STATUS => asked = true,
                 HELPER => has_said = true,
+                WORKER => told = true,
                 token if socket_index(token) < MAX_SOCKETS => {
                     ready.insert(socket_index(token));
                     if event.is_writable() {
@@ -242,10 +295,15 @@ impl Server {
         if signalled {
             self.obey_signals();
         }
+        if told {
+            self.front.expect_relayed();
+            self.obey_orders();
+        }
         self.floor.run_unfinished(leftovers);
         for index in ready {
             self.front.run(index, &mut self.floor);
         }
+        self.front.run_relayed(&mut self.floor);
         // What time it was when the sockets were looked at: an ACK that came
         // since hasn't missed its deadline.
         let front = &self.front;
@@ -255,6 +313,8 @@ impl Server {
         if let Some(notifier) = &mut self.notifier {
             notifier.handle_timeout(now);
         }
+        let blocks = self.floor.take_moved();
+        self.busy_poll.moved(blocks, clock::processor_time);
         self.show(now, asked);
     }
 
@@ -291,6 +351,36 @@ impl Server {
                     self.front.requests.reload();
                 }
             }
+        }
+    }
+
+    fn obey_orders(&mut self) {
+        while let Some(order) = self.worker.as_mut().and_then(|it| it.next_order()) {
+            match order {
+                Order::Listen => self.front.listen(),
+                Order::Hear(socket) => {
+                    if let Err(error) = self.front.hear(socket, self.floor.registry()) {
+                        error!("cannot hear the process before this one: {error}");
+                    }
+                }
+                Order::Replaced(socket) => self.drain(socket),
+                // Whoever signals the supervisor may have signalled us.
+                Order::Stop if self.stop_at.is_some() => {}
+                Order::Stop => self.stop(clock::now()),
+                Order::End => self.stop_at = Some(clock::now()),
+            }
+        }
+    }
+
+    /// Another process takes over: what runs here is finished, and what doesn't belong to
+    /// that is passed on.
+    fn drain(&mut self, successor: OwnedFd) {
+        self.front.pass_on_to(successor);
+        if self.drained_at.is_none() {
+            let longest = self.lifetime.grace.max(LONGEST_DRAIN);
+            self.drained_at = Some(clock::now() + longest);
+            let running = self.floor.running();
+            info!("another process takes over; transfers to finish: {running}");
         }
     }
 
@@ -342,8 +432,17 @@ impl Server {
     }
 
     fn is_done(&self) -> bool {
-        self.stop_at
-            .is_some_and(|deadline| clock::now() >= deadline || self.floor.running() == 0)
+        let has_stopped = self
+            .stop_at
+            .is_some_and(|deadline| clock::now() >= deadline || self.floor.running() == 0);
+        has_stopped || self.drained_at.is_some_and(|it| self.is_drained(it))
+    }
+
+    /// Whether nothing is left to do for clients of this process, or the time is up.
+    /// One that others rely on to pass on what comes stays.
+    fn is_drained(&self, deadline: Instant) -> bool {
+        let is_idle = self.floor.sessions.is_empty() && !self.front.requests.await_answers();
+        (is_idle && self.front.listens()) || clock::now() >= deadline
     }
 }
 

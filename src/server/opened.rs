@@ -228,7 +228,7 @@ fn start_helper(args: &Args) -> Result<Option<Box<Helper>>, String> {
 }
 
 /// The user to become.
-fn identity(args: &Args) -> Result<Option<Identity>, String> {
+pub(super) fn identity(args: &Args) -> Result<Option<Identity>, String> {
     let find = |it: &UserAndGroup| Identity::find(&it.user, it.group.as_deref());
     args.user.as_ref().map(find).transpose()
 }

@@ -27,9 +27,26 @@ pub(super) struct Pacing {
 #[derive(Debug)]
 struct Account {
     section: Rc<Section>,
-    /// It is one of the section's sessions that count: its client has answered.
-    is_counted: bool,
+    /// Its client has answered.
+    counted: Option<Counted>,
     pace: Option<Pace>,
+}
+
+/// A session counts among those of its section for as long as this is there.
+#[derive(Debug)]
+struct Counted(Rc<Section>);
+
+impl Counted {
+    fn among(section: &Rc<Section>) -> Self {
+        section.sessions.set(section.sessions.get() + 1);
+        Self(Rc::clone(section))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.sessions.set(self.0.sessions.get() - 1);
+    }
 }
 
 /// A bucket of bytes that is filled at a rate.
@@ -49,7 +66,7 @@ impl Pacing {
         let settings = section.settings;
         if settings.needs_account() {
             let account = Account {
-                is_counted: false,
+                counted: None,
                 pace: settings.rate.map(|rate| Pace::new(rate, now)),
                 section,
             };
@@ -59,31 +76,24 @@ impl Pacing {
 
     /// Its client has answered for the first time.
     pub(super) fn proved(&mut self, key: SessionKey) {
-        let Some(account) = self.sessions.get_mut(&key) else {
-            return;
-        };
-        if !std::mem::replace(&mut account.is_counted, true) {
-            let sessions = &account.section.sessions;
-            sessions.set(sessions.get() + 1);
+        if let Some(account) = self.sessions.get_mut(&key) {
+            let section = &account.section;
+            account
+                .counted
+                .get_or_insert_with(|| Counted::among(section));
         }
     }
 
     /// Its section has more sessions now than it may.
     pub(super) fn is_overfull(&self, key: SessionKey) -> bool {
         let account = self.sessions.get(&key);
-        account.is_some_and(|it| it.is_counted && it.section.is_overfull())
+        account.is_some_and(|it| it.counted.is_some() && it.section.is_overfull())
     }
 
     /// It has ended.
     pub(super) fn end(&mut self, key: SessionKey) {
-        if self.sessions.is_empty() {
-            return;
-        }
-        if let Some(account) = self.sessions.remove(&key)
-            && account.is_counted
-        {
-            let sessions = &account.section.sessions;
-            sessions.set(sessions.get().saturating_sub(1));
+        if !self.sessions.is_empty() {
+            self.sessions.remove(&key);
         }
     }
 

@@ -41,6 +41,7 @@ pub(super) fn woken(session: &Session) {
     let waits_for = match session.transfer().timer() {
         Timer::Idle => "nothing",
         Timer::Answer { .. } => "an answer",
+        Timer::Gather { .. } => "the rest of a window",
         Timer::Burst { .. } => "the next burst of a window",
         Timer::Dally { .. } => "a repeat of the last block",
     };
@@ -267,7 +268,9 @@ impl Reporter {
             let bytes = after.bytes.saturating_sub(before.bytes);
             let again = after.retransmits.saturating_sub(before.retransmits);
             history.moved(session.direction(), bytes, again);
-            if before.owes_answer && !after.owes_answer {
+            // A peer that answers what it was never sent, or goes, gets none any more.
+            let is_answered = session.transfer().waiting_since().is_some();
+            if before.owes_answer && is_answered {
                 history.answer(clock::now().saturating_duration_since(session.started));
             }
         }

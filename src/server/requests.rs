@@ -263,7 +263,7 @@ impl Requests {
             }
         };
         if !floor.may_answer(now, &session) {
-            let reason = "too many are being answered that have not been heard of";
+            let reason = "too many clients that never answered are being served";
             self.shed(now, endpoint.peer, reason, floor);
             return;
         }
@@ -340,6 +340,19 @@ impl Requests {
         if let Some(helper) = &mut self.helper {
             helper.flush(clock::now());
         }
+    }
+
+    /// Whether this very request waits for the helper's answer.
+    pub(super) fn awaits_answer(&mut self, endpoint: &Endpoint, fingerprint: Fingerprint) -> bool {
+        let helper = self.helper.as_mut();
+        helper.is_some_and(|it| it.is_asked(endpoint, fingerprint))
+    }
+
+    /// Whether any does.
+    pub(super) fn await_answers(&self) -> bool {
+        self.helper
+            .as_ref()
+            .is_some_and(|it| it.is_asked_something())
     }
 
     /// The helper may have said more without a new event.

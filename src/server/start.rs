@@ -13,11 +13,12 @@ use std::time::{Duration, Instant};
 
 use log::{debug, info};
 
-use super::cli::Args;
+use super::cli::{Args, Part};
 use super::floor::Floor;
 use super::front::Front;
 use super::opened::{Opened, Served, policy};
 use super::requests::Requests;
+use super::worker::Worker;
 use super::{Lifetime, MAX_LISTENERS, STATUS, Server, exposure, logging};
 use crate::file::{Root, reason};
 use crate::host::clock;
@@ -58,7 +59,10 @@ impl Server {
     /// # Errors
     /// One line that says what is in the way, and what to do about it.
     pub fn start(args: &Args) -> Result<Self, Box<dyn Error>> {
-        let inherited = Inherited::take_over(MAX_LISTENERS)?;
+        let (worker, inherited) = match args.part {
+            Part::Worker => Worker::take_over().map(|(worker, sockets)| (Some(worker), sockets))?,
+            _ => (None, Inherited::take_over(MAX_LISTENERS)?),
+        };
         let by_inetd = inherited.by_inetd;
         let log_file = logging::start(args, by_inetd)?;
         let notifier = Notifier::from_environment(clock::now())?;
@@ -84,6 +88,11 @@ impl Server {
         server.notifier = notifier;
         server.pid_file = pid_file;
         server.status = status.map(Box::new);
+        if let Some(worker) = worker {
+            server.front.wait_turn();
+            worker.register(server.floor.registry())?;
+            server.worker = Some(Box::new(worker));
+        }
         server.tell_start(args, &path, room.sessions);
         debug!("waiting for answers awake for up to {busy_poll:?}");
         tell_enforcement(args, enforcement);
@@ -116,6 +125,9 @@ impl Server {
         }
         if let Some(notifier) = &self.notifier {
             notifier.ready(&listening.to_string());
+        }
+        if let Some(worker) = &self.worker {
+            worker.say_ready();
         }
     }
 }
@@ -249,7 +261,11 @@ impl Room {
         }
         let ports = ports.map_or(usize::MAX, ExactSizeIterator::len);
         let capacity = self.descriptors.saturating_sub(MAX_DESCRIPTORS - 1).max(1);
-        table(capacity).with_light_sessions(ports.min(capacity / MAX_DESCRIPTORS))
+        let table = table(capacity).with_light_sessions(ports.min(capacity / MAX_DESCRIPTORS));
+        if args.max_sessions.is_some() || args.single_port {
+            return table;
+        }
+        table.with_light_on_top()
     }
 }
 
@@ -290,11 +306,11 @@ fn busy_poll(args: &Args) -> Duration {
     }
 }
 
-fn reserve_pid_file(path: &Path) -> Result<PidFile, String> {
+pub(super) fn reserve_pid_file(path: &Path) -> Result<PidFile, String> {
     PidFile::reserve(path).map_err(|error| cannot_write_pid_file(path, &error))
 }
 
-fn cannot_write_pid_file(path: &Path, error: &io::Error) -> String {
+pub(super) fn cannot_write_pid_file(path: &Path, error: &io::Error) -> String {
     let path = path.display();
     if error.kind() == ErrorKind::ResourceBusy {
         return format!(

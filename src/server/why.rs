@@ -3,6 +3,7 @@
 //!
 //! Must not: look at anything but the session's own figures.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::protocol::transfer::{Outcome, Progress};
@@ -22,9 +23,16 @@ pub(super) enum Ending<'a> {
     Guessed,
 }
 
-/// The largest block that fits into an Ethernet frame: 1500 bytes less the
-/// headers of IPv4, UDP and DATA.
-const LARGEST_UNFRAGMENTED: u16 = 1468;
+/// The largest block that fits into an Ethernet frame: 1500 bytes less the headers of
+/// IP, UDP and DATA.
+const fn largest_unfragmented(peer: SocketAddr) -> u16 {
+    let ip = if peer.ip().to_canonical().is_ipv4() {
+        20
+    } else {
+        40
+    };
+    1500 - ip - 8 - 4
+}
 
 /// What takes at least so long, at less than so many bytes a second, is slow.
 const SLOW: Duration = Duration::from_secs(2);
@@ -91,7 +99,7 @@ fn silence(session: &Session, progress: Progress) -> Option<&'static str> {
         });
     }
     match progress.blocks {
-        0 if progress.block_size > LARGEST_UNFRAGMENTED => {
+        0 if progress.block_size > largest_unfragmented(session.peer()) => {
             Some("large blocks never arrive: are fragments lost? try -B 1428")
         }
         32_767 | 65_535 => Some("the client stops where block numbers wrap: use a larger blksize"),

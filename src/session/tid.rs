@@ -1,9 +1,9 @@
 //! Our end of a transfer (its TID, RFC 1350 §4): who may share a port, and what an
 //! answer to it proves.
 //!
-//! Whoever acknowledges from a peer's address to a port that nobody else knows has
+//! A sender that acknowledges from a peer's address to a port that nobody else knows has
 //! seen what was sent to that peer. With a single port, or few, each can be tried;
-//! and one that transfers share is known to all that have one there. Must not: know
+//! and a port that transfers share is known to all their peers. Must not: know
 //! which ports are free.
 
 use std::net::SocketAddr;
@@ -44,7 +44,7 @@ pub enum Sharing {
     Listener,
     /// Where none of its own is free.
     Instead,
-    /// Never: whoever knows the port could store a file in the peer's name.
+    /// Never: anybody that knows the port could store a file in the peer's name.
     Never,
 }
 

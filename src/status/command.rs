@@ -87,7 +87,7 @@ fn show(args: &StatusArgs, address: &StatusAddress) -> Result<(), Trouble> {
             out.write_all(table::lines(&status).as_bytes())?;
             return Ok(());
         }
-        let (rows, columns) = size();
+        let (rows, columns) = terminal_size();
         let table = table::table(&status, rows, columns);
         // From the top, each line to its end; what was below goes.
         let mut screen = String::from("\x1b[H");
@@ -106,7 +106,7 @@ fn read(text: &str) -> Result<Value, String> {
     let problem = if text.starts_with("{\"version\":") {
         "the answer was cut off"
     } else {
-        "what answers there is no tftpd"
+        "the server there is not tftpd"
     };
     Value::parse(text).ok_or_else(|| problem.to_owned())
 }
@@ -120,7 +120,7 @@ fn pause() {
 }
 
 /// Rows and columns of the terminal, as `stty` tells.
-fn size() -> (usize, usize) {
+fn terminal_size() -> (usize, usize) {
     let mut stty = Command::new("stty");
     let told = stty
         .arg("size")
@@ -202,7 +202,7 @@ fn exchange(mut stream: impl Read + Write, host: &str) -> Result<String, String>
     let answer = read_within(stream, clock::now() + WHOLE).map_err(said)?;
     let answer = String::from_utf8_lossy(&answer);
     let Some((head, body)) = answer.split_once("\r\n\r\n") else {
-        return Err("what answers there speaks no HTTP".into());
+        return Err("the server there speaks no HTTP".into());
     };
     match head.split(' ').nth(1) {
         Some("200") => Ok(body.to_owned()),
@@ -221,7 +221,7 @@ mod tests {
         for end in [13, whole.len() - 3, whole.len() - 2, whole.len() - 1] {
             assert_eq!(read(&whole[..end]), Err("the answer was cut off".into()));
         }
-        let other = Err("what answers there is no tftpd".into());
+        let other = Err("the server there is not tftpd".into());
         for text in ["", "<html>", "{\"versio"] {
             assert_eq!(read(text), other, "{text}");
         }

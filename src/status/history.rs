@@ -40,7 +40,7 @@ pub(crate) struct History {
     refused: [u64; CODES],
     pub(super) bytes_sent: u64,
     pub(super) bytes_received: u64,
-    pub(super) sent_again: u64,
+    pub(super) retransmits: u64,
     /// Seconds that completed transfers took.
     pub(super) seconds: Histogram<12>,
     /// Seconds from a request to its answer.
@@ -56,7 +56,7 @@ impl Default for History {
             refused: [0; CODES],
             bytes_sent: 0,
             bytes_received: 0,
-            sent_again: 0,
+            retransmits: 0,
             seconds: Histogram::new([
                 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0,
             ]),
@@ -102,12 +102,12 @@ impl History {
 
     /// A turn of a session has moved so many bytes of its file, and sent so many blocks
     /// again.
-    pub(crate) fn moved(&mut self, direction: Direction, bytes: u64, sent_again: u64) {
+    pub(crate) fn moved(&mut self, direction: Direction, bytes: u64, retransmits: u64) {
         match direction {
             Direction::Read => self.bytes_sent += bytes,
             Direction::Write => self.bytes_received += bytes,
         }
-        self.sent_again += sent_again;
+        self.retransmits += retransmits;
     }
 
     /// Transfers of a direction with each outcome.

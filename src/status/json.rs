@@ -113,11 +113,11 @@ fn put_head(out: &mut String, now: Instant, view: &View<'_>) {
     let _ = write!(
         out,
         "],\"session_limit\":{},\"failed_or_refused\":{failed},\"bytes_sent\":{},\
-         \"bytes_received\":{},\"sent_again\":{},\"counters\":{{",
+         \"bytes_received\":{},\"retransmits\":{},\"counters\":{{",
         view.sessions.limit(),
         history.bytes_sent,
         history.bytes_received,
-        history.sent_again,
+        history.retransmits,
     );
     for (index, (name, count)) in view.counters.iter().enumerate() {
         let comma = if index == 0 { "" } else { "," };

@@ -47,7 +47,7 @@ const SINGLE: [(&str, &str, &str); 4] = [
     (
         "socket_errors",
         "socket_errors",
-        "Errors of the kernel's while sending or receiving.",
+        "Errors from the kernel while sending or receiving.",
     ),
     (
         "unanswered",
@@ -82,6 +82,8 @@ pub(crate) fn tells(name: &str) -> bool {
 /// What only the status port knows.
 #[derive(Debug)]
 pub(super) struct Own {
+    /// When the server was started, in seconds since 1970: the same each time.
+    pub(super) started: f64,
     /// Seconds that the longest turn of the loop took since the last time.
     pub(super) longest_turn: f64,
     pub(super) open_descriptors: Option<u64>,
@@ -96,13 +98,13 @@ pub(super) fn text(view: &View<'_>, own: &Own) -> String {
     requests(&mut out, view);
     histogram(
         &mut out,
-        "transfer_duration_seconds",
+        "tftpd_transfer_duration_seconds",
         "How long completed transfers took.",
         &view.history.seconds,
     );
     histogram(
         &mut out,
-        "first_answer_seconds",
+        "tftpd_first_answer_seconds",
         "From taking in a request that begins a transfer to having sent its first answer.",
         &view.history.first_answer,
     );
@@ -110,50 +112,53 @@ pub(super) fn text(view: &View<'_>, own: &Own) -> String {
 }
 
 fn gauges(out: &mut String, view: &View<'_>, own: &Own) {
-    let mut gauge = |name: &str, help: &str, value: Option<f64>| {
-        if let Some(value) = value {
-            head(out, name, help, "gauge");
-            let _ = writeln!(out, "tftpd_{name} {value}");
-        }
-    };
     #[expect(clippy::cast_precision_loss, reason = "the format has no integers")]
     let float = |number: u64| number as f64;
-    let sessions = view.sessions.len() as u64;
-    let limit = view.sessions.limit() as u64;
-    gauge(
-        "sessions",
-        "Sessions, those that dally included.",
-        Some(float(sessions)),
-    );
-    gauge(
-        "sessions_limit",
-        "Most sessions at once.",
-        Some(float(limit)),
-    );
-    let draining = f64::from(u8::from(view.is_draining));
-    gauge(
-        "draining",
-        "1 while the server finishes what runs and admits nothing.",
-        Some(draining),
-    );
-    let uptime = view
-        .now
-        .saturating_duration_since(view.started)
-        .as_secs_f64();
-    gauge("uptime_seconds", "Time since the start.", Some(uptime));
-    let longest = Some(own.longest_turn);
-    let help = "The longest turn of the event loop since the last scrape.";
-    gauge("loop_turn_longest_seconds", help, longest);
-    let open = own.open_descriptors.map(float);
-    gauge("open_descriptors", "Open file descriptors.", open);
-    let resident = own.resident_bytes.map(float);
-    gauge("resident_memory_bytes", "Memory in RAM.", resident);
-    head(
-        out,
-        "build_info",
-        "What was built, as labels; always 1.",
-        "gauge",
-    );
+    for (name, help, value) in [
+        (
+            "tftpd_sessions",
+            "Sessions, those that dally included.",
+            Some(float(view.sessions.len() as u64)),
+        ),
+        (
+            "tftpd_sessions_limit",
+            "Most sessions at once.",
+            Some(float(view.sessions.limit() as u64)),
+        ),
+        (
+            "tftpd_draining",
+            "1 while the server finishes what runs and admits nothing.",
+            Some(f64::from(u8::from(view.is_draining))),
+        ),
+        (
+            "tftpd_loop_turn_longest_seconds",
+            "The longest turn of the event loop since the last scrape.",
+            Some(own.longest_turn),
+        ),
+        // As every exporter calls these.
+        (
+            "process_start_time_seconds",
+            "When the server was started, in seconds since 1970.",
+            Some(own.started),
+        ),
+        (
+            "process_open_fds",
+            "Open file descriptors.",
+            own.open_descriptors.map(float),
+        ),
+        (
+            "process_resident_memory_bytes",
+            "Memory in RAM.",
+            own.resident_bytes.map(float),
+        ),
+    ] {
+        if let Some(value) = value {
+            head(out, name, help, "gauge");
+            let _ = writeln!(out, "{name} {value}");
+        }
+    }
+    let help = "What was built, as labels; always 1.";
+    head(out, "tftpd_build_info", help, "gauge");
     let version = env!("CARGO_PKG_VERSION");
     let _ = writeln!(out, "tftpd_build_info{{version=\"{version}\"}} 1");
 }
@@ -162,7 +167,7 @@ fn transfers(out: &mut String, view: &View<'_>) {
     let history = view.history;
     head(
         out,
-        "transfers_total",
+        "tftpd_transfers_total",
         "Transfers that have ended.",
         "counter",
     );
@@ -187,9 +192,9 @@ fn transfers(out: &mut String, view: &View<'_>) {
             history.bytes_received,
         ),
         (
-            "sent_again",
+            "retransmits",
             "Datagrams sent again, DATA blocks counted one by one.",
-            history.sent_again,
+            history.retransmits,
         ),
     ] {
         counter(out, name, help, value);
@@ -206,13 +211,13 @@ fn requests(out: &mut String, view: &View<'_>) {
     }
     let labelled = [
         (
-            "requests_total",
+            "tftpd_requests_total",
             "result",
             "What became of requests.",
             &RESULTS[..],
         ),
         (
-            "dropped_datagrams_total",
+            "tftpd_dropped_datagrams_total",
             "reason",
             "Datagrams that were not to be answered.",
             &DROPS,
@@ -221,12 +226,12 @@ fn requests(out: &mut String, view: &View<'_>) {
     for (metric, label, help, names) in labelled {
         head(out, metric, help, "counter");
         for name in names {
-            let _ = writeln!(out, "tftpd_{metric}{{{label}=\"{name}\"}} {}", count(name));
+            let _ = writeln!(out, "{metric}{{{label}=\"{name}\"}} {}", count(name));
         }
     }
     head(
         out,
-        "refusals_total",
+        "tftpd_refusals_total",
         "Requests refused, by the ERROR's code.",
         "counter",
     );
@@ -238,7 +243,7 @@ fn requests(out: &mut String, view: &View<'_>) {
         );
     }
     if let Some(drops) = view.receive_drops {
-        let help = "Datagrams that the kernel dropped since a listen socket was full.";
+        let help = "Datagrams that the kernel dropped because a listen socket was full.";
         counter(out, "kernel_dropped_datagrams", help, drops);
     }
 }
@@ -259,26 +264,23 @@ const fn reason(code: ErrorCode) -> &'static str {
 }
 
 fn head(out: &mut String, name: &str, help: &str, kind: &str) {
-    let _ = writeln!(
-        out,
-        "# HELP tftpd_{name} {help}\n# TYPE tftpd_{name} {kind}"
-    );
+    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
 }
 
 fn counter(out: &mut String, name: &str, help: &str, value: u64) {
-    head(out, &format!("{name}_total"), help, "counter");
-    let _ = writeln!(out, "tftpd_{name}_total {value}");
+    let name = format!("tftpd_{name}_total");
+    head(out, &name, help, "counter");
+    let _ = writeln!(out, "{name} {value}");
 }
 
 fn histogram<const N: usize>(out: &mut String, name: &str, help: &str, values: &Histogram<N>) {
     head(out, name, help, "histogram");
     for (bound, count) in values.cumulated() {
-        let _ = writeln!(out, "tftpd_{name}_bucket{{le=\"{bound}\"}} {count}");
+        let _ = writeln!(out, "{name}_bucket{{le=\"{bound}\"}} {count}");
     }
     let (count, sum) = (values.count, values.sum);
     let _ = writeln!(
         out,
-        "tftpd_{name}_bucket{{le=\"+Inf\"}} {count}\ntftpd_{name}_sum {sum}\n\
-         tftpd_{name}_count {count}"
+        "{name}_bucket{{le=\"+Inf\"}} {count}\n{name}_sum {sum}\n{name}_count {count}"
     );
 }

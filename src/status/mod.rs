@@ -1,8 +1,8 @@
 //! The status port (`--status`): what goes on, over HTTP, out of the same loop.
 //!
-//! It has a poll of its own, which is one readiness event of the server's; so while
-//! nobody asks it costs nothing. Whoever asks comes after the transfers in a turn, and
-//! a turn writes 64 KiB at most. Read-only: nothing that is asked for changes
+//! It has a poll of its own, which is one event source in the server's; so it costs
+//! nothing while nobody asks. In a turn of the loop it comes after the transfers, and it
+//! writes 64 KiB at most. Read-only: nothing that is asked for changes
 //! anything. Must not: know a served file, or keep anything for a client that has gone.
 
 mod address;
@@ -28,7 +28,6 @@ use std::time::{Duration, Instant};
 use log::{debug, info};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token};
-use nix::libc::{EMFILE, ENFILE, ENOBUFS, ENOMEM};
 use slab::Slab;
 
 pub use self::address::StatusAddress;
@@ -41,7 +40,7 @@ pub(crate) use self::metrics::tells;
 use self::process::ProcessFiles;
 use self::rates::Rates;
 pub(crate) use self::view::View;
-use crate::host::InheritedStream;
+use crate::host::{InheritedStream, clock};
 
 /// Connections at once; a new one takes the place of one that asks nothing.
 const MAX_CONNECTIONS: usize = 32;
@@ -87,6 +86,8 @@ pub(crate) struct Status {
     sweep_at: Option<Instant>,
     rates: Rates,
     started: Instant,
+    /// The same in seconds since 1970.
+    started_unix: f64,
     longest_turn: Duration,
     files: ProcessFiles,
 }
@@ -147,6 +148,7 @@ impl Status {
             sweep_at: None,
             rates: Rates::default(),
             started,
+            started_unix: clock::unix_seconds(),
             longest_turn: Duration::ZERO,
             files: ProcessFiles::open(),
         })
@@ -257,6 +259,7 @@ impl Status {
         let hosts = &self.listeners[open.listener].hosts;
         if let Some(asked) = open.read(view.now, hosts) {
             let own = || metrics::Own {
+                started: self.started_unix,
                 longest_turn: self.longest_turn.as_secs_f64(),
                 open_descriptors: self.files.open_descriptors(),
                 resident_bytes: self.files.resident_bytes(),
@@ -289,15 +292,16 @@ impl Status {
                 match self.listeners[listener].accept() {
                     Ok(stream) => self.begin(stream, listener, view, left),
                     Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                    Err(error) if lacks_resources(&error) => {
-                        // No event tells of it again: the sweep tries again.
+                    // That one has gone again: the next may be there.
+                    Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
+                    Err(error) => {
+                        // No event tells of it again: the sweep tries again. An error that
+                        // stays must not keep the loop awake.
                         debug!("status: cannot accept: {error}");
                         self.accepting = true;
                         self.sweep_at.get_or_insert(view.now + SWEEP);
                         break;
                     }
-                    // That one has gone again: the next may be there.
-                    Err(error) => debug!("status: lost a connection: {error}"),
                 }
             }
         }
@@ -330,7 +334,7 @@ impl Status {
             ready: true,
         });
         self.sweep_at.get_or_insert(now + SWEEP);
-        // A piece of its own: a flood of connections keeps nobody waiting who asks.
+        // A piece of its own: a flood of connections keeps nobody waiting that asks.
         let piece = (TURN_BYTES / ACCEPTED).min(*left);
         let mut unspent = piece;
         self.serve_one(place, view, &mut unspent);
@@ -450,14 +454,6 @@ fn reply(asked: Asked, view: &View<'_>, own: impl FnOnce() -> metrics::Own) -> R
         content_type,
         body,
     }
-}
-
-/// The kernel has no room for another connection now; it stays in the listener's queue.
-fn lacks_resources(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(EMFILE | ENFILE | ENOBUFS | ENOMEM)
-    )
 }
 
 fn cannot(what: &str, error: &io::Error) -> String {

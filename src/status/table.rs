@@ -74,78 +74,82 @@ fn clean(text: &str) -> String {
 /// The table: at most a row less than the terminal has, since the cursor takes one.
 pub(super) fn table(status: &Value, rows: usize, columns: usize) -> String {
     let mut out = String::new();
-    let sessions: Vec<_> = status.get("sessions").list().iter().collect();
-    let dallying = |it: &&&Value| it.get("state").text() == "dallying";
-    let live = sessions.len() - sessions.iter().filter(dallying).count();
-    let count = |name| status.get("counters").get(name).number().unwrap_or(0.0);
-    let rates = sessions.iter().filter_map(|it| it.get("rate").number());
-    // An empty sum would be -0.
-    let rate = rates.fold(0.0, |sum, rate| sum + rate);
-    let failed = status.get("failed_or_refused").number().unwrap_or(0.0);
-    let summary = format!(
-        "tftpd {}, up for {}: {live} under way at {}/s, {} completed, {failed} failed or refused",
-        status.get("state").text(),
-        time(status.get("uptime").number().unwrap_or(0.0)),
-        size(rate),
-        count("completed"),
-    );
-    put_row(&mut out, &summary, columns);
+    put_row(&mut out, &summary(status), columns);
     // The summary, a blank, the head, what is left out, and the cursor.
     let mut left = rows.saturating_sub(5);
     left -= put_failures(&mut out, status, left / 2, columns);
     out.push('\n');
-    // Client, figures and state take as much; the rest is the name's.
-    let name = columns.saturating_sub(72).max(12);
-    let row =
-        |op: &str, file: &str, client: &str, done: &str, rate: &str, rest: &str, state: &str| {
-            let file = fitted(file, name);
-            format!("{op:1} {file:name$}  {client:21}  {done:>5}  {rate:>10}  {rest:>6}  {state}")
-        };
-    put_row(
-        &mut out,
-        &row("", "FILE", "CLIENT", "DONE", "RATE", "LEFT", "STATE"),
-        columns,
-    );
+    let head = ["", "FILE", "CLIENT", "DONE", "RATE", "LEFT", "STATE"];
+    put_row(&mut out, &row(columns, head), columns);
+    let sessions = status.get("sessions").list();
     for session in sessions.iter().take(left) {
-        let number = |name| session.get(name).number();
-        let (bytes, rate) = (
-            number("bytes").unwrap_or(0.0),
-            number("rate").unwrap_or(0.0),
-        );
-        let total = number("size").filter(|size| *size > 0.0);
-        let done = total.map_or(size(bytes), |total| {
-            format!("{:.0} %", bytes / total * 100.0)
-        });
-        let rest = total
-            .filter(|_| rate > 0.0)
-            .map(|total| time((total - bytes).max(0.0) / rate));
-        let op = if session.get("op").text() == "write" {
-            "↑"
-        } else {
-            "↓"
-        };
-        let shown = row(
-            op,
-            session.get("file").text(),
-            session.get("peer").text(),
-            &done,
-            &format!("{}/s", size(rate)),
-            &rest.unwrap_or_default(),
-            &session.get("state").text().replace('_', " "),
-        );
-        put_row(&mut out, &shown, columns);
+        put_row(&mut out, &session_row(session, columns), columns);
     }
     if sessions.len() > left {
-        put_row(
-            &mut out,
-            &format!("  and {} more", sessions.len() - left),
-            columns,
-        );
+        let more = format!("  and {} more", sessions.len() - left);
+        put_row(&mut out, &more, columns);
     }
     // Some terminals have no room for as much as that.
     out.split_inclusive('\n')
         .take(rows.saturating_sub(1))
         .collect()
+}
+
+/// What all of them come to.
+fn summary(status: &Value) -> String {
+    let sessions = status.get("sessions").list();
+    let is_live = |it: &&Value| it.get("state").text() != "dallying";
+    let live = sessions.iter().filter(is_live).count();
+    let rates = sessions.iter().filter_map(|it| it.get("rate").number());
+    // An empty sum would be -0.
+    let rate = rates.fold(0.0, |sum, rate| sum + rate);
+    let number = |value: &Value| value.number().unwrap_or(0.0);
+    format!(
+        "tftpd {}, up for {}: {live} under way at {}/s, {} completed, {} failed or refused",
+        status.get("state").text(),
+        duration(number(status.get("uptime"))),
+        amount(rate),
+        number(status.get("counters").get("completed")),
+        number(status.get("failed_or_refused")),
+    )
+}
+
+/// Direction, name, client, part that is done, rate, time left, and state.
+fn row(columns: usize, cells: [&str; 7]) -> String {
+    let [op, file, client, done, rate, left, state] = cells;
+    // Client, figures and state take as much; the rest is the name's.
+    let width = columns.saturating_sub(72).max(12);
+    let file = fitted(file, width);
+    format!("{op:1} {file:width$}  {client:21}  {done:>5}  {rate:>10}  {left:>6}  {state}")
+}
+
+fn session_row(session: &Value, columns: usize) -> String {
+    let text = |name| session.get(name).text();
+    let number = |name| session.get(name).number();
+    let (bytes, rate) = (
+        number("bytes").unwrap_or(0.0),
+        number("rate").unwrap_or(0.0),
+    );
+    let total = number("size").filter(|size| *size > 0.0);
+    let done = match total {
+        Some(total) => format!("{:.0} %", bytes / total * 100.0),
+        None => amount(bytes),
+    };
+    let left = total.filter(|_| rate > 0.0);
+    let left = left.map(|total| duration((total - bytes).max(0.0) / rate));
+    let op = if text("op") == "write" { "↑" } else { "↓" };
+    row(
+        columns,
+        [
+            op,
+            text("file"),
+            text("peer"),
+            &done,
+            &format!("{}/s", amount(rate)),
+            &left.unwrap_or_default(),
+            &text("state").replace('_', " "),
+        ],
+    )
 }
 
 /// The latest failures, each with what to do about it, in at most so many `rows`; returns
@@ -208,7 +212,8 @@ fn fitted(text: &str, most: usize) -> String {
     cut
 }
 
-fn size(bytes: f64) -> String {
+/// Bytes, as people read them.
+fn amount(bytes: f64) -> String {
     let mut bytes = bytes;
     for unit in ["B", "kB", "MB", "GB"] {
         if bytes < 999.5 {
@@ -220,7 +225,8 @@ fn size(bytes: f64) -> String {
     format!("{bytes:.1} TB")
 }
 
-fn time(seconds: f64) -> String {
+/// Seconds, as people read them.
+fn duration(seconds: f64) -> String {
     match seconds {
         ..99.5 => format!("{seconds:.0} s"),
         ..5400.0 => format!("{:.0} min", seconds / 60.0),

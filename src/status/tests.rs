@@ -2,10 +2,12 @@
 //! an answer is whole.
 
 use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{Shutdown, TcpListener};
 use std::os::unix::net::{UnixListener, UnixStream};
 
+use socket2::SockRef;
+
 use super::*;
-use crate::host::clock;
 use crate::session::Session;
 use crate::table::Sessions;
 
@@ -159,4 +161,20 @@ fn a_crowd_at_one_listener_keeps_nobody_waiting_at_another() {
         "{}",
         String::from_utf8_lossy(&all)
     );
+}
+
+/// Accepting from a socket that was shut down fails forever.
+#[test]
+fn a_broken_listener_keeps_nobody_awake() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let same = listener.try_clone().unwrap();
+    let streams = vec![InheritedStream::Tcp(listener)];
+    let mut status = Status::open(None, streams, clock::now()).unwrap().unwrap();
+    SockRef::from(&same).shutdown(Shutdown::Both).unwrap();
+    let sessions = Sessions::new(10, clock::now());
+    for _ in 0..3 {
+        turn(&mut status, &sessions, &History::default());
+        assert!(!status.has_work(), "it would be asked again and again");
+    }
+    assert!(status.next_deadline().is_some(), "nobody tries again");
 }

@@ -119,7 +119,7 @@ pub enum AfterTurn {
     /// Its client has proved to be there, and has more sessions than it may: this one
     /// ends, and is told so.
     Crowded,
-    /// A light session whose peer has answered takes a slot now: this one gives way.
+    /// A light session whose peer has answered takes a slot now: this other one gives way.
     Evicts(SessionKey),
 }
 
@@ -177,8 +177,10 @@ pub struct Sessions<S> {
     own: usize,
     /// Files that are open for reading.
     open_files: usize,
-    /// The most sessions at once, light ones included.
+    /// The most sessions at once.
     limit: usize,
+    /// Light ones don't count among those.
+    light_on_top: bool,
     /// Unverified sessions that may hold descriptors; those beyond are to be light.
     /// `None`: none is light.
     unverified_slots: Option<usize>,
@@ -226,6 +228,7 @@ impl<S: Tracked> Sessions<S> {
             own: 0,
             open_files: 0,
             limit: MAX_LIMIT,
+            light_on_top: false,
             unverified_slots: None,
             per_client: usize::MAX,
             by_client: None,
@@ -262,6 +265,23 @@ impl<S: Tracked> Sessions<S> {
         self
     }
 
+    /// Lets light sessions come on top of the limit: it is one of descriptors, and they
+    /// hold none.
+    #[must_use]
+    pub const fn with_light_on_top(mut self) -> Self {
+        self.light_on_top = true;
+        self
+    }
+
+    /// Whether the limit allows one more session, which is to be light or not.
+    fn is_within_limit(&self, is_light: bool) -> bool {
+        if self.light_on_top {
+            is_light || self.len() - self.light.len() < self.limit
+        } else {
+            self.len() < self.limit
+        }
+    }
+
     /// Tells how many files are open for reading, each for all sessions that read it.
     pub const fn set_open_files(&mut self, files: usize) {
         self.open_files = files;
@@ -277,7 +297,7 @@ impl<S: Tracked> Sessions<S> {
     /// no slot: by the time that its peer answers, one that is unverified gives its own.
     pub fn has_light_room(&self) -> bool {
         let unverified = self.unverified.len() + self.light.len();
-        let has_room = unverified < MAX_UNVERIFIED && self.len() < self.limit;
+        let has_room = unverified < MAX_UNVERIFIED && self.is_within_limit(true);
         self.is_short() && !self.unverified.is_empty() && has_room
     }
 
@@ -357,7 +377,7 @@ impl<S: Tracked> Sessions<S> {
         }
         let has_slot = self.held() < self.capacity;
         let is_flooded = self.unverified.len() + self.light.len() >= MAX_UNVERIFIED;
-        if has_slot && !is_flooded && self.len() < self.limit {
+        if has_slot && !is_flooded && self.is_within_limit(false) {
             return Admission::New;
         }
         // One that is light gives no slot, but room.

@@ -460,6 +460,27 @@ fn a_limit_of_sessions_holds_for_light_ones_too() {
     assert_eq!(ask(&table, origin), Full);
 }
 
+/// A limit that is one of descriptors is none for sessions that hold none.
+#[test]
+fn light_sessions_come_on_top_of_a_limit_of_descriptors() {
+    let (read, origin) = (Fingerprint::of(READ), origin());
+    let mut table = Sessions::new(4, origin)
+        .with_light_sessions(4)
+        .with_limit(4)
+        .with_light_on_top();
+    let ask = |table: &Sessions<_>| table.admit_read(&endpoint(99, 1), read, origin, 0);
+    for host in 1..=4 {
+        table.insert(endpoint(host, 1), read, unverified(origin));
+    }
+    // Nobody is overdue yet.
+    for host in 5..=50 {
+        assert_eq!(ask(&table), Admission::New, "{host}");
+        table.insert(endpoint(host, 1), read, light(origin));
+    }
+    let upload = table.admit(&endpoint(99, 1), read, origin, 0);
+    assert_eq!(upload, Admission::Full);
+}
+
 /// A flood of light sessions leaves many free places among the slab's entries, and
 /// those that outlive it come after them.
 #[test]

@@ -239,6 +239,15 @@ impl Server {
         })
     }
 
+    /// Waits until so many lines, old or new, have this text; false if they don't come.
+    pub fn wait_for_lines(&self, text: &str, count: usize) -> bool {
+        let enough = |state: &LogState| {
+            let lines = state.lines.iter().filter(|line| line.contains(text));
+            (lines.count() >= count).then_some(())
+        };
+        self.log.wait_for(PATIENCE, enough).is_some()
+    }
+
     /// Waits until `count` sessions of `client` have ended; returns their lines.
     pub fn wait_ended(&self, client: SocketAddr, count: usize) -> Vec<String> {
         let lines_of = |state: &LogState| {

@@ -192,3 +192,22 @@ fn hints_slow_transfers_lockstep_loss_and_pauses() {
         });
     });
 }
+
+/// A rate that the rules set is nobody's disk.
+#[test]
+fn a_paced_transfer_moves_and_waits_for_no_disk() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let rules = dir.path().join("rules.toml");
+    fs::write(&rules, "[all]\nrate = 1_000\n").expect("a file");
+    let rules = rules.to_str().expect("text");
+    let server = Server::start(&["--rules", rules, "--status", "127.0.0.1:0"]);
+    let status = status_of(&server);
+    let (client, tid) = ask(&server, &[("blksize", "8192")]);
+    // The first block takes 8 s to come.
+    client.send_to(&ack(0), tid);
+    server.fence();
+    assert_eq!(json(status)["sessions"][0]["state"], "moving");
+    client.send_to(&error(0, "closed"), tid);
+    let line = &server.wait_ended(client.addr(), 1)[0];
+    assert!(!line.contains("hint="), "{line}");
+}

@@ -19,7 +19,7 @@ use rule::{Meter, Repeat, Rule, Stop, Subject, Then};
 
 pub use parse::MapError;
 
-/// How often rules may be tried for one request, besides once each: what ends a
+/// How often rules may be tried for one request, beyond once each: what ends a
 /// rule set that restarts, repeats or jumps forever.
 pub const MAX_STEPS: usize = 1024;
 

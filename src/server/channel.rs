@@ -1,0 +1,122 @@
+//! What a supervisor and its workers tell each other: short texts, and descriptors with
+//! them.
+//!
+//! Over pairs of sockets that keep messages whole (`SOCK_SEQPACKET`). Must not: wait, or
+//! know what a message means.
+
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, setsockopt, socketpair,
+    sockopt,
+};
+
+use crate::net::receive_with_descriptors;
+
+/// Bytes of the longest text.
+const TEXT_LEN: usize = 128;
+
+/// Bytes we ask the kernel to hold of what is on its way to the other end, where that is
+/// more than a few texts.
+const LARGE_BUFFER: usize = 8 << 20;
+
+/// Neither the reader nor its end may stop us.
+const QUIETLY: MsgFlags = MsgFlags::MSG_DONTWAIT.union(MsgFlags::MSG_NOSIGNAL);
+
+/// What came from the other end.
+#[derive(Debug)]
+pub(super) struct Message {
+    pub(super) text: String,
+    pub(super) descriptors: Vec<OwnedFd>,
+}
+
+/// Two ends; neither is inherited by a program that is run.
+///
+/// # Errors
+/// Whatever the kernel says.
+pub(super) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    Ok(socketpair(
+        AddressFamily::Unix,
+        SockType::SeqPacket,
+        None,
+        flags,
+    )?)
+}
+
+/// Two ends, of which the first is to send a lot to the second.
+///
+/// # Errors
+/// Whatever the kernel says.
+pub(super) fn large_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (from, to) = pair()?;
+    if setsockopt(&from, sockopt::SndBufForce, &LARGE_BUFFER).is_err() {
+        setsockopt(&from, sockopt::SndBuf, &LARGE_BUFFER)?;
+    }
+    Ok((from, to))
+}
+
+/// Sends a text, which isn't empty, and copies of the descriptors.
+///
+/// # Errors
+/// `WouldBlock` where the other end doesn't read; whatever else the kernel says.
+pub(super) fn send(socket: &impl AsFd, text: &str, descriptors: &[impl AsRawFd]) -> io::Result<()> {
+    let raw: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&raw)];
+    let control = if raw.is_empty() { &[] } else { &rights[..] };
+    send_parts(socket, &[IoSlice::new(text.as_bytes())], control)
+}
+
+/// Sends bytes in several parts as one message, without allocating.
+///
+/// # Errors
+/// As [`send`].
+pub(super) fn send_bytes(socket: &impl AsFd, parts: &[IoSlice<'_>]) -> io::Result<()> {
+    send_parts(socket, parts, &[])
+}
+
+fn send_parts(
+    socket: &impl AsFd,
+    parts: &[IoSlice<'_>],
+    control: &[ControlMessage<'_>],
+) -> io::Result<()> {
+    let socket = socket.as_fd().as_raw_fd();
+    sendmsg::<()>(socket, parts, control, QUIETLY, None)?;
+    Ok(())
+}
+
+/// The next message; `None` at the end.
+///
+/// # Errors
+/// `WouldBlock` if there is none yet; whatever else the kernel says.
+pub(super) fn receive(socket: &impl AsRawFd) -> io::Result<Option<Message>> {
+    let mut buffer = [0; TEXT_LEN];
+    let mut descriptors = Vec::new();
+    let len = receive_with_descriptors(socket, &mut buffer, &mut descriptors)?;
+    Ok((len > 0).then(|| Message {
+        text: String::from_utf8_lossy(&buffer[..len]).into_owned(),
+        descriptors,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_and_descriptors_arrive_even_after_the_sender_has_gone() {
+        let (from, to) = large_pair().unwrap();
+        let none = io::ErrorKind::WouldBlock;
+        assert_eq!(receive(&to).unwrap_err().kind(), none);
+        let sent = vec![pair().unwrap().0, pair().unwrap().0];
+        send(&from, "two", &sent).unwrap();
+        send(&from, "none", &[] as &[OwnedFd]).unwrap();
+        drop((from, sent));
+        let two = receive(&to).unwrap().unwrap();
+        assert_eq!((&*two.text, two.descriptors.len()), ("two", 2));
+        let message = receive(&to).unwrap().unwrap();
+        assert_eq!((&*message.text, message.descriptors.len()), ("none", 0));
+        assert!(receive(&to).unwrap().is_none());
+    }
+}

@@ -1,0 +1,299 @@
+//! Datagrams on their way from a process that finishes its transfers to the one that
+//! takes over from it.
+//!
+//! Only one process reads the listen sockets. The one that does so sees to what belongs
+//! to its own transfers, and passes the rest on, with all that the kernel told of it; to
+//! the other it is as if it had received that itself. What can't be passed on, since the
+//! other doesn't keep up or has ended, is served here. Must not: lose a request, or wait.
+
+use std::io::{self, IoSlice};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry};
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv};
+
+use super::answers::endpoint_of;
+use super::channel::send_bytes;
+use super::floor::Floor;
+use super::requests::Requests;
+use super::why::Ending;
+use super::{REQUEST_LEN, WORKER};
+use crate::net::{Destination, ListenSocket, MAX_DATA_PACKET, Received};
+use crate::table::{Fingerprint, SessionKey};
+use crate::wire::packet::Opcode;
+
+/// Bytes of the longest datagram that means anything to any process: one more shows a
+/// block that is larger than agreed.
+pub(super) const MAX_RELAYED: usize = MAX_DATA_PACKET + 1;
+
+/// The process that takes over.
+#[derive(Debug)]
+pub(super) struct Successor {
+    socket: OwnedFd,
+}
+
+/// Whose a datagram is.
+enum Whose {
+    /// A transfer's here, or a request's that waits here.
+    Ours,
+    /// A request of a client whose transfer here is over.
+    OfClientOf(SessionKey),
+    Nobodys,
+}
+
+impl Successor {
+    pub(super) const fn new(socket: OwnedFd) -> Self {
+        Self { socket }
+    }
+
+    /// Passes on a datagram that belongs to no transfer here, and came in on the listen
+    /// socket with this index; false if it is to be seen to here.
+    pub(super) fn takes(
+        &self,
+        index: usize,
+        socket: &ListenSocket,
+        datagram: &Received<'_>,
+        requests: &mut Requests,
+        floor: &mut Floor,
+    ) -> bool {
+        let over = match whose(socket, datagram, requests, floor) {
+            Whose::Ours => return false,
+            Whose::OfClientOf(key) => Some(key),
+            Whose::Nobodys => None,
+        };
+        let head = head_of(index, datagram);
+        let parts = [IoSlice::new(&head), IoSlice::new(datagram.payload)];
+        let is_taken = send_bytes(&self.socket, &parts).is_ok();
+        if let Some(key) = over.filter(|_| is_taken) {
+            // What comes from this client's port belongs to its new transfer.
+            floor.end_session(key, Ending::Replaced);
+        }
+        is_taken
+    }
+}
+
+fn whose(
+    socket: &ListenSocket,
+    datagram: &Received<'_>,
+    requests: &mut Requests,
+    floor: &Floor,
+) -> Whose {
+    let Some(endpoint) = endpoint_of(datagram, socket) else {
+        return Whose::Nobodys;
+    };
+    let request = &datagram.payload[..datagram.payload.len().min(REQUEST_LEN)];
+    if requests.awaits_answer(&endpoint, Fingerprint::of(request)) {
+        return Whose::Ours;
+    }
+    let Some(key) = floor.sessions.key_of(&endpoint) else {
+        return Whose::Nobodys;
+    };
+    let opcode = request.first_chunk().copied().map(u16::from_be_bytes);
+    let is_request = matches!(
+        opcode.and_then(Opcode::from_wire),
+        Some(Opcode::Rrq | Opcode::Wrq)
+    );
+    match floor.sessions.get(key) {
+        Some(session) if is_request && session.has_ended() => Whose::OfClientOf(key),
+        _ => Whose::Ours,
+    }
+}
+
+/// What comes from processes that finish their transfers, and whether one of them reads
+/// the listen sockets still.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    sockets: Vec<OwnedFd>,
+    buffer: Vec<u8>,
+    /// There may be more without a new event.
+    pub(super) has_more: bool,
+    /// Another process reads the listen sockets.
+    pub(super) waits: bool,
+}
+
+impl Incoming {
+    /// Nothing comes yet, and the listen sockets aren't ours to read.
+    pub(super) const fn new() -> Self {
+        Self {
+            sockets: Vec::new(),
+            buffer: Vec::new(),
+            has_more: false,
+            waits: true,
+        }
+    }
+
+    /// One more process passes on what it has no transfer for.
+    ///
+    /// # Errors
+    /// Whatever the kernel says to watching its socket.
+    pub(super) fn add(&mut self, socket: OwnedFd, registry: &Registry) -> io::Result<()> {
+        let source = &mut SourceFd(&socket.as_raw_fd());
+        registry.register(source, WORKER, Interest::READABLE)?;
+        self.buffer.resize(HEAD_LEN + MAX_RELAYED, 0);
+        self.sockets.push(socket);
+        self.has_more = true;
+        Ok(())
+    }
+
+    /// Receives a datagram; [`Incoming::datagram`] has it then.
+    pub(super) fn receive(&mut self) -> Option<usize> {
+        let mut index = 0;
+        while let Some(socket) = self.sockets.get(index) {
+            match recv(socket.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_DONTWAIT) {
+                Err(Errno::EAGAIN) => index += 1,
+                // Its process has ended.
+                Ok(0) | Err(_) => drop(self.sockets.remove(index)),
+                Ok(len) => return Some(len),
+            }
+        }
+        None
+    }
+
+    /// The datagram of `len` bytes, head included, that was received last, and the index
+    /// of the listen socket that it came in on; `None` if it can't be understood.
+    pub(super) fn datagram(&self, len: usize) -> Option<(usize, Received<'_>)> {
+        read(&self.buffer[..len])
+    }
+}
+
+/// Bytes before the payload: the form, the listen socket, the peer (family, address,
+/// port, scope), the destination (kind, family, address), the interface.
+const HEAD_LEN: usize = 2 + (1 + 16 + 2 + 4) + (1 + 1 + 16) + 4;
+
+/// What the processes must agree on, though they may be of two versions.
+const FORM: u8 = 1;
+
+const IPV4: u8 = 4;
+const IPV6: u8 = 6;
+
+/// What a datagram was sent to.
+const UNKNOWN: u8 = 0;
+const LOCAL: u8 = 1;
+const GROUP: u8 = 2;
+const GROUP_HERE: u8 = 3;
+
+fn head_of(index: usize, datagram: &Received<'_>) -> [u8; HEAD_LEN] {
+    let mut head = [0; HEAD_LEN];
+    let mut rest = &mut head[..];
+    let mut put = |bytes: &[u8]| {
+        if let Some((place, left)) = std::mem::take(&mut rest).split_at_mut_checked(bytes.len()) {
+            place.copy_from_slice(bytes);
+            rest = left;
+        }
+    };
+    // A process has at most `MAX_LISTENERS`.
+    put(&[FORM, index as u8]);
+    let scope = match datagram.peer {
+        SocketAddr::V6(peer) => peer.scope_id(),
+        SocketAddr::V4(_) => 0,
+    };
+    let (family, ip) = bytes_of(datagram.peer.ip());
+    put(&[family]);
+    put(&ip);
+    put(&datagram.peer.port().to_be_bytes());
+    put(&scope.to_be_bytes());
+    let (kind, ip) = match datagram.destination {
+        None => (UNKNOWN, None),
+        Some(Destination::Local(ip)) => (LOCAL, Some(ip)),
+        Some(Destination::Group(None)) => (GROUP, None),
+        Some(Destination::Group(Some(ip))) => (GROUP_HERE, Some(ip)),
+    };
+    let (family, ip) = ip.map_or((0, [0; 16]), bytes_of);
+    put(&[kind, family]);
+    put(&ip);
+    put(&datagram.interface.unwrap_or(0).to_be_bytes());
+    head
+}
+
+fn bytes_of(ip: IpAddr) -> (u8, [u8; 16]) {
+    match ip {
+        IpAddr::V4(ip) => (IPV4, ip.to_ipv6_mapped().octets()),
+        IpAddr::V6(ip) => (IPV6, ip.octets()),
+    }
+}
+
+fn read(bytes: &[u8]) -> Option<(usize, Received<'_>)> {
+    let (head, payload) = bytes.split_at_checked(HEAD_LEN)?;
+    let mut rest = head;
+    let mut take = |len: usize| {
+        let (taken, left) = rest.split_at_checked(len)?;
+        rest = left;
+        Some(taken)
+    };
+    let &[form, index] = take(2)?.first_chunk()?;
+    if form != FORM {
+        return None;
+    }
+    let ip = ip_of(*take(1)?.first()?, take(16)?)?;
+    let port = u16::from_be_bytes(*take(2)?.first_chunk()?);
+    let scope = u32::from_be_bytes(*take(4)?.first_chunk()?);
+    let peer = match ip {
+        IpAddr::V4(_) => SocketAddr::new(ip, port),
+        IpAddr::V6(ip) => SocketAddrV6::new(ip, port, 0, scope).into(),
+    };
+    let &[kind, family] = take(2)?.first_chunk()?;
+    let ip = ip_of(family, take(16)?);
+    let destination = match kind {
+        LOCAL => Some(Destination::Local(ip?)),
+        GROUP => Some(Destination::Group(None)),
+        GROUP_HERE => Some(Destination::Group(Some(ip?))),
+        _ => None,
+    };
+    let interface = u32::from_be_bytes(*take(4)?.first_chunk()?);
+    let datagram = Received {
+        peer,
+        destination,
+        interface: (interface > 0).then_some(interface),
+        payload,
+        segment: None,
+    };
+    Some((index.into(), datagram))
+}
+
+fn ip_of(family: u8, bytes: &[u8]) -> Option<IpAddr> {
+    let ip = Ipv6Addr::from(*bytes.first_chunk::<16>()?);
+    match family {
+        IPV4 => Some(ip.to_ipv4_mapped()?.into()),
+        IPV6 => Some(ip.into()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relayed_datagram_is_the_one_that_came() {
+        let ours: IpAddr = "192.0.2.1".parse().unwrap();
+        let routed: IpAddr = "2001:db8::1".parse().unwrap();
+        for (peer, destination, interface) in [
+            ("192.0.2.7:1069", Some(Destination::Local(ours)), Some(3)),
+            ("192.0.2.7:1", Some(Destination::Group(Some(ours))), Some(1)),
+            ("192.0.2.7:65535", Some(Destination::Group(None)), None),
+            ("[2001:db8::7]:1069", Some(Destination::Local(routed)), None),
+            ("[fe80::1%3]:1069", None, Some(70_000)),
+        ] {
+            let sent = Received {
+                peer: peer.parse().unwrap(),
+                destination,
+                interface,
+                payload: b"payload",
+                segment: None,
+            };
+            let bytes = [&head_of(14, &sent)[..], sent.payload].concat();
+            let (index, got) = read(&bytes).unwrap();
+            assert_eq!(index, 14);
+            assert_eq!((got.peer, got.payload), (sent.peer, sent.payload));
+            assert_eq!((got.destination, got.interface), (destination, interface));
+            for len in 0..HEAD_LEN {
+                assert!(read(&bytes[..len]).is_none(), "{len}");
+            }
+            assert!(read(&bytes[..HEAD_LEN]).is_some());
+        }
+        assert!(read(&[FORM + 1; 64]).is_none());
+    }
+}

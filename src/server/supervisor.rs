@@ -1,0 +1,477 @@
+//! Several processes on one port: the one that starts them, starts those again that end,
+//! and replaces them, while it keeps the listen sockets open.
+//!
+//! It reads nothing from the network, and keeps the rights that it was started with for
+//! the processes that it has yet to start; those give them up as a single one does. Its
+//! own program is replaced first (SIGUSR2), in place: sockets and channels wait in a
+//! socket meanwhile, so that processes and clients notice nothing. Must not: know what
+//! the processes do.
+
+use std::convert::Infallible;
+use std::env;
+use std::error::Error;
+use std::ffi::OsString;
+use std::io;
+use std::net::UdpSocket;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use log::{error, info, warn};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use super::channel;
+use super::cli::{Args, Part};
+use super::listen::sets;
+use super::opened::identity;
+use super::slot::{Process, Slot, Stage};
+use super::start::{cannot_write_pid_file, reserve_pid_file};
+use super::worker::{END, SOCKETS, STOP};
+use super::{MAX_LISTENERS, handover, logging};
+use crate::file::reason;
+use crate::host::{Inherited, Notifier, PidFile, clock};
+use crate::log::LogFile;
+use crate::log::shown::Addresses;
+
+/// How long after its start a process is started again, at the earliest.
+const RESTART: Duration = Duration::from_secs(1);
+
+/// How long beyond the grace period a process may take to end.
+const LAST_WAIT: Duration = Duration::from_secs(5);
+
+/// The same for one that was told to end at once.
+const END_WAIT: Duration = Duration::from_secs(1);
+
+/// What tells processes of sockets and managers that are ours.
+const OURS: [&str; 5] = [
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+];
+
+/// Serves with several processes until told to stop, as `args` say, which stand for the
+/// words of the command line.
+///
+/// # Errors
+/// One line that says what is in the way at the start, and what to do about it. What
+/// keeps the first process from starting it says itself.
+pub fn supervise(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
+    let mut supervisor = Supervisor::start(args)?;
+    Ok(supervisor.run()?)
+}
+
+#[derive(Debug)]
+struct Supervisor<'a> {
+    args: &'a Args,
+    /// Our own, as it was found: what is there now is what is started next.
+    program: PathBuf,
+    /// The command line after it.
+    words: Vec<OsString>,
+    slots: Vec<Slot>,
+    signals: SignalFd,
+    notifier: Option<Notifier>,
+    log_file: Option<LogFile>,
+    /// Removed at the end.
+    _pid_file: Option<PidFile>,
+    progress: Progress,
+    /// Told to be replaced.
+    is_outdated: bool,
+    /// Once told to stop: when processes that are left are killed.
+    kill_at: Option<Instant>,
+    /// What to exit with.
+    has_failed: bool,
+}
+
+/// How far the start has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    /// Whether a process can be started is to be seen by the first.
+    First,
+    /// All are started.
+    All,
+    /// All have been ready.
+    Up,
+}
+
+impl<'a> Supervisor<'a> {
+    fn start(args: &'a Args) -> Result<Self, Box<dyn Error>> {
+        let mut words = env::args_os();
+        let name = words.next().unwrap_or_default();
+        let program = env::current_exe().unwrap_or_else(|_| name.into());
+        let mut words: Vec<_> = words.collect();
+        let is_resumed = args.part == Part::Resumed;
+        if is_resumed {
+            words.remove(0);
+        }
+        let inherited = if is_resumed {
+            Inherited::default()
+        } else {
+            let limit = MAX_LISTENERS * usize::from(args.workers.unwrap_or(1));
+            Inherited::take_over(limit)?
+        };
+        if inherited.by_inetd || !inherited.streams.is_empty() {
+            return Err(
+                "--workers takes UDP sockets of systemd alone: drop the status port's \
+                 ListenStream=, and don't start it by inetd"
+                    .into(),
+            );
+        }
+        let log_file = logging::start(args, false)?;
+        give_log_away(args, log_file.as_ref())?;
+        let notifier = Notifier::from_environment(clock::now())?;
+        let slots = if is_resumed {
+            handover::resume()?
+        } else {
+            let count = args.workers.map_or(1, usize::from);
+            slots(args, inherited.sockets, count)?
+        };
+        let signals = take_signals()?;
+        let mut pid_file = args.pid_file.as_deref().map(reserve_pid_file).transpose()?;
+        if let (Some(pid_file), Some(path)) = (&mut pid_file, &args.pid_file) {
+            let written = pid_file.write();
+            written.map_err(|error| cannot_write_pid_file(path, &error))?;
+        }
+        let mut supervisor = Self {
+            args,
+            program,
+            words,
+            slots,
+            signals,
+            notifier,
+            log_file,
+            _pid_file: pid_file,
+            progress: Progress::First,
+            is_outdated: false,
+            kill_at: None,
+            has_failed: false,
+        };
+        if is_resumed {
+            supervisor.progress = Progress::All;
+            supervisor.replace_all();
+        }
+        Ok(supervisor)
+    }
+
+    fn run(&mut self) -> io::Result<ExitCode> {
+        loop {
+            let now = clock::now();
+            self.start_what_is_due(now);
+            if let Some(notifier) = &mut self.notifier {
+                notifier.handle_timeout(now);
+            }
+            if self.kill_at.is_some() && self.slots.iter().all(|it| it.processes.is_empty()) {
+                info!("stopped");
+                return Ok(if self.has_failed {
+                    ExitCode::FAILURE
+                } else {
+                    ExitCode::SUCCESS
+                });
+            }
+            if self.kill_at.is_some_and(|at| now >= at) {
+                self.kill_all();
+            }
+            if self.is_outdated && !self.slots.iter().any(Slot::is_starting) {
+                self.is_outdated = false;
+                self.execute_again();
+            }
+            self.wait(now)?;
+            self.hear_all();
+            self.obey_signals();
+            self.bury();
+        }
+    }
+
+    /// Waits for a signal, a word of a process's, or the time at which something is due.
+    fn wait(&self, now: Instant) -> io::Result<()> {
+        let starts = (0..self.slots.len()).filter_map(|number| self.due(number, now));
+        let sign = self.notifier.as_ref().and_then(Notifier::next_sign);
+        let nearest = starts.chain(sign).chain(self.kill_at).min();
+        let timeout = nearest.map_or(PollTimeout::NONE, |at| {
+            let wait = at.saturating_duration_since(now);
+            // Never a moment too early.
+            PollTimeout::try_from(wait + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
+        });
+        let processes = self.slots.iter().flat_map(|it| &it.processes);
+        let heard = processes.filter(|it| it.is_heard);
+        let readable = |source| PollFd::new(source, PollFlags::POLLIN);
+        let mut sources = vec![readable(self.signals.as_fd())];
+        sources.extend(heard.map(|it| readable(it.channel.as_fd())));
+        match poll(&mut sources, timeout) {
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// When the next process of the slot with this number may be started, if it lacks one.
+    fn due(&self, number: usize, now: Instant) -> Option<Instant> {
+        let slot = &self.slots[number];
+        let is_wanted = self.progress != Progress::First || number == 0;
+        let lacks = is_wanted && self.kill_at.is_none() && slot.is_vacant();
+        lacks.then(|| slot.started.map_or(now, |at| at + RESTART))
+    }
+
+    fn start_what_is_due(&mut self, now: Instant) {
+        for number in 0..self.slots.len() {
+            if self.due(number, now).is_some_and(|at| at <= now) {
+                self.start_process(number);
+            }
+        }
+    }
+
+    /// Has every process followed by another.
+    fn replace_all(&mut self) {
+        (0..self.slots.len()).for_each(|number| self.start_process(number));
+    }
+
+    fn start_process(&mut self, number: usize) {
+        self.slots[number].started = Some(clock::now());
+        match self.try_start(number) {
+            Ok(process) => self.slots[number].processes.push(process),
+            Err(error) => {
+                let program = self.program.display();
+                let reason = reason(&error);
+                error!("worker {}: cannot start {program}: {reason}", number + 1);
+            }
+        }
+    }
+
+    fn try_start(&self, number: usize) -> io::Result<Process> {
+        let slot = &self.slots[number];
+        let (channel, theirs) = channel::pair()?;
+        channel::send(&channel, SOCKETS, &slot.sockets)?;
+        let stage = slot.prepare(&channel)?;
+        let mut command = Command::new(&self.program);
+        command
+            .arg(Part::Worker.word(number + 1))
+            .args(&self.words)
+            .stdin(Stdio::from(theirs));
+        for variable in OURS {
+            command.env_remove(variable);
+        }
+        let child = command.spawn()?;
+        Ok(Process {
+            pid: Pid::from_raw(child.id().cast_signed()),
+            channel,
+            stage,
+            is_heard: true,
+        })
+    }
+
+    fn hear_all(&mut self) {
+        for (number, slot) in self.slots.iter_mut().enumerate() {
+            for place in 0..slot.processes.len() {
+                if slot.processes[place].is_heard && slot.hear(place) {
+                    let pid = slot.processes[place].pid;
+                    info!("worker {}: process {pid} is ready", number + 1);
+                }
+            }
+        }
+        self.go_on();
+    }
+
+    /// The start goes on once those are ready that were started.
+    fn go_on(&mut self) {
+        if self.progress == Progress::Up || self.slots.iter().any(Slot::is_starting) {
+            return;
+        }
+        let serving = self.slots.iter().filter(|it| !it.is_vacant()).count();
+        if self.progress == Progress::First && serving > 0 {
+            self.progress = Progress::All;
+        }
+        if serving == self.slots.len() && self.kill_at.is_none() {
+            self.progress = Progress::Up;
+            let status = format!("serving with {serving} processes on {}", self.addresses());
+            info!("{status}");
+            if let Some(notifier) = &self.notifier {
+                notifier.ready(&status);
+            }
+        }
+    }
+
+    fn addresses(&self) -> String {
+        let address = |it: &OwnedFd| {
+            let socket = it.try_clone().map(UdpSocket::from);
+            socket.and_then(|it| it.local_addr()).ok()
+        };
+        let addresses: Vec<_> = self.slots[0].sockets.iter().filter_map(address).collect();
+        Addresses(&addresses).to_string()
+    }
+
+    fn obey_signals(&mut self) {
+        while let Ok(Some(signal)) = self.signals.read_signal() {
+            match Signal::try_from(signal.ssi_signo.cast_signed()) {
+                Ok(Signal::SIGTERM | Signal::SIGINT) => self.stop(),
+                Ok(Signal::SIGHUP) => {
+                    self.reopen_log();
+                    self.signal_all(Signal::SIGHUP);
+                }
+                Ok(Signal::SIGUSR1) => self.signal_all(Signal::SIGUSR1),
+                Ok(Signal::SIGUSR2) if self.kill_at.is_none() => self.is_outdated = true,
+                // SIGCHLD only wakes us.
+                _ => {}
+            }
+        }
+    }
+
+    fn reopen_log(&self) {
+        let Some(log_file) = &self.log_file else {
+            return;
+        };
+        let reopened = log_file.reopen().map_err(|error| reason(&error));
+        if let Err(error) = reopened.and_then(|()| give_log_away(self.args, Some(log_file))) {
+            error!("cannot open the log file again: {error}");
+        }
+    }
+
+    /// Passes a signal on to those that can obey it.
+    fn signal_all(&self, signal: Signal) {
+        let processes = self.slots.iter().flat_map(|it| &it.processes);
+        for process in processes.filter(|it| !matches!(it.stage, Stage::Starting(_))) {
+            // One that has ended is still there to be buried.
+            let _ = kill(process.pid, signal);
+        }
+    }
+
+    /// The first call lets transfers finish, the second ends everything.
+    fn stop(&mut self) {
+        let (order, wait) = if self.kill_at.is_some() {
+            (END, END_WAIT)
+        } else {
+            (STOP, self.args.grace + LAST_WAIT)
+        };
+        self.kill_at = Some(clock::now() + wait);
+        for process in self.slots.iter().flat_map(|it| &it.processes) {
+            let _ = channel::send(&process.channel, order, &[] as &[OwnedFd]);
+        }
+        if let Some(notifier) = &self.notifier {
+            notifier.stopping("stopping");
+        }
+    }
+
+    fn kill_all(&mut self) {
+        for process in self.slots.iter().flat_map(|it| &it.processes) {
+            warn!("process {} doesn't end: killing it", process.pid);
+            let _ = kill(process.pid, Signal::SIGKILL);
+        }
+        self.kill_at = Some(clock::now() + END_WAIT);
+    }
+
+    /// Sees to the processes that have ended.
+    fn bury(&mut self) {
+        loop {
+            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, status)) => {
+                    self.has_ended(pid, &format!("status {status}"));
+                }
+                Ok(WaitStatus::Signaled(pid, signal, _)) => self.has_ended(pid, signal.as_str()),
+                Ok(WaitStatus::StillAlive) | Err(_) => return,
+                Ok(_) => {}
+            }
+        }
+    }
+
+    fn has_ended(&mut self, pid: Pid, how: &str) {
+        for number in 0..self.slots.len() {
+            match self.slots[number].take_out(pid) {
+                Ok(None) => {}
+                Ok(Some(process)) => self.tell_end(number, &process, how),
+                Err(error) => error!("worker {}: cannot join processes: {error}", number + 1),
+            }
+        }
+        self.go_on();
+    }
+
+    fn tell_end(&mut self, number: usize, process: &Process, how: &str) {
+        let Process { pid, stage, .. } = process;
+        let number = number + 1;
+        match stage {
+            _ if self.kill_at.is_some() => {}
+            Stage::Starting(_) if self.progress == Progress::First => {
+                // It has said why.
+                self.has_failed = true;
+                self.stop();
+            }
+            Stage::Replaced => info!("worker {number}: process {pid} has finished"),
+            Stage::Starting(_) if !self.slots[number - 1].is_vacant() => error!(
+                "worker {number}: process {pid} has ended before it was ready ({how}): the one \
+                 before it goes on"
+            ),
+            _ => error!("worker {number}: process {pid} has ended ({how}): starting another"),
+        }
+    }
+
+    /// Replaces our own program by what is there now, and then the processes.
+    fn execute_again(&self) {
+        let Err(error) = self.try_execute();
+        error!(
+            "cannot execute {}: {error}; going on as before",
+            self.program.display()
+        );
+    }
+
+    fn try_execute(&self) -> Result<Infallible, String> {
+        let whole = Command::new(&self.program).arg("--version").output();
+        match whole {
+            Ok(output) if output.status.success() => {}
+            Ok(output) => return Err(format!("it ends with {}", output.status)),
+            Err(error) => return Err(reason(&error)),
+        }
+        let state = handover::leave(&self.slots).map_err(|error| reason(&error))?;
+        let error = Command::new(&self.program)
+            .arg(Part::Resumed.word(0))
+            .args(&self.words)
+            .env_remove("LISTEN_FDS")
+            .env_remove("LISTEN_PID")
+            .stdin(Stdio::from(state))
+            .exec();
+        Err(reason(&error))
+    }
+}
+
+/// Has the log file belong to the user that the processes become: they open it again.
+/// They find it in use, and leave it as it is.
+fn give_log_away(args: &Args, log_file: Option<&LogFile>) -> Result<(), String> {
+    if let (Some(identity), Some(log_file)) = (identity(args)?, log_file) {
+        // One that is others' as well stays theirs.
+        let _ = log_file.with_ours(|file| identity.adopt(file));
+    }
+    Ok(())
+}
+
+fn slots(args: &Args, inherited: Vec<UdpSocket>, count: usize) -> Result<Vec<Slot>, String> {
+    let own = |socket: &dyn AsFd| socket.as_fd().try_clone_to_owned();
+    let slot = |set: Vec<_>| {
+        let sockets = set.iter().map(|it| own(it)).collect::<io::Result<_>>();
+        let sockets =
+            sockets.map_err(|error| format!("cannot keep a socket: {}", reason(&error)))?;
+        Ok(Slot::new(sockets))
+    };
+    sets(args, inherited, count)?
+        .into_iter()
+        .map(slot)
+        .collect()
+}
+
+/// Blocks the signals that we answer to. What is started inherits that.
+fn take_signals() -> io::Result<SignalFd> {
+    let signals = SigSet::from_iter([
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGHUP,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+        Signal::SIGCHLD,
+    ]);
+    signals.thread_block()?;
+    let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
+    Ok(SignalFd::with_flags(&signals, flags)?)
+}

@@ -1,0 +1,130 @@
+//! One of several processes on the same port: its sockets come from the supervisor that
+//! has started it, which tells it what to do by a channel on its standard input.
+//!
+//! Must not: decide by itself when the listen sockets are its to read.
+
+use std::io::{self, Stdin};
+use std::net::UdpSocket;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+
+use log::debug;
+use mio::unix::SourceFd;
+use mio::{Interest, Registry};
+use nix::sys::signal::{SigSet, Signal};
+
+use super::WORKER;
+use super::channel::{self, Message};
+use crate::host::Inherited;
+
+/// A supervisor's first message: the listen sockets come with it.
+pub(super) const SOCKETS: &str = "sockets";
+/// The listen sockets are to be read.
+pub(super) const LISTEN: &str = "listen";
+/// The socket comes with it on which an older process passes on what isn't its own.
+pub(super) const HEAR: &str = "hear";
+/// The socket comes with it to which is passed on what isn't ours: a new process takes
+/// over.
+pub(super) const REPLACED: &str = "replaced";
+/// As SIGTERM, once.
+pub(super) const STOP: &str = "stop";
+/// At once.
+pub(super) const END: &str = "end";
+
+/// A worker's only message.
+pub(super) const READY: &str = "ready";
+
+/// What the supervisor wants.
+#[derive(Debug)]
+pub(super) enum Order {
+    Listen,
+    Hear(OwnedFd),
+    Replaced(OwnedFd),
+    Stop,
+    End,
+}
+
+/// Our end of the channel.
+#[derive(Debug)]
+pub(super) struct Worker {
+    channel: Stdin,
+    has_ended: bool,
+}
+
+impl Worker {
+    /// Takes over the sockets that the supervisor has for this process.
+    ///
+    /// # Errors
+    /// One line: there is no supervisor.
+    pub(super) fn take_over() -> Result<(Self, Inherited), String> {
+        let worker = Self {
+            channel: io::stdin(),
+            has_ended: false,
+        };
+        // Blocked by the supervisor. A helper, which is started before they are taken
+        // over, isn't to inherit that.
+        let blocked = [
+            Signal::SIGTERM,
+            Signal::SIGINT,
+            Signal::SIGHUP,
+            Signal::SIGUSR1,
+            Signal::SIGCHLD,
+        ];
+        let unblocked = SigSet::from_iter(blocked).thread_unblock();
+        unblocked.map_err(|errno| format!("cannot unblock signals: {errno}"))?;
+        let sockets = match channel::receive(&worker.channel) {
+            Ok(Some(Message { text, descriptors })) if text == SOCKETS => descriptors,
+            _ => {
+                return Err(
+                    "cannot work for a supervisor: there is none; start with --workers".into(),
+                );
+            }
+        };
+        let inherited = Inherited {
+            sockets: sockets.into_iter().map(UdpSocket::from).collect(),
+            ..Inherited::default()
+        };
+        Ok((worker, inherited))
+    }
+
+    /// Has orders reported.
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    pub(super) fn register(&self, registry: &Registry) -> io::Result<()> {
+        let channel = self.channel.as_raw_fd();
+        registry.register(&mut SourceFd(&channel), WORKER, Interest::READABLE)
+    }
+
+    /// Tells that requests can be served.
+    pub(super) fn say_ready(&self) {
+        if let Err(error) = channel::send(&self.channel, READY, &[] as &[OwnedFd]) {
+            debug!("cannot tell the supervisor: {error}");
+        }
+    }
+
+    /// The next order, if there is one. Without a supervisor nobody would start us
+    /// again, and another server could find the port taken: that is an order to stop.
+    pub(super) fn next_order(&mut self) -> Option<Order> {
+        while !self.has_ended {
+            let message = match channel::receive(&self.channel) {
+                Ok(Some(message)) => message,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+                Ok(None) | Err(_) => {
+                    self.has_ended = true;
+                    return Some(Order::Stop);
+                }
+            };
+            let socket = message.descriptors.into_iter().next();
+            match (&*message.text, socket) {
+                (LISTEN, _) => return Some(Order::Listen),
+                (HEAR, Some(socket)) => return Some(Order::Hear(socket)),
+                (REPLACED, Some(socket)) => return Some(Order::Replaced(socket)),
+                (STOP, _) => return Some(Order::Stop),
+                (END, _) => return Some(Order::End),
+                // Of another version, perhaps.
+                (text, _) => debug!("cannot follow the supervisor's order {text}"),
+            }
+        }
+        None
+    }
+}

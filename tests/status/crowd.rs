@@ -1,0 +1,268 @@
+//! What a crowd on the status port costs transfers, in full numbers: 10,000 sessions,
+//! 10,000 connections that never end to ask, malformed and huge requests, and readers
+//! that stop in the middle. `cargo test` has the same in small.
+//!
+//! ```sh
+//! cargo test --release --test status -- --ignored --nocapture crowd
+//! ```
+//!
+//! Takes some 40 seconds and prints a line for each round: with the crowd and without,
+//! in turn.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use crate::common::*;
+use crate::{exchange, status_of};
+
+/// Sessions that are listed.
+const SESSIONS: u32 = 10_000;
+
+/// Connections that are held open.
+const CONNECTIONS: usize = 10_000;
+
+/// Readers that stop in the middle: more than there are places for.
+const READERS: usize = 40;
+
+/// Clients that download meanwhile, and for how long in each round.
+const CLIENTS: usize = 4;
+const ROUND: Duration = Duration::from_secs(5);
+
+/// Rounds with a crowd; as many without.
+const ROUNDS: usize = 3;
+
+/// How much later an answer may be in a crowd, at the 99th percentile: a turn of the
+/// loop that writes to the status port, and the noise of the machine.
+const LATER: Duration = Duration::from_millis(5);
+
+/// Memory that the connections may take, and what may be left of it, in KiB.
+const TAKEN: u64 = 8 * 1024;
+const LEFT: u64 = 1024;
+
+/// What one round has measured.
+struct Round {
+    answers: usize,
+    median: Duration,
+    late: Duration,
+}
+
+impl fmt::Display for Round {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            answers,
+            median,
+            late,
+        } = self;
+        write!(f, "{answers} answers, median {median:?}, p99 {late:?}")
+    }
+}
+
+/// Downloads, block by block, for the time of a round.
+fn round(server: &Server, file: &[u8]) -> Round {
+    let end = Instant::now() + ROUND;
+    let client = || {
+        let mut waits = Vec::new();
+        while Instant::now() < end {
+            let client = RawClient::new(server);
+            let (_, tid) = client.ask_data(&rrq("f", &[]));
+            for block in 1..=file.len() / BLOCK {
+                let sent = Instant::now();
+                let next = client.say(&ack(block as u16), tid);
+                waits.push(sent.elapsed());
+                assert_eq!(next.data_block(), Some(block as u16 + 1));
+            }
+            client.send_to(&ack((file.len() / BLOCK + 1) as u16), tid);
+        }
+        waits
+    };
+    let mut waits: Vec<_> = thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(client)).collect();
+        let waits = clients.into_iter().map(|it| it.join().expect("served"));
+        waits.flatten().collect()
+    });
+    waits.sort_unstable();
+    Round {
+        answers: waits.len(),
+        median: waits[waits.len() / 2],
+        late: waits[waits.len() * 99 / 100],
+    }
+}
+
+/// Sessions that stall behind their second block, each of a client that has gone.
+fn stall(server: &Server) {
+    for number in 0..SESSIONS {
+        let address = Ipv4Addr::from_bits(0x7f50_0001 + number);
+        let client = RawClient::at(address, server.addr());
+        let (_, tid) = client.ask_data(&rrq("f", &[]));
+        client.send_to(&ack(1), tid);
+        client.expect_from(tid);
+    }
+}
+
+/// What the crowd has done.
+#[derive(Debug, Default)]
+struct Done {
+    connections: AtomicUsize,
+    mistakes: AtomicUsize,
+    stopped: AtomicUsize,
+}
+
+/// Comes and stays until `is_over`.
+fn crowd(status: SocketAddr, is_over: &AtomicBool, done: &Done) {
+    let goes_on = || !is_over.load(Ordering::Relaxed);
+    let connect = || TcpStream::connect_timeout(&status, PATIENCE).ok();
+    thread::scope(|scope| {
+        // Each begins to ask and never ends to.
+        scope.spawn(|| {
+            let mut open = VecDeque::new();
+            while goes_on() {
+                if open.len() == CONNECTIONS {
+                    open.pop_front();
+                }
+                if let Some(mut stream) = connect() {
+                    let _ = stream.write_all(b"GET /");
+                    open.push_back(stream);
+                    done.connections.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        });
+        scope.spawn(|| {
+            let huge = [&b"GET / HTTP/1.1\r\nCookie: "[..], &vec![b'x'; 200_000]].concat();
+            let mistakes = [&huge[..], b"\x16\x03\x01\x02\0", b"DELETE /\r\n\r\n", b""];
+            for mistake in mistakes.iter().cycle().take_while(|_| goes_on()) {
+                if let Some(mut stream) = connect() {
+                    let _ = stream.write_all(mistake);
+                    let _ = stream.set_read_timeout(Some(millis(20)));
+                    let _ = stream.read(&mut [0; 500]);
+                    done.mistakes.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        });
+        scope.spawn(|| {
+            let ask = format!("GET /status.json HTTP/1.1\r\nHost: {status}\r\n\r\n");
+            let mut open = VecDeque::new();
+            while goes_on() {
+                if open.len() == READERS {
+                    open.pop_front();
+                }
+                if let Some(mut stream) = connect() {
+                    let _ = stream.set_read_timeout(Some(millis(200)));
+                    let _ = stream.write_all(ask.as_bytes());
+                    if matches!(stream.read(&mut [0; 1000]), Ok(1..)) {
+                        done.stopped.fetch_add(1, Ordering::Relaxed);
+                    }
+                    open.push_back(stream);
+                }
+                thread::sleep(millis(10));
+            }
+        });
+    });
+}
+
+#[test]
+#[ignore = "takes 40 seconds: see the head of the file"]
+fn a_crowd_on_the_status_port_disturbs_no_transfer() {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).expect("as far as it goes");
+    if most < 12_000 {
+        skip("it takes 12,000 descriptors (ulimit -n)");
+        return;
+    }
+    // With a single port each session takes a file and no socket.
+    let args = ["--single-port", "--max-unproved-rate", "0", "-t", "60000"];
+    let more = ["--max-sessions", "11000", "--status", "127.0.0.1:0"];
+    let server = Server::start(&[&args[..], &more].concat());
+    let status = status_of(&server);
+    let file = content(1, 200 * BLOCK + 1);
+    server.file("f", &file);
+    stall(&server);
+    let memory = || server.status("VmRSS");
+    let before = (server.open_files(), memory());
+    println!("{SESSIONS} sessions: {} KiB", before.1);
+
+    let (mut quiet, mut crowded) = (Vec::new(), Vec::new());
+    let (done, mut most) = (Done::default(), 0);
+    let mut whole = 0;
+    for _ in 0..ROUNDS {
+        let without = round(&server, &file);
+        println!("without: {without}");
+        quiet.push(without.late);
+
+        let is_over = AtomicBool::new(false);
+        let with = thread::scope(|scope| {
+            scope.spawn(|| crowd(status, &is_over, &done));
+            let reader = scope.spawn(|| {
+                let mut whole = 0;
+                let ask = format!("GET /status.json HTTP/1.1\r\nHost: {status}\r\n\r\n");
+                while !is_over.load(Ordering::Relaxed) {
+                    whole += usize::from(is_whole(status, &ask));
+                    thread::sleep(millis(500));
+                }
+                whole
+            });
+            let watch = scope.spawn(|| {
+                let mut most = 0;
+                while !is_over.load(Ordering::Relaxed) {
+                    most = most.max(memory());
+                    thread::sleep(millis(50));
+                }
+                most
+            });
+            let with = round(&server, &file);
+            is_over.store(true, Ordering::Relaxed);
+            whole += reader.join().expect("a reader");
+            most = most.max(watch.join().expect("memory"));
+            with
+        });
+        println!("with the crowd: {with}");
+        crowded.push(with.late);
+    }
+    println!("{done:?}, {whole} whole answers, at most {most} KiB");
+    assert!(done.connections.into_inner() >= CONNECTIONS);
+    assert!(done.mistakes.into_inner() > 100 && done.stopped.into_inner() > 100);
+    assert!(whole > 0, "nobody was answered");
+    // The best of each: what else the machine did is in neither.
+    let (quiet, crowded) = (quiet.iter().min(), crowded.iter().min());
+    assert!(
+        crowded <= quiet.map(|it| *it + LATER).as_ref(),
+        "{crowded:?}, not {quiet:?}"
+    );
+    assert!(most <= before.1 + TAKEN, "{most} KiB");
+    // The last look at each session's rate is forgotten after 10 s.
+    let deadline = Instant::now() + PATIENCE;
+    while (server.open_files() > before.0 || memory() > before.1 + LEFT)
+        && Instant::now() < deadline
+    {
+        thread::sleep(millis(100));
+    }
+    let left = (server.open_files(), memory());
+    println!("{} KiB are left", left.1);
+    assert!(
+        left.0 <= before.0 && left.1 <= before.1 + LEFT,
+        "{before:?}: {left:?}"
+    );
+    let all = exchange(
+        status,
+        format!("GET /status.json HTTP/1.1\r\nHost: {status}\r\n\r\n").as_bytes(),
+    );
+    let listed = all.matches("\"id\":").count();
+    assert_eq!(listed, SESSIONS as usize);
+}
+
+/// Whether an answer comes, and to its end.
+fn is_whole(status: SocketAddr, ask: &str) -> bool {
+    let Ok(mut stream) = TcpStream::connect_timeout(&status, PATIENCE) else {
+        return false;
+    };
+    let _ = stream.set_read_timeout(Some(PATIENCE));
+    let _ = stream.write_all(ask.as_bytes());
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).is_ok() && answer.ends_with(b"]}\n")
+}

@@ -1,0 +1,428 @@
+//! Several processes on one port (`--workers`): they are started again, stopped and
+//! replaced, and what clients see of that, which is nothing.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test measures time and is several clients at once"
+)]
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::unix::net::UnixDatagram;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use common::*;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, geteuid};
+
+/// A server of so many processes, all of them ready.
+fn start(workers: &str, args: &[&str]) -> Server {
+    let server = Server::start(&[&["--workers", workers], &NEVER[..], args].concat());
+    wait_up(&server, 1);
+    server
+}
+
+fn count_lines(server: &Server, text: &str) -> usize {
+    let lines = server.log_lines();
+    lines.iter().filter(|line| line.contains(text)).count()
+}
+
+/// Waits until so many lines have had this text.
+#[track_caller]
+fn wait_lines(server: &Server, text: &str, count: usize) {
+    let seen = server.wait_for_lines(text, count);
+    assert!(seen, "{count} times {text:?}: {:#?}", server.log_lines());
+}
+
+/// Waits until all processes have been ready for the nth time.
+#[track_caller]
+fn wait_up(server: &Server, nth: usize) {
+    wait_lines(server, "serving with ", nth);
+}
+
+/// Has all processes replaced; this is the nth time that all are ready.
+#[track_caller]
+fn upgrade(server: &Server, nth: usize) {
+    server.signal(Signal::SIGUSR2);
+    wait_up(server, nth);
+}
+
+/// The processes that were ready last, by number.
+fn workers(server: &Server) -> BTreeMap<usize, Pid> {
+    let ready = |line: &String| {
+        let (number, rest) = line.split_once("worker ")?.1.split_once(": process ")?;
+        let pid = rest.strip_suffix(" is ready")?.parse().ok()?;
+        Some((number.parse().ok()?, Pid::from_raw(pid)))
+    };
+    server.log_lines().iter().filter_map(ready).collect()
+}
+
+/// Kills a worker and waits until another is ready.
+fn kill_worker(server: &Server, number: usize) {
+    let ready = format!("worker {number}: process ");
+    let before = count_lines(server, &ready);
+    kill(workers(server)[&number], Signal::SIGKILL).expect("it lives");
+    // One line for its end, one for the next.
+    wait_lines(server, &ready, before + 2);
+}
+
+fn clients(server: &Server, count: usize) -> Vec<RawClient> {
+    (0..count).map(|_| RawClient::new(server)).collect()
+}
+
+// --- whose is a request ---------------------------------------------------------------
+
+#[test]
+fn a_repeated_request_finds_its_session_after_a_kill_and_an_upgrade() {
+    let server = start("2", &[]);
+    server.file("f", &content(1, 2 * BLOCK + 7));
+    let clients = clients(&server, 16);
+    let request = rrq("f", &[]);
+    let first: Vec<_> = clients.iter().map(|it| it.ask_data(&request).1).collect();
+    kill_worker(&server, 1);
+    // A repeat that comes sooner is merged without an answer.
+    thread::sleep(millis(110));
+    let mut again = Vec::new();
+    for (client, old) in clients.iter().zip(&first) {
+        let (_, tid) = client.ask_data(&request);
+        if tid != *old {
+            // Its process has gone, and with it the transfer.
+            client.send_to(&ack(1), *old);
+        }
+        again.push(tid);
+    }
+    let kept = first.iter().zip(&again).filter(|(a, b)| a == b).count();
+    assert!((1..16).contains(&kept), "{kept} of 16");
+    // Each has one transfer: whatever else there were would answer.
+    server.fence();
+    assert!(clients.iter().all(|it| it.recv_now().is_none()));
+
+    upgrade(&server, 2);
+    let old: BTreeSet<_> = again.iter().collect();
+    thread::sleep(millis(110));
+    for (client, tid) in clients.iter().zip(&again) {
+        assert_eq!(client.ask_data(&request).1, *tid, "another transfer");
+        assert_eq!(client.say(&ack(1), *tid).data_block(), Some(2));
+        assert_eq!(client.say(&ack(2), *tid).data_block(), Some(3));
+        client.send_to(&ack(3), *tid);
+    }
+    // The new processes serve, once the old ones have finished.
+    wait_lines(&server, "has finished", 2);
+    assert_eq!(workers(&server).len(), 2);
+    for client in &clients {
+        assert!(!old.contains(&client.ask_data(&request).1));
+    }
+}
+
+/// What a client says to the one port reaches the process of its transfer, though
+/// another reads there.
+#[test]
+fn uploads_in_single_port_survive_the_replacement_of_their_process() {
+    let server = start("2", &["--single-port", "-B", "1024"]);
+    let file = content(2, 3 * 1024 + 5);
+    let clients = clients(&server, 8);
+    let say = |at: usize| {
+        for client in &clients {
+            let block = file.chunks(1024).nth(at - 1).unwrap_or_default();
+            client.send(&data(at as u16, block));
+            assert_eq!(client.expect().0, Packet::Ack(at as u16), "block {at}");
+        }
+    };
+    for (number, client) in clients.iter().enumerate() {
+        let request = wrq(&format!("f{number}"), &[("blksize", "1024")]);
+        assert!(matches!(client.ask(&request).0, Packet::Oack(_)));
+    }
+    // Three generations, each with transfers of its own.
+    for (at, nth) in [(1, 2), (2, 3)] {
+        say(at);
+        upgrade(&server, nth);
+        let late = RawClient::new(&server);
+        let request = wrq(&format!("late{nth}"), &[]);
+        assert_eq!(late.ask(&request).0, Packet::Ack(0));
+        say(at);
+        kill(workers(&server)[&1], Signal::SIGKILL).expect("it lives");
+        late.send(&data(1, b"end"));
+    }
+    for at in [3, 4] {
+        say(at);
+    }
+    for number in 0..clients.len() {
+        let got = fs::read(server.root().join(format!("f{number}"))).expect("a file");
+        assert_same("an upload", &got, &file);
+    }
+}
+
+/// The kernel shares clients out among sockets, not among those that are alive.
+#[test]
+fn a_killed_process_leaves_the_uploads_of_the_others_alone() {
+    let server = start("4", &["--single-port"]);
+    let file = content(3, 2 * BLOCK + 3);
+    let clients = clients(&server, 46);
+    for (number, client) in clients.iter().enumerate() {
+        let request = wrq(&format!("f{number}"), &[]);
+        assert_eq!(client.ask(&request).0, Packet::Ack(0));
+    }
+    // Those of the one that is to be killed don't answer any more.
+    let victim = workers(&server)[&1];
+    kill(victim, Signal::SIGSTOP).expect("it lives");
+    for client in &clients {
+        client.send(&data(1, &file[..BLOCK]));
+    }
+    let others: Vec<_> = (0..clients.len())
+        .filter(|&number| clients[number].recv(millis(20)).is_some())
+        .collect();
+    assert!((10..46).contains(&others.len()), "{} of 46", others.len());
+    kill_worker(&server, 1);
+    for &number in &others {
+        let client = &clients[number];
+        for (at, block) in file.chunks(BLOCK).enumerate().skip(1) {
+            client.send(&data(at as u16 + 1, block));
+            assert_eq!(client.expect().0, Packet::Ack(at as u16 + 1), "{number}");
+        }
+        let got = fs::read(server.root().join(format!("f{number}"))).expect("a file");
+        assert_same("an upload", &got, &file);
+    }
+}
+
+// --- upgrades under load ----------------------------------------------------------------
+
+/// Replaces all processes so many times while clients download that send nothing twice.
+fn upgrade_under_load(times: usize, args: &[&str]) {
+    let server = start("2", args);
+    let file = content(4, 2 * BLOCK + 9);
+    server.file("f", &file);
+    let (is_over, downloads) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let address = server.addr();
+    thread::scope(|scope| {
+        let load = || {
+            while !is_over.load(Ordering::Relaxed) {
+                assert_same("a download", &download_once(address), &file);
+                downloads.fetch_add(1, Ordering::Relaxed);
+            }
+        };
+        let threads = [scope.spawn(load), scope.spawn(load), scope.spawn(load)];
+        for nth in 0..times {
+            let before = downloads.load(Ordering::Relaxed);
+            upgrade(&server, nth + 2);
+            // The new processes, too, are under load.
+            let deadline = Instant::now() + PATIENCE;
+            while downloads.load(Ordering::Relaxed) < before + 20 && Instant::now() < deadline {
+                thread::yield_now();
+            }
+        }
+        is_over.store(true, Ordering::Relaxed);
+        let failed = threads.into_iter().filter_map(|it| it.join().err()).count();
+        assert_eq!(failed, 0, "clients that failed");
+    });
+    let downloads = downloads.into_inner();
+    println!("{downloads} downloads, {times} upgrades, none failed");
+    assert!(downloads >= 20 * times, "{downloads} downloads");
+}
+
+/// Every datagram is sent once: what is lost is missed.
+fn download_once(address: SocketAddr) -> Vec<u8> {
+    let client = RawClient::to(address);
+    client.send(&rrq("f", &[]));
+    let mut file = Vec::new();
+    loop {
+        let (Packet::Data(block, payload), tid) = client.expect() else {
+            panic!("no DATA");
+        };
+        file.extend(&payload);
+        client.send_to(&ack(block), tid);
+        if payload.len() < BLOCK {
+            return file;
+        }
+    }
+}
+
+#[test]
+fn upgrades_under_load_lose_no_request_of_clients_that_never_retry() {
+    upgrade_under_load(3, &[]);
+}
+
+#[test]
+#[ignore = "takes long: run it with --ignored"]
+fn twenty_upgrades_under_load_lose_no_request() {
+    upgrade_under_load(20, &[]);
+    upgrade_under_load(20, &["--single-port"]);
+}
+
+// --- starting and stopping --------------------------------------------------------------
+
+#[test]
+fn stopping_ends_all_processes_and_lets_transfers_finish() {
+    let mut server = start("2", &["--grace", "20"]);
+    server.file("f", &content(5, BLOCK + 1));
+    let pid_file = server.outside().join("pid");
+    let client = RawClient::new(&server);
+    let (_, tid) = client.ask_data(&rrq("f", &[]));
+    server.signal(Signal::SIGTERM);
+    wait_lines(&server, "stopping; ", 2);
+    assert_eq!(client.say(&ack(1), tid).data_block(), Some(2));
+    client.send_to(&ack(2), tid);
+    // The log is closed when the last of them has ended.
+    let status = server.wait_exit(PATIENCE).expect("it ends");
+    assert!(status.success(), "{status}");
+    assert!(!pid_file.exists());
+
+    // A second signal is obeyed at once, and the death of the supervisor is one to stop.
+    for signals in [&[Signal::SIGTERM, Signal::SIGTERM][..], &[Signal::SIGKILL]] {
+        let mut server = start("2", &["--grace", "1"]);
+        server.file("f", b"content");
+        RawClient::new(&server).ask_data(&rrq("f", &[]));
+        for (count, &signal) in signals.iter().enumerate() {
+            wait_lines(&server, "stopping; ", 2 * count);
+            server.signal(signal);
+        }
+        assert!(server.wait_exit(PATIENCE).is_some(), "{signals:?}");
+    }
+}
+
+#[test]
+fn what_cannot_start_is_told_once_and_never_tried_in_a_hurry() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let missing = dir.path().join("missing");
+    let output = bounded(10, tftpd())
+        .args(["--workers", "4", "-p", "0", "-a", "127.0.0.1"])
+        .arg(&missing)
+        .output()
+        .expect("tftpd");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    let about = |line: &&str| line.contains("missing");
+    assert_eq!(text.lines().filter(about).count(), 1, "{text}");
+
+    // One that has served before is tried again, once a second.
+    let server = start("1", &[]);
+    server.file("f", b"content");
+    let (root, away) = (server.root(), server.outside().join("away"));
+    let broken = "before it was ready";
+    fs::rename(&root, &away).expect("a new name");
+    server.signal(Signal::SIGUSR2);
+    wait_lines(&server, broken, 1);
+    // An upgrade that fails leaves the old process where it is.
+    assert_eq!(
+        RawClient::new(&server).read("f").expect("it serves"),
+        b"content"
+    );
+    let begun = Instant::now();
+    kill(workers(&server)[&1], Signal::SIGKILL).expect("it lives");
+    wait_lines(&server, "starting another", 3);
+    assert!(begun.elapsed() >= millis(900), "{:?}", begun.elapsed());
+    fs::rename(&away, &root).expect("its name");
+    assert_eq!(
+        RawClient::new(&server).read("f").expect("it serves"),
+        b"content"
+    );
+}
+
+#[test]
+fn confined_processes_are_started_again_and_replaced() {
+    if !geteuid().is_root() {
+        skip("needs root");
+        return;
+    }
+    let address = own_address().to_string();
+    let args = ["-a", &address, "--workers", "1", "-u", "nobody", "--chroot"];
+    let server = Server::start_prepared(&args, |directory| {
+        let pid_file = directory.join("pid");
+        fs::write(directory.join("root/f"), b"content").expect("a file");
+        let mut command = Command::new(tftpd());
+        command.arg("-P").arg(pid_file);
+        command
+    });
+    wait_up(&server, 1);
+    let pid_file = server.outside().join("pid");
+    let pid = format!("{}\n", server.pid());
+    let check = || {
+        assert_eq!(
+            RawClient::new(&server).read("f").expect("it serves"),
+            b"content"
+        );
+        assert_eq!(fs::read_to_string(&pid_file).expect("a file"), pid);
+        let status = fs::read_to_string(format!("/proc/{}/status", workers(&server)[&1]));
+        assert!(status.expect("it lives").contains("\nUid:\t65534"));
+    };
+    check();
+    kill_worker(&server, 1);
+    check();
+    upgrade(&server, 2);
+    check();
+}
+
+// --- the service manager ------------------------------------------------------------------
+
+#[test]
+fn the_manager_hears_from_the_supervisor_alone_and_its_sockets_are_kept() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let name = dir.path().join("notify");
+    let manager = UnixDatagram::bind(&name).expect("a free name");
+    manager
+        .set_read_timeout(Some(PATIENCE))
+        .expect("a duration");
+    let told = || {
+        let mut buffer = [0; 4096];
+        loop {
+            let len = uninterrupted(|| manager.recv(&mut buffer)).expect("word from the server");
+            let text = String::from_utf8_lossy(&buffer[..len]).into_owned();
+            if text != "WATCHDOG=1" {
+                return text;
+            }
+        }
+    };
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket");
+    let address = socket.local_addr().expect("bound");
+    let input = [
+        Stdio::from(std::os::fd::OwnedFd::from(socket)),
+        Stdio::null(),
+    ];
+    let script = "exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\"";
+    let behind = || {
+        let mut command = Command::new("sh");
+        command.args(["-c", script, "sh", tftpd()]);
+        command
+    };
+    let mut server = Server::start_handed(input, &["--workers", "1"], |directory| {
+        fs::write(directory.join("root/f"), b"content").expect("a file");
+        let mut command = behind();
+        command
+            .env("NOTIFY_SOCKET", &name)
+            .env("WATCHDOG_USEC", "50000");
+        command
+    });
+    for nth in [1, 2] {
+        let ready = told();
+        assert!(
+            ready.starts_with("READY=1\nSTATUS=serving with 1 process"),
+            "{ready}"
+        );
+        assert_eq!(
+            RawClient::to(address).read("f").expect("it serves"),
+            b"content"
+        );
+        if nth == 1 {
+            server.signal(Signal::SIGUSR2);
+        }
+    }
+    server.signal(Signal::SIGTERM);
+    assert!(told().starts_with("STOPPING=1"));
+    assert!(server.wait_exit(PATIENCE).is_some_and(|it| it.success()));
+
+    // One socket can't be shared by two.
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket");
+    let output = behind()
+        .args(["--workers", "2"])
+        .arg(dir.path())
+        .stdin(Stdio::from(std::os::fd::OwnedFd::from(socket)))
+        .output()
+        .expect("sh(1)");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("--workers 1"), "{text}");
+}
