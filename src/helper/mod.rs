@@ -33,8 +33,9 @@ use crate::wire::packet::{Direction, ErrorCode, Packet, Request};
 /// Bytes of lines that wait for the helper to read them.
 const MAX_OUTPUT: usize = 256 * 1024;
 
-/// Room that is kept for lines when none wait.
-const KEPT_OUTPUT: usize = 16 * 1024;
+/// Room for those and the line that goes beyond: made once, and only taken as it is used.
+/// Made and given back with each helper that is gone for a while, it would leave holes.
+const ROOM: usize = MAX_OUTPUT + 64 * 1024;
 
 /// Of those, what events may take: questions come first.
 const MAX_EVENTS: usize = 192 * 1024;
@@ -76,7 +77,7 @@ pub enum Answer {
 }
 
 /// Lines that wait for the helper to read them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Outbox {
     lines: VecDeque<u8>,
     /// Events that there was no room for, since the last time this was told.
@@ -85,6 +86,15 @@ pub struct Outbox {
 
 /// What events are told to.
 pub type Events = Rc<RefCell<Outbox>>;
+
+impl Default for Outbox {
+    fn default() -> Self {
+        Self {
+            lines: VecDeque::with_capacity(ROOM),
+            left_out: 0,
+        }
+    }
+}
 
 impl Outbox {
     /// Tells the helper about an event, if there is room.
@@ -270,10 +280,6 @@ impl Helper {
     pub fn flush(&mut self, now: Instant) {
         let lines = &mut self.events.borrow_mut().lines;
         self.channel.send(now, lines);
-        if lines.is_empty() && lines.capacity() > KEPT_OUTPUT {
-            // A helper that was gone for a while has caught up.
-            *lines = VecDeque::new();
-        }
     }
 
     fn receive(&mut self, now: Instant, answered: &mut Vec<(Waiting, Answer)>) {
