@@ -159,7 +159,7 @@ fn uploads_in_single_port_survive_the_replacement_of_their_process() {
 
 /// The kernel shares clients out among sockets, not among those that are alive.
 #[test]
-fn killing_one_of_four_workers_spares_the_uploads_of_the_others() {
+fn a_killed_process_leaves_the_uploads_of_the_others_alone() {
     let server = start("4", &["--single-port"]);
     let file = content(3, 2 * BLOCK + 3);
     let clients = clients(&server, 46);

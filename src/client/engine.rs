@@ -20,9 +20,9 @@ use super::local::{OutputWriter, SharedOutput};
 use super::port::ClientPort;
 use super::stream::InputReader;
 use crate::file::{FileSink, FileSource};
-use crate::host::Interrupts;
 use crate::host::clock;
-use crate::net::TransferSocket;
+use crate::host::{self, Interrupts};
+use crate::net::{TransferSocket, wait_for_report};
 use crate::protocol::receiver::Receiver;
 use crate::protocol::sender::Sender;
 use crate::protocol::transfer::{Config, Failure, MAX_DATAGRAM, Opening, Proof, Transfer};
@@ -46,6 +46,12 @@ const MAX_SESSIONS: usize = MAX_DALLYING + MAX_ATTEMPTS;
 
 /// Token of the signal descriptor: no slab grows so far.
 const SIGNALS: Token = Token(usize::MAX - 1);
+
+/// How long to wait awake.
+const AWAKE: Duration = Duration::from_micros(50);
+
+/// Shorter waits are measured in microseconds.
+const EXACT: Duration = Duration::from_millis(5);
 
 /// Readiness events taken from the kernel at a time.
 const EVENTS: usize = 32;
@@ -94,6 +100,10 @@ pub(super) struct Engine {
     /// The sessions of the job being done, and those that dally.
     sessions: Slab<Slot>,
     next_port: u16,
+    /// How many processors the machine has.
+    processors: usize,
+    /// How long it took the last time until something came.
+    last_wait: Duration,
 }
 
 impl Engine {
@@ -102,12 +112,15 @@ impl Engine {
     /// # Errors
     /// Whatever the kernel says to being asked for an epoll instance.
     pub(super) fn new() -> io::Result<Self> {
+        clock::wake_on_time();
         Ok(Self {
             poll: Poll::new()?,
             events: Events::with_capacity(EVENTS),
             resources: Resources::new(clock::now(), None),
             sessions: Slab::new(),
             next_port: std::process::id() as u16,
+            processors: host::processors(),
+            last_wait: Duration::MAX,
         })
     }
 
@@ -272,9 +285,52 @@ impl Engine {
                 .min()
                 .map(|nearest| nearest.saturating_duration_since(clock::now()))
         };
-        match self.poll.poll(&mut self.events, timeout) {
+        let began = clock::now();
+        if self.waits_awake(began, timeout)? {
+            return Ok(());
+        }
+        let done = match timeout {
+            // For a window that gathers milliseconds are too coarse.
+            Some(timeout) if !timeout.is_zero() && timeout < EXACT => {
+                match wait_for_report(self.poll.registry(), timeout) {
+                    Ok(false) => {
+                        self.events.clear();
+                        Ok(())
+                    }
+                    Ok(true) => self.poll.poll(&mut self.events, Some(Duration::ZERO)),
+                    Err(error) => Err(error),
+                }
+            }
+            timeout => self.poll.poll(&mut self.events, timeout),
+        };
+        self.last_wait = clock::now().saturating_duration_since(began);
+        match done {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
             other => other,
+        }
+    }
+
+    /// Where the last wait was so short that half of it was being woken up, waits awake.
+    /// Returns whether something came.
+    fn waits_awake(&mut self, began: Instant, timeout: Option<Duration>) -> io::Result<bool> {
+        let is_short = timeout.is_some_and(|timeout| timeout < AWAKE);
+        // With one processor the server can't answer while we are awake.
+        if self.last_wait >= AWAKE || is_short || self.processors < 2 {
+            return Ok(false);
+        }
+        loop {
+            match self.poll.poll(&mut self.events, Some(Duration::ZERO)) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),
+                other => other?,
+            }
+            let waited = clock::now().saturating_duration_since(began);
+            if !self.events.is_empty() {
+                self.last_wait = waited;
+                return Ok(true);
+            }
+            if waited >= AWAKE {
+                return Ok(false);
+            }
         }
     }
 

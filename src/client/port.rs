@@ -50,6 +50,10 @@ impl Port for ClientPort {
         false
     }
 
+    fn rest(&mut self, poll: &Watch<'_>) -> io::Result<()> {
+        Port::rest(&mut self.socket, poll)
+    }
+
     fn coalesces(&self) -> bool {
         self.socket.coalesces()
     }

@@ -13,8 +13,9 @@ use crate::wire::packet::{ErrorCode, Mode};
 /// Bytes converted at a time from netascii.
 const CHUNK: usize = 2048;
 
-/// Bytes gathered before they are written in any case.
-const CAPACITY: usize = 64 * 1024;
+/// Bytes gathered before they are written in any case: a window of 64 blocks of an
+/// Ethernet is written with one call.
+const CAPACITY: usize = 128 * 1024;
 
 /// Where the bytes of a file that is being received go.
 pub trait Store {
@@ -165,7 +166,12 @@ impl<S: Store> BlockSink for BufferedSink<'_, S> {
         if self.write_buffer.bytes.len() + payload.len() > CAPACITY {
             self.write_out()?;
         }
-        self.write_buffer.bytes.extend_from_slice(payload);
+        let bytes = &mut self.write_buffer.bytes;
+        if bytes.capacity() == 0 {
+            // Once for all: memory that isn't touched before it is needed.
+            bytes.reserve_exact(CAPACITY);
+        }
+        bytes.extend_from_slice(payload);
         Ok(())
     }
 

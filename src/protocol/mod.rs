@@ -8,6 +8,7 @@
 pub mod block;
 mod contract;
 mod exchange;
+mod gather;
 #[cfg(test)]
 mod lossy;
 mod nack;

@@ -43,6 +43,7 @@
 //! | state | timer | done | sent |
 //! |---|---|---|---|
 //! | Opening, Receiving | answer | wait doubled, or given up | the opening, or the last ACK |
+//! | Receiving | gather, the time that a window takes | looked at what has come, waits on | – |
 //! | any | answer, and an ACK is due that the socket won't take | waits on, within the patience | that ACK, as soon as there is room |
 //! | Dallying | dally, which begins when the final ACK was sent | over | – |
 //!
@@ -62,6 +63,7 @@ use super::contract::{
     Transmit, Written,
 };
 use super::exchange::Exchange;
+use super::gather::Gather;
 use super::retry::{ADAPTIVE_FLOOR, Millis};
 use super::timer::Timer;
 use crate::wire::options::{self, Negotiated, Offer};
@@ -80,6 +82,15 @@ enum State {
     Closed,
 }
 
+/// Whether an ACK (or the opening) is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Due {
+    Nothing,
+    New,
+    /// The one that was sent last.
+    Again,
+}
+
 /// A block that comes twice within this time was doubled by the network.
 const DOUBLED: Duration = Duration::from_millis(3);
 
@@ -92,16 +103,15 @@ pub struct Receiver {
     expected: BlockIndex,
     /// The block acknowledged last; the window is counted from here.
     acked: BlockIndex,
-    /// An ACK (or the opening) is due.
-    due: bool,
-    /// The ACK or opening that is due was sent before.
-    again: bool,
+    due: Due,
     /// How far ahead of the expected block the furthest is that has come: the gap
     /// before it was reported. 0: there is no gap.
     ahead: u16,
     /// Every block before the expected one is in the file. Without this no ACK
     /// can be sent.
     written: Option<Written>,
+    /// How windows gather, where they may.
+    gather: Option<Box<Gather>>,
     dally: Millis,
 }
 
@@ -115,10 +125,10 @@ impl Receiver {
             exchange: Exchange::new(config, role, negotiated, true),
             expected: BlockIndex::FIRST,
             acked: BlockIndex::HANDSHAKE,
-            due: true,
-            again: false,
+            due: Due::New,
             ahead: 0,
             written: Some(Written),
+            gather: None,
             dally: config.dally.into(),
         }
     }
@@ -129,6 +139,34 @@ impl Receiver {
 
     pub(super) const fn exchange_mut(&mut self) -> &mut Exchange {
         &mut self.exchange
+    }
+
+    /// Its port can be left alone while a window comes.
+    pub(super) fn allow_gathering(&mut self) {
+        let has_windows = self.exchange.negotiated().windowsize > 1;
+        if has_windows && self.exchange.is_verified() {
+            self.gather.get_or_insert_default();
+        }
+    }
+
+    /// What is awaited now, until when. While a window gathers, a peer's silence is
+    /// looked for after that.
+    pub(super) fn timer(&self) -> Timer {
+        match self.gathers_until() {
+            Some(until) => Timer::Gather { until },
+            None => self.exchange.retry.timer(),
+        }
+    }
+
+    fn gathers_until(&self) -> Option<Instant> {
+        self.gather.as_ref()?.until()
+    }
+
+    /// Something is amiss: what comes next is looked at as it comes.
+    fn end_gathering(&mut self) {
+        if let Some(gather) = &mut self.gather {
+            gather.lost();
+        }
     }
 
     /// What the client asked for, while it waits for the answer.
@@ -190,8 +228,7 @@ impl Receiver {
         self.exchange.verify();
         self.exchange.retry.answered(now, true);
         self.state = State::Receiving;
-        self.due = true;
-        self.again = false;
+        self.due = Due::New;
     }
 
     fn handle_data(
@@ -241,6 +278,7 @@ impl Receiver {
             retry.something_lost();
             self.exchange.verify();
             self.state = State::Receiving;
+            self.end_gathering();
             self.send_again();
         }
         self.ahead = self.ahead.max(ahead);
@@ -255,26 +293,40 @@ impl Receiver {
         // The first block of a window answers our ACK; those after it only
         // show that the peer is at work.
         let answers_ack = self.expected == self.acked.plus(1);
-        self.exchange.retry.answered(now, answers_ack);
-        self.exchange.retry.heard(now);
+        if answers_ack || !self.exchange.retry.was_heard_at(now) {
+            self.exchange.retry.answered(now, answers_ack);
+            self.exchange.retry.heard(now);
+            if let Some(gather) = &mut self.gather {
+                gather.came();
+            }
+        } else {
+            // They were received together: nothing more is known of the time.
+            self.exchange.retry.one_came_through();
+        }
         self.state = State::Receiving;
         self.exchange.verify();
         self.ahead = 0;
-        self.again = false;
+        if self.due == Due::Again {
+            self.due = Due::New;
+        }
         let index = self.expected;
         self.expected = index.plus(1);
 
         if payload.len() < usize::from(self.exchange.negotiated().blksize) {
             match sink.commit() {
                 Ok(committed) => {
-                    self.due = true;
+                    self.due = Due::New;
+                    self.end_gathering();
                     self.state = State::Dallying(committed);
                     self.exchange.complete();
                 }
                 Err(failure) => self.abort(failure),
             }
         } else if index.0 - self.acked.0 >= u64::from(self.exchange.negotiated().windowsize) {
-            self.due = true;
+            self.due = Due::New;
+            if let Some(gather) = &mut self.gather {
+                gather.complete();
+            }
         }
     }
 
@@ -303,20 +355,29 @@ impl Receiver {
 
     /// The opening or the last ACK is due once more, if it isn't due already.
     fn send_again(&mut self) {
-        self.again |= !self.due;
-        self.due = true;
+        self.end_gathering();
+        if self.due == Due::Nothing {
+            self.due = Due::Again;
+        }
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant) {
+        let come = u16::try_from(self.expected.0 - 1 - self.acked.0).unwrap_or(u16::MAX);
+        let window = self.exchange.negotiated().windowsize;
+        if let Some(gather) = &mut self.gather
+            && gather.until().is_some_and(|until| until <= now)
+        {
+            gather.look(now, come, window);
+        }
         if !self.exchange.retry.expired(now) {
             return;
         }
         let is_dallying = matches!(self.exchange.retry.timer(), Timer::Dally { .. });
         let goes_on = match self.due {
-            false if is_dallying => false,
-            false => self.exchange.may_repeat(now),
+            Due::Nothing if is_dallying => false,
+            Due::Nothing => self.exchange.may_repeat(now),
             // What hasn't been sent can't have been answered.
-            true => self.exchange.retry.hold(now),
+            Due::New | Due::Again => self.exchange.retry.hold(now),
         };
         if goes_on {
             self.send_again();
@@ -336,12 +397,14 @@ impl Receiver {
     pub(super) fn abort(&mut self, failure: Failure) {
         if matches!(self.state, State::Opening(_) | State::Receiving) {
             self.exchange.fail(failure);
+            self.end_gathering();
             self.state = State::Failing(failure);
         }
     }
 
     fn close(&mut self, outcome: Outcome) {
         self.exchange.end(outcome);
+        self.end_gathering();
         self.state = State::Closed;
     }
 
@@ -364,13 +427,14 @@ impl Receiver {
         sink: &mut impl BlockSink,
         buf: &mut [u8],
     ) -> Option<Transmit> {
-        if self.due && self.written.is_none() && matches!(self.state, State::Receiving) {
+        let is_due = self.due != Due::Nothing;
+        if is_due && self.written.is_none() && matches!(self.state, State::Receiving) {
             self.flush(sink);
         }
         let len = match &self.state {
             State::Failing(failure) => emit_error(failure.code, failure.message, buf),
             State::Closed => return None,
-            _ if !self.due => return None,
+            _ if !is_due => return None,
             State::Opening(Opening::OptionAck(packet) | Opening::Request { packet, .. }) => {
                 buf.get_mut(..packet.len())?.copy_from_slice(packet);
                 packet.len()
@@ -395,16 +459,20 @@ impl Receiver {
             self.state = State::Closed;
             return;
         }
-        self.due = false;
+        let again = std::mem::replace(&mut self.due, Due::Nothing) == Due::Again;
         self.acked = BlockIndex(self.expected.0 - 1);
-        let again = std::mem::take(&mut self.again);
         self.exchange.count_retransmits(again.into());
         match (&self.state, self.exchange.retry.timer()) {
             // Repeats don't prolong it: no peer keeps us dallying forever.
             (State::Dallying(_), Timer::Dally { .. }) => {}
             (State::Dallying(_), _) => self.exchange.retry.dally(now + self.dally()),
             _ if again => self.exchange.retry.sent_again(now),
-            _ => self.exchange.retry.sent(now),
+            _ => {
+                self.exchange.retry.sent(now);
+                if let Some(gather) = &mut self.gather {
+                    gather.begin(now);
+                }
+            }
         }
     }
 

@@ -421,6 +421,16 @@ impl RetryTimer {
         self.arm(now);
     }
 
+    /// Whether that was known at `now` already.
+    pub(crate) fn was_heard_at(&self, now: Instant) -> bool {
+        self.since == Some(now) && !self.measurable && !self.repeated
+    }
+
+    /// The loss of something is longer ago by one answer.
+    pub(crate) const fn one_came_through(&mut self) {
+        self.lossy = self.lossy.saturating_sub(1);
+    }
+
     /// An answer is awaited for a full wait, but no longer than patience lasts.
     pub(crate) fn arm(&mut self, now: Instant) {
         self.arm_at(now + self.wait());
@@ -493,7 +503,7 @@ impl RetryTimer {
     /// the time between the two is a round trip, if nothing was repeated.
     pub(crate) fn answered(&mut self, now: Instant, measured: bool) {
         self.repeats = 0;
-        self.lossy = self.lossy.saturating_sub(1);
+        self.one_came_through();
         // A busy peer's answer comes late; that of one whose packet was lost
         // comes as promptly after the repeat as answers do.
         let was_lost = self.repeated && self.is_prompt(now).unwrap_or(true);

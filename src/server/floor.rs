@@ -19,6 +19,7 @@ use mio::{Poll, Registry, Token};
 
 use super::REQUEST_LEN;
 use super::counters::Counters;
+use super::gathering::Gathering;
 use super::pacing::Pacing;
 use super::ports::Ports;
 use super::report::{self, Reporter};
@@ -66,6 +67,9 @@ pub(super) struct Floor {
     pub(super) counters: Counters,
     /// Sessions that have more to do without waiting.
     unfinished: VecDeque<SessionKey>,
+    gathering: Gathering,
+    /// Blocks that all sessions have moved, since somebody asked.
+    moved: u64,
     /// Where transfers send from.
     pub(super) ports: Ports,
     /// How much DATA goes to clients that nothing proves.
@@ -105,6 +109,8 @@ impl Floor {
             reporter: Reporter::new(now),
             counters: Counters::default(),
             unfinished: VecDeque::new(),
+            gathering: Gathering::default(),
+            moved: 0,
             shaper: Shaper::new(
                 shared.map(shared::send_buffer),
                 unproved,
@@ -166,6 +172,26 @@ impl Floor {
             self.reporter.poll_timeout(),
         ];
         deadlines.into_iter().flatten().min()
+    }
+
+    /// Blocks that have been moved since the last call.
+    pub(super) const fn take_moved(&mut self) -> u64 {
+        mem::replace(&mut self.moved, 0)
+    }
+
+    /// When the next window should be there, if one gathers.
+    pub(super) fn next_window(&self) -> Option<Instant> {
+        self.gathering.next_deadline()
+    }
+
+    /// Has the windows looked at that should be there. Returns whether there were any.
+    pub(super) fn run_gathered(&mut self, now: Instant) -> bool {
+        let mut any = false;
+        while let Some(key) = self.gathering.pop_due(now) {
+            any = true;
+            self.with_session(key, Session::run_deadline);
+        }
+        any
     }
 
     /// What to do with a request: see [`Sessions::admit`].
@@ -300,6 +326,7 @@ impl Floor {
             send_budget: budget,
         };
         let before = self.reporter.measure(session);
+        let blocks = session.transfer().progress().blocks;
         let random = || self.random.number();
         let done = self.shaper.turn(key, session, &mut context, random, work);
         if paced.is_some() {
@@ -311,6 +338,7 @@ impl Floor {
             }
         }
         self.reporter.moved(session, before);
+        self.moved += session.transfer().progress().blocks.saturating_sub(blocks);
         let listed: u64 = self.listings.iter().map(|it| it.take()).sum();
         if listed > 0 {
             let client = session.peer().ip();
@@ -338,6 +366,7 @@ impl Floor {
             let registry = self.poll.registry();
             self.ports.wait_if_blocked(key, session, registry);
         }
+        self.gathering.note(key, session.gathers_until());
         if done.is_unfinished && session.line == Line::None {
             session.line = Line::Turn;
             self.unfinished.push_back(key);

@@ -11,7 +11,7 @@ use super::port::Port;
 use super::prefetch::PrefetchPool;
 use super::{MAX_SEND, NONSENSE_ANSWERS};
 use crate::file::{MAX_RUN, WriteBuffer};
-use crate::net::{Batch, MAX_DATA_PACKET, MAX_SEGMENTS, TransferSocket};
+use crate::net::{Batch, MAX_COALESCED, MAX_DATA_PACKET, MAX_SEGMENTS, TransferSocket};
 use crate::table::guesses::PortGuesses;
 use crate::table::rate::NetworkRateLimit;
 
@@ -22,11 +22,24 @@ pub(crate) const BATCH_SLOTS: usize = 64;
 /// or a few of the largest blocks.
 pub(crate) const BATCH_BYTES: usize = 256 * 1024;
 
+/// Bytes of a slot where several datagrams may come as one. The few beyond what one can
+/// take keep the begins of the slots, which is all that single datagrams fill, from
+/// lying in the same places of the processor's caches.
+pub(crate) const COALESCED_SLOT: usize = MAX_COALESCED.next_multiple_of(4096) + 1536;
+
+/// Slots for windows: two calls receive 64 blocks, and show that there are no more.
+const WINDOW_SLOTS: usize = 33;
+
+/// Bytes that they take: address space, of which as much is memory as windows have
+/// filled.
+const WINDOW_BYTES: usize = WINDOW_SLOTS * COALESCED_SLOT;
+
 /// Networks told apart where nonsense is answered.
 const NETWORKS: usize = 64;
 
 // The buffers hold the largest of what they are for, and one call sends a run.
 const _: () = assert!(BATCH_BYTES > MAX_DATA_PACKET && MAX_DATA_PACKET <= MAX_SEND);
+const _: () = assert!(WINDOW_SLOTS <= BATCH_SLOTS);
 const _: () = assert!(MAX_RUN <= MAX_SEGMENTS);
 
 /// What the loop lends to the session whose turn it is.
@@ -75,7 +88,7 @@ impl Resources {
     /// strangers' and answers to them included.
     pub fn new(now: Instant, trace: Option<Trace>) -> Self {
         Self {
-            batch: Batch::new(BATCH_SLOTS, BATCH_BYTES),
+            batch: Batch::new(BATCH_SLOTS, WINDOW_BYTES),
             buffer: vec![0; MAX_SEND].into_boxed_slice(),
             pool: PrefetchPool::default(),
             write_buffer: WriteBuffer::default(),

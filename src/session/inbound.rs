@@ -12,11 +12,10 @@ use std::time::Instant;
 
 use log::debug;
 
-use super::context::{BATCH_BYTES, Context, Heading, Ingress, Resources, Trace};
+use super::context::{COALESCED_SLOT, Context, Heading, Ingress, Resources, Trace};
 use super::port::Port;
 use super::{Content, Reach, Remote, Session, Turn, UNKNOWN_TRANSFER};
 use crate::file::{ReadAt, Store};
-use crate::net::MAX_COALESCED;
 use crate::protocol::transfer::{NoSink, Progress};
 use crate::table::Tracked as _;
 use crate::wire::packet::{DATA_HEADER_LEN, ErrorCode, MAX_ERROR_LEN, Packet, emit_error};
@@ -82,9 +81,12 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
     }
 
     /// Whether nothing that may still lie in the socket can be of use: in lockstep,
-    /// once the transfer has moved on from where it was `before`.
+    /// once the transfer has moved on from where it was `before`, if only by the answer
+    /// to its opening.
     fn has_all_it_can_use(&self, before: Progress) -> bool {
-        before.window_size == 1 && self.transfer.progress().blocks > before.blocks
+        let progress = self.transfer.progress();
+        let has_moved = progress.blocks > before.blocks || progress.verified != before.verified;
+        before.window_size == 1 && progress.window_size == 1 && has_moved
     }
 
     /// Receives blocks by the window; they are written by the run.
@@ -96,7 +98,9 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
             // One byte more shows a block that is larger than agreed.
             let slot_len = DATA_HEADER_LEN + usize::from(progress.block_size) + 1;
             let (slot_len, slots) = match progress.window_size {
-                _ if self.port.coalesces() => (MAX_COALESCED, BATCH_BYTES / MAX_COALESCED),
+                window_size if self.port.coalesces() => {
+                    (COALESCED_SLOT, usize::from(window_size) + 1)
+                }
                 // A call for one is cheaper than one for several, and nothing
                 // follows before it is acknowledged.
                 1 => (slot_len, 1),

@@ -127,12 +127,11 @@ impl Campaign {
 
     fn measure(&self, workload: Workload, here: &[Contender]) -> io::Result<Measured> {
         self.lay_out(&workload.plan)?;
+        let mut taking_part = here.to_vec();
+        taking_part.retain(|&contender| self.takes_part(contender, &workload));
         let mut runs = Vec::new();
         for round in 1..=self.rounds {
-            for &contender in here
-                .iter()
-                .filter(|&&contender| takes_part(contender, &workload))
-            {
+            for &contender in &taking_part {
                 let (figures, note) = match self.run_once(&workload, contender) {
                     Ok(done) => done,
                     Err(error) => (Figures::default(), Some(error.to_string())),
@@ -242,6 +241,17 @@ impl Campaign {
         Ok((figures, complaint(&tally, plan.limit)))
     }
 
+    fn takes_part(&self, contender: Contender, workload: &Workload) -> bool {
+        let wanted = match contender {
+            Contender::Ours | Contender::Before => true,
+            Contender::OursAsleep => workload.asleep,
+            Contender::Bare => matches!(workload.kind, Kind::Transfers) && workload.peers,
+            _ => workload.peers,
+        };
+        let version = self.programs.version(contender);
+        wanted && contender.can(&workload.plan, version.as_deref())
+    }
+
     /// How many of the files that should have come are missing or wrong.
     fn verify_uploads(&self, plan: &Plan) -> io::Result<usize> {
         let wrong = (0..plan.transfers)
@@ -254,16 +264,6 @@ impl Campaign {
         self.clear()?;
         Ok(wrong)
     }
-}
-
-fn takes_part(contender: Contender, workload: &Workload) -> bool {
-    let wanted = match contender {
-        Contender::Ours | Contender::Before => true,
-        Contender::OursAsleep => workload.asleep,
-        Contender::Bare => matches!(workload.kind, Kind::Transfers) && workload.peers,
-        _ => workload.peers,
-    };
-    wanted && contender.can(&workload.plan)
 }
 
 fn complaint(tally: &Tally, limit: Duration) -> Option<String> {

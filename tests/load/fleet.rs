@@ -65,6 +65,8 @@ pub(crate) struct Plan {
     /// Options to ask for; `None` doesn't.
     pub(crate) blksize: Option<u16>,
     pub(crate) windowsize: Option<u16>,
+    /// Each block is sent with a call of its own, as most clients do.
+    pub(crate) one_by_one: bool,
     /// Packets dropped on the way in and on the way out, in a thousand.
     pub(crate) loss: u16,
     /// How long a client waits before each of its answers.
@@ -509,7 +511,8 @@ impl<'a> Fleet<'a> {
                 }
                 Transmit::Blocks(run) => {
                     // Each block of a run is lost for itself.
-                    let most = if self.plan.loss > 0 { 1 } else { u16::MAX };
+                    let is_alone = self.plan.one_by_one || self.plan.loss > 0;
+                    let most = if is_alone { 1 } else { u16::MAX };
                     let (size, buffer) = (self.plan.size, &mut self.buffer);
                     let (len, report) =
                         fill(self.pattern, job.file, size, run.shortened(most), buffer);

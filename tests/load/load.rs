@@ -85,6 +85,9 @@ struct CampaignArgs {
     /// Have somebody watch our server's status page, and `--against` without
     #[arg(long)]
     watched: bool,
+    /// Measure our server with `--busy-poll 0` too, instead of the peers
+    #[arg(long)]
+    asleep: bool,
     /// Where the peers are installed
     #[arg(long)]
     peers: PathBuf,
@@ -122,6 +125,9 @@ struct DriveArgs {
     blksize: Option<u16>,
     #[arg(long)]
     windowsize: Option<u16>,
+    /// Send each block with a call of its own
+    #[arg(long)]
+    one_by_one: bool,
     /// Packets lost each way, in a thousand
     #[arg(long, default_value_t = 0)]
     loss: u16,
@@ -172,6 +178,7 @@ fn measure(args: CampaignArgs) -> Result<(), Box<dyn Error>> {
             ours: args.ours,
             against: args.against,
             watched: args.watched,
+            asleep: args.asleep,
             peers: args.peers,
         },
         cores: Cores::choose()?,
@@ -208,6 +215,7 @@ fn drive(args: &DriveArgs) -> Result<(), Box<dyn Error>> {
         at_once: args.at_once,
         blksize: args.blksize,
         windowsize: args.windowsize,
+        one_by_one: args.one_by_one,
         loss: args.loss,
         delay: Duration::from_micros(args.delay),
         pace: Duration::ZERO,

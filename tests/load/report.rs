@@ -9,7 +9,7 @@ use nix::sys::utsname::uname;
 use crate::campaign::Measured;
 use crate::figures::{Metric, Spread};
 use crate::process::Cores;
-use crate::servers::{Contender, Programs};
+use crate::servers::{Contender, Programs, has_windows};
 use crate::workloads::{Against, Bound, Goal};
 
 /// A goal and what came of it.
@@ -122,6 +122,21 @@ impl Setting {
     }
 }
 
+impl Setting {
+    /// A contender by its name, and the release that was measured, if it told.
+    fn label(&self, name: &str) -> String {
+        let version = self.versions.iter().find(|(it, _)| *it == name);
+        let release = version.and_then(|(_, version)| release(version));
+        release.map_or_else(|| name.to_owned(), |release| format!("{name} {release}"))
+    }
+}
+
+/// The number of a release in what a program calls itself.
+fn release(version: &str) -> Option<&str> {
+    let mut words = version.rsplit([' ', '-']);
+    words.find(|word| word.starts_with(|first: char| first.is_ascii_digit()))
+}
+
 /// The whole report in Markdown.
 pub(crate) fn markdown(setting: &Setting, all: &[Measured]) -> String {
     let mut text = String::new();
@@ -129,8 +144,8 @@ pub(crate) fn markdown(setting: &Setting, all: &[Measured]) -> String {
     if all.iter().any(|measured| measured.has(Contender::Before)) {
         before_and_after(&mut text, all);
     } else {
-        ratios(&mut text, all);
-        further_goals(&mut text, all);
+        ratios(&mut text, setting, all);
+        further_goals(&mut text, setting, all);
     }
     details(&mut text, all);
     notes(&mut text, all);
@@ -161,9 +176,17 @@ fn head(text: &mut String, setting: &Setting) {
             versions.join("; "),
         ),
     );
+    let dnsmasq = setting.versions.iter().find(|(name, _)| *name == "dnsmasq");
+    if dnsmasq.is_some_and(|(_, version)| !has_windows(version)) {
+        line(
+            text,
+            "Windows came to dnsmasq with 2.93: this older one takes no part where they are \
+             asked for (`PEER_DNSMASQ=PATH scripts/bench` measures another).\n",
+        );
+    }
 }
 
-fn ratios(text: &mut String, all: &[Measured]) {
+fn ratios(text: &mut String, setting: &Setting, all: &[Measured]) {
     line(
         text,
         "| workload | MB/s ÷ best peer | goal | ours | best peer | CPU-s/GB ÷ best peer | goal | ours | best peer |",
@@ -180,10 +203,13 @@ fn ratios(text: &mut String, all: &[Measured]) {
             if asleep {
                 title += ", `--busy-poll 0`";
             }
-            line(
-                text,
-                &format!("| {title} {} {} |", Cells(throughput, 0), Cells(cpu, 2)),
-            );
+            let cells = |verdict, digits| Cells {
+                verdict,
+                digits,
+                setting,
+            };
+            let (throughput, cpu) = (cells(throughput, 0), cells(cpu, 2));
+            line(text, &format!("| {title} {throughput} {cpu} |"));
         }
     }
     text.push('\n');
@@ -257,24 +283,32 @@ fn before_and_after(text: &mut String, all: &[Measured]) {
 
 /// Four cells about a ratio: the ratio, its goal and the figures behind it, which
 /// are shown with that many digits.
-struct Cells(Option<Verdict>, usize);
+struct Cells<'a> {
+    verdict: Option<Verdict>,
+    digits: usize,
+    setting: &'a Setting,
+}
 
-impl fmt::Display for Cells {
+impl fmt::Display for Cells<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(Some(verdict), digits) = self else {
+        let digits = self.digits;
+        let Some(verdict) = &self.verdict else {
             return f.write_str("| | | |");
         };
-        let ours = show(verdict.ours, *digits);
+        let ours = show(verdict.ours, digits);
         let (value, bound) = (show(verdict.value, 2), verdict.bound());
         write!(f, "| {value} | {bound} | {ours} |")?;
         match verdict.other {
-            Some((name, spread)) => write!(f, " {name} {}", show(spread, *digits)),
+            Some((name, spread)) => {
+                let name = self.setting.label(name);
+                write!(f, " {name} {}", show(spread, digits))
+            }
             None => Ok(()),
         }
     }
 }
 
-fn further_goals(text: &mut String, all: &[Measured]) {
+fn further_goals(text: &mut String, setting: &Setting, all: &[Measured]) {
     line(
         text,
         "| workload | figure | value | goal | ours | held against |",
@@ -291,7 +325,7 @@ fn further_goals(text: &mut String, all: &[Measured]) {
             };
             let other = verdict
                 .other
-                .map(|(name, spread)| format!("{name} {}", show(spread, 2)));
+                .map(|(name, spread)| format!("{} {}", setting.label(name), show(spread, 2)));
             line(
                 text,
                 &format!(
@@ -454,6 +488,19 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_release_is_the_last_number_that_a_program_calls_itself_by() {
+        for (version, expected) in [
+            ("tftp-hpa 5.2", Some("5.2")),
+            ("atftp-0.8.0", Some("0.8.0")),
+            ("Dnsmasq version 2.90", Some("2.90")),
+            ("rs-tftp server version 1.0.0", Some("1.0.0")),
+            ("no number", None),
+        ] {
+            assert_eq!(release(version), expected, "{version}");
+        }
+    }
 
     #[test]
     fn a_change_for_the_worse_is_beyond_noise() {

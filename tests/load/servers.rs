@@ -71,18 +71,33 @@ impl Contender {
         )
     }
 
-    /// Whether it knows what the plan asks for.
-    pub(crate) fn can(self, plan: &Plan) -> bool {
+    /// Whether it knows what the plan asks for; `version`: what it calls itself.
+    pub(crate) fn can(self, plan: &Plan, version: Option<&str>) -> bool {
         let windows = plan.windowsize.is_some_and(|window| window > 1);
         let uploads = plan.direction == Direction::Write;
         match self {
             Self::InTftpd => !windows,
-            Self::Dnsmasq => !windows && !uploads,
+            Self::Dnsmasq => !uploads && (!windows || version.is_some_and(has_windows)),
             // No state but one block number, no repeats.
             Self::Bare => plan.at_once == 1 && plan.loss == 0 && !uploads,
             _ => true,
         }
     }
+}
+
+/// The first release of dnsmasq with windows.
+const DNSMASQ_WINDOWS: (u32, u32) = (2, 93);
+
+/// Whether this dnsmasq knows windows.
+pub(crate) fn has_windows(version: &str) -> bool {
+    let number = version.rsplit(' ').next().and_then(|it| it.split_once('.'));
+    let digits = |text: &str| {
+        let end = text.find(|it: char| !it.is_ascii_digit());
+        text[..end.unwrap_or(text.len())].parse().ok()
+    };
+    number
+        .and_then(|(major, minor)| Some((digits(major)?, digits(minor)?)))
+        .is_some_and(|number| number >= DNSMASQ_WINDOWS)
 }
 
 /// Where the programs are.
@@ -93,17 +108,20 @@ pub(crate) struct Programs {
     pub(crate) against: Option<PathBuf>,
     /// Ours has a status port, and somebody watches.
     pub(crate) watched: bool,
+    /// Ours never waiting awake is to be measured beside it, instead of the peers.
+    pub(crate) asleep: bool,
     /// Where `scripts/peers` has put the others.
     pub(crate) peers: PathBuf,
 }
 
 impl Programs {
-    /// Whether it takes part: two builds of ours are measured without the others.
+    /// Whether it takes part: ours are measured side by side without the others.
     pub(crate) fn is_wanted(&self, contender: Contender) -> bool {
         match contender {
             Contender::Ours => true,
             Contender::Before => self.against.is_some(),
-            _ => self.against.is_none(),
+            Contender::OursAsleep => self.asleep || self.against.is_none(),
+            _ => self.against.is_none() && !self.asleep,
         }
     }
 
@@ -320,4 +338,24 @@ impl Drop for Server {
 fn free_port() -> io::Result<u16> {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
     Ok(socket.local_addr()?.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dnsmasq_has_windows_since_a_release() {
+        for (version, expected) in [
+            ("Dnsmasq version 2.90", false),
+            ("Dnsmasq version 2.92rc1", false),
+            ("Dnsmasq version 2.93", true),
+            ("Dnsmasq version 2.93test2", true),
+            ("Dnsmasq version 2.101", true),
+            ("Dnsmasq version 3.0", true),
+            ("", false),
+        ] {
+            assert_eq!(has_windows(version), expected, "{version}");
+        }
+    }
 }

@@ -113,6 +113,14 @@ impl Workload {
         self
     }
 
+    /// Waiting awake must cost next to nothing.
+    fn awake_pays(self) -> Self {
+        Self {
+            asleep: true,
+            ..self.goal(Metric::CpuPerGigabyte, Bound::AtMost(1.1), Against::Asleep)
+        }
+    }
+
     /// Every transfer must succeed.
     fn nothing_failed(self) -> Self {
         self.goal(Metric::Failures, Bound::AtMost(0.0), Against::Nothing)
@@ -133,6 +141,7 @@ const fn one_client(direction: Direction, size: u64, transfers: usize, blksize: 
         at_once: 1,
         blksize: Some(blksize),
         windowsize: None,
+        one_by_one: false,
         loss: 0,
         delay: Duration::ZERO,
         pace: Duration::ZERO,
@@ -160,8 +169,10 @@ pub(crate) fn all() -> Vec<Workload> {
     let mut all = downloads();
     all.extend(crowds());
     all.extend(uploads());
-    all.extend(troubles());
-    all
+    all.into_iter()
+        .map(Workload::awake_pays)
+        .chain(troubles())
+        .collect()
 }
 
 fn downloads() -> Vec<Workload> {
@@ -256,12 +267,28 @@ fn uploads() -> Vec<Workload> {
         transfers: 4,
         ..upload
     };
+    let one_by_one = Plan {
+        one_by_one: true,
+        ..several
+    };
     vec![
         Workload::new("upload-1", "upload 64 MiB, lockstep", upload).ratios(1.2, 0.95),
         Workload::new("upload-16", "upload 64 MiB, window 16", window(16, several))
-            .ratios(1.0, 0.78),
+            .ratios(1.5, 0.7),
         Workload::new("upload-64", "upload 64 MiB, window 64", window(64, several))
-            .ratios(1.0, 0.78),
+            .ratios(1.7, 0.6),
+        Workload::new(
+            "upload-16-plain",
+            "upload 64 MiB, window 16, sent block by block",
+            window(16, one_by_one),
+        )
+        .ratios(1.5, 0.7),
+        Workload::new(
+            "upload-64-plain",
+            "upload 64 MiB, window 64, sent block by block",
+            window(64, one_by_one),
+        )
+        .ratios(1.7, 0.6),
         Workload::new(
             "uploads-200",
             "200 uploads at once × 256 KiB",

@@ -17,6 +17,7 @@ struct Before {
     position: Option<u64>,
     sent: u64,
     blocks: u64,
+    verified: bool,
     retransmits: u64,
 }
 
@@ -32,6 +33,7 @@ impl Before {
             position: position(session),
             sent: net.with(|network| network.sent_by(own)),
             blocks: session.transfer().progress().blocks,
+            verified: session.transfer().progress().verified,
             retransmits: session.transfer().progress().retransmits,
         }
     }
@@ -64,12 +66,19 @@ pub(crate) fn work(
     let own = session.port().own;
     let takes_in = matches!(cause, Cause::Ready | Cause::Deadline) && !session.port().is_shared();
     // In lockstep nothing that lies after the answer can be of use.
-    let has_moved = session.transfer().progress().blocks > before.blocks;
+    let progress = session.transfer().progress();
+    let has_moved = progress.blocks > before.blocks || progress.verified != before.verified;
     let is_lockstep = session.transfer().negotiated().windowsize == 1;
     if takes_in && turn == Turn::Waiting && !(is_lockstep && has_moved) {
         let is_overlooked = net.with(|network| network.is_overlooked(own));
         assert!(!is_overlooked, "{own}: a datagram stays in the socket");
     }
+    // What isn't reported is looked at when a window should be there.
+    let rests = !session.port().is_shared() && net.with(|network| network.rests(own));
+    assert!(
+        !rests || session.gathers_until().is_some(),
+        "{own}: nobody looks at its port any more"
+    );
     // What the file brings meanwhile is sent, and that moves it.
     let is_idle = before.sent == net.with(|network| network.sent_by(own));
     if cause == Cause::Ready && before.only_strangers && is_idle {

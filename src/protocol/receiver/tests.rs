@@ -614,3 +614,97 @@ fn an_adaptive_wait_follows_what_blocks_measure() {
           102 DATA 3  > wrote 512, ACK 3 @602",
     );
 }
+
+// --- windows that gather ---------------------------------------------------------------
+
+/// Windows that take two milliseconds each, until the next one is left alone.
+const GATHERING: &str = "0 open > OACK blksize=8 windowsize=4 @500
+    1 DATA 1  > wrote 8 @501
+    1 gather  > nothing @501
+    1 to 4    > wrote 8, ACK 4 @501
+    1 DATA 5  > wrote 8 @501
+    2 DATA 6  > wrote 8 @502
+    3 to 8    > wrote 8, ACK 8 @503
+    3 DATA 9  > wrote 8 @503
+    4 DATA 10 > wrote 8 @504
+    5 to 12   > wrote 8, ACK 12 @505
+    5 DATA 13 > wrote 8 @505
+    6 DATA 14 > wrote 8 @506
+    7 to 16   > wrote 8, ACK 16 @507
+    7 DATA 17 > wrote 8 @507
+    8 DATA 18 > wrote 8 @508
+    9 to 20   > wrote 8, ACK 20 @10";
+
+#[test]
+fn a_window_that_gathers_is_acknowledged_as_any_other_and_gaps_at_once() {
+    for (what, then) in [
+        ("whole", "10 to 24 > wrote 8, ACK 24 @11"),
+        (
+            "silence: the wait for an answer is what it was",
+            "10 timeout > nothing @509
+             11 to 24   > wrote 8, ACK 24 @511",
+        ),
+        (
+            "half of it, and then silence",
+            "10 to 22    > wrote 8 @10
+             10 timeout  > nothing @10
+             11 timeout  > nothing @510
+             510 timeout > ACK 22 @1510",
+        ),
+        (
+            "loss, with reordering",
+            "10 DATA 21 > wrote 8 @10
+             10 DATA 23 > ACK 21 @510
+             10 DATA 22 > wrote 8 @510
+             10 DATA 24 > ACK 22 @510
+             11 to 26   > wrote 8, ACK 26 @511",
+        ),
+        (
+            "an ACK that was lost",
+            "10 DATA 20 > ACK 20 @510
+             11 to 24   > wrote 8, ACK 24 @511",
+        ),
+        (
+            "duplicates, the Sorcerer's among them",
+            "10 DATA 19 > nothing @10
+             10 to 24   > wrote 8, ACK 24 @11
+             10 DATA 23 > nothing @11",
+        ),
+        (
+            "a file that fails to be written",
+            "10 disk full > nothing @10
+             10 DATA 21   > ERROR 3 Failed 3 closed",
+        ),
+        (
+            "the end",
+            "10 DATA 21(3) > wrote 3, committed, ACK 21 @1010 Completed over",
+        ),
+        ("an ERROR", "10 ERROR 0 x > nothing PeerError 0 x closed"),
+        (
+            "a full socket",
+            "10 full     > nothing @10
+             10 to 24    > wrote 8 @510
+             510 timeout > nothing @1510
+             511 room    > ACK 24 @1011",
+        ),
+    ] {
+        eprintln!("{what}");
+        let mut script = Script::receiver(&FIXED, Server(WINDOWS));
+        script.play(GATHERING);
+        script.play(then);
+    }
+}
+
+#[test]
+fn lockstep_never_gathers() {
+    let mut script = Script::receiver(&FIXED, Server("blksize=8"));
+    script.play("0 open > OACK blksize=8 @500");
+    for block in 1..20 {
+        let step = format!(
+            "{block} DATA {block} > wrote 8, ACK {block} @{}",
+            500 + block
+        );
+        script.play(&step);
+        script.play(&format!("{block} gather > nothing @{}", 500 + block));
+    }
+}
