@@ -138,8 +138,13 @@ fn crowd(status: SocketAddr, is_over: &AtomicBool, done: &Done) {
             }
         });
         scope.spawn(|| {
-            let huge = [&b"GET / HTTP/1.1\r\nCookie: "[..], &vec![b'x'; 200_000]].concat();
-            let mistakes = [&huge[..], b"\x16\x03\x01\x02\0", b"DELETE /\r\n\r\n", b""];
+            let huge = format!("GET / HTTP/1.1\r\nCookie: {}", "x".repeat(200_000));
+            let mistakes = [
+                huge.as_bytes(),
+                b"\x16\x03\x01\x02\0",
+                b"DELETE /\r\n\r\n",
+                b"",
+            ];
             for mistake in mistakes.iter().cycle().take_while(|_| goes_on()) {
                 if let Some(mut stream) = connect() {
                     let _ = stream.write_all(mistake);
