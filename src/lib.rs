@@ -2,8 +2,8 @@
 //!
 //! # Bird's-eye view
 //!
-//! One process, one thread, one `mio::Poll`. Requests come in on the listen
-//! sockets; each transfer gets a socket of its own (where ports or descriptors are
+//! One process, one thread, one `mio::Poll` (with `--workers` several such processes, and
+//! one that starts them). Requests come in on the listen sockets; each transfer gets a socket of its own (where ports or descriptors are
 //! short, a share of one), bound to the address the request came to, and a slot in
 //! the session table. Everything that decides is a value without I/O: it is handed
 //! packets and the time, and answers with what to send and when to be woken. The
@@ -32,7 +32,7 @@
 //! | 5 | `client` | the command `tftp` (feature `client`) | – |
 //! | 6 | `bin` | the plot of each program | – |
 //!
-//! # Nine walks through the house
+//! # Ten walks through the house
 //!
 //! Each in the order of the files.
 //!
@@ -85,6 +85,13 @@
 //! the answer in hand: another name, an open file, a refusal, or nothing. What the log
 //! is told the helper is told (`server/report`).
 //!
+//! **A new program for running workers** (SIGUSR2). `server/supervisor` executes the
+//! program on disk in its own place; `server/handover` keeps sockets and channels
+//! meanwhile → a new process for each `server/slot` → `server/worker` is told over
+//! `server/channel` when it may read the listen sockets → until the old one's last
+//! transfer has ended, that one reads them and passes on what is none of its sessions'
+//! (`server/relay`).
+//!
 //! **A client's `get`.** `bin/tftp` → `client/cli` → `client/oneshot` (or
 //! `client/prompt`) makes a `client/job` → `client/attempts` decides which address
 //! is asked, when, and with which options (`client/schedule`) → `client/engine`
@@ -122,6 +129,8 @@
 //! | a log line | `log/event`; when it is written: `server/report`; its bound: `log/bounds` |
 //! | what the status port shows | `status/json`, `status/metrics`, `status/page.html` |
 //! | a command line option | `server/cli`, `client/cli`, then `UPDATE_DOCS=1 cargo test --test docs` |
+//! | when a window of an upload is looked at | `protocol/gather`, `server/gathering` |
+//! | how processes are started, replaced and stopped | `server/supervisor` |
 //! | how the kernel is asked to send and receive | `net` |
 //!
 //! # Invariants
@@ -145,7 +154,7 @@
 //! - No byte from the network reaches the log unescaped, and none can panic.
 //! - `unsafe` is in two modules: `net::batch`, for `recvmmsg`, `recvmsg` and
 //!   `sendmsg`, for a socket's figures and for descriptors that were received, and
-//!   `file::nowait`, for `preadv2` and `mincore`.
+//!   `file::nowait`, for `preadv2`, `mincore` and `renameat2`.
 //! - A file that several transfers read is open once, and no longer than it is read.
 //! - A read that would wait for the disk isn't made, where the file system can
 //!   tell: its session sleeps until the pages have been fetched. Opening, writing
@@ -166,6 +175,10 @@
 //! | waits of a session for its disk | 1 to 10 ms each, 20 for its turn; after 3 s all wait with it for that one read | `session::not_ready` |
 //! | bytes fetched in the background | 256 KiB of a file, of 4 files on FUSE, NFS, overlayfs | [`mod@file`] |
 //! | sockets that rest | 512, for half a second, from 64 transfers at once on | [`net::pool`] |
+//! | windows that are left alone to gather | 64 at once, each at most half its usual time | `server::gathering`, [`protocol::gather`] |
+//! | workers | 64, each started again at most once a second | `server::supervisor` |
+//! | transfers of a worker that was replaced | 10 minutes, or `--grace` if longer | [`server`] |
+//! | what waits for another worker | 8 MiB, and what the system allows; the rest is served by the old one | `server::channel` |
 //! | send buffer of `--single-port` | 8 MiB, and what the system allows | [`net`] |
 //! | receive buffer of a transfer | 4 MiB, and what the system allows | [`net`] |
 //! | sessions whose peer never answered | 16,384; any of them, chosen at random, gives way after 50 ms | [`table`] |

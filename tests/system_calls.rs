@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
 
+use nix::unistd::geteuid;
+
 use common::*;
 
 /// Memory, waiting, and what only builds with debug assertions ask for.
@@ -186,6 +188,11 @@ fn a_plain_start_download_and_upload_cost_no_other_system_calls() {
     if server.log_lines().iter().any(|line| lacks(line)) {
         skip("this kernel lacks something");
         return;
+    }
+    if geteuid().is_root() {
+        // The last that it does before it waits.
+        let last = |line: &str| line.contains("running as root with uploads");
+        server.wait_for_log(last, PATIENCE).expect("a warning");
     }
     let from = check("the start", 0, &START);
     let reader = RawClient::new(&server);

@@ -93,11 +93,10 @@ impl Server {
             worker.register(server.floor.registry())?;
             server.worker = Some(Box::new(worker));
         }
+        server.tell_start(args, &path, room.sessions);
         debug!("waiting for answers awake for up to {busy_poll:?}");
         tell_enforcement(args, enforcement);
         exposure::advise(args, args.uploads.root().unwrap_or(&path));
-        // The last: whoever waits for it finds all of the start done.
-        server.tell_start(args, &path, room.sessions);
         Ok(server)
     }
 

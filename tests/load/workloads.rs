@@ -343,7 +343,7 @@ fn troubles() -> Vec<Workload> {
         peers: false,
         ..Workload::new(
             "crowd-100000",
-            "100,000 at once × 4 KiB, single port",
+            "100,000 at once, single port",
             Plan {
                 limit: Duration::from_secs(60),
                 ..many(Read, 4 * KIB, 100_000, 100_000)
