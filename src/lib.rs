@@ -129,7 +129,6 @@
 //! | a log line | `log/event`; when it is written: `server/report`; its bound: `log/bounds` |
 //! | what the status port shows | `status/json`, `status/metrics`, `status/page.html` |
 //! | a command line option | `server/cli`, `client/cli`, then `UPDATE_DOCS=1 cargo test --test docs` |
-//! | when a window of an upload is looked at | `protocol/gather`, `server/gathering` |
 //! | how processes are started, replaced and stopped | `server/supervisor` |
 //! | how the kernel is asked to send and receive | `net` |
 //!
@@ -175,7 +174,6 @@
 //! | waits of a session for its disk | 1 to 10 ms each, 20 for its turn; after 3 s all wait with it for that one read | `session::not_ready` |
 //! | bytes fetched in the background | 256 KiB of a file, of 4 files on FUSE, NFS, overlayfs | [`mod@file`] |
 //! | sockets that rest | 512, for half a second, from 64 transfers at once on | [`net::pool`] |
-//! | windows that are left alone to gather | 64 at once, each at most half its usual time | `server::gathering`, [`protocol::gather`] |
 //! | workers | 64, each started again at most once a second | `server::supervisor` |
 //! | transfers of a worker that was replaced | 10 minutes, or `--grace` if longer | [`server`] |
 //! | what waits for another worker | 8 MiB, and what the system allows; the rest is served by the old one | `server::channel` |

@@ -22,7 +22,7 @@ use super::stream::InputReader;
 use crate::file::{FileSink, FileSource};
 use crate::host::clock;
 use crate::host::{self, Interrupts};
-use crate::net::{TransferSocket, wait_for_report};
+use crate::net::TransferSocket;
 use crate::protocol::receiver::Receiver;
 use crate::protocol::sender::Sender;
 use crate::protocol::transfer::{Config, Failure, MAX_DATAGRAM, Opening, Proof, Transfer};
@@ -49,9 +49,6 @@ const SIGNALS: Token = Token(usize::MAX - 1);
 
 /// How long to wait awake.
 const AWAKE: Duration = Duration::from_micros(50);
-
-/// Shorter waits are measured in microseconds.
-const EXACT: Duration = Duration::from_millis(5);
 
 /// Readiness events taken from the kernel at a time.
 const EVENTS: usize = 32;
@@ -112,7 +109,6 @@ impl Engine {
     /// # Errors
     /// Whatever the kernel says to being asked for an epoll instance.
     pub(super) fn new() -> io::Result<Self> {
-        clock::wake_on_time();
         Ok(Self {
             poll: Poll::new()?,
             events: Events::with_capacity(EVENTS),
@@ -289,20 +285,7 @@ impl Engine {
         if self.waits_awake(began, timeout)? {
             return Ok(());
         }
-        let done = match timeout {
-            // For a window that gathers milliseconds are too coarse.
-            Some(timeout) if !timeout.is_zero() && timeout < EXACT => {
-                match wait_for_report(self.poll.registry(), timeout) {
-                    Ok(false) => {
-                        self.events.clear();
-                        Ok(())
-                    }
-                    Ok(true) => self.poll.poll(&mut self.events, Some(Duration::ZERO)),
-                    Err(error) => Err(error),
-                }
-            }
-            timeout => self.poll.poll(&mut self.events, timeout),
-        };
+        let done = self.poll.poll(&mut self.events, timeout);
         self.last_wait = clock::now().saturating_duration_since(began);
         match done {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),

@@ -50,10 +50,6 @@ impl Port for ClientPort {
         false
     }
 
-    fn rest(&mut self, poll: &Watch<'_>) -> io::Result<()> {
-        Port::rest(&mut self.socket, poll)
-    }
-
     fn coalesces(&self) -> bool {
         self.socket.coalesces()
     }

@@ -3,7 +3,6 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use nix::sys::prctl::set_timerslack;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 
@@ -14,13 +13,6 @@ use nix::sys::time::TimeValLike;
 )]
 pub fn now() -> Instant {
     Instant::now()
-}
-
-/// Has waits end on time: else the kernel takes 50 microseconds more, to wake for several
-/// of them at once.
-pub fn wake_on_time() {
-    // Without it they end late.
-    let _ = set_timerslack(1);
 }
 
 /// The processor time that this process has taken.

@@ -13,14 +13,11 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::rc::Rc;
-use std::time::Duration;
 
 use mio::net::UdpSocket;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
-use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
-use nix::sys::time::TimeSpec;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 pub use batch::{Batch, Destination, Received, receive_with_descriptors};
@@ -379,17 +376,6 @@ fn force_send_buffer(socket: &impl AsFd) -> io::Result<()> {
     )?)
 }
 
-/// Waits until `poll` has something to report, for at most so long: to the microsecond,
-/// where its own wait counts in milliseconds. Returns whether it has.
-///
-/// # Errors
-/// Whatever the kernel says: `Interrupted` by a signal.
-pub fn wait_for_report(poll: &Registry, longest: Duration) -> io::Result<bool> {
-    let descriptor = &mut [PollFd::new(poll.as_fd(), PollFlags::POLLIN)];
-    let reported = ppoll(descriptor, Some(TimeSpec::from_duration(longest)), None)?;
-    Ok(reported > 0)
-}
-
 /// What became of a run of blocks handed to the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RunSent {
@@ -495,22 +481,6 @@ impl TransferSocket {
         }
         registry.register(socket, token, interest)?;
         self.registered = true;
-        Ok(())
-    }
-
-    /// Has `registry` report nothing, until it is to be watched again: what has arrived
-    /// by then is reported.
-    ///
-    /// # Errors
-    /// Whatever the kernel says.
-    pub fn rest(&mut self, registry: &Registry) -> io::Result<()> {
-        // Whatever else is asked for, each datagram wakes those that wait (EPOLLPRI
-        // included), if only to find nothing.
-        if let Channel::Own(socket) = &mut self.channel
-            && std::mem::take(&mut self.registered)
-        {
-            registry.deregister(socket)?;
-        }
         Ok(())
     }
 

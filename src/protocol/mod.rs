@@ -8,7 +8,6 @@
 pub mod block;
 mod contract;
 mod exchange;
-mod gather;
 #[cfg(test)]
 mod lossy;
 mod nack;

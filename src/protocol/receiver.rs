@@ -43,7 +43,6 @@
 //! | state | timer | done | sent |
 //! |---|---|---|---|
 //! | Opening, Receiving | answer | wait doubled, or given up | the opening, or the last ACK |
-//! | Receiving | gather, the time that a window takes | looked at what has come, waits on | – |
 //! | any | answer, and an ACK is due that the socket won't take | waits on, within the patience | that ACK, as soon as there is room |
 //! | Dallying | dally, which begins when the final ACK was sent | over | – |
 //!
@@ -63,7 +62,6 @@ use super::contract::{
     Transmit, Written,
 };
 use super::exchange::Exchange;
-use super::gather::Gather;
 use super::retry::{ADAPTIVE_FLOOR, Millis};
 use super::timer::Timer;
 use crate::wire::options::{self, Negotiated, Offer};
@@ -110,8 +108,6 @@ pub struct Receiver {
     /// Every block before the expected one is in the file. Without this no ACK
     /// can be sent.
     written: Option<Written>,
-    /// How windows gather, where they may.
-    gather: Option<Box<Gather>>,
     dally: Millis,
 }
 
@@ -128,7 +124,6 @@ impl Receiver {
             due: Due::New,
             ahead: 0,
             written: Some(Written),
-            gather: None,
             dally: config.dally.into(),
         }
     }
@@ -139,34 +134,6 @@ impl Receiver {
 
     pub(super) const fn exchange_mut(&mut self) -> &mut Exchange {
         &mut self.exchange
-    }
-
-    /// Its port can be left alone while a window comes.
-    pub(super) fn allow_gathering(&mut self) {
-        let has_windows = self.exchange.negotiated().windowsize > 1;
-        if has_windows && self.exchange.is_verified() {
-            self.gather.get_or_insert_default();
-        }
-    }
-
-    /// What is awaited now, until when. While a window gathers, a peer's silence is
-    /// looked for after that.
-    pub(super) fn timer(&self) -> Timer {
-        match self.gathers_until() {
-            Some(until) => Timer::Gather { until },
-            None => self.exchange.retry.timer(),
-        }
-    }
-
-    fn gathers_until(&self) -> Option<Instant> {
-        self.gather.as_ref()?.until()
-    }
-
-    /// Something is amiss: what comes next is looked at as it comes.
-    fn end_gathering(&mut self) {
-        if let Some(gather) = &mut self.gather {
-            gather.lost();
-        }
     }
 
     /// What the client asked for, while it waits for the answer.
@@ -278,7 +245,6 @@ impl Receiver {
             retry.something_lost();
             self.exchange.verify();
             self.state = State::Receiving;
-            self.end_gathering();
             self.send_again();
         }
         self.ahead = self.ahead.max(ahead);
@@ -296,9 +262,6 @@ impl Receiver {
         if answers_ack || !self.exchange.retry.was_heard_at(now) {
             self.exchange.retry.answered(now, answers_ack);
             self.exchange.retry.heard(now);
-            if let Some(gather) = &mut self.gather {
-                gather.came();
-            }
         } else {
             // They were received together: nothing more is known of the time.
             self.exchange.retry.one_came_through();
@@ -316,7 +279,6 @@ impl Receiver {
             match sink.commit() {
                 Ok(committed) => {
                     self.due = Due::New;
-                    self.end_gathering();
                     self.state = State::Dallying(committed);
                     self.exchange.complete();
                 }
@@ -324,9 +286,6 @@ impl Receiver {
             }
         } else if index.0 - self.acked.0 >= u64::from(self.exchange.negotiated().windowsize) {
             self.due = Due::New;
-            if let Some(gather) = &mut self.gather {
-                gather.complete();
-            }
         }
     }
 
@@ -355,20 +314,12 @@ impl Receiver {
 
     /// The opening or the last ACK is due once more, if it isn't due already.
     fn send_again(&mut self) {
-        self.end_gathering();
         if self.due == Due::Nothing {
             self.due = Due::Again;
         }
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant) {
-        let come = u16::try_from(self.expected.0 - 1 - self.acked.0).unwrap_or(u16::MAX);
-        let window = self.exchange.negotiated().windowsize;
-        if let Some(gather) = &mut self.gather
-            && gather.until().is_some_and(|until| until <= now)
-        {
-            gather.look(now, come, window);
-        }
         if !self.exchange.retry.expired(now) {
             return;
         }
@@ -397,14 +348,12 @@ impl Receiver {
     pub(super) fn abort(&mut self, failure: Failure) {
         if matches!(self.state, State::Opening(_) | State::Receiving) {
             self.exchange.fail(failure);
-            self.end_gathering();
             self.state = State::Failing(failure);
         }
     }
 
     fn close(&mut self, outcome: Outcome) {
         self.exchange.end(outcome);
-        self.end_gathering();
         self.state = State::Closed;
     }
 
@@ -467,12 +416,7 @@ impl Receiver {
             (State::Dallying(_), Timer::Dally { .. }) => {}
             (State::Dallying(_), _) => self.exchange.retry.dally(now + self.dally()),
             _ if again => self.exchange.retry.sent_again(now),
-            _ => {
-                self.exchange.retry.sent(now);
-                if let Some(gather) = &mut self.gather {
-                    gather.begin(now);
-                }
-            }
+            _ => self.exchange.retry.sent(now),
         }
     }
 

@@ -210,7 +210,6 @@ impl Script {
         match input.split_once(' ').unwrap_or((input, "")) {
             ("open", _) => {}
             ("timeout", _) => self.transfer.handle_timeout(now),
-            ("gather", _) => self.transfer.allow_gathering(),
             ("request", _) => self.transfer.handle_repeated_request(now),
             ("abort", _) => self
                 .transfer

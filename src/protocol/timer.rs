@@ -18,12 +18,6 @@ pub enum Timer {
         /// When.
         at: Instant,
     },
-    /// The blocks of a window that is on its way. Then those that have come are looked
-    /// at.
-    Gather {
-        /// When most of them should be there.
-        until: Instant,
-    },
     /// The pause between two bursts of a window. Then the next one goes out.
     Burst {
         /// The end of the pause.
@@ -43,7 +37,6 @@ impl Timer {
         match self {
             Self::Idle => None,
             Self::Answer { at: deadline }
-            | Self::Gather { until: deadline }
             | Self::Burst { until: deadline }
             | Self::Dally { until: deadline } => Some(deadline),
         }

@@ -138,20 +138,7 @@ impl Transfer {
 
     /// The same, and what for.
     pub fn timer(&self) -> Timer {
-        match self {
-            Self::Sender(sender) => sender.exchange().retry.timer(),
-            Self::Receiver(receiver) => receiver.timer(),
-        }
-    }
-
-    /// Lets windows of a verified peer gather from now on: the caller need not look at what
-    /// has come before the deadline, where [`Timer::Gather`] is what that is for. Without
-    /// this there is no such deadline.
-    pub fn allow_gathering(&mut self) {
-        match self {
-            Self::Sender(_) => {}
-            Self::Receiver(receiver) => receiver.allow_gathering(),
-        }
+        self.exchange().retry.timer()
     }
 
     /// The blocks that a sender will send next if all it has sent arrives: what

@@ -19,7 +19,6 @@ use mio::{Poll, Registry, Token};
 
 use super::REQUEST_LEN;
 use super::counters::Counters;
-use super::gathering::Gathering;
 use super::pacing::Pacing;
 use super::ports::Ports;
 use super::report::{self, Reporter};
@@ -67,7 +66,6 @@ pub(super) struct Floor {
     pub(super) counters: Counters,
     /// Sessions that have more to do without waiting.
     unfinished: VecDeque<SessionKey>,
-    gathering: Gathering,
     /// Blocks that all sessions have moved, since somebody asked.
     moved: u64,
     /// Where transfers send from.
@@ -109,7 +107,6 @@ impl Floor {
             reporter: Reporter::new(now),
             counters: Counters::default(),
             unfinished: VecDeque::new(),
-            gathering: Gathering::default(),
             moved: 0,
             shaper: Shaper::new(
                 shared.map(shared::send_buffer),
@@ -177,21 +174,6 @@ impl Floor {
     /// Blocks that have been moved since the last call.
     pub(super) const fn take_moved(&mut self) -> u64 {
         mem::replace(&mut self.moved, 0)
-    }
-
-    /// When the next window should be there, if one gathers.
-    pub(super) fn next_window(&self) -> Option<Instant> {
-        self.gathering.next_deadline()
-    }
-
-    /// Has the windows looked at that should be there. Returns whether there were any.
-    pub(super) fn run_gathered(&mut self, now: Instant) -> bool {
-        let mut any = false;
-        while let Some(key) = self.gathering.pop_due(now) {
-            any = true;
-            self.with_session(key, Session::run_deadline);
-        }
-        any
     }
 
     /// What to do with a request: see [`Sessions::admit`].
@@ -366,7 +348,6 @@ impl Floor {
             let registry = self.poll.registry();
             self.ports.wait_if_blocked(key, session, registry);
         }
-        self.gathering.note(key, session.gathers_until());
         if done.is_unfinished && session.line == Line::None {
             session.line = Line::Turn;
             self.unfinished.push_back(key);

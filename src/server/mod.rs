@@ -24,7 +24,6 @@ mod exposure;
 pub mod familiar;
 mod floor;
 mod front;
-mod gathering;
 mod handover;
 mod hints;
 mod listen;
@@ -69,7 +68,6 @@ use crate::host::clock;
 use crate::host::{Command, Notifier, PidFile, Signals};
 use crate::log::LogFile;
 use crate::log::event::Event;
-use crate::net::wait_for_report;
 use crate::status::{Status, View};
 use crate::table::{RESERVED, SessionKey};
 
@@ -103,9 +101,6 @@ const _: () = assert!(MAX_LISTENERS < MAX_SOCKETS);
 /// What the transfers of a process that another has replaced may take at least: nobody
 /// waits for them.
 const LONGEST_DRAIN: Duration = Duration::from_secs(600);
-
-/// A shorter wait than this for a window is spent awake: to sleep takes as long.
-const WORTH_SLEEPING: Duration = Duration::from_micros(15);
 
 /// When the server ends.
 #[derive(Debug)]
@@ -195,9 +190,9 @@ impl Server {
     /// When the kernel refuses to wait for events: nothing can be done then.
     pub fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS);
-        clock::wake_on_time();
         while !self.is_done() {
-            match self.wait_for_events(&mut events) {
+            let timeout = self.wait(clock::now());
+            match self.floor.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 other => other?,
             }
@@ -210,27 +205,6 @@ impl Server {
         self.floor.report();
         drop(self.pid_file);
         Ok(())
-    }
-
-    fn wait_for_events(&mut self, events: &mut Events) -> io::Result<()> {
-        let now = clock::now();
-        let timeout = self.wait(now);
-        let window = self.floor.next_window();
-        let window = window.map(|until| until.saturating_duration_since(now));
-        if let (Some(timeout), Some(window)) = (timeout, window)
-            && !timeout.is_zero()
-            && window <= timeout
-        {
-            if window < WORTH_SLEEPING {
-                return self.floor.poll.poll(events, Some(Duration::ZERO));
-            }
-            if wait_for_report(self.floor.registry(), window)? {
-                return self.floor.poll.poll(events, Some(Duration::ZERO));
-            }
-            events.clear();
-            return Ok(());
-        }
-        self.floor.poll.poll(events, timeout)
     }
 
     /// How long nothing can happen by itself.
@@ -248,7 +222,6 @@ impl Server {
         let idle_end = self.idle_end().filter(|_| is_idle);
         let deadlines = [
             self.floor.next_deadline(),
-            self.floor.next_window(),
             self.front.next_deadline(),
             self.stop_at,
             self.drained_at,
@@ -269,9 +242,6 @@ impl Server {
         }
         if is_served || !self.floor.sessions.is_empty() {
             self.last_busy = now;
-        }
-        if self.floor.run_gathered(now) {
-            self.busy_poll.over(now);
         }
         // What was left over comes after what is new: everyone gets a turn.
         let leftovers = self.floor.count_unfinished();

@@ -41,7 +41,6 @@ pub(super) fn woken(session: &Session) {
     let waits_for = match session.transfer().timer() {
         Timer::Idle => "nothing",
         Timer::Answer { .. } => "an answer",
-        Timer::Gather { .. } => "the rest of a window",
         Timer::Burst { .. } => "the next burst of a window",
         Timer::Dally { .. } => "a repeat of the last block",
     };

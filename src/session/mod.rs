@@ -40,7 +40,6 @@ pub use self::prefetch::PrefetchPool;
 use self::prefetch::Prefetched;
 use crate::file::{FileSink, FileSource, ReadAt, ReadFile, Store, Upload};
 use crate::net::{ListenSocket, MAX_SEND, TransferSocket};
-use crate::protocol::timer::Timer;
 use crate::protocol::transfer::{Failure, Outcome, Transfer};
 use crate::table::Tracked;
 use crate::wire::packet::{Direction, ErrorCode};
@@ -176,17 +175,6 @@ impl Phase {
 const PAUSE: Duration = Duration::from_millis(500);
 const USUAL: u32 = 4;
 
-/// What its port reports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Watched {
-    /// What arrives.
-    Arrivals,
-    /// That, and room to send: it was full.
-    Room,
-    /// Nothing: it is left alone while a window gathers.
-    Nothing,
-}
-
 /// Whether the outcome has been told.
 #[derive(Debug, Clone, Copy)]
 enum End {
@@ -208,7 +196,8 @@ pub struct Session<P = TransferSocket, S = Upload, R = ReadFile> {
     file_wait: FileWait,
     port: P,
     remote: Remote,
-    watched: Watched,
+    /// The port was full; room in it is awaited.
+    blocked: bool,
     /// The line it stands in; it stands in one at most.
     pub line: Line,
     end: End,
@@ -258,7 +247,7 @@ impl<P: Port, S: Store, R: ReadAt> Tracked for Session<P, S, R> {
 
     fn quiet_since(&self) -> Option<Instant> {
         // While we wait for the file the peer has nothing to answer.
-        let waits = !self.file_wait.is_on() && !self.is_blocked();
+        let waits = !self.file_wait.is_on() && !self.blocked;
         self.transfer.waiting_since().filter(|_| waits)
     }
 
@@ -284,7 +273,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
             file_wait: FileWait::default(),
             port,
             remote,
-            watched: Watched::Arrivals,
+            blocked: false,
             line: Line::None,
             end: End::None,
             reach: Reach::Unknown,
@@ -301,15 +290,10 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         self.port.watch(poll, Interest::READABLE)
     }
 
-    /// Its port was full.
-    const fn is_blocked(&self) -> bool {
-        matches!(self.watched, Watched::Room)
-    }
-
     /// Its port is full, and it has something to send. While the file is waited
     /// for there is nothing.
     pub fn waits_for_room(&self) -> bool {
-        self.is_blocked() && !self.file_wait.is_on()
+        self.blocked && !self.file_wait.is_on()
     }
 
     /// Where it sends from.
@@ -464,7 +448,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
     /// Nothing is left to do for this session.
     pub fn is_closed(&self) -> bool {
         // An ERROR that the port won't take is not worth waiting for.
-        self.transfer.is_closed() || (self.is_blocked() && matches!(self.end, End::Failed))
+        self.transfer.is_closed() || (self.blocked && matches!(self.end, End::Failed))
     }
 
     /// Whether the client's request, sent once more now, is answered once more.
@@ -515,14 +499,10 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         asked: Option<Instant>,
         context: &mut Context<'_, P>,
     ) -> Turn {
-        if !self.port.is_shared() {
-            self.transfer.allow_gathering();
-        }
         // First, since what can't be stored is to be told.
         self.flush(context);
         let sent = self.transmit(context);
         self.prefetch(asked, context);
-        self.rest(context);
         received.and(sent)
     }
 
@@ -547,31 +527,6 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         self.answer(received, asked, context)
     }
 
-    /// Until when its port is left alone, since a window gathers there.
-    pub fn gathers_until(&self) -> Option<Instant> {
-        match self.transfer.timer() {
-            Timer::Gather { until } => Some(until),
-            _ => None,
-        }
-    }
-
-    /// Has its port left alone, or reported again.
-    fn rest(&mut self, context: &Context<'_, P>) {
-        match (self.watched, self.gathers_until()) {
-            (Watched::Arrivals, Some(_)) => {
-                self.watched = Watched::Nothing;
-                if let Err(error) = self.port.rest(&context.poll) {
-                    debug!("{}: cannot leave its socket alone: {error}", self.peer());
-                }
-            }
-            (Watched::Nothing, None) => {
-                self.watched = Watched::Arrivals;
-                self.watch(Interest::READABLE, context);
-            }
-            _ => {}
-        }
-    }
-
     fn is_due(&self, now: Instant) -> bool {
         self.transfer.poll_timeout().is_some_and(|at| at <= now)
     }
@@ -584,7 +539,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
     /// Reads what comes next while the answer is on its way; `asked` is when what
     /// has just been answered was sent.
     fn prefetch(&mut self, asked: Option<Instant>, context: &mut Context<'_, P>) {
-        if self.is_blocked() || self.file_wait.is_on() || self.prefetched.is_some() {
+        if self.blocked || self.file_wait.is_on() || self.prefetched.is_some() {
             return;
         }
         if let Content::Source(source) = &mut self.content

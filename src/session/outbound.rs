@@ -4,6 +4,7 @@
 //! Must not: queue anything. The transfer names again what could not be sent.
 
 use std::io;
+use std::mem;
 
 use log::debug;
 use mio::Interest;
@@ -11,7 +12,7 @@ use mio::Interest;
 use super::context::{Context, Heading, Resources};
 use super::port::Port;
 use super::prefetch::Prefetched;
-use super::{Content, Session, Turn, WRONG_WAY, Watched};
+use super::{Content, Session, Turn, WRONG_WAY};
 use crate::file::{ReadAt, Store};
 use crate::net::RunSent;
 use crate::protocol::transfer::{BlockSource, Filled, NoSink, Run, Sent, Transmit};
@@ -39,8 +40,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
                     if !self.transfer.is_closed() {
                         self.file_wait.over(context.now);
                     }
-                    if self.is_blocked() {
-                        self.watched = Watched::Arrivals;
+                    if mem::take(&mut self.blocked) {
                         self.watch(Interest::READABLE, context);
                     }
                     return Turn::Waiting;
@@ -174,13 +174,12 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
     }
 
     fn wait_for_room(&mut self, context: &Context<'_, P>) {
-        if !self.is_blocked() {
-            self.watched = Watched::Room;
+        if !mem::replace(&mut self.blocked, true) {
             self.watch(Interest::READABLE | Interest::WRITABLE, context);
         }
     }
 
-    pub(super) fn watch(&mut self, interest: Interest, context: &Context<'_, P>) {
+    fn watch(&mut self, interest: Interest, context: &Context<'_, P>) {
         if let Err(error) = self.port.watch(&context.poll, interest) {
             debug!("{}: cannot watch its socket: {error}", self.peer());
         }

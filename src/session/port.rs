@@ -23,13 +23,6 @@ pub trait Port {
     /// Whatever the kernel says.
     fn watch(&mut self, poll: &Self::Poll<'_>, interest: Interest) -> io::Result<()>;
 
-    /// Asks for no reports of what arrives, until [`Port::watch`] does. What has arrived
-    /// by then is reported. Not where others send from it as well.
-    ///
-    /// # Errors
-    /// Whatever the kernel says.
-    fn rest(&mut self, poll: &Self::Poll<'_>) -> io::Result<()>;
-
     /// Whether others send from it as well.
     fn is_shared(&self) -> bool;
 
@@ -92,10 +85,6 @@ impl Port for TransferSocket {
 
     fn is_shared(&self) -> bool {
         self.is_shared()
-    }
-
-    fn rest(&mut self, poll: &Watch<'_>) -> io::Result<()> {
-        self.rest(poll.registry)
     }
 
     fn coalesces(&self) -> bool {

@@ -52,8 +52,6 @@ pub(crate) struct Socket {
     pub(crate) queue: VecDeque<Datagram>,
     errors: VecDeque<io::ErrorKind>,
     wants_room: bool,
-    /// What arrives is not reported.
-    rests: bool,
     full_until: Duration,
     /// Hears of what could not be delivered (`IP_RECVERR`).
     hears_icmp: bool,
@@ -167,8 +165,7 @@ impl Network {
 
     /// Something lies in a socket that no report will tell of.
     pub(crate) fn is_overlooked(&mut self, address: SocketAddr) -> bool {
-        let is_seen = self.raised.contains(&address) || self.socket(address).rests;
-        !self.socket(address).queue.is_empty() && !is_seen
+        !self.socket(address).queue.is_empty() && !self.raised.contains(&address)
     }
 
     /// Only strangers have sent something.
@@ -195,21 +192,10 @@ impl Network {
         let now = self.now;
         let socket = self.socket(address);
         socket.wants_room = for_room;
-        socket.rests = false;
         let has_room = for_room && now >= socket.full_until;
         if has_room || !socket.queue.is_empty() {
             self.raised.insert(address);
         }
-    }
-
-    /// Asks for no reports of what arrives.
-    pub(crate) fn rest(&mut self, address: SocketAddr) {
-        self.socket(address).rests = true;
-        self.raised.remove(&address);
-    }
-
-    pub(crate) fn rests(&mut self, address: SocketAddr) -> bool {
-        self.socket(address).rests
     }
 
     /// What `epoll_wait` returns: the sockets that something happened to.
@@ -253,9 +239,7 @@ impl Network {
     fn arrive(&mut self, datagram: Datagram) {
         match self.sockets.get_mut(&datagram.to) {
             Some(socket) if socket.queue.len() < QUEUE => {
-                if !socket.rests {
-                    self.raised.insert(datagram.to);
-                }
+                self.raised.insert(datagram.to);
                 socket.queue.push_back(datagram);
             }
             Some(_) => {}

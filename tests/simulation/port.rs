@@ -135,11 +135,6 @@ impl Port for SimPort {
         self.is_shared()
     }
 
-    fn rest(&mut self, (): &()) -> io::Result<()> {
-        self.net.with(|network| network.rest(self.own));
-        Ok(())
-    }
-
     fn coalesces(&self) -> bool {
         self.coalesces
     }

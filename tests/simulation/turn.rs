@@ -73,12 +73,6 @@ pub(crate) fn work(
         let is_overlooked = net.with(|network| network.is_overlooked(own));
         assert!(!is_overlooked, "{own}: a datagram stays in the socket");
     }
-    // What isn't reported is looked at when a window should be there.
-    let rests = !session.port().is_shared() && net.with(|network| network.rests(own));
-    assert!(
-        !rests || session.gathers_until().is_some(),
-        "{own}: nobody looks at its port any more"
-    );
     // What the file brings meanwhile is sent, and that moves it.
     let is_idle = before.sent == net.with(|network| network.sent_by(own));
     if cause == Cause::Ready && before.only_strangers && is_idle {
