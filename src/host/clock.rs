@@ -1,10 +1,7 @@
 //! The one clock. The shells read it and tell the core what time it is. Must not:
 //! be read below layer 3.
 
-use std::time::{Duration, Instant, SystemTime};
-
-use nix::sys::resource::{UsageWho, getrusage};
-use nix::sys::time::TimeValLike;
+use std::time::{Instant, SystemTime};
 
 /// What time it is.
 #[expect(
@@ -13,15 +10,6 @@ use nix::sys::time::TimeValLike;
 )]
 pub fn now() -> Instant {
     Instant::now()
-}
-
-/// The processor time that this process has taken.
-pub fn processor_time() -> Duration {
-    let usage = getrusage(UsageWho::RUSAGE_SELF);
-    let microseconds = usage.map_or(0, |usage| {
-        usage.user_time().num_microseconds() + usage.system_time().num_microseconds()
-    });
-    Duration::from_micros(u64::try_from(microseconds).unwrap_or(0))
 }
 
 /// Seconds since 1970, for the log.

@@ -66,8 +66,6 @@ pub(super) struct Floor {
     pub(super) counters: Counters,
     /// Sessions that have more to do without waiting.
     unfinished: VecDeque<SessionKey>,
-    /// Blocks that all sessions have moved, since somebody asked.
-    moved: u64,
     /// Where transfers send from.
     pub(super) ports: Ports,
     /// How much DATA goes to clients that nothing proves.
@@ -107,7 +105,6 @@ impl Floor {
             reporter: Reporter::new(now),
             counters: Counters::default(),
             unfinished: VecDeque::new(),
-            moved: 0,
             shaper: Shaper::new(
                 shared.map(shared::send_buffer),
                 unproved,
@@ -169,11 +166,6 @@ impl Floor {
             self.reporter.poll_timeout(),
         ];
         deadlines.into_iter().flatten().min()
-    }
-
-    /// Blocks that have been moved since the last call.
-    pub(super) const fn take_moved(&mut self) -> u64 {
-        mem::replace(&mut self.moved, 0)
     }
 
     /// What to do with a request: see [`Sessions::admit`].
@@ -308,7 +300,6 @@ impl Floor {
             send_budget: budget,
         };
         let before = self.reporter.measure(session);
-        let blocks = session.transfer().progress().blocks;
         let random = || self.random.number();
         let done = self.shaper.turn(key, session, &mut context, random, work);
         if paced.is_some() {
@@ -320,7 +311,6 @@ impl Floor {
             }
         }
         self.reporter.moved(session, before);
-        self.moved += session.transfer().progress().blocks.saturating_sub(blocks);
         let listed: u64 = self.listings.iter().map(|it| it.take()).sum();
         if listed > 0 {
             let client = session.peer().ip();

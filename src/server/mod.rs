@@ -283,8 +283,6 @@ impl Server {
         if let Some(notifier) = &mut self.notifier {
             notifier.handle_timeout(now);
         }
-        let blocks = self.floor.take_moved();
-        self.busy_poll.moved(blocks, clock::processor_time);
         self.show(now, asked);
     }
 
