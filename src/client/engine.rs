@@ -286,7 +286,9 @@ impl Engine {
             return Ok(());
         }
         let done = self.poll.poll(&mut self.events, timeout);
-        self.last_wait = clock::now().saturating_duration_since(began);
+        if !self.events.is_empty() {
+            self.last_wait = clock::now().saturating_duration_since(began);
+        }
         match done {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
             other => other,

@@ -188,15 +188,16 @@ pub fn memory() -> u64 {
     group_memory().map_or(machine, |group| machine.min(group))
 }
 
-/// The limit of our control group: of the container's, where that is all we see of them.
+/// The lowest limit of our control group and those that it is in, as far as we see them.
 fn group_memory() -> Option<u64> {
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let own = groups.lines().find_map(|line| line.strip_prefix("0::"));
-    let limit = |group: &str| {
-        let path = format!("/sys/fs/cgroup{group}/memory.max");
+    let own = groups.lines().find_map(|line| line.strip_prefix("0::/"));
+    let all = Path::new(own.unwrap_or_default()).ancestors();
+    let limits = all.filter_map(|group| {
+        let path = Path::new("/sys/fs/cgroup").join(group).join("memory.max");
         fs::read_to_string(path).ok()?.trim().parse().ok()
-    };
-    own.and_then(limit).or_else(|| limit(""))
+    });
+    limits.min()
 }
 
 /// How many processors the machine has; 1 if it won't say.

@@ -10,6 +10,7 @@ use std::io::{self, Write as _};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Component, Path};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::errno::Errno;
@@ -103,9 +104,9 @@ struct Place {
     directory: OwnedFd,
     name: OsString,
     is_regular: bool,
-    /// Nobody had anything in the file when it was opened first: it was made then,
-    /// or was root's and empty.
-    is_ours: bool,
+    /// Nobody had anything in the file when it was opened: it was made then, or was root's
+    /// and empty.
+    is_ours: AtomicBool,
 }
 
 impl LogFile {
@@ -139,13 +140,13 @@ impl LogFile {
             directory: openat(AT_FDCWD, parent, flags, Mode::empty())?,
             name: name.to_owned(),
             is_regular: false,
-            is_ours: false,
+            is_ours: AtomicBool::new(false),
         };
         let (file, is_new) = place.open()?;
         let found = file.metadata()?;
         place.is_regular = found.is_file();
         let is_unused = found.uid() == 0 && found.len() == 0 && found.nlink() == 1;
-        place.is_ours = place.is_regular && (is_new || is_unused);
+        place.is_ours = AtomicBool::new(place.is_regular && (is_new || is_unused));
         let target = Target::Plain(file);
         Ok(Self {
             place: Some(Arc::new(place)),
@@ -162,7 +163,11 @@ impl LogFile {
         let Some(place) = &self.place else {
             return Ok(());
         };
-        let target = Target::Plain(place.open()?.0);
+        let (file, is_new) = place.open()?;
+        if is_new {
+            place.is_ours.store(place.is_regular, Ordering::Relaxed);
+        }
+        let target = Target::Plain(file);
         *self.target.lock().unwrap_or_else(PoisonError::into_inner) = target;
         Ok(())
     }
@@ -175,7 +180,7 @@ impl LogFile {
     pub(crate) fn with_ours(&self, act: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
         let target = self.target.lock().unwrap_or_else(PoisonError::into_inner);
         match &*target {
-            Target::Plain(file) if self.place.as_ref().is_some_and(|it| it.is_ours) => act(file),
+            Target::Plain(file) if self.place.as_ref().is_some_and(|it| it.is_ours()) => act(file),
             _ => Ok(()),
         }
     }
@@ -193,6 +198,10 @@ impl LogFile {
 }
 
 impl Place {
+    fn is_ours(&self) -> bool {
+        self.is_ours.load(Ordering::Relaxed)
+    }
+
     /// Opens the file, and tells whether it was made.
     fn open(&self) -> io::Result<(File, bool)> {
         // Others who can write to the directory may not tell root which file to

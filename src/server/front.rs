@@ -256,8 +256,9 @@ impl Front {
     /// may want.
     fn slot_len(&self, is_shared: bool, floor: &Floor) -> usize {
         match self.successor {
-            Some(_) if is_shared => MAX_RELAYED,
-            _ => floor.slot_len(is_shared),
+            // The new one may have other rules.
+            Some(_) => MAX_RELAYED,
+            None => floor.slot_len(is_shared),
         }
     }
 

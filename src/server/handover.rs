@@ -67,6 +67,7 @@ pub(super) fn resume() -> Result<Vec<Slot>, String> {
                 channel,
                 stage,
                 is_heard: true,
+                misses_reload: false,
             });
         }
     }

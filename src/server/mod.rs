@@ -98,8 +98,8 @@ const MAX_SOCKETS: usize = SIGNALS.0 - WORKER.0 - 1;
 
 const _: () = assert!(MAX_LISTENERS < MAX_SOCKETS);
 
-/// What the transfers of a process that another has replaced may take at least: nobody
-/// waits for them.
+/// How long the transfers of a process that another has replaced may take, unless `--grace`
+/// is longer: nobody waits for them.
 const LONGEST_DRAIN: Duration = Duration::from_secs(600);
 
 /// When the server ends.
@@ -313,6 +313,8 @@ impl Server {
         while let Some(command) = self.signals.next_command() {
             match command {
                 Command::Report => self.floor.report(),
+                // Whoever signals the supervisor may have signalled us: it says what is next.
+                Command::Stop if self.worker.is_some() && self.stop_at.is_some() => {}
                 Command::Stop => self.stop(clock::now()),
                 Command::Reopen => {
                     self.reopen_log();
@@ -332,7 +334,6 @@ impl Server {
                     }
                 }
                 Order::Replaced(socket) => self.drain(socket),
-                // Whoever signals the supervisor may have signalled us.
                 Order::Stop if self.stop_at.is_some() => {}
                 Order::Stop => self.stop(clock::now()),
                 Order::End => self.stop_at = Some(clock::now()),

@@ -22,7 +22,7 @@ use super::requests::Requests;
 use super::why::Ending;
 use super::{REQUEST_LEN, WORKER};
 use crate::net::{Destination, ListenSocket, MAX_DATA_PACKET, Received};
-use crate::table::{Fingerprint, SessionKey};
+use crate::table::{Endpoint, Fingerprint, SessionKey};
 use crate::wire::packet::Opcode;
 
 /// Bytes of the longest datagram that means anything to any process: one more shows a
@@ -81,7 +81,14 @@ fn whose(
     requests: &mut Requests,
     floor: &Floor,
 ) -> Whose {
-    let Some(endpoint) = endpoint_of(datagram, socket) else {
+    let of_group = || match datagram.destination {
+        Some(Destination::Group(Some(local))) => Some(Endpoint {
+            peer: datagram.peer,
+            local,
+        }),
+        _ => None,
+    };
+    let Some(endpoint) = endpoint_of(datagram, socket).or_else(of_group) else {
         return Whose::Nobodys;
     };
     let request = &datagram.payload[..datagram.payload.len().min(REQUEST_LEN)];

@@ -35,6 +35,8 @@ pub(super) struct Process {
     pub(super) stage: Stage,
     /// It may say something.
     pub(super) is_heard: bool,
+    /// It wasn't ready when all were told to read their files again.
+    pub(super) misses_reload: bool,
 }
 
 /// What a process does.

@@ -232,7 +232,8 @@ impl Room {
     fn of(args: &Args, open_files: u64, others: u64) -> Self {
         let usable = open_files.saturating_sub(OWN_DESCRIPTORS + others);
         let descriptors = usize::try_from(usable).unwrap_or(usize::MAX).max(1);
-        let in_memory = host::memory() / MEMORY_SHARE / SESSION_BYTES;
+        let processes = args.workers.map_or(1, u64::from);
+        let in_memory = host::memory() / MEMORY_SHARE / SESSION_BYTES / processes;
         let mut sessions = usize::try_from(in_memory).unwrap_or(usize::MAX).max(1);
         if !args.single_port {
             sessions = sessions.min(descriptors);

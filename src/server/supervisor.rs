@@ -12,6 +12,7 @@ use std::env;
 use std::error::Error;
 use std::ffi::OsString;
 use std::io;
+use std::mem;
 use std::net::UdpSocket;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
@@ -36,7 +37,7 @@ use super::start::{cannot_write_pid_file, reserve_pid_file};
 use super::worker::{END, SOCKETS, STOP};
 use super::{MAX_LISTENERS, handover, logging};
 use crate::file::reason;
-use crate::host::{Inherited, Notifier, PidFile, clock};
+use crate::host::{self, Inherited, Notifier, PidFile, clock};
 use crate::log::LogFile;
 use crate::log::shown::Addresses;
 
@@ -48,6 +49,9 @@ const LAST_WAIT: Duration = Duration::from_secs(5);
 
 /// The same for one that was told to end at once.
 const END_WAIT: Duration = Duration::from_secs(1);
+
+/// How a process has ended that no signal ended.
+const BY_ITSELF: &str = "status ";
 
 /// What tells processes of sockets and managers that are ours.
 const OURS: [&str; 5] = [
@@ -125,6 +129,8 @@ impl<'a> Supervisor<'a> {
                     .into(),
             );
         }
+        // Each set of sockets takes as many, and so do the processes' own.
+        host::raise_open_files()?;
         let log_file = logging::start(args, false)?;
         give_log_away(args, log_file.as_ref())?;
         let notifier = Notifier::from_environment(clock::now())?;
@@ -240,6 +246,10 @@ impl<'a> Supervisor<'a> {
                 let program = self.program.display();
                 let reason = reason(&error);
                 error!("worker {}: cannot start {program}: {reason}", number + 1);
+                if self.progress == Progress::First {
+                    self.has_failed = true;
+                    self.stop();
+                }
             }
         }
     }
@@ -263,6 +273,7 @@ impl<'a> Supervisor<'a> {
             channel,
             stage,
             is_heard: true,
+            misses_reload: false,
         })
     }
 
@@ -270,8 +281,11 @@ impl<'a> Supervisor<'a> {
         for (number, slot) in self.slots.iter_mut().enumerate() {
             for place in 0..slot.processes.len() {
                 if slot.processes[place].is_heard && slot.hear(place) {
-                    let pid = slot.processes[place].pid;
-                    info!("worker {}: process {pid} is ready", number + 1);
+                    let process = &mut slot.processes[place];
+                    info!("worker {}: process {} is ready", number + 1, process.pid);
+                    if mem::take(&mut process.misses_reload) {
+                        let _ = kill(process.pid, Signal::SIGHUP);
+                    }
                 }
             }
         }
@@ -313,6 +327,11 @@ impl<'a> Supervisor<'a> {
                 Ok(Signal::SIGHUP) => {
                     self.reopen_log();
                     self.signal_all(Signal::SIGHUP);
+                    // Those that are starting may have read their files already.
+                    let processes = self.slots.iter_mut().flat_map(|it| &mut it.processes);
+                    for process in processes.filter(|it| matches!(it.stage, Stage::Starting(_))) {
+                        process.misses_reload = true;
+                    }
                 }
                 Ok(Signal::SIGUSR1) => self.signal_all(Signal::SIGUSR1),
                 Ok(Signal::SIGUSR2) if self.kill_at.is_none() => self.is_outdated = true,
@@ -348,7 +367,10 @@ impl<'a> Supervisor<'a> {
         } else {
             (STOP, self.args.grace + LAST_WAIT)
         };
-        self.kill_at = Some(clock::now() + wait);
+        let at = clock::now() + wait;
+        self.kill_at = Some(self.kill_at.map_or(at, |before| before.min(at)));
+        // Nothing is replaced any more.
+        self.is_outdated = false;
         for process in self.slots.iter().flat_map(|it| &it.processes) {
             let _ = channel::send(&process.channel, order, &[] as &[OwnedFd]);
         }
@@ -370,7 +392,7 @@ impl<'a> Supervisor<'a> {
         loop {
             match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::Exited(pid, status)) => {
-                    self.has_ended(pid, &format!("status {status}"));
+                    self.has_ended(pid, &format!("{BY_ITSELF}{status}"));
                 }
                 Ok(WaitStatus::Signaled(pid, signal, _)) => self.has_ended(pid, signal.as_str()),
                 Ok(WaitStatus::StillAlive) | Err(_) => return,
@@ -396,7 +418,10 @@ impl<'a> Supervisor<'a> {
         match stage {
             _ if self.kill_at.is_some() => {}
             Stage::Starting(_) if self.progress == Progress::First => {
-                // It has said why.
+                // One that ends by itself has said why.
+                if !how.starts_with(BY_ITSELF) {
+                    error!("worker {number}: process {pid} has ended before it was ready ({how})");
+                }
                 self.has_failed = true;
                 self.stop();
             }
@@ -412,6 +437,8 @@ impl<'a> Supervisor<'a> {
     /// Replaces our own program by what is there now, and then the processes.
     fn execute_again(&self) {
         let Err(error) = self.try_execute();
+        // The attempt has it end the process again: a log that nobody reads must not.
+        let _ = SigSet::from(Signal::SIGPIPE).thread_block();
         error!(
             "cannot execute {}: {error}; going on as before",
             self.program.display()
