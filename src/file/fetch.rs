@@ -13,7 +13,7 @@ use super::nowait::STRETCH;
 /// Bytes the kernel is usually willing to read ahead with one call.
 const ADVISED: off_t = 128 * 1024;
 
-/// Files that are fetched from at once. FUSE takes 12 background requests, unless
+/// Stretches that are fetched at once. FUSE takes 12 background requests, unless
 /// its file system asks for another number; one more waits for a free place, in
 /// the kernel, and everyone with it. A fetch is two requests, and a few places are
 /// left for others.
@@ -38,6 +38,11 @@ impl Fetch {
             })
             .ok()
             .map(|_| Self { from })
+    }
+
+    /// Where it begins.
+    pub(super) const fn from(&self) -> u64 {
+        self.from
     }
 
     /// Whether the byte at `offset` is among what is fetched.

@@ -5,17 +5,19 @@
 //! one, and transfers that began before go on with what they have. A name that was
 //! resolved a moment ago isn't resolved again in the same batch of requests.
 //!
-//! Nothing is opened for a transfer that joins others. That spares descriptors, and
-//! more: opening a file may wait for the reads of it that are under way (FUSE, NFS).
+//! Nothing is opened for a transfer that joins others, except on NFS, which tells only
+//! those that open a file what has become of it. That spares descriptors, and more:
+//! opening a file may wait for the reads of it that are under way (FUSE).
 //! Must not: resolve names, or keep a file open that nobody reads.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::{Rc, Weak};
 
 use nix::fcntl::OFlag;
 use nix::sys::stat::{FileStat, SFlag, fstat};
+use nix::sys::statfs::{NFS_SUPER_MAGIC, fstatfs};
 
 use super::directory::Directory;
 use super::error::StorageError;
@@ -92,8 +94,12 @@ pub(super) struct OpenFile {
     pub(super) way: Cell<Way>,
     /// What is being fetched into memory for some of them.
     pub(super) fetch: RefCell<Weak<Fetch>>,
-    /// Where it is found by others.
-    found_in: Weak<OpenFiles>,
+    /// Where it is counted.
+    counted_in: Weak<OpenFiles>,
+    /// Whether it is found there by others.
+    is_listed: bool,
+    /// Whether another host may change it without our kernel's noticing at once.
+    is_remote: OnceCell<bool>,
 }
 
 impl OpenFile {
@@ -101,16 +107,23 @@ impl OpenFile {
     pub(super) fn alone(descriptor: OwnedFd) -> Result<Rc<Self>, StorageError> {
         let stat = fstat(&descriptor)?;
         check_kind(&stat)?;
-        Ok(Rc::new(Self::new(descriptor, key(&stat), Weak::new())))
+        Ok(Rc::new(Self::new(
+            descriptor,
+            key(&stat),
+            Weak::new(),
+            false,
+        )))
     }
 
-    fn new(descriptor: OwnedFd, key: Key, found_in: Weak<OpenFiles>) -> Self {
+    fn new(descriptor: OwnedFd, key: Key, counted_in: Weak<OpenFiles>, is_listed: bool) -> Self {
         Self {
             descriptor,
             key,
             way: Cell::new(Way::NoWait),
             fetch: RefCell::default(),
-            found_in,
+            counted_in,
+            is_listed,
+            is_remote: OnceCell::new(),
         }
     }
 
@@ -121,6 +134,14 @@ impl OpenFile {
 
     pub(super) const fn identity(&self) -> Identity {
         self.key.0
+    }
+
+    /// NFS says what its server has when a file is opened, and not before.
+    fn is_remote(&self) -> bool {
+        *self.is_remote.get_or_init(|| {
+            let system = fstatfs(&self.descriptor).map(|it| it.filesystem_type());
+            system == Ok(NFS_SUPER_MAGIC)
+        })
     }
 
     /// Whether the file was written to since it was opened: what was read of it
@@ -138,8 +159,12 @@ impl AsFd for OpenFile {
 
 impl Drop for OpenFile {
     fn drop(&mut self) {
-        if let Some(files) = self.found_in.upgrade() {
-            files.open.borrow_mut().remove(&self.key);
+        match self.counted_in.upgrade() {
+            Some(files) if self.is_listed => {
+                files.open.borrow_mut().remove(&self.key);
+            }
+            Some(files) => files.unlisted.set(files.unlisted.get() - 1),
+            None => {}
         }
     }
 }
@@ -148,6 +173,8 @@ impl Drop for OpenFile {
 #[derive(Debug, Default)]
 pub struct OpenFiles {
     open: RefCell<BTreeMap<Key, Weak<OpenFile>>>,
+    /// How many more there are, which nobody finds.
+    unlisted: Cell<usize>,
     /// A batch of requests is being looked at.
     in_batch: Cell<bool>,
     latest: RefCell<Option<Latest>>,
@@ -158,13 +185,30 @@ pub struct OpenFiles {
 struct Latest {
     directory: Rc<Directory>,
     name: Name,
-    file: Rc<OpenFile>,
+    file: Weak<OpenFile>,
 }
 
 impl OpenFiles {
     /// How many files are open.
     pub fn count(&self) -> usize {
-        self.open.borrow().len()
+        self.open.borrow().len() + self.unlisted.get()
+    }
+
+    /// Takes a descriptor if it is a regular file's; no other transfer finds it.
+    pub(super) fn unlisted(
+        self: &Rc<Self>,
+        descriptor: OwnedFd,
+    ) -> Result<Rc<OpenFile>, StorageError> {
+        let stat = fstat(&descriptor)?;
+        check_kind(&stat)?;
+        self.unlisted.set(self.unlisted.get() + 1);
+        let counted_in = Rc::downgrade(self);
+        Ok(Rc::new(OpenFile::new(
+            descriptor,
+            key(&stat),
+            counted_in,
+            false,
+        )))
     }
 
     /// The file that `found` tells of, from those that are open, or else opened by
@@ -178,7 +222,9 @@ impl OpenFiles {
         open: impl FnOnce() -> Result<OwnedFd, StorageError>,
     ) -> Result<Rc<OpenFile>, StorageError> {
         check_kind(found)?;
-        if let Some(file) = self.known(&key(found)) {
+        if let Some(file) = self.known(&key(found))
+            && !file.is_remote()
+        {
             return Ok(file);
         }
         let descriptor = open()?;
@@ -188,7 +234,7 @@ impl OpenFiles {
         if let Some(file) = self.known(&key) {
             return Ok(file);
         }
-        let file = Rc::new(OpenFile::new(descriptor, key, Rc::downgrade(self)));
+        let file = Rc::new(OpenFile::new(descriptor, key, Rc::downgrade(self), true));
         self.open.borrow_mut().insert(key, Rc::downgrade(&file));
         Ok(file)
     }
@@ -205,7 +251,7 @@ impl OpenFiles {
 
     pub(super) fn end_batch(&self) {
         self.in_batch.set(false);
-        self.keep(None);
+        *self.latest.borrow_mut() = None;
     }
 
     /// The file that was found last in this batch, if that was by this `name` in this
@@ -214,23 +260,18 @@ impl OpenFiles {
         let latest = self.latest.borrow();
         let latest = latest.as_ref()?;
         let is_same = Rc::ptr_eq(&latest.directory, directory) && *latest.name == **name;
-        is_same.then(|| Rc::clone(&latest.file))
+        latest.file.upgrade().filter(|_| is_same)
     }
 
     /// Notes that this `name` in this `directory` leads to `file`.
     pub(super) fn found(&self, directory: &Rc<Directory>, name: &Name, file: &Rc<OpenFile>) {
         if self.in_batch.get() {
-            self.keep(Some(Latest {
+            *self.latest.borrow_mut() = Some(Latest {
                 directory: Rc::clone(directory),
                 name: *name,
-                file: Rc::clone(file),
-            }));
+                file: Rc::downgrade(file),
+            });
         }
-    }
-
-    fn keep(&self, latest: Option<Latest>) {
-        // What was kept before may be a file's last use, which leaves `open` then.
-        drop(self.latest.replace(latest));
     }
 }
 
@@ -278,6 +319,23 @@ mod tests {
         assert_eq!(root.open_files().count(), 1);
         assert!(!files[0].is_shared());
         drop(files);
+        assert_eq!(root.open_files().count(), 0);
+    }
+
+    #[test]
+    fn a_file_that_a_helper_opened_is_found_by_nobody() {
+        let base = tempfile::tempdir().unwrap();
+        let path = base.path().join("f");
+        fs::write(&path, "f").unwrap();
+        let root = Root::open(base.path(), Policy::default()).unwrap();
+        let writing = OpenOptions::new().write(true).open(&path).unwrap();
+        let given = root.given(&writing.into()).unwrap();
+        assert_eq!(root.open_files().count(), 1);
+        let mut named = root.open_read(b"f").unwrap();
+        assert_eq!(read(&mut named), b"f");
+        assert!(!named.is_shared() && !given.is_shared());
+        assert_eq!(root.open_files().count(), 2);
+        drop((given, named));
         assert_eq!(root.open_files().count(), 0);
     }
 
@@ -336,7 +394,7 @@ mod tests {
         let root = Root::open(base.path(), Policy::default()).unwrap();
         let now = || read(&mut root.open_read(b"f").unwrap());
         root.begin_batch();
-        assert_eq!(now(), b"old");
+        let _reader = root.open_read(b"f").unwrap();
         // In the same moment.
         fs::rename(&path, &aside).unwrap();
         assert_eq!(now(), b"old");
@@ -344,7 +402,6 @@ mod tests {
         assert_eq!(now(), b"old");
         assert_eq!(root.open_files().count(), 1);
         root.end_batch();
-        assert_eq!(root.open_files().count(), 0);
         assert!(root.open_read(b"f").is_err());
         fs::rename(&new, &path).unwrap();
         assert_eq!(now(), b"new");

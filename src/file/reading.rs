@@ -131,9 +131,14 @@ impl Reader {
             return true;
         }
         let len = if again { wanted } else { STRETCH };
-        let Ok(present) = nowait::resident(self.file.as_fd(), start, len) else {
-            self.file.way.set(Way::Wait);
-            return true;
+        let present = match nowait::resident(self.file.as_fd(), start, len) {
+            Ok(present) => present,
+            // For a moment: this read waits.
+            Err(Errno::ENOMEM | Errno::EAGAIN) => return true,
+            Err(_) => {
+                self.file.way.set(Way::Wait);
+                return true;
+            }
         };
         self.missing = start + present as u64;
         // One call doesn't ask for more than a stretch; if it does, it waits.
@@ -168,13 +173,20 @@ impl ReadAt for Reader {
     }
 
     fn fetch(&mut self) -> bool {
-        if matches!(self.file.way.get(), Way::Look { .. }) && self.fetch.is_none() {
-            self.fetch = self.join_fetch();
-            if self.fetch.is_none() {
-                return false;
-            }
+        if !matches!(self.file.way.get(), Way::Look { .. }) {
+            advise(self.file.as_fd(), self.missing);
+            return true;
         }
-        advise(self.file.as_fd(), self.missing);
+        if let Some(fetch) = self.fetch.take().filter(|it| it.covers(self.missing)) {
+            self.fetch = Some(fetch);
+        } else {
+            self.fetch = self.join_fetch();
+        }
+        // Whoever joins has the same bytes fetched, and no more.
+        match &self.fetch {
+            Some(fetch) => advise(self.file.as_fd(), fetch.from()),
+            None => return false,
+        }
         true
     }
 

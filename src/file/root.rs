@@ -325,14 +325,10 @@ impl Root {
     /// # Errors
     /// ERROR 2: not a regular file (or a memfd).
     pub fn given(&self, file: &OwnedFd) -> Result<ReadFile, StorageError> {
-        let open = || {
-            file.try_clone()
-                .map_err(|error| StorageError::of_io(&error))
-        };
-        self.common
-            .files
-            .get(&fstat(file)?, open)
-            .map(ReadFile::kept)
+        // Nobody finds it by a name, whose rights may be others.
+        let own = file.try_clone();
+        let own = own.map_err(|error| StorageError::of_io(&error))?;
+        self.common.files.unlisted(own).map(ReadFile::kept)
     }
 
     fn open_shared(&self, name: &Name) -> Result<Rc<OpenFile>, StorageError> {

@@ -68,6 +68,11 @@ impl<S: Store> FileSink<S> {
         self.store.as_mut()
     }
 
+    /// Whether it has yet to be put in place.
+    pub const fn is_open(&self) -> bool {
+        self.store.is_some()
+    }
+
     /// Bytes stored so far.
     pub const fn stored(&self) -> u64 {
         self.stored

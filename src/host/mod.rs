@@ -182,10 +182,10 @@ pub fn raise_open_files() -> io::Result<u64> {
     Ok(soft.into())
 }
 
-/// Bytes of memory that the machine has, or the container; none if neither is known.
-pub fn memory() -> u64 {
-    let machine = sysinfo().map_or(0, |info| info.ram_total());
-    group_memory().map_or(machine, |group| machine.min(group))
+/// Bytes of memory that the machine has, or the container, if that is known.
+pub fn memory() -> Option<u64> {
+    let machine = sysinfo().ok().map(|info| info.ram_total());
+    [machine, group_memory()].into_iter().flatten().min()
 }
 
 /// The lowest limit of our control group and those that it is in, as far as we see them.

@@ -216,10 +216,11 @@ impl Floor {
     /// `may_lie` in a socket unread beats the deadline: those are looked at again in
     /// the next turn.
     pub(super) fn run_deadlines(&mut self, now: Instant, may_lie: impl Fn(&Session) -> bool) {
-        for _ in 0..DEADLINES {
-            let Some(key) = self.sessions.pop_due(now) else {
-                break;
-            };
+        let mut left = DEADLINES;
+        while left > 0
+            && let Some(key) = self.sessions.pop_due(now)
+        {
+            left -= 1;
             if let Some(session) = self.sessions.get(key) {
                 if session.misses_answer(now) && may_lie(session) {
                     self.sessions.rearm(key);
@@ -229,7 +230,10 @@ impl Floor {
             }
             self.with_session(key, Session::run_deadline);
         }
-        while let Some(key) = self.shaper.pop_due(now) {
+        while left > 0
+            && let Some(key) = self.shaper.pop_due(now)
+        {
+            left -= 1;
             self.with_session(key, Session::transmit);
         }
         self.ports.pool.handle_timeout(now);

@@ -50,7 +50,7 @@ const OWN_DESCRIPTORS: u64 = 32;
 /// A part of the machine's memory that sessions may take by themselves: one in so many.
 const MEMORY_SHARE: u64 = 4;
 
-/// Bytes that a session takes, with its place in the table.
+/// Bytes that a session takes at least, with its place in the table.
 const SESSION_BYTES: u64 = 512;
 
 impl Server {
@@ -233,8 +233,9 @@ impl Room {
         let usable = open_files.saturating_sub(OWN_DESCRIPTORS + others);
         let descriptors = usize::try_from(usable).unwrap_or(usize::MAX).max(1);
         let processes = args.workers.map_or(1, u64::from);
-        let in_memory = host::memory() / MEMORY_SHARE / SESSION_BYTES / processes;
-        let mut sessions = usize::try_from(in_memory).unwrap_or(usize::MAX).max(1);
+        let in_memory = host::memory().map(|it| it / MEMORY_SHARE / SESSION_BYTES / processes);
+        let in_memory = in_memory.and_then(|it| usize::try_from(it).ok());
+        let mut sessions = in_memory.unwrap_or(usize::MAX).max(1);
         if !args.single_port {
             sessions = sessions.min(descriptors);
         }
@@ -246,8 +247,8 @@ impl Room {
     }
 
     /// A table for so many. Sessions whose peer has never answered may be light where it
-    /// is descriptors or ports that are short. A limit that was asked for is met first,
-    /// and if it isn't, the kernel's.
+    /// is descriptors or ports that are short. With `--max-sessions` alone descriptors
+    /// aren't counted: where the kernel has no more, requests are dropped.
     fn table(self, args: &Args, now: Instant) -> Sessions<Session> {
         let of_one_client = args.max_sessions_per_client;
         let of_one_client = of_one_client.map_or(usize::MAX, |it| it as usize);
@@ -262,7 +263,9 @@ impl Room {
         }
         let ports = ports.map_or(usize::MAX, ExactSizeIterator::len);
         let capacity = self.descriptors.saturating_sub(MAX_DESCRIPTORS - 1).max(1);
-        let table = table(capacity).with_light_sessions(ports.min(capacity / MAX_DESCRIPTORS));
+        let table = table(capacity)
+            .with_ceiling(capacity + MAX_DESCRIPTORS - 1)
+            .with_light_sessions(ports.min(capacity / MAX_DESCRIPTORS));
         if args.max_sessions.is_some() || args.single_port {
             return table;
         }

@@ -234,8 +234,8 @@ impl<P: Port, S: Store, R: ReadAt> Tracked for Session<P, S, R> {
 
     fn descriptors(&self) -> usize {
         let of_file = match &self.content {
-            Content::Source(_) => 0,
-            Content::Sink(_) => OF_UPLOAD,
+            Content::Sink(sink) if sink.is_open() => OF_UPLOAD,
+            Content::Sink(_) | Content::Source(_) => 0,
         };
         usize::from(!self.port.is_shared()) + of_file
     }

@@ -119,7 +119,8 @@ pub enum AfterTurn {
     /// Its client has proved to be there, and has more sessions than it may: this one
     /// ends, and is told so.
     Crowded,
-    /// A light session whose peer has answered takes a slot now: this other one gives way.
+    /// The session's peer has answered for the first time, and there are too many: this
+    /// one gives way, perhaps itself.
     Evicts(SessionKey),
 }
 
@@ -171,8 +172,10 @@ pub struct Sessions<S> {
     /// Of those that are over.
     over: Vec<u32>,
     wheel: TimerWheel,
-    /// Descriptors for all of them.
+    /// Descriptors with which another session may begin, if it takes one at least.
     capacity: usize,
+    /// Descriptors for all of them, that one included.
+    ceiling: usize,
     /// Those that sessions have of their own.
     own: usize,
     /// Files that are open for reading.
@@ -209,9 +212,8 @@ struct Entry<S> {
 }
 
 impl<S: Tracked> Sessions<S> {
-    /// An empty table for sessions that have `capacity` descriptors in all, and
-    /// [`MAX_DESCRIPTORS`] less one beyond: the one that is let in last is let in whatever
-    /// it takes.
+    /// An empty table for sessions that have `capacity` descriptors in all: see
+    /// [`Sessions::with_ceiling`] where one may take more than one of them.
     ///
     /// `origin` is where the wheel's milliseconds count from: any time not
     /// later than the first deadline.
@@ -225,6 +227,7 @@ impl<S: Tracked> Sessions<S> {
             over: Vec::new(),
             wheel: TimerWheel::new(origin),
             capacity,
+            ceiling: capacity,
             own: 0,
             open_files: 0,
             limit: MAX_LIMIT,
@@ -265,6 +268,14 @@ impl<S: Tracked> Sessions<S> {
         self
     }
 
+    /// Lets sessions have so many descriptors in all: the one that is let in last may take
+    /// as many as it likes of those beyond the capacity.
+    #[must_use]
+    pub const fn with_ceiling(mut self, descriptors: usize) -> Self {
+        self.ceiling = descriptors;
+        self
+    }
+
     /// Lets light sessions come on top of the limit: it is one of descriptors, and they
     /// hold none.
     #[must_use]
@@ -289,8 +300,12 @@ impl<S: Tracked> Sessions<S> {
 
     /// Whether a session that starts now is to be light, if it can be.
     pub fn is_short(&self) -> bool {
-        self.unverified_slots
-            .is_some_and(|slots| self.unverified.len() >= slots)
+        // Files that others read keep those open too that have answered nothing.
+        let are_files_many = self.unverified_slots.is_some() && self.open_files > self.capacity / 2;
+        are_files_many
+            || self
+                .unverified_slots
+                .is_some_and(|slots| self.unverified.len() >= slots)
     }
 
     /// Whether there is room for one more light session, where [`Sessions::admit`] finds
@@ -301,10 +316,11 @@ impl<S: Tracked> Sessions<S> {
         self.is_short() && !self.unverified.is_empty() && has_room
     }
 
-    /// Whether sessions hold more descriptors than they may: one that was light has
-    /// just come to hold some.
-    pub const fn is_overfull(&self) -> bool {
-        self.held() > self.capacity
+    /// Whether sessions hold more descriptors than they may, or are more: some that were
+    /// light have come to hold some, or count since their peer has answered.
+    pub fn is_overfull(&self) -> bool {
+        let counted = self.slab.len() - self.light.len();
+        self.held() > self.ceiling || (self.light_on_top && counted > self.limit)
     }
 
     /// Whether the client of this session, whose peer has just answered for the first
@@ -341,7 +357,7 @@ impl<S: Tracked> Sessions<S> {
         self.capacity / MAX_DESCRIPTORS
     }
 
-    /// How many sessions there can be.
+    /// How many sessions there can be, beside light ones where those come on top.
     pub const fn limit(&self) -> usize {
         self.limit
     }
@@ -430,15 +446,15 @@ impl<S: Tracked> Sessions<S> {
             self.get(key)
                 .is_some_and(|it| it.unverified_since().is_none())
         };
-        if was_unverified && is_verified() && self.is_crowded(key) {
+        if !was_unverified || !is_verified() {
+            AfterTurn::Stays
+        } else if self.is_crowded(key) {
             AfterTurn::Crowded
         } else if self.is_overfull() {
             // A peer that has proved to be there comes before those that are over or
             // silent; if all others are as real as it is, it came last.
             let gives_way = self.gives_way_to_verified(now, random());
-            let itself = || self.get(key).is_some_and(frees).then_some(key);
-            let goes = gives_way.or_else(itself);
-            goes.map_or(AfterTurn::Stays, AfterTurn::Evicts)
+            AfterTurn::Evicts(gives_way.unwrap_or(key))
         } else {
             AfterTurn::Stays
         }
@@ -489,9 +505,13 @@ impl<S: Tracked> Sessions<S> {
     /// The one that gives way to a session whose peer has answered just now: as
     /// [`Sessions::gives_way`], but any that is unverified does, without grace.
     pub fn gives_way_to_verified(&self, now: Instant, random: u32) -> Option<SessionKey> {
-        let unverified = sample(&self.unverified, 1, random).next();
-        let any = unverified.map(|index| self.slab[index as usize].key(index));
-        self.gives_way(now, random).or(any)
+        let any = || {
+            sample(&self.unverified, TRIES, random)
+                .map(|index| (index, &self.slab[index as usize]))
+                .find(|(_, entry)| frees(&entry.session))
+                .map(|(index, entry)| entry.key(index))
+        };
+        self.gives_way(now, random).or_else(any)
     }
 
     /// A session of the `unverified` that has waited long enough for its peer's first
