@@ -105,14 +105,17 @@ pub(super) struct OpenFile {
 impl OpenFile {
     /// Takes a descriptor if it is a regular file's; no other transfer finds it.
     pub(super) fn alone(descriptor: OwnedFd) -> Result<Rc<Self>, StorageError> {
+        Self::unlisted(descriptor, Weak::new())
+    }
+
+    fn unlisted(
+        descriptor: OwnedFd,
+        counted_in: Weak<OpenFiles>,
+    ) -> Result<Rc<Self>, StorageError> {
         let stat = fstat(&descriptor)?;
         check_kind(&stat)?;
-        Ok(Rc::new(Self::new(
-            descriptor,
-            key(&stat),
-            Weak::new(),
-            false,
-        )))
+        let file = Self::new(descriptor, key(&stat), counted_in, false);
+        Ok(Rc::new(file))
     }
 
     fn new(descriptor: OwnedFd, key: Key, counted_in: Weak<OpenFiles>, is_listed: bool) -> Self {
@@ -194,21 +197,14 @@ impl OpenFiles {
         self.open.borrow().len() + self.unlisted.get()
     }
 
-    /// Takes a descriptor if it is a regular file's; no other transfer finds it.
+    /// [`OpenFile::alone`], but counted.
     pub(super) fn unlisted(
         self: &Rc<Self>,
         descriptor: OwnedFd,
     ) -> Result<Rc<OpenFile>, StorageError> {
-        let stat = fstat(&descriptor)?;
-        check_kind(&stat)?;
+        let file = OpenFile::unlisted(descriptor, Rc::downgrade(self))?;
         self.unlisted.set(self.unlisted.get() + 1);
-        let counted_in = Rc::downgrade(self);
-        Ok(Rc::new(OpenFile::new(
-            descriptor,
-            key(&stat),
-            counted_in,
-            false,
-        )))
+        Ok(file)
     }
 
     /// The file that `found` tells of, from those that are open, or else opened by

@@ -4,7 +4,7 @@
 //! Only one process reads the listen sockets. The one that does so sees to what belongs
 //! to its own transfers, and passes the rest on, with all that the kernel told of it; to
 //! the other it is as if it had received that itself. What can't be passed on, since the
-//! other doesn't keep up or has ended, is served here. Must not: lose a request, or wait.
+//! other doesn't keep up or has ended, is served here. Must not: wait.
 
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
