@@ -440,25 +440,23 @@ fn a_unix_socket_belongs_to_the_user_that_the_server_becomes() {
     assert_eq!((socket.uid(), socket.gid()), (12345, 54321));
 }
 
+/// A server that has this socket from the service manager.
+fn start_with_stream(listener: impl Into<std::os::fd::OwnedFd>) -> Server {
+    let handed = [Stdio::from(listener.into()), Stdio::null()];
+    Server::start_handed(handed, &["-a", "127.0.0.1"], |_| {
+        let mut shell = Command::new("sh");
+        let script = "exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; exec \"$0\" \"$@\"";
+        shell.args(["-c", script, tftpd()]);
+        shell
+    })
+}
+
 #[test]
 fn unix_sockets_of_the_service_managers_are_status_ports() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("status");
     let listener = UnixListener::bind(&path).expect("a socket");
-    let mut server = Server::start_handed(
-        [
-            Stdio::from(std::os::fd::OwnedFd::from(listener)),
-            Stdio::null(),
-        ],
-        &["-a", "127.0.0.1"],
-        |_| {
-            let mut shell = Command::new("sh");
-            let script =
-                "exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; exec \"$0\" \"$@\"";
-            shell.args(["-c", script, tftpd()]);
-            shell
-        },
-    );
+    let mut server = start_with_stream(listener);
     let mut stream = UnixStream::connect(&path).expect("a connection");
     stream
         .write_all(b"GET /healthz HTTP/1.1\r\nHost: anything\r\n\r\n")
@@ -475,20 +473,7 @@ fn unix_sockets_of_the_service_managers_are_status_ports() {
 fn a_socket_of_the_service_managers_is_the_status_port() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a socket");
     let status = listener.local_addr().expect("an address");
-    let server = Server::start_handed(
-        [
-            Stdio::from(std::os::fd::OwnedFd::from(listener)),
-            Stdio::null(),
-        ],
-        &["-a", "127.0.0.1"],
-        |_| {
-            let mut shell = Command::new("sh");
-            let script =
-                "exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; exec \"$0\" \"$@\"";
-            shell.args(["-c", script, tftpd()]);
-            shell
-        },
-    );
+    let server = start_with_stream(listener);
     assert_eq!(get(status, "/healthz"), "serving\n");
     server.fence();
 }
