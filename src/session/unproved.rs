@@ -51,6 +51,8 @@ const NETWORKS: usize = 256;
 pub struct UnprovedRate {
     per_second: i64,
     seed: u64,
+    /// Where times are counted from.
+    origin: Instant,
     buckets: Box<[Bucket; NETWORKS]>,
 }
 
@@ -68,8 +70,8 @@ pub(super) struct Trial {
     state: State,
     /// What its ACKs right behind a pause are worth, those in a row.
     bits: u8,
-    /// Bytes sent so far at the network's expense.
-    sent: i64,
+    /// Bytes sent so far at the network's expense; no more than that are given back.
+    sent: u32,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -79,17 +81,48 @@ enum State {
     /// Nothing is sent before `until`; then an ACK may take so long, and is worth so
     /// many bits.
     Paused {
-        until: Instant,
-        within: Duration,
+        until: Nanos,
+        within: Micros,
         bits: u8,
     },
     /// The pause ended at `at`, with a block.
     Resumed {
-        at: Instant,
-        within: Duration,
+        at: Nanos,
+        within: Micros,
         bits: u8,
     },
     Proved,
+}
+
+/// A point in time, in half its room: so long after an origin, up to 584 years.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Nanos(u64);
+
+impl Nanos {
+    fn of(time: Instant, origin: Instant) -> Self {
+        let since = time.saturating_duration_since(origin).as_nanos();
+        Self(u64::try_from(since).unwrap_or(u64::MAX))
+    }
+
+    fn time(self, origin: Instant) -> Instant {
+        origin + Duration::from_nanos(self.0)
+    }
+}
+
+/// How long an ACK may take, kept small: up to 71 minutes.
+#[derive(Debug, Clone, Copy)]
+struct Micros(u32);
+
+impl From<Duration> for Micros {
+    fn from(duration: Duration) -> Self {
+        Self(u32::try_from(duration.as_micros()).unwrap_or(u32::MAX))
+    }
+}
+
+impl From<Micros> for Duration {
+    fn from(micros: Micros) -> Self {
+        Self::from_micros(micros.0.into())
+    }
 }
 
 impl UnprovedRate {
@@ -105,6 +138,7 @@ impl UnprovedRate {
         Self {
             per_second,
             seed,
+            origin: now,
             buckets: Box::new([full; NETWORKS]),
         }
     }
@@ -120,7 +154,7 @@ impl UnprovedRate {
         let trial = trial.copied().unwrap_or_default();
         match trial.state {
             State::Proved => true,
-            State::Paused { until, .. } if now < until => false,
+            State::Paused { until, .. } if self.nanos(now) < until => false,
             _ => self.tokens(client, now) > self.least(&trial),
         }
     }
@@ -147,6 +181,10 @@ impl UnprovedRate {
         self.buckets[self.bucket_of(client)] = Bucket { tokens, at: now };
     }
 
+    fn nanos(&self, time: Instant) -> Nanos {
+        Nanos::of(time, self.origin)
+    }
+
     fn bucket_of(&self, client: IpAddr) -> usize {
         place(self.seed, network(client), NETWORKS)
     }
@@ -162,9 +200,9 @@ impl UnprovedRate {
         now: Instant,
     ) -> Instant {
         if let State::Paused { until, .. } = trial.state
-            && now < until
+            && self.nanos(now) < until
         {
-            return until;
+            return until.time(self.origin);
         }
         let missing = self.least(trial).saturating_sub(self.tokens(client, now)) + 1;
         let wait = missing.max(0).saturating_mul(1_000_000) / self.per_second;
@@ -180,8 +218,8 @@ impl UnprovedRate {
         let drawn = ((u128::from(range) * u128::from(random)) >> 32) as u64;
         let until = now + wait + Duration::from_nanos(drawn) + Duration::from_micros(1);
         trial.state = State::Paused {
-            until,
-            within,
+            until: self.nanos(until),
+            within: within.into(),
             bits,
         };
         until
@@ -192,14 +230,14 @@ impl UnprovedRate {
         match trial.state {
             State::Proved => return,
             State::Paused { within, bits, .. } => {
-                let at = now;
+                let at = self.nanos(now);
                 trial.state = State::Resumed { at, within, bits };
             }
             State::Open | State::Resumed { .. } => {}
         }
-        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX / 4);
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         trial.sent = trial.sent.saturating_add(bytes);
-        self.add(client, -bytes, now);
+        self.add(client, -i64::from(bytes), now);
     }
 
     /// A block was acknowledged that had not been before.
@@ -209,12 +247,13 @@ impl UnprovedRate {
             // Of a block that went out before the pause.
             State::Paused { .. } => trial.bits = 0,
             State::Resumed { at, within, bits } => {
-                let is_right = now.saturating_duration_since(at) <= within;
+                let at = at.time(self.origin);
+                let is_right = now.saturating_duration_since(at) <= Duration::from(within);
                 trial.bits = if is_right { trial.bits + bits } else { 0 };
                 trial.state = State::Open;
                 if trial.bits >= PROOF_BITS {
                     trial.state = State::Proved;
-                    self.add(client, trial.sent, now);
+                    self.add(client, trial.sent.into(), now);
                 }
             }
         }
