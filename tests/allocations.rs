@@ -1,6 +1,6 @@
 //! A running transfer allocates nothing: the server's thread is counted by the
 //! allocator itself while thousands of blocks go by. So are the bytes that a crowd of
-//! sessions takes.
+//! sessions takes, and those of a session of a single port.
 
 #![allow(unsafe_code, reason = "an allocator can't be written without")]
 #![allow(
@@ -10,6 +10,8 @@
 
 #[path = "allocations/crowd.rs"]
 mod crowd;
+#[path = "allocations/single_port.rs"]
+mod single_port;
 #[path = "common/skipped.rs"]
 mod skipped;
 
@@ -17,7 +19,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::ffi::OsString;
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicIsize, AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
@@ -33,6 +35,8 @@ thread_local! {
     static COUNTED: Cell<bool> = const { Cell::new(false) };
     /// Bytes that this thread holds, and the most that it ever held.
     static HELD: Cell<(isize, isize)> = const { Cell::new((0, 0)) };
+    /// Where others see how much memory this thread holds.
+    static SHOWN: Cell<Option<&'static AtomicIsize>> = const { Cell::new(None) };
 }
 
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
@@ -49,6 +53,18 @@ fn hold(more: usize, less: usize) {
         let now = now + more.cast_signed() - less.cast_signed();
         held.set((now, most.max(now)));
     });
+    if let Ok(Some(shown)) = SHOWN.try_with(Cell::get) {
+        shown.fetch_add(taken(more) - taken(less), Ordering::SeqCst);
+    }
+}
+
+/// What the usual allocator (glibc's) takes for so many bytes: a header, and it rounds up.
+const fn taken(bytes: usize) -> isize {
+    match bytes {
+        0 => 0,
+        1..=24 => 32,
+        _ => (bytes + 8).next_multiple_of(16).cast_signed(),
+    }
 }
 
 fn count() {
@@ -85,6 +101,15 @@ static ALLOCATOR: Counting = Counting;
 
 /// Starts a server in a thread of its own, whose allocations count.
 fn serve(root: &std::path::Path, more: &[&str]) -> SocketAddr {
+    serve_in(root, more, || COUNTED.set(true))
+}
+
+/// Starts a server in a thread of its own, which `begin` is called in.
+fn serve_in(
+    root: &std::path::Path,
+    more: &[&str],
+    begin: impl FnOnce() + Send + 'static,
+) -> SocketAddr {
     let words = ["tftpd", "-q", "-p", "0", "-a", "127.0.0.1", "-t", "5000"];
     let words = words.iter().chain(more).map(OsString::from);
     let args = Args::read(words.chain([root.into()])).expect("a good command line");
@@ -92,7 +117,7 @@ fn serve(root: &std::path::Path, more: &[&str]) -> SocketAddr {
     std::thread::spawn(move || {
         let server = Server::start(&args).expect("the server starts");
         tell.send(server.addresses()).expect("the test waits");
-        COUNTED.set(true);
+        begin();
         server.run().expect("the server runs");
     });
     told.recv().expect("an address")[0]

@@ -8,11 +8,12 @@
 mod batch;
 pub mod pool;
 
+use std::cell::RefCell;
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use mio::net::UdpSocket;
 use mio::unix::SourceFd;
@@ -78,6 +79,8 @@ pub struct ListenSocket {
     address: SocketAddr,
     /// The interface that its transfers are bound to as well.
     device: Option<Rc<str>>,
+    /// The last transfer's, for the next.
+    share: Rc<RefCell<Weak<Share>>>,
 }
 
 impl ListenSocket {
@@ -184,6 +187,7 @@ impl ListenSocket {
             socket: Rc::new(socket),
             address,
             device: None,
+            share: Rc::default(),
         })
     }
 
@@ -267,6 +271,7 @@ impl ListenSocket {
             socket: Rc::new(UdpSocket::from_std(socket)),
             address,
             device: None,
+            share: Rc::default(),
         })
     }
 
@@ -410,10 +415,10 @@ enum Channel {
     Own(UdpSocket),
     /// The listen socket, from the address that was asked. What comes in is
     /// found and handed over by the part that receives there.
-    Shared(Box<Share>),
+    Shared(Rc<Share>),
 }
 
-/// What a transfer has of a listen socket; in a box, since few have.
+/// What transfers have of a listen socket, all those that asked the same address of it.
 #[derive(Debug)]
 struct Share {
     socket: Rc<UdpSocket>,
@@ -435,11 +440,16 @@ impl TransferSocket {
     /// A share of `listener` for the transfer with a client that asked `local` for it: no
     /// descriptor, and the listen port for a TID.
     pub fn share(listener: &ListenSocket, local: IpAddr) -> Self {
+        let mut last = listener.share.borrow_mut();
+        let share = last.upgrade().filter(|it| it.local == local);
+        let share = share.unwrap_or_else(|| {
+            let socket = Rc::clone(&listener.socket);
+            let share = Rc::new(Share { socket, local });
+            *last = Rc::downgrade(&share);
+            share
+        });
         Self {
-            channel: Channel::Shared(Box::new(Share {
-                socket: Rc::clone(&listener.socket),
-                local,
-            })),
+            channel: Channel::Shared(share),
             offload: Offload::Untried,
             coalesces: false,
             tuned: false,

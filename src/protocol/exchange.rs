@@ -22,7 +22,8 @@ pub(super) struct Exchange {
     retransmits: u32,
     pub(super) retry: RetryTimer,
     agreed: Agreed,
-    event: Option<Outcome>,
+    /// In a box, since there is none while it runs.
+    event: Option<Box<Outcome>>,
 }
 
 /// [`Negotiated`] in little more than half its room: thousands of transfers hold one.
@@ -157,7 +158,7 @@ impl Exchange {
 
     /// The transfer ended like this.
     pub(super) fn end(&mut self, outcome: Outcome) {
-        self.event = Some(outcome);
+        self.event = Some(Box::new(outcome));
         self.retry.stop();
     }
 
@@ -168,11 +169,11 @@ impl Exchange {
 
     /// The file is complete and in place; what is left is to say so.
     pub(super) fn complete(&mut self) {
-        self.event = Some(Outcome::Completed);
+        self.event = Some(Box::new(Outcome::Completed));
     }
 
-    pub(super) const fn poll_event(&mut self) -> Option<Outcome> {
-        self.event.take()
+    pub(super) fn poll_event(&mut self) -> Option<Outcome> {
+        self.event.take().map(|outcome| *outcome)
     }
 
     pub(super) fn progress(&self, blocks: u64) -> Progress {

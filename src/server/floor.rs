@@ -74,6 +74,8 @@ pub(super) struct Floor {
     pacing: Pacing,
     /// What is read by however many sessions.
     files: Rc<OpenFiles>,
+    /// The names of the session that began last.
+    names: Rc<[u8]>,
     pub(super) random: Random,
     /// Where the directory entries that are read for uploads are counted.
     pub(super) listings: Vec<Rc<Cell<u64>>>,
@@ -113,12 +115,22 @@ impl Floor {
             ),
             pacing: Pacing::default(),
             files,
+            names: Rc::default(),
             ports: Ports::new(ports, shared, sessions.own_ports(), random.seed(), now),
             sessions,
             random,
             listings: Vec::new(),
             listed: Vec::new(),
         })
+    }
+
+    /// A session's `names`, in common with the one before if that has the same: in a storm
+    /// all ask for one file.
+    pub(super) fn keep_names(&mut self, names: &[u8]) -> Rc<[u8]> {
+        if *self.names != *names {
+            self.names = names.into();
+        }
+        Rc::clone(&self.names)
     }
 
     pub(super) fn registry(&self) -> &Registry {

@@ -179,10 +179,13 @@ impl Opener {
         let remote = Remote::Known(endpoint.peer);
         let is_long = spelled.len() > LONGEST_ASKED;
         let name = if is_long { &granted.name } else { spelled };
-        let mut session = Session::new(transfer, content, socket, remote, name, now);
-        if floor.reporter.history.is_some() && !is_long && *granted.name != *spelled {
-            session.keep_served(&granted.name);
-        }
+        let has_two = floor.reporter.history.is_some() && !is_long && *granted.name != *spelled;
+        let kept = if has_two {
+            floor.keep_names(&[name, &granted.name].join(&0))
+        } else {
+            floor.keep_names(name)
+        };
+        let session = Session::new(transfer, content, socket, remote, kept, now);
         Ok((session, granted.section))
     }
 

@@ -27,6 +27,7 @@ pub mod unproved;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use log::debug;
@@ -55,7 +56,7 @@ pub(crate) const UNKNOWN_TRANSFER: &str = "Unknown transfer ID";
 
 /// What a session costs in memory, in bytes, beside its place in the table: a
 /// budget, so that it doesn't grow unnoticed.
-const _: () = assert!(size_of::<Session>() <= 368);
+const _: () = assert!(size_of::<Session>() <= 344);
 
 /// The file of a transfer.
 #[derive(Debug)]
@@ -205,8 +206,8 @@ pub struct Session<P = TransferSocket, S = Upload, R = ReadFile> {
     /// When it began.
     pub started: Instant,
     /// The file's name as the request has it, and perhaps, after a NUL, the one it has
-    /// here.
-    names: Box<[u8]>,
+    /// here. Where many ask for the same file they have them in common.
+    names: Rc<[u8]>,
 }
 
 impl<P: Port, S: Store, R: ReadAt> Tracked for Session<P, S, R> {
@@ -257,13 +258,14 @@ impl<P: Port, S: Store, R: ReadAt> Tracked for Session<P, S, R> {
 }
 
 impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
-    /// A session that has yet to be registered.
+    /// A session that has yet to be registered. `names`: the file's as the request has it
+    /// and, after a NUL, the one it has here, if that is another one and is kept.
     pub fn new(
         transfer: Transfer,
         content: Content<S, R>,
         port: P,
         remote: Remote,
-        name: &[u8],
+        names: impl Into<Rc<[u8]>>,
         now: Instant,
     ) -> Self {
         Self {
@@ -278,7 +280,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
             end: End::None,
             reach: Reach::Unknown,
             started: now,
-            names: name.into(),
+            names: names.into(),
         }
     }
 
@@ -335,11 +337,6 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
     /// The name it has here, if that is another one and is kept.
     pub fn served(&self) -> Option<&[u8]> {
         self.names.split(|byte| *byte == 0).nth(1)
-    }
-
-    /// Keeps the name that the file has here.
-    pub fn keep_served(&mut self, name: &[u8]) {
-        self.names = [self.name(), name].join(&0).into();
     }
 
     /// Where a file that is being received goes, until it is in place.

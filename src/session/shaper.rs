@@ -9,7 +9,7 @@
 //! again. Must not: send, read a clock that it wasn't lent, make a random number.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BinaryHeap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::port::Port;
@@ -41,11 +41,17 @@ const AT_ONCE: usize = 64;
 
 /// Clients told apart; some share a place, and with it a part of the buffer.
 const CLIENTS: usize = 4096;
+const _: () = assert!(CLIENTS <= 1 << u16::BITS);
+
+/// What each place in the table costs, up to the highest whose session was shaped: a
+/// budget, since there may be hundreds of thousands.
+#[cfg(target_pointer_width = "64")]
+const _: () = assert!(size_of::<Option<Account>>() <= 40);
 
 /// What sessions have sent, and which of them sleep.
 #[derive(Debug)]
 pub struct Shaper {
-    accounts: HashMap<SessionKey, Account>,
+    accounts: Accounts,
     buffer: SendBuffer,
     unproved: Option<UnprovedRate>,
     /// Those that are paused, and until when.
@@ -58,19 +64,64 @@ pub struct Shaper {
     seed: u64,
 }
 
+/// Of each session that has sent DATA: at its place in the table, since where there are
+/// many nearly all have one.
+#[derive(Debug, Default)]
+struct Accounts(Vec<Option<Account>>);
+
 /// What there is to know about a session that has sent DATA.
 #[derive(Debug)]
 struct Account {
-    client: usize,
-    /// Blocks that had been acknowledged when it was looked at last.
-    blocks: u64,
+    /// Whose it is; its place may have been another's.
+    key: SessionKey,
+    trial: Trial,
     /// Bytes of the buffer that may be taken by what it has sent.
     in_flight: u32,
-    trial: Trial,
-    /// Until when it is paused, if it is.
-    wakes: Option<Instant>,
+    client: u16,
+    /// It is among those that are paused.
+    is_paused: bool,
     /// It waits for room.
     waits: bool,
+}
+
+impl Account {
+    fn new(key: SessionKey, client: usize) -> Self {
+        Self {
+            key,
+            trial: Trial::default(),
+            in_flight: 0,
+            client: client as u16,
+            is_paused: false,
+            waits: false,
+        }
+    }
+}
+
+impl Accounts {
+    fn get(&self, key: SessionKey) -> Option<&Account> {
+        let account = self.0.get(key.place())?.as_ref();
+        account.filter(|it| it.key == key)
+    }
+
+    fn get_mut(&mut self, key: SessionKey) -> Option<&mut Account> {
+        let account = self.0.get_mut(key.place())?.as_mut();
+        account.filter(|it| it.key == key)
+    }
+
+    /// That of the session, which is made if there is none.
+    fn of(&mut self, key: SessionKey, client: impl FnOnce() -> usize) -> &mut Account {
+        let place = key.place();
+        if place >= self.0.len() {
+            self.0.resize_with(place + 1, || None);
+        }
+        let account = &mut self.0[place];
+        account.take_if(|it| it.key != key);
+        account.get_or_insert_with(|| Account::new(key, client()))
+    }
+
+    fn remove(&mut self, key: SessionKey) -> Option<Account> {
+        self.0.get_mut(key.place())?.take_if(|it| it.key == key)
+    }
 }
 
 /// The send buffer that sessions share, and who may have taken how much of it.
@@ -109,6 +160,8 @@ impl Lent {
 #[derive(Debug, Clone, Copy)]
 struct Used {
     began: Instant,
+    /// Blocks that had been acknowledged before.
+    acknowledged: u64,
     lent: Lent,
     /// Bytes that it hasn't sent of them.
     left: usize,
@@ -141,7 +194,7 @@ impl Shaper {
         now: Instant,
     ) -> Self {
         Self {
-            accounts: HashMap::new(),
+            accounts: Accounts::default(),
             buffer: SendBuffer {
                 len: buffer.unwrap_or(usize::MAX),
                 clients: vec![0; CLIENTS].into_boxed_slice(),
@@ -176,10 +229,12 @@ impl Shaper {
         let budget = lent.bytes().min(context.send_budget);
         context.send_budget = budget;
         let unverified_since = session.unverified_since();
+        let acknowledged = session.transfer().progress().blocks;
         let turn = work(session, context);
         let is_held = turn == Turn::Unfinished && budget < lent.bytes();
         let used = Used {
             began: context.now,
+            acknowledged,
             lent,
             // What the caller held back wasn't sent either.
             left: context.send_budget + (lent.bytes() - budget),
@@ -208,7 +263,7 @@ impl Shaper {
     /// Whether the session's client has shown that it is there, where nothing else
     /// proves it.
     pub fn has_proved(&self, key: SessionKey) -> bool {
-        let account = self.accounts.get(&key);
+        let account = self.accounts.get(key);
         account.is_some_and(|it| UnprovedRate::is_proved(&it.trial))
     }
 
@@ -225,7 +280,7 @@ impl Shaper {
         if matches!(session.content(), Content::Sink(_)) || is_first {
             return Lent::All;
         }
-        let account = self.accounts.get_mut(&key);
+        let account = self.accounts.get_mut(key);
         let trial = account.as_ref().map(|account| &account.trial);
         if let Some(unproved) = &self.unproved
             && !unproved.may_send(trial, session.peer().ip(), now)
@@ -258,16 +313,9 @@ impl Shaper {
         }
         let peer = session.peer().ip();
         let seed = self.seed;
-        let account = self.accounts.entry(key).or_insert_with(|| Account {
-            client: place(seed, Client::of(peer), CLIENTS),
-            blocks: 0,
-            in_flight: 0,
-            trial: Trial::default(),
-            wakes: None,
-            waits: false,
-        });
-        let acknowledged = progress.blocks.saturating_sub(account.blocks);
-        account.blocks = progress.blocks;
+        let client = || place(seed, Client::of(peer), CLIENTS);
+        let account = self.accounts.of(key, client);
+        let acknowledged = progress.blocks.saturating_sub(turn.acknowledged);
         if acknowledged > 0 {
             self.buffer.acknowledged(account, acknowledged, &progress);
             if let Some(unproved) = &mut self.unproved {
@@ -287,8 +335,8 @@ impl Shaper {
         if let (Some(unproved), Lent::Nothing) = (&self.unproved, turn.lent) {
             let round_trip = session.transfer().round_trip();
             let wakes = unproved.pause(&mut account.trial, peer, round_trip, random(), now);
-            if account.wakes.is_none_or(|earlier| wakes < earlier) {
-                account.wakes = Some(wakes);
+            // A pause doesn't become shorter: where it is among them it is woken in time.
+            if !std::mem::replace(&mut account.is_paused, true) {
                 self.paused.push(Reverse((wakes, key)));
             }
             return true;
@@ -308,7 +356,7 @@ impl Shaper {
 
     /// The session has ended.
     pub fn forget(&mut self, key: SessionKey) {
-        if let Some(mut account) = self.accounts.remove(&key) {
+        if let Some(mut account) = self.accounts.remove(key) {
             self.buffer.release(&mut account, u64::MAX);
         }
     }
@@ -326,10 +374,8 @@ impl Shaper {
             && wakes <= now
         {
             self.paused.pop();
-            if let Some(account) = self.accounts.get_mut(&key)
-                && account.wakes == Some(wakes)
-            {
-                account.wakes = None;
+            if let Some(account) = self.accounts.get_mut(key) {
+                account.is_paused = false;
                 return Some(key);
             }
         }
@@ -340,7 +386,7 @@ impl Shaper {
         while self.looks > 0 {
             self.looks -= 1;
             let key = self.waiting.pop_front()?;
-            if let Some(account) = self.accounts.get_mut(&key) {
+            if let Some(account) = self.accounts.get_mut(key) {
                 account.waits = false;
                 return Some(key);
             }
@@ -385,7 +431,7 @@ impl SendBuffer {
         let taken = u32::try_from(datagrams * taken_by_block(progress)).unwrap_or(u32::MAX);
         let taken = taken.min(u32::MAX - account.in_flight);
         account.in_flight += taken;
-        self.clients[account.client] += u64::from(taken);
+        self.clients[usize::from(account.client)] += u64::from(taken);
         self.in_flight += u64::from(taken);
     }
 
@@ -398,7 +444,7 @@ impl SendBuffer {
     fn release(&mut self, account: &mut Account, bytes: u64) {
         let gone = u64::from(account.in_flight).min(bytes);
         account.in_flight -= gone as u32;
-        self.clients[account.client] -= gone;
+        self.clients[usize::from(account.client)] -= gone;
         self.in_flight -= gone;
     }
 }
@@ -421,14 +467,7 @@ mod tests {
     const LEN: usize = 1 << 20;
 
     fn account(client: usize) -> Account {
-        Account {
-            client,
-            blocks: 0,
-            in_flight: 0,
-            trial: Trial::default(),
-            wakes: None,
-            waits: false,
-        }
+        Account::new(SessionKey::from_token(client), client)
     }
 
     fn progress() -> Progress {
@@ -453,7 +492,7 @@ mod tests {
             is_lent = false;
             for account in &mut slow {
                 let taken = buffer.in_flight as usize;
-                let client = account.client;
+                let client = account.client.into();
                 let lent = buffer.room(taken, client, Some(account), block).bytes();
                 is_lent |= lent > 0;
                 // At most a window.

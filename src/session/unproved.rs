@@ -50,6 +50,8 @@ const fn pause_bits(within: Duration) -> u8 {
 /// is longer; twice as much for each that was later, up to the most.
 const TOLERANCE: Duration = Duration::from_millis(4);
 const MOST_DOUBLINGS: u8 = 5;
+
+/// The longest that an ACK may take for that.
 const LONGEST: Duration = Duration::from_millis(1250);
 
 /// Client networks told apart; some share a bucket, and with it a bound.
@@ -60,6 +62,8 @@ const NETWORKS: usize = 256;
 pub struct UnprovedRate {
     per_second: i64,
     seed: u64,
+    /// Where times are counted from.
+    origin: Instant,
     buckets: Box<[Bucket; NETWORKS]>,
 }
 
@@ -79,8 +83,8 @@ pub(super) struct Trial {
     bits: u8,
     /// Its ACKs that were too late, as far as they count.
     late: u8,
-    /// Bytes sent so far at the network's expense.
-    sent: i64,
+    /// Bytes sent so far at the network's expense; no more than that are given back.
+    sent: u32,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -90,17 +94,48 @@ enum State {
     /// Nothing is sent before `until`; then an ACK may take so long, and is worth so
     /// many bits.
     Paused {
-        until: Instant,
-        within: Duration,
+        until: Nanos,
+        within: Micros,
         bits: u8,
     },
     /// The pause is over, and the block that is to be acknowledged left at `at`.
     Resumed {
-        at: Instant,
-        within: Duration,
+        at: Nanos,
+        within: Micros,
         bits: u8,
     },
     Proved,
+}
+
+/// A point in time, in half its room: so long after an origin, up to 584 years.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Nanos(u64);
+
+impl Nanos {
+    fn of(time: Instant, origin: Instant) -> Self {
+        let since = time.saturating_duration_since(origin).as_nanos();
+        Self(u64::try_from(since).unwrap_or(u64::MAX))
+    }
+
+    fn time(self, origin: Instant) -> Instant {
+        origin + Duration::from_nanos(self.0)
+    }
+}
+
+/// How long an ACK may take, kept small: up to 71 minutes.
+#[derive(Debug, Clone, Copy)]
+struct Micros(u32);
+
+impl From<Duration> for Micros {
+    fn from(duration: Duration) -> Self {
+        Self(u32::try_from(duration.as_micros()).unwrap_or(u32::MAX))
+    }
+}
+
+impl From<Micros> for Duration {
+    fn from(micros: Micros) -> Self {
+        Self::from_micros(micros.0.into())
+    }
 }
 
 impl UnprovedRate {
@@ -116,6 +151,7 @@ impl UnprovedRate {
         Self {
             per_second,
             seed,
+            origin: now,
             buckets: Box::new([full; NETWORKS]),
         }
     }
@@ -131,7 +167,7 @@ impl UnprovedRate {
         let trial = trial.copied().unwrap_or_default();
         match trial.state {
             State::Proved => true,
-            State::Paused { until, .. } if now < until => false,
+            State::Paused { until, .. } if self.nanos(now) < until => false,
             _ => self.tokens(client, now) > self.least(&trial),
         }
     }
@@ -142,8 +178,12 @@ impl UnprovedRate {
     fn least(&self, trial: &Trial) -> i64 {
         match trial.state {
             State::Open => self.per_second / 2,
-            _ => -(self.per_second / i64::from(PROOF_BITS)) * i64::from(trial.bits),
+            _ => self.least_behind_a_pause(trial),
         }
+    }
+
+    fn least_behind_a_pause(&self, trial: &Trial) -> i64 {
+        -(self.per_second / i64::from(PROOF_BITS)) * i64::from(trial.bits)
     }
 
     fn tokens(&self, client: IpAddr, now: Instant) -> i64 {
@@ -162,6 +202,10 @@ impl UnprovedRate {
         self.buckets[self.bucket_of(client)] = Bucket { tokens, at: now };
     }
 
+    fn nanos(&self, time: Instant) -> Nanos {
+        Nanos::of(time, self.origin)
+    }
+
     fn bucket_of(&self, client: IpAddr) -> usize {
         place(self.seed, network(client), NETWORKS)
     }
@@ -177,22 +221,17 @@ impl UnprovedRate {
         now: Instant,
     ) -> Instant {
         if let State::Paused { until, .. } = trial.state
-            && now < until
+            && self.nanos(now) < until
         {
-            return until;
+            return until.time(self.origin);
         }
         let round_trip = round_trip.unwrap_or_default();
-        let usual = round_trip + TOLERANCE.max(round_trip / 4);
-        let latest = round_trip + TOLERANCE.max(round_trip / 4) * (1 << trial.late);
-        let within = latest.min(LONGEST).max(usual);
+        let tolerance = TOLERANCE.max(round_trip / 4);
+        let latest = (round_trip + tolerance * (1 << trial.late)).min(LONGEST);
+        let within = latest.max(round_trip + tolerance);
         let bits = pause_bits(within);
         let within = if bits > 0 { within } else { Duration::ZERO };
-        trial.state = State::Paused {
-            until: now,
-            within,
-            bits,
-        };
-        let missing = self.least(trial).saturating_sub(self.tokens(client, now)) + 1;
+        let missing = self.least_behind_a_pause(trial) - self.tokens(client, now) + 1;
         let wait = missing.max(0).saturating_mul(1_000_000) / self.per_second;
         let wait = Duration::from_micros(wait.unsigned_abs());
         // `random` parts of 2^32 of the range.
@@ -200,8 +239,8 @@ impl UnprovedRate {
         let drawn = ((u128::from(range) * u128::from(random)) >> 32) as u64;
         let until = now + wait + Duration::from_nanos(drawn) + Duration::from_micros(1);
         trial.state = State::Paused {
-            until,
-            within,
+            until: self.nanos(until),
+            within: within.into(),
             bits,
         };
         until
@@ -212,19 +251,19 @@ impl UnprovedRate {
         match trial.state {
             State::Proved => return,
             State::Paused { within, bits, .. } => {
-                let at = now;
+                let at = self.nanos(now);
                 trial.state = State::Resumed { at, within, bits };
             }
             // Again: a forger may have guessed the first time as well as this one.
             State::Resumed { within, bits, .. } => {
-                let (at, bits) = (now, bits.saturating_sub(1));
+                let (at, bits) = (self.nanos(now), bits.saturating_sub(1));
                 trial.state = State::Resumed { at, within, bits };
             }
             State::Open => {}
         }
-        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX / 4);
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         trial.sent = trial.sent.saturating_add(bytes);
-        self.add(client, -bytes, now);
+        self.add(client, -i64::from(bytes), now);
     }
 
     /// A block was acknowledged that had not been before.
@@ -234,7 +273,8 @@ impl UnprovedRate {
             // Of a block that went out before the pause.
             State::Paused { .. } => trial.bits = 0,
             State::Resumed { at, within, bits } => {
-                if now.saturating_duration_since(at) <= within {
+                let at = at.time(self.origin);
+                if now.saturating_duration_since(at) <= Duration::from(within) {
                     trial.bits += bits;
                 } else {
                     trial.bits = trial.bits.saturating_sub(MISS_BITS);
@@ -243,7 +283,7 @@ impl UnprovedRate {
                 trial.state = State::Open;
                 if trial.bits >= PROOF_BITS {
                     trial.state = State::Proved;
-                    self.add(client, trial.sent, now);
+                    self.add(client, trial.sent.into(), now);
                 }
             }
         }

@@ -96,6 +96,12 @@ impl SessionKey {
         }
     }
 
+    /// The place of the session in its table: as low as there are sessions, and
+    /// another's once it is gone.
+    pub(crate) const fn place(self) -> usize {
+        self.index as usize
+    }
+
     /// Whether this is the key of the session of that generation, as far as a
     /// token can tell.
     pub(super) const fn is_of(self, generation: u32) -> bool {
