@@ -10,7 +10,9 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -259,6 +261,18 @@ fn twenty_upgrades_under_load_lose_no_request() {
 fn stopping_ends_all_processes_and_lets_transfers_finish() {
     let mut server = start("2", &["--grace", "20"]);
     server.file("f", &content(5, BLOCK + 1));
+    // Another server doesn't join.
+    let (ip, port) = (server.addr().ip().to_string(), server.port().to_string());
+    for workers in ["1", "2"] {
+        let output = bounded(10, tftpd())
+            .args(["--workers", workers, "-a", &ip, "-p", &port])
+            .arg(server.root())
+            .output()
+            .expect("tftpd");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains("stop the server that has it"), "{text}");
+    }
     let pid_file = server.outside().join("pid");
     let client = RawClient::new(&server);
     let (_, tid) = client.ask_data(&rrq("f", &[]));
@@ -322,6 +336,84 @@ fn what_cannot_start_is_told_once_and_never_tried_in_a_hurry() {
     );
 }
 
+/// A server that was started by a link, and the link.
+fn start_by_link(prepare: impl FnOnce(&mut Command)) -> (Server, PathBuf) {
+    let address = own_address().to_string();
+    let server = Server::start_prepared(&["-a", &address, "--workers", "1"], |directory| {
+        let link = directory.join("tftpd");
+        symlink(tftpd(), &link).expect("a free name");
+        fs::write(directory.join("root/f"), b"content").expect("a file");
+        let mut command = Command::new(link);
+        prepare(&mut command);
+        command
+    });
+    wait_up(&server, 1);
+    let link = server.outside().join("tftpd");
+    (server, link)
+}
+
+/// Puts a script in the place of a program. Another process writes it: what others of
+/// ours inherit while it is open can't be executed.
+fn put_script(path: &Path, script: &str) {
+    let write = "printf '#!/bin/sh\\n%s\\n' \"$1\" >\"$0.new\" && chmod 755 \"$0.new\" && \
+                 mv \"$0.new\" \"$0\"";
+    let mut command = bounded(10, "sh");
+    command.args(["-c", write]).arg(path).arg(script);
+    assert!(command.status().expect("sh(1)").success());
+}
+
+#[track_caller]
+fn assert_serves(server: &Server) {
+    let client = RawClient::new(server);
+    assert_eq!(client.read("f").expect("it serves"), b"content");
+}
+
+#[test]
+fn an_upgrade_that_cannot_take_over_is_refused_and_the_old_program_goes_on() {
+    let (server, link) = start_by_link(|_| {});
+    let pid = workers(&server)[&1];
+    let input = PathBuf::from(format!("/proc/{}/fd/0", server.pid()));
+    let (before, files) = (fs::read_link(&input).expect("open"), server.open_files());
+    for (script, why) in [
+        (
+            "echo first \"$1\" >&2; echo unquoted >&2; exit 2",
+            "first --part=trial; going",
+        ),
+        ("exit 3", "status 3"),
+        ("kill -9 $$", "SIGKILL"),
+        // What can't be executed any more.
+        ("rm \"$0\"", "no such file"),
+    ] {
+        put_script(&link, script);
+        server.signal(Signal::SIGUSR2);
+        wait_lines(&server, why, 1);
+        assert_eq!(workers(&server)[&1], pid);
+        assert_serves(&server);
+        assert_eq!(fs::read_link(&input).expect("open"), before, "{script}");
+        assert_eq!(server.open_files(), files, "{script}");
+    }
+    assert_eq!(count_lines(&server, "unquoted"), 0);
+    symlink(tftpd(), &link).expect("a free name");
+    upgrade(&server, 2);
+    assert_serves(&server);
+}
+
+#[test]
+#[ignore = "takes long: run it with --ignored"]
+fn programs_that_hang_are_killed() {
+    let (server, link) = start_by_link(|_| {});
+    put_script(&link, "exec sleep 100");
+    server.signal(Signal::SIGUSR2);
+    wait_lines(&server, "doesn't end within 5 s", 1);
+    assert_serves(&server);
+    // One that doesn't get ready.
+    kill(workers(&server)[&1], Signal::SIGKILL).expect("it lives");
+    wait_lines(&server, "doesn't answer: killing it", 1);
+    put_script(&link, &format!("exec '{}' \"$@\"", tftpd()));
+    wait_lines(&server, " is ready", 2);
+    assert_serves(&server);
+}
+
 #[test]
 fn confined_processes_are_started_again_and_replaced() {
     if !geteuid().is_root() {
@@ -359,6 +451,29 @@ fn confined_processes_are_started_again_and_replaced() {
 // --- the service manager ------------------------------------------------------------------
 
 #[test]
+fn the_watchdog_has_a_hung_process_replaced() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let name = dir.path().join("notify");
+    let manager = UnixDatagram::bind(&name).expect("a free name");
+    let (server, _) = start_by_link(|command| {
+        command.env("NOTIFY_SOCKET", &name);
+        command.env("WATCHDOG_USEC", "600000");
+    });
+    // Processes that answer are left alone, and the manager hears of it.
+    let mut signs = 0;
+    while signs < 3 {
+        let mut buffer = [0; 4096];
+        let len = uninterrupted(|| manager.recv(&mut buffer)).expect("word from the server");
+        signs += usize::from(&buffer[..len] == b"WATCHDOG=1");
+    }
+    assert_eq!(count_lines(&server, "doesn't answer"), 0);
+    kill(workers(&server)[&1], Signal::SIGSTOP).expect("it lives");
+    wait_lines(&server, "doesn't answer: killing it", 1);
+    wait_lines(&server, " is ready", 2);
+    assert_serves(&server);
+}
+
+#[test]
 fn the_manager_hears_from_the_supervisor_alone_and_its_sockets_are_kept() {
     let dir = tempfile::tempdir().expect("a directory");
     let name = dir.path().join("notify");
@@ -393,7 +508,7 @@ fn the_manager_hears_from_the_supervisor_alone_and_its_sockets_are_kept() {
         let mut command = behind();
         command
             .env("NOTIFY_SOCKET", &name)
-            .env("WATCHDOG_USEC", "50000");
+            .env("WATCHDOG_USEC", "30000000");
         command
     });
     for nth in [1, 2] {

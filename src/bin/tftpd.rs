@@ -9,7 +9,7 @@ use tftpd::log::last_words;
 #[cfg(feature = "status")]
 use tftpd::server::cli;
 use tftpd::server::cli::{Args, Part};
-use tftpd::server::{Server, supervise, test_map, test_rules};
+use tftpd::server::{Server, supervise, test_map, test_rules, try_out};
 
 fn main() -> ExitCode {
     let args = match Args::read(std::env::args_os()) {
@@ -31,6 +31,7 @@ fn main() -> ExitCode {
     let done = match (&args.map_test, &args.rules_test) {
         (Some(map_file), _) => test_map(&args, map_file).map(|()| ExitCode::SUCCESS),
         (_, Some(rules)) => test_rules(&args, rules).map(|()| ExitCode::SUCCESS),
+        _ if args.part == Part::Trial => try_out(&args).map(|()| ExitCode::SUCCESS),
         _ if args.workers.is_some() && args.part != Part::Worker => supervise(&args),
         _ => serve(&args),
     };

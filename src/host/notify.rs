@@ -68,13 +68,13 @@ impl Notifier {
         self.watchdog.as_ref().map(|watchdog| watchdog.next)
     }
 
-    /// Gives the sign of life, if it is due.
-    pub fn handle_timeout(&mut self, now: Instant) {
-        let Some(watchdog) = self.watchdog.as_mut().filter(|it| it.next <= now) else {
-            return;
-        };
-        watchdog.next = now + watchdog.interval;
+    /// Gives the sign of life, if it is due: then returns the time until the next.
+    pub fn handle_timeout(&mut self, now: Instant) -> Option<Duration> {
+        let watchdog = self.watchdog.as_mut().filter(|it| it.next <= now)?;
+        let interval = watchdog.interval;
+        watchdog.next = now + interval;
         self.send("WATCHDOG=1");
+        Some(interval)
     }
 
     /// A manager that is too busy to listen must not stop the server.
@@ -149,7 +149,8 @@ mod tests {
         };
         let mut buffer = [0; 64];
         for (after, given) in [(999, false), (1000, true), (1999, false), (2500, true)] {
-            notifier.handle_timeout(start + Duration::from_millis(after));
+            let next = notifier.handle_timeout(start + Duration::from_millis(after));
+            assert_eq!(next, given.then_some(second), "{after}");
             let said = theirs.recv(&mut buffer).ok().map(|len| &buffer[..len]);
             assert_eq!(said, given.then_some(&b"WATCHDOG=1"[..]), "{after}");
         }

@@ -191,13 +191,15 @@ impl ListenSocket {
         })
     }
 
-    /// Another socket on the same address and interface, for another process: both must
-    /// have been bound to be shared, and the kernel shares the clients out.
+    /// Another socket on the same address and interface, for another process; the kernel
+    /// shares the clients out. Bound to be nobody else's, this one is shared from now on.
     ///
     /// # Errors
     /// Whatever the kernel says.
     pub fn twin(&self) -> io::Result<Self> {
-        let device = SockRef::from(&*self.socket).device()?;
+        let own = SockRef::from(&*self.socket);
+        own.set_reuse_port(true)?;
+        let device = own.device()?;
         let device = device.map(|name| String::from_utf8_lossy(&name).into_owned());
         let binding = Binding {
             reuse_port: true,

@@ -8,8 +8,8 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, setsockopt, socketpair,
-    sockopt,
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, recv, sendmsg, setsockopt,
+    socketpair, sockopt,
 };
 
 use crate::net::receive_with_descriptors;
@@ -84,6 +84,17 @@ fn send_parts(
     let socket = socket.as_fd().as_raw_fd();
     sendmsg::<()>(socket, parts, control, QUIETLY, None)?;
     Ok(())
+}
+
+/// The text of the next message, empty at the end; descriptors that come with it are
+/// closed by the kernel.
+///
+/// # Errors
+/// `WouldBlock` if there is none yet; whatever else the kernel says.
+pub(super) fn receive_text(socket: &impl AsRawFd) -> io::Result<String> {
+    let mut buffer = [0; TEXT_LEN];
+    let len = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT)?;
+    Ok(String::from_utf8_lossy(&buffer[..len]).into_owned())
 }
 
 /// The next message; `None` at the end.

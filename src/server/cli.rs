@@ -495,6 +495,8 @@ pub enum Part {
     /// The one that was started from outside.
     #[default]
     First,
+    /// One that only says whether it could take its place.
+    Trial,
     /// The same, executed again, with sockets and processes of its own.
     Resumed,
     /// One that serves on sockets that it is handed.
@@ -506,6 +508,7 @@ impl Part {
     pub(super) fn word(self, number: usize) -> String {
         match self {
             Self::First => String::new(),
+            Self::Trial => TRIAL.to_owned(),
             Self::Resumed => RESUMED.to_owned(),
             Self::Worker => format!("{WORKER}{number}"),
         }
@@ -515,6 +518,7 @@ impl Part {
     fn split_off(words: impl IntoIterator<Item = OsString>) -> (Self, Vec<OsString>) {
         let mut words: Vec<_> = words.into_iter().collect();
         let part = match words.get(1).and_then(|word| word.to_str()) {
+            Some(TRIAL) => Self::Trial,
             Some(RESUMED) => Self::Resumed,
             Some(word) if word.starts_with(WORKER) => Self::Worker,
             _ => return (Self::First, words),
@@ -524,6 +528,7 @@ impl Part {
     }
 }
 
+const TRIAL: &str = "--part=trial";
 const RESUMED: &str = "--part=resumed";
 const WORKER: &str = "--part=worker-";
 

@@ -9,17 +9,19 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::slice;
 
+use log::warn;
 use nix::unistd::Pid;
 
 use super::channel::{self, Message, large_pair};
 use super::slot::{Process, Slot, Stage};
+use super::worker::REPLACED;
+use crate::file::reason;
 
 /// The sockets of a slot; its processes come next, each with its channel.
 const SLOT: &str = "slot";
-/// A process that takes new requests; its number comes next.
+/// A process that takes new requests; its number comes next, as after `REPLACED`, which
+/// is one that finishes its transfers.
 const SERVING: &str = "serving";
-/// One that finishes its transfers.
-const REPLACED: &str = "replaced";
 
 /// The socket in which everything lies; no process may be on its way to be ready.
 ///
@@ -47,32 +49,50 @@ pub(super) fn leave(slots: &[Slot]) -> io::Result<OwnedFd> {
 /// One line: there was none.
 pub(super) fn resume() -> Result<Vec<Slot>, String> {
     let mut slots: Vec<Slot> = Vec::new();
-    while let Ok(Some(Message { text, descriptors })) = channel::receive(&io::stdin()) {
-        if text == SLOT {
-            slots.push(Slot::new(descriptors));
-            continue;
-        }
-        let (stage, pid) = match text.split_once(' ') {
-            Some((SERVING, pid)) => (Stage::Serving, pid),
-            Some((REPLACED, pid)) => (Stage::Replaced, pid),
-            _ => continue,
-        };
-        if let (Some(slot), Ok(pid), Some(channel)) = (
-            slots.last_mut(),
-            pid.parse(),
-            descriptors.into_iter().next(),
-        ) {
-            slot.processes.push(Process {
-                pid: Pid::from_raw(pid),
-                channel,
-                stage,
-                is_heard: true,
-                misses_reload: false,
-            });
+    loop {
+        match channel::receive(&io::stdin()) {
+            Ok(Some(message)) => {
+                if let Err(lost) = take(message, &mut slots) {
+                    warn!("cannot take over everything: {lost} is lost");
+                }
+            }
+            Ok(None) => break,
+            Err(error) => {
+                if !slots.is_empty() {
+                    warn!("cannot take over everything: {}", reason(&error));
+                }
+                break;
+            }
         }
     }
     if slots.is_empty() {
         return Err("cannot take over: there is nothing to take over; start with --workers".into());
     }
     Ok(slots)
+}
+
+/// Adds a slot, or a process of the last one; otherwise tells what is lost.
+fn take(message: Message, slots: &mut Vec<Slot>) -> Result<(), String> {
+    let Message { text, descriptors } = message;
+    if text == SLOT {
+        let expected = slots.first().map_or(1, |it| it.sockets.len());
+        let is_whole = descriptors.len() >= expected;
+        slots.push(Slot::new(descriptors));
+        return is_whole.then_some(()).ok_or_else(|| "a socket".into());
+    }
+    let (stage, pid) = match text.split_once(' ') {
+        Some((SERVING, pid)) => (Stage::Serving, pid),
+        Some((REPLACED, pid)) => (Stage::Replaced, pid),
+        _ => return Err(format!("\"{text}\"")),
+    };
+    let (Some(slot), Ok(pid), Some(channel)) = (
+        slots.last_mut(),
+        pid.parse(),
+        descriptors.into_iter().next(),
+    ) else {
+        return Err(format!("process {pid}"));
+    };
+    let pid = Pid::from_raw(pid);
+    slot.processes.push(Process::new(pid, channel, stage));
+    Ok(())
 }

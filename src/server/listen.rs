@@ -196,7 +196,7 @@ fn is_optional(target: &ListenTarget, args: &Args) -> bool {
 /// Binds to an address, even to one that was asked for and isn't there yet.
 fn bind(address: SocketAddr, target: &ListenTarget, args: &Args) -> io::Result<ListenSocket> {
     let mut binding = Binding {
-        reuse_port: args.reuse_port || args.workers.is_some(),
+        reuse_port: args.reuse_port,
         ahead: false,
         device: target.device.as_deref().or(args.interface.as_deref()),
     };

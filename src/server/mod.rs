@@ -44,6 +44,7 @@ mod start;
 mod supervisor;
 mod terms;
 mod unverified;
+mod upgrade;
 #[cfg_attr(not(feature = "uploads"), path = "no_upload_args.rs")]
 mod upload_args;
 mod why;
@@ -63,6 +64,7 @@ use self::floor::Floor;
 use self::front::Front;
 pub use self::start::{test_map, test_rules};
 pub use self::supervisor::supervise;
+pub use self::upgrade::try_out;
 use self::worker::{Order, Worker};
 use crate::host::clock;
 use crate::host::{Command, Notifier, PidFile, Signals};

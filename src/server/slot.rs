@@ -5,16 +5,23 @@
 //! ends, its neighbours are joined. Must not: start a process, or wait for one.
 
 use std::io;
+use std::mem;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
+use log::warn;
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::channel::{self, large_pair};
-use super::worker::{HEAR, LISTEN, READY, REPLACED};
+use super::worker::{ALIVE, HEAR, LISTEN, PING, READY, REPLACED};
+use crate::file::reason;
 
 /// Without descriptors.
-const NONE: &[OwnedFd] = &[];
+pub(super) const NONE: &[OwnedFd] = &[];
+
+/// Messages of a process that are taken in a turn.
+const MESSAGES: usize = 16;
 
 /// A set of sockets, and who serves on them.
 #[derive(Debug)]
@@ -37,6 +44,8 @@ pub(super) struct Process {
     pub(super) is_heard: bool,
     /// It wasn't ready when all were told to read their files again.
     pub(super) misses_reload: bool,
+    /// When it is killed unless it has said that it is ready, or alive.
+    pub(super) answer_by: Option<Instant>,
 }
 
 /// What a process does.
@@ -49,6 +58,52 @@ pub(super) enum Stage {
     Serving,
     /// It finishes its transfers.
     Replaced,
+}
+
+impl Process {
+    pub(super) const fn new(pid: Pid, channel: OwnedFd, stage: Stage) -> Self {
+        Self {
+            pid,
+            channel,
+            stage,
+            is_heard: true,
+            misses_reload: false,
+            answer_by: None,
+        }
+    }
+
+    /// Gives it an order; false if that is lost.
+    pub(super) fn tell(&self, order: &str, descriptors: &[OwnedFd]) -> bool {
+        let told = channel::send(&self.channel, order, descriptors);
+        if let Err(error) = &told
+            // One that has ended is about to be taken out.
+            && error.kind() != io::ErrorKind::BrokenPipe
+        {
+            let (pid, reason) = (self.pid, reason(error));
+            warn!("process {pid} cannot be given the order {order}: {reason}");
+        }
+        told.is_ok()
+    }
+
+    /// The same with one that it can't work without.
+    fn tell_or_kill(&self, order: &str, descriptors: &[OwnedFd]) {
+        if !self.tell(order, descriptors) {
+            self.kill();
+        }
+    }
+
+    /// Has it say by then that it is alive, unless it has yet to say something.
+    pub(super) fn ask(&mut self, by: Instant) {
+        if self.answer_by.is_none() {
+            self.tell(PING, NONE);
+            self.answer_by = Some(by);
+        }
+    }
+
+    pub(super) fn kill(&self) {
+        // One that has ended is still there to be buried.
+        let _ = kill(self.pid, Signal::SIGKILL);
+    }
 }
 
 impl Slot {
@@ -89,13 +144,16 @@ impl Slot {
     /// Takes in what the process at this place says; true if it is ready now.
     pub(super) fn hear(&mut self, place: usize) -> bool {
         let process = &mut self.processes[place];
+        let is_starting = matches!(process.stage, Stage::Starting(_));
         let mut is_ready = false;
-        loop {
-            match channel::receive(&process.channel) {
-                Ok(Some(message)) => is_ready |= message.text == READY,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Ok(None) | Err(_) => {
-                    process.is_heard = false;
+        for _ in 0..MESSAGES {
+            match channel::receive_text(&process.channel).as_deref() {
+                Ok(READY) => is_ready = true,
+                Ok(ALIVE) if !is_starting => process.answer_by = None,
+                Ok("") => process.is_heard = false,
+                Ok(_) => {}
+                Err(error) => {
+                    process.is_heard &= error.kind() == io::ErrorKind::WouldBlock;
                     break;
                 }
             }
@@ -104,17 +162,17 @@ impl Slot {
     }
 
     fn is_ready(&mut self, place: usize) -> bool {
-        let stage = &mut self.processes[place].stage;
-        let Stage::Starting(_) = stage else {
+        let process = &mut self.processes[place];
+        let Stage::Starting(_) = process.stage else {
             return false;
         };
-        if let Stage::Starting(Some(socket)) = std::mem::replace(stage, Stage::Serving)
+        process.answer_by = None;
+        if let Stage::Starting(Some(socket)) = mem::replace(&mut process.stage, Stage::Serving)
             && let Some(before) = place.checked_sub(1)
         {
             let before = &mut self.processes[before];
             before.stage = Stage::Replaced;
-            // One that has ended is about to be taken out.
-            let _ = channel::send(&before.channel, REPLACED, &[socket]);
+            before.tell(REPLACED, &[socket]);
         }
         true
     }
@@ -131,20 +189,49 @@ impl Slot {
         let gone = self.processes.remove(place);
         let (older, newer) = self.processes.split_at_mut(place);
         match (older.last(), newer.first_mut()) {
-            (None, Some(newer)) => {
-                let _ = channel::send(&newer.channel, LISTEN, NONE);
-            }
+            (None, Some(newer)) => newer.tell_or_kill(LISTEN, NONE),
             (Some(older), Some(newer)) => {
                 let (from, to) = large_pair()?;
-                let _ = channel::send(&newer.channel, HEAR, &[to]);
+                newer.tell_or_kill(HEAR, &[to]);
                 if let Stage::Starting(socket) = &mut newer.stage {
                     *socket = Some(from);
                 } else {
-                    let _ = channel::send(&older.channel, REPLACED, &[from]);
+                    older.tell(REPLACED, &[from]);
                 }
             }
             (_, None) => {}
         }
         Ok(Some(gone))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::clock;
+
+    #[test]
+    fn a_talkative_process_is_heard_in_turns_and_hands_nothing_over() {
+        let (ours, theirs) = channel::pair().unwrap();
+        let (given, kept) = channel::pair().unwrap();
+        let mut slot = Slot::new(Vec::new());
+        let stage = Stage::Starting(None);
+        let mut process = Process::new(Pid::this(), ours, stage);
+        process.answer_by = Some(clock::now());
+        slot.processes.push(process);
+        for _ in 0..MESSAGES - 1 {
+            channel::send(&theirs, "nonsense", NONE).unwrap();
+        }
+        channel::send(&theirs, ALIVE, &[given]).unwrap();
+        channel::send(&theirs, READY, NONE).unwrap();
+        assert!(!slot.hear(0));
+        // What was given is closed; alive isn't ready yet.
+        assert!(channel::receive(&kept).unwrap().is_none());
+        assert!(slot.processes[0].answer_by.is_some());
+        assert!(slot.hear(0));
+        assert!(slot.processes[0].answer_by.is_none());
+        drop(theirs);
+        assert!(!slot.hear(0));
+        assert!(!slot.processes[0].is_heard);
     }
 }

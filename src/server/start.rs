@@ -18,7 +18,7 @@ use super::floor::Floor;
 use super::front::Front;
 use super::opened::{Opened, Served, policy};
 use super::requests::Requests;
-use super::worker::Worker;
+use super::worker::{READY, Worker};
 use super::{Lifetime, MAX_LISTENERS, STATUS, Server, exposure, logging};
 use crate::file::{Root, reason};
 use crate::host::clock;
@@ -127,7 +127,7 @@ impl Server {
             notifier.ready(&listening.to_string());
         }
         if let Some(worker) = &self.worker {
-            worker.say_ready();
+            worker.say(READY);
         }
     }
 }

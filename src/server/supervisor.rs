@@ -4,20 +4,16 @@
 //! It reads nothing from the network, and keeps the rights that it was started with for
 //! the processes that it has yet to start; those give them up as a single one does. Its
 //! own program is replaced first (SIGUSR2), in place: sockets and channels wait in a
-//! socket meanwhile, so that processes and clients notice nothing. Must not: know what
-//! the processes do.
+//! socket meanwhile, so that processes and clients notice nothing. One that doesn't get
+//! ready in time, or is silent where the service manager has a watchdog, is killed. Must
+//! not: know what the processes do.
 
-use std::convert::Infallible;
-use std::env;
 use std::error::Error;
-use std::ffi::OsString;
 use std::io;
 use std::mem;
 use std::net::UdpSocket;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use log::{error, info, warn};
@@ -32,8 +28,9 @@ use super::channel;
 use super::cli::{Args, Part};
 use super::listen::sets;
 use super::opened::identity;
-use super::slot::{Process, Slot, Stage};
+use super::slot::{NONE, Process, Slot, Stage};
 use super::start::{cannot_write_pid_file, reserve_pid_file};
+use super::upgrade::{OURS, Program, Trial, Upgrade};
 use super::worker::{END, SOCKETS, STOP};
 use super::{MAX_LISTENERS, handover, logging};
 use crate::file::reason;
@@ -44,6 +41,9 @@ use crate::log::shown::Addresses;
 /// How long after its start a process is started again, at the earliest.
 const RESTART: Duration = Duration::from_secs(1);
 
+/// How long it may take until it is ready.
+const START: Duration = Duration::from_secs(10);
+
 /// How long beyond the grace period a process may take to end.
 const LAST_WAIT: Duration = Duration::from_secs(5);
 
@@ -52,15 +52,6 @@ const END_WAIT: Duration = Duration::from_secs(1);
 
 /// How a process has ended that no signal ended.
 const BY_ITSELF: &str = "status ";
-
-/// What tells processes of sockets and managers that are ours.
-const OURS: [&str; 5] = [
-    "LISTEN_FDS",
-    "LISTEN_PID",
-    "NOTIFY_SOCKET",
-    "WATCHDOG_USEC",
-    "WATCHDOG_PID",
-];
 
 /// Serves with several processes until told to stop, as `args` say, which stand for the
 /// words of the command line.
@@ -76,10 +67,8 @@ pub fn supervise(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
 #[derive(Debug)]
 struct Supervisor<'a> {
     args: &'a Args,
-    /// Our own, as it was found: what is there now is what is started next.
-    program: PathBuf,
-    /// The command line after it.
-    words: Vec<OsString>,
+    /// Our own: what is there now is what is started next.
+    program: Program,
     slots: Vec<Slot>,
     signals: SignalFd,
     notifier: Option<Notifier>,
@@ -87,8 +76,7 @@ struct Supervisor<'a> {
     /// Removed at the end.
     _pid_file: Option<PidFile>,
     progress: Progress,
-    /// Told to be replaced.
-    is_outdated: bool,
+    upgrade: Upgrade,
     /// Once told to stop: when processes that are left are killed.
     kill_at: Option<Instant>,
     /// What to exit with.
@@ -108,14 +96,8 @@ enum Progress {
 
 impl<'a> Supervisor<'a> {
     fn start(args: &'a Args) -> Result<Self, Box<dyn Error>> {
-        let mut words = env::args_os();
-        let name = words.next().unwrap_or_default();
-        let program = env::current_exe().unwrap_or_else(|_| name.into());
-        let mut words: Vec<_> = words.collect();
+        let program = Program::own(args.part);
         let is_resumed = args.part == Part::Resumed;
-        if is_resumed {
-            words.remove(0);
-        }
         let inherited = if is_resumed {
             Inherited::default()
         } else {
@@ -149,14 +131,13 @@ impl<'a> Supervisor<'a> {
         let mut supervisor = Self {
             args,
             program,
-            words,
             slots,
             signals,
             notifier,
             log_file,
             _pid_file: pid_file,
             progress: Progress::First,
-            is_outdated: false,
+            upgrade: Upgrade::Unwanted,
             kill_at: None,
             has_failed: false,
         };
@@ -171,9 +152,7 @@ impl<'a> Supervisor<'a> {
         loop {
             let now = clock::now();
             self.start_what_is_due(now);
-            if let Some(notifier) = &mut self.notifier {
-                notifier.handle_timeout(now);
-            }
+            self.give_sign(now);
             if self.kill_at.is_some() && self.slots.iter().all(|it| it.processes.is_empty()) {
                 info!("stopped");
                 return Ok(if self.has_failed {
@@ -185,12 +164,10 @@ impl<'a> Supervisor<'a> {
             if self.kill_at.is_some_and(|at| now >= at) {
                 self.kill_all();
             }
-            if self.is_outdated && !self.slots.iter().any(Slot::is_starting) {
-                self.is_outdated = false;
-                self.execute_again();
-            }
+            self.go_on_with_upgrade(now);
             self.wait(now)?;
             self.hear_all();
+            self.kill_silent();
             self.obey_signals();
             self.bury();
         }
@@ -200,20 +177,54 @@ impl<'a> Supervisor<'a> {
     fn wait(&self, now: Instant) -> io::Result<()> {
         let starts = (0..self.slots.len()).filter_map(|number| self.due(number, now));
         let sign = self.notifier.as_ref().and_then(Notifier::next_sign);
-        let nearest = starts.chain(sign).chain(self.kill_at).min();
+        let trial = match &self.upgrade {
+            Upgrade::Tried(trial) => trial.kill_at,
+            _ => None,
+        };
+        let answers = self.processes().filter_map(|it| it.answer_by);
+        let others = sign.into_iter().chain(self.kill_at).chain(trial);
+        let nearest = starts.chain(answers).chain(others).min();
         let timeout = nearest.map_or(PollTimeout::NONE, |at| {
             let wait = at.saturating_duration_since(now);
             // Never a moment too early.
             PollTimeout::try_from(wait + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
         });
-        let processes = self.slots.iter().flat_map(|it| &it.processes);
-        let heard = processes.filter(|it| it.is_heard);
+        let heard = self.processes().filter(|it| it.is_heard);
         let readable = |source| PollFd::new(source, PollFlags::POLLIN);
         let mut sources = vec![readable(self.signals.as_fd())];
         sources.extend(heard.map(|it| readable(it.channel.as_fd())));
         match poll(&mut sources, timeout) {
             Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(errno) => Err(errno.into()),
+        }
+    }
+
+    fn processes(&self) -> impl Iterator<Item = &Process> {
+        self.slots.iter().flat_map(|it| &it.processes)
+    }
+
+    fn processes_mut(&mut self) -> impl Iterator<Item = &mut Process> {
+        self.slots.iter_mut().flat_map(|it| &mut it.processes)
+    }
+
+    /// Tells the service manager that we live, if that is due, and asks the processes.
+    fn give_sign(&mut self, now: Instant) {
+        let notifier = self.notifier.as_mut();
+        if let Some(interval) = notifier.and_then(|it| it.handle_timeout(now)) {
+            // As long as the manager would wait for us.
+            self.processes_mut()
+                .for_each(|it| it.ask(now + 2 * interval));
+        }
+    }
+
+    /// After all have been heard.
+    fn kill_silent(&mut self) {
+        let now = clock::now();
+        for process in self.processes_mut() {
+            if process.answer_by.take_if(|at| *at <= now).is_some() {
+                error!("process {} doesn't answer: killing it", process.pid);
+                process.kill();
+            }
         }
     }
 
@@ -243,7 +254,7 @@ impl<'a> Supervisor<'a> {
         match self.try_start(number) {
             Ok(process) => self.slots[number].processes.push(process),
             Err(error) => {
-                let program = self.program.display();
+                let program = self.program.path.display();
                 let reason = reason(&error);
                 error!("worker {}: cannot start {program}: {reason}", number + 1);
                 if self.progress == Progress::First {
@@ -259,22 +270,16 @@ impl<'a> Supervisor<'a> {
         let (channel, theirs) = channel::pair()?;
         channel::send(&channel, SOCKETS, &slot.sockets)?;
         let stage = slot.prepare(&channel)?;
-        let mut command = Command::new(&self.program);
-        command
-            .arg(Part::Worker.word(number + 1))
-            .args(&self.words)
-            .stdin(Stdio::from(theirs));
+        let mut command = self.program.command(&Part::Worker.word(number + 1));
+        command.stdin(Stdio::from(theirs));
         for variable in OURS {
             command.env_remove(variable);
         }
         let child = command.spawn()?;
-        Ok(Process {
-            pid: Pid::from_raw(child.id().cast_signed()),
-            channel,
-            stage,
-            is_heard: true,
-            misses_reload: false,
-        })
+        let pid = Pid::from_raw(child.id().cast_signed());
+        let mut process = Process::new(pid, channel, stage);
+        process.answer_by = Some(clock::now() + START);
+        Ok(process)
     }
 
     fn hear_all(&mut self) {
@@ -328,13 +333,12 @@ impl<'a> Supervisor<'a> {
                     self.reopen_log();
                     self.signal_all(Signal::SIGHUP);
                     // Those that are starting may have read their files already.
-                    let processes = self.slots.iter_mut().flat_map(|it| &mut it.processes);
-                    for process in processes.filter(|it| matches!(it.stage, Stage::Starting(_))) {
-                        process.misses_reload = true;
-                    }
+                    let is_starting = |it: &&mut Process| matches!(it.stage, Stage::Starting(_));
+                    let starting = self.processes_mut().filter(is_starting);
+                    starting.for_each(|it| it.misses_reload = true);
                 }
                 Ok(Signal::SIGUSR1) => self.signal_all(Signal::SIGUSR1),
-                Ok(Signal::SIGUSR2) if self.kill_at.is_none() => self.is_outdated = true,
+                Ok(Signal::SIGUSR2) => self.want_upgrade(),
                 // SIGCHLD only wakes us.
                 _ => {}
             }
@@ -353,8 +357,8 @@ impl<'a> Supervisor<'a> {
 
     /// Passes a signal on to those that can obey it.
     fn signal_all(&self, signal: Signal) {
-        let processes = self.slots.iter().flat_map(|it| &it.processes);
-        for process in processes.filter(|it| !matches!(it.stage, Stage::Starting(_))) {
+        let is_told = |it: &&Process| !matches!(it.stage, Stage::Starting(_));
+        for process in self.processes().filter(is_told) {
             // One that has ended is still there to be buried.
             let _ = kill(process.pid, signal);
         }
@@ -370,9 +374,12 @@ impl<'a> Supervisor<'a> {
         let at = clock::now() + wait;
         self.kill_at = Some(self.kill_at.map_or(at, |before| before.min(at)));
         // Nothing is replaced any more.
-        self.is_outdated = false;
-        for process in self.slots.iter().flat_map(|it| &it.processes) {
-            let _ = channel::send(&process.channel, order, &[] as &[OwnedFd]);
+        if let Upgrade::Tried(trial) = &mut self.upgrade {
+            trial.kill();
+        }
+        self.upgrade = Upgrade::Unwanted;
+        for process in self.processes() {
+            process.tell(order, NONE);
         }
         if let Some(notifier) = &self.notifier {
             notifier.stopping("stopping");
@@ -380,9 +387,9 @@ impl<'a> Supervisor<'a> {
     }
 
     fn kill_all(&mut self) {
-        for process in self.slots.iter().flat_map(|it| &it.processes) {
+        for process in self.processes() {
             warn!("process {} doesn't end: killing it", process.pid);
-            let _ = kill(process.pid, Signal::SIGKILL);
+            process.kill();
         }
         self.kill_at = Some(clock::now() + END_WAIT);
     }
@@ -391,6 +398,9 @@ impl<'a> Supervisor<'a> {
     fn bury(&mut self) {
         loop {
             match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, 0)) if self.is_trial(pid) => {
+                    self.upgrade = Upgrade::Passed;
+                }
                 Ok(WaitStatus::Exited(pid, status)) => {
                     self.has_ended(pid, &format!("{BY_ITSELF}{status}"));
                 }
@@ -401,7 +411,16 @@ impl<'a> Supervisor<'a> {
         }
     }
 
+    fn is_trial(&self, pid: Pid) -> bool {
+        matches!(&self.upgrade, Upgrade::Tried(trial) if trial.pid == pid)
+    }
+
     fn has_ended(&mut self, pid: Pid, how: &str) {
+        if self.is_trial(pid)
+            && let Upgrade::Tried(trial) = mem::replace(&mut self.upgrade, Upgrade::Unwanted)
+        {
+            return self.refuse_upgrade(&trial.failure(how));
+        }
         for number in 0..self.slots.len() {
             match self.slots[number].take_out(pid) {
                 Ok(None) => {}
@@ -434,33 +453,41 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// Replaces our own program by what is there now, and then the processes.
-    fn execute_again(&self) {
-        let Err(error) = self.try_execute();
-        // The attempt has it end the process again: a log that nobody reads must not.
-        let _ = SigSet::from(Signal::SIGPIPE).thread_block();
-        error!(
-            "cannot execute {}: {error}; going on as before",
-            self.program.display()
-        );
+    fn want_upgrade(&mut self) {
+        if self.kill_at.is_none() && matches!(self.upgrade, Upgrade::Unwanted) {
+            self.upgrade = Upgrade::Wanted;
+        }
     }
 
-    fn try_execute(&self) -> Result<Infallible, String> {
-        let whole = Command::new(&self.program).arg("--version").output();
-        match whole {
-            Ok(output) if output.status.success() => {}
-            Ok(output) => return Err(format!("it ends with {}", output.status)),
-            Err(error) => return Err(reason(&error)),
-        }
-        let state = handover::leave(&self.slots).map_err(|error| reason(&error))?;
-        let error = Command::new(&self.program)
-            .arg(Part::Resumed.word(0))
-            .args(&self.words)
-            .env_remove("LISTEN_FDS")
-            .env_remove("LISTEN_PID")
-            .stdin(Stdio::from(state))
-            .exec();
-        Err(reason(&error))
+    /// Replaces our own program by what is there now, once that has been tried, and then
+    /// the processes.
+    fn go_on_with_upgrade(&mut self, now: Instant) {
+        let is_starting = self.slots.iter().any(Slot::is_starting);
+        let failure = match &mut self.upgrade {
+            Upgrade::Wanted if !is_starting => match Trial::start(&self.program, now) {
+                Ok(trial) => {
+                    self.upgrade = Upgrade::Tried(trial);
+                    return;
+                }
+                Err(error) => reason(&error),
+            },
+            Upgrade::Tried(trial) if trial.kill_at.is_some_and(|at| at <= now) => {
+                trial.kill();
+                return;
+            }
+            Upgrade::Passed if !is_starting => {
+                let Err(failure) = self.program.execute(&self.slots);
+                failure
+            }
+            _ => return,
+        };
+        self.upgrade = Upgrade::Unwanted;
+        self.refuse_upgrade(&failure);
+    }
+
+    fn refuse_upgrade(&self, failure: &str) {
+        let program = self.program.path.display();
+        error!("cannot take over with {program}: {failure}; going on as before");
     }
 }
 

@@ -7,13 +7,14 @@ use std::io::{self, Stdin};
 use std::net::UdpSocket;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
-use log::debug;
+use log::warn;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use nix::sys::signal::{SigSet, Signal};
 
 use super::WORKER;
 use super::channel::{self, Message};
+use crate::file::reason;
 use crate::host::Inherited;
 
 /// A supervisor's first message: the listen sockets come with it.
@@ -29,9 +30,13 @@ pub(super) const REPLACED: &str = "replaced";
 pub(super) const STOP: &str = "stop";
 /// At once.
 pub(super) const END: &str = "end";
+/// `ALIVE` is to be said.
+pub(super) const PING: &str = "ping";
 
-/// A worker's only message.
+/// Requests can be served: a worker's first message.
 pub(super) const READY: &str = "ready";
+/// The answer to `PING`.
+pub(super) const ALIVE: &str = "alive";
 
 /// What the supervisor wants.
 #[derive(Debug)]
@@ -95,10 +100,10 @@ impl Worker {
         registry.register(&mut SourceFd(&channel), WORKER, Interest::READABLE)
     }
 
-    /// Tells that requests can be served.
-    pub(super) fn say_ready(&self) {
-        if let Err(error) = channel::send(&self.channel, READY, &[] as &[OwnedFd]) {
-            debug!("cannot tell the supervisor: {error}");
+    /// Tells the supervisor `READY` or `ALIVE`.
+    pub(super) fn say(&self, text: &str) {
+        if let Err(error) = channel::send(&self.channel, text, &[] as &[OwnedFd]) {
+            warn!("cannot tell the supervisor {text}: {}", reason(&error));
         }
     }
 
@@ -121,8 +126,13 @@ impl Worker {
                 (REPLACED, Some(socket)) => return Some(Order::Replaced(socket)),
                 (STOP, _) => return Some(Order::Stop),
                 (END, _) => return Some(Order::End),
+                (PING, _) => self.say(ALIVE),
+                (text @ (HEAR | REPLACED), None) => warn!(
+                    "cannot follow the supervisor's order {text}: its socket is lost; allow more \
+                     open files"
+                ),
                 // Of another version, perhaps.
-                (text, _) => debug!("cannot follow the supervisor's order {text}"),
+                (text, _) => warn!("cannot follow the supervisor's order {text}"),
             }
         }
         None

@@ -1,0 +1,169 @@
+//! A supervisor's program in the place of the one that runs: first tried, as another
+//! process with the same command line, then executed.
+//!
+//! Must not: touch the processes that serve.
+
+use std::convert::Infallible;
+use std::env;
+use std::error::Error;
+use std::ffi::OsString;
+use std::io::{self, Read as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
+use std::path::{self, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::unistd::{Pid, dup2_stdin};
+
+use super::cli::{Args, Part};
+use super::opened::identity;
+use super::slot::Slot;
+use super::{handover, logging};
+use crate::file::reason;
+use crate::wire::escape::escape;
+
+/// What tells processes of sockets and managers that are ours.
+pub(super) const OURS: [&str; 5] = [
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+];
+
+/// How long a program may take to say that it could take our place.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Bytes that are read of what it says.
+const SAID: usize = 512;
+
+/// The program, and the command line after it.
+#[derive(Debug)]
+pub(super) struct Program {
+    pub(super) path: PathBuf,
+    pub(super) words: Vec<OsString>,
+}
+
+impl Program {
+    /// Our own, by the name that it was started by, whatever that leads to later. The
+    /// `part` is no word of the command line.
+    pub(super) fn own(part: Part) -> Self {
+        let mut words = env::args_os();
+        let name = PathBuf::from(words.next().unwrap_or_default());
+        let found = if name.components().count() > 1 {
+            path::absolute(&name).ok().filter(|path| path.is_file())
+        } else {
+            let path = env::var_os("PATH").unwrap_or_default();
+            let places = env::split_paths(&path).map(|directory| directory.join(&name));
+            let mut absolute = places.filter_map(|place| path::absolute(place).ok());
+            absolute.find(|path| path.is_file())
+        };
+        Self {
+            path: found.or_else(|| env::current_exe().ok()).unwrap_or(name),
+            words: words.skip(usize::from(part != Part::First)).collect(),
+        }
+    }
+
+    /// What runs it with the command line, as this part.
+    pub(super) fn command(&self, part: &str) -> Command {
+        let mut command = Command::new(&self.path);
+        command.arg(part).args(&self.words);
+        command
+    }
+
+    /// Executes it in our own place; a trial has passed, and no process is on its way to
+    /// be ready.
+    pub(super) fn execute(&self, slots: &[Slot]) -> Result<Infallible, String> {
+        let leave = || {
+            Ok((
+                handover::leave(slots)?,
+                io::stdin().as_fd().try_clone_to_owned()?,
+            ))
+        };
+        let (state, input) = leave().map_err(|error: io::Error| reason(&error))?;
+        let error = self
+            .command(&Part::Resumed.word(0))
+            .env_remove("LISTEN_FDS")
+            .env_remove("LISTEN_PID")
+            .stdin(Stdio::from(state))
+            .exec();
+        // What the attempt has left: the state as standard input, and a signal that ends
+        // the process when nobody reads the log.
+        let _ = dup2_stdin(&input);
+        let _ = SigSet::from(Signal::SIGPIPE).thread_block();
+        Err(reason(&error))
+    }
+}
+
+/// How far it has come.
+#[derive(Debug)]
+pub(super) enum Upgrade {
+    Unwanted,
+    Wanted,
+    Tried(Trial),
+    Passed,
+}
+
+/// A process that tells whether the program knows the command line.
+#[derive(Debug)]
+pub(super) struct Trial {
+    pub(super) pid: Pid,
+    said: UnixStream,
+    /// When it is killed.
+    pub(super) kill_at: Option<Instant>,
+}
+
+impl Trial {
+    /// # Errors
+    /// Whatever the kernel says to running the program.
+    pub(super) fn start(program: &Program, now: Instant) -> io::Result<Self> {
+        let (said, theirs) = UnixStream::pair()?;
+        said.set_nonblocking(true)?;
+        let mut command = program.command(&Part::Trial.word(0));
+        for variable in OURS {
+            command.env_remove(variable);
+        }
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(OwnedFd::from(theirs))
+            .spawn()?;
+        Ok(Self {
+            pid: Pid::from_raw(child.id().cast_signed()),
+            said,
+            kill_at: Some(now + PATIENCE),
+        })
+    }
+
+    pub(super) fn kill(&mut self) {
+        self.kill_at = None;
+        let _ = kill(self.pid, Signal::SIGKILL);
+    }
+
+    /// Why it has failed, after it has ended in this way.
+    pub(super) fn failure(mut self, how: &str) -> String {
+        if self.kill_at.is_none() {
+            return format!("it doesn't end within {} s", PATIENCE.as_secs());
+        }
+        let mut said = [0; SAID];
+        let len = self.said.read(&mut said).unwrap_or(0);
+        let line = said[..len].split(|&byte| byte == b'\n').next();
+        match line.unwrap_or_default() {
+            [] => format!("it ends with {how}"),
+            line => escape(line).to_string(),
+        }
+    }
+}
+
+/// Whether a supervisor could start as `args` say, as far as that shows without sockets.
+///
+/// # Errors
+/// One line that says what is in the way.
+pub fn try_out(args: &Args) -> Result<(), Box<dyn Error>> {
+    identity(args)?;
+    logging::start(args, false)?;
+    Ok(())
+}
