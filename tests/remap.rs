@@ -202,7 +202,7 @@ fn sighup_reads_the_rules_again_and_keeps_the_old_where_they_are_broken() {
     reload("is empty");
     read("one");
     fs::write(&map.path, "r ^ two/\n").unwrap();
-    reload("read the map file again: 1 rules");
+    reload("read the map file again: 1 rule of");
     read("two");
     // Without rules, but not by accident.
     fs::write(&map.path, "# nothing\n").unwrap();
