@@ -288,22 +288,43 @@ fn containers_use_one_port_and_refuse_uploads() {
     }
 }
 
+/// How long the container's server lets transfers finish.
+fn grace() -> Duration {
+    let image = read("packaging/container/Containerfile");
+    understood(list(&image, "ENTRYPOINT")[1..].iter().copied()).grace
+}
+
+/// The number behind `key`, which comes first in `text`.
+#[track_caller]
+fn seconds(text: &str, key: &str) -> u64 {
+    let line = text.lines().find_map(|it| it.trim().strip_prefix(key));
+    let number = line.expect(key).trim().trim_end_matches('s');
+    number.parse().expect("a number")
+}
+
 #[test]
 fn containers_may_drain_longer_than_the_server_does() {
-    let image = read("packaging/container/Containerfile");
-    let grace = understood(list(&image, "ENTRYPOINT")[1..].iter().copied()).grace;
+    let grace = grace();
     for (file, key) in [
         ("kubernetes.yaml", "terminationGracePeriodSeconds: "),
         ("compose.yaml", "stop_grace_period: "),
     ] {
         let text = read(&format!("packaging/container/{file}"));
-        let line = text.lines().find_map(|it| it.trim().strip_prefix(key));
-        let seconds = line.expect(key).trim_end_matches('s').parse::<u64>();
-        assert!(
-            Duration::from_secs(seconds.expect("a number")) > grace,
-            "{file}"
-        );
+        let mut taken = grace;
+        if text.contains("preStop:") {
+            taken += Duration::from_secs(seconds(&text, "seconds:"));
+        }
+        assert!(Duration::from_secs(seconds(&text, key)) > taken, "{file}");
     }
+}
+
+/// A pod that isn't ready loses the flows of the transfers that it still finishes.
+#[test]
+fn a_draining_pod_stays_ready_until_its_transfers_are_over() {
+    let text = read("packaging/container/kubernetes.yaml");
+    let (_, probe) = text.split_once("readinessProbe:").expect("a probe");
+    let believed = seconds(probe, "periodSeconds:") * seconds(probe, "failureThreshold:");
+    assert!(Duration::from_secs(believed) > grace(), "{believed} s");
 }
 
 #[cfg(feature = "client")]

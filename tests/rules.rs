@@ -270,6 +270,16 @@ max-sessions = 2
 }
 
 #[test]
+fn a_refusal_by_a_section_says_so_in_the_log() {
+    let server = start("[all]\nread = '!secret'\n", &[]);
+    server.file("secret", &[1]);
+    let (answer, _) = client(&server, "127.0.1.1").ask(&rrq("secret", &[]));
+    assert_eq!(answer.error_code(), Some(2), "{answer:?}");
+    let told = |line: &str| line.contains("refused ") && line.contains("--rules-test");
+    assert!(server.wait_for_log(told, PATIENCE).is_some());
+}
+
+#[test]
 fn directories_outside_root_are_served_and_sighup_reads_the_rules_again() {
     let rules = "[a]
 networks = '127.0.1.0/24'
@@ -306,7 +316,7 @@ roots = ['@/class', 'own/%i']
     };
     write("[b]\nroots = ['own/%i', '@/class', '.']\n");
     server.signal(Signal::SIGHUP);
-    told("read the rules file again: 1 sections");
+    told("read the rules file again: 1 section of");
     fs::write(server.root().join("own/127.0.1.1/f"), "own").unwrap();
     assert_eq!(read("f"), Ok(b"own".to_vec()));
     for (broken, said) in [

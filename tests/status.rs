@@ -440,6 +440,21 @@ fn a_unix_socket_belongs_to_the_user_that_the_server_becomes() {
     assert_eq!((socket.uid(), socket.gid()), (12345, 54321));
 }
 
+#[test]
+fn an_address_of_another_machine_is_one_line() {
+    let output = bounded(10, tftpd())
+        .args(["-p", "0", "--status", "192.0.2.9:8069"])
+        .output()
+        .expect("timeout(1)");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(
+        (output.status.code(), told.lines().count()),
+        (Some(1), 1),
+        "{told}"
+    );
+    assert!(told.contains("give an address of this machine"), "{told}");
+}
+
 /// A server that has this socket from the service manager.
 fn start_with_stream(listener: impl Into<std::os::fd::OwnedFd>) -> Server {
     let handed = [Stdio::from(listener.into()), Stdio::null()];

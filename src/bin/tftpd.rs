@@ -32,7 +32,9 @@ fn main() -> ExitCode {
         (Some(map_file), _) => test_map(&args, map_file).map(|()| ExitCode::SUCCESS),
         (_, Some(rules)) => test_rules(&args, rules).map(|()| ExitCode::SUCCESS),
         _ if args.part == Part::Trial => try_out(&args).map(|()| ExitCode::SUCCESS),
-        _ if args.workers.is_some() && args.part != Part::Worker => supervise(&args),
+        _ if cfg!(feature = "workers") && args.workers.is_some() && args.part != Part::Worker => {
+            supervise(&args)
+        }
         _ => serve(&args),
     };
     match done {

@@ -127,6 +127,9 @@ impl StorageError {
                 "a directory was asked for: a file's name is missing in the client's configuration",
             ),
             NO_DIRECTORY => Some(MAKE_DIRECTORY),
+            _ if cfg!(feature = "rules") && *self == Self::NOT_ALLOWED => Some(
+                "its section of the rules file forbids that name: tftpd --rules-test shows which",
+            ),
             NO_OWN_ROOT if self.errno == Some(Errno::ENOENT) => Some(
                 "its name is a link that leads out of ROOT, or nowhere: bind-mount the directory",
             ),

@@ -292,14 +292,21 @@ pub struct Args {
 
     /// Serve with so many processes, each with its part of the clients: one for each
     /// processor. SIGUSR2 has new ones take over without dropping a transfer
-    #[arg(
-        long,
-        value_name = "N",
-        help_heading = "Process",
-        conflicts_with_all = ["reuse_port", "idle_exit"]
+    #[cfg_attr(
+        feature = "workers",
+        arg(
+            long,
+            value_name = "N",
+            help_heading = "Process",
+            conflicts_with_all = ["reuse_port", "idle_exit"],
+            value_parser = usage::number(1..=MAX_WORKERS)
+        )
     )]
-    #[cfg_attr(feature = "status", arg(conflicts_with = "status"))]
-    #[arg(value_parser = usage::number(1..=MAX_WORKERS))]
+    #[cfg_attr(
+        all(feature = "workers", feature = "status"),
+        arg(conflicts_with = "status")
+    )]
+    #[cfg_attr(not(feature = "workers"), arg(skip))]
     pub workers: Option<u8>,
 
     /// What this process is to the others, if there are several.
@@ -518,6 +525,7 @@ impl Part {
     fn split_off(words: impl IntoIterator<Item = OsString>) -> (Self, Vec<OsString>) {
         let mut words: Vec<_> = words.into_iter().collect();
         let part = match words.get(1).and_then(|word| word.to_str()) {
+            _ if cfg!(not(feature = "workers")) => return (Self::First, words),
             Some(TRIAL) => Self::Trial,
             Some(RESUMED) => Self::Resumed,
             Some(word) if word.starts_with(WORKER) => Self::Worker,
@@ -533,6 +541,7 @@ const RESUMED: &str = "--part=resumed";
 const WORKER: &str = "--part=worker-";
 
 /// The most processes on one port.
+#[cfg(feature = "workers")]
 const MAX_WORKERS: u8 = 64;
 
 /// A user and perhaps a group, by name or number.
@@ -661,12 +670,17 @@ mod tests {
             (&["-u", "nobody:"], "nobody:"),
             (&["--grace", "-1"], "-1"),
             (&["--bogus"], "--bogus"),
+            #[cfg(feature = "workers")]
             (&["--workers", "0"], "0"),
+            #[cfg(feature = "workers")]
             (&["--workers", "65"], "65"),
+            #[cfg(feature = "workers")]
             (&["--workers", "two"], "two"),
+            #[cfg(feature = "workers")]
             (&["--workers", "2", "--reuse-port"], "--reuse-port"),
+            #[cfg(feature = "workers")]
             (&["--workers", "2", "--idle-exit", "9"], "--idle-exit"),
-            #[cfg(feature = "status")]
+            #[cfg(all(feature = "workers", feature = "status"))]
             (&["--workers", "2", "--status", "8069"], "--status"),
             (&["a", "b"], "b"),
             (&["--read-only", "--overwrite"], "--overwrite"),

@@ -62,9 +62,8 @@ pub(super) fn advise(args: &Args, path: &Path) {
     if !host::is_root() {
         return;
     }
-    let better = "a user of its own is better: -u USER";
     if args.read_only {
-        info!("running as root, with no capability left; {better}");
+        info!("running as root, with no capability left; a user of its own is better: -u USER");
         return;
     }
     let may = if args.overwrite || args.uploads.keeps_versions() {
@@ -75,7 +74,7 @@ pub(super) fn advise(args: &Args, path: &Path) {
     let path = path.display();
     warn!(
         "running as root with uploads: every client can {may} files below {path}, and they belong \
-         to root; use --read-only, or {better}"
+         to root; use --read-only or, better, a user of its own: -u USER"
     );
 }
 

@@ -60,7 +60,9 @@ impl Server {
     /// One line that says what is in the way, and what to do about it.
     pub fn start(args: &Args) -> Result<Self, Box<dyn Error>> {
         let (worker, inherited) = match args.part {
-            Part::Worker => Worker::take_over().map(|(worker, sockets)| (Some(worker), sockets))?,
+            Part::Worker if cfg!(feature = "workers") => {
+                Worker::take_over().map(|(worker, sockets)| (Some(worker), sockets))?
+            }
             _ => (None, Inherited::take_over(MAX_LISTENERS)?),
         };
         let by_inetd = inherited.by_inetd;

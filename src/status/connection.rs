@@ -147,7 +147,13 @@ impl Connection {
         };
         // RFC 9110 §9.3.2: no answer to HEAD has a body.
         let head = received.starts_with(b"HEAD ");
-        self.answer(now, head, Reply::plain(status, "See tftpd(8), STATUS.\n"));
+        let advice = match status {
+            FOREIGN_NAME => {
+                "Ask by an address, or by the name in --status. See tftpd(8), STATUS.\n"
+            }
+            _ => "See tftpd(8), STATUS.\n",
+        };
+        self.answer(now, head, Reply::plain(status, advice));
         None
     }
 
@@ -291,6 +297,9 @@ pub(super) struct Asked {
     pub(super) head: bool,
 }
 
+/// The page goes by another name here.
+const FOREIGN_NAME: &str = "421 Misdirected Request";
+
 const TOO_LONG: &str = "431 Request Header Fields Too Large";
 const BAD: &str = "400 Bad Request";
 
@@ -335,7 +344,7 @@ fn parse(received: &[u8], hosts: &Hosts) -> Result<Option<Asked>, &'static str> 
     let host = authority.unwrap_or(host);
     // A probe under any name: it learns no more than that we are there.
     if path != Path::Health && !hosts.include(host.trim()) {
-        return Err("421 Misdirected Request");
+        return Err(FOREIGN_NAME);
     }
     Ok(Some(Asked { path, head }))
 }

@@ -53,6 +53,7 @@ impl Listener {
                 (_, ErrorKind::AddrInUse) => {
                     "; stop the server that has it, or choose another with --status"
                 }
+                (_, ErrorKind::AddrNotAvailable) => "; give an address of this machine",
                 (StatusAddress::Unix(_), ErrorKind::AlreadyExists) => {
                     ", and it is no socket; choose another path with --status"
                 }

@@ -71,7 +71,10 @@ impl MapFile {
 impl fmt::Display for MapFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.file.path().display();
-        write!(f, "{} rules of {path}", self.rules.len())
+        match self.rules.len() {
+            1 => write!(f, "1 rule of {path}"),
+            count => write!(f, "{count} rules of {path}"),
+        }
     }
 }
 

@@ -193,7 +193,10 @@ impl LiveRules {
 impl fmt::Display for LiveRules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.file.path().display();
-        write!(f, "{} sections of {path}", self.rules.sections.len())
+        match self.rules.sections.len() {
+            1 => write!(f, "1 section of {path}"),
+            count => write!(f, "{count} sections of {path}"),
+        }
     }
 }
 

@@ -58,7 +58,11 @@ pub(super) fn parse(text: &[u8]) -> Result<ClientRules, String> {
         }
     };
     let table = DeTable::parse(text).map_err(|error| {
-        let what = error.message().lines().collect::<Vec<_>>().join(", ");
+        let mut what = error.message().lines().collect::<Vec<_>>().join(", ");
+        // Of an address without quotes TOML says that it is an odd number.
+        if what.starts_with("invalid") {
+            what += "; addresses, names and patterns need quotes";
+        }
         place(text, error.span().map_or(0, |span| span.start)) + &what
     })?;
     rules(table.get_ref()).map_err(|mistake| place(text, mistake.at.start) + &mistake.what)
@@ -369,6 +373,11 @@ mod tests {
                 "no setting colour",
             ),
             (&["[a]", "[a]"], "line 2, column", "duplicate"),
+            (
+                &["[a]", "networks = 192.0.2.0/24"],
+                "line 2, column 17",
+                "need quotes",
+            ),
             (&["[a]", "rate = 0"], "line 2, column 8", "from 1000"),
             (&["[a]", "rate = -5"], "line 2, column 8", "from 1000"),
             (&["[a]", "rate = 1.5"], "line 2, column 8", "from 1000"),
