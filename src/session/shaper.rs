@@ -129,6 +129,8 @@ pub struct Done {
     pub is_unfinished: bool,
     /// It has more to send than the caller's budget was for.
     pub is_held: bool,
+    /// Bytes of its budget that it has used.
+    pub sent: usize,
 }
 
 impl Shaper {
@@ -177,13 +179,14 @@ impl Shaper {
         context.send_budget = budget;
         let unverified_since = session.unverified_since();
         let turn = work(session, context);
-        let is_held = turn == Turn::Unfinished && budget < lent.bytes();
+        let is_held = turn == Turn::Spent && budget < lent.bytes();
+        let sent = budget.saturating_sub(context.send_budget);
         let used = Used {
             began: context.now,
             lent,
             // What the caller held back wasn't sent either.
             left: context.send_budget + (lent.bytes() - budget),
-            has_more: turn == Turn::Unfinished && !is_held,
+            has_more: turn != Turn::Waiting && !is_held,
         };
         let outcome = session.poll_outcome();
         let is_answered = session.unverified_since().is_none()
@@ -202,6 +205,7 @@ impl Shaper {
             is_answered,
             is_unfinished,
             is_held,
+            sent,
         }
     }
 
