@@ -211,7 +211,8 @@
 //! | bytes that rules look at for a request | 32 KiB, more for more than 512 rules | [`policy`] |
 //! | map file, its rules, its expressions compiled | 1 MiB; 4,096; 4 MiB, each 64 KiB | [`policy`] |
 //! | rules by client: sections, items of a list, patterns of names | 1,024; 256; 64 of 255 bytes | `policy::rules` |
-//! | paced download: sent at once after a pause, saved up | 10 ms' worth; 100 ms' worth | `server::pacing` |
+//! | paced transfer: moved at once after a pause, saved up | 10 ms' worth; 100 ms' worth, or an upload's window | `server::pacing` |
+//! | paced upload: a window | half a second's worth (one block of 512 bytes is always granted), and 256 KiB | `server::pacing` |
 //! | questions to a helper | 256, 128 of one client network, for `--ask-timeout` | [`helper`] |
 //! | lines that wait for a helper; one of its lines | 256 KiB; 64 KiB | [`helper`] |
 //! | client: what it asks for | blocks of 1428 bytes, windows of 16 | `client::cli` |

@@ -9,7 +9,7 @@ use std::io::Write as _;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use common::*;
 use nix::sys::signal::Signal;
@@ -230,6 +230,59 @@ send-twice = true
         .map(|_| doubled.expect_from(tid).data_block())
         .collect();
     assert_eq!(blocks, [1, 1, 2, 2].map(Some));
+}
+
+/// Of `file` with such a window, by a client that repeats nothing; returns how long that
+/// took.
+fn upload(server: &Server, address: &str, file: &[u8], window: usize) -> Duration {
+    let writer = client(server, address);
+    let name = format!("{address}-{window}");
+    let (answer, tid) = writer.ask(&wrq(&name, &[("windowsize", &window.to_string())]));
+    assert!(matches!(answer, Packet::Oack(_)), "{answer:?}");
+    assert_eq!(tid == server.addr(), address == "127.0.3.1");
+    let began = Instant::now();
+    let blocks: Vec<_> = (1..).zip(file.chunks(512)).collect();
+    for blocks in blocks.chunks(window) {
+        for (number, block) in blocks {
+            writer.send_to(&data(*number, block), tid);
+        }
+        let last = blocks.last().map(|(number, _)| *number);
+        let answer = writer.expect_from(tid);
+        assert_eq!(Some(answer), last.map(Packet::Ack), "{name}");
+    }
+    let took = began.elapsed();
+    let stored = fs::read(server.root().join(&name)).expect("an upload");
+    assert_same(&name, &stored, file);
+    let line = &server.wait_ended(writer.addr(), 1)[0];
+    assert!(line.contains("retransmits=0"), "{line}");
+    took
+}
+
+#[test]
+fn an_upload_is_paced_by_held_acks_and_one_without_a_rule_is_not() {
+    let rules = "[slow]
+networks = '127.0.1.0/24'
+rate = 100_000
+[single]
+networks = '127.0.3.0/24'
+rate = 100_000
+single-port = true
+";
+    let server = start(rules, &[]);
+    let file = content(5, 60_000);
+    std::thread::scope(|scope| {
+        for (address, window) in [("127.0.1.1", 1), ("127.0.1.1", 8), ("127.0.3.1", 8)] {
+            let (server, file) = (&server, &file);
+            scope.spawn(move || {
+                // 0.6 s; what is saved up is 10,000 bytes, and the end isn't waited for.
+                let took = upload(server, address, file, window);
+                assert!(took >= millis(450), "{address} {window}: {took:?}");
+            });
+        }
+    });
+    // At that rate it would take ten seconds.
+    let took = upload(&server, "127.0.2.1", &content(6, 1_000_000), 8);
+    assert!(took < millis(7_000), "{took:?}");
 }
 
 #[test]

@@ -236,7 +236,7 @@ impl Engine {
                 continue;
             };
             let arrived = self.events.iter().any(|event| event.token().0 == key);
-            if arrived || slot.turn == Turn::Unfinished {
+            if arrived || slot.turn != Turn::Waiting {
                 self.work(key, Session::run);
             }
             if self.sessions[key].deadline().is_some_and(|at| at <= now) {
@@ -271,7 +271,7 @@ impl Engine {
 
     fn wait(&mut self, until: Option<Instant>) -> io::Result<()> {
         let mut slots = self.sessions.iter().map(|(_, slot)| slot);
-        let timeout = if slots.clone().any(|slot| slot.turn == Turn::Unfinished) {
+        let timeout = if slots.clone().any(|slot| slot.turn != Turn::Waiting) {
             Some(Duration::ZERO)
         } else {
             slots

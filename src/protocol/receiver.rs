@@ -65,7 +65,9 @@ use super::exchange::Exchange;
 use super::retry::{ADAPTIVE_FLOOR, Millis};
 use super::timer::Timer;
 use crate::wire::options::{self, Negotiated, Offer};
-use crate::wire::packet::{ACK_LEN, BlockNumber, ErrorCode, Packet, emit_ack, emit_error};
+use crate::wire::packet::{
+    ACK_LEN, BlockNumber, DATA_HEADER_LEN, ErrorCode, Packet, emit_ack, emit_error,
+};
 
 #[derive(Debug)]
 enum State {
@@ -394,6 +396,20 @@ impl Receiver {
             State::Dallying(Committed(written)) => self.emit_ack(written, buf)?,
         };
         Some(Transmit::Datagram(len))
+    }
+
+    /// Bytes of DATA that the peer sends for the ACK that is due (RFC 7440 §4): a window,
+    /// whichever block it names. Before the first block and behind the last: 0.
+    pub(super) fn asks_for(&self) -> usize {
+        if !matches!(self.state, State::Receiving) {
+            return 0;
+        }
+        let Negotiated {
+            blksize,
+            windowsize,
+            ..
+        } = self.exchange.negotiated();
+        (DATA_HEADER_LEN + usize::from(blksize)) * usize::from(windowsize)
     }
 
     /// The ACK of everything before the expected block, which is in the file.

@@ -123,6 +123,16 @@ impl Transfer {
         }
     }
 
+    /// Bytes of DATA, headers included, that the peer sends for the datagram which
+    /// [`Transfer::poll_transmit`] offers: a window for an ACK in the middle of the file,
+    /// 0 for anything else. A pure getter.
+    pub fn asks_for(&self) -> usize {
+        match self {
+            Self::Sender(_) => 0,
+            Self::Receiver(receiver) => receiver.asks_for(),
+        }
+    }
+
     /// What [`Transfer::poll_transmit`] offered has gone out, at `now`.
     pub fn handle_sent(&mut self, now: Instant, sent: Sent) {
         match self {

@@ -39,7 +39,7 @@ use crate::table::rate::network;
 use crate::table::{
     Admission, AfterTurn, Endpoint, Fingerprint, SessionKey, Sessions, Tracked as _,
 };
-use crate::wire::packet::{DATA_HEADER_LEN, Direction, ErrorCode};
+use crate::wire::packet::{Direction, ErrorCode};
 
 /// What a client is told that has as many transfers as it may.
 const CROWDED: Failure = Failure::new(ErrorCode::NotDefined, "Too many transfers at once");
@@ -301,10 +301,7 @@ impl Floor {
             return;
         };
         let now = clock::now();
-        let segment =
-            |it: &Session| DATA_HEADER_LEN + usize::from(it.transfer().progress().block_size);
-        let paced = self.pacing.lend(key, || segment(session), now);
-        let budget = paced.unwrap_or(SEND_BUDGET);
+        let paced = self.pacing.lend(key, session, now);
         let mut context = Context {
             now,
             clock: &clock::now,
@@ -313,18 +310,13 @@ impl Floor {
                 registry: self.poll.registry(),
                 token: Token(key.to_token()),
             },
-            send_budget: budget,
+            send_budget: paced.unwrap_or(SEND_BUDGET),
         };
         let before = self.reporter.measure(session);
         let random = || self.random.number();
         let done = self.shaper.turn(key, session, &mut context, random, work);
         if paced.is_some() {
-            let left = context.send_budget;
-            let sent = budget.saturating_sub(left);
-            let until = self.pacing.sent(key, sent, segment(session));
-            if let Some(until) = until.filter(|_| done.is_held) {
-                session.pause(until);
-            }
+            self.pacing.settle(key, session, &done);
         }
         self.reporter.moved(session, before);
         let listed: u64 = self.listings.iter().map(|it| it.take()).sum();

@@ -12,6 +12,7 @@ use std::time::Instant;
 use log::debug;
 
 use super::floor::{Floor, Needed};
+use super::pacing;
 use super::terms::Terms;
 use super::why::Ending;
 use crate::file::{FileSink, FileSource, Name, Root, StorageError, Upload};
@@ -156,10 +157,14 @@ impl Opener {
         let is_server = tid::is_server(endpoint.peer, asked.listener.address().port());
         let is_read = request.direction == Direction::Read;
         let is_light = is_read && !is_server && floor.sessions.is_short();
+        let limits = match terms.rate {
+            Some(rate) if !is_read => pacing::upload_limits(rate, request, terms.limits),
+            _ => terms.limits,
+        };
         let file = File {
             given,
             is_light,
-            limits: terms.limits,
+            limits,
         };
         let (opened, granted) = self.open_file(asked, granted, &file, floor)?;
         let ports = floor.ports.kind();

@@ -1,5 +1,9 @@
-//! What the rules by client bound while transfers run: the bytes a second that one is
-//! sent, and how many a section has at once.
+//! What the rules by client bound while transfers run: the bytes a second that one
+//! moves, and how many a section has at once.
+//!
+//! One account serves both directions. A download pays for the DATA that it sends; an
+//! upload pays for the DATA that an ACK asks for, and its ACKs wait until it can. What
+//! asks for nothing (the opening, the final ACK, an ERROR) never waits.
 //!
 //! Only sessions that are under such a bound are known here; without rules nothing is.
 //! Must not: send, or read the clock.
@@ -9,14 +13,23 @@ use std::num::NonZeroU64;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use crate::file::{ReadAt, Store};
 use crate::policy::rules::Section;
+use crate::protocol::transfer::MAX_DATAGRAM;
+use crate::session::shaper::Done;
+use crate::session::{Port, SEND_BUDGET, Session};
 use crate::table::SessionKey;
+use crate::wire::options::{self, DEFAULT_BLKSIZE, DEFAULT_WINDOWSIZE, Limits, MAX_BLKSIZE};
+use crate::wire::packet::{DATA_HEADER_LEN, Direction, Request};
 
-/// What a transfer that has paused may send at once then: pauses are no shorter.
+/// What a transfer that has paused may move at once then: pauses are no shorter.
 const QUANTUM: Duration = Duration::from_millis(10);
 
-/// What it may save up while it sends nothing.
+/// What it may save up while it moves nothing.
 const SAVED: Duration = Duration::from_millis(100);
+
+/// What an upload's window takes at most: clients send DATA again after a second or more.
+const LONGEST: Duration = Duration::from_millis(500);
 
 /// The sessions that are bounded.
 #[derive(Debug, Default)]
@@ -54,7 +67,7 @@ impl Drop for Counted {
 struct Pace {
     /// Bytes a second.
     rate: u64,
-    /// Bytes that may be sent.
+    /// Bytes that may be moved.
     bytes: u64,
     /// When they were that many.
     at: Instant,
@@ -97,32 +110,73 @@ impl Pacing {
         }
     }
 
-    /// Bytes of DATA that the session may send now, in datagrams of `segment` bytes;
-    /// `None`: nothing paces it.
-    pub(super) fn lend(
+    /// Bytes of DATA that the session may send now, or ask for; `None`: nothing paces it.
+    pub(super) fn lend<P: Port, S: Store, R: ReadAt>(
         &mut self,
         key: SessionKey,
-        segment: impl FnOnce() -> usize,
+        session: &Session<P, S, R>,
         now: Instant,
     ) -> Option<usize> {
         if self.sessions.is_empty() {
             return None;
         }
         let pace = self.sessions.get_mut(&key)?.pace.as_mut()?;
-        Some(pace.lend(segment() as u64, now))
+        Some(pace.lend(at_once(session), now))
     }
 
-    /// It has sent so many bytes of what it was lent. Returns when it may send more.
-    pub(super) fn sent(
+    /// Its turn is over: takes account of what it has used of what it was lent, and lets
+    /// it pause if that wasn't enough.
+    pub(super) fn settle<P: Port, S: Store, R: ReadAt>(
         &mut self,
         key: SessionKey,
-        bytes: usize,
-        segment: usize,
-    ) -> Option<Instant> {
-        let pace = self.sessions.get_mut(&key)?.pace.as_mut()?;
-        pace.bytes = pace.bytes.saturating_sub(bytes as u64);
-        Some(pace.until_more(segment as u64))
+        session: &mut Session<P, S, R>,
+        done: &Done,
+    ) {
+        let account = self.sessions.get_mut(&key);
+        if let Some(pace) = account.and_then(|it| it.pace.as_mut()) {
+            pace.bytes = pace.bytes.saturating_sub(done.sent as u64);
+            if done.is_held {
+                session.pause(pace.until_more(at_once(session)));
+            }
+        }
     }
+}
+
+/// Bytes of DATA that come together at least: a datagram of a download, and of an upload
+/// the window that an ACK asks for.
+fn at_once<P: Port, S: Store, R: ReadAt>(session: &Session<P, S, R>) -> u64 {
+    let progress = session.transfer().progress();
+    let datagrams = match session.direction() {
+        Direction::Read => 1,
+        Direction::Write => progress.window_size,
+    };
+    (DATA_HEADER_LEN as u64 + u64::from(progress.block_size)) * u64::from(datagrams)
+}
+
+/// What an upload at `rate` is granted of `request`: no ACK has to wait for so long that
+/// its client takes the DATA for lost. Acknowledging less of a window than has come would
+/// have the rest sent again (RFC 7440 §4), so the windows themselves are smaller.
+pub(super) fn upload_limits(rate: NonZeroU64, request: &Request<'_>, limits: Limits) -> Limits {
+    let most = in_time(rate.get(), LONGEST).min(SEND_BUDGET as u64);
+    let block = most.saturating_sub(DATA_HEADER_LEN as u64);
+    let block = u16::try_from(block).unwrap_or(MAX_BLKSIZE);
+    let limits = Limits {
+        max_blksize: limits.max_blksize.min(block.max(DEFAULT_BLKSIZE)),
+        ..limits
+    };
+    let (agreed, _) = options::negotiate(request, &limits, None, &mut [0; MAX_DATAGRAM]);
+    let window = most / (DATA_HEADER_LEN as u64 + u64::from(agreed.blksize));
+    let window = u16::try_from(window).unwrap_or(u16::MAX);
+    Limits {
+        max_windowsize: limits.max_windowsize.min(window.max(DEFAULT_WINDOWSIZE)),
+        ..limits
+    }
+}
+
+/// Bytes that come in so much time.
+fn in_time(rate: u64, time: Duration) -> u64 {
+    let bytes = u128::from(rate) * time.as_nanos() / 1_000_000_000;
+    u64::try_from(bytes).unwrap_or(u64::MAX)
 }
 
 impl Pace {
@@ -136,67 +190,33 @@ impl Pace {
         pace
     }
 
-    /// Bytes that come in so much time.
     fn in_time(&self, time: Duration) -> u64 {
-        let bytes = u128::from(self.rate) * time.as_nanos() / 1_000_000_000;
-        u64::try_from(bytes).unwrap_or(u64::MAX)
+        in_time(self.rate, time)
     }
 
-    /// What there is, in whole datagrams: none is sent on credit.
-    fn lend(&mut self, segment: u64, now: Instant) -> usize {
+    /// What so many bytes take.
+    fn time_of(&self, bytes: u64) -> Duration {
+        let nanos = (u128::from(bytes) * 1_000_000_000).div_ceil(u128::from(self.rate));
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
+
+    /// What there is, in whole parts of so many bytes: none comes on credit.
+    fn lend(&mut self, at_once: u64, now: Instant) -> usize {
         let more = self.in_time(now.saturating_duration_since(self.at));
+        let most = self.in_time(SAVED).max(at_once);
+        self.bytes = self.bytes.saturating_add(more).min(most);
         // Less than a byte is not lost: its time still counts.
-        if more > 0 {
-            let most = self.in_time(SAVED).max(segment);
-            self.bytes = self.bytes.saturating_add(more).min(most);
-            self.at = now;
-        }
-        let lent = self.bytes - self.bytes % segment.max(1);
+        self.at += self.time_of(more);
+        let lent = self.bytes - self.bytes % at_once.max(1);
         usize::try_from(lent).unwrap_or(usize::MAX)
     }
 
-    /// When there is a quantum more, and a datagram's worth.
-    fn until_more(&self, segment: u64) -> Instant {
-        let lacking = segment.saturating_sub(self.bytes);
-        let lacking = u128::from(lacking.max(self.in_time(QUANTUM)));
-        let nanos = lacking * 1_000_000_000 / u128::from(self.rate) + 1;
-        self.at + Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    /// When there is a quantum more, and so many bytes.
+    fn until_more(&self, at_once: u64) -> Instant {
+        let lacking = at_once.saturating_sub(self.bytes);
+        self.at + self.time_of(lacking.max(self.in_time(QUANTUM)))
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::host::clock;
-
-    /// Blocks of any size at any rate: no more than the rate and what may be saved up,
-    /// and nearly as much.
-    #[test]
-    fn a_pace_is_kept_to_whatever_the_block_size() {
-        for (rate, block) in [
-            (1_000, 512_u64),
-            (100_000, 512),
-            (100_000, 65_464),
-            (10_000_000, 1428),
-            (1 << 40, 1428),
-        ] {
-            let start = clock::now();
-            let mut pace = Pace::new(NonZeroU64::new(rate).unwrap(), start);
-            let (mut now, mut sent, mut pauses) = (start, 0, 0);
-            while now < start + Duration::from_secs(10) && sent < 1 << 34 {
-                let bytes = pace.lend(block, now) as u64;
-                assert_eq!(bytes % block, 0);
-                sent += bytes;
-                pace.bytes -= bytes;
-                now = now.max(pace.until_more(block));
-                pauses += 1;
-            }
-            let millis = u64::try_from((now - start).as_millis()).unwrap();
-            let due = rate * millis / 1000;
-            let slack = rate / 10 + 2 * block;
-            assert!(sent <= due + slack, "{rate} {block}: {sent} of {due}");
-            assert!(sent + slack >= due, "{rate} {block}: {sent} of {due}");
-            assert!(pauses <= 1010, "{rate} {block}: {pauses} pauses");
-        }
-    }
-}
+#[cfg(all(test, feature = "rules"))]
+mod tests;

@@ -3,6 +3,8 @@
 //!
 //! Must not: know a request.
 
+use std::num::NonZeroU64;
+
 use crate::policy::rules::Section;
 use crate::protocol::retry::Wait;
 use crate::protocol::transfer::Config;
@@ -13,6 +15,8 @@ use crate::wire::options::Limits;
 pub(super) struct Terms {
     pub(super) limits: Limits,
     pub(super) config: Config,
+    /// Bytes of DATA a second.
+    pub(super) rate: Option<NonZeroU64>,
     /// Files are sent and stored as they are, whatever mode was asked for.
     pub(super) octet: bool,
     /// It uses the listening port, if it may share one.
@@ -34,6 +38,7 @@ impl Terms {
         let mut terms = Self {
             limits,
             config,
+            rate: None,
             octet: false,
             single_port: false,
             send_twice: false,
@@ -52,6 +57,7 @@ impl Terms {
         if let Some(retries) = settings.retries {
             terms.config.retry.retries = retries;
         }
+        terms.rate = settings.rate;
         terms.octet = settings.octet;
         terms.single_port = settings.single_port;
         terms.send_twice = settings.send_twice;

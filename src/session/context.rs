@@ -55,7 +55,7 @@ pub struct Context<'a, P: Port = TransferSocket> {
     pub resources: &'a mut Resources,
     /// Where the session's port is watched.
     pub poll: P::Poll<'a>,
-    /// Bytes of DATA that may still be sent in this turn.
+    /// Bytes of DATA that may still be sent in this turn, or asked for with an ACK.
     pub send_budget: usize,
 }
 

@@ -76,8 +76,10 @@ pub enum Turn {
     /// It waits for a datagram, for room in its port, for the file, or for its
     /// deadline.
     Waiting,
-    /// Its budget is spent, its work isn't.
+    /// More has arrived than it may take in at once.
     Unfinished,
+    /// It has more to send than it may at once.
+    Spent,
 }
 
 /// Descriptors of an upload: its directory's and, once data has come, its own.
@@ -126,7 +128,7 @@ impl Turn {
     /// Of two things tried: whether there is more to do.
     const fn and(self, other: Self) -> Self {
         match self {
-            Self::Unfinished => self,
+            Self::Unfinished | Self::Spent => self,
             Self::Waiting => other,
         }
     }
@@ -414,7 +416,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
             Phase::WaitsForDisk
         } else if !progress.verified && progress.blocks == 0 {
             Phase::Opening
-        } else if self.transfer.waiting_since().is_some_and(is_late) {
+        } else if !self.file_wait.is_on() && self.transfer.waiting_since().is_some_and(is_late) {
             Phase::WaitsForClient
         } else {
             Phase::Moving
@@ -557,7 +559,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         }
     }
 
-    /// It is sent too fast: goes on at `until`. The peer has nothing to answer so long.
+    /// It moves too fast: goes on at `until`. The peer has nothing to answer so long.
     pub fn pause(&mut self, until: Instant) {
         self.file_wait.pause(until);
     }

@@ -39,7 +39,7 @@ struct Wait {
     since: Option<Instant>,
     /// When to look again.
     until: Option<Instant>,
-    /// It was sent too fast.
+    /// The transfer moved too fast.
     is_pause: bool,
 }
 
@@ -91,7 +91,7 @@ impl FileWait {
         let Some(wait) = self.0.as_mut().filter(|wait| wait.is_on) else {
             return;
         };
-        let mut waited = wait.waited;
+        let (mut waited, was_pause) = (wait.waited, wait.is_pause);
         if let Some(began) = wait.began {
             waited.file += now.saturating_duration_since(began);
         }
@@ -99,7 +99,8 @@ impl FileWait {
             waited,
             ..Wait::default()
         };
-        if waited == Waited::default() {
+        // One that is paced will pause again, and nothing is allocated for a packet.
+        if waited == Waited::default() && !was_pause {
             self.0 = None;
         }
     }

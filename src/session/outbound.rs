@@ -46,12 +46,17 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
                     return Turn::Waiting;
                 }
                 Some(Transmit::Datagram(len)) => {
+                    let asked = self.transfer.asks_for();
+                    if asked > 0 && context.send_budget == 0 {
+                        return Turn::Spent;
+                    }
                     self.file_wait.over(context.now);
                     if !self.send_datagram(len, context) {
                         return Turn::Waiting;
                     }
+                    context.send_budget = context.send_budget.saturating_sub(asked);
                 }
-                Some(Transmit::Blocks(_)) if context.send_budget == 0 => return Turn::Unfinished,
+                Some(Transmit::Blocks(_)) if context.send_budget == 0 => return Turn::Spent,
                 Some(Transmit::Blocks(run)) => {
                     let run = run.shortened(blocks_within(context.send_budget, &run));
                     match self.send_blocks(run, context) {

@@ -182,6 +182,8 @@ pub struct Done {
     pub is_unfinished: bool,
     /// It has more to send than the caller's budget was for.
     pub is_held: bool,
+    /// Bytes of its budget that it has used.
+    pub sent: usize,
 }
 
 impl Shaper {
@@ -231,14 +233,15 @@ impl Shaper {
         let unverified_since = session.unverified_since();
         let acknowledged = session.transfer().progress().blocks;
         let turn = work(session, context);
-        let is_held = turn == Turn::Unfinished && budget < lent.bytes();
+        let is_held = turn == Turn::Spent && budget < lent.bytes();
+        let sent = budget.saturating_sub(context.send_budget);
         let used = Used {
             began: context.now,
             acknowledged,
             lent,
             // What the caller held back wasn't sent either.
             left: context.send_budget + (lent.bytes() - budget),
-            has_more: turn == Turn::Unfinished && !is_held,
+            has_more: turn != Turn::Waiting && !is_held,
         };
         let outcome = session.poll_outcome();
         let is_answered = session.unverified_since().is_none()
@@ -257,6 +260,7 @@ impl Shaper {
             is_answered,
             is_unfinished,
             is_held,
+            sent,
         }
     }
 

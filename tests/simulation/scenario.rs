@@ -241,7 +241,7 @@ impl World {
             return;
         }
         let turn = work(&self.net, &mut self.others, &mut end.session, cause, turn);
-        end.unfinished = turn == Turn::Unfinished;
+        end.unfinished = turn != Turn::Waiting;
         end.record.retransmits = end.session.transfer().progress().retransmits;
         if let Some(outcome) = end.session.poll_outcome() {
             end.record.ended = self.net.with(|network| network.now);
@@ -432,7 +432,7 @@ impl World {
             self.line.push(key);
             self.net.with(|network| network.watch(LISTEN, true));
         }
-        if turn == Turn::Unfinished {
+        if turn != Turn::Waiting {
             self.server.postpone(key);
         }
         self.server.sessions.rearm(key);

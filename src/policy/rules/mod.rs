@@ -98,7 +98,7 @@ pub struct Settings {
     pub max_blksize: Option<u16>,
     /// Largest window, in blocks.
     pub max_windowsize: Option<u16>,
-    /// Bytes of files a second that a transfer sends.
+    /// Bytes of DATA a second that a transfer moves.
     pub rate: Option<NonZeroU64>,
     /// Every datagram is sent twice.
     pub send_twice: bool,
@@ -149,6 +149,22 @@ pub struct Section {
     /// None can be made without the feature.
     #[cfg(not(feature = "rules"))]
     never: std::convert::Infallible,
+}
+
+#[cfg(all(test, feature = "rules"))]
+impl Section {
+    /// One that says nothing else.
+    pub(crate) fn saying(settings: Settings) -> Self {
+        Self {
+            name: "test".to_owned(),
+            members: Members::default(),
+            places: Vec::new(),
+            read: Globs::default(),
+            write: Globs::default(),
+            settings,
+            sessions: Rc::default(),
+        }
+    }
 }
 
 impl Section {

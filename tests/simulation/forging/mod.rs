@@ -290,7 +290,7 @@ impl Forging {
             return;
         }
         let turn = server::lend(&self.net, &mut self.others, &mut honest.session, work);
-        honest.unfinished = turn == Turn::Unfinished;
+        honest.unfinished = turn != Turn::Waiting;
         if let Some(outcome) = honest.session.poll_outcome() {
             honest.outcome = Some(outcome);
         }
