@@ -85,9 +85,9 @@
 //! the answer in hand: another name, an open file, a refusal, or nothing. What the log
 //! is told the helper is told (`server/report`).
 //!
-//! **A new program for running workers** (SIGUSR2). `server/supervisor` executes the
-//! program on disk in its own place; `server/handover` keeps sockets and channels
-//! meanwhile → a new process for each `server/slot` → `server/worker` is told over
+//! **A new program for running workers** (SIGUSR2). `server/upgrade` tries it with the
+//! same command line → `server/supervisor` executes it in its own place;
+//! `server/handover` keeps sockets and channels meanwhile → a new process for each `server/slot` → `server/worker` is told over
 //! `server/channel` when it may read the listen sockets → until the old one's last
 //! transfer has ended, that one reads them and passes on what is none of its sessions'
 //! (`server/relay`).
@@ -174,9 +174,10 @@
 //! | waits of a session for its disk | 1 to 10 ms each, 20 for its turn; after 3 s all wait with it for that one read | `session::not_ready` |
 //! | bytes fetched in the background | 256 KiB of a file, of 4 files on FUSE, NFS, overlayfs | [`mod@file`] |
 //! | sockets that rest | 512, for half a second, from 64 transfers at once on | [`net::pool`] |
-//! | workers | 64, each started again at most once a second | `server::supervisor` |
+//! | workers | 64, each started again at most once a second; killed if not ready after 10 s, or silent for `WatchdogSec` | `server::supervisor` |
+//! | trial of a new program | 5 s, 512 bytes of what it says | `server::upgrade` |
 //! | transfers of a worker that was replaced | 10 minutes, or `--grace` if longer | [`server`] |
-//! | what waits for another worker | 8 MiB, and what the system allows; the rest is served by the old one | `server::channel` |
+//! | what waits for another worker | 16 MiB as the kernel counts (8 MiB are asked for, and it doubles them), or what the system allows; the rest is served by the old one | `server::channel` |
 //! | send buffer of `--single-port` | 8 MiB, and what the system allows | [`net`] |
 //! | receive buffer of a transfer | 4 MiB, and what the system allows | [`net`] |
 //! | sessions whose peer never answered | 16,384; any of them, chosen at random, gives way after 50 ms | [`table`] |

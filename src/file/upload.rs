@@ -932,8 +932,15 @@ mod tests {
                 .chain([root.create(b"old", Some(1 << 20)).unwrap()])
                 .collect();
             assert_eq!(names(path), before.0);
-            // Others use the disk as well.
-            assert!(inodes(path) + 100 > before.1);
+            // Others use the disk as well, for a while.
+            let takes_none = (0..50).any(|_| {
+                let is_so = inodes(path) + 100 > before.1;
+                if !is_so {
+                    std::thread::sleep(std::time::Duration::from_millis(100));
+                }
+                is_so
+            });
+            assert!(takes_none);
             drop(uploads);
             assert_eq!(fs::read(path.join("old")).unwrap(), b"old");
         });

@@ -171,7 +171,14 @@ impl Paced {
         let wire = Rc::default();
         let (transfer, content) = make(&config, negotiated);
         let port = WirePort(Rc::clone(&wire));
-        let session = Session::new(transfer, content, port, Remote::Known(peer()), b"f", now);
+        let session = Session::new(
+            transfer,
+            content,
+            port,
+            Remote::Known(peer()),
+            &b"f"[..],
+            now,
+        );
         let mut paced = Self {
             now,
             pacing: Pacing::default(),
