@@ -106,6 +106,8 @@ fn run(half: u64) {
         all.lucky += one.lucky;
     }
     eprintln!("{all:?}");
+    // A guess that proves a client is right once in a million times.
+    assert!(all.lucky <= 1 + all.forged / 10_000_000, "{all:?}");
     // Five losses of one in twenty in a row are rare.
     assert!(all.unlucky <= 1 + all.honest / 50_000, "{all:?}");
 }

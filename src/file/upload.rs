@@ -936,7 +936,7 @@ mod tests {
             let takes_none = (0..50).any(|_| {
                 let is_so = inodes(path) + 100 > before.1;
                 if !is_so {
-                    std::thread::sleep(std::time::Duration::from_millis(100));
+                    std::thread::park_timeout(std::time::Duration::from_millis(100));
                 }
                 is_so
             });

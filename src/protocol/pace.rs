@@ -36,6 +36,11 @@ const MAX_PAUSE: Duration = Duration::from_millis(20);
 /// longer than a network takes to deliver a packet twice.
 const MIN_NUDGE: Duration = Duration::from_millis(5);
 
+/// How long the last block of a window that isn't open yet waits before it is sent again.
+fn before_nudge(round_trip: Duration) -> Duration {
+    round_trip.clamp(MIN_NUDGE, MAX_PAUSE)
+}
+
 /// The bursts in which a window goes out.
 #[derive(Debug)]
 pub(super) struct Pace {
@@ -150,13 +155,21 @@ impl Pace {
         round_trip: Option<Duration>,
     ) -> Option<Duration> {
         self.gone = self.gone.saturating_add(blocks);
-        let (pauses, shortest) = if is_out {
-            (self.nudge == Nudge::None, MIN_NUDGE)
-        } else {
-            (self.gone >= self.burst, MIN_PAUSE)
-        };
         let round_trip = round_trip.unwrap_or_default();
-        pauses.then(|| round_trip.clamp(shortest, MAX_PAUSE))
+        if is_out {
+            return (self.nudge == Nudge::None).then(|| before_nudge(round_trip));
+        }
+        (self.gone >= self.burst).then(|| round_trip.clamp(MIN_PAUSE, MAX_PAUSE))
+    }
+
+    /// How long the answer to what goes out next takes, where a `round_trip` is that long:
+    /// a window that isn't open yet is answered behind its nudge.
+    pub(super) fn answer_time(&self, windowsize: u16, round_trip: Duration) -> Duration {
+        if self.window(windowsize) < windowsize {
+            before_nudge(round_trip) + round_trip
+        } else {
+            round_trip
+        }
     }
 
     /// A whole window arrived.

@@ -399,7 +399,7 @@ impl Receiver {
     }
 
     /// Bytes of DATA that the peer sends for the ACK that is due (RFC 7440 §4): a window,
-    /// whichever block it names. Before the first block and behind the last: 0.
+    /// whichever block it names. The opening and the final ACK ask for nothing: 0.
     pub(super) fn asks_for(&self) -> usize {
         if !matches!(self.state, State::Receiving) {
             return 0;

@@ -49,7 +49,7 @@
 //!
 //! Must not: read the file, touch a socket, read the clock.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::block::BlockIndex;
 use super::contract::{Config, Failure, Opening, Outcome, Proof, Run, Sent, Transmit};
@@ -521,6 +521,12 @@ impl Sender {
     /// All blocks of the window that may be in flight have gone out.
     fn is_open_part_out(&self) -> bool {
         self.out >= self.pace.window(self.windowsize())
+    }
+
+    /// See [`super::transfer::Transfer::answer_time`].
+    pub(super) fn answer_time(&self) -> Duration {
+        let round_trip = self.exchange.retry.round_trip().unwrap_or_default();
+        self.pace.answer_time(self.windowsize(), round_trip)
     }
 
     pub(super) fn is_over(&self) -> bool {

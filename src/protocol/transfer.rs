@@ -89,6 +89,15 @@ impl Transfer {
         self.exchange().retry.round_trip()
     }
 
+    /// How long the answer to what is sent next takes, as far as that has been measured:
+    /// a round trip, or longer where a window isn't open yet. A pure getter.
+    pub fn answer_time(&self) -> Duration {
+        match self {
+            Self::Sender(sender) => sender.answer_time(),
+            Self::Receiver(_) => self.round_trip().unwrap_or_default(),
+        }
+    }
+
     /// Whether answers may come from someone that never saw what they answer, so that
     /// nothing proves the peer. A pure getter.
     pub const fn may_be_forged(&self) -> bool {

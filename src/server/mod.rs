@@ -71,7 +71,7 @@ use crate::host::{Command, Notifier, PidFile, Signals};
 use crate::log::LogFile;
 use crate::log::event::Event;
 use crate::status::{Status, View};
-use crate::table::{RESERVED, SessionKey};
+use crate::table::RESERVED;
 
 /// Readiness events taken from the kernel at a time.
 const EVENTS: usize = 256;
@@ -261,7 +261,11 @@ impl Server {
                         self.floor.resume(socket_index(token));
                     }
                 }
-                token => self.floor.run_session(SessionKey::from_token(token.0)),
+                token => {
+                    if let Some(key) = self.floor.sessions.key_of_token(token.0) {
+                        self.floor.run_session(key);
+                    }
+                }
             }
         }
         if signalled {

@@ -28,7 +28,8 @@ const QUANTUM: Duration = Duration::from_millis(10);
 /// What it may save up while it moves nothing.
 const SAVED: Duration = Duration::from_millis(100);
 
-/// What an upload's window takes at most: clients send DATA again after a second or more.
+/// What an upload's window takes at most: clients send DATA again after a second or more,
+/// or after the timeout that they ask for, of which it is half.
 const LONGEST: Duration = Duration::from_millis(500);
 
 /// The sessions that are bounded.
@@ -157,15 +158,21 @@ fn at_once<P: Port, S: Store, R: ReadAt>(session: &Session<P, S, R>) -> u64 {
 /// its client takes the DATA for lost. Acknowledging less of a window than has come would
 /// have the rest sent again (RFC 7440 §4), so the windows themselves are smaller.
 pub(super) fn upload_limits(rate: NonZeroU64, request: &Request<'_>, limits: Limits) -> Limits {
-    let most = in_time(rate.get(), LONGEST).min(SEND_BUDGET as u64);
+    let agree = |limits: &Limits| {
+        let (agreed, _) = options::negotiate(request, limits, None, &mut [0; MAX_DATAGRAM]);
+        agreed
+    };
+    let longest = agree(&limits)
+        .timeout
+        .map_or(LONGEST, |timeout| LONGEST.min(timeout / 2));
+    let most = in_time(rate.get(), longest).min(SEND_BUDGET as u64);
     let block = most.saturating_sub(DATA_HEADER_LEN as u64);
     let block = u16::try_from(block).unwrap_or(MAX_BLKSIZE);
     let limits = Limits {
         max_blksize: limits.max_blksize.min(block.max(DEFAULT_BLKSIZE)),
         ..limits
     };
-    let (agreed, _) = options::negotiate(request, &limits, None, &mut [0; MAX_DATAGRAM]);
-    let window = most / (DATA_HEADER_LEN as u64 + u64::from(agreed.blksize));
+    let window = most / (DATA_HEADER_LEN as u64 + u64::from(agree(&limits).blksize));
     let window = u16::try_from(window).unwrap_or(u16::MAX);
     Limits {
         max_windowsize: limits.max_windowsize.min(window.max(DEFAULT_WINDOWSIZE)),

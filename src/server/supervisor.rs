@@ -41,8 +41,8 @@ use crate::log::shown::Addresses;
 /// How long after its start a process is started again, at the earliest.
 const RESTART: Duration = Duration::from_secs(1);
 
-/// How long it may take until it is ready.
-const START: Duration = Duration::from_secs(10);
+/// How long it may take until it is ready: ROOT may have to be mounted first.
+const START: Duration = Duration::from_secs(30);
 
 /// How long beyond the grace period a process may take to end.
 const LAST_WAIT: Duration = Duration::from_secs(5);

@@ -7,11 +7,13 @@ use std::convert::Infallible;
 use std::env;
 use std::error::Error;
 use std::ffi::OsString;
+use std::fs;
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
-use std::path::{self, PathBuf};
+use std::path::{self, Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -47,6 +49,15 @@ pub(super) struct Program {
     pub(super) words: Vec<OsString>,
 }
 
+/// Whether that is the program that runs, as far as can be told.
+fn is_ours(path: &Path) -> bool {
+    let file = |path: &Path| fs::metadata(path).map(|it| (it.dev(), it.ino()));
+    match (file(path), file(Path::new("/proc/self/exe"))) {
+        (Ok(found), Ok(running)) => found == running,
+        (found, _) => found.is_ok(),
+    }
+}
+
 impl Program {
     /// Our own, by the name that it was started by, whatever that leads to later. The
     /// `part` is no word of the command line.
@@ -61,6 +72,8 @@ impl Program {
             let mut absolute = places.filter_map(|place| path::absolute(place).ok());
             absolute.find(|path| path.is_file())
         };
+        // The name may be anything, and another's program.
+        let found = found.filter(|path| is_ours(path));
         Self {
             path: found.or_else(|| env::current_exe().ok()).unwrap_or(name),
             words: words.skip(usize::from(part != Part::First)).collect(),

@@ -337,8 +337,8 @@ impl Shaper {
             return false;
         }
         if let (Some(unproved), Lent::Nothing) = (&self.unproved, turn.lent) {
-            let round_trip = session.transfer().round_trip();
-            let wakes = unproved.pause(&mut account.trial, peer, round_trip, random(), now);
+            let answer_time = session.transfer().answer_time();
+            let wakes = unproved.pause(&mut account.trial, peer, answer_time, random(), now);
             // A pause doesn't become shorter: where it is among them it is woken in time.
             if !std::mem::replace(&mut account.is_paused, true) {
                 self.paused.push(Reverse((wakes, key)));

@@ -660,6 +660,14 @@ impl<S: Tracked> Sessions<S> {
         key.is_of(entry.generation).then_some(&mut entry.session)
     }
 
+    /// The key of the session that a token stands for, if that still exists. On 32 bits a
+    /// token holds a part of the key, and others compare the whole.
+    pub fn key_of_token(&self, token: usize) -> Option<SessionKey> {
+        let key = SessionKey::from_token(token);
+        let generation = self.entry(key)?.generation;
+        Some(SessionKey { generation, ..key })
+    }
+
     /// The session that serves `endpoint`, if there is one.
     pub fn key_of(&self, endpoint: &Endpoint) -> Option<SessionKey> {
         self.find(endpoint).map(|(key, _)| key)

@@ -170,10 +170,16 @@ impl RawClient {
         self.socket
             .set_read_timeout(Some(wait))
             .expect("a duration");
-        match self.socket.recv_from(&mut buffer) {
-            Ok((len, from)) => Some((Packet::parse(&buffer[..len]), from)),
-            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => None,
-            Err(e) => panic!("recv: {e}"),
+        loop {
+            match self.socket.recv_from(&mut buffer) {
+                Ok((len, from)) => return Some((Packet::parse(&buffer[..len]), from)),
+                // A signal, which the socket's timeout doesn't get over.
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                    return None;
+                }
+                Err(e) => panic!("recv: {e}"),
+            }
         }
     }
 

@@ -99,6 +99,7 @@ fn crowd(server: &Server) -> (Vec<Mover>, Vec<RawClient>) {
     for index in 0..FAILING {
         let mut mover = ask(index, names[index % 5], &tsize);
         mover.step();
+        let _ = mover.client.expect();
         mover.client.send_to(&error(3, "flash is full"), mover.tid);
         let client = RawClient::new(server);
         let name = format!("BOOT/<b>vmlinuz</b>-{index}");
