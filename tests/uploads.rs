@@ -932,6 +932,10 @@ fn a_drop_box_tells_nothing_of_what_is_in_it() {
         assert_eq!(client().read(name), Err(there.clone()), "{name}");
     }
     assert!(client().read("file").is_err());
+    let has_hint = |line: &str| {
+        line.contains("file=\"uploads/f\"") && line.contains("hint=\"--write-only: nobody reads")
+    };
+    assert!(server.wait_for_log(has_hint, PATIENCE).is_some());
 }
 
 /// Whether it is taken or not is the same to those that ask.

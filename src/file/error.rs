@@ -127,6 +127,10 @@ impl StorageError {
                 "a directory was asked for: a file's name is missing in the client's configuration",
             ),
             NO_DIRECTORY => Some(MAKE_DIRECTORY),
+            _ if *self == Self::OVER_LIMIT => Some("--max-upload allows no larger file"),
+            _ if *self == Self::OVER_TOTAL => {
+                Some("with this file there would be more than --max-upload-total")
+            }
             _ if cfg!(feature = "rules") && *self == Self::NOT_ALLOWED => Some(
                 "its section of the rules file forbids that name: tftpd --rules-test shows which",
             ),

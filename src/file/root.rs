@@ -457,6 +457,19 @@ impl Root {
         })
     }
 
+    /// Whether a name leads to what is shut ([`Root::shutting`]).
+    pub fn shuts(&self, request: &[u8]) -> bool {
+        let Ok(name) = self.name(request, Direction::Read) else {
+            return false;
+        };
+        let is_denied = |places| {
+            let found = self.resolve(&name, OFlag::O_PATH, places);
+            found.err() == Some(Errno::EACCES)
+        };
+        let all = self.all();
+        self.shut.is_some() && is_denied(all) && !is_denied(Places { shut: None, ..all })
+    }
+
     /// What on the way to a name our rights don't suffice for.
     pub fn barrier(&self, request: &[u8], direction: Direction) -> Option<Barrier> {
         let name = self.name(request, direction).ok()?;

@@ -48,6 +48,7 @@ pub(super) fn translate(
     let is_daemon = words.iter().any(|word| word == "--daemon");
     let mut words = words.into_iter().peekable();
     let mut translated: Vec<OsString> = words.next().into_iter().collect();
+    let mut only_reads = false;
     while let Some(word) = words.next() {
         if word == "--" {
             translated.push(word);
@@ -64,6 +65,7 @@ pub(super) fn translate(
             continue;
         };
         let name = name.unwrap_or_default();
+        only_reads |= row.with == DNSMASQ;
         let here = match here {
             // It never ends by itself there.
             Renamed("--idle-exit") if is_daemon => Dropped,
@@ -86,6 +88,10 @@ pub(super) fn translate(
         };
         let made = made.ok_or_else(|| told(&word.to_string_lossy(), row))?;
         translated.extend(made.into_iter().map(OsString::from));
+    }
+    // dnsmasq takes no uploads, whichever of its words there are.
+    if only_reads && !translated.iter().any(|word| word == "--read-only") {
+        translated.insert(1, "--read-only".into());
     }
     Ok(translated)
 }
@@ -116,6 +122,9 @@ fn told(word: &str, row: &Row) -> String {
     let (with, ours) = (row.with, row.ours.replace('`', ""));
     if ours == "no equivalent" {
         return format!("{word} is a word of {with} and has no equivalent here; see tftpd(8)");
+    }
+    if let Some(rest) = ours.strip_prefix("the same") {
+        return format!("{word} is a word of {with}, but not with this value{rest}; see tftpd(8)");
     }
     format!("{word} is a word of {with}; write here: {ours}; see tftpd(8)")
 }
@@ -296,9 +305,9 @@ mod tests {
                 "--read-only --read-only /srv",
             ),
             ("--enable-tftp=eth0,eth1", "--read-only -a eth0 -a eth1"),
-            ("--tftp-mtu=1500", "-B 1468"),
-            ("--tftp-port-range=1,2", "-R 1:2"),
-            ("--tftp-unique-root", "--per-client-root ip"),
+            ("--tftp-mtu=1500", "--read-only -B 1468"),
+            ("--tftp-port-range=1,2", "--read-only -R 1:2"),
+            ("--tftp-unique-root", "--read-only --per-client-root ip"),
             ("-p 69", "-p 69"),
             ("-- --permissive", "-- --permissive"),
         ] {
@@ -315,6 +324,7 @@ mod tests {
             ("--mtftp file", "no equivalent"),
             ("--tftp-no-fail", "missing ROOT"),
             ("--retransmit soon", "milliseconds"),
+            ("--trace=1", "not with this value"),
             ("--tftp-mtu=20", "-B"),
             ("--daemon=yes", "foreground"),
             ("--blocksize", "value"),

@@ -48,6 +48,9 @@ pub(super) fn hint(
             .or_else(|| error.hint().map(str::to_owned));
     }
     let is_forbidden = matches!(error.errno(), Some(Errno::EACCES | Errno::EPERM));
+    if is_forbidden && direction == Direction::Read && root.shuts(name) {
+        return Some("--write-only: nobody reads what was uploaded".to_owned());
+    }
     if is_forbidden {
         let barrier = root.barrier(name, direction);
         return barrier
