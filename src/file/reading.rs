@@ -182,7 +182,7 @@ impl ReadAt for Reader {
         } else {
             self.fetch = self.join_fetch();
         }
-        // Whoever joins has the same bytes fetched, and no more.
+        // A reader that joins has the same bytes fetched, and no more.
         match &self.fetch {
             Some(fetch) => advise(self.file.as_fd(), fetch.from()),
             None => return false,

@@ -166,7 +166,7 @@ impl RoundTrip {
 /// A wait, kept small: every session has some. Up to 71 minutes, which is more
 /// than `-t` and the options allow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Micros(u32);
+pub(crate) struct Micros(u32);
 
 impl From<Duration> for Micros {
     fn from(duration: Duration) -> Self {

@@ -13,7 +13,7 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::port::Port;
-use super::unproved::{Trial, UnprovedRate};
+use super::unproved::{Evidence, UnprovedRate};
 use super::{Content, Context, SEND_BUDGET, Session, Turn};
 use crate::file::{ReadAt, Store};
 use crate::protocol::transfer::{Outcome, Progress};
@@ -74,7 +74,7 @@ struct Accounts(Vec<Option<Account>>);
 struct Account {
     /// Whose it is; its place may have been another's.
     key: SessionKey,
-    trial: Trial,
+    evidence: Evidence,
     /// Bytes of the buffer that may be taken by what it has sent.
     in_flight: u32,
     client: u16,
@@ -88,7 +88,7 @@ impl Account {
     fn new(key: SessionKey, client: usize) -> Self {
         Self {
             key,
-            trial: Trial::default(),
+            evidence: Evidence::default(),
             in_flight: 0,
             client: client as u16,
             is_paused: false,
@@ -268,7 +268,7 @@ impl Shaper {
     /// proves it.
     pub fn has_proved(&self, key: SessionKey) -> bool {
         let account = self.accounts.get(key);
-        account.is_some_and(|it| UnprovedRate::is_proved(&it.trial))
+        account.is_some_and(|it| UnprovedRate::is_proved(&it.evidence))
     }
 
     /// What the session may send in the turn that begins.
@@ -285,9 +285,9 @@ impl Shaper {
             return Lent::All;
         }
         let account = self.accounts.get_mut(key);
-        let trial = account.as_ref().map(|account| &account.trial);
+        let evidence = account.as_ref().map(|account| &account.evidence);
         if let Some(unproved) = &self.unproved
-            && !unproved.may_send(trial, session.peer().ip(), now)
+            && !unproved.may_send(evidence, session.peer().ip(), now)
         {
             return Lent::Nothing;
         }
@@ -323,14 +323,14 @@ impl Shaper {
         if acknowledged > 0 {
             self.buffer.acknowledged(account, acknowledged, &progress);
             if let Some(unproved) = &mut self.unproved {
-                unproved.answered(&mut account.trial, peer, turn.began);
+                unproved.answered(&mut account.evidence, peer, turn.began);
             }
         }
         let sent = turn.lent.bytes().saturating_sub(turn.left);
         if sent > 0 {
             self.buffer.sent(account, sent, &progress);
             if let Some(unproved) = &mut self.unproved {
-                unproved.sent(&mut account.trial, peer, sent, now);
+                unproved.sent(&mut account.evidence, peer, sent, now);
             }
         }
         if !is_stopped {
@@ -338,7 +338,7 @@ impl Shaper {
         }
         if let (Some(unproved), Lent::Nothing) = (&self.unproved, turn.lent) {
             let answer_time = session.transfer().answer_time();
-            let wakes = unproved.pause(&mut account.trial, peer, answer_time, random(), now);
+            let wakes = unproved.pause(&mut account.evidence, peer, answer_time, random(), now);
             // A pause doesn't become shorter: where it is among them it is woken in time.
             if !std::mem::replace(&mut account.is_paused, true) {
                 self.paused.push(Reverse((wakes, key)));

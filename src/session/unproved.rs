@@ -22,6 +22,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
 
+use crate::protocol::retry::Micros;
 use crate::table::rate::{network, place};
 
 /// Bits that a client has to guess: an ACK right behind a pause is worth as many as the
@@ -77,7 +78,7 @@ struct Bucket {
 
 /// What a session has shown.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Trial {
+pub(super) struct Evidence {
     state: State,
     /// What its ACKs right behind a pause are worth, less what the others cost.
     bits: u8,
@@ -122,22 +123,6 @@ impl Nanos {
     }
 }
 
-/// How long an ACK may take, kept small: up to 71 minutes.
-#[derive(Debug, Clone, Copy)]
-struct Micros(u32);
-
-impl From<Duration> for Micros {
-    fn from(duration: Duration) -> Self {
-        Self(u32::try_from(duration.as_micros()).unwrap_or(u32::MAX))
-    }
-}
-
-impl From<Micros> for Duration {
-    fn from(micros: Micros) -> Self {
-        Self::from_micros(micros.0.into())
-    }
-}
-
 impl UnprovedRate {
     /// `per_second` bytes. No stranger knows the `seed`: none chooses whose bucket to
     /// share.
@@ -156,29 +141,34 @@ impl UnprovedRate {
         }
     }
 
-    /// Whether `trial` has shown that its client is there.
-    pub(super) const fn is_proved(trial: &Trial) -> bool {
-        matches!(trial.state, State::Proved)
+    /// Whether `evidence` has shown that its client is there.
+    pub(super) const fn is_proved(evidence: &Evidence) -> bool {
+        matches!(evidence.state, State::Proved)
     }
 
-    /// Whether a session may send to `client`; `trial` is `None` for one that hasn't
+    /// Whether a session may send to `client`; `evidence` is `None` for one that hasn't
     /// been looked at.
-    pub(super) fn may_send(&self, trial: Option<&Trial>, client: IpAddr, now: Instant) -> bool {
-        let trial = trial.copied().unwrap_or_default();
-        match trial.state {
+    pub(super) fn may_send(
+        &self,
+        evidence: Option<&Evidence>,
+        client: IpAddr,
+        now: Instant,
+    ) -> bool {
+        let evidence = evidence.copied().unwrap_or_default();
+        match evidence.state {
             State::Proved => true,
             State::Paused { until, .. } if self.nanos(now) < until => false,
-            _ => self.tokens(client, now) > self.least(&trial),
+            _ => self.tokens(client, now) > self.least(&evidence),
         }
     }
 
     /// Down to where a session may draw. Half of the tokens is for those that have just
     /// been paused: what is spent without a pause proves nobody. One that has answered
     /// right may go on before those that haven't.
-    fn least(&self, trial: &Trial) -> i64 {
-        match trial.state {
+    fn least(&self, evidence: &Evidence) -> i64 {
+        match evidence.state {
             State::Paused { bits, .. } | State::Resumed { bits, .. } => {
-                self.least_behind_a_pause(trial, bits)
+                self.least_behind_a_pause(evidence, bits)
             }
             State::Open | State::Proved => self.per_second / 2,
         }
@@ -186,10 +176,10 @@ impl UnprovedRate {
 
     /// The same behind a pause that is worth so many `bits`: one that is worth none
     /// proves nobody either.
-    fn least_behind_a_pause(&self, trial: &Trial, bits: u8) -> i64 {
+    fn least_behind_a_pause(&self, evidence: &Evidence, bits: u8) -> i64 {
         match bits {
             0 => self.per_second / 2,
-            _ => -(self.per_second / i64::from(PROOF_BITS)) * i64::from(trial.bits),
+            _ => -(self.per_second / i64::from(PROOF_BITS)) * i64::from(evidence.bits),
         }
     }
 
@@ -221,30 +211,31 @@ impl UnprovedRate {
     /// it sends next takes; `random` is any number that nobody can guess.
     pub(super) fn pause(
         &self,
-        trial: &mut Trial,
+        evidence: &mut Evidence,
         client: IpAddr,
         answer_time: Duration,
         random: u32,
         now: Instant,
     ) -> Instant {
-        if let State::Paused { until, .. } = trial.state
+        if let State::Paused { until, .. } = evidence.state
             && self.nanos(now) < until
         {
             return until.time(self.origin);
         }
         let tolerance = TOLERANCE.max(answer_time / 4);
-        let latest = (answer_time + tolerance * (1 << trial.late)).min(LONGEST);
+        let latest = (answer_time + tolerance * (1 << evidence.late)).min(LONGEST);
         let within = latest.max(answer_time + tolerance);
         let bits = pause_bits(within);
         let within = if bits > 0 { within } else { Duration::ZERO };
-        let missing = self.least_behind_a_pause(trial, bits) - self.tokens(client, now) + 1;
+        let least = self.least_behind_a_pause(evidence, bits);
+        let missing = least.saturating_sub(self.tokens(client, now)) + 1;
         let wait = missing.max(0).saturating_mul(1_000_000) / self.per_second;
         let wait = Duration::from_micros(wait.unsigned_abs());
         // `random` parts of 2^32 of the range.
         let range = (within * (1 << bits)).as_nanos() as u64;
         let drawn = ((u128::from(range) * u128::from(random)) >> 32) as u64;
         let until = now + wait + Duration::from_nanos(drawn) + Duration::from_micros(1);
-        trial.state = State::Paused {
+        evidence.state = State::Paused {
             until: self.nanos(until),
             within: within.into(),
             bits,
@@ -253,39 +244,45 @@ impl UnprovedRate {
     }
 
     /// So many bytes have just been sent.
-    pub(super) fn sent(&mut self, trial: &mut Trial, client: IpAddr, bytes: usize, now: Instant) {
-        match trial.state {
+    pub(super) fn sent(
+        &mut self,
+        evidence: &mut Evidence,
+        client: IpAddr,
+        bytes: usize,
+        now: Instant,
+    ) {
+        match evidence.state {
             State::Proved => return,
             State::Paused { within, bits, .. } => {
                 let at = self.nanos(now);
-                trial.state = State::Resumed { at, within, bits };
+                evidence.state = State::Resumed { at, within, bits };
             }
             // What is sent again proves nothing: a NACK brings it when a forger likes.
             State::Open | State::Resumed { .. } => {}
         }
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        trial.sent = trial.sent.saturating_add(bytes);
+        evidence.sent = evidence.sent.saturating_add(bytes);
         self.add(client, -i64::from(bytes), now);
     }
 
     /// A block was acknowledged that had not been before.
-    pub(super) fn answered(&mut self, trial: &mut Trial, client: IpAddr, now: Instant) {
-        match trial.state {
+    pub(super) fn answered(&mut self, evidence: &mut Evidence, client: IpAddr, now: Instant) {
+        match evidence.state {
             State::Proved | State::Open => {}
             // Of a block that went out before the pause.
-            State::Paused { .. } => trial.bits = 0,
+            State::Paused { .. } => evidence.bits = 0,
             State::Resumed { at, within, bits } => {
                 let at = at.time(self.origin);
                 if now.saturating_duration_since(at) <= Duration::from(within) {
-                    trial.bits += bits;
+                    evidence.bits += bits;
                 } else {
-                    trial.bits = trial.bits.saturating_sub(MISS_BITS);
-                    trial.late = MOST_DOUBLINGS.min(trial.late + 1);
+                    evidence.bits = evidence.bits.saturating_sub(MISS_BITS);
+                    evidence.late = MOST_DOUBLINGS.min(evidence.late + 1);
                 }
-                trial.state = State::Open;
-                if trial.bits >= PROOF_BITS {
-                    trial.state = State::Proved;
-                    self.add(client, trial.sent.into(), now);
+                evidence.state = State::Open;
+                if evidence.bits >= PROOF_BITS {
+                    evidence.state = State::Proved;
+                    self.add(client, evidence.sent.into(), now);
                 }
             }
         }
@@ -334,23 +331,23 @@ mod tests {
     ) -> (u64, bool) {
         let start = clock::now();
         let mut rate = UnprovedRate::new(NonZeroU64::new(RATE).unwrap(), 7, start);
-        let (mut trial, mut random) = (Trial::default(), Random::default());
+        let (mut evidence, mut random) = (Evidence::default(), Random::default());
         let (mut now, mut sent) = (start, 0);
         while now < start + Duration::from_secs(seconds) {
             let asked = now;
-            while !rate.may_send(Some(&trial), client(), now) {
+            while !rate.may_send(Some(&evidence), client(), now) {
                 let drawn = random.number();
-                now = rate.pause(&mut trial, client(), round_trip, drawn, now);
+                now = rate.pause(&mut evidence, client(), round_trip, drawn, now);
             }
-            rate.sent(&mut trial, client(), bytes, now);
+            rate.sent(&mut evidence, client(), bytes, now);
             sent += bytes as u64;
             let Some(answered) = answer(asked, now) else {
                 break;
             };
             now = answered;
-            rate.answered(&mut trial, client(), now);
+            rate.answered(&mut evidence, client(), now);
         }
-        (sent, matches!(trial.state, State::Proved))
+        (sent, matches!(evidence.state, State::Proved))
     }
 
     #[test]
@@ -412,24 +409,24 @@ mod tests {
         for late in (5..90).step_by(5) {
             for _ in 0..100 {
                 let mut rate = UnprovedRate::new(NonZeroU64::new(1).unwrap(), 7, start);
-                let (mut trial, mut now) = (Trial::default(), start);
-                rate.sent(&mut trial, client(), 1, start);
+                let (mut evidence, mut now) = (Evidence::default(), start);
+                rate.sent(&mut evidence, client(), 1, start);
                 for _ in 0..1000 {
                     let drawn = random.number();
-                    let until = rate.pause(&mut trial, client(), ms(1), drawn, now);
+                    let until = rate.pause(&mut evidence, client(), ms(1), drawn, now);
                     // As if nobody else had been sent anything.
                     rate.buckets.fill(Bucket {
                         tokens: 1,
                         at: until,
                     });
-                    rate.sent(&mut trial, client(), 0, until);
+                    rate.sent(&mut evidence, client(), 0, until);
                     now = (now + ms(late)).max(until);
-                    rate.sent(&mut trial, client(), 0, now);
+                    rate.sent(&mut evidence, client(), 0, now);
                     if now == until {
                         break;
                     }
-                    rate.answered(&mut trial, client(), now);
-                    assert!(!UnprovedRate::is_proved(&trial), "{late}");
+                    rate.answered(&mut evidence, client(), now);
+                    assert!(!UnprovedRate::is_proved(&evidence), "{late}");
                 }
             }
         }
@@ -454,16 +451,16 @@ mod tests {
         let start = clock::now();
         let mut rate = UnprovedRate::new(NonZeroU64::new(RATE).unwrap(), 7, start);
         let mut random = Random::default();
-        let mut trials = vec![Trial::default(); count];
+        let mut trials = vec![Evidence::default(); count];
         let mut left = vec![blocks; count];
         let mut asked = vec![start; count];
         // When a client's session has a turn, and whether an ACK has come by then.
         let mut turns: BinaryHeap<_> = (0..count).map(|it| Reverse((start, it, false))).collect();
         let (mut longest, mut end) = (Duration::ZERO, start);
         while let Some(Reverse((now, client_index, is_acknowledged))) = turns.pop() {
-            let trial = &mut trials[client_index];
+            let evidence = &mut trials[client_index];
             if is_acknowledged {
-                rate.answered(trial, client(), now);
+                rate.answered(evidence, client(), now);
                 asked[client_index] = now;
                 left[client_index] -= 1;
                 if left[client_index] == 0 {
@@ -471,8 +468,8 @@ mod tests {
                     continue;
                 }
             }
-            if rate.may_send(Some(trial), client(), now) {
-                rate.sent(trial, client(), BLOCK, now);
+            if rate.may_send(Some(evidence), client(), now) {
+                rate.sent(evidence, client(), BLOCK, now);
                 longest = longest.max(now - asked[client_index]);
                 let late = if random.number().is_multiple_of(4) {
                     40_000
@@ -484,7 +481,7 @@ mod tests {
                 turns.push(Reverse((now + within, client_index, true)));
             } else {
                 let number = random.number();
-                let until = rate.pause(trial, client(), round_trip, number, now);
+                let until = rate.pause(evidence, client(), round_trip, number, now);
                 turns.push(Reverse((until, client_index, false)));
             }
         }
@@ -506,14 +503,14 @@ mod tests {
     fn nothing_is_proved_by_a_block_from_before_the_pause() {
         let now = clock::now();
         let mut rate = UnprovedRate::new(NonZeroU64::new(RATE).unwrap(), 7, now);
-        let mut trial = Trial::default();
-        rate.sent(&mut trial, client(), 2 * RATE as usize, now);
+        let mut evidence = Evidence::default();
+        rate.sent(&mut evidence, client(), 2 * RATE as usize, now);
         for _ in 0..10 {
-            rate.pause(&mut trial, client(), ms(1), 1 << 31, now);
-            rate.answered(&mut trial, client(), now);
+            rate.pause(&mut evidence, client(), ms(1), 1 << 31, now);
+            rate.answered(&mut evidence, client(), now);
         }
-        assert_eq!(trial.bits, 0);
-        assert!(!rate.may_send(Some(&trial), client(), now));
+        assert_eq!(evidence.bits, 0);
+        assert!(!rate.may_send(Some(&evidence), client(), now));
         // What is over budget is over budget for the whole network, and no other.
         let [near, far] = [[192, 0, 2, 200], [198, 51, 100, 1]].map(IpAddr::from);
         assert!(!rate.may_send(None, near, now) && rate.may_send(None, far, now));

@@ -141,6 +141,7 @@ fn tokens_carry_keys_and_spare_the_reserved() {
     assert_eq!(table.limit(), MAX_LIMIT);
     for token in RESERVED {
         assert_eq!(table.get(SessionKey::from_token(token)), None);
+        assert_eq!(table.key_of_token(token), None);
     }
 }
 
@@ -153,6 +154,7 @@ fn requests_are_new_repeated_replacing_or_too_many() {
     let ask = |table: &Sessions<_>, from, asks| table.admit(&from, asks, now + millis(1000), 0);
     assert_eq!(ask(&table, endpoint(1, 1), read), New);
     let first = table.insert(endpoint(1, 1), read, Probe::default());
+    assert_eq!(table.key_of_token(first.to_token()), Some(first));
     assert_eq!(ask(&table, endpoint(1, 2), read), New, "our other address");
     assert_eq!(ask(&table, endpoint(2, 1), read), New, "another client");
     let second = table.insert(endpoint(1, 2), read, Probe::default());
