@@ -691,7 +691,7 @@ impl<S: Tracked> Sessions<S> {
     }
 
     /// Makes the table as large as many sessions would have left it.
-    #[cfg(test)]
+    #[cfg(all(test, feature = "status"))]
     pub(crate) fn reserve(&mut self, places: usize) {
         self.slab.reserve(places);
     }
