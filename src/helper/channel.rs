@@ -278,17 +278,16 @@ impl Channel {
         self.input.clear();
         self.descriptors.clear();
         self.skips = false;
-        match &self.path {
-            Some(path) if !self.is_stopping => {
-                error!("the helper at {} is gone", path.display());
-                self.is_told = true;
-            }
-            Some(_) => {}
-            None if self.is_stopping => return,
-            // A signal to all of the process group may have reached a child first:
-            // whether the server ends as well is known by then.
-            None => {}
+        // A child is gone for good; it is told later, since a signal to all of the process
+        // group may have reached it first: the server ends as well then.
+        if self.path.is_some() || !self.is_stopping {
+            self.retry_at = Some(now + RETRY);
         }
-        self.retry_at = Some(now + RETRY);
+        if let Some(path) = &self.path
+            && !self.is_stopping
+        {
+            error!("the helper at {} is gone", path.display());
+            self.is_told = true;
+        }
     }
 }

@@ -479,6 +479,10 @@ impl Args {
     }
 
     /// Where the status port is to be.
+    #[cfg_attr(
+        not(feature = "status"),
+        allow(clippy::unused_self, reason = "as with the feature")
+    )]
     pub(super) const fn status(&self) -> Option<&StatusAddress> {
         #[cfg(feature = "status")]
         return self.status.as_ref();

@@ -598,10 +598,10 @@ mod tests {
             rest = behind;
         }
         assert!(!rest.contains("line"), "{error}");
-        let many: String = (0..30)
+        let many: Vec<_> = (0..30)
             .map(|it| format!("[s{it}]\nrate = {it}\n"))
             .collect();
-        let error = parse(many.as_bytes()).map(|_| ()).unwrap_err();
+        let error = parse(many.concat().as_bytes()).map(|_| ()).unwrap_err();
         assert_eq!(error.matches("rate: ").count(), MAX_TOLD, "{error}");
         assert!(error.ends_with("; and 10 more"), "{error}");
         assert_eq!(error.lines().count(), 1);
