@@ -23,7 +23,11 @@ pub struct Versions {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum OtherName {}
 
-#[allow(clippy::unused_self, reason = "as with the feature")]
+#[allow(
+    clippy::unused_self,
+    clippy::trivially_copy_pass_by_ref,
+    reason = "as with the feature"
+)]
 impl UploadRules {
     /// Nothing is asked for.
     pub const NONE: Self = Self {};

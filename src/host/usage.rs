@@ -21,8 +21,9 @@ pub struct UsageError {
 
 impl UsageError {
     /// What `error` comes to for `program`, which exits with `status` where the
-    /// user made a mistake.
-    pub fn new(program: &str, status: u8, error: &clap::Error) -> Self {
+    /// user made a mistake. The first of the `remedies` whose words are in the message
+    /// says what to do about it.
+    pub fn new(program: &str, status: u8, error: &clap::Error, remedies: &[Remedy]) -> Self {
         let text = error.render().to_string();
         if matches!(
             error.kind(),
@@ -38,12 +39,19 @@ impl UsageError {
         let what: Vec<_> = lines.take_while(|line| !line.is_empty()).collect();
         let what = what.join(" ");
         let what = what.strip_prefix("error: ").unwrap_or(&what);
+        let what = what.trim_end_matches('.');
+        let is_meant = |remedy: &&Remedy| what.contains(remedy.0);
+        let remedy = remedies.iter().find(is_meant);
+        let remedy = remedy.map_or("try --help", |remedy| remedy.1);
         Self {
-            text: format!("{program}: {what}; try --help"),
+            text: format!("{program}: {what}; {remedy}"),
             status,
         }
     }
 }
+
+/// Words of a message, and what to do about it.
+pub type Remedy = (&'static str, &'static str);
 
 /// A parser of numbers within `range`, whose errors say what that is.
 pub fn number<T>(range: RangeInclusive<T>) -> impl Fn(&str) -> Result<T, String> + Clone

@@ -473,7 +473,7 @@ impl<S: Tracked> Sessions<S> {
     /// loses its whole transfer. Uploads that nobody acknowledged aren't over, so no
     /// flood ends those this way.
     pub fn gives_way(&self, now: Instant, random: u32) -> Option<SessionKey> {
-        self.gives_way_among(now, random, &frees)
+        self.gives_way_among(now, random, frees)
     }
 
     /// The same among the sessions that have what is needed.
@@ -691,7 +691,7 @@ impl<S: Tracked> Sessions<S> {
     }
 
     /// Makes the table as large as many sessions would have left it.
-    #[cfg(test)]
+    #[cfg(all(test, feature = "status"))]
     pub(crate) fn reserve(&mut self, places: usize) {
         self.slab.reserve(places);
     }
