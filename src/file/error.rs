@@ -29,7 +29,7 @@ const NO_OWN_ROOT: &str = "Access violation: this client's directory can't be us
 /// library puts after them.
 pub fn reason(error: &io::Error) -> String {
     match error.raw_os_error() {
-        Some(number) => Errno::from_raw(number).desc().to_ascii_lowercase(),
+        Some(number) => Errno::from_raw(number).desc().to_lowercase(),
         None => error.to_string(),
     }
 }
