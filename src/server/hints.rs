@@ -78,7 +78,7 @@ fn forbidden(barrier: &Barrier) -> String {
         group,
         mode,
     } = barrier;
-    let name = if name.is_empty() {
+    let name = if matches!(&**name, b"" | b".") {
         "ROOT".into()
     } else {
         escape(name).to_string()
