@@ -302,10 +302,6 @@ pub struct Args {
             value_parser = usage::number(1..=MAX_WORKERS)
         )
     )]
-    #[cfg_attr(
-        all(feature = "workers", feature = "status"),
-        arg(conflicts_with = "status")
-    )]
     #[cfg_attr(not(feature = "workers"), arg(skip))]
     pub workers: Option<u8>,
 
@@ -443,6 +439,13 @@ impl Args {
         // How tftp-hpa is told that there are no rules.
         args.map_file.take_if(|file| file == Path::new("/dev/null"));
         args.part = part;
+        #[cfg(all(feature = "workers", feature = "status"))]
+        if args.workers.is_some() && args.status.is_some() {
+            return Err(UsageError {
+                text: STATUS_OF_ONE.to_owned(),
+                status: 2,
+            });
+        }
         if part == Part::Worker {
             // The supervisor's.
             args.pid_file = None;
@@ -539,6 +542,12 @@ impl Part {
 const TRIAL: &str = "--part=trial";
 const RESUMED: &str = "--part=resumed";
 const WORKER: &str = "--part=worker-";
+
+/// Why there is no status port with several processes, and what there is.
+#[cfg(all(feature = "workers", feature = "status"))]
+const STATUS_OF_ONE: &str = "tftpd: --status shows one process, and --workers starts several: \
+     leave out --status, and have SIGUSR1 log the figures of each; or start servers with \
+     --reuse-port in place of --workers, each with a --status of its own";
 
 /// The most processes on one port.
 #[cfg(feature = "workers")]
@@ -680,8 +689,11 @@ mod tests {
             (&["--workers", "2", "--reuse-port"], "--reuse-port"),
             #[cfg(feature = "workers")]
             (&["--workers", "2", "--idle-exit", "9"], "--idle-exit"),
+            // The remedy, too.
             #[cfg(all(feature = "workers", feature = "status"))]
-            (&["--workers", "2", "--status", "8069"], "--status"),
+            (&["--workers", "2", "--status", "8069"], "--reuse-port"),
+            #[cfg(all(feature = "workers", feature = "status"))]
+            (&["--status", "8069", "--workers", "1"], "SIGUSR1"),
             (&["a", "b"], "b"),
             (&["--read-only", "--overwrite"], "--overwrite"),
             #[cfg(feature = "uploads")]
