@@ -9,17 +9,22 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::IoSlice;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Instant;
 
 use common::*;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, recv, sendmsg, socketpair,
+};
 use nix::unistd::{Pid, geteuid};
 
 /// A server of so many processes, all of them ready.
@@ -377,12 +382,20 @@ fn an_upgrade_that_cannot_take_over_is_refused_and_the_old_program_goes_on() {
     for (script, why) in [
         (
             "echo first \"$1\" >&2; echo unquoted >&2; exit 2",
-            "first --part=trial; going",
+            "first --part=trial\"; going",
         ),
         ("exit 3", "status 3"),
+        // One that is older than the trial.
+        (
+            "echo \"tftpd: unexpected argument '$1'\" >&2; exit 2",
+            "unexpected argument",
+        ),
+        // One that does nothing of all that, and says that all is well.
+        ("exit 0", "it does something else"),
+        ("echo serving >&2", "it says \"serving\"; going"),
         ("kill -9 $$", "SIGKILL"),
         // What can't be executed any more.
-        ("rm \"$0\"", "no such file"),
+        ("echo 'it can take over' >&2; rm \"$0\"", "no such file"),
     ] {
         put_script(&link, script);
         server.signal(Signal::SIGUSR2);
@@ -399,6 +412,82 @@ fn an_upgrade_that_cannot_take_over_is_refused_and_the_old_program_goes_on() {
 }
 
 #[test]
+fn an_upgrade_that_is_asked_for_during_a_trial_is_remembered() {
+    let (server, link) = start_by_link(|_| {});
+    put_script(
+        &link,
+        "touch \"$0.tried\"; while [ ! -e \"$0.go\" ]; do sleep 0.02; done; exit 3",
+    );
+    server.signal(Signal::SIGUSR2);
+    let file = |name| server.outside().join(name);
+    let deadline = Instant::now() + PATIENCE;
+    while !file("tftpd.tried").exists() && Instant::now() < deadline {
+        thread::sleep(millis(10));
+    }
+    // The right one comes while the wrong one is tried.
+    symlink(tftpd(), file("new")).expect("a free name");
+    fs::rename(file("new"), &link).expect("its name");
+    server.signal(Signal::SIGUSR2);
+    fs::write(file("tftpd.go"), "").expect("a file");
+    wait_up(&server, 2);
+    assert_eq!(count_lines(&server, "status 3"), 1);
+    assert_serves(&server);
+}
+
+/// A worker of ours: these messages are its supervisor's, each with so many sockets. What
+/// it says to that, and in the end to everybody.
+fn supervised(messages: &[(&str, usize)]) -> (Vec<String>, Output) {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags);
+    let (ours, theirs) = pair.expect("a pair");
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket");
+    for (text, count) in messages {
+        let raw = vec![socket.as_raw_fd(); *count];
+        let rights = [ControlMessage::ScmRights(&raw)];
+        let control = if raw.is_empty() { &[] } else { &rights[..] };
+        let parts = [IoSlice::new(text.as_bytes())];
+        let none = MsgFlags::empty();
+        sendmsg::<()>(ours.as_raw_fd(), &parts, control, none, None).expect("room");
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut command = bounded(10, tftpd());
+    command
+        .args(["--part=worker-1", "--workers", "1"])
+        .args(NEVER)
+        .arg(dir.path())
+        .stdin(theirs);
+    let output = command.output().expect("tftpd");
+    drop(command);
+    let mut said = Vec::new();
+    let mut buffer = [0; 128];
+    while let Ok(len @ 1..) = recv(ours.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+        said.push(String::from_utf8_lossy(&buffer[..len]).into_owned());
+    }
+    (said, output)
+}
+
+#[test]
+fn a_worker_that_cannot_take_over_its_sockets_fails_before_it_is_ready() {
+    for (messages, why) in [
+        // One more than can be received.
+        (&[("sockets", 17), ("listen", 0)][..], "some are lost"),
+        (&[("sockets", 0), ("listen", 0)], "some are lost"),
+        (&[("sockets", 1), ("hear", 0)], "its socket is lost"),
+        (&[("sockets", 1)], "its socket is lost"),
+    ] {
+        let (said, output) = supervised(messages);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{messages:?}: {text}");
+        assert!(text.contains(why), "{messages:?}: {text}");
+        assert!(said.is_empty(), "{messages:?}: {said:?}");
+    }
+    // One that is replaced, and can't pass on what comes, ends.
+    let (said, output) = supervised(&[("sockets", 1), ("listen", 0), ("replaced", 0)]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(said, ["ready"]);
+}
+
+#[test]
 #[ignore = "takes long: run it with --ignored"]
 fn programs_that_hang_are_killed() {
     let (server, link) = start_by_link(|_| {});
@@ -410,7 +499,7 @@ fn programs_that_hang_are_killed() {
     let ready = workers(&server)[&1];
     let first = format!("process {ready} ");
     kill(ready, Signal::SIGKILL).expect("it lives");
-    let is_killed = |line: &str| line.contains("doesn't answer: killing it");
+    let is_killed = |line: &str| line.contains("isn't ready in time: killing it");
     // It has half a minute.
     assert!(server.wait_for_log(is_killed, 3 * PATIENCE).is_some());
     put_script(&link, &format!("exec '{}' \"$@\"", tftpd()));

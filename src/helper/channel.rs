@@ -202,8 +202,8 @@ impl Channel {
                 return;
             }
             match receive_with_descriptors(stream, &mut buffer, &mut self.descriptors) {
-                Ok(0) => self.lost(now),
-                Ok(len) => {
+                Ok((0, _)) => self.lost(now),
+                Ok((len, _)) => {
                     left = left.saturating_sub(len);
                     let surplus = self.descriptors.len().saturating_sub(MAX_DESCRIPTORS);
                     self.descriptors.drain(..surplus);

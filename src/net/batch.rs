@@ -302,8 +302,8 @@ pub(super) fn unsent(socket: &impl AsRawFd) -> usize {
 }
 
 /// Receives what has come on a stream into `buffer`, and the descriptors that came with
-/// it, at most `MAX_DESCRIPTORS`; returns how many bytes, 0 at its end. What is too
-/// much is closed.
+/// it, at most `MAX_DESCRIPTORS`; returns how many bytes, 0 at its end, and whether all
+/// descriptors are there. What is too much, or more than the process may open, is closed.
 ///
 /// # Errors
 /// `WouldBlock` if nothing is there; whatever else the kernel says.
@@ -311,7 +311,7 @@ pub fn receive_with_descriptors(
     stream: &impl AsRawFd,
     buffer: &mut [u8],
     descriptors: &mut impl Extend<OwnedFd>,
-) -> io::Result<usize> {
+) -> io::Result<(usize, bool)> {
     let mut control = nix::cmsg_space!([RawFd; MAX_DESCRIPTORS]);
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
     let parts = &mut [IoSliceMut::new(buffer)];
@@ -324,7 +324,8 @@ pub fn receive_with_descriptors(
             descriptors.extend(received.into_iter().map(own));
         }
     }
-    Ok(message.bytes)
+    let is_whole = !message.flags.contains(MsgFlags::MSG_CTRUNC);
+    Ok((message.bytes, is_whole))
 }
 
 /// Descriptors that one call receives.

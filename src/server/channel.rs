@@ -29,6 +29,8 @@ const QUIETLY: MsgFlags = MsgFlags::MSG_DONTWAIT.union(MsgFlags::MSG_NOSIGNAL);
 pub(super) struct Message {
     pub(super) text: String,
     pub(super) descriptors: Vec<OwnedFd>,
+    /// All that were sent with it are there: the process may open no more, perhaps.
+    pub(super) is_whole: bool,
 }
 
 /// Two ends; neither is inherited by a program that is run.
@@ -104,10 +106,11 @@ pub(super) fn receive_text(socket: &impl AsRawFd) -> io::Result<String> {
 pub(super) fn receive(socket: &impl AsRawFd) -> io::Result<Option<Message>> {
     let mut buffer = [0; TEXT_LEN];
     let mut descriptors = Vec::new();
-    let len = receive_with_descriptors(socket, &mut buffer, &mut descriptors)?;
+    let (len, is_whole) = receive_with_descriptors(socket, &mut buffer, &mut descriptors)?;
     Ok((len > 0).then(|| Message {
         text: String::from_utf8_lossy(&buffer[..len]).into_owned(),
         descriptors,
+        is_whole,
     }))
 }
 
@@ -129,5 +132,15 @@ mod tests {
         let message = receive(&to).unwrap().unwrap();
         assert_eq!((&*message.text, message.descriptors.len()), ("none", 0));
         assert!(receive(&to).unwrap().is_none());
+    }
+
+    #[test]
+    fn descriptors_that_are_lost_are_missed() {
+        let (from, to) = pair().unwrap();
+        for (count, is_whole) in [(16, true), (17, false)] {
+            let same = vec![to.as_raw_fd(); count];
+            send(&from, "text", &same).unwrap();
+            assert_eq!(receive(&to).unwrap().unwrap().is_whole, is_whole, "{count}");
+        }
     }
 }

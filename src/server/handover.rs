@@ -53,7 +53,7 @@ pub(super) fn resume() -> Result<Vec<Slot>, String> {
         match channel::receive(&io::stdin()) {
             Ok(Some(message)) => {
                 if let Err(lost) = take(message, &mut slots) {
-                    warn!("cannot take over everything: {lost} is lost");
+                    warn!("cannot take over everything: {lost} is lost; allow more open files");
                 }
             }
             Ok(None) => break,
@@ -73,12 +73,19 @@ pub(super) fn resume() -> Result<Vec<Slot>, String> {
 
 /// Adds a slot, or a process of the last one; otherwise tells what is lost.
 fn take(message: Message, slots: &mut Vec<Slot>) -> Result<(), String> {
-    let Message { text, descriptors } = message;
+    let Message {
+        text,
+        descriptors,
+        is_whole,
+    } = message;
     if text == SLOT {
-        let expected = slots.first().map_or(1, |it| it.sockets.len());
-        let is_whole = descriptors.len() >= expected;
-        slots.push(Slot::new(descriptors));
-        return is_whole.then_some(()).ok_or_else(|| "a socket".into());
+        let mut slot = Slot::new(descriptors);
+        slot.is_whole = is_whole;
+        slots.push(slot);
+        let number = slots.len();
+        return is_whole
+            .then_some(())
+            .ok_or_else(|| format!("a socket of worker {number}"));
     }
     let (stage, pid) = match text.split_once(' ') {
         Some((SERVING, pid)) => (Stage::Serving, pid),
@@ -95,4 +102,28 @@ fn take(message: Message, slots: &mut Vec<Slot>) -> Result<(), String> {
     let pid = Pid::from_raw(pid);
     slot.processes.push(Process::new(pid, channel, stage));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_that_lost_a_socket_is_told_from_the_others() {
+        let message = |text: &str, is_whole| Message {
+            text: text.to_owned(),
+            descriptors: vec![channel::pair().unwrap().0],
+            is_whole,
+        };
+        let mut slots = Vec::new();
+        let lost = take(message(SLOT, false), &mut slots).unwrap_err();
+        assert_eq!(lost, "a socket of worker 1");
+        take(message("serving 1", true), &mut slots).unwrap();
+        take(message(SLOT, true), &mut slots).unwrap();
+        take(message("serving 2", true), &mut slots).unwrap();
+        let whole: Vec<_> = slots.iter().map(|it| it.is_whole).collect();
+        assert_eq!(whole, [false, true]);
+        // Its process has all sockets.
+        assert!(slots.iter().all(|it| !it.is_vacant()));
+    }
 }

@@ -7,9 +7,9 @@
 use std::io;
 use std::mem;
 use std::os::fd::OwnedFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use log::warn;
+use log::{error, warn};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -30,6 +30,8 @@ pub(super) struct Slot {
     pub(super) processes: Vec<Process>,
     /// Never closed: then the kernel shares clients out as before.
     pub(super) sockets: Vec<OwnedFd>,
+    /// None of them is lost; otherwise a next process would serve less than the last.
+    pub(super) is_whole: bool,
     /// When the last process was started.
     pub(super) started: Option<Instant>,
 }
@@ -46,6 +48,10 @@ pub(super) struct Process {
     pub(super) misses_reload: bool,
     /// When it is killed unless it has said that it is ready, or alive.
     pub(super) answer_by: Option<Instant>,
+    /// Once it is replaced: when it is killed.
+    pub(super) end_by: Option<Instant>,
+    /// It can't pass on what isn't its own: the next one waits until it has ended.
+    pub(super) is_stranded: bool,
 }
 
 /// What a process does.
@@ -69,6 +75,8 @@ impl Process {
             is_heard: true,
             misses_reload: false,
             answer_by: None,
+            end_by: None,
+            is_stranded: false,
         }
     }
 
@@ -104,6 +112,43 @@ impl Process {
         // One that has ended is still there to be buried.
         let _ = kill(self.pid, Signal::SIGKILL);
     }
+
+    /// Has it replaced by the one that reads from the other end of the socket. One that
+    /// can't be told has to make room.
+    fn replace(&mut self, socket: io::Result<OwnedFd>) {
+        self.stage = Stage::Replaced;
+        if !socket.is_ok_and(|it| self.tell(REPLACED, &[it])) {
+            self.is_stranded = true;
+            self.end_by = None;
+            let _ = kill(self.pid, Signal::SIGTERM);
+        }
+    }
+
+    /// Sees to it that it ends, if it is replaced: after its transfers, for which it gets
+    /// at most so long.
+    pub(super) fn limit(&mut self, now: Instant, transfers: Duration, stranded: Duration) {
+        if matches!(self.stage, Stage::Replaced) && self.end_by.is_none() {
+            let wait = if self.is_stranded {
+                stranded
+            } else {
+                transfers
+            };
+            self.end_by = Some(now + wait);
+        }
+    }
+
+    /// What it should have done by now, once.
+    pub(super) fn missed(&mut self, now: Instant) -> Option<&'static str> {
+        let is_over = |at: &mut Instant| *at <= now;
+        if self.answer_by.take_if(is_over).is_some() {
+            return Some(match self.stage {
+                Stage::Starting(_) => "isn't ready in time",
+                Stage::Serving | Stage::Replaced => "doesn't answer",
+            });
+        }
+        let has_missed = self.end_by.take_if(is_over).is_some();
+        has_missed.then_some("doesn't end")
+    }
 }
 
 impl Slot {
@@ -111,6 +156,7 @@ impl Slot {
         Self {
             processes: Vec::new(),
             sockets,
+            is_whole: true,
             started: None,
         }
     }
@@ -170,43 +216,51 @@ impl Slot {
         if let Stage::Starting(Some(socket)) = mem::replace(&mut process.stage, Stage::Serving)
             && let Some(before) = place.checked_sub(1)
         {
-            let before = &mut self.processes[before];
-            before.stage = Stage::Replaced;
-            before.tell(REPLACED, &[socket]);
+            self.processes[before].replace(Ok(socket));
         }
         true
     }
 
     /// Takes out a process that has ended, if it is one of these, and joins its
-    /// neighbours.
-    ///
-    /// # Errors
-    /// Whatever the kernel says to joining them.
-    pub(super) fn take_out(&mut self, pid: Pid) -> io::Result<Option<Process>> {
-        let Some(place) = self.processes.iter().position(|it| it.pid == pid) else {
-            return Ok(None);
-        };
+    /// neighbours, by a pair that `joint` makes.
+    pub(super) fn take_out(
+        &mut self,
+        pid: Pid,
+        joint: impl FnOnce() -> io::Result<(OwnedFd, OwnedFd)>,
+    ) -> Option<Process> {
+        let place = self.processes.iter().position(|it| it.pid == pid)?;
         let gone = self.processes.remove(place);
         let (older, newer) = self.processes.split_at_mut(place);
-        match (older.last(), newer.first_mut()) {
+        match (older.last_mut(), newer.first_mut()) {
             (None, Some(newer)) => newer.tell_or_kill(LISTEN, NONE),
             (Some(older), Some(newer)) => {
-                let (from, to) = large_pair()?;
-                newer.tell_or_kill(HEAR, &[to]);
-                if let Stage::Starting(socket) = &mut newer.stage {
-                    *socket = Some(from);
-                } else {
-                    older.tell(REPLACED, &[from]);
+                let from = joint().map(|(from, to)| {
+                    newer.tell_or_kill(HEAR, &[to]);
+                    from
+                });
+                if let Err(error) = &from {
+                    let (older, newer) = (older.pid, newer.pid);
+                    let reason = reason(error);
+                    error!("processes {older} and {newer} cannot be joined: {reason}");
+                }
+                match (&mut newer.stage, from) {
+                    (Stage::Starting(socket), Ok(from)) => *socket = Some(from),
+                    // It can't take over.
+                    (Stage::Starting(_), Err(_)) => newer.kill(),
+                    (_, from) => older.replace(from),
                 }
             }
             (_, None) => {}
         }
-        Ok(Some(gone))
+        Some(gone)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+    use std::process::{Child, Command};
+
     use super::*;
     use crate::host::clock;
 
@@ -233,5 +287,104 @@ mod tests {
         drop(theirs);
         assert!(!slot.hear(0));
         assert!(!slot.processes[0].is_heard);
+    }
+
+    /// A process that any signal ends, and one end of its channel.
+    fn sleeper(stage: Stage) -> (Child, Process, OwnedFd) {
+        let child = Command::new("sleep").arg("100").spawn().unwrap();
+        let (ours, theirs) = channel::pair().unwrap();
+        let pid = Pid::from_raw(child.id().cast_signed());
+        (child, Process::new(pid, ours, stage), theirs)
+    }
+
+    /// Fills its channel with what it doesn't read.
+    fn deafen(process: &Process) {
+        while channel::send(&process.channel, "nonsense", NONE).is_ok() {}
+    }
+
+    fn ended_by(mut child: Child) -> Option<i32> {
+        child.wait().unwrap().signal()
+    }
+
+    const TERM: Option<i32> = Some(Signal::SIGTERM as i32);
+    const KILL: Option<i32> = Some(Signal::SIGKILL as i32);
+
+    #[test]
+    fn a_replaced_process_that_cannot_be_told_to_drain_is_stopped_and_then_killed() {
+        let seconds = Duration::from_secs;
+        let now = clock::now();
+        for is_deaf in [false, true] {
+            let mut slot = Slot::new(Vec::new());
+            let (old, process, _kept) = sleeper(Stage::Serving);
+            slot.processes.push(process);
+            if is_deaf {
+                deafen(&slot.processes[0]);
+            }
+            let socket = large_pair().unwrap().0;
+            let (ours, theirs) = channel::pair().unwrap();
+            let new = Process::new(Pid::this(), ours, Stage::Starting(Some(socket)));
+            slot.processes.push(new);
+            channel::send(&theirs, READY, NONE).unwrap();
+            assert!(slot.hear(1));
+            for process in &mut slot.processes {
+                process.limit(now, seconds(600), seconds(8));
+            }
+            let ends: Vec<_> = slot.processes.iter().map(|it| it.end_by).collect();
+            let wait = if is_deaf { seconds(8) } else { seconds(600) };
+            assert_eq!(ends, [Some(now + wait), None]);
+            let process = &mut slot.processes[0];
+            assert_eq!(process.missed(now), None);
+            assert_eq!(process.missed(now + wait), Some("doesn't end"));
+            if !is_deaf {
+                process.kill();
+            }
+            assert_eq!(ended_by(old), if is_deaf { TERM } else { KILL });
+        }
+    }
+
+    #[test]
+    fn neighbours_that_cannot_be_joined_dont_wait_for_each_other() {
+        let fails = || Err(io::Error::from_raw_os_error(24));
+        for is_ready in [false, true] {
+            let mut slot = Slot::new(Vec::new());
+            let stage = if is_ready {
+                Stage::Serving
+            } else {
+                Stage::Starting(None)
+            };
+            let (older, first, _kept) = sleeper(Stage::Replaced);
+            let (newer, last, _kept) = sleeper(stage);
+            let (ours, _theirs) = channel::pair().unwrap();
+            let gone = Process::new(Pid::this(), ours, Stage::Replaced);
+            slot.processes.extend([first, gone, last]);
+            assert!(slot.take_out(Pid::this(), fails).is_some());
+            assert!(slot.take_out(Pid::this(), fails).is_none());
+            assert_eq!(slot.processes[0].is_stranded, is_ready);
+            slot.processes[usize::from(is_ready)].kill();
+            // The one that can't begin, or that stands in the way.
+            let (ended, killed) = if is_ready {
+                (older, newer)
+            } else {
+                (newer, older)
+            };
+            assert_eq!(ended_by(ended), if is_ready { TERM } else { KILL });
+            assert_eq!(ended_by(killed), KILL);
+        }
+    }
+
+    #[test]
+    fn a_process_that_is_not_ready_is_told_from_one_that_does_not_answer() {
+        let now = clock::now();
+        for (stage, text) in [
+            (Stage::Starting(None), "isn't ready in time"),
+            (Stage::Serving, "doesn't answer"),
+            (Stage::Replaced, "doesn't answer"),
+        ] {
+            let (ours, _theirs) = channel::pair().unwrap();
+            let mut process = Process::new(Pid::this(), ours, stage);
+            process.ask(now);
+            assert_eq!(process.missed(now), Some(text));
+            assert_eq!(process.missed(now), None);
+        }
     }
 }

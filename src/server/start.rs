@@ -18,7 +18,7 @@ use super::floor::Floor;
 use super::front::Front;
 use super::opened::{Opened, Served, policy};
 use super::requests::Requests;
-use super::worker::{READY, Worker};
+use super::worker::{Order, READY, Worker};
 use super::{Lifetime, MAX_LISTENERS, STATUS, Server, exposure, logging};
 use crate::file::{Root, reason};
 use crate::host::clock;
@@ -90,9 +90,14 @@ impl Server {
         server.notifier = notifier;
         server.pid_file = pid_file;
         server.status = status.map(Box::new);
-        if let Some(worker) = worker {
+        if let Some(mut worker) = worker {
+            let registry = server.floor.registry();
             server.front.wait_turn();
-            worker.register(server.floor.registry())?;
+            worker.register(registry)?;
+            match worker.first_order()? {
+                Order::Hear(socket) => server.front.hear(socket, registry)?,
+                _ => server.front.listen(),
+            }
             server.worker = Some(Box::new(worker));
         }
         server.tell_start(args, &path, room.sessions);

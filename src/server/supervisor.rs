@@ -24,15 +24,15 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use super::channel;
+use super::channel::{self, large_pair};
 use super::cli::{Args, Part};
 use super::listen::sets;
 use super::opened::identity;
 use super::slot::{NONE, Process, Slot, Stage};
 use super::start::{cannot_write_pid_file, reserve_pid_file};
-use super::upgrade::{OURS, Program, Trial, Upgrade};
+use super::upgrade::{BY_ITSELF, OURS, Program, Trial, Upgrade};
 use super::worker::{END, SOCKETS, STOP};
-use super::{MAX_LISTENERS, handover, logging};
+use super::{LONGEST_DRAIN, MAX_LISTENERS, handover, logging};
 use crate::file::reason;
 use crate::host::{self, Inherited, Notifier, PidFile, clock};
 use crate::log::LogFile;
@@ -49,9 +49,6 @@ const LAST_WAIT: Duration = Duration::from_secs(5);
 
 /// The same for one that was told to end at once.
 const END_WAIT: Duration = Duration::from_secs(1);
-
-/// How a process has ended that no signal ended.
-const BY_ITSELF: &str = "status ";
 
 /// Serves with several processes until told to stop, as `args` say, which stand for the
 /// words of the command line.
@@ -165,9 +162,10 @@ impl<'a> Supervisor<'a> {
                 self.kill_all();
             }
             self.go_on_with_upgrade(now);
+            self.limit_replaced(now);
             self.wait(now)?;
             self.hear_all();
-            self.kill_silent();
+            self.kill_late();
             self.obey_signals();
             self.bury();
         }
@@ -181,7 +179,8 @@ impl<'a> Supervisor<'a> {
             Upgrade::Tried(trial) => trial.kill_at,
             _ => None,
         };
-        let answers = self.processes().filter_map(|it| it.answer_by);
+        let answers = self.processes().flat_map(|it| [it.answer_by, it.end_by]);
+        let answers = answers.flatten();
         let others = sign.into_iter().chain(self.kill_at).chain(trial);
         let nearest = starts.chain(answers).chain(others).min();
         let timeout = nearest.map_or(PollTimeout::NONE, |at| {
@@ -217,12 +216,20 @@ impl<'a> Supervisor<'a> {
         }
     }
 
+    /// None that is replaced stays.
+    fn limit_replaced(&mut self, now: Instant) {
+        let grace = self.args.grace;
+        let transfers = grace.max(LONGEST_DRAIN) + LAST_WAIT;
+        self.processes_mut()
+            .for_each(|it| it.limit(now, transfers, grace + LAST_WAIT));
+    }
+
     /// After all have been heard.
-    fn kill_silent(&mut self) {
+    fn kill_late(&mut self) {
         let now = clock::now();
         for process in self.processes_mut() {
-            if process.answer_by.take_if(|at| *at <= now).is_some() {
-                error!("process {} doesn't answer: killing it", process.pid);
+            if let Some(missed) = process.missed(now) {
+                error!("process {} {missed}: killing it", process.pid);
                 process.kill();
             }
         }
@@ -244,9 +251,17 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// Has every process followed by another.
+    /// Has every process followed by another that has all it takes.
     fn replace_all(&mut self) {
-        (0..self.slots.len()).for_each(|number| self.start_process(number));
+        for number in 0..self.slots.len() {
+            let slot = &self.slots[number];
+            if slot.is_whole || slot.is_vacant() {
+                self.start_process(number);
+            } else {
+                let number = number + 1;
+                error!("worker {number} isn't replaced, for a socket is lost: restart the server");
+            }
+        }
     }
 
     fn start_process(&mut self, number: usize) {
@@ -398,9 +413,6 @@ impl<'a> Supervisor<'a> {
     fn bury(&mut self) {
         loop {
             match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::Exited(pid, 0)) if self.is_trial(pid) => {
-                    self.upgrade = Upgrade::Passed;
-                }
                 Ok(WaitStatus::Exited(pid, status)) => {
                     self.has_ended(pid, &format!("{BY_ITSELF}{status}"));
                 }
@@ -419,13 +431,11 @@ impl<'a> Supervisor<'a> {
         if self.is_trial(pid)
             && let Upgrade::Tried(trial) = mem::replace(&mut self.upgrade, Upgrade::Unwanted)
         {
-            return self.refuse_upgrade(&trial.failure(how));
+            return self.judge(trial, how);
         }
         for number in 0..self.slots.len() {
-            match self.slots[number].take_out(pid) {
-                Ok(None) => {}
-                Ok(Some(process)) => self.tell_end(number, &process, how),
-                Err(error) => error!("worker {}: cannot join processes: {error}", number + 1),
+            if let Some(process) = self.slots[number].take_out(pid, large_pair) {
+                self.tell_end(number, &process, how);
             }
         }
         self.go_on();
@@ -454,9 +464,28 @@ impl<'a> Supervisor<'a> {
     }
 
     fn want_upgrade(&mut self) {
-        if self.kill_at.is_none() && matches!(self.upgrade, Upgrade::Unwanted) {
-            self.upgrade = Upgrade::Wanted;
+        match &mut self.upgrade {
+            _ if self.kill_at.is_some() => info!("stopping: nothing is replaced any more"),
+            Upgrade::Tried(trial) => trial.is_outdated = true,
+            Upgrade::Unwanted | Upgrade::Wanted | Upgrade::Passed => {
+                self.upgrade = Upgrade::Wanted;
+            }
         }
+    }
+
+    /// Goes on after a trial that has ended in this way; with another if there may be
+    /// another program by now.
+    fn judge(&mut self, trial: Trial, how: &str) {
+        let is_outdated = trial.is_outdated;
+        let failure = trial.failure(how);
+        if let Some(failure) = &failure {
+            self.refuse_upgrade(failure);
+        }
+        self.upgrade = match failure {
+            _ if is_outdated => Upgrade::Wanted,
+            None => Upgrade::Passed,
+            Some(_) => Upgrade::Unwanted,
+        };
     }
 
     /// Replaces our own program by what is there now, once that has been tried, and then

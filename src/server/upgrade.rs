@@ -8,7 +8,7 @@ use std::env;
 use std::error::Error;
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
@@ -41,6 +41,15 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Bytes that are read of what it says.
 const SAID: usize = 512;
+
+/// How a process has ended that no signal ended, before its status.
+pub(super) const BY_ITSELF: &str = "status ";
+
+/// The same of one to which nothing has happened.
+const SUCCESS: &str = "status 0";
+
+/// What a program says that can take our place.
+const KNOWS: &str = "it can take over";
 
 /// The program, and the command line after it.
 #[derive(Debug)]
@@ -127,6 +136,8 @@ pub(super) struct Trial {
     said: UnixStream,
     /// When it is killed.
     pub(super) kill_at: Option<Instant>,
+    /// An upgrade was asked for since: the program may be another by now.
+    pub(super) is_outdated: bool,
 }
 
 impl Trial {
@@ -148,6 +159,7 @@ impl Trial {
             pid: Pid::from_raw(child.id().cast_signed()),
             said,
             kill_at: Some(now + PATIENCE),
+            is_outdated: false,
         })
     }
 
@@ -156,18 +168,23 @@ impl Trial {
         let _ = kill(self.pid, Signal::SIGKILL);
     }
 
-    /// Why it has failed, after it has ended in this way.
-    pub(super) fn failure(mut self, how: &str) -> String {
+    /// Why it has failed, if it has, after it has ended in this way.
+    pub(super) fn failure(mut self, how: &str) -> Option<String> {
         if self.kill_at.is_none() {
-            return format!("it doesn't end within {} s", PATIENCE.as_secs());
+            return Some(format!("it doesn't end within {} s", PATIENCE.as_secs()));
         }
         let mut said = [0; SAID];
         let len = self.said.read(&mut said).unwrap_or(0);
-        let line = said[..len].split(|&byte| byte == b'\n').next();
-        match line.unwrap_or_default() {
-            [] => format!("it ends with {how}"),
-            line => escape(line).to_string(),
+        let mut lines = said[..len].split(|&byte| byte == b'\n');
+        // Another program may end well whatever it is told.
+        if how == SUCCESS && lines.clone().any(|line| line == KNOWS.as_bytes()) {
+            return None;
         }
+        Some(match lines.next().unwrap_or_default() {
+            [] if how == SUCCESS => "it does something else".to_owned(),
+            [] => format!("it ends with {how}"),
+            line => format!("it says \"{}\"", escape(line)),
+        })
     }
 }
 
@@ -178,5 +195,6 @@ impl Trial {
 pub fn try_out(args: &Args) -> Result<(), Box<dyn Error>> {
     identity(args)?;
     logging::start(args, false)?;
+    writeln!(io::stderr(), "{KNOWS}")?;
     Ok(())
 }

@@ -13,7 +13,7 @@ use mio::{Interest, Registry};
 use nix::sys::signal::{SigSet, Signal};
 
 use super::WORKER;
-use super::channel::{self, Message};
+use super::channel;
 use crate::file::reason;
 use crate::host::Inherited;
 
@@ -77,15 +77,26 @@ impl Worker {
         let unblocked = SigSet::from_iter(blocked).thread_unblock();
         unblocked.map_err(|errno| format!("cannot unblock signals: {errno}"))?;
         let sockets = match channel::receive(&worker.channel) {
-            Ok(Some(Message { text, descriptors })) if text == SOCKETS => descriptors,
+            Ok(Some(message)) if message.text == SOCKETS => message,
             _ => {
                 return Err(
                     "cannot work for a supervisor: there is none; start with --workers".into(),
                 );
             }
         };
+        // It would serve a part, or open others.
+        if !sockets.is_whole || sockets.descriptors.is_empty() {
+            return Err(
+                "cannot take over the supervisor's sockets: some are lost; allow more open files"
+                    .into(),
+            );
+        }
         let inherited = Inherited {
-            sockets: sockets.into_iter().map(UdpSocket::from).collect(),
+            sockets: sockets
+                .descriptors
+                .into_iter()
+                .map(UdpSocket::from)
+                .collect(),
             ..Inherited::default()
         };
         Ok((worker, inherited))
@@ -105,6 +116,17 @@ impl Worker {
         if let Err(error) = channel::send(&self.channel, text, &[] as &[OwnedFd]) {
             warn!("cannot tell the supervisor {text}: {}", reason(&error));
         }
+    }
+
+    /// What is to be done with the listen sockets: it has been there since the start.
+    ///
+    /// # Errors
+    /// One line: it can't be followed.
+    pub(super) fn first_order(&mut self) -> Result<Order, &'static str> {
+        let order = self.next_order();
+        order
+            .filter(|it| matches!(it, Order::Listen | Order::Hear(_)))
+            .ok_or("cannot take over from the process before this one: its socket is lost")
     }
 
     /// The next order, if there is one. Without a supervisor nobody would start us
@@ -127,10 +149,16 @@ impl Worker {
                 (STOP, _) => return Some(Order::Stop),
                 (END, _) => return Some(Order::End),
                 (PING, _) => self.say(ALIVE),
-                (text @ (HEAR | REPLACED), None) => warn!(
-                    "cannot follow the supervisor's order {text}: its socket is lost; allow more \
-                     open files"
-                ),
+                (text @ (HEAR | REPLACED), None) => {
+                    warn!(
+                        "cannot follow the supervisor's order {text}: its socket is lost; allow \
+                         more open files"
+                    );
+                    if text == REPLACED {
+                        // The next one can't begin before this one has ended.
+                        return Some(Order::Stop);
+                    }
+                }
                 // Of another version, perhaps.
                 (text, _) => warn!("cannot follow the supervisor's order {text}"),
             }
