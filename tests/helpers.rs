@@ -10,6 +10,7 @@ use std::io::{BufRead as _, BufReader, IoSlice, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
@@ -17,8 +18,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::*;
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 /// A helper that the test plays itself, over a socket.
@@ -411,6 +413,40 @@ fn a_child_that_ends_is_started_again_and_asked_again() {
         assert!(std::time::Instant::now() < deadline, "the shell lives on");
         std::thread::sleep(millis(20));
     }
+}
+
+/// A command that isn't there is one line that says so; a signal to all of the process
+/// group ends the helper as well, and that is no error.
+#[test]
+fn a_command_that_is_missing_is_explained_and_one_that_ends_with_the_server_is_not() {
+    let server = start_command("no-such-command-here", &[]);
+    let is_told = |line: &str| line.contains("exit status 127, command not found; it is tried");
+    assert!(server.wait_for_log(is_told, PATIENCE).is_some());
+
+    let address = own_address().to_string();
+    // A transfer keeps it up for longer than it would wait to say that the helper is gone.
+    let args = [
+        "-a",
+        &address,
+        "--helper",
+        "cat > /dev/null",
+        "--grace",
+        "1500ms",
+    ];
+    let mut server = Server::start_prepared(&args, |_| {
+        let mut command = Command::new(tftpd());
+        command.process_group(0);
+        command
+    });
+    server.file("f", &[0; 5000]);
+    let client = RawClient::new(&server);
+    client.ask_data(&rrq("f", &[]));
+    let group = Pid::from_raw(-server.pid().as_raw());
+    kill(group, Signal::SIGTERM).expect("a group of ours");
+    server.wait_exit(PATIENCE).expect("an end");
+    let lines = server.log_lines();
+    assert!(lines.iter().any(|it| it.contains("stopping")), "{lines:#?}");
+    assert!(!lines.iter().any(|it| it.contains("helper")), "{lines:#?}");
 }
 
 #[test]

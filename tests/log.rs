@@ -36,7 +36,7 @@ fn json_is_one_object_a_line_whatever_the_name() {
     assert!(line.ends_with('}'), "{line}");
     for part in [
         &format!(r#","level":"warn","event":"refused","peer":"{peer}","op":"read","file":"\\x01"#),
-        r##" !\\\"#$%&\\'()"##,
+        r##" !\\\"#$%&'()"##,
         r"\\xfe\\xff",
         r#"","code":1,"reason":"File not found (ENOENT)"}"#,
     ] {

@@ -332,8 +332,14 @@ write "e\x1b" refused: Access violation: control characters in the name
         assert!(stdout.contains(told), "{stdout}");
         assert!(output.stderr.is_empty(), "{}", said(&output));
     }
-    let output = run(&["--map-test", map.path()], &[b'a'; 1025]);
+    let names = [&b"f\n"[..], &[b'a'; 1025]].concat();
+    let output = run(&["--map-test", map.path()], &names);
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(
+        said(&output).contains("line 2 of the input has more than 1024 bytes"),
+        "{}",
+        said(&output)
+    );
 }
 
 // --- beside in.tftpd -----------------------------------------------------------

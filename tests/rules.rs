@@ -427,7 +427,17 @@ fn rules_that_cannot_be_used_end_the_start_in_one_line() {
         (
             "[a]\nrate = 1",
             &[][..],
-            &["line 2, column 8", "rules.toml"][..],
+            &["line 2, column 8", "rules.toml", "rate: expected"][..],
+        ),
+        (
+            "[a]\nrate = \"1M\"\nmax-blksize = 4",
+            &[],
+            &[
+                "line 2, column 8",
+                "\"1M\"",
+                "line 3, column 15",
+                "from 8 to 65464, not 4",
+            ],
         ),
         (
             "[a]\nroots = '/no/such'",
@@ -450,8 +460,26 @@ fn rules_that_cannot_be_used_end_the_start_in_one_line() {
             assert!(told.contains(word), "no `{word}` in {told}");
         }
     }
-    let output = rules_test(&[RULES], "nobody f\n");
-    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
-    let output = rules_test(&[RULES], &format!("127.0.0.1 {}\n", "x".repeat(3000)));
-    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    let long = format!("127.0.0.1 {}", "x".repeat(3000));
+    for (line, wrong) in [
+        ("nobody f", "nobody is no IP address"),
+        ("127.0.0.1", "no name behind the client"),
+        ("", "no client"),
+        ("127.0.0.1,52:54:00 f", "52:54:00 is no hardware address"),
+        (&long, "more than 2048 bytes"),
+    ] {
+        let output = rules_test(&[RULES], &format!("127.0.0.1 f\n{line}\n"));
+        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        // What came before has its answer.
+        assert!(
+            output.stdout.starts_with(b"127.0.0.1 \"f\""),
+            "{}",
+            said(&output)
+        );
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            told.contains("line 2 of the input") && told.contains(wrong),
+            "{told}"
+        );
+    }
 }

@@ -1242,6 +1242,22 @@ fn what_is_to_stay_free_stays_free_announced_or_not() {
         let (answer, _) = client().ask(&wrq("e", &[("tsize", "300000")]));
         assert_eq!(answer.error_code(), Some(3), "{free}");
         client().write("f", &vec![1; 100_000]).unwrap();
+        // The log says which bound it was, and that of the disk's own is another.
+        let (answer, _) = client().ask(&wrq("g", &[("tsize", "9000000")]));
+        assert_eq!(answer.error_code(), Some(3), "{free}");
+        let refused = format!("hint=\"less than --min-free {free} would stay free on the disk\"");
+        let full = "hint=\"less is free on the disk than this upload";
+        for (file, told) in [
+            ("file=\"a\"", &refused[..]),
+            ("file=\"b\"", "hint=\"less than --min-free would stay free"),
+            ("file=\"g\"", full),
+        ] {
+            let is_it = |line: &str| line.contains(file) && line.contains(told);
+            assert!(
+                server.wait_for_log(is_it, PATIENCE).is_some(),
+                "{file} {told}"
+            );
+        }
     }
 }
 

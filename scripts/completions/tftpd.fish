@@ -53,7 +53,7 @@ complete -c tftpd -n "__fish_tftpd_needs_command" -l max-sessions -d 'Most trans
 complete -c tftpd -n "__fish_tftpd_needs_command" -l max-sessions-per-client -d 'Most transfers at once with one client; further requests are dropped [default: no limit]' -r
 complete -c tftpd -n "__fish_tftpd_needs_command" -l max-unproved-rate -d 'With --single-port or few ports: bytes a second, or with K, M, G or T, for all clients of a network (IPv4 /24, IPv6 /64) that haven\'t shown that they are there; 0: no limit' -r
 complete -c tftpd -n "__fish_tftpd_needs_command" -l keep-versions -d 'Let uploads replace existing files, and keep the last N versions of each as FILE.~1~, FILE.~2~ and so on, the newest with the highest number' -r
-complete -c tftpd -n "__fish_tftpd_needs_command" -l version-format -d 'Name versions after the time (UTC) when they were written, such as %Y-%m-%dT%H%M%S, instead of numbering them' -r
+complete -c tftpd -n "__fish_tftpd_needs_command" -l version-format -d 'With --keep-versions: name versions after the time (UTC) when they were written, such as %Y-%m-%dT%H%M%S, instead of numbering them' -r
 complete -c tftpd -n "__fish_tftpd_needs_command" -l upload-root -d 'Directory that uploads go to, below ROOT or elsewhere [default: ROOT]' -r -F
 complete -c tftpd -n "__fish_tftpd_needs_command" -l max-upload-total -d 'Largest size of all files where uploads go, in bytes or with K, M, G or T [default: no limit]' -r
 complete -c tftpd -n "__fish_tftpd_needs_command" -l min-free -d 'Refuse uploads that would leave less free space on the disk, in bytes, with K, M, G or T, or as a percentage [default: 0]' -r

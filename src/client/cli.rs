@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 
 use super::target::{parse_mode, parse_port};
-use crate::host::usage::{self, UsageError};
+use crate::host::usage::{self, Remedy, UsageError};
 use crate::protocol::retry::{RetryPolicy, Wait};
 use crate::wire::options::{MAX_BLKSIZE, MIN_BLKSIZE, Offer, OptionName, Rollover};
 use crate::wire::packet::Mode;
@@ -20,6 +20,19 @@ const DEFAULT_WINDOWSIZE: u16 = 16;
 
 /// Status of a command line that can't be followed (`EX_USAGE`).
 const USAGE: u8 = 64;
+
+/// Why options don't go together, and which one to leave out.
+const REMEDIES: &[Remedy] = &[
+    (
+        "'--no-options'",
+        "--no-options asks for none: leave out one of them",
+    ),
+    ("'--ipv4'", "leave out both to use either"),
+    (
+        "'--quiet'",
+        "one says more, the other less: leave out one of them",
+    ),
+];
 
 /// TFTP client (RFC 1350, 2347, 2348, 2349, 7440).
 ///
@@ -182,8 +195,8 @@ impl Args {
     /// The text to print and the status to exit with: `--help` and `--version`
     /// (0, standard output), or a mistake in one line (64, standard error).
     pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, UsageError> {
-        let args =
-            Self::try_parse_from(words).map_err(|error| UsageError::new("tftp", USAGE, &error))?;
+        let args = Self::try_parse_from(words)
+            .map_err(|error| UsageError::new("tftp", USAGE, &error, REMEDIES))?;
         match (&args.action, &args.host) {
             (Some(_), Some(host)) => Err(UsageError {
                 text: format!(

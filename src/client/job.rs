@@ -11,7 +11,7 @@ use super::Status;
 use super::local::{Input, Output};
 use crate::protocol::retry::RetryPolicy;
 use crate::protocol::transfer::Failure;
-use crate::wire::escape::escape;
+use crate::wire::escape::printable;
 use crate::wire::options::{Negotiated, Offer};
 use crate::wire::packet::{ErrorCode, Mode};
 
@@ -126,7 +126,7 @@ impl fmt::Display for JobError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::ServerError { code, message } => {
-                write!(f, "Error code {code}: {}", escape(message))
+                write!(f, "Error code {code}: {}", printable(message))
             }
             Self::ProtocolError(failure) => {
                 write!(f, "the server broke the protocol: {}", failure.message)

@@ -18,7 +18,7 @@ use super::report::{Report, Style, granted};
 use super::target::{Target, is_url, tail};
 use super::{Status, complain, say, trace};
 use crate::host::clock;
-use crate::wire::escape::escape;
+use crate::wire::escape::printable;
 use crate::wire::packet::Mode;
 
 /// Gets files: targets, and in the end perhaps where to.
@@ -54,7 +54,7 @@ pub(super) fn get(common: &CommonArgs, files: &[OsString]) -> Status {
     };
     let mut status = Status::Ok;
     for (target, destination) in &pairs {
-        let label = escape(&target.name).to_string();
+        let label = printable(&target.name).to_string();
         let one = transfers.transfer(target, LocalFile::Get(destination), &label);
         status = status.and(one);
         if matches!(one, Status::Interrupted(_)) {
@@ -230,7 +230,7 @@ fn destination(local: Option<&OsStr>, target: &Target, several: bool) -> Result<
 
 /// A file on a server, for people: `host:file`.
 fn display(target: &Target) -> String {
-    format!("{}:{}", target.host, escape(&target.name))
+    format!("{}:{}", target.host, printable(&target.name))
 }
 
 /// What the files of one call have in common.

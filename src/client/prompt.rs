@@ -22,7 +22,7 @@ use super::settings::Settings;
 use super::target::{PORT, Target, is_url, parse_port, split_host, tail};
 use super::words::{below, same_local_name, split};
 use super::{Status, complain, say, trace};
-use crate::wire::escape::escape;
+use crate::wire::escape::printable;
 
 /// Whether there is more to come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -218,10 +218,10 @@ impl Prompt {
             match commands::help(word) {
                 Ok(text) => say(format_args!("{text}")),
                 Err(NoCommand::Ambiguous) => {
-                    self.usage_error(format_args!("?Ambiguous help command {}", escape(word)));
+                    self.usage_error(format_args!("?Ambiguous help command {}", printable(word)));
                 }
                 Err(NoCommand::Invalid) => {
-                    self.usage_error(format_args!("?Invalid help command {}", escape(word)));
+                    self.usage_error(format_args!("?Invalid help command {}", printable(word)));
                 }
             }
         }
@@ -246,7 +246,7 @@ impl Prompt {
             [host] => (text(host), Some(PORT)),
             [host, port] => {
                 let Some(Ok(port)) = text(port).map(|port| parse_port(&port)) else {
-                    self.usage_error(format_args!("{}: bad port number", escape(port)));
+                    self.usage_error(format_args!("{}: bad port number", printable(port)));
                     return;
                 };
                 (text(host), Some(port))
@@ -299,7 +299,7 @@ impl Prompt {
                     .connect(&target.host, target.port)
                     .then_some(target.name),
                 Err(problem) => {
-                    self.usage_error(format_args!("{}: {problem}", escape(word)));
+                    self.usage_error(format_args!("{}: {problem}", printable(word)));
                     None
                 }
             };
@@ -328,7 +328,7 @@ impl Prompt {
             remotes => (remotes, None),
         };
         if let Some((one, other)) = same_local_name(remotes) {
-            let (one, other) = (escape(one), escape(other));
+            let (one, other) = (printable(one), printable(other));
             self.usage_error(format_args!("{one} and {other} have the same local name"));
             return;
         }
@@ -348,7 +348,7 @@ impl Prompt {
             }
             let (host, mode) = (self.host(), self.settings.mode.name());
             if self.settings.verbose {
-                let (name, local) = (escape(&name), local.display());
+                let (name, local) = (printable(&name), local.display());
                 say(format_args!(
                     "getting from {host}:{name} to {local} [{mode}]"
                 ));
@@ -406,7 +406,7 @@ impl Prompt {
             };
             if self.settings.verbose {
                 let (host, mode) = (self.host(), self.settings.mode.name());
-                let (local, name) = (local.display(), escape(&name));
+                let (local, name) = (local.display(), printable(&name));
                 say(format_args!("putting {local} to {host}:{name} [{mode}]"));
             }
             if !self.transfer(&name, LocalFile::Put(&source)) {
@@ -446,7 +446,7 @@ impl Prompt {
             wait: self.common.wait,
             until: None,
         };
-        let label = escape(name).to_string();
+        let label = printable(name).to_string();
         let mut progress = TransferProgress::new(
             label.clone(),
             !file.is_screen() && !self.settings.trace,

@@ -9,7 +9,7 @@ use super::cli::CommonArgs;
 use super::commands::Command;
 use super::target::parse_mode;
 use crate::protocol::retry::{RetryPolicy, Wait};
-use crate::wire::escape::escape;
+use crate::wire::escape::printable;
 use crate::wire::options::{MAX_BLKSIZE, MIN_BLKSIZE, Offer};
 use crate::wire::packet::Mode;
 
@@ -97,7 +97,7 @@ impl Settings {
                     self.mode = mode;
                     Ok(None)
                 }
-                None => Err(format!("{}: unknown mode\n{MODE_USAGE}", escape(word))),
+                None => Err(format!("{}: unknown mode\n{MODE_USAGE}", printable(word))),
             },
             _ => Err(MODE_USAGE.to_owned()),
         }
@@ -144,7 +144,7 @@ fn number(name: &str, words: &[Vec<u8>], range: RangeInclusive<u16>) -> Result<u
     parse(word)
         .filter(|number| range.contains(number))
         .ok_or_else(|| {
-            let word = escape(word);
+            let word = printable(word);
             format!("{word}: bad value: {name} is {low} to {high}")
         })
 }
@@ -158,7 +158,7 @@ fn seconds(name: &str, words: &[Vec<u8>]) -> Result<Duration, String> {
         .filter(|seconds| (0.001..=255.0).contains(seconds))
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
         .ok_or_else(|| {
-            let word = escape(word);
+            let word = printable(word);
             format!("{word}: bad value: {name} is 0.001 to 255")
         })
 }

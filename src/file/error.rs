@@ -10,6 +10,7 @@ use std::io;
 
 use nix::errno::Errno;
 
+use crate::protocol::transfer::Failure;
 use crate::wire::packet::ErrorCode;
 
 /// The text where a new file's directory is missing.
@@ -29,7 +30,7 @@ const NO_OWN_ROOT: &str = "Access violation: this client's directory can't be us
 /// library puts after them.
 pub fn reason(error: &io::Error) -> String {
     match error.raw_os_error() {
-        Some(number) => Errno::from_raw(number).desc().to_lowercase(),
+        Some(number) => Errno::from_raw(number).desc().to_ascii_lowercase(),
         None => error.to_string(),
     }
 }
@@ -91,6 +92,9 @@ impl StorageError {
     );
     pub(super) const NO_SPACE: Self =
         Self::new(ErrorCode::DiskFull, "Disk full: not enough free space");
+    /// There is room, but some is to stay free.
+    pub const MIN_FREE: Self =
+        Self::new(ErrorCode::DiskFull, "Disk full: too little would stay free");
 
     /// Why the directory that is a client's root can't be had.
     pub(super) fn of_own_root(errno: Errno) -> Self {
@@ -120,6 +124,11 @@ impl StorageError {
         }
     }
 
+    /// What made a transfer fail on its way, as far as the client was told.
+    pub const fn of_failure(failure: Failure) -> Self {
+        Self::new(failure.code, failure.message)
+    }
+
     /// What the administrator can do about it, for the log.
     pub fn hint(&self) -> Option<&'static str> {
         match self.message {
@@ -130,6 +139,12 @@ impl StorageError {
             _ if *self == Self::OVER_LIMIT => Some("--max-upload allows no larger file"),
             _ if *self == Self::OVER_TOTAL => {
                 Some("with this file there would be more than --max-upload-total")
+            }
+            _ if *self == Self::NO_SPACE => {
+                Some("less is free on the disk than this upload and those under way need")
+            }
+            _ if *self == Self::MIN_FREE => {
+                Some("less than --min-free would stay free on the disk")
             }
             _ if cfg!(feature = "rules") && *self == Self::NOT_ALLOWED => Some(
                 "its section of the rules file forbids that name: tftpd --rules-test shows which",

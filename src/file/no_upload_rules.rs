@@ -1,6 +1,8 @@
 //! Built without the feature `uploads`: there is nothing to ask for, and the compiler
 //! leaves out what would be done about it.
 
+use std::convert::Infallible;
+
 use super::quota::MinFree;
 use super::version_name::VersionFormat;
 
@@ -13,9 +15,19 @@ pub struct UploadRules {}
 pub struct Versions {
     pub(super) count: u32,
     pub(super) format: Option<VersionFormat>,
+    /// None can be made.
+    never: Infallible,
 }
 
-#[allow(clippy::unused_self, reason = "as with the feature")]
+/// There is none.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum OtherName {}
+
+#[allow(
+    clippy::unused_self,
+    clippy::trivially_copy_pass_by_ref,
+    reason = "as with the feature"
+)]
 impl UploadRules {
     /// Nothing is asked for.
     pub const NONE: Self = Self {};
@@ -30,6 +42,10 @@ impl UploadRules {
 
     pub(super) const fn write_only(&self) -> bool {
         false
+    }
+
+    pub(super) const fn other_name(&self) -> Option<OtherName> {
+        None
     }
 
     pub(super) const fn fsync(&self) -> bool {

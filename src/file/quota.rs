@@ -6,6 +6,7 @@
 //! have removed some. Must not: read a file, or take a count that left something out.
 
 use std::cell::Cell;
+use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -27,6 +28,21 @@ pub enum MinFree {
     Bytes(u64),
     /// Hundredths of the disk's size.
     Percent(u8),
+}
+
+/// As the command line has it.
+impl fmt::Display for MinFree {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Percent(percent) => write!(f, "{percent}%"),
+            Self::Bytes(bytes) => {
+                let units = [(40, "T"), (30, "G"), (20, "M"), (10, "K")];
+                let whole = |(shift, _): &(u32, _)| bytes > 0 && bytes.trailing_zeros() >= *shift;
+                let (shift, unit) = units.into_iter().find(whole).unwrap_or((0, ""));
+                write!(f, "{}{unit}", bytes >> shift)
+            }
+        }
+    }
 }
 
 impl MinFree {

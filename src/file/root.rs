@@ -22,6 +22,7 @@ use super::name::{self, Name};
 use super::open_files::{FOR_READING, OpenFile, OpenFiles};
 use super::policy::Policy;
 use super::publish::Publisher;
+use super::quota::MinFree;
 use super::reopen::{ReadFile, Reopen};
 use super::resolve::Resolver;
 use super::space::Uploads;
@@ -205,6 +206,11 @@ impl Root {
     /// Where it is, as it was named. Only to be shown.
     pub fn path(&self) -> &Path {
         self.directory.path()
+    }
+
+    /// What uploads leave free on the disk.
+    pub const fn min_free(&self) -> Option<MinFree> {
+        self.policy.uploads.min_free()
     }
 
     /// The same root, but no link leads to a directory right in it whose name is

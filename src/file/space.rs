@@ -188,8 +188,11 @@ impl Uploads {
             let free = blocks.saturating_mul(block_size);
             let stays = min_free.map_or(0, |it| it.of(all.saturating_mul(block_size)));
             let left = free.saturating_sub(others);
-            if announced > left.saturating_sub(stays) || left < stays {
+            if announced > left {
                 return Err(StorageError::NO_SPACE);
+            }
+            if left - announced < stays {
+                return Err(StorageError::MIN_FREE);
             }
         }
         Ok(())
@@ -324,6 +327,9 @@ mod tests {
         uploads.expect(1, 0, free / 4 * 3);
         let refused = uploads.ensure_space(&directory, 1, free / 2, 0, None);
         assert_eq!(refused, Err(StorageError::NO_SPACE));
+        let stays = Some(MinFree::Percent(100));
+        let refused = uploads.ensure_space(&directory, 1, 0, 0, stays);
+        assert_eq!(refused, Err(StorageError::MIN_FREE));
         assert_eq!(
             uploads.ensure_space(&directory, 2, free / 2, 0, None),
             Ok(())

@@ -27,7 +27,7 @@ use super::made_dirs::Held;
 use super::policy::Policy;
 use super::publish::{self, Publisher};
 use super::space::{AHEAD, Reserve, Uploads};
-use super::upload_rules::Versions;
+use super::upload_rules::{OtherName, Versions};
 use super::version_name;
 use super::versions::{self, Kept, size_of};
 use super::walk::kind;
@@ -73,16 +73,17 @@ enum Taken {
     /// The same, and the old one goes on under another name.
     Kept(Versions),
     /// It stays, and the new one gets another name.
-    Beside,
+    Beside(OtherName),
 }
 
 impl Taken {
     fn by(policy: &Policy) -> Self {
-        match (policy.uploads.versions(), policy.overwrite) {
-            (Some(versions), _) => Self::Kept(versions),
-            (None, true) => Self::Replaced,
-            (None, false) if policy.uploads.write_only() => Self::Beside,
-            (None, false) => Self::Refused,
+        let rules = &policy.uploads;
+        match (rules.versions(), policy.overwrite, rules.other_name()) {
+            (Some(versions), _, _) => Self::Kept(versions),
+            (None, true, _) => Self::Replaced,
+            (None, false, Some(other)) => Self::Beside(other),
+            (None, false, None) => Self::Refused,
         }
     }
 }
@@ -386,7 +387,7 @@ impl Upload {
                     return Ok((0, Some(kept)));
                 }
             }
-            Taken::Beside => {
+            Taken::Beside(_) => {
                 if !self.place_new(&name)? {
                     let first = versions::next_beside(self.directory.as_fd(), &name);
                     versions::beside(&name, first, |other| self.place(other))?;
@@ -545,7 +546,8 @@ fn look_at_existing(
     taken: &mut Taken,
     policy: &Policy,
 ) -> Result<Option<Replaced>, StorageError> {
-    let is_secret = policy.uploads.write_only();
+    let other_name = policy.uploads.other_name();
+    let is_secret = other_name.is_some();
     let versions = policy.uploads.versions();
     let is_one = |format| version_name::is_version(name, format);
     if versions.is_some_and(|it| is_one(it.format)) || is_secret && is_one(None) {
@@ -556,12 +558,12 @@ fn look_at_existing(
         return Err(StorageError::LONG_NAME);
     }
     let replaces = matches!(taken, Taken::Replaced | Taken::Kept(_));
-    match existing(directory, name, replaces) {
-        Err(_) if is_secret => {
-            *taken = Taken::Beside;
+    match (existing(directory, name, replaces), other_name) {
+        (Err(_), Some(other)) => {
+            *taken = Taken::Beside(other);
             Ok(None)
         }
-        found => found,
+        (found, _) => found,
     }
 }
 

@@ -31,6 +31,10 @@ pub struct Versions {
     pub format: Option<VersionFormat>,
 }
 
+/// An upload whose name is taken gets another, and nobody is told.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct OtherName;
+
 impl UploadRules {
     /// Nothing is asked for.
     pub const NONE: Self = Self {
@@ -52,6 +56,10 @@ impl UploadRules {
 
     pub(super) const fn write_only(&self) -> bool {
         self.write_only
+    }
+
+    pub(super) fn other_name(&self) -> Option<OtherName> {
+        self.write_only.then_some(OtherName)
     }
 
     pub(super) const fn fsync(&self) -> bool {

@@ -50,10 +50,12 @@ pub(super) struct Channel {
     stream: Option<UnixStream>,
     /// Where it is connected to; `None`: it is a child's.
     path: Option<PathBuf>,
-    /// When to connect again.
+    /// When to connect again, or to tell that a child is gone.
     retry_at: Option<Instant>,
     /// What has been told of the last failure.
     is_told: bool,
+    /// The server ends: that a helper does so too is no failure.
+    is_stopping: bool,
     /// What came of lines that aren't whole.
     input: Vec<u8>,
     descriptors: VecDeque<OwnedFd>,
@@ -112,6 +114,7 @@ impl Channel {
             path,
             retry_at: None,
             is_told: false,
+            is_stopping: false,
             input: Vec::new(),
             descriptors: VecDeque::new(),
             skips: false,
@@ -135,6 +138,14 @@ impl Channel {
         std::mem::replace(&mut self.is_within_line, false)
     }
 
+    /// From now on a helper may go without a word.
+    pub(super) const fn stop(&mut self) {
+        self.is_stopping = true;
+        if self.path.is_none() {
+            self.retry_at = None;
+        }
+    }
+
     /// When to call [`Channel::connect`].
     pub(super) const fn next_deadline(&self) -> Option<Instant> {
         self.retry_at
@@ -156,12 +167,13 @@ impl Channel {
 
     /// Connects, if it is time to. Returns whether somebody new is there.
     pub(super) fn connect(&mut self, now: Instant, registry: &Registry, token: Token) -> bool {
-        let (Some(path), Some(at)) = (&self.path, self.retry_at) else {
-            return false;
-        };
-        if at > now {
+        if self.retry_at.take_if(|at| *at <= now).is_none() {
             return false;
         }
+        let Some(path) = &self.path else {
+            error!("the helper, and the shell that starts it, are gone for good: going on without");
+            return false;
+        };
         let interest = Interest::READABLE | Interest::WRITABLE;
         let connected = UnixStream::connect(path).and_then(|mut stream| {
             registry.register(&mut stream, token, interest)?;
@@ -171,7 +183,6 @@ impl Channel {
             Ok(stream) => {
                 info!("the helper at {} is there", path.display());
                 self.stream = Some(stream);
-                self.retry_at = None;
                 self.is_told = false;
                 true
             }
@@ -267,12 +278,16 @@ impl Channel {
         self.input.clear();
         self.descriptors.clear();
         self.skips = false;
-        if let Some(path) = &self.path {
+        // A child is gone for good; it is told later, since a signal to all of the process
+        // group may have reached it first: the server ends as well then.
+        if self.path.is_some() || !self.is_stopping {
+            self.retry_at = Some(now + RETRY);
+        }
+        if let Some(path) = &self.path
+            && !self.is_stopping
+        {
             error!("the helper at {} is gone", path.display());
             self.is_told = true;
-            self.retry_at = Some(now + RETRY);
-        } else {
-            error!("the helper, and the shell that starts it, are gone for good: going on without");
         }
     }
 }

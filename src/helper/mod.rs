@@ -2,10 +2,11 @@
 //! asked what to serve (`--helper`, `--helper-socket`).
 //!
 //! `protocol` is what is said, `channel` how it gets there, `questions` what waits for
-//! an answer. A helper that is slow or dead delays only the requests that it is asked
+//! an answer, `ends` what is told of a helper that ends. A helper that is slow or dead delays only the requests that it is asked
 //! about. Must not: decide what becomes of a request.
 
 mod channel;
+mod ends;
 mod protocol;
 mod questions;
 
@@ -21,6 +22,7 @@ use log::warn;
 use mio::{Registry, Token};
 
 use self::channel::Channel;
+use self::ends::Ends;
 use self::protocol::{Said, Verdict, put_event_line, put_question, read};
 use self::questions::Questions;
 pub use self::questions::Waiting;
@@ -142,6 +144,7 @@ pub struct Helper {
     events: Events,
     token: Token,
     complained: Option<Instant>,
+    ends: Ends,
 }
 
 impl fmt::Debug for Helper {
@@ -177,6 +180,7 @@ impl Helper {
             events: Events::default(),
             token,
             complained: None,
+            ends: Ends::default(),
         })
     }
 
@@ -186,6 +190,12 @@ impl Helper {
     /// Whatever the kernel says.
     pub fn register(&mut self, registry: &Registry) -> std::io::Result<()> {
         self.channel.register(registry, self.token)
+    }
+
+    /// The server ends: that a helper does so too is no failure now.
+    pub fn stop(&mut self) {
+        self.channel.stop();
+        self.ends.is_stopping = true;
     }
 
     /// What is to be told about goes here.
@@ -318,18 +328,15 @@ impl Helper {
         if has_started {
             self.ask_again();
         }
-        let complaint = match (ended, complaint) {
-            (Some(status), _) => Some(format!(
-                "the helper ended with exit status {status}; it is started again"
-            )),
-            (None, what) => what.map(|it| format!("a line of the helper's makes no sense: {it}")),
-        };
+        if let Some(status) = ended {
+            self.ends.tell(now, status);
+        }
         let may_complain = self.complained.is_none_or(|at| now >= at + COMPLAINT);
         if let Some(what) = complaint
             && may_complain
         {
             self.complained = Some(now);
-            warn!("{what}");
+            warn!("a line of the helper's makes no sense: {what}");
         }
     }
 

@@ -82,6 +82,10 @@ impl Helper {
         match *self {}
     }
 
+    pub(crate) fn stop(&mut self) {
+        match *self {}
+    }
+
     pub(crate) fn events(&self) -> Events {
         match *self {}
     }

@@ -36,10 +36,13 @@ const MAX_REFUSAL: usize = 120;
 /// What a child is started with again and again, at most once a second: the server can
 /// start nothing itself once it has given up its rights. The child says so each time,
 /// with the exit status of the one before, and ends when nobody is there to be told.
-/// The line before that may be half of one. The first argument is the command.
+/// The line before that may be half of one. The first argument is the command; one that
+/// isn't there, or can't be executed, is tried every 10 seconds, since the shell complains
+/// about it each time.
 pub(super) const RESTARTER: &str = "ended=; \
     while printf '\\n{\"v\":1,\"helper\":\"started\"%s}\\n' \"$ended\"; \
-    do sh -c \"$1\"; ended=',\"ended\":'$?; sleep 1; done";
+    do case $ended in *:12[67]) sleep 9;; esac; \
+    sh -c \"$1\"; ended=',\"ended\":'$?; sleep 1; done";
 
 /// What a helper says.
 #[derive(Debug, PartialEq, Eq)]

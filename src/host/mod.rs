@@ -286,7 +286,7 @@ pub enum ConfinementError {
 
 impl fmt::Display for ConfinementError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let reason = |errno: &Errno| errno.desc().to_lowercase();
+        let reason = |errno: &Errno| errno.desc().to_ascii_lowercase();
         match self {
             Self::Chroot(errno) => {
                 let reason = reason(errno);

@@ -127,7 +127,7 @@ fn no_database<T>(found: nix::Result<Option<T>>) -> nix::Result<Option<T>> {
 }
 
 fn words(errno: Errno) -> String {
-    errno.desc().to_lowercase()
+    errno.desc().to_ascii_lowercase()
 }
 
 /// Whether the process runs as root, whatever that is still worth.

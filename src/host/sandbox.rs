@@ -7,6 +7,7 @@
 //! what they know of. Descriptors that are open already keep their rights. Must
 //! not: allow more than the options ask for.
 
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
 use landlock::{
@@ -51,46 +52,44 @@ fn landlocked(keep: &Confinement<'_>) -> Result<Enforcement, RulesetError> {
     if keep.uploads.is_none() {
         in_root = in_uploads;
     }
+    let mut linked = read;
+    if keep.linked_listable {
+        linked |= make_bitflags!(AccessFs::{ReadDir});
+    }
+    let append = make_bitflags!(AccessFs::{WriteFile | MakeReg});
+    let remove = make_bitflags!(AccessFs::{RemoveFile});
+
+    let mut granted = vec![(keep.root, in_root)];
+    granted.extend(keep.beside.iter().map(|it| (*it, in_root)));
+    granted.extend(keep.uploads.map(|it| (it, in_uploads)));
+    granted.extend(keep.linked.iter().map(|it| (*it, linked)));
+    granted.extend(keep.log_directory.map(|it| (it, append)));
+    granted.extend(keep.read_again_in.iter().map(|it| (*it, read)));
+
+    let read_again = keep.read_again.iter().map(|&file| (file, read));
+    let removed = keep.pid_file.map(|file| (file, remove));
+    let files = read_again
+        .chain(removed)
+        .filter_map(|(file, access)| Some((directory_of(file)?, access)));
+    let socket = keep.status_socket.and_then(Path::parent);
+    let places = files.chain(socket.map(|place| (place.to_owned(), remove)));
+    // What is out of reach can't be opened or removed later either.
+    let places: Vec<_> = places
+        .filter_map(|(place, access)| Some((PathFd::new(place).ok()?, access)))
+        .collect();
+    granted.extend(
+        places
+            .iter()
+            .map(|(place, access)| (place.as_fd(), *access)),
+    );
+
     let mut rules = Ruleset::default()
         .handle_access(AccessFs::from_all(KNOWN))?
         .handle_access(AccessNet::from_all(KNOWN))?
         .scope(Scope::from_all(KNOWN))?
-        .create()?
-        .add_rule(PathBeneath::new(keep.root, in_root))?;
-    for directory in keep.beside {
-        rules = rules.add_rule(PathBeneath::new(directory, in_root))?;
-    }
-    if let Some(directory) = keep.uploads {
-        rules = rules.add_rule(PathBeneath::new(directory, in_uploads))?;
-    }
-    for directory in keep.linked {
-        let mut access = read;
-        if keep.linked_listable {
-            access |= make_bitflags!(AccessFs::{ReadDir});
-        }
+        .create()?;
+    for (directory, access) in granted {
         rules = rules.add_rule(PathBeneath::new(directory, access))?;
-    }
-    if let Some(directory) = keep.log_directory {
-        let append = make_bitflags!(AccessFs::{WriteFile | MakeReg});
-        rules = rules.add_rule(PathBeneath::new(directory, append))?;
-    }
-    for directory in keep.read_again_in {
-        rules = rules.add_rule(PathBeneath::new(directory, read))?;
-    }
-    let remove = make_bitflags!(AccessFs::{RemoveFile});
-    let read_again = keep.read_again.iter().map(|&file| (file, read));
-    for (file, access) in read_again.chain(keep.pid_file.map(|file| (file, remove))) {
-        if let Some(place) = directory_of(file)
-            // Out of reach: it can't be opened again then.
-            && let Ok(place) = PathFd::new(place)
-        {
-            rules = rules.add_rule(PathBeneath::new(place, access))?;
-        }
-    }
-    if let Some(place) = keep.status_socket.and_then(Path::parent)
-        && let Ok(place) = PathFd::new(place)
-    {
-        rules = rules.add_rule(PathBeneath::new(place, remove))?;
     }
     Ok(match rules.restrict_self()?.ruleset {
         RulesetStatus::FullyEnforced => Enforcement::Full,

@@ -2,6 +2,7 @@
 //! mistake. Must not: know their options.
 
 use std::fmt::Display;
+use std::iter;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
@@ -20,8 +21,9 @@ pub struct UsageError {
 
 impl UsageError {
     /// What `error` comes to for `program`, which exits with `status` where the
-    /// user made a mistake.
-    pub fn new(program: &str, status: u8, error: &clap::Error) -> Self {
+    /// user made a mistake. The first of the `remedies` whose words are in the message
+    /// says what to do about it.
+    pub fn new(program: &str, status: u8, error: &clap::Error, remedies: &[Remedy]) -> Self {
         let text = error.render().to_string();
         if matches!(
             error.kind(),
@@ -37,12 +39,19 @@ impl UsageError {
         let what: Vec<_> = lines.take_while(|line| !line.is_empty()).collect();
         let what = what.join(" ");
         let what = what.strip_prefix("error: ").unwrap_or(&what);
+        let what = what.trim_end_matches('.');
+        let is_meant = |remedy: &&Remedy| what.contains(remedy.0);
+        let remedy = remedies.iter().find(is_meant);
+        let remedy = remedy.map_or("try --help", |remedy| remedy.1);
         Self {
-            text: format!("{program}: {what}; try --help"),
+            text: format!("{program}: {what}; {remedy}"),
             status,
         }
     }
 }
+
+/// Words of a message, and what to do about it.
+pub type Remedy = (&'static str, &'static str);
 
 /// A parser of numbers within `range`, whose errors say what that is.
 pub fn number<T>(range: RangeInclusive<T>) -> impl Fn(&str) -> Result<T, String> + Clone
@@ -126,21 +135,37 @@ pub fn parse_timeout(text: &str) -> Result<Duration, &'static str> {
         .ok_or("expected a wait from 1 to 255000 milliseconds, or with a unit, such as 500ms or 5s")
 }
 
-/// A number that isn't negative with a unit, or in `default_unit`.
+/// A number that isn't negative with a unit, or in `default_unit`. In whole numbers: what
+/// reads and shows floating-point ones is a thirtieth of the small build.
 fn parse_duration(text: &str, default_unit: &str) -> Option<Duration> {
-    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
-    let number: f64 = digits.parse().ok()?;
-    let unit = match &text[digits.len()..] {
+    let number = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let unit = match &text[number.len()..] {
         "" => default_unit,
         unit => unit,
     };
-    let seconds = match unit {
-        "ms" => number / 1000.0,
-        "s" => number,
-        "m" => number * 60.0,
+    // Nanoseconds.
+    let unit: u64 = match unit {
+        "ms" => 1_000_000,
+        "s" => 1_000_000_000,
+        "m" => 60_000_000_000,
         _ => return None,
     };
-    Duration::try_from_secs_f64(seconds).ok()
+    let (whole, part) = number.split_once('.').unwrap_or((number, ""));
+    let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    if whole.len() + part.len() == 0 || !is_number(whole) || !is_number(part) {
+        return None;
+    }
+    let whole: u64 = match whole {
+        "" => 0,
+        digits => digits.parse().ok()?,
+    };
+    // What comes after the sixth digit is less than a millisecond of anything.
+    let part = part.bytes().chain(iter::repeat(b'0')).take(6);
+    let millionths = part.fold(0, |number, digit| number * 10 + u64::from(digit - b'0'));
+    let nanoseconds = whole.checked_mul(unit)?;
+    Some(Duration::from_nanos(
+        nanoseconds.checked_add(millionths * (unit / 1_000_000))?,
+    ))
 }
 
 /// As long as the timeout option can say (RFC 2349).
@@ -154,11 +179,23 @@ mod tests {
 
     #[test]
     fn times_know_their_unit() {
-        for (text, milliseconds) in [("3s", 3000), ("500ms", 500), ("2m", 120_000), ("1.5", 1500)] {
+        for (text, milliseconds) in [
+            ("3s", 3000),
+            ("500ms", 500),
+            ("2m", 120_000),
+            ("1.5", 1500),
+            ("1.0000009", 1000),
+            (".25m", 15_000),
+            ("2.", 2000),
+        ] {
             let expected = Duration::from_millis(milliseconds);
             assert_eq!(parse_time(text), Ok(expected), "{text}");
         }
-        for text in ["", "s", "-1s", "0s", "3h", "nan", "inf", "1e9"] {
+        let too_long = "9".repeat(20);
+        for text in [
+            "", "s", ".", ".s", "-1s", "+1s", "1.2.3", "1.-5", "0s", "3h", "nan", "inf", "1e9",
+            &too_long,
+        ] {
             assert!(parse_time(text).is_err(), "{text}");
         }
         for (text, milliseconds) in [

@@ -62,7 +62,7 @@ impl Sink {
         }
         let why = match self.reason {
             Errno::EAGAIN | Errno::EPIPE | Errno::ENXIO => "nobody read them".to_owned(),
-            other => other.desc().to_lowercase(),
+            other => other.desc().to_ascii_lowercase(),
         };
         // With the line in one go: alone it would fit where no line does, again
         // and again.

@@ -8,6 +8,7 @@
 pub(crate) const MAX_PATTERN: usize = 255;
 
 /// The most patterns in a list.
+#[cfg(feature = "rules")]
 pub(crate) const MAX_PATTERNS: usize = 64;
 
 /// A list of patterns.

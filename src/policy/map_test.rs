@@ -43,14 +43,17 @@ pub fn run(
     let rules = map_file.rules();
     let client = if ipv6 { SAMPLE_V6 } else { SAMPLE_V4 };
     let mut name = Vec::new();
-    loop {
+    for number in 1_u64.. {
         name.clear();
         let mut line = names.by_ref().take(MAX_TESTED_NAME + 1);
         if line.read_until(b'\n', &mut name)? == 0 {
             return Ok(out.flush()?);
         }
         if name.pop_if(|last| *last == b'\n').is_none() && name.len() as u64 > MAX_TESTED_NAME {
-            return Err(format!("a name has more than {MAX_TESTED_NAME} bytes").into());
+            return Err(format!(
+                "line {number} of the input has more than {MAX_TESTED_NAME} bytes"
+            )
+            .into());
         }
         let result = |direction| {
             let asked = Asked {
@@ -72,6 +75,7 @@ pub fn run(
             }
         }
     }
+    Ok(())
 }
 
 fn show(

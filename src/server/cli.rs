@@ -12,7 +12,7 @@ use clap::{ArgAction, Parser};
 use super::address::{Families, ListenAddress, ListenTarget};
 use super::familiar;
 use super::upload_args::UploadArgs;
-use crate::host::usage::{self, UsageError};
+use crate::host::usage::{self, Remedy, UsageError};
 use crate::log::LogFormat;
 use crate::log::syslog::DEV_LOG;
 use crate::policy::access::Network;
@@ -419,6 +419,29 @@ fn second_root(error: &clap::Error) -> Option<String> {
     })
 }
 
+/// Why options don't go together, and which one to leave out.
+#[rustfmt::skip]
+const REMEDIES: &[Remedy] = &[
+    ("'--read-only'", "--read-only refuses all uploads: leave it out, or what is about uploads"),
+    ("'--single-port'", "--single-port uses no other ports: leave out one of them"),
+    ("'--chroot'", "--chroot shuts out all but ROOT: leave it out; the sandbox confines as well"),
+    ("-test <FILE>'", "a test reads the FILE it names, and serves nobody: leave out the other"),
+    ("'--helper ", "there is one helper: leave out one of them"),
+    ("'--ipv4'", "leave out both to listen on IPv4 and IPv6"),
+    ("'--quiet'", "one logs more, the other less: leave out one of them"),
+    ("'--syslog", "the syslog is no file and has a format of its own: leave out one of them"),
+    #[cfg(feature = "uploads")]
+    ("'--write-only'", "with --write-only nobody learns or replaces what is there: leave out one of them"),
+    #[cfg(feature = "uploads")]
+    ("provided: --keep-versions", "--version-format is only about how the versions are named that --keep-versions N keeps"),
+    #[cfg(feature = "workers")]
+    ("'--reuse-port'", "--workers shares the port by itself: leave out --reuse-port"),
+    #[cfg(feature = "workers")]
+    ("'--idle-exit", "workers don't end when idle: leave out one of them"),
+    #[cfg(feature = "workers")]
+    ("'--status", "with --workers there is no status port: leave out one of them"),
+];
+
 impl Args {
     /// Reads the command line.
     ///
@@ -434,7 +457,7 @@ impl Args {
         let args = Self::try_parse_from(words);
         let mut args = args.map_err(|error| match second_root(&error) {
             Some(text) => UsageError { text, status: 2 },
-            None => UsageError::new("tftpd", 2, &error),
+            None => UsageError::new("tftpd", 2, &error, REMEDIES),
         })?;
         // How tftp-hpa is told that there are no rules.
         args.map_file.take_if(|file| file == Path::new("/dev/null"));
@@ -459,6 +482,10 @@ impl Args {
     }
 
     /// Where the status port is to be.
+    #[cfg_attr(
+        not(feature = "status"),
+        allow(clippy::unused_self, reason = "as with the feature")
+    )]
     pub(super) const fn status(&self) -> Option<&StatusAddress> {
         #[cfg(feature = "status")]
         return self.status.as_ref();
@@ -705,7 +732,7 @@ mod tests {
             #[cfg(feature = "uploads")]
             (&["--keep-versions", "0"], "0"),
             #[cfg(feature = "uploads")]
-            (&["--version-format", "%Y"], "--keep-versions"),
+            (&["--version-format", "%Y"], "that --keep-versions N keeps"),
             #[cfg(feature = "uploads")]
             (&["--keep-versions", "3", "--version-format", "%Y%q"], "%q"),
             #[cfg(feature = "uploads")]
@@ -721,6 +748,48 @@ mod tests {
                 refusal.text
             );
         }
+    }
+
+    /// Words that give each option a value, if it needs one.
+    fn with_value(option: &clap::Arg) -> Vec<String> {
+        let word = format!("--{}", option.get_long().unwrap());
+        let takes_value = option.get_action().takes_values();
+        let is_optional = option.get_num_args().is_some_and(|it| it.min_values() == 0);
+        if !takes_value || is_optional {
+            return vec![word];
+        }
+        let value = match option.get_id().as_str() {
+            "umask" => "022",
+            "port_range" => "5000:6000",
+            "workers" => "2",
+            "log_format" => "json",
+            "version_format" => "%s",
+            _ => "9000",
+        };
+        vec![word, value.to_owned()]
+    }
+
+    #[test]
+    fn options_that_conflict_say_which_to_leave_out() {
+        use clap::CommandFactory as _;
+        let mut command = Args::command();
+        command.build();
+        let mut tried = 0;
+        for one in command.get_opts() {
+            for other in command.get_arg_conflicts_with(one) {
+                if other.is_positional() || other.get_id() == one.get_id() {
+                    continue;
+                }
+                let words = [with_value(one), with_value(other)].concat();
+                let words: Vec<_> = words.iter().map(String::as_str).collect();
+                let told = read(&words).expect_err(&format!("{words:?}")).text;
+                assert!(told.contains("cannot be used with"), "{told}");
+                assert!(told.contains("leave "), "{told}");
+                assert!(!told.contains("try --help"), "{told}");
+                tried += 1;
+            }
+        }
+        assert!(tried > 10, "{tried}");
     }
 
     #[test]

@@ -123,6 +123,9 @@ fn told(word: &str, row: &Row) -> String {
     if ours == "no equivalent" {
         return format!("{word} is a word of {with} and has no equivalent here; see tftpd(8)");
     }
+    if ours.starts_with("leave it out") {
+        return format!("{word} is a word of {with}: {ours}; see tftpd(8)");
+    }
     if let Some(rest) = ours.strip_prefix("the same") {
         return format!("{word} is a word of {with}, but not with this value{rest}; see tftpd(8)");
     }
@@ -247,7 +250,9 @@ pub static ROWS: &[Row] = &[
         &[("--enable-tftp", Optional(|it| Some(interfaces(it)))), ("--tftp-root", Value(|it| Some(words(["--read-only", it]))))]),
     row(DNSMASQ, "`--enable-tftp=eth0`", "the same; or `--read-only -a eth0`", &[]),
     row(DNSMASQ, "nothing; links that leave the root are followed", "`--follow-links DIR`", &[]),
-    row(DNSMASQ, "`--tftp-secure`", "file permissions, and `-u tftp`", &[("--tftp-secure", Told)]),
+    row(DNSMASQ, "`--tftp-secure`", 
+        "leave it out; what its user may read is served here, whoever owns it: run as one with few rights, such as `-u tftp`",
+        &[("--tftp-secure", Told)]),
     row(DNSMASQ, "`--tftp-max=50`", "the same; or `--max-sessions 50`",
         &[("--tftp-max", Renamed("--max-sessions"))]),
     row(DNSMASQ, "`--tftp-mtu=1500`", "the same; or `-B 1468`, the room that leaves for a block",
@@ -259,7 +264,9 @@ pub static ROWS: &[Row] = &[
     row(DNSMASQ, "`--tftp-lowercase`", "`-m FILE` with the rule `r ^.*$ \\L\\0`",
         &[("--tftp-lowercase", Told)]),
     row(DNSMASQ, "`--quiet-tftp`", "the same; or `-q`", &[("--quiet-tftp", Flag(&["-q"]))]),
-    row(DNSMASQ, "`--tftp-no-fail`", "nothing; a missing ROOT is an error", &[("--tftp-no-fail", Told)]),
+    row(DNSMASQ, "`--tftp-no-fail`",
+        "leave it out; a ROOT that is missing always ends the start here, with an error that names it",
+        &[("--tftp-no-fail", Told)]),
     row(DNSMASQ, "`--tftp-single-port`", "the same; or `--single-port`",
         &[("--tftp-single-port", Flag(&["--single-port"]))]),
     row(DNSMASQ, "`--tftp-unique-root=ip`, `--tftp-unique-root=mac`",
@@ -320,9 +327,15 @@ mod tests {
         for (theirs, named) in [
             ("--group nogroup", "-u nobody:nogroup"),
             ("--pcre file", "-m FILE"),
-            ("--tftp-secure", "permissions"),
+            (
+                "--tftp-secure",
+                "leave it out; what its user may read is served",
+            ),
             ("--mtftp file", "no equivalent"),
-            ("--tftp-no-fail", "missing ROOT"),
+            (
+                "--tftp-no-fail",
+                "leave it out; a ROOT that is missing always ends",
+            ),
             ("--retransmit soon", "milliseconds"),
             ("--trace=1", "not with this value"),
             ("--tftp-mtu=20", "-B"),

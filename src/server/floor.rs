@@ -56,6 +56,10 @@ pub(super) enum Needed {
     Descriptor,
 }
 
+/// What a session does in its turn. Not a type parameter: the code of a turn would be
+/// there once for each.
+pub(super) type Work<'a> = &'a mut dyn FnMut(&mut Session, &mut Context<'_>) -> Turn;
+
 /// The sessions and all that serving them takes.
 #[derive(Debug)]
 pub(super) struct Floor {
@@ -203,7 +207,7 @@ impl Floor {
 
     /// A session's socket is ready.
     pub(super) fn run_session(&mut self, key: SessionKey) {
-        self.with_session(key, Session::run);
+        self.with_session(key, &mut Session::run);
     }
 
     /// How many sessions have more to do from the turn before: to be given to
@@ -240,13 +244,13 @@ impl Floor {
                 }
                 report::woken(session);
             }
-            self.with_session(key, Session::run_deadline);
+            self.with_session(key, &mut Session::run_deadline);
         }
         while left > 0
             && let Some(key) = self.shaper.pop_due(now)
         {
             left -= 1;
-            self.with_session(key, Session::transmit);
+            self.with_session(key, &mut Session::transmit);
         }
         self.ports.pool.handle_timeout(now);
         self.reporter.handle_timeout(now);
@@ -272,14 +276,10 @@ impl Floor {
     /// Lets a session work and does what its state asks for afterwards: another
     /// turn, its end, a new deadline. Stale keys are normal: events of a turn
     /// may name a session that ended earlier in it.
-    pub(super) fn with_session(
-        &mut self,
-        key: SessionKey,
-        work: impl FnOnce(&mut Session, &mut Context<'_>) -> Turn,
-    ) {
+    pub(super) fn with_session(&mut self, key: SessionKey, work: Work<'_>) {
         self.take_turn(key, work);
         if self.lacks_descriptor(key) && self.make_room(clock::now(), Needed::Descriptor, None) {
-            self.take_turn(key, Session::transmit);
+            self.take_turn(key, &mut Session::transmit);
         }
         if mem::take(&mut self.resources.ingress.guessed) {
             self.end_session(key, Ending::Guessed);
@@ -292,11 +292,7 @@ impl Floor {
         session.is_some_and(|it| it.lacks_descriptor() && it.unverified_since().is_none())
     }
 
-    fn take_turn(
-        &mut self,
-        key: SessionKey,
-        work: impl FnOnce(&mut Session, &mut Context<'_>) -> Turn,
-    ) {
+    fn take_turn(&mut self, key: SessionKey, work: Work<'_>) {
         let Some(session) = self.sessions.get_mut(key) else {
             return;
         };
@@ -374,7 +370,7 @@ impl Floor {
         if let Some(session) = self.sessions.get_mut(key) {
             session.abort(CROWDED);
         }
-        self.take_turn(key, Session::transmit);
+        self.take_turn(key, &mut Session::transmit);
     }
 
     /// Ends a session for a new request. Its transfer was reported when it ended,
@@ -475,7 +471,7 @@ impl Floor {
         if let Some(session) = self.sessions.get(key) {
             self.reporter.begin(session, session.started);
         }
-        self.with_session(key, Session::transmit);
+        self.with_session(key, &mut Session::transmit);
         Ok(())
     }
 
@@ -545,7 +541,7 @@ impl Floor {
                     "Server is shutting down",
                 ));
             }
-            self.with_session(key, Session::transmit);
+            self.with_session(key, &mut Session::transmit);
             self.free(key);
         }
     }

@@ -21,7 +21,7 @@ use super::socket_set::SocketSet;
 use super::{MAX_LISTENERS, MAX_SOCKETS, socket_token};
 use crate::host::clock;
 use crate::net::{Batch, ListenSocket};
-use crate::session::{BATCH_BYTES, BATCH_SLOTS, Context, Session};
+use crate::session::{BATCH_BYTES, BATCH_SLOTS, Session};
 use crate::table::Endpoint;
 use crate::wire::packet::Opcode;
 
@@ -331,12 +331,11 @@ impl Front {
                 end += 1;
                 next = self.endpoint_of(end, received, socket);
             }
-            let turn = |session: &mut Session, context: &mut Context<'_>| {
-                session.run_shared(slot..end, context)
-            };
             // Sessions look for it where their own sockets' datagrams lie.
             std::mem::swap(&mut self.batch, &mut floor.resources.batch);
-            floor.with_session(key, turn);
+            floor.with_session(key, &mut |session, context| {
+                session.run_shared(slot..end, context)
+            });
             std::mem::swap(&mut self.batch, &mut floor.resources.batch);
             slot = end;
         }

@@ -57,6 +57,11 @@ pub(super) fn hint(
             .map(|it| forbidden(&it))
             .or_else(|| host::is_root().then(|| GAVE_UP.to_owned()));
     }
+    if let (StorageError::MIN_FREE, Some(stays)) = (*error, root.min_free()) {
+        return Some(format!(
+            "less than --min-free {stays} would stay free on the disk"
+        ));
+    }
     error.hint().map(str::to_owned)
 }
 

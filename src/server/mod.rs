@@ -381,6 +381,9 @@ impl Server {
         let grace = self.lifetime.grace;
         self.stop_at = Some(now + grace);
         self.front.close(self.floor.listeners_carry_transfers());
+        if let Some(helper) = &mut self.front.requests.helper {
+            helper.stop();
+        }
         let running = self.floor.running() as u64;
         let stopping = Event::Stopping { running, grace };
         stopping.write();

@@ -379,7 +379,7 @@ impl Requests {
                     floor.counters.unanswered += 1;
                     return None;
                 }
-                floor.with_session(key, |session, context| {
+                floor.with_session(key, &mut |session, context| {
                     session.handle_repeated_request(context.now);
                     session.transmit(context)
                 });

@@ -20,8 +20,8 @@ pub struct UploadArgs {
     #[arg(value_parser = usage::number(1..=10_000_u32))]
     keep_versions: Option<u32>,
 
-    /// Name versions after the time (UTC) when they were written, such as
-    /// %Y-%m-%dT%H%M%S, instead of numbering them
+    /// With --keep-versions: name versions after the time (UTC) when they were written,
+    /// such as %Y-%m-%dT%H%M%S, instead of numbering them
     #[arg(
         long,
         value_name = "FORMAT",

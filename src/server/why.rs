@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use crate::file::StorageError;
 use crate::protocol::transfer::{Outcome, Progress};
 use crate::session::{Content, Session, Waited};
 
@@ -62,6 +63,9 @@ pub(super) fn hint(
         }
         Ending::Outcome(Outcome::TimedOut) => silence(session, progress)?,
         Ending::Outcome(Outcome::LastAckMissing) if nothing_arrived => silence(session, progress)?,
+        Ending::Outcome(Outcome::Failed(failure)) if !has_changed => {
+            StorageError::of_failure(*failure).hint()?
+        }
         Ending::Outcome(_) if has_changed => {
             "the file was written to while it was sent: it may have come mixed"
         }

@@ -26,6 +26,7 @@ pub(crate) enum Status {}
 #[derive(Debug, Default)]
 pub(crate) struct History;
 
+#[allow(clippy::unused_self, reason = "as with the feature")]
 impl History {
     pub(crate) fn tell(&mut self, _: &Event<'_>) {}
 

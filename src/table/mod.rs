@@ -404,14 +404,14 @@ impl<S: Tracked> Sessions<S> {
             &self.unverified
         };
         let found = match (has_slot, is_flooded) {
-            (true, true) => self.overdue(unanswered, now, random, |_| true),
-            (false, true) => self.overdue(unanswered, now, random, frees).or_else(|| {
+            (true, true) => self.overdue(unanswered, now, random, &|_| true),
+            (false, true) => self.overdue(unanswered, now, random, &frees).or_else(|| {
                 // One of the light for their number; `is_overfull` makes the room.
                 self.gives_way(now, random)?;
-                self.overdue(&self.light, now, random, |_| true)
+                self.overdue(&self.light, now, random, &|_| true)
             }),
-            (true, false) => self.first_to_go(unanswered, now, random, |_| true),
-            (false, false) => self.first_to_go(unanswered, now, random, frees),
+            (true, false) => self.first_to_go(unanswered, now, random, &|_| true),
+            (false, false) => self.first_to_go(unanswered, now, random, &frees),
         };
         found.map_or(Admission::Full, Admission::Evicts)
     }
@@ -483,7 +483,7 @@ impl<S: Tracked> Sessions<S> {
         random: u32,
         has: impl Fn(&S) -> bool,
     ) -> Option<SessionKey> {
-        self.first_to_go(&self.unverified, now, random, has)
+        self.first_to_go(&self.unverified, now, random, &has)
     }
 
     /// The same, where `unanswered` are those whose peer has not answered.
@@ -492,14 +492,14 @@ impl<S: Tracked> Sessions<S> {
         unanswered: &[u32],
         now: Instant,
         random: u32,
-        has: impl Fn(&S) -> bool,
+        has: &dyn Fn(&S) -> bool,
     ) -> Option<SessionKey> {
         sample(&self.over, TRIES, random)
             .map(|index| (index, &self.slab[index as usize]))
             .find(|(_, entry)| has(&entry.session))
             .map(|(index, entry)| entry.key(index))
-            .or_else(|| self.overdue(unanswered, now, random, &has))
-            .or_else(|| self.silent(now, random, &has))
+            .or_else(|| self.overdue(unanswered, now, random, has))
+            .or_else(|| self.silent(now, random, has))
     }
 
     /// The one that gives way to a session whose peer has answered just now: as
@@ -522,7 +522,7 @@ impl<S: Tracked> Sessions<S> {
         unverified: &[u32],
         now: Instant,
         random: u32,
-        has: impl Fn(&S) -> bool,
+        has: &dyn Fn(&S) -> bool,
     ) -> Option<SessionKey> {
         sample(unverified, TRIES, random)
             .map(|index| (index, &self.slab[index as usize]))
@@ -538,7 +538,7 @@ impl<S: Tracked> Sessions<S> {
     /// The session that has been silent for longest, of those looked at: their peers
     /// have answered, and others are due far sooner. Where none of them is silent it is
     /// some time until the next look.
-    fn silent(&self, now: Instant, random: u32, has: impl Fn(&S) -> bool) -> Option<SessionKey> {
+    fn silent(&self, now: Instant, random: u32, has: &dyn Fn(&S) -> bool) -> Option<SessionKey> {
         let last = self.none_silent.get();
         if last.is_some_and(|at| now.saturating_duration_since(at) < LOOK_AGAIN) {
             return None;
@@ -691,7 +691,7 @@ impl<S: Tracked> Sessions<S> {
     }
 
     /// Makes the table as large as many sessions would have left it.
-    #[cfg(test)]
+    #[cfg(all(test, feature = "status"))]
     pub(crate) fn reserve(&mut self, places: usize) {
         self.slab.reserve(places);
     }

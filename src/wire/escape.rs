@@ -8,24 +8,40 @@ use std::fmt::{self, Write};
 /// The most bytes [`escape`] shows; RFC 2347 allows no longer request.
 pub const MAX_ESCAPED_BYTES: usize = 512;
 
-/// Shows bytes from the network in a log, to be put between quotes.
+/// Shows bytes from the network in a log, to be put between double quotes.
 ///
-/// Printable text stays as it is; quotes and backslashes get a backslash; every
+/// Printable text stays as it is; double quotes and backslashes get a backslash; every
 /// byte of anything else (control and formatting characters, combining marks,
 /// what is not UTF-8) becomes `\xNN`. After [`MAX_ESCAPED_BYTES`] follows `…`.
 pub fn escape(bytes: &[u8]) -> impl fmt::Display {
-    Escaped(bytes)
+    Escaped {
+        bytes,
+        is_quoted: true,
+    }
 }
 
-struct Escaped<'a>(&'a [u8]);
+/// [`escape`] for a message to a person, without quotes around it: quotes and
+/// backslashes stay as they are too.
+pub fn printable(bytes: &[u8]) -> impl fmt::Display {
+    Escaped {
+        bytes,
+        is_quoted: false,
+    }
+}
+
+struct Escaped<'a> {
+    bytes: &'a [u8],
+    is_quoted: bool,
+}
 
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown = &self.0[..self.0.len().min(MAX_ESCAPED_BYTES)];
+        let shown = &self.bytes[..self.bytes.len().min(MAX_ESCAPED_BYTES)];
         for chunk in shown.utf8_chunks() {
             for character in chunk.valid().chars() {
                 match character {
-                    '"' | '\'' | '\\' => write!(f, "\\{character}")?,
+                    '"' | '\\' if self.is_quoted => write!(f, "\\{character}")?,
+                    '"' | '\'' | '\\' => f.write_char(character)?,
                     // The standard library knows what is printable: what its
                     // debug form leaves alone.
                     _ if character.escape_debug().eq([character]) => f.write_char(character)?,
@@ -34,7 +50,7 @@ impl fmt::Display for Escaped<'_> {
             }
             hex(f, chunk.invalid())?;
         }
-        if shown.len() < self.0.len() {
+        if shown.len() < self.bytes.len() {
             f.write_char('…')?;
         }
         Ok(())
@@ -56,7 +72,7 @@ mod tests {
             (&b"pxelinux.cfg/01-aa bb"[..], "pxelinux.cfg/01-aa bb"),
             ("größe/日本".as_bytes(), "größe/日本"),
             (b"", ""),
-            (br#"a"b'c\d"#, r#"a\"b\'c\\d"#),
+            (br#"a"b'c\d"#, r#"a\"b'c\\d"#),
             (b"a\nb\r\t\0", r"a\x0ab\x0d\x09\x00"),
             (b"\x1b[31mred\x7f", r"\x1b[31mred\x7f"),
             ("\u{9b}31m".as_bytes(), r"\xc2\x9b31m"),
@@ -67,6 +83,18 @@ mod tests {
             (b"\xe6\x97", r"\xe6\x97"),
         ] {
             assert_eq!(escape(bytes).to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn a_person_reads_names_as_they_are() {
+        for (bytes, shown) in [
+            (&b"it's"[..], "it's"),
+            (br#"a"b'c\d"#, r#"a"b'c\d"#),
+            ("größe".as_bytes(), "größe"),
+            (b"a\n\x1b\xff", r"a\x0a\x1b\xff"),
+        ] {
+            assert_eq!(printable(bytes).to_string(), shown);
         }
     }
 
@@ -85,6 +113,7 @@ mod tests {
             for input in [&bytes[..], text.as_bytes()] {
                 let shown = escape(input).to_string();
                 prop_assert!(!shown.contains(char::is_control));
+                prop_assert!(!printable(input).to_string().contains(char::is_control));
                 prop_assert!(!shown.replace("\\\"", "").contains('"'));
             }
         }

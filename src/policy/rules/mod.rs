@@ -252,6 +252,9 @@ pub struct ClientRules {
     sections: Vec<Rc<Section>>,
     /// The directories outside ROOT that it names: absolute paths.
     roots: Vec<std::path::PathBuf>,
+    /// None can be made without the feature: what is done with them is left out.
+    #[cfg(not(feature = "rules"))]
+    never: std::convert::Infallible,
 }
 
 impl ClientRules {

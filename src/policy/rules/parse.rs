@@ -27,8 +27,17 @@ const KEYS: &str = "networks, interfaces, hardware, roots, read, write, refuse, 
                     max-windowsize, rate, send-twice, octet, timeout, retries, single-port, \
                     max-sessions";
 
+/// How the mistake begins that another word is.
+const UNKNOWN: &str = "there is no setting";
+
 /// The longest wait for an answer, in milliseconds.
 const MAX_TIMEOUT: u64 = 255_000;
+
+/// The most mistakes that are told.
+const MAX_TOLD: usize = 20;
+
+/// Characters of a value that a message shows.
+const MAX_SHOWN: usize = 40;
 
 /// A mistake, and where it is.
 struct Mistake {
@@ -36,18 +45,21 @@ struct Mistake {
     what: String,
 }
 
+/// What was read, or every mistake in it.
+type Checked<T> = Result<T, Vec<Mistake>>;
+
 type Value<'i> = Spanned<DeValue<'i>>;
 
-fn mistake<T>(at: Range<usize>, what: impl Into<String>) -> Result<T, Mistake> {
+fn mistake<T>(at: Range<usize>, what: impl Into<String>) -> Checked<T> {
     let what = what.into();
-    Err(Mistake { at, what })
+    Err(vec![Mistake { at, what }])
 }
 
 /// The rules that the text of a file says.
 ///
 /// # Errors
-/// The first mistake, with its line and column, both counted from 1; columns are
-/// characters.
+/// One line with all mistakes, up to a bound, each with its line and column, both
+/// counted from 1; columns are characters.
 pub(super) fn parse(text: &[u8]) -> Result<ClientRules, String> {
     let text = match std::str::from_utf8(text) {
         Ok(text) => text,
@@ -57,27 +69,59 @@ pub(super) fn parse(text: &[u8]) -> Result<ClientRules, String> {
             return Err(format!("line {line}: not UTF-8"));
         }
     };
-    let table = DeTable::parse(text).map_err(|error| {
-        let mut what = error.message().lines().collect::<Vec<_>>().join(", ");
-        // Of an address without quotes TOML says that it is an odd number.
-        if what.starts_with("invalid") {
-            what += "; addresses, names and patterns need quotes";
+    let (table, errors) = DeTable::parse_recoverable(text);
+    let mut mistakes: Vec<_> = errors.iter().map(not_toml).collect();
+    let broken: Vec<_> = mistakes
+        .iter()
+        .map(|it| place(text, it.at.start).0)
+        .collect();
+    match rules(table.get_ref()) {
+        Ok(rules) if mistakes.is_empty() => Ok(rules),
+        done => {
+            // What is left of a line that is no TOML makes no sense either.
+            let is_whole = |it: &Mistake| !broken.contains(&place(text, it.at.start).0);
+            mistakes.extend(done.err().into_iter().flatten().filter(is_whole));
+            Err(told(text, mistakes))
         }
-        place(text, error.span().map_or(0, |span| span.start)) + &what
-    })?;
-    rules(table.get_ref()).map_err(|mistake| place(text, mistake.at.start) + &mistake.what)
+    }
 }
 
-/// `line 3, column 7: `
-fn place(text: &str, at: usize) -> String {
+fn not_toml(error: &toml::de::Error) -> Mistake {
+    let mut what = error.message().lines().collect::<Vec<_>>().join(", ");
+    // Of an address without quotes TOML says that it is an odd number.
+    if what.starts_with("invalid") {
+        what += ", addresses, names and patterns need quotes";
+    }
+    let at = error.span().unwrap_or_default();
+    Mistake { at, what }
+}
+
+/// All in one line, in the order of the file.
+fn told(text: &str, mut mistakes: Vec<Mistake>) -> String {
+    mistakes.sort_by_key(|it| it.at.start);
+    let show = |it: &Mistake| {
+        let (line, column) = place(text, it.at.start);
+        format!("line {line}, column {column}: {}", it.what)
+    };
+    let mut parts: Vec<_> = mistakes.iter().take(MAX_TOLD).map(show).collect();
+    if let more @ 1.. = mistakes.len().saturating_sub(MAX_TOLD) {
+        parts.push(format!("and {more} more"));
+    }
+    if mistakes.iter().any(|it| it.what.starts_with(UNKNOWN)) {
+        parts.push(format!("the settings are {KEYS}"));
+    }
+    parts.join("; ")
+}
+
+/// The line and the column of a byte.
+fn place(text: &str, at: usize) -> (usize, usize) {
     let before = text.get(..at).unwrap_or(text);
     let line = 1 + before.matches('\n').count();
     let start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    let column = 1 + before[start..].chars().count();
-    format!("line {line}, column {column}: ")
+    (line, 1 + before[start..].chars().count())
 }
 
-fn rules(table: &DeTable<'_>) -> Result<ClientRules, Mistake> {
+fn rules(table: &DeTable<'_>) -> Checked<ClientRules> {
     // The order of the file counts.
     let mut tables: Vec<_> = table.iter().collect();
     tables.sort_by_key(|(name, _)| name.span().start);
@@ -86,10 +130,12 @@ fn rules(table: &DeTable<'_>) -> Result<ClientRules, Mistake> {
     }
     let mut roots = Vec::new();
     let mut sections = Vec::new();
+    let mut mistakes = Vec::new();
     for (name, value) in tables {
         let DeValue::Table(keys) = value.get_ref() else {
             let what = format!("{} stands above the first [section]", name.get_ref());
-            return mistake(name.span(), what);
+            mistakes.extend(mistake::<()>(name.span(), what).err().into_iter().flatten());
+            continue;
         };
         let mut section = Section {
             name: name.get_ref().to_string(),
@@ -101,19 +147,44 @@ fn rules(table: &DeTable<'_>) -> Result<ClientRules, Mistake> {
             sessions: Rc::default(),
         };
         for (key, value) in keys {
-            set(&mut section, &mut roots, key, value)?;
+            let done = set(&mut section, &mut roots, key, value);
+            mistakes.extend(done.err().into_iter().flatten());
         }
         sections.push(Rc::new(section));
     }
-    Ok(ClientRules { sections, roots })
+    if mistakes.is_empty() {
+        Ok(ClientRules { sections, roots })
+    } else {
+        Err(mistakes)
+    }
 }
 
+/// Takes a setting in; its mistakes begin with its name.
 fn set(
     section: &mut Section,
     roots: &mut Vec<PathBuf>,
     key: &Spanned<toml::de::DeString<'_>>,
     value: &Value<'_>,
-) -> Result<(), Mistake> {
+) -> Checked<()> {
+    let name = key.get_ref().as_ref();
+    if !KEYS.split(", ").any(|it| it == name) {
+        let what = format!("{UNKNOWN} {name}");
+        return mistake(key.span(), what);
+    }
+    let named = |it: Mistake| Mistake {
+        what: format!("{name}: {}", it.what),
+        ..it
+    };
+    let done = set_known(section, roots, name, value);
+    done.map_err(|mistakes| mistakes.into_iter().map(named).collect())
+}
+
+fn set_known(
+    section: &mut Section,
+    roots: &mut Vec<PathBuf>,
+    name: &str,
+    value: &Value<'_>,
+) -> Checked<()> {
     let Section {
         members,
         places,
@@ -122,7 +193,7 @@ fn set(
         settings,
         ..
     } = section;
-    match key.get_ref().as_ref() {
+    match name {
         "networks" => members.networks = list(value, |it| it.parse().map_err(str::to_owned))?,
         "interfaces" => members.interfaces = list(value, interface)?,
         "hardware" => members.hardware = list(value, hardware)?,
@@ -156,43 +227,64 @@ fn set(
         "max-sessions" => {
             settings.max_sessions = u32::try_from(number(value, 1..=1_000_000)?).ok();
         }
-        other => {
-            let what = format!("there is no setting {other}; expected one of {KEYS}");
-            return mistake(key.span(), what);
-        }
+        _ => {}
     }
     Ok(())
 }
 
 /// A text, or a list of texts.
-fn list<T>(
-    value: &Value<'_>,
-    mut parse: impl FnMut(&str) -> Result<T, String>,
-) -> Result<Vec<T>, Mistake> {
+fn list<T>(value: &Value<'_>, mut parse: impl FnMut(&str) -> Result<T, String>) -> Checked<Vec<T>> {
     let mut item = |value: &Value<'_>| match value.get_ref() {
         DeValue::String(text) => parse(text).or_else(|what| {
-            let what = format!("{text:?}: {what}");
+            let what = format!("{}: {what}", shown(value.get_ref()));
             mistake(value.span(), what)
         }),
-        other => mistake(
-            value.span(),
-            format!(
-                "expected a string, not a value of type {}",
-                other.type_str()
-            ),
-        ),
+        other => {
+            let what = format!("expected a string in quotes, not {}", shown(other));
+            mistake(value.span(), what)
+        }
     };
     match value.get_ref() {
         DeValue::Array(items) if items.is_empty() => mistake(value.span(), "the list is empty"),
         DeValue::Array(items) if items.len() > MAX_ITEMS => {
             mistake(value.span(), format!("more than {MAX_ITEMS} items"))
         }
-        DeValue::Array(items) => items.iter().map(item).collect(),
+        DeValue::Array(items) => {
+            let (mut good, mut mistakes) = (Vec::new(), Vec::new());
+            for it in items {
+                match item(it) {
+                    Ok(item) => good.push(item),
+                    Err(more) => mistakes.extend(more),
+                }
+            }
+            if mistakes.is_empty() {
+                Ok(good)
+            } else {
+                Err(mistakes)
+            }
+        }
         _ => Ok(vec![item(value)?]),
     }
 }
 
-fn number(value: &Value<'_>, range: std::ops::RangeInclusive<u64>) -> Result<u64, Mistake> {
+/// A value, as far as a message shows it.
+fn shown(value: &DeValue<'_>) -> String {
+    let text = match value {
+        DeValue::String(text) => format!("{text:?}"),
+        DeValue::Integer(digits) => digits.to_string(),
+        DeValue::Float(digits) => digits.to_string(),
+        DeValue::Boolean(is_so) => is_so.to_string(),
+        DeValue::Datetime(time) => time.to_string(),
+        DeValue::Array(_) => "a list".to_owned(),
+        DeValue::Table(_) => "a table".to_owned(),
+    };
+    match text.char_indices().nth(MAX_SHOWN) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
+
+fn number(value: &Value<'_>, range: std::ops::RangeInclusive<u64>) -> Checked<u64> {
     let number = match value.get_ref() {
         DeValue::Integer(digits) => u64::from_str_radix(digits.as_str(), digits.radix()).ok(),
         _ => None,
@@ -200,21 +292,25 @@ fn number(value: &Value<'_>, range: std::ops::RangeInclusive<u64>) -> Result<u64
     number.filter(|it| range.contains(it)).map_or_else(
         || {
             let (low, high) = (range.start(), range.end());
-            let what = format!("expected a number from {low} to {high}");
+            let shown = shown(value.get_ref());
+            let what = format!("expected a number from {low} to {high}, not {shown}");
             mistake(value.span(), what)
         },
         Ok,
     )
 }
 
-fn boolean(value: &Value<'_>) -> Result<bool, Mistake> {
+fn boolean(value: &Value<'_>) -> Checked<bool> {
     match value.get_ref() {
         DeValue::Boolean(is_so) => Ok(*is_so),
-        _ => mistake(value.span(), "expected true or false"),
+        other => {
+            let what = format!("expected true or false, not {}", shown(other));
+            mistake(value.span(), what)
+        }
     }
 }
 
-fn globs(value: &Value<'_>) -> Result<Globs, Mistake> {
+fn globs(value: &Value<'_>) -> Checked<Globs> {
     let mut globs = Globs::default();
     let count = list(value, |it| globs.add(it).map_err(str::to_owned))?.len();
     if count > MAX_PATTERNS {
@@ -431,6 +527,84 @@ mod tests {
         }
         let error = parse(b"[a]\n\xff\n").map(|_| ()).unwrap_err();
         assert_eq!(error, "line 2: not UTF-8");
+    }
+
+    #[test]
+    fn a_mistake_names_the_setting_what_was_read_and_what_is_allowed() {
+        for (line, told) in [
+            (
+                "rate = \"1M\"",
+                "rate: expected a number from 1000 to 1099511627776, not \"1M\"",
+            ),
+            (
+                "max-blksize = 4",
+                "max-blksize: expected a number from 8 to 65464, not 4",
+            ),
+            (
+                "retries = -1",
+                "retries: expected a number from 0 to 255, not -1",
+            ),
+            (
+                "rate = [5]",
+                "rate: expected a number from 1000 to 1099511627776, not a list",
+            ),
+            (
+                "octet = \"yes\"",
+                "octet: expected true or false, not \"yes\"",
+            ),
+            (
+                "networks = 1.5",
+                "networks: expected a string in quotes, not 1.5",
+            ),
+            (
+                "networks = \"192.0.2.0/33\"",
+                "networks: \"192.0.2.0/33\": the prefix is longer than the address",
+            ),
+        ] {
+            let error = parse(&text(&["[a]", line])).map(|_| ()).unwrap_err();
+            assert!(error.ends_with(told), "{line}: {error}");
+        }
+        let long = format!("rate = '{}'", "x".repeat(500));
+        let error = parse(&text(&["[a]", &long])).map(|_| ()).unwrap_err();
+        assert!(error.len() < 200 && error.ends_with('…'), "{error}");
+    }
+
+    #[test]
+    fn all_mistakes_are_told_up_to_a_bound() {
+        let lines = [
+            "[a]",
+            "rate = 1",
+            "colour = 1",
+            "networks = ['x', '::/0', 'y']",
+        ];
+        let broken = ["[b]", "octet = maybe", "size = 5", "retries = 1 1"];
+        let file = text(&[&lines[..], &broken[..]].concat());
+        let error = parse(&file).map(|_| ()).unwrap_err();
+        let mut rest = &error[..];
+        for part in [
+            "line 2, column 8: rate: ",
+            "; line 3, column 1: there is no setting colour; ",
+            "line 4, column 13: networks: \"x\": ",
+            "; line 4, column 26: networks: \"y\": ",
+            "; line 6, column 9: ",
+            "; line 7, column 1: there is no setting size; ",
+            "line 8, column ",
+            "; the settings are networks, ",
+        ] {
+            let Some((before, behind)) = rest.split_once(part) else {
+                panic!("no `{part}` in {error}");
+            };
+            assert!(!before.contains("line"), "{part}: {error}");
+            rest = behind;
+        }
+        assert!(!rest.contains("line"), "{error}");
+        let many: Vec<_> = (0..30)
+            .map(|it| format!("[s{it}]\nrate = {it}\n"))
+            .collect();
+        let error = parse(many.concat().as_bytes()).map(|_| ()).unwrap_err();
+        assert_eq!(error.matches("rate: ").count(), MAX_TOLD, "{error}");
+        assert!(error.ends_with("; and 10 more"), "{error}");
+        assert_eq!(error.lines().count(), 1);
     }
 
     #[test]

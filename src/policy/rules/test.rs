@@ -33,7 +33,7 @@ pub fn run(
     mut out: impl Write,
 ) -> Result<(), Box<dyn Error>> {
     let mut line = Vec::new();
-    loop {
+    for number in 1_u64.. {
         line.clear();
         if lines
             .by_ref()
@@ -44,34 +44,49 @@ pub fn run(
             return Ok(out.flush()?);
         }
         if line.pop_if(|last| *last == b'\n').is_none() && line.len() as u64 > MAX_LINE {
-            return Err(format!("a line has more than {MAX_LINE} bytes").into());
+            return Err(
+                format!("line {number} of the input has more than {MAX_LINE} bytes").into(),
+            );
         }
-        let mut words = line.splitn(2, |&byte| byte == b' ');
-        let (client, name) = (words.next(), words.next());
-        let (Some(client), Some(name)) = (client.and_then(client_of), name) else {
-            let shown = escape(&line);
-            return Err(format!(
-                "expected a client and a name, such as 192.0.2.7 boot/f, not {shown}"
-            )
-            .into());
-        };
+        let (client, name) = client_and_name(&line)
+            .map_err(|wrong| format!("line {number} of the input: {wrong}; {EXPECTED}"))?;
         write!(out, "{} \"{}\": ", client.address, escape(name))?;
         show(policy, now, &client, name, &mut out)?;
+    }
+    Ok(())
+}
+
+/// Where a line makes no sense.
+const EXPECTED: &str = "expected a client and a name, such as 192.0.2.7 boot/f";
+
+fn client_and_name(line: &[u8]) -> Result<(Client<'_>, &[u8]), String> {
+    let mut words = line.splitn(2, |&byte| byte == b' ');
+    let client = client_of(words.next().unwrap_or_default())?;
+    match words.next() {
+        Some(name) => Ok((client, name)),
+        None => Err("no name behind the client".to_owned()),
     }
 }
 
 /// `192.0.2.7,eth0,52:54:00:12:34:56`
-fn client_of(text: &[u8]) -> Option<Client<'_>> {
-    let mut words = std::str::from_utf8(text).ok()?.split(',');
-    let address = words.next()?.parse().ok()?;
+fn client_of(text: &[u8]) -> Result<Client<'_>, String> {
+    let wrong = |word: &str, what| format!("{} is no {what}", escape(word.as_bytes()));
+    let text = std::str::from_utf8(text).map_err(|_| "not UTF-8")?;
+    if text.is_empty() {
+        return Err("no client".to_owned());
+    }
+    let mut words = text.split(',');
+    let address = words.next().unwrap_or_default();
+    let address = address.parse().map_err(|_| wrong(address, "IP address"))?;
     let (mut interface, mut hardware) = (Interface::Unknown, None);
     for word in words {
         match hardware_of(word) {
             Some(address) => hardware = Some(address),
+            None if word.contains(':') => return Err(wrong(word, "hardware address")),
             None => interface = Interface::Name(word),
         }
     }
-    Some(Client {
+    Ok(Client {
         address,
         interface,
         hardware: hardware.map_or_else(OnceCell::new, |it| OnceCell::from(Some(it))),
