@@ -52,6 +52,11 @@ impl Directory {
         RootError::new(self.path(), errno)
     }
 
+    /// As it is without links, absolute.
+    pub fn real_path(&self) -> &Path {
+        self.paths.last().map_or(Path::new("."), PathBuf::as_path)
+    }
+
     /// As it was named.
     pub(super) fn path(&self) -> &Path {
         self.paths.first().map_or(Path::new("."), PathBuf::as_path)

@@ -69,7 +69,7 @@ impl Opened {
         let spares = may_share(args).then(|| Ports::spares(&listeners));
         let status = Status::open(args.status(), inherited.streams, clock::now())?;
         let root = Directory::open(args.root())?;
-        let path = args.root().canonicalize().unwrap_or(args.root().into());
+        let path = root.real_path().to_owned();
         exposure::check(args, root.as_fd(), &path)?;
         for (path, directory) in rules.iter().flat_map(RulesFile::directories) {
             exposure::check(args, directory, path)?;
@@ -167,10 +167,9 @@ impl Served {
     pub(super) fn by_rules(args: &Args, path: &Path) -> Result<Self, Box<dyn Error>> {
         let map_file = args.map_file.as_deref();
         let root = Directory::open(args.root())?;
-        let real = args.root().canonicalize().unwrap_or(args.root().into());
         Ok(Self {
+            uploads: upload_directory(args, root.real_path())?,
             root,
-            uploads: upload_directory(args, &real)?,
             linked: linked_directories(args)?,
             map_file: map_file.map(|it| open_map_file(args, it)).transpose()?,
             rules: Some(open_rules(args, path)?),
@@ -265,8 +264,8 @@ fn upload_directory(args: &Args, root: &Path) -> Result<Option<UploadDirectory>,
         return Ok(None);
     };
     let directory = Directory::open(path).map_err(RootError::of_uploads)?;
-    let real = path.canonicalize().unwrap_or(path.into());
-    exposure::check_uploads(args, directory.as_fd(), &real)?;
+    let real = directory.real_path();
+    exposure::check_uploads(args, directory.as_fd(), real)?;
     if args.chroot && !real.starts_with(root) {
         let path = path.display();
         return Err(format!(
@@ -274,7 +273,7 @@ fn upload_directory(args: &Args, root: &Path) -> Result<Option<UploadDirectory>,
         )
         .into());
     }
-    let is_in = |linked: &&PathBuf| linked.canonicalize().is_ok_and(|it| it.starts_with(&real));
+    let is_in = |linked: &&PathBuf| linked.canonicalize().is_ok_and(|it| it.starts_with(real));
     if args.uploads.is_write_only()
         && let Some(linked) = args.follow_links.iter().find(is_in)
     {

@@ -33,7 +33,8 @@ pub(super) struct UnverifiedAnswers {
     origin: Instant,
     seed: u64,
     all: Counts,
-    networks: Box<[Counts]>,
+    /// By network; none until the first answer.
+    networks: Vec<Counts>,
 }
 
 /// How many were sent in each second.
@@ -59,7 +60,7 @@ impl UnverifiedAnswers {
             origin: now,
             seed,
             all: Counts::default(),
-            networks: vec![Counts::default(); NETWORKS].into_boxed_slice(),
+            networks: Vec::new(),
         }
     }
 
@@ -85,6 +86,9 @@ impl UnverifiedAnswers {
     }
 
     fn of_network(&mut self, client: IpAddr) -> &mut Counts {
+        if self.networks.is_empty() {
+            self.networks = vec![Counts::default(); NETWORKS];
+        }
         &mut self.networks[place(self.seed, network(client), NETWORKS)]
     }
 

@@ -73,8 +73,8 @@ impl<P: Port> fmt::Debug for Context<'_, P> {
 pub struct Resources {
     /// What was received.
     pub batch: Batch,
-    /// What is being sent; holds the longest run.
-    pub buffer: Box<[u8]>,
+    /// What is being sent.
+    pub buffer: OutBuffer,
     /// What was read ahead.
     pub pool: PrefetchPool,
     /// What was received and is not yet written.
@@ -83,13 +83,32 @@ pub struct Resources {
     pub ingress: Ingress,
 }
 
+/// Holds the longest run. It is made for the first packet: until then a server has as
+/// much less to fill.
+#[derive(Debug, Default)]
+pub struct OutBuffer(Box<[u8]>);
+
+impl OutBuffer {
+    pub(super) fn all(&mut self) -> &mut [u8] {
+        if self.0.is_empty() {
+            self.0 = vec![0; MAX_SEND].into_boxed_slice();
+        }
+        &mut self.0
+    }
+
+    /// The first `len` bytes, which have been written.
+    pub(super) fn written(&self, len: usize) -> &[u8] {
+        &self.0[..len]
+    }
+}
+
 impl Resources {
     /// Everything that a loop needs, from `now` on; `trace` is shown every packet,
     /// strangers' and answers to them included.
     pub fn new(now: Instant, trace: Option<Trace>) -> Self {
         Self {
             batch: Batch::new(BATCH_SLOTS, WINDOW_BYTES),
-            buffer: vec![0; MAX_SEND].into_boxed_slice(),
+            buffer: OutBuffer::default(),
             pool: PrefetchPool::default(),
             write_buffer: WriteBuffer::default(),
             ingress: Ingress {

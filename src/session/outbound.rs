@@ -71,7 +71,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
     }
 
     fn poll_transmit(&mut self, resources: &mut Resources) -> Option<Transmit> {
-        let buffer = &mut resources.buffer;
+        let buffer = resources.buffer.all();
         match &mut self.content {
             Content::Source(_) => self.transfer.poll_transmit(&mut NoSink, buffer),
             Content::Sink(file) => {
@@ -83,7 +83,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
 
     /// Sends the datagram that lies in the buffer; false if the port is full.
     fn send_datagram(&mut self, len: usize, context: &mut Context<'_, P>) -> bool {
-        let datagram = &context.resources.buffer[..len];
+        let datagram = context.resources.buffer.written(len);
         if let Some(trace) = context.resources.ingress.trace {
             trace(self.peer(), Heading::Sent, datagram);
         }
@@ -121,7 +121,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
             self.transfer.abort(WRONG_WAY);
             return Attempt::Gone(0);
         };
-        let buffer = &mut context.resources.buffer;
+        let buffer = context.resources.buffer.all();
         let found = prefetched.and_then(|prefetched| prefetched.get(&run));
         let read = found.map_or_else(
             || {
