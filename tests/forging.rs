@@ -101,7 +101,7 @@ fn run(half: u64) {
         all.honest += one.honest;
         all.unlucky += one.unlucky;
         all.shared += one.shared;
-        all.light += one.light;
+        all.closable += one.closable;
         all.suspected += one.suspected;
         all.lucky += one.lucky;
     }
@@ -128,7 +128,7 @@ fn directed(head: Head, shots: impl Iterator<Item = Shot>) -> Tally {
 
 #[test]
 fn attacks_that_have_been_tried_bring_nobody_more_than_is_promised() {
-    let (mut shared, mut light) = (0, 0);
+    let (mut shared, mut closable) = (0, 0);
     for (attack, scripts) in seeds::ALL {
         for script in scripts() {
             struct Name(&'static str);
@@ -143,10 +143,10 @@ fn attacks_that_have_been_tried_bring_nobody_more_than_is_promised() {
             let tally = play(&script);
             assert!(tally.forged > 10 && tally.honest > 0, "{tally:?}");
             shared += tally.shared;
-            light += tally.light;
+            closable += tally.closable;
         }
     }
-    assert!(light > 50 && shared > light, "{light} of {shared}");
+    assert!(closable > 50 && shared > closable, "{closable} of {shared}");
 }
 
 #[test]

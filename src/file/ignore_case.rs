@@ -19,7 +19,7 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::{FileStat, fstat};
 
 use super::name::TEMP_PREFIX;
-use super::walk::id;
+use super::walk::{Timestamp, id};
 
 /// Names that are read of one directory: a millisecond or so. Past this limit
 /// a name counts as missing; otherwise the result would depend on the order of
@@ -50,17 +50,16 @@ struct Kept {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     id: (u64, u64),
-    modified: (i64, i64),
-    changed: (i64, i64),
+    modified: Timestamp,
+    changed: Timestamp,
 }
 
 impl Stamp {
-    #[allow(clippy::unnecessary_cast, clippy::useless_conversion)] // Narrower on 32-bit systems.
     fn of(stat: &FileStat) -> Self {
         Self {
             id: id(stat),
-            modified: (stat.st_mtime as i64, stat.st_mtime_nsec as i64),
-            changed: (stat.st_ctime as i64, stat.st_ctime_nsec as i64),
+            modified: Timestamp::modified(stat),
+            changed: Timestamp::changed(stat),
         }
     }
 }

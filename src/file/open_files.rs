@@ -23,7 +23,7 @@ use super::directory::Directory;
 use super::error::StorageError;
 use super::fetch::Fetch;
 use super::name::Name;
-use super::walk::{Id, id, kind};
+use super::walk::{Id, Timestamp, id, kind};
 
 /// How files are opened: a FIFO or a terminal must not be waited for.
 pub(super) const FOR_READING: OFlag = OFlag::O_RDONLY
@@ -31,16 +31,13 @@ pub(super) const FOR_READING: OFlag = OFlag::O_RDONLY
     .union(OFlag::O_NOCTTY)
     .union(OFlag::O_LARGEFILE);
 
-/// Seconds and nanoseconds.
-type Time = (i64, i64);
-
 /// What tells a file from another one, and from what it was before it was written to.
 /// The number of a file that is gone is soon given to another: hence size and time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Identity {
     id: Id,
     size: i64,
-    modified: Time,
+    modified: Timestamp,
 }
 
 impl Identity {
@@ -49,19 +46,17 @@ impl Identity {
         Self {
             id: id(stat),
             size: stat.st_size as i64,
-            modified: (stat.st_mtime as i64, stat.st_mtime_nsec as i64),
+            modified: Timestamp::modified(stat),
         }
     }
 }
 
 /// What a file is found by: as [`Identity`], but one whose rights were changed is
 /// opened again, since that may not be allowed any more.
-type Key = (Identity, Time);
+type Key = (Identity, Timestamp);
 
-#[allow(clippy::unnecessary_cast, clippy::useless_conversion)] // Narrower on 32-bit systems.
 fn key(stat: &FileStat) -> Key {
-    let changed = (stat.st_ctime as i64, stat.st_ctime_nsec as i64);
-    (Identity::of(stat), changed)
+    (Identity::of(stat), Timestamp::changed(stat))
 }
 
 /// Refuses what isn't a regular file.

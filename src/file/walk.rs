@@ -285,6 +285,23 @@ pub(super) fn id(stat: &FileStat) -> Id {
     (stat.st_dev as u64, stat.st_ino as u64)
 }
 
+/// A file's time: seconds and nanoseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Timestamp(i64, i64);
+
+#[allow(clippy::unnecessary_cast, clippy::useless_conversion)] // Narrower on 32-bit systems.
+impl Timestamp {
+    /// When what is in the file was written last.
+    pub(super) fn modified(stat: &FileStat) -> Self {
+        Self(stat.st_mtime as i64, stat.st_mtime_nsec as i64)
+    }
+
+    /// When anything about it was changed last.
+    pub(super) fn changed(stat: &FileStat) -> Self {
+        Self(stat.st_ctime as i64, stat.st_ctime_nsec as i64)
+    }
+}
+
 /// What kind of file a `stat` is about.
 pub(super) fn kind(stat: &FileStat) -> SFlag {
     SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits())

@@ -435,7 +435,7 @@ impl Floor {
         }
         let has = |session: &Session| match needed {
             Needed::Port => !session.shares_its_port(),
-            Needed::Descriptor => !session.is_light(),
+            Needed::Descriptor => session.frees_descriptor(),
         };
         let chosen = chosen.filter(|&(key, _)| self.sessions.get(key).is_some_and(has));
         let any = || {

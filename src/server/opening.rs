@@ -110,7 +110,7 @@ struct File<'a> {
     /// It is open already.
     given: Option<&'a OwnedFd>,
     /// It may be closed while it isn't read.
-    is_light: bool,
+    is_closable: bool,
     limits: Limits,
 }
 
@@ -156,19 +156,19 @@ impl Opener {
             .granted(now, request, endpoint.peer, &granted);
         let is_server = tid::is_server(endpoint.peer, asked.listener.address().port());
         let is_read = request.direction == Direction::Read;
-        let is_light = is_read && !is_server && floor.sessions.is_short();
+        let is_short = is_read && !is_server && floor.sessions.is_short();
         let limits = match terms.rate {
             Some(rate) if !is_read => pacing::upload_limits(rate, request, terms.limits),
             _ => terms.limits,
         };
         let file = File {
             given,
-            is_light,
+            is_closable: is_short,
             limits,
         };
         let (opened, granted) = self.open_file(asked, granted, &file, floor)?;
         let ports = floor.ports.kind();
-        let sharing = match ports.sharing(request.direction, is_light, is_server) {
+        let sharing = match ports.sharing(request.direction, is_short, is_server) {
             _ if terms.single_port && !is_server => Sharing::Listener,
             sharing => sharing,
         };
@@ -263,7 +263,7 @@ fn open_read(
     let (root, name) = (granted.root(), &granted.name);
     let opened = match file.given {
         Some(given) => root.given(given)?,
-        None if file.is_light => root.open_closable(name)?,
+        None if file.is_closable => root.open_closable(name)?,
         None => root.open_file(name)?,
     };
     let mut oack = [0; MAX_DATAGRAM];

@@ -158,23 +158,20 @@ fn at_once<P: Port, S: Store, R: ReadAt>(session: &Session<P, S, R>) -> u64 {
 /// its client takes the DATA for lost. Acknowledging less of a window than has come would
 /// have the rest sent again (RFC 7440 §4), so the windows themselves are smaller.
 pub(super) fn upload_limits(rate: NonZeroU64, request: &Request<'_>, limits: Limits) -> Limits {
-    let agree = |limits: &Limits| {
-        let (agreed, _) = options::negotiate(request, limits, None, &mut [0; MAX_DATAGRAM]);
-        agreed
-    };
-    let longest = agree(&limits)
+    let (agreed, _) = options::negotiate(request, &limits, None, &mut [0; MAX_DATAGRAM]);
+    let longest = agreed
         .timeout
         .map_or(LONGEST, |timeout| LONGEST.min(timeout / 2));
     let most = in_time(rate.get(), longest).min(SEND_BUDGET as u64);
     let block = most.saturating_sub(DATA_HEADER_LEN as u64);
     let block = u16::try_from(block).unwrap_or(MAX_BLKSIZE);
-    let limits = Limits {
-        max_blksize: limits.max_blksize.min(block.max(DEFAULT_BLKSIZE)),
-        ..limits
-    };
-    let window = most / (DATA_HEADER_LEN as u64 + u64::from(agree(&limits).blksize));
+    let max_blksize = limits.max_blksize.min(block.max(DEFAULT_BLKSIZE));
+    // `blksize2` may make it less.
+    let blksize = agreed.blksize.min(max_blksize);
+    let window = most / (DATA_HEADER_LEN as u64 + u64::from(blksize));
     let window = u16::try_from(window).unwrap_or(u16::MAX);
     Limits {
+        max_blksize,
         max_windowsize: limits.max_windowsize.min(window.max(DEFAULT_WINDOWSIZE)),
         ..limits
     }

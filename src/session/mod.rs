@@ -243,9 +243,12 @@ impl<P: Port, S: Store, R: ReadAt> Tracked for Session<P, S, R> {
         usize::from(!self.port.is_shared()) + of_file
     }
 
-    fn is_light(&self) -> bool {
-        let is_own = |source: &FileSource<R>| source.is_open() && !source.is_shared();
-        self.port.is_shared() && matches!(&self.content, Content::Source(it) if !is_own(it))
+    fn frees_descriptor(&self) -> bool {
+        let of_file = match &self.content {
+            Content::Source(source) => source.is_open() && !source.is_shared(),
+            Content::Sink(_) => true,
+        };
+        !self.port.is_shared() || of_file
     }
 
     fn quiet_since(&self) -> Option<Instant> {

@@ -108,14 +108,22 @@ impl Accounts {
         account.filter(|it| it.key == key)
     }
 
-    /// That of the session, which is made if there is none.
-    fn of(&mut self, key: SessionKey, client: impl FnOnce() -> usize) -> &mut Account {
+    /// That of the session, which is made if there is none. Another's that is left in its
+    /// place gives its part of the `buffer` back.
+    fn of(
+        &mut self,
+        key: SessionKey,
+        client: impl FnOnce() -> usize,
+        buffer: &mut SendBuffer,
+    ) -> &mut Account {
         let place = key.place();
         if place >= self.0.len() {
             self.0.resize_with(place + 1, || None);
         }
         let account = &mut self.0[place];
-        account.take_if(|it| it.key != key);
+        if let Some(mut left) = account.take_if(|it| it.key != key) {
+            buffer.release(&mut left, u64::MAX);
+        }
         account.get_or_insert_with(|| Account::new(key, client()))
     }
 
@@ -318,7 +326,7 @@ impl Shaper {
         let peer = session.peer().ip();
         let seed = self.seed;
         let client = || place(seed, Client::of(peer), CLIENTS);
-        let account = self.accounts.of(key, client);
+        let account = self.accounts.of(key, client, &mut self.buffer);
         let acknowledged = progress.blocks.saturating_sub(turn.acknowledged);
         if acknowledged > 0 {
             self.buffer.acknowledged(account, acknowledged, &progress);
@@ -481,6 +489,24 @@ mod tests {
             window_size: 64,
             retransmits: 0,
             verified: true,
+        }
+    }
+
+    #[test]
+    fn an_account_that_is_left_behind_holds_nothing_of_the_send_buffer() {
+        let mut shaper = Shaper::new(Some(LEN), None, 7, clock::now());
+        // The same place in the table, a generation later.
+        let token = |generation: usize| generation << (usize::BITS - 8) | 5;
+        let keys = [1, 2].map(|it| SessionKey::from_token(token(it)));
+        assert_eq!(keys[0].place(), keys[1].place());
+        for (key, in_flight) in keys.into_iter().zip([1, 0]) {
+            let Shaper {
+                accounts, buffer, ..
+            } = &mut shaper;
+            let account = accounts.of(key, || 3, buffer);
+            assert_eq!(account.in_flight, 0);
+            buffer.sent(account, 1428 * in_flight, &progress());
+            assert_eq!(buffer.in_flight > 0, in_flight > 0);
         }
     }
 

@@ -65,13 +65,13 @@ impl Ports {
         }
     }
 
-    /// Whether a transfer in this direction may share its port. `is_light`: it takes no
-    /// slot; `is_server`: see [`is_server`].
-    pub fn sharing(self, direction: Direction, is_light: bool, is_server: bool) -> Sharing {
+    /// Whether a transfer in this direction may share its port. `is_short`: slots are, and
+    /// it is to take none; `is_server`: see [`is_server`].
+    pub fn sharing(self, direction: Direction, is_short: bool, is_server: bool) -> Sharing {
         match direction {
             // Two servers could be made to send each other files.
             _ if is_server => Sharing::Never,
-            Direction::Read if is_light => Sharing::Always,
+            Direction::Read if is_short => Sharing::Always,
             Direction::Read => Sharing::Instead,
             // Where ports are few, or one, each can be guessed anyway.
             Direction::Write if self.proof(false) == Proof::Never => Sharing::Instead,
@@ -108,7 +108,7 @@ mod tests {
     fn no_upload_shares_a_port_where_there_are_enough_and_none_does_with_a_server() {
         use Direction::{Read, Write};
         use Sharing::{Always, Instead, Never};
-        for (ports, direction, is_light, sharing) in [
+        for (ports, direction, is_short, sharing) in [
             (Ports::Single, Write, false, Instead),
             (Ports::Of(1023), Write, false, Instead),
             (Ports::Of(1024), Write, false, Never),
@@ -116,13 +116,13 @@ mod tests {
             (Ports::Of(64_512), Read, false, Instead),
             (Ports::Of(64_512), Read, true, Always),
         ] {
-            let shares = |is_server| ports.sharing(direction, is_light, is_server);
+            let shares = |is_server| ports.sharing(direction, is_short, is_server);
             assert_eq!(
                 shares(false),
                 sharing,
-                "{ports:?}, {direction:?}, {is_light}"
+                "{ports:?}, {direction:?}, {is_short}"
             );
-            assert_eq!(shares(true), Never, "{ports:?}, {direction:?}, {is_light}");
+            assert_eq!(shares(true), Never, "{ports:?}, {direction:?}, {is_short}");
         }
         assert_eq!(
             [1, 15, 64, 96, 64_512].map(|it| Ports::Of(it).spread()),

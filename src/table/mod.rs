@@ -140,8 +140,9 @@ enum Standing {
 /// The sessions, as many as there are descriptors for, and no more than the limit.
 ///
 /// What is counted are descriptors: those of each session, and of the files that are
-/// read, by however many ([`Sessions::set_open_files`]). Light sessions
-/// ([`Tracked::is_light`]) have none.
+/// read, by however many ([`Sessions::set_open_files`]). A session is light if its peer
+/// has never answered and no descriptor comes free with its end
+/// ([`Tracked::frees_descriptor`]).
 ///
 /// Call order: whatever may have moved a session's deadline ([`get_mut`],
 /// [`pop_due`]) is followed by [`rearm`] or [`remove`] for that key before any
@@ -943,17 +944,17 @@ fn descriptors_of(session: &impl Tracked) -> u8 {
 
 /// Whether a descriptor comes free with its end.
 fn frees(session: &impl Tracked) -> bool {
-    session.descriptors() > 0 || !session.is_light()
+    session.descriptors() > 0 || session.frees_descriptor()
 }
 
 fn standing_of(session: &impl Tracked) -> Standing {
     if session.is_over() {
         Standing::Over
     } else if session.unverified_since().is_some() {
-        if session.is_light() {
-            Standing::Light
-        } else {
+        if session.frees_descriptor() {
             Standing::Unverified
+        } else {
+            Standing::Light
         }
     } else {
         Standing::Verified

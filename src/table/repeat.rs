@@ -98,8 +98,8 @@ mod tests {
             1
         }
 
-        fn is_light(&self) -> bool {
-            false
+        fn frees_descriptor(&self) -> bool {
+            true
         }
 
         fn quiet_since(&self) -> Option<Instant> {

@@ -30,8 +30,8 @@ impl Tracked for Probe {
         usize::from(!is_light(self))
     }
 
-    fn is_light(&self) -> bool {
-        self.light
+    fn frees_descriptor(&self) -> bool {
+        !self.light
     }
 
     fn quiet_since(&self) -> Option<Instant> {

@@ -20,9 +20,9 @@ pub trait Tracked {
     /// [`Sessions::set_open_files`](super::Sessions::set_open_files).
     fn descriptors(&self) -> usize;
 
-    /// Whether no descriptor comes free with its end: it has none of its own, and the
-    /// file that it reads is closed, or open for others as well.
-    fn is_light(&self) -> bool;
+    /// Whether a descriptor comes free with its end: one of its own, or that of a file
+    /// which is open, and for no other.
+    fn frees_descriptor(&self) -> bool;
 
     /// Since when its peer has had something to answer and has not moved the
     /// transfer on, whatever else it sent; `None` while it is our turn (the disk

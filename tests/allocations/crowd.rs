@@ -151,8 +151,8 @@ impl Tracked for Boot {
         0
     }
 
-    fn is_light(&self) -> bool {
-        true
+    fn frees_descriptor(&self) -> bool {
+        false
     }
 
     fn quiet_since(&self) -> Option<Instant> {

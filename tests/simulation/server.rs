@@ -78,7 +78,7 @@ pub(crate) enum Paper {
     /// These bytes are sent.
     Sends(Vec<u8>),
     /// The same, from a file that may be closed until its peer answers.
-    SendsLightly(Vec<u8>),
+    SendsClosable(Vec<u8>),
     /// What comes is kept here.
     Receives(Rc<RefCell<Stored>>),
 }
@@ -105,10 +105,10 @@ impl End {
             trouble,
             remote,
         } = self;
-        let is_light = matches!(paper, Paper::SendsLightly(_));
+        let is_closable = matches!(paper, Paper::SendsClosable(_));
         let (transfer, file) = match paper {
-            Paper::Sends(bytes) | Paper::SendsLightly(bytes) => {
-                let reader = Reader::new(bytes, trouble, net).closable(is_light);
+            Paper::Sends(bytes) | Paper::SendsClosable(bytes) => {
+                let reader = Reader::new(bytes, trouble, net).closable(is_closable);
                 let source = FileSource::new(reader, mode);
                 let sender = Sender::new(&config, opening, negotiated, source.length());
                 (Transfer::Sender(sender), Content::Source(source))

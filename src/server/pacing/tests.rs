@@ -487,6 +487,7 @@ fn the_window_of_an_upload_takes_no_longer_than_half_a_second() {
         (&wide[..], 100_000, (1428, 34)),
         (&wide[..], 1_000_000, (1428, 64)),
         (&[("blksize", "65464")][..], 20_000, (9996, 1)),
+        (&[("blksize2", "1024")][..], 1_400, (512, 1)),
         (
             &[("blksize", "8"), ("windowsize", "64")][..],
             1_000,

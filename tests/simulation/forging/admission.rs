@@ -132,9 +132,9 @@ impl Forging {
         };
         let is_read = request.direction == Direction::Read;
         let is_server = tid::is_server(endpoint.peer, LISTEN.port());
-        let is_light = is_read && !is_server && self.server.sessions.is_short();
+        let is_short = is_read && !is_server && self.server.sessions.is_short();
         let ports = self.ports.kind();
-        let sharing = ports.sharing(request.direction, is_light, is_server);
+        let sharing = ports.sharing(request.direction, is_short, is_server);
         let (negotiated, opening) = server::answering(request, size);
         let windows = negotiated.windowsize > 1;
         let Some(port) = self.port(sharing, windows).or_else(|| {
@@ -161,7 +161,7 @@ impl Forging {
         }
         if port.is_shared() && self.ports != Ports::Single {
             self.tally.shared += 1;
-            self.tally.light += u64::from(is_light);
+            self.tally.closable += u64::from(is_short);
         }
         let proof = ports.proof(port.is_shared());
         let end = End {
@@ -169,7 +169,7 @@ impl Forging {
             opening,
             negotiated,
             paper: match request.direction {
-                Direction::Read if is_light => Paper::SendsLightly(content(file, size)),
+                Direction::Read if is_short => Paper::SendsClosable(content(file, size)),
                 Direction::Read => Paper::Sends(content(file, size)),
                 Direction::Write => Paper::Receives(stored),
             },

@@ -76,7 +76,7 @@ pub(crate) struct Tally {
     /// Transfers that shared a port beside the listen port, and those of them whose file
     /// was closed until their peer answered.
     pub(crate) shared: u64,
-    pub(crate) light: u64,
+    pub(crate) closable: u64,
     /// Honest transfers that no network could have carried.
     pub(crate) unlucky: u64,
     /// Honest uploads that ended since ports had been tried in their client's name.
