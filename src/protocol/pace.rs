@@ -1,8 +1,8 @@
 //! How much of a window goes out at once.
 //!
 //! What is sent after a lost block is sent for nothing: the receiver drops it.
-//! So where blocks are lost again and again, the window goes out in bursts with
-//! a round trip between them, in which the receiver can tell what is missing.
+//! So where too much is, the window goes out in bursts with a round trip between
+//! them, in which the receiver can tell what is missing.
 //!
 //! And where nothing proves the peer the window opens slowly: with one block,
 //! and by one more with each block acknowledged. A receiver acknowledges no part
@@ -25,8 +25,11 @@ const LARGE_WINDOW: u16 = 8;
 /// time than the blocks they save.
 const MIN_BURST: u16 = 4;
 
-/// Two losses within this many windows are a pattern.
-const PATTERN_WINDOWS: u8 = 8;
+/// What may be sent for nothing, in eighths of a window: one for each window that
+/// arrives whole, so that an eighth may, saved up to this. Half of it is there from the
+/// start, and lets bursts grow again: a loss now and then costs less time than bursts.
+const MAX_CREDIT: u8 = 16;
+const EIGHTHS: u16 = 8;
 
 /// The pause between two bursts: a round trip, within these bounds.
 const MIN_PAUSE: Duration = Duration::from_millis(1);
@@ -48,8 +51,8 @@ pub(super) struct Pace {
     burst: u16,
     /// Blocks of the burst that have gone out.
     gone: u16,
-    /// Windows since the last loss.
-    clean: u8,
+    /// What may yet be sent for nothing, see [`MAX_CREDIT`].
+    credit: u8,
     /// Blocks that may be in flight; all where an answer is proof.
     open: u16,
     nudge: Nudge,
@@ -73,7 +76,7 @@ impl Pace {
             open: if opens_slowly { 1 } else { u16::MAX },
             burst: u16::MAX,
             gone: 0,
-            clean: u8::MAX,
+            credit: MAX_CREDIT / 2,
             nudge: Nudge::None,
         }
     }
@@ -174,8 +177,10 @@ impl Pace {
 
     /// A whole window arrived.
     pub(super) const fn window_arrived(&mut self, windowsize: u16) {
-        self.clean = self.clean.saturating_add(1);
-        if self.clean >= PATTERN_WINDOWS {
+        if self.credit < MAX_CREDIT {
+            self.credit += 1;
+        }
+        if self.credit >= MAX_CREDIT / 2 {
             self.burst = match self.burst.saturating_mul(2) {
                 burst if burst < windowsize => burst,
                 _ => u16::MAX,
@@ -183,11 +188,16 @@ impl Pace {
         }
     }
 
-    /// Something of a window was lost. Once is no pattern.
-    pub(super) fn window_lost(&mut self, windowsize: u16) {
-        if self.clean < PATTERN_WINDOWS && windowsize >= LARGE_WINDOW {
+    /// Something of a window was lost, so that so many blocks are sent again.
+    pub(super) fn window_lost(&mut self, windowsize: u16, again: u16) {
+        if windowsize < LARGE_WINDOW {
+            return;
+        }
+        let cost = (u32::from(again) * u32::from(EIGHTHS)).div_ceil(windowsize.into());
+        let cost = u8::try_from(cost).unwrap_or(u8::MAX);
+        if self.credit < cost {
             self.burst = (self.burst.min(windowsize) / 2).max(MIN_BURST);
         }
-        self.clean = 0;
+        self.credit = self.credit.saturating_sub(cost);
     }
 }

@@ -261,7 +261,7 @@ impl Sender {
         if blocks >= self.out {
             self.pace.window_arrived(self.windowsize());
         } else if !is_echo {
-            self.pace.window_lost(self.windowsize());
+            self.pace.window_lost(self.windowsize(), self.out - blocks);
             // RFC 7440 §4: so that it has what follows sent again.
             self.exchange.retry.gap_named();
         }
@@ -386,10 +386,10 @@ impl Sender {
 
     /// Everything that isn't acknowledged is to be sent again.
     fn rewind(&mut self) {
+        self.pace.window_lost(self.windowsize(), self.out);
         self.out = 0;
         self.resumed = self.reached;
         self.timed = false;
-        self.pace.window_lost(self.windowsize());
         self.pace.restart();
     }
 

@@ -984,21 +984,25 @@ fn an_opening_window_that_ends_with_a_burst_is_asked_for() {
     Script::sender(&UNPROVED, Server(options), length(90)).play(
         "   0 open    > OACK blksize=8 windowsize=16 @500
            10 ACK 0   > DATA 1     @20
-           20 timeout > DATA 1     @520
-          520 timeout > DATA 1     @1520
-         1520 timeout > DATA 1     @3520
-         3520 timeout > DATA 1     @7520
-         3530 ACK 1   > DATA 2-3   @3540
-         3540 timeout > DATA 3     @4040
-         3550 ACK 3   > DATA 4-7   @3560
-         3560 timeout > DATA 7     @4060
-         3570 ACK 7   > DATA 8-11  @3580
-         3580 timeout > DATA 12-15 @3590
-         3590 timeout > DATA 15    @4090
-         3600 ACK 15  > DATA 16-19 @3610
-         3610 timeout > DATA 20-23 @3620
-         3620 timeout > DATA 24-27 @3630
-         3630 timeout > DATA 28-31 @4130",
+           20 ACK 1   > DATA 2-3   @30
+           30 ACK 3   > DATA 4-7   @40
+           40 ACK 7   > DATA 8-15  @50
+           50 ACK 15  > DATA 16-31 @550
+           60 ACK 16  > DATA 17-32 @560
+           70 ACK 17  > DATA 18-25 @80
+           80 ACK 18  > DATA 19-22 @90
+           90 timeout > DATA 23-26 @100
+          100 timeout > DATA 27-30 @110
+          110 timeout > DATA 31-34 @610
+          610 timeout > DATA 34    @1610
+         1610 timeout > DATA 19    @3610
+         1630 ACK 19  > DATA 20-21 @1640
+         1640 timeout > DATA 21    @2140
+         1650 ACK 21  > DATA 22-25 @1660
+         1660 timeout > DATA 25    @2160
+         1670 ACK 25  > DATA 26-29 @1680
+         1680 timeout > DATA 30-33 @1690
+         1690 timeout > DATA 33    @2190",
     );
 }
 
