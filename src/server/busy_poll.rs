@@ -5,8 +5,13 @@
 //! are shorter than the bound, the loop polls without sleeping, for as long as
 //! the bound; where clients take their time, or there are none, it sleeps at
 //! once. Must not: read the clock, or sleep itself.
+//!
+//! Where only one session is at work, its socket is looked at before the poll is asked:
+//! that saves a system call for each answer.
 
 use std::time::{Duration, Instant};
+
+use crate::table::SessionKey;
 
 /// How much the latest wait counts in the moving average: one part in this many.
 const WEIGHT: u32 = 8;
@@ -15,6 +20,10 @@ const WEIGHT: u32 = 8;
 /// not outweigh a thousand short ones forever.
 const CAP: u32 = 16;
 
+/// How often one session's socket is looked at before the poll is asked again, which
+/// knows of all the others.
+const LOOKS: u8 = 8;
+
 /// The moving average of the waits, and the wait that is going on.
 #[derive(Debug)]
 pub(super) struct BusyPoll {
@@ -22,6 +31,10 @@ pub(super) struct BusyPoll {
     bound: Duration,
     average: Duration,
     waiting_since: Option<Instant>,
+    /// The one session that the last event was for.
+    alone: Option<SessionKey>,
+    /// How often it has been looked at since.
+    looks: u8,
 }
 
 impl BusyPoll {
@@ -30,6 +43,8 @@ impl BusyPoll {
             bound,
             average: bound * CAP,
             waiting_since: None,
+            alone: None,
+            looks: 0,
         }
     }
 
@@ -37,6 +52,17 @@ impl BusyPoll {
     pub(super) fn stay_awake(&mut self, now: Instant) -> bool {
         let since = *self.waiting_since.get_or_insert(now);
         self.average < self.bound && now.saturating_duration_since(since) < self.bound
+    }
+
+    /// What came, came for this session alone; `None`: for others, too.
+    pub(super) const fn came_for(&mut self, alone: Option<SessionKey>) {
+        self.alone = alone;
+    }
+
+    /// The session whose answer may be there by now; `None`: it is time to ask the poll.
+    pub(super) fn next_look(&mut self) -> Option<SessionKey> {
+        self.looks = (self.looks + 1) % (LOOKS + 1);
+        self.alone.filter(|_| self.looks > 0)
     }
 
     /// Something came at `now`: the wait is over.
@@ -87,6 +113,20 @@ mod tests {
         assert!(spin.stay_awake(now));
         assert!(spin.stay_awake(now + MICROSECOND * 49));
         assert!(!spin.stay_awake(now + MICROSECOND * 50));
+    }
+
+    #[test]
+    fn the_poll_is_asked_between_looks_at_one_session() {
+        let mut spin = BusyPoll::new(MICROSECOND * 50);
+        let looks = |spin: &mut BusyPoll| {
+            let rounds = usize::from(LOOKS + 1) * 10;
+            (0..rounds).filter_map(|_| spin.next_look()).count()
+        };
+        assert_eq!(looks(&mut spin), 0, "nothing came");
+        spin.came_for(Some(SessionKey::from_token(0)));
+        assert_eq!(looks(&mut spin), usize::from(LOOKS) * 10);
+        spin.came_for(None);
+        assert_eq!(looks(&mut spin), 0, "others are at work");
     }
 
     #[test]

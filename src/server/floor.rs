@@ -210,6 +210,18 @@ impl Floor {
         self.with_session(key, &mut Session::run);
     }
 
+    /// The answer to a session may be there; whether it was.
+    pub(super) fn look(&mut self, key: SessionKey) -> bool {
+        let mut has_come = false;
+        self.with_session(key, &mut |session, context| {
+            let before = session.transfer().progress();
+            let turn = session.run(context);
+            has_come = session.transfer().progress() != before;
+            turn
+        });
+        has_come
+    }
+
     /// How many sessions have more to do from the turn before: to be given to
     /// [`Floor::run_unfinished`] once everything new has had its turn.
     pub(super) fn count_unfinished(&self) -> usize {
@@ -353,7 +365,7 @@ impl Floor {
         let random = || self.random.number();
         let sessions = &mut self.sessions;
         sessions.set_open_files(self.files.count());
-        match sessions.after_turn(key, was_unverified, clock::now(), random) {
+        match sessions.after_turn(key, was_unverified, clock::now, random) {
             AfterTurn::Stays if was_unverified && self.pacing.is_overfull(key) => {
                 self.turn_away(key);
             }

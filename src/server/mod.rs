@@ -71,7 +71,7 @@ use crate::host::{Command, Notifier, PidFile, Signals};
 use crate::log::LogFile;
 use crate::log::event::Event;
 use crate::status::{Status, View};
-use crate::table::RESERVED;
+use crate::table::{RESERVED, SessionKey};
 
 /// Readiness events taken from the kernel at a time.
 const EVENTS: usize = 256;
@@ -193,7 +193,17 @@ impl Server {
     pub fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS);
         while !self.is_done() {
-            let timeout = self.wait(clock::now());
+            let now = clock::now();
+            let timeout = if self.has_work() {
+                Some(Duration::ZERO)
+            } else if !self.floor.sessions.is_empty() && self.busy_poll.stay_awake(now) {
+                if self.look(now) {
+                    continue;
+                }
+                Some(Duration::ZERO)
+            } else {
+                self.wait(now)
+            };
             match self.floor.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 other => other?,
@@ -209,16 +219,28 @@ impl Server {
         Ok(())
     }
 
-    /// How long nothing can happen by itself.
-    fn wait(&mut self, now: Instant) -> Option<Duration> {
-        let is_idle = self.floor.sessions.is_empty();
-        if self.floor.has_work()
+    /// There is something to do without waiting for anything.
+    fn has_work(&self) -> bool {
+        self.floor.has_work()
             || self.front.has_work()
             || self.status.as_ref().is_some_and(|it| it.has_work())
-            || (!is_idle && self.busy_poll.stay_awake(now))
-        {
-            return Some(Duration::ZERO);
+    }
+
+    /// Looks for the answer to the one session at work, without asking the poll; false
+    /// if that is to be asked now.
+    fn look(&mut self, now: Instant) -> bool {
+        let Some(key) = self.busy_poll.next_look() else {
+            return false;
+        };
+        if self.floor.look(key) {
+            self.busy_poll.over(now);
         }
+        true
+    }
+
+    /// How long nothing can happen by itself.
+    fn wait(&self, now: Instant) -> Option<Duration> {
+        let is_idle = self.floor.sessions.is_empty();
         let sign = self.notifier.as_ref().and_then(Notifier::next_sign);
         let status = self.status.as_ref().and_then(|it| it.next_deadline());
         let idle_end = self.idle_end().filter(|_| is_idle);
@@ -235,12 +257,21 @@ impl Server {
         Some(nearest.saturating_duration_since(now))
     }
 
+    /// The session that all of the events are for.
+    fn only_session(&self, events: &Events) -> Option<SessionKey> {
+        let mut events = events.iter();
+        let (first, second) = (events.next()?, events.next());
+        let is_session = !RESERVED.contains(&first.token().0) && second.is_none();
+        is_session.then(|| self.floor.sessions.key_of_token(first.token().0))?
+    }
+
     fn turn(&mut self, events: &Events) {
         let now = clock::now();
         // Looking at the status port is no work that keeps the server up.
         let is_served = events.iter().any(|event| event.token() != STATUS);
         if is_served {
             self.busy_poll.over(now);
+            self.busy_poll.came_for(self.only_session(events));
         }
         if is_served || !self.floor.sessions.is_empty() {
             self.last_busy = now;

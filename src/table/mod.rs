@@ -434,12 +434,12 @@ impl<S: Tracked> Sessions<S> {
 
     /// [`Sessions::rearm`] after a turn of the session, and what follows for others if
     /// its peer has answered for the first time in it: `was_unverified` before. `random`
-    /// as for [`Sessions::admit`].
+    /// as for [`Sessions::admit`]; the time is asked for only then.
     pub fn after_turn(
         &mut self,
         key: SessionKey,
         was_unverified: bool,
-        now: Instant,
+        now: impl FnOnce() -> Instant,
         random: impl FnOnce() -> u32,
     ) -> AfterTurn {
         self.rearm(key);
@@ -454,7 +454,7 @@ impl<S: Tracked> Sessions<S> {
         } else if self.is_overfull() {
             // A peer that has proved to be there comes before those that are over or
             // silent; if all others are as real as it is, it came last.
-            let gives_way = self.gives_way_to_verified(now, random());
+            let gives_way = self.gives_way_to_verified(now(), random());
             AfterTurn::Evicts(gives_way.unwrap_or(key))
         } else {
             AfterTurn::Stays

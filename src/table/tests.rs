@@ -418,18 +418,21 @@ fn a_first_answer_is_crowded_evicts_or_stays() {
     assert_eq!(table.admit_read(&from, read, origin, 0), Admission::New);
     let first = table.insert(from, read, light(origin));
     *table.get_mut(first).unwrap() = Probe::default();
-    let after = table.after_turn(first, true, origin, || 2);
+    let after = table.after_turn(first, true, || origin, || 2);
     assert_eq!(after, AfterTurn::Evicts(uploads[2]));
     table.remove(uploads[2]);
-    let after = table.after_turn(first, false, origin, || 2);
+    let after = table.after_turn(first, false, || origin, || 2);
     assert_eq!(after, AfterTurn::Stays);
 
     let mut table = Sessions::new(4, origin).with_client_limit(1);
     for (local, expected) in [(1, AfterTurn::Stays), (2, AfterTurn::Crowded)] {
         let key = table.insert(endpoint(1, local), read, unverified(origin));
-        assert_eq!(table.after_turn(key, true, origin, || 0), AfterTurn::Stays);
+        assert_eq!(
+            table.after_turn(key, true, || origin, || 0),
+            AfterTurn::Stays
+        );
         table.get_mut(key).unwrap().unverified_since = None;
-        assert_eq!(table.after_turn(key, true, origin, || 0), expected);
+        assert_eq!(table.after_turn(key, true, || origin, || 0), expected);
     }
 }
 

@@ -399,7 +399,7 @@ impl World {
         session.deadline = now + Duration::from_micros(WAIT);
         let is_over = session.is_over();
         self.unverified -= usize::from(was_unverified);
-        let after = self.table.after_turn(key, was_unverified, now, || 0);
+        let after = self.table.after_turn(key, was_unverified, || now, || 0);
         assert_eq!(after, AfterTurn::Stays);
         if !is_over {
             return self.step(at, machine, Some(block + 1));

@@ -313,7 +313,7 @@ impl Forging {
         let now = self.net.instant();
         let random = || self.random.next() as u32;
         let sessions = &mut self.server.sessions;
-        match sessions.after_turn(key, !before.verified, now, random) {
+        match sessions.after_turn(key, !before.verified, || now, random) {
             AfterTurn::Stays => {}
             AfterTurn::Crowded => {
                 if let Some(session) = self.server.sessions.get_mut(key) {
