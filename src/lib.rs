@@ -204,7 +204,7 @@
 //! | ports that are tried in a client's name | 8 within a second end its uploads; 256 addresses told apart | [`table::guesses`] |
 //! | ports that transfers share | 6 for an address, 16 in all; 64 are tried | `server::ports` |
 //! | repeats to a peer that never answered | 3, of one datagram | [`protocol::transfer`] |
-//! | repeats to a peer that did | `--retries`, waits up to 8 s; only waits of a second or more count; two more before a long negotiated `timeout` | [`protocol::retry`] |
+//! | repeats to a peer that did | `--retries`, waits up to 8 s; only waits of a second or more count; three more before a long negotiated `timeout` | [`protocol::retry`] |
 //! | a transfer that doesn't move | 34 s by default; at most 60 s by the client's `timeout` | [`protocol::retry`] |
 //! | block size, window | 65,464 bytes, `--max-windowsize` blocks | [`wire::options`] |
 //! | name after a map file | 1024 bytes | [`policy`] |

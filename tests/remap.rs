@@ -84,6 +84,25 @@ fn requests_are_served_by_their_new_names() {
     assert_eq!(fs::read(server.root().join("a_b")).unwrap(), b"written");
 }
 
+/// The manual's recipe for switches that all save under one name.
+#[cfg(feature = "uploads")]
+#[test]
+fn uploads_of_one_name_go_to_a_directory_for_each_client() {
+    let args = ["--create-dirs", "--keep-versions", "2"];
+    let (server, _map) = start("rP ^ \\i/\n", &args);
+    for night in ["1", "2"] {
+        for client in ["127.0.1.1", "127.0.1.2"] {
+            let from = RawClient::at(client.parse().unwrap(), server.addr());
+            from.write("running-config", night.as_bytes()).unwrap();
+        }
+    }
+    for client in ["127.0.1.1", "127.0.1.2"] {
+        let read = |name: &str| RawClient::new(&server).read(&format!("{client}/{name}"));
+        assert_eq!(read("running-config"), Ok(b"2".to_vec()));
+        assert_eq!(read("running-config.~1~"), Ok(b"1".to_vec()));
+    }
+}
+
 #[test]
 fn what_the_rules_refuse_is_refused() {
     let rules = r"

@@ -333,6 +333,30 @@ fn a_refusal_by_a_section_says_so_in_the_log() {
 }
 
 #[test]
+fn a_section_none_of_whose_roots_is_there_says_so() {
+    let rules = "[all]\nroots = ['own/%i', 'other']\n";
+    let server = start(rules, &[]);
+    for request in [rrq("f", &[]), wrq("f", &[])] {
+        let (answer, _) = client(&server, "127.0.1.1").ask(&request);
+        assert_eq!(answer.error_code(), Some(1), "{answer:?}");
+    }
+    for op in ["op=read", "op=write"] {
+        let told = |line: &str| line.contains(op) && line.contains("none of the roots");
+        assert!(server.wait_for_log(told, PATIENCE).is_some(), "{op}");
+    }
+    let file = server.root().join("rules");
+    fs::write(&file, rules).unwrap();
+    let root = server.root();
+    let output = rules_test(
+        &[file.to_str().unwrap(), root.to_str().unwrap()],
+        "127.0.1.1 f\n",
+    );
+    let wanted =
+        "read refused: File not found: no directory for this client: \"own/127.0.1.1\", \"other\"";
+    assert!(said(&output).contains(wanted), "{}", said(&output));
+}
+
+#[test]
 fn directories_outside_root_are_served_and_sighup_reads_the_rules_again() {
     let rules = "[a]
 networks = '127.0.1.0/24'

@@ -891,6 +891,13 @@ fn uploads_go_to_their_own_directory() {
             assert_eq!(client().read("uploads/boot").is_ok(), below, "{args:?}");
             let again = client().write("boot", b"again");
             assert_eq!(again.is_ok(), args.len() == 3, "{args:?}");
+            if !args.contains(&"--create-dirs") {
+                // The directory isn't part of the name; the log says where names lead.
+                assert_eq!(client().write("uploads/x", b"x").unwrap_err().0, 1);
+                let place = format!("uploads go below {}", uploads.display());
+                let told = |line: &str| line.contains("hint=") && line.contains(&place);
+                assert!(server.wait_for_log(told, PATIENCE).is_some(), "{args:?}");
+            }
             let line = server.wait_for_log(|line| line.contains("listening on"), PATIENCE);
             assert!(line.unwrap().contains("uploads go to"), "{args:?}");
         }

@@ -78,6 +78,8 @@ pub struct RootError {
     errno: Errno,
 }
 
+const UPLOADS: &str = "take uploads to";
+
 impl RootError {
     fn new(path: &Path, errno: Errno) -> Self {
         Self {
@@ -90,7 +92,7 @@ impl RootError {
     /// The same about a directory that uploads are to go to.
     #[must_use]
     pub fn of_uploads(self) -> Self {
-        let purpose = "take uploads to";
+        let purpose = UPLOADS;
         Self { purpose, ..self }
     }
 
@@ -105,6 +107,9 @@ impl RootError {
 impl fmt::Display for RootError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let reason = match self.errno {
+            Errno::ENOENT if self.purpose == UPLOADS && self.path.is_relative() => {
+                "no such directory; create it, or name it from here, not from ROOT"
+            }
             Errno::ENOENT => "no such directory; create it or name another",
             Errno::ENOTDIR => "not a directory; name the directory that holds the files",
             Errno::EACCES | Errno::EPERM => {

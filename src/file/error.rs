@@ -56,6 +56,11 @@ impl StorageError {
     pub const NOT_YOURS: Self = Self::refusal("Access violation: another client's directory");
     /// The rules for this client are against it.
     pub const NOT_ALLOWED: Self = Self::refusal("Access violation: not allowed for this client");
+    /// None of the directories that the rules have for this client is there.
+    pub const NO_ROOT: Self = Self::new(
+        ErrorCode::FileNotFound,
+        "File not found: no directory for this client",
+    );
     /// Nothing has this name.
     pub const NOT_FOUND: Self = Self::new(ErrorCode::FileNotFound, "File not found");
     /// A file that was closed for a while is another one now.
@@ -135,7 +140,14 @@ impl StorageError {
             _ if *self == Self::IS_DIRECTORY || self.errno == Some(Errno::EISDIR) => Some(
                 "a directory was asked for: a file's name is missing in the client's configuration",
             ),
+            NO_DIRECTORY if self.errno == Some(Errno::ENOTDIR) => {
+                Some("what would be a directory on the way to that name is a file")
+            }
             NO_DIRECTORY => Some(MAKE_DIRECTORY),
+            _ if cfg!(feature = "rules") && *self == Self::NO_ROOT => Some(
+                "none of the roots in its section of the rules file is there, and none is made: \
+                 tftpd --rules-test shows which it would be",
+            ),
             _ if *self == Self::OVER_LIMIT => Some("--max-upload allows no larger file"),
             _ if *self == Self::OVER_TOTAL => {
                 Some("with this file there would be more than --max-upload-total")
@@ -232,6 +244,14 @@ impl std::error::Error for StorageError {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_upload_below_a_file_is_not_told_to_make_directories() {
+        for (errno, told) in [(Errno::ENOENT, "create it"), (Errno::ENOTDIR, "is a file")] {
+            let hint = StorageError::of_directory(errno).hint();
+            assert!(hint.is_some_and(|it| it.contains(told)), "{hint:?}");
+        }
+    }
 
     #[test]
     fn errno_maps_to_the_code_clients_act_on() {

@@ -997,6 +997,9 @@ mod tests {
             assert_eq!(text.lines().count(), 1);
         }
         set_mode(0o700);
+        let error = Root::open(Path::new("box"), Policy::default()).unwrap_err();
+        let text = error.of_uploads().to_string();
+        assert!(text.contains("name it from here, not from ROOT"), "{text}");
     }
 
     #[test]

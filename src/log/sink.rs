@@ -95,7 +95,7 @@ impl Write for Sink {
         for part in piece.split_inclusive(|&byte| byte == b'\n') {
             // One byte more shows that the line must be cut.
             let room = (MAX_LINE + 1).saturating_sub(self.line.len());
-            self.line.extend(part.iter().take(room));
+            self.line.extend_from_slice(&part[..part.len().min(room)]);
             if part.ends_with(b"\n") {
                 let mut line = std::mem::take(&mut self.line);
                 cut(&mut line, MAX_LINE);

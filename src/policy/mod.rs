@@ -275,7 +275,7 @@ impl Policy {
             }
             missed = Some(granted);
         }
-        missed.ok_or(StorageError::NOT_FOUND.into())
+        missed.ok_or(StorageError::NO_ROOT.into())
     }
 
     /// The name in this root, if the client has the right to it.

@@ -9,8 +9,8 @@
 //! A negotiated `timeout` takes the place of both. It is kept exactly, with one
 //! exception: boot loaders ask for 5 s and then wait as long in silence for each
 //! packet that is lost. So where it is long, and the peer has answered often enough
-//! to know how soon it does, there are two repeats before it, as the adaptive wait
-//! has them, and the negotiated wait begins behind those.
+//! to know how soon it does, or has named a gap, there are three repeats before it, as
+//! the adaptive wait has them, and the negotiated wait begins behind those.
 //!
 //! Must not: read the clock, which it is told.
 
@@ -41,11 +41,18 @@ pub const MAX_NEGOTIATED_PATIENCE: Duration = Duration::from_secs(60);
 /// A negotiated wait shorter than this is kept exactly: nobody waits long for it.
 pub const LONG_NEGOTIATED: Duration = Duration::from_secs(2);
 
-/// Answers until repeats may come earlier than a negotiated wait.
-pub const KNOWN_ANSWERS: u8 = 8;
+/// Answers until repeats may come earlier than a negotiated wait: the OACK and the
+/// first three DATA or windows keep it. So few since each costs a boot loader that wait
+/// if it is lost, and a guess too early costs one or two DATA in vain; not fewer, for
+/// who tries whether `timeout` is kept does so with the first packets, and so the
+/// measured round trip rests on more than one.
+pub const KNOWN_ANSWERS: u8 = 4;
 
-/// Repeats of one packet that may come earlier than a negotiated wait.
-pub const EARLY_REPEATS: u8 = 2;
+/// Repeats of one packet that may come earlier than a negotiated wait. A window takes
+/// three: where a NACK was lost the first, of its last block, brings nothing, since it
+/// was answered once; and nor does the second, of the whole window, where the receiver
+/// counts its window from that NACK. The third it answers.
+pub const EARLY_REPEATS: u8 = 3;
 
 /// How much those have lengthened the wait: each has doubled it.
 const BACKED_OFF: u32 = 1 << EARLY_REPEATS;
@@ -189,7 +196,8 @@ struct Slowest {
     /// Of the [`SLOW_MEMORY`] before those.
     previous: Micros,
     count: u8,
-    /// All answers, those to a repeat among them; no more than [`KNOWN_ANSWERS`].
+    /// All answers to what was sent, those to a repeat among them; no more than
+    /// [`KNOWN_ANSWERS`].
     seen: u8,
     /// One of those counted now came as late as [`PEERS_OWN_TIMER`].
     was_late: bool,
@@ -212,7 +220,8 @@ impl Slowest {
         }
     }
 
-    fn learn(&mut self, answer: Duration) {
+    /// Returns whether it was the peer that took so long, as far as one can tell.
+    fn learn(&mut self, answer: Duration) -> bool {
         if self.count == SLOW_MEMORY {
             self.previous = self.current;
             self.current = Micros(0);
@@ -223,9 +232,10 @@ impl Slowest {
         // The first answer as late as that may be one whose packet was lost.
         if answer >= PEERS_OWN_TIMER && !self.was_late {
             self.was_late = true;
-            return;
+            return false;
         }
         self.current = self.current.max(answer.into());
+        true
     }
 
     /// The wait that such an answer still beats.
@@ -497,6 +507,18 @@ impl RetryTimer {
         self.lossy = LOSS_MEMORY;
     }
 
+    /// The peer named a gap: something was lost and it has no use for silence, so that
+    /// a long negotiated wait is cut short from now on, if the round trip is known.
+    pub(crate) fn gap_named(&mut self) {
+        self.slowest.seen = KNOWN_ANSWERS;
+        if let (Follows::PromiseAndRoundTrip, 0, Some(known)) =
+            (self.follows, self.repeats, self.round_trip)
+        {
+            let wait = self.adaptive_wait(known.timeout());
+            self.wait = self.wait.min(wait.into());
+        }
+    }
+
     /// The transfer moved a step forward: the count of repeats starts again.
     ///
     /// `measured` says that the answer belongs to the packet sent last, so that
@@ -512,23 +534,23 @@ impl RetryTimer {
         }
         let mut wait = self.wait();
         if let Some(since) = self.since.take() {
-            self.slowest.see();
-            let elapsed = now.saturating_duration_since(since);
-            if !was_lost {
-                self.slowest.learn(elapsed);
+            // Blocks in the middle of a window, on the receiving side, answer nothing.
+            if measured || self.repeated {
+                self.slowest.see();
             }
-            if measured && self.measurable && !self.repeated {
+            let elapsed = now.saturating_duration_since(since);
+            let is_peers = !was_lost && self.slowest.learn(elapsed);
+            if is_peers && measured && self.measurable && !self.repeated {
                 wait = self.measure(elapsed.into()).timeout();
             }
         }
         self.wait = match self.follows {
             Follows::Promise => self.initial,
-            // Without a sample the backed-off wait stays (RFC 6298 §5.7), but a
-            // new packet never waits longer than the ceiling.
-            Follows::RoundTrip => self.adaptive_wait(wait).into(),
             Follows::PromiseAndRoundTrip if !self.is_well_known() => self.initial,
-            // Nor as long as the promise, if that was what the last one had to wait.
-            Follows::PromiseAndRoundTrip => {
+            // Without a sample the backed-off wait stays (RFC 6298 §5.7), but a new
+            // packet waits no longer than a few repeats lengthen what was measured:
+            // one that was lost for a second is no reason for the next to take as long.
+            Follows::RoundTrip | Follows::PromiseAndRoundTrip => {
                 let measured = self.round_trip.map_or(wait, RoundTrip::timeout);
                 let longest = self.adaptive_wait(measured) * BACKED_OFF;
                 self.adaptive_wait(wait.min(longest)).into()
@@ -663,10 +685,10 @@ mod tests {
     }
 
     #[test]
-    fn a_long_negotiated_wait_is_cut_short_twice_where_the_peer_answers_promptly() {
+    fn a_long_negotiated_wait_is_cut_short_three_times_where_the_peer_answers_promptly() {
         for (seconds, retries, answers, expected) in [
-            (5, 5, KNOWN_ANSWERS, vec![20, 40, 5000, 8000, 8000]),
-            (2, 5, KNOWN_ANSWERS, vec![20, 40, 2000, 4000, 8000]),
+            (5, 5, KNOWN_ANSWERS, vec![20, 40, 80, 5000, 8000, 8000]),
+            (2, 5, KNOWN_ANSWERS, vec![20, 40, 80, 2000, 4000, 8000]),
             // The peer isn't known yet.
             (5, 5, KNOWN_ANSWERS - 1, vec![5000, 8000, 8000]),
             // Nobody waits long for a second.
@@ -687,6 +709,37 @@ mod tests {
             }
             assert_eq!(waits, expected, "timeout={seconds} --retries {retries}");
         }
+    }
+
+    #[test]
+    fn a_gap_that_is_named_cuts_the_negotiated_wait_short() {
+        for (answers, repeats, expected) in [
+            // Nothing was measured.
+            (0, 0, 5000),
+            (1, 0, 20),
+            // Repeats that count go on counting.
+            (1, 1, 8000),
+        ] {
+            let (mut timer, mut now) = negotiated(5, 5, answers);
+            timer.sent(now);
+            for _ in 0..repeats {
+                now = timer.timer().deadline().unwrap();
+                assert!(timer.back_off(now, u8::MAX));
+            }
+            timer.gap_named();
+            timer.sent_again(now);
+            assert_eq!(
+                timer.timer().deadline(),
+                Some(now + MS * expected),
+                "{answers}"
+            );
+        }
+        // One that was promised isn't.
+        let (mut timer, now) = negotiated(1, 5, 3);
+        timer.sent(now);
+        timer.gap_named();
+        timer.sent_again(now);
+        assert_eq!(timer.timer().deadline(), Some(now + MS * 1000));
     }
 
     #[test]
@@ -733,8 +786,15 @@ mod tests {
     /// has become a little slower than the wait would be sent everything twice.
     #[test]
     fn answers_that_come_later_than_before_are_waited_for_soon() {
-        for (before, after) in [(3, 22), (3, 60), (3, 700), (100, 140), (100, 275)] {
+        let changes = [(3, 22), (3, 60), (3, 700), (100, 140), (100, 275)];
+        for ((before, after), is_negotiated) in changes
+            .into_iter()
+            .flat_map(|change| [(change, true), (change, false)])
+        {
             let (mut timer, mut now) = negotiated(5, 5, 0);
+            if !is_negotiated {
+                timer = RetryTimer::new(ADAPTIVE, false);
+            }
             let mut sent = 0;
             for packet in 0..40 {
                 timer.sent(now);
@@ -748,8 +808,29 @@ mod tests {
                 now = answer;
                 timer.answered(now, true);
             }
-            assert!(sent <= 4, "from {before} to {after} ms: {sent} repeats");
+            let case = format!("from {before} to {after} ms, negotiated: {is_negotiated}");
+            // A wait of 20 ms doubles five times until it is longer than 700 ms.
+            let most = if is_negotiated { 4 } else { 5 };
+            assert!(sent <= most, "{case}: {sent} repeats");
         }
+    }
+
+    #[test]
+    fn a_packet_that_was_lost_for_a_second_does_not_make_the_next_wait_as_long() {
+        let mut timer = RetryTimer::new(ADAPTIVE, false);
+        let mut now = test_epoch();
+        for _ in 0..8 {
+            answer(&mut timer, &mut now, 3);
+        }
+        timer.sent(now);
+        for _ in 0..6 {
+            now = timer.timer().deadline().unwrap();
+            assert!(timer.back_off(now, u8::MAX));
+            timer.sent_again(now);
+        }
+        assert_eq!(timer.wait(), ADAPTIVE_CEILING + MS * 280);
+        timer.answered(now + MS * 3, true);
+        assert_eq!(timer.wait(), ADAPTIVE_FLOOR * BACKED_OFF);
     }
 
     #[test]

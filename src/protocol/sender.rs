@@ -262,6 +262,8 @@ impl Sender {
             self.pace.window_arrived(self.windowsize());
         } else if !is_echo {
             self.pace.window_lost(self.windowsize());
+            // RFC 7440 §4: so that it has what follows sent again.
+            self.exchange.retry.gap_named();
         }
         // The ACK of a whole window may have crossed the nudge, which brings another.
         let nudged = self.pace.has_nudged() && blocks == self.windowsize();
@@ -315,6 +317,10 @@ impl Sender {
             self.exchange.is_verified() && self.out > 0 && !self.exchange.retry.expired(now);
         let lockstep = self.windowsize() == 1;
         if in_flight && self.nacks.take(now, &self.exchange.retry, lockstep) {
+            // In lockstep it may only be slow: its timer struck.
+            if !lockstep {
+                self.exchange.retry.gap_named();
+            }
             self.pace.nacked();
             self.rewind();
             self.exchange.retry.end_pause(now);

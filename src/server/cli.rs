@@ -438,8 +438,6 @@ const REMEDIES: &[Remedy] = &[
     ("'--reuse-port'", "--workers shares the port by itself: leave out --reuse-port"),
     #[cfg(feature = "workers")]
     ("'--idle-exit", "workers don't end when idle: leave out one of them"),
-    #[cfg(feature = "workers")]
-    ("'--status", "with --workers there is no status port: leave out one of them"),
 ];
 
 impl Args {

@@ -250,8 +250,8 @@ pub static ROWS: &[Row] = &[
         &[("--enable-tftp", Optional(|it| Some(interfaces(it)))), ("--tftp-root", Value(|it| Some(words(["--read-only", it]))))]),
     row(DNSMASQ, "`--enable-tftp=eth0`", "the same; or `--read-only -a eth0`", &[]),
     row(DNSMASQ, "nothing; links that leave the root are followed", "`--follow-links DIR`", &[]),
-    row(DNSMASQ, "`--tftp-secure`", 
-        "leave it out; what its user may read is served here, whoever owns it: run as one with few rights, such as `-u tftp`",
+    row(DNSMASQ, "`--tftp-secure`",
+        "leave it out; what the server's user may read is served here, whoever owns it: run it as one with few rights, such as `-u tftp`",
         &[("--tftp-secure", Told)]),
     row(DNSMASQ, "`--tftp-max=50`", "the same; or `--max-sessions 50`",
         &[("--tftp-max", Renamed("--max-sessions"))]),
@@ -329,7 +329,7 @@ mod tests {
             ("--pcre file", "-m FILE"),
             (
                 "--tftp-secure",
-                "leave it out; what its user may read is served",
+                "leave it out; what the server's user may read is served",
             ),
             ("--mtftp file", "no equivalent"),
             (

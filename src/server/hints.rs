@@ -45,7 +45,7 @@ pub(super) fn hint(
         return leaves()
             .or_else(similar)
             .or_else(elsewhere)
-            .or_else(|| error.hint().map(str::to_owned));
+            .or_else(|| Some(with_place(error.hint()?, root, direction)));
     }
     let is_forbidden = matches!(error.errno(), Some(Errno::EACCES | Errno::EPERM));
     if is_forbidden && direction == Direction::Read && root.shuts(name) {
@@ -65,6 +65,16 @@ pub(super) fn hint(
     error.hint().map(str::to_owned)
 }
 
+/// The hint about a name that leads nowhere: for an upload, which may go elsewhere than
+/// what is read, with the directory that it was looked up below.
+fn with_place(hint: &str, root: &Root, direction: Direction) -> String {
+    if cfg!(feature = "uploads") && direction == Direction::Write {
+        let path = root.path().display();
+        return format!("{hint}; uploads go below {path}");
+    }
+    hint.to_owned()
+}
+
 /// Why root may not do what it always may.
 const GAVE_UP: &str =
     "root has given up its rights over others' files: run as their owner with -u USER";
@@ -78,7 +88,7 @@ fn forbidden(barrier: &Barrier) -> String {
         group,
         mode,
     } = barrier;
-    let name = if name.is_empty() {
+    let name = if matches!(&**name, b"" | b".") {
         "ROOT".into()
     } else {
         escape(name).to_string()

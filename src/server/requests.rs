@@ -131,6 +131,10 @@ impl Requests {
         let Some(endpoint) = endpoint_of(datagram, listener).or_else(of_group) else {
             // RFC 1123 §4.2.3.4: no answer to a broadcast.
             floor.counters.group += 1;
+            debug!(
+                "{}: dropped what was sent to a broadcast address; see --answer-broadcast",
+                datagram.peer
+            );
             return;
         };
         let peer = endpoint.peer;

@@ -87,6 +87,22 @@ impl Style {
         }
     }
 
+    /// Blocks of a window.
+    pub(crate) fn window(&self) -> u64 {
+        self.windowsize.unwrap_or(1).into()
+    }
+
+    /// Bytes of the file, where it has `size` in lockstep: only a window's last block
+    /// and its ACK are lost in silence, so it takes more blocks for as many of those.
+    pub(crate) fn length(&self, size: u64) -> u64 {
+        size * self.window().div_ceil(2)
+    }
+
+    /// The name of a file of that length.
+    pub(crate) fn file(&self) -> String {
+        format!("boot-{}", self.window())
+    }
+
     /// The request for the file `name`.
     fn request(&self, name: &str) -> Vec<u8> {
         let mut options = vec![("tsize", "0".to_owned()), ("blksize", BLKSIZE.to_string())];
@@ -174,9 +190,9 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// How many windows have come: as often has the server had an answer.
-    pub(crate) fn windows(&self) -> u64 {
-        self.blocks / self.window
+    /// How many blocks have come in order.
+    pub(crate) const fn blocks(&self) -> u64 {
+        self.blocks
     }
 
     /// The datagram to send, once.

@@ -28,10 +28,10 @@ pub(crate) struct LossesArgs {
     /// Servers, ours first
     #[arg(value_parser = named_server, required = true)]
     servers: Vec<(String, SocketAddr)>,
-    /// Directory that all of them serve; the file is made there
+    /// Directory that all of them serve; the files are made there
     #[arg(long)]
     root: PathBuf,
-    /// Bytes of the file
+    /// Bytes of the file; with windows it is longer, see `Style::length`
     #[arg(long, default_value_t = 256 << 10)]
     size: u64,
     /// Transfers of each loader with each server, all at once
@@ -49,6 +49,9 @@ pub(crate) struct LossesArgs {
     /// The network namespace of the servers
     #[arg(long)]
     server_namespace: PathBuf,
+    /// Write each wait of a second or more for our server to standard error
+    #[arg(long)]
+    list: bool,
     /// Seconds until it is cut off
     #[arg(long, default_value_t = 55)]
     limit: u64,
@@ -61,9 +64,6 @@ fn named_server(text: &str) -> Result<(String, SocketAddr), String> {
         .map_err(|error| format!("{address}: {error}"))?;
     Ok((name.to_owned(), address))
 }
-
-/// The name of the file that all ask for.
-const NAME: &str = "boot";
 
 /// Time between the starts of two transfers.
 const PACE: Duration = Duration::from_millis(2);
@@ -81,8 +81,10 @@ struct Wait {
     to: Instant,
     /// When the loader told that something is missing.
     told: Vec<Instant>,
-    /// The server had heard from the loader often enough to know how soon it answers.
-    is_known: bool,
+    /// The block it waited for; 0 for the first answer.
+    block: u64,
+    /// Windows that had come.
+    windows: u64,
 }
 
 impl Wait {
@@ -172,11 +174,13 @@ impl Client<'_> {
     }
 
     fn end_wait(&mut self, now: Instant) {
+        let block = self.loader.blocks();
         let wait = Wait {
             from: self.since,
             to: now,
             told: std::mem::take(&mut self.told),
-            is_known: self.loader.windows() > KNOWN_WINDOWS,
+            block,
+            windows: block.saturating_sub(1) / self.style.window(),
         };
         self.worst = self.worst.max(wait.to - wait.from);
         if wait.is_long() {
@@ -189,11 +193,23 @@ impl Client<'_> {
     fn lost_in<'l>(&self, wait: &Wait, losses: &'l [Loss]) -> Vec<&'l Loss> {
         // A packet may leave a moment before the step is noted here.
         let from = wait.from.checked_sub(NOTICE).unwrap_or(wait.from);
-        let ours = losses.iter().filter(|loss| {
-            let is_ours = loss.from == self.local || loss.from == self.peer;
-            is_ours && loss.at >= from && loss.at <= wait.to
-        });
-        ours.collect()
+        let is_ours = |loss: &&Loss| loss.from == self.local || loss.from == self.peer;
+        let ours = losses.iter().filter(is_ours);
+        let lost: Vec<_> = ours
+            .clone()
+            .filter(|loss| loss.at >= from && loss.at <= wait.to)
+            .collect();
+        if !lost.is_empty() {
+            return lost;
+        }
+        // On a busy machine the blocks before it may be read long after its loss was
+        // noted.
+        let awaited = format!("DATA {}", wait.block as u16);
+        let just_before = wait.from.checked_sub(LONG).unwrap_or(wait.from);
+        ours.filter(|loss| loss.at >= just_before && loss.at < from && loss.what == awaited)
+            .last()
+            .into_iter()
+            .collect()
     }
 }
 
@@ -214,9 +230,10 @@ fn heard(told: &[Instant], lost: impl Iterator<Item = Instant>) -> Option<Instan
 /// How late a step forward may be noted, on a busy machine.
 const NOTICE: Duration = Duration::from_millis(20);
 
-/// After as many windows a server may well know how soon a loader answers; before,
-/// it has nothing to go by but the wait that was negotiated.
-const KNOWN_WINDOWS: u64 = 16;
+/// After as many answers a server may well know how soon a loader answers. Before,
+/// it has nothing to go by but the wait that was negotiated (RFC 2349), or the second
+/// that a server starts with.
+const KNOWN_ANSWERS: u64 = 4;
 
 /// Why a long wait was so long, as far as the network can tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -228,22 +245,30 @@ enum Cause {
     Server,
     /// One was lost, and only a timer could tell.
     Silence,
+    /// So it was, before the server could know better than what was agreed.
+    Agreed,
 }
 
-/// `heard`: see [`heard`].
-fn cause(wait: &Wait, lost: usize, heard: Option<Instant>) -> Cause {
+/// `heard`: see [`heard`]; `was_ack`: it was the loader's packet that was lost.
+fn cause(wait: &Wait, lost: usize, was_ack: bool, heard: Option<Instant>) -> Cause {
+    // The first is to the OACK.
+    let answers = 1 + wait.windows - u64::from(was_ack);
     match (lost, heard) {
         (2.., _) => Cause::Several,
         (0, _) => Cause::Server,
         (1, Some(heard)) if wait.to - heard >= LONG => Cause::Server,
-        (1, _) => Cause::Silence,
+        (1, _) if answers >= KNOWN_ANSWERS => Cause::Silence,
+        (1, _) => Cause::Agreed,
     }
 }
 
 /// Plays all loaders with all servers, and prints their rows.
 pub(crate) fn run(args: &LossesArgs) -> io::Result<()> {
     let pattern = Pattern::new();
-    pattern.create(&args.root.join(NAME), 0, args.size)?;
+    for style in &Style::ALL {
+        let path = args.root.join(style.file());
+        pattern.create(&path, 0, style.length(args.size))?;
+    }
     // Without loss the processor decides, which is each server's alone in turn;
     // with loss there is nothing but waiting, and the peers may wait together.
     let alone = if args.rate == 0 {
@@ -366,7 +391,7 @@ fn start<'a>(
         socket: Some(socket),
         peer: args.servers[server].1,
         is_answered: false,
-        loader: Loader::new(style, NAME, pattern, args.size, now),
+        loader: Loader::new(style, &style.file(), pattern, style.length(args.size), now),
         start: now,
         since: now,
         told: Vec::new(),
@@ -430,32 +455,35 @@ fn row(
         }
         None => row.push_str(" – |"),
     }
-    let (mut by_server, mut by_silence) = (0, 0);
+    let (mut by_server, mut by_silence, mut as_agreed) = (0, 0, 0);
     for client in of(0) {
         if client.done.is_none() && args.rate <= SURE_RATE {
             complaints.push(format!("{} %, {}: failed", args.rate, style.name));
         }
         for wait in &client.long {
             let lost = client.lost_in(wait, losses);
-            let ours = lost.iter().filter(|loss| loss.from == client.local);
+            let is_ours = |loss: &&Loss| loss.from == client.local;
+            let ours = lost.iter().copied().filter(is_ours);
             let heard = heard(&wait.told, ours.map(|loss| loss.at));
-            let cause = cause(wait, lost.len(), heard);
+            let was_ack = lost.first().is_some_and(is_ours);
+            let cause = cause(wait, lost.len(), was_ack, heard);
             match cause {
                 Cause::Several => {}
-                Cause::Silence => by_silence += 1,
                 Cause::Server => by_server += 1,
+                Cause::Silence => by_silence += 1,
+                Cause::Agreed => as_agreed += 1,
             }
-            let is_servers = match cause {
-                Cause::Several => false,
-                Cause::Silence => wait.is_known,
-                Cause::Server => true,
-            };
+            let is_servers = matches!(cause, Cause::Server | Cause::Silence);
+            let text = complaint(args, style, wait, &lost, heard);
+            if args.list {
+                eprintln!("load: {cause:?}: {text}");
+            }
             if is_servers && args.rate <= SURE_RATE {
-                complaints.push(complaint(args, style, wait, &lost, heard));
+                complaints.push(text);
             }
         }
     }
-    let _ = writeln!(row, " {by_server} | {by_silence} |");
+    let _ = writeln!(row, " {by_server} | {by_silence} | {as_agreed} |");
     row
 }
 
@@ -470,10 +498,16 @@ fn complaint(
     let told = heard.map_or("was not told".to_owned(), |heard| {
         format!("was told after {:.0} ms", milliseconds(heard - wait.from))
     });
-    let lost = lost.first().map_or("nothing", |loss| loss.what.as_str());
+    let mut names: Vec<_> = lost.iter().map(|loss| loss.what.as_str()).collect();
+    if names.is_empty() {
+        names.push("nothing");
+    }
     format!(
-        "{} %, {}: {took:.0} ms of waiting, {lost} was lost, the server {told}",
-        args.rate, style.name
+        "{} %, {}: {took:.0} ms of waiting for block {}, {} was lost, the server {told}",
+        args.rate,
+        style.name,
+        wait.block,
+        names.join(" and ")
     )
 }
 
@@ -502,26 +536,34 @@ mod tests {
     fn a_long_wait_is_the_servers_fault_if_it_was_told_or_nothing_was_lost() {
         let from = clock();
         let at = |milliseconds| from + Duration::from_millis(milliseconds);
-        for (to, told, lost, expected) in [
-            (5000, Some(1), 1, Cause::Server),
-            (5000, None, 1, Cause::Silence),
-            (5000, Some(1), 2, Cause::Several),
-            (5000, None, 0, Cause::Server),
+        for (to, told, lost, was_ack, windows, expected) in [
+            (5000, Some(1), 1, false, 9, Cause::Server),
+            (5000, None, 1, false, 9, Cause::Silence),
+            (5000, Some(1), 2, false, 9, Cause::Several),
+            (5000, None, 0, false, 9, Cause::Server),
             // The client's own timer told it, and it answered at once.
-            (1001, Some(1000), 1, Cause::Silence),
-            (2000, Some(1000), 1, Cause::Server),
+            (1001, Some(1000), 1, false, 9, Cause::Silence),
+            (2000, Some(1000), 1, false, 9, Cause::Server),
+            // The server had three answers, or four.
+            (5000, None, 1, false, 2, Cause::Agreed),
+            (5000, None, 1, true, 3, Cause::Agreed),
+            (5000, None, 1, false, 3, Cause::Silence),
+            (5000, None, 1, true, 0, Cause::Agreed),
+            // What it was told it has to heed from the first answer on.
+            (5000, Some(1), 1, false, 0, Cause::Server),
         ] {
             let wait = Wait {
                 from,
                 to: at(to),
                 told: Vec::new(),
-                is_known: true,
+                block: 1,
+                windows,
             };
             assert!(wait.is_long());
             assert_eq!(
-                cause(&wait, lost, told.map(at)),
+                cause(&wait, lost, was_ack, told.map(at)),
                 expected,
-                "{to} {told:?} {lost}"
+                "{to} {told:?} {lost} {was_ack} {windows}"
             );
         }
     }

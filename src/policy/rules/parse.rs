@@ -70,7 +70,9 @@ pub(super) fn parse(text: &[u8]) -> Result<ClientRules, String> {
         }
     };
     let (table, errors) = DeTable::parse_recoverable(text);
-    let mut mistakes: Vec<_> = errors.iter().map(not_toml).collect();
+    let mut mistakes: Vec<_> = errors.iter().map(|it| not_toml(text, it)).collect();
+    // What follows in the same line makes no sense because of the first.
+    mistakes.dedup_by_key(|it| place(text, it.at.start).0);
     let broken: Vec<_> = mistakes
         .iter()
         .map(|it| place(text, it.at.start).0)
@@ -86,13 +88,19 @@ pub(super) fn parse(text: &[u8]) -> Result<ClientRules, String> {
     }
 }
 
-fn not_toml(error: &toml::de::Error) -> Mistake {
+fn not_toml(text: &str, error: &toml::de::Error) -> Mistake {
     let mut what = error.message().lines().collect::<Vec<_>>().join(", ");
-    // Of an address without quotes TOML says that it is an odd number.
+    let at = error.span().unwrap_or_default();
+    // TOML says of an address without quotes that it is an odd number, for example.
     if what.starts_with("invalid") {
         what += ", addresses, names and patterns need quotes";
+    } else if what.starts_with("unclosed table") {
+        what += ", names with blanks need quotes";
+    } else if what == "duplicate key"
+        && let Some(key) = text.get(at.clone())
+    {
+        what = format!("{key} is there twice");
     }
-    let at = error.span().unwrap_or_default();
     Mistake { at, what }
 }
 
@@ -468,7 +476,8 @@ mod tests {
                 "line 3, column 3",
                 "no setting colour",
             ),
-            (&["[a]", "[a]"], "line 2, column", "duplicate"),
+            (&["[a]", "[a]"], "line 2, column", "a is there twice"),
+            (&["[a b]"], "line 1, column", "blanks need quotes"),
             (
                 &["[a]", "networks = 192.0.2.0/24"],
                 "line 2, column 17",

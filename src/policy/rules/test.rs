@@ -110,10 +110,15 @@ fn show(
     name: &[u8],
     out: &mut impl Write,
 ) -> Result<(), Box<dyn Error>> {
+    let mut places = Vec::new();
     if let Some(live) = &policy.rules {
-        let find = || live.hardware(now, client.address, &mut Work::default());
-        match live.rules.section(client, find) {
-            Some(section) => write!(out, "section {}", section.name)?,
+        let mut find = || live.hardware(now, client.address, &mut Work::default());
+        match live.rules.section(client, &mut find) {
+            Some(section) => {
+                write!(out, "section {}", section.name)?;
+                let ways = section.places.iter();
+                places.extend(ways.filter_map(|it| it.way(client, &mut find)));
+            }
             None => write!(out, "no section")?,
         }
     }
@@ -140,7 +145,13 @@ fn show(
                     write!(out, "; {word} refused: {missing}: \"{file}\" in {root}")?;
                 }
             }
-            Err(refusal) => write!(out, "; {word} refused: {refusal}")?,
+            Err(refusal) => {
+                write!(out, "; {word} refused: {refusal}")?;
+                if refusal == Refusal::from(StorageError::NO_ROOT) {
+                    let places: Vec<_> = places.iter().map(|it| escape(it).to_string()).collect();
+                    write!(out, ": \"{}\"", places.join("\", \""))?;
+                }
+            }
         }
     }
     if let Some(settings) = settings.filter(|it| *it != Settings::default()) {

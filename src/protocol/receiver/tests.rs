@@ -448,6 +448,26 @@ fn repeats_do_not_prolong_dallying() {
     );
 }
 
+/// Blocks in the middle of a window answer nothing, however many there are.
+#[test]
+fn a_negotiated_timeout_is_kept_exactly_for_the_opening_and_the_first_three_acks() {
+    for (options, window) in [("timeout=3", 1), ("timeout=3 windowsize=4", 4)] {
+        for answers in 0..=4 {
+            let mut server = Script::receiver(&ADAPTIVE, Server(options));
+            server.step(0, "open");
+            for block in 1..=answers * window {
+                server.step(10 * block, &format!("DATA {block}"));
+            }
+            let silence = server
+                .deadline()
+                .map(|deadline| deadline - 10 * answers * window);
+            // The writer has a timer of its own.
+            let expected = if answers < 4 { 3000 } else { 500 };
+            assert_eq!(silence, Some(expected), "{options}, {answers} answers");
+        }
+    }
+}
+
 #[test]
 fn dallying_begins_when_the_final_ack_was_sent() {
     // The socket is full for longer than a wait.

@@ -365,40 +365,41 @@ fn an_ack_within_the_window_rewinds_once() {
 
 #[test]
 fn a_nack_of_the_window_s_first_block_brings_the_window_once_for_each_base() {
-    // U-Boot and barebox name the gap once, EDK2 for each block after it.
-    for (asked, oack, wait) in [
+    // U-Boot and barebox name the gap once, EDK2 for each block after it. The wait that
+    // was negotiated holds until then, the measured one from then on.
+    for (asked, oack, waits) in [
         (
             "timeout=5 blksize=8 windowsize=4",
             "OACK timeout=5 blksize=8 windowsize=4",
-            5000,
+            [5000, 5000, 5000, 25, 25, 21, 21, 21],
         ),
-        (WINDOWS, "OACK blksize=8 windowsize=4", 500),
+        (WINDOWS, "OACK blksize=8 windowsize=4", [500; 8]),
     ] {
         let mut server = Script::sender(&FIXED, Server(asked), length(90));
-        let at = |now: u64| now + wait;
+        let at = |step: usize, now: u64| now + waits[step];
         server.play(&format!(
             "  0 open   > {oack} @{}
               10 ACK 0  > DATA 1-4  @{}
               20 ACK 4  > DATA 5-8  @{}
               21 ACK 4  > nothing   @{2}
               30 ACK 4  > DATA 5-8  @{}",
-            at(0),
-            at(10),
-            at(20),
-            at(30)
+            at(0, 0),
+            at(1, 10),
+            at(2, 20),
+            at(3, 30)
         ));
         for now in 31..50 {
-            server.play(&format!("{now} ACK 4 > nothing @{}", at(30)));
+            server.play(&format!("{now} ACK 4 > nothing @{}", at(3, 30)));
         }
         server.play(&format!(
             " 50 ACK 8  > DATA 9-12  @{}
               60 ACK 12 > DATA 13-16 @{}
               70 ACK 12 > DATA 13-16 @{}
               80 ACK 14 > DATA 15-18 @{}",
-            at(50),
-            at(60),
-            at(70),
-            at(80)
+            at(4, 50),
+            at(5, 60),
+            at(6, 70),
+            at(7, 80)
         ));
         assert_eq!(server.retransmits(), 4 + 4 + 2);
     }
@@ -516,6 +517,24 @@ fn deliver(
         }
     }
     sent
+}
+
+/// RFC 2349: whoever tries it out does so with the first packets.
+#[test]
+fn a_negotiated_timeout_is_kept_exactly_for_the_opening_and_the_first_three_windows() {
+    for (options, window) in [("timeout=3", 1), ("timeout=3 windowsize=4", 4)] {
+        for answers in 0..=4 {
+            let mut server = Script::sender(&ADAPTIVE, Server(options), 30_000);
+            server.step(0, "open");
+            for answer in 0..answers {
+                server.step(10 * (answer + 1), &format!("ACK {}", answer * window));
+            }
+            let silence = server.deadline().map(|deadline| deadline - 10 * answers);
+            let expected = if answers < 4 { 3000..=3000 } else { 20..=100 };
+            let is_kept = silence.is_some_and(|silence| expected.contains(&silence));
+            assert!(is_kept, "{options}, {answers} answers: {silence:?} ms");
+        }
+    }
 }
 
 #[test]
