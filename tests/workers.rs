@@ -391,7 +391,7 @@ fn an_upgrade_that_cannot_take_over_is_refused_and_the_old_program_goes_on() {
             "unexpected argument",
         ),
         // One that does nothing of all that, and says that all is well.
-        ("exit 0", "it does something else"),
+        ("exit 0", "another program, or an older version; going"),
         ("echo serving >&2", "it says \"serving\"; going"),
         ("kill -9 $$", "SIGKILL"),
         // What can't be executed any more.

@@ -181,7 +181,9 @@ impl Trial {
             return None;
         }
         Some(match lines.next().unwrap_or_default() {
-            [] if how == SUCCESS => "it does something else".to_owned(),
+            [] if how == SUCCESS => {
+                "it doesn't say that it can: another program, or an older version".to_owned()
+            }
             [] => format!("it ends with {how}"),
             line => format!("it says \"{}\"", escape(line)),
         })
