@@ -370,7 +370,7 @@ fn one_lost_packet_costs_no_second_but_for_the_first_answers() {
     for style in STYLES {
         let length = 8 * style.window;
         let packets = boot(style, length, |_| Fate::Arrives).packets;
-        for lost in 0..packets.len() {
+        for (lost, packet) in packets.iter().enumerate() {
             let only = |packet| {
                 if packet == lost {
                     Fate::Lost
@@ -379,7 +379,6 @@ fn one_lost_packet_costs_no_second_but_for_the_first_answers() {
                 }
             };
             let longest = boot(style, length, only).longest();
-            let packet = &packets[lost];
             let number = packet
                 .rsplit(' ')
                 .next()
@@ -445,9 +444,8 @@ fn after_a_nack_one_lost_packet_costs_no_second() {
         let packets = boot(style, length, without(3)).packets;
         let named = packets.iter().rposition(|packet| packet == "ACK 1");
         let named = named.expect("it is named");
-        for lost in named + 1..packets.len() {
+        for (lost, packet) in packets.iter().enumerate().skip(named + 1) {
             let longest = boot(style, length, without(lost)).longest();
-            let packet = &packets[lost];
             assert!(longest < 100, "{style:?}: {lost} {packet}: {longest} ms");
         }
     }
