@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn a_pipe_that_nobody_reads_takes_no_time_and_what_was_lost_is_told() {
-        let (reader, writer) = pipe2(OFlag::O_NONBLOCK).unwrap();
+        let (reader, writer) = pipe2(OFlag::O_CLOEXEC).unwrap();
         let mut reader = std::fs::File::from(reader);
         let mut sink = Sink::new(Target::inherited(&writer), note);
         let line = [b"x".repeat(1000), b"\n".to_vec()].concat();
@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn what_others_do_with_the_descriptor_stays_as_it_was() {
-        let (_reader, writer) = pipe2(OFlag::empty()).unwrap();
+        let (_reader, writer) = pipe2(OFlag::O_CLOEXEC).unwrap();
         let _target = Target::inherited(&writer);
         let flags = nix::fcntl::fcntl(&writer, nix::fcntl::FcntlArg::F_GETFL).unwrap();
         assert!(!OFlag::from_bits_retain(flags).contains(OFlag::O_NONBLOCK));
@@ -193,7 +193,7 @@ mod tests {
 
     #[test]
     fn long_lines_are_cut_with_a_mark() {
-        let (reader, writer) = pipe2(OFlag::O_NONBLOCK).unwrap();
+        let (reader, writer) = pipe2(OFlag::O_CLOEXEC).unwrap();
         let mut sink = Sink::new(Target::inherited(&writer), note);
         sink.write_all("ö".repeat(5000).as_bytes()).unwrap();
         sink.write_all(b"\nnext\n").unwrap();
