@@ -203,6 +203,23 @@ fn a_helper_names_a_path_an_open_file_an_upload_or_a_refusal() {
 }
 
 /// Nothing that it answers leads out of ROOT, or to what is no file.
+/// While the loop waits awake for one client it looks at that session alone; what a
+/// helper is to be told doesn't wait until somebody else comes.
+#[test]
+fn a_helper_is_told_of_the_end_of_a_transfer_that_was_busily_polled_for() {
+    let (server, mut helper, _listener) = start(&["--busy-poll", "1000"]);
+    server.file("large", &content(7, 1 << 20));
+    let told = std::thread::spawn(move || {
+        for _ in 0..5 {
+            helper.event("ended");
+        }
+    });
+    for _ in 0..5 {
+        RawClient::new(&server).read("large").expect("it is served");
+    }
+    told.join().expect("it is told in time");
+}
+
 #[test]
 fn a_lying_helper_gets_nothing_served_that_may_not_be() {
     let (server, mut helper, _listener) = start(&["--ask", "**", "--read-only"]);

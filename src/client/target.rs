@@ -35,6 +35,13 @@ impl Target {
         let (host, name) = split_host(text.as_bytes())
             .filter(|_| !is_other_url)
             .ok_or("expected tftp://HOST/FILE or HOST:FILE")?;
+        let first = name.split(|&byte| byte == b'/').next().unwrap_or_default();
+        if first.len() < name.len() && !first.is_empty() && first.iter().all(u8::is_ascii_digit) {
+            return Err(
+                "to name a port, write tftp://HOST:PORT/FILE; for a directory with such a name, \
+                 tftp://HOST/DIRECTORY/FILE",
+            );
+        }
         Ok(Self {
             host: host.to_owned(),
             port: PORT,
@@ -227,6 +234,8 @@ mod tests {
             ("tftp://h", target("h", 69, b"", None)),
             ("tftp://h:/f", target("h", 69, b"f", None)),
             ("h:f", target("h", 69, b"f", None)),
+            ("h:6969", target("h", 69, b"6969", None)),
+            ("h:/6969/f", target("h", 69, b"/6969/f", None)),
             ("h:a:b", target("h", 69, b"a:b", None)),
             ("[::1]:f", target("::1", 69, b"f", None)),
         ] {
@@ -249,6 +258,7 @@ mod tests {
             ("tftp://h/%+1", "%"),
             ("tftp://h/%00", "%00"),
             (":f", "HOST"),
+            ("h:6969/f", "PORT"),
         ] {
             let error = Target::parse(OsStr::new(text)).expect_err(text);
             assert!(error.contains(word), "{text}: {error}");

@@ -203,7 +203,7 @@ fn give(
             Err(errno) => return Err(errno.into()),
             Ok(()) => {
                 debug!(
-                    "{} is there: kept {}",
+                    "{} is there: {} is beside it",
                     name.escape_ascii(),
                     version.escape_ascii()
                 );

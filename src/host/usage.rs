@@ -21,8 +21,8 @@ pub struct UsageError {
 
 impl UsageError {
     /// What `error` comes to for `program`, which exits with `status` where the
-    /// user made a mistake. The first of the `remedies` whose words are in the message
-    /// says what to do about it.
+    /// user made a mistake. Where options don't go together, or one needs another, the
+    /// first of the `remedies` whose words are in the message says what to do about it.
     pub fn new(program: &str, status: u8, error: &clap::Error, remedies: &[Remedy]) -> Self {
         let text = error.render().to_string();
         if matches!(
@@ -40,7 +40,14 @@ impl UsageError {
         let what = what.join(" ");
         let what = what.strip_prefix("error: ").unwrap_or(&what);
         let what = what.trim_end_matches('.');
-        let is_meant = |remedy: &&Remedy| what.contains(remedy.0);
+        // Only there: an option that is given twice isn't to be left out.
+        let is_about_others = [
+            ErrorKind::ArgumentConflict,
+            ErrorKind::MissingRequiredArgument,
+        ]
+        .contains(&error.kind())
+            && !what.contains("multiple times");
+        let is_meant = |remedy: &&Remedy| is_about_others && what.contains(remedy.0);
         let remedy = remedies.iter().find(is_meant);
         let remedy = remedy.map_or("try --help", |remedy| remedy.1);
         Self {

@@ -82,12 +82,12 @@ impl Nacks {
         let Some(sent) = retry.last_sent() else {
             return false;
         };
-        // The peer's own timer struck: no echo comes so late, whatever is known.
-        let by_timer = !lockstep && now >= sent + LOCKSTEP_NACK;
+        let round_trip = retry.round_trip().unwrap_or(ADAPTIVE_FLOOR);
+        // The peer's own timer struck: no echo comes so late.
+        let by_timer = !lockstep && now >= sent + round_trip.max(LOCKSTEP_NACK);
         if self.spent && !by_timer {
             return false;
         }
-        let round_trip = retry.round_trip().unwrap_or(ADAPTIVE_FLOOR);
         let fastest = retry.fastest().unwrap_or(ADAPTIVE_FLOOR);
         let answered_after = match (lockstep, self.trailing) {
             (true, _) => round_trip.max(LOCKSTEP_NACK),

@@ -245,7 +245,6 @@ impl Receiver {
         let is_late = retry.last_sent().is_some_and(|sent| now >= sent + guard);
         if self.ahead == 0 || (ahead <= self.ahead && is_late) {
             retry.something_lost();
-            retry.gap_named();
             self.exchange.verify();
             self.state = State::Receiving;
             self.send_again();

@@ -371,24 +371,30 @@ pub struct Args {
 }
 
 /// tftp-hpa's options for what is the default here: accepted, so that its
-/// command lines work.
+/// command lines work. As often as they come: Debian's init script adds some that its
+/// configuration has, too.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Accepted for compatibility with tftp-hpa, no effect")]
 pub struct Familiar {
     /// Let uploads create new files
-    #[arg(short, long, hide_short_help = true)]
+    #[arg(short, long, hide_short_help = true, overrides_with = "create")]
     pub create: bool,
 
     /// Keep clients below ROOT
-    #[arg(short, long, hide_short_help = true)]
+    #[arg(short, long, hide_short_help = true, overrides_with = "secure")]
     pub secure: bool,
 
     /// Listen without inetd; stays in the foreground here
-    #[arg(short, long, hide_short_help = true)]
+    #[arg(short, long, hide_short_help = true, overrides_with = "listen")]
     pub listen: bool,
 
     /// Listen without inetd, in the foreground
-    #[arg(short = 'L', long, hide_short_help = true)]
+    #[arg(
+        short = 'L',
+        long,
+        hide_short_help = true,
+        overrides_with = "foreground"
+    )]
     pub foreground: bool,
 }
 
@@ -680,6 +686,7 @@ mod tests {
             (&["-p", "70000"][..], "70000"),
             // What links lead to would be a way out.
             (&["--chroot", "--follow-links", "/srv"], "--follow-links"),
+            (&["--chroot", "--chroot"], "try --help"),
             (&["-p", "tftp"], "tftp"),
             (&["-t", "0"], "0"),
             (&["-t", "-5"], "-5"),

@@ -212,6 +212,10 @@ impl Floor {
 
     /// The answer to a session may be there; whether it was.
     pub(super) fn look(&mut self, key: SessionKey) -> bool {
+        // Opening a file again is for the poll's events: it may cost another its place.
+        if self.sessions.get(key).is_none_or(Session::waits_for_file) {
+            return false;
+        }
         let mut has_come = false;
         self.with_session(key, &mut |session, context| {
             let before = session.transfer().progress();

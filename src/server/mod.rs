@@ -235,6 +235,8 @@ impl Server {
         if self.floor.look(key) {
             self.busy_poll.over(now);
         }
+        // It may have ended.
+        self.front.requests.run_helper(false, &mut self.floor);
         true
     }
 

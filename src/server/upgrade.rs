@@ -40,7 +40,7 @@ pub(super) const OURS: [&str; 5] = [
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Bytes that are read of what it says.
-const SAID: usize = 512;
+const MAX_SAID: u64 = 64 * 1024;
 
 /// How a process has ended that no signal ended, before its status.
 pub(super) const BY_ITSELF: &str = "status ";
@@ -169,13 +169,14 @@ impl Trial {
     }
 
     /// Why it has failed, if it has, after it has ended in this way.
-    pub(super) fn failure(mut self, how: &str) -> Option<String> {
+    pub(super) fn failure(self, how: &str) -> Option<String> {
         if self.kill_at.is_none() {
             return Some(format!("it doesn't end within {} s", PATIENCE.as_secs()));
         }
-        let mut said = [0; SAID];
-        let len = self.said.read(&mut said).unwrap_or(0);
-        let mut lines = said[..len].split(|&byte| byte == b'\n');
+        // What it has said lies there; a process that it has left behind says no more.
+        let mut said = Vec::new();
+        let _ = self.said.take(MAX_SAID).read_to_end(&mut said);
+        let mut lines = said.split(|&byte| byte == b'\n');
         // Another program may end well whatever it is told.
         if how == SUCCESS && lines.clone().any(|line| line == KNOWS.as_bytes()) {
             return None;
@@ -185,7 +186,7 @@ impl Trial {
                 "it doesn't say that it can: another program, or an older version".to_owned()
             }
             [] => format!("it ends with {how}"),
-            line => format!("it says \"{}\"", escape(line)),
+            line => format!("it says \"{}\"", escape(&line[..line.len().min(512)])),
         })
     }
 }

@@ -536,6 +536,8 @@ mod tests {
             ("j a  nowhere", 1, 6, ":nowhere"),
             (":", 1, 1, "needs a name"),
             (":a\nr a b\n :a", 3, 2, "already taken"),
+            ("a  ^/etc/", 1, 4, "slash"),
+            ("a b\nr ^\\/boot/ boot/", 2, 3, "slash"),
         ] {
             let error = Rules::parse(text.as_bytes()).expect_err(text);
             assert_eq!(
@@ -544,6 +546,13 @@ mod tests {
                 "{text}: {error}"
             );
             assert!(error.reason.contains(reason), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_leading_slash_is_looked_for_where_a_rule_can_have_made_one() {
+        for text in ["r ^ /boot/\na ^/etc/", "a ^/etc/\nrs ^[^/] /\\0", "a~ ^/"] {
+            assert!(Rules::parse(text.as_bytes()).is_ok(), "{text}");
         }
     }
 

@@ -57,6 +57,7 @@ pub(super) fn parse(file: &[u8], ignore_case: bool) -> Result<Vec<Rule>, MapErro
     let mut programs = 0;
     let mut labels = BTreeMap::new();
     let mut jumps = Vec::new();
+    let mut slash = None;
     for (number, text) in (1..).zip(file.split(|&byte| byte == b'\n')) {
         let mut line = Line {
             number,
@@ -75,7 +76,14 @@ pub(super) fn parse(file: &[u8], ignore_case: bool) -> Result<Vec<Rule>, MapErro
             }
             continue;
         }
+        let is_rewritten = rules.iter().any(|it: &Rule| it.rewrite.is_some());
         let (rule, target) = read_rule(&mut line, &first, ignore_case)?;
+        if let Some(error) = line
+            .leading_slash()
+            .filter(|_| !is_rewritten && !rule.inverted)
+        {
+            slash.get_or_insert(error);
+        }
         programs += rule.matcher.program;
         if rules.len() == MAX_RULES {
             let reason = format!("more than {MAX_RULES} rules; use fewer, such as one for all");
@@ -99,7 +107,11 @@ pub(super) fn parse(file: &[u8], ignore_case: bool) -> Result<Vec<Rule>, MapErro
             rule.then = Then::Jump(place);
         }
     }
-    Ok(rules)
+    let comes_back = |rule: &Rule| matches!(rule.then, Then::Jump(_) | Then::Restart);
+    match slash {
+        Some(error) if !rules.iter().any(comes_back) => Err(error),
+        _ => Ok(rules),
+    }
 }
 
 /// A line of the file, and how far it has been read.
@@ -133,6 +145,16 @@ impl<'a> Line<'a> {
         self.at = at + len;
         let text = rest.get(..len).filter(|text| !text.is_empty())?;
         Some(Field { at, text })
+    }
+
+    /// A mistake, if its expression wants a slash first: no name that clients ask for has
+    /// one when rules see it, so a rule that refuses would refuse nothing.
+    fn leading_slash(&self) -> Option<MapError> {
+        let mut line = Self { at: 0, ..*self };
+        let (_, pattern) = (line.field()?, line.field()?);
+        let reason = "no name begins with a slash when rules see it: leave the / out";
+        (pattern.text.starts_with(b"^/") || pattern.text.starts_with(b"^\\/"))
+            .then(|| self.error(pattern.at, reason))
     }
 
     /// `at` in bytes from the line's start.

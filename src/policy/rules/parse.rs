@@ -176,6 +176,7 @@ fn set(
 ) -> Checked<()> {
     let name = key.get_ref().as_ref();
     if !KEYS.split(", ").any(|it| it == name) {
+        let name: String = name.escape_debug().take(MAX_SHOWN).collect();
         let what = format!("{UNKNOWN} {name}");
         return mistake(key.span(), what);
     }
