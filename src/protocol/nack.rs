@@ -21,7 +21,7 @@ use super::retry::{ADAPTIVE_FLOOR, RetryTimer};
 
 /// In lockstep an ACK is a NACK only this long after the DATA left: later than
 /// any echo, and as early as clients ask again: a second after their ACK, which
-/// was a moment before the DATA left. With windows one so late is another NACK.
+/// was a moment before the DATA left.
 pub(super) const LOCKSTEP_NACK: Duration = Duration::from_millis(990);
 
 /// After so many repeats in a row what is known of the round trip may be out of
@@ -79,15 +79,10 @@ impl Nacks {
     /// The block before the base was acknowledged once more at `now`. Returns
     /// whether that is a NACK, for the first time.
     pub(super) fn take(&mut self, now: Instant, retry: &RetryTimer, lockstep: bool) -> bool {
-        let Some(sent) = retry.last_sent() else {
+        let Some(sent) = retry.last_sent().filter(|_| !self.spent) else {
             return false;
         };
         let round_trip = retry.round_trip().unwrap_or(ADAPTIVE_FLOOR);
-        // The peer's own timer struck: no echo comes so late.
-        let by_timer = !lockstep && now >= sent + round_trip.max(LOCKSTEP_NACK);
-        if self.spent && !by_timer {
-            return false;
-        }
         let fastest = retry.fastest().unwrap_or(ADAPTIVE_FLOOR);
         let answered_after = match (lockstep, self.trailing) {
             (true, _) => round_trip.max(LOCKSTEP_NACK),

@@ -28,7 +28,7 @@
 //! | Sending | ACK of a block in flight | base moves past it | DATA from there on, a full window | an ACK within it |
 //! | Sending, windows | the ACK of all blocks that had gone out before the window was sent again, for the second time in a row | an echo of a block that came twice; base moves past it | the rest of a window from there; what is in flight isn't sent again | an ACK within it |
 //! | Sending | ACK of the last block | completed | – | nothing |
-//! | Sending, windows | ACK of the block before the base, a quarter of the fastest round trip after the last DATA left (3/4 of one, if blocks were in flight when the base moved) | a NACK, once per base and silence, and again 0.99 s after the last DATA (`nack`) | the window from its base | an ACK within it |
+//! | Sending, windows | ACK of the block before the base, a quarter of the fastest round trip after the last DATA left (3/4 of one, if blocks were in flight when the base moved) | a NACK, once per base and silence (`nack`) | the window from its base | an ACK within it |
 //! | Sending, lockstep | the same, 0.99 s or a round trip after the DATA left | a NACK, once per DATA | the DATA | its ACK |
 //! | Sending, single port | ACK of a block not yet sent | ended: forged | – | nothing |
 //! | Sending | any other ACK | nothing: RFC 1123 §4.2.3.1 | – | as before |

@@ -413,23 +413,6 @@ fn a_nack_of_the_window_s_first_block_brings_the_window_once_for_each_base() {
     );
 }
 
-/// Nothing was measured, so that no NACK can be told from an echo; but barebox repeats
-/// its ACK each second, and gives up after three.
-#[test]
-fn with_windows_an_ack_repeated_after_a_second_is_a_nack_though_nothing_was_measured() {
-    Script::sender(&ADAPTIVE, Server("timeout=5 windowsize=4"), 30_000).play(
-        "   0 open    > OACK timeout=5 windowsize=4 @5000
-           10 request > nothing      @5000
-          110 request > OACK timeout=5 windowsize=4 @5110
-          120 ACK 0   > DATA 1-4     @5120
-          130 ACK 1   > DATA 2-5     @5130
-          140 ACK 1   > nothing      @5130
-         1131 ACK 1   > DATA 2-5     @6131
-         2131 ACK 1   > DATA 2-5     @7131
-         2140 ACK 1   > nothing      @7131",
-    );
-}
-
 #[test]
 fn a_nack_after_the_wrap() {
     for (rollover, next) in [(0, "0-3"), (1, "1-4")] {
