@@ -175,7 +175,7 @@
 //! | bytes fetched in the background | 256 KiB of a file, of 4 files on FUSE, NFS, overlayfs | [`mod@file`] |
 //! | sockets that rest | 512, for half a second, from 64 transfers at once on | [`net::pool`] |
 //! | workers | 64, each started again at most once a second; killed if not ready after 30 s, silent for `WatchdogSec`, or still there 5 s after its drain | `server::supervisor` |
-//! | trial of a new program | 5 s, 512 bytes of what it says | `server::upgrade` |
+//! | trial of a new program | 5 s, 64 KiB of what it says, of which 512 bytes are told | `server::upgrade` |
 //! | transfers of a worker that was replaced | 10 minutes, or `--grace` if longer | [`server`] |
 //! | what waits for another worker | 16 MiB as the kernel counts (8 MiB are asked for, and it doubles them), or what the system allows; the rest is served by the old one | `server::channel` |
 //! | send buffer of `--single-port` | 8 MiB, and what the system allows | [`net`] |

@@ -143,7 +143,7 @@ pub fn parse_timeout(text: &str) -> Result<Duration, &'static str> {
 }
 
 /// A number that isn't negative with a unit, or in `default_unit`. In whole numbers: what
-/// reads and shows floating-point ones is a thirtieth of the small build.
+/// reads floating-point ones would take 15 KiB of the small build.
 fn parse_duration(text: &str, default_unit: &str) -> Option<Duration> {
     let number = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
     let unit = match &text[number.len()..] {

@@ -43,7 +43,9 @@ pub fn run(
     let rules = map_file.rules();
     let client = if ipv6 { SAMPLE_V6 } else { SAMPLE_V4 };
     let mut name = Vec::new();
-    for number in 1_u64.. {
+    let mut number = 0_u64;
+    loop {
+        number += 1;
         name.clear();
         let mut line = names.by_ref().take(MAX_TESTED_NAME + 1);
         if line.read_until(b'\n', &mut name)? == 0 {
@@ -75,7 +77,6 @@ pub fn run(
             }
         }
     }
-    Ok(())
 }
 
 fn show(

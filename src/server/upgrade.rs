@@ -186,7 +186,7 @@ impl Trial {
                 "it doesn't say that it can: another program, or an older version".to_owned()
             }
             [] => format!("it ends with {how}"),
-            line => format!("it says \"{}\"", escape(&line[..line.len().min(512)])),
+            line => format!("it says \"{}\"", escape(line)),
         })
     }
 }

@@ -451,14 +451,14 @@ mod tests {
         let start = clock::now();
         let mut rate = UnprovedRate::new(NonZeroU64::new(RATE).unwrap(), 7, start);
         let mut random = Random::default();
-        let mut trials = vec![Evidence::default(); count];
+        let mut shown = vec![Evidence::default(); count];
         let mut left = vec![blocks; count];
         let mut asked = vec![start; count];
         // When a client's session has a turn, and whether an ACK has come by then.
         let mut turns: BinaryHeap<_> = (0..count).map(|it| Reverse((start, it, false))).collect();
         let (mut longest, mut end) = (Duration::ZERO, start);
         while let Some(Reverse((now, client_index, is_acknowledged))) = turns.pop() {
-            let evidence = &mut trials[client_index];
+            let evidence = &mut shown[client_index];
             if is_acknowledged {
                 rate.answered(evidence, client(), now);
                 asked[client_index] = now;

@@ -57,7 +57,7 @@ pub(super) fn parse(file: &[u8], ignore_case: bool) -> Result<Vec<Rule>, MapErro
     let mut programs = 0;
     let mut labels = BTreeMap::new();
     let mut jumps = Vec::new();
-    let mut slash = None;
+    let (mut slash, mut is_rewritten) = (None, false);
     for (number, text) in (1..).zip(file.split(|&byte| byte == b'\n')) {
         let mut line = Line {
             number,
@@ -76,7 +76,6 @@ pub(super) fn parse(file: &[u8], ignore_case: bool) -> Result<Vec<Rule>, MapErro
             }
             continue;
         }
-        let is_rewritten = rules.iter().any(|it: &Rule| it.rewrite.is_some());
         let (rule, target) = read_rule(&mut line, &first, ignore_case)?;
         if let Some(error) = line
             .leading_slash()
@@ -84,6 +83,7 @@ pub(super) fn parse(file: &[u8], ignore_case: bool) -> Result<Vec<Rule>, MapErro
         {
             slash.get_or_insert(error);
         }
+        is_rewritten |= rule.rewrite.is_some();
         programs += rule.matcher.program;
         if rules.len() == MAX_RULES {
             let reason = format!("more than {MAX_RULES} rules; use fewer, such as one for all");

@@ -33,7 +33,9 @@ pub fn run(
     mut out: impl Write,
 ) -> Result<(), Box<dyn Error>> {
     let mut line = Vec::new();
-    for number in 1_u64.. {
+    let mut number = 0_u64;
+    loop {
+        number += 1;
         line.clear();
         if lines
             .by_ref()
@@ -53,7 +55,6 @@ pub fn run(
         write!(out, "{} \"{}\": ", client.address, escape(name))?;
         show(policy, now, &client, name, &mut out)?;
     }
-    Ok(())
 }
 
 /// Where a line makes no sense.
