@@ -243,7 +243,9 @@ impl Receiver {
         }
         let retry = &mut self.exchange.retry;
         let round_trip = retry.round_trip().unwrap_or(ADAPTIVE_FLOOR);
-        let is_late = retry.last_sent().is_some_and(|sent| now >= sent + round_trip.max(DOUBLED));
+        let is_late = retry
+            .last_sent()
+            .is_some_and(|sent| now >= sent + round_trip.max(DOUBLED));
         if self.ahead == 0 || (ahead <= self.ahead && is_late) {
             retry.something_lost();
             self.exchange.verify();
