@@ -248,6 +248,13 @@ impl Change {
         }
     }
 
+    /// Whether it says something here. Where packets are lost a single transfer, the one
+    /// that lost most in a row, decides when the last one ends.
+    fn is_told(&self, measured: &Measured) -> bool {
+        let by_the_last = matches!(self.metric, Metric::Throughput | Metric::CompletionP99);
+        measured.workload.plan.loss == 0 || !by_the_last
+    }
+
     /// Whether it got worse in the median by more than noise, and in most rounds.
     fn is_worse(&self, ratio: Spread) -> bool {
         if self.is_more_better {
@@ -273,7 +280,8 @@ fn side_by_side(text: &mut String, all: &[Measured], other: Contender) {
         let mut worse = Vec::new();
         let cells = CHANGES.map(|change| {
             let (us, them) = (Contender::Ours, other);
-            let Some(ratio) = measured.ratio((us, change.metric), (them, change.metric)) else {
+            let ratio = measured.ratio((us, change.metric), (them, change.metric));
+            let Some(ratio) = ratio.filter(|_| change.is_told(measured)) else {
                 return "–".to_owned();
             };
             if change.is_worse(ratio) {
