@@ -27,7 +27,7 @@
 //! | Opening (client) | OACK not as asked | – | ERROR 8 | nothing |
 //! | Receiving | the next DATA | stored | ACK, if it fills the window | the DATA after it |
 //! | Receiving | the next DATA, short | stored, committed | ACK | the same again, if the ACK is lost |
-//! | Opening (server), Receiving | a DATA less than a window ahead of the one expected | peer verified | ACK of the last in order (in Opening: ACK 0), once per gap; again if such blocks come again, a round trip and at least 20 ms after our last ACK | the DATA missing |
+//! | Opening (server), Receiving | a DATA less than a window ahead of the one expected | peer verified | ACK of the last in order (in Opening: ACK 0), once per gap: one further ahead brings none; one no further ahead brings it again, a round trip and at least 3 ms after our last ACK | the DATA missing |
 //! | Receiving | the DATA acknowledged last | nothing | the same ACK | as before |
 //! | Receiving | the last DATA in order once more, in the middle of a window, 3 ms after the transfer last moved | nothing | its ACK: the sender asks | the DATA after it |
 //! | Receiving (client) | OACK once more, before DATA 1 | nothing | ACK 0 | DATA 1 |
@@ -234,15 +234,18 @@ impl Receiver {
 
     /// A block came that lies so far ahead of the expected one. RFC 7440 §4: the
     /// sender is told at once which was the last in order, and only once: the
-    /// rest of its window is as far off. If blocks come again, our ACK was lost.
+    /// rest of its window is as far off. If blocks come again, our ACK was lost, or
+    /// the base of the window that answered it.
     /// Before block 1 that is ACK 0: a peer that sends DATA has had our OACK.
     fn report_gap(&mut self, now: Instant, ahead: u16) {
         if self.offer().is_some() {
             return;
         }
         let retry = &mut self.exchange.retry;
-        let guard = retry.round_trip().unwrap_or_default().max(ADAPTIVE_FLOOR);
-        let is_late = retry.last_sent().is_some_and(|sent| now >= sent + guard);
+        let round_trip = retry.round_trip().unwrap_or(ADAPTIVE_FLOOR);
+        let is_late = retry
+            .last_sent()
+            .is_some_and(|sent| now >= sent + round_trip.max(DOUBLED));
         if self.ahead == 0 || (ahead <= self.ahead && is_late) {
             retry.something_lost();
             self.exchange.verify();

@@ -261,8 +261,8 @@ fn a_gap_is_reported_once() {
           10 DATA 1 > wrote 8         @510
           20 DATA 2 > wrote 8         @520
           30 DATA 4 > ACK 2           @530
-          40 DATA 5 > nothing         @530
-          41 DATA 4 > nothing         @530
+          35 DATA 5 > nothing         @530
+          36 DATA 4 > nothing         @530
           50 DATA 3 > wrote 8         @550
           60 DATA 5 > ACK 3           @560
           70 DATA 4 > wrote 8         @570
@@ -272,6 +272,28 @@ fn a_gap_is_reported_once() {
           83 DATA 8 > wrote 8, ACK 8  @583",
     );
     assert_eq!(server.retransmits(), 2);
+}
+
+#[test]
+fn a_gap_is_reported_again_once_the_window_comes_again_without_its_base() {
+    // As early as an answer to the NACK can come: a round trip.
+    Script::receiver(&FIXED, Server("blksize=8 windowsize=5")).play(
+        "  0 open   > OACK blksize=8 windowsize=5 @500
+           4 DATA 1 > wrote 8         @504
+           5 DATA 3 > ACK 1           @505
+           6 DATA 4 > nothing         @505
+           9 DATA 3 > ACK 1           @509
+          10 DATA 4 > nothing         @509
+          13 DATA 2 > wrote 8         @513",
+    );
+    // Nor sooner than the network doubles a packet.
+    Script::receiver(&FIXED, Server("blksize=8 windowsize=5")).play(
+        "  0 open   > OACK blksize=8 windowsize=5 @500
+           1 DATA 1 > wrote 8         @501
+           2 DATA 3 > ACK 1           @502
+           4 DATA 3 > nothing         @502
+           5 DATA 3 > ACK 1           @505",
+    );
 }
 
 #[test]
