@@ -221,7 +221,7 @@
 //! | client: dallying | 100 ms; on a network that loses, the first wait | `client::engine` |
 //! | directory entries read to sweep | 16,384, with each 64th upload to a directory; 64 directories told apart | `file::publish`, `file::space` |
 //! | temporary file where hosts share a file system | swept after 10 minutes without a write | `file::publish` |
-//! | status port | 32 connections, requests of 4 KiB, 64 KiB a turn, 5 s to ask, 30 s to be read; 200 that ended are kept | [`status`] |
+//! | status port | 32 connections, requests of 4 KiB, 16 KiB a turn, 5 s to ask, 30 s to be read; 200 that ended are kept | [`status`] |
 //! | upload | `--max-upload`, else the free space | [`mod@file`] |
 //! | versions of a file | `--keep-versions`; 65,536 names looked at, 64 removed with an upload | `file::versions` |
 //! | directories made for uploads, and not yet kept | 64 | `file::made_dirs` |

@@ -33,7 +33,7 @@ const TO_LEAVE: Duration = Duration::from_secs(1);
 const MAX_DISCARDED: usize = 1 << 20;
 
 /// Bytes that are made ready at a time.
-pub(super) const PIECE: usize = 16 * 1024;
+pub(super) const PIECE: usize = 4 * 1024;
 
 /// What can be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -287,7 +287,7 @@ impl Connection {
 }
 
 /// A reader that has taken nothing for so long gives way to a new one.
-const STUCK: Duration = Duration::from_secs(1);
+pub(super) const STUCK: Duration = Duration::from_secs(1);
 
 /// A request that will be answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

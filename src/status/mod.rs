@@ -2,7 +2,7 @@
 //!
 //! It has a poll of its own, which is one event source in the server's; so it costs
 //! nothing while nobody asks. In a turn of the loop it comes after the transfers, and it
-//! writes 64 KiB at most. Read-only: nothing that is asked for changes
+//! writes 16 KiB at most. Read-only: nothing that is asked for changes
 //! anything. Must not: know a served file, or keep anything for a client that has gone.
 
 mod address;
@@ -42,18 +42,19 @@ use self::rates::Rates;
 pub(crate) use self::view::View;
 use crate::host::{InheritedStream, clock};
 
-/// Connections at once; a new one takes the place of one that asks nothing.
+/// Connections at once; a new one takes the place of one that asks nothing, or waits.
 const MAX_CONNECTIONS: usize = 32;
 
-/// Connections accepted in a turn.
-const ACCEPTED: usize = 16;
+/// Connections accepted in a turn. That, and what is written, is some hundred microseconds,
+/// which is what a crowd may keep a transfer waiting.
+const ACCEPTED: usize = 4;
 
 /// Bytes written in a turn, to all connections; some are kept for new ones.
-const TURN_BYTES: usize = 64 * 1024;
+const TURN_BYTES: usize = 16 * 1024;
 const NEW_BYTES: usize = TURN_BYTES / 4;
 
 /// Reads from a connection in a turn.
-const READS: usize = 4;
+const READS: usize = 2;
 
 /// How often deadlines are looked at, while there are connections.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -288,6 +289,11 @@ impl Status {
         for offset in 0..listeners {
             let listener = (self.first_listener + offset) % listeners;
             while accepted < ACCEPTED && *left > 0 {
+                if !self.has_room(view.now) {
+                    // The kernel keeps them: the sweep looks whether a reader is stuck.
+                    self.accepting = true;
+                    return;
+                }
                 accepted += 1;
                 match self.listeners[listener].accept() {
                     Ok(stream) => self.begin(stream, listener, view, left),
@@ -311,15 +317,24 @@ impl Status {
         }
     }
 
+    /// Whether there is a place for one more, or one that is given up for it.
+    fn has_room(&self, now: Instant) -> bool {
+        self.open.len() < MAX_CONNECTIONS || self.in_the_way(now).is_some()
+    }
+
+    /// The place of the one that has kept others out for longest, if any gives way.
+    fn in_the_way(&self, now: Instant) -> Option<usize> {
+        let since = |(place, open): (usize, &Open)| Some((open.connection.gives_way(now)?, place));
+        let first = self.open.iter().filter_map(since).min();
+        first.map(|(_, place)| place)
+    }
+
     fn begin(&mut self, mut stream: Stream, listener: usize, view: &View<'_>, left: &mut usize) {
         let now = view.now;
-        if self.open.len() == MAX_CONNECTIONS {
-            let waiting =
-                |(place, open): (usize, &Open)| Some((open.connection.gives_way(now)?, place));
-            match self.open.iter().filter_map(waiting).min() {
-                Some((_, place)) => drop(self.open.remove(place)),
-                None => return,
-            }
+        if self.open.len() == MAX_CONNECTIONS
+            && let Some(place) = self.in_the_way(now)
+        {
+            self.open.remove(place);
         }
         let place = self.open.vacant_key();
         if let Err(error) = stream.register(self.poll.registry(), Token(place)) {

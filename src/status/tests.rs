@@ -24,7 +24,10 @@ fn status(dir: &Path, listeners: usize) -> (Status, Vec<std::path::PathBuf>) {
 }
 
 fn turn(status: &mut Status, sessions: &Sessions<Session>, history: &History) {
-    let now = clock::now();
+    turn_at(clock::now(), status, sessions, history);
+}
+
+fn turn_at(now: Instant, status: &mut Status, sessions: &Sessions<Session>, history: &History) {
     status.run(&View {
         now,
         unix_seconds: 0.0,
@@ -152,8 +155,9 @@ fn a_crowd_at_one_listener_keeps_nobody_waiting_at_another() {
         .collect();
     let mut reader = ask(&paths[1], "/healthz");
     let mut all = Vec::new();
-    for _ in 0..2 {
+    for turns in 1..=2 {
         turn(&mut status, &sessions, &History::default());
+        assert!(status.open.len() <= turns * ACCEPTED, "transfers wait");
     }
     take(&mut reader, &mut all);
     assert!(
@@ -161,6 +165,55 @@ fn a_crowd_at_one_listener_keeps_nobody_waiting_at_another() {
         "{}",
         String::from_utf8_lossy(&all)
     );
+}
+
+#[test]
+fn while_all_places_are_taken_by_readers_a_new_one_waits_and_is_not_turned_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut status, paths) = status(dir.path(), 1);
+    let sessions = Sessions::new(10, clock::now());
+    let mut history = History::default();
+    let long: &str = "x".repeat(4000).leak();
+    for _ in 0..200 {
+        history.tell(&crate::log::event::Event::LeftOut { of: long, lines: 1 });
+    }
+    let mut readers: Vec<_> = (0..MAX_CONNECTIONS)
+        .map(|_| ask(&paths[0], "/status.json"))
+        .collect();
+    let start = clock::now();
+    let settle = |status: &mut Status, now| {
+        for turns in 0.. {
+            turn_at(now, status, &sessions, &history);
+            if !status.has_work() {
+                break;
+            }
+            assert!(turns < 10_000, "it never sleeps");
+        }
+    };
+    settle(&mut status, start);
+    let answer = |status: &mut Status, new: &mut UnixStream, now| {
+        settle(status, now);
+        let mut all = Vec::new();
+        take(new, &mut all);
+        String::from_utf8(all).unwrap()
+    };
+    let mut new = ask(&paths[0], "/healthz");
+    assert_eq!(answer(&mut status, &mut new, start), "");
+    readers.pop();
+    let all = answer(&mut status, &mut new, start);
+    assert!(all.ends_with("serving\n"), "one has left: {all}");
+    drop(new);
+
+    readers.push(ask(&paths[0], "/status.json"));
+    settle(&mut status, start);
+    let mut new = ask(&paths[0], "/healthz");
+    assert_eq!(answer(&mut status, &mut new, start), "");
+    let all = answer(&mut status, &mut new, start + connection::STUCK + SWEEP);
+    assert!(
+        all.ends_with("serving\n"),
+        "they have stopped to read: {all}"
+    );
+    assert_eq!(status.open.len(), MAX_CONNECTIONS);
 }
 
 /// Accepting from a socket that was shut down fails forever.

@@ -1,5 +1,6 @@
-//! The rounds: each workload with each server in turn, A B C A B C, so that
-//! whatever else the machine does falls on all of them alike.
+//! The rounds: each workload with each server in turn, A B C C B A, so that
+//! whatever else the machine does falls on all of them alike, and what changes
+//! slowly favours none.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -131,6 +132,9 @@ impl Campaign {
         taking_part.retain(|&contender| self.takes_part(contender, &workload));
         let mut runs = Vec::new();
         for round in 1..=self.rounds {
+            if round > 1 {
+                taking_part.reverse();
+            }
             for &contender in &taking_part {
                 let (figures, note) = match self.run_once(&workload, contender) {
                     Ok(done) => done,
@@ -243,7 +247,7 @@ impl Campaign {
 
     fn takes_part(&self, contender: Contender, workload: &Workload) -> bool {
         let wanted = match contender {
-            Contender::Ours | Contender::Before => true,
+            Contender::Ours | Contender::Before | Contender::Unwatched => true,
             Contender::OursAsleep => workload.asleep,
             Contender::Bare => matches!(workload.kind, Kind::Transfers) && workload.peers,
             _ => workload.peers,

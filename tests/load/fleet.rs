@@ -196,6 +196,28 @@ struct Job {
     requests: u64,
     /// Until when the next answer is held back.
     held: Option<Instant>,
+    /// Which packets are lost. Each transfer has its own: what becomes of the others
+    /// decides nothing, so that each run and each server loses the same.
+    losses: Losses,
+}
+
+/// Which packets of a transfer are lost, both ways.
+struct Losses {
+    random: Random,
+    /// In a thousand.
+    rate: u16,
+}
+
+impl Losses {
+    /// Those of transfer number `index`.
+    fn new(index: usize, rate: u16) -> Self {
+        let random = Random::new(7 + index as u64);
+        Self { random, rate }
+    }
+
+    fn takes_next(&mut self) -> bool {
+        self.rate > 0 && self.random.next() % 1000 < self.rate.into()
+    }
 }
 
 /// Where datagrams are received into.
@@ -254,7 +276,6 @@ pub(crate) struct Fleet<'a> {
     blocked: Vec<usize>,
     /// What is being sent.
     buffer: Box<[u8]>,
-    random: Random,
     started: usize,
     next_start: Instant,
     tally: Tally,
@@ -282,7 +303,6 @@ impl<'a> Fleet<'a> {
             held: VecDeque::new(),
             blocked: Vec::new(),
             buffer: vec![0; MAX_SEND].into_boxed_slice(),
-            random: Random::new(7),
             started: 0,
             next_start: now,
             tally: Tally::default(),
@@ -349,16 +369,17 @@ impl<'a> Fleet<'a> {
             let Some(index) = self.resting.pop_front() else {
                 return;
             };
-            let file = self.plan.file(self.started);
-            self.started += 1;
             // A burst takes a while to send: each has its own start.
             let now = clock();
-            self.seats[index].job = Some(self.job(file, now));
+            self.seats[index].job = Some(self.job(self.started, now));
+            self.started += 1;
             self.transmit(index, now);
         }
     }
 
-    fn job(&mut self, file: u32, now: Instant) -> Job {
+    /// Transfer number `number`, not yet begun.
+    fn job(&self, number: usize, now: Instant) -> Job {
+        let file = self.plan.file(number);
         let Plan {
             direction, size, ..
         } = self.plan;
@@ -399,6 +420,7 @@ impl<'a> Fleet<'a> {
             data_seen: 0,
             requests: 0,
             held: None,
+            losses: Losses::new(number, self.plan.loss),
         }
     }
 
@@ -453,7 +475,7 @@ impl<'a> Fleet<'a> {
         };
         let is_data = matches!(packet, Packet::Data { .. });
         job.data_seen += u64::from(is_data);
-        if self.plan.loss > 0 && self.random.next() % 1000 < self.plan.loss.into() {
+        if job.losses.takes_next() {
             return false;
         }
         if !job.answered {
@@ -519,8 +541,8 @@ impl<'a> Fleet<'a> {
                     (len, run.segment_size(), report)
                 }
             };
-            let lost = self.plan.loss > 0 && self.random.next() % 1000 < self.plan.loss.into();
-            if !lost && !seat.link.send(&self.buffer[..len], segment, job.server) {
+            if !job.losses.takes_next() && !seat.link.send(&self.buffer[..len], segment, job.server)
+            {
                 self.blocked.push(index);
                 break;
             }
@@ -630,4 +652,26 @@ fn fill(pattern: &Pattern, file: u32, size: u64, run: Run, buffer: &mut [u8]) ->
         }
     }
     (bytes, Sent::Blocks { count, end })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transfer_loses_the_same_packets_in_each_run_and_no_two_lose_alike() {
+        let lost = |index, rate| {
+            let mut losses = Losses::new(index, rate);
+            (0..1000)
+                .filter(|_| losses.takes_next())
+                .collect::<Vec<u32>>()
+        };
+        let all: Vec<_> = (0..20).map(|index| lost(index, 50)).collect();
+        for (index, one) in all.iter().enumerate() {
+            assert_eq!(*one, lost(index, 50));
+            assert!((20..100).contains(&one.len()), "{index}: {}", one.len());
+            assert!(!all[..index].contains(one), "{index}");
+        }
+        assert!(lost(0, 0).is_empty());
+    }
 }

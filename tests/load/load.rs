@@ -82,8 +82,9 @@ struct CampaignArgs {
     /// Another build of our server, to measure beside it instead of the peers
     #[arg(long)]
     against: Option<PathBuf>,
-    /// Have somebody watch our server's status page, and `--against` without
-    #[arg(long)]
+    /// Have somebody watch our server's status port, and measure ours without one beside
+    /// it instead of the peers
+    #[arg(long, conflicts_with = "against")]
     watched: bool,
     /// Measure our server with `--busy-poll 0` too, instead of the peers
     #[arg(long)]
@@ -163,16 +164,7 @@ fn main() -> ExitCode {
 
 fn measure(args: CampaignArgs) -> Result<(), Box<dyn Error>> {
     raise_open_files()?;
-    let mut workloads = workloads::all();
-    for name in &args.workloads {
-        if !workloads.iter().any(|workload| workload.name == name) {
-            let names: Vec<_> = workloads.iter().map(|workload| workload.name).collect();
-            return Err(format!("no workload {name}; there are {}", names.join(", ")).into());
-        }
-    }
-    if !args.workloads.is_empty() {
-        workloads.retain(|workload| args.workloads.iter().any(|name| name == workload.name));
-    }
+    let workloads = workloads::chosen(&args.workloads, args.watched)?;
     let campaign = Campaign {
         programs: Programs {
             ours: args.ours,

@@ -34,6 +34,7 @@ impl Verdict {
             Against::BestPeer => Some((measured.best_peer(goal.metric, goal.bound)?, goal.metric)),
             Against::Bare => Some((Contender::Bare, goal.metric)),
             Against::Asleep => Some((Contender::OursAsleep, goal.metric)),
+            Against::Unwatched => Some((Contender::Unwatched, goal.metric)),
             Against::Own(metric) => Some((us, metric)),
             Against::Nothing => None,
         };
@@ -141,8 +142,12 @@ fn release(version: &str) -> Option<&str> {
 pub(crate) fn markdown(setting: &Setting, all: &[Measured]) -> String {
     let mut text = String::new();
     head(&mut text, setting);
-    if all.iter().any(|measured| measured.has(Contender::Before)) {
-        before_and_after(&mut text, all);
+    let has = |contender| all.iter().any(|measured| measured.has(contender));
+    if has(Contender::Before) {
+        side_by_side(&mut text, all, Contender::Before);
+    } else if has(Contender::Unwatched) {
+        side_by_side(&mut text, all, Contender::Unwatched);
+        further_goals(&mut text, setting, all);
     } else {
         ratios(&mut text, setting, all);
         further_goals(&mut text, setting, all);
@@ -249,6 +254,13 @@ impl Change {
         }
     }
 
+    /// Whether it says something here. Where packets are lost a single transfer, the one
+    /// that lost most in a row, decides when the last one ends.
+    fn is_told(&self, measured: &Measured) -> bool {
+        let by_the_last = matches!(self.metric, Metric::Throughput | Metric::CompletionP99);
+        measured.workload.plan.loss == 0 || !by_the_last
+    }
+
     /// Whether it got worse in the median by more than noise, and in most rounds.
     fn is_worse(&self, ratio: Spread) -> bool {
         if self.is_more_better {
@@ -259,21 +271,23 @@ impl Change {
     }
 }
 
-/// What changed from one build to the other, round by round.
-fn before_and_after(text: &mut String, all: &[Measured]) {
+/// Ours held against another of ours, round by round.
+fn side_by_side(text: &mut String, all: &[Measured], other: Contender) {
     let titles = CHANGES.map(|change| change.words);
-    line(
-        text,
-        "Ours divided by the build before it, in the same round:\n",
-    );
+    let whole = match other {
+        Contender::Unwatched => "Ours, its status page open, divided by ours without a status port",
+        _ => "Ours divided by the build before it",
+    };
+    line(text, &format!("{whole}, in the same round:\n"));
     let head = format!("| workload | {} | worse |", titles.join(" | "));
     line(text, &head);
     line(text, &format!("|---|{}---|", "---|".repeat(CHANGES.len())));
     for measured in all {
         let mut worse = Vec::new();
         let cells = CHANGES.map(|change| {
-            let (us, them) = (Contender::Ours, Contender::Before);
-            let Some(ratio) = measured.ratio((us, change.metric), (them, change.metric)) else {
+            let (us, them) = (Contender::Ours, other);
+            let ratio = measured.ratio((us, change.metric), (them, change.metric));
+            let Some(ratio) = ratio.filter(|_| change.is_told(measured)) else {
                 return "–".to_owned();
             };
             if change.is_worse(ratio) {

@@ -31,6 +31,8 @@ pub(crate) enum Contender {
     OursAsleep,
     /// Another build of ours that this one is held against.
     Before,
+    /// Ours without a status port, held against ours with one that is watched.
+    Unwatched,
     InTftpd,
     Atftpd,
     Dnsmasq,
@@ -40,10 +42,11 @@ pub(crate) enum Contender {
 }
 
 impl Contender {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Ours,
         Self::OursAsleep,
         Self::Before,
+        Self::Unwatched,
         Self::InTftpd,
         Self::Atftpd,
         Self::Dnsmasq,
@@ -56,6 +59,7 @@ impl Contender {
             Self::Ours => "ours",
             Self::OursAsleep => "ours --busy-poll 0",
             Self::Before => "before",
+            Self::Unwatched => "unwatched",
             Self::InTftpd => "in.tftpd",
             Self::Atftpd => "atftpd",
             Self::Dnsmasq => "dnsmasq",
@@ -116,7 +120,8 @@ pub(crate) struct Programs {
     pub(crate) ours: PathBuf,
     /// The build of ours to hold it against, instead of the peers.
     pub(crate) against: Option<PathBuf>,
-    /// Ours has a status port, and somebody watches.
+    /// Ours has a status port that somebody watches; beside it ours without, instead
+    /// of the peers.
     pub(crate) watched: bool,
     /// Ours never waiting awake is to be measured beside it, instead of the peers.
     pub(crate) asleep: bool,
@@ -130,9 +135,14 @@ impl Programs {
         match contender {
             Contender::Ours => true,
             Contender::Before => self.against.is_some(),
-            Contender::OursAsleep => self.asleep || self.against.is_none(),
-            _ => self.against.is_none() && !self.asleep,
+            Contender::Unwatched => self.watched,
+            Contender::OursAsleep => self.asleep || self.are_peers_wanted(),
+            _ => self.are_peers_wanted(),
         }
+    }
+
+    fn are_peers_wanted(&self) -> bool {
+        self.against.is_none() && !self.asleep && !self.watched
     }
 
     /// The program behind a contender, if it is on this machine.
@@ -141,7 +151,7 @@ impl Programs {
             return None;
         }
         let candidate = match contender {
-            Contender::Ours => self.ours.clone(),
+            Contender::Ours | Contender::Unwatched => self.ours.clone(),
             Contender::Before => self.against.clone()?,
             Contender::OursAsleep => {
                 let help = output(&self.ours, "--help");
@@ -179,7 +189,9 @@ impl Programs {
         let user = user.unwrap_or_else(|| "root".into());
         let mut command = Command::new(program);
         match contender {
-            Contender::Ours | Contender::Before => command.args(["-a", &address]).arg(root),
+            Contender::Ours | Contender::Before | Contender::Unwatched => {
+                command.args(["-a", &address]).arg(root)
+            }
             Contender::OursAsleep => command.args(["-a", &address, "--busy-poll", "0"]).arg(root),
             Contender::InTftpd => command
                 .args(["--foreground", "--secure", "--create", "--user", &user])

@@ -1,5 +1,7 @@
 //! Somebody who has the status page open: asks for it once, and for `/status.json`
-//! each second, as the page does.
+//! again a second after each answer, as the page does, each time on a connection of its
+//! own, since the server closes it. Draws nothing: what a browser takes is no cost of
+//! the server.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};

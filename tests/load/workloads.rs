@@ -29,6 +29,8 @@ pub(crate) enum Against {
     Bare,
     /// Our own figure without waiting awake: the bound is a ratio.
     Asleep,
+    /// Our own figure while nobody looks at the status page: the bound is a ratio.
+    Unwatched,
     /// Another figure of the same run: the bound is a ratio.
     Own(Metric),
     /// Nothing: the bound is absolute.
@@ -61,6 +63,8 @@ pub(crate) struct Workload {
     pub(crate) asleep: bool,
     /// Run the peers too.
     pub(crate) peers: bool,
+    /// Says something only where somebody watches.
+    pub(crate) for_watchers: bool,
     pub(crate) goals: Vec<Goal>,
 }
 
@@ -73,6 +77,7 @@ impl Workload {
             plan,
             asleep: false,
             peers: true,
+            for_watchers: false,
             goals: Vec::new(),
         }
     }
@@ -172,7 +177,30 @@ pub(crate) fn all() -> Vec<Workload> {
     all.into_iter()
         .map(Workload::awake_pays)
         .chain(troubles())
+        .chain([watched()])
         .collect()
+}
+
+/// The workloads of these names, or else those that a run consists of.
+///
+/// # Errors
+/// One line, if there is none of a name.
+pub(crate) fn chosen(names: &[String], is_watched: bool) -> Result<Vec<Workload>, String> {
+    let mut all = all();
+    let known = |name: &String| all.iter().any(|it| it.name == *name);
+    if let Some(name) = names.iter().find(|name| !known(name)) {
+        let names: Vec<_> = all.iter().map(|it| it.name).collect();
+        return Err(format!(
+            "no workload {name}; there are {}",
+            names.join(", ")
+        ));
+    }
+    all.retain(|it| match names {
+        [] if is_watched => matches!(it.kind, Kind::Transfers),
+        [] => !it.for_watchers,
+        _ => names.iter().any(|name| name == it.name),
+    });
+    Ok(all)
 }
 
 fn downloads() -> Vec<Workload> {
@@ -386,9 +414,54 @@ fn troubles() -> Vec<Workload> {
     ]
 }
 
+/// As many as the page shows well, a block a round trip as most boards ask, and new ones
+/// all the time, so that both lists of the page are full. Takes several seconds, in each
+/// of which the page is asked for again.
+///
+/// Whoever watches asks as the page does, on a connection of its own each time and a
+/// second after the last answer, but draws nothing: a browser would take the processor
+/// from the load, which says nothing of the server. The one of `tests/status` draws.
+fn watched() -> Workload {
+    let plan = Plan {
+        limit: Duration::from_secs(30),
+        ..many(Read, MIB, 1000, 500)
+    };
+    Workload {
+        peers: false,
+        for_watchers: true,
+        ..Workload::new("clients-500", "500 clients × 1 MiB, lockstep", plan)
+    }
+    .goal(Metric::Throughput, Bound::AtLeast(0.97), Against::Unwatched)
+    .goal(
+        Metric::CpuPerGigabyte,
+        Bound::AtMost(1.03),
+        Against::Unwatched,
+    )
+    .nothing_failed()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_run_that_is_watched_has_rows_of_its_own() {
+        let names = |names: &[&str], is_watched| {
+            let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
+            chosen(&names, is_watched)
+                .map(|chosen| chosen.iter().map(|it| it.name).collect::<Vec<_>>())
+        };
+        let (plain, watched) = (names(&[], false).unwrap(), names(&[], true).unwrap());
+        assert!(!plain.contains(&"clients-500") && plain.contains(&"flood"));
+        assert!(watched.contains(&"clients-500") && !watched.contains(&"flood"));
+        let asked = ["flood", "clients-500"];
+        assert_eq!(names(&asked, false).unwrap(), asked);
+        assert!(
+            names(&["none"], false)
+                .unwrap_err()
+                .contains("no workload none")
+        );
+    }
 
     #[test]
     fn the_script_knows_every_workload_by_name() {
