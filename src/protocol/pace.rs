@@ -31,6 +31,10 @@ const MIN_BURST: u16 = 4;
 const MAX_CREDIT: u8 = 16;
 const EIGHTHS: u16 = 8;
 
+/// What is open towards a peer that an answer proves. No other gets there: its window
+/// closes again after silence, however much it has acknowledged.
+const OPEN: u16 = u16::MAX;
+
 /// The pause between two bursts: a round trip, within these bounds.
 const MIN_PAUSE: Duration = Duration::from_millis(1);
 const MAX_PAUSE: Duration = Duration::from_millis(20);
@@ -53,7 +57,7 @@ pub(super) struct Pace {
     gone: u16,
     /// What may yet be sent for nothing, see [`MAX_CREDIT`].
     credit: u8,
-    /// Blocks that may be in flight; all where an answer is proof.
+    /// Blocks that may be in flight; [`OPEN`] where an answer is proof.
     open: u16,
     nudge: Nudge,
 }
@@ -73,7 +77,7 @@ impl Pace {
     /// The pace towards a peer whose answers prove nothing, or any other.
     pub(super) const fn new(opens_slowly: bool) -> Self {
         Self {
-            open: if opens_slowly { 1 } else { u16::MAX },
+            open: if opens_slowly { 1 } else { OPEN },
             burst: u16::MAX,
             gone: 0,
             credit: MAX_CREDIT / 2,
@@ -87,8 +91,10 @@ impl Pace {
     }
 
     /// Blocks were acknowledged, so that the base moved.
-    pub(super) const fn acknowledged(&mut self, blocks: u16) {
-        self.open = self.open.saturating_add(blocks);
+    pub(super) fn acknowledged(&mut self, blocks: u16) {
+        if self.open < OPEN {
+            self.open += blocks.min(OPEN - 1 - self.open);
+        }
         self.nudge = Nudge::None;
         self.restart();
     }
@@ -99,7 +105,7 @@ impl Pace {
         let nudges = in_flight > 1 && !matches!(self.nudge, Nudge::Sent);
         self.nudge = if nudges { Nudge::Due } else { Nudge::InVain };
         // Where it opens slowly it does so from the start again.
-        if !nudges && self.open < u16::MAX {
+        if !nudges && self.open < OPEN {
             self.open = 1;
         }
         nudges

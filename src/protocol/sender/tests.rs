@@ -976,6 +976,37 @@ fn towards_an_unverified_peer_a_window_opens_with_one_block() {
     );
 }
 
+/// However much was acknowledged: a second silence closes the window.
+#[test]
+fn a_window_to_an_unproved_peer_closes_again_in_a_large_transfer_too() {
+    const WINDOW: u64 = 1024;
+    let mut server = Script::sender(
+        &UNPROVED,
+        Server("blksize=8 windowsize=1024"),
+        length(100 * WINDOW),
+    );
+    server.step(0, "open");
+    server.step(10, "ACK 0");
+    let mut acknowledged = 1;
+    while acknowledged < 80 * WINDOW {
+        let ack = format!("ACK {}", acknowledged % 65_536);
+        let done = server.step(acknowledged, &ack);
+        assert!(done.starts_with("DATA"), "{ack} > {done}");
+        acknowledged += (acknowledged + 1).min(WINDOW);
+    }
+    let mut after_silence = || {
+        let at = server.deadline().expect("a wait");
+        server.step(at, "timeout")
+    };
+    for what in ["the last block", "the first block"] {
+        let done = after_silence();
+        assert!(
+            done.starts_with("DATA") && !done.contains('-'),
+            "{what} > {done}"
+        );
+    }
+}
+
 /// After losses the window goes out in bursts: where one ends with what is open
 /// the peer is asked all the same, and not only after a timeout.
 #[test]
