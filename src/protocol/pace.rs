@@ -1,8 +1,8 @@
 //! How much of a window goes out at once.
 //!
 //! What is sent after a lost block is sent for nothing: the receiver drops it.
-//! So where too much would be wasted, the window goes out in bursts with a round trip between
-//! them, in which the receiver can tell what is missing.
+//! So where too much would be wasted, the window goes out in bursts with a round
+//! trip between them, in which the receiver can tell what is missing.
 //!
 //! And where nothing proves the peer the window opens slowly: with one block,
 //! and by one more with each block acknowledged. A receiver acknowledges no part

@@ -347,7 +347,8 @@ impl Requests {
         }
     }
 
-    /// Whether this very request waits for the helper's answer.
+    /// Whether this very request waits for the helper's answer. If another one of the same
+    /// client does, its wait ends.
     pub(super) fn awaits_answer(&mut self, endpoint: &Endpoint, fingerprint: Fingerprint) -> bool {
         let helper = self.helper.as_mut();
         helper.is_some_and(|it| it.is_asked(endpoint, fingerprint))
