@@ -5,9 +5,10 @@
 //! One process, one thread, one `mio::Poll` (with `--workers` several such processes, and
 //! one that starts them). Requests come in on the listen sockets; each transfer gets a
 //! socket of its own (where ports or descriptors are short, a share of one), bound to
-//! the address the request came to, and a slot in the session table. Everything that decides is a value without I/O: it is handed
-//! packets and the time, and answers with what to send and when to be woken. The
-//! shell around it owns the sockets, the files and the clock.
+//! the address the request came to, and a slot in the session table. Everything that
+//! decides is a value without I/O: it is handed packets and the time, and answers with
+//! what to send and when to be woken. The shell around it owns the sockets, the files
+//! and the clock.
 //!
 //! # Map
 //!
