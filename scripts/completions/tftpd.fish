@@ -56,7 +56,7 @@ complete -c tftpd -n "__fish_tftpd_needs_command" -l keep-versions -d 'Let uploa
 complete -c tftpd -n "__fish_tftpd_needs_command" -l version-format -d 'With --keep-versions: name versions after the time (UTC) when they were written, such as %Y-%m-%dT%H%M%S, instead of numbering them' -r
 complete -c tftpd -n "__fish_tftpd_needs_command" -l upload-root -d 'Directory that uploads go to, below ROOT or elsewhere [default: ROOT]' -r -F
 complete -c tftpd -n "__fish_tftpd_needs_command" -l max-upload-total -d 'Largest size of all files where uploads go, in bytes or with K, M, G or T [default: no limit]' -r
-complete -c tftpd -n "__fish_tftpd_needs_command" -l min-free -d 'Refuse uploads that would leave less free space on the disk, in bytes, with K, M, G or T, or as a percentage [default: 0]' -r
+complete -c tftpd -n "__fish_tftpd_needs_command" -l min-free -d 'Refuse uploads that would leave less free space on the disk: in bytes, with K, M, G or T, such as 500M, or as a percentage, such as 5% [default: 0]' -r
 complete -c tftpd -n "__fish_tftpd_needs_command" -s u -l user -d 'Run as this user and group (name or number); must be started as root [default: the user that started it; the user\'s own group]' -r
 complete -c tftpd -n "__fish_tftpd_needs_command" -s P -l pid-file -d 'Write the process ID to FILE, and delete FILE at exit' -r -F
 complete -c tftpd -n "__fish_tftpd_needs_command" -l workers -d 'Serve with so many processes, each with its part of the clients: one for each processor. SIGUSR2 has new ones take over without dropping a transfer' -r

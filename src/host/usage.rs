@@ -90,25 +90,33 @@ pub fn parse_port_range(text: &str) -> Result<RangeInclusive<u16>, &'static str>
     }
 }
 
-/// A number of bytes, perhaps with K, M, G or T.
+/// A number of bytes, perhaps with K, M, G or T, or KiB and so on, or KB and so on: powers
+/// of 1024, but the last, of 1000. In any case of letters.
 ///
 /// # Errors
 /// What was expected instead.
 pub fn parse_size(text: &str) -> Result<u64, &'static str> {
+    size(text).ok_or("expected a number of bytes, or one with K, M, G or T after it, such as 10M")
+}
+
+fn size(text: &str) -> Option<u64> {
     let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
-    let shift = match text[digits.len()..].to_ascii_uppercase().as_str() {
-        "" => 0,
-        "K" => 10,
-        "M" => 20,
-        "G" => 30,
-        "T" => 40,
-        _ => return Err("expected a number of bytes, or one with K, M, G or T after it"),
+    let mut unit = text[digits.len()..].bytes();
+    let mut letter = || unit.next().map(|it| it.to_ascii_uppercase());
+    let power = match letter() {
+        None => 0,
+        Some(b'K') => 1,
+        Some(b'M') => 2,
+        Some(b'G') => 3,
+        Some(b'T') => 4,
+        Some(_) => return None,
     };
-    digits
-        .parse::<u64>()
-        .ok()
-        .and_then(|number| number.checked_mul(1 << shift))
-        .ok_or("expected a number of bytes, or one with K, M, G or T after it")
+    let base: u64 = match (letter(), letter(), letter()) {
+        (None, ..) | (Some(b'I'), Some(b'B'), None) => 1024,
+        (Some(b'B'), None, _) => 1000,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(base.pow(power))
 }
 
 /// A time up to a day: a number with `ms`, `s` or `m`, seconds without.
@@ -230,11 +238,32 @@ mod tests {
             ("4k", 4096),
             ("2M", 2 << 20),
             ("1G", 1 << 30),
+            ("10KiB", 10 << 10),
+            ("10MiB", 10 << 20),
+            ("10mib", 10 << 20),
+            ("1kB", 1000),
+            ("10MB", 10_000_000),
+            ("2gb", 2_000_000_000),
+            ("1TB", 1_000_000_000_000),
         ] {
             assert_eq!(parse_size(text), Ok(size), "{text}");
         }
-        for text in ["", "M", "1X", "-1", "1.5G", "99999999T", "1KB"] {
-            assert!(parse_size(text).is_err(), "{text}");
+        for text in [
+            "",
+            "M",
+            "1X",
+            "-1",
+            "1.5G",
+            "99999999T",
+            "1B",
+            "1iB",
+            "1Mi",
+            "1MBB",
+            "1MiBs",
+            "10 M",
+        ] {
+            let error = parse_size(text).expect_err(text);
+            assert!(error.ends_with("such as 10M"), "{error}");
         }
     }
 }

@@ -64,8 +64,8 @@ pub struct UploadArgs {
     #[arg(value_parser = usage::parse_size)]
     max_upload_total: Option<u64>,
 
-    /// Refuse uploads that would leave less free space on the disk, in bytes, with K, M,
-    /// G or T, or as a percentage [default: 0]
+    /// Refuse uploads that would leave less free space on the disk: in bytes, with K, M, G
+    /// or T, such as 500M, or as a percentage, such as 5% [default: 0]
     #[arg(long, value_name = "SIZE|PERCENT%", help_heading = "Uploads")]
     #[arg(value_parser = parse_min_free, conflicts_with = "read_only")]
     min_free: Option<MinFree>,
@@ -108,7 +108,7 @@ impl UploadArgs {
 
 fn parse_min_free(text: &str) -> Result<MinFree, &'static str> {
     let expected =
-        "expected a number of bytes, one with K, M, G or T after it, or one from 0% to 100%";
+        "expected a number of bytes, one with K, M, G or T after it, such as 500M, or 0% to 100%";
     if let Some(percent) = text.strip_suffix('%') {
         let percent = percent.parse().ok().filter(|percent| *percent <= 100);
         return percent.map(MinFree::Percent).ok_or(expected);
@@ -127,6 +127,9 @@ mod tests {
         for (text, free) in [
             ("0", Some(MinFree::Bytes(0))),
             ("10M", Some(MinFree::Bytes(10 << 20))),
+            ("10MiB", Some(MinFree::Bytes(10 << 20))),
+            ("10MB", Some(MinFree::Bytes(10_000_000))),
+            ("10 M", None),
             ("5%", Some(MinFree::Percent(5))),
             ("100%", Some(MinFree::Percent(100))),
             ("101%", None),
