@@ -311,6 +311,38 @@ fn a_root_that_the_user_can_not_search_is_refused_at_the_start() {
     assert!(said(&output).contains("chmod o+x"), "{}", said(&output));
 }
 
+/// With the rights that are left: those that started it don't count.
+#[test]
+fn a_root_that_the_user_can_not_write_to_is_a_warning_where_uploads_are_on() {
+    if !may_become_someone() {
+        return;
+    }
+    for (args, owner, is_told) in [
+        (&["-u", "nobody"][..], 0, true),
+        (&["-u", "nobody", "--chroot"], 0, true),
+        (&[], NOBODY, true),
+        (&["-u", "nobody"], NOBODY, false),
+        (&["-u", "nobody", "--read-only"], 0, false),
+    ] {
+        let server = Server::start_prepared(&[&["-a", "127.0.0.1"], args].concat(), |dir| {
+            open_to(dir, owner);
+            Command::new(tftpd())
+        });
+        server.file("f", b"x");
+        let client = RawClient::new(&server);
+        assert_eq!(client.read("f"), Ok(b"x".to_vec()));
+        server.wait_ended(client.addr(), 1);
+        let told = server.log_lines();
+        let told = told
+            .iter()
+            .find(|it| it.contains("no upload can be stored"));
+        assert_eq!(told.is_some(), is_told, "{args:?} {owner}: {told:?}");
+        for words in ["[WARN]", "permission denied", "--read-only"] {
+            assert!(told.is_none_or(|it| it.contains(words)), "{told:?}");
+        }
+    }
+}
+
 // --- getting out --------------------------------------------------------------------
 
 /// What a process that has been taken over may try.

@@ -13,6 +13,7 @@ use log::{debug, info};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, SFlag, fstat, fstatat};
+use nix::unistd::{AccessFlags, faccessat};
 
 use super::barrier::Barrier;
 use super::directory::{Directory, RootError};
@@ -168,6 +169,15 @@ impl Root {
             methods,
             common: Rc::new(common),
         })
+    }
+
+    /// Whether a file can be made right in it, with the rights that are left.
+    ///
+    /// # Errors
+    /// What the kernel has against it.
+    pub fn check_writable(&self) -> nix::Result<()> {
+        let mode = AccessFlags::W_OK | AccessFlags::X_OK;
+        faccessat(&*self.directory, ".", mode, AtFlags::empty())
     }
 
     /// [`Root::open`] with the methods given instead of found out.
@@ -511,8 +521,8 @@ impl Root {
     /// leads out of the root.
     ///
     /// # Errors
-    /// ERROR 1: no such directory. ERROR 2: not allowed. ERROR 3: announced more than
-    /// the limit or the free space. ERROR 6: exists already.
+    /// ERROR 1: no such directory. ERROR 2: not allowed, or a directory. ERROR 3: announced
+    /// more than the limit or the free space. ERROR 6: exists already.
     pub fn begin(&self, name: &Name, announced: Option<u64>) -> Result<Upload, StorageError> {
         if self.policy.read_only {
             return Err(StorageError::READ_ONLY);
@@ -946,7 +956,7 @@ mod tests {
             (b".tftpd-9-0", refused),
             (too_long.as_bytes(), missing),
             (b"file", exists),
-            (b"sub", exists),
+            (b"sub", refused),
             (b"out", exists),
             (b"dangling", exists),
             (b"fifo", exists),

@@ -576,10 +576,11 @@ fn existing(
     let stat: FileStat = match fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
         Err(Errno::ENOENT) => return Ok(None),
         Err(errno) => return Err(errno.into()),
-        Ok(_) if !overwrite => return Err(StorageError::EXISTS),
         Ok(stat) => stat,
     };
     match kind(&stat) {
+        SFlag::S_IFDIR => Err(StorageError::IS_DIRECTORY),
+        _ if !overwrite => Err(StorageError::EXISTS),
         SFlag::S_IFREG => {
             // Replacing asks for rights on the directory only; a file its owner
             // made read-only is to stay, as if it were written in place.
@@ -590,7 +591,6 @@ fn existing(
                 group: Gid::from_raw(stat.st_gid),
             }))
         }
-        SFlag::S_IFDIR => Err(StorageError::IS_DIRECTORY),
         _ => Err(StorageError::NOT_REGULAR),
     }
 }

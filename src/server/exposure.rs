@@ -11,6 +11,7 @@ use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::sys::stat::{FileStat, fstatat};
 
 use super::cli::Args;
+use crate::file::Root;
 use crate::host::{self, Identity};
 
 /// Lets root serve the system's own directories only where ROOT was named and
@@ -55,6 +56,22 @@ pub(super) fn check_uploads(
 fn becomes_another(args: &Args) -> bool {
     let is_root = |user: &str| Identity::find(user, None).is_ok_and(|it| it.is_root());
     args.user.as_ref().is_some_and(|it| !is_root(&it.user))
+}
+
+/// Says that no upload can be stored in `root`, found at `path`, though uploads are on.
+/// That they may go elsewhere is up to a map file and rules.
+pub(super) fn advise_about_uploads(args: &Args, root: &Root, path: &Path) {
+    let may_lead_elsewhere = args.map_file.is_some() || args.rules.is_some();
+    if args.read_only || may_lead_elsewhere || args.per_client_root.is_some() {
+        return;
+    }
+    if let Err(errno) = root.check_writable() {
+        let (path, reason) = (path.display(), errno.desc().to_ascii_lowercase());
+        warn!(
+            "no upload can be stored in {path}: {reason}; let the server's user write there, or \
+             use --read-only"
+        );
+    }
 }
 
 /// Says what it means that the server goes on as root.

@@ -103,7 +103,11 @@ impl Server {
         server.tell_start(args, &path, room.sessions);
         debug!("waiting for answers awake for up to {busy_poll:?}");
         tell_enforcement(args, enforcement);
-        exposure::advise(args, args.uploads.root().unwrap_or(&path));
+        let uploads_to = args.uploads.root().unwrap_or(&path);
+        let policy = server.front.requests.policy();
+        let upload_root = policy.upload_root.as_ref().unwrap_or(&policy.root);
+        exposure::advise_about_uploads(args, upload_root, uploads_to);
+        exposure::advise(args, uploads_to);
         Ok(server)
     }
 
