@@ -17,7 +17,7 @@ use crate::file::MAX_NAME;
 use crate::wire::packet::Direction;
 use rule::{Meter, Repeat, Rule, Stop, Subject, Then};
 
-pub use parse::MapError;
+pub use parse::{MapError, MapErrors};
 
 /// How often rules may be tried for one request, beyond once each: what ends a
 /// rule set that restarts, repeats or jumps forever.
@@ -124,8 +124,8 @@ impl Rules {
     /// Reads a map file's text.
     ///
     /// # Errors
-    /// The first thing that is wrong, and where.
-    pub fn parse(file: &[u8]) -> Result<Self, MapError> {
+    /// What is wrong, and where.
+    pub fn parse(file: &[u8]) -> Result<Self, MapErrors> {
         parse::parse(file, false).map(|rules| Self { rules })
     }
 
@@ -134,7 +134,7 @@ impl Rules {
     ///
     /// # Errors
     /// As there.
-    pub fn parse_ignoring_case(file: &[u8]) -> Result<Self, MapError> {
+    pub fn parse_ignoring_case(file: &[u8]) -> Result<Self, MapErrors> {
         parse::parse(file, true).map(|rules| Self { rules })
     }
 
@@ -473,10 +473,11 @@ mod tests {
     #[test]
     fn a_file_of_too_many_rules_is_refused_by_line() {
         let many = "r a b\n".repeat(70_000);
-        let error = Rules::parse(many.as_bytes()).unwrap_err();
-        assert_eq!(error.line, 4097);
+        let errors = Rules::parse(many.as_bytes()).unwrap_err();
+        assert_eq!(errors.told[0].line, 4097);
         let large = "r (a|b|c|d){0,20}x y\n".repeat(4000);
-        let error = Rules::parse(large.as_bytes()).unwrap_err();
+        let errors = Rules::parse(large.as_bytes()).unwrap_err();
+        let error = &errors.told[0];
         assert!(error.reason.contains("4 MiB"), "{error}");
         assert!(error.line < 4000, "{error}");
     }
@@ -539,7 +540,10 @@ mod tests {
             ("a  ^/etc/", 1, 4, "slash"),
             ("a b\nr ^\\/boot/ boot/", 2, 3, "slash"),
         ] {
-            let error = Rules::parse(text.as_bytes()).expect_err(text);
+            let errors = Rules::parse(text.as_bytes()).expect_err(text);
+            let [error] = &errors.told[..] else {
+                panic!("{text}: {errors}");
+            };
             assert_eq!(
                 (error.line, error.column),
                 (line, column),
@@ -547,6 +551,26 @@ mod tests {
             );
             assert!(error.reason.contains(reason), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn all_mistakes_are_told_up_to_a_bound() {
+        let text = "ra a\na ^/etc/\nj x nowhere\n:here\nr a( b\n:here\nr a b\ne ^/x\n";
+        let errors = Rules::parse(text.as_bytes()).unwrap_err();
+        let lines: Vec<_> = errors.told.iter().map(|it| it.line).collect();
+        // What looks for a slash may be right: a rule leads back, and one before rewrites.
+        assert_eq!(lines, [1, 3, 5, 6], "{errors}");
+        let text = "a ^/etc/\nz\na ^/boot/\nrz b\na ^/x/\n";
+        let errors = Rules::parse(text.as_bytes()).unwrap_err();
+        let lines: Vec<_> = errors.told.iter().map(|it| it.line).collect();
+        assert_eq!(lines, [1, 2, 3, 4], "{errors}");
+        let shown = errors.to_string();
+        assert_eq!(shown.matches("; line ").count(), 3, "{shown}");
+        let errors = Rules::parse("z\n".repeat(30).as_bytes()).unwrap_err();
+        let shown = errors.to_string();
+        assert_eq!(shown.matches("no operation").count(), 20, "{shown}");
+        assert!(shown.ends_with("; and 10 more"), "{shown}");
+        assert_eq!(shown.lines().count(), 1);
     }
 
     #[test]

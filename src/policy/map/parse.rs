@@ -25,7 +25,10 @@ const MAX_RULES: usize = 4096;
 /// Bytes that the smallest expressions are taken to need.
 const SMALL_REGEX: usize = 1024;
 
-/// What is wrong with a map file.
+/// The most mistakes that are told.
+const MAX_TOLD: usize = 20;
+
+/// A mistake in a map file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MapError {
     /// Counted from 1.
@@ -47,17 +50,55 @@ impl fmt::Display for MapError {
     }
 }
 
-impl std::error::Error for MapError {}
+/// What is wrong with a map file: one mistake a line of it, in their order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MapErrors {
+    /// The first, at most 20.
+    pub told: Vec<MapError>,
+    /// How many there are beyond those.
+    pub more: usize,
+}
+
+impl MapErrors {
+    fn push(&mut self, error: MapError) {
+        if self.told.len() < MAX_TOLD {
+            self.told.push(error);
+        } else {
+            self.more += 1;
+        }
+    }
+
+    fn has_none(&self) -> bool {
+        self.told.is_empty()
+    }
+}
+
+/// All in one line.
+impl fmt::Display for MapErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, error) in self.told.iter().enumerate() {
+            let semicolon = if index > 0 { "; " } else { "" };
+            write!(f, "{semicolon}{error}")?;
+        }
+        match self.more {
+            0 => Ok(()),
+            more => write!(f, "; and {more} more"),
+        }
+    }
+}
+
+impl std::error::Error for MapErrors {}
 
 /// Reads all rules of a file.
 ///
 /// With `ignore_case`, what refuses names does so whatever the case of letters.
-pub(super) fn parse(file: &[u8], ignore_case: bool) -> Result<Vec<Rule>, MapError> {
+pub(super) fn parse(file: &[u8], ignore_case: bool) -> Result<Vec<Rule>, MapErrors> {
     let mut rules = Vec::new();
-    let mut programs = 0;
+    let mut mistakes = MapErrors::default();
+    let (mut count, mut programs) = (0, 0);
     let mut labels = BTreeMap::new();
     let mut jumps = Vec::new();
-    let (mut slash, mut is_rewritten) = (None, false);
+    let mut slashes = Slashes::default();
     for (number, text) in (1..).zip(file.split(|&byte| byte == b'\n')) {
         let mut line = Line {
             number,
@@ -69,29 +110,33 @@ pub(super) fn parse(file: &[u8], ignore_case: bool) -> Result<Vec<Rule>, MapErro
         };
         if let Some(label) = first.text.strip_prefix(b":") {
             if label.is_empty() {
-                return Err(line.error(first.at, "a label needs a name, such as :done"));
-            }
-            if labels.insert(label, rules.len()).is_some() {
-                return Err(line.error(first.at, "this label is already taken; choose another"));
+                mistakes.push(line.error(first.at, "a label needs a name, such as :done"));
+            } else if labels.insert(label, rules.len()).is_some() {
+                let reason = "this label is already taken; choose another";
+                mistakes.push(line.error(first.at, reason));
             }
             continue;
         }
-        let (rule, target) = read_rule(&mut line, &first, ignore_case)?;
-        if let Some(error) = line
-            .leading_slash()
-            .filter(|_| !is_rewritten && !rule.inverted)
-        {
-            slash.get_or_insert(error);
-        }
-        is_rewritten |= rule.rewrite.is_some();
-        programs += rule.matcher.program;
-        if rules.len() == MAX_RULES {
+        if count == MAX_RULES {
             let reason = format!("more than {MAX_RULES} rules; use fewer, such as one for all");
-            return Err(line.error(first.at, reason));
+            mistakes.push(line.error(first.at, reason));
+            return Err(mistakes);
         }
+        count += 1;
+        let read = read_rule(&mut line, &first, ignore_case);
+        slashes.look_at(&line, &first, read.is_ok());
+        let (rule, target) = match read {
+            Ok(read) => read,
+            Err(mistake) => {
+                mistakes.push(mistake);
+                continue;
+            }
+        };
+        programs += rule.matcher.program;
         if programs > MAX_PROGRAMS {
             let reason = "the rules up to here take more than 4 MiB; use fewer or simpler ones";
-            return Err(line.error(first.at, reason));
+            mistakes.push(line.error(first.at, reason));
+            return Err(mistakes);
         }
         if let Some(target) = target {
             jumps.push((rules.len(), target, line));
@@ -101,16 +146,45 @@ pub(super) fn parse(file: &[u8], ignore_case: bool) -> Result<Vec<Rule>, MapErro
     for (index, target, line) in jumps {
         let Some(&place) = labels.get(target.text) else {
             let name = escape(target.text);
-            return Err(line.error(target.at, format!("no line is the label :{name}")));
+            mistakes.push(line.error(target.at, format!("no line is the label :{name}")));
+            continue;
         };
         if let Some(rule) = rules.get_mut(index) {
             rule.then = Then::Jump(place);
         }
     }
-    let comes_back = |rule: &Rule| matches!(rule.then, Then::Jump(_) | Then::Restart);
-    match slash {
-        Some(error) if !rules.iter().any(comes_back) => Err(error),
-        _ => Ok(rules),
+    slashes.told().for_each(|mistake| mistakes.push(mistake));
+    if mistakes.has_none() {
+        return Ok(rules);
+    }
+    mistakes.told.sort_by_key(|it| it.line);
+    Err(mistakes)
+}
+
+/// Rules that look for a slash at the start of a name, where no name has one.
+#[derive(Default)]
+struct Slashes {
+    mistakes: Vec<MapError>,
+    /// A rule before may have made one.
+    is_rewritten: bool,
+    /// A rule behind may do so, and lead back.
+    comes_back: bool,
+}
+
+impl Slashes {
+    /// Looks at the next rule, whose letters are the `first` word; one that isn't `whole`
+    /// has its own mistake.
+    fn look_at(&mut self, line: &Line<'_>, first: &Field<'_>, whole: bool) {
+        let has = |letter| first.text.contains(&letter);
+        if whole && !self.is_rewritten && !has(b'~') {
+            self.mistakes.extend(line.leading_slash());
+        }
+        self.is_rewritten |= has(b'r');
+        self.comes_back |= has(b's') || has(b'j');
+    }
+
+    fn told(self) -> impl Iterator<Item = MapError> {
+        self.mistakes.into_iter().filter(move |_| !self.comes_back)
     }
 }
 

@@ -69,21 +69,53 @@ pub(super) fn parse(text: &[u8]) -> Result<ClientRules, String> {
             return Err(format!("line {line}: not UTF-8"));
         }
     };
+    check(text).map_err(|mut mistakes| {
+        let lines: Vec<_> = text.split('\n').collect();
+        let is_header = |line: usize| lines.get(line - 1).is_some_and(|it| it.starts_with('['));
+        mistakes.retain(|it| is_header(it.line));
+        let broken: Vec<_> = mistakes.iter().map(|it| it.line).collect();
+        // What stands below a header is looked at as if that were a good one.
+        let good = |(line, text): (usize, &&str)| {
+            if broken.contains(&line) {
+                format!("[\"line {line}\"]")
+            } else {
+                (*text).to_owned()
+            }
+        };
+        let mended: Vec<_> = (1..).zip(&lines).map(good).collect();
+        let others = check(&mended.join("\n")).err().into_iter().flatten();
+        mistakes.extend(others.filter(|it| !broken.contains(&it.line)));
+        told(mistakes)
+    })
+}
+
+/// A mistake, and its place as people count.
+struct Placed {
+    line: usize,
+    column: usize,
+    what: String,
+}
+
+/// The rules, or every mistake that shows while the first in a line hides the others.
+fn check(text: &str) -> Result<ClientRules, Vec<Placed>> {
     let (table, errors) = DeTable::parse_recoverable(text);
-    let mut mistakes: Vec<_> = errors.iter().map(|it| not_toml(text, it)).collect();
+    let placed = |it: Mistake| {
+        let (line, column) = place(text, it.at.start);
+        let what = it.what;
+        Placed { line, column, what }
+    };
+    let not_toml = errors.iter().map(|it| not_toml(text, it));
+    let mut mistakes: Vec<_> = not_toml.map(placed).collect();
     // What follows in the same line makes no sense because of the first.
-    mistakes.dedup_by_key(|it| place(text, it.at.start).0);
-    let broken: Vec<_> = mistakes
-        .iter()
-        .map(|it| place(text, it.at.start).0)
-        .collect();
+    mistakes.dedup_by_key(|it| it.line);
+    let broken: Vec<_> = mistakes.iter().map(|it| it.line).collect();
     match rules(table.get_ref()) {
         Ok(rules) if mistakes.is_empty() => Ok(rules),
         done => {
             // What is left of a line that is no TOML makes no sense either.
-            let is_whole = |it: &Mistake| !broken.contains(&place(text, it.at.start).0);
-            mistakes.extend(done.err().into_iter().flatten().filter(is_whole));
-            Err(told(text, mistakes))
+            let found = done.err().into_iter().flatten().map(placed);
+            mistakes.extend(found.filter(|it| !broken.contains(&it.line)));
+            Err(mistakes)
         }
     }
 }
@@ -105,12 +137,9 @@ fn not_toml(text: &str, error: &toml::de::Error) -> Mistake {
 }
 
 /// All in one line, in the order of the file.
-fn told(text: &str, mut mistakes: Vec<Mistake>) -> String {
-    mistakes.sort_by_key(|it| it.at.start);
-    let show = |it: &Mistake| {
-        let (line, column) = place(text, it.at.start);
-        format!("line {line}, column {column}: {}", it.what)
-    };
+fn told(mut mistakes: Vec<Placed>) -> String {
+    mistakes.sort_by_key(|it| (it.line, it.column));
+    let show = |it: &Placed| format!("line {}, column {}: {}", it.line, it.column, it.what);
     let mut parts: Vec<_> = mistakes.iter().take(MAX_TOLD).map(show).collect();
     if let more @ 1.. = mistakes.len().saturating_sub(MAX_TOLD) {
         parts.push(format!("and {more} more"));
@@ -615,6 +644,32 @@ mod tests {
         assert_eq!(error.matches("rate: ").count(), MAX_TOLD, "{error}");
         assert!(error.ends_with("; and 10 more"), "{error}");
         assert_eq!(error.lines().count(), 1);
+    }
+
+    #[test]
+    fn what_stands_below_a_broken_header_is_checked_as_well() {
+        for header in ["[a", "[a b]", "[]", "[x] y"] {
+            let lines = [
+                "[x]",
+                "octet = 1",
+                header,
+                "octet = true",
+                "colour = 1",
+                "rate = 2",
+            ];
+            let error = parse(&text(&lines)).map(|_| ()).unwrap_err();
+            for part in [
+                "line 2, column 9: octet: expected true or false",
+                "; line 3, column ",
+                "; line 5, column 1: there is no setting colour; ",
+                "line 6, column 8: rate: ",
+            ] {
+                assert!(error.contains(part), "{header}: no {part} in {error}");
+            }
+            let (_, rest) = error.split_once("line 6").unwrap();
+            assert!(!rest.contains("line"), "{header}: {error}");
+            assert_eq!(error.matches("line ").count(), 4, "{header}: {error}");
+        }
     }
 
     #[test]
