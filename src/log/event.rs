@@ -118,6 +118,8 @@ pub(crate) struct Figures<'a> {
     pub(crate) peer: SocketAddr,
     pub(crate) op: &'static str,
     pub(crate) file: Name<'a>,
+    /// The name it has here, if that is another one.
+    pub(crate) served: Option<Name<'a>>,
     /// Bytes of the file that have been acknowledged or stored.
     pub(crate) bytes: u64,
     pub(crate) seconds: f64,
@@ -145,6 +147,9 @@ impl Figures<'_> {
         put("peer", Field::Word(&self.peer));
         put("op", Field::Word(&self.op));
         put("file", Field::Text(&self.file));
+        if let Some(served) = &self.served {
+            put("served", Field::Text(served));
+        }
         put("bytes", Field::Number(self.bytes));
         put("seconds", Field::Seconds(self.seconds));
         put("rate", Field::Number(self.rate()));

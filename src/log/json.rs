@@ -207,6 +207,7 @@ mod tests {
             peer: "192.0.2.1:7".parse().unwrap(),
             op: "read",
             file: Name(file),
+            served: None,
             bytes: 10,
             seconds: 0.05,
             blksize: 512,

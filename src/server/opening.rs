@@ -184,7 +184,9 @@ impl Opener {
         let remote = Remote::Known(endpoint.peer);
         let is_long = spelled.len() > LONGEST_ASKED;
         let name = if is_long { &granted.name } else { spelled };
-        let has_two = floor.reporter.history.is_some() && !is_long && *granted.name != *spelled;
+        // A slash more or less doesn't make it another one.
+        let is_other = granted.origin != Origin::Asked || request.filename != spelled;
+        let has_two = is_other && !is_long && *granted.name != *spelled;
         let kept = if has_two {
             floor.keep_names(&[name, &granted.name].join(&0))
         } else {

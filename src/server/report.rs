@@ -413,6 +413,7 @@ fn figures(session: &Session, now: Instant) -> Figures<'_> {
         peer: session.peer(),
         op: session.direction().name(),
         file: Name(session.name()),
+        served: session.served().map(Name),
         bytes: session.bytes(),
         seconds: now.saturating_duration_since(session.started).as_secs_f64(),
         blksize: progress.block_size,
