@@ -11,10 +11,12 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Instant;
 
 use common::*;
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -129,7 +131,11 @@ fn a_helper_names_a_path_an_open_file_an_upload_or_a_refusal() {
     let client = RawClient::new(&server);
     // What no pattern covers isn't asked about.
     assert_eq!(client.read("plain"), Ok(b"plain".to_vec()));
-    assert_eq!(helper.event("ended")["file"], "plain");
+    let ended = helper.event("ended");
+    assert_eq!(
+        (&ended["file"], ended.get("served")),
+        (&"plain".into(), None)
+    );
 
     let options = [("blksize", "600"), ("tsize", "0")];
     let request = rrq("gen/a", &options);
@@ -148,8 +154,8 @@ fn a_helper_names_a_path_an_open_file_an_upload_or_a_refusal() {
     client.send_to(&ack(1), tid);
     let ended = helper.event("ended");
     assert_eq!(
-        (&ended["file"], &ended["outcome"]),
-        (&"gen/a".into(), &"completed".into())
+        (&ended["file"], &ended["served"], &ended["outcome"]),
+        (&"gen/a".into(), &"real".into(), &"completed".into())
     );
 
     // An open file that has no name at all, for a name that isn't there.
@@ -439,6 +445,18 @@ fn a_command_that_is_missing_is_explained_and_one_that_ends_with_the_server_is_n
     let server = start_command("no-such-command-here", &[]);
     let is_told = |line: &str| line.contains("exit status 127, command not found; it is tried");
     assert!(server.wait_for_log(is_told, PATIENCE).is_some());
+    // What tries it again doesn't outlive the server by its wait.
+    let pid = server.pid();
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    let children = children.expect("a list");
+    let shell = Path::new("/proc").join(children.trim()).join("cwd");
+    assert!(shell.read_link().is_ok(), "{children}");
+    server.signal(Signal::SIGKILL);
+    let killed = Instant::now();
+    while shell.read_link().is_ok() {
+        assert!(killed.elapsed() < millis(6000), "it is still there");
+        thread::sleep(millis(50));
+    }
 
     let address = own_address().to_string();
     // A transfer keeps it up for longer than it would wait to say that the helper is gone.

@@ -59,6 +59,8 @@ pub(super) struct Channel {
     /// What came of lines that aren't whole.
     input: Vec<u8>,
     descriptors: VecDeque<OwnedFd>,
+    /// One that came is lost, for want of open files: which line's it was isn't known.
+    has_lost_some: bool,
     /// The rest of a line that was too long is on its way.
     skips: bool,
     /// There may be more to read without a new event.
@@ -117,6 +119,7 @@ impl Channel {
             is_stopping: false,
             input: Vec::new(),
             descriptors: VecDeque::new(),
+            has_lost_some: false,
             skips: false,
             has_more: false,
             is_within_line: false,
@@ -214,8 +217,9 @@ impl Channel {
             }
             match receive_with_descriptors(stream, &mut buffer, &mut self.descriptors) {
                 Ok((0, _)) => self.lost(now),
-                Ok((len, _)) => {
+                Ok((len, is_whole)) => {
                     left = left.saturating_sub(len);
+                    self.has_lost_some |= !is_whole;
                     let surplus = self.descriptors.len().saturating_sub(MAX_DESCRIPTORS);
                     self.descriptors.drain(..surplus);
                     self.take(&buffer[..len], &mut each);
@@ -240,6 +244,10 @@ impl Channel {
                 self.skips = true;
             }
             if is_end {
+                if self.has_lost_some {
+                    // No line may get another's.
+                    self.descriptors.clear();
+                }
                 let line = self.input.trim_ascii();
                 if !std::mem::take(&mut self.skips) && !line.is_empty() {
                     each(line, &mut self.descriptors);
@@ -247,6 +255,10 @@ impl Channel {
                 self.input.clear();
                 self.input.shrink_to(USUAL_LINE);
             }
+        }
+        if self.input.is_empty() && !self.skips {
+            // What comes next belongs to the lines to come.
+            self.has_lost_some = false;
         }
     }
 
@@ -277,6 +289,7 @@ impl Channel {
         self.stream = None;
         self.input.clear();
         self.descriptors.clear();
+        self.has_lost_some = false;
         self.skips = false;
         // A child is gone for good; it is told later, since a signal to all of the process
         // group may have reached it first: the server ends as well then.
@@ -289,5 +302,34 @@ impl Channel {
             error!("the helper at {} is gone", path.display());
             self.is_told = true;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With the limit on open files reached the kernel closes what it can't hand over.
+    #[test]
+    fn a_lost_descriptor_gives_no_line_the_file_of_another() {
+        let file = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        let mut channel = Channel::new(None, None);
+        let mut given = Vec::new();
+        let mut each = |line: &[u8], descriptors: &mut VecDeque<OwnedFd>| {
+            given.push((line.to_vec(), descriptors.pop_front().is_some()));
+        };
+        // The second of two is lost, and the second line isn't whole when the third's comes.
+        channel.descriptors.push_back(file());
+        channel.has_lost_some = true;
+        channel.take(b"1\n2", &mut each);
+        channel.descriptors.push_back(file());
+        channel.take(b"\n3\n", &mut each);
+        channel.descriptors.push_back(file());
+        channel.take(b"4\n", &mut each);
+        let expected = [("1", false), ("2", false), ("3", false), ("4", true)];
+        assert_eq!(
+            given,
+            expected.map(|(line, has)| (line.as_bytes().to_vec(), has))
+        );
     }
 }

@@ -299,8 +299,9 @@ impl Helper {
             match read(line) {
                 Ok(Said::Started(before)) => {
                     has_started = true;
-                    ended = before;
+                    ended = before.or(ended);
                 }
+                Ok(Said::Ended(status)) => ended = Some(status),
                 Ok(Said::Answer(number, verdict)) => {
                     // Whether or not there is still anyone who waits for it.
                     let file = match verdict {
@@ -315,7 +316,8 @@ impl Helper {
                         (Verdict::Refuse(code, text), _) => Answer::Refuse(code, text),
                         (Verdict::Descriptor, Some(file)) => Answer::File(file),
                         (Verdict::Descriptor, None) => {
-                            complaint = Some("no descriptor came with it");
+                            complaint =
+                                Some("no descriptor came with it, or more files can't be open");
                             Answer::Unknown
                         }
                         (Verdict::Unknown, _) => Answer::Unknown,

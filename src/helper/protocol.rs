@@ -9,7 +9,8 @@
 //!                                {"v":1,"answer":7,"refuse":"Not yet","code":2}
 //!                                {"v":1,"answer":7}
 //!                     a start    {"v":1,"helper":"started"}
-//!                     another    {"v":1,"helper":"started","ended":127}
+//!                     another    {"v":1,"helper":"started","ended":1}
+//!                     an end     {"v":1,"helper":"ended","ended":127}
 //! ```
 //!
 //! Must not: do any I/O, remember anything.
@@ -38,11 +39,15 @@ const MAX_REFUSAL: usize = 120;
 /// with the exit status of the one before, and ends when nobody is there to be told.
 /// The line before that may be half of one. The first argument is the command; one that
 /// isn't there, or can't be executed, is tried every 10 seconds, since the shell complains
-/// about it each time.
+/// about it each time. Meanwhile an empty line each second shows whether the server is
+/// still there.
 pub(super) const RESTARTER: &str = "ended=; \
     while printf '\\n{\"v\":1,\"helper\":\"started\"%s}\\n' \"$ended\"; \
-    do case $ended in *:12[67]) sleep 9;; esac; \
-    sh -c \"$1\"; ended=',\"ended\":'$?; sleep 1; done";
+    do sh -c \"$1\"; ended=$?; sleep 1; \
+    case $ended in 12[67]) \
+    printf '\\n{\"v\":1,\"helper\":\"ended\",\"ended\":%s}\\n' $ended || exit; ended=; \
+    for second in 1 2 3 4 5 6 7 8 9; do sleep 1; printf '\\n' || exit; done;; \
+    *) ended=',\"ended\":'$ended;; esac; done";
 
 /// What a helper says.
 #[derive(Debug, PartialEq, Eq)]
@@ -50,6 +55,8 @@ pub(super) enum Said {
     /// It has been started: it knows of no question. The one before, if there was one,
     /// ended with this exit status.
     Started(Option<u64>),
+    /// It has ended with this exit status, and will be started in a while.
+    Ended(u64),
     /// An answer to the question with this number.
     Answer(u64, Verdict),
 }
@@ -77,8 +84,11 @@ pub(super) fn read(line: &[u8]) -> Result<Said, &'static str> {
     if object.get("v").and_then(Value::as_u64) != Some(VERSION) {
         return Err("not of version 1");
     }
-    if object.get("helper").and_then(Value::as_str) == Some("started") {
-        return Ok(Said::Started(object.get("ended").and_then(Value::as_u64)));
+    let ended = object.get("ended").and_then(Value::as_u64);
+    match (object.get("helper").and_then(Value::as_str), ended) {
+        (Some("started"), _) => return Ok(Said::Started(ended)),
+        (Some("ended"), Some(status)) => return Ok(Said::Ended(status)),
+        _ => {}
     }
     let Some(number) = object.get("answer").and_then(Value::as_u64) else {
         return Err("no answer in it");
@@ -179,6 +189,11 @@ mod tests {
                 r#"{"v":1,"helper":"started","ended":127}"#,
                 Ok(Said::Started(Some(127))),
             ),
+            (
+                r#"{"v":1,"helper":"ended","ended":127}"#,
+                Ok(Said::Ended(127)),
+            ),
+            (r#"{"v":1,"helper":"ended"}"#, Err("no answer")),
             (r#"{"v":1,"answer":7}"#, answer(Verdict::Unknown)),
             (
                 r#"{"v":1,"answer":7,"path":"b/x","extra":[1]}"#,
