@@ -22,6 +22,8 @@ const SLOT: &str = "slot";
 /// A process that takes new requests; its number comes next, as after `REPLACED`, which
 /// is one that finishes its transfers.
 const SERVING: &str = "serving";
+/// The same that can't pass on what isn't its own, and has been told to end.
+const STRANDED: &str = "stranded";
 
 /// The socket in which everything lies; no process may be on its way to be ready.
 ///
@@ -33,6 +35,7 @@ pub(super) fn leave(slots: &[Slot]) -> io::Result<OwnedFd> {
         channel::send(&from, SLOT, &slot.sockets)?;
         for process in &slot.processes {
             let stage = match process.stage {
+                Stage::Replaced if process.is_stranded => STRANDED,
                 Stage::Replaced => REPLACED,
                 Stage::Serving | Stage::Starting(_) => SERVING,
             };
@@ -87,9 +90,10 @@ fn take(message: Message, slots: &mut Vec<Slot>) -> Result<(), String> {
             .then_some(())
             .ok_or_else(|| format!("a socket of worker {number}"));
     }
+    let is_stranded = text.starts_with(STRANDED);
     let (stage, pid) = match text.split_once(' ') {
         Some((SERVING, pid)) => (Stage::Serving, pid),
-        Some((REPLACED, pid)) => (Stage::Replaced, pid),
+        Some((REPLACED | STRANDED, pid)) => (Stage::Replaced, pid),
         _ => return Err(format!("\"{text}\"")),
     };
     let (Some(slot), Ok(pid), Some(channel)) = (
@@ -100,13 +104,34 @@ fn take(message: Message, slots: &mut Vec<Slot>) -> Result<(), String> {
         return Err(format!("process {pid}"));
     };
     let pid = Pid::from_raw(pid);
-    slot.processes.push(Process::new(pid, channel, stage));
+    let mut process = Process::new(pid, channel, stage);
+    process.is_stranded = is_stranded;
+    slot.processes.push(process);
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stranded_process_is_still_one_for_the_next_program() {
+        let process =
+            |pid, stage| Process::new(Pid::from_raw(pid), channel::pair().unwrap().0, stage);
+        let mut slot = Slot::new(Vec::new());
+        slot.processes.push(process(1, Stage::Replaced));
+        slot.processes[0].is_stranded = true;
+        slot.processes.push(process(2, Stage::Replaced));
+        slot.processes.push(process(3, Stage::Serving));
+        let left = leave(&[slot]).unwrap();
+        let mut slots = Vec::new();
+        while let Ok(Some(message)) = channel::receive(&left) {
+            take(message, &mut slots).unwrap();
+        }
+        let found = slots[0].processes.iter();
+        let found: Vec<_> = found.map(|it| (it.pid.as_raw(), it.is_stranded)).collect();
+        assert_eq!(found, [(1, true), (2, false), (3, false)]);
+    }
 
     #[test]
     fn a_slot_that_lost_a_socket_is_told_from_the_others() {
