@@ -152,8 +152,19 @@ fn settings_of_tftpd_hpa_are_taken_over() {
             ],
             "[Service]\nUser=boot\nReadWritePaths=-/srv/tftp\n",
         ),
+        // Installed by hand.
+        (
+            "# by hand\nTFTP_USERNAME=tftp\nTFTP_DIRECTORY=/srv/tftp\nTFTP_OPTIONS=-c\n",
+            ["--overwrite", "--grace 30", "/srv/tftp"],
+            "[Service]\nDynamicUser=no\nUser=tftp\nReadWritePaths=-/srv/tftp\n",
+        ),
     ] {
         let etc = tempfile::tempdir().expect("a directory");
+        if old.contains("by hand") {
+            let units = etc.path().join("systemd/system");
+            fs::create_dir_all(&units).expect("a directory");
+            fs::write(units.join("tftpd.service"), "").expect("written");
+        }
         let defaults = etc.path().join("default");
         fs::create_dir(&defaults).expect("a directory");
         fs::write(defaults.join("tftpd-hpa"), old).expect("written");

@@ -344,7 +344,7 @@ fn unit_arguments(unit: &str, defaults: &str) -> Vec<String> {
     let start = values("ExecStart=").next().expect("a command");
     let words = start.split_whitespace().skip(1);
     let mut arguments = Vec::new();
-    for word in words.filter(|word| *word != "/srv/tftp") {
+    for word in words.filter(|word| *word != "${TFTPD_ROOT}") {
         match word.strip_prefix('$') {
             Some(name) => arguments.extend(value(name).split_whitespace().map(str::to_owned)),
             None => arguments.push(word.to_owned()),

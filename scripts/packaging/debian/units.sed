@@ -6,9 +6,8 @@
 }
 s|^Description=.*|&\nDocumentation=man:tftpd(8)|
 s|/usr/local/bin/tftpd|/usr/sbin/tftpd|
-/^ExecStart=/ s| /srv/tftp$| ${TFTPD_ROOT}|
 # Running transfers finish while the package is upgraded.
-s|^EnvironmentFile=|Environment="TFTPD_OPTIONS=--grace 30"\nEnvironment=TFTPD_ROOT=/srv/tftp\n&|
+s|^EnvironmentFile=|Environment="TFTPD_OPTIONS=--grace 30"\n&|
 /^User=/d
 s|^DynamicUser=yes$|User=tftp|
 # Uploads take their option, and a directory that the user may write to.
