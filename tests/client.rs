@@ -197,42 +197,49 @@ const SIZES: [usize; 7] = [0, 1, 511, 512, 1428, 1428 * 16, 100_000];
 
 #[test]
 fn files_come_and_go_whole_with_every_server() {
-    for (name, peer) in peers() {
-        let urls = SIZES.map(|len| {
-            fs::write(peer.root.join(format!("f{len}")), content(len as u64, len)).unwrap();
-            format!("tftp://{}/f{len}", peer.addr)
-        });
-        let urls = urls.each_ref().map(String::as_str);
-        for (way, args) in WAYS.into_iter().enumerate() {
-            let what = |len: usize| format!("{name} {args:?} {len} bytes");
-            let dir = tempfile::tempdir().unwrap();
-            let output = run(dir.path(), &[args, &["get"], &urls].concat());
-            assert_status(&output, 0, &["Received"]);
-            for len in SIZES {
-                let got = fs::read(dir.path().join(format!("f{len}"))).unwrap();
-                assert_same(&what(len), &got, &content(len as u64, len));
-            }
-            if !peer.can_write {
-                continue;
-            }
-            let into = peer.root.join(format!("way-{way}"));
-            fs::create_dir(&into).unwrap();
-            fs::set_permissions(&into, fs::Permissions::from_mode(0o777)).unwrap();
-            let names = files(dir.path());
-            let names: Vec<_> = names.iter().map(String::as_str).collect();
-            let url = format!("tftp://{}/way-{way}/", peer.addr);
-            let output = run(dir.path(), &[args, &["put"], &names, &[&url]].concat());
-            assert_status(&output, 0, &["Sent"]);
-            for len in SIZES {
-                let up = into.join(format!("f{len}"));
-                // atftpd answers before it has written everything.
-                wait_for(&what(len), || fs::read(&up).is_ok_and(|it| it.len() == len));
-                assert_same(
-                    &what(len),
-                    &fs::read(&up).unwrap(),
-                    &content(len as u64, len),
-                );
-            }
+    let peers = peers();
+    thread::scope(|scope| {
+        for (name, peer) in &peers {
+            scope.spawn(|| files_come_and_go_whole(name, peer));
+        }
+    });
+}
+
+fn files_come_and_go_whole(name: &str, peer: &Peer) {
+    let urls = SIZES.map(|len| {
+        fs::write(peer.root.join(format!("f{len}")), content(len as u64, len)).unwrap();
+        format!("tftp://{}/f{len}", peer.addr)
+    });
+    let urls = urls.each_ref().map(String::as_str);
+    for (way, args) in WAYS.into_iter().enumerate() {
+        let what = |len: usize| format!("{name} {args:?} {len} bytes");
+        let dir = tempfile::tempdir().unwrap();
+        let output = run(dir.path(), &[args, &["get"], &urls].concat());
+        assert_status(&output, 0, &["Received"]);
+        for len in SIZES {
+            let got = fs::read(dir.path().join(format!("f{len}"))).unwrap();
+            assert_same(&what(len), &got, &content(len as u64, len));
+        }
+        if !peer.can_write {
+            continue;
+        }
+        let into = peer.root.join(format!("way-{way}"));
+        fs::create_dir(&into).unwrap();
+        fs::set_permissions(&into, fs::Permissions::from_mode(0o777)).unwrap();
+        let names = files(dir.path());
+        let names: Vec<_> = names.iter().map(String::as_str).collect();
+        let url = format!("tftp://{}/way-{way}/", peer.addr);
+        let output = run(dir.path(), &[args, &["put"], &names, &[&url]].concat());
+        assert_status(&output, 0, &["Sent"]);
+        for len in SIZES {
+            let up = into.join(format!("f{len}"));
+            // atftpd answers before it has written everything.
+            wait_for(&what(len), || fs::read(&up).is_ok_and(|it| it.len() == len));
+            assert_same(
+                &what(len),
+                &fs::read(&up).unwrap(),
+                &content(len as u64, len),
+            );
         }
     }
 }
@@ -393,6 +400,7 @@ fn tftp_hpas_form_works_and_tells_the_truth() {
     let dir = tempfile::tempdir().unwrap();
     let file = content(4, 3000);
     server.file("file", &file);
+    server.file("directory/file", b"");
     let (host, port) = (server.addr().ip().to_string(), server.port().to_string());
     for (words, expected, errors) in [
         (&["get", "file"][..], 0, &[][..]),
@@ -402,6 +410,11 @@ fn tftp_hpas_form_works_and_tells_the_truth() {
             &["put", "here", "there"],
             1,
             &["Error code 6: File already exists"],
+        ),
+        (
+            &["put", "here", "directory"],
+            1,
+            &["Error code 2: Access violation: is a directory"],
         ),
         (&["get", "nothing"], 1, &["Error code 1: File not found"]),
         (&["put", "nothing"], 2, &["nothing", "No such file"]),
@@ -1224,7 +1237,7 @@ fn can_make_networks() -> bool {
 /// `--wait`: a boot loader listens for a second or so; its request must not be
 /// lost in the pauses of a back-off.
 #[test]
-fn wait_asks_once_a_second_or_faster_and_says_so() {
+fn a_wait_asks_once_a_second_or_faster_and_says_so() {
     let args = [
         "-t",
         "5000",
@@ -1237,7 +1250,8 @@ fn wait_asks_once_a_second_or_faster_and_says_so() {
     ];
     let mut requests = [0, 0];
     let (output, dir) = against(&args, |server| {
-        server.listen.set_read_timeout(Some(millis(2000))).unwrap();
+        // Longer than between any two.
+        server.listen.set_read_timeout(Some(millis(1500))).unwrap();
         let mut buffer = [0; 600];
         while let Ok(len) = server.listen.recv(&mut buffer) {
             requests[usize::from(len < 20)] += 1;
@@ -1482,31 +1496,38 @@ fn addresses_of_a_name_are_raced() {
 #[test]
 fn repeats_of_one_answer_are_no_progress() {
     let oacks = oack(&[("blksize", "512")]);
-    for (first, args) in [
+    let ways = [
         (data(1, &[0; 512]), &["get", "URL"][..]),
         (oacks.clone(), &["get", "URL"]),
         (oacks, &["put", "file", "URL"]),
         (ack(0), &["put", "file", "URL"]),
-    ] {
-        let args = [&["-t", "50", "--retries", "2"], args].concat();
-        let (output, dir) = against(&args, |server| {
-            server.request();
-            server.send(&first);
-            server
-                .transfer
-                .set_read_timeout(Some(millis(1000)))
-                .unwrap();
-            let started = Instant::now();
-            // Each of its answers is met with the same again.
-            while server.transfer.recv(&mut [0; 600]).is_ok() {
-                thread::sleep(millis(10));
-                server.send(&first);
-                assert!(started.elapsed() < PATIENCE, "{args:?}: held forever");
-            }
-        });
-        assert_status(&output, 69, &["after "]);
-        assert_unharmed(&dir);
-    }
+    ];
+    thread::scope(|scope| {
+        for (first, args) in &ways {
+            scope.spawn(|| repeats_are_no_progress(first, args));
+        }
+    });
+}
+
+fn repeats_are_no_progress(first: &[u8], args: &[&str]) {
+    let args = [&["-t", "50", "--retries", "2"], args].concat();
+    let (output, dir) = against(&args, |server| {
+        server.request();
+        server.send(first);
+        server
+            .transfer
+            .set_read_timeout(Some(millis(1000)))
+            .unwrap();
+        let started = Instant::now();
+        // Each of its answers is met with the same again.
+        while server.transfer.recv(&mut [0; 600]).is_ok() {
+            thread::sleep(millis(10));
+            server.send(first);
+            assert!(started.elapsed() < PATIENCE, "{args:?}: held forever");
+        }
+    });
+    assert_status(&output, 69, &["after "]);
+    assert_unharmed(&dir);
 }
 
 /// The announced size (RFC 2349) is held against what came.

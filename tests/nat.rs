@@ -93,37 +93,43 @@ fn only_a_single_port_gets_through_a_nat() {
         return;
     }
     // The hardware address is that of the NAT, the server's neighbour.
-    for (mode, directory, gets_through) in [
-        ("--single-port", "", true),
-        (
-            "--single-port --per-client-root mac",
-            "02-00-00-00-00-0a",
-            true,
-        ),
-        ("", "", false),
-    ] {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let root = dir.path().join("root");
-        let root = root.join(directory);
-        std::fs::create_dir_all(&root).expect("a root");
-        let file = content(1, 100_000);
-        std::fs::write(root.join("file"), &file).expect("a file");
-        let output = through_nat(mode, dir.path());
-        let text = said(&output);
-        assert_eq!(output.status.success(), gets_through, "{mode:?}: {text}");
-        if gets_through {
-            for came in [dir.path().join("taken"), root.join("brought")] {
-                let got = std::fs::read(came).expect("a file");
-                assert_same("through the NAT", &got, &file);
-            }
-        } else {
-            // Not for want of a way: the request did come.
-            let log = std::fs::read_to_string(dir.path().join("log")).expect("a log");
-            assert!(log.contains("peer=198.51.100.2:"), "{log}");
-            assert!(
-                text.contains("curl: (28)") || text.contains("curl: (69)"),
-                "{text}"
-            );
+    std::thread::scope(|scope| {
+        for (mode, directory, gets_through) in [
+            ("--single-port", "", true),
+            (
+                "--single-port --per-client-root mac",
+                "02-00-00-00-00-0a",
+                true,
+            ),
+            ("", "", false),
+        ] {
+            scope.spawn(move || assert_gets_through(mode, directory, gets_through));
         }
+    });
+}
+
+fn assert_gets_through(mode: &str, directory: &str, gets_through: bool) {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let root = dir.path().join("root");
+    let root = root.join(directory);
+    std::fs::create_dir_all(&root).expect("a root");
+    let file = content(1, 100_000);
+    std::fs::write(root.join("file"), &file).expect("a file");
+    let output = through_nat(mode, dir.path());
+    let text = said(&output);
+    assert_eq!(output.status.success(), gets_through, "{mode:?}: {text}");
+    if gets_through {
+        for came in [dir.path().join("taken"), root.join("brought")] {
+            let got = std::fs::read(came).expect("a file");
+            assert_same("through the NAT", &got, &file);
+        }
+    } else {
+        // Not for want of a way: the request did come.
+        let log = std::fs::read_to_string(dir.path().join("log")).expect("a log");
+        assert!(log.contains("peer=198.51.100.2:"), "{log}");
+        assert!(
+            text.contains("curl: (28)") || text.contains("curl: (69)"),
+            "{text}"
+        );
     }
 }

@@ -11,6 +11,7 @@
 mod common;
 
 use std::net::SocketAddr;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use common::*;
@@ -461,25 +462,32 @@ fn a_request_that_is_refused_replaces_nothing() {
 fn a_client_that_starts_over_is_served_again() {
     let server = Server::start(&NEVER);
     server.file("file", &content(1, 5 * BLOCK));
-    for request in [rrq("file", &[]), rrq("file", &[("blksize", "512")])] {
-        let client = RawClient::new(&server);
-        let (first, tid) = client.ask(&request);
-        let block = first.data_block().unwrap_or(0);
-        assert_eq!(client.say(&ack(block), tid).data_block(), Some(block + 1));
-        let silent_since = Instant::now();
-        let (again, new_tid) = loop {
-            client.send(&request);
-            if let Some(answer) = client.recv(millis(100)) {
-                break answer;
-            }
-        };
-        assert!(silent_since.elapsed() >= millis(1000), "too early");
-        assert_eq!(again, first);
-        assert_eq!(new_tid == tid, is_single_port());
-        let ended = server.wait_ended(client.addr(), 1);
-        assert!(ended[0].contains("outcome=replaced"), "{ended:?}");
-        client.send_to(&error(0, "enough"), new_tid);
-    }
+    thread::scope(|scope| {
+        for request in [rrq("file", &[]), rrq("file", &[("blksize", "512")])] {
+            let server = &server;
+            scope.spawn(move || assert_starts_over(server, &request));
+        }
+    });
+}
+
+fn assert_starts_over(server: &Server, request: &[u8]) {
+    let client = RawClient::new(server);
+    let (first, tid) = client.ask(request);
+    let block = first.data_block().unwrap_or(0);
+    assert_eq!(client.say(&ack(block), tid).data_block(), Some(block + 1));
+    let silent_since = Instant::now();
+    let (again, new_tid) = loop {
+        client.send(request);
+        if let Some(answer) = client.recv(millis(100)) {
+            break answer;
+        }
+    };
+    assert!(silent_since.elapsed() >= millis(1000), "too early");
+    assert_eq!(again, first);
+    assert_eq!(new_tid == tid, is_single_port());
+    let ended = server.wait_ended(client.addr(), 1);
+    assert!(ended[0].contains("outcome=replaced"), "{ended:?}");
+    client.send_to(&error(0, "enough"), new_tid);
 }
 
 #[test]
