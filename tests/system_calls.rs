@@ -43,6 +43,7 @@ const START: Calls = Calls {
         "close",
         "epoll_create1",
         "epoll_ctl",
+        "faccessat",
         "getcwd",
         "geteuid",
         "getpid",
