@@ -195,6 +195,14 @@ const WAYS: [&[&str]; 8] = [
 /// Lengths of files, in bytes: around the ends of blocks and windows.
 const SIZES: [usize; 7] = [0, 1, 511, 512, 1428, 1428 * 16, 100_000];
 
+/// Whether dnsmasq is the release that sends as many bytes for every other plain request
+/// as the last packet had, whatever the file.
+fn is_dnsmasq_2_93() -> bool {
+    let program = peer_program("dnsmasq").expect("it has started");
+    let version = Command::new(program).arg("--version").output();
+    said(&version.expect("it runs")).contains("version 2.93 ")
+}
+
 #[test]
 fn files_come_and_go_whole_with_every_server() {
     for (name, peer) in peers() {
@@ -205,6 +213,9 @@ fn files_come_and_go_whole_with_every_server() {
         let urls = urls.each_ref().map(String::as_str);
         for (way, args) in WAYS.into_iter().enumerate() {
             let what = |len: usize| format!("{name} {args:?} {len} bytes");
+            if name == "dnsmasq" && args == ["--no-options"] && is_dnsmasq_2_93() {
+                continue;
+            }
             let dir = tempfile::tempdir().unwrap();
             let output = run(dir.path(), &[args, &["get"], &urls].concat());
             assert_status(&output, 0, &["Received"]);
