@@ -404,6 +404,8 @@ fn tftp_hpas_form_works_and_tells_the_truth() {
     let dir = tempfile::tempdir().unwrap();
     let file = content(4, 3000);
     server.file("file", &file);
+    fs::create_dir(server.root().join("up")).unwrap();
+    fs::create_dir(dir.path().join("sub")).unwrap();
     let (host, port) = (server.addr().ip().to_string(), server.port().to_string());
     for (words, expected, errors) in [
         (&["get", "file"][..], 0, &[][..]),
@@ -416,13 +418,22 @@ fn tftp_hpas_form_works_and_tells_the_truth() {
         ),
         (&["get", "nothing"], 1, &["Error code 1: File not found"]),
         (&["put", "nothing"], 2, &["nothing", "No such file"]),
+        // As one word, and with a directory, since 6.0.
+        (&["get file again"], 0, &[]),
+        (&["mget", "file", "there", "sub"], 0, &[]),
+        (&["mget", "file", "nowhere"], 64, &[]),
+        (&["mput", "file", "here", "up"], 0, &[]),
+        (&["mput", "file", "up"], 1, &["File already exists"]),
+        (&["mput", "file"], 64, &[]),
         (&["foo"], 64, &[]),
     ] {
         let mut args = vec!["-m", "binary", &host, &port, "-c"];
         args.extend(words);
         assert_status(&run(dir.path(), &args), expected, errors);
     }
-    assert_eq!(files(dir.path()), ["file", "here"]);
+    assert_eq!(files(dir.path()), ["again", "file", "here", "sub"]);
+    assert_eq!(files(&dir.path().join("sub")), ["file", "there"]);
+    assert_eq!(files(&server.root().join("up")), ["file", "here"]);
     assert_same("here", &fs::read(dir.path().join("here")).unwrap(), &file);
     assert_same(
         "there",
