@@ -172,7 +172,8 @@ fn settings_of_tftpd_hpa_are_taken_over() {
         said(
             Command::new(path("packaging/debian/import-tftpd-hpa"))
                 .arg("--write")
-                .env("IMPORT_ETC", etc.path()),
+                .env("IMPORT_ETC", etc.path())
+                .env("IMPORT_UNITS", etc.path()),
         );
         let made = settings(&defaults.join("tftpd"));
         assert_eq!(made, new, "{old}");
@@ -185,6 +186,55 @@ fn settings_of_tftpd_hpa_are_taken_over() {
         assert_eq!(drop_in.is_empty(), unit.is_empty(), "{old}: {drop_in}");
         let kept = fs::read_to_string(defaults.join("tftpd.before-import")).expect("kept");
         assert_eq!(kept, "before");
+    }
+}
+
+/// Since 6.0 the units have the settings.
+#[test]
+fn settings_of_tftpd_hpas_units_are_taken_over() {
+    let packaged = "Environment=TFTPD_HOME=/var/lib/tftpboot\nEnvironment=TFTPD_OPTS=\nUser=tftp\n";
+    for (service, socket, new) in [
+        ("", "", ["--read-only", "--grace 30", "/var/lib/tftpboot"]),
+        (
+            "[Service]\nEnvironment=TFTPD_HOME=/srv/tftp\n\
+             Environment=\"TFTPD_OPTS=--create -B mtu -W 8 --jail --max-upload 10 --refuse-all\"\n",
+            "[Socket]\nListenDatagram=\nListenDatagram=6969\n",
+            [
+                "--overwrite",
+                "-a :6969 -B 1428 --max-windowsize 8 --refuse-all --max-upload 10 --grace 30",
+                "/srv/tftp",
+            ],
+        ),
+        (
+            "[Service]\nEnvironment=TFTPD_OPTS=--create\nEnvironment=\"TFTPD_OPTS=-c --ro -S 70\"\n",
+            "[Socket]\nListenDatagram=192.0.2.1:69\n",
+            [
+                "--read-only",
+                "-a 192.0.2.1:69 -S 70 --grace 30",
+                "/var/lib/tftpboot",
+            ],
+        ),
+    ] {
+        let etc = tempfile::tempdir().expect("a directory");
+        let write = |name: &str, text: &str| {
+            let file = etc.path().join(name);
+            fs::create_dir_all(file.parent().expect("a directory")).expect("a directory");
+            fs::write(file, text).expect("written");
+        };
+        write("units/tftpd-hpa.service", packaged);
+        write("units/tftpd-hpa.socket", "[Socket]\nListenDatagram=69\n");
+        write("systemd/system/tftpd-hpa.service.d/override.conf", service);
+        write("systemd/system/tftpd-hpa.socket.d/override.conf", socket);
+        write("default/tftpd-hpa", "TFTP_OPTIONS=--which-is-not-read\n");
+        said(
+            Command::new(path("packaging/debian/import-tftpd-hpa"))
+                .arg("--write")
+                .env("IMPORT_ETC", etc.path())
+                .env("IMPORT_UNITS", etc.path().join("units")),
+        );
+        let made = settings(&etc.path().join("default/tftpd"));
+        assert_eq!(made, new, "{service}");
+        understood(made.iter().flat_map(|it| it.split_whitespace()));
     }
 }
 

@@ -482,6 +482,11 @@ fn ours(rules: &[u8], names: &[Vec<u8>], client: IpAddr) -> (Results, BTreeSet<u
 fn in_tftpd() -> Option<PathBuf> {
     let named = std::env::var_os("IN_TFTPD").map(PathBuf::from);
     let program = named.or_else(|| peer_program("in.tftpd"))?;
+    let version = Command::new(&program).arg("-V").output();
+    if !said(&version.expect("it runs")).contains("tftp-hpa 5.") {
+        skip("what a later in.tftpd logs is not understood");
+        return None;
+    }
     let unshared = Command::new("unshare").args(["--mount", "true"]).status();
     if !unshared.is_ok_and(|status| status.success()) {
         let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");

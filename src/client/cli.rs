@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
+use super::familiar;
 use super::target::{parse_mode, parse_port};
 use crate::host::usage::{self, Remedy, UsageError};
 use crate::protocol::retry::{RetryPolicy, Wait};
@@ -176,7 +177,13 @@ pub struct CommonArgs {
     pub ipv6: bool,
 
     /// Say more: what was negotiated, and what was tried
-    #[arg(short, long, conflicts_with = "quiet", global = true)]
+    #[arg(
+        short,
+        long,
+        conflicts_with = "quiet",
+        overrides_with = "verbose",
+        global = true
+    )]
     pub verbose: bool,
 
     /// Show every packet
@@ -195,6 +202,10 @@ impl Args {
     /// The text to print and the status to exit with: `--help` and `--version`
     /// (0, standard output), or a mistake in one line (64, standard error).
     pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, UsageError> {
+        let words = familiar::translate(words).map_err(|text| UsageError {
+            text: format!("tftp: {text}"),
+            status: USAGE,
+        })?;
         let args = Self::try_parse_from(words)
             .map_err(|error| UsageError::new("tftp", USAGE, &error, REMEDIES))?;
         match (&args.action, &args.host) {

@@ -8,6 +8,8 @@ pub(super) enum Command {
     Mode,
     Put,
     Get,
+    Mput,
+    Mget,
     Quit,
     Verbose,
     Trace,
@@ -47,7 +49,7 @@ const fn entry(
 }
 
 /// Names, in the order in which `help` lists them.
-static TABLE: [Entry; 21] = [
+static TABLE: [Entry; 24] = [
     entry(
         "connect",
         Command::Connect,
@@ -71,6 +73,18 @@ static TABLE: [Entry; 21] = [
         Command::Get,
         "REMOTE [LOCAL] | get REMOTE REMOTE REMOTE...",
         "receive file",
+    ),
+    entry(
+        "mput",
+        Command::Mput,
+        "LOCAL... DIRECTORY",
+        "send files to a directory",
+    ),
+    entry(
+        "mget",
+        Command::Mget,
+        "REMOTE... DIRECTORY",
+        "receive files to a directory",
     ),
     entry("quit", Command::Quit, "", "exit tftp"),
     entry("exit", Command::Quit, "", "exit tftp"),
@@ -102,6 +116,12 @@ static TABLE: [Entry; 21] = [
     ),
     entry(
         "blksize",
+        Command::Blksize,
+        "BYTES",
+        "set block size to ask for, in bytes",
+    ),
+    entry(
+        "blocksize",
         Command::Blksize,
         "BYTES",
         "set block size to ask for, in bytes",
@@ -141,11 +161,12 @@ fn find_entry(word: &[u8]) -> Result<&'static Entry, NoCommand> {
     let mut found = TABLE
         .iter()
         .filter(|it| it.name.as_bytes().starts_with(word));
-    match (found.next(), found.next()) {
-        (Some(entry), None) => Ok(entry),
-        (Some(_), Some(_)) => Err(NoCommand::Ambiguous),
-        (None, _) => Err(NoCommand::Invalid),
+    let entry = found.next().ok_or(NoCommand::Invalid)?;
+    // One with two names is one.
+    if found.any(|it| it.command != entry.command) {
+        return Err(NoCommand::Ambiguous);
     }
+    Ok(entry)
 }
 
 /// Names that begin with `word`.

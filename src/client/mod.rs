@@ -12,6 +12,7 @@ mod attempts;
 pub mod cli;
 mod commands;
 mod engine;
+mod familiar;
 mod job;
 mod lines;
 mod local;

@@ -87,7 +87,11 @@ impl Prompt {
         if let Some(words) = self.once.take() {
             // Without a server no command can be executed.
             if self.status == Status::Ok {
-                self.execute(&words);
+                // One word in quotes holds them all.
+                match &words[..] {
+                    [line] if line.contains(&b' ') => self.execute(&split(line)),
+                    words => self.execute(words),
+                };
             }
         } else {
             let lines = self.lines.insert(Lines::new());
@@ -168,6 +172,8 @@ impl Prompt {
             Command::Connect => self.execute_connect(rest),
             Command::Get => self.execute_get(rest),
             Command::Put => self.execute_put(rest),
+            Command::Mget => self.execute_mget(rest),
+            Command::Mput => self.execute_mput(rest),
             Command::Help => self.execute_help(rest),
             Command::Status => self.show_status(),
             setting => self.change(setting, rest),
@@ -327,6 +333,25 @@ impl Prompt {
             [remote, local] => (std::slice::from_ref(remote), Some(local)),
             remotes => (remotes, None),
         };
+        self.get_files(remotes, local);
+    }
+
+    fn execute_mget(&mut self, words: &[Vec<u8>]) {
+        match words {
+            [remotes @ .., directory]
+                if !remotes.is_empty() && Path::new(OsStr::from_bytes(directory)).is_dir() =>
+            {
+                self.get_files(remotes, Some(directory));
+            }
+            _ => self.usage_error(format_args!(
+                "usage: mget file file ... directory, which exists"
+            )),
+        }
+    }
+
+    /// To `local`, a directory or the name of the only one; to their own names here if
+    /// that is `None`.
+    fn get_files(&mut self, remotes: &[Vec<u8>], local: Option<&Vec<u8>>) {
         if let Some((one, other)) = same_local_name(remotes) {
             let (one, other) = (printable(one), printable(other));
             self.usage_error(format_args!("{one} and {other} have the same local name"));
@@ -370,6 +395,22 @@ impl Prompt {
             [local] => (std::slice::from_ref(local), None),
             [locals @ .., target] => (locals, Some(target)),
         };
+        self.put_files(locals, target);
+    }
+
+    fn execute_mput(&mut self, words: &[Vec<u8>]) {
+        match words {
+            [locals @ .., target] if !locals.is_empty() => {
+                let slash: &[u8] = if target.ends_with(b":") { b"" } else { b"/" };
+                self.put_files(locals, Some(&[target, slash].concat()));
+            }
+            _ => self.usage_error(format_args!("usage: mput file file ... directory")),
+        }
+    }
+
+    /// To `target`, a directory or the name of the only one; to their own names there if
+    /// that is `None`.
+    fn put_files(&mut self, locals: &[Vec<u8>], target: Option<&Vec<u8>>) {
         let into = match target {
             None => None,
             Some(target) => match self.choose_server(target) {

@@ -79,6 +79,8 @@ impl Settings {
             Command::Connect
             | Command::Put
             | Command::Get
+            | Command::Mput
+            | Command::Mget
             | Command::Quit
             | Command::Status
             | Command::Help => {}
