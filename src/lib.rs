@@ -3,17 +3,18 @@
 //! # Bird's-eye view
 //!
 //! One process, one thread, one `mio::Poll` (with `--workers` several such processes, and
-//! one that starts them). Requests come in on the listen sockets; each transfer gets a socket of its own (where ports or descriptors are
-//! short, a share of one), bound to the address the request came to, and a slot in
-//! the session table. Everything that decides is a value without I/O: it is handed
-//! packets and the time, and answers with what to send and when to be woken. The
-//! shell around it owns the sockets, the files and the clock.
+//! one that starts them). Requests come in on the listen sockets; each transfer gets a
+//! socket of its own (where ports or descriptors are short, a share of one), bound to
+//! the address the request came to, and a slot in the session table. Everything that
+//! decides is a value without I/O: it is handed packets and the time, and answers with
+//! what to send and when to be woken. The shell around it owns the sockets, the files
+//! and the clock.
 //!
 //! # Map
 //!
 //! Layers import downwards only, but for three pairs within a layer: `policy` uses
-//! `file`, `log` uses `host`, and `server` uses `status`. No two files of a folder import each other.
-//! `tests/layering.rs` checks both.
+//! `file`, `log` uses `host`, and `server` uses `status`. No two files of a folder
+//! import each other. `tests/layering.rs` checks both.
 //!
 //! | layer | folder | what it is | must not |
 //! |---|---|---|---|
@@ -30,11 +31,13 @@
 //! | 5 | [`status`] | the status port: HTTP, the page, JSON, metrics (feature `status`) | change anything |
 //! | 5 | [`server`] | the loop of `tftpd` | – |
 //! | 5 | `client` | the command `tftp` (feature `client`) | – |
-//! | 6 | `bin` | the plot of each program | – |
+//! | 6 | `bin` | the outline of each program | – |
 //!
 //! # Ten walks through the house
 //!
-//! Each in the order of the files.
+//! Each in the order of the files. A name like `protocol/nack` is a file below `src`, of
+//! which many are private and have no page here: read them in the source. The words for
+//! what happens in a transfer (base, NACK, nudge …) are told in [`protocol`].
 //!
 //! **A read request (RRQ).** `server/front` receives a batch → `server/requests`
 //! parses it with `wire/packet` and asks `table` whether it is new, a repeat, or
@@ -87,10 +90,10 @@
 //!
 //! **A new program for running workers** (SIGUSR2). `server/upgrade` tries it with the
 //! same command line → `server/supervisor` executes it in its own place;
-//! `server/handover` keeps sockets and channels meanwhile → a new process for each `server/slot` → `server/worker` is told over
-//! `server/channel` when it may read the listen sockets → until the old one's last
-//! transfer has ended, that one reads them and passes on what is none of its sessions'
-//! (`server/relay`).
+//! `server/handover` keeps sockets and channels meanwhile → a new process for each
+//! `server/slot` → `server/worker` is told over `server/channel` when it may read the
+//! listen sockets → until the old one's last transfer has ended, that one reads them
+//! and passes on what is none of its sessions' (`server/relay`).
 //!
 //! **A client's `get`.** `bin/tftp` → `client/cli` → `client/oneshot` (or
 //! `client/prompt`) makes a `client/job` → `client/attempts` decides which address
@@ -109,8 +112,8 @@
 //!
 //! | what | where |
 //! |---|---|
-//! | what is done with a packet in a state | the table above `protocol/sender` and `protocol/receiver` |
-//! | when something is sent again, when to give up | `protocol/retry`, `protocol/pace`, `protocol/nack` |
+//! | what is done with a packet in a state | the tables at the top of [`protocol::sender`] and [`protocol::receiver`] |
+//! | when something is sent again, when to give up | [`protocol::retry`], `protocol/pace`, `protocol/nack` |
 //! | an option | `wire/options`; what it means for a transfer: `protocol/exchange` |
 //! | what a repeated request does | `table/repeat` |
 //! | a datagram of a stranger | `session/inbound`; in single port `server/requests`, answered by `server/answers` |
@@ -137,7 +140,8 @@
 //! - Layers 0 to 2 read no clock, random source, file or socket. The same inputs
 //!   give the same outputs; `tests/simulation.rs` replays whole networks by seed.
 //! - A datagram from anyone but the peer changes no transfer, not even its
-//!   deadline.
+//!   deadline; but ports tried in a client's name end its uploads that nobody has
+//!   answered ([`table::guesses`]).
 //! - A stalled session stores no file data: what was sent can be read again.
 //! - No ACK before the data is written, no final ACK before the upload has its
 //!   final name.
@@ -187,7 +191,7 @@
 //! | bytes to a network that nothing proves | `--max-unproved-rate` a second, and as much at once | [`session::unproved`] |
 //! | a client's part of a shared send buffer | 1/64 of what is left, once it is a quarter full | [`session::shaper`] |
 //! | answers to unverified peers in each shared send buffer | a quarter of it, or up to 2,048 in half of it, in 4 s; half of that to one client network; more while the buffer is empty | `server::unverified` |
-//! | answers to nonsense | 100 a second, half of them to one client network | [`session`] |
+//! | answers to nonsense (malformed requests, strangers) | 100 a second, half of them to one client network | [`session`] |
 //! | ERRORs to refused requests | 10,000 a second, half of them to one client network | `server::requests` |
 //! | log lines about dropped requests | 10 a second for each reason, 1 of them for one client network | `server::drops` |
 //! | log lines | 100 a second of each kind (1,000 of `ended`), half of that for one client network | `log::bounds` |
@@ -201,7 +205,7 @@
 //! | look-ups, map rules and the neighbour table for all requests | a fifth of a second each second; half of it for names of more than 128 bytes | [`policy::work`] |
 //! | a name on its way | 64 directories deep, 40 links | `file::walk` |
 //! | a name that a session keeps for the log | 96 bytes, or as long as the file's own | `server::opening` |
-//! | ports that are tried in a client's name | 8 within a second end its uploads; 256 addresses told apart | [`table::guesses`] |
+//! | ports that are tried in a client's name | 8 within a second end its unanswered uploads; 256 addresses told apart | [`table::guesses`] |
 //! | ports that transfers share | 6 for an address, 16 in all; 64 are tried | `server::ports` |
 //! | repeats to a peer that never answered | 3, of one datagram | [`protocol::transfer`] |
 //! | repeats to a peer that did | `--retries`, waits up to 8 s; only waits of a second or more count; three more before a long negotiated `timeout` | [`protocol::retry`] |

@@ -447,12 +447,11 @@ fn survive(datagram: &[u8], limits: Limits, room: usize) {
         rollover: Some(Rollover::ToOne),
         extra: vec![("x".into(), "y".into())],
     };
-    let judge = |options| match accept(&offer, options) {
-        Ok(agreed) => {
+    let judge = |options| {
+        if let Ok(agreed) = accept(&offer, options) {
             check_agreed(&agreed);
             assert!(agreed.blksize <= 1428 && agreed.windowsize <= 8);
         }
-        Err(error) => assert!(!error.to_string().contains(char::is_control)),
     };
     match Packet::parse(datagram) {
         Ok(Packet::Request(request)) => {

@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_tftpd_global_optspecs
-    string join \n p/port= a/address= interface= 4/ipv4 6/ipv6 R/port-range= single-port reuse-port answer-broadcast t/timeout= retries= B/max-blksize= max-windowsize= r/refuse= busy-poll= read-only overwrite max-upload= U/umask= m/map-file= map-test= rules= rules-test= helper= helper-socket= ask= ask-missing ask-timeout= per-client-root= follow-links= ignore-case allow= deny= max-sessions= max-sessions-per-client= max-unproved-rate= keep-versions= version-format= create-dirs upload-root= write-only fsync max-upload-total= min-free= u/user= chroot no-sandbox P/pid-file= workers= grace= idle-exit= v/verbose q/quiet log-file= log-format= syslog= status= c/create s/secure l/listen L/foreground h/help V/version
+    string join \n p/port= a/address= interface= 4/ipv4 6/ipv6 R/port-range= single-port reuse-port answer-broadcast t/timeout= retries= B/max-blksize= max-windowsize= r/refuse= busy-poll= read-only overwrite max-upload= U/umask= m/map-file= map-test= rules= rules-test= helper= helper-socket= ask= ask-missing ask-timeout= per-client-root= follow-links= ignore-case allow= deny= max-sessions= max-sessions-per-client= max-unproved-rate= keep-versions= version-format= create-dirs upload-root= write-only fsync max-upload-total= min-free= u/user= chroot no-sandbox P/pid-file= workers= grace= idle-exit= v/verbose q/quiet log-file= log-format= syslog= status= c/create s/secure j/jail l/listen L/foreground h/help V/version
 end
 
 function __fish_tftpd_needs_command
@@ -85,6 +85,7 @@ complete -c tftpd -n "__fish_tftpd_needs_command" -s v -l verbose -d 'Log more: 
 complete -c tftpd -n "__fish_tftpd_needs_command" -s q -l quiet -d 'Log errors only'
 complete -c tftpd -n "__fish_tftpd_needs_command" -s c -l create -d 'Let uploads create new files'
 complete -c tftpd -n "__fish_tftpd_needs_command" -s s -l secure -d 'Keep clients below ROOT'
+complete -c tftpd -n "__fish_tftpd_needs_command" -s j -l jail -d 'Keep clients below ROOT, without a chroot'
 complete -c tftpd -n "__fish_tftpd_needs_command" -s l -l listen -d 'Listen without inetd; stays in the foreground here'
 complete -c tftpd -n "__fish_tftpd_needs_command" -s L -l foreground -d 'Listen without inetd, in the foreground'
 complete -c tftpd -n "__fish_tftpd_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'

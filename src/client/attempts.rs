@@ -8,9 +8,12 @@
 //!              unreachable)  the same                   told so with an ERROR
 //! ```
 //!
+//! A server that answers, but refuses the options (ERROR 4 or 8) or gives others than
+//! were asked for, is asked once more without any.
+//!
 //! A closed port or an unreachable host is a hint, not an answer (RFC 1122
-//! §3.2.2.1): the device may be starting up, and is asked every second then. Must not: print anything, ask a name
-//! for its address.
+//! §3.2.2.1): the device may be starting up, and is asked every second then. Must not:
+//! print anything, ask a name for its address.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;

@@ -15,15 +15,15 @@ use crate::wire::packet::{DATA_HEADER_LEN, ErrorCode, emit_data_header};
 /// forged request.
 pub const UNVERIFIED_REPEATS: u8 = 3;
 
-/// A repeated request this soon after our answer crossed it on the way and is
-/// not answered again (the Raspberry Pi's boot ROM asks twice within 9 ms and
-/// breaks on two OACKs). Every other one is.
+/// A repeated request that comes this soon after our answer crossed it on the way and
+/// is not answered again (the Raspberry Pi's boot ROM asks twice within 9 ms and
+/// breaks on two OACKs). Any other is, until the client has answered.
 pub const REQUEST_MERGE: Duration = Duration::from_millis(100);
 
 /// The longest a server dallies, whatever the other side's `timeout`.
 pub const MAX_SERVER_DALLY: Duration = Duration::from_secs(60);
 
-/// The longest a client stays after its final ACK.
+/// The longest a client dallies.
 pub const MAX_CLIENT_DALLY: Duration = Duration::from_secs(2);
 
 /// How a transfer behaves, apart from what its options settle.
@@ -31,14 +31,15 @@ pub const MAX_CLIENT_DALLY: Duration = Duration::from_secs(2);
 pub struct Config {
     /// When to send again and when to give up.
     pub retry: RetryPolicy,
-    /// Client: repeats of a request that nobody answers, if the policy has more.
+    /// Client: repeats of a request that nobody answers, at most, even if the policy
+    /// allows more.
     pub request_repeats: u8,
-    /// How long a receiver stays after its final ACK to repeat it (RFC 1350 §6);
+    /// How long a receiver dallies after its final ACK, to repeat it (RFC 1350 §6);
     /// never shorter than the first retransmission wait, but for a client, whose
     /// user is waiting: that long only if a packet was lost, and at most
     /// [`MAX_CLIENT_DALLY`]. A server's at most [`MAX_SERVER_DALLY`].
     pub dally: Duration,
-    /// What an answer shows.
+    /// What an answer proves.
     pub proof: Proof,
 }
 
@@ -50,15 +51,16 @@ pub enum Proof {
     /// answer to it is proof.
     #[default]
     OwnPort,
-    /// Nothing is: the transfer's port is known to all (single port), or one of
-    /// few (a small range). A window opens with one block and doubles as blocks
+    /// Nothing is: the transfer's port is known to all (single port), to the peers of
+    /// other transfers (a shared port), or one of few (a small range). Such a transfer
+    /// is called unproved. A window opens with one block and doubles as blocks
     /// are acknowledged; until it is whole, the last block of each part is sent
     /// twice, to ask for its ACK. Silence brings one block, and an ACK of a block
     /// that wasn't sent ends it.
     Never,
 }
 
-/// How the two ends got to know each other, and so what the first datagram is.
+/// How a transfer opens, and so what the first datagram is.
 #[derive(Debug)]
 pub enum Opening {
     /// Server: the request carried no option we accept; answer it directly.
@@ -225,12 +227,12 @@ pub trait BlockSource {
 }
 
 /// All that a [`BlockSink`] was given is where it belongs: only this makes an
-/// ACK. To be made by sinks alone.
+/// ACK. Made by sinks alone, but for the handshake, which has nothing to write.
 #[derive(Debug)]
 pub struct Written;
 
 /// The file, all of which is written, has its final name: only this makes a
-/// final ACK. To be made by sinks alone.
+/// final ACK. Made by sinks alone.
 #[derive(Debug)]
 pub struct Committed(pub Written);
 
@@ -243,7 +245,7 @@ pub trait BlockSink {
     /// When the data can't be stored; the peer is told so.
     fn write(&mut self, payload: &[u8]) -> Result<(), Failure>;
 
-    /// Stores all that was taken. Before each ACK.
+    /// Stores all that was taken. Called before each ACK but the final one.
     ///
     /// # Errors
     /// When the data can't be stored; the peer is told so.
@@ -260,22 +262,21 @@ pub trait BlockSink {
 #[derive(Debug)]
 pub struct NoSink;
 
-impl NoSink {
-    /// Seen by no peer.
-    const REFUSAL: Failure = Failure::new(ErrorCode::IllegalOperation, "Illegal TFTP operation");
-}
+/// Never seen by anyone: a sender stores nothing, a receiver reads nothing.
+pub(crate) const WRONG_WAY: Failure =
+    Failure::new(ErrorCode::IllegalOperation, "Illegal TFTP operation");
 
 impl BlockSink for NoSink {
     fn write(&mut self, _: &[u8]) -> Result<(), Failure> {
-        Err(Self::REFUSAL)
+        Err(WRONG_WAY)
     }
 
     fn flush(&mut self) -> Result<Written, Failure> {
-        Err(Self::REFUSAL)
+        Err(WRONG_WAY)
     }
 
     fn commit(&mut self) -> Result<Committed, Failure> {
-        Err(Self::REFUSAL)
+        Err(WRONG_WAY)
     }
 }
 

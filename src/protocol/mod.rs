@@ -1,9 +1,32 @@
 //! Layer 1: one transfer as a state machine.
 //!
 //! A [`Transfer`](transfer::Transfer) moves one file in one direction. It is
-//! told what arrived and what time it is, and it answers with numbers: which
-//! datagram or which run of blocks to send next, and when to be woken. It
-//! performs no I/O, reads no clock and owns no file data.
+//! told what arrived and what time it is, and it says which datagram or run of
+//! blocks to send next, and when to be woken. It performs no I/O, reads no clock
+//! and owns no file data.
+//!
+//! | file | what is there |
+//! |---|---|
+//! | [`transfer`] | the face: what goes in, what comes out |
+//! | [`sender`], [`receiver`] | the two machines; at the top of each a table: what is done with a packet in a state |
+//! | `contract` | the words they share with their caller; all are in [`transfer`] |
+//! | `exchange` | what both share: role, options, whether the peer has answered, the outcome |
+//! | [`retry`], [`timer`] | when something is sent again, when to give up; what the one deadline is for |
+//! | `nack` | what it means when a block is acknowledged once more |
+//! | `pace` | how much of a window goes out at once |
+//! | [`block`] | block numbers on the wire, and what they stand for |
+//!
+//! | word | what it means |
+//! |---|---|
+//! | opening | the first datagram of ours: a client's RRQ or WRQ; a server's OACK, ACK 0, or DATA 1 |
+//! | base | the first block that isn't acknowledged |
+//! | lockstep | a window of one block (RFC 1350) |
+//! | NACK | the ACK of the block before the base, once more: the base was lost |
+//! | echo | an ACK of something that came twice: no news, and not to be answered |
+//! | nudge | the last block sent, once more and alone: it asks how far the receiver is |
+//! | unverified | no answer has come yet: perhaps nobody asked for this |
+//! | unproved | an answer proves nothing: it can be sent by someone that sees nothing ([`Proof::Never`](transfer::Proof::Never)) |
+//! | dallying | a receiver's time after its final ACK, to repeat it if it was lost (RFC 1350 §6) |
 
 pub mod block;
 mod contract;

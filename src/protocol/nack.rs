@@ -1,17 +1,20 @@
-//! What it says when the block before the first one in flight is acknowledged
-//! once more.
+//! What it means when the block before the base (the first one in flight) is
+//! acknowledged once more.
 //!
 //! It is a receiver's NACK: the first block of the window is missing (RFC 7440
 //! §4 by way of U-Boot, barebox, EDK2; in lockstep a client that asks again by
-//! its own timer). Or it is an echo, and to answer echoes doubles a transfer from
-//! there to its end (RFC 1123 §4.2.3.1, the Sorcerer's Apprentice). Echoes come
+//! its own timer). Or it is an echo, and answering echoes doubles every packet from
+//! there to the end (RFC 1123 §4.2.3.1, the Sorcerer's Apprentice). Echoes come
 //!
 //! - from the network, doubled: sooner than any answer to the window can come;
-//! - of blocks that were in flight when the base moved: within a round trip;
+//! - of blocks that were in flight when the base moved: sooner than three quarters
+//!   of a round trip;
 //! - of blocks that we sent twice: an ACK that comes sooner after a repeat than
 //!   an answer can shows that the first copy had arrived, and that the second
-//!   will be acknowledged as well. So may the last block of a window that was sent
-//!   again alone, where the whole window is acknowledged. Such a base has no NACK.
+//!   will be acknowledged as well. An echo also follows a nudge whose window was
+//!   acknowledged meanwhile. In both cases the base has no NACK.
+//!
+//! An ACK that comes too soon spends nothing: the next one may still be the NACK.
 //!
 //! Must not: send anything.
 
@@ -25,7 +28,7 @@ use super::retry::{ADAPTIVE_FLOOR, RetryTimer};
 pub(super) const LOCKSTEP_NACK: Duration = Duration::from_millis(990);
 
 /// After so many repeats in a row what is known of the round trip may be out of
-/// date, so that echoes can't be told any more.
+/// date, so that echoes can't be told apart any more.
 const MAX_UNMEASURED: u8 = 3;
 
 /// Whether an ACK of the block before the base would be a NACK now.
@@ -60,7 +63,7 @@ impl Nacks {
             (Some(round_trip), Some(sent)) => now < sent + round_trip * 3 / 4,
             _ => true,
         };
-        // In lockstep echoes are told by their time, unless the network takes longer.
+        // In lockstep echoes are told apart by their time, unless the network takes longer.
         let by_time = lockstep && retry.round_trip() < Some(LOCKSTEP_NACK);
         self.spent = !by_time && (too_soon || self.unmeasured >= MAX_UNMEASURED);
     }
@@ -77,8 +80,8 @@ impl Nacks {
     }
 
     /// The block before the base was acknowledged once more at `now`. Returns
-    /// whether that is a NACK, for the first time.
-    pub(super) fn take(&mut self, now: Instant, retry: &RetryTimer, lockstep: bool) -> bool {
+    /// whether that is a NACK, which it is once.
+    pub(super) fn take_nack(&mut self, now: Instant, retry: &RetryTimer, lockstep: bool) -> bool {
         let Some(sent) = retry.last_sent().filter(|_| !self.spent) else {
             return false;
         };

@@ -1,8 +1,8 @@
 //! How much of a window goes out at once.
 //!
 //! What is sent after a lost block is sent for nothing: the receiver drops it.
-//! So where too much is, the window goes out in bursts with a round trip between
-//! them, in which the receiver can tell what is missing.
+//! So where too much would be wasted, the window goes out in bursts with a round
+//! trip between them, in which the receiver can tell what is missing.
 //!
 //! And where nothing proves the peer the window opens slowly: with one block,
 //! and by one more with each block acknowledged. A receiver acknowledges no part
@@ -25,9 +25,9 @@ const LARGE_WINDOW: u16 = 8;
 /// time than the blocks they save.
 const MIN_BURST: u16 = 4;
 
-/// What may be sent for nothing, in eighths of a window: one for each window that
-/// arrives whole, so that an eighth may, saved up to this. Half of it is there from the
-/// start, and lets bursts grow again: a loss now and then costs less time than bursts.
+/// Credit for wasted blocks, in eighths of a window: each window that arrives whole earns
+/// one, up to this many. Half of it is there from the start, and lets bursts grow again:
+/// a loss now and then costs less time than bursts.
 const MAX_CREDIT: u8 = 16;
 const EIGHTHS: u16 = 8;
 
@@ -39,7 +39,7 @@ const OPEN: u16 = u16::MAX;
 const MIN_PAUSE: Duration = Duration::from_millis(1);
 const MAX_PAUSE: Duration = Duration::from_millis(20);
 
-/// The same before the last block of a window that isn't open yet is sent again:
+/// The least pause before the last block of a window that isn't open yet is sent again:
 /// longer than a network takes to deliver a packet twice.
 const MIN_NUDGE: Duration = Duration::from_millis(5);
 
@@ -181,7 +181,7 @@ impl Pace {
         }
     }
 
-    /// A whole window arrived.
+    /// All that was out arrived.
     pub(super) const fn window_arrived(&mut self, windowsize: u16) {
         if self.credit < MAX_CREDIT {
             self.credit += 1;

@@ -3,20 +3,21 @@
 //! ```text
 //!          Plain (server)   OptionAck (server)   Request (client)
 //!                └───────────────┬──────┴────────────────┘
-//!                                ▼
-//!                           ┌─────────┐ OACK we can't accept   ┌─────────┐
-//!                           │ Opening ├───────────────────────►│ Failing │
-//!                           └────┬──┬─┘                        └─▲──┬────┘
-//!         DATA 1, OACK if client │  │                            │  │ ERROR sent
-//!                                ▼  │       disk full, abort …   │  │
-//!                        ┌───────────┐──────────────────────────►┘  │
-//!                        │ Receiving │                              │
-//!                        └────┬───┬──┘                              │
-//!    last block, sink commits │   │ ERROR · repeats spent           │
-//!                             ▼   │                                 ▼
-//!                      ┌──────────┐   ERROR · dallied enough   ┌────────┐
-//!                      │ Dallying ├───────────────────────────►│ Closed │
-//!                      └──────────┘                            └────────┘
+//!                                │        OACK we can't accept
+//!                           ┌────▼────┐   disk full, abort …       ┌─────────┐
+//!        ┌──────────────────┤ Opening ├───────────────────────────►│ Failing │
+//!        │                  └────┬────┘                            └──▲───┬──┘
+//!        │  DATA, OACK if client │                                    │   │ ERROR sent
+//!        │                 ┌─────▼─────┐   disk full, abort …         │   │
+//!        │                 │ Receiving ├──────────────────────────────┘   │
+//!        │                 └─────┬───┬─┘                                  │
+//!        │                       │   │ ERROR · repeats spent              │
+//!        │                       │   └──────────────────────────────┐     │
+//!        │ sink commits the last │                                  │     │
+//!        │                  ┌────▼─────┐   ERROR · dallied enough  ┌▼─────▼─┐
+//!        │                  │ Dallying ├──────────────────────────►│ Closed │
+//!        │                  └──────────┘                           └───▲────┘
+//!        └─────────────────── ERROR · repeats spent ───────────────────┘
 //! ```
 //!
 //! | state | packet | done | answered | expected next |
@@ -27,22 +28,26 @@
 //! | Opening (client) | OACK not as asked | – | ERROR 8 | nothing |
 //! | Receiving | the next DATA | stored | ACK, if it fills the window | the DATA after it |
 //! | Receiving | the next DATA, short | stored, committed | ACK | the same again, if the ACK is lost |
-//! | Opening (server), Receiving | a DATA less than a window ahead of the one expected | peer verified | ACK of the last in order (in Opening: ACK 0), once per gap: one further ahead brings none; one no further ahead brings it again, a round trip and at least 3 ms after our last ACK | the DATA missing |
+//! | Opening (server), Receiving | a DATA ahead of the one expected, by less than a window | peer verified | ACK of the last in order (in Opening: ACK 0) | the DATA missing |
+//! | Receiving, in that gap | a DATA further ahead than any before | nothing | – | the DATA missing |
+//! | Receiving, in that gap | a DATA no further ahead than another before, a round trip and at least 3 ms after our last ACK | that, or its answer, was lost | the same ACK | the DATA missing |
 //! | Receiving | the DATA acknowledged last | nothing | the same ACK | as before |
 //! | Receiving | the last DATA in order once more, in the middle of a window, 3 ms after the transfer last moved | nothing | its ACK: the sender asks | the DATA after it |
-//! | Receiving (client) | OACK once more, before DATA 1 | nothing | ACK 0 | DATA 1 |
+//! | Receiving | OACK once more, before DATA 1 | nothing | ACK 0 | DATA 1 |
 //! | Opening, Receiving | DATA larger than agreed | ended | ERROR 4 | nothing |
 //! | Dallying | the last DATA | nothing | the final ACK | the same again |
 //! | Dallying | ERROR | the dallying ends | – | nothing |
 //! | Opening (server, OACK) | ERROR 8 | a probe, ended (not so ERROR 0: a client that can't read its file says that) | – | nothing |
 //! | Opening, Receiving | any other ERROR | ended | – | nothing |
+//! | Opening (client) | ACK, DATA other than 1 | nothing: no answer to an RRQ, so `session/inbound` takes it for a stranger's | ERROR 5 | as before |
 //! | Opening, unverified | the request again, 100 ms after our answer | – | the answer | as before |
-//! | any | RRQ or WRQ on the transfer's own port, ACK, other DATA, other OACK | nothing | – | as before |
+//! | Receiving, Dallying | the request again | a new transfer takes this one's place, while receiving only once this one has been quiet for a second and for 4 round trips (`table/repeat`) | – | as before |
+//! | any | ACK, other DATA, other OACK, RRQ or WRQ on the transfer's own port | nothing (in single port that is the listen port: see the two rows above) | – | as before |
 //! | Failing, Closed | any | nothing | – | nothing |
 //!
 //! | state | timer | done | sent |
 //! |---|---|---|---|
-//! | Opening, Receiving | answer | wait doubled, or given up | the opening, or the last ACK |
+//! | Opening, Receiving | answer | wait doubled, or given up | the opening, or an ACK of the last in order |
 //! | any | answer, and an ACK is due that the socket won't take | waits on, within the patience | that ACK, as soon as there is room |
 //! | Dallying | dally, which begins when the final ACK was sent | over | – |
 //!
@@ -82,12 +87,13 @@ enum State {
     Closed,
 }
 
-/// Whether an ACK (or the opening) is due.
+/// Whether an ACK of the last block in order (or the opening) is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Due {
     Nothing,
     New,
-    /// The one that was sent last.
+    /// Without a step forward since one was sent, or in the middle of a window:
+    /// counted as sent again.
     Again,
 }
 
@@ -317,7 +323,7 @@ impl Receiver {
         self.exchange.negotiated().rollover.number_of(index)
     }
 
-    /// The opening or the last ACK is due once more, if it isn't due already.
+    /// The opening, or an ACK of the last block in order, is due, if it isn't already.
     fn send_again(&mut self) {
         if self.due == Due::Nothing {
             self.due = Due::Again;

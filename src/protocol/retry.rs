@@ -10,7 +10,7 @@
 //! exception: boot loaders ask for 5 s and then wait as long in silence for each
 //! packet that is lost. So where it is long, and the peer has answered often enough
 //! to know how soon it does, or has named a gap, there are three repeats before it, as
-//! the adaptive wait has them, and the negotiated wait begins behind those.
+//! the adaptive wait has them, and the negotiated wait begins after them.
 //!
 //! Must not: read the clock, which it is told.
 
@@ -43,18 +43,18 @@ pub const LONG_NEGOTIATED: Duration = Duration::from_secs(2);
 
 /// Answers until repeats may come earlier than a negotiated wait: the OACK and the
 /// first three DATA or windows keep it. So few since each costs a boot loader that wait
-/// if it is lost, and a guess too early costs one or two DATA in vain; not fewer, for
-/// who tries whether `timeout` is kept does so with the first packets, and so the
+/// if it is lost, and a guess too early costs one or two DATA in vain; not fewer,
+/// since a test of whether `timeout` is kept looks at the first packets, and so that the
 /// measured round trip rests on more than one.
 pub const KNOWN_ANSWERS: u8 = 4;
 
 /// Repeats of one packet that may come earlier than a negotiated wait. A window takes
 /// three: where a NACK was lost the first, of its last block, brings nothing, since it
-/// was answered once; and nor does the second, of the whole window, where the receiver
+/// was answered once; nor does the second, of the whole window, where the receiver
 /// counts its window from that NACK. The third it answers.
 pub const EARLY_REPEATS: u8 = 3;
 
-/// How much those have lengthened the wait: each has doubled it.
+/// How much those lengthen the wait, if each doubles it.
 const BACKED_OFF: u32 = 1 << EARLY_REPEATS;
 
 /// An answer that comes this soon after a repeat answers the repeat, however
@@ -87,7 +87,7 @@ pub struct RetryPolicy {
     /// The wait before the first repeat of a packet.
     pub wait: Wait,
     /// Repeats of one packet before the transfer is given up; with 0 nothing is
-    /// ever sent again. Adaptive repeats that come faster than
+    /// ever sent again by the timer. Adaptive repeats that come faster than
     /// [`ADAPTIVE_CEILING`] are not counted, so that a short round trip doesn't
     /// mean little patience.
     pub retries: u8,
@@ -123,7 +123,7 @@ impl RetryPolicy {
         patience + patience / 10
     }
 
-    /// The same, with as few repeats as last for `patience`.
+    /// This policy with as few repeats as last for `patience`.
     #[must_use]
     pub fn lasting(self, patience: Duration) -> Self {
         (0..=u8::MAX)
@@ -285,7 +285,7 @@ pub(crate) struct RetryTimer {
     /// [`RetryPolicy::longest_patience`].
     patience: Millis,
     /// What waits for its answer is an ACK.
-    is_patient: bool,
+    for_acks: bool,
     /// Answers until the last loss is forgotten.
     lossy: u8,
     round_trip: Option<RoundTrip>,
@@ -320,7 +320,7 @@ impl RetryTimer {
             },
             retries: policy.retries,
             patience: policy.longest_patience().into(),
-            is_patient: for_acks,
+            for_acks,
             lossy: 0,
             round_trip: None,
             fastest: Micros(u32::MAX),
@@ -369,7 +369,8 @@ impl RetryTimer {
         self.timer
     }
 
-    /// When what waits for its answer was sent last.
+    /// When what waits for its answer was sent last, or, on the receiving side, a block
+    /// of a window was heard since.
     pub(crate) fn last_sent(&self) -> Option<Instant> {
         Some(self.since? + Duration::from(self.sent_after))
     }
@@ -408,7 +409,7 @@ impl RetryTimer {
 
     /// Something new was sent that wants an answer.
     pub(crate) fn sent(&mut self, now: Instant) {
-        self.heard(now);
+        self.restart(now);
         self.measurable = true;
     }
 
@@ -424,6 +425,11 @@ impl RetryTimer {
     /// The peer is at work, though nothing of ours was answered (the blocks
     /// within a window, on the receiving side).
     pub(crate) fn heard(&mut self, now: Instant) {
+        self.restart(now);
+    }
+
+    /// The wait for an answer begins at `now`.
+    fn restart(&mut self, now: Instant) {
         self.since = Some(now);
         self.sent_after = Micros(0);
         self.measurable = false;
@@ -436,7 +442,7 @@ impl RetryTimer {
         self.since == Some(now) && !self.measurable && !self.repeated
     }
 
-    /// The loss of something is longer ago by one answer.
+    /// One more answer since the last loss.
     pub(crate) const fn one_came_through(&mut self) {
         self.lossy = self.lossy.saturating_sub(1);
     }
@@ -569,7 +575,7 @@ impl RetryTimer {
     fn adaptive_wait(&self, wait: Duration) -> Duration {
         // With losses the gaps between DATA are waits of the peer's, which
         // learns from ours: each would wait for the other ever longer.
-        let slowest = if self.is_patient && self.lossy > 0 {
+        let slowest = if self.for_acks && self.lossy > 0 {
             Duration::ZERO
         } else {
             self.slowest.wait()
@@ -592,8 +598,8 @@ impl RetryTimer {
 
     /// The shortest adaptive wait.
     const fn floor(&self) -> Duration {
-        match (self.retries, self.is_patient && self.lossy == 0) {
-            // Nothing is ever repeated, so the one wait is the patience.
+        match (self.retries, self.for_acks && self.lossy == 0) {
+            // The timer repeats nothing, so the one wait is the patience.
             (0, _) => ADAPTIVE_CEILING,
             (_, true) => ACK_FLOOR,
             (_, false) => ADAPTIVE_FLOOR,

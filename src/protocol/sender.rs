@@ -20,32 +20,36 @@
 //!
 //! | state | packet | done | answered | expected next |
 //! |---|---|---|---|---|
-//! | Opening (server) | ACK 0 | peer verified | DATA 1…w | an ACK within 1…w |
+//! | Opening (server) | ACK 0 | peer verified | DATA 1…w (unproved: DATA 1) | an ACK within it |
 //! | Opening (client) | ACK 0 | no option applies | DATA 1 | ACK 1 |
 //! | Opening (client) | OACK | options applied | DATA 1…w | an ACK within 1…w |
 //! | Opening (client) | OACK not as asked | – | ERROR 8 | nothing |
-//! | Opening | ACK other than 0 | nothing | – | as before |
-//! | Sending | ACK of a block in flight | base moves past it | DATA from there on, a full window | an ACK within it |
-//! | Sending, windows | the ACK of all blocks that had gone out before the window was sent again, for the second time in a row | an echo of a block that came twice; base moves past it | the rest of a window from there; what is in flight isn't sent again | an ACK within it |
+//! | Opening (server) | ACK other than 0 | nothing | – | as before |
+//! | Opening (client) | ACK other than 0, DATA | nothing: no answer to a WRQ, so `session/inbound` takes it for a stranger's | ERROR 5 | as before |
+//! | Sending | ACK of a block in flight | peer verified, base moves past it | DATA from there on, a full window (unproved: as much of it as is open, see `pace`) | an ACK within it |
+//! | Sending, windows | ACK of exactly what was out before the window was sent again, the second time in a row | an echo: a block came twice; base moves past it | the rest of a window from there; what is in flight isn't sent again | an ACK within it |
 //! | Sending | ACK of the last block | completed | – | nothing |
-//! | Sending, windows | ACK of the block before the base, a quarter of the fastest round trip after the last DATA left (3/4 of one, if blocks were in flight when the base moved) | a NACK, once per base and silence (`nack`) | the window from its base | an ACK within it |
-//! | Sending, lockstep | the same, 0.99 s or a round trip after the DATA left | a NACK, once per DATA | the DATA | its ACK |
-//! | Sending, single port | ACK of a block not yet sent | ended: forged | – | nothing |
+//! | Sending, windows | ACK of the block before the base, a quarter of the fastest round trip after the last DATA left (three quarters of the usual one, if blocks were in flight when the base moved) | a NACK, once per base and silence (`nack`); one that comes sooner is an echo, and the next may still be the NACK | the window from its base | an ACK within it |
+//! | Sending, lockstep, verified | the same, 0.99 s or a round trip after the DATA left, whichever is longer | a NACK, once per DATA | the DATA | its ACK |
+//! | Sending, unproved | ACK of a block not yet sent, fewer than 32,768 ahead | ended: forged | – | nothing |
 //! | Sending | any other ACK | nothing: RFC 1123 §4.2.3.1 | – | as before |
 //! | Sending (server) | ERROR 0, all blocks sent and one acknowledged | the last ACK counts as lost: a success | – | nothing |
-//! | Opening, Sending (server) | ERROR 0 or 8 before the first window is acknowledged | a probe, ended | – | nothing |
+//! | Opening, Sending (server) | any other ERROR 0, or ERROR 8, before the first window is acknowledged | a probe, ended | – | nothing |
 //! | Opening, Sending | any other ERROR | ended | – | nothing |
 //! | Opening or Sending, unverified | the request again, 100 ms after our answer | – | the answer | as before |
-//! | any | RRQ or WRQ on the transfer's own port, DATA, any other OACK | nothing | – | as before |
+//! | Sending, verified | the request again | nothing; once quiet for a second and for 4 round trips, a new transfer takes this one's place (`table/repeat`) | – | as before |
+//! | any | DATA, any other OACK, RRQ or WRQ on the transfer's own port | nothing (in single port that is the listen port: see the two rows above) | – | as before |
 //! | Failing, Closed | any | nothing | – | nothing |
+//!
+//! Unproved: nothing proves the peer ([`Proof::Never`]).
 //!
 //! | state | timer | done | sent |
 //! |---|---|---|---|
 //! | Opening | answer | wait doubled, or given up: timed out | the opening |
 //! | Sending | answer, at the 1st, 3rd … silence | wait doubled, or given up: timed out, but if all was sent (server, verified) the last ACK counts as lost | the last block sent |
-//! | Sending | answer, at the 2nd, 4th …; at any if only one block is out or it was just sent again (single port, see `pace`) | the same | the window from its base, perhaps in bursts (single port: its first block) |
+//! | Sending | answer, at the 2nd, 4th …; at any if only one block is out or it was just sent again (unproved, see `pace`) | the same | the window from its base, perhaps in bursts (unproved: its first block) |
 //! | Sending | answer, and something is due that the socket won't take | waits on, within the patience | that, as soon as there is room |
-//! | Sending | burst | – | the next burst (single port: the last block again, see `pace`) |
+//! | Sending | burst | – | the next burst (unproved: the last block again, see `pace`) |
 //!
 //! Must not: read the file, touch a socket, read the clock.
 
@@ -91,7 +95,7 @@ const OLD: u64 = 1 << 15;
 /// As many ACKs in a row of just what was sent before show that it had arrived.
 const ECHOES: u8 = 2;
 
-/// For the log only, never sent to the peer: one that acknowledges so doesn't listen.
+/// For the log only, never sent to the peer: a peer that does this isn't listening.
 const FORGED: Failure = Failure::new(
     ErrorCode::IllegalOperation,
     "Acknowledged a block that was not sent",
@@ -257,7 +261,7 @@ impl Sender {
         self.exchange.verify();
         // At most `reached`, which is a `u16`.
         let blocks = (index.0 - self.base.0 + 1) as u16;
-        let is_echo = self.counts_as_echo(blocks);
+        let is_echo = self.note_echo(blocks);
         if blocks >= self.out {
             self.pace.window_arrived(self.windowsize());
         } else if !is_echo {
@@ -265,7 +269,7 @@ impl Sender {
             // RFC 7440 §4: so that it has what follows sent again.
             self.exchange.retry.gap_named();
         }
-        // The ACK of a whole window may have crossed the nudge, which brings another.
+        // The ACK of a whole window may have crossed the nudge, and the nudge brings a second.
         let nudged = self.pace.has_nudged() && blocks == self.windowsize();
         self.pace.acknowledged(blocks);
         let trailing = blocks < self.reached;
@@ -293,15 +297,15 @@ impl Sender {
         }
     }
 
-    /// The first `blocks` in flight are acknowledged. Whether that answers a block
-    /// that came twice, and not one that is missing.
+    /// The first `blocks` in flight are acknowledged. Returns whether that answers a
+    /// block that came twice, and not one that is missing.
     ///
     /// Once a window was sent again for nothing, since a packet was doubled or
     /// late, U-Boot and EDK2 acknowledge the first block that they have already,
     /// and with it all that had gone out before. To send what follows again would
     /// bring the next such ACK, to the end of the file. So the second in a row
     /// counts as an echo: what follows is in flight.
-    const fn counts_as_echo(&mut self, blocks: u16) -> bool {
+    const fn note_echo(&mut self, blocks: u16) -> bool {
         self.echoes = if blocks == self.resumed {
             self.echoes.saturating_add(1)
         } else {
@@ -316,8 +320,8 @@ impl Sender {
         let in_flight =
             self.exchange.is_verified() && self.out > 0 && !self.exchange.retry.expired(now);
         let lockstep = self.windowsize() == 1;
-        if in_flight && self.nacks.take(now, &self.exchange.retry, lockstep) {
-            // In lockstep it may only be slow: its timer struck.
+        if in_flight && self.nacks.take_nack(now, &self.exchange.retry, lockstep) {
+            // In lockstep the peer may only be slow, its own timer having struck.
             if !lockstep {
                 self.exchange.retry.gap_named();
             }

@@ -18,7 +18,8 @@ pub enum Timer {
         /// When.
         at: Instant,
     },
-    /// The pause between two bursts of a window. Then the next one goes out.
+    /// The pause before the next burst of a window, or before a nudge. Then that goes
+    /// out.
     Burst {
         /// The end of the pause.
         until: Instant,

@@ -79,7 +79,8 @@ impl Transfer {
         !self.is_over() && self.exchange().answers_repeated_request(now)
     }
 
-    /// When what now waits for its answer was first sent. A pure getter.
+    /// When what now waits for its answer was first sent, or, on the receiving side, a
+    /// block of a window was heard since. A pure getter.
     pub fn waiting_since(&self) -> Option<Instant> {
         self.exchange().retry.waiting_since()
     }
@@ -155,7 +156,7 @@ impl Transfer {
         self.timer().deadline()
     }
 
-    /// The same, and what for.
+    /// What [`Transfer::poll_timeout`] tells, and what for.
     pub fn timer(&self) -> Timer {
         self.exchange().retry.timer()
     }

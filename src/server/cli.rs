@@ -384,6 +384,10 @@ pub struct Familiar {
     #[arg(short, long, hide_short_help = true, overrides_with = "secure")]
     pub secure: bool,
 
+    /// Keep clients below ROOT, without a chroot
+    #[arg(short, long, hide_short_help = true, overrides_with = "jail")]
+    pub jail: bool,
+
     /// Listen without inetd; stays in the foreground here
     #[arg(short, long, hide_short_help = true, overrides_with = "listen")]
     pub listen: bool,

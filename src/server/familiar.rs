@@ -103,7 +103,11 @@ fn split(word: &OsString) -> (Option<&str>, Option<&str>) {
             Some((name, value)) => (Some(name), Some(value)),
             None => (Some(long), None),
         },
-        Some(short) if short.starts_with("-T") => {
+        Some(short)
+            if ["-B", "-S", "-T", "-W"]
+                .iter()
+                .any(|it| short.starts_with(it)) =>
+        {
             let (name, value) = short.split_at(2);
             (Some(name), Some(value).filter(|it| !it.is_empty()))
         }
@@ -143,6 +147,34 @@ fn wait(value: &str, per_second: u64) -> Option<Vec<String>> {
     Some(words(["-t", &milliseconds.max(1).to_string()]))
 }
 
+/// `-B`, unless the kernel is to be asked for the size.
+fn block(size: &str) -> Option<Vec<String>> {
+    (!size.starts_with("mtu")).then(|| words(["-B", size]))
+}
+
+/// `-p`, from a number or the name of TFTP's port.
+fn port(service: &str) -> Option<Vec<String>> {
+    let port: u16 = if service == "tftp" {
+        69
+    } else {
+        service.parse().ok()?
+    };
+    Some(words(["-p", &port.to_string()]))
+}
+
+/// The largest upload; without bytes there are none.
+fn upload(size: &str) -> Vec<String> {
+    match size {
+        "0" => words(["--read-only"]),
+        size => words(["--max-upload", size]),
+    }
+}
+
+/// Nothing, if it is one of these.
+fn one_of(value: Option<&str>, known: &[&str]) -> Option<Vec<String>> {
+    value.is_none_or(|it| known.contains(&it)).then(Vec::new)
+}
+
 /// `-v`, so many times.
 fn verbose(times: u64) -> Vec<String> {
     vec!["-v".to_owned(); times.min(2) as usize]
@@ -177,12 +209,21 @@ const fn row(
 }
 
 const HPA: &str = "tftp-hpa";
+/// What its later releases brought, windows in 6.0 first.
+const HPA7: &str = "tftp-hpa 7";
 const ATFTPD: &str = "atftpd";
 const DNSMASQ: &str = "dnsmasq";
 
 /// For `-p` without a number.
 const NO_PORT: &str = "-p is the port here, such as -p 6969; if you mean tftp-hpa's -p \
     (--permissive), leave it out: the rights of USER decide; see tftpd(8)";
+
+/// Every option that a client may ask for, as if unknown.
+#[rustfmt::skip]
+const NO_OPTIONS: &[&str] = &[
+    "-r", "blksize", "-r", "blksize2", "-r", "tsize", "-r", "timeout", "-r", "utimeout",
+    "-r", "windowsize", "-r", "rollover",
+];
 
 /// All rows, in the manual's order.
 #[rustfmt::skip]
@@ -197,12 +238,12 @@ pub static ROWS: &[Row] = &[
         &[("--permissive", Flag(&[]))]),
     row(HPA, "`-a 192.0.2.1`, `-a 192.0.2.1:69`, `-a [2001:db8::1]:69`, `--address :6969`, `-4`, `-6`",
         "the same", &[]),
-    row(HPA, "`-t 900` (`--timeout`), under inetd",
+    row(HPA, "`-t 900` (`--timeout`), under inetd, since 6 always",
         "`--idle-exit 900`; `-t` is the wait for an answer here", &[]),
     row(HPA, "`-T 500000`, `--retransmit 500000`, microseconds", "the same; or `-t 500`, milliseconds",
         &[("-T", Value(|it| wait(it, 1_000_000))), ("--retransmit", Value(|it| wait(it, 1_000_000)))]),
-    row(HPA, "`-B 1428`, `--blocksize 1428`", "the same; or `--max-blksize 1428`",
-        &[("--blocksize", Renamed("-B"))]),
+    row(HPA, "`-B 1428`, `--blocksize 1428`", "the same; or `--max-blksize 1428`; for `mtu` write `-B 1428`, which every Ethernet takes",
+        &[("-B", Value(block)), ("--blocksize", Value(block))]),
     row(HPA, "`-r blksize`, `-R 50000:50999`, `-U 022`, `-m FILE`, `-m /dev/null`, `-v`", "the same", &[]),
     row(HPA, "`--verbosity 2`", "the same; or `-v`, `-vv`",
         &[("--verbosity", Value(|it| it.parse().ok().map(verbose)))]),
@@ -212,6 +253,33 @@ pub static ROWS: &[Row] = &[
     row(HPA, "several directories, without `-s`",
         "one ROOT, and `--follow-links DIR` for each directory that links in it may lead to", &[]),
     row(HPA, "nothing; the log goes to the syslog", "`--syslog`; under inetd nothing", &[]),
+    row(HPA7, "`-j`, `--jail`, `--systemd`, `--normalize`, `--normalize=path`",
+        "the same; they have no effect, since this is always the case",
+        &[("--systemd", Flag(&[])), ("--normalize", Optional(|it| one_of(it, &["none", "root", "path"])))]),
+    row(HPA7, "`--chroot`, `--read-only`, `--max-upload 1000000`, `--syslog`", "the same", &[]),
+    row(HPA7, "`-S 6969`, `--service 6969`, `--port 6969`", "the same; or `-p 6969`",
+        &[("-S", Value(port)), ("--service", Value(port))]),
+    row(HPA7, "`--ro`, `--max-size 1000000`", "the same; or `--read-only`, `--max-upload 1000000`",
+        &[("--ro", Flag(&["--read-only"])), ("--max-size", Value(|it| Some(upload(it))))]),
+    row(HPA7, "`-W 16`, `--windowsize 16`", "the same; or `--max-windowsize 16`",
+        &[("-W", Renamed("--max-windowsize")), ("--windowsize", Renamed("--max-windowsize"))]),
+    row(HPA7, "`--window-bytes 65536`",
+        "leave it out; `--max-windowsize 16` and `-B 1428` bound a window", &[("--window-bytes", Told)]),
+    row(HPA7, "`--reject blksize`, `--refuse-all`, `--reject-all`", "the same; or `-r blksize`, and so on for each option",
+        &[("--reject", Renamed("-r")), ("--refuse-all", Flag(NO_OPTIONS)), ("--reject-all", Flag(NO_OPTIONS))]),
+    row(HPA7, "`--ports 50000:50999`", "the same; or `-R 50000:50999`", &[("--ports", Renamed("-R"))]),
+    row(HPA7, "`--validate`", "leave it out; no name leads out of ROOT", &[("--validate", Told)]),
+    row(HPA7, "`--path-prefix /srv --secure /tftp`", "`/srv/tftp`, as one ROOT", &[("--path-prefix", Told)]),
+    row(HPA7, "`--map-steps 4096`", "leave it out; the work of rules has a bound, see `tftpd.map`(5)",
+        &[("--map-steps", Told)]),
+    row(HPA7, "`-m FILE --map-test FILE`", "`--map-test FILE`, with the rules; the names are read from standard input", &[]),
+    row(HPA7, "`--stderr`, `--stderr=human`", "the same; or nothing; for programs `--log-format json`",
+        &[("--stderr", Optional(|it| one_of(it, &["human"])))]),
+    row(HPA7, "`--logfile FILE`", "the same; or `--log-file FILE`", &[]),
+    row(HPA7, "`--logformat human`", "the same; or nothing; for programs `--log-format json`",
+        &[("--logformat", Value(|it| one_of(Some(it), &["human"])))]),
+    row(HPA7, "`--stdout`", "leave it out; the log goes to standard error, and with `2>&1` to standard output",
+        &[("--stdout", Told)]),
     row(ATFTPD, "`--daemon`, `--no-fork`, `--prevent-sas`, `--no-multicast`",
         "the same; they have no effect: this is always the case, and it stays in the foreground",
         &[("--daemon", Flag(&[])), ("--no-fork", Flag(&[])), ("--prevent-sas", Flag(&[])), ("--no-multicast", Flag(&[]))]),
@@ -316,6 +384,16 @@ mod tests {
             ("--tftp-port-range=1,2", "--read-only -R 1:2"),
             ("--tftp-unique-root", "--read-only --per-client-root ip"),
             ("-p 69", "-p 69"),
+            ("-B1428", "-B 1428"),
+            ("-S tftp", "-p 69"),
+            ("--service=6969", "-p 6969"),
+            ("-W 16 -L", "--max-windowsize 16 -L"),
+            ("--systemd --jail /srv", "--jail /srv"),
+            ("--normalize=root --normalize /srv", "/srv"),
+            ("--stderr=human --logformat human --stderr", ""),
+            ("--ro --max-size 0", "--read-only --read-only"),
+            ("--max-size=10", "--max-upload 10"),
+            ("--reject tsize --ports 5000:5010", "-r tsize -R 5000:5010"),
             ("-- --permissive", "-- --permissive"),
         ] {
             assert_eq!(translated(theirs).as_deref(), Ok(ours), "{theirs}");
@@ -341,6 +419,18 @@ mod tests {
             ("--tftp-mtu=20", "-B"),
             ("--daemon=yes", "foreground"),
             ("--blocksize", "value"),
+            ("-B mtu", "-B 1428"),
+            ("--blocksize=mtu-32", "-B 1428"),
+            ("-S domain", "-p 6969"),
+            ("-W", "value"),
+            ("--window-bytes 65536", "--max-windowsize 16 and -B 1428"),
+            ("--validate", "leave it out"),
+            ("--path-prefix=/srv", "/srv/tftp, as one ROOT"),
+            ("--map-steps 9", "tftpd.map(5)"),
+            ("--stderr=tag", "--log-format json"),
+            ("--logformat tag", "--log-format json"),
+            ("--stdout=tag", "2>&1"),
+            ("--normalize=no", "not with this value"),
             ("-p -s /srv", "leave it out"),
             ("-p /srv", "leave it out"),
         ] {

@@ -51,15 +51,15 @@ pub(super) struct Front {
     drops_before: Option<u64>,
     /// Sockets that may have more without a new event.
     unfinished: SocketSet,
-    /// The same sockets that sessions have a share of.
+    /// Those of them that sessions have a share of.
     backlogs: Vec<Backlog>,
-    /// Sockets that the kernel refused to receive from, and may have more, too.
+    /// Sockets that failed to receive and may hold more.
     failed: SocketSet,
     /// When it is asked again.
     retry_at: Option<Instant>,
     batch: Batch,
     pub(super) requests: Requests,
-    /// What processes pass on that this one follows, if it does follow any.
+    /// What the processes before this one pass on, if there were any.
     incoming: Option<Box<Incoming>>,
     /// The one that follows.
     successor: Option<Successor>,
@@ -96,7 +96,7 @@ impl Front {
         }
     }
 
-    /// Whether they are.
+    /// Whether the listen sockets are ours to read.
     pub(super) fn listens(&self) -> bool {
         self.incoming.as_ref().is_none_or(|it| !it.waits)
     }
@@ -302,7 +302,7 @@ impl Front {
     /// turn; the rest are requests, where those come in, or strangers'.
     fn sort(&mut self, received: usize, index: usize, socket: &ListenSocket, floor: &mut Floor) {
         let is_listener = index < MAX_LISTENERS;
-        let (mut slot, mut next) = (0, self.endpoint_of(0, received, socket));
+        let (mut slot, mut next) = (0, self.session_endpoint_of(0, received, socket));
         while slot < received {
             let endpoint = next;
             let owner = endpoint.and_then(|endpoint| floor.owner_of(&endpoint, socket));
@@ -323,13 +323,13 @@ impl Front {
                     }
                 }
                 slot += 1;
-                next = self.endpoint_of(slot, received, socket);
+                next = self.session_endpoint_of(slot, received, socket);
                 continue;
             };
             let mut end = slot;
             while next == endpoint {
                 end += 1;
-                next = self.endpoint_of(end, received, socket);
+                next = self.session_endpoint_of(end, received, socket);
             }
             // Sessions look for it where their own sockets' datagrams lie.
             std::mem::swap(&mut self.batch, &mut floor.resources.batch);
@@ -341,9 +341,14 @@ impl Front {
         }
     }
 
-    /// The endpoint of a datagram in the batch, if so many were received, and unless it is
-    /// a request's.
-    fn endpoint_of(&self, slot: usize, received: usize, socket: &ListenSocket) -> Option<Endpoint> {
+    /// The endpoint of the datagram in this slot of the batch; `None` beyond `received`, and
+    /// for a request.
+    fn session_endpoint_of(
+        &self,
+        slot: usize,
+        received: usize,
+        socket: &ListenSocket,
+    ) -> Option<Endpoint> {
         let datagram = (slot < received).then(|| self.batch.get(slot))??;
         let opcode = datagram.payload.first_chunk().copied();
         let opcode = opcode.map(u16::from_be_bytes).and_then(Opcode::from_wire);

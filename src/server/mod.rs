@@ -2,7 +2,9 @@
 //! the clock.
 //!
 //! Each turn: wait for readiness or the nearest deadline, read the clock, session
-//! sockets, signals, sessions with work left over, listen sockets, deadlines.
+//! sockets, signals, the supervisor's orders, sessions with work left over, listen
+//! sockets and shared ports, datagrams passed on by an older process, deadlines, the
+//! helper, the watchdog's sign, the status port.
 //! Sockets come before deadlines, since an ACK that is already in the kernel beats
 //! its timeout. Without sessions the loop sleeps until a request or a signal comes,
 //! or something is due that happens once or seldom: sockets of the pool to close,
@@ -15,6 +17,7 @@
 
 pub mod address;
 mod answers;
+mod busy_poll;
 mod channel;
 pub mod cli;
 mod counters;
@@ -35,8 +38,6 @@ mod ports;
 mod relay;
 mod report;
 mod requests;
-
-mod busy_poll;
 mod shared;
 mod slot;
 mod socket_set;
@@ -134,7 +135,7 @@ pub struct Server {
     status: Option<Box<Status>>,
     /// Once told to stop: when the last transfers are cut off.
     stop_at: Option<Instant>,
-    /// The same, once another process has taken over.
+    /// When they are cut off once another process has taken over.
     drained_at: Option<Instant>,
     /// The supervisor, if this process is one of several.
     worker: Option<Box<Worker>>,
@@ -325,7 +326,7 @@ impl Server {
         self.show(now, asked);
     }
 
-    /// Lets those look that ask how things stand.
+    /// Answers whoever asks the status port.
     fn show(&mut self, began: Instant, asked: bool) {
         let Some(status) = &mut self.status else {
             return;

@@ -64,7 +64,8 @@ pub(super) struct Requests {
     pub(super) is_closing: bool,
     /// How many requests may still be refused with an ERROR this second.
     refusals: NetworkRateLimit,
-    /// The same for requests to a broadcast address; without it they are dropped.
+    /// How many requests to a broadcast address may still be answered this second; without
+    /// it they are dropped.
     broadcasts: Option<NetworkRateLimit>,
     drop_lines: DropLines,
     /// Another program that is asked what to serve.
@@ -293,7 +294,7 @@ impl Requests {
         name.is_ok_and(|name| helper.knows(&name))
     }
 
-    /// Whether it is to be asked since nothing was found.
+    /// Whether the helper is to be asked since nothing was found.
     fn asks_after(&self, refusal: &NoSession, request: &Request<'_>) -> bool {
         let is_missing = match refusal {
             NoSession::Answer(error, _) => error.code() == ErrorCode::FileNotFound,
@@ -346,13 +347,14 @@ impl Requests {
         }
     }
 
-    /// Whether this very request waits for the helper's answer.
+    /// Whether this very request waits for the helper's answer. If another one of the same
+    /// client does, its wait ends.
     pub(super) fn awaits_answer(&mut self, endpoint: &Endpoint, fingerprint: Fingerprint) -> bool {
         let helper = self.helper.as_mut();
         helper.is_some_and(|it| it.is_asked(endpoint, fingerprint))
     }
 
-    /// Whether any does.
+    /// Whether any request waits for the helper's answer.
     pub(super) fn await_answers(&self) -> bool {
         self.helper
             .as_ref()

@@ -1,5 +1,5 @@
-//! One session: the slot that ties a transfer to its port and its file, the
-//! server's as well as the client's.
+//! One session: what ties a transfer to its port and its file, the server's as
+//! well as the client's.
 //!
 //! Turns readiness into `handle_*` and `poll_*` calls, within a budget, so that no
 //! session holds up the others. The order of a turn:
@@ -43,7 +43,7 @@ use crate::file::{FileSink, FileSource, ReadAt, ReadFile, Store, Upload};
 use crate::net::{ListenSocket, MAX_SEND, TransferSocket};
 use crate::protocol::transfer::{Failure, Outcome, Transfer};
 use crate::table::Tracked;
-use crate::wire::packet::{Direction, ErrorCode};
+use crate::wire::packet::Direction;
 
 /// Bytes a session may send before the others have their turn.
 pub const SEND_BUDGET: usize = 256 * 1024;
@@ -66,9 +66,6 @@ pub enum Content<S = Upload, R = ReadFile> {
     /// It is being received.
     Sink(Box<FileSink<S>>),
 }
-
-/// Never seen by anyone: a sender stores nothing, a receiver reads nothing.
-const WRONG_WAY: Failure = Failure::new(ErrorCode::IllegalOperation, "Illegal TFTP operation");
 
 /// Whether a session has more to do without waiting for anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,7 +154,8 @@ pub enum Phase {
     WaitsForClient,
     /// What it is to send has yet to be read.
     WaitsForDisk,
-    /// It has ended, and repeats its last ACK if that was lost.
+    /// It has ended, and repeats its last ACK if that was lost, or its ERROR has yet
+    /// to be sent.
     Dallying,
 }
 
@@ -501,14 +499,14 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         asked: Option<Instant>,
         context: &mut Context<'_, P>,
     ) -> Turn {
-        // First, since what can't be stored is to be told.
+        // Flush first: a failure has to be reported.
         self.flush(context);
         let sent = self.transmit(context);
         self.prefetch(asked, context);
         received.and(sent)
     }
 
-    /// The same when the deadline may have come: an answer that is there already
+    /// [`Session::run`] when the deadline may have come: an answer that is there already
     /// beats it.
     pub fn run_deadline(&mut self, context: &mut Context<'_, P>) -> Turn {
         let (received, asked) = self.take_in(context, Self::receive);
@@ -562,7 +560,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         }
     }
 
-    /// It moves too fast: goes on at `until`. The peer has nothing to answer so long.
+    /// It moves too fast: goes on at `until`. The peer has nothing to answer meanwhile.
     pub fn pause(&mut self, until: Instant) {
         self.file_wait.pause(until);
     }
@@ -592,7 +590,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
 }
 
 impl<S: Store, R: ReadAt> Session<TransferSocket, S, R> {
-    /// Its TID is the listen port.
+    /// It shares its port with others.
     pub const fn shares_its_port(&self) -> bool {
         self.port.is_shared()
     }

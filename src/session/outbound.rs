@@ -12,10 +12,10 @@ use mio::Interest;
 use super::context::{Context, Heading, Resources};
 use super::port::Port;
 use super::prefetch::Prefetched;
-use super::{Content, Session, Turn, WRONG_WAY};
+use super::{Content, Session, Turn};
 use crate::file::{ReadAt, Store};
 use crate::net::RunSent;
-use crate::protocol::transfer::{BlockSource, Filled, NoSink, Run, Sent, Transmit};
+use crate::protocol::transfer::{BlockSource, Filled, NoSink, Run, Sent, Transmit, WRONG_WAY};
 
 /// How many blocks of a run the budget is enough for.
 fn blocks_within(budget: usize, run: &Run) -> u16 {

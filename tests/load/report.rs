@@ -9,7 +9,7 @@ use nix::sys::utsname::uname;
 use crate::campaign::Measured;
 use crate::figures::{Metric, Spread};
 use crate::process::Cores;
-use crate::servers::{Contender, Programs, has_windows};
+use crate::servers::{Contender, Programs};
 use crate::workloads::{Against, Bound, Goal};
 
 /// A goal and what came of it.
@@ -181,13 +181,19 @@ fn head(text: &mut String, setting: &Setting) {
             versions.join("; "),
         ),
     );
-    let dnsmasq = setting.versions.iter().find(|(name, _)| *name == "dnsmasq");
-    if dnsmasq.is_some_and(|(_, version)| !has_windows(version)) {
-        line(
-            text,
-            "Windows came to dnsmasq with 2.93: this older one takes no part where they are \
-             asked for (`PEER_DNSMASQ=PATH scripts/bench` measures another).\n",
-        );
+    for contender in Contender::ALL {
+        let name = contender.name();
+        let version = setting.versions.iter().find(|(it, _)| *it == name);
+        let is_old = version.is_some_and(|(_, version)| !contender.has_windows(Some(version)));
+        if let Some((major, minor)) = contender.windows_since().filter(|_| is_old) {
+            line(
+                text,
+                &format!(
+                    "Windows came to {name} with {major}.{minor}: this older one takes no part \
+                     where they are asked for (`PEER_SUITE=sid scripts/bench` takes newer ones).\n"
+                ),
+            );
+        }
     }
 }
 
@@ -507,6 +513,7 @@ mod tests {
     fn a_release_is_the_last_number_that_a_program_calls_itself_by() {
         for (version, expected) in [
             ("tftp-hpa 5.2", Some("5.2")),
+            ("tftp-hpa 7.3", Some("7.3")),
             ("atftp-0.8.0", Some("0.8.0")),
             ("Dnsmasq version 2.90", Some("2.90")),
             ("rs-tftp server version 1.0.0", Some("1.0.0")),

@@ -79,29 +79,39 @@ impl Contender {
     pub(crate) fn can(self, plan: &Plan, version: Option<&str>) -> bool {
         let windows = plan.windowsize.is_some_and(|window| window > 1);
         let uploads = plan.direction == Direction::Write;
+        if windows && !self.has_windows(version) {
+            return false;
+        }
         match self {
-            Self::InTftpd => !windows,
-            Self::Dnsmasq => !uploads && (!windows || version.is_some_and(has_windows)),
+            Self::Dnsmasq => !uploads,
             // No state but one block number, no repeats.
             Self::Bare => plan.at_once == 1 && plan.loss == 0 && !uploads,
             _ => true,
         }
     }
+
+    /// The release with which windows came to it, where there are older ones.
+    pub(crate) const fn windows_since(self) -> Option<(u32, u32)> {
+        match self {
+            Self::InTftpd => Some((6, 0)),
+            Self::Dnsmasq => Some((2, 93)),
+            _ => None,
+        }
+    }
+
+    /// Whether it knows windows; `version`: what it calls itself.
+    pub(crate) fn has_windows(self, version: Option<&str>) -> bool {
+        let since = self.windows_since();
+        since.is_none_or(|since| version.and_then(number) >= Some(since))
+    }
 }
 
-/// The first release of dnsmasq with windows.
-const DNSMASQ_WINDOWS: (u32, u32) = (2, 93);
-
-/// Whether this dnsmasq knows windows.
-pub(crate) fn has_windows(version: &str) -> bool {
-    let number = version.rsplit(' ').next().and_then(|it| it.split_once('.'));
-    let digits = |text: &str| {
-        let end = text.find(|it: char| !it.is_ascii_digit());
-        text[..end.unwrap_or(text.len())].parse().ok()
-    };
-    number
-        .and_then(|(major, minor)| Some((digits(major)?, digits(minor)?)))
-        .is_some_and(|number| number >= DNSMASQ_WINDOWS)
+/// The release that a program names, its first two numbers.
+fn number(version: &str) -> Option<(u32, u32)> {
+    let (major, minor) = version.rsplit(' ').next()?.split_once('.')?;
+    let end = minor.find(|it: char| !it.is_ascii_digit());
+    let minor = &minor[..end.unwrap_or(minor.len())];
+    Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
 /// Where the programs are.
@@ -357,17 +367,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dnsmasq_has_windows_since_a_release() {
-        for (version, expected) in [
-            ("Dnsmasq version 2.90", false),
-            ("Dnsmasq version 2.92rc1", false),
-            ("Dnsmasq version 2.93", true),
-            ("Dnsmasq version 2.93test2", true),
-            ("Dnsmasq version 2.101", true),
-            ("Dnsmasq version 3.0", true),
-            ("", false),
+    fn windows_came_with_a_release() {
+        for (server, version, expected) in [
+            (Contender::Dnsmasq, "Dnsmasq version 2.90", false),
+            (Contender::Dnsmasq, "Dnsmasq version 2.92rc1", false),
+            (Contender::Dnsmasq, "Dnsmasq version 2.93", true),
+            (Contender::Dnsmasq, "Dnsmasq version 2.93test2", true),
+            (Contender::Dnsmasq, "Dnsmasq version 2.101", true),
+            (Contender::Dnsmasq, "Dnsmasq version 3.0", true),
+            (Contender::Dnsmasq, "", false),
+            (Contender::InTftpd, "tftp-hpa 5.2", false),
+            (Contender::InTftpd, "tftp-hpa 5.3+20251209", false),
+            (Contender::InTftpd, "tftp-hpa 7.3", true),
+            (Contender::Atftpd, "atftp-0.8.0", true),
         ] {
-            assert_eq!(has_windows(version), expected, "{version}");
+            let has = server.has_windows(Some(version));
+            assert_eq!(has, expected, "{version}");
         }
+        assert!(!Contender::InTftpd.has_windows(None));
     }
 }
