@@ -205,7 +205,6 @@ fn is_dnsmasq_2_93() -> bool {
 
 #[test]
 fn files_come_and_go_whole_with_every_server() {
-<<<<<<< HEAD
     let peers = peers();
     thread::scope(|scope| {
         for (name, peer) in &peers {
@@ -222,6 +221,9 @@ fn files_come_and_go_whole(name: &str, peer: &Peer) {
     let urls = urls.each_ref().map(String::as_str);
     for (way, args) in WAYS.into_iter().enumerate() {
         let what = |len: usize| format!("{name} {args:?} {len} bytes");
+        if name == "dnsmasq" && args == ["--no-options"] && is_dnsmasq_2_93() {
+            continue;
+        }
         let dir = tempfile::tempdir().unwrap();
         let output = run(dir.path(), &[args, &["get"], &urls].concat());
         assert_status(&output, 0, &["Received"]);
@@ -249,47 +251,6 @@ fn files_come_and_go_whole(name: &str, peer: &Peer) {
                 &fs::read(&up).unwrap(),
                 &content(len as u64, len),
             );
-=======
-    for (name, peer) in peers() {
-        let urls = SIZES.map(|len| {
-            fs::write(peer.root.join(format!("f{len}")), content(len as u64, len)).unwrap();
-            format!("tftp://{}/f{len}", peer.addr)
-        });
-        let urls = urls.each_ref().map(String::as_str);
-        for (way, args) in WAYS.into_iter().enumerate() {
-            let what = |len: usize| format!("{name} {args:?} {len} bytes");
-            if name == "dnsmasq" && args == ["--no-options"] && is_dnsmasq_2_93() {
-                continue;
-            }
-            let dir = tempfile::tempdir().unwrap();
-            let output = run(dir.path(), &[args, &["get"], &urls].concat());
-            assert_status(&output, 0, &["Received"]);
-            for len in SIZES {
-                let got = fs::read(dir.path().join(format!("f{len}"))).unwrap();
-                assert_same(&what(len), &got, &content(len as u64, len));
-            }
-            if !peer.can_write {
-                continue;
-            }
-            let into = peer.root.join(format!("way-{way}"));
-            fs::create_dir(&into).unwrap();
-            fs::set_permissions(&into, fs::Permissions::from_mode(0o777)).unwrap();
-            let names = files(dir.path());
-            let names: Vec<_> = names.iter().map(String::as_str).collect();
-            let url = format!("tftp://{}/way-{way}/", peer.addr);
-            let output = run(dir.path(), &[args, &["put"], &names, &[&url]].concat());
-            assert_status(&output, 0, &["Sent"]);
-            for len in SIZES {
-                let up = into.join(format!("f{len}"));
-                // atftpd answers before it has written everything.
-                wait_for(&what(len), || fs::read(&up).is_ok_and(|it| it.len() == len));
-                assert_same(
-                    &what(len),
-                    &fs::read(&up).unwrap(),
-                    &content(len as u64, len),
-                );
-            }
->>>>>>> ready-peers
         }
     }
 }
@@ -450,12 +411,7 @@ fn tftp_hpas_form_works_and_tells_the_truth() {
     let dir = tempfile::tempdir().unwrap();
     let file = content(4, 3000);
     server.file("file", &file);
-<<<<<<< HEAD
     server.file("directory/file", b"");
-=======
-    fs::create_dir(server.root().join("up")).unwrap();
-    fs::create_dir(dir.path().join("sub")).unwrap();
->>>>>>> ready-peers
     let (host, port) = (server.addr().ip().to_string(), server.port().to_string());
     for (words, expected, errors) in [
         (&["get", "file"][..], 0, &[][..]),
