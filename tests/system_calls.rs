@@ -43,7 +43,7 @@ const START: Calls = Calls {
         "close",
         "epoll_create1",
         "epoll_ctl",
-        "faccessat",
+        "faccessat2",
         "getcwd",
         "geteuid",
         "getpid",
@@ -125,6 +125,7 @@ fn counts<'a>(lines: impl IntoIterator<Item = &'a str>) -> BTreeMap<&'a str, usi
         };
         let call = match call {
             "newfstatat" | "fstat" | "lstat" | "statx" => "stat",
+            "faccessat" => "faccessat2",
             call => call,
         };
         if !UNCOUNTED.contains(&call) {
