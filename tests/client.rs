@@ -411,7 +411,8 @@ fn tftp_hpas_form_works_and_tells_the_truth() {
     let dir = tempfile::tempdir().unwrap();
     let file = content(4, 3000);
     server.file("file", &file);
-    server.file("directory/file", b"");
+    fs::create_dir(server.root().join("up")).unwrap();
+    fs::create_dir(dir.path().join("sub")).unwrap();
     let (host, port) = (server.addr().ip().to_string(), server.port().to_string());
     for (words, expected, errors) in [
         (&["get", "file"][..], 0, &[][..]),
@@ -423,7 +424,7 @@ fn tftp_hpas_form_works_and_tells_the_truth() {
             &["Error code 6: File already exists"],
         ),
         (
-            &["put", "here", "directory"],
+            &["put", "here", "up"],
             1,
             &["Error code 2: Access violation: is a directory"],
         ),
