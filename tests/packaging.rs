@@ -210,9 +210,30 @@ fn settings_of_tftpd_hpas_units_are_taken_over() {
             "[Socket]\nListenDatagram=192.0.2.1:69\n",
             [
                 "--read-only",
-                "-a 192.0.2.1:69 -S 70 --grace 30",
+                // In addition to the packaged one, which has every address.
+                "-a :69 --grace 30",
                 "/var/lib/tftpboot",
             ],
+        ),
+        // An empty value counts, and no upload of a byte is none.
+        (
+            "Environment=TFTPD_OPTS=--create\nEnvironment=TFTPD_OPTS=\n",
+            "ListenDatagram=\nListenDatagram=192.0.2.1:69\nListenDatagram=[::1]:69\n",
+            [
+                "--read-only",
+                "-a 192.0.2.1:69 -a [::1]:69 --grace 30",
+                "/var/lib/tftpboot",
+            ],
+        ),
+        (
+            "Environment=TFTPD_HOME=/boot \"TFTPD_OPTS=-c --max-upload 0 -a :70 -r cookie\"\n",
+            "",
+            ["--read-only", "--grace 30", "/boot"],
+        ),
+        (
+            "Environment=\"TFTPD_OPTS=--create --max-size 0\"\nEnvironment=TFTPD_HOME=\"/srv\"\n",
+            "ListenDatagram=70\n",
+            ["--read-only", "-a :69 -a :70 --grace 30", "/srv"],
         ),
     ] {
         let etc = tempfile::tempdir().expect("a directory");
@@ -235,6 +256,35 @@ fn settings_of_tftpd_hpas_units_are_taken_over() {
         let made = settings(&etc.path().join("default/tftpd"));
         assert_eq!(made, new, "{service}");
         understood(made.iter().flat_map(|it| it.split_whitespace()));
+    }
+}
+
+/// What becomes another setting, or none, is told with its own reason.
+#[test]
+fn what_is_not_taken_over_from_tftpd_hpa_is_told() {
+    let etc = tempfile::tempdir().expect("a directory");
+    fs::write(
+        etc.path().join("tftpd-hpa.service"),
+        "[Service]\nEnvironment=TFTPD_HOME=/srv \"TFTPD_OPTS=-S 70 -a :71 -B mtu -t 900 \
+         --window-bytes 65536 --map-steps 9 --normalize=none\"\n",
+    )
+    .expect("written");
+    let output = Command::new(path("packaging/debian/import-tftpd-hpa"))
+        .env("IMPORT_ETC", etc.path())
+        .env("IMPORT_UNITS", etc.path())
+        .output()
+        .expect("it runs");
+    let told = text(&output.stderr);
+    for line in [
+        "left out: -S 70; tftpd-hpa.socket has the address",
+        "left out: -a :71; tftpd-hpa.socket has the address",
+        "-B mtu has become -B 1428",
+        "left out: -t 900; systemd takes care of that",
+        "left out: --window-bytes 65536; --max-windowsize and -B bound a window",
+        "left out: --map-steps 9; the work of rules has a bound",
+        "left out: --normalize=none; names are always normalised",
+    ] {
+        assert!(told.contains(line), "{line}: {told}");
     }
 }
 
