@@ -158,6 +158,8 @@ fn find_entry(word: &[u8]) -> Result<&'static Entry, NoCommand> {
     if let Some(entry) = TABLE.iter().find(|it| it.name.as_bytes() == word) {
         return Ok(entry);
     }
+    // As before other names began so: scripts have it.
+    let word = if word == b"m" { b"mode" } else { word };
     let mut found = TABLE
         .iter()
         .filter(|it| it.name.as_bytes().starts_with(word));
@@ -206,6 +208,9 @@ mod tests {
             ("bi", Ok(Command::Binary)),
             ("bl", Ok(Command::Blksize)),
             ("q", Ok(Command::Quit)),
+            ("m", Ok(Command::Mode)),
+            ("mp", Ok(Command::Mput)),
+            ("mg", Ok(Command::Mget)),
             ("t", Err(NoCommand::Ambiguous)),
             ("ti", Ok(Command::Timeout)),
             ("?", Ok(Command::Help)),

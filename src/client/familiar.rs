@@ -101,7 +101,10 @@ fn find(word: &str) -> Option<(&'static str, Here, Option<&str>)> {
             |it: &&&str| matches!(here, Number(_)) && it.len() == 2 && word.starts_with(**it);
         match (whole, names.iter().find(split)) {
             (Some(name), _) => Some((*name, here, value)),
-            (None, Some(name)) => Some((*name, here, Some(&word[2..]))),
+            (None, Some(name)) => {
+                let value = &word[2..];
+                Some((*name, here, value.strip_prefix('=').or(Some(value))))
+            }
             (None, None) => None,
         }
     })
@@ -126,6 +129,10 @@ mod tests {
             ("-B 1024 -W8 h", "--blksize 1024 --windowsize 8 h"),
             ("--blocksize=512 -w 4 h", "--blksize 512 --windowsize 4 h"),
             ("--windowsize 4 h", "--windowsize 4 h"),
+            (
+                "-B=1428 -W=16 -w=4 h",
+                "--blksize 1428 --windowsize 16 --windowsize 4 h",
+            ),
             ("-N --verbosity 2 h", "--no-options -v h"),
             ("--verbosity=0 h", "h"),
             ("h -c put -a -b", "h -c put -a -b"),

@@ -401,7 +401,8 @@ impl Prompt {
     fn execute_mput(&mut self, words: &[Vec<u8>]) {
         match words {
             [locals @ .., target] if !locals.is_empty() => {
-                let slash: &[u8] = if target.ends_with(b":") { b"" } else { b"/" };
+                let is_whole = target.ends_with(b":") || target.ends_with(b"/");
+                let slash: &[u8] = if is_whole { b"" } else { b"/" };
                 self.put_files(locals, Some(&[target, slash].concat()));
             }
             _ => self.usage_error(format_args!("usage: mput file file ... directory")),
