@@ -105,8 +105,14 @@ fn try_theirs(with: &str, words: &[String]) -> Option<Output> {
             .output()
             .expect("timeout(1)")
     };
-    if with == "tftp-hpa 7" && said(&version()).contains("tftp-hpa 5.") {
-        return None;
+    if with == "tftp-hpa 7" {
+        let version = said(&version());
+        let (_, rest) = version.split_once("tftp-hpa ").unwrap_or_default();
+        let major = rest.split('.').next().and_then(|it| it.parse().ok());
+        if major.is_none_or(|major: u32| major < 7) {
+            skip("in.tftpd is older than tftp-hpa 7");
+            return None;
+        }
     }
     Some(
         bounded(10, program)

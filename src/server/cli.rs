@@ -146,7 +146,7 @@ pub struct Args {
     pub overwrite: bool,
 
     /// Largest upload, in bytes or with K, M, G or T [default: no limit]
-    #[arg(long, value_name = "SIZE", help_heading = "Access", value_parser = usage::parse_size)]
+    #[arg(long, value_name = "SIZE", help_heading = "Access", value_parser = parse_max_upload)]
     pub max_upload: Option<u64>,
 
     /// Permission bits to clear on new files [default: the process's own umask]
@@ -604,6 +604,13 @@ fn parse_option_name(text: &str) -> Result<OptionName, String> {
     })
 }
 
+fn parse_max_upload(text: &str) -> Result<u64, &'static str> {
+    match usage::parse_size(text)? {
+        0 => Err("for no uploads use --read-only"),
+        size => Ok(size),
+    }
+}
+
 fn parse_pattern(text: &str) -> Result<String, &'static str> {
     Globs::default().add(text)?;
     Ok(text.to_owned())
@@ -704,6 +711,8 @@ mod tests {
             (&["-R", "6000:5000"], "6000:5000"),
             (&["-r", "multicast"], "multicast"),
             (&["--max-upload", "lots"], "lots"),
+            (&["--max-upload", "0"], "use --read-only"),
+            (&["--overwrite", "--max-upload=0K"], "use --read-only"),
             (&["-U", "999"], "999"),
             (&["--max-unproved-rate", "fast"], "fast"),
             (&["--max-sessions", "0"], "0"),

@@ -6,6 +6,8 @@
 
 use std::ffi::OsString;
 
+use crate::wire::options::OptionName;
+
 /// A row of the manual's table, and its words.
 #[derive(Debug)]
 pub struct Row {
@@ -48,7 +50,7 @@ pub(super) fn translate(
     let is_daemon = words.iter().any(|word| word == "--daemon");
     let mut words = words.into_iter().peekable();
     let mut translated: Vec<OsString> = words.next().into_iter().collect();
-    let mut only_reads = false;
+    let (mut only_reads, mut drops_void) = (false, false);
     while let Some(word) = words.next() {
         if word == "--" {
             translated.push(word);
@@ -66,6 +68,7 @@ pub(super) fn translate(
         };
         let name = name.unwrap_or_default();
         only_reads |= row.with == DNSMASQ;
+        drops_void |= ["--ro", "--max-size"].contains(&name);
         let here = match here {
             // It never ends by itself there.
             Renamed("--idle-exit") if is_daemon => Dropped,
@@ -84,16 +87,38 @@ pub(super) fn translate(
             Value(make) => value.and_then(make),
             Optional(make) => make(value),
             Flag(_) => None,
-            Told => return Err(told(name, row)),
+            Told => return Err(told(name, None, row)),
         };
-        let made = made.ok_or_else(|| told(&word.to_string_lossy(), row))?;
+        let made = made.ok_or_else(|| told(name, value, row))?;
         translated.extend(made.into_iter().map(OsString::from));
     }
     // dnsmasq takes no uploads, whichever of its words there are.
     if only_reads && !translated.iter().any(|word| word == "--read-only") {
         translated.insert(1, "--read-only".into());
     }
+    if drops_void {
+        drop_void(&mut translated);
+    }
     Ok(translated)
+}
+
+/// tftp-hpa takes settings of uploads together with read-only, where they mean nothing.
+fn drop_void(words: &mut Vec<OsString>) {
+    let end = words.iter().position(|word| word == "--");
+    let rest = words.split_off(end.unwrap_or(words.len()));
+    if words.iter().any(|word| word == "--read-only") {
+        let mut is_value = false;
+        words.retain(|word| {
+            if std::mem::take(&mut is_value) {
+                return false;
+            }
+            let text = word.to_str().unwrap_or_default();
+            is_value = ["--max-upload", "--umask", "-U"].contains(&text);
+            let with_value = ["--max-upload=", "--umask=", "-U"];
+            !is_value && !with_value.iter().any(|it| text.starts_with(it))
+        });
+    }
+    words.extend(rest);
 }
 
 /// A long word's name and its value, or a short one's.
@@ -104,12 +129,13 @@ fn split(word: &OsString) -> (Option<&str>, Option<&str>) {
             None => (Some(long), None),
         },
         Some(short)
-            if ["-B", "-S", "-T", "-W"]
+            if ["-B", "-S", "-T", "-W", "-r"]
                 .iter()
                 .any(|it| short.starts_with(it)) =>
         {
             let (name, value) = short.split_at(2);
-            (Some(name), Some(value).filter(|it| !it.is_empty()))
+            let own = Some(value).filter(|it| !it.is_empty());
+            (Some(name), own.map(|it| it.strip_prefix('=').unwrap_or(it)))
         }
         _ => (None, None),
     }
@@ -122,7 +148,7 @@ fn find(name: &str) -> Option<(&'static Row, Here)> {
     })
 }
 
-fn told(word: &str, row: &Row) -> String {
+fn told(word: &str, value: Option<&str>, row: &Row) -> String {
     let (with, ours) = (row.with, row.ours.replace('`', ""));
     if ours == "no equivalent" {
         return format!("{word} is a word of {with} and has no equivalent here; see tftpd(8)");
@@ -131,7 +157,11 @@ fn told(word: &str, row: &Row) -> String {
         return format!("{word} is a word of {with}: {ours}; see tftpd(8)");
     }
     if let Some(rest) = ours.strip_prefix("the same") {
-        return format!("{word} is a word of {with}, but not with this value{rest}; see tftpd(8)");
+        let rest = rest.replacen("; or ", "; write ", 1);
+        let value = value.unwrap_or_default();
+        return format!(
+            "{word} is a word of {with}, but not with the value {value}{rest}; see tftpd(8)"
+        );
     }
     format!("{word} is a word of {with}; write here: {ours}; see tftpd(8)")
 }
@@ -168,6 +198,21 @@ fn upload(size: &str) -> Vec<String> {
         "0" => words(["--read-only"]),
         size => words(["--max-upload", size]),
     }
+}
+
+/// `-r`, unless it is an option that isn't known anyway.
+fn refused(option: &str) -> Vec<String> {
+    if option.eq_ignore_ascii_case("cookie") {
+        return vec![];
+    }
+    words(["-r", option])
+}
+
+/// `-r`, for every option that a client may ask for.
+fn all_refused(value: Option<&str>) -> Option<Vec<String>> {
+    let all = OptionName::ALL.into_iter();
+    let all = || all.flat_map(|option| words(["-r", option.name()]));
+    value.is_none().then(|| all().collect())
 }
 
 /// Nothing, if it is one of these.
@@ -218,13 +263,6 @@ const DNSMASQ: &str = "dnsmasq";
 const NO_PORT: &str = "-p is the port here, such as -p 6969; if you mean tftp-hpa's -p \
     (--permissive), leave it out: the rights of USER decide; see tftpd(8)";
 
-/// Every option that a client may ask for, as if unknown.
-#[rustfmt::skip]
-const NO_OPTIONS: &[&str] = &[
-    "-r", "blksize", "-r", "blksize2", "-r", "tsize", "-r", "timeout", "-r", "utimeout",
-    "-r", "windowsize", "-r", "rollover",
-];
-
 /// All rows, in the manual's order.
 #[rustfmt::skip]
 pub static ROWS: &[Row] = &[
@@ -238,13 +276,14 @@ pub static ROWS: &[Row] = &[
         &[("--permissive", Flag(&[]))]),
     row(HPA, "`-a 192.0.2.1`, `-a 192.0.2.1:69`, `-a [2001:db8::1]:69`, `--address :6969`, `-4`, `-6`",
         "the same", &[]),
-    row(HPA, "`-t 900` (`--timeout`), under inetd, since 6 always",
+    row(HPA, "`-t 900` (`--timeout`), under inetd; since 6 always",
         "`--idle-exit 900`; `-t` is the wait for an answer here", &[]),
     row(HPA, "`-T 500000`, `--retransmit 500000`, microseconds", "the same; or `-t 500`, milliseconds",
         &[("-T", Value(|it| wait(it, 1_000_000))), ("--retransmit", Value(|it| wait(it, 1_000_000)))]),
     row(HPA, "`-B 1428`, `--blocksize 1428`", "the same; or `--max-blksize 1428`; for `mtu` write `-B 1428`, which every Ethernet takes",
         &[("-B", Value(block)), ("--blocksize", Value(block))]),
-    row(HPA, "`-r blksize`, `-R 50000:50999`, `-U 022`, `-m FILE`, `-m /dev/null`, `-v`", "the same", &[]),
+    row(HPA, "`-r blksize`, `-R 50000:50999`, `-U 022`, `-m FILE`, `-m /dev/null`, `-v`", "the same",
+        &[("-r", Value(|it| Some(refused(it)))), ("--refuse", Value(|it| Some(refused(it))))]),
     row(HPA, "`--verbosity 2`", "the same; or `-v`, `-vv`",
         &[("--verbosity", Value(|it| it.parse().ok().map(verbose)))]),
     row(HPA, "`-u tftp`; nobody if left out", "the same; if left out, the user that started it", &[]),
@@ -253,9 +292,10 @@ pub static ROWS: &[Row] = &[
     row(HPA, "several directories, without `-s`",
         "one ROOT, and `--follow-links DIR` for each directory that links in it may lead to", &[]),
     row(HPA, "nothing; the log goes to the syslog", "`--syslog`; under inetd nothing", &[]),
-    row(HPA7, "`-j`, `--jail`, `--systemd`, `--normalize`, `--normalize=path`",
-        "the same; they have no effect, since this is always the case",
-        &[("--systemd", Flag(&[])), ("--normalize", Optional(|it| one_of(it, &["none", "root", "path"])))]),
+    row(HPA7, "`-j`, `--jail`, `--systemd`",
+        "the same; they have no effect, since this is always the case", &[("--systemd", Flag(&[]))]),
+    row(HPA7, "`--normalize`, `--normalize=path`", "the same; it has no effect, names are always normalised",
+        &[("--normalize", Optional(|it| one_of(it, &["root", "path"])))]),
     row(HPA7, "`--chroot`, `--read-only`, `--max-upload 1000000`, `--syslog`", "the same", &[]),
     row(HPA7, "`-S 6969`, `--service 6969`, `--port 6969`", "the same; or `-p 6969`",
         &[("-S", Value(port)), ("--service", Value(port))]),
@@ -266,7 +306,7 @@ pub static ROWS: &[Row] = &[
     row(HPA7, "`--window-bytes 65536`",
         "leave it out; `--max-windowsize 16` and `-B 1428` bound a window", &[("--window-bytes", Told)]),
     row(HPA7, "`--reject blksize`, `--refuse-all`, `--reject-all`", "the same; or `-r blksize`, and so on for each option",
-        &[("--reject", Renamed("-r")), ("--refuse-all", Flag(NO_OPTIONS)), ("--reject-all", Flag(NO_OPTIONS))]),
+        &[("--reject", Value(|it| Some(refused(it)))), ("--refuse-all", Optional(all_refused)), ("--reject-all", Optional(all_refused))]),
     row(HPA7, "`--ports 50000:50999`", "the same; or `-R 50000:50999`", &[("--ports", Renamed("-R"))]),
     row(HPA7, "`--validate`", "leave it out; no name leads out of ROOT", &[("--validate", Told)]),
     row(HPA7, "`--path-prefix /srv --secure /tftp`", "`/srv/tftp`, as one ROOT", &[("--path-prefix", Told)]),
@@ -390,6 +430,17 @@ mod tests {
             ("-W 16 -L", "--max-windowsize 16 -L"),
             ("--systemd --jail /srv", "--jail /srv"),
             ("--normalize=root --normalize /srv", "/srv"),
+            (
+                "-B=1428 -W=16 -S=6969",
+                "-B 1428 --max-windowsize 16 -p 6969",
+            ),
+            ("-B= x", "-B  x"),
+            ("--max-size 0 -U 022 -U077 --umask=0", "--read-only"),
+            ("--ro --max-size 9 --umask 022 x", "--read-only x"),
+            ("--read-only --max-size 9", "--read-only"),
+            ("--max-size 9 -U 022", "--max-upload 9 -U 022"),
+            ("--ro -- -U", "--read-only -- -U"),
+            ("--reject cookie -r COOKIE -rtsize", "-r tsize"),
             ("--stderr=human --logformat human --stderr", ""),
             ("--ro --max-size 0", "--read-only --read-only"),
             ("--max-size=10", "--max-upload 10"),
@@ -415,13 +466,13 @@ mod tests {
                 "leave it out; a ROOT that is missing always ends",
             ),
             ("--retransmit soon", "milliseconds"),
-            ("--trace=1", "not with this value"),
+            ("--trace=1", "not with the value 1; write -v"),
             ("--tftp-mtu=20", "-B"),
             ("--daemon=yes", "foreground"),
             ("--blocksize", "value"),
             ("-B mtu", "-B 1428"),
             ("--blocksize=mtu-32", "-B 1428"),
-            ("-S domain", "-p 6969"),
+            ("-S domain", "the value domain; write -p 6969"),
             ("-W", "value"),
             ("--window-bytes 65536", "--max-windowsize 16 and -B 1428"),
             ("--validate", "leave it out"),
@@ -430,13 +481,24 @@ mod tests {
             ("--stderr=tag", "--log-format json"),
             ("--logformat tag", "--log-format json"),
             ("--stdout=tag", "2>&1"),
-            ("--normalize=no", "not with this value"),
+            ("--normalize=no", "not with the value no"),
+            ("--normalize=none", "names are always normalised"),
+            ("--refuse-all=1", "not with the value 1"),
             ("-p -s /srv", "leave it out"),
             ("-p /srv", "leave it out"),
         ] {
             let told = translated(theirs).unwrap_err();
             assert!(told.contains(named), "{theirs}: {told}");
             assert_eq!(told.lines().count(), 1);
+        }
+    }
+
+    #[test]
+    fn refuse_all_names_every_option_there_is() {
+        let line = translated("--refuse-all").unwrap();
+        for option in OptionName::ALL {
+            let all = format!("{line} ");
+            assert!(all.contains(&format!("-r {} ", option.name())), "{line}");
         }
     }
 }
