@@ -11,7 +11,10 @@
 
 mod common;
 
+use std::net::UdpSocket;
+use std::ops::Range;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,16 +25,16 @@ use nix::sys::signal::Signal;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
     Own,
-    Range,
+    Few,
     /// A range that is taken for ports of their own.
     Wide,
     Single,
 }
 
-use Mode::{Own, Range, Single, Wide};
+use Mode::{Few, Own, Single, Wide};
 
-/// Ports of the range: few, so that each can be tried.
-const RANGE: u16 = 8;
+/// Ports of a range: few, so that each can be tried.
+const FEW_PORTS: u16 = 8;
 const WIDE_RANGE: u16 = 1024;
 
 /// Blocks of the file that is read, of 1428 bytes.
@@ -50,6 +53,8 @@ const SILENCE: Duration = millis(300);
 /// answers by itself.
 struct Forger<'s> {
     server: &'s Server,
+    /// The server's range, if it has one.
+    ports: Range<u16>,
     victim: RawClient,
     forged: (usize, usize),
     back: (usize, usize),
@@ -62,6 +67,7 @@ impl<'s> Forger<'s> {
         let victim = RawClient::new(server);
         Self {
             server,
+            ports: 0..0,
             victim,
             forged: (0, 0),
             back: (0, 0),
@@ -194,7 +200,7 @@ struct Case {
     forge: fn(&mut Forger<'_>),
 }
 
-const ALL: &[Mode] = &[Own, Range, Single];
+const ALL: &[Mode] = &[Own, Few, Single];
 
 const CASES: &[Case] = &[
     Case {
@@ -279,7 +285,7 @@ const CASES: &[Case] = &[
     },
     Case {
         row: "DATA of no transfer",
-        modes: &[Own, Range],
+        modes: &[Own, Few],
         forge: |forger| forger.send(&data(1, b"")),
     },
     Case {
@@ -298,17 +304,17 @@ const CASES: &[Case] = &[
     },
     Case {
         row: "anything but an ERROR, to the port of another's transfer",
-        modes: &[Own, Range],
+        modes: &[Own, Few],
         forge: |forger| forger.send_to_another(&[&[9]]),
     },
     Case {
         row: "anything but an ERROR, to the port of another's transfer",
-        modes: &[Own, Range],
+        modes: &[Own, Few],
         forge: |forger| forger.send_to_another(&[&ack(1), &data(1, b""), &error(0, "")]),
     },
     Case {
         row: "RRQ, ACKs, DATA and ERRORs to the listen port",
-        modes: &[Own, Range],
+        modes: &[Own, Few],
         forge: |forger| {
             forger.send(&rrq("f", &[]));
             forger.send(&ack(1));
@@ -316,7 +322,7 @@ const CASES: &[Case] = &[
     },
     Case {
         row: "RRQ, ACKs, DATA and ERRORs to the listen port",
-        modes: &[Own, Range],
+        modes: &[Own, Few],
         forge: |forger| {
             forger.send(&rrq("f", &[]));
             for block in 0..20 {
@@ -404,12 +410,11 @@ const CASES: &[Case] = &[
     },
     Case {
         row: "RRQ, an ACK to each of N ports, with `-R`",
-        modes: &[Range],
+        modes: &[Few],
         forge: |forger| {
-            let (first, last) = range();
             forger.send(&rrq("f", &WINDOWS));
             forger.take(SILENCE);
-            for port in first..=last {
+            for port in forger.ports.clone() {
                 forger.send_to(&ack(0), port);
             }
         },
@@ -418,24 +423,34 @@ const CASES: &[Case] = &[
         row: "RRQ, an ACK to each of 1024 ports, with `-R`",
         modes: &[Wide],
         forge: |forger| {
-            let (first, last) = wide_range();
             forger.send(&rrq("f", &WINDOWS));
             forger.take(SILENCE);
-            for port in first..=last {
+            for port in forger.ports.clone() {
                 forger.send_to(&ack(0), port);
             }
         },
     },
 ];
 
-/// A few ports, below those that the kernel gives out.
-fn range() -> (u16, u16) {
-    let first = 20_000 + (std::process::id() % 400) as u16 * RANGE;
-    (first, first + RANGE - 1)
+/// A range of ports that are free, below those that the kernel gives out. Each call has its
+/// own, since servers that share one take each other's ports and are hit by each other's
+/// forgers.
+fn range(count: u16) -> Range<u16> {
+    static GIVEN: AtomicU16 = AtomicU16::new(0);
+    let base = 20_000 + (std::process::id() % 400) as u16 * 8;
+    loop {
+        let first = base + GIVEN.fetch_add(count, Ordering::Relaxed);
+        assert!(first < 32_768 - count, "no range is free");
+        let mut ports = first..first + count;
+        if ports.all(|port| UdpSocket::bind(("127.0.0.1", port)).is_ok()) {
+            return first..first + count;
+        }
+    }
 }
 
-fn wide_range() -> (u16, u16) {
-    (26_000, 26_000 + WIDE_RANGE - 1)
+/// As `-R` takes it.
+fn option(ports: &Range<u16>) -> String {
+    format!("{}:{}", ports.start, ports.end - 1)
 }
 
 /// The bound of each row of the manual's table: the number that its last column
@@ -467,7 +482,7 @@ fn own_ports_reflect_what_the_manual_says() {
 
 #[test]
 fn a_range_reflects_what_the_manual_says() {
-    measure(Range);
+    measure(Few);
 }
 
 #[test]
@@ -506,8 +521,6 @@ const PARTS: usize = 3;
 
 /// What is wrong with the row.
 fn measure_row(mode: Mode, row: &str, bound: f64) -> Option<String> {
-    let (first, last) = if mode == Wide { wide_range() } else { range() };
-    let range = format!("{first}:{last}");
     // A test of its own may measure it.
     let is_measured = include_str!("reflection.rs").contains(&format!("\"{row}\""));
     assert!(is_measured, "nothing measures the row \"{row}\"");
@@ -522,11 +535,18 @@ fn measure_row(mode: Mode, row: &str, bound: f64) -> Option<String> {
             "RRQ, each ACK",
         ];
         let is_prompt = is_prompt.iter().any(|it| row.starts_with(it));
+        let ports = match mode {
+            Own | Single => 0..0,
+            Few => range(FEW_PORTS),
+            Wide => range(WIDE_RANGE),
+        };
+        let range = (!ports.is_empty()).then(|| option(&ports));
         let mut args = vec!["-v", "-t", if is_prompt { "5000" } else { "20" }];
-        match mode {
-            Own => {}
-            Range | Wide => args.extend(["-R", &range]),
-            Single => args.push("--single-port"),
+        if let Some(range) = &range {
+            args.extend(["-R", range]);
+        }
+        if mode == Single {
+            args.push("--single-port");
         }
         let server = Server::start(&args);
         server.file("f", FILE.get_or_init(|| content(1, BLOCKS * 1428 - 1)));
@@ -534,6 +554,7 @@ fn measure_row(mode: Mode, row: &str, bound: f64) -> Option<String> {
         let huge = std::fs::File::create(server.root().join("h")).expect("a file");
         huge.set_len(8 << 40).expect("a hole");
         let mut forger = Forger::new(&server);
+        forger.ports = ports;
         (case.forge)(&mut forger);
         let measured = forger.finish();
         let factor = measured.factor();
@@ -596,8 +617,7 @@ fn reflection_by_guessed_acks_is_bounded() {
 #[test]
 fn a_client_that_answers_at_once_is_not_held_to_the_unproved_rate() {
     let rate = UNPROVED_RATE.to_string();
-    let (first, last) = range();
-    let range = format!("{}:{}", first + 6000, last + 6000);
+    let range = option(&range(FEW_PORTS));
     let lockstep = [("blksize", "8192")];
     for mode in [&["--single-port"][..], &["-R", &range]] {
         let server = Server::start(&[mode, &["--max-unproved-rate", &rate]].concat());
@@ -619,8 +639,7 @@ fn a_client_that_answers_at_once_is_not_held_to_the_unproved_rate() {
 /// Sequences of everything in any order, to the port that all know.
 #[test]
 fn forged_in_any_order_they_bring_no_more_than_the_worst_row() {
-    let (first, last) = range();
-    let range = format!("{}:{}", first + 4000, last + 4000);
+    let range = option(&range(FEW_PORTS));
     // With a single port an ACK may be right by chance, and bring a window of four.
     let modes: [(&[&str], f64); 3] = [
         (&[], 206.4),

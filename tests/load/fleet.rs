@@ -196,8 +196,9 @@ struct Job {
     requests: u64,
     /// Until when the next answer is held back.
     held: Option<Instant>,
-    /// Which packets are lost. Each transfer has its own: what becomes of the others
-    /// decides nothing, so that each run and each server loses the same.
+    /// Which packets are lost. Each transfer has its own, whatever becomes of the others:
+    /// the first to be lost is the same in each run and for each server. What comes behind
+    /// depends on how many packets a server sends to make up for it.
     losses: Losses,
 }
 

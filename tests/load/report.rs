@@ -106,7 +106,7 @@ impl Setting {
         let model = field("model name").unwrap_or_else(|| "unknown processor".into());
         let kernel = uname().map(|name| name.release().to_string_lossy().into_owned());
         let versions = Contender::ALL.into_iter().filter_map(|contender| {
-            let known = contender != Contender::OursAsleep;
+            let known = !matches!(contender, Contender::OursAsleep | Contender::Unwatched);
             Some((
                 contender.name(),
                 programs.version(contender).filter(|_| known)?,

@@ -418,9 +418,9 @@ fn troubles() -> Vec<Workload> {
 /// all the time, so that both lists of the page are full. Takes several seconds, in each
 /// of which the page is asked for again.
 ///
-/// Whoever watches asks as the page does, on a connection of its own each time and a
-/// second after the last answer, but draws nothing: a browser would take the processor
-/// from the load, which says nothing of the server. The one of `tests/status` draws.
+/// The watcher asks as the page does, on a connection of its own each time and a second
+/// after the last answer, but draws nothing: a browser would take processor time from the
+/// load, which says nothing about the server. The one of `tests/status` draws.
 fn watched() -> Workload {
     let plan = Plan {
         limit: Duration::from_secs(30),

@@ -480,6 +480,10 @@ mod tests {
         let error = &errors.told[0];
         assert!(error.reason.contains("4 MiB"), "{error}");
         assert!(error.line < 4000, "{error}");
+        // They take as long as the largest that are good.
+        let too_large = "r (((a{0,255}){0,255}){0,255}) y\n".repeat(4000);
+        let errors = Rules::parse(too_large.as_bytes()).unwrap_err();
+        assert_eq!(errors.told.len() + errors.more, 65, "{errors}");
     }
 
     #[test]
@@ -571,6 +575,14 @@ mod tests {
         assert_eq!(shown.matches("no operation").count(), 20, "{shown}");
         assert!(shown.ends_with("; and 10 more"), "{shown}");
         assert_eq!(shown.lines().count(), 1);
+        // The first are told, even if they are found last.
+        for first in ["a ^/etc/", "j x nowhere"] {
+            let text = format!("{first}\n{}", "z\n".repeat(30));
+            let errors = Rules::parse(text.as_bytes()).unwrap_err();
+            let lines: Vec<_> = errors.told.iter().map(|it| it.line).collect();
+            assert_eq!(lines, (1..=20).collect::<Vec<_>>(), "{errors}");
+            assert_eq!(errors.more, 11);
+        }
     }
 
     #[test]

@@ -60,10 +60,12 @@ pub struct MapErrors {
 }
 
 impl MapErrors {
+    /// Puts it behind those of the lines before.
     fn push(&mut self, error: MapError) {
-        if self.told.len() < MAX_TOLD {
-            self.told.push(error);
-        } else {
+        let place = self.told.partition_point(|it| it.line <= error.line);
+        self.told.insert(place, error);
+        if self.told.len() > MAX_TOLD {
+            self.told.pop();
             self.more += 1;
         }
     }
@@ -123,7 +125,12 @@ pub(super) fn parse(file: &[u8], ignore_case: bool) -> Result<Vec<Rule>, MapErro
             return Err(mistakes);
         }
         count += 1;
-        let read = read_rule(&mut line, &first, ignore_case);
+        let read = read_rule(&mut line, &first, ignore_case, &mut programs);
+        if programs > MAX_PROGRAMS {
+            let reason = "the rules up to here take more than 4 MiB; use fewer or simpler ones";
+            mistakes.push(line.error(first.at, reason));
+            return Err(mistakes);
+        }
         slashes.look_at(&line, &first, read.is_ok());
         let (rule, target) = match read {
             Ok(read) => read,
@@ -132,12 +139,6 @@ pub(super) fn parse(file: &[u8], ignore_case: bool) -> Result<Vec<Rule>, MapErro
                 continue;
             }
         };
-        programs += rule.matcher.program;
-        if programs > MAX_PROGRAMS {
-            let reason = "the rules up to here take more than 4 MiB; use fewer or simpler ones";
-            mistakes.push(line.error(first.at, reason));
-            return Err(mistakes);
-        }
         if let Some(target) = target {
             jumps.push((rules.len(), target, line));
         }
@@ -155,10 +156,10 @@ pub(super) fn parse(file: &[u8], ignore_case: bool) -> Result<Vec<Rule>, MapErro
     }
     slashes.told().for_each(|mistake| mistakes.push(mistake));
     if mistakes.has_none() {
-        return Ok(rules);
+        Ok(rules)
+    } else {
+        Err(mistakes)
     }
-    mistakes.told.sort_by_key(|it| it.line);
-    Err(mistakes)
 }
 
 /// Rules that look for a slash at the start of a name, where no name has one.
@@ -246,11 +247,13 @@ const fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t'..=b'\r')
 }
 
-/// A rule, and the label it jumps to.
+/// A rule, and the label it jumps to. Adds to the bytes of `programs` what its expression
+/// takes; one that is too large counts as the largest, since it took as long.
 fn read_rule<'a>(
     line: &mut Line<'a>,
     first: &Field<'a>,
     ignore_case: bool,
+    programs: &mut usize,
 ) -> Result<(Rule, Option<Field<'a>>), MapError> {
     let letters = Letters::read(line, first)?;
     let Some(pattern) = line.field() else {
@@ -262,6 +265,7 @@ fn read_rule<'a>(
     let inverted = letters.has(b'~');
     let refuses = letters.then() == Then::Refuse && !inverted;
     let matcher = compile(&translated, letters.has(b'i') || (refuses && ignore_case));
+    *programs += matcher.as_ref().map_or(MAX_REGEX, |it| it.program);
     let matcher = matcher.map_err(|reason| line.error(pattern.at, reason))?;
     let replacement = line.field();
     let mut target = None;

@@ -71,8 +71,8 @@ pub(super) fn parse(text: &[u8]) -> Result<ClientRules, String> {
     };
     check(text).map_err(|mut mistakes| {
         let lines: Vec<_> = text.split('\n').collect();
-        let is_header = |line: usize| lines.get(line - 1).is_some_and(|it| it.starts_with('['));
-        mistakes.retain(|it| is_header(it.line));
+        let headers = headers(&lines);
+        mistakes.retain(|it| headers.contains(&it.line));
         let broken: Vec<_> = mistakes.iter().map(|it| it.line).collect();
         // What stands below a header is looked at as if that were a good one.
         let good = |(line, text): (usize, &&str)| {
@@ -89,6 +89,38 @@ pub(super) fn parse(text: &[u8]) -> Result<ClientRules, String> {
     })
 }
 
+/// The lines that are headers, in order: each begins with a bracket where no list is open.
+fn headers(lines: &[&str]) -> Vec<usize> {
+    let mut open = 0;
+    let mut headers = Vec::new();
+    for (number, line) in (1..).zip(lines) {
+        if open == 0 && line.trim_start().starts_with('[') {
+            headers.push(number);
+        } else {
+            open = open_lists(line, open);
+        }
+    }
+    headers
+}
+
+/// How many lists are open at the end of a line, if `open` were at its start.
+fn open_lists(line: &str, mut open: usize) -> usize {
+    let (mut quote, mut escaped) = (None, false);
+    for letter in line.chars() {
+        match (quote, letter) {
+            _ if escaped => escaped = false,
+            (Some('"'), '\\') => escaped = true,
+            (Some(it), _) if it == letter => quote = None,
+            (None, '"' | '\'') => quote = Some(letter),
+            (None, '#') => break,
+            (None, '[') => open += 1,
+            (None, ']') => open = open.saturating_sub(1),
+            _ => {}
+        }
+    }
+    open
+}
+
 /// A mistake, and its place as people count.
 struct Placed {
     line: usize,
@@ -96,7 +128,7 @@ struct Placed {
     what: String,
 }
 
-/// The rules, or every mistake that shows while the first in a line hides the others.
+/// The rules, or every mistake that shows, at most one a line if that is no TOML.
 fn check(text: &str) -> Result<ClientRules, Vec<Placed>> {
     let (table, errors) = DeTable::parse_recoverable(text);
     let placed = |it: Mistake| {
@@ -648,7 +680,7 @@ mod tests {
 
     #[test]
     fn what_stands_below_a_broken_header_is_checked_as_well() {
-        for header in ["[a", "[a b]", "[]", "[x] y"] {
+        for header in ["[a", "[a b]", "[]", "[x] y", "  [a"] {
             let lines = [
                 "[x]",
                 "octet = 1",
@@ -669,6 +701,23 @@ mod tests {
             let (_, rest) = error.split_once("line 6").unwrap();
             assert!(!rest.contains("line"), "{header}: {error}");
             assert_eq!(error.matches("line ").count(), 4, "{header}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_item_of_a_list_is_no_header() {
+        for (item, place) in [
+            ("[\"a\"],", "line 3, column 1: "),
+            ("[\"a\"] b,", "line 3, column "),
+            ("  [a],", "line 3, column "),
+        ] {
+            for opening in ["read = [ # ]", "read = [\"]\", ']', \"\\\"]\","] {
+                let lines = ["[x]", opening, item, "\"b\",", "]", "rate = 1"];
+                let error = parse(&text(&lines)).map(|_| ()).unwrap_err();
+                assert!(error.starts_with(place), "{item}: {error}");
+                assert!(error.contains("; line 6, "), "{item}: {error}");
+                assert_eq!(error.matches("line ").count(), 2, "{item}: {error}");
+            }
         }
     }
 
