@@ -37,7 +37,7 @@
 //!
 //! Each in the order of the files. A name like `protocol/nack` is a file below `src`, of
 //! which many are private and have no page here: read them in the source. The words for
-//! what happens in a transfer (base, NACK, nudge …) are told in [`protocol`].
+//! what happens in a transfer (base, NACK, nudge …) are explained in [`protocol`].
 //!
 //! **A read request (RRQ).** `server/front` receives a batch → `server/requests`
 //! parses it with `wire/packet` and asks `table` whether it is new, a repeat, or

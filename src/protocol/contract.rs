@@ -15,7 +15,7 @@ use crate::wire::packet::{DATA_HEADER_LEN, ErrorCode, emit_data_header};
 /// forged request.
 pub const UNVERIFIED_REPEATS: u8 = 3;
 
-/// A repeated request that comes this soon after our answer crossed it on the way and
+/// A repeated request that comes this soon after our answer crossed that on the way, and
 /// is not answered again (the Raspberry Pi's boot ROM asks twice within 9 ms and
 /// breaks on two OACKs). Any other is, until the client has answered.
 pub const REQUEST_MERGE: Duration = Duration::from_millis(100);
@@ -245,7 +245,7 @@ pub trait BlockSink {
     /// When the data can't be stored; the peer is told so.
     fn write(&mut self, payload: &[u8]) -> Result<(), Failure>;
 
-    /// Stores all that was taken. Called before each ACK but the final one.
+    /// Stores all that was taken. Called before each new ACK but the final one.
     ///
     /// # Errors
     /// When the data can't be stored; the peer is told so.

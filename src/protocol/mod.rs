@@ -25,7 +25,7 @@
 //! | echo | an ACK of something that came twice: no news, and not to be answered |
 //! | nudge | the last block sent, once more and alone: it asks how far the receiver is |
 //! | unverified | no answer has come yet: perhaps nobody asked for this |
-//! | unproved | an answer proves nothing: it can be sent by someone that sees nothing ([`Proof::Never`](transfer::Proof::Never)) |
+//! | unproved | an answer proves nothing: it can be sent by someone who sees nothing of ours ([`Proof::Never`](transfer::Proof::Never)) |
 //! | dallying | a receiver's time after its final ACK, to repeat it if it was lost (RFC 1350 §6) |
 
 pub mod block;
