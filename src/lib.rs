@@ -151,7 +151,8 @@
 //!   one log line, one counter.
 //! - The timer wheel is a hint and never early; a session's own deadline decides.
 //!   Without sessions there is no regular wake-up but the watchdog's, if the service
-//!   manager asks for one.
+//!   manager asks for one, and one each second while a helper that was asked for isn't
+//!   there.
 //! - No byte is read from the network before every right that isn't needed has
 //!   been given up.
 //! - No byte from the network reaches the log unescaped, and none can panic.
@@ -204,7 +205,7 @@
 //! | directory entries read for a name in another case | 4096; 16 directories' are kept | `file::ignore_case` |
 //! | look-ups, map rules and the neighbour table for all requests | a fifth of a second each second; half of it for names of more than 128 bytes | [`policy::work`] |
 //! | a name on its way | 64 directories deep, 40 links | `file::walk` |
-//! | a name that a session keeps for the log | 96 bytes, or as long as the file's own | `server::opening` |
+//! | names that a session keeps for the log | what was asked for, up to 96 bytes, and the file's own where it differs; of a longer one, only the file's | `server::opening` |
 //! | ports that are tried in a client's name | 8 within a second end its unanswered uploads; 256 addresses told apart | [`table::guesses`] |
 //! | ports that transfers share | 6 for an address, 16 in all; 64 are tried | `server::ports` |
 //! | repeats to a peer that never answered | 3, of one datagram | [`protocol::transfer`] |

@@ -335,12 +335,56 @@ fn a_root_that_the_user_can_not_write_to_is_a_warning_where_uploads_are_on() {
         let told = server.log_lines();
         let told = told
             .iter()
-            .find(|it| it.contains("no upload can be stored"));
+            .find(|it| it.contains("no upload can be stored directly in"));
         assert_eq!(told.is_some(), is_told, "{args:?} {owner}: {told:?}");
-        for words in ["[WARN]", "permission denied", "--read-only"] {
+        for words in ["[WARN]", "permission denied", "below it, only in"] {
             assert!(told.is_none_or(|it| it.contains(words)), "{told:?}");
         }
     }
+}
+
+/// The manual's recipe for switches: only the directory of backups is the user's.
+#[test]
+fn uploads_to_a_directory_below_a_root_that_is_not_the_users_work_and_no_warning_denies_it() {
+    if !may_become_someone() {
+        return;
+    }
+    let args = ["-a", "127.0.0.1", "-u", "nobody", "--overwrite"];
+    let server = Server::start_prepared(&args, |dir| {
+        open_to(dir, 0);
+        let backup = dir.join("root/backup");
+        fs::create_dir(&backup).expect("our directory");
+        chown(&backup, Some(NOBODY), Some(NOBODY)).expect("ours to give");
+        Command::new(tftpd())
+    });
+    let client = RawClient::new(&server);
+    assert_eq!(client.write("backup/x", b"x"), Ok(()));
+    assert!(client.write("x", b"x").is_err());
+    server.wait_ended(client.addr(), 1);
+    let told = server.log_lines();
+    let told: Vec<_> = told.iter().filter(|it| it.contains("no upload")).collect();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].contains("directly in"), "{told:?}");
+    assert!(
+        !told[0].contains("--read-only"),
+        "a remedy that ends them: {told:?}"
+    );
+}
+
+/// A helper may lead every upload to where the user may write.
+#[test]
+fn no_warning_about_uploads_to_the_root_where_a_helper_may_lead_them_elsewhere() {
+    if !may_become_someone() {
+        return;
+    }
+    let args = ["-a", "127.0.0.1", "-u", "nobody", "--ask", "*"];
+    let args = [&args[..], &["--helper", "cat > /dev/null"]].concat();
+    let server = Server::start_prepared(&args, |dir| {
+        open_to(dir, 0);
+        Command::new(tftpd())
+    });
+    let told = server.log_lines();
+    assert!(!told.iter().any(|it| it.contains("no upload")), "{told:?}");
 }
 
 // --- getting out --------------------------------------------------------------------

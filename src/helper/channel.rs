@@ -59,7 +59,8 @@ pub(super) struct Channel {
     /// What came of lines that aren't whole.
     input: Vec<u8>,
     descriptors: VecDeque<OwnedFd>,
-    /// One that came is lost, for want of open files: which line's it was isn't known.
+    /// One is lost, for want of open files or since too many came: which line's it was
+    /// isn't known.
     has_lost_some: bool,
     /// The rest of a line that was too long is on its way.
     skips: bool,
@@ -219,9 +220,7 @@ impl Channel {
                 Ok((0, _)) => self.lost(now),
                 Ok((len, is_whole)) => {
                     left = left.saturating_sub(len);
-                    self.has_lost_some |= !is_whole;
-                    let surplus = self.descriptors.len().saturating_sub(MAX_DESCRIPTORS);
-                    self.descriptors.drain(..surplus);
+                    self.bound_descriptors(is_whole);
                     self.take(&buffer[..len], &mut each);
                 }
                 Err(error) => match error.kind() {
@@ -231,6 +230,13 @@ impl Channel {
                 },
             }
         }
+    }
+
+    /// Keeps no more descriptors than may wait; `is_whole`: all that were sent have come.
+    fn bound_descriptors(&mut self, is_whole: bool) {
+        let surplus = self.descriptors.len().saturating_sub(MAX_DESCRIPTORS);
+        self.descriptors.drain(..surplus);
+        self.has_lost_some |= !is_whole || surplus > 0;
     }
 
     fn take(&mut self, bytes: &[u8], each: &mut impl FnMut(&[u8], &mut VecDeque<OwnedFd>)) {
@@ -331,5 +337,26 @@ mod tests {
             given,
             expected.map(|(line, has)| (line.as_bytes().to_vec(), has))
         );
+    }
+
+    #[test]
+    fn a_surplus_of_descriptors_gives_no_line_the_file_of_another() {
+        let file = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        let mut channel = Channel::new(None, None);
+        let mut given = Vec::new();
+        let mut each = |_: &[u8], descriptors: &mut VecDeque<OwnedFd>| {
+            given.push(descriptors.pop_front().is_some());
+        };
+        // Ten lines' descriptors with half of the first line, ten more with the rest.
+        for piece in ["1", "\n2\n3\n"] {
+            channel.descriptors.extend((0..10).map(|_| file()));
+            channel.bound_descriptors(true);
+            assert!(channel.descriptors.len() <= MAX_DESCRIPTORS);
+            channel.take(piece.as_bytes(), &mut each);
+        }
+        channel.descriptors.push_back(file());
+        channel.bound_descriptors(true);
+        channel.take(b"4\n", &mut each);
+        assert_eq!(given, [false, false, false, true]);
     }
 }

@@ -317,7 +317,7 @@ impl Helper {
                         (Verdict::Descriptor, Some(file)) => Answer::File(file),
                         (Verdict::Descriptor, None) => {
                             complaint =
-                                Some("no descriptor came with it, or more files can't be open");
+                                Some("no descriptor came with it, or no more files can be opened");
                             Answer::Unknown
                         }
                         (Verdict::Unknown, _) => Answer::Unknown,

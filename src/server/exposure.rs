@@ -58,18 +58,22 @@ fn becomes_another(args: &Args) -> bool {
     args.user.as_ref().is_some_and(|it| !is_root(&it.user))
 }
 
-/// Says that no upload can be stored in `root`, found at `path`, though uploads are on.
-/// That they may go elsewhere is up to a map file and rules.
+/// Says that no upload can be stored directly in `root`, found at `path`, though uploads
+/// are on: they may be meant for directories below it. A map file, rules and a helper's
+/// answers may lead them elsewhere.
 pub(super) fn advise_about_uploads(args: &Args, root: &Root, path: &Path) {
-    let may_lead_elsewhere = args.map_file.is_some() || args.rules.is_some();
-    if args.read_only || may_lead_elsewhere || args.per_client_root.is_some() {
+    let may_lead_elsewhere = args.map_file.is_some()
+        || args.rules.is_some()
+        || !args.ask.is_empty()
+        || args.per_client_root.is_some();
+    if args.read_only || may_lead_elsewhere {
         return;
     }
     if let Err(errno) = root.check_writable() {
         let (path, reason) = (path.display(), errno.desc().to_ascii_lowercase());
         warn!(
-            "no upload can be stored in {path}: {reason}; let the server's user write there, or \
-             use --read-only"
+            "no upload can be stored directly in {path}: {reason}; below it, only in directories \
+             that the server's user may write to"
         );
     }
 }

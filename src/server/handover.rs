@@ -22,7 +22,7 @@ const SLOT: &str = "slot";
 /// A process that takes new requests; its number comes next, as after `REPLACED`, which
 /// is one that finishes its transfers.
 const SERVING: &str = "serving";
-/// The same that can't pass on what isn't its own, and has been told to end.
+/// A replaced process that can't pass on what isn't its own, and has been told to end.
 const STRANDED: &str = "stranded";
 
 /// The socket in which everything lies; no process may be on its way to be ready.

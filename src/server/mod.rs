@@ -326,7 +326,7 @@ impl Server {
         self.show(now, asked);
     }
 
-    /// Answers whoever asks the status port.
+    /// Answers requests to the status port.
     fn show(&mut self, began: Instant, asked: bool) {
         let Some(status) = &mut self.status else {
             return;

@@ -42,7 +42,8 @@ use self::rates::Rates;
 pub(crate) use self::view::View;
 use crate::host::{InheritedStream, clock};
 
-/// Connections at once; a new one takes the place of one that asks nothing, or waits.
+/// Connections at once. A new one takes the place of one that asks for or takes nothing;
+/// if there is none, the new one waits.
 const MAX_CONNECTIONS: usize = 32;
 
 /// Connections accepted in a turn. That, and what is written, is some hundred microseconds,
@@ -279,20 +280,20 @@ impl Status {
     }
 
     /// Takes in new connections; each is served at once, since most have asked by then.
-    /// Each turn begins with another listener: none keeps the others waiting.
+    /// Each turn that has room begins with another listener: none keeps the others waiting.
     fn accept(&mut self, view: &View<'_>, left: &mut usize) {
         if !mem::take(&mut self.accepting) {
             return;
         }
         let listeners = self.listeners.len();
         let mut accepted = 0;
-        for offset in 0..listeners {
+        'turn: for offset in 0..listeners {
             let listener = (self.first_listener + offset) % listeners;
             while accepted < ACCEPTED && *left > 0 {
                 if !self.has_room(view.now) {
                     // The kernel keeps them: the sweep looks whether a reader is stuck.
                     self.accepting = true;
-                    return;
+                    break 'turn;
                 }
                 accepted += 1;
                 match self.listeners[listener].accept() {
@@ -311,7 +312,10 @@ impl Status {
                 }
             }
         }
-        self.first_listener = (self.first_listener + 1) % listeners;
+        if accepted > 0 {
+            // Not in a turn without room: the next place might be the same one's again.
+            self.first_listener = (self.first_listener + 1) % listeners;
+        }
         if accepted == ACCEPTED || *left == 0 {
             (self.accepting, self.has_work) = (true, true);
         }

@@ -181,7 +181,9 @@ fn while_all_places_are_taken_by_readers_a_new_one_waits_and_is_not_turned_away(
         .map(|_| ask(&paths[0], "/status.json"))
         .collect();
     let start = clock::now();
-    let settle = |status: &mut Status, now| {
+    // `event`: whether the kernel tells of something, as it does of a new connection.
+    let settle = |status: &mut Status, now, event| {
+        assert!(status.is_due(now, event), "it sleeps, and nothing wakes it");
         for turns in 0.. {
             turn_at(now, status, &sessions, &history);
             if !status.has_work() {
@@ -190,30 +192,79 @@ fn while_all_places_are_taken_by_readers_a_new_one_waits_and_is_not_turned_away(
             assert!(turns < 10_000, "it never sleeps");
         }
     };
-    settle(&mut status, start);
-    let answer = |status: &mut Status, new: &mut UnixStream, now| {
-        settle(status, now);
+    settle(&mut status, start, true);
+    let answer = |status: &mut Status, new: &mut UnixStream, now, event| {
+        settle(status, now, event);
         let mut all = Vec::new();
         take(new, &mut all);
         String::from_utf8(all).unwrap()
     };
     let mut new = ask(&paths[0], "/healthz");
-    assert_eq!(answer(&mut status, &mut new, start), "");
+    assert_eq!(answer(&mut status, &mut new, start, true), "");
     readers.pop();
-    let all = answer(&mut status, &mut new, start);
+    let all = answer(&mut status, &mut new, start, true);
     assert!(all.ends_with("serving\n"), "one has left: {all}");
     drop(new);
 
     readers.push(ask(&paths[0], "/status.json"));
-    settle(&mut status, start);
+    settle(&mut status, start, true);
     let mut new = ask(&paths[0], "/healthz");
-    assert_eq!(answer(&mut status, &mut new, start), "");
-    let all = answer(&mut status, &mut new, start + connection::STUCK + SWEEP);
+    assert_eq!(answer(&mut status, &mut new, start, true), "");
+    let stuck = start + connection::STUCK + SWEEP;
+    let all = answer(&mut status, &mut new, stuck, false);
     assert!(
         all.ends_with("serving\n"),
         "they have stopped to read: {all}"
     );
     assert_eq!(status.open.len(), MAX_CONNECTIONS);
+}
+
+/// A status port whose places are all taken by readers of long answers, at `paths[0]`.
+fn full_of_readers(status: &mut Status, path: &Path, history: &History) -> Vec<UnixStream> {
+    let sessions = Sessions::new(10, clock::now());
+    let readers = (0..MAX_CONNECTIONS).map(|_| ask(path, "/status.json"));
+    let readers = readers.collect();
+    loop {
+        turn(status, &sessions, history);
+        if !status.has_work() {
+            break;
+        }
+    }
+    assert_eq!(status.open.len(), MAX_CONNECTIONS);
+    readers
+}
+
+#[test]
+fn a_backlog_of_readers_at_one_listener_keeps_a_probe_at_another_waiting_for_two_places() {
+    let sessions = Sessions::new(10, clock::now());
+    let mut history = History::default();
+    let long: &str = "x".repeat(4000).leak();
+    for _ in 0..200 {
+        history.tell(&crate::log::event::Event::LeftOut { of: long, lines: 1 });
+    }
+    // Turns in which no place is free change nothing, however many there are.
+    for (idle_turns, at) in [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)] {
+        let other = 1 - at;
+        let dir = tempfile::tempdir().unwrap();
+        let (mut status, paths) = status(dir.path(), 2);
+        let mut readers = full_of_readers(&mut status, &paths[at], &history);
+        let _backlog: Vec<_> = (0..40).map(|_| ask(&paths[at], "/status.json")).collect();
+        let mut probe = ask(&paths[other], "/healthz");
+        let mut all = Vec::new();
+        for _ in 0..2 {
+            for _ in 0..idle_turns {
+                turn(&mut status, &sessions, &history);
+            }
+            readers.pop();
+            // One turn sees that it has left, and the next may be the first with room.
+            for _ in 0..2 {
+                turn(&mut status, &sessions, &history);
+            }
+            take(&mut probe, &mut all);
+        }
+        let all = String::from_utf8(all).unwrap();
+        assert!(all.ends_with("serving\n"), "{idle_turns} {at}: {all:?}");
+    }
 }
 
 /// Accepting from a socket that was shut down fails forever.

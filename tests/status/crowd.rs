@@ -10,8 +10,9 @@
 //! cargo test --release --test status -- --ignored --nocapture crowd
 //! ```
 //!
-//! Takes some 50 seconds, on a busy machine up to three minutes, and prints a line for each round: without the crowd, with it
-//! beside the server, and with it at the server, in turn.
+//! Takes some 50 seconds, on a busy machine up to three minutes, and prints a line for
+//! each round: without the crowd, with it beside the server, and with it at the server,
+//! in turn.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -212,7 +213,7 @@ fn crowd(status: SocketAddr, is_over: &AtomicBool, done: &Done) {
 }
 
 #[test]
-#[ignore = "takes 40 seconds: see the head of the file"]
+#[ignore = "takes 50 seconds or more: see the head of the file"]
 fn a_crowd_on_the_status_port_disturbs_no_transfer() {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
     setrlimit(Resource::RLIMIT_NOFILE, most, most).expect("as far as it goes");
