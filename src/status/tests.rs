@@ -248,6 +248,7 @@ fn a_backlog_of_readers_at_one_listener_keeps_a_probe_at_another_waiting_for_two
         let dir = tempfile::tempdir().unwrap();
         let (mut status, paths) = status(dir.path(), 2);
         let mut readers = full_of_readers(&mut status, &paths[at], &history);
+        status.first_listener = at;
         let _backlog: Vec<_> = (0..40).map(|_| ask(&paths[at], "/status.json")).collect();
         let mut probe = ask(&paths[other], "/healthz");
         let mut all = Vec::new();
