@@ -90,10 +90,10 @@ fn take(message: Message, slots: &mut Vec<Slot>) -> Result<(), String> {
             .then_some(())
             .ok_or_else(|| format!("a socket of worker {number}"));
     }
-    let is_stranded = text.starts_with(STRANDED);
-    let (stage, pid) = match text.split_once(' ') {
-        Some((SERVING, pid)) => (Stage::Serving, pid),
-        Some((REPLACED | STRANDED, pid)) => (Stage::Replaced, pid),
+    let (stage, is_stranded, pid) = match text.split_once(' ') {
+        Some((SERVING, pid)) => (Stage::Serving, false, pid),
+        Some((REPLACED, pid)) => (Stage::Replaced, false, pid),
+        Some((STRANDED, pid)) => (Stage::Replaced, true, pid),
         _ => return Err(format!("\"{text}\"")),
     };
     let (Some(slot), Ok(pid), Some(channel)) = (
