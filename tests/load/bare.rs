@@ -1,156 +1,171 @@
-//! The physical limit: one client at a time, no protocol state but a block
-//! number, no repeats, no deadlines.
+//! The bare loop: what the socket calls alone cost that a transfer can't do without.
 //!
-//! In lockstep a loop of wait, receive, read and send; with windows one read and
-//! one send with segmentation offload for each window.
+//! It takes requests from the listen socket in batches, gives each transfer a connected
+//! socket, waits with epoll, and does one receive and one send for a round. It has no
+//! deadlines, repeats nothing, keeps no log and checks no more than the number of a
+//! block: a floor to measure servers by, not a server. Where there is a cheaper way that
+//! a server might take it takes that one: files are kept, sockets used again, and one
+//! client alone is waited for awake.
 
-use std::fs::File;
-use std::io::{self, IoSliceMut};
+mod download;
+mod files;
+mod seat;
+mod upload;
+
+use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, UdpSocket};
-use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::FileExt as _;
+use std::os::fd::AsRawFd as _;
 use std::path::Path;
-use std::time::Duration;
 
+use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use nix::sys::socket::{setsockopt, sockopt};
-use nix::sys::uio::preadv;
-use tftpd::net::{MAX_SEGMENTS, MAX_SEND};
-use tftpd::protocol::block::{BlockIndex, Rollover};
-use tftpd::wire::options::{Limits, Negotiated, negotiate};
-use tftpd::wire::packet::{DATA_HEADER_LEN, Packet, emit_data_header};
+use tftpd::net::Batch;
+use tftpd::wire::options::{Limits, negotiate};
+use tftpd::wire::packet::{Direction, Packet, Request};
 
-/// A client silent for this long is gone.
-const SILENCE: Duration = Duration::from_secs(2);
+use self::download::Download;
+use self::files::Files;
+use self::seat::{Seat, Step, Work};
+use self::upload::{Desk, Upload};
 
-/// Serves the files in `root` to one client after the other, forever.
-pub(crate) fn serve(address: SocketAddr, root: &Path) -> io::Result<()> {
+/// Room for a storm of requests, in bytes: as much as our server asks for.
+const LISTEN_BUFFER: usize = 16 << 20;
+
+/// The longest request, and how many are taken with one call.
+const REQUEST: usize = 512;
+const REQUESTS: usize = 64;
+
+const LISTENER: Token = Token(usize::MAX);
+const EVENTS: usize = 1024;
+
+/// How often the socket of one client alone is looked at before the loop goes to sleep:
+/// some 50 microseconds.
+const LOOKS: usize = 200;
+
+/// Serves the files in `root`, and takes uploads, forever; `awake`: waits for one client
+/// alone without sleeping, as our server does without `--busy-poll 0`.
+pub(crate) fn serve(address: SocketAddr, root: &Path, awake: bool) -> io::Result<()> {
+    let poll = Poll::new()?;
     let listener = UdpSocket::bind(address)?;
-    let mut request = [0; 512];
-    loop {
-        let (len, peer) = listener.recv_from(&mut request)?;
-        let Ok(Packet::Request(request)) = Packet::parse(&request[..len]) else {
-            continue;
-        };
-        let name = std::ffi::OsStr::from_bytes(request.filename);
-        let Ok(file) = File::open(root.join(name)) else {
-            continue;
-        };
-        let mut oack = [0; 512];
-        let (negotiated, len) = negotiate(&request, &Limits::default(), None, &mut oack);
-        let socket = UdpSocket::bind((address.ip(), 0))?;
-        socket.set_nonblocking(true)?;
-        socket.connect(peer)?;
-        Transfer::new(socket, file, negotiated)?.run(&oack[..len])?;
+    listener.set_nonblocking(true)?;
+    // A plain user gets what `net.core.rmem_max` allows.
+    if setsockopt(&listener, sockopt::RcvBufForce, &LISTEN_BUFFER).is_err() {
+        setsockopt(&listener, sockopt::RcvBuf, &LISTEN_BUFFER)?;
     }
+    let mut source = SourceFd(&listener.as_raw_fd());
+    poll.registry()
+        .register(&mut source, LISTENER, Interest::READABLE)?;
+    let mut server = Bare {
+        poll,
+        listener,
+        files: Files::new(root),
+        seats: Vec::new(),
+        free: Vec::new(),
+        desk: Desk::new(),
+        awake,
+    };
+    server.run()
 }
 
-struct Transfer {
-    socket: mio::net::UdpSocket,
-    file: File,
-    size: u64,
-    block_size: usize,
-    window: u64,
-    buffer: Box<[u8]>,
+struct Bare {
+    poll: Poll,
+    listener: UdpSocket,
+    files: Files,
+    seats: Vec<Seat>,
+    /// Seats without a transfer.
+    free: Vec<usize>,
+    desk: Desk,
+    awake: bool,
 }
 
-impl Transfer {
-    fn new(socket: UdpSocket, file: File, negotiated: Negotiated) -> io::Result<Self> {
-        let block_size = usize::from(negotiated.blksize);
-        if negotiated.windowsize > 1 {
-            let segment = i32::try_from(block_size + DATA_HEADER_LEN).unwrap_or(i32::MAX);
-            setsockopt(&socket, sockopt::UdpGsoSegment, &segment)?;
-        }
-        Ok(Self {
-            socket: mio::net::UdpSocket::from_std(socket),
-            size: file.metadata()?.len(),
-            file,
-            block_size,
-            window: negotiated.windowsize.into(),
-            buffer: vec![0; MAX_SEND].into_boxed_slice(),
-        })
-    }
-
-    fn run(&mut self, oack: &[u8]) -> io::Result<()> {
-        let last = BlockIndex(self.size / self.block_size as u64 + 1);
-        let mut poll = Poll::new()?;
-        poll.registry()
-            .register(&mut self.socket, Token(0), Interest::READABLE)?;
-        let mut events = Events::with_capacity(1);
-        let mut answer = [0; 16];
-        let mut sent = BlockIndex::HANDSHAKE;
-        if oack.is_empty() {
-            sent = self.send_window(sent, last)?;
-        } else {
-            self.socket.send(oack)?;
-        }
+impl Bare {
+    fn run(&mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(EVENTS);
+        let mut requests = Batch::new(REQUESTS, REQUESTS * REQUEST);
         loop {
-            poll.poll(&mut events, Some(SILENCE))?;
-            if events.is_empty() {
-                return Ok(());
+            match self.poll.poll(&mut events, None) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                other => other?,
             }
-            // Only the ACK of all that was sent goes on: nothing is ever lost.
-            let number = Rollover::ToZero.number_of(sent).0.to_be_bytes();
-            let is_right = loop {
-                match self.socket.recv(&mut answer) {
-                    Ok(_) if answer[2..4] == number => break true,
-                    Ok(_) => {}
-                    Err(_) => break false,
+            for event in &events {
+                match event.token() {
+                    LISTENER => self.take_requests(&mut requests)?,
+                    Token(index) => self.attend(index),
                 }
-            };
-            if !is_right {
-                continue;
             }
-            if sent == last {
+        }
+    }
+
+    fn take_requests(&mut self, batch: &mut Batch) -> io::Result<()> {
+        loop {
+            let count = match batch.receive(&self.listener, REQUEST, REQUESTS) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                other => other?,
+            };
+            for datagram in (0..count).filter_map(|slot| batch.get(slot)) {
+                if let Ok(Packet::Request(request)) = Packet::parse(datagram.payload) {
+                    self.begin(&request, datagram.peer)?;
+                }
+            }
+            if count < REQUESTS {
                 return Ok(());
             }
-            sent = self.send_window(sent, last)?;
         }
     }
 
-    fn send_window(&mut self, mut sent: BlockIndex, last: BlockIndex) -> io::Result<BlockIndex> {
-        let end = BlockIndex((sent.0 + self.window).min(last.0));
-        while sent < end {
-            let count = if self.window == 1 {
-                self.send_block(sent.plus(1))?
-            } else {
-                self.send_run(sent.plus(1), end.0 - sent.0)?
-            };
-            sent = sent.plus(count);
+    fn begin(&mut self, request: &Request<'_>, peer: SocketAddr) -> io::Result<()> {
+        let mut oack = [0; REQUEST];
+        let (negotiated, len) = negotiate(request, &Limits::default(), None, &mut oack);
+        let oack = &oack[..len];
+        let work = match request.direction {
+            Direction::Read => {
+                let Ok(source) = self.files.open(request.filename, &negotiated) else {
+                    return Ok(());
+                };
+                Work::Download(Download::new(source, &negotiated))
+            }
+            Direction::Write => {
+                let Ok(file) = self.files.create(request.filename) else {
+                    return Ok(());
+                };
+                Work::Upload(Upload::new(file, &negotiated))
+            }
+        };
+        let index = if let Some(index) = self.free.pop() {
+            index
+        } else {
+            let token = Token(self.seats.len());
+            self.seats.push(Seat::open(self.poll.registry(), token)?);
+            token.0
+        };
+        if self.seats[index].begin(peer, work, oack).is_err() {
+            self.release(index);
         }
-        Ok(sent)
+        Ok(())
     }
 
-    fn send_block(&mut self, block: BlockIndex) -> io::Result<u64> {
-        let buffer = &mut self.buffer[..DATA_HEADER_LEN + self.block_size];
-        let (header, payload) = buffer.split_at_mut(DATA_HEADER_LEN);
-        header.copy_from_slice(&emit_data_header(Rollover::ToZero.number_of(block)));
-        let len = self.file.read_at(payload, block.offset(self.block_size))?;
-        self.socket.send(&self.buffer[..DATA_HEADER_LEN + len])?;
-        Ok(1)
+    fn release(&mut self, index: usize) {
+        self.seats[index].work = Work::None;
+        self.free.push(index);
     }
 
-    fn send_run(&mut self, first: BlockIndex, count: u64) -> io::Result<u64> {
-        let segment_size = DATA_HEADER_LEN + self.block_size;
-        let fit = (MAX_SEND / segment_size).min(MAX_SEGMENTS);
-        let count = count.min(fit as u64);
-        let mut pieces: [IoSliceMut<'_>; MAX_SEGMENTS] =
-            std::array::from_fn(|_| IoSliceMut::new(&mut []));
-        let segments = self.buffer.chunks_exact_mut(segment_size);
-        for ((number, piece), segment) in (0..count).zip(&mut pieces).zip(segments) {
-            let (header, payload) = segment.split_at_mut(DATA_HEADER_LEN);
-            let number = Rollover::ToZero.number_of(first.plus(number));
-            header.copy_from_slice(&emit_data_header(number));
-            *piece = IoSliceMut::new(payload);
+    /// Goes on with the transfer of a seat, as far as what has come lets it.
+    fn attend(&mut self, index: usize) {
+        let mut looks = 0;
+        loop {
+            let seat = &mut self.seats[index];
+            match seat.step(&mut self.desk) {
+                Ok(Step::Idle) => return,
+                Ok(Step::Forward) => looks = 0,
+                Ok(Step::Nothing) => looks += 1,
+                // A client that has gone, or a disk that is full, ends one transfer.
+                Ok(Step::Done) | Err(_) => return self.release(index),
+            }
+            let is_alone = self.free.len() + 1 == self.seats.len();
+            if !self.awake || !is_alone || looks == LOOKS {
+                return;
+            }
         }
-        let offset = first.offset(self.block_size);
-        let read = preadv(
-            &self.file,
-            &mut pieces[..count as usize],
-            offset.cast_signed(),
-        )?;
-        self.socket
-            .send(&self.buffer[..read + count as usize * DATA_HEADER_LEN])?;
-        Ok(count)
     }
 }

@@ -250,6 +250,7 @@ impl Campaign {
             Contender::Ours | Contender::Before | Contender::Unwatched => true,
             Contender::OursAsleep => workload.asleep,
             Contender::Bare => matches!(workload.kind, Kind::Transfers) && workload.peers,
+            Contender::BareAsleep => workload.goals.iter().any(|goal| goal.asleep),
             _ => workload.peers,
         };
         let version = self.programs.version(contender);

@@ -66,6 +66,9 @@ enum Args {
     Bare {
         address: SocketAddr,
         root: PathBuf,
+        /// Never wait awake
+        #[arg(long)]
+        asleep: bool,
     },
     /// Keep a core awake as long as the parent lives.
     StayAwake {
@@ -151,7 +154,13 @@ fn main() -> ExitCode {
             stay_awake(parent);
             Ok(())
         }
-        Args::Bare { address, root } => bare::serve(address, &root).map_err(Into::into),
+        Args::Bare {
+            address,
+            root,
+            asleep,
+        } => raise_open_files()
+            .and_then(|_| bare::serve(address, &root, !asleep))
+            .map_err(Into::into),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -39,10 +39,12 @@ pub(crate) enum Contender {
     RsTftpd,
     /// The bare loop: what the socket allows.
     Bare,
+    /// The bare loop, never waiting awake.
+    BareAsleep,
 }
 
 impl Contender {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Ours,
         Self::OursAsleep,
         Self::Before,
@@ -52,6 +54,7 @@ impl Contender {
         Self::Dnsmasq,
         Self::RsTftpd,
         Self::Bare,
+        Self::BareAsleep,
     ];
 
     pub(crate) const fn name(self) -> &'static str {
@@ -65,6 +68,7 @@ impl Contender {
             Self::Dnsmasq => "dnsmasq",
             Self::RsTftpd => "rs-tftpd",
             Self::Bare => "bare loop",
+            Self::BareAsleep => "bare loop, no spin",
         }
     }
 
@@ -84,8 +88,8 @@ impl Contender {
         }
         match self {
             Self::Dnsmasq => !uploads,
-            // No state but one block number, no repeats.
-            Self::Bare => plan.at_once == 1 && plan.loss == 0 && !uploads,
+            // It repeats nothing.
+            Self::Bare | Self::BareAsleep => plan.loss == 0,
             _ => true,
         }
     }
@@ -157,7 +161,7 @@ impl Programs {
                 let help = output(&self.ours, "--help");
                 return help.contains("--busy-poll").then(|| self.ours.clone());
             }
-            Contender::Bare => env::current_exe().ok()?,
+            Contender::Bare | Contender::BareAsleep => env::current_exe().ok()?,
             Contender::InTftpd | Contender::Atftpd | Contender::Dnsmasq | Contender::RsTftpd => {
                 self.peers.join(contender.name())
             }
@@ -168,7 +172,7 @@ impl Programs {
     /// What it calls itself, in a few words.
     pub(crate) fn version(&self, contender: Contender) -> Option<String> {
         let program = self.find(contender)?;
-        if contender == Contender::Bare {
+        if matches!(contender, Contender::Bare | Contender::BareAsleep) {
             return None;
         }
         let output = Command::new(program).arg("--version").output().ok()?;
@@ -214,6 +218,7 @@ impl Programs {
                 .arg(format!("--tftp-root={}", root.display())),
             Contender::RsTftpd => command.args(["-i", &ip, "-p", &port, "-d"]).arg(root),
             Contender::Bare => command.args(["bare", &address]).arg(root),
+            Contender::BareAsleep => command.args(["bare", "--asleep", &address]).arg(root),
         };
         Some(command)
     }

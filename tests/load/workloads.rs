@@ -210,34 +210,33 @@ fn downloads() -> Vec<Workload> {
     };
     vec![
         Workload::new("lockstep-512", "lockstep, blksize 512", lockstep_512)
-            .ratios(1.6, 1.0)
-            .asleep_ratios(1.05, 0.82),
+            .ratios(2.0, 1.0)
+            .asleep_ratios(1.0, 0.9),
         Workload::new(
             "lockstep-1428",
             "lockstep, blksize 1428",
             one_client(Read, 64 * MIB, 1, 1428),
         )
-        .ratios(1.6, 1.0)
-        .asleep_ratios(1.05, 0.82),
+        .ratios(2.0, 1.0)
+        .asleep_ratios(1.0, 0.9),
         Workload::new(
             "window-16",
             "window 16, blksize 1428",
             window(16, one_client(Read, 64 * MIB, 6, 1428)),
         )
-        .ratios(1.8, 0.40),
+        .ratios(2.6, 0.35),
         Workload::new(
             "window-64",
             "window 64, blksize 1428",
             window(64, one_client(Read, 64 * MIB, 12, 1428)),
         )
-        .ratios(2.6, 0.30)
-        .goal(Metric::Throughput, Bound::AtLeast(0.85), Against::Bare),
+        .ratios(3.3, 0.28),
         Workload::new(
             "lockstep-65464",
             "lockstep, blksize 65464",
             one_client(Read, 1024 * MIB, 1, 65_464),
         )
-        .ratios(1.3, 0.85),
+        .ratios(1.4, 0.75),
     ]
 }
 
@@ -252,15 +251,15 @@ fn crowds() -> Vec<Workload> {
             "100 clients × 1 MiB, lockstep",
             many(Read, MIB, 200, 100),
         )
-        .ratios(1.15, 0.87),
+        .ratios(1.0, 0.9),
         Workload::new(
             "clients-100-window-16",
             "100 clients × 1 MiB, window 16",
             window(16, many(Read, MIB, 1000, 100)),
         )
-        .ratios(3.5, 0.28),
+        .ratios(4.0, 0.24),
         Workload::new("tiny", "20,000 × 4 KiB, 200 at a time", tiny)
-            .ratios(1.6, 0.65)
+            .ratios(1.4, 0.65)
             .nothing_failed(),
         Workload::new(
             "storm-1000",
@@ -270,7 +269,7 @@ fn crowds() -> Vec<Workload> {
                 ..many(Read, MIB, 1000, 1000)
             },
         )
-        .ratios(1.25, 0.95)
+        .ratios(1.0, 0.95)
         .goal(
             Metric::CompletionP99,
             Bound::AtMost(1.1),
@@ -282,9 +281,9 @@ fn crowds() -> Vec<Workload> {
             "5,000 at once × 64 KiB",
             many(Read, 64 * KIB, 5000, 5000),
         )
-        .ratios(8.0, 0.95)
+        .ratios(8.0, 0.9)
         .goal(Metric::RequestResends, Bound::AtMost(0.0), Against::Nothing)
-        .goal(Metric::AnswerMax, Bound::AtMost(500.0), Against::Nothing)
+        .goal(Metric::AnswerMax, Bound::AtMost(300.0), Against::Nothing)
         .nothing_failed(),
     ]
 }
@@ -300,7 +299,7 @@ fn uploads() -> Vec<Workload> {
         ..several
     };
     vec![
-        Workload::new("upload-1", "upload 64 MiB, lockstep", upload).ratios(1.2, 0.95),
+        Workload::new("upload-1", "upload 64 MiB, lockstep", upload).ratios(1.3, 0.9),
         Workload::new("upload-16", "upload 64 MiB, window 16", window(16, several))
             .ratios(1.5, 0.7),
         Workload::new("upload-64", "upload 64 MiB, window 64", window(64, several))

@@ -1,0 +1,121 @@
+//! A socket of the bare loop, and the transfer that has it at the time. It goes from one
+//! transfer to the next: connected to another client, it needs no new port, and the poll
+//! knows it already.
+
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+
+use mio::net::UdpSocket;
+use mio::{Interest, Registry, Token};
+use nix::sys::socket::{setsockopt, sockopt};
+use socket2::{Domain, Protocol, Socket, Type};
+use tftpd::net::{MAX_SEGMENTS, MAX_SEND};
+
+use super::download::Download;
+use super::upload::{Desk, Upload};
+
+pub(super) enum Work {
+    None,
+    Download(Download),
+    Upload(Upload),
+}
+
+/// What came of a look at a socket.
+pub(super) enum Step {
+    /// There was nothing, or nothing that counts.
+    Nothing,
+    Forward,
+    /// The transfer is over.
+    Done,
+    /// There is no transfer.
+    Idle,
+}
+
+pub(super) struct Seat {
+    line: Line,
+    pub(super) work: Work,
+}
+
+impl Seat {
+    pub(super) fn open(registry: &Registry, token: Token) -> io::Result<Self> {
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
+        let mut socket = UdpSocket::from_std(socket.into());
+        registry.register(&mut socket, token, Interest::READABLE)?;
+        Ok(Self {
+            line: Line {
+                socket,
+                segment: 0,
+                coalesces: false,
+            },
+            work: Work::None,
+        })
+    }
+
+    /// Answers the request of `peer`. The kernel gives the socket a port when it is
+    /// connected for the first time.
+    pub(super) fn begin(&mut self, peer: SocketAddr, work: Work, oack: &[u8]) -> io::Result<()> {
+        self.line.socket.connect(peer)?;
+        self.work = work;
+        match &mut self.work {
+            Work::None => Ok(()),
+            Work::Download(download) => download.begin(&mut self.line, oack),
+            Work::Upload(upload) => upload.begin(&mut self.line, oack),
+        }
+    }
+
+    pub(super) fn step(&mut self, desk: &mut Desk) -> io::Result<Step> {
+        match &mut self.work {
+            Work::None => Ok(Step::Idle),
+            Work::Download(download) => download.step(&mut self.line),
+            Work::Upload(upload) => upload.step(&mut self.line, desk),
+        }
+    }
+}
+
+/// The way to one client.
+pub(super) struct Line {
+    pub(super) socket: UdpSocket,
+    /// Bytes of the segments that the kernel cuts what is sent into, once set.
+    segment: usize,
+    /// The kernel hands over the segments of one send as one.
+    coalesces: bool,
+}
+
+impl Line {
+    /// Sends what is there, cut into datagrams of `segment` bytes.
+    pub(super) fn send(&mut self, bytes: &[u8], segment: usize) -> io::Result<()> {
+        if bytes.len() <= segment {
+            return self.socket.send(bytes).map(drop);
+        }
+        if self.segment != segment {
+            let size = i32::try_from(segment).unwrap_or(i32::MAX);
+            setsockopt(&self.socket, sockopt::UdpGsoSegment, &size)?;
+            self.segment = segment;
+        }
+        let most = (MAX_SEND / segment).min(MAX_SEGMENTS) * segment;
+        for run in bytes.chunks(most) {
+            self.socket.send(run)?;
+        }
+        Ok(())
+    }
+
+    /// One datagram, if one is there.
+    pub(super) fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        match self.socket.recv(buffer) {
+            Ok(len) => Ok(Some(len)),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+            // A client that has gone closed its port: that one hears no more.
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether what the client sends with one call is to come as one.
+    pub(super) fn coalesce(&mut self, wanted: bool) -> io::Result<()> {
+        if self.coalesces != wanted {
+            setsockopt(&self.socket, sockopt::UdpGroSegment, &wanted)?;
+            self.coalesces = wanted;
+        }
+        Ok(())
+    }
+}
