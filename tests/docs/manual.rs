@@ -82,7 +82,7 @@ pub(crate) fn root() -> &'static Path {
 /// A page from its source `PAGE.md`, whose lines that begin with `@` bring in
 /// what isn't written there: `@options PROGRAM…` the options, in the words of
 /// the command line's own help and of `PROGRAM.options.md`; `@table FILE NUMBER
-/// COLUMN…` columns of a table of another file.
+/// COLUMN…` columns of a table of another file, `@head FILE` what stands before its first.
 fn assemble(folder: &Path, page: &str, programs: &[Command]) -> String {
     let source = read(&folder.join(format!("{page}.md")));
     let mut text = format!(
@@ -108,6 +108,11 @@ fn assemble(folder: &Path, page: &str, programs: &[Command]) -> String {
                 let program = programs.iter().find(|it| it.get_name() == name);
                 let notes = read(&folder.join(format!("{name}.options.md")));
                 text.push_str(&options(program.expect(name), &notes));
+            }
+            ["head", file] => {
+                let other = read(&folder.join(file));
+                let head = other.split("\n|").next().unwrap_or_default();
+                text.push_str(&roff::from_markdown(head));
             }
             ["table", file, number, ref columns @ ..] => {
                 let number: usize = number.parse().expect("a table's number");

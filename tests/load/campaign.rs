@@ -18,7 +18,7 @@ use crate::fleet::{Fleet, Plan, Tally};
 use crate::pattern::Pattern;
 use crate::process::{Cores, Insomnia, Watch};
 use crate::servers::{Contender, PROBE, Programs, Server, Slots};
-use crate::workloads::{Bound, Kind, Workload};
+use crate::workloads::{Bound, Kind, Peers, Workload};
 
 /// A run of one server.
 pub(crate) struct Run {
@@ -48,15 +48,17 @@ impl Measured {
     }
 
     /// One figure divided by another of the same round, so that what the machine
-    /// does meanwhile counts for both.
+    /// does meanwhile counts for both. A peer that ran only once counts in each round.
     pub(crate) fn ratio(
         &self,
         over: (Contender, Metric),
         under: (Contender, Metric),
     ) -> Option<Spread> {
-        let get = |round: usize, (contender, metric)| {
+        let get = |round: usize, (contender, metric): (Contender, Metric)| {
             let mut runs = self.runs.iter();
-            let run = runs.find(|run| run.round == round && run.contender == contender);
+            let is_once = contender.is_peer() && self.workload.peers == Peers::Once;
+            let run =
+                runs.find(|run| run.contender == contender && (run.round == round || is_once));
             run.map_or(f64::NAN, |run| run.figures.get(metric))
         };
         let last = self.runs.last()?.round;
@@ -134,6 +136,7 @@ impl Campaign {
         for round in 1..=self.rounds {
             if round > 1 {
                 taking_part.reverse();
+                taking_part.retain(|it| workload.peers != Peers::Once || !it.is_peer());
             }
             for &contender in &taking_part {
                 let (figures, note) = match self.run_once(&workload, contender) {
@@ -249,9 +252,11 @@ impl Campaign {
         let wanted = match contender {
             Contender::Ours | Contender::Before | Contender::Unwatched => true,
             Contender::OursAsleep => workload.asleep,
-            Contender::Bare => matches!(workload.kind, Kind::Transfers) && workload.peers,
+            Contender::Bare => {
+                matches!(workload.kind, Kind::Transfers) && workload.peers == Peers::Each
+            }
             Contender::BareAsleep => workload.goals.iter().any(|goal| goal.asleep),
-            _ => workload.peers,
+            _ => workload.peers != Peers::None,
         };
         let version = self.programs.version(contender);
         wanted && contender.can(&workload.plan, version.as_deref())

@@ -1,6 +1,6 @@
 //! The chart: our ratios to the best peer as bars on a logarithmic scale. A bar
 //! starts at 1.0, the best peer, and shows by its colour which of the two is
-//! better; a tick marks the goal.
+//! better; a tick marks the goal, and a dashed line where the bare loop stands.
 //!
 //! Written for a page 700 pixels wide, light or dark.
 
@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 use crate::campaign::Measured;
 use crate::figures::Metric;
-use crate::report::{Verdict, ratio};
+use crate::verdict::{Verdict, ratio};
 use crate::workloads::Bound;
 
 const WIDTH: f64 = 700.0;
@@ -29,9 +29,10 @@ text{font:12px system-ui,'DejaVu Sans',sans-serif;fill:#1f2328}\
 .small{font-size:11px;fill:#59636e}.page{fill:#fff}.grid{stroke:#d1d9e0}\
 .one{stroke:#1f2328;stroke-width:1.5}.goal{stroke:#1f2328;stroke-width:2}\
 .better{fill:#2a78c2}.worse{fill:#d9822b}\
+.bare{stroke:#a0218f;stroke-width:2;stroke-dasharray:3 2}\
 @media(prefers-color-scheme:dark){text{fill:#e6edf3}.small{fill:#9aa4af}\
 .page{fill:#0d1117}.grid{stroke:#30363d}.one,.goal{stroke:#e6edf3}\
-.better{fill:#58a6ff}.worse{fill:#e3954a}}";
+.better{fill:#58a6ff}.worse{fill:#e3954a}.bare{stroke:#ff9bef}}";
 
 /// One workload's bars.
 struct Row {
@@ -43,6 +44,8 @@ struct Row {
 struct Bar {
     ratio: f64,
     goal: f64,
+    /// The bare loop's ratio.
+    bare: Option<f64>,
     is_better: bool,
 }
 
@@ -56,6 +59,7 @@ impl Bar {
         Self {
             ratio,
             goal,
+            bare: verdict.bare.map(|bare| bare.median),
             is_better,
         }
     }
@@ -112,15 +116,16 @@ fn draw(rows: &[Row]) -> String {
 fn legend(svg: &mut String) {
     let y = 24.0;
     let entries = [
-        (MARGIN, "better", "better than the best other server"),
-        (MARGIN + 236.0, "worse", "not as good"),
-        (MARGIN + 348.0, "one", "1 = the best other server"),
-        (MARGIN + 544.0, "goal", "goal"),
+        (MARGIN, "better", "better or"),
+        (MARGIN + 86.0, "worse", "worse than"),
+        (MARGIN + 178.0, "one", "the best other server (1)"),
+        (MARGIN + 374.0, "goal", "goal"),
+        (MARGIN + 428.0, "bare", "a bare loop of socket calls"),
     ];
     for (x, class, words) in entries {
         match class {
             "better" | "worse" => rect(svg, class, x, y - 10.0, 12.0, 12.0),
-            "one" => line(svg, class, x + 6.0, y - 11.0, y + 3.0),
+            "one" | "bare" => line(svg, class, x + 6.0, y - 11.0, y + 3.0),
             _ => line(svg, class, x + 6.0, y - 8.0, y + 1.0),
         }
         text(svg, x + 18.0, y, "start", "", words);
@@ -151,6 +156,10 @@ fn panel(svg: &mut String, rows: &[Row], which: usize, left: f64) {
         rect(svg, class, from, top + 4.0, width, ROW - 8.0);
         let goal = left + scale.place(bar.goal);
         line(svg, "goal", goal, top + 6.0, top + ROW - 6.0);
+        if let Some(bare) = bar.bare {
+            let x = left + scale.place(bare);
+            line(svg, "bare", x, top + 1.0, top + ROW - 1.0);
+        }
         let figure = format!("{:.2}", bar.ratio);
         text(svg, left + PANEL, baseline(index), "end", "", &figure);
     }
@@ -165,10 +174,10 @@ struct Scale {
 }
 
 impl Scale {
-    /// The powers of two that all bars and goals lie between, 1/64 to 64 at most.
+    /// The powers of two that all bars and marks lie between, 1/64 to 64 at most.
     fn around(bars: impl Iterator<Item = Bar>) -> Self {
         let (mut low, mut high) = (-1, 1);
-        for value in bars.flat_map(|bar| [bar.ratio, bar.goal]) {
+        for value in bars.flat_map(|bar| [bar.ratio, bar.goal, bar.bare.unwrap_or(1.0)]) {
             let power = value.log2().clamp(-6.0, 6.0);
             low = low.min(power.floor() as i32);
             high = high.max(power.ceil() as i32);
@@ -231,6 +240,7 @@ mod tests {
                 Some(Bar {
                     ratio,
                     goal: 1.3,
+                    bare: Some(ratio * 1.2),
                     is_better,
                 })
             };
@@ -296,6 +306,7 @@ mod tests {
         let bar = |ratio, goal| Bar {
             ratio,
             goal,
+            bare: None,
             is_better: true,
         };
         let scale = Scale::around([bar(6.3, 8.0), bar(0.3, 1.0)].into_iter());

@@ -65,6 +65,7 @@ pub(crate) struct Plan {
     /// Options to ask for; `None` doesn't.
     pub(crate) blksize: Option<u16>,
     pub(crate) windowsize: Option<u16>,
+    pub(crate) timeout: Option<u8>,
     /// Each block is sent with a call of its own, as most clients do.
     pub(crate) one_by_one: bool,
     /// Packets dropped on the way in and on the way out, in a thousand.
@@ -387,6 +388,7 @@ impl<'a> Fleet<'a> {
         let offer = Offer {
             blksize: self.plan.blksize,
             windowsize: self.plan.windowsize,
+            timeout: self.plan.timeout,
             ..Offer::default()
         };
         let name = self.plan.name(file);

@@ -28,6 +28,7 @@ mod process;
 mod report;
 mod room;
 mod servers;
+mod verdict;
 mod watcher;
 mod workloads;
 
@@ -129,6 +130,9 @@ struct DriveArgs {
     blksize: Option<u16>,
     #[arg(long)]
     windowsize: Option<u16>,
+    /// Seconds to ask for
+    #[arg(long)]
+    timeout: Option<u8>,
     /// Send each block with a call of its own
     #[arg(long)]
     one_by_one: bool,
@@ -216,6 +220,7 @@ fn drive(args: &DriveArgs) -> Result<(), Box<dyn Error>> {
         at_once: args.at_once,
         blksize: args.blksize,
         windowsize: args.windowsize,
+        timeout: args.timeout,
         one_by_one: args.one_by_one,
         loss: args.loss,
         delay: Duration::from_micros(args.delay),

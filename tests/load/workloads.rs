@@ -25,8 +25,6 @@ pub(crate) enum Kind {
 pub(crate) enum Against {
     /// The best peer's figure in the same run: the bound is a ratio.
     BestPeer,
-    /// The bare loop's: the bound is a ratio.
-    Bare,
     /// Our own figure without waiting awake: the bound is a ratio.
     Asleep,
     /// Our own figure while nobody looks at the status page: the bound is a ratio.
@@ -41,6 +39,25 @@ pub(crate) enum Against {
 pub(crate) enum Bound {
     AtLeast(f64),
     AtMost(f64),
+}
+
+impl Bound {
+    pub(crate) fn is_met_by(self, value: f64) -> bool {
+        match self {
+            Self::AtLeast(least) => value >= least,
+            Self::AtMost(most) => value <= most,
+        }
+    }
+}
+
+/// When the peers run a workload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Peers {
+    None,
+    /// In the first round: their figures are told, but bound no goal, or they are the same
+    /// in each round.
+    Once,
+    Each,
 }
 
 /// What a workload is expected to give.
@@ -61,8 +78,7 @@ pub(crate) struct Workload {
     pub(crate) plan: Plan,
     /// Run ours with `--busy-poll 0` too.
     pub(crate) asleep: bool,
-    /// Run the peers too.
-    pub(crate) peers: bool,
+    pub(crate) peers: Peers,
     /// Says something only where somebody watches.
     pub(crate) for_watchers: bool,
     pub(crate) goals: Vec<Goal>,
@@ -76,7 +92,7 @@ impl Workload {
             kind: Kind::Transfers,
             plan,
             asleep: false,
-            peers: true,
+            peers: Peers::Each,
             for_watchers: false,
             goals: Vec::new(),
         }
@@ -146,6 +162,7 @@ const fn one_client(direction: Direction, size: u64, transfers: usize, blksize: 
         at_once: 1,
         blksize: Some(blksize),
         windowsize: None,
+        timeout: None,
         one_by_one: false,
         loss: 0,
         delay: Duration::ZERO,
@@ -169,6 +186,14 @@ const fn window(windowsize: u16, plan: Plan) -> Plan {
     }
 }
 
+/// Asks for a timeout of five seconds.
+const fn patient(plan: Plan) -> Plan {
+    Plan {
+        timeout: Some(5),
+        ..plan
+    }
+}
+
 /// All workloads, in the order of the table.
 pub(crate) fn all() -> Vec<Workload> {
     let mut all = downloads();
@@ -176,6 +201,7 @@ pub(crate) fn all() -> Vec<Workload> {
     all.extend(uploads());
     all.into_iter()
         .map(Workload::awake_pays)
+        .chain(losses())
         .chain(troubles())
         .chain([watched()])
         .collect()
@@ -326,17 +352,54 @@ fn uploads() -> Vec<Workload> {
     ]
 }
 
-fn troubles() -> Vec<Workload> {
+/// Packets are lost, both ways.
+fn losses() -> Vec<Workload> {
     let lossy = |loss| Plan {
         loss,
         ..many(Read, 256 * KIB, 20, 20)
     };
-    let loss = |name, title, plan| {
-        Workload::new(name, title, plan)
+    let (rare, often) = (lossy(10), lossy(50));
+    let rows = [
+        ("loss-1", "loss 1 %, lockstep", rare),
+        ("loss-5", "loss 5 %, lockstep", often),
+        ("loss-1-window-16", "loss 1 %, window 16", window(16, rare)),
+        ("loss-5-window-16", "loss 5 %, window 16", window(16, often)),
+        (
+            "loss-1-timeout",
+            "loss 1 %, lockstep, timeout 5",
+            patient(rare),
+        ),
+        (
+            "loss-5-timeout",
+            "loss 5 %, lockstep, timeout 5",
+            patient(often),
+        ),
+        (
+            "loss-1-window-16-timeout",
+            "loss 1 %, window 16, timeout 5",
+            patient(window(16, rare)),
+        ),
+        (
+            "loss-5-window-16-timeout",
+            "loss 5 %, window 16, timeout 5",
+            patient(window(16, often)),
+        ),
+    ];
+    let workload = |(name, title, plan)| {
+        // A peer's time is made of its waits of a second and more: they don't vary.
+        let workload = Workload {
+            peers: Peers::Once,
+            ..Workload::new(name, title, plan)
+        };
+        workload
             .goal(Metric::CompletionP50, Bound::AtMost(0.1), Against::BestPeer)
             .goal(Metric::DataPerBlock, Bound::AtMost(1.15), Against::Nothing)
             .nothing_failed()
     };
+    rows.map(workload).into()
+}
+
+fn troubles() -> Vec<Workload> {
     let delayed = |name, title, delay| {
         let plan = Plan {
             delay: Duration::from_micros(delay),
@@ -344,13 +407,14 @@ fn troubles() -> Vec<Workload> {
         };
         Workload {
             asleep: true,
-            peers: false,
+            peers: Peers::None,
             ..Workload::new(name, title, plan)
         }
         .goal(Metric::CpuPerGigabyte, Bound::AtMost(1.05), Against::Asleep)
     };
     let stalled = Workload {
         kind: Kind::Stalled(1000),
+        peers: Peers::Once,
         ..Workload::new(
             "stalled",
             "1,000 stalled sessions",
@@ -363,11 +427,12 @@ fn troubles() -> Vec<Workload> {
     };
     let flood = Workload {
         kind: Kind::Flood,
+        peers: Peers::Once,
         ..Workload::new("flood", "flood of 20,000 requests in 4 s", honest)
     };
     let crowd = Workload {
         kind: Kind::Crowd,
-        peers: false,
+        peers: Peers::None,
         ..Workload::new(
             "crowd-100000",
             "100,000 at once, single port",
@@ -378,18 +443,6 @@ fn troubles() -> Vec<Workload> {
         )
     };
     vec![
-        loss("loss-1", "loss 1 %, lockstep", lossy(10)),
-        loss("loss-5", "loss 5 %, lockstep", lossy(50)),
-        loss(
-            "loss-1-window-16",
-            "loss 1 %, window 16",
-            window(16, lossy(10)),
-        ),
-        loss(
-            "loss-5-window-16",
-            "loss 5 %, window 16",
-            window(16, lossy(50)),
-        ),
         delayed("delay-200us", "client delay 200 µs", 200),
         delayed("delay-1ms", "client delay 1 ms", 1000),
         stalled
@@ -426,7 +479,7 @@ fn watched() -> Workload {
         ..many(Read, MIB, 1000, 500)
     };
     Workload {
-        peers: false,
+        peers: Peers::None,
         for_watchers: true,
         ..Workload::new("clients-500", "500 clients × 1 MiB, lockstep", plan)
     }

@@ -22,10 +22,16 @@ const KEPT: u64 = 1 << 20;
 /// Bytes that are read ahead, where a window isn't longer.
 const AHEAD: usize = 96 << 10;
 
+/// A file as DATA packets.
+struct Kept {
+    block_size: u16,
+    packets: Rc<[u8]>,
+}
+
 pub(super) struct Files {
     root: PathBuf,
-    /// By name, and in each by the size of a block.
-    kept: HashMap<Vec<u8>, Vec<(u16, Rc<[u8]>)>>,
+    /// By name.
+    kept: HashMap<Vec<u8>, Vec<Kept>>,
 }
 
 impl Files {
@@ -42,14 +48,13 @@ impl Files {
     }
 
     pub(super) fn open(&mut self, name: &[u8], negotiated: &Negotiated) -> io::Result<Source> {
-        let block_size = negotiated.blksize;
-        let sizes = self.kept.get(name).map_or(&[][..], Vec::as_slice);
-        if let Some((_, packets)) = sizes.iter().find(|(size, _)| *size == block_size) {
-            return Ok(Source::Kept(Rc::clone(packets)));
+        let all = self.kept.get(name).map_or(&[][..], Vec::as_slice);
+        if let Some(kept) = all.iter().find(|it| it.block_size == negotiated.blksize) {
+            return Ok(Source::Kept(Rc::clone(&kept.packets)));
         }
         let file = File::open(self.root.join(OsStr::from_bytes(name)))?;
         let len = file.metadata()?.len();
-        let block_size = usize::from(block_size);
+        let block_size = usize::from(negotiated.blksize);
         if len > KEPT {
             return Ok(Source::Long(Ahead::new(file, len, negotiated)));
         }
@@ -61,8 +66,10 @@ impl Files {
             next = next.plus(MAX_SEGMENTS as u64);
         }
         let packets: Rc<[u8]> = packets.into();
-        let sizes = self.kept.entry(name.to_owned()).or_default();
-        sizes.push((negotiated.blksize, Rc::clone(&packets)));
+        self.kept.entry(name.to_owned()).or_default().push(Kept {
+            block_size: negotiated.blksize,
+            packets: Rc::clone(&packets),
+        });
         Ok(Source::Kept(packets))
     }
 }

@@ -127,7 +127,10 @@ impl Upload {
             }
             for block in datagram.payload.chunks(segment) {
                 let number = Rollover::ToZero.number_of(self.here.plus(1)).0;
-                if block.len() < DATA_HEADER_LEN || blocks == missing || block[2..4] != number.to_be_bytes() {
+                if block.len() < DATA_HEADER_LEN
+                    || blocks == missing
+                    || block[2..4] != number.to_be_bytes()
+                {
                     continue;
                 }
                 self.here = self.here.plus(1);

@@ -1,0 +1,240 @@
+//! What came of a goal: met, missed, or forbidden by what the sockets cost.
+
+use std::fmt;
+
+use crate::campaign::Measured;
+use crate::figures::{Metric, Spread};
+use crate::servers::Contender;
+use crate::workloads::{Against, Bound, Goal};
+
+/// What is said of a goal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Word {
+    Met,
+    /// Missed, and the bare loop misses it too.
+    AtLimit,
+    Missed,
+}
+
+impl Word {
+    /// For our figure, and the bare loop's, if it took part.
+    fn of(bound: Bound, ours: f64, bare: Option<f64>) -> Self {
+        if bound.is_met_by(ours) {
+            Self::Met
+        } else if bare.is_some_and(|bare| !bound.is_met_by(bare)) {
+            Self::AtLimit
+        } else {
+            Self::Missed
+        }
+    }
+}
+
+impl fmt::Display for Word {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Met => "met",
+            Self::AtLimit => "at the limit",
+            Self::Missed => "**missed**",
+        })
+    }
+}
+
+/// A goal and what came of it.
+pub(crate) struct Verdict {
+    pub(crate) goal: Goal,
+    pub(crate) ours: Spread,
+    /// What ours is divided by, and whose figure that is.
+    pub(crate) other: Option<(&'static str, Spread)>,
+    /// What the bound is for: ours, or the ratio within a round.
+    pub(crate) value: Spread,
+    /// The same for the bare loop in ours place.
+    pub(crate) bare: Option<Spread>,
+    /// Ours divided by the bare loop's in the same round.
+    pub(crate) share: Option<Spread>,
+}
+
+impl Verdict {
+    /// `None` if one of the two figures is missing.
+    pub(crate) fn of(measured: &Measured, goal: Goal) -> Option<Self> {
+        let (us, loops) = if goal.asleep {
+            (Contender::OursAsleep, Contender::BareAsleep)
+        } else {
+            (Contender::Ours, Contender::Bare)
+        };
+        let metric = goal.metric;
+        let other = |us| match goal.against {
+            Against::BestPeer => measured
+                .best_peer(metric, goal.bound)
+                .map(|it| (it, metric)),
+            Against::Asleep => Some((Contender::OursAsleep, metric)),
+            Against::Unwatched => Some((Contender::Unwatched, metric)),
+            Against::Own(metric) => Some((us, metric)),
+            Against::Nothing => None,
+        };
+        let value = |us| match other(us) {
+            Some(other) => measured.ratio((us, metric), other),
+            None if goal.against == Against::Nothing => measured.spread(us, metric),
+            None => None,
+        };
+        let ours = measured.spread(us, metric)?;
+        let named = other(us).and_then(|(contender, metric)| {
+            let name = match goal.against {
+                Against::Own(metric) => metric.words(),
+                _ => contender.name(),
+            };
+            Some((name, measured.spread(contender, metric)?))
+        });
+        Some(Self {
+            goal,
+            ours,
+            other: named,
+            value: value(us)?,
+            bare: value(loops).filter(|_| has_limit(goal)),
+            share: measured.ratio((us, metric), (loops, metric)),
+        })
+    }
+
+    pub(crate) fn word(&self) -> Word {
+        let bare = self.bare.map(|bare| bare.median);
+        Word::of(self.goal.bound, self.value.median, bare)
+    }
+
+    /// The bound, and the word for it.
+    pub(crate) fn told(&self) -> String {
+        let word = self.word();
+        match self.goal.bound {
+            Bound::AtLeast(least) => format!("≥ {least} {word}"),
+            Bound::AtMost(most) => format!("≤ {most} {word}"),
+        }
+    }
+}
+
+/// Whether the bare loop can show that a goal is out of reach: not where ours is held
+/// against another of ours, and what went wrong is never excused.
+fn has_limit(goal: Goal) -> bool {
+    let is_own = matches!(goal.against, Against::Asleep | Against::Unwatched);
+    let counts_faults = matches!(
+        goal.metric,
+        Metric::Failures | Metric::Unfinished | Metric::RequestResends
+    );
+    !is_own && !counts_faults
+}
+
+/// The verdict on one of the two ratios that every table begins with.
+pub(crate) fn ratio(measured: &Measured, metric: Metric, asleep: bool) -> Option<Verdict> {
+    let goals = measured.workload.goals.iter();
+    let mut goals = goals.filter(|goal| goal.asleep == asleep && goal.against == Against::BestPeer);
+    Verdict::of(measured, *goals.find(|goal| goal.metric == metric)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::campaign::Run;
+    use crate::figures::Figures;
+    use crate::workloads;
+
+    #[test]
+    fn only_a_goal_that_the_bare_loop_misses_too_is_at_the_limit() {
+        let (most, least) = (Bound::AtMost(0.9), Bound::AtLeast(2.0));
+        for (bound, ours, bare, expected) in [
+            (most, 0.9, Some(0.8), Word::Met),
+            (most, 0.9, None, Word::Met),
+            (most, 0.8, Some(0.95), Word::Met),
+            (most, 0.91, Some(0.89), Word::Missed),
+            (most, 0.91, Some(0.9), Word::Missed),
+            (most, 0.91, Some(0.905), Word::AtLimit),
+            // However far above it: the sockets alone don't give what was asked.
+            (most, 1.5, Some(0.95), Word::AtLimit),
+            (most, 0.91, None, Word::Missed),
+            (least, 2.0, Some(2.5), Word::Met),
+            (least, 1.9, Some(2.0), Word::Missed),
+            (least, 1.9, Some(1.95), Word::AtLimit),
+            (least, 1.9, Some(1.5), Word::AtLimit),
+            (least, 1.9, None, Word::Missed),
+        ] {
+            assert_eq!(Word::of(bound, ours, bare), expected, "{ours} {bare:?}");
+        }
+    }
+
+    /// The first workload with a goal of this kind, and its figures for each round.
+    fn measured(
+        is_right: impl Fn(&Goal) -> bool,
+        rounds: &[&[(Contender, f64)]],
+    ) -> (Measured, Goal) {
+        let mut all = workloads::all().into_iter();
+        let workload = all
+            .find(|it| it.goals.iter().any(&is_right))
+            .expect("a workload");
+        let goal = *workload.goals.iter().find(|it| is_right(it)).unwrap();
+        let runs = rounds.iter().zip(1..).flat_map(|(runs, round)| {
+            runs.iter().map(move |&(contender, value)| {
+                let mut figures = Figures::default();
+                figures.set(goal.metric, value);
+                figures.set(Metric::Failures, 0.0);
+                Run {
+                    contender,
+                    round,
+                    figures,
+                    note: None,
+                }
+            })
+        });
+        let runs = runs.collect();
+        (Measured { workload, runs }, goal)
+    }
+
+    #[test]
+    fn a_verdict_takes_the_median_of_ratios_within_rounds() {
+        use Contender::{Bare, Dnsmasq, Ours, RsTftpd};
+        // What the machine does meanwhile triples all figures of a round.
+        let (measured, goal) = measured(
+            |goal| goal.metric == Metric::CpuPerGigabyte && goal.against == Against::BestPeer,
+            &[
+                &[(Ours, 11.0), (Bare, 10.5), (Dnsmasq, 10.0), (RsTftpd, 20.0)],
+                &[(Ours, 33.0), (Bare, 31.5), (Dnsmasq, 30.0), (RsTftpd, 20.0)],
+                &[(Ours, 10.0), (Bare, 9.0), (Dnsmasq, 10.0), (RsTftpd, 20.0)],
+            ],
+        );
+        let verdict = Verdict::of(&measured, goal).unwrap();
+        let near = |spread: Option<Spread>, expected: f64| {
+            let median = spread.map_or(f64::NAN, |it| it.median);
+            assert!((median - expected).abs() < 0.001, "{median} {expected}");
+        };
+        assert_eq!(verdict.other.unwrap().0, "dnsmasq");
+        near(Some(verdict.value), 1.1);
+        near(verdict.bare, 1.05);
+        near(verdict.share, 11.0 / 10.5);
+        assert_eq!(verdict.word(), Word::AtLimit);
+        assert_eq!(verdict.told(), "≤ 1 at the limit");
+    }
+
+    #[test]
+    fn a_run_without_spinning_is_held_against_a_loop_that_does_not_spin() {
+        use Contender::{Bare, BareAsleep, Dnsmasq, Ours, OursAsleep};
+        let (measured, goal) = measured(
+            |goal| goal.asleep && goal.metric == Metric::Throughput,
+            &[&[
+                (Ours, 20.0),
+                (OursAsleep, 9.0),
+                (Bare, 21.0),
+                (BareAsleep, 9.5),
+                (Dnsmasq, 10.0),
+            ]],
+        );
+        let verdict = Verdict::of(&measured, goal).unwrap();
+        assert!((verdict.bare.unwrap().median - 0.95).abs() < 0.001);
+        assert_eq!(verdict.word(), Word::AtLimit);
+    }
+
+    #[test]
+    fn failures_have_no_limit() {
+        use Contender::{Bare, Ours};
+        let (measured, goal) = measured(
+            |goal| goal.metric == Metric::Unfinished,
+            &[&[(Ours, 1.0), (Bare, 5.0)]],
+        );
+        let verdict = Verdict::of(&measured, goal).unwrap();
+        assert_eq!(verdict.word(), Word::Missed);
+    }
+}
