@@ -16,9 +16,12 @@ use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd as _;
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
+use nix::sys::prctl::set_timerslack;
 use nix::sys::socket::{setsockopt, sockopt};
 use tftpd::net::Batch;
 use tftpd::wire::options::{Limits, negotiate};
@@ -43,9 +46,15 @@ const EVENTS: usize = 1024;
 /// some 50 microseconds.
 const LOOKS: usize = 200;
 
+/// How long one client alone takes for a block of a window: what is missing of one is
+/// waited for at once, instead of being received in bits.
+const PER_BLOCK: Duration = Duration::from_micros(1);
+
 /// Serves the files in `root`, and takes uploads, forever; `awake`: waits for one client
 /// alone without sleeping, as our server does without `--busy-poll 0`.
 pub(crate) fn serve(address: SocketAddr, root: &Path, awake: bool) -> io::Result<()> {
+    // Naps of microseconds are no longer than that.
+    set_timerslack(1)?;
     let poll = Poll::new()?;
     let listener = UdpSocket::bind(address)?;
     listener.set_nonblocking(true)?;
@@ -154,18 +163,38 @@ impl Bare {
     fn attend(&mut self, index: usize) {
         let mut looks = 0;
         loop {
+            let mut is_gathering = false;
             let seat = &mut self.seats[index];
             match seat.step(&mut self.desk) {
                 Ok(Step::Idle) => return,
                 Ok(Step::Forward) => looks = 0,
                 Ok(Step::Nothing) => looks += 1,
+                Ok(Step::Part(missing)) => {
+                    looks = 0;
+                    is_gathering = self.is_alone();
+                    if is_gathering {
+                        nap(missing * PER_BLOCK);
+                    }
+                }
                 // A client that has gone, or a disk that is full, ends one transfer.
                 Ok(Step::Done) | Err(_) => return self.release(index),
             }
-            let is_alone = self.free.len() + 1 == self.seats.len();
-            if !self.awake || !is_alone || looks == LOOKS {
+            let is_watched = is_gathering || self.awake && self.is_alone();
+            if !is_watched || looks == LOOKS {
                 return;
             }
         }
     }
+
+    fn is_alone(&self) -> bool {
+        self.free.len() + 1 == self.seats.len()
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a floor to measure by, whose one client it waits for"
+)]
+fn nap(time: Duration) {
+    thread::sleep(time);
 }

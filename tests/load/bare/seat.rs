@@ -25,6 +25,8 @@ pub(super) enum Step {
     /// There was nothing, or nothing that counts.
     Nothing,
     Forward,
+    /// Some blocks of a window; so many are missing.
+    Part(u32),
     /// The transfer is over.
     Done,
     /// There is no transfer.

@@ -153,7 +153,7 @@ impl Upload {
             }
         }
         if !is_whole {
-            return Ok(Step::Forward);
+            return Ok(Step::Part((missing - blocks) as u32));
         }
         if !self.gathered.is_empty() {
             self.file.write_all(&self.gathered)?;
