@@ -4,8 +4,8 @@
 //! socket, waits with epoll, and does one receive and one send for a round. It has no
 //! deadlines, repeats nothing, keeps no log and checks no more than the number of a
 //! block: a floor to measure servers by, not a server. Where there is a cheaper way that
-//! a server might take it takes that one: files are kept, sockets used again, and one
-//! client alone is waited for awake.
+//! a server might take it takes that one: files are kept, sockets used again, and the next
+//! packet of one client alone is waited for awake where that pays.
 
 mod download;
 mod files;
@@ -148,7 +148,10 @@ impl Bare {
             self.seats.push(Seat::open(self.poll.registry(), token)?);
             token.0
         };
-        if self.seats[index].begin(peer, work, oack).is_err() {
+        if self.seats[index]
+            .begin(peer, work, &negotiated, oack)
+            .is_err()
+        {
             self.release(index);
         }
         Ok(())
@@ -165,6 +168,7 @@ impl Bare {
         loop {
             let mut is_gathering = false;
             let seat = &mut self.seats[index];
+            let is_quick = seat.is_quick();
             match seat.step(&mut self.desk) {
                 Ok(Step::Idle) => return,
                 Ok(Step::Forward) => looks = 0,
@@ -179,7 +183,7 @@ impl Bare {
                 // A client that has gone, or a disk that is full, ends one transfer.
                 Ok(Step::Done) | Err(_) => return self.release(index),
             }
-            let is_watched = is_gathering || self.awake && self.is_alone();
+            let is_watched = is_gathering || is_quick && self.awake && self.is_alone();
             if !is_watched || looks == LOOKS {
                 return;
             }

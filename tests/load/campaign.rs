@@ -48,17 +48,19 @@ impl Measured {
     }
 
     /// One figure divided by another of the same round, so that what the machine
-    /// does meanwhile counts for both. A peer that ran only once counts in each round.
+    /// does meanwhile counts for both. A peer that did not run in it counts with its first.
     pub(crate) fn ratio(
         &self,
         over: (Contender, Metric),
         under: (Contender, Metric),
     ) -> Option<Spread> {
         let get = |round: usize, (contender, metric): (Contender, Metric)| {
-            let mut runs = self.runs.iter();
-            let is_once = contender.is_peer() && self.workload.peers == Peers::Once;
-            let run =
-                runs.find(|run| run.contender == contender && (run.round == round || is_once));
+            let of_round = |round| {
+                let mut runs = self.runs.iter();
+                runs.find(move |run| run.contender == contender && run.round == round)
+            };
+            let first = || of_round(1).filter(|_| contender.is_peer());
+            let run = of_round(round).or_else(first);
             run.map_or(f64::NAN, |run| run.figures.get(metric))
         };
         let last = self.runs.last()?.round;
@@ -88,13 +90,24 @@ impl Measured {
     }
 
     /// Whether at least nine transfers of ten were finished.
-    fn is_sound(&self, contender: Contender) -> bool {
+    pub(crate) fn is_sound(&self, contender: Contender) -> bool {
         let median = |metric| {
             self.spread(contender, metric)
                 .map_or(0.0, |spread| spread.median)
         };
         let lost = median(Metric::Failures) + median(Metric::Unfinished);
         lost * 10.0 <= self.workload.plan.transfers as f64
+    }
+}
+
+/// Whether a contender runs in another round after the first.
+fn runs_again(workload: &Workload, contender: Contender, runs: &[Run]) -> bool {
+    let mut runs = runs.iter().filter(|run| run.contender == contender);
+    match workload.peers {
+        _ if !contender.is_peer() => true,
+        Peers::None | Peers::Once => false,
+        Peers::UntilCutOff => runs.all(|run| run.figures.get(Metric::Unfinished) <= 0.0),
+        Peers::Each => true,
     }
 }
 
@@ -136,7 +149,7 @@ impl Campaign {
         for round in 1..=self.rounds {
             if round > 1 {
                 taking_part.reverse();
-                taking_part.retain(|it| workload.peers != Peers::Once || !it.is_peer());
+                taking_part.retain(|&it| runs_again(&workload, it, &runs));
             }
             for &contender in &taking_part {
                 let (figures, note) = match self.run_once(&workload, contender) {

@@ -5,6 +5,7 @@ use std::env;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -19,6 +20,9 @@ use crate::watcher::Watcher;
 
 /// How long a server may take until it answers its first request.
 const START: Duration = Duration::from_secs(5);
+
+/// Ports below the first that the kernel gives away (`ip_local_port_range`).
+const OWN_PORTS: Range<u16> = 7000..32_768;
 
 /// The file that is asked for to see whether a server is up; empty.
 pub(crate) const PROBE: &str = "probe";
@@ -362,9 +366,12 @@ impl Drop for Server {
     }
 }
 
+/// A port that the kernel gives to nobody that asks for any: a client's
+/// socket, bound before the server has started, must not be in its place.
 fn free_port() -> io::Result<u16> {
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
-    Ok(socket.local_addr()?.port())
+    let free = |port: &u16| UdpSocket::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+    let port = OWN_PORTS.into_iter().find(free);
+    port.ok_or_else(|| io::Error::new(ErrorKind::AddrInUse, "no port is free"))
 }
 
 #[cfg(test)]

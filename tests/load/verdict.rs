@@ -7,21 +7,29 @@ use crate::figures::{Metric, Spread};
 use crate::servers::Contender;
 use crate::workloads::{Against, Bound, Goal};
 
+/// So much one of two equals may be ahead.
+const NOISE: f64 = 0.05;
+
 /// What is said of a goal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Word {
     Met,
-    /// Missed, and the bare loop misses it too.
+    /// Missed, and the bare loop misses it too, and isn't beaten.
     AtLimit,
     Missed,
 }
 
 impl Word {
-    /// For our figure, and the bare loop's, if it took part.
-    fn of(bound: Bound, ours: f64, bare: Option<f64>) -> Self {
+    /// For our figure, and the bare loop's, if it took part; `share`: ours divided by the
+    /// loop's in the same round. A loop that ours beats is no limit.
+    fn of(bound: Bound, ours: f64, bare: Option<f64>, share: f64) -> Self {
+        let is_beaten = match bound {
+            Bound::AtLeast(_) => share > 1.0 + NOISE,
+            Bound::AtMost(_) => share < 1.0 - NOISE,
+        };
         if bound.is_met_by(ours) {
             Self::Met
-        } else if bare.is_some_and(|bare| !bound.is_met_by(bare)) {
+        } else if bare.is_some_and(|bare| !bound.is_met_by(bare)) && !is_beaten {
             Self::AtLimit
         } else {
             Self::Missed
@@ -47,7 +55,7 @@ pub(crate) struct Verdict {
     pub(crate) other: Option<(&'static str, Spread)>,
     /// What the bound is for: ours, or the ratio within a round.
     pub(crate) value: Spread,
-    /// The same for the bare loop in ours place.
+    /// The same for the bare loop in our place, if it finished what it was asked for.
     pub(crate) bare: Option<Spread>,
     /// Ours divided by the bare loop's in the same round.
     pub(crate) share: Option<Spread>,
@@ -89,14 +97,15 @@ impl Verdict {
             ours,
             other: named,
             value: value(us)?,
-            bare: value(loops).filter(|_| has_limit(goal)),
+            bare: value(loops).filter(|_| has_limit(goal) && measured.is_sound(loops)),
             share: measured.ratio((us, metric), (loops, metric)),
         })
     }
 
     pub(crate) fn word(&self) -> Word {
         let bare = self.bare.map(|bare| bare.median);
-        Word::of(self.goal.bound, self.value.median, bare)
+        let share = self.share.map_or(f64::NAN, |share| share.median);
+        Word::of(self.goal.bound, self.value.median, bare, share)
     }
 
     /// The bound, and the word for it.
@@ -150,10 +159,25 @@ mod tests {
             (least, 2.0, Some(2.5), Word::Met),
             (least, 1.9, Some(2.0), Word::Missed),
             (least, 1.9, Some(1.95), Word::AtLimit),
-            (least, 1.9, Some(1.5), Word::AtLimit),
             (least, 1.9, None, Word::Missed),
         ] {
-            assert_eq!(Word::of(bound, ours, bare), expected, "{ours} {bare:?}");
+            let share = ours / bare.unwrap_or(f64::NAN);
+            let word = Word::of(bound, ours, bare, share);
+            assert_eq!(word, expected, "{ours} {bare:?}");
+        }
+    }
+
+    #[test]
+    fn a_bare_loop_that_ours_beats_shows_no_limit() {
+        let (most, least) = (Bound::AtMost(0.9), Bound::AtLeast(2.0));
+        for (bound, ours, bare, expected) in [
+            (most, 0.95, 0.97, Word::AtLimit),
+            (most, 0.95, 1.02, Word::Missed),
+            (least, 1.9, 1.85, Word::AtLimit),
+            (least, 1.9, 1.7, Word::Missed),
+        ] {
+            let word = Word::of(bound, ours, Some(bare), ours / bare);
+            assert_eq!(word, expected, "{ours} {bare}");
         }
     }
 

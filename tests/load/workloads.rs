@@ -54,9 +54,10 @@ impl Bound {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Peers {
     None,
-    /// In the first round: their figures are told, but bound no goal, or they are the same
-    /// in each round.
+    /// In the first round: their figures are told, and bound no goal.
     Once,
+    /// In each, but for one that was cut off: another run could only say so again.
+    UntilCutOff,
     Each,
 }
 
@@ -386,9 +387,8 @@ fn losses() -> Vec<Workload> {
         ),
     ];
     let workload = |(name, title, plan)| {
-        // A peer's time is made of its waits of a second and more: they don't vary.
         let workload = Workload {
-            peers: Peers::Once,
+            peers: Peers::UntilCutOff,
             ..Workload::new(name, title, plan)
         };
         workload

@@ -10,6 +10,7 @@ use mio::{Interest, Registry, Token};
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 use tftpd::net::{MAX_SEGMENTS, MAX_SEND};
+use tftpd::wire::options::Negotiated;
 
 use super::download::Download;
 use super::upload::{Desk, Upload};
@@ -19,6 +20,11 @@ pub(super) enum Work {
     Download(Download),
     Upload(Upload),
 }
+
+/// Bytes of a block up to which a client in lockstep answers sooner than a loop that sleeps
+/// is woken up. Windows and longer blocks take it longer: to stay awake for those costs
+/// more and brings nothing.
+const QUICK_BLOCK: u16 = 4096;
 
 /// What came of a look at a socket.
 pub(super) enum Step {
@@ -36,6 +42,7 @@ pub(super) enum Step {
 pub(super) struct Seat {
     line: Line,
     pub(super) work: Work,
+    is_quick: bool,
 }
 
 impl Seat {
@@ -50,19 +57,32 @@ impl Seat {
                 coalesces: false,
             },
             work: Work::None,
+            is_quick: false,
         })
     }
 
     /// Answers the request of `peer`. The kernel gives the socket a port when it is
     /// connected for the first time.
-    pub(super) fn begin(&mut self, peer: SocketAddr, work: Work, oack: &[u8]) -> io::Result<()> {
+    pub(super) fn begin(
+        &mut self,
+        peer: SocketAddr,
+        work: Work,
+        negotiated: &Negotiated,
+        oack: &[u8],
+    ) -> io::Result<()> {
         self.line.socket.connect(peer)?;
         self.work = work;
+        self.is_quick = negotiated.windowsize == 1 && negotiated.blksize <= QUICK_BLOCK;
         match &mut self.work {
             Work::None => Ok(()),
             Work::Download(download) => download.begin(&mut self.line, oack),
             Work::Upload(upload) => upload.begin(&mut self.line, oack),
         }
+    }
+
+    /// Whether its client answers so soon that it is worth to wait awake.
+    pub(super) const fn is_quick(&self) -> bool {
+        self.is_quick
     }
 
     pub(super) fn step(&mut self, desk: &mut Desk) -> io::Result<Step> {
