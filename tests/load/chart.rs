@@ -174,11 +174,11 @@ struct Scale {
 }
 
 impl Scale {
-    /// The powers of two that all bars and marks lie between, 1/64 to 64 at most.
+    /// The powers of two that all bars and marks lie between, 1/16 to 64 at most.
     fn around(bars: impl Iterator<Item = Bar>) -> Self {
         let (mut low, mut high) = (-1, 1);
         for value in bars.flat_map(|bar| [bar.ratio, bar.goal, bar.bare.unwrap_or(1.0)]) {
-            let power = value.log2().clamp(-6.0, 6.0);
+            let power = value.log2().clamp(-4.0, 6.0);
             low = low.min(power.floor() as i32);
             high = high.max(power.ceil() as i32);
         }
