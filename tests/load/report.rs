@@ -9,7 +9,7 @@ use crate::campaign::Measured;
 use crate::figures::{Metric, Spread};
 use crate::process::Cores;
 use crate::servers::{Contender, Programs};
-use crate::verdict::{Verdict, ratio};
+use crate::verdict::{Verdict, Word, ratio};
 use crate::workloads::Against;
 
 /// Where and with what it was measured.
@@ -289,6 +289,11 @@ fn further_goals(text: &mut String, setting: &Setting, all: &[Measured]) {
             let Some(verdict) = Verdict::of(measured, goal) else {
                 continue;
             };
+            // Told only where there were some.
+            let counts_faults = matches!(goal.metric, Metric::Failures | Metric::Unfinished);
+            if counts_faults && verdict.word() == Word::Met {
+                continue;
+            }
             let bare = verdict.bare.map(|it| show(it, 2));
             let other = verdict
                 .other
