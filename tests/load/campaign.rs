@@ -169,15 +169,19 @@ impl Campaign {
         Ok(Measured { workload, runs })
     }
 
-    /// Creates the files that will be read.
+    /// Creates the files that will be read, or has the memory at hand for those that will
+    /// be written: a virtual machine may get it from its host only when it is first used,
+    /// and the first server would pay for that.
     fn lay_out(&self, plan: &Plan) -> io::Result<()> {
-        if plan.direction == Direction::Read {
-            for file in 0..plan.files {
-                let path = self.root.join(plan.name(file));
-                self.pattern.create(&path, file, plan.size)?;
-            }
+        let (files, is_written) = match plan.direction {
+            Direction::Read => (plan.files, false),
+            Direction::Write => (plan.transfers as u32, true),
+        };
+        for file in 0..files {
+            let path = self.root.join(plan.name(file));
+            self.pattern.create(&path, file, plan.size)?;
         }
-        Ok(())
+        if is_written { self.clear() } else { Ok(()) }
     }
 
     /// Removes every file but the one that servers are greeted with.
