@@ -27,6 +27,8 @@ use tftpd::net::Batch;
 use tftpd::wire::options::{Limits, negotiate};
 use tftpd::wire::packet::{Direction, Packet, Request};
 
+use crate::clock;
+
 use self::download::Download;
 use self::files::Files;
 use self::seat::{Seat, Step, Work};
@@ -42,9 +44,10 @@ const REQUESTS: usize = 64;
 const LISTENER: Token = Token(usize::MAX);
 const EVENTS: usize = 1024;
 
-/// How often the socket of one client alone is looked at before the loop goes to sleep:
-/// some 50 microseconds.
-const LOOKS: usize = 200;
+/// How long the socket of one client alone is looked at before the loop goes to sleep, as
+/// long as our server does it; the clock is asked after so many looks.
+const AWAKE: Duration = Duration::from_micros(50);
+const LOOKS: usize = 16;
 
 /// How long one client alone takes for a block of a window: what is missing of one is
 /// waited for at once, instead of being received in bits.
@@ -165,13 +168,14 @@ impl Bare {
     /// Goes on with the transfer of a seat, as far as what has come lets it.
     fn attend(&mut self, index: usize) {
         let mut looks = 0;
+        let mut since = None;
         loop {
             let mut is_gathering = false;
             let seat = &mut self.seats[index];
             let is_quick = seat.is_quick();
             match seat.step(&mut self.desk) {
                 Ok(Step::Idle) => return,
-                Ok(Step::Forward) => looks = 0,
+                Ok(Step::Forward) => (looks, since) = (0, None),
                 Ok(Step::Nothing) => looks += 1,
                 Ok(Step::Part(missing)) => {
                     looks = 0;
@@ -184,8 +188,15 @@ impl Bare {
                 Ok(Step::Done) | Err(_) => return self.release(index),
             }
             let is_watched = is_gathering || is_quick && self.awake && self.is_alone();
-            if !is_watched || looks == LOOKS {
+            if !is_watched {
                 return;
+            }
+            if looks == LOOKS {
+                let now = clock();
+                if now - *since.get_or_insert(now) >= AWAKE {
+                    return;
+                }
+                looks = 0;
             }
         }
     }
