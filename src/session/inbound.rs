@@ -26,11 +26,6 @@ const RECEIVE_BUDGET: usize = 64;
 /// Receives that may fail in a row of a turn.
 const MAX_ERRORS: usize = 4;
 
-/// Bytes of the longest datagram that means anything to a sender: an OACK or an
-/// ERROR. What is longer is cut, which an ACK (Windows appends a byte) doesn't
-/// mind.
-const ANSWER_LEN: usize = 516;
-
 impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
     /// Takes in what has arrived. Readiness is edge-triggered: what is left in the
     /// socket raises no event, so it is emptied, or there is another turn.
@@ -49,14 +44,15 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
     /// One by one: a sender gets one answer at a time, and a call for several
     /// takes longer than the one that finds nothing more.
     fn receive_answers(&mut self, context: &mut Context<'_, P>) -> Turn {
-        let mut answer = [0; ANSWER_LEN];
         let (mut taken, mut errors) = (0, 0);
         let before = self.transfer.progress();
         while taken < RECEIVE_BUDGET {
-            match self.port.receive_one(&mut answer) {
+            let Resources {
+                answer, ingress, ..
+            } = &mut *context.resources;
+            match self.port.receive_one(answer) {
                 Ok((len, sender)) => {
                     (taken, errors) = (taken + 1, 0);
-                    let ingress = &mut context.resources.ingress;
                     if let Some(packet) = self.accept(context.now, sender, &answer[..len], ingress)
                     {
                         self.transfer
@@ -68,7 +64,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Turn::Waiting,
                 Err(error) => {
-                    self.trouble("receive", &error, &mut context.resources.ingress.drops);
+                    self.trouble("receive", &error, &mut ingress.drops);
                     errors += 1;
                     // One that stays must not keep the loop awake.
                     if errors >= MAX_ERRORS {

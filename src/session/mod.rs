@@ -394,16 +394,15 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         self.file_wait.waited()
     }
 
-    /// What the peer was `asked` for has been answered, if that is so: was it a pause?
-    fn note_pause(&mut self, asked: Option<Instant>, longest: Duration, now: Instant) {
-        if let Some(asked) = asked
-            && self.transfer.waiting_since() != Some(asked)
-        {
-            let took = now.saturating_duration_since(asked);
-            if took > longest {
-                self.file_wait.paused(took);
-            }
+    /// What the peer was `asked` for is unanswered at `now`: how long it has paused, if it
+    /// has.
+    fn pause_since(&self, asked: Instant, now: Instant) -> Option<Duration> {
+        // Nearly all answers come sooner, and cost no more than this.
+        if now <= asked + PAUSE {
+            return None;
         }
+        let took = now.saturating_duration_since(asked);
+        (took > self.longest_answer()).then_some(took)
     }
 
     /// What it is doing.
@@ -481,15 +480,20 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
 
     /// Has `receive` take in what has arrived. Returns what that does, and since when
     /// what it answers was waited for; notes if the peer has paused.
+    #[inline]
     fn take_in<T>(
         &mut self,
         context: &mut Context<'_, P>,
         receive: impl FnOnce(&mut Self, &mut Context<'_, P>) -> T,
     ) -> (T, Option<Instant>) {
         let asked = self.transfer.waiting_since();
-        let longest = self.longest_answer();
+        let paused = asked.and_then(|asked| self.pause_since(asked, context.now));
         let received = receive(self, context);
-        self.note_pause(asked, longest, context.now);
+        if let Some(took) = paused
+            && self.transfer.waiting_since() != asked
+        {
+            self.file_wait.paused(took);
+        }
         (received, asked)
     }
 
@@ -567,8 +571,8 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
 
     /// Its file was closed, and there is no descriptor to open it again.
     pub fn lacks_descriptor(&self) -> bool {
-        let is_closed = matches!(&self.content, Content::Source(it) if !it.is_open());
-        is_closed && self.file_wait.is_for_file()
+        let is_closed = || matches!(&self.content, Content::Source(it) if !it.is_open());
+        self.file_wait.is_for_file() && is_closed()
     }
 
     /// Gives back what was read ahead: the transfer isn't moving.
