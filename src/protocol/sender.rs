@@ -183,6 +183,7 @@ impl Sender {
         self.exchange.negotiated().windowsize
     }
 
+    #[inline]
     pub(super) fn handle_packet(&mut self, now: Instant, packet: &Packet<'_>) {
         match (packet, &self.state) {
             (Packet::Error { code, message }, State::Opening { .. } | State::Sending) => {
@@ -451,6 +452,9 @@ impl Sender {
     fn next_run(&self) -> Option<Run> {
         if self.pace.nudge_is_due() {
             return Some(self.run(BlockIndex(self.next().0 - 1), 1));
+        }
+        if self.is_open_part_out() {
+            return None;
         }
         let window = self.base.plus(self.pace.window(self.windowsize()).into());
         let burst = self.next().plus(self.pace.room().into());

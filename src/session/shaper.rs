@@ -243,24 +243,25 @@ impl Shaper {
         let turn = work(session, context);
         let is_held = turn == Turn::Spent && budget < lent.bytes();
         let sent = budget.saturating_sub(context.send_budget);
-        let used = Used {
-            began: context.now,
-            acknowledged,
-            lent,
-            // What the caller held back wasn't sent either.
-            left: context.send_budget + (lent.bytes() - budget),
-            has_more: turn != Turn::Waiting && !is_held,
-        };
         let outcome = session.poll_outcome();
-        let is_answered = session.unverified_since().is_none()
+        // Once it has answered it stays so.
+        let is_answered = unverified_since.is_none()
+            || session.unverified_since().is_none()
             || matches!(outcome, Some(Outcome::Probed | Outcome::PeerError { .. }));
-        let mut is_unfinished = used.has_more;
-        if !session.is_closed() {
-            if !is_answered {
-                session.close_file();
-            }
-            let sleeps = is_shaped && self.settle(key, session, &used, (context.clock)(), random);
-            is_unfinished &= !sleeps;
+        let mut is_unfinished = turn != Turn::Waiting && !is_held;
+        if !is_answered && !session.is_closed() {
+            session.close_file();
+        }
+        if is_shaped && !session.is_closed() {
+            let used = Used {
+                began: context.now,
+                acknowledged,
+                lent,
+                // What the caller held back wasn't sent either.
+                left: context.send_budget + (lent.bytes() - budget),
+                has_more: is_unfinished,
+            };
+            is_unfinished &= !self.settle(key, session, &used, (context.clock)(), random);
         }
         Done {
             outcome,
