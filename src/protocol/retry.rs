@@ -179,10 +179,9 @@ pub(crate) struct Micros(u32);
 impl Micros {
     /// A duration without what is left of its last microsecond, or the longest.
     const fn of(duration: Duration) -> Self {
-        let seconds = duration.as_secs().saturating_mul(1_000_000);
-        let micros = seconds.saturating_add(duration.subsec_micros() as u64);
-        if micros < u32::MAX as u64 {
-            Self(micros as u32)
+        // The longest has some microseconds beyond its last whole second.
+        if duration.as_secs() < (u32::MAX / 1_000_000) as u64 {
+            Self(duration.as_secs() as u32 * 1_000_000 + duration.subsec_micros())
         } else {
             Self(u32::MAX)
         }
@@ -197,6 +196,12 @@ impl Micros {
 impl From<Duration> for Micros {
     fn from(duration: Duration) -> Self {
         Self::of(duration)
+    }
+}
+
+impl From<Millis> for Micros {
+    fn from(millis: Millis) -> Self {
+        Self(millis.0).times(1_000)
     }
 }
 
@@ -470,7 +475,7 @@ impl RetryTimer {
         self.measurable = false;
         self.repeated = false;
         // Patience begins now as well.
-        let wait = self.wait().min(self.patience.into());
+        let wait = Duration::from(self.wait.min(self.patience.into()));
         self.timer = Timer::Answer { at: now + wait };
     }
 
