@@ -95,6 +95,7 @@ impl FileWait {
     }
 
     /// The wait is over. Apart from [`FileWait::over`], which every packet asks.
+    #[cold]
     fn end(&mut self, now: Instant) {
         let Some(wait) = &mut self.0 else {
             return;

@@ -222,6 +222,7 @@ impl Shaper {
     /// Lets a session work, with as much to send as it is lent, but no more than the
     /// context's budget, and closes the file of one whose peer has never answered.
     /// `random` is any number that nobody can guess.
+    #[inline]
     pub fn turn<P: Port, S: Store, R: ReadAt>(
         &mut self,
         key: SessionKey,
@@ -281,6 +282,7 @@ impl Shaper {
     }
 
     /// What the session may send in the turn that begins.
+    #[inline(never)]
     fn lend<P: Port, S: Store, R: ReadAt>(
         &mut self,
         key: SessionKey,
@@ -311,6 +313,7 @@ impl Shaper {
 
     /// Takes note of a turn of the session that is over at `now`. Returns whether it
     /// sleeps.
+    #[inline(never)]
     fn settle<P: Port, S: Store, R: ReadAt>(
         &mut self,
         key: SessionKey,

@@ -723,6 +723,7 @@ impl<S: Tracked> Sessions<S> {
     ///
     /// Costs a few comparisons, unless the deadline is earlier than what the
     /// wheel has or the wheel has nothing.
+    #[inline]
     pub fn rearm(&mut self, key: SessionKey) {
         let Some(entry) = self.slab.get_mut(key.index as usize) else {
             return;
