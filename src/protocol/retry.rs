@@ -580,7 +580,7 @@ impl RetryTimer {
         if was_lost {
             self.something_lost();
         }
-        let mut wait = self.wait;
+        let mut suggested = None;
         if let Some(since) = self.since.take() {
             // Blocks in the middle of a window, on the receiving side, answer nothing.
             if measured || self.repeated {
@@ -589,7 +589,7 @@ impl RetryTimer {
             let elapsed = Micros::of(now.saturating_duration_since(since));
             let is_peers = !was_lost && self.slowest.learn(elapsed);
             if is_peers && measured && self.measurable && !self.repeated {
-                wait = self.measure(elapsed).timeout();
+                suggested = Some(self.measure(elapsed).timeout());
             }
         }
         self.wait = match self.follows {
@@ -600,9 +600,11 @@ impl RetryTimer {
             // one that was lost for a second is no reason for the next to take as long.
             Follows::RoundTrip | Follows::PromiseAndRoundTrip => {
                 let adaptive = self.adaptive();
-                let measured = self.round_trip.map_or(wait, RoundTrip::timeout);
-                let longest = adaptive.wait(measured).times(BACKED_OFF);
-                adaptive.wait(wait.min(longest))
+                let longest = |wait| {
+                    let measured = self.round_trip.map_or(wait, RoundTrip::timeout);
+                    adaptive.wait(measured).times(BACKED_OFF)
+                };
+                adaptive.wait(suggested.unwrap_or_else(|| self.wait.min(longest(self.wait))))
             }
         };
     }

@@ -221,7 +221,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
             trace(sender, Heading::Received, datagram);
         }
         let packet = Packet::parse(datagram);
-        if !self.is_from_peer(sender, packet.as_ref().ok()) {
+        if self.remote != Remote::Known(sender) && !self.is_answer(sender, packet.as_ref().ok()) {
             ingress.drops.strangers += 1;
             // An ACK of a stranger's begins no upload.
             if matches!(packet, Ok(Packet::Data { .. })) {
@@ -254,11 +254,11 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         }
     }
 
-    /// Whether a datagram is the peer's. The first that answers the request, from
-    /// the address that was asked, tells whose port to listen to from then on.
-    fn is_from_peer(&mut self, sender: SocketAddr, packet: Option<&Packet<'_>>) -> bool {
+    /// Whether a datagram is the first that answers our request, from the address that
+    /// was asked: that tells whose port to listen to from then on.
+    fn is_answer(&mut self, sender: SocketAddr, packet: Option<&Packet<'_>>) -> bool {
         match self.remote {
-            Remote::Known(peer) => sender == peer,
+            Remote::Known(_) => false,
             Remote::Asked(server) => {
                 let is_answer = match (packet, &self.content) {
                     (Some(Packet::Oack(_) | Packet::Error { .. }), _) => true,

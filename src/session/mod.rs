@@ -550,7 +550,9 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
     }
 
     /// Reads what comes next while the answer is on its way; `asked` is when what
-    /// has just been answered was sent.
+    /// has just been answered was sent. Apart from the turn: what it reads is enough for
+    /// several.
+    #[inline(never)]
     fn prefetch(&mut self, asked: Option<Instant>, context: &mut Context<'_, P>) {
         if let Content::Source(source) = &mut self.content
             && prefetch::is_worthwhile(self.transfer.progress(), asked, context.now)

@@ -182,8 +182,8 @@ struct Used {
 pub struct Done {
     /// The transfer is over: told once.
     pub outcome: Option<Outcome>,
-    /// Since when the peer owed its first answer before the turn, if it did.
-    pub unverified_since: Option<Instant>,
+    /// The peer owed its first answer before the turn.
+    pub was_unverified: bool,
     /// Its peer has answered, if only with an ERROR: many only ask for the size.
     pub is_answered: bool,
     /// It has more to do in another turn.
@@ -239,14 +239,14 @@ impl Shaper {
         };
         let budget = lent.bytes().min(context.send_budget);
         context.send_budget = budget;
-        let unverified_since = session.unverified_since();
+        let was_unverified = session.unverified_since().is_some();
         let acknowledged = session.transfer().progress().blocks;
         let turn = work(session, context);
         let is_held = turn == Turn::Spent && budget < lent.bytes();
         let sent = budget.saturating_sub(context.send_budget);
         let outcome = session.poll_outcome();
         // Once it has answered it stays so.
-        let is_answered = unverified_since.is_none()
+        let is_answered = !was_unverified
             || session.unverified_since().is_none()
             || matches!(outcome, Some(Outcome::Probed | Outcome::PeerError { .. }));
         let mut is_unfinished = turn != Turn::Waiting && !is_held;
@@ -266,7 +266,7 @@ impl Shaper {
         }
         Done {
             outcome,
-            unverified_since,
+            was_unverified,
             is_answered,
             is_unfinished,
             is_held,

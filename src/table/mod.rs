@@ -856,7 +856,8 @@ impl<S: Tracked> Sessions<S> {
         key.is_of(entry.generation).then_some(entry)
     }
 
-    /// Moves the session to the list of its present standing.
+    /// Moves the session to the list of its present standing: a few times in its life.
+    #[cold]
     fn relist(&mut self, index: u32, standing: Standing) {
         let Some(entry) = self.slab.get(index as usize) else {
             return;
