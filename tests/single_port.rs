@@ -75,6 +75,8 @@ fn downloads_of_one_file_take_one_descriptor() {
         client.send(&error(0, "enough"));
     }
     server.wait_ended(other.addr(), 1);
+    // What is asked next is answered once the last one's turn is over.
+    other.ask(&rrq("absent", &[]));
     assert_eq!(server.open_files(), before);
 }
 

@@ -19,6 +19,10 @@ use crate::wire::packet::{DATA_HEADER_LEN, ErrorCode, Mode};
 /// The most blocks one call reads, so that one call can send them.
 pub const MAX_RUN: usize = 64;
 
+/// Blocks of a run that is read ahead in lockstep: to make the slices for the longest would
+/// take longer than to fill those.
+const SHORT_RUN: usize = 8;
+
 /// Bytes converted at a time between text and netascii.
 const CHUNK: usize = 2048;
 
@@ -150,7 +154,24 @@ fn read_octets(
         let read = file.read_at(offset, &mut rest[..payload])?;
         return whole(read, payload).map(|read| read.map(|_| filled));
     }
-    let mut slices: [IoSliceMut<'_>; MAX_RUN] = from_fn(|_| IoSliceMut::new(&mut []));
+    let read = if blocks <= SHORT_RUN {
+        read_blocks::<SHORT_RUN>(file, run, blocks, payload, buf)?
+    } else {
+        read_blocks::<MAX_RUN>(file, run, blocks, payload, buf)?
+    };
+    whole(read, payload).map(|read| read.map(|_| filled))
+}
+
+/// Reads so many `blocks`, `MOST` at most, whose `payload` is so many bytes in all.
+fn read_blocks<const MOST: usize>(
+    file: &mut impl ReadAt,
+    run: Run,
+    blocks: usize,
+    payload: usize,
+    buf: &mut [u8],
+) -> Result<Option<usize>, StorageError> {
+    let block_size = usize::from(run.block_size);
+    let mut slices: [IoSliceMut<'_>; MOST] = from_fn(|_| IoSliceMut::new(&mut []));
     let mut unfilled = payload;
     for (position, segment) in buf.chunks_mut(run.segment_size()).take(blocks).enumerate() {
         let (header, rest) = segment.split_at_mut(DATA_HEADER_LEN);
@@ -159,8 +180,7 @@ fn read_octets(
         slices[position] = IoSliceMut::new(&mut rest[..len]);
         unfilled -= len;
     }
-    let read = file.read_run(offset, &mut slices[..blocks])?;
-    whole(read, payload).map(|read| read.map(|_| filled))
+    file.read_run(run.first.offset(block_size), &mut slices[..blocks])
 }
 
 /// What was read, if it is all that was promised.

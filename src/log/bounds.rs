@@ -70,6 +70,8 @@ impl Kind {
 #[derive(Debug)]
 pub(crate) struct Bounds {
     kinds: [Bound; Kind::ALL.len()],
+    /// When the first of them is due: every turn of the loop asks.
+    due: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -93,7 +95,7 @@ impl Bounds {
             left_out: 0,
             due: None,
         });
-        Self { kinds }
+        Self { kinds, due: None }
     }
 
     /// Whether there may be one more line of this kind about a client; if not, it
@@ -103,14 +105,15 @@ impl Bounds {
         let admitted = bound.lines.take(now, client);
         if !admitted {
             bound.left_out += 1;
-            bound.due.get_or_insert(now + SUMMARY_AFTER);
+            let due = *bound.due.get_or_insert(now + SUMMARY_AFTER);
+            self.due = Some(self.due.map_or(due, |first| first.min(due)));
         }
         admitted
     }
 
     /// When there is something to be told.
-    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        self.kinds.iter().filter_map(|bound| bound.due).min()
+    pub(crate) const fn poll_timeout(&self) -> Option<Instant> {
+        self.due
     }
 
     /// Hands over, for each kind of which lines were left out for a while, how many;
@@ -122,6 +125,7 @@ impl Bounds {
                 tell(kind, std::mem::take(&mut bound.left_out));
             }
         }
+        self.due = self.kinds.iter().filter_map(|bound| bound.due).min();
     }
 }
 

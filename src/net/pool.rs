@@ -97,7 +97,7 @@ impl SocketPool {
         while self.poll_timeout().is_some_and(|end| end <= now) {
             self.sockets.pop_front();
         }
-        if self.sockets.is_empty() {
+        if self.sockets.is_empty() && self.sockets.capacity() > 0 {
             self.sockets = VecDeque::new();
         }
     }

@@ -164,20 +164,44 @@ impl RoundTrip {
         }
     }
 
-    fn timeout(self) -> Duration {
+    fn timeout(self) -> Micros {
         let variation = self.variation.saturating_mul(4);
-        Duration::from_micros(self.smoothed.get().saturating_add(variation).into())
+        Micros(self.smoothed.get().saturating_add(variation))
     }
 }
 
-/// A wait, kept small: every session has some. Up to 71 minutes, which is more
-/// than `-t` and the options allow.
+/// A wait, kept small, since every session has some, and reckoned with as it is, since
+/// every answer is measured. Up to 71 minutes, which is more than `-t` and the options
+/// allow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Micros(u32);
 
+impl Micros {
+    /// A duration without what is left of its last microsecond, or the longest.
+    const fn of(duration: Duration) -> Self {
+        // The longest has some microseconds beyond its last whole second.
+        if duration.as_secs() < (u32::MAX / 1_000_000) as u64 {
+            Self(duration.as_secs() as u32 * 1_000_000 + duration.subsec_micros())
+        } else {
+            Self(u32::MAX)
+        }
+    }
+
+    /// So many times as long.
+    const fn times(self, factor: u32) -> Self {
+        Self(self.0.saturating_mul(factor))
+    }
+}
+
 impl From<Duration> for Micros {
     fn from(duration: Duration) -> Self {
-        Self(u32::try_from(duration.as_micros()).unwrap_or(u32::MAX))
+        Self::of(duration)
+    }
+}
+
+impl From<Millis> for Micros {
+    fn from(millis: Millis) -> Self {
+        Self(millis.0).times(1_000)
     }
 }
 
@@ -221,7 +245,7 @@ impl Slowest {
     }
 
     /// Returns whether it was the peer that took so long, as far as one can tell.
-    fn learn(&mut self, answer: Duration) -> bool {
+    fn learn(&mut self, answer: Micros) -> bool {
         if self.count == SLOW_MEMORY {
             self.previous = self.current;
             self.current = Micros(0);
@@ -230,18 +254,18 @@ impl Slowest {
         }
         self.count += 1;
         // The first answer as late as that may be one whose packet was lost.
-        if answer >= PEERS_OWN_TIMER && !self.was_late {
+        if answer >= Micros::of(PEERS_OWN_TIMER) && !self.was_late {
             self.was_late = true;
             return false;
         }
-        self.current = self.current.max(answer.into());
+        self.current = self.current.max(answer);
         true
     }
 
     /// The wait that such an answer still beats.
-    fn wait(&self) -> Duration {
-        let slowest = Duration::from(self.current.max(self.previous));
-        slowest + slowest / 4
+    fn wait(&self) -> Micros {
+        let slowest = self.current.max(self.previous).0;
+        Micros(slowest.saturating_add(slowest / 4))
     }
 }
 
@@ -258,6 +282,21 @@ impl From<Duration> for Millis {
 impl From<Millis> for Duration {
     fn from(millis: Millis) -> Self {
         Self::from_millis(millis.0.into())
+    }
+}
+
+/// The bounds of an adaptive wait; the upper one prevails.
+#[derive(Debug, Clone, Copy)]
+struct Adaptive {
+    least: Micros,
+    most: Micros,
+}
+
+impl Adaptive {
+    /// The wait that all that was measured suggests; the round trip alone suggests
+    /// `wait`.
+    fn wait(self, wait: Micros) -> Micros {
+        wait.max(self.least).min(self.most)
     }
 }
 
@@ -404,7 +443,8 @@ impl RetryTimer {
         let elapsed = now.saturating_duration_since(self.last_sent()?);
         let smoothed = Duration::from_micros(round_trip.smoothed.get().into());
         // On a steady network the timeout is hardly more than the round trip.
-        Some(elapsed <= (round_trip.timeout() + smoothed / 2).max(PROMPT))
+        let timeout = Duration::from(round_trip.timeout());
+        Some(elapsed <= (timeout + smoothed / 2).max(PROMPT))
     }
 
     /// Something new was sent that wants an answer.
@@ -434,7 +474,9 @@ impl RetryTimer {
         self.sent_after = Micros(0);
         self.measurable = false;
         self.repeated = false;
-        self.arm(now);
+        // Patience begins now as well.
+        let wait = Duration::from(self.wait.min(self.patience.into()));
+        self.timer = Timer::Answer { at: now + wait };
     }
 
     /// Whether that was known at `now` already.
@@ -485,6 +527,7 @@ impl RetryTimer {
     }
 
     /// There is no pause any more, if there was one.
+    #[inline]
     pub(crate) fn end_pause(&mut self, now: Instant) {
         if let Timer::Burst { .. } = self.timer {
             self.forgive_lateness(now);
@@ -520,8 +563,7 @@ impl RetryTimer {
         if let (Follows::PromiseAndRoundTrip, 0, Some(known)) =
             (self.follows, self.repeats, self.round_trip)
         {
-            let wait = self.adaptive_wait(known.timeout());
-            self.wait = self.wait.min(wait.into());
+            self.wait = self.wait.min(self.adaptive().wait(known.timeout()));
         }
     }
 
@@ -538,16 +580,16 @@ impl RetryTimer {
         if was_lost {
             self.something_lost();
         }
-        let mut wait = self.wait();
+        let mut suggested = None;
         if let Some(since) = self.since.take() {
             // Blocks in the middle of a window, on the receiving side, answer nothing.
             if measured || self.repeated {
                 self.slowest.see();
             }
-            let elapsed = now.saturating_duration_since(since);
+            let elapsed = Micros::of(now.saturating_duration_since(since));
             let is_peers = !was_lost && self.slowest.learn(elapsed);
             if is_peers && measured && self.measurable && !self.repeated {
-                wait = self.measure(elapsed.into()).timeout();
+                suggested = Some(self.measure(elapsed).timeout());
             }
         }
         self.wait = match self.follows {
@@ -557,9 +599,12 @@ impl RetryTimer {
             // packet waits no longer than a few repeats lengthen what was measured:
             // one that was lost for a second is no reason for the next to take as long.
             Follows::RoundTrip | Follows::PromiseAndRoundTrip => {
-                let measured = self.round_trip.map_or(wait, RoundTrip::timeout);
-                let longest = self.adaptive_wait(measured) * BACKED_OFF;
-                self.adaptive_wait(wait.min(longest)).into()
+                let adaptive = self.adaptive();
+                let longest = |wait| {
+                    let measured = self.round_trip.map_or(wait, RoundTrip::timeout);
+                    adaptive.wait(measured).times(BACKED_OFF)
+                };
+                adaptive.wait(suggested.unwrap_or_else(|| self.wait.min(longest(self.wait))))
             }
         };
     }
@@ -570,21 +615,24 @@ impl RetryTimer {
         self.slowest.seen == KNOWN_ANSWERS && self.round_trip.is_some()
     }
 
-    /// The wait that all that was measured suggests; the round trip alone suggests
-    /// `wait`.
-    fn adaptive_wait(&self, wait: Duration) -> Duration {
-        // With losses the gaps between DATA are waits of the peer's, which
-        // learns from ours: each would wait for the other ever longer.
-        let slowest = if self.for_acks && self.lossy > 0 {
-            Duration::ZERO
-        } else {
-            self.slowest.wait()
+    /// The bounds of an adaptive wait.
+    fn adaptive(&self) -> Adaptive {
+        let ceiling = Micros::of(ADAPTIVE_CEILING);
+        let (slowest, floor) = match (self.for_acks, self.lossy) {
+            (false, _) => (self.slowest.wait(), Micros::of(ADAPTIVE_FLOOR)),
+            (true, 0) => (self.slowest.wait(), Micros::of(ACK_FLOOR)),
+            // With losses the gaps between DATA are waits of the peer's, which
+            // learns from ours: each would wait for the other ever longer.
+            (true, _) => (Micros(0), Micros::of(ADAPTIVE_FLOOR)),
         };
-        let ceiling = match self.follows {
-            Follows::PromiseAndRoundTrip => self.initial_wait(),
-            Follows::Promise | Follows::RoundTrip => ADAPTIVE_CEILING,
-        };
-        wait.max(slowest).max(self.floor()).min(ceiling)
+        Adaptive {
+            // Where the timer repeats nothing the one wait is the patience.
+            least: slowest.max(if self.retries == 0 { ceiling } else { floor }),
+            most: match self.follows {
+                Follows::PromiseAndRoundTrip => self.initial,
+                Follows::Promise | Follows::RoundTrip => ceiling,
+            },
+        }
     }
 
     fn measure(&mut self, sample: Micros) -> RoundTrip {
@@ -594,16 +642,6 @@ impl RetryTimer {
             Some(known) => known.update(sample.0),
         };
         *self.round_trip.insert(round_trip)
-    }
-
-    /// The shortest adaptive wait.
-    const fn floor(&self) -> Duration {
-        match (self.retries, self.for_acks && self.lossy == 0) {
-            // The timer repeats nothing, so the one wait is the patience.
-            (0, _) => ADAPTIVE_CEILING,
-            (_, true) => ACK_FLOOR,
-            (_, false) => ADAPTIVE_FLOOR,
-        }
     }
 
     /// The deadline passed without an answer. Doubles the wait and returns

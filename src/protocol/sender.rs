@@ -183,7 +183,16 @@ impl Sender {
         self.exchange.negotiated().windowsize
     }
 
+    #[inline]
     pub(super) fn handle_packet(&mut self, now: Instant, packet: &Packet<'_>) {
+        match (packet, &self.state) {
+            (Packet::Ack(number), State::Sending) => self.handle_ack(now, *number),
+            _ => self.handle_other(now, packet),
+        }
+    }
+
+    /// A packet that isn't an ACK of a block, as nearly all are.
+    fn handle_other(&mut self, now: Instant, packet: &Packet<'_>) {
         match (packet, &self.state) {
             (Packet::Error { code, message }, State::Opening { .. } | State::Sending) => {
                 let outcome = self.outcome_of_error(*code, message);
@@ -208,7 +217,6 @@ impl Sender {
                     "Options not as asked for",
                 )),
             },
-            (Packet::Ack(number), State::Sending) => self.handle_ack(now, *number),
             _ => {}
         }
     }
@@ -430,7 +438,15 @@ impl Sender {
         self.state = State::Closed;
     }
 
+    #[inline]
     pub(super) fn poll_transmit(&self, buf: &mut [u8]) -> Option<Transmit> {
+        match &self.state {
+            State::Sending => self.next_run().map(Transmit::Blocks),
+            _ => self.poll_datagram(buf),
+        }
+    }
+
+    fn poll_datagram(&self, buf: &mut [u8]) -> Option<Transmit> {
         match &self.state {
             State::Opening {
                 packet, due: true, ..
@@ -443,14 +459,16 @@ impl Sender {
                 failure.message,
                 buf,
             ))),
-            State::Sending => self.next_run().map(Transmit::Blocks),
-            State::Opening { .. } | State::Closed => None,
+            State::Opening { .. } | State::Sending | State::Closed => None,
         }
     }
 
     fn next_run(&self) -> Option<Run> {
         if self.pace.nudge_is_due() {
             return Some(self.run(BlockIndex(self.next().0 - 1), 1));
+        }
+        if self.is_open_part_out() {
+            return None;
         }
         let window = self.base.plus(self.pace.window(self.windowsize()).into());
         let burst = self.next().plus(self.pace.room().into());

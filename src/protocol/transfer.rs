@@ -48,6 +48,7 @@ pub enum Transfer {
 impl Transfer {
     /// A datagram from the peer's TID (the caller has checked whose it is).
     /// `sink` is used by receivers only.
+    #[inline]
     pub fn handle_packet(&mut self, now: Instant, packet: &Packet<'_>, sink: &mut impl BlockSink) {
         match self {
             Self::Sender(sender) => sender.handle_packet(now, packet),

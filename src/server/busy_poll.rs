@@ -14,11 +14,11 @@ use std::time::{Duration, Instant};
 use crate::table::SessionKey;
 
 /// How much the latest wait counts in the moving average: one part in this many.
-const WEIGHT: u32 = 8;
+const WEIGHT: u64 = 8;
 
 /// A wait longer than this many bounds counts as no more: one long pause must
 /// not outweigh a thousand short ones forever.
-const CAP: u32 = 16;
+const CAP: u64 = 16;
 
 /// How often one session's socket is looked at before the poll is asked again, which
 /// knows of all the others.
@@ -27,9 +27,10 @@ const LOOKS: u8 = 8;
 /// The moving average of the waits, and the wait that is going on.
 #[derive(Debug)]
 pub(super) struct BusyPoll {
-    /// The longest time to stay awake; zero never does.
-    bound: Duration,
-    average: Duration,
+    /// The longest time to stay awake, in nanoseconds; zero never does.
+    bound: u64,
+    /// In nanoseconds as well.
+    average: u64,
     waiting_since: Option<Instant>,
     /// The one session that the last event was for.
     alone: Option<SessionKey>,
@@ -39,9 +40,10 @@ pub(super) struct BusyPoll {
 
 impl BusyPoll {
     pub(super) fn new(bound: Duration) -> Self {
+        let bound = nanos(bound);
         Self {
             bound,
-            average: bound * CAP,
+            average: bound.saturating_mul(CAP),
             waiting_since: None,
             alone: None,
             looks: 0,
@@ -50,8 +52,11 @@ impl BusyPoll {
 
     /// There is nothing to do at `now`: whether to look again rather than sleep.
     pub(super) fn stay_awake(&mut self, now: Instant) -> bool {
+        if self.bound == 0 {
+            return false;
+        }
         let since = *self.waiting_since.get_or_insert(now);
-        self.average < self.bound && now.saturating_duration_since(since) < self.bound
+        self.average < self.bound && nanos(now.saturating_duration_since(since)) < self.bound
     }
 
     /// What came, came for this session alone; `None`: for others, too.
@@ -68,10 +73,17 @@ impl BusyPoll {
     /// Something came at `now`: the wait is over.
     pub(super) fn over(&mut self, now: Instant) {
         if let Some(since) = self.waiting_since.take() {
-            let wait = now.saturating_duration_since(since).min(self.bound * CAP);
-            self.average = (self.average * (WEIGHT - 1) + wait) / WEIGHT;
+            let longest = self.bound.saturating_mul(CAP);
+            let wait = nanos(now.saturating_duration_since(since)).min(longest);
+            self.average = self.average - self.average / WEIGHT + wait / WEIGHT;
         }
     }
+}
+
+/// A duration in nanoseconds, up to 584 years.
+const fn nanos(duration: Duration) -> u64 {
+    let seconds = duration.as_secs().saturating_mul(1_000_000_000);
+    seconds.saturating_add(duration.subsec_nanos() as u64)
 }
 
 #[cfg(test)]

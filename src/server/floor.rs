@@ -175,13 +175,12 @@ impl Floor {
 
     /// When [`Floor::run_deadlines`] is to be called next.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        let deadlines = [
+        clock::earliest([
             self.shaper.next_deadline(),
             self.sessions.next_deadline(),
             self.ports.pool.poll_timeout(),
             self.reporter.poll_timeout(),
-        ];
-        deadlines.into_iter().flatten().min()
+        ])
     }
 
     /// What to do with a request: see [`Sessions::admit`].
@@ -340,10 +339,11 @@ impl Floor {
                 None => self.listed.push((client, listed)),
             }
         }
-        if let (Some(since), true) = (done.unverified_since, done.is_answered)
+        if done.was_unverified
+            && done.is_answered
             && let Some(port) = self.ports.port_of(session)
         {
-            port.verified(clock::now(), since, session.peer().ip());
+            port.verified(clock::now(), session.started, session.peer().ip());
         }
         if let Some(outcome) = &done.outcome {
             let ending = Ending::Outcome(outcome);
@@ -362,7 +362,7 @@ impl Floor {
             session.line = Line::Turn;
             self.unfinished.push_back(key);
         }
-        let was_unverified = done.unverified_since.is_some();
+        let was_unverified = done.was_unverified;
         if was_unverified && session.unverified_since().is_none() {
             self.pacing.proved(key);
         }

@@ -158,8 +158,7 @@ impl Front {
     /// When some socket may have more, though no event says so, or the helper is due.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let helper = self.requests.helper.as_ref();
-        let deadlines = [self.retry_at, helper.and_then(|it| it.next_deadline())];
-        deadlines.into_iter().flatten().min()
+        clock::earliest([self.retry_at, helper.and_then(|it| it.next_deadline())])
     }
 
     /// Takes the sockets that may have more.

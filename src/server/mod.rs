@@ -247,7 +247,7 @@ impl Server {
         let sign = self.notifier.as_ref().and_then(Notifier::next_sign);
         let status = self.status.as_ref().and_then(|it| it.next_deadline());
         let idle_end = self.idle_end().filter(|_| is_idle);
-        let deadlines = [
+        let nearest = clock::earliest([
             self.floor.next_deadline(),
             self.front.next_deadline(),
             self.stop_at,
@@ -255,8 +255,7 @@ impl Server {
             sign,
             status,
             idle_end,
-        ];
-        let nearest = deadlines.into_iter().flatten().min()?;
+        ])?;
         Some(nearest.saturating_duration_since(now))
     }
 

@@ -75,12 +75,11 @@ impl Reporter {
 
     /// When [`Reporter::handle_timeout`] has something to tell.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        let timeouts = [
+        clock::earliest([
             self.bounds.poll_timeout(),
             self.repeats.poll_timeout(),
             self.searches.poll_timeout(),
-        ];
-        timeouts.into_iter().flatten().min()
+        ])
     }
 
     /// Tells what was held back until now.

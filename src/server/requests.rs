@@ -322,7 +322,14 @@ impl Requests {
     }
 
     /// The helper may have something to read or to answer, or has said something.
+    #[inline]
     pub(super) fn run_helper(&mut self, has_said: bool, floor: &mut Floor) {
+        if self.helper.is_some() {
+            self.hear_helper(has_said, floor);
+        }
+    }
+
+    fn hear_helper(&mut self, has_said: bool, floor: &mut Floor) {
         let Some(helper) = &mut self.helper else {
             return;
         };

@@ -34,6 +34,11 @@ const WINDOW_SLOTS: usize = 33;
 /// filled.
 const WINDOW_BYTES: usize = WINDOW_SLOTS * COALESCED_SLOT;
 
+/// Bytes of the longest datagram that means anything to a sender: an OACK or an
+/// ERROR. What is longer is cut, which an ACK (Windows appends a byte) doesn't
+/// mind.
+const ANSWER_LEN: usize = 516;
+
 /// Networks told apart where nonsense is answered.
 const NETWORKS: usize = 64;
 
@@ -73,6 +78,8 @@ impl<P: Port> fmt::Debug for Context<'_, P> {
 pub struct Resources {
     /// What was received.
     pub batch: Batch,
+    /// The same for a sender, which gets one answer at a time.
+    pub(super) answer: [u8; ANSWER_LEN],
     /// What is being sent.
     pub buffer: OutBuffer,
     /// What was read ahead.
@@ -108,6 +115,7 @@ impl Resources {
     pub fn new(now: Instant, trace: Option<Trace>) -> Self {
         Self {
             batch: Batch::new(BATCH_SLOTS, WINDOW_BYTES),
+            answer: [0; ANSWER_LEN],
             buffer: OutBuffer::default(),
             pool: PrefetchPool::default(),
             write_buffer: WriteBuffer::default(),

@@ -16,7 +16,7 @@ use super::context::{COALESCED_SLOT, Context, Heading, Ingress, Resources, Trace
 use super::port::Port;
 use super::{Content, Reach, Remote, Session, Turn, UNKNOWN_TRANSFER};
 use crate::file::{ReadAt, Store};
-use crate::protocol::transfer::{NoSink, Progress};
+use crate::protocol::transfer::NoSink;
 use crate::table::Tracked as _;
 use crate::wire::packet::{DATA_HEADER_LEN, ErrorCode, MAX_ERROR_LEN, Packet, emit_error};
 
@@ -26,10 +26,13 @@ const RECEIVE_BUDGET: usize = 64;
 /// Receives that may fail in a row of a turn.
 const MAX_ERRORS: usize = 4;
 
-/// Bytes of the longest datagram that means anything to a sender: an OACK or an
-/// ERROR. What is longer is cut, which an ACK (Windows appends a byte) doesn't
-/// mind.
-const ANSWER_LEN: usize = 516;
+/// How far a transfer has come in lockstep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Lockstep {
+    blocks: u64,
+    /// A sender's opening has been answered.
+    is_answered: bool,
+}
 
 impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
     /// Takes in what has arrived. Readiness is edge-triggered: what is left in the
@@ -49,14 +52,15 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
     /// One by one: a sender gets one answer at a time, and a call for several
     /// takes longer than the one that finds nothing more.
     fn receive_answers(&mut self, context: &mut Context<'_, P>) -> Turn {
-        let mut answer = [0; ANSWER_LEN];
         let (mut taken, mut errors) = (0, 0);
-        let before = self.transfer.progress();
+        let before = self.lockstep();
         while taken < RECEIVE_BUDGET {
-            match self.port.receive_one(&mut answer) {
+            let Resources {
+                answer, ingress, ..
+            } = &mut *context.resources;
+            match self.port.receive_one(answer) {
                 Ok((len, sender)) => {
                     (taken, errors) = (taken + 1, 0);
-                    let ingress = &mut context.resources.ingress;
                     if let Some(packet) = self.accept(context.now, sender, &answer[..len], ingress)
                     {
                         self.transfer
@@ -68,7 +72,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Turn::Waiting,
                 Err(error) => {
-                    self.trouble("receive", &error, &mut context.resources.ingress.drops);
+                    self.trouble("receive", &error, &mut ingress.drops);
                     errors += 1;
                     // One that stays must not keep the loop awake.
                     if errors >= MAX_ERRORS {
@@ -83,12 +87,19 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
     /// Whether nothing that may still lie in the socket can be of use: in lockstep,
     /// once the transfer has moved on from where it was `before`: a sender if only by the
     /// answer to its opening. (A receiver's first block may come right behind the OACK.)
-    fn has_all_it_can_use(&self, before: Progress) -> bool {
+    fn has_all_it_can_use(&self, before: Option<Lockstep>) -> bool {
+        let now = self.lockstep();
+        before.is_some() && now.is_some() && before != now
+    }
+
+    /// How far the transfer has come, if it goes in lockstep.
+    fn lockstep(&self) -> Option<Lockstep> {
         let progress = self.transfer.progress();
-        let is_answered =
-            matches!(self.content, Content::Source(_)) && progress.verified != before.verified;
-        let has_moved = progress.blocks > before.blocks || is_answered;
-        before.window_size == 1 && progress.window_size == 1 && has_moved
+        let is_source = matches!(self.content, Content::Source(_));
+        (progress.window_size == 1).then_some(Lockstep {
+            blocks: progress.blocks,
+            is_answered: is_source && progress.verified,
+        })
     }
 
     /// Receives blocks by the window; they are written by the run.
@@ -97,6 +108,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         while taken < RECEIVE_BUDGET {
             // What an OACK settled holds for the blocks that come after it.
             let progress = self.transfer.progress();
+            let before = self.lockstep();
             // One byte more shows a block that is larger than agreed.
             let slot_len = DATA_HEADER_LEN + usize::from(progress.block_size) + 1;
             let (slot_len, slots) = match progress.window_size {
@@ -117,7 +129,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
                     for index in 0..received {
                         taken += self.handle_blocks(index, context);
                     }
-                    if is_empty || self.has_all_it_can_use(progress) {
+                    if is_empty || self.has_all_it_can_use(before) {
                         return Turn::Waiting;
                     }
                 }
@@ -209,7 +221,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
             trace(sender, Heading::Received, datagram);
         }
         let packet = Packet::parse(datagram);
-        if !self.is_from_peer(sender, packet.as_ref().ok()) {
+        if self.remote != Remote::Known(sender) && !self.is_answer(sender, packet.as_ref().ok()) {
             ingress.drops.strangers += 1;
             // An ACK of a stranger's begins no upload.
             if matches!(packet, Ok(Packet::Data { .. })) {
@@ -242,11 +254,11 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         }
     }
 
-    /// Whether a datagram is the peer's. The first that answers the request, from
-    /// the address that was asked, tells whose port to listen to from then on.
-    fn is_from_peer(&mut self, sender: SocketAddr, packet: Option<&Packet<'_>>) -> bool {
+    /// Whether a datagram is the first that answers our request, from the address that
+    /// was asked: that tells whose port to listen to from then on.
+    fn is_answer(&mut self, sender: SocketAddr, packet: Option<&Packet<'_>>) -> bool {
         match self.remote {
-            Remote::Known(peer) => sender == peer,
+            Remote::Known(_) => false,
             Remote::Asked(server) => {
                 let is_answer = match (packet, &self.content) {
                     (Some(Packet::Oack(_) | Packet::Error { .. }), _) => true,

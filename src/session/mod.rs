@@ -176,6 +176,14 @@ impl Phase {
 const PAUSE: Duration = Duration::from_millis(500);
 const USUAL: u32 = 4;
 
+/// What the peer has to answer.
+struct Asked {
+    /// When it was sent.
+    since: Option<Instant>,
+    /// How long that is ago, if it is a pause.
+    paused: Option<Duration>,
+}
+
 /// Whether the outcome has been told.
 #[derive(Debug, Clone, Copy)]
 enum End {
@@ -394,16 +402,12 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         self.file_wait.waited()
     }
 
-    /// What the peer was `asked` for has been answered, if that is so: was it a pause?
-    fn note_pause(&mut self, asked: Option<Instant>, longest: Duration, now: Instant) {
-        if let Some(asked) = asked
-            && self.transfer.waiting_since() != Some(asked)
-        {
-            let took = now.saturating_duration_since(asked);
-            if took > longest {
-                self.file_wait.paused(took);
-            }
-        }
+    /// What the peer was `asked` for is unanswered at `now`: how long it has paused, if it
+    /// has.
+    #[cold]
+    fn pause_since(&self, asked: Instant, now: Instant) -> Option<Duration> {
+        let took = now.saturating_duration_since(asked);
+        (took > self.longest_answer()).then_some(took)
     }
 
     /// What it is doing.
@@ -468,48 +472,57 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
 
     /// Does what there is to do: takes in what has arrived, answers, reads ahead.
     pub fn run(&mut self, context: &mut Context<'_, P>) -> Turn {
-        let (received, asked) = self.take_in(context, Self::receive);
-        self.answer(received, asked, context)
+        let asked = self.asked(context.now);
+        let received = self.receive(context);
+        self.note_pause(&asked);
+        self.answer(received, &asked, context)
     }
 
     /// [`Session::run`] with what was received for it on a shared port and lies in
     /// the batch in the slots `received`.
     pub fn run_shared(&mut self, received: Range<usize>, context: &mut Context<'_, P>) -> Turn {
-        let ((), asked) = self.take_in(context, |it, context| it.take(received, context));
-        self.answer(Turn::Waiting, asked, context)
+        let asked = self.asked(context.now);
+        self.take(received, context);
+        self.note_pause(&asked);
+        self.answer(Turn::Waiting, &asked, context)
     }
 
-    /// Has `receive` take in what has arrived. Returns what that does, and since when
-    /// what it answers was waited for; notes if the peer has paused.
-    fn take_in<T>(
-        &mut self,
-        context: &mut Context<'_, P>,
-        receive: impl FnOnce(&mut Self, &mut Context<'_, P>) -> T,
-    ) -> (T, Option<Instant>) {
-        let asked = self.transfer.waiting_since();
-        let longest = self.longest_answer();
-        let received = receive(self, context);
-        self.note_pause(asked, longest, context.now);
-        (received, asked)
+    /// What the peer has to answer at `now`, before it is looked whether it has.
+    fn asked(&self, now: Instant) -> Asked {
+        let since = self.transfer.waiting_since();
+        // Nearly all answers come sooner, and cost no more than this.
+        let paused = match since {
+            Some(since) if now > since + PAUSE => self.pause_since(since, now),
+            _ => None,
+        };
+        Asked { since, paused }
     }
 
-    fn answer(
-        &mut self,
-        received: Turn,
-        asked: Option<Instant>,
-        context: &mut Context<'_, P>,
-    ) -> Turn {
+    /// What has arrived was taken in: notes if the peer has paused before it.
+    fn note_pause(&mut self, asked: &Asked) {
+        if let Some(took) = asked.paused
+            && self.transfer.waiting_since() != asked.since
+        {
+            self.file_wait.paused(took);
+        }
+    }
+
+    fn answer(&mut self, received: Turn, asked: &Asked, context: &mut Context<'_, P>) -> Turn {
         // Flush first: a failure has to be reported.
         self.flush(context);
         let sent = self.transmit(context);
-        self.prefetch(asked, context);
+        if !self.blocked && !self.file_wait.is_on() && self.prefetched.is_none() {
+            self.prefetch(asked.since, context);
+        }
         received.and(sent)
     }
 
     /// [`Session::run`] when the deadline may have come: an answer that is there already
     /// beats it.
     pub fn run_deadline(&mut self, context: &mut Context<'_, P>) -> Turn {
-        let (received, asked) = self.take_in(context, Self::receive);
+        let asked = self.asked(context.now);
+        let received = self.receive(context);
+        self.note_pause(&asked);
         // The time that the disk takes is not the peer's: its wait begins with what
         // is sent then.
         if self.misses_answer(context.now) {
@@ -524,7 +537,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         {
             self.drop_prefetched(&mut context.resources.pool);
         }
-        self.answer(received, asked, context)
+        self.answer(received, &asked, context)
     }
 
     fn is_due(&self, now: Instant) -> bool {
@@ -537,11 +550,10 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
     }
 
     /// Reads what comes next while the answer is on its way; `asked` is when what
-    /// has just been answered was sent.
+    /// has just been answered was sent. Apart from the turn: what it reads is enough for
+    /// several.
+    #[inline(never)]
     fn prefetch(&mut self, asked: Option<Instant>, context: &mut Context<'_, P>) {
-        if self.blocked || self.file_wait.is_on() || self.prefetched.is_some() {
-            return;
-        }
         if let Content::Source(source) = &mut self.content
             && prefetch::is_worthwhile(self.transfer.progress(), asked, context.now)
             && let Some(run) = self.transfer.upcoming()
@@ -567,8 +579,8 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
 
     /// Its file was closed, and there is no descriptor to open it again.
     pub fn lacks_descriptor(&self) -> bool {
-        let is_closed = matches!(&self.content, Content::Source(it) if !it.is_open());
-        is_closed && self.file_wait.is_for_file()
+        let is_closed = || matches!(&self.content, Content::Source(it) if !it.is_open());
+        self.file_wait.is_for_file() && is_closed()
     }
 
     /// Gives back what was read ahead: the transfer isn't moving.

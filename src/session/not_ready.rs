@@ -86,9 +86,18 @@ impl FileWait {
         self.go_on(now, source.fetch());
     }
 
-    /// The file is waited for no longer.
+    /// The file is waited for no longer, if it was.
+    #[inline]
     pub(super) fn over(&mut self, now: Instant) {
-        let Some(wait) = self.0.as_mut().filter(|wait| wait.is_on) else {
+        if self.is_on() {
+            self.end(now);
+        }
+    }
+
+    /// The wait is over. Apart from [`FileWait::over`], which every packet asks.
+    #[cold]
+    fn end(&mut self, now: Instant) {
+        let Some(wait) = &mut self.0 else {
             return;
         };
         let (mut waited, was_pause) = (wait.waited, wait.is_pause);

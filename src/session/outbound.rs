@@ -17,9 +17,14 @@ use crate::file::{ReadAt, Store};
 use crate::net::RunSent;
 use crate::protocol::transfer::{BlockSource, Filled, NoSink, Run, Sent, Transmit, WRONG_WAY};
 
-/// How many blocks of a run the budget is enough for.
-fn blocks_within(budget: usize, run: &Run) -> u16 {
-    u16::try_from(budget / run.segment_size()).unwrap_or(u16::MAX)
+/// As much of a run as the budget is enough for, and one block at least.
+fn within(budget: usize, run: Run) -> Run {
+    // Mostly all of it: no division for that.
+    if usize::from(run.count) * run.segment_size() <= budget {
+        return run;
+    }
+    let count = u16::try_from(budget / run.segment_size()).unwrap_or(u16::MAX);
+    run.shortened(count)
 }
 
 /// What became of a run that was to be sent.
@@ -58,8 +63,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
                 }
                 Some(Transmit::Blocks(_)) if context.send_budget == 0 => return Turn::Spent,
                 Some(Transmit::Blocks(run)) => {
-                    let run = run.shortened(blocks_within(context.send_budget, &run));
-                    match self.send_blocks(run, context) {
+                    match self.send_blocks(within(context.send_budget, run), context) {
                         Attempt::Waits => return Turn::Waiting,
                         Attempt::Gone(bytes) => {
                             context.send_budget = context.send_budget.saturating_sub(bytes);

@@ -53,6 +53,13 @@ impl Prefetched {
         self.until
     }
 
+    /// Whether what `run` asks for, or the front of it, is here.
+    fn has(&self, run: &Run) -> bool {
+        let skipped = run.first.0.checked_sub(self.run.first.0);
+        let is_here = skipped.is_some_and(|skipped| skipped < self.filled.blocks.into());
+        is_here && self.run.block_size == run.block_size
+    }
+
     /// What `run` asks for, or the front of it, if that is here.
     pub fn get(&self, run: &Run) -> Option<(&[u8], Filled)> {
         let skipped = run.first.0.checked_sub(self.run.first.0)?;
@@ -174,7 +181,7 @@ impl PrefetchPool {
         sent: &Run,
         next: Option<Run>,
     ) -> Option<Box<Prefetched>> {
-        let Some(next) = next.filter(|next| prefetched.get(next).is_some()) else {
+        let Some(next) = next.filter(|next| prefetched.has(next)) else {
             self.give_back(prefetched);
             return None;
         };

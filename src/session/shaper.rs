@@ -182,8 +182,8 @@ struct Used {
 pub struct Done {
     /// The transfer is over: told once.
     pub outcome: Option<Outcome>,
-    /// Since when the peer owed its first answer before the turn, if it did.
-    pub unverified_since: Option<Instant>,
+    /// The peer owed its first answer before the turn.
+    pub was_unverified: bool,
     /// Its peer has answered, if only with an ERROR: many only ask for the size.
     pub is_answered: bool,
     /// It has more to do in another turn.
@@ -222,6 +222,7 @@ impl Shaper {
     /// Lets a session work, with as much to send as it is lent, but no more than the
     /// context's budget, and closes the file of one whose peer has never answered.
     /// `random` is any number that nobody can guess.
+    #[inline]
     pub fn turn<P: Port, S: Store, R: ReadAt>(
         &mut self,
         key: SessionKey,
@@ -238,33 +239,34 @@ impl Shaper {
         };
         let budget = lent.bytes().min(context.send_budget);
         context.send_budget = budget;
-        let unverified_since = session.unverified_since();
+        let was_unverified = session.unverified_since().is_some();
         let acknowledged = session.transfer().progress().blocks;
         let turn = work(session, context);
         let is_held = turn == Turn::Spent && budget < lent.bytes();
         let sent = budget.saturating_sub(context.send_budget);
-        let used = Used {
-            began: context.now,
-            acknowledged,
-            lent,
-            // What the caller held back wasn't sent either.
-            left: context.send_budget + (lent.bytes() - budget),
-            has_more: turn != Turn::Waiting && !is_held,
-        };
         let outcome = session.poll_outcome();
-        let is_answered = session.unverified_since().is_none()
+        // Once it has answered it stays so.
+        let is_answered = !was_unverified
+            || session.unverified_since().is_none()
             || matches!(outcome, Some(Outcome::Probed | Outcome::PeerError { .. }));
-        let mut is_unfinished = used.has_more;
-        if !session.is_closed() {
-            if !is_answered {
-                session.close_file();
-            }
-            let sleeps = is_shaped && self.settle(key, session, &used, (context.clock)(), random);
-            is_unfinished &= !sleeps;
+        let mut is_unfinished = turn != Turn::Waiting && !is_held;
+        if !is_answered && !session.is_closed() {
+            session.close_file();
+        }
+        if is_shaped && !session.is_closed() {
+            let used = Used {
+                began: context.now,
+                acknowledged,
+                lent,
+                // What the caller held back wasn't sent either.
+                left: context.send_budget + (lent.bytes() - budget),
+                has_more: is_unfinished,
+            };
+            is_unfinished &= !self.settle(key, session, &used, (context.clock)(), random);
         }
         Done {
             outcome,
-            unverified_since,
+            was_unverified,
             is_answered,
             is_unfinished,
             is_held,
@@ -280,6 +282,7 @@ impl Shaper {
     }
 
     /// What the session may send in the turn that begins.
+    #[inline(never)]
     fn lend<P: Port, S: Store, R: ReadAt>(
         &mut self,
         key: SessionKey,
@@ -310,6 +313,7 @@ impl Shaper {
 
     /// Takes note of a turn of the session that is over at `now`. Returns whether it
     /// sleeps.
+    #[inline(never)]
     fn settle<P: Port, S: Store, R: ReadAt>(
         &mut self,
         key: SessionKey,

@@ -723,11 +723,25 @@ impl<S: Tracked> Sessions<S> {
     ///
     /// Costs a few comparisons, unless the deadline is earlier than what the
     /// wheel has or the wheel has nothing.
+    #[inline]
     pub fn rearm(&mut self, key: SessionKey) {
-        if self.entry(key).is_some() {
-            self.relist(key.index);
+        let Some(entry) = self.slab.get_mut(key.index as usize) else {
+            return;
+        };
+        if !key.is_of(entry.generation) {
+            return;
         }
-        if let Some(deadline) = self.get(key).and_then(Tracked::deadline) {
+        let before = mem::replace(&mut entry.descriptors, descriptors_of(&entry.session));
+        self.own = self.own - usize::from(before) + usize::from(entry.descriptors);
+        let standing = standing_of(&entry.session);
+        let deadline = entry.session.deadline();
+        if standing != entry.standing {
+            self.relist(key.index, standing);
+        }
+        // With nearly every packet it has moved on, and the wheel has one that is earlier.
+        if let Some(deadline) = deadline
+            && !self.wheel.covers(key.index, deadline)
+        {
             self.arm(key.index, deadline);
         }
         self.check_if_small();
@@ -842,17 +856,12 @@ impl<S: Tracked> Sessions<S> {
         key.is_of(entry.generation).then_some(entry)
     }
 
-    /// Moves the session to the list of its present standing, and counts what it holds.
-    fn relist(&mut self, index: u32) {
-        let Some(entry) = self.slab.get_mut(index as usize) else {
+    /// Moves the session to the list of its present standing: a few times in its life.
+    #[cold]
+    fn relist(&mut self, index: u32, standing: Standing) {
+        let Some(entry) = self.slab.get(index as usize) else {
             return;
         };
-        let before = mem::replace(&mut entry.descriptors, descriptors_of(&entry.session));
-        self.own = self.own - usize::from(before) + usize::from(entry.descriptors);
-        let standing = standing_of(&entry.session);
-        if standing == entry.standing {
-            return;
-        }
         let client = client_of(&entry.endpoint);
         self.unlist(index);
         let position = self.enlist(client, standing, index);

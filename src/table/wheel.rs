@@ -126,8 +126,13 @@ impl TimerWheel {
     /// Whether `key` has an entry that is due no later than one scheduled for
     /// `deadline` would be.
     pub fn covers(&self, key: u32, deadline: Instant) -> bool {
-        self.tick_of(key)
-            .is_some_and(|tick| tick <= self.tick_at_or_after(deadline))
+        // A tick is no later than a deadline rounded up if the one before is earlier than
+        // the deadline. To tell its time costs less than to count ticks up to a time.
+        let before = |tick: u64| match tick.checked_sub(1) {
+            Some(before) => self.time_of(before).is_some_and(|time| time < deadline),
+            None => true,
+        };
+        self.tick_of(key).is_some_and(before)
     }
 
     /// When to call [`TimerWheel::pop_expired`] next, or `None` if the wheel is
@@ -140,7 +145,7 @@ impl TimerWheel {
     /// two, less than 262 s three, and neighbours share them.
     pub fn next_deadline(&self) -> Option<Instant> {
         let (_, start) = self.first_slot()?;
-        self.origin.checked_add(Duration::from_millis(start))
+        self.time_of(start)
     }
 
     /// Removes an entry that is due at `now` and returns its key; call until
@@ -252,6 +257,10 @@ impl TimerWheel {
     fn tick_of(&self, key: u32) -> Option<u64> {
         let tick = self.nodes.get(key as usize)?.tick;
         (tick != UNSCHEDULED).then_some(tick)
+    }
+
+    fn time_of(&self, tick: u64) -> Option<Instant> {
+        self.origin.checked_add(Duration::from_millis(tick))
     }
 
     /// The first tick not before `instant`.
