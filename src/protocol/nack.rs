@@ -14,7 +14,8 @@
 //!   will be acknowledged as well. An echo also follows a nudge whose window was
 //!   acknowledged meanwhile. In both cases the base has no NACK.
 //!
-//! An ACK that comes too soon spends nothing: the next one may still be the NACK.
+//! An ACK that comes too soon spends nothing: the next one may still be the NACK. In
+//! bursts the base has a second NACK, after the pause behind it: it was lost again.
 //!
 //! Must not: send anything.
 
@@ -31,11 +32,22 @@ pub(super) const LOCKSTEP_NACK: Duration = Duration::from_millis(990);
 /// date, so that echoes can't be told apart any more.
 const MAX_UNMEASURED: u8 = 3;
 
+/// Whether an ACK comes at `now` sooner than what was sent last can be answered, as far
+/// as that is known.
+pub(super) fn is_too_soon(now: Instant, retry: &RetryTimer) -> bool {
+    match (retry.round_trip(), retry.last_sent()) {
+        (Some(round_trip), Some(sent)) => now < sent + round_trip * 3 / 4,
+        _ => true,
+    }
+}
+
 /// Whether an ACK of the block before the base would be a NACK now.
 #[derive(Debug, Default)]
 pub(super) struct Nacks {
     /// This base's NACK was answered, or can't be told from an echo.
     spent: bool,
+    /// NACKs of this base that were answered.
+    answered: u8,
     /// Blocks from the new base on were in flight when it moved.
     trailing: bool,
     /// Bases in a row that moved after a repeat.
@@ -54,15 +66,13 @@ impl Nacks {
     ) {
         self.trailing = trailing;
         self.spent = false;
+        self.answered = 0;
         if !retry.is_repeated() {
             self.unmeasured = 0;
             return;
         }
         self.unmeasured = self.unmeasured.saturating_add(1);
-        let too_soon = match (retry.round_trip(), retry.last_sent()) {
-            (Some(round_trip), Some(sent)) => now < sent + round_trip * 3 / 4,
-            _ => true,
-        };
+        let too_soon = is_too_soon(now, retry);
         // In lockstep echoes are told apart by their time, unless the network takes longer.
         let by_time = lockstep && retry.round_trip() < Some(LOCKSTEP_NACK);
         self.spent = !by_time && (too_soon || self.unmeasured >= MAX_UNMEASURED);
@@ -76,12 +86,24 @@ impl Nacks {
     /// The window was silent for so long that no echo can come any more.
     pub(super) const fn after_silence(&mut self) {
         self.spent = false;
+        self.answered = 0;
         self.trailing = false;
     }
 
     /// The block before the base was acknowledged once more at `now`. Returns
-    /// whether that is a NACK, which it is once.
-    pub(super) fn take_nack(&mut self, now: Instant, retry: &RetryTimer, lockstep: bool) -> bool {
+    /// whether that is a NACK, which it is once; and once more if a burst and a pause
+    /// lie `behind` the base.
+    pub(super) fn take_nack(
+        &mut self,
+        now: Instant,
+        retry: &RetryTimer,
+        lockstep: bool,
+        behind: bool,
+    ) -> bool {
+        if self.answered == 1 && behind {
+            self.answered += 1;
+            return true;
+        }
         let Some(sent) = retry.last_sent().filter(|_| !self.spent) else {
             return false;
         };
@@ -94,6 +116,7 @@ impl Nacks {
             (false, false) => fastest / 4,
         };
         self.spent = now >= sent + answered_after;
+        self.answered += u8::from(self.spent);
         self.spent
     }
 }

@@ -1,8 +1,8 @@
 //! How much of a window goes out at once.
 //!
 //! What is sent after a lost block is sent for nothing: the receiver drops it.
-//! So where too much would be wasted, the window goes out in bursts with a round
-//! trip between them, in which the receiver can tell what is missing.
+//! So where much is lost the window goes out in bursts with a round trip between
+//! them, in which the receiver can tell what is missing.
 //!
 //! And where nothing proves the peer the window opens slowly: with one block,
 //! and by one more with each block acknowledged. A receiver acknowledges no part
@@ -23,20 +23,22 @@ const LARGE_WINDOW: u16 = 8;
 
 /// The smallest burst, in blocks: the pauses between smaller ones would cost more
 /// time than the blocks they save.
-const MIN_BURST: u16 = 4;
+const MIN_BURST: u16 = 2;
 
-/// Credit for wasted blocks, in eighths of a window: each window that arrives whole earns
-/// one, up to this many. Half of it is there from the start, and lets bursts grow again:
-/// a loss now and then costs less time than bursts.
-const MAX_CREDIT: u8 = 16;
-const EIGHTHS: u16 = 8;
+/// How many blocks lie between two losses until one was lost.
+const NOTHING_LOST: u16 = u16::MAX;
+
+/// The least number of blocks between two losses that the first of a transfer is a sign
+/// of: it may come early by chance.
+const FIRST_SPACING: u16 = 30;
 
 /// What is open towards a peer that an answer proves. No other gets there: its window
 /// closes again after silence, however much it has acknowledged.
 const OPEN: u16 = u16::MAX;
 
-/// The pause between two bursts: a round trip, within these bounds.
-const MIN_PAUSE: Duration = Duration::from_millis(1);
+/// The pause between two bursts: a round trip, within these bounds. The event loop
+/// rounds it up to a millisecond or two.
+const MIN_PAUSE: Duration = Duration::from_micros(200);
 const MAX_PAUSE: Duration = Duration::from_millis(20);
 
 /// The least pause before the last block of a window that isn't open yet is sent again:
@@ -55,8 +57,10 @@ pub(super) struct Pace {
     burst: u16,
     /// Blocks of the burst that have gone out.
     gone: u16,
-    /// What may yet be sent for nothing, see [`MAX_CREDIT`].
-    credit: u8,
+    /// Blocks between two losses, a moving average; [`NOTHING_LOST`] so far.
+    spacing: u16,
+    /// Blocks acknowledged since the last loss.
+    since_loss: u16,
     /// Blocks that may be in flight; [`OPEN`] where an answer is proof.
     open: u16,
     nudge: Nudge,
@@ -80,7 +84,8 @@ impl Pace {
             open: if opens_slowly { 1 } else { OPEN },
             burst: u16::MAX,
             gone: 0,
-            credit: MAX_CREDIT / 2,
+            spacing: NOTHING_LOST,
+            since_loss: 0,
             nudge: Nudge::None,
         }
     }
@@ -91,7 +96,9 @@ impl Pace {
     }
 
     /// Blocks were acknowledged, so that the base moved.
-    pub(super) fn acknowledged(&mut self, blocks: u16) {
+    pub(super) fn acknowledged(&mut self, windowsize: u16, blocks: u16) {
+        self.since_loss = self.since_loss.saturating_add(blocks);
+        self.choose_burst(windowsize);
         if self.open < OPEN {
             self.open += blocks.min(OPEN - 1 - self.open);
         }
@@ -181,29 +188,50 @@ impl Pace {
         }
     }
 
-    /// All that was out arrived.
-    pub(super) const fn window_arrived(&mut self, windowsize: u16) {
-        if self.credit < MAX_CREDIT {
-            self.credit += 1;
-        }
-        if self.credit >= MAX_CREDIT / 2 {
-            self.burst = match self.burst.saturating_mul(2) {
-                burst if burst < windowsize => burst,
-                _ => u16::MAX,
-            };
-        }
+    /// Something of a window was lost, and is sent again.
+    pub(super) fn lost(&mut self, windowsize: u16) {
+        let since_loss = u32::from(self.since_loss);
+        let spacing = match self.spacing {
+            NOTHING_LOST => since_loss.max(FIRST_SPACING.into()),
+            spacing => (3 * u32::from(spacing) + since_loss) / 4,
+        };
+        // The average of two `u16`s is one.
+        self.spacing = (spacing as u16).min(NOTHING_LOST - 1);
+        self.since_loss = 0;
+        self.choose_burst(windowsize);
     }
 
-    /// Something of a window was lost, so that so many blocks are sent again.
-    pub(super) fn window_lost(&mut self, windowsize: u16, again: u16) {
-        if windowsize < LARGE_WINDOW {
+    /// The whole window if it fits, or else equal parts of it.
+    fn choose_burst(&mut self, windowsize: u16) {
+        if windowsize < LARGE_WINDOW || self.spacing == NOTHING_LOST {
             return;
         }
-        let cost = (u32::from(again) * u32::from(EIGHTHS)).div_ceil(windowsize.into());
-        let cost = u8::try_from(cost).unwrap_or(u8::MAX);
-        if self.credit < cost {
-            self.burst = (self.burst.min(windowsize) / 2).max(MIN_BURST);
-        }
-        self.credit = self.credit.saturating_sub(cost);
+        let most = most_at_once(self.spacing.max(self.since_loss));
+        let fits = windowsize <= most.saturating_add(most / 2);
+        let bursts = if fits { 1 } else { windowsize.div_ceil(most) };
+        self.burst = windowsize.div_ceil(bursts);
     }
+
+    /// Of the blocks that are `out` the first left before a pause.
+    pub(super) const fn has_paused(&self, out: u16) -> bool {
+        out > self.burst
+    }
+
+    /// The window goes out without a pause.
+    pub(super) const fn is_whole(&self, windowsize: u16) -> bool {
+        self.burst >= windowsize
+    }
+}
+
+/// Blocks to send between two pauses, where so many lie between two losses. Each loss
+/// wastes half a burst, or a whole one if it hits the last block of it, and that is to
+/// be a tenth of what is needed. Where much is lost, blocks sent again and NACKs
+/// are lost as well, which takes up more and more of that tenth: so the burst falls
+/// with the square, from a whole window of 16 where a hundredth is lost to two blocks
+/// where a twentieth is. One at a time would save little, and take twice as long.
+fn most_at_once(spacing: u16) -> u16 {
+    let spacing = u32::from(spacing);
+    let most = (spacing / 5).min(spacing * spacing / 400);
+    // A fifth of a `u16`.
+    (most as u16).max(MIN_BURST)
 }

@@ -29,7 +29,7 @@
 //! | Sending | ACK of a block in flight | peer verified, base moves past it | DATA from there on, a full window (unproved: as much of it as is open, see `pace`) | an ACK within it |
 //! | Sending, windows | ACK of exactly what was out before the window was sent again, the second time in a row | an echo: a block came twice; base moves past it | the rest of a window from there; what is in flight isn't sent again | an ACK within it |
 //! | Sending | ACK of the last block | completed | – | nothing |
-//! | Sending, windows | ACK of the block before the base, a quarter of the fastest round trip after the last DATA left (three quarters of the usual one, if blocks were in flight when the base moved) | a NACK, once per base and silence (`nack`); one that comes sooner is an echo, and the next may still be the NACK | the window from its base | an ACK within it |
+//! | Sending, windows | ACK of the block before the base, a quarter of the fastest round trip after the last DATA left (three quarters of the usual one, if blocks were in flight when the base moved) | a NACK, once per base and silence (`nack`), in bursts once more behind a pause; one that comes sooner is an echo, and the next may still be the NACK | the window from its base | an ACK within it |
 //! | Sending, lockstep, verified | the same, 0.99 s or a round trip after the DATA left, whichever is longer | a NACK, once per DATA | the DATA | its ACK |
 //! | Sending, unproved | ACK of a block not yet sent, fewer than 32,768 ahead | ended: forged | – | nothing |
 //! | Sending | any other ACK | nothing: RFC 1123 §4.2.3.1 | – | as before |
@@ -58,7 +58,7 @@ use std::time::{Duration, Instant};
 use super::block::BlockIndex;
 use super::contract::{Config, Failure, Opening, Outcome, Proof, Run, Sent, Transmit};
 use super::exchange::Exchange;
-use super::nack::Nacks;
+use super::nack::{Nacks, is_too_soon};
 use super::pace::Pace;
 use super::timer::Timer;
 use crate::wire::options::{self, Negotiated, Offer};
@@ -269,17 +269,15 @@ impl Sender {
         self.exchange.verify();
         // At most `reached`, which is a `u16`.
         let blocks = (index.0 - self.base.0 + 1) as u16;
-        let is_echo = self.note_echo(blocks);
-        if blocks >= self.out {
-            self.pace.window_arrived(self.windowsize());
-        } else if !is_echo {
-            self.pace.window_lost(self.windowsize(), self.out - blocks);
+        let is_echo = self.note_echo(now, blocks);
+        // The ACK of a whole window may have crossed the nudge, and the nudge brings a second.
+        let nudged = self.pace.has_nudged() && blocks == self.windowsize();
+        self.pace.acknowledged(self.windowsize(), blocks);
+        if blocks < self.out && !is_echo {
+            self.pace.lost(self.windowsize());
             // RFC 7440 §4: so that it has what follows sent again.
             self.exchange.retry.gap_named();
         }
-        // The ACK of a whole window may have crossed the nudge, and the nudge brings a second.
-        let nudged = self.pace.has_nudged() && blocks == self.windowsize();
-        self.pace.acknowledged(blocks);
         let trailing = blocks < self.reached;
         let lockstep = self.windowsize() == 1;
         self.nacks
@@ -313,22 +311,32 @@ impl Sender {
     /// and with it all that had gone out before. To send what follows again would
     /// bring the next such ACK, to the end of the file. So the second in a row
     /// counts as an echo: what follows is in flight.
-    const fn note_echo(&mut self, blocks: u16) -> bool {
+    ///
+    /// In bursts it is a gap at the end of what had gone out before, if the burst
+    /// behind that can have been answered.
+    fn note_echo(&mut self, now: Instant, blocks: u16) -> bool {
         self.echoes = if blocks == self.resumed {
             self.echoes.saturating_add(1)
         } else {
             0
         };
-        self.echoes >= ECHOES
+        let retry = &self.exchange.retry;
+        self.echoes >= ECHOES && (self.pace.is_whole(self.windowsize()) || is_too_soon(now, retry))
     }
 
     /// The block before the base is acknowledged once more.
     fn previous_acknowledged_again(&mut self, now: Instant) {
-        // Once the deadline has come the timeout repeats, and counts.
-        let in_flight =
-            self.exchange.is_verified() && self.out > 0 && !self.exchange.retry.expired(now);
+        // Once the deadline has come the timeout repeats, and counts. The end of a pause
+        // is no deadline: a burst more would be sent for nothing.
+        let is_silent = matches!(self.exchange.retry.timer(), Timer::Answer { at } if at <= now);
+        let in_flight = self.exchange.is_verified() && self.out > 0 && !is_silent;
         let lockstep = self.windowsize() == 1;
-        if in_flight && self.nacks.take_nack(now, &self.exchange.retry, lockstep) {
+        let behind = self.pace.has_paused(self.out);
+        if in_flight
+            && self
+                .nacks
+                .take_nack(now, &self.exchange.retry, lockstep, behind)
+        {
             // In lockstep the peer may only be slow, its own timer having struck.
             if !lockstep {
                 self.exchange.retry.gap_named();
@@ -398,7 +406,7 @@ impl Sender {
 
     /// Everything that isn't acknowledged is to be sent again.
     fn rewind(&mut self) {
-        self.pace.window_lost(self.windowsize(), self.out);
+        self.pace.lost(self.windowsize());
         self.out = 0;
         self.resumed = self.reached;
         self.timed = false;

@@ -275,6 +275,21 @@ fn a_gap_is_reported_once() {
 }
 
 #[test]
+fn a_lost_nack_is_sent_once_more_where_the_window_goes_on() {
+    // Two round trips later: by then its answer would have come.
+    Script::receiver(&FIXED, Server("blksize=8 windowsize=16")).play(
+        "  0 open    > OACK blksize=8 windowsize=16 @500
+           4 DATA 1  > wrote 8         @504
+           5 DATA 3  > ACK 1           @505
+           9 DATA 4  > nothing         @505
+          12 DATA 5  > nothing         @505
+          13 DATA 6  > ACK 1           @513
+          14 DATA 7  > nothing         @513
+          30 DATA 8  > nothing         @513",
+    );
+}
+
+#[test]
 fn a_gap_is_reported_again_once_the_window_comes_again_without_its_base() {
     // As early as an answer to the NACK can come: a round trip.
     Script::receiver(&FIXED, Server("blksize=8 windowsize=5")).play(
