@@ -20,8 +20,8 @@ const HOLD: Duration = Duration::from_millis(50);
 /// Bytes of several small windows that are read with one call.
 const SHORT_LEN: usize = 8 * 1024;
 
-/// Buffers for them there are at most: half a megabyte of memory.
-const SHORT_COUNT: usize = 64;
+/// Buffers for them there are at most: a megabyte of memory.
+const SHORT_COUNT: usize = 128;
 
 /// Buffers for larger windows, of [`MAX_SEND`] bytes: what a transfer gains by
 /// one is worth it only while few of them share the processor.
