@@ -14,8 +14,7 @@
 //!   will be acknowledged as well. An echo also follows a nudge whose window was
 //!   acknowledged meanwhile. In both cases the base has no NACK.
 //!
-//! An ACK that comes too soon spends nothing: the next one may still be the NACK. In
-//! bursts the base has a second NACK, after the pause behind it: it was lost again.
+//! An ACK that comes too soon spends nothing: the next one may still be the NACK.
 //!
 //! Must not: send anything.
 
@@ -46,8 +45,6 @@ pub(super) fn is_too_soon(now: Instant, retry: &RetryTimer) -> bool {
 pub(super) struct Nacks {
     /// This base's NACK was answered, or can't be told from an echo.
     spent: bool,
-    /// NACKs of this base that were answered.
-    answered: u8,
     /// Blocks from the new base on were in flight when it moved.
     trailing: bool,
     /// Bases in a row that moved after a repeat.
@@ -66,7 +63,6 @@ impl Nacks {
     ) {
         self.trailing = trailing;
         self.spent = false;
-        self.answered = 0;
         if !retry.is_repeated() {
             self.unmeasured = 0;
             return;
@@ -86,24 +82,12 @@ impl Nacks {
     /// The window was silent for so long that no echo can come any more.
     pub(super) const fn after_silence(&mut self) {
         self.spent = false;
-        self.answered = 0;
         self.trailing = false;
     }
 
     /// The block before the base was acknowledged once more at `now`. Returns
-    /// whether that is a NACK, which it is once; and once more if a burst and a pause
-    /// lie `behind` the base.
-    pub(super) fn take_nack(
-        &mut self,
-        now: Instant,
-        retry: &RetryTimer,
-        lockstep: bool,
-        behind: bool,
-    ) -> bool {
-        if self.answered == 1 && behind {
-            self.answered += 1;
-            return true;
-        }
+    /// whether that is a NACK, which it is once.
+    pub(super) fn take_nack(&mut self, now: Instant, retry: &RetryTimer, lockstep: bool) -> bool {
         let Some(sent) = retry.last_sent().filter(|_| !self.spent) else {
             return false;
         };
@@ -116,7 +100,6 @@ impl Nacks {
             (false, false) => fastest / 4,
         };
         self.spent = now >= sent + answered_after;
-        self.answered += u8::from(self.spent);
         self.spent
     }
 }

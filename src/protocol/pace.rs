@@ -212,11 +212,6 @@ impl Pace {
         self.burst = windowsize.div_ceil(bursts);
     }
 
-    /// Of the blocks that are `out` the first left before a pause.
-    pub(super) const fn has_paused(&self, out: u16) -> bool {
-        out > self.burst
-    }
-
     /// The window goes out without a pause.
     pub(super) const fn is_whole(&self, windowsize: u16) -> bool {
         self.burst >= windowsize

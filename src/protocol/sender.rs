@@ -29,7 +29,7 @@
 //! | Sending | ACK of a block in flight | peer verified, base moves past it | DATA from there on, a full window (unproved: as much of it as is open, see `pace`) | an ACK within it |
 //! | Sending, windows | ACK of exactly what was out before the window was sent again, the second time in a row | an echo: a block came twice; base moves past it | the rest of a window from there; what is in flight isn't sent again | an ACK within it |
 //! | Sending | ACK of the last block | completed | – | nothing |
-//! | Sending, windows | ACK of the block before the base, a quarter of the fastest round trip after the last DATA left (three quarters of the usual one, if blocks were in flight when the base moved) | a NACK, once per base and silence (`nack`), in bursts once more behind a pause; one that comes sooner is an echo, and the next may still be the NACK | the window from its base | an ACK within it |
+//! | Sending, windows | ACK of the block before the base, a quarter of the fastest round trip after the last DATA left (three quarters of the usual one, if blocks were in flight when the base moved) | a NACK, once per base and silence (`nack`); one that comes sooner is an echo, and the next may still be the NACK | the window from its base | an ACK within it |
 //! | Sending, lockstep, verified | the same, 0.99 s or a round trip after the DATA left, whichever is longer | a NACK, once per DATA | the DATA | its ACK |
 //! | Sending, unproved | ACK of a block not yet sent, fewer than 32,768 ahead | ended: forged | – | nothing |
 //! | Sending | any other ACK | nothing: RFC 1123 §4.2.3.1 | – | as before |
@@ -331,12 +331,7 @@ impl Sender {
         let is_silent = matches!(self.exchange.retry.timer(), Timer::Answer { at } if at <= now);
         let in_flight = self.exchange.is_verified() && self.out > 0 && !is_silent;
         let lockstep = self.windowsize() == 1;
-        let behind = self.pace.has_paused(self.out);
-        if in_flight
-            && self
-                .nacks
-                .take_nack(now, &self.exchange.retry, lockstep, behind)
-        {
+        if in_flight && self.nacks.take_nack(now, &self.exchange.retry, lockstep) {
             // In lockstep the peer may only be slow, its own timer having struck.
             if !lockstep {
                 self.exchange.retry.gap_named();

@@ -626,22 +626,6 @@ fn a_nack_that_comes_at_the_end_of_a_pause_comes_before_the_next_burst() {
 }
 
 #[test]
-fn a_second_nack_of_a_base_counts_in_bursts_once_it_can_have_been_lost_again() {
-    let options = "blksize=8 windowsize=8";
-    Script::sender(&FIXED, Server(options), length(2000)).play(
-        "  0 open    > OACK blksize=8 windowsize=8 @500
-          10 ACK 0   > DATA 1-8   @510
-          20 ACK 2   > DATA 3-4   @30
-          29 ACK 2   > DATA 3-4   @39
-          30 ACK 2   > nothing    @39
-          39 timeout > DATA 5-6   @49
-          40 ACK 2   > DATA 3-4   @50
-          50 timeout > DATA 5-6   @60
-          55 ACK 2   > nothing    @60",
-    );
-}
-
-#[test]
 fn an_ack_of_what_went_out_before_is_no_echo_once_the_burst_behind_it_is_answered() {
     let options = "blksize=8 windowsize=8";
     Script::sender(&FIXED, Server(options), length(2000)).play(
