@@ -1,11 +1,13 @@
-//! The bare loop: what the socket calls alone cost that a transfer can't do without.
+//! The bare loop: little more than receiving and sending, and none of the protocol's
+//! promises.
 //!
 //! It takes requests from the listen socket in batches, gives each transfer a connected
 //! socket, waits with epoll, and does one receive and one send for a round. It has no
 //! deadlines, repeats nothing, keeps no log and checks no more than the number of a
-//! block: a floor to measure servers by, not a server. Where there is a cheaper way that
+//! block: something to measure servers by, not a server. Where there is a cheaper way that
 //! a server might take it takes that one: files are kept, sockets used again, and the next
-//! packet of one client alone is waited for awake where that pays.
+//! packet of one client alone is waited for awake, as our server does, which the
+//! processor time of the loop includes.
 
 mod download;
 mod files;
@@ -23,7 +25,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use nix::sys::prctl::set_timerslack;
 use nix::sys::socket::{setsockopt, sockopt};
-use tftpd::net::Batch;
+use tftpd::net::{Batch, MAX_COALESCED, MAX_SEGMENTS};
 use tftpd::wire::options::{Limits, negotiate};
 use tftpd::wire::packet::{Direction, Packet, Request};
 
@@ -32,7 +34,7 @@ use crate::clock;
 use self::download::Download;
 use self::files::Files;
 use self::seat::{Seat, Step, Work};
-use self::upload::{Desk, Upload};
+use self::upload::Upload;
 
 /// Room for a storm of requests, in bytes: as much as our server asks for.
 const LISTEN_BUFFER: usize = 16 << 20;
@@ -74,7 +76,7 @@ pub(crate) fn serve(address: SocketAddr, root: &Path, awake: bool) -> io::Result
         files: Files::new(root),
         seats: Vec::new(),
         free: Vec::new(),
-        desk: Desk::new(),
+        windows: Batch::new(MAX_SEGMENTS, 4 * MAX_COALESCED),
         awake,
     };
     server.run()
@@ -87,7 +89,8 @@ struct Bare {
     seats: Vec<Seat>,
     /// Seats without a transfer.
     free: Vec<usize>,
-    desk: Desk,
+    /// What windows are received into, one for all transfers.
+    windows: Batch,
     awake: bool,
 }
 
@@ -103,7 +106,7 @@ impl Bare {
             for event in &events {
                 match event.token() {
                     LISTENER => self.take_requests(&mut requests)?,
-                    Token(index) => self.attend(index),
+                    Token(index) => self.run_transfer(index),
                 }
             }
         }
@@ -166,14 +169,14 @@ impl Bare {
     }
 
     /// Goes on with the transfer of a seat, as far as what has come lets it.
-    fn attend(&mut self, index: usize) {
+    fn run_transfer(&mut self, index: usize) {
         let mut looks = 0;
         let mut since = None;
         loop {
             let mut is_gathering = false;
             let seat = &mut self.seats[index];
             let is_quick = seat.is_quick();
-            match seat.step(&mut self.desk) {
+            match seat.step(&mut self.windows) {
                 Ok(Step::Idle) => return,
                 Ok(Step::Forward) => (looks, since) = (0, None),
                 Ok(Step::Nothing) => looks += 1,
@@ -208,7 +211,7 @@ impl Bare {
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "a floor to measure by, whose one client it waits for"
+    reason = "not a server, and there is one client to wait for"
 )]
 fn nap(time: Duration) {
     thread::sleep(time);

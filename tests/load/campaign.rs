@@ -48,7 +48,8 @@ impl Measured {
     }
 
     /// One figure divided by another of the same round, so that what the machine
-    /// does meanwhile counts for both. A peer that did not run in it counts with its first.
+    /// does meanwhile counts for both. A peer that did not run in that round is taken from
+    /// the first.
     pub(crate) fn ratio(
         &self,
         over: (Contender, Metric),
@@ -103,10 +104,12 @@ impl Measured {
 /// Whether a contender runs in another round after the first.
 fn runs_again(workload: &Workload, contender: Contender, runs: &[Run]) -> bool {
     let mut runs = runs.iter().filter(|run| run.contender == contender);
+    // One that failed to start has no figures (NaN), and tries again.
+    let is_cut_off = |run: &Run| run.figures.get(Metric::Unfinished) > 0.0;
     match workload.peers {
         _ if !contender.is_peer() => true,
         Peers::None | Peers::Once => false,
-        Peers::UntilCutOff => runs.all(|run| run.figures.get(Metric::Unfinished) <= 0.0),
+        Peers::UntilCutOff => !runs.any(is_cut_off),
         Peers::Each => true,
     }
 }
@@ -326,4 +329,34 @@ fn say(
         }
     }
     eprintln!("{line} {}", note.unwrap_or_default());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workloads;
+
+    #[test]
+    fn only_a_peer_that_was_cut_off_takes_no_part_in_later_rounds() {
+        let mut all = workloads::all().into_iter();
+        let workload = all.find(|it| it.peers == Peers::UntilCutOff).unwrap();
+        for (contender, unfinished, expected) in [
+            (Contender::Dnsmasq, 0.0, true),
+            (Contender::Dnsmasq, 1.0, false),
+            // It failed to start.
+            (Contender::Dnsmasq, f64::NAN, true),
+            (Contender::Ours, 1.0, true),
+        ] {
+            let mut figures = Figures::default();
+            figures.set(Metric::Unfinished, unfinished);
+            let run = Run {
+                contender,
+                round: 1,
+                figures,
+                note: None,
+            };
+            let runs_again = runs_again(&workload, contender, &[run]);
+            assert_eq!(runs_again, expected, "{contender:?} {unfinished}");
+        }
+    }
 }

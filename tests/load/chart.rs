@@ -116,11 +116,11 @@ fn draw(rows: &[Row]) -> String {
 fn legend(svg: &mut String) {
     let y = 24.0;
     let entries = [
-        (MARGIN, "better", "better or"),
-        (MARGIN + 86.0, "worse", "worse than"),
-        (MARGIN + 178.0, "one", "the best other server (1)"),
-        (MARGIN + 374.0, "goal", "goal"),
-        (MARGIN + 428.0, "bare", "a bare loop of socket calls"),
+        (MARGIN, "better", "better"),
+        (MARGIN + 78.0, "worse", "worse"),
+        (MARGIN + 150.0, "one", "1 = best other server"),
+        (MARGIN + 330.0, "goal", "goal"),
+        (MARGIN + 396.0, "bare", "bare loop"),
     ];
     for (x, class, words) in entries {
         match class {
@@ -282,10 +282,9 @@ mod tests {
             }
             seen.push((y, left, right));
         }
-        for element in svg
-            .lines()
-            .filter(|line| line.starts_with("<rect class=\"b"))
-        {
+        let is_bar =
+            |line: &&str| line.contains("class=\"better\"") || line.contains("class=\"worse\"");
+        for element in svg.lines().filter(is_bar) {
             let x = attribute(element, "x").unwrap();
             let right = x + attribute(element, "width").unwrap();
             assert!(x >= 0.0 && right <= WIDTH, "{element}");
@@ -299,6 +298,19 @@ mod tests {
         let svg = draw(&rows());
         // One more is the legend's.
         assert_eq!(svg.matches("class=\"better\"").count(), count + 1);
+    }
+
+    #[test]
+    fn the_bare_loop_has_a_mark_beside_each_bar() {
+        let svg = draw(&rows());
+        // One more is the legend's.
+        let count = 2 * rows().len() + 1;
+        assert_eq!(svg.matches("class=\"bare\"").count(), count);
+        for element in svg.lines().filter(|line| line.contains("class=\"bare\"")) {
+            let (_, path) = element.split_once("d=\"M").unwrap();
+            let x: f64 = path.split_once(' ').unwrap().0.parse().unwrap();
+            assert!((0.0..=WIDTH).contains(&x), "{element}");
+        }
     }
 
     #[test]

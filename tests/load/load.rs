@@ -5,7 +5,7 @@
 //! `load losses` plays boot loaders over a network that loses packets; `load
 //! room` boots a room of machines for `scripts/cluster`; `load attack` is the attacker of
 //! `scripts/soak`;
-//! `load bare` is the loop that shows what the socket allows. Not shipped.
+//! `load bare` is the loop that does little more than receive and send. Not shipped.
 #![allow(
     clippy::cast_precision_loss,
     clippy::cast_sign_loss,

@@ -10,7 +10,7 @@ use crate::figures::{Metric, Spread};
 use crate::process::Cores;
 use crate::servers::{Contender, Programs};
 use crate::verdict::{Verdict, Word, ratio};
-use crate::workloads::Against;
+use crate::workloads::{Against, Peers};
 
 /// Where and with what it was measured.
 pub(crate) struct Setting {
@@ -130,7 +130,7 @@ fn head(text: &mut String, setting: &Setting) {
 
 fn ratios(text: &mut String, setting: &Setting, all: &[Measured]) {
     if all.iter().any(|measured| measured.has(Contender::Bare)) {
-        line(text, LIMIT);
+        line(text, BARE_LOOP);
     }
     let columns = ["MB/s", "CPU-s/GB"].map(|unit| {
         format!(
@@ -164,11 +164,11 @@ fn ratios(text: &mut String, setting: &Setting, all: &[Measured]) {
 }
 
 /// Stands above the table.
-const LIMIT: &str = "\
-The bare loop makes only the system calls that such transfers can't do without, and keeps \
-none of the protocol's promises. A goal that is missed is \"at the limit\" where the bare \
-loop, divided by the same peer in the same rounds, misses it as well, and ours doesn't beat \
-the loop.\n";
+const BARE_LOOP: &str = "\
+The bare loop does little more than receive and send, and keeps none of the protocol's \
+promises. In lockstep with one client it waits awake as ours does, which its processor time \
+includes. A goal that is missed is \"out of reach\" where the bare loop, divided by the same \
+peer in the same rounds, misses it as well, and ours doesn't beat the loop.\n";
 
 /// A figure held against that of another build of ours.
 struct Change {
@@ -367,6 +367,9 @@ fn details(text: &mut String, all: &[Measured]) {
 /// What went wrong, once for each server and workload.
 fn notes(text: &mut String, all: &[Measured]) {
     for measured in all {
+        if measured.workload.peers == Peers::Once {
+            continue;
+        }
         let last = measured.runs.last().map_or(0, |run| run.round);
         let ran = |contender, round| {
             let mut runs = measured.runs.iter();
@@ -383,8 +386,8 @@ fn notes(text: &mut String, all: &[Measured]) {
             line(
                 text,
                 &format!(
-                    "- {workload}: {names} ran in the first round only, whose figures count in \
-                     the others."
+                    "- {workload}: {names} took no part in later rounds; the first round's \
+                     figures stand for those."
                 ),
             );
         }

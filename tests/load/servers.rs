@@ -41,7 +41,7 @@ pub(crate) enum Contender {
     Atftpd,
     Dnsmasq,
     RsTftpd,
-    /// The bare loop: what the socket allows.
+    /// The bare loop: little more than receiving and sending.
     Bare,
     /// The bare loop, never waiting awake.
     BareAsleep,
@@ -366,8 +366,8 @@ impl Drop for Server {
     }
 }
 
-/// A port that the kernel gives to nobody that asks for any: a client's
-/// socket, bound before the server has started, must not be in its place.
+/// A port below the kernel's ephemeral range, so that no client's socket can take it
+/// before the server is up.
 fn free_port() -> io::Result<u16> {
     let free = |port: &u16| UdpSocket::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
     let port = OWN_PORTS.into_iter().find(free);

@@ -1,4 +1,4 @@
-//! What came of a goal: met, missed, or forbidden by what the sockets cost.
+//! What came of a goal: met, missed, or out of reach.
 
 use std::fmt;
 
@@ -15,13 +15,13 @@ const NOISE: f64 = 0.05;
 pub(crate) enum Word {
     Met,
     /// Missed, and the bare loop misses it too, and isn't beaten.
-    AtLimit,
+    OutOfReach,
     Missed,
 }
 
 impl Word {
     /// For our figure, and the bare loop's, if it took part; `share`: ours divided by the
-    /// loop's in the same round. A loop that ours beats is no limit.
+    /// loop's. A loop that ours beats puts no goal out of reach.
     fn of(bound: Bound, ours: f64, bare: Option<f64>, share: f64) -> Self {
         let is_beaten = match bound {
             Bound::AtLeast(_) => share > 1.0 + NOISE,
@@ -30,7 +30,7 @@ impl Word {
         if bound.is_met_by(ours) {
             Self::Met
         } else if bare.is_some_and(|bare| !bound.is_met_by(bare)) && !is_beaten {
-            Self::AtLimit
+            Self::OutOfReach
         } else {
             Self::Missed
         }
@@ -41,7 +41,7 @@ impl fmt::Display for Word {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Met => "met",
-            Self::AtLimit => "at the limit",
+            Self::OutOfReach => "out of reach",
             Self::Missed => "**missed**",
         })
     }
@@ -55,9 +55,10 @@ pub(crate) struct Verdict {
     pub(crate) other: Option<(&'static str, Spread)>,
     /// What the bound is for: ours, or the ratio within a round.
     pub(crate) value: Spread,
-    /// The same for the bare loop in our place, if it finished what it was asked for.
+    /// The same for the bare loop in our place, if nine of ten transfers finished.
     pub(crate) bare: Option<Spread>,
-    /// Ours divided by the bare loop's in the same round.
+    /// Ours divided by that of the bare loop: in the same round, or for a ratio between
+    /// two figures of one run the medians.
     pub(crate) share: Option<Spread>,
 }
 
@@ -70,18 +71,18 @@ impl Verdict {
             (Contender::Ours, Contender::Bare)
         };
         let metric = goal.metric;
-        let other = |us| match goal.against {
+        let other = |who| match goal.against {
             Against::BestPeer => measured
                 .best_peer(metric, goal.bound)
                 .map(|it| (it, metric)),
             Against::Asleep => Some((Contender::OursAsleep, metric)),
             Against::Unwatched => Some((Contender::Unwatched, metric)),
-            Against::Own(metric) => Some((us, metric)),
+            Against::Own(metric) => Some((who, metric)),
             Against::Nothing => None,
         };
-        let value = |us| match other(us) {
-            Some(other) => measured.ratio((us, metric), other),
-            None if goal.against == Against::Nothing => measured.spread(us, metric),
+        let value = |who| match other(who) {
+            Some(other) => measured.ratio((who, metric), other),
+            None if goal.against == Against::Nothing => measured.spread(who, metric),
             None => None,
         };
         let ours = measured.spread(us, metric)?;
@@ -92,13 +93,20 @@ impl Verdict {
             };
             Some((name, measured.spread(contender, metric)?))
         });
+        let own = value(us)?;
+        let counts = can_be_out_of_reach(goal) && measured.is_sound(loops);
+        let bare = value(loops).filter(|_| counts);
+        let share = bare.and_then(|bare| match goal.against {
+            Against::Own(_) => Spread::of([own.median / bare.median]),
+            _ => measured.ratio((us, metric), (loops, metric)),
+        });
         Some(Self {
             goal,
             ours,
             other: named,
-            value: value(us)?,
-            bare: value(loops).filter(|_| has_limit(goal) && measured.is_sound(loops)),
-            share: measured.ratio((us, metric), (loops, metric)),
+            value: own,
+            bare,
+            share,
         })
     }
 
@@ -120,7 +128,7 @@ impl Verdict {
 
 /// Whether the bare loop can show that a goal is out of reach: not where ours is held
 /// against another of ours, and what went wrong is never excused.
-fn has_limit(goal: Goal) -> bool {
+fn can_be_out_of_reach(goal: Goal) -> bool {
     let is_own = matches!(goal.against, Against::Asleep | Against::Unwatched);
     let counts_faults = matches!(
         goal.metric,
@@ -144,7 +152,7 @@ mod tests {
     use crate::workloads;
 
     #[test]
-    fn only_a_goal_that_the_bare_loop_misses_too_is_at_the_limit() {
+    fn only_a_goal_that_the_bare_loop_misses_too_is_out_of_reach() {
         let (most, least) = (Bound::AtMost(0.9), Bound::AtLeast(2.0));
         for (bound, ours, bare, expected) in [
             (most, 0.9, Some(0.8), Word::Met),
@@ -152,13 +160,13 @@ mod tests {
             (most, 0.8, Some(0.95), Word::Met),
             (most, 0.91, Some(0.89), Word::Missed),
             (most, 0.91, Some(0.9), Word::Missed),
-            (most, 0.91, Some(0.905), Word::AtLimit),
-            // However far above it: the sockets alone don't give what was asked.
-            (most, 1.5, Some(0.95), Word::AtLimit),
+            (most, 0.91, Some(0.905), Word::OutOfReach),
+            // However far ours is from the goal: the bare loop misses it too.
+            (most, 1.5, Some(0.95), Word::OutOfReach),
             (most, 0.91, None, Word::Missed),
             (least, 2.0, Some(2.5), Word::Met),
             (least, 1.9, Some(2.0), Word::Missed),
-            (least, 1.9, Some(1.95), Word::AtLimit),
+            (least, 1.9, Some(1.95), Word::OutOfReach),
             (least, 1.9, None, Word::Missed),
         ] {
             let share = ours / bare.unwrap_or(f64::NAN);
@@ -168,12 +176,12 @@ mod tests {
     }
 
     #[test]
-    fn a_bare_loop_that_ours_beats_shows_no_limit() {
+    fn a_bare_loop_that_ours_beats_puts_no_goal_out_of_reach() {
         let (most, least) = (Bound::AtMost(0.9), Bound::AtLeast(2.0));
         for (bound, ours, bare, expected) in [
-            (most, 0.95, 0.97, Word::AtLimit),
+            (most, 0.95, 0.97, Word::OutOfReach),
             (most, 0.95, 1.02, Word::Missed),
-            (least, 1.9, 1.85, Word::AtLimit),
+            (least, 1.9, 1.85, Word::OutOfReach),
             (least, 1.9, 1.7, Word::Missed),
         ] {
             let word = Word::of(bound, ours, Some(bare), ours / bare);
@@ -229,8 +237,8 @@ mod tests {
         near(Some(verdict.value), 1.1);
         near(verdict.bare, 1.05);
         near(verdict.share, 11.0 / 10.5);
-        assert_eq!(verdict.word(), Word::AtLimit);
-        assert_eq!(verdict.told(), "≤ 1 at the limit");
+        assert_eq!(verdict.word(), Word::OutOfReach);
+        assert_eq!(verdict.told(), "≤ 1 out of reach");
     }
 
     #[test]
@@ -248,15 +256,49 @@ mod tests {
         );
         let verdict = Verdict::of(&measured, goal).unwrap();
         assert!((verdict.bare.unwrap().median - 0.95).abs() < 0.001);
-        assert_eq!(verdict.word(), Word::AtLimit);
+        assert_eq!(verdict.word(), Word::OutOfReach);
+    }
+
+    /// Twice as slow as ours, the loop is as even: it isn't beaten.
+    #[test]
+    fn a_ratio_within_a_run_is_held_against_that_of_the_bare_loop() {
+        use Contender::{Bare, Ours};
+        let (mut measured, goal) = measured(
+            |goal| matches!(goal.against, Against::Own(_)),
+            &[&[(Ours, 12.0), (Bare, 24.0)]],
+        );
+        let Against::Own(own) = goal.against else {
+            unreachable!()
+        };
+        for (run, value) in measured.runs.iter_mut().zip([10.0, 20.0]) {
+            run.figures.set(own, value);
+        }
+        let verdict = Verdict::of(&measured, goal).unwrap();
+        assert!((verdict.share.unwrap().median - 1.0).abs() < 0.001);
+        assert_eq!(verdict.word(), Word::OutOfReach);
     }
 
     #[test]
-    fn failures_have_no_limit() {
+    fn a_bare_loop_that_failed_is_not_divided_by() {
+        use Contender::{Bare, Dnsmasq, Ours};
+        let (mut measured, goal) = measured(
+            |goal| goal.metric == Metric::CpuPerGigabyte && goal.against == Against::BestPeer,
+            &[&[(Ours, 11.0), (Bare, 10.5), (Dnsmasq, 10.0)]],
+        );
+        let bare = measured.runs.iter_mut().find(|run| run.contender == Bare);
+        let transfers = measured.workload.plan.transfers as f64;
+        bare.unwrap().figures.set(Metric::Failures, transfers);
+        let verdict = Verdict::of(&measured, goal).unwrap();
+        assert!(verdict.bare.is_none() && verdict.share.is_none());
+        assert_eq!(verdict.word(), Word::Missed);
+    }
+
+    #[test]
+    fn failures_are_never_out_of_reach() {
         use Contender::{Bare, Ours};
         let (measured, goal) = measured(
             |goal| goal.metric == Metric::Unfinished,
-            &[&[(Ours, 1.0), (Bare, 5.0)]],
+            &[&[(Ours, 5.0), (Bare, 5.0)]],
         );
         let verdict = Verdict::of(&measured, goal).unwrap();
         assert_eq!(verdict.word(), Word::Missed);

@@ -54,7 +54,7 @@ impl Bound {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Peers {
     None,
-    /// In the first round: their figures are told, and bound no goal.
+    /// In the first round only: their figures are shown, and no goal depends on them.
     Once,
     /// In each, but for one that was cut off: another run could only say so again.
     UntilCutOff,

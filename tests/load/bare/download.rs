@@ -7,7 +7,7 @@ use tftpd::wire::options::Negotiated;
 use tftpd::wire::packet::DATA_HEADER_LEN;
 
 use super::files::Source;
-use super::seat::{Line, Step};
+use super::seat::{Connection, Step};
 
 pub(super) struct Download {
     source: Source,
@@ -36,20 +36,20 @@ impl Download {
         }
     }
 
-    pub(super) fn begin(&mut self, line: &mut Line, oack: &[u8]) -> io::Result<()> {
+    pub(super) fn begin(&mut self, connection: &mut Connection, oack: &[u8]) -> io::Result<()> {
         if oack.is_empty() {
-            return self.send_window(line);
+            return self.send_window(connection);
         }
-        line.socket.send(oack)?;
+        connection.socket.send(oack)?;
         self.look_ahead()
     }
 
     /// Only the ACK of all that was sent goes on: nothing is ever lost.
-    pub(super) fn step(&mut self, line: &mut Line) -> io::Result<Step> {
+    pub(super) fn step(&mut self, connection: &mut Connection) -> io::Result<Step> {
         let number = Rollover::ToZero.number_of(self.sent).0.to_be_bytes();
         let mut answer = [0; 16];
         loop {
-            match line.receive(&mut answer)? {
+            match connection.receive(&mut answer)? {
                 None => return Ok(Step::Nothing),
                 Some(_) if answer[2..4] == number => break,
                 Some(_) => {}
@@ -58,11 +58,11 @@ impl Download {
         if self.sent == self.last {
             return Ok(Step::Done);
         }
-        self.send_window(line)?;
+        self.send_window(connection)?;
         Ok(Step::Forward)
     }
 
-    fn send_window(&mut self, line: &mut Line) -> io::Result<()> {
+    fn send_window(&mut self, connection: &mut Connection) -> io::Result<()> {
         let end = BlockIndex((self.sent.0 + self.window).min(self.last.0));
         let len = (end.0 - self.sent.0) as usize * self.segment;
         let packets = match &mut self.source {
@@ -72,7 +72,7 @@ impl Download {
             }
             Source::Long(file) => file.take(len)?,
         };
-        line.send(packets, self.segment)?;
+        connection.send(packets, self.segment)?;
         self.sent = end;
         self.look_ahead()
     }

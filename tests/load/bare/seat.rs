@@ -9,11 +9,11 @@ use mio::net::UdpSocket;
 use mio::{Interest, Registry, Token};
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
-use tftpd::net::{MAX_SEGMENTS, MAX_SEND};
+use tftpd::net::{Batch, MAX_SEGMENTS, MAX_SEND};
 use tftpd::wire::options::Negotiated;
 
 use super::download::Download;
-use super::upload::{Desk, Upload};
+use super::upload::Upload;
 
 pub(super) enum Work {
     None,
@@ -40,7 +40,7 @@ pub(super) enum Step {
 }
 
 pub(super) struct Seat {
-    line: Line,
+    connection: Connection,
     pub(super) work: Work,
     is_quick: bool,
 }
@@ -51,7 +51,7 @@ impl Seat {
         let mut socket = UdpSocket::from_std(socket.into());
         registry.register(&mut socket, token, Interest::READABLE)?;
         Ok(Self {
-            line: Line {
+            connection: Connection {
                 socket,
                 segment: 0,
                 coalesces: false,
@@ -70,13 +70,15 @@ impl Seat {
         negotiated: &Negotiated,
         oack: &[u8],
     ) -> io::Result<()> {
-        self.line.socket.connect(peer)?;
+        self.connection.socket.connect(peer)?;
+        // What the client before left behind.
+        let _ = self.connection.socket.take_error();
         self.work = work;
         self.is_quick = negotiated.windowsize == 1 && negotiated.blksize <= QUICK_BLOCK;
         match &mut self.work {
             Work::None => Ok(()),
-            Work::Download(download) => download.begin(&mut self.line, oack),
-            Work::Upload(upload) => upload.begin(&mut self.line, oack),
+            Work::Download(download) => download.begin(&mut self.connection, oack),
+            Work::Upload(upload) => upload.begin(&mut self.connection, oack),
         }
     }
 
@@ -85,17 +87,18 @@ impl Seat {
         self.is_quick
     }
 
-    pub(super) fn step(&mut self, desk: &mut Desk) -> io::Result<Step> {
+    /// `batch`: what windows are received into.
+    pub(super) fn step(&mut self, batch: &mut Batch) -> io::Result<Step> {
         match &mut self.work {
             Work::None => Ok(Step::Idle),
-            Work::Download(download) => download.step(&mut self.line),
-            Work::Upload(upload) => upload.step(&mut self.line, desk),
+            Work::Download(download) => download.step(&mut self.connection),
+            Work::Upload(upload) => upload.step(&mut self.connection, batch),
         }
     }
 }
 
 /// The way to one client.
-pub(super) struct Line {
+pub(super) struct Connection {
     pub(super) socket: UdpSocket,
     /// Bytes of the segments that the kernel cuts what is sent into, once set.
     segment: usize,
@@ -103,7 +106,7 @@ pub(super) struct Line {
     coalesces: bool,
 }
 
-impl Line {
+impl Connection {
     /// Sends what is there, cut into datagrams of `segment` bytes.
     pub(super) fn send(&mut self, bytes: &[u8], segment: usize) -> io::Result<()> {
         if bytes.len() <= segment {
@@ -126,8 +129,6 @@ impl Line {
         match self.socket.recv(buffer) {
             Ok(len) => Ok(Some(len)),
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
-            // A client that has gone closed its port: that one hears no more.
-            Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -139,5 +140,42 @@ impl Line {
             self.coalesces = wanted;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, UdpSocket};
+    use std::rc::Rc;
+
+    use mio::Poll;
+
+    use super::super::files::Source;
+    use super::*;
+
+    fn begin(seat: &mut Seat, peer: SocketAddr) {
+        let negotiated = Negotiated::default();
+        let packets: Rc<[u8]> = (*b"\0\x03\0\x01").into();
+        let download = Download::new(Source::Kept(packets), &negotiated);
+        seat.begin(peer, Work::Download(download), &negotiated, &[])
+            .unwrap();
+    }
+
+    #[test]
+    fn a_client_that_has_gone_ends_its_own_transfer_and_no_other() {
+        let poll = Poll::new().unwrap();
+        let mut seat = Seat::open(poll.registry(), Token(0)).unwrap();
+        let mut windows = Batch::new(1, 512);
+        let here = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        // Nobody has this port: it was given to a socket that is closed.
+        let closed = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let gone = closed.local_addr().unwrap();
+        drop(closed);
+
+        begin(&mut seat, gone);
+        assert!(seat.step(&mut windows).is_err());
+        begin(&mut seat, gone);
+        begin(&mut seat, here.local_addr().unwrap());
+        assert!(matches!(seat.step(&mut windows), Ok(Step::Nothing)));
     }
 }

@@ -9,19 +9,10 @@ use tftpd::protocol::block::{BlockIndex, Rollover};
 use tftpd::wire::options::Negotiated;
 use tftpd::wire::packet::{DATA_HEADER_LEN, emit_ack};
 
-use super::seat::{Line, Step};
+use super::seat::{Connection, Step};
 
 /// Bytes of blocks in lockstep that are written with one call.
 const GATHERED: usize = 32 << 10;
-
-/// Where windows are received into, one for all transfers.
-pub(super) struct Desk(Batch);
-
-impl Desk {
-    pub(super) fn new() -> Self {
-        Self(Batch::new(MAX_SEGMENTS, 4 * MAX_COALESCED))
-    }
-}
 
 pub(super) struct Upload {
     file: File,
@@ -50,26 +41,30 @@ impl Upload {
         }
     }
 
-    pub(super) fn begin(&mut self, line: &mut Line, oack: &[u8]) -> io::Result<()> {
-        line.coalesce(self.window > 1)?;
+    pub(super) fn begin(&mut self, connection: &mut Connection, oack: &[u8]) -> io::Result<()> {
+        connection.coalesce(self.window > 1)?;
         if oack.is_empty() {
-            self.acknowledge(line)
+            self.acknowledge(connection)
         } else {
-            line.socket.send(oack).map(drop)
+            connection.socket.send(oack).map(drop)
         }
     }
 
-    pub(super) fn step(&mut self, line: &mut Line, desk: &mut Desk) -> io::Result<Step> {
+    pub(super) fn step(
+        &mut self,
+        connection: &mut Connection,
+        batch: &mut Batch,
+    ) -> io::Result<Step> {
         if self.window == 1 {
-            self.take_block(line)
+            self.take_block(connection)
         } else {
-            self.take_window(line, &mut desk.0)
+            self.take_window(connection, batch)
         }
     }
 
     /// In lockstep each block is received where it belongs: its header comes to lie over
     /// the end of the block before, which is put back.
-    fn take_block(&mut self, line: &mut Line) -> io::Result<Step> {
+    fn take_block(&mut self, connection: &mut Connection) -> io::Result<Step> {
         if self.gathered.is_empty() {
             let room = GATHERED.max(self.block_size) + self.block_size;
             self.gathered = vec![0; DATA_HEADER_LEN + room];
@@ -82,7 +77,7 @@ impl Upload {
             .resize(from + DATA_HEADER_LEN + self.block_size, 0);
         let number = Rollover::ToZero.number_of(self.here.plus(1)).0;
         let received = loop {
-            match line.receive(&mut self.gathered[from..])? {
+            match connection.receive(&mut self.gathered[from..])? {
                 Some(len) if self.gathered[from + 2..from + 4] == number.to_be_bytes() => {
                     break Some(len);
                 }
@@ -102,20 +97,20 @@ impl Upload {
             self.file.write_all(&self.gathered[DATA_HEADER_LEN..])?;
             self.gathered.truncate(DATA_HEADER_LEN);
         }
-        self.acknowledge(line)?;
+        self.acknowledge(connection)?;
         Ok(if is_last { Step::Done } else { Step::Forward })
     }
 
     /// A window that has come as a whole is written from where it was received; parts of
     /// one are gathered first.
-    fn take_window(&mut self, line: &mut Line, batch: &mut Batch) -> io::Result<Step> {
+    fn take_window(&mut self, connection: &mut Connection, batch: &mut Batch) -> io::Result<Step> {
         let segment = self.block_size + DATA_HEADER_LEN;
         let missing = (self.acknowledged.0 + self.window - self.here.0) as usize;
         let (slot, limit) = match self.one_by_one {
             Some(true) => (segment, missing),
             _ => (MAX_COALESCED, (missing * segment).div_ceil(MAX_COALESCED)),
         };
-        let count = match batch.receive(&line.socket, slot, limit) {
+        let count = match batch.receive(&connection.socket, slot, limit) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Step::Nothing),
             other => other?,
         };
@@ -160,15 +155,15 @@ impl Upload {
             self.gathered.clear();
         }
         if self.one_by_one == Some(true) {
-            line.coalesce(false)?;
+            connection.coalesce(false)?;
         }
-        self.acknowledge(line)?;
+        self.acknowledge(connection)?;
         Ok(if is_last { Step::Done } else { Step::Forward })
     }
 
-    fn acknowledge(&mut self, line: &mut Line) -> io::Result<()> {
+    fn acknowledge(&mut self, connection: &mut Connection) -> io::Result<()> {
         self.acknowledged = self.here;
         let number = Rollover::ToZero.number_of(self.here);
-        line.socket.send(&emit_ack(number)).map(drop)
+        connection.socket.send(&emit_ack(number)).map(drop)
     }
 }
