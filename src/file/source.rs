@@ -19,9 +19,9 @@ use crate::wire::packet::{DATA_HEADER_LEN, ErrorCode, Mode};
 /// The most blocks one call reads, so that one call can send them.
 pub const MAX_RUN: usize = 64;
 
-/// Blocks of a run that is read ahead in lockstep: to make the slices for the longest would
-/// take longer than to fill those.
-const SHORT_RUN: usize = 8;
+/// Most runs that are read ahead in lockstep are no longer than this, in blocks: making
+/// slices for the longest run would take longer than filling so few.
+const SHORT_RUN: usize = 16;
 
 /// Bytes converted at a time between text and netascii.
 const CHUNK: usize = 2048;

@@ -12,7 +12,7 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
-/// The earliest of some deadlines, of which mostly few are set.
+/// The earliest of `deadlines`, most of which are usually unset.
 pub fn earliest<const N: usize>(deadlines: [Option<Instant>; N]) -> Option<Instant> {
     let mut earliest: Option<Instant> = None;
     for deadline in deadlines {

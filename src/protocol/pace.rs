@@ -1,8 +1,8 @@
 //! How much of a window goes out at once.
 //!
 //! What is sent after a lost block is sent for nothing: the receiver drops it.
-//! So where much is lost the window goes out in bursts with a round trip between
-//! them, in which the receiver can tell what is missing.
+//! So where much is lost the window goes out in bursts with a pause of about a
+//! round trip between them (20 ms at most), in which the receiver can tell what is missing.
 //!
 //! And where nothing proves the peer the window opens slowly: with one block,
 //! and by one more with each block acknowledged. A receiver acknowledges no part
@@ -25,12 +25,16 @@ const LARGE_WINDOW: u16 = 8;
 /// time than the blocks they save.
 const MIN_BURST: u16 = 2;
 
-/// How many blocks lie between two losses until one was lost.
+/// Stands for the spacing while nothing has been lost.
 const NOTHING_LOST: u16 = u16::MAX;
 
-/// The least number of blocks between two losses that the first of a transfer is a sign
-/// of: it may come early by chance.
+/// The average starts no lower than this, so that one early loss doesn't keep the bursts
+/// small for long.
 const FIRST_SPACING: u16 = 30;
+
+/// The most bursts in a window: each pause costs a round trip, and nothing is acknowledged
+/// in between that would tell that bursts may grow.
+const MAX_BURSTS: u16 = 32;
 
 /// What is open towards a peer that an answer proves. No other gets there: its window
 /// closes again after silence, however much it has acknowledged.
@@ -57,7 +61,7 @@ pub(super) struct Pace {
     burst: u16,
     /// Blocks of the burst that have gone out.
     gone: u16,
-    /// Blocks between two losses, a moving average; [`NOTHING_LOST`] so far.
+    /// Moving average of the blocks between two losses, or [`NOTHING_LOST`].
     spacing: u16,
     /// Blocks acknowledged since the last loss.
     since_loss: u16,
@@ -195,7 +199,7 @@ impl Pace {
             NOTHING_LOST => since_loss.max(FIRST_SPACING.into()),
             spacing => (3 * u32::from(spacing) + since_loss) / 4,
         };
-        // The average of two `u16`s is one.
+        // An average of two `u16`s fits in a `u16`.
         self.spacing = (spacing as u16).min(NOTHING_LOST - 1);
         self.since_loss = 0;
         self.choose_burst(windowsize);
@@ -208,8 +212,17 @@ impl Pace {
         }
         let most = most_at_once(self.spacing.max(self.since_loss));
         let fits = windowsize <= most.saturating_add(most / 2);
-        let bursts = if fits { 1 } else { windowsize.div_ceil(most) };
+        let bursts = if fits {
+            1
+        } else {
+            windowsize.div_ceil(most).min(MAX_BURSTS)
+        };
         self.burst = windowsize.div_ceil(bursts);
+    }
+
+    /// Blocks that went out since the last pause.
+    pub(super) const fn in_last_burst(&self) -> u16 {
+        self.gone
     }
 
     /// The window goes out without a pause.
@@ -219,7 +232,7 @@ impl Pace {
 }
 
 /// Blocks to send between two pauses, where so many lie between two losses. Each loss
-/// wastes half a burst, or a whole one if it hits the last block of it, and that is to
+/// wastes half a burst (if its last block is lost, all of the next one), and that is to
 /// be a tenth of what is needed. Where much is lost, blocks sent again and NACKs
 /// are lost as well, which takes up more and more of that tenth: so the burst falls
 /// with the square, from a whole window of 16 where a hundredth is lost to two blocks

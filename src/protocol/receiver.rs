@@ -30,7 +30,7 @@
 //! | Receiving | the next DATA, short | stored, committed | ACK | the same again, if the ACK is lost |
 //! | Opening (server), Receiving | a DATA ahead of the one expected, by less than a window | peer verified | ACK of the last in order (in Opening: ACK 0) | the DATA missing |
 //! | Receiving, in that gap | a DATA further ahead than any before | nothing | – | the DATA missing |
-//! | Receiving, in that gap | the same, two round trips after our last ACK, once | that was lost | the same ACK | the DATA missing |
+//! | Receiving, in that gap | the same, two round trips after our last ACK, once | our ACK was lost | the same ACK | the DATA missing |
 //! | Receiving, in that gap | a DATA no further ahead than another before, a round trip and at least 3 ms after our last ACK | that, or its answer, was lost | the same ACK | the DATA missing |
 //! | Receiving | the DATA acknowledged last | nothing | the same ACK | as before |
 //! | Receiving | the last DATA in order once more, in the middle of a window, 3 ms after the transfer last moved | nothing | its ACK: the sender asks | the DATA after it |
@@ -245,8 +245,9 @@ impl Receiver {
     /// A block came that lies so far ahead of the expected one. RFC 7440 §4: the
     /// sender is told at once which was the last in order, and only once: the
     /// rest of its window is as far off. If blocks come again, our ACK was lost, or
-    /// the base of the window that answered it. If it goes on from there two round trips
-    /// later, our ACK was lost; once more, since a slow link may hold what was sent before.
+    /// the base of the window that answered it. If blocks beyond the gap still come two
+    /// round trips later, our ACK was probably lost: it is sent again, but only once, since
+    /// a slow link may still be delivering what was sent before.
     /// Before block 1 that is ACK 0: a peer that sends DATA has had our OACK.
     fn report_gap(&mut self, now: Instant, ahead: u16) {
         if self.offer().is_some() {
@@ -258,7 +259,9 @@ impl Receiver {
             .last_sent()
             .map_or(Duration::ZERO, |sent| now.saturating_duration_since(sent));
         let comes_again = ahead <= self.ahead && told_ago >= round_trip.max(DOUBLED);
-        let goes_on = ahead > self.ahead && !self.told_again && told_ago >= round_trip * 2;
+        let is_told = self.due == Due::Nothing;
+        let goes_on =
+            is_told && ahead > self.ahead && !self.told_again && told_ago >= round_trip * 2;
         if self.ahead == 0 || comes_again || goes_on {
             self.told_again = self.ahead > 0;
             retry.something_lost();

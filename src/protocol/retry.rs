@@ -170,16 +170,15 @@ impl RoundTrip {
     }
 }
 
-/// A wait, kept small, since every session has some, and reckoned with as it is, since
-/// every answer is measured. Up to 71 minutes, which is more than `-t` and the options
-/// allow.
+/// A wait in microseconds: small, since every session keeps several, and used in
+/// arithmetic as it is, since every answer is measured. Up to 71 minutes, which is more
+/// than `-t` and the options allow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Micros(u32);
 
 impl Micros {
-    /// A duration without what is left of its last microsecond, or the longest.
+    /// Rounded down to a microsecond; 4,294 s and more count as the longest.
     const fn of(duration: Duration) -> Self {
-        // The longest has some microseconds beyond its last whole second.
         if duration.as_secs() < (u32::MAX / 1_000_000) as u64 {
             Self(duration.as_secs() as u32 * 1_000_000 + duration.subsec_micros())
         } else {
@@ -293,8 +292,7 @@ struct Adaptive {
 }
 
 impl Adaptive {
-    /// The wait that all that was measured suggests; the round trip alone suggests
-    /// `wait`.
+    /// The wait, given the one that the round trip alone suggests.
     fn wait(self, wait: Micros) -> Micros {
         wait.max(self.least).min(self.most)
     }
@@ -600,11 +598,11 @@ impl RetryTimer {
             // one that was lost for a second is no reason for the next to take as long.
             Follows::RoundTrip | Follows::PromiseAndRoundTrip => {
                 let adaptive = self.adaptive();
-                let longest = |wait| {
-                    let measured = self.round_trip.map_or(wait, RoundTrip::timeout);
-                    adaptive.wait(measured).times(BACKED_OFF)
-                };
-                adaptive.wait(suggested.unwrap_or_else(|| self.wait.min(longest(self.wait))))
+                let wait = suggested.unwrap_or_else(|| {
+                    let measured = self.round_trip.map_or(self.wait, RoundTrip::timeout);
+                    self.wait.min(adaptive.wait(measured).times(BACKED_OFF))
+                });
+                adaptive.wait(wait)
             }
         };
     }
@@ -726,6 +724,18 @@ mod tests {
             timer.answered(now, true);
         }
         (timer, now)
+    }
+
+    #[test]
+    fn a_wait_is_rounded_down_and_bounded() {
+        for (duration, micros) in [
+            (Duration::from_nanos(1_999), 1),
+            (Duration::new(4_293, 999_999_999), 4_293_999_999),
+            (Duration::from_secs(4_294), u32::MAX),
+            (Duration::MAX, u32::MAX),
+        ] {
+            assert_eq!(Micros::of(duration), Micros(micros), "{duration:?}");
+        }
     }
 
     #[test]

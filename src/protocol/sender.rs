@@ -191,7 +191,7 @@ impl Sender {
         }
     }
 
-    /// A packet that isn't an ACK of a block, as nearly all are.
+    /// Any packet but the usual one, an ACK while sending.
     fn handle_other(&mut self, now: Instant, packet: &Packet<'_>) {
         match (packet, &self.state) {
             (Packet::Error { code, message }, State::Opening { .. } | State::Sending) => {
@@ -312,16 +312,18 @@ impl Sender {
     /// bring the next such ACK, to the end of the file. So the second in a row
     /// counts as an echo: what follows is in flight.
     ///
-    /// In bursts it is a gap at the end of what had gone out before, if the burst
-    /// behind that can have been answered.
+    /// In bursts such an ACK names a gap if a later burst followed what it acknowledges,
+    /// and it comes late enough to answer that burst.
     fn note_echo(&mut self, now: Instant, blocks: u16) -> bool {
         self.echoes = if blocks == self.resumed {
             self.echoes.saturating_add(1)
         } else {
             0
         };
-        let retry = &self.exchange.retry;
-        self.echoes >= ECHOES && (self.pace.is_whole(self.windowsize()) || is_too_soon(now, retry))
+        let is_gap = !self.pace.is_whole(self.windowsize())
+            && blocks <= self.out.saturating_sub(self.pace.in_last_burst())
+            && !is_too_soon(now, &self.exchange.retry);
+        self.echoes >= ECHOES && !is_gap
     }
 
     /// The block before the base is acknowledged once more.

@@ -29,7 +29,7 @@ const LOOKS: u8 = 8;
 pub(super) struct BusyPoll {
     /// The longest time to stay awake, in nanoseconds; zero never does.
     bound: u64,
-    /// In nanoseconds as well.
+    /// The moving average of the waits, in nanoseconds.
     average: u64,
     waiting_since: Option<Instant>,
     /// The one session that the last event was for.

@@ -339,7 +339,8 @@ impl Floor {
                 None => self.listed.push((client, listed)),
             }
         }
-        if done.was_unverified
+        let was_unverified = done.was_unverified;
+        if was_unverified
             && done.is_answered
             && let Some(port) = self.ports.port_of(session)
         {
@@ -362,7 +363,6 @@ impl Floor {
             session.line = Line::Turn;
             self.unfinished.push_back(key);
         }
-        let was_unverified = done.was_unverified;
         if was_unverified && session.unverified_since().is_none() {
             self.pacing.proved(key);
         }

@@ -176,8 +176,8 @@ impl Phase {
 const PAUSE: Duration = Duration::from_millis(500);
 const USUAL: u32 = 4;
 
-/// What the peer has to answer.
-struct Asked {
+/// What the peer still owes an answer to.
+struct Pending {
     /// When it was sent.
     since: Option<Instant>,
     /// How long that is ago, if it is a pause.
@@ -472,47 +472,47 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
 
     /// Does what there is to do: takes in what has arrived, answers, reads ahead.
     pub fn run(&mut self, context: &mut Context<'_, P>) -> Turn {
-        let asked = self.asked(context.now);
+        let pending = self.pending(context.now);
         let received = self.receive(context);
-        self.note_pause(&asked);
-        self.answer(received, &asked, context)
+        self.note_pause(&pending);
+        self.answer(received, &pending, context)
     }
 
     /// [`Session::run`] with what was received for it on a shared port and lies in
     /// the batch in the slots `received`.
     pub fn run_shared(&mut self, received: Range<usize>, context: &mut Context<'_, P>) -> Turn {
-        let asked = self.asked(context.now);
+        let pending = self.pending(context.now);
         self.take(received, context);
-        self.note_pause(&asked);
-        self.answer(Turn::Waiting, &asked, context)
+        self.note_pause(&pending);
+        self.answer(Turn::Waiting, &pending, context)
     }
 
     /// What the peer has to answer at `now`, before it is looked whether it has.
-    fn asked(&self, now: Instant) -> Asked {
+    fn pending(&self, now: Instant) -> Pending {
         let since = self.transfer.waiting_since();
         // Nearly all answers come sooner, and cost no more than this.
         let paused = match since {
             Some(since) if now > since + PAUSE => self.pause_since(since, now),
             _ => None,
         };
-        Asked { since, paused }
+        Pending { since, paused }
     }
 
     /// What has arrived was taken in: notes if the peer has paused before it.
-    fn note_pause(&mut self, asked: &Asked) {
-        if let Some(took) = asked.paused
-            && self.transfer.waiting_since() != asked.since
+    fn note_pause(&mut self, pending: &Pending) {
+        if let Some(took) = pending.paused
+            && self.transfer.waiting_since() != pending.since
         {
             self.file_wait.paused(took);
         }
     }
 
-    fn answer(&mut self, received: Turn, asked: &Asked, context: &mut Context<'_, P>) -> Turn {
+    fn answer(&mut self, received: Turn, pending: &Pending, context: &mut Context<'_, P>) -> Turn {
         // Flush first: a failure has to be reported.
         self.flush(context);
         let sent = self.transmit(context);
         if !self.blocked && !self.file_wait.is_on() && self.prefetched.is_none() {
-            self.prefetch(asked.since, context);
+            self.prefetch(pending.since, context);
         }
         received.and(sent)
     }
@@ -520,9 +520,9 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
     /// [`Session::run`] when the deadline may have come: an answer that is there already
     /// beats it.
     pub fn run_deadline(&mut self, context: &mut Context<'_, P>) -> Turn {
-        let asked = self.asked(context.now);
+        let pending = self.pending(context.now);
         let received = self.receive(context);
-        self.note_pause(&asked);
+        self.note_pause(&pending);
         // The time that the disk takes is not the peer's: its wait begins with what
         // is sent then.
         if self.misses_answer(context.now) {
@@ -537,7 +537,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         {
             self.drop_prefetched(&mut context.resources.pool);
         }
-        self.answer(received, &asked, context)
+        self.answer(received, &pending, context)
     }
 
     fn is_due(&self, now: Instant) -> bool {
@@ -550,9 +550,8 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
     }
 
     /// Reads what comes next while the answer is on its way; `asked` is when what
-    /// has just been answered was sent. Apart from the turn: what it reads is enough for
-    /// several.
-    #[inline(never)]
+    /// has just been answered was sent.
+    #[inline(never)] // Rare: one read serves several turns.
     fn prefetch(&mut self, asked: Option<Instant>, context: &mut Context<'_, P>) {
         if let Content::Source(source) = &mut self.content
             && prefetch::is_worthwhile(self.transfer.progress(), asked, context.now)
@@ -579,8 +578,8 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
 
     /// Its file was closed, and there is no descriptor to open it again.
     pub fn lacks_descriptor(&self) -> bool {
-        let is_closed = || matches!(&self.content, Content::Source(it) if !it.is_open());
-        self.file_wait.is_for_file() && is_closed()
+        self.file_wait.is_for_file()
+            && matches!(&self.content, Content::Source(it) if !it.is_open())
     }
 
     /// Gives back what was read ahead: the transfer isn't moving.

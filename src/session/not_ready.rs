@@ -94,8 +94,7 @@ impl FileWait {
         }
     }
 
-    /// The wait is over. Apart from [`FileWait::over`], which every packet asks.
-    #[cold]
+    #[cold] // Only after a wait; every packet calls `over`.
     fn end(&mut self, now: Instant) {
         let Some(wait) = &mut self.0 else {
             return;

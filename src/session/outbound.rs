@@ -19,7 +19,7 @@ use crate::protocol::transfer::{BlockSource, Filled, NoSink, Run, Sent, Transmit
 
 /// As much of a run as the budget is enough for, and one block at least.
 fn within(budget: usize, run: Run) -> Run {
-    // Mostly all of it: no division for that.
+    // Usually all of it fits, which saves a division.
     if usize::from(run.count) * run.segment_size() <= budget {
         return run;
     }

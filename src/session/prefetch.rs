@@ -20,7 +20,7 @@ const HOLD: Duration = Duration::from_millis(50);
 /// Bytes of several small windows that are read with one call.
 const SHORT_LEN: usize = 8 * 1024;
 
-/// Buffers for them there are at most: a megabyte of memory.
+/// Buffers for them there are at most: a megabyte of memory, kept once made.
 const SHORT_COUNT: usize = 128;
 
 /// Buffers for larger windows, of [`MAX_SEND`] bytes: what a transfer gains by
@@ -53,20 +53,17 @@ impl Prefetched {
         self.until
     }
 
-    /// Whether what `run` asks for, or the front of it, is here.
-    fn has(&self, run: &Run) -> bool {
-        let skipped = run.first.0.checked_sub(self.run.first.0);
-        let is_here = skipped.is_some_and(|skipped| skipped < self.filled.blocks.into());
-        is_here && self.run.block_size == run.block_size
+    /// How many of its blocks come before the first of `run`, if that is here.
+    fn skipped(&self, run: &Run) -> Option<u64> {
+        let skipped = run.first.0.checked_sub(self.run.first.0)?;
+        let is_here = skipped < self.filled.blocks.into();
+        (is_here && self.run.block_size == run.block_size).then_some(skipped)
     }
 
     /// What `run` asks for, or the front of it, if that is here.
     pub fn get(&self, run: &Run) -> Option<(&[u8], Filled)> {
-        let skipped = run.first.0.checked_sub(self.run.first.0)?;
-        let left = u64::from(self.filled.blocks).checked_sub(skipped)?;
-        if left == 0 || self.run.block_size != run.block_size {
-            return None;
-        }
+        let skipped = self.skipped(run)?;
+        let left = u64::from(self.filled.blocks) - skipped;
         let start = skipped as usize * run.segment_size();
         let (blocks, stop) = if left <= run.count.into() {
             (left as u16, self.filled.bytes)
@@ -181,7 +178,7 @@ impl PrefetchPool {
         sent: &Run,
         next: Option<Run>,
     ) -> Option<Box<Prefetched>> {
-        let Some(next) = next.filter(|next| prefetched.has(next)) else {
+        let Some(next) = next.filter(|next| prefetched.skipped(next).is_some()) else {
             self.give_back(prefetched);
             return None;
         };

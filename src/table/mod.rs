@@ -856,8 +856,8 @@ impl<S: Tracked> Sessions<S> {
         key.is_of(entry.generation).then_some(entry)
     }
 
-    /// Moves the session to the list of its present standing: a few times in its life.
-    #[cold]
+    /// Moves the session to the list of its present standing.
+    #[cold] // A session changes its standing a few times at most.
     fn relist(&mut self, index: u32, standing: Standing) {
         let Some(entry) = self.slab.get(index as usize) else {
             return;

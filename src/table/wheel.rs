@@ -126,13 +126,13 @@ impl TimerWheel {
     /// Whether `key` has an entry that is due no later than one scheduled for
     /// `deadline` would be.
     pub fn covers(&self, key: u32, deadline: Instant) -> bool {
-        // A tick is no later than a deadline rounded up if the one before is earlier than
-        // the deadline. To tell its time costs less than to count ticks up to a time.
-        let before = |tick: u64| match tick.checked_sub(1) {
-            Some(before) => self.time_of(before).is_some_and(|time| time < deadline),
+        // `tick` is no later than the deadline's if the tick before it lies before the
+        // deadline. Comparing times is cheaper than converting the deadline to ticks.
+        let is_due_by_then = |tick: u64| match tick.checked_sub(1) {
+            Some(last) => self.time_of(last).is_some_and(|time| time < deadline),
             None => true,
         };
-        self.tick_of(key).is_some_and(before)
+        self.tick_of(key).is_some_and(is_due_by_then)
     }
 
     /// When to call [`TimerWheel::pop_expired`] next, or `None` if the wheel is

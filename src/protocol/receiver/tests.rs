@@ -287,6 +287,17 @@ fn a_lost_nack_is_sent_once_more_where_the_window_goes_on() {
           14 DATA 7  > nothing         @513
           30 DATA 8  > nothing         @513",
     );
+    // Blocks that come before the NACK has left are no sign that it was lost.
+    Script::receiver(&FIXED, Server("blksize=8 windowsize=16")).play(
+        "  0 open    > OACK blksize=8 windowsize=16 @500
+           4 DATA 1  > wrote 8         @504
+          20 full    > nothing         @504
+          20 DATA 3  > nothing         @504
+          20 DATA 4  > nothing         @504
+          20 room    > ACK 1           @520
+          24 DATA 5  > nothing         @520
+          28 DATA 6  > ACK 1           @528",
+    );
 }
 
 #[test]

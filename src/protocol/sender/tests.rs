@@ -322,7 +322,7 @@ fn the_largest_window_tells_an_old_ack_from_a_new_one() {
             "  0 open      > OACK rollover={rollover} windowsize=32767 blksize=8 @500
               10 ACK 0     > DATA 1-32767     @510
               11 ACK 0     > nothing          @510
-              12 ACK 1001  > DATA 1002-1201   @22
+              12 ACK 1001  > DATA 1002-2025   @22
               13 ACK 999   > nothing          @22
               14 ACK 1001  > nothing          @22",
         ));
@@ -622,6 +622,34 @@ fn a_nack_that_comes_at_the_end_of_a_pause_comes_before_the_next_burst() {
           20 ACK 2   > DATA 3-4   @30
           30 timeout > DATA 5-6   @40
           40 ACK 2   > DATA 3-4   @50",
+    );
+}
+
+#[test]
+fn a_block_sent_twice_in_bursts_does_not_double_the_rest() {
+    // The ACK of one that had arrived answers the repeat itself, a round trip later.
+    let options = "blksize=8 windowsize=8";
+    Script::sender(&FIXED, Server(options), length(2000)).play(
+        "  0 open    > OACK blksize=8 windowsize=8 @500
+          10 ACK 0   > DATA 1-8   @510
+          20 ACK 2   > DATA 3-4   @30
+          30 timeout > DATA 5-6   @40
+          40 timeout > DATA 7-8   @50
+          50 timeout > DATA 9-10  @550
+          60 ACK 10  > DATA 11-12 @70
+          70 ACK 11  > DATA 12-13 @80
+          80 ACK 12  > DATA 13-14 @90
+          90 ACK 13  > DATA 15-16 @100",
+    );
+}
+
+#[test]
+fn no_window_takes_more_than_a_few_pauses() {
+    let options = "blksize=8 windowsize=32767";
+    Script::sender(&FIXED, Server(options), length(200_000)).play(
+        "  0 open    > OACK blksize=8 windowsize=32767 @500
+          10 ACK 0   > DATA 1-32767 @510
+          20 ACK 1   > DATA 2-1025  @30",
     );
 }
 
