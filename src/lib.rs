@@ -185,7 +185,7 @@
 //! | what waits for another worker | 16 MiB as the kernel counts (8 MiB are asked for, and it doubles them), or what the system allows; the rest is served by the old one | `server::channel` |
 //! | send buffer of `--single-port` | 8 MiB, and what the system allows | [`net`] |
 //! | receive buffer of a transfer | 4 MiB, and what the system allows | [`net`] |
-//! | sessions whose peer never answered | 16,384; any of them, chosen at random, gives way after 50 ms | [`table`] |
+//! | sessions whose peer never answered | 12,288; any of them, chosen at random, gives way after 50 ms | [`table`] |
 //! | silence, where slots are short | 10 s, then the longest silent of 512 gives way; where none is, the next look is a millisecond later | [`table`] |
 //! | downloads that nobody has answered, with a slot of their own | a quarter of the slots, where the others may do without | [`table`] |
 //! | sessions of one client (an IPv4 address, an IPv6 /64) | `--max-sessions-per-client` whose peer has answered, and 512 more; else no bound | [`table`] |

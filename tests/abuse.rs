@@ -778,9 +778,9 @@ fn a_flood_costs_no_more_than_is_promised() {
         waits.len()
     );
     assert!(handled > u64::from(requests) / 2, "{handled} handled");
-    // 16,384 sessions of half a KiB, and the buffers of those that are active.
+    // 12,288 sessions of less than a KiB, and the buffers of those that are active.
     assert!(
-        peak < idle + (16 << 10),
+        peak < idle + (12 << 10),
         "{idle} kB idle, {peak} kB at most"
     );
 }

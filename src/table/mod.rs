@@ -31,7 +31,7 @@ use self::wheel::TimerWheel;
 /// The most sessions whose peer has never answered. A flood of forged requests
 /// takes up no more than these; a room of machines that are switched on at once
 /// has answered long before it is as many.
-pub const MAX_UNVERIFIED: usize = 16_384;
+pub const MAX_UNVERIFIED: usize = 12_288;
 
 /// The same in the name of one client, where clients have a limit: above what it asks
 /// for at once, few enough to be counted for each request.
