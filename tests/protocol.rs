@@ -345,7 +345,12 @@ fn an_upload_with_windows_acks_windows_gaps_and_the_end() {
     send(7);
     assert_eq!(client.expect_from(tid), Packet::Ack(5));
     send(8);
-    server.assert_quiet(&client);
+    // Once more, if this machine took two round trips to send block 8.
+    server.fence();
+    let named: Vec<_> = std::iter::from_fn(|| client.recv(Duration::from_millis(5)))
+        .map(|(packet, _)| packet)
+        .collect();
+    assert!(matches!(named[..], [] | [Packet::Ack(5)]), "{named:?}");
     (6..=9).for_each(send);
     assert_eq!(client.expect_from(tid), Packet::Ack(9));
     send(10);
