@@ -128,12 +128,27 @@ fn any_wish(random: &mut Random) -> Wish {
     Wish {
         direction,
         mode,
+        file: 0,
         size,
         offer,
         server_trouble: Trouble::None,
         client_trouble: Trouble::None,
         wait: any_wait(random),
     }
+}
+
+/// What so many clients want: each something else, or several the same, as in rooms of
+/// machines that boot.
+fn any_wishes(random: &mut Random, count: usize) -> Vec<Wish> {
+    let room = random.choose(&[1, 1, 1, 2, 4]);
+    let wish_for = |file| Wish {
+        file,
+        ..any_wish(random)
+    };
+    let rooms: Vec<_> = (0..count.div_ceil(room)).map(wish_for).collect();
+    (0..count)
+        .map(|client| rooms[client / room].clone())
+        .collect()
 }
 
 /// A fault that no transfer survives, or none.
@@ -184,8 +199,8 @@ fn run_seed(seed: u64) -> u64 {
     let weather = Weather::any(&mut random);
     let kernels = Kernels::any(&mut random);
     let fails = random.percent(30);
-    let count = 1 + random.below(8);
-    let mut wishes: Vec<_> = (0..count).map(|_| any_wish(&mut random)).collect();
+    let count = 1 + random.below(8) as usize;
+    let mut wishes = any_wishes(&mut random, count);
     for wish in &mut wishes {
         let size = wish.size;
         for trouble in [&mut wish.server_trouble, &mut wish.client_trouble] {
@@ -251,8 +266,8 @@ fn run_faulty_seed(seed: u64) -> Tally {
     };
     let weather = random.choose(&[FAIR, FAIR, rough]);
     let kernels = Kernels::any(&mut random);
-    let count = 1 + random.below(6);
-    let mut wishes: Vec<_> = (0..count).map(|_| any_wish(&mut random)).collect();
+    let count = 1 + random.below(6) as usize;
+    let mut wishes = any_wishes(&mut random, count);
     for wish in &mut wishes {
         for trouble in [&mut wish.server_trouble, &mut wish.client_trouble] {
             *trouble = random.choose(&[Trouble::None, Trouble::Hesitates]);
@@ -330,6 +345,7 @@ fn transfer(
 /// A network in fair weather with one client, yet to be run.
 fn alone(direction: Direction, size: usize, offer: Offer, kernels: Kernels) -> World {
     let wish = Wish {
+        file: 0,
         direction,
         mode: Mode::Octet,
         size,

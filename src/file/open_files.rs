@@ -91,8 +91,8 @@ pub(super) struct OpenFile {
     pub(super) fetch: RefCell<Weak<Fetch>>,
     /// Where it is counted.
     counted_in: Weak<OpenFiles>,
-    /// Whether it is found there by others.
-    is_listed: bool,
+    /// Which of all that were ever opened it is, if it is found there by others.
+    number: Option<u64>,
     /// Whether another host may change it without our kernel's noticing at once.
     is_remote: OnceCell<bool>,
 }
@@ -109,18 +109,23 @@ impl OpenFile {
     ) -> Result<Rc<Self>, StorageError> {
         let stat = fstat(&descriptor)?;
         check_kind(&stat)?;
-        let file = Self::new(descriptor, key(&stat), counted_in, false);
+        let file = Self::new(descriptor, key(&stat), counted_in, None);
         Ok(Rc::new(file))
     }
 
-    fn new(descriptor: OwnedFd, key: Key, counted_in: Weak<OpenFiles>, is_listed: bool) -> Self {
+    fn new(
+        descriptor: OwnedFd,
+        key: Key,
+        counted_in: Weak<OpenFiles>,
+        number: Option<u64>,
+    ) -> Self {
         Self {
             descriptor,
             key,
             way: Cell::new(Way::NoWait),
             fetch: RefCell::default(),
             counted_in,
-            is_listed,
+            number,
             is_remote: OnceCell::new(),
         }
     }
@@ -132,6 +137,11 @@ impl OpenFile {
 
     pub(super) const fn identity(&self) -> Identity {
         self.key.0
+    }
+
+    /// Its number, if others read it as well; no other file has had it.
+    pub(super) fn shared_number(self: &Rc<Self>) -> Option<u64> {
+        self.number.filter(|_| Rc::strong_count(self) > 1)
     }
 
     /// NFS says what its server has when a file is opened, and not before.
@@ -158,7 +168,7 @@ impl AsFd for OpenFile {
 impl Drop for OpenFile {
     fn drop(&mut self) {
         match self.counted_in.upgrade() {
-            Some(files) if self.is_listed => {
+            Some(files) if self.number.is_some() => {
                 files.open.borrow_mut().remove(&self.key);
             }
             Some(files) => files.unlisted.set(files.unlisted.get() - 1),
@@ -171,6 +181,8 @@ impl Drop for OpenFile {
 #[derive(Debug, Default)]
 pub struct OpenFiles {
     open: RefCell<BTreeMap<Key, Weak<OpenFile>>>,
+    /// How many were ever opened to be found here.
+    opened: Cell<u64>,
     /// How many more there are, which nobody finds.
     unlisted: Cell<usize>,
     /// A batch of requests is being looked at.
@@ -225,7 +237,9 @@ impl OpenFiles {
         if let Some(file) = self.known(&key) {
             return Ok(file);
         }
-        let file = Rc::new(OpenFile::new(descriptor, key, Rc::downgrade(self), true));
+        let number = Some(self.opened.get());
+        self.opened.set(self.opened.get() + 1);
+        let file = Rc::new(OpenFile::new(descriptor, key, Rc::downgrade(self), number));
         self.open.borrow_mut().insert(key, Rc::downgrade(&file));
         Ok(file)
     }
@@ -298,17 +312,19 @@ mod tests {
             own.open_read(b"same").unwrap(),
         ];
         assert_eq!(root.open_files().count(), 1);
-        assert!(files.iter().all(ReadFile::is_shared));
+        let number = files[0].shared_number();
+        assert!(number.is_some());
+        assert!(files.iter().all(|it| it.shared_number() == number));
         files.push(root.open_read(b"other").unwrap());
         assert_eq!(root.open_files().count(), 2);
-        assert!(!files[4].is_shared());
+        assert!(files[4].shared_number().is_none());
         for file in &mut files {
             let size = file.size();
             assert_eq!(read(file).len() as u64, size);
         }
         files.truncate(1);
         assert_eq!(root.open_files().count(), 1);
-        assert!(!files[0].is_shared());
+        assert!(files[0].shared_number().is_none());
         drop(files);
         assert_eq!(root.open_files().count(), 0);
     }
@@ -324,7 +340,7 @@ mod tests {
         assert_eq!(root.open_files().count(), 1);
         let mut named = root.open_read(b"f").unwrap();
         assert_eq!(read(&mut named), b"f");
-        assert!(!named.is_shared() && !given.is_shared());
+        assert!(named.shared_number().is_none() && given.shared_number().is_none());
         assert_eq!(root.open_files().count(), 2);
         drop((given, named));
         assert_eq!(root.open_files().count(), 0);

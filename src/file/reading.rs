@@ -69,9 +69,10 @@ pub trait ReadAt {
         true
     }
 
-    /// Whether it is open for others as well: its descriptor stays if it goes.
-    fn is_shared(&self) -> bool {
-        false
+    /// The number of the file, which no other one has had, if it is open for others as
+    /// well: they read the same, and its descriptor stays if this one goes.
+    fn shared_number(&self) -> Option<u64> {
+        None
     }
 }
 
@@ -163,8 +164,8 @@ impl ReadAt for Reader {
         self.file.size()
     }
 
-    fn is_shared(&self) -> bool {
-        Rc::strong_count(&self.file) > 1
+    fn shared_number(&self) -> Option<u64> {
+        self.file.shared_number()
     }
 
     fn block(&mut self) {

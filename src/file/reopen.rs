@@ -237,8 +237,8 @@ impl ReadAt for ReadFile {
         self.open().is_some()
     }
 
-    fn is_shared(&self) -> bool {
-        self.open().is_some_and(ReadAt::is_shared)
+    fn shared_number(&self) -> Option<u64> {
+        self.open()?.shared_number()
     }
 }
 

@@ -102,8 +102,16 @@ impl<R: ReadAt> FileSource<R> {
     /// Whether it is open for others as well: its descriptor stays if it goes.
     pub fn is_shared(&self) -> bool {
         match self {
-            Self::Octet(file) => file.is_shared(),
-            Self::Netascii(text) => text.file.is_shared(),
+            Self::Octet(file) => file.shared_number().is_some(),
+            Self::Netascii(text) => text.file.shared_number().is_some(),
+        }
+    }
+
+    /// What tells the file from all others, if other transfers send it as it is, too.
+    pub fn shared_number(&self) -> Option<u64> {
+        match self {
+            Self::Octet(file) => file.shared_number(),
+            Self::Netascii(_) => None,
         }
     }
 

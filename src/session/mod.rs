@@ -201,7 +201,7 @@ pub struct Session<P = TransferSocket, S = Upload, R = ReadFile> {
     transfer: Transfer,
     content: Content<S, R>,
     /// What is expected to be sent next.
-    prefetched: Option<Box<Prefetched>>,
+    prefetched: Option<Rc<Prefetched>>,
     file_wait: FileWait,
     port: P,
     remote: Remote,
@@ -554,7 +554,12 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
     #[inline(never)] // Rare: one read serves several turns.
     fn prefetch(&mut self, asked: Option<Instant>, context: &mut Context<'_, P>) {
         if let Content::Source(source) = &mut self.content
-            && prefetch::is_worthwhile(self.transfer.progress(), asked, context.now)
+            && prefetch::is_worthwhile(
+                self.transfer.progress(),
+                source.shared_number().is_some(),
+                asked,
+                context.now,
+            )
             && let Some(run) = self.transfer.upcoming()
         {
             self.prefetched = context.resources.pool.read(context.now, source, run);

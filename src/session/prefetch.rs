@@ -6,15 +6,21 @@
 //! The buffers belong to a small pool and are held by transfers that are moving;
 //! one that stalls gives its buffer back soon. A transfer that gets no buffer, has
 //! just started, or is too slow to be worth one reads its blocks as it sends them.
+//! Transfers of the same file share what was read for any of them a moment ago: a
+//! hundred machines that boot together have each block read once.
 //! Must not: send, or change what is sent.
 
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::file::{FileSource, MAX_RUN, ReadAt};
 use crate::net::MAX_SEND;
 use crate::protocol::transfer::{BlockSource, Filled, Progress, Run};
 
-/// A transfer that hasn't moved for so long gives its buffer back.
+/// A transfer that hasn't moved for so long gives its buffer back, and what was read so
+/// long ago is read again for others.
 const HOLD: Duration = Duration::from_millis(50);
 
 /// Bytes of several small windows that are read with one call.
@@ -27,15 +33,22 @@ const SHORT_COUNT: usize = 128;
 /// one is worth it only while few of them share the processor.
 const LONG_COUNT: usize = 8;
 
-/// Bytes that must have arrived before anything is read ahead: peers that stall at
-/// the first block, by the thousand, cost no buffer.
+/// Bytes that must have arrived before anything is read ahead for one transfer alone:
+/// peers that stall at the first block, by the thousand, cost no buffer.
 const WARMED_UP: u64 = 16 * 1024;
 
 /// Whether a transfer moves fast enough to use a buffer while it is held: it has
-/// come so far, and what it acknowledged at `now` was sent at `asked`.
-pub(super) fn is_worthwhile(progress: Progress, asked: Option<Instant>, now: Instant) -> bool {
+/// come so far, unless others read the same file, and what it acknowledged at `now`
+/// was sent at `asked`.
+pub(super) fn is_worthwhile(
+    progress: Progress,
+    is_shared: bool,
+    asked: Option<Instant>,
+    now: Instant,
+) -> bool {
     let arrived = progress.blocks.saturating_mul(progress.block_size.into());
-    arrived >= WARMED_UP && asked.is_none_or(|asked| now.saturating_duration_since(asked) < HOLD)
+    (is_shared || arrived >= WARMED_UP)
+        && asked.is_none_or(|asked| now.saturating_duration_since(asked) < HOLD)
 }
 
 /// A buffer with a run of blocks in it, ready to be sent.
@@ -44,13 +57,15 @@ pub struct Prefetched {
     buffer: Box<[u8]>,
     run: Run,
     filled: Filled,
-    until: Instant,
+    /// When it was read.
+    since: Instant,
+    until: Cell<Instant>,
 }
 
 impl Prefetched {
     /// When it is to be given back.
-    pub const fn until(&self) -> Instant {
-        self.until
+    pub fn until(&self) -> Instant {
+        self.until.get()
     }
 
     /// How many of its blocks come before the first of `run`, if that is here.
@@ -78,16 +93,37 @@ impl Prefetched {
         };
         Some((self.buffer.get(start..stop)?, filled))
     }
+
+    /// Whether all of `window`, up to the file's end, is here for any transfer.
+    fn serves(&self, window: &Run) -> bool {
+        self.run.rollover == window.rollover
+            && self.skipped(window).is_some_and(|skipped| {
+                let left = u64::from(self.filled.blocks) - skipped;
+                self.filled.end || left >= window.count.into()
+            })
+    }
+
+    /// Whether it was read a moment ago.
+    fn is_new(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.since) < HOLD
+    }
+}
+
+/// What was read of a file for one of the transfers that read it, for all of them.
+#[derive(Debug)]
+struct Shared {
+    /// See [`ReadAt::shared_number`].
+    file: u64,
+    prefetched: Rc<Prefetched>,
 }
 
 /// Buffers of one length.
 #[derive(Debug)]
 struct Stock {
-    #[expect(
-        clippy::vec_box,
-        reason = "they change hands without another allocation"
-    )]
-    free: Vec<Box<Prefetched>>,
+    /// Those that nobody holds.
+    free: Vec<Rc<Prefetched>>,
+    /// What was read of shared files, the newest last. Transfers may hold them as well.
+    shared: VecDeque<Shared>,
     /// How many more may be made.
     unmade: usize,
     /// Bytes of each.
@@ -98,20 +134,39 @@ impl Stock {
     const fn of(count: usize, len: usize) -> Self {
         Self {
             free: Vec::new(),
+            shared: VecDeque::new(),
             unmade: count,
             len,
         }
     }
 
-    fn take(&mut self, now: Instant, run: Run) -> Option<Box<Prefetched>> {
-        let until = now + HOLD;
-        if let Some(mut prefetched) = self.free.pop() {
-            prefetched.run = run;
-            prefetched.until = until;
-            return Some(prefetched);
-        }
+    /// What another transfer of the same file had read.
+    fn find(&self, now: Instant, file: u64, window: &Run) -> Option<Rc<Prefetched>> {
+        let new = self.shared.iter().rev();
+        let new = new.take_while(|it| it.prefetched.is_new(now));
+        let mut of_file = new.filter(|it| it.file == file).map(|it| &it.prefetched);
+        let found = of_file.find(|it| it.serves(window))?;
+        found.until.set(now + HOLD);
+        Some(Rc::clone(found))
+    }
+
+    /// A buffer that nobody holds, with what is read into it to come.
+    fn take(&mut self, now: Instant, run: Run) -> Option<Rc<Prefetched>> {
+        let free = self.free.pop();
+        let mut prefetched = free
+            .or_else(|| self.take_shared(|it| !it.is_new(now)))
+            .or_else(|| self.make(now, run))
+            .or_else(|| self.take_shared(|_| true))?;
+        let taken = Rc::get_mut(&mut prefetched)?;
+        taken.run = run;
+        taken.since = now;
+        taken.until.set(now + HOLD);
+        Some(prefetched)
+    }
+
+    fn make(&mut self, now: Instant, run: Run) -> Option<Rc<Prefetched>> {
         self.unmade = self.unmade.checked_sub(1)?;
-        Some(Box::new(Prefetched {
+        Some(Rc::new(Prefetched {
             buffer: vec![0; self.len].into_boxed_slice(),
             run,
             filled: Filled {
@@ -119,12 +174,23 @@ impl Stock {
                 bytes: 0,
                 end: false,
             },
-            until,
+            since: now,
+            until: Cell::new(now),
         }))
+    }
+
+    /// The oldest of what is shared and nobody holds, if it `may_go`.
+    fn take_shared(&mut self, may_go: impl Fn(&Prefetched) -> bool) -> Option<Rc<Prefetched>> {
+        let is_idle = |it: &Shared| Rc::strong_count(&it.prefetched) == 1;
+        let oldest = self.shared.iter().position(is_idle)?;
+        if !may_go(&self.shared[oldest].prefetched) {
+            return None;
+        }
+        Some(self.shared.remove(oldest)?.prefetched)
     }
 }
 
-/// The buffers that no transfer holds.
+/// The buffers that no transfer holds, and those that any may.
 #[derive(Debug)]
 pub struct PrefetchPool {
     short: Stock,
@@ -142,14 +208,15 @@ impl Default for PrefetchPool {
 
 impl PrefetchPool {
     /// Reads `window`, the blocks that will be sent next, and as many like it as
-    /// a short buffer holds; `None` if that isn't worthwhile, no buffer is free or
-    /// the file isn't ready. An error is left for the read that matters.
+    /// a short buffer holds, unless another transfer of the file had them read a moment
+    /// ago; `None` if that isn't worthwhile, no buffer is free or the file isn't ready.
+    /// An error is left for the read that matters.
     pub fn read<R: ReadAt>(
         &mut self,
         now: Instant,
         source: &mut FileSource<R>,
         window: Run,
-    ) -> Option<Box<Prefetched>> {
+    ) -> Option<Rc<Prefetched>> {
         let bytes = window.segment_size() * usize::from(window.count);
         let windows = (SHORT_LEN / bytes).min(MAX_RUN / usize::from(window.count));
         let (stock, count) = match (windows, &*source) {
@@ -159,13 +226,22 @@ impl PrefetchPool {
             (0, _) | (_, FileSource::Netascii(_)) => return None,
             _ => (&mut self.short, window.count * windows as u16),
         };
+        let shared_file = source.shared_number();
+        if let Some(found) = shared_file.and_then(|file| stock.find(now, file, &window)) {
+            return Some(found);
+        }
         let run = Run { count, ..window };
         let mut prefetched = stock.take(now, run)?;
-        let Ok(Some(filled)) = source.read_run(run, &mut prefetched.buffer) else {
-            self.give_back(prefetched);
+        let taken = Rc::get_mut(&mut prefetched)?;
+        let Ok(Some(filled)) = source.read_run(run, &mut taken.buffer) else {
+            stock.free.push(prefetched);
             return None;
         };
-        prefetched.filled = filled;
+        taken.filled = filled;
+        if let Some(file) = shared_file {
+            let prefetched = Rc::clone(&prefetched);
+            stock.shared.push_back(Shared { file, prefetched });
+        }
         Some(prefetched)
     }
 
@@ -174,28 +250,31 @@ impl PrefetchPool {
     pub fn keep(
         &mut self,
         now: Instant,
-        mut prefetched: Box<Prefetched>,
+        prefetched: Rc<Prefetched>,
         sent: &Run,
         next: Option<Run>,
-    ) -> Option<Box<Prefetched>> {
+    ) -> Option<Rc<Prefetched>> {
         let Some(next) = next.filter(|next| prefetched.skipped(next).is_some()) else {
             self.give_back(prefetched);
             return None;
         };
         if next.first > sent.first {
-            prefetched.until = now + HOLD;
+            prefetched.until.set(now + HOLD);
         }
         Some(prefetched)
     }
 
     /// Takes the buffer back.
-    pub fn give_back(&mut self, prefetched: Box<Prefetched>) {
+    pub fn give_back(&mut self, prefetched: Rc<Prefetched>) {
         let stock = if prefetched.buffer.len() == SHORT_LEN {
             &mut self.short
         } else {
             &mut self.long
         };
-        stock.free.push(prefetched);
+        // Others hold it, or it is there for them.
+        if Rc::strong_count(&prefetched) == 1 {
+            stock.free.push(prefetched);
+        }
     }
 }
 
@@ -334,14 +413,16 @@ mod tests {
     fn a_transfer_that_stalls_early_or_answers_slowly_is_worth_no_buffer() {
         let before = clock::now();
         let now = before + HOLD;
-        for (blocks, block_size, asked, expected) in [
-            (11, 1428, Some(now), false),
-            (12, 1428, Some(now), true),
-            (12, 1428, None, true),
-            (12, 1428, Some(before), false),
-            (1, 65_464, Some(now), true),
-            (0, 65_464, Some(now), false),
-            (u64::MAX, 65_464, Some(now), true),
+        for (blocks, block_size, is_shared, asked, expected) in [
+            (11, 1428, false, Some(now), false),
+            (12, 1428, false, Some(now), true),
+            (12, 1428, false, None, true),
+            (12, 1428, false, Some(before), false),
+            (1, 65_464, false, Some(now), true),
+            (0, 65_464, false, Some(now), false),
+            (u64::MAX, 65_464, false, Some(now), true),
+            (0, 512, true, Some(now), true),
+            (12, 1428, true, Some(before), false),
         ] {
             let progress = Progress {
                 blocks,
@@ -350,10 +431,10 @@ mod tests {
                 retransmits: 0,
                 verified: true,
             };
-            let is_worthwhile = is_worthwhile(progress, asked, now);
+            let is_worthwhile = is_worthwhile(progress, is_shared, asked, now);
             assert_eq!(
                 is_worthwhile, expected,
-                "{blocks} × {block_size}, {asked:?}"
+                "{blocks} × {block_size}, shared: {is_shared}, {asked:?}"
             );
         }
     }
@@ -374,5 +455,87 @@ mod tests {
                     .is_some()
             );
         }
+    }
+
+    /// A root with two files, which are `size` bytes long.
+    fn root_with_files(size: usize) -> (tempfile::TempDir, Root) {
+        let home = tempfile::tempdir().unwrap();
+        for name in ["file", "other"] {
+            fs::write(home.path().join(name), vec![1; size]).unwrap();
+        }
+        let root = Root::open(home.path(), Policy::default()).unwrap();
+        (home, root)
+    }
+
+    fn source_of(root: &Root, name: &str, mode: Mode) -> FileSource {
+        FileSource::new(root.open_read(name.as_bytes()).unwrap(), mode)
+    }
+
+    #[test]
+    fn what_was_read_for_one_is_read_for_all_transfers_of_the_file() {
+        let (home, root) = root_with_files(100 * BLOCK);
+        let [mut first, mut second, mut text] =
+            [Mode::Octet, Mode::Octet, Mode::Netascii].map(|mode| source_of(&root, "file", mode));
+        let mut pool = PrefetchPool::default();
+        let now = clock::now();
+        let held = pool.read(now, &mut first, window(3, 1)).unwrap();
+        let octets = pool.read(now, &mut first, window(3, 9)).unwrap();
+        let as_text = pool.read(now, &mut text, window(3, 9)).unwrap();
+        assert!(!Rc::ptr_eq(&octets, &as_text));
+        // Nothing is read any more.
+        fs::write(home.path().join("file"), "").unwrap();
+        let numbered_otherwise = Run {
+            rollover: Rollover::ToOne,
+            ..window(4, 1)
+        };
+        let smaller = Run {
+            block_size: 512,
+            ..window(4, 1)
+        };
+        for (what, at, run, is_found) in [
+            ("the first block", now, window(3, 1), true),
+            ("the last one", now, window(10, 1), true),
+            ("a window", now, window(7, 4), true),
+            ("half a window", now, window(8, 4), false),
+            ("what comes before", now, window(2, 1), false),
+            ("what comes behind", now, window(11, 1), false),
+            ("blocks of another size", now, smaller, false),
+            ("other headers", now, numbered_otherwise, false),
+            ("what is old", now + HOLD, window(3, 1), false),
+        ] {
+            let found = pool.read(at, &mut second, run);
+            assert_eq!(found.is_some(), is_found, "{what}");
+            if let Some(found) = found {
+                assert!(Rc::ptr_eq(&found, &held), "{what}");
+                pool.give_back(found);
+            }
+        }
+        let mut others = ["other"; 2].map(|name| source_of(&root, name, Mode::Octet));
+        let other = pool.read(now, &mut others[0], window(3, 1)).unwrap();
+        assert!(!Rc::ptr_eq(&other, &held));
+    }
+
+    #[test]
+    fn a_shared_buffer_is_used_again_once_nobody_holds_it() {
+        let (_home, root) = root_with_files(2000 * BLOCK);
+        let [mut first, mut second] = ["file"; 2].map(|name| source_of(&root, name, Mode::Octet));
+        let mut pool = PrefetchPool::default();
+        let now = clock::now();
+        let read = pool.read(now, &mut first, window(1, 1)).unwrap();
+        let found = pool.read(now, &mut second, window(1, 1)).unwrap();
+        pool.give_back(read);
+        let later = now + HOLD;
+        let _next = pool.read(later, &mut first, window(9, 1)).unwrap();
+        assert_eq!(pool.short.unmade, SHORT_COUNT - 2, "one is held");
+        pool.give_back(found);
+        let _next = pool.read(later, &mut first, window(17, 1)).unwrap();
+        assert_eq!(pool.short.unmade, SHORT_COUNT - 2, "none is");
+        // While they are new they go last.
+        for at in 0..2 * SHORT_COUNT as u64 {
+            let read = pool.read(later, &mut first, window(25 + 8 * at, 1));
+            pool.give_back(read.expect("a buffer"));
+        }
+        assert_eq!((pool.short.unmade, pool.short.free.len()), (0, 0));
+        assert_eq!(pool.short.shared.len(), SHORT_COUNT);
     }
 }

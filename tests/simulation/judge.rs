@@ -9,8 +9,8 @@ use super::scenario::{Record, Wish, World};
 impl Wish {
     /// Datagrams that a perfect network needs for it: the request, its answer and
     /// what answers that, the blocks, and an ACK for each window.
-    fn datagrams_needed(&self, client: usize) -> u64 {
-        let bytes = content(client, self.size);
+    fn datagrams_needed(&self) -> u64 {
+        let bytes = content(self.file, self.size);
         // Text takes two bytes for a line's end.
         let long = match self.mode {
             Mode::Octet => 0,
@@ -28,7 +28,7 @@ impl World {
             let wish = &self.wishes[client];
             let outcome = end.record.outcome.as_ref();
             let outcome = outcome.expect("every client hears how it ended");
-            let expected = content(client, wish.size);
+            let expected = content(wish.file, wish.size);
             let complete = *outcome == Outcome::Completed;
             let sessions = &self.served[client];
             let told = |record: &Record| record.outcome == Some(Outcome::Completed);
@@ -76,10 +76,7 @@ impl World {
     }
 
     pub(crate) fn datagrams_needed(&self) -> u64 {
-        let wishes = self.wishes.iter().enumerate();
-        wishes
-            .map(|(client, wish)| wish.datagrams_needed(client))
-            .sum()
+        self.wishes.iter().map(Wish::datagrams_needed).sum()
     }
 
     /// However rough it was, nobody floods anybody: `extra` is what the weather

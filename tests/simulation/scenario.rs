@@ -30,6 +30,8 @@ const LIFETIME: Duration = Duration::from_secs(3600);
 pub(crate) struct Wish {
     pub(crate) direction: Direction,
     pub(crate) mode: Mode,
+    /// Which file's content it is; several clients may want the same.
+    pub(crate) file: usize,
     pub(crate) size: usize,
     pub(crate) offer: Offer,
     pub(crate) server_trouble: Trouble,
@@ -194,7 +196,7 @@ impl World {
         let wish = &self.wishes[client];
         let stored = Rc::new(RefCell::new(Stored::default()));
         let paper = if sends {
-            Paper::Sends(content(client, wish.size))
+            Paper::Sends(content(wish.file, wish.size))
         } else {
             Paper::Receives(Rc::clone(&stored))
         };
