@@ -57,7 +57,8 @@
 //! `protocol/retry` measures the round trip) → `session/outbound` polls it
 //! until nothing is due: a run of blocks, from `session/prefetch` or read by
 //! `file/source` → `net` sends the run with one call → `session/prefetch` reads the
-//! next one while the answer is on its way.
+//! next one while the answer is on its way, if no other transfer of the file had it
+//! read a moment ago.
 //!
 //! **A DATA.** The same way to `session/inbound` → `protocol/receiver` hands the
 //! payload to `file/sink`, which collects it; on the last block it has the upload
@@ -175,7 +176,7 @@
 //! | sessions that are due and have their turn before sockets are looked at again | 1,024 | `server::floor` |
 //! | bytes a session sends a turn | 256 KiB | [`session`] |
 //! | blocks in one read and one send | 64, and 65,507 bytes | [`file::MAX_RUN`], [`net`] |
-//! | blocks read ahead | 8 buffers of 64 KiB, 128 of 8 KiB, held for 50 ms after the last step | `session::prefetch` |
+//! | blocks read ahead | 8 buffers of 64 KiB, 128 of 8 KiB, held for 50 ms after the last step; transfers of one file share them | `session::prefetch` |
 //! | waits of a session for its disk | 1 to 10 ms each, 20 for its turn; after 3 s all wait with it for that one read | `session::not_ready` |
 //! | bytes fetched in the background | 256 KiB of a file, of 4 files on FUSE, NFS, overlayfs | [`mod@file`] |
 //! | sockets that rest | 512, for half a second, from 64 transfers at once on | [`net::pool`] |
