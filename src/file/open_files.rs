@@ -91,7 +91,7 @@ pub(super) struct OpenFile {
     pub(super) fetch: RefCell<Weak<Fetch>>,
     /// Where it is counted.
     counted_in: Weak<OpenFiles>,
-    /// Which of all that were ever opened it is, if it is found there by others.
+    /// A serial number, never used again, if others find it there.
     number: Option<u64>,
     /// Whether another host may change it without our kernel's noticing at once.
     is_remote: OnceCell<bool>,
@@ -139,8 +139,8 @@ impl OpenFile {
         self.key.0
     }
 
-    /// Its number, if others read it as well; no other file has had it.
-    pub(super) fn shared_number(self: &Rc<Self>) -> Option<u64> {
+    /// Its number, if others have it open as well.
+    pub(super) fn sharing_key(self: &Rc<Self>) -> Option<u64> {
         self.number.filter(|_| Rc::strong_count(self) > 1)
     }
 
@@ -312,19 +312,19 @@ mod tests {
             own.open_read(b"same").unwrap(),
         ];
         assert_eq!(root.open_files().count(), 1);
-        let number = files[0].shared_number();
+        let number = files[0].sharing_key();
         assert!(number.is_some());
-        assert!(files.iter().all(|it| it.shared_number() == number));
+        assert!(files.iter().all(|it| it.sharing_key() == number));
         files.push(root.open_read(b"other").unwrap());
         assert_eq!(root.open_files().count(), 2);
-        assert!(files[4].shared_number().is_none());
+        assert!(files[4].sharing_key().is_none());
         for file in &mut files {
             let size = file.size();
             assert_eq!(read(file).len() as u64, size);
         }
         files.truncate(1);
         assert_eq!(root.open_files().count(), 1);
-        assert!(files[0].shared_number().is_none());
+        assert!(files[0].sharing_key().is_none());
         drop(files);
         assert_eq!(root.open_files().count(), 0);
     }
@@ -340,7 +340,7 @@ mod tests {
         assert_eq!(root.open_files().count(), 1);
         let mut named = root.open_read(b"f").unwrap();
         assert_eq!(read(&mut named), b"f");
-        assert!(named.shared_number().is_none() && given.shared_number().is_none());
+        assert!(named.sharing_key().is_none() && given.sharing_key().is_none());
         assert_eq!(root.open_files().count(), 2);
         drop((given, named));
         assert_eq!(root.open_files().count(), 0);

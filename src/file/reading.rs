@@ -69,9 +69,10 @@ pub trait ReadAt {
         true
     }
 
-    /// The number of the file, which no other one has had, if it is open for others as
-    /// well: they read the same, and its descriptor stays if this one goes.
-    fn shared_number(&self) -> Option<u64> {
+    /// What stands for the file, and never for another one, while others have it open as
+    /// well: what was read for one is good for all, and the descriptor stays if this
+    /// reader goes.
+    fn sharing_key(&self) -> Option<u64> {
         None
     }
 }
@@ -164,8 +165,8 @@ impl ReadAt for Reader {
         self.file.size()
     }
 
-    fn shared_number(&self) -> Option<u64> {
-        self.file.shared_number()
+    fn sharing_key(&self) -> Option<u64> {
+        self.file.sharing_key()
     }
 
     fn block(&mut self) {

@@ -237,8 +237,8 @@ impl ReadAt for ReadFile {
         self.open().is_some()
     }
 
-    fn shared_number(&self) -> Option<u64> {
-        self.open()?.shared_number()
+    fn sharing_key(&self) -> Option<u64> {
+        self.open()?.sharing_key()
     }
 }
 

@@ -99,18 +99,19 @@ impl<R: ReadAt> FileSource<R> {
         }
     }
 
-    /// Whether it is open for others as well: its descriptor stays if it goes.
-    pub fn is_shared(&self) -> bool {
+    /// Whether others have the file open as well: its descriptor stays if this one goes.
+    pub fn has_other_readers(&self) -> bool {
         match self {
-            Self::Octet(file) => file.shared_number().is_some(),
-            Self::Netascii(text) => text.file.shared_number().is_some(),
+            Self::Octet(file) => file.sharing_key().is_some(),
+            Self::Netascii(text) => text.file.sharing_key().is_some(),
         }
     }
 
-    /// What tells the file from all others, if other transfers send it as it is, too.
-    pub fn shared_number(&self) -> Option<u64> {
+    /// What stands for the file's blocks, if other transfers have it open as well; `None`
+    /// for text, whose blocks depend on all that came before.
+    pub fn sharing_key(&self) -> Option<u64> {
         match self {
-            Self::Octet(file) => file.shared_number(),
+            Self::Octet(file) => file.sharing_key(),
             Self::Netascii(_) => None,
         }
     }

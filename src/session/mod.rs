@@ -226,11 +226,7 @@ impl<P: Port, S: Store, R: ReadAt> Tracked for Session<P, S, R> {
         } else {
             self.transfer.poll_timeout()
         };
-        let held = self
-            .prefetched
-            .as_ref()
-            .map(|prefetched| prefetched.until());
-        [own, held].into_iter().flatten().min()
+        [own, self.held_until()].into_iter().flatten().min()
     }
 
     fn is_over(&self) -> bool {
@@ -251,7 +247,7 @@ impl<P: Port, S: Store, R: ReadAt> Tracked for Session<P, S, R> {
 
     fn frees_descriptor(&self) -> bool {
         let of_file = match &self.content {
-            Content::Source(source) => source.is_open() && !source.is_shared(),
+            Content::Source(source) => source.is_open() && !source.has_other_readers(),
             Content::Sink(_) => true,
         };
         !self.port.is_shared() || of_file
@@ -530,11 +526,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
             self.transmit(context);
             self.transfer.handle_timeout(context.now);
         }
-        if self
-            .prefetched
-            .as_ref()
-            .is_some_and(|prefetched| prefetched.until() <= context.now)
-        {
+        if self.held_until().is_some_and(|until| until <= context.now) {
             self.drop_prefetched(&mut context.resources.pool);
         }
         self.answer(received, &pending, context)
@@ -556,7 +548,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         if let Content::Source(source) = &mut self.content
             && prefetch::is_worthwhile(
                 self.transfer.progress(),
-                source.shared_number().is_some(),
+                source.sharing_key(),
                 asked,
                 context.now,
             )
@@ -585,6 +577,12 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
     pub fn lacks_descriptor(&self) -> bool {
         self.file_wait.is_for_file()
             && matches!(&self.content, Content::Source(it) if !it.is_open())
+    }
+
+    /// When it gives back what was read ahead, if it doesn't move.
+    fn held_until(&self) -> Option<Instant> {
+        let prefetched = self.prefetched.as_ref()?;
+        Some(prefetched.held_until(self.transfer.waiting_since()))
     }
 
     /// Gives back what was read ahead: the transfer isn't moving.

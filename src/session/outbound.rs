@@ -110,7 +110,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         if let Some(prefetched) = prefetched {
             let next = self.transfer.upcoming();
             let pool = &mut context.resources.pool;
-            self.prefetched = pool.keep(context.now, prefetched, &run, next);
+            self.prefetched = pool.keep(prefetched, next);
         }
         attempt
     }

@@ -1,16 +1,16 @@
 //! Reading ahead: what comes next is read while the ACK of this is on its way.
 //!
-//! Of large windows that is one; of small ones, and of single blocks, as many as
-//! a page or two hold, since the call costs more than what it brings.
+//! One large window is read at a time. Of small ones, and of single blocks, as many
+//! are read as 8 KiB hold, since the call costs more than what it brings.
 //!
 //! The buffers belong to a small pool and are held by transfers that are moving;
-//! one that stalls gives its buffer back soon. A transfer that gets no buffer, has
-//! just started, or is too slow to be worth one reads its blocks as it sends them.
+//! one that stalls gives its buffer back soon. A transfer that gets no buffer, or is
+//! too slow to be worth one, reads its blocks as it sends them; so does one that has
+//! just started, unless others read the same file.
 //! Transfers of the same file share what was read for any of them a moment ago: a
 //! hundred machines that boot together have each block read once.
 //! Must not: send, or change what is sent.
 
-use std::cell::Cell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -33,21 +33,25 @@ const SHORT_COUNT: usize = 128;
 /// one is worth it only while few of them share the processor.
 const LONG_COUNT: usize = 8;
 
-/// Bytes that must have arrived before anything is read ahead for one transfer alone:
-/// peers that stall at the first block, by the thousand, cost no buffer.
+/// Bytes that must have arrived before anything is read ahead for one transfer alone,
+/// or into a buffer for a large window: peers that stall at the first block, by the
+/// thousand, cost no buffer.
 const WARMED_UP: u64 = 16 * 1024;
 
-/// Whether a transfer moves fast enough to use a buffer while it is held: it has
-/// come so far, unless others read the same file, and what it acknowledged at `now`
-/// was sent at `asked`.
+/// Whether a transfer moves fast enough to use a buffer while it is held: what it
+/// acknowledged at `now` was sent at `asked`, and enough has arrived. Where others
+/// read the same file, which has a `sharing_key` then, any answer is enough for small
+/// windows.
 pub(super) fn is_worthwhile(
     progress: Progress,
-    is_shared: bool,
+    sharing_key: Option<u64>,
     asked: Option<Instant>,
     now: Instant,
 ) -> bool {
     let arrived = progress.blocks.saturating_mul(progress.block_size.into());
-    (is_shared || arrived >= WARMED_UP)
+    let window = usize::from(progress.window_size) * usize::from(progress.block_size);
+    let shares = sharing_key.is_some() && progress.verified && window < SHORT_LEN;
+    (shares || arrived >= WARMED_UP)
         && asked.is_none_or(|asked| now.saturating_duration_since(asked) < HOLD)
 }
 
@@ -59,13 +63,13 @@ pub struct Prefetched {
     filled: Filled,
     /// When it was read.
     since: Instant,
-    until: Cell<Instant>,
 }
 
 impl Prefetched {
-    /// When it is to be given back.
-    pub fn until(&self) -> Instant {
-        self.until.get()
+    /// When it is to be given back by a transfer whose peer has had something to answer
+    /// since `asked`, or has nothing to answer.
+    pub fn held_until(&self, asked: Option<Instant>) -> Instant {
+        asked.unwrap_or(self.since) + HOLD
     }
 
     /// How many of its blocks come before the first of `run`, if that is here.
@@ -94,12 +98,13 @@ impl Prefetched {
         Some((self.buffer.get(start..stop)?, filled))
     }
 
-    /// Whether all of `window`, up to the file's end, is here for any transfer.
+    /// Whether as much of `window` is here, for any transfer, as a read would bring.
     fn serves(&self, window: &Run) -> bool {
+        let most = (self.buffer.len() / window.segment_size()).min(MAX_RUN);
+        let wanted = u64::from(window.count).min(most as u64);
         self.run.rollover == window.rollover
             && self.skipped(window).is_some_and(|skipped| {
-                let left = u64::from(self.filled.blocks) - skipped;
-                self.filled.end || left >= window.count.into()
+                self.filled.end || u64::from(self.filled.blocks) - skipped >= wanted
             })
     }
 
@@ -112,8 +117,8 @@ impl Prefetched {
 /// What was read of a file for one of the transfers that read it, for all of them.
 #[derive(Debug)]
 struct Shared {
-    /// See [`ReadAt::shared_number`].
-    file: u64,
+    /// Of which file: see [`ReadAt::sharing_key`].
+    key: u64,
     prefetched: Rc<Prefetched>,
 }
 
@@ -141,13 +146,11 @@ impl Stock {
     }
 
     /// What another transfer of the same file had read.
-    fn find(&self, now: Instant, file: u64, window: &Run) -> Option<Rc<Prefetched>> {
+    fn find(&self, now: Instant, key: u64, window: &Run) -> Option<Rc<Prefetched>> {
         let new = self.shared.iter().rev();
         let new = new.take_while(|it| it.prefetched.is_new(now));
-        let mut of_file = new.filter(|it| it.file == file).map(|it| &it.prefetched);
-        let found = of_file.find(|it| it.serves(window))?;
-        found.until.set(now + HOLD);
-        Some(Rc::clone(found))
+        let mut of_file = new.filter(|it| it.key == key).map(|it| &it.prefetched);
+        of_file.find(|it| it.serves(window)).map(Rc::clone)
     }
 
     /// A buffer that nobody holds, with what is read into it to come.
@@ -160,7 +163,6 @@ impl Stock {
         let taken = Rc::get_mut(&mut prefetched)?;
         taken.run = run;
         taken.since = now;
-        taken.until.set(now + HOLD);
         Some(prefetched)
     }
 
@@ -175,7 +177,6 @@ impl Stock {
                 end: false,
             },
             since: now,
-            until: Cell::new(now),
         }))
     }
 
@@ -190,7 +191,7 @@ impl Stock {
     }
 }
 
-/// The buffers that no transfer holds, and those that any may.
+/// Buffers that are free, and those whose content other transfers may use.
 #[derive(Debug)]
 pub struct PrefetchPool {
     short: Stock,
@@ -226,8 +227,8 @@ impl PrefetchPool {
             (0, _) | (_, FileSource::Netascii(_)) => return None,
             _ => (&mut self.short, window.count * windows as u16),
         };
-        let shared_file = source.shared_number();
-        if let Some(found) = shared_file.and_then(|file| stock.find(now, file, &window)) {
+        let sharing_key = source.sharing_key();
+        if let Some(found) = sharing_key.and_then(|key| stock.find(now, key, &window)) {
             return Some(found);
         }
         let run = Run { count, ..window };
@@ -238,30 +239,24 @@ impl PrefetchPool {
             return None;
         };
         taken.filled = filled;
-        if let Some(file) = shared_file {
+        if let Some(key) = sharing_key {
             let prefetched = Rc::clone(&prefetched);
-            stock.shared.push_back(Shared { file, prefetched });
+            stock.shared.push_back(Shared { key, prefetched });
         }
         Some(prefetched)
     }
 
-    /// The buffer after `sent` was offered, if what is sent `next` is in it as
-    /// well; else it is given back. Where nothing moved it is held no longer.
+    /// The buffer, if what is sent `next` is in it; else it is given back.
     pub fn keep(
         &mut self,
-        now: Instant,
         prefetched: Rc<Prefetched>,
-        sent: &Run,
         next: Option<Run>,
     ) -> Option<Rc<Prefetched>> {
-        let Some(next) = next.filter(|next| prefetched.skipped(next).is_some()) else {
-            self.give_back(prefetched);
-            return None;
-        };
-        if next.first > sent.first {
-            prefetched.until.set(now + HOLD);
+        if next.is_some_and(|next| prefetched.skipped(&next).is_some()) {
+            return Some(prefetched);
         }
-        Some(prefetched)
+        self.give_back(prefetched);
+        None
     }
 
     /// Takes the buffer back.
@@ -271,7 +266,7 @@ impl PrefetchPool {
         } else {
             &mut self.long
         };
-        // Others hold it, or it is there for them.
+        // Nobody else holds it, nor is it there for others.
         if Rc::strong_count(&prefetched) == 1 {
             stock.free.push(prefetched);
         }
@@ -389,23 +384,23 @@ mod tests {
         let mut pool = PrefetchPool::default();
         let now = clock::now();
         let prefetched = pool.read(now, &mut source, window(1, 1)).unwrap();
-        let later = now + HOLD;
-        let first = window(1, 1);
-        let prefetched = pool.keep(later, prefetched, &first, Some(first)).unwrap();
-        assert_eq!(prefetched.until(), now + HOLD, "nothing moved");
-        let prefetched = pool
-            .keep(later, prefetched, &first, Some(window(2, 1)))
-            .unwrap();
-        assert_eq!(prefetched.until(), later + HOLD);
+        let prefetched = pool.keep(prefetched, Some(window(1, 1))).unwrap();
+        let prefetched = pool.keep(prefetched, Some(window(8, 1))).unwrap();
         let behind = Some(window(9, 1));
-        assert!(
-            pool.keep(later, prefetched, &window(8, 1), behind)
-                .is_none()
-        );
+        assert!(pool.keep(prefetched, behind).is_none());
         assert_eq!(pool.short.free.len(), 1);
         let prefetched = pool.read(now, &mut source, window(9, 1)).unwrap();
         assert!(pool.short.free.is_empty());
-        assert!(pool.keep(now, prefetched, &window(9, 1), None).is_none());
+        let (asked, later) = (now + HOLD / 2, now + 20 * HOLD);
+        for (since, until) in [
+            (None, now + HOLD),
+            (Some(asked), asked + HOLD),
+            // Whatever others do that have the same buffer.
+            (Some(later), later + HOLD),
+        ] {
+            assert_eq!(prefetched.held_until(since), until);
+        }
+        assert!(pool.keep(prefetched, None).is_none());
         assert_eq!(pool.short.unmade, SHORT_COUNT - 1);
     }
 
@@ -413,28 +408,33 @@ mod tests {
     fn a_transfer_that_stalls_early_or_answers_slowly_is_worth_no_buffer() {
         let before = clock::now();
         let now = before + HOLD;
-        for (blocks, block_size, is_shared, asked, expected) in [
-            (11, 1428, false, Some(now), false),
-            (12, 1428, false, Some(now), true),
-            (12, 1428, false, None, true),
-            (12, 1428, false, Some(before), false),
-            (1, 65_464, false, Some(now), true),
-            (0, 65_464, false, Some(now), false),
-            (u64::MAX, 65_464, false, Some(now), true),
-            (0, 512, true, Some(now), true),
-            (12, 1428, true, Some(before), false),
+        for (blocks, block_size, window_size, verified, is_shared, asked, expected) in [
+            (11, 1428, 1, true, false, Some(now), false),
+            (12, 1428, 1, true, false, Some(now), true),
+            (12, 1428, 1, true, false, None, true),
+            (12, 1428, 1, true, false, Some(before), false),
+            (1, 65_464, 1, true, false, Some(now), true),
+            (0, 65_464, 1, true, false, Some(now), false),
+            (u64::MAX, 65_464, 1, true, false, Some(now), true),
+            // Others read the same file.
+            (0, 512, 1, true, true, Some(now), true),
+            (0, 512, 1, false, true, Some(now), false),
+            (12, 1428, 1, true, true, Some(before), false),
+            (0, 1428, 5, true, true, Some(now), true),
+            (0, 1428, 16, true, true, Some(now), false),
+            (16, 1428, 16, true, true, Some(now), true),
         ] {
             let progress = Progress {
                 blocks,
                 block_size,
-                window_size: 1,
+                window_size,
                 retransmits: 0,
-                verified: true,
+                verified,
             };
-            let is_worthwhile = is_worthwhile(progress, is_shared, asked, now);
+            let is_worthwhile = is_worthwhile(progress, is_shared.then_some(1), asked, now);
             assert_eq!(
                 is_worthwhile, expected,
-                "{blocks} × {block_size}, shared: {is_shared}, {asked:?}"
+                "{progress:?}, shared: {is_shared}, {asked:?}"
             );
         }
     }
@@ -480,6 +480,10 @@ mod tests {
         let now = clock::now();
         let held = pool.read(now, &mut first, window(3, 1)).unwrap();
         let octets = pool.read(now, &mut first, window(3, 9)).unwrap();
+        // As much of it as one call reads.
+        let most = pool.read(now, &mut first, window(20, 80)).unwrap();
+        let found = pool.read(now, &mut second, window(20, 80)).unwrap();
+        assert!(Rc::ptr_eq(&most, &found));
         let as_text = pool.read(now, &mut text, window(3, 9)).unwrap();
         assert!(!Rc::ptr_eq(&octets, &as_text));
         // Nothing is read any more.
@@ -502,6 +506,7 @@ mod tests {
             ("blocks of another size", now, smaller, false),
             ("other headers", now, numbered_otherwise, false),
             ("what is old", now + HOLD, window(3, 1), false),
+            ("what isn't quite", now + HOLD * 9 / 10, window(3, 1), true),
         ] {
             let found = pool.read(at, &mut second, run);
             assert_eq!(found.is_some(), is_found, "{what}");
@@ -530,7 +535,7 @@ mod tests {
         pool.give_back(found);
         let _next = pool.read(later, &mut first, window(17, 1)).unwrap();
         assert_eq!(pool.short.unmade, SHORT_COUNT - 2, "none is");
-        // While they are new they go last.
+        // What was read a moment ago is given up only when no more can be made.
         for at in 0..2 * SHORT_COUNT as u64 {
             let read = pool.read(later, &mut first, window(25 + 8 * at, 1));
             pool.give_back(read.expect("a buffer"));

@@ -214,7 +214,7 @@ impl ReadAt for Reader {
         !self.closed
     }
 
-    fn shared_number(&self) -> Option<u64> {
+    fn sharing_key(&self) -> Option<u64> {
         let is_shared = self.trouble == Trouble::None && Rc::strong_count(&self.number) > 1;
         (is_shared && !self.closed).then(|| *self.number)
     }
