@@ -93,8 +93,7 @@ enum State {
 enum Due {
     Nothing,
     New,
-    /// Without a step forward since one was sent, or in the middle of a window:
-    /// counted as sent again.
+    /// Something was lost, or the peer hasn't seen the one before: counted as sent again.
     Again,
 }
 
@@ -325,8 +324,9 @@ impl Receiver {
                 self.exchange.retry.something_lost();
             }
             self.send_again();
-        } else if self.exchange.quiet_for(now) >= DOUBLED {
-            self.send_again();
+        } else if self.exchange.quiet_for(now) >= DOUBLED && self.due == Due::Nothing {
+            // No ACK of this block has gone out before.
+            self.due = Due::New;
         }
     }
 

@@ -516,6 +516,29 @@ fn a_negotiated_timeout_is_kept_exactly_for_the_opening_and_the_first_three_acks
     }
 }
 
+/// Servers that nothing proves the client to open their windows like that. No packet was
+/// lost: a client that stays longer where one was stays no longer than usual.
+#[test]
+fn an_ack_that_is_asked_for_in_the_middle_of_a_window_repeats_nothing() {
+    let mut client = Script::receiver(&FIXED, Client(WINDOWS));
+    client.play(
+        "  0 open                          > RRQ blksize=8 windowsize=4 @500
+           1 OACK blksize=8 windowsize=4   > ACK 0 @501
+           2 DATA 1                        > wrote 8 @502
+           8 DATA 1                        > ACK 1 @508
+           9 DATA 2                        > wrote 8 @509
+          10 DATA 3                        > wrote 8 @510
+          16 DATA 3                        > ACK 3 @516",
+    );
+    assert_eq!(client.retransmits(), 0);
+    // Of this one the ACK was lost, of the next one a block.
+    client.play(
+        "  23 DATA 3 > ACK 3 @523
+           24 DATA 5 > ACK 3 @524",
+    );
+    assert_eq!(client.retransmits(), 2);
+}
+
 #[test]
 fn dallying_begins_when_the_final_ack_was_sent() {
     // The socket is full for longer than a wait.
