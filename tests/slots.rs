@@ -389,6 +389,31 @@ fn eviction_finds_a_descriptor_for_a_closed_file() {
     }
 }
 
+/// A room of machines that are switched on at once: all have asked before the first
+/// answers. As long as they hold a quarter of the descriptors at most, each has a port of
+/// its own, which proves it: one that shares a port is kept to `--max-unproved-rate`.
+#[test]
+fn a_quarter_of_the_descriptors_is_for_clients_that_are_yet_to_answer() {
+    let server = Server::start_prepared(&["-t", "60000"], |_| {
+        let mut command = Command::new("prlimit");
+        command.args(["--nofile=512:512", tftpd()]);
+        command
+    });
+    server.file("f", &content(5, 3 * BLOCK));
+    let ask = |_| {
+        let client = RawClient::new(&server);
+        let (_, tid) = client.ask_data(&rrq("f", &[]));
+        (client, tid.port())
+    };
+    // Some descriptors are the server's own.
+    let asked: Vec<_> = (0..110).map(ask).collect();
+    let ports: BTreeSet<_> = asked.iter().map(|(_, port)| port).collect();
+    assert_eq!(ports.len(), asked.len());
+    let more: Vec<_> = (0..30).map(ask).collect();
+    let ports: BTreeSet<_> = more.iter().map(|(_, port)| port).collect();
+    assert!(ports.len() < more.len(), "none is shared");
+}
+
 /// Uploads hold descriptors before they begin; downloads get on nevertheless.
 #[test]
 fn forged_uploads_keep_no_download_out() {

@@ -276,7 +276,7 @@ impl Room {
         let capacity = self.descriptors.saturating_sub(MAX_DESCRIPTORS - 1).max(1);
         let table = table(capacity)
             .with_ceiling(capacity + MAX_DESCRIPTORS - 1)
-            .with_light_sessions(ports.min(capacity / MAX_DESCRIPTORS));
+            .with_light_sessions(ports);
         if args.max_sessions.is_some() || args.single_port {
             return table;
         }

@@ -16,7 +16,6 @@ pub mod wheel;
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
-use std::mem;
 use std::time::{Duration, Instant};
 
 use slab::Slab;
@@ -179,14 +178,16 @@ pub struct Sessions<S> {
     ceiling: usize,
     /// Those that sessions have of their own.
     own: usize,
+    /// Those that the unverified among them have.
+    own_unverified: usize,
     /// Files that are open for reading.
     open_files: usize,
     /// The most sessions at once.
     limit: usize,
     /// Light ones don't count among those.
     light_on_top: bool,
-    /// Unverified sessions that may hold descriptors; those beyond are to be light.
-    /// `None`: none is light.
+    /// Unverified sessions that may hold a port and descriptors, of which they have a share
+    /// as well; those beyond are to be light. `None`: none is light.
     unverified_slots: Option<usize>,
     per_client: usize,
     /// How many each client has; `None` where it may have any number.
@@ -230,6 +231,7 @@ impl<S: Tracked> Sessions<S> {
             capacity,
             ceiling: capacity,
             own: 0,
+            own_unverified: 0,
             open_files: 0,
             limit: MAX_LIMIT,
             light_on_top: false,
@@ -253,8 +255,8 @@ impl<S: Tracked> Sessions<S> {
         self
     }
 
-    /// Lets sessions be light once the unverified have their share of so many `slots`:
-    /// as many sessions as there are descriptors and ports for.
+    /// Lets sessions be light once the unverified have their share of so many `slots`,
+    /// which ports are, or of the descriptors.
     #[must_use]
     pub fn with_light_sessions(mut self, slots: usize) -> Self {
         self.unverified_slots = Some(slots.min(self.capacity) / UNVERIFIED_SHARE);
@@ -301,12 +303,13 @@ impl<S: Tracked> Sessions<S> {
 
     /// Whether a session that starts now is to be light, if it can be.
     pub fn is_short(&self) -> bool {
-        // Files that others read keep those open too that have answered nothing.
-        let are_files_many = self.unverified_slots.is_some() && self.open_files > self.capacity / 2;
-        are_files_many
-            || self
-                .unverified_slots
-                .is_some_and(|slots| self.unverified.len() >= slots)
+        self.unverified_slots.is_some_and(|slots| {
+            self.unverified.len() >= slots
+                // An upload takes several.
+                || self.own_unverified >= self.capacity / UNVERIFIED_SHARE
+                // Files that others read keep those open too that have answered nothing.
+                || self.open_files > self.capacity / 2
+        })
     }
 
     /// Whether there is room for one more light session, where [`Sessions::admit`] finds
@@ -629,18 +632,17 @@ impl<S: Tracked> Sessions<S> {
         let standing = standing_of(&session);
         let index = self.slab.vacant_key() as u32;
         let key = SessionKey { generation, index };
-        let position = self.enlist(client_of(&endpoint), standing, index);
         let descriptors = descriptors_of(&session);
-        self.own += usize::from(descriptors);
         self.slab.insert(Entry {
             endpoint,
             generation,
             fingerprint,
             standing,
             descriptors,
-            position,
+            position: 0,
             session,
         });
+        self.enlist(index);
         self.by_endpoint.insert(IndexKey::of(&endpoint, index));
         if let Some(deadline) = deadline {
             self.arm(index, deadline);
@@ -709,7 +711,6 @@ impl<S: Tracked> Sessions<S> {
         self.entry(key)?;
         self.unlist(key.index);
         let entry = self.slab.remove(key.index as usize);
-        self.own -= usize::from(entry.descriptors);
         self.by_endpoint
             .remove(&IndexKey::of(&entry.endpoint, key.index));
         self.wheel.cancel(key.index);
@@ -731,12 +732,11 @@ impl<S: Tracked> Sessions<S> {
         if !key.is_of(entry.generation) {
             return;
         }
-        let before = mem::replace(&mut entry.descriptors, descriptors_of(&entry.session));
-        self.own = self.own - usize::from(before) + usize::from(entry.descriptors);
+        let descriptors = descriptors_of(&entry.session);
         let standing = standing_of(&entry.session);
         let deadline = entry.session.deadline();
-        if standing != entry.standing {
-            self.relist(key.index, standing);
+        if standing != entry.standing || descriptors != entry.descriptors {
+            self.relist(key.index, standing, descriptors);
         }
         // With nearly every packet it has moved on, and the wheel has one that is earlier.
         if let Some(deadline) = deadline
@@ -789,6 +789,9 @@ impl<S: Tracked> Sessions<S> {
     pub fn check_invariants(&self) {
         let own = self.slab.iter().map(|(_, it)| usize::from(it.descriptors));
         assert_eq!(own.sum::<usize>(), self.own, "descriptors");
+        let unverified = self.unverified.iter();
+        let own = unverified.map(|&index| usize::from(self.slab[index as usize].descriptors));
+        assert_eq!(own.sum::<usize>(), self.own_unverified, "of unverified");
         assert_eq!(self.len(), self.by_endpoint.len(), "slab and by_endpoint");
         assert!(self.wheel.len() <= self.len(), "a freed slot is armed");
         for (standing, list) in [
@@ -858,26 +861,33 @@ impl<S: Tracked> Sessions<S> {
 
     /// Moves the session to the list of its present standing.
     #[cold] // A session changes its standing a few times at most.
-    fn relist(&mut self, index: u32, standing: Standing) {
+    fn relist(&mut self, index: u32, standing: Standing, descriptors: u8) {
+        self.unlist(index);
+        if let Some(entry) = self.slab.get_mut(index as usize) {
+            (entry.standing, entry.descriptors) = (standing, descriptors);
+        }
+        self.enlist(index);
+    }
+
+    /// Puts the session on the list of its standing, and counts what it has.
+    fn enlist(&mut self, index: u32) {
         let Some(entry) = self.slab.get(index as usize) else {
             return;
         };
-        let client = client_of(&entry.endpoint);
-        self.unlist(index);
-        let position = self.enlist(client, standing, index);
-        if let Some(entry) = self.slab.get_mut(index as usize) {
-            (entry.standing, entry.position) = (standing, position);
-        }
-    }
-
-    /// Puts the session of a client on a list, and tells where on it.
-    fn enlist(&mut self, client: Client, standing: Standing, index: u32) -> u32 {
+        let (standing, own) = (entry.standing, usize::from(entry.descriptors));
         if let (Some(by_client), Some(is_verified)) = (&mut self.by_client, standing.counts_as()) {
-            by_client.add(client, is_verified);
+            by_client.add(client_of(&entry.endpoint), is_verified);
+        }
+        self.own += own;
+        if standing == Standing::Unverified {
+            self.own_unverified += own;
         }
         let list = self.list(standing);
+        let position = list.len() as u32;
         list.push(index);
-        (list.len() - 1) as u32
+        if let Some(entry) = self.slab.get_mut(index as usize) {
+            entry.position = position;
+        }
     }
 
     /// Takes the session off its list; the last of that takes its place.
@@ -886,8 +896,13 @@ impl<S: Tracked> Sessions<S> {
             return;
         };
         let (standing, position) = (entry.standing, entry.position);
+        let own = usize::from(entry.descriptors);
         if let (Some(by_client), Some(is_verified)) = (&mut self.by_client, standing.counts_as()) {
             by_client.subtract(client_of(&entry.endpoint), is_verified);
+        }
+        self.own -= own;
+        if standing == Standing::Unverified {
+            self.own_unverified -= own;
         }
         let list = self.list(standing);
         list.swap_remove(position as usize);
