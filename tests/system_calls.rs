@@ -14,7 +14,7 @@ use nix::unistd::geteuid;
 use common::*;
 
 /// Memory, waiting, and what only builds with debug assertions ask for.
-const UNCOUNTED: [&str; 9] = [
+const UNCOUNTED: [&str; 10] = [
     "brk",
     "mmap",
     "munmap",
@@ -23,6 +23,7 @@ const UNCOUNTED: [&str; 9] = [
     "madvise",
     "epoll_wait",
     "epoll_pwait",
+    "ppoll",
     "fcntl",
 ];
 

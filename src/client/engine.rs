@@ -20,8 +20,8 @@ use super::local::{OutputWriter, SharedOutput};
 use super::port::ClientPort;
 use super::stream::InputReader;
 use crate::file::{FileSink, FileSource};
-use crate::host::clock;
 use crate::host::{self, Interrupts};
+use crate::host::{clock, wait};
 use crate::net::TransferSocket;
 use crate::protocol::receiver::Receiver;
 use crate::protocol::sender::Sender;
@@ -285,7 +285,7 @@ impl Engine {
         if self.waits_awake(began, timeout)? {
             return Ok(());
         }
-        let done = self.poll.poll(&mut self.events, timeout);
+        let done = wait::for_events(&mut self.poll, &mut self.events, timeout);
         if !self.events.is_empty() {
             self.last_wait = clock::now().saturating_duration_since(began);
         }

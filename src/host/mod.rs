@@ -11,6 +11,7 @@ mod privileges;
 pub mod random;
 mod sandbox;
 pub mod usage;
+pub mod wait;
 
 use std::error::Error;
 use std::fmt;

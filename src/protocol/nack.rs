@@ -8,7 +8,7 @@
 //!
 //! - from the network, doubled: sooner than any answer to the window can come;
 //! - of blocks that were in flight when the base moved: sooner than three quarters
-//!   of a round trip;
+//!   of a round trip, and none once nothing was sent for a whole one;
 //! - of blocks that we sent twice: an ACK that comes sooner after a repeat than
 //!   an answer can shows that the first copy had arrived, and that the second
 //!   will be acknowledged as well. An echo also follows a nudge whose window was
@@ -77,6 +77,14 @@ impl Nacks {
     /// An echo may come as late as any NACK.
     pub(super) const fn expect_echo(&mut self) {
         self.spent = true;
+    }
+
+    /// Nothing was sent for a while until `now`: if for a round trip, then what was in
+    /// flight when the base moved has been answered.
+    pub(super) fn after_pause(&mut self, now: Instant, retry: &RetryTimer) {
+        if let (Some(round_trip), Some(sent)) = (retry.round_trip(), retry.last_sent()) {
+            self.trailing &= now < sent + round_trip;
+        }
     }
 
     /// The window was silent for so long that no echo can come any more.

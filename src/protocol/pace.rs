@@ -11,7 +11,8 @@
 //!
 //! After silence the last block goes out alone: a receiver that has all
 //! acknowledges again, and one with a gap names it. The whole window only follows
-//! a second silence. One block sent again like this, after a round trip or after
+//! a second silence; in bursts, where the first may well have been lost, after that block
+//! once more and a pause. One block sent again like this, after a round trip or after
 //! silence, is a nudge.
 //!
 //! Must not: know which blocks these are.
@@ -21,16 +22,8 @@ use std::time::Duration;
 /// Smaller windows, in blocks, waste too little to be sent in bursts.
 const LARGE_WINDOW: u16 = 8;
 
-/// The smallest burst, in blocks: the pauses between smaller ones would cost more
-/// time than the blocks they save.
-const MIN_BURST: u16 = 2;
-
-/// Stands for the spacing while nothing has been lost.
-const NOTHING_LOST: u16 = u16::MAX;
-
-/// The average starts no lower than this, so that one early loss doesn't keep the bursts
-/// small for long.
-const FIRST_SPACING: u16 = 30;
+/// How many losses the spacing is the average of, once there have been as many.
+const MEMORY: u8 = 4;
 
 /// The most bursts in a window: each pause costs a round trip, and nothing is acknowledged
 /// in between that would tell that bursts may grow.
@@ -40,10 +33,16 @@ const MAX_BURSTS: u16 = 32;
 /// closes again after silence, however much it has acknowledged.
 const OPEN: u16 = u16::MAX;
 
-/// The pause between two bursts: a round trip, within these bounds. The event loop
-/// rounds it up to a millisecond or two.
+/// The pause between two bursts: a round trip, within these bounds.
 const MIN_PAUSE: Duration = Duration::from_micros(200);
 const MAX_PAUSE: Duration = Duration::from_millis(20);
+
+/// Pauses shorter than this cost little time, so that there may be more of them.
+const SHORT_PAUSE: Duration = Duration::from_millis(1);
+
+fn pause(round_trip: Option<Duration>) -> Duration {
+    round_trip.unwrap_or_default().clamp(MIN_PAUSE, MAX_PAUSE)
+}
 
 /// The least pause before the last block of a window that isn't open yet is sent again:
 /// longer than a network takes to deliver a packet twice.
@@ -61,7 +60,9 @@ pub(super) struct Pace {
     burst: u16,
     /// Blocks of the burst that have gone out.
     gone: u16,
-    /// Moving average of the blocks between two losses, or [`NOTHING_LOST`].
+    /// Losses so far, no more than [`MEMORY`].
+    losses: u8,
+    /// Moving average of the blocks before each of them.
     spacing: u16,
     /// Blocks acknowledged since the last loss.
     since_loss: u16,
@@ -77,6 +78,9 @@ enum Nudge {
     None,
     Due,
     Sent,
+    /// The same once more, since it may have been lost; after a pause the window follows.
+    DueAgain,
+    SentAgain,
     /// It brought nothing, and the window was sent again.
     InVain,
 }
@@ -88,7 +92,8 @@ impl Pace {
             open: if opens_slowly { 1 } else { OPEN },
             burst: u16::MAX,
             gone: 0,
-            spacing: NOTHING_LOST,
+            losses: 0,
+            spacing: 0,
             since_loss: 0,
             nudge: Nudge::None,
         }
@@ -100,9 +105,14 @@ impl Pace {
     }
 
     /// Blocks were acknowledged, so that the base moved.
-    pub(super) fn acknowledged(&mut self, windowsize: u16, blocks: u16) {
+    pub(super) fn acknowledged(
+        &mut self,
+        windowsize: u16,
+        blocks: u16,
+        round_trip: Option<Duration>,
+    ) {
         self.since_loss = self.since_loss.saturating_add(blocks);
-        self.choose_burst(windowsize);
+        self.choose_burst(windowsize, round_trip);
         if self.open < OPEN {
             self.open += blocks.min(OPEN - 1 - self.open);
         }
@@ -112,9 +122,15 @@ impl Pace {
 
     /// No answer came. Returns whether the last of the blocks `in_flight` is to
     /// be sent again, and not the window.
-    pub(super) const fn nudges(&mut self, in_flight: u16) -> bool {
-        let nudges = in_flight > 1 && !matches!(self.nudge, Nudge::Sent);
-        self.nudge = if nudges { Nudge::Due } else { Nudge::InVain };
+    pub(super) const fn nudges(&mut self, in_flight: u16, windowsize: u16) -> bool {
+        let is_in_bursts = self.open == OPEN && !self.is_whole(windowsize);
+        self.nudge = match self.nudge {
+            _ if in_flight <= 1 => Nudge::InVain,
+            Nudge::Sent if is_in_bursts => Nudge::DueAgain,
+            Nudge::Sent => Nudge::InVain,
+            _ => Nudge::Due,
+        };
+        let nudges = self.nudge_is_due();
         // Where it opens slowly it does so from the start again.
         if !nudges && self.open < OPEN {
             self.open = 1;
@@ -123,31 +139,43 @@ impl Pace {
     }
 
     /// The pause is over: the next burst is due, or the last block again, if all
-    /// that is open `is_out`.
-    pub(super) const fn end_pause(&mut self, is_out: bool) {
-        if is_out {
+    /// that is open `is_out`. Returns whether it is the window that is to be sent again,
+    /// since no nudge was answered.
+    pub(super) fn end_pause(&mut self, is_out: bool) -> bool {
+        let is_in_vain = self.nudge == Nudge::SentAgain;
+        if is_in_vain {
+            self.nudge = Nudge::InVain;
+        } else if is_out {
             self.nudge = Nudge::Due;
         }
         self.restart();
+        is_in_vain
     }
 
     /// The last block is due, alone.
     pub(super) const fn nudge_is_due(&self) -> bool {
-        matches!(self.nudge, Nudge::Due)
+        matches!(self.nudge, Nudge::Due | Nudge::DueAgain)
     }
 
     /// It went out, if it was due.
     pub(super) const fn take_nudge(&mut self) -> bool {
         let was_due = self.nudge_is_due();
-        if was_due {
-            self.nudge = Nudge::Sent;
+        match self.nudge {
+            Nudge::Due => self.nudge = Nudge::Sent,
+            Nudge::DueAgain => self.nudge = Nudge::SentAgain,
+            _ => {}
         }
         was_due
     }
 
+    /// How long to pause before the window follows the nudge, if it does.
+    pub(super) fn after_nudge(&self, round_trip: Option<Duration>) -> Option<Duration> {
+        (self.nudge == Nudge::SentAgain).then(|| pause(round_trip))
+    }
+
     /// The last block has gone out again, alone, since the base moved.
     pub(super) const fn has_nudged(&self) -> bool {
-        matches!(self.nudge, Nudge::Sent)
+        matches!(self.nudge, Nudge::Sent | Nudge::SentAgain)
     }
 
     /// How many blocks of the burst may go out now.
@@ -175,11 +203,11 @@ impl Pace {
         round_trip: Option<Duration>,
     ) -> Option<Duration> {
         self.gone = self.gone.saturating_add(blocks);
-        let round_trip = round_trip.unwrap_or_default();
         if is_out {
-            return (self.nudge == Nudge::None).then(|| before_nudge(round_trip));
+            let wait = || before_nudge(round_trip.unwrap_or_default());
+            return (self.nudge == Nudge::None).then(wait);
         }
-        (self.gone >= self.burst).then(|| round_trip.clamp(MIN_PAUSE, MAX_PAUSE))
+        (self.gone >= self.burst).then(|| pause(round_trip))
     }
 
     /// How long the answer to what goes out next takes, where a `round_trip` is that long:
@@ -193,24 +221,27 @@ impl Pace {
     }
 
     /// Something of a window was lost, and is sent again.
-    pub(super) fn lost(&mut self, windowsize: u16) {
-        let since_loss = u32::from(self.since_loss);
-        let spacing = match self.spacing {
-            NOTHING_LOST => since_loss.max(FIRST_SPACING.into()),
-            spacing => (3 * u32::from(spacing) + since_loss) / 4,
-        };
-        // An average of two `u16`s fits in a `u16`.
-        self.spacing = (spacing as u16).min(NOTHING_LOST - 1);
+    pub(super) fn lost(&mut self, windowsize: u16, round_trip: Option<Duration>) {
+        let before = u32::from(self.losses.min(MEMORY - 1));
+        let sum = u32::from(self.spacing) * before + u32::from(self.since_loss);
+        // An average of `u16`s fits in one.
+        self.spacing = (sum / (before + 1)) as u16;
+        self.losses = before as u8 + 1;
         self.since_loss = 0;
-        self.choose_burst(windowsize);
+        self.choose_burst(windowsize, round_trip);
     }
 
     /// The whole window if it fits, or else equal parts of it.
-    fn choose_burst(&mut self, windowsize: u16) {
-        if windowsize < LARGE_WINDOW || self.spacing == NOTHING_LOST {
+    fn choose_burst(&mut self, windowsize: u16, round_trip: Option<Duration>) {
+        if windowsize < LARGE_WINDOW || self.losses == 0 {
             return;
         }
-        let most = most_at_once(self.spacing.max(self.since_loss));
+        // Blocks for each loss, those since the last one among them. To go by the latter
+        // alone would mean to trust in luck: however much is lost, there are long gaps.
+        let spacing = self
+            .spacing
+            .saturating_add(self.since_loss / u16::from(self.losses));
+        let most = most_at_once(spacing, pause(round_trip) < SHORT_PAUSE);
         let fits = windowsize <= most.saturating_add(most / 2);
         let bursts = if fits {
             1
@@ -237,9 +268,13 @@ impl Pace {
 /// are lost as well, which takes up more and more of that tenth: so the burst falls
 /// with the square, from a whole window of 16 where a hundredth is lost to two blocks
 /// where a twentieth is. One at a time would save little, and take twice as long.
-fn most_at_once(spacing: u16) -> u16 {
+///
+/// Where pauses are short they take little time anyway: bursts are half as large, and a
+/// single block where a twentieth is lost.
+fn most_at_once(spacing: u16, is_short: bool) -> u16 {
     let spacing = u32::from(spacing);
-    let most = (spacing / 5).min(spacing * spacing / 400);
+    let (divisor, least) = if is_short { (800, 1) } else { (400, 2) };
+    let most = (spacing / 5).min(spacing * spacing / divisor);
     // A fifth of a `u16`.
-    (most as u16).max(MIN_BURST)
+    (most as u16).max(least)
 }

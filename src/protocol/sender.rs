@@ -29,7 +29,7 @@
 //! | Sending | ACK of a block in flight | peer verified, base moves past it | DATA from there on, a full window (unproved: as much of it as is open, see `pace`) | an ACK within it |
 //! | Sending, windows | ACK of exactly what was out before the window was sent again, the second time in a row | an echo: a block came twice; base moves past it | the rest of a window from there; what is in flight isn't sent again | an ACK within it |
 //! | Sending | ACK of the last block | completed | – | nothing |
-//! | Sending, windows | ACK of the block before the base, a quarter of the fastest round trip after the last DATA left (three quarters of the usual one, if blocks were in flight when the base moved) | a NACK, once per base and silence (`nack`); one that comes sooner is an echo, and the next may still be the NACK | the window from its base | an ACK within it |
+//! | Sending, windows | ACK of the block before the base, a quarter of the fastest round trip after the last DATA left (three quarters of the usual one, if blocks were in flight when the base moved and no round trip without DATA has passed since) | a NACK, once per base and silence (`nack`); one that comes sooner is an echo, and the next may still be the NACK | the window from its base | an ACK within it |
 //! | Sending, lockstep, verified | the same, 0.99 s or a round trip after the DATA left, whichever is longer | a NACK, once per DATA | the DATA | its ACK |
 //! | Sending, unproved | ACK of a block not yet sent, fewer than 32,768 ahead | ended: forged | – | nothing |
 //! | Sending | any other ACK | nothing: RFC 1123 §4.2.3.1 | – | as before |
@@ -47,9 +47,9 @@
 //! |---|---|---|---|
 //! | Opening | answer | wait doubled, or given up: timed out | the opening |
 //! | Sending | answer, at the 1st, 3rd … silence | wait doubled, or given up: timed out, but if all was sent (server, verified) the last ACK counts as lost | the last block sent |
-//! | Sending | answer, at the 2nd, 4th …; at any if only one block is out or it was just sent again (unproved, see `pace`) | the same | the window from its base, perhaps in bursts (unproved: its first block) |
+//! | Sending | answer, at the 2nd, 4th …; at any if only one block is out or it was just sent again (unproved, see `pace`) | the same | the window from its base (unproved: its first block); in bursts, at the 2nd, first the last block once more, and a pause |
 //! | Sending | answer, and something is due that the socket won't take | waits on, within the patience | that, as soon as there is room |
-//! | Sending | burst | – | the next burst (unproved: the last block again, see `pace`) |
+//! | Sending | burst | – | the next burst (unproved: the last block again; after a last block that was sent a third time: the window from its base; see `pace`) |
 //!
 //! Must not: read the file, touch a socket, read the clock.
 
@@ -272,9 +272,11 @@ impl Sender {
         let is_echo = self.note_echo(now, blocks);
         // The ACK of a whole window may have crossed the nudge, and the nudge brings a second.
         let nudged = self.pace.has_nudged() && blocks == self.windowsize();
-        self.pace.acknowledged(self.windowsize(), blocks);
+        let round_trip = self.exchange.retry.round_trip();
+        self.pace
+            .acknowledged(self.windowsize(), blocks, round_trip);
         if blocks < self.out && !is_echo {
-            self.pace.lost(self.windowsize());
+            self.pace.lost(self.windowsize(), round_trip);
             // RFC 7440 §4: so that it has what follows sent again.
             self.exchange.retry.gap_named();
         }
@@ -350,7 +352,10 @@ impl Sender {
         }
         let goes_on = match self.exchange.retry.timer() {
             Timer::Burst { .. } => {
-                self.pace.end_pause(self.is_open_part_out());
+                self.nacks.after_pause(now, &self.exchange.retry);
+                if self.pace.end_pause(self.is_open_part_out()) {
+                    self.rewind();
+                }
                 self.exchange.retry.end_pause(now);
                 return;
             }
@@ -393,7 +398,7 @@ impl Sender {
                 if self.windowsize() > 1 {
                     self.nacks.after_silence();
                 }
-                if !self.pace.nudges(self.out) {
+                if !self.pace.nudges(self.out, self.windowsize()) {
                     self.rewind();
                 }
             }
@@ -403,7 +408,8 @@ impl Sender {
 
     /// Everything that isn't acknowledged is to be sent again.
     fn rewind(&mut self) {
-        self.pace.lost(self.windowsize());
+        let round_trip = self.exchange.retry.round_trip();
+        self.pace.lost(self.windowsize(), round_trip);
         self.out = 0;
         self.resumed = self.reached;
         self.timed = false;
@@ -524,9 +530,13 @@ impl Sender {
     }
 
     fn blocks_sent(&mut self, now: Instant, count: u16, end: bool) {
+        let round_trip = self.exchange.retry.round_trip();
         if self.pace.take_nudge() {
             self.exchange.count_retransmits(1);
             self.exchange.retry.sent_again(now);
+            if let Some(pause) = self.pace.after_nudge(round_trip) {
+                self.exchange.retry.pause(now + pause);
+            }
             return;
         }
         let repeated = count.min(self.reached - self.out);
@@ -544,7 +554,6 @@ impl Sender {
         }
         if self.out < self.windowsize() && self.next() <= self.end {
             let is_out = self.is_open_part_out();
-            let round_trip = self.exchange.retry.round_trip();
             if let Some(pause) = self.pace.sent(count, is_out, round_trip) {
                 self.exchange.retry.pause(now + pause);
             }

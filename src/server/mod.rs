@@ -67,8 +67,8 @@ pub use self::start::{test_map, test_rules};
 pub use self::supervisor::supervise;
 pub use self::upgrade::try_out;
 use self::worker::{Order, Worker};
-use crate::host::clock;
 use crate::host::{Command, Notifier, PidFile, Signals};
+use crate::host::{clock, wait};
 use crate::log::LogFile;
 use crate::log::event::Event;
 use crate::status::{Status, View};
@@ -205,7 +205,7 @@ impl Server {
             } else {
                 self.wait(now)
             };
-            match self.floor.poll.poll(&mut events, timeout) {
+            match wait::for_events(&mut self.floor.poll, &mut events, timeout) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 other => other?,
             }

@@ -217,7 +217,7 @@ impl<S: Tracked> Sessions<S> {
     /// An empty table for sessions that have `capacity` descriptors in all: see
     /// [`Sessions::with_ceiling`] where one may take more than one of them.
     ///
-    /// `origin` is where the wheel's milliseconds count from: any time not
+    /// `origin` is where the wheel's ticks count from: any time not
     /// later than the first deadline.
     pub fn new(capacity: usize, origin: Instant) -> Self {
         Self {
@@ -751,7 +751,7 @@ impl<S: Tracked> Sessions<S> {
     ///
     /// May be too early, as [`TimerWheel::next_deadline`] and the hints are,
     /// but each call at that time gets something done. Too late by less than a
-    /// millisecond at most.
+    /// tick of the wheel at most.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.wheel.next_deadline()
     }

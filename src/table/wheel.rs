@@ -1,10 +1,15 @@
 //! Deadlines: a hierarchical timer wheel over dense keys.
 //!
-//! The wheel knows keys and ticks of one millisecond, nothing of what a key
-//! stands for. Must not: read a clock (it is told the time), allocate except to make
-//! room for a key higher than any before.
+//! The wheel knows keys and ticks of an eighth of a millisecond, nothing of what a
+//! key stands for. Must not: read a clock (it is told the time), allocate except to
+//! make room for a key higher than any before.
 
 use std::time::{Duration, Instant};
+
+/// As fine as the pauses between two bursts, which are a round trip.
+const TICKS_PER_SECOND: u32 = 8_000;
+
+const NANOS_PER_TICK: u32 = 1_000_000_000 / TICKS_PER_SECOND;
 
 /// Bits of the tick that one level tells apart: 64 slots, one machine word of
 /// occupancy.
@@ -18,7 +23,7 @@ const LEVELS: usize = u64::BITS.div_ceil(DIGIT_BITS) as usize;
 /// Stands in [`Node::tick`] for "no entry".
 const UNSCHEDULED: u64 = u64::MAX;
 
-/// The last tick, some 584 million years on; later deadlines end here.
+/// The last tick, some 73 million years on; later deadlines end here.
 const LAST_TICK: u64 = u64::MAX - 1;
 
 /// What a key costs, scheduled or not.
@@ -26,15 +31,15 @@ const _: () = assert!(size_of::<Node>() == 16);
 
 /// Deadlines by key, the nearest found at once.
 ///
-/// A deadline is rounded up to a whole tick (1 ms since the origin), so an
+/// A deadline is rounded up to a whole tick (125 µs since the origin), so an
 /// entry is never early and less than one tick late. Each key has at most one
 /// entry. Keys are expected to be dense, as a slab gives them: memory is 16
 /// bytes for each key up to the highest ever scheduled.
 ///
 /// ```text
-/// level 0   64 slots of 1 ms     exact
-/// level 1   64 slots of 64 ms    spread over level 0 when their time comes
-/// level 2   64 slots of 4.096 s  spread over levels 1 and 0
+/// level 0   64 slots of 125 µs   exact
+/// level 1   64 slots of 8 ms     spread over level 0 when their time comes
+/// level 2   64 slots of 512 ms   spread over levels 1 and 0
 /// …         each 64 times as wide as the one before
 /// ```
 ///
@@ -141,8 +146,8 @@ impl TimerWheel {
     /// Never later than the earliest entry. It may be earlier, where entries
     /// have yet to be spread over finer levels; but each call at the time given
     /// moves them down by at least one, so there is no busy loop: an entry less
-    /// than 64 ms away costs at most one wake-up before its own, less than 4 s
-    /// two, less than 262 s three, and neighbours share them.
+    /// than 8 ms away costs at most one wake-up before its own, less than 512 ms
+    /// two, less than 32 s three, and neighbours share them.
     pub fn next_deadline(&self) -> Option<Instant> {
         let (_, start) = self.first_slot()?;
         self.time_of(start)
@@ -260,14 +265,18 @@ impl TimerWheel {
     }
 
     fn time_of(&self, tick: u64) -> Option<Instant> {
-        self.origin.checked_add(Duration::from_millis(tick))
+        let per_second = u64::from(TICKS_PER_SECOND);
+        // Less than a second.
+        let nanos = (tick % per_second) as u32 * NANOS_PER_TICK;
+        self.origin
+            .checked_add(Duration::new(tick / per_second, nanos))
     }
 
     /// The first tick not before `instant`.
     fn tick_at_or_after(&self, instant: Instant) -> u64 {
         let since = instant.saturating_duration_since(self.origin);
         whole_seconds(since)
-            .saturating_add(u64::from(since.subsec_nanos().div_ceil(1_000_000)))
+            .saturating_add(since.subsec_nanos().div_ceil(NANOS_PER_TICK).into())
             .min(LAST_TICK)
     }
 
@@ -275,7 +284,7 @@ impl TimerWheel {
     fn tick_at_or_before(&self, instant: Instant) -> u64 {
         let since = instant.saturating_duration_since(self.origin);
         whole_seconds(since)
-            .saturating_add(u64::from(since.subsec_millis()))
+            .saturating_add((since.subsec_nanos() / NANOS_PER_TICK).into())
             .min(LAST_TICK)
     }
 }
@@ -294,9 +303,9 @@ impl Link {
     }
 }
 
-/// The whole seconds of a duration, in milliseconds.
+/// The whole seconds of a duration, in ticks.
 const fn whole_seconds(duration: Duration) -> u64 {
-    duration.as_secs().saturating_mul(1_000)
+    duration.as_secs().saturating_mul(TICKS_PER_SECOND as u64)
 }
 
 #[cfg(test)]
@@ -312,12 +321,19 @@ mod tests {
         Instant::now()
     }
 
-    fn micros(micros: u64) -> Duration {
-        Duration::from_micros(micros)
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// A thousandth of a tick, in nanoseconds.
+    const PART: u64 = NANOS_PER_TICK as u64 / 1_000;
+
+    fn parts(parts: u64) -> Duration {
+        Duration::from_nanos(parts * PART)
     }
 
-    fn millis(millis: u64) -> Duration {
-        Duration::from_millis(millis)
+    fn ticks(ticks: u64) -> Duration {
+        let per_second = u64::from(TICKS_PER_SECOND);
+        let rest = u32::try_from(ticks % per_second).unwrap();
+        Duration::from_secs(ticks / per_second) + SECOND / TICKS_PER_SECOND * rest
     }
 
     fn expired(wheel: &mut TimerWheel, now: Instant) -> Vec<u32> {
@@ -337,32 +353,44 @@ mod tests {
             (500_000, Some(499_999), 500_000),
         ] {
             let mut wheel = TimerWheel::new(origin);
-            wheel.schedule(3, origin + micros(deadline));
+            wheel.schedule(3, origin + parts(deadline));
             if let Some(now) = too_early {
-                assert_eq!(wheel.pop_expired(origin + micros(now)), None, "{deadline}");
+                assert_eq!(wheel.pop_expired(origin + parts(now)), None, "{deadline}");
             }
             assert_eq!(
-                wheel.pop_expired(origin + micros(due)),
+                wheel.pop_expired(origin + parts(due)),
                 Some(3),
                 "{deadline}"
             );
-            assert_eq!(wheel.pop_expired(origin + micros(due)), None, "{deadline}");
+            assert_eq!(wheel.pop_expired(origin + parts(due)), None, "{deadline}");
             assert!(wheel.is_empty(), "{deadline}");
         }
     }
 
     #[test]
+    fn a_tick_is_an_eighth_of_a_millisecond() {
+        let origin = origin();
+        let mut wheel = TimerWheel::new(origin);
+        let deadline = origin + Duration::from_micros(240);
+        wheel.schedule(0, deadline);
+        let due = origin + Duration::from_micros(250);
+        assert_eq!(wheel.next_deadline(), Some(due));
+        assert_eq!(wheel.pop_expired(deadline), None);
+        assert_eq!(wheel.pop_expired(due), Some(0));
+    }
+
+    #[test]
     fn the_past_is_due_at_once() {
         let earlier = origin();
-        let origin = earlier + millis(10);
+        let origin = earlier + ticks(10);
         let mut wheel = TimerWheel::new(origin);
         wheel.schedule(0, earlier);
         assert_eq!(wheel.next_deadline(), Some(origin));
         assert_eq!(expired(&mut wheel, origin), [0]);
 
-        let now = origin + millis(1_000);
+        let now = origin + ticks(1_000);
         assert_eq!(wheel.pop_expired(now), None);
-        wheel.schedule(1, origin + millis(7));
+        wheel.schedule(1, origin + ticks(7));
         assert_eq!(wheel.next_deadline(), Some(now));
         assert_eq!(expired(&mut wheel, now), [1]);
     }
@@ -372,11 +400,11 @@ mod tests {
         let origin = origin();
         let mut wheel = TimerWheel::new(origin);
         for (key, deadline) in [(5, 70), (1, 3), (4, 70), (2, 5_000), (0, 3), (3, 70)] {
-            wheel.schedule(key, origin + millis(deadline));
+            wheel.schedule(key, origin + ticks(deadline));
         }
         wheel.cancel(4);
         assert_eq!(
-            expired(&mut wheel, origin + millis(9_000)),
+            expired(&mut wheel, origin + ticks(9_000)),
             [1, 0, 5, 3, 2],
             "one jump over all of them"
         );
@@ -386,14 +414,14 @@ mod tests {
     fn a_key_has_one_entry() {
         let origin = origin();
         let mut wheel = TimerWheel::new(origin);
-        wheel.schedule(0, origin + millis(10));
-        wheel.schedule(0, origin + millis(5_000));
+        wheel.schedule(0, origin + ticks(10));
+        wheel.schedule(0, origin + ticks(5_000));
         assert_eq!(wheel.len(), 1);
-        assert!(expired(&mut wheel, origin + millis(4_999)).is_empty());
-        wheel.schedule(0, origin + millis(5_001));
-        wheel.schedule(0, origin + millis(5_000));
-        assert_eq!(expired(&mut wheel, origin + millis(5_000)), [0]);
-        wheel.schedule(0, origin + millis(6_000));
+        assert!(expired(&mut wheel, origin + ticks(4_999)).is_empty());
+        wheel.schedule(0, origin + ticks(5_001));
+        wheel.schedule(0, origin + ticks(5_000));
+        assert_eq!(expired(&mut wheel, origin + ticks(5_000)), [0]);
+        wheel.schedule(0, origin + ticks(6_000));
         wheel.cancel(0);
         wheel.cancel(0);
         wheel.cancel(77);
@@ -405,8 +433,8 @@ mod tests {
     fn covers_compares_ticks() {
         let origin = origin();
         let mut wheel = TimerWheel::new(origin);
-        assert!(!wheel.covers(0, origin + millis(10)));
-        wheel.schedule(0, origin + micros(9_001));
+        assert!(!wheel.covers(0, origin + ticks(10)));
+        wheel.schedule(0, origin + parts(9_001));
         for (deadline, covered) in [
             (9_000, false),
             (9_001, true),
@@ -415,12 +443,12 @@ mod tests {
             (60_000, true),
         ] {
             assert_eq!(
-                wheel.covers(0, origin + micros(deadline)),
+                wheel.covers(0, origin + parts(deadline)),
                 covered,
                 "{deadline}"
             );
         }
-        assert!(!wheel.covers(1, origin + millis(60)));
+        assert!(!wheel.covers(1, origin + ticks(60)));
     }
 
     #[test]
@@ -438,7 +466,7 @@ mod tests {
         ] {
             let origin = origin();
             let mut wheel = TimerWheel::new(origin);
-            wheel.schedule(0, origin + millis(deadline));
+            wheel.schedule(0, origin + ticks(deadline));
             let mut wake_ups = 0;
             let mut last = None;
             while let Some(hint) = wheel.next_deadline() {
@@ -446,22 +474,22 @@ mod tests {
                 last = Some(hint);
                 wake_ups += 1;
                 if let Some(key) = wheel.pop_expired(hint) {
-                    assert_eq!((key, hint), (0, origin + millis(deadline)));
+                    assert_eq!((key, hint), (0, origin + ticks(deadline)));
                 }
             }
-            assert_eq!(last, Some(origin + millis(deadline)));
+            assert_eq!(last, Some(origin + ticks(deadline)));
             assert!(wake_ups <= most, "{deadline}: {wake_ups} wake-ups");
         }
     }
 
     #[derive(Debug, Clone)]
     enum Op {
-        /// Microseconds after the time reached.
+        /// Thousandths of a tick after the time reached.
         Schedule(u32, u64),
-        /// Microseconds before the time reached.
+        /// Thousandths of a tick before the time reached.
         SchedulePast(u32, u64),
         Cancel(u32),
-        /// Microseconds.
+        /// Thousandths of a tick.
         Advance(u64),
         /// To the time `next_deadline` gives.
         Follow,
@@ -486,7 +514,7 @@ mod tests {
     }
 
     /// The wheel beside an ordered map from key to rounded deadline, in
-    /// microseconds since the origin.
+    /// thousandths of a tick since the origin.
     fn check_against_map(ops: Vec<Op>) -> Result<(), TestCaseError> {
         let origin = origin();
         let mut wheel = TimerWheel::new(origin);
@@ -495,13 +523,13 @@ mod tests {
         for op in ops {
             let target = match op {
                 Op::Schedule(key, after) => {
-                    wheel.schedule(key, origin + micros(now + after));
+                    wheel.schedule(key, origin + parts(now + after));
                     map.insert(key, (now + after).next_multiple_of(1_000));
                     None
                 }
                 Op::SchedulePast(key, before) => {
                     let deadline = now.saturating_sub(before);
-                    wheel.schedule(key, origin + micros(deadline));
+                    wheel.schedule(key, origin + parts(deadline));
                     map.insert(key, deadline.next_multiple_of(1_000));
                     None
                 }
@@ -512,14 +540,14 @@ mod tests {
                 }
                 Op::Advance(by) => Some(now + by),
                 Op::Follow => wheel.next_deadline().map(|hint| {
-                    u64::try_from(hint.duration_since(origin).as_micros()).unwrap_or(u64::MAX)
+                    u64::try_from(hint.duration_since(origin).as_nanos()).unwrap_or(u64::MAX) / PART
                 }),
             };
             if let Some(target) = target {
                 let passed = now - now % 1_000;
                 now = now.max(target);
                 let mut last = 0;
-                while let Some(key) = wheel.pop_expired(origin + micros(now)) {
+                while let Some(key) = wheel.pop_expired(origin + parts(now)) {
                     let Some(due) = map.remove(&key) else {
                         return Err(TestCaseError::fail(format!("{key} has no entry")));
                     };
@@ -534,8 +562,8 @@ mod tests {
             prop_assert_eq!(hint.is_none(), map.is_empty());
             if let (Some(hint), Some(&earliest)) = (hint, map.values().min()) {
                 let reached = now - now % 1_000;
-                prop_assert!(hint <= origin + micros(earliest.max(reached)));
-                prop_assert!(target.is_none() || hint > origin + micros(now), "busy loop");
+                prop_assert!(hint <= origin + parts(earliest.max(reached)));
+                prop_assert!(target.is_none() || hint > origin + parts(now), "busy loop");
             }
         }
         Ok(())

@@ -606,10 +606,59 @@ fn loss_shrinks_what_is_sent_at_once_until_it_is_rare() {
          210 timeout > DATA 41-42 @710
          220 ACK 42  > DATA 43-46 @230
          230 timeout > DATA 47-50 @730
-         240 ACK 50  > DATA 51-54 @250
-         250 timeout > DATA 55-58 @750
-         260 ACK 58  > DATA 59-66 @760
-         270 ACK 66  > DATA 67-74 @770",
+         240 ACK 50  > DATA 51-58 @740
+         250 ACK 58  > DATA 59-66 @750",
+    );
+}
+
+#[test]
+fn luck_between_losses_does_not_make_bursts_grow() {
+    // Four losses, two blocks apart: another forty blocks are no more than ten for each.
+    let options = "blksize=8 windowsize=8";
+    let mut server = Script::sender(&FIXED, Server(options), length(2000));
+    server.play(
+        "  0 open    > OACK blksize=8 windowsize=8 @500
+          10 ACK 0   > DATA 1-8   @510
+          20 ACK 2   > DATA 3-4   @30
+          30 timeout > DATA 5-6   @40
+          40 ACK 4   > DATA 5-6   @50
+          50 timeout > DATA 7-8   @60
+          60 ACK 6   > DATA 7-8   @70
+          70 timeout > DATA 9-10  @80
+          80 ACK 8   > DATA 9-10  @90",
+    );
+    let mut now = 80;
+    for window in 0..5 {
+        for burst in 1..4 {
+            now += 10;
+            let block = 9 + 8 * window + 2 * burst;
+            let done = server.step(now, "timeout");
+            assert!(
+                done.starts_with(&format!("DATA {block}-{} ", block + 1)),
+                "{done}"
+            );
+        }
+        now += 10;
+        let last = 16 + 8 * window;
+        let done = server.step(now, &format!("ACK {last}"));
+        assert!(
+            done.starts_with(&format!("DATA {}-{} ", last + 1, last + 2)),
+            "{done}"
+        );
+    }
+}
+
+#[test]
+fn where_a_round_trip_is_short_blocks_go_out_one_at_a_time() {
+    // In less than a millisecond.
+    let options = "blksize=8 windowsize=8";
+    Script::sender(&FIXED, Server(options), length(2000)).play(
+        "  0 open    > OACK blksize=8 windowsize=8 @500
+           0 ACK 0   > DATA 1-8   @500
+           0 ACK 2   > DATA 3     @0
+           1 timeout > DATA 4     @1
+           2 timeout > DATA 5     @2
+           2 ACK 3   > DATA 4     @2",
     );
 }
 
@@ -622,6 +671,61 @@ fn a_nack_that_comes_at_the_end_of_a_pause_comes_before_the_next_burst() {
           20 ACK 2   > DATA 3-4   @30
           30 timeout > DATA 5-6   @40
           40 ACK 2   > DATA 3-4   @50",
+    );
+}
+
+#[test]
+fn after_a_pause_of_a_round_trip_nothing_in_flight_before_is_answered_any_more() {
+    let options = "blksize=8 windowsize=8";
+    // What was in flight when the base moved.
+    Script::sender(&FIXED, Server(options), length(2000)).play(
+        "  0 open    > OACK blksize=8 windowsize=8 @500
+          10 ACK 0   > DATA 1-8   @510
+          20 ACK 2   > DATA 3-4   @30
+          24 ACK 2   > nothing    @30
+          30 timeout > DATA 5-6   @40
+          34 ACK 2   > DATA 3-4   @44
+          35 ACK 2   > nothing    @44",
+    );
+    // The longest pause is shorter than this round trip.
+    Script::sender(&FIXED, Server(options), length(2000)).play(
+        "  0 open    > OACK blksize=8 windowsize=8 @500
+         100 ACK 0   > DATA 1-8   @600
+         200 ACK 2   > DATA 3-4   @220
+         220 timeout > DATA 5-6   @240
+         239 ACK 2   > nothing    @240
+         240 timeout > DATA 7-8   @260
+         259 ACK 2   > nothing    @260",
+    );
+}
+
+#[test]
+fn in_bursts_the_last_block_goes_out_twice_before_the_window() {
+    let options = "blksize=8 windowsize=8";
+    let lost = "  0 open    > OACK blksize=8 windowsize=8 @500
+          10 ACK 0   > DATA 1-8   @510
+          20 ACK 2   > DATA 3-4   @30
+          30 timeout > DATA 5-6   @40
+          40 timeout > DATA 7-8   @50
+          50 timeout > DATA 9-10  @550
+         550 timeout > DATA 10    @1550
+        1550 timeout > DATA 10    @1560";
+    // The first was lost, or its answer.
+    let mut server = Script::sender(&FIXED, Server(options), length(2000));
+    server.play(lost);
+    server.play("1559 ACK 10  > DATA 11-12 @1569");
+    let mut server = Script::sender(&FIXED, Server(options), length(2000));
+    server.play(lost);
+    server.play("1559 ACK 2   > DATA 3-4   @1569");
+    // It is no use.
+    let mut server = Script::sender(&FIXED, Server(options), length(2000));
+    server.play(lost);
+    server.play(
+        "1560 timeout > DATA 3-4   @1570
+         1570 timeout > DATA 5-6   @1580
+         1580 timeout > DATA 7-8   @1590
+         1590 timeout > DATA 9-10  @3590
+         3590 timeout > DATA 10    @7590",
     );
 }
 
