@@ -110,21 +110,6 @@ impl Batch {
             header.msg_hdr.msg_controllen = mem::size_of_val(&self.control[index]) as _;
             header.msg_hdr.msg_flags = 0;
         }
-        // Lockstep: the call for several takes longer for one.
-        if count == 1 {
-            let header = &mut self.headers[0];
-            // SAFETY: the header was just filled with pointers into our own
-            // vectors, whose lengths stand beside them.
-            let len = unsafe {
-                libc::recvmsg(
-                    socket.as_fd().as_raw_fd(),
-                    &raw mut header.msg_hdr,
-                    libc::MSG_DONTWAIT,
-                )
-            };
-            header.msg_len = u32::try_from(len).map_err(|_| io::Error::last_os_error())?;
-            return Ok(1);
-        }
         // SAFETY: the first `count` headers were just filled with pointers into
         // our own vectors, whose lengths stand beside them; `count` is at most
         // `headers.len()`.
