@@ -184,6 +184,15 @@ fn made(server: &Server, from: usize) -> BTreeMap<String, usize> {
         .collect()
 }
 
+/// What it has set `IP_MTU_DISCOVER` to since the line `from` of the trace.
+fn mtu_discovery(server: &Server, from: usize) -> Vec<String> {
+    let value = |line: &String| {
+        let (_, value) = line.split_once("IP_MTU_DISCOVER, [")?;
+        Some(value.split(']').next()?.to_owned())
+    };
+    trace(server)[from..].iter().filter_map(value).collect()
+}
+
 #[test]
 fn a_plain_start_download_and_upload_cost_no_other_system_calls() {
     if is_single_port() {
@@ -219,10 +228,14 @@ fn a_plain_start_download_and_upload_cost_no_other_system_calls() {
         }
         std::thread::sleep(millis(10));
     }
+    // IP_PMTUDISC_DONT: DATA may be fragmented on the way.
+    assert_eq!(mtu_discovery(&server, from), ["0"]);
     let from = check("a download", from, &DOWNLOAD);
     let writer = RawClient::new(&server);
     assert_eq!(writer.write("new", b"one block"), Ok(()));
     server.wait_ended(writer.addr(), 1);
+    // IP_PMTUDISC_PROBE: ACKs are short, and cost the kernel less.
+    assert_eq!(mtu_discovery(&server, from), ["3"]);
     check("an upload", from, &UPLOAD);
 }
 
