@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
 
-use nix::unistd::geteuid;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, geteuid};
 
 use common::*;
 
@@ -106,8 +107,8 @@ const UPLOAD: Calls = Calls {
         "openat",
         "openat2",
         "pwrite64",
+        "recvfrom",
         "recvmmsg",
-        "recvmsg",
         "sendto",
         "setsockopt",
         "socket",
@@ -185,6 +186,15 @@ fn made(server: &Server, from: usize) -> BTreeMap<String, usize> {
         .collect()
 }
 
+/// What it has set `IP_MTU_DISCOVER` to since the line `from` of the trace.
+fn mtu_discovery(server: &Server, from: usize) -> Vec<String> {
+    let value = |line: &String| {
+        let (_, value) = line.split_once("IP_MTU_DISCOVER, [")?;
+        Some(value.split(']').next()?.to_owned())
+    };
+    trace(server)[from..].iter().filter_map(value).collect()
+}
+
 #[test]
 fn a_plain_start_download_and_upload_cost_no_other_system_calls() {
     if is_single_port() {
@@ -220,10 +230,14 @@ fn a_plain_start_download_and_upload_cost_no_other_system_calls() {
         }
         std::thread::sleep(millis(10));
     }
+    // IP_PMTUDISC_DONT: DATA may be fragmented on the way.
+    assert_eq!(mtu_discovery(&server, from), ["0"]);
     let from = check("a download", from, &DOWNLOAD);
     let writer = RawClient::new(&server);
     assert_eq!(writer.write("new", b"one block"), Ok(()));
     server.wait_ended(writer.addr(), 1);
+    // IP_PMTUDISC_PROBE: ACKs are short, and cost the kernel less.
+    assert_eq!(mtu_discovery(&server, from), ["3"]);
     check("an upload", from, &UPLOAD);
 }
 
@@ -260,4 +274,61 @@ fn what_several_clients_read_at_once_is_read_once() {
         .map(|_| reads_for_eight_clients(&server, &file))
         .collect();
     assert!(reads.iter().any(|&reads| reads < 30), "{reads:?}");
+}
+
+/// The code that receives and the code that sends don't take turns with each packet.
+#[test]
+fn transfers_that_are_ready_together_are_received_from_before_they_are_answered() {
+    const CLIENTS: usize = 5;
+    let Some(server) = traced_server(&[]) else {
+        return;
+    };
+    let block = [7; BLOCK];
+    let clients: [_; CLIENTS] = std::array::from_fn(|number| {
+        let client = RawClient::new(&server);
+        let (_, tid) = client.ask(&wrq(&format!("{number}"), &[]));
+        assert_eq!(client.say(&data(1, &block), tid), Packet::Ack(1));
+        (client, tid)
+    });
+    if is_single_port() {
+        skip("it is about ports of their own");
+        return;
+    }
+    // Below the tracer. It stops with its sockets unread.
+    let strace = server.pid();
+    let children = fs::read_to_string(format!("/proc/{strace}/task/{strace}/children"));
+    let children = children.expect("the tracer lives");
+    let process = Pid::from_raw(children.trim().parse().expect("one child"));
+    kill(process, Signal::SIGSTOP).expect("it stops");
+    let is_stopped = || {
+        let stat = fs::read_to_string(format!("/proc/{process}/stat")).expect("it lives");
+        stat.contains(") t ") || stat.contains(") T ")
+    };
+    while !is_stopped() {
+        std::thread::sleep(millis(1));
+    }
+    for (client, tid) in &clients {
+        client.send_to(&data(2, &block), *tid);
+    }
+    kill(process, Signal::SIGCONT).expect("it goes on");
+    for (client, tid) in &clients {
+        assert_eq!(client.expect_from(*tid), Packet::Ack(2));
+    }
+    let last = || {
+        let calls = trace(&server);
+        let calls = calls.iter().filter_map(|it| Some(it.split_once('(')?.0));
+        let counted: Vec<_> = calls.filter(|it| !UNCOUNTED.contains(it)).collect();
+        let last = &counted[counted.len().saturating_sub(3 * CLIENTS)..];
+        last.iter().map(|&it| it.to_owned()).collect::<Vec<_>>()
+    };
+    let received = ["recvfrom", "pwrite64"].repeat(CLIENTS);
+    let expected = [received, ["sendto"].repeat(CLIENTS)].concat();
+    // The last is told of when it is over.
+    for _ in 0..500 {
+        if last() == expected {
+            break;
+        }
+        std::thread::sleep(millis(10));
+    }
+    assert_eq!(last(), expected);
 }

@@ -205,7 +205,12 @@ impl Engine {
             self.settle();
             socket = TransferSocket::bind(any, scope, ports, self.next_port);
         }
-        let socket = socket.and_then(|socket| socket.report_undeliverable().map(|()| socket));
+        let socket = socket.and_then(|mut socket| {
+            if server.is_ipv4() {
+                socket.allow_fragments(true);
+            }
+            socket.report_undeliverable().map(|()| socket)
+        });
         socket.map_err(|error| match (error.kind(), ports) {
             (io::ErrorKind::AddrInUse, Some(ports)) => {
                 let (low, high) = (ports.start(), ports.end());

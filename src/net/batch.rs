@@ -110,21 +110,6 @@ impl Batch {
             header.msg_hdr.msg_controllen = mem::size_of_val(&self.control[index]) as _;
             header.msg_hdr.msg_flags = 0;
         }
-        // Lockstep: the call for several takes longer for one.
-        if count == 1 {
-            let header = &mut self.headers[0];
-            // SAFETY: the header was just filled with pointers into our own
-            // vectors, whose lengths stand beside them.
-            let len = unsafe {
-                libc::recvmsg(
-                    socket.as_fd().as_raw_fd(),
-                    &raw mut header.msg_hdr,
-                    libc::MSG_DONTWAIT,
-                )
-            };
-            header.msg_len = u32::try_from(len).map_err(|_| io::Error::last_os_error())?;
-            return Ok(1);
-        }
         // SAFETY: the first `count` headers were just filled with pointers into
         // our own vectors, whose lengths stand beside them; `count` is at most
         // `headers.len()`.
@@ -436,9 +421,14 @@ pub(super) fn send_from(
     }
 }
 
-/// Lets routers fragment what an IPv4 socket sends, as far as they will.
-pub(super) fn allow_fragments(socket: &impl AsFd) {
-    let value: libc::c_int = libc::IP_PMTUDISC_DONT;
+/// Whether routers may fragment what an IPv4 socket sends, as far as they will.
+pub(super) fn allow_fragments(socket: &impl AsFd, allow: bool) {
+    let value: libc::c_int = if allow {
+        libc::IP_PMTUDISC_DONT
+    } else {
+        // Whoever says that the path takes less isn't believed.
+        libc::IP_PMTUDISC_PROBE
+    };
     // SAFETY: the pointer is to a local of the length that is told; the kernel
     // only reads it. A failure leaves things as they are.
     unsafe {
@@ -450,6 +440,24 @@ pub(super) fn allow_fragments(socket: &impl AsFd) {
             mem::size_of_val(&value) as libc::socklen_t,
         );
     }
+}
+
+/// Whether they may, as the kernel has it.
+#[cfg(test)]
+pub(super) fn allows_fragments(socket: &impl AsFd) -> bool {
+    let mut value: libc::c_int = -1;
+    let mut len = mem::size_of_val(&value) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes to the pointer.
+    unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_MTU_DISCOVER,
+            (&raw mut value).cast(),
+            &raw mut len,
+        );
+    }
+    value == libc::IP_PMTUDISC_DONT
 }
 
 /// The first control message: one of our addresses, and its interface or 0.

@@ -113,7 +113,7 @@ impl ListenSocket {
     /// Makes it fit to carry transfers as well: they send with its options.
     pub fn prepare_sharing(&self) {
         // An inherited one may carry IPv4 as well.
-        batch::allow_fragments(&*self.socket);
+        batch::allow_fragments(&*self.socket, true);
         if force_send_buffer(&*self.socket).is_err() {
             let _ = setsockopt(&*self.socket, sockopt::SndBuf, &SHARED_SEND_BUFFER);
         }
@@ -401,13 +401,13 @@ pub enum RunSent {
 pub struct TransferSocket {
     channel: Channel,
     offload: Offload,
-    coalesces: bool,
-    /// What it receives was prepared for one transfer.
-    tuned: bool,
+    prepared: Prepared,
     /// A poll has it already.
     registered: bool,
     /// Every datagram goes out twice.
     sends_twice: bool,
+    /// Whether it may be fragmented on the way, once that was said.
+    fragments: Option<bool>,
 }
 
 /// Where a transfer's datagrams go out.
@@ -425,6 +425,17 @@ enum Channel {
 struct Share {
     socket: Rc<UdpSocket>,
     local: IpAddr,
+}
+
+/// What a socket was made ready to receive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Prepared {
+    /// As it was bound.
+    Plain,
+    /// The windows of one transfer.
+    Windows,
+    /// The same, and several datagrams may come as one (`UDP_GRO`).
+    Coalesced,
 }
 
 /// Whether the kernel cuts runs into datagrams (`UDP_SEGMENT`).
@@ -453,10 +464,10 @@ impl TransferSocket {
         Self {
             channel: Channel::Shared(share),
             offload: Offload::Untried,
-            coalesces: false,
-            tuned: false,
+            prepared: Prepared::Plain,
             registered: false,
             sends_twice: false,
+            fragments: None,
         }
     }
 
@@ -498,7 +509,7 @@ impl TransferSocket {
 
     /// Whether it is as it was when it was bound, fit for any other transfer.
     pub fn is_plain(&self) -> bool {
-        self.offload == Offload::Untried && !self.tuned && !self.is_shared()
+        self.offload == Offload::Untried && self.prepared == Prepared::Plain && !self.is_shared()
     }
 
     /// Forgets what has arrived; what goes on arriving is left.
@@ -543,11 +554,6 @@ impl TransferSocket {
             Type::DGRAM.nonblocking(),
             None,
         )?;
-        if local.is_ipv4() {
-            // Blocks may be fragmented on the way: a client that asked for large ones may
-            // sit behind a router that doesn't tell us they don't fit.
-            batch::allow_fragments(&socket);
-        }
         if let Some(device) = device {
             socket.bind_device(Some(device.as_bytes()))?;
         }
@@ -564,11 +570,24 @@ impl TransferSocket {
         Ok(Self {
             channel: Channel::Own(UdpSocket::from_std(socket.into())),
             offload: Offload::Untried,
-            coalesces: false,
-            tuned: false,
+            prepared: Prepared::Plain,
             registered: false,
             sends_twice: false,
+            fragments: None,
         })
+    }
+
+    /// Whether what it sends over IPv4 may be fragmented on the way. DATA may: a client
+    /// that asked for large blocks may sit behind a router that doesn't tell us they don't
+    /// fit. What is short never has to be, and then the kernel needn't number it among
+    /// all that goes to that host. Where the socket is shared that was settled before.
+    pub fn allow_fragments(&mut self, allow: bool) {
+        if let Channel::Own(socket) = &self.channel
+            && self.fragments != Some(allow)
+        {
+            batch::allow_fragments(socket, allow);
+            self.fragments = Some(allow);
+        }
     }
 
     /// Makes ready for windows of `blocks` datagrams of `block_size` bytes: room
@@ -584,12 +603,14 @@ impl TransferSocket {
         let room = usize::from(blocks) * usize::from(block_size);
         let room = room.saturating_mul(3);
         if room > DEFAULT_BUFFER {
-            self.tuned = true;
+            self.prepared = Prepared::Windows;
             set_receive_buffer(socket, room.min(MAX_WINDOW_BUFFER));
         }
         if blocks > 1 {
-            self.tuned = true;
-            self.coalesces = setsockopt(socket, sockopt::UdpGroSegment, &true).is_ok();
+            self.prepared = match setsockopt(socket, sockopt::UdpGroSegment, &true) {
+                Ok(()) => Prepared::Coalesced,
+                Err(_) => Prepared::Windows,
+            };
         }
     }
 
@@ -616,7 +637,7 @@ impl TransferSocket {
     /// Whether several datagrams may come as one, of up to [`MAX_COALESCED`]
     /// bytes.
     pub const fn coalesces(&self) -> bool {
-        self.coalesces
+        matches!(self.prepared, Prepared::Coalesced)
     }
 
     /// Our end of the transfer.
@@ -818,6 +839,7 @@ fn bind_one_of(
 mod tests {
     use super::*;
     use std::collections::BTreeSet;
+    use std::net::Ipv4Addr;
 
     #[test]
     fn ports_of_a_range_are_tried_at_random_and_not_too_many() {
@@ -846,5 +868,24 @@ mod tests {
                 "{range:?}: {first:?}"
             );
         }
+    }
+
+    /// One that rested has the next transfer's terms, not the last one's.
+    #[test]
+    fn whether_datagrams_may_be_fragmented_is_said_for_each_transfer() {
+        let mut socket = TransferSocket::bind(Ipv4Addr::LOCALHOST.into(), 0, None, 0).unwrap();
+        for allow in [true, false, false, true] {
+            socket.allow_fragments(allow);
+            assert_eq!(batch::allows_fragments(socket.socket()), allow);
+            assert!(socket.is_plain());
+        }
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let listener = ListenSocket::bind(any, Binding::default()).unwrap();
+        listener.prepare_sharing();
+        TransferSocket::share(&listener, any.ip()).allow_fragments(false);
+        assert!(
+            batch::allows_fragments(&*listener.socket),
+            "others send DATA"
+        );
     }
 }

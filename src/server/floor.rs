@@ -34,7 +34,9 @@ use crate::policy::rules::Section;
 use crate::protocol::transfer::Failure;
 use crate::session::shaper::Shaper;
 use crate::session::unproved::UnprovedRate;
-use crate::session::{Content, Context, Line, Resources, SEND_BUDGET, Session, Trace, Turn, Watch};
+use crate::session::{
+    Content, Context, Line, Resources, SEND_BUDGET, Session, TakenIn, Trace, Turn, Watch,
+};
 use crate::table::rate::network;
 use crate::table::{
     Admission, AfterTurn, Endpoint, Fingerprint, SessionKey, Sessions, Tracked as _,
@@ -47,6 +49,10 @@ const CROWDED: Failure = Failure::new(ErrorCode::NotDefined, "Too many transfers
 /// Sessions that are due and have their turn before sockets are looked at again. After
 /// a network has been away for a second all of them are, and answers come in meanwhile.
 const DEADLINES: usize = 1024;
+
+/// Sessions that take in what has arrived before the first of them answers: with more of
+/// them their own data is out of the caches when they answer, which then comes late, too.
+const TOGETHER: usize = 32;
 
 /// What a new session lacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +76,8 @@ pub(super) struct Floor {
     pub(super) counters: Counters,
     /// Sessions that have more to do without waiting.
     unfinished: VecDeque<SessionKey>,
+    /// Sessions that have taken in what had arrived and are yet to answer it.
+    taken_in: Vec<(SessionKey, TakenIn)>,
     /// Where transfers send from.
     pub(super) ports: Ports,
     /// How much DATA goes to clients that nothing proves.
@@ -111,6 +119,7 @@ impl Floor {
             reporter: Reporter::new(now),
             counters: Counters::default(),
             unfinished: VecDeque::new(),
+            taken_in: Vec::new(),
             shaper: Shaper::new(
                 shared.map(shared::send_buffer),
                 unproved,
@@ -209,6 +218,52 @@ impl Floor {
         self.with_session(key, &mut Session::run);
     }
 
+    /// The same where others are ready as well: it may only take in what has arrived, and
+    /// answer with the next ones, or in [`Floor::answer_together`]. What the kernel does to
+    /// receive and what it does to send are much code: if they take turns with each packet,
+    /// each has the other's place in the processor's caches.
+    pub(super) fn run_together(&mut self, key: SessionKey) {
+        let Some(session) = self.sessions.get_mut(key).filter(|it| may_wait(it)) else {
+            // It may cost another its place: none that is about to answer.
+            self.answer_together();
+            self.run_session(key);
+            return;
+        };
+        let before = self.reporter.measure(session);
+        let mut context = Context {
+            now: clock::now(),
+            clock: &clock::now,
+            resources: &mut self.resources,
+            poll: Watch {
+                registry: self.poll.registry(),
+                token: Token(key.to_token()),
+            },
+            send_budget: 0,
+        };
+        let taken = session.take_in(&mut context);
+        self.reporter.moved(session, before);
+        note_listed(session.peer().ip(), &self.listings, &mut self.listed);
+        if session.is_over() {
+            // Its end is told before anybody may take its place.
+            self.with_session(key, &mut |session, context| session.answer(&taken, context));
+            return;
+        }
+        self.sessions.rearm(key);
+        self.taken_in.push((key, taken));
+        if self.taken_in.len() >= TOGETHER {
+            self.answer_together();
+        }
+    }
+
+    /// Sessions that have yet to answer what they took in do it now.
+    pub(super) fn answer_together(&mut self) {
+        let mut taken_in = mem::take(&mut self.taken_in);
+        for (key, taken) in taken_in.drain(..) {
+            self.with_session(key, &mut |session, context| session.answer(&taken, context));
+        }
+        self.taken_in = taken_in;
+    }
+
     /// The answer to a session may be there; whether it was.
     pub(super) fn look(&mut self, key: SessionKey) -> bool {
         // Opening a file again is for the poll's events: it may cost another its place.
@@ -275,6 +330,7 @@ impl Floor {
     /// on, until it is full again. The one that filled it waits after those that
     /// had no turn.
     pub(super) fn resume(&mut self, index: usize) {
+        self.answer_together();
         let registry = self.poll.registry();
         let waiting = self.ports.sharing(index).open(index, registry);
         for _ in 0..waiting {
@@ -330,15 +386,7 @@ impl Floor {
             self.pacing.settle(key, session, &done);
         }
         self.reporter.moved(session, before);
-        let listed: u64 = self.listings.iter().map(|it| it.take()).sum();
-        if listed > 0 {
-            let client = session.peer().ip();
-            let is_own = |it: &&mut (IpAddr, u64)| network(it.0) == network(client);
-            match self.listed.iter_mut().find(is_own) {
-                Some((_, entries)) => *entries += listed,
-                None => self.listed.push((client, listed)),
-            }
-        }
+        note_listed(session.peer().ip(), &self.listings, &mut self.listed);
         let was_unverified = done.was_unverified;
         if was_unverified
             && done.is_answered
@@ -587,6 +635,26 @@ impl Floor {
     pub(super) fn count_socket_error(&mut self, verb: &str, at: SocketAddr, error: &io::Error) {
         self.counters.socket_errors += 1;
         debug!("{at}: cannot {verb}: {error}");
+    }
+}
+
+/// Whether a session may answer after others have taken in what is there for them: not
+/// where what it may send depends on what has come, nor with windows, which take longer.
+fn may_wait(session: &Session) -> bool {
+    let transfer = session.transfer();
+    let is_lockstep = transfer.progress().window_size == 1;
+    is_lockstep && session.unverified_since().is_none() && !transfer.may_be_forged()
+}
+
+/// Directory entries that were read in the turn of this client's session are `listed`.
+fn note_listed(client: IpAddr, listings: &[Rc<Cell<u64>>], listed: &mut Vec<(IpAddr, u64)>) {
+    let entries: u64 = listings.iter().map(|it| it.take()).sum();
+    if entries > 0 {
+        let is_own = |it: &&mut (IpAddr, u64)| network(it.0) == network(client);
+        match listed.iter_mut().find(is_own) {
+            Some((_, all)) => *all += entries,
+            None => listed.push((client, entries)),
+        }
     }
 }
 

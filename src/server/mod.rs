@@ -282,6 +282,7 @@ impl Server {
         let leftovers = self.floor.count_unfinished();
         let mut ready = self.front.take_unfinished(now);
         let (mut signalled, mut asked, mut has_said, mut told) = (false, false, false, false);
+        let is_alone = events.iter().nth(1).is_none();
         for event in events {
             match event.token() {
                 SIGNALS => signalled = true,
@@ -296,11 +297,16 @@ impl Server {
                 }
                 token => {
                     if let Some(key) = self.floor.sessions.key_of_token(token.0) {
-                        self.floor.run_session(key);
+                        if is_alone {
+                            self.floor.run_session(key);
+                        } else {
+                            self.floor.run_together(key);
+                        }
                     }
                 }
             }
         }
+        self.floor.answer_together();
         if signalled {
             self.obey_signals();
         }

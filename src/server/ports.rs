@@ -195,6 +195,10 @@ impl Ports {
             }
         };
         let mut socket = socket?;
+        if endpoint.local.is_ipv4() {
+            // An upload is sent nothing long.
+            socket.allow_fragments(window.is_none());
+        }
         if let Some(window) = window {
             socket.expect_windows(window.windowsize, window.blksize);
         }

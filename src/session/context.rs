@@ -37,13 +37,13 @@ const WINDOW_BYTES: usize = WINDOW_SLOTS * COALESCED_SLOT;
 /// Bytes of the longest datagram that means anything to a sender: an OACK or an
 /// ERROR. What is longer is cut, which an ACK (Windows appends a byte) doesn't
 /// mind.
-const ANSWER_LEN: usize = 516;
+pub(super) const ANSWER_LEN: usize = 516;
 
 /// Networks told apart where nonsense is answered.
 const NETWORKS: usize = 64;
 
 // The buffers hold the largest of what they are for, and one call sends a run.
-const _: () = assert!(BATCH_BYTES > MAX_DATA_PACKET && MAX_DATA_PACKET <= MAX_SEND);
+const _: () = assert!(BATCH_BYTES > MAX_DATA_PACKET && MAX_DATA_PACKET < MAX_SEND);
 const _: () = assert!(WINDOW_SLOTS <= BATCH_SLOTS);
 const _: () = assert!(MAX_RUN <= MAX_SEGMENTS);
 
@@ -76,11 +76,9 @@ impl<P: Port> fmt::Debug for Context<'_, P> {
 /// Buffers and bounds that one loop has for all its sessions.
 #[derive(Debug)]
 pub struct Resources {
-    /// What was received.
+    /// What was received together.
     pub batch: Batch,
-    /// The same for a sender, which gets one answer at a time.
-    pub(super) answer: [u8; ANSWER_LEN],
-    /// What is being sent.
+    /// What is being sent, or a datagram that was received by itself.
     pub buffer: OutBuffer,
     /// What was read ahead.
     pub pool: PrefetchPool,
@@ -90,7 +88,7 @@ pub struct Resources {
     pub ingress: Ingress,
 }
 
-/// Holds the longest run. It is made for the first packet: until then a server has as
+/// Holds the longest run, and the longest block. It is made for the first packet: until then a server has as
 /// much less to fill.
 #[derive(Debug, Default)]
 pub struct OutBuffer(Box<[u8]>);
@@ -115,7 +113,6 @@ impl Resources {
     pub fn new(now: Instant, trace: Option<Trace>) -> Self {
         Self {
             batch: Batch::new(BATCH_SLOTS, WINDOW_BYTES),
-            answer: [0; ANSWER_LEN],
             buffer: OutBuffer::default(),
             pool: PrefetchPool::default(),
             write_buffer: WriteBuffer::default(),

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use log::debug;
 
-use super::context::{COALESCED_SLOT, Context, Heading, Ingress, Resources, Trace};
+use super::context::{ANSWER_LEN, COALESCED_SLOT, Context, Heading, Ingress, Resources, Trace};
 use super::port::Port;
 use super::{Content, Reach, Remote, Session, Turn, UNKNOWN_TRANSFER};
 use crate::file::{ReadAt, Store};
@@ -43,36 +43,20 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
     /// is looked at with the next answer, or before the deadline strikes, and that
     /// saves a system call for each block.
     pub(super) fn receive(&mut self, context: &mut Context<'_, P>) -> Turn {
-        match self.content {
-            Content::Source(_) => self.receive_answers(context),
-            Content::Sink(_) => self.receive_blocks(context),
-        }
-    }
-
-    /// One by one: a sender gets one answer at a time, and a call for several
-    /// takes longer than the one that finds nothing more.
-    fn receive_answers(&mut self, context: &mut Context<'_, P>) -> Turn {
         let (mut taken, mut errors) = (0, 0);
-        let before = self.lockstep();
         while taken < RECEIVE_BUDGET {
-            let Resources {
-                answer, ingress, ..
-            } = &mut *context.resources;
-            match self.port.receive_one(answer) {
-                Ok((len, sender)) => {
-                    (taken, errors) = (taken + 1, 0);
-                    if let Some(packet) = self.accept(context.now, sender, &answer[..len], ingress)
-                    {
-                        self.transfer
-                            .handle_packet(context.now, &packet, &mut NoSink);
-                    }
-                    if self.has_all_it_can_use(before) {
+            let before = self.lockstep();
+            match self.receive_next(context) {
+                Ok((received, is_empty)) => {
+                    (taken, errors) = (taken + received, 0);
+                    if is_empty || self.has_all_it_can_use(before) {
                         return Turn::Waiting;
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Turn::Waiting,
+                // Of the moment (no memory), or of an earlier datagram.
                 Err(error) => {
-                    self.trouble("receive", &error, &mut ingress.drops);
+                    self.trouble("receive", &error, &mut context.resources.ingress.drops);
                     errors += 1;
                     // One that stays must not keep the loop awake.
                     if errors >= MAX_ERRORS {
@@ -82,6 +66,75 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
             }
         }
         Turn::Unfinished
+    }
+
+    /// Takes in what comes next: one datagram, or a window. Returns how many datagrams
+    /// that were, and whether nothing is left behind them.
+    fn receive_next(&mut self, context: &mut Context<'_, P>) -> io::Result<(usize, bool)> {
+        // What an OACK settled holds for the blocks that come after it.
+        let progress = self.transfer.progress();
+        // One byte more shows a block that is larger than agreed.
+        let block_len = DATA_HEADER_LEN + usize::from(progress.block_size) + 1;
+        match self.content {
+            Content::Source(_) => self.receive_one(ANSWER_LEN, context),
+            Content::Sink(_) if progress.window_size == 1 && !self.port.coalesces() => {
+                self.receive_one(block_len, context)
+            }
+            Content::Sink(_) => self.receive_window(progress.window_size, block_len, context),
+        }
+    }
+
+    /// One datagram of up to so many bytes: a sender gets one answer at a time, and in
+    /// lockstep no block follows before the last is acknowledged. A call for several
+    /// takes longer than the one that finds nothing more.
+    fn receive_one(
+        &mut self,
+        longest: usize,
+        context: &mut Context<'_, P>,
+    ) -> io::Result<(usize, bool)> {
+        let Resources {
+            buffer, ingress, ..
+        } = &mut *context.resources;
+        let buffer = &mut buffer.all()[..longest];
+        let (len, sender) = self.port.receive_one(buffer)?;
+        if let Some(packet) = self.accept(context.now, sender, &buffer[..len], ingress) {
+            match &mut self.content {
+                Content::Source(_) => {
+                    self.transfer
+                        .handle_packet(context.now, &packet, &mut NoSink);
+                }
+                // It is alone: there is nothing to collect it for.
+                Content::Sink(file) => {
+                    self.transfer
+                        .handle_packet(context.now, &packet, &mut **file);
+                }
+            }
+        }
+        Ok((1, false))
+    }
+
+    /// The blocks of a window; they are written by the run.
+    fn receive_window(
+        &mut self,
+        window_size: u16,
+        block_len: usize,
+        context: &mut Context<'_, P>,
+    ) -> io::Result<(usize, bool)> {
+        let slot_len = if self.port.coalesces() {
+            COALESCED_SLOT
+        } else {
+            block_len
+        };
+        // One slot more shows that the socket is empty.
+        let slots = usize::from(window_size) + 1;
+        let batch = &mut context.resources.batch;
+        let received = self.port.receive(batch, slot_len, slots)?;
+        let is_empty = received < batch.capacity(slot_len, slots);
+        let mut taken = 0;
+        for index in 0..received {
+            taken += self.handle_blocks(index, context);
+        }
+        Ok((taken, is_empty))
     }
 
     /// Whether nothing that may still lie in the socket can be of use: in lockstep,
@@ -100,52 +153,6 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
             blocks: progress.blocks,
             is_answered: is_source && progress.verified,
         })
-    }
-
-    /// Receives blocks by the window; they are written by the run.
-    fn receive_blocks(&mut self, context: &mut Context<'_, P>) -> Turn {
-        let (mut taken, mut errors) = (0, 0);
-        while taken < RECEIVE_BUDGET {
-            // What an OACK settled holds for the blocks that come after it.
-            let progress = self.transfer.progress();
-            let before = self.lockstep();
-            // One byte more shows a block that is larger than agreed.
-            let slot_len = DATA_HEADER_LEN + usize::from(progress.block_size) + 1;
-            let (slot_len, slots) = match progress.window_size {
-                window_size if self.port.coalesces() => {
-                    (COALESCED_SLOT, usize::from(window_size) + 1)
-                }
-                // A call for one is cheaper than one for several, and nothing
-                // follows before it is acknowledged.
-                1 => (slot_len, 1),
-                // One slot more shows that the socket is empty.
-                window_size => (slot_len, usize::from(window_size) + 1),
-            };
-            let batch = &mut context.resources.batch;
-            match self.port.receive(batch, slot_len, slots) {
-                Ok(received) => {
-                    errors = 0;
-                    let is_empty = received < batch.capacity(slot_len, slots);
-                    for index in 0..received {
-                        taken += self.handle_blocks(index, context);
-                    }
-                    if is_empty || self.has_all_it_can_use(before) {
-                        return Turn::Waiting;
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Turn::Waiting,
-                // Of the moment (no memory), or of an earlier datagram.
-                Err(error) => {
-                    self.trouble("receive", &error, &mut context.resources.ingress.drops);
-                    errors += 1;
-                    // One that stays must not keep the loop awake.
-                    if errors >= MAX_ERRORS {
-                        return Turn::Waiting;
-                    }
-                }
-            }
-        }
-        Turn::Unfinished
     }
 
     /// Takes in what was received for this session on a shared port and lies in

@@ -11,8 +11,9 @@
 //!   prefetch   what comes next, while the answer is on its way
 //! ```
 //!
-//! Where a timeout is due, what arrived is answered first. Must not: admit, remove
-//! or time sessions; report their end; read a clock that it wasn't lent.
+//! Where a timeout is due, what arrived is answered first. Others may have their turns
+//! between what is received and what is transmitted. Must not: admit, remove or time
+//! sessions; report their end; read a clock that it wasn't lent.
 
 mod context;
 mod inbound;
@@ -177,11 +178,20 @@ const PAUSE: Duration = Duration::from_millis(500);
 const USUAL: u32 = 4;
 
 /// What the peer still owes an answer to.
+#[derive(Clone, Copy)]
 struct Pending {
     /// When it was sent.
     since: Option<Instant>,
     /// How long that is ago, if it is a pause.
     paused: Option<Duration>,
+}
+
+/// What came of taking in what had arrived; it is to be answered.
+#[derive(Debug)]
+pub struct TakenIn {
+    received: Turn,
+    /// When what may have been answered was sent.
+    asked: Option<Instant>,
 }
 
 /// Whether the outcome has been told.
@@ -468,10 +478,16 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
 
     /// Does what there is to do: takes in what has arrived, answers, reads ahead.
     pub fn run(&mut self, context: &mut Context<'_, P>) -> Turn {
+        let taken = self.take_in(context);
+        self.answer(&taken, context)
+    }
+
+    /// The first half of [`Session::run`]: takes in what has arrived, and writes it. Other
+    /// sessions may have turns before the second.
+    pub fn take_in(&mut self, context: &mut Context<'_, P>) -> TakenIn {
         let pending = self.pending(context.now);
         let received = self.receive(context);
-        self.note_pause(&pending);
-        self.answer(received, &pending, context)
+        self.took_in(received, pending, context)
     }
 
     /// [`Session::run`] with what was received for it on a shared port and lies in
@@ -479,8 +495,8 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
     pub fn run_shared(&mut self, received: Range<usize>, context: &mut Context<'_, P>) -> Turn {
         let pending = self.pending(context.now);
         self.take(received, context);
-        self.note_pause(&pending);
-        self.answer(Turn::Waiting, &pending, context)
+        let taken = self.took_in(Turn::Waiting, pending, context);
+        self.answer(&taken, context)
     }
 
     /// What the peer has to answer at `now`, before it is looked whether it has.
@@ -495,30 +511,38 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
     }
 
     /// What has arrived was taken in: notes if the peer has paused before it.
-    fn note_pause(&mut self, pending: &Pending) {
+    fn took_in(
+        &mut self,
+        received: Turn,
+        pending: Pending,
+        context: &mut Context<'_, P>,
+    ) -> TakenIn {
         if let Some(took) = pending.paused
             && self.transfer.waiting_since() != pending.since
         {
             self.file_wait.paused(took);
         }
+        // At once: a failure has to be reported, and others use the buffer.
+        self.flush(context);
+        TakenIn {
+            received,
+            asked: pending.since,
+        }
     }
 
-    fn answer(&mut self, received: Turn, pending: &Pending, context: &mut Context<'_, P>) -> Turn {
-        // Flush first: a failure has to be reported.
-        self.flush(context);
+    /// The second half of [`Session::run`]: answers, and reads ahead.
+    pub fn answer(&mut self, taken: &TakenIn, context: &mut Context<'_, P>) -> Turn {
         let sent = self.transmit(context);
         if !self.blocked && !self.file_wait.is_on() && self.prefetched.is_none() {
-            self.prefetch(pending.since, context);
+            self.prefetch(taken.asked, context);
         }
-        received.and(sent)
+        taken.received.and(sent)
     }
 
     /// [`Session::run`] when the deadline may have come: an answer that is there already
     /// beats it.
     pub fn run_deadline(&mut self, context: &mut Context<'_, P>) -> Turn {
-        let pending = self.pending(context.now);
-        let received = self.receive(context);
-        self.note_pause(&pending);
+        let taken = self.take_in(context);
         // The time that the disk takes is not the peer's: its wait begins with what
         // is sent then.
         if self.misses_answer(context.now) {
@@ -529,7 +553,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         if self.held_until().is_some_and(|until| until <= context.now) {
             self.drop_prefetched(&mut context.resources.pool);
         }
-        self.answer(received, &pending, context)
+        self.answer(&taken, context)
     }
 
     fn is_due(&self, now: Instant) -> bool {
