@@ -400,7 +400,7 @@ fn a_range_of_ports_that_is_used_up_takes_no_eviction() {
 fn transfers_have_ports_that_nobody_can_guess() {
     let server = Server::start(&NEVER);
     server.file("f", &content(5, 3 * BLOCK));
-    let clients: Vec<_> = (0..64).map(|_| RawClient::new(&server)).collect();
+    let clients: Vec<_> = (0..256).map(|_| RawClient::new(&server)).collect();
     let ports: Vec<u16> = clients
         .iter()
         .map(|client| client.ask_data(&rrq("f", &[])).1.port())

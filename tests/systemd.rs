@@ -361,7 +361,7 @@ fn the_units_are_read_only_until_uploads_are_asked_for() {
     ] {
         for (defaults, access) in [
             ("", "read only"),
-            ("TFTPD_OPTIONS=-v --port-range 50000:50999", "read only"),
+            ("TFTPD_OPTIONS=-v --port-range 50000:51999", "read only"),
             ("TFTPD_OPTIONS=--read-only", "read only"),
             ("TFTPD_OPTIONS=", "read only"),
             ("TFTPD_ACCESS=--create", "read, create, never overwrite"),

@@ -74,7 +74,7 @@ where
     }
 }
 
-/// Two ports, such as `50000:50999`: those that transfers may use.
+/// Two ports, such as `50000:51999`: those that transfers may use.
 ///
 /// # Errors
 /// What was expected instead.
@@ -86,7 +86,7 @@ pub fn parse_port_range(text: &str) -> Result<RangeInclusive<u16>, &'static str>
     match parse() {
         Some((low, high)) if low >= 1024 && low <= high => Ok(low..=high),
         Some(_) => Err("expected LO:HI with 1024 <= LO <= HI <= 65535"),
-        None => Err("expected two ports, such as 50000:50999"),
+        None => Err("expected two ports, such as 50000:51999"),
     }
 }
 
