@@ -90,8 +90,8 @@ pub fn parse_port_range(text: &str) -> Result<RangeInclusive<u16>, &'static str>
     }
 }
 
-/// A number of bytes, perhaps with K, M, G or T, or KiB and so on, or KB and so on: powers
-/// of 1024, but the last, of 1000. In any case of letters.
+/// A number of bytes, perhaps with a unit, in capitals or not: K and KiB are 1024 bytes,
+/// KB is 1000; likewise M, G and T.
 ///
 /// # Errors
 /// What was expected instead.

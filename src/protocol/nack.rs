@@ -31,8 +31,8 @@ pub(super) const LOCKSTEP_NACK: Duration = Duration::from_millis(990);
 /// date, so that echoes can't be told apart any more.
 const MAX_UNMEASURED: u8 = 3;
 
-/// Whether an ACK at `now` comes too soon to answer what was sent last; so it counts
-/// where no round trip is known.
+/// Whether an ACK at `now` comes too soon to answer what was sent last; true where no
+/// round trip is known.
 pub(super) fn is_too_soon(now: Instant, retry: &RetryTimer) -> bool {
     match (retry.round_trip(), retry.last_sent()) {
         (Some(round_trip), Some(sent)) => now < sent + round_trip * 3 / 4,

@@ -258,10 +258,9 @@ impl Receiver {
             .last_sent()
             .map_or(Duration::ZERO, |sent| now.saturating_duration_since(sent));
         let comes_again = ahead <= self.ahead && told_ago >= round_trip.max(DOUBLED);
+        let goes_on = ahead > self.ahead && !self.told_again && told_ago >= round_trip * 2;
         let is_told = self.due == Due::Nothing;
-        let goes_on =
-            is_told && ahead > self.ahead && !self.told_again && told_ago >= round_trip * 2;
-        if self.ahead == 0 || comes_again || goes_on {
+        if self.ahead == 0 || is_told && (comes_again || goes_on) {
             self.told_again = self.ahead > 0;
             retry.something_lost();
             self.exchange.verify();
@@ -419,7 +418,8 @@ impl Receiver {
     }
 
     /// Bytes of DATA that the peer sends for the ACK that is due (RFC 7440 §4): a window,
-    /// whichever block it names. The opening and the final ACK ask for nothing: 0.
+    /// whichever block it names. The final ACK asks for nothing; the opening, which nobody has
+    /// answered yet, isn't counted.
     pub(super) fn asks_for(&self) -> usize {
         if !matches!(self.state, State::Receiving) {
             return 0;

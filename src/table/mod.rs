@@ -307,7 +307,7 @@ impl<S: Tracked> Sessions<S> {
             self.unverified.len() >= slots
                 // An upload takes several.
                 || self.own_unverified >= self.capacity / UNVERIFIED_SHARE
-                // Files that others read keep those open too that have answered nothing.
+                // A file stays open while any transfer reads it: a light one frees nothing.
                 || self.open_files > self.capacity / 2
         })
     }

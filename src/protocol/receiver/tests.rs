@@ -516,6 +516,21 @@ fn a_negotiated_timeout_is_kept_exactly_for_the_opening_and_the_first_three_acks
     }
 }
 
+#[test]
+fn a_gap_is_named_once_more_though_the_socket_was_full() {
+    let mut server = Script::receiver(&FIXED, Server("blksize=8 windowsize=8"));
+    server.play(
+        "  0 open   > OACK blksize=8 windowsize=8 @500
+           1 DATA 1 > wrote 8 @501
+           2 full   > nothing @501
+           3 DATA 3 > nothing @501
+          20 DATA 3 > nothing @501
+          21 room   > ACK 1   @521
+          40 DATA 4 > ACK 1   @540
+          90 DATA 5 > nothing @540",
+    );
+}
+
 /// Servers that nothing proves the client to open their windows like that. No packet was
 /// lost: a client that stays longer where one was stays no longer than usual.
 #[test]

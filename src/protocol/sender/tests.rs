@@ -611,6 +611,56 @@ fn loss_shrinks_what_is_sent_at_once_until_it_is_rare() {
     );
 }
 
+/// A peer that writes to its flash is silent for long, and has lost nothing.
+#[test]
+fn long_silence_is_one_loss_at_most() {
+    let options = "blksize=8 windowsize=64";
+    for silences in [2, 4] {
+        let mut server = Script::sender(&FIXED, Server(options), length(20_000));
+        server.step(0, "open");
+        server.step(10, "ACK 0");
+        // Bursts of a whole window from here on.
+        for window in 1..=4 {
+            server.step(10 + 10 * window, &format!("ACK {}", 64 * window));
+        }
+        let mut now = 50;
+        for _ in 0..silences {
+            now = server.deadline().expect("an answer is waited for");
+            server.step(now, "timeout");
+        }
+        let done = server.step(now + 10, "ACK 320");
+        assert!(done.starts_with("DATA 321-384 "), "{silences}: {done}");
+    }
+}
+
+#[test]
+fn the_largest_window_goes_out_whole_again_after_a_loss() {
+    let options = "blksize=8 windowsize=32767";
+    let mut server = Script::sender(&FIXED, Server(options), 8 * 400_000);
+    server.step(0, "open");
+    server.step(10, "ACK 0");
+    server.step(20, "ACK 2");
+    let mut now = 20;
+    let mut base = 2_u32;
+    for _ in 0..4 {
+        // All bursts of the window, and what is sent at a time of each.
+        while server
+            .deadline()
+            .is_some_and(|deadline| deadline < now + 100)
+        {
+            now = server.deadline().expect("a pause");
+            server.step(now, "timeout");
+        }
+        now += 10;
+        base += 32_767;
+        server.step(now, &format!("ACK {}", base % 65_536));
+    }
+    assert!(
+        server.deadline() > Some(now + 100),
+        "the window is out: no pause"
+    );
+}
+
 #[test]
 fn luck_between_losses_does_not_make_bursts_grow() {
     // Four losses, two blocks apart: another forty blocks are no more than ten for each.
