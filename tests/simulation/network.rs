@@ -50,7 +50,7 @@ enum Event {
 #[derive(Default)]
 pub(crate) struct Socket {
     pub(crate) queue: VecDeque<Datagram>,
-    errors: VecDeque<io::ErrorKind>,
+    error: Option<io::ErrorKind>,
     wants_room: bool,
     full_until: Duration,
     /// Hears of what could not be delivered (`IP_RECVERR`).
@@ -173,7 +173,7 @@ impl Network {
         let socket = self.socket(address);
         let mut queue = socket.queue.iter();
         !socket.queue.is_empty()
-            && socket.errors.is_empty()
+            && socket.error.is_none()
             && queue.all(|datagram| datagram.from == STRANGER)
     }
 
@@ -184,7 +184,7 @@ impl Network {
 
     pub(crate) fn is_empty(&mut self, address: SocketAddr) -> bool {
         let socket = self.socket(address);
-        socket.queue.is_empty() && socket.errors.is_empty()
+        socket.queue.is_empty() && socket.error.is_none()
     }
 
     /// Asks for reports; what is there already is reported at once.
@@ -228,7 +228,7 @@ impl Network {
                     if let Some(socket) = self.sockets.get_mut(&address)
                         && socket.hears_icmp
                     {
-                        socket.errors.push_back(io::ErrorKind::ConnectionRefused);
+                        socket.error = Some(io::ErrorKind::ConnectionRefused);
                         self.raised.insert(address);
                     }
                 }
@@ -285,7 +285,7 @@ impl Network {
     }
 
     fn room_for_one(&mut self, from: SocketAddr) -> io::Result<()> {
-        if let Some(kind) = self.socket(from).errors.pop_front() {
+        if let Some(kind) = self.socket(from).error.take() {
             return Err(kind.into());
         }
         let spell = match self.faults.send(self.now, from) {
@@ -393,7 +393,7 @@ impl Network {
     /// Takes an error, or else a datagram, out of a socket.
     pub(crate) fn receive(&mut self, address: SocketAddr) -> io::Result<Datagram> {
         let socket = self.socket(address);
-        if let Some(kind) = socket.errors.pop_front() {
+        if let Some(kind) = socket.error.take() {
             return Err(kind.into());
         }
         let datagram = socket.queue.pop_front();
