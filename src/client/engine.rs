@@ -148,7 +148,11 @@ impl Engine {
     /// A request that can't be written, a local file, or the socket.
     pub(super) fn ask(&mut self, request: &Request<'_>) -> Result<usize, JobError> {
         let mut socket = self.bind(request.server, request.job.ports)?;
-        if let LocalFile::Get(_) = request.job.file {
+        let is_put = matches!(request.job.file, LocalFile::Put(_));
+        if request.server.is_ipv4() {
+            socket.allow_fragments(is_put);
+        }
+        if !is_put {
             let (blocks, block_size) = window(request.offer);
             socket.expect_windows(blocks, block_size);
         }
@@ -205,12 +209,7 @@ impl Engine {
             self.settle();
             socket = TransferSocket::bind(any, scope, ports, self.next_port);
         }
-        let socket = socket.and_then(|mut socket| {
-            if server.is_ipv4() {
-                socket.allow_fragments(true);
-            }
-            socket.report_undeliverable().map(|()| socket)
-        });
+        let socket = socket.and_then(|socket| socket.report_undeliverable().map(|()| socket));
         socket.map_err(|error| match (error.kind(), ports) {
             (io::ErrorKind::AddrInUse, Some(ports)) => {
                 let (low, high) = (ports.start(), ports.end());

@@ -7,11 +7,12 @@ use std::time::Duration;
 use mio::{Events, Poll};
 use nix::poll::{PollFd, PollFlags, ppoll};
 
-/// The poll's own unit: it rounds what it waits up to these.
-const COARSE: Duration = Duration::from_millis(1);
+/// The poll rounds what it waits up to milliseconds: longer times than this are long
+/// enough for that.
+const COARSE: Duration = Duration::from_millis(5);
 
-/// Waits for events, no longer than `timeout`. Shorter times than a millisecond are kept
-/// as they are: the pause between two bursts is a round trip.
+/// Waits for events, or for `timeout`; a long one is rounded up to a millisecond. Short
+/// ones are kept as they are: the pause between two bursts is a round trip.
 ///
 /// # Errors
 /// When a signal interrupts it, or the kernel refuses.
@@ -23,9 +24,9 @@ pub fn for_events(
     let Some(short) = timeout.filter(|&it| it > Duration::ZERO && it < COARSE) else {
         return poll.poll(events, timeout);
     };
+    events.clear();
     let mut polled = [PollFd::new(poll.registry().as_fd(), PollFlags::POLLIN)];
     if ppoll(&mut polled, Some(short.into()), None)? == 0 {
-        events.clear();
         return Ok(());
     }
     poll.poll(events, Some(Duration::ZERO))

@@ -1,12 +1,12 @@
 //! Several datagrams with one system call, the address each was sent to, and a
 //! socket option that no safe wrapper knows.
 //!
-//! One of two modules with `unsafe`: `sendmsg` reads, and `recvmmsg`, or `recvmsg`
-//! for a single one, fill headers that hold raw pointers to buffers, and no safe
-//! wrapper lets them be used again without allocating (nix's keeps the lengths that the previous
-//! call left behind, which cuts the control data of the next). Every pointer
-//! handed to the kernel points into a vector that lives as long as the batch and
-//! is never resized. Must not: know what is in a datagram.
+//! One of two modules with `unsafe`: `sendmsg` reads and `recvmmsg` fills headers that
+//! hold raw pointers to buffers, and no safe wrapper lets them be used again without
+//! allocating (nix's keeps the lengths that the previous call left behind, which cuts the
+//! control data of the next). Every pointer handed to the kernel points into a vector
+//! that lives as long as the batch and is never resized. Must not: know what is in a
+//! datagram.
 #![allow(unsafe_code)]
 
 use std::io::{self, IoSliceMut};

@@ -11,8 +11,8 @@
 //!
 //! After silence the last block goes out alone: a receiver that has all
 //! acknowledges again, and one with a gap names it. The whole window only follows
-//! a second silence; in bursts, where the first may well have been lost, after that block
-//! once more and a pause. One block sent again like this, after a round trip or after
+//! a second silence. In bursts, where that block or its answer may well have been lost, it
+//! goes out once more, and the window after a round trip. One block sent again like this, after a round trip or after
 //! silence, is a nudge.
 //!
 //! Must not: know which blocks these are.
@@ -22,7 +22,7 @@ use std::time::Duration;
 /// Smaller windows, in blocks, waste too little to be sent in bursts.
 const LARGE_WINDOW: u16 = 8;
 
-/// How many losses the spacing is the average of, once there have been as many.
+/// The spacing is the average of the last few losses, so many at most.
 const MEMORY: u8 = 4;
 
 /// The most bursts in a window: each pause costs a round trip, and nothing is acknowledged
@@ -168,9 +168,11 @@ impl Pace {
         was_due
     }
 
-    /// How long to pause before the window follows the nudge, if it does.
+    /// How long to pause before the window follows the nudge, if it does: until the answer
+    /// may be there.
     pub(super) fn after_nudge(&self, round_trip: Option<Duration>) -> Option<Duration> {
-        (self.nudge == Nudge::SentAgain).then(|| pause(round_trip))
+        let wait = || round_trip.unwrap_or_default().max(MIN_PAUSE);
+        (self.nudge == Nudge::SentAgain).then(wait)
     }
 
     /// The last block has gone out again, alone, since the base moved.
@@ -220,10 +222,11 @@ impl Pace {
         }
     }
 
-    /// Something of a window was lost, and is sent again. While nothing is acknowledged it is
-    /// the same loss, or none: a peer that pauses is silent for long.
-    pub(super) fn lost(&mut self, windowsize: u16, round_trip: Option<Duration>) {
-        if self.losses > 0 && self.since_loss == 0 {
+    /// A window is sent again, since the peer named what is missing (`is_named`) or was
+    /// silent. Where nothing was acknowledged since the last loss it is the same one; and
+    /// silence alone may be none: a peer that pauses is silent for long.
+    pub(super) fn lost(&mut self, windowsize: u16, round_trip: Option<Duration>, is_named: bool) {
+        if self.since_loss == 0 && (self.losses > 0 || !is_named) {
             return;
         }
         let before = u32::from(self.losses.min(MEMORY - 1));
@@ -275,7 +278,7 @@ impl Pace {
 /// with the square, from 16 blocks where one in 80 is lost to two where one in 34 is. One
 /// at a time would save little, and take twice as long.
 ///
-/// Where pauses are short they take little time anyway: bursts are half as large, and of a
+/// Where pauses are short they take little time anyway: bursts are smaller, down to a
 /// single block where one in 39 is lost.
 fn most_at_once(spacing: u16, is_short: bool) -> u16 {
     let spacing = u32::from(spacing);

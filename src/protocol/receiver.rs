@@ -93,6 +93,9 @@ enum State {
 enum Due {
     Nothing,
     New,
+    /// The peer asked for it in the middle of a window. Nothing was lost, but nothing is
+    /// known of the time that its answer takes either.
+    Asked,
     /// Something was lost, or the peer hasn't seen the one before: counted as sent again.
     Again,
 }
@@ -289,7 +292,7 @@ impl Receiver {
         self.state = State::Receiving;
         self.exchange.verify();
         self.ahead = 0;
-        if self.due == Due::Again {
+        if matches!(self.due, Due::Asked | Due::Again) {
             self.due = Due::New;
         }
         let index = self.expected;
@@ -324,8 +327,7 @@ impl Receiver {
             }
             self.send_again();
         } else if self.exchange.quiet_for(now) >= DOUBLED && self.due == Due::Nothing {
-            // No ACK of this block has gone out before.
-            self.due = Due::New;
+            self.due = Due::Asked;
         }
     }
 
@@ -349,7 +351,7 @@ impl Receiver {
             Due::Nothing if is_dallying => false,
             Due::Nothing => self.exchange.may_repeat(now),
             // What hasn't been sent can't have been answered.
-            Due::New | Due::Again => self.exchange.retry.hold(now),
+            Due::New | Due::Asked | Due::Again => self.exchange.retry.hold(now),
         };
         if goes_on {
             self.send_again();
@@ -444,14 +446,14 @@ impl Receiver {
             self.state = State::Closed;
             return;
         }
-        let again = std::mem::replace(&mut self.due, Due::Nothing) == Due::Again;
+        let due = std::mem::replace(&mut self.due, Due::Nothing);
         self.acked = BlockIndex(self.expected.0 - 1);
-        self.exchange.count_retransmits(again.into());
+        self.exchange.count_retransmits((due == Due::Again).into());
         match (&self.state, self.exchange.retry.timer()) {
             // Repeats don't prolong it: no peer keeps us dallying forever.
             (State::Dallying(_), Timer::Dally { .. }) => {}
             (State::Dallying(_), _) => self.exchange.retry.dally(now + self.dally()),
-            _ if again => self.exchange.retry.sent_again(now),
+            _ if matches!(due, Due::Asked | Due::Again) => self.exchange.retry.sent_again(now),
             _ => self.exchange.retry.sent(now),
         }
     }

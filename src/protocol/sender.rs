@@ -47,7 +47,7 @@
 //! |---|---|---|---|
 //! | Opening | answer | wait doubled, or given up: timed out | the opening |
 //! | Sending | answer, at the 1st, 3rd … silence | wait doubled, or given up: timed out, but if all was sent (server, verified) the last ACK counts as lost | the last block sent |
-//! | Sending | answer, at the 2nd, 4th …; at any if only one block is out or it was just sent again (unproved, see `pace`) | the same | the window from its base (unproved: its first block); in bursts, at the 2nd, first the last block once more, and a pause |
+//! | Sending | answer, at the 2nd, 4th …; at any if only one block is out or it was just sent again (unproved, see `pace`) | the same | the window from its base (unproved: its first block); in bursts first the last block once more, and a round trip later the window |
 //! | Sending | answer, and something is due that the socket won't take | waits on, within the patience | that, as soon as there is room |
 //! | Sending | burst | – | the next burst (unproved: the last block again; after a last block that was sent a third time: the window from its base; see `pace`) |
 //!
@@ -276,7 +276,7 @@ impl Sender {
         self.pace
             .acknowledged(self.windowsize(), blocks, round_trip);
         if blocks < self.out && !is_echo {
-            self.pace.lost(self.windowsize(), round_trip);
+            self.pace.lost(self.windowsize(), round_trip, true);
             // RFC 7440 §4: so that it has what follows sent again.
             self.exchange.retry.gap_named();
         }
@@ -341,7 +341,7 @@ impl Sender {
                 self.exchange.retry.gap_named();
             }
             self.pace.nacked();
-            self.rewind();
+            self.rewind(true);
             self.exchange.retry.end_pause(now);
         }
     }
@@ -354,7 +354,7 @@ impl Sender {
             Timer::Burst { .. } => {
                 self.nacks.after_pause(now, &self.exchange.retry);
                 if self.pace.end_pause(self.is_open_part_out()) {
-                    self.rewind();
+                    self.rewind(false);
                 }
                 self.exchange.retry.end_pause(now);
                 return;
@@ -399,17 +399,18 @@ impl Sender {
                     self.nacks.after_silence();
                 }
                 if !self.pace.nudges(self.out, self.windowsize()) {
-                    self.rewind();
+                    self.rewind(false);
                 }
             }
             State::Failing(_) | State::Closed => {}
         }
     }
 
-    /// Everything that isn't acknowledged is to be sent again.
-    fn rewind(&mut self) {
+    /// Everything that isn't acknowledged is to be sent again: the peer named what is missing
+    /// (`is_named`), or was silent.
+    fn rewind(&mut self, is_named: bool) {
         let round_trip = self.exchange.retry.round_trip();
-        self.pace.lost(self.windowsize(), round_trip);
+        self.pace.lost(self.windowsize(), round_trip, is_named);
         self.out = 0;
         self.resumed = self.reached;
         self.timed = false;

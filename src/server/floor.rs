@@ -12,7 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU64;
 use std::ops::RangeInclusive;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use log::{Level, debug, log_enabled};
 use mio::{Poll, Registry, Token};
@@ -51,8 +51,11 @@ const CROWDED: Failure = Failure::new(ErrorCode::NotDefined, "Too many transfers
 const DEADLINES: usize = 1024;
 
 /// Sessions that take in what has arrived before the first of them answers: with more of
-/// them their own data is out of the caches when they answer, which then comes late, too.
+/// them their own data is out of the caches by then.
 const TOGETHER: usize = 32;
+
+/// How long the first of them may wait for the others: a disk may be slow.
+const LONGEST_TOGETHER: Duration = Duration::from_millis(1);
 
 /// What a new session lacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +81,8 @@ pub(super) struct Floor {
     unfinished: VecDeque<SessionKey>,
     /// Sessions that have taken in what had arrived and are yet to answer it.
     taken_in: Vec<(SessionKey, TakenIn)>,
+    /// When the first of them began to.
+    taken_since: Instant,
     /// Where transfers send from.
     pub(super) ports: Ports,
     /// How much DATA goes to clients that nothing proves.
@@ -120,6 +125,7 @@ impl Floor {
             counters: Counters::default(),
             unfinished: VecDeque::new(),
             taken_in: Vec::new(),
+            taken_since: now,
             shaper: Shaper::new(
                 shared.map(shared::send_buffer),
                 unproved,
@@ -223,28 +229,38 @@ impl Floor {
     /// receive and what it does to send are much code: if they take turns with each packet,
     /// each has the other's place in the processor's caches.
     pub(super) fn run_together(&mut self, key: SessionKey) {
+        let now = clock::now();
+        if self.taken_in.is_empty() {
+            self.taken_since = now;
+        } else if now.saturating_duration_since(self.taken_since) > LONGEST_TOGETHER {
+            self.answer_together();
+            self.taken_since = now;
+        }
         let Some(session) = self.sessions.get_mut(key).filter(|it| may_wait(it)) else {
-            // It may cost another its place: none that is about to answer.
+            // A whole turn may end another session, but not one that is about to answer.
             self.answer_together();
             self.run_session(key);
             return;
         };
         let before = self.reporter.measure(session);
         let mut context = Context {
-            now: clock::now(),
+            now,
             clock: &clock::now,
             resources: &mut self.resources,
             poll: Watch {
                 registry: self.poll.registry(),
                 token: Token(key.to_token()),
             },
+            // This half of the turn sends nothing.
             send_budget: 0,
         };
         let taken = session.take_in(&mut context);
         self.reporter.moved(session, before);
         note_listed(session.peer().ip(), &self.listings, &mut self.listed);
         if session.is_over() {
-            // Its end is told before anybody may take its place.
+            // Its end is told before anybody may take its place; to finish a file may have
+            // taken time.
+            self.answer_together();
             self.with_session(key, &mut |session, context| session.answer(&taken, context));
             return;
         }

@@ -49,7 +49,7 @@ const _: () = assert!(MAX_RUN <= MAX_SEGMENTS);
 
 /// What the loop lends to the session whose turn it is.
 pub struct Context<'a, P: Port = TransferSocket> {
-    /// What time it is for this session's turn: read when the turn began, so
+    /// What time it is for this session's turn: read when it, or this half of it, began, so
     /// that a wait counted from here never ends early.
     pub now: Instant,
     /// What time it is when a datagram has just gone out: a turn takes its time. A
@@ -79,7 +79,7 @@ pub struct Resources {
     /// What was received together.
     pub batch: Batch,
     /// What is being sent, or a datagram that was received by itself.
-    pub buffer: OutBuffer,
+    pub buffer: PacketBuffer,
     /// What was read ahead.
     pub pool: PrefetchPool,
     /// What was received and is not yet written.
@@ -88,12 +88,12 @@ pub struct Resources {
     pub ingress: Ingress,
 }
 
-/// Holds the longest run, and the longest block. It is made for the first packet: until then a server has as
-/// much less to fill.
+/// Holds the longest run, and the longest block. It is made for the first packet: until
+/// then a server has as much less to fill.
 #[derive(Debug, Default)]
-pub struct OutBuffer(Box<[u8]>);
+pub struct PacketBuffer(Box<[u8]>);
 
-impl OutBuffer {
+impl PacketBuffer {
     pub(super) fn all(&mut self) -> &mut [u8] {
         if self.0.is_empty() {
             self.0 = vec![0; MAX_SEND].into_boxed_slice();
@@ -113,7 +113,7 @@ impl Resources {
     pub fn new(now: Instant, trace: Option<Trace>) -> Self {
         Self {
             batch: Batch::new(BATCH_SLOTS, WINDOW_BYTES),
-            buffer: OutBuffer::default(),
+            buffer: PacketBuffer::default(),
             pool: PrefetchPool::default(),
             write_buffer: WriteBuffer::default(),
             ingress: Ingress {

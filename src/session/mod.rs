@@ -487,7 +487,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
     pub fn take_in(&mut self, context: &mut Context<'_, P>) -> TakenIn {
         let pending = self.pending(context.now);
         let received = self.receive(context);
-        self.took_in(received, pending, context)
+        self.finish_taking_in(received, pending, context)
     }
 
     /// [`Session::run`] with what was received for it on a shared port and lies in
@@ -495,7 +495,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
     pub fn run_shared(&mut self, received: Range<usize>, context: &mut Context<'_, P>) -> Turn {
         let pending = self.pending(context.now);
         self.take(received, context);
-        let taken = self.took_in(Turn::Waiting, pending, context);
+        let taken = self.finish_taking_in(Turn::Waiting, pending, context);
         self.answer(&taken, context)
     }
 
@@ -510,8 +510,8 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         Pending { since, paused }
     }
 
-    /// What has arrived was taken in: notes if the peer has paused before it.
-    fn took_in(
+    /// What has arrived was taken in: writes it, and notes if the peer has paused before it.
+    fn finish_taking_in(
         &mut self,
         received: Turn,
         pending: Pending,

@@ -51,9 +51,9 @@ pub const MAX_DESCRIPTORS: usize = 3;
 /// network, shorter than a flood takes to fill the table.
 pub const UNVERIFIED_GRACE: Duration = Duration::from_millis(50);
 
-/// A part of the slots, one in so many: where sessions may be light, a read that begins
-/// while sessions whose peer has never answered hold so many slots is. Uploads never
-/// are: those that nobody has answered may take any slot.
+/// Where sessions may be light, a read that begins is, once the sessions whose peer has
+/// never answered are one in so many of the ports, or hold one in so many of the
+/// descriptors. Uploads never are: those that nobody has answered may take any.
 const UNVERIFIED_SHARE: usize = 4;
 
 /// A session that its peer hasn't moved on for so long gives way to a new one, if
@@ -186,8 +186,8 @@ pub struct Sessions<S> {
     limit: usize,
     /// Light ones don't count among those.
     light_on_top: bool,
-    /// Unverified sessions that may hold a port and descriptors, of which they have a share
-    /// as well; those beyond are to be light. `None`: none is light.
+    /// Unverified sessions from which on reads are light ([`UNVERIFIED_SHARE`]); `None`: none
+    /// is light.
     unverified_slots: Option<usize>,
     per_client: usize,
     /// How many each client has; `None` where it may have any number.
@@ -255,8 +255,8 @@ impl<S: Tracked> Sessions<S> {
         self
     }
 
-    /// Lets sessions be light once the unverified have their share of so many `slots`,
-    /// which ports are, or of the descriptors.
+    /// Lets sessions be light once the unverified have their share of so many `slots`, one
+    /// for each port, or of the descriptors.
     #[must_use]
     pub fn with_light_sessions(mut self, slots: usize) -> Self {
         self.unverified_slots = Some(slots.min(self.capacity) / UNVERIFIED_SHARE);
@@ -859,8 +859,8 @@ impl<S: Tracked> Sessions<S> {
         key.is_of(entry.generation).then_some(entry)
     }
 
-    /// Moves the session to the list of its present standing.
-    #[cold] // A session changes its standing a few times at most.
+    /// Moves the session to the list of its present standing, with the descriptors it has.
+    #[cold] // Both change a few times at most.
     fn relist(&mut self, index: u32, standing: Standing, descriptors: u8) {
         self.unlist(index);
         if let Some(entry) = self.slab.get_mut(index as usize) {

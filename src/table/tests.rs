@@ -11,6 +11,8 @@ struct Probe {
     unverified_since: Option<Instant>,
     quiet_since: Option<Instant>,
     light: bool,
+    /// Descriptors that it holds beside its socket.
+    files: usize,
 }
 
 impl Tracked for Probe {
@@ -27,7 +29,7 @@ impl Tracked for Probe {
     }
 
     fn descriptors(&self) -> usize {
-        usize::from(!is_light(self))
+        usize::from(!is_light(self)) + self.files
     }
 
     fn frees_descriptor(&self) -> bool {
@@ -375,6 +377,30 @@ fn light_sessions_take_no_slot_until_their_peer_answers() {
     assert_eq!(table.gives_way(late, 0), Some(held[0]));
     table.remove(held[0]);
     assert!(!table.is_overfull() && !table.is_short());
+    table.check_invariants();
+}
+
+/// An upload holds three descriptors, or four.
+#[test]
+fn reads_are_light_once_unanswered_uploads_hold_a_quarter_of_the_descriptors() {
+    let (read, origin) = (Fingerprint::of(READ), origin());
+    let mut table = Sessions::new(40, origin).with_light_sessions(1000);
+    let upload = Probe {
+        files: 2,
+        ..unverified(origin)
+    };
+    let keys = [1, 2, 3, 4].map(|host| {
+        assert!(!table.is_short());
+        table.insert(endpoint(host, 1), read, upload)
+    });
+    assert!(table.is_short());
+    // One has been answered.
+    *table.get_mut(keys[0]).expect("it is there") = Probe {
+        unverified_since: None,
+        ..upload
+    };
+    table.rearm(keys[0]);
+    assert!(!table.is_short());
     table.check_invariants();
 }
 

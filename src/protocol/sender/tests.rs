@@ -631,6 +631,17 @@ fn long_silence_is_one_loss_at_most() {
         let done = server.step(now + 10, "ACK 320");
         assert!(done.starts_with("DATA 321-384 "), "{silences}: {done}");
     }
+    // Before anything was acknowledged.
+    let mut server = Script::sender(&FIXED, Server(options), length(20_000));
+    server.step(0, "open");
+    server.step(10, "ACK 0");
+    for _ in 0..4 {
+        let now = server.deadline().expect("an answer is waited for");
+        server.step(now, "timeout");
+    }
+    let now = server.deadline().expect("an answer is waited for");
+    let done = server.step(now - 1, "ACK 64");
+    assert!(done.starts_with("DATA 65-128 "), "{done}");
 }
 
 #[test]
@@ -775,7 +786,20 @@ fn in_bursts_the_last_block_goes_out_twice_before_the_window() {
          1570 timeout > DATA 5-6   @1580
          1580 timeout > DATA 7-8   @1590
          1590 timeout > DATA 9-10  @3590
-         3590 timeout > DATA 10    @7590",
+         3590 timeout > DATA 10    @7590
+         7590 timeout > DATA 10    @7600",
+    );
+    // The window waits for the answer, however long the round trip.
+    let mut server = Script::sender(&FIXED, Server(options), length(2000));
+    server.play(
+        "  0 open    > OACK blksize=8 windowsize=8 @500
+         100 ACK 0   > DATA 1-8   @600
+         200 ACK 2   > DATA 3-4   @220
+         220 timeout > DATA 5-6   @240
+         240 timeout > DATA 7-8   @260
+         260 timeout > DATA 9-10  @760
+         760 timeout > DATA 10    @1760
+        1760 timeout > DATA 10    @1860",
     );
 }
 
