@@ -56,7 +56,7 @@ const MOST_DOUBLINGS: u8 = 5;
 const LONGEST: Duration = Duration::from_millis(1250);
 
 /// Client networks told apart; some share a bucket, and with it a bound.
-const NETWORKS: usize = 256;
+const NETWORKS: usize = 1024;
 
 /// A token bucket for each network: it holds what may be sent in a second.
 #[derive(Debug)]
