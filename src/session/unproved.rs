@@ -65,7 +65,7 @@ pub struct UnprovedRate {
     seed: u64,
     /// Where times are counted from.
     origin: Instant,
-    buckets: Box<[Bucket; NETWORKS]>,
+    buckets: Box<[Bucket]>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -137,7 +137,7 @@ impl UnprovedRate {
             per_second,
             seed,
             origin: now,
-            buckets: Box::new([full; NETWORKS]),
+            buckets: vec![full; NETWORKS].into_boxed_slice(),
         }
     }
 
