@@ -258,10 +258,10 @@ impl Floor {
         self.reporter.moved(session, before);
         note_listed(session.peer().ip(), &self.listings, &mut self.listed);
         if session.is_over() {
-            // Its end is told before anybody may take its place; to finish a file may have
-            // taken time.
-            self.answer_together();
+            // Its end is told before anybody may take its place. To finish a file may have
+            // taken time: the others wait no longer.
             self.with_session(key, &mut |session, context| session.answer(&taken, context));
+            self.answer_together();
             return;
         }
         self.sessions.rearm(key);
