@@ -12,8 +12,8 @@
 //! After silence the last block goes out alone: a receiver that has all
 //! acknowledges again, and one with a gap names it. The whole window only follows
 //! a second silence. In bursts, where that block or its answer may well have been lost, it
-//! goes out once more, and the window after a round trip. One block sent again like this, after a round trip or after
-//! silence, is a nudge.
+//! goes out once more, and the window after a round trip. One block sent again like this,
+//! after a round trip or after silence, is a nudge.
 //!
 //! Must not: know which blocks these are.
 
