@@ -24,7 +24,7 @@ const UNCOUNTED: [&str; 10] = [
     "madvise",
     "epoll_wait",
     "epoll_pwait",
-    "ppoll",
+    "timerfd_settime",
     "fcntl",
 ];
 
@@ -67,6 +67,7 @@ const START: Calls = Calls {
         "socket",
         "stat",
         "sysinfo",
+        "timerfd_create",
         "write",
     ],
     most: 250,

@@ -21,7 +21,7 @@ use super::port::ClientPort;
 use super::stream::InputReader;
 use crate::file::{FileSink, FileSource};
 use crate::host::{self, Interrupts};
-use crate::host::{clock, wait};
+use crate::host::{Timer, clock};
 use crate::net::TransferSocket;
 use crate::protocol::receiver::Receiver;
 use crate::protocol::sender::Sender;
@@ -46,6 +46,9 @@ const MAX_SESSIONS: usize = MAX_DALLYING + MAX_ATTEMPTS;
 
 /// Token of the signal descriptor: no slab grows so far.
 const SIGNALS: Token = Token(usize::MAX - 1);
+
+/// The token of the timer that ends a wait.
+const TIMER: Token = Token(usize::MAX - 2);
 
 /// How long to wait awake.
 const AWAKE: Duration = Duration::from_micros(50);
@@ -92,6 +95,7 @@ pub(super) struct Request<'a> {
 #[derive(Debug)]
 pub(super) struct Engine {
     poll: Poll,
+    timer: Timer,
     events: Events,
     resources: Resources,
     /// The sessions of the job being done, and those that dally.
@@ -109,8 +113,10 @@ impl Engine {
     /// # Errors
     /// Whatever the kernel says to being asked for an epoll instance.
     pub(super) fn new() -> io::Result<Self> {
+        let poll = Poll::new()?;
         Ok(Self {
-            poll: Poll::new()?,
+            timer: Timer::register(poll.registry(), TIMER)?,
+            poll,
             events: Events::with_capacity(EVENTS),
             resources: Resources::new(clock::now(), None),
             sessions: Slab::new(),
@@ -275,22 +281,18 @@ impl Engine {
 
     fn wait(&mut self, until: Option<Instant>) -> io::Result<()> {
         let mut slots = self.sessions.iter().map(|(_, slot)| slot);
-        let timeout = if slots.clone().any(|slot| slot.turn != Turn::Waiting) {
-            Some(Duration::ZERO)
-        } else {
-            slots
-                .by_ref()
-                .filter_map(Slot::deadline)
-                .chain(until)
-                .min()
-                .map(|nearest| nearest.saturating_duration_since(clock::now()))
-        };
         let began = clock::now();
-        if self.waits_awake(began, timeout)? {
+        let deadline = if slots.clone().any(|slot| slot.turn != Turn::Waiting) {
+            Some(began)
+        } else {
+            slots.by_ref().filter_map(Slot::deadline).chain(until).min()
+        };
+        if self.waits_awake(began, deadline)? {
             return Ok(());
         }
-        let done = wait::for_events(&mut self.poll, &mut self.events, timeout);
-        if !self.events.is_empty() {
+        let (poll, events) = (&mut self.poll, &mut self.events);
+        let done = self.timer.wait(poll, events, began, deadline);
+        if self.events.iter().any(|it| it.token() != TIMER) {
             self.last_wait = clock::now().saturating_duration_since(began);
         }
         match done {
@@ -301,8 +303,8 @@ impl Engine {
 
     /// Where the last wait was so short that half of it was being woken up, waits awake.
     /// Returns whether something came.
-    fn waits_awake(&mut self, began: Instant, timeout: Option<Duration>) -> io::Result<bool> {
-        let is_short = timeout.is_some_and(|timeout| timeout < AWAKE);
+    fn waits_awake(&mut self, began: Instant, deadline: Option<Instant>) -> io::Result<bool> {
+        let is_short = deadline.is_some_and(|it| it < began + AWAKE);
         // With one processor the server can't answer while we are awake.
         if self.last_wait >= AWAKE || is_short || self.processors < 2 {
             return Ok(false);

@@ -58,7 +58,7 @@ use std::time::{Duration, Instant};
 
 use log::{error, info};
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Token};
+use mio::{Events, Interest, Token, event};
 
 use self::busy_poll::BusyPoll;
 use self::floor::Floor;
@@ -67,8 +67,8 @@ pub use self::start::{test_map, test_rules};
 pub use self::supervisor::supervise;
 pub use self::upgrade::try_out;
 use self::worker::{Order, Worker};
-use crate::host::{Command, Notifier, PidFile, Signals};
-use crate::host::{clock, wait};
+use crate::host::clock;
+use crate::host::{Command, Notifier, PidFile, Signals, Timer};
 use crate::log::LogFile;
 use crate::log::event::Event;
 use crate::status::{Status, View};
@@ -93,11 +93,14 @@ const HELPER: Token = Token(STATUS.0 + 1);
 /// The token of what a supervisor and other workers say.
 const WORKER: Token = Token(HELPER.0 + 1);
 
+/// The token of the timer that ends a wait.
+const TIMER: Token = Token(WORKER.0 + 1);
+
 /// The most listen sockets there are tokens for.
 pub const MAX_LISTENERS: usize = 15;
 
 /// Those and the ports that transfers share beside them.
-const MAX_SOCKETS: usize = SIGNALS.0 - WORKER.0 - 1;
+const MAX_SOCKETS: usize = SIGNALS.0 - TIMER.0 - 1;
 
 const _: () = assert!(MAX_LISTENERS < MAX_SOCKETS);
 
@@ -122,6 +125,7 @@ pub struct Server {
     /// Where they are served.
     floor: Floor,
     busy_poll: BusyPoll,
+    timer: Timer,
     lifetime: Lifetime,
     signals: Signals,
     log_file: Option<LogFile>,
@@ -165,10 +169,12 @@ impl Server {
         floor
             .registry()
             .register(source, SIGNALS, Interest::READABLE)?;
+        let timer = Timer::register(floor.registry(), TIMER)?;
         Ok(Self {
             front,
             floor,
             busy_poll: BusyPoll::new(busy_poll),
+            timer,
             lifetime,
             signals,
             log_file,
@@ -195,17 +201,18 @@ impl Server {
         let mut events = Events::with_capacity(EVENTS);
         while !self.is_done() {
             let now = clock::now();
-            let timeout = if self.has_work() {
-                Some(Duration::ZERO)
+            let deadline = if self.has_work() {
+                Some(now)
             } else if !self.floor.sessions.is_empty() && self.busy_poll.stay_awake(now) {
                 if self.look(now) {
                     continue;
                 }
-                Some(Duration::ZERO)
+                Some(now)
             } else {
-                self.wait(now)
+                self.next_deadline()
             };
-            match wait::for_events(&mut self.floor.poll, &mut events, timeout) {
+            let poll = &mut self.floor.poll;
+            match self.timer.wait(poll, &mut events, now, deadline) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 other => other?,
             }
@@ -241,13 +248,13 @@ impl Server {
         true
     }
 
-    /// How long nothing can happen by itself.
-    fn wait(&self, now: Instant) -> Option<Duration> {
+    /// Until when nothing can happen by itself.
+    fn next_deadline(&self) -> Option<Instant> {
         let is_idle = self.floor.sessions.is_empty();
         let sign = self.notifier.as_ref().and_then(Notifier::next_sign);
         let status = self.status.as_ref().and_then(|it| it.next_deadline());
         let idle_end = self.idle_end().filter(|_| is_idle);
-        let nearest = clock::earliest([
+        clock::earliest([
             self.floor.next_deadline(),
             self.front.next_deadline(),
             self.stop_at,
@@ -255,13 +262,12 @@ impl Server {
             sign,
             status,
             idle_end,
-        ])?;
-        Some(nearest.saturating_duration_since(now))
+        ])
     }
 
     /// The session that all of the events are for.
     fn only_session(&self, events: &Events) -> Option<SessionKey> {
-        let mut events = events.iter();
+        let mut events = events.iter().filter(|it| it.token() != TIMER);
         let (first, second) = (events.next()?, events.next());
         let is_session = !RESERVED.contains(&first.token().0) && second.is_none();
         is_session.then(|| self.floor.sessions.key_of_token(first.token().0))?
@@ -270,7 +276,8 @@ impl Server {
     fn turn(&mut self, events: &Events) {
         let now = clock::now();
         // Looking at the status port is no work that keeps the server up.
-        let is_served = events.iter().any(|event| event.token() != STATUS);
+        let mut tokens = events.iter().map(event::Event::token);
+        let is_served = tokens.any(|it| it != STATUS && it != TIMER);
         if is_served {
             self.busy_poll.over(now);
             self.busy_poll.came_for(self.only_session(events));
@@ -286,6 +293,7 @@ impl Server {
         for event in events {
             match event.token() {
                 SIGNALS => signalled = true,
+                TIMER => {}
                 STATUS => asked = true,
                 HELPER => has_said = true,
                 WORKER => told = true,

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 
 /// Tokens that no session's key is ever packed into: free for the listening
 /// sockets, signals and the like.
-pub const RESERVED: RangeInclusive<usize> = usize::MAX - 33..=usize::MAX;
+pub const RESERVED: RangeInclusive<usize> = usize::MAX - 34..=usize::MAX;
 
 /// The most sessions a table can hold, light ones included. Indices end where the low
 /// half of the reserved tokens begins.
