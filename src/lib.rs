@@ -12,9 +12,9 @@
 //!
 //! # Map
 //!
-//! Layers import downwards only, but for three pairs within a layer: `policy` uses
-//! `file`, `log` uses `host`, and `server` uses `status`. No two files of a folder
-//! import each other. `tests/layering.rs` checks both.
+//! Layers import downwards only, but for four pairs within a layer: `policy` uses
+//! `file`, `log` uses `host`, and `server` uses `status` and `helper`. No two files of a
+//! folder import each other, but for its `mod.rs`. `tests/layering.rs` checks both.
 //!
 //! | layer | folder | what it is | must not |
 //! |---|---|---|---|
@@ -33,7 +33,7 @@
 //! | 5 | `client` | the command `tftp` (feature `client`) | – |
 //! | 6 | `bin` | the outline of each program | – |
 //!
-//! # Ten walks through the house
+//! # Walks through the house
 //!
 //! Each in the order of the files. A name like `protocol/nack` is a file below `src`, of
 //! which many are private and have no page here: read them in the source. The words for
@@ -45,26 +45,27 @@
 //! included, `file/root` opens it (once for all that read it: `file/open_files`),
 //! `wire/options` negotiates, `server/ports` gives it a port (`net`), `protocol/sender`
 //! is made → `server/floor` a place in `table` → `session/outbound` sends what the
-//! sender has to send: the OACK, or the first blocks.
+//! sender has to send: the OACK, or DATA 1.
 //!
 //! **A write request (WRQ).** The same, but `file/root` begins an upload
-//! (`file/upload`, a file without its name yet), and a `protocol/receiver` is made:
-//! it sends the OACK, or ACK 0.
+//! (`file/upload`: no file before the first block, none with its name before the last),
+//! and a `protocol/receiver` is made: it sends the OACK, or ACK 0.
 //!
-//! **An ACK.** `server/mod` sees the socket ready → `server/floor` finds the session
-//! → `session/inbound` takes in what is there, and turns strangers away →
+//! **An ACK.** `server/mod` sees the socket ready and finds the session →
+//! `server/floor` gives it its turn → `session/inbound` takes in what is there, and turns strangers away →
 //! `protocol/sender` moves its base (`protocol/nack` tells a NACK from an echo,
 //! `protocol/retry` measures the round trip) → `session/outbound` polls it
-//! until nothing is due: a run of blocks, from `session/prefetch` or read by
+//! until nothing is due (how much of the window at once: `protocol/pace`): a run of
+//! blocks, from `session/prefetch` or read by
 //! `file/source` → `net` sends the run with one call → `session/prefetch` reads the
 //! next one while the answer is on its way, if no other transfer of the file had it
 //! read a moment ago.
 //!
 //! **A DATA.** The same way to `session/inbound` → `protocol/receiver` hands the
-//! payload to `file/sink`, which collects it; on the last block it has the upload
-//! take its name at once (`Committed`, `file/upload`) → `session/outbound` polls:
-//! before any other ACK is made the core has the sink write everything (`Written`)
-//! → the ACK leaves.
+//! payload to `file/sink`, which collects it (in lockstep it writes it); on the last
+//! block it has the upload take its name at once (`Committed`, `file/upload`) →
+//! `session` has the rest written, without which no ACK can be made (`Written`) →
+//! `session/outbound` polls → the ACK leaves.
 //!
 //! **A packet in single port.** `server/front` receives a batch on the listen socket
 //! and sorts it: datagrams of an endpoint that `table` knows are one turn of its
@@ -72,16 +73,17 @@
 //! A session that finds the shared socket full waits in `server/shared`; how much one
 //! may send in a turn is up to `session/shaper`.
 //!
-//! **A timeout.** `table/wheel` says that a session may be due, the session's own
-//! deadline decides → `server/floor` → `session` looks for an answer first →
+//! **A timeout.** `server/floor` asks `table/wheel` which session may be due; its own
+//! deadline decides → `session` looks for an answer first →
 //! `protocol/sender` or `protocol/receiver`: [`protocol::timer::Timer`] says what
-//! the deadline is for, `protocol/retry` whether patience is left →
+//! the deadline is for, `protocol/exchange` and `protocol/retry` whether patience is left →
 //! `session/outbound` sends what is due once more. Nothing left: the outcome goes
 //! to `server/report`, and `server/floor` frees the slot.
 //!
 //! **A repeated request.** `server/requests` → `table` knows the endpoint →
-//! `table/repeat`, the one place with the rule → the answer once more
-//! (`protocol/exchange`), a new transfer in place of the old, or nothing.
+//! `table/repeat`, which alone says what it is: the session's request again
+//! (`protocol/exchange` says whether the answer goes out once more), a new transfer in
+//! place of the old, or nothing.
 //!
 //! **A question to a helper.** `server/requests` asks `helper` before or after `policy`,
 //! and the request waits in `helper/questions` → a line of the helper's (`helper/channel`,
@@ -98,9 +100,9 @@
 //!
 //! **A client's `get`.** `bin/tftp` → `client/cli` → `client/oneshot` (or
 //! `client/prompt`) makes a `client/job` → `client/attempts` decides which address
-//! is asked, when, and with which options (`client/schedule`) → `client/engine`
+//! is asked, when (`client/schedule`) and with which options → `client/engine`
 //! runs each attempt as a `session` with a `protocol/receiver` in it → `client/local`
-//! puts the file in place → `client/report` prints the line and sets the exit
+//! puts the file in place → `client/report` prints the line; `client/job` knows the exit
 //! status.
 //!
 //! **A look at the status port.** `server/mod` sees `status` ready, and calls it after
@@ -117,19 +119,24 @@
 //! | when something is sent again, when to give up | [`protocol::retry`], `protocol/pace`, `protocol/nack` |
 //! | an option | `wire/options`; what it means for a transfer: `protocol/exchange` |
 //! | what a repeated request does | `table/repeat` |
-//! | a datagram of a stranger | `session/inbound`; in single port `server/requests`, answered by `server/answers` |
+//! | which addresses may ask at all | `policy/access` |
+//! | a request that can't be parsed | `wire/packet` (`ParseError`), answered by `server/answers` |
+//! | a datagram of a stranger | `session/inbound`; on a listen socket `server/requests`, on another shared port `server/front`; answered by `server/answers` |
+//! | what happens when a socket is full | `session/outbound`; how long its packet is due: `protocol/retry` (`hold`); a shared one: `server/shared` |
+//! | what ICMP says: nobody is there | a hint, no answer: `session` (`trouble`); what the client makes of it: `client/attempts` |
+//! | whom the client asks, when, and again without options | `client/attempts`, `client/schedule` |
 //! | how long a server dallies | `server/start` (10 s), bounded in `protocol/contract` |
 //! | who gives way when slots are short | `table` |
 //! | what holds for which clients | `policy/rules`; what it means for a transfer: `server/terms`, `server/pacing` |
 //! | which name a request leads to | `policy/settle`, `file/name`, `policy/map` |
-//! | who gets a port of its own | `server/ports`; who may share one, and what an answer to it proves: `session/tid` |
+//! | who gets a port of its own, who may share one, and what an answer to it proves | `session/tid`, asked by `server/opening`; which port: `server/ports` |
 //! | when a file is opened, and who shares it | `file/open_files`; how it is read: `file/reading`, `file/fetch` |
 //! | what may be read or created | `file/root`, `file/resolve`, `file/walk` (links), `file/upload` |
 //! | which versions of an upload are kept | `file/versions`, `file/version_name`; how a new file takes the name: `file/publish` |
 //! | a word of another server's command line | `server/familiar` |
 //! | what root may not serve | `server/exposure` |
 //! | a hint in a refusal | `server/hints` |
-//! | the text or the code of an ERROR | `file/error`, `wire/packet` |
+//! | the text or the code of an ERROR | `file/error`, `wire/packet`, `policy`; within a transfer where it fails (`Failure::new`) |
 //! | a log line | `log/event`; when it is written: `server/report`; its bound: `log/bounds` |
 //! | what the status port shows | `status/json`, `status/metrics`, `status/page.html` |
 //! | a command line option | `server/cli`, `client/cli`, then `UPDATE_DOCS=1 cargo test --test docs` |
@@ -208,7 +215,7 @@
 //! | a name on its way | 64 directories deep, 40 links | `file::walk` |
 //! | names that a session keeps for the log | what was asked for, up to 96 bytes, and the file's own where it differs; of a longer one, only the file's | `server::opening` |
 //! | ports that are tried in a client's name | 8 within a second end its unanswered uploads; 256 addresses told apart | [`table::guesses`] |
-//! | ports that transfers share | 6 for an address, 16 in all; 64 are tried | `server::ports` |
+//! | ports that transfers share | 6 for an address, 15 in all; 64 are tried | `server::ports` |
 //! | repeats to a peer that never answered | 3, of one datagram | [`protocol::transfer`] |
 //! | repeats to a peer that did | `--retries`, waits up to 8 s; only waits of a second or more count; three more before a long negotiated `timeout` | [`protocol::retry`] |
 //! | a transfer that doesn't move | 34 s by default; at most 60 s by the client's `timeout` | [`protocol::retry`] |
@@ -224,7 +231,7 @@
 //! | lines that wait for a helper; one of its lines | 256 KiB; 64 KiB | [`helper`] |
 //! | client: what it asks for | blocks of 1428 bytes, windows of 16 | `client::cli` |
 //! | server: dallying | 10 s, or the first wait if longer, at most 60 s | `server::start` |
-//! | client: dallying | 100 ms; on a network that loses, the first wait | `client::engine` |
+//! | client: dallying | 100 ms; on a network that loses, the first wait, at most 2 s | `client::engine` |
 //! | directory entries read to sweep | 16,384, with each 64th upload to a directory; 64 directories told apart | `file::publish`, `file::space` |
 //! | temporary file where hosts share a file system | swept after 10 minutes without a write | `file::publish` |
 //! | status port | 32 connections, requests of 4 KiB, 16 KiB a turn, 5 s to ask, 30 s to be read; 200 that ended are kept | [`status`] |

@@ -245,7 +245,7 @@ pub trait BlockSink {
     /// When the data can't be stored; the peer is told so.
     fn write(&mut self, payload: &[u8]) -> Result<(), Failure>;
 
-    /// Stores all that was taken. Called before each new ACK but the final one.
+    /// Stores all that was taken: before an ACK of it, but for the final one.
     ///
     /// # Errors
     /// When the data can't be stored; the peer is told so.

@@ -22,7 +22,7 @@
 //! | base | the first block that isn't acknowledged |
 //! | lockstep | a window of one block (RFC 1350) |
 //! | NACK | the ACK of the block before the base, once more: the base was lost |
-//! | echo | an ACK of something that came twice: no news, and not to be answered |
+//! | echo | an ACK of something that came twice: nothing is missing, so nothing is sent again for it |
 //! | nudge | the last block sent, once more and alone: it asks how far the receiver is |
 //! | unverified | no answer has come yet: perhaps nobody asked for this |
 //! | unproved | an answer proves nothing: it can be sent by someone who sees nothing of ours ([`Proof::Never`](transfer::Proof::Never)) |

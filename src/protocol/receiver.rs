@@ -25,7 +25,7 @@
 //! | Opening (server) | DATA 1 | peer verified, stored | see below | DATA 2 |
 //! | Opening (client) | DATA 1 | no option applies, stored | see below | DATA 2 |
 //! | Opening (client) | OACK | options applied | ACK 0 | DATA 1 |
-//! | Opening (client) | OACK not as asked | – | ERROR 8 | nothing |
+//! | Opening (client) | OACK not as asked | – | ERROR 8 | nothing (`client/attempts` asks again without options) |
 //! | Receiving | the next DATA | stored | ACK, if it fills the window | the DATA after it |
 //! | Receiving | the next DATA, short | stored, committed | ACK | the same again, if the ACK is lost |
 //! | Opening (server), Receiving | a DATA ahead of the one expected, by less than a window | peer verified | ACK of the last in order (in Opening: ACK 0) | the DATA missing |
@@ -49,7 +49,7 @@
 //! | state | timer | done | sent |
 //! |---|---|---|---|
 //! | Opening, Receiving | answer | wait doubled, or given up | the opening, or an ACK of the last in order |
-//! | any | answer, and an ACK is due that the socket won't take | waits on, within the patience | that ACK, as soon as there is room |
+//! | any | answer, and an ACK is due that the socket won't take | waits on, within the patience (then closed: timed out, or completed if it was dallying) | that ACK, as soon as there is room |
 //! | Dallying | dally, which begins when the final ACK was sent | over | – |
 //!
 //! Without `-t`, and while nothing was lost lately, an ACK is repeated after 500 ms

@@ -23,13 +23,13 @@
 //! | Opening (server) | ACK 0 | peer verified | DATA 1…w (unproved: DATA 1) | an ACK within it |
 //! | Opening (client) | ACK 0 | no option applies | DATA 1 | ACK 1 |
 //! | Opening (client) | OACK | options applied | DATA 1…w | an ACK within 1…w |
-//! | Opening (client) | OACK not as asked | – | ERROR 8 | nothing |
+//! | Opening (client) | OACK not as asked | – | ERROR 8 | nothing (`client/attempts` asks again without options) |
 //! | Opening (server) | ACK other than 0 | nothing | – | as before |
 //! | Opening (client) | ACK other than 0, DATA | nothing: no answer to a WRQ, so `session/inbound` takes it for a stranger's | ERROR 5 | as before |
 //! | Sending | ACK of a block in flight | peer verified, base moves past it | DATA from there on, a full window (unproved: as much of it as is open, see `pace`) | an ACK within it |
 //! | Sending, windows | ACK of exactly what was out before the window was sent again, the second time in a row (in bursts only if no later burst went out, or too little time has passed to answer that) | an echo: a block came twice; base moves past it | the rest of a window from there; what is in flight isn't sent again | an ACK within it |
 //! | Sending | ACK of the last block | completed | – | nothing |
-//! | Sending, windows | ACK of the block before the base, a quarter of the fastest round trip after the last DATA left (three quarters of the usual one, if blocks were in flight when the base moved and no round trip without DATA has passed since) | a NACK, once per base and silence (`nack`); one that comes sooner is an echo, and the next may still be the NACK | the window from its base | an ACK within it |
+//! | Sending, windows | ACK of the block before the base, a quarter of the fastest round trip after the last DATA left (three quarters of the usual one, if blocks were in flight when the base moved and no round trip without DATA has passed since) | a NACK, once per base and silence (`nack`); one that comes sooner is an echo, and the next may still be the NACK; nothing once the deadline has come, since the timer repeats it | the window from its base | an ACK within it |
 //! | Sending, lockstep, verified | the same, 0.99 s or a round trip after the DATA left, whichever is longer | a NACK, once per DATA | the DATA | its ACK |
 //! | Sending, unproved | ACK of a block not yet sent, fewer than 32,768 ahead | ended: forged | – | nothing |
 //! | Sending | any other ACK | nothing: RFC 1123 §4.2.3.1 | – | as before |

@@ -240,7 +240,8 @@ impl<P: Port, S: Store, R: ReadAt> Tracked for Session<P, S, R> {
     }
 
     fn is_over(&self) -> bool {
-        self.transfer.is_over()
+        // A full port may have kept the final ACK back.
+        self.transfer.is_over() && (!self.blocked || self.is_closed())
     }
 
     fn unverified_since(&self) -> Option<Instant> {
@@ -616,8 +617,8 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         }
     }
 
-    /// A socket's error costs this one datagram; the retransmission timer
-    /// decides whether the peer can be reached at all.
+    /// A socket's error, be it ICMP's, costs this one datagram; the retransmission
+    /// timer decides whether the peer can be reached at all.
     fn trouble(&mut self, verb: &str, error: &io::Error, drops: &mut DropCounters) {
         drops.socket_errors += 1;
         if is_unreachable(error) && !matches!(self.reach, Reach::Ambiguous) {

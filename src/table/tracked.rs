@@ -7,8 +7,8 @@ pub trait Tracked {
     /// When it wants to be woken next; `None` while it waits for nothing.
     fn deadline(&self) -> Option<Instant>;
 
-    /// Whether it is finished or only dallying, so that any request of its
-    /// endpoint may take its place.
+    /// Whether it is finished or only dallying, with nothing left to send, so that any
+    /// request of its endpoint may take its place.
     fn is_over(&self) -> bool;
 
     /// Since when its peer has owed its first answer; `None` once it has come.

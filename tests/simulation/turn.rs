@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use tftpd::session::{Context, Resources, Turn};
+use tftpd::table::Tracked as _;
 
 use super::network::Net;
 use super::port::SimPort;
@@ -79,6 +80,11 @@ pub(crate) fn work(
         let deadline = session.transfer().poll_timeout();
         assert_eq!(deadline, before.deadline, "a stranger moved a deadline");
     }
+    // Others may take its place from then on.
+    assert!(
+        !session.is_over() || session.is_closed() || !session.waits_for_room(),
+        "{own}: it is over, but its final ACK is still due"
+    );
     if cause == Cause::Deadline && before.is_full && before.has_nothing && session.waits_for_room()
     {
         let (from, to) = (before.position.unwrap_or(0), position(session).unwrap_or(0));
