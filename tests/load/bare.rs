@@ -1,10 +1,12 @@
 //! The bare loop: little more than receiving and sending, and none of the protocol's
 //! promises.
 //!
-//! It takes requests from the listen socket in batches, gives each transfer a connected
-//! socket, waits with epoll, and does one receive and one send for a round. It has no
-//! deadlines, repeats nothing, keeps no log and checks no more than the number of a
-//! block: something to measure servers by, not a server. Where there is a cheaper way that
+//! It takes requests from the listen socket in batches, gives each transfer a socket of
+//! its own, waits with epoll, and does one receive and one send for a round. Its sockets
+//! are open to strangers, whom a server has to answer (RFC 1350 §4): sending from one that
+//! isn't connected costs more. It has no deadlines, repeats nothing, keeps no log and
+//! checks no more than who sends a block and its number: something to measure servers by,
+//! not a server. Where there is a cheaper way that
 //! a server might take it takes that one: files are kept, sockets used again, and the next
 //! packet of one client alone is waited for awake, as our server does, which the
 //! processor time of the loop includes.

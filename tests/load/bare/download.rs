@@ -40,7 +40,7 @@ impl Download {
         if oack.is_empty() {
             return self.send_window(connection);
         }
-        connection.socket.send(oack)?;
+        connection.send_one(oack)?;
         self.look_ahead()
     }
 

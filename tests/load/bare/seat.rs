@@ -1,9 +1,8 @@
 //! A socket of the bare loop, and the transfer that has it at the time. It goes from one
-//! transfer to the next: connected to another client, it needs no new port, and the poll
-//! knows it already.
+//! transfer to the next: it needs no new port, and the poll knows it already.
 
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use mio::net::UdpSocket;
 use mio::{Interest, Registry, Token};
@@ -48,11 +47,13 @@ pub(super) struct Seat {
 impl Seat {
     pub(super) fn open(registry: &Registry, token: Token) -> io::Result<Self> {
         let socket = Socket::new(Domain::IPV4, Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
+        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
         let mut socket = UdpSocket::from_std(socket.into());
         registry.register(&mut socket, token, Interest::READABLE)?;
         Ok(Self {
             connection: Connection {
                 socket,
+                peer: (Ipv4Addr::LOCALHOST, 0).into(),
                 segment: 0,
                 coalesces: false,
             },
@@ -61,8 +62,7 @@ impl Seat {
         })
     }
 
-    /// Answers the request of `peer`. The kernel gives the socket a port when it is
-    /// connected for the first time.
+    /// Answers the request of `peer`.
     pub(super) fn begin(
         &mut self,
         peer: SocketAddr,
@@ -70,9 +70,7 @@ impl Seat {
         negotiated: &Negotiated,
         oack: &[u8],
     ) -> io::Result<()> {
-        self.connection.socket.connect(peer)?;
-        // What the client before left behind.
-        let _ = self.connection.socket.take_error();
+        self.connection.peer = peer;
         self.work = work;
         self.is_quick = negotiated.windowsize == 1 && negotiated.blksize <= QUICK_BLOCK;
         match &mut self.work {
@@ -100,6 +98,7 @@ impl Seat {
 /// The way to one client.
 pub(super) struct Connection {
     pub(super) socket: UdpSocket,
+    pub(super) peer: SocketAddr,
     /// Bytes of the segments that the kernel cuts what is sent into, once set.
     segment: usize,
     /// The kernel hands over the segments of one send as one.
@@ -110,7 +109,7 @@ impl Connection {
     /// Sends what is there, cut into datagrams of `segment` bytes.
     pub(super) fn send(&mut self, bytes: &[u8], segment: usize) -> io::Result<()> {
         if bytes.len() <= segment {
-            return self.socket.send(bytes).map(drop);
+            return self.send_one(bytes);
         }
         if self.segment != segment {
             let size = i32::try_from(segment).unwrap_or(i32::MAX);
@@ -119,17 +118,24 @@ impl Connection {
         }
         let most = (MAX_SEND / segment).min(MAX_SEGMENTS) * segment;
         for run in bytes.chunks(most) {
-            self.socket.send(run)?;
+            self.socket.send_to(run, self.peer)?;
         }
         Ok(())
     }
 
-    /// One datagram, if one is there.
+    pub(super) fn send_one(&self, datagram: &[u8]) -> io::Result<()> {
+        self.socket.send_to(datagram, self.peer).map(drop)
+    }
+
+    /// One datagram of the client's, if one is there.
     pub(super) fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-        match self.socket.recv(buffer) {
-            Ok(len) => Ok(Some(len)),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
-            Err(error) => Err(error),
+        loop {
+            match self.socket.recv_from(buffer) {
+                Ok((len, peer)) if peer == self.peer => return Ok(Some(len)),
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
+                Err(error) => return Err(error),
+            }
         }
     }
 
@@ -162,20 +168,19 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_has_gone_ends_its_own_transfer_and_no_other() {
+    fn what_the_client_before_left_behind_ends_no_transfer() {
         let poll = Poll::new().unwrap();
         let mut seat = Seat::open(poll.registry(), Token(0)).unwrap();
         let mut windows = Batch::new(1, 512);
+        let before = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let here = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        // Nobody has this port: it was given to a socket that is closed.
-        let closed = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let gone = closed.local_addr().unwrap();
-        drop(closed);
 
-        begin(&mut seat, gone);
-        assert!(seat.step(&mut windows).is_err());
-        begin(&mut seat, gone);
+        begin(&mut seat, before.local_addr().unwrap());
         begin(&mut seat, here.local_addr().unwrap());
+        let own = seat.connection.socket.local_addr().unwrap();
+        before.send_to(b"\0\x04\0\x01", own).unwrap();
         assert!(matches!(seat.step(&mut windows), Ok(Step::Nothing)));
+        here.send_to(b"\0\x04\0\x01", own).unwrap();
+        assert!(matches!(seat.step(&mut windows), Ok(Step::Done)));
     }
 }

@@ -46,7 +46,7 @@ impl Upload {
         if oack.is_empty() {
             self.acknowledge(connection)
         } else {
-            connection.socket.send(oack).map(drop)
+            connection.send_one(oack)
         }
     }
 
@@ -116,7 +116,8 @@ impl Upload {
         };
         let mut pieces = [IoSlice::new(&[]); MAX_SEGMENTS];
         let (mut blocks, mut bytes, mut is_last) = (0, 0, false);
-        for datagram in (0..count).filter_map(|slot| batch.get(slot)) {
+        let datagrams = (0..count).filter_map(|slot| batch.get(slot));
+        for datagram in datagrams.filter(|it| it.peer == connection.peer) {
             if self.one_by_one.is_none() && missing > 1 {
                 self.one_by_one = Some(datagram.segment.is_none());
             }
@@ -164,6 +165,6 @@ impl Upload {
     fn acknowledge(&mut self, connection: &mut Connection) -> io::Result<()> {
         self.acknowledged = self.here;
         let number = Rollover::ToZero.number_of(self.here);
-        connection.socket.send(&emit_ack(number)).map(drop)
+        connection.send_one(&emit_ack(number))
     }
 }
