@@ -209,7 +209,11 @@ impl StorageError {
 impl From<Errno> for StorageError {
     fn from(errno: Errno) -> Self {
         let plain = match errno {
-            Errno::ENOENT | Errno::ENOTDIR | Errno::ENAMETOOLONG => Self::NOT_FOUND,
+            Errno::ENOENT | Errno::ENOTDIR => Self::NOT_FOUND,
+            // The same code: whoever searches goes on.
+            Errno::ENAMETOOLONG => {
+                Self::new(ErrorCode::FileNotFound, "File not found: name too long")
+            }
             Errno::EACCES | Errno::EPERM => Self::refusal("Access violation: permission denied"),
             Errno::ELOOP | Errno::EXDEV => Self::refusal("Access violation: link not followed"),
             Errno::EROFS => Self::refusal("Access violation: read-only file system"),
@@ -278,6 +282,8 @@ mod tests {
             assert!(!error.message().is_empty(), "{errno}");
             assert!(!error.is_exhausted(), "{errno}");
         }
+        let too_long = StorageError::from(Errno::ENAMETOOLONG);
+        assert!(too_long.message().ends_with("name too long"));
     }
 
     #[test]
