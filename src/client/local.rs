@@ -304,7 +304,7 @@ impl Store for OutputWriter {
         let announced = shared.announced.unwrap_or(0);
         if shared.stored < announced {
             shared.is_short = true;
-            return Err(Errno::EIO.into());
+            return Err(StorageError::TOO_SHORT);
         }
         let store = shared.store.take();
         store.map_or(Ok(()), LocalStore::commit)

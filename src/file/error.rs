@@ -61,6 +61,8 @@ impl StorageError {
         ErrorCode::FileNotFound,
         "File not found: no directory for this client",
     );
+    /// Less than the tsize came; said by a client.
+    pub const TOO_SHORT: Self = Self::new(ErrorCode::NotDefined, "Fewer bytes came than announced");
     /// Nothing has this name.
     pub const NOT_FOUND: Self = Self::new(ErrorCode::FileNotFound, "File not found");
     /// A file that was closed for a while is another one now.
