@@ -277,6 +277,38 @@ fn what_several_clients_read_at_once_is_read_once() {
     assert!(reads.iter().any(|&reads| reads < 30), "{reads:?}");
 }
 
+/// The kernel sets a timer for each wait that has a timeout, and the poll's are in whole
+/// milliseconds.
+#[test]
+fn a_wait_in_lockstep_is_one_call_and_sets_no_timer() {
+    const BLOCKS: usize = 300;
+    let Some(server) = traced_server(&[]) else {
+        return;
+    };
+    let file = content(15, (BLOCKS - 1) * BLOCK);
+    server.file("f", &file);
+    let from = trace(&server).len();
+    let reader = RawClient::new(&server);
+    assert_eq!(reader.read("f"), Ok(file));
+    server.wait_ended(reader.addr(), 1);
+    let calls = trace(&server);
+    let count = |name: &str| {
+        calls[from..]
+            .iter()
+            .filter(|it| it.starts_with(name))
+            .count()
+    };
+    let (waits, timers) = (count("epoll_"), count("timerfd_settime"));
+    // A deadline moves with each block; the timer comes now and then to look at it.
+    assert!(timers < BLOCKS / 4, "{timers} timers for {BLOCKS} blocks");
+    let others = 20;
+    assert!(
+        waits <= BLOCKS + timers + others,
+        "{waits} waits, {timers} timers"
+    );
+    assert_eq!(count("ppoll"), 0);
+}
+
 /// The code that receives and the code that sends don't take turns with each packet.
 #[test]
 fn transfers_that_are_ready_together_are_received_from_before_they_are_answered() {
