@@ -1324,7 +1324,18 @@ fn a_device_that_was_unreachable_is_asked_every_second() {
 
 #[test]
 fn the_last_hint_of_the_network_is_the_reason() {
-    let addr = closed_port();
+    hint_is_the_reason(closed_port());
+    match UdpSocket::bind("[::1]:0") {
+        Ok(socket) => {
+            let addr = socket.local_addr().unwrap();
+            drop(socket);
+            hint_is_the_reason(addr);
+        }
+        Err(error) => skip(format_args!("no IPv6 here: {error}")),
+    }
+}
+
+fn hint_is_the_reason(addr: SocketAddr) {
     let dir = tempfile::tempdir().unwrap();
     let url = format!("tftp://{addr}/f");
     for args in [
@@ -1351,13 +1362,14 @@ fn the_last_hint_of_the_network_is_the_reason() {
 fn a_plain_request_follows_within_two_seconds() {
     let (output, _dir) = against(&["-v", "put", "file", "URL"], |server| {
         let mut words = server.request();
-        let (first, started) = (server.client, Instant::now());
+        let (first, mut optioned) = (server.client, 0);
         while words.len() > 3 {
+            optioned += 1;
             words = server.request();
         }
         assert_ne!(server.client, first, "a port of its own");
-        // It was 7 s; a busy machine is given time.
-        assert!(started.elapsed() < Duration::from_secs(4));
+        // It was 7 s; with options there are requests at 0, 1, 3 and 7 s.
+        assert!(optioned <= 2, "{optioned} of them");
         assert_eq!(server.say(&ack(0)), Packet::Data(1, b"as it was".to_vec()));
         server.send(&ack(1));
     });
@@ -1609,6 +1621,17 @@ fn two_files_with_one_local_name_are_refused_before_anything_is_done() {
     }
     assert_eq!(files(dir.path()), ["into"]);
     assert_eq!(files(&dir.path().join("into")), Vec::<String>::new());
+    // Nor does one file take the other's place on a server that overwrites.
+    for name in ["a", "b"] {
+        fs::create_dir(dir.path().join(name)).unwrap();
+        fs::write(dir.path().join(name).join("f"), name).unwrap();
+    }
+    for into in ["", "into/"] {
+        let url = format!("tftp://{}/{into}", server.addr());
+        let output = run(dir.path(), &["put", "a/f", "b/f", &url]);
+        assert_status(&output, 64, &["a/f and b/f would both be"]);
+    }
+    assert_eq!(server.tree().len(), 2);
     // Standard output takes both, one behind the other.
     let output = run(dir.path(), &["-q", "get", &urls[0], &urls[1], "-"]);
     assert_eq!(output.stdout, b"ab");

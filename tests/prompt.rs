@@ -389,6 +389,38 @@ fn a_pipe_is_obeyed_line_by_line() {
 }
 
 #[test]
+fn no_file_takes_the_place_of_another_of_the_same_line() {
+    let server = Server::start(&["--overwrite"]);
+    let dir = tempfile::tempdir().unwrap();
+    for (name, local) in [("f", "b/f"), ("sub/f", "a/f")] {
+        server.file(name, name.as_bytes());
+        fs::create_dir_all(dir.path().join(local).parent().unwrap()).unwrap();
+        fs::write(dir.path().join(local), local).unwrap();
+    }
+    let before = server.tree();
+    let (host, port) = (server.addr().ip().to_string(), server.port().to_string());
+    for (line, told) in [
+        ("get f sub/f x", "f and sub/f have the same local name"),
+        ("mget f sub/f .", "f and sub/f have the same local name"),
+        (
+            "put a/f b/f .",
+            "a/f and b/f would have the same name there",
+        ),
+        (
+            "mput a/f b/f .",
+            "a/f and b/f would have the same name there",
+        ),
+    ] {
+        let output = feed(dir.path(), &[&host, &port], &format!("{line}\n"));
+        let text = said(&output);
+        assert_eq!(output.status.code(), Some(64), "{line}: {text}");
+        assert!(text.contains(told), "{line}: {text}");
+    }
+    assert_eq!(server.tree(), before);
+    assert!(!dir.path().join("f").exists());
+}
+
+#[test]
 fn several_files_go_to_a_directory() {
     let server = Server::start(&[]);
     let dir = tempfile::tempdir().unwrap();

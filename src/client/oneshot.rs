@@ -45,7 +45,14 @@ pub(super) fn get(common: &CommonArgs, files: &[OsString]) -> Status {
             }
         }
     }
-    if let Some(status) = refuse_clash(&pairs) {
+    let clash = refuse_clash(
+        &pairs,
+        |(target, _)| display(target),
+        |(_, one), (_, other)| {
+            (one == other && matches!(one, Output::Path(_))).then(|| one.to_string())
+        },
+    );
+    if let Err(status) = clash {
         return status;
     }
     let mut transfers = match Transfers::new(common) {
@@ -65,20 +72,24 @@ pub(super) fn get(common: &CommonArgs, files: &[OsString]) -> Status {
     status
 }
 
-/// Two files that would have one local name: the second would replace the first.
-fn refuse_clash(pairs: &[(Target, Output)]) -> Option<Status> {
-    let clash = |(at, (_, output)): (usize, &(Target, Output))| {
-        let is_same = |(_, other): &(Target, Output)| other == output;
-        let other = pairs[..at].iter().position(is_same)?;
-        matches!(output, Output::Path(_)).then_some((other, at))
-    };
-    let (one, other) = pairs.iter().enumerate().find_map(clash)?;
-    let (one, (other, output)) = (display(&pairs[one].0), &pairs[other]);
-    complain(format_args!(
-        "tftp: {one} and {} would both be {output}",
-        display(other)
-    ));
-    Some(Status::Usage)
+/// Two files that would have one name: the second would replace the first. `clash` is
+/// that name, if those of two pairs are the same.
+fn refuse_clash<T>(
+    pairs: &[T],
+    display: impl Fn(&T) -> String,
+    clash: impl Fn(&T, &T) -> Option<String>,
+) -> Result<(), Status> {
+    for (at, other) in pairs.iter().enumerate() {
+        let one = pairs[..at]
+            .iter()
+            .find_map(|one| Some((one, clash(one, other)?)));
+        if let Some((one, name)) = one {
+            let (one, other) = (display(one), display(other));
+            complain(format_args!("tftp: {one} and {other} would both be {name}"));
+            return Err(Status::Usage);
+        }
+    }
+    Ok(())
 }
 
 /// Puts files: local ones, and in the end where to.
@@ -97,8 +108,15 @@ pub(super) fn put(common: &CommonArgs, files: &[OsString]) -> Status {
             .collect(),
         Err(problem) => Err(usage(last, problem)),
     };
-    let (pairs, mut transfers) = match pairs.and_then(|pairs| Ok((pairs, Transfers::new(common)?)))
-    {
+    let ready = pairs.and_then(|pairs| {
+        refuse_clash(
+            &pairs,
+            |(local, _)| local.display().to_string(),
+            |(_, one), (_, other)| (one.name == other.name).then(|| display(one)),
+        )?;
+        Ok((pairs, Transfers::new(common)?))
+    });
+    let (pairs, mut transfers) = match ready {
         Ok(ready) => ready,
         Err(status) => return status,
     };

@@ -20,7 +20,7 @@ use super::progress::TransferProgress;
 use super::report::{Report, Style};
 use super::settings::Settings;
 use super::target::{PORT, Target, is_url, parse_port, split_host, tail};
-use super::words::{below, same_local_name, split};
+use super::words::{below, same_name, split};
 use super::{Status, complain, say, trace};
 use crate::wire::escape::printable;
 
@@ -352,7 +352,7 @@ impl Prompt {
     /// To `local`, a directory or the name of the only one; to their own names here if
     /// that is `None`.
     fn get_files(&mut self, remotes: &[Vec<u8>], local: Option<&Vec<u8>>) {
-        if let Some((one, other)) = same_local_name(remotes) {
+        if let Some((one, other)) = same_name(remotes) {
             let (one, other) = (printable(one), printable(other));
             self.usage_error(format_args!("{one} and {other} have the same local name"));
             return;
@@ -421,6 +421,13 @@ impl Prompt {
         };
         if self.peer.is_none() {
             self.usage_error(format_args!("No target machine specified."));
+            return;
+        }
+        if let Some((one, other)) = same_name(locals) {
+            let (one, other) = (printable(one), printable(other));
+            self.usage_error(format_args!(
+                "{one} and {other} would have the same name there"
+            ));
             return;
         }
         for local in locals {

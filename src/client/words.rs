@@ -2,13 +2,13 @@
 
 use super::target::tail;
 
-/// Two of several files that would have one name here.
-pub(super) fn same_local_name(remotes: &[Vec<u8>]) -> Option<(&[u8], &[u8])> {
-    let clash = |(at, remote): (usize, &Vec<u8>)| {
-        let other = remotes[..at].iter().position(|it| tail(it) == tail(remote));
-        other.map(|other| (&*remotes[other], &*remotes[at]))
+/// Two of several files that would have one name in a directory.
+pub(super) fn same_name(paths: &[Vec<u8>]) -> Option<(&[u8], &[u8])> {
+    let clash = |(at, path): (usize, &Vec<u8>)| {
+        let other = paths[..at].iter().position(|it| tail(it) == tail(path));
+        other.map(|other| (&*paths[other], &*paths[at]))
     };
-    remotes.iter().enumerate().find_map(clash)
+    paths.iter().enumerate().find_map(clash)
 }
 
 /// The name of a file in a directory of the server's.
