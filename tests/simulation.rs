@@ -19,6 +19,8 @@ mod files;
 mod judge;
 #[path = "simulation/network.rs"]
 mod network;
+#[path = "simulation/peers.rs"]
+mod peers;
 #[allow(
     dead_code,
     reason = "shared with the forged world, where ports are shared"
@@ -398,6 +400,30 @@ fn in_fair_weather_nothing_is_sent_twice() {
             assert_eq!(sent, needed, "{what}");
             assert_eq!(repeats, 0, "{what}");
         }
+    }
+}
+
+/// Any transfers, several at a time.
+#[test]
+fn in_fair_weather_exactly_what_is_needed_is_sent() {
+    for seed in seeds(0, 1000) {
+        with_seed(seed, || {
+            let mut random = Random(seed);
+            let count = 1 + random.below(8) as usize;
+            let wishes = any_wishes(&mut random, count);
+            let opens_slowly = |wish: &Wish| wish.direction == Direction::Read && wish.window() > 1;
+            let mut kernels = Kernels {
+                fullness: 0,
+                ..Kernels::any(&mut random)
+            };
+            kernels.single_port &= !wishes.iter().any(opens_slowly);
+            let server_wait = any_wait(&mut random);
+            let mut world = World::new(random.next(), FAIR, kernels, server_wait, wishes);
+            world.run();
+            world.judge();
+            world.assert_all_told();
+            world.assert_sends_are_exact();
+        });
     }
 }
 

@@ -20,6 +20,10 @@ pub const UNVERIFIED_REPEATS: u8 = 3;
 /// breaks on two OACKs). Any other is, until the client has answered.
 pub const REQUEST_MERGE: Duration = Duration::from_millis(100);
 
+/// How long a server repeats the final ACK of an upload if it was lost: longer than
+/// the first wait of the usual clients (tftp-hpa 5 s, curl 6 s).
+pub const SERVER_DALLY: Duration = Duration::from_secs(10);
+
 /// The longest a server dallies, whatever the other side's `timeout`.
 pub const MAX_SERVER_DALLY: Duration = Duration::from_secs(60);
 

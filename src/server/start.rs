@@ -30,15 +30,11 @@ use crate::policy::map_test;
 use crate::policy::rules;
 use crate::policy::rules::file::LiveRules;
 use crate::protocol::retry::{RetryPolicy, Wait};
-use crate::protocol::transfer::{Config, Proof};
+use crate::protocol::transfer::{Config, Proof, SERVER_DALLY};
 use crate::session::Session;
 use crate::status::Status;
 use crate::table::{MAX_DESCRIPTORS, MAX_LIMIT, Sessions};
 use crate::wire::options::Limits;
-
-/// How long a received upload's final ACK is repeated if it was lost: longer than
-/// the first wait of the usual clients (tftp-hpa 5 s, curl 6 s).
-const DALLY: Duration = Duration::from_secs(10);
 
 /// How long inetd's server waits for more to do: as long as tftp-hpa's.
 const INETD_IDLE_EXIT: Duration = Duration::from_secs(900);
@@ -299,7 +295,7 @@ fn config(args: &Args) -> Config {
             retries: args.retries,
         },
         request_repeats: 0,
-        dally: DALLY,
+        dally: SERVER_DALLY,
         // As each has its port.
         proof: Proof::Never,
     }

@@ -95,6 +95,20 @@ impl Faults {
         }
     }
 
+    /// The server's sockets are full for so long, and nothing else is wrong.
+    pub(crate) fn full_sockets(from: Duration, until: Duration) -> Self {
+        let spell = Spell {
+            want: Want::Room,
+            side: Side::Server,
+            from,
+            until,
+        };
+        Self {
+            spells: vec![spell],
+            ..Self::NONE
+        }
+    }
+
     /// The spell of this kind that `side` is in.
     fn spell(&self, now: Duration, side: Side, want: Want) -> Option<&Spell> {
         let strikes = |spell: &&Spell| {

@@ -1,13 +1,14 @@
 //! What must hold when all is quiet.
 
 use tftpd::protocol::transfer::Outcome;
+use tftpd::wire::options::Offer;
 use tftpd::wire::packet::{Direction, Mode};
 
 use super::files::content;
 use super::scenario::{Record, Wish, World};
 
 impl Wish {
-    /// Datagrams that a perfect network needs for it: the request, its answer and
+    /// Datagrams that a perfect network needs for it at most: the request, its answer and
     /// what answers that, the blocks, and an ACK for each window.
     fn datagrams_needed(&self) -> u64 {
         let bytes = content(self.file, self.size);
@@ -18,6 +19,23 @@ impl Wish {
         };
         let blocks = (bytes.len() + long) / usize::from(self.block_size()) + 1;
         (3 + blocks + blocks.div_ceil(self.window().into())) as u64
+    }
+
+    /// Those of them that it doesn't take: DATA answers an RRQ without options at once,
+    /// and an answer to a WRQ.
+    fn datagrams_spared(&self) -> u64 {
+        // An empty file's size isn't told.
+        let is_untold = self.direction == Direction::Read && self.size == 0;
+        let tsize = self.offer.tsize.filter(|_| !is_untold);
+        let granted = Offer {
+            tsize,
+            ..self.offer.clone()
+        };
+        match self.direction {
+            Direction::Read if granted == Offer::default() => 2,
+            Direction::Read => 0,
+            Direction::Write => 1,
+        }
     }
 }
 
@@ -77,6 +95,12 @@ impl World {
 
     pub(crate) fn datagrams_needed(&self) -> u64 {
         self.wishes.iter().map(Wish::datagrams_needed).sum()
+    }
+
+    /// Nothing was sent twice, and nothing in vain.
+    pub(crate) fn assert_sends_are_exact(&self) {
+        let spared: u64 = self.wishes.iter().map(Wish::datagrams_spared).sum();
+        assert_eq!(self.sent(), self.datagrams_needed() - spared);
     }
 
     /// However rough it was, nobody floods anybody: `extra` is what the weather

@@ -37,6 +37,25 @@ pub(crate) struct Datagram {
     pub(crate) bytes: Vec<u8>,
 }
 
+/// What a peer is told that a few lines play.
+pub(crate) enum Cue<'d> {
+    /// This arrived.
+    Came(&'d Datagram),
+    /// It is the time that it asked for, or the beginning.
+    Clock,
+}
+
+/// What it does.
+pub(crate) enum Act {
+    /// Sends that, after so long, on a network that loses nothing.
+    Says(Duration, SocketAddr, Vec<u8>),
+    /// Wants to be told when so much time has passed.
+    Waits(Duration),
+}
+
+/// A peer that a few lines play, told the time as well.
+pub(crate) type Peer = Box<dyn FnMut(Duration, Cue<'_>) -> Vec<Act>>;
+
 /// What will happen by itself.
 enum Event {
     Arrives(Datagram),
@@ -44,6 +63,8 @@ enum Event {
     Room(SocketAddr),
     /// ICMP: what this socket sent could not be delivered.
     Undeliverable(SocketAddr),
+    /// The peer that is played wanted to be told.
+    Clock,
 }
 
 /// A socket as its kernel keeps it.
@@ -57,6 +78,8 @@ pub(crate) struct Socket {
     hears_icmp: bool,
     /// Datagrams sent to others than strangers.
     sent: u64,
+    /// The headers of the DATA and ACKs that went out in this turn.
+    in_turn: Vec<[u8; 4]>,
 }
 
 pub(crate) struct Network {
@@ -76,6 +99,8 @@ pub(crate) struct Network {
     /// Those with a report for the loop. Edge-triggered: raised when something
     /// comes, not for what is there.
     raised: BTreeSet<SocketAddr>,
+    /// A peer that is played, and where.
+    peer: Option<(SocketAddr, Peer)>,
     /// What the server sent, if somebody taps it.
     pub(crate) tap: Option<Vec<Datagram>>,
     /// How often each datagram has been lost in a row, by its ends and its header, if
@@ -117,6 +142,7 @@ impl Net {
             counter: 0,
             sockets: BTreeMap::new(),
             raised: BTreeSet::new(),
+            peer: None,
             tap: None,
             losses: BTreeMap::new(),
             unlucky: BTreeSet::new(),
@@ -177,6 +203,42 @@ impl Network {
             && queue.all(|datagram| datagram.from == STRANGER)
     }
 
+    /// A turn of the session that sends from there begins.
+    pub(crate) fn begin_turn(&mut self, address: SocketAddr) {
+        self.socket(address).in_turn.clear();
+    }
+
+    /// A DATA or an ACK that went out twice in this turn.
+    pub(crate) fn doubled_in_turn(&mut self, address: SocketAddr) -> Option<[u8; 4]> {
+        let sent = &mut self.socket(address).in_turn;
+        sent.sort_unstable();
+        let doubled = sent.windows(2).find(|pair| pair[0] == pair[1]);
+        doubled.map(|pair| pair[0])
+    }
+
+    /// Lets a few lines play the peer at this address, from now on.
+    pub(crate) fn play(&mut self, address: SocketAddr, peer: Peer) {
+        self.peer = Some((address, peer));
+        self.schedule(Duration::ZERO, Event::Clock);
+    }
+
+    fn cue(&mut self, cue: Cue<'_>) {
+        let Some((address, mut peer)) = self.peer.take() else {
+            return;
+        };
+        for act in peer(self.now, cue) {
+            match act {
+                Act::Says(after, to, bytes) => {
+                    let from = address;
+                    let datagram = Datagram { from, to, bytes };
+                    self.schedule(LATENCY + after, Event::Arrives(datagram));
+                }
+                Act::Waits(after) => self.schedule(after, Event::Clock),
+            }
+        }
+        self.peer = Some((address, peer));
+    }
+
     /// Datagrams sent to others than strangers.
     pub(crate) fn sent_by(&mut self, address: SocketAddr) -> u64 {
         self.socket(address).sent
@@ -232,11 +294,16 @@ impl Network {
                         self.raised.insert(address);
                     }
                 }
+                Event::Clock => self.cue(Cue::Clock),
             }
         }
     }
 
     fn arrive(&mut self, datagram: Datagram) {
+        if self.peer.as_ref().is_some_and(|it| it.0 == datagram.to) {
+            self.cue(Cue::Came(&datagram));
+            return;
+        }
         match self.sockets.get_mut(&datagram.to) {
             Some(socket) if socket.queue.len() < QUEUE => {
                 self.raised.insert(datagram.to);
@@ -323,6 +390,12 @@ impl Network {
         let mut header = [0; 8];
         let len = bytes.len().min(4);
         header[..len].copy_from_slice(&bytes[..len]);
+        if to != STRANGER
+            && let [head @ .., _, _, _, _] = header
+            && matches!(head, [0, 3 | 4, ..])
+        {
+            self.socket(from).in_turn.push(head);
+        }
         for word in [
             self.now.as_nanos() as u64,
             u64::from(from.port()) << 16 | u64::from(to.port()),

@@ -116,11 +116,16 @@ impl World {
         }
     }
 
-    /// Runs until nothing happens any more.
+    /// Starts the clients, and runs until nothing happens any more.
     pub(crate) fn run(&mut self) {
         for client in 0..self.wishes.len() {
             self.start_client(client);
         }
+        self.go_on();
+    }
+
+    /// Runs until nothing happens any more.
+    pub(crate) fn go_on(&mut self) {
         while let Some(next) = self.next_event() {
             let now = self.net.with(|network| {
                 network.now = network.now.max(next);

@@ -11,7 +11,7 @@ use tftpd::file::{FileSink, FileSource};
 use tftpd::protocol::receiver::Receiver;
 use tftpd::protocol::retry::{RetryPolicy, Wait};
 use tftpd::protocol::sender::Sender;
-use tftpd::protocol::transfer::{Config, Opening, Proof, Transfer};
+use tftpd::protocol::transfer::{Config, Opening, Proof, SERVER_DALLY, Transfer};
 use tftpd::session::{Content, Context, Line, Remote, Resources, SEND_BUDGET, Session, Turn};
 use tftpd::table::{Endpoint, Fingerprint, SessionKey, Sessions};
 use tftpd::wire::options::{self, Limits, Negotiated, Offer};
@@ -36,7 +36,7 @@ pub(crate) const fn config(wait: Wait, proof: Proof) -> Config {
     Config {
         retry: RetryPolicy { wait, retries: 5 },
         request_repeats: u8::MAX,
-        dally: Duration::from_secs(10),
+        dally: SERVER_DALLY,
         proof,
     }
 }

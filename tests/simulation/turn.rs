@@ -63,8 +63,12 @@ pub(crate) fn work(
     turn: impl FnOnce(&mut Link, &mut Context<'_, SimPort>) -> Turn,
 ) -> Turn {
     let before = Before::of(net, session);
-    let turn = lend(net, resources, session, turn);
     let own = session.port().own;
+    net.with(|network| network.begin_turn(own));
+    let turn = lend(net, resources, session, turn);
+    // All that is there is taken in, then it is answered: no part of it by itself.
+    let doubled = net.with(|network| network.doubled_in_turn(own));
+    assert_eq!(doubled, None, "{own}: sent twice in one turn");
     let takes_in = matches!(cause, Cause::Ready | Cause::Deadline) && !session.port().is_shared();
     // In lockstep nothing that lies after the answer can be of use.
     let progress = session.transfer().progress();
