@@ -107,16 +107,23 @@ fn every_size_comes_and_goes_whole() {
 #[test]
 fn a_file_rewritten_while_it_is_sent_is_told_as_changed() {
     let server = Server::start(&NEVER);
-    let path = server.file("f", &content(1, 3 * BLOCK));
-    for changes in [true, false] {
+    // In both modes as long as here.
+    let text = |letter| vec![letter; 3 * BLOCK];
+    let path = server.file("f", &text(b'a'));
+    for (mode, changes) in [
+        ("octet", true),
+        ("octet", false),
+        ("netascii", true),
+        ("netascii", false),
+    ] {
         let client = RawClient::new(&server);
-        let (_, tid) = client.ask_data(&rrq("f", &[]));
+        let (_, tid) = client.ask_data(&request(1, b"f", mode, &[]));
         if changes {
             let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
-            std::io::Write::write_all(&mut &file, &content(2, 3 * BLOCK)).unwrap();
+            std::io::Write::write_all(&mut &file, &text(b'b')).unwrap();
             // Whatever the file system's clock says.
-            file.set_modified(std::time::SystemTime::UNIX_EPOCH)
-                .unwrap();
+            let before = file.metadata().unwrap().modified().unwrap();
+            file.set_modified(before - millis(1000)).unwrap();
         }
         for block in 1..=3 {
             client.say(&ack(block), tid);
@@ -125,7 +132,10 @@ fn a_file_rewritten_while_it_is_sent_is_told_as_changed() {
         let lines = server.wait_ended(client.addr(), 1);
         let line = lines.last().expect("a line");
         let wanted = if changes { "changed" } else { "completed" };
-        assert!(line.contains(&format!("outcome={wanted}")), "{line}");
-        assert_eq!(line.contains("WARN"), changes, "{line}");
+        assert!(
+            line.contains(&format!("outcome={wanted}")),
+            "{mode}: {line}"
+        );
+        assert_eq!(line.contains("WARN"), changes, "{mode}: {line}");
     }
 }

@@ -105,6 +105,8 @@ fn an_upload_into_a_missing_directory_says_so() {
     let server = Server::start(&NEVER);
     let (packet, _) = RawClient::new(&server).ask(&wrq("missing-dir/x", &[]));
     assert_eq!(packet, Packet::Error(1, "No such directory".into()));
+    let hint = |line: &str| line.contains("uploads make no directories");
+    server.wait_for_log(hint, PATIENCE).expect("a hint");
 }
 
 #[test]

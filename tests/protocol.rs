@@ -15,6 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::*;
+use nix::sys::signal::Signal;
 
 /// What a busy machine may add to a wait.
 const SLACK: Duration = Duration::from_secs(3);
@@ -322,6 +323,37 @@ fn a_read_with_windows_goes_on_from_the_ack() {
     client.send_to(&ack(21), tid);
     server.wait_ended(client.addr(), 1);
     server.assert_quiet(&client);
+}
+
+/// ACKs that lie in the socket together are taken in together: what the first one alone
+/// would ask for isn't sent.
+#[test]
+fn acks_that_came_together_are_answered_once() {
+    let server = Server::start(&NEVER);
+    server.file("f", &content(14, 40 * BLOCK));
+    let client = RawClient::new(&server);
+    let (_, tid) = client.ask(&rrq("f", &[("windowsize", "4")]));
+    // A single port's window opens with one block, and the last one that is out comes
+    // again, to ask for its ACK.
+    let mut last = 0;
+    let windows = if is_single_port() {
+        [1, 3, 7, 11, 15]
+    } else {
+        [4, 8, 12, 16, 20]
+    };
+    for end in windows {
+        client.send_to(&ack(last), tid);
+        while last < end {
+            let block = client.expect_from(tid).data_block();
+            last = block.filter(|&block| block > last).unwrap_or(last);
+        }
+    }
+    server.signal(Signal::SIGSTOP);
+    while client.recv_now().is_some() {}
+    client.send_to(&ack(last - 3), tid);
+    client.send_to(&ack(last - 2), tid);
+    server.signal(Signal::SIGCONT);
+    expect_blocks(&client, tid, last - 1..=last + 2);
 }
 
 #[test]
