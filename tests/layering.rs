@@ -132,6 +132,13 @@ fn check(file: &Path, source: &str) -> Vec<Violation> {
             }
             continue;
         };
+        if let [parent @ .., last] = &target[..]
+            && last == "*"
+            && module.starts_with(parent)
+        {
+            let rule = format!("a glob of `{}` hides what is imported", parent.join("::"));
+            found.push(violation(at, rule));
+        }
         let below = |(name, other, _): &(&str, u8, _)| name == &target[0] && other < layer;
         let allowed = target[0] == *top
             || MODULES.iter().any(below)
@@ -444,6 +451,11 @@ fn read_tree<'a>(
                 return at + 1;
             }
             name if is_name(name) => path.push(name),
+            "*" if open => {
+                path.push("*");
+                at += 1;
+                break;
+            }
             _ => break,
         }
         at += 1;
@@ -641,6 +653,17 @@ fn the_checker_sees_what_is_forbidden() {
             "use crate::server::Server;",
             "`session` imports `server::Server`",
         ),
+        // Siblings, by way of what the parent passes on.
+        (
+            "session/a.rs",
+            "use super::*;",
+            "a glob of `session` hides what is imported",
+        ),
+        (
+            "session/a.rs",
+            "use crate::{session::*, wire::packet};",
+            "a glob of `session` hides what is imported",
+        ),
         ("lib.rs", "unsafe fn f() {}", "unsafe"),
         ("gui.rs", "", "`gui` has no layer: place it"),
     ] {
@@ -658,6 +681,7 @@ fn the_checker_leaves_the_rest_alone() {
             "use crate::wire::packet::P;\nuse super::options::X;",
         ),
         ("wire/a.rs", "use crate::wire::packet::{self, Packet};"),
+        ("wire/a.rs", "pub use super::packet::*; fn f() { A::B * c }"),
         (
             "protocol/a.rs",
             "use super::block::B; use crate::wire::options; use std::io;",
