@@ -125,7 +125,7 @@
 //! | what happens when a socket is full | `session/outbound`; how long its packet is due: `protocol/retry` (`hold`); a shared one: `server/shared` |
 //! | what ICMP says: nobody is there | a hint, no answer: `session` (`trouble`); what the client makes of it: `client/attempts` |
 //! | whom the client asks, when, and again without options | `client/attempts`, `client/schedule` |
-//! | how long a server dallies | `server/start` (10 s), bounded in `protocol/contract` |
+//! | how long a server dallies | `protocol/contract` (10 s, and its bound) |
 //! | who gives way when slots are short | `table` |
 //! | what holds for which clients | `policy/rules`; what it means for a transfer: `server/terms`, `server/pacing` |
 //! | which name a request leads to | `policy/settle`, `file/name`, `policy/map` |
@@ -230,7 +230,7 @@
 //! | questions to a helper | 256, 128 of one client network, for `--ask-timeout` | [`helper`] |
 //! | lines that wait for a helper; one of its lines | 256 KiB; 64 KiB | [`helper`] |
 //! | client: what it asks for | blocks of 1428 bytes, windows of 16 | `client::cli` |
-//! | server: dallying | 10 s, or the first wait if longer, at most 60 s | `server::start` |
+//! | server: dallying | 10 s, or the first wait if longer, at most 60 s | [`protocol::transfer`] |
 //! | client: dallying | 100 ms; on a network that loses, the first wait, at most 2 s | `client::engine` |
 //! | directory entries read to sweep | 16,384, with each 64th upload to a directory; 64 directories told apart | `file::publish`, `file::space` |
 //! | temporary file where hosts share a file system | swept after 10 minutes without a write | `file::publish` |

@@ -15,6 +15,10 @@
 //! goes out once more, and the window after a round trip. One block sent again like this,
 //! after a round trip or after silence, is a nudge.
 //!
+//! Where nothing proves the peer the first silence brings the base instead, and after a
+//! pause the base again. A receiver that names each gap once (U-Boot) has done so at the
+//! nudge of the block before, so that only a base that comes twice makes it speak.
+//!
 //! Must not: know which blocks these are.
 
 use std::time::Duration;
@@ -81,6 +85,11 @@ enum Nudge {
     /// The same once more, since it may have been lost; after a pause the window follows.
     DueAgain,
     SentAgain,
+    /// The base instead, after silence; and after a pause once more.
+    BaseDue,
+    BaseSent,
+    BaseDueAgain,
+    BaseSentAgain,
     /// It brought nothing, and the window was sent again.
     InVain,
 }
@@ -120,14 +129,15 @@ impl Pace {
         self.restart();
     }
 
-    /// No answer came. Returns whether the last of the blocks `in_flight` is to
-    /// be sent again, and not the window.
+    /// No answer came. Returns whether one of the blocks `in_flight` is to be sent again,
+    /// and not the window.
     pub(super) const fn nudges(&mut self, in_flight: u16, windowsize: u16) -> bool {
         let is_in_bursts = self.open == OPEN && !self.is_whole(windowsize);
         self.nudge = match self.nudge {
             _ if in_flight <= 1 => Nudge::InVain,
+            Nudge::None | Nudge::Sent if self.open < OPEN => Nudge::BaseDue,
             Nudge::Sent if is_in_bursts => Nudge::DueAgain,
-            Nudge::Sent => Nudge::InVain,
+            Nudge::Sent | Nudge::BaseSentAgain => Nudge::InVain,
             _ => Nudge::Due,
         };
         let nudges = self.nudge_is_due();
@@ -145,6 +155,8 @@ impl Pace {
         let is_in_vain = self.nudge == Nudge::SentAgain;
         if is_in_vain {
             self.nudge = Nudge::InVain;
+        } else if self.nudge == Nudge::BaseSent {
+            self.nudge = Nudge::BaseDueAgain;
         } else if is_out {
             self.nudge = Nudge::Due;
         }
@@ -152,9 +164,14 @@ impl Pace {
         is_in_vain
     }
 
-    /// The last block is due, alone.
+    /// One block is due, alone: the last one, unless [`Pace::nudges_base`].
     pub(super) const fn nudge_is_due(&self) -> bool {
-        matches!(self.nudge, Nudge::Due | Nudge::DueAgain)
+        matches!(self.nudge, Nudge::Due | Nudge::DueAgain) || self.nudges_base()
+    }
+
+    /// It is the base that is due alone.
+    pub(super) const fn nudges_base(&self) -> bool {
+        matches!(self.nudge, Nudge::BaseDue | Nudge::BaseDueAgain)
     }
 
     /// It went out, if it was due.
@@ -163,21 +180,27 @@ impl Pace {
         match self.nudge {
             Nudge::Due => self.nudge = Nudge::Sent,
             Nudge::DueAgain => self.nudge = Nudge::SentAgain,
+            Nudge::BaseDue => self.nudge = Nudge::BaseSent,
+            Nudge::BaseDueAgain => self.nudge = Nudge::BaseSentAgain,
             _ => {}
         }
         was_due
     }
 
-    /// How long to pause before the window follows the nudge, if it does: until the answer
-    /// may be there.
+    /// How long to pause before the window follows the nudge, or the base once more, if
+    /// anything does: until the answer may be there.
     pub(super) fn after_nudge(&self, round_trip: Option<Duration>) -> Option<Duration> {
-        let wait = || round_trip.unwrap_or_default().max(MIN_PAUSE);
-        (self.nudge == Nudge::SentAgain).then(wait)
+        let round_trip = round_trip.unwrap_or_default();
+        match self.nudge {
+            Nudge::SentAgain => Some(round_trip.max(MIN_PAUSE)),
+            Nudge::BaseSent => Some(before_nudge(round_trip)),
+            _ => None,
+        }
     }
 
-    /// The last block has gone out again, alone, since the base moved.
+    /// A block has gone out again, alone, since the base moved.
     pub(super) const fn has_nudged(&self) -> bool {
-        matches!(self.nudge, Nudge::Sent | Nudge::SentAgain)
+        !matches!(self.nudge, Nudge::None | Nudge::Due | Nudge::InVain)
     }
 
     /// How many blocks of the burst may go out now.

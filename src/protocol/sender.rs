@@ -46,8 +46,8 @@
 //! | state | timer | done | sent |
 //! |---|---|---|---|
 //! | Opening | answer | wait doubled, or given up: timed out | the opening |
-//! | Sending | answer, at the 1st, 3rd … silence | wait doubled, or given up: timed out, but if all was sent (server, verified) the last ACK counts as lost | the last block sent |
-//! | Sending | answer, at the 2nd, 4th …; at any if only one block is out or it was just sent again (unproved, see `pace`) | the same | the window from its base (unproved: its first block); in bursts first the last block once more, and a round trip later the window |
+//! | Sending | answer, at the 1st, 3rd … silence | wait doubled, or given up: timed out, but if all was sent (server, verified) the last ACK counts as lost | the last block sent (unproved: the base, and after a pause the base again) |
+//! | Sending | answer, at the 2nd, 4th …; at any if only one block is out or it was just sent again (unproved, see `pace`) | the same | the window from its base (unproved: of that one block); in bursts first the last block once more, and a round trip later the window |
 //! | Sending | answer, and something is due that the socket won't take | waits on, within the patience | that, as soon as there is room |
 //! | Sending | burst | – | the next burst (unproved: the last block again; after a last block that was sent a third time: the window from its base; see `pace`) |
 //!
@@ -388,8 +388,8 @@ impl Sender {
         }
     }
 
-    /// Offers what is unanswered once more; of a window first the last block
-    /// alone. A receiver that has all acknowledges again, and one with a gap names
+    /// Offers what is unanswered once more; of a window first one block
+    /// alone, mostly the last. A receiver that has all acknowledges again, and one with a gap names
     /// it (RFC 7440 §4): mostly that is all it takes.
     fn repeat(&mut self) {
         match &mut self.state {
@@ -477,7 +477,13 @@ impl Sender {
 
     fn next_run(&self) -> Option<Run> {
         if self.pace.nudge_is_due() {
-            return Some(self.run(BlockIndex(self.next().0 - 1), 1));
+            let last = BlockIndex(self.next().0 - 1);
+            let block = if self.pace.nudges_base() {
+                self.base
+            } else {
+                last
+            };
+            return Some(self.run(block, 1));
         }
         if self.is_open_part_out() {
             return None;
