@@ -137,7 +137,8 @@ impl Accounts {
 struct SendBuffer {
     /// Bytes.
     len: usize,
-    clients: Box<[u64]>,
+    /// Made for the first that takes some: none does whose port proves its peer.
+    clients: Vec<u64>,
     /// Of all of them.
     in_flight: u64,
 }
@@ -207,7 +208,7 @@ impl Shaper {
             accounts: Accounts::default(),
             buffer: SendBuffer {
                 len: buffer.unwrap_or(usize::MAX),
-                clients: vec![0; CLIENTS].into_boxed_slice(),
+                clients: Vec::new(),
                 in_flight: 0,
             },
             unproved,
@@ -435,7 +436,7 @@ impl SendBuffer {
             return Lent::Room((free / 4).clamp(block, SEND_BUDGET.max(block)));
         }
         let part = (self.len.saturating_sub(taken) / CLIENT_PART) as u64;
-        match part.saturating_sub(self.clients[client]) / 2 {
+        match part.saturating_sub(*self.of_client(client)) / 2 {
             room if room >= block as u64 => Lent::Room(SEND_BUDGET.min(room as usize)),
             _ if account.is_none_or(|it| it.in_flight == 0) => Lent::Room(block),
             _ => Lent::Room(0),
@@ -447,7 +448,7 @@ impl SendBuffer {
         let taken = u32::try_from(datagrams * taken_by_block(progress)).unwrap_or(u32::MAX);
         let taken = taken.min(u32::MAX - account.in_flight);
         account.in_flight += taken;
-        self.clients[usize::from(account.client)] += u64::from(taken);
+        *self.of_client(account.client.into()) += u64::from(taken);
         self.in_flight += u64::from(taken);
     }
 
@@ -460,8 +461,15 @@ impl SendBuffer {
     fn release(&mut self, account: &mut Account, bytes: u64) {
         let gone = u64::from(account.in_flight).min(bytes);
         account.in_flight -= gone as u32;
-        self.clients[usize::from(account.client)] -= gone;
+        *self.of_client(account.client.into()) -= gone;
         self.in_flight -= gone;
+    }
+
+    fn of_client(&mut self, client: usize) -> &mut u64 {
+        if self.clients.is_empty() {
+            self.clients = vec![0; CLIENTS];
+        }
+        &mut self.clients[client]
     }
 }
 
@@ -512,6 +520,15 @@ mod tests {
             buffer.sent(account, 1428 * in_flight, &progress());
             assert_eq!(buffer.in_flight > 0, in_flight > 0);
         }
+    }
+
+    /// A server holds no memory for them while the ports of its sessions prove their peers.
+    #[test]
+    fn the_places_of_clients_are_made_for_the_first_that_takes_some() {
+        let mut buffer = Shaper::new(Some(LEN), None, 7, clock::now()).buffer;
+        assert_eq!(buffer.clients.capacity(), 0);
+        buffer.sent(&mut account(3), 1, &progress());
+        assert_eq!(buffer.clients.len(), CLIENTS);
     }
 
     /// Sixty that never acknowledge, as long as they are lent anything; each byte of

@@ -65,7 +65,8 @@ pub struct UnprovedRate {
     seed: u64,
     /// Where times are counted from.
     origin: Instant,
-    buckets: Box<[Bucket]>,
+    /// Made for the first that is sent something; all are full until then.
+    buckets: Vec<Bucket>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -129,15 +130,11 @@ impl UnprovedRate {
     pub fn new(per_second: NonZeroU64, seed: u64, now: Instant) -> Self {
         let per_second = i64::try_from(per_second.get()).unwrap_or(i64::MAX);
         let per_second = per_second.min(i64::MAX / 4);
-        let full = Bucket {
-            tokens: per_second,
-            at: now,
-        };
         Self {
             per_second,
             seed,
             origin: now,
-            buckets: vec![full; NETWORKS].into_boxed_slice(),
+            buckets: Vec::new(),
         }
     }
 
@@ -184,7 +181,8 @@ impl UnprovedRate {
     }
 
     fn tokens(&self, client: IpAddr, now: Instant) -> i64 {
-        let Bucket { tokens, at } = self.buckets[self.bucket_of(client)];
+        let bucket = self.buckets.get(self.bucket_of(client)).copied();
+        let Bucket { tokens, at } = bucket.unwrap_or(self.full());
         let passed = now.saturating_duration_since(at).as_micros();
         let gained = i64::try_from(passed)
             .ok()
@@ -196,7 +194,18 @@ impl UnprovedRate {
     fn add(&mut self, client: IpAddr, bytes: i64, now: Instant) {
         let tokens = self.tokens(client, now).saturating_add(bytes);
         let tokens = tokens.min(self.per_second);
-        self.buckets[self.bucket_of(client)] = Bucket { tokens, at: now };
+        if self.buckets.is_empty() {
+            self.buckets = vec![self.full(); NETWORKS];
+        }
+        let index = self.bucket_of(client);
+        self.buckets[index] = Bucket { tokens, at: now };
+    }
+
+    const fn full(&self) -> Bucket {
+        Bucket {
+            tokens: self.per_second,
+            at: self.origin,
+        }
     }
 
     fn nanos(&self, time: Instant) -> Nanos {
@@ -398,6 +407,22 @@ mod tests {
             assert!(!is_proved, "{late}");
             assert!(sent < 102 * RATE, "{late}: {sent}");
         }
+    }
+
+    /// A server holds no memory for them while the ports of its sessions prove their peers.
+    #[test]
+    fn the_buckets_are_made_for_the_first_that_is_sent_something() {
+        let now = clock::now();
+        let mut rate = UnprovedRate::new(NonZeroU64::new(1000).unwrap(), 7, now);
+        assert!(rate.may_send(None, client(), now));
+        assert_eq!(rate.buckets.capacity(), 0);
+        rate.sent(&mut Evidence::default(), client(), 400, now);
+        assert_eq!(rate.buckets.len(), NETWORKS);
+        // The others are as full as they were.
+        assert_eq!(
+            rate.buckets.iter().map(|it| it.tokens).sum::<i64>(),
+            1000 * 1024 - 400
+        );
     }
 
     /// A NACK in the name of the client has the block sent again when the forger likes, if
