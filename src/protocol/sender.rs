@@ -47,9 +47,9 @@
 //! |---|---|---|---|
 //! | Opening | answer | wait doubled, or given up: timed out | the opening |
 //! | Sending | answer, at the 1st, 3rd … silence | wait doubled, or given up: timed out, but if all was sent (server, verified) the last ACK counts as lost | the last block sent (unproved: the base, and after a pause the base again) |
-//! | Sending | answer, at the 2nd, 4th …; at any if only one block is out or it was just sent again (unproved, see `pace`) | the same | the window from its base (unproved: of that one block); in bursts first the last block once more, and a round trip later the window |
+//! | Sending | answer, at the 2nd, 4th …; at any if only one block is out or it was just sent again (unproved, see `pace`) | the same | the window from its base (unproved: no more than that block); in bursts first the last block once more, and a round trip later the window |
 //! | Sending | answer, and something is due that the socket won't take | waits on, within the patience | that, as soon as there is room |
-//! | Sending | burst | – | the next burst (unproved: the last block again; after a last block that was sent a third time: the window from its base; see `pace`) |
+//! | Sending | burst | – | the next burst (unproved: the last block again, or after silence the base; after a last block that was sent a third time: the window from its base; see `pace`) |
 //!
 //! Must not: read the file, touch a socket, read the clock.
 
@@ -388,9 +388,9 @@ impl Sender {
         }
     }
 
-    /// Offers what is unanswered once more; of a window first one block
-    /// alone, mostly the last. A receiver that has all acknowledges again, and one with a gap names
-    /// it (RFC 7440 §4): mostly that is all it takes.
+    /// Offers what is unanswered once more; of a window first one block alone,
+    /// mostly the last. A receiver that has all acknowledges again, and one with a
+    /// gap names it (RFC 7440 §4): mostly that is all it takes.
     fn repeat(&mut self) {
         match &mut self.state {
             State::Opening { due, .. } => *due = true,
