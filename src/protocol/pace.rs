@@ -44,8 +44,11 @@ const MAX_PAUSE: Duration = Duration::from_millis(20);
 /// Pauses shorter than this cost little time, so that there may be more of them.
 const SHORT_PAUSE: Duration = Duration::from_millis(1);
 
+/// Where none has been measured, since all that was answered had been sent twice.
+const UNKNOWN_PAUSE: Duration = Duration::from_millis(5);
+
 fn pause(round_trip: Option<Duration>) -> Duration {
-    round_trip.unwrap_or_default().clamp(MIN_PAUSE, MAX_PAUSE)
+    round_trip.map_or(UNKNOWN_PAUSE, |it| it.clamp(MIN_PAUSE, MAX_PAUSE))
 }
 
 /// The least pause before the last block of a window that isn't open yet is sent again:

@@ -1250,6 +1250,20 @@ fn a_window_to_an_unproved_peer_closes_again_in_a_large_transfer_too() {
     }
 }
 
+/// What was sent twice measures nothing (Karn): to pause for less than a round trip
+/// would be to send the whole window for each block that arrives.
+#[test]
+fn a_round_trip_that_is_unknown_is_not_taken_for_none() {
+    Script::sender(&FIXED, Server("blksize=8 windowsize=16"), length(90)).play(
+        "   0 open    > OACK blksize=8 windowsize=16 @500
+          500 timeout > OACK blksize=8 windowsize=16 @1500
+          530 ACK 0   > DATA 1-16 @1030
+          560 ACK 2   > DATA 3-4  @565
+          565 timeout > DATA 5-6  @570
+          590 ACK 4   > DATA 5-6  @595",
+    );
+}
+
 /// After losses the window goes out in bursts: where one ends with what is open
 /// the peer is asked all the same, and not only after a timeout.
 #[test]
