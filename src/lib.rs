@@ -14,7 +14,7 @@
 //!
 //! Layers import downwards only, but for four pairs within a layer: `policy` uses
 //! `file`, `log` uses `host`, and `server` uses `status` and `helper`. No two files of a
-//! folder import each other, but for its `mod.rs`. `tests/layering.rs` checks both.
+//! folder import each other, except through its `mod.rs`. `tests/layering.rs` checks both.
 //!
 //! | layer | folder | what it is | must not |
 //! |---|---|---|---|
@@ -52,17 +52,17 @@
 //! and a `protocol/receiver` is made: it sends the OACK, or ACK 0.
 //!
 //! **An ACK.** `server/mod` sees the socket ready and finds the session →
-//! `server/floor` gives it its turn → `session/inbound` takes in what is there, and turns strangers away →
-//! `protocol/sender` moves its base (`protocol/nack` tells a NACK from an echo,
-//! `protocol/retry` measures the round trip) → `session/outbound` polls it
-//! until nothing is due (how much of the window at once: `protocol/pace`): a run of
+//! `server/floor` gives it its turn → `session/inbound` takes in what is there, and
+//! turns strangers away → `protocol/sender` moves its base (`protocol/nack` tells a NACK
+//! from an echo, `protocol/retry` measures the round trip) → `session/outbound` polls
+//! it until nothing is due (how much of the window at once: `protocol/pace`): a run of
 //! blocks, from `session/prefetch` or read by
 //! `file/source` → `net` sends the run with one call → `session/prefetch` reads the
 //! next one while the answer is on its way, if no other transfer of the file had it
 //! read a moment ago.
 //!
 //! **A DATA.** The same way to `session/inbound` → `protocol/receiver` hands the
-//! payload to `file/sink`, which collects it (in lockstep it writes it); on the last
+//! payload to `file/sink`, which collects it (in lockstep it is written at once); on the last
 //! block it has the upload take its name at once (`Committed`, `file/upload`) →
 //! `session` has the rest written, without which no ACK can be made (`Written`) →
 //! `session/outbound` polls → the ACK leaves.
@@ -142,6 +142,7 @@
 //! | a command line option | `server/cli`, `client/cli`, then `UPDATE_DOCS=1 cargo test --test docs` |
 //! | how processes are started, replaced and stopped | `server/supervisor` |
 //! | how the kernel is asked to send and receive | `net` |
+//! | how the loops wait, and until when | `host/timer`, set from `server/mod` and `client/engine` |
 //!
 //! # Invariants
 //!
@@ -154,7 +155,8 @@
 //! - No ACK before the data is written, no final ACK before the upload has its
 //!   final name.
 //! - No session is allocated for a request that is refused, and nothing per packet
-//!   of a running transfer.
+//!   of a running transfer (but two tables, once, for the first that has no proof of
+//!   its peer).
 //! - A slot is freed in one place; every transfer that began ends with one outcome,
 //!   one log line, one counter.
 //! - The timer wheel is a hint and never early; a session's own deadline decides.

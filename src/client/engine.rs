@@ -292,13 +292,18 @@ impl Engine {
         }
         let (poll, events) = (&mut self.poll, &mut self.events);
         let done = self.timer.wait(poll, events, began, deadline);
-        if self.events.iter().any(|it| it.token() != TIMER) {
+        if self.has_come() {
             self.last_wait = clock::now().saturating_duration_since(began);
         }
         match done {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
             other => other,
         }
+    }
+
+    /// Something else than the timer has ended the wait.
+    fn has_come(&self) -> bool {
+        self.events.iter().any(|it| it.token() != TIMER)
     }
 
     /// Where the last wait was so short that half of it was being woken up, waits awake.
@@ -315,7 +320,7 @@ impl Engine {
                 other => other?,
             }
             let waited = clock::now().saturating_duration_since(began);
-            if !self.events.is_empty() {
+            if self.has_come() {
                 self.last_wait = waited;
                 return Ok(true);
             }

@@ -212,7 +212,7 @@ impl From<Errno> for StorageError {
     fn from(errno: Errno) -> Self {
         let plain = match errno {
             Errno::ENOENT | Errno::ENOTDIR => Self::NOT_FOUND,
-            // The same code: whoever searches goes on.
+            // The code of a missing file, so that a search goes on.
             Errno::ENAMETOOLONG => {
                 Self::new(ErrorCode::FileNotFound, "File not found: name too long")
             }

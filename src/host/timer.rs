@@ -40,8 +40,7 @@ impl Timer {
     }
 
     /// Waits for events, but not past `deadline`; without one for as long as it takes. It
-    /// may be ended too early: by a deadline that was there before. `now` is what time
-    /// it is.
+    /// may end early, at a deadline that was given before. `now` is the current time.
     ///
     /// # Errors
     /// When a signal interrupts it, or the kernel refuses.
@@ -98,37 +97,54 @@ mod tests {
             }
         }
 
-        /// What ended a wait until `deadline`.
-        fn wait(&mut self, deadline: Option<Instant>) -> Vec<Token> {
+        /// What ended a wait from `now` until `deadline`.
+        fn wait(&mut self, now: Instant, deadline: Option<Instant>) -> Vec<Token> {
             let (poll, events) = (&mut self.poll, &mut self.events);
-            let done = self.timer.wait(poll, events, clock::now(), deadline);
-            done.unwrap();
+            self.timer.wait(poll, events, now, deadline).unwrap();
             self.events.iter().map(mio::event::Event::token).collect()
+        }
+
+        /// What the kernel's timer was set to.
+        fn span(&self) -> Duration {
+            match self.timer.descriptor.get().unwrap().unwrap() {
+                Expiration::OneShot(span) => span.into(),
+                other => panic!("{other:?}"),
+            }
         }
     }
 
     #[test]
-    fn a_wait_of_less_than_a_millisecond_is_not_rounded_up() {
+    fn a_wait_ends_at_its_deadline_and_not_before() {
         let mut own = Loop::new();
-        let span = Duration::from_micros(100);
-        let waits = [(); 50].map(|()| {
-            let began = clock::now();
-            assert_eq!(own.wait(Some(began + span)), [TIMER]);
-            clock::now() - began
-        });
-        let shortest = waits.iter().min().unwrap();
-        assert!(*shortest >= span, "{shortest:?}");
-        assert!(*shortest < Duration::from_millis(1), "{shortest:?}");
+        for span in [1, 100, 1000].map(Duration::from_micros) {
+            let now = clock::now();
+            assert_eq!(own.wait(now, Some(now + span)), [TIMER]);
+            assert!(clock::now() - now >= span);
+        }
+    }
+
+    #[test]
+    fn a_wait_is_not_rounded_to_milliseconds() {
+        let mut own = Loop::new();
+        own.waker.wake().unwrap();
+        let now = clock::now();
+        let span = LONG + Duration::from_micros(100);
+        assert_eq!(own.wait(now, Some(now + span)), [WAKER]);
+        let left = own.span();
+        assert!(left <= span, "{left:?}");
+        let set = own.timer.set_to.unwrap() - now;
+        assert_eq!(set, span);
     }
 
     #[test]
     fn a_deadline_that_moves_away_sets_no_timer() {
         let mut own = Loop::new();
-        let first = clock::now() + LONG;
+        let now = clock::now();
         for later in 0..3 {
             own.waker.wake().unwrap();
-            assert_eq!(own.wait(Some(first + LONG * later)), [WAKER]);
-            assert_eq!(own.timer.set_to, Some(first));
+            let deadline = now + LONG * (1 + later);
+            assert_eq!(own.wait(now, Some(deadline)), [WAKER]);
+            assert_eq!(own.timer.set_to, Some(now + LONG));
         }
     }
 
@@ -136,22 +152,25 @@ mod tests {
     fn an_earlier_deadline_ends_a_wait_and_one_that_has_passed_does_at_once() {
         let mut own = Loop::new();
         own.waker.wake().unwrap();
-        assert_eq!(own.wait(Some(clock::now() + LONG)), [WAKER]);
-        let soon = clock::now() + Duration::from_millis(2);
-        assert_eq!(own.wait(Some(soon)), [TIMER]);
-        assert!(clock::now() >= soon);
-        assert_eq!(own.wait(Some(soon)), [], "an old event is told again");
+        let now = clock::now();
+        assert_eq!(own.wait(now, Some(now + LONG)), [WAKER]);
+        let soon = now + Duration::from_millis(2);
+        assert_eq!(own.wait(now, Some(soon)), [TIMER]);
+        assert_eq!(own.wait(soon, Some(soon)), [], "an old event is told again");
     }
 
     #[test]
     fn a_deadline_that_was_there_before_ends_the_next_wait_once() {
         let mut own = Loop::new();
         own.waker.wake().unwrap();
-        let first = clock::now() + Duration::from_millis(2);
-        assert_eq!(own.wait(Some(first)), [WAKER]);
-        assert_eq!(own.wait(None), [TIMER]);
-        let second = clock::now() + Duration::from_millis(2);
-        assert_eq!(own.wait(Some(second)), [TIMER]);
-        assert!(clock::now() >= second);
+        let now = clock::now();
+        let first = now + Duration::from_millis(50);
+        let ended = own.wait(now, Some(first));
+        assert!(ended.contains(&WAKER), "{ended:?}");
+        if !ended.contains(&TIMER) {
+            assert_eq!(own.wait(now, None), [TIMER]);
+        }
+        let second = first + Duration::from_millis(2);
+        assert_eq!(own.wait(first, Some(second)), [TIMER]);
     }
 }

@@ -23,7 +23,7 @@
 //! | lockstep | a window of one block (RFC 1350) |
 //! | NACK | the ACK of the block before the base, once more: the base was lost |
 //! | echo | an ACK of something that came twice: nothing is missing, so nothing is sent again for it |
-//! | nudge | the last block sent, once more and alone: it asks how far the receiver is |
+//! | nudge | one block of those in flight, mostly the last, once more and alone: it asks how far the receiver is |
 //! | unverified | no answer has come yet: perhaps nobody asked for this |
 //! | unproved | an answer proves nothing: it can be sent by someone who sees nothing of ours ([`Proof::Never`](transfer::Proof::Never)) |
 //! | dallying | a receiver's time after its final ACK, to repeat it if it was lost (RFC 1350 §6) |

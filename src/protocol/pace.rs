@@ -16,8 +16,10 @@
 //! after a round trip or after silence, is a nudge.
 //!
 //! Where nothing proves the peer the first silence brings the base instead, and after a
-//! pause the base again. A receiver that names each gap once (U-Boot) has done so at the
-//! nudge of the block before, so that only a base that comes twice makes it speak.
+//! pause the base again. A receiver that names each gap once (U-Boot) may have named this
+//! one when a nudge came. It stays silent until a block is new to it: the first copy fills
+//! the gap, the second is out of order and makes it answer. Where the whole file is out the
+//! second is the last block: a receiver that has all of it answers no other.
 //!
 //! Must not: know which blocks these are.
 
@@ -34,7 +36,7 @@ const MEMORY: u8 = 4;
 const MAX_BURSTS: u16 = 32;
 
 /// What is open towards a peer that an answer proves. No other gets there: its window
-/// closes again after silence, however much it has acknowledged.
+/// closes again after a second silence, however much it has acknowledged.
 const OPEN: u16 = u16::MAX;
 
 /// The pause between two bursts: a round trip, within these bounds.
@@ -78,7 +80,7 @@ pub(super) struct Pace {
     nudge: Nudge,
 }
 
-/// The last block that went out, to be sent again alone.
+/// A block in flight that is sent again alone: the last one, where no other is named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Nudge {
     /// There was none since the base moved.
@@ -88,13 +90,20 @@ enum Nudge {
     /// The same once more, since it may have been lost; after a pause the window follows.
     DueAgain,
     SentAgain,
-    /// The base instead, after silence; and after a pause once more.
+    /// The base, after silence; and after a pause it or the last one.
     BaseDue,
     BaseSent,
     BaseDueAgain,
     BaseSentAgain,
     /// It brought nothing, and the window was sent again.
     InVain,
+}
+
+/// Which block goes out again, alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Nudged {
+    Base,
+    Last,
 }
 
 impl Pace {
@@ -143,7 +152,7 @@ impl Pace {
             Nudge::Sent | Nudge::BaseSentAgain => Nudge::InVain,
             _ => Nudge::Due,
         };
-        let nudges = self.nudge_is_due();
+        let nudges = self.due_nudge(false).is_some();
         // Where it opens slowly it does so from the start again.
         if !nudges && self.open < OPEN {
             self.open = 1;
@@ -167,19 +176,19 @@ impl Pace {
         is_in_vain
     }
 
-    /// One block is due, alone: the last one, unless [`Pace::nudges_base`].
-    pub(super) const fn nudge_is_due(&self) -> bool {
-        matches!(self.nudge, Nudge::Due | Nudge::DueAgain) || self.nudges_base()
-    }
-
-    /// It is the base that is due alone.
-    pub(super) const fn nudges_base(&self) -> bool {
-        matches!(self.nudge, Nudge::BaseDue | Nudge::BaseDueAgain)
+    /// Which block is due, alone; `all_sent`: the whole file is out.
+    pub(super) const fn due_nudge(&self, all_sent: bool) -> Option<Nudged> {
+        match self.nudge {
+            Nudge::Due | Nudge::DueAgain => Some(Nudged::Last),
+            Nudge::BaseDueAgain if all_sent => Some(Nudged::Last),
+            Nudge::BaseDue | Nudge::BaseDueAgain => Some(Nudged::Base),
+            _ => None,
+        }
     }
 
     /// It went out, if it was due.
     pub(super) const fn take_nudge(&mut self) -> bool {
-        let was_due = self.nudge_is_due();
+        let was_due = self.due_nudge(false).is_some();
         match self.nudge {
             Nudge::Due => self.nudge = Nudge::Sent,
             Nudge::DueAgain => self.nudge = Nudge::SentAgain,
@@ -203,7 +212,7 @@ impl Pace {
 
     /// A block has gone out again, alone, since the base moved.
     pub(super) const fn has_nudged(&self) -> bool {
-        !matches!(self.nudge, Nudge::None | Nudge::Due | Nudge::InVain)
+        matches!(self.nudge, Nudge::Sent | Nudge::SentAgain) || self.has_nudged_base()
     }
 
     /// How many blocks of the burst may go out now.
@@ -211,9 +220,20 @@ impl Pace {
         self.burst.saturating_sub(self.gone)
     }
 
-    /// The peer named the base as missing: it isn't silent.
+    /// The peer named the base as missing: it isn't silent. But what opens slowly closes
+    /// if it was, or a NACK before each deadline would bring all that is open.
     pub(super) const fn nacked(&mut self) {
+        if self.open < OPEN && self.has_nudged_base() {
+            self.open = 1;
+        }
         self.nudge = Nudge::None;
+    }
+
+    const fn has_nudged_base(&self) -> bool {
+        matches!(
+            self.nudge,
+            Nudge::BaseSent | Nudge::BaseDueAgain | Nudge::BaseSentAgain
+        )
     }
 
     /// The next block begins a burst.

@@ -49,8 +49,8 @@ pub const LONG_NEGOTIATED: Duration = Duration::from_secs(2);
 pub const KNOWN_ANSWERS: u8 = 4;
 
 /// Repeats of one packet that may come earlier than a negotiated wait. A window takes
-/// three: where a NACK was lost the first, of its last block, brings nothing, since it
-/// was answered once; nor does the second, of the whole window, where the receiver
+/// three: where a NACK was lost the first, mostly of its last block, brings nothing, since
+/// it was answered once; nor does the second, of the whole window, where the receiver
 /// counts its window from that NACK. The third it answers.
 pub const EARLY_REPEATS: u8 = 3;
 

@@ -46,8 +46,8 @@
 //! | state | timer | done | sent |
 //! |---|---|---|---|
 //! | Opening | answer | wait doubled, or given up: timed out | the opening |
-//! | Sending | answer, at the 1st, 3rd … silence | wait doubled, or given up: timed out, but if all was sent (server, verified) the last ACK counts as lost | the last block sent (unproved: the base, and after a pause the base again) |
-//! | Sending | answer, at the 2nd, 4th …; at any if only one block is out or it was just sent again (unproved, see `pace`) | the same | the window from its base (unproved: no more than that block); in bursts first the last block once more, and a round trip later the window |
+//! | Sending | answer, at the 1st, 3rd … silence | wait doubled, or given up: timed out, but if all was sent (server, verified) the last ACK counts as lost | the last block sent (unproved: the base, and after a pause the base again, or the last block if the whole file is out) |
+//! | Sending | answer, at the 2nd, 4th …; at any if only one block is out | the same | the window from its base (unproved: no more than that block); in bursts first the last block once more, and a round trip later the window |
 //! | Sending | answer, and something is due that the socket won't take | waits on, within the patience | that, as soon as there is room |
 //! | Sending | burst | – | the next burst (unproved: the last block again, or after silence the base; after a last block that was sent a third time: the window from its base; see `pace`) |
 //!
@@ -59,7 +59,7 @@ use super::block::BlockIndex;
 use super::contract::{Config, Failure, Opening, Outcome, Proof, Run, Sent, Transmit};
 use super::exchange::Exchange;
 use super::nack::{Nacks, is_too_soon};
-use super::pace::Pace;
+use super::pace::{Nudged, Pace};
 use super::timer::Timer;
 use crate::wire::options::{self, Negotiated, Offer};
 use crate::wire::packet::{BlockNumber, ErrorCode, Packet, emit_error};
@@ -476,12 +476,10 @@ impl Sender {
     }
 
     fn next_run(&self) -> Option<Run> {
-        if self.pace.nudge_is_due() {
-            let last = BlockIndex(self.next().0 - 1);
-            let block = if self.pace.nudges_base() {
-                self.base
-            } else {
-                last
+        if let Some(nudged) = self.pace.due_nudge(self.all_sent()) {
+            let block = match nudged {
+                Nudged::Base => self.base,
+                Nudged::Last => BlockIndex(self.next().0 - 1),
             };
             return Some(self.run(block, 1));
         }

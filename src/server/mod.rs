@@ -248,7 +248,7 @@ impl Server {
         true
     }
 
-    /// Until when nothing can happen by itself.
+    /// The next time at which something is due.
     fn next_deadline(&self) -> Option<Instant> {
         let is_idle = self.floor.sessions.is_empty();
         let sign = self.notifier.as_ref().and_then(Notifier::next_sign);
@@ -289,7 +289,11 @@ impl Server {
         let leftovers = self.floor.count_unfinished();
         let mut ready = self.front.take_unfinished(now);
         let (mut signalled, mut asked, mut has_said, mut told) = (false, false, false, false);
-        let is_alone = events.iter().nth(1).is_none();
+        let is_alone = events
+            .iter()
+            .filter(|it| it.token() != TIMER)
+            .nth(1)
+            .is_none();
         for event in events {
             match event.token() {
                 SIGNALS => signalled = true,

@@ -39,8 +39,8 @@ use crate::wire::options::Limits;
 /// How long inetd's server waits for more to do: as long as tftp-hpa's.
 const INETD_IDLE_EXIT: Duration = Duration::from_secs(900);
 
-/// Descriptors that are no session's: 16 shared ports, and a listener, root, standard
-/// streams, log, map file, pid file, neighbour table, epoll, signals.
+/// Descriptors that are no session's: 15 shared ports, and a listener, root, standard
+/// streams, log, map file, pid file, neighbour table, epoll, signals, timer.
 const OWN_DESCRIPTORS: u64 = 32;
 
 /// A part of the machine's memory that sessions may take by themselves: one in so many.

@@ -137,7 +137,7 @@ impl Accounts {
 struct SendBuffer {
     /// Bytes.
     len: usize,
-    /// Made for the first that takes some: none does whose port proves its peer.
+    /// Made for the first that takes some: sessions whose port proves their peer take none.
     clients: Vec<u64>,
     /// Of all of them.
     in_flight: u64,

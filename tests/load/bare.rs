@@ -3,8 +3,8 @@
 //!
 //! It takes requests from the listen socket in batches, gives each transfer a socket of
 //! its own, waits with epoll, and does one receive and one send for a round. Its sockets
-//! are open to strangers, whom a server has to answer (RFC 1350 §4): sending from one that
-//! isn't connected costs more. It has no deadlines, repeats nothing, keeps no log and
+//! aren't connected, as a server's can't be that answers strangers (RFC 1350 §4; this one
+//! drops what they send): to send from them costs more. It has no deadlines, repeats nothing, keeps no log and
 //! checks no more than who sends a block and its number: something to measure servers by,
 //! not a server. Where there is a cheaper way that
 //! a server might take it takes that one: files are kept, sockets used again, and the next

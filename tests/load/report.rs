@@ -166,8 +166,9 @@ fn ratios(text: &mut String, setting: &Setting, all: &[Measured]) {
 /// Stands above the table.
 const BARE_LOOP: &str = "\
 The bare loop does little more than receive and send, and keeps none of the protocol's \
-promises but one: its sockets are open to strangers, whom RFC 1350 has answered. In lockstep with one client it waits awake as ours does, which its processor time \
-includes. A goal that is missed is \"out of reach\" where the bare loop, divided by the same \
+promises. Its sockets are left unconnected, as a server's must be to answer strangers (RFC \
+1350, section 4); to send from them costs more. In lockstep with one client it waits awake as ours \
+does, which its processor time includes. A goal that is missed is \"out of reach\" where the bare loop, divided by the same \
 peer in the same rounds, misses it as well, and ours doesn't beat the loop.\n";
 
 /// A figure held against that of another build of ours.

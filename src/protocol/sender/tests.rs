@@ -1374,8 +1374,49 @@ fn reflection_off_a_shared_port_is_bounded_by_what_was_acknowledged() {
     }
 }
 
+/// What opens slowly closes where silence was followed by no more than a NACK.
 #[test]
-fn silence_brings_an_unverified_peer_one_block() {
+fn nacks_in_a_forged_name_do_not_keep_a_window_open() {
+    let mut server = Script::sender(&UNPROVED, Server("windowsize=64"), 512 * 300);
+    server.step(0, "open");
+    let mut now = 1;
+    for acknowledged in [0, 1, 3, 7, 15] {
+        server.step(now, &format!("ACK {acknowledged}"));
+        now += 10;
+    }
+    let before = server.blocks_sent();
+    let mut turns = 0;
+    while let Some(deadline) = server.deadline() {
+        // What follows a pause, and a silence and its pause; then a NACK, just in time.
+        if server.awaits_an_answer() && turns % 2 == 1 {
+            now = deadline - 1;
+            server.step(now, "ACK 15");
+            turns += 1;
+        } else {
+            turns += u64::from(server.awaits_an_answer());
+            now = now.max(deadline);
+            server.step(now, "timeout");
+        }
+    }
+    let sent = server.blocks_sent() - before;
+    assert!(sent <= 2 * turns, "{sent} blocks in {turns} turns");
+}
+
+/// A receiver that has all of a file and dallies answers its last block, and no other.
+#[test]
+fn a_final_ack_that_was_lost_is_asked_for_by_the_last_block() {
+    Script::sender(&UNPROVED, Server(WINDOWS), 8 * 3 - 5).play(
+        "    0 open    > OACK blksize=8 windowsize=4 @500
+            10 ACK 0   > DATA 1      @20
+            20 ACK 1   > DATA 2-3(3) @520
+           520 timeout > DATA 2      @530
+           530 timeout > DATA 3(3)   @1530
+           540 ACK 3   > nothing     Completed closed",
+    );
+}
+
+#[test]
+fn silence_brings_an_unproved_peer_one_block_and_the_first_one_twice() {
     Script::sender(&UNPROVED, Server(WINDOWS), length(90)).play(
         "    0 open    > OACK blksize=8 windowsize=4 @500
             10 ACK 0   > DATA 1   @20
