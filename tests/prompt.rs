@@ -403,6 +403,14 @@ fn no_file_takes_the_place_of_another_of_the_same_line() {
         ("get f sub/f x", "f and sub/f have the same local name"),
         ("mget f sub/f .", "f and sub/f have the same local name"),
         (
+            "mget localhost:f sub/f .",
+            "localhost:f and sub/f have the same local name",
+        ),
+        (
+            "mget f tftp://localhost/f;mode=octet .",
+            "f and tftp://localhost/f;mode=octet have the same local name",
+        ),
+        (
             "put a/f b/f .",
             "a/f and b/f would have the same name there",
         ),

@@ -112,7 +112,9 @@ pub(super) fn put(common: &CommonArgs, files: &[OsString]) -> Status {
         refuse_clash(
             &pairs,
             |(local, _)| local.display().to_string(),
-            |(_, one), (_, other)| (one.name == other.name).then(|| display(one)),
+            |(this, one), (that, other)| {
+                (this != that && one.name == other.name).then(|| display(one))
+            },
         )?;
         Ok((pairs, Transfers::new(common)?))
     });

@@ -296,6 +296,15 @@ impl Prompt {
         }
     }
 
+    /// The name at its server of a file that a word stands for.
+    fn remote_name(&self, word: &[u8]) -> Vec<u8> {
+        match Target::parse(OsStr::from_bytes(word)) {
+            Ok(target) if is_url(OsStr::from_bytes(word)) => target.name,
+            _ if self.settings.literal => word.to_vec(),
+            _ => split_host(word).map_or(word, |(_, file)| file).to_vec(),
+        }
+    }
+
     /// The server's name for a file: connects to the host of `host:file`, on the
     /// same port as before, or of a URL. `None` if there is no server to talk to.
     fn choose_server(&mut self, word: &[u8]) -> Option<Vec<u8>> {
@@ -352,7 +361,7 @@ impl Prompt {
     /// To `local`, a directory or the name of the only one; to their own names here if
     /// that is `None`.
     fn get_files(&mut self, remotes: &[Vec<u8>], local: Option<&Vec<u8>>) {
-        if let Some((one, other)) = same_name(remotes) {
+        if let Some((one, other)) = same_name(remotes, |word| self.remote_name(word)) {
             let (one, other) = (printable(one), printable(other));
             self.usage_error(format_args!("{one} and {other} have the same local name"));
             return;
@@ -412,6 +421,13 @@ impl Prompt {
     /// To `target`, a directory or the name of the only one; to their own names there if
     /// that is `None`.
     fn put_files(&mut self, locals: &[Vec<u8>], target: Option<&Vec<u8>>) {
+        if let Some((one, other)) = same_name(locals, <[u8]>::to_vec) {
+            let (one, other) = (printable(one), printable(other));
+            self.usage_error(format_args!(
+                "{one} and {other} would have the same name there"
+            ));
+            return;
+        }
         let into = match target {
             None => None,
             Some(target) => match self.choose_server(target) {
@@ -421,13 +437,6 @@ impl Prompt {
         };
         if self.peer.is_none() {
             self.usage_error(format_args!("No target machine specified."));
-            return;
-        }
-        if let Some((one, other)) = same_name(locals) {
-            let (one, other) = (printable(one), printable(other));
-            self.usage_error(format_args!(
-                "{one} and {other} would have the same name there"
-            ));
             return;
         }
         for local in locals {

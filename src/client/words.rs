@@ -2,13 +2,22 @@
 
 use super::target::tail;
 
-/// Two of several files that would have one name in a directory.
-pub(super) fn same_name(paths: &[Vec<u8>]) -> Option<(&[u8], &[u8])> {
-    let clash = |(at, path): (usize, &Vec<u8>)| {
-        let other = paths[..at].iter().position(|it| tail(it) == tail(path));
-        other.map(|other| (&*paths[other], &*paths[at]))
+/// Two of several words that stand for different files of one name, which would replace
+/// each other in a directory; `file` is the path that a word stands for.
+pub(super) fn same_name(
+    words: &[Vec<u8>],
+    file: impl Fn(&[u8]) -> Vec<u8>,
+) -> Option<(&[u8], &[u8])> {
+    let files: Vec<_> = words.iter().map(|word| file(word)).collect();
+    let is_clash = |one: usize, other: usize| {
+        let name = tail(&files[one]);
+        words[one] != words[other] && !name.is_empty() && name == tail(&files[other])
     };
-    paths.iter().enumerate().find_map(clash)
+    let clash = |other: usize| {
+        let one = (0..other).find(|&one| is_clash(one, other))?;
+        Some((&*words[one], &*words[other]))
+    };
+    (0..words.len()).find_map(clash)
 }
 
 /// The name of a file in a directory of the server's.
