@@ -142,7 +142,7 @@
 //! | a command line option | `server/cli`, `client/cli`, then `UPDATE_DOCS=1 cargo test --test docs` |
 //! | how processes are started, replaced and stopped | `server/supervisor` |
 //! | how the kernel is asked to send and receive | `net` |
-//! | how the loops wait, and until when | `host/timer`, set from `server/mod` and `client/engine` |
+//! | how the loops wait, and until when | `host/wait_timer`, set from `server/mod` and `client/engine` |
 //!
 //! # Invariants
 //!

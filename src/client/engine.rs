@@ -21,7 +21,7 @@ use super::port::ClientPort;
 use super::stream::InputReader;
 use crate::file::{FileSink, FileSource};
 use crate::host::{self, Interrupts};
-use crate::host::{Timer, clock};
+use crate::host::{WaitTimer, clock};
 use crate::net::TransferSocket;
 use crate::protocol::receiver::Receiver;
 use crate::protocol::sender::Sender;
@@ -95,7 +95,7 @@ pub(super) struct Request<'a> {
 #[derive(Debug)]
 pub(super) struct Engine {
     poll: Poll,
-    timer: Timer,
+    timer: WaitTimer,
     events: Events,
     resources: Resources,
     /// The sessions of the job being done, and those that dally.
@@ -115,7 +115,7 @@ impl Engine {
     pub(super) fn new() -> io::Result<Self> {
         let poll = Poll::new()?;
         Ok(Self {
-            timer: Timer::register(poll.registry(), TIMER)?,
+            timer: WaitTimer::register(poll.registry(), TIMER)?,
             poll,
             events: Events::with_capacity(EVENTS),
             resources: Resources::new(clock::now(), None),

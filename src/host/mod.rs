@@ -10,8 +10,8 @@ mod pid_file;
 mod privileges;
 pub mod random;
 mod sandbox;
-mod timer;
 pub mod usage;
+mod wait_timer;
 
 use std::error::Error;
 use std::fmt;
@@ -33,7 +33,7 @@ pub use notify::Notifier;
 pub use pid_file::PidFile;
 pub use privileges::{Identity, is_root, user};
 pub use sandbox::Enforcement;
-pub use timer::Timer;
+pub use wait_timer::WaitTimer;
 
 /// What an administrator tells the server by a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -430,13 +430,13 @@ impl Floor {
         if was_unverified && session.unverified_since().is_none() {
             self.pacing.proved(key);
         }
-        // It has its whole file: at most its final ACK waits for room.
-        let counts = was_unverified && !session.has_ended();
+        // One that has ended has its whole file: at most its final ACK waits for room.
+        let is_newly_verified = was_unverified && !session.has_ended();
         let random = || self.random.number();
         let sessions = &mut self.sessions;
         sessions.set_open_files(self.files.count());
-        match sessions.after_turn(key, counts, clock::now, random) {
-            AfterTurn::Stays if counts && self.pacing.is_overfull(key) => {
+        match sessions.after_turn(key, is_newly_verified, clock::now, random) {
+            AfterTurn::Stays if is_newly_verified && self.pacing.is_overfull(key) => {
                 self.turn_away(key);
             }
             AfterTurn::Stays => {}

@@ -68,7 +68,7 @@ pub use self::supervisor::supervise;
 pub use self::upgrade::try_out;
 use self::worker::{Order, Worker};
 use crate::host::clock;
-use crate::host::{Command, Notifier, PidFile, Signals, Timer};
+use crate::host::{Command, Notifier, PidFile, Signals, WaitTimer};
 use crate::log::LogFile;
 use crate::log::event::Event;
 use crate::status::{Status, View};
@@ -125,7 +125,7 @@ pub struct Server {
     /// Where they are served.
     floor: Floor,
     busy_poll: BusyPoll,
-    timer: Timer,
+    timer: WaitTimer,
     lifetime: Lifetime,
     signals: Signals,
     log_file: Option<LogFile>,
@@ -169,7 +169,7 @@ impl Server {
         floor
             .registry()
             .register(source, SIGNALS, Interest::READABLE)?;
-        let timer = Timer::register(floor.registry(), TIMER)?;
+        let timer = WaitTimer::register(floor.registry(), TIMER)?;
         Ok(Self {
             front,
             floor,

@@ -16,13 +16,13 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 /// each wait. This one is to the nanosecond, and stays set while deadlines only move
 /// away: in lockstep no wait sets one.
 #[derive(Debug)]
-pub struct Timer {
+pub struct WaitTimer {
     descriptor: TimerFd,
     /// When it ends a wait, or has ended one; `None`: it was never set.
     set_to: Option<Instant>,
 }
 
-impl Timer {
+impl WaitTimer {
     /// A timer that isn't set. It ends waits of the registry's poll by an event of
     /// `token`, which means nothing else.
     ///
@@ -82,7 +82,7 @@ mod tests {
     struct Loop {
         poll: Poll,
         events: Events,
-        timer: Timer,
+        timer: WaitTimer,
         waker: Waker,
     }
 
@@ -91,7 +91,7 @@ mod tests {
             let poll = Poll::new().unwrap();
             Self {
                 events: Events::with_capacity(2),
-                timer: Timer::register(poll.registry(), TIMER).unwrap(),
+                timer: WaitTimer::register(poll.registry(), TIMER).unwrap(),
                 waker: Waker::new(poll.registry(), WAKER).unwrap(),
                 poll,
             }
