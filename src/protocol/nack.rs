@@ -14,7 +14,9 @@
 //!   will be acknowledged as well. An echo also follows a nudge whose window was
 //!   acknowledged meanwhile. In both cases the base has no NACK.
 //!
-//! An ACK that comes too soon spends nothing: the next one may still be the NACK.
+//! An ACK that comes too soon spends nothing: the next one may still be the NACK. And it
+//! may have been one, if the only round trip known is that of a busy moment: so silence
+//! after it ends sooner than a long negotiated wait (`retry`).
 //!
 //! Must not: send anything.
 

@@ -29,7 +29,7 @@
 //! | Sending | ACK of a block in flight | peer verified, base moves past it | DATA from there on, a full window (unproved: as much of it as is open, see `pace`) | an ACK within it |
 //! | Sending, windows | ACK of exactly what was out before the window was sent again, the second time in a row (in bursts only if no later burst went out, or too little time has passed to answer that) | an echo: a block came twice; base moves past it | the rest of a window from there; what is in flight isn't sent again | an ACK within it |
 //! | Sending | ACK of the last block | completed | – | nothing |
-//! | Sending, windows | ACK of the block before the base, a quarter of the fastest round trip after the last DATA left (three quarters of the usual one, if blocks were in flight when the base moved and no round trip without DATA has passed since) | a NACK, once per base and silence (`nack`); one that comes sooner is an echo, and the next may still be the NACK; nothing once the deadline has come, since the timer repeats it | the window from its base | an ACK within it |
+//! | Sending, windows | ACK of the block before the base, a quarter of the fastest round trip after the last DATA left (three quarters of the usual one, if blocks were in flight when the base moved and no round trip without DATA has passed since) | a NACK, once per base and silence (`nack`); one that comes sooner may be an echo, and the next may still be the NACK; once the deadline has come the timer repeats it. Where it is none yet a long negotiated wait is cut short | the window from its base | an ACK within it |
 //! | Sending, lockstep, verified | the same, 0.99 s or a round trip after the DATA left, whichever is longer | a NACK, once per DATA | the DATA | its ACK |
 //! | Sending, unproved | ACK of a block not yet sent, fewer than 32,768 ahead | ended: forged | – | nothing |
 //! | Sending | any other ACK | nothing: RFC 1123 §4.2.3.1 | – | as before |
@@ -333,13 +333,18 @@ impl Sender {
         // Once the deadline has come the timeout repeats, and counts. The end of a pause
         // is no deadline: a burst more would be sent for nothing.
         let is_silent = matches!(self.exchange.retry.timer(), Timer::Answer { at } if at <= now);
-        let in_flight = self.exchange.is_verified() && self.out > 0 && !is_silent;
+        if !self.exchange.is_verified() || self.out == 0 {
+            return;
+        }
         let lockstep = self.windowsize() == 1;
-        if in_flight && self.nacks.take_nack(now, &self.exchange.retry, lockstep) {
-            // In lockstep the peer may only be slow, its own timer having struck.
-            if !lockstep {
-                self.exchange.retry.gap_named();
-            }
+        let is_nack = !is_silent && self.nacks.take_nack(now, &self.exchange.retry, lockstep);
+        // In lockstep the peer may only be slow, its own timer having struck.
+        match (lockstep, is_nack) {
+            (true, _) => {}
+            (false, true) => self.exchange.retry.gap_named(),
+            (false, false) => self.exchange.retry.gap_suspected(now),
+        }
+        if is_nack {
             self.pace.nacked();
             self.rewind(true);
             self.exchange.retry.end_pause(now);

@@ -134,8 +134,8 @@ fn promised(windowsize: u16) -> Offer {
 // --- boot loaders with windows -----------------------------------------------------------
 
 /// A boot loader that loses the first copy of one block, and names the gap: once, or
-/// for each block that it didn't expect.
-fn loader(blocks: u16, window: u16, loses: u16, nacks_each: bool) -> Way {
+/// for each block that it didn't expect. The OACK it answers after `first`.
+fn loader(blocks: u16, window: u16, loses: u16, nacks_each: bool, first: Duration) -> Way {
     let (mut last, mut nacked, mut next_ack) = (0, None, window);
     Box::new(move |field, _, block| {
         let Some(block) = block else {
@@ -153,7 +153,8 @@ fn loader(blocks: u16, window: u16, loses: u16, nacks_each: bool) -> Way {
             return Vec::new();
         }
         next_ack = last + window;
-        vec![field.acks(Duration::ZERO, last)]
+        let after = if block == 0 { first } else { Duration::ZERO };
+        vec![field.acks(after, last)]
     })
 }
 
@@ -171,7 +172,7 @@ fn a_boot_loader_that_names_a_gap_waits_for_no_timeout() {
         let is_last = |block: u16| block % WINDOW == last;
         for nacks_each in [false, true] {
             let download = |loses| {
-                let way = loader(BLOCKS, WINDOW, loses, nacks_each);
+                let way = loader(BLOCKS, WINDOW, loses, nacks_each, Duration::ZERO);
                 let wish = wish(Direction::Read, BLOCKS, promised(WINDOW));
                 let (served, field) = meet(wish, kernels, Faults::NONE, way);
                 let what = format!("{loses} lost, each: {nacks_each}, {kernels:?}");
@@ -192,6 +193,29 @@ fn a_boot_loader_that_names_a_gap_waits_for_no_timeout() {
                 assert!(took < usual + most, "{what}: {took:?}, not {usual:?}");
                 assert!(sent <= needed + 3 * usize::from(WINDOW), "{what}: {sent}");
             }
+        }
+    }
+}
+
+/// Its first answer took long, since it erased its flash or the machine was busy. So its
+/// NACK comes sooner than any answer is known to, like an echo.
+#[test]
+fn a_nack_sooner_than_the_round_trip_suggests_costs_no_negotiated_timeout() {
+    const WINDOW: u16 = 4;
+    const BLOCKS: u16 = 6 * WINDOW;
+    let first = MS * 60;
+    for kernels in all_kernels() {
+        for (loses, nacks_each) in (1..2 * WINDOW).flat_map(|it| [(it, false), (it, true)]) {
+            let way = loader(BLOCKS, WINDOW, loses, nacks_each, first);
+            let wish = wish(Direction::Read, BLOCKS, promised(WINDOW));
+            let (served, field) = meet(wish, kernels, Faults::NONE, way);
+            let what = format!("{loses} lost, each: {nacks_each}, {kernels:?}");
+            assert_completed(&served, &what);
+            let took = field.came.last().expect("blocks").0;
+            // The last block of a window is lost in silence, and so is what opens one.
+            let is_told = loses > 2 * WINDOW || (!kernels.single_port && loses % WINDOW != 0);
+            let most = if is_told { MS * 1000 } else { MS * 5600 };
+            assert!(took < most, "{what}: {took:?}");
         }
     }
 }

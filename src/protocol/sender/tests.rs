@@ -381,7 +381,7 @@ fn a_nack_of_the_window_s_first_block_brings_the_window_once_for_each_base() {
             "  0 open   > {oack} @{}
               10 ACK 0  > DATA 1-4  @{}
               20 ACK 4  > DATA 5-8  @{}
-              21 ACK 4  > nothing   @{2}
+              21 ACK 4  > nothing   @520
               30 ACK 4  > DATA 5-8  @{}",
             at(0, 0),
             at(1, 10),
@@ -411,6 +411,41 @@ fn a_nack_of_the_window_s_first_block_brings_the_window_once_for_each_base() {
           30 ACK 4  > DATA 5-8  @55
           31 ACK 4  > nothing   @55",
     );
+}
+
+/// The round trip is that of a machine that was busy: a NACK may come sooner than it
+/// suggests, or at the deadline, and U-Boot says it once.
+#[test]
+fn a_nack_that_may_be_an_echo_shortens_a_negotiated_wait() {
+    let mut server = Script::sender(&ADAPTIVE, Server("timeout=5 windowsize=4"), 20_000);
+    server.play(
+        "    0 open    > OACK timeout=5 windowsize=4 @5000
+            40 ACK 0   > DATA 1-4  @5040
+            45 ACK 0   > nothing   @540
+            46 ACK 0   > nothing   @540
+           540 timeout > DATA 4    @780
+           780 timeout > DATA 1-4  @1260
+           800 ACK 4   > DATA 5-8  @5800
+          5800 ACK 4   > nothing   @5800
+          5800 timeout > DATA 8    @6040
+          6040 timeout > DATA 5-8  @6520
+          6530 ACK 8   > DATA 9-12 @11530",
+    );
+    // A network slower than that is waited for.
+    Script::sender(&ADAPTIVE, Client("timeout=5 windowsize=4"), 20_000).play(
+        "    0 open    > WRQ timeout=5 windowsize=4 @1000
+           400 OACK timeout=5 windowsize=4 > DATA 1-4 @5400
+           410 ACK 0   > nothing @1600",
+    );
+    // What -t promises is kept, as is a timeout that is short.
+    for asked in ["windowsize=4", "timeout=1 windowsize=4"] {
+        let mut server = Script::sender(&FIXED, Server(asked), 20_000);
+        server.step(0, "open");
+        server.step(400, "ACK 0");
+        let deadline = server.deadline();
+        server.step(410, "ACK 0");
+        assert_eq!(server.deadline(), deadline, "{asked}");
+    }
 }
 
 #[test]
