@@ -272,9 +272,12 @@ impl Campaign {
         let wanted = match contender {
             Contender::Ours | Contender::Before | Contender::Unwatched => true,
             Contender::OursAsleep => workload.asleep,
-            Contender::Bare => {
-                matches!(workload.kind, Kind::Transfers) && workload.peers == Peers::Each
-            }
+            Contender::Bare => match workload.kind {
+                Kind::Transfers => workload.peers == Peers::Each,
+                // Its memory is that of any program of this kind.
+                Kind::Stalled(_) => true,
+                Kind::Flood | Kind::Crowd => false,
+            },
             Contender::BareAsleep => workload.goals.iter().any(|goal| goal.asleep),
             _ => workload.peers != Peers::None,
         };
