@@ -5,16 +5,16 @@
 //! One process, one thread, one `mio::Poll` (with `--workers` several such processes, and
 //! one that starts them). Requests come in on the listen sockets; each transfer gets a
 //! socket of its own (where ports or descriptors are short, a share of one), bound to
-//! the address the request came to, and a slot in the session table. Everything that
-//! decides is a value without I/O: it is handed packets and the time, and answers with
+//! the address the request came to, and a slot in the session table. What decides about
+//! packets is a value without I/O: it is handed them and the time, and answers with
 //! what to send and when to be woken. The shell around it owns the sockets, the files
 //! and the clock.
 //!
 //! # Map
 //!
 //! Layers import downwards only, but for four pairs within a layer: `policy` uses
-//! `file`, `log` uses `host`, and `server` uses `status` and `helper`. No two files of a
-//! folder import each other, except through its `mod.rs`. `tests/layering.rs` checks both.
+//! `file`, `log` uses `host`, and `server` uses `status` and `helper`. Within a folder
+//! imports make no circle, except through its `mod.rs`. `tests/layering.rs` checks both.
 //!
 //! | layer | folder | what it is | must not |
 //! |---|---|---|---|
@@ -64,8 +64,8 @@
 //! **A DATA.** The same way to `session/inbound` → `protocol/receiver` hands the
 //! payload to `file/sink`, which collects it (in lockstep it is written at once); on the last
 //! block it has the upload take its name at once (`Committed`, `file/upload`) →
-//! `session` has the rest written, without which no ACK can be made (`Written`) →
-//! `session/outbound` polls → the ACK leaves.
+//! before an ACK, `session` has the blocks written that were collected: only that makes
+//! one (`Written`) → `session/outbound` polls → the ACK leaves.
 //!
 //! **A packet in single port.** `server/front` receives a batch on the listen socket
 //! and sorts it: datagrams of an endpoint that `table` knows are one turn of its
@@ -123,7 +123,7 @@
 //! | a request that can't be parsed | `wire/packet` (`ParseError`), answered by `server/answers` |
 //! | a datagram of a stranger | `session/inbound`; on a listen socket `server/requests`, on another shared port `server/front`; answered by `server/answers` |
 //! | what happens when a socket is full | `session/outbound`; how long its packet is due: `protocol/retry` (`hold`); a shared one: `server/shared` |
-//! | what ICMP says: nobody is there | a hint, no answer: `session` (`trouble`); what the client makes of it: `client/attempts` |
+//! | what ICMP says: nobody is there | a server isn't told, since its sockets don't ask; for a client it is a hint, no answer: `session` (`trouble`), `client/attempts` |
 //! | whom the client asks, when, and again without options | `client/attempts`, `client/schedule` |
 //! | how long a server dallies | `protocol/contract` (10 s, and its bound) |
 //! | who gives way when slots are short | `table` |
@@ -149,8 +149,9 @@
 //! - Layers 0 to 2 read no clock, random source, file or socket. The same inputs
 //!   give the same outputs; `tests/simulation.rs` replays whole networks by seed.
 //! - A datagram from anyone but the peer changes no transfer, not even its
-//!   deadline; but ports tried in a client's name end its uploads that nobody has
-//!   answered ([`table::guesses`]).
+//!   deadline; with one exception: DATA from a client's address to eight of our
+//!   ports within a second ends those of its uploads that nobody has answered
+//!   ([`table::guesses`]).
 //! - A stalled session stores no file data: what was sent can be read again.
 //! - No ACK before the data is written, no final ACK before the upload has its
 //!   final name.
@@ -195,13 +196,13 @@
 //! | what waits for another worker | 16 MiB as the kernel counts (8 MiB are asked for, and it doubles them), or what the system allows; the rest is served by the old one | `server::channel` |
 //! | send buffer of `--single-port` | 8 MiB, and what the system allows | [`net`] |
 //! | receive buffer of a transfer | 4 MiB, and what the system allows | [`net`] |
-//! | sessions whose peer never answered | 12,288; any of them, chosen at random, gives way after 50 ms | [`table`] |
+//! | sessions whose peer never answered | 12,288; where that isn't enough, or slots are short, one of them, chosen at random, gives way, 50 ms old at least | [`table`] |
 //! | silence, where slots are short | 10 s, then the longest silent of 512 gives way; where none is, the next look is a millisecond later | [`table`] |
 //! | downloads that nobody has answered, with a slot of their own | a quarter of the slots, where the others may do without | [`table`] |
 //! | sessions of one client (an IPv4 address, an IPv6 /64) | `--max-sessions-per-client` whose peer has answered, and 512 more; else no bound | [`table`] |
 //! | bytes to a network that nothing proves | `--max-unproved-rate` a second, and as much at once | [`session::unproved`] |
 //! | a client's part of a shared send buffer | 1/64 of what is left, once it is a quarter full | [`session::shaper`] |
-//! | answers to unverified peers in each shared send buffer | a quarter of it, or up to 2,048 in half of it, in 4 s; half of that to one client network; more while the buffer is empty | `server::unverified` |
+//! | answers to unverified peers in each shared send buffer | a quarter of it, or up to 2,048 in half of it, in 4 s; half of that to one client network; more while less than a quarter of the buffer is taken | `server::unverified` |
 //! | answers to nonsense (malformed requests, strangers) | 100 a second, half of them to one client network | [`session`] |
 //! | ERRORs to refused requests | 10,000 a second, half of them to one client network | `server::requests` |
 //! | log lines about dropped requests | 10 a second for each reason, 1 of them for one client network | `server::drops` |
@@ -218,8 +219,8 @@
 //! | names that a session keeps for the log | what was asked for, up to 96 bytes, and the file's own where it differs; of a longer one, only the file's | `server::opening` |
 //! | ports that are tried in a client's name | 8 within a second end its unanswered uploads; 256 addresses told apart | [`table::guesses`] |
 //! | ports that transfers share | 6 for an address, 15 in all; 64 are tried | `server::ports` |
-//! | repeats to a peer that never answered | 3, of one datagram | [`protocol::transfer`] |
-//! | repeats to a peer that did | `--retries`, waits up to 8 s; only waits of a second or more count; three more before a long negotiated `timeout` | [`protocol::retry`] |
+//! | repeats to a peer that never answered | 3 by our own timer, of one datagram; and one for each time it asks again | [`protocol::transfer`] |
+//! | repeats to a peer that did | `--retries`, waits up to 8 s; without `-t` and `timeout` only waits of a second or more count; up to three more before a `timeout` of 2 s or more | [`protocol::retry`] |
 //! | a transfer that doesn't move | 34 s by default; at most 60 s by the client's `timeout` | [`protocol::retry`] |
 //! | block size, window | 65,464 bytes, `--max-windowsize` blocks | [`wire::options`] |
 //! | name after a map file | 1024 bytes | [`policy`] |

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! A server that answers, but refuses the options (ERROR 4 or 8) or gives others than
-//! were asked for, is asked once more without any.
+//! were asked for, is asked again without any, if there were some.
 //!
 //! A closed port or an unreachable host is a hint, not an answer (RFC 1122
 //! §3.2.2.1): the device may be starting up, and is asked every second then. Must not:

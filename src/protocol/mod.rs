@@ -21,11 +21,15 @@
 //! | opening | the first datagram of ours: a client's RRQ or WRQ; a server's OACK, ACK 0, or DATA 1 |
 //! | base | the first block that isn't acknowledged |
 //! | lockstep | a window of one block (RFC 1350) |
-//! | NACK | the ACK of the block before the base, once more: the base was lost |
-//! | echo | an ACK of something that came twice: nothing is missing, so nothing is sent again for it |
+//! | silence | a deadline came, and no answer |
+//! | patience | how long silence may last in all until the transfer is given up |
+//! | burst | a part of a window that goes out at once, before a pause |
+//! | NACK | the ACK of the block before the base, once more, and so late that it is no echo: the base was lost |
+//! | echo | the same or another ACK once more, since something came twice: nothing is missing, so nothing is sent again for it |
 //! | nudge | one block of those in flight, mostly the last, once more and alone: it asks how far the receiver is |
 //! | unverified | no answer has come yet: perhaps nobody asked for this |
-//! | unproved | an answer proves nothing: it can be sent by someone who sees nothing of ours ([`Proof::Never`](transfer::Proof::Never)) |
+//! | unproved | with `--single-port`, on a shared port, or with a range of fewer than 1,024 ports: an answer proves nothing, since it can be sent by someone who sees nothing of ours ([`Proof::Never`](transfer::Proof::Never)) |
+//! | forged | sent in the client's name by somebody else |
 //! | dallying | a receiver's time after its final ACK, to repeat it if it was lost (RFC 1350 §6) |
 
 pub mod block;

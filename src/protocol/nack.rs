@@ -6,17 +6,21 @@
 //! its own timer). Or it is an echo, and answering echoes doubles every packet from
 //! there to the end (RFC 1123 §4.2.3.1, the Sorcerer's Apprentice). Echoes come
 //!
-//! - from the network, doubled: sooner than any answer to the window can come;
+//! - from the network, doubled: sooner than any answer to the window can come, which is
+//!   a quarter of the fastest round trip (5 ms where none is known);
 //! - of blocks that were in flight when the base moved: sooner than three quarters
 //!   of a round trip, and none once nothing was sent for a whole one;
 //! - of blocks that we sent twice: an ACK that comes sooner after a repeat than
 //!   an answer can shows that the first copy had arrived, and that the second
 //!   will be acknowledged as well. An echo also follows a nudge whose window was
-//!   acknowledged meanwhile. In both cases the base has no NACK.
+//!   acknowledged meanwhile. In both cases the base has no NACK. Nor has it one once
+//!   three bases in a row moved after a repeat: the round trip isn't known any more.
 //!
-//! An ACK that comes too soon spends nothing: the next one may still be the NACK. And it
-//! may have been one, if the only round trip known is that of a busy moment: so silence
-//! after it ends sooner than a long negotiated wait (`retry`).
+//! In lockstep a NACK comes 0.99 s after the DATA, or a round trip, if that is longer.
+//!
+//! An ACK that comes too soon spends nothing: the next one may still be the NACK. And the
+//! one that came too soon may have been it, if the only round trip known is that of a busy
+//! moment: so silence after it ends sooner than a long negotiated wait (`retry`).
 //!
 //! Must not: send anything.
 

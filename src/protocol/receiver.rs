@@ -22,10 +22,10 @@
 //!
 //! | state | packet | done | answered | expected next |
 //! |---|---|---|---|---|
-//! | Opening (server) | DATA 1 | peer verified, stored | see below | DATA 2 |
-//! | Opening (client) | DATA 1 | no option applies, stored | see below | DATA 2 |
+//! | Opening (server) | DATA 1 | peer verified, stored | as in Receiving | DATA 2 |
+//! | Opening (client) | DATA 1 | no option applies, stored | as in Receiving | DATA 2 |
 //! | Opening (client) | OACK | options applied | ACK 0 | DATA 1 |
-//! | Opening (client) | OACK not as asked | – | ERROR 8 | nothing (`client/attempts` asks again without options) |
+//! | Opening (client) | OACK not as asked | – | ERROR 8 | nothing (`client/attempts` asks again without options, if there were any) |
 //! | Receiving | the next DATA | stored | ACK, if it fills the window | the DATA after it |
 //! | Receiving | the next DATA, short | stored, committed | ACK | the same again, if the ACK is lost |
 //! | Opening (server), Receiving | a DATA ahead of the one expected, by less than a window | peer verified | ACK of the last in order (in Opening: ACK 0) | the DATA missing |
@@ -41,15 +41,20 @@
 //! | Opening (server, OACK) | ERROR 8 | a probe, ended (not so ERROR 0: a client that can't read its file says that) | – | nothing |
 //! | Opening, Receiving | any other ERROR | ended | – | nothing |
 //! | Opening (client) | ACK, DATA other than 1 | nothing: no answer to an RRQ, so `session/inbound` takes it for a stranger's | ERROR 5 | as before |
-//! | Opening, unverified | the request again, 100 ms after our answer | – | the answer | as before |
-//! | Receiving, Dallying | the request again | a new transfer takes this one's place, while receiving only once this one has been quiet for a second and for 4 round trips (`table/repeat`) | – | as before |
-//! | any | ACK, other DATA, other OACK, RRQ or WRQ on the transfer's own port | nothing (in single port that is the listen port: see the two rows above) | – | as before |
+//! | Opening, unverified | the request again, 100 ms or more after our answer | – | the answer | as before |
+//! | Opening, unverified | the request again, sooner | nothing: the two crossed ([`REQUEST_MERGE`](super::transfer::REQUEST_MERGE)) | – | as before |
+//! | Dallying | the request again | a new transfer takes this one's place (`table/repeat`) | – | as before |
+//! | Receiving | the request again | nothing; once quiet for a second and for 4 round trips, a new transfer takes this one's place (`table/repeat`) | – | as before |
+//! | any | ACK, other DATA, other OACK | nothing | – | as before |
+//! | any | RRQ or WRQ on a port of the transfer's own (on a shared one it is a request: see above) | nothing | – | as before |
+//! | any | any, while the socket is full | as in the rows above | what is due then, once there is room | as there |
 //! | Failing, Closed | any | nothing | – | nothing |
 //!
 //! | state | timer | done | sent |
 //! |---|---|---|---|
-//! | Opening, Receiving | answer | wait doubled, or given up | the opening, or an ACK of the last in order |
-//! | any | answer, and an ACK is due that the socket won't take | waits on, within the patience (then closed: timed out, or completed if it was dallying) | that ACK, as soon as there is room |
+//! | Opening (server), Receiving | answer | wait doubled, or given up | the opening, or an ACK of the last in order |
+//! | Opening (client) | see `client/schedule` | | |
+//! | any | answer, and an ACK is due that the socket won't take | waits on, within the patience (then closed: timed out, or completed if it was dallying); before the opening has left there is no deadline | that ACK, as soon as there is room |
 //! | Dallying | dally, which begins when the final ACK was sent | over | – |
 //!
 //! Without `-t`, and while nothing was lost lately, an ACK is repeated after 500 ms

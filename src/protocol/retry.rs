@@ -8,10 +8,11 @@
 //!
 //! A negotiated `timeout` takes the place of both. It is kept exactly, with one
 //! exception: boot loaders ask for 5 s and then wait as long in silence for each
-//! packet that is lost. So where it is long, and the peer has answered often enough
-//! to know how soon it does, or has named a gap, there are three repeats before it, as
-//! the adaptive wait has them, and the negotiated wait begins after them. Where it
-//! may have named one they begin half a second after the window.
+//! packet that is lost. So where 2 s or more were agreed, up to three repeats go out
+//! earlier, at the adaptive wait, and the negotiated wait begins after them: once the peer
+//! has answered four times, so that it is known how soon it does, or has named a gap.
+//! After an ACK that may name a gap, or be an echo, the first of them goes out half a second
+//! after the window.
 //!
 //! Must not: read the clock, which it is told.
 
@@ -49,10 +50,12 @@ pub const LONG_NEGOTIATED: Duration = Duration::from_secs(2);
 /// measured round trip rests on more than one.
 pub const KNOWN_ANSWERS: u8 = 4;
 
-/// Repeats of one packet that may come earlier than a negotiated wait. A window takes
-/// three: where a NACK was lost the first, mostly of its last block, brings nothing, since
-/// it was answered once; nor does the second, of the whole window, where the receiver
-/// counts its window from that NACK. The third it answers.
+/// Repeats of one packet that may come earlier than a negotiated wait. Where a NACK was
+/// lost a window takes three:
+///
+/// 1. the last block alone, which a receiver that names each gap once doesn't answer again;
+/// 2. the window, of which it may still miss the end, if it counts from its NACK;
+/// 3. the last block alone, which it answers.
 pub const EARLY_REPEATS: u8 = 3;
 
 /// No echo comes this long after what was sent last, unless the network is slower.

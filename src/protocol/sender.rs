@@ -11,7 +11,7 @@
 //!             │ Sending ├──────── source failed, abort ───────┼─┐ │ OACK we can't accept
 //!             └────┬────┘                                     │ ▼ ▼
 //!                  │ last block acknowledged                  │ ┌─────────┐
-//!                  │ ERROR · repeats spent                    │ │ Failing │
+//!                  │ ERROR · repeats spent · forged ACK       │ │ Failing │
 //!                  ▼                                          │ └────┬────┘
 //!             ┌────────┐   ERROR · repeats spent              │      │ ERROR sent
 //!             │ Closed │◄─────────────────────────────────────┴──────┘
@@ -27,29 +27,38 @@
 //! | Opening (server) | ACK other than 0 | nothing | – | as before |
 //! | Opening (client) | ACK other than 0, DATA | nothing: no answer to a WRQ, so `session/inbound` takes it for a stranger's | ERROR 5 | as before |
 //! | Sending | ACK of a block in flight | peer verified, base moves past it | DATA from there on, a full window (unproved: as much of it as is open, see `pace`) | an ACK within it |
-//! | Sending, windows | ACK of exactly what was out before the window was sent again, the second time in a row (in bursts only if no later burst went out, or too little time has passed to answer that) | an echo: a block came twice; base moves past it | the rest of a window from there; what is in flight isn't sent again | an ACK within it |
+//! | Sending, windows | ACK of exactly what was out before the window was sent again, the second time in a row (in bursts see `note_echo`) | an echo: a block came twice; base moves past it | the rest of a window from there; what is in flight isn't sent again | an ACK within it |
 //! | Sending | ACK of the last block | completed | – | nothing |
-//! | Sending, windows | ACK of the block before the base, a quarter of the fastest round trip after the last DATA left (three quarters of the usual one, if blocks were in flight when the base moved and no round trip without DATA has passed since) | a NACK, once per base and silence (`nack`); one that comes sooner may be an echo, and the next may still be the NACK; once the deadline has come the timer repeats it. Where it is none yet a long negotiated wait is cut short | the window from its base | an ACK within it |
+//! | Sending, windows | ACK of the block before the base, a quarter of the fastest round trip after the last DATA left (three quarters of the usual one, if blocks were in flight when the base moved and no round trip without DATA has passed since) | a NACK, once per base and silence (`nack`) | the window from its base | an ACK within it |
+//! | Sending, windows | the same, but sooner, or when the deadline has come | perhaps a NACK, perhaps an echo: a negotiated wait of 2 s or more ends half a second after the window left (or after the measured wait, if that is longer), and three repeats follow at the measured wait | nothing; at the deadline what the timer brings | as before |
 //! | Sending, lockstep, verified | the same, 0.99 s or a round trip after the DATA left, whichever is longer | a NACK, once per DATA | the DATA | its ACK |
 //! | Sending, unproved | ACK of a block not yet sent, fewer than 32,768 ahead | ended: forged | – | nothing |
 //! | Sending | any other ACK | nothing: RFC 1123 §4.2.3.1 | – | as before |
 //! | Sending (server) | ERROR 0, all blocks sent and one acknowledged | the last ACK counts as lost: a success | – | nothing |
 //! | Opening, Sending (server) | any other ERROR 0, or ERROR 8, before the first window is acknowledged | a probe, ended | – | nothing |
 //! | Opening, Sending | any other ERROR | ended | – | nothing |
-//! | Opening or Sending, unverified | the request again, 100 ms after our answer | – | the answer | as before |
+//! | Opening or Sending, unverified | the request again, 100 ms or more after our answer | – | the answer | as before |
+//! | Opening or Sending, unverified | the request again, sooner | nothing: the two crossed ([`REQUEST_MERGE`](super::transfer::REQUEST_MERGE)) | – | as before |
 //! | Sending, verified | the request again | nothing; once quiet for a second and for 4 round trips, a new transfer takes this one's place (`table/repeat`) | – | as before |
-//! | any | DATA, any other OACK, RRQ or WRQ on the transfer's own port | nothing (in single port that is the listen port: see the two rows above) | – | as before |
+//! | any | DATA, any other OACK | nothing | – | as before |
+//! | any | RRQ or WRQ on a port of the transfer's own (on a shared one it is a request: see above) | nothing | – | as before |
+//! | any | any, while the socket is full | as in the rows above | what is due then, once there is room | as there |
 //! | Failing, Closed | any | nothing | – | nothing |
 //!
-//! Unproved: nothing proves the peer ([`Proof::Never`]).
+//! Unproved: an answer proves nothing, since others know the port: with `--single-port`, on
+//! a shared port, or with a range of fewer than 1,024 ([`Proof::Never`]).
 //!
 //! | state | timer | done | sent |
 //! |---|---|---|---|
-//! | Opening | answer | wait doubled, or given up: timed out | the opening |
-//! | Sending | answer, at the 1st, 3rd … silence | wait doubled, or given up: timed out, but if all was sent (server, verified) the last ACK counts as lost | the last block sent (unproved: the base, and after a pause the base again, or the last block if the whole file is out) |
-//! | Sending | answer, at the 2nd, 4th …; at any if only one block is out | the same | the window from its base (unproved: no more than that block); in bursts first the last block once more, and a round trip later the window |
-//! | Sending | answer, and something is due that the socket won't take | waits on, within the patience | that, as soon as there is room |
-//! | Sending | burst | – | the next burst (unproved: the last block again, or after silence the base; after a last block that was sent a third time: the window from its base; see `pace`) |
+//! | Opening (server) | answer | wait doubled, or given up: timed out | the opening |
+//! | Opening (client) | see `client/schedule` | | |
+//! | Sending | answer, at the 1st, 3rd … silence, and several blocks are out | wait doubled, or given up: timed out, but if all was sent (server, verified) the last ACK counts as lost | the last block sent, alone |
+//! | Sending | answer, at the 2nd, 4th …; at any if only one block is out | the same | the window from its base; in bursts first the last block once more, and a round trip later the window |
+//! | Sending, unproved | answer, at the 1st silence, and several blocks are out | the same | the base, and after a pause the base again, or the last block if the whole file is out |
+//! | Sending, unproved | answer, at any later silence; at any if only one block is out | the same | the base |
+//! | any | answer, and something is due that the socket won't take | waits on, within the patience; before the opening has left there is no deadline | that, as soon as there is room |
+//! | Sending | burst | – | the next burst; after the last block was sent twice alone, the window from its base (`pace`) |
+//! | Sending, unproved | burst | – | the last block of those out, again; after silence the base, or the last block if the whole file is out |
 //!
 //! Must not: read the file, touch a socket, read the clock.
 

@@ -65,7 +65,7 @@ impl SharedPort {
     }
 
     /// Whether there is room for an answer to a peer that has never answered: so many
-    /// may be on their way, and more while what was sent has left.
+    /// may be on their way, and more while little of the buffer is taken.
     pub(super) fn may_answer(&mut self, now: Instant, client: IpAddr) -> bool {
         self.unverified.take(now, client) || self.has_room()
     }

@@ -4,8 +4,8 @@
 //! An answer to an address where nobody is stays in that buffer until the kernel
 //! gives up looking, some three seconds. So this many are let go within
 //! [`SECONDS`], and those whose peer answers don't count any more; the rest of the
-//! buffer is left to transfers that are under way. (Where the buffer is empty more may
-//! go: see `shared`.) Must not: read the clock.
+//! buffer is left to transfers that are under way. (While less than a quarter of the
+//! buffer is taken more may go: see `shared`.) Must not: read the clock.
 
 use std::net::IpAddr;
 use std::time::Instant;

@@ -2,6 +2,9 @@
 //! until the transfer has moved), within a budget, checked for its sender, and handed
 //! to the transfer.
 //!
+//! A stranger, which is anyone but the peer, gets ERROR 5 (at most 100 a second of all of
+//! them), and its own ERROR gets nothing. The transfer isn't changed.
+//!
 //! Must not: answer the peer (that is done once, when all is in), let a stranger
 //! change the transfer.
 
@@ -282,7 +285,8 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         }
     }
 
-    /// RFC 1350 §4: a stranger is told so, and nothing else changes.
+    /// RFC 1350 §4: a stranger is told so. From now on nobody knows whose packet an ICMP
+    /// message is about.
     fn turn_away(&mut self, stranger: SocketAddr, trace: Option<Trace>) {
         self.reach = Reach::Ambiguous;
         let mut buffer = [0; MAX_ERROR_LEN];

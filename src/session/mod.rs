@@ -6,12 +6,13 @@
 //!
 //! ```text
 //!   receive    all that is there; in lockstep the one answer that counts (inbound)
+//!   (transmit) what that brings, where a deadline has come
 //!   timeout    if the deadline has come, and nothing that arrived has moved it
 //!   transmit   all that the transfer has to send now (outbound)
 //!   prefetch   what comes next, while the answer is on its way
 //! ```
 //!
-//! Where a timeout is due, what arrived is answered first. Others may have their turns
+//! Others may have their turns
 //! between what is received and what is transmitted. Must not: admit, remove or time
 //! sessions; report their end; read a clock that it wasn't lent.
 
@@ -132,8 +133,8 @@ impl Turn {
     }
 }
 
-/// What the network said about the peer. A client's socket learns what became of
-/// its requests.
+/// What the network said about the peer. Only a client's socket asks for what ICMP says;
+/// a server's learns of local trouble alone (no route, a firewall).
 #[derive(Debug, Clone, Copy)]
 enum Reach {
     Unknown,
@@ -617,7 +618,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         }
     }
 
-    /// A socket's error, be it ICMP's, costs this one datagram; the retransmission
+    /// A socket's error costs this one datagram, ICMP's as well; the retransmission
     /// timer decides whether the peer can be reached at all.
     fn trouble(&mut self, verb: &str, error: &io::Error, drops: &mut DropCounters) {
         drops.socket_errors += 1;

@@ -1,6 +1,6 @@
 //! The rule for a request of an endpoint that has a transfer already: what it
-//! means for that one is decided only here. Whether a repeat is answered once more
-//! (after 100 ms, if nothing came back) the transfer decides: `REQUEST_MERGE` in
+//! means for that one is decided only here. The transfer decides whether a repeat is
+//! answered once more (after 100 ms, if nothing came back): `REQUEST_MERGE` in
 //! `protocol::contract`, and `protocol::exchange`. An upload that is complete isn't over
 //! while a full port keeps its final ACK back.
 //!
