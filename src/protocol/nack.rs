@@ -49,12 +49,22 @@ pub(super) fn is_too_soon(now: Instant, retry: &RetryTimer) -> bool {
 /// Whether an ACK of the block before the base would be a NACK now.
 #[derive(Debug, Default)]
 pub(super) struct Nacks {
-    /// This base's NACK was answered, or can't be told from an echo.
-    spent: bool,
-    /// Blocks from the new base on were in flight when it moved.
-    trailing: bool,
+    state: State,
     /// Bases in a row that moved after a repeat.
     unmeasured: u8,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// None has come.
+    #[default]
+    Open,
+    /// None has come, but blocks from the base on were in flight when it moved.
+    Trailing,
+    /// One came too soon, and nothing says that it was an echo.
+    Suspected,
+    /// This base's NACK was answered, or can't be told from an echo.
+    Spent,
 }
 
 impl Nacks {
@@ -67,8 +77,11 @@ impl Nacks {
         lockstep: bool,
         trailing: bool,
     ) {
-        self.trailing = trailing;
-        self.spent = false;
+        self.state = if trailing {
+            State::Trailing
+        } else {
+            State::Open
+        };
         if !retry.is_repeated() {
             self.unmeasured = 0;
             return;
@@ -77,43 +90,62 @@ impl Nacks {
         let too_soon = is_too_soon(now, retry);
         // In lockstep echoes are told apart by their time, unless the network takes longer.
         let by_time = lockstep && retry.round_trip() < Some(LOCKSTEP_NACK);
-        self.spent = !by_time && (too_soon || self.unmeasured >= MAX_UNMEASURED);
+        if !by_time && (too_soon || self.unmeasured >= MAX_UNMEASURED) {
+            self.state = State::Spent;
+        }
     }
 
     /// An echo may come as late as any NACK.
     pub(super) const fn expect_echo(&mut self) {
-        self.spent = true;
+        self.state = State::Spent;
     }
 
     /// Nothing was sent for a while until `now`: if for a round trip, then what was in
     /// flight when the base moved has been answered.
     pub(super) fn after_pause(&mut self, now: Instant, retry: &RetryTimer) {
-        if let (Some(round_trip), Some(sent)) = (retry.round_trip(), retry.last_sent()) {
-            self.trailing &= now < sent + round_trip;
+        if let (State::Trailing, Some(round_trip), Some(sent)) =
+            (self.state, retry.round_trip(), retry.last_sent())
+            && now >= sent + round_trip
+        {
+            self.state = State::Open;
         }
     }
 
-    /// The window was silent for so long that no echo can come any more.
-    pub(super) const fn after_silence(&mut self) {
-        self.spent = false;
-        self.trailing = false;
+    /// The window was silent for so long that no echo can come any more. Returns
+    /// whether the NACK may have come before.
+    pub(super) fn after_silence(&mut self) -> bool {
+        let is_suspected = self.state == State::Suspected;
+        self.state = State::Open;
+        is_suspected
     }
 
     /// The block before the base was acknowledged once more at `now`. Returns
     /// whether that is a NACK, which it is once.
     pub(super) fn take_nack(&mut self, now: Instant, retry: &RetryTimer, lockstep: bool) -> bool {
-        let Some(sent) = retry.last_sent().filter(|_| !self.spent) else {
+        let is_spent = self.state == State::Spent;
+        let Some(sent) = retry.last_sent().filter(|_| !is_spent) else {
             return false;
         };
         let round_trip = retry.round_trip().unwrap_or(ADAPTIVE_FLOOR);
         let fastest = retry.fastest().unwrap_or(ADAPTIVE_FLOOR);
-        let answered_after = match (lockstep, self.trailing) {
+        let answered_after = match (lockstep, self.state) {
             (true, _) => round_trip.max(LOCKSTEP_NACK),
-            (false, true) => round_trip * 3 / 4,
+            (false, State::Trailing) => round_trip * 3 / 4,
             // The second block of a window can be answered long before its last.
-            (false, false) => fastest / 4,
+            (false, _) => fastest / 4,
         };
-        self.spent = now >= sent + answered_after;
-        self.spent
+        let is_nack = now >= sent + answered_after;
+        if is_nack {
+            self.state = State::Spent;
+        }
+        is_nack
+    }
+
+    /// It wasn't taken for one. Returns whether it may have been.
+    pub(super) fn suspect(&mut self) -> bool {
+        if self.state == State::Open {
+            self.state = State::Suspected;
+        }
+        self.state == State::Suspected
     }
 }

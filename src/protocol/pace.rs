@@ -11,7 +11,7 @@
 //!
 //! After silence the last block goes out alone: a receiver that has all
 //! acknowledges again, and one with a gap names it. The whole window only follows
-//! a second silence. In bursts, where that block or its answer may well have been lost, it
+//! a second silence, or the first where the receiver may have named a gap already. In bursts, where that block or its answer may well have been lost, it
 //! goes out once more, and the window after a round trip. One block sent again like this,
 //! after a round trip or after silence, is a nudge.
 //!
@@ -24,6 +24,9 @@
 //! Must not: know which blocks these are.
 
 use std::time::Duration;
+
+use Nudged::{Base, Last};
+use Turn::{First, Second};
 
 /// Smaller windows, in blocks, waste too little to be sent in bursts.
 const LARGE_WINDOW: u16 = 8;
@@ -80,30 +83,32 @@ pub(super) struct Pace {
     nudge: Nudge,
 }
 
-/// A block in flight that is sent again alone: the last one, where no other is named.
+/// One block in flight that goes out again, alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Nudge {
     /// There was none since the base moved.
     None,
-    Due,
-    Sent,
-    /// The same once more, since it may have been lost; after a pause the window follows.
-    DueAgain,
-    SentAgain,
-    /// The base, after silence; and after a pause it or the last one.
-    BaseDue,
-    BaseSent,
-    BaseDueAgain,
-    BaseSentAgain,
+    /// It is to go out …
+    Due(Nudged, Turn),
+    /// … or has.
+    Sent(Nudged, Turn),
     /// It brought nothing, and the window was sent again.
     InVain,
 }
 
-/// Which block goes out again, alone.
+/// Which block that is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Nudged {
     Base,
+    /// The last one of those out.
     Last,
+}
+
+/// It may have been lost, so it goes out once more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    First,
+    Second,
 }
 
 impl Pace {
@@ -142,19 +147,20 @@ impl Pace {
     }
 
     /// No answer came. Returns whether one of the blocks `in_flight` is to be sent again,
-    /// and not the window.
-    pub(super) const fn nudges(&mut self, in_flight: u16, windowsize: u16) -> bool {
-        let is_in_bursts = self.open == OPEN && !self.is_whole(windowsize);
+    /// and not the window; `is_named`: the base may have been named as missing.
+    pub(super) const fn nudges(&mut self, in_flight: u16, windowsize: u16, is_named: bool) -> bool {
+        let opens_slowly = self.open < OPEN;
         self.nudge = match self.nudge {
             _ if in_flight <= 1 => Nudge::InVain,
-            Nudge::None | Nudge::Sent if self.open < OPEN => Nudge::BaseDue,
-            Nudge::Sent if is_in_bursts => Nudge::DueAgain,
-            Nudge::Sent | Nudge::BaseSentAgain => Nudge::InVain,
-            _ => Nudge::Due,
+            Nudge::None | Nudge::Sent(Last, First) if opens_slowly => Nudge::Due(Base, First),
+            _ if is_named && !opens_slowly => Nudge::InVain,
+            Nudge::Sent(Last, First) if !self.is_whole(windowsize) => Nudge::Due(Last, Second),
+            Nudge::Sent(Last, First) | Nudge::Sent(Base, Second) => Nudge::InVain,
+            _ => Nudge::Due(Last, First),
         };
-        let nudges = self.due_nudge(false).is_some();
+        let nudges = matches!(self.nudge, Nudge::Due(..));
         // Where it opens slowly it does so from the start again.
-        if !nudges && self.open < OPEN {
+        if !nudges && opens_slowly {
             self.open = 1;
         }
         nudges
@@ -164,14 +170,13 @@ impl Pace {
     /// that is open `is_out`. Returns whether it is the window that is to be sent again,
     /// since no nudge was answered.
     pub(super) fn end_pause(&mut self, is_out: bool) -> bool {
-        let is_in_vain = self.nudge == Nudge::SentAgain;
-        if is_in_vain {
-            self.nudge = Nudge::InVain;
-        } else if self.nudge == Nudge::BaseSent {
-            self.nudge = Nudge::BaseDueAgain;
-        } else if is_out {
-            self.nudge = Nudge::Due;
-        }
+        let is_in_vain = self.nudge == Nudge::Sent(Last, Second);
+        self.nudge = match self.nudge {
+            Nudge::Sent(Last, Second) => Nudge::InVain,
+            Nudge::Sent(Base, First) => Nudge::Due(Base, Second),
+            _ if is_out => Nudge::Due(Last, First),
+            other => other,
+        };
         self.restart();
         is_in_vain
     }
@@ -179,24 +184,19 @@ impl Pace {
     /// Which block is due, alone; `all_sent`: the whole file is out.
     pub(super) const fn due_nudge(&self, all_sent: bool) -> Option<Nudged> {
         match self.nudge {
-            Nudge::Due | Nudge::DueAgain => Some(Nudged::Last),
-            Nudge::BaseDueAgain if all_sent => Some(Nudged::Last),
-            Nudge::BaseDue | Nudge::BaseDueAgain => Some(Nudged::Base),
+            Nudge::Due(Base, Second) if all_sent => Some(Last),
+            Nudge::Due(block, _) => Some(block),
             _ => None,
         }
     }
 
     /// It went out, if it was due.
     pub(super) const fn take_nudge(&mut self) -> bool {
-        let was_due = self.due_nudge(false).is_some();
-        match self.nudge {
-            Nudge::Due => self.nudge = Nudge::Sent,
-            Nudge::DueAgain => self.nudge = Nudge::SentAgain,
-            Nudge::BaseDue => self.nudge = Nudge::BaseSent,
-            Nudge::BaseDueAgain => self.nudge = Nudge::BaseSentAgain,
-            _ => {}
-        }
-        was_due
+        let Nudge::Due(block, turn) = self.nudge else {
+            return false;
+        };
+        self.nudge = Nudge::Sent(block, turn);
+        true
     }
 
     /// How long to pause before the window follows the nudge, or the base once more, if
@@ -204,15 +204,15 @@ impl Pace {
     pub(super) fn after_nudge(&self, round_trip: Option<Duration>) -> Option<Duration> {
         let round_trip = round_trip.unwrap_or_default();
         match self.nudge {
-            Nudge::SentAgain => Some(round_trip.max(MIN_PAUSE)),
-            Nudge::BaseSent => Some(before_nudge(round_trip)),
+            Nudge::Sent(Last, Second) => Some(round_trip.max(MIN_PAUSE)),
+            Nudge::Sent(Base, First) => Some(before_nudge(round_trip)),
             _ => None,
         }
     }
 
     /// A block has gone out again, alone, since the base moved.
     pub(super) const fn has_nudged(&self) -> bool {
-        matches!(self.nudge, Nudge::Sent | Nudge::SentAgain) || self.has_nudged_base()
+        matches!(self.nudge, Nudge::Sent(..) | Nudge::Due(_, Second))
     }
 
     /// How many blocks of the burst may go out now.
@@ -230,10 +230,7 @@ impl Pace {
     }
 
     const fn has_nudged_base(&self) -> bool {
-        matches!(
-            self.nudge,
-            Nudge::BaseSent | Nudge::BaseDueAgain | Nudge::BaseSentAgain
-        )
+        matches!(self.nudge, Nudge::Sent(Base, _) | Nudge::Due(Base, Second))
     }
 
     /// The next block begins a burst.

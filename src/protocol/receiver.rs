@@ -271,6 +271,7 @@ impl Receiver {
         if self.ahead == 0 || is_told && (comes_again || goes_on) {
             self.told_again = self.ahead > 0;
             retry.something_lost();
+            retry.gap_suspected(now);
             self.exchange.verify();
             self.state = State::Receiving;
             self.send_again();

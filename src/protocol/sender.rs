@@ -30,7 +30,7 @@
 //! | Sending, windows | ACK of exactly what was out before the window was sent again, the second time in a row (in bursts see `note_echo`) | an echo: a block came twice; base moves past it | the rest of a window from there; what is in flight isn't sent again | an ACK within it |
 //! | Sending | ACK of the last block | completed | – | nothing |
 //! | Sending, windows | ACK of the block before the base, a quarter of the fastest round trip after the last DATA left (three quarters of the usual one, if blocks were in flight when the base moved and no round trip without DATA has passed since) | a NACK, once per base and silence (`nack`) | the window from its base | an ACK within it |
-//! | Sending, windows | the same, but sooner, or when the deadline has come | perhaps a NACK, perhaps an echo: a negotiated wait of 2 s or more ends half a second after the window left (or after the measured wait, if that is longer), and three repeats follow at the measured wait | nothing; at the deadline what the timer brings | as before |
+//! | Sending, windows | the same, but sooner, or when the deadline has come | perhaps a NACK, perhaps an echo: a negotiated wait of 2 s or more ends 0.75 s after the window left, or after the measured wait, if that is longer | nothing; at the deadline the window from its base (unproved: see the timer) | as before |
 //! | Sending, lockstep, verified | the same, 0.99 s or a round trip after the DATA left, whichever is longer | a NACK, once per DATA | the DATA | its ACK |
 //! | Sending, unproved | ACK of a block not yet sent, fewer than 32,768 ahead | ended: forged | – | nothing |
 //! | Sending | any other ACK | nothing: RFC 1123 §4.2.3.1 | – | as before |
@@ -339,24 +339,29 @@ impl Sender {
 
     /// The block before the base is acknowledged once more.
     fn previous_acknowledged_again(&mut self, now: Instant) {
-        // Once the deadline has come the timeout repeats, and counts. The end of a pause
-        // is no deadline: a burst more would be sent for nothing.
-        let is_silent = matches!(self.exchange.retry.timer(), Timer::Answer { at } if at <= now);
         if !self.exchange.is_verified() || self.out == 0 {
             return;
         }
         let lockstep = self.windowsize() == 1;
-        let is_nack = !is_silent && self.nacks.take_nack(now, &self.exchange.retry, lockstep);
-        // In lockstep the peer may only be slow, its own timer having struck.
-        match (lockstep, is_nack) {
-            (true, _) => {}
-            (false, true) => self.exchange.retry.gap_named(),
-            (false, false) => self.exchange.retry.gap_suspected(now),
+        // Once the deadline has come the timeout repeats, and counts, and this is no echo.
+        // The end of a pause is no deadline: a burst more would be sent for nothing.
+        let timer = self.exchange.retry.timer();
+        let is_silent = matches!(timer, Timer::Answer { at } if at <= now);
+        if is_silent {
+            self.nacks.after_silence();
         }
-        if is_nack {
+        // All that is to be answered has gone out.
+        let is_waiting = matches!(timer, Timer::Answer { .. }) && !self.is_due();
+        if !is_silent && self.nacks.take_nack(now, &self.exchange.retry, lockstep) {
+            // In lockstep the peer may only be slow, its own timer having struck.
+            if !lockstep {
+                self.exchange.retry.gap_named();
+            }
             self.pace.nacked();
             self.rewind(true);
             self.exchange.retry.end_pause(now);
+        } else if !lockstep && is_waiting && self.nacks.suspect() {
+            self.exchange.retry.gap_suspected(now);
         }
     }
 
@@ -404,15 +409,14 @@ impl Sender {
 
     /// Offers what is unanswered once more; of a window first one block alone,
     /// mostly the last. A receiver that has all acknowledges again, and one with a
-    /// gap names it (RFC 7440 §4): mostly that is all it takes.
+    /// gap names it (RFC 7440 §4): mostly that is all it takes. One that may have named it
+    /// already doesn't do so again, perhaps.
     fn repeat(&mut self) {
         match &mut self.state {
             State::Opening { due, .. } => *due = true,
             State::Sending => {
-                if self.windowsize() > 1 {
-                    self.nacks.after_silence();
-                }
-                if !self.pace.nudges(self.out, self.windowsize()) {
+                let is_named = self.windowsize() > 1 && self.nacks.after_silence();
+                if !self.pace.nudges(self.out, self.windowsize(), is_named) {
                     self.rewind(false);
                 }
             }

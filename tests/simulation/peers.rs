@@ -216,6 +216,9 @@ fn a_nack_sooner_than_the_round_trip_suggests_costs_no_negotiated_timeout() {
             let is_told = loses > 2 * WINDOW || (!kernels.single_port && loses % WINDOW != 0);
             let most = if is_told { MS * 1000 } else { MS * 5600 };
             assert!(took < most, "{what}: {took:?}");
+            let sent = field.came.len();
+            let most = usize::from(BLOCKS + 4 * WINDOW);
+            assert!(sent <= most, "{what}: {sent}");
         }
     }
 }
@@ -325,12 +328,45 @@ fn a_reader_that_pauses_for_every_eighth_block_gets_few_of_them_twice() {
     }
 }
 
+/// Its flash takes more than a second for each block, all but the OACK, and the timeout
+/// that was agreed is longer.
+#[test]
+fn a_reader_that_is_always_slow_gets_nothing_twice() {
+    for kernels in all_kernels() {
+        // Where a window opens a reader has to answer what comes twice.
+        let windows: &[u16] = if kernels.single_port {
+            &[1]
+        } else {
+            &[1, 4, 16]
+        };
+        for &window in windows {
+            let blocks = 12 * window;
+            let way = move |field: &Field, _: Duration, block: Option<u16>| match block {
+                Some(0) => vec![field.acks(MS, 0)],
+                Some(block) if field.copies(block) == 1 && block % window == 0 => {
+                    vec![field.acks(MS * 1500, block)]
+                }
+                _ => Vec::new(),
+            };
+            let wish = wish(Direction::Read, blocks, promised(window));
+            let (served, field) = meet(wish, kernels, Faults::NONE, Box::new(way));
+            let what = format!("windows of {window}, {kernels:?}: {:?}", field.came);
+            assert_completed(&served, &what);
+            assert_eq!(field.came.len(), 1 + usize::from(blocks), "{what}");
+        }
+    }
+}
+
 /// A writer without the Sorcerer's fix (RFC 1123 §4.2.3.1): each ACK brings the next
 /// block. One that we repeat too early has it send everything twice, to the end.
 #[test]
 fn a_writer_that_pauses_for_every_eighth_block_is_not_made_a_sorcerers_apprentice() {
     const BLOCKS: u16 = 80;
-    for kernels in all_kernels() {
+    let eighth: fn(u16) -> bool = |block| block.is_multiple_of(8);
+    let first: fn(u16) -> bool = |block| [2, 3, 5].contains(&block);
+    let paces = [(eighth, 50, Offer::default()), (first, 1600, promised(1))];
+    let met = all_kernels().flat_map(|kernels| paces.clone().map(|pace| (kernels, pace)));
+    for (kernels, (is_slow, pause, offer)) in met {
         let bytes = content(0, 512 * usize::from(BLOCKS) - 5);
         let sent = Rc::new(RefCell::new(0));
         let count = Rc::clone(&sent);
@@ -341,13 +377,13 @@ fn a_writer_that_pauses_for_every_eighth_block_is_not_made_a_sorcerers_apprentic
             let start = 512 * usize::from(block - 1);
             let payload = &bytes[start..bytes.len().min(start + 512)];
             *count.borrow_mut() += 1;
-            let pause = if block.is_multiple_of(8) { 50 } else { 1 };
+            let pause = if is_slow(block) { pause } else { 1 };
             vec![field.sends(MS * pause, block, payload)]
         };
-        let wish = wish(Direction::Write, BLOCKS, Offer::default());
+        let wish = wish(Direction::Write, BLOCKS, offer);
         let (served, _) = meet(wish, kernels, Faults::NONE, Box::new(way));
         assert_completed(&served, &format!("{kernels:?}"));
-        assert_eq!(*sent.borrow(), BLOCKS, "{kernels:?}");
+        assert_eq!(*sent.borrow(), BLOCKS, "{pause} ms, {kernels:?}");
     }
 }
 
