@@ -450,6 +450,27 @@ fn no_second_passes_in_which_at_most_one_packet_was_lost() {
     }
 }
 
+/// The network doubles packets and delivers them late, some by more than a round trip, and
+/// every other loader takes long for its first answer. A NACK is then hard to tell from an
+/// echo; and one that isn't answered is no reason for a wait as long as was agreed.
+#[test]
+fn no_second_passes_in_which_nothing_was_lost() {
+    for style in STYLES.into_iter().filter(|style| style.window > 1) {
+        for seed in 1..=1500 {
+            let mut random = random(seed);
+            let fate = move |packet| match random() % 100 {
+                _ if packet == 0 && seed % 2 == 0 => Fate::Late(60),
+                0 => Fate::Doubled(random() % 4),
+                1 => Fate::Late(random() % 4 + 1),
+                2..=5 => Fate::Late(random() % 40 + 1),
+                _ => Fate::Arrives,
+            };
+            let longest = boot(style, 8 * style.window, fate).longest();
+            assert!(longest < 1000, "{style:?}, seed {seed}: {longest} ms");
+        }
+    }
+}
+
 /// A loader that has named a gap is one that wants what it misses at once.
 #[test]
 fn after_a_nack_one_lost_packet_costs_no_second() {

@@ -61,9 +61,9 @@ enum State {
     Open,
     /// None has come, but blocks from the base on were in flight when it moved.
     Trailing,
-    /// One came too soon, and nothing says that it was an echo.
-    Suspected,
-    /// This base's NACK was answered, or can't be told from an echo.
+    /// Any that comes may be an echo, however late.
+    Echoing,
+    /// One was answered.
     Spent,
 }
 
@@ -91,13 +91,13 @@ impl Nacks {
         // In lockstep echoes are told apart by their time, unless the network takes longer.
         let by_time = lockstep && retry.round_trip() < Some(LOCKSTEP_NACK);
         if !by_time && (too_soon || self.unmeasured >= MAX_UNMEASURED) {
-            self.state = State::Spent;
+            self.state = State::Echoing;
         }
     }
 
     /// An echo may come as late as any NACK.
     pub(super) const fn expect_echo(&mut self) {
-        self.state = State::Spent;
+        self.state = State::Echoing;
     }
 
     /// Nothing was sent for a while until `now`: if for a round trip, then what was in
@@ -111,19 +111,16 @@ impl Nacks {
         }
     }
 
-    /// The window was silent for so long that no echo can come any more. Returns
-    /// whether the NACK may have come before.
-    pub(super) fn after_silence(&mut self) -> bool {
-        let is_suspected = self.state == State::Suspected;
+    /// The window was silent for so long that no echo can come any more.
+    pub(super) const fn after_silence(&mut self) {
         self.state = State::Open;
-        is_suspected
     }
 
     /// The block before the base was acknowledged once more at `now`. Returns
     /// whether that is a NACK, which it is once.
     pub(super) fn take_nack(&mut self, now: Instant, retry: &RetryTimer, lockstep: bool) -> bool {
-        let is_spent = self.state == State::Spent;
-        let Some(sent) = retry.last_sent().filter(|_| !is_spent) else {
+        let can_be = matches!(self.state, State::Open | State::Trailing);
+        let Some(sent) = retry.last_sent().filter(|_| can_be) else {
             return false;
         };
         let round_trip = retry.round_trip().unwrap_or(ADAPTIVE_FLOOR);
@@ -141,11 +138,8 @@ impl Nacks {
         is_nack
     }
 
-    /// It wasn't taken for one. Returns whether it may have been.
-    pub(super) fn suspect(&mut self) -> bool {
-        if self.state == State::Open {
-            self.state = State::Suspected;
-        }
-        self.state == State::Suspected
+    /// Whether an ACK that isn't taken for the NACK may have been it.
+    pub(super) const fn may_miss_one(&self) -> bool {
+        matches!(self.state, State::Open | State::Echoing)
     }
 }

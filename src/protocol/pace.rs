@@ -88,6 +88,8 @@ pub(super) struct Pace {
 enum Nudge {
     /// There was none since the base moved.
     None,
+    /// It would be in vain: the base may have been named as missing already.
+    Needless,
     /// It is to go out …
     Due(Nudged, Turn),
     /// … or has.
@@ -147,15 +149,16 @@ impl Pace {
     }
 
     /// No answer came. Returns whether one of the blocks `in_flight` is to be sent again,
-    /// and not the window; `is_named`: the base may have been named as missing.
-    pub(super) const fn nudges(&mut self, in_flight: u16, windowsize: u16, is_named: bool) -> bool {
+    /// and not the window.
+    pub(super) const fn nudges(&mut self, in_flight: u16, windowsize: u16) -> bool {
         let opens_slowly = self.open < OPEN;
         self.nudge = match self.nudge {
             _ if in_flight <= 1 => Nudge::InVain,
-            Nudge::None | Nudge::Sent(Last, First) if opens_slowly => Nudge::Due(Base, First),
-            _ if is_named && !opens_slowly => Nudge::InVain,
+            Nudge::None | Nudge::Needless | Nudge::Sent(Last, First) if opens_slowly => {
+                Nudge::Due(Base, First)
+            }
             Nudge::Sent(Last, First) if !self.is_whole(windowsize) => Nudge::Due(Last, Second),
-            Nudge::Sent(Last, First) | Nudge::Sent(Base, Second) => Nudge::InVain,
+            Nudge::Needless | Nudge::Sent(Last, First) | Nudge::Sent(Base, Second) => Nudge::InVain,
             _ => Nudge::Due(Last, First),
         };
         let nudges = matches!(self.nudge, Nudge::Due(..));
@@ -164,6 +167,13 @@ impl Pace {
             self.open = 1;
         }
         nudges
+    }
+
+    /// The peer may have named the base as missing, and if so may not name it again.
+    pub(super) fn gap_suspected(&mut self) {
+        if self.nudge == Nudge::None {
+            self.nudge = Nudge::Needless;
+        }
     }
 
     /// The pause is over: the next burst is due, or the last block again, if all

@@ -58,10 +58,10 @@ pub const KNOWN_ANSWERS: u8 = 4;
 /// 3. the last block alone, which it answers.
 pub const EARLY_REPEATS: u8 = 3;
 
-/// How long silence may last after an ACK that is a NACK or an echo: echoes of what was
-/// sent last are over by then, and a client that was silent for a reason loses less than
-/// a second.
-const SUSPECTED_GAP: Duration = Duration::from_millis(750);
+/// The least wait where it isn't known what silence means, since what came last was a NACK
+/// or an echo, and the wait where nothing was measured, since all was sent twice. Echoes
+/// are over by then, and a client that waits for us loses less than a second.
+const CAUTIOUS: Duration = Duration::from_millis(750);
 
 /// How much those lengthen the wait, if each doubles it.
 const BACKED_OFF: u32 = 1 << EARLY_REPEATS;
@@ -573,7 +573,7 @@ impl RetryTimer {
     }
 
     /// The peer named a gap: something was lost and it has no use for silence, so that
-    /// a long negotiated wait is cut short from now on, if the round trip is known.
+    /// a long negotiated wait is cut short from now on.
     pub(crate) fn gap_named(&mut self) {
         self.slowest.seen = KNOWN_ANSWERS;
         if let Some(wait) = self.early_wait() {
@@ -582,25 +582,28 @@ impl RetryTimer {
     }
 
     /// The peer may have named a gap, or it was an echo; or it was told of one. A long
-    /// negotiated wait for this one answer is cut short, to [`SUSPECTED_GAP`] at least.
+    /// negotiated wait for this one answer is cut short, to [`CAUTIOUS`] at least.
     pub(crate) fn gap_suspected(&mut self, now: Instant) {
         let (Timer::Answer { at }, Some(sent), Some(wait)) =
             (self.timer, self.last_sent(), self.early_wait())
         else {
             return;
         };
-        self.wait = self.wait.min(wait.max(Micros::of(SUSPECTED_GAP)));
+        self.wait = self.wait.min(wait.max(Micros::of(CAUTIOUS)));
         // A deadline that has come already stays where it is.
         let at = at.min((sent + self.wait()).max(now));
         self.timer = Timer::Answer { at };
     }
 
-    /// The measured wait, where it may come before a long negotiated one.
+    /// The wait that may come before a long negotiated one.
     fn early_wait(&self) -> Option<Micros> {
-        let known = self.round_trip?;
         let is_due =
             self.follows == Follows::PromiseAndRoundTrip && self.early_repeats < EARLY_REPEATS;
-        is_due.then(|| self.adaptive().wait(known.timeout()))
+        let measured = self.round_trip.map(RoundTrip::timeout);
+        is_due.then(|| {
+            self.adaptive()
+                .wait(measured.unwrap_or(Micros::of(CAUTIOUS)))
+        })
     }
 
     /// The transfer moved a step forward: the count of repeats starts again.
@@ -637,19 +640,23 @@ impl RetryTimer {
             // one that was lost for a second is no reason for the next to take as long.
             Follows::RoundTrip | Follows::PromiseAndRoundTrip => {
                 let adaptive = self.adaptive();
-                let wait = suggested.unwrap_or_else(|| {
-                    let measured = self.round_trip.map_or(self.wait, RoundTrip::timeout);
-                    self.wait.min(adaptive.wait(measured).times(BACKED_OFF))
+                let wait = suggested.unwrap_or_else(|| match self.round_trip {
+                    Some(known) => {
+                        let most = adaptive.wait(known.timeout()).times(BACKED_OFF);
+                        self.wait.min(most)
+                    }
+                    None if self.follows == Follows::PromiseAndRoundTrip => Micros::of(CAUTIOUS),
+                    None => self.wait,
                 });
                 adaptive.wait(wait)
             }
         };
     }
 
-    /// Whether the peer has answered so often, and at least once in a way that
-    /// measures, that an early repeat is no guess.
+    /// Whether the peer has answered so often that an early repeat is no guess, or wants
+    /// one.
     const fn is_well_known(&self) -> bool {
-        self.slowest.seen == KNOWN_ANSWERS && self.round_trip.is_some()
+        self.slowest.seen == KNOWN_ANSWERS
     }
 
     /// The bounds of an adaptive wait.
@@ -807,7 +814,7 @@ mod tests {
     fn a_gap_that_is_named_cuts_the_negotiated_wait_short() {
         for (answers, repeats, expected) in [
             // Nothing was measured.
-            (0, 0, 5000),
+            (0, 0, 750),
             (1, 0, 20),
             // After silence as well.
             (1, 1, 20),
@@ -875,7 +882,7 @@ mod tests {
         timer.sent(now);
         assert!(timer.expired(now + ADAPTIVE_FLOOR * BACKED_OFF));
 
-        // But without one that measures nothing is known.
+        // But without one that measures it isn't known how soon it answers.
         let (mut timer, mut now) = negotiated(5, 5, 0);
         for _ in 0..KNOWN_ANSWERS {
             timer.sent(now);
@@ -884,7 +891,7 @@ mod tests {
             timer.answered(now, false);
         }
         timer.sent(now);
-        assert_eq!(timer.timer().deadline(), Some(now + Duration::from_secs(5)));
+        assert_eq!(timer.timer().deadline(), Some(now + CAUTIOUS));
     }
 
     /// RFC 6298 §5.5 to 5.7: without a sample the backed-off wait stays, or a peer that

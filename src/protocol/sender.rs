@@ -52,7 +52,7 @@
 //! |---|---|---|---|
 //! | Opening (server) | answer | wait doubled, or given up: timed out | the opening |
 //! | Opening (client) | see `client/schedule` | | |
-//! | Sending | answer, at the 1st, 3rd … silence, and several blocks are out | wait doubled, or given up: timed out, but if all was sent (server, verified) the last ACK counts as lost | the last block sent, alone |
+//! | Sending | answer, at the 1st, 3rd … silence, and several blocks are out | wait doubled, or given up: timed out, but if all was sent (server, verified) the last ACK counts as lost | the last block sent, alone; if the base may have been named (above), the window |
 //! | Sending | answer, at the 2nd, 4th …; at any if only one block is out | the same | the window from its base; in bursts first the last block once more, and a round trip later the window |
 //! | Sending, unproved | answer, at the 1st silence, and several blocks are out | the same | the base, and after a pause the base again, or the last block if the whole file is out |
 //! | Sending, unproved | answer, at any later silence; at any if only one block is out | the same | the base |
@@ -360,7 +360,8 @@ impl Sender {
             self.pace.nacked();
             self.rewind(true);
             self.exchange.retry.end_pause(now);
-        } else if !lockstep && is_waiting && self.nacks.suspect() {
+        } else if !lockstep && is_waiting && self.nacks.may_miss_one() {
+            self.pace.gap_suspected();
             self.exchange.retry.gap_suspected(now);
         }
     }
@@ -415,8 +416,10 @@ impl Sender {
         match &mut self.state {
             State::Opening { due, .. } => *due = true,
             State::Sending => {
-                let is_named = self.windowsize() > 1 && self.nacks.after_silence();
-                if !self.pace.nudges(self.out, self.windowsize(), is_named) {
+                if self.windowsize() > 1 {
+                    self.nacks.after_silence();
+                }
+                if !self.pace.nudges(self.out, self.windowsize()) {
                     self.rewind(false);
                 }
             }
