@@ -496,7 +496,7 @@ fn helpers_that_cannot_be_used_end_the_start_in_one_line() {
             .args(args)
             .output()
             .unwrap();
-        assert!(!output.status.success(), "{}", said(&output));
+        assert_eq!(output.status.code(), Some(2), "{}", said(&output));
         let told = String::from_utf8_lossy(&output.stderr);
         assert_eq!(told.lines().count(), 1, "{told}");
         assert!(told.contains(word), "{told}");

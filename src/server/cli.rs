@@ -183,7 +183,12 @@ pub struct Args {
 
     /// Program that is told what happens and asked what to serve, for /bin/sh; started
     /// again when it ends
-    #[arg(long, value_name = "COMMAND", help_heading = "Helpers")]
+    #[arg(
+        long,
+        value_name = "COMMAND",
+        help_heading = "Helpers",
+        group = "whom_to_ask"
+    )]
     pub helper: Option<String>,
 
     /// Unix socket of a service that is told and asked the same
@@ -191,6 +196,7 @@ pub struct Args {
         long,
         value_name = "PATH",
         help_heading = "Helpers",
+        group = "whom_to_ask",
         conflicts_with_all = ["helper", "chroot"]
     )]
     pub helper_socket: Option<PathBuf>,
@@ -198,11 +204,11 @@ pub struct Args {
     /// Names that the helper is asked about, as a pattern such as grub/*.cfg; can be
     /// repeated
     #[arg(long, value_name = "GLOB", help_heading = "Helpers")]
-    #[arg(value_parser = parse_pattern)]
+    #[arg(value_parser = parse_pattern, requires = "whom_to_ask")]
     pub ask: Vec<String>,
 
     /// Ask the helper about every file to be read that isn't there
-    #[arg(long, help_heading = "Helpers")]
+    #[arg(long, help_heading = "Helpers", requires = "whom_to_ask")]
     pub ask_missing: bool,
 
     /// Milliseconds to wait for the helper's answer, or a time such as 2s; then the
@@ -211,7 +217,8 @@ pub struct Args {
         long,
         value_name = "MS",
         default_value = "5s",
-        help_heading = "Helpers"
+        help_heading = "Helpers",
+        requires = "whom_to_ask"
     )]
     #[arg(value_parser = usage::parse_timeout)]
     pub ask_timeout: Duration,
@@ -437,6 +444,7 @@ const REMEDIES: &[Remedy] = &[
     ("'--chroot'", "--chroot shuts out all but ROOT: leave it out; the sandbox confines as well"),
     ("-test <FILE>'", "a test reads the FILE it names, and serves nobody: leave out the other"),
     ("'--helper ", "there is one helper: leave out one of them"),
+    ("provided: <--helper", "there is nobody to ask: add --helper or --helper-socket, or leave out --ask, --ask-missing and --ask-timeout"),
     ("'--ipv4'", "leave out both to listen on IPv4 and IPv6"),
     ("'--quiet'", "one logs more, the other less: leave out one of them"),
     ("'--syslog", "the syslog is no file and has a format of its own: leave out one of them"),
@@ -740,6 +748,9 @@ mod tests {
             #[cfg(all(feature = "workers", feature = "status"))]
             (&["--status", "8069", "--workers", "1"], "SIGUSR1"),
             (&["a", "b"], "b"),
+            (&["--ask", "grub/**"], "add --helper"),
+            (&["--ask-missing"], "add --helper"),
+            (&["--ask-timeout", "3s"], "add --helper"),
             (&["--read-only", "--overwrite"], "--overwrite"),
             #[cfg(feature = "uploads")]
             (&["--read-only", "--keep-versions", "3"], "--keep-versions"),

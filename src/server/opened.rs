@@ -204,9 +204,6 @@ fn start_helper(args: &Args) -> Result<Option<Box<Helper>>, String> {
     let source = match (&args.helper, &args.helper_socket) {
         (Some(command), _) => Source::Command(command),
         (None, Some(path)) => Source::Socket(path),
-        (None, None) if args.ask_missing || !args.ask.is_empty() => {
-            return Err("there is nobody to ask; add --helper or --helper-socket".to_owned());
-        }
         (None, None) => return Ok(None),
     };
     let mut names = (!args.ask.is_empty()).then(Globs::default);
