@@ -160,6 +160,160 @@ fn a_root_that_cannot_be_served_is_named() {
     drop(dir);
 }
 
+/// What can be in the way of a start: each line names the value, and what to do.
+#[test]
+fn each_failure_at_start_names_the_value_and_the_remedy() {
+    let (dir, path) = scratch();
+    let file = format!("{path}/file");
+    fs::write(&file, b"").unwrap();
+    let large = format!("{path}/large");
+    fs::write(&large, vec![b'\n'; (1 << 20) + 1]).unwrap();
+    let (no_socket, long) = (format!("{path}/no/socket"), format!("/{}", "x".repeat(300)));
+    let shown = format!("{path}/missing: ");
+    for (args, words) in [
+        (
+            &["-m", &*path][..],
+            &["the map file ", &path, "; name a file "][..],
+        ),
+        (&["-m", &large], &["the map file ", &large, "; remove "]),
+        (
+            &["--map-test", &path],
+            &["the map file ", &path, "; name a file "],
+        ),
+        (
+            &["--rules", &path],
+            &["the rules file ", &path, "; name a file "],
+        ),
+        (
+            &["--rules-test", &large],
+            &["the rules file ", &large, "; remove "],
+        ),
+        (
+            &["-a", "nowhere9"],
+            &["nowhere9: ", "no interface and no host", "; ip link"],
+        ),
+        (
+            &["-a", "fe80::1%nowhere9"],
+            &["fe80::1%nowhere9: ", "; ip link"],
+        ),
+        (
+            &["-a", "lo", "--interface", "nowhere9"],
+            &["nowhere9: ", "; ip link"],
+        ),
+        // Without its interface a link-local address is none.
+        (&["-a", "fe80::1"], &["[fe80::1]:", "; ", "fe80::1%"]),
+        // Where it was looked for.
+        (&["missing"], &[&shown, "; create it"]),
+        (&["--chroot", "missing"], &[&shown, "; create it"]),
+        (&["--chroot", "./file"], &[&file, "; name the directory "]),
+        (&["--chroot", &long], &[&long, "; name another"]),
+        (&["--upload-root", "missing"], &[&shown, "; create it"]),
+        (&["--follow-links", "missing"], &[&shown, "; create it"]),
+        #[cfg(feature = "status")]
+        (&["--status", &no_socket], &[&no_socket, "; create "]),
+        #[cfg(feature = "status")]
+        (
+            &["--status", &file],
+            &[&file, "it is no socket", "; choose another"],
+        ),
+        #[cfg(feature = "status")]
+        (&["--status", &long], &[&long, "; choose "]),
+        #[cfg(feature = "status")]
+        (
+            &["--status", "no-such-host.invalid:8069"],
+            &["no-such-host.invalid:8069", "; give "],
+        ),
+        (&["--syslog=/nowhere"], &["/nowhere", "; start it"]),
+        (&["--log-file", &no_socket], &[&no_socket, "; name "]),
+        (&["-P", &no_socket], &[&no_socket, "; name "]),
+        (&["-u", "no-such-user"], &["no-such-user", "; create it"]),
+    ] {
+        let is_elsewhere = args.contains(&"-a") || args.contains(&"--interface");
+        let listen = if is_elsewhere {
+            &[][..]
+        } else {
+            &["-a", "127.0.0.1"]
+        };
+        let output = bounded(10, tftpd())
+            .current_dir(dir.path())
+            .args([&["-p", "0"][..], listen, args].concat())
+            .output()
+            .expect("timeout(1)");
+        assert_fails(&format!("{args:?}"), &output, words);
+        assert!(!said(&output).contains("os error"), "{}", said(&output));
+    }
+}
+
+/// Names that are read from what can't be read.
+#[test]
+fn a_test_of_names_says_what_it_cannot_read_or_write() {
+    let (dir, path) = scratch();
+    let map = format!("{path}/map");
+    fs::write(&map, b"r a b\n").unwrap();
+    let run = |input: &Path, output: &str| {
+        let output = fs::File::options().write(true).open(output).unwrap();
+        bounded(10, tftpd())
+            .args(["--map-test", &map, &path])
+            .stdin(fs::File::open(input).unwrap())
+            .stdout(output)
+            .output()
+            .expect("timeout(1)")
+    };
+    let names = format!("{path}/names");
+    fs::write(&names, b"a\n".repeat(5000)).unwrap();
+    for (input, output, words) in [
+        (
+            dir.path(),
+            "/dev/null",
+            ["standard input: is a directory", "; "],
+        ),
+        (
+            Path::new(&names),
+            "/dev/full",
+            ["standard output: no space left", "; "],
+        ),
+    ] {
+        let output = run(input, output);
+        assert_fails("a test", &output, &words);
+        assert!(!said(&output).contains("os error"), "{}", said(&output));
+    }
+}
+
+/// With too few open files something fails; whatever that is, the limit is named.
+#[test]
+fn too_few_open_files_are_named_with_the_remedy() {
+    let (_dir, path) = scratch();
+    let mut failed = 0;
+    for limit in 4..12 {
+        let script = format!("ulimit -n {limit} && exec \"$@\"");
+        let output = bounded(1, "sh")
+            .args([
+                "-c",
+                &script,
+                "sh",
+                tftpd(),
+                "-p",
+                "0",
+                "-a",
+                "127.0.0.1",
+                &path,
+            ])
+            .output()
+            .expect("timeout(1)");
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        // Enough is what is enough.
+        if output.status.code() == Some(1) && told.starts_with("tftpd: ") {
+            failed += 1;
+            assert_fails(
+                &limit.to_string(),
+                &output,
+                &["too many open files; allow more (ulimit -n)"],
+            );
+        }
+    }
+    assert!(failed > 3, "{failed}");
+}
+
 /// How a server on `/` ends: told to stop at once where it starts.
 fn serve_slash(args: &[&str]) -> (Option<i32>, String) {
     let output = bounded(1, tftpd())

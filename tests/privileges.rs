@@ -514,6 +514,7 @@ fn in_a_confined_process() {
     let directory = Directory::open(&place.join("root")).unwrap();
     let confinement = Confinement {
         root: directory.as_fd(),
+        root_path: &place,
         uploads: None,
         writable: !has("read-only"),
         makes_directories: false,

@@ -9,7 +9,7 @@ use tftpd::log::last_words;
 #[cfg(feature = "status")]
 use tftpd::server::cli;
 use tftpd::server::cli::{Args, Part};
-use tftpd::server::{Server, supervise, test_map, test_rules, try_out};
+use tftpd::server::{Server, in_words, supervise, test_map, test_rules, try_out};
 
 fn main() -> ExitCode {
     let args = match Args::read(std::env::args_os()) {
@@ -40,7 +40,7 @@ fn main() -> ExitCode {
     match done {
         Ok(status) => status,
         Err(error) => {
-            last_words(&format!("tftpd: {error}"));
+            last_words(&format!("tftpd: {}", in_words(&*error)));
             ExitCode::FAILURE
         }
     }

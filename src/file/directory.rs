@@ -12,6 +12,8 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::Mode;
 
+use super::error::with_remedy;
+
 /// A directory that is going to be served, or that links may lead to: opened with
 /// all the rights the process was started with, before it gives them up.
 #[derive(Debug)]
@@ -106,6 +108,7 @@ impl RootError {
 
 impl fmt::Display for RootError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let other;
         let reason = match self.errno {
             Errno::ENOENT if self.purpose == UPLOADS && self.path.is_relative() => {
                 "no such directory; create it, or name it from here, not from ROOT"
@@ -116,14 +119,15 @@ impl fmt::Display for RootError {
                 "permission denied; let the server's user search it and the directories above \
                  (chmod o+x)"
             }
-            other => other.desc(),
+            errno => {
+                other = with_remedy(&errno.into(), "name another directory");
+                &other
+            }
         };
-        write!(
-            f,
-            "cannot {} {}: {reason}",
-            self.purpose,
-            self.path.display()
-        )
+        // Whoever names it from elsewhere sees where it was looked for.
+        let path = std::path::absolute(&self.path);
+        let path = path.as_ref().unwrap_or(&self.path).display();
+        write!(f, "cannot {} {path}: {reason}", self.purpose)
     }
 }
 

@@ -35,6 +35,18 @@ pub fn reason(error: &io::Error) -> String {
     }
 }
 
+/// Its [`reason`] and the remedy, in one line: this one, unless the process may open no
+/// more files, whatever it was about.
+pub fn with_remedy(error: &io::Error, remedy: &str) -> String {
+    let is_full = error.raw_os_error() == Some(Errno::EMFILE as i32);
+    let remedy = if is_full {
+        "allow more (ulimit -n)"
+    } else {
+        remedy
+    };
+    format!("{}; {remedy}", reason(error))
+}
+
 /// Why a file can't be served or stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StorageError {

@@ -41,7 +41,7 @@ use nix::libc::off_t;
 
 pub use barrier::Barrier;
 pub use directory::{Directory, RootError};
-pub use error::{StorageError, reason};
+pub use error::{StorageError, reason, with_remedy};
 pub use name::{MAX_NAME, Name};
 pub use open_files::OpenFiles;
 pub use policy::Policy;

@@ -15,7 +15,7 @@ use mio::net::UnixStream;
 use mio::{Interest, Registry, Token};
 
 use super::protocol::RESTARTER;
-use crate::file::reason;
+use crate::file::{reason, with_remedy};
 use crate::host::Identity;
 use crate::net::receive_with_descriptors;
 
@@ -97,8 +97,8 @@ impl Channel {
             Ok(UnixStream::from_std(own))
         };
         let stream = start().map_err(|error: io::Error| {
-            let reason = reason(&error);
-            format!("cannot start the helper {command}: {reason}; it is given to /bin/sh")
+            let told = with_remedy(&error, "it takes /bin/sh, and one more process");
+            format!("cannot start the helper {command}: {told}")
         })?;
         Ok(Self::new(Some(stream), None))
     }

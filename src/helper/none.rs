@@ -75,7 +75,7 @@ impl Helper {
         _: Token,
         _: Instant,
     ) -> Result<Self, String> {
-        Err("this tftpd was built without helpers (feature helper)".to_owned())
+        Err("this tftpd was built without helpers (feature helper); leave --helper out".to_owned())
     }
 
     pub(crate) fn register(&mut self, _: &Registry) -> std::io::Result<()> {

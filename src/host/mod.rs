@@ -18,7 +18,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -215,6 +215,8 @@ pub fn processors() -> usize {
 pub struct Confinement<'a> {
     /// The directory that is served.
     pub root: BorrowedFd<'a>,
+    /// What it is called, to be told.
+    pub root_path: &'a Path,
     /// Where files are created and replaced, if not in it.
     pub uploads: Option<BorrowedFd<'a>>,
     /// Whether files may be created and replaced at all.
@@ -261,7 +263,7 @@ impl Confinement<'_> {
         if self.chroot {
             fchdir(self.root)
                 .and_then(|()| chroot("."))
-                .map_err(ConfinementError::Chroot)?;
+                .map_err(|errno| ConfinementError::Chroot(self.root_path.to_owned(), errno))?;
         }
         let enforcement = if self.sandbox {
             sandbox::enter(self)?
@@ -277,7 +279,7 @@ impl Confinement<'_> {
 #[derive(Debug)]
 pub enum ConfinementError {
     /// The rest of the file system.
-    Chroot(Errno),
+    Chroot(PathBuf, Errno),
     /// What the sandbox forbids.
     Sandbox(Box<dyn Error>),
     /// Our user and groups, for these.
@@ -290,11 +292,11 @@ impl fmt::Display for ConfinementError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let reason = |errno: &Errno| errno.desc().to_ascii_lowercase();
         match self {
-            Self::Chroot(errno) => {
-                let reason = reason(errno);
+            Self::Chroot(path, errno) => {
+                let (path, reason) = (path.display(), reason(errno));
                 write!(
                     f,
-                    "cannot chroot to ROOT: {reason}; start as root, or drop --chroot"
+                    "cannot chroot to {path}: {reason}; start as root, or drop --chroot"
                 )
             }
             Self::Sandbox(error) => {
@@ -310,7 +312,11 @@ impl fmt::Display for ConfinementError {
                     "cannot become {identity}: {reason}; start as root, or drop -u"
                 )
             }
-            Self::Privileges(error) => write!(f, "cannot give up privileges: {error}"),
+            Self::Privileges(error) => write!(
+                f,
+                "cannot give up privileges: {error}; allow capset(2) and prctl(2) where system \
+                 calls are filtered"
+            ),
         }
     }
 }

@@ -13,6 +13,9 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::{Duration, Instant};
 
 use log::debug;
+use nix::errno::Errno;
+
+use super::privileges::words;
 
 /// The manager's socket, and when it wants to hear from us.
 #[derive(Debug)]
@@ -40,7 +43,13 @@ impl Notifier {
         };
         let socket = connect(&name).map_err(|error| {
             let name = name.display();
-            format!("cannot reach the service manager at NOTIFY_SOCKET={name}: {error}")
+            // Without the number that the library puts after the words.
+            let errno = error.raw_os_error().map(Errno::from_raw);
+            let reason = errno.map_or_else(|| error.to_string(), words);
+            format!(
+                "cannot reach the service manager at NOTIFY_SOCKET={name}: {reason}; leave that \
+                 variable to the manager, or unset it"
+            )
         })?;
         let interval = match env::var_os("WATCHDOG_USEC") {
             Some(text) if is_meant(env::var_os("WATCHDOG_PID")) => Some(half_of(&text)?),

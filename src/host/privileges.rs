@@ -103,7 +103,12 @@ fn find_user(user: &str) -> Result<(Uid, Gid), String> {
         return Ok((uid, gid));
     }
     no_database(User::from_name(user))
-        .map_err(|errno| format!("cannot look up the user {user}: {}", words(errno)))?
+        .map_err(|errno| {
+            format!(
+                "cannot look up the user {user}: {}; give its number to -u",
+                words(errno)
+            )
+        })?
         .map(|entry| (entry.uid, entry.gid))
         .ok_or_else(|| format!("there is no user {user}; create it or name another with -u"))
 }
@@ -113,7 +118,12 @@ fn find_group(group: &str) -> Result<Gid, String> {
         return Ok(Gid::from_raw(number));
     }
     no_database(Group::from_name(group))
-        .map_err(|errno| format!("cannot look up the group {group}: {}", words(errno)))?
+        .map_err(|errno| {
+            format!(
+                "cannot look up the group {group}: {}; give its number to -u",
+                words(errno)
+            )
+        })?
         .map(|entry| entry.gid)
         .ok_or_else(|| format!("there is no group {group}; create it or name another with -u"))
 }
@@ -126,7 +136,7 @@ fn no_database<T>(found: nix::Result<Option<T>>) -> nix::Result<Option<T>> {
     }
 }
 
-fn words(errno: Errno) -> String {
+pub(super) fn words(errno: Errno) -> String {
     errno.desc().to_ascii_lowercase()
 }
 

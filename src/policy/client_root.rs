@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use log::debug;
 
 use super::work::Work;
-use crate::file::{Closed, Name, Root, StorageError};
+use crate::file::{Closed, Name, Root, StorageError, with_remedy};
 use crate::wire::packet::Direction;
 
 /// What a client's directory is named after.
@@ -71,7 +71,8 @@ impl Neighbours {
     /// One line that says why it can't be had.
     pub(super) fn open() -> Result<Self, String> {
         let table = File::open("/proc/self/net/arp").map_err(|error| {
-            format!("cannot read the neighbour table /proc/self/net/arp: {error}; mount /proc")
+            let told = with_remedy(&error, "mount /proc");
+            format!("cannot read the neighbour table /proc/self/net/arp: {told}")
         })?;
         Ok(Self::new(table))
     }

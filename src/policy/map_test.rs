@@ -11,7 +11,7 @@ use super::map::Lines;
 use super::map::file::MapFile;
 use super::settle::{Asked, Refusal, Settled, settle};
 use super::work::Work;
-use crate::file::Root;
+use crate::file::{Root, with_remedy};
 use crate::wire::escape::escape;
 use crate::wire::packet::Direction;
 
@@ -48,8 +48,11 @@ pub fn run(
         number += 1;
         name.clear();
         let mut line = names.by_ref().take(MAX_TESTED_NAME + 1);
-        if line.read_until(b'\n', &mut name)? == 0 {
-            return Ok(out.flush()?);
+        let read = line
+            .read_until(b'\n', &mut name)
+            .map_err(|error| cannot_read(&error))?;
+        if read == 0 {
+            return Ok(out.flush().map_err(|error| cannot_write(&error))?);
         }
         if name.pop_if(|last| *last == b'\n').is_none() && name.len() as u64 > MAX_TESTED_NAME {
             return Err(format!(
@@ -70,13 +73,24 @@ pub fn run(
             .tell_directions_apart()
             .then(|| result(Direction::Write));
         match write.filter(|write| *write != read) {
-            None => show(&mut out, "", &name, &read)?,
-            Some(write) => {
-                show(&mut out, "read ", &name, &read)?;
-                show(&mut out, "write ", &name, &write)?;
-            }
+            None => show(&mut out, "", &name, &read),
+            Some(write) => show(&mut out, "read ", &name, &read)
+                .and_then(|()| show(&mut out, "write ", &name, &write)),
         }
+        .map_err(|error| cannot_write(&error))?;
     }
+}
+
+/// What a test of names says where it can't have them.
+pub(super) fn cannot_read(error: &io::Error) -> String {
+    let told = with_remedy(error, "give it a file or a pipe");
+    format!("cannot read standard input: {told}")
+}
+
+/// Where it can't tell what becomes of them.
+pub(super) fn cannot_write(error: &io::Error) -> String {
+    let told = with_remedy(error, "lead it elsewhere");
+    format!("cannot write to standard output: {told}")
 }
 
 fn show(

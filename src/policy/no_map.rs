@@ -47,7 +47,7 @@ pub enum Rules {}
 
 impl Rules {
     pub(crate) fn parse(_: &[u8]) -> Result<Self, &'static str> {
-        Err("this tftpd was built without map files (feature map)")
+        Err("this tftpd was built without map files (feature map); leave -m out")
     }
 
     pub(crate) fn parse_ignoring_case(text: &[u8]) -> Result<Self, &'static str> {

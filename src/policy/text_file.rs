@@ -13,7 +13,7 @@ use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::libc::{O_DIRECTORY, O_PATH};
 use nix::sys::stat::Mode;
 
-use crate::file::reason;
+use crate::file::with_remedy;
 
 /// Bytes of the longest file that is read.
 const MAX_FILE: u64 = 1 << 20;
@@ -96,8 +96,9 @@ impl TextFile {
     }
 
     fn cannot_read(&self, error: &io::Error) -> String {
-        let (kind, shown, reason) = (self.kind, self.path.display(), reason(error));
-        format!("cannot read the {kind} {shown}: {reason}; name a readable one")
+        let told = with_remedy(error, "name a readable one");
+        let (kind, shown) = (self.kind, self.path.display());
+        format!("cannot read the {kind} {shown}: {told}")
     }
 
     /// Opens the file by its path, or by its name in the directory that was kept.
@@ -121,19 +122,25 @@ impl TextFile {
         let file = self.open_it().map_err(cannot)?;
         let before = file.metadata().map_err(cannot)?;
         if !before.is_file() {
-            return Err(format!("the {kind} {shown} is not a regular file"));
+            return Err(format!(
+                "the {kind} {shown} is not a regular file; name a file with the rules in it"
+            ));
         }
         (&file)
             .take(MAX_FILE + 1)
             .read_to_end(&mut text)
             .map_err(cannot)?;
         if text.len() as u64 > MAX_FILE {
-            return Err(format!("the {kind} {shown} is larger than 1 MiB"));
+            return Err(format!(
+                "the {kind} {shown} is larger than 1 MiB; remove what is too much, or name another"
+            ));
         }
         let after = file.metadata().map_err(cannot)?;
         let stamp = |it: &Metadata| (it.len(), it.mtime(), it.mtime_nsec());
         if stamp(&before) != stamp(&after) || after.len() != text.len() as u64 {
-            return Err(format!("the {kind} {shown} changed while it was read"));
+            return Err(format!(
+                "the {kind} {shown} changed while it was read; try again once it is written"
+            ));
         }
         Ok(text)
     }

@@ -16,6 +16,8 @@ pub struct ListenAddress {
     host: Host,
     /// `None`: the common one.
     port: Option<u16>,
+    /// As it was written.
+    pub(super) text: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,7 +79,11 @@ impl FromStr for ListenAddress {
             None => None,
         };
         let host = parse_host(host, port.is_some()).ok_or(EXPECTED)?;
-        Ok(Self { host, port })
+        Ok(Self {
+            host,
+            port,
+            text: text.to_owned(),
+        })
     }
 }
 
@@ -117,6 +123,16 @@ impl ListenAddress {
         Self {
             host: Host::Any,
             port: None,
+            text: String::new(),
+        }
+    }
+
+    /// Whether `families` may leave it: only the address of another one is surely lost.
+    pub(super) fn may_be_left_by(&self, families: Families) -> bool {
+        match self.host {
+            Host::Ip(ip) => families.have(SocketAddr::new(ip, 0)),
+            Host::Scoped(..) => families != Families::Ipv4,
+            Host::Any | Host::Name(_) => true,
         }
     }
 
@@ -141,9 +157,8 @@ impl ListenAddress {
             Host::Scoped(ip, interface) => {
                 let scope = match interface.parse() {
                     Ok(number) => number,
-                    Err(_) => if_nametoindex(interface.as_str()).map_err(|_| {
-                        format!("cannot listen on {ip}%{interface}: no such interface")
-                    })?,
+                    Err(_) => if_nametoindex(interface.as_str())
+                        .map_err(|_| no_interface(&format!("{ip}%{interface}")))?,
                 };
                 (vec![SocketAddrV6::new(*ip, port, 0, scope).into()], None)
             }
@@ -169,10 +184,16 @@ fn look_up(name: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
     addresses.dedup();
     if addresses.is_empty() {
         return Err(format!(
-            "cannot listen on {name}: there is no interface and no host of that name"
+            "cannot listen on {name}: there is no interface and no host of that name; ip link \
+             lists the interfaces"
         ));
     }
     Ok(addresses)
+}
+
+/// That there is no interface of the name in `place`, in one line with the remedy.
+pub(super) fn no_interface(place: &str) -> String {
+    format!("cannot listen on {place}: no such interface; ip link lists those there are")
 }
 
 #[cfg(test)]
@@ -257,6 +278,7 @@ mod tests {
         let unknown: ListenAddress = "no-such-interface.invalid".parse().unwrap();
         let error = unknown.resolve(69, Families::Both).unwrap_err();
         assert!(error.contains("no-such-interface.invalid"), "{error}");
+        assert!(error.contains("; ip link lists "), "{error}");
         let unknown: ListenAddress = "fe80::1%nowhere".parse().unwrap();
         let error = unknown.resolve(69, Families::Both).unwrap_err();
         assert!(error.contains("fe80::1%nowhere"), "{error}");

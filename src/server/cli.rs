@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgAction, Parser};
 
+use super::MAX_LISTENERS;
 use super::address::{Families, ListenAddress, ListenTarget};
 use super::familiar;
 use super::upload_args::UploadArgs;
@@ -485,11 +486,36 @@ impl Args {
                 status: 2,
             });
         }
+        if let Some(text) = args.contradiction() {
+            return Err(UsageError { text, status: 2 });
+        }
         if part == Part::Worker {
             // The supervisor's.
             args.pid_file = None;
         }
         Ok(args)
+    }
+
+    /// What can't be as the words themselves say, in one line.
+    fn contradiction(&self) -> Option<String> {
+        let (count, families) = (self.addresses.len(), self.families());
+        if count > MAX_LISTENERS {
+            return Some(format!(
+                "tftpd: -a is there {count} times; give at most {MAX_LISTENERS}"
+            ));
+        }
+        let is_left = |it: &ListenAddress| it.may_be_left_by(families);
+        let lost = &self.addresses.first()?.text;
+        let (option, other) = match families {
+            Families::Ipv4 => ("-4", "IPv4"),
+            _ => ("-6", "IPv6"),
+        };
+        (!self.addresses.iter().any(is_left)).then(|| {
+            format!(
+                "tftpd: {option} leaves nothing of -a {lost} to listen on; leave out {option}, or \
+                 name an {other} address"
+            )
+        })
     }
 
     /// The directory to serve.
@@ -514,11 +540,7 @@ impl Args {
     /// # Errors
     /// One line: no such interface or host.
     pub(super) fn listen_targets(&self) -> Result<Vec<ListenTarget>, String> {
-        let families = match (self.ipv4, self.ipv6) {
-            (true, _) => Families::Ipv4,
-            (_, true) => Families::Ipv6,
-            _ => Families::Both,
-        };
+        let families = self.families();
         let any = [ListenAddress::any()];
         let addresses = match &self.addresses[..] {
             [] => &any[..],
@@ -529,6 +551,14 @@ impl Args {
             targets.extend(address.resolve(self.port, families)?);
         }
         Ok(targets)
+    }
+
+    const fn families(&self) -> Families {
+        match (self.ipv4, self.ipv6) {
+            (true, _) => Families::Ipv4,
+            (_, true) => Families::Ipv6,
+            _ => Families::Both,
+        }
     }
 
     /// The options to treat as unknown.
@@ -751,6 +781,13 @@ mod tests {
             (&["--ask", "grub/**"], "add --helper"),
             (&["--ask-missing"], "add --helper"),
             (&["--ask-timeout", "3s"], "add --helper"),
+            (&["-4", "-a", "::1"], "leave out -4"),
+            (
+                &["-6", "-a", "192.0.2.1:69", "-a", "127.0.0.1"],
+                "leave out -6",
+            ),
+            (&["-6", "-a", "192.0.2.1"], "192.0.2.1"),
+            (&["-a=::1"; MAX_LISTENERS + 1], "at most 15"),
             (&["--read-only", "--overwrite"], "--overwrite"),
             #[cfg(feature = "uploads")]
             (&["--read-only", "--keep-versions", "3"], "--keep-versions"),

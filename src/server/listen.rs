@@ -5,7 +5,7 @@
 //! Must not: receive.
 
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::rc::Rc;
 
 use log::{info, warn};
@@ -13,9 +13,9 @@ use nix::libc::{EADDRNOTAVAIL, EAFNOSUPPORT};
 use nix::net::if_::if_nametoindex;
 
 use super::MAX_LISTENERS;
-use super::address::ListenTarget;
+use super::address::{ListenTarget, no_interface};
 use super::cli::{Args, Part};
-use crate::file::reason;
+use crate::file::{reason, with_remedy};
 use crate::net::{Binding, ListenSocket, TransferSocket};
 use crate::policy::rules::file::RulesFile;
 
@@ -31,7 +31,7 @@ pub(super) fn listeners(
     if let Some(name) = &args.interface
         && if_nametoindex(name.as_str()).is_err()
     {
-        return Err(format!("cannot listen on {name}: no such interface"));
+        return Err(no_interface(name));
     }
     let listeners = if inherited.is_empty() {
         listen(args)?
@@ -123,14 +123,20 @@ fn adopt(args: &Args, sockets: Vec<UdpSocket>) -> Result<Vec<ListenSocket>, Stri
         Ok(listener)
     };
     let adopted: io::Result<_> = sockets.into_iter().map(adopt).collect();
-    adopted.map_err(|error| format!("cannot listen on an inherited socket: {}", reason(&error)))
+    adopted.map_err(|error| {
+        let remedy = "use ListenDatagram= with an address and a port";
+        let told = with_remedy(&error, remedy);
+        format!("cannot listen on an inherited socket: {told}")
+    })
 }
 
 fn listen(args: &Args) -> Result<Vec<ListenSocket>, String> {
     let targets = args.listen_targets()?;
     if targets.is_empty() {
         return Err(
-            "no address of that family is left to listen on; drop -4 or -6, or change -a".into(),
+            "cannot listen: what -a names has no address of the family that -4 or -6 leaves; leave \
+             that out, or change -a"
+                .into(),
         );
     }
     if targets.len() > MAX_LISTENERS {
@@ -217,12 +223,20 @@ fn lacks_family(error: &io::Error) -> bool {
 }
 
 fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
-    let remedy = match error.kind() {
-        ErrorKind::PermissionDenied => {
-            "; use -p with a port above 1023, or grant CAP_NET_BIND_SERVICE"
+    let lacks_scope = |it: SocketAddrV6| it.ip().is_unicast_link_local() && it.scope_id() == 0;
+    let remedy = match (error.kind(), address) {
+        (ErrorKind::PermissionDenied, _) if address.port() > 1023 => {
+            "start as root, or choose another port with -p and no interface"
         }
-        ErrorKind::AddrInUse => "; stop the server that has it, or choose another port with -p",
-        _ => "",
+        (ErrorKind::PermissionDenied, _) => {
+            "use -p with a port above 1023, or grant CAP_NET_BIND_SERVICE"
+        }
+        (ErrorKind::AddrInUse, _) => "stop the server that has it, or choose another port with -p",
+        (_, SocketAddr::V6(it)) if lacks_scope(it) => {
+            "name its interface with -a, as in fe80::1%eth0"
+        }
+        _ if lacks_family(error) => "name an address of this machine with -a",
+        _ => "name another address with -a",
     };
-    format!("cannot listen on {address}: {}{remedy}", reason(error))
+    format!("cannot listen on {address}: {}", with_remedy(error, remedy))
 }

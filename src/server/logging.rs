@@ -9,7 +9,7 @@ use log::LevelFilter;
 use nix::libc::ELOOP;
 
 use super::cli::Args;
-use crate::file::reason;
+use crate::file::with_remedy;
 use crate::log::LogFile;
 use crate::log::syslog::DEV_LOG;
 
@@ -50,13 +50,12 @@ fn cannot_open(path: &Path, error: &io::Error) -> String {
              its directory; remove it, or name the file itself with --log-file"
         );
     }
-    let reason = reason(error);
-    format!("cannot open the log file {path}: {reason}; name a writable one with --log-file")
+    let told = with_remedy(error, "name a writable one with --log-file");
+    format!("cannot open the log file {path}: {told}")
 }
 
 fn cannot_reach(path: &Path, error: &io::Error) -> String {
-    let (path, reason) = (path.display(), reason(error));
-    format!(
-        "cannot reach the syslog at {path}: {reason}; start it, or name its socket: --syslog=SOCKET"
-    )
+    let remedy = "start it, or name its socket: --syslog=SOCKET";
+    let (path, told) = (path.display(), with_remedy(error, remedy));
+    format!("cannot reach the syslog at {path}: {told}")
 }

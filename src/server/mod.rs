@@ -63,7 +63,7 @@ use mio::{Events, Interest, Token, event};
 use self::busy_poll::BusyPoll;
 use self::floor::Floor;
 use self::front::Front;
-pub use self::start::{test_map, test_rules};
+pub use self::start::{in_words, test_map, test_rules};
 pub use self::supervisor::supervise;
 pub use self::upgrade::try_out;
 use self::worker::{Order, Worker};

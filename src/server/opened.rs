@@ -139,6 +139,7 @@ impl Opened {
         let read_again_in: Vec<_> = directories.into_iter().flatten().collect();
         let confinement = Confinement {
             root: self.served.root.as_fd(),
+            root_path: &self.path,
             uploads: self.served.uploads.as_ref().map(|it| it.directory.as_fd()),
             linked: &linked,
             linked_listable: args.ignore_case,

@@ -20,7 +20,7 @@ use super::opened::{Opened, Served, policy};
 use super::requests::Requests;
 use super::worker::{Order, READY, Worker};
 use super::{Lifetime, MAX_LISTENERS, STATUS, Server, exposure, logging};
-use crate::file::{Root, reason};
+use crate::file::{Root, with_remedy};
 use crate::host::clock;
 use crate::host::random::Random;
 use crate::host::{self, Enforcement, Inherited, Notifier, PidFile, Signals};
@@ -221,6 +221,18 @@ pub fn test_map(args: &Args, path: &Path) -> Result<(), Box<dyn Error>> {
     map_test::run(path, &root, args.ipv6, names, out)
 }
 
+/// Why the server can't go on, in one line. What the system says of itself alone gets
+/// what it may be about.
+pub fn in_words(error: &(dyn Error + 'static)) -> String {
+    match error.downcast_ref::<io::Error>() {
+        Some(error) => {
+            let remedy = "look at what it is allowed: memory, open files, system calls";
+            format!("cannot go on: {}", with_remedy(error, remedy))
+        }
+        None => error.to_string(),
+    }
+}
+
 /// What there is room for.
 #[derive(Debug, Clone, Copy)]
 struct Room {
@@ -328,8 +340,8 @@ pub(super) fn cannot_write_pid_file(path: &Path, error: &io::Error) -> String {
             "the server whose pid file is {path} is running; stop it, or name another file with -P"
         );
     }
-    let reason = reason(error);
-    format!("cannot write the pid file {path}: {reason}; name a writable one with -P")
+    let told = with_remedy(error, "name a writable one with -P");
+    format!("cannot write the pid file {path}: {told}")
 }
 
 /// What clients may do, in words.

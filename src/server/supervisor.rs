@@ -33,7 +33,7 @@ use super::start::{cannot_write_pid_file, reserve_pid_file};
 use super::upgrade::{BY_ITSELF, OURS, Program, Trial, Upgrade};
 use super::worker::{END, SOCKETS, STOP};
 use super::{LONGEST_DRAIN, MAX_LISTENERS, handover, logging};
-use crate::file::reason;
+use crate::file::{reason, with_remedy};
 use crate::host::{self, Inherited, Notifier, PidFile, clock};
 use crate::log::LogFile;
 use crate::log::shown::Addresses;
@@ -270,8 +270,11 @@ impl<'a> Supervisor<'a> {
             Ok(process) => self.slots[number].processes.push(process),
             Err(error) => {
                 let program = self.program.path.display();
-                let reason = reason(&error);
-                error!("worker {}: cannot start {program}: {reason}", number + 1);
+                let number = number + 1;
+                error!(
+                    "worker {number}: cannot start {program}: {}",
+                    with_remedy(&error, "it must be there, and one more process be allowed")
+                );
                 if self.progress == Progress::First {
                     self.has_failed = true;
                     self.stop();
@@ -534,8 +537,12 @@ fn slots(args: &Args, inherited: Vec<UdpSocket>, count: usize) -> Result<Vec<Slo
     let own = |socket: &dyn AsFd| socket.as_fd().try_clone_to_owned();
     let slot = |set: Vec<_>| {
         let sockets = set.iter().map(|it| own(it)).collect::<io::Result<_>>();
-        let sockets =
-            sockets.map_err(|error| format!("cannot keep a socket: {}", reason(&error)))?;
+        let sockets = sockets.map_err(|error| {
+            format!(
+                "cannot keep a socket: {}",
+                with_remedy(&error, "allow more open files")
+            )
+        })?;
         Ok(Slot::new(sockets))
     };
     sets(args, inherited, count)?

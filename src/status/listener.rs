@@ -14,7 +14,7 @@ use mio::{Interest, Registry, Token};
 use socket2::SockRef;
 
 use super::address::{Hosts, StatusAddress};
-use crate::file::reason;
+use crate::file::with_remedy;
 use crate::host::InheritedStream;
 
 /// Bytes of an answer that the kernel keeps for a reader that is slow.
@@ -48,19 +48,23 @@ impl Listener {
         bound.map_err(|error| {
             let remedy = match (address, error.kind()) {
                 (_, ErrorKind::PermissionDenied) => {
-                    "; choose a port above 1023, or a directory that may be written to"
+                    "choose a port above 1023, or a directory that may be written to"
                 }
                 (_, ErrorKind::AddrInUse) => {
-                    "; stop the server that has it, or choose another with --status"
+                    "stop the server that has it, or choose another with --status"
                 }
-                (_, ErrorKind::AddrNotAvailable) => "; give an address of this machine",
                 (StatusAddress::Unix(_), ErrorKind::AlreadyExists) => {
-                    ", and it is no socket; choose another path with --status"
+                    return format!(
+                        "cannot listen on {address} for --status: there is a file, and it is no \
+                         socket; choose another path with --status"
+                    );
                 }
-                _ => "",
+                (StatusAddress::Unix(_), ErrorKind::NotFound) => "create its directory",
+                (StatusAddress::Unix(_), _) => "choose another path with --status",
+                (StatusAddress::Tcp(..), _) => "give an address of this machine with --status",
             };
-            let reason = reason(&error);
-            format!("cannot listen on {address} for --status: {reason}{remedy}")
+            let told = with_remedy(&error, remedy);
+            format!("cannot listen on {address} for --status: {told}")
         })
     }
 
@@ -74,7 +78,7 @@ impl Listener {
             InheritedStream::Unix(listener) => SockRef::from(listener).is_listener()?,
         };
         if !listens {
-            return Err(io::Error::other("it doesn't listen; use ListenStream="));
+            return Err(io::Error::other("it doesn't listen"));
         }
         let (socket, hosts) = match stream {
             InheritedStream::Tcp(listener) => {

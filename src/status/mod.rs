@@ -118,7 +118,10 @@ impl Status {
         let mut listeners = Vec::new();
         for stream in streams.into_iter().take(MAX_STATUS_LISTENERS - 1) {
             let listener = Listener::inherit(stream);
-            listeners.push(listener.map_err(|it| cannot("take over an inherited socket", &it))?);
+            listeners.push(listener.map_err(|error| {
+                let remedy = "use ListenStream=";
+                cannot("take over an inherited socket", &error, remedy)
+            })?);
         }
         if let Some(address) = address {
             listeners.push(Listener::bind(address)?);
@@ -129,7 +132,7 @@ impl Status {
         let watched = Self::watch(listeners, now);
         watched
             .map(Some)
-            .map_err(|error| cannot("watch its socket", &error))
+            .map_err(|error| cannot("watch its socket", &error, "leave out --status"))
     }
 
     fn watch(mut listeners: Vec<Listener>, started: Instant) -> io::Result<Self> {
@@ -475,9 +478,9 @@ fn reply(asked: Asked, view: &View<'_>, own: impl FnOnce() -> metrics::Own) -> R
     }
 }
 
-fn cannot(what: &str, error: &io::Error) -> String {
-    let reason = crate::file::reason(error);
-    format!("cannot {what} for the status port: {reason}")
+fn cannot(what: &str, error: &io::Error, remedy: &str) -> String {
+    let told = crate::file::with_remedy(error, remedy);
+    format!("cannot {what} for the status port: {told}")
 }
 
 #[cfg(test)]

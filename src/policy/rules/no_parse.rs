@@ -3,5 +3,8 @@
 use super::ClientRules;
 
 pub(super) fn parse(_: &[u8]) -> Result<ClientRules, String> {
-    Err("this tftpd was built without rules by client (feature rules)".to_owned())
+    Err(
+        "this tftpd was built without rules by client (feature rules); leave --rules out"
+            .to_owned(),
+    )
 }

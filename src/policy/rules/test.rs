@@ -5,11 +5,12 @@
 use std::cell::OnceCell;
 use std::error::Error;
 use std::fmt;
-use std::io::{BufRead, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::time::Instant;
 
 use super::{Client, Interface, Settings};
 use crate::file::StorageError;
+use crate::policy::map_test::{cannot_read, cannot_write};
 use crate::policy::work::Work;
 use crate::policy::{Policy, Refusal};
 use crate::wire::escape::escape;
@@ -37,13 +38,13 @@ pub fn run(
     loop {
         number += 1;
         line.clear();
-        if lines
+        let read = lines
             .by_ref()
             .take(MAX_LINE + 1)
-            .read_until(b'\n', &mut line)?
-            == 0
-        {
-            return Ok(out.flush()?);
+            .read_until(b'\n', &mut line)
+            .map_err(|error| cannot_read(&error))?;
+        if read == 0 {
+            return Ok(out.flush().map_err(|error| cannot_write(&error))?);
         }
         if line.pop_if(|last| *last == b'\n').is_none() && line.len() as u64 > MAX_LINE {
             return Err(
@@ -52,8 +53,7 @@ pub fn run(
         }
         let (client, name) = client_and_name(&line)
             .map_err(|wrong| format!("line {number} of the input: {wrong}; {EXPECTED}"))?;
-        write!(out, "{} \"{}\": ", client.address, escape(name))?;
-        show(policy, now, &client, name, &mut out)?;
+        show(policy, now, &client, name, &mut out).map_err(|error| cannot_write(&error))?;
     }
 }
 
@@ -103,14 +103,16 @@ fn hardware_of(text: &str) -> Option<[u8; 6]> {
     bytes.next().is_none().then_some(address)
 }
 
-/// The rest of a line: the section, what a read and a write lead to, the settings.
+/// A line: the client and the name, the section, what a read and a write lead to, the
+/// settings.
 fn show(
     policy: &Policy,
     now: Instant,
     client: &Client<'_>,
     name: &[u8],
     out: &mut impl Write,
-) -> Result<(), Box<dyn Error>> {
+) -> io::Result<()> {
+    write!(out, "{} \"{}\": ", client.address, escape(name))?;
     let mut places = Vec::new();
     if let Some(live) = &policy.rules {
         let mut find = || live.hardware(now, client.address, &mut Work::default());
@@ -158,7 +160,7 @@ fn show(
     if let Some(settings) = settings.filter(|it| *it != Settings::default()) {
         write!(out, "; {settings}")?;
     }
-    Ok(writeln!(out)?)
+    writeln!(out)
 }
 
 /// As the file would have them.
