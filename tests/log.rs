@@ -45,6 +45,29 @@ fn json_is_one_object_a_line_whatever_the_name() {
     assert!(line.bytes().all(|byte| (b' '..0x7f).contains(&byte)));
 }
 
+/// The first word of a line has digits where `shape` has zeros, and is as long.
+fn begins_with(line: &str, shape: &str) -> bool {
+    let digits = |letter: char| if letter.is_ascii_digit() { '0' } else { letter };
+    let begin: String = line.chars().take(shape.len()).map(digits).collect();
+    begin == shape
+}
+
+#[test]
+fn all_times_are_of_one_length() {
+    for (format, shape) in [
+        ("text", "0000-00-00T00:00:00.000Z ["),
+        ("json", "{\"time\":0000000000.000,\"level\":"),
+    ] {
+        let server = Server::start(&["-vv", "--log-format", format]);
+        // Enough of them that some end in zeros.
+        (0..40).for_each(|_| server.fence());
+        let lines = server.log_lines();
+        assert!(lines.len() > 100, "{lines:#?}");
+        let other = lines.iter().find(|line| !begins_with(line, shape));
+        assert_eq!(other, None);
+    }
+}
+
 /// Has the server tell what it holds back, and waits for what it tells last then.
 fn flush(server: &Server) -> Vec<String> {
     let counters = |lines: &[String]| lines.iter().filter(|l| l.contains("counters ")).count();

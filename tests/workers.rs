@@ -82,6 +82,61 @@ fn clients(server: &Server, count: usize) -> Vec<RawClient> {
     (0..count).map(|_| RawClient::new(server)).collect()
 }
 
+// --- the log --------------------------------------------------------------------------
+
+/// Which process has written a line, and the line.
+fn writer(line: &str) -> (Option<i32>, &str) {
+    let process = if line.starts_with('{') {
+        let object: serde_json::Value = serde_json::from_str(line).expect("an object");
+        object["process"].as_i64().and_then(|it| it.try_into().ok())
+    } else {
+        let word = line.split(' ').nth(1).unwrap_or_default();
+        let number = word
+            .strip_prefix("tftpd[")
+            .and_then(|it| it.strip_suffix(']'));
+        number.and_then(|it| it.parse().ok())
+    };
+    (process, line)
+}
+
+#[test]
+fn each_line_tells_which_process_has_written_it() {
+    for format in ["text", "json"] {
+        let server = start("2", &["--log-format", format]);
+        for number in 0..16 {
+            RawClient::new(&server).ask(&rrq(&format!("missing{number}"), &[]));
+        }
+        wait_lines(&server, "missing", 16);
+        let lines = server.log_lines();
+        let lines: Vec<_> = lines.iter().map(|line| writer(line)).collect();
+        let of = |text: &str| -> BTreeSet<_> {
+            let lines = lines.iter().filter(|(_, line)| line.contains(text));
+            lines
+                .map(|(process, _)| process.expect("a process"))
+                .collect()
+        };
+        let (workers, supervisor) = (of("listening on"), server.pid().as_raw());
+        assert_eq!(workers.len(), 2, "{lines:#?}");
+        assert_eq!(of("missing"), workers, "each has some of them");
+        for line in ["is ready", "serving with"] {
+            assert_eq!(of(line), BTreeSet::from([supervisor]), "{lines:#?}");
+        }
+        let told: BTreeSet<_> = lines.iter().map(|it| it.0).collect();
+        assert_eq!(told.len(), 3, "{lines:#?}");
+    }
+    // A single one doesn't say so.
+    for format in ["text", "json"] {
+        let server = Server::start(&["--log-format", format]);
+        server.fence();
+        assert!(
+            server
+                .log_lines()
+                .iter()
+                .all(|line| writer(line).0.is_none())
+        );
+    }
+}
+
 // --- whose is a request ---------------------------------------------------------------
 
 #[test]

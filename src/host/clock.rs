@@ -30,6 +30,13 @@ pub fn unix_seconds() -> f64 {
     since.unwrap_or_default().as_secs_f64()
 }
 
+/// Milliseconds since 1970, for the log.
+#[expect(clippy::disallowed_methods, reason = "the log says when")]
+pub fn unix_milliseconds() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.unwrap_or_default().as_millis() as u64
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;

@@ -15,19 +15,25 @@ use log::{LevelFilter, Log, Metadata, Record};
 #[cfg(any(feature = "helper", feature = "status"))]
 use super::event::Event;
 use super::event::KIND;
+use super::stamp::Process;
 use super::{MARK, MAX_LINE};
 use crate::host::clock;
 
 /// The log as JSON lines.
 pub(super) struct JsonLines<W> {
     level: LevelFilter,
+    process: Process,
     target: Mutex<(W, String)>,
 }
 
 impl<W: Write> JsonLines<W> {
-    pub(super) fn new(level: LevelFilter, target: W) -> Self {
+    pub(super) fn new(level: LevelFilter, target: W, process: Process) -> Self {
         let target = Mutex::new((target, String::new()));
-        Self { level, target }
+        Self {
+            level,
+            process,
+            target,
+        }
     }
 }
 
@@ -42,7 +48,7 @@ impl<W: Write + Send> Log for JsonLines<W> {
         }
         let mut target = self.target.lock().unwrap_or_else(PoisonError::into_inner);
         let (writer, line) = &mut *target;
-        put_line(line, clock::unix_seconds(), record);
+        put_line(line, clock::unix_seconds(), self.process, record);
         // There is no other place to say that it failed.
         let _ = writer.write_all(line.as_bytes());
     }
@@ -53,24 +59,24 @@ impl<W: Write + Send> Log for JsonLines<W> {
 /// Puts an event into `line` as this log would, and a line end.
 #[cfg(feature = "helper")]
 pub(crate) fn put_event(line: &mut String, event: &Event<'_>) {
-    event.with_record(|record| put_line(line, clock::unix_seconds(), record));
+    event.with_record(|record| put_line(line, clock::unix_seconds(), None, record));
 }
 
 /// An event as an object, as it stands in the log.
 #[cfg(feature = "status")]
 pub(super) fn object(event: &Event<'_>) -> String {
     let mut line = String::new();
-    event.with_record(|record| put_line(&mut line, clock::unix_seconds(), record));
+    event.with_record(|record| put_line(&mut line, clock::unix_seconds(), None, record));
     line.pop();
     line
 }
 
 /// Puts an object and a line end into `line`, at most [`MAX_LINE`] bytes: texts
 /// are cut until it fits.
-fn put_line(line: &mut String, seconds: f64, record: &Record<'_>) {
+fn put_line(line: &mut String, seconds: f64, process: Process, record: &Record<'_>) {
     for max_text in [MAX_LINE, 1024, 256, 64] {
         line.clear();
-        let done = put_object(line, seconds, record, max_text);
+        let done = put_object(line, seconds, process, record, max_text);
         debug_assert!(done.is_ok(), "a string takes everything");
         line.push('\n');
         if line.len() <= MAX_LINE {
@@ -80,7 +86,7 @@ fn put_line(line: &mut String, seconds: f64, record: &Record<'_>) {
 }
 
 /// Tells what was lost.
-pub(super) fn put_note(line: &mut Vec<u8>, lost: u64, why: &str) {
+pub(super) fn put_note(line: &mut Vec<u8>, process: Process, lost: u64, why: &str) {
     let mut text = String::new();
     let told = super::lost_lines(lost, why);
     let mut record = Record::builder();
@@ -88,6 +94,7 @@ pub(super) fn put_note(line: &mut Vec<u8>, lost: u64, why: &str) {
     put_line(
         &mut text,
         clock::unix_seconds(),
+        process,
         &record.args(format_args!("{told}")).build(),
     );
     line.extend(text.bytes());
@@ -96,11 +103,15 @@ pub(super) fn put_note(line: &mut Vec<u8>, lost: u64, why: &str) {
 fn put_object(
     line: &mut String,
     seconds: f64,
+    process: Process,
     record: &Record<'_>,
     max_text: usize,
 ) -> Result<(), kv::Error> {
     let level = record.level().as_str().to_ascii_lowercase();
     write!(line, "{{\"time\":{seconds:.3},\"level\":\"{level}\"")?;
+    if let Some(number) = process {
+        write!(line, ",\"process\":{number}")?;
+    }
     let fields = record.key_values();
     if fields.get(Key::from_str(KIND)).is_none() {
         write!(line, ",\"message\":")?;
@@ -198,7 +209,7 @@ mod tests {
             record.key_values(event);
         }
         let mut line = String::new();
-        put_line(&mut line, 1.5, &record.build());
+        put_line(&mut line, 1.5, None, &record.build());
         line
     }
 
@@ -228,6 +239,15 @@ mod tests {
             let expected = format!("{{\"time\":1.500,\"level\":\"info\",{expected}}}\n");
             assert_eq!(line, expected);
         }
+    }
+
+    #[test]
+    fn of_several_processes_each_line_names_its_own() {
+        let mut line = Vec::new();
+        put_note(&mut line, Some(4711), 1, "why");
+        let line = String::from_utf8(line).unwrap();
+        let told = r#","level":"warn","process":4711,"message":"1 line of the log "#;
+        assert!(line.contains(told), "{line}");
     }
 
     #[test]

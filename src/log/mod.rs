@@ -18,6 +18,8 @@ use self::journal::Journal;
 use self::json::JsonLines;
 use self::shown::Count;
 use self::sink::{Note, Sink};
+pub(crate) use self::stamp::Process;
+use self::stamp::Stamped;
 use self::syslog::{DEV_LOG, Syslog, SyslogLines};
 pub(crate) use self::target::LogFile;
 use self::target::Target;
@@ -33,6 +35,7 @@ pub(crate) mod searches;
 pub(crate) mod short;
 pub(crate) mod shown;
 mod sink;
+mod stamp;
 pub(crate) mod syslog;
 mod target;
 mod text;
@@ -52,29 +55,36 @@ pub enum LogFormat {
     Json,
 }
 
-/// Logs to a file from now on.
+/// Logs to a file from now on, as this `process`.
 ///
 /// # Errors
 /// Whatever opening it says.
-pub(crate) fn to_file(path: &Path, format: LogFormat, level: LevelFilter) -> io::Result<LogFile> {
+pub(crate) fn to_file(
+    path: &Path,
+    format: LogFormat,
+    level: LevelFilter,
+    process: Process,
+) -> io::Result<LogFile> {
     let file = LogFile::open(path)?;
-    write_lines(format, level, |note| Sink::to(&file, note));
+    write_lines(format, level, process, |note| {
+        Sink::to(&file, note, process)
+    });
     Ok(file)
 }
 
-/// Logs to standard error from now on: with priorities, if the journal reads
-/// it.
-pub(crate) fn to_standard_error(format: LogFormat, level: LevelFilter) {
-    let sink = |note| Sink::new(Target::standard_error(), note);
+/// Logs to standard error from now on, as this `process`: with priorities, if the
+/// journal reads it, which knows by itself who has written what (`_PID`).
+pub(crate) fn to_standard_error(format: LogFormat, level: LevelFilter, process: Process) {
+    let sink = |note| Sink::new(Target::standard_error(), note, process);
     if format == LogFormat::Text && journal::is_standard_error() {
-        let note: Note = |line, lost, why| {
+        let note: Note = |line, _, lost, why| {
             let mut text = String::new();
             journal::push_line(&mut text, Level::Warn, lost_lines(lost, why));
             line.extend(text.bytes());
         };
         install(level, Journal::new(level, sink(note)));
     } else {
-        write_lines(format, level, sink);
+        write_lines(format, level, process, sink);
     }
 }
 
@@ -88,21 +98,26 @@ pub(crate) fn to_syslog(path: &Path, level: LevelFilter) -> io::Result<()> {
 }
 
 /// Logs lines with time and level.
-fn write_lines(format: LogFormat, level: LevelFilter, sink: impl FnOnce(Note) -> Sink) {
+fn write_lines(
+    format: LogFormat,
+    level: LevelFilter,
+    process: Process,
+    sink: impl FnOnce(Note) -> Sink,
+) {
     if format == LogFormat::Json {
-        install(level, JsonLines::new(level, sink(json::put_note)));
+        let sink = sink(json::put_note);
+        install(level, JsonLines::new(level, sink, process));
         return;
     }
+    // Its times have as many decimals as it takes: ours are all of one length.
     let config = ConfigBuilder::new()
-        .set_time_format_rfc3339()
+        .set_time_level(LevelFilter::Off)
         .set_target_level(LevelFilter::Off)
         .set_thread_level(LevelFilter::Off)
         .set_location_level(LevelFilter::Off)
         .build();
-    let note: Note = |line, lost, why| {
-        line.extend(format!("[WARN] {}\n", lost_lines(lost, why)).bytes());
-    };
-    install(level, *WriteLogger::new(level, config, sink(note)));
+    let lines = Stamped::new(sink(stamp::put_note), process);
+    install(level, *WriteLogger::new(level, config, lines));
 }
 
 /// Makes `logger` the log. There can only be one already in a test that starts

@@ -8,17 +8,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::errno::Errno;
 
+use super::stamp::Process;
 use super::target::{LogFile, Target};
 use super::{MARK, MAX_LINE};
 
-/// Makes the line that tells what was lost: how many lines, and why.
-pub(super) type Note = fn(&mut Vec<u8>, u64, &str);
+/// Makes the line that tells what was lost: by which process, how many lines, and why.
+pub(super) type Note = fn(&mut Vec<u8>, Process, u64, &str);
 
 /// Takes pieces of lines and writes lines.
 #[derive(Debug)]
 pub(super) struct Sink {
     target: Arc<Mutex<Target>>,
     note: Note,
+    process: Process,
     /// A line that has yet to end.
     line: Vec<u8>,
     /// The end of a line whose beginning was written.
@@ -30,19 +32,20 @@ pub(super) struct Sink {
 }
 
 impl Sink {
-    pub(super) fn new(target: Target, note: Note) -> Self {
-        Self::shared(Arc::new(Mutex::new(target)), note)
+    pub(super) fn new(target: Target, note: Note, process: Process) -> Self {
+        Self::shared(Arc::new(Mutex::new(target)), note, process)
     }
 
     /// Writes to the log file, whichever that is at the time.
-    pub(super) fn to(file: &LogFile, note: Note) -> Self {
-        Self::shared(file.target(), note)
+    pub(super) fn to(file: &LogFile, note: Note, process: Process) -> Self {
+        Self::shared(file.target(), note, process)
     }
 
-    const fn shared(target: Arc<Mutex<Target>>, note: Note) -> Self {
+    const fn shared(target: Arc<Mutex<Target>>, note: Note, process: Process) -> Self {
         Self {
             target,
             note,
+            process,
             line: Vec::new(),
             rest: Vec::new(),
             lost: 0,
@@ -67,7 +70,7 @@ impl Sink {
         // With the line in one go: alone it would fit where no line does, again
         // and again.
         let mut both = Vec::new();
-        (self.note)(&mut both, self.lost, &why);
+        (self.note)(&mut both, self.process, self.lost, &why);
         both.extend(line);
         self.begin(&both)?;
         self.lost = 0;
@@ -138,7 +141,7 @@ mod tests {
     use nix::fcntl::OFlag;
     use nix::unistd::pipe2;
 
-    fn note(line: &mut Vec<u8>, lost: u64, why: &str) {
+    fn note(line: &mut Vec<u8>, _: Process, lost: u64, why: &str) {
         line.extend(format!("lost {lost}: {why}\n").bytes());
     }
 
@@ -146,7 +149,7 @@ mod tests {
     fn a_pipe_that_nobody_reads_takes_no_time_and_what_was_lost_is_told() {
         let (reader, writer) = pipe2(OFlag::O_CLOEXEC).unwrap();
         let mut reader = std::fs::File::from(reader);
-        let mut sink = Sink::new(Target::inherited(&writer), note);
+        let mut sink = Sink::new(Target::inherited(&writer), note, None);
         let line = [b"x".repeat(1000), b"\n".to_vec()].concat();
         for _ in 0..100 {
             sink.write_all(&line).unwrap();
@@ -186,7 +189,7 @@ mod tests {
         let Ok(full) = std::fs::OpenOptions::new().write(true).open("/dev/full") else {
             return;
         };
-        let mut sink = Sink::new(Target::inherited(&full), note);
+        let mut sink = Sink::new(Target::inherited(&full), note, None);
         sink.write_all(b"lost\n").unwrap();
         assert_eq!((sink.lost, sink.reason), (1, Errno::ENOSPC));
     }
@@ -194,7 +197,7 @@ mod tests {
     #[test]
     fn long_lines_are_cut_with_a_mark() {
         let (reader, writer) = pipe2(OFlag::O_CLOEXEC).unwrap();
-        let mut sink = Sink::new(Target::inherited(&writer), note);
+        let mut sink = Sink::new(Target::inherited(&writer), note, None);
         sink.write_all("ö".repeat(5000).as_bytes()).unwrap();
         sink.write_all(b"\nnext\n").unwrap();
         drop((sink, writer));

@@ -25,9 +25,11 @@ pub(super) fn start(args: &Args, by_inetd: bool) -> Result<Option<LogFile>, Stri
         (false, 1) => LevelFilter::Debug,
         (false, _) => LevelFilter::Trace,
     };
+    // Of several, each line tells its own.
+    let process = args.workers.map(|_| std::process::id());
     match (&args.log_file, &args.syslog) {
         (Some(path), _) => {
-            let file = crate::log::to_file(path, args.log_format, level);
+            let file = crate::log::to_file(path, args.log_format, level, process);
             return file.map(Some).map_err(|error| cannot_open(path, &error));
         }
         (None, Some(path)) => {
@@ -37,7 +39,7 @@ pub(super) fn start(args: &Args, by_inetd: bool) -> Result<Option<LogFile>, Stri
             // Without one, silence.
             let _ = crate::log::to_syslog(Path::new(DEV_LOG), level);
         }
-        (None, None) => crate::log::to_standard_error(args.log_format, level),
+        (None, None) => crate::log::to_standard_error(args.log_format, level, process),
     }
     Ok(None)
 }
