@@ -344,7 +344,8 @@ fn several_files_go_with_one_call() {
     // What isn't there doesn't keep the others away.
     fs::create_dir(dir.path().join("into")).unwrap();
     let output = run(dir.path(), &["get", &url("no"), &url("two"), "into"]);
-    assert_status(&output, 1, &[":no: Error code 1: File not found"]);
+    let told = format!("tftp: {}: Error code 1: File not found", url("no"));
+    assert_status(&output, 1, &[&told]);
     assert_eq!(files(&dir.path().join("into")), ["two"]);
     let output = run(dir.path(), &["get", &url("a/one"), &url("two"), "new"]);
     assert_status(&output, 64, &["new"]);
@@ -731,6 +732,39 @@ fn silence_ends_after_the_retries() {
         assert_status(&output, 69, &["no answer from 127.0.0.1"]);
         assert_unharmed(&dir);
     }
+}
+
+#[test]
+fn a_failure_names_the_port_unless_it_is_the_usual_one() {
+    let server = Server::start(&["--read-only"]);
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("file"), "x").unwrap();
+    let [url, other, file] =
+        ["f", "d/f", "file"].map(|it| format!("tftp://{}/{it}", server.addr()));
+    for (args, status, told) in [
+        (
+            &["get", &*url][..],
+            1,
+            format!("tftp: {url}: Error code 1: "),
+        ),
+        (
+            &["put", "file", &file],
+            1,
+            format!("tftp: {file}: Error code 2: "),
+        ),
+        (
+            &["get", &url, &other, "."],
+            64,
+            format!("tftp: {url} and {other} would both be "),
+        ),
+    ] {
+        assert_status(&run(dir.path(), args), status, &[&told]);
+    }
+    let closed = closed_port();
+    let url = format!("tftp://{closed}/f");
+    let output = run(dir.path(), &["-t", "10", "--retries", "1", "get", &url]);
+    let told = format!("tftp: {url}: no answer from {closed}: connection refused");
+    assert_status(&output, 69, &[&told]);
 }
 
 #[test]

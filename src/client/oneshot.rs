@@ -15,7 +15,7 @@ use super::job::{Completed, Job, JobError, LocalFile};
 use super::local::{Input, Output};
 use super::progress::TransferProgress;
 use super::report::{Report, Style, granted};
-use super::target::{Target, is_url, tail};
+use super::target::{PORT, Target, is_url, tail};
 use super::{Status, complain, say, trace};
 use crate::host::clock;
 use crate::wire::escape::printable;
@@ -248,9 +248,19 @@ fn destination(local: Option<&OsStr>, target: &Target, several: bool) -> Result<
     }
 }
 
-/// A file on a server, for people: `host:file`.
+/// A file on a server, for people: `host:file`, or as a URL where that would leave out
+/// the port.
 fn display(target: &Target) -> String {
-    format!("{}:{}", target.host, printable(&target.name))
+    let (host, name) = (&target.host, printable(&target.name));
+    let host = if host.contains(':') {
+        &format!("[{host}]")
+    } else {
+        host
+    };
+    match target.port {
+        PORT => format!("{host}:{name}"),
+        port => format!("tftp://{host}:{port}/{name}"),
+    }
 }
 
 /// What the files of one call have in common.
@@ -324,6 +334,26 @@ impl<'a> Transfers<'a> {
                 report.failed(&display(target), &error);
                 error.status()
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_on_a_server_has_its_port_unless_that_is_the_usual_one() {
+        for (word, shown) in [
+            ("tftp://h/a/b", "h:a/b"),
+            ("tftp://h:69/f", "h:f"),
+            ("tftp://h:6969/a/b", "tftp://h:6969/a/b"),
+            ("tftp://[::1]/f", "[::1]:f"),
+            ("tftp://[::1]:70/f", "tftp://[::1]:70/f"),
+            ("h:f", "h:f"),
+        ] {
+            let target = Target::parse(OsStr::new(word)).unwrap();
+            assert_eq!(display(&target), shown);
         }
     }
 }
