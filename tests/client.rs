@@ -497,7 +497,11 @@ fn a_probe_tells_in_one_line() {
     let url = format!("tftp://{}/file", silent.local_addr().unwrap());
     let started = Instant::now();
     let output = run(dir.path(), &["probe", &url, "--within", "200ms"]);
-    assert_status(&output, 69, &["took too long"]);
+    let told = format!(
+        "no answer from {}; gave up after 200ms",
+        silent.local_addr().unwrap()
+    );
+    assert_status(&output, 69, &[&format!("tftp: {url}: {told}")]);
     assert!(started.elapsed() >= millis(200));
 }
 
@@ -1049,7 +1053,30 @@ fn a_probe_that_is_late_asks_no_more() {
         }
         assert!(more <= 1, "{more} requests more in 20 ms");
     });
-    assert_status(&output, 69, &["took too long"]);
+    assert_status(&output, 69, &["; gave up after 120ms"]);
+}
+
+#[test]
+fn a_probe_that_is_late_says_how_far_it_came() {
+    for (tsize, told) in [
+        (Some("2000"), "only 512 of 2000 bytes came within 400ms; "),
+        (None, "only 512 bytes came within 400ms; "),
+    ] {
+        let args = ["-t", "5000", "probe", "URL", "--within", "400ms"];
+        let (output, _dir) = against(&args, |server| {
+            server.request();
+            if let Some(tsize) = tsize {
+                assert_eq!(server.say(&oack(&[("tsize", tsize)])), Packet::Ack(0));
+            }
+            assert_eq!(server.say(&data(1, &[0; 512])), Packet::Ack(1));
+            assert_eq!(
+                server.receive().error_code(),
+                Some(0),
+                "nobody waits any more"
+            );
+        });
+        assert_status(&output, 69, &[told, "allow more time with --within"]);
+    }
 }
 
 #[test]

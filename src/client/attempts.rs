@@ -214,8 +214,9 @@ impl<'a> Attempts<'a> {
             if let Some(signal) = self.interrupts.take() {
                 return Err(self.say_farewell(signal));
             }
-            if self.job.until.is_some_and(|until| until <= now) {
-                return Err(JobError::Late(Some(self.no_answer())));
+            if let Some(limit) = self.job.limit.filter(|it| it.until <= now) {
+                let (told, within) = (self.no_answer(), limit.within);
+                return Err(JobError::Late(format!("{told}; gave up after {within:?}")));
             }
             self.note_hints(now);
             self.ask_what_is_due(now)?;
@@ -399,10 +400,15 @@ impl<'a> Attempts<'a> {
             .flatten()
             .chain(more_addresses.then_some(self.next_address_at))
             .min()?;
-        [Some(next), self.wait_ends, self.job.until]
+        [Some(next), self.wait_ends, self.until()]
             .into_iter()
             .flatten()
             .min()
+    }
+
+    /// When it is too late.
+    fn until(&self) -> Option<Instant> {
+        self.job.limit.map(|it| it.until)
     }
 
     fn address_count(&self) -> usize {
@@ -420,7 +426,7 @@ impl<'a> Attempts<'a> {
         let end = self
             .wait_ends
             .unwrap_or(self.started + before_fallback + retry.patience());
-        let end = self.job.until.map_or(end, |until| until.min(end));
+        let end = self.until().map_or(end, |until| until.min(end));
         end.saturating_duration_since(now)
     }
 
@@ -486,12 +492,21 @@ impl<'a> Attempts<'a> {
             }
             self.turn_away_others(key);
             self.progress.show(self.engine.session(key));
-            self.engine.turn(self.job.until)?;
-            if self.job.until.is_some_and(|until| until <= clock::now()) {
+            self.engine.turn(self.until())?;
+            if let Some(limit) = self.job.limit.filter(|it| it.until <= clock::now()) {
                 self.engine.abort(key, "It takes too long");
-                return Err(JobError::Late(None));
+                return Err(JobError::Late(self.how_far(key, limit.within)));
             }
         }
+    }
+
+    /// What came of a file in the time that there was for it.
+    fn how_far(&self, key: usize, within: Duration) -> String {
+        let session = self.engine.session(key);
+        let announced = session.transfer().negotiated().tsize;
+        let of = announced.map_or_else(String::new, |bytes| format!(" of {bytes}"));
+        let bytes = session.bytes();
+        format!("only {bytes}{of} bytes came within {within:?}; allow more time with --within")
     }
 
     /// The size that the server announced is held against what comes. Of text it

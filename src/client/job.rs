@@ -35,7 +35,16 @@ pub(super) struct Job<'a> {
     /// long as `retry` says.
     pub(super) wait: Option<Duration>,
     /// When it is too late.
-    pub(super) until: Option<Instant>,
+    pub(super) limit: Option<Limit>,
+}
+
+/// How long a job may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limit {
+    /// When that is over.
+    pub(super) until: Instant,
+    /// As the user said it.
+    pub(super) within: Duration,
 }
 
 /// The file at this end, and so which way it goes.
@@ -98,8 +107,8 @@ pub(super) enum JobError {
     NoPort(String),
     /// No answer, or no more answers.
     NoAnswer(String),
-    /// It took longer than it may; what is known of a server that never answered.
-    Late(Option<String>),
+    /// It took longer than it may: how far it came.
+    Late(String),
     /// A signal came.
     Interrupted(Signal),
 }
@@ -142,9 +151,8 @@ impl fmt::Display for JobError {
             | Self::LocalFile(text)
             | Self::NoPort(text)
             | Self::BadRequest(text)
-            | Self::NoAnswer(text) => f.write_str(text),
-            Self::Late(None) => f.write_str("it took too long"),
-            Self::Late(Some(text)) => write!(f, "it took too long: {text}"),
+            | Self::NoAnswer(text)
+            | Self::Late(text) => f.write_str(text),
             Self::Interrupted(signal) => write!(f, "interrupted by {signal}"),
         }
     }

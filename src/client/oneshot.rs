@@ -6,12 +6,12 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::attempts;
 use super::cli::CommonArgs;
 use super::engine::Engine;
-use super::job::{Completed, Job, JobError, LocalFile};
+use super::job::{Completed, Job, JobError, Limit, LocalFile};
 use super::local::{Input, Output};
 use super::progress::TransferProgress;
 use super::report::{Report, Style, granted};
@@ -181,7 +181,10 @@ fn usage(word: &OsStr, problem: &str) -> Status {
 
 /// Fetches a file and throws it away.
 pub(super) fn probe(common: &CommonArgs, url: &OsStr, within: Duration) -> Status {
-    let until = clock::now() + within;
+    let limit = Limit {
+        until: clock::now() + within,
+        within,
+    };
     let target = match parse_all(&[url.to_owned()]) {
         Ok(targets) => targets.into_iter().next(),
         Err(status) => return status,
@@ -194,7 +197,7 @@ pub(super) fn probe(common: &CommonArgs, url: &OsStr, within: Duration) -> Statu
         Err(status) => return status,
     };
     transfers.wait = Some(within);
-    transfers.until = Some(until);
+    transfers.limit = Some(limit);
     let mut progress = TransferProgress::new("", false, !common.verbose);
     let report = Report {
         style: Style::Command,
@@ -268,7 +271,7 @@ struct Transfers<'a> {
     common: &'a CommonArgs,
     engine: Engine,
     wait: Option<Duration>,
-    until: Option<Instant>,
+    limit: Option<Limit>,
 }
 
 impl<'a> Transfers<'a> {
@@ -282,7 +285,7 @@ impl<'a> Transfers<'a> {
             common,
             engine,
             wait: common.wait,
-            until: None,
+            limit: None,
         })
     }
 
@@ -307,7 +310,7 @@ impl<'a> Transfers<'a> {
             retry: self.common.retry(),
             ports: self.common.port_range.as_ref(),
             wait: self.wait,
-            until: self.until,
+            limit: self.limit,
         };
         attempts::run(&mut self.engine, &job, progress)
     }

@@ -502,7 +502,7 @@ impl Prompt {
             retry,
             ports: self.common.port_range.as_ref(),
             wait: self.common.wait,
-            until: None,
+            limit: None,
         };
         let label = printable(name).to_string();
         let mut progress = TransferProgress::new(
