@@ -738,6 +738,40 @@ fn silence_ends_after_the_retries() {
     }
 }
 
+/// Nor is a closed port asked again: whether it says so or not, nobody answers.
+#[test]
+fn without_retries_each_request_is_sent_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let (silent, closed) = (
+        silent.local_addr().map(|it| (it, silent)).unwrap(),
+        closed_port(),
+    );
+    for addr in [silent.0, closed] {
+        let (url, port) = (format!("tftp://{addr}/f"), addr.port().to_string());
+        let host = addr.ip().to_string();
+        for (args, requests) in [
+            (&["--no-options", "get", &url][..], 1),
+            // With options, then without.
+            (&["get", &url], 2),
+            (&["--no-options", "probe", &url, "--within", "2s"], 1),
+            (&["probe", &url, "--within", "2s"], 2),
+            (&["--no-options", &host, &port, "-c", "get", "f"], 1),
+        ] {
+            let args = [&["--trace", "-t", "200", "--retries", "0"], args].concat();
+            let output = run(dir.path(), &args);
+            assert_status(&output, 69, &[&format!("no answer from {addr}")]);
+            let told = said(&output);
+            assert_eq!(
+                told.matches("sent RRQ").count(),
+                requests,
+                "{args:?}: {told}"
+            );
+            assert!(!told.contains("asking again"), "{args:?}: {told}");
+        }
+    }
+}
+
 #[test]
 fn a_failure_names_the_port_unless_it_is_the_usual_one() {
     let server = Server::start(&["--read-only"]);

@@ -257,6 +257,9 @@ impl<'a> Attempts<'a> {
             return;
         }
         let hint = self.hint().filter(|_| all_unreachable);
+        // Without repeats it is silence like any other.
+        let repeats = self.wait_ends.is_some() || self.job.retry.retries > 0;
+        let hint = hint.filter(|_| repeats);
         if hint.is_some() && self.wait_ends.is_none() {
             self.keep_asking(now);
         }

@@ -196,7 +196,10 @@ pub(super) fn probe(common: &CommonArgs, url: &OsStr, within: Duration) -> Statu
         Ok(transfers) => transfers,
         Err(status) => return status,
     };
-    transfers.wait = Some(within);
+    // Without repeats the answer to one request is waited for.
+    if common.retries > 0 {
+        transfers.wait = Some(within);
+    }
     transfers.limit = Some(limit);
     let mut progress = TransferProgress::new("", false, !common.verbose);
     let report = Report {
