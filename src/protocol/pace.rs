@@ -154,9 +154,7 @@ impl Pace {
         let opens_slowly = self.open < OPEN;
         self.nudge = match self.nudge {
             _ if in_flight <= 1 => Nudge::InVain,
-            Nudge::None | Nudge::Needless | Nudge::Sent(Last, First) if opens_slowly => {
-                Nudge::Due(Base, First)
-            }
+            Nudge::None | Nudge::Sent(Last, First) if opens_slowly => Nudge::Due(Base, First),
             Nudge::Sent(Last, First) if !self.is_whole(windowsize) => Nudge::Due(Last, Second),
             Nudge::Needless | Nudge::Sent(Last, First) | Nudge::Sent(Base, Second) => Nudge::InVain,
             _ => Nudge::Due(Last, First),
@@ -171,7 +169,7 @@ impl Pace {
 
     /// The peer may have named the base as missing, and if so may not name it again.
     pub(super) fn gap_suspected(&mut self) {
-        if self.nudge == Nudge::None {
+        if self.nudge == Nudge::None && self.open == OPEN {
             self.nudge = Nudge::Needless;
         }
     }

@@ -584,15 +584,15 @@ impl RetryTimer {
     /// The peer may have named a gap, or it was an echo; or it was told of one. A long
     /// negotiated wait for this one answer is cut short, to [`CAUTIOUS`] at least.
     pub(crate) fn gap_suspected(&mut self, now: Instant) {
-        let (Timer::Answer { at }, Some(sent), Some(wait)) =
-            (self.timer, self.last_sent(), self.early_wait())
-        else {
+        let Some(wait) = self.early_wait() else {
             return;
         };
         self.wait = self.wait.min(wait.max(Micros::of(CAUTIOUS)));
-        // A deadline that has come already stays where it is.
-        let at = at.min((sent + self.wait()).max(now));
-        self.timer = Timer::Answer { at };
+        if let (Timer::Answer { at }, Some(sent)) = (self.timer, self.last_sent()) {
+            // A deadline that has come already stays where it is.
+            let at = at.min((sent + self.wait()).max(now));
+            self.timer = Timer::Answer { at };
+        }
     }
 
     /// The wait that may come before a long negotiated one.

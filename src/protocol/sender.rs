@@ -30,7 +30,7 @@
 //! | Sending, windows | ACK of exactly what was out before the window was sent again, the second time in a row (in bursts see `note_echo`) | an echo: a block came twice; base moves past it | the rest of a window from there; what is in flight isn't sent again | an ACK within it |
 //! | Sending | ACK of the last block | completed | – | nothing |
 //! | Sending, windows | ACK of the block before the base, a quarter of the fastest round trip after the last DATA left (three quarters of the usual one, if blocks were in flight when the base moved and no round trip without DATA has passed since) | a NACK, once per base and silence (`nack`) | the window from its base | an ACK within it |
-//! | Sending, windows | the same, but sooner, or when the deadline has come | perhaps a NACK, perhaps an echo: a negotiated wait of 2 s or more ends 0.75 s after the window left, or after the measured wait, if that is longer | nothing; at the deadline the window from its base (unproved: see the timer) | as before |
+//! | Sending, windows | the same, but sooner, or before the window is out, or when the deadline has come | perhaps a NACK, perhaps an echo: a negotiated wait of 2 s or more ends 0.75 s after the window left, or after the measured wait, if that is longer | nothing; at the deadline the window from its base (unproved: see the timer) | as before |
 //! | Sending, lockstep, verified | the same, 0.99 s or a round trip after the DATA left, whichever is longer | a NACK, once per DATA | the DATA | its ACK |
 //! | Sending, unproved | ACK of a block not yet sent, fewer than 32,768 ahead | ended: forged | – | nothing |
 //! | Sending | any other ACK | nothing: RFC 1123 §4.2.3.1 | – | as before |
@@ -339,20 +339,18 @@ impl Sender {
 
     /// The block before the base is acknowledged once more.
     fn previous_acknowledged_again(&mut self, now: Instant) {
-        if !self.exchange.is_verified() || self.out == 0 {
+        if !self.exchange.is_verified() {
             return;
         }
         let lockstep = self.windowsize() == 1;
         // Once the deadline has come the timeout repeats, and counts, and this is no echo.
         // The end of a pause is no deadline: a burst more would be sent for nothing.
-        let timer = self.exchange.retry.timer();
-        let is_silent = matches!(timer, Timer::Answer { at } if at <= now);
+        let is_silent = matches!(self.exchange.retry.timer(), Timer::Answer { at } if at <= now);
         if is_silent {
             self.nacks.after_silence();
         }
-        // All that is to be answered has gone out.
-        let is_waiting = matches!(timer, Timer::Answer { .. }) && !self.is_due();
-        if !is_silent && self.nacks.take_nack(now, &self.exchange.retry, lockstep) {
+        let in_flight = self.out > 0 && !is_silent;
+        if in_flight && self.nacks.take_nack(now, &self.exchange.retry, lockstep) {
             // In lockstep the peer may only be slow, its own timer having struck.
             if !lockstep {
                 self.exchange.retry.gap_named();
@@ -360,7 +358,8 @@ impl Sender {
             self.pace.nacked();
             self.rewind(true);
             self.exchange.retry.end_pause(now);
-        } else if !lockstep && is_waiting && self.nacks.may_miss_one() {
+        } else if !lockstep && self.nacks.may_miss_one() {
+            // A receiver that names each gap once (U-Boot) won't do so again.
             self.pace.gap_suspected();
             self.exchange.retry.gap_suspected(now);
         }
