@@ -1730,6 +1730,13 @@ fn two_files_with_one_local_name_are_refused_before_anything_is_done() {
     // Standard output takes both, one behind the other.
     let output = run(dir.path(), &["-q", "get", &urls[0], &urls[1], "-"]);
     assert_eq!(output.stdout, b"ab");
+    // The same file twice replaces no other.
+    assert_status(
+        &run(dir.path(), &["get", &urls[0], &urls[0], "into/"]),
+        0,
+        &[],
+    );
+    assert_eq!(fs::read(dir.path().join("into/f")).unwrap(), b"a");
 }
 
 /// Python and Node.js hand their children a /dev/null that is open both ways, as the

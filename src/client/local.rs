@@ -47,6 +47,14 @@ impl Output {
         }
     }
 
+    /// Its name, if it has one.
+    pub(super) fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Path(path) => Some(path),
+            Self::Stdout | Self::Discard => None,
+        }
+    }
+
     /// Whether it is what the user is looking at.
     pub(super) fn is_screen(&self) -> bool {
         *self == Self::Stdout && io::stdout().is_terminal()

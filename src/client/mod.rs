@@ -9,6 +9,7 @@
 //! [`Session`]: crate::session::Session
 
 mod attempts;
+mod clash;
 pub mod cli;
 mod commands;
 mod engine;

@@ -4,11 +4,13 @@
 //! Must not: write anything to standard output but what was asked for.
 
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::attempts;
+use super::clash::clash;
 use super::cli::CommonArgs;
 use super::engine::Engine;
 use super::job::{Completed, Job, JobError, Limit, LocalFile};
@@ -45,15 +47,10 @@ pub(super) fn get(common: &CommonArgs, files: &[OsString]) -> Status {
             }
         }
     }
-    let clash = refuse_clash(
-        &pairs,
-        |(target, _)| display(target),
-        |(_, one), (_, other)| {
-            (one == other && matches!(one, Output::Path(_))).then(|| one.to_string())
-        },
-    );
-    if let Err(status) = clash {
-        return status;
+    let named: Vec<_> = pairs.iter().map(|(it, to)| (it, to.path())).collect();
+    if let Some((one, other)) = clash(&named) {
+        let (one, name) = &pairs[one];
+        return refuse_clash(display(one), display(&pairs[other].0), name);
     }
     let mut transfers = match Transfers::new(common) {
         Ok(transfers) => transfers,
@@ -72,24 +69,14 @@ pub(super) fn get(common: &CommonArgs, files: &[OsString]) -> Status {
     status
 }
 
-/// Two files that would have one name: the second would replace the first. `clash` is
-/// that name, if those of two pairs are the same.
-fn refuse_clash<T>(
-    pairs: &[T],
-    display: impl Fn(&T) -> String,
-    clash: impl Fn(&T, &T) -> Option<String>,
-) -> Result<(), Status> {
-    for (at, other) in pairs.iter().enumerate() {
-        let one = pairs[..at]
-            .iter()
-            .find_map(|one| Some((one, clash(one, other)?)));
-        if let Some((one, name)) = one {
-            let (one, other) = (display(one), display(other));
-            complain(format_args!("tftp: {one} and {other} would both be {name}"));
-            return Err(Status::Usage);
-        }
-    }
-    Ok(())
+/// Two files of this call would have one `name`.
+fn refuse_clash(
+    one: impl fmt::Display,
+    other: impl fmt::Display,
+    name: impl fmt::Display,
+) -> Status {
+    complain(format_args!("tftp: {one} and {other} would both be {name}"));
+    Status::Usage
 }
 
 /// Puts files: local ones, and in the end where to.
@@ -109,13 +96,12 @@ pub(super) fn put(common: &CommonArgs, files: &[OsString]) -> Status {
         Err(problem) => Err(usage(last, problem)),
     };
     let ready = pairs.and_then(|pairs| {
-        refuse_clash(
-            &pairs,
-            |(local, _)| local.display().to_string(),
-            |(this, one), (that, other)| {
-                (this != that && one.name == other.name).then(|| display(one))
-            },
-        )?;
+        let named: Vec<_> = pairs.iter().map(|(it, to)| (it, Some(&to.name))).collect();
+        if let Some((one, other)) = clash(&named) {
+            let (one, place) = &pairs[one];
+            let (one, other) = (one.display(), pairs[other].0.display());
+            return Err(refuse_clash(one, other, display(place)));
+        }
         Ok((pairs, Transfers::new(common)?))
     });
     let (pairs, mut transfers) = match ready {

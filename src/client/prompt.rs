@@ -10,6 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::attempts;
+use super::clash::clash;
 use super::cli::{Args, CommonArgs};
 use super::commands::{self, Command, NoCommand};
 use super::engine::Engine;
@@ -20,7 +21,7 @@ use super::progress::TransferProgress;
 use super::report::{Report, Style};
 use super::settings::Settings;
 use super::target::{PORT, Target, is_url, parse_port, split_host, tail};
-use super::words::{below, same_name, split};
+use super::words::{below, split};
 use super::{Status, complain, say, trace};
 use crate::wire::escape::printable;
 
@@ -362,7 +363,6 @@ impl Prompt {
     /// that is `None`.
     fn get_files(&mut self, remotes: &[Vec<u8>], local: Option<&Vec<u8>>) {
         if let Some((one, other)) = same_name(remotes, |word| self.remote_name(word)) {
-            let (one, other) = (printable(one), printable(other));
             self.usage_error(format_args!("{one} and {other} have the same local name"));
             return;
         }
@@ -422,7 +422,6 @@ impl Prompt {
     /// that is `None`.
     fn put_files(&mut self, locals: &[Vec<u8>], target: Option<&Vec<u8>>) {
         if let Some((one, other)) = same_name(locals, <[u8]>::to_vec) {
-            let (one, other) = (printable(one), printable(other));
             self.usage_error(format_args!(
                 "{one} and {other} would have the same name there"
             ));
@@ -529,6 +528,18 @@ impl Prompt {
             }
         }
     }
+}
+
+/// Two of several words whose files would have one name in a directory; `file` is the path
+/// that a word stands for.
+fn same_name(words: &[Vec<u8>], file: impl Fn(&[u8]) -> Vec<u8>) -> Option<(String, String)> {
+    let named = words.iter().map(|word| {
+        let name = tail(&file(word)).to_vec();
+        (word, Some(name).filter(|name| !name.is_empty()))
+    });
+    let (one, other) = clash(&named.collect::<Vec<_>>())?;
+    let [one, other] = [one, other].map(|at| printable(&words[at]).to_string());
+    Some((one, other))
 }
 
 const GET_USAGE: &str = "usage: get host:file host:file ... file, or\n       \

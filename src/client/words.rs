@@ -1,25 +1,5 @@
 //! The words of a line, and the names that they make. Must not: know a command.
 
-use super::target::tail;
-
-/// Two of several words that stand for different files of one name, which would replace
-/// each other in a directory; `file` is the path that a word stands for.
-pub(super) fn same_name(
-    words: &[Vec<u8>],
-    file: impl Fn(&[u8]) -> Vec<u8>,
-) -> Option<(&[u8], &[u8])> {
-    let files: Vec<_> = words.iter().map(|word| file(word)).collect();
-    let is_clash = |one: usize, other: usize| {
-        let name = tail(&files[one]);
-        words[one] != words[other] && !name.is_empty() && name == tail(&files[other])
-    };
-    let clash = |other: usize| {
-        let one = (0..other).find(|&one| is_clash(one, other))?;
-        Some((&*words[one], &*words[other]))
-    };
-    (0..words.len()).find_map(clash)
-}
-
 /// The name of a file in a directory of the server's.
 pub(super) fn below(directory: &[u8], name: &[u8]) -> Vec<u8> {
     let mut path = directory.to_vec();
