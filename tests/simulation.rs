@@ -17,6 +17,8 @@ mod faults;
 mod files;
 #[path = "simulation/judge.rs"]
 mod judge;
+#[path = "simulation/kept_back.rs"]
+mod kept_back;
 #[path = "simulation/network.rs"]
 mod network;
 #[path = "simulation/peers.rs"]

@@ -8,6 +8,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use tftpd::wire::packet::Packet;
+
 use super::faults::{Fate, Faults};
 use super::weather::{Kernels, Random, Weather};
 
@@ -109,6 +111,9 @@ pub(crate) struct Network {
     /// Ends of a datagram that was lost [`UNLUCKY`] times in a row.
     pub(crate) unlucky: BTreeSet<SocketAddr>,
     pub(crate) sent: u64,
+    /// DATA that was taken out of a socket, and no ACK of its number has left since: by
+    /// the socket, who sent it, and its number.
+    owed: BTreeSet<(SocketAddr, SocketAddr, u16)>,
     /// Follows from every datagram that was sent.
     pub(crate) trace: u64,
 }
@@ -147,6 +152,7 @@ impl Net {
             losses: BTreeMap::new(),
             unlucky: BTreeSet::new(),
             sent: 0,
+            owed: BTreeSet::new(),
             trace: 0,
         };
         network.open(LISTEN, false);
@@ -164,7 +170,11 @@ impl Net {
 
 impl Network {
     pub(crate) fn instant(&self) -> Instant {
-        self.origin + self.now
+        self.at(self.now)
+    }
+
+    pub(crate) fn at(&self, time: Duration) -> Instant {
+        self.origin + time
     }
 
     pub(crate) fn since_origin(&self, instant: Instant) -> Duration {
@@ -214,6 +224,24 @@ impl Network {
         sent.sort_unstable();
         let doubled = sent.windows(2).find(|pair| pair[0] == pair[1]);
         doubled.map(|pair| pair[0])
+    }
+
+    /// Who sent DATA `number` to this socket waits for an ACK of it: it was taken in.
+    pub(crate) fn owes_ack(&self, address: SocketAddr, peer: SocketAddr, number: u16) -> bool {
+        self.owed.contains(&(address, peer, number))
+    }
+
+    fn taken(&mut self, datagram: &Datagram) {
+        if let Ok(Packet::Data { block, .. }) = Packet::parse(&datagram.bytes) {
+            self.owed.insert((datagram.to, datagram.from, block.0));
+        }
+    }
+
+    /// This has left the socket, or was lost on its way out of it.
+    pub(crate) fn gone(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
+        if let Ok(Packet::Ack(number)) = Packet::parse(bytes) {
+            self.owed.remove(&(from, to, number.0));
+        }
     }
 
     /// Lets a few lines play the peer at this address, from now on.
@@ -470,7 +498,9 @@ impl Network {
             return Err(kind.into());
         }
         let datagram = socket.queue.pop_front();
-        datagram.ok_or_else(|| io::ErrorKind::WouldBlock.into())
+        let datagram = datagram.ok_or(io::ErrorKind::WouldBlock)?;
+        self.taken(&datagram);
+        Ok(datagram)
     }
 
     /// Takes one datagram more if it may be received as one with those before it,
@@ -489,6 +519,8 @@ impl Network {
         if !fits || self.random.percent(20) {
             return None;
         }
-        self.socket(address).queue.pop_front()
+        let datagram = self.socket(address).queue.pop_front()?;
+        self.taken(&datagram);
+        Some(datagram)
     }
 }

@@ -170,8 +170,14 @@ impl Port for SimPort {
                 number.0
             );
         }
-        self.net
-            .with(|network| network.send(self.own, peer, datagram))
+        self.net.with(|network| {
+            let sent = network.send(self.own, peer, datagram);
+            let is_full = (sent.as_ref()).is_err_and(|it| it.kind() == io::ErrorKind::WouldBlock);
+            if !is_full {
+                network.gone(self.own, peer, datagram);
+            }
+            sent
+        })
     }
 
     fn send_run(

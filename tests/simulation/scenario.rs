@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tftpd::protocol::retry::Wait;
-use tftpd::protocol::transfer::{Config, Opening, Outcome, Proof};
+use tftpd::protocol::transfer::{Config, Failure, Opening, Outcome, Proof};
 use tftpd::session::{Context, Line, Remote, Resources, Turn};
 use tftpd::table::{Admission, Fingerprint, MAX_DESCRIPTORS, SessionKey, Sessions, Tracked};
 use tftpd::wire::options::{Negotiated, Offer};
@@ -89,6 +89,17 @@ pub(crate) struct World {
     others: Resources,
     /// How much of the time passed in leaps.
     pub(crate) leapt: Duration,
+    stop: Option<Stop>,
+    /// When the server was gone.
+    pub(crate) stopped: Option<Duration>,
+}
+
+/// The server is told to stop.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stop {
+    pub(crate) at: Duration,
+    /// How long running transfers may take to end.
+    pub(crate) grace: Duration,
 }
 
 impl World {
@@ -112,8 +123,25 @@ impl World {
             server_wait,
             others: Resources::new(origin, None),
             leapt: Duration::ZERO,
+            stop: None,
+            stopped: None,
             net,
         }
+    }
+
+    /// Lets the server have no more than this many sessions.
+    #[must_use]
+    pub(crate) fn with_limit(mut self, sessions: usize) -> Self {
+        let table = Sessions::new(64 * MAX_DESCRIPTORS, self.net.instant());
+        self.server.sessions = table.with_limit(sessions);
+        self
+    }
+
+    /// Has the server stop.
+    #[must_use]
+    pub(crate) const fn with_stop(mut self, stop: Stop) -> Self {
+        self.stop = Some(stop);
+        self
     }
 
     /// Starts the clients, and runs until nothing happens any more.
@@ -137,6 +165,9 @@ impl World {
             self.ready();
             self.leap();
             self.server_deadlines();
+            if self.is_to_end() {
+                self.cut_off();
+            }
             self.leap();
             self.client_deadlines();
         }
@@ -157,12 +188,42 @@ impl World {
         let open = self.clients.iter().filter(|end| !end.session.is_closed());
         let deadlines = open.filter_map(|end| end.session.deadline());
         let deadlines = deadlines.chain(self.server.sessions.next_deadline());
+        let stop = self.stop.filter(|_| self.stopped.is_none());
+        let deadlines = deadlines.chain(stop.map(|it| {
+            self.net.with(|network| {
+                let is_told = it.at <= network.now;
+                network.at(if is_told { it.at + it.grace } else { it.at })
+            })
+        }));
         server::next_event(&self.net, is_busy, deadlines)
+    }
+
+    /// Whether the server was told to stop, and waits for nobody or has waited long enough.
+    fn is_to_end(&self) -> bool {
+        let now = self.net.with(|network| network.now);
+        let is_to_stop = |stop: Stop| {
+            let waits = self.server.sessions.running() > 0 && now < stop.at + stop.grace;
+            stop.at <= now && !waits
+        };
+        self.stopped.is_none() && self.stop.is_some_and(is_to_stop)
+    }
+
+    /// Tells every peer that is still here that it's over.
+    fn cut_off(&mut self) {
+        self.stopped = Some(self.net.with(|network| network.now));
+        let keys: Vec<_> = self.server.sessions.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            if let Some(session) = self.server.sessions.get_mut(key) {
+                session.abort(Failure::new(ErrorCode::NotDefined, "Shutting down"));
+            }
+            self.with_session(key, Cause::Told, Link::transmit);
+            self.end_session(key);
+        }
     }
 
     // --- the client's end ------------------------------------------------------------
 
-    fn start_client(&mut self, client: usize) {
+    pub(crate) fn start_client(&mut self, client: usize) {
         let wish = &self.wishes[client];
         let name = format!("file-{client}");
         let packet = server::request(wish.direction, name.as_bytes(), wish.mode, &wish.offer);
@@ -339,7 +400,10 @@ impl World {
             return;
         };
         let (peer, bytes) = (endpoint.peer, bytes.to_vec());
+        let now = self.net.with(|network| network.now);
+        let is_closing = self.stop.is_some_and(|it| it.at <= now);
         let request = match Packet::parse(&bytes) {
+            Ok(Packet::Request(_)) if is_closing => return,
             Ok(Packet::Request(request)) => request,
             Ok(Packet::Data { .. }) => {
                 let mut packet = [0; 64];
