@@ -23,8 +23,24 @@ fn status(dir: &Path, listeners: usize) -> (Status, Vec<std::path::PathBuf>) {
     (opened.unwrap().unwrap(), paths)
 }
 
+/// A turn in which no time has passed since the start, however slow the machine is.
 fn turn(status: &mut Status, sessions: &Sessions<Session>, history: &History) {
-    turn_at(clock::now(), status, sessions, history);
+    turn_at(status.started(), status, sessions, history);
+}
+
+/// Turns until there is no more to do.
+fn settle(status: &mut Status, sessions: &Sessions<Session>, history: &History) {
+    settle_at(status.started(), status, sessions, history);
+}
+
+fn settle_at(now: Instant, status: &mut Status, sessions: &Sessions<Session>, history: &History) {
+    for turns in 0.. {
+        turn_at(now, status, sessions, history);
+        if !status.has_work() {
+            break;
+        }
+        assert!(turns < 10_000, "it never sleeps");
+    }
 }
 
 fn turn_at(now: Instant, status: &mut Status, sessions: &Sessions<Session>, history: &History) {
@@ -47,6 +63,13 @@ fn ask(path: &Path, what: &str) -> UnixStream {
     let request = format!("GET {what} HTTP/1.1\r\nHost: a\r\n\r\n");
     stream.write_all(request.as_bytes()).unwrap();
     stream
+}
+
+/// The last of these readers leaves. To close its socket would not do: a process that
+/// another test begins meanwhile has a copy until it is another program.
+fn last_leaves(readers: &mut Vec<UnixStream>) {
+    let reader = readers.pop().unwrap();
+    reader.shutdown(Shutdown::Both).unwrap();
 }
 
 /// Reads what has come; how many bytes.
@@ -184,13 +207,7 @@ fn while_all_places_are_taken_by_readers_a_new_one_waits_and_is_not_turned_away(
     // `event`: whether the kernel tells of something, as it does of a new connection.
     let settle = |status: &mut Status, now, event| {
         assert!(status.is_due(now, event), "it sleeps, and nothing wakes it");
-        for turns in 0.. {
-            turn_at(now, status, &sessions, &history);
-            if !status.has_work() {
-                break;
-            }
-            assert!(turns < 10_000, "it never sleeps");
-        }
+        settle_at(now, status, &sessions, &history);
     };
     settle(&mut status, start, true);
     let answer = |status: &mut Status, new: &mut UnixStream, now, event| {
@@ -201,7 +218,7 @@ fn while_all_places_are_taken_by_readers_a_new_one_waits_and_is_not_turned_away(
     };
     let mut new = ask(&paths[0], "/healthz");
     assert_eq!(answer(&mut status, &mut new, start, true), "");
-    readers.pop();
+    last_leaves(&mut readers);
     let all = answer(&mut status, &mut new, start, true);
     assert!(all.ends_with("serving\n"), "one has left: {all}");
     drop(new);
@@ -224,12 +241,7 @@ fn full_of_readers(status: &mut Status, path: &Path, history: &History) -> Vec<U
     let sessions = Sessions::new(10, clock::now());
     let readers = (0..MAX_CONNECTIONS).map(|_| ask(path, "/status.json"));
     let readers = readers.collect();
-    loop {
-        turn(status, &sessions, history);
-        if !status.has_work() {
-            break;
-        }
-    }
+    settle(status, &sessions, history);
     assert_eq!(status.open.len(), MAX_CONNECTIONS);
     readers
 }
@@ -256,7 +268,7 @@ fn a_backlog_of_readers_at_one_listener_keeps_a_probe_at_another_waiting_for_two
             for _ in 0..idle_turns {
                 turn(&mut status, &sessions, &history);
             }
-            readers.pop();
+            last_leaves(&mut readers);
             // One turn sees that it has left, and the next may be the first with room.
             for _ in 0..2 {
                 turn(&mut status, &sessions, &history);
