@@ -8,6 +8,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
+use std::time::Instant;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
@@ -156,7 +157,8 @@ fn traced_server(options: &[&str]) -> Option<Server> {
         skip("strace(1) can't trace here");
         return None;
     }
-    let args = [&["-a", "127.0.0.1", "--busy-poll", "0"], options].concat();
+    let address = own_address().to_string();
+    let args = [&["-a", &address, "--busy-poll", "0"], options].concat();
     let server = Server::start_prepared(&args, |dir| {
         let mut command = Command::new("strace");
         command.args(["-qq", "-f", "-o"]).arg(dir.join("trace"));
@@ -225,10 +227,8 @@ fn a_plain_start_download_and_upload_cost_no_other_system_calls() {
     assert_eq!(reader.read("f"), Ok(b"one block".to_vec()));
     server.wait_ended(reader.addr(), 1);
     // Its socket is closed behind that.
-    for _ in 0..100 {
-        if made(&server, from).get("close") == Some(&3) {
-            break;
-        }
+    let patience = Instant::now() + PATIENCE;
+    while made(&server, from).get("close") != Some(&3) && Instant::now() < patience {
         std::thread::sleep(millis(10));
     }
     // IP_PMTUDISC_DONT: DATA may be fragmented on the way.
@@ -257,6 +257,11 @@ fn reads_for_eight_clients(server: &Server, file: &[u8]) -> usize {
         }
     }
     let made = made(server, from);
+    // One that is left behind takes the request of a later client on its port for its own.
+    for (client, (_, tid)) in clients.iter().zip(&asked) {
+        client.send_to(&error(0, "enough"), *tid);
+        server.wait_ended(client.addr(), 1);
+    }
     let reads = ["pread64", "preadv", "preadv2"].map(|call| made.get(call));
     reads.into_iter().flatten().sum()
 }
@@ -270,11 +275,17 @@ fn what_several_clients_read_at_once_is_read_once() {
     // 64 if each client had its own.
     let file = content(14, 20 * 2048);
     server.file("f", &file);
-    // What was read is read again after 50 ms: not every attempt is quick enough.
-    let reads: Vec<_> = (0..5)
-        .map(|_| reads_for_eight_clients(&server, &file))
-        .collect();
-    assert!(reads.iter().any(|&reads| reads < 30), "{reads:?}");
+    // What was read is read again after 50 ms: on a busy machine hardly any attempt is
+    // quick enough.
+    let patience = Instant::now() + PATIENCE;
+    let mut reads = Vec::new();
+    while reads.len() < 5 || Instant::now() < patience {
+        reads.push(reads_for_eight_clients(&server, &file));
+        if reads.last() < Some(&30) {
+            return;
+        }
+    }
+    panic!("{reads:?}");
 }
 
 /// The kernel sets a timer for each wait that has a timeout, and the poll's are in whole
@@ -289,7 +300,7 @@ fn a_wait_in_lockstep_is_one_call_and_sets_no_timer() {
     server.file("f", &file);
     let from = trace(&server).len();
     let reader = RawClient::new(&server);
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     assert_eq!(reader.read("f"), Ok(file));
     server.wait_ended(reader.addr(), 1);
     let took = began.elapsed();
@@ -315,7 +326,7 @@ fn a_wait_in_lockstep_is_one_call_and_sets_no_timer() {
 #[test]
 fn transfers_that_are_ready_together_are_received_from_before_they_are_answered() {
     const CLIENTS: usize = 5;
-    let Some(server) = traced_server(&[]) else {
+    let Some(server) = traced_server(&NEVER) else {
         return;
     };
     let block = [7; BLOCK];
