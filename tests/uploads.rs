@@ -1124,7 +1124,8 @@ fn an_upload_that_trickles_does_not_hold_all_that_it_announced() {
 
 #[test]
 fn all_uploads_together_have_a_limit() {
-    let server = Server::start(&["--max-upload-total", "4K", "--overwrite"]);
+    let args = [&NEVER[..], &["--max-upload-total", "4K", "--overwrite"]].concat();
+    let server = Server::start(&args);
     server.file("there", &[0; 1096]);
     let client = || RawClient::new(&server);
     let announce = |name, bytes: &str| {
@@ -1361,7 +1362,7 @@ fn a_file_that_nobody_may_link_but_its_owner_stays_as_it_is() {
 fn among_a_hundred_thousand_names_versions_are_kept_or_the_upload_is_refused() {
     let mut base = None;
     let address = own_address().to_string();
-    let args = ["-a", &*address, "--keep-versions", "2"];
+    let args = [&NEVER[..], &["-a", &*address, "--keep-versions", "2"]].concat();
     let server = Server::start_prepared(&args, |dir| {
         // Where that takes no second.
         let memory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
@@ -1388,24 +1389,32 @@ fn among_a_hundred_thousand_names_versions_are_kept_or_the_upload_is_refused() {
         assert_eq!(fs::read(base.path().join(name)).unwrap(), content);
     }
     assert!(!base.path().join("f.~1~").exists());
-    // After many at once the next one has to wait; others don't.
-    let begun: Vec<_> = (0..8)
-        .map(|_| {
-            let client = RawClient::new(&server);
-            let (_, tid) = client.ask_patiently(&wrq("f", &[]));
-            (client, tid)
-        })
-        .collect();
-    for (client, tid) in &begun {
-        client.send_to(&data(1, b"4"), *tid);
-    }
-    for (client, tid) in &begun {
-        assert_eq!(client.expect_from(*tid), Packet::Ack(1));
-    }
-    let client = RawClient::new(&server);
-    client.send(&wrq("f", &[]));
+    // After many at once the next one has to wait; others don't. A busy machine may need
+    // more than a second for so many: then there are more.
     let is_told = |line: &str| line.contains("too much work");
-    assert!(server.wait_for_log(is_told, PATIENCE).is_some());
+    let patience = std::time::Instant::now() + PATIENCE;
+    loop {
+        let begun: Vec<_> = (0..8)
+            .map(|_| {
+                let client = RawClient::new(&server);
+                let (_, tid) = client.ask_patiently(&wrq("f", &[]));
+                (client, tid)
+            })
+            .collect();
+        for (client, tid) in &begun {
+            client.send_to(&data(1, b"4"), *tid);
+        }
+        for (client, tid) in &begun {
+            assert_eq!(client.expect_from(*tid), Packet::Ack(1));
+        }
+        let client = RawClient::new(&server);
+        client.send(&wrq("f", &[]));
+        if server.wait_for_log(is_told, millis(500)).is_some() {
+            break;
+        }
+        let is_late = std::time::Instant::now() > patience;
+        assert!(!is_late, "none of them has to wait");
+    }
     let other = RawClient::at(Ipv4Addr::new(127, 9, 8, 7), server.addr());
     assert_eq!(other.read("f"), Ok(b"4".to_vec()));
     fill(65_000..100_000);
