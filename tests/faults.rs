@@ -495,7 +495,8 @@ fn kill_9_as_a_file_is_replaced_leaves_one_whole_file() {
         let address = own_address().to_string();
         let kill = format!("inject={calls}:signal=SIGKILL:when={nth}");
         let trace = format!("trace={calls}");
-        let mut server = Server::start_prepared(&["-a", &address, "--overwrite"], |dir| {
+        let args = [&NEVER[..], &["-a", &address, "--overwrite"]].concat();
+        let mut server = Server::start_prepared(&args, |dir| {
             fs::write(dir.join("root/f"), &old).expect("a file");
             let mut command = Command::new("strace");
             command.args(["-qq", "-o", "/dev/null", "-e", &trace, "-e", &kill]);

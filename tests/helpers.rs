@@ -124,8 +124,8 @@ fn start_command(command: &str, args: &[&str]) -> Server {
 
 #[test]
 fn a_helper_names_a_path_an_open_file_an_upload_or_a_refusal() {
-    let (server, mut helper, _listener) =
-        start(&["--ask", "gen/**", "--ask-missing", "--ask-timeout", "60s"]);
+    let asks = ["--ask", "gen/**", "--ask-missing", "--ask-timeout", "60s"];
+    let (server, mut helper, _listener) = start(&[&asks[..], &NEVER].concat());
     server.file("real", b"real");
     server.file("plain", b"plain");
     let client = RawClient::new(&server);
@@ -563,7 +563,7 @@ fn tftp_http_fetches_an_image_once_for_a_hundred_clients() {
         "--max-windowsize",
         "64",
     ];
-    let server = start_command(&command, &args);
+    let server = start_command(&command, &[&args[..], &NEVER].concat());
     assert_eq!(
         RawClient::new(&server).read("web/none").map_err(|it| it.0),
         Err(1)

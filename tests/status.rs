@@ -188,7 +188,8 @@ fn metrics_agree_with_the_log_and_with_promtool() {
 
 #[test]
 fn json_shows_what_is_under_way_and_what_has_ended() {
-    let (server, status) = start(&["--ignore-case", "--overwrite"]);
+    let args = [&NEVER[..], &["--ignore-case", "--overwrite"]].concat();
+    let (server, status) = start(&args);
     server.file("Image.BIN", &content(1, 10_000));
     let client = RawClient::new(&server);
     let options = [("blksize", "1000"), ("windowsize", "2"), ("tsize", "0")];

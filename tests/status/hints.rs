@@ -63,8 +63,9 @@ fn hints_fragments_are_lost() {
         client.send_to(&ack(0), tid);
         client
     };
+    // Time enough for the ACK, on a busy machine too.
     expect(
-        &["-t", "10", "--retries", "1"],
+        &["-t", "200", "--retries", "1"],
         client,
         "are fragments lost? try -B 1428",
     );
