@@ -291,7 +291,8 @@ impl Engine {
             return Ok(());
         }
         let (poll, events) = (&mut self.poll, &mut self.events);
-        let done = self.timer.wait(poll, events, began, deadline);
+        // Being awake has taken time, on a busy machine more than there was.
+        let done = self.timer.wait(poll, events, clock::now(), deadline);
         if self.has_come() {
             self.last_wait = clock::now().saturating_duration_since(began);
         }
@@ -315,7 +316,7 @@ impl Engine {
             return Ok(false);
         }
         loop {
-            match self.poll.poll(&mut self.events, Some(Duration::ZERO)) {
+            match self.timer.look(&mut self.poll, &mut self.events) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),
                 other => other?,
             }
