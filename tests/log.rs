@@ -157,8 +157,11 @@ fn every_packet_is_traced_with_its_options() {
     server.wait_ended(client.addr(), 1);
     client.ask(&rrq("missing", &[]));
     server.fence();
-    let lines = server.log_lines();
     let peer = client.addr().to_string();
+    // What is written has yet to be read.
+    let last = |line: &str| line.contains(&peer) && line.contains("sent ERROR");
+    server.wait_for_log(last, PATIENCE).expect("a line");
+    let lines = server.log_lines();
     for packet in [
         "received RRQ <file=f, mode=octet, blksize=600, tsize=0>",
         "sent OACK <blksize=600, tsize=1>",

@@ -109,6 +109,8 @@ fn metrics_agree_with_the_log_and_with_promtool() {
     server.wait_ended(client.addr(), 1);
 
     let text = get(status, "/metrics");
+    // The fence's: what is written has yet to be read.
+    assert!(server.wait_for_lines(" refused ", 2));
     let log = server.log_lines();
     let field = |line: &str, name: &str| {
         let mut words = line.split(' ');
