@@ -1086,9 +1086,9 @@ fn a_probe_that_is_late_asks_no_more() {
             assert_eq!(Packet::parse(&buffer[..len]).error_code(), None);
             more += 1;
         }
-        assert!(more <= 1, "{more} requests more in 100 ms");
+        assert!(more <= 1, "{more} requests more in 350 ms");
     });
-    assert_status(&output, 69, &["; gave up after 120ms"]);
+    assert_status(&output, 69, &["; gave up after 600ms"]);
 }
 
 #[test]
