@@ -506,20 +506,25 @@ impl<'a> Attempts<'a> {
     /// What came of a file in the time that there was for it.
     fn how_far(&self, key: usize, within: Duration) -> String {
         let session = self.engine.session(key);
-        let announced = session.transfer().negotiated().tsize;
-        let of = announced.map_or_else(String::new, |bytes| format!(" of {bytes}"));
+        let of = match self.announced_size(key) {
+            Some(size) => format!(" of {size}"),
+            None => String::new(),
+        };
         let bytes = session.bytes();
         format!("only {bytes}{of} bytes came within {within:?}; allow more time with --within")
     }
 
-    /// The size that the server announced is held against what comes. Of text it
-    /// says nothing, and some servers repeat the 0 they were asked with.
+    /// The size that the server announced, in bytes. Of text it says nothing, and some
+    /// servers repeat the 0 they were asked with.
+    fn announced_size(&self, key: usize) -> Option<u64> {
+        let size = self.engine.session(key).transfer().negotiated().tsize;
+        size.filter(|&size| size > 0 && self.job.mode == Mode::Octet)
+    }
+
+    /// That size is held against what comes.
     fn note_announced_size(&self, key: usize) {
-        let negotiated = self.engine.session(key).transfer().negotiated();
-        if let (Some(output), Some(bytes @ 1..)) = (&self.output, negotiated.tsize)
-            && self.job.mode == Mode::Octet
-        {
-            output.announce(bytes);
+        if let (Some(output), Some(size)) = (&self.output, self.announced_size(key)) {
+            output.announce(size);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Two files of one call that would have one name where they go: the second would
 //! replace the first. Must not: know what the files are, or what becomes of them.
 
-/// The first two of `files` that stand for different files of one name, by their places.
+/// The first two of `files` that stand for different files of one name, as indices.
 /// Each is the file, and its name where it goes; `None`: it has none there, and replaces
 /// nothing. The same file twice is no clash: what it replaces is itself.
 pub(super) fn clash<F: PartialEq, N: PartialEq>(

@@ -97,7 +97,7 @@ impl Channel {
             Ok(UnixStream::from_std(own))
         };
         let stream = start().map_err(|error: io::Error| {
-            let told = with_remedy(&error, "it takes /bin/sh, and one more process");
+            let told = with_remedy(&error, "it needs /bin/sh, and one more process");
             format!("cannot start the helper {command}: {told}")
         })?;
         Ok(Self::new(Some(stream), None))

@@ -19,7 +19,7 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 pub struct WaitTimer {
     descriptor: TimerFd,
     token: Token,
-    /// When it ends a wait, or has ended one; `None`: it was never set.
+    /// When it ends a wait; `None`: it isn't set.
     set_to: Option<Instant>,
 }
 
@@ -42,12 +42,23 @@ impl WaitTimer {
     }
 
     /// Looks for events without waiting. The poll itself must not be asked between two
-    /// waits: an event of this timer's would be taken, and the next wait never end.
+    /// waits: it may take this timer's event, and a later wait with an older `now` would
+    /// take the timer for set and never end.
     ///
     /// # Errors
     /// As [`WaitTimer::wait`].
     pub fn look(&mut self, poll: &mut Poll, events: &mut Events) -> io::Result<()> {
-        poll.poll(events, Some(Duration::ZERO))?;
+        self.poll(poll, events, Some(Duration::ZERO))
+    }
+
+    /// Forgets what the timer was set to once it has fired.
+    fn poll(
+        &mut self,
+        poll: &mut Poll,
+        events: &mut Events,
+        timeout: Option<Duration>,
+    ) -> io::Result<()> {
+        poll.poll(events, timeout)?;
         if events.iter().any(|event| event.token() == self.token) {
             self.set_to = None;
         }
@@ -67,10 +78,10 @@ impl WaitTimer {
         deadline: Option<Instant>,
     ) -> io::Result<()> {
         let Some(deadline) = deadline else {
-            return poll.poll(events, None);
+            return self.poll(poll, events, None);
         };
         if deadline <= now {
-            return poll.poll(events, Some(Duration::ZERO));
+            return self.look(poll, events);
         }
         let is_set = self.set_to.is_some_and(|it| now < it && it <= deadline);
         if !is_set {
@@ -79,7 +90,7 @@ impl WaitTimer {
             self.descriptor.set(Expiration::OneShot(span), flags)?;
             self.set_to = Some(deadline);
         }
-        poll.poll(events, None)
+        self.poll(poll, events, None)
     }
 }
 

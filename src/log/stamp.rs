@@ -1,7 +1,7 @@
 //! What a line of text begins with: the time and, where several processes write to one
 //! log, which of them has written it.
 //!
-//! The time is as long in every line, so that lines can be sorted and cut by columns. Must
+//! The time has the same length in every line, so that lines can be sorted and cut by columns. Must
 //! not: know what follows.
 
 use std::io::{self, Write};
@@ -10,7 +10,7 @@ use std::mem;
 use super::lost_lines;
 use crate::host::clock;
 
-/// The number of the process that lines are of, where there are several.
+/// The process whose lines these are, where there are several.
 pub(crate) type Process = Option<u32>;
 
 /// Puts it before each line.

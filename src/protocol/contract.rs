@@ -59,8 +59,8 @@ pub enum Proof {
     /// other transfers (a shared port), or one of few (a small range). Such a transfer
     /// is called unproved. A window opens with one block and doubles as blocks
     /// are acknowledged; until it is whole, the last block of each part is sent
-    /// twice, to ask for its ACK. Silence brings one block (the first time two), and an
-    /// ACK of a block that wasn't sent ends it.
+    /// twice, to ask for its ACK. Silence brings one block (the first time two), a NACK
+    /// after it no more than two, and an ACK of a block that wasn't sent ends it.
     Never,
 }
 

@@ -6,15 +6,15 @@
 //! its own timer). Or it is an echo, and answering echoes doubles every packet from
 //! there to the end (RFC 1123 §4.2.3.1, the Sorcerer's Apprentice). Echoes come
 //!
-//! - from the network, doubled: sooner than any answer to the window can come, which is
+//! - from the network, doubled: sooner than any answer to the window can come: within
 //!   a quarter of the fastest round trip (5 ms where none is known);
 //! - of blocks that were in flight when the base moved: sooner than three quarters
 //!   of a round trip, and none once nothing was sent for a whole one;
 //! - of blocks that we sent twice: an ACK that comes sooner after a repeat than
 //!   an answer can shows that the first copy had arrived, and that the second
 //!   will be acknowledged as well. An echo also follows a nudge whose window was
-//!   acknowledged meanwhile. In both cases the base has no NACK. Nor has it one once
-//!   three bases in a row moved after a repeat: the round trip isn't known any more.
+//!   acknowledged meanwhile. In both cases the base has no NACK. Neither has it after
+//!   three bases in a row that moved after a repeat: the round trip isn't known any more.
 //!
 //! In lockstep a NACK comes 0.99 s after the DATA, or a round trip, if that is longer.
 //!
@@ -111,7 +111,7 @@ impl Nacks {
         }
     }
 
-    /// The window was silent for so long that no echo can come any more.
+    /// The window was silent until its deadline: what comes now, or next, is no echo.
     pub(super) const fn after_silence(&mut self) {
         self.state = State::Open;
     }
@@ -138,7 +138,8 @@ impl Nacks {
         is_nack
     }
 
-    /// Whether an ACK that isn't taken for the NACK may have been it.
+    /// Whether an ACK that isn't taken for the NACK may have been it: hardly one that
+    /// blocks in flight when the base moved are answered with.
     pub(super) const fn may_miss_one(&self) -> bool {
         matches!(self.state, State::Open | State::Echoing)
     }

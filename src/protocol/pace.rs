@@ -11,9 +11,10 @@
 //!
 //! After silence the last block goes out alone: a receiver that has all
 //! acknowledges again, and one with a gap names it. The whole window only follows
-//! a second silence, or the first where the receiver may have named a gap already. In bursts, where that block or its answer may well have been lost, it
-//! goes out once more, and the window after a round trip. One block sent again like this,
-//! after a round trip or after silence, is a nudge.
+//! a second silence, or the first where the receiver may have named a gap already. In
+//! bursts the last block, which may well have been lost like its answer, goes out once more,
+//! and the window after a round trip. One block sent again like this, after a round trip or
+//! after silence, is a nudge.
 //!
 //! Where nothing proves the peer the first silence brings the base instead, and after a
 //! pause the base again. A receiver that names each gap once (U-Boot) may have named this

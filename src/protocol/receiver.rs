@@ -58,7 +58,8 @@
 //! | Dallying | dally, which begins when the final ACK was sent | over | – |
 //!
 //! Without `-t`, and while nothing was lost lately, an ACK is repeated after 500 ms
-//! at the earliest: the sender has a timer of its own. Packets that don't move the
+//! at the earliest: the sender has a timer of its own. With a negotiated wait of 2 s or more
+//! `retry` says when it may be repeated earlier: after a gap, 0.75 s later at the earliest. Packets that don't move the
 //! transfer forward don't prolong the patience, however many the peer sends.
 //!
 //! No ACK before the sink has the data (`Written`), no final ACK before it has

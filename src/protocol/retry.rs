@@ -9,10 +9,10 @@
 //! A negotiated `timeout` takes the place of both. It is kept exactly, with one
 //! exception: boot loaders ask for 5 s and then wait as long in silence for each
 //! packet that is lost. So where 2 s or more were agreed, up to three repeats go out
-//! earlier, at the adaptive wait, and the negotiated wait begins after them: once the peer
-//! has answered four times, so that it is known how soon it does, or has named a gap.
-//! After an ACK that may name a gap, or be an echo, the first of them goes out 0.75 s after
-//! the window.
+//! earlier, at the adaptive wait (0.75 s where nothing was measured), and the negotiated
+//! wait begins after them: once the peer has answered four times, or has named a gap. After
+//! an ACK that may name a gap, or be an echo, and after a NACK of ours, the first of them goes
+//! out 0.75 s later, or after the measured wait, if that is longer.
 //!
 //! Must not: read the clock, which it is told.
 
@@ -45,9 +45,8 @@ pub const LONG_NEGOTIATED: Duration = Duration::from_secs(2);
 
 /// Answers until repeats may come earlier than a negotiated wait: the OACK and the
 /// first three DATA or windows keep it. So few since each costs a boot loader that wait
-/// if it is lost, and a guess too early costs one or two DATA in vain; not fewer,
-/// since a test of whether `timeout` is kept looks at the first packets, and so that the
-/// measured round trip rests on more than one.
+/// if it is lost, and a guess too early costs few DATA in vain; not fewer, since a test of
+/// whether `timeout` is kept looks at the first packets.
 pub const KNOWN_ANSWERS: u8 = 4;
 
 /// Repeats of one packet that may come earlier than a negotiated wait. Where a NACK was
@@ -58,12 +57,12 @@ pub const KNOWN_ANSWERS: u8 = 4;
 /// 3. the last block alone, which it answers.
 pub const EARLY_REPEATS: u8 = 3;
 
-/// The least wait where it isn't known what silence means, since what came last was a NACK
-/// or an echo, and the wait where nothing was measured, since all was sent twice. Echoes
-/// are over by then, and a client that waits for us loses less than a second.
+/// The least wait after an ACK that is a NACK or an echo, one can't tell which; and the
+/// wait for a known peer while no round trip is known. Echoes are over by then, and a
+/// client that waits for us loses less than a second.
 const CAUTIOUS: Duration = Duration::from_millis(750);
 
-/// How much those lengthen the wait, if each doubles it.
+/// How much the early repeats lengthen the wait, as each doubles it.
 const BACKED_OFF: u32 = 1 << EARLY_REPEATS;
 
 /// An answer that comes this soon after a repeat answers the repeat, however
@@ -322,7 +321,7 @@ enum Follows {
     /// The measured round trip.
     RoundTrip,
     /// The wait that was negotiated; for the first repeats the round trip, once
-    /// that is well known.
+    /// that is well known, or a gap was named or suspected.
     PromiseAndRoundTrip,
 }
 
@@ -581,7 +580,7 @@ impl RetryTimer {
         }
     }
 
-    /// The peer may have named a gap, or it was an echo; or it was told of one. A long
+    /// An ACK came that is a NACK or an echo; or we have told the peer of a gap. A long
     /// negotiated wait for this one answer is cut short, to [`CAUTIOUS`] at least.
     pub(crate) fn gap_suspected(&mut self, now: Instant) {
         let Some(wait) = self.early_wait() else {
@@ -597,13 +596,14 @@ impl RetryTimer {
 
     /// The wait that may come before a long negotiated one.
     fn early_wait(&self) -> Option<Micros> {
+        let measured = match self.round_trip {
+            Some(known) => known.timeout(),
+            None if self.for_acks => return None,
+            None => Micros::of(CAUTIOUS),
+        };
         let is_due =
             self.follows == Follows::PromiseAndRoundTrip && self.early_repeats < EARLY_REPEATS;
-        let measured = self.round_trip.map(RoundTrip::timeout);
-        is_due.then(|| {
-            self.adaptive()
-                .wait(measured.unwrap_or(Micros::of(CAUTIOUS)))
-        })
+        is_due.then(|| self.adaptive().wait(measured))
     }
 
     /// The transfer moved a step forward: the count of repeats starts again.
@@ -611,6 +611,7 @@ impl RetryTimer {
     /// `measured` says that the answer belongs to the packet sent last, so that
     /// the time between the two is a round trip, if nothing was repeated.
     pub(crate) fn answered(&mut self, now: Instant, measured: bool) {
+        let was_early = self.early_repeats > 0;
         self.repeats = 0;
         self.early_repeats = 0;
         self.one_came_through();
@@ -645,6 +646,8 @@ impl RetryTimer {
                         let most = adaptive.wait(known.timeout()).times(BACKED_OFF);
                         self.wait.min(most)
                     }
+                    // Or a peer that always takes longer is never measured.
+                    None if was_early => self.wait,
                     None if self.follows == Follows::PromiseAndRoundTrip => Micros::of(CAUTIOUS),
                     None => self.wait,
                 });
@@ -653,10 +656,11 @@ impl RetryTimer {
         };
     }
 
-    /// Whether the peer has answered so often that an early repeat is no guess, or wants
-    /// one.
+    /// Whether the peer has answered, or named a gap, so often that repeats may come early.
+    /// An ACK too many has old writers send everything twice, so for those how soon it
+    /// answers must have been measured.
     const fn is_well_known(&self) -> bool {
-        self.slowest.seen == KNOWN_ANSWERS
+        self.slowest.seen == KNOWN_ANSWERS && (!self.for_acks || self.round_trip.is_some())
     }
 
     /// The bounds of an adaptive wait.
@@ -1116,6 +1120,36 @@ mod tests {
             repeats += answer(&mut timer, &mut now, took).1;
         }
         assert!(repeats <= 5, "{repeats} doubles");
+    }
+
+    /// Whose round trip isn't known, since its first answers followed repeats, and who
+    /// answers after so many milliseconds.
+    fn repeats_to_unmeasured(took: u32, for_acks: bool) -> Vec<u32> {
+        let mut timer = RetryTimer::new(ADAPTIVE, for_acks);
+        timer.negotiated(MS * 5000);
+        let mut now = test_epoch();
+        for _ in 0..KNOWN_ANSWERS {
+            timer.sent(now);
+            timer.sent_again(now + MS * 5000);
+            now += MS * 6000;
+            timer.answered(now, false);
+        }
+        let repeats = (0..8).map(|_| answer(&mut timer, &mut now, took).1);
+        repeats.collect()
+    }
+
+    #[test]
+    fn a_slow_peer_that_was_never_measured_is_measured_soon() {
+        for (took, most) in [(1000, 2), (1500, 2), (4000, 6)] {
+            let repeats = repeats_to_unmeasured(took, false);
+            let all: u32 = repeats.iter().sum();
+            assert!(all <= most, "{took} ms: {repeats:?}");
+            assert_eq!(repeats[6..], [0, 0], "{took} ms: {repeats:?}");
+        }
+        // ACKs wait as long as was agreed.
+        for took in [1000, 4000] {
+            assert_eq!(repeats_to_unmeasured(took, true), [0; 8], "{took} ms");
+        }
     }
 
     #[test]

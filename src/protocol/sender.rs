@@ -30,7 +30,7 @@
 //! | Sending, windows | ACK of exactly what was out before the window was sent again, the second time in a row (in bursts see `note_echo`) | an echo: a block came twice; base moves past it | the rest of a window from there; what is in flight isn't sent again | an ACK within it |
 //! | Sending | ACK of the last block | completed | – | nothing |
 //! | Sending, windows | ACK of the block before the base, a quarter of the fastest round trip after the last DATA left (three quarters of the usual one, if blocks were in flight when the base moved and no round trip without DATA has passed since) | a NACK, once per base and silence (`nack`) | the window from its base | an ACK within it |
-//! | Sending, windows | the same, but sooner, or before the window is out, or when the deadline has come | perhaps a NACK, perhaps an echo: a negotiated wait of 2 s or more ends 0.75 s after the window left, or after the measured wait, if that is longer | nothing; at the deadline the window from its base (unproved: see the timer) | as before |
+//! | Sending, windows | the same where no block was in flight when the base moved, but sooner; or before any of the window is out; or at any time, where echoes of a repeat are expected; or when the deadline has come | perhaps a NACK, perhaps an echo: a negotiated wait of 2 s or more ends 0.75 s after the window left, or after the measured wait, if that is longer | nothing; at the deadline the window from its base (unproved: see the timer) | as before |
 //! | Sending, lockstep, verified | the same, 0.99 s or a round trip after the DATA left, whichever is longer | a NACK, once per DATA | the DATA | its ACK |
 //! | Sending, unproved | ACK of a block not yet sent, fewer than 32,768 ahead | ended: forged | – | nothing |
 //! | Sending | any other ACK | nothing: RFC 1123 §4.2.3.1 | – | as before |
@@ -52,7 +52,7 @@
 //! |---|---|---|---|
 //! | Opening (server) | answer | wait doubled, or given up: timed out | the opening |
 //! | Opening (client) | see `client/schedule` | | |
-//! | Sending | answer, at the 1st, 3rd … silence, and several blocks are out | wait doubled, or given up: timed out, but if all was sent (server, verified) the last ACK counts as lost | the last block sent, alone; if the base may have been named (above), the window |
+//! | Sending | answer, at the 1st, 3rd … silence, and several blocks are out | wait doubled, or given up: timed out, but if all was sent (server, verified) the last ACK counts as lost | the last block sent, alone; if the base may have been named (above), the window, and at the next silence the last block |
 //! | Sending | answer, at the 2nd, 4th …; at any if only one block is out | the same | the window from its base; in bursts first the last block once more, and a round trip later the window |
 //! | Sending, unproved | answer, at the 1st silence, and several blocks are out | the same | the base, and after a pause the base again, or the last block if the whole file is out |
 //! | Sending, unproved | answer, at any later silence; at any if only one block is out | the same | the base |
@@ -345,11 +345,11 @@ impl Sender {
         let lockstep = self.windowsize() == 1;
         // Once the deadline has come the timeout repeats, and counts, and this is no echo.
         // The end of a pause is no deadline: a burst more would be sent for nothing.
-        let is_silent = matches!(self.exchange.retry.timer(), Timer::Answer { at } if at <= now);
-        if is_silent {
+        let has_come = matches!(self.exchange.retry.timer(), Timer::Answer { at } if at <= now);
+        if has_come && !lockstep && self.out > 0 && !self.is_due() {
             self.nacks.after_silence();
         }
-        let in_flight = self.out > 0 && !is_silent;
+        let in_flight = self.out > 0 && !has_come;
         if in_flight && self.nacks.take_nack(now, &self.exchange.retry, lockstep) {
             // In lockstep the peer may only be slow, its own timer having struck.
             if !lockstep {

@@ -501,7 +501,7 @@ impl Args {
         let (count, families) = (self.addresses.len(), self.families());
         if count > MAX_LISTENERS {
             return Some(format!(
-                "tftpd: -a is there {count} times; give at most {MAX_LISTENERS}"
+                "tftpd: -a is given {count} times; at most {MAX_LISTENERS} are possible"
             ));
         }
         let is_left = |it: &ListenAddress| it.may_be_left_by(families);

@@ -134,8 +134,8 @@ fn listen(args: &Args) -> Result<Vec<ListenSocket>, String> {
     let targets = args.listen_targets()?;
     if targets.is_empty() {
         return Err(
-            "cannot listen: what -a names has no address of the family that -4 or -6 leaves; leave \
-             that out, or change -a"
+            "cannot listen: -a names no address of the family that -4 or -6 asks for; leave out -4 \
+             or -6, or change -a"
                 .into(),
         );
     }
@@ -226,7 +226,7 @@ fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
     let lacks_scope = |it: SocketAddrV6| it.ip().is_unicast_link_local() && it.scope_id() == 0;
     let remedy = match (error.kind(), address) {
         (ErrorKind::PermissionDenied, _) if address.port() > 1023 => {
-            "start as root, or choose another port with -p and no interface"
+            "start as root, or leave out the interface and choose another port with -p"
         }
         (ErrorKind::PermissionDenied, _) => {
             "use -p with a port above 1023, or grant CAP_NET_BIND_SERVICE"

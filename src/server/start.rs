@@ -226,7 +226,7 @@ pub fn test_map(args: &Args, path: &Path) -> Result<(), Box<dyn Error>> {
 pub fn in_words(error: &(dyn Error + 'static)) -> String {
     match error.downcast_ref::<io::Error>() {
         Some(error) => {
-            let remedy = "look at what it is allowed: memory, open files, system calls";
+            let remedy = "check what the server is allowed: memory, open files, system calls";
             format!("cannot go on: {}", with_remedy(error, remedy))
         }
         None => error.to_string(),

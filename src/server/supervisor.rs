@@ -273,7 +273,10 @@ impl<'a> Supervisor<'a> {
                 let number = number + 1;
                 error!(
                     "worker {number}: cannot start {program}: {}",
-                    with_remedy(&error, "it must be there, and one more process be allowed")
+                    with_remedy(
+                        &error,
+                        "it must exist, and one more process must be allowed"
+                    )
                 );
                 if self.progress == Progress::First {
                     self.has_failed = true;

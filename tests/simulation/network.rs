@@ -226,7 +226,7 @@ impl Network {
         doubled.map(|pair| pair[0])
     }
 
-    /// Who sent DATA `number` to this socket waits for an ACK of it: it was taken in.
+    /// Whoever sent DATA `number` to this socket waits for an ACK of it: it was taken in.
     pub(crate) fn owes_ack(&self, address: SocketAddr, peer: SocketAddr, number: u16) -> bool {
         self.owed.contains(&(address, peer, number))
     }

@@ -364,7 +364,12 @@ fn a_writer_that_pauses_for_every_eighth_block_is_not_made_a_sorcerers_apprentic
     const BLOCKS: u16 = 80;
     let eighth: fn(u16) -> bool = |block| block.is_multiple_of(8);
     let first: fn(u16) -> bool = |block| [2, 3, 5].contains(&block);
-    let paces = [(eighth, 50, Offer::default()), (first, 1600, promised(1))];
+    let each: fn(u16) -> bool = |_| true;
+    let paces = [
+        (eighth, 50, Offer::default()),
+        (first, 1600, promised(1)),
+        (each, 1000, promised(1)),
+    ];
     let met = all_kernels().flat_map(|kernels| paces.clone().map(|pace| (kernels, pace)));
     for (kernels, (is_slow, pause, offer)) in met {
         let bytes = content(0, 512 * usize::from(BLOCKS) - 5);

@@ -489,7 +489,7 @@ fn an_ack_doubled_before_all_of_a_window_is_out_shortens_a_negotiated_wait_as_we
 /// EDK2 names the gap for each nudge. Early repeats are three for each step forward.
 #[test]
 fn a_nack_for_each_nudge_does_not_keep_early_repeats_coming() {
-    for config in [&ADAPTIVE, &UNPROVED] {
+    for (config, most) in [(&ADAPTIVE, 60), (&UNPROVED, 30)] {
         for first in [1, 60] {
             let options = Server("timeout=5 blksize=8 windowsize=4");
             let mut server = Script::sender(config, options, length(4));
@@ -509,7 +509,7 @@ fn a_nack_for_each_nudge_does_not_keep_early_repeats_coming() {
             }
             assert!(now > 30_000, "given up after {now} ms");
             let sent = server.blocks_sent();
-            assert!(sent < 100, "{sent} blocks, first answer after {first} ms");
+            assert!(sent <= most, "{sent} blocks, first answer after {first} ms");
         }
     }
 }
