@@ -121,8 +121,8 @@
 //! | what a repeated request does | `table/repeat` |
 //! | which addresses may ask at all | `policy/access` |
 //! | a request that can't be parsed | `wire/packet` (`ParseError`), answered by `server/answers` |
-//! | a datagram of a stranger | `session/inbound`; on a listen socket `server/requests`, on another shared port `server/front`; answered by `server/answers` |
-//! | what happens when a socket is full | `session/outbound`; how long its packet is due: `protocol/retry` (`hold`); a shared one: `server/shared` |
+//! | a datagram of a stranger | on a transfer's own port `session/inbound`, which answers; on a listen socket `server/requests`, on another shared port `server/front`, both answered by `server/answers` |
+//! | what happens when a socket is full | `session/outbound`; how long room is waited for: `protocol/retry` (`hold`); a shared one: `server/shared` |
 //! | what ICMP says: nobody is there | a server isn't told, since its sockets don't ask; for a client it is a hint, no answer: `session` (`trouble`), `client/attempts` |
 //! | whom the client asks, when, and again without options | `client/attempts`, `client/schedule` |
 //! | how long a server dallies | `protocol/contract` (10 s, and its bound) |
@@ -132,6 +132,7 @@
 //! | who gets a port of its own, who may share one, and what an answer to it proves | `session/tid`, asked by `server/opening`; which port: `server/ports` |
 //! | when a file is opened, and who shares it | `file/open_files`; how it is read: `file/reading`, `file/fetch` |
 //! | what may be read or created | `file/root`, `file/resolve`, `file/walk` (links), `file/upload` |
+//! | two uploads of one name at once | `file/upload`: both run, and the name is settled at the end |
 //! | which versions of an upload are kept | `file/versions`, `file/version_name`; how a new file takes the name: `file/publish` |
 //! | a word of another server's command line | `server/familiar` |
 //! | what root may not serve | `server/exposure` |
@@ -149,9 +150,9 @@
 //! - Layers 0 to 2 read no clock, random source, file or socket. The same inputs
 //!   give the same outputs; `tests/simulation.rs` replays whole networks by seed.
 //! - A datagram from anyone but the peer changes no transfer, not even its
-//!   deadline; with one exception: DATA from a client's address to eight of our
-//!   ports within a second ends those of its uploads that nobody has answered
-//!   ([`table::guesses`]).
+//!   deadline; with one exception: after DATA from a client's address to eight of our
+//!   ports within a second, the first DATA to a transfer of that client's that nobody has
+//!   answered ends it, and doesn't begin it ([`table::guesses`]).
 //! - A stalled session stores no file data: what was sent can be read again.
 //! - No ACK before the data is written, no final ACK before the upload has its
 //!   final name.
@@ -217,7 +218,7 @@
 //! | look-ups, map rules and the neighbour table for all requests | a fifth of a second each second; half of it for names of more than 128 bytes | [`policy::work`] |
 //! | a name on its way | 64 directories deep, 40 links | `file::walk` |
 //! | names that a session keeps for the log | what was asked for, up to 96 bytes, and the file's own where it differs; of a longer one, only the file's | `server::opening` |
-//! | ports that are tried in a client's name | 8 within a second end its unanswered uploads; 256 addresses told apart | [`table::guesses`] |
+//! | ports that are tried in a client's name | after 8 within a second DATA ends its unanswered transfers; 256 addresses told apart | [`table::guesses`] |
 //! | ports that transfers share | 6 for an address, 15 in all; 64 are tried | `server::ports` |
 //! | repeats to a peer that never answered | 3 by our own timer, of one datagram; and one for each time it asks again | [`protocol::transfer`] |
 //! | repeats to a peer that did | `--retries`, waits up to 8 s; without `-t` and `timeout` only waits of a second or more count; up to three more before a `timeout` of 2 s or more | [`protocol::retry`] |
@@ -233,7 +234,7 @@
 //! | questions to a helper | 256, 128 of one client network, for `--ask-timeout` | [`helper`] |
 //! | lines that wait for a helper; one of its lines | 256 KiB; 64 KiB | [`helper`] |
 //! | client: what it asks for | blocks of 1428 bytes, windows of 16 | `client::cli` |
-//! | server: dallying | 10 s, or the first wait if longer, at most 60 s | [`protocol::transfer`] |
+//! | server: dallying | 10 s, or the first wait if longer, at most 60 s; or until its slot is needed | [`protocol::transfer`] |
 //! | client: dallying | 100 ms; on a network that loses, the first wait, at most 2 s | `client::engine` |
 //! | directory entries read to sweep | 16,384, with each 64th upload to a directory; 64 directories told apart | `file::publish`, `file::space` |
 //! | temporary file where hosts share a file system | swept after 10 minutes without a write | `file::publish` |

@@ -12,8 +12,9 @@
 //! were asked for, is asked again without any, if there were some.
 //!
 //! A closed port or an unreachable host is a hint, not an answer (RFC 1122
-//! §3.2.2.1): the device may be starting up, and is asked every second then. Must not:
-//! print anything, ask a name for its address.
+//! §3.2.2.1): the device may be starting up. Once all addresses are unreachable they are
+//! asked every second, or each first wait if that is shorter, until patience ends; with no
+//! repeats it is silence. Must not: print anything, ask a name for its address.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;

@@ -4,7 +4,9 @@
 //! the first block the data goes to a file without a name in the target's
 //! directory; the name is given at the end, in one step (`publish`). Dropped before
 //! that, the file is gone, and so it is after a crash or kill -9: the kernel frees
-//! what has no name. Must not: show a name before the data is where it belongs.
+//! what has no name. Two uploads of one name don't know of each other: the first to finish
+//! has the name, and the second is then refused (ERROR 6), replaces it, becomes a version, or
+//! gets another name. Must not: show a name before the data is where it belongs.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;

@@ -47,20 +47,21 @@
 //! | Receiving | the request again | nothing; once quiet for a second and for 4 round trips, a new transfer takes this one's place (`table/repeat`) | – | as before |
 //! | any | ACK, other DATA, other OACK | nothing | – | as before |
 //! | any | RRQ or WRQ on a port of the transfer's own (on a shared one it is a request: see above) | nothing | – | as before |
-//! | any | any, while the socket is full | as in the rows above | what is due then, once there is room | as there |
+//! | Opening, Receiving, Dallying | any, while the socket is full | as in the rows above | what is due then, once there is room (an ERROR isn't waited for: `session`) | as there |
 //! | Failing, Closed | any | nothing | – | nothing |
 //!
 //! | state | timer | done | sent |
 //! |---|---|---|---|
 //! | Opening (server), Receiving | answer | wait doubled, or given up | the opening, or an ACK of the last in order |
-//! | Opening (client) | see `client/schedule` | | |
-//! | any | answer, and an ACK is due that the socket won't take | waits on, within the patience (then closed: timed out, or completed if it was dallying); before the opening has left there is no deadline | that ACK, as soon as there is room |
-//! | Dallying | dally, which begins when the final ACK was sent | over | – |
+//! | Opening (client) | see `client/attempts` | | |
+//! | Opening, Receiving, Dallying | answer, and an ACK is due that the socket won't take | waits on, within the patience (then closed: timed out, or completed if it was dallying); before the opening has left there is no deadline | that ACK, as soon as there is room |
+//! | Dallying | dally, which begins when the final ACK was sent; or its slot is needed (`table`) | over | – |
 //!
 //! Without `-t`, and while nothing was lost lately, an ACK is repeated after 500 ms
-//! at the earliest: the sender has a timer of its own. With a negotiated wait of 2 s or more
-//! `retry` says when it may be repeated earlier: after a gap, 0.75 s later at the earliest. Packets that don't move the
-//! transfer forward don't prolong the patience, however many the peer sends.
+//! at the earliest: the sender has a timer of its own. Where 2 s or more were agreed
+//! `retry` says when it may be repeated earlier, once a round trip has been measured: after
+//! a gap, 0.75 s later at the earliest. Packets that don't move the transfer forward don't
+//! prolong the patience, however many the peer sends.
 //!
 //! No ACK before the sink has the data (`Written`), no final ACK before it has
 //! committed (`Committed`).

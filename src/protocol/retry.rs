@@ -8,11 +8,12 @@
 //!
 //! A negotiated `timeout` takes the place of both. It is kept exactly, with one
 //! exception: boot loaders ask for 5 s and then wait as long in silence for each
-//! packet that is lost. So where 2 s or more were agreed, up to three repeats go out
-//! earlier, at the adaptive wait (0.75 s where nothing was measured), and the negotiated
-//! wait begins after them: once the peer has answered four times, or has named a gap. After
-//! an ACK that may name a gap, or be an echo, and after a NACK of ours, the first of them goes
-//! out 0.75 s later, or after the measured wait, if that is longer.
+//! packet that is lost. So where 2 s or more were agreed, and the peer has answered four
+//! times, or has named a gap, up to three repeats go out earlier, at the adaptive wait
+//! (0.75 s where nothing was measured), and the negotiated wait begins after them. After an
+//! ACK that may name a gap, or be an echo, and after a NACK of ours, the first of them goes out
+//! 0.75 s later, or after the measured wait, if that is longer; at once, if the deadline has
+//! come. An ACK is never repeated earlier before a round trip has been measured.
 //!
 //! Must not: read the clock, which it is told.
 

@@ -29,8 +29,11 @@
 //! | Sending | ACK of a block in flight | peer verified, base moves past it | DATA from there on, a full window (unproved: as much of it as is open, see `pace`) | an ACK within it |
 //! | Sending, windows | ACK of exactly what was out before the window was sent again, the second time in a row (in bursts see `note_echo`) | an echo: a block came twice; base moves past it | the rest of a window from there; what is in flight isn't sent again | an ACK within it |
 //! | Sending | ACK of the last block | completed | – | nothing |
-//! | Sending, windows | ACK of the block before the base, a quarter of the fastest round trip after the last DATA left (three quarters of the usual one, if blocks were in flight when the base moved and no round trip without DATA has passed since) | a NACK, once per base and silence (`nack`) | the window from its base | an ACK within it |
-//! | Sending, windows | the same where no block was in flight when the base moved, but sooner; or before any of the window is out; or at any time, where echoes of a repeat are expected; or when the deadline has come | perhaps a NACK, perhaps an echo: a negotiated wait of 2 s or more ends 0.75 s after the window left, or after the measured wait, if that is longer | nothing; at the deadline the window from its base (unproved: see the timer) | as before |
+//! | Sending, windows | ACK of the block before the base, a quarter of the fastest round trip after the last DATA left | a NACK, once per base and silence (`nack`) | the window from its base | an ACK within it |
+//! | the same, blocks were in flight when the base moved, and no round trip without DATA has passed since | that ACK, three quarters of the usual round trip after the last DATA left | the same | the same | the same |
+//! | the same | that ACK, sooner | an echo: nothing | – | as before |
+//! | Sending, windows, no block was in flight when the base moved | that ACK, sooner than a NACK, or before any of the window is out; or at any time, where echoes of a repeat are expected | perhaps a NACK, perhaps an echo: a negotiated wait of 2 s or more ends 0.75 s after the window left, or after the measured wait, if that is longer | nothing | as before |
+//! | Sending, windows | that ACK, when the deadline has come | the same, and the next wait is twice as long | what the timer brings: the window from its base, if nothing was sent again since it moved | as before |
 //! | Sending, lockstep, verified | the same, 0.99 s or a round trip after the DATA left, whichever is longer | a NACK, once per DATA | the DATA | its ACK |
 //! | Sending, unproved | ACK of a block not yet sent, fewer than 32,768 ahead | ended: forged | – | nothing |
 //! | Sending | any other ACK | nothing: RFC 1123 §4.2.3.1 | – | as before |
@@ -42,23 +45,23 @@
 //! | Sending, verified | the request again | nothing; once quiet for a second and for 4 round trips, a new transfer takes this one's place (`table/repeat`) | – | as before |
 //! | any | DATA, any other OACK | nothing | – | as before |
 //! | any | RRQ or WRQ on a port of the transfer's own (on a shared one it is a request: see above) | nothing | – | as before |
-//! | any | any, while the socket is full | as in the rows above | what is due then, once there is room | as there |
+//! | Opening, Sending | any, while the socket is full | as in the rows above | what is due then, once there is room (an ERROR isn't waited for: `session`) | as there |
 //! | Failing, Closed | any | nothing | – | nothing |
 //!
 //! Unproved: an answer proves nothing, since others know the port: with `--single-port`, on
-//! a shared port, or with a range of fewer than 1,024 ([`Proof::Never`]).
+//! a shared port, or with a range of fewer than 1,024 ([`Proof::Never`]). Proved: any other.
 //!
 //! | state | timer | done | sent |
 //! |---|---|---|---|
 //! | Opening (server) | answer | wait doubled, or given up: timed out | the opening |
-//! | Opening (client) | see `client/schedule` | | |
-//! | Sending | answer, at the 1st, 3rd … silence, and several blocks are out | wait doubled, or given up: timed out, but if all was sent (server, verified) the last ACK counts as lost | the last block sent, alone; if the base may have been named (above), the window, and at the next silence the last block |
-//! | Sending | answer, at the 2nd, 4th …; at any if only one block is out | the same | the window from its base; in bursts first the last block once more, and a round trip later the window |
+//! | Opening (client) | see `client/attempts` | | |
+//! | Sending, proved | answer, at the 1st, 3rd … silence, and several blocks are out | wait doubled, or given up: timed out, but if all was sent (server, verified) the last ACK counts as lost | the last block sent, alone; if the base may have been named (above) and nothing was sent again since it moved, the window, and at the next silence the last block |
+//! | Sending, proved | answer, at the 2nd, 4th …; at any if only one block is out | the same | the window from its base; in bursts first the last block once more, and a round trip later the window |
 //! | Sending, unproved | answer, at the 1st silence, and several blocks are out | the same | the base, and after a pause the base again, or the last block if the whole file is out |
 //! | Sending, unproved | answer, at any later silence; at any if only one block is out | the same | the base |
-//! | any | answer, and something is due that the socket won't take | waits on, within the patience; before the opening has left there is no deadline | that, as soon as there is room |
+//! | Opening, Sending | answer, and something is due that the socket won't take | waits on, within the patience; before the opening has left there is no deadline | that, as soon as there is room |
 //! | Sending | burst | – | the next burst; after the last block was sent twice alone, the window from its base (`pace`) |
-//! | Sending, unproved | burst | – | the last block of those out, again; after silence the base, or the last block if the whole file is out |
+//! | Sending, unproved | burst, and all that may be out is out | – | the last block of those out, again; after silence the base, or the last block if the whole file is out |
 //!
 //! Must not: read the file, touch a socket, read the clock.
 

@@ -2,8 +2,9 @@
 //! until the transfer has moved), within a budget, checked for its sender, and handed
 //! to the transfer.
 //!
-//! A stranger, which is anyone but the peer, gets ERROR 5 (at most 100 a second of all of
-//! them), and its own ERROR gets nothing. The transfer isn't changed.
+//! A stranger, which is anyone but the peer, gets ERROR 5 on a port of the transfer's own (at
+//! most 100 a second, with the answers to other nonsense), and its own ERROR gets nothing.
+//! The transfer isn't changed; but see `table/guesses`.
 //!
 //! Must not: answer the peer (that is done once, when all is in), let a stranger
 //! change the transfer.

@@ -1,7 +1,8 @@
 //! What a session sends: all that the transfer has to send, until nothing is left,
 //! the budget is spent or the port is full.
 //!
-//! Must not: queue anything. What could not be sent is offered again, or what is due instead by then.
+//! Must not: queue anything. What could not be sent is offered again when the port has
+//! room, and with each turn before that; or what is due instead by then.
 
 use std::io;
 use std::mem;
