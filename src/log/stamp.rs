@@ -1,8 +1,8 @@
 //! What a line of text begins with: the time and, where several processes write to one
 //! log, which of them has written it.
 //!
-//! The time has the same length in every line, so that lines can be sorted and cut by columns. Must
-//! not: know what follows.
+//! The time has the same length in every line, so that lines can be sorted and cut by
+//! columns. Must not: know what follows.
 
 use std::io::{self, Write};
 use std::mem;

@@ -264,15 +264,6 @@ mod tests {
     use super::*;
     use crate::host::clock;
 
-    /// Whether a socket is seen to be closed, though not at once: a child that another test
-    /// forks holds a copy until it executes its program.
-    fn comes_true(mut is_closed: impl FnMut() -> bool) -> bool {
-        (0..100_000).any(|_| {
-            std::thread::yield_now();
-            is_closed()
-        })
-    }
-
     #[test]
     fn a_talkative_process_is_heard_in_turns_and_hands_nothing_over() {
         let (ours, theirs) = channel::pair().unwrap();
@@ -289,12 +280,15 @@ mod tests {
         channel::send(&theirs, READY, NONE).unwrap();
         assert!(!slot.hear(0));
         // What was given is closed; alive isn't ready yet.
-        assert!(comes_true(|| matches!(channel::receive(&kept), Ok(None))));
+        assert!(channel::comes_true(|| matches!(
+            channel::receive(&kept),
+            Ok(None)
+        )));
         assert!(slot.processes[0].answer_by.is_some());
         assert!(slot.hear(0));
         assert!(slot.processes[0].answer_by.is_none());
         drop(theirs);
-        assert!(comes_true(|| {
+        assert!(channel::comes_true(|| {
             assert!(!slot.hear(0));
             !slot.processes[0].is_heard
         }));
