@@ -1,7 +1,7 @@
 //! What a loop lends to the session whose turn it is, and what all its sessions
 //! share: buffers, bounds and counts.
 //!
-//! Must not: know a single session.
+//! Must not: know any session.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -15,45 +15,44 @@ use crate::net::{Batch, MAX_COALESCED, MAX_DATA_PACKET, MAX_SEGMENTS, TransferSo
 use crate::table::guesses::PortGuesses;
 use crate::table::rate::NetworkRateLimit;
 
-/// Datagrams received with one call at most.
+/// The most datagrams received with one call.
 pub(crate) const BATCH_SLOTS: usize = 64;
 
-/// Bytes that a batch of received datagrams takes: 64 requests of up to 4 KiB,
+/// Bytes of the buffer for a batch of received datagrams: 64 requests of up to 4 KiB,
 /// or a few of the largest blocks.
 pub(crate) const BATCH_BYTES: usize = 256 * 1024;
 
-/// Bytes of a slot where several datagrams may come as one. The few beyond what one can
-/// take keep the begins of the slots, which is all that single datagrams fill, from
-/// lying in the same places of the processor's caches.
+/// Bytes of a slot where several datagrams may come as one. A little more than they can
+/// fill: single datagrams touch only the start of each slot, and the starts must not
+/// all fall on the same lines of the processor's caches.
 pub(crate) const COALESCED_SLOT: usize = MAX_COALESCED.next_multiple_of(4096) + 1536;
 
 /// Slots for windows: two calls receive 64 blocks, and show that there are no more.
 const WINDOW_SLOTS: usize = 33;
 
-/// Bytes that they take: address space, of which as much is memory as windows have
-/// filled.
+/// Bytes of these slots. They are address space: only what windows have filled is
+/// memory.
 const WINDOW_BYTES: usize = WINDOW_SLOTS * COALESCED_SLOT;
 
-/// Bytes of the longest datagram that means anything to a sender: an OACK or an
-/// ERROR. What is longer is cut, which an ACK (Windows appends a byte) doesn't
-/// mind.
+/// Bytes of the longest datagram that means anything to a sender: an OACK or an ERROR.
+/// What is longer is cut, which does no harm to an ACK (Windows appends a byte).
 pub(super) const ANSWER_LEN: usize = 516;
 
-/// Networks told apart where nonsense is answered.
+/// Client networks told apart when nonsense is answered.
 const NETWORKS: usize = 64;
 
-// The buffers hold the largest of what they are for, and one call sends a run.
+// Each buffer holds the largest thing that it is for, and one call sends a run.
 const _: () = assert!(BATCH_BYTES > MAX_DATA_PACKET && MAX_DATA_PACKET < MAX_SEND);
 const _: () = assert!(WINDOW_SLOTS <= BATCH_SLOTS);
 const _: () = assert!(MAX_RUN <= MAX_SEGMENTS);
 
 /// What the loop lends to the session whose turn it is.
 pub struct Context<'a, P: Port = TransferSocket> {
-    /// What time it is for this session's turn: read when it, or this half of it, began, so
-    /// that a wait counted from here never ends early.
+    /// The time of this session's turn: read when the turn, or this half of it, began,
+    /// so that a wait counted from it never ends early.
     pub now: Instant,
-    /// What time it is when a datagram has just gone out: a turn takes its time. A
-    /// wait must not begin before what it waits for was sent, and a round trip must
+    /// Tells the time when a datagram has just gone out, since a turn takes time. A
+    /// wait must not begin before the packet it is for was sent, and a round trip must
     /// not be measured longer than it was.
     pub clock: &'a dyn Fn() -> Instant,
     /// What sessions share.
@@ -76,20 +75,20 @@ impl<P: Port> fmt::Debug for Context<'_, P> {
 /// Buffers and bounds that one loop has for all its sessions.
 #[derive(Debug)]
 pub struct Resources {
-    /// What was received together.
+    /// Datagrams received with one call.
     pub batch: Batch,
-    /// What is being sent, or a datagram that was received by itself.
+    /// What is being sent, or a datagram that was received on its own.
     pub buffer: PacketBuffer,
-    /// What was read ahead.
+    /// Buffers for what is read ahead.
     pub pool: PrefetchPool,
     /// What was received and is not yet written.
     pub write_buffer: WriteBuffer,
-    /// What keeps an eye on what arrives.
+    /// Bounds, counters and the trace of what arrives.
     pub ingress: Ingress,
 }
 
-/// Holds the longest run, and the longest block. It is made for the first packet: until
-/// then a server has as much less to fill.
+/// Holds the longest run, and the longest block. Allocated with the first packet: until
+/// then a server saves that memory.
 #[derive(Debug, Default)]
 pub struct PacketBuffer(Box<[u8]>);
 
@@ -108,8 +107,8 @@ impl PacketBuffer {
 }
 
 impl Resources {
-    /// Everything that a loop needs, from `now` on; `trace` is shown every packet,
-    /// strangers' and answers to them included.
+    /// Everything that a loop needs, from `now` on; `trace` is called with every
+    /// packet, including those of strangers and the answers to them.
     pub fn new(now: Instant, trace: Option<Trace>) -> Self {
         Self {
             batch: Batch::new(BATCH_SLOTS, WINDOW_BYTES),
@@ -126,8 +125,8 @@ impl Resources {
         }
     }
 
-    /// The same for a server: no stranger knows the `seed`, so that none chooses
-    /// whose share of the answers to take.
+    /// The same for a server. No stranger knows the `seed`, so none can choose whose
+    /// share of the answers to use up.
     #[must_use]
     pub fn with_seed(mut self, seed: u64, now: Instant) -> Self {
         self.ingress.nonsense = nonsense_limit(seed, now);
@@ -140,23 +139,23 @@ fn nonsense_limit(seed: u64, now: Instant) -> NetworkRateLimit {
     NetworkRateLimit::new(NONSENSE_ANSWERS, NETWORKS, seed, now)
 }
 
-/// Bounds, counts and shows what comes from outside.
+/// Bounds, counts and traces what comes from outside.
 #[derive(Debug)]
 pub struct Ingress {
     /// How much nonsense may still be answered this second.
     pub nonsense: NetworkRateLimit,
-    /// What went wrong beside the transfers.
+    /// Counts what went wrong outside the transfers.
     pub drops: DropCounters,
-    /// Is shown every packet, if there is anyone to show them to.
+    /// Called with every packet, if packets are traced.
     pub trace: Option<Trace>,
-    /// Blocks that came to the wrong port.
+    /// DATA that came to the wrong port.
     pub guesses: PortGuesses,
-    /// The session whose turn it is may have been begun by somebody who found its port:
-    /// the caller is to end it.
+    /// The first DATA of the session whose turn it is may come from somebody who
+    /// guessed its port: the caller is to end it.
     pub guessed: bool,
 }
 
-/// Is shown the peer, the way it goes and the datagram.
+/// Called with the peer, the direction and the datagram.
 pub type Trace = fn(SocketAddr, Heading, &[u8]);
 
 /// Which way a datagram goes.
@@ -177,7 +176,7 @@ impl fmt::Display for Heading {
     }
 }
 
-/// What sessions met that was no part of their transfers.
+/// Counts of what sessions met outside their transfers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct DropCounters {
     /// Datagrams from someone else on a transfer's port.

@@ -1,10 +1,10 @@
-//! What arrives for a session: received until nothing more is there (in lockstep,
-//! until the transfer has moved), within a budget, checked for its sender, and handed
-//! to the transfer.
+//! Receives what has arrived for a session, until nothing is left (in lockstep, until
+//! the transfer has moved) and within a budget; checks who sent it, and hands it to the
+//! transfer.
 //!
-//! A stranger, which is anyone but the peer, gets ERROR 5 on a port of the transfer's own (at
-//! most 100 a second, with the answers to other nonsense), and its own ERROR gets nothing.
-//! The transfer isn't changed; but see `table/guesses`.
+//! A stranger is anyone but the peer. On a port of the transfer's own it gets ERROR 5
+//! (at most 100 a second, together with the answers to other nonsense), but an ERROR of
+//! its own gets no answer. The transfer doesn't change; but see `table/guesses`.
 //!
 //! Must not: answer the peer (that is done once, when all is in), let a stranger
 //! change the transfer.
@@ -27,7 +27,7 @@ use crate::wire::packet::{DATA_HEADER_LEN, ErrorCode, MAX_ERROR_LEN, Packet, emi
 /// Datagrams a session may take in before the others have their turn.
 const RECEIVE_BUDGET: usize = 64;
 
-/// Receives that may fail in a row of a turn.
+/// Receives in a row that may fail in a turn.
 const MAX_ERRORS: usize = 4;
 
 /// How far a transfer has come in lockstep.
@@ -40,12 +40,13 @@ struct Lockstep {
 
 impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
     /// Takes in what has arrived. Readiness is edge-triggered: what is left in the
-    /// socket raises no event, so it is emptied, or there is another turn.
+    /// socket raises no event, so the socket is emptied, or the session gets another
+    /// turn.
     ///
     /// The exception is lockstep, once the one answer that can move the transfer has
-    /// come: nothing that lies after it can move it further before we have sent. It
-    /// is looked at with the next answer, or before the deadline strikes, and that
-    /// saves a system call for each block.
+    /// come: nothing behind that answer can move it further before we have sent. What
+    /// lies there is received with the next answer, or before a timeout, which saves a
+    /// system call for each block.
     pub(super) fn receive(&mut self, context: &mut Context<'_, P>) -> Turn {
         let (mut taken, mut errors) = (0, 0);
         while taken < RECEIVE_BUDGET {
@@ -58,11 +59,11 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Turn::Waiting,
-                // Of the moment (no memory), or of an earlier datagram.
+                // It will pass (no memory), or is about an earlier datagram.
                 Err(error) => {
                     self.trouble("receive", &error, &mut context.resources.ingress.drops);
                     errors += 1;
-                    // One that stays must not keep the loop awake.
+                    // An error that stays must not keep the loop awake.
                     if errors >= MAX_ERRORS {
                         return Turn::Waiting;
                     }
@@ -73,9 +74,9 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
     }
 
     /// Takes in what comes next: one datagram, or a window. Returns how many datagrams
-    /// that were, and whether nothing is left behind them.
+    /// there were, and whether the socket is known to be empty.
     fn receive_next(&mut self, context: &mut Context<'_, P>) -> io::Result<(usize, bool)> {
-        // What an OACK settled holds for the blocks that come after it.
+        // What an OACK settled holds for the blocks after it.
         let progress = self.transfer.progress();
         // One byte more shows a block that is larger than agreed.
         let block_len = DATA_HEADER_LEN + usize::from(progress.block_size) + 1;
@@ -88,9 +89,9 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         }
     }
 
-    /// One datagram of up to so many bytes: a sender gets one answer at a time, and in
-    /// lockstep no block follows before the last is acknowledged. A call for several
-    /// takes longer than the one that finds nothing more.
+    /// Takes in one datagram of up to `longest` bytes. A sender gets one answer at a
+    /// time, and in lockstep no block follows before the last is acknowledged: a call
+    /// for several would cost more than the second call that finds nothing.
     fn receive_one(
         &mut self,
         longest: usize,
@@ -107,7 +108,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
                     self.transfer
                         .handle_packet(context.now, &packet, &mut NoSink);
                 }
-                // It is alone: there is nothing to collect it for.
+                // It comes alone: there is nothing to collect it with.
                 Content::Sink(file) => {
                     self.transfer
                         .handle_packet(context.now, &packet, &mut **file);
@@ -117,7 +118,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         Ok((1, false))
     }
 
-    /// The blocks of a window; they are written by the run.
+    /// Takes in the blocks of a window, which are written in runs.
     fn receive_window(
         &mut self,
         window_size: u16,
@@ -142,8 +143,9 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
     }
 
     /// Whether nothing that may still lie in the socket can be of use: in lockstep,
-    /// once the transfer has moved on from where it was `before`: a sender if only by the
-    /// answer to its opening. (A receiver's first block may come right behind the OACK.)
+    /// once the transfer has moved on from where it was `before`. For a sender the
+    /// answer to its opening counts too; not for a receiver, whose first block may
+    /// follow the OACK at once.
     fn has_all_it_can_use(&self, before: Option<Lockstep>) -> bool {
         let now = self.lockstep();
         before.is_some() && now.is_some() && before != now
@@ -159,8 +161,8 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         })
     }
 
-    /// Takes in what was received for this session on a shared port and lies in
-    /// the batch in the slots `received`.
+    /// Takes in datagrams that came on a shared port: those in the slots `received` of
+    /// the batch.
     pub(super) fn take(&mut self, received: Range<usize>, context: &mut Context<'_, P>) {
         for index in received {
             match self.content {
@@ -180,8 +182,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         }
     }
 
-    /// Handles what was received as one, and may be several datagrams; returns
-    /// how many.
+    /// Handles what was received as one datagram and may be several; returns how many.
     fn handle_blocks(&mut self, index: usize, context: &mut Context<'_, P>) -> usize {
         let (mut taken, mut next) = (0, Some(0));
         while let Some(from) = next {
@@ -191,8 +192,8 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         taken
     }
 
-    /// Handles the datagram that starts `from` bytes into what was received as
-    /// one; tells where the next one starts.
+    /// Handles the datagram that starts `from` bytes into what was received as one;
+    /// returns where the next one starts.
     fn handle_block(
         &mut self,
         index: usize,
@@ -219,8 +220,8 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         next
     }
 
-    /// The packet in a datagram, if it is the peer's and makes sense. Strangers
-    /// are turned away, the rest is counted.
+    /// The packet in a datagram, if it is the peer's and makes sense. Strangers are
+    /// turned away, garbage is counted.
     fn accept<'d>(
         &mut self,
         now: Instant,
@@ -234,7 +235,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         let packet = Packet::parse(datagram);
         if self.remote != Remote::Known(sender) && !self.is_answer(sender, packet.as_ref().ok()) {
             ingress.drops.strangers += 1;
-            // An ACK of a stranger's begins no upload.
+            // Only DATA can begin an upload.
             if matches!(packet, Ok(Packet::Data { .. })) {
                 ingress.guesses.record(now, sender.ip(), self.peer());
             }
@@ -265,8 +266,8 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         }
     }
 
-    /// Whether a datagram is the first that answers our request, from the address that
-    /// was asked: that tells whose port to listen to from then on.
+    /// Whether a datagram is the first answer to our request, from the address that was
+    /// asked. Its port is the peer's TID from then on.
     fn is_answer(&mut self, sender: SocketAddr, packet: Option<&Packet<'_>>) -> bool {
         match self.remote {
             Remote::Known(_) => false,
@@ -286,8 +287,8 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         }
     }
 
-    /// RFC 1350 §4: a stranger is told so. From now on nobody knows whose packet an ICMP
-    /// message is about.
+    /// Sends a stranger ERROR 5 (RFC 1350 §4). From now on nobody knows whose packet an
+    /// ICMP message is about.
     fn turn_away(&mut self, stranger: SocketAddr, trace: Option<Trace>) {
         self.reach = Reach::Ambiguous;
         let mut buffer = [0; MAX_ERROR_LEN];

@@ -1,5 +1,5 @@
-//! One session: what ties a transfer to its port and its file, the server's as
-//! well as the client's.
+//! One session: a transfer with its port and its file, on the server as well as on the
+//! client.
 //!
 //! Turns readiness into `handle_*` and `poll_*` calls, within a budget, so that no
 //! session holds up the others. The order of a turn:
@@ -12,9 +12,8 @@
 //!   prefetch   what comes next, while the answer is on its way
 //! ```
 //!
-//! Others may have their turns
-//! between what is received and what is transmitted. Must not: admit, remove or time
-//! sessions; report their end; read a clock that it wasn't lent.
+//! Other sessions may have turns between receiving and transmitting. Must not: admit,
+//! remove or time sessions; report their end; read a clock that it wasn't lent.
 
 mod context;
 mod inbound;
@@ -56,8 +55,8 @@ pub const NONSENSE_ANSWERS: u32 = 100;
 /// The text of an ERROR 5.
 pub(crate) const UNKNOWN_TRANSFER: &str = "Unknown transfer ID";
 
-/// What a session costs in memory, in bytes, beside its place in the table: a
-/// budget, so that it doesn't grow unnoticed.
+/// A budget for the bytes of a session, beside its place in the table, so that it
+/// doesn't grow unnoticed.
 const _: () = assert!(size_of::<Session>() <= 344);
 
 /// The file of a transfer.
@@ -84,14 +83,14 @@ pub enum Turn {
 /// Descriptors of an upload: its directory's and, once data has come, its own.
 const OF_UPLOAD: usize = 2;
 
-/// Where sessions wait for their loop to come back to them.
+/// Where a session waits for its loop to come back to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Line {
     /// Nowhere.
     None,
-    /// Among those whose turn ended before their work.
+    /// Among the sessions whose turn ended before their work did.
     Turn,
-    /// Before a socket that they share, for room in it.
+    /// For room in a shared socket.
     Room,
 }
 
@@ -124,7 +123,7 @@ impl Remote {
 }
 
 impl Turn {
-    /// Of two things tried: whether there is more to do.
+    /// The result of two steps: whether there is more to do after either.
     const fn and(self, other: Self) -> Self {
         match self {
             Self::Unfinished | Self::Spent => self,
@@ -133,19 +132,19 @@ impl Turn {
     }
 }
 
-/// What the network said about the peer. Only a client's socket asks for what ICMP says;
-/// a server's learns of local trouble alone (no route, a firewall).
+/// What the network said about the peer. Only a client's socket asks for ICMP errors; a
+/// server's learns only of local trouble (no route, a firewall).
 #[derive(Debug, Clone, Copy)]
 enum Reach {
     Unknown,
     /// Nobody is there.
     Unreachable(io::ErrorKind),
-    /// Strangers were sent an ERROR, and it may be one of them that isn't there:
-    /// the kernel doesn't say.
+    /// Strangers were sent an ERROR, and it may be a stranger that isn't there: the
+    /// kernel doesn't say.
     Ambiguous,
 }
 
-/// What a session is doing, for those that look at it.
+/// What a session is doing, for the log and the status port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// Nothing has come back yet.
@@ -154,10 +153,10 @@ pub enum Phase {
     Moving,
     /// Its peer hasn't answered for longer than usual.
     WaitsForClient,
-    /// What it is to send has yet to be read.
+    /// What it has to send next isn't read yet.
     WaitsForDisk,
-    /// It has ended, and repeats its last ACK if that was lost, or its ERROR has yet
-    /// to be sent.
+    /// It has ended: it repeats its last ACK if that was lost, or still has an ERROR to
+    /// send.
     Dallying,
 }
 
@@ -174,7 +173,8 @@ impl Phase {
     }
 }
 
-/// An answer that takes longer than this, and than [`USUAL`] round trips, is waited for.
+/// A peer whose answer takes longer than this, and than [`USUAL`] round trips, has
+/// paused.
 const PAUSE: Duration = Duration::from_millis(500);
 const USUAL: u32 = 4;
 
@@ -183,15 +183,15 @@ const USUAL: u32 = 4;
 struct Pending {
     /// When it was sent.
     since: Option<Instant>,
-    /// How long that is ago, if it is a pause.
+    /// How long ago that was, if the peer has paused.
     paused: Option<Duration>,
 }
 
-/// What came of taking in what had arrived; it is to be answered.
+/// The result of taking in what had arrived; the answer is still to be sent.
 #[derive(Debug)]
 pub struct TakenIn {
     received: Turn,
-    /// When what may have been answered was sent.
+    /// When the packet that the peer may just have answered was sent.
     asked: Option<Instant>,
 }
 
@@ -211,27 +211,28 @@ enum End {
 pub struct Session<P = TransferSocket, S = Upload, R = ReadFile> {
     transfer: Transfer,
     content: Content<S, R>,
-    /// What is expected to be sent next.
+    /// Blocks read ahead: those expected to be sent next.
     prefetched: Option<Rc<Prefetched>>,
     file_wait: FileWait,
     port: P,
     remote: Remote,
-    /// The port was full; room in it is awaited.
+    /// The port was full; the session waits for room in it.
     blocked: bool,
-    /// The line it stands in; it stands in one at most.
+    /// The line in which it waits; never more than one.
     pub line: Line,
     end: End,
     reach: Reach,
     /// When it began.
     pub started: Instant,
-    /// The file's name as the request has it, and perhaps, after a NUL, the one it has
-    /// here. Where many ask for the same file they have them in common.
+    /// The file's name as requested and, after a NUL, its name here if that differs and
+    /// is kept. Sessions for the same file may share them.
     names: Rc<[u8]>,
 }
 
 impl<P: Port, S: Store, R: ReadAt> Tracked for Session<P, S, R> {
     fn deadline(&self) -> Option<Instant> {
-        // While the file is waited for the peer has nothing to answer.
+        // While the session waits for its file, or is paced, the peer has nothing to
+        // answer.
         let own = if self.file_wait.is_on() {
             self.file_wait.until()
         } else {
@@ -241,7 +242,7 @@ impl<P: Port, S: Store, R: ReadAt> Tracked for Session<P, S, R> {
     }
 
     fn is_over(&self) -> bool {
-        // A full port may have kept the final ACK back.
+        // A full port may still hold back the final ACK.
         self.transfer.is_over() && (!self.blocked || self.is_closed())
     }
 
@@ -266,7 +267,8 @@ impl<P: Port, S: Store, R: ReadAt> Tracked for Session<P, S, R> {
     }
 
     fn quiet_since(&self) -> Option<Instant> {
-        // While we wait for the file the peer has nothing to answer.
+        // While we wait for the file, or for room in the port, the peer has nothing to
+        // answer.
         let waits = !self.file_wait.is_on() && !self.blocked;
         self.transfer.waiting_since().filter(|_| waits)
     }
@@ -277,8 +279,8 @@ impl<P: Port, S: Store, R: ReadAt> Tracked for Session<P, S, R> {
 }
 
 impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
-    /// A session that has yet to be registered. `names`: the file's as the request has it
-    /// and, after a NUL, the one it has here, if that is another one and is kept.
+    /// A session that isn't registered yet. `names`: the file's name as requested and,
+    /// after a NUL, its name here if that differs and is kept.
     pub fn new(
         transfer: Transfer,
         content: Content<S, R>,
@@ -303,7 +305,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         }
     }
 
-    /// Has `poll` report that something arrived.
+    /// Registers with `poll`, to hear of what arrives.
     ///
     /// # Errors
     /// Whatever the kernel says.
@@ -311,13 +313,13 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         self.port.watch(poll, Interest::READABLE)
     }
 
-    /// Its port is full, and it has something to send. While the file is waited
-    /// for there is nothing.
+    /// Whether its port is full and it has something to send. While it waits for its
+    /// file it has nothing.
     pub fn waits_for_room(&self) -> bool {
         self.blocked && !self.file_wait.is_on()
     }
 
-    /// Where it sends from.
+    /// The port it sends from.
     pub const fn port(&self) -> &P {
         &self.port
     }
@@ -345,7 +347,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         &self.transfer
     }
 
-    /// The file's name as the request has it.
+    /// The file's name as requested.
     pub fn name(&self) -> &[u8] {
         self.names
             .split(|byte| *byte == 0)
@@ -353,7 +355,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
             .unwrap_or_default()
     }
 
-    /// The name it has here, if that is another one and is kept.
+    /// The file's name here, if that differs and is kept.
     pub fn served(&self) -> Option<&[u8]> {
         self.names.split(|byte| *byte == 0).nth(1)
     }
@@ -391,7 +393,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         }
     }
 
-    /// Bytes that there are to move, where that is known.
+    /// Bytes to be moved in all, where that is known.
     pub fn size(&self) -> Option<u64> {
         match &self.content {
             Content::Source(source) => source.length(),
@@ -405,13 +407,13 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         usual.max(PAUSE)
     }
 
-    /// What it has waited for so far.
+    /// How long it has waited so far, and for what.
     pub fn waited(&self) -> Waited {
         self.file_wait.waited()
     }
 
-    /// What the peer was `asked` for is unanswered at `now`: how long it has paused, if it
-    /// has.
+    /// How long the peer has paused, if it has: at `now` it still owes the answer to
+    /// what was sent at `asked`.
     #[cold]
     fn pause_since(&self, asked: Instant, now: Instant) -> Option<Duration> {
         let took = now.saturating_duration_since(asked);
@@ -436,7 +438,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         }
     }
 
-    /// What it is to send has yet to be read.
+    /// Whether it waits for its file.
     pub fn waits_for_file(&self) -> bool {
         self.file_wait.is_for_file()
     }
@@ -463,7 +465,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         self.transfer.is_closed() || (self.blocked && matches!(self.end, End::Failed))
     }
 
-    /// Whether the client's request, sent once more now, is answered once more.
+    /// Whether the client's request would be answered again if it came again at `now`.
     pub fn answers_repeated_request(&self, now: Instant) -> bool {
         self.transfer.answers_repeated_request(now)
     }
@@ -473,7 +475,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         self.transfer.handle_repeated_request(now);
     }
 
-    /// We can't go on.
+    /// Ends the transfer from our side; the peer is told why.
     pub fn abort(&mut self, failure: Failure) {
         self.transfer.abort(failure);
     }
@@ -492,8 +494,8 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         self.finish_taking_in(received, pending, context)
     }
 
-    /// [`Session::run`] with what was received for it on a shared port and lies in
-    /// the batch in the slots `received`.
+    /// [`Session::run`] for datagrams that came on a shared port: those in the slots
+    /// `received` of the batch.
     pub fn run_shared(&mut self, received: Range<usize>, context: &mut Context<'_, P>) -> Turn {
         let pending = self.pending(context.now);
         self.take(received, context);
@@ -501,10 +503,10 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         self.answer(&taken, context)
     }
 
-    /// What the peer has to answer at `now`, before it is looked whether it has.
+    /// What the peer has to answer at `now`; asked before looking whether it has.
     fn pending(&self, now: Instant) -> Pending {
         let since = self.transfer.waiting_since();
-        // Nearly all answers come sooner, and cost no more than this.
+        // Nearly all answers come sooner, and cost no more than this comparison.
         let paused = match since {
             Some(since) if now > since + PAUSE => self.pause_since(since, now),
             _ => None,
@@ -512,7 +514,8 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         Pending { since, paused }
     }
 
-    /// What has arrived was taken in: writes it, and notes if the peer has paused before it.
+    /// Writes what has been taken in, and notes whether the peer paused before sending
+    /// it.
     fn finish_taking_in(
         &mut self,
         received: Turn,
@@ -524,7 +527,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         {
             self.file_wait.paused(took);
         }
-        // At once: a failure has to be reported, and others use the buffer.
+        // At once: a failure has to be reported, and other sessions use the buffer.
         self.flush(context);
         TakenIn {
             received,
@@ -541,12 +544,12 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         taken.received.and(sent)
     }
 
-    /// [`Session::run`] when the deadline may have come: an answer that is there already
-    /// beats it.
+    /// [`Session::run`] when the deadline may have come: an answer that has already
+    /// arrived comes first.
     pub fn run_deadline(&mut self, context: &mut Context<'_, P>) -> Turn {
         let taken = self.take_in(context);
-        // The time that the disk takes is not the peer's: its wait begins with what
-        // is sent then.
+        // The time that the disk takes isn't charged to the peer: its wait begins when
+        // the blocks are sent.
         if self.misses_answer(context.now) {
             // What arrived is answered first, and the wait for more begins then.
             self.transmit(context);
@@ -562,13 +565,14 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         self.transfer.poll_timeout().is_some_and(|at| at <= now)
     }
 
-    /// Its peer's answer is late; it may lie where its loop hasn't looked yet.
+    /// Whether its peer's answer is late. The answer may have arrived where the loop
+    /// hasn't looked yet.
     pub fn misses_answer(&self, now: Instant) -> bool {
         !self.file_wait.is_on() && self.is_due(now)
     }
 
-    /// Reads what comes next while the answer is on its way; `asked` is when what
-    /// has just been answered was sent.
+    /// Reads what comes next while the answer is on its way. `asked`: when the packet
+    /// that has just been answered was sent.
     #[inline(never)] // Rare: one read serves several turns.
     fn prefetch(&mut self, asked: Option<Instant>, context: &mut Context<'_, P>) {
         if let Content::Source(source) = &mut self.content
@@ -584,8 +588,8 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         }
     }
 
-    /// Closes its file until it is read again, if that was allowed: the peer has never
-    /// answered.
+    /// Closes its file until it is read again, if that was allowed. For a peer that has
+    /// never answered.
     pub fn close_file(&mut self) {
         if let Content::Source(source) = &mut self.content
             && !self.file_wait.is_on()
@@ -594,18 +598,19 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         }
     }
 
-    /// It moves too fast: goes on at `until`. The peer has nothing to answer meanwhile.
+    /// Holds back a session that moves too fast: it goes on at `until`. The peer has
+    /// nothing to answer meanwhile.
     pub fn pause(&mut self, until: Instant) {
         self.file_wait.pause(until);
     }
 
-    /// Its file was closed, and there is no descriptor to open it again.
+    /// Whether its file was closed and there is no descriptor to open it again.
     pub fn lacks_descriptor(&self) -> bool {
         self.file_wait.is_for_file()
             && matches!(&self.content, Content::Source(it) if !it.is_open())
     }
 
-    /// When it gives back what was read ahead, if it doesn't move.
+    /// When it gives back what was read ahead, if it doesn't move before then.
     fn held_until(&self) -> Option<Instant> {
         let prefetched = self.prefetched.as_ref()?;
         Some(prefetched.held_until(self.transfer.waiting_since()))
@@ -618,7 +623,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         }
     }
 
-    /// A socket's error costs this one datagram, ICMP's as well; the retransmission
+    /// A socket error, ICMP's included, costs this one datagram; the retransmission
     /// timer decides whether the peer can be reached at all.
     fn trouble(&mut self, verb: &str, error: &io::Error, drops: &mut DropCounters) {
         drops.socket_errors += 1;
@@ -630,12 +635,12 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
 }
 
 impl<S: Store, R: ReadAt> Session<TransferSocket, S, R> {
-    /// It shares its port with others.
+    /// Whether it shares its port with other sessions.
     pub const fn shares_its_port(&self) -> bool {
         self.port.is_shared()
     }
 
-    /// Waits for room in a socket that is a share of `listener`.
+    /// Whether it waits for room in a socket that is a share of `listener`.
     pub fn is_blocked_by(&self, listener: &ListenSocket) -> bool {
         self.waits_for_room() && self.port.shares(listener)
     }

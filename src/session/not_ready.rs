@@ -1,8 +1,8 @@
 //! The file isn't ready: when to look again.
 //!
-//! What is waited for is in the kernel's hands, and nothing tells when it is
-//! there. So the session looks again, soon at first, then less often; or it waits
-//! its turn to have anything fetched at all. Must not: read the file or the clock.
+//! The kernel fetches the data, and nothing tells when it is there. So the session
+//! looks again, soon at first, then less often; or it waits for its turn to have data
+//! fetched at all. Must not: read the file or the clock.
 
 use std::time::{Duration, Instant};
 
@@ -12,51 +12,52 @@ use crate::file::{FileSource, ReadAt};
 /// The shortest wait between two looks; what a disk takes to find a block.
 const SHORTEST: Duration = Duration::from_millis(1);
 
-/// The longest: what a download from a slow disk loses at most for each wait.
+/// The longest wait between two looks: what a download from a slow disk loses at most
+/// with each wait.
 const LONGEST: Duration = Duration::from_millis(10);
 
-/// Between two tries to have its turn.
+/// The wait between two tries to get its turn.
 const TURN: Duration = Duration::from_millis(20);
 
-/// After so long the file is read with a blocking call, though everyone waits with
-/// it: where a read failed in the background, or nothing is ever kept in memory,
-/// only that brings the error or the data.
+/// After this long the file is read with a blocking call, although all sessions wait
+/// for it: where a read failed in the background, or nothing is ever kept in memory,
+/// only that call brings the error or the data.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// The wait for a file, if it is waited for, and how long all waits were. In a box: most
-/// sessions never have one.
+/// The current wait for the file, if there is one, and how long the earlier waits took.
+/// Boxed, since most sessions never wait.
 #[derive(Debug, Default)]
 pub(super) struct FileWait(Option<Box<Wait>>);
 
 #[derive(Debug, Default)]
 struct Wait {
     is_on: bool,
-    /// Those that are over.
+    /// How long the finished waits took.
     waited: Waited,
-    /// Since when the file has been waited for, be it for its turn.
+    /// When the wait for the file began, including that for its turn.
     began: Option<Instant>,
-    /// Since when what is missing is being fetched.
+    /// When the missing data began to be fetched.
     since: Option<Instant>,
     /// When to look again.
     until: Option<Instant>,
-    /// The transfer moved too fast.
+    /// The transfer moved too fast: it pauses, and doesn't wait for its file.
     is_pause: bool,
 }
 
 impl FileWait {
-    /// The file is waited for.
+    /// Whether the session waits for its file, or pauses.
     pub(super) fn is_on(&self) -> bool {
         self.0.as_ref().is_some_and(|wait| wait.is_on)
     }
 
-    /// The same, and it isn't a pause.
+    /// Whether the session waits for its file; a pause doesn't count.
     pub(super) fn is_for_file(&self) -> bool {
         self.0
             .as_ref()
             .is_some_and(|wait| wait.is_on && !wait.is_pause)
     }
 
-    /// Nothing is to be sent before `until`, though the file may be ready.
+    /// Lets nothing be sent before `until`, although the file may be ready.
     pub(super) fn pause(&mut self, until: Instant) {
         let wait = self.0.get_or_insert_default();
         **wait = Wait {
@@ -69,24 +70,25 @@ impl FileWait {
         };
     }
 
-    /// When to look again, if the file is waited for.
+    /// When to look again, if the session waits.
     pub(super) fn until(&self) -> Option<Instant> {
         self.0.as_ref().filter(|wait| wait.is_on)?.until
     }
 
-    /// The file is about to be read: blocking, if it was waited for too long.
+    /// Before the file is read: makes the read block if the session has waited too
+    /// long.
     pub(super) fn before_read<R: ReadAt>(&self, now: Instant, source: &mut FileSource<R>) {
         if self.is_spent(now) {
             source.block();
         }
     }
 
-    /// The file wasn't ready: has it fetched and settles when to look again.
+    /// After the file wasn't ready: has it fetched, and sets when to look again.
     pub(super) fn look_again_later<R: ReadAt>(&mut self, now: Instant, source: &mut FileSource<R>) {
         self.go_on(now, source.fetch());
     }
 
-    /// The file is waited for no longer, if it was.
+    /// Ends the wait, if there is one.
     #[inline]
     pub(super) fn over(&mut self, now: Instant) {
         if self.is_on() {
@@ -107,24 +109,25 @@ impl FileWait {
             waited,
             ..Wait::default()
         };
-        // One that is paced will pause again, and nothing is allocated for a packet.
+        // A paced transfer will pause again, and no packet may allocate: it keeps its
+        // box.
         if waited == Waited::default() && !was_pause {
             self.0 = None;
         }
     }
 
-    /// The peer took so long to answer.
+    /// Notes that the peer paused for this long.
     pub(super) fn paused(&mut self, took: Duration) {
         self.0.get_or_insert_default().waited.peer += took;
     }
 
-    /// How long the waits were that are over.
+    /// How long the finished waits took.
     pub(super) fn waited(&self) -> Waited {
         self.0.as_ref().map(|wait| wait.waited).unwrap_or_default()
     }
 
-    /// Each wait is as long as all before it, within bounds; they count from when
-    /// what is missing began to be `fetched`.
+    /// Each wait equals the time waited so far, between `SHORTEST` and `LONGEST`,
+    /// counted from when the data began to be `fetched`. Until then each is [`TURN`].
     fn go_on(&mut self, now: Instant, fetched: bool) {
         let wait = self.0.get_or_insert_default();
         (wait.is_on, wait.is_pause) = (true, false);
@@ -172,7 +175,7 @@ mod tests {
         assert_eq!(wait.waited().file, waited);
         wait.pause(now);
         wait.over(now + PATIENCE);
-        assert_eq!(wait.waited().file, waited, "it was held back");
+        assert_eq!(wait.waited().file, waited, "a pause isn't counted");
         wait.paused(PATIENCE);
         assert!(!wait.is_on() && wait.until().is_none());
         assert_eq!(wait.waited().peer, PATIENCE);

@@ -1,8 +1,8 @@
 //! What a session sends: all that the transfer has to send, until nothing is left,
 //! the budget is spent or the port is full.
 //!
-//! Must not: queue anything. What could not be sent is offered again when the port has
-//! room, and with each turn before that; or what is due instead by then.
+//! Must not: queue anything. What could not be sent, or what is due in its place by
+//! then, is offered again with each turn, and when the port has room.
 
 use std::io;
 use std::mem;
@@ -18,7 +18,7 @@ use crate::file::{ReadAt, Store};
 use crate::net::RunSent;
 use crate::protocol::transfer::{BlockSource, Filled, NoSink, Run, Sent, Transmit, WRONG_WAY};
 
-/// As much of a run as the budget is enough for, and one block at least.
+/// As much of a run as the budget allows, at least one block.
 fn within(budget: usize, run: Run) -> Run {
     // Usually all of it fits, which saves a division.
     if usize::from(run.count) * run.segment_size() <= budget {
@@ -30,7 +30,7 @@ fn within(budget: usize, run: Run) -> Run {
 
 /// What became of a run that was to be sent.
 enum Attempt {
-    /// So many bytes have gone, or are lost as if on the way.
+    /// This many bytes have gone, or are lost as if on the way.
     Gone(usize),
     /// The port is full, or the file isn't ready.
     Waits,
@@ -42,7 +42,8 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         loop {
             match self.poll_transmit(context.resources) {
                 None => {
-                    // What was waited for in the end is why it ended.
+                    // If the transfer has ended, its wait stays on: it is why, and the
+                    // report says so.
                     if !self.transfer.is_closed() {
                         self.file_wait.over(context.now);
                     }
@@ -86,7 +87,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         }
     }
 
-    /// Sends the datagram that lies in the buffer; false if the port is full.
+    /// Sends the datagram in the buffer; false if the port is full.
     fn send_datagram(&mut self, len: usize, context: &mut Context<'_, P>) -> bool {
         let datagram = context.resources.buffer.written(len);
         if let Some(trace) = context.resources.ingress.trace {
@@ -175,7 +176,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
         Attempt::Gone(bytes)
     }
 
-    /// Writes out what was collected; what can't be written ends the transfer.
+    /// Writes out what was collected; a failure ends the transfer.
     pub(super) fn flush(&mut self, context: &mut Context<'_, P>) {
         if let Content::Sink(file) = &mut self.content {
             let sink = &mut context.resources.write_buffer.sink_for(file);

@@ -10,28 +10,28 @@ use mio::{Interest, Registry, Token};
 
 use crate::net::{Batch, RunSent, TransferSocket};
 
-/// One end of a transfer on the network. Nothing here waits.
+/// One end of a transfer on the network. Nothing here blocks.
 pub trait Port {
     /// What reports to the loop that a port is ready.
     type Poll<'p>;
 
-    /// Asks for reports of what `interest` says, in place of what was asked for
-    /// before. They are edge-triggered: only what comes after a call that answered
-    /// `WouldBlock` is sure to be reported.
+    /// Asks for reports of this `interest`, in place of the one asked for before. They
+    /// are edge-triggered: only what comes after a call that returned `WouldBlock` is
+    /// sure to be reported.
     ///
     /// # Errors
     /// Whatever the kernel says.
     fn watch(&mut self, poll: &Self::Poll<'_>, interest: Interest) -> io::Result<()>;
 
-    /// Whether others send from it as well.
+    /// Whether other sessions send from it as well.
     fn is_shared(&self) -> bool;
 
     /// Whether several datagrams may come as one, of up to
     /// [`MAX_COALESCED`](crate::net::MAX_COALESCED) bytes.
     fn coalesces(&self) -> bool;
 
-    /// Bytes of memory that what was sent takes until it has left, with all others'
-    /// that send from the same socket.
+    /// Bytes of memory taken by datagrams that were sent and haven't left yet, of all
+    /// sessions that send from the same socket.
     fn unsent(&self) -> usize;
 
     /// Receives one datagram: its length, at most the buffer's, and its sender.

@@ -1,15 +1,16 @@
-//! Reading ahead: what comes next is read while the ACK of this is on its way.
+//! Reading ahead: the next blocks are read while the ACK of the last ones is on its
+//! way.
 //!
-//! One large window is read at a time. Of small ones, and of single blocks, as many
-//! are read as 8 KiB hold, since the call costs more than what it brings.
+//! Large windows are read one at a time. Small windows, and single blocks, are read
+//! several at a time, as many as fit in 8 KiB, since the call costs more than reading a
+//! few bytes.
 //!
-//! The buffers belong to a small pool and are held by transfers that are moving;
-//! one that stalls gives its buffer back soon. A transfer that gets no buffer, or is
-//! too slow to be worth one, reads its blocks as it sends them; so does one that has
-//! just started, unless others read the same file.
-//! Transfers of the same file share what was read for any of them a moment ago: a
-//! hundred machines that boot together have each block read once.
-//! Must not: send, or change what is sent.
+//! The buffers belong to a small pool and are held by transfers that are moving; one
+//! that stalls gives its buffer back soon. A transfer that gets no buffer, or is too
+//! slow to be worth one, reads its blocks as it sends them; so does one that has just
+//! started, unless others read the same file. Transfers of the same file share what was
+//! read for any of them a moment ago: when a hundred machines boot together, each block
+//! is read once. Must not: send, or change what is sent.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -19,29 +20,29 @@ use crate::file::{FileSource, MAX_RUN, ReadAt};
 use crate::net::MAX_SEND;
 use crate::protocol::transfer::{BlockSource, Filled, Progress, Run};
 
-/// A transfer that hasn't moved for so long gives its buffer back, and what was read so
-/// long ago is read again for others.
+/// A transfer that hasn't moved for this long gives its buffer back, and what was read
+/// this long ago is read again for other transfers.
 const HOLD: Duration = Duration::from_millis(50);
 
-/// Bytes of several small windows that are read with one call.
+/// Bytes of a buffer for small windows, several of which are read with one call.
 const SHORT_LEN: usize = 8 * 1024;
 
-/// Buffers for them there are at most: a megabyte of memory, kept once made.
+/// The most buffers for small windows: a megabyte of memory, kept once allocated.
 const SHORT_COUNT: usize = 128;
 
-/// Buffers for larger windows, of [`MAX_SEND`] bytes: what a transfer gains by
-/// one is worth it only while few of them share the processor.
+/// The most buffers for larger windows, of [`MAX_SEND`] bytes each: they pay off only
+/// while few transfers share the processor.
 const LONG_COUNT: usize = 8;
 
 /// Bytes that must have arrived before anything is read ahead for one transfer alone,
-/// or into a buffer for a large window: peers that stall at the first block, by the
-/// thousand, cost no buffer.
+/// or into a buffer for a large window: thousands of peers that stall at the first
+/// block cost no buffer.
 const WARMED_UP: u64 = 16 * 1024;
 
-/// Whether a transfer moves fast enough to use a buffer while it is held: what it
-/// acknowledged at `now` was sent at `asked`, and enough has arrived. Where others
-/// read the same file, which has a `sharing_key` then, any answer is enough for small
-/// windows.
+/// Whether a transfer moves fast enough to use a buffer within [`HOLD`] (what was
+/// acknowledged at `now` was sent at `asked`), and enough has arrived. Where other
+/// transfers read the same file, which then has a `sharing_key`, any answer is enough
+/// for small windows.
 pub(super) fn is_worthwhile(
     progress: Progress,
     sharing_key: Option<u64>,
@@ -66,20 +67,21 @@ pub struct Prefetched {
 }
 
 impl Prefetched {
-    /// When it is to be given back by a transfer whose peer has had something to answer
-    /// since `asked`, or has nothing to answer.
+    /// When a transfer gives it back. `asked`: since when the peer has had something to
+    /// answer; `None` if it has nothing.
     pub fn held_until(&self, asked: Option<Instant>) -> Instant {
         asked.unwrap_or(self.since) + HOLD
     }
 
-    /// How many of its blocks come before the first of `run`, if that is here.
+    /// How many of its blocks come before the first of `run`, if that one is here.
     fn skipped(&self, run: &Run) -> Option<u64> {
         let skipped = run.first.0.checked_sub(self.run.first.0)?;
         let is_here = skipped < self.filled.blocks.into();
         (is_here && self.run.block_size == run.block_size).then_some(skipped)
     }
 
-    /// What `run` asks for, or the front of it, if that is here.
+    /// The blocks of `run`, or as many of its first as are here; `None` if the first
+    /// isn't.
     pub fn get(&self, run: &Run) -> Option<(&[u8], Filled)> {
         let skipped = self.skipped(run)?;
         let left = u64::from(self.filled.blocks) - skipped;
@@ -98,7 +100,8 @@ impl Prefetched {
         Some((self.buffer.get(start..stop)?, filled))
     }
 
-    /// Whether as much of `window` is here, for any transfer, as a read would bring.
+    /// Whether any transfer that needs `window` finds as much of it here as a read
+    /// would bring.
     fn serves(&self, window: &Run) -> bool {
         let most = (self.buffer.len() / window.segment_size()).min(MAX_RUN);
         let wanted = u64::from(window.count).min(most as u64);
@@ -114,7 +117,7 @@ impl Prefetched {
     }
 }
 
-/// What was read of a file for one of the transfers that read it, for all of them.
+/// What was read of a file for one transfer, and may be used by all that read it.
 #[derive(Debug)]
 struct Shared {
     /// Of which file: see [`ReadAt::sharing_key`].
@@ -127,7 +130,8 @@ struct Shared {
 struct Stock {
     /// Those that nobody holds.
     free: Vec<Rc<Prefetched>>,
-    /// What was read of shared files, the newest last. Transfers may hold them as well.
+    /// Buffers with what was read of shared files, the newest last. Transfers may hold
+    /// them as well.
     shared: VecDeque<Shared>,
     /// How many more may be made.
     unmade: usize,
@@ -145,7 +149,7 @@ impl Stock {
         }
     }
 
-    /// What another transfer of the same file had read.
+    /// What was read for another transfer of the same file.
     fn find(&self, now: Instant, key: u64, window: &Run) -> Option<Rc<Prefetched>> {
         let new = self.shared.iter().rev();
         let new = new.take_while(|it| it.prefetched.is_new(now));
@@ -153,7 +157,7 @@ impl Stock {
         of_file.find(|it| it.serves(window)).map(Rc::clone)
     }
 
-    /// A buffer that nobody holds, with what is read into it to come.
+    /// A buffer that nobody holds, to be read into.
     fn take(&mut self, now: Instant, run: Run) -> Option<Rc<Prefetched>> {
         let free = self.free.pop();
         let mut prefetched = free
@@ -180,7 +184,7 @@ impl Stock {
         }))
     }
 
-    /// The oldest of what is shared and nobody holds, if it `may_go`.
+    /// The oldest shared buffer that no transfer holds, if it `may_go`.
     fn take_shared(&mut self, may_go: impl Fn(&Prefetched) -> bool) -> Option<Rc<Prefetched>> {
         let is_idle = |it: &Shared| Rc::strong_count(&it.prefetched) == 1;
         let oldest = self.shared.iter().position(is_idle)?;
@@ -208,10 +212,10 @@ impl Default for PrefetchPool {
 }
 
 impl PrefetchPool {
-    /// Reads `window`, the blocks that will be sent next, and as many like it as
-    /// a short buffer holds, unless another transfer of the file had them read a moment
-    /// ago; `None` if that isn't worthwhile, no buffer is free or the file isn't ready.
-    /// An error is left for the read that matters.
+    /// Reads `window`, the blocks that will be sent next, and as many windows after it
+    /// as a short buffer holds, unless they were read a moment ago for another transfer
+    /// of the file. `None` if that isn't worthwhile, no buffer is free or the file
+    /// isn't ready. An error is left for the read that matters.
     pub fn read<R: ReadAt>(
         &mut self,
         now: Instant,
@@ -222,8 +226,8 @@ impl PrefetchPool {
         let windows = (SHORT_LEN / bytes).min(MAX_RUN / usize::from(window.count));
         let (stock, count) = match (windows, &*source) {
             _ if bytes > SHORT_LEN => (&mut self.long, window.count),
-            // Text is encoded again from the first block that may be asked for
-            // again: the more is read ahead, the more is done twice.
+            // Text is encoded again from the first block that may be asked for again:
+            // the more is read ahead, the more is encoded twice.
             (0, _) | (_, FileSource::Netascii(_)) => return None,
             _ => (&mut self.short, window.count * windows as u16),
         };
@@ -246,7 +250,7 @@ impl PrefetchPool {
         Some(prefetched)
     }
 
-    /// The buffer, if what is sent `next` is in it; else it is given back.
+    /// Keeps the buffer if what is sent `next` is in it; else gives it back.
     pub fn keep(
         &mut self,
         prefetched: Rc<Prefetched>,
@@ -266,7 +270,7 @@ impl PrefetchPool {
         } else {
             &mut self.long
         };
-        // Nobody else holds it, nor is it there for others.
+        // Nobody else holds it, and it isn't shared.
         if Rc::strong_count(&prefetched) == 1 {
             stock.free.push(prefetched);
         }
@@ -318,7 +322,7 @@ mod tests {
             (8, 1, Some(64)),
             (8, 40, Some(40)),
             (8, 64, Some(64)),
-            // More than one call reads, and so short.
+            // More blocks than one call reads, but few bytes.
             (8, 65, None),
         ] {
             let (_home, mut source) = source(100 * BLOCK, Mode::Octet);
@@ -486,7 +490,7 @@ mod tests {
         assert!(Rc::ptr_eq(&most, &found));
         let as_text = pool.read(now, &mut text, window(3, 9)).unwrap();
         assert!(!Rc::ptr_eq(&octets, &as_text));
-        // Nothing is read any more.
+        // From here on the file has nothing to read.
         fs::write(home.path().join("file"), "").unwrap();
         let numbered_otherwise = Run {
             rollover: Rollover::ToOne,
@@ -506,7 +510,7 @@ mod tests {
             ("blocks of another size", now, smaller, false),
             ("other headers", now, numbered_otherwise, false),
             ("what is old", now + HOLD, window(3, 1), false),
-            ("what isn't quite", now + HOLD * 9 / 10, window(3, 1), true),
+            ("what isn't old", now + HOLD * 9 / 10, window(3, 1), true),
         ] {
             let found = pool.read(at, &mut second, run);
             assert_eq!(found.is_some(), is_found, "{what}");

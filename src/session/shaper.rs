@@ -1,12 +1,12 @@
 //! How many bytes of DATA a session may send in a turn, where nothing proves its
 //! client: a traffic shaper.
 //!
-//! Two things are bounded. What goes to a client network that nothing proves to be
-//! there (`unproved`). And with a single port what one client has in the send
-//! buffer: where a slow path fills that, none takes more than a part of what is
-//! left, so that the others don't wait behind it. A session over its bound sleeps
-//! until it may go on; what it has to send is not lost, since the transfer names it
-//! again. Must not: send, read a clock that it wasn't lent, make a random number.
+//! Two things are bounded: what goes to a client network that nothing proves to be
+//! there (`unproved`), and, with a single port, what one client has in the send buffer.
+//! Where a slow path fills that buffer, no client takes more than a part of what is
+//! left, so that the others don't wait behind it. A session over its bound sleeps until
+//! it may go on; nothing is lost, since the transfer offers it again. Must not: send,
+//! read a clock that it wasn't lent, make a random number.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -21,30 +21,30 @@ use crate::table::rate::place;
 use crate::table::{Client, SessionKey, Tracked as _};
 use crate::wire::packet::DATA_HEADER_LEN;
 
-/// While less of the send buffer than this part is taken, nobody waits.
+/// While less than one part in this many of the send buffer is taken, nobody waits.
 pub(crate) const FREE_PART: usize = 4;
 
-/// The part of what is left of the send buffer that one client may take then: some
-/// sixty that come one after the other leave a quarter.
+/// Beyond that, one client may take one part in this many of what is left of the send
+/// buffer: some sixty clients, one after the other, leave a quarter.
 const CLIENT_PART: usize = 64;
 
 /// Bytes of the send buffer that a datagram takes, beside twice its length.
 const OVERHEAD: usize = 768;
 
-/// How often it is looked whether the buffer has room again, and for how many of the
-/// sessions that wait. Where their blocks are acknowledged they don't wait for that.
+/// How often the buffer is checked for room, and for how many of the waiting sessions
+/// at a time. A session whose blocks are acknowledged doesn't wait for that.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 const LOOKS: usize = 8;
 
-/// Sessions that may sleep before there is to be more memory for that.
+/// Sessions that may sleep at once before more memory is allocated for them.
 const AT_ONCE: usize = 64;
 
 /// Clients told apart; some share a place, and with it a part of the buffer.
 const CLIENTS: usize = 4096;
 const _: () = assert!(CLIENTS <= 1 << u16::BITS);
 
-/// What each place in the table costs, up to the highest whose session was shaped: a
-/// budget, since there may be hundreds of thousands.
+/// A budget for the bytes of each place in the table, up to the highest whose session
+/// was shaped: there may be hundreds of thousands.
 #[cfg(target_pointer_width = "64")]
 const _: () = assert!(size_of::<Option<Account>>() <= 40);
 
@@ -54,33 +54,33 @@ pub struct Shaper {
     accounts: Accounts,
     buffer: SendBuffer,
     unproved: Option<UnprovedRate>,
-    /// Those that are paused, and until when.
+    /// Sessions that are paused, and until when.
     paused: BinaryHeap<Reverse<(Instant, SessionKey)>>,
-    /// Those that wait for room in the buffer, when it is looked again, and for how
-    /// many of them now.
+    /// Sessions that wait for room in the buffer, when it is checked next, and how many
+    /// of them are still to be woken now.
     waiting: VecDeque<SessionKey>,
     look_at: Instant,
     looks: usize,
     seed: u64,
 }
 
-/// Of each session that has sent DATA: at its place in the table, since where there are
-/// many nearly all have one.
+/// The account of each session that has sent DATA, at the session's place in the table:
+/// where there are many sessions, nearly all have one.
 #[derive(Debug, Default)]
 struct Accounts(Vec<Option<Account>>);
 
-/// What there is to know about a session that has sent DATA.
+/// What is known about a session that has sent DATA.
 #[derive(Debug)]
 struct Account {
-    /// Whose it is; its place may have been another's.
+    /// Whose account it is: the place may have been another session's.
     key: SessionKey,
     evidence: Evidence,
-    /// Bytes of the buffer that may be taken by what it has sent.
+    /// Bytes of the buffer that its DATA may still take.
     in_flight: u32,
     client: u16,
-    /// It is among those that are paused.
+    /// It is in `Shaper::paused`.
     is_paused: bool,
-    /// It waits for room.
+    /// It is in `Shaper::waiting`.
     waits: bool,
 }
 
@@ -108,8 +108,8 @@ impl Accounts {
         account.filter(|it| it.key == key)
     }
 
-    /// That of the session, which is made if there is none. Another's that is left in its
-    /// place gives its part of the `buffer` back.
+    /// The account of the session, made if there is none. An account that another
+    /// session left in its place gives back its part of the `buffer`.
     fn of(
         &mut self,
         key: SessionKey,
@@ -137,20 +137,21 @@ impl Accounts {
 struct SendBuffer {
     /// Bytes.
     len: usize,
-    /// Made for the first that takes some: sessions whose port proves their peer take none.
+    /// Bytes that each client may have in it. Allocated when the first takes some:
+    /// sessions whose port proves their peer don't.
     clients: Vec<u64>,
-    /// Of all of them.
+    /// The sum over all clients.
     in_flight: u64,
 }
 
 /// What a session may send in a turn, and why no more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Lent {
-    /// As much as any.
+    /// The whole budget of a turn.
     All,
-    /// So many bytes: the buffer has room for that.
+    /// The bytes that the buffer has room for.
     Room(usize),
-    /// Nothing: what its client network may be sent is spent.
+    /// Nothing: its client network's bytes are spent, or the session is paused.
     Nothing,
 }
 
@@ -165,39 +166,40 @@ impl Lent {
     }
 }
 
-/// What a session made of its turn.
+/// What a session did in its turn.
 #[derive(Debug, Clone, Copy)]
 struct Used {
     began: Instant,
-    /// Blocks that had been acknowledged before.
+    /// Blocks that had been acknowledged before the turn.
     acknowledged: u64,
     lent: Lent,
-    /// Bytes that it hasn't sent of them.
+    /// Bytes of those lent that it hasn't sent.
     left: usize,
     /// It has more to send.
     has_more: bool,
 }
 
-/// What came of a turn.
+/// The result of a turn.
 #[derive(Debug)]
 pub struct Done {
-    /// The transfer is over: told once.
+    /// How the transfer ended; told once.
     pub outcome: Option<Outcome>,
-    /// The peer owed its first answer before the turn.
+    /// Before the turn the peer still owed its first answer.
     pub was_unverified: bool,
     /// Its peer has answered, if only with an ERROR: many only ask for the size.
     pub is_answered: bool,
     /// It has more to do in another turn.
     pub is_unfinished: bool,
-    /// It has more to send than the caller's budget was for.
+    /// It has more to send than the caller's budget allowed.
     pub is_held: bool,
     /// Bytes of its budget that it has used.
     pub sent: usize,
 }
 
 impl Shaper {
-    /// For a shared send buffer of so many bytes (`None`: each session has its own),
-    /// and with or without a bound for unproved peers. No stranger knows the `seed`.
+    /// `buffer`: bytes of the send buffer that sessions share; `None` if each has its
+    /// own. `unproved`: the bound for unproved peers, if there is one. No stranger
+    /// knows the `seed`.
     pub fn new(
         buffer: Option<usize>,
         unproved: Option<UnprovedRate>,
@@ -220,9 +222,9 @@ impl Shaper {
         }
     }
 
-    /// Lets a session work, with as much to send as it is lent, but no more than the
-    /// context's budget, and closes the file of one whose peer has never answered.
-    /// `random` is any number that nobody can guess.
+    /// Lets a session `work`, with no more to send than it is lent and than the
+    /// context's budget. Closes its file if its peer has never answered. `random` is
+    /// any number that nobody can guess.
     #[inline]
     pub fn turn<P: Port, S: Store, R: ReadAt>(
         &mut self,
@@ -246,7 +248,7 @@ impl Shaper {
         let is_held = turn == Turn::Spent && budget < lent.bytes();
         let sent = budget.saturating_sub(context.send_budget);
         let outcome = session.poll_outcome();
-        // Once it has answered it stays so.
+        // Once verified, a peer stays so.
         let is_answered = !was_unverified
             || session.unverified_since().is_none()
             || matches!(outcome, Some(Outcome::Probed | Outcome::PeerError { .. }));
@@ -312,8 +314,8 @@ impl Shaper {
         self.buffer.room(taken, client, account, block)
     }
 
-    /// Takes note of a turn of the session that is over at `now`. Returns whether it
-    /// sleeps.
+    /// Takes note of a turn of the session, which ended at `now`. Returns whether the
+    /// session sleeps.
     #[inline(never)]
     fn settle<P: Port, S: Store, R: ReadAt>(
         &mut self,
@@ -352,13 +354,14 @@ impl Shaper {
         if let (Some(unproved), Lent::Nothing) = (&self.unproved, turn.lent) {
             let answer_time = session.transfer().answer_time();
             let wakes = unproved.pause(&mut account.evidence, peer, answer_time, random(), now);
-            // A pause doesn't become shorter: where it is among them it is woken in time.
+            // A pause never becomes shorter: an entry that is there already wakes it in
+            // time.
             if !std::mem::replace(&mut account.is_paused, true) {
                 self.paused.push(Reverse((wakes, key)));
             }
             return true;
         }
-        // There may be room for more; or what it waits for was acknowledged.
+        // There may be room for more, or an ACK has just made some.
         if turn.lent != Lent::Room(0) || acknowledged > 0 {
             return false;
         }
@@ -418,8 +421,8 @@ impl SendBuffer {
         self.in_flight >= (self.len / FREE_PART) as u64
     }
 
-    /// What a session of a `client` may add to what is `taken`, in blocks of so many
-    /// bytes. Each session may have one block in the buffer.
+    /// What a session of `client` may add to the `taken` bytes, in blocks of `block`
+    /// bytes. Each session may have one block in the buffer, however full it is.
     fn room(
         &mut self,
         taken: usize,
@@ -454,7 +457,8 @@ impl SendBuffer {
 
     fn acknowledged(&mut self, account: &mut Account, blocks: u64, progress: &Progress) {
         self.release(account, blocks.saturating_mul(taken_by_block(progress)));
-        // What went out twice is acknowledged once: some of that has left as well.
+        // Blocks that went out twice are acknowledged once: some of the rest has left
+        // as well.
         self.release(account, u64::from(account.in_flight / 2));
     }
 
@@ -478,7 +482,7 @@ fn block_len(progress: &Progress) -> usize {
     DATA_HEADER_LEN + usize::from(progress.block_size)
 }
 
-/// What that takes of the buffer.
+/// Bytes of the buffer that such a datagram takes.
 fn taken_by_block(progress: &Progress) -> u64 {
     (2 * block_len(progress) + OVERHEAD) as u64
 }
@@ -522,7 +526,7 @@ mod tests {
         }
     }
 
-    /// A server holds no memory for them while the ports of its sessions prove their peers.
+    /// A server whose ports prove its peers needs no memory for them.
     #[test]
     fn the_places_of_clients_are_made_for_the_first_that_takes_some() {
         let mut buffer = Shaper::new(Some(LEN), None, 7, clock::now()).buffer;
@@ -531,8 +535,8 @@ mod tests {
         assert_eq!(buffer.clients.len(), CLIENTS);
     }
 
-    /// Sixty that never acknowledge, as long as they are lent anything; each byte of
-    /// theirs stays in the buffer.
+    /// Sixty clients that never acknowledge send as long as they are lent anything;
+    /// every byte of theirs stays in the buffer.
     #[test]
     fn sixty_clients_behind_a_slow_path_leave_room_in_the_send_buffer() {
         let mut buffer = Shaper::new(Some(LEN), None, 7, clock::now()).buffer;
@@ -553,7 +557,7 @@ mod tests {
         let taken = buffer.in_flight as usize;
         assert!(taken < LEN * 9 / 10, "{taken}");
         assert!(taken > LEN / 2, "{taken}");
-        // Another is lent something, and again once that has left.
+        // Another client is lent something, and again once that has left.
         let mut quick = account(99);
         for _ in 0..100 {
             let lent = buffer.room(taken, 99, Some(&mut quick), block).bytes();
@@ -561,7 +565,7 @@ mod tests {
             buffer.sent(&mut quick, lent, &progress());
             buffer.acknowledged(&mut quick, (lent / block) as u64, &progress());
         }
-        // Another session of one of those has one block.
+        // Another session of one of the slow clients may have one block.
         assert_eq!(buffer.room(taken, 0, None, block), Lent::Room(block));
         for account in &mut slow {
             buffer.release(account, u64::MAX);

@@ -1,55 +1,55 @@
 //! Our end of a transfer (its TID, RFC 1350 §4): who may share a port, and what an
 //! answer to it proves.
 //!
-//! A sender that acknowledges from a peer's address to a port that nobody else knows has
-//! seen what was sent to that peer. With a single port, or few, each can be tried;
-//! and a port that transfers share is known to all their peers. Must not: know
-//! which ports are free.
+//! Whoever acknowledges from a peer's address to a port that nobody else knows has seen
+//! what was sent to that peer. With a single port, or few, each can be tried; and a
+//! port that transfers share is known to all their peers. Must not: know which ports
+//! are free.
 
 use std::net::SocketAddr;
 
 use crate::protocol::transfer::Proof;
 use crate::wire::packet::Direction;
 
-/// Fewer ports than these are soon tried, and an answer to one of them proves
-/// nothing.
+/// Fewer ports than this are soon tried, so an answer to one of them proves nothing.
 const PROVING_PORTS: usize = 1024;
 
-/// Shared ports at one address, where the range is large enough: answers to addresses
-/// where nobody is fill the send buffer of one, until the kernel gives up looking for
-/// them.
+/// Shared ports at one address, where the range is large enough. Several, because
+/// answers to addresses where nobody is can fill one port's send buffer until the
+/// kernel gives up looking for them.
 pub(crate) const SPREAD: usize = 6;
 
-/// Ports of a range for each that is shared.
+/// Ports of a range per shared port.
 const PORTS_EACH: usize = 16;
 
 /// The well-known port (RFC 1350 §4).
 const TFTP_PORT: u16 = 69;
 
-/// Where transfers have their ports.
+/// Which ports transfers have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ports {
-    /// All of them share the listen port.
+    /// All transfers share the listen port.
     Single,
-    /// Of so many, most have one of their own.
+    /// Most transfers have a port of their own, out of this many.
     Of(usize),
 }
 
 /// Whether a transfer may share its port with others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sharing {
-    /// It does, since slots are short.
+    /// It shares one, since slots are short.
     Always,
-    /// It uses the listen port, whatever there is.
+    /// It shares the listen port, even if others are free.
     Listener,
-    /// Where none of its own is free.
+    /// It shares one only if none is free.
     Instead,
     /// Never: anybody that knows the port could store a file in the peer's name.
     Never,
 }
 
 impl Ports {
-    /// What an answer to a transfer's port proves; `is_shared`: others have the same.
+    /// What an answer to a transfer's port proves. `is_shared`: other transfers have
+    /// the same port.
     pub const fn proof(self, is_shared: bool) -> Proof {
         match self {
             Self::Of(count) if count >= PROVING_PORTS && !is_shared => Proof::OwnPort,
@@ -57,7 +57,7 @@ impl Ports {
         }
     }
 
-    /// How many ports are shared at one address, at most.
+    /// The most ports that are shared at one address.
     pub fn spread(self) -> usize {
         match self {
             Self::Single => 1,
@@ -65,23 +65,24 @@ impl Ports {
         }
     }
 
-    /// Whether a transfer in this direction may share its port. `is_short`: slots are, and
-    /// it is to take none; `is_server`: see [`is_server`].
+    /// Whether a transfer in this direction may share its port. `is_short`: slots are
+    /// short, and it is to take none; `is_server`: see [`is_server`].
     pub fn sharing(self, direction: Direction, is_short: bool, is_server: bool) -> Sharing {
         match direction {
             // Two servers could be made to send each other files.
             _ if is_server => Sharing::Never,
             Direction::Read if is_short => Sharing::Always,
             Direction::Read => Sharing::Instead,
-            // Where ports are few, or one, each can be guessed anyway.
+            // Where there are few ports, or one, each can be guessed anyway.
             Direction::Write if self.proof(false) == Proof::Never => Sharing::Instead,
             Direction::Write => Sharing::Never,
         }
     }
 }
 
-/// Whether a peer's port is one that servers have, where ours listens on `listen_port`.
-/// Some clients are bound to port 69 (lwIP's): they are served from ports of their own.
+/// Whether a peer's port is one that servers have: the TFTP port, or our own
+/// `listen_port`. Some clients bind port 69 (lwIP's): they are served from ports of
+/// their own.
 pub const fn is_server(peer: SocketAddr, listen_port: u16) -> bool {
     peer.port() == TFTP_PORT || peer.port() == listen_port
 }

@@ -1,22 +1,21 @@
-//! Bytes a second to client networks that nothing proves to be there.
+//! Limits the bytes a second to client networks that nothing proves to be there.
 //!
-//! With a port of its own a transfer's first answer proves its peer. With a single
-//! port an ACK may come from someone that doesn't see what is sent, and has it sent
-//! to somebody else. Such a forger can acknowledge every block in time, and can
-//! pretend to have lost one. What it can't know is when a block leaves after a
-//! pause of random length:
+//! With a port of its own a transfer's first answer proves its peer. With a single port
+//! an ACK may come from a forger, who doesn't see what is sent and has it sent to
+//! somebody else. A forger can acknowledge every block in time, and can pretend to have
+//! lost one. It can't know when a block leaves after a pause of random length:
 //!
-//! - too early, its ACK is one of a block that wasn't sent, and ends the transfer;
-//! - too late, it says nothing;
-//! - a client acknowledges within a round trip.
+//! - an ACK that is too early is for a block that wasn't sent, and ends the transfer;
+//! - one that is too late proves nothing;
+//! - a real client acknowledges within a round trip.
 //!
-//! So what a network is sent is bounded, and a session beyond that is paused. One
-//! whose ACKs come right behind enough pauses (`PROOF_BITS`) is proved: by chance that
-//! happens once in a million times. What it has been sent is given back to its
-//! network, and it is bounded no longer. Hundreds of clients that start at once on a
-//! busy machine have to get there too: so half of what a network may be sent is for
-//! sessions that come out of a pause, and an ACK that was late allows the next ones to
-//! be later, behind longer pauses. Must not: read the clock, make a random number.
+//! So the bytes to a network are bounded, and a session that would exceed the bound is
+//! paused. A session whose ACKs come right after enough pauses (`PROOF_BITS`) is
+//! proved: by chance that happens once in a million times. The bytes sent to it are
+//! given back to its network, and it is bounded no longer. Hundreds of clients that
+//! start at once on a busy machine must be proved too. So half of a network's bytes are
+//! kept for sessions that come out of a pause, and after a late ACK the next ones may
+//! be later, after longer pauses. Must not: read the clock, make a random number.
 
 use std::net::IpAddr;
 use std::num::NonZeroU64;
@@ -25,19 +24,19 @@ use std::time::{Duration, Instant};
 use crate::protocol::retry::Micros;
 use crate::table::rate::{network, place};
 
-/// Bits that a client has to guess: an ACK right behind a pause is worth as many as the
-/// pause had ([`pause_bits`]).
+/// Bits that prove a client: an ACK right after a pause is worth those of the pause
+/// ([`pause_bits`]).
 const PROOF_BITS: u8 = 20;
 
-/// Bits that a wrong answer costs: more than a right one is worth, so that a forger
-/// that is wrong most of the time gets nowhere, and a client that is late now and then
-/// does.
+/// Bits that a late ACK costs. More than a prompt one is worth, so that a forger, who
+/// is wrong most of the time, gets nowhere; a client that is late now and then is still
+/// proved.
 const MISS_BITS: u8 = 8;
 
-/// What an ACK right behind a pause is worth: pauses are drawn from a range of so many
-/// (2 to that power) times what an ACK may take, and a guess is right once in so many
-/// times. Where ACKs take long the range is smaller, since clients give up, and
-/// more pauses are needed; where they take longer still nothing is proved.
+/// What a prompt ACK after a pause is worth, in bits. A pause is drawn from a range of
+/// 2^bits times the time an ACK may take, so a guess is right once in 2^bits. Where
+/// ACKs take long the range is smaller, because clients give up, and more pauses are
+/// needed; where they take longer still, nothing is proved.
 const fn pause_bits(within: Duration) -> u8 {
     match within.as_millis() {
         0..=125 => 4,
@@ -47,25 +46,25 @@ const fn pause_bits(within: Duration) -> u8 {
     }
 }
 
-/// How much later than usual an ACK may come, or a quarter of a round trip if that
-/// is longer; twice as much for each that was later, up to the most.
+/// How much later than usual an ACK may come, or a quarter of the usual time if that is
+/// longer. Doubled with each ACK that was later, at most [`MOST_DOUBLINGS`] times.
 const TOLERANCE: Duration = Duration::from_millis(4);
 const MOST_DOUBLINGS: u8 = 5;
 
-/// The longest that an ACK may take for that.
+/// The doubled tolerance lets an ACK take at most this long.
 const LONGEST: Duration = Duration::from_millis(1250);
 
 /// Client networks told apart; some share a bucket, and with it a bound.
 const NETWORKS: usize = 1024;
 
-/// A token bucket for each network: it holds what may be sent in a second.
+/// A token bucket for each network, which holds at most what may be sent in a second.
 #[derive(Debug)]
 pub struct UnprovedRate {
     per_second: i64,
     seed: u64,
     /// Where times are counted from.
     origin: Instant,
-    /// Made for the first that is sent something; all are full until then.
+    /// Allocated with the first bytes sent; all are full until then.
     buckets: Vec<Bucket>,
 }
 
@@ -81,11 +80,11 @@ struct Bucket {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Evidence {
     state: State,
-    /// What its ACKs right behind a pause are worth, less what the others cost.
+    /// Earned by its ACKs right after a pause, less what late ones cost.
     bits: u8,
-    /// Its ACKs that were too late, as far as they count.
+    /// How many of its ACKs were too late, up to [`MOST_DOUBLINGS`].
     late: u8,
-    /// Bytes sent so far at the network's expense; no more than that are given back.
+    /// Bytes sent so far at the network's expense, to be given back once it is proved.
     sent: u32,
 }
 
@@ -93,14 +92,14 @@ pub(super) struct Evidence {
 enum State {
     #[default]
     Open,
-    /// Nothing is sent before `until`; then an ACK may take so long, and is worth so
-    /// many bits.
+    /// Nothing is sent before `until`. An ACK may then take `within`, and is worth
+    /// `bits`.
     Paused {
         until: Nanos,
         within: Micros,
         bits: u8,
     },
-    /// The pause ended at `at`, with a block.
+    /// The pause ended at `at`, when a block was sent.
     Resumed {
         at: Nanos,
         within: Micros,
@@ -109,7 +108,7 @@ enum State {
     Proved,
 }
 
-/// A point in time, in half its room: so long after an origin, up to 584 years.
+/// A point in time in half the bytes: nanoseconds after an origin, up to 584 years.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Nanos(u64);
 
@@ -125,8 +124,8 @@ impl Nanos {
 }
 
 impl UnprovedRate {
-    /// `per_second` bytes. No stranger knows the `seed`: none chooses whose bucket to
-    /// share.
+    /// A limit of `per_second` bytes. No stranger knows the `seed`, so none can choose
+    /// whose bucket to share.
     pub fn new(per_second: NonZeroU64, seed: u64, now: Instant) -> Self {
         let per_second = i64::try_from(per_second.get()).unwrap_or(i64::MAX);
         let per_second = per_second.min(i64::MAX / 4);
@@ -143,8 +142,8 @@ impl UnprovedRate {
         matches!(evidence.state, State::Proved)
     }
 
-    /// Whether a session may send to `client`; `evidence` is `None` for one that hasn't
-    /// been looked at.
+    /// Whether a session may send to `client`; `evidence` is `None` while there is
+    /// none.
     pub(super) fn may_send(
         &self,
         evidence: Option<&Evidence>,
@@ -159,9 +158,9 @@ impl UnprovedRate {
         }
     }
 
-    /// Down to where a session may draw. Half of the tokens is for those that have just
-    /// been paused: what is spent without a pause proves nobody. One that has answered
-    /// right may go on before those that haven't.
+    /// The level down to which a session may draw tokens. Half of them are kept for
+    /// sessions that come out of a pause: what is spent without a pause proves nobody.
+    /// A session that has earned bits may draw more than one that hasn't.
     fn least(&self, evidence: &Evidence) -> i64 {
         match evidence.state {
             State::Paused { bits, .. } | State::Resumed { bits, .. } => {
@@ -171,8 +170,8 @@ impl UnprovedRate {
         }
     }
 
-    /// The same behind a pause that is worth so many `bits`: one that is worth none
-    /// proves nobody either.
+    /// The same after a pause that is worth `bits`. A pause worth none proves nobody
+    /// either.
     fn least_behind_a_pause(&self, evidence: &Evidence, bits: u8) -> i64 {
         match bits {
             0 => self.per_second / 2,
@@ -216,8 +215,9 @@ impl UnprovedRate {
         place(self.seed, network(client), NETWORKS)
     }
 
-    /// A session may not send: until when. `answer_time` is how long the answer to what
-    /// it sends next takes; `random` is any number that nobody can guess.
+    /// Pauses a session that may not send, and returns until when. `answer_time` is how
+    /// long the answer to what it sends next takes; `random` is any number that nobody
+    /// can guess.
     pub(super) fn pause(
         &self,
         evidence: &mut Evidence,
@@ -240,7 +240,7 @@ impl UnprovedRate {
         let missing = least.saturating_sub(self.tokens(client, now)) + 1;
         let wait = missing.max(0).saturating_mul(1_000_000) / self.per_second;
         let wait = Duration::from_micros(wait.unsigned_abs());
-        // `random` parts of 2^32 of the range.
+        // The part `random` / 2^32 of the range.
         let range = (within * (1 << bits)).as_nanos() as u64;
         let drawn = ((u128::from(range) * u128::from(random)) >> 32) as u64;
         let until = now + wait + Duration::from_nanos(drawn) + Duration::from_micros(1);
@@ -252,7 +252,7 @@ impl UnprovedRate {
         until
     }
 
-    /// So many bytes have just been sent.
+    /// Notes that `bytes` have just been sent.
     pub(super) fn sent(
         &mut self,
         evidence: &mut Evidence,
@@ -266,7 +266,8 @@ impl UnprovedRate {
                 let at = self.nanos(now);
                 evidence.state = State::Resumed { at, within, bits };
             }
-            // What is sent again proves nothing: a NACK brings it when a forger likes.
+            // What is sent again proves nothing: a forger can ask for it at any time
+            // with a NACK.
             State::Open | State::Resumed { .. } => {}
         }
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
@@ -274,11 +275,11 @@ impl UnprovedRate {
         self.add(client, -i64::from(bytes), now);
     }
 
-    /// A block was acknowledged that had not been before.
+    /// Notes that a block was acknowledged for the first time.
     pub(super) fn answered(&mut self, evidence: &mut Evidence, client: IpAddr, now: Instant) {
         match evidence.state {
             State::Proved | State::Open => {}
-            // Of a block that went out before the pause.
+            // The ACK is for a block that went out before the pause.
             State::Paused { .. } => evidence.bits = 0,
             State::Resumed { at, within, bits } => {
                 let at = at.time(self.origin);
@@ -329,9 +330,9 @@ mod tests {
         run_over(ms(1), bytes, seconds, answer)
     }
 
-    /// What one session sends within `seconds`, so many `bytes` at a time, which are
-    /// acknowledged at what `answer` makes of when they were asked for and when
-    /// they left.
+    /// What one session sends within `seconds`, `bytes` at a time. `answer` is given
+    /// when they were asked for and when they left, and returns when they are
+    /// acknowledged.
     fn run_over(
         round_trip: Duration,
         bytes: usize,
@@ -367,8 +368,8 @@ mod tests {
         assert!(sent > 9_500 * BLOCK as u64, "{sent}");
     }
 
-    /// More pauses where they are shorter for the round trip that they are measured by;
-    /// a path by satellite.
+    /// Where round trips are long, pauses are worth fewer bits and more are needed; the
+    /// longest are satellite paths.
     #[test]
     fn a_client_on_a_slow_path_is_proved_too() {
         for (round_trip, most) in [(90, 20), (101, 20), (400, 40), (600, 120), (1000, 120)] {
@@ -409,7 +410,7 @@ mod tests {
         }
     }
 
-    /// A server holds no memory for them while the ports of its sessions prove their peers.
+    /// A server whose ports prove its peers needs no memory for them.
     #[test]
     fn the_buckets_are_made_for_the_first_that_is_sent_something() {
         let now = clock::now();
@@ -425,8 +426,8 @@ mod tests {
         );
     }
 
-    /// A NACK in the name of the client has the block sent again when the forger likes, if
-    /// it has left by then: right before the ACK.
+    /// With a NACK in the client's name a forger has the block sent again when it
+    /// likes, if the block has left by then: right before its ACK.
     #[test]
     fn a_forger_that_has_the_block_sent_again_gains_nothing() {
         let start = clock::now();
@@ -468,10 +469,10 @@ mod tests {
         }
     }
 
-    /// A crowd of one network that asks at once for a file of so many blocks. Each
-    /// acknowledges within `round_trip` to twice that, one time in four up to 40 ms
-    /// later. Returns the longest time that one of them waited for a block, and when the
-    /// last was served.
+    /// A crowd of `count` clients in one network, which ask at once for a file of
+    /// `blocks` blocks. Each acknowledges after one to two `round_trip`s, one time in
+    /// four up to 40 ms later. Returns the longest time that a client waited for a
+    /// block, and when the last one was served.
     fn crowd(count: usize, blocks: u32, round_trip: Duration) -> (Duration, Duration) {
         let start = clock::now();
         let mut rate = UnprovedRate::new(NonZeroU64::new(RATE).unwrap(), 7, start);
@@ -519,7 +520,7 @@ mod tests {
         for round_trip in [1, 20, 80] {
             let (longest, end) = crowd(400, 700, ms(round_trip));
             assert!(longest < ms(8000), "{round_trip}: {longest:?}, {end:?}");
-            // Within the rate alone it would be 400 s.
+            // At the rate alone it would take 400 s.
             assert!(end < ms(120_000), "{round_trip}: {longest:?}, {end:?}");
         }
     }
@@ -536,7 +537,7 @@ mod tests {
         }
         assert_eq!(evidence.bits, 0);
         assert!(!rate.may_send(Some(&evidence), client(), now));
-        // What is over budget is over budget for the whole network, and no other.
+        // The budget is spent for the whole network, and for no other.
         let [near, far] = [[192, 0, 2, 200], [198, 51, 100, 1]].map(IpAddr::from);
         assert!(!rate.may_send(None, near, now) && rate.may_send(None, far, now));
         assert!(rate.may_send(None, near, now + ms(1600)));
