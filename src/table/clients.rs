@@ -1,5 +1,5 @@
 //! How many sessions each client has, where that is bounded: counted as they change,
-//! since a client may have as many as there are. Must not: know a session.
+//! since one client may have all the sessions there are. Must not: know a session.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -10,12 +10,12 @@ use super::key::Client;
 #[derive(Debug, Default)]
 pub(super) struct ClientCounts(BTreeMap<Client, Counts>);
 
-/// Those of one client. Those that are over are not among them.
+/// The sessions of one client, without those that are over.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Counts {
-    /// Its peer has answered.
+    /// Those whose peer has answered.
     pub(super) verified: u32,
-    /// It never has.
+    /// Those whose peer never has.
     pub(super) unverified: u32,
 }
 
@@ -29,7 +29,7 @@ impl ClientCounts {
         *self.0.entry(client).or_default().field(is_verified) += 1;
     }
 
-    /// It has one less.
+    /// The client has one less.
     pub(super) fn subtract(&mut self, client: Client, is_verified: bool) {
         if let Entry::Occupied(mut counts) = self.0.entry(client) {
             let count = counts.get_mut().field(is_verified);

@@ -1,10 +1,9 @@
-//! Somebody who sends blocks to one of our ports after the other in a client's name
-//! looks for the port of an upload that was asked for in that name. Told from
-//! accidents by the number of ports in a second.
+//! Detects a port scan: DATA sent in one client's name to many of our ports, to find
+//! the port of an upload requested in that name. It is told from stray blocks by the
+//! number of different ports in a second.
 //!
-//! Somebody with transfers of their own knows the ports of those, and needs no guess to
-//! meet them: so all that belong to one other client count as one. Must not: read the
-//! clock, do more for a block than to count it.
+//! The ports of any one other client's transfers count as one, since an attacker knows
+//! the ports of its own. Must not: read the clock, do more for a block than count it.
 
 use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::net::{IpAddr, SocketAddr};
@@ -13,16 +12,16 @@ use std::time::{Duration, Instant};
 use super::key::Client;
 use super::rate::place;
 
-/// Within so long ports are counted, and for so long after they were many nobody
-/// begins an upload in that name.
+/// Ports are counted over this long, and for this long after they were [`MANY`] nobody
+/// can begin an upload in that name.
 const SPAN: Duration = Duration::from_secs(1);
 
-/// Wrong ports that are no accident. A client that moved on to another transfer may
-/// send a last block to the port of the one before.
+/// This many wrong ports are no accident. A client that has moved on to another
+/// transfer may send a last block to the port of the one before.
 const MANY: usize = 8;
 
 /// Addresses that are told apart, by a hash. Those that share a place are counted
-/// together, so that no flood in other names hides what is done in one.
+/// together, so that no flood in other names hides a scan in one.
 const PLACES: usize = 256;
 
 /// Which of our ports were tried in whose name. Takes no memory before the first.
@@ -32,11 +31,12 @@ pub struct PortGuesses {
     places: Vec<Option<Tried>>,
 }
 
-/// What was tried in some names.
+/// What was tried in the names that share a place.
 #[derive(Debug, Clone, Copy)]
 struct Tried {
     since: Instant,
-    /// Hashes of what the ports tell about those who tried them.
+    /// A hash for each port tried: of the transfer's peer if that has the name's own
+    /// address, else of its client.
     ports: [u32; MANY],
     count: usize,
     /// When they were last found to be many.
@@ -44,7 +44,8 @@ struct Tried {
 }
 
 impl PortGuesses {
-    /// A `seed` that no stranger knows keeps them from choosing whose place to share.
+    /// A `seed` that no stranger knows keeps strangers from choosing whose place to
+    /// share.
     pub const fn new(seed: u64) -> Self {
         Self {
             seed,
@@ -52,7 +53,7 @@ impl PortGuesses {
         }
     }
 
-    /// A block came from `by` to the port of a transfer of `owner`'s.
+    /// Takes note of DATA that came from `by` to the port of a transfer of `owner`'s.
     pub fn record(&mut self, now: Instant, by: IpAddr, owner: SocketAddr) {
         if self.places.is_empty() {
             self.places.resize(PLACES, None);
@@ -72,7 +73,7 @@ impl PortGuesses {
         } else {
             hash_of(Client::of(owner.ip()))
         };
-        // All of them are taken once they are many, until the second is over.
+        // Once `MANY` were tried, the array stays full until the second is over.
         if tried.count == MANY || tried.ports[..tried.count].contains(&port) {
             return;
         }
@@ -126,16 +127,16 @@ mod tests {
             }
             guesses.suspects(start, client(1))
         };
-        // One port, however often; seven, and again in the next second.
+        // One port, however often; seven in each second.
         assert!(!(0..100).any(|at| tried(at, 1..2)));
         assert!(!(1..4).any(|second| tried(second * 1000, 0..7)));
         // The eighth within a second.
         assert!(!tried(5000, 0..7));
         assert!(!tried(5400, 3..4));
         assert!(tried(5999, 7..8));
-        // It is forgotten neither when the second is over nor for what comes then.
+        // It is remembered when the second is over, whatever comes then.
         assert!(tried(8000, 0..1));
-        // Uploads that were asked for in time to be meant.
+        // Uploads asked for before the scan or soon after it are suspected.
         for (asked, suspected) in [(0, true), (5999, true), (6998, true), (6999, false)] {
             let told = guesses.suspects(start + millis(asked), client(1));
             assert_eq!(told, suspected, "{asked}");
@@ -160,7 +161,7 @@ mod tests {
         assert_eq!(found, [7, 1014, 2021]);
     }
 
-    /// An attacker knows the ports of transfers of its own.
+    /// An attacker knows the ports of its own transfers.
     #[test]
     fn ports_of_another_client_count_as_one() {
         let start = start();

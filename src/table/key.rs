@@ -1,22 +1,22 @@
-//! What sessions, their endpoints and their clients are known by. Must not: know
-//! a session.
+//! What identifies sessions, their endpoints and their clients. Must not: know a
+//! session.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 
-/// Tokens that no session's key is ever packed into: free for the listening
-/// sockets, signals and the like.
+/// Tokens that never stand for a session's key: free for the listen sockets, signals
+/// and the like.
 pub const RESERVED: RangeInclusive<usize> = usize::MAX - 34..=usize::MAX;
 
-/// The most sessions a table can hold, light ones included. Indices end where the low
-/// half of the reserved tokens begins.
+/// The most sessions a table can hold, light ones included. Indices end where those in
+/// the reserved tokens begin.
 pub(super) const MAX_SESSIONS: usize = *RESERVED.start() & INDEX_MASK;
 
-/// The bits of a token that hold an index. The generation's low bits have the rest:
-/// all 32 of them where a token has 64 bits, 12 where it has 32, so that there an
-/// event that is 4,096 sessions late would be taken for another session's. It
-/// would find nothing to receive.
+/// The bits of a token that hold an index. The rest holds the generation's low bits:
+/// all 32 of them where a token has 64 bits, 12 where it has 32. There an event that is
+/// 4,096 sessions late would be taken for another session's, which would find nothing
+/// to receive.
 const INDEX_BITS: u32 = if usize::BITS == 64 { 32 } else { 20 };
 
 const INDEX_MASK: usize = (1 << INDEX_BITS) - 1;
@@ -55,9 +55,9 @@ impl Client {
 
 /// What tells one request from another, in 64 bits.
 ///
-/// Compared only between requests of one endpoint. Two of them that collide
-/// would be merged: that client waits out its timeout and asks again, no one
-/// else notices. So a hash without a secret will do.
+/// Compared only between requests of one endpoint. Two that collide would be merged:
+/// the client waits out its timeout and asks again, and nobody else notices. So a hash
+/// without a secret will do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fingerprint(u64);
 
@@ -70,11 +70,11 @@ impl Fingerprint {
     }
 }
 
-/// Names one session; once that is removed, it names nothing.
+/// Names one session; once the session is removed, the key names nothing.
 ///
-/// Generations count the sessions ever stored, modulo 2^32: a key would have to
-/// be kept for as many sessions to reach another one. Keys are ordered by age,
-/// but for that wrap.
+/// Generations count the sessions ever stored, modulo 2^32: a key reaches another
+/// session only if it is kept for that many. Keys are ordered by age, except where that
+/// number wraps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionKey {
     pub(super) generation: u32,
@@ -96,8 +96,8 @@ impl SessionKey {
         }
     }
 
-    /// The place of the session in its table: as low as there are sessions, and
-    /// another's once it is gone.
+    /// The place of the session in its table: a low number, used again once the session
+    /// is gone.
     pub(crate) const fn place(self) -> usize {
         self.index as usize
     }
@@ -111,12 +111,11 @@ impl SessionKey {
 
 /// The slot of an endpoint's session, found by hashes.
 ///
-/// Two endpoints with the same hashes stand side by side, so the endpoints
-/// themselves are compared. 64 bits make that too rare for anybody to bring
-/// about often enough to matter.
+/// Two endpoints with the same hashes stand side by side, so the endpoints themselves
+/// are compared. With 64 bits nobody can bring that about often enough to matter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct IndexKey {
-    /// Of the client, so that its sessions are neighbours.
+    /// The client's hash, so that its sessions are neighbours.
     client: u32,
     endpoint: u32,
     pub(super) index: u32,
@@ -138,7 +137,7 @@ impl IndexKey {
         first..=Self { index, ..first }
     }
 
-    /// A place among those of this client's sessions, to begin with.
+    /// A place among those of this client's sessions, to start from.
     pub(super) fn within(client: Client, endpoint: u32) -> Self {
         Self {
             client: hash_of(&client),

@@ -1,10 +1,10 @@
 //! The session table: who is being served, and who is due when.
 //!
-//! A slab of sessions, found by the peer's endpoint or by a key that outlives
-//! its session without ever reaching another, with a timer wheel beside it. The
-//! table decides whether a request is new, repeated or a replacement (`repeat` has
-//! that rule), keeps to its capacity, and says which session gives way to a new
-//! one. Must not: know what a session does, read a clock, touch a socket.
+//! A slab of sessions with a timer wheel beside it. A session is found by its peer's
+//! endpoint, or by a key, which may outlive its session but never leads to another. The
+//! table decides whether a request is new, repeated or a replacement (`repeat` has that
+//! rule), keeps to its capacity, and says which session gives way to a new one. Must
+//! not: know what a session does, read a clock, touch a socket.
 
 mod clients;
 pub mod guesses;
@@ -27,52 +27,52 @@ use self::repeat::{Repeat, judge};
 pub use self::tracked::Tracked;
 use self::wheel::TimerWheel;
 
-/// The most sessions whose peer has never answered. A flood of forged requests
-/// takes up no more than these; a room of machines that are switched on at once
-/// has answered long before it is as many.
+/// The most sessions whose peer has never answered. A flood of forged requests takes up
+/// no more than these; a room of machines that are switched on at once has answered
+/// long before there are this many.
 pub const MAX_UNVERIFIED: usize = 12_288;
 
-/// The same in the name of one client, where clients have a limit: above what it asks
-/// for at once, few enough to be counted for each request.
+/// The same in the name of one client, where clients have a limit: more than a client
+/// asks for at once.
 const UNVERIFIED_OF_CLIENT: usize = 512;
 
 /// The most sessions that may be asked for.
 pub const MAX_LIMIT: usize = 1_000_000;
 
-// What replaces another one, or is light, may come on top.
+// A session that replaces another, or is light, may come on top.
 const _: () = assert!(MAX_LIMIT + MAX_UNVERIFIED < MAX_SESSIONS);
 
-/// Descriptors of one session, at most: a socket, and those of an upload, the file and
-/// its directory.
+/// The most descriptors of one session: a socket, and an upload's file and its
+/// directory.
 pub const MAX_DESCRIPTORS: usize = 3;
 
-/// How long a session may wait for its peer's first answer before a new request
-/// can have its slot, if slots are short: longer than an answer takes on the same
-/// network, shorter than a flood takes to fill the table.
+/// How long a session may wait for its peer's first answer before a new request may
+/// take its slot, if slots are short: longer than an answer takes on the same network,
+/// shorter than a flood takes to fill the table.
 pub const UNVERIFIED_GRACE: Duration = Duration::from_millis(50);
 
-/// Where sessions may be light, a read that begins is, once the sessions whose peer has
-/// never answered are one in so many of the ports, or hold one in so many of the
-/// descriptors. Uploads never are: those that nobody has answered may take any.
+/// Where sessions may be light, a new read is light once sessions whose peer never
+/// answered use a quarter of the ports or hold a quarter of the descriptors. Uploads
+/// never are light: unanswered ones may take any slot.
 const UNVERIFIED_SHARE: usize = 4;
 
-/// A session that its peer hasn't moved on for so long gives way to a new one, if
-/// slots are short. Phones and switches pause for seconds while they write.
+/// A session whose peer hasn't moved it forward for this long gives way to a new one,
+/// if slots are short. Phones and switches pause for seconds while they write.
 pub const SILENCE: Duration = Duration::from_secs(10);
 
-/// Sessions that are looked at for one that has been silent: a bound on what a
-/// request costs where the table is full.
+/// How many sessions are looked at to find a silent one: a bound on what a request
+/// costs where the table is full.
 const LOOKED_AT: usize = 512;
 
-/// How soon that is done again after none was found: a full table is asked for room
-/// thousands of times a second, and each look reads memory all over it.
+/// How soon to look for a silent session again after none was found: a full table is
+/// asked for room thousands of times a second, and each look reads memory all over it.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
-/// Sessions that are looked at for one that may give way at once.
+/// How many sessions are looked at to find one that may give way at once.
 const TRIES: usize = 8;
 
-/// Sessions that there is room for from the start, memory that isn't touched
-/// until it is needed: a table that grows to them by doubling would leave holes.
+/// Sessions that there is room for from the start. The memory isn't touched until it is
+/// needed; a table that grew to this size by doubling would leave holes.
 const FIRST_ROOM: usize = 1024;
 
 /// Up to this many sessions, debug builds check the whole table after each
@@ -91,20 +91,21 @@ const _: () = assert!(size_of::<Entry<()>>() == 72 && size_of::<IndexKey>() == 1
 pub enum Admission {
     /// Start a session.
     New,
-    /// The request that this running session was started with, once more.
+    /// The request that started this running session, once more.
     Repeated(SessionKey),
-    /// The same, of a client that has started over: if the request isn't refused,
-    /// end this session and start one.
+    /// The same, from a client that has started over: if the request isn't refused, end
+    /// this session and start a new one.
     StartsOver(SessionKey),
-    /// Another request of this session's client: if it isn't refused, end the
-    /// session and start one.
+    /// Another request from this session's client: if it isn't refused, end this
+    /// session and start a new one.
     Replaces(SessionKey),
-    /// Another request of this session's client while that moves: drop it.
+    /// Another request from this session's client while this session moves: drop it.
     Moving(SessionKey),
-    /// If it isn't refused, end this session to make room, and start one.
+    /// If the request isn't refused, end this session to make room, and start a new
+    /// one.
     Evicts(SessionKey),
-    /// The client has as many sessions as one may have, or as many have just been asked
-    /// for in its name.
+    /// The client has as many sessions as it may, or too many have just been requested
+    /// in its name.
     Crowded,
     /// There is no room.
     Full,
@@ -115,11 +116,11 @@ pub enum Admission {
 pub enum AfterTurn {
     /// Nothing.
     Stays,
-    /// Its client has proved to be there, and has more sessions than it may: this one
-    /// ends, and is told so.
+    /// The client has proved to be there, and has more sessions than it may: this one
+    /// ends, and the client is told so.
     Crowded,
-    /// The session's peer has answered for the first time, and there are too many: this
-    /// one gives way, perhaps itself.
+    /// The peer has answered for the first time, and there are too many sessions: the
+    /// one with this key gives way. It may be the same session.
     Evicts(SessionKey),
 }
 
@@ -130,7 +131,7 @@ enum Standing {
     Verified,
     /// Its peer has never answered.
     Unverified,
-    /// The same, and no descriptor comes free with its end.
+    /// The same, and its end frees no descriptor.
     Light,
     /// It is over, but for dallying.
     Over,
@@ -138,19 +139,19 @@ enum Standing {
 
 /// The sessions, as many as there are descriptors for, and no more than the limit.
 ///
-/// What is counted are descriptors: those of each session, and of the files that are
-/// read, by however many ([`Sessions::set_open_files`]). A session is light if its peer
-/// has never answered and no descriptor comes free with its end
+/// Descriptors are counted: those of each session, and one for each file that is read,
+/// by however many sessions ([`Sessions::set_open_files`]). A session is light if its
+/// peer has never answered and its end frees no descriptor
 /// ([`Tracked::frees_descriptor`]).
 ///
 /// Call order: whatever may have moved a session's deadline ([`get_mut`],
 /// [`pop_due`]) is followed by [`rearm`] or [`remove`] for that key before any
 /// other change to the table.
 ///
-/// The wheel's entries are hints. A deadline that moves on, as every packet
-/// makes it do, leaves the entry where it is; when that fires, the session's own
-/// deadline decides whether it is due or sleeps on. So the wheel is touched
-/// about once a timeout, not once a packet.
+/// The wheel's entries are hints. A deadline that moves later, as it does with every
+/// packet, leaves the entry where it is; when the entry fires, the session's own
+/// deadline decides whether it is due or sleeps on. So the wheel is touched about once
+/// a timeout, not once a packet.
 ///
 /// [`get_mut`]: Sessions::get_mut
 /// [`pop_due`]: Sessions::pop_due
@@ -159,43 +160,43 @@ enum Standing {
 #[derive(Debug)]
 pub struct Sessions<S> {
     slab: Slab<Entry<S>>,
-    /// Where each endpoint's session is. Ordered by hashes rather than in a hash
-    /// table: no random seed in the core, and none of its empty room.
+    /// Where each endpoint's session is. Ordered by hashes. A hash table would need a
+    /// random seed, which the core doesn't have, and leave room empty.
     by_endpoint: BTreeSet<IndexKey>,
-    /// The slots of those whose peer has answered and that aren't over, in no order. So
-    /// are the other lists; each session is in one.
+    /// The slots of sessions whose peer has answered and that aren't over. This list
+    /// and the next three are in no order; each session is in one of them.
     verified: Vec<u32>,
-    /// Of those whose peer has not answered yet, and that hold descriptors.
+    /// Of sessions whose peer hasn't answered yet and whose end frees a descriptor.
     unverified: Vec<u32>,
-    /// Of those whose peer has not answered yet, and that hold none.
+    /// Of sessions whose peer hasn't answered yet and whose end frees none.
     light: Vec<u32>,
-    /// Of those that are over.
+    /// Of sessions that are over.
     over: Vec<u32>,
     wheel: TimerWheel,
-    /// Descriptors with which another session may begin, if it takes one at least.
+    /// A session is admitted while fewer descriptors than this are held.
     capacity: usize,
-    /// Descriptors for all of them, that one included.
+    /// The most descriptors held in all, those of the session admitted last included.
     ceiling: usize,
-    /// Those that sessions have of their own.
+    /// Descriptors that sessions have of their own.
     own: usize,
-    /// Those that the unverified among them have.
+    /// Those of unverified sessions.
     own_unverified: usize,
     /// Files that are open for reading.
     open_files: usize,
     /// The most sessions at once.
     limit: usize,
-    /// Light ones don't count among those.
+    /// Light sessions don't count towards the limit.
     light_on_top: bool,
-    /// Unverified sessions from which on reads are light ([`UNVERIFIED_SHARE`]); `None`: none
-    /// is light.
+    /// With this many unverified sessions new reads are light ([`UNVERIFIED_SHARE`]);
+    /// `None`: no session ever is.
     unverified_slots: Option<usize>,
     per_client: usize,
-    /// How many each client has; `None` where it may have any number.
+    /// How many sessions each client has; `None` where it may have any number.
     by_client: Option<ClientCounts>,
     next_generation: u32,
-    /// When none that is silent was found the last time.
+    /// When a silent session was last looked for and not found.
     none_silent: Cell<Option<Instant>>,
-    /// The latest time `pop_due` was told.
+    /// The latest time that `pop_due` was given.
     reached: Instant,
     wheel_ops: u64,
 }
@@ -206,16 +207,16 @@ struct Entry<S> {
     generation: u32,
     fingerprint: Fingerprint,
     standing: Standing,
-    /// Its own, as they were counted.
+    /// Its own descriptors, as last counted.
     descriptors: u8,
-    /// Where in the list of its standing it is.
+    /// Its position in the list of its standing.
     position: u32,
     session: S,
 }
 
 impl<S: Tracked> Sessions<S> {
-    /// An empty table for sessions that have `capacity` descriptors in all: see
-    /// [`Sessions::with_ceiling`] where one may take more than one of them.
+    /// An empty table for sessions that have `capacity` descriptors in all. Where a
+    /// session may take more than one, see [`Sessions::with_ceiling`].
     ///
     /// `origin` is where the wheel's ticks count from: any time not
     /// later than the first deadline.
@@ -245,8 +246,8 @@ impl<S: Tracked> Sessions<S> {
         }
     }
 
-    /// Lets one [`Client`] have this many sessions at once. Those that are over don't
-    /// count, nor those whose peer has never answered, which may be forged: see
+    /// Limits each [`Client`] to this many sessions at once. Those that are over don't
+    /// count, nor do those whose peer has never answered, which may be forged: see
     /// [`Sessions::is_crowded`].
     #[must_use]
     pub fn with_client_limit(mut self, sessions: usize) -> Self {
@@ -255,39 +256,39 @@ impl<S: Tracked> Sessions<S> {
         self
     }
 
-    /// Lets sessions be light once the unverified have their share of so many `slots`, one
-    /// for each port, or of the descriptors.
+    /// Lets new reads be light once unverified sessions have a quarter of the `slots`,
+    /// one for each port, or of the descriptors.
     #[must_use]
     pub fn with_light_sessions(mut self, slots: usize) -> Self {
         self.unverified_slots = Some(slots.min(self.capacity) / UNVERIFIED_SHARE);
         self
     }
 
-    /// Lets there be no more than this many sessions at once, light ones included: at
-    /// most [`MAX_LIMIT`].
+    /// Limits all sessions to this many at once, light ones included; at most
+    /// [`MAX_LIMIT`].
     #[must_use]
     pub fn with_limit(mut self, sessions: usize) -> Self {
         self.limit = sessions.min(MAX_LIMIT);
         self
     }
 
-    /// Lets sessions have so many descriptors in all: the one that is let in last may take
-    /// as many as it likes of those beyond the capacity.
+    /// Sets how many descriptors sessions may hold in all. A session is admitted while
+    /// fewer than the capacity are held, and may then exceed it up to this.
     #[must_use]
     pub const fn with_ceiling(mut self, descriptors: usize) -> Self {
         self.ceiling = descriptors;
         self
     }
 
-    /// Lets light sessions come on top of the limit: it is one of descriptors, and they
-    /// hold none.
+    /// Lets light sessions come on top of the limit, where it stands for descriptors:
+    /// they hold none.
     #[must_use]
     pub const fn with_light_on_top(mut self) -> Self {
         self.light_on_top = true;
         self
     }
 
-    /// Whether the limit allows one more session, which is to be light or not.
+    /// Whether the limit allows one more session, a light one if `is_light`.
     fn is_within_limit(&self, is_light: bool) -> bool {
         if self.light_on_top {
             is_light || self.len() - self.light.len() < self.limit
@@ -296,7 +297,8 @@ impl<S: Tracked> Sessions<S> {
         }
     }
 
-    /// Tells how many files are open for reading, each for all sessions that read it.
+    /// Sets how many files are open for reading, each counted once for all sessions
+    /// that read it.
     pub const fn set_open_files(&mut self, files: usize) {
         self.open_files = files;
     }
@@ -305,30 +307,32 @@ impl<S: Tracked> Sessions<S> {
     pub fn is_short(&self) -> bool {
         self.unverified_slots.is_some_and(|slots| {
             self.unverified.len() >= slots
-                // An upload takes several.
+                // An upload takes several descriptors.
                 || self.own_unverified >= self.capacity / UNVERIFIED_SHARE
-                // A file stays open while any transfer reads it: a light one frees nothing.
+                // A file stays open while any transfer reads it: ending a light one
+                // frees nothing.
                 || self.open_files > self.capacity / 2
         })
     }
 
-    /// Whether there is room for one more light session, where [`Sessions::admit`] finds
-    /// no slot: by the time that its peer answers, one that is unverified gives its own.
+    /// Whether there is room for one more light session, where [`Sessions::admit`]
+    /// finds no slot: when its peer answers, an unverified session gives up its slot.
     pub fn has_light_room(&self) -> bool {
         let unverified = self.unverified.len() + self.light.len();
         let has_room = unverified < MAX_UNVERIFIED && self.is_within_limit(true);
         self.is_short() && !self.unverified.is_empty() && has_room
     }
 
-    /// Whether sessions hold more descriptors than they may, or are more: some that were
-    /// light have come to hold some, or count since their peer has answered.
+    /// Whether sessions hold more descriptors than they may, or are too many. Light
+    /// sessions may have come to hold descriptors, or may count since their peer has
+    /// answered.
     pub fn is_overfull(&self) -> bool {
         let counted = self.slab.len() - self.light.len();
         self.held() > self.ceiling || (self.light_on_top && counted > self.limit)
     }
 
     /// Whether the client of this session, whose peer has just answered for the first
-    /// time, has more than it may.
+    /// time, has more sessions than it may.
     pub fn is_crowded(&self, key: SessionKey) -> bool {
         let (Some(by_client), Some(endpoint)) = (&self.by_client, self.endpoint(key)) else {
             return false;
@@ -356,12 +360,12 @@ impl<S: Tracked> Sessions<S> {
         self.slab.is_empty()
     }
 
-    /// How many sessions there are descriptors for, where each takes as many as it can.
+    /// How many sessions there are descriptors for, if each takes [`MAX_DESCRIPTORS`].
     pub const fn own_ports(&self) -> usize {
         self.capacity / MAX_DESCRIPTORS
     }
 
-    /// How many sessions there can be, beside light ones where those come on top.
+    /// The most sessions at once, without light ones where those come on top.
     pub const fn limit(&self) -> usize {
         self.limit
     }
@@ -400,7 +404,7 @@ impl<S: Tracked> Sessions<S> {
         if has_slot && !is_flooded && self.is_within_limit(false) {
             return Admission::New;
         }
-        // One that is light gives no slot, but room.
+        // The end of a light session frees no slot, but makes room.
         let takes_light = has_slot && self.light.len() > self.unverified.len();
         let unanswered = if takes_light {
             &self.light
@@ -410,7 +414,8 @@ impl<S: Tracked> Sessions<S> {
         let found = match (has_slot, is_flooded) {
             (true, true) => self.overdue(unanswered, now, random, &|_| true),
             (false, true) => self.overdue(unanswered, now, random, &frees).or_else(|| {
-                // One of the light for their number; `is_overfull` makes the room.
+                // A light one goes, so that their number doesn't grow; `is_overfull`
+                // then frees the slot.
                 self.gives_way(now, random)?;
                 self.overdue(&self.light, now, random, &|_| true)
             }),
@@ -435,9 +440,10 @@ impl<S: Tracked> Sessions<S> {
         }
     }
 
-    /// [`Sessions::rearm`] after a turn of the session, and what follows for others if
-    /// its peer has answered for the first time in it: `was_unverified` before. `random`
-    /// as for [`Sessions::admit`]; the time is asked for only then.
+    /// [`Sessions::rearm`] after a turn of the session. Returns what follows if its
+    /// peer has answered for the first time in that turn. `was_unverified`: it hadn't
+    /// before. `random` is as for [`Sessions::admit`]; it and `now` are called only
+    /// where a session has to give way.
     pub fn after_turn(
         &mut self,
         key: SessionKey,
@@ -456,7 +462,7 @@ impl<S: Tracked> Sessions<S> {
             AfterTurn::Crowded
         } else if self.is_overfull() {
             // A peer that has proved to be there comes before those that are over or
-            // silent; if all others are as real as it is, it came last.
+            // silent; if all others are as real as it is, it came last and goes.
             let gives_way = self.gives_way_to_verified(now(), random());
             AfterTurn::Evicts(gives_way.unwrap_or(key))
         } else {
@@ -464,18 +470,18 @@ impl<S: Tracked> Sessions<S> {
         }
     }
 
-    /// The session that gives way when a slot, a port or a descriptor is needed:
-    /// one that is over, else one whose peer has not answered for
-    /// [`UNVERIFIED_GRACE`], else the one that has been silent for longest, and for
-    /// [`SILENCE`]. Each is chosen from some that `random` points to. A light one
-    /// has nothing to give.
+    /// The session that gives way when a slot, a port or a descriptor is needed: one
+    /// that is over, else one whose peer has not answered for [`UNVERIFIED_GRACE`],
+    /// else the one that has been silent for longest, and at least for [`SILENCE`].
+    /// Each is chosen from a sample that `random` points to. A light session has
+    /// nothing to give.
     ///
     /// Those that are over come first although their peers are real and most of the
-    /// unverified may be forged: their file is in its place and has been
-    /// acknowledged, so all that is lost is one more ACK, and only for a client that
-    /// lost the first. One that never answered may be a client on a slow path, and
-    /// loses its whole transfer. Uploads that nobody acknowledged aren't over, so no
-    /// flood ends those this way.
+    /// unverified may be forged: their file is in its place and has been acknowledged,
+    /// so all that is lost is one more ACK, and only for a client that lost the first.
+    /// A peer that never answered may be a client on a slow path, which would lose its
+    /// whole transfer. An upload whose final ACK hasn't been sent isn't over, so no
+    /// flood ends it this way.
     pub fn gives_way(&self, now: Instant, random: u32) -> Option<SessionKey> {
         self.gives_way_among(now, random, frees)
     }
@@ -506,8 +512,8 @@ impl<S: Tracked> Sessions<S> {
             .or_else(|| self.silent(now, random, has))
     }
 
-    /// The one that gives way to a session whose peer has answered just now: as
-    /// [`Sessions::gives_way`], but any that is unverified does, without grace.
+    /// The session that gives way to one whose peer has just answered: as
+    /// [`Sessions::gives_way`], or else any unverified one, without grace.
     pub fn gives_way_to_verified(&self, now: Instant, random: u32) -> Option<SessionKey> {
         let any = || {
             sample(&self.unverified, TRIES, random)
@@ -519,8 +525,8 @@ impl<S: Tracked> Sessions<S> {
     }
 
     /// A session of the `unverified` that has waited long enough for its peer's first
-    /// answer: any of them, not the oldest, since in a flood the oldest are the honest
-    /// clients whose path is slow.
+    /// answer: any such session rather than the oldest, since in a flood the oldest are
+    /// honest clients on slow paths.
     fn overdue(
         &self,
         unverified: &[u32],
@@ -539,9 +545,8 @@ impl<S: Tracked> Sessions<S> {
             .map(|(index, entry)| entry.key(index))
     }
 
-    /// The session that has been silent for longest, of those looked at: their peers
-    /// have answered, and others are due far sooner. Where none of them is silent it is
-    /// some time until the next look.
+    /// The session that has been silent for longest, of the verified ones looked at.
+    /// Where none of them is silent, there is no other look for [`LOOK_AGAIN`].
     fn silent(&self, now: Instant, random: u32, has: &dyn Fn(&S) -> bool) -> Option<SessionKey> {
         let last = self.none_silent.get();
         if last.is_some_and(|at| now.saturating_duration_since(at) < LOOK_AGAIN) {
@@ -618,7 +623,7 @@ impl<S: Tracked> Sessions<S> {
         fingerprint: Fingerprint,
         session: S,
     ) -> SessionKey {
-        // Where a light one was replaced there may be one too many: `is_overfull`.
+        // Where a light session was replaced there may be one too many: `is_overfull`.
         let has_room = self.held() < self.capacity || self.unverified_slots.is_some();
         assert!(has_room, "the session table is full");
         assert!(
@@ -656,15 +661,14 @@ impl<S: Tracked> Sessions<S> {
         self.entry(key).map(|entry| &entry.session)
     }
 
-    /// The session, if it still exists, to be changed; then see
-    /// [`Sessions::rearm`].
+    /// The session, if it still exists. After changing it call [`Sessions::rearm`].
     pub fn get_mut(&mut self, key: SessionKey) -> Option<&mut S> {
         let entry = self.slab.get_mut(key.index as usize)?;
         key.is_of(entry.generation).then_some(&mut entry.session)
     }
 
-    /// The key of the session that a token stands for, if that still exists. On 32 bits a
-    /// token holds a part of the key, and others compare the whole.
+    /// The key of the session that a token stands for, if that still exists. On 32 bits
+    /// a token holds only a part of the key; this returns the whole.
     pub fn key_of_token(&self, token: usize) -> Option<SessionKey> {
         let key = SessionKey::from_token(token);
         let generation = self.entry(key)?.generation;
@@ -688,18 +692,18 @@ impl<S: Tracked> Sessions<S> {
             .map(|(index, entry)| (entry.key(index as u32), &entry.session))
     }
 
-    /// How many places sessions have, some of them free.
+    /// How many places there are for sessions, free ones included.
     pub fn places(&self) -> usize {
         self.slab.capacity()
     }
 
-    /// Makes the table as large as many sessions would have left it.
+    /// Makes the table as large as if it had once held many sessions.
     #[cfg(all(test, feature = "status"))]
     pub(crate) fn reserve(&mut self, places: usize) {
         self.slab.reserve(places);
     }
 
-    /// The session at a place, for those that look at all of them bit by bit.
+    /// The session at a place, for callers that go through all of them bit by bit.
     pub fn at(&self, place: usize) -> Option<(SessionKey, &S)> {
         let entry = self.slab.get(place)?;
         Some((entry.key(place as u32), &entry.session))
@@ -719,8 +723,8 @@ impl<S: Tracked> Sessions<S> {
         Some(entry.session)
     }
 
-    /// Takes note of the session's deadline, after anything that may have
-    /// moved it, of its peer's first answer and of its end.
+    /// Takes note of the session's deadline, of its peer's first answer and of its end.
+    /// Call it after anything that may have changed one of these.
     ///
     /// Costs a few comparisons, unless the deadline is earlier than what the
     /// wheel has or the wheel has nothing.
@@ -738,7 +742,8 @@ impl<S: Tracked> Sessions<S> {
         if standing != entry.standing || descriptors != entry.descriptors {
             self.relist(key.index, standing, descriptors);
         }
-        // With nearly every packet it has moved on, and the wheel has one that is earlier.
+        // With nearly every packet the deadline moves later, and the wheel has an
+        // earlier one.
         if let Some(deadline) = deadline
             && !self.wheel.covers(key.index, deadline)
         {
@@ -749,19 +754,19 @@ impl<S: Tracked> Sessions<S> {
 
     /// When to call [`Sessions::pop_due`] next, or `None` where nothing waits.
     ///
-    /// May be too early, as [`TimerWheel::next_deadline`] and the hints are,
-    /// but each call at that time gets something done. Too late by less than a
-    /// tick of the wheel at most.
+    /// May be too early, as [`TimerWheel::next_deadline`] and the hints are, but each
+    /// call at that time gets something done. It is late by less than a tick of the
+    /// wheel, if at all.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.wheel.next_deadline()
     }
 
-    /// A session whose deadline has come, to be told so; call until `None`.
+    /// A session whose deadline has come; call until `None`.
     ///
-    /// The caller then removes it or calls [`Sessions::rearm`]; it would not be
-    /// woken again otherwise. Calls with one and the same `now` end: none of
-    /// them returns a key twice. A deadline that is not ahead of `now` even
-    /// after the session was told is due again a tick later.
+    /// The caller then removes the session or calls [`Sessions::rearm`]; otherwise it
+    /// would not be woken again. Calls with the same `now` come to an end: none of them
+    /// returns a key twice. A deadline that is still not ahead of `now` after the
+    /// session's turn is due again a tick later.
     pub fn pop_due(&mut self, now: Instant) -> Option<SessionKey> {
         self.reached = self.reached.max(now);
         while let Some(index) = self.wheel.pop_expired(self.reached) {
@@ -784,7 +789,7 @@ impl<S: Tracked> Sessions<S> {
     /// every change while the table is small.
     ///
     /// # Panics
-    /// Where they don't: a bug here, or a session changed without
+    /// If they don't: because of a bug here, or a session changed without
     /// [`Sessions::rearm`].
     pub fn check_invariants(&self) {
         let own = self.slab.iter().map(|(_, it)| usize::from(it.descriptors));
@@ -808,7 +813,7 @@ impl<S: Tracked> Sessions<S> {
             let found = self.find(&entry.endpoint).map(|(key, _)| key);
             assert_eq!(found, Some(key), "{:?}", entry.endpoint);
             assert!(!RESERVED.contains(&key.to_token()), "{key:?}");
-            // Whether others read its file is told with its own next turn.
+            // Whether others read its file is noted with its own next turn.
             let now = standing_of(&entry.session);
             let is_unanswered = |it| matches!(it, Standing::Unverified | Standing::Light);
             let is_same = is_unanswered(now) && is_unanswered(entry.standing);
@@ -847,7 +852,7 @@ impl<S: Tracked> Sessions<S> {
     }
 
     fn check_if_small(&self) {
-        // One that has been large has as many places still, to be looked through.
+        // A table that has been large still has as many places to look through.
         let is_small = self.len() <= CHECKED_LEN && self.places() <= FIRST_ROOM;
         if cfg!(debug_assertions) && is_small {
             self.check_invariants();
@@ -859,7 +864,8 @@ impl<S: Tracked> Sessions<S> {
         key.is_of(entry.generation).then_some(entry)
     }
 
-    /// Moves the session to the list of its present standing, with the descriptors it has.
+    /// Moves the session to the list of its new standing, and counts its descriptors
+    /// anew.
     #[cold] // Both change a few times at most.
     fn relist(&mut self, index: u32, standing: Standing, descriptors: u8) {
         self.unlist(index);
@@ -869,7 +875,7 @@ impl<S: Tracked> Sessions<S> {
         self.enlist(index);
     }
 
-    /// Puts the session on the list of its standing, and counts what it has.
+    /// Puts the session on the list of its standing, and counts its descriptors.
     fn enlist(&mut self, index: u32) {
         let Some(entry) = self.slab.get(index as usize) else {
             return;
@@ -890,7 +896,7 @@ impl<S: Tracked> Sessions<S> {
         }
     }
 
-    /// Takes the session off its list; the last of that takes its place.
+    /// Takes the session off its list; the last one on the list takes its place.
     fn unlist(&mut self, index: u32) {
         let Some(entry) = self.slab.get(index as usize) else {
             return;
@@ -922,7 +928,7 @@ impl<S: Tracked> Sessions<S> {
         }
     }
 
-    /// Sees to it that the wheel wakes the slot no later than at `deadline`.
+    /// Makes the wheel wake the slot no later than at `deadline`.
     fn arm(&mut self, index: u32, deadline: Instant) {
         let deadline = self.ahead(deadline);
         if !self.wheel.covers(index, deadline) {
@@ -931,9 +937,8 @@ impl<S: Tracked> Sessions<S> {
         }
     }
 
-    /// The deadline, or the next instant if that has passed. Rounded up to a
-    /// tick it is ahead of the current `pop_due`, which is why a run of those
-    /// comes to an end.
+    /// The deadline, or the next instant if that has passed. Rounded up to a tick, it
+    /// lies ahead of the current `pop_due`, so a run of those calls comes to an end.
     fn ahead(&self, deadline: Instant) -> Instant {
         deadline.max(self.reached + Duration::from_nanos(1))
     }
@@ -966,7 +971,7 @@ fn descriptors_of(session: &impl Tracked) -> u8 {
     descriptors as u8
 }
 
-/// Whether a descriptor comes free with its end.
+/// Whether its end frees a descriptor.
 fn frees(session: &impl Tracked) -> bool {
     session.descriptors() > 0 || session.frees_descriptor()
 }
@@ -985,7 +990,7 @@ fn standing_of(session: &impl Tracked) -> Standing {
     }
 }
 
-/// Up to `most` of a list, scattered, from where `random` points.
+/// Up to `most` items of a list, spread over all of it, from where `random` points.
 fn sample(list: &[u32], most: usize, random: u32) -> impl Iterator<Item = u32> {
     let count = list.len();
     let (start, stride) = (random as usize % count.max(1), count.div_ceil(most));

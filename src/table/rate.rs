@@ -1,4 +1,4 @@
-//! A bounded number of something each second. Must not: read the clock.
+//! Rate limits: a bounded number of something each second. Must not: read the clock.
 
 use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// How much of it is still allowed.
+/// How many more are allowed this second.
 #[derive(Debug)]
 pub struct RateLimit {
     per_second: u32,
@@ -15,7 +15,7 @@ pub struct RateLimit {
 }
 
 impl RateLimit {
-    /// `per_second` of it, from `now` on.
+    /// Allows `per_second`, from `now` on.
     pub const fn new(per_second: u32, now: Instant) -> Self {
         Self {
             per_second,
@@ -36,26 +36,26 @@ impl RateLimit {
     }
 }
 
-/// The same, shared out among client networks, each an IPv4 /24 or an IPv6 /64: none
-/// takes more than is left to all others after it.
+/// The same, shared out among client networks, each an IPv4 /24 or an IPv6 /64: no
+/// network takes more than it leaves to all others.
 ///
-/// So one alone has half of it, a second one half of the rest, and where a few have had
-/// much there is still something for one that has had nothing. Where many have, as when
-/// their addresses are forged, it is spent until the second is over. Networks are told
-/// apart by a hash, and some share a bucket: the memory doesn't grow with the number of
-/// addresses.
+/// So one network alone gets half, a second one half of the rest, and where a few have
+/// had much there is still something for one that has had nothing. Where many take
+/// some, as with forged addresses, all is spent until the second is over. Networks are
+/// told apart by a hash, and some share a bucket: the memory doesn't grow with the
+/// number of addresses.
 #[derive(Debug)]
 pub struct NetworkRateLimit {
     per_second: u32,
     left: u32,
     since: Instant,
     seed: u64,
-    /// Of which second [`Bucket`]s are, if they are of this one.
+    /// The number of this second, as in each [`Bucket`] that was used in it.
     second: u32,
     buckets: Box<[Bucket]>,
 }
 
-/// What was taken in the second that it counts.
+/// What was `taken` in that `second`.
 #[derive(Debug, Clone, Copy, Default)]
 struct Bucket {
     second: u32,
@@ -63,8 +63,9 @@ struct Bucket {
 }
 
 impl NetworkRateLimit {
-    /// `per_second` of it in all, from `now` on, with so many buckets, at least one.
-    /// A `seed` that no stranger knows keeps them from choosing whose bucket to share.
+    /// Allows `per_second` in all, from `now` on, with this many `buckets`, at least
+    /// one. A `seed` that no stranger knows keeps strangers from choosing whose bucket
+    /// to share.
     pub fn new(per_second: u32, buckets: usize, seed: u64, now: Instant) -> Self {
         Self {
             per_second,
@@ -76,14 +77,14 @@ impl NetworkRateLimit {
         }
     }
 
-    /// Whether one more is allowed now for the network of `client`, which takes it.
+    /// Whether one more is allowed now for the network of `client`; if so, it is taken.
     pub fn take(&mut self, now: Instant, client: IpAddr) -> bool {
         let allowed = self.leaves(now, client) > 0;
         self.spend(u32::from(allowed), client);
         allowed
     }
 
-    /// How much is left in all, if the network of `client` may have more of it, else 0.
+    /// How much is left in all, if the network of `client` may have more; else 0.
     pub fn leaves(&mut self, now: Instant, client: IpAddr) -> u32 {
         if now.saturating_duration_since(self.since) >= SECOND {
             self.since = now;
@@ -98,7 +99,7 @@ impl NetworkRateLimit {
         }
     }
 
-    /// Takes off what was spent for `client`, however much it was.
+    /// Deducts what was spent for `client`, however much it was.
     pub fn spend(&mut self, amount: u32, client: IpAddr) {
         self.left = self.left.saturating_sub(amount);
         let bucket = self.bucket_of(client);
@@ -115,13 +116,13 @@ impl NetworkRateLimit {
     }
 }
 
-/// The rule by which something is shared out: one that has `taken` so much may have more
-/// while that is less than what is `left` to all.
+/// The rule for sharing something out: whoever has `taken` some may have more while
+/// that is less than what is `left` to all.
 pub const fn has_part(taken: u32, left: u32) -> bool {
     taken < left
 }
 
-/// Where in a table of `len` places what `key` stands for is counted.
+/// The place of `key` in a table of `len` places.
 pub fn place(seed: u64, key: impl Hash, len: usize) -> usize {
     let mut hasher = DefaultHasher::new();
     (seed, key).hash(&mut hasher);

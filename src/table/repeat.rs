@@ -1,8 +1,8 @@
-//! The rule for a request of an endpoint that has a transfer already: what it
-//! means for that one is decided only here. The transfer decides whether a repeat is
+//! The rule for a request from an endpoint that already has a transfer: what it means
+//! for that transfer is decided only here. The transfer decides whether a repeat is
 //! answered once more (after 100 ms, if nothing came back): `REQUEST_MERGE` in
-//! `protocol::contract`, and `protocol::exchange`. An upload that is complete isn't over
-//! while a full port keeps its final ACK back.
+//! `protocol::contract`, and `protocol::exchange`. A complete upload isn't over while a
+//! full port holds back its final ACK.
 //!
 //! ```text
 //!                      the same request            another request
@@ -13,24 +13,23 @@
 //!                      at least a moment
 //! ```
 //!
-//! A moment: 200 ms, or 4 round trips if that is longer. `Repeated`: the client is
-//! given its answer again if it has none yet; a transfer that moves isn't changed.
-//! `StartsOver` and `Replaces`: the request is settled as any other is, and a
-//! refusal leaves the old transfer alone. It ends when the new one is ready to
-//! start, or earlier if its descriptor or port is needed for that. `Moving`:
-//! dropped, so that nobody ends a running transfer by guessing its port; a client
-//! that means it asks again.
+//! A moment: 200 ms, or 4 round trips if that is longer. `Repeated`: our answer may be
+//! sent once more, while the client hasn't answered it; a transfer that moves isn't
+//! changed. `StartsOver` and `Replaces`: the request is settled as any other is, and a
+//! refusal leaves the old transfer alone. The old one ends when the new one is ready to
+//! start, or earlier if its descriptor or port is needed for that. `Moving`: dropped,
+//! so that nobody ends a running transfer by guessing its port; a client that means it
+//! asks again.
 //!
-//! Clients that use one port for everything: tftp-hpa's prompt, lPXELINUX, boards
-//! that were reset. Must not: know what a transfer does.
+//! Some clients use one port for everything: tftp-hpa's prompt, lPXELINUX, boards that
+//! were reset. Must not: know what a transfer does.
 
 use std::time::{Duration, Instant};
 
 use super::tracked::Tracked;
 
-/// A client that repeats the request of a transfer that has been quiet for so
-/// long has started over (a board that was reset, whose boot ROM always uses the
-/// same port).
+/// A client that repeats the request of a transfer that has been quiet for this long
+/// has started over (a board that was reset, whose boot ROM always uses the same port).
 pub const RESTART: Duration = Duration::from_secs(1);
 
 /// A transfer that hasn't moved for this long, and for [`MOMENT_ROUND_TRIPS`],
@@ -123,7 +122,7 @@ mod tests {
             // A transfer that moves.
             (NO, true, None, 0, Repeated, Moving),
             (NO, true, None, 199, Repeated, Moving),
-            // It hasn't for a moment.
+            // It hasn't moved for a moment.
             (NO, true, None, 200, Repeated, Replaces),
             (NO, true, Some(20), 200, Repeated, Replaces),
             (NO, true, None, 999, Repeated, Replaces),

@@ -92,7 +92,7 @@ fn endpoint(host: u8, local: u8) -> Endpoint {
     }
 }
 
-/// One of more clients than there are hosts in a network.
+/// The endpoint of client `number`: more clients than there are hosts in a network.
 fn numbered(number: u32) -> Endpoint {
     Endpoint {
         peer: (Ipv4Addr::from_bits(number), 1069).into(),
@@ -215,7 +215,7 @@ fn eviction_takes_the_dallying_first_then_the_unverified_then_the_silent() {
     assert_eq!(ask(&table, origin), [dallying]);
     change(&mut table, dallying, |it| it.over = false);
 
-    assert_eq!(ask(&table, origin), [], "nobody can be told yet");
+    assert_eq!(ask(&table, origin), [], "nobody is overdue yet");
     assert_eq!(
         ask(&table, origin + UNVERIFIED_GRACE.saturating_sub(millis(1))),
         []
@@ -232,7 +232,7 @@ fn eviction_takes_the_dallying_first_then_the_unverified_then_the_silent() {
     assert_eq!(ask(&table, late), []);
     assert_eq!(ask(&table, late + millis(1)), [silent]);
     table.get_mut(silent).unwrap().quiet_since = None;
-    // Those that move are never sent away.
+    // Sessions that move are never evicted.
     assert_eq!(ask(&table, late + late.duration_since(origin)), []);
     table.remove(moving);
     assert_eq!(
@@ -241,7 +241,7 @@ fn eviction_takes_the_dallying_first_then_the_unverified_then_the_silent() {
     );
 }
 
-/// A look at hundreds of sessions isn't to be had for each request of a flood.
+/// No request of a flood may cost a look at hundreds of sessions.
 #[test]
 fn eviction_of_the_silent_is_tried_once_a_millisecond() {
     let (read, origin) = (Fingerprint::of(READ), origin());
@@ -256,7 +256,7 @@ fn eviction_of_the_silent_is_tried_once_a_millisecond() {
     assert_eq!(ask(&table, late + LOOK_AGAIN), Admission::Evicts(key));
 }
 
-/// Counts are kept as sessions come, change and go, for those that have a limit.
+/// Where clients have a limit, counts are kept as sessions come, change and go.
 #[test]
 fn a_client_with_very_many_sessions_is_counted_and_not_looked_through() {
     let (read, now) = (Fingerprint::of(READ), origin());
@@ -309,7 +309,7 @@ fn the_unverified_take_a_part_of_the_table() {
     table.check_invariants();
 }
 
-/// Where a port is needed, one that has none isn't ended for it.
+/// Where a port is needed, a session that has none isn't ended for it.
 #[test]
 fn eviction_takes_one_that_has_what_is_needed() {
     let (read, origin) = (Fingerprint::of(READ), origin());
@@ -336,8 +336,8 @@ fn eviction_takes_one_that_has_what_is_needed() {
     }
 }
 
-/// In a flood of forged requests the unverified hold a part of the slots, and the rest
-/// of them nothing.
+/// In a flood of forged requests the unverified sessions hold a part of the slots, and
+/// the light ones hold nothing.
 #[test]
 fn light_sessions_take_no_slot_until_their_peer_answers() {
     let (read, origin) = (Fingerprint::of(READ), origin());
@@ -370,7 +370,8 @@ fn light_sessions_take_no_slot_until_their_peer_answers() {
         held,
         "with a slot to give"
     );
-    // A light one is answered: one that holds a descriptor has to make room.
+    // The peer of a light one answers: a session that holds a descriptor has to make
+    // room.
     assert!(!table.is_overfull());
     change(&mut table, first, |it| *it = Probe::default());
     assert!(table.is_overfull());
@@ -380,7 +381,7 @@ fn light_sessions_take_no_slot_until_their_peer_answers() {
     table.check_invariants();
 }
 
-/// An upload holds three descriptors, or four.
+/// Each upload holds three descriptors.
 #[test]
 fn reads_are_light_once_unanswered_uploads_hold_a_quarter_of_the_descriptors() {
     let (read, origin) = (Fingerprint::of(READ), origin());
@@ -394,7 +395,7 @@ fn reads_are_light_once_unanswered_uploads_hold_a_quarter_of_the_descriptors() {
         table.insert(endpoint(host, 1), read, upload)
     });
     assert!(table.is_short());
-    // One has been answered.
+    // One peer has answered.
     *table.get_mut(keys[0]).expect("it is there") = Probe {
         unverified_since: None,
         ..upload
@@ -404,8 +405,8 @@ fn reads_are_light_once_unanswered_uploads_hold_a_quarter_of_the_descriptors() {
     table.check_invariants();
 }
 
-/// A flood of write requests, which are never light, takes every slot, and as long as
-/// none of them is overdue nobody gives way.
+/// A flood of write requests, whose sessions are never light, takes every slot, and
+/// nobody gives way while none of them is overdue.
 #[test]
 fn slots_full_of_forged_uploads_leave_room_for_light_sessions() {
     let (read, origin) = (Fingerprint::of(READ), origin());
@@ -431,8 +432,8 @@ fn slots_full_of_forged_uploads_leave_room_for_light_sessions() {
     assert!(!table.has_light_room());
 }
 
-/// What a first answer means for the session and for others, and what a read may have
-/// where an upload may not.
+/// What a first answer means for the session and for others; a read is admitted where
+/// an upload isn't.
 #[test]
 fn a_first_answer_is_crowded_evicts_or_stays() {
     let (read, origin) = (Fingerprint::of(READ), origin());
@@ -491,7 +492,7 @@ fn a_limit_of_sessions_holds_for_light_ones_too() {
     assert_eq!(ask(&table, origin), Full);
 }
 
-/// A limit that is one of descriptors is none for sessions that hold none.
+/// A limit that stands for descriptors doesn't apply to sessions that hold none.
 #[test]
 fn light_sessions_come_on_top_of_a_limit_of_descriptors() {
     let (read, origin) = (Fingerprint::of(READ), origin());
@@ -512,8 +513,8 @@ fn light_sessions_come_on_top_of_a_limit_of_descriptors() {
     assert_eq!(upload, Admission::Full);
 }
 
-/// A flood of light sessions leaves many free places among the slab's entries, and
-/// those that outlive it come after them.
+/// A flood of light sessions leaves many free places in the slab, and the sessions that
+/// outlive it come after those.
 #[test]
 fn eviction_finds_the_longest_silent_after_a_flood_of_light_sessions() {
     let (read, origin) = (Fingerprint::of(READ), origin());
@@ -550,7 +551,7 @@ fn a_light_session_that_is_silent_has_no_slot_to_give() {
     assert_eq!(table.gives_way(origin + SILENCE, 0), None);
 }
 
-/// However many there are, a new one takes the place of any of them.
+/// However many light sessions there are, a new one may take the place of any of them.
 #[test]
 fn eviction_among_light_sessions_is_at_random() {
     let (read, origin) = (Fingerprint::of(READ), origin());
@@ -570,8 +571,9 @@ fn eviction_among_light_sessions_is_at_random() {
     assert!(keys.iter().all(|it| matches!(it, Admission::Evicts(_))));
 }
 
-/// The flood has used up what the unverified may have, and none of them holds a slot:
-/// eviction takes one of them, and `is_overfull` the slot of one that is over.
+/// The flood has used up what unverified sessions may have, and none of them holds a
+/// slot: eviction takes one of them, and `is_overfull` the slot of a session that is
+/// over.
 #[test]
 fn eviction_finds_the_finished_where_all_the_unverified_are_light() {
     let (read, origin) = (Fingerprint::of(READ), origin());
@@ -603,7 +605,7 @@ fn eviction_finds_the_finished_where_all_the_unverified_are_light() {
 }
 
 #[test]
-fn one_client_has_so_many_sessions_and_its_unverified_ones_do_not_count() {
+fn a_client_limit_holds_and_unverified_sessions_do_not_count() {
     use Admission::{Crowded, Moving, New, Repeated};
 
     let (read, other, now) = (Fingerprint::of(READ), Fingerprint::of(OTHER), origin());
@@ -640,7 +642,7 @@ fn one_client_has_so_many_sessions_and_its_unverified_ones_do_not_count() {
             assert_eq!(ask(&table, read), Crowded, "{ip}");
         }
         table.remove(too_many);
-        // What it has already is no further session.
+        // A request for a session that it has already isn't one more.
         let again = |asks| table.admit(&from(ip, 0, "0.0.0.0"), asks, now, 1);
         assert_eq!(again(read), Repeated(first), "{ip}");
         assert_eq!(again(other), Moving(first), "{ip}");
@@ -653,9 +655,9 @@ fn one_client_has_so_many_sessions_and_its_unverified_ones_do_not_count() {
     }
 }
 
-/// Forged requests in a client's name neither lock it out nor end what it has asked
-/// for and not had time to answer, and they are bounded: one of them takes the place
-/// of another.
+/// Forged requests in a client's name don't lock it out, nor do they end transfers that
+/// it hasn't had time to answer. They are bounded: a new one takes the place of
+/// another.
 #[test]
 fn eviction_within_one_client_is_rare_at_random_and_late() {
     let (read, origin) = (Fingerprint::of(READ), origin());
@@ -804,7 +806,7 @@ fn the_capacity_holds() {
 
 #[derive(Debug, Clone, Copy)]
 enum Op {
-    /// A request from an endpoint; what an admitted session then waits for.
+    /// A request from an endpoint, and the deadline of the session if it is admitted.
     Request(u8, bool, Wait),
     /// The n-th session moves its deadline.
     Wait(usize, Wait),
@@ -813,8 +815,8 @@ enum Op {
     /// The n-th session is answered for the first time.
     Answer(usize),
     Remove(usize),
-    /// Time passes, in microseconds; each session that is due then does
-    /// this, or is removed.
+    /// Time passes, in microseconds; each session that comes due then waits again, or
+    /// is removed.
     Advance(u64, Option<Wait>),
     /// Time passes until `next_deadline`; those due wait again.
     Follow(Wait),
@@ -949,13 +951,14 @@ impl Model {
         self.live.push((key, from, asks, probe));
     }
 
-    /// Those that hold a descriptor.
+    /// How many sessions hold a descriptor.
     fn held(&self) -> usize {
         let held = self.live.iter().filter(|(.., probe)| !is_light(probe));
         held.count()
     }
 
-    /// Where one that was light holds a descriptor too many, another goes, or it does.
+    /// Where a session that was light now holds one descriptor too many, another
+    /// session goes, or this one.
     fn relieve(&mut self, key: SessionKey) {
         assert_eq!(self.table.is_overfull(), self.held() > CAPACITY);
         if self.table.is_overfull() {
@@ -979,7 +982,7 @@ impl Model {
         since.is_some_and(|since| since + UNVERIFIED_GRACE <= self.now)
     }
 
-    /// Tells those that are due, which then wait again or go.
+    /// Pops the sessions that are due, which then wait again or are removed.
     fn advance(&mut self, to: Instant, then: Option<Wait>) {
         let before = self.now;
         self.now = before.max(to);
@@ -994,8 +997,8 @@ impl Model {
                 None => self.remove(at),
             }
         }
-        // A session that wasn't told has been waiting for less than a tick, counted
-        // from when it began to wait if its deadline was in the past then.
+        // A session that wasn't popped is late by less than a tick, counted from when
+        // it began to wait if its deadline lay in the past then.
         for (key, .., probe) in &self.live {
             let on_time = probe
                 .deadline

@@ -15,13 +15,13 @@ pub trait Tracked {
     /// Until then the peer may be somebody else's forgery.
     fn unverified_since(&self) -> Option<Instant>;
 
-    /// Descriptors that nobody else uses: of its port, and of a file that it writes. One
-    /// that it reads is counted for all that read it: see
+    /// Descriptors that only this transfer uses: of its port, and of a file that it
+    /// writes. A file that it reads is counted once for all transfers that read it: see
     /// [`Sessions::set_open_files`](super::Sessions::set_open_files).
     fn descriptors(&self) -> usize;
 
-    /// Whether a descriptor comes free with its end: one of its own, or that of a file
-    /// which is open, and for no other.
+    /// Whether its end frees a descriptor: one of its own, or that of an open file
+    /// which no other transfer reads.
     fn frees_descriptor(&self) -> bool;
 
     /// Since when its peer has had something to answer and has not moved the

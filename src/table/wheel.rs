@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-/// As fine as the pauses between two bursts, which are a round trip.
+/// Fine enough for the pauses between two bursts, which last a round trip.
 const TICKS_PER_SECOND: u32 = 8_000;
 
 const NANOS_PER_TICK: u32 = 1_000_000_000 / TICKS_PER_SECOND;
@@ -156,11 +156,10 @@ impl TimerWheel {
     /// Removes an entry that is due at `now` and returns its key; call until
     /// `None`.
     ///
-    /// Keys come in the order of their ticks, a tick already passed counting as
-    /// the one reached, and no key comes twice before the others of its tick
-    /// have come. `now` may jump ahead by any amount: the work depends on
-    /// the entries alone, not on the ticks passed over. A `now` before an
-    /// earlier one is taken for that earlier one.
+    /// Keys come in the order of their ticks, a tick already passed counting as the one
+    /// reached, and no key comes twice before the others of its tick have come. `now`
+    /// may jump ahead by any amount: the work depends on the entries alone, not on the
+    /// ticks passed over. A `now` that goes back is taken for the latest one given.
     pub fn pop_expired(&mut self, now: Instant) -> Option<u32> {
         let target = self.tick_at_or_before(now).max(self.reached);
         while let Some((place, start)) = self.first_slot() {
