@@ -1,4 +1,4 @@
-//! Sockets that the process that started us has bound: a service manager
+//! Sockets bound by the process that started us: a service manager
 //! (`sd_listen_fds(3)`), or inetd.
 //!
 //! Must not: know what comes in on them.
@@ -17,16 +17,16 @@ use super::notify::is_meant;
 /// What was handed over.
 #[derive(Debug, Default)]
 pub struct Inherited {
-    /// UDP sockets of either family; none: bind your own.
+    /// UDP sockets of either family; if there are none, bind your own.
     pub sockets: Vec<UdpSocket>,
     /// Stream sockets that listen: the status port.
     pub streams: Vec<InheritedStream>,
-    /// Whether one of them is standard input, so that standard error, too, is
-    /// no place for a log.
+    /// Whether one of them is standard input; then standard error is no place for a log
+    /// either.
     pub by_inetd: bool,
 }
 
-/// A socket that connections come in on.
+/// A listening stream socket.
 #[derive(Debug)]
 pub enum InheritedStream {
     /// Of either family.
@@ -85,7 +85,7 @@ fn stream(offered: &mut ListenFd, index: usize) -> Option<InheritedStream> {
     if !cfg!(feature = "status") {
         return None;
     }
-    // What is of another kind stays where it is.
+    // A socket of another kind stays where it is.
     let tcp = offered.take_tcp_listener(index).ok().flatten();
     tcp.map(InheritedStream::Tcp).or_else(|| {
         let unix = offered.take_unix_listener(index).ok().flatten();
@@ -93,7 +93,7 @@ fn stream(offered: &mut ListenFd, index: usize) -> Option<InheritedStream> {
     })
 }
 
-/// Standard input, if it is a socket of the internet.
+/// Standard input, if it is an internet socket; only UDP will do.
 fn from_inetd() -> Result<Option<UdpSocket>, String> {
     // What can't be copied can't be served on either.
     let Ok(copy) = io::stdin().as_fd().try_clone_to_owned() else {

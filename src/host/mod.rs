@@ -35,7 +35,7 @@ pub use privileges::{Identity, is_root, user};
 pub use sandbox::Enforcement;
 pub use wait_timer::WaitTimer;
 
-/// What an administrator tells the server by a signal.
+/// A command that an administrator gives the server with a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {
     /// SIGTERM, SIGINT: stop, but let running transfers finish.
@@ -46,7 +46,7 @@ pub enum Command {
     Reopen,
 }
 
-/// Signals as something to poll: they never interrupt anything.
+/// Signals as a descriptor to poll, so that they never interrupt anything.
 #[derive(Debug)]
 pub struct Signals {
     descriptor: SignalFd,
@@ -68,9 +68,9 @@ impl Signals {
             signals.add(Signal::SIGCHLD);
         }
         signals.thread_block()?;
-        // Blocked and never read: a file larger than the process may write is an
-        // error of that one upload (EFBIG), not the end of the server. SIGUSR2 is for a
-        // process that has several to see to, and may be sent to those as well.
+        // Blocked and never read: a file larger than the process may write is an error
+        // of that one upload (EFBIG), not the end of the server. SIGUSR2 is for the
+        // process that starts the workers, and may reach the workers as well.
         SigSet::from_iter([Signal::SIGXFSZ, Signal::SIGUSR2]).thread_block()?;
         let descriptor =
             SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
@@ -97,14 +97,14 @@ fn is_first() -> bool {
     std::process::id() == 1
 }
 
-/// Forgets the children that have ended.
+/// Reaps the children that have ended.
 fn reap() {
     let ended = || waitpid(None, Some(WaitPidFlag::WNOHANG));
     while !matches!(ended(), Ok(WaitStatus::StillAlive) | Err(_)) {}
 }
 
-/// While it lives, SIGINT and SIGTERM are something to poll for a client that
-/// has a transfer to end first.
+/// While this lives, SIGINT and SIGTERM can be polled by a client that has a transfer
+/// to end first.
 #[derive(Debug)]
 pub struct Interrupts {
     signals: SigSet,
@@ -152,7 +152,7 @@ fn ignored_signals() -> u64 {
 
 impl Drop for Interrupts {
     fn drop(&mut self) {
-        // It was blocked by the same call; that works in reverse.
+        // Blocking them worked, and so does unblocking.
         let _ = self.signals.thread_unblock();
     }
 }
@@ -173,8 +173,8 @@ impl AsRawFd for Signals {
 /// Raises the limit on open files as far as it goes and returns it.
 ///
 /// # Errors
-/// Whatever the kernel says to being asked for the limit; not being allowed to
-/// raise it is no error.
+/// Whatever the kernel says when asked for the limit; not being allowed to raise it is
+/// no error.
 #[allow(clippy::useless_conversion, reason = "32 bits on some machines")]
 pub fn raise_open_files() -> io::Result<u64> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
@@ -190,7 +190,8 @@ pub fn memory() -> Option<u64> {
     [machine, group_memory()].into_iter().flatten().min()
 }
 
-/// The lowest limit of our control group and those that it is in, as far as we see them.
+/// The lowest memory limit of our control group and its ancestors, as far as we can see
+/// them.
 fn group_memory() -> Option<u64> {
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let own = groups.lines().find_map(|line| line.strip_prefix("0::/"));
@@ -215,17 +216,17 @@ pub fn processors() -> usize {
 pub struct Confinement<'a> {
     /// The directory that is served.
     pub root: BorrowedFd<'a>,
-    /// What it is called, to be told.
+    /// Its path, for messages.
     pub root_path: &'a Path,
-    /// Where files are created and replaced, if not in it.
+    /// Where files are created and replaced, if not in `root`.
     pub uploads: Option<BorrowedFd<'a>>,
     /// Whether files may be created and replaced at all.
     pub writable: bool,
-    /// Whether directories may be, too.
+    /// Whether directories may be created, too.
     pub makes_directories: bool,
-    /// Whether the directories in it may be listed.
+    /// Whether the directories in `root` may be listed.
     pub listable: bool,
-    /// Other directories, of which the files may be read.
+    /// Other directories whose files may be read.
     pub linked: &'a [BorrowedFd<'a>],
     /// Whether those may be listed.
     pub linked_listable: bool,
@@ -236,7 +237,7 @@ pub struct Confinement<'a> {
     pub beside: &'a [BorrowedFd<'a>],
     /// Files that are read again when they were changed or replaced.
     pub read_again: &'a [&'a Path],
-    /// Their directories, where they won't be found by their paths.
+    /// Their directories, where their paths won't lead there any more.
     pub read_again_in: &'a [BorrowedFd<'a>],
     /// The pid file, which is removed at the end.
     pub pid_file: Option<&'a Path>,
@@ -251,10 +252,9 @@ pub struct Confinement<'a> {
 }
 
 impl Confinement<'_> {
-    /// Gives up all the rest, for good: the other directories, the sandbox's
-    /// prohibitions, user and groups, every capability, and the gaining of new
-    /// rights by running a program. For the calling thread: there must be no
-    /// other.
+    /// Gives up everything else for good: the other directories, what the sandbox
+    /// forbids, user and groups, every capability, and new rights from running a
+    /// program. This affects the calling thread only: there must be no other.
     ///
     /// # Errors
     /// One line that says what could not be given up, and the remedy. The

@@ -1,8 +1,7 @@
 //! What the service manager is told (`sd_notify(3)`): ready, stopping, alive.
 //!
 //! Only where the environment asks for it. The socket is connected before the process
-//! is confined, and stays connected. Must not: read
-//! the clock, wait for the manager.
+//! is confined, and stays connected. Must not: read the clock or wait for the manager.
 
 use std::env;
 use std::ffi::OsString;
@@ -24,7 +23,7 @@ pub struct Notifier {
     watchdog: Option<Watchdog>,
 }
 
-/// A sign of life that is owed again and again.
+/// A sign of life that is due again and again.
 #[derive(Debug, PartialEq, Eq)]
 struct Watchdog {
     interval: Duration,
@@ -106,12 +105,13 @@ fn connect(name: &OsString) -> io::Result<UnixDatagram> {
     Ok(socket)
 }
 
-/// Whether a variable meant for this process id, or for any, is meant for us.
+/// Whether a variable is meant for us: one for process `pid`, or for any process if
+/// there is none.
 pub(super) fn is_meant(pid: Option<OsString>) -> bool {
     pid.is_none_or(|pid| pid == std::process::id().to_string().as_str())
 }
 
-/// Twice as often as it must be, so that a late sign is no missing one.
+/// Half the time allowed, so that a late sign of life isn't a missing one.
 fn half_of(microseconds: &OsString) -> Result<Duration, String> {
     let number = microseconds.to_str().and_then(|text| text.parse().ok());
     match number.map(|number| Duration::from_micros(number) / 2) {

@@ -1,4 +1,4 @@
-//! The file that says which process we are.
+//! The pid file.
 //!
 //! Locked as long as we live, so that a second server leaves it alone. Must not:
 //! outlive the process with a number that may be another's.
@@ -12,8 +12,8 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::libc::{ELOOP, O_NOFOLLOW, O_NONBLOCK};
 
-/// A pid file of ours; removed when dropped, or emptied where that is not
-/// allowed any more.
+/// Our pid file. Removed when dropped, or emptied where removing it is not allowed any
+/// more.
 #[derive(Debug)]
 pub struct PidFile {
     file: Flock<File>,
@@ -27,13 +27,13 @@ impl PidFile {
     /// # Errors
     /// `ResourceBusy` if that process is alive; whatever else the file system says.
     pub fn reserve(path: &Path) -> io::Result<Self> {
-        // Held until ours is there, so that of two that start now one is told.
+        // Held until ours is there, so that of two servers that start now one fails.
         let left_behind = loop {
             let old = match open(path).map(lock) {
                 Ok(locked) => locked?,
                 Err(error) if error.kind() == ErrorKind::NotFound => break None,
-                // Never through a link: those that can write to the directory may not
-                // tell us, still root, which file to overwrite.
+                // Never through a link: we are still root, and whoever can write to the
+                // directory must not choose which file we overwrite.
                 Err(error) if error.raw_os_error() == Some(ELOOP) => break None,
                 Err(error) => return Err(error),
             };
@@ -52,7 +52,7 @@ impl PidFile {
         Ok(Self { file, path })
     }
 
-    /// Writes the process ID, once all else stands.
+    /// Writes the process ID, once everything else is set up.
     ///
     /// # Errors
     /// Whatever the file system says.
@@ -79,7 +79,7 @@ fn lock(file: File) -> io::Result<Flock<File>> {
     })
 }
 
-/// Whether `path` is still that of `file`.
+/// Whether `path` still leads to `file`.
 fn leads_to(path: &Path, file: &File) -> bool {
     let identity = |it: fs::Metadata| (it.dev(), it.ino());
     let there = path.symlink_metadata().map(identity).ok();
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_there_as_long_as_we_are() {
+    fn a_pid_file_lasts_as_long_as_its_owner() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pid");
         fs::write(&path, "1234567\nand more").unwrap();
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn what_took_its_place_is_left_alone() {
+    fn another_file_in_its_place_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pid");
         let first = PidFile::reserve(&path).unwrap();
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn out_of_reach_it_is_emptied() {
+    fn a_file_out_of_reach_is_emptied() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pid");
         let mut ours = PidFile::reserve(&path).unwrap();
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_locked_is_left_alone() {
+    fn a_locked_file_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pid");
         let mut first = PidFile::reserve(&path).unwrap();

@@ -33,7 +33,7 @@ impl Identity {
     /// the group has the user's number.
     ///
     /// # Errors
-    /// One line that says which of them there isn't.
+    /// One line that says which of them doesn't exist.
     pub fn find(user: &str, group: Option<&str>) -> Result<Self, String> {
         let (user, own_group) = find_user(user)?;
         let group = match group {
@@ -43,20 +43,20 @@ impl Identity {
         Ok(Self { user, group })
     }
 
-    /// Has a program run as this user, in this group and no other.
+    /// Makes a program run as this user, in this group and no other.
     pub fn run_as(&self, program: &mut Command) {
-        // Without rights to give up, the user must be this one already.
+        // Only root can become another user; anyone else must be this one already.
         if is_root() {
             program.uid(self.user.as_raw()).gid(self.group.as_raw());
         }
     }
 
-    /// Whether it is root again.
+    /// Whether this user is root.
     pub fn is_root(&self) -> bool {
         self.user.is_root()
     }
 
-    /// Gives it a file, so that it can open that again.
+    /// Makes this user and group own a file, so that they can open it again.
     ///
     /// # Errors
     /// Whatever the kernel says: only root can give a file away.
@@ -64,7 +64,7 @@ impl Identity {
         fchown(file, Some(self.user.as_raw()), Some(self.group.as_raw()))
     }
 
-    /// Gives it what is at `path`, without following a link.
+    /// Makes this user and group own what is at `path`, without following a link.
     ///
     /// # Errors
     /// Whatever the kernel says: only root can give a file away.
@@ -140,7 +140,7 @@ pub(super) fn words(errno: Errno) -> String {
     errno.desc().to_ascii_lowercase()
 }
 
-/// Whether the process runs as root, whatever that is still worth.
+/// Whether the process runs as root, with or without its capabilities.
 pub fn is_root() -> bool {
     geteuid().is_root()
 }
@@ -153,15 +153,15 @@ pub fn user() -> u32 {
 /// Becomes `identity` and drops every capability, for good.
 pub(super) fn give_up(identity: Option<&Identity>) -> Result<(), ConfinementError> {
     let privileges = |error: Box<dyn Error>| ConfinementError::Privileges(error);
-    // Takes CAP_SETPCAP, which root has only until it becomes another. Without
-    // it, no_new_privs alone keeps programs from granting what is bounded here.
+    // Needs CAP_SETPCAP, which root has only until it becomes another user. Where this
+    // fails, no_new_privs alone keeps programs from granting these capabilities.
     let _ = caps::clear(None, CapSet::Bounding);
     if let Some(identity) = identity {
         identity
             .assume()
             .map_err(|errno| ConfinementError::Identity(*identity, errno))?;
     }
-    // Clears the effective set too, and with the inheritable one the ambient.
+    // This clears the effective set, too, and with the inheritable set the ambient one.
     for set in [CapSet::Permitted, CapSet::Inheritable] {
         caps::clear(None, set).map_err(|error| privileges(error.into()))?;
     }

@@ -1,5 +1,5 @@
-//! Numbers that nobody outside can guess. Must not: be asked by the core, which is
-//! handed them.
+//! Numbers that nobody outside can guess. Must not: be used by the core, which is
+//! handed its random numbers.
 
 use std::hash::{BuildHasher, RandomState};
 

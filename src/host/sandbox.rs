@@ -1,11 +1,12 @@
 //! What the kernel is told to forbid us from here on (Landlock, Linux 5.13).
 //!
-//! What stays: the served directory; the directories that links may lead to; those of the
-//! log file, the map file and the rules file, so that new ones can be opened; those of the
-//! pid file and the status port's socket, so that they can be removed. No new TCP (Linux 6.7), no signals to
-//! other processes and no abstract sockets of theirs (6.12). Older kernels forbid
-//! what they know of. Descriptors that are open already keep their rights. Must
-//! not: allow more than the options ask for.
+//! What stays allowed: the served directory; the directories that links may lead to;
+//! those of the log file, the map file and the rules file, so that new ones can be
+//! opened; those of the pid file and the status port's socket, so that they can be
+//! removed. Binding and connecting TCP sockets is forbidden as well (Linux 6.7), as are
+//! signals to other processes and their abstract sockets (6.12). Older kernels forbid
+//! what they know of. Descriptors that are open already keep their rights. Must not:
+//! allow more than the options ask for.
 
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
@@ -24,14 +25,15 @@ pub enum Enforcement {
     Full,
     /// What this kernel knows of.
     Partial,
-    /// Nothing: no such kernel, or not wanted.
+    /// Nothing: the kernel can't, or it isn't wanted.
     None,
 }
 
-/// The newest that this was tried with: later ones must not surprise.
+/// The newest version that this was tested with: a later one must not change what is
+/// forbidden.
 const KNOWN: ABI = ABI::V6;
 
-/// Shuts the calling thread in, as far as the kernel can.
+/// Confines the calling thread, as far as the kernel can.
 pub(super) fn enter(keep: &Confinement<'_>) -> Result<Enforcement, ConfinementError> {
     landlocked(keep).map_err(|error| ConfinementError::Sandbox(error.into()))
 }
@@ -98,9 +100,8 @@ fn landlocked(keep: &Confinement<'_>) -> Result<Enforcement, RulesetError> {
     })
 }
 
-/// The directory in which another file takes the place of this one, or none.
-/// None for a device: nobody moves that away, and its directory holds all the
-/// others.
+/// The directory in which another file may take this one's place. `None` for a device:
+/// nobody moves it away, and its directory holds all the other devices.
 fn directory_of(file: &Path) -> Option<PathBuf> {
     let file = file.canonicalize().ok()?;
     let directory = file.parent()?.to_owned();

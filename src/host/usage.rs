@@ -12,17 +12,17 @@ use clap::error::ErrorKind;
 /// Why the program ends before it started.
 #[derive(Debug, PartialEq, Eq)]
 pub struct UsageError {
-    /// What to print, without a line end: on standard output where `status` is
-    /// 0, on standard error elsewhere.
+    /// What to print, without a line end: on standard output if `status` is 0, else on
+    /// standard error.
     pub text: String,
     /// What to exit with: 0 for `--help` and `--version`.
     pub status: u8,
 }
 
 impl UsageError {
-    /// What `error` comes to for `program`, which exits with `status` where the
-    /// user made a mistake. Where options don't go together, or one needs another, the
-    /// first of the `remedies` whose words are in the message says what to do about it.
+    /// The `error` as `program` reports it, with the `status` it exits with after a
+    /// user's mistake. Where options don't go together, or one needs another, the first
+    /// of the `remedies` whose words are in the message says what to do about it.
     pub fn new(program: &str, status: u8, error: &clap::Error, remedies: &[Remedy]) -> Self {
         let text = error.render().to_string();
         if matches!(
@@ -40,7 +40,7 @@ impl UsageError {
         let what = what.join(" ");
         let what = what.strip_prefix("error: ").unwrap_or(&what);
         let what = what.trim_end_matches('.');
-        // Only there: an option that is given twice isn't to be left out.
+        // An option that is given twice is a conflict, too, but has no such remedy.
         let is_about_others = [
             ErrorKind::ArgumentConflict,
             ErrorKind::MissingRequiredArgument,
@@ -60,7 +60,7 @@ impl UsageError {
 /// Words of a message, and what to do about it.
 pub type Remedy = (&'static str, &'static str);
 
-/// A parser of numbers within `range`, whose errors say what that is.
+/// A parser of numbers within `range`, whose errors name the range.
 pub fn number<T>(range: RangeInclusive<T>) -> impl Fn(&str) -> Result<T, String> + Clone
 where
     T: FromStr + PartialOrd + Display + Clone,
@@ -150,8 +150,8 @@ pub fn parse_timeout(text: &str) -> Result<Duration, &'static str> {
         .ok_or("expected a wait from 1 to 255000 milliseconds, or with a unit, such as 500ms or 5s")
 }
 
-/// A number that isn't negative with a unit, or in `default_unit`. In whole numbers: what
-/// reads floating-point ones would take 15 KiB of the small build.
+/// A number that isn't negative, with a unit or in `default_unit`. Parsed as whole
+/// numbers: floating-point parsing would add 15 KiB to the small build.
 fn parse_duration(text: &str, default_unit: &str) -> Option<Duration> {
     let number = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
     let unit = match &text[number.len()..] {
@@ -174,7 +174,7 @@ fn parse_duration(text: &str, default_unit: &str) -> Option<Duration> {
         "" => 0,
         digits => digits.parse().ok()?,
     };
-    // What comes after the sixth digit is less than a millisecond of anything.
+    // Digits after the sixth are less than a millisecond in any unit.
     let part = part.bytes().chain(iter::repeat(b'0')).take(6);
     let millionths = part.fold(0, |number, digit| number * 10 + u64::from(digit - b'0'));
     let nanoseconds = whole.checked_mul(unit)?;
@@ -183,7 +183,7 @@ fn parse_duration(text: &str, default_unit: &str) -> Option<Duration> {
     ))
 }
 
-/// As long as the timeout option can say (RFC 2349).
+/// The longest that the timeout option can express (RFC 2349).
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(255);
 
 const LONGEST_TIME: Duration = Duration::from_secs(24 * 60 * 60);

@@ -12,9 +12,9 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 
 /// A timer among the descriptors that a poll watches.
 ///
-/// The poll's own timeout is in whole milliseconds, and the kernel sets a timer for it at
-/// each wait. This one is to the nanosecond, and stays set while deadlines only move
-/// away: in lockstep no wait sets one.
+/// The poll's own timeout is in whole milliseconds, and the kernel sets a timer for it
+/// with each wait. This one is exact to the nanosecond, and stays set while deadlines
+/// only move later: in lockstep no wait sets it.
 #[derive(Debug)]
 pub struct WaitTimer {
     descriptor: TimerFd,
@@ -24,8 +24,8 @@ pub struct WaitTimer {
 }
 
 impl WaitTimer {
-    /// A timer that isn't set. It ends waits of the registry's poll by an event of
-    /// `token`, which means nothing else.
+    /// A timer that isn't set. It ends waits of the registry's poll with an event of
+    /// `token`, which must have no other use.
     ///
     /// # Errors
     /// Whatever the kernel says.
@@ -41,9 +41,9 @@ impl WaitTimer {
         })
     }
 
-    /// Looks for events without waiting. The poll itself must not be asked between two
-    /// waits: it may take this timer's event, and a later wait with an older `now` would
-    /// take the timer for set and never end.
+    /// Looks for events without waiting. The poll must not be called directly between
+    /// two waits: that may take this timer's event, and a later wait with an older
+    /// `now` would take the timer for set and never end.
     ///
     /// # Errors
     /// As [`WaitTimer::wait`].
@@ -65,8 +65,8 @@ impl WaitTimer {
         Ok(())
     }
 
-    /// Waits for events, but not past `deadline`; without one for as long as it takes. It
-    /// may end early, at a deadline that was given before. `now` is the current time.
+    /// Waits for events, but not past `deadline`; without one for as long as it takes.
+    /// It may end early, at a deadline given before. `now` is the current time.
     ///
     /// # Errors
     /// When a signal interrupts it, or the kernel refuses.
@@ -139,7 +139,8 @@ mod tests {
         }
     }
 
-    /// On a busy machine the looks of a loop that stays awake for 50 µs may take much longer.
+    /// A loop that looks for events for 50 µs before it waits may take much longer on a
+    /// busy machine.
     #[test]
     fn a_timer_whose_event_was_taken_by_a_look_is_set_again() {
         let mut own = Loop::new();
@@ -198,7 +199,7 @@ mod tests {
         assert_eq!(own.wait(now, Some(now + LONG)), [WAKER]);
         let soon = now + Duration::from_millis(2);
         assert_eq!(own.wait(now, Some(soon)), [TIMER]);
-        assert_eq!(own.wait(soon, Some(soon)), [], "an old event is told again");
+        assert_eq!(own.wait(soon, Some(soon)), [], "an old event came again");
     }
 
     #[test]
