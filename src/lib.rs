@@ -2,19 +2,20 @@
 //!
 //! # Bird's-eye view
 //!
-//! One process, one thread, one `mio::Poll` (with `--workers` several such processes, and
-//! one that starts them). Requests come in on the listen sockets; each transfer gets a
-//! socket of its own (where ports or descriptors are short, a share of one), bound to
-//! the address the request came to, and a slot in the session table. What decides about
-//! packets is a value without I/O: it is handed them and the time, and answers with
-//! what to send and when to be woken. The shell around it owns the sockets, the files
-//! and the clock.
+//! One process, one thread, one `mio::Poll` (with `--workers` several such processes,
+//! and one that starts them). Requests come in on the listen sockets; each transfer
+//! gets a socket of its own (where ports or descriptors are short, a share of one),
+//! bound to the address the request came to, and a slot in the session table. The part
+//! that decides about packets does no I/O: it is handed packets and the time, and
+//! answers with what to send and when to be woken. The shell around it owns the
+//! sockets, the files and the clock.
 //!
 //! # Map
 //!
-//! Layers import downwards only, but for four pairs within a layer: `policy` uses
+//! Layers import downwards only, except for four pairs within a layer: `policy` uses
 //! `file`, `log` uses `host`, and `server` uses `status` and `helper`. Within a folder
-//! imports make no circle, except through its `mod.rs`. `tests/layering.rs` checks both.
+//! imports make no circle, except through its `mod.rs`. `tests/layering.rs` checks
+//! both.
 //!
 //! | layer | folder | what it is | must not |
 //! |---|---|---|---|
@@ -35,68 +36,68 @@
 //!
 //! # Walks through the house
 //!
-//! Each in the order of the files. A name like `protocol/nack` is a file below `src`, of
-//! which many are private and have no page here: read them in the source. The words for
-//! what happens in a transfer (base, NACK, nudge …) are explained in [`protocol`].
+//! Each walk names the files in their order. A name like `protocol/nack` is a file
+//! below `src`. Many are private and have no page here: read them in the source. The
+//! words for what happens in a transfer (base, NACK, nudge …) are explained in
+//! [`protocol`].
 //!
-//! **A read request (RRQ).** `server/front` receives a batch → `server/requests`
-//! parses it with `wire/packet` and asks `table` whether it is new, a repeat, or
-//! is dropped → `server/opening`: `policy` settles the root and the name, map file
-//! included, `file/root` opens it (once for all that read it: `file/open_files`),
-//! `wire/options` negotiates, `server/ports` gives it a port (`net`), `protocol/sender`
-//! is made → `server/floor` a place in `table` → `session/outbound` sends what the
+//! **A read request (RRQ).** `server/front` receives a batch → `server/requests` parses
+//! it with `wire/packet` and asks `table` whether it is new, a repeat, or is dropped →
+//! `server/opening`: `policy` settles the root and the name, map file included,
+//! `file/root` opens it (once for all that read it: `file/open_files`), `wire/options`
+//! negotiates, `server/ports` gives it a port (`net`), a `protocol/sender` is made →
+//! `server/floor` gives it a place in `table` → `session/outbound` sends what the
 //! sender has to send: the OACK, or DATA 1.
 //!
 //! **A write request (WRQ).** The same, but `file/root` begins an upload
-//! (`file/upload`: no file before the first block, none with its name before the last),
-//! and a `protocol/receiver` is made: it sends the OACK, or ACK 0.
+//! (`file/upload`: there is no file before the first block, and none with its name
+//! before the last), and a `protocol/receiver` is made: it sends the OACK, or ACK 0.
 //!
 //! **An ACK.** `server/mod` sees the socket ready and finds the session →
 //! `server/floor` gives it its turn → `session/inbound` takes in what is there, and
-//! turns strangers away → `protocol/sender` moves its base (`protocol/nack` tells a NACK
-//! from an echo, `protocol/retry` measures the round trip) → `session/outbound` polls
-//! it until nothing is due (how much of the window at once: `protocol/pace`): a run of
-//! blocks, from `session/prefetch` or read by
-//! `file/source` → `net` sends the run with one call → `session/prefetch` reads the
-//! next one while the answer is on its way, if no other transfer of the file had it
-//! read a moment ago.
+//! turns strangers away → `protocol/sender` moves its base (`protocol/nack` tells a
+//! NACK from an echo, `protocol/retry` measures the round trip) → `session/outbound`
+//! polls it until nothing is due (how much of the window at once: `protocol/pace`): a
+//! run of blocks, from `session/prefetch` or read by `file/source` → `net` sends the
+//! run with one call → `session/prefetch` reads the next run while the answer is on its
+//! way, unless it was read a moment ago for another transfer of the file.
 //!
 //! **A DATA.** The same way to `session/inbound` → `protocol/receiver` hands the
-//! payload to `file/sink`, which collects it (in lockstep it is written at once); on the last
-//! block it has the upload take its name at once (`Committed`, `file/upload`) →
-//! before an ACK, `session` has the blocks written that were collected: only that makes
-//! one (`Written`) → `session/outbound` polls → the ACK leaves.
+//! payload to `file/sink`, which collects it (in lockstep it is written at once); with
+//! the last block the upload takes its name at once (`Committed`, `file/upload`) →
+//! before an ACK, `session` writes the blocks that were collected: without that there
+//! is no ACK (`Written`) → `session/outbound` polls → the ACK leaves.
 //!
 //! **A packet in single port.** `server/front` receives a batch on the listen socket
-//! and sorts it: datagrams of an endpoint that `table` knows are one turn of its
-//! session, RRQ and WRQ go to `server/requests` as above, and so do strangers'.
-//! A session that finds the shared socket full waits in `server/shared`; how much one
-//! may send in a turn is up to `session/shaper`.
+//! and sorts it: all datagrams of an endpoint that `table` knows go into one turn of
+//! its session; RRQ, WRQ and strangers' datagrams go to `server/requests` as above. A
+//! session that finds the shared socket full waits in `server/shared`; how much a
+//! session may send in a turn is up to `session/shaper`.
 //!
 //! **A timeout.** `server/floor` asks `table/wheel` which session may be due; its own
-//! deadline decides → `session` looks for an answer first →
-//! `protocol/sender` or `protocol/receiver`: [`protocol::timer::Timer`] says what
-//! the deadline is for, `protocol/exchange` and `protocol/retry` whether patience is left →
-//! `session/outbound` sends what is due once more. Nothing left: the outcome goes
-//! to `server/report`, and `server/floor` frees the slot.
+//! deadline decides → `session` looks for an answer first → `protocol/sender` or
+//! `protocol/receiver`: [`protocol::timer::Timer`] says what the deadline is for,
+//! `protocol/exchange` and `protocol/retry` whether patience is left →
+//! `session/outbound` sends what is due once more. With no patience left, the outcome
+//! goes to `server/report`, and `server/floor` frees the slot.
 //!
 //! **A repeated request.** `server/requests` → `table` knows the endpoint →
 //! `table/repeat`, which alone says what it is: the session's request again
 //! (`protocol/exchange` says whether the answer goes out once more), a new transfer in
 //! place of the old, or nothing.
 //!
-//! **A question to a helper.** `server/requests` asks `helper` before or after `policy`,
-//! and the request waits in `helper/questions` → a line of the helper's (`helper/channel`,
-//! `helper/protocol`), or its time → `server/requests` begins with the request again, with
-//! the answer in hand: another name, an open file, a refusal, or nothing. What the log
-//! is told the helper is told (`server/report`).
+//! **A question to a helper.** `server/requests` asks `helper` before or after
+//! `policy`, and the request waits in `helper/questions` → a line from the helper
+//! (`helper/channel`, `helper/protocol`), or its time is up → `server/requests` begins
+//! with the request again, with the answer in hand: another name, an open file, a
+//! refusal, or nothing. The helper is told what the log is told (`server/report`).
 //!
 //! **A new program for running workers** (SIGUSR2). `server/upgrade` tries it with the
 //! same command line → `server/supervisor` executes it in its own place;
 //! `server/handover` keeps sockets and channels meanwhile → a new process for each
 //! `server/slot` → `server/worker` is told over `server/channel` when it may read the
-//! listen sockets → until the old one's last transfer has ended, that one reads them
-//! and passes on what is none of its sessions' (`server/relay`).
+//! listen sockets → until the old process's last transfer has ended, the old process
+//! reads them and passes on what belongs to none of its sessions (`server/relay`).
 //!
 //! **A client's `get`.** `bin/tftp` → `client/cli` → `client/oneshot` (or
 //! `client/prompt`) makes a `client/job` → `client/attempts` decides which address
@@ -108,8 +109,9 @@
 //! **A look at the status port.** `server/mod` sees `status` ready, and calls it after
 //! the transfers' turn → `status` accepts, reads and writes within a turn's bytes →
 //! `status/connection` parses the request → `status/json` writes the sessions in
-//! pieces, over several turns; `status/metrics` and `status/page` answer at once. What
-//! has ended is in `status/history`, where `server/report` puts the log's events.
+//! pieces, over several turns; `status/metrics` and `status/page` answer at once.
+//! Transfers that have ended are in `status/history`, where `server/report` puts the
+//! log's events.
 //!
 //! # Where to change what
 //!
@@ -149,21 +151,21 @@
 //!
 //! - Layers 0 to 2 read no clock, random source, file or socket. The same inputs
 //!   give the same outputs; `tests/simulation.rs` replays whole networks by seed.
-//! - A datagram from anyone but the peer changes no transfer, not even its
-//!   deadline; with one exception: after DATA from a client's address to eight of our
-//!   ports within a second, the first DATA to a transfer of that client's that nobody has
-//!   answered ends it, and doesn't begin it ([`table::guesses`]).
+//! - A datagram from anyone but the peer changes no transfer, not even its deadline;
+//!   with one exception: after DATA from a client's address to eight of our ports
+//!   within a second, an unanswered transfer of that client's is ended by its first
+//!   DATA, instead of begun ([`table::guesses`]).
 //! - A stalled session stores no file data: what was sent can be read again.
 //! - No ACK before the data is written, no final ACK before the upload has its
 //!   final name.
-//! - No session is allocated for a request that is refused, and nothing per packet
-//!   of a running transfer (but two tables, once, for the first that has no proof of
-//!   its peer).
+//! - No session is allocated for a request that is refused, and nothing per packet of a
+//!   running transfer (except two tables, once, for the first transfer whose peer isn't
+//!   proved).
 //! - A slot is freed in one place; every transfer that began ends with one outcome,
 //!   one log line, one counter.
 //! - The timer wheel is a hint and never early; a session's own deadline decides.
 //!   Without sessions there is no regular wake-up but the watchdog's, if the service
-//!   manager asks for one, and one each second while a helper that was asked for isn't
+//!   manager asks for one, and one each second while a helper that should run isn't
 //!   there.
 //! - No byte is read from the network before every right that isn't needed has
 //!   been given up.
@@ -184,7 +186,7 @@
 //! | request | 1024 bytes read, longer ones cut | [`server`] |
 //! | requests taken a turn | a batch of 64 | `server::front` |
 //! | datagrams a session takes a turn | 64 | [`session`] |
-//! | sessions that are due and have their turn before sockets are looked at again | 1,024 | `server::floor` |
+//! | due sessions that have their turn before sockets are looked at again | 1,024 | `server::floor` |
 //! | bytes a session sends a turn | 256 KiB | [`session`] |
 //! | blocks in one read and one send | 64, and 65,507 bytes | [`file::MAX_RUN`], [`net`] |
 //! | blocks read ahead | 8 buffers of 64 KiB, 128 of 8 KiB, held for 50 ms after the last step; transfers of one file share them | `session::prefetch` |
@@ -192,19 +194,19 @@
 //! | bytes fetched in the background | 256 KiB of a file, of 4 files on FUSE, NFS, overlayfs | [`mod@file`] |
 //! | sockets that rest | 512, for half a second, from 64 transfers at once on | [`net::pool`] |
 //! | workers | 64, each started again at most once a second; killed if not ready after 30 s, silent for `WatchdogSec`, or still there 5 s after its drain | `server::supervisor` |
-//! | trial of a new program | 5 s, 64 KiB of what it says, of which 512 bytes are told | `server::upgrade` |
+//! | trial of a new program | 5 s, 64 KiB of what it says, of which 512 bytes are reported | `server::upgrade` |
 //! | transfers of a worker that was replaced | 10 minutes, or `--grace` if longer | [`server`] |
 //! | what waits for another worker | 16 MiB as the kernel counts (8 MiB are asked for, and it doubles them), or what the system allows; the rest is served by the old one | `server::channel` |
 //! | send buffer of `--single-port` | 8 MiB, and what the system allows | [`net`] |
 //! | receive buffer of a transfer | 4 MiB, and what the system allows | [`net`] |
 //! | sessions whose peer never answered | 12,288; where that isn't enough, or slots are short, one of them, chosen at random, gives way, 50 ms old at least | [`table`] |
 //! | silence, where slots are short | 10 s, then the longest silent of 512 gives way; where none is, the next look is a millisecond later | [`table`] |
-//! | downloads that nobody has answered, with a slot of their own | a quarter of the slots, where the others may do without | [`table`] |
-//! | sessions of one client (an IPv4 address, an IPv6 /64) | `--max-sessions-per-client` whose peer has answered, and 512 more; else no bound | [`table`] |
-//! | bytes to a network that nothing proves | `--max-unproved-rate` a second, and as much at once | [`session::unproved`] |
+//! | downloads that nobody has answered, with a slot of their own | a quarter of the slots, where the others may do without one | [`table`] |
+//! | sessions of one client (an IPv4 address, an IPv6 /64) | `--max-sessions-per-client` whose peer has answered, and 512 whose peer hasn't; without the option no bound | [`table`] |
+//! | bytes to a client network that nothing proves to be there | `--max-unproved-rate` a second, and that much at once | [`session::unproved`] |
 //! | a client's part of a shared send buffer | 1/64 of what is left, once it is a quarter full | [`session::shaper`] |
 //! | answers to unverified peers in each shared send buffer | a quarter of it, or up to 2,048 in half of it, in 4 s; half of that to one client network; more while less than a quarter of the buffer is taken | `server::unverified` |
-//! | answers to nonsense (malformed requests, strangers) | 100 a second, half of them to one client network | [`session`] |
+//! | answers to nonsense (malformed requests, strangers' datagrams) | 100 a second, half of them to one client network | [`session`] |
 //! | ERRORs to refused requests | 10,000 a second, half of them to one client network | `server::requests` |
 //! | log lines about dropped requests | 10 a second for each reason, 1 of them for one client network | `server::drops` |
 //! | log lines | 100 a second of each kind (1,000 of `ended`), half of that for one client network | `log::bounds` |
@@ -233,7 +235,7 @@
 //! | paced upload: a window | half a second's worth (one block of 512 bytes is always granted), and 256 KiB | `server::pacing` |
 //! | questions to a helper | 256, 128 of one client network, for `--ask-timeout` | [`helper`] |
 //! | lines that wait for a helper; one of its lines | 256 KiB; 64 KiB | [`helper`] |
-//! | client: what it asks for | blocks of 1428 bytes, windows of 16 | `client::cli` |
+//! | client: what it requests | blocks of 1428 bytes, windows of 16 | `client::cli` |
 //! | server: dallying | 10 s, or the first wait if longer, at most 60 s; or until its slot is needed | [`protocol::transfer`] |
 //! | client: dallying | 100 ms; on a network that loses, the first wait, at most 2 s | `client::engine` |
 //! | directory entries read to sweep | 16,384, with each 64th upload to a directory; 64 directories told apart | `file::publish`, `file::space` |

@@ -1,4 +1,4 @@
-//! `tftp`: gets and puts files by TFTP. The plot; the rest is in the library.
+//! `tftp`: gets and puts files by TFTP. The outline; the rest is in the library.
 
 use std::io::{self, Write};
 use std::process::ExitCode;

@@ -1,4 +1,4 @@
-//! `tftpd`: serves files by TFTP. The plot; the rest is in the library.
+//! `tftpd`: serves files by TFTP. The outline; the rest is in the library.
 
 use std::error::Error;
 use std::io::{self, Write as _};
@@ -15,7 +15,7 @@ fn main() -> ExitCode {
     let args = match Args::read(std::env::args_os()) {
         Ok(args) => args,
         Err(UsageError { text, status: 0 }) => {
-            // A reader that has gone has read enough.
+            // Ignore a closed stdout.
             let _ = writeln!(io::stdout(), "{text}");
             return ExitCode::SUCCESS;
         }
