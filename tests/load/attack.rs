@@ -201,11 +201,95 @@ fn download(server: SocketAddr, name: &str, is_attacked: bool) -> io::Result<()>
 
 /// One of its real addresses.
 struct Holder {
+    number: u8,
+    /// Connected to where its upload stalls, or its download waits, if it `has_transfer`:
+    /// then the kernel says when nobody is there any more.
     socket: UdpSocket,
-    /// Where its upload stalls, or its download waits.
-    tid: Option<SocketAddr>,
+    has_transfer: bool,
     uploads: bool,
     next: Instant,
+}
+
+impl Holder {
+    fn new(number: u8) -> io::Result<Self> {
+        Ok(Self {
+            number,
+            socket: Self::socket(number)?,
+            has_transfer: false,
+            uploads: number % 2 == 1,
+            next: clock() + HOLD * u32::from(number) / HOLDERS as u32,
+        })
+    }
+
+    fn socket(number: u8) -> io::Result<UdpSocket> {
+        let socket = UdpSocket::bind((Ipv4Addr::new(127, 2, 0, number + 1), 0))?;
+        socket.set_nonblocking(true)?;
+        Ok(socket)
+    }
+
+    /// Takes what has come. Once its transfer is over it sends nothing there: the port may
+    /// be an honest client's next, and tftp-hpa takes blocks from anybody.
+    fn take(&mut self) {
+        let mut buffer = [0; 600];
+        loop {
+            match self.socket.recv_from(&mut buffer) {
+                Ok((len, _))
+                    if matches!(Packet::parse(&buffer[..len]), Ok(Packet::Error { .. })) =>
+                {
+                    self.is_over();
+                }
+                Ok((_, from)) if !self.has_transfer => {
+                    self.has_transfer = self.socket.connect(from).is_ok();
+                    if !self.uploads {
+                        let _ = self.socket.send(&emit_ack(BlockNumber(0)));
+                    }
+                }
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => self.is_over(),
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// It asks again, from another port.
+    fn is_over(&mut self) {
+        if !self.has_transfer {
+            return;
+        }
+        if let Ok(socket) = Self::socket(self.number) {
+            self.socket = socket;
+            self.has_transfer = false;
+        }
+    }
+
+    /// Sends what is due.
+    fn act(&mut self, server: SocketAddr, file: &str) {
+        if clock() < self.next {
+            return;
+        }
+        self.next = clock() + HOLD;
+        // What the kernel won't take now is lost.
+        let sent = match (self.has_transfer, self.uploads) {
+            (true, true) => {
+                let mut block = b"\0\x03\0\x01".to_vec();
+                block.resize(516, b'x');
+                self.socket.send(&block)
+            }
+            (true, false) => Ok(0),
+            (false, uploads) => {
+                let (direction, name) = if uploads {
+                    (Direction::Write, format!("up/stalled-{}", self.number))
+                } else {
+                    (Direction::Read, file.to_owned())
+                };
+                let asked = request(direction, &name, &[("timeout", "255")]);
+                self.socket.send_to(&asked, server)
+            }
+        };
+        if sent.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
+            self.is_over();
+        }
+    }
 }
 
 struct Attacker {
@@ -230,16 +314,7 @@ impl Attacker {
     fn new(server: SocketAddr, file: &str) -> io::Result<Self> {
         let timer = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
         timer.set_read_timeout(Some(Duration::from_millis(1)))?;
-        let holders = (0..HOLDERS).map(|number| {
-            let socket = UdpSocket::bind((Ipv4Addr::new(127, 2, 0, number as u8 + 1), 0))?;
-            socket.set_nonblocking(true)?;
-            Ok(Holder {
-                socket,
-                tid: None,
-                uploads: number % 2 == 1,
-                next: clock() + HOLD * number as u32 / HOLDERS as u32,
-            })
-        });
+        let holders = (0..HOLDERS).map(|number| Holder::new(number as u8));
         let neighbours = (0..NEIGHBOURS).map(|_| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)));
         let same_port = (Ipv4Addr::new(127, 5, 0, 1), server.port()).into();
         Ok(Self {
@@ -374,41 +449,91 @@ impl Attacker {
     /// A real address takes a slot and keeps it: it asks for `timeout` 255, answers
     /// once and falls silent; or uploads a block again and again.
     fn hold(&mut self, index: usize) {
-        let Some(holder) = self.holders.get_mut(index) else {
-            return;
-        };
+        if let Some(holder) = self.holders.get_mut(index) {
+            holder.take();
+            holder.act(self.server, &self.file);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An attacker's server, which the test plays, and the port of its transfers.
+    fn server() -> (UdpSocket, UdpSocket) {
+        let [server, transfer] = [(); 2].map(|()| {
+            let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            socket.set_read_timeout(Some(WAIT)).unwrap();
+            socket
+        });
+        (server, transfer)
+    }
+
+    /// Has the holder do what it does next, until `socket` gets something; returns its
+    /// opcode and where it came from.
+    fn next_at(socket: &UdpSocket, attacker: &mut Attacker, index: usize) -> (u8, SocketAddr) {
+        socket.set_nonblocking(true).unwrap();
+        let begin = clock();
         let mut buffer = [0; 600];
-        while let Ok((_, from)) = holder.socket.recv_from(&mut buffer) {
-            if holder.tid.is_none() && !holder.uploads {
-                let _ = holder.socket.send_to(&emit_ack(BlockNumber(0)), from);
+        while clock() - begin < Duration::from_secs(10) {
+            attacker.holders[index].next = clock();
+            attacker.hold(index);
+            if let Ok((len, from)) = socket.recv_from(&mut buffer) {
+                assert!(len >= 4);
+                return (buffer[1], from);
             }
-            holder.tid = Some(from);
+            let _ = attacker.timer.recv(&mut [0; 1]);
         }
-        if clock() < holder.next {
-            return;
+        panic!("nothing came");
+    }
+
+    const UPLOADS: usize = 1;
+
+    /// tftp-hpa takes a block from anybody: one that still goes to the port of a transfer
+    /// that is over ends up in the file of the client that has the port now.
+    #[test]
+    fn a_holder_sends_nothing_to_a_port_once_its_transfer_is_over() {
+        const ERROR: &[u8] = b"\0\x05\0\0Too many transfers at once\0";
+        let (socket, transfer) = server();
+        let mut attacker = Attacker::new(socket.local_addr().unwrap(), "file").unwrap();
+        let (asked, holder) = next_at(&socket, &mut attacker, UPLOADS);
+        assert_eq!(asked, 2, "a WRQ");
+        transfer.send_to(&emit_ack(BlockNumber(0)), holder).unwrap();
+        for _ in 0..2 {
+            let (sent, from) = next_at(&transfer, &mut attacker, UPLOADS);
+            assert_eq!((sent, from), (3, holder), "block 1, again and again");
         }
-        holder.next = clock() + HOLD;
-        let _ = match holder.tid {
-            Some(tid) if holder.uploads => {
-                let mut block = b"\0\x03\0\x01".to_vec();
-                block.resize(516, b'x');
-                holder.socket.send_to(&block, tid)
-            }
-            Some(_) => Ok(0),
-            None => {
-                let direction = if holder.uploads {
-                    Direction::Write
-                } else {
-                    Direction::Read
-                };
-                let name = if holder.uploads {
-                    format!("up/stalled-{index}")
-                } else {
-                    self.file.clone()
-                };
-                let asked = request(direction, &name, &[("timeout", "255")]);
-                holder.socket.send_to(&asked, self.server)
-            }
-        };
+        transfer.send_to(ERROR, holder).unwrap();
+        attacker.hold(UPLOADS);
+        while transfer.recv_from(&mut [0; 600]).is_ok() {}
+        let (asked, _) = next_at(&socket, &mut attacker, UPLOADS);
+        assert_eq!(asked, 2, "it asks again");
+        let stray = transfer.recv_from(&mut [0; 600]);
+        assert!(stray.is_err(), "{stray:?}");
+    }
+
+    #[test]
+    fn a_holder_whose_transfer_ends_without_a_word_asks_again() {
+        let (socket, transfer) = server();
+        let mut attacker = Attacker::new(socket.local_addr().unwrap(), "file").unwrap();
+        let (_, holder) = next_at(&socket, &mut attacker, UPLOADS);
+        transfer.send_to(&emit_ack(BlockNumber(0)), holder).unwrap();
+        next_at(&transfer, &mut attacker, UPLOADS);
+        drop(transfer);
+        let (asked, _) = next_at(&socket, &mut attacker, UPLOADS);
+        assert_eq!(asked, 2, "a WRQ");
+    }
+
+    #[test]
+    fn a_holder_that_is_refused_asks_again() {
+        let (socket, _) = server();
+        let mut attacker = Attacker::new(socket.local_addr().unwrap(), "file").unwrap();
+        for index in [0, UPLOADS] {
+            let (_, holder) = next_at(&socket, &mut attacker, index);
+            socket.send_to(b"\0\x05\0\0No\0", holder).unwrap();
+            let (asked, _) = next_at(&socket, &mut attacker, index);
+            assert_eq!(asked, index as u8 + 1);
+        }
     }
 }
