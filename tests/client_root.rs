@@ -100,6 +100,65 @@ fn anothers_root_is_closed_through_links_too() {
     );
 }
 
+/// Rules by client lead to the common root too: as ROOT itself, by its path, or by a link.
+#[cfg(feature = "rules")]
+#[test]
+fn anothers_root_is_closed_to_those_whom_rules_lead_to_root() {
+    for (roots, further) in [
+        (&["img", "."][..], "--no-sandbox"),
+        (&["img", "."], "--ignore-case"),
+        (&[".", "img"], "--no-sandbox"),
+        (&["."], "--ignore-case"),
+        (&["tftpboot"], "--no-sandbox"),
+        (&["img/top"], "--ignore-case"),
+        (&["@"], "--no-sandbox"),
+        (&["@/tftpboot"], "--ignore-case"),
+    ] {
+        let address = own_address().to_string();
+        let own = ["--per-client-root", "ip", "--overwrite"];
+        let args = [&own[..], &["-a", &address, further]].concat();
+        let server = Server::start_prepared(&args, |dir| {
+            let root = dir.join("root");
+            let listed = format!("{roots:?}").replace('@', root.to_str().expect("UTF-8"));
+            let rules = dir.join("rules.toml");
+            let section = format!("[all]\nnetworks = \"127.0.0.0/8\"\nroots = {listed}\n");
+            std::fs::write(&rules, section).expect("a file");
+            std::fs::create_dir(root.join("img")).expect("a directory");
+            symlink(".", root.join("tftpboot")).expect("a link");
+            symlink("..", root.join("img/top")).expect("a link");
+            symlink("192.0.2.7", root.join("theirs")).expect("a link");
+            let mut command = std::process::Command::new(tftpd());
+            command.arg("--rules").arg(rules);
+            command
+        });
+        server.file("192.0.2.7/secret", b"theirs");
+        server.file("2001:db8::1/secret", b"theirs");
+        server.file("common", b"all");
+        let before = server.tree();
+        let client = RawClient::new(&server);
+        for name in [
+            "192.0.2.7/secret",
+            "x/../192.0.2.7\\secret",
+            "192.0.2.7/SECRET",
+            "2001:DB8:0::1/secret",
+        ] {
+            let read = client.read(name).map_err(|(code, _)| code);
+            assert_eq!(read, Err(2), "{roots:?} {name}");
+        }
+        assert!(client.read("theirs/secret").is_err(), "{roots:?}");
+        assert_eq!(client.read("common"), Ok(b"all".to_vec()), "{roots:?}");
+        // An upload goes to the first, which may have such a name.
+        if roots[0] != "img" {
+            for name in ["192.0.2.7/secret", "192.0.2.7/new", "192.0.2.8"] {
+                let written = RawClient::new(&server).write(name, b"mine");
+                let code = written.map_err(|(code, _)| code);
+                assert_eq!(code, Err(2), "{roots:?} {name}");
+            }
+        }
+        assert_eq!(server.tree(), before);
+    }
+}
+
 /// It isn't served from the common root instead, where its uploads would be
 /// everybody's.
 #[test]

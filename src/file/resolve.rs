@@ -60,8 +60,7 @@ impl Resolver {
 
     /// [`Resolver::open`]; but a link that leads nowhere so may lead to one of
     /// `places`, by their paths. A path without a link is looked up once. What `places`
-    /// closes is EXDEV where a link leads there; such a path without a link is the
-    /// caller's to refuse.
+    /// closes is EXDEV, whether the path (without `.` and `..`) or a link leads there.
     pub(super) fn find(
         self,
         root: BorrowedFd<'_>,
@@ -78,6 +77,10 @@ impl Resolver {
             closed: places.closed,
             ..Places::default()
         };
+        if places.closes(path, flags) {
+            // The kernel knows nothing of that.
+            return Walk::new(root, alone).open(path, flags);
+        }
         let found = match self {
             Self::Openat2 => {
                 match openat2_in_root(root, path, flags, ResolveFlag::RESOLVE_NO_SYMLINKS) {
@@ -205,6 +208,63 @@ mod tests {
         let root = directory(base.path());
         for resolver in resolvers(&root) {
             assert!(content(resolver, &root, "a").is_err(), "{resolver:?}");
+        }
+    }
+
+    /// With `openat2` and without, and by whatever way the path leads there.
+    #[test]
+    fn what_is_closed_is_so_with_and_without_links() {
+        let temp = tempfile::tempdir().unwrap();
+        let base = temp.path().canonicalize().unwrap();
+        for directory in ["closed", "elsewhere", "pub/closed"] {
+            fs::create_dir_all(base.join("root").join(directory)).unwrap();
+            fs::write(base.join("root").join(directory).join("f"), "x").unwrap();
+        }
+        fs::write(base.join("root/closed file"), "x").unwrap();
+        let link = |target: &Path, name: &str| symlink(target, base.join("root").join(name));
+        link(Path::new("."), "top").unwrap();
+        link(Path::new("closed"), "theirs").unwrap();
+        link(Path::new("elsewhere"), "closed link").unwrap();
+        link(&base, "up").unwrap();
+        let directory = crate::file::Directory::open(&base.join("root")).unwrap();
+        let linked = [crate::file::Directory::open(&base).unwrap()];
+        let places = Places {
+            own_paths: &directory.paths,
+            linked: &linked,
+            closed: Some(|name| name.starts_with(b"closed")),
+            shut: None,
+        };
+        let root = self::directory(&base.join("root"));
+        for resolver in resolvers(&root) {
+            let find = |path: &str, flags| {
+                let found = resolver.find(root.as_fd(), path.as_bytes(), flags, places);
+                found.err()
+            };
+            for closed in [
+                "closed/f",
+                "closed/none",
+                "top/closed/f",
+                "theirs/f",
+                "closed link/f",
+                "top/closed link/f",
+                // Through a directory that links may lead to.
+                "up/root/closed/f",
+            ] {
+                let errno = find(closed, OFlag::O_PATH);
+                assert_eq!(errno, Some(Errno::EXDEV), "{resolver:?} {closed}");
+            }
+            for closed in ["closed", "theirs", "top/closed", "closed link"] {
+                let errno = find(closed, OFlag::O_PATH | OFlag::O_DIRECTORY);
+                assert_eq!(errno, Some(Errno::EXDEV), "{resolver:?} {closed}");
+            }
+            for open in [
+                "pub/closed/f",
+                "elsewhere/f",
+                "closed file",
+                "up/root/pub/closed/f",
+            ] {
+                assert_eq!(find(open, OFlag::O_PATH), None, "{resolver:?} {open}");
+            }
         }
     }
 

@@ -151,6 +151,7 @@ impl Root {
     pub fn beside(&self, directory: Directory) -> Result<Self, RootError> {
         let methods = Methods::probe(directory.search()?.as_fd());
         debug!("root {}: {methods}", directory.path().display());
+        let closed = self.closed_in(&directory);
         let directory = Rc::new(directory);
         self.common.uploads.count_as_well(&directory);
         let common = Common {
@@ -163,7 +164,7 @@ impl Root {
         Ok(Self {
             directory,
             found_by: None,
-            closed: None,
+            closed,
             shut: self.shut,
             policy: self.policy,
             methods,
@@ -263,6 +264,7 @@ impl Root {
         let found_by = Box::new(self.reopen(name));
         let name = Path::new(std::ffi::OsStr::from_bytes(name));
         let paths = self.directory.paths.iter().map(|path| path.join(name));
+        let closed = self.closed_in(&descriptor);
         let directory = Directory {
             descriptor,
             paths: paths.collect(),
@@ -270,7 +272,7 @@ impl Root {
         Ok(Some(Self {
             directory: Rc::new(directory),
             found_by: Some(found_by),
-            closed: None,
+            closed,
             shut: self.shut,
             policy: self.policy,
             methods: self.methods,
@@ -288,14 +290,29 @@ impl Root {
         }
     }
 
+    /// Which names right in `directory` are others' roots: the same as here, if it is
+    /// this root by another way. One that can't be told from it is taken for it.
+    fn closed_in(&self, directory: impl AsFd) -> Option<Closed> {
+        self.closed.filter(|_| {
+            let there = id_of(directory);
+            there.is_err() || there == id_of(&*self.directory)
+        })
+    }
+
+    /// Whether this name by itself is closed here: it is below a directory that is
+    /// another's root, or a write could put something in that one's place. Links are
+    /// looked at when it is opened.
+    pub fn closes(&self, name: &Name, direction: Direction) -> bool {
+        let (first, after) = name::split_first(name);
+        let is_below = !after.is_empty();
+        let is_meant = is_below || direction == Direction::Write;
+        is_meant && self.closed.is_some_and(|closed| closed(first))
+    }
+
     /// Whether `directory` is this root itself, and a file of this name in it would be
     /// in the place of another's root.
-    fn closes(&self, directory: &OwnedFd, name: &[u8]) -> Result<bool, StorageError> {
-        if !self.closed.is_some_and(|closed| closed(name)) {
-            return Ok(false);
-        }
-        let (there, here) = (fstat(directory)?, fstat(&self.directory)?);
-        Ok((there.st_dev, there.st_ino) == (here.st_dev, here.st_ino))
+    fn closes_in(&self, directory: &OwnedFd, name: &[u8]) -> bool {
+        self.closed_in(directory).is_some_and(|closed| closed(name))
     }
 
     /// Whether a name that isn't there may stand for one that differs in the case
@@ -545,7 +562,7 @@ impl Root {
             self.check_case(path, missing)?;
             name::split_first(missing).0
         };
-        if self.closes(&parent, first)? {
+        if self.closes_in(&parent, first) {
             return Err(StorageError::NOT_YOURS);
         }
         Upload::begin(

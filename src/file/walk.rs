@@ -48,6 +48,13 @@ pub struct Departure {
 }
 
 impl Places<'_> {
+    /// Whether the first directory of `path`, which begins in the root, is closed.
+    pub(super) fn closes(self, path: &[u8], flags: OFlag) -> bool {
+        let (first, after) = split_first(path);
+        let is_directory = !after.is_empty() || flags.contains(OFlag::O_DIRECTORY);
+        is_directory && self.closed.is_some_and(|closed| closed(first))
+    }
+
     /// The link by which `path` leaves `root` and all the other places.
     pub(super) fn departure(self, root: BorrowedFd<'_>, path: &[u8]) -> Option<Departure> {
         let mut walk = Walk::new(root, self);
@@ -98,6 +105,7 @@ impl<'a> Walk<'a> {
         let mut path = path.to_vec();
         let mut walked = 0;
         loop {
+            let before = walked;
             let (component, after) = split_first(path.get(walked..).unwrap_or_default());
             let next = path.len() - after.len();
             match component {
@@ -109,6 +117,10 @@ impl<'a> Walk<'a> {
                     let found = openat(here, name, LOOK | OFlag::O_NOFOLLOW, Mode::empty())?;
                     match kind(&fstat(&found)?) {
                         SFlag::S_IFLNK => {
+                            let way = path.get(before..).unwrap_or_default();
+                            if self.places.closes(way, flags) && self.is_in_root()? {
+                                return Err(Errno::EXDEV);
+                            }
                             // Through the link's own descriptor and an empty path:
                             // what was looked at is what is read.
                             let target = readlinkat(&found, "")?.into_vec();
@@ -135,12 +147,18 @@ impl<'a> Walk<'a> {
         self.entered.last().map_or(start, AsFd::as_fd)
     }
 
+    /// Whether we are in the root itself, by whatever way: a directory that links may
+    /// lead to can hold it.
+    fn is_in_root(&self) -> Result<bool> {
+        let is_start = self.entered.is_empty() && self.linked.is_none();
+        Ok(is_start || id_of(self.here())? == id_of(self.root)?)
+    }
+
     fn enter(&mut self, directory: OwnedFd, name: &[u8]) -> Result<()> {
         if self.entered.len() == MAX_DEPTH {
             return Err(Errno::ENAMETOOLONG);
         }
-        let is_in_root = self.entered.is_empty() && self.linked.is_none();
-        if is_in_root && self.places.closed.is_some_and(|closed| closed(name)) {
+        if self.places.closed.is_some_and(|closed| closed(name)) && self.is_in_root()? {
             return Err(Errno::EXDEV);
         }
         if self

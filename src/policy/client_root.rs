@@ -14,8 +14,7 @@ use std::time::{Duration, Instant};
 use log::debug;
 
 use super::work::Work;
-use crate::file::{Closed, Name, Root, StorageError, with_remedy};
-use crate::wire::packet::Direction;
+use crate::file::{Closed, Root, StorageError, with_remedy};
 
 /// What a client's directory is named after.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -129,15 +128,6 @@ impl ClientRoots {
         }
     }
 
-    /// Whether this name in the common root is closed: it is below a directory that
-    /// is somebody's root, or a write could put something in that one's place.
-    pub fn closes(&self, name: &Name, direction: Direction) -> bool {
-        let mut components = name.splitn(2, |&byte| byte == b'/');
-        let first = components.next().unwrap_or_default();
-        let is_below = components.next().is_some();
-        self.closed()(first) && (is_below || direction == Direction::Write)
-    }
-
     /// Which directories of the common root are closed: those that may be somebody's
     /// root.
     pub fn closed(&self) -> Closed {
@@ -236,6 +226,7 @@ fn parse(text: &str) -> Option<[u8; 6]> {
 mod tests {
     use super::*;
     use crate::host::clock;
+    use crate::wire::packet::Direction;
 
     const TABLE: &[u8] =
         b"IP address       HW type     Flags       HW address            Mask     Device
@@ -266,9 +257,10 @@ mod tests {
             (&by_mac, "aa-bb-cc-dd-ee/x", false, false),
             (&by_mac, "192.0.2.7/x", false, false),
         ] {
+            let common = common.clone().closing(Some(roots.closed()));
             let name = common.name(spelled.as_bytes(), Direction::Read).unwrap();
-            assert_eq!(roots.closes(&name, Direction::Read), reading, "{spelled}");
-            assert_eq!(roots.closes(&name, Direction::Write), writing, "{spelled}");
+            assert_eq!(common.closes(&name, Direction::Read), reading, "{spelled}");
+            assert_eq!(common.closes(&name, Direction::Write), writing, "{spelled}");
         }
     }
 

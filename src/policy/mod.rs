@@ -228,20 +228,12 @@ impl Policy {
         section: Option<&Rc<Section>>,
         work: &mut Work,
     ) -> Result<Granted<'_>, Refusal> {
-        let roots = self.client_roots.as_ref();
         let common_root = self.common_root(request.direction);
-        let own_root = match roots {
+        let own_root = match &self.client_roots {
             Some(roots) => roots.of(now, client, common_root, work)?,
             None => None,
         };
-        let granted = self.settle_in(own_root, request, client, section, work)?;
-        if granted.own_root.is_none()
-            && let Some(roots) = roots
-            && roots.closes(&granted.name, request.direction)
-        {
-            return Err(StorageError::NOT_YOURS.into());
-        }
-        Ok(granted)
+        self.settle_in(own_root, request, client, section, work)
     }
 
     /// In the first of a section's directories that has the file; an upload goes to the
@@ -302,6 +294,9 @@ impl Policy {
             if !section.allows(&settled.name, direction) {
                 return Err(StorageError::NOT_ALLOWED.into());
             }
+        }
+        if root.closes(&settled.name, direction) {
+            return Err(StorageError::NOT_YOURS.into());
         }
         Ok(Granted {
             own_root,
