@@ -342,6 +342,17 @@ const CASES: &[Case] = &[
         },
     },
     Case {
+        row: "RRQ, ACK, ACK of a block not sent, with `--single-port`",
+        modes: &[Single],
+        forge: |forger| {
+            forger.send(&rrq("f", &[]));
+            forger.take(SILENCE);
+            forger.send(&ack(1));
+            forger.take(SILENCE);
+            forger.send(&ack(3));
+        },
+    },
+    Case {
         row: "RRQ, ERROR, with `--single-port`",
         modes: &[Single],
         forge: |forger| {
@@ -531,7 +542,7 @@ fn measure_row(mode: Mode, row: &str, bound: f64) -> Option<String> {
         // at once, before anything is repeated on the slowest machine.
         let is_prompt = [
             "RRQ, ERROR,",
-            "RRQ, ACK of a block not sent,",
+            "RRQ, ACK, ACK of a block not sent,",
             "RRQ, each ACK",
         ];
         let is_prompt = is_prompt.iter().any(|it| row.starts_with(it));

@@ -60,7 +60,8 @@ pub enum Proof {
     /// is called unproved. A window opens with one block and doubles as blocks
     /// are acknowledged; until it is whole, the last block of each part is sent
     /// twice, to ask for its ACK. Silence brings one block (the first time two), a NACK
-    /// after it no more than two, and an ACK of a block that wasn't sent ends it.
+    /// after it no more than two, and an ACK of a block that wasn't sent ends it, unless it
+    /// may be of the transfer before.
     Never,
 }
 

@@ -35,7 +35,7 @@
 //! | Receiving | the DATA acknowledged last | nothing | the same ACK | as before |
 //! | Receiving | the last DATA in order once more, in the middle of a window, 3 ms after the transfer last moved | nothing | its ACK: the sender asks | the DATA after it |
 //! | Receiving | OACK once more, before DATA 1 | nothing | ACK 0 | DATA 1 |
-//! | Opening, Receiving | DATA larger than agreed | ended | ERROR 4 | nothing |
+//! | Opening, Receiving | DATA larger than agreed (unproved: of a block in the window) | ended | ERROR 4 | nothing |
 //! | Dallying | the last DATA | nothing | the final ACK | the same again |
 //! | Dallying | ERROR | the dallying ends | – | nothing |
 //! | Opening (server, OACK) | ERROR 8 | a probe, ended (not so ERROR 0: a client that can't read its file says that) | – | nothing |
@@ -226,28 +226,29 @@ impl Receiver {
         payload: &[u8],
         sink: &mut impl BlockSink,
     ) {
-        if payload.len() > usize::from(self.exchange.negotiated().blksize) {
+        let Negotiated {
+            blksize,
+            windowsize,
+            rollover,
+            ..
+        } = self.exchange.negotiated();
+        let index = rollover.index_from(number, self.expected);
+        let ahead = index.map(|index| index.0 - self.expected.0);
+        let in_window = ahead.filter(|ahead| *ahead < windowsize.into());
+        // On a shared port any other may be a late one of the client's transfer before.
+        let is_ours = in_window.is_some() || !self.exchange.may_be_forged();
+        if payload.len() > usize::from(blksize) && is_ours {
             self.abort(Failure::new(
                 ErrorCode::IllegalOperation,
                 "Block larger than agreed",
             ));
             return;
         }
-        let Some(index) = self
-            .exchange
-            .negotiated()
-            .rollover
-            .index_from(number, self.expected)
-        else {
-            return;
-        };
-        let ahead = index.0 - self.expected.0;
-        match u16::try_from(ahead) {
-            Ok(0) => self.store(now, payload, sink),
-            Ok(ahead) if ahead < self.exchange.negotiated().windowsize => {
-                self.report_gap(now, ahead);
-            }
-            _ => self.acknowledge_again(now, number),
+        match in_window {
+            Some(0) => self.store(now, payload, sink),
+            // Less than a window, which is a `u16`.
+            Some(ahead) => self.report_gap(now, ahead as u16),
+            None => self.acknowledge_again(now, number),
         }
     }
 

@@ -61,6 +61,12 @@ pub(super) const ADAPTIVE: Config = Config {
     proof: Proof::OwnPort,
 };
 
+/// [`FIXED`] with `--single-port`: everybody knows the port.
+pub(super) const UNPROVED: Config = Config {
+    proof: Proof::Never,
+    ..FIXED
+};
+
 /// The end that is tested, with the options that the client asks for, as in
 /// `blksize=8 windowsize=4`.
 #[derive(Debug, Clone, Copy)]

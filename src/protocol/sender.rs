@@ -35,7 +35,7 @@
 //! | Sending, windows, no block was in flight when the base moved | that ACK, sooner than a NACK, or before any of the window is out; or at any time, where echoes of a repeat are expected | perhaps a NACK, perhaps an echo: a negotiated wait of 2 s or more ends 0.75 s after the window left, or after the measured wait, if that is longer | nothing | as before |
 //! | Sending, windows | that ACK, when the deadline has come | the same, and the next wait is twice as long | what the timer brings: the window from its base, if nothing was sent again since it moved | as before |
 //! | Sending, lockstep, verified | the same, 0.99 s or a round trip after the DATA left, whichever is longer | a NACK, once per DATA | the DATA | its ACK |
-//! | Sending, unproved | ACK of a block not yet sent, fewer than 32,768 ahead | ended: forged | – | nothing |
+//! | Sending, unproved | ACK of a block not yet sent, fewer than 32,768 ahead; before any ACK has counted, of one in the window | ended: forged | – | nothing |
 //! | Sending | any other ACK | nothing: RFC 1123 §4.2.3.1 | – | as before |
 //! | Sending (server) | ERROR 0, all blocks sent and one acknowledged | the last ACK counts as lost: a success | – | nothing |
 //! | Opening, Sending (server) | any other ERROR 0, or ERROR 8, before the first window is acknowledged | a probe, ended | – | nothing |
@@ -269,12 +269,24 @@ impl Sender {
                 self.previous_acknowledged_again(now);
             }
             // From someone that doesn't see what we send.
-            Some(index) if self.exchange.may_be_forged() && index.0 - self.base.0 < OLD => {
+            Some(index) if self.is_forged(index.0 - self.base.0) => {
                 self.close(Outcome::Failed(FORGED));
             }
             // A late duplicate, or nonsense.
             _ => {}
         }
+    }
+
+    /// Whether an ACK of a block that wasn't sent, so far from the base, is no late one. As
+    /// long as the client has answered nothing it may be of its transfer before this one,
+    /// which had the same port; ignored, it brings a forger nothing.
+    fn is_forged(&self, ahead: u64) -> bool {
+        let may_be_late_from = if self.exchange.is_verified() {
+            OLD
+        } else {
+            self.windowsize().into()
+        };
+        self.exchange.may_be_forged() && ahead < may_be_late_from
     }
 
     fn blocks_acknowledged(&mut self, now: Instant, index: BlockIndex) {

@@ -3,7 +3,7 @@
 //! are tried.
 
 use crate::protocol::script::Role::{Client, Server};
-use crate::protocol::script::{ADAPTIVE, FIXED, Script, feed_every_packet};
+use crate::protocol::script::{ADAPTIVE, FIXED, Script, UNPROVED, feed_every_packet};
 
 const WINDOWS: &str = "blksize=8 windowsize=4";
 
@@ -606,6 +606,27 @@ fn a_block_larger_than_agreed_ends_the_transfer() {
     Script::receiver(&FIXED, Client("blksize=1024")).play(
         "  0 open        > RRQ blksize=1024 @500
           10 DATA 1(513) > ERROR 4 Failed 4 closed",
+    );
+}
+
+/// On a shared port it may be one of the client's transfer before this one.
+#[test]
+fn a_late_block_of_another_size_does_not_end_a_transfer() {
+    Script::receiver(&UNPROVED, Server("")).play(
+        "  0 open         > ACK 0 @500
+          10 DATA 3(1024) > nothing @500
+          20 DATA 1       > wrote 512, ACK 1 @520
+          30 DATA 3(1024) > nothing @520
+          40 DATA 2(1024) > ERROR 4 Failed 4 closed",
+    );
+    Script::receiver(&FIXED, Server("")).play(
+        "  0 open         > ACK 0 @500
+          10 DATA 3(1024) > ERROR 4 Failed 4 closed",
+    );
+    Script::receiver(&UNPROVED, Server(WINDOWS)).play(
+        "  0 open      > OACK blksize=8 windowsize=4 @500
+          10 DATA 5(9) > nothing @500
+          20 DATA 4(9) > ERROR 4 Failed 4 closed",
     );
 }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::protocol::retry::{RetryPolicy, Wait};
 use crate::protocol::script::Role::{Client, Server};
-use crate::protocol::script::{ADAPTIVE, FIXED, Script, feed_every_packet};
-use crate::protocol::transfer::{Config, Proof};
+use crate::protocol::script::{ADAPTIVE, FIXED, Script, UNPROVED, feed_every_packet};
+use crate::protocol::transfer::Config;
 
 const WINDOWS: &str = "blksize=8 windowsize=4";
 
@@ -1281,12 +1281,6 @@ fn a_pause_that_ends_an_hour_late_is_no_silence() {
 
 // --- a peer that can't be proved ---------------------------------------------------
 
-/// `--single-port`: everybody knows the port.
-const UNPROVED: Config = Config {
-    proof: Proof::Never,
-    ..FIXED
-};
-
 #[test]
 fn towards_an_unverified_peer_a_window_opens_with_one_block() {
     // The last block again, a round trip later, asks for the ACK that a receiver
@@ -1554,6 +1548,27 @@ fn a_forged_ack_of_what_was_not_sent_ends_the_transfer_in_silence() {
     Script::sender(&FIXED, Server(""), 5000).play(
         "  0 open  > DATA 1   @500
           10 ACK 9 > nothing  @500",
+    );
+}
+
+/// On a shared port it may be one of the client's transfer before this one.
+#[test]
+fn a_late_ack_does_not_end_a_transfer_that_nobody_has_answered() {
+    Script::sender(&UNPROVED, Server(""), 5000).play(
+        "  0 open  > DATA 1   @500
+          10 ACK 3 > nothing  @500
+          20 ACK 1 > DATA 2   @520
+          30 ACK 3 > nothing  Failed 4 closed",
+    );
+    Script::sender(&UNPROVED, Server(WINDOWS), length(90)).play(
+        "  0 open  > OACK blksize=8 windowsize=4 @500
+          10 ACK 3 > nothing  @500
+          20 ACK 0 > DATA 1   @40",
+    );
+    // Its own, before it has left.
+    Script::sender(&UNPROVED, Server(""), 5000).play(
+        "  0 full  > nothing
+          10 ACK 1 > nothing  Failed 4 closed",
     );
 }
 
