@@ -184,7 +184,10 @@ impl fmt::Write for Text<'_> {
             }
             match character {
                 '"' | '\\' => self.line.extend(['\\', character]),
-                '\0'..' ' => write!(self.line, "\\u{:04x}", u32::from(character))?,
+                // More than RFC 8259 asks for: DEL and what terminals take for ESC [.
+                _ if character.is_control() => {
+                    write!(self.line, "\\u{:04x}", u32::from(character))?;
+                }
                 _ => self.line.push(character),
             }
         }
@@ -232,6 +235,7 @@ mod tests {
         for (message, expected) in [
             ("stopped", r#""message":"stopped""#),
             ("a \"b\"\n\x1b\\", r#""message":"a \"b\"\u000a\u001b\\""#),
+            ("\u{7f}\u{9b}2J", r#""message":"\u007f\u009b2J""#),
             // Nothing takes it apart.
             ("refused a=1", r#""message":"refused a=1""#),
         ] {

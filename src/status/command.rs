@@ -204,9 +204,12 @@ fn exchange(mut stream: impl Read + Write, host: &str) -> Result<String, String>
     let Some((head, body)) = answer.split_once("\r\n\r\n") else {
         return Err("the server there speaks no HTTP".into());
     };
-    match head.split(' ').nth(1) {
+    // RFC 9112, 4: a status code has three digits. Anything else isn't for a terminal.
+    let is_code = |it: &&str| it.len() == 3 && it.bytes().all(|it| it.is_ascii_digit());
+    match head.split(' ').nth(1).filter(is_code) {
         Some("200") => Ok(body.to_owned()),
-        code => Err(format!("HTTP status {:.3}", code.unwrap_or("?"))),
+        Some(code) => Err(format!("HTTP status {code}")),
+        None => Err("the server there speaks no HTTP".into()),
     }
 }
 
@@ -224,6 +227,51 @@ mod tests {
         let other = Err("the server there is not tftpd".into());
         for text in ["", "<html>", "{\"versio"] {
             assert_eq!(read(text), other, "{text}");
+        }
+    }
+
+    /// Answers a request with these bytes.
+    struct Answer(&'static [u8]);
+
+    impl Read for Answer {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.0.read(buffer)
+        }
+    }
+
+    impl Write for Answer {
+        fn write(&mut self, request: &[u8]) -> io::Result<usize> {
+            Ok(request.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_a_server_says_in_place_of_a_status_reaches_no_terminal() {
+        let no_http = || Err("the server there speaks no HTTP".to_owned());
+        for (answer, expected) in [
+            (&b"HTTP/1.1 200 OK\r\n\r\n{}"[..], Ok("{}".to_owned())),
+            (
+                b"HTTP/1.1 404 Not Found\r\n\r\n",
+                Err("HTTP status 404".to_owned()),
+            ),
+            (b"HTTP/1.1 \x1bc! x\r\n\r\n", no_http()),
+            (b"HTTP/1.1 40\x07 x\r\n\r\n", no_http()),
+            (b"HTTP/1.1 \xc2\x9b2 x\r\n\r\n", no_http()),
+            (b"HTTP/1.1 4040404040 x\r\n\r\n", no_http()),
+            (b"HTTP/1.1  x\r\n\r\n", no_http()),
+            (b"HTTP/1.1\r\n\r\n", no_http()),
+            (b"\x1bc", no_http()),
+        ] {
+            let said = exchange(Answer(answer), "localhost");
+            assert_eq!(said, expected, "{}", answer.escape_ascii());
+        }
+        for body in ["{\"version\":\"\x1b]0;x\x07\"}", "{\"version\":\x1b[2J1}"] {
+            let said = read(body).expect_err("no JSON");
+            assert!(!said.contains(char::is_control), "{said:?}");
         }
     }
 

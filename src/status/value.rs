@@ -73,7 +73,8 @@ struct Reader<'a>(Peekable<Chars<'a>>);
 
 impl Reader<'_> {
     fn skip_space(&mut self) {
-        while self.0.next_if(char::is_ascii_whitespace).is_some() {}
+        let is_space = |it: &char| matches!(it, ' ' | '\t' | '\n' | '\r');
+        while self.0.next_if(is_space).is_some() {}
     }
 
     /// The next character that is no space, if it is this one, is taken.
@@ -140,8 +141,11 @@ impl Reader<'_> {
                     'n' => text.push('\n'),
                     't' => text.push('\t'),
                     'r' => text.push('\r'),
+                    other if other.is_control() => return None,
                     other => text.push(other),
                 },
+                // RFC 8259, 7; and no terminal takes a command from such a text.
+                other if other.is_control() => return None,
                 other => text.push(other),
             }
         }
@@ -189,6 +193,11 @@ mod tests {
             "\"\\u12",
             "nul",
             "1 2",
+            // RFC 8259, 7: none of these stands in a string as it is.
+            "\"\x1b]0;x\x07\"",
+            "\"a\nb\"",
+            "{\"a\u{9b}\":1}",
+            "\x0c1",
             &deep,
         ] {
             assert_eq!(Value::parse(text), None, "{text:.20}");
