@@ -826,18 +826,23 @@ fn silence_in_the_middle_ends_after_the_retries() {
 /// request follows again without options.
 #[test]
 fn an_oack_that_nobody_asked_for_is_refused_and_options_are_dropped() {
-    for options in [
-        &[("blksize", "1429")][..],
-        &[("windowsize", "17")],
-        &[("multicast", "")],
-        &[("timeout", "1")],
-        &[("blksize", "512"), ("blksize", "512")],
-        &[("blksize", "x")],
-        &[("blksize", "7")],
-        &[("tsize", "-1")],
-        &[("tsize", "")],
-        &[("tsize", "large")],
-        &[("blksize", "512"), ("saved", "1")],
+    let (unasked, larger) = ("Option not asked for", "Option value larger than asked for");
+    let no_number = "Option value is no number";
+    for (options, problem) in [
+        (&[("blksize", "1429")][..], larger),
+        (&[("windowsize", "17")], larger),
+        (&[("multicast", "")], unasked),
+        (&[("timeout", "1")], unasked),
+        (
+            &[("blksize", "512"), ("blksize", "512")],
+            "Option given twice",
+        ),
+        (&[("blksize", "x")], no_number),
+        (&[("blksize", "7")], "Option value too small"),
+        (&[("tsize", "-1")], no_number),
+        (&[("tsize", "")], no_number),
+        (&[("tsize", "large")], no_number),
+        (&[("blksize", "512"), ("saved", "1")], unasked),
     ] {
         for args in [&["-v", "get", "URL"][..], &["-v", "put", "file", "URL"]] {
             let (output, dir) = against(args, |server| {
@@ -857,7 +862,7 @@ fn an_oack_that_nobody_asked_for_is_refused_and_options_are_dropped() {
                     server.send(&ack(1));
                 }
             });
-            assert_status(&output, 0, &["without options", "Options not as asked for"]);
+            assert_status(&output, 0, &["without options", problem]);
             let expected = if args[1] == "get" {
                 "whole"
             } else {

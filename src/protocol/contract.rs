@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::block::{BlockIndex, Rollover};
 use super::retry::RetryPolicy;
-use crate::wire::options::Offer;
+use crate::wire::options::{OackProblem, Offer};
 use crate::wire::packet::{DATA_HEADER_LEN, ErrorCode, emit_data_header};
 
 /// What an unverified peer gets beyond our first answer: at most this many
@@ -111,6 +111,12 @@ impl Failure {
     /// A failure with this code and text.
     pub const fn new(code: ErrorCode, message: &'static str) -> Self {
         Self { code, message }
+    }
+}
+
+impl From<OackProblem> for Failure {
+    fn from(problem: OackProblem) -> Self {
+        Self::new(ErrorCode::OptionRefused, problem.message())
     }
 }
 

@@ -183,12 +183,7 @@ impl Receiver {
             (Packet::Oack(raw), State::Opening(_)) => {
                 match self.offer().map(|offer| options::accept(offer, *raw)) {
                     Some(Ok(negotiated)) => self.options_agreed(now, negotiated),
-                    Some(Err(_)) => {
-                        self.abort(Failure::new(
-                            ErrorCode::OptionRefused,
-                            "Options not as asked for",
-                        ));
-                    }
+                    Some(Err(problem)) => self.abort(problem.into()),
                     // A server gets no OACK.
                     None => {}
                 }

@@ -224,10 +224,7 @@ impl Sender {
                     self.exchange.agree(&negotiated);
                     self.start_sending(now);
                 }
-                Err(_) => self.abort(Failure::new(
-                    ErrorCode::OptionRefused,
-                    "Options not as asked for",
-                )),
+                Err(problem) => self.abort(problem.into()),
             },
             _ => {}
         }

@@ -421,6 +421,20 @@ pub enum OackProblem {
     DiffersFromAsked,
 }
 
+impl OackProblem {
+    /// What it is, for the ERROR packet.
+    pub const fn message(self) -> &'static str {
+        match self {
+            Self::NotAsked => "Option not asked for",
+            Self::Repeated => "Option given twice",
+            Self::InvalidNumber => "Option value is no number",
+            Self::TooSmall => "Option value too small",
+            Self::LargerThanAsked => "Option value larger than asked for",
+            Self::DiffersFromAsked => "Option value other than asked for",
+        }
+    }
+}
+
 /// A number as options have it: digits and nothing else, in bounds that u128
 /// holds exactly.
 fn decimal(value: &[u8]) -> Option<u128> {
@@ -739,6 +753,26 @@ mod tests {
                 assert_eq!(oack, whole);
             }
         }
+    }
+
+    #[test]
+    fn what_is_wrong_with_an_oack_is_told_in_words() {
+        let mut told = std::collections::BTreeSet::new();
+        for (oack, message) in [
+            ("utimeout 1", "Option not asked for"),
+            ("x 1", "Option not asked for"),
+            ("blksize 8 blksize 8", "Option given twice"),
+            ("blksize x", "Option value is no number"),
+            ("blksize 7", "Option value too small"),
+            ("windowsize 0", "Option value too small"),
+            ("blksize 1429", "Option value larger than asked for"),
+            ("timeout 4", "Option value other than asked for"),
+        ] {
+            let problem = accept(&offer(), RawOptions::new(&raw(oack))).unwrap_err();
+            assert_eq!(problem.message(), message, "{oack}");
+            told.insert(message);
+        }
+        assert_eq!(told.len(), 6);
     }
 
     fn offer() -> Offer {
