@@ -163,11 +163,18 @@ pub(super) fn put_question(
     );
     let _ = put_text(line, &name, MAX_TEXT);
     let _ = write!(line, ",\"mode\":\"{mode}\",\"options\":{{");
-    for (position, (name, value)) in request.options.pairs().enumerate() {
-        if position > 0 {
+    // Of two of one name the first is told: no JSON object has two fields of one name.
+    let mut told: Vec<Vec<u8>> = Vec::new();
+    for (name, value) in request.options.pairs() {
+        let name = name.to_ascii_lowercase();
+        if told.contains(&name) {
+            continue;
+        }
+        if !told.is_empty() {
             line.push(',');
         }
-        let _ = put_text(line, &escape(&name.to_ascii_lowercase()), MAX_TEXT);
+        let _ = put_text(line, &escape(&name), MAX_TEXT);
+        told.push(name);
         line.push(':');
         let _ = put_text(line, &escape(value), MAX_TEXT);
     }
@@ -266,5 +273,18 @@ mod tests {
         assert_eq!(value["peer"], "192.0.2.1:7");
         assert_eq!(value["options"]["blksize"], "1428");
         assert!(value["file"].as_str().unwrap().contains("\\xff"), "{line}");
+    }
+
+    /// Of two with one name JSON readers take the last, the server the first that will do.
+    #[test]
+    fn an_option_that_comes_twice_is_in_a_question_once() {
+        let datagram = b"\0\x01f\0octet\0blksize\x00512\0tsize\x000\0BLKSIZE\x001024\0Tsize\x007\0";
+        let Ok(Packet::Request(request)) = Packet::parse(datagram) else {
+            panic!("no request");
+        };
+        let mut line = String::new();
+        put_question(&mut line, 9, "192.0.2.1:7".parse().unwrap(), &request);
+        let options = r#""options":{"blksize":"512","tsize":"0"}}"#;
+        assert!(line.trim_end().ends_with(options), "{line}");
     }
 }
