@@ -153,11 +153,6 @@ impl Rules {
         self.rules.iter().any(|rule| rule.direction.is_some())
     }
 
-    /// Whether [`Rules::apply`] can ask what leads to a file.
-    pub fn ask_for_files(&self) -> bool {
-        self.rules.iter().any(|rule| rule.then == Then::EndIfFound)
-    }
-
     /// What the rules make of a request. `leads_to_file` tells whether a name
     /// could be transferred.
     pub fn apply(&self, request: &MapRequest<'_>, leads_to_file: impl Fn(&[u8]) -> bool) -> Mapped {
