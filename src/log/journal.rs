@@ -17,7 +17,7 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 use nix::sys::stat::{SFlag, fstat};
 
 use super::MAX_LINE;
-use super::priority::{FACILITY, cut, push_escaped, severity};
+use super::priority::{FACILITY, connect, cut, push_escaped, severity};
 
 /// Where the journal takes fields.
 const SOCKET: &str = "/run/systemd/journal/socket";
@@ -83,13 +83,6 @@ impl<W: Write + Send> Log for Journal<W> {
     }
 
     fn flush(&self) {}
-}
-
-fn connect(path: &Path) -> io::Result<UnixDatagram> {
-    let socket = UnixDatagram::unbound()?;
-    socket.connect(path)?;
-    socket.set_nonblocking(true)?;
-    Ok(socket)
 }
 
 /// Puts a record into a datagram: a field a line.

@@ -1,9 +1,12 @@
-//! What the journal and a syslog daemon have in common: a priority in front of
-//! one line.
+//! What the journal and a syslog daemon have in common: a socket of datagrams, a
+//! priority in front of one line.
 //!
-//! Must not: let a line become two.
+//! Must not: let a line become two, or wait for its reader.
 
 use std::fmt::{self, Write as _};
+use std::io;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 
 use log::Level;
 
@@ -20,6 +23,14 @@ pub(super) const fn severity(level: Level) -> u8 {
         Level::Info => 6,
         Level::Debug | Level::Trace => 7,
     }
+}
+
+/// A socket to the one at `path` that never waits.
+pub(super) fn connect(path: &Path) -> io::Result<UnixDatagram> {
+    let socket = UnixDatagram::unbound()?;
+    socket.connect(path)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
 }
 
 /// Appends a message; control characters are escaped.

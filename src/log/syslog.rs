@@ -15,7 +15,7 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use nix::unistd::fchdir;
 
-use super::priority::{FACILITY, cut, push_escaped, severity};
+use super::priority::{FACILITY, connect, cut, push_escaped, severity};
 use super::{MAX_LINE, lost_lines};
 
 /// Where a syslog daemon usually listens.
@@ -121,13 +121,6 @@ impl Syslog {
             }
         }
     }
-}
-
-fn connect(path: &Path) -> io::Result<UnixDatagram> {
-    let socket = UnixDatagram::unbound()?;
-    socket.connect(path)?;
-    socket.set_nonblocking(true)?;
-    Ok(socket)
 }
 
 /// The log as lines for a syslog daemon.
