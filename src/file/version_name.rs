@@ -6,6 +6,8 @@
 
 use std::io::Write as _;
 
+use crate::host::calendar;
+
 /// How a version is named after the time when it was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VersionFormat(&'static str);
@@ -202,27 +204,11 @@ fn number(digits: &[u8]) -> Option<u64> {
     digits.parse().ok()
 }
 
-/// The second, year, month, day, hour, minute, second of a time, in UTC.
+/// The second, year, month, day, hour, minute, second of a time, in UTC; of one after the
+/// year 9999 the last day of that.
 fn civil(seconds: u64) -> Order {
-    let every = |years: u64, year: u64| year.is_multiple_of(years);
-    let is_leap = |year| every(4, year) && (!every(100, year) || every(400, year));
-    let (mut days, of_day) = (seconds / 86_400, seconds % 86_400);
-    let mut year = 1970;
-    // Whatever a file's time is, this ends soon.
-    while year < 9999 && days >= 365 + u64::from(is_leap(year)) {
-        days -= 365 + u64::from(is_leap(year));
-        year += 1;
-    }
-    let mut month = 1;
-    let february = 28 + u64::from(is_leap(year));
-    for length in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30] {
-        if days < length {
-            break;
-        }
-        days -= length;
-        month += 1;
-    }
-    let day = days.min(30) + 1;
+    let (year, month, day) = calendar::date(seconds.min(LATEST) / 86_400);
+    let of_day = seconds % 86_400;
     let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
     [seconds, year, month, day, hour, minute, second, 0]
 }

@@ -3,6 +3,7 @@
 //!
 //! Must not: know of requests, sessions or served files.
 
+pub mod calendar;
 pub mod clock;
 mod inherited;
 mod notify;

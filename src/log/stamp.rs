@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::mem;
 
 use super::lost_lines;
-use crate::host::clock;
+use crate::host::{calendar, clock};
 
 /// The process whose lines these are, where there are several.
 pub(crate) type Process = Option<u32>;
@@ -57,7 +57,7 @@ pub(super) fn put_note(line: &mut Vec<u8>, process: Process, lost: u64, why: &st
 /// The time (RFC 3339, in UTC), given in milliseconds since 1970, and the process.
 fn stamp(milliseconds: u64, process: Process) -> String {
     let (seconds, milliseconds) = (milliseconds / 1000, milliseconds % 1000);
-    let (year, month, day) = date(seconds / 86_400);
+    let (year, month, day) = calendar::date(seconds / 86_400);
     let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
     let time = format!(
         "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milliseconds:03}Z "
@@ -65,29 +65,6 @@ fn stamp(milliseconds: u64, process: Process) -> String {
     match process {
         Some(number) => format!("{time}tftpd[{number}] "),
         None => time,
-    }
-}
-
-/// The year, month and day that begin so many days after those of 1970. Counted in years
-/// from March on, so that a leap day is the last of its year.
-const fn date(days: u64) -> (u64, u64, u64) {
-    /// From the first of March of the year 0.
-    const TO_1970: u64 = 719_468;
-    /// Of 400 years, 100, and 4.
-    const DAYS: (u64, u64, u64) = (146_097, 36_524, 1461);
-    let days = days + TO_1970;
-    let (era, day) = (days / DAYS.0, days % DAYS.0);
-    let leap_days = day / (DAYS.2 - 1) + day / (DAYS.0 - 1) - day / DAYS.1;
-    let year = (day - leap_days) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    // Five months have 153 days, again and again.
-    let month = (5 * day + 2) / 153;
-    let day = day - (153 * month + 2) / 5 + 1;
-    let year = 400 * era + year;
-    if month < 10 {
-        (year, month + 3, day)
-    } else {
-        (year + 1, month - 9, day)
     }
 }
 
@@ -112,27 +89,6 @@ mod tests {
             assert_eq!(stamp(milliseconds, None), expected);
         }
         assert_eq!(stamp(1, Some(47)), "1970-01-01T00:00:00.001Z tftpd[47] ");
-    }
-
-    #[test]
-    fn each_day_follows_the_one_before() {
-        let is_leap = |year: u64| year.is_multiple_of(4) && !year.is_multiple_of(100);
-        let is_leap = |year| is_leap(year) || year.is_multiple_of(400);
-        let mut expected = (1970, 1, 1);
-        for number in 0..200 * 366 {
-            assert_eq!(date(number), expected);
-            let (year, month, day) = expected;
-            let last = match month {
-                2 => 28 + u64::from(is_leap(year)),
-                4 | 6 | 9 | 11 => 30,
-                _ => 31,
-            };
-            expected = match (month, day == last) {
-                (12, true) => (year + 1, 1, 1),
-                (_, true) => (year, month + 1, 1),
-                _ => (year, month, day + 1),
-            };
-        }
     }
 
     #[test]
