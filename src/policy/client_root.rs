@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use log::debug;
 
+use super::hardware;
 use super::work::Work;
 use crate::file::{Closed, Root, StorageError, with_remedy};
 
@@ -207,19 +208,10 @@ fn entries(table: &[u8]) -> impl Iterator<Item = (Ipv4Addr, [u8; 6])> {
     table.lines().filter_map(|line| {
         let mut fields = line.split_ascii_whitespace();
         let client = fields.next()?.parse().ok()?;
-        let address = parse(fields.nth(2)?)?;
+        let address = hardware::address(fields.nth(2)?)?;
         // Asked for, not answered yet.
         (address != [0; 6]).then_some((client, address))
     })
-}
-
-fn parse(text: &str) -> Option<[u8; 6]> {
-    let mut address = [0; 6];
-    let mut bytes = text.split(':');
-    for byte in &mut address {
-        *byte = u8::from_str_radix(bytes.next()?, 16).ok()?;
-    }
-    bytes.next().is_none().then_some(address)
 }
 
 #[cfg(test)]

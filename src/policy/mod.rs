@@ -12,6 +12,11 @@ pub mod client_root;
     allow(dead_code, reason = "no list is read")
 )]
 pub(crate) mod glob;
+#[cfg_attr(
+    not(feature = "rules"),
+    allow(dead_code, reason = "no rules can be read")
+)]
+mod hardware;
 #[cfg_attr(not(feature = "map"), path = "no_map.rs")]
 pub mod map;
 pub mod map_test;

@@ -17,6 +17,7 @@ use super::{
     ClientRules, Hardware, MAX_SECTIONS, Members, NamedInterface, Part, Place, Section, Settings,
 };
 use crate::policy::glob::{Globs, MAX_PATTERNS};
+use crate::policy::hardware;
 use crate::wire::options::{MAX_BLKSIZE, MIN_BLKSIZE, OptionName};
 
 /// The most items of a list.
@@ -408,13 +409,7 @@ fn interface(text: &str) -> Result<NamedInterface, String> {
 
 /// `aa:bb:cc:dd:ee:ff`, or the first bytes of it; dashes will do.
 fn hardware(text: &str) -> Result<Hardware, String> {
-    let byte = |part: &str| {
-        let is_byte = part.len() == 2 && part.bytes().all(|it| it.is_ascii_hexdigit());
-        is_byte.then(|| u8::from_str_radix(part, 16).ok())?
-    };
-    let bytes: Option<Vec<u8>> = text.split([':', '-']).map(byte).collect();
-    let bytes = bytes.filter(|bytes| bytes.len() <= 6);
-    bytes.ok_or_else(|| {
+    hardware::start(text).ok_or_else(|| {
         "expected a hardware address or its first bytes, such as 52:54:00:12:34:56 or 52:54:00"
             .to_owned()
     })

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use super::{Client, Interface, Settings};
 use crate::file::StorageError;
+use crate::policy::hardware;
 use crate::policy::map_test::{cannot_read, cannot_write};
 use crate::policy::work::Work;
 use crate::policy::{Policy, Refusal};
@@ -81,7 +82,7 @@ fn client_of(text: &[u8]) -> Result<Client<'_>, String> {
     let address = address.parse().map_err(|_| wrong(address, "IP address"))?;
     let (mut interface, mut hardware) = (Interface::Unknown, None);
     for word in words {
-        match hardware_of(word) {
+        match hardware::address(word) {
             Some(address) => hardware = Some(address),
             None if word.contains(':') => return Err(wrong(word, "hardware address")),
             None => interface = Interface::Name(word),
@@ -92,15 +93,6 @@ fn client_of(text: &[u8]) -> Result<Client<'_>, String> {
         interface,
         hardware: hardware.map_or_else(OnceCell::new, |it| OnceCell::from(Some(it))),
     })
-}
-
-fn hardware_of(text: &str) -> Option<[u8; 6]> {
-    let mut address = [0; 6];
-    let mut bytes = text.split([':', '-']);
-    for byte in &mut address {
-        *byte = u8::from_str_radix(bytes.next()?, 16).ok()?;
-    }
-    bytes.next().is_none().then_some(address)
 }
 
 /// A line: the client and the name, the section, what a read and a write lead to, the
