@@ -19,7 +19,7 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::{FileStat, fstat};
 
 use super::name::TEMP_PREFIX;
-use super::walk::{Timestamp, id};
+use super::walk::{Id, Timestamp, id};
 
 /// Names that are read of one directory: a millisecond or so. Past this limit
 /// a name counts as missing; otherwise the result would depend on the order of
@@ -49,7 +49,7 @@ struct Kept {
 /// Which directory, and in which state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
-    id: (u64, u64),
+    id: Id,
     modified: Timestamp,
     changed: Timestamp,
 }

@@ -25,7 +25,7 @@ use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
 use super::name::TEMP_PREFIX;
 use super::nowait;
-use super::walk::kind;
+use super::walk::{id, id_of, kind};
 
 /// How a finished upload gets its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -222,8 +222,7 @@ pub(super) fn is_named(
     name: &[u8],
 ) -> nix::Result<bool> {
     let named = fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
-    let ours = fstat(file)?;
-    Ok((ours.st_dev, ours.st_ino) == (named.st_dev, named.st_ino))
+    Ok(id_of(file)? == id(&named))
 }
 
 /// Locks a file for as long as it is open: `EAGAIN` if someone else has.

@@ -29,7 +29,7 @@ use super::resolve::Resolver;
 use super::space::Uploads;
 use super::upload::Upload;
 use super::upload_rules::UploadRules;
-use super::walk::{Closed, Departure, LOOK, MAX_DEPTH, Places, id_of, kind};
+use super::walk::{Closed, Departure, Id, LOOK, MAX_DEPTH, Places, id_of, kind};
 use crate::wire::packet::Direction;
 
 /// Directories that may be too many in a client's name.
@@ -85,7 +85,7 @@ pub struct Root {
     /// Which names right below are others' roots.
     closed: Option<Closed>,
     /// A directory that can't be read, nor anything below it.
-    shut: Option<(u64, u64)>,
+    shut: Option<Id>,
     policy: Policy,
     pub(super) methods: Methods,
     pub(super) common: Rc<Common>,

@@ -22,7 +22,7 @@ use super::error::StorageError;
 use super::file_offset;
 use super::made_dirs::MadeDirs;
 use super::quota::{MinFree, Quota};
-use super::walk::id;
+use super::walk::{Id, id};
 
 /// What the uploads of one server share.
 #[derive(Debug)]
@@ -54,8 +54,7 @@ pub(super) struct Uploads {
 /// A directory that was swept.
 #[derive(Debug)]
 struct Swept {
-    /// Device and inode.
-    id: (u64, u64),
+    id: Id,
     /// Uploads to it since.
     uploads: u32,
 }

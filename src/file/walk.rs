@@ -29,8 +29,8 @@ pub(super) struct Places<'a> {
     pub(super) linked: &'a [Directory],
     /// Which names of directories right in the root are closed, by whatever link.
     pub(super) closed: Option<Closed>,
-    /// A directory that no name leads to or through, by device and inode.
-    pub(super) shut: Option<(u64, u64)>,
+    /// A directory that no name leads to or through.
+    pub(super) shut: Option<Id>,
 }
 
 /// Whether a directory of this name is closed.

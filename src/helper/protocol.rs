@@ -23,7 +23,7 @@ use serde_json::Value;
 use crate::log::event::Event;
 use crate::log::json::{put_event, put_text};
 use crate::wire::escape::escape;
-use crate::wire::packet::{ErrorCode, Mode, Request};
+use crate::wire::packet::{ErrorCode, Request};
 
 /// The version of what is said.
 const VERSION: u64 = 1;
@@ -150,10 +150,7 @@ pub(super) fn put_question(
     peer: SocketAddr,
     request: &Request<'_>,
 ) {
-    let mode = match request.mode {
-        Mode::Octet => "octet",
-        Mode::Netascii => "netascii",
-    };
+    let mode = request.mode.name();
     let op = request.direction.name();
     let name = escape(request.filename);
     // A string takes everything.
