@@ -107,7 +107,7 @@ impl OptionSet {
 
     /// What is in this set or in the other one.
     #[must_use]
-    pub const fn and(self, other: Self) -> Self {
+    pub const fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 

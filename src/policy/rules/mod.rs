@@ -121,7 +121,7 @@ impl Settings {
         Limits {
             max_blksize: less(self.max_blksize, limits.max_blksize),
             max_windowsize: less(self.max_windowsize, limits.max_windowsize),
-            refused: limits.refused.and(self.refused),
+            refused: limits.refused.union(self.refused),
         }
     }
 
