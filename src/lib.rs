@@ -172,7 +172,7 @@
 //! - No byte from the network reaches the log unescaped, and none can panic.
 //! - `unsafe` is in two modules: `net::batch`, for `recvmmsg`, `recvmsg` and
 //!   `sendmsg`, for a socket's figures and for descriptors that were received, and
-//!   `file::nowait`, for `preadv2`, `mincore` and `renameat2`.
+//!   `file::syscalls`, for `preadv2`, `mincore` and `renameat2`.
 //! - A file that several transfers read is open once, and no longer than it is read.
 //! - A read that would wait for the disk isn't made, where the file system can
 //!   tell: its session sleeps until the pages have been fetched. Opening, writing

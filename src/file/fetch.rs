@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::libc::off_t;
 
-use super::nowait::STRETCH;
+use super::syscalls::STRETCH;
 
 /// Bytes the kernel is usually willing to read ahead with one call.
 const ADVISED: off_t = 128 * 1024;

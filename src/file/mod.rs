@@ -14,7 +14,6 @@ mod ignore_case;
 pub mod local;
 mod made_dirs;
 mod name;
-mod nowait;
 mod open_files;
 mod policy;
 mod publish;
@@ -29,6 +28,7 @@ mod sink;
 mod skipped;
 mod source;
 mod space;
+mod syscalls;
 mod upload;
 #[cfg_attr(not(feature = "uploads"), path = "no_upload_rules.rs")]
 mod upload_rules;

@@ -24,7 +24,7 @@ use nix::sys::statfs::fstatfs;
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
 use super::name::TEMP_PREFIX;
-use super::nowait;
+use super::syscalls;
 use super::walk::{id, id_of, kind};
 
 /// How a finished upload gets its name.
@@ -240,7 +240,7 @@ fn lock(file: impl AsFd) -> nix::Result<()> {
 /// Renames, but not onto an existing name. On file systems that can't do both in one
 /// step another process could take the name in between.
 pub(super) fn rename_new(directory: BorrowedFd<'_>, from: &[u8], to: &[u8]) -> nix::Result<()> {
-    match nowait::rename_new(directory, from, to) {
+    match syscalls::rename_new(directory, from, to) {
         Err(Errno::EINVAL | Errno::ENOSYS) => {}
         done => return done,
     }

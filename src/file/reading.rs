@@ -23,8 +23,8 @@ use nix::sys::uio::{pread, preadv};
 
 use super::error::StorageError;
 use super::fetch::{Fetch, advise};
-use super::nowait::{self, STRETCH};
 use super::open_files::{OpenFile, Way};
+use super::syscalls::{self, STRETCH};
 
 /// What a file's bytes are read from: [`ReadFile`](super::ReadFile), or a stand-in for it.
 pub trait ReadAt {
@@ -133,7 +133,7 @@ impl Reader {
             return true;
         }
         let len = if again { wanted } else { STRETCH };
-        let present = match nowait::resident(self.file.as_fd(), start, len) {
+        let present = match syscalls::resident(self.file.as_fd(), start, len) {
             Ok(present) => present,
             // For a moment: this read waits.
             Err(Errno::ENOMEM | Errno::EAGAIN) => return true,
@@ -211,7 +211,7 @@ impl ReadAt for Reader {
             let way = self.file.way.get();
             let read = match (way, &mut *slices) {
                 (Way::NoWait, slices) if !self.blocking => {
-                    nowait::read(self.file.as_fd(), at, slices)
+                    syscalls::read(self.file.as_fd(), at, slices)
                 }
                 // Cheaper than a vector of one.
                 (_, [slice]) => pread(&*self.file, slice, from),

@@ -1,12 +1,11 @@
-//! What is asked of the kernel that no safe wrapper asks: a read that would
-//! rather fail than wait for the disk, which pages of a file are in memory, and a
-//! name that takes no other file's place.
+//! System calls that nix has no safe wrapper for: a read that would rather fail than
+//! wait for the disk (`preadv2`), which pages of a file are in memory (`mincore`), and a
+//! new name that takes no other file's place (`renameat2`, which it has for glibc alone).
 //!
-//! The second module with `unsafe`: nix has neither `preadv2` nor `mincore`, and
-//! `renameat2` for glibc alone. Where musl may lack one, it is called by its number. The
-//! buffers are borrowed for the length of the call, and the mapping that
-//! `mincore` wants is never touched, so that a file cut short raises no SIGBUS.
-//! Must not: wait for the disk.
+//! The second module with `unsafe`. Where musl may lack a call, it is made by its number.
+//! The buffers are borrowed for the length of the call, and the mapping that `mincore`
+//! wants is never touched, so that a file cut short raises no SIGBUS.
+//! Must not: hold a pointer after the call.
 #![allow(unsafe_code)]
 
 use std::io::IoSliceMut;
