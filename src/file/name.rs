@@ -96,10 +96,10 @@ impl Name {
         Ok(name)
     }
 
-    /// This name, with the case of its letters as in `found` where they come from
-    /// it: `from` is what it became on the way to `found`, and differs from that
-    /// in the case of letters alone. What `from` begins or ends with came from here
-    /// if it is the same here.
+    /// This name, with the letter case of `found` in the parts that the map rules left
+    /// alone. `from` is what the rules made of this name; `found` differs from `from` in
+    /// case only. The parts left alone are the longest common prefix and suffix of this
+    /// name and `from`.
     #[must_use]
     pub fn respelled(&self, from: &Self, found: &Self) -> Self {
         let mut name = *self;

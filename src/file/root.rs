@@ -532,10 +532,9 @@ impl Root {
     /// [`Upload::commit`]. `announced` is the size in bytes, if the client told
     /// it (`tsize`).
     ///
-    /// A symbolic link as the last component is not followed: it counts as an
-    /// existing file that is not regular. Directories are made only where the policy says
-    /// so, with the first data. No link
-    /// leads out of the root.
+    /// A symbolic link as the last component is not followed: it counts as an existing
+    /// file that is not regular. No link leads out of the root. Missing directories are
+    /// made only if the policy says so, when the first data comes.
     ///
     /// # Errors
     /// ERROR 1: no such directory. ERROR 2: not allowed, or a directory. ERROR 3: announced

@@ -41,8 +41,8 @@ pub(super) struct Uploads {
     tops: RefCell<Vec<Rc<Directory>>>,
     /// Directory entries that were read for them and that nobody has paid for yet.
     pub(super) entries_listed: Rc<Cell<u64>>,
-    /// Descriptors for the end of an upload, which is to fail for nothing that others
-    /// have taken: how many, and those that are there.
+    /// Spare descriptors, so that an upload can finish even if other transfers took the
+    /// last ones: how many to keep, and those held now.
     spare: Cell<usize>,
     spares: RefCell<Vec<OwnedFd>>,
     /// What all may take together.
@@ -108,7 +108,8 @@ impl Uploads {
         self.refill();
     }
 
-    /// What `work` opens is there to be had, up to two at a time, whatever others opened.
+    /// Releases the spare descriptors while `work` runs: it can open two files even if all
+    /// others are taken.
     pub(super) fn with_spares<T>(&self, work: impl FnOnce() -> T) -> T {
         self.spares.take();
         let done = work();

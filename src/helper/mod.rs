@@ -1,9 +1,9 @@
 //! Another program beside the server, in any language: it is told what happens and
 //! asked what to serve (`--helper`, `--helper-socket`).
 //!
-//! `protocol` is what is said, `channel` how it gets there, `questions` what waits for
-//! an answer, `ends` what is told of a helper that ends. A helper that is slow or dead delays only the requests that it is asked
-//! about. Must not: decide what becomes of a request.
+//! `protocol` defines the messages, `channel` carries them, `questions` holds the
+//! requests that wait for an answer, `ends` logs a helper's exits. A slow or dead helper
+//! delays only the requests that it is asked about. Must not: decide what becomes of a request.
 
 mod channel;
 mod ends;

@@ -1,8 +1,8 @@
 //! What the log is written to: standard error, or a file that can be moved away.
 //!
-//! Whatever isn't a regular file is written without waiting for a reader, through
-//! a description of its own where there can be one, so that its not blocking is
-//! nobody else's business. Must not: know a line.
+//! Anything but a regular file is written without waiting for a reader, if possible
+//! through an open file description of our own, so that `O_NONBLOCK` affects nobody
+//! else. Must not: know a line.
 
 use std::ffi::OsString;
 use std::fs::File;

@@ -54,7 +54,8 @@ impl Globs {
         (self.allowed.is_empty() || is_in(&self.allowed)) && !is_in(&self.denied)
     }
 
-    /// Bytes that looking at this name takes, at most.
+    /// What matching this name is charged, in bytes; the worst pattern makes up to
+    /// [`MAX_PATTERN`] comparisons for each.
     pub(crate) fn work(&self, name: &[u8]) -> u64 {
         let patterns = (self.allowed.len() + self.denied.len()) as u64;
         patterns * name.len() as u64

@@ -1,7 +1,7 @@
-//! What requests may cost before an answer has proved that they come from where
-//! they say: an allowance a second, for all of them together. No client network takes
-//! more of it than is left after it, and requests with long names no more than half:
-//! those are dear, and nobody's boot loader asks for them. Must not: read the clock.
+//! What requests may cost before an answer proves their sender: a budget per second,
+//! shared by all. A client network may spend only while it has taken less than is left
+//! for everyone, and requests with long names only from the first half of the budget:
+//! they are expensive, and no boot loader sends them. Must not: read the clock.
 
 use std::net::IpAddr;
 use std::time::Instant;

@@ -274,8 +274,8 @@ impl Connection {
         matches!(self.state, State::Closed)
     }
 
-    /// When it began to keep others out, if it may be closed for a new one: it hasn't
-    /// asked yet, or doesn't read its answer.
+    /// If it may be closed to make room (it hasn't sent its request, or doesn't read its
+    /// answer): since when.
     pub(super) fn gives_way(&self, now: Instant) -> Option<Instant> {
         let is_stuck = now.saturating_duration_since(self.moved) >= STUCK;
         match &self.state {

@@ -92,7 +92,7 @@ impl History {
     /// A request was refused.
     pub(crate) fn refuse(&mut self, code: ErrorCode) {
         let place = usize::from(code.to_wire());
-        self.refused[place.min(CODES) % CODES] += 1;
+        self.refused[if place < CODES { place } else { 0 }] += 1;
     }
 
     /// The first answer of a session has left so long after its request was taken in.

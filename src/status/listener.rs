@@ -1,7 +1,7 @@
 //! The sockets of the status port: bound, or handed over by the service manager, and
 //! the streams that they accept.
 //!
-//! Must not: read or write a byte.
+//! Must not: know what the bytes mean.
 
 use std::fs::{self, Metadata};
 use std::io::{self, ErrorKind, Read, Write};

@@ -1,8 +1,8 @@
 //! Netascii: text with CR LF line ends (RFC 764, RFC 1350 §1).
 //!
 //! On the wire LF is CR LF and CR is CR NUL. Both directions work on any split
-//! of input and output and keep one byte of state, small enough to copy: who
-//! keeps the state at the start of a window can produce that window again.
+//! of input and output and keep one byte of state. It is cheap to copy: a caller that
+//! saves it at the start of a window can produce that window again.
 //! Must not: allocate, or know about blocks and files.
 
 const CR: u8 = b'\r';

@@ -185,13 +185,13 @@ impl Section {
         }
     }
 
-    /// As many transfers run as may.
+    /// The limit of transfers is reached.
     pub fn is_full(&self) -> bool {
         let max = self.settings.max_sessions;
         max.is_some_and(|max| self.sessions.get() >= max)
     }
 
-    /// More transfers run than may.
+    /// The limit of transfers is exceeded.
     pub fn is_overfull(&self) -> bool {
         let max = self.settings.max_sessions;
         max.is_some_and(|max| self.sessions.get() > max)

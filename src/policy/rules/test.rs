@@ -58,7 +58,7 @@ pub fn run(
     }
 }
 
-/// Where a line makes no sense.
+/// The hint in every error about a line.
 const EXPECTED: &str = "expected a client and a name, such as 192.0.2.7 boot/f";
 
 fn client_and_name(line: &[u8]) -> Result<(Client<'_>, &[u8]), String> {
