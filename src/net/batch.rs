@@ -9,14 +9,13 @@
 //! datagram.
 #![allow(unsafe_code)]
 
-use std::io::{self, IoSliceMut};
+use std::io;
 use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd as _, OwnedFd, RawFd};
 use std::ptr;
 
 use nix::libc;
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 
 /// Room for both packet infos, or the larger of them and a segment size, in
 /// 8-byte words so that the kernel finds them aligned: `cmsghdr` 16 bytes,
@@ -286,35 +285,66 @@ pub(super) fn unsent(socket: &impl AsRawFd) -> usize {
     }
 }
 
-/// Receives what has come on a stream into `buffer`, and the descriptors that came with
-/// it, at most `MAX_DESCRIPTORS`; returns how many bytes, 0 at its end, and whether all
-/// descriptors are there. What is too much, or more than the process may open, is closed.
+/// Receives bytes and descriptors from a Unix socket: what has come, into `buffer`, and
+/// of the descriptors with it at most `MAX_DESCRIPTORS`. Returns how many bytes, 0 at its
+/// end, and whether all descriptors are there. What is too much, or more than the process
+/// may open, is closed.
 ///
 /// # Errors
 /// `WouldBlock` if nothing is there; whatever else the kernel says.
 pub fn receive_with_descriptors(
-    stream: &impl AsRawFd,
+    socket: &impl AsRawFd,
     buffer: &mut [u8],
     descriptors: &mut impl Extend<OwnedFd>,
 ) -> io::Result<(usize, bool)> {
-    let mut control = nix::cmsg_space!([RawFd; MAX_DESCRIPTORS]);
-    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
-    let parts = &mut [IoSliceMut::new(buffer)];
-    let message = recvmsg::<()>(stream.as_raw_fd(), parts, Some(&mut control), flags)?;
-    // Cut, they were closed by the kernel.
-    for entry in message.cmsgs().into_iter().flatten() {
-        if let ControlMessageOwned::ScmRights(received) = entry {
-            // SAFETY: the kernel has just made these for us, and nobody else has them.
-            let own = |descriptor| unsafe { OwnedFd::from_raw_fd(descriptor) };
-            descriptors.extend(received.into_iter().map(own));
+    let mut control = [0u64; DESCRIPTOR_BYTES.div_ceil(size_of::<u64>())];
+    let mut vector = libc::iovec {
+        iov_base: buffer.as_mut_ptr().cast(),
+        iov_len: buffer.len(),
+    };
+    // SAFETY: all-zero is a valid value of this C struct.
+    let mut header: libc::msghdr = unsafe { mem::zeroed() };
+    header.msg_iov = &raw mut vector;
+    header.msg_iovlen = 1;
+    header.msg_control = control.as_mut_ptr().cast();
+    header.msg_controllen = DESCRIPTOR_BYTES as _;
+    let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
+    // SAFETY: the header's pointers are to the buffer and to locals that outlive the call,
+    // with their lengths beside them.
+    let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags) };
+    let len = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
+    let is_whole = header.msg_flags & libc::MSG_CTRUNC == 0;
+    let header = &raw const header;
+    // SAFETY: the kernel has filled the buffer as far as the header says; the macros only
+    // read, and stay within that length.
+    let mut cmsg = unsafe { libc::CMSG_FIRSTHDR(header) };
+    while let Some(entry) = unsafe { cmsg.as_ref() } {
+        if (entry.cmsg_level, entry.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+            // Where some are cut those that fit are open, and the length counts them.
+            let len: usize = entry.cmsg_len as _;
+            let count = len.saturating_sub(DESCRIPTORS_AT) / DESCRIPTOR_LEN;
+            // SAFETY: level and type say that descriptors follow, the length how many. The
+            // kernel has just made them for us, and nobody else has them.
+            descriptors.extend((0..count).map(|nth| unsafe {
+                let place = libc::CMSG_DATA(entry).add(nth * DESCRIPTOR_LEN);
+                OwnedFd::from_raw_fd(ptr::read_unaligned(place.cast::<RawFd>()))
+            }));
         }
+        // SAFETY: `cmsg` came from this header.
+        cmsg = unsafe { libc::CMSG_NXTHDR(header, cmsg) };
     }
-    let is_whole = !message.flags.contains(MsgFlags::MSG_CTRUNC);
-    Ok((message.bytes, is_whole))
+    Ok((len, is_whole))
 }
 
 /// Descriptors that one call receives.
 const MAX_DESCRIPTORS: usize = 16;
+
+/// Bytes of each, of what stands before them, and of control data with all of them.
+const DESCRIPTOR_LEN: usize = size_of::<RawFd>();
+// SAFETY: the macros only compute.
+const DESCRIPTORS_AT: usize = unsafe { libc::CMSG_LEN(0) } as usize;
+const DESCRIPTOR_BYTES: usize =
+    unsafe { libc::CMSG_SPACE((MAX_DESCRIPTORS * DESCRIPTOR_LEN) as libc::c_uint) } as usize;
 
 /// Datagrams that the kernel has dropped since the receive buffer was full, if it tells
 /// (Linux 4.12): what `SO_RXQ_OVFL` would tell with every datagram.

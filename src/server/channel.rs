@@ -144,13 +144,28 @@ mod tests {
         assert!(comes_true(|| matches!(receive(&to), Ok(None))));
     }
 
+    /// How many descriptors of ours lead to this socket: other tests open none of those.
+    fn count_open(socket: &OwnedFd) -> usize {
+        let leads_to = |path| std::fs::read_link(path).ok();
+        let own = leads_to(format!("/proc/self/fd/{}", socket.as_raw_fd()).into());
+        let all = std::fs::read_dir("/proc/self/fd").unwrap();
+        all.filter(|it| leads_to(it.as_ref().unwrap().path()) == own)
+            .count()
+    }
+
     #[test]
-    fn descriptors_that_are_lost_are_missed() {
+    fn descriptors_that_are_lost_are_missed_and_no_other_leaks() {
         let (from, to) = pair().unwrap();
         for (count, is_whole) in [(16, true), (17, false)] {
             let same = vec![to.as_raw_fd(); count];
             send(&from, "text", &same).unwrap();
-            assert_eq!(receive(&to).unwrap().unwrap().is_whole, is_whole, "{count}");
+            let message = receive(&to).unwrap().unwrap();
+            assert_eq!(message.is_whole, is_whole, "{count}");
+            // Those that there is room for are there.
+            assert_eq!(message.descriptors.len(), 16, "{count}");
+            assert_eq!(count_open(&to), 1 + 16, "{count}");
+            drop(message);
+            assert_eq!(count_open(&to), 1, "{count}");
         }
     }
 }
