@@ -315,11 +315,58 @@ fn twenty_upgrades_under_load_lose_no_request() {
     upgrade_under_load(20, &["--single-port"]);
 }
 
+/// The first transfer of the file "f", one block and a byte, which keeps its process alive
+/// until its second block is acknowledged.
+fn hold_process(server: &Server) -> impl FnOnce() {
+    server.file("f", &content(6, BLOCK + 1));
+    let client = RawClient::new(server);
+    let (_, tid) = client.ask_data(&rrq("f", &[]));
+    move || {
+        assert_eq!(client.say(&ack(1), tid).data_block(), Some(2));
+        client.send_to(&ack(2), tid);
+    }
+}
+
+/// Stops a process, and has this sent meanwhile, which the one before it passes on to it.
+fn relay_to_stopped(process: Pid, send: impl FnOnce()) {
+    kill(process, Signal::SIGSTOP).expect("it lives");
+    send();
+    // Nothing tells when the last is on its way.
+    thread::sleep(millis(300));
+}
+
+#[test]
+fn a_replaced_process_passes_on_all_that_was_relayed_to_it_before_it_exits() {
+    let server = start("1", &[]);
+    let end_oldest = hold_process(&server);
+    upgrade(&server, 2);
+    let middle = workers(&server)[&1];
+    upgrade(&server, 3);
+    // More than it takes in a turn.
+    let late = clients(&server, 100);
+    relay_to_stopped(middle, || {
+        late.iter().for_each(|client| client.send(&rrq("f", &[])));
+    });
+    end_oldest();
+    wait_lines(&server, "has finished", 1);
+    kill(middle, Signal::SIGCONT).expect("it lives");
+    let is_served = |client: &&RawClient| client.recv(millis(2000)).is_some();
+    let served = late.iter().take_while(is_served).count();
+    assert_eq!(served, late.len());
+}
+
 // --- starting and stopping --------------------------------------------------------------
 
 #[test]
 fn stopping_ends_all_processes_and_lets_transfers_finish() {
-    let mut server = start("2", &["--grace", "20"]);
+    let address = own_address().to_string();
+    let args = ["-a", &address, "--workers", "2", "--grace", "20"];
+    let mut server = Server::start_prepared(&[&args[..], &NEVER].concat(), |directory| {
+        let mut command = Command::new(tftpd());
+        command.arg("-P").arg(directory.join("pid"));
+        command
+    });
+    wait_up(&server, 1);
     server.file("f", &content(5, BLOCK + 1));
     // Another server doesn't join.
     let (ip, port) = (server.addr().ip().to_string(), server.port().to_string());
@@ -336,6 +383,7 @@ fn stopping_ends_all_processes_and_lets_transfers_finish() {
     let pid_file = server.outside().join("pid");
     let client = RawClient::new(&server);
     let (_, tid) = client.ask_data(&rrq("f", &[]));
+    assert!(pid_file.exists());
     server.signal(Signal::SIGTERM);
     wait_lines(&server, "stopping; ", 2);
     assert_eq!(client.say(&ack(1), tid).data_block(), Some(2));

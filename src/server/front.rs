@@ -122,6 +122,11 @@ impl Front {
         }
     }
 
+    /// There may be more of what was passed on to us.
+    pub(super) fn has_relayed(&self) -> bool {
+        self.incoming.as_ref().is_some_and(|it| it.has_more)
+    }
+
     /// Has the listen sockets watched.
     ///
     /// # Errors
@@ -150,9 +155,7 @@ impl Front {
 
     /// Some socket may have more without a new event.
     pub(super) fn has_work(&self) -> bool {
-        !self.unfinished.is_empty()
-            || self.requests.helper_has_work()
-            || self.incoming.as_ref().is_some_and(|it| it.has_more)
+        !self.unfinished.is_empty() || self.requests.helper_has_work() || self.has_relayed()
     }
 
     /// When some socket may have more, though no event says so, or the helper is due.

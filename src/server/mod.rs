@@ -471,7 +471,8 @@ impl Server {
     /// One that others rely on to pass on what comes stays.
     fn is_drained(&self, deadline: Instant) -> bool {
         let is_idle = self.floor.sessions.is_empty() && !self.front.requests.await_answers();
-        (is_idle && self.front.listens()) || clock::now() >= deadline
+        let has_all = self.front.listens() && !self.front.has_relayed();
+        (is_idle && has_all) || clock::now() >= deadline
     }
 }
 
