@@ -196,7 +196,7 @@
 //! | workers | 64, each started again at most once a second; killed if not ready after 30 s, silent for `WatchdogSec`, or still there 5 s after its drain | `server::supervisor` |
 //! | trial of a new program | 5 s, 64 KiB of what it says, of which 512 bytes are reported | `server::upgrade` |
 //! | transfers of a worker that was replaced | 10 minutes, or `--grace` if longer | [`server`] |
-//! | what waits for another worker | 16 MiB as the kernel counts (8 MiB are asked for, and it doubles them), or what the system allows; the rest is served by the old one | `server::channel` |
+//! | what waits for another worker | 16 MiB as the kernel counts (8 MiB are asked for, and it doubles them), or what the system allows; other requests are served by the old one, the rest is dropped | `server::channel` |
 //! | send buffer of `--single-port` | 8 MiB, and what the system allows | [`net`] |
 //! | receive buffer of a transfer | 4 MiB, and what the system allows | [`net`] |
 //! | sessions whose peer never answered | 12,288; where that isn't enough, or slots are short, one of them, chosen at random, gives way, 50 ms old at least | [`table`] |

@@ -3,8 +3,9 @@
 //!
 //! Only one process reads the listen sockets. The one that does so sees to what belongs
 //! to its own transfers, and passes the rest on, with all that the kernel told of it; to
-//! the other it is as if it had received that itself. What can't be passed on, since the
-//! other doesn't keep up or has ended, is served here. Must not: wait.
+//! the other it is as if it had received that itself. A request that can't be passed on,
+//! since the other doesn't keep up or has ended, is served here; anything else that the
+//! other doesn't keep up with may be its transfers', and is dropped. Must not: wait.
 
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -44,6 +45,18 @@ enum Whose {
     Nobodys,
 }
 
+/// What became of a datagram that isn't ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Passed {
+    /// The other process has it.
+    On,
+    /// It is lost, as if on the way: the other process may have its transfer, and its
+    /// client repeats it.
+    Dropped,
+    /// It is to be seen to here.
+    Refused,
+}
+
 impl Successor {
     pub(super) const fn new(socket: OwnedFd) -> Self {
         Self { socket }
@@ -64,15 +77,34 @@ impl Successor {
             Whose::OfClientOf(key) => Some(key),
             Whose::Nobodys => None,
         };
-        let head = head_of(index, datagram);
-        let parts = [IoSlice::new(&head), IoSlice::new(datagram.payload)];
-        let is_taken = send_bytes(&self.socket, &parts).is_ok();
-        if let Some(key) = over.filter(|_| is_taken) {
+        let passed = self.pass_on(index, datagram);
+        if passed == Passed::Dropped {
+            floor.counters.foreign += 1;
+        }
+        if let Some(key) = over.filter(|_| passed == Passed::On) {
             // What comes from this client's port belongs to its new transfer.
             floor.end_session(key, Ending::Replaced);
         }
-        is_taken
+        passed != Passed::Refused
     }
+
+    fn pass_on(&self, index: usize, datagram: &Received<'_>) -> Passed {
+        let head = head_of(index, datagram);
+        let parts = [IoSlice::new(&head), IoSlice::new(datagram.payload)];
+        match send_bytes(&self.socket, &parts) {
+            Ok(()) => Passed::On,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && !is_request(datagram) => {
+                Passed::Dropped
+            }
+            Err(_) => Passed::Refused,
+        }
+    }
+}
+
+fn is_request(datagram: &Received<'_>) -> bool {
+    let opcode = datagram.payload.first_chunk().copied();
+    let opcode = opcode.map(u16::from_be_bytes).and_then(Opcode::from_wire);
+    matches!(opcode, Some(Opcode::Rrq | Opcode::Wrq))
 }
 
 fn whose(
@@ -98,11 +130,7 @@ fn whose(
     let Some(key) = floor.sessions.key_of(&endpoint) else {
         return Whose::Nobodys;
     };
-    let opcode = request.first_chunk().copied().map(u16::from_be_bytes);
-    let is_request = matches!(
-        opcode.and_then(Opcode::from_wire),
-        Some(Opcode::Rrq | Opcode::Wrq)
-    );
+    let is_request = is_request(datagram);
     match floor.sessions.get(key) {
         Some(session) if is_request && session.has_ended() => Whose::OfClientOf(key),
         _ => Whose::Ours,
@@ -272,6 +300,31 @@ fn ip_of(family: u8, bytes: &[u8]) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::channel;
+
+    /// A block of the successor's transfer isn't to be answered with an ERROR here.
+    #[test]
+    fn a_full_relay_drops_data_and_leaves_requests_to_us() {
+        let (from, to) = channel::pair().unwrap();
+        let successor = Successor::new(from);
+        let pass_on = |payload: &[u8]| {
+            let datagram = Received {
+                peer: "192.0.2.7:1069".parse().unwrap(),
+                destination: None,
+                interface: None,
+                payload,
+                segment: None,
+            };
+            successor.pass_on(0, &datagram)
+        };
+        let (data, request) = (b"\0\x03\0\x01block", b"\0\x01f\0octet\0");
+        while pass_on(data) == Passed::On {}
+        assert_eq!(pass_on(data), Passed::Dropped);
+        assert_eq!(pass_on(request), Passed::Refused);
+        // Nobody reads any more: nobody has such a transfer.
+        drop(to);
+        assert!(channel::comes_true(|| pass_on(data) == Passed::Refused));
+    }
 
     #[test]
     fn a_relayed_datagram_is_the_one_that_came() {
