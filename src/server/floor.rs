@@ -572,7 +572,7 @@ impl Floor {
         socket: &ListenSocket,
         client: IpAddr,
     ) -> bool {
-        let port = self.ports.shared.with(socket);
+        let port = self.ports.with(socket);
         port.is_none_or(|port| port.may_send_error(now, client))
     }
 

@@ -135,6 +135,13 @@ impl Ports {
         }
     }
 
+    /// The shared port that has this socket.
+    pub(super) fn with(&mut self, socket: &ListenSocket) -> Option<&mut SharedPort> {
+        let listening = self.listening.as_mut();
+        let port = listening.and_then(|it| it.with(socket));
+        port.or_else(|| self.shared.with(socket))
+    }
+
     /// The shared port that the session has a share of.
     pub(super) fn port_of(&mut self, session: &Session) -> Option<&mut SharedPort> {
         let listening = self.listening.as_mut();
@@ -345,5 +352,17 @@ mod tests {
         ports.none_free = vec![(any, start + 2 * RETRY)];
         ports.freed();
         assert_eq!(ports.none_free, []);
+    }
+
+    #[test]
+    fn answers_through_a_listener_that_some_transfers_share_are_bounded_as_others() {
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let [shared, other] =
+            [(); 2].map(|()| ListenSocket::bind(any, Binding::default()).unwrap());
+        let now = clock::now();
+        let mut ports = Ports::new(None, None, 100, 1, now);
+        ports.share_listeners(std::slice::from_ref(&shared), 1, now);
+        assert!(ports.with(&shared).is_some());
+        assert!(ports.with(&other).is_none());
     }
 }
