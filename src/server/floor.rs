@@ -170,6 +170,7 @@ impl Floor {
     pub(super) fn share_listeners(&mut self, listeners: &[ListenSocket], now: Instant) {
         let seed = self.random.seed();
         self.ports.share_listeners(listeners, seed, now);
+        self.shaper.share_buffer(shared::send_buffer(listeners));
     }
 
     /// The session of `endpoint`, if it has its port there.
@@ -681,4 +682,25 @@ fn note_listed(client: IpAddr, listings: &[Rc<Cell<u64>>], listed: &mut Vec<(IpA
 fn shared_upload(session: &Session) -> Option<u16> {
     let is_one = session.shares_its_port() && matches!(session.content(), Content::Sink(_));
     is_one.then(|| session.transfer().negotiated().blksize)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::net::Binding;
+
+    #[test]
+    fn the_send_buffer_of_listeners_that_some_transfers_share_is_known_to_the_shaper() {
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let listener = ListenSocket::bind(any, Binding::default()).unwrap();
+        let now = clock::now();
+        let (sessions, files) = (Sessions::new(8, now), Rc::default());
+        let mut floor = Floor::new(sessions, files, None, None, None, now).unwrap();
+        assert_eq!(floor.shaper.shared_buffer(), None);
+        let buffer = listener.send_buffer();
+        floor.share_listeners(&[listener], now);
+        assert_eq!(floor.shaper.shared_buffer(), Some(buffer));
+    }
 }

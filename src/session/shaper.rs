@@ -222,6 +222,17 @@ impl Shaper {
         }
     }
 
+    /// Sessions share a send buffer of so many bytes from now on, if they did not before.
+    pub fn share_buffer(&mut self, bytes: usize) {
+        self.buffer.len = self.buffer.len.min(bytes);
+    }
+
+    /// Bytes of the send buffer that sessions share, if they do.
+    #[cfg(test)]
+    pub(crate) fn shared_buffer(&self) -> Option<usize> {
+        (self.buffer.len < usize::MAX).then_some(self.buffer.len)
+    }
+
     /// Lets a session `work`, with no more to send than it is lent and than the
     /// context's budget. Closes its file if its peer has never answered. `random` is
     /// any number that nobody can guess.
@@ -305,7 +316,7 @@ impl Shaper {
         {
             return Lent::Nothing;
         }
-        if !self.buffer.may_be_full() {
+        if !session.port().is_shared() || !self.buffer.may_be_full() {
             return Lent::All;
         }
         let client = place(self.seed, Client::of(session.peer().ip()), CLIENTS);
@@ -343,7 +354,9 @@ impl Shaper {
         }
         let sent = turn.lent.bytes().saturating_sub(turn.left);
         if sent > 0 {
-            self.buffer.sent(account, sent, &progress);
+            if session.port().is_shared() {
+                self.buffer.sent(account, sent, &progress);
+            }
             if let Some(unproved) = &mut self.unproved {
                 unproved.sent(&mut account.evidence, peer, sent, now);
             }
