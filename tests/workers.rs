@@ -514,6 +514,32 @@ fn an_upgrade_that_cannot_take_over_is_refused_and_the_old_program_goes_on() {
     assert_serves(&server);
 }
 
+/// The old processes serve: what isn't there any more is no reason to end them.
+#[test]
+fn an_upgrade_takes_over_without_its_pid_file_and_its_service_manager() {
+    let file = |server: &Server, name| server.outside().join(name);
+    let address = own_address().to_string();
+    let mut manager = None;
+    let server = Server::start_prepared(&["-a", &address, "--workers", "1"], |directory| {
+        let name = directory.join("notify");
+        manager = Some(UnixDatagram::bind(&name).expect("a free name"));
+        fs::write(directory.join("root/f"), b"content").expect("a file");
+        let mut command = Command::new(tftpd());
+        command.arg("-P").arg(directory.join("pid"));
+        command.env("NOTIFY_SOCKET", name);
+        command
+    });
+    wait_up(&server, 1);
+    fs::remove_file(file(&server, "notify")).expect("a socket");
+    // What is there can't be replaced by a file.
+    fs::remove_file(file(&server, "pid")).expect("a pid file");
+    fs::create_dir(file(&server, "pid")).expect("a free name");
+    upgrade(&server, 2);
+    assert_serves(&server);
+    assert_eq!(count_lines(&server, "cannot write the pid file"), 1);
+    assert_eq!(count_lines(&server, "cannot reach the service manager"), 1);
+}
+
 #[test]
 fn an_upgrade_that_is_asked_for_during_a_trial_is_remembered() {
     let (server, link) = start_by_link(|_| {});

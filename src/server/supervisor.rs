@@ -13,6 +13,7 @@ use std::io;
 use std::mem;
 use std::net::UdpSocket;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::process::{ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
@@ -112,7 +113,8 @@ impl<'a> Supervisor<'a> {
         host::raise_open_files()?;
         let log_file = logging::start(args, false)?;
         give_log_away(args, log_file.as_ref())?;
-        let notifier = Notifier::from_environment(clock::now())?;
+        let notifier = Notifier::from_environment(clock::now());
+        let notifier = unless_resumed(is_resumed, notifier)?;
         let slots = if is_resumed {
             handover::resume()?
         } else {
@@ -120,11 +122,8 @@ impl<'a> Supervisor<'a> {
             slots(args, inherited.sockets, count)?
         };
         let signals = take_signals()?;
-        let mut pid_file = args.pid_file.as_deref().map(reserve_pid_file).transpose()?;
-        if let (Some(pid_file), Some(path)) = (&mut pid_file, &args.pid_file) {
-            let written = pid_file.write();
-            written.map_err(|error| cannot_write_pid_file(path, &error))?;
-        }
+        let pid_file = args.pid_file.as_deref().map(write_pid_file).transpose();
+        let pid_file = unless_resumed(is_resumed, pid_file)?;
         let mut supervisor = Self {
             args,
             program,
@@ -524,6 +523,28 @@ impl<'a> Supervisor<'a> {
         let program = self.program.path.display();
         error!("cannot take over with {program}: {failure}; going on as before");
     }
+}
+
+/// What a program that takes over an already running service does without, rather than
+/// end that; `what` it is, or why there is none.
+fn unless_resumed<T>(
+    is_resumed: bool,
+    what: Result<Option<T>, String>,
+) -> Result<Option<T>, String> {
+    match what {
+        Err(why) if is_resumed => {
+            warn!("{why}; going on without");
+            Ok(None)
+        }
+        what => what,
+    }
+}
+
+fn write_pid_file(path: &Path) -> Result<PidFile, String> {
+    let mut pid_file = reserve_pid_file(path)?;
+    let written = pid_file.write();
+    written.map_err(|error| cannot_write_pid_file(path, &error))?;
+    Ok(pid_file)
 }
 
 /// Has the log file belong to the user that the processes become: they open it again.
