@@ -299,6 +299,34 @@ fn a_lying_helper_gets_nothing_served_that_may_not_be() {
     assert!(leaked <= 20, "{leaked} descriptors");
 }
 
+/// Seconds of processor time that the server has taken.
+fn processor_time(server: &Server) -> f64 {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", server.pid())).expect("it lives");
+    let (_, fields) = stat.rsplit_once(") ").expect("a name");
+    let ticks = fields.split(' ').skip(11).take(2);
+    let ticks: f64 = ticks.map(|it| it.parse::<f64>().expect("a number")).sum();
+    ticks / 100.0
+}
+
+#[test]
+fn an_idle_exit_waits_for_the_answer_of_a_slow_helper() {
+    let args = ["--ask", "**", "--ask-timeout", "60s", "--idle-exit", "1"];
+    let (mut server, mut helper, _listener) = start(&args);
+    server.file("f", b"f");
+    let client = RawClient::new(&server);
+    client.send(&rrq("slow", &[]));
+    let (number, _) = helper.question();
+    let before = processor_time(&server);
+    assert!(server.wait_exit(millis(2500)).is_none(), "it has ended");
+    let took = processor_time(&server) - before;
+    assert!(took < 0.5, "{took} s awake");
+    helper.answer(number, r#","path":"f""#);
+    let (answer, tid) = client.expect();
+    assert_eq!(answer, Packet::Data(1, b"f".to_vec()));
+    client.send_to(&ack(1), tid);
+    assert!(server.wait_exit(PATIENCE).is_some(), "it stays");
+}
+
 #[test]
 fn a_slow_helper_delays_only_those_it_is_asked_about_and_is_asked_once() {
     let (server, mut helper, _listener) = start(&["--ask", "slow/**", "--ask-timeout", "400"]);

@@ -250,10 +250,9 @@ impl Server {
 
     /// The next time at which something is due.
     fn next_deadline(&self) -> Option<Instant> {
-        let is_idle = self.floor.sessions.is_empty();
         let sign = self.notifier.as_ref().and_then(Notifier::next_sign);
         let status = self.status.as_ref().and_then(|it| it.next_deadline());
-        let idle_end = self.idle_end().filter(|_| is_idle);
+        let idle_end = self.idle_end().filter(|_| self.is_idle());
         clock::earliest([
             self.floor.next_deadline(),
             self.front.next_deadline(),
@@ -444,6 +443,11 @@ impl Server {
         }
     }
 
+    /// There is no session, and no request waits for the helper.
+    fn is_idle(&self) -> bool {
+        self.floor.sessions.is_empty() && !self.front.requests.await_answers()
+    }
+
     /// When there has been nothing to do for too long, if it stays so.
     fn idle_end(&self) -> Option<Instant> {
         Some(self.last_busy + self.lifetime.idle_exit?)
@@ -453,7 +457,7 @@ impl Server {
     /// comes now is for the next server.
     fn leave_if_idle(&mut self) {
         let is_over = self.idle_end().is_some_and(|end| clock::now() >= end);
-        if is_over && self.floor.sessions.is_empty() && self.stop_at.is_none() {
+        if is_over && self.is_idle() && self.stop_at.is_none() {
             let idle = self.lifetime.idle_exit.unwrap_or_default();
             info!("nothing to do for {idle:?}");
             self.stop(clock::now());
@@ -470,9 +474,8 @@ impl Server {
     /// Whether nothing is left to do for clients of this process, or the time is up.
     /// One that others rely on to pass on what comes stays.
     fn is_drained(&self, deadline: Instant) -> bool {
-        let is_idle = self.floor.sessions.is_empty() && !self.front.requests.await_answers();
         let has_all = self.front.listens() && !self.front.has_relayed();
-        (is_idle && has_all) || clock::now() >= deadline
+        (self.is_idle() && has_all) || clock::now() >= deadline
     }
 }
 
