@@ -355,6 +355,50 @@ fn a_replaced_process_passes_on_all_that_was_relayed_to_it_before_it_exits() {
     assert_eq!(served, late.len());
 }
 
+/// What a client sends beside its request ends no wait for the helper.
+#[test]
+#[cfg(feature = "helper")]
+fn a_question_to_the_helper_outlives_other_datagrams_of_its_client_during_a_drain() {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::os::unix::net::UnixListener;
+
+    let mut listener = None;
+    let address = own_address().to_string();
+    let asks = ["--ask", "**", "--ask-timeout", "60s", "--workers", "1"];
+    let args = [&["-a", &address], &asks[..], &NEVER].concat();
+    let server = Server::start_prepared(&args, |directory| {
+        let path = directory.join("helper.sock");
+        listener = Some(UnixListener::bind(&path).expect("a socket"));
+        let mut command = Command::new(tftpd());
+        command.arg("--helper-socket").arg(path);
+        command
+    });
+    let (mut helper, _) = listener
+        .as_ref()
+        .expect("a socket")
+        .accept()
+        .expect("it connects");
+    helper.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    wait_up(&server, 1);
+    server.file("f", b"content");
+    let client = RawClient::new(&server);
+    client.send(&rrq("asked", &[]));
+    let mut lines = BufReader::new(helper.try_clone().expect("a descriptor")).lines();
+    let number = loop {
+        let line = lines.next().expect("a line").expect("a line");
+        let value: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+        if let Some(number) = value["question"].as_u64() {
+            break number;
+        }
+    };
+    upgrade(&server, 2);
+    client.send(&ack(7));
+    // Nothing tells when it has been dropped.
+    thread::sleep(millis(300));
+    writeln!(helper, r#"{{"v":1,"answer":{number},"path":"f"}}"#).expect("it listens");
+    assert_eq!(client.expect().0, Packet::Data(1, b"content".to_vec()));
+}
+
 // --- starting and stopping --------------------------------------------------------------
 
 #[test]

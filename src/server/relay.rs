@@ -123,14 +123,14 @@ fn whose(
     let Some(endpoint) = endpoint_of(datagram, socket).or_else(of_group) else {
         return Whose::Nobodys;
     };
+    let is_request = is_request(datagram);
     let request = &datagram.payload[..datagram.payload.len().min(REQUEST_LEN)];
-    if requests.awaits_answer(&endpoint, Fingerprint::of(request)) {
+    if is_request && requests.awaits_answer(&endpoint, Fingerprint::of(request)) {
         return Whose::Ours;
     }
     let Some(key) = floor.sessions.key_of(&endpoint) else {
         return Whose::Nobodys;
     };
-    let is_request = is_request(datagram);
     match floor.sessions.get(key) {
         Some(session) if is_request && session.has_ended() => Whose::OfClientOf(key),
         _ => Whose::Ours,
