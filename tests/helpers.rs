@@ -327,6 +327,32 @@ fn an_idle_exit_waits_for_the_answer_of_a_slow_helper() {
     assert!(server.wait_exit(PATIENCE).is_some(), "it stays");
 }
 
+/// A worker's supervisor blocks signals, and so does the worker.
+#[test]
+#[cfg(feature = "workers")]
+fn a_helper_inherits_no_blocked_signal() {
+    for args in [&[][..], &["--workers", "1"]] {
+        let address = own_address().to_string();
+        let all = [&["-a", &address], args].concat();
+        let server = Server::start_prepared(&all, |directory| {
+            let mask = directory.join("mask");
+            let mask = mask.display();
+            let script =
+                format!("grep SigBlk /proc/self/status >{mask}.new; mv {mask}.new {mask}; cat");
+            let mut command = Command::new(tftpd());
+            command.args(["--helper", &script]);
+            command
+        });
+        let path = server.outside().join("mask");
+        let deadline = Instant::now() + PATIENCE;
+        while !path.exists() && Instant::now() < deadline {
+            thread::sleep(millis(10));
+        }
+        let mask = fs::read_to_string(path).expect("a helper");
+        assert_eq!(mask, "SigBlk:\t0000000000000000\n", "{args:?}");
+    }
+}
+
 #[test]
 fn a_slow_helper_delays_only_those_it_is_asked_about_and_is_asked_once() {
     let (server, mut helper, _listener) = start(&["--ask", "slow/**", "--ask-timeout", "400"]);

@@ -16,7 +16,7 @@ use mio::{Interest, Registry, Token};
 
 use super::protocol::RESTARTER;
 use crate::file::{reason, with_remedy};
-use crate::host::Identity;
+use crate::host::{Identity, with_signals_of_others};
 use crate::net::receive_with_descriptors;
 
 /// How long after a socket was lost, or not found, it is looked for again.
@@ -92,8 +92,8 @@ impl Channel {
             shell
                 .args(["-c", RESTARTER, "tftpd-helper", command])
                 .stdin(Stdio::from(OwnedFd::from(theirs.try_clone()?)))
-                .stdout(Stdio::from(OwnedFd::from(theirs)))
-                .spawn()?;
+                .stdout(Stdio::from(OwnedFd::from(theirs)));
+            with_signals_of_others(|| shell.spawn())?;
             Ok(UnixStream::from_std(own))
         };
         let stream = start().map_err(|error: io::Error| {

@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::sysinfo::sysinfo;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -91,6 +91,20 @@ impl Signals {
             }
         }
     }
+}
+
+/// Runs `start`, which starts a program, without the signals blocked that a process of
+/// several begins with, and that programs of others don't expect to be: a mask is
+/// inherited. One that comes just then is obeyed as by any process.
+pub fn with_signals_of_others<T>(start: impl FnOnce() -> T) -> T {
+    let ours = SigSet::from_iter([Signal::SIGUSR2, Signal::SIGPIPE]);
+    let before = ours.thread_swap_mask(SigmaskHow::SIG_UNBLOCK);
+    let started = start();
+    if let Ok(before) = before {
+        // It was there before.
+        let _ = before.thread_set_mask();
+    }
+    started
 }
 
 /// Whether this is the first process of a container: orphans become its children.
@@ -323,3 +337,26 @@ impl fmt::Display for ConfinementError {
 }
 
 impl Error for ConfinementError {}
+
+#[cfg(test)]
+mod tests {
+    use std::process;
+
+    use super::*;
+
+    #[test]
+    fn a_started_program_inherits_no_signal_that_we_block() {
+        let mask = || {
+            let mut grep = process::Command::new("grep");
+            let output = grep.args(["SigBlk:", "/proc/self/status"]).output();
+            String::from_utf8(output.unwrap().stdout).unwrap()
+        };
+        let none = "SigBlk:\t0000000000000000\n";
+        let ours = SigSet::from_iter([Signal::SIGUSR2, Signal::SIGPIPE]);
+        ours.thread_block().unwrap();
+        assert_eq!(mask(), "SigBlk:\t0000000000001800\n");
+        assert_eq!(with_signals_of_others(mask), none);
+        let after = SigSet::thread_get_mask().unwrap();
+        assert!(ours.iter().all(|signal| after.contains(signal)));
+    }
+}

@@ -66,7 +66,7 @@ impl Worker {
             has_ended: false,
         };
         // Blocked by the supervisor. A helper, which is started before they are taken
-        // over, isn't to inherit that.
+        // over, isn't to inherit that. SIGUSR2 stays: it would end us.
         let blocked = [
             Signal::SIGTERM,
             Signal::SIGINT,
