@@ -288,6 +288,51 @@ fn what_several_clients_read_at_once_is_read_once() {
     panic!("{reads:?}");
 }
 
+/// What the process before this one passes on is a batch as well.
+#[test]
+#[cfg(feature = "workers")]
+fn relayed_requests_for_one_file_open_it_once() {
+    const CLIENTS: usize = 20;
+    let Some(server) = traced_server(&[&["--workers", "1"][..], &NEVER].concat()) else {
+        return;
+    };
+    let wait_up = |count| assert!(server.wait_for_lines("serving with", count), "it isn't up");
+    wait_up(1);
+    server.file("f", &content(16, BLOCK + 1));
+    let oldest = RawClient::new(&server);
+    let (_, tid) = oldest.ask_data(&rrq("f", &[]));
+    // Below the tracer.
+    let strace = server.pid();
+    let children = fs::read_to_string(format!("/proc/{strace}/task/{strace}/children"));
+    let children = children.expect("the tracer lives");
+    let supervisor = Pid::from_raw(children.trim().parse().expect("one child"));
+    kill(supervisor, Signal::SIGUSR2).expect("it lives");
+    wait_up(2);
+    let ready = |line: &String| {
+        let pid = line.split_once(": process ")?.1.strip_suffix(" is ready")?;
+        pid.parse().ok()
+    };
+    let next = server.log_lines().iter().filter_map(ready).next_back();
+    let next = Pid::from_raw(next.expect("a process"));
+    kill(next, Signal::SIGSTOP).expect("it lives");
+    let from = trace(&server).len();
+    let clients: [_; CLIENTS] = std::array::from_fn(|_| RawClient::new(&server));
+    for client in &clients {
+        client.send(&rrq("f", &[]));
+    }
+    // Nothing tells when the last is on its way.
+    std::thread::sleep(millis(300));
+    kill(next, Signal::SIGCONT).expect("it lives");
+    for client in &clients {
+        assert_eq!(client.expect().0.data_block(), Some(1));
+    }
+    let calls = trace(&server);
+    let is_open = |it: &&String| it.starts_with("openat2(") && it.contains("\"f\"");
+    let opened = calls[from..].iter().filter(is_open).count();
+    assert!(opened <= 2, "{opened} times for {CLIENTS} clients");
+    oldest.send_to(&error(0, "enough"), tid);
+}
+
 /// The kernel sets a timer for each wait that has a timeout, and the poll's are in whole
 /// milliseconds.
 #[test]

@@ -236,6 +236,7 @@ impl Front {
         let Some(mut incoming) = self.incoming.take_if(|it| it.has_more) else {
             return;
         };
+        self.requests.policy().root.begin_batch();
         for _ in 0..BATCH_SLOTS {
             let Some(len) = incoming.receive() else {
                 incoming.has_more = false;
@@ -249,6 +250,7 @@ impl Front {
                 self.see_to(1, index, socket, floor);
             }
         }
+        self.requests.policy().root.end_batch();
         self.incoming = Some(incoming);
     }
 
