@@ -345,14 +345,41 @@ fn a_replaced_process_passes_on_all_that_was_relayed_to_it_before_it_exits() {
     // More than it takes in a turn.
     let late = clients(&server, 100);
     relay_to_stopped(middle, || {
-        late.iter().for_each(|client| client.send(&rrq("f", &[])));
+        for client in &late {
+            client.send(&rrq("f", &[]));
+        }
     });
     end_oldest();
     wait_lines(&server, "has finished", 1);
     kill(middle, Signal::SIGCONT).expect("it lives");
-    let is_served = |client: &&RawClient| client.recv(millis(2000)).is_some();
-    let served = late.iter().take_while(is_served).count();
-    assert_eq!(served, late.len());
+    let has_answer = |client: &&RawClient| client.recv(millis(2000)).is_some();
+    assert_eq!(late.iter().take_while(has_answer).count(), late.len());
+}
+
+#[test]
+fn relayed_requests_are_seen_to_before_newer_ones_on_the_listen_socket() {
+    let server = start("1", &[]);
+    let end_oldest = hold_process(&server);
+    upgrade(&server, 2);
+    let next = workers(&server)[&1];
+    // More than it takes in a turn.
+    let late = clients(&server, 70);
+    let client = RawClient::new(&server);
+    relay_to_stopped(next, || {
+        for client in &late {
+            client.send(&rrq("f", &[]));
+        }
+        client.send(&rrq("older", &[]));
+    });
+    end_oldest();
+    wait_lines(&server, "has finished", 1);
+    RawClient::new(&server).send(&rrq("newer", &[]));
+    kill(next, Signal::SIGCONT).expect("it lives");
+    wait_lines(&server, "newer", 1);
+    wait_lines(&server, "older", 1);
+    let lines = server.log_lines();
+    let place = |text| lines.iter().position(|line| line.contains(text));
+    assert!(place("older") < place("newer"), "{lines:#?}");
 }
 
 /// What a client sends beside its request ends no wait for the helper.

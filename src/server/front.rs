@@ -203,6 +203,11 @@ impl Front {
             self.unfinished.remove(index);
             return;
         }
+        if is_listener && self.has_relayed() {
+            // That comes first.
+            self.unfinished.insert(index);
+            return;
+        }
         let is_shared = floor.listeners_carry_transfers() || !is_listener;
         let slot_len = self.slot_len(is_shared, floor);
         let capacity = self.batch.capacity(slot_len, usize::MAX);

@@ -2,8 +2,8 @@
 //! the clock.
 //!
 //! Each turn: wait for readiness or the nearest deadline, read the clock, session
-//! sockets, signals, the supervisor's orders, sessions with work left over, listen
-//! sockets and shared ports, datagrams passed on by an older process, deadlines, the
+//! sockets, signals, the supervisor's orders, sessions with work left over, datagrams
+//! passed on by an older process, listen sockets and shared ports, deadlines, the
 //! helper, the watchdog's sign, the status port.
 //! Sockets come before deadlines, since an ACK that is already in the kernel beats
 //! its timeout. Without sessions the loop sleeps until a request or a signal comes,
@@ -326,10 +326,11 @@ impl Server {
             self.obey_orders();
         }
         self.floor.run_unfinished(leftovers);
+        // Older than what lies in the listen sockets.
+        self.front.run_relayed(&mut self.floor);
         for index in ready {
             self.front.run(index, &mut self.floor);
         }
-        self.front.run_relayed(&mut self.floor);
         // What time it was when the sockets were looked at: an ACK that came
         // since hasn't missed its deadline.
         let front = &self.front;
