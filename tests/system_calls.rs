@@ -288,49 +288,104 @@ fn what_several_clients_read_at_once_is_read_once() {
     panic!("{reads:?}");
 }
 
+/// A traced server of one process that another follows: both, and the transfer that keeps
+/// the first alive.
+#[cfg(feature = "workers")]
+struct Replaced {
+    server: Server,
+    oldest: Pid,
+    next: Pid,
+    client: RawClient,
+    tid: std::net::SocketAddr,
+}
+
+#[cfg(feature = "workers")]
+impl Replaced {
+    fn start() -> Option<Self> {
+        let server = traced_server(&[&["--workers", "1"][..], &NEVER].concat())?;
+        let ready = |count| {
+            assert!(server.wait_for_lines("serving with", count), "it isn't up");
+            let pid = |line: &String| {
+                let pid = line.split_once(": process ")?.1.strip_suffix(" is ready")?;
+                pid.parse().ok()
+            };
+            let last = server.log_lines().iter().filter_map(pid).next_back();
+            Pid::from_raw(last.expect("a process"))
+        };
+        let oldest = ready(1);
+        server.file("f", &content(16, BLOCK + 1));
+        let client = RawClient::new(&server);
+        let (_, tid) = client.ask_data(&rrq("f", &[]));
+        // Below the tracer.
+        let strace = server.pid();
+        let children = fs::read_to_string(format!("/proc/{strace}/task/{strace}/children"));
+        let children = children.expect("the tracer lives");
+        let supervisor = Pid::from_raw(children.trim().parse().expect("one child"));
+        kill(supervisor, Signal::SIGUSR2).expect("it lives");
+        let next = ready(2);
+        assert!(server.wait_for_lines("another process takes over", 1));
+        Some(Self {
+            server,
+            oldest,
+            next,
+            client,
+            tid,
+        })
+    }
+
+    /// What is asked of the kernel to serve so many clients at once, which ask while this
+    /// process is stopped.
+    fn serve(&self, clients: usize, stopped: Pid) -> Vec<String> {
+        let from = trace(&self.server).len();
+        kill(stopped, Signal::SIGSTOP).expect("it lives");
+        // Nothing tells when it has stopped, or when the last is on its way.
+        std::thread::sleep(millis(100));
+        let clients: Vec<_> = (0..clients).map(|_| RawClient::new(&self.server)).collect();
+        for client in &clients {
+            client.send(&rrq("f", &[]));
+        }
+        std::thread::sleep(millis(300));
+        kill(stopped, Signal::SIGCONT).expect("it goes on");
+        for client in &clients {
+            assert_eq!(client.expect().0.data_block(), Some(1));
+        }
+        trace(&self.server)[from..].to_vec()
+    }
+
+    fn end(self) {
+        self.client.send_to(&error(0, "enough"), self.tid);
+    }
+}
+
 /// What the process before this one passes on is a batch as well.
 #[test]
 #[cfg(feature = "workers")]
 fn relayed_requests_for_one_file_open_it_once() {
-    const CLIENTS: usize = 20;
-    let Some(server) = traced_server(&[&["--workers", "1"][..], &NEVER].concat()) else {
+    let Some(replaced) = Replaced::start() else {
         return;
     };
-    let wait_up = |count| assert!(server.wait_for_lines("serving with", count), "it isn't up");
-    wait_up(1);
-    server.file("f", &content(16, BLOCK + 1));
-    let oldest = RawClient::new(&server);
-    let (_, tid) = oldest.ask_data(&rrq("f", &[]));
-    // Below the tracer.
-    let strace = server.pid();
-    let children = fs::read_to_string(format!("/proc/{strace}/task/{strace}/children"));
-    let children = children.expect("the tracer lives");
-    let supervisor = Pid::from_raw(children.trim().parse().expect("one child"));
-    kill(supervisor, Signal::SIGUSR2).expect("it lives");
-    wait_up(2);
-    let ready = |line: &String| {
-        let pid = line.split_once(": process ")?.1.strip_suffix(" is ready")?;
-        pid.parse().ok()
-    };
-    let next = server.log_lines().iter().filter_map(ready).next_back();
-    let next = Pid::from_raw(next.expect("a process"));
-    kill(next, Signal::SIGSTOP).expect("it lives");
-    let from = trace(&server).len();
-    let clients: [_; CLIENTS] = std::array::from_fn(|_| RawClient::new(&server));
-    for client in &clients {
-        client.send(&rrq("f", &[]));
-    }
-    // Nothing tells when the last is on its way.
-    std::thread::sleep(millis(300));
-    kill(next, Signal::SIGCONT).expect("it lives");
-    for client in &clients {
-        assert_eq!(client.expect().0.data_block(), Some(1));
-    }
-    let calls = trace(&server);
+    let calls = replaced.serve(20, replaced.next);
     let is_open = |it: &&String| it.starts_with("openat2(") && it.contains("\"f\"");
-    let opened = calls[from..].iter().filter(is_open).count();
-    assert!(opened <= 2, "{opened} times for {CLIENTS} clients");
-    oldest.send_to(&error(0, "enough"), tid);
+    let opened = calls.iter().filter(is_open).count();
+    assert!(opened <= 2, "{opened} times for 20 clients");
+    replaced.end();
+}
+
+/// Though each of them may be as long as the next process can want.
+#[test]
+#[cfg(feature = "workers")]
+fn a_process_that_passes_requests_on_receives_them_in_batches() {
+    let Some(replaced) = Replaced::start() else {
+        return;
+    };
+    let calls = replaced.serve(20, replaced.oldest);
+    // Another process may come between a call and what it returns.
+    let receives = calls.iter().filter(|it| it.contains("recvmmsg"));
+    let batches: Vec<usize> = receives
+        .filter_map(|it| it.rsplit_once(" = ")?.1.trim().parse().ok())
+        .collect();
+    assert!(batches.iter().any(|&count| count > 10), "{batches:?}");
+    replaced.end();
 }
 
 /// The kernel sets a timer for each wait that has a timeout, and the poll's are in whole

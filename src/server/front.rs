@@ -209,7 +209,27 @@ impl Front {
             return;
         }
         let is_shared = floor.listeners_carry_transfers() || !is_listener;
-        let slot_len = self.slot_len(is_shared, floor);
+        let slot_len = self.slot_len(is_listener, is_shared, floor);
+        let is_relayed = is_listener && self.successor.is_some();
+        if is_relayed {
+            // Slots are large then; there is room for more of them.
+            std::mem::swap(&mut self.batch, &mut floor.resources.batch);
+        }
+        self.run_batch(index, socket, slot_len, is_shared, floor);
+        if is_relayed {
+            std::mem::swap(&mut self.batch, &mut floor.resources.batch);
+        }
+    }
+
+    /// Takes one from this socket, of slots of so many bytes.
+    fn run_batch(
+        &mut self,
+        index: usize,
+        socket: &ListenSocket,
+        slot_len: usize,
+        is_shared: bool,
+        floor: &mut Floor,
+    ) {
         let capacity = self.batch.capacity(slot_len, usize::MAX);
         let received = match socket.receive(&mut self.batch, slot_len, usize::MAX) {
             Ok(received) => received,
@@ -250,7 +270,7 @@ impl Front {
             if let Some((index, datagram)) = incoming.datagram(len)
                 && let Some(socket) = &self.listeners.get(index).cloned()
             {
-                let slot_len = self.slot_len(floor.listeners_carry_transfers(), floor);
+                let slot_len = self.slot_len(true, floor.listeners_carry_transfers(), floor);
                 self.batch.put(0, slot_len, &datagram);
                 self.see_to(1, index, socket, floor);
             }
@@ -261,11 +281,11 @@ impl Front {
 
     /// Bytes that are received of a datagram at most: for another process as many as it
     /// may want.
-    fn slot_len(&self, is_shared: bool, floor: &Floor) -> usize {
+    fn slot_len(&self, is_listener: bool, is_shared: bool, floor: &Floor) -> usize {
         match self.successor {
             // The new one may have other rules.
-            Some(_) => MAX_RELAYED,
-            None => floor.slot_len(is_shared),
+            Some(_) if is_listener => MAX_RELAYED,
+            _ => floor.slot_len(is_shared),
         }
     }
 
