@@ -260,7 +260,8 @@ impl Ports {
             if error.kind() == io::ErrorKind::AddrInUse {
                 let is_other = |&(at, until): &(SocketAddr, Instant)| at != address && now < until;
                 self.none_free.retain(is_other);
-                self.none_free.truncate(MAX_NONE_FREE - 1);
+                let surplus = self.none_free.len().saturating_sub(MAX_NONE_FREE - 1);
+                self.none_free.drain(..surplus);
                 self.none_free.push((address, now + RETRY));
             }
             return Err(error);
@@ -352,6 +353,25 @@ mod tests {
         ports.none_free = vec![(any, start + 2 * RETRY)];
         ports.freed();
         assert_eq!(ports.none_free, []);
+    }
+
+    #[test]
+    fn of_too_many_addresses_without_a_free_port_the_oldest_is_forgotten() {
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let taken = ListenSocket::bind(any, Binding::default()).unwrap();
+        let port = taken.address().port();
+        let (poll, now) = (Poll::new().unwrap(), clock::now());
+        let mut ports = Ports::new(Some(port..=port), None, 100, 1, now);
+        let at = |host: usize| SocketAddr::from((Ipv4Addr::new(192, 0, 2, host as u8), 0));
+        let full = (0..MAX_NONE_FREE).map(|host| (at(host), now + RETRY));
+        ports.none_free = full.collect();
+        let registry = poll.registry();
+        let opened = ports.open_shared(now, any, None, registry);
+        assert_eq!(opened.unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let left: Vec<_> = ports.none_free.iter().map(|it| it.0).collect();
+        let mut expected: Vec<_> = (1..MAX_NONE_FREE).map(at).collect();
+        expected.push(any);
+        assert_eq!(left, expected);
     }
 
     #[test]
