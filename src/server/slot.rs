@@ -196,7 +196,10 @@ impl Slot {
             match channel::receive_text(&process.channel).as_deref() {
                 Ok(READY) => is_ready = true,
                 Ok(ALIVE) if !is_starting => process.answer_by = None,
-                Ok("") => process.is_heard = false,
+                Ok("") => {
+                    process.is_heard = false;
+                    break;
+                }
                 Ok(_) => {}
                 Err(error) => {
                     process.is_heard &= error.kind() == io::ErrorKind::WouldBlock;
