@@ -207,8 +207,8 @@ fn uploads_in_single_port_survive_the_replacement_of_their_process() {
         let request = wrq(&format!("late{nth}"), &[]);
         assert_eq!(late.ask(&request).0, Packet::Ack(0));
         say(at);
+        assert_eq!(late.ask(&data(1, b"end")).0, Packet::Ack(1));
         kill(workers(&server)[&1], Signal::SIGKILL).expect("it lives");
-        late.send(&data(1, b"end"));
     }
     for at in [3, 4] {
         say(at);
