@@ -16,7 +16,7 @@ use mio::{Interest, Registry, Token};
 
 use super::protocol::RESTARTER;
 use crate::file::{reason, with_remedy};
-use crate::host::{Identity, with_signals_of_others};
+use crate::host::{Identity, MANAGER_VARIABLES, with_signals_of_others};
 use crate::net::receive_with_descriptors;
 
 /// How long after a socket was lost, or not found, it is looked for again.
@@ -33,16 +33,6 @@ const TURN: usize = 64 * 1024;
 
 /// Descriptors that wait for the line they belong to.
 const MAX_DESCRIPTORS: usize = 16;
-
-/// The variables of the service manager, `sd_notify`(3) and `sd_listen_fds`(3).
-const MANAGERS: [&str; 6] = [
-    "NOTIFY_SOCKET",
-    "WATCHDOG_PID",
-    "WATCHDOG_USEC",
-    "LISTEN_PID",
-    "LISTEN_FDS",
-    "LISTEN_FDNAMES",
-];
 
 /// One end of the stream.
 #[derive(Debug)]
@@ -86,7 +76,7 @@ impl Channel {
                 identity.run_as(&mut shell);
             }
             // What the service manager said is said to the server alone.
-            for name in MANAGERS {
+            for name in MANAGER_VARIABLES {
                 shell.env_remove(name);
             }
             shell

@@ -16,6 +16,17 @@ use nix::errno::Errno;
 
 use super::privileges::words;
 
+/// What the environment says of the manager and its sockets (`sd_notify(3)`,
+/// `sd_listen_fds(3)`): for this process alone.
+pub const MANAGER_VARIABLES: [&str; 6] = [
+    "NOTIFY_SOCKET",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+    "LISTEN_PID",
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+];
+
 /// The manager's socket, and when it wants to hear from us.
 #[derive(Debug)]
 pub struct Notifier {

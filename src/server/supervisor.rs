@@ -31,11 +31,11 @@ use super::listen::sets;
 use super::opened::identity;
 use super::slot::{NONE, Process, Slot, Stage};
 use super::start::{cannot_write_pid_file, reserve_pid_file};
-use super::upgrade::{BY_ITSELF, OURS, Program, Trial, Upgrade};
+use super::upgrade::{BY_ITSELF, Program, Trial, Upgrade};
 use super::worker::{END, SOCKETS, STOP};
 use super::{LONGEST_DRAIN, MAX_LISTENERS, handover, logging};
 use crate::file::{reason, with_remedy};
-use crate::host::{self, Inherited, Notifier, PidFile, clock};
+use crate::host::{self, Inherited, MANAGER_VARIABLES, Notifier, PidFile, clock};
 use crate::log::LogFile;
 use crate::log::shown::Addresses;
 
@@ -292,7 +292,7 @@ impl<'a> Supervisor<'a> {
         let stage = slot.prepare(&channel)?;
         let mut command = self.program.command(&Part::Worker.word(number + 1));
         command.stdin(Stdio::from(theirs));
-        for variable in OURS {
+        for variable in MANAGER_VARIABLES {
             command.env_remove(variable);
         }
         let child = command.spawn()?;

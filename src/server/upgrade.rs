@@ -25,16 +25,8 @@ use super::opened::identity;
 use super::slot::Slot;
 use super::{handover, logging};
 use crate::file::reason;
+use crate::host::MANAGER_VARIABLES;
 use crate::wire::escape::escape;
-
-/// What tells processes of sockets and managers that are ours.
-pub(super) const OURS: [&str; 5] = [
-    "LISTEN_FDS",
-    "LISTEN_PID",
-    "NOTIFY_SOCKET",
-    "WATCHDOG_USEC",
-    "WATCHDOG_PID",
-];
 
 /// How long a program may take to say that it could take our place.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -147,7 +139,7 @@ impl Trial {
         let (said, theirs) = UnixStream::pair()?;
         said.set_nonblocking(true)?;
         let mut command = program.command(&Part::Trial.word(0));
-        for variable in OURS {
+        for variable in MANAGER_VARIABLES {
             command.env_remove(variable);
         }
         let child = command
