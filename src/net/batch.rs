@@ -39,6 +39,13 @@ pub struct Received<'a> {
     pub segment: Option<u16>,
 }
 
+impl<'a> Received<'a> {
+    /// At most so many bytes of its payload: what is longer is cut.
+    pub fn head(&self, len: usize) -> &'a [u8] {
+        &self.payload[..self.payload.len().min(len)]
+    }
+}
+
 /// Where a datagram was sent to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Destination {

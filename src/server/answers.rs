@@ -56,7 +56,7 @@ pub(super) fn turn_stranger_away(
     datagram: &Received<'_>,
     floor: &mut Floor,
 ) {
-    let payload = &datagram.payload[..datagram.payload.len().min(REQUEST_LEN)];
+    let payload = datagram.head(REQUEST_LEN);
     if let Some(trace) = floor.resources.ingress.trace {
         trace(datagram.peer, Heading::Received, payload);
     }

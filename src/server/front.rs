@@ -208,28 +208,20 @@ impl Front {
             self.unfinished.insert(index);
             return;
         }
-        let is_shared = floor.listeners_carry_transfers() || !is_listener;
-        let slot_len = self.slot_len(is_listener, is_shared, floor);
         let is_relayed = is_listener && self.successor.is_some();
         if is_relayed {
             // Slots are large then; there is room for more of them.
             std::mem::swap(&mut self.batch, &mut floor.resources.batch);
         }
-        self.run_batch(index, socket, slot_len, is_shared, floor);
+        self.run_batch(index, socket, floor);
         if is_relayed {
             std::mem::swap(&mut self.batch, &mut floor.resources.batch);
         }
     }
 
-    /// Takes one from this socket, of slots of so many bytes.
-    fn run_batch(
-        &mut self,
-        index: usize,
-        socket: &ListenSocket,
-        slot_len: usize,
-        is_shared: bool,
-        floor: &mut Floor,
-    ) {
+    /// Takes one from this socket.
+    fn run_batch(&mut self, index: usize, socket: &ListenSocket, floor: &mut Floor) {
+        let slot_len = self.slot_len(index, floor);
         let capacity = self.batch.capacity(slot_len, usize::MAX);
         let received = match socket.receive(&mut self.batch, slot_len, usize::MAX) {
             Ok(received) => received,
@@ -249,7 +241,7 @@ impl Front {
             self.unfinished.remove(index);
         }
         self.requests.policy().root.begin_batch();
-        if is_shared {
+        if is_shared(index, floor) {
             self.note_backlog(index, socket);
         }
         self.see_to(received, index, socket, floor);
@@ -270,7 +262,7 @@ impl Front {
             if let Some((index, datagram)) = incoming.datagram(len)
                 && let Some(socket) = &self.listeners.get(index).cloned()
             {
-                let slot_len = self.slot_len(true, floor.listeners_carry_transfers(), floor);
+                let slot_len = self.slot_len(index, floor);
                 self.batch.put(0, slot_len, &datagram);
                 self.see_to(1, index, socket, floor);
             }
@@ -281,18 +273,17 @@ impl Front {
 
     /// Bytes that are received of a datagram at most: for another process as many as it
     /// may want.
-    fn slot_len(&self, is_listener: bool, is_shared: bool, floor: &Floor) -> usize {
+    fn slot_len(&self, index: usize, floor: &Floor) -> usize {
         match self.successor {
             // The new one may have other rules.
-            Some(_) if is_listener => MAX_RELAYED,
-            _ => floor.slot_len(is_shared),
+            Some(_) if index < MAX_LISTENERS => MAX_RELAYED,
+            _ => floor.slot_len(is_shared(index, floor)),
         }
     }
 
     /// Gives what was received on the socket with this index to where it belongs.
     fn see_to(&mut self, received: usize, index: usize, socket: &ListenSocket, floor: &mut Floor) {
-        let is_listener = index < MAX_LISTENERS;
-        if floor.listeners_carry_transfers() || !is_listener {
+        if is_shared(index, floor) {
             self.sort(received, index, socket, floor);
             return;
         }
@@ -379,11 +370,14 @@ impl Front {
         socket: &ListenSocket,
     ) -> Option<Endpoint> {
         let datagram = (slot < received).then(|| self.batch.get(slot))??;
-        let opcode = datagram.payload.first_chunk().copied();
-        let opcode = opcode.map(u16::from_be_bytes).and_then(Opcode::from_wire);
-        if matches!(opcode, Some(Opcode::Rrq | Opcode::Wrq)) {
+        if Opcode::of(datagram.payload).is_some_and(Opcode::is_request) {
             return None;
         }
         endpoint_of(&datagram, socket)
     }
+}
+
+/// Whether transfers send from the socket with this index.
+const fn is_shared(index: usize, floor: &Floor) -> bool {
+    index >= MAX_LISTENERS || floor.listeners_carry_transfers()
 }

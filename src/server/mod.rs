@@ -266,10 +266,9 @@ impl Server {
 
     /// The session that all of the events are for.
     fn only_session(&self, events: &Events) -> Option<SessionKey> {
-        let mut events = events.iter().filter(|it| it.token() != TIMER);
-        let (first, second) = (events.next()?, events.next());
-        let is_session = !RESERVED.contains(&first.token().0) && second.is_none();
-        is_session.then(|| self.floor.sessions.key_of_token(first.token().0))?
+        let token = only_event(events)?.token().0;
+        let is_session = !RESERVED.contains(&token);
+        is_session.then(|| self.floor.sessions.key_of_token(token))?
     }
 
     fn turn(&mut self, events: &Events) {
@@ -288,11 +287,7 @@ impl Server {
         let leftovers = self.floor.count_unfinished();
         let mut ready = self.front.take_unfinished(now);
         let (mut signalled, mut asked, mut has_said, mut told) = (false, false, false, false);
-        let is_alone = events
-            .iter()
-            .filter(|it| it.token() != TIMER)
-            .nth(1)
-            .is_none();
+        let is_alone = only_event(events).is_some();
         for event in events {
             match event.token() {
                 SIGNALS => signalled = true,
@@ -478,6 +473,12 @@ impl Server {
         let has_all = self.front.listens() && !self.front.has_relayed();
         (self.is_idle() && has_all) || clock::now() >= deadline
     }
+}
+
+/// The one that there is but for the timer's, if it is one.
+fn only_event(events: &Events) -> Option<&event::Event> {
+    let mut events = events.iter().filter(|it| it.token() != TIMER);
+    events.next().filter(|_| events.next().is_none())
 }
 
 /// The token of a listen socket, or from [`MAX_LISTENERS`] on of a shared port.

@@ -102,9 +102,7 @@ impl Successor {
 }
 
 fn is_request(datagram: &Received<'_>) -> bool {
-    let opcode = datagram.payload.first_chunk().copied();
-    let opcode = opcode.map(u16::from_be_bytes).and_then(Opcode::from_wire);
-    matches!(opcode, Some(Opcode::Rrq | Opcode::Wrq))
+    Opcode::of(datagram.payload).is_some_and(Opcode::is_request)
 }
 
 fn whose(
@@ -124,7 +122,7 @@ fn whose(
         return Whose::Nobodys;
     };
     let is_request = is_request(datagram);
-    let request = &datagram.payload[..datagram.payload.len().min(REQUEST_LEN)];
+    let request = datagram.head(REQUEST_LEN);
     if is_request && requests.awaits_answer(&endpoint, Fingerprint::of(request)) {
         return Whose::Ours;
     }

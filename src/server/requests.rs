@@ -144,8 +144,7 @@ impl Requests {
             self.report_drop(now, peer, "this address is not served", floor);
             return;
         }
-        let payload = datagram.payload;
-        let payload = &payload[..payload.len().min(REQUEST_LEN)];
+        let payload = datagram.head(REQUEST_LEN);
         if let Some(trace) = floor.resources.ingress.trace {
             trace(peer, Heading::Received, payload);
         }
@@ -194,8 +193,7 @@ impl Requests {
             return None;
         };
         let peer = datagram.peer;
-        let payload = datagram.payload;
-        let payload = &payload[..payload.len().min(REQUEST_LEN)];
+        let payload = datagram.head(REQUEST_LEN);
         let Ok(Packet::Request(request)) = Packet::parse(payload) else {
             return None;
         };

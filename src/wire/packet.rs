@@ -59,6 +59,17 @@ impl Opcode {
         }
     }
 
+    /// That of a datagram, if TFTP knows it.
+    pub fn of(datagram: &[u8]) -> Option<Self> {
+        let number = datagram.first_chunk().copied()?;
+        Self::from_wire(u16::from_be_bytes(number))
+    }
+
+    /// Whether it begins a transfer.
+    pub const fn is_request(self) -> bool {
+        matches!(self, Self::Rrq | Self::Wrq)
+    }
+
     /// The two bytes that stand for this opcode.
     pub const fn to_wire(self) -> [u8; 2] {
         (self as u16).to_be_bytes()
