@@ -220,12 +220,12 @@ impl Helper {
     }
 
     /// Whether it has been asked about this request, and hasn't answered.
-    pub fn is_asked(&mut self, endpoint: &Endpoint, fingerprint: Fingerprint) -> bool {
-        self.questions.is_asked(endpoint, fingerprint)
+    pub fn merge_with_question(&mut self, endpoint: &Endpoint, fingerprint: Fingerprint) -> bool {
+        self.questions.merge(endpoint, fingerprint)
     }
 
     /// Whether it has been asked about any, and hasn't answered.
-    pub fn is_asked_something(&self) -> bool {
+    pub fn has_questions(&self) -> bool {
         self.questions.next_deadline().is_some()
     }
 

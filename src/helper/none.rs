@@ -102,11 +102,11 @@ impl Helper {
         match *self {}
     }
 
-    pub(crate) fn is_asked(&mut self, _: &Endpoint, _: Fingerprint) -> bool {
+    pub(crate) fn merge_with_question(&mut self, _: &Endpoint, _: Fingerprint) -> bool {
         match *self {}
     }
 
-    pub(crate) fn is_asked_something(&self) -> bool {
+    pub(crate) fn has_questions(&self) -> bool {
         match *self {}
     }
 

@@ -41,7 +41,7 @@ pub(super) struct Questions {
 impl Questions {
     /// Whether this request waits already. Another one of the same client ends the wait
     /// of the one before.
-    pub(super) fn is_asked(&mut self, endpoint: &Endpoint, fingerprint: Fingerprint) -> bool {
+    pub(super) fn merge(&mut self, endpoint: &Endpoint, fingerprint: Fingerprint) -> bool {
         let mut own = self.waiting.iter();
         let own = own.find(|(_, (_, it))| it.endpoint == *endpoint);
         let Some((&number, (_, waiting))) = own else {
@@ -122,11 +122,11 @@ mod tests {
         let mut questions = Questions::default();
         let first = waiting([192, 0, 2, 1], 7, b"a");
         let endpoint = first.endpoint;
-        assert!(!questions.is_asked(&endpoint, Fingerprint::of(b"a")));
+        assert!(!questions.merge(&endpoint, Fingerprint::of(b"a")));
         assert_eq!(questions.add(first, start), Some(1));
-        assert!(questions.is_asked(&endpoint, Fingerprint::of(b"a")));
+        assert!(questions.merge(&endpoint, Fingerprint::of(b"a")));
         // Another request of the same port ends that one's wait.
-        assert!(!questions.is_asked(&endpoint, Fingerprint::of(b"b")));
+        assert!(!questions.merge(&endpoint, Fingerprint::of(b"b")));
         assert!(questions.take(1).is_none());
         let mut taken = 0;
         for network in 0..5 {

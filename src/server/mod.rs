@@ -441,7 +441,7 @@ impl Server {
 
     /// There is no session, and no request waits for the helper.
     fn is_idle(&self) -> bool {
-        self.floor.sessions.is_empty() && !self.front.requests.await_answers()
+        self.floor.sessions.is_empty() && !self.front.requests.has_questions()
     }
 
     /// When there has been nothing to do for too long, if it stays so.

@@ -37,12 +37,12 @@ pub(super) struct Successor {
 }
 
 /// Whose a datagram is.
-enum Whose {
+enum Owner {
     /// A transfer's here, or a request's that waits here.
-    Ours,
+    Here,
     /// A request of a client whose transfer here is over.
-    OfClientOf(SessionKey),
-    Nobodys,
+    EndedHere(SessionKey),
+    Elsewhere,
 }
 
 /// What became of a datagram that isn't ours.
@@ -72,10 +72,10 @@ impl Successor {
         requests: &mut Requests,
         floor: &mut Floor,
     ) -> bool {
-        let over = match whose(socket, datagram, requests, floor) {
-            Whose::Ours => return false,
-            Whose::OfClientOf(key) => Some(key),
-            Whose::Nobodys => None,
+        let over = match owner_of(socket, datagram, requests, floor) {
+            Owner::Here => return false,
+            Owner::EndedHere(key) => Some(key),
+            Owner::Elsewhere => None,
         };
         let passed = self.pass_on(index, datagram);
         if passed == Passed::Dropped {
@@ -105,12 +105,12 @@ fn is_request(datagram: &Received<'_>) -> bool {
     Opcode::of(datagram.payload).is_some_and(Opcode::is_request)
 }
 
-fn whose(
+fn owner_of(
     socket: &ListenSocket,
     datagram: &Received<'_>,
     requests: &mut Requests,
     floor: &Floor,
-) -> Whose {
+) -> Owner {
     let of_group = || match datagram.destination {
         Some(Destination::Group(Some(local))) => Some(Endpoint {
             peer: datagram.peer,
@@ -119,19 +119,19 @@ fn whose(
         _ => None,
     };
     let Some(endpoint) = endpoint_of(datagram, socket).or_else(of_group) else {
-        return Whose::Nobodys;
+        return Owner::Elsewhere;
     };
     let is_request = is_request(datagram);
     let request = datagram.head(REQUEST_LEN);
-    if is_request && requests.awaits_answer(&endpoint, Fingerprint::of(request)) {
-        return Whose::Ours;
+    if is_request && requests.merge_with_question(&endpoint, Fingerprint::of(request)) {
+        return Owner::Here;
     }
     let Some(key) = floor.sessions.key_of(&endpoint) else {
-        return Whose::Nobodys;
+        return Owner::Elsewhere;
     };
     match floor.sessions.get(key) {
-        Some(session) if is_request && session.has_ended() => Whose::OfClientOf(key),
-        _ => Whose::Ours,
+        Some(session) if is_request && session.has_ended() => Owner::EndedHere(key),
+        _ => Owner::Here,
     }
 }
 

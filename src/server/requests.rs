@@ -41,7 +41,7 @@ const BROADCASTS: u32 = 100;
 const NETWORKS: usize = 256;
 
 /// Where a request came in.
-struct Came<'a> {
+struct Arrival<'a> {
     listener: &'a ListenSocket,
     endpoint: Endpoint,
     /// The kernel's number for the interface, if it told.
@@ -159,14 +159,14 @@ impl Requests {
                 self.report_drop(now, peer, reason, floor);
             }
             Ok(Packet::Request(request)) if peer.port() != 0 => {
-                let came = Came {
+                let arrival = Arrival {
                     listener,
                     endpoint,
                     interface: datagram.interface,
                     datagram: payload,
                 };
                 floor.counters.requests += 1;
-                self.admit(now, &came, &request, None, floor);
+                self.admit(now, &arrival, &request, None, floor);
             }
             // A DATA is answered, an ACK isn't: tftp-hpa acknowledges ERRORs, from
             // the port that its next request comes from as well.
@@ -215,20 +215,20 @@ impl Requests {
     fn admit(
         &mut self,
         now: Instant,
-        came: &Came<'_>,
+        arrival: &Arrival<'_>,
         request: &Request<'_>,
         answer: Option<&Answer>,
         floor: &mut Floor,
     ) {
-        let &Came {
+        let &Arrival {
             listener,
             endpoint,
             interface,
             datagram,
-        } = came;
+        } = arrival;
         let fingerprint = Fingerprint::of(datagram);
         if let (Some(helper), None) = (&mut self.helper, answer)
-            && helper.is_asked(&endpoint, fingerprint)
+            && helper.merge_with_question(&endpoint, fingerprint)
         {
             floor.counters.repeated += 1;
             return;
@@ -239,7 +239,7 @@ impl Requests {
             return;
         };
         if answer.is_none() && self.is_for_helper(request) {
-            self.ask(now, came, fingerprint, floor);
+            self.ask(now, arrival, fingerprint, floor);
             return;
         }
         if !floor.listed.is_empty() {
@@ -257,7 +257,7 @@ impl Requests {
         let (session, section) = match self.opener.open(&asked, floor) {
             Ok(opened) => opened,
             Err(refusal) if answer.is_none() && self.asks_after(&refusal, request) => {
-                self.ask(now, came, fingerprint, floor);
+                self.ask(now, arrival, fingerprint, floor);
                 return;
             }
             Err(refusal) => {
@@ -304,18 +304,24 @@ impl Requests {
     }
 
     /// Asks the helper about a request, which waits for the answer.
-    fn ask(&mut self, now: Instant, came: &Came<'_>, fingerprint: Fingerprint, floor: &mut Floor) {
+    fn ask(
+        &mut self,
+        now: Instant,
+        arrival: &Arrival<'_>,
+        fingerprint: Fingerprint,
+        floor: &mut Floor,
+    ) {
         let waiting = Waiting {
-            endpoint: came.endpoint,
+            endpoint: arrival.endpoint,
             fingerprint,
-            datagram: came.datagram.into(),
-            listener: came.listener.clone(),
-            interface: came.interface,
+            datagram: arrival.datagram.into(),
+            listener: arrival.listener.clone(),
+            interface: arrival.interface,
         };
         let asked = self.helper.as_mut().is_some_and(|it| it.ask(now, waiting));
         if !asked {
             let reason = "the helper has too many questions to answer";
-            self.shed(now, came.endpoint.peer, reason, floor);
+            self.shed(now, arrival.endpoint.peer, reason, floor);
         }
     }
 
@@ -339,13 +345,13 @@ impl Requests {
                 floor.counters.shed += 1;
                 continue;
             }
-            let came = Came {
+            let arrival = Arrival {
                 listener: &waiting.listener,
                 endpoint: waiting.endpoint,
                 interface: waiting.interface,
                 datagram: &waiting.datagram,
             };
-            self.admit(clock::now(), &came, &request, Some(&answer), floor);
+            self.admit(clock::now(), &arrival, &request, Some(&answer), floor);
         }
         if let Some(helper) = &mut self.helper {
             helper.flush(clock::now());
@@ -354,16 +360,18 @@ impl Requests {
 
     /// Whether this very request waits for the helper's answer. If another one of the same
     /// client does, its wait ends.
-    pub(super) fn awaits_answer(&mut self, endpoint: &Endpoint, fingerprint: Fingerprint) -> bool {
+    pub(super) fn merge_with_question(
+        &mut self,
+        endpoint: &Endpoint,
+        fingerprint: Fingerprint,
+    ) -> bool {
         let helper = self.helper.as_mut();
-        helper.is_some_and(|it| it.is_asked(endpoint, fingerprint))
+        helper.is_some_and(|it| it.merge_with_question(endpoint, fingerprint))
     }
 
     /// Whether any request waits for the helper's answer.
-    pub(super) fn await_answers(&self) -> bool {
-        self.helper
-            .as_ref()
-            .is_some_and(|it| it.is_asked_something())
+    pub(super) fn has_questions(&self) -> bool {
+        self.helper.as_ref().is_some_and(|it| it.has_questions())
     }
 
     /// The helper may have said more without a new event.

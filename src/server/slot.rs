@@ -45,7 +45,7 @@ pub(super) struct Process {
     /// It may say something.
     pub(super) is_heard: bool,
     /// It wasn't ready when all were told to read their files again.
-    pub(super) misses_reload: bool,
+    pub(super) needs_reload: bool,
     /// When it is killed unless it has said that it is ready, or alive.
     pub(super) answer_by: Option<Instant>,
     /// Once it is replaced: when it is killed.
@@ -73,7 +73,7 @@ impl Process {
             channel,
             stage,
             is_heard: true,
-            misses_reload: false,
+            needs_reload: false,
             answer_by: None,
             end_by: None,
             is_stranded: false,

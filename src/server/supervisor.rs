@@ -166,7 +166,7 @@ impl<'a> Supervisor<'a> {
             self.hear_all();
             self.kill_late();
             self.obey_signals();
-            self.bury();
+            self.reap();
         }
     }
 
@@ -308,7 +308,7 @@ impl<'a> Supervisor<'a> {
                 if slot.processes[place].is_heard && slot.hear(place) {
                     let process = &mut slot.processes[place];
                     info!("worker {}: process {} is ready", number + 1, process.pid);
-                    if mem::take(&mut process.misses_reload) {
+                    if mem::take(&mut process.needs_reload) {
                         let _ = kill(process.pid, Signal::SIGHUP);
                     }
                 }
@@ -355,7 +355,7 @@ impl<'a> Supervisor<'a> {
                     // Those that are starting may have read their files already.
                     let is_starting = |it: &&mut Process| matches!(it.stage, Stage::Starting(_));
                     let starting = self.processes_mut().filter(is_starting);
-                    starting.for_each(|it| it.misses_reload = true);
+                    starting.for_each(|it| it.needs_reload = true);
                 }
                 Ok(Signal::SIGUSR1) => self.signal_all(Signal::SIGUSR1),
                 Ok(Signal::SIGUSR2) => self.want_upgrade(),
@@ -415,13 +415,13 @@ impl<'a> Supervisor<'a> {
     }
 
     /// Sees to the processes that have ended.
-    fn bury(&mut self) {
+    fn reap(&mut self) {
         loop {
             match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::Exited(pid, status)) => {
-                    self.has_ended(pid, &format!("{BY_ITSELF}{status}"));
+                    self.handle_exit(pid, &format!("{BY_ITSELF}{status}"));
                 }
-                Ok(WaitStatus::Signaled(pid, signal, _)) => self.has_ended(pid, signal.as_str()),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => self.handle_exit(pid, signal.as_str()),
                 Ok(WaitStatus::StillAlive) | Err(_) => return,
                 Ok(_) => {}
             }
@@ -432,21 +432,21 @@ impl<'a> Supervisor<'a> {
         matches!(&self.upgrade, Upgrade::Tried(trial) if trial.pid == pid)
     }
 
-    fn has_ended(&mut self, pid: Pid, how: &str) {
+    fn handle_exit(&mut self, pid: Pid, how: &str) {
         if self.is_trial(pid)
             && let Upgrade::Tried(trial) = mem::replace(&mut self.upgrade, Upgrade::Unwanted)
         {
-            return self.judge(trial, how);
+            return self.finish_trial(trial, how);
         }
         for number in 0..self.slots.len() {
             if let Some(process) = self.slots[number].take_out(pid, large_pair) {
-                self.tell_end(number, &process, how);
+                self.log_exit(number, &process, how);
             }
         }
         self.go_on();
     }
 
-    fn tell_end(&mut self, number: usize, process: &Process, how: &str) {
+    fn log_exit(&mut self, number: usize, process: &Process, how: &str) {
         let Process { pid, stage, .. } = process;
         let number = number + 1;
         match stage {
@@ -480,7 +480,7 @@ impl<'a> Supervisor<'a> {
 
     /// Goes on after a trial that has ended in this way; with another if there may be
     /// another program by now.
-    fn judge(&mut self, trial: Trial, how: &str) {
+    fn finish_trial(&mut self, trial: Trial, how: &str) {
         let is_outdated = trial.is_outdated;
         let failure = trial.failure(how);
         if let Some(failure) = &failure {

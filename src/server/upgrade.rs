@@ -41,7 +41,7 @@ pub(super) const BY_ITSELF: &str = "status ";
 const SUCCESS: &str = "status 0";
 
 /// What a program says that can take our place.
-const KNOWS: &str = "it can take over";
+const CAN_TAKE_OVER: &str = "it can take over";
 
 /// The program, and the command line after it.
 #[derive(Debug)]
@@ -170,7 +170,7 @@ impl Trial {
         let _ = self.said.take(MAX_SAID).read_to_end(&mut said);
         let mut lines = said.split(|&byte| byte == b'\n');
         // Another program may end well whatever it is told.
-        if how == SUCCESS && lines.clone().any(|line| line == KNOWS.as_bytes()) {
+        if how == SUCCESS && lines.clone().any(|line| line == CAN_TAKE_OVER.as_bytes()) {
             return None;
         }
         Some(match lines.next().unwrap_or_default() {
@@ -190,6 +190,6 @@ impl Trial {
 pub fn try_out(args: &Args) -> Result<(), Box<dyn Error>> {
     identity(args)?;
     logging::start(args, false)?;
-    writeln!(io::stderr(), "{KNOWS}")?;
+    writeln!(io::stderr(), "{CAN_TAKE_OVER}")?;
     Ok(())
 }
