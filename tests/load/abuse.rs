@@ -1,5 +1,5 @@
-//! Clients that mean no good, or died: sessions that stall after the first
-//! block, and a flood of requests whose senders never answer.
+//! Abusive or dead clients: sessions that stall after the first block, and a flood
+//! of requests whose senders never answer.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
@@ -12,10 +12,10 @@ use crate::clock;
 use crate::figures::{Figures, Metric};
 use crate::process::Tree;
 
-/// How long an idle server is looked at.
+/// How long an idle server is observed.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// Bytes of the request that both kinds of client send.
+/// The bytes of the request that both kinds of client send.
 fn request(name: &str) -> io::Result<Vec<u8>> {
     let mut packet = [0; 128];
     let options = [("blksize", "1428")];
@@ -31,7 +31,7 @@ fn request(name: &str) -> io::Result<Vec<u8>> {
 }
 
 /// Opens `count` transfers of the file `name`, takes the first block of each and
-/// falls silent; measures what the server has grown by.
+/// falls silent; measures how much the server's memory has grown.
 pub(crate) fn stall(
     server: SocketAddr,
     tree: Tree,
@@ -41,7 +41,8 @@ pub(crate) fn stall(
     let mut figures = Figures::default();
     let listener = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
     listener.set_read_timeout(Some(IDLE))?;
-    // What the start has left to do, then a second in which nothing happens.
+    // The first second is for what the start has left to do; in the second one the
+    // server is idle.
     for _ in 0..2 {
         let before = tree.wakeups();
         let _ = listener.recv(&mut [0; 1]);
@@ -78,7 +79,7 @@ pub(crate) fn stall(
     Ok(figures)
 }
 
-/// Requests from ever other addresses, none of which answers.
+/// Requests from ever new addresses, none of which answers.
 pub(crate) struct Flood {
     socket: ListenSocket,
     server: SocketAddr,
@@ -90,10 +91,10 @@ pub(crate) struct Flood {
 }
 
 impl Flood {
-    /// Requests altogether, and the time in which they are sent.
+    /// The number of requests, and the time in which they are sent.
     const REQUESTS: u32 = 20_000;
     pub(crate) const DURATION: Duration = Duration::from_secs(4);
-    /// When the last repeat has come, from the begin.
+    /// From the beginning until the last retransmit has come.
     const AFTERMATH: Duration = Duration::from_secs(12);
     const TICK: Duration = Duration::from_millis(1);
 
@@ -117,10 +118,10 @@ impl Flood {
             .min(Self::DURATION);
         let due = elapsed.as_secs_f64() / Self::DURATION.as_secs_f64() * f64::from(Self::REQUESTS);
         while f64::from(self.sent) < due {
-            // 127.1.0.0/16: as many victims as requests.
+            // An address in 127.1.0.0/16 for each request.
             let [_, _, high, low] = self.sent.to_be_bytes();
             let source = Ipv4Addr::new(127, 1, high, low);
-            // What the kernel won't take now is lost: it's a flood.
+            // Requests that the kernel won't take are lost: it's a flood.
             let _ = self
                 .socket
                 .answer(&self.request, self.server, IpAddr::V4(source));
@@ -135,7 +136,7 @@ impl Flood {
         now + Self::TICK
     }
 
-    /// Waits for the last repeats, and reports.
+    /// Waits for the last retransmits, and reports.
     pub(crate) fn finish(
         mut self,
         figures: &mut Figures,

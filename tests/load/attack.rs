@@ -1,9 +1,9 @@
 //! An attacker among honest clients, for `scripts/soak`: floods of forged requests,
-//! ACKs in the name of others as their blocks are sent, uploads in their names, DATA
-//! again and again, transfers and uploads that stall, announcements of a gigabyte,
-//! odd and long names for a map file's rules, requests in the name of another server,
-//! of neighbours of the honest clients and of the clients themselves, nonsense. And
-//! honest downloads beside it, timed before and during the attack.
+//! forged ACKs that follow the victim's blocks, forged uploads, DATA repeated again and
+//! again, stalled transfers and uploads, announcements of a gigabyte, odd and long names
+//! for a map file's rules, junk, and requests in the name of another server, of the
+//! honest clients' neighbours and of the clients themselves. Also times honest downloads
+//! before and during the attack.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
@@ -41,22 +41,21 @@ pub(crate) struct AttackArgs {
 const WAIT: Duration = Duration::from_secs(1);
 const TRIES: u32 = 5;
 
-/// Real addresses of the attacker, each of which holds a transfer and a stalled
-/// upload.
+/// Real addresses of the attacker. Each holds a transfer or a stalled upload.
 const HOLDERS: usize = 32;
 
-/// Between two acts of a holder.
+/// Time between two acts of a holder.
 const HOLD: Duration = Duration::from_secs(1);
 
-/// Ports of the honest clients' machine that ask and never answer.
+/// Ports on the honest clients' address that send requests and never answer.
 const NEIGHBOURS: usize = 8;
 
-/// Addresses in whose names ACKs follow the blocks that are sent to them.
+/// The number of addresses in whose names ACKs follow the blocks that they are sent.
 const KNOWN: u32 = 16;
 const FIRST_KNOWN: u32 = 0x7f30_0001;
 
-/// Names that a rule refuses, or none should: other spellings, others' directories,
-/// pipes, what hides another file.
+/// Names that a rule refuses or that nobody should get: other spellings, other clients'
+/// directories, pipes, names that hide another file.
 const NAMES: [&[u8]; 12] = [
     b"site.key/",
     b"site.key\\",
@@ -113,7 +112,7 @@ pub(crate) fn run(args: &AttackArgs) -> io::Result<()> {
     })
 }
 
-/// In milliseconds, of sorted times.
+/// A percentile of sorted times, in milliseconds.
 fn percentile(times: &[Duration], percent: usize) -> f64 {
     let place = (times.len() * percent / 100).min(times.len().saturating_sub(1));
     times
@@ -134,7 +133,7 @@ fn named(direction: Direction, name: &[u8], options: &[(&str, &str)]) -> Vec<u8>
 
 // --- honest clients ---------------------------------------------------------------------
 
-/// Downloads until then, of each server in turn: their times in order, and how
+/// Downloads from each server in turn until `end`; returns the sorted times, and how
 /// many failed.
 fn honest(args: &AttackArgs, end: Instant, is_attacked: bool) -> (Vec<Duration>, u32) {
     let (mut times, mut failed) = (Vec::new(), 0);
@@ -152,8 +151,8 @@ fn honest(args: &AttackArgs, end: Instant, is_attacked: bool) -> (Vec<Duration>,
     (times, failed)
 }
 
-/// A whole file. In an attack, a request for another comes from the client's port on
-/// the way: nobody but the server could tell that it is forged.
+/// Downloads a whole file. In an attack, the client's port meanwhile requests another
+/// file: only the server could tell that this request is forged.
 fn download(server: SocketAddr, name: &str, is_attacked: bool) -> io::Result<()> {
     let forged = request(Direction::Read, "missing", &[]);
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
@@ -186,7 +185,7 @@ fn download(server: SocketAddr, name: &str, is_attacked: bool) -> io::Result<()>
                 expected = expected.wrapping_add(1);
                 tries = 0;
             }
-            // The file is there: that answers the forged request.
+            // The answer to the forged request: this file does exist.
             Ok(Packet::Error {
                 code: ErrorCode::FileNotFound,
                 ..
@@ -199,7 +198,7 @@ fn download(server: SocketAddr, name: &str, is_attacked: bool) -> io::Result<()>
 
 // --- the attacker -------------------------------------------------------------------------
 
-/// One of its real addresses.
+/// One of the attacker's real addresses.
 struct Holder {
     number: u8,
     /// Connected to where its upload stalls, or its download waits, if it `has_transfer`:
@@ -297,7 +296,7 @@ struct Attacker {
     file: String,
     /// Sends in anybody's name.
     forger: ListenSocket,
-    /// The same from the server's own port, as of another server.
+    /// Sends like another server: from an address that has the server's own port.
     other_server: Option<ListenSocket>,
     neighbours: Vec<UdpSocket>,
     batch: Batch,
@@ -320,7 +319,7 @@ impl Attacker {
         Ok(Self {
             server,
             file: file.to_owned(),
-            // Not where the server has that port of all addresses.
+            // Fails where the server has bound this port on all addresses.
             other_server: ListenSocket::bind(same_port, Binding::default()).ok(),
             neighbours: neighbours.collect::<io::Result<_>>()?,
             sent_to: [0; KNOWN as usize],
@@ -344,7 +343,7 @@ impl Attacker {
         let begin = *self.begin.get_or_insert_with(clock);
         let due = ((clock() - begin).as_secs_f64() * f64::from(rate)) as u64;
         let before = self.sent;
-        // Late by no more than a moment: it is no race.
+        // Skips what is more than a tenth of a second late.
         self.sent = self.sent.max(due.saturating_sub(u64::from(rate) / 10));
         let first = self.sent;
         while self.sent < due {
@@ -359,7 +358,7 @@ impl Attacker {
         self.sent - first.max(before)
     }
 
-    /// Takes what comes to anybody, to know what an ACK has to say.
+    /// Receives what is sent to any address, so that ACKs can name the right block.
     fn take(&mut self) {
         while let Ok(received) = self.forger.receive(&mut self.batch, 2048, 64) {
             for index in 0..received {
@@ -383,10 +382,10 @@ impl Attacker {
         }
     }
 
-    /// The datagram with this number, in somebody's name.
+    /// Sends the datagram with this number, in somebody's name.
     fn forge(&mut self, number: u64) {
         let victim = (number / 8) as u32;
-        // A few names are used for ACKs and DATA that follow a request.
+        // A few addresses are used for ACKs and DATA that follow a request.
         let known = victim % KNOWN;
         let [fresh, known_name] = [0x7f10_0000 + victim % 0xffff, FIRST_KNOWN + known];
         let read = |name: &str, options: &[(&str, &str)]| request(Direction::Read, name, options);
@@ -396,7 +395,7 @@ impl Attacker {
         let patient = [("timeout", "255"), ("tsize", "0")];
         let announced = [("tsize", "1073741824"), ("timeout", "255")];
         let odd = NAMES[(number / 24) as usize % NAMES.len()];
-        // Few names: what is stored is taken away at the end.
+        // Few names: the files are removed at the end.
         let stored = format!("forged/{}", victim % 512);
         let sent = self.sent_to[known as usize];
         let (who, datagram) = match number % 24 {
@@ -413,7 +412,7 @@ impl Attacker {
                 (known_name, read(&self.file, &windows))
             }
             10..=14 => (known_name, emit_ack(BlockNumber(sent)).to_vec()),
-            // One that is yet to be sent, or any.
+            // An ACK of the last block sent, or of one yet to be sent.
             15 => (
                 known_name,
                 emit_ack(BlockNumber(sent.wrapping_add((number / 128 % 70) as u16))).to_vec(),
@@ -442,12 +441,12 @@ impl Attacker {
             _ => (fresh, vec![number as u8; (number / 24 % 40) as usize]),
         };
         let who = IpAddr::V4(Ipv4Addr::from_bits(who));
-        // What the kernel won't take now is lost: it's a flood.
+        // Datagrams that the kernel won't take are lost: it's a flood.
         let _ = self.forger.answer(&datagram, self.server, who);
     }
 
-    /// A real address takes a slot and keeps it: it asks for `timeout` 255, answers
-    /// once and falls silent; or uploads a block again and again.
+    /// Lets a real address take a slot and keep it. It asks for `timeout` 255; a download
+    /// answers once and falls silent, an upload sends the same block again and again.
     fn hold(&mut self, index: usize) {
         if let Some(holder) = self.holders.get_mut(index) {
             holder.take();

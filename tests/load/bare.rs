@@ -1,15 +1,16 @@
 //! The bare loop: little more than receiving and sending, and none of the protocol's
-//! promises.
+//! promises. It is a yardstick for servers, not a server.
 //!
 //! It takes requests from the listen socket in batches, gives each transfer a socket of
-//! its own, waits with epoll, and does one receive and one send for a round. Its sockets
-//! aren't connected, as a server's can't be that answers strangers (RFC 1350 §4; this one
-//! drops what they send): to send from them costs more. It has no deadlines, repeats nothing, keeps no log and
-//! checks no more than who sends a block and its number: something to measure servers by,
-//! not a server. Where there is a cheaper way that
-//! a server might take it takes that one: files are kept, sockets used again, and the next
-//! packet of one client alone is waited for awake, as our server does, which the
-//! processor time of the loop includes.
+//! its own, waits with epoll, and makes one receive and one send per round. It has no
+//! deadlines, retransmits nothing, keeps no log and checks only a block's sender and
+//! number.
+//!
+//! Its sockets aren't connected, which makes sending more expensive: a server must answer
+//! strangers (RFC 1350 §4), and so can't connect its sockets. This one drops what
+//! strangers send. Where a server could use a cheaper way, it does: it keeps files in
+//! memory, reuses sockets, and spins while it waits for the next packet of a single
+//! client. Our server spins, too; the loop's processor time includes it.
 
 mod download;
 mod files;
@@ -38,29 +39,29 @@ use self::files::Files;
 use self::seat::{Seat, Step, Work};
 use self::upload::Upload;
 
-/// Room for a storm of requests, in bytes: as much as our server asks for.
+/// Room for a burst of requests, in bytes: as much as our server asks for.
 const LISTEN_BUFFER: usize = 16 << 20;
 
-/// The longest request, and how many are taken with one call.
+/// The longest request, and the most requests taken with one call.
 const REQUEST: usize = 512;
 const REQUESTS: usize = 64;
 
 const LISTENER: Token = Token(usize::MAX);
 const EVENTS: usize = 1024;
 
-/// How long the socket of one client alone is looked at before the loop goes to sleep, as
-/// long as our server does it; the clock is asked after so many looks.
+/// How long the loop polls the socket of a single client before it sleeps, the same as
+/// our server. The clock is read after this many looks.
 const AWAKE: Duration = Duration::from_micros(50);
 const LOOKS: usize = 16;
 
-/// How long one client alone takes for a block of a window: what is missing of one is
-/// waited for at once, instead of being received in bits.
+/// The time that a single client takes to send a block of a window. The loop waits for
+/// the missing blocks together, instead of receiving them in bits.
 const PER_BLOCK: Duration = Duration::from_micros(1);
 
-/// Serves the files in `root`, and takes uploads, forever; `awake`: waits for one client
-/// alone without sleeping, as our server does without `--busy-poll 0`.
+/// Serves the files in `root`, and takes uploads, forever. With `awake` it spins while
+/// it waits for a single client, as our server does without `--busy-poll 0`.
 pub(crate) fn serve(address: SocketAddr, root: &Path, awake: bool) -> io::Result<()> {
-    // Naps of microseconds are no longer than that.
+    // Makes naps of microseconds end on time.
     set_timerslack(1)?;
     let poll = Poll::new()?;
     let listener = UdpSocket::bind(address)?;
@@ -91,7 +92,7 @@ struct Bare {
     seats: Vec<Seat>,
     /// Seats without a transfer.
     free: Vec<usize>,
-    /// What windows are received into, one for all transfers.
+    /// The buffer into which windows are received, shared by all transfers.
     windows: Batch,
     awake: bool,
 }
@@ -170,7 +171,7 @@ impl Bare {
         self.free.push(index);
     }
 
-    /// Goes on with the transfer of a seat, as far as what has come lets it.
+    /// Goes on with the transfer of a seat, as far as what has come allows.
     fn run_transfer(&mut self, index: usize) {
         let mut looks = 0;
         let mut since = None;
@@ -189,7 +190,7 @@ impl Bare {
                         nap(missing * PER_BLOCK);
                     }
                 }
-                // A client that has gone, or a disk that is full, ends one transfer.
+                // A client that has gone, or a full disk, ends one transfer only.
                 Ok(Step::Done) | Err(_) => return self.release(index),
             }
             let is_watched = is_gathering || is_quick && self.awake && self.is_alone();

@@ -1,5 +1,5 @@
-//! Boot loaders, as far as a server can tell them apart: what they ask for, when
-//! they repeat an ACK, and how long they wait.
+//! The behaviour of boot loaders that a server can see: what they ask for, when they
+//! repeat an ACK, and how long they wait.
 //!
 //! Must not: own a socket or read a clock.
 
@@ -9,8 +9,8 @@ use tftpd::wire::packet::{BlockNumber, Direction, Mode, Packet, emit_ack, emit_r
 
 use crate::pattern::Pattern;
 
-/// When a loader acknowledges its last block in order once more (a NACK), beside
-/// its own timer. That does the same, but EDK2's repeats the last packet.
+/// When a loader acknowledges its last block in order again (a NACK), apart from its own
+/// timer. The timer sends that ACK too; only EDK2's repeats the last packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Nack {
     /// Once for each gap: U-Boot, barebox.
@@ -23,19 +23,19 @@ pub(crate) enum Nack {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Style {
     pub(crate) name: &'static str,
-    /// Seconds to ask for; `None` leaves the option out.
+    /// The timeout to ask for in seconds; `None` leaves the option out.
     timeout: Option<u8>,
-    /// Blocks to ask for; `None` leaves the option out.
+    /// The window size to ask for in blocks; `None` leaves the option out.
     windowsize: Option<u16>,
     nack: Nack,
     /// How long it waits before it repeats its last packet.
     wait: Duration,
-    /// How often in a row, before it gives up.
+    /// How many times in a row it repeats before it gives up.
     repeats: u32,
 }
 
 impl Style {
-    /// Every kind, in the order of the table.
+    /// All loaders, in the order of the table.
     pub(crate) const ALL: [Self; 8] = [
         Self::new("lockstep", None, None, Nack::Once, 1, 10),
         Self::new(
@@ -61,7 +61,7 @@ impl Style {
         ),
     ];
 
-    /// Those of `scripts/cluster`.
+    /// The loaders of `scripts/cluster`.
     pub(crate) const ROOM: &'static [Self] = &[
         Self::new("PXELINUX", None, None, Nack::Once, 1, 6),
         Self::new("UEFI", None, Some(4), Nack::Each, 3, 5),
@@ -87,18 +87,19 @@ impl Style {
         }
     }
 
-    /// Blocks of a window.
+    /// Blocks per window.
     pub(crate) fn window(&self) -> u64 {
         self.windowsize.unwrap_or(1).into()
     }
 
-    /// Bytes of the file, where it has `size` in lockstep: only a window's last block
-    /// and its ACK are lost in silence, so it takes more blocks for as many of those.
+    /// The length of the file in bytes; `size` is its length for lockstep. With windows
+    /// only the loss of a window's last block or its ACK goes unnoticed until a timeout,
+    /// so that as many of those take more blocks.
     pub(crate) fn length(&self, size: u64) -> u64 {
         size * self.window().div_ceil(2)
     }
 
-    /// The name of a file of that length.
+    /// The name of the file of that length.
     pub(crate) fn file(&self) -> String {
         format!("boot-{}", self.window())
     }
@@ -124,13 +125,13 @@ impl Style {
     }
 }
 
-/// What every loader asks for: an Ethernet frame's worth.
+/// The blksize that every loader asks for: it fills an Ethernet frame.
 const BLKSIZE: usize = 1468;
 
-/// What a datagram or a deadline did to a transfer.
+/// What a datagram or a deadline changed in a transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// Nothing new, whether it was answered or not.
+    /// Nothing new, with or without an answer.
     None,
     /// The server was told that something is missing.
     Told,
@@ -138,7 +139,7 @@ pub(crate) enum Step {
     Forward,
     /// The file is whole.
     Done,
-    /// It gave up, was refused, or got wrong bytes.
+    /// The loader gave up, was refused, or got wrong bytes.
     Failed,
 }
 
@@ -149,9 +150,9 @@ pub(crate) struct Loader<'a> {
     size: u64,
     /// The last datagram that it sent; its timer repeats it.
     last_sent: Vec<u8>,
-    /// Has `last_sent` to go out?
+    /// Whether `last_sent` has yet to go out.
     unsent: bool,
-    /// Has it had an answer?
+    /// Whether an answer has come.
     answered: bool,
     block_size: usize,
     window: u64,
@@ -159,7 +160,7 @@ pub(crate) struct Loader<'a> {
     blocks: u64,
     /// The block that ends the window.
     next_ack: u64,
-    /// The last block for which a gap was told.
+    /// The last block that a NACK repeated.
     nacked: Option<u64>,
     repeats_left: u32,
     pub(crate) deadline: Instant,
@@ -247,14 +248,14 @@ impl<'a> Loader<'a> {
     }
 
     fn handle_data(&mut self, now: Instant, block: BlockNumber, payload: &[u8]) -> Step {
-        // U-Boot's and EDK2's way: anything but the next block is a gap.
+        // As in U-Boot and EDK2: any block but the next one means a gap.
         if block.0 != (self.blocks + 1) as u16 {
             let is_told = self.nacked == Some(self.blocks);
             if self.answered && (self.style.nack == Nack::Each || !is_told) {
                 self.nacked = Some(self.blocks);
                 self.next_ack = self.blocks + self.window;
                 self.acknowledge();
-                // A double says nothing about a gap.
+                // A duplicate says nothing about a gap.
                 let ahead = block.0.wrapping_sub(self.blocks as u16);
                 if (2..=self.window).contains(&ahead.into()) {
                     return Step::Told;
@@ -300,7 +301,7 @@ mod tests {
         Style::ALL.iter().find(|style| style.name == name).unwrap()
     }
 
-    /// Feeds an OACK and the numbered blocks of a window of 4; the ACKs sent.
+    /// Feeds an OACK and these blocks of a file with windows of 4; returns the ACKs sent.
     fn acks(style_name: &str, blocks: &[u16]) -> Vec<u16> {
         let (pattern, now) = (Pattern::new(), crate::clock());
         let mut loader = Loader::new(style(style_name), "file", &pattern, SIZE, now);
@@ -336,7 +337,7 @@ mod tests {
             ("U-Boot, window 4", &[1, 3, 4, 2, 3, 4, 5], &[0, 1, 5]),
             ("EDK2, window 4", &[1, 3, 4, 2, 3, 4, 5], &[0, 1, 1, 5]),
             ("U-Boot, window 4", &[1, 2, 3], &[0]),
-            // A double.
+            // A duplicate.
             ("U-Boot, window 4", &[1, 2, 2, 2, 3], &[0, 2]),
             ("EDK2, window 4", &[1, 2, 2, 2, 3], &[0, 2, 2]),
         ] {

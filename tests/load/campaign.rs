@@ -1,6 +1,5 @@
-//! The rounds: each workload with each server in turn, A B C C B A, so that
-//! whatever else the machine does falls on all of them alike, and what changes
-//! slowly favours none.
+//! The rounds: each workload with each server in turn, A B C C B A, so that other
+//! activity on the machine affects all of them alike, and slow changes favour none.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -20,12 +19,12 @@ use crate::process::{Cores, Insomnia, Watch};
 use crate::servers::{Contender, PROBE, Programs, Server, Slots};
 use crate::workloads::{Bound, Kind, Peers, Workload};
 
-/// A run of one server.
+/// A run of one contender.
 pub(crate) struct Run {
     pub(crate) contender: Contender,
     pub(crate) round: usize,
     pub(crate) figures: Figures,
-    /// What went wrong, if anything did.
+    /// What went wrong, if anything.
     pub(crate) note: Option<String>,
 }
 
@@ -47,9 +46,8 @@ impl Measured {
         Spread::of(runs.map(|run| run.figures.get(metric)))
     }
 
-    /// One figure divided by another of the same round, so that what the machine
-    /// does meanwhile counts for both. A peer that did not run in that round is taken from
-    /// the first.
+    /// One figure divided by another of the same round, so that what else the machine does
+    /// counts for both. A peer that didn't run in that round is represented by its first.
     pub(crate) fn ratio(
         &self,
         over: (Contender, Metric),
@@ -68,7 +66,7 @@ impl Measured {
         Spread::of((1..=last).map(|round| get(round, over) / get(round, under)))
     }
 
-    /// The peer that does best by this figure. One that failed or was cut off
+    /// The peer with the best value of this figure. A peer that failed or was cut off
     /// counts only if all of them did.
     pub(crate) fn best_peer(&self, metric: Metric, bound: Bound) -> Option<Contender> {
         let score = |peer| {
@@ -104,7 +102,7 @@ impl Measured {
 /// Whether a contender runs in another round after the first.
 fn runs_again(workload: &Workload, contender: Contender, runs: &[Run]) -> bool {
     let mut runs = runs.iter().filter(|run| run.contender == contender);
-    // One that failed to start has no figures (NaN), and tries again.
+    // A peer that failed to start has no figures (NaN), and tries again.
     let is_cut_off = |run: &Run| run.figures.get(Metric::Unfinished) > 0.0;
     match workload.peers {
         _ if !contender.is_peer() => true,
@@ -114,7 +112,7 @@ fn runs_again(workload: &Workload, contender: Contender, runs: &[Run]) -> bool {
     }
 }
 
-/// What it takes to run a workload.
+/// Everything needed to run workloads.
 pub(crate) struct Campaign {
     pub(crate) programs: Programs,
     pub(crate) cores: Cores,
@@ -124,7 +122,7 @@ pub(crate) struct Campaign {
 }
 
 impl Campaign {
-    /// Runs all workloads; says on standard error how far it is.
+    /// Runs all workloads; reports progress on standard error.
     pub(crate) fn run(&self, workloads: Vec<Workload>) -> io::Result<Vec<Measured>> {
         let _awake = Insomnia::on(self.cores.server, self.cores.load)?;
         File::create(self.root.join(PROBE))?;
@@ -172,9 +170,9 @@ impl Campaign {
         Ok(Measured { workload, runs })
     }
 
-    /// Creates the files that will be read, or has the memory at hand for those that will
-    /// be written: a virtual machine may get it from its host only when it is first used,
-    /// and the first server would pay for that.
+    /// Creates the files to be read, or makes memory available for those to be written: a
+    /// virtual machine may get it from its host only on first use, and the first server
+    /// would pay for that.
     fn lay_out(&self, plan: &Plan) -> io::Result<()> {
         let (files, is_written) = match plan.direction {
             Direction::Read => (plan.files, false),
@@ -187,7 +185,7 @@ impl Campaign {
         if is_written { self.clear() } else { Ok(()) }
     }
 
-    /// Removes every file but the one that servers are greeted with.
+    /// Removes every file except the probe.
     fn clear(&self) -> io::Result<()> {
         for entry in fs::read_dir(&self.root)? {
             let entry = entry?;
@@ -274,7 +272,7 @@ impl Campaign {
             Contender::OursAsleep => workload.asleep,
             Contender::Bare => match workload.kind {
                 Kind::Transfers => workload.peers == Peers::Each,
-                // Its memory is that of any program of this kind.
+                // Its memory is typical of any such program.
                 Kind::Stalled(_) => true,
                 Kind::Flood | Kind::Crowd => false,
             },
@@ -285,7 +283,7 @@ impl Campaign {
         wanted && contender.can(&workload.plan, version.as_deref())
     }
 
-    /// How many of the files that should have come are missing or wrong.
+    /// The number of files that should have come and are missing or wrong.
     fn verify_uploads(&self, plan: &Plan) -> io::Result<usize> {
         let wrong = (0..plan.transfers)
             .map(|index| plan.file(index))

@@ -1,8 +1,8 @@
 //! The chart: our ratios to the best peer as bars on a logarithmic scale. A bar
-//! starts at 1.0, the best peer, and shows by its colour which of the two is
-//! better; a tick marks the goal, and a dashed line where the bare loop stands.
+//! starts at 1.0, the best peer, and its colour shows which of the two is better.
+//! A tick marks the goal, and a dashed line the bare loop.
 //!
-//! Written for a page 700 pixels wide, light or dark.
+//! Meant for a page 700 pixels wide, light or dark.
 
 use std::fmt::Write as _;
 
@@ -13,12 +13,12 @@ use crate::workloads::Bound;
 
 const WIDTH: f64 = 700.0;
 const MARGIN: f64 = 10.0;
-/// Where the first panel starts; the titles of the rows stand left of it.
+/// Where the first panel starts; the rows' titles are left of it.
 const NAMES: f64 = 222.0;
 const ROW: f64 = 22.0;
-/// Captions, legend and the labels of the scale stand above the rows.
+/// Height above the rows, for captions, legend and the labels of the scale.
 const HEAD: f64 = 84.0;
-/// For the ratio in figures, right of the bars.
+/// Width right of the bars, for the ratio as a number.
 const FIGURE: f64 = 44.0;
 const GAP: f64 = 14.0;
 const PANEL: f64 = (WIDTH - MARGIN - NAMES - GAP) / 2.0;
@@ -138,7 +138,7 @@ fn panel(svg: &mut String, rows: &[Row], which: usize, left: f64) {
     for power in scale.low..=scale.high {
         let x = left + scale.place(f64::from(power).exp2());
         line(svg, "grid", x, HEAD, bottom);
-        // Labels of neighbours would touch on a long scale; 1 always has its own.
+        // On a long scale, neighbouring labels would touch; 1 always has one.
         if scale.high - scale.low < 5 || power % 2 == 0 {
             let label = f64::from(power).exp2().to_string();
             text(svg, x, HEAD - 8.0, "middle", "small", &label);
@@ -174,7 +174,7 @@ struct Scale {
 }
 
 impl Scale {
-    /// The powers of two that all bars and marks lie between, 1/16 to 64 at most.
+    /// The powers of two around all bars and marks, between 1/16 and 64.
     fn around(bars: impl Iterator<Item = Bar>) -> Self {
         let (mut low, mut high) = (-1, 1);
         for value in bars.flat_map(|bar| [bar.ratio, bar.goal, bar.bare.unwrap_or(1.0)]) {
@@ -188,7 +188,7 @@ impl Scale {
     /// Pixels from the left of the bars.
     fn place(&self, ratio: f64) -> f64 {
         let share = (ratio.log2() - f64::from(self.low)) / f64::from(self.high - self.low);
-        // Half a label's width stays free on both sides.
+        // Leaves half a label's width on both sides.
         8.0 + share.clamp(0.0, 1.0) * (BARS - 20.0)
     }
 }
@@ -199,7 +199,7 @@ fn baseline(index: usize) -> f64 {
 
 fn text(svg: &mut String, x: f64, y: f64, anchor: &str, class: &str, words: &str) {
     let words = words.replace('&', "&amp;").replace('<', "&lt;");
-    // Writing to a string can't fail; neither below.
+    // Writing to a string can't fail; the same below.
     let _ = writeln!(
         svg,
         "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\" class=\"{class}\">{words}</text>"
@@ -226,7 +226,7 @@ mod tests {
     use super::*;
     use crate::workloads::{self, Workload};
 
-    /// All workloads with ratios from one end of the scale to the other.
+    /// All workloads, with ratios from one end of the scale to the other.
     fn rows() -> Vec<Row> {
         let workloads = workloads::all().into_iter();
         let has_row = |workload: &Workload| workload.goals.iter().any(|goal| goal.asleep);
@@ -264,7 +264,7 @@ mod tests {
         for element in svg.lines().filter(|line| line.starts_with("<text")) {
             let x = attribute(element, "x").unwrap();
             let words = element.split(['<', '>']).nth(2).unwrap();
-            // The widest letters that sans-serif fonts have on average.
+            // The widest average letter of sans-serif fonts.
             let width = words.chars().count() as f64 * 6.8;
             let (left, right) = if element.contains("\"end\"") {
                 (x - width, x)
@@ -296,14 +296,14 @@ mod tests {
         let verdicts = rows().into_iter().flat_map(|row| row.bars).flatten();
         let count = verdicts.filter(|bar| bar.is_better).count();
         let svg = draw(&rows());
-        // One more is the legend's.
+        // The legend has one more.
         assert_eq!(svg.matches("class=\"better\"").count(), count + 1);
     }
 
     #[test]
     fn the_bare_loop_has_a_mark_beside_each_bar() {
         let svg = draw(&rows());
-        // One more is the legend's.
+        // The legend has one more.
         let count = 2 * rows().len() + 1;
         assert_eq!(svg.matches("class=\"bare\"").count(), count);
         for element in svg.lines().filter(|line| line.contains("class=\"bare\"")) {

@@ -1,8 +1,8 @@
-//! More clients at once than a server may open files: each has an address of its own,
-//! in 127.0.0.0/8, and all of them one socket.
+//! More clients at once than a server may have files open: each has an address of its
+//! own in 127.0.0.0/8, and all share one socket.
 //!
-//! First each gets two blocks, so that the server knows that it is there. When all
-//! have them, each in turn gets one block more, until it has the file.
+//! First each client gets two blocks, so that the server knows that it is there. Once all
+//! have them, the clients take turns to get one block more, until each has the file.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
@@ -21,24 +21,24 @@ use crate::fleet::Plan;
 use crate::pattern::Pattern;
 use crate::process::Tree;
 
-/// Clients that wait for an answer at once: what the server's socket has room for.
+/// The most clients that wait for an answer at once: the server's socket has room for them.
 const WAITING: usize = 512;
 
-/// A client asks again when it has waited for so long.
+/// A client asks again after waiting this long.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Blocks that each gets before all have begun.
+/// Blocks that each client gets before the turns begin.
 const OPENING: u16 = 2;
 
 const SLOT: usize = DEFAULT_BLKSIZE as usize + DATA_HEADER_LEN + 1;
 
 #[derive(Clone, Copy)]
 struct Client {
-    /// The block that it has.
+    /// The last block that has come.
     block: u16,
-    /// Since when it has waited for the next, if it does.
+    /// Since when it has waited for the next block, if it does.
     since: Option<Instant>,
-    /// When it asked last.
+    /// When it last asked.
     asked: Instant,
 }
 
@@ -49,11 +49,11 @@ struct Crowd<'a> {
     pattern: &'a Pattern,
     size: u64,
     clients: Vec<Client>,
-    /// Those whose turn it is to ask.
+    /// The clients whose turn it is to ask.
     queue: VecDeque<usize>,
-    /// Those that have asked, the one that did so first in front; some have an answer.
+    /// The clients that have asked, oldest first; some have got their answer.
     waiting: VecDeque<usize>,
-    /// How many of them have none.
+    /// How many of `waiting` have no answer yet.
     unanswered: usize,
     longest: Duration,
     resends: u64,
@@ -61,7 +61,7 @@ struct Crowd<'a> {
     complaint: Option<String>,
 }
 
-/// Has all clients of `plan` fetch its file at once.
+/// Lets all clients of `plan` download its file at once.
 pub(crate) fn crowd(
     plan: &Plan,
     pattern: &Pattern,
@@ -128,7 +128,7 @@ impl<'a> Crowd<'a> {
         })
     }
 
-    /// Until each has so many `blocks`, or the file.
+    /// Runs until each client has this many `blocks`, or the file.
     fn run(&mut self, blocks: u16, end: Instant) -> io::Result<()> {
         self.queue = (0..self.clients.len())
             .filter(|&index| !self.is_done(index))
@@ -166,7 +166,7 @@ impl<'a> Crowd<'a> {
         self.send(index, &emit_ack(BlockNumber(block)))
     }
 
-    /// A full socket is a lost packet.
+    /// If the socket is full, the packet is lost.
     fn send(&self, index: usize, packet: &[u8]) -> io::Result<()> {
         match self.socket.answer(packet, self.server, address(index)) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(()),
@@ -174,7 +174,7 @@ impl<'a> Crowd<'a> {
         }
     }
 
-    /// Those that have waited too long.
+    /// Asks again for clients that have waited too long.
     fn ask_again(&mut self, now: Instant) -> io::Result<()> {
         while let Some(&index) = self.waiting.front() {
             let client = self.clients[index];
@@ -223,7 +223,7 @@ impl<'a> Crowd<'a> {
             return Ok(());
         };
         let now = clock();
-        // Another one is a repeat: it isn't waited for.
+        // Any other block is a repeat: the client doesn't wait for it.
         let Some(since) = client.since.filter(|_| block.0 == client.block + 1) else {
             return Ok(());
         };
@@ -240,7 +240,7 @@ impl<'a> Crowd<'a> {
             return self.send(index, &emit_ack(block));
         }
         match blocks {
-            // The server hears at once that it is there.
+            // Acknowledges at once, so that the server knows that the client is there.
             OPENING if block.0 < blocks => self.queue.push_front(index),
             OPENING => {}
             _ => self.queue.push_back(index),

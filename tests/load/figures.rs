@@ -1,8 +1,8 @@
-//! What a run is judged by: the metrics, one run's figures, and medians.
+//! The figures by which a run is judged: the metrics, one run's values, and medians.
 
 use std::time::Duration;
 
-/// One measured quantity; its name says the unit.
+/// A measured quantity; its key names the unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Metric {
     /// Verified payload, in 10^6 bytes a second, from the first request to the
@@ -19,7 +19,7 @@ pub(crate) enum Metric {
     FirstDataP50,
     FirstDataP99,
     FirstDataMax,
-    /// DATA datagrams that came (dropped ones included) for each one needed.
+    /// DATA datagrams that came (dropped ones included) per datagram needed.
     DataPerBlock,
     /// DATA datagrams beyond those needed.
     Resends,
@@ -29,11 +29,11 @@ pub(crate) enum Metric {
     Failures,
     /// Transfers cut off by the time limit.
     Unfinished,
-    /// CPU seconds of the server's process tree for 10^9 bytes.
+    /// CPU seconds of the server's process tree per 10^9 bytes.
     CpuPerGigabyte,
     /// Peak resident memory of the server's process tree, in KiB.
     PeakKib,
-    /// The part of the time in which the load itself had something to do.
+    /// The share of the time in which the load itself had something to do.
     LoadBusy,
     /// Resident memory of the idle server, in KiB.
     IdleKib,
@@ -107,7 +107,7 @@ impl Metric {
         }
     }
 
-    /// The words in the table.
+    /// Its name in the table.
     pub(crate) const fn words(self) -> &'static str {
         match self {
             Self::Throughput => "MB/s",
@@ -137,7 +137,7 @@ impl Metric {
     }
 }
 
-/// The figures of one run; what was not measured is NaN.
+/// The figures of one run; those that weren't measured are NaN.
 #[derive(Debug, Clone)]
 pub(crate) struct Figures([f64; Metric::COUNT]);
 
@@ -172,7 +172,7 @@ pub(crate) fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
-/// The middle of several runs, and how far they lie apart.
+/// The median of several runs, and the least and the greatest.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Spread {
     pub(crate) median: f64,

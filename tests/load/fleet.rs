@@ -1,11 +1,11 @@
 //! The load: many clients on one event loop, made of the library's own protocol
 //! machines.
 //!
-//! Receives in batches, sends windows with segmentation offload, reads no file
-//! and never sleeps, so that the server stays what is measured: to wake a
-//! sleeping client would be the server's work, which over a wire it isn't.
-//! Sockets are taken in turn and rest between two transfers, so that the price
-//! of opening one isn't paid while the clock runs.
+//! It receives in batches, sends windows with segmentation offload, reads no file and
+//! never sleeps, so that the server is what is measured: otherwise waking a sleeping
+//! client would be the server's work, which it isn't over a real network. Sockets are
+//! used in turn and rest between two transfers, so that opening them doesn't count in
+//! the measured time.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
@@ -30,8 +30,8 @@ use crate::figures::{Figures, Metric};
 use crate::link::Link;
 use crate::pattern::{Pattern, Random};
 
-/// What a client does about silence: like a boot ROM, it asks again after a
-/// second, and gives up after half a minute.
+/// How a client retries: like a boot ROM, it asks again after a second, and gives up
+/// after half a minute.
 const CLIENT: Config = Config {
     retry: RetryPolicy {
         wait: Wait::Fixed(Duration::from_secs(1)),
@@ -42,7 +42,7 @@ const CLIENT: Config = Config {
     proof: Proof::OwnPort,
 };
 
-/// Sockets for each client at work, so that a port rests before it is used again.
+/// Sockets per active client, so that a port rests before it is used again.
 const SOCKETS_PER_CLIENT: usize = 5;
 
 /// Room for the longest answer other than DATA.
@@ -50,25 +50,25 @@ const SHORTEST_SLOT: usize = MAX_DATAGRAM + DATA_HEADER_LEN;
 
 const EVENTS: usize = 1024;
 
-/// What the fleet does.
+/// The parameters of a load.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Plan {
     pub(crate) direction: Direction,
     /// Bytes of each file.
     pub(crate) size: u64,
-    /// Different files to read, in turn.
+    /// The number of different files to read, in turn.
     pub(crate) files: u32,
     /// Transfers altogether.
     pub(crate) transfers: usize,
     /// Transfers at the same time.
     pub(crate) at_once: usize,
-    /// Options to ask for; `None` doesn't.
+    /// Options to ask for; `None` leaves an option out.
     pub(crate) blksize: Option<u16>,
     pub(crate) windowsize: Option<u16>,
     pub(crate) timeout: Option<u8>,
-    /// Each block is sent with a call of its own, as most clients do.
+    /// Whether each block is sent with a call of its own, as most clients do.
     pub(crate) one_by_one: bool,
-    /// Packets dropped on the way in and on the way out, in a thousand.
+    /// Packets lost per thousand, each way.
     pub(crate) loss: u16,
     /// How long a client waits before each of its answers.
     pub(crate) delay: Duration,
@@ -87,8 +87,8 @@ impl Plan {
         }
     }
 
-    /// The number of the file that transfer number `index` moves. Each upload
-    /// is a file of its own.
+    /// The number of the file of transfer number `index`. Each upload has a file of its
+    /// own.
     pub(crate) fn file(&self, index: usize) -> u32 {
         match self.direction {
             Direction::Read => index as u32 % self.files,
@@ -100,13 +100,13 @@ impl Plan {
         self.windowsize.is_none_or(|window| window == 1)
     }
 
-    /// Whether a transfer has more blocks than a socket of its own costs.
+    /// Whether the transfer has so many blocks that connecting the socket pays.
     fn is_long(&self) -> bool {
         self.size / u64::from(self.blksize.unwrap_or(512)) > 32
     }
 
     fn slot_len(&self) -> usize {
-        // One byte more than agreed, to see a block that is too long.
+        // One byte more than negotiated, to notice a block that is too long.
         (usize::from(self.blksize.unwrap_or_default()) + DATA_HEADER_LEN + 1).max(SHORTEST_SLOT)
     }
 
@@ -116,18 +116,18 @@ impl Plan {
     }
 }
 
-/// What came of a plan.
+/// The results of a plan.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) elapsed: Duration,
-    /// The part of it in which the load itself had something to do.
+    /// The part of `elapsed` in which the load itself had something to do.
     busy: Duration,
     /// Payload bytes of finished transfers.
     pub(crate) bytes: u64,
     pub(crate) completed: usize,
     pub(crate) failures: usize,
     pub(crate) unfinished: usize,
-    /// Why the first one failed.
+    /// Why the first failed transfer failed.
     pub(crate) complaint: Option<String>,
     completions: Vec<Duration>,
     answers: Vec<Duration>,
@@ -176,7 +176,7 @@ impl Tally {
     }
 }
 
-/// One socket, and the transfer that uses it at the time.
+/// A socket and its current transfer.
 struct Seat {
     link: Link,
     job: Option<Job>,
@@ -185,21 +185,21 @@ struct Seat {
 struct Job {
     transfer: Transfer,
     file: u32,
-    /// Bytes of it that have come and were right.
+    /// The number of bytes that have come and were right.
     checked: u64,
     /// Where the request goes, then the server's TID.
     server: SocketAddr,
-    /// An answer has come, so that `server` is the TID.
+    /// Whether an answer has come, so that `server` is the TID.
     answered: bool,
     started: Instant,
     first_data: Option<Instant>,
     data_seen: u64,
     requests: u64,
-    /// Until when the next answer is held back.
+    /// The next answer is held back until then.
     held: Option<Instant>,
-    /// Which packets are lost. Each transfer has its own, whatever becomes of the others:
-    /// the first to be lost is the same in each run and for each server. What comes behind
-    /// depends on how many packets a server sends to make up for it.
+    /// Which packets are lost. Independent of other transfers: for a transfer the first
+    /// loss is the same in each run and for each server. Later losses depend on how many
+    /// packets the server sends to make up for it.
     losses: Losses,
 }
 
@@ -211,7 +211,7 @@ struct Losses {
 }
 
 impl Losses {
-    /// Those of transfer number `index`.
+    /// The losses of transfer number `index`.
     fn new(index: usize, rate: u16) -> Self {
         let random = Random::new(7 + index as u64);
         Self { random, rate }
@@ -222,14 +222,14 @@ impl Losses {
     }
 }
 
-/// Where datagrams are received into.
+/// The buffers into which datagrams are received.
 struct Inbox {
     batch: Batch,
-    /// For one block, in lockstep.
+    /// For a single block, in lockstep.
     block: Box<[u8]>,
 }
 
-/// Compares what comes with what should.
+/// Compares what comes with what should come.
 struct Checker<'a> {
     pattern: &'a Pattern,
     file: u32,
@@ -276,7 +276,7 @@ pub(crate) struct Fleet<'a> {
     held: VecDeque<(Instant, usize)>,
     /// Seats whose socket was full.
     blocked: Vec<usize>,
-    /// What is being sent.
+    /// The packets being sent.
     buffer: Box<[u8]>,
     started: usize,
     next_start: Instant,
@@ -311,8 +311,8 @@ impl<'a> Fleet<'a> {
         })
     }
 
-    /// Does all of it, or as much as the limit allows. `watch` is called after
-    /// each turn and says when it wants to be called again.
+    /// Runs the plan to its end, or until the limit. `watch` is called after each turn and
+    /// returns when it wants to be called again.
     pub(crate) fn run(mut self, mut watch: impl FnMut(Instant) -> Instant) -> io::Result<Tally> {
         let mut events = Events::with_capacity(EVENTS);
         let mut inbox = Inbox {
@@ -371,7 +371,7 @@ impl<'a> Fleet<'a> {
             let Some(index) = self.resting.pop_front() else {
                 return;
             };
-            // A burst takes a while to send: each has its own start.
+            // Sending a burst takes a while: each transfer has its own start.
             let now = clock();
             self.seats[index].job = Some(self.job(self.started, now));
             self.started += 1;
@@ -379,7 +379,7 @@ impl<'a> Fleet<'a> {
         }
     }
 
-    /// Transfer number `number`, not yet begun.
+    /// Creates transfer number `number`, which hasn't begun yet.
     fn job(&self, number: usize, now: Instant) -> Job {
         let file = self.plan.file(number);
         let Plan {
@@ -446,8 +446,8 @@ impl<'a> Fleet<'a> {
         }
     }
 
-    /// Once a block has been answered, nothing else can have come, or else it
-    /// will be found before the next one: no call only to learn that.
+    /// After a block has been answered, nothing else can have come; if something has, it is
+    /// found before the next block. So no call is spent to find nothing.
     fn receive_in_lockstep(&mut self, index: usize, block: &mut [u8]) {
         while let Ok(len) = self.seats[index].link.receive_one(block) {
             if self.handle(index, &block[..len], None, clock()) {
@@ -456,8 +456,8 @@ impl<'a> Fleet<'a> {
         }
     }
 
-    /// Hands a datagram to the transfer; true if that was a step forward.
-    /// `peer` is `None` if it can't be but the server.
+    /// Hands a datagram to the transfer; true if that was a step forward. `peer` is `None`
+    /// if only the server can have sent it.
     fn handle(
         &mut self,
         index: usize,
@@ -469,7 +469,7 @@ impl<'a> Fleet<'a> {
         let Some(job) = &mut seat.job else {
             return false;
         };
-        // What comes late for the transfer before is none of ours.
+        // Ignores late datagrams for the socket's previous transfer.
         if job.answered && peer.is_some_and(|peer| peer != job.server) {
             return false;
         }
@@ -506,7 +506,7 @@ impl<'a> Fleet<'a> {
         is_step
     }
 
-    /// Sends what is due and sees whether the transfer is over.
+    /// Sends what is due and checks whether the transfer is over.
     fn transmit(&mut self, index: usize, now: Instant) {
         let seat = &mut self.seats[index];
         let Some(job) = &mut seat.job else { return };
@@ -535,7 +535,7 @@ impl<'a> Fleet<'a> {
                     (len, len, Sent::Datagram)
                 }
                 Transmit::Blocks(run) => {
-                    // Each block of a run is lost for itself.
+                    // Where packets are lost, each block may be lost on its own.
                     let is_alone = self.plan.one_by_one || self.plan.loss > 0;
                     let most = if is_alone { 1 } else { u16::MAX };
                     let (size, buffer) = (self.plan.size, &mut self.buffer);
@@ -583,8 +583,8 @@ impl<'a> Fleet<'a> {
         self.account(&job, now);
     }
 
-    /// Lets a socket rest until its turn comes again. One that is connected can't
-    /// be used for another transfer.
+    /// Lets a socket rest until its next turn. A connected socket can't be used for another
+    /// transfer.
     fn vacate(&mut self, index: usize) {
         let seat = &mut self.seats[index];
         if seat.link.is_connected() && self.started < self.plan.transfers {
@@ -634,8 +634,8 @@ impl<'a> Fleet<'a> {
     }
 }
 
-/// Fills `buffer` with the blocks of a run, or with as many as fit; returns the
-/// bytes they take and what to report as sent.
+/// Fills `buffer` with the blocks of a run, or with as many as fit; returns their bytes
+/// and what to report as sent.
 fn fill(pattern: &Pattern, file: u32, size: u64, run: Run, buffer: &mut [u8]) -> (usize, Sent) {
     let block_size = usize::from(run.block_size);
     let (mut count, mut end, mut bytes) = (0, false, 0);

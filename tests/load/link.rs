@@ -1,5 +1,5 @@
-//! The socket of one client: as cheap as the kernel allows, since what the load
-//! spends is missing from what the server can be asked for.
+//! The socket of one client: as cheap as the kernel allows, since time that the load
+//! spends isn't left to load the server.
 
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -9,11 +9,11 @@ use mio::{Interest, Registry, Token};
 use nix::sys::socket::{setsockopt, sockopt};
 use tftpd::net::Batch;
 
-/// A client's socket, connected once the transfer has shown to be long.
+/// A client's socket, connected once the transfer has proved to be long.
 pub(crate) struct Link {
     socket: UdpSocket,
     connected: bool,
-    /// Bytes of the segments that the kernel cuts runs into, once set.
+    /// The segment size in bytes that the kernel was told last, for segmentation offload.
     segment: usize,
 }
 
@@ -28,7 +28,7 @@ impl Link {
         })
     }
 
-    /// Spares the kernel the search for the way, and drops what others send.
+    /// Saves the kernel the route lookup, and drops datagrams from other senders.
     pub(crate) fn connect(&mut self, peer: SocketAddr) -> io::Result<()> {
         self.socket.connect(peer)?;
         self.connected = true;
@@ -44,7 +44,7 @@ impl Link {
         self.socket.recv(buffer)
     }
 
-    /// Receives what is there, from anyone.
+    /// Receives what has come, from anyone.
     pub(crate) fn receive(
         &self,
         batch: &mut Batch,
@@ -54,9 +54,9 @@ impl Link {
         batch.receive(&self.socket, slot_len, limit)
     }
 
-    /// Sends one datagram, or several of `segment` bytes each (the last may be
-    /// shorter) with one call; false if the socket is full. Any other error is
-    /// a datagram lost.
+    /// Sends one datagram, or with one call several of `segment` bytes each (the last may
+    /// be shorter); false if the socket is full. After any other error the datagram counts
+    /// as lost.
     pub(crate) fn send(&mut self, bytes: &[u8], segment: usize, peer: SocketAddr) -> bool {
         if bytes.len() > segment && self.segment != segment {
             let size = i32::try_from(segment).unwrap_or(i32::MAX);

@@ -1,11 +1,10 @@
 //! The load generator behind `scripts/bench`: measures TFTP servers side by side.
 //!
 //! `load campaign` runs workloads against every server that is here and writes
-//! the report; `load drive` sends any load to a server that is running already;
-//! `load losses` plays boot loaders over a network that loses packets; `load
-//! room` boots a room of machines for `scripts/cluster`; `load attack` is the attacker of
-//! `scripts/soak`;
-//! `load bare` is the loop that does little more than receive and send. Not shipped.
+//! the report; `load drive` loads a server that is running already; `load losses` plays
+//! boot loaders over a lossy network; `load room` boots a room of machines for
+//! `scripts/cluster`; `load attack` is the attacker of `scripts/soak`; `load bare` is a
+//! loop that does little more than receive and send. Not shipped.
 #![allow(
     clippy::cast_precision_loss,
     clippy::cast_sign_loss,
@@ -250,7 +249,7 @@ fn drive(args: &DriveArgs) -> Result<(), Box<dyn Error>> {
         .map_or(Ok(()), |complaint| Err(complaint.into()))
 }
 
-/// The one clock of the load.
+/// The only clock of the load.
 #[expect(
     clippy::disallowed_methods,
     reason = "the shell tells the core what time it is"

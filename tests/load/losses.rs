@@ -1,8 +1,8 @@
-//! Boot loaders on a network that loses packets: how long they take, and how
-//! long a lost packet makes them wait.
+//! Boot loaders on a lossy network: how long they take, and how long a lost packet
+//! makes them wait.
 //!
-//! The network sends each packet that it loses to a port where this process
-//! listens instead, so that a wait can be laid beside what was lost in it.
+//! Lost packets are redirected to a port where this process listens, so that each wait
+//! can be compared with what was lost during it.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -68,10 +68,10 @@ fn named_server(text: &str) -> Result<(String, SocketAddr), String> {
 /// Time between the starts of two transfers.
 const PACE: Duration = Duration::from_millis(2);
 
-/// A wait that is worth a question.
+/// A wait that needs an explanation.
 const LONG: Duration = Duration::from_secs(1);
 
-/// The rate up to which a long wait has to have more than one cause.
+/// Up to this loss rate, a single lost packet must not cause a long wait.
 const SURE_RATE: u32 = 1;
 
 /// A time without a step forward.
@@ -79,11 +79,11 @@ const SURE_RATE: u32 = 1;
 struct Wait {
     from: Instant,
     to: Instant,
-    /// When the loader told that something is missing.
+    /// When the loader told the server that something is missing.
     told: Vec<Instant>,
     /// The block it waited for; 0 for the first answer.
     block: u64,
-    /// Windows that had come.
+    /// The number of windows that had come.
     windows: u64,
 }
 
@@ -112,12 +112,12 @@ struct Client<'a> {
     start: Instant,
     /// The time of the last step forward.
     since: Instant,
-    /// When something was told to be missing since.
+    /// When it has told the server that something is missing, since then.
     told: Vec<Instant>,
     worst: Duration,
     /// Waits of a second or more.
     long: Vec<Wait>,
-    /// When the file was whole.
+    /// When the file was complete.
     done: Option<Instant>,
 }
 
@@ -151,10 +151,10 @@ impl Client<'_> {
         }
     }
 
-    /// Sends what is due and notes what came of the step.
+    /// Sends what is due and records the result of the step.
     fn account(&mut self, now: Instant, step: Step) {
         if let (Some(socket), Some(datagram)) = (&self.socket, self.loader.poll_transmit()) {
-            // What can't be sent is lost; the loader's timer will tell.
+            // What can't be sent is lost; the loader's timer will notice.
             let _ = socket.send_to(datagram, self.peer);
         }
         match step {
@@ -189,9 +189,9 @@ impl Client<'_> {
         self.since = now;
     }
 
-    /// What was lost of this transfer, of all that was lost, in a wait.
+    /// The packets of this transfer that were lost during a wait.
     fn lost_in<'l>(&self, wait: &Wait, losses: &'l [Loss]) -> Vec<&'l Loss> {
-        // A packet may leave a moment before the step is noted here.
+        // A packet may leave shortly before the step is recorded here.
         let from = wait.from.checked_sub(NOTICE).unwrap_or(wait.from);
         let is_ours = |loss: &&Loss| loss.from == self.local || loss.from == self.peer;
         let ours = losses.iter().filter(is_ours);
@@ -202,8 +202,8 @@ impl Client<'_> {
         if !lost.is_empty() {
             return lost;
         }
-        // On a busy machine the blocks before it may be read long after its loss was
-        // noted.
+        // On a busy machine, the blocks before the awaited one may be read long after its
+        // loss was recorded.
         let awaited = format!("DATA {}", wait.block as u16);
         let just_before = wait.from.checked_sub(LONG).unwrap_or(wait.from);
         ours.filter(|loss| loss.at >= just_before && loss.at < from && loss.what == awaited)
@@ -213,12 +213,12 @@ impl Client<'_> {
     }
 }
 
-/// When the server first heard that something is missing, of the times when it was
-/// told: what was lost on the way, at the times `lost`, tells nobody.
+/// When the server first heard that something is missing, out of the times `told` when
+/// it was told: datagrams that were lost, at the times `lost`, don't count.
 fn heard(told: &[Instant], lost: impl Iterator<Item = Instant>) -> Option<Instant> {
     let mut told = told.to_vec();
     for lost in lost {
-        // It was told a moment before it was noted as lost.
+        // It was told shortly before the loss was recorded.
         let is_it = |told: &Instant| *told <= lost && lost - *told <= NOTICE;
         if let Some(index) = told.iter().rposition(is_it) {
             told.remove(index);
@@ -227,12 +227,11 @@ fn heard(told: &[Instant], lost: impl Iterator<Item = Instant>) -> Option<Instan
     told.first().copied()
 }
 
-/// How late a step forward may be noted, on a busy machine.
+/// How late a step forward may be recorded on a busy machine.
 const NOTICE: Duration = Duration::from_millis(20);
 
-/// After as many answers a server may well know how soon a loader answers. Before,
-/// it has nothing to go by but the wait that was negotiated (RFC 2349), or the second
-/// that a server starts with.
+/// After this many answers a server can know how soon a loader answers. Before, it has
+/// only the negotiated timeout (RFC 2349), or the second that a server starts with.
 const KNOWN_ANSWERS: u64 = 4;
 
 /// Why a long wait was so long, as far as the network can tell.
@@ -240,18 +239,18 @@ const KNOWN_ANSWERS: u64 = 4;
 enum Cause {
     /// More than one packet was lost.
     Several,
-    /// At most one was lost, and the server was told a second ago or never had a
+    /// At most one packet was lost, and the server heard of it a second ago or had no
     /// reason to wait.
     Server,
-    /// One was lost, and only a timer could tell.
+    /// One packet was lost, and only a timer could notice.
     Silence,
-    /// So it was, before the server could know better than what was agreed.
+    /// The same, before the server could know better than the negotiated timeout.
     Agreed,
 }
 
-/// `heard`: see [`heard`]; `was_ack`: it was the loader's packet that was lost.
+/// `heard`: see [`heard`]; `was_ack`: whether the loader's packet was lost.
 fn cause(wait: &Wait, lost: usize, was_ack: bool, heard: Option<Instant>) -> Cause {
-    // The first is to the OACK.
+    // The first answer is the ACK of the OACK.
     let answers = 1 + wait.windows - u64::from(was_ack);
     match (lost, heard) {
         (2.., _) => Cause::Several,
@@ -269,8 +268,8 @@ pub(crate) fn run(args: &LossesArgs) -> io::Result<()> {
         let path = args.root.join(style.file());
         pattern.create(&path, 0, style.length(args.size))?;
     }
-    // Without loss the processor decides, which is each server's alone in turn;
-    // with loss there is nothing but waiting, and the peers may wait together.
+    // Without loss the processor decides, so each server has it alone in turn; with loss
+    // it is all waiting, and the peers may wait together.
     let alone = if args.rate == 0 {
         args.servers.len()
     } else {
@@ -360,7 +359,7 @@ fn play<'a>(
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             other => other?,
         }
-        // Losses last: what was lost behind a datagram is noted behind it, too.
+        // Losses last: a loss that follows a datagram is recorded after it.
         for event in &events {
             if event.token().0 < count {
                 clients[event.token().0].receive(&mut buffer);
@@ -378,7 +377,7 @@ fn start<'a>(
     index: usize,
     registry: &mio::Registry,
 ) -> io::Result<Client<'a>> {
-    // One server after the other, so that each has its rest between two.
+    // Servers take turns, so that each rests between two starts.
     let server = servers.start + index % servers.len();
     let style = &Style::ALL[index / servers.len() % Style::ALL.len()];
     let mut socket = UdpSocket::bind((args.client, 0).into())?;
@@ -417,7 +416,7 @@ fn note_losses(socket: &UdpSocket, buffer: &mut [u8], losses: &mut Vec<Loss>) {
     }
 }
 
-/// One loader's row; what is wrong with ours is added to `complaints`.
+/// A loader's row; what is wrong with our server is added to `complaints`.
 fn row(
     args: &LossesArgs,
     style: &'static Style,
@@ -511,7 +510,7 @@ fn complaint(
     )
 }
 
-/// Of the times that the transfers took; a failed one counts as the limit.
+/// The median time of the transfers in milliseconds; a failed one counts as the limit.
 fn median<'c, 'p: 'c>(args: &LossesArgs, clients: impl Iterator<Item = &'c Client<'p>>) -> f64 {
     let limit = args.limit as f64 * 1e3;
     let mut times: Vec<f64> = clients
@@ -541,15 +540,15 @@ mod tests {
             (5000, None, 1, false, 9, Cause::Silence),
             (5000, Some(1), 2, false, 9, Cause::Several),
             (5000, None, 0, false, 9, Cause::Server),
-            // The client's own timer told it, and it answered at once.
+            // The client's own timer told the server, which answered at once.
             (1001, Some(1000), 1, false, 9, Cause::Silence),
             (2000, Some(1000), 1, false, 9, Cause::Server),
-            // The server had three answers, or four.
+            // The server had got three answers, or four.
             (5000, None, 1, false, 2, Cause::Agreed),
             (5000, None, 1, true, 3, Cause::Agreed),
             (5000, None, 1, false, 3, Cause::Silence),
             (5000, None, 1, true, 0, Cause::Agreed),
-            // What it was told it has to heed from the first answer on.
+            // What the server hears it must heed from the first answer on.
             (5000, Some(1), 1, false, 0, Cause::Server),
         ] {
             let wait = Wait {
@@ -576,7 +575,7 @@ mod tests {
             (&[0, 1000][..], &[][..], Some(0)),
             (&[0, 1000], &[1], Some(1000)),
             (&[0], &[1], None),
-            // Something else was lost.
+            // Other packets were lost.
             (&[0], &[500], Some(0)),
             (&[10], &[5], Some(10)),
         ] {

@@ -1,18 +1,18 @@
-//! What the test files hold: bytes that follow from the file's number and the
+//! The content of the test files: bytes computed from the file's number and the
 //! offset, so that every byte can be checked without keeping the file.
 
 use std::fs::File;
 use std::io::{self, BufWriter, ErrorKind, Read as _, Write as _};
 use std::path::Path;
 
-/// Bytes after which the pattern repeats. A prime, so that no block size
-/// and no roll-over of block numbers makes two different blocks look alike.
+/// The pattern repeats after this many bytes. A prime, so that two different blocks never
+/// look alike, whatever the block size, even after a rollover of block numbers.
 const PERIOD: usize = 65_521;
 
 /// The longest piece asked for at once: the largest block.
 const LONGEST: usize = 65_536;
 
-/// Bytes by which the pattern of one file is ahead of that of the one before.
+/// The offset in the pattern from one file to the next, in bytes.
 const FILE_STEP: u64 = 7919;
 
 /// The bytes of every test file.

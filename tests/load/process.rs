@@ -1,5 +1,5 @@
-//! What a server costs: CPU and memory of its whole process tree, from /proc;
-//! and the cores that server and load are bound to.
+//! The cost of a server: CPU and memory of its whole process tree, from /proc; and the
+//! cores to which server and load are bound.
 
 use std::env;
 use std::fs;
@@ -21,7 +21,7 @@ pub(crate) struct Cores {
 }
 
 impl Cores {
-    /// The first and the last core that we may use.
+    /// Picks the first and the last core that we may use.
     pub(crate) fn choose() -> io::Result<Self> {
         let allowed = sched_getaffinity(Pid::from_raw(0))?;
         let is_allowed = |&core: &usize| allowed.is_set(core).unwrap_or(false);
@@ -40,11 +40,11 @@ pub(crate) fn pin(core: usize) -> io::Result<()> {
     Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
 }
 
-/// Something to do for an otherwise idle core.
+/// Keeps an otherwise idle core busy.
 ///
-/// A core that sleeps takes its time to wake up, on a virtual machine much more
-/// than a packet does: without this, lockstep would measure the machine's way of
-/// sleeping. The scheduler lets anyone else go first.
+/// A sleeping core takes time to wake up, on a virtual machine much more than a packet
+/// does: without this, lockstep would measure how the machine sleeps. The scheduler lets
+/// any other process go first.
 #[derive(Debug)]
 pub(crate) struct Insomnia(Child);
 
@@ -64,13 +64,13 @@ impl Insomnia {
 
 impl Drop for Insomnia {
     fn drop(&mut self) {
-        // It has no children, nothing to save, and can't refuse.
+        // It has no children and nothing to save, and can't block the signal.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// Does nothing, busily, as long as `parent` is there.
+/// Spins as long as `parent` is the parent process.
 pub(crate) fn stay_awake(parent: i32) {
     while getppid() == Pid::from_raw(parent) {
         for _ in 0..1_000_000 {
@@ -84,7 +84,7 @@ pub(crate) fn stay_awake(parent: i32) {
 pub(crate) struct Tree(pub(crate) u32);
 
 impl Tree {
-    /// Everyone in it, the root first.
+    /// All processes of the tree, the root first.
     fn members(self) -> Vec<u32> {
         let mut members = vec![self.0];
         let mut next = 0;
@@ -107,7 +107,7 @@ impl Tree {
         members
     }
 
-    /// CPU time of everyone alive, and of all children they have reaped.
+    /// CPU time of all living members, and of all children that they have reaped.
     pub(crate) fn cpu(self) -> Duration {
         let members = self.members().into_iter();
         members
@@ -115,24 +115,24 @@ impl Tree {
             .sum()
     }
 
-    /// Resident memory at this moment, in KiB.
+    /// Current resident memory, in KiB.
     pub(crate) fn resident_kib(self) -> u64 {
         let members = self.members().into_iter();
         members.filter_map(|pid| status(pid, "VmRSS:")).sum()
     }
 
-    /// How many descriptors the root has open.
+    /// The number of descriptors that the root has open.
     pub(crate) fn descriptors(self) -> usize {
         let open = fs::read_dir(format!("/proc/{}/fd", self.0));
         open.map_or(0, Iterator::count)
     }
 
-    /// The most the root alone ever had resident, in KiB.
+    /// Peak resident memory of the root alone, in KiB.
     pub(crate) fn root_peak_kib(self) -> u64 {
         status(self.0, "VmHWM:").unwrap_or_default()
     }
 
-    /// How often its members went to sleep and were woken.
+    /// How many times its members went to sleep and were woken.
     pub(crate) fn wakeups(self) -> u64 {
         let members = self.members().into_iter();
         members
@@ -140,18 +140,18 @@ impl Tree {
             .sum()
     }
 
-    /// Ends everyone in it at once.
+    /// Kills all processes of the tree.
     pub(crate) fn kill(self) {
         for pid in self.members() {
             if let Ok(pid) = i32::try_from(pid) {
-                // One that is gone already needs no killing.
+                // One that is already gone needs no killing.
                 let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             }
         }
     }
 }
 
-/// CPU time of all threads of a process, those that have ended included.
+/// CPU time of all threads of a process, including those that have ended.
 fn cpu_of(pid: u32) -> Option<Duration> {
     let pid = Pid::from_raw(i32::try_from(pid).ok()?);
     let time = clock_gettime(clock_getcpuclockid(pid).ok()?).ok()?;
@@ -162,7 +162,7 @@ fn cpu_of(pid: u32) -> Option<Duration> {
 /// fields 16 and 17 of `proc_pid_stat(5)`.
 fn reaped_by(pid: u32) -> Option<Duration> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in parentheses may hold blanks; field 3 follows it.
+    // The name in parentheses may contain blanks; field 3 follows it.
     let (_, fields) = stat.rsplit_once(')')?;
     let fields = fields.split_ascii_whitespace().skip(13).take(2);
     let ticks: u64 = fields
@@ -179,13 +179,13 @@ fn status(pid: u32, name: &str) -> Option<u64> {
     value.split_ascii_whitespace().next()?.parse().ok()
 }
 
-/// Follows what a tree takes while it works, seldom enough not to be felt.
+/// Samples a tree's CPU time and memory while it works, rarely enough to cost little.
 #[derive(Debug)]
 pub(crate) struct Watch {
     tree: Tree,
     next: Instant,
     peak_kib: u64,
-    /// CPU time at the begin, and at the last look.
+    /// CPU time at the start, and at the last look.
     begin: Duration,
     seen: Duration,
 }
@@ -204,20 +204,20 @@ impl Watch {
         }
     }
 
-    /// Looks, if it is time to; returns when to look next.
+    /// Takes a sample if it is time to; returns when to call it next.
     pub(crate) fn look(&mut self, now: Instant) -> Instant {
         if now >= self.next {
             self.seen = self.tree.cpu();
             self.peak_kib = self.peak_kib.max(self.tree.resident_kib());
             let took = crate::clock().saturating_duration_since(now);
-            // A thousand processes take long to count: at most 2 % of the time.
+            // Counting a thousand processes takes long: at most 2 % of the time.
             self.next = now + Self::INTERVAL.max(took * 50);
         }
         self.next
     }
 
-    /// CPU time since the begin. A child that nobody waited for takes its time
-    /// with it; what the last look has seen of it is kept.
+    /// CPU time since the start. The time of a child that nobody waited for is lost when it
+    /// ends; what the last look has seen of it still counts.
     pub(crate) fn cpu(&self) -> Duration {
         self.tree.cpu().max(self.seen).saturating_sub(self.begin)
     }

@@ -1,4 +1,4 @@
-//! What comes out: tables in Markdown, and all figures as JSON.
+//! The report: tables in Markdown, and all figures as JSON.
 
 use std::fmt::{self, Write as _};
 use std::fs;
@@ -12,7 +12,7 @@ use crate::servers::{Contender, Programs};
 use crate::verdict::{Verdict, Word, ratio};
 use crate::workloads::{Against, Peers};
 
-/// Where and with what it was measured.
+/// Where, when and with what was measured.
 pub(crate) struct Setting {
     pub(crate) date: String,
     pub(crate) rounds: usize,
@@ -55,7 +55,7 @@ impl Setting {
 }
 
 impl Setting {
-    /// A contender by its name, and the release that was measured, if it told.
+    /// A contender's name, with the release that was measured if that is known.
     fn label(&self, name: &str) -> String {
         let version = self.versions.iter().find(|(it, _)| *it == name);
         let release = version.and_then(|(_, version)| release(version));
@@ -63,7 +63,7 @@ impl Setting {
     }
 }
 
-/// The number of a release in what a program calls itself.
+/// The release number in a program's name and version.
 fn release(version: &str) -> Option<&str> {
     let mut words = version.rsplit([' ', '-']);
     words.find(|word| word.starts_with(|first: char| first.is_ascii_digit()))
@@ -163,7 +163,7 @@ fn ratios(text: &mut String, setting: &Setting, all: &[Measured]) {
     text.push('\n');
 }
 
-/// Stands above the table.
+/// Printed above the table.
 const BARE_LOOP: &str = "\
 The bare loop does little more than receive and send, and keeps none of the protocol's \
 promises. Its sockets are left unconnected, as a server's must be to answer strangers (RFC \
@@ -171,12 +171,12 @@ promises. Its sockets are left unconnected, as a server's must be to answer stra
 does, which its processor time includes. A goal that is missed is \"out of reach\" where the bare loop, divided by the same \
 peer in the same rounds, misses it as well, and ours doesn't beat the loop.\n";
 
-/// A figure held against that of another build of ours.
+/// A figure compared with that of another build of ours.
 struct Change {
     metric: Metric,
     words: &'static str,
     is_more_better: bool,
-    /// Differences up to this much of the value are the machine's.
+    /// Differences of up to this fraction are noise.
     noise: f64,
 }
 
@@ -199,14 +199,15 @@ impl Change {
         }
     }
 
-    /// Whether it says something here. Where packets are lost a single transfer, the one
-    /// that lost most in a row, decides when the last one ends.
+    /// Whether the figure means something here. Where packets are lost, the transfer that
+    /// lost most in a row alone decides when the last one ends.
     fn is_told(&self, measured: &Measured) -> bool {
         let by_the_last = matches!(self.metric, Metric::Throughput | Metric::CompletionP99);
         measured.workload.plan.loss == 0 || !by_the_last
     }
 
-    /// Whether it got worse in the median by more than noise, and in most rounds.
+    /// Whether the figure is worse by more than noise in the median, and in no round
+    /// better by more than noise.
     fn is_worse(&self, ratio: Spread) -> bool {
         if self.is_more_better {
             ratio.median < 1.0 - self.noise && ratio.max < 1.0 + self.noise
@@ -216,7 +217,7 @@ impl Change {
     }
 }
 
-/// Ours held against another of ours, round by round.
+/// Our server compared with another build of it, round by round.
 fn side_by_side(text: &mut String, all: &[Measured], other: Contender) {
     let titles = CHANGES.map(|change| change.words);
     let whole = match other {
@@ -246,8 +247,8 @@ fn side_by_side(text: &mut String, all: &[Measured], other: Contender) {
     text.push('\n');
 }
 
-/// Six cells about a ratio: the ratio, its goal, the bare loop's, and the figures behind
-/// it, which are shown with that many digits.
+/// Six cells about a ratio: the ratio, its goal, the bare loop's ratio, and the figures
+/// behind them with this many digits.
 struct Cells<'a> {
     verdict: Option<Verdict>,
     digits: usize,
@@ -290,7 +291,7 @@ fn further_goals(text: &mut String, setting: &Setting, all: &[Measured]) {
             let Some(verdict) = Verdict::of(measured, goal) else {
                 continue;
             };
-            // Told only where there were some.
+            // Shown only if there were some.
             let counts_faults = matches!(goal.metric, Metric::Failures | Metric::Unfinished);
             if counts_faults && verdict.word() == Word::Met {
                 continue;

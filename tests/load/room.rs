@@ -1,9 +1,9 @@
 //! A room of machines that boot at once through a load balancer, for `scripts/cluster`.
 //!
-//! Each machine has an address of its own. It looks for a configuration that isn't
-//! there, asks for the size of a file, fetches that file, and then the next one. A
+//! Each machine has an address of its own. It looks for a configuration that doesn't
+//! exist, asks for the size of a file, downloads that file, and then the next one. A
 //! server that falls silent in the middle costs it the transfer: like a boot loader it
-//! gives up after its own time, and begins again from another port.
+//! gives up after a while, and starts over from another port.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -45,14 +45,15 @@ pub(crate) struct RoomArgs {
 /// The two files.
 const NAMES: [&str; 2] = ["boot/kernel", "boot/initrd"];
 
-/// How often a machine begins anew with something that it wants.
+/// How many times a machine starts over for the same file or answer.
 const ATTEMPTS: u32 = 5;
 
-/// A machine waits so long for the answer to a search or a probe, and asks so often.
+/// How long a machine waits for the answer to a search or a probe, and how many times it
+/// asks.
 const WAIT: Duration = Duration::from_secs(1);
 const ASKS: u32 = 6;
 
-/// Machines are switched on one after the other.
+/// Time between the starts of two machines.
 const PACE: Duration = Duration::from_millis(1);
 
 /// What a machine does, in this order.
@@ -71,21 +72,21 @@ const PHASES: [(Phase, &str); 4] = [
     (Phase::Next, "next"),
 ];
 
-/// What came of all machines' doing in one phase.
+/// The results of all machines in one phase.
 #[derive(Debug, Default)]
 struct Tally {
     /// Requests that were answered in full.
     done: u32,
     failed: u32,
-    /// Begun again from another port, after an answer had come; and before one had.
+    /// Transfers started over from another port: after an answer had come, and before.
     broken: u32,
     unanswered: u32,
-    /// Datagrams sent once more.
+    /// Datagrams sent again.
     resent: u32,
     times: Vec<Duration>,
 }
 
-/// What is on the wire.
+/// What a machine is waiting for.
 enum Errand<'a> {
     /// A request that one datagram answers.
     Ask {
@@ -101,13 +102,13 @@ struct Machine<'a> {
     address: IpAddr,
     style: &'static Style,
     phase: Phase,
-    /// Names of configurations that it has still to look for.
+    /// How many configuration names are left to look for.
     search: u8,
     socket: Option<UdpSocket>,
     errand: Errand<'a>,
     is_answered: bool,
     attempts_left: u32,
-    /// When it first wanted what it wants.
+    /// When it first asked for what it wants now.
     since: Instant,
     is_done: bool,
 }
@@ -146,7 +147,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// Asks for what it wants, from a port that it hasn't had yet.
+    /// Asks for what it wants next, from a new port.
     fn begin(&mut self, room: &mut Room<'a>, now: Instant) -> io::Result<()> {
         let mut socket = UdpSocket::bind((self.address, 0).into())?;
         let token = Token(self.number as usize);
@@ -217,7 +218,7 @@ impl<'a> Machine<'a> {
                 let code = ErrorCode::OptionRefused;
                 let len = emit_error(code, "only the size was wanted", &mut goodbye);
                 if let Some(socket) = &self.socket {
-                    // The server needs no such word; it waits for less if it comes.
+                    // The server doesn't need this ERROR, but with it stops waiting sooner.
                     let _ = socket.send_to(&goodbye[..len], room.args.server);
                 }
                 Step::Done
@@ -266,7 +267,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// Sends what follows, and goes on to the next request where this one is over.
+    /// Sends what is due, and goes on to the next request if this one is over.
     fn account(&mut self, room: &mut Room<'a>, step: Step, now: Instant) -> io::Result<()> {
         if matches!(self.errand, Errand::Load(_)) {
             self.send(room);
@@ -334,9 +335,9 @@ fn request(name: &str, options: &[(&str, &str)]) -> Vec<u8> {
     packet[..len].to_vec()
 }
 
-/// Boots them all. Prints `booting` once half of them fetch a file, and at the end a
-/// line for each phase: its name, requests done, failed, begun again after an answer and
-/// before one, datagrams sent again, then each one's milliseconds.
+/// Boots all machines. Prints `booting` once half of them download a file, and at the end
+/// a line for each phase: its name; the requests done, failed, and started over after an
+/// answer and before one; datagrams sent again; then the milliseconds of each request.
 pub(crate) fn run(args: &RoomArgs) -> io::Result<()> {
     if args.sizes.len() != NAMES.len() {
         return Err(io::Error::other("two sizes are wanted"));
@@ -394,7 +395,7 @@ fn boot<'a>(args: &'a RoomArgs, pattern: &'a Pattern) -> io::Result<Room<'a>> {
             io::stdout().flush()?;
             is_told = true;
         }
-        // They are few: each is looked at.
+        // There are few machines: each is checked.
         for machine in &mut machines {
             machine.run_deadline(&mut room, now)?;
         }

@@ -1,5 +1,5 @@
-//! The servers under measurement: where to find each, how it is started, and
-//! what it can't do.
+//! The servers under measurement: where to find each, how it is started, and what it
+//! doesn't support.
 
 use std::env;
 use std::fs::{self, File};
@@ -18,24 +18,24 @@ use crate::fleet::Plan;
 use crate::process::{Cores, Tree, pin};
 use crate::watcher::Watcher;
 
-/// How long a server may take until it answers its first request.
+/// How long a server may take to answer its first request.
 const START: Duration = Duration::from_secs(5);
 
-/// Ports below the first that the kernel gives away (`ip_local_port_range`).
+/// Ports below the kernel's ephemeral ports (`ip_local_port_range`).
 const OWN_PORTS: Range<u16> = 7000..32_768;
 
-/// The file that is asked for to see whether a server is up; empty.
+/// The file that is requested to see whether a server is up; empty.
 pub(crate) const PROBE: &str = "probe";
 
 /// A server that takes part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Contender {
     Ours,
-    /// Ours, never waiting awake.
+    /// Ours with `--busy-poll 0`: it never spins.
     OursAsleep,
-    /// Another build of ours that this one is held against.
+    /// Another build of ours to compare with.
     Before,
-    /// Ours without a status port, held against ours with one that is watched.
+    /// Ours without a status port, to compare with ours whose status is watched.
     Unwatched,
     InTftpd,
     Atftpd,
@@ -43,7 +43,7 @@ pub(crate) enum Contender {
     RsTftpd,
     /// The bare loop: little more than receiving and sending.
     Bare,
-    /// The bare loop, never waiting awake.
+    /// The bare loop without spinning.
     BareAsleep,
 }
 
@@ -83,7 +83,7 @@ impl Contender {
         )
     }
 
-    /// Whether it knows what the plan asks for; `version`: what it calls itself.
+    /// Whether it supports what the plan asks for; `version`: its own version text.
     pub(crate) fn can(self, plan: &Plan, version: Option<&str>) -> bool {
         let windows = plan.windowsize.is_some_and(|window| window > 1);
         let uploads = plan.direction == Direction::Write;
@@ -92,13 +92,13 @@ impl Contender {
         }
         match self {
             Self::Dnsmasq => !uploads,
-            // It repeats nothing.
+            // It retransmits nothing.
             Self::Bare | Self::BareAsleep => plan.loss == 0,
             _ => true,
         }
     }
 
-    /// The release with which windows came to it, where there are older ones.
+    /// The release that brought windows, if older ones are around.
     pub(crate) const fn windows_since(self) -> Option<(u32, u32)> {
         match self {
             Self::InTftpd => Some((6, 0)),
@@ -107,14 +107,14 @@ impl Contender {
         }
     }
 
-    /// Whether it knows windows; `version`: what it calls itself.
+    /// Whether it supports windows; `version`: its own version text.
     pub(crate) fn has_windows(self, version: Option<&str>) -> bool {
         let since = self.windows_since();
         since.is_none_or(|since| version.and_then(number) >= Some(since))
     }
 }
 
-/// The release that a program names, its first two numbers.
+/// The first two numbers of the release in a version text.
 fn number(version: &str) -> Option<(u32, u32)> {
     let (major, minor) = version.rsplit(' ').next()?.split_once('.')?;
     let end = minor.find(|it: char| !it.is_ascii_digit());
@@ -126,19 +126,19 @@ fn number(version: &str) -> Option<(u32, u32)> {
 #[derive(Debug)]
 pub(crate) struct Programs {
     pub(crate) ours: PathBuf,
-    /// The build of ours to hold it against, instead of the peers.
+    /// Another build of ours to compare with, instead of the peers.
     pub(crate) against: Option<PathBuf>,
-    /// Ours has a status port that somebody watches; beside it ours without, instead
-    /// of the peers.
+    /// Whether ours has a status port that is watched, and is compared with ours without
+    /// one, instead of the peers.
     pub(crate) watched: bool,
-    /// Ours never waiting awake is to be measured beside it, instead of the peers.
+    /// Whether ours with `--busy-poll 0` is measured too, instead of the peers.
     pub(crate) asleep: bool,
-    /// Where `scripts/peers` has put the others.
+    /// Where `scripts/peers` has installed the others.
     pub(crate) peers: PathBuf,
 }
 
 impl Programs {
-    /// Whether it takes part: ours are measured side by side without the others.
+    /// Whether it takes part: builds of ours are compared without the peers.
     pub(crate) fn is_wanted(&self, contender: Contender) -> bool {
         match contender {
             Contender::Ours => true,
@@ -173,7 +173,7 @@ impl Programs {
         candidate.is_file().then_some(candidate)
     }
 
-    /// What it calls itself, in a few words.
+    /// The program's own version text, in a few words.
     pub(crate) fn version(&self, contender: Contender) -> Option<String> {
         let program = self.find(contender)?;
         if matches!(contender, Contender::Bare | Contender::BareAsleep) {
@@ -243,15 +243,15 @@ fn output(program: &Path, argument: &str) -> String {
         .unwrap_or_default()
 }
 
-/// What a server has room for.
+/// Which ports and descriptors a server has for its transfers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Slots {
     Plenty,
-    /// One port, and as many descriptors as in many containers.
+    /// One port, and as few descriptors as in many containers.
     SinglePort,
 }
 
-/// A running server on its own core; it and all its children end with this.
+/// A running server on its own core; dropping this kills it and all its children.
 #[derive(Debug)]
 pub(crate) struct Server {
     contender: Contender,
@@ -261,7 +261,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts it, with a root and a log, and waits until it answers.
+    /// Starts a server, with a root and a log, and waits until it answers.
     pub(crate) fn start(
         programs: &Programs,
         contender: Contender,
@@ -270,7 +270,7 @@ impl Server {
         cores: Cores,
     ) -> io::Result<Self> {
         let port = match contender {
-            // It has no option for the port of TFTP.
+            // dnsmasq has no option for the TFTP port.
             Contender::Dnsmasq => 69,
             _ => free_port()?,
         };
@@ -280,7 +280,7 @@ impl Server {
             .ok_or_else(|| io::Error::new(ErrorKind::NotFound, "not on this machine"))?;
         if slots == Slots::SinglePort {
             command = with_few_descriptors(&command);
-            // A client that waits for its turn hasn't lost anything.
+            // A client that waits for its turn must not be taken for a loss.
             command.args(["--single-port", "--timeout", "10000"]);
         }
         let status = (programs.watched && contender == Contender::Ours).then(free_port);
@@ -317,8 +317,8 @@ impl Server {
         Tree(self.child.id())
     }
 
-    /// Whether its CPU time can be told: in.tftpd waits for none of its
-    /// children, so that those that have ended are lost.
+    /// Whether its CPU time can be measured: in.tftpd doesn't wait for its children, so
+    /// the time of those that have ended is lost.
     pub(crate) fn accounts_for(&self, plan: &Plan) -> bool {
         self.contender != Contender::InTftpd || plan.transfers == 1
     }
@@ -361,7 +361,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.watcher = None;
         self.tree().kill();
-        // Killed: this takes no time.
+        // It has been killed, so this takes no time.
         let _ = self.child.wait();
     }
 }

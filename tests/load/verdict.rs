@@ -1,4 +1,4 @@
-//! What came of a goal: met, missed, or out of reach.
+//! The result of a goal: met, missed, or out of reach.
 
 use std::fmt;
 
@@ -7,21 +7,21 @@ use crate::figures::{Metric, Spread};
 use crate::servers::Contender;
 use crate::workloads::{Against, Bound, Goal};
 
-/// So much one of two equals may be ahead.
+/// One of two equal contenders may be ahead by this fraction.
 const NOISE: f64 = 0.05;
 
-/// What is said of a goal.
+/// The word for a goal's result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Word {
     Met,
-    /// Missed, and the bare loop misses it too, and isn't beaten.
+    /// Missed, and the bare loop, which ours doesn't beat, misses it too.
     OutOfReach,
     Missed,
 }
 
 impl Word {
-    /// For our figure, and the bare loop's, if it took part; `share`: ours divided by the
-    /// loop's. A loop that ours beats puts no goal out of reach.
+    /// `bare`: the bare loop's figure, if it took part; `share`: our figure divided by the
+    /// loop's. If ours beats the loop, the loop can't put a goal out of reach.
     fn of(bound: Bound, ours: f64, bare: Option<f64>, share: f64) -> Self {
         let is_beaten = match bound {
             Bound::AtLeast(_) => share > 1.0 + NOISE,
@@ -47,18 +47,18 @@ impl fmt::Display for Word {
     }
 }
 
-/// A goal and what came of it.
+/// A goal and its result.
 pub(crate) struct Verdict {
     pub(crate) goal: Goal,
     pub(crate) ours: Spread,
-    /// What ours is divided by, and whose figure that is.
+    /// The name and the figure of the contender that ours is divided by.
     pub(crate) other: Option<(&'static str, Spread)>,
-    /// What the bound is for: ours, or the ratio within a round.
+    /// The value that the bound applies to: our figure, or the ratio within a round.
     pub(crate) value: Spread,
-    /// The same for the bare loop in our place, if nine of ten transfers finished.
+    /// The same for the bare loop in our place, if nine transfers of ten finished.
     pub(crate) bare: Option<Spread>,
-    /// Ours divided by that of the bare loop: in the same round, or for a ratio between
-    /// two figures of one run the medians.
+    /// Our value divided by the bare loop's, in the same round; for a ratio between two
+    /// figures of one run, the medians are divided.
     pub(crate) share: Option<Spread>,
 }
 
@@ -126,8 +126,8 @@ impl Verdict {
     }
 }
 
-/// Whether the bare loop can show that a goal is out of reach: not where ours is held
-/// against another of ours, and what went wrong is never excused.
+/// Whether the bare loop can show that a goal is out of reach. It can't where ours is
+/// compared with another build of ours; and failures are never excused.
 fn can_be_out_of_reach(goal: Goal) -> bool {
     let is_own = matches!(goal.against, Against::Asleep | Against::Unwatched);
     let counts_faults = matches!(
@@ -137,7 +137,7 @@ fn can_be_out_of_reach(goal: Goal) -> bool {
     !is_own && !counts_faults
 }
 
-/// The verdict on one of the two ratios that every table begins with.
+/// The verdict on one of the two ratios at the start of every table.
 pub(crate) fn ratio(measured: &Measured, metric: Metric, asleep: bool) -> Option<Verdict> {
     let goals = measured.workload.goals.iter();
     let mut goals = goals.filter(|goal| goal.asleep == asleep && goal.against == Against::BestPeer);
@@ -161,7 +161,7 @@ mod tests {
             (most, 0.91, Some(0.89), Word::Missed),
             (most, 0.91, Some(0.9), Word::Missed),
             (most, 0.91, Some(0.905), Word::OutOfReach),
-            // However far ours is from the goal: the bare loop misses it too.
+            // However far ours is from the goal, the bare loop misses it too.
             (most, 1.5, Some(0.95), Word::OutOfReach),
             (most, 0.91, None, Word::Missed),
             (least, 2.0, Some(2.5), Word::Met),
@@ -219,7 +219,7 @@ mod tests {
     #[test]
     fn a_verdict_takes_the_median_of_ratios_within_rounds() {
         use Contender::{Bare, Dnsmasq, Ours, RsTftpd};
-        // What the machine does meanwhile triples all figures of a round.
+        // Something else on the machine triples all figures of a round.
         let (measured, goal) = measured(
             |goal| goal.metric == Metric::CpuPerGigabyte && goal.against == Against::BestPeer,
             &[
@@ -259,7 +259,7 @@ mod tests {
         assert_eq!(verdict.word(), Word::OutOfReach);
     }
 
-    /// Twice as slow as ours, the loop is as even: it isn't beaten.
+    /// The loop is twice as slow as ours but just as even: it isn't beaten.
     #[test]
     fn a_ratio_within_a_run_is_held_against_that_of_the_bare_loop() {
         use Contender::{Bare, Ours};

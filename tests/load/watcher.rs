@@ -1,7 +1,6 @@
-//! Somebody who has the status page open: asks for it once, and for `/status.json`
-//! again a second after each answer, as the page does, each time on a connection of its
-//! own, since the server closes it. Draws nothing: what a browser takes is no cost of
-//! the server.
+//! A viewer of the status page: requests it once, and `/status.json` a second after each
+//! answer, as the page does. Each request has a connection of its own, since the server
+//! closes it. Draws nothing: a browser's work is no cost of the server.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -10,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-/// As often as the page asks.
+/// The interval of the page's requests.
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Watches until it is dropped.

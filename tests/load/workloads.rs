@@ -1,4 +1,4 @@
-//! What is measured, and what is expected of it: one table.
+//! The table of workloads, and the goals for each.
 
 use std::time::Duration;
 
@@ -7,27 +7,27 @@ use tftpd::wire::packet::Direction::{self, Read, Write};
 use crate::figures::Metric;
 use crate::fleet::Plan;
 
-/// What a workload is made of.
+/// The kind of a workload.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Kind {
     Transfers,
-    /// So many sessions that fall silent after their first block.
+    /// This many sessions that fall silent after their first block.
     Stalled(usize),
-    /// Honest clients amid a flood of requests nobody waits for.
+    /// Honest clients amid a flood of requests whose senders never answer.
     Flood,
-    /// All of them at once, from one socket, on the server's single port, with fewer
+    /// All clients at once, from one socket, to a server with a single port and fewer
     /// descriptors.
     Crowd,
 }
 
-/// What a figure of ours is held against.
+/// What a figure of ours is compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Against {
     /// The best peer's figure in the same run: the bound is a ratio.
     BestPeer,
-    /// Our own figure without waiting awake: the bound is a ratio.
+    /// Our own figure with `--busy-poll 0`: the bound is a ratio.
     Asleep,
-    /// Our own figure while nobody looks at the status page: the bound is a ratio.
+    /// Our own figure while nobody watches the status page: the bound is a ratio.
     Unwatched,
     /// Another figure of the same run: the bound is a ratio.
     Own(Metric),
@@ -54,33 +54,33 @@ impl Bound {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Peers {
     None,
-    /// In the first round only: their figures are shown, and no goal depends on them.
+    /// In the first round only: their figures are shown, but no goal depends on them.
     Once,
-    /// In each, but for one that was cut off: another run could only say so again.
+    /// In each round, until one is cut off: another run could only show that again.
     UntilCutOff,
     Each,
 }
 
-/// What a workload is expected to give.
+/// A goal of a workload.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Goal {
     pub(crate) metric: Metric,
     pub(crate) bound: Bound,
     pub(crate) against: Against,
-    /// Ours with `--busy-poll 0`.
+    /// For ours with `--busy-poll 0`.
     pub(crate) asleep: bool,
 }
 
 pub(crate) struct Workload {
     pub(crate) name: &'static str,
-    /// What it is, for the table.
+    /// Its title in the table.
     pub(crate) title: &'static str,
     pub(crate) kind: Kind,
     pub(crate) plan: Plan,
-    /// Run ours with `--busy-poll 0` too.
+    /// Whether ours with `--busy-poll 0` is run too.
     pub(crate) asleep: bool,
     pub(crate) peers: Peers,
-    /// Says something only where somebody watches.
+    /// Whether it means something only while somebody watches the status page.
     pub(crate) for_watchers: bool,
     pub(crate) goals: Vec<Goal>,
 }
@@ -109,8 +109,8 @@ impl Workload {
         self
     }
 
-    /// The usual pair: throughput at least, CPU at most this multiple of the best
-    /// peer's.
+    /// The usual pair of goals: throughput at least, and CPU at most, this multiple of the
+    /// best peer's.
     fn ratios(self, throughput: f64, cpu: f64) -> Self {
         self.goal(
             Metric::Throughput,
@@ -135,7 +135,7 @@ impl Workload {
         self
     }
 
-    /// Waiting awake must cost next to nothing.
+    /// Spinning must cost next to nothing.
     fn awake_pays(self) -> Self {
         Self {
             asleep: true,
@@ -172,7 +172,7 @@ const fn one_client(direction: Direction, size: u64, transfers: usize, blksize: 
     }
 }
 
-/// Many transfers at a time, with the block size of an Ethernet.
+/// Many transfers at a time, with a block size that fits an Ethernet frame.
 const fn many(direction: Direction, size: u64, transfers: usize, at_once: usize) -> Plan {
     Plan {
         at_once,
@@ -208,10 +208,10 @@ pub(crate) fn all() -> Vec<Workload> {
         .collect()
 }
 
-/// The workloads of these names, or else those that a run consists of.
+/// The workloads with these names; without names, those of an ordinary run.
 ///
 /// # Errors
-/// One line, if there is none of a name.
+/// One line if there is no workload of some name.
 pub(crate) fn chosen(names: &[String], is_watched: bool) -> Result<Vec<Workload>, String> {
     let mut all = all();
     let known = |name: &String| all.iter().any(|it| it.name == *name);
@@ -360,7 +360,7 @@ fn losses() -> Vec<Workload> {
         ..many(Read, 256 * KIB, 20, 20)
     };
     let (rare, often) = (lossy(10), lossy(50));
-    // With windows a server only waits where the last block of one or its ACK is lost:
+    // With windows a server waits only if the last block of a window or its ACK is lost:
     // the file is long enough for most transfers to lose some of those.
     let windows = |plan| window(16, Plan { size: MIB, ..plan });
     let rows = [
@@ -469,13 +469,13 @@ fn troubles() -> Vec<Workload> {
     ]
 }
 
-/// As many as the page shows well, a block a round trip as most boards ask, and new ones
-/// all the time, so that both lists of the page are full. Takes several seconds, in each
-/// of which the page is asked for again.
+/// As many clients as the page shows well, in lockstep as most boards ask, and new ones
+/// all the time, so that both lists of the page are full. Takes several seconds; each
+/// second the page asks again.
 ///
-/// The watcher asks as the page does, on a connection of its own each time and a second
-/// after the last answer, but draws nothing: a browser would take processor time from the
-/// load, which says nothing about the server. The one of `tests/status` draws.
+/// The watcher asks as the page does, each time on a new connection and a second after
+/// the last answer, but draws nothing: a browser would take processor time from the load,
+/// which says nothing about the server. The browser in `tests/status` draws.
 fn watched() -> Workload {
     let plan = Plan {
         limit: Duration::from_secs(30),

@@ -1,4 +1,4 @@
-//! A download by the bare loop: a window at each ACK of the one before.
+//! A download by the bare loop: each ACK of a window is answered with the next.
 
 use std::io;
 
@@ -11,9 +11,9 @@ use super::seat::{Connection, Step};
 
 pub(super) struct Download {
     source: Source,
-    /// Bytes of a DATA packet, but the last.
+    /// The length of a DATA packet in bytes, except for the last.
     segment: usize,
-    /// Blocks of a window.
+    /// Blocks per window.
     window: u64,
     sent: BlockIndex,
     last: BlockIndex,
@@ -44,7 +44,7 @@ impl Download {
         self.look_ahead()
     }
 
-    /// Only the ACK of all that was sent goes on: nothing is ever lost.
+    /// Only the ACK of everything sent counts: nothing is ever lost.
     pub(super) fn step(&mut self, connection: &mut Connection) -> io::Result<Step> {
         let number = Rollover::ToZero.number_of(self.sent).0.to_be_bytes();
         let mut answer = [0; 16];
@@ -77,7 +77,7 @@ impl Download {
         self.look_ahead()
     }
 
-    /// What is sent next is read while the ACK is on its way.
+    /// Reads the next packets while the ACK is on its way.
     fn look_ahead(&mut self) -> io::Result<()> {
         match &mut self.source {
             Source::Kept(_) => Ok(()),

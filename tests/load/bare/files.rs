@@ -1,6 +1,6 @@
-//! The files that the bare loop serves. Short ones are read once, and kept as the DATA
-//! packets that they make: all their clients are sent the same bytes. Long ones are read
-//! ahead, many blocks with one call.
+//! The files that the bare loop serves. A short one is read once and kept as DATA
+//! packets: all its clients are sent the same bytes. A long one is read ahead, many
+//! blocks with one call.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -19,7 +19,7 @@ use tftpd::wire::packet::{DATA_HEADER_LEN, emit_data_header};
 /// The longest file that is kept, in bytes.
 const KEPT: u64 = 1 << 20;
 
-/// Bytes that are read ahead, where a window isn't longer.
+/// Bytes that are read ahead, or a window if it is longer.
 const AHEAD: usize = 96 << 10;
 
 /// A file as DATA packets.
@@ -74,9 +74,9 @@ impl Files {
     }
 }
 
-/// Where the DATA packets of a transfer come from.
+/// The source of a transfer's DATA packets.
 pub(super) enum Source {
-    /// All of them.
+    /// All packets of the file.
     Kept(Rc<[u8]>),
     Long(Ahead),
 }
@@ -86,7 +86,7 @@ pub(super) struct Ahead {
     file: File,
     pub(super) len: u64,
     block_size: usize,
-    /// The DATA packets that were read last, those before `from` sent already.
+    /// The DATA packets that were read last. Those before `from` have been sent.
     packets: Box<[u8]>,
     from: usize,
     end: usize,
@@ -111,7 +111,7 @@ impl Ahead {
         }
     }
 
-    /// The next packets, of `len` bytes at most.
+    /// The next packets, at most `len` bytes of them.
     pub(super) fn take(&mut self, len: usize) -> io::Result<&[u8]> {
         self.look_ahead()?;
         let from = self.from;
@@ -119,7 +119,7 @@ impl Ahead {
         Ok(&self.packets[from..self.from])
     }
 
-    /// Reads on, if all is sent.
+    /// Reads the next packets if all have been sent.
     pub(super) fn look_ahead(&mut self) -> io::Result<()> {
         let offset = self.next.offset(self.block_size);
         if self.from < self.end || offset > self.len {

@@ -1,5 +1,5 @@
-//! A socket of the bare loop, and the transfer that has it at the time. It goes from one
-//! transfer to the next: it needs no new port, and the poll knows it already.
+//! A socket of the bare loop, and its current transfer. The socket is reused for the next
+//! transfer, which saves opening a port and registering it with the poll.
 
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -20,17 +20,17 @@ pub(super) enum Work {
     Upload(Upload),
 }
 
-/// Bytes of a block up to which a client in lockstep answers sooner than a loop that sleeps
-/// is woken up. Windows and longer blocks take it longer: to stay awake for those costs
-/// more and brings nothing.
+/// Up to this block size in bytes, a lockstep client answers sooner than a sleeping loop
+/// wakes up. Windows and longer blocks take the client longer: there, staying awake costs
+/// more and gains nothing.
 const QUICK_BLOCK: u16 = 4096;
 
-/// What came of a look at a socket.
+/// The result of a look at a socket.
 pub(super) enum Step {
-    /// There was nothing, or nothing that counts.
+    /// Nothing came, or nothing that counts.
     Nothing,
     Forward,
-    /// Some blocks of a window; so many are missing.
+    /// Part of a window; this many blocks are missing.
     Part(u32),
     /// The transfer is over.
     Done,
@@ -80,12 +80,12 @@ impl Seat {
         }
     }
 
-    /// Whether its client answers so soon that it is worth to wait awake.
+    /// Whether its client answers so soon that waiting awake pays.
     pub(super) const fn is_quick(&self) -> bool {
         self.is_quick
     }
 
-    /// `batch`: what windows are received into.
+    /// Handles what has come; `batch` receives windows.
     pub(super) fn step(&mut self, batch: &mut Batch) -> io::Result<Step> {
         match &mut self.work {
             Work::None => Ok(Step::Idle),
@@ -95,18 +95,18 @@ impl Seat {
     }
 }
 
-/// The way to one client.
+/// The socket and the client that it talks to.
 pub(super) struct Connection {
     pub(super) socket: UdpSocket,
     pub(super) peer: SocketAddr,
-    /// Bytes of the segments that the kernel cuts what is sent into, once set.
+    /// The segment size in bytes that the kernel was told last, for segmentation offload.
     segment: usize,
-    /// The kernel hands over the segments of one send as one.
+    /// Whether the kernel hands over the segments of one send together.
     coalesces: bool,
 }
 
 impl Connection {
-    /// Sends what is there, cut into datagrams of `segment` bytes.
+    /// Sends `bytes`, cut into datagrams of `segment` bytes.
     pub(super) fn send(&mut self, bytes: &[u8], segment: usize) -> io::Result<()> {
         if bytes.len() <= segment {
             return self.send_one(bytes);
@@ -127,7 +127,7 @@ impl Connection {
         self.socket.send_to(datagram, self.peer).map(drop)
     }
 
-    /// One datagram of the client's, if one is there.
+    /// Receives a datagram from the client, if there is one.
     pub(super) fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         loop {
             match self.socket.recv_from(buffer) {
@@ -139,7 +139,7 @@ impl Connection {
         }
     }
 
-    /// Whether what the client sends with one call is to come as one.
+    /// Sets whether datagrams that the client sends with one call are received together.
     pub(super) fn coalesce(&mut self, wanted: bool) -> io::Result<()> {
         if self.coalesces != wanted {
             setsockopt(&self.socket, sockopt::UdpGroSegment, &wanted)?;

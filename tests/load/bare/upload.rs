@@ -1,4 +1,4 @@
-//! An upload to the bare loop: an ACK for each window, and the file written by long
+//! An upload to the bare loop: one ACK per window, and the file is written in long
 //! pieces, since nothing is promised before the last ACK.
 
 use std::fs::File;
@@ -11,12 +11,12 @@ use tftpd::wire::packet::{DATA_HEADER_LEN, emit_ack};
 
 use super::seat::{Connection, Step};
 
-/// Bytes of blocks in lockstep that are written with one call.
+/// Bytes of lockstep blocks that are written with one call.
 const GATHERED: usize = 32 << 10;
 
 pub(super) struct Upload {
     file: File,
-    /// Bytes that have come and are not written yet, behind room for a header.
+    /// Bytes that have come but aren't written yet, after room for a header.
     gathered: Vec<u8>,
     block_size: usize,
     window: u64,
@@ -24,7 +24,7 @@ pub(super) struct Upload {
     here: BlockIndex,
     /// The last block that was acknowledged.
     acknowledged: BlockIndex,
-    /// How the client sends its windows: unknown, a block or many with each call.
+    /// Whether the client sends each block with a call of its own, once that is known.
     one_by_one: Option<bool>,
 }
 
@@ -62,8 +62,8 @@ impl Upload {
         }
     }
 
-    /// In lockstep each block is received where it belongs: its header comes to lie over
-    /// the end of the block before, which is put back.
+    /// In lockstep each block is received at its place in the buffer: its header overwrites
+    /// the end of the block before, which is then restored.
     fn take_block(&mut self, connection: &mut Connection) -> io::Result<Step> {
         if self.gathered.is_empty() {
             let room = GATHERED.max(self.block_size) + self.block_size;
@@ -101,8 +101,8 @@ impl Upload {
         Ok(if is_last { Step::Done } else { Step::Forward })
     }
 
-    /// A window that has come as a whole is written from where it was received; parts of
-    /// one are gathered first.
+    /// A window that has come whole is written from where it was received; parts of a
+    /// window are gathered first.
     fn take_window(&mut self, connection: &mut Connection, batch: &mut Batch) -> io::Result<Step> {
         let segment = self.block_size + DATA_HEADER_LEN;
         let missing = (self.acknowledged.0 + self.window - self.here.0) as usize;
