@@ -1,11 +1,11 @@
-//! Forged datagrams in any order, by seed: what an address gets that never
-//! answered stays below what is promised, in every mode, and honest clients
-//! beside it finish. `tests/simulation/forging.rs` plays and judges.
+//! Forged datagrams in any order, by seed: in every mode, an address that never answered
+//! gets no more than promised, and honest clients beside it finish.
+//! `tests/simulation/forging` plays and judges.
 //!
 //! Known attacks come first, as scripts (`tests/simulation/forging/seeds.rs`).
-//! `SIM_SEEDS=1000000 cargo test --release --test forging` runs more than the
-//! usual hundreds, with `SIM_FIRST=300000` from that one on; `SIM_SEED=42` replays one.
-//! A failure prints its seed.
+//! `SIM_SEEDS=1000000 cargo test --release --test forging` runs more than the usual
+//! hundreds, `SIM_FIRST=300000` starts at that seed, and `SIM_SEED=42` replays one. A
+//! failure prints its seed.
 
 #[allow(dead_code, reason = "shared with the simulation, which has faults")]
 #[path = "simulation/faults.rs"]
@@ -42,13 +42,13 @@ fn setting(name: &str) -> Option<u64> {
         .map(|text| text.parse().expect("a number"))
 }
 
-/// The script of a seed: up to a hundred forged datagrams, or now and then more
-/// than are answered in a second.
+/// The script of a seed: up to a hundred forged datagrams, or now and then more than
+/// are answered in a second.
 fn script(seed: u64) -> Vec<u8> {
     let mut random = Random(seed);
     let most = random.choose(&[100, 100, 100, 100, 100, 100, 100, 500]);
     let shots = 1 + random.below(most);
-    // Some forgers keep to a few names, some to a few kinds of datagram.
+    // Some forgers use only a few addresses, some only a few kinds of datagram.
     let (names, kinds) = (
         random.choose(&[1, 2, 8, 255]),
         random.choose(&[0xff, 0x0f, 0x05, 0x0a, 0x09, 0x0b]),
@@ -106,13 +106,13 @@ fn run(half: u64) {
         all.lucky += one.lucky;
     }
     eprintln!("{all:?}");
-    // A guess that proves a client is right once in a million times.
+    // A guessed ACK proves a client once in a million times.
     assert!(all.lucky <= 1 + all.forged / 10_000_000, "{all:?}");
-    // Five losses of one in twenty in a row are rare.
+    // At a loss of one in twenty, five losses in a row are rare.
     assert!(all.unlucky <= 1 + all.honest / 50_000, "{all:?}");
 }
 
-/// A million seeds found these while ACKs that came a second late were NACKs each time.
+/// Found by a million seeds, when each ACK that came a second late counted as a NACK.
 #[test]
 fn a_forger_that_acknowledges_a_base_again_and_again_gets_one_nack() {
     for seed in [79161, 115_525, 216_191, 259_353, 297_176, 582_661, 824_197] {
@@ -164,7 +164,7 @@ fn strangers_are_turned_away_only_so_often() {
     let strangers = (0..500_u16).map(|nth| [AT_ONCE, 10 + (nth % 30) as u8, DATA_AGAIN, 0, 0]);
     let shots = transfers.chain([pause]).chain(strangers);
     let tally = directed([OWN_PORTS, 0, 50, 0], shots);
-    // One network has half of the answers.
+    // One network gets half of the answers.
     assert!(tally.reflected >= 60, "{tally:?}");
 }
 

@@ -1,7 +1,7 @@
 //! Whole networks in one thread: the shipped session, table and protocol at both
-//! ends, over a network that loses, doubles, delays, reorders and forges
-//! datagrams, between kernels whose sockets are full and files that come late, on
-//! a clock that only jumps. Only the loops and the kernels are stand-ins.
+//! ends, over a network that loses, duplicates, delays, reorders and forges
+//! datagrams, between kernels whose sockets get full and files that come late, on
+//! a simulated clock. Only the loops and the kernels are stand-ins.
 //!
 //! Everything follows from a seed. `cargo test --test simulation` runs some
 //! thousands; `SIM_SEEDS=100000` runs more, `SIM_SEED=42` replays one. A failure
@@ -66,8 +66,8 @@ fn setting(name: &str) -> Option<u64> {
         .map(|text| text.parse().expect("a number"))
 }
 
-/// The seeds to run: of `standard` many, or as the environment says. One of two
-/// halves, since there are two tests for two processors.
+/// The seeds to run: `standard` in number, unless the environment says otherwise. Returns
+/// one of two halves, since there are two tests for two processors.
 fn seeds(half: u64, standard: u64) -> Range<u64> {
     match setting("SIM_SEED") {
         Some(seed) if half == 0 => seed..seed + 1,
@@ -107,7 +107,7 @@ fn any_wish(random: &mut Random) -> Wish {
     let largest = 40 * u64::from(blksize.unwrap_or(512)).min(4000);
     let size = match random.below(5) {
         0 => 0,
-        // An exact multiple: the last block is empty.
+        // An exact multiple of the block size: the last block is empty.
         1 => usize::from(blksize.unwrap_or(512).min(4000)) * random.below(20) as usize,
         _ => random.below(largest) as usize,
     };
@@ -115,7 +115,7 @@ fn any_wish(random: &mut Random) -> Wish {
     let mode = random.choose(&[Mode::Octet, Mode::Octet, Mode::Octet, Mode::Netascii]);
     let size = match mode {
         Mode::Octet => size,
-        // Text is slow in builds for tests.
+        // Converting text is slow in debug builds.
         Mode::Netascii => size.min(6000),
     };
     let offer = Offer {
@@ -141,8 +141,8 @@ fn any_wish(random: &mut Random) -> Wish {
     }
 }
 
-/// What so many clients want: each something else, or several the same, as in rooms of
-/// machines that boot.
+/// The wishes of `count` clients: all different, or the same for several, as when a room
+/// of machines boots.
 fn any_wishes(random: &mut Random, count: usize) -> Vec<Wish> {
     let room = random.choose(&[1, 1, 1, 2, 4]);
     let wish_for = |file| Wish {
@@ -155,7 +155,7 @@ fn any_wishes(random: &mut Random, count: usize) -> Vec<Wish> {
         .collect()
 }
 
-/// A fault that no transfer survives, or none.
+/// A fault that makes every transfer fail, or none.
 fn any_failure(random: &mut Random, size: usize) -> Trouble {
     let at = random.below(size as u64 + 1) as usize;
     match random.below(8) {
@@ -179,8 +179,8 @@ fn any_delay(random: &mut Random) -> Trouble {
     ])
 }
 
-/// Datagrams that the weather costs each client at most, beyond three times what
-/// is needed.
+/// The most datagrams that the weather costs each client, beyond three times the
+/// needed number.
 fn extra(weather: &Weather) -> u64 {
     let lost = match weather.loss {
         0 => 10,
@@ -188,7 +188,7 @@ fn extra(weather: &Weather) -> u64 {
         5 => 40,
         _ => 150,
     };
-    // A window in disorder is sent again from each gap.
+    // A window that comes out of order is sent again from each gap.
     let disordered = match weather.jitter.as_millis() {
         0 => 0,
         1 => 150,
@@ -197,7 +197,7 @@ fn extra(weather: &Weather) -> u64 {
     lost + disordered
 }
 
-/// The world that a seed stands for, run to its end; returns the trace.
+/// Runs the world of a seed to its end; returns the trace.
 fn run_seed(seed: u64) -> u64 {
     let mut random = Random(seed);
     let weather = Weather::any(&mut random);
@@ -251,7 +251,7 @@ fn the_same_seed_gives_the_same_trace() {
 
 // --- faults of the machines ------------------------------------------------------------
 
-/// What a seed's faults came to.
+/// How often a seed's faults had an effect.
 #[derive(Default)]
 struct Tally {
     shed: u64,
@@ -320,7 +320,7 @@ fn faults_of_the_machine_cost_time_and_no_file() {
 
 // --- one transfer ----------------------------------------------------------------------
 
-/// All ways in which kernels differ.
+/// All combinations of the kernels' properties.
 fn all_kernels() -> impl Iterator<Item = Kernels> {
     (0..8).map(|bits| Kernels {
         single_port: bits & 1 != 0,
@@ -346,7 +346,7 @@ fn transfer(
     world
 }
 
-/// A network in fair weather with one client, yet to be run.
+/// A network in fair weather with one client, before its run.
 fn alone(direction: Direction, size: usize, offer: Offer, kernels: Kernels) -> World {
     let wish = Wish {
         file: 0,
@@ -361,7 +361,7 @@ fn alone(direction: Direction, size: usize, offer: Offer, kernels: Kernels) -> W
     World::new(7, FAIR, kernels, Wait::Adaptive, vec![wish])
 }
 
-/// The datagrams sent in fair weather, and the client's repeats.
+/// The number of datagrams sent in fair weather, and of the client's retransmits.
 fn fair(direction: Direction, size: usize, offer: Offer, kernels: Kernels) -> (u64, u64) {
     let world = transfer(direction, size, offer, kernels, [Trouble::None; 2]);
     world.assert_all_told();
@@ -385,7 +385,7 @@ fn in_fair_weather_nothing_is_sent_twice() {
     for kernels in all_kernels() {
         for direction in [Direction::Read, Direction::Write] {
             let what = format!("{direction:?} {kernels:?}");
-            // The request, ten blocks and their ACKs; an upload's ACK 0 besides.
+            // The request, ten blocks and their ACKs; for an upload also ACK 0.
             let upload = u64::from(direction == Direction::Write);
             let plain = fair(direction, 9 * 512 + 1, Offer::default(), kernels);
             assert_eq!(plain, (1 + 10 + 10 + upload, 0), "{what}");
@@ -393,8 +393,8 @@ fn in_fair_weather_nothing_is_sent_twice() {
             let (sent, repeats) = fair(direction, 9 * 100 + 1, windowed(100, 4), kernels);
             let needed = 2 + (1 - upload) + 10 + 3;
             if kernels.single_port && direction == Direction::Read {
-                // The window opens with one block and doubles: twice the server has
-                // to ask where the client is.
+                // The window opens with one block and doubles: twice the server has to ask
+                // where the client is.
                 assert!((needed..=needed + 6).contains(&sent), "{what}: {sent}");
                 assert!(repeats <= 2, "{what}");
                 continue;
@@ -405,7 +405,7 @@ fn in_fair_weather_nothing_is_sent_twice() {
     }
 }
 
-/// Any transfers, several at a time.
+/// Any transfers, several at once.
 #[test]
 fn in_fair_weather_exactly_what_is_needed_is_sent() {
     for seed in seeds(0, 1000) {
@@ -476,14 +476,15 @@ fn a_file_that_only_a_blocking_read_brings_arrives() {
     }
 }
 
-/// A promise of five seconds is no reason to wait for them: the receiver tells of
-/// the gap, though the ACK that does is one of the window's base.
+/// A negotiated timeout of five seconds is no reason to wait that long: the receiver
+/// reports the gap, even if only by an ACK of the window's base.
 #[test]
 fn a_loss_in_a_window_costs_a_nack_and_not_a_timeout() {
     const WINDOW: u64 = 4;
     for kernels in all_kernels() {
         for (direction, to) in [(Direction::Read, CLIENT), (Direction::Write, SERVER)] {
-            // A shared port's window opens with one block: what ends it isn't told of.
+            // On a shared port the window opens with one block: loss of its end isn't
+            // reported.
             if kernels.single_port && direction == Direction::Read {
                 continue;
             }
@@ -493,7 +494,7 @@ fn a_loss_in_a_window_costs_a_nack_and_not_a_timeout() {
                     ..windows(WINDOW as u16)
                 };
                 let mut world = alone(direction, 8 * 4 * 512, offer, kernels);
-                // Before the blocks comes the OACK, or the request.
+                // Before the blocks comes the OACK or, to a server, the request.
                 let loses = Some((to, 1 + block));
                 world.net.with(|network| network.loses = loses);
                 world.run();
@@ -511,7 +512,7 @@ fn a_loss_in_a_window_costs_a_nack_and_not_a_timeout() {
     }
 }
 
-/// Whether the file is where it was to go.
+/// Whether the file has been stored at its destination.
 fn is_stored(world: &World) -> bool {
     world.clients[0].record.is_committed() || world.served[0].iter().any(Record::is_committed)
 }
@@ -541,7 +542,7 @@ fn a_disk_that_fails_is_told_to_the_other_end_with_its_code() {
     }
 }
 
-/// One transfer that fails for one end's file: the other is told what is `wanted`.
+/// Runs a transfer in which one end's file fails: the other end must be told `wanted`.
 fn fail(
     direction: Direction,
     windowsize: u16,
@@ -573,12 +574,12 @@ fn fail(
     let told = matches!(other,
         Some(Outcome::PeerError { code, message })
         if *code == wanted.code && **message == *wanted.message.as_bytes());
-    // An ERROR instead of the last ACK is how GRUB says goodbye; one in the first
-    // window is how the Raspberry Pi asks for a size.
+    // GRUB ends a transfer with an ERROR instead of the last ACK; the Raspberry Pi
+    // asks for a size and sends one in the first window.
     let may_be_done = direction == Direction::Read && !strikes_server;
     let done = may_be_done && matches!(other, Some(Outcome::LastAckMissing | Outcome::Probed));
     assert!(told || done, "{what}: the other end: {other:?}");
     assert!(!is_stored(&world), "{what}");
-    // As far as it went, a repetition for each end at most.
+    // The blocks up to the failure, and at most one retransmit from each end.
     assert!(world.sent() <= 2 * 43 + 4, "{what}: {}", world.sent());
 }

@@ -1,6 +1,5 @@
-//! What a machine does to its programs, by the seed: a kernel without buffers,
-//! sockets that are full for seconds, no descriptor left, a clock that leaps by
-//! minutes.
+//! Faults of the machines, by the seed: a kernel without buffers, sockets that are full
+//! for seconds, no free descriptor, a clock that leaps by minutes.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -8,25 +7,25 @@ use std::time::Duration;
 use super::network::SERVER;
 use super::weather::Random;
 
-/// Which machine a spell strikes.
+/// The machine that a spell strikes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Side {
     Server,
     Client,
 }
 
-/// What is missing for a while.
+/// What is lacking for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Want {
-    /// `ENOBUFS`: what is sent is lost.
+    /// `ENOBUFS`: a datagram that is sent is lost.
     Buffers,
-    /// `EAGAIN`: what is sent stays with the sender.
+    /// `EAGAIN`: a datagram that is sent stays with the sender.
     Room,
     /// `EMFILE`: no request is admitted.
     Descriptors,
 }
 
-/// A time of want.
+/// A time in which something is lacking.
 #[derive(Clone, Copy, Debug)]
 struct Spell {
     want: Want,
@@ -35,21 +34,21 @@ struct Spell {
     until: Duration,
 }
 
-/// What becomes of a datagram that is handed to the kernel.
+/// What happens to a datagram that is handed to the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
     Taken,
     Lost,
-    /// Not taken; there is room again at that time.
+    /// Not taken; there is room again at this time.
     Refused(Duration),
 }
 
-/// Everything that goes wrong beneath both ends.
+/// All faults of the machines beneath both ends.
 pub(crate) struct Faults {
     random: Random,
     spells: Vec<Spell>,
     leaps_left: u32,
-    /// Requests shed for want of a descriptor.
+    /// Requests shed for lack of a descriptor.
     pub(crate) shed: u64,
     pub(crate) lost: u64,
     pub(crate) refused: u64,
@@ -65,10 +64,10 @@ impl Faults {
         refused: 0,
     };
 
-    /// Up to three spells, together shorter than the least patience there is,
-    /// that with a peer that has yet to answer (three repeats); and a few leaps
-    /// of the clock. A leap costs both ends one of their tries, so `within_patience`
-    /// there are two of them at most, or spells, and not the one upon the other.
+    /// Up to three spells, together shorter than the shortest patience, which is that
+    /// with a peer that has yet to answer (three retransmits); and a few leaps of the
+    /// clock. A leap costs both ends one of their retransmits, so if `within_patience`
+    /// there are either spells or at most two leaps.
     pub(crate) fn any(mut random: Random, within_patience: bool) -> Self {
         let spell = |random: &mut Random| {
             let from = Duration::from_micros(random.choose(&[0, 300, 2_000, 1_000_000]));
@@ -95,7 +94,7 @@ impl Faults {
         }
     }
 
-    /// The server's sockets are full for so long, and nothing else is wrong.
+    /// The server's sockets are full between these times, and nothing else is wrong.
     pub(crate) fn full_sockets(from: Duration, until: Duration) -> Self {
         let spell = Spell {
             want: Want::Room,
@@ -109,7 +108,7 @@ impl Faults {
         }
     }
 
-    /// The spell of this kind that `side` is in.
+    /// The current spell of this kind on `side`.
     fn spell(&self, now: Duration, side: Side, want: Want) -> Option<&Spell> {
         let strikes = |spell: &&Spell| {
             (spell.side, spell.want) == (side, want) && (spell.from..spell.until).contains(&now)
@@ -136,7 +135,7 @@ impl Faults {
         Fate::Taken
     }
 
-    /// Whether the server may open one more file and socket.
+    /// Whether the server may open another file and socket.
     pub(crate) fn admits(&mut self, now: Duration) -> bool {
         let admits = self.spell(now, Side::Server, Want::Descriptors).is_none();
         self.shed += u64::from(!admits);

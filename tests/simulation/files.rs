@@ -1,4 +1,4 @@
-//! The files at both ends: read in time, late or not at all, and written.
+//! The files at both ends: read in time, late or never, and written.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -12,33 +12,33 @@ use tftpd::file::{ReadAt, StorageError, Store};
 use super::network::Net;
 use super::weather::Random;
 
-/// What may go wrong with a file.
+/// What goes wrong with a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Trouble {
     None,
-    /// Reading or writing fails from a byte on.
+    /// Reading or writing fails from this byte on.
     Fails {
         at: usize,
         errno: Errno,
     },
     /// The finished file can't be put in place.
     CommitFails(Errno),
-    /// Has lost what lies behind this byte when it is read.
+    /// When it is read, everything after this byte is gone.
     Shrinks {
         to: usize,
     },
-    /// Each part of it is ready when it is looked for the second time.
+    /// Each part is ready only when it is asked for the second time.
     Hesitates,
-    /// What is asked for comes after so long, if it is fetched.
+    /// After a fetch, the data comes after this delay.
     Late(Duration),
-    /// Nothing ever comes but by a read that waits.
+    /// Only a blocking read brings any data.
     Never,
 }
 
 /// The first bytes of a file.
 pub(crate) fn content(file: usize, size: usize) -> Vec<u8> {
     thread_local! {
-        /// Each file, as long as any was wanted so far.
+        /// The content of each file, as long as the longest use so far.
         static CONTENTS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
     }
     CONTENTS.with_borrow_mut(|contents| {
@@ -55,8 +55,8 @@ pub(crate) fn content(file: usize, size: usize) -> Vec<u8> {
     })
 }
 
-/// The number of the file with these bytes, held by all that have it open: each file
-/// begins with other bytes, or has another size.
+/// The number of the file with these bytes, shared by all that have it open. Files differ
+/// in their first bytes or in size.
 fn number_of(bytes: &[u8]) -> Rc<u64> {
     type Start = (usize, [u8; 8]);
     thread_local! {
@@ -75,10 +75,10 @@ fn number_of(bytes: &[u8]) -> Rc<u64> {
     })
 }
 
-/// Bytes that a fetch brings.
+/// The bytes that a fetch brings.
 const STRETCH: usize = 4096;
 
-/// What a read that waits takes.
+/// The time of a blocking read.
 const DISK: Duration = Duration::from_millis(50);
 
 /// A file that is sent.
@@ -89,14 +89,14 @@ pub(crate) struct Reader {
     trouble: Trouble,
     net: Net,
     fetches: usize,
-    /// The next read waits.
+    /// Whether the next read blocks.
     blocking: bool,
-    /// Bytes from the start that are in memory.
+    /// The number of bytes in memory, from the start.
     present: usize,
-    /// Up to where more is on its way, and when it is there.
+    /// The end of what is being fetched, and when it is there.
     fetched: Option<(usize, Duration)>,
     missing: usize,
-    /// It may be closed, and whether it is.
+    /// Whether it may be closed, and whether it is.
     closable: bool,
     closed: bool,
 }
@@ -118,13 +118,13 @@ impl Reader {
         }
     }
 
-    /// It may be closed until it is read again.
+    /// Whether it may be closed until it is read again.
     pub(crate) const fn closable(mut self, closable: bool) -> Self {
         self.closable = closable;
         self
     }
 
-    /// Whether all up to `end` is in memory.
+    /// Whether everything up to `end` is in memory.
     fn is_ready(&mut self, end: usize) -> bool {
         if std::mem::take(&mut self.blocking) {
             self.net.with(|network| network.now += DISK);
@@ -191,7 +191,7 @@ impl ReadAt for Reader {
     fn fetch(&mut self) -> bool {
         self.fetches += 1;
         if let Trouble::Late(delay) = self.trouble {
-            // It isn't always its turn.
+            // The fetch has to wait its turn now and then.
             if self.fetches.is_multiple_of(4) {
                 return false;
             }
@@ -220,7 +220,7 @@ impl ReadAt for Reader {
     }
 }
 
-/// What became of a file that was received.
+/// The result of a file that is received.
 #[derive(Debug, Default)]
 pub(crate) struct Stored {
     pub(crate) bytes: Vec<u8>,

@@ -1,4 +1,4 @@
-//! What must hold when all is quiet.
+//! What must hold once nothing happens any more.
 
 use tftpd::protocol::transfer::Outcome;
 use tftpd::wire::options::Offer;
@@ -8,11 +8,11 @@ use super::files::content;
 use super::scenario::{Record, Wish, World};
 
 impl Wish {
-    /// Datagrams that a perfect network needs for it at most: the request, its answer and
-    /// what answers that, the blocks, and an ACK for each window.
+    /// The most datagrams that a perfect network needs for it: the request, its answer
+    /// and the answer to that, the blocks, and an ACK for each window.
     fn datagrams_needed(&self) -> u64 {
         let bytes = content(self.file, self.size);
-        // Text takes two bytes for a line's end.
+        // In netascii the end of a line takes two bytes.
         let long = match self.mode {
             Mode::Octet => 0,
             Mode::Netascii => bytes.iter().filter(|byte| b"\r\n".contains(byte)).count(),
@@ -21,10 +21,10 @@ impl Wish {
         (3 + blocks + blocks.div_ceil(self.window().into())) as u64
     }
 
-    /// Those of them that it doesn't take: DATA answers an RRQ without options at once,
-    /// and an answer to a WRQ.
+    /// The part of [`Self::datagrams_needed`] that isn't used: an RRQ without options is
+    /// answered with DATA at once, and so is the answer to a WRQ.
     fn datagrams_spared(&self) -> u64 {
-        // An empty file's size isn't told.
+        // The size of an empty file isn't reported.
         let is_untold = self.direction == Direction::Read && self.size == 0;
         let tsize = self.offer.tsize.filter(|_| !is_untold);
         let granted = Offer {
@@ -40,7 +40,7 @@ impl Wish {
 }
 
 impl World {
-    /// What must hold when all is quiet, whatever the weather was.
+    /// What must hold at the end, whatever the weather was.
     pub(crate) fn judge(&self) {
         for (client, end) in self.clients.iter().enumerate() {
             let wish = &self.wishes[client];
@@ -75,7 +75,7 @@ impl World {
         }
     }
 
-    /// Every client knows that all went well.
+    /// Every client has learned that all went well.
     pub(crate) fn assert_all_told(&self) {
         for (client, end) in self.clients.iter().enumerate() {
             let outcome = &end.record.outcome;
@@ -97,14 +97,14 @@ impl World {
         self.wishes.iter().map(Wish::datagrams_needed).sum()
     }
 
-    /// Nothing was sent twice, and nothing in vain.
+    /// Nothing was sent twice or needlessly.
     pub(crate) fn assert_sends_are_exact(&self) {
         let spared: u64 = self.wishes.iter().map(Wish::datagrams_spared).sum();
         assert_eq!(self.sent(), self.datagrams_needed() - spared);
     }
 
-    /// However rough it was, nobody floods anybody: `extra` is what the weather
-    /// costs each client.
+    /// Even in rough weather nobody floods anybody: `extra` is what the weather costs each
+    /// client.
     pub(crate) fn assert_sends_are_bounded(&self, extra: u64) {
         let (sent, needed) = (self.sent(), self.datagrams_needed());
         let most = 3 * needed + extra * self.wishes.len() as u64;

@@ -1,6 +1,6 @@
-//! A final ACK that a full port keeps back, when others want the session's place or the
-//! server is to stop: who sent the file hears that it is stored. The session dallies by
-//! then, and one that only dallies is the first to go.
+//! A final ACK that a full port holds back while others want the session's place or the
+//! server is about to stop: the client that sent the file still learns that it is stored.
+//! The session is dallying by then, and a session that only dallies is evicted first.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -22,11 +22,11 @@ use super::weather::{FAIR, Kernels};
 
 const MS: Duration = Duration::from_millis(1);
 
-/// There is room in the server's ports again.
+/// From this time on there is room in the server's ports again.
 const ROOM: Duration = Duration::from_secs(3);
 
-/// An upload of one block; the server's ports are full once it has answered the request,
-/// until [`ROOM`]. Another client may want a file as short.
+/// An upload of one block; the server's ports are full from the answer to the request until
+/// [`ROOM`]. Another client may want a file of the same length.
 fn upload(kernels: Kernels) -> World {
     let wish = |direction| Wish {
         direction,
@@ -40,13 +40,13 @@ fn upload(kernels: Kernels) -> World {
     };
     let wishes = [Direction::Write, Direction::Read].map(wish);
     let world = World::new(7, FAIR, kernels, Wait::Adaptive, wishes.into());
-    // ACK 0 leaves after one latency, the final ACK would after three.
+    // ACK 0 leaves after one latency, the final ACK would leave after three.
     let full = Faults::full_sockets(MS / 4, ROOM);
     world.net.with(|network| network.faults = full);
     world
 }
 
-/// The client heard that its file is stored, once there was room to tell it.
+/// The client learned that its file is stored once there was room to tell it.
 fn assert_told(world: &World, what: &str) {
     let client = &world.clients[0].record;
     assert_eq!(client.outcome, Some(Outcome::Completed), "{what}");
@@ -64,7 +64,7 @@ fn an_eviction_waits_for_a_final_ack_that_a_full_port_keeps_back() {
     for kernels in all_kernels() {
         let what = format!("{kernels:?}");
         let mut world = upload(kernels).with_limit(1);
-        // It wants the only slot, again and again; what came to it.
+        // Another client asks for the only slot again and again, and records the answers.
         let answers = Rc::new(RefCell::new(Vec::new()));
         let came = Rc::clone(&answers);
         let rrq = request(Direction::Read, b"file-1", Mode::Octet, &Offer::default());
@@ -87,7 +87,7 @@ fn an_eviction_waits_for_a_final_ack_that_a_full_port_keeps_back() {
         world.start_client(0);
         world.go_on();
         assert_told(&world, &what);
-        // The first of its requests after that takes the place.
+        // The first of its requests after that gets the slot.
         let answers = answers.take();
         let [(came, answer)] = &answers[..] else {
             panic!("{what}: {answers:?}");
@@ -110,11 +110,11 @@ fn a_shutdown_waits_for_a_final_ack_that_a_full_port_keeps_back() {
         world.start_client(0);
         world.go_on();
         assert_told(&world, &what);
-        // It waits for no dallying.
+        // The shutdown doesn't wait for dallying.
         let stopped = world.stopped.expect("it stops");
         assert!((ROOM..ROOM + MS).contains(&stopped), "{what}: {stopped:?}");
 
-        // Nor for longer than it may; the file stays where it is.
+        // Nor does it wait longer than the grace time; the file stays stored.
         let mut world = upload(kernels).with_stop(stop(MS * 500));
         world.start_client(0);
         world.go_on();

@@ -1,5 +1,5 @@
-//! The network between the two ends, and the sockets of the kernels at both:
-//! queues, readiness as epoll tells it, ports that are full.
+//! The network between the two ends, and the sockets of the kernels at both: queues,
+//! readiness as epoll reports it, full ports.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -19,17 +19,17 @@ pub(crate) const STRANGER: SocketAddr =
     SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 3)), 4711);
 pub(crate) const LISTEN: SocketAddr = SocketAddr::new(SERVER, 69);
 
-/// How long a datagram is on its way at least.
+/// The least time that a datagram is on its way.
 const LATENCY: Duration = Duration::from_micros(100);
 
-/// What a call that sends takes.
+/// The time that a sending call takes.
 const SEND_TIME: Duration = Duration::from_micros(1);
 
-/// Losses of one datagram in a row that are more than a transfer gets over: as many as
-/// the retries of both ends.
+/// Losses of the same datagram in a row that are too many for a transfer: the number of
+/// retries of both ends.
 const UNLUCKY: u32 = 5;
 
-/// What a socket queues; more is lost.
+/// The number of datagrams that a socket queues; more are lost.
 const QUEUE: usize = 400;
 
 #[derive(Clone)]
@@ -39,48 +39,48 @@ pub(crate) struct Datagram {
     pub(crate) bytes: Vec<u8>,
 }
 
-/// What a peer is told that a few lines play.
+/// What a scripted peer is told.
 pub(crate) enum Cue<'d> {
-    /// This arrived.
+    /// This datagram arrived.
     Came(&'d Datagram),
-    /// It is the time that it asked for, or the beginning.
+    /// The time that the peer asked for has come, or it is the beginning.
     Clock,
 }
 
-/// What it does.
+/// What a scripted peer does.
 pub(crate) enum Act {
-    /// Sends that, after so long, on a network that loses nothing.
+    /// Sends this datagram after a delay, on a network that loses nothing.
     Says(Duration, SocketAddr, Vec<u8>),
-    /// Wants to be told when so much time has passed.
+    /// Wants to be told when this much time has passed.
     Waits(Duration),
 }
 
-/// A peer that a few lines play, told the time as well.
+/// A scripted peer; it is also told the time.
 pub(crate) type Peer = Box<dyn FnMut(Duration, Cue<'_>) -> Vec<Act>>;
 
-/// What will happen by itself.
+/// Something that will happen by itself.
 enum Event {
     Arrives(Datagram),
     /// There is room in this socket again.
     Room(SocketAddr),
     /// ICMP: what this socket sent could not be delivered.
     Undeliverable(SocketAddr),
-    /// The peer that is played wanted to be told.
+    /// The scripted peer wanted to be told the time.
     Clock,
 }
 
-/// A socket as its kernel keeps it.
+/// The kernel's side of a socket.
 #[derive(Default)]
 pub(crate) struct Socket {
     pub(crate) queue: VecDeque<Datagram>,
     error: Option<io::ErrorKind>,
     wants_room: bool,
     full_until: Duration,
-    /// Hears of what could not be delivered (`IP_RECVERR`).
+    /// Whether it learns of undeliverable datagrams (`IP_RECVERR`).
     hears_icmp: bool,
-    /// Datagrams sent to others than strangers.
+    /// The number of datagrams sent, except to strangers.
     sent: u64,
-    /// The headers of the DATA and ACKs that went out in this turn.
+    /// The headers of the DATA and ACKs sent in this turn.
     in_turn: Vec<[u8; 4]>,
 }
 
@@ -89,8 +89,7 @@ pub(crate) struct Network {
     pub(crate) kernels: Kernels,
     pub(crate) random: Random,
     pub(crate) faults: Faults,
-    /// Of the datagrams to this machine, the one with this number is lost, counted
-    /// from 1.
+    /// Loses the datagram with this number among those to this machine, counted from 1.
     pub(crate) loses: Option<(IpAddr, u64)>,
     carried: u64,
     pub(crate) now: Duration,
@@ -98,27 +97,27 @@ pub(crate) struct Network {
     coming: BTreeMap<(Duration, u64), Event>,
     counter: u64,
     sockets: BTreeMap<SocketAddr, Socket>,
-    /// Those with a report for the loop. Edge-triggered: raised when something
-    /// comes, not for what is there.
+    /// The sockets with a report for the loop. Edge-triggered: raised when something comes,
+    /// and not for what is already there.
     raised: BTreeSet<SocketAddr>,
-    /// A peer that is played, and where.
+    /// The scripted peer and its address.
     peer: Option<(SocketAddr, Peer)>,
-    /// What the server sent, if somebody taps it.
+    /// What the server has sent, if it is tapped.
     pub(crate) tap: Option<Vec<Datagram>>,
-    /// How often each datagram has been lost in a row, by its ends and its header, if
-    /// somebody taps.
+    /// How many times in a row each datagram has been lost, by its ends and its header, if
+    /// the network is tapped.
     losses: BTreeMap<(SocketAddr, SocketAddr, [u8; 4]), u32>,
-    /// Ends of a datagram that was lost [`UNLUCKY`] times in a row.
+    /// The ends of datagrams that were lost [`UNLUCKY`] times in a row.
     pub(crate) unlucky: BTreeSet<SocketAddr>,
     pub(crate) sent: u64,
     /// DATA that was taken out of a socket, and no ACK of its number has left since: by
     /// the socket, who sent it, and its number.
     owed: BTreeSet<(SocketAddr, SocketAddr, u16)>,
-    /// Follows from every datagram that was sent.
+    /// A hash of every datagram sent.
     pub(crate) trace: u64,
 }
 
-/// The network, as all who use it share it.
+/// The network, shared by all that use it.
 #[derive(Clone)]
 pub(crate) struct Net(Rc<RefCell<Network>>);
 
@@ -199,12 +198,12 @@ impl Network {
         self.sockets.get_mut(&address).expect("an open socket")
     }
 
-    /// Something lies in a socket that no report will tell of.
+    /// Whether the socket holds something that no report will mention.
     pub(crate) fn is_overlooked(&mut self, address: SocketAddr) -> bool {
         !self.socket(address).queue.is_empty() && !self.raised.contains(&address)
     }
 
-    /// Only strangers have sent something.
+    /// Whether the socket holds datagrams, all of them from strangers.
     pub(crate) fn holds_only_strangers(&mut self, address: SocketAddr) -> bool {
         let socket = self.socket(address);
         let mut queue = socket.queue.iter();
@@ -213,12 +212,12 @@ impl Network {
             && queue.all(|datagram| datagram.from == STRANGER)
     }
 
-    /// A turn of the session that sends from there begins.
+    /// Begins a turn of the session that sends from this address.
     pub(crate) fn begin_turn(&mut self, address: SocketAddr) {
         self.socket(address).in_turn.clear();
     }
 
-    /// A DATA or an ACK that went out twice in this turn.
+    /// A DATA or an ACK that was sent twice in this turn.
     pub(crate) fn doubled_in_turn(&mut self, address: SocketAddr) -> Option<[u8; 4]> {
         let sent = &mut self.socket(address).in_turn;
         sent.sort_unstable();
@@ -226,7 +225,7 @@ impl Network {
         doubled.map(|pair| pair[0])
     }
 
-    /// Whoever sent DATA `number` to this socket waits for an ACK of it: it was taken in.
+    /// Whether DATA `number` from this peer was taken in and has yet to be acknowledged.
     pub(crate) fn owes_ack(&self, address: SocketAddr, peer: SocketAddr, number: u16) -> bool {
         self.owed.contains(&(address, peer, number))
     }
@@ -237,14 +236,14 @@ impl Network {
         }
     }
 
-    /// This has left the socket, or was lost on its way out of it.
+    /// Records that a datagram has left the socket, or was lost on leaving it.
     pub(crate) fn gone(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
         if let Ok(Packet::Ack(number)) = Packet::parse(bytes) {
             self.owed.remove(&(from, to, number.0));
         }
     }
 
-    /// Lets a few lines play the peer at this address, from now on.
+    /// Puts a scripted peer at this address.
     pub(crate) fn play(&mut self, address: SocketAddr, peer: Peer) {
         self.peer = Some((address, peer));
         self.schedule(Duration::ZERO, Event::Clock);
@@ -267,7 +266,7 @@ impl Network {
         self.peer = Some((address, peer));
     }
 
-    /// Datagrams sent to others than strangers.
+    /// The number of datagrams sent, except to strangers.
     pub(crate) fn sent_by(&mut self, address: SocketAddr) -> u64 {
         self.socket(address).sent
     }
@@ -277,7 +276,7 @@ impl Network {
         socket.queue.is_empty() && socket.error.is_none()
     }
 
-    /// Asks for reports; what is there already is reported at once.
+    /// Asks for reports; what is already there is reported at once.
     pub(crate) fn watch(&mut self, address: SocketAddr, for_room: bool) {
         let now = self.now;
         let socket = self.socket(address);
@@ -288,7 +287,7 @@ impl Network {
         }
     }
 
-    /// What `epoll_wait` returns: the sockets that something happened to.
+    /// The result of `epoll_wait`: the sockets that something has happened to.
     pub(crate) fn harvest(&mut self) -> BTreeSet<SocketAddr> {
         std::mem::take(&mut self.raised)
     }
@@ -301,7 +300,7 @@ impl Network {
         self.coming.keys().next().map(|&(time, _)| time)
     }
 
-    /// Lets happen what is due.
+    /// Carries out what is due.
     pub(crate) fn advance(&mut self) {
         while let Some(entry) = self.coming.first_entry() {
             if entry.key().0 > self.now {
@@ -345,7 +344,7 @@ impl Network {
     fn schedule(&mut self, after: Duration, event: Event) {
         self.counter += 1;
         let order = if self.weather.jitter.is_zero() {
-            // In fair weather nothing overtakes anything.
+            // In fair weather datagrams keep their order.
             self.counter
         } else {
             self.random.next()
@@ -353,7 +352,7 @@ impl Network {
         self.coming.insert((self.now + after, order), event);
     }
 
-    /// What the kernel says to a datagram that it is to send.
+    /// The kernel's answer to a datagram that is to be sent.
     pub(crate) fn send(
         &mut self,
         from: SocketAddr,
@@ -365,7 +364,7 @@ impl Network {
         Ok(())
     }
 
-    /// The same for a run that is taken whole or not at all.
+    /// The same for a run, which is taken whole or not at all.
     pub(crate) fn send_offloaded<'d>(
         &mut self,
         from: SocketAddr,
@@ -462,8 +461,8 @@ impl Network {
             return;
         }
         if self.random.percent(weather.forgery) && !datagram.bytes.is_empty() {
-            // Only the header's lower bytes: payloads are covered by checksums,
-            // and what a forged payload holds nobody can tell.
+            // Only in the opcode: payloads are covered by checksums, and a forged payload
+            // can't be recognized.
             let place = self.random.below(datagram.bytes.len().min(2) as u64) as usize;
             datagram.bytes[place] ^= 0x80;
         }
@@ -503,8 +502,8 @@ impl Network {
         Ok(datagram)
     }
 
-    /// Takes one datagram more if it may be received as one with those before it,
-    /// all of `len` bytes and `total` together.
+    /// Takes one more datagram if it may be received as one with those before it, all of
+    /// them of `len` bytes and together of `total`.
     pub(crate) fn coalesce(
         &mut self,
         address: SocketAddr,

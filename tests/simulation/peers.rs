@@ -1,5 +1,5 @@
-//! Peers that a few lines play, as they are met in the field, against the shipped
-//! session: each on a port of its own and on a shared one.
+//! Scripted peers, with habits that are met in the field, against the shipped session:
+//! each with a port of its own and with a shared one.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -21,20 +21,20 @@ use super::{all_kernels, windows};
 
 const MS: Duration = Duration::from_millis(1);
 
-/// What came to a peer and when, and how it answers.
+/// What came to a peer and when, and its means of answering.
 struct Field {
-    /// Its part of the talk begins with this.
+    /// The request that it begins with.
     request: Vec<u8>,
-    /// Where the server sends from, once it has.
+    /// The address that the server sends from, once it is known.
     server: SocketAddr,
-    /// Everything that came, an OACK as block 0; an ACK by its number.
+    /// Everything that came: a block or an ACK by its number, an OACK as 0.
     came: Vec<(Duration, u16)>,
-    /// An ERROR came.
+    /// The ERROR that came, if any.
     error: Option<Vec<u8>>,
 }
 
 impl Field {
-    /// How often this block came.
+    /// How many times this block came.
     fn copies(&self, block: u16) -> usize {
         self.came.iter().filter(|(_, it)| *it == block).count()
     }
@@ -54,12 +54,12 @@ impl Field {
     }
 }
 
-/// What one of them does about a block (or an ACK) that came, or, where that is `None`,
-/// by its own clock.
+/// What a peer does when this block or ACK comes or, if `None`, when its own clock asks
+/// for it.
 type Way = Box<dyn FnMut(&Field, Duration, Option<u16>) -> Vec<Act>>;
 
-/// Has `way` ask for a file of `size` bytes; what became of it at the server, and what
-/// the peer saw.
+/// Lets a peer that behaves in this `way` send its request. Returns the server's records,
+/// and what the peer saw.
 fn meet(wish: Wish, kernels: Kernels, faults: Faults, mut way: Way) -> (Vec<Record>, Field) {
     let packet = request(wish.direction, b"file-0", wish.mode, &wish.offer);
     let field = Rc::new(RefCell::new(Field {
@@ -133,8 +133,8 @@ fn promised(windowsize: u16) -> Offer {
 
 // --- boot loaders with windows -----------------------------------------------------------
 
-/// A boot loader that loses the first copy of one block, and names the gap: once, or
-/// for each block that it didn't expect. The OACK it answers after `first`.
+/// A boot loader that loses the first copy of one block. It reports the gap once, or for
+/// each block that it doesn't expect. It answers the OACK after `first`.
 fn loader(blocks: u16, window: u16, loses: u16, nacks_each: bool, first: Duration) -> Way {
     let (mut last, mut nacked, mut next_ack) = (0, None, window);
     Box::new(move |field, _, block| {
@@ -163,7 +163,7 @@ fn a_boot_loader_that_names_a_gap_waits_for_no_timeout() {
     const WINDOW: u16 = 4;
     const BLOCKS: u16 = 12 * WINDOW;
     for kernels in all_kernels() {
-        // On a shared port the window opens with 1, 2 to 3, 4 to 7.
+        // On a shared port the first windows are 1, 2 to 3, and 4 to 7.
         let (opening, last) = if kernels.single_port {
             (2 * WINDOW, WINDOW - 1)
         } else {
@@ -182,9 +182,10 @@ fn a_boot_loader_that_names_a_gap_waits_for_no_timeout() {
             let (usual, needed, _) = download(BLOCKS + 1);
             for loses in 1..=BLOCKS {
                 let (took, sent, what) = download(loses);
-                // Silence tells of a window's last block, and soon once the round trip is
-                // known. Where the window opens the block before may have been named as
-                // missing when it came twice, and is not once more.
+                // The loss of a window's last block is noticed by silence only, but soon
+                // once the round trip is known. While the window opens, the gap after a
+                // block may have been reported when the block came twice, and then isn't
+                // reported again.
                 let most = match loses {
                     _ if loses >= opening && loses < BLOCKS && !is_last(loses) => MS * 10,
                     _ if loses > 4 * WINDOW => MS * 100,
@@ -197,8 +198,8 @@ fn a_boot_loader_that_names_a_gap_waits_for_no_timeout() {
     }
 }
 
-/// Its first answer took long, since it erased its flash or the machine was busy. So its
-/// NACK comes sooner than any answer is known to, like an echo.
+/// The first answer took long, because the client erased its flash or was busy. So its
+/// NACK comes sooner than any answer so far, like an echo.
 #[test]
 fn a_nack_sooner_than_the_round_trip_suggests_costs_no_negotiated_timeout() {
     const WINDOW: u16 = 4;
@@ -212,7 +213,7 @@ fn a_nack_sooner_than_the_round_trip_suggests_costs_no_negotiated_timeout() {
             let what = format!("{loses} lost, each: {nacks_each}, {kernels:?}");
             assert_completed(&served, &what);
             let took = field.came.last().expect("blocks").0;
-            // The last block of a window is lost in silence, and so is what opens one.
+            // The loss of a window's last block is silent, and while the window opens, any.
             let is_told = loses > 2 * WINDOW || (!kernels.single_port && loses % WINDOW != 0);
             let most = if is_told { MS * 1000 } else { MS * 5600 };
             assert!(took < most, "{what}: {took:?}");
@@ -223,15 +224,15 @@ fn a_nack_sooner_than_the_round_trip_suggests_costs_no_negotiated_timeout() {
     }
 }
 
-/// Two ACKs of one window lie in the socket: what the first one asks for alone
-/// isn't sent.
+/// Two ACKs of one window wait in the socket: the blocks that only the first asks for
+/// aren't sent.
 #[test]
 fn acks_that_came_together_are_taken_in_before_anything_is_sent() {
     const WINDOW: u16 = 4;
     const BLOCKS: u16 = 12 * WINDOW;
     for kernels in all_kernels() {
         let (mut last, mut next_ack) = (0, WINDOW);
-        // How much had come before them, and the second of them.
+        // How many blocks had come before them, and the second of them.
         let together = Rc::new(RefCell::new(None));
         let both = Rc::clone(&together);
         let way = move |field: &Field, _: Duration, block: Option<u16>| {
@@ -269,9 +270,9 @@ fn acks_that_came_together_are_taken_in_before_anything_is_sent() {
     }
 }
 
-// --- peers that go by their own clock ---------------------------------------------------
+// --- peers with timers of their own -----------------------------------------------------
 
-/// A client in lockstep repeats its ACK each second; the wait that was agreed is five.
+/// A client in lockstep repeats its ACK each second; the negotiated timeout is five.
 #[test]
 fn an_ack_repeated_after_a_second_brings_the_lost_data_in_lockstep() {
     for kernels in all_kernels() {
@@ -308,7 +309,7 @@ fn an_ack_repeated_after_a_second_brings_the_lost_data_in_lockstep() {
     }
 }
 
-/// A reader that writes to its flash now and then: no answer, though nothing was lost.
+/// A reader that writes to its flash now and then: it is silent though nothing was lost.
 #[test]
 fn a_reader_that_pauses_for_every_eighth_block_gets_few_of_them_twice() {
     const BLOCKS: u16 = 121;
@@ -328,12 +329,12 @@ fn a_reader_that_pauses_for_every_eighth_block_gets_few_of_them_twice() {
     }
 }
 
-/// Its flash takes more than a second for each block, all but the OACK, and the timeout
-/// that was agreed is longer.
+/// Its flash takes more than a second for each block, except for the OACK, and the
+/// negotiated timeout is longer.
 #[test]
 fn a_reader_that_is_always_slow_gets_nothing_twice() {
     for kernels in all_kernels() {
-        // Where a window opens a reader has to answer what comes twice.
+        // While a window opens, a reader has to answer what comes twice.
         let windows: &[u16] = if kernels.single_port {
             &[1]
         } else {
@@ -357,8 +358,8 @@ fn a_reader_that_is_always_slow_gets_nothing_twice() {
     }
 }
 
-/// A writer without the Sorcerer's fix (RFC 1123 §4.2.3.1): each ACK brings the next
-/// block. One that we repeat too early has it send everything twice, to the end.
+/// A writer without the Sorcerer's Apprentice fix (RFC 1123 §4.2.3.1): each ACK brings the
+/// next block. An ACK repeated too early makes it send everything twice, to the end.
 #[test]
 fn a_writer_that_pauses_for_every_eighth_block_is_not_made_a_sorcerers_apprentice() {
     const BLOCKS: u16 = 80;
@@ -392,9 +393,9 @@ fn a_writer_that_pauses_for_every_eighth_block_is_not_made_a_sorcerers_apprentic
     }
 }
 
-/// tftp-hpa's client asks after five seconds, curl after six.
+/// tftp-hpa's client asks again after five seconds, curl after six.
 #[test]
-fn a_final_ack_that_was_lost_is_there_for_who_asks_again_after_six_seconds() {
+fn a_lost_final_ack_is_sent_again_to_a_writer_that_asks_after_six_seconds() {
     for kernels in all_kernels() {
         let way = |field: &Field, _: Duration, ack: Option<u16>| match (ack, field.copies(1)) {
             (Some(0), _) => vec![field.sends(Duration::ZERO, 1, b"whole")],
@@ -411,8 +412,8 @@ fn a_final_ack_that_was_lost_is_there_for_who_asks_again_after_six_seconds() {
     }
 }
 
-/// The final ACK meets a socket that is full for longer than any wait: a file that is
-/// stored is no failure.
+/// The final ACK meets a socket that is full for longer than any timeout: a stored file
+/// doesn't count as failed.
 #[test]
 fn a_final_ack_that_meets_a_full_socket_is_sent_once_there_is_room() {
     for kernels in all_kernels() {
@@ -420,7 +421,8 @@ fn a_final_ack_that_meets_a_full_socket_is_sent_once_there_is_room() {
         let full = Faults::full_sockets(MS * 5, MS * 3000);
         let way = |field: &Field, _: Duration, block: Option<u16>| match block {
             Some(0) => {
-                // The request is answered before the socket is full; then each second.
+                // The request is answered before the socket gets full; then a DATA each
+                // second.
                 let sends = |second: u32| field.sends(MS * (6 + 1000 * second), 1, bytes);
                 (0..3_u32).map(sends).collect()
             }
@@ -436,8 +438,8 @@ fn a_final_ack_that_meets_a_full_socket_is_sent_once_there_is_room() {
     }
 }
 
-/// A client that asks again and again from one port, deaf at first: its requests are
-/// answered as long as it asks.
+/// A client that misses the first answers and asks again and again from one port: its
+/// requests are answered as long as it asks.
 #[test]
 fn a_client_that_hears_no_answer_is_answered_each_time_it_asks() {
     for kernels in all_kernels() {

@@ -1,4 +1,4 @@
-//! The simulated port: what a session takes for its socket.
+//! The simulated port, which a session uses as its socket.
 
 use std::cell::RefCell;
 use std::io;
@@ -13,7 +13,7 @@ use tftpd::wire::packet::Packet;
 use super::files::Stored;
 use super::network::{LISTEN, Net};
 
-/// What must be in the file before it is acknowledged.
+/// The file that must hold a block before the block is acknowledged.
 #[derive(Debug)]
 pub(crate) struct Ledger {
     pub(crate) stored: Rc<RefCell<Stored>>,
@@ -24,7 +24,7 @@ pub(crate) struct Ledger {
 pub(crate) struct SimPort {
     net: Net,
     pub(crate) own: SocketAddr,
-    /// Others send from it as well.
+    /// Whether others send from it as well.
     shared: bool,
     coalesces: bool,
     ledger: Option<Ledger>,
@@ -48,7 +48,7 @@ impl SimPort {
         }
     }
 
-    /// A share of a port that is open.
+    /// A share of a port that is already open.
     pub(crate) fn share(net: &Net, own: SocketAddr) -> Self {
         Self {
             net: net.clone(),

@@ -1,5 +1,5 @@
-//! A server and its clients: the shipped session, table and protocol at both ends,
-//! and of the loops no more than what they owe to a session.
+//! A server and its clients: the shipped session, table and protocol at both ends, and
+//! only those parts of the loops that a session relies on.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -22,7 +22,7 @@ use super::server::{self, FIRST_CLIENT, Link, Paper, Server, client_address};
 use super::turn::{Cause, work};
 use super::weather::{Kernels, Weather};
 
-/// Longer than the longest patience there is, several times over.
+/// Several times the longest patience.
 const LIFETIME: Duration = Duration::from_secs(3600);
 
 /// What one client wants.
@@ -30,7 +30,7 @@ const LIFETIME: Duration = Duration::from_secs(3600);
 pub(crate) struct Wish {
     pub(crate) direction: Direction,
     pub(crate) mode: Mode,
-    /// Which file's content it is; several clients may want the same.
+    /// The number of the file; several clients may want the same.
     pub(crate) file: usize,
     pub(crate) size: usize,
     pub(crate) offer: Offer,
@@ -49,7 +49,7 @@ impl Wish {
     }
 }
 
-/// A session of either end, and what is to be known when it is over.
+/// A session at either end, and its record.
 pub(crate) struct End {
     pub(crate) session: Link,
     pub(crate) record: Record,
@@ -61,7 +61,7 @@ pub(crate) struct End {
 pub(crate) struct Record {
     pub(crate) client: usize,
     pub(crate) outcome: Option<Outcome>,
-    /// What was received.
+    /// The file that was received.
     pub(crate) stored: Rc<RefCell<Stored>>,
     pub(crate) retransmits: u64,
     /// When it ended.
@@ -78,7 +78,7 @@ pub(crate) struct World {
     pub(crate) net: Net,
     pub(crate) wishes: Vec<Wish>,
     pub(crate) clients: Vec<End>,
-    /// What became of each client's sessions at the server.
+    /// The records of each client's sessions at the server.
     pub(crate) served: Vec<Vec<Record>>,
     server: Server,
     records: BTreeMap<usize, Record>,
@@ -87,18 +87,18 @@ pub(crate) struct World {
     next_tid: u16,
     server_wait: Wait,
     others: Resources,
-    /// How much of the time passed in leaps.
+    /// How much of the time went by in leaps.
     pub(crate) leapt: Duration,
     stop: Option<Stop>,
-    /// When the server was gone.
+    /// When the server had stopped.
     pub(crate) stopped: Option<Duration>,
 }
 
-/// The server is told to stop.
+/// An order to the server to stop.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stop {
     pub(crate) at: Duration,
-    /// How long running transfers may take to end.
+    /// How much time running transfers get to end.
     pub(crate) grace: Duration,
 }
 
@@ -129,7 +129,7 @@ impl World {
         }
     }
 
-    /// Lets the server have no more than this many sessions.
+    /// Limits the number of the server's sessions.
     #[must_use]
     pub(crate) fn with_limit(mut self, sessions: usize) -> Self {
         let table = Sessions::new(64 * MAX_DESCRIPTORS, self.net.instant());
@@ -137,7 +137,7 @@ impl World {
         self
     }
 
-    /// Has the server stop.
+    /// Makes the server stop.
     #[must_use]
     pub(crate) const fn with_stop(mut self, stop: Stop) -> Self {
         self.stop = Some(stop);
@@ -175,7 +175,7 @@ impl World {
         assert!(self.server.sessions.is_empty(), "sessions are left");
     }
 
-    /// The machines were asleep, or their clock was set.
+    /// The machines were suspended, or their clock was set.
     fn leap(&mut self) {
         if let Some(by) = self.net.with(|network| network.faults.leap()) {
             self.net.with(|network| network.now += by);
@@ -198,7 +198,7 @@ impl World {
         server::next_event(&self.net, is_busy, deadlines)
     }
 
-    /// Whether the server was told to stop, and waits for nobody or has waited long enough.
+    /// Whether the server was told to stop, and nothing runs or the grace time is over.
     fn is_to_end(&self) -> bool {
         let now = self.net.with(|network| network.now);
         let is_to_stop = |stop: Stop| {
@@ -208,7 +208,7 @@ impl World {
         self.stopped.is_none() && self.stop.is_some_and(is_to_stop)
     }
 
-    /// Tells every peer that is still here that it's over.
+    /// Tells every remaining peer that its transfer is over.
     fn cut_off(&mut self) {
         self.stopped = Some(self.net.with(|network| network.now));
         let keys: Vec<_> = self.server.sessions.iter().map(|(key, _)| key).collect();
@@ -266,7 +266,7 @@ impl World {
         } else {
             Paper::Receives(Rc::clone(&stored))
         };
-        // How much of a text is stored depends on the text.
+        // With netascii, the number of bytes to be stored depends on the text.
         let port = if sends || wish.mode == Mode::Netascii {
             port
         } else {
@@ -333,7 +333,7 @@ impl World {
 
     // --- the server's end ------------------------------------------------------------
 
-    /// Everything that is ready has its turn.
+    /// Gives a turn to everything that is ready.
     fn ready(&mut self) {
         let leftovers = std::mem::take(&mut self.server.unfinished);
         let mut listen = !std::mem::take(&mut self.server.again).is_empty();
@@ -362,7 +362,7 @@ impl World {
         }
     }
 
-    /// There is room in the listen port.
+    /// Resumes sessions after the listen port has room again.
     fn resume(&mut self) {
         let mut waiting = std::mem::take(&mut self.line).into_iter();
         self.net.with(|network| network.watch(LISTEN, false));

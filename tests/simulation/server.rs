@@ -1,5 +1,5 @@
-//! What the simulated worlds share: both ends of a transfer as the loops of `tftpd`
-//! and `tftp` make them, and the server's table with what its loop keeps beside it.
+//! What the simulated worlds share: both ends of a transfer as the loops of `tftpd` and
+//! `tftp` create them, and the server's table with what its loop keeps beside it.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,7 +31,7 @@ pub(crate) type Link = Session<SimPort, Keeper, Reader>;
 
 // --- both ends of a transfer -----------------------------------------------------------
 
-/// How an end waits, and what it takes for a proof of its peer.
+/// How an end waits, and what it accepts as proof of its peer.
 pub(crate) const fn config(wait: Wait, proof: Proof) -> Config {
     Config {
         retry: RetryPolicy { wait, retries: 5 },
@@ -49,7 +49,7 @@ pub(crate) fn request(direction: Direction, name: &[u8], mode: Mode, offer: &Off
     packet
 }
 
-/// What a client begins with.
+/// The opening of a client.
 pub(crate) fn asking(packet: Vec<u8>, offer: &Offer) -> Opening {
     Opening::Request {
         packet: packet.into(),
@@ -57,7 +57,7 @@ pub(crate) fn asking(packet: Vec<u8>, offer: &Offer) -> Opening {
     }
 }
 
-/// What a server grants of a request for a file of `size` bytes, and begins with.
+/// What a server grants to a request for a file of `size` bytes, and its opening.
 pub(crate) fn answering(request: &Request<'_>, size: usize) -> (Negotiated, Opening) {
     let size = (request.direction == Direction::Read).then_some(size as u64);
     let mut oack = [0; 512];
@@ -68,7 +68,7 @@ pub(crate) fn answering(request: &Request<'_>, size: usize) -> (Negotiated, Open
     }
 }
 
-/// A client's socket.
+/// The address of a client's socket.
 pub(crate) fn client_address(client: usize) -> SocketAddr {
     SocketAddr::new(CLIENT, FIRST_CLIENT + client as u16)
 }
@@ -77,13 +77,13 @@ pub(crate) fn client_address(client: usize) -> SocketAddr {
 pub(crate) enum Paper {
     /// These bytes are sent.
     Sends(Vec<u8>),
-    /// The same, from a file that may be closed until its peer answers.
+    /// The same, from a file that may be closed until the peer answers.
     SendsClosable(Vec<u8>),
-    /// What comes is kept here.
+    /// Received bytes are stored here.
     Receives(Rc<RefCell<Stored>>),
 }
 
-/// One end of a transfer, yet to be made.
+/// What one end of a transfer is made of.
 pub(crate) struct End {
     pub(crate) config: Config,
     pub(crate) opening: Opening,
@@ -141,8 +141,8 @@ pub(crate) fn lend(
     turn(session, &mut context)
 }
 
-/// When something happens next: at once if a loop `is_busy`, else what the network
-/// brings, or the first deadline.
+/// When the next thing happens: at once if a loop `is_busy`, else when the network
+/// delivers something or the first deadline comes.
 pub(crate) fn next_event(
     net: &Net,
     is_busy: bool,
@@ -162,11 +162,11 @@ pub(crate) fn next_event(
 pub(crate) struct Server {
     pub(crate) sessions: Sessions<Link>,
     pub(crate) by_tid: BTreeMap<SocketAddr, SessionKey>,
-    /// Sessions that have more to do than one turn takes.
+    /// Sessions with more to do than fits into one turn.
     pub(crate) unfinished: Vec<SessionKey>,
     /// Ports that sessions share beside the listen port.
     pub(crate) shared: Vec<SocketAddr>,
-    /// Ports that several peers send to, in which more may lie than a batch takes.
+    /// Ports with several peers that may hold more than a batch takes.
     pub(crate) again: BTreeSet<SocketAddr>,
     pub(crate) resources: Resources,
 }
@@ -192,7 +192,7 @@ impl Server {
         port == LISTEN || self.shared.contains(&port)
     }
 
-    /// Receives a batch on a port that several peers send to: how many datagrams.
+    /// Receives a batch on a port with several peers; returns the number of datagrams.
     pub(crate) fn receive(&mut self, net: &Net, port: SocketAddr) -> usize {
         let batch = &mut self.resources.batch;
         let capacity = batch.capacity(SLOT_LEN, usize::MAX);
@@ -203,8 +203,8 @@ impl Server {
         received
     }
 
-    /// A session whose deadline has come. An answer that may lie unread in its port
-    /// beats it.
+    /// A session whose deadline has come; but not while an answer to it may lie unread in
+    /// its port.
     pub(crate) fn pop_due(&mut self, now: Instant) -> Option<SessionKey> {
         loop {
             let key = self.sessions.pop_due(now)?;
@@ -216,7 +216,7 @@ impl Server {
         }
     }
 
-    /// A datagram of the batch, and from where to where it was sent.
+    /// A datagram of the batch, with its sender and destination.
     pub(crate) fn datagram(&self, index: usize) -> Option<(Endpoint, &[u8])> {
         let datagram = self.resources.batch.get(index)?;
         let endpoint = Endpoint {
@@ -226,7 +226,7 @@ impl Server {
         Some((endpoint, datagram.payload))
     }
 
-    /// The session that a datagram of the batch is for, which was received on `port`.
+    /// The session that a datagram of the batch belongs to, which came in on `port`.
     pub(crate) fn owner(&self, index: usize, port: SocketAddr) -> Option<SessionKey> {
         let (endpoint, payload) = self.datagram(index)?;
         let is_request = matches!(payload, [0, 1 | 2, ..]);
@@ -262,7 +262,7 @@ impl Server {
         key
     }
 
-    /// A session's waiting is over: it has its turn now.
+    /// A session has waited long enough and gets its turn.
     pub(crate) fn resume(&mut self, key: SessionKey) {
         if let Some(session) = self.sessions.get_mut(key) {
             session.line = Line::None;

@@ -46,7 +46,7 @@ fn position(session: &Link) -> Option<u64> {
     session.transfer().upcoming().map(|run| run.first.0)
 }
 
-/// The last block that the peer has sent was taken in, and no ACK of it has left.
+/// Whether the peer's last block has been taken in without an ACK having left.
 fn waits_for_final_ack(net: &Net, session: &Link) -> bool {
     let last = BlockIndex(session.transfer().progress().blocks);
     let number = session.transfer().negotiated().rollover.number_of(last);
@@ -54,7 +54,7 @@ fn waits_for_final_ack(net: &Net, session: &Link) -> bool {
     net.with(|network| network.owes_ack(own, peer, number.0))
 }
 
-/// What a turn is for.
+/// The reason for a turn.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cause {
     Ready,
@@ -75,11 +75,11 @@ pub(crate) fn work(
     let own = session.port().own;
     net.with(|network| network.begin_turn(own));
     let turn = lend(net, resources, session, turn);
-    // All that is there is taken in, then it is answered: no part of it by itself.
+    // Everything that came is taken in before it is answered, and answered together.
     let doubled = net.with(|network| network.doubled_in_turn(own));
     assert_eq!(doubled, None, "{own}: sent twice in one turn");
     let takes_in = matches!(cause, Cause::Ready | Cause::Deadline) && !session.port().is_shared();
-    // In lockstep nothing that lies after the answer can be of use.
+    // In lockstep, nothing that follows the answer can be of use.
     let progress = session.transfer().progress();
     let has_moved = progress.blocks > before.blocks || progress.verified != before.verified;
     let is_lockstep = session.transfer().negotiated().windowsize == 1;
@@ -87,20 +87,20 @@ pub(crate) fn work(
         let is_overlooked = net.with(|network| network.is_overlooked(own));
         assert!(!is_overlooked, "{own}: a datagram stays in the socket");
     }
-    // What the file brings meanwhile is sent, and that moves it.
+    // What the file brings meanwhile is sent, and that does move the deadline.
     let is_idle = before.sent == net.with(|network| network.sent_by(own));
     if cause == Cause::Ready && before.only_strangers && is_idle {
         let deadline = session.transfer().poll_timeout();
         assert_eq!(deadline, before.deadline, "a stranger moved a deadline");
     }
-    // Others may take its place from then on: nobody would tell its peer.
+    // From then on the session may be evicted, and nobody would tell its peer.
     let is_safe = !session.is_over() || session.is_closed() || !waits_for_final_ack(net, session);
     assert!(is_safe, "{own}: it is over, but its final ACK is still due");
     if cause == Cause::Deadline && before.is_full && before.has_nothing && session.waits_for_room()
     {
         let (from, to) = (before.position.unwrap_or(0), position(session).unwrap_or(0));
         let again = session.transfer().progress().retransmits - before.retransmits;
-        // What goes on where it stopped sends each block once.
+        // A sender that goes on where it stopped sends each block once.
         assert!(
             session.is_closed() || to.checked_sub(from).is_some_and(|gone| again <= gone),
             "{own}: a full port was taken for silence"

@@ -1,8 +1,8 @@
-//! Chance, and what it does to datagrams on their way.
+//! Randomness, and what the network does to datagrams on their way.
 
 use std::time::Duration;
 
-/// `SplitMix64`: a few lines, and the same on every machine.
+/// `SplitMix64`: short, and the same on every machine.
 #[derive(Clone)]
 pub(crate) struct Random(pub(crate) u64);
 
@@ -33,11 +33,11 @@ impl Random {
 pub(crate) struct Weather {
     pub(crate) loss: u64,
     pub(crate) duplication: u64,
-    /// Delivered with bytes changed, as if from the same sender.
+    /// Delivered with a changed byte, as if from the same sender.
     pub(crate) forgery: u64,
     /// Accompanied by a datagram from someone else to the same port.
     pub(crate) strangers: u64,
-    /// Answered by a router that its destination can't be reached, though it can.
+    /// Answered by a router as undeliverable, although it arrives.
     pub(crate) icmp: u64,
     pub(crate) jitter: Duration,
 }
@@ -74,12 +74,12 @@ impl Weather {
 pub(crate) struct Kernels {
     /// All transfers of the server go through its listen port.
     pub(crate) single_port: bool,
-    /// Datagrams that wait together may be received as one.
+    /// Datagrams that wait together may be received as one (UDP GRO).
     pub(crate) coalesces: bool,
-    /// A run is taken whole or not at all; else one datagram after the other,
-    /// since segmentation offload is refused.
+    /// A run is taken whole or not at all; otherwise segmentation offload is refused, and
+    /// datagrams are sent one by one.
     pub(crate) offloads: bool,
-    /// How often a socket takes no more for some milliseconds, in percent.
+    /// How often a socket is full for some milliseconds, in percent.
     pub(crate) fullness: u64,
 }
 

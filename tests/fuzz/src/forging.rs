@@ -1,7 +1,6 @@
-//! Anything at all in anybody's name: the input is a script of forged datagrams,
-//! played to the simulated server in any mode (`tests/simulation/forging.rs`). What
-//! an address gets that never answered stays below what is promised, and honest
-//! clients beside it finish.
+//! Anything at all in anybody's name: the input is a script of forged datagrams, played to
+//! the simulated server in any mode (`tests/simulation/forging`). An address that never
+//! answered gets no more than promised, and honest clients beside it finish.
 #![no_main]
 
 #[allow(dead_code)]
@@ -26,8 +25,7 @@ mod weather;
 
 use libfuzzer_sys::fuzz_target;
 
-/// Writes the known attacks, a file for each script, where `FORGING_SEEDS` names a
-/// directory for them.
+/// Writes the known attacks, each script to a file, if `FORGING_SEEDS` names a directory.
 fn write_seeds() {
     let Some(directory) = std::env::var_os("FORGING_SEEDS") else {
         return;

@@ -1,6 +1,6 @@
-//! Any request, any limits: what the server grants is within its limits and what
-//! was asked, and a client that asked so accepts the answer. Any OACK: what the
-//! client accepts is what it asked for.
+//! Any request, any limits: the server grants no more than its limits and the request
+//! allow, and the client that sent the request accepts the answer. Any OACK: the client
+//! accepts only what it asked for.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -11,7 +11,7 @@ use tftpd::wire::options::{
 use tftpd::wire::packet::{Direction, Packet, Request};
 
 fuzz_target!(|input: &[u8]| {
-    // The limits, the file's size and the room for the OACK; then the packet.
+    // First the limits, the file's size and the room for the OACK; then the packet.
     let Some((head, datagram)) = input.split_first_chunk::<8>() else {
         return;
     };
@@ -38,7 +38,7 @@ fn grant(request: &Request<'_>, limits: &Limits, size: Option<u64>, room: usize)
     let mut oack = vec![0; room];
     let (agreed, len) = negotiate(request, limits, size, &mut oack);
     assert_bounds(&agreed);
-    // 512 bytes are what is used without an option.
+    // Without the option, blksize is 512.
     assert!(agreed.blksize <= limits.max_blksize || agreed.blksize == 512);
     assert!(agreed.windowsize <= limits.max_windowsize);
     if len == 0 {
@@ -51,7 +51,7 @@ fn grant(request: &Request<'_>, limits: &Limits, size: Option<u64>, room: usize)
     let mut asked = request.options.pairs();
     let mut count = 0;
     for (name, value) in answer.pairs() {
-        // In the order and spelling of the request, and only what was asked.
+        // In the request's order and spelling, and only what was requested.
         let told = number(value).expect("a number");
         let (_, wanted) = asked
             .find(|(spelling, wanted)| {
@@ -75,7 +75,7 @@ fn is_answer(name: &[u8], asked: Option<u128>, told: u128, direction: Direction)
     }
 }
 
-/// A client that asked for what the bytes say is told this.
+/// A client whose offer is made from the bytes `asked` gets this OACK.
 fn confirm(asked: [u8; 3], oack: RawOptions<'_>) {
     let [flags, size, window] = asked;
     let wants = |bit: u8| flags & (1 << bit) != 0;
@@ -94,7 +94,7 @@ fn confirm(asked: [u8; 3], oack: RawOptions<'_>) {
     match accept(&offer, oack) {
         Ok(agreed) => {
             assert_bounds(&agreed);
-            // 512 bytes are what is used without an option.
+            // Without the option, blksize is 512.
             assert!(agreed.blksize <= offer.blksize.unwrap_or(512).max(512));
             assert!(agreed.windowsize <= offer.windowsize.unwrap_or(1));
             assert!(agreed.timeout.is_none() || offer.timeout.is_some());

@@ -1,5 +1,5 @@
-//! Any bytes as a datagram: parsing never panics, and what was parsed, written
-//! as we would write it, means the same.
+//! Any bytes as a datagram: parsing never panics, and a parsed packet keeps its meaning
+//! when we write and parse it again.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -9,7 +9,7 @@ fuzz_target!(|datagram: &[u8]| {
     let Ok(packet) = Packet::parse(datagram) else {
         return;
     };
-    // What goes into a log is one line.
+    // A packet is logged in one line.
     let shown = packet.to_string();
     assert!(!shown.chars().any(char::is_control), "{shown:?}");
 
@@ -21,7 +21,7 @@ fuzz_target!(|datagram: &[u8]| {
         }
         Packet::Ack(block) => assert_eq!(emit_ack(block), datagram[..4]),
         Packet::Error { code, message } => {
-            // Ours are text, and not that long.
+            // Our messages are text, and short.
             let Ok(text) = str::from_utf8(message) else {
                 return;
             };
@@ -43,7 +43,7 @@ fn request_comes_back(request: &Request<'_>) {
         .map(|(name, value)| Some((str::from_utf8(name).ok()?, str::from_utf8(value).ok()?)))
         .collect();
     let Some(options) = options else { return };
-    // A missing NUL is added.
+    // Writing adds a missing NUL.
     let mut emitted = vec![0; 2048];
     let Ok(len) = emit_request(
         request.direction,

@@ -1,8 +1,8 @@
-//! A whole session: the input is a script of packets, steps of time and a socket
-//! that is full now and then, played to a sender or a receiver, as a server or
-//! as a client. Nothing panics, polling changes nothing, what is sent is bounded
-//! by what comes in and what time passes, blocks are stored in order, the outcome
-//! is told once, and silence ends it.
+//! A whole session: the input is a script of packets, steps of time and a socket that is
+//! full now and then, played to a sender or a receiver, as a server or as a client.
+//! Nothing panics, polling changes nothing, incoming packets and passing time bound what
+//! is sent, blocks are stored in order, the outcome is reported once, and silence ends
+//! the session.
 #![no_main]
 
 use std::time::{Duration, Instant};
@@ -28,12 +28,12 @@ fuzz_target!(|input: &[u8]| {
     play.silence();
 });
 
-/// The most repeats of a packet, in the policy used here.
+/// The most retransmits of a packet in the policy used here.
 const RETRIES: u8 = 3;
 
-/// Deadlines in silence after which every transfer has to be over: some ten
-/// repeats (those of less than a second aren't counted), each of a window of 255
-/// blocks, which after losses goes out in bursts of 4.
+/// The number of deadlines in silence after which every transfer must be over: about ten
+/// retransmits (those after less than a second don't count) of a window of 255 blocks,
+/// which after losses is sent in bursts of 4.
 const SILENT_ROUNDS: usize = 10 * 255 / 4;
 
 struct Play {
@@ -42,13 +42,13 @@ struct Play {
     /// Bytes of the file that a sender sends.
     length: u64,
     now: Instant,
-    /// The socket takes nothing.
+    /// Whether the socket takes nothing.
     full: bool,
     told: Option<Outcome>,
 }
 
 impl Play {
-    /// What the first bytes of the input say: which machine, with what options.
+    /// Built from the first bytes of the input: which machine, with which options.
     fn new([kind, blksize, window, length, timeout, policy]: [u8; 6]) -> Self {
         let is_sender = kind & 1 != 0;
         let is_client = kind & 2 != 0;
@@ -116,7 +116,7 @@ impl Play {
         }
     }
 
-    /// Each step: a byte that says what happens, and what that needs.
+    /// Plays the steps: each is a byte that selects it, followed by what it needs.
     fn script(&mut self, mut script: &[u8]) {
         while let Some((&[step, value], rest)) = script.split_first_chunk::<2>() {
             script = rest;
@@ -127,7 +127,7 @@ impl Play {
                     script = rest;
                     self.feed(datagram);
                 }
-                // What the peer would say about now, give or take a few blocks.
+                // A likely packet from the peer, give or take a few blocks.
                 64..160 => {
                     let block = self.transfer.progress().blocks as u16;
                     let block = block.wrapping_add_signed(i16::from(value.cast_signed()));
@@ -212,7 +212,7 @@ impl Play {
         }
     }
 
-    /// Hands out a run as a file of this length does.
+    /// Provides a run as a file of this length would.
     fn read(&self, run: Run) -> Sent {
         assert!(run.count > 0 && run.base <= run.first, "{run:?}");
         let ahead = run.first.0 + u64::from(run.count) - run.base.0;
@@ -227,7 +227,7 @@ impl Play {
         }
     }
 
-    /// Nobody says anything any more: it ends.
+    /// The peer stays silent from now on: the session must end.
     fn silence(&mut self) {
         self.full = false;
         self.drain();
@@ -247,7 +247,7 @@ impl Play {
     }
 }
 
-/// How a server opens that was sent this request.
+/// How a server opens a session for this request.
 fn serve(packet: &[u8], length: u64) -> (Opening, Negotiated) {
     let Ok(Packet::Request(request)) = Packet::parse(packet) else {
         panic!("no request");
@@ -259,7 +259,7 @@ fn serve(packet: &[u8], length: u64) -> (Opening, Negotiated) {
     }
 }
 
-/// Some instant: the machines only ever compare them.
+/// Any instant: the machines only compare instants.
 fn epoch() -> Instant {
     thread_local!(static EPOCH: Instant = Instant::now());
     EPOCH.with(|epoch| *epoch)

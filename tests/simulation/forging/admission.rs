@@ -1,6 +1,6 @@
 //! The server of the forged world: what `server::requests` and `server::front` decide
-//! about a datagram, without policy and files, and the turn of a session under the
-//! eyes of [`Track`].
+//! about a datagram, without policy and files; and the turn of a session, watched by
+//! [`Track`].
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -22,7 +22,7 @@ use super::promise::{Before, Cause, Happened, LONGEST_ERROR, Left, Track};
 use super::{Forging, Ports, UNPROVED_RATE, honest};
 
 impl Forging {
-    /// Takes a batch from the listen port, or from one that transfers share.
+    /// Takes a batch from the listen port or from another port that transfers share.
     pub(super) fn listen(&mut self, port: SocketAddr) {
         for index in 0..self.server.receive(&self.net, port) {
             let Some((endpoint, bytes)) = self.server.datagram(index) else {
@@ -90,7 +90,7 @@ impl Forging {
     fn answer(&mut self, from: SocketAddr, peer: SocketAddr, code: ErrorCode, text: &str) {
         let mut packet = [0; 128];
         let len = emit_error(code, text, &mut packet);
-        // What isn't taken is lost.
+        // If the socket doesn't take it, it is lost.
         let _ = self
             .net
             .with(|network| network.send(from, peer, &packet[..len]));
@@ -207,7 +207,7 @@ impl Forging {
         }
     }
 
-    /// A share of one of the ports that are shared.
+    /// A share of a shared port.
     fn share(&mut self) -> Option<SimPort> {
         if self.server.shared.len() < self.ports.kind().spread() {
             self.open_shared();
@@ -225,7 +225,7 @@ impl Forging {
         }
     }
 
-    /// A port that nobody has.
+    /// A port that isn't in use.
     fn free_port(&mut self) -> Option<SocketAddr> {
         let (first, count) = match self.ports {
             Ports::Single => return None,
@@ -271,7 +271,8 @@ impl Forging {
         let is_shared = session.port().is_shared();
         let is_verified = session.transfer().progress().verified;
         let to_peer: Vec<_> = left.iter().filter(|it| it.to == peer).collect();
-        // Right by chance: an answer, or what ends the transfer with an ERROR.
+        // Right by chance: an answer that counts, or one that ends the transfer with an
+        // ERROR.
         let hit = is_verified && !before.verified || cause == Cause::Arrived && !to_peer.is_empty();
         if hit && self.guesses.contains(&(peer, own)) {
             self.victims.remove(&peer);
@@ -290,7 +291,7 @@ impl Forging {
             track.check(&before, session, &happened);
         }
         let is_bounded = session.transfer().may_be_forged() && is_verified;
-        // Strangers are turned away, and only so many.
+        // Strangers get an ERROR, at a limited rate.
         for stranger in left.iter().filter(|it| it.to != peer) {
             assert!(stranger.is_error() && stranger.len <= LONGEST_ERROR);
             self.nonsense.push((now, network(stranger.to.ip())));
@@ -328,10 +329,10 @@ impl Forging {
         }
     }
 
-    /// What forged ACKs bring a network stays below the rate, unless its client was
-    /// taken to be there.
+    /// Checks that what forged ACKs bring a network stays below the rate, unless its client
+    /// was taken to be there.
     fn check_rate(&mut self, key: SessionKey, peer: SocketAddr, left: &[Left]) {
-        /// A window that was begun before the bytes were spent.
+        /// A window that had begun before the bytes were used up.
         const WINDOW: u64 = 64 * 1432;
         if self.shaper.has_proved(key) {
             if self.proved.insert(key.to_token()) {
@@ -343,8 +344,8 @@ impl Forging {
         let bytes: u64 = data.map(|it| it.len as u64).sum();
         let sent = self.unproved.entry(network(peer.ip())).or_default();
         *sent += bytes;
-        // What there is at first, the second that has begun, and what one that has
-        // answered right may draw ahead.
+        // The initial credit, the current second, and the credit that a client that has
+        // answered right may draw in advance.
         let seconds = self.net.with(|network| network.now.as_secs()) + 3;
         let most = UNPROVED_RATE.get() * seconds + WINDOW;
         assert!(
@@ -353,8 +354,8 @@ impl Forging {
         );
     }
 
-    /// Makes a note if a session that gives way is an honest client's that hasn't
-    /// answered yet.
+    /// Records an evicted session if it belongs to an honest client that hasn't answered
+    /// yet.
     fn displace(&mut self, key: SessionKey) {
         let session = self.server.sessions.get(key);
         let session = session.filter(|it| !it.transfer().progress().verified);
@@ -369,7 +370,7 @@ impl Forging {
         }
     }
 
-    /// What was sent since this was asked last.
+    /// What has been sent since the last call.
     fn left(&self) -> Vec<Left> {
         self.net.with(take_tapped)
     }
@@ -393,7 +394,7 @@ fn take_tapped(network: &mut Network) -> Vec<Left> {
         .collect()
 }
 
-/// Whose file a name stands for, and its size.
+/// The owner of the file with this name, and the file's size.
 fn file(name: &[u8]) -> Option<(usize, usize)> {
     let name = std::str::from_utf8(name).ok()?.strip_prefix("file-")?;
     let (whose, size) = name.split_once('-')?;

@@ -11,8 +11,8 @@ use super::super::network::{CLIENT, LISTEN, SERVER};
 use super::super::server::{self, Link, client_address};
 use super::{Forging, Ports, Script, honest, victim_address};
 
-/// Names that no file has: other spellings of one that is there, what a rule would
-/// have to look at for long, what isn't text.
+/// Names that no file has: other spellings of an existing name, names that a rule would
+/// take long to match, names that aren't text.
 const NAMES: [&[u8]; 14] = [
     b"missing",
     b"file-9-1/",
@@ -57,9 +57,9 @@ impl Forging {
         let _ = self.net.with(|network| network.send(from, to, &datagram));
     }
 
-    /// A victim; or an honest client whose transfer runs on a port of its own. Not
-    /// where datagrams are lost: a transfer that doesn't move for a moment gives way
-    /// to another request of its client, as a board that was reset sends it.
+    /// The address of a victim; or of an honest client whose transfer runs on a port of its
+    /// own. Not on a lossy network: there, a transfer that hasn't moved lately gives way to
+    /// another request of its client, like that of a board that was reset.
     fn forged_address(&self, who: u8, kind: u8) -> SocketAddr {
         let victims = self.victims.len();
         let client = usize::from(who) % self.clients.len();
@@ -68,7 +68,7 @@ impl Forging {
             return client_address(client);
         }
         let victim = victim_address(usize::from(who) % victims);
-        // Where one address has a few sessions at most, one that hasn't answered yet
+        // If an address may have only a few sessions, one that hasn't been answered yet
         // gives way to the next.
         let is_settled = |client| self.runs(client) || self.clients[client].outcome.is_some();
         if victim.ip() == CLIENT && !(0..self.clients.len()).all(is_settled) {
@@ -88,8 +88,8 @@ impl Forging {
         session.is_some_and(|it| it.transfer().progress().verified)
     }
 
-    /// Where it is sent: the listen port, one that transfers share, or any but that of
-    /// the sender's own transfer.
+    /// The port that a datagram is sent to: the listen port, another one that transfers
+    /// share, or any but that of the sender's own transfer.
     fn target(&mut self, from: SocketAddr, kind: u8, extra: u8) -> Option<SocketAddr> {
         let is_request = matches!(kind % 16, 0..=4 | 15);
         if self.ports == Ports::Single || is_request || extra & 0x80 != 0 {
@@ -100,14 +100,14 @@ impl Forging {
         let nth = self.random.below(count as u64) as usize;
         let shared = server.shared.iter();
         let &tid = shared.chain(server.by_tid.keys()).nth(nth)?;
-        // A shared one is known, whoever forges. In an honest client's name it would be
-        // that client's.
+        // Everybody knows a shared port. In an honest client's name it would be that
+        // client's own.
         let is_own = self.port_of(from) == Some(tid);
         let is_free = server.is_known(tid) && honest(from).is_none();
         (is_free || !is_own).then_some(tid)
     }
 
-    /// The port that the server has for the transfer of this address.
+    /// The server's port for the transfer of this address.
     fn port_of(&self, peer: SocketAddr) -> Option<SocketAddr> {
         let local = SERVER;
         let sessions = &self.server.sessions;
@@ -146,8 +146,8 @@ impl Forging {
                 };
                 request(direction, name, &any_offer(value, extra))
             }
-            // What an attacker that has the file can work out, if it is told of pauses, or
-            // as if there were none.
+            // The block that an attacker who has the file can work out, with or without
+            // knowing about pauses.
             5..=7 if extra & 0x40 == 0 => numbered(4, highest.max(blocks)),
             5..=7 => numbered(4, blocks + windowsize.min(1 + blocks)),
             8 => match extra % 4 {
@@ -178,7 +178,7 @@ impl Forging {
     }
 }
 
-/// How long the forger waits: mostly not at all, sometimes for a repeat or an end.
+/// How long the forger waits: mostly not at all, sometimes until a retransmit or the end.
 pub(super) fn delay(byte: u8) -> Duration {
     let count = u64::from(byte & 0x1f);
     match byte >> 5 {

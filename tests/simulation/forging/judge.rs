@@ -1,4 +1,4 @@
-//! What must hold when all forged datagrams are forgotten.
+//! What must hold once the last forged datagram has no effect any more.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -16,22 +16,22 @@ impl Forging {
         self.server.sessions.check_invariants();
         let is_lossy = self.net.with(|network| network.weather.loss > 0);
         for (client, honest) in self.clients.iter().enumerate() {
-            // Where slots are short, an upload that is complete gives way first: if
-            // its last ACK was lost, the client isn't told.
+            // Where slots are short, a complete upload is evicted first: if its last ACK
+            // was lost, the client doesn't learn of it.
             let may_be_untold = is_lossy && honest.direction == Direction::Write;
             let outcome = honest.outcome.as_ref();
-            // One whose answer was lost has proved nothing, and gives way as a forged
-            // one does.
+            // A client whose answer was lost has proved nothing, and may be evicted like
+            // a forged one.
             if is_lossy && self.displaced.contains(&client) && outcome != Some(&Outcome::Completed)
             {
                 continue;
             }
-            // Somebody tried ports in its name, where the client had yet to begin.
+            // Somebody tried ports in the client's name before it had begun.
             if self.suspected.contains(&client) && outcome != Some(&Outcome::Completed) {
                 self.tally.suspected += 1;
                 continue;
             }
-            // The same datagram was lost again and again: no forger's doing.
+            // The same datagram was lost again and again, which is no forger's fault.
             let address = client_address(client);
             let is_unlucky = self.net.with(|network| network.unlucky.contains(&address));
             if is_unlucky && outcome != Some(&Outcome::Completed) {
@@ -69,8 +69,8 @@ impl Forging {
             let most = most * LARGEST as u64;
             assert!(victim.bytes <= most, "{address}: {victim:?}");
         }
-        // So many in one second, and as many at the start of the next; half of them
-        // for one network.
+        // At most this many in one second, and as many at the start of the next; half of
+        // them for one network.
         let all: Vec<_> = self.nonsense.iter().map(|it| it.0).collect();
         assert_rate(&all, 2 * NONSENSE_ANSWERS as usize);
         let networks: BTreeSet<_> = self.nonsense.iter().map(|it| it.1).collect();
@@ -82,7 +82,7 @@ impl Forging {
     }
 }
 
-/// At most so many within a second.
+/// Asserts that at most this many answers fall within a second.
 fn assert_rate(answers: &[Duration], most: usize) {
     for few in answers.windows(most + 1) {
         let took = few[most].saturating_sub(few[0]);

@@ -1,12 +1,12 @@
-//! Anything at all in anybody's name: a script of datagrams from forged addresses
-//! is played to the shipped session, table and protocol, with ports of their own,
-//! with a few ports, or with a single one. Each datagram that leaves is held
-//! against what is promised to an address that never answered, and the honest
-//! clients beside it have to finish.
+//! Anything at all in anybody's name: a script of datagrams from forged addresses is
+//! played to the shipped session, table and protocol, with ports of their own, with a few
+//! ports, or with a single one. Each datagram that the server sends is checked against
+//! what is promised to an address that never answered, and the honest clients beside it
+//! must finish.
 //!
-//! The script is bytes, whoever made them: a seed or a fuzzer. Who forges knows
-//! what an attacker can work out, the blocks that were sent and acknowledged, but
-//! no port that only the victim was told.
+//! The script is bytes, from a seed or a fuzzer. The forger knows what an attacker can
+//! work out, the blocks that were sent and acknowledged, but no port that only the victim
+//! was told.
 
 mod admission;
 mod forger;
@@ -39,20 +39,20 @@ use super::weather::{FAIR, Kernels, Random, Weather};
 use forger::delay;
 use promise::{Cause, Track};
 
-/// How long after the last forged datagram all of it is forgotten.
+/// How long after the last forged datagram all its effects are over.
 const AFTERMATH: Duration = Duration::from_secs(150);
 
 const FIRST_VICTIM: u16 = 3000;
 
-/// Sessions that one address may have at once, where that is bounded.
+/// The most sessions of one address, where that is limited.
 const CLIENT_LIMIT: usize = 4;
 
-/// Bytes a second to one client network, where nothing proves that it is there.
+/// The bytes per second that unproved clients of one network are sent.
 const UNPROVED_RATE: NonZeroU64 = NonZeroU64::new(128 * 1024).unwrap();
 
 // --- the world -------------------------------------------------------------------------
 
-/// What one address was made to get.
+/// What was forged in an address's name, and what it got.
 #[derive(Debug, Default)]
 struct Victim {
     requests: u64,
@@ -61,11 +61,11 @@ struct Victim {
     packets: u64,
     bytes: u64,
     last_request: Vec<u8>,
-    /// Somebody acknowledged in its name, to a port that is known.
+    /// Whether somebody acknowledged in its name, on a port that everybody knows.
     acknowledged: bool,
 }
 
-/// What a script came to.
+/// The totals of a script.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Tally {
     pub(crate) forged: u64,
@@ -73,13 +73,13 @@ pub(crate) struct Tally {
     pub(crate) reflected: u64,
     pub(crate) reflected_bytes: u64,
     pub(crate) honest: u64,
-    /// Transfers that shared a port beside the listen port, and those of them whose file
+    /// Transfers on shared ports other than the listen port, and those of them whose file
     /// was closed until their peer answered.
     pub(crate) shared: u64,
     pub(crate) closable: u64,
-    /// Honest transfers that no network could have carried.
+    /// Honest transfers that failed because the network lost too much.
     pub(crate) unlucky: u64,
-    /// Honest uploads that ended since ports had been tried in their client's name.
+    /// Honest uploads that ended because ports had been tried in their client's name.
     pub(crate) suspected: u64,
     /// Forged transfers whose client was taken to be there.
     pub(crate) lucky: u64,
@@ -88,7 +88,7 @@ pub(crate) struct Tally {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ports {
     Any,
-    /// So many.
+    /// This many.
     Range(u16),
     Single,
 }
@@ -103,7 +103,7 @@ impl Ports {
     }
 }
 
-/// The bytes of a script, one after the other; zeros behind its end.
+/// The bytes of a script, one after the other; zeros after its end.
 struct Script<'s>(&'s [u8]);
 
 impl Script<'_> {
@@ -131,24 +131,24 @@ struct Forging {
     ports: Ports,
     server: Server,
     shaper: Shaper,
-    /// Bytes of DATA that forged ACKs have brought a network.
+    /// The bytes of DATA that forged ACKs have brought a network.
     unproved: BTreeMap<IpAddr, u64>,
     /// Forged transfers whose client was taken to be there.
     proved: BTreeSet<usize>,
     tracks: BTreeMap<usize, Track>,
     others: Resources,
     clients: Vec<Honest>,
-    /// What the honest uploads came to, by the client's port.
+    /// The stored files of the honest uploads, by the client's port.
     uploads: Vec<(usize, Rc<RefCell<Stored>>)>,
-    /// Honest clients whose transfer had to give way before their answer came.
+    /// Honest clients whose transfer was evicted before their answer came.
     displaced: BTreeSet<usize>,
-    /// Those whose upload was taken for one that was begun by a guess.
+    /// Honest clients whose upload was taken for one that began with a guess.
     suspected: BTreeSet<usize>,
     victims: BTreeMap<SocketAddr, Victim>,
-    /// Who sent to which port of a transfer: right by chance where another's
-    /// transfer has just ended there.
+    /// Senders to a transfer's port. They may be right by chance, if the transfer of
+    /// another has just ended there.
     guesses: BTreeSet<(SocketAddr, SocketAddr)>,
-    /// When nonsense was answered, and of which network.
+    /// When nonsense was answered, and to which network.
     nonsense: Vec<(Duration, IpAddr)>,
     random: Random,
     tally: Tally,
@@ -186,7 +186,7 @@ impl Forging {
         let net = Net::new(seed, weather, kernels);
         let origin = net.instant();
         let has_limit = room & 0x80 != 0;
-        // Whoever acknowledges in a victim's name to a port that is known keeps a slot.
+        // An ACK in a victim's name to a port that everybody knows keeps the slot.
         let capacity = match ports {
             Ports::Any if has_limit => 8 + usize::from(room % 56),
             _ => 64,
@@ -315,7 +315,7 @@ impl Forging {
         assert!(self.server.sessions.is_empty(), "sessions are left");
     }
 
-    /// Lets happen what happens until then, or until nothing does any more.
+    /// Runs until this time, or until nothing happens any more.
     fn run_until(&mut self, until: Option<Duration>) {
         loop {
             let next = self.next_event();
@@ -370,7 +370,7 @@ impl Forging {
             } else if let Some(client) = honest(address) {
                 self.client_turn(client, Session::run);
             } else {
-                // A victim's.
+                // A victim's address.
                 while self.net.with(|network| network.receive(address)).is_ok() {}
             }
         }

@@ -1,7 +1,7 @@
 //! What a server may send to an address that never answered, turn by turn.
 //!
-//! The network taps everything that is sent, and each turn of a session with a
-//! victim is held against the promise by its [`Track`].
+//! The network taps everything that is sent, and [`Track`] checks each turn of a session
+//! with a victim against the promise.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -12,17 +12,17 @@ use tftpd::wire::packet::Packet;
 
 use super::super::server::Link;
 
-/// The header of a DATA and a block that nobody asked to be larger: the largest
-/// datagram that an address gets that never answered.
+/// The header and payload of a DATA packet with the default block size: the largest
+/// datagram to an address that never answered.
 pub(super) const LARGEST: usize = 516;
 
-/// What an OACK may be longer than its request: the digits of the file's size.
+/// How much longer than its request an OACK may be: the digits of the file's size.
 pub(super) const SIZE_DIGITS: usize = 20;
 
 /// The longest ERROR that answers nonsense.
 pub(super) const LONGEST_ERROR: usize = 60;
 
-/// Blocks that the window may be ahead before an ACK is taken for an old one.
+/// How far ahead of the window a block may be before an ACK of it counts as old.
 pub(super) const OLD: u64 = 1 << 15;
 
 /// A datagram that the server sent.
@@ -57,29 +57,29 @@ impl Left {
     }
 }
 
-/// What a turn of a session was for.
+/// The reason for a turn of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
     Begin,
     Repeated,
     Arrived,
     Deadline,
-    /// It was paused, and may send again.
+    /// The session was paused, and may send again.
     Resumed,
 }
 
 /// What a turn did to the peer.
 pub(super) struct Happened<'t> {
     pub(super) cause: Cause,
-    /// What was received for it on the listen port.
+    /// The datagrams for this session from a shared port.
     pub(super) arrived: &'t [Vec<u8>],
     pub(super) sent: Vec<&'t Left>,
     pub(super) now: Duration,
-    /// Its port is known: others have it, too.
+    /// Whether its port is shared, and so known to others.
     pub(super) is_shared: bool,
 }
 
-/// What is known of a session with a victim.
+/// What is known about a session with a victim.
 #[derive(Debug, Default)]
 pub(super) struct Track {
     pub(super) request_len: usize,
@@ -88,7 +88,7 @@ pub(super) struct Track {
     pub(super) timer_repeats: u8,
     /// The highest block that was sent.
     pub(super) highest: u64,
-    /// Times that the blocks from this base on were sent again without silence.
+    /// A base, and how many times the blocks from it on were sent again without a timeout.
     pub(super) rewinds: (u64, u32),
     pub(super) silences: u32,
 }
@@ -112,7 +112,7 @@ impl Before {
 }
 
 impl Track {
-    /// Holds what a turn sent to the victim of a session against the promise.
+    /// Checks what a turn sent to the victim of a session against the promise.
     pub(super) fn check(&mut self, before: &Before, session: &Link, turn: &Happened<'_>) {
         let &Happened {
             cause,
@@ -167,7 +167,7 @@ impl Track {
         self.highest = blocks.fold(self.highest, u64::max);
     }
 
-    /// A read over the single port, in answer to what may be forged.
+    /// Checks a read over a shared port, whose ACKs may be forged.
     fn check_window(&mut self, before: &Before, session: &Link, turn: &Happened<'_>) {
         let &Happened {
             cause,
@@ -201,7 +201,7 @@ impl Track {
             self.rewinds = (blocks, 0);
             self.silences = 0;
         }
-        // Acknowledged before it was sent: nobody is there.
+        // An ACK of a block not sent yet proves that nobody is there.
         let is_sending = before.verified || !self.opens_with_oack;
         if let [datagram] = arrived
             && let Ok(Packet::Ack(number)) = Packet::parse(datagram)

@@ -1,10 +1,10 @@
-//! Attacks that were tried on servers of this kind, each as a script: what a fuzzer
-//! starts from, and what is played before anything random.
+//! Known attacks on such servers, each as a script: they seed the fuzzer, and are played
+//! before random scripts.
 
-/// Bytes of a script: how long to wait, who, what kind of datagram, two values.
+/// The bytes of one shot: how long to wait, who, what kind of datagram, two values.
 pub(crate) type Shot = [u8; 5];
 
-/// What a script begins with: how transfers have their ports, and weather; clients;
+/// The first bytes of a script: how transfers get their ports, and the weather; clients;
 /// sessions; ports of a range.
 pub(crate) type Head = [u8; 4];
 
@@ -13,7 +13,7 @@ pub(crate) const RANGE: u8 = 1;
 pub(crate) const SINGLE_PORT: u8 = 2;
 const MODES: [u8; 3] = [OWN_PORTS, RANGE, SINGLE_PORT];
 
-/// Among the clients: three of them, and few sessions for each address.
+/// For the byte about clients: three of them, and few sessions for each address.
 const CLIENT_LIMIT: u8 = 0x22;
 
 // Kinds of datagrams, as `forger` makes them.
@@ -23,7 +23,7 @@ pub(crate) const WRQ: u8 = 2;
 const WRQ_WITH_OPTIONS: u8 = 3;
 const ODD_NAME: u8 = 4;
 pub(crate) const ACK_OF_LAST: u8 = 5;
-/// Of the base; of a block not sent yet, or any, as the last value says.
+/// Of the window's base; or of a block not sent yet or any block, by the last value.
 pub(crate) const ACK: u8 = 8;
 const DATA: u8 = 9;
 pub(crate) const DATA_AGAIN: u8 = 11;
@@ -31,13 +31,13 @@ const ERROR: u8 = 12;
 const OACK: u8 = 13;
 const GARBAGE: u8 = 14;
 const SAME_REQUEST: u8 = 15;
-/// Added to a kind: in the name of an honest client whose transfer runs.
+/// Added to a kind: in the name of an honest client with a running transfer.
 const HONEST: u8 = 0xe0;
 
-/// As the last value: to the listen port, not to a transfer's.
+/// As the last value: sent to the listen port, instead of a transfer's.
 const TO_ALL: u8 = 0x80;
-/// As the last values of a request: blocks of 1428 bytes, windows of 64, and a file
-/// of 59,049 bytes.
+/// As the last values of a request: blksize 1428, windowsize 64, and a file of 59,049
+/// bytes.
 const WIDE: [u8; 2] = [0xf3, 0xf3];
 /// The same with a `timeout` of 255 s.
 const PATIENT: [u8; 2] = [0xff, 0xf3];
@@ -49,7 +49,7 @@ const AFTER_2_S: u8 = 0xe5;
 
 /// Its address has the port of a server.
 const OTHER_SERVER: u8 = 1;
-/// Others on the honest clients' machine.
+/// Other ports on the honest clients' machine.
 const NEIGHBOURS: [u8; 6] = [2, 3, 4, 5, 6, 7];
 
 pub(crate) fn script(head: Head, shots: impl IntoIterator<Item = Shot>) -> Vec<u8> {
@@ -66,17 +66,17 @@ fn everywhere(shots: &[Shot]) -> Vec<Vec<u8>> {
         .into()
 }
 
-/// So many shots, the sender of each given by its number.
+/// This many shots; each one's number gives its sender.
 fn volley(count: u16, shot: impl Fn(u16) -> Shot) -> Vec<Shot> {
     (0..count).map(shot).collect()
 }
 
-/// One of the addresses that nobody stands behind.
+/// One of the addresses from which nobody answers.
 const fn somebody(number: u16) -> u8 {
     8 + (number % 16) as u8
 }
 
-/// An attack by its name: one script for each mode that it makes a difference for.
+/// An attack and its name: one script for each mode in which it matters.
 pub(crate) type Attack = (&'static str, fn() -> Vec<Vec<u8>>);
 
 pub(crate) const ALL: &[Attack] = &[
