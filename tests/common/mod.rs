@@ -1,8 +1,8 @@
 //! What the end-to-end suites share: a server under test, a client that speaks
 //! raw datagrams, and reproducible file contents.
 //!
-//! Nothing here uses the library: the suites judge the wire with their own eyes.
-//! Nobody sleeps to wait for something: one waits for a line of the log, for a
+//! Nothing here uses the library: the suites check the wire independently.
+//! Nothing sleeps to wait for something: tests wait for a log line, for a
 //! datagram, or for the process to end.
 #![allow(
     dead_code,
@@ -33,14 +33,14 @@ pub use raw::*;
 pub use server::*;
 pub use skipped::skip;
 
-/// How long to wait for what must come. Generous: the machine may be busy.
+/// How long to wait for what must come. Generous, because the machine may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(15);
 
-/// Server options for a wait that no test lives to see: whatever comes was sent
-/// at once.
+/// Server options for a timeout longer than any test: whatever comes was sent at
+/// once and is no retransmission.
 pub const NEVER: [&str; 2] = ["-t", "60000"];
 
-/// The payload of a block where nobody asked for another size, in bytes.
+/// The default block size, in bytes.
 pub const BLOCK: usize = 512;
 
 /// A duration in milliseconds.
@@ -53,14 +53,14 @@ pub fn tftpd() -> &'static str {
     env!("CARGO_BIN_EXE_tftpd")
 }
 
-/// The user without rights.
+/// The unprivileged user.
 pub const NOBODY: u32 = 65_534;
 
 /// A copy of the binary in `dir`, for users who can't reach the original.
 pub fn copy_of_tftpd(dir: &Path) -> PathBuf {
     let copy = dir.join("tftpd");
-    // By another process: a file that this one writes could be inherited, still
-    // open, by what another test starts meanwhile, and couldn't be run then.
+    // Copied by another process: if this one wrote the file, a child that another
+    // test starts meanwhile could inherit it still open, and it couldn't be run.
     let copied = Command::new("cp").arg(tftpd()).arg(&copy).status();
     assert!(copied.expect("cp(1)").success());
     copy
@@ -85,7 +85,7 @@ impl Random {
     }
 }
 
-/// `len` bytes that no two seeds have in common.
+/// `len` bytes, different for every seed.
 pub fn content(seed: u64, len: usize) -> Vec<u8> {
     let mut random = Random(seed);
     let mut bytes = Vec::with_capacity(len + 8);
@@ -122,8 +122,8 @@ pub fn captured_requests() -> Vec<(String, Vec<u8>)> {
     table.lines().filter_map(line).collect()
 }
 
-/// What `call` comes to once nothing interrupts it: a socket with a timeout gives
-/// up when the process is stopped and continued.
+/// The result of `call`, repeated while a signal interrupts it: a socket with a
+/// timeout returns EINTR when the process is stopped and continued.
 pub fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
         match call() {
@@ -133,7 +133,7 @@ pub fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T
     }
 }
 
-/// Where a program is; `None`, with the reason printed, where it is missing.
+/// The path of a program; `None`, with the reason printed, if it is missing.
 /// On a CI machine nothing may be missing.
 pub fn require(program: &str) -> Option<PathBuf> {
     let found = find_program(program);
@@ -145,8 +145,8 @@ pub fn require(program: &str) -> Option<PathBuf> {
     found
 }
 
-/// Where a program is that even a CI machine may lack; `None`, with the reason
-/// printed, where it does.
+/// The path of a program that even a CI machine may lack; `None`, with the
+/// reason printed, if it is missing.
 pub fn optional(program: &str) -> Option<PathBuf> {
     let found = find_program(program);
     if found.is_none() {
@@ -162,8 +162,8 @@ fn find_program(program: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
-/// Where `scripts/peers` has put a server; `None`, with the reason printed,
-/// where it hasn't.
+/// The path of a server that `scripts/peers` has installed; `None`, with the
+/// reason printed, if it can't be used.
 pub fn peer_program(name: &str) -> Option<PathBuf> {
     let program = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("target/peers")
@@ -183,7 +183,7 @@ pub fn peer_program(name: &str) -> Option<PathBuf> {
     Some(program)
 }
 
-/// A command that is stopped when it takes longer than `seconds`.
+/// A command that is killed when it takes longer than `seconds`.
 pub fn bounded(seconds: u32, program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("timeout");
     command
@@ -193,9 +193,10 @@ pub fn bounded(seconds: u32, program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// Puts this thread alone, and what it starts, on a network of its own; `ip` is
-/// the command there. `None`, with the reason printed, if there can't be one. What is
-/// late on the loopback that all share reaches whoever has a client's port now.
+/// Moves this thread, and what it starts, into a network namespace of its own;
+/// returns a function that runs `ip` there. `None`, with the reason printed, if that
+/// isn't possible. On the shared loopback, late datagrams reach whoever has the
+/// client's port by then.
 pub fn own_network() -> Option<impl Fn(&[&str]) -> String> {
     require("ip")?;
     if let Err(reason) = unshare(CloneFlags::CLONE_NEWNET) {
@@ -211,7 +212,7 @@ pub fn own_network() -> Option<impl Fn(&[&str]) -> String> {
     Some(ip)
 }
 
-/// What a program said, on both channels, and how it ended.
+/// What a program wrote to stdout and stderr, and how it ended.
 pub fn said(output: &Output) -> String {
     let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
     text += &String::from_utf8_lossy(&output.stderr);

@@ -1,5 +1,5 @@
-//! Datagrams as a stranger to the library reads and writes them, and a client
-//! that sends what it is told to and shows what comes.
+//! TFTP datagrams, written and read without the library, and a client that sends
+//! what it is told to and shows what comes.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -141,7 +141,7 @@ impl RawClient {
         Self { socket, server }
     }
 
-    /// A client at an address of its own.
+    /// A client at the given address.
     pub fn at(address: Ipv4Addr, server: SocketAddr) -> Self {
         let socket = UdpSocket::bind((address, 0)).expect("a socket");
         Self { socket, server }
@@ -173,7 +173,7 @@ impl RawClient {
         loop {
             match self.socket.recv_from(&mut buffer) {
                 Ok((len, from)) => return Some((Packet::parse(&buffer[..len]), from)),
-                // A signal, which the socket's timeout doesn't get over.
+                // A signal: a call with a timeout isn't restarted after one.
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                     return None;
@@ -183,7 +183,7 @@ impl RawClient {
         }
     }
 
-    /// What has come already, if anything.
+    /// The next datagram, if one has come already.
     pub fn recv_now(&self) -> Option<(Packet, SocketAddr)> {
         self.socket.set_nonblocking(true).expect("a socket");
         let came = self.recv(Duration::from_millis(1));
@@ -227,7 +227,7 @@ impl RawClient {
         self.expect_from(tid)
     }
 
-    /// Begins a download: what came first, and the transfer's port.
+    /// Starts a download: the first payload, and the transfer's port.
     #[track_caller]
     pub fn ask_data(&self, packet: &[u8]) -> (Vec<u8>, SocketAddr) {
         match self.ask(packet) {
@@ -237,7 +237,7 @@ impl RawClient {
     }
 
     /// Sends `packet` to the listening port again and again, as real clients do,
-    /// until an answer comes: for servers that may drop it.
+    /// until an answer comes: for servers that may drop a request.
     pub fn ask_patiently(&self, packet: &[u8]) -> (Packet, SocketAddr) {
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
@@ -254,8 +254,8 @@ impl RawClient {
         self.read_with(&rrq(name, &[]), BLOCK, 1, 0)
     }
 
-    /// Downloads with the given request, whose options the caller knows to be
-    /// accepted. Block 65535 is followed by `after_last` (0 or 1).
+    /// Downloads with the given request. The server must accept all its options.
+    /// Block 65535 is followed by `after_last` (0 or 1).
     pub fn read_with(
         &self,
         request: &[u8],
@@ -285,12 +285,12 @@ impl RawClient {
                     expected = next_block(block, after_last);
                     latest = block;
                 }
-                // Once more within the window: the server wants to know.
+                // The last block again, in mid-window: the server wants an ACK.
                 Packet::Data(block, _) if block == latest && in_window > 0 => {
                     self.send_to(&ack(block), tid);
                     in_window = 0;
                 }
-                // A repetition: the next ACK will tell.
+                // A duplicate: the next ACK will tell the server.
                 Packet::Data(..) | Packet::Oack(_) => {}
                 Packet::Error(code, text) => return Err((code, text)),
                 other => panic!("DATA {expected} wanted, not {other:?}"),
@@ -304,8 +304,8 @@ impl RawClient {
         self.write_with(&wrq(name, &[]), file, BLOCK, 1, 0)
     }
 
-    /// Uploads with the given request, whose options the caller knows to be
-    /// accepted. Block 65535 is followed by `after_last` (0 or 1).
+    /// Uploads with the given request. The server must accept all its options.
+    /// Block 65535 is followed by `after_last` (0 or 1).
     pub fn write_with(
         &self,
         request: &[u8],
@@ -330,7 +330,7 @@ impl RawClient {
                     match self.expect_from(tid) {
                         Packet::Ack(acked) if acked == number => break,
                         Packet::Error(code, text) => return Err((code, text)),
-                        // A repetition.
+                        // A duplicate.
                         Packet::Ack(_) => {}
                         other => panic!("ACK {number} wanted, not {other:?}"),
                     }

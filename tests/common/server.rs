@@ -19,8 +19,8 @@ use tempfile::TempDir;
 use super::raw::{RawClient, rrq};
 use super::{PATIENCE, tftpd};
 
-/// Whether servers are started with `--single-port`: so in the suite that runs
-/// the others once more in that mode.
+/// Whether servers are started with `--single-port`: true in the suite that runs
+/// the others again in that mode.
 pub fn is_single_port() -> bool {
     module_path!().starts_with("single_port::")
 }
@@ -33,7 +33,7 @@ pub struct Server {
     dir: TempDir,
 }
 
-/// The most lines of a log that are kept: a flood makes millions.
+/// The most log lines that are kept: a flood makes millions.
 const MAX_LINES: usize = 20_000;
 
 /// The lines on the server's standard error, as they come.
@@ -70,7 +70,7 @@ impl Log {
         self.changed.notify_all();
     }
 
-    /// Waits until `found` says so, the process ends or the time is up.
+    /// Waits until `found` returns something, the process ends or the time is up.
     fn wait_for<T>(
         &self,
         timeout: Duration,
@@ -93,8 +93,8 @@ impl Log {
     }
 }
 
-/// A loopback address of this test's own: a late datagram to a port that another
-/// test has by now stays away from it.
+/// A loopback address for this test alone, so that late datagrams to a port that
+/// another test has by now don't reach that test.
 pub fn own_address() -> Ipv4Addr {
     static STARTED: AtomicU8 = AtomicU8::new(0);
     let [_, _, high, low] = std::process::id().to_be_bytes();
@@ -103,7 +103,7 @@ pub fn own_address() -> Ipv4Addr {
 }
 
 impl Server {
-    /// Starts a server on a free port of 127.0.0.1, with `args` besides.
+    /// Starts a server on a free port of an address of its own, with `args` added.
     pub fn start(args: &[&str]) -> Self {
         let address = own_address().to_string();
         let mut all = vec!["-a", &address];
@@ -111,13 +111,13 @@ impl Server {
         Self::start_bare(&all)
     }
 
-    /// Starts a server on a free port; where it listens is up to `args`.
+    /// Starts a server on a free port, at the addresses in `args`.
     pub fn start_bare(args: &[&str]) -> Self {
         Self::start_prepared(args, |_| Command::new(tftpd()))
     }
 
-    /// [`Server::start_bare`], with the command and the directories prepared:
-    /// `prepare` is given the one that holds the root and may hold more.
+    /// [`Server::start_bare`] with the command that `prepare` returns. `prepare` is given
+    /// the directory that holds the root, and may put more files there.
     pub fn start_prepared(args: &[&str], prepare: impl FnOnce(&Path) -> Command) -> Self {
         Self::start_handed([Stdio::null(), Stdio::null()], args, prepare)
     }
@@ -187,7 +187,7 @@ impl Server {
         self.dir.path().join("root")
     }
 
-    /// A directory beside the root, for what clients bring and take.
+    /// The directory that holds the root: a place for clients' own files.
     pub fn outside(&self) -> &Path {
         self.dir.path()
     }
@@ -200,8 +200,8 @@ impl Server {
         path
     }
 
-    /// Everything in the root but directories: path relative to it, and content
-    /// where it is a regular file. Hidden and temporary files count.
+    /// Everything in the root except directories: the relative path, and the content
+    /// if it is a regular file. Includes hidden and temporary files.
     pub fn tree(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         let root = self.root();
         let mut files = BTreeMap::new();
@@ -228,7 +228,7 @@ impl Server {
         self.log.lock().lines.iter().cloned().collect()
     }
 
-    /// The first line, old or new, that `predicate` likes.
+    /// The first line, old or new, for which `predicate` holds.
     pub fn wait_for_log(
         &self,
         predicate: impl Fn(&str) -> bool,
@@ -239,7 +239,7 @@ impl Server {
         })
     }
 
-    /// Waits until so many lines, old or new, have this text; false if they don't come.
+    /// Waits until `count` lines, old or new, contain `text`; false if they don't come.
     pub fn wait_for_lines(&self, text: &str, count: usize) -> bool {
         let enough = |state: &LogState| {
             let lines = state.lines.iter().filter(|line| line.contains(text));
@@ -280,7 +280,7 @@ impl Server {
         Pid::from_raw(self.child.id().try_into().expect("a pid"))
     }
 
-    /// The words in a line of /proc/PID/status.
+    /// The words of a field in /proc/PID/status.
     pub fn status_words(&self, field: &str) -> Vec<String> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
         let status = status.expect("the server lives");
@@ -291,21 +291,21 @@ impl Server {
         words.split_whitespace().map(str::to_owned).collect()
     }
 
-    /// The number in a line of /proc/PID/status (kilobytes where it is a size).
+    /// The number in a field of /proc/PID/status (in kilobytes if it is a size).
     pub fn status(&self, field: &str) -> u64 {
         let words = self.status_words(field);
         let number = words.first().and_then(|word| word.parse().ok());
         number.unwrap_or_else(|| panic!("no number in {field}: {words:?}"))
     }
 
-    /// How many descriptors the server holds.
+    /// How many file descriptors the server has open.
     pub fn open_files(&self) -> usize {
         let fds = fs::read_dir(format!("/proc/{}/fd", self.child.id()));
         fds.expect("the server lives").count()
     }
 
-    /// Returns when the server has handled every datagram sent before: it has
-    /// answered two misses since, and each took a wake-up of its own.
+    /// Returns when the server has handled every datagram sent before: it has since
+    /// answered two requests for missing files, each in a separate wake-up.
     pub fn fence(&self) {
         let client = RawClient::new(self);
         for name in ["no-such-file-1", "no-such-file-2"] {
@@ -314,7 +314,7 @@ impl Server {
         }
     }
 
-    /// Asserts that the server has sent `client` nothing that it hasn't read yet.
+    /// Asserts that nothing from the server waits at `client`.
     #[track_caller]
     pub fn assert_quiet(&self, client: &RawClient) {
         self.fence();
@@ -326,7 +326,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Both fail only when the process has gone already.
+        // Both fail only if the process has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
         let lines = self.log_lines();

@@ -1,8 +1,8 @@
-//! What a test says that can't be run here: at once, and in the list that
-//! `tests/what_was_skipped.rs` prints at the end of `cargo test`.
+//! Reports that a test can't run here: at once on standard error, and in the list
+//! that `tests/what_was_skipped.rs` prints at the end of `cargo test`.
 //!
-//! Written to the descriptor itself: what `eprintln!` says of a test that passes,
-//! nobody sees.
+//! Written to the descriptor itself, because the test harness hides what a passing
+//! test prints with `eprintln!`.
 #![allow(
     dead_code,
     unreachable_pub,
@@ -16,11 +16,11 @@ use std::os::unix::process::parent_id;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-/// How the names of the lists begin; the rest is the number of the process that
+/// The lists' file names begin with this; then follows the id of the process that
 /// runs all the tests.
 pub const LIST_PREFIX: &str = "skipped-";
 
-/// Where the lists are: beside the folder of the tests' binaries.
+/// The directory of the lists: the parent of the one with the tests' binaries.
 pub fn folder() -> Option<PathBuf> {
     let own = std::env::current_exe().ok()?;
     own.parent()?.parent().map(Path::to_owned)
@@ -31,15 +31,15 @@ pub fn list() -> Option<PathBuf> {
     Some(folder()?.join(format!("{LIST_PREFIX}{}", parent_id())))
 }
 
-/// Says that the test, or a part of it, is left out, and why.
+/// Reports that the test, or a part of it, is skipped, and why.
 pub fn skip(reason: impl fmt::Display) {
     let own = std::env::current_exe().unwrap_or_default();
     let suite = own.file_stem().unwrap_or_default().to_string_lossy();
-    // A hash stands behind the name.
+    // A hash follows the name.
     let suite = suite.rsplit_once('-').map_or(&*suite, |(name, _)| name);
     let thread = thread::current();
     let line = format!("{suite}: {}: {reason}\n", thread.name().unwrap_or("?"));
-    // There is nobody left to tell that it can't be told.
+    // If standard error can't be written to, there is nowhere to report that.
     let _ = io::stderr().write_all(format!("skipped: {line}").as_bytes());
     let Some(list) = list() else {
         return;
@@ -49,8 +49,8 @@ pub fn skip(reason: impl fmt::Display) {
     }
 }
 
-/// The lines of this run's list, which is taken away, and so are those of runs that
-/// are over.
+/// Returns the lines of this run's list, and deletes it and those of runs that are
+/// over.
 pub fn take_list() -> Vec<String> {
     let text = list().and_then(|list| fs::read_to_string(list).ok());
     let mut lines: Vec<_> = text
