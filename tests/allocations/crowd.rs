@@ -1,11 +1,11 @@
 //! A hundred thousand machines boot at once from one session table: a simulation with
-//! a seed and a clock of its own, so that every run of a seed is the same.
+//! a seed and a clock of its own, so that each seed gives the same run every time.
 //!
-//! Each machine looks for a configuration that isn't there, asks for a file's size,
-//! fetches that file and then another, each from a port of its own, as PXELINUX, UEFI
-//! and GRUB do. Some are switched off in the middle, some are reset. The table is the
-//! shipped one; the server around it takes one datagram after the other from a queue, and
-//! those that come while that is full are lost, as in a socket's buffer.
+//! Each machine looks for a configuration that doesn't exist, asks for a file's size,
+//! fetches that file and then another, each from a new port, as PXELINUX, UEFI and GRUB
+//! do. Some are switched off in the middle, some are reset. The table is the real one;
+//! the simulated server takes datagrams one by one from a queue, and datagrams that come
+//! while the queue is full are lost, as in a socket's buffer.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -25,33 +25,33 @@ type Micros = u64;
 
 const SECOND: Micros = 1_000_000;
 
-/// What a datagram costs the server.
+/// The time that a datagram costs the server.
 const COST: Micros = 5;
 
-/// Until a machine asks again.
+/// A machine asks again after this time.
 const PATIENCE: Micros = SECOND;
 
-/// A session's first wait; it doubles with each in a row.
+/// A session's first timeout; it doubles each time in a row.
 const WAIT: Micros = 4 * SECOND;
 
-/// Waits of a session before it ends: three before its peer has ever answered.
+/// Timeouts before a session ends: three until its peer has first answered.
 const WAITS: u32 = 3;
 
-/// Windows of the two files; each counts as one block here.
+/// Windows per file; here each counts as one block.
 const BLOCKS: [u8; 2] = [3, 2];
 
-/// Names that a kind of machine looks for in vain: UEFI none, PXELINUX several.
+/// Missing names that a kind of machine asks for: UEFI none, PXELINUX several.
 const SEARCHES: [u8; 4] = [0, 0, 1, 4];
 
-/// Bytes beside a session that it may cost the table, with the room that a vector has
-/// left after it has grown: the slab's, the lists', the wheel's and the tree's.
+/// Bytes per session for the table itself (slab, lists, wheel and tree), with the spare
+/// room of vectors that have grown.
 const BESIDE: usize = 190;
 
-/// What differs between the crowds.
+/// The parameters of a crowd.
 #[derive(Debug, Clone, Copy)]
 struct Crowd {
     machines: u32,
-    /// Sessions that there is room for.
+    /// The most sessions at once.
     limit: usize,
     /// All machines are switched on within this time.
     start: Micros,
@@ -60,7 +60,7 @@ struct Crowd {
     seed: u64,
 }
 
-/// How things stood, and how they came out.
+/// The results of a run.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Told {
     most_sessions: usize,
@@ -71,14 +71,14 @@ struct Told {
     started_over: u64,
     evicted: u64,
     timed_out: u64,
-    /// When the median, and the last, machine had booted.
+    /// When the median machine, and the last, had booted.
     booted: [Micros; 2],
-    /// The longest time between two steps of one that had a session.
+    /// The longest time between two steps of a machine that had a session.
     longest_pause: Micros,
     wheel_ops: u64,
 }
 
-/// A generator of the kind called `SplitMix64`.
+/// A `SplitMix64` generator.
 struct Random(u64);
 
 impl Random {
@@ -94,14 +94,14 @@ impl Random {
     }
 }
 
-/// What a machine does.
+/// What a machine does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// Looks for a configuration, so many names still.
+    /// Looks for a configuration, with this many names left.
     Search(u8),
     /// Asks for the size of the first file.
     Probe,
-    /// Fetches one of the two.
+    /// Fetches this one of the two files.
     File(usize),
     Booted,
     Off,
@@ -110,13 +110,13 @@ enum Stage {
 #[derive(Debug, Clone, Copy)]
 struct Machine {
     stage: Stage,
-    /// The port that its present request comes from.
+    /// The port of its current request.
     port: u16,
-    /// The block that it acknowledges next; `None`: it asks.
+    /// The block that it acknowledges next; `None` if it sends a request.
     acknowledges: Option<u8>,
-    /// When its session moved last.
+    /// When its session last moved.
     moved: Micros,
-    /// It is switched off, or reset, at this block of the first file.
+    /// The block of the first file at which it is switched off or, if true, reset.
     fails_at: Option<(u8, bool)>,
 }
 
@@ -147,7 +147,7 @@ impl Tracked for Boot {
     }
 
     fn descriptors(&self) -> usize {
-        // Its port is shared, and its file is everybody's.
+        // Its port and its file are shared.
         0
     }
 
@@ -169,12 +169,12 @@ struct World {
     origin: Instant,
     random: Random,
     machines: Vec<Machine>,
-    /// What is on its way to the server: when it arrives, and from whom. Each machine
-    /// has one datagram there at most, and waits for its answer.
+    /// What is on its way to the server: when it arrives, and from which machine. Each
+    /// machine has at most one datagram there, and waits for its answer.
     arriving: BinaryHeap<Reverse<(Micros, u32)>>,
     table: Sessions<Boot>,
     queue: Micros,
-    /// Until when the server has something to do.
+    /// The server is busy until then.
     busy_until: Micros,
     unverified: usize,
     booted: Vec<Micros>,
@@ -223,7 +223,7 @@ impl World {
         self.origin + Duration::from_micros(at)
     }
 
-    /// Runs until nobody wants anything any more.
+    /// Runs until all machines are done.
     fn run(mut self) -> (Told, Sessions<Boot>) {
         loop {
             let arrival = self.arriving.peek().map(|Reverse((at, _))| *at);
@@ -268,13 +268,13 @@ impl World {
         self.told.most_unverified = self.told.most_unverified.max(self.unverified);
     }
 
-    /// Its datagram, or the answer, was lost.
+    /// The machine's datagram, or the answer, was lost.
     fn ask_again(&mut self, at: Micros, machine: u32) {
         self.arriving.push(Reverse((at + PATIENCE, machine)));
     }
 
-    /// It is answered, and has something new to say a round trip later. So many share
-    /// the wire: a window takes its time.
+    /// The machine gets an answer, and sends its next datagram a round trip later. A window
+    /// takes longer, because all machines share the wire.
     fn answer(&mut self, at: Micros, machine: u32) {
         let acknowledges = self.machines[machine as usize].acknowledges;
         let takes = if acknowledges > Some(0) {
@@ -326,7 +326,7 @@ impl World {
             other @ (Admission::Moving(_) | Admission::Crowded) => panic!("{other:?}"),
         }
         if let Stage::Search(left) = stage {
-            // ERROR 1: it isn't there.
+            // ERROR 1: the file doesn't exist.
             let it = &mut self.machines[machine as usize];
             it.port += 1;
             it.stage = match left {
@@ -351,7 +351,7 @@ impl World {
         self.step(at, machine, Some(0));
     }
 
-    /// What the machine does with an answer: it acknowledges this block.
+    /// The machine reacts to an answer by acknowledging this block.
     fn step(&mut self, at: Micros, machine: u32, acknowledges: Option<u8>) {
         self.machines[machine as usize].acknowledges = acknowledges;
         self.answer(at, machine);
@@ -360,7 +360,7 @@ impl World {
     fn acknowledge(&mut self, at: Micros, machine: u32) {
         let (now, endpoint) = (self.instant(at), self.endpoint(machine));
         let Some(key) = self.table.key_of(&endpoint) else {
-            // Its session has given way, or ended: it starts over.
+            // Its session was evicted, or has ended: it starts over.
             self.machines[machine as usize].acknowledges = None;
             self.machines[machine as usize].port += 1;
             return self.ask_again(at, machine);
@@ -370,7 +370,7 @@ impl World {
         it.moved = at;
         let block = it.acknowledges.unwrap_or_default();
         if it.stage == Stage::Probe {
-            // ERROR 8: the size was all it wanted.
+            // ERROR 8: the machine wanted the size only.
             (it.stage, it.acknowledges) = (Stage::File(0), None);
             it.port += 1;
             self.remove(key);
@@ -381,7 +381,7 @@ impl World {
         {
             it.fails_at = None;
             if is_reset {
-                // Its boot ROM asks from the same port once more.
+                // Its boot ROM asks again from the same port.
                 it.acknowledges = None;
                 return self.ask_again(at + PATIENCE, machine);
             }
@@ -417,7 +417,7 @@ impl World {
         }
     }
 
-    /// The session gives way: nobody's who has just moved.
+    /// Evicts a session, which must not have moved lately.
     fn evict(&mut self, key: SessionKey, now: Instant) {
         let session = self.table.get(key).expect("an evicted session");
         let quiet = now - session.quiet_since;
@@ -471,14 +471,14 @@ fn a_hundred_thousand_machines_boot_at_once_and_nobody_starves() {
     assert!(told.most_sessions > 95_000, "{told:?}");
     assert!(told.most_unverified <= MAX_UNVERIFIED, "{told:?}");
     assert_eq!((told.lost, told.full, told.evicted), (0, 0, 0), "{told:?}");
-    // One in a hundred is reset, two are switched off.
+    // One machine in a hundred is reset, two are switched off.
     assert!(told.started_over > 500, "{told:?}");
     assert!(told.timed_out > 1500, "{told:?}");
     let [median, last] = told.booted;
     assert!(last < 3 * median, "{told:?}");
     // A window takes three seconds at most.
     assert!(told.longest_pause < 4 * SECOND, "{told:?}");
-    // A deadline that moves on costs nothing; one that fires costs two.
+    // Moving a deadline costs no wheel operation; firing costs two.
     let transfers = 3 * u64::from(crowd.machines);
     assert!(told.wheel_ops < 8 * transfers, "{told:?}");
     let each = (most - before).cast_unsigned() / told.most_sessions;
@@ -489,8 +489,8 @@ fn a_hundred_thousand_machines_boot_at_once_and_nobody_starves() {
     assert!(each <= 4 * size_of::<Boot>() / 3 + BESIDE, "{each}");
 }
 
-/// Where there is room for four of five, the fifth waits for a slot and gets one; what
-/// is lost in a full buffer is sent again.
+/// There is room for four machines of five: the fifth waits for a slot and gets one.
+/// What is lost in a full buffer is sent again.
 #[test]
 fn a_full_table_and_a_full_buffer_let_everyone_boot_in_the_end() {
     let crowd = Crowd {

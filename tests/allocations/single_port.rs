@@ -1,5 +1,5 @@
-//! What a session costs where a single port serves thousands: everything that the
-//! server's thread holds more for a thousand more of them.
+//! The memory of a session when a single port serves thousands: the growth of
+//! everything that the server's thread holds when a thousand more sessions begin.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicIsize, Ordering};
@@ -11,10 +11,10 @@ use tftpd::wire::packet::{BlockNumber, Direction, Mode, Packet, emit_ack, emit_r
 
 use super::{SHOWN, serve_in};
 
-/// Bytes: so much room a hundred thousand of them have in 49 MiB.
+/// Bytes per session: a hundred thousand sessions fit into 49 MiB.
 const MOST: usize = 512;
 
-/// Whole tables: what grows by doubling has no empty room then.
+/// Powers of two, so that tables that grow by doubling have no spare room.
 const FEW: u32 = 1024;
 const MANY: u32 = 2048;
 
@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 static HELD: AtomicIsize = AtomicIsize::new(0);
 
-/// Clients with addresses of their own and one socket.
+/// Clients with addresses of their own that share one socket.
 struct Clients {
     socket: ListenSocket,
     server: SocketAddr,
@@ -47,7 +47,7 @@ impl Clients {
         self.send(client, &request[..len]);
     }
 
-    /// What comes next.
+    /// Receives the next packet, which must match.
     fn receive(&mut self, is_it: impl Fn(&Packet<'_>) -> bool) {
         let since: Instant = clock::now();
         loop {
@@ -63,7 +63,7 @@ impl Clients {
         assert!(is_it(&packet), "{packet:?}");
     }
 
-    /// Each acknowledges a block, and has the next.
+    /// Each client acknowledges a block, and gets the next.
     fn begin(&mut self, clients: std::ops::Range<u32>) {
         let is_block = |number| move |packet: &Packet<'_>| matches!(packet, Packet::Data { block, .. } if block.0 == number);
         for client in clients {
@@ -72,7 +72,7 @@ impl Clients {
             self.send(client, &emit_ack(BlockNumber(1)));
             self.receive(is_block(2));
         }
-        // The turn before this one is over when it is answered.
+        // Once this is answered, the turn before has ended.
         self.ask(u32::from(u16::MAX), "missing");
         self.receive(|packet| matches!(packet, Packet::Error { .. }));
     }

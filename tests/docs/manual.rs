@@ -1,5 +1,5 @@
-//! The manual pages and shell completions, put together from the command
-//! definitions and the sources in `scripts/man/src`.
+//! The manual pages and shell completions, generated from the command definitions and
+//! the sources in `scripts/man/src`.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -11,11 +11,11 @@ use clap_mangen::Man;
 
 use super::roff;
 
-/// A file that is made from others: where it is, and what it should hold.
+/// A generated file: its path and its content.
 pub(crate) struct Made {
-    /// Below the project's root.
+    /// Relative to the project's root.
     pub(crate) path: PathBuf,
-    /// What the file should hold.
+    /// What the file should contain.
     pub(crate) text: String,
 }
 
@@ -34,8 +34,8 @@ pub(crate) fn pages(programs: &[Command]) -> Vec<Made> {
     all.into_iter().filter(documented).map(made).collect()
 }
 
-/// The table for those who come from another server, from the one that the program takes
-/// their words by; the clients' behind it stays.
+/// The migration table, from the table by which the program recognizes other servers'
+/// options. The section about clients after it is kept.
 #[cfg(feature = "familiar")]
 pub(crate) fn migration() -> Made {
     let path = Path::new("scripts/man/src/migration.md");
@@ -79,10 +79,10 @@ pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// A page from its source `PAGE.md`, whose lines that begin with `@` bring in
-/// what isn't written there: `@options PROGRAM…` the options, in the words of
-/// the command line's own help and of `PROGRAM.options.md`; `@table FILE NUMBER
-/// COLUMN…` columns of a table of another file, `@head FILE` what stands before its first.
+/// A page from its source `PAGE.md`, in which lines that begin with `@` insert other
+/// text: `@options PROGRAM…` the options, from the command line's own help and
+/// `PROGRAM.options.md`; `@table FILE NUMBER COLUMN…` columns of a table in another file;
+/// `@head FILE` the text before that file's first table.
 fn assemble(folder: &Path, page: &str, programs: &[Command]) -> String {
     let source = read(&folder.join(format!("{page}.md")));
     let mut text = format!(
@@ -101,7 +101,7 @@ fn assemble(folder: &Path, page: &str, programs: &[Command]) -> String {
             ["title", name, section, date] => {
                 let version = env!("CARGO_PKG_VERSION");
                 let _ = writeln!(text, ".TH {name} {section} {date} \"tftpd {version}\"");
-                // Lines aren't stretched, and words and options aren't broken.
+                // No justified lines, and no words or options broken at a hyphen.
                 text.push_str(".ad l\n.nr HY 0\n");
             }
             ["options", name] => {
@@ -130,7 +130,7 @@ fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// These columns of the table with this number, both counted from 1.
+/// These columns of the table with this number; both are counted from 1.
 fn chosen_columns(page: &mut String, text: &str, number: usize, columns: &[usize]) {
     let lines: Vec<_> = text.lines().collect();
     let mut tables = lines
@@ -141,8 +141,8 @@ fn chosen_columns(page: &mut String, text: &str, number: usize, columns: &[usize
     roff::table(page, &rows.iter().map(choose).collect::<Vec<_>>());
 }
 
-/// The options of a program and its subcommands, each with what the notes say
-/// about it behind its help.
+/// The options of a program and its subcommands, each with its help followed by its
+/// note.
 fn options(program: &Command, notes: &str) -> String {
     let mut program = program.clone();
     program.build();
@@ -177,10 +177,10 @@ fn options(program: &Command, notes: &str) -> String {
     polished(&String::from_utf8(text).expect("a page is text"), notes)
 }
 
-/// Stands between an option's help and its name, where its note goes.
+/// Marks the place for an option's note, between its help and its name.
 const NOTE: &str = " @note ";
 
-/// An argument's name, as the notes have it: `--long`, `-s` or `VALUE`.
+/// An argument's name as in the notes: `--long`, `-s` or `VALUE`.
 fn name(argument: &Arg) -> String {
     match (argument.get_long(), argument.get_short()) {
         (Some(long), _) => format!("--{long}"),
@@ -189,8 +189,8 @@ fn name(argument: &Arg) -> String {
     }
 }
 
-/// The options' section as clap makes it, with its sections made subsections
-/// and the notes in their places.
+/// The options section as clap makes it, with its sections turned into subsections and
+/// the notes inserted.
 fn polished(text: &str, notes: &str) -> String {
     let mut page = String::from(".SH OPTIONS\n");
     for line in text.lines().filter(|&line| line != ".SH OPTIONS") {
@@ -213,7 +213,7 @@ fn polished(text: &str, notes: &str) -> String {
     page
 }
 
-/// What the notes say about an option, as macros.
+/// The note about an option, as macros.
 fn note(notes: &str, name: &str) -> String {
     let head = format!("# {name}\n");
     let note = notes.split_once(&head).map_or("", |(_, behind)| behind);
@@ -225,7 +225,7 @@ fn note(notes: &str, name: &str) -> String {
     note.lines().map(line).collect()
 }
 
-/// Where a program is, if it is installed.
+/// Whether a program is installed.
 pub(crate) fn is_installed(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|folder| folder.join(program).exists())

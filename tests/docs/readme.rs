@@ -1,6 +1,6 @@
-//! The README's commands, run as they stand there: those of the blocks that are
-//! marked `sh run`. A block whose last line is `tftpd` starts a server, which
-//! runs until the next one; the others are its clients.
+//! Runs the README's commands as they are written: the blocks marked `sh run`. A block
+//! whose last line is `tftpd` starts a server, which runs until the next one; the other
+//! blocks are its clients.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -22,8 +22,8 @@ pub(crate) fn blocks(readme: &str) -> Vec<&str> {
     behind.filter_map(|it| it.split("\n```").next()).collect()
 }
 
-/// The script with its places in this directory, for `shell`, with our programs
-/// in reach.
+/// `shell` with the script, whose paths are moved into this directory, and with our
+/// programs in `PATH`.
 fn prepared(mut shell: Command, directory: &Path, script: &str) -> Command {
     let programs = Path::new(tftpd()).parent().expect("a directory");
     let path = std::env::var("PATH").unwrap_or_default();
@@ -41,7 +41,7 @@ fn prepared(mut shell: Command, directory: &Path, script: &str) -> Command {
 struct Server {
     child: Child,
     port: String,
-    /// Open as long as it runs; what comes fits into the pipe.
+    /// Kept open while the server runs; the log fits into the pipe.
     _log: BufReader<ChildStderr>,
 }
 
@@ -51,8 +51,8 @@ impl Server {
             .replace(PORT, "0")
             .replace(STATUS_PORT, "0")
             .replace("tftpd -p", "exec tftpd -p");
-        // Not under timeout(1): that loses its child where it is stopped before
-        // it has returned from fork.
+        // Not with timeout(1), which loses its child if it is stopped before it has
+        // returned from fork.
         let mut child = prepared(Command::new("sh"), directory, &script)
             .stdin(Stdio::null())
             .stderr(Stdio::piped())

@@ -1,15 +1,17 @@
-//! Manual pages from their sources: a small part of Markdown into man(7) macros.
+//! Manual pages from their sources: translates a small part of Markdown into man(7)
+//! macros.
 //!
-//! Known are headings, paragraphs, lists, tables, indented examples, `code`,
-//! **bold**, *italics*, and definitions: a line, and below it one that begins
-//! with a colon. Must not: know what the pages say.
+//! Supports headings, paragraphs, lists, tables, indented examples, `code`, **bold**,
+//! *italics*, and definitions: a line, and below it one that begins with a colon.
+//!
+//! Must not: know what the pages say.
 
 use std::fmt::Write as _;
 
 /// The width that a table may take, in characters.
 const WIDTH: usize = 69;
 
-/// A column that is no wider than this is never broken into lines.
+/// A column no wider than this is never wrapped.
 const NARROW: usize = 14;
 
 /// Turns Markdown into man(7) macros.
@@ -87,7 +89,7 @@ fn is_definition(line: &str) -> bool {
     line.starts_with(": ") || line.starts_with("  ")
 }
 
-/// The cells of a table's rows, the head first, without the line below it.
+/// The cells of a table's rows, the head first, without the rule below the head.
 pub(crate) fn rows<'a>(lines: &[&'a str]) -> Vec<Vec<&'a str>> {
     let is_rule = |line: &&&str| line.chars().all(|it| "|-: ".contains(it));
     let cells = |line: &&'a str| {
@@ -102,7 +104,7 @@ pub(crate) fn rows<'a>(lines: &[&'a str]) -> Vec<Vec<&'a str>> {
     lines.iter().filter(|it| !is_rule(it)).map(cells).collect()
 }
 
-/// Where the first cell of `row` ends: at a bar that has no backslash.
+/// Where the first cell of `row` ends: at a bar without a backslash.
 fn cell_end(row: &str) -> Option<usize> {
     let bytes = row.as_bytes();
     (0..bytes.len()).find(|&at| bytes[at] == b'|' && (at == 0 || bytes[at - 1] != b'\\'))
@@ -132,8 +134,8 @@ pub(crate) fn table(page: &mut String, rows: &[Vec<&str>]) {
     page.push_str(".TE\n");
 }
 
-/// How wide each column may get before its cells are broken into lines; `None`
-/// for those that are as wide as they are.
+/// The width at which each column is wrapped; `None` for columns that keep their own
+/// width.
 fn widths(rows: &[Vec<&str>]) -> Vec<Option<usize>> {
     let columns = 0..rows[0].len();
     let longest = |column: usize, of: fn(&str) -> usize| {
@@ -171,7 +173,7 @@ fn longest_word(cell: &str) -> usize {
     cell.split(' ').map(shown).max().unwrap_or(0)
 }
 
-/// How many characters of a cell are seen.
+/// The number of characters of a cell that are shown.
 fn shown(cell: &str) -> usize {
     cell.chars().filter(|it| !"`*\\".contains(*it)).count()
 }
@@ -197,7 +199,7 @@ fn quoted(title: &str) -> String {
     }
 }
 
-/// A line that is set as it stands.
+/// A line that is printed exactly as it is.
 fn literal(line: &str) -> String {
     guarded(line.chars().map(escaped).collect())
 }
@@ -226,7 +228,7 @@ pub(crate) fn inline(line: &str) -> String {
     guarded(text)
 }
 
-/// Keeps a line that begins like a macro from being one.
+/// Protects a line that begins like a macro.
 fn guarded(text: String) -> String {
     if text.starts_with(['.', '\'']) {
         format!("\\&{text}")
@@ -235,7 +237,7 @@ fn guarded(text: String) -> String {
     }
 }
 
-/// A character, as roff has it.
+/// A character, escaped for roff.
 fn escaped(character: char) -> String {
     match character {
         '\\' => "\\e".into(),

@@ -1,5 +1,5 @@
-# Rows of a table: what the clients of a boot asked for, and how it ended, from a log of
-# tftpd -vv. Requests that differ only in the name share a row.
+# Rows of a table, from a log of tftpd -vv: what the clients of a boot asked for, and how
+# it ended. Requests that differ only in the name share a row.
 function field(name,    at) {
     at = index($0, " " name "=")
     if (!at) return ""
@@ -8,7 +8,7 @@ function field(name,    at) {
     gsub(/"/, "", at)
     return at
 }
-# Puts what this peer asked for, and how it ended, in a row.
+# Adds this peer's request, and how it ended, to a row.
 function note(peer, end,    key) {
     key = asked[peer] " | " end
     if (!(key in count)) order[++keys] = key

@@ -1,4 +1,4 @@
-//! A browser without a window, driven over `WebDriver`.
+//! A headless browser, driven by `WebDriver`.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
@@ -18,7 +18,7 @@ pub(crate) struct Browser {
 }
 
 impl Browser {
-    /// Starts it; `None` where it isn't installed (skipped, but not under CI).
+    /// Starts it; `None` if it isn't installed (skipped, except on CI).
     pub(crate) fn start() -> Option<Self> {
         let spawned = Command::new("chromedriver")
             .arg("--port=0")
@@ -40,7 +40,7 @@ impl Browser {
             let (_, port) = line.split_once("started successfully on port ")?;
             port.trim_end_matches('.').parse().ok()
         });
-        // What it says later mustn't fill the pipe.
+        // Later output must not fill the pipe.
         thread::spawn(move || lines.for_each(drop));
         let mut browser = Self {
             driver,
@@ -111,7 +111,7 @@ impl Browser {
         self.post("/url", &json!({"url": url}));
     }
 
-    /// Runs a script in the page: what it returns.
+    /// Runs a script in the page; returns its result.
     pub(crate) fn run(&self, script: &str) -> Value {
         self.post("/execute/sync", &json!({"script": script, "args": []}))
     }
@@ -134,26 +134,26 @@ impl Browser {
         )
     }
 
-    /// Makes the window so many pixels large.
+    /// Sets the size of the window in pixels.
     pub(crate) fn resize(&self, width: u32, height: u32) {
         let size =
             json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false});
         self.devtools("Emulation.setDeviceMetricsOverride", &size);
     }
 
-    /// Prefers `scheme`: `light` or `dark`.
+    /// Makes the browser prefer a colour `scheme`: `light` or `dark`.
     pub(crate) fn prefer(&self, scheme: &str) {
         let feature = json!([{"name": "prefers-color-scheme", "value": scheme}]);
         self.devtools("Emulation.setEmulatedMedia", &json!({"features": feature}));
     }
 
-    /// What the window shows, as a PNG in base64.
+    /// The content of the window, as a PNG in base64.
     pub(crate) fn screenshot(&self) -> String {
         let shot = self.devtools("Page.captureScreenshot", &json!({"format": "png"}));
         shot["data"].as_str().expect("an image").to_owned()
     }
 
-    /// The messages on the console since the last time.
+    /// The messages on the console since the last call.
     pub(crate) fn console(&self) -> Vec<Value> {
         let log = self.post("/se/log", &json!({"type": "browser"}));
         log.as_array().cloned().unwrap_or_default()

@@ -1,17 +1,17 @@
 //! What a crowd on the status port costs transfers, in full numbers: 10,000 sessions,
-//! 10,000 connections that never end to ask, malformed and huge requests, and readers
-//! that stop in the middle. `cargo test` has the same in small.
+//! 10,000 connections that never finish a request, malformed and huge requests, and
+//! readers that stop in the middle. `cargo test` runs the same on a small scale.
 //!
-//! A crowd takes the processor from clients and server wherever it goes. So it goes to the
-//! status port of another process, too, beside the server: what it costs there is the
-//! machine's, and only the rest is ours.
+//! A crowd takes processor time from clients and server, wherever it connects. So it also
+//! connects to the status port of another process beside the server: its cost there is the
+//! machine's, and only the difference is ours.
 //!
 //! ```sh
 //! cargo test --release --test status -- --ignored --nocapture crowd
 //! ```
 //!
-//! Takes some 50 seconds, on a busy machine up to three minutes, and prints a line for
-//! each round: without the crowd, with it beside the server, and with it at the server,
+//! Takes about 50 seconds, on a busy machine up to three minutes. Prints a line for each
+//! round: without the crowd, with the crowd beside the server, and with it at the server,
 //! in turn.
 
 use std::collections::VecDeque;
@@ -27,33 +27,33 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use crate::common::*;
 use crate::{exchange, status_of};
 
-/// Sessions that are listed.
+/// The number of sessions listed.
 const SESSIONS: u32 = 10_000;
 
-/// Connections that are held open.
+/// The number of connections held open.
 const CONNECTIONS: usize = 10_000;
 
-/// Readers that stop in the middle: more than there are places for.
+/// The number of readers that stop in the middle: more than the server has places for.
 const READERS: usize = 40;
 
-/// Clients that download meanwhile, and for how long in each round.
+/// The number of clients that download meanwhile, and the length of each round.
 const CLIENTS: usize = 4;
 const ROUND: Duration = Duration::from_secs(5);
 
-/// Rounds of each kind, and how many there are at most until all have come.
+/// The rounds of each kind, and the most until all connections have been made.
 const ROUNDS: usize = 3;
 const MOST_ROUNDS: usize = 10;
 
-/// How much later an answer may be with the crowd at the server than with it beside, at
-/// the 99th percentile: a turn of the loop that serves the status port.
+/// How much later than with the crowd beside the server an answer may come with the crowd
+/// at the server, at the 99th percentile: a turn of the loop that serves the status port.
 const LATER: Duration = Duration::from_millis(1);
 
-/// Memory that the connections may take, and what the C library may keep of it for the
-/// next ones, in KiB.
+/// The memory that the connections may take, and the part that the C library may keep for
+/// later connections, in KiB.
 const TAKEN: u64 = 8 * 1024;
 const LEFT: u64 = 2 * 1024;
 
-/// What one round has measured.
+/// The results of a round.
 struct Round {
     answers: usize,
     median: Duration,
@@ -71,7 +71,7 @@ impl fmt::Display for Round {
     }
 }
 
-/// Downloads, block by block, for the time of a round.
+/// Downloads, block by block, for the length of a round.
 fn round(server: &Server, file: &[u8]) -> Round {
     let end = Instant::now() + ROUND;
     let client = || {
@@ -102,11 +102,11 @@ fn round(server: &Server, file: &[u8]) -> Round {
     }
 }
 
-/// Sessions that stall behind their second block, each of a client that has gone.
+/// Creates sessions that stall after their second block; their clients have gone.
 fn stall(server: &Server) {
     for number in 0..SESSIONS {
         let address = Ipv4Addr::from_bits(0x7f50_0001 + number);
-        // With a single port a server serves nobody that has its own port.
+        // With a single port, a server serves no client that uses the server's own port.
         let client = std::iter::repeat_with(|| RawClient::at(address, server.addr()))
             .find(|it| it.addr().port() != server.port())
             .expect("another port");
@@ -116,19 +116,19 @@ fn stall(server: &Server) {
     }
 }
 
-/// What the crowd has done.
+/// What the crowd has done so far.
 #[derive(Debug, Default)]
 struct Done {
     connections: AtomicUsize,
     mistakes: AtomicUsize,
     stopped: AtomicUsize,
-    /// Answers that came to their end.
+    /// Answers that were read to the end.
     whole: AtomicUsize,
-    /// The most memory that the server had.
+    /// The peak memory of the server.
     most_kib: AtomicU64,
 }
 
-/// A round of `server`, and a crowd at `status` meanwhile.
+/// A round at `server` with a crowd at `status`.
 fn crowded_round(server: &Server, file: &[u8], status: SocketAddr, done: &Done) -> Round {
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -155,12 +155,12 @@ fn crowded_round(server: &Server, file: &[u8], status: SocketAddr, done: &Done) 
     })
 }
 
-/// Comes and stays until `is_over`.
+/// Runs the crowd until `is_over`.
 fn crowd(status: SocketAddr, is_over: &AtomicBool, done: &Done) {
     let goes_on = || !is_over.load(Ordering::Relaxed);
     let connect = || TcpStream::connect_timeout(&status, PATIENCE).ok();
     thread::scope(|scope| {
-        // Each begins to ask and never ends to.
+        // Each begins a request and never finishes it.
         scope.spawn(|| {
             let mut open = VecDeque::new();
             while goes_on() {
@@ -221,7 +221,7 @@ fn a_crowd_on_the_status_port_disturbs_no_transfer() {
         skip("it takes 12,000 descriptors (ulimit -n)");
         return;
     }
-    // With a single port each session takes a file and no socket.
+    // With a single port, a session takes a file but no socket.
     let args = ["--single-port", "--max-unproved-rate", "0", "-t", "60000"];
     let more = ["--max-sessions", "11000", "--status", "127.0.0.1:0"];
     let server = Server::start(&[&args[..], &more].concat());
@@ -233,12 +233,12 @@ fn a_crowd_on_the_status_port_disturbs_no_transfer() {
     let before = (server.open_files(), memory());
     println!("{SESSIONS} sessions: {} KiB", before.1);
 
-    // Another process, which has nothing else to do.
+    // Another process that has nothing else to do.
     let bystander = Server::start(&["--status", "127.0.0.1:0"]);
     let aside = status_of(&bystander);
     let (mut beside, mut crowded) = (Vec::new(), Vec::new());
     let (done, elsewhere) = (Done::default(), Done::default());
-    // A crowd that has to wait for the readers comes more slowly.
+    // A crowd that has to wait for its readers connects more slowly.
     for number in 0..MOST_ROUNDS {
         if number >= ROUNDS && done.connections.load(Ordering::Relaxed) >= CONNECTIONS {
             break;
@@ -256,7 +256,7 @@ fn a_crowd_on_the_status_port_disturbs_no_transfer() {
     assert!(done.connections.into_inner() >= CONNECTIONS);
     assert!(done.mistakes.into_inner() > 100 && done.stopped.into_inner() > 100);
     assert!(done.whole.into_inner() > 0, "nobody was answered");
-    // The best of each: what else the machine did is in neither.
+    // The best round of each kind, to exclude what else the machine did.
     let (beside, crowded) = (beside.iter().min(), crowded.iter().min());
     assert!(
         crowded <= beside.map(|it| *it + LATER).as_ref(),
@@ -264,7 +264,7 @@ fn a_crowd_on_the_status_port_disturbs_no_transfer() {
     );
     let most = done.most_kib.into_inner();
     assert!(most <= before.1 + TAKEN, "{most} KiB");
-    // The last look at each session's rate is forgotten after 10 s.
+    // The last sample of each session's rate is dropped after 10 s.
     let deadline = Instant::now() + PATIENCE;
     while (server.open_files() > before.0 || memory() > before.1 + LEFT)
         && Instant::now() < deadline
@@ -285,7 +285,7 @@ fn a_crowd_on_the_status_port_disturbs_no_transfer() {
     assert_eq!(listed, SESSIONS as usize);
 }
 
-/// Whether an answer comes, and to its end.
+/// Whether an answer comes, and is complete.
 fn is_whole(status: SocketAddr, ask: &str) -> bool {
     let Ok(mut stream) = TcpStream::connect_timeout(&status, PATIENCE) else {
         return false;

@@ -1,5 +1,5 @@
-//! Why a transfer failed or was slow: each pattern with the datagrams that make it,
-//! the same words in the log and in `/status.json`.
+//! The hints about why a transfer failed or was slow: for each pattern, the datagrams that
+//! cause it; the log and `/status.json` show the same words.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
@@ -8,7 +8,7 @@ use std::thread;
 use crate::common::*;
 use crate::{json, status_of};
 
-/// Ends what a client of `args` has done; the log's line and the JSON must tell `hint`.
+/// Runs a client against a server with `args`; the log line and the JSON must show `hint`.
 fn expect(args: &[&str], client: impl FnOnce(&Server) -> RawClient, hint: &str) {
     let server = Server::start(&[args, &["--status", "127.0.0.1:0"]].concat());
     let status = status_of(&server);
@@ -31,7 +31,7 @@ fn expect(args: &[&str], client: impl FnOnce(&Server) -> RawClient, hint: &str) 
     );
 }
 
-/// Asks for a file that is large enough.
+/// Requests a file that is large enough.
 fn ask(server: &Server, options: &[(&str, &str)]) -> (RawClient, std::net::SocketAddr) {
     server.file("f", &content(1, 100 * BLOCK));
     let client = RawClient::new(server);
@@ -63,7 +63,7 @@ fn hints_fragments_are_lost() {
         client.send_to(&ack(0), tid);
         client
     };
-    // Time enough for the ACK, on a busy machine too.
+    // Enough time for the ACK, even on a busy machine.
     expect(
         &["-t", "200", "--retries", "1"],
         client,
@@ -147,7 +147,7 @@ fn hints_names_directories_and_rights() {
 
 #[test]
 fn hints_slow_transfers_lockstep_loss_and_pauses() {
-    // Acknowledges 40 blocks, and waits before the ones that `is_late` says.
+    // Acknowledges 40 blocks, and waits before those for which `is_late` holds.
     let download = |server: &Server, wait: u64, is_late: fn(u16) -> bool| {
         server.file("f", &content(1, 39 * BLOCK + 1));
         let client = RawClient::new(server);
@@ -175,7 +175,7 @@ fn hints_slow_transfers_lockstep_loss_and_pauses() {
             expect(&NEVER, paused, "slow because of the client: it paused");
         });
         scope.spawn(|| {
-            // Each comes twice before it is acknowledged: the first is lost.
+            // Each block comes twice before it is acknowledged, as if the first were lost.
             let lossy = |server: &Server| {
                 server.file("f", &content(1, 39 * BLOCK + 1));
                 let client = RawClient::new(server);
@@ -194,7 +194,7 @@ fn hints_slow_transfers_lockstep_loss_and_pauses() {
     });
 }
 
-/// A rate that the rules set is nobody's disk.
+/// When the rules limit the rate, the disk isn't to blame.
 #[test]
 fn a_paced_transfer_moves_and_waits_for_no_disk() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -204,7 +204,7 @@ fn a_paced_transfer_moves_and_waits_for_no_disk() {
     let server = Server::start(&["--rules", rules, "--status", "127.0.0.1:0"]);
     let status = status_of(&server);
     let (client, tid) = ask(&server, &[("blksize", "8192")]);
-    // The first block takes 8 s to come.
+    // The first block takes 8 s.
     client.send_to(&ack(0), tid);
     server.fence();
     assert_eq!(json(status)["sessions"][0]["state"], "moving");

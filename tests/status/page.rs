@@ -1,4 +1,4 @@
-//! The page in a real browser, while 500 clients move, stall and fail.
+//! The status page in a real browser, while 500 clients move, stall and fail.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use crate::browser::Browser;
 use crate::common::*;
 use crate::status_of;
 
-/// Clients that go on, stall, give up and ask for what isn't there.
+/// The numbers of clients that go on, stall, give up, or ask for a missing file.
 const MOVING: usize = 300;
 const STALLED: usize = 100;
 const FAILING: usize = 50;
@@ -21,11 +21,11 @@ const LOST: usize = 50;
 
 const SIZE: usize = 600 * BLOCK;
 
-/// One of the clients that move: an ACK each time it is its turn.
+/// A client that goes on: each step acknowledges what has come.
 struct Mover {
     client: RawClient,
     tid: SocketAddr,
-    /// Blocks after which it has what it wants.
+    /// The block after which it is done.
     end: u16,
     last: u16,
 }
@@ -43,7 +43,7 @@ impl Mover {
     }
 }
 
-/// A server with files, and all the clients.
+/// Fills a server with files and starts all the clients.
 fn crowd(server: &Server) -> (Vec<Mover>, Vec<RawClient>) {
     let names = [
         "pxelinux.0",
@@ -112,7 +112,7 @@ fn crowd(server: &Server) -> (Vec<Mover>, Vec<RawClient>) {
     (movers, stalled)
 }
 
-/// Writes what the browser shows where `STATUS_SCREENSHOTS` says.
+/// Writes a screenshot to the directory `STATUS_SCREENSHOTS`, if that is set.
 fn shoot(browser: &Browser, name: &str) {
     let Some(folder) = std::env::var_os("STATUS_SCREENSHOTS") else {
         return;
@@ -153,7 +153,7 @@ fn the_page_shows_500_transfers_in_a_browser() {
         look(&browser, &server);
         drop(stop_movers);
     });
-    // The server goes, and another one comes on the same port.
+    // The server stops, and another starts on the same port.
     server.signal(Signal::SIGTERM);
     server.wait_exit(PATIENCE).expect("it ends");
     browser.wait_for("!document.getElementById('gone').hidden");
@@ -164,7 +164,7 @@ fn the_page_shows_500_transfers_in_a_browser() {
     drop(stalled);
 }
 
-/// A failed assertion mustn't leave the clients running.
+/// Stops the clients even if an assertion fails.
 struct StopOnDrop<'a>(&'a AtomicBool);
 
 impl Drop for StopOnDrop<'_> {
@@ -174,7 +174,7 @@ impl Drop for StopOnDrop<'_> {
 }
 
 fn look(browser: &Browser, server: &Server) {
-    // Bars move.
+    // The bars move.
     browser.resize(1440, 1600);
     browser.wait_for("document.querySelectorAll('#live li').length === 200");
     browser.run(
@@ -183,7 +183,7 @@ fn look(browser: &Browser, server: &Server) {
          window.seen = bars()",
     );
     browser.wait_for("bars() > seen");
-    // What has ended is in its list, with how it ended, the failures on top with a hint.
+    // Ended transfers are listed with their outcome, failures on top with a hint.
     browser.wait_for(
         "[...document.querySelectorAll('#ended .name')].some(it => it.innerText.includes('short'))",
     );
@@ -199,7 +199,7 @@ fn look(browser: &Browser, server: &Server) {
     browser.wait_for("failed.innerText.includes('<b>vmlinuz</b>')");
     browser.run("document.getElementById('all').click()");
     if std::env::var_os("STATUS_SCREENSHOTS").is_some() {
-        // There is a curve by then.
+        // Wait until there is a curve.
         thread::sleep(20 * millis(1000));
     }
     browser.resize(1200, 860);
@@ -208,12 +208,12 @@ fn look(browser: &Browser, server: &Server) {
         browser.resize(width, height);
         for scheme in ["light", "dark"] {
             browser.prefer(scheme);
-            // A moment for the curve and the bars.
+            // Wait until curve and bars have adapted.
             browser.wait_for("document.documentElement.scrollWidth <= innerWidth");
             shoot(browser, &format!("{scheme}-{width}"));
         }
     }
-    // The filter, by name and by client, from the keyboard.
+    // The filter from the keyboard, by name and by client.
     browser.run(
         "document.dispatchEvent(new KeyboardEvent('keydown', {key: '/', bubbles: true}));
          window.type = text => { document.activeElement.value = text;
