@@ -1,6 +1,6 @@
-//! Clients that mean harm: those that aren't served, those that take too much,
-//! and those that aren't who they say they are. What they get, what it costs
-//! whoever they pretend to be, and that the others don't notice.
+//! Abusive clients: those that aren't served, those that take too much, and those
+//! with forged addresses. What they get, what it costs the victim of a forged
+//! address, and that other clients don't notice.
 #![allow(
     clippy::disallowed_methods,
     reason = "a test stands outside: it measures time"
@@ -17,14 +17,14 @@ use common::*;
 use nix::sys::signal::Signal;
 use tftpd::net::{Batch, Binding, ListenSocket};
 
-/// A counter as the log has it after SIGUSR1; 0 where nothing happened. What was
-/// sent before has been counted.
+/// A counter from the log line after SIGUSR1; 0 if it isn't there. Counts everything
+/// that was sent before.
 fn counter(server: &Server, name: &str) -> u64 {
     server.fence();
     counter_now(server, name)
 }
 
-/// The same as soon as the server gets to it.
+/// The same without waiting for what was sent before.
 fn counter_now(server: &Server, name: &str) -> u64 {
     let count = |lines: &[String]| lines.iter().filter(|l| l.contains("counters ")).count();
     let before = count(&server.log_lines());
@@ -48,8 +48,8 @@ fn counter_now(server: &Server, name: &str) -> u64 {
 
 // --- who is served ----------------------------------------------------------------
 
-/// What a client from `source` gets: a file, or nothing within a moment where
-/// nothing is `expected`.
+/// Whether a client from `source` gets an answer. The wait is short if none is
+/// `expected`.
 fn is_served(server: &Server, source: Ipv4Addr, expected: bool) -> bool {
     let socket = UdpSocket::bind((source, 0)).expect("a loopback address");
     let wait = if expected { PATIENCE } else { millis(150) };
@@ -79,7 +79,7 @@ fn only_who_is_allowed_and_not_denied_is_served() {
         (&["--allow", "2001:db8::/32"], [false, false, false]),
     ];
     for (args, served) in cases {
-        // On the wildcard addresses: the fence of others asks from 127.0.0.1.
+        // No fence below: it asks from an address that some cases refuse.
         let server = Server::start(args);
         server.file("f", b"content");
         for (client, served) in [friend, foe, stranger].into_iter().zip(*served) {
@@ -94,7 +94,7 @@ fn only_who_is_allowed_and_not_denied_is_served() {
 }
 
 #[test]
-fn who_is_not_served_gets_no_error_either_and_fills_no_log() {
+fn a_denied_client_gets_no_error_and_fills_no_log() {
     let server = Server::start(&["--deny", "127.9.0.0/16"]);
     let socket = UdpSocket::bind((Ipv4Addr::new(127, 9, 0, 1), 0)).unwrap();
     let datagrams = [rrq("nowhere", &[]), wrq("up", &[]), vec![0, 9], vec![0, 1]];
@@ -132,11 +132,11 @@ fn anyone_reads_and_creates_and_nobody_overwrites_or_lists() {
     assert_same("f", &std::fs::read(server.root().join("f")).unwrap(), &file);
 }
 
-/// Two datagrams from anywhere, in the name of an address that is allowed.
+/// Two datagrams from any sender, in the name of an address that is allowed.
 #[test]
 fn an_allowed_address_is_no_password_on_a_single_port() {
     for (mode, stored) in [(None, false), (Some("--single-port"), true)] {
-        // The other network is that of the fence.
+        // The other network is where `fence` comes from.
         let allowed = ["--allow", "127.4.0.1", "--allow", "127.64.0.0/10"];
         let args: Vec<_> = allowed.into_iter().chain(mode).collect();
         let server = Server::start(&args);
@@ -153,7 +153,7 @@ fn an_allowed_address_is_no_password_on_a_single_port() {
     }
 }
 
-// --- who takes too much --------------------------------------------------------------
+// --- clients that take too much ------------------------------------------------------
 
 #[test]
 fn one_client_gets_its_share_and_leaves_the_rest_to_others() {
@@ -177,10 +177,10 @@ fn one_client_gets_its_share_and_leaves_the_rest_to_others() {
         "another"
     );
     assert_eq!(greedy[2].recv_now(), None, "a third at once");
-    // The first ends; there is room for the third.
+    // When the first ends, there is room for the third.
     greedy[0].send_to(&error(0, "enough"), tids[0]);
     assert_eq!(greedy[2].read("f").unwrap(), file);
-    // One that dallies is no longer in the way.
+    // A session that dallies doesn't count.
     greedy[2].write("up", b"x").unwrap();
     assert_eq!(greedy[0].read("f").unwrap(), file);
 }
@@ -190,7 +190,7 @@ fn forged_requests_use_up_nobodys_share() {
     let server = Server::start(&["-t", "60000", "--max-sessions-per-client", "4"]);
     let file = content(2, 5 * BLOCK);
     server.file("f", &file);
-    // Nobody answers behind these ports of the client.
+    // Nobody answers from these ports of the client.
     let forged: Vec<_> = (0..20).map(|_| RawClient::new(&server)).collect();
     for port in &forged {
         port.ask_data(&rrq("f", &[]));
@@ -201,8 +201,8 @@ fn forged_requests_use_up_nobodys_share() {
     assert_eq!(counter(&server, "crowded"), 0);
 }
 
-/// Eviction among the requests in one client's name would end the transfer of a loader
-/// that takes its time.
+/// Eviction among the requests in one client's name would end the transfer of a slow
+/// boot loader.
 #[test]
 fn forged_requests_end_no_transfer_of_a_slow_client() {
     let server = Server::start(&["-t", "60000", "--max-sessions-per-client", "2"]);
@@ -217,8 +217,8 @@ fn forged_requests_end_no_transfer_of_a_slow_client() {
     assert_eq!(counter(&server, "evicted"), 0);
 }
 
-/// Those that were asked for at once are all answered; what is too many is told so as
-/// soon as the peer has proved to be there.
+/// Requests that come at once are all answered; the excess ones get an ERROR as soon as
+/// the peer has proved that it is there.
 #[test]
 fn one_client_that_asks_for_too_much_at_once_is_told() {
     let server = Server::start(&["-t", "60000", "--max-sessions-per-client", "2"]);
@@ -239,9 +239,9 @@ fn one_client_that_asks_for_too_much_at_once_is_told() {
     }
 }
 
-// --- who isn't who it says -------------------------------------------------------------
+// --- forged addresses ------------------------------------------------------------------
 
-/// Everything that comes back for a request that nobody stands behind: packets
+/// Everything that comes back for a request whose sender never answers: packets
 /// and bytes.
 fn reflected(server: &Server, request: &[u8]) -> (usize, usize) {
     let victim = RawClient::new(server);
@@ -251,7 +251,7 @@ fn reflected(server: &Server, request: &[u8]) -> (usize, usize) {
     let is_over = |line: &str| line.contains(&name) && ends.iter().any(|it| line.contains(it));
     let over = server.wait_for_log(is_over, PATIENCE);
     assert!(over.is_some(), "it never ends");
-    // The line may be there before the last datagram; the fence isn't.
+    // The log line may come before the last datagram; `fence` waits for that one too.
     server.fence();
     let (mut packets, mut bytes) = (0, 0);
     while let Some(len) = victim.recv_len_now() {
@@ -261,7 +261,7 @@ fn reflected(server: &Server, request: &[u8]) -> (usize, usize) {
     (packets, bytes)
 }
 
-/// What the README's table says, row by row.
+/// Row by row what the README's table says.
 #[test]
 fn a_forged_request_brings_its_victim_no_more_than_is_promised() {
     let long = "x".repeat(400);
@@ -271,8 +271,8 @@ fn a_forged_request_brings_its_victim_no_more_than_is_promised() {
         ("tsize", "0"),
         ("rollover", "0"),
     ];
-    // What is sent; the packets that come back, and how many bytes for each one
-    // at most.
+    // What is sent; the packets that come back; the most bytes back for each byte
+    // sent.
     let cases: &[(&str, Vec<u8>, usize, f64)] = &[
         ("shortest read", rrq("f", &[]), 4, 206.4),
         ("netascii", request(1, b"f", "netascii", &[]), 4, 206.4),
@@ -310,20 +310,20 @@ fn a_forged_request_brings_its_victim_no_more_than_is_promised() {
     }
 }
 
-/// Requests of ever other victims, none of whom answers.
+/// Requests in the name of ever new victims, none of whom answers.
 struct Forger {
     sent: u32,
     server: SocketAddr,
 }
 
 impl Forger {
-    /// Sends `count` more, each from an address of its own.
+    /// Sends `count` more requests, each from a new address.
     fn send(&mut self, count: u32) {
         for _ in 0..count {
             self.sent += 1;
             let source = Ipv4Addr::from_bits(0x7f50_0000 + self.sent);
             let socket = UdpSocket::bind((source, 0)).expect("a loopback address");
-            // Not more than the server takes: what it can't is lost to both.
+            // A request that the server can't take is lost to both sides.
             let _ = socket.send_to(&rrq("f", &[]), self.server);
         }
     }
@@ -331,7 +331,7 @@ impl Forger {
 
 #[test]
 fn eviction_makes_room_among_those_that_never_answer() {
-    // Longer than a peer has for its first answer.
+    // Longer than a peer has for its first answer, after which it may be evicted.
     const GRACE: Duration = millis(60);
     const SLOTS: u32 = 400;
     let begin = Instant::now();
@@ -343,11 +343,11 @@ fn eviction_makes_room_among_those_that_never_answer() {
     };
     while flood.sent < SLOTS {
         flood.send(50);
-        // It is answered after all that came before.
+        // This request is answered after all that came before.
         let client = RawClient::new(&server);
         client.ask_patiently(&rrq("f", &[]));
     }
-    // Now all slots are taken; each client finds one, though it asks only once.
+    // Now all slots are taken; still each client gets one with a single request.
     for _ in 0..8 {
         std::thread::sleep(GRACE);
         flood.send(20);
@@ -355,15 +355,15 @@ fn eviction_makes_room_among_those_that_never_answer() {
         let (_, tid) = client.ask_data(&rrq("f", &[]));
         client.send_to(&error(0, "enough"), tid);
     }
-    // As many at once as are looked at in one second, and more.
+    // More at once than sessions are examined in one second.
     std::thread::sleep(GRACE);
     server.signal(Signal::SIGSTOP);
     flood.send(200);
     server.signal(Signal::SIGCONT);
-    // Half of them are new by then: it may take more than one request.
+    // Half of the sessions are new by then, so it may take more than one request.
     RawClient::new(&server).ask_patiently(&rrq("f", &[]));
     assert!(counter_now(&server, "evicted") > 200, "nobody made room");
-    // The lines about it are bounded.
+    // The number of lines about evictions is bounded.
     let lines = server.log_lines();
     let about = lines.iter().filter(|l| l.contains("outcome=evicted"));
     let (about, seconds) = (about.count() as u64, begin.elapsed().as_secs() + 1);
@@ -373,10 +373,10 @@ fn eviction_makes_room_among_those_that_never_answer() {
     assert!(told.is_some(), "nothing says that lines are missing");
 }
 
-/// Where the ports of a range are short, transfers share one: nobody has to go.
+/// When the ports of a range run out, transfers share a port: nothing is evicted.
 #[test]
-fn a_range_of_ports_that_is_used_up_takes_no_eviction() {
-    // Below the range of other tests.
+fn when_a_range_of_ports_runs_out_nothing_is_evicted() {
+    // Below the ranges of other tests.
     let low = 30_000 + (std::process::id() % 100) as u16 * 16;
     let option = format!("{low}:{}", low + 15);
     let server = Server::start(&["-t", "60000", "-R", &option]);
@@ -412,7 +412,7 @@ fn transfers_have_ports_that_nobody_can_guess() {
     assert!(ports.windows(2).filter(near).count() < 8, "{ports:?}");
 }
 
-/// A request in the name of another server has the two serve each other.
+/// Otherwise a request in the name of another server would make the two serve each other.
 #[test]
 fn a_single_port_has_no_transfer_with_another_server() {
     for (single_port, served) in [(false, true), (true, false)] {
@@ -442,8 +442,8 @@ fn a_single_port_has_no_transfer_with_another_server() {
     }
 }
 
-/// Requests in the name of neighbours that don't exist: the kernel keeps each
-/// answer while it looks for them.
+/// Requests in the name of neighbours that don't exist: the kernel holds each answer
+/// while it looks for the neighbour.
 #[test]
 fn answers_to_nobody_keep_no_honest_client_waiting() {
     let Some(ip) = own_network() else { return };
@@ -455,7 +455,7 @@ fn answers_to_nobody_keep_no_honest_client_waiting() {
     ] {
         ip(&words.split(' ').collect::<Vec<_>>());
     }
-    // With few descriptors most of them share a port, too.
+    // With few descriptors most transfers share a port, too.
     let cases: [(&[&str], _); 4] = [
         (&[], "4096"),
         (&["--single-port"], "4096"),
@@ -463,16 +463,16 @@ fn answers_to_nobody_keep_no_honest_client_waiting() {
         (&["-R", "20000:20007"], "4096"),
     ];
     for (mode, open_files) in cases {
-        // A busy machine is late once or twice, and one in sixty servers counts two of these
-        // networks as one. What lies in a full buffer keeps everyone waiting for seconds,
-        // each time.
+        // A busy machine is late once or twice, and one server in sixty counts two of these
+        // networks as one. A full send buffer, though, would delay everyone for seconds in
+        // each try.
         let is_prompt = (0..3).any(|_| are_served_promptly(mode, open_files));
         assert!(is_prompt, "{mode:?}");
     }
 }
 
-/// Whether a miss and a download are served at once behind each of several floods in the
-/// names of neighbours that don't exist.
+/// Whether a miss and a download are served at once after each of several floods in the
+/// name of neighbours that don't exist.
 fn are_served_promptly(mode: &[&str], open_files: &str) -> bool {
     use nix::sys::socket::{setsockopt, sockopt};
 
@@ -495,7 +495,7 @@ fn are_served_promptly(mode: &[&str], open_files: &str) -> bool {
             let _ = socket.send_to(&rrq(name, &[]), &address.into());
         }
     };
-    // A few times what a send buffer holds: 1280 bytes each.
+    // A few times what a send buffer holds: 1280 bytes per datagram.
     let (rounds, many) = match mode {
         ["-R", _] => (2, 5000),
         _ => (6, 250),
@@ -523,7 +523,7 @@ fn are_served_promptly(mode: &[&str], open_files: &str) -> bool {
     })
 }
 
-// --- who is loud ---------------------------------------------------------------------
+// --- floods --------------------------------------------------------------------------
 
 /// A socket that sends from any address of a loopback network.
 struct Network {
@@ -564,8 +564,8 @@ impl Network {
     }
 }
 
-/// One sender leaves ERRORs for the others: of those to malformed requests, of
-/// which there are few a second, and of those to misses.
+/// One sender leaves ERRORs for the others: both those for malformed requests, of
+/// which there are few per second, and those for missing files.
 #[test]
 fn a_flood_from_one_network_leaves_errors_for_another() {
     for mode in [&[][..], &["--single-port"]] {
@@ -574,7 +574,7 @@ fn a_flood_from_one_network_leaves_errors_for_another() {
     }
 }
 
-/// Whether a network gets all its ERRORs behind another's floods.
+/// Whether a network gets all its ERRORs after floods from another.
 fn leaves_errors(mode: &[&str]) -> bool {
     let server = Server::start(mode);
     let [loud, quiet] = [[127, 0, 1], [127, 0, 2]].map(Network::new);
@@ -611,8 +611,8 @@ fn a_flood_in_the_name_of_one_network_leaves_a_single_ports_answers_to_another()
     client.send(&rrq("f", &[]));
     let answer = client.recv(PATIENCE).map(|(packet, _)| packet.data_block());
     assert_eq!(answer, Some(Some(1)));
-    // What has left the buffer is in nobody's way; what a network may fill of it is
-    // the unit tests' of `unverified`.
+    // Answers that have left the buffer hinder nobody. The unit tests of `unverified`
+    // cover how much of it a network may fill.
     assert_eq!(counter_now(&server, "shed"), 0, "dropped without need");
 }
 
@@ -620,7 +620,7 @@ fn a_flood_in_the_name_of_one_network_leaves_a_single_ports_answers_to_another()
 #[test]
 fn one_clients_drops_hide_no_other_network_in_the_log() {
     let server = Server::start(&["--deny", "127.9.0.0/16"]);
-    // One of them may share a place with the loud one.
+    // One of them may fall into the same hash slot as the loud one.
     let [loud, quiet @ ..] = [1, 2, 3, 4].map(|third| Network::new([127, 9, third]));
     for host in 0..200 {
         loud.send_from(host, &rrq("f", &[]), server.addr());
@@ -637,11 +637,11 @@ fn one_clients_drops_hide_no_other_network_in_the_log() {
     assert!((1..=3).contains(&about), "{about} lines: {lines:#?}");
 }
 
-/// Requests of one kind, from one port of ever other addresses.
+/// Requests of one kind, from one port and ever new addresses.
 struct Wave {
     name: &'static str,
     request: Vec<u8>,
-    /// Bytes that come back for each one sent: what the README promises.
+    /// The most bytes back for each byte sent: what the README promises.
     factor: f64,
     socket: ListenSocket,
     sent: u32,
@@ -686,7 +686,7 @@ fn take_all(waves: &mut [Wave], batch: &mut Batch) {
     }
 }
 
-/// What an honest client has to wait for each of its files, until it is over.
+/// The time that an honest client waits for each file, until `is_over`.
 fn downloads(server: &Server, file: &[u8], is_over: &AtomicBool) -> Vec<Duration> {
     let mut waits = Vec::new();
     loop {
@@ -700,15 +700,15 @@ fn downloads(server: &Server, file: &[u8], is_over: &AtomicBool) -> Vec<Duration
     }
 }
 
-/// Requests of each kind that the flood is ahead of the server: it is to be the
-/// server that is flooded, at whatever speed, not the kernel's queue.
+/// How many requests of each kind the flood may be ahead of the server. The server is to
+/// be flooded, however fast it is, and not the kernel's queue.
 const BACKLOG: u32 = 32;
 
-/// How long the flood waits for the server before it takes answers for lost.
+/// How long the flood waits for the server before it counts answers as lost.
 const FLOOD_WAIT: Duration = millis(200);
 
-/// 4,000 requests that nobody stands behind, as fast as they are taken;
-/// `FLOOD_REQUESTS=100000` makes them more, with the usual patience.
+/// 4,000 requests whose senders never answer, as fast as the server takes them.
+/// `FLOOD_REQUESTS=100000` sends more, with the default timeout.
 #[test]
 fn a_flood_costs_no_more_than_is_promised() {
     let (requests, args): (u32, &[&str]) = match std::env::var("FLOOD_REQUESTS") {
@@ -733,7 +733,7 @@ fn a_flood_costs_no_more_than_is_promised() {
     let (begin, mut waits) = (Instant::now(), Vec::new());
     std::thread::scope(|scope| {
         let honest = scope.spawn(|| downloads(&server, &file, &is_over));
-        // A miss is answered once and at once: by these the flood is paced.
+        // A miss is answered once and at once, so the misses pace the flood.
         let (mut lost, mut moved) = (0, begin);
         while waves[0].sent < requests / 4 {
             take_all(&mut waves, &mut batch);
@@ -755,7 +755,7 @@ fn a_flood_costs_no_more_than_is_promised() {
     });
     let took = begin.elapsed();
     let deadline = Instant::now() + 4 * PATIENCE;
-    // No fence: after a flood of misses, one more may be left unanswered.
+    // No fence: after a flood of misses another one may get no answer.
     while counter_now(&server, "sessions") > 0 {
         take_all(&mut waves, &mut batch);
         assert!(Instant::now() < deadline, "sessions are left");

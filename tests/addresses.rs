@@ -1,5 +1,5 @@
-//! Addresses and ports over the real binary: answers come from where the
-//! request went to, transfers have ports of their own, in the range asked for.
+//! Addresses and ports of the real binary: answers come from the address that the
+//! request went to, and transfers have ports of their own, in the requested range.
 
 mod common;
 
@@ -55,7 +55,7 @@ fn both_families_are_served() {
         }
         let server = Server::start_bare(args);
         server.file("f", b"dual");
-        // With two -a and port 0 each has a port of its own.
+        // With two -a and port 0, each address has a port of its own.
         let log = server.log_lines().join("\n");
         for addr in listening(&log) {
             assert!(addr.port() > 0, "{log}");
@@ -99,7 +99,7 @@ fn transfers_have_ports_of_their_own() {
 
 #[test]
 fn the_port_range_is_kept() {
-    // Below the kernel's own range, apart from other runs of this test.
+    // Below the ephemeral ports, and different for parallel runs of this test.
     let low = 10_000 + (std::process::id() % 1000) as u16 * 16;
     let range = low..=low + 15;
     let option = format!("{}:{}", range.start(), range.end());
@@ -111,21 +111,21 @@ fn the_port_range_is_kept() {
         let (_, tid) = client.ask_data(&rrq("f", &[]));
         assert!(range.contains(&tid.port()), "{tid} not in {option}");
     }
-    // Ports come back: more transfers than ports.
+    // Ports are freed: more transfers than ports.
     for _ in 0..40 {
         assert_eq!(RawClient::new(&server).read("f").unwrap(), file);
     }
 }
 
 #[test]
-fn servers_that_say_so_share_a_port() {
+fn servers_with_reuse_port_share_a_port() {
     let first = Server::start(&["--reuse-port"]);
     let address = first.addr().to_string();
     let second = Server::start_bare(&["--reuse-port", "-a", &address]);
     assert_eq!(second.addr(), first.addr());
     first.file("who", b"first");
     second.file("who", b"second");
-    // Which of them a client gets is drawn once for each of its ports.
+    // The kernel picks one of the servers for each port of a client.
     let answers: Vec<_> = (0..64)
         .map(|_| RawClient::new(&first).read("who").unwrap())
         .collect();
@@ -143,17 +143,17 @@ fn servers_that_say_so_share_a_port() {
     assert!(said(&third).contains("in use"), "{}", said(&third));
 }
 
-/// Whether this machine knows IPv6.
+/// Whether this machine has IPv6.
 fn has_ipv6() -> bool {
     std::net::UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).is_ok()
 }
 
-/// Reads `f` from `address`, and checks where the answers come from.
+/// Reads `f` from `address`, and checks the address that the answers come from.
 fn assert_answers(server: &Server, address: SocketAddr) {
     let file = content(5, BLOCK + 1);
     server.file("f", &file);
     let client = RawClient::to(address);
-    // IPv6 looks first whether somebody else has the address.
+    // A new IPv6 address can't be used until duplicate address detection has finished.
     let (packet, tid) = client.ask_patiently(&rrq("f", &[]));
     assert_eq!(packet.data_block(), Some(1), "{address}");
     assert_eq!(tid.ip(), address.ip());
@@ -170,7 +170,7 @@ fn link_local_addresses_keep_their_scope() {
         skip("no IPv6 here");
         return;
     }
-    // Nobody else has the address: no need to look first.
+    // Nobody else has the address, so duplicate address detection isn't needed.
     let _ = std::fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0");
     ip(&["link", "add", "a0", "type", "veth", "peer", "name", "b0"]);
     for (interface, address) in [("a0", "fe80::1/64"), ("b0", "fe80::2/64")] {
@@ -228,11 +228,11 @@ fn names_and_a_port_alone_are_listened_on() {
     assert!(said(&unknown).contains("no interface and no host"));
 }
 
-/// Containers often have none.
+/// Containers often have no IPv6.
 #[test]
 fn without_ipv6_the_default_is_ipv4_alone_and_says_so() {
     let Some(_ip) = own_network() else { return };
-    // Where the family is there, its address may not be.
+    // The family may be there without an address.
     let off = "/proc/sys/net/ipv6/conf/all/disable_ipv6";
     if std::path::Path::new(off).exists() && std::fs::write(off, "1").is_err() {
         skip("IPv6 can't be switched off");
@@ -262,19 +262,19 @@ fn an_address_may_come_later() {
         ip(&["addr", "add", address, "dev", "lo"]);
         assert_eq!(server.addr().ip().to_string(), address);
         let client = RawClient::new(&server);
-        // IPv6 looks first whether somebody else has the address.
+        // A new IPv6 address can't be used until duplicate address detection has finished.
         let (packet, from) = client.ask_patiently(&rrq("f", &[]));
         assert_eq!(packet, Packet::Data(1, b"late".to_vec()));
         assert_eq!(from.ip(), server.addr().ip());
     }
 }
 
-// --- a network of its own, and clients in another ------------------------------------
+// --- a network namespace with clients in another --------------------------------------
 
-/// Runs `clients` in a network that two pairs of interfaces join to this thread's: a0 and
-/// c0 here (192.0.2.1 and `2001:db8::1`; 198.51.100.1), b0 and d0 there (the same with 2).
-/// `start` starts the servers before that. Nothing, with the reason printed, where that
-/// can't be had.
+/// Runs `clients` in a network namespace that two pairs of interfaces connect to this
+/// thread's: a0 and c0 here (192.0.2.1 and `2001:db8::1`; 198.51.100.1), b0 and d0 there
+/// (the same with 2). `start` starts the servers first. Does nothing but print the reason
+/// if that isn't possible.
 fn beside_another_network<S: Sync>(start: impl FnOnce() -> S, clients: impl FnOnce(&S) + Send) {
     let Some(ip) = own_network() else { return };
     let there = Command::new("unshare")
@@ -297,7 +297,7 @@ fn beside_another_network<S: Sync>(start: impl FnOnce() -> S, clients: impl FnOn
     if has_ipv6() {
         ip(&["addr", "add", "2001:db8::1/64", "dev", "a0", "nodad"]);
     }
-    // Without a socket that is bound to a0, answers to there leave by c0.
+    // Answers to there leave by c0, unless their socket is bound to a0.
     ip(&["route", "add", "203.0.113.0/24", "dev", "c0"]);
     ip(&[
         "route",
@@ -334,12 +334,12 @@ fn beside_another_network<S: Sync>(start: impl FnOnce() -> S, clients: impl FnOn
     done.expect("the clients are content");
 }
 
-/// The network that this process was started in.
+/// The network namespace that this process was started in.
 fn first_network() -> std::path::PathBuf {
     std::fs::read_link("/proc/self/ns/net").expect("a network")
 }
 
-/// A client's socket at `local` that sends and receives by b0 alone.
+/// A client's socket at `local` that sends and receives through b0 only.
 fn on_b0(local: &str) -> Socket {
     let local: SocketAddr = local.parse().expect(local);
     let socket = Socket::new(Domain::for_address(local), Type::DGRAM, None).expect("a socket");
@@ -349,7 +349,7 @@ fn on_b0(local: &str) -> Socket {
     socket
 }
 
-/// What comes for `request` within a while, if anything: the packet and its sender.
+/// The answer to `request` within `patience`, if any: the packet and its sender.
 fn asked(
     socket: &Socket,
     request: &[u8],
@@ -371,7 +371,7 @@ fn asked(
     None
 }
 
-/// A server in this thread's network, and its port, with a file `f`.
+/// A server in this thread's namespace with a file `f`, and the server's port.
 fn with_file(args: &[&str]) -> (Server, u16) {
     let server = Server::start_bare(args);
     server.file("f", b"content");
@@ -380,7 +380,7 @@ fn with_file(args: &[&str]) -> (Server, u16) {
 }
 
 #[test]
-fn an_interface_is_all_that_is_served_and_all_that_answers_leave_by() {
+fn with_an_interface_only_it_is_served_and_answers_leave_by_it() {
     let start = || {
         let mut servers = vec![];
         for mode in [&[][..], &["--single-port"], &["-R", "50000:50010"]] {
@@ -412,9 +412,9 @@ fn an_interface_is_all_that_is_served_and_all_that_answers_leave_by() {
     });
 }
 
-/// RFC 1123 §4.2.3.4 would have no answer at all.
+/// RFC 1123 §4.2.3.4 would allow no answer at all.
 #[test]
-fn a_broadcast_request_is_answered_where_the_file_is_and_else_by_silence() {
+fn a_broadcast_request_is_answered_if_the_file_exists_and_else_by_silence() {
     let start = || {
         let modes = [
             &["--answer-broadcast"][..],
@@ -439,7 +439,7 @@ fn a_broadcast_request_is_answered_where_the_file_is_and_else_by_silence() {
                     answers.then(|| (Some(1), "192.0.2.1".to_owned())),
                     "{to}"
                 );
-                // The block comes again until it is acknowledged.
+                // The block is retransmitted until it is acknowledged.
                 let client = on_b0("192.0.2.2:0");
                 for request in [
                     rrq("missing", &[]),
@@ -452,7 +452,7 @@ fn a_broadcast_request_is_answered_where_the_file_is_and_else_by_silence() {
                 }
             }
             if !answers {
-                // A request that leaves no line is one that didn't come.
+                // If there is no log line, the request didn't arrive.
                 let told = |line: &str| line.contains("see --answer-broadcast");
                 assert!(server.wait_for_log(told, PATIENCE).is_some());
             }
@@ -467,7 +467,7 @@ fn a_broadcast_request_is_answered_where_the_file_is_and_else_by_silence() {
     });
 }
 
-/// The number of an interface.
+/// The index of an interface.
 fn scope(interface: &str) -> u32 {
     nix::net::if_::if_nametoindex(interface).expect("an interface")
 }

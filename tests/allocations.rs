@@ -1,6 +1,6 @@
-//! A running transfer allocates nothing: the server's thread is counted by the
-//! allocator itself while thousands of blocks go by. So are the bytes that a crowd of
-//! sessions takes, and those of a session of a single port.
+//! A running transfer allocates nothing: the allocator itself counts the allocations of
+//! the server's thread while thousands of blocks go by. It also counts the bytes for a
+//! crowd of sessions, and for a session with `--single-port`.
 
 #![allow(unsafe_code, reason = "an allocator can't be written without")]
 #![allow(
@@ -31,11 +31,11 @@ use tftpd::wire::packet::{BlockNumber, Packet, emit_ack, emit_data_header};
 struct Counting;
 
 thread_local! {
-    /// Whether this thread's allocations count.
+    /// Whether allocations of this thread are counted.
     static COUNTED: Cell<bool> = const { Cell::new(false) };
-    /// Bytes that this thread holds, and the most that it ever held.
+    /// The bytes that this thread holds, and the most that it ever held.
     static HELD: Cell<(isize, isize)> = const { Cell::new((0, 0)) };
-    /// Where others see how much memory this thread holds.
+    /// Where the bytes that this thread holds are published for other threads.
     static SHOWN: Cell<Option<&'static AtomicIsize>> = const { Cell::new(None) };
 }
 
@@ -47,7 +47,7 @@ fn held() -> (isize, isize) {
 }
 
 fn hold(more: usize, less: usize) {
-    // A thread that ends may have none any more.
+    // In a thread that is ending, this may be gone already.
     let _ = HELD.try_with(|held| {
         let (now, most) = held.get();
         let now = now + more.cast_signed() - less.cast_signed();
@@ -58,7 +58,8 @@ fn hold(more: usize, less: usize) {
     }
 }
 
-/// What the usual allocator (glibc's) takes for so many bytes: a header, and it rounds up.
+/// What the system's allocator (glibc's) takes for this many bytes: it adds a header and
+/// rounds up.
 const fn taken(bytes: usize) -> isize {
     match bytes {
         0 => 0,
@@ -73,7 +74,7 @@ fn count() {
     }
 }
 
-// SAFETY: everything is passed on to the system's allocator.
+// SAFETY: everything is forwarded to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count();
@@ -99,12 +100,12 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Starts a server in a thread of its own, whose allocations count.
+/// Starts a server in a thread of its own, whose allocations are counted.
 fn serve(root: &std::path::Path, more: &[&str]) -> SocketAddr {
     serve_in(root, more, || COUNTED.set(true))
 }
 
-/// Starts a server in a thread of its own, which `begin` is called in.
+/// Starts a server in a thread of its own; `begin` is called in that thread.
 fn serve_in(
     root: &std::path::Path,
     more: &[&str],
@@ -123,7 +124,7 @@ fn serve_in(
     told.recv().expect("an address")[0]
 }
 
-/// A transfer whose middle must cost no allocation.
+/// A transfer that must not allocate after its warm-up.
 struct Case {
     mode: &'static str,
     block_size: usize,
@@ -145,7 +146,7 @@ impl Case {
         [&[0, opcode], options.as_bytes()].concat()
     }
 
-    /// Blocks that go by before anything counts.
+    /// The number of blocks before counting starts.
     fn warm_up(&self) -> u16 {
         self.blocks / 4
     }
@@ -161,7 +162,7 @@ impl Case {
         tid
     }
 
-    /// The allocations that the middle of a download costs.
+    /// The number of allocations in the middle of a download.
     fn read(&self, server: SocketAddr, name: &str) -> u64 {
         let socket = client();
         let tid = self.ask(&socket, server, 1, name);
@@ -176,8 +177,8 @@ impl Case {
                 let Ok(Packet::Data { block, payload }) = Packet::parse(&buffer[..len]) else {
                     panic!("no DATA");
                 };
-                // What comes once more asks where we are: a shared port's window
-                // opens with one block.
+                // A repeated block asks for an ACK; with a single port the window starts
+                // at one block.
                 let is_next = block.0 == next;
                 if !is_next || next.is_multiple_of(self.window) {
                     let last = if is_next { next } else { next - 1 };
@@ -198,7 +199,7 @@ impl Case {
         ALLOCATIONS.load(Ordering::SeqCst) - before
     }
 
-    /// The allocations that the middle of an upload costs.
+    /// The number of allocations in the middle of an upload.
     fn write(&self, server: SocketAddr, name: &str) -> u64 {
         let socket = client();
         let tid = self.ask(&socket, server, 2, name);
@@ -226,7 +227,7 @@ fn client() -> UdpSocket {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
     let patience = Some(Duration::from_secs(20));
     socket.set_read_timeout(patience).expect("a timeout");
-    // A window of the largest comes at once.
+    // The largest window comes at once.
     let _ = setsockopt(&socket, sockopt::RcvBufForce, &(8 << 20));
     socket
 }
@@ -247,7 +248,7 @@ fn a_block_costs_no_allocation() {
     let is_root = nix::unistd::geteuid().is_root();
     for (index, case) in [
         case("octet", 512, 1, 4000),
-        // Read ahead, and sent and received by the run.
+        // Read ahead, and sent and received several blocks per system call.
         case("octet", 1428, 16, 2400),
         // More than a session may send in one turn.
         case("octet", 8192, 64, 448),
@@ -262,12 +263,12 @@ fn a_block_costs_no_allocation() {
                 "{}, {} × {}, through {name}",
                 case.mode, case.window, case.block_size
             );
-            // What comes at once must fit into the sockets.
+            // The largest window must fit into the sockets' buffers.
             if case.window == 64 && !is_root {
                 skip(format_args!("{what} needs root"));
                 continue;
             }
-            // On a slow machine a buffer to read ahead may be made late, but only once.
+            // On a slow machine a prefetch buffer may be allocated late, but only once.
             let read = || case.read(server, "file");
             assert!((0..3).any(|_| read() == 0), "reading {what}");
             let upload = format!("upload-{index}-{}", server.port());

@@ -1,5 +1,5 @@
-//! Requests over the real binary: what is granted, what is refused and how,
-//! names, options, netascii, block numbers past 65535.
+//! Requests to the real binary: which options are granted, what is refused and how,
+//! and uploads.
 #![allow(
     clippy::disallowed_methods,
     reason = "a test stands outside: it measures time"
@@ -18,7 +18,7 @@ use nix::unistd::mkfifo;
 
 type Options<'a> = &'a [(&'a str, &'a str)];
 
-/// What the server grants of `asked`; empty where it answers without an OACK.
+/// The options that the server grants out of `asked`; none if it answers without OACK.
 fn granted(server: &Server, opcode: u16, name: &str, mode: &str, asked: Options) -> Granted {
     let client = RawClient::new(server);
     let (packet, tid) = client.ask(&request(opcode, name.as_bytes(), mode, asked));
@@ -45,14 +45,14 @@ fn options_are_granted_as_the_design_says() {
     server.file("f", &content(1, 70_000));
     server.file("empty", b"");
     let cases: &[(&str, Options, Options)] = &[
-        // Spelling and order are the client's.
+        // The client's spelling and order are kept.
         ("f", &[("BlkSize", "1428")], &[("BlkSize", "1428")]),
         (
             "f",
             &[("timeout", "3"), ("TSIZE", "0"), ("blksize", "8")],
             &[("timeout", "3"), ("TSIZE", "70000"), ("blksize", "8")],
         ),
-        // Only what was asked for, only what is known.
+        // Only what was asked for and is known.
         (
             "f",
             &[("msftwindow", "31416"), ("blksize", "512"), ("x", "y")],
@@ -66,7 +66,7 @@ fn options_are_granted_as_the_design_says() {
         ("f", &[("windowsize", "64")], &[("windowsize", "64")]),
         ("f", &[("windowsize", "65535")], &[("windowsize", "64")]),
         ("f", &[("windowsize", "1")], &[("windowsize", "1")]),
-        // Below the minimum, out of range, no plain decimal: as if unknown.
+        // Below the minimum, out of range, or no plain decimal: treated as unknown.
         ("f", &[("blksize", "7")], &[]),
         ("f", &[("blksize", "0")], &[]),
         ("f", &[("blksize", "-512")], &[]),
@@ -103,7 +103,7 @@ fn options_are_granted_as_the_design_says() {
             &[("blksize", "1468")],
         ),
         ("f", &[("tsize", ""), ("timeout", "5")], &[("timeout", "5")]),
-        // The size of an empty file is left out (curl refuses it).
+        // An empty file's size is left out, because curl refuses it.
         ("empty", &[("tsize", "0")], &[]),
         (
             "empty",
@@ -161,7 +161,7 @@ fn the_administrators_limits_hold() {
     }
 }
 
-/// Strict clients (EDK2) refuse an OACK with anything they did not ask for.
+/// Strict clients (EDK2) refuse an OACK with anything that they didn't ask for.
 #[test]
 fn every_captured_request_is_answered() {
     let requests = captured_requests();
@@ -243,7 +243,7 @@ fn refusals_have_the_right_code_and_a_text() {
         let Packet::Error(got, text) = &answer else {
             panic!("{what}: {answer:?}");
         };
-        // 2 or 6 are both right for a directory in the way.
+        // For a directory in the way, 2 and 6 are both right.
         let right = *got == code || (code == 0 && matches!(got, 2 | 6));
         assert!(right, "{what}: {answer:?}");
         assert!(!text.is_empty(), "{what}");
@@ -316,7 +316,7 @@ fn an_upload_past_the_limit_is_ended_and_gone() {
     assert_same("g", &server.tree()[Path::new("g")], &content(3, 1500));
 }
 
-/// No ACK is due there; the ERROR must not wait for one.
+/// No ACK is due in the middle of a window, but the ERROR must not wait for one.
 #[test]
 fn an_upload_past_the_limit_in_the_middle_of_a_window_is_told_at_once() {
     let server = Server::start(&["--max-upload", "1000"]);
@@ -357,8 +357,7 @@ fn uploads_get_the_umask() {
     }
 }
 
-/// Requests that are none: ERROR 4 for a malformed one, silence for anything
-/// that is no request at all.
+/// A malformed request gets ERROR 4; anything that isn't a request at all gets no answer.
 #[test]
 fn malformed_requests_get_error_4_and_noise_gets_nothing() {
     let server = Server::start(&NEVER);
@@ -416,13 +415,13 @@ fn a_thousand_misses_take_a_wake_up_each() {
         let (packet, _) = client.ask(&rrq(&name, &[("tsize", "0")]));
         assert_eq!(packet.error_code(), Some(1), "{packet:?}");
     }
-    // It sleeps before a miss, not between a miss and its answer.
+    // The server sleeps before each miss, but not between a miss and its answer.
     let slept = server.status("voluntary_ctxt_switches") - asleep;
     assert!(slept <= 1000 + 10, "{slept} wake-ups for 1000 misses");
     assert_eq!(server.open_files(), before);
 }
 
-/// PXELINUX and GRUB find their configuration by a row of misses.
+/// PXELINUX and GRUB look for their configuration under a row of missing names.
 #[test]
 fn misses_that_came_together_are_answered_in_one_wake_up() {
     const MISSES: usize = 12;
@@ -437,7 +436,7 @@ fn misses_that_came_together_are_answered_in_one_wake_up() {
     for _ in 0..MISSES {
         assert_eq!(client.expect().0.error_code(), Some(1));
     }
-    // To be continued and to write the log are no waits for more requests.
+    // Continuing after SIGSTOP and writing the log count as wake-ups, too.
     let slept = server.status("voluntary_ctxt_switches") - asleep;
     assert!(slept <= 3, "{slept} wake-ups for {MISSES} misses");
 }

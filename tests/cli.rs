@@ -1,5 +1,5 @@
-//! The command line of the real binary: what is refused, how it is said, with
-//! which exit status; and where the log goes.
+//! The command line of the real binary: what is refused, with which message and exit
+//! status; and where the log goes.
 
 mod common;
 
@@ -16,7 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-/// Runs the server, which should end by itself, and soon.
+/// Runs the server, which should soon end by itself.
 fn run(args: &[&str]) -> Output {
     bounded(10, tftpd())
         .args(args)
@@ -24,8 +24,8 @@ fn run(args: &[&str]) -> Output {
         .expect("timeout(1)")
 }
 
-/// Asserts a failure at start: this status, nothing on standard output, and
-/// one line on standard error that holds all of `words`.
+/// Asserts that the start failed: status 1, nothing on standard output, and one line
+/// on standard error that contains all of `words`.
 #[track_caller]
 fn assert_fails(what: &str, output: &Output, words: &[&str]) {
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -86,7 +86,7 @@ fn a_bad_value_is_named_with_its_option() {
 }
 
 #[test]
-fn what_is_unknown_is_named() {
+fn unknown_arguments_are_named() {
     for (args, word) in [
         (&["--frobnicate"][..], "--frobnicate"),
         (&["-Z"], "-Z"),
@@ -160,7 +160,7 @@ fn a_root_that_cannot_be_served_is_named() {
     drop(dir);
 }
 
-/// What can be in the way of a start: each line names the value, and what to do.
+/// What can prevent a start: each message names the value, and what to do.
 #[test]
 fn each_failure_at_start_names_the_value_and_the_remedy() {
     let (dir, path) = scratch();
@@ -200,9 +200,9 @@ fn each_failure_at_start_names_the_value_and_the_remedy() {
             &["-a", "lo", "--interface", "nowhere9"],
             &["nowhere9: ", "; ip link"],
         ),
-        // Without its interface a link-local address is none.
+        // A link-local address is useless without its interface.
         (&["-a", "fe80::1"], &["[fe80::1]:", "; ", "fe80::1%"]),
-        // Where it was looked for.
+        // The message shows where the directory was looked for.
         (&["missing"], &[&shown, "; create it"]),
         (&["--chroot", "missing"], &[&shown, "; create it"]),
         (&["--chroot", "./file"], &[&file, "; name the directory "]),
@@ -244,7 +244,7 @@ fn each_failure_at_start_names_the_value_and_the_remedy() {
     }
 }
 
-/// Names that are read from what can't be read.
+/// Files of names that can't be read or written.
 #[test]
 fn a_test_of_names_says_what_it_cannot_read_or_write() {
     let (dir, path) = scratch();
@@ -279,7 +279,7 @@ fn a_test_of_names_says_what_it_cannot_read_or_write() {
     }
 }
 
-/// With too few open files something fails; whatever that is, the limit is named.
+/// With too few open files various things fail; the message always names the limit.
 #[test]
 fn too_few_open_files_are_named_with_the_remedy() {
     let (_dir, path) = scratch();
@@ -301,7 +301,7 @@ fn too_few_open_files_are_named_with_the_remedy() {
             .output()
             .expect("timeout(1)");
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
-        // Enough is what is enough.
+        // With enough of them, the server starts.
         if output.status.code() == Some(1) && told.starts_with("tftpd: ") {
             failed += 1;
             assert_fails(
@@ -314,7 +314,7 @@ fn too_few_open_files_are_named_with_the_remedy() {
     assert!(failed > 3, "{failed}");
 }
 
-/// How a server on `/` ends: told to stop at once where it starts.
+/// How a server on `/` ends; if it does start, it is stopped after a second.
 fn serve_slash(args: &[&str]) -> (Option<i32>, String) {
     let output = bounded(1, tftpd())
         .current_dir("/")
@@ -351,7 +351,7 @@ fn root_does_not_serve_the_system_unless_it_is_written_out() {
             assert!(told.contains(word), "{args:?}: no {word} in {told}");
         }
     }
-    // Each of them is waited for.
+    // Each of these runs for its full second.
     std::thread::scope(|scope| {
         for args in [&["--read-only", "/"][..], &["-u", "nobody", "/"], &["/usr"]] {
             scope.spawn(move || {
@@ -403,7 +403,7 @@ fn a_number_needs_no_user_database() {
         ("nobody", Err("there is no user nobody")),
         ("1000:nogroup", Err("there is no group nogroup")),
     ] {
-        // As in an image that holds nothing but the server: an /etc of its own.
+        // As in an image that contains only the server: an empty /etc.
         let script = r#"mount -t tmpfs none /etc && exec "$@""#;
         let pid_file = format!("{path}/pid");
         let mut child = Command::new("unshare")
@@ -479,11 +479,11 @@ fn a_log_file_that_cannot_be_had_is_named() {
     drop(dir);
 }
 
-/// Runs the server as nobody, from where nobody may reach it; `None`, with the
-/// reason printed, where that cannot be.
+/// Runs the server as nobody, from a copy that this user can reach; `None`, with the reason
+/// printed, if that isn't possible.
 fn run_as_nobody(dir: &Path, args: &[&str]) -> Option<Output> {
     if !nix::unistd::geteuid().is_root() {
-        // Then the rights of whoever runs this are as small.
+        // Whoever runs this has as few rights.
         return Some(run(args));
     }
     fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).expect("our directory");
@@ -525,7 +525,7 @@ fn a_port_without_the_right_is_named_with_the_remedy() {
 
 // --- running ---------------------------------------------------------------------
 
-/// A server whose readiness isn't told on standard error; killed when dropped.
+/// A server whose readiness isn't reported on standard error; killed when dropped.
 struct Untold {
     child: Child,
     port: u16,
@@ -543,7 +543,7 @@ impl Untold {
             .spawn()
             .expect("tftpd starts");
         let server = Self { child, port };
-        // Ready when it answers.
+        // It is ready when it answers.
         server.client().ask_patiently(&rrq("missing", &[]));
         server
     }
@@ -557,7 +557,7 @@ impl Untold {
         kill(Pid::from_raw(pid), signal).expect("it lives");
     }
 
-    /// Stops it; returns what it has left on standard error.
+    /// Stops it; returns what is left on its standard error.
     fn stop(mut self) -> String {
         self.signal(Signal::SIGTERM);
         let mut told = String::new();
@@ -571,7 +571,7 @@ impl Untold {
 
 impl Drop for Untold {
     fn drop(&mut self) {
-        // Both fail only when the process has gone already.
+        // Both fail only if the process has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -585,7 +585,7 @@ fn the_current_directory_is_the_root_by_default() {
     assert_eq!(server.client().read("f").unwrap(), b"here");
 }
 
-/// A port that was free a moment ago.
+/// A port that has just been free.
 fn free_port() -> u16 {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
     socket.local_addr().expect("bound").port()
@@ -630,7 +630,7 @@ fn the_log_tells_of_transfers_and_refusals() {
     assert!(told.contains("not found"), "{told}");
 }
 
-/// What the server leaves on standard error after a read and a miss.
+/// The server's standard error after a read and a miss.
 fn stderr_after_work(args: &[&str]) -> String {
     let (dir, path) = scratch();
     fs::write(dir.path().join("f"), b"x").expect("a file");
@@ -668,7 +668,7 @@ fn the_log_file_takes_the_log() {
     drop(dir);
 }
 
-/// A log that rotates: SIGHUP opens it again.
+/// For log rotation: SIGHUP reopens the log file.
 #[test]
 fn sighup_reopens_the_log_file() {
     let (dir, path) = scratch();

@@ -1,8 +1,8 @@
-//! The client's binary against real servers, ours and others', and against a
-//! hostile one that follows a script.
+//! The client's binary against real servers, ours and others', and against a hostile one
+//! that follows a script.
 //!
-//! A server that is not at hand is skipped with a line that says so; under
-//! `CI=true` it fails the test. `scripts/peers` brings them.
+//! A server that isn't installed is skipped with a message; with `CI=true` the test fails
+//! instead. `scripts/peers` installs them.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -27,10 +27,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-/// The longest a client may take, in seconds.
+/// The longest time that a client may take, in seconds.
 const LIMIT: u32 = 60;
 
-/// Our client, stopped when it takes too long.
+/// Our client, killed when it takes too long.
 fn tftp() -> Command {
     bounded(LIMIT, env!("CARGO_BIN_EXE_tftp"))
 }
@@ -74,7 +74,7 @@ struct Peer {
     _alive: Alive,
 }
 
-/// What ends with the test.
+/// Keeps the server running as long as the test.
 enum Alive {
     Ours(#[allow(dead_code, reason = "dropped")] Server),
     Theirs(Child, #[allow(dead_code, reason = "dropped")] TempDir),
@@ -83,7 +83,7 @@ enum Alive {
 impl Drop for Alive {
     fn drop(&mut self) {
         if let Self::Theirs(child, _) = self {
-            // Fails only where it has ended by itself.
+            // Fails only if it has already ended.
             let _ = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM);
             let _ = child.wait();
         }
@@ -116,7 +116,7 @@ fn start_peer(name: &str, addr: SocketAddr, dir: TempDir, args: &[String]) -> Op
     Some(peer)
 }
 
-/// A directory that servers which give up their rights can use.
+/// A directory for servers that drop their privileges.
 fn served_dir() -> (TempDir, String) {
     let dir = tempfile::tempdir().expect("a directory");
     let root = dir.path().join("root");
@@ -128,7 +128,7 @@ fn served_dir() -> (TempDir, String) {
     (dir, root)
 }
 
-/// An address of its own for each server: one of them always uses port 69.
+/// A new address for each server: one of them always uses port 69.
 fn free_addr() -> SocketAddr {
     static STARTED: AtomicU8 = AtomicU8::new(0);
     let number = STARTED.fetch_add(1, Ordering::Relaxed) + 1;
@@ -138,7 +138,7 @@ fn free_addr() -> SocketAddr {
     socket.local_addr().expect("an address")
 }
 
-/// Every server at hand, by name.
+/// Every installed server, by name.
 fn peers() -> Vec<(&'static str, Peer)> {
     let ours = Server::start(&[]);
     let mut all = vec![(
@@ -192,11 +192,11 @@ const WAYS: [&[&str]; 8] = [
     &["-t", "300", "--option", "x-unheard-of=1"],
 ];
 
-/// Lengths of files, in bytes: around the ends of blocks and windows.
+/// File sizes in bytes, around the ends of blocks and windows.
 const SIZES: [usize; 7] = [0, 1, 511, 512, 1428, 1428 * 16, 100_000];
 
-/// Whether dnsmasq is the release that answers every second request without options with
-/// the last packet's length.
+/// Whether this is the dnsmasq release that answers every second request without options
+/// with the previous packet's length.
 fn is_dnsmasq_2_93() -> bool {
     let program = peer_program("dnsmasq").expect("it has started");
     let version = Command::new(program).arg("--version").output();
@@ -341,7 +341,7 @@ fn several_files_go_with_one_call() {
     );
     assert_eq!(output.stderr, b"");
 
-    // What isn't there doesn't keep the others away.
+    // A missing file doesn't keep the others from coming.
     fs::create_dir(dir.path().join("into")).unwrap();
     let output = run(dir.path(), &["get", &url("no"), &url("two"), "into"]);
     let told = format!("tftp: {}: Error code 1: File not found", url("no"));
@@ -403,7 +403,7 @@ fn pipes_and_devices_take_and_give() {
         &fs::read(server.root().join("proc")).unwrap(),
         &version,
     );
-    // A reader that goes away.
+    // A device that takes nothing.
     let output = run(dir.path(), &["get", &url("file"), "/dev/full"]);
     assert_status(&output, 2, &["Disk full"]);
     assert_eq!(files(dir.path()), Vec::<String>::new());
@@ -434,7 +434,7 @@ fn tftp_hpas_form_works_and_tells_the_truth() {
         ),
         (&["get", "nothing"], 1, &["Error code 1: File not found"]),
         (&["put", "nothing"], 2, &["nothing", "No such file"]),
-        // As one word, and with a directory, since 6.0.
+        // Commands as one word, and a directory, since 6.0.
         (&["get file again"], 0, &[]),
         (&["mget", "file", "there", "sub"], 0, &[]),
         (&["mget", "file", "nowhere"], 64, &[]),
@@ -459,7 +459,7 @@ fn tftp_hpas_form_works_and_tells_the_truth() {
         &fs::read(server.root().join("there")).unwrap(),
         &file,
     );
-    // The path as it is typed, though only its end is the server's.
+    // The whole path is typed, but only its last part is sent.
     let path = dir.path().join("typed");
     fs::write(&path, "typed").unwrap();
     let path = path.display().to_string();
@@ -506,7 +506,7 @@ fn a_probe_tells_in_one_line() {
 }
 
 #[test]
-fn what_goes_wrong_here_has_its_own_status() {
+fn local_failures_have_a_status_of_their_own() {
     let dir = tempfile::tempdir().unwrap();
     let closed = UdpSocket::bind("127.0.0.1:0")
         .unwrap()
@@ -573,7 +573,7 @@ impl Scripted {
         format!("tftp://{}/file", self.listen.local_addr().unwrap())
     }
 
-    /// The next request: its bytes after the opcode, as words.
+    /// The next request: the bytes after the opcode, as words.
     #[track_caller]
     fn request(&mut self) -> Vec<String> {
         let mut buffer = [0; 2048];
@@ -597,7 +597,7 @@ impl Scripted {
         Packet::parse(&buffer[..len])
     }
 
-    /// Sends, and takes the answer.
+    /// Sends a packet and takes the answer.
     #[track_caller]
     fn say(&self, packet: &[u8]) -> Packet {
         self.send(packet);
@@ -620,8 +620,8 @@ fn oack(options: &[(&str, &str)]) -> Vec<u8> {
     packet
 }
 
-/// Runs the client on `args` with `SERVER` in them replaced, against `script`;
-/// beside it lies a file that no failure may harm.
+/// Runs the client on `args`, with `URL` in them replaced, against `script`; next to it
+/// is a file that no failure may harm.
 #[track_caller]
 fn against(args: &[&str], mut script: impl FnMut(&mut Scripted)) -> (Output, TempDir) {
     let dir = tempfile::tempdir().unwrap();
@@ -739,7 +739,7 @@ fn silence_ends_after_the_retries() {
     }
 }
 
-/// Nor is a closed port asked again: whether it says so or not, nobody answers.
+/// A closed port isn't asked again either: with or without an ICMP error, nobody answers.
 #[test]
 fn without_retries_each_request_is_sent_once() {
     let dir = tempfile::tempdir().unwrap();
@@ -822,8 +822,8 @@ fn silence_in_the_middle_ends_after_the_retries() {
     }
 }
 
-/// An OACK that we can't accept is refused with ERROR 8 (RFC 2347), and the
-/// request follows again without options.
+/// An OACK that we can't accept is refused with ERROR 8 (RFC 2347), and the request is
+/// repeated without options.
 #[test]
 fn an_oack_that_nobody_asked_for_is_refused_and_options_are_dropped() {
     let (unasked, larger) = ("Option not asked for", "Option value larger than asked for");
@@ -904,7 +904,7 @@ fn strangers_get_error_5_and_change_nothing() {
 }
 
 #[test]
-fn what_is_lost_or_doubled_comes_whole() {
+fn lost_and_duplicated_packets_do_no_harm() {
     let (output, dir) = against(&["-t", "1000", "get", "URL"], |server| {
         server.request();
         let agreed = oack(&[("blksize", "8"), ("windowsize", "4")]);
@@ -912,7 +912,7 @@ fn what_is_lost_or_doubled_comes_whole() {
         // The ACK is lost: the OACK comes again.
         assert_eq!(server.say(&agreed), Packet::Ack(0));
         server.send(&data(1, b"11111111"));
-        // Block 2 is lost; one ACK tells so at once.
+        // Block 2 is lost; one ACK reports that at once.
         assert_eq!(server.say(&data(3, b"33333333")), Packet::Ack(1));
         server.send(&data(4, b"44444444"));
         server.send(&data(2, b"22222222"));
@@ -920,7 +920,7 @@ fn what_is_lost_or_doubled_comes_whole() {
         server.send(&data(3, b"33333333"));
         server.send(&data(4, b"44444444"));
         assert_eq!(server.say(&data(5, b"55555555")), Packet::Ack(5));
-        // The final ACK is lost: while it dallies it is sent again.
+        // The final ACK is lost: while the client dallies, it sends the ACK again.
         assert_eq!(server.say(&data(6, b"6")), Packet::Ack(6));
         assert_eq!(server.say(&data(6, b"6")), Packet::Ack(6));
     });
@@ -962,8 +962,8 @@ fn a_lost_request_and_lost_data_are_sent_again() {
     assert_status(&output, 0, &[]);
 }
 
-/// The OACK and the block behind it are there at once: the block is as long as
-/// the OACK says, not as before.
+/// The OACK and the block after it come at once: the block has the length that the OACK
+/// says, and not the default.
 #[test]
 fn a_block_right_behind_the_oack_is_whole() {
     let dir = tempfile::tempdir().unwrap();
@@ -988,7 +988,7 @@ fn a_block_right_behind_the_oack_is_whole() {
         server.send(&oack(&[("blksize", "1428")]));
         server.send(&data(1, &[b'1'; 1428]));
         kill(pid, Signal::SIGCONT).unwrap();
-        // One answer to all that has come: ACK 0 would say less.
+        // One ACK for both; ACK 0 would confirm less.
         assert_eq!(server.receive(), Packet::Ack(1));
         assert_eq!(server.say(&data(2, b"2")), Packet::Ack(2));
         assert_status(
@@ -999,8 +999,8 @@ fn a_block_right_behind_the_oack_is_whole() {
     }
 }
 
-/// Sockets on the two addresses of localhost, in the order of the name service,
-/// with one port.
+/// Sockets on the two addresses of localhost, in the name service's order, with the same
+/// port.
 fn both_localhosts() -> Option<(UdpSocket, UdpSocket)> {
     let (Ok(six), Ok(addresses)) = (
         UdpSocket::bind("[::1]:0"),
@@ -1022,7 +1022,7 @@ fn both_localhosts() -> Option<(UdpSocket, UdpSocket)> {
     }
 }
 
-/// One name, two addresses: the second is for where nobody is at the first.
+/// A name with two addresses: the second is only used if nobody answers at the first.
 #[test]
 fn another_address_is_no_way_out_of_a_transfer() {
     let Some((first, second)) = both_localhosts() else {
@@ -1065,8 +1065,8 @@ fn a_stray_ack_is_no_answer_to_a_read_request() {
 fn a_stranger_who_is_gone_is_not_the_server() {
     let (output, _dir) = against(&["-t", "200", "get", "URL"], |server| {
         server.request();
-        // A block for a client that died on this port. The socket takes nothing
-        // but from port 9: as if it were closed when the ERROR 5 comes.
+        // A stale block for a client that had this port before. The socket receives from
+        // port 9 only, so that the ERROR 5 finds it closed.
         let stranger = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         stranger.connect((Ipv4Addr::LOCALHOST, 9)).unwrap();
         let stale = data(7, b"stale");
@@ -1087,7 +1087,7 @@ fn a_probe_that_is_late_asks_no_more() {
         let mut buffer = [0; 600];
         let mut more = 0;
         while let Ok(len) = server.listen.recv(&mut buffer) {
-            // A transfer that nobody took up needs no ERROR.
+            // A transfer that hasn't begun needs no ERROR.
             assert_eq!(Packet::parse(&buffer[..len]).error_code(), None);
             more += 1;
         }
@@ -1124,7 +1124,7 @@ fn an_interrupt_tells_the_server_and_leaves_nothing() {
     for (signal, expected) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
         let dir = tempfile::tempdir().unwrap();
         let mut server = Scripted::new();
-        // Not through `timeout`, which would take the signal.
+        // Not with timeout(1), which would take the signal.
         let child = Command::new(env!("CARGO_BIN_EXE_tftp"))
             .current_dir(dir.path())
             .args(["get", &server.url()])
@@ -1161,7 +1161,7 @@ fn an_interrupt_that_is_to_be_ignored_is() {
     assert_status(&child.wait_with_output().unwrap(), 0, &[]);
 }
 
-/// The lean server has none of the client's crates.
+/// The lean server depends on none of the client's crates.
 #[test]
 fn without_the_client_its_crates_are_gone() {
     let tree = |features: &[&str]| {
@@ -1185,7 +1185,7 @@ fn without_the_client_its_crates_are_gone() {
     assert!(lean.contains("mio"), "{lean}");
 }
 
-/// A reader that takes its time must not keep a signal from ending it.
+/// A slow reader must not keep a signal from ending the client.
 #[test]
 fn an_interrupt_ends_a_wait_for_the_reader_too() {
     let server = Server::start(&[]);
@@ -1198,7 +1198,7 @@ fn an_interrupt_ends_a_wait_for_the_reader_too() {
         .spawn()
         .unwrap();
     let pid = Pid::from_raw(child.id().cast_signed());
-    // The first bytes have come; the pipe doesn't hold all.
+    // The first bytes have come; the pipe can't hold everything.
     std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut [0; 512]).unwrap();
     kill(pid, Signal::SIGINT).unwrap();
     let stdout = child.stdout.take();
@@ -1241,13 +1241,13 @@ fn one_port_is_enough_for_several_files() {
 
 // --- a device that isn't there yet ------------------------------------------------
 
-/// A port that is closed now, and that nobody else is given.
+/// A port that is closed, and that nobody else will get.
 fn closed_port() -> SocketAddr {
     free_addr()
 }
 
-/// Waits until a line of the client's standard error holds `word`; returns what
-/// is left of its output.
+/// Waits until a line of the client's standard error contains `word`; returns the rest of
+/// that output.
 #[track_caller]
 fn wait_for_line(child: &mut Child, word: &str) -> std::io::BufReader<std::process::ChildStderr> {
     let mut lines = std::io::BufReader::new(child.stderr.take().unwrap());
@@ -1260,7 +1260,7 @@ fn wait_for_line(child: &mut Child, word: &str) -> std::io::BufReader<std::proce
     lines
 }
 
-/// ICMP port unreachable before the first answer is a hint: the client asks on
+/// ICMP port unreachable before the first answer is only a hint: the client goes on asking
 /// until the device listens (RFC 1122 §3.2.2.1).
 #[test]
 fn a_client_started_before_its_device_waits_for_it_despite_port_unreachable() {
@@ -1319,7 +1319,7 @@ fn a_client_started_before_its_device_waits_for_it_despite_port_unreachable() {
     }
 }
 
-/// The network, the host and the port are unreachable one after the other.
+/// First the network, then the host, then the port is unreachable.
 #[test]
 fn network_and_host_unreachable_are_hints_as_well() {
     let script = r#"
@@ -1362,8 +1362,8 @@ fn can_make_networks() -> bool {
     works
 }
 
-/// `--wait`: a boot loader listens for a second or so; its request must not be
-/// lost in the pauses of a back-off.
+/// `--wait`: a boot loader listens for a second or so; no request must miss it because of
+/// a back-off.
 #[test]
 fn a_wait_asks_once_a_second_or_faster_and_says_so() {
     let args = [
@@ -1378,7 +1378,7 @@ fn a_wait_asks_once_a_second_or_faster_and_says_so() {
     ];
     let mut requests = [0, 0];
     let (output, dir) = against(&args, |server| {
-        // Longer than between any two.
+        // Longer than the time between two requests.
         server.listen.set_read_timeout(Some(millis(2000))).unwrap();
         let mut buffer = [0; 600];
         while let Ok(len) = server.listen.recv(&mut buffer) {
@@ -1390,15 +1390,15 @@ fn a_wait_asks_once_a_second_or_faster_and_says_so() {
         69,
         &["asking again for", "no answer from 127.0.0.1"],
     );
-    // With options at 0, 1, 2 and 3 s; without from 1.3 s on.
+    // With options at 0, 1, 2 and 3 s; without, from 1.3 s on.
     let [with_options, plain] = requests;
     assert!((3..=4).contains(&with_options), "{requests:?}");
     assert!((2..=3).contains(&plain), "{requests:?}");
     assert_unharmed(&dir);
 }
 
-/// Once the network has said that nobody is there, requests don't back off: the
-/// device may listen for a moment only.
+/// Once the network has reported that nobody is there, requests don't back off: the device
+/// may listen for a short time only.
 #[test]
 fn a_device_that_was_unreachable_is_asked_every_second() {
     let addr = closed_port();
@@ -1417,7 +1417,7 @@ fn a_device_that_was_unreachable_is_asked_every_second() {
         clients.push(listen.recv_from(&mut [0; 600]).unwrap().1);
     }
     let first = clients.iter().filter(|it| **it == clients[0]).count();
-    // At 1, 2, 3, 4 and 5 s, where a back-off asks at 1 and 3 s.
+    // At 1, 2, 3, 4 and 5 s; a back-off would ask at 1 and 3 s.
     assert!((4..=6).contains(&first), "{clients:?}");
     listen.send_to(&error(0, "enough"), clients[0]).unwrap();
     assert_status(&child.wait_with_output().unwrap(), 1, &[]);
@@ -1457,8 +1457,8 @@ fn hint_is_the_reason(addr: SocketAddr) {
     }
 }
 
-/// Some loaders drop requests with options: a plain one follows soon, from a port
-/// of its own.
+/// Some loaders drop requests with options: one without follows soon, from another
+/// port.
 #[test]
 fn a_plain_request_follows_within_two_seconds() {
     let (output, _dir) = against(&["-v", "put", "file", "URL"], |server| {
@@ -1469,7 +1469,7 @@ fn a_plain_request_follows_within_two_seconds() {
             words = server.request();
         }
         assert_ne!(server.client, first, "a port of its own");
-        // It was 7 s; with options there are requests at 0, 1, 3 and 7 s.
+        // It used to take 7 s: with options, requests are sent at 0, 1, 3 and 7 s.
         assert!(optioned <= 2, "{optioned} of them");
         assert_eq!(server.say(&ack(0)), Packet::Data(1, b"as it was".to_vec()));
         server.send(&ack(1));
@@ -1488,7 +1488,7 @@ fn a_late_answer_to_the_request_with_options_counts() {
         let second = server.client;
         server.client = first;
         assert_eq!(server.say(&oack(&[("blksize", "600")])), Packet::Ack(0));
-        // The other request is answered too late: its transfer is ended.
+        // The other request is answered too late: its transfer is aborted.
         let late = RawClient::to(second.unwrap());
         late.send(&data(1, &[b'x'; 512]));
         assert_eq!(late.expect().0.error_code(), Some(0));
@@ -1497,7 +1497,7 @@ fn a_late_answer_to_the_request_with_options_counts() {
     assert_status(&output, 0, &["blksize=600", "Received 5 bytes"]);
 }
 
-/// A refusal that comes while the plain request is out: it is sent once more.
+/// The refusal comes after the plain request was sent, which is then sent again.
 #[test]
 fn a_late_refusal_of_options_ends_in_a_plain_transfer() {
     for answer in [error(8, "no options"), oack(&[("blksize", "9999")])] {
@@ -1522,8 +1522,8 @@ fn a_late_refusal_of_options_ends_in_a_plain_transfer() {
     }
 }
 
-/// Where one of several addresses is unreachable, the next is asked at once and
-/// without a word.
+/// If one of several addresses is unreachable, the next is asked at once and without a
+/// message.
 #[test]
 fn an_unreachable_address_is_passed_over() {
     let Some((first, second)) = both_localhosts() else {
@@ -1547,8 +1547,7 @@ fn an_unreachable_address_is_passed_over() {
     assert_eq!(lines, 1, "{}", said(&output));
 }
 
-/// tftp-hpa's clients send no options; their scripts talk to devices that know
-/// none.
+/// tftp-hpa's client sends no options; its scripts talk to devices that know none.
 #[test]
 fn hpa_style_commands_send_no_options_unless_asked_to() {
     for (args, options) in [
@@ -1605,7 +1604,7 @@ fn answers_from_another_address_are_told() {
     }
 }
 
-/// A name's addresses are raced: a silent one doesn't keep the others waiting.
+/// The addresses of a name are tried in parallel: a silent one doesn't delay the others.
 #[test]
 fn addresses_of_a_name_are_raced() {
     let Some((silent, second)) = both_localhosts() else {
@@ -1624,7 +1623,7 @@ fn addresses_of_a_name_are_raced() {
     silent.recv(&mut [0; 600]).unwrap();
     let started = Instant::now();
     let (_, client) = second.recv_from(&mut [0; 600]).unwrap();
-    // It was 22 s.
+    // It used to take 22 s.
     assert!(started.elapsed() < Duration::from_secs(5));
     second.send_to(&data(1, b"right"), client).unwrap();
     assert_status(&child.wait_with_output().unwrap(), 0, &["Received 5 bytes"]);
@@ -1632,7 +1631,7 @@ fn addresses_of_a_name_are_raced() {
 
 // --- what ends a transfer ------------------------------------------------------------
 
-/// A server that says the same thing forever makes no progress.
+/// A server that sends the same thing forever makes no progress.
 #[test]
 fn repeats_of_one_answer_are_no_progress() {
     let oacks = oack(&[("blksize", "512")]);
@@ -1659,7 +1658,7 @@ fn repeats_are_no_progress(first: &[u8], args: &[&str]) {
             .set_read_timeout(Some(millis(1000)))
             .unwrap();
         let started = Instant::now();
-        // Each of its answers is met with the same again.
+        // Each answer brings the same packet again.
         while server.transfer.recv(&mut [0; 600]).is_ok() {
             thread::sleep(millis(10));
             server.send(first);
@@ -1670,7 +1669,7 @@ fn repeats_are_no_progress(first: &[u8], args: &[&str]) {
     assert_unharmed(&dir);
 }
 
-/// The announced size (RFC 2349) is held against what came.
+/// The announced size (RFC 2349) is compared with the received bytes.
 #[test]
 fn a_size_that_was_announced_wrongly_is_told() {
     for (announced, status, word) in [
@@ -1685,7 +1684,7 @@ fn a_size_that_was_announced_wrongly_is_told() {
                 server.request();
                 assert_eq!(server.say(&oack(&[("tsize", announced)])), Packet::Ack(0));
                 let answer = server.say(&data(1, b"nine long"));
-                // What is short isn't acknowledged as a whole file.
+                // A short file isn't acknowledged as a whole one.
                 let is_short = announced == "10" && !netascii;
                 let is_right = match &answer {
                     Packet::Error(0, why) => is_short && why.contains("announced"),
@@ -1694,7 +1693,7 @@ fn a_size_that_was_announced_wrongly_is_told() {
                 assert!(is_right, "{answer:?}");
             });
             if netascii {
-                // What text comes to here is not what goes over the wire.
+                // In netascii, the local size differs from the size on the wire.
                 assert_status(&output, 0, &["Received 9 bytes"]);
                 continue;
             }
@@ -1722,7 +1721,7 @@ fn two_files_with_one_local_name_are_refused_before_anything_is_done() {
     }
     assert_eq!(files(dir.path()), ["into"]);
     assert_eq!(files(&dir.path().join("into")), Vec::<String>::new());
-    // Nor does one file take the other's place on a server that overwrites.
+    // On a server that overwrites, one upload doesn't replace the other either.
     for name in ["a", "b"] {
         fs::create_dir(dir.path().join(name)).unwrap();
         fs::write(dir.path().join(name).join("f"), name).unwrap();
@@ -1733,10 +1732,10 @@ fn two_files_with_one_local_name_are_refused_before_anything_is_done() {
         assert_status(&output, 64, &["a/f and b/f would both be"]);
     }
     assert_eq!(server.tree().len(), 2);
-    // Standard output takes both, one behind the other.
+    // Standard output takes both, one after the other.
     let output = run(dir.path(), &["-q", "get", &urls[0], &urls[1], "-"]);
     assert_eq!(output.stdout, b"ab");
-    // The same file twice replaces no other.
+    // The same file twice replaces no other file.
     assert_status(
         &run(dir.path(), &["get", &urls[0], &urls[0], "into/"]),
         0,
@@ -1745,8 +1744,8 @@ fn two_files_with_one_local_name_are_refused_before_anything_is_done() {
     assert_eq!(fs::read(dir.path().join("into/f")).unwrap(), b"a");
 }
 
-/// Python and Node.js hand their children a /dev/null that is open both ways, as the
-/// runtime does where a stream is closed.
+/// Python and Node.js give their children a /dev/null that is open for reading and
+/// writing, as Rust's runtime does for a closed stream.
 #[test]
 fn every_null_device_takes_a_download_and_none_open_both_ways_is_sent() {
     let server = Server::start(&["--overwrite"]);
@@ -1771,7 +1770,7 @@ fn every_null_device_takes_a_download_and_none_open_both_ways_is_sent() {
     assert_status(&shell(r#"put - "$1" </dev/null"#), 0, &["Sent 0 bytes"]);
 }
 
-/// SIGXFSZ would kill the client; the file is an error instead.
+/// SIGXFSZ would kill the client; the limit must be an error about the file.
 #[test]
 fn a_file_size_limit_is_a_local_error() {
     let server = Server::start(&[]);
@@ -1793,7 +1792,7 @@ fn a_file_size_limit_is_a_local_error() {
 /// Nobody has answered yet: the ERROR waits for the answer and goes to the port
 /// that it comes from, not to the port that requests go to.
 #[test]
-fn an_interrupt_before_the_first_answer_is_told_to_who_answers_next() {
+fn an_interrupt_before_the_first_answer_is_told_to_the_next_answerer() {
     let mut server = Scripted::new();
     let child = Command::new(env!("CARGO_BIN_EXE_tftp"))
         .args(["get", &server.url(), "-"])
@@ -1815,7 +1814,7 @@ fn an_interrupt_before_the_first_answer_is_told_to_who_answers_next() {
 
 // --- streams ------------------------------------------------------------------------
 
-/// What has no end is sent as it comes, and kept nowhere.
+/// Endless input is sent as it comes, and not stored.
 #[test]
 fn an_endless_source_is_streamed() {
     let dir = tempfile::tempdir().unwrap();
@@ -1847,7 +1846,7 @@ fn an_endless_source_is_streamed() {
 
 // --- addresses ----------------------------------------------------------------------
 
-/// A server that is asked at an IPv4-mapped address answers from the IPv4 one.
+/// A server asked at an IPv4-mapped address answers from the IPv4 address.
 #[test]
 fn a_mapped_address_is_that_of_ipv4() {
     let server = Server::start(&[]);
@@ -1866,7 +1865,7 @@ fn a_mapped_address_is_that_of_ipv4() {
     assert_status(&run(dir.path(), &["-6", "get", &url]), 68, &["IPv6"]);
 }
 
-/// A link-local address has a zone; in a URL its sign is written %25 (RFC 6874).
+/// A link-local address has a zone; in a URL the percent sign is written %25 (RFC 6874).
 #[test]
 fn a_link_local_address_has_its_zone() {
     let script = r#"
@@ -1904,7 +1903,7 @@ fn a_link_local_address_has_its_zone() {
 }
 
 #[test]
-fn what_names_no_file_is_quoted() {
+fn arguments_without_a_file_name_are_quoted() {
     let dir = tempfile::tempdir().unwrap();
     for word in ["127.0.0.1:", "tftp://127.0.0.1/", "tftp://127.0.0.1"] {
         let told = format!("tftp: no file is named in '{word}'");

@@ -55,7 +55,7 @@ fn anothers_root_is_closed_to_all_others() {
     assert_eq!(server.tree(), before);
 }
 
-/// Where a link leads decides, not how the name is spelled.
+/// What counts is where a link leads, and not how the name is spelled.
 #[test]
 fn anothers_root_is_closed_through_links_too() {
     let server = Server::start(&["--per-client-root", "ip", "--overwrite"]);
@@ -85,7 +85,7 @@ fn anothers_root_is_closed_through_links_too() {
         "tftpboot/192.0.2.7/new",
         "theirs/new",
         "absolute/192.0.2.7/new",
-        // It would become somebody's root.
+        // An upload with this name would become another client's root.
         "tftpboot/192.0.2.8",
         "absolute/192.0.2.8",
     ] {
@@ -180,12 +180,12 @@ fn a_client_whose_directory_cannot_be_had_gets_nothing() {
         PATIENCE,
     );
     assert!(line.is_some(), "{:?}", server.log_lines());
-    // A file of that name is nobody's root.
+    // A regular file with such a name is no client's root.
     std::fs::write(&own, b"").unwrap();
     assert_eq!(client.read("common"), Ok(b"all".to_vec()));
 }
 
-/// ROOT is above both, so it isn't ROOT that the link leaves.
+/// The link stays inside ROOT, so the message must not say that it leaves ROOT.
 #[test]
 fn a_link_out_of_a_clients_own_directory_is_told_as_that() {
     let server = Server::start(&["--per-client-root", "ip"]);

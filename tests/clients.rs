@@ -1,8 +1,8 @@
-//! Real clients against the real binary: curl, tftp-hpa, atftp and busybox get
-//! and put files, each in every way it knows; the bytes are compared.
+//! Real clients against the real binary: curl, tftp-hpa, atftp and busybox get and put
+//! files, with every option that they have; the bytes are compared.
 //!
-//! A client that is not installed is skipped with a line that says so; under
-//! `CI=true` it fails the test.
+//! A client that isn't installed is skipped with a message; with `CI=true` the test
+//! fails instead.
 #![allow(
     clippy::disallowed_methods,
     reason = "a test stands outside: it measures time"
@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 
 use common::*;
 
-/// The longest a client may take, in seconds: 40 MiB in steps of 512 bytes on
-/// a busy machine.
+/// The longest time that a client may take, in seconds: 40 MiB in blocks of 512 bytes
+/// on a busy machine.
 const LIMIT: u32 = 100;
 
 const MIB: usize = 1 << 20;
@@ -43,7 +43,7 @@ enum Way {
     Put,
 }
 
-/// How a client shall ask. What a client cannot do, it is not asked to.
+/// How a client should ask. It is only asked for what it supports.
 #[derive(Debug, Clone, Copy, Default)]
 struct Wish {
     netascii: bool,
@@ -52,12 +52,12 @@ struct Wish {
     windowsize: Option<usize>,
     timeout: Option<usize>,
     tsize: bool,
-    /// The server's address to ask, where it has several.
+    /// Which of the server's addresses to ask, if it has several.
     address: Option<Ipv4Addr>,
 }
 
 impl Client {
-    /// Whether it is installed, and is what its name says.
+    /// Whether the client is installed, and is what its name says.
     fn is_there(self) -> bool {
         match self {
             Curl => require("curl").is_some(),
@@ -79,8 +79,8 @@ impl Client {
         }
     }
 
-    /// The command that moves one file. Local names are absolute paths, but for
-    /// none of these clients a remote name is.
+    /// The command that transfers one file. Local names are absolute paths; for none of
+    /// these clients are remote names.
     fn command(self, way: Way, server: &Server, remote: &str, local: &Path, wish: Wish) -> Command {
         let host = wish
             .address
@@ -149,7 +149,7 @@ impl Client {
         command.output().expect("timeout(1)")
     }
 
-    /// Downloads a file whose local form must be `wanted`.
+    /// Downloads a file; stored locally, it must equal `wanted`.
     #[track_caller]
     fn get(self, server: &Server, remote: &str, wanted: &[u8], wish: Wish) {
         let local = server.outside().join(format!("{self:?}-get"));
@@ -157,11 +157,11 @@ impl Client {
         let what = format!("{self:?} get {remote} {wish:?}: {}", said(&output));
         assert!(output.status.success(), "{what}");
         assert_same(&what, &fs::read(&local).unwrap_or_default(), wanted);
-        // busybox takes up an existing file where it ended.
+        // busybox resumes after the end of an existing file.
         fs::remove_file(local).expect(&what);
     }
 
-    /// Uploads `file`, which must land as `wanted`.
+    /// Uploads `file`; stored by the server, it must equal `wanted`.
     #[track_caller]
     fn put(self, server: &Server, remote: &str, file: &[u8], wanted: &[u8], wish: Wish) {
         let local = server.outside().join(format!("{self:?}-put"));
@@ -174,7 +174,7 @@ impl Client {
         fs::remove_file(landed).expect(&what);
     }
 
-    /// All the ways it has of asking for an octet transfer.
+    /// All of the client's ways to ask for an octet transfer.
     fn wishes(self) -> Vec<Wish> {
         let plain = Wish::default();
         let blksize = |size| Wish {
@@ -216,7 +216,7 @@ impl Client {
 /// Sizes worth trying with this block size, in bytes.
 fn sizes(wish: Wish) -> Vec<usize> {
     let block = wish.blksize.unwrap_or(BLOCK);
-    // Where blocks end is the same in both modes.
+    // Block borders are the same in both modes.
     if is_single_port() {
         return vec![0, 3 * block];
     }
@@ -260,8 +260,7 @@ fn busybox_gets_and_puts() {
     get_and_put_in_every_way(Busybox);
 }
 
-/// A text with line ends at and around the block borders, and what it is on
-/// the wire.
+/// A text with line ends at and around the block borders, and its form on the wire.
 fn text() -> (Vec<u8>, Vec<u8>) {
     let mut local = Vec::new();
     for len in [511, 509, 0, 0, 40, 1022, 300] {
@@ -281,7 +280,7 @@ fn netascii_comes_and_goes_as_text() {
     };
     let server = Server::start(&[]);
     server.file("text.txt", &local);
-    // tftp-hpa translates both ways; curl shows and sends what is on the wire.
+    // tftp-hpa translates both ways; curl shows and sends the form on the wire.
     if Hpa.is_there() {
         Hpa.get(&server, "text.txt", &local, wish);
         Hpa.put(&server, "up.txt", &local, &local, wish);
@@ -299,7 +298,7 @@ fn netascii_comes_and_goes_as_text() {
 /// 67,584 blocks: the block number wraps.
 #[track_caller]
 fn thirty_three_mebibytes(client: Client, way: Way) {
-    // Wrapping block numbers are the same in both modes: `contents` has them.
+    // Rollover is the same in both modes: `contents` tests it.
     if is_single_port() || !client.is_there() {
         return;
     }
@@ -350,7 +349,7 @@ fn two_hundred_at_once() {
     if clients.is_empty() {
         return;
     }
-    // tftp-hpa takes the first answer from whatever address.
+    // tftp-hpa takes the first answer from any address.
     if nix::unistd::geteuid().is_root() {
         own_network();
     }
@@ -373,9 +372,8 @@ fn two_hundred_at_once() {
         if way(n) == Way::Put {
             fs::write(local(n), &file).expect("a local file");
         }
-        // Two busyboxes may take the same port, the second while the first is
-        // connected: with a single port at our end only the address tells them
-        // apart.
+        // Two busyboxes may get the same port, the second while the first is connected:
+        // with a single port at the server, only the server's address tells them apart.
         let wish = Wish {
             address: Some(own_address()),
             ..Wish::default()
@@ -446,16 +444,16 @@ fn tftp_hpas_prompt_gets_gets_puts_gets() {
         &three,
     );
     assert!(told.contains("File not found"), "{told}");
-    // The client's first repetition comes after 5 s, ours after 1 s.
+    // The client's first retransmit comes after 5 s, ours after 1 s.
     assert!(start.elapsed() < Duration::from_secs(4), "a pause: {told}");
 }
 
-/// What a client says and how it ends when the server refuses.
+/// A client's message and exit status when the server refuses.
 #[track_caller]
 fn assert_refused(client: Client, output: &Output, text: &str) {
     let told = said(output);
     match client {
-        // curl has exit codes for this and tells no more.
+        // curl only has exit codes for this.
         Curl => assert!(matches!(output.status.code(), Some(68 | 73)), "{told}"),
         Hpa => assert!(told.contains(text), "{told}"),
         Atftp | Busybox => {

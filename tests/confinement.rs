@@ -1,10 +1,10 @@
-//! Nothing outside the root is read or written: by no spelling of `..`, through
-//! no link, and not by who swaps a directory for a link while requests run.
+//! Nothing outside the root is read or written: not with `..` in any spelling, not
+//! through a link, and not by swapping a directory for a link while requests run.
 //!
-//! The sandbox is off and the outside is open to everybody, so that nothing but
-//! the way names are resolved stands in between. By the real binary, as root and
-//! as nobody; by the storage layer alone, so that it is seen without `openat2`
-//! too. Becoming nobody takes root; without it, those tests say so and leave it.
+//! The sandbox is off and the directory outside is open to everybody, so that only name
+//! resolution protects it. Tested with the real binary, as root and as nobody; and with
+//! the storage layer alone, so that resolution without `openat2` is covered, too.
+//! Becoming nobody needs root; without it, those tests are skipped with a message.
 #![allow(
     clippy::disallowed_methods,
     reason = "a test stands outside: it has an environment and threads"
@@ -24,11 +24,11 @@ use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::unistd::{Uid, geteuid, setresuid};
 use tftpd::file::{Methods, Policy, Publisher, ReadAt, Resolver, Root};
 
-/// What lies in the root, and what must never come out of it.
+/// The content inside the root, and the content that must never come out.
 const INSIDE: &[u8] = b"inside";
 const SECRET: &[u8] = b"outside";
 
-/// Fills `root` and the directory `outside` beside it, open to everybody.
+/// Fills `root` and the directory `outside` next to it, which is open to everybody.
 fn furnish(base: &Path) {
     for dir in ["root", "root/dir", "outside"] {
         fs::create_dir_all(base.join(dir)).expect("a directory");
@@ -41,7 +41,7 @@ fn furnish(base: &Path) {
     }
 }
 
-/// Nobody was outside.
+/// Asserts that nothing outside has changed.
 #[track_caller]
 fn assert_untouched(base: &Path, what: &str) {
     let entries = fs::read_dir(base.join("outside")).expect("a directory");
@@ -56,7 +56,7 @@ fn assert_untouched(base: &Path, what: &str) {
     );
 }
 
-/// Lets the other thread end, however this one does.
+/// Makes the other thread end, however this one ends.
 struct End<'a>(&'a AtomicBool);
 
 impl Drop for End<'_> {
@@ -65,9 +65,9 @@ impl Drop for End<'_> {
     }
 }
 
-/// Puts `root/swap`, a link to `target`, in the place of `root/dir` and back, at
-/// once each time, as fast as it goes; meanwhile `attempt` tells whether it
-/// got through, until both sides of the race have been seen often enough.
+/// Exchanges `root/dir` and `root/swap`, a link to `target`, atomically, back and forth as
+/// fast as possible. Meanwhile `attempt` tells whether it got through, until both sides
+/// of the race have been seen often enough.
 fn race(base: &Path, target: &Path, what: &str, mut attempt: impl FnMut() -> bool) {
     let (dir, swap) = (base.join("root/dir"), base.join("root/swap"));
     symlink(target, &swap).expect("a link");
@@ -102,7 +102,7 @@ fn race(base: &Path, target: &Path, what: &str, mut attempt: impl FnMut() -> boo
     fs::remove_file(swap).expect("a link");
 }
 
-/// Where a swapped link may lead: outside by two names, and by a magic link.
+/// Where the swapped link may lead: outside by two names, and by a magic link.
 fn targets(base: &Path) -> [std::path::PathBuf; 3] {
     let outside = base.join("outside");
     let below_slash = outside.strip_prefix("/").expect("an absolute path");
@@ -214,7 +214,7 @@ fn no_spelling_leads_out() {
             assert!(refused, "{who}: {name}: {answer:?}");
         }
         for name in names {
-            // Refused, or written below the root: both keep the promise.
+            // It may be refused or written below the root: either is right.
             let _ = RawClient::new(server).write(name, b"overwritten");
             assert_untouched(base, name);
         }
@@ -241,7 +241,7 @@ fn upload(root: &Root, name: &[u8]) -> bool {
     upload.write_at(0, b"up").is_ok() && upload.commit().is_ok()
 }
 
-/// Every resolver, every way to publish, every kind of link.
+/// Runs the race with every resolver, every way to publish and every kind of link.
 fn race_storage(who: &str) {
     let base = tempfile::tempdir().expect("a temporary directory");
     let base = base.path();
@@ -302,8 +302,8 @@ fn nobody_stays_inside_with_and_without_openat2() {
     assert!(said(&output).contains("got through"), "{}", said(&output));
 }
 
-/// Not a test of its own: [`nobody_stays_inside_with_and_without_openat2`] runs
-/// it in a process of its own.
+/// Not a test of its own: [`nobody_stays_inside_with_and_without_openat2`] runs this
+/// in a separate process.
 #[test]
 fn in_a_process_of_nobody() {
     if std::env::var_os("TFTPD_TEST_NOBODY").is_none() {
@@ -388,7 +388,7 @@ fn a_link_leads_to_a_directory_that_was_named_for_it_and_nowhere_else() {
 }
 
 #[test]
-fn a_directory_that_links_cannot_lead_to_is_one_line() {
+fn an_unusable_directory_for_links_is_reported_in_one_line() {
     let root = tempfile::tempdir().expect("a temporary directory");
     let output = bounded(10, tftpd())
         .args(["-p", "0", "--follow-links", "/no/such/directory"])

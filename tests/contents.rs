@@ -1,5 +1,5 @@
-//! What arrives is what was sent, over the real binary: netascii, every size
-//! around the block borders, block numbers past 65535.
+//! The real binary delivers what was sent: netascii, every size around the block
+//! borders, block numbers past 65535.
 
 mod common;
 
@@ -7,7 +7,7 @@ use std::fs;
 
 use common::*;
 
-/// Local text and its form on the wire, CR LF and CR NUL at block borders too.
+/// Local text and its form on the wire, with CR LF and CR NUL at block borders too.
 fn netascii_cases() -> Vec<(Vec<u8>, Vec<u8>)> {
     let pad = |len: usize, tail: &[u8]| [&vec![b'a'; len], tail].concat();
     let mut cases = vec![
@@ -78,7 +78,7 @@ fn block_numbers_roll_over_as_asked() {
 
 #[test]
 fn every_size_comes_and_goes_whole() {
-    // Where blocks end is the same in both modes.
+    // Block borders are the same in both modes.
     if is_single_port() {
         return;
     }
@@ -103,11 +103,12 @@ fn every_size_comes_and_goes_whole() {
 
 // --- files that change -------------------------------------------------------------------
 
-/// A file rewritten in place while it is sent comes mixed: the log says so.
+/// If a file is rewritten in place while it is sent, old and new content get mixed: the
+/// log reports that.
 #[test]
 fn a_file_rewritten_while_it_is_sent_is_told_as_changed() {
     let server = Server::start(&NEVER);
-    // In both modes as long as here.
+    // The same length in both modes.
     let text = |letter| vec![letter; 3 * BLOCK];
     let path = server.file("f", &text(b'a'));
     for (mode, changes) in [
@@ -121,7 +122,7 @@ fn a_file_rewritten_while_it_is_sent_is_told_as_changed() {
         if changes {
             let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
             std::io::Write::write_all(&mut &file, &text(b'b')).unwrap();
-            // Whatever the file system's clock says.
+            // So that the time differs, however coarse the file system's clock is.
             let before = file.metadata().unwrap().modified().unwrap();
             file.set_modified(before - millis(1000)).unwrap();
         }

@@ -1,8 +1,8 @@
-//! The documents keep up with the program: the manual pages and completions are
-//! those that the command definitions and `scripts/man/src` make, the README's
-//! option tables tell what is so, and its commands run.
+//! The documents keep up with the program: the manual pages and completions match the
+//! command definitions and `scripts/man/src`, the README's option tables are true, and
+//! its commands run.
 //!
-//! `UPDATE_DOCS=1 cargo test --test docs` writes pages and completions again.
+//! `UPDATE_DOCS=1 cargo test --test docs` rewrites pages and completions.
 
 mod common;
 #[path = "docs/manual.rs"]
@@ -31,8 +31,8 @@ fn programs() -> Vec<Command> {
     ]
 }
 
-/// Writes what was made where that is asked for; else fails if one differs from
-/// the file that is there.
+/// Writes the generated files if `UPDATE_DOCS` asks for that; else fails if one differs
+/// from the existing file.
 #[track_caller]
 fn assert_current(all: &[Made]) {
     let mut stale = vec![];
@@ -100,8 +100,8 @@ fn the_manual_pages_have_no_mistakes() {
     }
 }
 
-/// The README's option table of a program: the cell with the option, and the
-/// one with its default.
+/// The rows of the README's option table for a program: the cells with the option and
+/// with its default.
 fn rows(program: &Command) -> Vec<(&'static str, &'static str)> {
     let heading = format!("## Options of `{}`\n", program.get_name());
     let (_, section) = README.split_once(&heading).expect(&heading);
@@ -171,7 +171,7 @@ fn the_readme_is_short() {
     );
 }
 
-/// The functions of a source that are tests.
+/// The names of the tests in a source.
 fn tests_of(source: &str) -> Vec<&str> {
     let behind = source.split("#[test]").skip(1);
     let names = behind.filter_map(|it| it.split_once("fn ")?.1.split_once('('));

@@ -1,5 +1,5 @@
-//! What the server bears, over the real binary: idleness, crowds, floods,
-//! signals and sudden death.
+//! What the real binary withstands: idleness, crowds, floods, signals and sudden
+//! death.
 #![allow(
     clippy::disallowed_methods,
     reason = "a test stands outside: it measures time"
@@ -15,8 +15,8 @@ use common::*;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 
-/// Waits until `value` gives what is wanted: for what the kernel, not the
-/// server's log, tells.
+/// Waits until `value` gives what is wanted: for things that the kernel reports and the
+/// server's log doesn't.
 #[track_caller]
 fn eventually<T: PartialEq + std::fmt::Debug>(wanted: &T, mut value: impl FnMut() -> T) {
     let start = Instant::now();
@@ -30,7 +30,7 @@ fn eventually<T: PartialEq + std::fmt::Debug>(wanted: &T, mut value: impl FnMut(
     }
 }
 
-/// Lets this process hold as many sockets as it may.
+/// Lets this process open as many sockets as it may.
 fn raise_descriptor_limit() {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("within the hard limit");
@@ -38,7 +38,7 @@ fn raise_descriptor_limit() {
 
 // --- idleness and memory --------------------------------------------------------
 
-/// How often the server has slept and been woken.
+/// How many times the server has slept and been woken.
 fn switches(server: &Server) -> (u64, u64) {
     (
         server.status("voluntary_ctxt_switches"),
@@ -53,7 +53,7 @@ fn an_idle_server_never_wakes() {
     let silent = RawClient::new(&server);
     let fds = server.open_files();
     let assert_idle = |when: &str| {
-        // It may be on its way to sleep: the first of two equal looks.
+        // It may be about to sleep: wait until two looks are equal.
         let mut before = switches(&server);
         let nothing_comes = |wait| assert!(silent.recv(wait).is_none());
         eventually(&true, || {
@@ -69,7 +69,7 @@ fn an_idle_server_never_wakes() {
     client.read("f").unwrap();
     client.write("g", b"x").unwrap();
     server.wait_ended(client.addr(), 2);
-    // The upload dallies; that it is over shows in its descriptors alone.
+    // The upload dallies; only the descriptors show when it is over.
     eventually(&fds, || server.open_files());
     assert_idle("after work");
 }
@@ -164,7 +164,7 @@ fn two_hundred_transfers_interleave() {
                         file.extend(payload);
                         break tid;
                     }
-                    // A repetition, as the round is long.
+                    // A retransmit, as the round takes long.
                     (Packet::Data(..), _) => {}
                     other => panic!("{other:?}"),
                 }
@@ -179,9 +179,9 @@ fn two_hundred_transfers_interleave() {
 
 // --- floods --------------------------------------------------------------------------
 
-/// What the kernel holds for the server's port: bytes that wait, so that a flood
-/// can be as fast as the server and no faster; datagrams that it had to drop.
-/// `None` where the kernel's table, not read at once, has skipped the line.
+/// What the kernel holds for the server's port: the bytes that wait, so that a flood can
+/// be exactly as fast as the server; and the number of dropped datagrams. `None` if the
+/// kernel's table, which isn't read atomically, lacked the line.
 fn receive_queue(port: u16) -> Option<(u64, u64)> {
     let table = fs::read_to_string("/proc/net/udp").expect("a table");
     let local = format!(":{port:04X}");
@@ -193,13 +193,12 @@ fn receive_queue(port: u16) -> Option<(u64, u64)> {
     })
 }
 
-/// A datagram of noise, or a real client's request with some bytes changed,
-/// cut or repeated.
+/// Random bytes, or a real client's request with some bytes changed, cut or repeated.
 fn hostile(random: &mut Random, requests: &[Vec<u8>]) -> Vec<u8> {
     if random.below(4) == 0 {
         let len = random.below(600);
         let mut noise = content(random.next(), len);
-        // As a rule with an opcode that somebody looks behind.
+        // Usually with an opcode that makes the server look further.
         if let (1.., [high, low, ..]) = (random.below(4), &mut noise[..]) {
             (*high, *low) = (0, random.below(8) as u8);
         }
@@ -219,7 +218,7 @@ fn hostile(random: &mut Random, requests: &[Vec<u8>]) -> Vec<u8> {
     packet
 }
 
-/// As many hostile datagrams as FLOOD says (100,000 if it is silent).
+/// Sends as many hostile datagrams as `FLOOD` says, by default 100,000.
 #[test]
 fn a_flood_leaves_the_server_as_it_was() {
     let count: usize = std::env::var("FLOOD").map_or(100_000, |n| n.parse().unwrap());
@@ -247,7 +246,7 @@ fn a_flood_leaves_the_server_as_it_was() {
         for sent in 0..datagrams {
             let client = &clients[random.below(clients.len())];
             client.send(&hostile(&mut random, &requests));
-            // Whatever transfers there are get their share of it.
+            // Running transfers get their share of it, too.
             if let (0, Some((_, tid))) = (sent % 4, client.recv_now()) {
                 client.send_to(&hostile(&mut random, &requests), tid);
             }
@@ -261,7 +260,7 @@ fn a_flood_leaves_the_server_as_it_was() {
         }
     };
     let fds = server.open_files();
-    // The slab and the queues reach their size; after that nothing may grow.
+    // First let the slab and the queues reach their size; after that nothing may grow.
     flood(count / 10);
     eventually(&fds, || server.open_files());
     let memory = server.status("RssAnon");
@@ -269,16 +268,16 @@ fn a_flood_leaves_the_server_as_it_was() {
     eventually(&fds, || server.open_files());
     let grown = server.status("RssAnon").saturating_sub(memory);
     eprintln!("{count} hostile datagrams: {memory} kB anonymous before, +{grown} kB");
-    // Among it the refusals that the log remembers.
+    // This includes the refusals that the log remembers.
     assert!(grown <= 512, "the flood left {grown} kB");
-    // All of it has arrived.
+    // No datagram was dropped.
     eventually(&Some(0), || receive_queue(server.port()).map(|q| q.1));
     let honest = RawClient::new(&server);
     assert_same("whole", &honest.read("whole").unwrap(), &whole);
 }
 
-/// A log that nobody reads, as in a container whose runtime hangs, must not
-/// stop the server: its lines are lost instead.
+/// A log that nobody reads, as in a container whose runtime hangs, must not stop the
+/// server: lines are dropped instead.
 #[test]
 fn an_unread_log_stops_nothing() {
     let root = tempfile::tempdir().unwrap();
@@ -388,7 +387,7 @@ fn a_transfer_that_outlives_the_grace_is_told() {
     assert!(matches!(packet, Packet::Oack(_)), "{packet:?}");
     client.send_to(&ack(0), tid);
     server.signal(Signal::SIGTERM);
-    // As slow as the first ACKs of a sleepy device.
+    // As slow as the first ACKs of a device on battery.
     let told = loop {
         match client.expect_from(tid) {
             Packet::Data(block, _) => {
@@ -414,7 +413,7 @@ fn a_second_signal_ends_at_once() {
     let client = RawClient::new(&server);
     let (_, tid) = client.ask_data(&rrq("f", &[]));
     server.signal(Signal::SIGTERM);
-    // The first is seen before the second is sent: signals do not queue.
+    // The first signal is handled before the second is sent: signals don't queue.
     assert_eq!(client.say(&ack(1), tid).data_block(), Some(2));
     assert_eq!(client.say(&ack(2), tid).data_block(), Some(3));
     let start = Instant::now();
@@ -435,7 +434,7 @@ fn kill_9_amid_fifty_uploads_leaves_nothing() {
     let tids: Vec<_> = (0..)
         .zip(&clients)
         .map(|(index, client)| {
-            // With tsize the space is reserved first; that must not show either.
+            // With tsize, space is reserved first; that must not show either.
             let sized: &[(&str, &str)] = &[("tsize", "1000000")];
             let options = if index % 2 == 0 { sized } else { &[] };
             client.ask(&wrq(&format!("f{index}"), options)).1

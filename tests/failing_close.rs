@@ -2,8 +2,8 @@
 //! (NFS, FUSE). An upload isn't acknowledged, and doesn't get its name, before they
 //! were asked.
 //!
-//! The file system is of the test's own making (FUSE), so it needs root and
-//! `/dev/fuse`; elsewhere it is skipped and says so.
+//! The test mounts a FUSE file system of its own, so it needs root and `/dev/fuse`;
+//! otherwise it is skipped with a message.
 
 #![allow(
     clippy::disallowed_methods,
@@ -27,7 +27,7 @@ use nix::unistd::geteuid;
 
 use common::*;
 
-/// What tells that the data is lost.
+/// The call that reports that data is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fails {
     Nothing,
@@ -35,10 +35,10 @@ enum Fails {
     Sync,
 }
 
-/// Names in its only directory, with inode number and size.
+/// The names in the only directory, with inode number and size.
 type Files = Arc<Mutex<BTreeMap<OsString, (u64, u64)>>>;
 
-/// A file system that loses what is written to it.
+/// A file system that loses all written data.
 struct LossyDisk {
     fails: Fails,
     files: Files,
@@ -173,7 +173,7 @@ impl Filesystem for LossyDisk {
     }
 }
 
-/// Puts such a disk there; `None`, with the reason printed, where that can't be.
+/// Mounts such a disk; `None`, with the reason printed, if that isn't possible.
 fn mount(at: &Path, fails: Fails) -> Option<(BackgroundSession, Files)> {
     if !geteuid().is_root() || !Path::new("/dev/fuse").exists() {
         skip("a FUSE file system needs root and /dev/fuse");

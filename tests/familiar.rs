@@ -1,5 +1,5 @@
-//! Options of other servers: the manual's table says what to write here, and each
-//! of its rows is tried, on both sides.
+//! Options of other servers: the manual's table shows what to write for them, and each
+//! row is tried with both servers.
 
 mod common;
 
@@ -12,7 +12,7 @@ use tftpd::server::cli::Args;
 
 const TABLES: &str = include_str!("../scripts/man/src/migration.md");
 
-/// One row: whose options, which, and what they are here.
+/// One row: the other server, its option, and what to write for ours.
 struct Row {
     with: &'static str,
     theirs: &'static str,
@@ -37,7 +37,7 @@ fn rows() -> Vec<Row> {
         .collect()
 }
 
-/// The command lines in a cell, `FILE` made a file's name.
+/// The command lines in a cell, with `FILE` replaced by a file's name.
 fn command_lines<'a>(cell: &'a str, file: &'a Path) -> impl Iterator<Item = Vec<String>> + 'a {
     let code = cell.split('`').skip(1).step_by(2);
     code.filter(|code| code.starts_with('-')).map(move |code| {
@@ -49,7 +49,7 @@ fn command_lines<'a>(cell: &'a str, file: &'a Path) -> impl Iterator<Item = Vec<
     })
 }
 
-/// A map file that does as dnsmasq's `--tftp-lowercase`.
+/// A map file that does the same as dnsmasq's `--tftp-lowercase`.
 fn map_file(dir: &Path) -> std::path::PathBuf {
     let file = dir.join("map");
     std::fs::write(&file, "r ^.*$ \\L\\0\n").expect("a file");
@@ -57,7 +57,7 @@ fn map_file(dir: &Path) -> std::path::PathBuf {
 }
 
 #[test]
-fn what_is_to_be_written_here_is_understood() {
+fn what_the_table_says_to_write_is_understood() {
     let dir = tempfile::tempdir().expect("a directory");
     let file = map_file(dir.path());
     let mut tried = 0;
@@ -67,7 +67,7 @@ fn what_is_to_be_written_here_is_understood() {
         } else {
             row.ours
         };
-        // Behind a semicolon stands what it doesn't mean, or another way to write it.
+        // After a semicolon follows what it doesn't mean, or another way to write it.
         let cell = cell.split("; ").next().unwrap_or_default();
         let other = row.ours.strip_prefix("the same; or ").unwrap_or_default();
         let other = other.split("; ").next().unwrap_or_default();
@@ -84,12 +84,12 @@ fn what_is_to_be_written_here_is_understood() {
     assert!(tried > 40, "{tried}");
 }
 
-/// Whether these words are a long name in parentheses, behind the short one.
+/// Whether these words are a long name in parentheses that explains a short one.
 fn is_explanation(row: &Row, words: &[String]) -> bool {
     row.theirs.contains(&format!("(`{}`)", words.join(" ")))
 }
 
-/// Has another server read a command line and do nothing else.
+/// Makes another server only parse a command line.
 fn try_theirs(with: &str, words: &[String]) -> Option<Output> {
     let (program, quit): (_, &[&str]) = match with {
         "tftp-hpa" | "tftp-hpa 7" => ("in.tftpd", &["-V"]),
@@ -98,7 +98,7 @@ fn try_theirs(with: &str, words: &[String]) -> Option<Output> {
         other => panic!("who is {other}?"),
     };
     let program = peer_program(program)?;
-    // An older release doesn't know what a later one brought.
+    // An older release doesn't know the options of a later one.
     let version = || {
         bounded(10, &program)
             .arg("-V")
@@ -123,13 +123,13 @@ fn try_theirs(with: &str, words: &[String]) -> Option<Output> {
     )
 }
 
-/// Whether it took the options; in.tftpd says so, but ends well all the same.
+/// Whether the server took the options; in.tftpd complains but still exits with 0.
 fn took(output: &Output) -> bool {
     output.status.success() && !said(output).contains("unrecognized option")
 }
 
 #[test]
-fn what_was_written_there_was_understood_there() {
+fn what_the_table_replaces_is_understood_by_the_other_server() {
     let dir = tempfile::tempdir().expect("a directory");
     let file = map_file(dir.path());
     for with in ["tftp-hpa", "atftpd", "dnsmasq"] {
@@ -139,7 +139,7 @@ fn what_was_written_there_was_understood_there() {
     }
     for row in rows() {
         for words in command_lines(row.theirs, &file) {
-            // Its test reads names from a terminal, and crashes without.
+            // `--pcre-test` reads names from a terminal, and crashes without one.
             if is_explanation(&row, &words) || words[0] == "--pcre-test" {
                 continue;
             }
@@ -151,7 +151,7 @@ fn what_was_written_there_was_understood_there() {
     }
 }
 
-/// Who writes another server's words reads ours, as the manual has them.
+/// Whoever writes another server's option is shown ours, as in the manual.
 #[test]
 fn another_servers_option_is_answered_with_ours() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -166,7 +166,7 @@ fn another_servers_option_is_answered_with_ours() {
                 .into_iter()
                 .chain(words.iter().map(String::as_str));
             let Err(error) = Args::read(all.map(OsString::from)) else {
-                // It is taken as it is.
+                // Our server takes the same option.
                 told += 1;
                 continue;
             };
@@ -212,7 +212,7 @@ fn the_familiar_flags_change_nothing() {
     }
 }
 
-/// What Debian's packages start their servers with, and systems that ship dnsmasq.
+/// The command lines in Debian's packages, and in systems that ship dnsmasq.
 #[test]
 fn command_lines_of_other_servers_serve() {
     for words in [

@@ -1,10 +1,9 @@
-//! What a machine does to its servers, done for real: disks that are full, gone
-//! or read-only, no descriptor left, files that shrink, that are no files, or
-//! that are larger than any disk. (What can't be had for real is in the
-//! simulation.)
+//! Faults of the machine, with real ones: disks that are full, gone or read-only, no
+//! free descriptor, files that shrink, that aren't regular files, or that are larger
+//! than any disk. (The simulation has those that can't be caused for real.)
 //!
-//! Mounts are made in a mount namespace of the server's own, and vanish with it.
-//! That takes root; without it, those tests say so and leave it.
+//! Mounts are made in a mount namespace of the server's own, and vanish with it. That
+//! needs root; without it, those tests are skipped with a message.
 #![allow(
     clippy::disallowed_methods,
     reason = "a test stands outside: it has an environment"
@@ -24,7 +23,7 @@ use nix::unistd::{geteuid, mkfifo};
 
 // --- a disk of its own -----------------------------------------------------------
 
-/// Runs the command behind it with a small disk at `$0`, which nobody else sees.
+/// Runs a command with a small disk at `$0`, which no other process sees.
 const WITH_DISK: &str = "mount -t tmpfs -o size=256k tmpfs \"$0\" && exec \"$@\"";
 
 fn with_disk(place: &Path, program: &str) -> Command {
@@ -34,8 +33,8 @@ fn with_disk(place: &Path, program: &str) -> Command {
     command
 }
 
-/// A server whose root is a disk of 256 KiB; `None`, with the reason printed,
-/// where no such disk can be had.
+/// A server whose root is a disk of 256 KiB; `None`, with the reason printed, if no such
+/// disk can be made.
 fn on_small_disk(args: &[&str]) -> Option<Server> {
     let place = tempfile::tempdir().expect("a temporary directory");
     let tried = with_disk(place.path(), "true").output();
@@ -74,7 +73,7 @@ fn names(server: &Server) -> Vec<String> {
     names
 }
 
-/// Does something to the disk where the server has it.
+/// Runs a command in the server's mount namespace.
 fn in_namespace(server: &Server, words: &[&str]) {
     let pid = server.pid().to_string();
     let output = bounded(10, "nsenter")
@@ -108,14 +107,14 @@ fn a_disk_that_is_full_amid_an_upload_keeps_what_it_had() {
             assert_eq!(names(&server), ["old"], "{options:?}");
             assert_same(name, &fs::read(disk(&server).join("old")).unwrap(), &old);
         }
-        // The space is there again, for as much as there is.
+        // The space is free again: a smaller file fits.
         let client = RawClient::new(&server);
         client.write("new", &large[..150_000]).unwrap();
         let stored = fs::read(disk(&server).join("new")).unwrap();
         assert_same("new", &stored, &large[..150_000]);
         fs::remove_file(disk(&server).join("new")).unwrap();
     }
-    // Who says so beforehand is told at once.
+    // An upload that announces its size is refused at once.
     let (answer, _) = RawClient::new(&server).ask(&wrq("new", &[("tsize", "600000")]));
     assert_eq!(answer.error_code(), Some(3), "{answer:?}");
     let packet = running.say(&ack(1), tid);
@@ -124,14 +123,14 @@ fn a_disk_that_is_full_amid_an_upload_keeps_what_it_had() {
 
 #[cfg(feature = "uploads")]
 #[test]
-fn uploads_leave_free_what_is_to_stay_free() {
+fn uploads_leave_min_free_on_the_disk() {
     for min_free in ["50%", "128K"] {
         let Some(server) = on_small_disk(&["--min-free", min_free]) else {
             return;
         };
         let client = || RawClient::new(&server);
         client().write("a", &content(1, 100_000)).unwrap();
-        // Announced, it is refused at once; one that isn't ends when it would be too much.
+        // If announced, the upload is refused at once; otherwise it ends at the limit.
         let (answer, _) = client().ask(&wrq("b", &[("tsize", "60000")]));
         assert_eq!(answer.error_code(), Some(3), "{min_free}");
         let refused = client().write("b", &content(2, 60_000)).unwrap_err();
@@ -164,8 +163,8 @@ fn a_disk_that_becomes_read_only_is_still_read() {
     assert_eq!(fs::read(disk(&server).join("f")).unwrap(), b"x");
 }
 
-/// Unmounted as `umount -l` does it, the disk lives on for who has it open: the
-/// server, which goes on as with a root that was moved away.
+/// After `umount -l`, the disk lives on for whoever has it open: the server, which goes on
+/// as with a root that was moved away.
 #[test]
 fn a_disk_that_is_unmounted_ends_nothing() {
     let Some(server) = on_small_disk(&NEVER) else {
@@ -186,7 +185,7 @@ fn a_disk_that_is_unmounted_ends_nothing() {
     assert_eq!(client.read("f").unwrap(), file);
     assert_eq!(client.read("up").unwrap(), b"whole");
     assert_eq!(client.read("nothing").unwrap_err().0, 1);
-    // What is mounted there next is another's.
+    // The directory that was below the mount is still empty.
     assert_eq!(names(&server), [""; 0]);
 }
 
@@ -218,7 +217,7 @@ fn a_root_that_is_replaced_stays_the_one_that_is_served() {
         [Path::new("f")]
     );
 
-    // And removed, with an upload and a download on their way.
+    // Then the root is removed during an upload and a download.
     let (answer, writing) = writer.ask(&wrq("last", &[]));
     assert_eq!(answer, Packet::Ack(0));
     fs::remove_dir_all(&moved).unwrap();
@@ -227,7 +226,7 @@ fn a_root_that_is_replaced_stays_the_one_that_is_served() {
     let packet = writer.say(&data(1, b"x"), writing);
     assert_eq!(packet.error_code(), Some(1), "{packet:?}");
     assert_eq!(client.read("f").unwrap_err().0, 1);
-    // What says ENOENT elsewhere is EPERM on ext4.
+    // Where other file systems say ENOENT, ext4 says EPERM.
     let refused = client.write("new", b"x").unwrap_err();
     assert!(matches!(refused.0, 1 | 2), "{refused:?}");
     assert_eq!(
@@ -238,12 +237,12 @@ fn a_root_that_is_replaced_stays_the_one_that_is_served() {
 
 // --- descriptors -----------------------------------------------------------------------
 
-/// With 32 descriptors, some ten transfers have room; the limit of sessions is
-/// set so high that the kernel's is the one that is met.
+/// With 32 descriptors, there is room for about ten transfers; `--max-sessions` is so high
+/// that the kernel's limit is met first.
 #[test]
 fn without_descriptors_requests_wait_and_transfers_go_on() {
     const CLIENTS: usize = 100;
-    /// One in so many uploads; it dallies to the end of the test, with a socket.
+    /// One part in this many is uploads, which dally to the end of the test, with a socket.
     const UPLOADS: usize = 10;
     let address = own_address().to_string();
     let args = ["-a", &address, "-t", "60000", "--max-sessions", "1000"];
@@ -268,7 +267,7 @@ fn without_descriptors_requests_wait_and_transfers_go_on() {
             rrq("f", &[])
         });
     }
-    // There may be no descriptor even for a miss, so no fence: dropped as well.
+    // No fence: there may be no descriptor even for a miss, which is then dropped as well.
     let shed = |line: &str| line.contains("dropped a request");
     assert!(server.wait_for_log(shed, PATIENCE).is_some());
     assert!(server.open_files() <= idle + 32);
@@ -297,7 +296,7 @@ fn without_descriptors_requests_wait_and_transfers_go_on() {
         }
     }
     assert!(done >= 4 && waiting.len() > CLIENTS / 2, "{done} served");
-    // Who was dropped asks again, as boot ROMs do.
+    // A client whose request was dropped asks again, as boot ROMs do.
     for index in waiting {
         let client = RawClient::new(&server);
         if index % UPLOADS == 0 {
@@ -308,15 +307,15 @@ fn without_descriptors_requests_wait_and_transfers_go_on() {
     }
     let uploads = (0..CLIENTS).step_by(UPLOADS).count();
     assert_eq!(server.tree().len(), 1 + uploads);
-    // The last download may not be over yet.
+    // The last download may not have ended yet.
     server.fence();
     assert!(server.open_files() <= idle + uploads, "something is kept");
 }
 
 // --- files --------------------------------------------------------------------------------
 
-/// Reads on after `cut` has been done to the file: what came, and what came
-/// instead of the rest.
+/// Reads a file to which `cut` is done in the middle. Returns what came, or the ERROR that
+/// came instead of the rest.
 fn read_while_cut(
     server: &Server,
     file: &[u8],
@@ -358,7 +357,7 @@ fn read_while_cut(
 #[test]
 fn a_file_that_shrinks_ends_its_transfer_and_one_that_grows_does_not() {
     let server = Server::start(&NEVER);
-    // No line end in it, so that text is as long as its bytes.
+    // No line ends in it, so that netascii has the same length.
     let mut file = content(7, 200_000);
     let is_plain = |byte: &u8| !matches!(byte, b'\r' | b'\n' | 0);
     file.retain(is_plain);
@@ -396,7 +395,7 @@ fn what_is_no_regular_file_is_refused_and_waited_for_by_nobody() {
     mkfifo(&root.join("fifo"), Mode::S_IRWXU).unwrap();
     let _socket = UnixListener::bind(root.join("socket")).unwrap();
     let mut names = vec!["dir", "dir/", "/", "fifo", "socket"];
-    // Never ends; never answers; would have us wait for a carrier.
+    // They never end, never answer, or would make us wait for a carrier.
     for (name, major, minor) in [("zero", 1, 5), ("null", 1, 3), ("tty", 4, 64)] {
         let mode = Mode::from_bits_truncate(0o666);
         let device = makedev(major, minor);
@@ -441,7 +440,7 @@ fn a_file_larger_than_any_disk_is_served_from_its_start() {
     };
     let size = granted.iter().find(|(name, _)| name == "tsize");
     assert_eq!(size.map(|(_, size)| &**size), Some("1099511627776"));
-    // Twice around: block numbers wrap, and places in the file don't.
+    // Twice around: block numbers roll over, offsets in the file don't.
     let mut got = Vec::new();
     client.send_to(&ack(0), tid);
     for index in 1..=BLOCKS {
@@ -458,7 +457,7 @@ fn a_file_larger_than_any_disk_is_served_from_its_start() {
     assert!(got[4096..].iter().all(|&byte| byte == 0), "what is a hole");
     client.send_to(&error(0, "enough"), tid);
     server.wait_ended(client.addr(), 1);
-    // As text its length isn't known; nobody reads a tebibyte to find out.
+    // In netascii its length isn't known; the server doesn't read a tebibyte to find it.
     let client = RawClient::new(&server);
     let (answer, tid) = client.ask(&request(1, b"huge", "netascii", &[("tsize", "0")]));
     assert_eq!(answer.data_block(), Some(1), "{answer:?}");
@@ -467,7 +466,7 @@ fn a_file_larger_than_any_disk_is_served_from_its_start() {
 
 // --- a server that is killed ---------------------------------------------------------------
 
-/// A server over the directory of another one that is gone.
+/// A server on the root of another that has ended.
 fn after(gone: &Server) -> Server {
     let address = own_address().to_string();
     Server::start_prepared(&["-a", &address, "--overwrite"], |dir| {
@@ -478,8 +477,8 @@ fn after(gone: &Server) -> Server {
     })
 }
 
-/// strace(1) kills the server as it is about to give an upload its name, in each of
-/// the steps that this takes.
+/// strace(1) kills the server when it is about to give an upload its name, in each of the
+/// steps that this takes.
 #[test]
 fn kill_9_as_a_file_is_replaced_leaves_one_whole_file() {
     let traced = bounded(10, "strace")
@@ -490,7 +489,7 @@ fn kill_9_as_a_file_is_replaced_leaves_one_whole_file() {
         return;
     }
     let (old, new) = (content(1, 3 * BLOCK), content(2, 5 * BLOCK + 3));
-    // At its start it looks whether links can be made, with one or two calls.
+    // At the start the server makes one or two calls to see whether links can be made.
     for (calls, nth) in [("linkat", 3), ("renameat,renameat2", 1)] {
         let address = own_address().to_string();
         let kill = format!("inject={calls}:signal=SIGKILL:when={nth}");
@@ -500,7 +499,7 @@ fn kill_9_as_a_file_is_replaced_leaves_one_whole_file() {
             fs::write(dir.join("root/f"), &old).expect("a file");
             let mut command = Command::new("strace");
             command.args(["-qq", "-o", "/dev/null", "-e", &trace, "-e", &kill]);
-            // The server ends with the tracer.
+            // The server is killed when the tracer ends.
             command.args(["setpriv", "--pdeathsig", "KILL", tftpd()]);
             command
         });

@@ -1,7 +1,7 @@
-//! Sockets that are full, and segmentation offload that is refused: on a loopback
-//! interface that takes its time, in a network namespace of each test's thread.
+//! Full sockets, and segmentation offload that the kernel refuses: on a slow loopback
+//! interface, in a network namespace of each test's thread.
 //!
-//! Takes root and tc(8); skipped without.
+//! Needs root and tc(8); skipped without.
 
 #![allow(
     clippy::disallowed_methods,
@@ -30,8 +30,8 @@ use tftpd::wire::packet::{BlockNumber, Packet, emit_ack};
 
 const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-/// Runs `test` in a network of its own, with a loopback interface of `mtu` bytes
-/// that sends at `rate`.
+/// Runs `test` in a network namespace with a loopback interface of `mtu` bytes that sends
+/// at `rate`.
 fn in_slow_network(mtu: &str, rate: &str, test: impl FnOnce() + Send + 'static) {
     if !geteuid().is_root() {
         skip("a network namespace needs root");
@@ -71,15 +71,15 @@ fn run_of(count: u8, len: usize) -> Vec<u8> {
     (0..count).flat_map(|number| vec![number; len]).collect()
 }
 
-/// Fills `socket`, waits until there is room, sends the rest, and has all of it
-/// received in order. Returns how many segments of a run went before the socket
-/// was full.
+/// Sends runs until `socket` is full, waits for room, sends the rest, and checks that
+/// everything arrives in order. Returns how many segments of a run were sent before the
+/// socket was full.
 fn fill(mut socket: TransferSocket, count: u8, len: usize) -> u16 {
     let (receiver, peer) = receiver();
     let reader = thread::spawn(move || {
         let mut buffer = vec![0; 65_536];
         let mut next = 0;
-        // The last datagram says how often the run was sent.
+        // A datagram of one byte marks the end.
         loop {
             let (got, _) = receiver.recv_from(&mut buffer).expect("a datagram");
             if got == 1 {
@@ -102,7 +102,7 @@ fn fill(mut socket: TransferSocket, count: u8, len: usize) -> u16 {
                 RunSent::Blocked { segments } => {
                     blocked = blocked.max(Some(segments));
                     rest = &rest[usize::from(segments) * len..];
-                    // Readiness for writing is told once there is room.
+                    // Once there is room, the socket is reported as writable.
                     socket
                         .watch(poll.registry(), Token(7), interest)
                         .expect("a watched socket");
@@ -130,8 +130,8 @@ fn a_full_socket_takes_a_run_whole_or_not_at_all_with_offload() {
     });
 }
 
-/// Segments above the path's MTU can't be cut by the kernel: they are sent one by
-/// one, in fragments, and the socket is full in the middle of a run.
+/// The kernel can't cut segments longer than the path's MTU: they are sent one by one, in
+/// fragments, and the socket gets full in the middle of a run.
 #[test]
 fn a_full_socket_takes_a_part_of_a_run_where_offload_is_refused() {
     in_slow_network("1500", "100mbit", || {
@@ -140,8 +140,8 @@ fn a_full_socket_takes_a_part_of_a_run_where_offload_is_refused() {
     });
 }
 
-/// The same for a share of a listen socket, which is told the segments' size with
-/// each run. It isn't watched itself, and so isn't filled here.
+/// The same for a share of a listen socket, which is given the segment size with each run.
+/// A share isn't watched itself, so this test doesn't fill it.
 #[test]
 fn a_shared_port_sends_without_offload_too() {
     in_slow_network("1500", "1gbit", || {
@@ -151,7 +151,7 @@ fn a_shared_port_sends_without_offload_too() {
         let mut socket = TransferSocket::share(&listener, LOCAL);
         let (receiver, peer) = receiver();
         let mut buffer = vec![0; 65_536];
-        // With offload, refused for its size, and none tried after that.
+        // With offload; refused because of the size; and not tried after that.
         for len in [1000, 4000, 1000] {
             let sent = socket.send_run(&run_of(8, len), len, peer);
             assert_eq!(sent.expect("no error"), RunSent::All, "{len}");
@@ -164,8 +164,8 @@ fn a_shared_port_sends_without_offload_too() {
     });
 }
 
-/// A download whose windows are larger than the socket's buffer: whole, and
-/// nothing is taken for silence and sent twice.
+/// A download whose windows are larger than the socket's buffer: it arrives whole, and
+/// a full socket isn't taken for silence, so that nothing is sent twice.
 fn download_through_full_sockets(mode: &'static [&'static str]) {
     const BLOCK: usize = 8192;
     const WINDOW: u16 = 64;
@@ -197,8 +197,8 @@ fn download_through_full_sockets(mode: &'static [&'static str]) {
                     client.send_to(&ack, tid).expect("an ACK");
                 }
                 Packet::Data { block, payload } => {
-                    // A shared port's window opens with one block, and what comes
-                    // once more asks where the client is.
+                    // A shared port's window opens with one block, and a repeated block
+                    // asks where the client is.
                     if !mode.is_empty() && block.0 < next {
                         let ack = emit_ack(BlockNumber(next - 1));
                         client.send_to(&ack, tid).expect("an ACK");

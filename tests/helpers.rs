@@ -1,5 +1,5 @@
-//! Another program beside the server: what it is told, what it is asked, and what a
-//! slow, dead, lying or flooding one can do.
+//! A helper, another program beside the server: what it is told, what it is asked, and
+//! what a slow, dead, lying or flooding one can do.
 #![allow(clippy::disallowed_methods, reason = "a test stands outside the loops")]
 
 mod common;
@@ -25,7 +25,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-/// A helper that the test plays itself, over a socket.
+/// A helper played by the test, over a socket.
 struct Played {
     lines: BufReader<UnixStream>,
     stream: UnixStream,
@@ -97,7 +97,7 @@ fn memfd(content: &[u8]) -> OwnedFd {
     file.into()
 }
 
-/// A server that asks the test.
+/// A server with a helper played by the test.
 fn start(args: &[&str]) -> (Server, Played, UnixListener) {
     let mut listener = None;
     let address = own_address().to_string();
@@ -114,7 +114,7 @@ fn start(args: &[&str]) -> (Server, Played, UnixListener) {
     (server, helper, listener)
 }
 
-/// A server with a command for a helper.
+/// A server that starts its helper with a command.
 fn start_command(command: &str, args: &[&str]) -> Server {
     let address = own_address().to_string();
     let mut all = vec!["-a", &address, "--helper", command];
@@ -129,7 +129,7 @@ fn a_helper_names_a_path_an_open_file_an_upload_or_a_refusal() {
     server.file("real", b"real");
     server.file("plain", b"plain");
     let client = RawClient::new(&server);
-    // What no pattern covers isn't asked about.
+    // Names that match no pattern aren't asked about.
     assert_eq!(client.read("plain"), Ok(b"plain".to_vec()));
     let ended = helper.event("ended");
     assert_eq!(
@@ -158,7 +158,7 @@ fn a_helper_names_a_path_an_open_file_an_upload_or_a_refusal() {
         (&"gen/a".into(), &"real".into(), &"completed".into())
     );
 
-    // An open file that has no name at all, for a name that isn't there.
+    // An open file without a name, for a name that doesn't exist.
     let generated = content(3, 3000);
     let client = RawClient::new(&server);
     client.send(&rrq("none", &[]));
@@ -208,11 +208,10 @@ fn a_helper_names_a_path_an_open_file_an_upload_or_a_refusal() {
     assert_eq!(fs::read(server.root().join("stored")).unwrap(), b"up");
 }
 
-/// Nothing that it answers leads out of ROOT, or to what is no file.
-/// While the loop waits awake for one client it looks at that session alone; what a
-/// helper is to be told doesn't wait until somebody else comes.
+/// While the loop busily polls for one client, it looks at that session only; events for
+/// a helper must not wait until another client comes.
 #[test]
-fn a_helper_is_told_of_the_end_of_a_transfer_that_was_busily_polled_for() {
+fn a_helper_is_told_at_once_of_the_end_of_a_busily_polled_transfer() {
     let (server, mut helper, _listener) = start(&["--busy-poll", "1000"]);
     server.file("large", &content(7, 1 << 20));
     let told = std::thread::spawn(move || {
@@ -226,6 +225,7 @@ fn a_helper_is_told_of_the_end_of_a_transfer_that_was_busily_polled_for() {
     told.join().expect("it is told in time");
 }
 
+/// No answer of a helper leads out of ROOT, or to anything but a file.
 #[test]
 fn a_lying_helper_gets_nothing_served_that_may_not_be() {
     let (server, mut helper, _listener) = start(&["--ask", "**", "--read-only"]);
@@ -254,7 +254,7 @@ fn a_lying_helper_gets_nothing_served_that_may_not_be() {
             "{path}: {answer:?}"
         );
     }
-    // No regular file, none at all, one too many, one for an upload.
+    // No regular file, no descriptor, one too many, one for an upload.
     let (pipe, _writer) = nix::unistd::pipe().unwrap();
     let null: OwnedFd = File::open("/dev/null").unwrap().into();
     let directory: OwnedFd = File::open("/").unwrap().into();
@@ -275,7 +275,7 @@ fn a_lying_helper_gets_nothing_served_that_may_not_be() {
     let (number, _) = helper.question();
     helper.answer_with(number, &memfd(b"x"));
     assert_eq!(uploader.expect().0.error_code(), Some(0));
-    // Answers to questions that nobody asked, twice, and what is no answer.
+    // Answers to questions that nobody asked, twice, and lines that are no answer.
     let descriptors = server.open_files();
     for line in [
         r#"{"v":1,"answer":999999,"path":"f"}"#,
@@ -360,16 +360,16 @@ fn a_slow_helper_delays_only_those_it_is_asked_about_and_is_asked_once() {
     server.file("f", b"f");
     let slow = RawClient::new(&server);
     let began = std::time::Instant::now();
-    // The repeats of an impatient client.
+    // The retransmits of an impatient client.
     for _ in 0..5 {
         slow.send(&rrq("slow/f", &[]));
     }
     let (number, _) = helper.question();
     assert_eq!(RawClient::new(&server).read("f"), Ok(b"f".to_vec()));
-    // As without it, when its time is over.
+    // After the timeout the request is served as without a helper.
     assert_eq!(slow.expect().0, Packet::Data(1, b"slow".to_vec()));
     assert!(began.elapsed() >= millis(400));
-    // Too late, and no second question.
+    // The late answer changes nothing, and nothing is asked twice.
     helper.answer(number, r#","refuse":"late""#);
     let other = RawClient::new(&server);
     other.send(&rrq("slow/g", &[]));
@@ -377,7 +377,7 @@ fn a_slow_helper_delays_only_those_it_is_asked_about_and_is_asked_once() {
     assert_eq!(question["file"], "slow/g");
     helper.answer(number, r#","path":"f""#);
     assert_eq!(other.expect().0, Packet::Data(1, b"f".to_vec()));
-    // More questions than may wait: some are dropped, others aren't touched.
+    // More questions than may wait: some are dropped, other clients aren't affected.
     let many: Vec<_> = (0..140).map(|_| RawClient::new(&server)).collect();
     for client in &many {
         client.send(&rrq("slow/f", &[]));
@@ -388,14 +388,14 @@ fn a_slow_helper_delays_only_those_it_is_asked_about_and_is_asked_once() {
 }
 
 #[test]
-fn a_dead_helper_is_gone_without_and_looked_for_each_second() {
+fn without_its_helper_the_server_goes_on_and_reconnects_each_second() {
     let (server, mut helper, listener) = start(&["--ask", "f", "--ask-timeout", "60s"]);
     server.file("f", b"f");
     let client = RawClient::new(&server);
     client.send(&rrq("f", &[]));
     helper.question();
     drop(helper);
-    // Nobody will answer: served at once, and so are others.
+    // Nobody will answer: the request is served at once, and so are others.
     assert_eq!(client.expect().0, Packet::Data(1, b"f".to_vec()));
     assert_eq!(RawClient::new(&server).read("f"), Ok(b"f".to_vec()));
     let mut helper = Played::accept(&listener);
@@ -415,7 +415,7 @@ fn a_flooding_helper_that_reads_nothing_costs_bounded_memory_and_no_service() {
     let flood = vec![b'x'; 1 << 20];
     let mut sent = 0;
     for _ in 0..50 {
-        // It reads no event, and writes one endless line.
+        // The helper reads no event, and writes one endless line.
         sent += helper.stream.write(&flood).unwrap_or(0);
         let client = RawClient::new(&server);
         assert_eq!(client.read("f"), Ok(b"f".to_vec()));
@@ -429,7 +429,7 @@ fn a_flooding_helper_that_reads_nothing_costs_bounded_memory_and_no_service() {
     assert!(sent > 1 << 20, "{sent}");
     let grown = server.status("VmRSS").saturating_sub(before);
     assert!(grown < 4096, "{grown} KiB");
-    // Read at last, it is told how much was left out.
+    // When it reads at last, it is told how much was left out.
     helper.stream.set_nonblocking(false).unwrap();
     let reader = RawClient::new(&server);
     let mut left_out = None;
@@ -443,7 +443,7 @@ fn a_flooding_helper_that_reads_nothing_costs_bounded_memory_and_no_service() {
     assert!(left_out.unwrap() > 0);
 }
 
-/// Killed in the middle of a line, it is started again by the shell, and asked again.
+/// The helper ends in the middle of a line; the server starts it again, and asks again.
 #[test]
 fn a_child_that_ends_is_started_again_and_asked_again() {
     let dir = tempfile::tempdir().unwrap();
@@ -467,7 +467,7 @@ fn a_child_that_ends_is_started_again_and_asked_again() {
     assert_eq!(text.lines().count(), 2);
     let is_told = |line: &str| line.contains("the helper ended with exit status 1");
     assert!(server.wait_for_log(is_told, PATIENCE).is_some());
-    // It ends with the server.
+    // The helper ends with the server.
     let children = || {
         let path = format!("/proc/{0}/task/{0}/children", server.pid());
         let children = fs::read_to_string(path).unwrap_or_default();
@@ -492,14 +492,14 @@ fn a_child_that_ends_is_started_again_and_asked_again() {
     }
 }
 
-/// A command that isn't there is one line that says so; a signal to all of the process
-/// group ends the helper as well, and that is no error.
+/// A missing command is reported in one line. A signal to the whole process group ends
+/// the helper as well, and that is no error.
 #[test]
 fn a_command_that_is_missing_is_explained_and_one_that_ends_with_the_server_is_not() {
     let server = start_command("no-such-command-here", &[]);
     let is_told = |line: &str| line.contains("exit status 127, command not found; it is tried");
     assert!(server.wait_for_log(is_told, PATIENCE).is_some());
-    // What tries it again doesn't outlive the server by its wait.
+    // The shell that starts it again ends soon after the server.
     let pid = server.pid();
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
     let children = children.expect("a list");
@@ -513,7 +513,7 @@ fn a_command_that_is_missing_is_explained_and_one_that_ends_with_the_server_is_n
     }
 
     let address = own_address().to_string();
-    // A transfer keeps it up for longer than it would wait to say that the helper is gone.
+    // A transfer keeps the server up for longer than it waits to report a lost helper.
     let args = [
         "-a",
         &address,
@@ -557,13 +557,13 @@ fn helpers_that_cannot_be_used_end_the_start_in_one_line() {
     }
 }
 
-/// The path of a helper that is shipped.
+/// The path of a helper in `scripts/helpers`.
 fn shipped(name: &str) -> String {
     format!("{}/scripts/helpers/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
-/// An HTTP server with one file: how often it was sent, and how often it was said that
-/// nothing has changed.
+/// An HTTP server with one file. Counts how many times the file was sent, and how many
+/// times "not modified" was answered.
 fn http_server(file: Arc<Vec<u8>>) -> (SocketAddr, Arc<[AtomicUsize; 2]>) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket");
     let address = listener.local_addr().expect("an address");
@@ -623,7 +623,7 @@ fn tftp_http_fetches_an_image_once_for_a_hundred_clients() {
         Err(1)
     );
     let request = rrq("web/image", &[("blksize", "65464"), ("tsize", "0")]);
-    // All ask at once, and look at the beginning; one takes the whole.
+    // All ask at once for the beginning; one takes the whole file.
     let clients: Vec<_> = (0..100).map(|_| RawClient::new(&server)).collect();
     for client in &clients {
         client.send(&request);
@@ -676,7 +676,7 @@ fn tftp_git_commits_the_uploads_of_fifty_switches_in_three_nights() {
         for number in 1..=50 {
             let name = format!("switch{number}.cfg");
             let config = format!("hostname {number}\nnight {night}\n").repeat(40);
-            // Two break off in the middle.
+            // Two uploads break off in the middle.
             if night == 1 && number <= 2 {
                 let client = switch(number);
                 let (_, tid) = client.ask(&wrq(&name, &[]));
@@ -686,7 +686,7 @@ fn tftp_git_commits_the_uploads_of_fifty_switches_in_three_nights() {
             }
             assert_eq!(switch(number).write(&name, config.as_bytes()), Ok(()));
         }
-        // Before the next night all of them are there.
+        // All commits are there before the next night.
         let deadline = std::time::Instant::now() + 4 * PATIENCE;
         let commits = ["50", "98", "148"][night];
         while git(&["rev-list", "--count", "main"]).trim() != commits {

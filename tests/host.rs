@@ -1,4 +1,4 @@
-//! At home on a host without systemd: the pid file, the syslog, inetd.
+//! On a host without systemd: the pid file, the syslog, inetd.
 
 mod common;
 
@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 // --- the pid file -------------------------------------------------------------------
 
-/// Runs a server with the pid file until SIGTERM; what the file held.
+/// Runs a server with the pid file until SIGTERM, and checks the file meanwhile.
 fn run_with_pid_file(file: &Path, args: &[&str]) -> String {
     let option = format!("--pid-file={}", file.display());
     let mut server = Server::start(&[args, &[&option]].concat());
@@ -44,7 +44,7 @@ fn the_pid_file_is_there_as_long_as_the_server() {
         skip("only root can become someone else");
         return;
     }
-    // The directory is root's: it can't be removed, but says nothing wrong.
+    // The directory belongs to root: the file can't be removed, so it is truncated.
     for args in [
         &["-u", "nobody"][..],
         &["-u", "nobody", "--chroot"],
@@ -53,7 +53,7 @@ fn the_pid_file_is_there_as_long_as_the_server() {
         run_with_pid_file(&file, args);
         assert_eq!(fs::read(&file).expect("a file"), b"", "{args:?}");
     }
-    // A directory of the user's own.
+    // A directory that belongs to the user.
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("ours");
     chown(dir.path(), Some(NOBODY), Some(NOBODY)).expect("ours to give");
     run_with_pid_file(&file, &["-u", "nobody"]);
@@ -68,7 +68,7 @@ fn a_second_start_leaves_the_pid_file_of_the_running_server_alone() {
     let server = Server::start(&[&option]);
     let address = server.addr().to_string();
     let pid = format!("{}\n", server.pid());
-    // The port is taken; the pid file is; neither is.
+    // First the port and the pid file are taken, then only the pid file.
     for args in [&["-a", &address][..], &["-a", "127.0.0.1:0"]] {
         let second = bounded(10, tftpd())
             .arg(&option)
@@ -83,7 +83,7 @@ fn a_second_start_leaves_the_pid_file_of_the_running_server_alone() {
 }
 
 #[test]
-fn a_pid_file_that_cannot_be_written_is_one_line() {
+fn an_unwritable_pid_file_is_reported_in_one_line() {
     let dir = tempfile::tempdir().expect("a directory");
     let file = format!("{}/no/such/pid", dir.path().display());
     let output = bounded(10, tftpd())
@@ -102,7 +102,7 @@ fn a_pid_file_that_cannot_be_written_is_one_line() {
 
 // --- the syslog ---------------------------------------------------------------------
 
-/// What the syslog heard: the first line with `word` in it.
+/// The first line containing `word` that the syslog received.
 #[track_caller]
 fn heard(syslog: &UnixDatagram, word: &str) -> String {
     let mut buffer = [0; 4096];
@@ -142,7 +142,7 @@ fn the_syslog_gets_lines_with_priorities() {
 }
 
 #[test]
-fn a_syslog_that_is_not_there_is_one_line() {
+fn a_missing_syslog_is_reported_in_one_line() {
     let output = bounded(10, tftpd())
         .args(["-a", "127.0.0.1:0", "--syslog=/no/such/socket"])
         .output()
@@ -158,7 +158,7 @@ fn a_syslog_that_is_not_there_is_one_line() {
 
 // --- inetd --------------------------------------------------------------------------
 
-/// The server on `socket` as standard input, output and error, as inetd does it.
+/// A server with `socket` as standard input, output and error, as inetd starts it.
 fn on_standard_input(socket: &UdpSocket, args: &[&str]) -> Command {
     let copy = || Stdio::from(OwnedFd::from(socket.try_clone().expect("a descriptor")));
     let mut command = Command::new(tftpd());
@@ -171,12 +171,12 @@ fn on_standard_input(socket: &UdpSocket, args: &[&str]) -> Command {
 }
 
 #[test]
-fn standard_input_is_what_is_listened_on() {
+fn the_socket_on_standard_input_is_served() {
     let dir = tempfile::tempdir().expect("a directory");
     fs::write(dir.path().join("f"), b"by inetd").expect("a file");
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
     let address = socket.local_addr().expect("bound");
-    // What came before the server is there is served as well.
+    // A request that came before the server started is served as well.
     let client = RawClient::to(address);
     client.send(&rrq("f", &[]));
     let root = dir.path().to_str().expect("a plain path");
@@ -188,7 +188,7 @@ fn standard_input_is_what_is_listened_on() {
     client.send_to(&ack(1), tid);
     let (packet, from) = client.ask(&rrq("missing", &[]));
     assert_eq!((packet.error_code(), from), (Some(1), address));
-    // Then it leaves by itself, and no line of the log went to a client.
+    // The server ends by itself, and no line of the log went to a client.
     assert!(child.wait().expect("a child of ours").success());
     assert_eq!(client.recv_now(), None);
 }
@@ -203,7 +203,7 @@ fn a_start_that_fails_under_inetd_is_told_to_nobody_but_the_syslog() {
 }
 
 #[test]
-fn standard_input_that_is_tcp_is_one_line() {
+fn a_tcp_socket_on_standard_input_is_reported_in_one_line() {
     let tcp = TcpListener::bind("127.0.0.1:0").expect("a socket");
     let output = Command::new(tftpd())
         .stdin(Stdio::from(OwnedFd::from(tcp)))
@@ -215,8 +215,8 @@ fn standard_input_that_is_tcp_is_one_line() {
     assert_eq!(text.lines().count(), 1, "{text}");
 }
 
-/// A real inetd with one line of configuration, and the syslog that its servers
-/// find; stopped when dropped.
+/// A real inetd with one line of configuration, and the syslog for its servers; stopped
+/// when dropped.
 struct Inetd {
     child: Child,
     syslog: UnixDatagram,
@@ -244,7 +244,7 @@ impl Inetd {
             root.display()
         );
         fs::write(path("conf"), line).expect("a file");
-        // Its /dev and /run are its own.
+        // It gets a /dev and a /run of its own.
         let script = r#"mount -t tmpfs none /run && mount -t tmpfs none /dev &&
             ln -s "$1/log" /dev/log && mknod -m 666 /dev/null c 1 3 && exec "$2" -i "$1/conf""#;
         let child = Command::new("unshare")
@@ -276,7 +276,7 @@ fn a_real_inetd_starts_the_server_again_and_again() {
     fs::write(inetd.dir.path().join("root/f"), &file).expect("a file");
     let mut servers = Vec::new();
     for _ in 0..2 {
-        // Until inetd listens, nobody is there.
+        // Until inetd listens, nobody answers.
         let client = RawClient::to(address);
         let (packet, tid) = client.ask_patiently(&rrq("missing", &[]));
         assert_eq!((packet.error_code(), tid), (Some(1), address));
@@ -308,7 +308,7 @@ fn children(pid: impl std::fmt::Display) -> Vec<i32> {
 #[test]
 #[allow(clippy::disallowed_methods, reason = "a test stands outside")]
 fn the_first_process_of_a_container_reaps_orphans_and_obeys_sigterm() {
-    // Runs the command behind it as the first process, with a child that soon ends.
+    // Runs a command as the first process, with a child that soon ends.
     let first = ["--pid", "--fork", "--kill-child", "sh", "-c"];
     let script = "sleep 0.2 & exec \"$@\"";
     let tried = Command::new("unshare")
@@ -337,7 +337,7 @@ fn the_first_process_of_a_container_reaps_orphans_and_obeys_sigterm() {
 // --- processors ---------------------------------------------------------------------
 
 #[test]
-fn busy_polling_counts_the_processors_of_the_machine_and_not_those_it_is_bound_to() {
+fn busy_polling_counts_the_machines_processors_and_not_the_affinity() {
     if processors() < 2 || require("taskset").is_none() {
         skip("it takes two processors, and taskset");
         return;
@@ -354,7 +354,7 @@ fn busy_polling_counts_the_processors_of_the_machine_and_not_those_it_is_bound_t
     }
 }
 
-/// How many the kernel runs on.
+/// The number of processors of the machine.
 fn processors() -> usize {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").expect("it is always there");
     let is_one = |line: &&str| line.starts_with("processor");

@@ -1,14 +1,14 @@
-//! Holds the house's walls: who may import whom, what the core may not touch,
-//! where `unsafe` may stand. Reads `src/` as text; a file without a place in
-//! the table fails, so that the table stays whole.
+//! Checks the architecture: which module may import which, what the core may not use, and
+//! where `unsafe` is allowed. Reads `src/` as text. A file without a place in the table
+//! fails the test, so that the table stays complete.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Top-level module, its layer, and what it may import in addition to lower layers
-/// and itself.
+/// Each top-level module, its layer, and what it may import besides itself and lower
+/// layers.
 const MODULES: &[(&str, u8, &[&str])] = &[
     ("wire", 0, &[]),
     ("protocol", 1, &[]),
@@ -26,7 +26,7 @@ const MODULES: &[(&str, u8, &[&str])] = &[
     ("bin", 6, &[]),
 ];
 
-/// The core: it reads no clock, random source, file or socket.
+/// The layers of the core, which reads no clock, random source, file or socket.
 const CORE: std::ops::RangeInclusive<u8> = 0..=2;
 
 /// What the core may not name, as consecutive segments of a path.
@@ -59,16 +59,15 @@ const FORBIDDEN_IN_CORE: &[&str] = &[
     "simplelog",
 ];
 
-/// Files below `src/` in which `unsafe` may stand.
+/// The files below `src/` that may contain `unsafe`.
 const UNSAFE_ALLOWED: &[&str] = &[
-    // recvmmsg, recvmsg and sendmsg with headers that are used again.
+    // recvmmsg, recvmsg and sendmsg with reused headers.
     "net/batch.rs",
     // preadv2 and mincore, which nix doesn't have, and renameat2, which it has for glibc.
     "file/syscalls.rs",
 ];
 
-/// Files below `src/` that are compiled for unit tests only; those may do as
-/// they like.
+/// Files below `src/` that are compiled for unit tests only; no rule applies to them.
 const TEST_ONLY: &[&str] = &["protocol/script.rs"];
 
 fn is_test_only(path: &Path) -> bool {
@@ -151,7 +150,7 @@ fn check(file: &Path, source: &str) -> Vec<Violation> {
     found
 }
 
-/// The module a file holds: `wire/packet.rs` is `["wire", "packet"]`.
+/// The module of a file: for `wire/packet.rs`, `["wire", "packet"]`.
 fn module_path(file: &Path) -> Vec<String> {
     let stem = file.with_extension("");
     let mut path: Vec<_> = stem
@@ -188,16 +187,16 @@ fn starts_with(path: &[String], prefix: &str) -> bool {
         .all(|part| segments.next().is_some_and(|s| s == part))
 }
 
-/// Whether the segments of `name` stand in a row in `path`.
+/// Whether the segments of `name` occur consecutively in `path`.
 fn names(path: &[&str], name: &str) -> bool {
     let name: Vec<_> = name.split("::").collect();
     path.windows(name.len()).any(|window| window == name)
 }
 
-/// Where each file's imports lead: its module, and the paths from `crate` on.
+/// The imports of each file, by its module: the paths after `crate`.
 type Imports = BTreeMap<Vec<String>, Vec<Vec<String>>>;
 
-/// The paths of every file that lead into the crate.
+/// The imports of every file from within the crate.
 fn imports(sources: &[(PathBuf, String)]) -> Imports {
     let files: BTreeSet<_> = sources.iter().map(|(file, _)| module_path(file)).collect();
     let mut all = Imports::new();
@@ -221,8 +220,8 @@ fn imports(sources: &[(PathBuf, String)]) -> Imports {
     all
 }
 
-/// The file that a path leads to. What a parent only passes on (`pub use`) is in
-/// the file that it comes from.
+/// The file that a path leads to. If a parent only re-exports the item (`pub use`), that
+/// is the file with the item.
 fn file_of(target: &[String], all: &Imports) -> Option<Vec<String>> {
     let mut module = target.to_vec();
     while !module.is_empty() && !all.contains_key(&module) {
@@ -239,9 +238,8 @@ fn file_of(target: &[String], all: &Imports) -> Option<Vec<String>> {
     }
 }
 
-/// Every circle of files that import one another, once, from its first file on.
-/// What a parent itself holds is there for its children, whom it may use: that is
-/// no circle.
+/// Every circle of files that import one another, listed once, from its first file on.
+/// Children may use what their parent itself defines: that is no circle.
 fn circles(sources: &[(PathBuf, String)]) -> Vec<String> {
     let all = imports(sources);
     let mut graph = BTreeMap::<_, BTreeSet<_>>::new();
@@ -252,8 +250,8 @@ fn circles(sources: &[(PathBuf, String)]) -> Vec<String> {
     }
     let mut found = Vec::new();
     for start in graph.keys() {
-        // The shortest way back to the start, by way of later files only, so that
-        // each circle is found from one of its files.
+        // The shortest way back to the start through later files only, so that each
+        // circle is found once.
         let mut queue = VecDeque::from([vec![start]]);
         let mut seen = BTreeSet::new();
         while let Some(way) = queue.pop_front() {
@@ -274,7 +272,7 @@ fn circles(sources: &[(PathBuf, String)]) -> Vec<String> {
     found
 }
 
-/// Rows of the tables above that nothing needs any more.
+/// Rows of the tables above that are no longer needed.
 fn dead_rows(sources: &[(PathBuf, String)]) -> Vec<String> {
     let mut dead = Vec::new();
     for (name, _, extra) in MODULES {
@@ -317,13 +315,13 @@ fn dead_rows(sources: &[(PathBuf, String)]) -> Vec<String> {
 
 // --- reading Rust, just enough -----------------------------------------------------
 
-/// A source text without comments, literals and unit tests, at the same
-/// positions.
+/// A source text in which comments, literals and unit tests are blanked, so that
+/// positions stay the same.
 struct Code {
     text: String,
 }
 
-/// An identifier or a mark, and where it stands.
+/// An identifier or a punctuation mark, and its position.
 #[derive(Debug, Clone, Copy)]
 struct Token<'a> {
     at: usize,
@@ -333,7 +331,7 @@ struct Token<'a> {
 impl Code {
     fn new(source: &str) -> Self {
         let mut text = blank_comments_and_literals(source);
-        // Unit tests stand at the bottom; they may do as they like.
+        // Unit tests are at the end; no rule applies to them.
         for marker in ["mod tests {", "mod tests;"] {
             if let Some(at) = text.find(&format!("#[cfg(test)]\n{marker}")) {
                 text.truncate(at);
@@ -367,7 +365,7 @@ impl Code {
     }
 }
 
-/// Blanks what is not code, byte by byte, so that lines keep their numbers.
+/// Blanks everything but code, byte by byte, so that line numbers stay the same.
 fn blank_comments_and_literals(source: &str) -> String {
     let mut text = String::with_capacity(source.len());
     let mut rest = source;
@@ -385,7 +383,7 @@ fn blank_comments_and_literals(source: &str) -> String {
     text
 }
 
-/// The length of the comment or literal that `rest` begins with, if it does.
+/// The length of the comment or literal at the start of `rest`, if there is one.
 fn not_code(rest: &str) -> Option<usize> {
     let until = |open: usize, close: &str| {
         let end = rest[open..].find(close);
@@ -419,8 +417,8 @@ fn not_code(rest: &str) -> Option<usize> {
     Some(rest.len())
 }
 
-/// Every path in the code, groups (`a::{b, c::d}`) taken apart; with the place
-/// where it begins.
+/// Every path in the code, with groups (`a::{b, c::d}`) expanded, and the position where
+/// it begins.
 fn paths<'a>(tokens: &[Token<'a>]) -> Vec<(usize, Vec<&'a str>)> {
     let mut found = Vec::new();
     let mut at = 0;
@@ -430,7 +428,7 @@ fn paths<'a>(tokens: &[Token<'a>]) -> Vec<(usize, Vec<&'a str>)> {
     found
 }
 
-/// Reads the path that begins at `at`, behind `prefix`; returns where it ends.
+/// Reads the path at `at`, after `prefix`; returns where it ends.
 fn read_tree<'a>(
     tokens: &[Token<'a>],
     mut at: usize,
@@ -484,7 +482,7 @@ fn rust_files(dir: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-/// Every source file that is no test, relative to `src/`, with its text.
+/// Every source file without tests, relative to `src/`, with its text.
 fn sources() -> Vec<(PathBuf, String)> {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = Vec::new();
@@ -523,7 +521,7 @@ fn every_row_of_the_tables_is_needed() {
 
 #[test]
 fn the_checker_sees_circles() {
-    /// Files with their texts, and the circles in them.
+    /// Files with their content, and the circles among them.
     type Case = (
         &'static [(&'static str, &'static str)],
         &'static [&'static str],
@@ -537,7 +535,7 @@ fn the_checker_sees_circles() {
             ],
             &["net::a → net::b → net::c → net::a"],
         ),
-        // By way of what the parent passes on.
+        // Through an item that the parent re-exports.
         (
             &[
                 (
@@ -549,7 +547,7 @@ fn the_checker_sees_circles() {
             ],
             &["net::a → net::b → net::a"],
         ),
-        // What the parent holds itself is its children's.
+        // Children may use what their parent defines.
         (
             &[
                 ("net/mod.rs", "mod a; use self::a::A; const LIMIT: u8 = 1;"),
@@ -557,7 +555,7 @@ fn the_checker_sees_circles() {
             ],
             &[],
         ),
-        // Declared is not imported.
+        // A module declaration is no import.
         (
             &[
                 ("net/mod.rs", "mod a; mod b;"),
@@ -653,7 +651,7 @@ fn the_checker_sees_what_is_forbidden() {
             "use crate::server::Server;",
             "`session` imports `server::Server`",
         ),
-        // Siblings, by way of what the parent passes on.
+        // Siblings, through an item that the parent re-exports.
         (
             "session/a.rs",
             "use super::*;",

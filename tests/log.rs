@@ -1,4 +1,4 @@
-//! What the log answers, over the real binary: JSON lines, repeats, hints.
+//! The log of the real binary: JSON lines, repeats, hints.
 #![allow(
     clippy::disallowed_methods,
     reason = "a test stands outside: it measures time"
@@ -45,7 +45,7 @@ fn json_is_one_object_a_line_whatever_the_name() {
     assert!(line.bytes().all(|byte| (b' '..0x7f).contains(&byte)));
 }
 
-/// The first word of a line has digits where `shape` has zeros, and is as long.
+/// Whether a line begins like `shape`, where each zero stands for any digit.
 fn begins_with(line: &str, shape: &str) -> bool {
     let digits = |letter: char| if letter.is_ascii_digit() { '0' } else { letter };
     let begin: String = line.chars().take(shape.len()).map(digits).collect();
@@ -59,7 +59,7 @@ fn all_times_are_of_one_length() {
         ("json", "{\"time\":0000000000.000,\"level\":"),
     ] {
         let server = Server::start(&["-vv", "--log-format", format]);
-        // Enough of them that some end in zeros.
+        // Enough lines that some times end in zeros.
         (0..40).for_each(|_| server.fence());
         let lines = server.log_lines();
         assert!(lines.len() > 100, "{lines:#?}");
@@ -68,7 +68,7 @@ fn all_times_are_of_one_length() {
     }
 }
 
-/// Has the server tell what it holds back, and waits for what it tells last then.
+/// Makes the server log what it holds back, and waits for the last line of that.
 fn flush(server: &Server) -> Vec<String> {
     let counters = |lines: &[String]| lines.iter().filter(|l| l.contains("counters ")).count();
     let before = counters(&server.log_lines());
@@ -118,7 +118,7 @@ fn a_boot_loaders_search_by_misses_is_one_line() {
     let line = server.wait_for_log(searched, PATIENCE).expect("a line");
     let told = r#" directory="pxelinux.cfg/" misses=5 found="default""#;
     assert!(line.contains("INFO") && line.ends_with(told), "{line}");
-    // One that finds nothing is told as well.
+    // A search that finds nothing is logged as well.
     client.ask(&rrq("grub/grub.cfg-7F000001", &[]));
     client.ask(&rrq("grub/grub.cfg", &[]));
     let lines = flush(&server);
@@ -158,7 +158,7 @@ fn every_packet_is_traced_with_its_options() {
     client.ask(&rrq("missing", &[]));
     server.fence();
     let peer = client.addr().to_string();
-    // What is written has yet to be read.
+    // Waits for the last line, which may not have been read yet.
     let last = |line: &str| line.contains(&peer) && line.contains("sent ERROR");
     server.wait_for_log(last, PATIENCE).expect("a line");
     let lines = server.log_lines();
@@ -199,7 +199,7 @@ fn a_strangers_packet_and_its_answer_are_traced() {
 fn a_flood_of_one_networks_refusals_leaves_room_for_anothers() {
     let server = Server::start_bare(&["-a", "127.0.0.1"]);
     let noisy = RawClient::to(server.addr());
-    // Many at a time, so that they are within a few seconds on a busy machine too.
+    // Many at a time, so that it takes only a few seconds even on a busy machine.
     for first in (0..400).step_by(50) {
         for number in first..first + 50 {
             noisy.send(&rrq(&format!("noise{number}"), &[]));
@@ -209,7 +209,7 @@ fn a_flood_of_one_networks_refusals_leaves_room_for_anothers() {
         }
     }
     let honest = rrq("honest", &[]);
-    // One of them may share a place with the noisy one.
+    // One of them may fall into the same hash slot as the noisy one.
     for network in 7..10 {
         let socket = UdpSocket::bind(format!("127.9.{network}.9:0")).expect("a loopback address");
         let sent = socket.send_to(&honest, server.addr());
@@ -244,7 +244,8 @@ impl Unread {
         Self(child, address)
     }
 
-    /// More lines than a pipe or a terminal holds, and still it answers.
+    /// Makes the server log more lines than a pipe or a terminal holds; it must still
+    /// answer.
     fn assert_awake(&self) {
         let first = RawClient::to(self.1);
         first.ask_patiently(&rrq("missing", &[]));
@@ -267,7 +268,7 @@ fn a_terminal_that_nobody_reads_does_not_block_the_server() {
     let terminal = nix::pty::openpty(None, None).expect("a terminal");
     let dir = tempfile::tempdir().expect("a directory");
     let root = dir.path().to_str().expect("a plain path");
-    // All that it does is told.
+    // Everything that it does is logged.
     let server = Unread::start(&["-vv", root], terminal.slave.try_clone().unwrap());
     server.assert_awake();
     let flags = nix::fcntl::fcntl(&terminal.slave, nix::fcntl::FcntlArg::F_GETFL).unwrap();
@@ -337,7 +338,7 @@ fn a_log_file_that_was_rotated_is_opened_again_whatever_was_given_up() {
         let server = Unread::start(&[args, &[&option, &root]].concat(), Stdio::null());
         let client = RawClient::to(server.1);
         client.ask_patiently(&rrq("first", &[]));
-        // As logrotate does it: what it creates has the old one's owner.
+        // As logrotate does it: the new file gets the owner of the old one.
         let old = fs::metadata(&log).expect("a log");
         fs::rename(&log, dir.path().join("log.1")).expect("ours");
         fs::write(&log, b"").expect("ours");
@@ -374,8 +375,8 @@ fn a_log_file_that_cannot_be_opened_again_stays_in_use_and_says_so() {
     assert!(told, "{:?}", fs::read_to_string(&old));
 }
 
-/// Users other than root can write to the log's directory: what they put there must not
-/// have root write to, or give away, a file of its own.
+/// Users other than root can write to the log's directory: a link that they put there must
+/// not make root write to a file of its own, or give that file away.
 #[test]
 fn root_opens_no_log_through_a_link_that_others_may_have_put_there() {
     let Some((dir, root)) = roots_directory() else {
@@ -407,8 +408,8 @@ fn root_opens_no_log_through_a_link_that_others_may_have_put_there() {
     }
 }
 
-/// A link in a directory that is root's alone is root's own; a file that others write
-/// to stays whose it was.
+/// In a directory that only root can write to, a link is root's own; and the file that it
+/// leads to, which others share, keeps its owner.
 #[test]
 fn a_log_that_root_shares_with_others_stays_roots() {
     let Some((dir, root)) = roots_directory() else {
@@ -446,7 +447,7 @@ fn a_syslog_that_was_restarted_is_found_again_from_a_chroot() {
         let server = Unread::start(&[args, &[&option, &root]].concat(), Stdio::null());
         let client = RawClient::to(server.1);
         client.ask_patiently(&rrq("first", &[]));
-        // Another test's child may hold a copy until it becomes another program.
+        // A child of another test may hold a copy of the socket until it calls exec.
         syslog.shutdown(Shutdown::Both).expect("a socket");
         drop(syslog);
         fs::remove_file(&path).expect("ours");
@@ -462,7 +463,7 @@ fn a_syslog_that_was_restarted_is_found_again_from_a_chroot() {
         for word in ["1 line of the log was lost", "file=\"second\""] {
             assert!(heard.contains(word), "{args:?}: no {word}: {heard}");
         }
-        // It is where it was: in its root.
+        // The server is still in its root.
         fs::write(dir.path().join("root/f"), b"x").expect("a file");
         assert_eq!(client.read("f").unwrap(), b"x", "{args:?}");
     }
@@ -559,7 +560,7 @@ fn a_link_that_leaves_the_root_is_told_with_the_remedy() {
     }
 }
 
-/// Ten misses are one line, and a link that leads out is why all ten were.
+/// Ten misses are logged in one line, with the hint about the link that explains them all.
 #[test]
 fn a_search_in_a_directory_that_a_link_leaves_is_told_with_the_remedy() {
     let server = Server::start(&[]);
@@ -582,7 +583,7 @@ fn a_hint_is_about_the_name_that_rules_have_made() {
     let map = dir.path().join("map");
     fs::write(&map, "r ^ boot/\n").expect("a file");
     let server = Server::start(&["-m", map.to_str().expect("plain")]);
-    // The one that was asked for leads out too, but nobody looked there.
+    // The requested name is such a link too, but nobody looked it up.
     symlink("../elsewhere", server.root().join("kernel")).expect("a link");
     fs::create_dir(server.root().join("boot")).expect("a directory");
     symlink("../../deploy", server.root().join("boot/kernel")).expect("a link");
@@ -591,7 +592,7 @@ fn a_hint_is_about_the_name_that_rules_have_made() {
     assert!(line.contains("hint=\"boot/kernel is a link to "), "{line}");
 }
 
-/// So that no session is made big by a name.
+/// Otherwise a long name would make its session large.
 #[test]
 fn a_name_made_long_for_nothing_is_told_as_it_is_on_the_disk() {
     let server = Server::start(&[]);
@@ -638,7 +639,7 @@ fn a_probe_for_the_size_is_told_as_one() {
     server.file("f", b"x");
     let client = RawClient::new(&server);
     let (_, tid) = client.ask(&rrq("f", &[("tsize", "0")]));
-    // As UEFI firmware ends it.
+    // The way in which UEFI firmware ends a probe.
     client.send_to(b"\0\x05\0\x08no more\0", tid);
     let line = server.wait_ended(client.addr(), 1).remove(0);
     let is_right = line.contains("[INFO]") && line.ends_with(" outcome=probed");

@@ -1,5 +1,5 @@
-//! Names and other odd bytes in requests, over the real binary: read leniently,
-//! confined strictly, logged harmlessly.
+//! Names and other odd bytes in requests to the real binary: read leniently, confined
+//! strictly, logged harmlessly.
 
 mod common;
 
@@ -71,7 +71,7 @@ fn a_name_that_ends_in_a_slash_is_a_directory() {
     assert_eq!(server.tree(), before);
 }
 
-/// Some clients' requests for `pxelinux.0` come with garbage behind the name.
+/// Some clients' requests for `pxelinux.0` have garbage after the name.
 #[test]
 fn no_upload_shadows_another_file_by_an_odd_name() {
     let server = Server::start(&["--overwrite"]);
@@ -189,7 +189,7 @@ fn nothing_outside_the_root_is_reached() {
         assert!(refused, "{name}: {packet:?}");
     }
     for name in ["../secret", "up/secret", "/../../secret", absolute] {
-        // Refused, or written below the root: both keep the promise.
+        // It may be refused or written below the root: either is right.
         let _ = RawClient::new(&server).write(name, b"overwritten");
         assert_eq!(fs::read(&secret).unwrap(), b"secret", "{name}");
     }
@@ -199,7 +199,7 @@ fn nothing_outside_the_root_is_reached() {
     assert_eq!(fs::read_dir(server.outside()).unwrap().count(), 2);
 }
 
-/// A name is the network's: what it does to a terminal must not be ours.
+/// Names come from the network, and must not control our terminal.
 #[test]
 fn no_control_character_of_a_name_reaches_the_log() {
     let server = Server::start(&["-v", "-v", "-v"]);
@@ -217,7 +217,7 @@ fn no_control_character_of_a_name_reaches_the_log() {
     }
 }
 
-/// A name, and what is there or the ERROR's code.
+/// A name, and the content to be read or the ERROR's code.
 type Case<'a> = (&'a [u8], Result<&'a [u8], u16>);
 
 #[test]
@@ -234,7 +234,7 @@ fn case_is_ignored_where_nothing_has_that_name() {
     let cases: [Case<'_>; 9] = [
         (b"\\boot\\bcd", Ok(b"bcd")),
         (b"BOOT/Bcd\xff\xff", Ok(b"bcd")),
-        // The first by its bytes.
+        // The first of several in byte order.
         (b"Boot.Ini", Ok(b"large")),
         (b"exact", Ok(b"lower")),
         (b"Exact", Ok(b"upper")),
@@ -254,7 +254,7 @@ fn case_is_ignored_where_nothing_has_that_name() {
     let both = r#"asked for "BOOT/Bcd\xff\xff", which is served as "Boot/BCD""#;
     let line = server.wait_for_log(|line| line.contains(both), PATIENCE);
     assert!(line.is_some(), "{:#?}", server.log_lines());
-    // No upload gets between a client and its file.
+    // No upload takes the place of a file that clients get by this name.
     for name in ["EXACT", "Boot/bcd", "boot.ini"] {
         let written = RawClient::new(&server).write(name, b"new");
         assert_eq!(written.map_err(|(code, _)| code), Err(6), "{name}");

@@ -1,8 +1,8 @@
-//! A client behind a NAT, in network namespaces: masquerade by nftables, no
-//! helper that knows TFTP. An answer from another port than the one that was
-//! asked belongs to no connection the NAT knows and never gets through.
+//! A client behind a NAT, in network namespaces: nftables masquerades, without a
+//! helper that knows TFTP. An answer from another port than the one that was asked
+//! belongs to no connection that the NAT knows, and never gets through.
 //!
-//! Takes root, ip(8), nft(8) and curl; skipped without.
+//! Needs root, ip(8), nft(8) and curl; skipped without.
 
 mod common;
 
@@ -12,9 +12,9 @@ use std::process::{Command, Output};
 use common::*;
 use nix::unistd::geteuid;
 
-/// The network, set up in the namespace of the server: `nat` stands between it
-/// and `inside`, each in a namespace of its own, kept alive by a process that
-/// ends with the server's shell.
+/// Sets up the network in the server's namespace: `nat` stands between it and `inside`,
+/// each in a namespace of its own, kept alive by a process that ends with the server's
+/// shell.
 const SET_UP: &str = r#"
 set -e
 ip link set lo up
@@ -55,7 +55,7 @@ in_side curl -sS --max-time 4 -o "$TAKEN" "tftp://198.51.100.1:6969/file"
 in_side curl -sS --max-time 4 -T "$TAKEN" "tftp://198.51.100.1:6969/brought"
 "#;
 
-/// Gets a file through the NAT and puts it back; curl's fate, and what came.
+/// Downloads a file through the NAT and uploads it again; returns the script's output.
 fn through_nat(mode: &str, dir: &Path) -> Output {
     bounded(30, "unshare")
         .args(["--net", "sh", "-c", SET_UP])
@@ -68,7 +68,7 @@ fn through_nat(mode: &str, dir: &Path) -> Output {
         .expect("unshare(1)")
 }
 
-/// Whether everything it takes is here; says what isn't.
+/// Whether everything that is needed is here; reports what isn't.
 fn can_build_networks() -> bool {
     let programs = ["ip", "nft", "curl", "nsenter", "unshare"];
     if !programs.iter().all(|program| require(program).is_some()) {
@@ -124,7 +124,7 @@ fn assert_gets_through(mode: &str, directory: &str, gets_through: bool) {
             assert_same("through the NAT", &got, &file);
         }
     } else {
-        // Not for want of a way: the request did come.
+        // The network did work: the request arrived.
         let log = std::fs::read_to_string(dir.path().join("log")).expect("a log");
         assert!(log.contains("peer=198.51.100.2:"), "{log}");
         assert!(

@@ -1,5 +1,5 @@
-//! What `scripts/packaging` brings to other machines: its scripts parse, its command
-//! lines are understood, and nothing takes uploads before it is told to.
+//! The files in `scripts/packaging`, which go to other machines: the scripts parse, the
+//! command lines are valid, and no server takes uploads unless it is told to.
 
 mod common;
 
@@ -27,7 +27,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// What a command says on standard output; it must succeed.
+/// The standard output of a command, which must succeed.
 #[track_caller]
 fn said(command: &mut Command) -> String {
     let Output {
@@ -39,7 +39,7 @@ fn said(command: &mut Command) -> String {
     text(&stdout)
 }
 
-/// The server as a command line starts it.
+/// The arguments of a command line of the server, which must be valid.
 #[track_caller]
 fn understood<'a>(words: impl IntoIterator<Item = &'a str>) -> Args {
     let words: Vec<_> = words.into_iter().collect();
@@ -47,7 +47,7 @@ fn understood<'a>(words: impl IntoIterator<Item = &'a str>) -> Args {
     Args::read(all).unwrap_or_else(|error| panic!("{words:?}: {error:?}"))
 }
 
-/// Every script, with the shell that it is for.
+/// Every script, with its shell.
 fn scripts() -> Vec<(&'static str, PathBuf)> {
     let mut all = vec![
         ("bash", path("packaging/life-cycle")),
@@ -75,7 +75,7 @@ fn shellcheck_finds_nothing() {
     }
     for (shell, script) in scripts() {
         let name = script.display().to_string();
-        // procd's have their own first line, and know "local".
+        // OpenWrt's scripts have a first line of their own, and use "local".
         let shell = if name.contains("openwrt") {
             "dash"
         } else {
@@ -87,7 +87,7 @@ fn shellcheck_finds_nothing() {
 
 // --- Debian -------------------------------------------------------------------------
 
-/// The variables that a shell finds in a file of settings.
+/// The variables that a shell reads from a file of settings.
 fn settings(file: &Path) -> [String; 3] {
     let script = ". \"$1\"; printf '%s\\n' \"$TFTPD_ACCESS\" \"$TFTPD_OPTIONS\" \"$TFTPD_ROOT\"";
     let all = said(Command::new("sh").args(["-c", script, "sh"]).arg(file));
@@ -152,7 +152,7 @@ fn settings_of_tftpd_hpa_are_taken_over() {
             ],
             "[Service]\nUser=boot\nReadWritePaths=-/srv/tftp\n",
         ),
-        // Installed by hand.
+        // The server was installed by hand.
         (
             "# by hand\nTFTP_USERNAME=tftp\nTFTP_DIRECTORY=/srv/tftp\nTFTP_OPTIONS=-c\n",
             ["--overwrite", "--grace 30", "/srv/tftp"],
@@ -189,7 +189,7 @@ fn settings_of_tftpd_hpa_are_taken_over() {
     }
 }
 
-/// Since 6.0 the units have the settings.
+/// Since tftp-hpa 6.0 the settings are in the units.
 #[test]
 fn settings_of_tftpd_hpas_units_are_taken_over() {
     let packaged = "Environment=TFTPD_HOME=/var/lib/tftpboot\nEnvironment=TFTPD_OPTS=\nUser=tftp\n";
@@ -210,12 +210,12 @@ fn settings_of_tftpd_hpas_units_are_taken_over() {
             "[Socket]\nListenDatagram=192.0.2.1:69\n",
             [
                 "--read-only",
-                // In addition to the packaged one, which has every address.
+                // Added to the packaged address, which is every address.
                 "-a :69 --grace 30",
                 "/var/lib/tftpboot",
             ],
         ),
-        // An empty value counts, and no upload of a byte is none.
+        // An empty value replaces an earlier one, and a limit of 0 bytes means no uploads.
         (
             "Environment=TFTPD_OPTS=--create\nEnvironment=TFTPD_OPTS=\n",
             "ListenDatagram=\nListenDatagram=192.0.2.1:69\nListenDatagram=[::1]:69\n",
@@ -259,9 +259,9 @@ fn settings_of_tftpd_hpas_units_are_taken_over() {
     }
 }
 
-/// What becomes another setting, or none, is told with its own reason.
+/// Settings that become another one, or are left out, are reported with the reason.
 #[test]
-fn what_is_not_taken_over_from_tftpd_hpa_is_told() {
+fn settings_of_tftpd_hpa_that_are_left_out_are_reported() {
     let etc = tempfile::tempdir().expect("a directory");
     fs::write(
         etc.path().join("tftpd-hpa.service"),
@@ -288,7 +288,7 @@ fn what_is_not_taken_over_from_tftpd_hpa_is_told() {
     }
 }
 
-/// The manual says where the helpers are, and names each of them.
+/// The packages put the helpers where the manual says, and the manual names each.
 #[test]
 fn the_packages_bring_the_helpers_to_where_the_manual_says() {
     let manual = read("man/src/tftpd.8.md");
@@ -313,7 +313,7 @@ fn the_packages_bring_the_helpers_to_where_the_manual_says() {
 
 // --- OpenWrt ------------------------------------------------------------------------
 
-/// What procd and its configuration library would do, on paper.
+/// Stand-ins for procd and its configuration library, which print the command.
 const PROCD: &str = r#"
 config_load() { :; }
 config_get() { eval "$1=\${CONFIG_$3-$4}"; }
@@ -331,7 +331,7 @@ procd_append_param() {
 mkdir() { :; }
 "#;
 
-/// The command that the init script has procd run with these settings.
+/// The command that the init script gives to procd with these settings.
 fn procds_command(settings: &str) -> Vec<String> {
     let init = path("packaging/openwrt/tftpd.init");
     let script = format!(
@@ -375,7 +375,7 @@ fn the_settings_of_openwrt_leave_uploads_off() {
 
 // --- containers ---------------------------------------------------------------------
 
-/// The words of a list in brackets, after `key`.
+/// The words of the list in brackets after `key`.
 #[track_caller]
 fn list<'a>(text: &'a str, key: &str) -> Vec<&'a str> {
     let line = text
@@ -405,7 +405,7 @@ fn grace() -> Duration {
     understood(list(&image, "ENTRYPOINT")[1..].iter().copied()).grace
 }
 
-/// The number behind `key`, which comes first in `text`.
+/// The number after the first `key` in `text`.
 #[track_caller]
 fn seconds(text: &str, key: &str) -> u64 {
     let line = text.lines().find_map(|it| it.trim().strip_prefix(key));
@@ -429,7 +429,7 @@ fn containers_may_drain_longer_than_the_server_does() {
     }
 }
 
-/// A pod that isn't ready loses the flows of the transfers that it still finishes.
+/// A pod that isn't ready loses the flows of transfers that it is still finishing.
 #[test]
 fn a_draining_pod_stays_ready_until_its_transfers_are_over() {
     let text = read("packaging/container/kubernetes.yaml");

@@ -1,8 +1,8 @@
-//! What the server gives up before it reads from the network, for each way of
-//! starting it: as the kernel shows it of the running binary, and as a process
-//! finds it that has been confined by the same code and then tries to get out.
+//! What the server gives up before it reads from the network, for each way of starting
+//! it: as the kernel shows it for the running binary, and by the attempts of a process
+//! that is confined by the same code.
 //!
-//! Becoming somebody takes root; without it, those tests say so and leave it.
+//! Becoming another user needs root; without it, those tests are skipped with a message.
 #![allow(
     clippy::disallowed_methods,
     reason = "a test stands outside: it has an environment"
@@ -34,7 +34,7 @@ fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
-/// Whether the test can be run; if not, says why.
+/// Whether the test can run; if not, reports why.
 fn may_become_someone() -> bool {
     if !is_root() {
         skip("only root can become someone else");
@@ -50,15 +50,15 @@ fn open_to(dir: &Path, owner: u32) {
 
 // --- the running server -----------------------------------------------------------
 
-/// A way of starting the server, and what it is to be then.
+/// A way to start the server, and its identity afterwards.
 struct Way {
     name: &'static str,
-    /// Who starts it; `None` for whoever runs the test.
+    /// The user who starts it; `None` for whoever runs the test.
     starter: Option<u32>,
     args: &'static [&'static str],
     /// User and group afterwards.
     identity: (u32, u32),
-    /// Its supplementary groups; `None` where they stay as they were.
+    /// Its supplementary groups; `None` if they stay the same.
     groups: Option<&'static [&'static str]>,
 }
 
@@ -135,7 +135,7 @@ const WAYS: &[Way] = &[
     },
 ];
 
-/// Starts the server on an address of its own: `start` doesn't prepare.
+/// Starts the server in this way, with more arguments.
 fn start(way: &Way, more: &[&str]) -> Server {
     let args = [&["-a", "127.0.0.1", "--overwrite"], way.args, more].concat();
     Server::start_prepared(&args, |dir| {
@@ -159,7 +159,8 @@ fn assert_gave_up(way: &Way, server: &Server) {
         assert_eq!(server.status_words("Groups"), groups, "{name}");
     }
     for set in ["CapInh", "CapPrm", "CapEff", "CapAmb", "CapBnd"] {
-        // Only a process that has a right can bound it; no_new_privs does as well.
+        // Without privileges a process can't drop the bounding set; no_new_privs is
+        // enough then.
         if set != "CapBnd" || way.starter.is_none() {
             let capabilities = server.status_words(set).concat();
             let left = u64::from_str_radix(&capabilities, 16).expect("hexadecimal");
@@ -169,7 +170,7 @@ fn assert_gave_up(way: &Way, server: &Server) {
     assert_eq!(server.status("NoNewPrivs"), 1, "{name}");
 }
 
-/// Everything that a server does goes on working.
+/// Checks that everything a server does still works.
 fn assert_serves(way: &Way, server: &Server) {
     let name = way.name;
     let client = RawClient::new(server);
@@ -183,7 +184,7 @@ fn assert_serves(way: &Way, server: &Server) {
     assert_eq!(owner, way.identity.0, "{name}");
     let left: Vec<_> = server.tree().into_keys().collect();
     assert_eq!(left, [Path::new("sub/f"), Path::new("up")], "{name}");
-    // Out of the root, by a link that somebody left there.
+    // Outside the root, through a link that somebody left there.
     fs::write(server.outside().join("secret"), "outside").expect(name);
     symlink(server.outside().join("secret"), server.root().join("out")).expect(name);
     assert_eq!(client.read("out").expect_err(name).0, 1, "{name}");
@@ -218,12 +219,12 @@ fn whoever_runs_this_can_start_it_and_it_keeps_no_right() {
 }
 
 #[test]
-fn the_log_is_opened_again_by_what_the_server_has_become() {
+fn the_log_is_reopened_after_privileges_are_dropped() {
     if !may_become_someone() {
         return;
     }
     for way in WAYS {
-        // The log goes to a file; that the server is ready, it tells by serving.
+        // The log goes to a file, so the file shows when the server is ready.
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("root")).unwrap();
         fs::create_dir(dir.path().join("log")).unwrap();
@@ -265,7 +266,7 @@ fn the_log_is_opened_again_by_what_the_server_has_become() {
 // --- refusals ---------------------------------------------------------------------
 
 #[test]
-fn what_can_not_be_given_up_ends_the_start_in_one_line() {
+fn an_identity_that_can_not_be_taken_ends_the_start_in_one_line() {
     let nobody = is_root().then_some(NOBODY);
     for (starter, args, words) in [
         (None, &["-u", "no-such-user"][..], "no user no-such-user"),
@@ -311,7 +312,7 @@ fn a_root_that_the_user_can_not_search_is_refused_at_the_start() {
     assert!(said(&output).contains("chmod o+x"), "{}", said(&output));
 }
 
-/// With the rights that are left: those that started it don't count.
+/// What counts is what the user may do that the server becomes.
 #[test]
 fn a_root_that_the_user_can_not_write_to_is_a_warning_where_uploads_are_on() {
     if !may_become_someone() {
@@ -343,7 +344,7 @@ fn a_root_that_the_user_can_not_write_to_is_a_warning_where_uploads_are_on() {
     }
 }
 
-/// The manual's recipe for switches: only the directory of backups is the user's.
+/// The manual's recipe for switches: the user owns only the directory of backups.
 #[test]
 fn uploads_to_a_directory_below_a_root_that_is_not_the_users_work_and_no_warning_denies_it() {
     if !may_become_someone() {
@@ -371,7 +372,7 @@ fn uploads_to_a_directory_below_a_root_that_is_not_the_users_work_and_no_warning
     );
 }
 
-/// A helper may lead every upload to where the user may write.
+/// A helper may redirect every upload to where the user may write.
 #[test]
 fn no_warning_about_uploads_to_the_root_where_a_helper_may_lead_them_elsewhere() {
     if !may_become_someone() {
@@ -389,7 +390,7 @@ fn no_warning_about_uploads_to_the_root_where_a_helper_may_lead_them_elsewhere()
 
 // --- getting out --------------------------------------------------------------------
 
-/// What a process that has been taken over may try.
+/// What an attacker might try in a process that he has taken over.
 const ATTEMPTS: &[&str] = &[
     "read a served file",
     "create a served file",
@@ -417,10 +418,10 @@ const ATTEMPTS: &[&str] = &[
     "change the root directory",
 ];
 
-/// Tries one of them; `place` holds the root and a secret.
+/// Makes one attempt; `place` holds the root and a secret.
 fn attempt(what: &str, place: &Path, tcp: u16) -> io::Result<()> {
     let root = match File::open(place) {
-        // In a chroot the root is all there is.
+        // In a chroot the root is everything.
         Err(error) if error.kind() == io::ErrorKind::NotFound => PathBuf::from("/"),
         _ => place.join("root"),
     };
@@ -470,7 +471,7 @@ fn attempt(what: &str, place: &Path, tcp: u16) -> io::Result<()> {
     }
 }
 
-/// Uploads a file twice, so that it is created and replaced.
+/// Uploads a file twice, so that it is created and then replaced.
 fn upload(root: &Path, name: &str, publisher: Option<Publisher>) -> io::Result<()> {
     let policy = Policy {
         overwrite: true,
@@ -501,8 +502,8 @@ fn upload(root: &Path, name: &str, publisher: Option<Publisher>) -> io::Result<(
     put().and_then(|_| put()).map(drop).map_err(errno)
 }
 
-/// Not a test of its own: the others run it in a process of its own, confined
-/// as the environment says, and read what it managed.
+/// Not a test of its own: the others run it in a separate process, confined as the
+/// environment says, and read its report.
 #[test]
 fn in_a_confined_process() {
     let Ok(mode) = std::env::var("TFTPD_TEST_CONFINE") else {
@@ -542,7 +543,8 @@ fn in_a_confined_process() {
     }
 }
 
-/// What a confined process managed; `None` where the kernel can't confine it.
+/// The results of the attempts in a confined process; `None` if the kernel can't confine
+/// it.
 fn managed(mode: &str) -> Option<Vec<(String, String)>> {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let place = dir.path();
@@ -580,14 +582,14 @@ fn managed(mode: &str) -> Option<Vec<(String, String)>> {
     Some(pairs[1..].to_vec())
 }
 
-/// What each way of confinement leaves.
+/// What each way of confinement still allows.
 #[test]
 fn a_process_that_was_taken_over_gets_nowhere() {
     if !may_become_someone() {
         return;
     }
-    // Of a server as nobody; as root, without a right of root's; read-only;
-    // without a sandbox, as nobody and in a chroot: what that is worth alone.
+    // As nobody; as root, but without root's capabilities; read-only; and without a
+    // sandbox, as nobody and in a chroot, to see what these are worth alone.
     let modes = [
         "nobody",
         "root",

@@ -1,5 +1,4 @@
-//! The client's prompt: on a pseudo-terminal, as people see it, and from a pipe,
-//! as scripts do.
+//! The client's prompt: on a pseudo-terminal, for people, and on a pipe, for scripts.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -24,12 +23,12 @@ use nix::unistd::Pid;
 
 const TFTP: &str = env!("CARGO_BIN_EXE_tftp");
 
-/// The client on a terminal of its own.
+/// The client on a pseudo-terminal.
 struct Terminal {
     child: Child,
     keyboard: File,
     screen: Receiver<Vec<u8>>,
-    /// What was shown and not yet looked at.
+    /// Output that has not been examined yet.
     shown: String,
 }
 
@@ -57,7 +56,7 @@ impl Terminal {
         let (sender, screen) = channel();
         thread::spawn(move || {
             let mut buffer = [0; 4096];
-            // A terminal without anybody on the other side reads as an error.
+            // A terminal without another side gives an error when read.
             while let Ok(len @ 1..) = display.read(&mut buffer) {
                 if sender.send(buffer[..len].to_vec()).is_err() {
                     break;
@@ -95,7 +94,7 @@ impl Terminal {
             .expect("a terminal");
     }
 
-    /// Types a line at the prompt and waits for what `texts` say.
+    /// Types a line at the prompt and waits for each of `texts`.
     #[track_caller]
     fn command(&mut self, line: &str, texts: &[&str]) {
         self.expect("tftp> ");
@@ -113,7 +112,7 @@ impl Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        // Both fail only when it has ended.
+        // Both fail only if it has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -148,20 +147,20 @@ fn a_session_on_a_terminal() {
             "Sent 3000 bytes in ",
         ],
     );
-    // The tabulator completes commands and local names.
+    // Tab completes commands and local names.
     terminal.command("sta\t", &["Mode: octet Verbose: on Tracing: off"]);
     terminal.command("put c\t d", &["putting c to", "Sent 3000 bytes in "]);
     terminal.command("get nothing", &["Error code 1: File not found"]);
     terminal.command("x", &["?Invalid command"]);
-    // Ctrl-C takes the line back, and the prompt stays.
+    // Ctrl-C discards the line, and the prompt stays.
     terminal.expect("tftp> ");
     terminal.press("get \x03");
-    // An arrow brings the last line back.
+    // The up arrow recalls earlier lines.
     terminal.command("\x1b[A\x1b[A", &["Error code 1: File not found"]);
     terminal.command("connect", &["(to) "]);
     terminal.press(&format!("{host} {port}\r"));
     terminal.command("quit", &[]);
-    // Not everything went well.
+    // One command has failed.
     assert_eq!(terminal.end().code(), Some(1));
 
     assert_same("get", &fs::read(dir.path().join("b")).unwrap(), &a);
@@ -169,7 +168,7 @@ fn a_session_on_a_terminal() {
     assert_same("put", &fs::read(server.root().join("d")).unwrap(), &c);
 }
 
-/// A server in the middle of a transfer, and the client's address.
+/// Plays a server up to the middle of a transfer; returns the client's address.
 fn begin_transfer(server: &UdpSocket, size: usize) -> std::net::SocketAddr {
     server.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut buffer = [0; 600];
@@ -183,7 +182,7 @@ fn begin_transfer(server: &UdpSocket, size: usize) -> std::net::SocketAddr {
 }
 
 #[test]
-fn a_bar_shows_how_far_it_is() {
+fn a_bar_shows_the_progress() {
     let server = UdpSocket::bind("127.0.0.1:0").unwrap();
     let addr = server.local_addr().unwrap();
     let dir = tempfile::tempdir().unwrap();
@@ -200,7 +199,7 @@ fn a_bar_shows_how_far_it_is() {
         terminal.expect("Error code 0: enough");
         assert_eq!(terminal.end().code(), Some(1));
     }
-    // Where nobody looks, nothing is drawn.
+    // Without a terminal, no bar is drawn.
     let child = Command::new(TFTP)
         .current_dir(dir.path())
         .args(["get", &url])
@@ -218,7 +217,7 @@ fn a_bar_shows_how_far_it_is() {
     assert_eq!(errors.lines().count(), 1, "{errors:?}");
 }
 
-/// Packets that are shown would run into the bar: there is none beside them.
+/// Traced packets would run into the bar, so there is none.
 #[test]
 fn a_trace_has_its_lines_to_itself() {
     let server = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -262,7 +261,7 @@ fn an_interrupt_ends_the_transfer_and_not_the_prompt() {
     assert_eq!(Packet::parse(&buffer[..len]).error_code(), Some(0));
     terminal.command("status", &["Connected to 127.0.0.1."]);
     terminal.command("quit", &[]);
-    // The prompt goes on, but not everything went well.
+    // The prompt goes on, but a command has failed.
     assert_eq!(terminal.end().code(), Some(130));
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }
@@ -389,7 +388,7 @@ fn a_pipe_is_obeyed_line_by_line() {
 }
 
 #[test]
-fn no_file_takes_the_place_of_another_of_the_same_line() {
+fn files_of_one_command_never_overwrite_each_other() {
     let server = Server::start(&["--overwrite"]);
     let dir = tempfile::tempdir().unwrap();
     for (name, local) in [("f", "b/f"), ("sub/f", "a/f")] {
@@ -442,7 +441,7 @@ fn several_files_go_to_a_directory() {
         &[&host, &port],
         "put a b into\nput a into/x\nput b into/\n",
     );
-    // The last one is there already.
+    // The last file is there already.
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     let at = |name: &str| fs::read(server.root().join("into").join(name)).unwrap();
     assert_eq!(

@@ -1,8 +1,8 @@
-//! The protocol over the real binary, datagram by datagram: transfer IDs,
-//! repetitions, windows, patience, endings.
+//! The protocol of the real binary, datagram by datagram: transfer IDs, retransmits,
+//! windows, timeouts, endings.
 //!
-//! Lower bounds on time are strict, as the clock starts before the server's
-//! does; upper bounds are generous, as the machine may be busy.
+//! Lower bounds on time are strict, as the clock starts before the server's does; upper
+//! bounds are generous, as the machine may be busy.
 #![allow(
     clippy::disallowed_methods,
     reason = "a test stands outside: it measures time"
@@ -17,11 +17,11 @@ use std::time::{Duration, Instant};
 use common::*;
 use nix::sys::signal::Signal;
 
-/// What a busy machine may add to a wait.
+/// How much later a timeout may come on a busy machine.
 const SLACK: Duration = Duration::from_secs(3);
 
-/// The next packet from `tid` behind those that were answered late: where this machine was
-/// slow, they have come once more.
+/// The next packet from `tid` after those for which `is_before` holds: on a slow machine
+/// an earlier packet may have been retransmitted.
 #[track_caller]
 fn expect_after(
     client: &RawClient,
@@ -36,14 +36,14 @@ fn expect_after(
     }
 }
 
-/// The same after a DATA.
+/// The same after DATA `before`.
 #[track_caller]
 fn expect_after_data(client: &RawClient, tid: SocketAddr, before: u16) -> Packet {
     expect_after(client, tid, |packet| packet.data_block() == Some(before))
 }
 
-/// Asserts that DATA `block`, asked for at `start`, comes from `tid` at these times after
-/// that (milliseconds), never before, and nothing between.
+/// Asserts that DATA `block`, asked for at `start`, comes from `tid` this many milliseconds
+/// after that, never earlier, and that nothing comes in between.
 #[track_caller]
 fn assert_repeats(client: &RawClient, tid: SocketAddr, block: u16, start: Instant, times: &[u64]) {
     for (nth, at) in times.iter().enumerate() {
@@ -61,7 +61,7 @@ fn assert_repeats(client: &RawClient, tid: SocketAddr, block: u16, start: Instan
 // --- waiting -----------------------------------------------------------------
 
 #[test]
-fn the_wait_is_exact_doubles_and_ends_after_the_retries() {
+fn the_timeout_is_exact_doubles_and_ends_after_the_retries() {
     let server = Server::start(&["-t", "100", "--retries", "3"]);
     server.file("f", &content(1, 3 * BLOCK));
     let client = RawClient::new(&server);
@@ -75,7 +75,7 @@ fn the_wait_is_exact_doubles_and_ends_after_the_retries() {
 }
 
 #[test]
-fn progress_starts_the_retries_again() {
+fn progress_resets_the_retries() {
     let server = Server::start(&["-t", "200", "--retries", "1"]);
     server.file("f", &content(2, 3 * BLOCK));
     let client = RawClient::new(&server);
@@ -105,7 +105,7 @@ fn a_peer_that_never_answers_gets_little() {
 }
 
 #[test]
-fn without_t_the_first_wait_is_a_second() {
+fn without_t_the_first_timeout_is_a_second() {
     let server = Server::start(&[]);
     server.file("f", &content(4, BLOCK));
     let client = RawClient::new(&server);
@@ -147,10 +147,10 @@ fn an_upload_repeats_its_ack_when_no_data_comes() {
     assert!(server.tree().is_empty(), "{:?}", server.tree().keys());
 }
 
-/// One who pokes at a transfer must not keep it from repeating: neither a
-/// stranger nor the peer with what it has said before.
+/// Neither a stranger nor the peer, with packets that it has sent before, may keep a
+/// transfer from retransmitting.
 #[test]
-fn what_is_no_progress_does_not_move_the_deadline() {
+fn packets_without_progress_do_not_move_the_deadline() {
     let old_ack = ack(1);
     let pokes: [(&str, &[u8], bool); 4] = [
         ("a stranger's ACK", &ack(2), false),
@@ -181,7 +181,7 @@ fn what_is_no_progress_does_not_move_the_deadline() {
     }
 }
 
-// --- repetitions and strangers -------------------------------------------------
+// --- duplicates and strangers --------------------------------------------------
 
 #[test]
 fn twenty_copies_of_a_request_are_one_transfer() {
@@ -236,7 +236,7 @@ fn a_stranger_is_told_error_5_and_changes_nothing() {
     let stranger = RawClient::new(&server);
     for packet in [ack(1), data(1, b"x"), ack(4)] {
         stranger.send_to(&packet, tid);
-        // tftp-hpa acknowledges ERRORs, to this port and from that of its next
+        // tftp-hpa acknowledges ERRORs, to this port and from the port of its next
         // request.
         if is_single_port() && packet[1] == 4 {
             server.assert_quiet(&stranger);
@@ -257,7 +257,7 @@ fn a_stranger_is_told_error_5_and_changes_nothing() {
     server.wait_ended(client.addr(), 1);
 }
 
-/// Sorcerer's Apprentice (RFC 1123 §4.2.3.1).
+/// The Sorcerer's Apprentice bug (RFC 1123 §4.2.3.1).
 #[test]
 fn a_duplicate_ack_never_sends_data() {
     let server = Server::start(&NEVER);
@@ -275,7 +275,7 @@ fn a_duplicate_ack_never_sends_data() {
 
 #[test]
 fn an_ack_of_what_was_never_sent_is_no_progress() {
-    // There it ends the transfer: nothing else tells a forged one.
+    // On a single port such an ACK ends the transfer: only this shows that it is forged.
     if is_single_port() {
         return;
     }
@@ -313,7 +313,7 @@ fn expect_blocks(client: &RawClient, tid: SocketAddr, blocks: std::ops::RangeInc
 
 #[test]
 fn a_read_with_windows_goes_on_from_the_ack() {
-    // There windows open slowly.
+    // On a single port windows open slowly.
     if is_single_port() {
         return;
     }
@@ -324,11 +324,11 @@ fn a_read_with_windows_goes_on_from_the_ack() {
     client.send_to(&ack(0), tid);
     expect_blocks(&client, tid, 1..=4);
     server.assert_quiet(&client);
-    // An ACK inside the window: on from there, at once (RFC 7440 §4).
+    // An ACK inside the window: the server goes on from there at once (RFC 7440 §4).
     client.send_to(&ack(2), tid);
     expect_blocks(&client, tid, 3..=6);
-    // The same again (EDK2 says it for each block it did not expect): a NACK, if
-    // it comes a round trip later, which brings the window once.
+    // The same ACK again (EDK2 sends it for each block that it doesn't expect): it counts
+    // as a NACK if it comes a round trip later, and then brings the window once.
     for _ in 0..4 {
         client.send_to(&ack(2), tid);
     }
@@ -339,7 +339,7 @@ fn a_read_with_windows_goes_on_from_the_ack() {
     assert!(again.is_empty() || again == [3, 4, 5, 6], "{again:?}");
     client.send_to(&ack(6), tid);
     expect_blocks(&client, tid, 7..=10);
-    // Before the window: old news.
+    // An ACK from before the window is old.
     client.send_to(&ack(5), tid);
     server.assert_quiet(&client);
     client.send_to(&ack(10), tid);
@@ -353,15 +353,15 @@ fn a_read_with_windows_goes_on_from_the_ack() {
     server.assert_quiet(&client);
 }
 
-/// ACKs that lie in the socket together are taken in together: what the first one alone
-/// would ask for isn't sent.
+/// ACKs that wait in the socket are taken in together: the blocks that only the first asks
+/// for aren't sent.
 #[test]
 fn acks_that_came_together_are_answered_once() {
     let server = Server::start(&NEVER);
     server.file("f", &content(14, 40 * BLOCK));
     let client = RawClient::new(&server);
     let (_, tid) = client.ask(&rrq("f", &[("windowsize", "4")]));
-    // A single port's window opens with one block, and the last one that is out comes
+    // On a single port the window opens with one block, and the last block sent comes
     // again, to ask for its ACK.
     let mut last = 0;
     let windows = if is_single_port() {
@@ -400,12 +400,12 @@ fn an_upload_with_windows_acks_windows_gaps_and_the_end() {
     server.assert_quiet(&client);
     send(4);
     assert_eq!(client.expect_from(tid), Packet::Ack(4));
-    // Block 6 is lost: once per gap, the last block in order.
+    // Block 6 is lost: the last block in order is acknowledged, once per gap.
     send(5);
     send(7);
     assert_eq!(client.expect_from(tid), Packet::Ack(5));
     send(8);
-    // Once more, if this machine took two round trips to send block 8.
+    // And again, if this machine took two round trips to send block 8.
     server.fence();
     let named: Vec<_> = std::iter::from_fn(|| client.recv(Duration::from_millis(5)))
         .map(|(packet, _)| packet)
@@ -434,8 +434,8 @@ fn a_finished_upload_repeats_its_last_ack() {
     assert_eq!(server.tree().len(), 1);
 }
 
-/// tftp-hpa's prompt and lPXELINUX use one port for everything: what they gave up
-/// makes room at their own retry.
+/// tftp-hpa's prompt and lPXELINUX use one port for everything: a transfer that they gave
+/// up makes room when they retry.
 #[test]
 fn another_request_replaces_a_transfer_that_has_been_quiet_for_a_moment() {
     let server = Server::start(&["-t", "100"]);
@@ -451,7 +451,7 @@ fn another_request_replaces_a_transfer_that_has_been_quiet_for_a_moment() {
         }
         let new = loop {
             client.send(&rrq("b", &[]));
-            // A repetition of the old may still be under way.
+            // A retransmit of the old transfer may still come.
             match client.recv(millis(50)) {
                 Some((Packet::Data(1, payload), tid)) if payload == [b'b'; BLOCK] => break tid,
                 Some((_, tid)) => assert_eq!(tid, old),
@@ -474,7 +474,7 @@ fn another_request_replaces_a_transfer_that_has_been_quiet_for_a_moment() {
     }
 }
 
-/// Anybody can send a request in a client's name.
+/// Such requests may be forged: anybody can send one in a client's name.
 #[test]
 fn duplicate_and_other_requests_change_nothing_while_a_transfer_moves() {
     let server = Server::start(&NEVER);
@@ -494,7 +494,7 @@ fn duplicate_and_other_requests_change_nothing_while_a_transfer_moves() {
             client.send(request);
         }
         client.send_to(&ack(block), tid);
-        // Nothing comes but the next block: no second transfer, no ERROR.
+        // Only the next block comes: no second transfer, no ERROR.
         match client.expect() {
             (Packet::Data(next, payload), from) if next == block + 1 && from == tid => {
                 got.extend(payload);
@@ -526,7 +526,7 @@ fn a_request_that_is_refused_replaces_nothing() {
     assert_eq!(client.say(&ack(2), tid).data_block(), Some(3));
 }
 
-/// A boot ROM with one source port, switched off and on in the middle.
+/// A boot ROM with one source port that is switched off and on in the middle.
 #[test]
 fn a_client_that_starts_over_is_served_again() {
     let server = Server::start(&NEVER);
@@ -569,7 +569,7 @@ fn a_request_replaces_a_dallying_upload() {
     assert_eq!(client.read("other").unwrap(), b"other");
     assert_eq!(client.read("f").unwrap(), b"new");
     client.write("g", b"").unwrap();
-    // The very same request, while its predecessor dallies: a new one.
+    // The same request while the first upload dallies is a new one.
     let (code, text) = client.write("g", b"").unwrap_err();
     assert_eq!(code, 6, "{text}");
     assert!(start.elapsed() < SLACK, "waited for the dallying one");
@@ -590,7 +590,7 @@ fn an_error_ends_the_session_at_once_and_silently() {
         let (_, tid) = client.ask(&request);
         client.send_to(&error(8, "only wanted the size"), tid);
         server.fence();
-        // What was sent before the ERROR came is no answer to it.
+        // Packets that were sent before the ERROR arrived are no answer to it.
         while client.recv(millis(1)).is_some() {}
         assert!(client.recv(millis(150)).is_none(), "{what}: goes on");
         assert_eq!(server.open_files(), before, "{what}: a descriptor is left");
@@ -678,8 +678,8 @@ fn oversized_data_never_reaches_the_file() {
     }
 }
 
-/// RFC 1350 knows no other packet from the peer: an OACK or a request on a
-/// transfer's port is an error or nothing, never an answer with DATA.
+/// RFC 1350 allows no other packet from the peer: an OACK or a request to a transfer's
+/// port gets an ERROR or nothing, but never DATA.
 #[test]
 fn packets_of_the_wrong_kind_bring_no_data() {
     for packet in [

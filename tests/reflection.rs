@@ -1,7 +1,7 @@
-//! What forged datagrams bring the one in whose name they are sent, measured with
-//! the real server: bytes back for each byte forged, with ports of their own, a
-//! range of them and a single one. The manual's table (`scripts/man/src/exposure.md`)
-//! has a row for each case and the bound that holds here.
+//! Reflection and amplification: what forged datagrams bring the address in whose name
+//! they are sent, measured with the real server as bytes back per byte forged, with
+//! `--port-range` and `--single-port` and without. The manual's table
+//! (`scripts/man/src/exposure.md`) has a row for each case and the bound that holds here.
 //!
 //! `cargo test --test reflection -- --nocapture` prints what was measured.
 #![allow(
@@ -21,39 +21,39 @@ use std::time::{Duration, Instant};
 use common::*;
 use nix::sys::signal::Signal;
 
-/// How transfers have their ports.
+/// How transfers get their ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
     Own,
     Few,
-    /// A range that is taken for ports of their own.
+    /// A range wide enough to count as ports of their own.
     Wide,
     Single,
 }
 
 use Mode::{Few, Own, Single, Wide};
 
-/// Ports of a range: few, so that each can be tried.
+/// The ports of a narrow range: few, so that each can be tried.
 const FEW_PORTS: u16 = 8;
 const WIDE_RANGE: u16 = 1024;
 
-/// Blocks of the file that is read, of 1428 bytes.
+/// Blocks of 1428 bytes in the file that is read.
 const BLOCKS: usize = 4000;
 
-/// Made once: it takes a while.
+/// Created once, because that takes a while.
 static FILE: OnceLock<Vec<u8>> = OnceLock::new();
 
-/// What a case must reach of its row's bound: no row promises less than it could.
+/// The part of its bound that a row must reach: no bound is looser than it need be.
 const REACHED: f64 = 0.75;
 
-/// Where no datagram comes any more in an answer that is awaited.
+/// After this long without a datagram, the answer is complete.
 const SILENCE: Duration = millis(300);
 
-/// A forger, and the one in whose name it sends: it takes what comes and never
-/// answers by itself.
+/// A forger and its victim, the address in whose name it sends. The victim receives
+/// and never answers by itself.
 struct Forger<'s> {
     server: &'s Server,
-    /// The server's range, if it has one.
+    /// The server's port range, if it has one.
     ports: Range<u16>,
     victim: RawClient,
     forged: (usize, usize),
@@ -75,7 +75,7 @@ impl<'s> Forger<'s> {
         }
     }
 
-    /// Sends to the listen port: the one that everybody knows.
+    /// Sends to the listening port, which everybody knows.
     fn send(&mut self, datagram: &[u8]) {
         self.send_to(datagram, self.server.port());
     }
@@ -111,14 +111,14 @@ impl<'s> Forger<'s> {
         true
     }
 
-    /// Takes what comes until nothing does.
+    /// Receives until nothing more comes.
     fn take_all(&mut self) {
         while self.take(millis(30)) {}
     }
 
-    /// Acknowledges as somebody that knows when each block is sent: each window once all
-    /// of it is there, whatever the machine takes for that. The first has one block, and
-    /// each block acknowledged opens the next by one.
+    /// Acknowledges like somebody who knows when each block is sent: each window once all
+    /// of it has come, however long the machine takes. The first window has one block, and
+    /// each acknowledged block makes the window one larger.
     fn acknowledge_all(&mut self, last: u16) {
         let (mut base, mut open) = (0, 1);
         while base < last {
@@ -133,7 +133,7 @@ impl<'s> Forger<'s> {
         }
     }
 
-    /// To the port of a transfer that another client has.
+    /// Sends to the port of another client's transfer.
     fn send_to_another(&mut self, datagrams: &[&[u8]]) {
         let (_, other) = RawClient::new(self.server).ask(&rrq("f", &[]));
         for datagram in datagrams {
@@ -141,7 +141,7 @@ impl<'s> Forger<'s> {
         }
     }
 
-    /// Takes what comes until the server has no transfer any more.
+    /// Receives until the server has no transfer left.
     fn wait_for_end(&mut self) {
         let deadline = Instant::now() + 4 * PATIENCE;
         self.server.fence();
@@ -151,7 +151,7 @@ impl<'s> Forger<'s> {
         }
     }
 
-    /// Waits until nothing is sent any more, and tells the factor.
+    /// Receives until nothing more is sent, and returns the totals.
     fn finish(mut self) -> Measured {
         self.wait_for_end();
         self.server.fence();
@@ -161,7 +161,7 @@ impl<'s> Forger<'s> {
     }
 }
 
-/// Transfers of the server that aren't over, as it counts them.
+/// The number of transfers that aren't over, from the server's counters.
 fn sessions(server: &Server) -> u64 {
     let told = |lines: &[String]| lines.iter().filter(|it| it.contains("counters ")).count();
     let before = told(&server.log_lines());
@@ -193,7 +193,7 @@ impl Measured {
 const WINDOW: u16 = 64;
 const WINDOWS: [(&str, &str); 2] = [("blksize", "1428"), ("windowsize", "64")];
 
-/// What is forged, in a row of the manual's table.
+/// Forged datagrams for a row of the manual's table.
 struct Case {
     row: &'static str,
     modes: &'static [Mode],
@@ -216,7 +216,7 @@ const CASES: &[Case] = &[
     Case {
         row: "RRQ or WRQ with options",
         modes: ALL,
-        // A size of 13 digits.
+        // The size has 13 digits.
         forge: |forger| forger.send(&rrq("h", &[("tsize", "0")])),
     },
     Case {
@@ -387,7 +387,7 @@ const CASES: &[Case] = &[
         modes: &[Single],
         forge: |forger| {
             forger.send(&wrq("n", &[("blksize", "8")]));
-            // The answer and all its repeats.
+            // The answer and all its retransmits.
             while forger.back.0 < 4 && forger.take(PATIENCE) {}
             forger.send(&data(1, b"12345678"));
         },
@@ -401,11 +401,11 @@ const CASES: &[Case] = &[
                 forger.send(&data(block, b"12345678"));
                 forger.take(millis(20));
             }
-            // The last one, and then it again.
+            // The last block, and then the same again.
             for _ in 0..20 {
                 forger.send(&data(5, b""));
             }
-            // No dallying.
+            // Ends the dallying.
             forger.send(&error(0, ""));
         },
     },
@@ -443,8 +443,8 @@ const CASES: &[Case] = &[
     },
 ];
 
-/// A range of ports that are free, below those that the kernel gives out. Each call has its
-/// own, since servers that share one take each other's ports and are hit by each other's
+/// A range of free ports, below the ephemeral ports. Each call returns another one:
+/// servers with the same range would take each other's ports, and be hit by each other's
 /// forgers.
 fn range(count: u16) -> Range<u16> {
     static GIVEN: AtomicU16 = AtomicU16::new(0);
@@ -459,13 +459,13 @@ fn range(count: u16) -> Range<u16> {
     }
 }
 
-/// As `-R` takes it.
+/// The range in the syntax of `-R`.
 fn option(ports: &Range<u16>) -> String {
     format!("{}:{}", ports.start, ports.end - 1)
 }
 
-/// The bound of each row of the manual's table: the number that its last column
-/// begins with.
+/// The bound of each row of the manual's table: the number at the start of its last
+/// column.
 fn bounds() -> Vec<(String, f64)> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/man/src/exposure.md");
     let text = std::fs::read_to_string(path).expect("the table");
@@ -512,7 +512,7 @@ fn measure(mode: Mode) {
         let is_there = bounds.iter().any(|(row, _)| row == case.row);
         assert!(is_there, "the manual has no row \"{}\"", case.row);
     }
-    // Most of it is waiting: a few at a time.
+    // Most of the time goes into waiting, so several rows are measured at once.
     let wrong: Vec<String> = thread::scope(|scope| {
         let parts: Vec<_> = (0..PARTS)
             .map(|part| {
@@ -527,19 +527,19 @@ fn measure(mode: Mode) {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// In how many parts the table is measured at once.
+/// The number of rows measured at once.
 const PARTS: usize = 3;
 
-/// What is wrong with the row.
+/// Returns what is wrong with the row.
 fn measure_row(mode: Mode, row: &str, bound: f64) -> Option<String> {
-    // A test of its own may measure it.
+    // It may also be measured in a test of its own.
     let is_measured = include_str!("reflection.rs").contains(&format!("\"{row}\""));
     assert!(is_measured, "nothing measures the row \"{row}\"");
     let cases = CASES.iter().filter(|case| case.row == row);
     let mut most: Option<f64> = None;
     for case in cases.filter(|case| case.modes.contains(&mode)) {
-        // As patient as by default, but soon; not where the forger goes on or ends it
-        // at once, before anything is repeated on the slowest machine.
+        // As many retransmits as by default, but sooner. Not where the forger goes on at
+        // once: nothing may be retransmitted before, even on the slowest machine.
         let is_prompt = [
             "RRQ, ERROR,",
             "RRQ, ACK, ACK of a block not sent,",
@@ -577,13 +577,13 @@ fn measure_row(mode: Mode, row: &str, bound: f64) -> Option<String> {
     (!is_right).then(|| format!("{row}: {most:.1}, not {bound}"))
 }
 
-/// Bytes a second that clients of one network are sent while nothing proves them.
+/// The bytes per second that unproved clients of one network are sent.
 const UNPROVED_RATE: usize = 128 * 1024;
 
-/// The longest block size.
+/// The largest blksize.
 const LARGEST: usize = 65_464;
 
-/// One that doesn't see what is sent, but knows when to expect it, acknowledges block
+/// A forger that doesn't see what is sent, but knows when to expect it, acknowledges block
 /// after block of several transfers.
 #[test]
 fn reflection_by_guessed_acks_is_bounded() {
@@ -597,15 +597,15 @@ fn reflection_by_guessed_acks_is_bounded() {
     for victim in &victims {
         victim.send(&rrq("f", &options));
     }
-    // An ACK is expected soon after the block: the forger waits for that long, so
-    // that it isn't found out too often.
+    // An ACK counts only some time after its block: the forger waits that long, so that
+    // it isn't found out too often.
     for block in 0..20 {
         while begin.elapsed() < millis(100) * (u32::from(block) + 1) {
             let came = victims.iter().filter_map(RawClient::recv_len_now);
             back += came.sum::<usize>();
             std::thread::yield_now();
         }
-        // The second one finds its transfer paused: that goes on being so.
+        // The second ACK finds its transfer paused, and must not wake it.
         for victim in victims.iter().chain(&victims) {
             victim.send(&ack(block));
         }
@@ -616,7 +616,7 @@ fn reflection_by_guessed_acks_is_bounded() {
     }
     let seconds = begin.elapsed().as_secs() as usize + 1;
     println!("{back} bytes back in {seconds} s");
-    // What there is at first, and a block that is more than is left.
+    // The initial credit, and a block larger than what is left of it.
     assert!(
         back <= UNPROVED_RATE * (seconds + 1) + 2 * LARGEST,
         "{back}"
@@ -624,7 +624,7 @@ fn reflection_by_guessed_acks_is_bounded() {
     assert!(back > LARGEST, "{back}: nothing was measured");
 }
 
-/// A client that sees what is sent is soon bounded no longer.
+/// A client that sees what is sent is soon exempt from the limit.
 #[test]
 fn a_client_that_answers_at_once_is_not_held_to_the_unproved_rate() {
     let rate = UNPROVED_RATE.to_string();
@@ -639,7 +639,7 @@ fn a_client_that_answers_at_once_is_not_held_to_the_unproved_rate() {
             let client = RawClient::new(&server);
             let got = client.read_with(&rrq("f", options), block_size, window, 0);
             assert_same("f", &got.expect("a file"), &file);
-            // At the rate it would take a minute.
+            // At the unproved rate it would take a minute.
             let took = begin.elapsed();
             println!("{mode:?}, {options:?}: {took:?}");
             assert!(took < Duration::from_secs(30), "{mode:?}: {took:?}");
@@ -647,9 +647,9 @@ fn a_client_that_answers_at_once_is_not_held_to_the_unproved_rate() {
     }
 }
 
-/// Sequences of everything in any order, to the port that all know.
+/// All kinds of datagrams in any order, to the listening port.
 #[test]
-fn forged_in_any_order_they_bring_no_more_than_the_worst_row() {
+fn datagrams_forged_in_any_order_reflect_no_more_than_the_worst_row() {
     let range = option(&range(FEW_PORTS));
     // With a single port an ACK may be right by chance, and bring a window of four.
     let modes: [(&[&str], f64); 3] = [
@@ -681,7 +681,7 @@ fn forged_in_any_order_they_bring_no_more_than_the_worst_row() {
                     forger.take(millis(u64::from(state >> 12 & 15)));
                 }
             }
-            // No dallying.
+            // Ends the dallying.
             forger.send(&error(0, ""));
             let measured = forger.finish();
             let factor = measured.factor();

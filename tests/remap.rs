@@ -1,4 +1,4 @@
-//! Map files over the real binary, and beside the real in.tftpd: what the rules
+//! Map files with the real binary, and compared with the real in.tftpd: what the rules
 //! make of names, what is refused, what SIGHUP and `--map-test` do.
 #![allow(
     clippy::disallowed_methods,
@@ -25,7 +25,7 @@ use tempfile::TempDir;
 use tftpd::policy::map::{MapRequest, Rules};
 use tftpd::wire::packet::Direction;
 
-/// A map file of its own directory.
+/// A map file in a directory of its own.
 struct MapFile {
     _dir: TempDir,
     path: PathBuf,
@@ -87,14 +87,14 @@ fn requests_are_served_by_their_new_names() {
         ended.contains(" file=\"a/b\" served=\"a_b\" bytes=7"),
         "{ended}"
     );
-    // A slash more is no other name.
+    // One more slash makes no other name.
     let client = RawClient::new(&server);
     assert_eq!(client.read("/pub/f"), Ok(b"public".to_vec()));
     let ended = &server.wait_ended(client.addr(), 1)[0];
     assert!(ended.contains(" file=\"/pub/f\" bytes=6"), "{ended}");
 }
 
-/// The manual's recipe for switches that all save under one name.
+/// The manual's recipe for switches that all save under the same name.
 #[cfg(feature = "uploads")]
 #[test]
 fn uploads_of_one_name_go_to_a_directory_for_each_client() {
@@ -114,7 +114,7 @@ fn uploads_of_one_name_go_to_a_directory_for_each_client() {
 }
 
 #[test]
-fn what_the_rules_refuse_is_refused() {
+fn names_that_the_rules_refuse_are_refused() {
     let rules = r"
         a \.pvt$
         ~a ^[a-z]
@@ -145,13 +145,13 @@ fn what_the_rules_refuse_is_refused() {
         assert!(line.contains(reason), "{name}: {line}");
         assert!(line.contains(&format!("file=\"{name}\"")), "{line}");
     }
-    // The rules are asked for uploads too.
+    // The rules apply to uploads too.
     let refused = RawClient::new(&server).write("k.pvt", b"x");
     assert!(refused.is_err(), "{refused:?}");
     assert_eq!(fs::read(server.root().join("k.pvt")).unwrap(), b"private");
 }
 
-/// Whatever a rule refuses is refused however it is spelled.
+/// A name that a rule refuses is refused in every spelling.
 #[test]
 fn no_spelling_gets_around_a_rule() {
     let rules = r"
@@ -223,7 +223,7 @@ fn sighup_reads_the_rules_again_and_keeps_the_old_where_they_are_broken() {
     fs::remove_file(&map.path).unwrap();
     reload("no such file");
     read("one");
-    // Half written: what is missing may be a refusal.
+    // A file cut off in the middle: the missing part may be a refusal.
     fs::write(&map.path, "r ^ two/\na \\.key").unwrap();
     reload("ends in the middle of a line");
     read("one");
@@ -233,12 +233,12 @@ fn sighup_reads_the_rules_again_and_keeps_the_old_where_they_are_broken() {
     fs::write(&map.path, "r ^ two/\n").unwrap();
     reload("read the map file again: 1 rule of");
     read("two");
-    // Without rules, but not by accident.
+    // No rules, but on purpose.
     fs::write(&map.path, "# nothing\n").unwrap();
     reload("read the map file again: 0 rules");
 }
 
-/// By its path it would be one that clients may have uploaded.
+/// Its path inside the chroot might lead to a file that a client has uploaded.
 #[test]
 fn the_map_file_is_read_again_from_outside_a_chroot() {
     if !nix::unistd::geteuid().is_root() {
@@ -256,7 +256,7 @@ fn the_map_file_is_read_again_from_outside_a_chroot() {
         let told = |line: &str| line.contains("read the map file again: 2 rules");
         let line = server.wait_for_log(told, PATIENCE);
         assert!(line.is_some(), "{args:?}: {:#?}", server.log_lines());
-        // A link's target would be looked for in the chroot.
+        // The target of a symlink would be looked up in the chroot.
         fs::remove_file(&map.path).unwrap();
         std::os::unix::fs::symlink(map.path.with_extension("new"), &map.path).unwrap();
         server.signal(Signal::SIGHUP);
@@ -289,7 +289,7 @@ fn run(args: &[&str], names: &[u8]) -> Output {
         .spawn()
         .expect("tftpd starts");
     let mut pipe = child.stdin.take().expect("a pipe");
-    // It may have ended before it read them.
+    // It may have ended before it has read the names.
     let _ = pipe.write_all(names);
     drop(pipe);
     child.wait_with_output().expect("a child of ours")
@@ -373,14 +373,14 @@ write "e\x1b" refused: Access violation: control characters in the name
 
 // --- beside in.tftpd -----------------------------------------------------------
 
-/// The rules compared: the file's, and one of bytes that are no text.
+/// The rules for the comparison: those of the file, and one about bytes that aren't text.
 fn compared_rules() -> Vec<u8> {
     let mut rules = include_bytes!("data/map.rules").to_vec();
     rules.extend(b"r [\x80-\xff]+ ?\n");
     rules
 }
 
-/// A name put together from what the rules look for and from anything.
+/// A random name, made of parts that the rules look for and of arbitrary bytes.
 fn random_name(random: &mut Random) -> Vec<u8> {
     const PARTS: [&str; 50] = [
         "c:",
@@ -439,7 +439,7 @@ fn random_name(random: &mut Random) -> Vec<u8> {
         if random.below(4) > 0 {
             name.extend(PARTS[random.below(PARTS.len())].bytes());
         } else {
-            // Anything but what ends a name or a line of the log.
+            // Any byte except those that end a name or a line of the log.
             let byte = random.below(256) as u8;
             name.extend(Some(byte).filter(|byte| !matches!(byte, 0 | b'\n')));
         }
@@ -447,10 +447,10 @@ fn random_name(random: &mut Random) -> Vec<u8> {
     name
 }
 
-/// What a rule set made of names; `None`: refused.
+/// What the rules made of each name; `None` if refused.
 type Results = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
-/// Which way the name with this index is asked for: by turns.
+/// Whether the name with this index is read or written: alternately.
 const fn direction(index: usize) -> Direction {
     match index % 2 {
         0 => Direction::Read,
@@ -458,7 +458,7 @@ const fn direction(index: usize) -> Direction {
     }
 }
 
-/// The results, and the lines that had a part in them.
+/// The results, and the lines of the rules that took part in them.
 fn ours(rules: &[u8], names: &[Vec<u8>], client: IpAddr) -> (Results, BTreeSet<u32>) {
     let rules = Rules::parse(rules).expect("good rules");
     let (mut results, mut lines) = (Results::new(), BTreeSet::new());
@@ -476,8 +476,8 @@ fn ours(rules: &[u8], names: &[Vec<u8>], client: IpAddr) -> (Results, BTreeSet<u
     (results, lines)
 }
 
-/// Debian's in.tftpd, where the variable or `scripts/peers` says; `None`, with
-/// the reason printed, where it can't be had or run.
+/// Debian's in.tftpd, from the variable `IN_TFTPD` or `scripts/peers`; `None`, with the
+/// reason printed, if it is missing or can't run.
 fn in_tftpd() -> Option<PathBuf> {
     let named = std::env::var_os("IN_TFTPD").map(PathBuf::from);
     let program = named.or_else(|| peer_program("in.tftpd"))?;
@@ -496,8 +496,8 @@ fn in_tftpd() -> Option<PathBuf> {
     Some(program)
 }
 
-/// An in.tftpd that logs into a socket of ours: it has a /dev of its own, with
-/// nothing in it but the link to that socket.
+/// An in.tftpd that logs to our socket: it has a /dev of its own, which contains only
+/// the link to that socket.
 struct Oracle {
     child: Child,
     log: UnixDatagram,
@@ -508,7 +508,7 @@ struct Oracle {
 impl Oracle {
     fn start(program: &Path, rules: &[u8]) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        // It works as nobody.
+        // It runs as nobody.
         let allow = |path: &Path, mode| {
             fs::set_permissions(path, Permissions::from_mode(mode)).expect("a mode");
         };
@@ -539,8 +539,8 @@ impl Oracle {
         }
     }
 
-    /// Asks for all names, a few at a time, and reads from its log what they
-    /// became. What gets lost is asked for again.
+    /// Requests all names, a few at a time, and reads from the log what they became.
+    /// Repeats lost requests.
     fn results(&mut self, names: &[Vec<u8>]) -> Results {
         const AT_ONCE: usize = 32;
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket");
@@ -548,7 +548,7 @@ impl Oracle {
         self.log.set_read_timeout(Some(wait)).expect("a duration");
         let deadline = Instant::now() + 4 * PATIENCE;
         let mut results = Results::new();
-        // By process: the name asked for and what it is by now.
+        // By process: the requested name and what it has become so far.
         let mut running: HashMap<Vec<u8>, (Vec<u8>, Vec<u8>)> = HashMap::new();
         let mut line = [0; 4096];
         let (mut asked, mut done) = (0, 0);
@@ -556,7 +556,7 @@ impl Oracle {
             while asked < names.len() && asked - done < AT_ONCE {
                 let opcode = u16::from_be_bytes(direction(asked).opcode().to_wire());
                 let request = request(opcode, &names[asked], "octet", &[]);
-                // Refused while nobody listens yet.
+                // Fails as long as nobody listens.
                 let _ = socket.send_to(&request, self.address);
                 asked += 1;
             }
@@ -585,7 +585,7 @@ impl Oracle {
 
 impl Drop for Oracle {
     fn drop(&mut self) {
-        // Its children too: one may be rewriting for ever.
+        // Its children too: one may be rewriting forever.
         let _ = killpg(
             Pid::from_raw(self.child.id().cast_signed()),
             Signal::SIGKILL,
@@ -603,7 +603,7 @@ fn free_address() -> SocketAddr {
     socket.local_addr().expect("a bound socket")
 }
 
-/// `<30>Nov 21 08:48:00 in.tftpd[123]: remap: rule 7: rewrite: name`.
+/// Parses `<30>Nov 21 08:48:00 in.tftpd[123]: remap: rule 7: rewrite: name`.
 fn read_log_line(
     line: &[u8],
     running: &mut HashMap<Vec<u8>, (Vec<u8>, Vec<u8>)>,
@@ -640,7 +640,7 @@ fn split_once<'a>(bytes: &'a [u8], mark: &[u8]) -> Option<(&'a [u8], &'a [u8])> 
     Some((&bytes[..at], &bytes[at + mark.len()..]))
 }
 
-/// Ten thousand names through fifty rules come out as they do there.
+/// Fifty rules make the same of ten thousand names as in.tftpd does.
 #[test]
 fn names_become_what_in_tftpd_makes_of_them() {
     const NAMES: usize = 10_000;
@@ -654,7 +654,7 @@ fn names_become_what_in_tftpd_makes_of_them() {
     let mut names = BTreeSet::new();
     while names.len() < NAMES {
         names.insert(random_name(&mut random));
-        // Refused before the rules are asked.
+        // An empty name is refused before the rules are applied.
         names.remove(&b""[..]);
     }
     let names: Vec<_> = names.into_iter().collect();
@@ -677,6 +677,6 @@ fn names_become_what_in_tftpd_makes_of_them() {
         "{} of {NAMES} differ, seed {seed}",
         differing.len()
     );
-    // Each rule had its part, but the one for IPv6.
+    // Each rule took part, except for the one for IPv6.
     assert_eq!(lines.len(), 49, "{lines:?}");
 }

@@ -1,6 +1,6 @@
-//! The wire layer against what real clients sent: every captured request is
-//! read, written back byte for byte, and answered as the design says; then the
-//! peculiarities known from the field; then anything at all.
+//! The wire layer and the requests of real clients: every captured request is parsed,
+//! written back byte for byte, and answered as designed; then the oddities known from
+//! the field; then arbitrary bytes.
 
 #![allow(clippy::unwrap_used, reason = "a helper that panics fails the test")]
 
@@ -16,7 +16,7 @@ use tftpd::wire::packet::{
     BlockNumber, Direction, MAX_REQUEST_LEN, Packet, ParseError, Request, emit_request,
 };
 
-/// Size in bytes of the file that every read in these tests asks for.
+/// The size in bytes of the file that these tests read.
 const FILE_SIZE: u64 = 1_000_003;
 
 /// One line of `data/requests.tsv`.
@@ -52,7 +52,7 @@ fn from_hex(digits: &str) -> Vec<u8> {
         .collect()
 }
 
-/// The strings that words stand for; `""` is the empty one.
+/// The strings written as words; `""` is the empty one.
 fn strings(words: &str) -> Vec<&str> {
     words
         .split(' ')
@@ -61,7 +61,7 @@ fn strings(words: &str) -> Vec<&str> {
         .collect()
 }
 
-/// Names and values from strings in turn.
+/// Names and values from alternating strings.
 fn pairs<'a>(strings: &[&'a str]) -> Vec<(&'a str, &'a str)> {
     let (pairs, odd) = strings.as_chunks::<2>();
     assert!(odd.is_empty(), "{strings:?}");
@@ -87,7 +87,7 @@ fn request(datagram: &[u8]) -> Request<'_> {
     }
 }
 
-/// The options of an OACK of `len` bytes in `buffer`; none for no OACK.
+/// The options of an OACK of `len` bytes in `buffer`; none if `len` is 0.
 fn oack(buffer: &[u8], len: usize) -> RawOptions<'_> {
     match Packet::parse(&buffer[..len]) {
         Ok(Packet::Oack(options)) => options,
@@ -96,7 +96,7 @@ fn oack(buffer: &[u8], len: usize) -> RawOptions<'_> {
     }
 }
 
-/// The answer to a request, `name value name value`; empty for no OACK.
+/// The OACK to a request as `name value name value`; empty if there is none.
 fn answer(datagram: &[u8], file_size: Option<u64>) -> String {
     let mut buffer = [0; 512];
     let (_, len) = negotiate(
@@ -146,8 +146,7 @@ fn every_captured_request_reads_as_its_words_and_writes_back() {
     }
 }
 
-/// What the server answers to at least one request of each client: client,
-/// request, OACK.
+/// The answer to at least one request of each client: client, request, OACK.
 #[rustfmt::skip]
 const ANSWERS: &[(&str, &str, &str)] = &[
     ("atftp 0.8.0", "big.bin octet tsize 0 timeout 1 blksize 1428 windowsize 8",
@@ -220,8 +219,8 @@ fn captured_requests_get_the_answers_of_the_design() {
     }
 }
 
-/// What holds for every answer: a subset of the request, in its order and
-/// spelling, each value one that the client has to accept.
+/// What holds for every answer: it is a subset of the request in the same order and
+/// spelling, and the client has to accept each value.
 fn check_answer(request: &Request<'_>, oack: RawOptions<'_>) {
     let mut asked = request.options.pairs();
     for (name, told) in oack.pairs() {
@@ -236,8 +235,8 @@ fn check_answer(request: &Request<'_>, oack: RawOptions<'_>) {
     }
 }
 
-/// Whether `told` is an answer to the option `name` asked for with `value`:
-/// sizes not above it, a timeout and a rollover equal to it.
+/// Whether `told` is a valid answer to the option `name` requested with `value`: sizes no
+/// larger, a timeout or rollover equal.
 fn honours(request: &Request<'_>, name: &[u8], value: &[u8], told: &[u8]) -> bool {
     let number = |digits| str::from_utf8(digits).ok()?.parse::<u128>().ok();
     let (Some(asked), Some(told)) = (number(value), number(told)) else {
@@ -269,7 +268,7 @@ fn narrow_limits() -> Limits {
     }
 }
 
-/// The offer that makes the same request.
+/// The offer that produces the same request.
 fn offer(request: &Request<'_>) -> Offer {
     let mut offer = Offer::default();
     for (name, value) in text_pairs(request.options) {
@@ -397,12 +396,12 @@ fn field_notes_are_answered_as_the_design_says() {
     }
 }
 
-/// RFC 2349 would have `tsize=0` answered with the size, 0. curl up to 7.88 takes a
-/// size of 0 in an OACK for an error and gives up, so the option is left out, as
-/// RFC 2347 allows. Where nothing else was asked there is no OACK at all, and DATA 1,
-/// which is empty, says all there is to say.
+/// RFC 2349 would have `tsize=0` answered with the size, 0. curl up to 7.88 takes a size
+/// of 0 in an OACK for an error and gives up, so the option is left out, as RFC 2347
+/// allows. If nothing else was asked for, there is no OACK, and the empty DATA 1 says
+/// enough.
 #[test]
-fn curl_is_told_no_size_of_an_empty_file() {
+fn the_size_of_an_empty_file_is_left_out_for_curl() {
     let datagram = b"\0\x01zero\0octet\0tsize\x000\0blksize\x00512\0timeout\x006\0";
     assert_eq!(answer(datagram, Some(0)), "blksize 512 timeout 6");
     assert_eq!(answer(b"\0\x01zero\0octet\0tsize\x000\0", Some(0)), "");
@@ -437,7 +436,7 @@ fn mail_is_refused_with_a_text() {
     assert!(error.reply().is_some_and(|text| text.contains("octet")));
 }
 
-/// Puts anything through the whole layer and checks what must always hold.
+/// Passes arbitrary bytes through the whole layer and checks the invariants.
 fn survive(datagram: &[u8], limits: Limits, room: usize) {
     let offer = Offer {
         blksize: Some(1428),
@@ -492,7 +491,7 @@ fn limits() -> impl Strategy<Value = Limits> {
     )
 }
 
-/// Requests and OACKs made of the words that matter, in any order.
+/// Requests and OACKs made of known words in any order.
 fn worded() -> impl Strategy<Value = Vec<u8>> {
     let number = prop_oneof![
         "[0-9]{0,7}",

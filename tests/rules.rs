@@ -1,4 +1,4 @@
-//! `--rules`: what holds for which clients, and `--rules-test`.
+//! `--rules`: which clients they apply to and what they do; and `--rules-test`.
 
 #![allow(clippy::disallowed_methods, reason = "a test stands outside the loops")]
 
@@ -22,7 +22,7 @@ struct Row<'a> {
     client: &'a str,
     name: &'a str,
     section: &'a str,
-    /// The path that it is, or the code of the ERROR.
+    /// The path that is served, or the code of the ERROR.
     read: Result<&'a str, u16>,
     write: Result<&'a str, u16>,
 }
@@ -42,7 +42,7 @@ fn rows() -> impl Iterator<Item = Row<'static>> {
     })
 }
 
-/// All files that the table knows; each holds its own path.
+/// Creates all files in the table; each contains its own path.
 fn fill(root: &Path) {
     let others = ["phones/g.key", "switches/secret/x", "own/127.0.1.7/x"];
     let read = rows().filter_map(|row| row.read.ok());
@@ -63,13 +63,13 @@ fn rules_test(args: &[&str], lines: &str) -> Output {
         .spawn()
         .expect("tftpd starts");
     let mut pipe = child.stdin.take().expect("a pipe");
-    // It may have ended before it read them.
+    // It may have ended before it has read the lines.
     let _ = pipe.write_all(lines.as_bytes());
     drop(pipe);
     child.wait_with_output().expect("a child of ours")
 }
 
-/// A server with these rules, written to a file beside its root.
+/// A server with these rules, in a file next to its root.
 fn start(rules: &str, args: &[&str]) -> Server {
     let address = own_address().to_string();
     let all: Vec<_> = ["-a", &address].iter().chain(args).copied().collect();
@@ -128,13 +128,13 @@ fn rules_test_answers_the_table_of_clients_and_names() {
 fn the_server_keeps_to_the_table_of_clients_and_names() {
     let server = start(&fs::read_to_string(RULES).unwrap(), &["--overwrite"]);
     fill(&server.root());
-    // Hardware addresses and interfaces aren't to be had here.
+    // Rows with hardware addresses and interfaces can't be tried here.
     let loopback = rows().filter(|row| row.client.parse::<Ipv4Addr>().is_ok());
     let mut count = 0;
     for row in loopback {
         let client = || client(&server, row.client);
         let context = format!("{} {}", row.client, row.name);
-        // Datagrams come twice to some.
+        // Some clients get every datagram twice.
         let read = client().read(row.name).map_err(|(code, _)| code);
         assert_eq!(read, row.read.map(|it| it.as_bytes().to_vec()), "{context}");
         let writer = client();
@@ -178,7 +178,7 @@ single-port = true
     assert_eq!(bounded.say(&ack(0), tid), Packet::Data(1, b"a\nb".to_vec()));
     bounded.send_to(&ack(1), tid);
     assert!(server.wait_ended(bounded.addr(), 1)[0].contains("outcome=completed"));
-    // Uploads too, and strangers are told so.
+    // The same for uploads, and strangers get an ERROR.
     let upload = client(&server, "127.0.1.2");
     let (answer, tid) = upload.ask(&wrq("new", &[("blksize", "1024")]));
     assert_eq!(answer, pairs(&[("blksize", "1024")]));
@@ -211,15 +211,15 @@ send-twice = true
     for (block, window) in [(512, 1), (1428, 16)] {
         let (blksize, windowsize) = (block.to_string(), window.to_string());
         let options = [("blksize", &*blksize), ("windowsize", &*windowsize)];
-        // A pause of ours is never taken for silence. One of a busy machine is, if it lasts
-        // for 20 ms: not in every attempt.
+        // The server never takes its own pauses for silence. On a busy machine it may
+        // take a pause of 20 ms for silence, but not in every attempt.
         let sends_once = || {
             let slow = client(&server, "127.0.1.1");
             let began = Instant::now();
             let got = slow.read_with(&rrq("f", &options), block, window, 0);
             assert_same("paced", &got.unwrap(), &file);
             let took = began.elapsed();
-            // 0.6 s; what may be saved up is 10,000 bytes.
+            // It takes 0.6 s, less the initial credit of 10,000 bytes.
             assert!(took >= millis(480), "{window}: {took:?}");
             let line = &server.wait_ended(slow.addr(), 1)[0];
             line.contains("retransmits=0")
@@ -238,7 +238,7 @@ send-twice = true
     assert_eq!(blocks, [1, 1, 2, 2].map(Some));
 }
 
-/// Of `file` with such a window, by a client that repeats nothing; returns how long that
+/// Uploads `file` with this window size, without retransmits; returns how long that
 /// took.
 fn upload(server: &Server, address: &str, file: &[u8], window: usize) -> Duration {
     let writer = client(server, address);
@@ -280,7 +280,8 @@ single-port = true
         for (address, window) in [("127.0.1.1", 1), ("127.0.1.1", 8), ("127.0.3.1", 8)] {
             let (server, file) = (&server, &file);
             scope.spawn(move || {
-                // 0.6 s; what is saved up is 10,000 bytes, and the end isn't waited for.
+                // It takes 0.6 s, less the initial credit of 10,000 bytes, and the last
+                // wait.
                 let took = upload(server, address, file, window);
                 assert!(took >= millis(450), "{address} {window}: {took:?}");
             });
@@ -292,7 +293,7 @@ single-port = true
 }
 
 #[test]
-fn a_section_has_so_many_sessions_of_clients_that_have_answered() {
+fn a_section_limits_the_sessions_of_clients_that_have_answered() {
     let rules = "[few]
 networks = '127.0.1.0/24'
 max-sessions = 2
@@ -304,7 +305,7 @@ max-sessions = 2
         let (_, tid) = client.ask_data(&rrq("f", &[]));
         (client, tid)
     };
-    // Three begin; the third is the one too many once it has answered.
+    // Three begin; the third is one too many once it has answered.
     let started = ["127.0.1.1", "127.0.1.2", "127.0.1.3"].map(begin);
     let [(first, to), (second, there), (third, place)] = &started;
     assert_eq!(first.say(&ack(1), *to).data_block(), Some(2));
@@ -312,8 +313,8 @@ max-sessions = 2
     assert_eq!(third.say(&ack(1), *place).data_block(), Some(2));
     let turned_away = third.expect_from(*place);
     assert_eq!(turned_away.error_code(), Some(0), "{turned_away:?}");
-    // A new one is dropped, and others don't count; nor does reading the rules again
-    // make room.
+    // A new client is dropped; clients outside the section don't count; and rereading the
+    // rules makes no room.
     server.signal(Signal::SIGHUP);
     let told = |line: &str| line.contains("read the rules file again");
     assert!(server.wait_for_log(told, PATIENCE).is_some());
@@ -322,7 +323,7 @@ max-sessions = 2
     server.assert_quiet(&fourth);
     let other = client(&server, "127.0.2.1");
     other.ask_data(&rrq("f", &[]));
-    // One ends: there is room.
+    // When one ends, there is room.
     first.send_to(&error(0, "enough"), *to);
     server.wait_ended(first.addr(), 1);
     fourth.ask_data(&rrq("f", &[]));
@@ -392,7 +393,8 @@ roots = ['@/class', 'own/%i']
     }
     assert_eq!(client(&server, "127.0.1.1").write("up", b"up"), Ok(()));
     assert_eq!(fs::read(class.join("up")).unwrap(), b"up");
-    // A class folder comes first now; then broken ones change nothing.
+    // Now the client's own directory comes first; the broken rules after that change
+    // nothing.
     let told = |wanted: &str| {
         let line = server.wait_for_log(|line| line.contains(wanted), PATIENCE);
         assert!(line.is_some(), "{wanted}: {:#?}", server.log_lines());
@@ -424,7 +426,7 @@ roots = ['@/class', 'own/%i']
     told("going on with the old rules");
 }
 
-/// It says where an upload goes, and follows links, as the server does.
+/// `--rules-test` shows where an upload goes, and follows links, as the server does.
 #[test]
 fn rules_test_knows_where_uploads_go_and_what_links_may_lead_to() {
     let dir = tempfile::tempdir().unwrap();
@@ -500,7 +502,7 @@ fn rules_that_cannot_be_used_end_the_start_in_one_line() {
     ] {
         let output = rules_test(&[RULES], &format!("127.0.0.1 f\n{line}\n"));
         assert_eq!(output.status.code(), Some(1), "{}", said(&output));
-        // What came before has its answer.
+        // The lines before it have been answered.
         assert!(
             output.stdout.starts_with(b"127.0.0.1 \"f\""),
             "{}",

@@ -1,5 +1,5 @@
-//! `--single-port`: what the protocol's suites and real clients ask of a server
-//! holds in this mode as well, and what is particular to it.
+//! `--single-port`: the suites about the protocol and real clients also pass in this
+//! mode; and what is special about it.
 #![allow(
     clippy::duplicate_mod,
     reason = "each suite brings its helpers, as it does where it stands alone"
@@ -75,12 +75,12 @@ fn downloads_of_one_file_take_one_descriptor() {
         client.send(&error(0, "enough"));
     }
     server.wait_ended(other.addr(), 1);
-    // What is asked next is answered once the last one's turn is over.
+    // When the next request is answered, the turn before is over.
     other.ask(&rrq("absent", &[]));
     assert_eq!(server.open_files(), before);
 }
 
-/// More transfers than descriptors, all under way at once.
+/// More transfers than descriptors, all running at once.
 #[test]
 fn many_downloads_of_one_file_need_few_descriptors() {
     const CLIENTS: usize = 300;
@@ -103,8 +103,8 @@ fn many_downloads_of_one_file_need_few_descriptors() {
     }
 }
 
-/// A request that crosses our answer brings no other answer, and so takes none of
-/// those that unverified peers may be sent.
+/// A retransmitted request that crosses our answer isn't answered, and so uses up none of
+/// the answers that unverified peers may get.
 #[test]
 fn repeats_that_bring_no_answer_leave_room_for_other_clients() {
     let server = Server::start(&NEVER);
@@ -118,8 +118,8 @@ fn repeats_that_bring_no_answer_leave_room_for_other_clients() {
     other.ask_data(&rrq("f", &[]));
 }
 
-/// The socket holds more than the server takes at once: what lies behind that has
-/// arrived in time nevertheless.
+/// The socket holds more than the server takes at once: an ACK after that has still
+/// arrived in time.
 #[test]
 fn an_ack_behind_a_flood_beats_the_retransmission_timeout() {
     let server = Server::start(&["-t", "250"]);

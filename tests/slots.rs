@@ -1,6 +1,6 @@
-//! What a flood of forged requests can't use up: the ports of a range, and the
-//! descriptors of a process that has few. A client that is real is served at once, however
-//! slow its path.
+//! Resources that a flood of forged requests must not exhaust: the ports of a range, and
+//! the descriptors of a process that has few. A real client is served at once, however
+//! slow its path is.
 #![allow(
     clippy::disallowed_methods,
     reason = "a test stands outside: it measures time"
@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use common::*;
 use nix::sys::signal::Signal;
 
-/// Requests in the name of one victim after the other, none of which answers.
+/// Requests in the name of ever new victims, none of whom answers.
 struct Forger {
     server: SocketAddr,
     request: Vec<u8>,
@@ -34,7 +34,7 @@ impl Forger {
         }
     }
 
-    /// Sends `count` more, each from an address of its own.
+    /// Sends `count` more requests, each from a new address.
     fn send(&self, count: u32) {
         for _ in 0..count {
             let number = self.sent.fetch_add(1, Ordering::Relaxed);
@@ -44,10 +44,10 @@ impl Forger {
         }
     }
 
-    /// Sends so many a second until told to stop. No more than a quarter of a second's
-    /// worth waits in the server's socket: on a busy machine, where the server gets too
-    /// little time, its buffer would hold 20,000 requests, and each would wait for all
-    /// those before it.
+    /// Sends this many requests per second until told to stop. No more than a quarter of
+    /// a second's worth waits in the server's socket. Otherwise on a busy machine, where
+    /// the server gets too little time, the buffer would fill with 20,000 requests, and
+    /// each would wait for all those before it.
     fn flood(&self, server: &Server, each_second: u32, is_over: &AtomicBool) {
         let begin = Instant::now();
         let mut taken = 0;
@@ -65,14 +65,14 @@ impl Forger {
     }
 }
 
-/// A range of `count` ports; no other test's.
+/// A range of `count` ports that no other test uses.
 fn range(count: u16) -> (u16, String) {
     let low = 25_000 + (std::process::id() % 100) as u16 * 32;
     (low, format!("{low}:{}", low + count - 1))
 }
 
-/// A download in which the client takes its time before its first answer; its first
-/// request is its only one. Returns the port that served it.
+/// Downloads a file, sending the request only once and waiting before the first ACK.
+/// Returns the port that served it.
 fn slow_read(
     server: &Server,
     name: &str,
@@ -104,7 +104,7 @@ fn slow_read(
     }
 }
 
-/// Answers that have left are in nobody's way, however many there were.
+/// Answers that have left the socket hinder nobody, however many there were.
 #[test]
 fn forged_requests_keep_no_client_of_a_single_port_out() {
     let server = Server::start(&["-t", "60000", "--single-port"]);
@@ -118,8 +118,8 @@ fn forged_requests_keep_no_client_of_a_single_port_out() {
     }
 }
 
-/// Several peers share a port where a range has fewer than there are transfers, told
-/// apart by their addresses.
+/// When a range has fewer ports than there are transfers, several peers share a port, and
+/// are told apart by their addresses.
 #[test]
 fn forged_requests_use_up_no_range_of_ports() {
     for count in [1, 3, 16] {
@@ -143,7 +143,7 @@ fn forged_requests_use_up_no_range_of_ports() {
         let options = [("windowsize", "4"), ("blksize", "512")];
         let (read, _) = slow_read(&server, "f", &options, Duration::ZERO);
         assert_same("f", &read, &file);
-        // Those that began in between go on, all at once.
+        // The transfers that began in between go on, all at once.
         for block in 1..=6 {
             for (client, tid) in &begun {
                 client.send_to(&ack(block), *tid);
@@ -176,7 +176,7 @@ fn forged_requests_use_up_no_range_of_ports() {
     }
 }
 
-/// A limit that was asked for holds for all, those that take no slot included.
+/// An explicit limit applies to all sessions, including those that take no slot.
 #[test]
 fn a_limit_of_sessions_holds_in_a_range_of_ports() {
     let (_, option) = range(16);
@@ -195,8 +195,8 @@ fn a_limit_of_sessions_holds_in_a_range_of_ports() {
     assert_eq!(client.say(&ack(1), tid).data_block(), Some(2));
 }
 
-/// RFC 1350 §4: what comes to a shared port belongs to the transfer of its sender, or
-/// to none.
+/// RFC 1350 §4: a datagram to a shared port belongs to its sender's transfer, or to no
+/// transfer.
 #[test]
 fn a_stranger_on_a_shared_port_changes_nothing() {
     let (_, option) = range(1);
@@ -223,15 +223,15 @@ fn a_stranger_on_a_shared_port_changes_nothing() {
     assert_eq!(server.tree().len(), 1);
 }
 
-/// A range with ports for all, each of them taken but one, which is shared: an upload has
-/// to have its own, and eviction of those that share can't give it one.
+/// A wide range whose ports are all taken but one, which is shared. An upload must have a
+/// port of its own, and evicting transfers on the shared port can't free one.
 #[test]
 fn eviction_for_a_port_spares_the_transfers_that_have_none() {
     let (low, high) = (29_000, 30_023);
     let server = Server::start(&["-t", "60000", "-R", &format!("{low}:{high}")]);
     let file = content(5, 3 * BLOCK);
     server.file("f", &file);
-    // The first request opens the port that is shared.
+    // The first request opens the shared port.
     RawClient::new(&server).read("f").unwrap();
     server.fence();
     let taken: Vec<_> = (low..=high)
@@ -245,7 +245,7 @@ fn eviction_for_a_port_spares_the_transfers_that_have_none() {
             (client, tid)
         })
         .collect();
-    // None of them has answered, and each has had its grace.
+    // None of them has answered, and the grace of each is over.
     thread::sleep(millis(100));
     for number in 0..6 {
         RawClient::new(&server).send(&wrq(&format!("up{number}"), &[]));
@@ -256,8 +256,8 @@ fn eviction_for_a_port_spares_the_transfers_that_have_none() {
     }
 }
 
-/// A client on port 69 may be another server: forged requests could have the two send
-/// each other files, where both have ports that are known.
+/// A client on port 69 may be another server. If both have well-known ports, forged
+/// requests could make the two send files to each other.
 #[test]
 fn a_port_is_never_shared_with_a_server() {
     let (_, option) = range(1);
@@ -303,8 +303,8 @@ impl Drop for Ends<'_> {
     }
 }
 
-/// Clients that are served at their first request, one in two of them over a slow
-/// path, while a flood goes on: how many downloads.
+/// Runs clients during a flood, half of them on a slow path; all must be served at their
+/// first request. Returns the number of downloads.
 fn served_in_flood(server: &Server, flood: &Forger, each_second: u32) -> u32 {
     let (small, large) = (&content(1, 100), &content(2, 40 * BLOCK + 9));
     server.file("small", small);
@@ -344,7 +344,7 @@ fn forged_requests_use_up_no_descriptors() {
     let (sent, open) = (flood.sent.load(Ordering::Relaxed), server.open_files());
     eprintln!("{sent} forged; {downloads} downloads; {open} files open");
     assert!(open < 400, "{open} files open");
-    // Slots are left for uploads.
+    // There are still slots for uploads.
     let client = RawClient::new(&server);
     let file = content(4, 3 * BLOCK);
     client.write("up", &file).unwrap();
@@ -355,8 +355,8 @@ fn forged_requests_use_up_no_descriptors() {
     );
 }
 
-/// A peer that has proved to be there gets the descriptor that its closed file needs by
-/// eviction of one that hasn't.
+/// A peer that has proved that it is there gets the descriptor for its closed file by
+/// evicting one that hasn't.
 #[test]
 fn eviction_finds_a_descriptor_for_a_closed_file() {
     let (_, option) = range(31);
@@ -367,7 +367,7 @@ fn eviction_finds_a_descriptor_for_a_closed_file() {
         command
     });
     server.file("f", &content(5, 3 * BLOCK));
-    // A quarter of the ports, and then ports and files are shared and closed.
+    // After a quarter of the ports, ports and files are shared, and files get closed.
     let reads: Vec<_> = (0..14)
         .map(|_| {
             let client = RawClient::new(&server);
@@ -376,7 +376,7 @@ fn eviction_finds_a_descriptor_for_a_closed_file() {
         })
         .collect();
     assert_eq!(reads[12].1, reads[13].1, "not shared");
-    // Uploads hold all descriptors that are left.
+    // Uploads take all remaining descriptors.
     let uploads: Vec<_> = (0..30).map(|_| RawClient::new(&server)).collect();
     for (number, client) in uploads.iter().enumerate() {
         client.send(&wrq(&format!("up{number}"), &[]));
@@ -389,9 +389,9 @@ fn eviction_finds_a_descriptor_for_a_closed_file() {
     }
 }
 
-/// A room of machines that are switched on at once: all have asked before the first
-/// answers. As long as they hold a quarter of the descriptors at most, each has a port of
-/// its own, which proves it: one that shares a port is kept to `--max-unproved-rate`.
+/// A room of machines that are switched on at once: all send requests before the first
+/// answers. As long as they hold at most a quarter of the descriptors, each gets a port of
+/// its own, which proves it; a client on a shared port is held to `--max-unproved-rate`.
 #[test]
 fn a_quarter_of_the_descriptors_is_for_clients_that_are_yet_to_answer() {
     let server = Server::start_prepared(&["-t", "60000"], |_| {
@@ -405,7 +405,7 @@ fn a_quarter_of_the_descriptors_is_for_clients_that_are_yet_to_answer() {
         let (_, tid) = client.ask_data(&rrq("f", &[]));
         (client, tid.port())
     };
-    // Some descriptors are the server's own.
+    // The server itself needs some descriptors.
     let asked: Vec<_> = (0..110).map(ask).collect();
     let ports: BTreeSet<_> = asked.iter().map(|(_, port)| port).collect();
     assert_eq!(ports.len(), asked.len());
@@ -414,12 +414,12 @@ fn a_quarter_of_the_descriptors_is_for_clients_that_are_yet_to_answer() {
     assert!(ports.len() < more.len(), "none is shared");
 }
 
-/// Uploads hold descriptors before they begin; downloads get on nevertheless.
+/// Uploads hold descriptors before they begin; downloads still go on.
 #[test]
 fn forged_uploads_keep_no_download_out() {
     let server = in_container(&[]);
     let flood = Forger::new(&server, wrq("forged", &[]));
-    // Downloads that began before they were short hold slots, as all uploads do.
+    // Downloads that began before slots ran short hold slots, as all uploads do.
     flood.send(200);
     server.fence();
     let downloads = served_in_flood(&server, &flood, 1500);
@@ -428,8 +428,8 @@ fn forged_uploads_keep_no_download_out() {
     assert!(!server.root().join("forged").exists());
 }
 
-/// RFC 1350 has no password but the port: somebody who forges an upload's request has to
-/// find that, and meets the ports of others on the way.
+/// In RFC 1350 the port is the only password: whoever forges an upload's request has to
+/// find the port, and hits the ports of other transfers on the way.
 #[test]
 fn a_port_scan_ends_the_uploads_that_were_forged_in_that_name() {
     let server = Server::start(&["-t", "60000"]);
@@ -441,7 +441,7 @@ fn a_port_scan_ends_the_uploads_that_were_forged_in_that_name() {
             (client, tid)
         })
         .collect();
-    // An upload of the same address that has begun.
+    // An upload from the same address that has begun.
     let honest = RawClient::new(&server);
     let (_, begun) = honest.ask(&wrq("begun", &[]));
     assert_eq!(honest.say(&data(1, &[7; BLOCK]), begun), Packet::Ack(1));
@@ -450,7 +450,7 @@ fn a_port_scan_ends_the_uploads_that_were_forged_in_that_name() {
         let name = format!("up{tried}");
         let (_, tid) = forged.ask_patiently(&wrq(&name, &[]));
         for (_, port) in &others[..tried] {
-            // Several times to one port count once.
+            // Several datagrams to one port count once.
             forged.send_to(&data(1, b"evil"), *port);
             forged.send_to(&data(1, b"evil"), *port);
         }
@@ -464,19 +464,19 @@ fn a_port_scan_ends_the_uploads_that_were_forged_in_that_name() {
             "{tried} ports"
         );
         drop(forged.recv_now());
-        // The count begins again in the next second.
+        // Counting starts over in the next second.
         thread::sleep(millis(1000));
     }
     let ended = |line: &str| line.contains("outcome=guessed");
     assert!(server.wait_for_log(ended, PATIENCE).is_some());
-    // Nobody else noticed.
+    // No other transfer is affected.
     assert_eq!(honest.say(&data(2, b"end"), begun), Packet::Ack(2));
     for (client, tid) in &others {
         assert_eq!(client.say(&ack(1), *tid).data_block(), Some(2));
     }
 }
 
-/// The ports of transfers of one's own take no guessing.
+/// Sending to the ports of one's own transfers isn't guessing.
 #[test]
 fn blocks_to_ones_own_ports_end_nobodys_upload() {
     let server = Server::start(&["-t", "60000"]);
@@ -499,7 +499,7 @@ fn blocks_to_ones_own_ports_end_nobodys_upload() {
     assert_eq!(honest.say(&data(1, b"up"), tid), Packet::Ack(1));
 }
 
-/// What a transfer began with is what it sends, or it ends.
+/// A transfer sends the file that it began with, or ends.
 #[test]
 fn a_closed_file_that_is_replaced_ends_its_transfer() {
     let server = in_container(&[]);

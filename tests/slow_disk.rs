@@ -1,9 +1,8 @@
-//! A slow disk is its readers' trouble alone: beside downloads from a file
-//! system whose every read takes 400 ms, everyone else's go on as before, on one
-//! thread.
+//! A slow disk delays only its own readers: beside downloads from a file system on which
+//! every read takes 400 ms, all others go on as before, on one thread.
 //!
-//! The file system is of the test's own making (FUSE), so it needs root and
-//! `/dev/fuse`; elsewhere it is skipped and says so.
+//! The test mounts a FUSE file system of its own, so it needs root and `/dev/fuse`;
+//! otherwise it is skipped with a message.
 
 #![allow(
     clippy::disallowed_methods,
@@ -30,24 +29,24 @@ use nix::unistd::geteuid;
 
 use common::*;
 
-/// What every read of the slow file system takes.
+/// The time that every read of the slow file system takes.
 const DELAY: Duration = Duration::from_millis(400);
 
-/// A file whose every read takes much longer.
+/// A file on which every read takes much longer.
 const CRAWLING: &str = "crawling";
 const LONG_DELAY: Duration = Duration::from_millis(2200);
 
-/// The worst wait of a download beside slow ones, as it usually is.
+/// The longest wait of a typical download beside slow ones.
 const GOAL: Duration = Duration::from_millis(20);
 
-/// The worst wait of all: a server that waits for the disk makes everyone wait for
-/// all of its 400 ms.
+/// The longest wait of any download: if the server waited for the disk, everyone would
+/// wait for its 400 ms.
 const TOLERATED: Duration = Duration::from_millis(300);
 
-/// A busy machine keeps anyone waiting now and then; most of the tries must do.
+/// A busy machine delays anyone now and then, so the median of this many tries counts.
 const TRIES: usize = 3;
 
-/// A file system of files without directories, all of whose reads are slow.
+/// A file system of slow files, without directories.
 struct SlowDisk {
     files: Vec<(&'static str, Arc<[u8]>)>,
     reads: Arc<AtomicUsize>,
@@ -125,8 +124,8 @@ impl Filesystem for SlowDisk {
     }
 }
 
-/// Puts a slow disk with these files there; `None`, with the reason printed,
-/// where that can't be.
+/// Mounts a slow disk with these files; `None`, with the reason printed, if that isn't
+/// possible.
 fn mount(
     at: &Path,
     files: &[(&'static str, &[u8])],
@@ -188,15 +187,15 @@ fn worst_wait(server: &Server, name: &str, content: &[u8]) -> Duration {
     worst
 }
 
-/// The one in the middle.
+/// The median.
 fn median(waits: impl IntoIterator<Item = Duration>) -> Duration {
     let mut waits: Vec<_> = waits.into_iter().collect();
     waits.sort_unstable();
     waits[waits.len() / 2]
 }
 
-/// Most tries must reach the goal; each tells the worst wait of every download
-/// beside the slow ones, or `None` where it can't be made.
+/// Asserts that the median of several tries is within bounds. Each try returns the longest
+/// wait of every download beside the slow ones, or `None` if it isn't possible.
 fn assert_tolerable(attempt: impl Fn() -> Option<Vec<Duration>>) {
     let mut tries = Vec::new();
     while tries.len() < TRIES {
@@ -219,9 +218,9 @@ fn a_slow_disk_keeps_only_its_own_readers_waiting() {
     assert_tolerable(beside_two_downloads);
 }
 
-/// The worst waits beside two downloads from the slow disk.
+/// The longest waits beside two downloads from the slow disk.
 fn beside_two_downloads() -> Option<Vec<Duration>> {
-    // Nothing is sent twice: an answer that is overlooked never comes.
+    // Nothing is retransmitted: an answer that is overlooked never comes.
     let server = Server::start(&NEVER);
     let slow = content(1, 600_000);
     let text: Vec<u8> = b"a line of text\n".repeat(3000);
@@ -313,7 +312,7 @@ fn a_download_that_a_slow_disk_made_slow_is_told_from_others() {
     }
 }
 
-/// With a single port anybody can answer what was never sent.
+/// With a single port, anybody can acknowledge something that was never sent.
 #[test]
 #[cfg(feature = "status")]
 fn an_answer_that_never_left_is_not_counted() {
@@ -335,7 +334,7 @@ fn an_answer_that_never_left_is_not_counted() {
     assert!(metrics.contains(told), "{metrics}");
 }
 
-/// What the server's `/metrics` tells.
+/// The server's `/metrics`.
 fn metrics(server: &Server) -> String {
     let line = server.wait_for_log(|line| line.contains("status on http://"), PATIENCE);
     let line = line.expect("a status port");
@@ -348,15 +347,15 @@ fn metrics(server: &Server) -> String {
     metrics
 }
 
-/// To open a file there waits for the reads of it that are under way: a second reader
-/// opens nothing, and fetches nothing again.
+/// On this file system, opening a file waits for running reads of it: a second reader must
+/// not open it again, or fetch anything again.
 #[test]
 fn a_second_reader_of_a_file_on_a_slow_disk_keeps_nobody_waiting() {
     assert_tolerable(beside_two_readers_of_one_file);
 }
 
-/// The worst waits beside two downloads of one file, the second of which begins while
-/// a read for the first is under way.
+/// The longest waits beside two downloads of one file, where the second begins during a
+/// read for the first.
 fn beside_two_readers_of_one_file() -> Option<Vec<Duration>> {
     let server = Server::start(&NEVER);
     let slow = content(1, 300_000);
@@ -386,21 +385,21 @@ fn beside_two_readers_of_one_file() -> Option<Vec<Duration>> {
     Some(beside)
 }
 
-/// More background requests than FUSE takes at a time (12): the server must not
-/// be the one that waits until there is room.
+/// More background requests than FUSE takes at a time (12): it must not be the server that
+/// waits for room.
 #[test]
 fn a_crowd_at_a_slow_disk_keeps_only_itself_waiting() {
     assert_tolerable(beside_a_crowd);
 }
 
-/// The worst waits beside twenty downloads from the slow disk.
+/// The longest waits beside twenty downloads from the slow disk.
 fn beside_a_crowd() -> Option<Vec<Duration>> {
     const NAMES: [&str; 20] = [
         "a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p", "q", "r",
         "s", "t",
     ];
-    // A wait that is over long before the last has had its turn: the disk's time
-    // is not the peer's.
+    // A timeout that expires long before the last has had its turn: the time of the disk
+    // doesn't count as the peer's.
     let server = Server::start(&["-t", "600", "--retries", "1"]);
     let slow = content(1, 20_000);
     let files = NAMES.map(|name| (name, &slow[..]));

@@ -1,8 +1,8 @@
-//! Clients behind a slow path, which share the server's port and its send buffer
-//! with others: those don't wait behind them.
+//! Clients behind a slow path share the server's port and its send buffer with others,
+//! who must not wait behind them.
 //!
-//! In network namespaces of the test's threads. Takes root, ip(8) and tc(8);
-//! skipped without.
+//! In network namespaces of the test's threads. Needs root, ip(8) and tc(8); skipped
+//! without.
 #![allow(
     clippy::disallowed_methods,
     reason = "each network has a thread of its own; a test stands outside: it measures time"
@@ -22,15 +22,15 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::gettid;
 
-/// Clients behind the slow path.
+/// The number of clients behind the slow path.
 const SLOW: u8 = 60;
 
-/// What they have in common once it is slow: a full send buffer of 16 MiB takes
-/// half a minute then.
+/// The rate of the slow path, which they share: sending a full buffer of 16 MiB takes half
+/// a minute.
 const RATE: &str = "4mbit";
 
-/// How much longer than from a quiet server other clients may wait for a file on
-/// average, beside three times as long. Behind a full buffer some wait for seconds.
+/// On average, other clients may wait for a file three times as long as from a quiet
+/// server, and this much more. Behind a full buffer some would wait for seconds.
 const MORE: Duration = millis(100);
 
 fn run(ip: &Path, words: &str) {
@@ -44,7 +44,7 @@ struct SlowClient {
     socket: UdpSocket,
     next: u16,
     unacknowledged: u16,
-    /// When it last said where it is.
+    /// When it last sent an ACK.
     told: Instant,
 }
 
@@ -78,7 +78,7 @@ impl SlowClient {
                     }
                 }
                 Packet::Oack(_) => self.next = 1,
-                // Out of order: it says where it is, but not each time.
+                // Out of order: it repeats its ACK, but not each time.
                 _ if self.told.elapsed() < millis(20) => continue,
                 _ => {}
             }
@@ -90,7 +90,7 @@ impl SlowClient {
     }
 }
 
-/// The network behind the slow path, until the test is over.
+/// Runs the network behind the slow path until the test is over.
 fn slow_network(ip: &Path, server: SocketAddr, is_over: &AtomicBool) {
     run(ip, "link set lo up");
     run(ip, "link set b0 mtu 9000 up");
@@ -126,7 +126,7 @@ fn clients_behind_a_slow_path_keep_nobody_else_waiting() {
     let server = Server::start_bare(&["-4", "--single-port", "--max-unproved-rate", "0"]);
     let large = std::fs::File::create(server.root().join("large")).unwrap();
     large.set_len(1 << 30).unwrap();
-    // How busy the machine is.
+    // This server shows how busy the machine is.
     let other = Server::start_bare(&["-4"]);
     let file = content(2, 10 * BLOCK);
     for server in [&server, &other] {
@@ -149,7 +149,7 @@ fn clients_behind_a_slow_path_keep_nobody_else_waiting() {
         let slow = told.recv().expect("a thread");
         run(ip, &format!("link set b0 netns {slow}"));
         go.send(()).expect("the other network waits");
-        // Their windows are open by then.
+        // By now the clients' windows are open.
         thread::sleep(millis(1000));
         let shape = format!("qdisc add dev a0 root tbf rate {RATE} burst 20kb limit 64mb");
         let shaped = bounded(10, &tc).args(shape.split(' ')).output();

@@ -1,5 +1,5 @@
-//! The status port: what it tells agrees with the log, and nobody that asks, asks
-//! badly or doesn't listen is in the way of a transfer.
+//! The status port: what it shows agrees with the log, and no viewer, not even one that
+//! sends bad requests or doesn't read, delays a transfer.
 
 #![allow(
     clippy::disallowed_methods,
@@ -33,7 +33,7 @@ use common::*;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-/// The status port of a server, as its log tells.
+/// The status port of a server, from its log.
 fn status_of(server: &Server) -> SocketAddr {
     let line = server.wait_for_log(|line| line.contains("status on http://"), PATIENCE);
     let line = line.expect("a status port");
@@ -47,18 +47,18 @@ fn start(args: &[&str]) -> (Server, SocketAddr) {
     (server, status)
 }
 
-/// Sends `request` and reads all that comes.
+/// Sends `request` and reads the whole answer.
 fn exchange(status: SocketAddr, request: &[u8]) -> String {
     let mut stream = TcpStream::connect(status).expect("a connection");
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-    // It may be answered before it is sent whole.
+    // The answer may come before all is sent.
     let _ = stream.write_all(request);
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).expect("an answer");
     String::from_utf8(answer).expect("UTF-8")
 }
 
-/// The body of what is at `path`.
+/// The body of the page at `path`.
 fn get(status: SocketAddr, path: &str) -> String {
     let answer = exchange(
         status,
@@ -100,7 +100,7 @@ fn metrics_agree_with_the_log_and_with_promtool() {
     client.send_to(&data(1, b"12345"), from);
     server.wait_ended(client.addr(), 1);
     server.fence();
-    // One that a client gives up.
+    // A transfer that its client aborts.
     let client = RawClient::new(&server);
     let (_, from) = client.ask(&rrq("f3", &[]));
     client.send_to(&ack(1), from);
@@ -109,7 +109,7 @@ fn metrics_agree_with_the_log_and_with_promtool() {
     server.wait_ended(client.addr(), 1);
 
     let text = get(status, "/metrics");
-    // The fence's: what is written has yet to be read.
+    // The lines of `fence`, which may not have been read yet.
     assert!(server.wait_for_lines(" refused ", 2));
     let log = server.log_lines();
     let field = |line: &str, name: &str| {
@@ -232,7 +232,7 @@ fn json_shows_what_is_under_way_and_what_has_ended() {
     assert_eq!(all["failed_or_refused"], 1);
     assert_eq!(ended["message"], r#"<b>\"no\"</b>\x0a"#);
     assert_eq!(all["bytes_sent"], ended["bytes"]);
-    // Names with markup, quotes, control characters and what is no UTF-8.
+    // Names with markup, quotes, control characters, and bytes that aren't UTF-8.
     for name in [
         &b"<script>alert(1)</script>"[..],
         b"a'b\"c",
@@ -309,7 +309,7 @@ fn slow_loris_and_many_connections_keep_nobody_out() {
     let (server, status) = start(&[]);
     server.file("f", &content(1, 40 * BLOCK));
     let before = (server.open_files(), server.status("VmRSS"));
-    // Each begins to ask and never ends.
+    // Each begins a request and never finishes it.
     let lorises: Vec<_> = (0..200)
         .map(|_| {
             let mut stream = TcpStream::connect(status).expect("a connection");
@@ -371,12 +371,12 @@ fn a_reader_that_stops_in_the_middle_delays_no_transfer() {
 }
 
 #[test]
-fn without_a_question_there_is_no_wake_up() {
+fn without_requests_the_status_port_causes_no_wake_up() {
     let (asked, status) = start(&[]);
     let (never_asked, _) = start(&[]);
     json(status);
-    // The connection is gone at once: the servers' own switches say whether they sleep,
-    // for longer than anything that comes back each second or two.
+    // The connection closes at once. The context switches show whether the servers sleep,
+    // for longer than any timer of a second or two.
     let switches = || [&asked, &never_asked].map(|it| it.status("voluntary_ctxt_switches"));
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -403,7 +403,7 @@ fn a_unix_socket_is_replaced_if_nobody_answers_and_removed_at_the_end() {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("an answer");
     assert!(answer.ends_with("\r\n\r\nserving\n"), "{answer}");
-    // One that is in use, and what is no socket, stays.
+    // A socket that is in use stays, and so does anything that isn't a socket.
     let file = dir.path().join("file");
     fs::write(&file, "mine").expect("a file");
     for (taken, said) in [(&path, "stop the server"), (&file, "it is no socket")] {
@@ -444,7 +444,7 @@ fn a_unix_socket_belongs_to_the_user_that_the_server_becomes() {
 }
 
 #[test]
-fn an_address_of_another_machine_is_one_line() {
+fn an_address_of_another_machine_is_reported_in_one_line() {
     let output = bounded(10, tftpd())
         .args(["-p", "0", "--status", "192.0.2.9:8069"])
         .output()
@@ -458,7 +458,7 @@ fn an_address_of_another_machine_is_one_line() {
     assert!(told.contains("give an address of this machine"), "{told}");
 }
 
-/// A server that has this socket from the service manager.
+/// A server that is given this socket by the service manager.
 fn start_with_stream(listener: impl Into<std::os::fd::OwnedFd>) -> Server {
     let handed = [Stdio::from(listener.into()), Stdio::null()];
     Server::start_handed(handed, &["-a", "127.0.0.1"], |_| {

@@ -1,5 +1,5 @@
-//! What is asked of the kernel where nothing beyond the plain server is asked for:
-//! helpers, rules by client and the options about uploads cost no system call.
+//! The system calls of the plain server: helpers, rules by client and the upload options
+//! cost none unless they are used.
 #![cfg(all(target_arch = "x86_64", target_os = "linux", target_env = "gnu"))]
 #![allow(clippy::disallowed_methods, reason = "a test stands outside the loops")]
 
@@ -15,7 +15,7 @@ use nix::unistd::{Pid, geteuid};
 
 use common::*;
 
-/// Memory, waiting, and what only builds with debug assertions ask for.
+/// Calls for memory and for waiting, and those that only debug builds make.
 const UNCOUNTED: [&str; 10] = [
     "brk",
     "mmap",
@@ -29,15 +29,15 @@ const UNCOUNTED: [&str; 10] = [
     "fcntl",
 ];
 
-/// The kinds of system calls, under the names that they have whatever the C library's
-/// version, and how many there are at most in all.
+/// The kinds of system calls, under names that don't depend on the C library's version, and
+/// the most calls in all.
 struct Calls {
     kinds: &'static [&'static str],
     most: usize,
 }
 
-/// From the first socket to the first wait. Most of them drop capabilities one by one; their
-/// number is the kernel's.
+/// From the first socket to the first wait. Most of these calls drop capabilities one by
+/// one; the kernel determines their number.
 const START: Calls = Calls {
     kinds: &[
         "bind",
@@ -74,7 +74,7 @@ const START: Calls = Calls {
     most: 250,
 };
 
-/// Of a file of one block.
+/// The calls of a download of one block.
 const DOWNLOAD: Calls = Calls {
     kinds: &[
         "bind",
@@ -93,8 +93,8 @@ const DOWNLOAD: Calls = Calls {
     most: 18,
 };
 
-/// Of a file of one block, the first in its directory, which is looked at for files that
-/// were left behind.
+/// The calls of an upload of one block, the first in its directory, where the server looks
+/// for leftover files.
 const UPLOAD: Calls = Calls {
     kinds: &[
         "bind",
@@ -120,7 +120,7 @@ const UPLOAD: Calls = Calls {
     most: 32,
 };
 
-/// How often each call is made in these lines of a trace.
+/// How many times each call occurs in these lines of a trace.
 fn counts<'a>(lines: impl IntoIterator<Item = &'a str>) -> BTreeMap<&'a str, usize> {
     let mut counts = BTreeMap::new();
     for line in lines {
@@ -148,7 +148,7 @@ fn assert_no_more(what: &str, made: &BTreeMap<String, usize>, calls: &Calls) {
     assert!(all <= calls.most, "{what}: {all} calls: {made:?}");
 }
 
-/// A server whose system calls are traced, unless that can't be done here.
+/// A server whose system calls are traced, if that is possible here.
 fn traced_server(options: &[&str]) -> Option<Server> {
     let tried = bounded(10, "strace")
         .args(["-o", "/dev/null", "true"])
@@ -162,17 +162,17 @@ fn traced_server(options: &[&str]) -> Option<Server> {
     let server = Server::start_prepared(&args, |dir| {
         let mut command = Command::new("strace");
         command.args(["-qq", "-f", "-o"]).arg(dir.join("trace"));
-        // The server ends with the tracer.
+        // The server is killed when the tracer ends.
         command.args(["setpriv", "--pdeathsig", "KILL", tftpd()]);
         command
     });
     Some(server)
 }
 
-/// What it has asked of the kernel since its first socket.
+/// The system calls since the first socket.
 fn trace(server: &Server) -> Vec<String> {
     let text = fs::read_to_string(server.outside().join("trace")).expect("a trace");
-    // Without the process.
+    // Without the pid.
     let lines = text.lines().filter_map(|it| it.split_once(' '));
     let lines: Vec<_> = lines
         .map(|(_, call)| call.trim_start().to_owned())
@@ -181,7 +181,7 @@ fn trace(server: &Server) -> Vec<String> {
     lines[first.expect("a socket")..].to_vec()
 }
 
-/// How often it has made each call since the line `from` of the trace.
+/// How many times each call was made since the line `from` of the trace.
 fn made(server: &Server, from: usize) -> BTreeMap<String, usize> {
     let lines = trace(server);
     (counts(lines[from..].iter().map(String::as_str)).into_iter())
@@ -189,7 +189,7 @@ fn made(server: &Server, from: usize) -> BTreeMap<String, usize> {
         .collect()
 }
 
-/// What it has set `IP_MTU_DISCOVER` to since the line `from` of the trace.
+/// The values set for `IP_MTU_DISCOVER` since the line `from` of the trace.
 fn mtu_discovery(server: &Server, from: usize) -> Vec<String> {
     let value = |line: &String| {
         let (_, value) = line.split_once("IP_MTU_DISCOVER, [")?;
@@ -218,7 +218,7 @@ fn a_plain_start_download_and_upload_cost_no_other_system_calls() {
         return;
     }
     if geteuid().is_root() {
-        // The last that it does before it waits.
+        // The last line before the server waits.
         let last = |line: &str| line.contains("running as root with uploads");
         server.wait_for_log(last, PATIENCE).expect("a warning");
     }
@@ -226,7 +226,7 @@ fn a_plain_start_download_and_upload_cost_no_other_system_calls() {
     let reader = RawClient::new(&server);
     assert_eq!(reader.read("f"), Ok(b"one block".to_vec()));
     server.wait_ended(reader.addr(), 1);
-    // Its socket is closed behind that.
+    // The socket is closed after the log line.
     let patience = Instant::now() + PATIENCE;
     while made(&server, from).get("close") != Some(&3) && Instant::now() < patience {
         std::thread::sleep(millis(10));
@@ -242,8 +242,8 @@ fn a_plain_start_download_and_upload_cost_no_other_system_calls() {
     check("an upload", from, &UPLOAD);
 }
 
-/// The calls to read a file that it takes to send it, but for its end, to 8 clients, which
-/// ask in turns for blocks of 2 KiB.
+/// Sends a file to 8 clients, which ask in turn for blocks of 2 KiB; returns the number of
+/// calls that read the file, not counting its end.
 fn reads_for_eight_clients(server: &Server, file: &[u8]) -> usize {
     let clients: [_; 8] = std::array::from_fn(|_| RawClient::new(server));
     let request = rrq("f", &[("blksize", "2048")]);
@@ -257,7 +257,7 @@ fn reads_for_eight_clients(server: &Server, file: &[u8]) -> usize {
         }
     }
     let made = made(server, from);
-    // One that is left behind takes the request of a later client on its port for its own.
+    // A session left behind would take a later request from the same port for its own.
     for (client, (_, tid)) in clients.iter().zip(&asked) {
         client.send_to(&error(0, "enough"), *tid);
         server.wait_ended(client.addr(), 1);
@@ -267,16 +267,16 @@ fn reads_for_eight_clients(server: &Server, file: &[u8]) -> usize {
 }
 
 #[test]
-fn what_several_clients_read_at_once_is_read_once() {
+fn blocks_that_several_clients_read_at_once_are_read_once() {
     let Some(server) = traced_server(&NEVER) else {
         return;
     };
-    // A read of the first block for each, then three blocks with each read: 15 reads, or
-    // 64 if each client had its own.
+    // A read of the first block for each, then one read per three blocks: 15 reads, or 64
+    // if each client had its own.
     let file = content(14, 20 * 2048);
     server.file("f", &file);
-    // What was read is read again after 50 ms: on a busy machine hardly any attempt is
-    // quick enough.
+    // Blocks are read again after 50 ms: on a busy machine hardly any attempt is quick
+    // enough.
     let patience = Instant::now() + PATIENCE;
     let mut reads = Vec::new();
     while reads.len() < 5 || Instant::now() < patience {
@@ -411,8 +411,8 @@ fn a_wait_in_lockstep_is_one_call_and_sets_no_timer() {
     };
     let waits = count(&["epoll_wait(", "epoll_pwait(", "ppoll("]);
     let timers = count(&["timerfd_settime("]);
-    // The deadline moves with each block; the timer looks at it again after the shortest
-    // wait there is.
+    // The deadline moves with each block; the timer checks it again after the shortest
+    // timeout.
     let others = 20;
     let most = (took.as_millis() / 20) as usize + others;
     assert!(timers <= most, "{timers} timers in {took:?}");
@@ -422,9 +422,9 @@ fn a_wait_in_lockstep_is_one_call_and_sets_no_timer() {
     );
 }
 
-/// The code that receives and the code that sends don't take turns with each packet.
+/// Receiving and sending code run in batches, and don't alternate for each packet.
 #[test]
-fn transfers_that_are_ready_together_are_received_from_before_they_are_answered() {
+fn transfers_that_are_ready_together_all_receive_before_any_sends() {
     const CLIENTS: usize = 5;
     let Some(server) = traced_server(&NEVER) else {
         return;
@@ -440,7 +440,7 @@ fn transfers_that_are_ready_together_are_received_from_before_they_are_answered(
         skip("it is about ports of their own");
         return;
     }
-    // Below the tracer. It stops with its sockets unread.
+    // The server is the tracer's child. It stops with datagrams unread in its sockets.
     let strace = server.pid();
     let children = fs::read_to_string(format!("/proc/{strace}/task/{strace}/children"));
     let children = children.expect("the tracer lives");
@@ -458,7 +458,7 @@ fn transfers_that_are_ready_together_are_received_from_before_they_are_answered(
     };
     let received = ["recvfrom", "pwrite64"].repeat(CLIENTS);
     let expected = [received, ["sendto"].repeat(CLIENTS)].concat();
-    // What has been received waits for a millisecond at most: on a busy machine not every
+    // Received datagrams wait for at most a millisecond: on a busy machine not every
     // attempt is quick enough.
     for number in 2..12 {
         kill(process, Signal::SIGSTOP).expect("it stops");
@@ -472,7 +472,7 @@ fn transfers_that_are_ready_together_are_received_from_before_they_are_answered(
         for (client, tid) in &clients {
             assert_eq!(client.expect_from(*tid), Packet::Ack(number));
         }
-        // The last is told of when it is over.
+        // The last call is traced once it has returned.
         for _ in 0..20 {
             if last() == expected {
                 return;

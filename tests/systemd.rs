@@ -1,5 +1,5 @@
-//! Under a service manager: sockets that are handed over, what the manager is
-//! told, the journal's priorities, and the units of `scripts/systemd`.
+//! With a service manager: inherited sockets, notifications, the journal's priorities,
+//! and the units of `scripts/systemd`.
 
 mod common;
 
@@ -15,11 +15,11 @@ use std::process::{Command, Stdio};
 use common::*;
 use nix::sys::signal::Signal;
 
-/// What the manager does between fork and exec: standard input and output
-/// become the descriptors 3 and 4, and the variables name this process.
+/// What the manager does between fork and exec: standard input and output become the
+/// descriptors 3 and 4, and `LISTEN_PID` names this process.
 const HAND_OVER: &str = "exec 3<&0 4<&1 </dev/null >/dev/null; LISTEN_PID=$$ exec \"$@\"";
 
-/// The server behind `script`, a piece of shell that ends by `exec "$@"`.
+/// The server started by `script`, a piece of shell that ends with `exec "$@"`.
 fn behind(script: &str) -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", script, "sh", tftpd()]);
@@ -36,7 +36,7 @@ fn udp(ip: impl Into<IpAddr>) -> UdpSocket {
 
 // --- activation ---------------------------------------------------------------------
 
-/// Two sockets are handed over, one of them for both families.
+/// A server with two inherited sockets, one of them for both address families.
 fn activated(args: &[&str]) -> Option<(Server, SocketAddr, u16)> {
     let Ok(both) = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)) else {
         skip("no IPv6 here");
@@ -81,14 +81,14 @@ fn inherited_sockets_are_served_instead_of_our_own() {
     }
 }
 
-/// What lies behind an error in the socket raises no other event.
+/// A datagram after an error in the socket causes no event of its own.
 #[test]
 fn a_request_behind_a_receive_error_is_served() {
     let socket = udp(Ipv4Addr::LOCALHOST);
     let address = socket.local_addr().expect("bound");
     let client = RawClient::to(address);
     let peer = client.addr();
-    // A connected socket has an ICMP error told by its next call.
+    // A connected socket reports an ICMP error at its next call.
     socket.connect(peer).expect("loopback");
     client.send(&rrq("f", &[]));
     drop(client);
@@ -118,7 +118,7 @@ fn ipv4_clients_of_a_socket_for_both_are_ipv4_clients() {
     server.file("f", b"f");
     let asked = SocketAddr::from((Ipv4Addr::new(127, 0, 0, 3), port));
     let denied = RawClient::to(asked);
-    // The client has the address that it asks for.
+    // The client's address is the one that it asks.
     assert_eq!(denied.addr().ip(), asked.ip());
     denied.send(&rrq("f", &[]));
     server.assert_quiet(&denied);
@@ -130,7 +130,7 @@ fn ipv4_clients_of_a_socket_for_both_are_ipv4_clients() {
 }
 
 #[test]
-fn what_is_meant_for_another_process_is_left_alone() {
+fn sockets_meant_for_another_process_are_left_alone() {
     let server = Server::start_handed(
         [stdio(udp(Ipv4Addr::LOCALHOST)), Stdio::null()],
         &["-a", "127.0.0.1"],
@@ -144,7 +144,7 @@ fn what_is_meant_for_another_process_is_left_alone() {
     assert_eq!(RawClient::new(&server).read("f").unwrap(), b"f");
 }
 
-/// One line on standard error, with these words, and status 1.
+/// Asserts status 1 and one line on standard error with these words.
 #[track_caller]
 fn assert_refused(what: &str, mut command: Command, words: &[&str]) {
     let root = tempfile::tempdir().expect("a directory");
@@ -162,7 +162,7 @@ fn assert_refused(what: &str, mut command: Command, words: &[&str]) {
 }
 
 #[test]
-fn what_cannot_be_served_is_one_line() {
+fn sockets_that_cannot_be_served_are_reported_in_one_line() {
     let file = File::open("/dev/null").expect("a file");
     let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket");
     let address = tcp.local_addr().expect("an address");
@@ -170,7 +170,7 @@ fn what_cannot_be_served_is_one_line() {
     let unix = UnixDatagram::unbound().expect("a socket");
     let cases = [
         ("a file", "1", stdio(file), "fd 3 is not a socket"),
-        // One that listens is a status port.
+        // One that listens would be a status port.
         ("TCP", "1", stdio(connected), "it doesn't listen"),
         (
             "AF_UNIX",
@@ -198,7 +198,7 @@ fn what_cannot_be_served_is_one_line() {
 
 // --- notification -------------------------------------------------------------------
 
-/// A manager's socket in `dir`, or an abstract one, and how the server finds it.
+/// A manager's socket, in `dir` or abstract, and its name for the server.
 fn manager(dir: Option<&Path>) -> (UnixDatagram, String) {
     let (address, name) = if let Some(dir) = dir {
         let path = dir.join("notify");
@@ -278,7 +278,7 @@ fn a_watchdog_of_another_process_is_none_of_ours() {
 }
 
 #[test]
-fn a_manager_that_cannot_be_followed_is_one_line() {
+fn an_unusable_manager_is_reported_in_one_line() {
     let dir = tempfile::tempdir().expect("a directory");
     let (_socket, name) = manager(Some(dir.path()));
     for (socket, watchdog, said) in [
@@ -315,7 +315,7 @@ fn the_journal_gets_priorities() {
         "{lines:?}"
     );
 
-    // A stream that isn't ours.
+    // The variable names another stream.
     let server = Server::start_prepared(&["-a", "127.0.0.1"], |_| {
         let mut command = Command::new(tftpd());
         command.env("JOURNAL_STREAM", "1:1");
@@ -326,12 +326,12 @@ fn the_journal_gets_priorities() {
 
 // --- the units ----------------------------------------------------------------------
 
-/// The arguments that a unit gives the server, where /etc/default/tftpd has
-/// these lines; the root is left out.
+/// The arguments that a unit gives the server if /etc/default/tftpd has these lines,
+/// without the root.
 fn unit_arguments(unit: &str, defaults: &str) -> Vec<String> {
     let text = fs::read_to_string(unit).expect("a unit");
     let values = |key: &'static str| text.lines().filter_map(move |line| line.strip_prefix(key));
-    // What is in the file wins.
+    // The file overrides the unit.
     let mut variables: Vec<_> = defaults.lines().collect();
     variables.extend(values("Environment="));
     let value = |name: &str| {
@@ -396,7 +396,7 @@ fn the_units_are_sound_and_little_exposed() {
     for entry in fs::read_dir("scripts/systemd").expect("the units") {
         let path = entry.expect("an entry").path();
         let text = fs::read_to_string(&path).expect("a unit");
-        // Where it is to be installed, there is nothing yet.
+        // The path in the unit doesn't exist yet.
         let text = text.replace("/usr/local/bin/tftpd ", &format!("{} ", tftpd()));
         let name = path.file_name().expect("a name").to_str().expect("plain");
         fs::write(unit(&name.replace('@', "@0")), text).expect("a copy");

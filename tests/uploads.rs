@@ -1,5 +1,5 @@
-//! What can be asked for with uploads beyond `--overwrite`: versions, directories made
-//! on the way, a directory of their own, a drop box, limits of all together.
+//! The upload options beyond `--overwrite`: versions, created directories, an upload
+//! directory, a drop box, limits on all uploads together, fsync.
 #![cfg(feature = "uploads")]
 #![allow(
     clippy::disallowed_methods,
@@ -25,7 +25,7 @@ use tftpd::file::{
     Versions,
 };
 
-/// The names below a directory, its directories with a slash, hidden ones as well.
+/// All names below a directory, hidden ones too; directories end in a slash.
 fn names(path: &Path) -> Vec<String> {
     let mut names = vec![];
     let mut open = vec![path.to_owned()];
@@ -49,7 +49,7 @@ fn names(path: &Path) -> Vec<String> {
     names
 }
 
-/// Name and content of each file right in a directory.
+/// Name and content of each file directly in a directory.
 fn files(path: &Path) -> BTreeMap<String, Vec<u8>> {
     let names = names(path).into_iter().filter(|it| !it.contains('/'));
     names
@@ -79,7 +79,7 @@ fn making_dirs() -> Policy {
     })
 }
 
-/// A root with each way to resolve and to publish.
+/// Runs a test with each way to resolve names and to publish files.
 fn for_each_method(policy: Policy, test: impl Fn(&Path, &Root)) {
     for (resolver, publisher) in [
         (Resolver::Openat2, Publisher::LinkProc),
@@ -147,7 +147,7 @@ fn versions_are_named_after_the_time_they_were_written() {
                 .unwrap();
             file.set_modified(time).unwrap();
         };
-        // The nights of 26 and 27 November 2026, two uploads in one second, and one by
+        // The nights of 26 and 27 November 2026, two uploads in one second, and one with
         // a clock that is far behind.
         let nights = [1_795_659_300, 1_795_745_700, 1_795_745_700, 86_399];
         for (number, seconds) in (0..).zip(nights) {
@@ -158,7 +158,7 @@ fn versions_are_named_after_the_time_they_were_written() {
         let kept: Vec<_> = files(path).into_iter().collect();
         let wanted = [
             ("f", 4),
-            // Just replaced: it stays, whatever its time.
+            // Replaced last: it is kept, whatever its time.
             ("f.1970-01-01T235959", 3),
             ("f.2026-11-27T021500", 1),
             ("f.2026-11-27T021500-1", 2),
@@ -188,7 +188,7 @@ fn no_upload_takes_the_name_of_a_version() {
             }
             assert_eq!(names(path), ["f", "f.~1~"]);
             assert_eq!(fs::read(path.join("f.~1~")).unwrap(), b"one");
-            // With other names than the server's it is a name like any other.
+            // Only names that the server would give a version are refused.
             put(root, "f.2026-11-27", b"x").unwrap();
             let long = "x".repeat(250);
             let refused = message(put(root, &long, b"x"));
@@ -197,7 +197,7 @@ fn no_upload_takes_the_name_of_a_version() {
     }
 }
 
-/// What others put there isn't overwritten, and only files are kept.
+/// Existing entries aren't overwritten, and only files are kept as versions.
 #[test]
 fn a_version_never_takes_the_place_of_anything() {
     for_each_method(keeping(5, None), |path, root| {
@@ -210,7 +210,7 @@ fn a_version_never_takes_the_place_of_anything() {
         for name in ["d", "l"] {
             assert!(put(root, name, b"x").is_err(), "{name}");
         }
-        // Or what came there meanwhile.
+        // Nor something that was put there during the upload.
         let upload = begun(root, "late");
         fs::create_dir(path.join("late")).unwrap();
         assert!(upload.commit().is_err());
@@ -232,10 +232,10 @@ fn two_uploads_at_once_are_two_versions() {
     });
 }
 
-/// Where [`one_upload`] puts its file, and how.
+/// Tells [`one_upload`] where to put its file, and how.
 const UPLOAD: &str = "TFTPD_TEST_UPLOAD";
 
-/// The name that shows in a trace where the upload begins.
+/// A name in the trace that shows where the upload begins.
 const MARK: &str = "here-it-begins";
 
 const FORMATS: [Option<&str>; 2] = [None, Some("%s")];
@@ -252,7 +252,7 @@ fn one_upload() {
     let mut upload = root.create(b"f", None).unwrap();
     upload.write_at(0, &content(99, 3000)).unwrap();
     if publisher == "synced" {
-        // The last descriptor is gone before the end.
+        // No descriptor is left for the end of the upload.
         let next = fs::File::open("/").unwrap();
         let limit = u64::try_from(next.as_raw_fd()).unwrap();
         setrlimit(Resource::RLIMIT_NOFILE, limit, limit).unwrap();
@@ -280,7 +280,7 @@ fn root_for(path: &Path, publisher: &str, format: &str) -> Root {
     Root::open_with(path, policy, methods).unwrap()
 }
 
-/// The old file and its versions, each written a second after the one before.
+/// Stores a file three times, with times a second apart; returns the contents.
 fn three_nights(path: &Path, publisher: &str, format: &str) -> Vec<Vec<u8>> {
     let root = root_for(path, publisher, format);
     let contents: Vec<_> = (0..3)
@@ -311,8 +311,8 @@ fn traced(words: &str, strace: &[&str]) -> std::process::Output {
         .expect("timeout(1)")
 }
 
-/// The system calls of the thread that uploads, from the mark to the end, each with how
-/// many of its name that thread has made by then.
+/// The system calls of the uploading thread, from the mark to the end. Each comes with
+/// the number of calls of that name that the thread has made by then.
 fn calls(trace: &str) -> Vec<(String, usize)> {
     let thread = trace
         .lines()
@@ -337,8 +337,8 @@ fn calls(trace: &str) -> Vec<(String, usize)> {
     calls
 }
 
-/// Whatever the moment, the file and each version is whole, and none is lost before the
-/// new one is in place; the next upload leaves as many as ever, and nothing else.
+/// At any moment the file and each version is whole, and none is lost before the new one
+/// is in place; the next upload leaves the usual number, and nothing else.
 #[test]
 fn kill_9_between_any_two_system_calls_leaves_all_versions_whole() {
     if !traces() {
@@ -357,8 +357,8 @@ fn kill_9_between_any_two_system_calls_leaves_all_versions_whole() {
     });
 }
 
-/// What changes no file and no name: killed before such a call, the process leaves what it
-/// leaves killed before the next one.
+/// Calls that change no file and no name. Killed before such a call, the process leaves
+/// the same as when killed before the next one.
 const ONLY_LOOKS: [&str; 18] = [
     "newfstatat",
     "fstat",
@@ -439,8 +439,8 @@ fn kill_everywhere(publisher: &str, format: &str) {
     }
 }
 
-/// A power failure is to find the newest file where an old one is gone. No descriptor is
-/// left when it ends.
+/// After a power failure, where an old version is gone the newest file must be there.
+/// Removing it needs no descriptor: none is left.
 #[test]
 fn with_fsync_the_new_name_is_on_the_disk_before_an_old_version_is_removed() {
     if !traces() {
@@ -461,8 +461,8 @@ fn with_fsync_the_new_name_is_on_the_disk_before_an_old_version_is_removed() {
     assert!(synced < pruned, "{all:?}");
 }
 
-/// On a file system without hard links, or where the kernel lets nobody link a file but
-/// its owner.
+/// On a file system without hard links, or where the kernel lets only a file's owner
+/// link it.
 #[test]
 fn a_file_that_can_not_be_replaced_keeps_its_name() {
     if !traces() {
@@ -475,7 +475,7 @@ fn a_file_that_can_not_be_replaced_keeps_its_name() {
         let old = three_nights(&path, "named", "0");
         let before = files(&path);
         let words = format!("{} named 0", path.display());
-        // The first link would be that to the name itself, which is taken.
+        // The first link is the one to the upload's own name, which is taken.
         let no_links = "inject=linkat:error=EPERM:when=2";
         let no_rename = format!("inject={fails}:error=EIO:when=1");
         let output = traced(
@@ -488,7 +488,7 @@ fn a_file_that_can_not_be_replaced_keeps_its_name() {
     }
 }
 
-/// Neither has the file system hard links, nor can it rename and take no name.
+/// The file system has no hard links and doesn't know `RENAME_NOREPLACE`.
 #[test]
 fn where_nothing_but_a_plain_rename_works_versions_are_kept_too() {
     if !traces() {
@@ -529,7 +529,7 @@ fn traces() -> bool {
     works
 }
 
-/// There are these and no others.
+/// The directory holds exactly these contents.
 fn assert_whole(path: &Path, what: &str, contents: &[Vec<u8>; 3]) {
     let there = files(path);
     assert_eq!(there.len(), 3, "{what}: {:?}", there.keys());
@@ -543,7 +543,7 @@ fn assert_whole(path: &Path, what: &str, contents: &[Vec<u8>; 3]) {
 
 const SWITCHES: usize = 50;
 
-/// What a switch saves in a night.
+/// The configuration that a switch saves in a night.
 fn running_config(switch: usize, night: u64) -> Vec<u8> {
     content(night << 32 | switch as u64, 700 + 13 * switch)
 }
@@ -552,8 +552,8 @@ fn config_name(switch: usize) -> String {
     format!("switch{switch}.cfg")
 }
 
-/// All switches save their configuration at once. Those that `breaks_off` names send
-/// two blocks and no more: their client, their transfer.
+/// All switches save their configuration at once. Those for which `breaks_off` is true
+/// send two blocks and then nothing; returns their clients.
 fn night(server: &Server, night: u64, breaks_off: impl Fn(usize) -> bool) -> Vec<RawClient> {
     let clients = (0..SWITCHES).map(|_| RawClient::new(server));
     let mut broken_off = vec![];
@@ -571,7 +571,7 @@ fn night(server: &Server, night: u64, breaks_off: impl Fn(usize) -> bool) -> Vec
     broken_off
 }
 
-/// Each name has these nights' configurations, the newest first, and nothing else.
+/// Each switch has the configurations of these nights, the newest first, and no others.
 fn assert_nights(server: &Server, nights: &[u64]) {
     let there = files(&server.root());
     for switch in 0..SWITCHES {
@@ -580,7 +580,7 @@ fn assert_nights(server: &Server, nights: &[u64]) {
             .iter()
             .filter(|(it, _)| it.starts_with(&format!("{name}.~")));
         let current = there.get(&name).into_iter();
-        // Names of equal length sort by their number.
+        // Names of equal length sort by version number.
         let kept: Vec<_> = current.chain(versions.map(|it| it.1).rev()).collect();
         let wanted: Vec<_> = nights
             .iter()
@@ -601,7 +601,7 @@ fn a_night_of_fifty_switches_that_breaks_off_loses_nothing() {
     let mut server = Server::start(&args);
     assert!(night(&server, 1, |_| false).is_empty());
     assert_nights(&server, &[1]);
-    // The second night half of them break off, and try again.
+    // In the second night half of them break off, and try again.
     for client in night(&server, 2, |switch| switch % 2 == 0) {
         drop(client);
     }
@@ -613,7 +613,7 @@ fn a_night_of_fifty_switches_that_breaks_off_loses_nothing() {
             .unwrap();
     }
     assert_nights(&server, &[2, 1]);
-    // The third night the server dies amid it, and another one takes its place.
+    // In the third night the server dies halfway, and another takes its place.
     let _broken_off = night(&server, 3, |switch| switch >= 20);
     server.signal(Signal::SIGKILL);
     assert!(server.wait_exit(PATIENCE).is_some());
@@ -625,12 +625,12 @@ fn a_night_of_fifty_switches_that_breaks_off_loses_nothing() {
             .unwrap();
     }
     assert_nights(&server, &[3, 2, 1]);
-    // They are read as any file is.
+    // Versions can be read like any other file.
     let oldest = RawClient::new(&next).read("switch7.cfg.~1~");
     assert_same("switch7.cfg.~1~", &oldest.unwrap(), &running_config(7, 1));
 }
 
-/// A server over the directory of another one that is gone.
+/// A server on the root of another that has ended.
 fn after(gone: &Server, args: &[&str]) -> Server {
     let address = own_address().to_string();
     let args = [&["-a", &address], args].concat();
@@ -698,7 +698,7 @@ fn no_directory_is_made_through_a_link_that_leads_out() {
             let refused = root.create(name.as_bytes(), None).map(drop);
             assert!(refused.is_err(), "{name}");
         }
-        // Put there before the first data comes.
+        // A link that appears before the first data.
         let mut late = root.create(b"late/a/f", None).unwrap();
         symlink(outside.path(), path.join("late")).unwrap();
         assert!(late.write_at(0, b"x").is_err());
@@ -718,7 +718,7 @@ fn no_directory_is_made_through_a_link_that_leads_out() {
     });
 }
 
-/// What is left when uploads end in this order: `+` in place, `-` aborted.
+/// What is left when uploads end in this order: `+` committed, `-` aborted.
 #[test]
 fn empty_directories_of_aborted_uploads_are_removed_whoever_shares_them() {
     let cases: &[(&[&str], &[&str], &[&str])] = &[
@@ -756,7 +756,7 @@ fn empty_directories_of_aborted_uploads_are_removed_whoever_shares_them() {
             fs::remove_dir_all(path.join("there")).unwrap();
             fs::create_dir(path.join("there")).unwrap();
         }
-        // What others put there, or had there before, stays.
+        // What somebody else puts there, or had there before, stays.
         let upload = begun(root, "there/x/f");
         fs::write(path.join("there/x/theirs"), "").unwrap();
         drop(upload);
@@ -765,7 +765,7 @@ fn empty_directories_of_aborted_uploads_are_removed_whoever_shares_them() {
     });
 }
 
-/// The lower directory of the two can't be made.
+/// The lowest directory can't be made, because its name is too long.
 #[test]
 fn directories_of_uploads_that_can_not_be_made_whole_are_removed() {
     for_each_method(making_dirs(), |path, root| {
@@ -777,7 +777,7 @@ fn directories_of_uploads_that_can_not_be_made_whole_are_removed() {
     });
 }
 
-/// Whoever asks for `Boot/BCD` would get that of the upload.
+/// Otherwise a read of `Boot/BCD` would be served from the upload's directory.
 #[test]
 fn with_ignore_case_no_directory_is_made_beside_one_in_another_case() {
     let policy = Policy {
@@ -802,7 +802,7 @@ fn with_ignore_case_no_directory_is_made_beside_one_in_another_case() {
     });
 }
 
-/// Directories of such names would push versions out.
+/// Directories with such names would push versions out.
 #[test]
 fn no_directory_is_named_like_a_version_and_none_counts_as_one() {
     let policy = rules(UploadRules {
@@ -849,7 +849,7 @@ fn nobody_makes_the_directory_of_another_client() {
 
 // --- where uploads go ----------------------------------------------------------------
 
-/// A server whose uploads go to a directory below its root, or beside it.
+/// A server whose uploads go to a directory below its root, or outside of it.
 fn with_upload_root(below: bool, args: &[&str]) -> (Server, PathBuf) {
     let address = own_address().to_string();
     let place = if below { "root/uploads" } else { "uploads" };
@@ -892,7 +892,7 @@ fn uploads_go_to_their_own_directory() {
             let again = client().write("boot", b"again");
             assert_eq!(again.is_ok(), args.len() == 3, "{args:?}");
             if !args.contains(&"--create-dirs") {
-                // The directory isn't part of the name; the log says where names lead.
+                // The directory isn't part of the name; the log says where uploads go.
                 assert_eq!(client().write("uploads/x", b"x").unwrap_err().0, 1);
                 let place = format!("uploads go below {}", uploads.display());
                 let told = |line: &str| line.contains("hint=") && line.contains(&place);
@@ -915,7 +915,7 @@ fn a_drop_box_tells_nothing_of_what_is_in_it() {
     for content in [b"one", b"two", b"six"] {
         client().write("f", content).unwrap();
     }
-    // A directory is a name that is taken, too.
+    // A directory, too, is a name that is taken.
     client().write("d", b"dir").unwrap();
     let stored = files(&uploads);
     let wanted = [
@@ -945,9 +945,9 @@ fn a_drop_box_tells_nothing_of_what_is_in_it() {
     assert!(server.wait_for_log(has_hint, PATIENCE).is_some());
 }
 
-/// Whether it is taken or not is the same to those that ask.
+/// The answer is the same whether the name is taken or not.
 #[test]
-fn in_a_drop_box_long_names_and_those_of_others_beside_are_refused() {
+fn in_a_drop_box_names_that_are_too_long_or_those_of_versions_are_refused() {
     for format in [None, Some("%s")] {
         let mut policy = rules(UploadRules {
             write_only: true,
@@ -976,13 +976,13 @@ fn in_a_drop_box_long_names_and_those_of_others_beside_are_refused() {
 }
 
 #[test]
-fn in_a_drop_box_each_upload_gets_a_name_of_its_own_beside_the_others() {
+fn in_a_drop_box_each_upload_gets_a_name_of_its_own() {
     let policy = rules(UploadRules {
         write_only: true,
         ..UploadRules::NONE
     });
     for_each_method(policy, |path, root| {
-        // Someone took some away, and put a strange one there.
+        // Some versions are missing, and one has a strange number.
         for number in [1, 2, 3, 4, 7, u64::MAX] {
             fs::write(path.join(format!("f.~{number}~")), "theirs").unwrap();
         }
@@ -997,7 +997,7 @@ fn in_a_drop_box_each_upload_gets_a_name_of_its_own_beside_the_others() {
     });
 }
 
-/// A file's name followed by `/f` would tell whether it is there.
+/// Otherwise an upload to a file's name plus `/f` would show whether the file exists.
 #[test]
 fn a_drop_box_makes_no_directories() {
     let root = tempfile::tempdir().unwrap();
@@ -1032,7 +1032,7 @@ fn a_drop_box_without_a_directory_of_its_own_is_never_read() {
 fn a_drop_box_is_not_read_where_the_root_is_in_it() {
     let mut cases = vec![(".", &[][..]), ("root", &[])];
     if nix::unistd::geteuid().is_root() {
-        // Its path leads elsewhere once it is the root of all.
+        // With a chroot, the path of the root leads elsewhere.
         cases.push(("root", &["--chroot"]));
     } else {
         skip("only root may chroot");
@@ -1056,7 +1056,7 @@ fn a_drop_box_is_not_read_where_the_root_is_in_it() {
 }
 
 #[test]
-fn a_directory_that_uploads_can_not_go_to_is_one_line() {
+fn an_unusable_upload_directory_is_reported_in_one_line() {
     let base = tempfile::tempdir().unwrap();
     let place = base.path().to_str().unwrap();
     let mut cases = vec![
@@ -1100,7 +1100,7 @@ fn a_directory_that_uploads_can_not_go_to_is_one_line() {
 
 // --- bounds --------------------------------------------------------------------------
 
-/// It would keep all others out with two datagrams.
+/// Otherwise it would keep all other uploads out with two datagrams.
 #[test]
 fn an_upload_that_trickles_does_not_hold_all_that_it_announced() {
     const MIB: u64 = 1 << 20;
@@ -1114,7 +1114,7 @@ fn an_upload_that_trickles_does_not_hold_all_that_it_announced() {
         let mut other = root.create(b"other", Some(10 * MIB)).unwrap();
         other.write_at(0, b"x").unwrap();
         other.write_at(6 * MIB - 1, b"x").unwrap();
-        // Nor do all together become more than they may.
+        // All together still can't exceed the limit.
         assert!(slow.write_at(12 * MIB, b"x").is_err());
         assert!(root.create(b"more", Some(16 * MIB + 1)).is_err());
         let third = root.create(b"third", Some(5 * MIB));
@@ -1133,8 +1133,8 @@ fn all_uploads_together_have_a_limit() {
         let (answer, tid) = client.ask(&wrq(name, &[("tsize", bytes)]));
         (answer.error_code(), client, tid)
     };
-    // A request alone holds nothing back, with its first block it does.
-    // Whether there is room is seen with the first data: counting takes long.
+    // A request alone reserves nothing; the upload's first block does.
+    // Whether there is room is checked with the first data, because counting takes long.
     assert_eq!(announce("a", "4097").0, Some(3));
     let (code, client_of_a, tid) = announce("a", "3001");
     let refused = code.or_else(|| {
@@ -1156,10 +1156,10 @@ fn all_uploads_together_have_a_limit() {
     );
     first.send_to(&error(0, "enough"), *tid);
     server.wait_ended(first.addr(), 1);
-    // Nor can more be sent than was announced.
+    // An upload without tsize can't exceed the limit either.
     client().write("c", &[2; 2000]).unwrap();
     assert_eq!(client().write("d", &[2; 1500]).unwrap_err().0, 3);
-    // What is replaced gives room, and so does what others remove.
+    // Replaced and removed files make room.
     client().write("c", &[3; 2900]).unwrap_err();
     client().write("c", &[3; 900]).unwrap();
     fs::remove_file(server.root().join("there")).unwrap();
@@ -1195,7 +1195,7 @@ fn with_fsync_an_upload_is_on_the_disk_before_it_is_acknowledged() {
             let mut command = Command::new("strace");
             command.args(["-qq", "-e", "trace=fsync,linkat,sendmsg,sendto", "-o"]);
             command.arg(dir.join("trace"));
-            // The server ends with the tracer.
+            // The server is killed when the tracer ends.
             command.args(["setpriv", "--pdeathsig", "KILL", tftpd()]);
             command
         });
@@ -1209,7 +1209,7 @@ fn with_fsync_an_upload_is_on_the_disk_before_it_is_acknowledged() {
         let synced = |calls: &[&str]| calls.iter().filter(|it| **it == "fsync").count();
         let (before, behind) = calls.split_at(linked);
         let answered = behind.iter().position(|it| it.starts_with("send")).unwrap();
-        // The file; its directory, and the one in which that was made.
+        // The file is synced; and its directory, and the parent in which that was made.
         let wanted = if fsync { (1, 2) } else { (0, 0) };
         assert_eq!(
             (synced(before), synced(&behind[..answered])),
@@ -1219,9 +1219,9 @@ fn with_fsync_an_upload_is_on_the_disk_before_it_is_acknowledged() {
     }
 }
 
-/// On a disk of 1 MiB of which half is to stay free.
+/// On a disk of 1 MiB of which half must stay free.
 #[test]
-fn what_is_to_stay_free_stays_free_announced_or_not() {
+fn min_free_holds_with_and_without_tsize() {
     const WITH_DISK: &str = "mount -t tmpfs -o size=1m tmpfs \"$0\" && exec \"$@\"";
     let with_disk = |place: &Path, program: &str| {
         let mut command = Command::new("unshare");
@@ -1244,13 +1244,13 @@ fn what_is_to_stay_free_stays_free_announced_or_not() {
         let (answer, _) = client().ask(&wrq("a", &[("tsize", "600000")]));
         assert_eq!(answer.error_code(), Some(3), "{free}");
         assert_eq!(client().write("b", &vec![1; 600_000]).unwrap_err().0, 3);
-        // What came of that is gone.
+        // The partial file has been removed.
         client().write("c", &vec![1; 300_000]).unwrap();
         assert_eq!(client().write("d", &vec![1; 300_000]).unwrap_err().0, 3);
         let (answer, _) = client().ask(&wrq("e", &[("tsize", "300000")]));
         assert_eq!(answer.error_code(), Some(3), "{free}");
         client().write("f", &vec![1; 100_000]).unwrap();
-        // The log says which bound it was, and that of the disk's own is another.
+        // The log says which limit it was; a full disk is told apart.
         let (answer, _) = client().ask(&wrq("g", &[("tsize", "9000000")]));
         assert_eq!(answer.error_code(), Some(3), "{free}");
         let refused = format!("hint=\"less than --min-free {free} would stay free on the disk\"");
@@ -1269,7 +1269,7 @@ fn what_is_to_stay_free_stays_free_announced_or_not() {
     }
 }
 
-/// A server without the rights of root, and directories of which some are its own.
+/// A server without root's privileges; `prepare` sets up its directories.
 fn start_without_rights(args: &[&str], prepare: impl FnOnce(&Path)) -> Server {
     let address = own_address().to_string();
     let mut all = vec!["-a", &address];
@@ -1289,10 +1289,10 @@ fn with_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
-/// Its rights don't suffice to have a name put on the disk, or to look for versions; they
-/// do to make directories, and to remove them again.
+/// In this directory the server may create and remove entries, but can't open it: so it
+/// can neither sync names nor look for versions.
 #[test]
-fn an_upload_that_could_not_be_ended_is_not_begun() {
+fn an_upload_that_could_not_be_committed_is_refused_at_once() {
     for (args, works) in [
         (&["--fsync"][..], false),
         (&["--keep-versions", "1"], false),
@@ -1331,8 +1331,8 @@ fn an_upload_that_could_not_be_ended_is_not_begun() {
     }
 }
 
-/// The kernel lets nobody link another's file that he can't read and write: that isn't a
-/// file system without links.
+/// The kernel lets nobody link a file of another user that he can't read and write. That
+/// must not be taken for a file system without hard links.
 #[test]
 fn a_file_that_nobody_may_link_but_its_owner_stays_as_it_is() {
     let protected = fs::read_to_string("/proc/sys/fs/protected_hardlinks");
@@ -1356,15 +1356,15 @@ fn a_file_that_nobody_may_link_but_its_owner_stays_as_it_is() {
     assert_eq!(there, BTreeMap::from(wanted));
 }
 
-/// Looking for versions among so many names takes time, which one client network gets a
-/// share of; too many of them are told.
+/// Looking for versions among so many names takes time, of which each client network gets
+/// a share. If there are too many names, the upload is refused.
 #[test]
 fn among_a_hundred_thousand_names_versions_are_kept_or_the_upload_is_refused() {
     let mut base = None;
     let address = own_address().to_string();
     let args = [&NEVER[..], &["-a", &*address, "--keep-versions", "2"]].concat();
     let server = Server::start_prepared(&args, |dir| {
-        // Where that takes no second.
+        // On a file system in memory, where that takes less than a second.
         let memory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
         let memory = memory.unwrap();
         fs::remove_dir(dir.join("root")).unwrap();
@@ -1389,8 +1389,8 @@ fn among_a_hundred_thousand_names_versions_are_kept_or_the_upload_is_refused() {
         assert_eq!(fs::read(base.path().join(name)).unwrap(), content);
     }
     assert!(!base.path().join("f.~1~").exists());
-    // After many at once the next one has to wait; others don't. A busy machine may need
-    // more than a second for so many: then there are more.
+    // After many uploads at once the network's next one has to wait; other networks don't.
+    // If a busy machine spreads these over more than a second, more follow.
     let is_told = |line: &str| line.contains("too much work");
     let patience = std::time::Instant::now() + PATIENCE;
     loop {
@@ -1427,7 +1427,7 @@ fn among_a_hundred_thousand_names_versions_are_kept_or_the_upload_is_refused() {
     assert_eq!(fs::read(base.path().join("f")).unwrap(), b"4");
 }
 
-/// What belongs to whom, and what is in the way, doesn't change with the rest.
+/// The keys of transfers, and conflicts of names, are the same in these modes.
 #[test]
 fn netascii_ipv6_and_a_single_port_keep_versions_too() {
     let args = [

@@ -1,5 +1,5 @@
-//! Not a test: the last of the suites that `cargo test` runs, by its name. Tells
-//! what the others have left out, since a test that is skipped passes.
+//! Not a test: the last suite that `cargo test` runs, by its name. Lists what the others
+//! have skipped, since a skipped test passes.
 
 #[path = "common/skipped.rs"]
 mod skipped;

@@ -1,5 +1,5 @@
-//! Several processes on one port (`--workers`): they are started again, stopped and
-//! replaced, and what clients see of that, which is nothing.
+//! Several processes on one port (`--workers`): that they are restarted, stopped and
+//! replaced, and that clients notice none of it.
 #![allow(
     clippy::disallowed_methods,
     reason = "a test measures time and is several clients at once"
@@ -27,7 +27,7 @@ use nix::sys::socket::{
 };
 use nix::unistd::{Pid, geteuid};
 
-/// A server of so many processes, all of them ready.
+/// A server with this many workers, all ready.
 fn start(workers: &str, args: &[&str]) -> Server {
     let server = Server::start(&[&["--workers", workers], &NEVER[..], args].concat());
     wait_up(&server, 1);
@@ -39,7 +39,7 @@ fn count_lines(server: &Server, text: &str) -> usize {
     lines.iter().filter(|line| line.contains(text)).count()
 }
 
-/// Waits until so many lines have had this text.
+/// Waits until this many lines contain the text.
 #[track_caller]
 fn wait_lines(server: &Server, text: &str, count: usize) {
     let seen = server.wait_for_lines(text, count);
@@ -52,14 +52,14 @@ fn wait_up(server: &Server, nth: usize) {
     wait_lines(server, "serving with ", nth);
 }
 
-/// Has all processes replaced; this is the nth time that all are ready.
+/// Replaces all processes; afterwards all are ready for the nth time.
 #[track_caller]
 fn upgrade(server: &Server, nth: usize) {
     server.signal(Signal::SIGUSR2);
     wait_up(server, nth);
 }
 
-/// The processes that were ready last, by number.
+/// The pid that was ready last, for each worker's number.
 fn workers(server: &Server) -> BTreeMap<usize, Pid> {
     let ready = |line: &String| {
         let (number, rest) = line.split_once("worker ")?.1.split_once(": process ")?;
@@ -74,7 +74,7 @@ fn kill_worker(server: &Server, number: usize) {
     let ready = format!("worker {number}: process ");
     let before = count_lines(server, &ready);
     kill(workers(server)[&number], Signal::SIGKILL).expect("it lives");
-    // One line for its end, one for the next.
+    // One line for its end, one for its successor.
     wait_lines(server, &ready, before + 2);
 }
 
@@ -84,7 +84,7 @@ fn clients(server: &Server, count: usize) -> Vec<RawClient> {
 
 // --- the log --------------------------------------------------------------------------
 
-/// Which process has written a line, and the line.
+/// The pid of the process that wrote a line, and the line.
 fn writer(line: &str) -> (Option<i32>, &str) {
     let process = if line.starts_with('{') {
         let object: serde_json::Value = serde_json::from_str(line).expect("an object");
@@ -124,7 +124,7 @@ fn each_line_tells_which_process_has_written_it() {
         let told: BTreeSet<_> = lines.iter().map(|it| it.0).collect();
         assert_eq!(told.len(), 3, "{lines:#?}");
     }
-    // A single one doesn't say so.
+    // A server with a single process doesn't name it.
     for format in ["text", "json"] {
         let server = Server::start(&["--log-format", format]);
         server.fence();
@@ -137,7 +137,7 @@ fn each_line_tells_which_process_has_written_it() {
     }
 }
 
-// --- whose is a request ---------------------------------------------------------------
+// --- which process a request belongs to -----------------------------------------------
 
 #[test]
 fn a_repeated_request_finds_its_session_after_a_kill_and_an_upgrade() {
@@ -147,7 +147,7 @@ fn a_repeated_request_finds_its_session_after_a_kill_and_an_upgrade() {
     let request = rrq("f", &[]);
     let first: Vec<_> = clients.iter().map(|it| it.ask_data(&request).1).collect();
     kill_worker(&server, 1);
-    // A repeat that comes sooner is merged without an answer.
+    // A repeated request that comes sooner is merged and not answered.
     thread::sleep(millis(110));
     let mut again = Vec::new();
     for (client, old) in clients.iter().zip(&first) {
@@ -160,7 +160,7 @@ fn a_repeated_request_finds_its_session_after_a_kill_and_an_upgrade() {
     }
     let kept = first.iter().zip(&again).filter(|(a, b)| a == b).count();
     assert!((1..16).contains(&kept), "{kept} of 16");
-    // Each has one transfer: whatever else there were would answer.
+    // Each client has one transfer: any other would answer now.
     server.fence();
     assert!(clients.iter().all(|it| it.recv_now().is_none()));
 
@@ -173,7 +173,7 @@ fn a_repeated_request_finds_its_session_after_a_kill_and_an_upgrade() {
         assert_eq!(client.say(&ack(2), *tid).data_block(), Some(3));
         client.send_to(&ack(3), *tid);
     }
-    // The new processes serve, once the old ones have finished.
+    // The new processes serve once the old ones have finished.
     wait_lines(&server, "has finished", 2);
     assert_eq!(workers(&server).len(), 2);
     for client in &clients {
@@ -181,8 +181,8 @@ fn a_repeated_request_finds_its_session_after_a_kill_and_an_upgrade() {
     }
 }
 
-/// What a client says to the one port reaches the process of its transfer, though
-/// another reads there.
+/// A client's packets to the one port reach the process of its transfer, even when
+/// another process reads them there.
 #[test]
 fn uploads_in_single_port_survive_the_replacement_of_their_process() {
     let server = start("2", &["--single-port", "-B", "1024"]);
@@ -199,7 +199,7 @@ fn uploads_in_single_port_survive_the_replacement_of_their_process() {
         let request = wrq(&format!("f{number}"), &[("blksize", "1024")]);
         assert!(matches!(client.ask(&request).0, Packet::Oack(_)));
     }
-    // Three generations, each with transfers of its own.
+    // Three generations of processes, each with transfers of its own.
     for (at, nth) in [(1, 2), (2, 3)] {
         say(at);
         upgrade(&server, nth);
@@ -219,7 +219,7 @@ fn uploads_in_single_port_survive_the_replacement_of_their_process() {
     }
 }
 
-/// The kernel shares clients out among sockets, not among those that are alive.
+/// The kernel spreads clients over all sockets, including those of a dead process.
 #[test]
 fn a_killed_process_leaves_the_uploads_of_the_others_alone() {
     let server = start("4", &["--single-port"]);
@@ -229,7 +229,7 @@ fn a_killed_process_leaves_the_uploads_of_the_others_alone() {
         let request = wrq(&format!("f{number}"), &[]);
         assert_eq!(client.ask(&request).0, Packet::Ack(0));
     }
-    // Those of the one that is to be killed don't answer any more.
+    // The clients of the process that is to be killed get no answer any more.
     let victim = workers(&server)[&1];
     kill(victim, Signal::SIGSTOP).expect("it lives");
     for client in &clients {
@@ -253,7 +253,7 @@ fn a_killed_process_leaves_the_uploads_of_the_others_alone() {
 
 // --- upgrades under load ----------------------------------------------------------------
 
-/// Replaces all processes so many times while clients download that send nothing twice.
+/// Replaces all processes this many times while clients download that never retransmit.
 fn upgrade_under_load(times: usize, args: &[&str]) {
     let server = start("2", args);
     let file = content(4, 2 * BLOCK + 9);
@@ -286,7 +286,7 @@ fn upgrade_under_load(times: usize, args: &[&str]) {
     assert!(downloads >= 20 * times, "{downloads} downloads");
 }
 
-/// Every datagram is sent once: what is lost is missed.
+/// Sends every datagram once, so that any loss shows.
 fn download_once(address: SocketAddr) -> Vec<u8> {
     let client = RawClient::to(address);
     client.send(&rrq("f", &[]));
@@ -439,7 +439,7 @@ fn stopping_ends_all_processes_and_lets_transfers_finish() {
     });
     wait_up(&server, 1);
     server.file("f", &content(5, BLOCK + 1));
-    // Another server doesn't join.
+    // A second server can't join.
     let (ip, port) = (server.addr().ip().to_string(), server.port().to_string());
     for workers in ["1", "2"] {
         let output = bounded(10, tftpd())
@@ -459,12 +459,12 @@ fn stopping_ends_all_processes_and_lets_transfers_finish() {
     wait_lines(&server, "stopping; ", 2);
     assert_eq!(client.say(&ack(1), tid).data_block(), Some(2));
     client.send_to(&ack(2), tid);
-    // The log is closed when the last of them has ended.
+    // The log is closed when the last process has ended.
     let status = server.wait_exit(PATIENCE).expect("it ends");
     assert!(status.success(), "{status}");
     assert!(!pid_file.exists());
 
-    // A second signal is obeyed at once, and the death of the supervisor is one to stop.
+    // A second signal stops the server at once; the death of the supervisor is a first one.
     for signals in [&[Signal::SIGTERM, Signal::SIGTERM][..], &[Signal::SIGKILL]] {
         let mut server = start("2", &["--grace", "1"]);
         server.file("f", b"content");
@@ -478,7 +478,7 @@ fn stopping_ends_all_processes_and_lets_transfers_finish() {
 }
 
 #[test]
-fn what_cannot_start_is_told_once_and_never_tried_in_a_hurry() {
+fn a_worker_that_cannot_start_is_reported_once_and_never_retried_in_a_hurry() {
     let dir = tempfile::tempdir().expect("a directory");
     let missing = dir.path().join("missing");
     let output = bounded(10, tftpd())
@@ -491,7 +491,7 @@ fn what_cannot_start_is_told_once_and_never_tried_in_a_hurry() {
     let about = |line: &&str| line.contains("missing");
     assert_eq!(text.lines().filter(about).count(), 1, "{text}");
 
-    // One that has served before is tried again, once a second.
+    // A worker that has served before is tried again, once a second.
     let server = start("1", &[]);
     server.file("f", b"content");
     let (root, away) = (server.root(), server.outside().join("away"));
@@ -515,7 +515,7 @@ fn what_cannot_start_is_told_once_and_never_tried_in_a_hurry() {
     );
 }
 
-/// A server that was started by a link, and the link.
+/// A server that was started through a symlink, and the symlink.
 fn start_by_link(prepare: impl FnOnce(&mut Command)) -> (Server, PathBuf) {
     let address = own_address().to_string();
     let server = Server::start_prepared(&["-a", &address, "--workers", "1"], |directory| {
@@ -531,8 +531,8 @@ fn start_by_link(prepare: impl FnOnce(&mut Command)) -> (Server, PathBuf) {
     (server, link)
 }
 
-/// Puts a script in the place of a program. Another process writes it: what others of
-/// ours inherit while it is open can't be executed.
+/// Replaces a program with a script. Another process writes it: if a child of this one
+/// inherited the file still open, it couldn't be executed.
 fn put_script(path: &Path, script: &str) {
     let write = "printf '#!/bin/sh\\n%s\\n' \"$1\" >\"$0.new\" && chmod 755 \"$0.new\" && \
                  mv \"$0.new\" \"$0\"";
@@ -559,16 +559,16 @@ fn an_upgrade_that_cannot_take_over_is_refused_and_the_old_program_goes_on() {
             "first --part=trial\"; going",
         ),
         ("exit 3", "status 3"),
-        // One that is older than the trial.
+        // A program older than the trial.
         (
             "echo \"tftpd: unexpected argument '$1'\" >&2; exit 2",
             "unexpected argument",
         ),
-        // One that does nothing of all that, and says that all is well.
+        // A program that doesn't know the trial, and exits with success.
         ("exit 0", "another program, or an older version; going"),
         ("echo serving >&2", "it says \"serving\"; going"),
         ("kill -9 $$", "SIGKILL"),
-        // What can't be executed any more.
+        // A program that can no longer be executed.
         ("echo 'it can take over' >&2; rm \"$0\"", "no such file"),
     ] {
         put_script(&link, script);
@@ -624,7 +624,7 @@ fn an_upgrade_that_is_asked_for_during_a_trial_is_remembered() {
     while !file("tftpd.tried").exists() && Instant::now() < deadline {
         thread::sleep(millis(10));
     }
-    // The right one comes while the wrong one is tried.
+    // The right program is put there while the wrong one is tried.
     symlink(tftpd(), file("new")).expect("a free name");
     fs::rename(file("new"), &link).expect("its name");
     server.signal(Signal::SIGUSR2);
@@ -634,8 +634,8 @@ fn an_upgrade_that_is_asked_for_during_a_trial_is_remembered() {
     assert_serves(&server);
 }
 
-/// A worker of ours: these messages are its supervisor's, each with so many sockets. What
-/// it says to that, and in the end to everybody.
+/// Runs a worker with ours as its supervisor: `messages`, each with that many sockets.
+/// Returns what it told the supervisor, and its output.
 fn supervised(messages: &[(&str, usize)]) -> (Vec<String>, Output) {
     let flags = SockFlag::SOCK_CLOEXEC;
     let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags);
@@ -681,7 +681,7 @@ fn a_worker_that_cannot_take_over_its_sockets_fails_before_it_is_ready() {
         assert!(text.contains(why), "{messages:?}: {text}");
         assert!(said.is_empty(), "{messages:?}: {said:?}");
     }
-    // One that is replaced, and can't pass on what comes, ends.
+    // A worker that is replaced and can't forward what comes ends.
     let (said, output) = supervised(&[("sockets", 1), ("listen", 0), ("replaced", 0)]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     assert_eq!(said, ["ready"]);
@@ -695,7 +695,7 @@ fn programs_that_hang_are_killed() {
     server.signal(Signal::SIGUSR2);
     wait_lines(&server, "doesn't end within 5 s", 1);
     assert_serves(&server);
-    // One that doesn't get ready.
+    // A worker that doesn't get ready.
     let ready = workers(&server)[&1];
     let first = format!("process {ready} ");
     kill(ready, Signal::SIGKILL).expect("it lives");
@@ -824,7 +824,7 @@ fn the_manager_hears_from_the_supervisor_alone_and_its_sockets_are_kept() {
     assert!(told().starts_with("STOPPING=1"));
     assert!(server.wait_exit(PATIENCE).is_some_and(|it| it.success()));
 
-    // One socket can't be shared by two.
+    // Two workers can't share one socket.
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket");
     let output = behind()
         .args(["--workers", "2"])
