@@ -201,8 +201,8 @@ fn download(server: SocketAddr, name: &str, is_attacked: bool) -> io::Result<()>
 /// One of the attacker's real addresses.
 struct Holder {
     number: u8,
-    /// Connected to where its upload stalls, or its download waits, if it `has_transfer`:
-    /// then the kernel says when nobody is there any more.
+    /// If it `has_transfer`, connected to the port of its stalled upload or waiting
+    /// download, so that the kernel reports when that port is closed.
     socket: UdpSocket,
     has_transfer: bool,
     uploads: bool,
@@ -226,8 +226,8 @@ impl Holder {
         Ok(socket)
     }
 
-    /// Takes what has come. Once its transfer is over it sends nothing there: the port may
-    /// be an honest client's next, and tftp-hpa takes blocks from anybody.
+    /// Receives what has come. Once the transfer is over, nothing more is sent to its port:
+    /// an honest client may get that port next, and tftp-hpa takes blocks from anybody.
     fn take(&mut self) {
         let mut buffer = [0; 600];
         loop {
@@ -250,7 +250,7 @@ impl Holder {
         }
     }
 
-    /// It asks again, from another port.
+    /// Gives up a transfer that is over, to ask again from another port.
     fn is_over(&mut self) {
         if !self.has_transfer {
             return;
@@ -267,7 +267,7 @@ impl Holder {
             return;
         }
         self.next = clock() + HOLD;
-        // What the kernel won't take now is lost.
+        // A datagram that the kernel won't take is lost.
         let sent = match (self.has_transfer, self.uploads) {
             (true, true) => {
                 let mut block = b"\0\x03\0\x01".to_vec();
@@ -459,7 +459,8 @@ impl Attacker {
 mod tests {
     use super::*;
 
-    /// An attacker's server, which the test plays, and the port of its transfers.
+    /// The sockets of a server played by the test: its listening port and that of its
+    /// transfers.
     fn server() -> (UdpSocket, UdpSocket) {
         let [server, transfer] = [(); 2].map(|()| {
             let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -469,8 +470,8 @@ mod tests {
         (server, transfer)
     }
 
-    /// Has the holder do what it does next, until `socket` gets something; returns its
-    /// opcode and where it came from.
+    /// Lets the holder act until `socket` receives a datagram; returns its opcode and its
+    /// sender.
     fn next_at(socket: &UdpSocket, attacker: &mut Attacker, index: usize) -> (u8, SocketAddr) {
         socket.set_nonblocking(true).unwrap();
         let begin = clock();
@@ -489,8 +490,8 @@ mod tests {
 
     const UPLOADS: usize = 1;
 
-    /// tftp-hpa takes a block from anybody: one that still goes to the port of a transfer
-    /// that is over ends up in the file of the client that has the port now.
+    /// tftp-hpa takes blocks from anybody: a block to the port of a transfer that is over
+    /// would end up in the file of the client that has the port now.
     #[test]
     fn a_holder_sends_nothing_to_a_port_once_its_transfer_is_over() {
         const ERROR: &[u8] = b"\0\x05\0\0Too many transfers at once\0";
