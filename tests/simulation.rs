@@ -318,6 +318,13 @@ fn faults_of_the_machine_cost_time_and_no_file() {
     assert!(!all || (shed > 0 && lost > 0 && refused > 0 && leapt > hour));
 }
 
+/// A last block that came twice waits in the batch for its session's next turn: that owes
+/// nothing yet.
+#[test]
+fn what_lies_in_a_batch_is_not_owed_an_ack() {
+    run_faulty_seed(3653);
+}
+
 // --- one transfer ----------------------------------------------------------------------
 
 /// All combinations of the kernels' properties.

@@ -110,8 +110,8 @@ pub(crate) struct Network {
     /// The ends of datagrams that were lost [`UNLUCKY`] times in a row.
     pub(crate) unlucky: BTreeSet<SocketAddr>,
     pub(crate) sent: u64,
-    /// DATA that was taken out of a socket, and no ACK of its number has left since: by
-    /// the socket, who sent it, and its number.
+    /// DATA that a session has taken in, and no ACK of its number has left since: by the
+    /// socket, who sent it, and its number.
     owed: BTreeSet<(SocketAddr, SocketAddr, u16)>,
     /// A hash of every datagram sent.
     pub(crate) trace: u64,
@@ -230,9 +230,10 @@ impl Network {
         self.owed.contains(&(address, peer, number))
     }
 
-    fn taken(&mut self, datagram: &Datagram) {
-        if let Ok(Packet::Data { block, .. }) = Packet::parse(&datagram.bytes) {
-            self.owed.insert((datagram.to, datagram.from, block.0));
+    /// A session gets what came out of this socket.
+    pub(crate) fn taken(&mut self, own: SocketAddr, peer: SocketAddr, bytes: &[u8]) {
+        if let Ok(Packet::Data { block, .. }) = Packet::parse(bytes) {
+            self.owed.insert((own, peer, block.0));
         }
     }
 
@@ -498,7 +499,10 @@ impl Network {
         }
         let datagram = socket.queue.pop_front();
         let datagram = datagram.ok_or(io::ErrorKind::WouldBlock)?;
-        self.taken(&datagram);
+        // Those of a batch out of the listen port have their turns one after another.
+        if address != LISTEN {
+            self.taken(address, datagram.from, &datagram.bytes);
+        }
         Ok(datagram)
     }
 
@@ -519,7 +523,7 @@ impl Network {
             return None;
         }
         let datagram = self.socket(address).queue.pop_front()?;
-        self.taken(&datagram);
+        self.taken(address, from, &datagram.bytes);
         Some(datagram)
     }
 }

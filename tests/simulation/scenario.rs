@@ -388,6 +388,10 @@ impl World {
             let more = index + 1..received;
             let more = more.take_while(|&next| self.server.owner(next, LISTEN) == Some(key));
             let end = index + 1 + more.count();
+            for (endpoint, bytes) in (index..end).filter_map(|it| self.server.datagram(it)) {
+                self.net
+                    .with(|network| network.taken(LISTEN, endpoint.peer, bytes));
+            }
             self.with_session(key, Cause::Shared, |session, context| {
                 session.run_shared(Range { start: index, end }, context)
             });
