@@ -265,7 +265,12 @@ impl Boot {
 
 /// A boot loader's download of so many blocks; what becomes of a packet is asked for
 /// each, by its number.
-fn boot(style: Style, length: u64, mut fate: impl FnMut(usize) -> Fate) -> Boot {
+fn boot(style: Style, length: u64, fate: impl FnMut(usize) -> Fate) -> Boot {
+    boot_over(DELAY, style, length, fate)
+}
+
+/// The same, where a packet takes so many milliseconds.
+fn boot_over(delay: u64, style: Style, length: u64, mut fate: impl FnMut(usize) -> Fate) -> Boot {
     let options: &str = format!("blksize=8 {}", style.options)
         .trim_end()
         .to_owned()
@@ -295,7 +300,7 @@ fn boot(style: Style, length: u64, mut fate: impl FnMut(usize) -> Fate) -> Boot 
             lost += u32::from(late.is_none());
             for late in late.into_iter().chain(again) {
                 order += 1;
-                network.insert((now + DELAY + late, order), (to_loader, packet.clone()));
+                network.insert((now + delay + late, order), (to_loader, packet.clone()));
             }
         }
         done = String::new();
@@ -493,6 +498,30 @@ fn after_a_nack_one_lost_packet_costs_no_second() {
         for (lost, packet) in packets.iter().enumerate().skip(named + 1) {
             let longest = boot(style, length, without(lost)).longest();
             assert!(longest < 100, "{style:?}: {lost} {packet}: {longest} ms");
+        }
+    }
+}
+
+/// The OACK was lost as well, so that no round trip is known, and the network is fast: the
+/// NACK of the first block comes as soon as an echo of ACK 0 would.
+#[test]
+fn after_a_lost_oack_a_nack_costs_no_second() {
+    for style in STYLES.into_iter().filter(|style| style.window > 1) {
+        for delay in 0..=4 {
+            let without = |first| {
+                let fate = move |packet| match packet {
+                    0 => Fate::Lost,
+                    _ if packet == first => Fate::Lost,
+                    _ => Fate::Arrives,
+                };
+                boot_over(delay, style, 4 * style.window, fate)
+            };
+            let packets = without(0).packets;
+            let first = packets.iter().position(|packet| packet == "DATA 1");
+            let boot = without(first.expect("a first block"));
+            let wait = boot.waits.iter().find(|wait| wait.block == 1);
+            let wait = wait.expect("a first block").milliseconds;
+            assert!(wait < 300, "{style:?}, {delay} ms: {wait} ms");
         }
     }
 }

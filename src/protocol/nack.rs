@@ -20,7 +20,8 @@
 //!
 //! An ACK that comes too soon spends nothing: the next one may still be the NACK. And the
 //! one that came too soon may have been it, if the only round trip known is that of a busy
-//! moment: so silence after it ends sooner than a long negotiated wait (`retry`).
+//! moment: so silence after it ends sooner than a long negotiated wait (`retry`). Where none
+//! is known at all it was the NACK, unless something else comes within a quarter of a second.
 //!
 //! Must not: send anything.
 
@@ -32,6 +33,10 @@ use super::retry::{ADAPTIVE_FLOOR, RetryTimer};
 /// any echo, and as early as clients ask again: a second after their ACK, which
 /// was a moment before the DATA left.
 pub(super) const LOCKSTEP_NACK: Duration = Duration::from_millis(990);
+
+/// Where no round trip is known an ACK that came too soon was the NACK, if the window that
+/// left before it is met with silence for so long: few networks take longer.
+pub(super) const UNMEASURED_NACK: Duration = Duration::from_millis(250);
 
 /// After so many repeats in a row what is known of the round trip may be out of
 /// date, so that echoes can't be told apart any more.
@@ -136,6 +141,12 @@ impl Nacks {
             self.state = State::Spent;
         }
         is_nack
+    }
+
+    /// Whether an ACK that came too soon is the NACK if silence follows: where no round trip
+    /// is known, and no block was sent again before the base moved.
+    pub(super) fn needs_silence(&self, retry: &RetryTimer) -> bool {
+        self.state == State::Open && retry.round_trip().is_none()
     }
 
     /// Whether an ACK that isn't taken for the NACK may have been it: hardly one that

@@ -168,20 +168,27 @@ impl Pace {
         nudges
     }
 
-    /// The peer may have named the base as missing, and if so may not name it again.
-    pub(super) fn gap_suspected(&mut self) {
+    /// The peer may have named the base as missing, and if so may not name it again. Returns
+    /// whether the window may follow a pause: once for each base, and not where it opens
+    /// slowly.
+    pub(super) fn gap_suspected(&mut self) -> bool {
         if self.nudge == Nudge::None && self.open == OPEN {
             self.nudge = Nudge::Needless;
         }
+        self.nudge == Nudge::Needless
     }
 
     /// The pause is over: the next burst is due, or the last block again, if all
     /// that is open `is_out`. Returns whether it is the window that is to be sent again,
-    /// since no nudge was answered.
+    /// since no nudge was answered, or none would be.
     pub(super) fn end_pause(&mut self, is_out: bool) -> bool {
-        let is_in_vain = self.nudge == Nudge::Sent(Last, Second);
+        let is_in_vain = match self.nudge {
+            Nudge::Sent(Last, Second) => true,
+            Nudge::Needless => is_out,
+            _ => false,
+        };
         self.nudge = match self.nudge {
-            Nudge::Sent(Last, Second) => Nudge::InVain,
+            _ if is_in_vain => Nudge::InVain,
             Nudge::Sent(Base, First) => Nudge::Due(Base, Second),
             _ if is_out => Nudge::Due(Last, First),
             other => other,

@@ -542,6 +542,15 @@ impl RetryTimer {
         self.timer = Timer::Burst { until };
     }
 
+    /// A pause that long after what was sent last, if the deadline doesn't come before its end.
+    pub(crate) fn pause_before_deadline(&mut self, pause: Duration) {
+        if let (Timer::Answer { at }, Some(sent)) = (self.timer, self.last_sent())
+            && sent + pause < at
+        {
+            self.pause(sent + pause);
+        }
+    }
+
     /// There is no pause any more, if there was one.
     #[inline]
     pub(crate) fn end_pause(&mut self, now: Instant) {

@@ -33,6 +33,7 @@
 //! | the same, blocks were in flight when the base moved, and no round trip without DATA has passed since | that ACK, three quarters of the usual round trip after the last DATA left | the same | the same | the same |
 //! | the same | that ACK, sooner | an echo: nothing | – | as before |
 //! | Sending, windows, no block was in flight when the base moved | that ACK, sooner than a NACK, or before any of the window is out; or at any time, where echoes of a repeat are expected | perhaps a NACK, perhaps an echo: a negotiated wait of 2 s or more ends 0.75 s after the window left, or after the measured wait, if that is longer | nothing | as before |
+//! | the same, proved, no round trip is known, and no echoes of a repeat are expected | that ACK, within 5 ms of the window | a NACK, unless the base moves within 250 ms; once per base | then the window from its base | as before |
 //! | Sending, windows | that ACK, when the deadline has come | the same, and the next wait is twice as long | what the timer brings: the window from its base, if nothing was sent again since it moved | as before |
 //! | Sending, lockstep, verified | the same, 0.99 s or a round trip after the DATA left, whichever is longer | a NACK, once per DATA | the DATA | its ACK |
 //! | Sending, unproved | ACK of a block not yet sent, fewer than 32,768 ahead; before any ACK has counted, of one in the window | ended: forged | – | nothing |
@@ -60,7 +61,7 @@
 //! | Sending, unproved | answer, at the 1st silence, and several blocks are out | the same | the base, and after a pause the base again, or the last block if the whole file is out |
 //! | Sending, unproved | answer, at any later silence; at any if only one block is out | the same | the base |
 //! | Opening, Sending | answer, and something is due that the socket won't take | waits on, within the patience; before the opening has left there is no deadline | that, as soon as there is room |
-//! | Sending | burst | – | the next burst; after the last block was sent twice alone, the window from its base (`pace`) |
+//! | Sending | burst | – | the next burst; after the last block was sent twice alone, or the 250 ms above, the window from its base (`pace`) |
 //! | Sending, unproved | burst, and all that may be out is out | – | the last block of those out, again; after silence the base, or the last block if the whole file is out |
 //!
 //! Must not: read the file, touch a socket, read the clock.
@@ -70,7 +71,7 @@ use std::time::{Duration, Instant};
 use super::block::BlockIndex;
 use super::contract::{Config, Failure, Opening, Outcome, Proof, Run, Sent, Transmit};
 use super::exchange::Exchange;
-use super::nack::{Nacks, is_too_soon};
+use super::nack::{Nacks, UNMEASURED_NACK, is_too_soon};
 use super::pace::{Nudged, Pace};
 use super::timer::Timer;
 use crate::wire::options::{self, Negotiated, Offer};
@@ -372,8 +373,12 @@ impl Sender {
             self.exchange.retry.end_pause(now);
         } else if !lockstep && self.nacks.may_miss_one() {
             // A receiver that names each gap once (U-Boot) won't do so again.
-            self.pace.gap_suspected();
+            let may_follow = self.pace.gap_suspected();
             self.exchange.retry.gap_suspected(now);
+            let is_sure_soon = self.nacks.needs_silence(&self.exchange.retry);
+            if may_follow && is_sure_soon && in_flight && self.is_window_out() {
+                self.exchange.retry.pause_before_deadline(UNMEASURED_NACK);
+            }
         }
     }
 
@@ -384,7 +389,7 @@ impl Sender {
         let goes_on = match self.exchange.retry.timer() {
             Timer::Burst { .. } => {
                 self.nacks.after_pause(now, &self.exchange.retry);
-                if self.pace.end_pause(self.is_open_part_out()) {
+                if self.pace.end_pause(self.is_window_out()) {
                     self.rewind(false);
                 }
                 self.exchange.retry.end_pause(now);
@@ -600,6 +605,11 @@ impl Sender {
     /// All blocks of the window that may be in flight have gone out.
     fn is_open_part_out(&self) -> bool {
         self.out >= self.pace.window(self.windowsize())
+    }
+
+    /// The same, or all of the file.
+    fn is_window_out(&self) -> bool {
+        self.is_open_part_out() || self.end < self.next()
     }
 
     /// See [`super::transfer::Transfer::answer_time`].

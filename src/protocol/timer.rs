@@ -18,8 +18,8 @@ pub enum Timer {
         /// When.
         at: Instant,
     },
-    /// The pause before the next burst of a window, or before a nudge. Then that goes
-    /// out.
+    /// The pause before the next burst of a window, or before a nudge, or before a window
+    /// that may have been asked for. Then that goes out.
     Burst {
         /// The end of the pause.
         until: Instant,

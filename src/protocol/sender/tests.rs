@@ -1359,6 +1359,71 @@ fn a_round_trip_that_is_unknown_is_not_taken_for_none() {
     );
 }
 
+/// Nor for a long one: ACK 0 comes again as soon as an echo would, and was the NACK if
+/// silence follows.
+#[test]
+fn where_no_round_trip_is_known_a_nack_that_comes_soon_waits_for_no_timeout() {
+    let opened = |blocks, then: &str| {
+        let last = if blocks < 4 { "3(3)" } else { "4" };
+        let mut server = Script::sender(&FIXED, Server(WINDOWS), length(blocks));
+        server.play(&format!(
+            "   0 open    > OACK blksize=8 windowsize=4 @500
+              500 timeout > OACK blksize=8 windowsize=4 @1500
+              530 ACK 0   > DATA 1-{last} @1030
+              {then}"
+        ));
+    };
+    // Once for each base.
+    opened(
+        90,
+        "531 ACK 0   > nothing  @780
+         532 ACK 0   > nothing  @780
+         780 timeout > DATA 1-4 @1280
+         781 ACK 0   > nothing  @1280
+         782 ACK 4   > DATA 5-8 @1282
+         783 ACK 4   > nothing  @1282",
+    );
+    opened(
+        3,
+        "531 ACK 0   > nothing     @780
+         780 timeout > DATA 1-3(3) @1280",
+    );
+    // An echo, where the network is slow; and an ACK that no echo is as late as.
+    opened(
+        90,
+        "531 ACK 0   > nothing  @780
+         730 ACK 4   > DATA 5-8 @1230
+         731 ACK 4   > nothing  @1230",
+    );
+    opened(
+        90,
+        "531 ACK 0   > nothing  @780
+         536 ACK 0   > DATA 1-4 @1036",
+    );
+    // Who may be anybody gets nothing sooner, nor does anybody something later.
+    Script::sender(&UNPROVED, Server(WINDOWS), length(90)).play(
+        "   0 open    > OACK blksize=8 windowsize=4 @500
+          500 timeout > OACK blksize=8 windowsize=4 @1500
+          530 ACK 0   > DATA 1  @535
+          535 timeout > DATA 1  @1035
+          536 ACK 0   > nothing @1035",
+    );
+    let config = Config {
+        retry: RetryPolicy {
+            wait: Wait::Fixed(Duration::from_millis(200)),
+            ..FIXED.retry
+        },
+        ..FIXED
+    };
+    Script::sender(&config, Server(WINDOWS), length(90)).play(
+        "   0 open    > OACK blksize=8 windowsize=4 @200
+          200 timeout > OACK blksize=8 windowsize=4 @600
+          230 ACK 0   > DATA 1-4 @430
+          231 ACK 0   > nothing  @430
+          430 timeout > DATA 1-4 @830",
+    );
+}
+
 /// After losses the window goes out in bursts: where one ends with what is open
 /// the peer is asked all the same, and not only after a timeout.
 #[test]
