@@ -716,6 +716,33 @@ fn what_the_server_said_first_counts() {
     assert_unharmed(&dir);
 }
 
+/// It has answered the plain request: what it refused before is no reason any more.
+#[test]
+fn a_server_that_falls_silent_after_it_refused_options_fell_silent() {
+    for (args, told) in [
+        (&["get", "URL"][..], "fell silent after 512 bytes"),
+        (&["put", "file", "URL"], "fell silent after 0 bytes"),
+        (
+            &["127.0.0.1", "-c", "get", "URL"],
+            "fell silent after 512 bytes",
+        ),
+    ] {
+        let args = [&["-t", "10", "--retries", "2"], args].concat();
+        let (output, dir) = against(&args, |server| {
+            assert!(server.request().len() > 3);
+            server.send(&error(8, "no options here"));
+            assert_eq!(server.request(), ["file", "octet", ""]);
+            if args.contains(&"put") {
+                assert_eq!(server.say(&ack(0)).data_block(), Some(1));
+            } else {
+                assert_eq!(server.say(&data(1, &[0; 512])), Packet::Ack(1));
+            }
+        });
+        assert_status(&output, 69, &[told]);
+        assert_unharmed(&dir);
+    }
+}
+
 #[test]
 fn silence_ends_after_the_retries() {
     for (args, requests) in [

@@ -154,16 +154,18 @@ impl<'a> Attempts<'a> {
         for attempt in std::mem::take(&mut self.list) {
             self.engine.remove(attempt.key);
         }
-        match (result, self.refusal.take()) {
-            // What the server said first is all we know.
-            (Err(JobError::NoAnswer(_)), Some(refusal)) => Err(refusal),
-            (result, _) => result,
-        }
+        result
     }
 
     fn moved(&mut self) -> Result<Completed, JobError> {
         loop {
-            let winner = self.first_answer()?;
+            let winner = match self.first_answer() {
+                // What the server said first is all we know.
+                Err(JobError::NoAnswer(told)) => {
+                    return Err(self.refusal.take().unwrap_or(JobError::NoAnswer(told)));
+                }
+                winner => winner?,
+            };
             let error = match self.see_through(winner) {
                 Ok(done) => return Ok(done),
                 Err(error) => error,
