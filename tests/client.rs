@@ -707,13 +707,19 @@ fn without_options_where_the_server_keeps_silent() {
 #[test]
 fn what_the_server_said_first_counts() {
     // Time enough for the answer, on a busy machine too.
-    let args = ["-t", "200", "--retries", "1", "get", "URL"];
-    let (output, dir) = against(&args, |server| {
-        server.request();
-        server.send(&error(4, "what?"));
-    });
-    assert_status(&output, 1, &["Error code 4: what?"]);
-    assert_unharmed(&dir);
+    let args = ["-t", "200", "--retries", "1"];
+    for words in [
+        &["get", "URL"][..],
+        &["put", "file", "URL"],
+        &["probe", "URL", "--within", "1s"],
+    ] {
+        let (output, dir) = against(&[&args, words].concat(), |server| {
+            server.request();
+            server.send(&error(4, "what?"));
+        });
+        assert_status(&output, 1, &["Error code 4: what?"]);
+        assert_unharmed(&dir);
+    }
 }
 
 /// It has answered the plain request: what it refused before is no reason any more.

@@ -161,8 +161,8 @@ impl<'a> Attempts<'a> {
         loop {
             let winner = match self.first_answer() {
                 // What the server said first is all we know.
-                Err(JobError::NoAnswer(told)) => {
-                    return Err(self.refusal.take().unwrap_or(JobError::NoAnswer(told)));
+                Err(error @ (JobError::NoAnswer(_) | JobError::Late(_))) => {
+                    return Err(self.refusal.take().unwrap_or(error));
                 }
                 winner => winner?,
             };
