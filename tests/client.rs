@@ -1611,6 +1611,57 @@ fn hpa_style_commands_send_no_options_unless_asked_to() {
 }
 
 /// A server with several addresses that answers from the wrong one.
+/// As with `tftp get`: the URL's mode comes first, whatever was set.
+#[test]
+fn a_mode_in_a_url_holds_for_the_prompts_commands() {
+    for (args, name, mode) in [
+        (
+            &["get", "URL;mode=netascii", "here"][..],
+            "file",
+            "netascii",
+        ),
+        (&["get URL;mode=netascii here"], "file", "netascii"),
+        (&["mget", "URL;mode=netascii", "."], "file", "netascii"),
+        (&["put", "file", "URL;mode=netascii"], "file", "netascii"),
+        (
+            &["put", "file", "URL/;mode=netascii"],
+            "file/file",
+            "netascii",
+        ),
+        (
+            &["mput", "file", "URL/d;mode=netascii"],
+            "file/d/file",
+            "netascii",
+        ),
+        (&["mput", "file", "URL;mode=octet"], "file/file", "octet"),
+        (
+            &["mput", "file", "URL/d/;mode=octet"],
+            "file/d/file",
+            "octet",
+        ),
+    ] {
+        let other = if mode == "octet" { "netascii" } else { "octet" };
+        let all = [&["-v", "-m", other, "127.0.0.1", "-c"], args].concat();
+        let (output, dir) = against(&all, |server| {
+            let words = server.request();
+            assert_eq!(words[..2], [name, mode], "{args:?}");
+            if args[0].contains("get") {
+                assert_eq!(server.say(&data(1, b"a\r\nb")), Packet::Ack(1));
+            } else {
+                let block = Packet::Data(1, b"as it was".to_vec());
+                assert_eq!(server.say(&ack(0)), block);
+                server.send(&ack(1));
+            }
+        });
+        assert_status(&output, 0, &[]);
+        let told = said(&output);
+        assert!(told.contains(&format!("[{mode}]")), "{args:?}: {told}");
+        if args[0].starts_with("get") {
+            assert_eq!(fs::read(dir.path().join("here")).unwrap(), b"a\nb");
+        }
+    }
+}
+
 #[test]
 fn answers_from_another_address_are_told() {
     for args in [

@@ -428,6 +428,19 @@ fn files_of_one_command_never_overwrite_each_other() {
 }
 
 #[test]
+fn the_mode_of_a_url_is_that_of_one_command() {
+    let server = Server::start(&[]);
+    let dir = tempfile::tempdir().unwrap();
+    server.file("f", b"f");
+    let addr = server.addr();
+    let lines = format!("trace\nget tftp://{addr}/f;mode=netascii\nget f\n");
+    let text = said(&feed(dir.path(), &[], &lines));
+    let asked = |mode: &str| text.find(&format!("sent RRQ <file=f, mode={mode},"));
+    assert!(asked("netascii").is_some(), "{text}");
+    assert!(asked("netascii") < asked("octet"), "{text}");
+}
+
+#[test]
 fn several_files_go_to_a_directory() {
     let server = Server::start(&[]);
     let dir = tempfile::tempdir().unwrap();

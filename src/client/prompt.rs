@@ -24,6 +24,7 @@ use super::target::{PORT, Target, is_url, parse_port, split_host, tail};
 use super::words::{below, split};
 use super::{Status, complain, say, trace};
 use crate::wire::escape::printable;
+use crate::wire::packet::Mode;
 
 /// Whether there is more to come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -306,14 +307,15 @@ impl Prompt {
         }
     }
 
-    /// The server's name for a file: connects to the host of `host:file`, on the
-    /// same port as before, or of a URL. `None` if there is no server to talk to.
-    fn choose_server(&mut self, word: &[u8]) -> Option<Vec<u8>> {
+    /// The server's name for a file, and the mode if a URL has one: connects to the host
+    /// of `host:file`, on the same port as before, or of a URL. `None` if there is no
+    /// server to talk to.
+    fn choose_server(&mut self, word: &[u8]) -> Option<(Vec<u8>, Option<Mode>)> {
         if is_url(OsStr::from_bytes(word)) {
             return match Target::parse(OsStr::from_bytes(word)) {
                 Ok(target) => self
                     .connect(&target.host, target.port)
-                    .then_some(target.name),
+                    .then_some((target.name, target.mode)),
                 Err(problem) => {
                     self.usage_error(format_args!("{}: {problem}", printable(word)));
                     None
@@ -324,13 +326,13 @@ impl Prompt {
             && let Some((host, file)) = split_host(word)
         {
             let port = self.peer.as_ref().map_or(PORT, |peer| peer.port);
-            return self.connect(host, port).then(|| file.to_vec());
+            return self.connect(host, port).then(|| (file.to_vec(), None));
         }
         if self.peer.is_none() {
             self.usage_error(format_args!("No target machine specified."));
             return None;
         }
-        Some(word.to_vec())
+        Some((word.to_vec(), None))
     }
 
     fn execute_get(&mut self, words: &[Vec<u8>]) {
@@ -367,9 +369,10 @@ impl Prompt {
             return;
         }
         for remote in remotes {
-            let Some(name) = self.choose_server(remote) else {
+            let Some((name, mode)) = self.choose_server(remote) else {
                 return;
             };
+            let mode = mode.unwrap_or(self.settings.mode);
             let here = Path::new(OsStr::from_bytes(tail(&name)));
             let local = match local.map(|local| PathBuf::from(OsStr::from_bytes(local))) {
                 Some(directory) if directory.is_dir() => directory.join(here),
@@ -380,15 +383,15 @@ impl Prompt {
                 self.usage_error(format_args!("{GET_USAGE}"));
                 return;
             }
-            let (host, mode) = (self.host(), self.settings.mode.name());
             if self.settings.verbose {
+                let (host, mode) = (self.host(), mode.name());
                 let (name, local) = (printable(&name), local.display());
                 say(format_args!(
                     "getting from {host}:{name} to {local} [{mode}]"
                 ));
             }
             let destination = Output::named(local.as_os_str());
-            if !self.transfer(&name, LocalFile::Get(&destination)) {
+            if !self.transfer(&name, mode, LocalFile::Get(&destination)) {
                 return;
             }
         }
@@ -404,44 +407,44 @@ impl Prompt {
             [local] => (std::slice::from_ref(local), None),
             [locals @ .., target] => (locals, Some(target)),
         };
-        self.put_files(locals, target);
+        self.put_files(locals, target, false);
     }
 
     fn execute_mput(&mut self, words: &[Vec<u8>]) {
         match words {
             [locals @ .., target] if !locals.is_empty() => {
-                let is_whole = target.ends_with(b":") || target.ends_with(b"/");
-                let slash: &[u8] = if is_whole { b"" } else { b"/" };
-                self.put_files(locals, Some(&[target, slash].concat()));
+                self.put_files(locals, Some(target), true);
             }
             _ => self.usage_error(format_args!("usage: mput file file ... directory")),
         }
     }
 
-    /// To `target`, a directory or the name of the only one; to their own names there if
-    /// that is `None`.
-    fn put_files(&mut self, locals: &[Vec<u8>], target: Option<&Vec<u8>>) {
+    /// To `target`, a directory or, unless `into_directory`, the name of the only one; to
+    /// their own names there if that is `None`.
+    fn put_files(&mut self, locals: &[Vec<u8>], target: Option<&Vec<u8>>, into_directory: bool) {
         if let Some((one, other)) = same_name(locals, <[u8]>::to_vec) {
             self.usage_error(format_args!(
                 "{one} and {other} would have the same name there"
             ));
             return;
         }
-        let into = match target {
-            None => None,
+        let (into, mode) = match target {
+            None => (None, None),
             Some(target) => match self.choose_server(target) {
-                Some(name) => Some(name),
+                Some((name, mode)) => (Some(name), mode),
                 None => return,
             },
         };
+        let mode = mode.unwrap_or(self.settings.mode);
         if self.peer.is_none() {
             self.usage_error(format_args!("No target machine specified."));
             return;
         }
+        let into_directory = into_directory || locals.len() > 1;
         for local in locals {
             let name = match &into {
                 None => tail(local).to_vec(),
-                Some(name) if locals.len() == 1 && !name.is_empty() && !name.ends_with(b"/") => {
+                Some(name) if !into_directory && !name.is_empty() && !name.ends_with(b"/") => {
                     name.clone()
                 }
                 Some(directory) => below(directory, tail(local)),
@@ -462,11 +465,11 @@ impl Prompt {
                 }
             };
             if self.settings.verbose {
-                let (host, mode) = (self.host(), self.settings.mode.name());
+                let (host, mode) = (self.host(), mode.name());
                 let (local, name) = (local.display(), printable(&name));
                 say(format_args!("putting {local} to {host}:{name} [{mode}]"));
             }
-            if !self.transfer(&name, LocalFile::Put(&source)) {
+            if !self.transfer(&name, mode, LocalFile::Put(&source)) {
                 return;
             }
         }
@@ -479,7 +482,7 @@ impl Prompt {
     }
 
     /// Moves one file and tells how it went; false if the others should stay.
-    fn transfer(&mut self, name: &[u8], file: LocalFile<'_>) -> bool {
+    fn transfer(&mut self, name: &[u8], mode: Mode, file: LocalFile<'_>) -> bool {
         let retry = self.settings.retry();
         let (Some(peer), Some(engine)) = (&self.peer, &mut self.engine) else {
             return false;
@@ -494,7 +497,7 @@ impl Prompt {
         let job = Job {
             servers: &peer.addresses,
             name,
-            mode: self.settings.mode,
+            mode,
             file,
             offer,
             with_size: self.common.with_size() && !is_plain,
