@@ -1254,6 +1254,50 @@ fn standard_output_is_appended_to_and_not_replaced() {
     }
 }
 
+/// What is told of a transfer is no part of the file.
+#[test]
+fn standard_output_that_is_the_files_gets_no_line_of_the_prompts() {
+    let server = Server::start(&[]);
+    let file = content(9, 3000);
+    server.file("file", &file);
+    server.file("-", &file);
+    let dir = tempfile::tempdir().unwrap();
+    let (host, port) = (server.addr().ip().to_string(), server.port().to_string());
+    let url = format!("tftp://{}/file", server.addr());
+    for words in [
+        &["get", "file", "-"][..],
+        &["get", "file", "/dev/stdout"],
+        &["get file -"],
+        &["get", &url, "-"],
+        &["get", "-"],
+        &["g", "file", "-"],
+    ] {
+        for (option, told) in [
+            ("-v", &["Connected to", "getting from", "Received 3000"][..]),
+            ("--trace", &["sent RRQ <", "received DATA <"]),
+        ] {
+            let args = [&[option, &host, &port, "-c"], words].concat();
+            let output = run(dir.path(), &args);
+            let errors = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(status(&output), 0, "{args:?}: {errors}");
+            assert_same(&format!("{args:?}"), &output.stdout, &file);
+            for word in told {
+                assert!(errors.contains(word), "{args:?}: no {word:?}: {errors}");
+            }
+        }
+    }
+    // Nor a usage error, as the file of a failed get is empty.
+    for words in [&["get", "file", "-"][..], &["get", "tftp:///file", "-"]] {
+        let output = run(dir.path(), &[&["-c"], words].concat());
+        assert_eq!((status(&output), &*output.stdout), (64, &b""[..]));
+        assert!(!output.stderr.is_empty());
+    }
+    // Where it is not, lines stay where scripts read them.
+    let output = run(dir.path(), &["-v", &host, &port, "-c", "get", "file"]);
+    let lines = String::from_utf8_lossy(&output.stdout);
+    assert!(lines.contains("Received 3000"), "{}", said(&output));
+}
+
 #[test]
 fn one_port_is_enough_for_several_files() {
     let server = Server::start(&[]);

@@ -441,6 +441,23 @@ fn the_mode_of_a_url_is_that_of_one_command() {
 }
 
 #[test]
+fn a_trace_is_no_part_of_a_file_on_standard_output() {
+    let server = Server::start(&[]);
+    let dir = tempfile::tempdir().unwrap();
+    server.file("f", b"bytes");
+    let (host, port) = (server.addr().ip().to_string(), server.port().to_string());
+    let url = format!("tftp://{}/f", server.addr());
+    for word in ["f", &url] {
+        let args = ["-q", "--trace", &host, &port];
+        let output = feed(dir.path(), &args, &format!("get {word} -\n"));
+        assert_eq!(output.stdout, b"bytes", "{}", said(&output));
+        let output = feed(dir.path(), &args, &format!("get {word} -\nget {word}\n"));
+        // Nor behind it: the last ACK may be due again.
+        assert_eq!(output.stdout, b"bytes", "{}", said(&output));
+    }
+}
+
+#[test]
 fn several_files_go_to_a_directory() {
     let server = Server::start(&[]);
     let dir = tempfile::tempdir().unwrap();

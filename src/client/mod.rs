@@ -92,6 +92,22 @@ pub fn run(args: Args) -> Status {
     }
 }
 
+/// Where lines for the user go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stream {
+    Stdout,
+    Stderr,
+}
+
+impl Stream {
+    fn tell(self, line: fmt::Arguments<'_>) {
+        match self {
+            Self::Stdout => say(line),
+            Self::Stderr => complain(line),
+        }
+    }
+}
+
 /// Writes a line for the user on standard output. Nobody may be reading it any
 /// more: that stops no transfer.
 fn say(line: fmt::Arguments<'_>) {

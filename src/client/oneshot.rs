@@ -18,7 +18,7 @@ use super::local::{Input, Output};
 use super::progress::TransferProgress;
 use super::report::{Report, Style, granted};
 use super::target::{PORT, Target, is_url, tail};
-use super::{Status, complain, say, trace};
+use super::{Status, Stream, complain, say, trace};
 use crate::host::clock;
 use crate::wire::escape::printable;
 use crate::wire::packet::Mode;
@@ -269,7 +269,7 @@ impl<'a> Transfers<'a> {
             complain(format_args!("tftp: cannot wait for answers: {error}"));
             Status::NoAnswer
         })?;
-        engine.set_trace(common.trace.then_some(trace::on_stderr));
+        engine.set_trace(common.trace.then(|| trace::on(Stream::Stderr)));
         Ok(Self {
             common,
             engine,

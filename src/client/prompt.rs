@@ -4,7 +4,7 @@
 //! paths are opened as they are typed, a failed get leaves nothing, and the exit status is
 //! the truth. Must not: know how lines are edited.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ use super::report::{Report, Style};
 use super::settings::Settings;
 use super::target::{PORT, Target, is_url, parse_port, split_host, tail};
 use super::words::{below, split};
-use super::{Status, complain, say, trace};
+use super::{Status, Stream, complain, say, trace};
 use crate::wire::escape::printable;
 use crate::wire::packet::Mode;
 
@@ -50,6 +50,8 @@ pub(super) struct Prompt {
     once: Option<Vec<Vec<u8>>>,
     lines: Option<Lines>,
     engine: Option<Engine>,
+    /// Where lines about transfers go: once a file has standard output, nothing else does.
+    stream: Stream,
     status: Status,
     /// The last command was broken off.
     interrupted: bool,
@@ -59,17 +61,33 @@ impl Prompt {
     /// A prompt as the command line wants it.
     pub(super) fn new(args: &Args) -> Self {
         let common = args.common.clone();
-        let bytes = |words: &Vec<OsString>| words.iter().map(|it| it.as_bytes().to_vec()).collect();
+        let once = args.command.as_ref().map(|words| {
+            let words: Vec<_> = words.iter().map(|it| it.as_bytes().to_vec()).collect();
+            // One word in quotes holds them all.
+            match &words[..] {
+                [line] if line.contains(&b' ') => split(line),
+                _ => words,
+            }
+        });
         let mut prompt = Self {
             settings: Settings::new(&common, args.literal),
             peer: None,
-            once: args.command.as_ref().map(bytes),
+            once: None,
             lines: None,
             engine: None,
+            stream: Stream::Stdout,
             status: Status::Ok,
             interrupted: false,
             common,
         };
+        // Known before the first line is written.
+        if let Some([first, rest @ ..]) = once.as_deref()
+            && matches!(commands::find(first), Ok(Command::Get))
+        {
+            let (remotes, local) = get_words(rest);
+            prompt.leave_stdout(remotes, local);
+        }
+        prompt.once = once;
         if let Some(host) = &args.host {
             prompt.connect(host, args.port.unwrap_or(PORT));
         }
@@ -89,11 +107,7 @@ impl Prompt {
         if let Some(words) = self.once.take() {
             // Without a server no command can be executed.
             if self.status == Status::Ok {
-                // One word in quotes holds them all.
-                match &words[..] {
-                    [line] if line.contains(&b' ') => self.execute(&split(line)),
-                    words => self.execute(words),
-                };
+                self.execute(&words);
             }
         } else {
             let lines = self.lines.insert(Lines::new());
@@ -154,7 +168,7 @@ impl Prompt {
 
     /// Something was typed that can't be followed.
     fn usage_error(&mut self, text: std::fmt::Arguments<'_>) {
-        say(text);
+        self.stream.tell(text);
         self.failed(Status::Usage);
     }
 
@@ -194,7 +208,8 @@ impl Prompt {
 
     fn set_trace(&mut self) {
         if let Some(engine) = &mut self.engine {
-            engine.set_trace(self.settings.trace.then_some(trace::on_stdout));
+            let trace = self.settings.trace.then(|| trace::on(self.stream));
+            engine.set_trace(trace);
         }
     }
 
@@ -281,7 +296,8 @@ impl Prompt {
                     && let Some(first) = addresses.first()
                 {
                     let ip = first.ip();
-                    say(format_args!("Connected to {bare} ({ip}), port {port}"));
+                    let stream = self.stream;
+                    stream.tell(format_args!("Connected to {bare} ({ip}), port {port}"));
                 }
                 self.peer = Some(Peer {
                     host: bare.to_owned(),
@@ -335,16 +351,25 @@ impl Prompt {
         Some((word.to_vec(), None))
     }
 
+    /// Leaves standard output to the file, if one of a `get` goes there.
+    fn leave_stdout(&mut self, remotes: &[Vec<u8>], local: Option<&Vec<u8>>) {
+        let has_stdout = remotes.iter().any(|remote| {
+            let path = local_path(&self.remote_name(remote), local);
+            Output::named(path.as_os_str()) == Output::Stdout
+        });
+        if has_stdout {
+            self.stream = Stream::Stderr;
+            self.set_trace();
+        }
+    }
+
     fn execute_get(&mut self, words: &[Vec<u8>]) {
         let words = self.or_ask(words, "(files) ");
-        let (remotes, local) = match &words[..] {
-            [] => {
-                self.usage_error(format_args!("{GET_USAGE}"));
-                return;
-            }
-            [remote, local] => (std::slice::from_ref(remote), Some(local)),
-            remotes => (remotes, None),
-        };
+        if words.is_empty() {
+            self.usage_error(format_args!("{GET_USAGE}"));
+            return;
+        }
+        let (remotes, local) = get_words(&words);
         self.get_files(remotes, local);
     }
 
@@ -364,6 +389,7 @@ impl Prompt {
     /// To `local`, a directory or the name of the only one; to their own names here if
     /// that is `None`.
     fn get_files(&mut self, remotes: &[Vec<u8>], local: Option<&Vec<u8>>) {
+        self.leave_stdout(remotes, local);
         if let Some((one, other)) = same_name(remotes, |word| self.remote_name(word)) {
             self.usage_error(format_args!("{one} and {other} have the same local name"));
             return;
@@ -373,12 +399,7 @@ impl Prompt {
                 return;
             };
             let mode = mode.unwrap_or(self.settings.mode);
-            let here = Path::new(OsStr::from_bytes(tail(&name)));
-            let local = match local.map(|local| PathBuf::from(OsStr::from_bytes(local))) {
-                Some(directory) if directory.is_dir() => directory.join(here),
-                Some(local) => local,
-                None => here.to_owned(),
-            };
+            let local = local_path(&name, local);
             if local.as_os_str().is_empty() {
                 self.usage_error(format_args!("{GET_USAGE}"));
                 return;
@@ -386,7 +407,7 @@ impl Prompt {
             if self.settings.verbose {
                 let (host, mode) = (self.host(), mode.name());
                 let (name, local) = (printable(&name), local.display());
-                say(format_args!(
+                self.stream.tell(format_args!(
                     "getting from {host}:{name} to {local} [{mode}]"
                 ));
             }
@@ -467,7 +488,8 @@ impl Prompt {
             if self.settings.verbose {
                 let (host, mode) = (self.host(), mode.name());
                 let (local, name) = (local.display(), printable(&name));
-                say(format_args!("putting {local} to {host}:{name} [{mode}]"));
+                let stream = self.stream;
+                stream.tell(format_args!("putting {local} to {host}:{name} [{mode}]"));
             }
             if !self.transfer(&name, mode, LocalFile::Put(&source)) {
                 return;
@@ -513,7 +535,7 @@ impl Prompt {
             self.common.quiet,
         );
         let report = Report {
-            style: Style::Prompt,
+            style: Style::Prompt(self.stream),
             verbose: self.settings.verbose,
             quiet: self.common.quiet,
         };
@@ -530,6 +552,25 @@ impl Prompt {
                 matches!(error, JobError::ServerError { .. } | JobError::LocalFile(_))
             }
         }
+    }
+}
+
+/// The remote files of a `get`, and the local one if it is named.
+fn get_words(words: &[Vec<u8>]) -> (&[Vec<u8>], Option<&Vec<u8>>) {
+    match words {
+        [remote, local] => (std::slice::from_ref(remote), Some(local)),
+        remotes => (remotes, None),
+    }
+}
+
+/// Where a file of this name at its server goes: to `local`, a directory or a name, or
+/// to its own name here.
+fn local_path(name: &[u8], local: Option<&Vec<u8>>) -> PathBuf {
+    let here = Path::new(OsStr::from_bytes(tail(name)));
+    match local.map(|local| PathBuf::from(OsStr::from_bytes(local))) {
+        Some(directory) if directory.is_dir() => directory.join(here),
+        Some(local) => local,
+        None => here.to_owned(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the user is told about a transfer: a line when it is done, a line when it
-//! failed. `get` and `put` write on standard error, the prompt as tftp-hpa does.
+//! failed. `get` and `put` write on standard error, the prompt as tftp-hpa does, but not
+//! into a file that goes to standard output.
 //! Must not: decide what happens next.
 
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use indicatif::BinaryBytes;
 
 use super::job::{Completed, JobError, LocalFile};
-use super::{complain, say};
+use super::{Stream, complain};
 use crate::wire::options::Negotiated;
 
 /// Where the lines go, and whose form they have.
@@ -15,8 +16,9 @@ use crate::wire::options::Negotiated;
 pub(super) enum Style {
     /// `get` and `put`: standard error, each line begins with the file's name.
     Command,
-    /// The prompt and `-c`: standard output, as tftp-hpa's client has it.
-    Prompt,
+    /// The prompt and `-c`: as tftp-hpa's client has it, which writes on standard output;
+    /// failures on standard error.
+    Prompt(Stream),
 }
 
 /// How much is told, and how.
@@ -51,15 +53,17 @@ impl Report {
                     self.line(label, format_args!("{summary}"));
                 }
             }
-            Style::Prompt if self.verbose => say(format_args!("{summary} ({granted})")),
-            Style::Prompt => {}
+            Style::Prompt(stream) if self.verbose => {
+                stream.tell(format_args!("{summary} ({granted})"));
+            }
+            Style::Prompt(_) => {}
         }
     }
 
     fn line(self, label: &str, text: std::fmt::Arguments<'_>) {
         match self.style {
             Style::Command => complain(format_args!("{label}: {text}")),
-            Style::Prompt => say(text),
+            Style::Prompt(stream) => stream.tell(text),
         }
     }
 
@@ -67,12 +71,12 @@ impl Report {
     pub(super) fn failed(self, file: &str, error: &JobError) {
         match (self.style, error) {
             // As scripts that read tftp-hpa's messages expect it.
-            (Style::Prompt, JobError::ServerError { .. }) => complain(format_args!("{error}")),
-            (Style::Prompt, JobError::NoAnswer(text)) => {
+            (Style::Prompt(_), JobError::ServerError { .. }) => complain(format_args!("{error}")),
+            (Style::Prompt(_), JobError::NoAnswer(text)) => {
                 complain(format_args!("Transfer timed out: {text}"));
             }
             // These name the file or the host themselves.
-            (Style::Prompt, _)
+            (Style::Prompt(_), _)
             | (Style::Command, JobError::LocalFile(_) | JobError::UnknownHost(_)) => {
                 complain(format_args!("tftp: {error}"));
             }

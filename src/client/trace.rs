@@ -1,23 +1,20 @@
 //! Packets as TFTP clients have always shown them. Must not: change any.
 
-use std::net::SocketAddr;
-
-use super::{complain, say};
-use crate::session::Heading;
+use super::Stream;
+use crate::session::{Heading, Trace};
 use crate::wire::packet::Packet;
 
-/// On standard output, as the prompt does.
-pub(super) fn on_stdout(_: SocketAddr, heading: Heading, datagram: &[u8]) {
-    match Packet::parse(datagram) {
-        Ok(packet) => say(format_args!("{heading} {packet}")),
-        Err(error) => say(format_args!("{heading} {error}")),
+/// Shows packets on `stream`: not on standard output where that is the file's.
+pub(super) fn on(stream: Stream) -> Trace {
+    match stream {
+        Stream::Stdout => |_, heading, datagram| show(Stream::Stdout, heading, datagram),
+        Stream::Stderr => |_, heading, datagram| show(Stream::Stderr, heading, datagram),
     }
 }
 
-/// On standard error, where standard output is the file's.
-pub(super) fn on_stderr(_: SocketAddr, heading: Heading, datagram: &[u8]) {
+fn show(stream: Stream, heading: Heading, datagram: &[u8]) {
     match Packet::parse(datagram) {
-        Ok(packet) => complain(format_args!("{heading} {packet}")),
-        Err(error) => complain(format_args!("{heading} {error}")),
+        Ok(packet) => stream.tell(format_args!("{heading} {packet}")),
+        Err(error) => stream.tell(format_args!("{heading} {error}")),
     }
 }
