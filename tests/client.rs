@@ -540,6 +540,13 @@ fn local_failures_have_a_status_of_their_own() {
         (&["get", "tftp://127.0.0.1/"], 64, &["no file"]),
         (&["put", "-", "tftp://127.0.0.1/"], 64, &["-"]),
         (&["--blksize", "1", "get", &url], 64, &["1"]),
+        (&["get", "tftp://[::1]6977/f"], 64, &["after the ]"]),
+        (
+            &["put", "nothing", "tftp://[::1]6977/f"],
+            64,
+            &["after the ]"],
+        ),
+        (&["probe", "tftp://[::1]6977/f"], 64, &["after the ]"]),
     ] {
         assert_status(&run(dir.path(), words), expected, errors);
     }

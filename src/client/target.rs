@@ -109,7 +109,13 @@ fn parse_authority(authority: &[u8]) -> Result<(String, u16), &'static str> {
     let text = std::str::from_utf8(authority).map_err(|_| "the host's name is no text")?;
     let (host, port) = if let Some(rest) = text.strip_prefix('[') {
         let (host, rest) = rest.split_once(']').ok_or("a ] is missing")?;
-        (host, rest.strip_prefix(':'))
+        let port = rest.strip_prefix(':');
+        if port.is_none() && !rest.is_empty() {
+            return Err(
+                "only a colon and a port can stand after the ], as in tftp://[::1]:69/FILE",
+            );
+        }
+        (host, port)
     } else {
         match text.split_once(':') {
             Some((_, port)) if port.contains(':') => {
@@ -253,6 +259,9 @@ mod tests {
             ("tftp://h:x/f", "port"),
             ("tftp://::1/f", "brackets"),
             ("tftp://[::1/f", "]"),
+            ("tftp://[::1]6977/f", "after the ]"),
+            ("tftp://[::1]]:6977/f", "after the ]"),
+            ("tftp://[::1]x/f", "after the ]"),
             ("tftp://h/f;mode=mail", "mode"),
             ("tftp://h/%", "%"),
             ("tftp://h/%+1", "%"),
