@@ -185,7 +185,10 @@ impl LocalStore {
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), StorageError> {
         match self {
             Self::File(upload) => upload.write_at(offset, bytes),
-            Self::Stream(stream) => stream.write(bytes).map_err(|error| storage_error(&error)),
+            Self::Stream(stream) => {
+                let written = stream.write(bytes);
+                written.map_err(|error| StorageError::of_io(&error))
+            }
             Self::Discard => Ok(()),
         }
     }
@@ -317,10 +320,6 @@ impl Store for OutputWriter {
         let store = shared.store.take();
         store.map_or(Ok(()), LocalStore::commit)
     }
-}
-
-fn storage_error(error: &io::Error) -> StorageError {
-    Errno::from_raw(error.raw_os_error().unwrap_or(Errno::EIO as i32)).into()
 }
 
 /// A file to be sent, opened once and read by every attempt.

@@ -88,7 +88,7 @@ impl StreamBuffer {
             match read {
                 Ok(read) => self.ended = read == 0,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(errno(&error).into()),
+                Err(error) => return Err(StorageError::of_io(&error)),
             }
         }
         Ok(())
@@ -184,10 +184,6 @@ impl ReadAt for InputReader {
             Self::Stream(_) => {}
         }
     }
-}
-
-fn errno(error: &io::Error) -> Errno {
-    Errno::from_raw(error.raw_os_error().unwrap_or(Errno::EIO as i32))
 }
 
 #[cfg(test)]

@@ -127,9 +127,10 @@ impl StorageError {
         }
     }
 
-    /// Why the system can't do something.
+    /// Why the system can't do something; `EIO` where the library has no number for it.
     pub fn of_io(error: &io::Error) -> Self {
-        Errno::from_raw(error.raw_os_error().unwrap_or(0)).into()
+        let errno = error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
+        errno.into()
     }
 
     /// Why the directory of a new file can't be had.
@@ -298,6 +299,14 @@ mod tests {
         }
         let too_long = StorageError::from(Errno::ENAMETOOLONG);
         assert!(too_long.message().ends_with("name too long"));
+    }
+
+    #[test]
+    fn an_error_without_a_number_is_one_of_input_and_output() {
+        let error = StorageError::of_io(&io::Error::from(io::ErrorKind::WriteZero));
+        assert_eq!(error, StorageError::from(Errno::EIO));
+        let error = StorageError::of_io(&io::Error::from_raw_os_error(Errno::ENOSPC as i32));
+        assert_eq!(error, StorageError::from(Errno::ENOSPC));
     }
 
     #[test]
