@@ -1305,6 +1305,30 @@ fn standard_output_that_is_the_files_gets_no_line_of_the_prompts() {
     assert!(lines.contains("Received 3000"), "{}", said(&output));
 }
 
+/// And of the user's own file nothing is said in the words of a server.
+#[test]
+fn a_link_to_a_file_that_is_not_there_yet_can_be_got_to() {
+    let server = Server::start(&[]);
+    server.file("file", b"bytes");
+    let (host, port) = (server.addr().ip().to_string(), server.port().to_string());
+    let url = format!("tftp://{}/file", server.addr());
+    for words in [
+        &["get", &*url, "link"][..],
+        &[&host, &port, "-c", "get", "file", "link"],
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("new", dir.path().join("link")).unwrap();
+        assert_status(&run(dir.path(), words), 0, &[]);
+        assert_eq!(fs::read(dir.path().join("new")).unwrap(), b"bytes");
+        assert_eq!(files(dir.path()), ["link", "new"]);
+        assert!(dir.path().join("link").is_symlink());
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("socket")).unwrap();
+    let output = run(dir.path(), &["get", &url, "socket"]);
+    assert_status(&output, 2, &["tftp: socket: not a regular file"]);
+}
+
 #[test]
 fn one_port_is_enough_for_several_files() {
     let server = Server::start(&[]);

@@ -28,7 +28,7 @@ use super::local::SharedOutput;
 use super::progress::TransferProgress;
 use super::schedule::Schedule;
 use super::stream::UNKNOWN_SIZE;
-use crate::file::ReadAt;
+use crate::file::{ReadAt, local};
 use crate::host::{Interrupts, clock};
 use crate::protocol::retry::RetryPolicy;
 use crate::protocol::transfer::Outcome;
@@ -575,7 +575,10 @@ impl<'a> Attempts<'a> {
                 ErrorCode::IllegalOperation | ErrorCode::OptionRefused => {
                     JobError::ProtocolError(failure)
                 }
-                _ => JobError::LocalFile(format!("{}: {}", self.job.file, failure.message)),
+                _ => {
+                    let reason = local::plain(failure.message);
+                    JobError::LocalFile(format!("{}: {reason}", self.job.file))
+                }
             }),
             Outcome::TimedOut => Err(JobError::NoAnswer(format!(
                 "{peer} fell silent after {bytes} bytes"

@@ -6,9 +6,10 @@
 //! client's own business. Must not: know a request.
 
 use std::ffi::OsStr;
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use nix::errno::Errno;
@@ -30,15 +31,12 @@ pub fn read(file: OwnedFd) -> Result<ReadFile, StorageError> {
 ///
 /// # Errors
 /// Whatever the system says of the directory, in which it must be allowed to
-/// create files; a directory, a pipe or a device at `path`.
+/// create files, or of a link; a directory, a pipe or a device at `path`.
 pub fn replace(path: &Path) -> Result<Upload, StorageError> {
-    // Where a link leads, there the file is replaced; the link stays.
-    let target = match path.canonicalize() {
-        Ok(target) => target,
-        Err(_) => path.to_owned(),
-    };
+    let target = target(path)?;
     let name = target.file_name().ok_or(StorageError::IS_DIRECTORY)?;
-    if path.as_os_str().as_bytes().ends_with(b"/") {
+    let is_directory = |path: &Path| path.as_os_str().as_bytes().ends_with(b"/");
+    if is_directory(path) || is_directory(&target) {
         return Err(StorageError::IS_DIRECTORY);
     }
     let parent = match target.parent().map(Path::as_os_str) {
@@ -64,13 +62,34 @@ pub fn replace(path: &Path) -> Result<Upload, StorageError> {
     )
 }
 
+/// Where a link leads, there the file is replaced or created; the link stays.
+fn target(path: &Path) -> Result<PathBuf, StorageError> {
+    match path.metadata() {
+        Ok(_) => Ok(path.canonicalize().unwrap_or_else(|_| path.to_owned())),
+        // A link to what isn't there yet. Another link there is followed no further.
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(match path.read_link() {
+            Ok(link) => path.parent().unwrap_or(path).join(link),
+            Err(_) => path.to_owned(),
+        }),
+        // The system may not want it followed (`fs.protected_symlinks`): then we don't.
+        Err(error) => Err(StorageError::of_io(&error)),
+    }
+}
+
+/// What an ERROR says, in words for the user whose own file it is: nobody forbids that.
+pub fn plain(message: &'static str) -> &'static str {
+    message
+        .strip_prefix("Access violation: ")
+        .unwrap_or(message)
+}
+
 impl StorageError {
     /// The reason in words for the user whose own file it is.
     pub fn reason(&self) -> &'static str {
         match self.errno() {
             Some(errno) => errno.desc(),
             None if *self == Self::IS_DIRECTORY => Errno::EISDIR.desc(),
-            None => self.message(),
+            None => plain(self.message()),
         }
     }
 }
@@ -106,6 +125,41 @@ mod tests {
         assert_eq!(fs::read(base.path().join("old")).unwrap(), b"whole");
     }
 
+    /// As with `open`, which creates the file that a link names.
+    #[test]
+    fn a_link_that_leads_nowhere_leads_to_the_new_file() {
+        let base = tempfile::tempdir().unwrap();
+        let at = |name: &str| base.path().join(name);
+        fs::create_dir(at("sub")).unwrap();
+        let absolute = at("absolute");
+        for (link, leads, new) in [
+            ("to_new", "new", "new"),
+            ("to_sub", "sub/new", "sub/new"),
+            ("sub/to_upper", "../upper", "upper"),
+            ("to_absolute", absolute.to_str().unwrap(), "absolute"),
+        ] {
+            symlink(leads, at(link)).unwrap();
+            let mut upload = replace(&at(link)).unwrap();
+            upload.write_at(0, b"whole").unwrap();
+            assert!(!at(new).exists(), "{link}");
+            upload.commit().unwrap();
+            assert_eq!(fs::read(at(new)).unwrap(), b"whole", "{link}");
+            assert!(at(link).is_symlink(), "{link}");
+        }
+        symlink("three", at("two")).unwrap();
+        for (link, leads, reason) in [
+            ("to_dir", "nothing/", "Is a directory"),
+            ("to_nothing", "nothing/new", "No such file or directory"),
+            // Once is enough.
+            ("one", "two", "not a regular file"),
+            ("loop", "loop", "Too many symbolic links encountered"),
+        ] {
+            symlink(leads, at(link)).unwrap();
+            let refused = replace(&at(link)).map(|_| ()).unwrap_err();
+            assert_eq!(refused.reason(), reason, "{link}");
+        }
+    }
+
     #[test]
     fn what_is_no_regular_file_is_neither_read_nor_replaced() {
         let base = tempfile::tempdir().unwrap();
@@ -114,7 +168,7 @@ mod tests {
             (base.path().join("sub"), "Is a directory"),
             (base.path().join("sub/"), "Is a directory"),
             ("/".into(), "Is a directory"),
-            ("/dev/null".into(), "Access violation: not a regular file"),
+            ("/dev/null".into(), "not a regular file"),
             (
                 base.path().join("nothing/file"),
                 "No such file or directory",
