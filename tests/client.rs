@@ -1948,6 +1948,47 @@ fn a_file_size_limit_is_a_local_error() {
     }
 }
 
+/// Whichever of its descriptors is one too many: it is this end's fault.
+#[test]
+fn too_few_open_files_have_one_status_and_the_systems_words() {
+    let server = Server::start(&["--overwrite"]);
+    server.file("file", b"bytes");
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("up"), "up").unwrap();
+    let (host, port) = (server.addr().ip().to_string(), server.port().to_string());
+    let url = format!("tftp://{}/file", server.addr());
+    for words in [
+        &["get", &url, "down"][..],
+        &["put", "up", &url],
+        &["probe", &url],
+        &[&host, &port, "-c", "get", "file", "down"],
+        &[&host, &port, "-c", "put", "up", "file"],
+    ] {
+        let mut failures = 0;
+        for limit in 4..24 {
+            let script = format!(r#"ulimit -n {limit}; exec "$0" "$@""#);
+            let output = bounded(LIMIT, "sh")
+                .args(["-c", &script, env!("CARGO_BIN_EXE_tftp")])
+                .args(words)
+                .current_dir(dir.path())
+                .output()
+                .unwrap();
+            let told = String::from_utf8_lossy(&output.stderr).to_lowercase();
+            if status(&output) == 0 {
+                continue;
+            }
+            failures += 1;
+            assert_eq!(status(&output), 2, "{words:?} {limit}: {told}");
+            assert!(
+                told.contains("too many open files"),
+                "{words:?} {limit}: {told}"
+            );
+            assert!(!told.contains("os error"), "{words:?} {limit}: {told}");
+        }
+        assert!((1..20).contains(&failures), "{words:?}: {failures}");
+    }
+}
+
 /// Nobody has answered yet: the ERROR waits for the answer and goes to the port
 /// that it comes from, not to the port that requests go to.
 #[test]

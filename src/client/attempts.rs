@@ -320,8 +320,8 @@ impl<'a> Attempts<'a> {
             };
             match asked {
                 // A family that this machine doesn't know.
-                Err(JobError::LocalFile(_)) if !self.list.is_empty() => {}
-                Err(JobError::LocalFile(_)) if self.next_address < self.address_count() => {
+                Err(JobError::System(_)) if !self.list.is_empty() => {}
+                Err(JobError::System(_)) if self.next_address < self.address_count() => {
                     self.next_address_at = now;
                 }
                 asked => asked?,

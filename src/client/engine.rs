@@ -19,7 +19,7 @@ use super::job::{Job, JobError, LocalFile};
 use super::local::{OutputWriter, SharedOutput};
 use super::port::ClientPort;
 use super::stream::InputReader;
-use crate::file::{FileSink, FileSource};
+use crate::file::{FileSink, FileSource, reason};
 use crate::host::{self, Interrupts};
 use crate::host::{WaitTimer, clock};
 use crate::net::TransferSocket;
@@ -112,10 +112,11 @@ impl Engine {
     ///
     /// # Errors
     /// Whatever the kernel says to being asked for an epoll instance.
-    pub(super) fn new() -> io::Result<Self> {
-        let poll = Poll::new()?;
+    pub(super) fn new() -> Result<Self, JobError> {
+        let poll = Poll::new().map_err(|error| kernel(&error))?;
+        let timer = WaitTimer::register(poll.registry(), TIMER);
         Ok(Self {
-            timer: WaitTimer::register(poll.registry(), TIMER)?,
+            timer: timer.map_err(|error| kernel(&error))?,
             poll,
             events: Events::with_capacity(EVENTS),
             resources: Resources::new(clock::now(), None),
@@ -221,7 +222,7 @@ impl Engine {
                 let (low, high) = (ports.start(), ports.end());
                 JobError::NoPort(format!("no port of the range {low}:{high} is free"))
             }
-            _ => JobError::LocalFile(format!("cannot open a socket: {error}")),
+            _ => JobError::System(format!("cannot open a socket: {}", reason(&error))),
         })
     }
 
@@ -418,5 +419,5 @@ fn open(request: &Request<'_>, key: usize, port: ClientPort) -> Result<ClientSes
 
 /// The kernel refuses what a loop needs.
 pub(super) fn kernel(error: &io::Error) -> JobError {
-    JobError::LocalFile(format!("cannot wait for answers: {error}"))
+    JobError::System(format!("cannot wait for answers: {}", reason(error)))
 }

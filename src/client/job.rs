@@ -105,6 +105,8 @@ pub(super) enum JobError {
     BadRequest(String),
     /// No local port is left.
     NoPort(String),
+    /// The system refuses what every transfer needs, such as a socket.
+    System(String),
     /// No answer, or no more answers.
     NoAnswer(String),
     /// It took longer than it may: how far it came.
@@ -121,7 +123,7 @@ impl JobError {
                 Status::Server
             }
             Self::UnknownHost(_) => Status::UnknownHost,
-            Self::LocalFile(_) | Self::NoPort(_) => Status::Local,
+            Self::LocalFile(_) | Self::NoPort(_) | Self::System(_) => Status::Local,
             Self::BadRequest(_) => Status::Usage,
             Self::NoAnswer(_) | Self::Late(_) => Status::NoAnswer,
             Self::Interrupted(signal) => {
@@ -150,6 +152,7 @@ impl fmt::Display for JobError {
             Self::UnknownHost(text)
             | Self::LocalFile(text)
             | Self::NoPort(text)
+            | Self::System(text)
             | Self::BadRequest(text)
             | Self::NoAnswer(text)
             | Self::Late(text) => f.write_str(text),

@@ -45,7 +45,8 @@ pub enum Status {
     Ok,
     /// The server answered with an ERROR, or with what is no TFTP.
     Server,
-    /// A file at this end can't be read or written.
+    /// A file at this end can't be read or written, no port of the range is free, or the
+    /// system refuses what every transfer needs.
     Local,
     /// The command line, or a command, can't be followed.
     Usage,

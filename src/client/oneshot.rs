@@ -266,8 +266,8 @@ struct Transfers<'a> {
 impl<'a> Transfers<'a> {
     fn new(common: &'a CommonArgs) -> Result<Self, Status> {
         let mut engine = Engine::new().map_err(|error| {
-            complain(format_args!("tftp: cannot wait for answers: {error}"));
-            Status::NoAnswer
+            complain(format_args!("tftp: {error}"));
+            error.status()
         })?;
         engine.set_trace(common.trace.then(|| trace::on(Stream::Stderr)));
         Ok(Self {

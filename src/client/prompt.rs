@@ -99,8 +99,8 @@ impl Prompt {
         match Engine::new() {
             Ok(engine) => self.engine = Some(engine),
             Err(error) => {
-                complain(format_args!("tftp: cannot wait for answers: {error}"));
-                return Status::NoAnswer;
+                complain(format_args!("tftp: {error}"));
+                return error.status();
             }
         }
         self.set_trace();

@@ -75,9 +75,12 @@ impl Report {
             (Style::Prompt(_), JobError::NoAnswer(text)) => {
                 complain(format_args!("Transfer timed out: {text}"));
             }
-            // These name the file or the host themselves.
+            // These name the file or the host themselves, or are about neither.
             (Style::Prompt(_), _)
-            | (Style::Command, JobError::LocalFile(_) | JobError::UnknownHost(_)) => {
+            | (
+                Style::Command,
+                JobError::LocalFile(_) | JobError::UnknownHost(_) | JobError::System(_),
+            ) => {
                 complain(format_args!("tftp: {error}"));
             }
             (Style::Command, _) => complain(format_args!("tftp: {file}: {error}")),
