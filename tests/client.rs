@@ -1161,7 +1161,11 @@ fn a_probe_that_is_late_says_how_far_it_came() {
 
 #[test]
 fn an_interrupt_tells_the_server_and_leaves_nothing() {
-    for (signal, expected) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
+    for (signal, expected) in [
+        (Signal::SIGHUP, 129),
+        (Signal::SIGINT, 130),
+        (Signal::SIGTERM, 143),
+    ] {
         let dir = tempfile::tempdir().unwrap();
         let mut server = Scripted::new();
         // Not with timeout(1), which would take the signal.
@@ -1182,23 +1186,27 @@ fn an_interrupt_tells_the_server_and_leaves_nothing() {
 }
 
 /// A shell has what it runs in the background ignore the interrupts of the
-/// terminal.
+/// terminal, and nohup(1) its end.
 #[test]
 fn an_interrupt_that_is_to_be_ignored_is() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut server = Scripted::new();
-    let child = Command::new("sh")
-        .current_dir(dir.path())
-        .args(["-c", r#"trap "" INT && exec "$0" get "$1""#])
-        .args([env!("CARGO_BIN_EXE_tftp"), &server.url()])
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    server.request();
-    assert_eq!(server.say(&data(1, &[0; 512])), Packet::Ack(1));
-    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).unwrap();
-    assert_eq!(server.say(&data(2, b"end")), Packet::Ack(2));
-    assert_status(&child.wait_with_output().unwrap(), 0, &[]);
+    for signal in [Signal::SIGINT, Signal::SIGHUP] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut server = Scripted::new();
+        let name = signal.as_str().trim_start_matches("SIG");
+        let script = format!(r#"trap "" {name} && exec "$0" get "$1""#);
+        let child = Command::new("sh")
+            .current_dir(dir.path())
+            .args(["-c", &script])
+            .args([env!("CARGO_BIN_EXE_tftp"), &server.url()])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        server.request();
+        assert_eq!(server.say(&data(1, &[0; 512])), Packet::Ack(1));
+        kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
+        assert_eq!(server.say(&data(2, b"end")), Packet::Ack(2));
+        assert_status(&child.wait_with_output().unwrap(), 0, &[]);
+    }
 }
 
 /// The lean server depends on none of the client's crates.

@@ -1,6 +1,7 @@
 //! Some file systems tell only at `close` or `fsync` that what was written is lost
 //! (NFS, FUSE). An upload isn't acknowledged, and doesn't get its name, before they
-//! were asked.
+//! were asked. They have no unnamed files either: what the client wrote there goes with
+//! the client.
 //!
 //! The test mounts a FUSE file system of its own, so it needs root and `/dev/fuse`;
 //! otherwise it is skipped with a message.
@@ -14,7 +15,9 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::net::UdpSocket;
 use std::path::Path;
+use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -23,7 +26,8 @@ use fuser::{
     Generation, INodeNo, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyEmpty,
     ReplyEntry, ReplyWrite, Request, WriteFlags,
 };
-use nix::unistd::geteuid;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, geteuid};
 
 use common::*;
 
@@ -216,5 +220,41 @@ fn an_upload_whose_close_fails_is_not_acknowledged() {
                 assert!(names.is_empty(), "{fails:?}: {names:?}");
             }
         }
+    }
+}
+
+/// A terminal that is closed hangs up on what runs on it.
+#[test]
+fn a_get_that_is_interrupted_leaves_no_temporary_file() {
+    for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let Some((_mounted, files)) = mount(&dir.path().join("lossy"), Fails::Nothing) else {
+            return;
+        };
+        let server = UdpSocket::bind("127.0.0.1:0").expect("a port");
+        server.set_read_timeout(Some(PATIENCE)).expect("a time");
+        let url = format!("tftp://{}/file", server.local_addr().expect("an address"));
+        let mut child = Command::new(env!("CARGO_BIN_EXE_tftp"))
+            .args(["get", &url, "lossy/file"])
+            .current_dir(dir.path())
+            .spawn()
+            .expect("the client starts");
+        let mut buffer = [0; 600];
+        let (_, client) = server.recv_from(&mut buffer).expect("a request");
+        // Until it has written something.
+        for block in 1..4096 {
+            server
+                .send_to(&data(block, &[0; 512]), client)
+                .expect("a block");
+            assert_eq!(server.recv(&mut buffer).expect("an ACK"), 4);
+            if !files.lock().expect("files").is_empty() {
+                break;
+            }
+        }
+        assert_eq!(files.lock().expect("files").len(), 1, "a temporary file");
+        kill(Pid::from_raw(child.id().cast_signed()), signal).expect("a child of ours");
+        let status = child.wait().expect("a child of ours");
+        assert_eq!(status.code(), Some(128 + signal as i32), "{status}");
+        assert!(files.lock().expect("files").is_empty(), "{signal}");
     }
 }

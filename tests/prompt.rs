@@ -266,6 +266,33 @@ fn an_interrupt_ends_the_transfer_and_not_the_prompt() {
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
+/// Nobody is there any more to give another command.
+#[test]
+fn a_hang_up_and_a_termination_end_the_prompt_with_the_transfer() {
+    for (signal, status) in [(Signal::SIGHUP, 129), (Signal::SIGTERM, 143)] {
+        let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let port = server.local_addr().unwrap().port().to_string();
+        let dir = tempfile::tempdir().unwrap();
+        let mut terminal = Terminal::start(dir.path(), &["127.0.0.1", &port]);
+        terminal.command("get file", &[]);
+        begin_transfer(&server, 4096);
+        let pid = Pid::from_raw(terminal.child.id().cast_signed());
+        kill(pid, signal).unwrap();
+        terminal.expect("interrupted");
+        let mut buffer = [0; 600];
+        let len = server.recv(&mut buffer).unwrap();
+        assert_eq!(Packet::parse(&buffer[..len]).error_code(), Some(0));
+        let ended = || terminal.child.try_wait().expect("a child of ours");
+        let deadline = Instant::now() + PATIENCE;
+        let ended = std::iter::repeat_with(ended)
+            .find(|ended| ended.is_some() || Instant::now() > deadline)
+            .flatten();
+        let code = ended.and_then(|it| it.code());
+        assert_eq!(code, Some(status), "{signal}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+}
+
 /// Feeds the client's prompt from a pipe.
 fn feed(dir: &Path, args: &[&str], lines: &str) -> Output {
     let mut child = bounded(60, TFTP)

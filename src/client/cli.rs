@@ -60,7 +60,8 @@ const REMEDIES: &[Remedy] = &[
 probe has --within TIME: how long it may take, such as 3s [default: 5s].
 
 Exit status: 0 all went well, 1 the server's error, 2 a local file,
-port or socket, 64 usage, 68 unknown host, 69 no answer, 130 and 143 interrupted.")]
+port or socket, 64 usage, 68 unknown host, 69 no answer, 129, 130 and 143
+interrupted.")]
 pub struct Args {
     /// What every way of using it knows.
     #[command(flatten)]

@@ -9,6 +9,8 @@ use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use nix::sys::signal::Signal;
+
 use super::attempts;
 use super::clash::clash;
 use super::cli::{Args, CommonArgs};
@@ -53,8 +55,8 @@ pub(super) struct Prompt {
     /// Where lines about transfers go: once a file has standard output, nothing else does.
     stream: Stream,
     status: Status,
-    /// The last command was broken off.
-    interrupted: bool,
+    /// The signal that broke the last command off.
+    interrupted: Option<Signal>,
 }
 
 impl Prompt {
@@ -77,7 +79,7 @@ impl Prompt {
             engine: None,
             stream: Stream::Stdout,
             status: Status::Ok,
-            interrupted: false,
+            interrupted: None,
             common,
         };
         // Known before the first line is written.
@@ -146,11 +148,11 @@ impl Prompt {
                 } else {
                     self.execute(&words)
                 };
-                // On a terminal an interrupt ends the transfer, not the prompt.
-                if std::mem::take(&mut self.interrupted) && !is_terminal {
-                    Next::Quit
-                } else {
-                    next
+                match self.interrupted.take() {
+                    // On a terminal it ends the transfer, not the prompt.
+                    Some(Signal::SIGINT) if is_terminal => next,
+                    Some(_) => Next::Quit,
+                    None => next,
                 }
             }
         }
@@ -546,7 +548,9 @@ impl Prompt {
             }
             Err(error) => {
                 report.failed(&label, &error);
-                self.interrupted = matches!(error, JobError::Interrupted(_));
+                if let JobError::Interrupted(signal) = error {
+                    self.interrupted = Some(signal);
+                }
                 self.failed(error.status());
                 // The next file may well be there.
                 matches!(error, JobError::ServerError { .. } | JobError::LocalFile(_))

@@ -4,11 +4,11 @@
 //! A file without a name is linked by its descriptor. Where that can't be had
 //! (NFS, FAT, some FUSE) or done (neither `/proc` nor the right to link a
 //! descriptor), it is written under a temporary name. Requests can't name that;
-//! abort removes it. Only kill -9 can leave one behind (or, everywhere, strike
-//! between the two steps of replacing a file): the first upload into a directory
-//! sweeps it, and a later one now and then. Temporary files are locked while their
-//! server lives; where hosts share files without sharing locks, only old ones are
-//! swept. Must not: look at what is in a file.
+//! abort removes it. Only what ends the program at once (kill -9, SIGQUIT, a crash) can
+//! leave one behind (or, everywhere, strike between the two steps of replacing a file):
+//! the first upload into a directory sweeps it, and a later one now and then. Temporary
+//! files are locked while their program lives; where hosts share files without sharing
+//! locks, only old ones are swept. Must not: look at what is in a file.
 
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};

@@ -118,8 +118,8 @@ fn reap() {
     while !matches!(ended(), Ok(WaitStatus::StillAlive) | Err(_)) {}
 }
 
-/// While this lives, SIGINT and SIGTERM can be polled by a client that has a transfer
-/// to end first.
+/// While this lives, SIGINT, SIGTERM and SIGHUP can be polled by a client that has a
+/// transfer to end first.
 #[derive(Debug)]
 pub struct Interrupts {
     signals: SigSet,
@@ -127,15 +127,15 @@ pub struct Interrupts {
 }
 
 impl Interrupts {
-    /// Blocks the two signals, until dropped, except those that the process that
-    /// started us wants ignored, as a shell does for what it runs in the background.
+    /// Blocks these signals, until dropped, except those that the process that started us
+    /// wants ignored, as a shell does for what it runs in the background, and nohup(1).
     ///
     /// # Errors
     /// Whatever the kernel says.
     pub fn hold() -> io::Result<Self> {
         let ignored = ignored_signals();
         let obeyed = |signal: &Signal| ignored & 1 << (*signal as u32 - 1) == 0;
-        let signals = [Signal::SIGTERM, Signal::SIGINT];
+        let signals = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
         let signals: SigSet = signals.into_iter().filter(obeyed).collect();
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
         let descriptor = SignalFd::with_flags(&signals, flags)?;
