@@ -1117,6 +1117,21 @@ fn a_stranger_who_is_gone_is_not_the_server() {
     assert_status(&output, 0, &["Received 5 bytes"]);
 }
 
+/// Else the server repeats its last block until it gives up.
+#[test]
+fn a_probe_repeats_its_last_ack_where_that_was_lost() {
+    let (output, _dir) = against(&["-t", "1000", "probe", "URL"], |server| {
+        server.request();
+        let agreed = oack(&[("blksize", "8")]);
+        assert_eq!(server.say(&agreed), Packet::Ack(0));
+        // It has lost something before: it stays for a whole wait.
+        assert_eq!(server.say(&agreed), Packet::Ack(0));
+        assert_eq!(server.say(&data(1, b"1")), Packet::Ack(1));
+        assert_eq!(server.say(&data(1, b"1")), Packet::Ack(1));
+    });
+    assert_status(&output, 0, &[]);
+}
+
 #[test]
 fn a_probe_that_is_late_asks_no_more() {
     let args = ["-t", "250", "probe", "URL", "--within", "600ms"];

@@ -193,7 +193,7 @@ pub(super) fn probe(common: &CommonArgs, url: &OsStr, within: Duration) -> Statu
         verbose: common.verbose,
         quiet: common.quiet,
     };
-    match transfers.run(&target, LocalFile::Get(&Output::Discard), &mut progress) {
+    let status = match transfers.run(&target, LocalFile::Get(&Output::Discard), &mut progress) {
         Ok(done) => {
             let milliseconds = done.elapsed.as_secs_f64() * 1000.0;
             let (bytes, granted) = (done.bytes, granted(&done.negotiated));
@@ -207,7 +207,9 @@ pub(super) fn probe(common: &CommonArgs, url: &OsStr, within: Duration) -> Statu
             report.failed(&url.display().to_string(), &error);
             error.status()
         }
-    }
+    };
+    transfers.engine.settle();
+    status
 }
 
 fn parse_all(words: &[OsString]) -> Result<Vec<Target>, Status> {
