@@ -350,13 +350,7 @@ impl<'a> Attempts<'a> {
     }
 
     fn ask(&mut self, server: SocketAddr, has_options: bool, repeats: u8) -> Result<(), JobError> {
-        let plain = Offer::default();
-        let key = self.engine.ask(&Request {
-            job: self.job,
-            server,
-            offer: if has_options { &self.offer } else { &plain },
-            output: self.output.as_ref(),
-        })?;
+        let key = self.send(None, server, has_options)?;
         let now = clock::now();
         let initial = self.job.retry.initial_wait();
         self.list.push(Attempt {
@@ -374,22 +368,34 @@ impl<'a> Attempts<'a> {
     }
 
     fn ask_again(&mut self, index: usize, now: Instant) -> Result<(), JobError> {
-        let plain = Offer::default();
+        let attempt = &self.list[index];
+        let key = self.send(Some(attempt.key), attempt.server, attempt.has_options)?;
         let attempt = &mut self.list[index];
-        let request = Request {
-            job: self.job,
-            server: attempt.server,
-            offer: if attempt.has_options {
-                &self.offer
-            } else {
-                &plain
-            },
-            output: self.output.as_ref(),
-        };
-        attempt.key = self.engine.ask_again(attempt.key, &request)?;
+        attempt.key = key;
         attempt.schedule.sent_again(now);
         self.repeats += 1;
         Ok(())
+    }
+
+    /// Sends a request, from the port of the session `again` if it was sent before; returns
+    /// its session's key.
+    fn send(
+        &mut self,
+        again: Option<usize>,
+        server: SocketAddr,
+        has_options: bool,
+    ) -> Result<usize, JobError> {
+        let plain = Offer::default();
+        let request = Request {
+            job: self.job,
+            server,
+            offer: if has_options { &self.offer } else { &plain },
+            output: self.output.as_ref(),
+        };
+        match again {
+            Some(key) => self.engine.ask_again(key, &request),
+            None => self.engine.ask(&request),
+        }
     }
 
     /// When there is something to do next; `None` once patience is at its end.

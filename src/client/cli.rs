@@ -8,19 +8,16 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
-use super::familiar;
 use super::target::{parse_mode, parse_port};
+use super::{Status, familiar};
 use crate::host::usage::{self, Remedy, UsageError};
 use crate::protocol::retry::{RetryPolicy, Wait};
 use crate::wire::options::{MAX_BLKSIZE, MIN_BLKSIZE, Offer, OptionName, Rollover};
 use crate::wire::packet::Mode;
 
 /// What is asked for where the user doesn't say.
-const DEFAULT_BLKSIZE: u16 = 1428;
-const DEFAULT_WINDOWSIZE: u16 = 16;
-
-/// Status of a command line that can't be followed (`EX_USAGE`).
-const USAGE: u8 = 64;
+const ASKED_BLKSIZE: u16 = 1428;
+const ASKED_WINDOWSIZE: u16 = 16;
 
 /// Why options don't go together, and which one to leave out.
 const REMEDIES: &[Remedy] = &[
@@ -205,17 +202,17 @@ impl Args {
     pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, UsageError> {
         let words = familiar::translate(words).map_err(|text| UsageError {
             text: format!("tftp: {text}"),
-            status: USAGE,
+            status: Status::Usage.code(),
         })?;
         let args = Self::try_parse_from(words)
-            .map_err(|error| UsageError::new("tftp", USAGE, &error, REMEDIES))?;
+            .map_err(|error| UsageError::new("tftp", Status::Usage.code(), &error, REMEDIES))?;
         match (&args.action, &args.host) {
             (Some(_), Some(host)) => Err(UsageError {
                 text: format!(
                     "tftp: {host} and a command: write tftp {host} -c COMMAND, or name the host \
                      in the URL; try --help"
                 ),
-                status: USAGE,
+                status: Status::Usage.code(),
             }),
             _ => Ok(args),
         }
@@ -237,8 +234,8 @@ impl CommonArgs {
         if self.no_options {
             return Offer::default();
         }
-        let blksize = self.blksize.or(Some(DEFAULT_BLKSIZE));
-        let windowsize = self.windowsize.or(Some(DEFAULT_WINDOWSIZE));
+        let blksize = self.blksize.or(Some(ASKED_BLKSIZE));
+        let windowsize = self.windowsize.or(Some(ASKED_WINDOWSIZE));
         self.offer_with(blksize, windowsize)
     }
 

@@ -28,7 +28,7 @@ use crate::protocol::sender::Sender;
 use crate::protocol::transfer::{Config, Failure, MAX_DATAGRAM, Opening, Proof, Transfer};
 use crate::session::{Content, Context, Remote, Resources, SEND_BUDGET, Session, Turn, Watch};
 use crate::table::Tracked;
-use crate::wire::options::{Negotiated, Offer};
+use crate::wire::options::{DEFAULT_BLKSIZE, DEFAULT_WINDOWSIZE, Negotiated, Offer};
 use crate::wire::packet::{Direction, ErrorCode, emit_request};
 
 /// How long the final ACK is repeated if it was lost, on a network that has
@@ -362,8 +362,10 @@ impl Engine {
 
 /// The largest window that an offer can bring: blocks and bytes in a block.
 fn window(offer: &Offer) -> (u16, u16) {
-    let blocks = offer.windowsize.unwrap_or(1);
-    (blocks, offer.blksize.unwrap_or(512).max(512))
+    let blocks = offer.windowsize.unwrap_or(DEFAULT_WINDOWSIZE);
+    let block_size = offer.blksize.unwrap_or(DEFAULT_BLKSIZE);
+    // The server may answer without options.
+    (blocks, block_size.max(DEFAULT_BLKSIZE))
 }
 
 /// A session that is about to send `request` from `port`.

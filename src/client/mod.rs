@@ -48,7 +48,7 @@ pub enum Status {
     /// A file at this end can't be read or written, no port of the range is free, or the
     /// system refuses what every transfer needs.
     Local,
-    /// The command line, or a command, can't be followed.
+    /// The command line, or a command, can't be followed (`EX_USAGE`).
     Usage,
     /// The server's name has no address.
     UnknownHost,

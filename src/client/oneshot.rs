@@ -18,6 +18,7 @@ use super::local::{Input, Output};
 use super::progress::TransferProgress;
 use super::report::{Report, Style, granted};
 use super::target::{PORT, Target, is_url, tail};
+use super::words::below;
 use super::{Status, Stream, complain, say, trace};
 use crate::host::clock;
 use crate::wire::escape::printable;
@@ -142,10 +143,7 @@ fn place(target: &Target, local: &OsStr, several: bool) -> Result<Target, Status
                 "it needs a name on the server, as in tftp://HOST/NAME",
             ));
         }
-        if !target.is_directory() {
-            target.name.push(b'/');
-        }
-        target.name.extend_from_slice(name);
+        target.name = below(&target.name, name);
     }
     Ok(target)
 }

@@ -10,7 +10,7 @@ use super::commands::Command;
 use super::target::parse_mode;
 use crate::protocol::retry::{RetryPolicy, Wait};
 use crate::wire::escape::printable;
-use crate::wire::options::{MAX_BLKSIZE, MIN_BLKSIZE, Offer};
+use crate::wire::options::{DEFAULT_BLKSIZE, DEFAULT_WINDOWSIZE, MAX_BLKSIZE, MIN_BLKSIZE, Offer};
 use crate::wire::packet::Mode;
 
 const MODE_USAGE: &str = "usage: mode [ ascii | netascii | binary | image | octet ]";
@@ -122,8 +122,8 @@ impl fmt::Display for Settings {
             "Rexmt-interval: {} seconds, Max-timeout: {} seconds, Blksize: {}, Windowsize: {}",
             self.retry.initial_wait().as_secs_f64(),
             patience.as_secs_f64(),
-            self.offer.blksize.unwrap_or(512),
-            self.offer.windowsize.unwrap_or(1)
+            self.offer.blksize.unwrap_or(DEFAULT_BLKSIZE),
+            self.offer.windowsize.unwrap_or(DEFAULT_WINDOWSIZE)
         )
     }
 }
