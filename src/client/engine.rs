@@ -50,8 +50,8 @@ const SIGNALS: Token = Token(usize::MAX - 1);
 /// The token of the timer that ends a wait.
 const TIMER: Token = Token(usize::MAX - 2);
 
-/// How long to wait awake.
-const AWAKE: Duration = Duration::from_micros(50);
+/// How long to busy-poll.
+const BUSY_POLL: Duration = Duration::from_micros(50);
 
 /// Readiness events taken from the kernel at a time.
 const EVENTS: usize = 32;
@@ -288,11 +288,11 @@ impl Engine {
         } else {
             slots.by_ref().filter_map(Slot::deadline).chain(until).min()
         };
-        if self.waits_awake(began, deadline)? {
+        if self.busy_poll(began, deadline)? {
             return Ok(());
         }
         let (poll, events) = (&mut self.poll, &mut self.events);
-        // Being awake has taken time, on a busy machine more than there was.
+        // Busy polling has taken time, on a busy machine more than there was.
         let done = self.timer.wait(poll, events, clock::now(), deadline);
         if self.has_come() {
             self.last_wait = clock::now().saturating_duration_since(began);
@@ -308,12 +308,12 @@ impl Engine {
         self.events.iter().any(|it| it.token() != TIMER)
     }
 
-    /// Where the last wait was so short that half of it was being woken up, waits awake.
+    /// Busy-polls if the last wait was so short that being woken up was half of it.
     /// Returns whether something came.
-    fn waits_awake(&mut self, began: Instant, deadline: Option<Instant>) -> io::Result<bool> {
-        let is_short = deadline.is_some_and(|it| it < began + AWAKE);
-        // With one processor the server can't answer while we are awake.
-        if self.last_wait >= AWAKE || is_short || self.processors < 2 {
+    fn busy_poll(&mut self, began: Instant, deadline: Option<Instant>) -> io::Result<bool> {
+        let is_short = deadline.is_some_and(|it| it < began + BUSY_POLL);
+        // With one processor the server can't answer while we poll.
+        if self.last_wait >= BUSY_POLL || is_short || self.processors < 2 {
             return Ok(false);
         }
         loop {
@@ -326,7 +326,7 @@ impl Engine {
                 self.last_wait = waited;
                 return Ok(true);
             }
-            if waited >= AWAKE {
+            if waited >= BUSY_POLL {
                 return Ok(false);
             }
         }
