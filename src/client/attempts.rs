@@ -418,7 +418,7 @@ impl<'a> Attempts<'a> {
             .min()
     }
 
-    /// When it is too late.
+    /// The deadline of the whole job.
     fn until(&self) -> Option<Instant> {
         self.job.limit.map(|it| it.until)
     }

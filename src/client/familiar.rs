@@ -1,5 +1,5 @@
-//! The words of tftp-hpa's client, since its release 6, that are others here. Must not:
-//! take a word for what it doesn't mean there.
+//! Options of tftp-hpa's client (from version 6 on) that are spelled differently here.
+//! Must not: give an option a meaning that it doesn't have there.
 
 use std::ffi::OsString;
 

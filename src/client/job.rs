@@ -31,10 +31,10 @@ pub(super) struct Job<'a> {
     pub(super) retry: RetryPolicy,
     /// Ports to use, one each; `None`: any.
     pub(super) ports: Option<&'a RangeInclusive<u16>>,
-    /// How long to ask for, if the user said so: once a second or faster. Else as
-    /// long as `retry` says.
+    /// How long to keep asking, at least once a second, if the user set it; otherwise
+    /// `retry` decides.
     pub(super) wait: Option<Duration>,
-    /// When it is too late.
+    /// The deadline of the whole job.
     pub(super) limit: Option<Limit>,
 }
 
