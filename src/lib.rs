@@ -38,7 +38,7 @@
 //!
 //! Each walk names the files in their order. A name like `protocol/nack` is a file
 //! below `src`. Many are private and have no page here: read them in the source. The
-//! words for what happens in a transfer (base, NACK, nudge …) are explained in
+//! words for what happens in a transfer (base, NACK, tail probe …) are explained in
 //! [`protocol`].
 //!
 //! **A read request (RRQ).** `server/front` receives a batch → `server/requests` parses

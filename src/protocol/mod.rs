@@ -26,7 +26,7 @@
 //! | burst | a part of a window that goes out at once, before a pause |
 //! | NACK | the ACK of the block before the base, once more, and so late that it is no echo: the base was lost |
 //! | echo | the same or another ACK once more, since something came twice: nothing is missing, so nothing is sent again for it |
-//! | nudge | one block of those in flight, mostly the last, once more and alone: it asks how far the receiver is |
+//! | tail probe | one block in flight, usually the last, sent again alone to make the receiver say how far it is |
 //! | unverified | no answer has come yet: perhaps nobody asked for this |
 //! | unproved | with `--single-port`, on a shared port, or with a range of fewer than 1,024 ports: an answer proves nothing, since it can be sent by someone who sees nothing of ours ([`Proof::Never`](transfer::Proof::Never)) |
 //! | forged | sent in the client's name by somebody else |

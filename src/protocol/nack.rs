@@ -12,7 +12,7 @@
 //!   of a round trip, and none once nothing was sent for a whole one;
 //! - of blocks that we sent twice: an ACK that comes sooner after a repeat than
 //!   an answer can shows that the first copy had arrived, and that the second
-//!   will be acknowledged as well. An echo also follows a nudge whose window was
+//!   will be acknowledged as well. An echo also follows a tail probe whose window was
 //!   acknowledged meanwhile. In both cases the base has no NACK. Neither has it after
 //!   three bases in a row that moved after a repeat: the round trip isn't known any more.
 //!

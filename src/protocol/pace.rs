@@ -14,11 +14,11 @@
 //! a second silence, or the first where the receiver may have named a gap already. In
 //! bursts the last block, which may well have been lost like its answer, goes out once more,
 //! and the window after a round trip. One block sent again like this, after a round trip or
-//! after silence, is a nudge.
+//! after silence, is a tail probe.
 //!
 //! Where nothing proves the peer the first silence brings the base instead, and after a
 //! pause the base again. A receiver that names each gap once (U-Boot) may have named this
-//! one when a nudge came. It stays silent until a block is new to it: the first copy fills
+//! one when a tail probe came. It stays silent until a block is new to it: the first copy fills
 //! the gap, the second is out of order and makes it answer. Where the whole file is out the
 //! second is the last block: a receiver that has all of it answers no other.
 //!
@@ -26,7 +26,7 @@
 
 use std::time::Duration;
 
-use Nudged::{Base, Last};
+use ProbeBlock::{Base, Last};
 use Turn::{First, Second};
 
 /// Smaller windows, in blocks, waste too little to be sent in bursts.
@@ -59,11 +59,11 @@ fn pause(round_trip: Option<Duration>) -> Duration {
 
 /// The least pause before the last block of a window that isn't open yet is sent again:
 /// longer than a network takes to deliver a packet twice.
-const MIN_NUDGE: Duration = Duration::from_millis(5);
+const MIN_BEFORE_PROBE: Duration = Duration::from_millis(5);
 
 /// How long the last block of a window that isn't open yet waits before it is sent again.
-fn before_nudge(round_trip: Duration) -> Duration {
-    round_trip.clamp(MIN_NUDGE, MAX_PAUSE)
+fn before_probe(round_trip: Duration) -> Duration {
+    round_trip.clamp(MIN_BEFORE_PROBE, MAX_PAUSE)
 }
 
 /// The bursts in which a window goes out.
@@ -81,27 +81,27 @@ pub(super) struct Pace {
     since_loss: u16,
     /// Blocks that may be in flight; [`OPEN`] where an answer is proof.
     open: u16,
-    nudge: Nudge,
+    probe: TailProbe,
 }
 
 /// One block in flight that goes out again, alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Nudge {
+enum TailProbe {
     /// There was none since the base moved.
     None,
     /// It would be in vain: the base may have been named as missing already.
     Needless,
     /// It is to go out …
-    Due(Nudged, Turn),
+    Due(ProbeBlock, Turn),
     /// … or has.
-    Sent(Nudged, Turn),
+    Sent(ProbeBlock, Turn),
     /// It brought nothing, and the window was sent again.
     InVain,
 }
 
 /// Which block that is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Nudged {
+pub(super) enum ProbeBlock {
     Base,
     /// The last one of those out.
     Last,
@@ -124,7 +124,7 @@ impl Pace {
             losses: 0,
             spacing: 0,
             since_loss: 0,
-            nudge: Nudge::None,
+            probe: TailProbe::None,
         }
     }
 
@@ -145,52 +145,58 @@ impl Pace {
         if self.open < OPEN {
             self.open += blocks.min(OPEN - 1 - self.open);
         }
-        self.nudge = Nudge::None;
+        self.probe = TailProbe::None;
         self.restart();
     }
 
     /// No answer came. Returns whether one of the blocks `in_flight` is to be sent again,
     /// and not the window.
-    pub(super) const fn nudges(&mut self, in_flight: u16, windowsize: u16) -> bool {
+    pub(super) const fn starts_probe(&mut self, in_flight: u16, windowsize: u16) -> bool {
         let opens_slowly = self.open < OPEN;
-        self.nudge = match self.nudge {
-            _ if in_flight <= 1 => Nudge::InVain,
-            Nudge::None | Nudge::Sent(Last, First) if opens_slowly => Nudge::Due(Base, First),
-            Nudge::Sent(Last, First) if !self.is_whole(windowsize) => Nudge::Due(Last, Second),
-            Nudge::Needless | Nudge::Sent(Last, First) | Nudge::Sent(Base, Second) => Nudge::InVain,
-            _ => Nudge::Due(Last, First),
+        self.probe = match self.probe {
+            _ if in_flight <= 1 => TailProbe::InVain,
+            TailProbe::None | TailProbe::Sent(Last, First) if opens_slowly => {
+                TailProbe::Due(Base, First)
+            }
+            TailProbe::Sent(Last, First) if !self.is_whole(windowsize) => {
+                TailProbe::Due(Last, Second)
+            }
+            TailProbe::Needless | TailProbe::Sent(Last, First) | TailProbe::Sent(Base, Second) => {
+                TailProbe::InVain
+            }
+            _ => TailProbe::Due(Last, First),
         };
-        let nudges = matches!(self.nudge, Nudge::Due(..));
+        let is_due = matches!(self.probe, TailProbe::Due(..));
         // Where it opens slowly it does so from the start again.
-        if !nudges && opens_slowly {
+        if !is_due && opens_slowly {
             self.open = 1;
         }
-        nudges
+        is_due
     }
 
     /// The peer may have named the base as missing, and if so may not name it again. Returns
     /// whether the window may follow a pause: once for each base, and not where it opens
     /// slowly.
     pub(super) fn gap_suspected(&mut self) -> bool {
-        if self.nudge == Nudge::None && self.open == OPEN {
-            self.nudge = Nudge::Needless;
+        if self.probe == TailProbe::None && self.open == OPEN {
+            self.probe = TailProbe::Needless;
         }
-        self.nudge == Nudge::Needless
+        self.probe == TailProbe::Needless
     }
 
     /// The pause is over: the next burst is due, or the last block again, if all
     /// that is open `is_out`. Returns whether it is the window that is to be sent again,
-    /// since no nudge was answered, or none would be.
+    /// since no tail probe was answered, or none would be.
     pub(super) fn end_pause(&mut self, is_out: bool) -> bool {
-        let is_in_vain = match self.nudge {
-            Nudge::Sent(Last, Second) => true,
-            Nudge::Needless => is_out,
+        let is_in_vain = match self.probe {
+            TailProbe::Sent(Last, Second) => true,
+            TailProbe::Needless => is_out,
             _ => false,
         };
-        self.nudge = match self.nudge {
-            _ if is_in_vain => Nudge::InVain,
-            Nudge::Sent(Base, First) => Nudge::Due(Base, Second),
-            _ if is_out => Nudge::Due(Last, First),
+        self.probe = match self.probe {
+            _ if is_in_vain => TailProbe::InVain,
+            TailProbe::Sent(Base, First) => TailProbe::Due(Base, Second),
+            _ if is_out => TailProbe::Due(Last, First),
             other => other,
         };
         self.restart();
@@ -198,37 +204,37 @@ impl Pace {
     }
 
     /// Which block is due, alone; `all_sent`: the whole file is out.
-    pub(super) const fn due_nudge(&self, all_sent: bool) -> Option<Nudged> {
-        match self.nudge {
-            Nudge::Due(Base, Second) if all_sent => Some(Last),
-            Nudge::Due(block, _) => Some(block),
+    pub(super) const fn due_probe(&self, all_sent: bool) -> Option<ProbeBlock> {
+        match self.probe {
+            TailProbe::Due(Base, Second) if all_sent => Some(Last),
+            TailProbe::Due(block, _) => Some(block),
             _ => None,
         }
     }
 
     /// It went out, if it was due.
-    pub(super) const fn take_nudge(&mut self) -> bool {
-        let Nudge::Due(block, turn) = self.nudge else {
+    pub(super) const fn take_probe(&mut self) -> bool {
+        let TailProbe::Due(block, turn) = self.probe else {
             return false;
         };
-        self.nudge = Nudge::Sent(block, turn);
+        self.probe = TailProbe::Sent(block, turn);
         true
     }
 
-    /// How long to pause before the window follows the nudge, or the base once more, if
+    /// How long to pause before the window follows the tail probe, or the base once more, if
     /// anything does: until the answer may be there.
-    pub(super) fn after_nudge(&self, round_trip: Option<Duration>) -> Option<Duration> {
+    pub(super) fn after_probe(&self, round_trip: Option<Duration>) -> Option<Duration> {
         let round_trip = round_trip.unwrap_or_default();
-        match self.nudge {
-            Nudge::Sent(Last, Second) => Some(round_trip.max(MIN_PAUSE)),
-            Nudge::Sent(Base, First) => Some(before_nudge(round_trip)),
+        match self.probe {
+            TailProbe::Sent(Last, Second) => Some(round_trip.max(MIN_PAUSE)),
+            TailProbe::Sent(Base, First) => Some(before_probe(round_trip)),
             _ => None,
         }
     }
 
     /// A block has gone out again, alone, since the base moved.
-    pub(super) const fn has_nudged(&self) -> bool {
-        matches!(self.nudge, Nudge::Sent(..) | Nudge::Due(_, Second))
+    pub(super) const fn has_probed(&self) -> bool {
+        matches!(self.probe, TailProbe::Sent(..) | TailProbe::Due(_, Second))
     }
 
     /// How many blocks of the burst may go out now.
@@ -239,14 +245,17 @@ impl Pace {
     /// The peer named the base as missing: it isn't silent. But what opens slowly closes
     /// if it was, or a NACK before each deadline would bring all that is open.
     pub(super) const fn nacked(&mut self) {
-        if self.open < OPEN && self.has_nudged_base() {
+        if self.open < OPEN && self.has_probed_base() {
             self.open = 1;
         }
-        self.nudge = Nudge::None;
+        self.probe = TailProbe::None;
     }
 
-    const fn has_nudged_base(&self) -> bool {
-        matches!(self.nudge, Nudge::Sent(Base, _) | Nudge::Due(Base, Second))
+    const fn has_probed_base(&self) -> bool {
+        matches!(
+            self.probe,
+            TailProbe::Sent(Base, _) | TailProbe::Due(Base, Second)
+        )
     }
 
     /// The next block begins a burst.
@@ -265,17 +274,17 @@ impl Pace {
     ) -> Option<Duration> {
         self.gone = self.gone.saturating_add(blocks);
         if is_out {
-            let wait = || before_nudge(round_trip.unwrap_or_default());
-            return (self.nudge == Nudge::None).then(wait);
+            let wait = || before_probe(round_trip.unwrap_or_default());
+            return (self.probe == TailProbe::None).then(wait);
         }
         (self.gone >= self.burst).then(|| pause(round_trip))
     }
 
     /// How long the answer to what goes out next takes, where a `round_trip` is that long:
-    /// a window that isn't open yet is answered behind its nudge.
+    /// a window that isn't open yet is answered behind its tail probe.
     pub(super) fn answer_time(&self, windowsize: u16, round_trip: Duration) -> Duration {
         if self.window(windowsize) < windowsize {
-            before_nudge(round_trip) + round_trip
+            before_probe(round_trip) + round_trip
         } else {
             round_trip
         }

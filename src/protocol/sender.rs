@@ -72,7 +72,7 @@ use super::block::BlockIndex;
 use super::contract::{Config, Failure, Opening, Outcome, Proof, Run, Sent, Transmit};
 use super::exchange::Exchange;
 use super::nack::{Nacks, UNMEASURED_NACK, is_too_soon};
-use super::pace::{Nudged, Pace};
+use super::pace::{Pace, ProbeBlock};
 use super::timer::Timer;
 use crate::wire::options::{self, Negotiated, Offer};
 use crate::wire::packet::{BlockNumber, ErrorCode, Packet, emit_error};
@@ -292,8 +292,8 @@ impl Sender {
         // At most `reached`, which is a `u16`.
         let blocks = (index.0 - self.base.0 + 1) as u16;
         let is_echo = self.note_echo(now, blocks);
-        // The ACK of a whole window may have crossed the nudge, and the nudge brings a second.
-        let nudged = self.pace.has_nudged() && blocks == self.windowsize();
+        // The ACK of a whole window may have crossed the tail probe, which brings a second.
+        let probed = self.pace.has_probed() && blocks == self.windowsize();
         let round_trip = self.exchange.retry.round_trip();
         self.pace
             .acknowledged(self.windowsize(), blocks, round_trip);
@@ -306,7 +306,7 @@ impl Sender {
         let lockstep = self.windowsize() == 1;
         self.nacks
             .base_moves(now, &self.exchange.retry, lockstep, trailing);
-        if nudged {
+        if probed {
             self.nacks.expect_echo();
         }
         self.base = index.plus(1);
@@ -435,7 +435,7 @@ impl Sender {
                 if self.windowsize() > 1 {
                     self.nacks.after_silence();
                 }
-                if !self.pace.nudges(self.out, self.windowsize()) {
+                if !self.pace.starts_probe(self.out, self.windowsize()) {
                     self.rewind(false);
                 }
             }
@@ -513,10 +513,10 @@ impl Sender {
     }
 
     fn next_run(&self) -> Option<Run> {
-        if let Some(nudged) = self.pace.due_nudge(self.all_sent()) {
-            let block = match nudged {
-                Nudged::Base => self.base,
-                Nudged::Last => BlockIndex(self.next().0 - 1),
+        if let Some(block) = self.pace.due_probe(self.all_sent()) {
+            let block = match block {
+                ProbeBlock::Base => self.base,
+                ProbeBlock::Last => BlockIndex(self.next().0 - 1),
             };
             return Some(self.run(block, 1));
         }
@@ -573,10 +573,10 @@ impl Sender {
 
     fn blocks_sent(&mut self, now: Instant, count: u16, end: bool) {
         let round_trip = self.exchange.retry.round_trip();
-        if self.pace.take_nudge() {
+        if self.pace.take_probe() {
             self.exchange.count_retransmits(1);
             self.exchange.retry.sent_again(now);
-            if let Some(pause) = self.pace.after_nudge(round_trip) {
+            if let Some(pause) = self.pace.after_probe(round_trip) {
                 self.exchange.retry.pause(now + pause);
             }
             return;

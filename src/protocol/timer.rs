@@ -18,7 +18,7 @@ pub enum Timer {
         /// When.
         at: Instant,
     },
-    /// The pause before the next burst of a window, or before a nudge, or before a window
+    /// The pause before the next burst of a window, or before a tail probe, or before a window
     /// that may have been asked for. Then that goes out.
     Burst {
         /// The end of the pause.

@@ -430,7 +430,7 @@ fn a_nack_that_may_be_an_echo_shortens_a_negotiated_wait() {
           5800 timeout > DATA 5-8  @7300
           7310 ACK 8   > DATA 9-12 @12310",
     );
-    // The window was lost whole, and the nudge brings the first NACK.
+    // The window was lost whole, and the tail probe brings the first NACK.
     Script::sender(&ADAPTIVE, Server("timeout=5 windowsize=4"), 20_000).play(
         "    0 open    > OACK timeout=5 windowsize=4 @5000
             40 ACK 0   > DATA 1-4  @5040
@@ -486,9 +486,9 @@ fn an_ack_doubled_before_all_of_a_window_is_out_shortens_a_negotiated_wait_as_we
 }
 
 /// Large blocks are lost on the way, the short one at the end of the file comes through:
-/// EDK2 names the gap for each nudge. Early repeats are three for each step forward.
+/// EDK2 names the gap for each tail probe. Early repeats are three for each step forward.
 #[test]
-fn a_nack_for_each_nudge_does_not_keep_early_repeats_coming() {
+fn a_nack_for_each_tail_probe_does_not_keep_early_repeats_coming() {
     for (config, most) in [(&ADAPTIVE, 60), (&UNPROVED, 30)] {
         for first in [1, 60] {
             let options = Server("timeout=5 blksize=8 windowsize=4");
@@ -562,7 +562,7 @@ fn echoes_of_a_window_sent_twice_are_no_nacks() {
           50 ACK 16 > DATA 17-20 @550
           60 ACK 16 > DATA 17-20 @560",
     );
-    // A nudge crosses a late ACK, and is acknowledged as well, whenever that is.
+    // A tail probe crosses a late ACK, and is acknowledged as well, whenever that is.
     Script::sender(&FIXED, Server(WINDOWS), length(90)).play(
         "  0 open    > OACK blksize=8 windowsize=4 @500
           10 ACK 0   > DATA 1-4   @510
@@ -965,7 +965,7 @@ fn an_ack_of_what_was_not_sent_means_nothing() {
 
 #[test]
 fn silence_brings_the_last_block_of_the_window_then_the_window() {
-    // The nudge is acknowledged, in whole or up to a gap (RFC 7440 §4).
+    // The tail probe is acknowledged, in whole or up to a gap (RFC 7440 §4).
     let mut server = Script::sender(&FIXED, Server(WINDOWS), length(20));
     server.play(
         "   0 open    > OACK blksize=8 windowsize=4 @500
@@ -1200,7 +1200,7 @@ fn a_full_socket_is_offered_the_same_again() {
           740 room    > DATA 5, DATA 6, DATA 7, DATA 8 @1240",
     );
     assert_eq!(server.retransmits(), 3);
-    // A nudge that can't go out gives way to a NACK.
+    // A tail probe that can't go out gives way to a NACK.
     Script::sender(&FIXED, Server(WINDOWS), length(20)).play(
         "   0 open    > OACK blksize=8 windowsize=4 @500
            10 ACK 0   > DATA 1-4  @510
