@@ -1,8 +1,8 @@
 //! Block arithmetic: the one place where wire numbers and absolute indices meet.
 //!
-//! The wire counts blocks in 16 bits and wraps; a file has any number of blocks.
-//! Everything inside counts with [`BlockIndex`]; [`Rollover`] knows how the two
-//! convert. Must not: keep state.
+//! On the wire block numbers have 16 bits and wrap; a file has any number of blocks.
+//! Everything inside counts with [`BlockIndex`]; [`Rollover`] converts between the two.
+//! Must not: keep state.
 
 pub use crate::wire::options::Rollover;
 use crate::wire::packet::BlockNumber;
@@ -14,7 +14,7 @@ use crate::wire::packet::BlockNumber;
 pub struct BlockIndex(pub u64);
 
 impl BlockIndex {
-    /// The handshake's place in the sequence.
+    /// The handshake, before the first block.
     pub const HANDSHAKE: Self = Self(0);
     /// The first block of a file.
     pub const FIRST: Self = Self(1);
@@ -45,9 +45,9 @@ impl Rollover {
         }
     }
 
-    /// The block a wire number stands for: the first one at or after `from`
-    /// that has this number, or `None` where there is none (with
-    /// [`Rollover::ToOne`] the number 0 occurs only once).
+    /// The block a wire number stands for: the first one at or after `from` that has this
+    /// number. `None` if there is none (with [`Rollover::ToOne`] the number 0 occurs only
+    /// once).
     pub const fn index_from(self, number: BlockNumber, from: BlockIndex) -> Option<BlockIndex> {
         let here = self.number_of(from).0;
         let distance = match self {

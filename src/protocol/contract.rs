@@ -1,5 +1,5 @@
-//! The words that a transfer and its caller share: how it is to behave, what it
-//! is told, what it says.
+//! The types that a transfer and its caller share: how the transfer is to behave, what
+//! goes in, what comes out.
 //!
 //! Must not: keep state.
 
@@ -10,73 +10,71 @@ use super::retry::RetryPolicy;
 use crate::wire::options::{OackProblem, Offer};
 use crate::wire::packet::{DATA_HEADER_LEN, ErrorCode, emit_data_header};
 
-/// What an unverified peer gets beyond our first answer: at most this many
-/// repeats by our own timer. A peer that never answered may be the victim of a
-/// forged request.
+/// The most repeats of our first answer that our own timer sends to an unverified peer: it
+/// may be the victim of a forged request.
 pub const UNVERIFIED_REPEATS: u8 = 3;
 
-/// A repeated request that comes this soon after our answer crossed that on the way, and
-/// is not answered again (the Raspberry Pi's boot ROM asks twice within 9 ms and
-/// breaks on two OACKs). Any other is, until the client has answered.
+/// A repeated request that comes this soon after our answer has crossed the answer, and is
+/// not answered again (the Raspberry Pi's boot ROM asks twice within 9 ms and breaks on
+/// two OACKs). Later ones are answered, until the client has answered us.
 pub const REQUEST_MERGE: Duration = Duration::from_millis(100);
 
-/// How long a server repeats the final ACK of an upload if it was lost: longer than
-/// the first wait of the usual clients (tftp-hpa 5 s, curl 6 s).
+/// How long a server dallies to repeat the final ACK of an upload: longer than the first
+/// wait of the usual clients (tftp-hpa 5 s, curl 6 s).
 pub const SERVER_DALLY: Duration = Duration::from_secs(10);
 
-/// The longest a server dallies, whatever the other side's `timeout`.
+/// The longest a server dallies, whatever `timeout` was agreed.
 pub const MAX_SERVER_DALLY: Duration = Duration::from_secs(60);
 
 /// The longest a client dallies.
 pub const MAX_CLIENT_DALLY: Duration = Duration::from_secs(2);
 
-/// How a transfer behaves, apart from what its options settle.
+/// How a transfer behaves, apart from what the options settle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Config {
     /// When to send again and when to give up.
     pub retry: RetryPolicy,
-    /// Client: repeats of a request that nobody answers, at most, even if the policy
-    /// allows more.
+    /// Client: the most repeats of an unanswered request, even if the policy allows more.
     pub request_repeats: u8,
-    /// How long a receiver dallies after its final ACK, to repeat it (RFC 1350 §6);
-    /// never shorter than the first retransmission wait, but for a client, whose
-    /// user is waiting: that long only if a packet was lost, and at most
-    /// [`MAX_CLIENT_DALLY`]. A server's at most [`MAX_SERVER_DALLY`].
+    /// How long a receiver dallies after its final ACK, to repeat it (RFC 1350 §6). A
+    /// server dallies at least as long as the first retransmission wait, and at most
+    /// [`MAX_SERVER_DALLY`]. So does a client if a packet was lost, with
+    /// [`MAX_CLIENT_DALLY`]; if none was, it keeps to this time, since its user is waiting.
     pub dally: Duration,
-    /// What an answer proves.
+    /// Whether an answer proves that the peer is there.
     pub proof: Proof,
 }
 
-/// Whether an answer proves that the peer gets what we send. Its address proves
-/// nothing, for that can be forged.
+/// Whether an answer proves that the peer gets what we send. The source address alone
+/// proves nothing, since it can be forged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Proof {
-    /// The transfer has a port of its own, which only the peer was told: an
-    /// answer to it is proof.
+    /// The transfer has a port of its own, which only the peer knows: an answer that
+    /// comes to this port is proof.
     #[default]
     OwnPort,
-    /// Nothing is: the transfer's port is known to all (single port), to the peers of
-    /// other transfers (a shared port), or one of few (a small range). Such a transfer
-    /// is called unproved. A window opens with one block and doubles as blocks
-    /// are acknowledged; until it is whole, the last block of each part is sent
+    /// No answer is proof: the transfer's port is known to all (single port) or to the
+    /// peers of other transfers (a shared port), or is easy to guess (a small range). Such
+    /// a transfer is called unproved. Its window opens with one block and grows by one for
+    /// each block acknowledged; until it is fully open, the last block of each part is sent
     /// twice, to ask for its ACK. Silence brings one block (the first time two), a NACK
-    /// after it no more than two, and an ACK of a block that wasn't sent ends it, unless it
-    /// may be of the transfer before.
+    /// after silence two at most. An ACK of a block that wasn't sent ends the transfer,
+    /// unless it may belong to the client's transfer before.
     Never,
 }
 
 /// How a transfer opens, and so what the first datagram is.
 #[derive(Debug)]
 pub enum Opening {
-    /// Server: the request carried no option we accept; answer it directly.
+    /// Server: we accept none of the request's options, if any; answer with DATA 1 or ACK 0.
     Plain,
     /// Server: answer with this OACK packet and wait for its acknowledgement.
     OptionAck(Box<[u8]>),
-    /// Client: this RRQ or WRQ packet, and the options it offers.
+    /// Client: send this RRQ or WRQ packet, which offers these options.
     Request {
         /// The packet as it goes out.
         packet: Box<[u8]>,
-        /// What the OACK is held against.
+        /// The options that the OACK is checked against.
         offer: Box<Offer>,
     },
 }
@@ -89,7 +87,7 @@ pub(super) enum Role {
 }
 
 impl Opening {
-    /// Who opens like this.
+    /// Which end opens like this.
     pub(super) const fn role(&self) -> Role {
         match self {
             Self::Plain | Self::OptionAck(_) => Role::Server,
@@ -138,14 +136,14 @@ pub enum Outcome {
         /// Its text: bytes from the network, to be escaped before printing.
         message: Box<[u8]>,
     },
-    /// We ended it. The peer is told, unless it is taken for a forgery.
+    /// We ended it. The peer gets an ERROR, unless its ACK was taken for forged.
     Failed(Failure),
     /// The peer fell silent and all repeats are spent.
     TimedOut,
 }
 
 impl Outcome {
-    /// Whether the file (or the answer to the probe) arrived, as far as we know.
+    /// Whether the file (or what a probe asked for) arrived, as far as we know.
     pub const fn is_success(&self) -> bool {
         matches!(self, Self::Completed | Self::LastAckMissing | Self::Probed)
     }
@@ -160,20 +158,19 @@ pub struct Run {
     pub count: u16,
     /// How many bytes a block has; the last of the file is shorter.
     pub block_size: u16,
-    /// The first block not yet acknowledged: none before it will be asked for
-    /// again.
+    /// The first block not yet acknowledged: no block before it is needed again.
     pub base: BlockIndex,
     /// How the blocks are numbered on the wire.
     pub rollover: Rollover,
 }
 
 impl Run {
-    /// The bytes a full block takes in the datagram: header and payload.
+    /// Bytes of a full block's datagram: header and payload.
     pub fn segment_size(&self) -> usize {
         DATA_HEADER_LEN + usize::from(self.block_size)
     }
 
-    /// The header of the run's block number `position`, counted from 0.
+    /// The header of the block at `position` in the run, counted from 0.
     pub fn header(&self, position: u16) -> [u8; DATA_HEADER_LEN] {
         emit_data_header(self.rollover.number_of(self.first.plus(position.into())))
     }
@@ -191,10 +188,9 @@ impl Run {
 /// What to send next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transmit {
-    /// One datagram: the first so many bytes of the caller's buffer.
+    /// One datagram: this many bytes from the front of the caller's buffer.
     Datagram(usize),
-    /// DATA: these blocks, or as many of them from the front as the caller
-    /// likes to send at once.
+    /// DATA: these blocks, or as many from the front as the caller wants to send at once.
     Blocks(Run),
 }
 
@@ -203,9 +199,9 @@ pub enum Transmit {
 pub enum Sent {
     /// The datagram that `poll_transmit` wrote.
     Datagram,
-    /// So many blocks from the front of the run.
+    /// Blocks from the front of the run.
     Blocks {
-        /// At least 1, at most the run's count.
+        /// How many: at least 1, at most the run's count.
         count: u16,
         /// The file ended in the last of them.
         end: bool,
@@ -217,33 +213,33 @@ pub enum Sent {
 pub struct Filled {
     /// Blocks, headers included, one after the other; all but the last full.
     pub blocks: u16,
-    /// Bytes that they take in the buffer.
+    /// Bytes that the blocks take in the buffer.
     pub bytes: usize,
     /// The file ended in the last of them.
     pub end: bool,
 }
 
-/// Where a sender's blocks come from. Must be able to produce any run again
-/// that doesn't reach back before the run's `base`.
+/// Where a sender's blocks come from. Must be able to produce again any block from the
+/// latest run's `base` on.
 pub trait BlockSource {
     /// Fills `buf` with the DATA packets of `run`, or of as many blocks from its
     /// front as fit.
     ///
-    /// `Ok(None)`: not ready yet, ask again later; nothing is lost.
+    /// `Ok(None)`: not ready yet, ask again later.
     ///
     /// # Errors
-    /// When the file can't be read any more, or isn't what it was: the
-    /// transfer is then to be [aborted](super::transfer::Transfer::abort) with this failure.
+    /// When the file can't be read any more, or has changed. The caller must then
+    /// [abort](super::transfer::Transfer::abort) the transfer with this failure.
     fn read_run(&mut self, run: Run, buf: &mut [u8]) -> Result<Option<Filled>, Failure>;
 }
 
-/// All that a [`BlockSink`] was given is where it belongs: only this makes an
-/// ACK. Made by sinks alone, but for the handshake, which has nothing to write.
+/// Proof that everything a [`BlockSink`] was given is stored: without it no ACK is made.
+/// Only sinks make it, except for the handshake, which has nothing to store.
 #[derive(Debug)]
 pub struct Written;
 
-/// The file, all of which is written, has its final name: only this makes a
-/// final ACK. Made by sinks alone.
+/// Proof that the whole file is stored and has its final name: without it no final ACK is
+/// made. Only sinks make it.
 #[derive(Debug)]
 pub struct Committed(pub Written);
 
@@ -253,19 +249,19 @@ pub trait BlockSink {
     /// [`BlockSink::flush`].
     ///
     /// # Errors
-    /// When the data can't be stored; the peer is told so.
+    /// When the data can't be stored; the peer gets this failure.
     fn write(&mut self, payload: &[u8]) -> Result<(), Failure>;
 
-    /// Stores all that was taken: before an ACK of it, but for the final one.
+    /// Stores all that was taken. Called before each ACK but the final one.
     ///
     /// # Errors
-    /// When the data can't be stored; the peer is told so.
+    /// When the data can't be stored; the peer gets this failure.
     fn flush(&mut self) -> Result<Written, Failure>;
 
     /// The file is complete: stores what is left and gives it its final name.
     ///
     /// # Errors
-    /// When the file can't be put in place; the peer is told so.
+    /// When the file can't be put in place; the peer gets this failure.
     fn commit(&mut self) -> Result<Committed, Failure>;
 }
 
@@ -273,7 +269,7 @@ pub trait BlockSink {
 #[derive(Debug)]
 pub struct NoSink;
 
-/// Never seen by anyone: a sender stores nothing, a receiver reads nothing.
+/// Nobody ever sees this: a sender stores nothing, a receiver reads nothing.
 pub(crate) const WRONG_WAY: Failure =
     Failure::new(ErrorCode::IllegalOperation, "Illegal TFTP operation");
 
@@ -300,12 +296,12 @@ pub struct Progress {
     pub block_size: u16,
     /// Blocks per acknowledgement (RFC 7440).
     pub window_size: u16,
-    /// Datagrams sent again, DATA blocks counted one by one.
+    /// Datagrams sent again; each DATA block counts as one.
     pub retransmits: u64,
     /// A valid answer has come from the peer's TID.
     pub verified: bool,
 }
 
-/// Bytes that the largest datagram other than DATA can take: an RRQ, WRQ or
-/// OACK (RFC 2347: 512) or an ERROR.
+/// Bytes of the largest datagram we send other than DATA: an RRQ, WRQ or OACK (RFC 2347:
+/// 512) or an ERROR.
 pub const MAX_DATAGRAM: usize = 512;

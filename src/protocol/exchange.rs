@@ -1,7 +1,7 @@
-//! What sender and receiver share: who we are, what was agreed, whether the peer
-//! has answered, how often it is asked, and how it ended.
+//! What sender and receiver share: our role, what was agreed, whether the peer has
+//! answered, how often we repeat, and how the transfer ended.
 //!
-//! The states and the packets are theirs. Must not: know a block.
+//! States and packets belong to sender and receiver. Must not: know a block.
 
 use std::time::{Duration, Instant};
 
@@ -22,15 +22,15 @@ pub(super) struct Exchange {
     retransmits: u32,
     pub(super) retry: RetryTimer,
     agreed: Agreed,
-    /// In a box, since there is none while it runs.
+    /// In a box to save room: while the transfer runs there is none.
     event: Option<Box<Outcome>>,
 }
 
-/// [`Negotiated`] in little more than half its room: thousands of transfers hold one.
+/// [`Negotiated`] in little more than half the memory: thousands of transfers hold one.
 #[derive(Debug)]
 struct Agreed {
     tsize: u64,
-    /// Microseconds; the longest are 255 s.
+    /// In microseconds; 255 s at most.
     timeout: u32,
     blksize: u16,
     windowsize: u16,
@@ -75,7 +75,7 @@ impl Agreed {
 }
 
 impl Exchange {
-    /// `for_acks`: what we send are ACKs, not DATA.
+    /// `for_acks`: we send ACKs, not DATA.
     pub(super) fn new(config: &Config, role: Role, negotiated: Negotiated, for_acks: bool) -> Self {
         let mut exchange = Self {
             role,
@@ -116,8 +116,8 @@ impl Exchange {
         self.verified = true;
     }
 
-    /// No answer came in time. Returns whether what waits for it may be sent
-    /// again, or the transfer is to be given up.
+    /// No answer came in time. Returns whether to send again; if not, the transfer is to
+    /// be given up.
     pub(super) fn may_repeat(&mut self, now: Instant) -> bool {
         let max_repeats = match self.role {
             _ if self.verified => u8::MAX,
@@ -127,27 +127,27 @@ impl Exchange {
         self.retry.back_off(now, max_repeats)
     }
 
-    /// Whether an answer may come from someone that never saw what it answers:
-    /// nothing proves the peer.
+    /// Whether an answer proves nothing, since someone who sees none of our packets can
+    /// send one.
     pub(super) const fn may_be_forged(&self) -> bool {
         matches!(self.proof, Proof::Never)
     }
 
-    /// The client sent its request once more. Returns whether our answer is to
-    /// be sent again, one for each request: not where it crossed the request on
-    /// its way, nor once the client has shown that it has the answer.
+    /// The client sent its request again. Returns whether to repeat our answer, once per
+    /// request: only until the peer is verified, and not within [`REQUEST_MERGE`] of our
+    /// last answer, which the request then crossed.
     pub(super) fn answers_repeated_request(&self, now: Instant) -> bool {
         let sent = self.retry.last_sent();
         !self.verified && sent.is_some_and(|sent| now >= sent + REQUEST_MERGE)
     }
 
-    /// How long the transfer hasn't moved.
+    /// How long ago the transfer last moved.
     pub(super) fn quiet_for(&self, now: Instant) -> Duration {
         let since = self.retry.waiting_since();
         since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
-    /// Datagrams went out again.
+    /// This many datagrams went out again.
     pub(super) const fn count_retransmits(&mut self, datagrams: u32) {
         self.retransmits = self.retransmits.saturating_add(datagrams);
     }
@@ -167,7 +167,7 @@ impl Exchange {
         self.end(Outcome::Failed(failure));
     }
 
-    /// The file is complete and in place; what is left is to say so.
+    /// The file is complete and in place; only the final ACK is left.
     pub(super) fn complete(&mut self) {
         self.event = Some(Box::new(Outcome::Completed));
     }

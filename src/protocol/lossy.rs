@@ -1,5 +1,5 @@
-//! A sender and a receiver on a network that loses packets, doubles them or
-//! delivers them late: what it costs. For the unit tests of this layer only.
+//! A sender and a receiver on a network that loses, doubles or delays packets: how much
+//! time and DATA a transfer then takes. For the unit tests of this layer only.
 
 use std::collections::BTreeMap;
 
@@ -9,12 +9,12 @@ use super::script::{ADAPTIVE, Script};
 /// Blocks of the file.
 const BLOCKS: u64 = 2000;
 
-/// Milliseconds that a packet takes.
+/// Milliseconds that a packet is on its way.
 const DELAY: u64 = 3;
 
 /// What a download took.
 struct Cost {
-    /// DATA sent for each block needed.
+    /// DATA sent per block of the file.
     data: f64,
     milliseconds: u64,
 }
@@ -37,18 +37,18 @@ fn random(seed: u64) -> impl FnMut() -> u64 {
     }
 }
 
-/// A download of [`BLOCKS`] where `loss` of a hundred packets are lost each way.
+/// A download of [`BLOCKS`], with `loss` percent of the packets lost each way.
 fn download(options: &'static str, loss: u64, seed: u64) -> Cost {
     download_over(DELAY, options, loss, seed)
 }
 
-/// The same, where a packet takes so many milliseconds.
+/// The same, if each packet takes `delay` milliseconds.
 fn download_over(delay: u64, options: &'static str, loss: u64, seed: u64) -> Cost {
     let mut server = Script::sender(&ADAPTIVE, Server(options), BLOCKS * 8 - 5);
     let mut client = Script::receiver(&ADAPTIVE, Client(options));
     let mut random = random(seed);
     let mut drops = move || random() % 100 < loss;
-    // To whom at what time, in order of sending.
+    // By arrival time and order of sending: whether it goes to the client, and the packet.
     let mut network = BTreeMap::<(u64, u64), (bool, String)>::new();
     let (mut now, mut order, mut data) = (0, 0, 0_u32);
     let mut done = [server.step(0, "open"), String::new()];
@@ -82,7 +82,7 @@ fn download_over(delay: u64, options: &'static str, loss: u64, seed: u64) -> Cos
     }
 }
 
-/// The packets in what a script says was done.
+/// The packets sent, from what a script says was done.
 fn packets(done: &str) -> Vec<String> {
     let mut packets = Vec::new();
     for part in done.split(',') {
@@ -111,9 +111,9 @@ fn packets(done: &str) -> Vec<String> {
 }
 
 #[test]
-fn with_five_percent_loss_few_blocks_are_sent_twice_in_vain() {
-    // 1.05 of that is what the network takes. Where a round trip is long, smaller bursts
-    // would cost more time than they save blocks.
+fn with_five_percent_loss_few_blocks_are_sent_again_needlessly() {
+    // 1.05 of that makes up for the loss. With a long round trip, smaller bursts would cost
+    // more time than the blocks they save.
     for (delay, options, most) in [
         (DELAY, "blksize=8 windowsize=16", 1.16),
         (0, "blksize=8 windowsize=16", 1.14),
@@ -124,14 +124,14 @@ fn with_five_percent_loss_few_blocks_are_sent_twice_in_vain() {
         let mut data: Vec<_> = costs.iter().map(|cost| cost.data).collect();
         data.sort_by(f64::total_cmp);
         assert!(data[4] <= most, "{delay} ms, {options}: {data:?}");
-        // 12 s without loss in lockstep: waits of tens of milliseconds, not more.
+        // In lockstep it takes 12 s without loss: waits are tens of milliseconds at most.
         let slowest = costs.iter().map(|cost| cost.milliseconds).max();
         assert!(slowest < Some(40_000), "{options}: {slowest:?} ms");
     }
 }
 
-/// Bursts take a round trip each: at this loss they would cost more than the blocks
-/// that are sent for nothing.
+/// Each burst takes a round trip: at this loss bursts would cost more than the blocks that
+/// are sent for nothing.
 #[test]
 fn with_one_percent_loss_windows_cost_little_more_time_than_without() {
     let options = "blksize=8 windowsize=16";
@@ -145,14 +145,14 @@ fn with_one_percent_loss_windows_cost_little_more_time_than_without() {
     assert!(data <= 1.12, "{data}");
 }
 
-/// A boot loader, as far as a server can tell one from another.
+/// A kind of boot loader, as far as a server can tell them apart.
 #[derive(Debug, Clone, Copy)]
 struct Style {
     /// What it asks for, beside `blksize`.
     options: &'static str,
     window: u64,
-    /// Acknowledges its last block once more for each block that it doesn't expect,
-    /// as EDK2 does; or once for each gap, as U-Boot does.
+    /// Acknowledges its last block again for each block that it doesn't expect, as EDK2 does;
+    /// if false, once for each gap, as U-Boot does.
     nacks_each: bool,
     /// Milliseconds until it repeats its last packet.
     wait: u64,
@@ -163,21 +163,21 @@ struct Style {
 enum Fate {
     Arrives,
     Lost,
-    /// So many milliseconds late.
+    /// This many milliseconds late.
     Late(u64),
-    /// Comes again so many milliseconds later.
+    /// Arrives, and again this many milliseconds later.
     Doubled(u64),
 }
 
-/// A boot loader's receiving side: it acknowledges whatever isn't the block that it
-/// expects, and counts its window from there.
+/// A boot loader's receiving side: it answers a block that it doesn't expect with an ACK, and
+/// counts its window from there.
 struct Loader {
     style: Style,
     length: u64,
     nacked: Option<u64>,
     blocks: u64,
     next_ack: u64,
-    /// What it sent last.
+    /// What the loader sent last.
     last_sent: String,
     deadline: u64,
 }
@@ -195,7 +195,7 @@ impl Loader {
         }
     }
 
-    /// A packet arrives. Returns what it sends.
+    /// A packet arrives. Returns what the loader sends.
     fn take(&mut self, now: u64, packet: &str) -> Option<String> {
         let Some(block) = packet.strip_prefix("DATA ") else {
             return (self.blocks == 0).then(|| self.acknowledge(now));
@@ -224,7 +224,7 @@ impl Loader {
         self.last_sent.clone()
     }
 
-    /// Its own timer strikes. Returns what it sends: EDK2 its last packet, the others
+    /// The loader's own timer expires. Returns what it sends: EDK2 its last packet, the others
     /// an ACK of the last block.
     fn repeat(&mut self, now: u64) -> String {
         self.deadline = now + self.style.wait;
@@ -240,7 +240,7 @@ impl Loader {
 #[derive(Debug, Clone, Copy)]
 struct Wait {
     milliseconds: u64,
-    /// It waited for this block; 0 for the OACK.
+    /// The block that it waited for; 0 for the OACK.
     block: u64,
     /// Packets that were lost meanwhile.
     lost: u32,
@@ -263,13 +263,13 @@ impl Boot {
     }
 }
 
-/// A boot loader's download of so many blocks; what becomes of a packet is asked for
-/// each, by its number.
+/// A boot loader's download of `length` blocks. `fate` decides what becomes of each packet,
+/// by its number.
 fn boot(style: Style, length: u64, fate: impl FnMut(usize) -> Fate) -> Boot {
     boot_over(DELAY, style, length, fate)
 }
 
-/// The same, where a packet takes so many milliseconds.
+/// The same, if each packet takes `delay` milliseconds.
 fn boot_over(delay: u64, style: Style, length: u64, mut fate: impl FnMut(usize) -> Fate) -> Boot {
     let options: &str = format!("blksize=8 {}", style.options)
         .trim_end()
@@ -367,8 +367,8 @@ fn a_doubled_or_late_packet_does_not_double_the_rest_of_a_window_transfer() {
         let costs = (1..=5).map(|seed| boot(style, BLOCKS, doubled_or_late(seed)).cost);
         let mut data: Vec<_> = costs.map(|cost| cost.data).collect();
         data.sort_by(f64::total_cmp);
-        // Each of some fifty events costs a window or two; without an end to the
-        // echoes the first of them costs as much as the file.
+        // Each of some fifty events costs a window or two. If echoes never ended, the first
+        // would cost as much as the file.
         assert!(data[2] <= 1.4, "{style:?}: {data:?}");
     }
 }
@@ -381,7 +381,7 @@ fn without_loss_nothing_is_sent_twice() {
     }
 }
 
-/// As `scripts/loss` plays them, with `timeout` and without.
+/// The same loaders as in `scripts/loss`, with `timeout` and without.
 const STYLES: [Style; 8] = [
     style("", 1, false, 1),
     style("timeout=5", 1, false, 1),
@@ -393,8 +393,8 @@ const STYLES: [Style; 8] = [
     style("timeout=3 windowsize=16", 16, true, 3),
 ];
 
-/// Each packet of a download is lost in its turn. RFC 2349 has the server wait as long
-/// as was agreed; it may know better once it knows the peer, not before.
+/// Each packet of a download is lost in its turn. By RFC 2349 the server waits as long as was
+/// agreed; it may repeat sooner only once it knows the peer.
 #[test]
 fn one_lost_packet_costs_no_second_but_for_the_first_answers() {
     for style in STYLES {
@@ -423,7 +423,7 @@ fn one_lost_packet_costs_no_second_but_for_the_first_answers() {
                 longest < 100 || is_early,
                 "{style:?}: {packet}: {longest} ms"
             );
-            // Then it is the agreed wait, or the loader's own timer.
+            // The first ones take the agreed wait, or the loader's own timer.
             assert!(
                 longest <= style.wait.max(1000) + 10,
                 "{style:?}: {packet}: {longest} ms"
@@ -432,8 +432,8 @@ fn one_lost_packet_costs_no_second_but_for_the_first_answers() {
     }
 }
 
-/// Packets are lost, doubled and late in any order: what was told, learned or backed off
-/// in one wait is no reason for the next.
+/// Packets are lost, doubled and late in any order. No wait may be long because of what
+/// happened in the wait before.
 #[test]
 fn no_second_passes_in_which_at_most_one_packet_was_lost() {
     for style in STYLES {
@@ -456,8 +456,8 @@ fn no_second_passes_in_which_at_most_one_packet_was_lost() {
 }
 
 /// The network doubles packets and delivers them late, some by more than a round trip, and
-/// every other loader takes long for its first answer. A NACK is then hard to tell from an
-/// echo; and one that isn't answered is no reason for a wait as long as was agreed.
+/// in every other run the first packet takes 60 ms longer. A NACK is then hard to tell from an
+/// echo, but even a NACK that isn't answered must not cost the whole agreed wait.
 #[test]
 fn no_second_passes_in_which_nothing_was_lost() {
     for style in STYLES.into_iter().filter(|style| style.window > 1) {
@@ -476,12 +476,12 @@ fn no_second_passes_in_which_nothing_was_lost() {
     }
 }
 
-/// A loader that has named a gap is one that wants what it misses at once.
+/// A loader that has named a gap wants the missing block at once.
 #[test]
 fn after_a_nack_one_lost_packet_costs_no_second() {
     for style in STYLES.into_iter().filter(|style| style.window > 1) {
         let length = 4 * style.window;
-        // The OACK, its ACK, block 1; the second of the first window is lost, and the
+        // Packet 3, after the OACK, its ACK and block 1, is block 2. It is lost, and the
         // window comes again from there.
         let without = |lost| {
             move |packet| {
@@ -494,7 +494,7 @@ fn after_a_nack_one_lost_packet_costs_no_second() {
         };
         let packets = boot(style, length, without(3)).packets;
         let named = packets.iter().rposition(|packet| packet == "ACK 1");
-        let named = named.expect("it is named");
+        let named = named.expect("a NACK");
         for (lost, packet) in packets.iter().enumerate().skip(named + 1) {
             let longest = boot(style, length, without(lost)).longest();
             assert!(longest < 100, "{style:?}: {lost} {packet}: {longest} ms");
@@ -502,8 +502,8 @@ fn after_a_nack_one_lost_packet_costs_no_second() {
     }
 }
 
-/// The OACK was lost as well, so that no round trip is known, and the network is fast: the
-/// NACK of the first block comes as soon as an echo of ACK 0 would.
+/// The OACK was lost as well, so no round trip is known, and the network is fast: the NACK of
+/// the first block comes as soon as an echo of ACK 0 would.
 #[test]
 fn after_a_lost_oack_a_nack_costs_no_second() {
     for style in STYLES.into_iter().filter(|style| style.window > 1) {

@@ -7,30 +7,30 @@
 //!
 //! | file | what is there |
 //! |---|---|
-//! | [`transfer`] | the face: what goes in, what comes out |
-//! | [`sender`], [`receiver`] | the two machines; at the top of each a table: what is done with a packet in a state |
-//! | `contract` | the words they share with their caller; all are in [`transfer`] |
+//! | [`transfer`] | the public face: what goes in, what comes out |
+//! | [`sender`], [`receiver`] | the two machines; a table at the top of each says what a packet does in each state |
+//! | `contract` | the types they share with their caller, all reexported by [`transfer`] |
 //! | `exchange` | what both share: role, options, whether the peer has answered, the outcome |
-//! | [`retry`], [`timer`] | when something is sent again, when to give up; what the one deadline is for |
-//! | `nack` | what it means when a block is acknowledged once more |
+//! | [`retry`], [`timer`] | when to send again and when to give up; what the one deadline is for |
+//! | `nack` | what it means when a block is acknowledged again |
 //! | `pace` | how much of a window goes out at once |
 //! | [`block`] | block numbers on the wire, and what they stand for |
 //!
 //! | word | what it means |
 //! |---|---|
-//! | opening | the first datagram of ours: a client's RRQ or WRQ; a server's OACK, ACK 0, or DATA 1 |
+//! | opening | our first datagram: a client's RRQ or WRQ; a server's OACK, ACK 0, or DATA 1 |
 //! | base | the first block that isn't acknowledged |
 //! | lockstep | a window of one block (RFC 1350) |
-//! | silence | a deadline came, and no answer |
-//! | patience | how long silence may last in all until the transfer is given up |
-//! | burst | a part of a window that goes out at once, before a pause |
-//! | NACK | the ACK of the block before the base, once more, and so late that it is no echo: the base was lost |
-//! | echo | the same or another ACK once more, since something came twice: nothing is missing, so nothing is sent again for it |
+//! | silence | the deadline passed without an answer |
+//! | patience | how long silence may last in all before the transfer is given up |
+//! | burst | the part of a window that goes out at once, before a pause |
+//! | NACK | the ACK of the block before the base, repeated too late to be an echo: the base was lost |
+//! | echo | an ACK sent only because a packet arrived twice; nothing is missing, so nothing is sent again |
 //! | tail probe | one block in flight, usually the last, sent again alone to make the receiver say how far it is |
-//! | unverified | no answer has come yet: perhaps nobody asked for this |
-//! | unproved | with `--single-port`, on a shared port, or with a range of fewer than 1,024 ports: an answer proves nothing, since it can be sent by someone who sees nothing of ours ([`Proof::Never`](transfer::Proof::Never)) |
-//! | forged | sent in the client's name by somebody else |
-//! | dallying | a receiver's time after its final ACK, to repeat it if it was lost (RFC 1350 §6) |
+//! | unverified | no answer has come yet, so the request may be forged |
+//! | unproved | with `--single-port`, on a shared port, or with a range of fewer than 1,024 ports: an answer proves nothing, since someone who sees none of our packets can send one ([`Proof::Never`](transfer::Proof::Never)) |
+//! | forged | sent by somebody else in the client's name |
+//! | dallying | waiting after the final ACK, to repeat it if it was lost (RFC 1350 §6) |
 
 pub mod block;
 mod contract;

@@ -1,26 +1,26 @@
 //! How much of a window goes out at once.
 //!
-//! What is sent after a lost block is sent for nothing: the receiver drops it.
-//! So where much is lost the window goes out in bursts with a pause of about a
-//! round trip between them (20 ms at most), in which the receiver can tell what is missing.
+//! The receiver drops whatever follows a lost block, so it was sent for nothing. If much is
+//! lost, the window therefore goes out in bursts with a pause of about a round trip between
+//! them (20 ms at most), in which the receiver can say what is missing.
 //!
-//! And where nothing proves the peer the window opens slowly: with one block,
-//! and by one more with each block acknowledged. A receiver acknowledges no part
-//! of a window by itself, so the last block is sent again after a round trip: a
-//! block out of order is answered at once (RFC 7440 §4, and U-Boot and EDK2 do).
+//! For an unproved peer the window opens slowly: it begins with one block, and grows by one
+//! with each block acknowledged. A receiver doesn't acknowledge a part of a window by
+//! itself, so the last block is sent again after a round trip: a block out of order is
+//! answered at once (RFC 7440 §4; U-Boot and EDK2 do so).
 //!
-//! After silence the last block goes out alone: a receiver that has all
-//! acknowledges again, and one with a gap names it. The whole window only follows
-//! a second silence, or the first where the receiver may have named a gap already. In
-//! bursts the last block, which may well have been lost like its answer, goes out once more,
-//! and the window after a round trip. One block sent again like this, after a round trip or
-//! after silence, is a tail probe.
+//! After a timeout only the last block goes out again: a receiver that has everything
+//! repeats its ACK, and one with a gap reports it. The whole window follows a second
+//! timeout, or the first if the receiver may already have reported the gap. In bursts the
+//! second timeout sends the last block again, since it or its answer may be lost, and the
+//! window follows a round trip later. One block sent again alone, after a round trip or
+//! after a timeout, is a tail probe.
 //!
-//! Where nothing proves the peer the first silence brings the base instead, and after a
-//! pause the base again. A receiver that names each gap once (U-Boot) may have named this
-//! one when a tail probe came. It stays silent until a block is new to it: the first copy fills
-//! the gap, the second is out of order and makes it answer. Where the whole file is out the
-//! second is the last block: a receiver that has all of it answers no other.
+//! For an unproved peer the first timeout sends the base, and after a pause the base again.
+//! A receiver that reports each gap only once (U-Boot) may have done so already: the first
+//! copy fills the gap, the second is out of order and makes it answer. If the whole file is
+//! out, the second is the last block, the only one that a receiver with the whole file
+//! answers.
 //!
 //! Must not: know which blocks these are.
 
@@ -29,39 +29,40 @@ use std::time::Duration;
 use ProbeBlock::{Base, Last};
 use Turn::{First, Second};
 
-/// Smaller windows, in blocks, waste too little to be sent in bursts.
+/// Smaller windows, in blocks, waste too little to be worth sending in bursts.
 const LARGE_WINDOW: u16 = 8;
 
-/// The spacing is the average of the last few losses, so many at most.
+/// The spacing is an average over this many losses at most.
 const MEMORY: u8 = 4;
 
-/// The most bursts in a window: each pause costs a round trip, and nothing is acknowledged
-/// in between that would tell that bursts may grow.
+/// The most bursts in a window: each pause costs a round trip, and no ACK comes in between
+/// that would let the bursts grow.
 const MAX_BURSTS: u16 = 32;
 
-/// What is open towards a peer that an answer proves. No other gets there: its window
-/// closes again after a second silence, however much it has acknowledged.
+/// The value of `open` for a proved peer. An unproved one never reaches it: its window closes
+/// again after a second silence, however much it has acknowledged.
 const OPEN: u16 = u16::MAX;
 
 /// The pause between two bursts: a round trip, within these bounds.
 const MIN_PAUSE: Duration = Duration::from_micros(200);
 const MAX_PAUSE: Duration = Duration::from_millis(20);
 
-/// Pauses shorter than this cost little time, so that there may be more of them.
+/// Pauses shorter than this cost little time, so there may be more of them.
 const SHORT_PAUSE: Duration = Duration::from_millis(1);
 
-/// Where none has been measured, since all that was answered had been sent twice.
+/// The pause if no round trip has been measured, since every answered packet had been sent
+/// twice.
 const UNKNOWN_PAUSE: Duration = Duration::from_millis(5);
 
 fn pause(round_trip: Option<Duration>) -> Duration {
     round_trip.map_or(UNKNOWN_PAUSE, |it| it.clamp(MIN_PAUSE, MAX_PAUSE))
 }
 
-/// The least pause before the last block of a window that isn't open yet is sent again:
-/// longer than a network takes to deliver a packet twice.
+/// The least pause before the last block of a window that isn't fully open is sent again:
+/// longer than the time between the two copies of a packet that the network doubled.
 const MIN_BEFORE_PROBE: Duration = Duration::from_millis(5);
 
-/// How long the last block of a window that isn't open yet waits before it is sent again.
+/// The pause before the last block of a window that isn't fully open is sent again.
 fn before_probe(round_trip: Duration) -> Duration {
     round_trip.clamp(MIN_BEFORE_PROBE, MAX_PAUSE)
 }
@@ -69,45 +70,45 @@ fn before_probe(round_trip: Duration) -> Duration {
 /// The bursts in which a window goes out.
 #[derive(Debug)]
 pub(super) struct Pace {
-    /// Blocks in a burst; the whole window where nothing is lost.
+    /// Blocks in a burst; the whole window as long as nothing is lost.
     burst: u16,
     /// Blocks of the burst that have gone out.
     gone: u16,
-    /// Losses so far, no more than [`MEMORY`].
+    /// Losses so far, up to [`MEMORY`].
     losses: u8,
-    /// Moving average of the blocks before each of them.
+    /// Moving average of the number of blocks between two losses.
     spacing: u16,
     /// Blocks acknowledged since the last loss.
     since_loss: u16,
-    /// Blocks that may be in flight; [`OPEN`] where an answer is proof.
+    /// Blocks that may be in flight; [`OPEN`] for a proved peer.
     open: u16,
     probe: TailProbe,
 }
 
-/// One block in flight that goes out again, alone.
+/// One block in flight that is sent again, alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum TailProbe {
-    /// There was none since the base moved.
+    /// There was no probe since the base moved.
     None,
-    /// It would be in vain: the base may have been named as missing already.
+    /// A probe is no use: the receiver may already have named the base as missing.
     Needless,
-    /// It is to go out …
+    /// A probe is due.
     Due(ProbeBlock, Turn),
-    /// … or has.
+    /// A probe was sent.
     Sent(ProbeBlock, Turn),
-    /// It brought nothing, and the window was sent again.
+    /// No probe was answered, and the window was sent again.
     InVain,
 }
 
-/// Which block that is.
+/// Which block a tail probe sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ProbeBlock {
     Base,
-    /// The last one of those out.
+    /// The last block in flight.
     Last,
 }
 
-/// It may have been lost, so it goes out once more.
+/// A probe may be lost, so there can be two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Turn {
     First,
@@ -115,7 +116,7 @@ enum Turn {
 }
 
 impl Pace {
-    /// The pace towards a peer whose answers prove nothing, or any other.
+    /// `opens_slowly`: the peer is unproved.
     pub(super) const fn new(opens_slowly: bool) -> Self {
         Self {
             open: if opens_slowly { 1 } else { OPEN },
@@ -128,12 +129,12 @@ impl Pace {
         }
     }
 
-    /// How much of a window may be in flight.
+    /// How many blocks of a window may be in flight.
     pub(super) fn window(&self, windowsize: u16) -> u16 {
         windowsize.min(self.open)
     }
 
-    /// Blocks were acknowledged, so that the base moved.
+    /// Blocks were acknowledged: the base moves.
     pub(super) fn acknowledged(
         &mut self,
         windowsize: u16,
@@ -149,8 +150,8 @@ impl Pace {
         self.restart();
     }
 
-    /// No answer came. Returns whether one of the blocks `in_flight` is to be sent again,
-    /// and not the window.
+    /// No answer came. Returns true if a tail probe is due, and false if the window is to be
+    /// sent again. `in_flight`: the number of blocks.
     pub(super) const fn starts_probe(&mut self, in_flight: u16, windowsize: u16) -> bool {
         let opens_slowly = self.open < OPEN;
         self.probe = match self.probe {
@@ -167,16 +168,15 @@ impl Pace {
             _ => TailProbe::Due(Last, First),
         };
         let is_due = matches!(self.probe, TailProbe::Due(..));
-        // Where it opens slowly it does so from the start again.
+        // A window that opens slowly starts with one block again.
         if !is_due && opens_slowly {
             self.open = 1;
         }
         is_due
     }
 
-    /// The peer may have named the base as missing, and if so may not name it again. Returns
-    /// whether the window may follow a pause: once for each base, and not where it opens
-    /// slowly.
+    /// The peer may have named the base as missing, and then may not name it again. Returns
+    /// whether the window may follow a pause: once for each base, and not if it opens slowly.
     pub(super) fn gap_suspected(&mut self) -> bool {
         if self.probe == TailProbe::None && self.open == OPEN {
             self.probe = TailProbe::Needless;
@@ -184,9 +184,9 @@ impl Pace {
         self.probe == TailProbe::Needless
     }
 
-    /// The pause is over: the next burst is due, or the last block again, if all
-    /// that is open `is_out`. Returns whether it is the window that is to be sent again,
-    /// since no tail probe was answered, or none would be.
+    /// The pause is over: the next burst is due, or a tail probe if all that may be in flight
+    /// `is_out`. Returns whether to send the window again instead, since no tail probe was
+    /// answered, or none would be.
     pub(super) fn end_pause(&mut self, is_out: bool) -> bool {
         let is_in_vain = match self.probe {
             TailProbe::Sent(Last, Second) => true,
@@ -203,7 +203,7 @@ impl Pace {
         is_in_vain
     }
 
-    /// Which block is due, alone; `all_sent`: the whole file is out.
+    /// The block that a due tail probe sends. `all_sent`: the whole file is out.
     pub(super) const fn due_probe(&self, all_sent: bool) -> Option<ProbeBlock> {
         match self.probe {
             TailProbe::Due(Base, Second) if all_sent => Some(Last),
@@ -212,7 +212,7 @@ impl Pace {
         }
     }
 
-    /// It went out, if it was due.
+    /// Blocks went out. Returns whether that was a tail probe.
     pub(super) const fn take_probe(&mut self) -> bool {
         let TailProbe::Due(block, turn) = self.probe else {
             return false;
@@ -221,8 +221,8 @@ impl Pace {
         true
     }
 
-    /// How long to pause before the window follows the tail probe, or the base once more, if
-    /// anything does: until the answer may be there.
+    /// How long to pause after a tail probe, until its answer can be there; then the window
+    /// follows, or the base again. `None` if nothing follows.
     pub(super) fn after_probe(&self, round_trip: Option<Duration>) -> Option<Duration> {
         let round_trip = round_trip.unwrap_or_default();
         match self.probe {
@@ -232,7 +232,7 @@ impl Pace {
         }
     }
 
-    /// A block has gone out again, alone, since the base moved.
+    /// Whether a tail probe has gone out since the base moved.
     pub(super) const fn has_probed(&self) -> bool {
         matches!(self.probe, TailProbe::Sent(..) | TailProbe::Due(_, Second))
     }
@@ -242,8 +242,9 @@ impl Pace {
         self.burst.saturating_sub(self.gone)
     }
 
-    /// The peer named the base as missing: it isn't silent. But what opens slowly closes
-    /// if it was, or a NACK before each deadline would bring all that is open.
+    /// The peer named the base as missing: it isn't silent. But a window that opens slowly
+    /// closes again if the peer was silent before, or a forger's NACK before each deadline
+    /// would bring all that is open.
     pub(super) const fn nacked(&mut self) {
         if self.open < OPEN && self.has_probed_base() {
             self.open = 1;
@@ -263,9 +264,8 @@ impl Pace {
         self.gone = 0;
     }
 
-    /// Blocks went out, and the window has more. Returns how long to pause before
-    /// those, if at all: for the next burst, or, if all that is open `is_out`,
-    /// before the last block is sent again.
+    /// Blocks went out, and the window has more. Returns how long to pause, if at all: before
+    /// the next burst, or before a tail probe if all that may be in flight `is_out`.
     pub(super) fn sent(
         &mut self,
         blocks: u16,
@@ -280,8 +280,8 @@ impl Pace {
         (self.gone >= self.burst).then(|| pause(round_trip))
     }
 
-    /// How long the answer to what goes out next takes, where a `round_trip` is that long:
-    /// a window that isn't open yet is answered behind its tail probe.
+    /// How long the answer to the next blocks takes if a round trip takes `round_trip`: a
+    /// window that isn't fully open is answered only after its tail probe.
     pub(super) fn answer_time(&self, windowsize: u16, round_trip: Duration) -> Duration {
         if self.window(windowsize) < windowsize {
             before_probe(round_trip) + round_trip
@@ -291,33 +291,33 @@ impl Pace {
     }
 
     /// A window is sent again, since the peer named what is missing (`is_named`) or was
-    /// silent. Where nothing was acknowledged since the last loss it is the same one; and
-    /// silence alone may be none: a peer that pauses is silent for long.
+    /// silent. If nothing was acknowledged since the last loss this is the same loss; and
+    /// silence alone may be no loss: the peer may be pausing.
     pub(super) fn lost(&mut self, windowsize: u16, round_trip: Option<Duration>, is_named: bool) {
         if self.since_loss == 0 && (self.losses > 0 || !is_named) {
             return;
         }
         let before = u32::from(self.losses.min(MEMORY - 1));
         let sum = u32::from(self.spacing) * before + u32::from(self.since_loss);
-        // An average of `u16`s fits in one.
+        // An average of `u16`s fits in a `u16`.
         self.spacing = (sum / (before + 1)) as u16;
         self.losses = before as u8 + 1;
         self.since_loss = 0;
         self.choose_burst(windowsize, round_trip);
     }
 
-    /// The whole window if it fits, or else equal parts of it.
+    /// The whole window if it is small enough, or else equal parts of it.
     fn choose_burst(&mut self, windowsize: u16, round_trip: Option<Duration>) {
         if windowsize < LARGE_WINDOW || self.losses == 0 {
             return;
         }
-        // Blocks for each loss, those since the last one among them. To go by the latter
-        // alone would mean to trust in luck: however much is lost, there are long gaps.
+        // Blocks per loss, including those since the last loss. Those alone would say
+        // little: long gaps happen by luck, however much is lost.
         let spacing = self
             .spacing
             .saturating_add(self.since_loss / u16::from(self.losses));
         let most = most_at_once(spacing, pause(round_trip) < SHORT_PAUSE);
-        // So many blocks without a loss that they aren't counted any further.
+        // So many blocks without a loss that the count has reached its end.
         let is_clean = self.since_loss == u16::MAX;
         let fits = is_clean || windowsize <= most.saturating_add(most / 2);
         let bursts = if fits {
@@ -339,19 +339,19 @@ impl Pace {
     }
 }
 
-/// Blocks to send between two pauses, where so many lie between two losses. Each loss
-/// wastes half a burst (if its last block is lost, all of the next one), and that is to
-/// be a tenth of what is needed. Where much is lost, blocks sent again and NACKs
-/// are lost as well, which takes up more and more of that tenth: so the burst falls
-/// with the square, from 16 blocks where one in 80 is lost to two where one in 34 is. One
-/// at a time would save little, and take twice as long.
+/// Blocks to send between two pauses, if there are `spacing` blocks between two losses. Each
+/// loss wastes half a burst (if the burst's last block is lost, all of the next one), and
+/// that should be a tenth of the blocks needed. If much is lost, repeated blocks and NACKs
+/// are lost as well, and take up more and more of that tenth. So the burst falls with the
+/// square of the spacing, from 16 blocks if one in 80 is lost to two if one in 34 is. One at
+/// a time would save little, and take twice as long.
 ///
-/// Where pauses are short they take little time anyway: bursts are smaller, down to a
-/// single block where one in 39 is lost.
+/// Short pauses (`is_short`) take little time anyway, so bursts are smaller: down to a single
+/// block if one in 39 is lost.
 fn most_at_once(spacing: u16, is_short: bool) -> u16 {
     let spacing = u32::from(spacing);
     let (divisor, least) = if is_short { (800, 1) } else { (400, 2) };
     let most = (spacing / 5).min(spacing * spacing / divisor);
-    // A fifth of a `u16`.
+    // A fifth of a `u16` fits in a `u16`.
     (most as u16).max(least)
 }

@@ -29,39 +29,39 @@
 //! | Receiving | the next DATA | stored | ACK, if it fills the window | the DATA after it |
 //! | Receiving | the next DATA, short | stored, committed | ACK | the same again, if the ACK is lost |
 //! | Opening (server), Receiving | a DATA ahead of the one expected, by less than a window | peer verified | ACK of the last in order (in Opening: ACK 0) | the DATA missing |
-//! | Receiving, in that gap | a DATA further ahead than any before | nothing | – | the DATA missing |
-//! | Receiving, in that gap | the same, two round trips after our last ACK, once | our ACK was lost | the same ACK | the DATA missing |
-//! | Receiving, in that gap | a DATA no further ahead than another before, a round trip and at least 3 ms after our last ACK | that, or its answer, was lost | the same ACK | the DATA missing |
+//! | Receiving, with that gap | a DATA further ahead than any before | nothing | – | the DATA missing |
+//! | Receiving, with that gap | the same, two round trips after our last ACK, once | our ACK was lost | the same ACK | the DATA missing |
+//! | Receiving, with that gap | a DATA no further ahead than one before, a round trip and at least 3 ms after our last ACK | our ACK, or its answer, was lost | the same ACK | the DATA missing |
 //! | Receiving | the DATA acknowledged last | nothing | the same ACK | as before |
-//! | Receiving | the last DATA in order once more, in the middle of a window, 3 ms after the transfer last moved | nothing | its ACK: the sender asks | the DATA after it |
-//! | Receiving | OACK once more, before DATA 1 | nothing | ACK 0 | DATA 1 |
+//! | Receiving | the last DATA in order again, in the middle of a window, 3 ms after the transfer last moved | nothing | its ACK: this is a tail probe | the DATA after it |
+//! | Receiving | the OACK again, before DATA 1 | nothing | ACK 0 | DATA 1 |
 //! | Opening, Receiving | DATA larger than agreed (unproved: of a block in the window) | ended | ERROR 4 | nothing |
 //! | Dallying | the last DATA | nothing | the final ACK | the same again |
 //! | Dallying | ERROR | the dallying ends | – | nothing |
-//! | Opening (server, OACK) | ERROR 8 | a probe, ended (not so ERROR 0: a client that can't read its file says that) | – | nothing |
+//! | Opening (server, OACK) | ERROR 8 | a probe, ended (ERROR 0 isn't a probe: a client that can't read its file sends that) | – | nothing |
 //! | Opening, Receiving | any other ERROR | ended | – | nothing |
-//! | Opening (client) | ACK, DATA other than 1 | nothing: no answer to an RRQ, so `session/inbound` takes it for a stranger's | ERROR 5 | as before |
+//! | Opening (client) | ACK, DATA other than 1 | nothing: this doesn't answer an RRQ, so `session/inbound` treats it as a stranger's | ERROR 5 | as before |
 //! | Opening, unverified | the request again, 100 ms or more after our answer | – | the answer | as before |
 //! | Opening, unverified | the request again, sooner | nothing: the two crossed ([`REQUEST_MERGE`](super::transfer::REQUEST_MERGE)) | – | as before |
 //! | Dallying | the request again | a new transfer takes this one's place (`table/repeat`) | – | as before |
-//! | Receiving | the request again | nothing; once quiet for a second and for 4 round trips, a new transfer takes this one's place (`table/repeat`) | – | as before |
+//! | Receiving | the request again | nothing; once it has been quiet for a second and for 4 round trips, a new transfer takes this one's place (`table/repeat`) | – | as before |
 //! | any | ACK, other DATA, other OACK | nothing | – | as before |
-//! | any | RRQ or WRQ on a port of the transfer's own (on a shared one it is a request: see above) | nothing | – | as before |
-//! | Opening, Receiving, Dallying | any, while the socket is full | as in the rows above | what is due then, once there is room (an ERROR isn't waited for: `session`) | as there |
+//! | any | RRQ or WRQ on the transfer's own port (on a shared port it is a request: see above) | nothing | – | as before |
+//! | Opening, Receiving, Dallying | any, while the socket is full | as in the rows above | whatever is due once there is room (an ERROR doesn't wait: `session`) | as there |
 //! | Failing, Closed | any | nothing | – | nothing |
 //!
 //! | state | timer | done | sent |
 //! |---|---|---|---|
 //! | Opening (server), Receiving | answer | wait doubled, or given up | the opening, or an ACK of the last in order |
 //! | Opening (client) | see `client/attempts` | | |
-//! | Opening, Receiving, Dallying | answer, and an ACK is due that the socket won't take | waits on, within the patience (then closed: timed out, or completed if it was dallying); before the opening has left there is no deadline | that ACK, as soon as there is room |
-//! | Dallying | dally, which begins when the final ACK was sent; or its slot is needed (`table`) | over | – |
+//! | Opening, Receiving, Dallying | answer, while the socket is full and an ACK is due | waits on, within the patience (then closed: timed out, or completed if it was dallying); until the opening has left there is no deadline | that ACK, once there is room |
+//! | Dallying | dally, counted from the final ACK; or the slot is needed (`table`) | over | – |
 //!
-//! Without `-t`, and while nothing was lost lately, an ACK is repeated after 500 ms
-//! at the earliest: the sender has a timer of its own. Where 2 s or more were agreed
-//! `retry` says when it may be repeated earlier, once a round trip has been measured: after
-//! a gap, 0.75 s later at the earliest. Packets that don't move the transfer forward don't
-//! prolong the patience, however many the peer sends.
+//! Without `-t`, and if nothing was lost lately, an ACK is repeated after 500 ms at the
+//! earliest: the sender has a timer of its own. If 2 s or more were agreed and a round trip
+//! has been measured, `retry` says when an ACK may be repeated earlier; after a gap 0.75 s
+//! later at the earliest. Packets that don't move the transfer forward don't prolong the
+//! patience, however many the peer sends.
 //!
 //! No ACK before the sink has the data (`Written`), no final ACK before it has
 //! committed (`Committed`).
@@ -84,11 +84,11 @@ use crate::wire::packet::{
 
 #[derive(Debug)]
 enum State {
-    /// Our OACK, ACK 0 or RRQ is out, or due; nothing has come yet.
+    /// Our OACK, ACK 0 or RRQ is in flight, or due; nothing has come yet.
     Opening(Opening),
     /// Blocks are coming in.
     Receiving,
-    /// The file is in place; the final ACK is sent, and repeated if it was lost.
+    /// The file is in place; the final ACK is sent, and repeated if it is lost.
     Dallying(Committed),
     /// An ERROR is due.
     Failing(Failure),
@@ -100,14 +100,14 @@ enum State {
 enum Due {
     Nothing,
     New,
-    /// The peer asked for it in the middle of a window. Nothing was lost, but nothing is
-    /// known of the time that its answer takes either.
+    /// The peer asked for it in the middle of a window. Nothing was lost, but the answer
+    /// doesn't measure the round trip.
     Asked,
-    /// Something was lost, or the peer hasn't seen the one before: counted as sent again.
+    /// A packet was lost, or the peer missed our last ACK: this one counts as a retransmit.
     Again,
 }
 
-/// A block that comes twice within this time was doubled by the network.
+/// A block that comes again within this time was doubled by the network.
 const DOUBLED: Duration = Duration::from_millis(3);
 
 /// Receives a file block by block, in lockstep or by windows.
@@ -120,20 +120,20 @@ pub struct Receiver {
     /// The block acknowledged last; the window is counted from here.
     acked: BlockIndex,
     due: Due,
-    /// How far ahead of the expected block the furthest is that has come: the gap
-    /// before it was reported. 0: there is no gap.
+    /// How far the furthest block that has come is ahead of the expected one: the gap before
+    /// it has been reported. 0: there is no gap.
     ahead: u16,
-    /// The gap was reported once more.
+    /// The gap was reported a second time.
     told_again: bool,
-    /// Every block before the expected one is in the file. Without this no ACK
-    /// can be sent.
+    /// Proof that every block before the expected one is in the file. Without it no ACK can
+    /// be sent.
     written: Option<Written>,
     dally: Millis,
 }
 
 impl Receiver {
-    /// A receiver that is about to open: a server with `negotiated` options, a
-    /// client (opening with a request) with the defaults until it is answered.
+    /// A receiver that is about to open. `negotiated`: a server's options; for a client
+    /// (which opens with a request) the defaults, until the answer comes.
     pub fn new(config: &Config, opening: Opening, negotiated: Negotiated) -> Self {
         let role = opening.role();
         Self {
@@ -157,7 +157,7 @@ impl Receiver {
         &mut self.exchange
     }
 
-    /// What the client asked for, while it waits for the answer.
+    /// What the client asked for, until the answer comes.
     fn offer(&self) -> Option<&Offer> {
         match &self.state {
             State::Opening(Opening::Request { offer, .. }) => Some(offer),
@@ -230,7 +230,7 @@ impl Receiver {
         let index = rollover.index_from(number, self.expected);
         let ahead = index.map(|index| index.0 - self.expected.0);
         let in_window = ahead.filter(|ahead| *ahead < windowsize.into());
-        // On a shared port any other may be a late one of the client's transfer before.
+        // On a shared port any other block may be a late one of the client's transfer before.
         let is_ours = in_window.is_some() || !self.exchange.may_be_forged();
         if payload.len() > usize::from(blksize) && is_ours {
             self.abort(Failure::new(
@@ -241,19 +241,19 @@ impl Receiver {
         }
         match in_window {
             Some(0) => self.store(now, payload, sink),
-            // Less than a window, which is a `u16`.
+            // Less than the window size, which is a `u16`.
             Some(ahead) => self.report_gap(now, ahead as u16),
             None => self.acknowledge_again(now, number),
         }
     }
 
-    /// A block came that lies so far ahead of the expected one. RFC 7440 §4: the
-    /// sender is told at once which was the last in order, and only once: the
-    /// rest of its window is as far off. If blocks come again, our ACK was lost, or
-    /// the base of the window that answered it. If blocks beyond the gap still come two
-    /// round trips later, our ACK was probably lost: it is sent again, but only once, since
-    /// a slow link may still be delivering what was sent before.
-    /// Before block 1 that is ACK 0: a peer that sends DATA has had our OACK.
+    /// A block came that is this far `ahead` of the expected one. RFC 7440 §4: the last block
+    /// in order is acknowledged at once, but only once, though the rest of the window comes
+    /// ahead as well. If blocks come a second time, our ACK was lost, or the base of the
+    /// window that answered it. If further blocks beyond the gap still come two round trips
+    /// later, our ACK was probably lost. It is sent again, but only once, since a slow link
+    /// may still be delivering what was sent before.
+    /// Before block 1 the ACK is ACK 0: a peer that sends DATA has received our OACK.
     fn report_gap(&mut self, now: Instant, ahead: u16) {
         if self.offer().is_some() {
             return;
@@ -290,7 +290,7 @@ impl Receiver {
             self.exchange.retry.answered(now, answers_ack);
             self.exchange.retry.heard(now);
         } else {
-            // They were received together: nothing more is known of the time.
+            // It was received together with the one before: the timer is set already.
             self.exchange.retry.one_came_through();
         }
         self.state = State::Receiving;
@@ -316,10 +316,10 @@ impl Receiver {
         }
     }
 
-    /// A block came that we have. If it is the one acknowledged last, our ACK
-    /// was lost: the sender waits for it (RFC 1350 §2, and §6 for the final one).
-    /// If it is the last one in the middle of a window, and not doubled by the
-    /// network, the sender wants to know how far we are.
+    /// A block came that we already have. If it is the one acknowledged last, our ACK was
+    /// lost, and the sender waits for it (RFC 1350 §2, and §6 for the final one). If it is
+    /// the last one in order, in the middle of a window, and not doubled by the network, the
+    /// sender wants to know how far we are.
     fn acknowledge_again(&mut self, now: Instant, number: BlockNumber) {
         let last = BlockIndex(self.expected.0 - 1);
         if last == BlockIndex::HANDSHAKE || number != self.number_of(last) {
@@ -339,7 +339,7 @@ impl Receiver {
         self.exchange.negotiated().rollover.number_of(index)
     }
 
-    /// The opening, or an ACK of the last block in order, is due, if it isn't already.
+    /// Makes the opening, or an ACK of the last block in order, due, unless one is already.
     fn send_again(&mut self) {
         if self.due == Due::Nothing {
             self.due = Due::Again;
@@ -384,7 +384,7 @@ impl Receiver {
         self.state = State::Closed;
     }
 
-    /// The outcome has been told.
+    /// Closes a transfer whose outcome is already set.
     fn finish(&mut self) {
         self.exchange.retry.stop();
         self.state = State::Closed;
@@ -423,9 +423,9 @@ impl Receiver {
         Some(Transmit::Datagram(len))
     }
 
-    /// Bytes of DATA that the peer sends for the ACK that is due (RFC 7440 §4): a window,
-    /// whichever block it names. The final ACK asks for nothing; the opening, which nobody has
-    /// answered yet, isn't counted.
+    /// Bytes of DATA that the peer sends in answer to the ACK that is due (RFC 7440 §4): a
+    /// window, whichever block the ACK names. The final ACK asks for nothing. The opening,
+    /// which nobody has answered yet, doesn't count.
     pub(super) fn asks_for(&self) -> usize {
         if !matches!(self.state, State::Receiving) {
             return 0;
@@ -454,7 +454,7 @@ impl Receiver {
         self.acked = BlockIndex(self.expected.0 - 1);
         self.exchange.count_retransmits((due == Due::Again).into());
         match (&self.state, self.exchange.retry.timer()) {
-            // Repeats don't prolong it: no peer keeps us dallying forever.
+            // Repeats don't prolong dallying: no peer keeps us here forever.
             (State::Dallying(_), Timer::Dally { .. }) => {}
             (State::Dallying(_), _) => self.exchange.retry.dally(now + self.dally()),
             _ if matches!(due, Due::Asked | Due::Again) => self.exchange.retry.sent_again(now),

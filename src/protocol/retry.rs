@@ -1,91 +1,91 @@
 //! When to send again: the retransmission timer of one transfer.
 //!
 //! Two policies. [`Wait::Fixed`] is a promise, made with `-t`: the first repeat by
-//! the timer comes exactly that long after the packet. (What the peer sends can
-//! bring one earlier: a NACK, its request again.) [`Wait::Adaptive`] follows the
+//! the timer comes exactly that long after the packet. (The peer can bring one earlier, by
+//! a NACK or by sending its request again.) [`Wait::Adaptive`] follows the
 //! measured round trip (RFC 6298 with Karn's rule) and the slowest recent answers.
 //! Both back off exponentially (RFC 1123 §4.2.3.2) and give up in the end.
 //!
-//! A negotiated `timeout` takes the place of both. It is kept exactly, with one
-//! exception: boot loaders ask for 5 s and then wait as long in silence for each
-//! packet that is lost. So where 2 s or more were agreed, and the peer has answered four
-//! times, or has named a gap, up to three repeats go out earlier, at the adaptive wait
-//! (0.75 s where nothing was measured), and the negotiated wait begins after them. After an
-//! ACK that may name a gap, or be an echo, and after a NACK of ours, the first of them goes out
-//! 0.75 s later, or after the measured wait, if that is longer; at once, if the deadline has
-//! come. An ACK is never repeated earlier before a round trip has been measured.
+//! A negotiated `timeout` takes the place of both. It is kept exactly, with one exception:
+//! boot loaders ask for 5 s, and then sit silent that long for each lost packet. So if 2 s
+//! or more were agreed, and the peer has answered four times or has named a gap, up to
+//! three repeats go out earlier, at the adaptive wait (0.75 s if nothing was measured), and
+//! the negotiated wait begins after them. After an ACK that may be a NACK or an echo, and
+//! after we have reported a gap, the first of these repeats goes out after 0.75 s or the
+//! measured wait, whichever is longer, or at once if its deadline has passed. An ACK is
+//! never repeated early before a round trip has been measured.
 //!
-//! Must not: read the clock, which it is told.
+//! Must not: read the clock; callers pass the time in.
 
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use super::timer::Timer;
 
-/// Back-off stops here, unless the first wait is longer already.
+/// The wait doubles up to this, unless the first wait is longer already.
 pub const MAX_BACK_OFF: Duration = Duration::from_secs(8);
 
 /// The adaptive wait before anything was measured, and its ceiling. A wait this
 /// long is also where adaptive repeats begin to count against the limit.
 pub const ADAPTIVE_CEILING: Duration = Duration::from_secs(1);
 
-/// The adaptive wait never falls below this: scheduling noise on the peer's side
-/// is milliseconds, and a repeat too early costs more than one a little late.
+/// The adaptive wait never falls below this: the peer's scheduling varies by milliseconds,
+/// and a repeat that is too early costs more than one that is a little late.
 pub const ADAPTIVE_FLOOR: Duration = Duration::from_millis(20);
 
-/// The same for ACKs, where nothing was lost lately. The peer has a timer of its
-/// own for its DATA, and one that answers each ACK (RFC 1123 §4.2.3.1 forbids it)
-/// sends everything twice after a repeat too many.
+/// The same for ACKs, if nothing was lost lately. The peer has its own timer for its DATA,
+/// and a peer that answers each ACK (RFC 1123 §4.2.3.1 forbids it) sends everything twice
+/// after a needless repeat.
 pub const ACK_FLOOR: Duration = Duration::from_millis(500);
 
-/// The longest a peer is waited for by the terms of its own `timeout` option.
+/// The most patience that a negotiated `timeout` gives a peer.
 pub const MAX_NEGOTIATED_PATIENCE: Duration = Duration::from_secs(60);
 
-/// A negotiated wait shorter than this is kept exactly: nobody waits long for it.
+/// A negotiated wait shorter than this is kept exactly: it costs nobody much time.
 pub const LONG_NEGOTIATED: Duration = Duration::from_secs(2);
 
-/// Answers until repeats may come earlier than a negotiated wait: the OACK and the
-/// first three DATA or windows keep it. So few since each costs a boot loader that wait
-/// if it is lost, and a guess too early costs few DATA in vain; not fewer, since a test of
+/// Answers until repeats may come earlier than a negotiated wait: the OACK and the first
+/// three DATA or windows keep it. Few, since each of these costs a boot loader that wait if
+/// it is lost, and a wrong guess costs only a few needless DATA. Not fewer, since a test of
 /// whether `timeout` is kept looks at the first packets.
 pub const KNOWN_ANSWERS: u8 = 4;
 
-/// Repeats of one packet that may come earlier than a negotiated wait. Where a NACK was
-/// lost a window takes three:
+/// Repeats of one packet that may come earlier than a negotiated wait. If a NACK was lost, a
+/// window takes three:
 ///
-/// 1. the last block alone, which a receiver that names each gap once doesn't answer again;
-/// 2. the window, of which it may still miss the end, if it counts from its NACK;
+/// 1. the last block alone; a receiver that names each gap only once doesn't answer it;
+/// 2. the window; a receiver that counts its own window from its NACK waits for more;
 /// 3. the last block alone, which it answers.
 pub const EARLY_REPEATS: u8 = 3;
 
-/// The least wait after an ACK that is a NACK or an echo, one can't tell which; and the
-/// wait for a known peer while no round trip is known. Echoes are over by then, and a
-/// client that waits for us loses less than a second.
+/// The least wait after an ACK that may be a NACK or an echo; and the wait for a known peer
+/// while no round trip is known. Echoes are over by then, and a client that waits for us
+/// loses less than a second.
 const CAUTIOUS: Duration = Duration::from_millis(750);
 
-/// How much the early repeats lengthen the wait, as each doubles it.
+/// The factor by which the early repeats lengthen the wait: each doubles it.
 const BACKED_OFF: u32 = 1 << EARLY_REPEATS;
 
-/// An answer that comes this soon after a repeat answers the repeat, however
-/// short the round trip: schedulers are not more exact.
+/// An answer that comes this soon after a repeat answers the repeat, however short the
+/// round trip: scheduling is no more exact.
 const PROMPT: Duration = Duration::from_millis(5);
 
-/// An answer that comes this late may be a copy: the first was lost, and the peer's
-/// own timer, which strikes after a second or more, sent it again.
+/// An answer that comes this late may be a repeat: the first was lost, and the peer's own
+/// timer, which expires after a second or more, sent it again.
 const PEERS_OWN_TIMER: Duration = Duration::from_millis(990);
 
-/// The slowest of at least this many answers is remembered, and of no more than
-/// twice as many.
+/// The slowest of at least this many of the last answers is remembered, and of at most twice
+/// as many.
 const SLOW_MEMORY: u8 = 64;
 
 /// Answers as late as [`PEERS_OWN_TIMER`] are put down to lost packets while they are rare:
-/// no more than one in so many of those counted now (but always the first), and no more
-/// than [`MOST_LATE_BY_LOSS`]. A peer that is busy for a second as rarely gets a few repeats
-/// in vain each time.
+/// at most one in this many of those counted now (but always the first), and at most
+/// [`MOST_LATE_BY_LOSS`]. A peer that is busy for a second just as rarely gets a few needless
+/// repeats each time.
 const LATE_BY_LOSS: u8 = 16;
 const MOST_LATE_BY_LOSS: u8 = 3;
 
-/// Answers after a loss until the network counts as sound again.
+/// Answers after a loss until the loss is forgotten.
 const LOSS_MEMORY: u8 = 64;
 
 /// How long to wait for an answer before sending again.
@@ -118,8 +118,8 @@ impl RetryPolicy {
         }
     }
 
-    /// How long a packet is waited for in all, before anything was measured: 31 s
-    /// with five retries.
+    /// How long to wait in all for the answer to a packet, before anything was measured:
+    /// 31 s with five retries.
     pub fn patience(&self) -> Duration {
         let longest = MAX_BACK_OFF.max(self.initial_wait());
         let mut wait = self.initial_wait();
@@ -131,15 +131,15 @@ impl RetryPolicy {
         total
     }
 
-    /// How long a transfer goes on without a step forward, whatever the peer
-    /// sends meanwhile: a tenth more than the patience, which is what quick
-    /// adaptive repeats take before they are counted. 34 s with five retries.
+    /// How long a transfer goes on without a step forward, whatever the peer sends meanwhile.
+    /// A tenth more than the patience, for the quick adaptive repeats that aren't counted.
+    /// 34 s with five retries.
     fn longest_patience(&self) -> Duration {
         let patience = self.patience();
         patience + patience / 10
     }
 
-    /// This policy with as few repeats as last for `patience`.
+    /// This policy with the fewest repeats that last for `patience`.
     #[must_use]
     pub fn lasting(self, patience: Duration) -> Self {
         (0..=u8::MAX)
@@ -152,8 +152,8 @@ impl RetryPolicy {
     }
 }
 
-/// Smoothed round trip and its variation (RFC 6298 §2), in microseconds: both
-/// are kept for every session, so they are kept small.
+/// Smoothed round trip and its variation (RFC 6298 §2), in microseconds. Small, since every
+/// session has both.
 #[derive(Debug, Clone, Copy)]
 struct RoundTrip {
     smoothed: NonZeroU32,
@@ -186,9 +186,9 @@ impl RoundTrip {
     }
 }
 
-/// A wait in microseconds: small, since every session keeps several, and used in
-/// arithmetic as it is, since every answer is measured. Up to 71 minutes, which is more
-/// than `-t` and the options allow.
+/// A wait in microseconds: small, since every session has several, and quick to compute
+/// with, since every answer is measured. Up to 71 minutes, which is more than `-t` and the
+/// options allow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Micros(u32);
 
@@ -202,7 +202,7 @@ impl Micros {
         }
     }
 
-    /// So many times as long.
+    /// `factor` times as long.
     const fn times(self, factor: u32) -> Self {
         Self(self.0.saturating_mul(factor))
     }
@@ -226,19 +226,18 @@ impl From<Micros> for Duration {
     }
 }
 
-/// The slowest recent answer. A peer that was busy now and then (writing flash)
-/// will be again: repeats before that would only annoy it.
+/// The slowest recent answer. A peer that was busy now and then (writing flash) will be
+/// again, and earlier repeats would be needless.
 #[derive(Debug)]
 struct Slowest {
-    /// Of the answers counted now.
+    /// The slowest of the answers counted now.
     current: Micros,
-    /// Of the [`SLOW_MEMORY`] before those.
+    /// The slowest of the [`SLOW_MEMORY`] answers before those.
     previous: Micros,
     count: u8,
-    /// All answers to what was sent, those to a repeat among them; no more than
-    /// [`KNOWN_ANSWERS`].
+    /// All answers, also those to a repeat; up to [`KNOWN_ANSWERS`].
     seen: u8,
-    /// Those counted now that were put down to lost packets.
+    /// Answers among those counted now that were put down to lost packets.
     late: u8,
 }
 
@@ -259,7 +258,7 @@ impl Slowest {
         }
     }
 
-    /// Returns whether it was the peer that took so long, as far as one can tell.
+    /// Returns whether the peer itself took that long, as far as we can tell.
     fn learn(&mut self, answer: Micros) -> bool {
         if self.count == SLOW_MEMORY {
             self.previous = self.current;
@@ -277,14 +276,14 @@ impl Slowest {
         true
     }
 
-    /// The wait that such an answer still beats.
+    /// The wait within which an answer as slow as the slowest still comes.
     fn wait(&self) -> Micros {
         let slowest = self.current.max(self.previous).0;
         Micros(slowest.saturating_add(slowest / 4))
     }
 }
 
-/// A longer time, kept small: up to 49 days.
+/// A time in milliseconds, for longer ones: up to 49 days.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Millis(u32);
 
@@ -308,21 +307,21 @@ struct Adaptive {
 }
 
 impl Adaptive {
-    /// The wait, given the one that the round trip alone suggests.
+    /// `wait`, which the round trip suggests, within these bounds.
     fn wait(self, wait: Micros) -> Micros {
         wait.max(self.least).min(self.most)
     }
 }
 
-/// What the wait for an answer goes by.
+/// What the wait for an answer follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Follows {
-    /// The wait that was promised.
+    /// The promised wait: `-t`, or a negotiated `timeout` that is kept exactly.
     Promise,
     /// The measured round trip.
     RoundTrip,
-    /// The wait that was negotiated; for the first repeats the round trip, once
-    /// that is well known, or a gap was named or suspected.
+    /// A long negotiated wait; for the first repeats the round trip, once the peer is known
+    /// well enough, or a gap was named or suspected.
     PromiseAndRoundTrip,
 }
 
@@ -337,7 +336,7 @@ pub(crate) struct RetryTimer {
     /// The longest time without a step forward, see
     /// [`RetryPolicy::longest_patience`].
     patience: Millis,
-    /// What waits for its answer is an ACK.
+    /// The packets that wait for an answer are ACKs.
     for_acks: bool,
     /// Answers until the last loss is forgotten.
     lossy: u8,
@@ -347,18 +346,18 @@ pub(crate) struct RetryTimer {
     slowest: Slowest,
     /// The answer to what was sent measures the round trip.
     measurable: bool,
-    /// It was sent again, so that its answer measures nothing (Karn).
+    /// The packet was sent again, so its answer measures nothing (Karn).
     repeated: bool,
     /// Counted repeats since the last step forward.
     repeats: u8,
-    /// Those that came earlier than the negotiated wait, which are counted apart.
+    /// Repeats earlier than the negotiated wait, which are counted apart.
     early_repeats: u8,
     /// The wait that the next packet gets.
     wait: Micros,
     /// Since when an answer is awaited: when the first copy of the packet went
     /// out, or the peer was last seen at work.
     since: Option<Instant>,
-    /// How long after that something was sent last.
+    /// How long after `since` the last packet was sent.
     sent_after: Micros,
     timer: Timer,
 }
@@ -424,19 +423,19 @@ impl RetryTimer {
         self.timer
     }
 
-    /// When what waits for its answer was sent last, or, on the receiving side, a block
-    /// of a window was heard since.
+    /// When the packet that waits for an answer was last sent; on the receiving side also
+    /// when the last block of a window came, if that was later.
     pub(crate) fn last_sent(&self) -> Option<Instant> {
         Some(self.since? + Duration::from(self.sent_after))
     }
 
-    /// Since when the transfer hasn't moved: when the first copy of what now
-    /// waits for its answer went out, or the peer was last seen at work.
+    /// Since when the transfer hasn't moved: when the first copy of the packet that now
+    /// waits for an answer went out, or the peer was last seen at work.
     pub(crate) const fn waiting_since(&self) -> Option<Instant> {
         self.since
     }
 
-    /// What waits for its answer was sent more than once.
+    /// The packet that waits for an answer was sent more than once.
     pub(crate) const fn is_repeated(&self) -> bool {
         self.repeated
     }
@@ -452,18 +451,18 @@ impl RetryTimer {
         self.round_trip.map(|_| self.fastest.into())
     }
 
-    /// Whether something that comes at `now` comes as soon after what was sent
-    /// last as answers do.
+    /// Whether a packet that comes at `now` comes as soon as an answer to what was sent last
+    /// would. `None` if no round trip is known.
     pub(crate) fn is_prompt(&self, now: Instant) -> Option<bool> {
         let round_trip = self.round_trip?;
         let elapsed = now.saturating_duration_since(self.last_sent()?);
         let smoothed = Duration::from_micros(round_trip.smoothed.get().into());
-        // On a steady network the timeout is hardly more than the round trip.
+        // On a steady network the timeout is barely longer than the round trip.
         let timeout = Duration::from(round_trip.timeout());
         Some(elapsed <= (timeout + smoothed / 2).max(PROMPT))
     }
 
-    /// Something new was sent that wants an answer.
+    /// Something new was sent and needs an answer.
     pub(crate) fn sent(&mut self, now: Instant) {
         self.restart(now);
         self.measurable = true;
@@ -478,8 +477,8 @@ impl RetryTimer {
         self.arm(now);
     }
 
-    /// The peer is at work, though nothing of ours was answered (the blocks
-    /// within a window, on the receiving side).
+    /// The peer is at work, though it answered nothing (on the receiving side: the blocks
+    /// within a window).
     pub(crate) fn heard(&mut self, now: Instant) {
         self.restart(now);
     }
@@ -490,12 +489,12 @@ impl RetryTimer {
         self.sent_after = Micros(0);
         self.measurable = false;
         self.repeated = false;
-        // Patience begins now as well.
+        // Patience starts again now, too.
         let wait = Duration::from(self.wait.min(self.patience.into()));
         self.timer = Timer::Answer { at: now + wait };
     }
 
-    /// Whether that was known at `now` already.
+    /// Whether [`RetryTimer::heard`] was already called at `now`.
     pub(crate) fn was_heard_at(&self, now: Instant) -> bool {
         self.since == Some(now) && !self.measurable && !self.repeated
     }
@@ -505,7 +504,7 @@ impl RetryTimer {
         self.lossy = self.lossy.saturating_sub(1);
     }
 
-    /// An answer is awaited for a full wait, but no longer than patience lasts.
+    /// Waits for an answer for a full wait from `now` on, but no longer than patience lasts.
     pub(crate) fn arm(&mut self, now: Instant) {
         self.arm_at(now + self.wait());
     }
@@ -519,9 +518,9 @@ impl RetryTimer {
         Some(self.since? + Duration::from(self.patience))
     }
 
-    /// What is due can't be sent, since the socket is full: no silence of the
-    /// peer's, so nothing is backed off. Returns whether to wait on: a socket
-    /// that takes nothing must not keep a transfer alive.
+    /// The packet that is due can't be sent, since the socket is full. The peer isn't silent,
+    /// so there is no back-off. Returns whether to wait on: a socket that takes nothing must
+    /// not keep a transfer alive.
     pub(crate) fn hold(&mut self, now: Instant) -> bool {
         self.forgive_lateness(now);
         self.since.get_or_insert(now);
@@ -529,20 +528,20 @@ impl RetryTimer {
         self.end_of_patience().is_some_and(|end| now < end)
     }
 
-    /// The time by which we are late, since the process was held up, is no
-    /// silence of the peer's, whatever was due.
+    /// If we are late for the deadline, since the process was held up, that time doesn't
+    /// count as the peer's silence.
     fn forgive_lateness(&mut self, now: Instant) {
         if let (Some(since), Some(due)) = (self.since, self.timer.deadline()) {
             self.since = Some(since + now.saturating_duration_since(due));
         }
     }
 
-    /// Until `until` there is a pause in what we send.
+    /// We send nothing until `until`.
     pub(crate) const fn pause(&mut self, until: Instant) {
         self.timer = Timer::Burst { until };
     }
 
-    /// A pause that long after what was sent last, if the deadline doesn't come before its end.
+    /// A pause of this length, from the last packet sent on, if it ends before the deadline.
     pub(crate) fn pause_before_deadline(&mut self, pause: Duration) {
         if let (Timer::Answer { at }, Some(sent)) = (self.timer, self.last_sent())
             && sent + pause < at
@@ -551,7 +550,7 @@ impl RetryTimer {
         }
     }
 
-    /// There is no pause any more, if there was one.
+    /// Ends the pause, if there is one.
     #[inline]
     pub(crate) fn end_pause(&mut self, now: Instant) {
         if let Timer::Burst { .. } = self.timer {
@@ -560,7 +559,7 @@ impl RetryTimer {
         }
     }
 
-    /// The final ACK is repeated until `until`.
+    /// Dallies until `until`.
     pub(crate) const fn dally(&mut self, until: Instant) {
         self.timer = Timer::Dally { until };
     }
@@ -576,13 +575,13 @@ impl RetryTimer {
             .is_some_and(|deadline| deadline <= now)
     }
 
-    /// Something was lost on the way: ACKs are worth repeating early.
+    /// A packet was lost: ACKs are worth repeating early.
     pub(crate) const fn something_lost(&mut self) {
         self.lossy = LOSS_MEMORY;
     }
 
-    /// The peer named a gap: something was lost and it has no use for silence, so that
-    /// a long negotiated wait is cut short from now on.
+    /// The peer named a gap: a packet was lost, and the peer wants it at once. So a long
+    /// negotiated wait is cut short from now on.
     pub(crate) fn gap_named(&mut self) {
         self.slowest.seen = KNOWN_ANSWERS;
         if let Some(wait) = self.early_wait() {
@@ -590,8 +589,8 @@ impl RetryTimer {
         }
     }
 
-    /// An ACK came that is a NACK or an echo; or we have told the peer of a gap. A long
-    /// negotiated wait for this one answer is cut short, to [`CAUTIOUS`] at least.
+    /// An ACK came that may be a NACK or an echo; or we have reported a gap to the peer. A
+    /// long negotiated wait is cut short for this one answer, but not below [`CAUTIOUS`].
     pub(crate) fn gap_suspected(&mut self, now: Instant) {
         let Some(wait) = self.early_wait() else {
             return;
@@ -604,7 +603,7 @@ impl RetryTimer {
         }
     }
 
-    /// The wait that may come before a long negotiated one.
+    /// The wait of an early repeat, if one may come before a long negotiated wait.
     fn early_wait(&self) -> Option<Micros> {
         let measured = match self.round_trip {
             Some(known) => known.timeout(),
@@ -618,15 +617,15 @@ impl RetryTimer {
 
     /// The transfer moved a step forward: the count of repeats starts again.
     ///
-    /// `measured` says that the answer belongs to the packet sent last, so that
-    /// the time between the two is a round trip, if nothing was repeated.
+    /// `measured`: the answer belongs to the packet sent last, so the time between the two is
+    /// a round trip, if nothing was repeated.
     pub(crate) fn answered(&mut self, now: Instant, measured: bool) {
         let was_early = self.early_repeats > 0;
         self.repeats = 0;
         self.early_repeats = 0;
         self.one_came_through();
-        // A busy peer's answer comes late; that of one whose packet was lost
-        // comes as promptly after the repeat as answers do.
+        // If a packet was lost, the answer comes as soon after the repeat as answers do. A
+        // busy peer's answer comes late.
         let was_lost = self.repeated && self.is_prompt(now).unwrap_or(true);
         if was_lost {
             self.something_lost();
@@ -646,9 +645,9 @@ impl RetryTimer {
         self.wait = match self.follows {
             Follows::Promise => self.initial,
             Follows::PromiseAndRoundTrip if !self.is_well_known() => self.initial,
-            // Without a sample the backed-off wait stays (RFC 6298 §5.7), but a new
-            // packet waits no longer than a few repeats lengthen what was measured:
-            // one that was lost for a second is no reason for the next to take as long.
+            // Without a sample the backed-off wait stays (RFC 6298 §5.7), but for a new
+            // packet only up to a few doublings of the measured wait: if one packet was
+            // lost for a second, the next needn't take as long.
             Follows::RoundTrip | Follows::PromiseAndRoundTrip => {
                 let adaptive = self.adaptive();
                 let wait = suggested.unwrap_or_else(|| match self.round_trip {
@@ -656,7 +655,7 @@ impl RetryTimer {
                         let most = adaptive.wait(known.timeout()).times(BACKED_OFF);
                         self.wait.min(most)
                     }
-                    // Or a peer that always takes longer is never measured.
+                    // Keep it, or a peer that always takes longer is never measured.
                     None if was_early => self.wait,
                     None if self.follows == Follows::PromiseAndRoundTrip => Micros::of(CAUTIOUS),
                     None => self.wait,
@@ -666,9 +665,9 @@ impl RetryTimer {
         };
     }
 
-    /// Whether the peer has answered, or named a gap, so often that repeats may come early.
-    /// An ACK too many has old writers send everything twice, so for those how soon it
-    /// answers must have been measured.
+    /// Whether the peer has answered often enough, or named a gap, so that repeats may come
+    /// early. A needless ACK makes old writers send everything twice, so early ACKs also need
+    /// a measured round trip.
     const fn is_well_known(&self) -> bool {
         self.slowest.seen == KNOWN_ANSWERS && (!self.for_acks || self.round_trip.is_some())
     }
@@ -679,12 +678,12 @@ impl RetryTimer {
         let (slowest, floor) = match (self.for_acks, self.lossy) {
             (false, _) => (self.slowest.wait(), Micros::of(ADAPTIVE_FLOOR)),
             (true, 0) => (self.slowest.wait(), Micros::of(ACK_FLOOR)),
-            // With losses the gaps between DATA are waits of the peer's, which
-            // learns from ours: each would wait for the other ever longer.
+            // After losses the gaps between DATA are the peer's own waits. If we learned
+            // from those, and the peer from ours, both would wait longer and longer.
             (true, _) => (Micros(0), Micros::of(ADAPTIVE_FLOOR)),
         };
         Adaptive {
-            // Where the timer repeats nothing the one wait is the patience.
+            // If the timer repeats nothing, the only wait is the patience.
             least: slowest.max(if self.retries == 0 { ceiling } else { floor }),
             most: match self.follows {
                 Follows::PromiseAndRoundTrip => self.initial,
@@ -702,12 +701,12 @@ impl RetryTimer {
         *self.round_trip.insert(round_trip)
     }
 
-    /// The deadline passed without an answer. Doubles the wait and returns
-    /// true if the packet may be sent again, false if patience has run out,
-    /// after `max_repeats` (at most the policy's) or by time.
+    /// The deadline passed without an answer. If the packet may be sent again, doubles the
+    /// wait and returns true. Returns false if patience has run out, after `max_repeats` (or
+    /// the policy's, if fewer) or by time.
     ///
-    /// The next deadline counts from `now` until the repeat is sent: a socket
-    /// that takes nothing must not keep a transfer alive.
+    /// Until the repeat is sent, the next deadline counts from `now`: a socket that takes
+    /// nothing must not keep a transfer alive.
     pub(crate) fn back_off(&mut self, now: Instant, max_repeats: u8) -> bool {
         self.forgive_lateness(now);
         if self.end_of_patience().is_some_and(|end| end <= now) {
@@ -768,7 +767,7 @@ mod tests {
         Instant::now()
     }
 
-    /// A timer with a negotiated wait, after so many answers that each took 3 ms.
+    /// A timer with a negotiated wait, after this many answers that each took 3 ms.
     fn negotiated(seconds: u64, retries: u8, answers: u8) -> (RetryTimer, Instant) {
         let policy = RetryPolicy {
             wait: Wait::Adaptive,
@@ -804,7 +803,7 @@ mod tests {
             (2, 5, KNOWN_ANSWERS, vec![20, 40, 80, 2000, 4000, 8000]),
             // The peer isn't known yet.
             (5, 5, KNOWN_ANSWERS - 1, vec![5000, 8000, 8000]),
-            // Nobody waits long for a second.
+            // A wait below 2 s is kept exactly.
             (1, 5, KNOWN_ANSWERS, vec![1000, 2000, 4000]),
             // Nothing is ever repeated.
             (5, 0, KNOWN_ANSWERS, vec![5000]),
@@ -847,7 +846,7 @@ mod tests {
                 "{answers}"
             );
         }
-        // One that was promised isn't.
+        // A short one is kept.
         let (mut timer, now) = negotiated(1, 5, 3);
         timer.sent(now);
         timer.gap_named();
@@ -871,8 +870,8 @@ mod tests {
         assert!(timer.expired(now + MS * 500));
     }
 
-    /// A boot loader that asks again each second, and ignores what came twice: of its
-    /// ACKs one in thirty is lost.
+    /// A boot loader that asks again each second and ignores duplicates; one in thirty of its
+    /// ACKs is lost.
     #[test]
     fn acks_that_are_lost_now_and_then_do_not_make_the_peer_slow() {
         let mut timer = RetryTimer::new(ADAPTIVE, false);
@@ -885,7 +884,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_whose_answers_follow_a_repeat_is_known_as_well() {
+    fn answers_to_repeats_make_a_peer_known_too() {
         let (mut timer, mut now) = negotiated(5, 5, 1);
         for _ in 1..KNOWN_ANSWERS {
             timer.sent(now);
@@ -896,7 +895,7 @@ mod tests {
         timer.sent(now);
         assert!(timer.expired(now + ADAPTIVE_FLOOR * BACKED_OFF));
 
-        // But without one that measures it isn't known how soon it answers.
+        // But if no answer was measured, the round trip isn't known.
         let (mut timer, mut now) = negotiated(5, 5, 0);
         for _ in 0..KNOWN_ANSWERS {
             timer.sent(now);
@@ -911,7 +910,7 @@ mod tests {
     /// RFC 6298 §5.5 to 5.7: without a sample the backed-off wait stays, or a peer that
     /// has become a little slower than the wait would be sent everything twice.
     #[test]
-    fn answers_that_come_later_than_before_are_waited_for_soon() {
+    fn the_wait_soon_adapts_to_answers_that_come_later_than_before() {
         let changes = [(3, 22), (3, 60), (3, 700), (100, 140), (100, 275)];
         for ((before, after), is_negotiated) in changes
             .into_iter()
@@ -1120,7 +1119,7 @@ mod tests {
     };
 
     #[test]
-    fn the_wait_learns_from_the_slowest_answers_of_late() {
+    fn the_wait_learns_from_the_slowest_recent_answers() {
         // A client that writes flash: 150 ms for every eighth block.
         let mut timer = RetryTimer::new(ADAPTIVE, false);
         let mut now = test_epoch();
@@ -1132,8 +1131,8 @@ mod tests {
         assert!(repeats <= 5, "{repeats} doubles");
     }
 
-    /// Whose round trip isn't known, since its first answers followed repeats, and who
-    /// answers after so many milliseconds.
+    /// The repeats that go out, for each of eight packets, to a peer that answers after `took`
+    /// milliseconds. Its first answers followed repeats, so its round trip isn't known.
     fn repeats_to_unmeasured(took: u32, for_acks: bool) -> Vec<u32> {
         let mut timer = RetryTimer::new(ADAPTIVE, for_acks);
         timer.negotiated(MS * 5000);
@@ -1156,18 +1155,18 @@ mod tests {
             assert!(all <= most, "{took} ms: {repeats:?}");
             assert_eq!(repeats[6..], [0, 0], "{took} ms: {repeats:?}");
         }
-        // ACKs wait as long as was agreed.
+        // For ACKs the agreed wait is kept.
         for took in [1000, 4000] {
             assert_eq!(repeats_to_unmeasured(took, true), [0; 8], "{took} ms");
         }
     }
 
     #[test]
-    fn a_long_pause_is_forgotten_after_a_while_of_prompt_answers() {
+    fn a_long_pause_is_forgotten_after_enough_prompt_answers() {
         let mut timer = RetryTimer::new(ADAPTIVE, false);
         let mut now = test_epoch();
         answer(&mut timer, &mut now, 1);
-        // Once may have been a lost packet.
+        // The first time may have been a lost packet.
         answer(&mut timer, &mut now, 3000);
         assert_eq!(answer(&mut timer, &mut now, 3000).0, ADAPTIVE_CEILING);
         for _ in 0..SLOW_MEMORY - 3 {
@@ -1186,7 +1185,7 @@ mod tests {
         for _ in 0..8 {
             assert_eq!(answer(&mut timer, &mut now, 1).0, ACK_FLOOR);
         }
-        // Later than the slowest gap in any case.
+        // But always later than the slowest answer.
         assert_eq!(answer(&mut timer, &mut now, 480).0, MS * 600);
         for _ in 0..2 * SLOW_MEMORY {
             answer(&mut timer, &mut now, 1);
@@ -1238,7 +1237,7 @@ mod tests {
             let start = test_epoch();
             let mut now = start;
             timer.sent(now);
-            // The peer repeats one packet all the time, and gets its answer.
+            // The peer keeps repeating one packet, and gets an answer each time.
             while !timer.expired(now) {
                 timer.sent_again(now);
                 now += MS * 100;
@@ -1246,7 +1245,7 @@ mod tests {
             assert!(!timer.back_off(now, u8::MAX), "{negotiated:?}");
             assert_eq!((now - start).as_secs(), seconds, "{negotiated:?}");
 
-            // It says nothing.
+            // The peer is silent.
             let mut timer = RetryTimer::new(policy, true);
             if let Some(timeout) = negotiated {
                 timer.negotiated(Duration::from_secs(timeout));
@@ -1274,7 +1273,7 @@ mod tests {
         assert_eq!(timer.timer().deadline(), Some(late + MS * 2000));
     }
 
-    /// Simulation, faults, seed 402: the clock leapt in a pause.
+    /// Simulation, faults, seed 402: the clock jumped in a pause.
     #[test]
     fn a_process_held_up_in_a_pause_costs_no_patience() {
         let mut timer = RetryTimer::new(ADAPTIVE, false);
@@ -1340,8 +1339,8 @@ mod tests {
         assert!(timer.back_off(now, u8::MAX));
     }
 
-    /// A request repeated once too often (simulation, seed 735) left a session
-    /// without a deadline.
+    /// Found by simulation, seed 735: one repeated request too many left a session without a
+    /// deadline.
     #[test]
     fn there_is_a_deadline_until_the_caller_takes_it_away() {
         let mut timer = RetryTimer::new(

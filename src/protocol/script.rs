@@ -7,21 +7,21 @@
 //!  20 ACK 3    > nothing           Completed closed
 //! ```
 //!
-//! Left of `>`: the millisecond, and what happens then. Right of it: everything
-//! that the transfer does about it, in order: blocks written, the file
-//! committed, datagrams sent; then its next deadline, its outcome, and whether
-//! it is over. A block that isn't full has its length in bytes after it.
+//! Left of `>`: the millisecond, and what happens then. Right of it: everything that the
+//! transfer does in answer, in order: blocks written, the file committed, datagrams sent;
+//! then its next deadline, its outcome, and whether it is over. A block that isn't full is
+//! followed by its length in bytes.
 //!
 //! | input | meaning |
 //! |---|---|
 //! | `ACK 1`, `DATA 1`, `DATA 3(188)`, `OACK blksize=8`, `ERROR 8`, `RRQ`, `WRQ` | that packet arrives |
-//! | `open` | nothing: only the polls, as after everything else |
+//! | `open` | nothing: the transfer is only polled, as after every input |
 //! | `timeout` | `handle_timeout`, whether or not the deadline has come |
 //! | `request` | the client repeats its request |
 //! | `abort` | the caller can't go on |
-//! | `full`, `room`, `room 1` | the socket takes nothing any more, everything again, or so much |
-//! | `disk full`, `disk stuck` | from now on no write, no commit succeeds |
-//! | `to 65534` | the peer does its part without a fault, up to this block |
+//! | `full`, `room`, `room 1` | from now on the socket takes nothing, everything, or this many sends |
+//! | `disk full`, `disk stuck` | from now on every write, or every commit, fails |
+//! | `to 65534` | the peer does its part without fault up to this block |
 
 #![allow(clippy::format_push_string, reason = "text that only a test reads")]
 
@@ -61,13 +61,13 @@ pub(super) const ADAPTIVE: Config = Config {
     proof: Proof::OwnPort,
 };
 
-/// [`FIXED`] with `--single-port`: everybody knows the port.
+/// [`FIXED`] for an unproved peer.
 pub(super) const UNPROVED: Config = Config {
     proof: Proof::Never,
     ..FIXED
 };
 
-/// The end that is tested, with the options that the client asks for, as in
+/// The end under test, with the options that the client asks for, such as
 /// `blksize=8 windowsize=4`.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Role {
@@ -79,13 +79,13 @@ pub(super) enum Role {
 pub(super) struct Script {
     transfer: Transfer,
     disk: Disk,
-    /// Bytes of the file that a sender sends.
+    /// Length in bytes of the file that a sender sends.
     length: u64,
-    /// The most blocks that are sent at once.
+    /// The most blocks in one run.
     max_run: u16,
-    /// How often the socket may still be written to.
+    /// How many more sends the socket takes.
     room: u32,
-    /// Blocks that a sender has sent, repeats among them, and the furthest.
+    /// Blocks that a sender has sent, repeats included; and the furthest.
     blocks_sent: u64,
     furthest: u64,
     origin: Instant,
@@ -97,7 +97,7 @@ impl Script {
         Self::sender_of(config, role, length, Some(length))
     }
 
-    /// The sender of a file whose length only reading it will tell.
+    /// The sender of a file whose length isn't known before the end has been read.
     pub(super) fn sender_of_text(config: &Config, role: Role, length: u64) -> Self {
         Self::sender_of(config, role, length, None)
     }
@@ -138,12 +138,12 @@ impl Script {
         }
     }
 
-    /// Sends at most so many blocks at once.
+    /// Sends at most `max_run` blocks at once.
     pub(super) fn in_runs_of(self, max_run: u16) -> Self {
         Self { max_run, ..self }
     }
 
-    /// When it wants to be woken, in milliseconds, rounded up.
+    /// The transfer's deadline in milliseconds, rounded up.
     pub(super) fn deadline(&self) -> Option<u64> {
         let deadline = self.transfer.poll_timeout()?;
         Some((deadline - self.origin).as_micros().div_ceil(1000) as u64)
@@ -153,22 +153,22 @@ impl Script {
         self.transfer.progress().retransmits
     }
 
-    /// What it waits for is an answer of the peer's.
+    /// Whether the deadline is that of the peer's answer.
     pub(super) fn awaits_an_answer(&self) -> bool {
         matches!(self.transfer.timer(), Timer::Answer { .. })
     }
 
-    /// Blocks that a sender has sent, repeats among them.
+    /// Blocks that a sender has sent, repeats included.
     pub(super) const fn blocks_sent(&self) -> u64 {
         self.blocks_sent
     }
 
-    /// The furthest block that it has sent.
+    /// The furthest block that a sender has sent.
     pub(super) const fn furthest(&self) -> u64 {
         self.furthest
     }
 
-    /// Plays a script and fails where the transfer does something else.
+    /// Plays a script and fails if the transfer does something else.
     #[track_caller]
     pub(super) fn play(&mut self, script: &str) {
         let mut played = String::new();
@@ -187,7 +187,7 @@ impl Script {
         assert!(agreed, "expected:\n{script}\nplayed:\n{played}");
     }
 
-    /// Lets `input` happen at a millisecond and tells what the transfer does.
+    /// Makes `input` happen at `millisecond` and returns what the transfer does.
     pub(super) fn step(&mut self, millisecond: u64, input: &str) -> String {
         let now = self.origin + Duration::from_millis(millisecond);
         self.disk.done.clear();
@@ -255,7 +255,7 @@ impl Script {
         }
     }
 
-    /// Sends what is to be sent, as long as there is room for it.
+    /// Sends what is due, as long as the socket has room.
     fn drain(&mut self, now: Instant) {
         let mut buffer = [0; MAX_DATAGRAM];
         while let Some(transmit) = self.transfer.poll_transmit(&mut self.disk, &mut buffer) {
@@ -326,9 +326,9 @@ const PACKETS: &[&str] = &[
     "ERROR 8 x",
 ];
 
-/// Brings a transfer into a state by playing `script`, and there feeds it a
-/// packet of each kind, at 10 ms: for those in `answers` it must do what stands
-/// there, for all others nothing, and stay as it is.
+/// Brings a transfer into a state by playing `script`, then feeds it a packet of each kind at
+/// 10 ms. For those in `answers` it must do what is given there; for all others it must do
+/// nothing and stay as it is.
 #[track_caller]
 pub(super) fn feed_every_packet(new: impl Fn() -> Script, script: &str, answers: &[(&str, &str)]) {
     for (packet, _) in answers {
@@ -345,7 +345,7 @@ pub(super) fn feed_every_packet(new: impl Fn() -> Script, script: &str, answers:
     }
 }
 
-/// What a receiver writes to; keeps the list of everything that was done.
+/// The sink that a receiver writes to. Also keeps the list of everything that was done.
 #[derive(Default)]
 struct Disk {
     done: Vec<String>,
@@ -380,7 +380,7 @@ impl BlockSink for Disk {
     }
 }
 
-/// How a server opens when it is asked for these options.
+/// How a server opens if a client asks for these options.
 fn served(direction: Direction, asked: &str, size: Option<u64>) -> (Opening, Negotiated) {
     let packet = request(direction, asked);
     let Ok(Packet::Request(request)) = Packet::parse(&packet) else {
@@ -397,7 +397,7 @@ fn served(direction: Direction, asked: &str, size: Option<u64>) -> (Opening, Neg
     }
 }
 
-/// How a client opens that asks for these options.
+/// How a client that asks for these options opens.
 fn requested(direction: Direction, asked: &str) -> (Opening, Negotiated) {
     let mut offer = Offer::default();
     for (name, value) in pairs(asked) {

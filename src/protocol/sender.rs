@@ -25,44 +25,45 @@
 //! | Opening (client) | OACK | options applied | DATA 1…w | an ACK within 1…w |
 //! | Opening (client) | OACK not as asked | – | ERROR 8 | nothing (`client/attempts` asks again without options) |
 //! | Opening (server) | ACK other than 0 | nothing | – | as before |
-//! | Opening (client) | ACK other than 0, DATA | nothing: no answer to a WRQ, so `session/inbound` takes it for a stranger's | ERROR 5 | as before |
+//! | Opening (client) | ACK other than 0, DATA | nothing: this doesn't answer a WRQ, so `session/inbound` treats it as a stranger's | ERROR 5 | as before |
 //! | Sending | ACK of a block in flight | peer verified, base moves past it | DATA from there on, a full window (unproved: as much of it as is open, see `pace`) | an ACK within it |
-//! | Sending, windows | ACK of exactly what was out before the window was sent again, the second time in a row (in bursts see `note_echo`) | an echo: a block came twice; base moves past it | the rest of a window from there; what is in flight isn't sent again | an ACK within it |
+//! | Sending, windows | an ACK of exactly the blocks that were out before the last rewind, the second in a row (bursts: see `note_echo`) | an echo: those blocks arrived twice; the base moves past them | the rest of the window; blocks in flight aren't sent again | an ACK within it |
 //! | Sending | ACK of the last block | completed | – | nothing |
 //! | Sending, windows | ACK of the block before the base, a quarter of the fastest round trip after the last DATA left | a NACK, once per base and silence (`nack`) | the window from its base | an ACK within it |
 //! | the same, blocks were in flight when the base moved, and no round trip without DATA has passed since | that ACK, three quarters of the usual round trip after the last DATA left | the same | the same | the same |
 //! | the same | that ACK, sooner | an echo: nothing | – | as before |
-//! | Sending, windows, no block was in flight when the base moved | that ACK, sooner than a NACK, or before any of the window is out; or at any time, where echoes of a repeat are expected | perhaps a NACK, perhaps an echo: a negotiated wait of 2 s or more ends 0.75 s after the window left, or after the measured wait, if that is longer | nothing | as before |
-//! | the same, proved, no round trip is known, and no echoes of a repeat are expected | that ACK, within 5 ms of the window | a NACK, unless the base moves within 250 ms; once per base | then the window from its base | as before |
-//! | Sending, windows | that ACK, when the deadline has come | the same, and the next wait is twice as long | what the timer brings: the window from its base, if nothing was sent again since it moved | as before |
+//! | Sending, windows, nothing was in flight when the base moved | that ACK, too soon for a NACK, before any of the window is out, or while echoes of a repeat are expected | a NACK or an echo: a negotiated wait of 2 s or more now ends 0.75 s after the last DATA, or after the measured wait if that is longer | nothing | as before |
+//! | the same, proved, no round trip known, no echoes of a repeat expected | that ACK, less than 5 ms after the window left | a NACK, unless the base moves within 250 ms; once per base | then the window from its base | as before |
+//! | Sending, windows | that ACK, when the deadline has passed | the same, and the next wait is twice as long | what the timeout sends: the window from its base, if nothing was sent again since the base moved | as before |
 //! | Sending, lockstep, verified | the same, 0.99 s or a round trip after the DATA left, whichever is longer | a NACK, once per DATA | the DATA | its ACK |
-//! | Sending, unproved | ACK of a block not yet sent, fewer than 32,768 ahead; before any ACK has counted, of one in the window | ended: forged | – | nothing |
+//! | Sending, unproved | ACK of a block not yet sent, fewer than 32,768 ahead (unverified: within the window) | ended: forged | – | nothing |
 //! | Sending | any other ACK | nothing: RFC 1123 §4.2.3.1 | – | as before |
 //! | Sending (server) | ERROR 0, all blocks sent and one acknowledged | the last ACK counts as lost: a success | – | nothing |
 //! | Opening, Sending (server) | any other ERROR 0, or ERROR 8, before the first window is acknowledged | a probe, ended | – | nothing |
 //! | Opening, Sending | any other ERROR | ended | – | nothing |
 //! | Opening or Sending, unverified | the request again, 100 ms or more after our answer | – | the answer | as before |
 //! | Opening or Sending, unverified | the request again, sooner | nothing: the two crossed ([`REQUEST_MERGE`](super::transfer::REQUEST_MERGE)) | – | as before |
-//! | Sending, verified | the request again | nothing; once quiet for a second and for 4 round trips, a new transfer takes this one's place (`table/repeat`) | – | as before |
+//! | Sending, verified | the request again | nothing; once it has been quiet for a second and for 4 round trips, a new transfer takes this one's place (`table/repeat`) | – | as before |
 //! | any | DATA, any other OACK | nothing | – | as before |
-//! | any | RRQ or WRQ on a port of the transfer's own (on a shared one it is a request: see above) | nothing | – | as before |
-//! | Opening, Sending | any, while the socket is full | as in the rows above | what is due then, once there is room (an ERROR isn't waited for: `session`) | as there |
+//! | any | RRQ or WRQ on the transfer's own port (on a shared port it is a request: see above) | nothing | – | as before |
+//! | Opening, Sending | any, while the socket is full | as in the rows above | whatever is due once there is room (an ERROR doesn't wait: `session`) | as there |
 //! | Failing, Closed | any | nothing | – | nothing |
 //!
-//! Unproved: an answer proves nothing, since others know the port: with `--single-port`, on
-//! a shared port, or with a range of fewer than 1,024 ([`Proof::Never`]). Proved: any other.
+//! Unproved: an answer proves nothing, since others know or can guess the port: with
+//! `--single-port`, on a shared port, or with a range of fewer than 1,024 ports
+//! ([`Proof::Never`]). Proved: any other transfer.
 //!
 //! | state | timer | done | sent |
 //! |---|---|---|---|
 //! | Opening (server) | answer | wait doubled, or given up: timed out | the opening |
 //! | Opening (client) | see `client/attempts` | | |
-//! | Sending, proved | answer, at the 1st, 3rd … silence, and several blocks are out | wait doubled, or given up: timed out, but if all was sent (server, verified) the last ACK counts as lost | the last block sent, alone; if the base may have been named (above) and nothing was sent again since it moved, the window, and at the next silence the last block |
-//! | Sending, proved | answer, at the 2nd, 4th …; at any if only one block is out | the same | the window from its base; in bursts first the last block once more, and a round trip later the window |
-//! | Sending, unproved | answer, at the 1st silence, and several blocks are out | the same | the base, and after a pause the base again, or the last block if the whole file is out |
-//! | Sending, unproved | answer, at any later silence; at any if only one block is out | the same | the base |
-//! | Opening, Sending | answer, and something is due that the socket won't take | waits on, within the patience; before the opening has left there is no deadline | that, as soon as there is room |
-//! | Sending | burst | – | the next burst; after the last block was sent twice alone, or the 250 ms above, the window from its base (`pace`) |
-//! | Sending, unproved | burst, and all that may be out is out | – | the last block of those out, again; after silence the base, or the last block if the whole file is out |
+//! | Sending, proved | answer, 1st, 3rd … silence, several blocks are out | wait doubled, or given up: timed out, but if all was sent (server, verified) the last ACK counts as lost | a tail probe of the last block; if the base may have been named (above) and nothing was sent again since it moved, the window, and at the next silence the tail probe |
+//! | Sending, proved | answer, 2nd, 4th … silence; any if only one block is out | the same | the window from its base; in bursts first another tail probe, and a round trip later the window |
+//! | Sending, unproved | answer, 1st silence, several blocks are out | the same | the base, and after a pause the base again, or the last block if the whole file is out |
+//! | Sending, unproved | answer, any later silence; any if only one block is out | the same | the base |
+//! | Opening, Sending | answer, while the socket is full and something is due | waits on, within the patience; until the opening has left there is no deadline | whatever is due, once there is room |
+//! | Sending | burst | – | the next burst; after the second tail probe, or the 250 ms above, the window from its base (`pace`) |
+//! | Sending, unproved | burst, and all that may be out is out | – | a tail probe of the last block in flight; after silence one of the base, or of the last block if the whole file is out |
 //!
 //! Must not: read the file, touch a socket, read the clock.
 
@@ -79,7 +80,7 @@ use crate::wire::packet::{BlockNumber, ErrorCode, Packet, emit_error};
 
 #[derive(Debug)]
 enum State {
-    /// Our OACK or WRQ is out, or due; no block may be sent yet.
+    /// Our OACK or WRQ is in flight, or due; no block may be sent yet.
     Opening {
         packet: Box<[u8]>,
         /// What we asked for (client).
@@ -101,14 +102,14 @@ struct Asked {
     length: Option<u64>,
 }
 
-/// ACKs further from the base than this, in blocks, are taken for old ones: no
-/// window is as large.
+/// ACKs this many blocks or more from the base are taken for old ones: no window is as
+/// large.
 const OLD: u64 = 1 << 15;
 
-/// As many ACKs in a row of just what was sent before show that it had arrived.
+/// This many ACKs in a row of exactly what was out before a rewind are echoes.
 const ECHOES: u8 = 2;
 
-/// For the log only, never sent to the peer: a peer that does this isn't listening.
+/// For the log only, never sent: whoever forges ACKs doesn't see our packets.
 const FORGED: Failure = Failure::new(
     ErrorCode::IllegalOperation,
     "Acknowledged a block that was not sent",
@@ -124,15 +125,15 @@ pub struct Sender {
     end: BlockIndex,
     /// The first block that isn't acknowledged.
     base: BlockIndex,
-    /// Blocks from the base on that have gone out, since it moved or everything
-    /// from it on was to be sent again.
+    /// Blocks from the base on that have gone out since the last rewind, or since the base
+    /// moved.
     out: u16,
     /// Blocks from the base on that ever went out.
     reached: u16,
-    /// Those of them that had gone out when all was to be sent again; 0 since
-    /// all of that was acknowledged.
+    /// Blocks from the base on that had gone out before the last rewind; 0 once all of them
+    /// are acknowledged.
     resumed: u16,
-    /// ACKs in a row of just those.
+    /// ACKs in a row of exactly those blocks.
     echoes: u8,
     /// The ACK of the last block in flight measures the round trip.
     timed: bool,
@@ -141,11 +142,11 @@ pub struct Sender {
 }
 
 impl Sender {
-    /// A sender that is about to open: a server with `negotiated` options, a
-    /// client (opening with a request) with the defaults until it is answered.
+    /// A sender that is about to open. `negotiated`: a server's options; for a client (which
+    /// opens with a request) the defaults, until the answer comes.
     ///
-    /// `length` is the number of bytes that will go over the wire, `None` if
-    /// only reading to the end will tell (netascii, standard input).
+    /// `length` is the number of bytes that will go over the wire; `None` if it isn't known
+    /// before the end has been read (netascii, standard input).
     pub fn new(
         config: &Config,
         opening: Opening,
@@ -204,7 +205,7 @@ impl Sender {
         }
     }
 
-    /// Any packet but the usual one, an ACK while sending.
+    /// Any packet except the usual one, an ACK while sending.
     fn handle_other(&mut self, now: Instant, packet: &Packet<'_>) {
         match (packet, &self.state) {
             (Packet::Error { code, message }, State::Opening { .. } | State::Sending) => {
@@ -235,12 +236,12 @@ impl Sender {
         let acknowledged = self.base > BlockIndex::FIRST;
         let is_server = self.exchange.is_server();
         match code {
-            // GRUB says ERROR 0 "closed" where others acknowledge the last block.
+            // GRUB sends ERROR 0 "closed" instead of the ACK of the last block.
             ErrorCode::NotDefined if is_server && acknowledged && self.all_sent() => {
                 Outcome::LastAckMissing
             }
-            // PXE ROMs and EDK2 ask for tsize, then hang up; so do barebox and the
-            // Raspberry Pi ("Early terminate", code 0), when DATA has come already.
+            // PXE ROMs and EDK2 ask for tsize, then hang up. So do barebox and the Raspberry
+            // Pi ("Early terminate", code 0), but only after the first DATA.
             ErrorCode::OptionRefused | ErrorCode::NotDefined
                 if is_server && self.base.0 <= self.windowsize().into() =>
             {
@@ -266,7 +267,7 @@ impl Sender {
             _ if number == rollover.number_of(BlockIndex(self.base.0 - 1)) => {
                 self.previous_acknowledged_again(now);
             }
-            // From someone that doesn't see what we send.
+            // From someone who doesn't see what we send.
             Some(index) if self.is_forged(index.0 - self.base.0) => {
                 self.close(Outcome::Failed(FORGED));
             }
@@ -275,9 +276,10 @@ impl Sender {
         }
     }
 
-    /// Whether an ACK of a block that wasn't sent, so far from the base, is no late one. As
-    /// long as the client has answered nothing it may be of its transfer before this one,
-    /// which had the same port; ignored, it brings a forger nothing.
+    /// Whether an ACK of a block that wasn't sent, this far `ahead` of the base, is forged and
+    /// not just late. Until the client has answered, an ACK beyond the window may belong to
+    /// its transfer before this one, on the same port; it is ignored, so a forger gains
+    /// nothing.
     fn is_forged(&self, ahead: u64) -> bool {
         let may_be_late_from = if self.exchange.is_verified() {
             OLD
@@ -299,7 +301,7 @@ impl Sender {
             .acknowledged(self.windowsize(), blocks, round_trip);
         if blocks < self.out && !is_echo {
             self.pace.lost(self.windowsize(), round_trip, true);
-            // RFC 7440 §4: so that it has what follows sent again.
+            // RFC 7440 §4: the ACK asks for what follows.
             self.exchange.retry.gap_named();
         }
         let trailing = blocks < self.reached;
@@ -327,16 +329,15 @@ impl Sender {
         }
     }
 
-    /// The first `blocks` in flight are acknowledged. Returns whether that answers a
-    /// block that came twice, and not one that is missing.
+    /// The first `blocks` in flight are acknowledged. Returns whether that is an echo: it
+    /// answers a block that came twice, and nothing is missing.
     ///
-    /// Once a window was sent again for nothing, since a packet was doubled or
-    /// late, U-Boot and EDK2 acknowledge the first block that they have already,
-    /// and with it all that had gone out before. To send what follows again would
-    /// bring the next such ACK, to the end of the file. So the second in a row
-    /// counts as an echo: what follows is in flight.
+    /// If a window was sent again needlessly, since a packet was doubled or late, U-Boot and
+    /// EDK2 answer the first block, which they already have, with an ACK of all that had gone
+    /// out before. Sending again what follows would bring the next such ACK, and so on to the
+    /// end of the file. So the second in a row counts as an echo: what follows is in flight.
     ///
-    /// In bursts such an ACK names a gap if a later burst followed what it acknowledges,
+    /// In bursts such an ACK names a gap if another burst followed the blocks it acknowledges,
     /// and it comes late enough to answer that burst.
     fn note_echo(&mut self, now: Instant, blocks: u16) -> bool {
         self.echoes = if blocks == self.resumed {
@@ -350,21 +351,22 @@ impl Sender {
         self.echoes >= ECHOES && !is_gap
     }
 
-    /// The block before the base is acknowledged once more.
+    /// The block before the base is acknowledged again.
     fn previous_acknowledged_again(&mut self, now: Instant) {
         if !self.exchange.is_verified() {
             return;
         }
         let lockstep = self.windowsize() == 1;
-        // Once the deadline has come the timeout repeats, and counts, and this is no echo.
-        // The end of a pause is no deadline: a burst more would be sent for nothing.
+        // If the deadline has passed, this is no echo, and the repeat is left to the timeout,
+        // which counts it. The end of a pause is no deadline: a NACK then must prevent the
+        // next burst, which would be sent for nothing.
         let has_come = matches!(self.exchange.retry.timer(), Timer::Answer { at } if at <= now);
         if has_come && !lockstep && self.out > 0 && !self.is_due() {
             self.nacks.after_silence();
         }
         let in_flight = self.out > 0 && !has_come;
         if in_flight && self.nacks.take_nack(now, &self.exchange.retry, lockstep) {
-            // In lockstep the peer may only be slow, its own timer having struck.
+            // In lockstep the peer's own timer may have expired though nothing was lost.
             if !lockstep {
                 self.exchange.retry.gap_named();
             }
@@ -372,7 +374,7 @@ impl Sender {
             self.rewind(true);
             self.exchange.retry.end_pause(now);
         } else if !lockstep && self.nacks.may_miss_one() {
-            // A receiver that names each gap once (U-Boot) won't do so again.
+            // A receiver that names each gap only once (U-Boot) won't name it again.
             let may_follow = self.pace.gap_suspected();
             self.exchange.retry.gap_suspected(now);
             let is_sure_soon = self.nacks.needs_silence(&self.exchange.retry);
@@ -406,7 +408,7 @@ impl Sender {
             }
         };
         if goes_on {
-            // Until the answer, or until there is room.
+            // Wait for the answer, or until there is room.
         } else if self.exchange.is_verified() && self.exchange.is_server() && self.all_sent() {
             self.close(Outcome::LastAckMissing);
         } else {
@@ -414,7 +416,7 @@ impl Sender {
         }
     }
 
-    /// Something is to be sent, as soon as the socket takes it.
+    /// Something is due as soon as the socket takes it.
     fn is_due(&self) -> bool {
         match &self.state {
             State::Opening { due, .. } => *due,
@@ -424,10 +426,9 @@ impl Sender {
         }
     }
 
-    /// Offers what is unanswered once more; of a window first one block alone,
-    /// mostly the last. A receiver that has all acknowledges again, and one with a
-    /// gap names it (RFC 7440 §4): mostly that is all it takes. One that may have named it
-    /// already doesn't do so again, perhaps.
+    /// Sends again what is unanswered; of a window first a tail probe, which is usually
+    /// enough: a receiver that has everything repeats its ACK, and one with a gap names it
+    /// (RFC 7440 §4). See `pace` for a receiver that may already have named it.
     fn repeat(&mut self) {
         match &mut self.state {
             State::Opening { due, .. } => *due = true,
@@ -443,7 +444,7 @@ impl Sender {
         }
     }
 
-    /// Everything that isn't acknowledged is to be sent again: the peer named what is missing
+    /// Everything from the base on is to be sent again: the peer named what is missing
     /// (`is_named`), or was silent.
     fn rewind(&mut self, is_named: bool) {
         let round_trip = self.exchange.retry.round_trip();
@@ -602,12 +603,12 @@ impl Sender {
         }
     }
 
-    /// All blocks of the window that may be in flight have gone out.
+    /// Whether all blocks of the window that may be in flight have gone out.
     fn is_open_part_out(&self) -> bool {
         self.out >= self.pace.window(self.windowsize())
     }
 
-    /// The same, or all of the file.
+    /// The same, or the whole file has gone out.
     fn is_window_out(&self) -> bool {
         self.is_open_part_out() || self.end < self.next()
     }

@@ -1,8 +1,9 @@
 //! What a transfer waits for, and until when.
 //!
-//! A transfer has one deadline at a time, and the deadline says what it is for:
-//! so none is taken for another, and the log can tell why a session woke up. Must
-//! not: read a clock.
+//! A transfer has one deadline at a time, and the deadline says what it is for. So no
+//! deadline is mistaken for another, and the log can tell why a session woke up.
+//!
+//! Must not: read a clock.
 
 use std::time::Instant;
 
@@ -12,20 +13,20 @@ use std::time::Instant;
 pub enum Timer {
     /// Nothing is awaited.
     Idle,
-    /// An answer of the peer's. What it answers is then sent again, or the
-    /// transfer is given up.
+    /// The peer's answer. If none has come by then, what it would answer is sent again,
+    /// or the transfer is given up.
     Answer {
-        /// When.
+        /// The end of the wait.
         at: Instant,
     },
-    /// The pause before the next burst of a window, or before a tail probe, or before a window
-    /// that may have been asked for. Then that goes out.
+    /// A pause. Then the next burst of a window goes out, or a tail probe, or a window that
+    /// a NACK may have asked for.
     Burst {
         /// The end of the pause.
         until: Instant,
     },
-    /// A repeat of the last DATA, should our final ACK be lost. Then the
-    /// transfer is over.
+    /// A repeat of the last DATA, in case our final ACK was lost. Then the transfer is
+    /// over.
     Dally {
         /// The end of dallying.
         until: Instant,
@@ -33,7 +34,7 @@ pub enum Timer {
 }
 
 impl Timer {
-    /// When it strikes, if it runs.
+    /// When the timer expires, if it runs.
     pub const fn deadline(self) -> Option<Instant> {
         match self {
             Self::Idle => None,

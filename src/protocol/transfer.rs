@@ -6,14 +6,14 @@
 //! ```text
 //!   handle_packet(now, packet, sink)  a datagram from the peer's TID
 //!   handle_timeout(now)               the deadline has come (harmless if early)
-//!   handle_repeated_request(now)      the client sent its RRQ or WRQ once more
+//!   handle_repeated_request(now)      the client sent its RRQ or WRQ again
 //!   abort(failure)                    the caller can't go on: tell the peer
 //!        │
 //!        ▼
 //!   poll_transmit(sink, buf) → Datagram(len) | Blocks(run) | None
 //!        │                 send it, then say so: handle_sent(now, …)
 //!        ▼                 a full socket: don't, and poll again later
-//!   poll_timeout()     → when to call handle_timeout; timer() tells what for
+//!   poll_timeout()     → when to call handle_timeout; timer() says what for
 //!   poll_event()       → how it ended, once
 //!   is_closed()        → nothing left to do: drop it
 //! ```
@@ -22,9 +22,10 @@
 //! `poll_event`; only then the next input. `poll_transmit` queues nothing: what
 //! to send follows from the state alone, so a datagram that wasn't sent is
 //! offered again. File data never passes through: the sender names a [`Run`] of
-//! blocks, the caller reads and sends it; the receiver hands payloads to a
-//! [`BlockSink`], and makes no ACK before it has them [`Written`]. Must not: decide
-//! anything itself.
+//! blocks, and the caller reads and sends it; the receiver hands payloads to a
+//! [`BlockSink`], and makes no ACK before the sink returns [`Written`].
+//!
+//! Must not: decide anything itself.
 
 use std::time::{Duration, Instant};
 
@@ -65,8 +66,8 @@ impl Transfer {
         }
     }
 
-    /// The client sent the request of this transfer once more: our answer is
-    /// repeated, if it has been out for [`REQUEST_MERGE`] and none came back.
+    /// The client sent the request of this transfer again. Our answer is repeated if it
+    /// went out at least [`REQUEST_MERGE`] ago and the peer hasn't answered.
     pub fn handle_repeated_request(&mut self, now: Instant) {
         match self {
             Self::Sender(sender) => sender.handle_repeated_request(now),
@@ -80,8 +81,8 @@ impl Transfer {
         !self.is_over() && self.exchange().answers_repeated_request(now)
     }
 
-    /// When what now waits for its answer was first sent, or, on the receiving side, a
-    /// block of a window was heard since. A pure getter.
+    /// When the packet that now waits for an answer was first sent; on the receiving side
+    /// also when the last block of a window came, if that was later. A pure getter.
     pub fn waiting_since(&self) -> Option<Instant> {
         self.exchange().retry.waiting_since()
     }
@@ -91,8 +92,9 @@ impl Transfer {
         self.exchange().retry.round_trip()
     }
 
-    /// How long the answer to what is sent next takes, as far as that has been measured:
-    /// a round trip, or longer where a window isn't open yet. A pure getter.
+    /// How long the answer to the next packet usually takes: a round trip, or longer if the
+    /// window isn't fully open yet. The round trip is 0 if none has been measured. A pure
+    /// getter.
     pub fn answer_time(&self) -> Duration {
         match self {
             Self::Sender(sender) => sender.answer_time(),
@@ -100,13 +102,13 @@ impl Transfer {
         }
     }
 
-    /// Whether answers may come from someone that never saw what they answer, so that
-    /// nothing proves the peer. A pure getter.
+    /// Whether an answer proves nothing, since someone who sees none of our packets can
+    /// send one. A pure getter.
     pub const fn may_be_forged(&self) -> bool {
         self.exchange().may_be_forged()
     }
 
-    /// Ends the transfer from our side; the peer is sent the failure, once.
+    /// Ends the transfer from our side. The peer gets the failure as an ERROR, once.
     pub fn abort(&mut self, failure: Failure) {
         match self {
             Self::Sender(sender) => sender.abort(failure),
@@ -114,8 +116,8 @@ impl Transfer {
         }
     }
 
-    /// Has `sink` (a receiver's) store what it still holds, as before each ACK; a
-    /// failure ends the transfer.
+    /// Makes a receiver's `sink` store what it still holds, as before each ACK. A failure
+    /// ends the transfer.
     pub fn flush(&mut self, sink: &mut impl BlockSink) {
         match self {
             Self::Sender(_) => {}
@@ -125,8 +127,8 @@ impl Transfer {
 
     /// What to send next. A datagram is written into `buf`, which must hold the
     /// opening packet or an ERROR ([`MAX_DATAGRAM`] bytes are always enough).
-    /// Before an ACK what `sink` (a receiver's) was given is stored. Until
-    /// [`Transfer::handle_sent`] the answer stays the same.
+    /// Before an ACK, a receiver's `sink` stores what it was given. Returns the same until
+    /// [`Transfer::handle_sent`] is called.
     pub fn poll_transmit(&mut self, sink: &mut impl BlockSink, buf: &mut [u8]) -> Option<Transmit> {
         match self {
             Self::Sender(sender) => sender.poll_transmit(buf),
@@ -134,7 +136,7 @@ impl Transfer {
         }
     }
 
-    /// Bytes of DATA, headers included, that the peer sends for the datagram which
+    /// Bytes of DATA, headers included, that the peer sends in answer to the datagram that
     /// [`Transfer::poll_transmit`] offers: a window for an ACK in the middle of the file,
     /// 0 for anything else. A pure getter.
     pub fn asks_for(&self) -> usize {
@@ -157,13 +159,13 @@ impl Transfer {
         self.timer().deadline()
     }
 
-    /// What [`Transfer::poll_timeout`] tells, and what for.
+    /// The deadline of [`Transfer::poll_timeout`], and what it is for.
     pub fn timer(&self) -> Timer {
         self.exchange().retry.timer()
     }
 
-    /// The blocks that a sender will send next if all it has sent arrives: what
-    /// is worth reading while the answer is on its way. A pure getter.
+    /// The blocks that a sender will send next if all it has sent arrives. They are worth
+    /// reading while the answer is on its way. A pure getter.
     pub fn upcoming(&self) -> Option<Run> {
         match self {
             Self::Sender(sender) => sender.upcoming(),
@@ -171,8 +173,8 @@ impl Transfer {
         }
     }
 
-    /// How the transfer ended; told once. A receiver that completed goes on
-    /// dallying after it, until [`Transfer::is_closed`].
+    /// How the transfer ended; returned once. A receiver that has completed goes on
+    /// dallying until [`Transfer::is_closed`].
     pub fn poll_event(&mut self) -> Option<Outcome> {
         match self {
             Self::Sender(sender) => sender.exchange_mut().poll_event(),
@@ -180,8 +182,8 @@ impl Transfer {
         }
     }
 
-    /// Over, but for dallying and an ERROR still to be sent: any new request
-    /// from this TID may take its place.
+    /// The transfer is over, though it may still be dallying or have an ERROR to send. A new
+    /// request from this TID may take its place.
     pub fn is_over(&self) -> bool {
         match self {
             Self::Sender(sender) => sender.is_over(),
@@ -197,7 +199,7 @@ impl Transfer {
         }
     }
 
-    /// What the two ends agreed on (RFC 1350's values before they did).
+    /// What both ends agreed on; before that, RFC 1350's values.
     pub fn negotiated(&self) -> Negotiated {
         self.exchange().negotiated()
     }

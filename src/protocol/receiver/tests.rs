@@ -1,6 +1,5 @@
 //! Conversations with a receiver; `script` explains the notation. All waits
-//! start at 500 ms, dallying takes a second, blocks have 8 bytes where windows
-//! are tried.
+//! start at 500 ms, dallying takes a second, and blocks have 8 bytes in tests of windows.
 
 use crate::protocol::script::Role::{Client, Server};
 use crate::protocol::script::{ADAPTIVE, FIXED, Script, UNPROVED, feed_every_packet};
@@ -31,7 +30,7 @@ fn opening_server() {
         "0 open > OACK blksize=8 windowsize=4 @500",
         &[
             ("DATA 1", "wrote 8 @510"),
-            // Who sends DATA has had our OACK: what is missing is block 1.
+            // A peer that sends DATA has received our OACK: block 1 is missing.
             ("DATA 2", "ACK 0 @510"),
             ("DATA 3", "ACK 0 @510"),
             (
@@ -94,7 +93,7 @@ fn receiving() {
         "0 open   > OACK blksize=8 windowsize=4 @500
          1 DATA 1 > wrote 8 @501",
         &[
-            // The sender asks how far we are.
+            // A tail probe: the sender asks how far we are.
             ("DATA 1", "ACK 1 @510"),
             ("DATA 1(3)", "ACK 1 @510"),
             ("DATA 2", "wrote 8 @510"),
@@ -275,7 +274,7 @@ fn a_gap_is_reported_once() {
 }
 
 #[test]
-fn a_lost_nack_is_sent_once_more_where_the_window_goes_on() {
+fn a_lost_nack_is_sent_again_while_the_window_goes_on() {
     // Two round trips later: by then its answer would have come.
     Script::receiver(&FIXED, Server("blksize=8 windowsize=16")).play(
         "  0 open    > OACK blksize=8 windowsize=16 @500
@@ -302,7 +301,7 @@ fn a_lost_nack_is_sent_once_more_where_the_window_goes_on() {
 
 #[test]
 fn a_gap_is_reported_again_once_the_window_comes_again_without_its_base() {
-    // As early as an answer to the NACK can come: a round trip.
+    // As soon as an answer to the NACK can come: after a round trip.
     Script::receiver(&FIXED, Server("blksize=8 windowsize=5")).play(
         "  0 open   > OACK blksize=8 windowsize=5 @500
            4 DATA 1 > wrote 8         @504
@@ -312,7 +311,7 @@ fn a_gap_is_reported_again_once_the_window_comes_again_without_its_base() {
           10 DATA 4 > nothing         @509
           13 DATA 2 > wrote 8         @513",
     );
-    // Nor sooner than the network doubles a packet.
+    // But not so soon that the network may have doubled the packet.
     Script::receiver(&FIXED, Server("blksize=8 windowsize=5")).play(
         "  0 open   > OACK blksize=8 windowsize=5 @500
            1 DATA 1 > wrote 8         @501
@@ -346,7 +345,7 @@ fn a_lost_ack_is_repeated() {
     );
     assert_eq!(server.retransmits(), 3);
 
-    // The sender repeats the window, of which we have everything.
+    // The sender repeats a window that we have completely.
     Script::receiver(&FIXED, Server("blksize=8 windowsize=2")).play(
         "  0 open   > OACK blksize=8 windowsize=2 @500
           10 DATA 1 > wrote 8        @510
@@ -357,7 +356,7 @@ fn a_lost_ack_is_repeated() {
 }
 
 #[test]
-fn a_block_doubled_within_a_window_says_nothing() {
+fn a_block_doubled_within_a_window_is_ignored() {
     Script::receiver(&FIXED, Server(WINDOWS)).play(
         "  0 open   > OACK blksize=8 windowsize=4 @500
           10 DATA 1 > wrote 8         @510
@@ -368,8 +367,8 @@ fn a_block_doubled_within_a_window_says_nothing() {
 }
 
 #[test]
-fn the_last_block_once_more_within_a_window_asks_for_an_ack() {
-    // A sender whose window isn't open yet wants to know.
+fn a_tail_probe_within_a_window_is_acknowledged() {
+    // A sender whose window isn't fully open asks how far we are.
     Script::receiver(&FIXED, Server(WINDOWS)).play(
         "  0 open   > OACK blksize=8 windowsize=4 @500
           10 DATA 1 > wrote 8         @510
@@ -400,7 +399,7 @@ fn a_silent_sender_is_reminded_of_the_last_block_in_order() {
 }
 
 #[test]
-fn who_never_answered_gets_three_repeats() {
+fn an_unverified_peer_gets_three_repeats() {
     // Such a request may be forged.
     for (asked, answer) in [("", "ACK 0"), ("blksize=8", "OACK blksize=8")] {
         Script::receiver(&FIXED, Server(asked)).play(&format!(
@@ -450,8 +449,8 @@ fn a_repeated_request_is_answered_again_unless_it_crossed_the_answer() {
 }
 
 #[test]
-fn repeated_requests_do_not_keep_the_transfer() {
-    // Each gets its answer, but is no progress.
+fn repeated_requests_do_not_prolong_the_transfer() {
+    // Each is answered, but none counts as progress.
     let mut server = Script::receiver(&FIXED, Server(""));
     server.play("0 open > ACK 0 @500");
     for at in (300..=25_500).step_by(300) {
@@ -462,7 +461,7 @@ fn repeated_requests_do_not_keep_the_transfer() {
         "25849 timeout > nothing @25850
          25850 timeout > nothing TimedOut closed",
     );
-    // Nor do they use up what our own timer may send.
+    // Nor do they use up our own timer's repeats.
     Script::receiver(&FIXED, Server("")).play(
         "    0 open    > ACK 0   @500
            400 request > ACK 0   @900
@@ -489,14 +488,14 @@ fn repeats_do_not_prolong_dallying() {
          1010 timeout   > nothing closed",
     );
     assert_eq!(server.retransmits(), 2);
-    // Never shorter than the peer waits before it repeats its last block.
+    // At least as long as the peer waits before it repeats its last block.
     Script::receiver(&FIXED, Server("timeout=3")).play(
         "  0 open      > OACK timeout=3 @3000
           10 DATA 1(3) > wrote 3, committed, ACK 1 @3010 Completed over",
     );
 }
 
-/// Blocks in the middle of a window answer nothing, however many there are.
+/// Blocks in the middle of a window don't count as answers, however many there are.
 #[test]
 fn a_negotiated_timeout_is_kept_exactly_for_the_opening_and_the_first_three_acks() {
     for (options, window) in [("timeout=3", 1), ("timeout=3 windowsize=4", 4)] {
@@ -509,7 +508,7 @@ fn a_negotiated_timeout_is_kept_exactly_for_the_opening_and_the_first_three_acks
             let silence = server
                 .deadline()
                 .map(|deadline| deadline - 10 * answers * window);
-            // The writer has a timer of its own.
+            // The ACK floor: the sender has a timer of its own.
             let expected = if answers < 4 { 3000 } else { 500 };
             assert_eq!(silence, Some(expected), "{options}, {answers} answers");
         }
@@ -517,7 +516,7 @@ fn a_negotiated_timeout_is_kept_exactly_for_the_opening_and_the_first_three_acks
 }
 
 #[test]
-fn a_gap_is_named_once_more_though_the_socket_was_full() {
+fn a_gap_is_reported_again_though_the_socket_was_full() {
     let mut server = Script::receiver(&FIXED, Server("blksize=8 windowsize=8"));
     server.play(
         "  0 open   > OACK blksize=8 windowsize=8 @500
@@ -531,10 +530,10 @@ fn a_gap_is_named_once_more_though_the_socket_was_full() {
     );
 }
 
-/// Servers that nothing proves the client to open their windows like that. No packet was
-/// lost: a client that stays longer where one was stays no longer than usual.
+/// A server opens its window like this for an unproved client. No packet was lost, so the
+/// client, which dallies longer after a loss, must not count a retransmit.
 #[test]
-fn an_ack_that_is_asked_for_in_the_middle_of_a_window_repeats_nothing() {
+fn an_ack_that_answers_a_tail_probe_is_no_retransmit() {
     let mut client = Script::receiver(&FIXED, Client(WINDOWS));
     client.play(
         "  0 open                          > RRQ blksize=8 windowsize=4 @500
@@ -546,7 +545,7 @@ fn an_ack_that_is_asked_for_in_the_middle_of_a_window_repeats_nothing() {
           16 DATA 3                        > ACK 3 @516",
     );
     assert_eq!(client.retransmits(), 0);
-    // Of this one the ACK was lost, of the next one a block.
+    // Of this window the ACK was lost, of the next one a block.
     client.play(
         "  23 DATA 3 > ACK 3 @523
            24 DATA 5 > ACK 3 @524",
@@ -556,7 +555,7 @@ fn an_ack_that_is_asked_for_in_the_middle_of_a_window_repeats_nothing() {
 
 #[test]
 fn dallying_begins_when_the_final_ack_was_sent() {
-    // The socket is full for longer than a wait.
+    // The socket stays full for longer than one wait.
     let mut server = Script::receiver(&FIXED, Server(""));
     server.play(
         "   0 open      > ACK 0   @500
@@ -569,7 +568,7 @@ fn dallying_begins_when_the_final_ack_was_sent() {
          2600 timeout   > nothing closed",
     );
     assert_eq!(server.retransmits(), 1);
-    // A repeat that is due is sent before anything is forgotten.
+    // A due repeat is sent before the transfer is closed.
     Script::receiver(&FIXED, Server("")).play(
         "   0 open      > ACK 0   @500
            10 DATA 1(3) > wrote 3, committed, ACK 1 @1010 Completed over
@@ -579,7 +578,7 @@ fn dallying_begins_when_the_final_ack_was_sent() {
          1100 room      > ACK 1   @2100 over
          2100 timeout   > nothing closed",
     );
-    // A socket that stays full is given up.
+    // If the socket stays full, the transfer is given up.
     let mut server = Script::receiver(&FIXED, Server(""));
     server.play(
         "    0 open      > ACK 0   @500
@@ -609,7 +608,7 @@ fn a_block_larger_than_agreed_ends_the_transfer() {
     );
 }
 
-/// On a shared port it may be one of the client's transfer before this one.
+/// On a shared port the block may belong to the client's transfer before this one.
 #[test]
 fn a_late_block_of_another_size_does_not_end_a_transfer() {
     Script::receiver(&UNPROVED, Server("")).play(
@@ -650,7 +649,7 @@ fn what_cannot_be_stored_ends_the_transfer_with_one_error() {
 }
 
 #[test]
-fn an_abort_is_told_once_and_answered_by_nobody() {
+fn an_abort_sends_one_error_and_awaits_no_answer() {
     // RFC 1350 §7: an ERROR is neither acknowledged nor retransmitted.
     for (role, open) in [
         (Server(""), "ACK 0"),
@@ -704,7 +703,7 @@ fn the_client_keeps_to_the_answer() {
 
 #[test]
 fn an_agreed_timeout_is_kept() {
-    // RFC 2349: in seconds; it takes the place of what was configured.
+    // RFC 2349: in seconds; it replaces the configured wait.
     Script::receiver(&ADAPTIVE, Client("timeout=3")).play(
         "   0 open           > RRQ timeout=3 @1000
            10 OACK timeout=3 > ACK 0 @3010
@@ -733,7 +732,8 @@ fn an_adaptive_wait_follows_what_blocks_measure() {
         "   0 open           > RRQ blksize=8 @1000
           100 OACK blksize=8 > ACK 0 @600",
     );
-    // Blocks within a window follow each other faster than an answer comes.
+    // Blocks within a window come sooner after each other than an answer would: they measure
+    // nothing.
     Script::receiver(&ADAPTIVE, Server("windowsize=3")).play(
         "   0 open    > OACK windowsize=3 @1000
           100 DATA 1  > wrote 512        @600

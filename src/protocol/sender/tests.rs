@@ -1,5 +1,5 @@
 //! Conversations with a sender; `script` explains the notation. All waits start
-//! at 500 ms, blocks have 8 bytes where windows are tried.
+//! at 500 ms; blocks have 8 bytes in tests of windows.
 
 use std::time::Duration;
 
@@ -59,7 +59,7 @@ fn sending() {
                  1 OACK blksize=8 windowsize=4 > DATA 1-4 @501"
             }
         };
-        // A client that hangs up within the first window only wanted to know.
+        // A client that hangs up within the first window was only a probe.
         let probed = |error| match role {
             Server(_) => "nothing Probed closed".to_owned(),
             Client(_) => format!("nothing PeerError {error} x closed"),
@@ -68,7 +68,7 @@ fn sending() {
             || Script::sender(&FIXED, role, length(9)),
             open,
             &[
-                // The NACK of block 1, later than half a round trip after it left.
+                // The NACK of block 1, later than a quarter of a round trip after it left.
                 ("ACK 0", "DATA 1-4 @510"),
                 ("ACK 1", "DATA 2-5 @510"),
                 ("ACK 2", "DATA 3-6 @510"),
@@ -126,7 +126,7 @@ fn probing_after_silence() {
          1 ACK 0   > DATA 1-4 @5
          5 timeout > DATA 4   @13",
         &[
-            // What the probe shows: nothing of the window has come.
+            // The answer to the tail probe: nothing of the window has arrived.
             ("ACK 0", "DATA 1-4 @18"),
             ("ACK 1", "DATA 2-5 @14"),
             ("ACK 2", "DATA 3-6 @14"),
@@ -293,7 +293,7 @@ fn windows_wrap_as_well_and_are_rewound_across_the_wrap() {
 
 #[test]
 fn an_echo_ends_the_doubling_of_windows_and_a_false_one_costs_a_nack() {
-    // The whole window was sent again for nothing: each ACK names what had gone out.
+    // The whole window was sent again needlessly: each ACK is of what had gone out before.
     Script::sender(&ADAPTIVE, Server(WINDOWS), length(40)).play(
         "  0 open      > OACK blksize=8 windowsize=4 @1000
           10 ACK 0     > DATA 1-4      @40
@@ -302,7 +302,7 @@ fn an_echo_ends_the_doubling_of_windows_and_a_false_one_costs_a_nack() {
           40 ACK 6     > DATA 9-10     @70
           50 ACK 10    > DATA 11-14    @75",
     );
-    // Blocks 7 and 8 are lost, indeed: 9 brings the NACK.
+    // Blocks 7 and 8 are in fact lost: block 9 brings the NACK.
     Script::sender(&ADAPTIVE, Server(WINDOWS), length(40)).play(
         "  0 open      > OACK blksize=8 windowsize=4 @1000
           10 ACK 0     > DATA 1-4      @40
@@ -365,8 +365,8 @@ fn an_ack_within_the_window_rewinds_once() {
 
 #[test]
 fn a_nack_of_the_window_s_first_block_brings_the_window_once_for_each_base() {
-    // U-Boot and barebox name the gap once, EDK2 for each block after it. The wait that
-    // was negotiated holds until then, the measured one from then on.
+    // U-Boot and barebox name the gap once, EDK2 for each block after it. The negotiated
+    // wait holds until then, the measured wait after that.
     for (asked, oack, waits) in [
         (
             "timeout=5 blksize=8 windowsize=4",
@@ -414,8 +414,8 @@ fn a_nack_of_the_window_s_first_block_brings_the_window_once_for_each_base() {
     );
 }
 
-/// The round trip is that of a machine that was busy: a NACK may come sooner than it
-/// suggests, or at the deadline, and U-Boot says it once.
+/// The round trip was measured at a busy moment, so a NACK may come sooner than it suggests,
+/// or at the deadline; and U-Boot sends it only once.
 #[test]
 fn a_nack_that_may_be_an_echo_shortens_a_negotiated_wait() {
     let mut server = Script::sender(&ADAPTIVE, Server("timeout=5 windowsize=4"), 20_000);
@@ -438,13 +438,13 @@ fn a_nack_that_may_be_an_echo_shortens_a_negotiated_wait() {
           5041 ACK 0   > nothing   @5790
           5790 timeout > DATA 1-4  @7290",
     );
-    // A network slower than that is waited for.
+    // On a slower network the measured wait is longer, and holds.
     Script::sender(&ADAPTIVE, Client("timeout=5 windowsize=4"), 20_000).play(
         "    0 open    > WRQ timeout=5 windowsize=4 @1000
            400 OACK timeout=5 windowsize=4 > DATA 1-4 @5400
            410 ACK 0   > nothing @1600",
     );
-    // What -t promises is kept, and a timeout that is short.
+    // The wait of -t is kept, and so is a short `timeout`.
     for asked in ["windowsize=4", "timeout=1 windowsize=4"] {
         let mut server = Script::sender(&FIXED, Server(asked), 20_000);
         server.step(0, "open");
@@ -455,7 +455,7 @@ fn a_nack_that_may_be_an_echo_shortens_a_negotiated_wait() {
     }
 }
 
-/// Wherever it is, U-Boot has named the gap then, and won't do so again.
+/// Such an ACK may be U-Boot's NACK, which it won't send again.
 #[test]
 fn an_ack_doubled_before_all_of_a_window_is_out_shortens_a_negotiated_wait_as_well() {
     let windows = Server("timeout=5 blksize=8 windowsize=4");
@@ -485,8 +485,8 @@ fn an_ack_doubled_before_all_of_a_window_is_out_shortens_a_negotiated_wait_as_we
     );
 }
 
-/// Large blocks are lost on the way, the short one at the end of the file comes through:
-/// EDK2 names the gap for each tail probe. Early repeats are three for each step forward.
+/// Large blocks are lost on the way, but the short one at the end of the file arrives, so EDK2
+/// names the gap for each tail probe. There are three early repeats per step forward.
 #[test]
 fn a_nack_for_each_tail_probe_does_not_keep_early_repeats_coming() {
     for (config, most) in [(&ADAPTIVE, 60), (&UNPROVED, 30)] {
@@ -533,7 +533,7 @@ fn a_nack_after_the_wrap() {
 
 #[test]
 fn an_ack_doubled_within_the_window_is_no_nack() {
-    // EDK2 acknowledges 5 for each of 7 and 8, which were on the way.
+    // EDK2 sends ACK 5 for each of 7 and 8, which were in flight.
     Script::sender(&FIXED, Server(WINDOWS), length(90)).play(
         "  0 open   > OACK blksize=8 windowsize=4 @500
           10 ACK 0  > DATA 1-4  @510
@@ -562,7 +562,7 @@ fn echoes_of_a_window_sent_twice_are_no_nacks() {
           50 ACK 16 > DATA 17-20 @550
           60 ACK 16 > DATA 17-20 @560",
     );
-    // A tail probe crosses a late ACK, and is acknowledged as well, whenever that is.
+    // A tail probe crosses a late ACK, and is acknowledged as well, however late.
     Script::sender(&FIXED, Server(WINDOWS), length(90)).play(
         "  0 open    > OACK blksize=8 windowsize=4 @500
           10 ACK 0   > DATA 1-4   @510
@@ -573,7 +573,7 @@ fn echoes_of_a_window_sent_twice_are_no_nacks() {
          610 ACK 12  > DATA 13-16 @1110
          620 ACK 12  > DATA 13-16 @1120",
     );
-    // The round trip has grown, and nobody can measure it.
+    // The round trip has grown, but every packet is repeated, so it can't be measured.
     let mut server = Script::sender(&ADAPTIVE, Server(WINDOWS), length(4000));
     let mut sent = 0;
     let mut arrivals = std::collections::BTreeMap::from([(10, vec![0])]);
@@ -581,7 +581,7 @@ fn echoes_of_a_window_sent_twice_are_no_nacks() {
     let mut expected = 1;
     server.step(0, "open");
     while let Some((at, acks)) = arrivals.pop_first() {
-        // Deadlines that come before.
+        // Deadlines before the next arrival.
         while server.deadline().is_some_and(|deadline| deadline < at) {
             now = server.deadline().unwrap().max(now);
             let done = server.step(now, "timeout");
@@ -620,7 +620,7 @@ fn deliver(
     sent
 }
 
-/// RFC 2349: whoever tries it out does so with the first packets.
+/// RFC 2349: a test of whether `timeout` is kept looks at the first packets.
 #[test]
 fn a_negotiated_timeout_is_kept_exactly_for_the_opening_and_the_first_three_windows() {
     for (options, window) in [("timeout=3", 1), ("timeout=3 windowsize=4", 4)] {
@@ -654,8 +654,8 @@ fn in_lockstep_an_ack_repeated_after_a_second_brings_the_timer_forward_once() {
           8700 ACK 1   > nothing @13600
           8710 ACK 2   > DATA 3  @13710",
     );
-    // By the clock of the client the DATA left a moment after its second began. And
-    // the block before it was repeated: its answer is no measure for anything here.
+    // The client's second began a little before the DATA left. And block 1 was repeated, so
+    // its ACK measures nothing.
     Script::sender(&FIXED, Server("timeout=5"), 5000).play(
         "    0 open    > OACK timeout=5 @5000
             10 ACK 0   > DATA 1  @5010
@@ -663,8 +663,7 @@ fn in_lockstep_an_ack_repeated_after_a_second_brings_the_timer_forward_once() {
           1010 ACK 1   > DATA 2  @6010
           2001 ACK 1   > DATA 2  @7001",
     );
-    // One that is read when the deadline has come is left to that: the back-off
-    // holds.
+    // An ACK that is read at the deadline is left to the timeout, so that the wait doubles.
     Script::sender(&FIXED, Server("timeout=1"), 5000).play(
         "    0 open    > OACK timeout=1 @1000
             10 ACK 0   > DATA 1  @1010
@@ -672,7 +671,7 @@ fn in_lockstep_an_ack_repeated_after_a_second_brings_the_timer_forward_once() {
           1020 ACK 1   > nothing @1020
           1020 timeout > DATA 2  @3020",
     );
-    // A forged one brings nothing to a peer that never answered.
+    // A forged one brings an unverified peer nothing.
     Script::sender(&FIXED, Server(""), 5000).play(
         "    0 open  > DATA 1  @500
            500 ACK 0 > nothing @500",
@@ -712,7 +711,7 @@ fn loss_shrinks_what_is_sent_at_once_until_it_is_rare() {
     );
 }
 
-/// A peer that writes to its flash is silent for long, and has lost nothing.
+/// A peer that writes to its flash is silent for a long time, though nothing is lost.
 #[test]
 fn long_silence_is_one_loss_at_most() {
     let options = "blksize=8 windowsize=64";
@@ -726,7 +725,7 @@ fn long_silence_is_one_loss_at_most() {
         }
         let mut now = 50;
         for _ in 0..silences {
-            now = server.deadline().expect("an answer is waited for");
+            now = server.deadline().expect("a deadline");
             server.step(now, "timeout");
         }
         let done = server.step(now + 10, "ACK 320");
@@ -755,7 +754,7 @@ fn the_largest_window_goes_out_whole_again_after_a_loss() {
     let mut now = 20;
     let mut base = 2_u32;
     for _ in 0..4 {
-        // All bursts of the window, and what is sent at a time of each.
+        // All bursts of the window, each when its pause ends.
         while server
             .deadline()
             .is_some_and(|deadline| deadline < now + 100)
@@ -775,7 +774,7 @@ fn the_largest_window_goes_out_whole_again_after_a_loss() {
 
 #[test]
 fn luck_between_losses_does_not_make_bursts_grow() {
-    // Four losses, two blocks apart: another forty blocks are no more than ten for each.
+    // Four losses, two blocks apart: forty more blocks are only ten per loss.
     let options = "blksize=8 windowsize=8";
     let mut server = Script::sender(&FIXED, Server(options), length(2000));
     server.play(
@@ -812,7 +811,7 @@ fn luck_between_losses_does_not_make_bursts_grow() {
 
 #[test]
 fn where_a_round_trip_is_short_blocks_go_out_one_at_a_time() {
-    // In less than a millisecond.
+    // The round trip takes less than a millisecond.
     let options = "blksize=8 windowsize=8";
     Script::sender(&FIXED, Server(options), length(2000)).play(
         "  0 open    > OACK blksize=8 windowsize=8 @500
@@ -837,9 +836,9 @@ fn a_nack_that_comes_at_the_end_of_a_pause_comes_before_the_next_burst() {
 }
 
 #[test]
-fn after_a_pause_of_a_round_trip_nothing_in_flight_before_is_answered_any_more() {
+fn an_ack_after_a_pause_of_a_round_trip_is_a_nack() {
     let options = "blksize=8 windowsize=8";
-    // What was in flight when the base moved.
+    // The ACK at 24 ms may answer what was in flight when the base moved.
     Script::sender(&FIXED, Server(options), length(2000)).play(
         "  0 open    > OACK blksize=8 windowsize=8 @500
           10 ACK 0   > DATA 1-8   @510
@@ -849,7 +848,7 @@ fn after_a_pause_of_a_round_trip_nothing_in_flight_before_is_answered_any_more()
           34 ACK 2   > DATA 3-4   @44
           35 ACK 2   > nothing    @44",
     );
-    // The longest pause is shorter than this round trip.
+    // This round trip is longer than the longest pause.
     Script::sender(&FIXED, Server(options), length(2000)).play(
         "  0 open    > OACK blksize=8 windowsize=8 @500
          100 ACK 0   > DATA 1-8   @600
@@ -872,14 +871,14 @@ fn in_bursts_the_last_block_goes_out_twice_before_the_window() {
           50 timeout > DATA 9-10  @550
          550 timeout > DATA 10    @1550
         1550 timeout > DATA 10    @1560";
-    // The first was lost, or its answer.
+    // The first probe was lost, or its answer.
     let mut server = Script::sender(&FIXED, Server(options), length(2000));
     server.play(lost);
     server.play("1559 ACK 10  > DATA 11-12 @1569");
     let mut server = Script::sender(&FIXED, Server(options), length(2000));
     server.play(lost);
     server.play("1559 ACK 2   > DATA 3-4   @1569");
-    // It is no use.
+    // Neither probe is answered.
     let mut server = Script::sender(&FIXED, Server(options), length(2000));
     server.play(lost);
     server.play(
@@ -906,7 +905,7 @@ fn in_bursts_the_last_block_goes_out_twice_before_the_window() {
 
 #[test]
 fn a_block_sent_twice_in_bursts_does_not_double_the_rest() {
-    // The ACK of one that had arrived answers the repeat itself, a round trip later.
+    // The ACK of a block that had arrived before answers its repeat, a round trip later.
     let options = "blksize=8 windowsize=8";
     Script::sender(&FIXED, Server(options), length(2000)).play(
         "  0 open    > OACK blksize=8 windowsize=8 @500
@@ -933,7 +932,7 @@ fn no_window_takes_more_than_a_few_pauses() {
 }
 
 #[test]
-fn an_ack_of_what_went_out_before_is_no_echo_once_the_burst_behind_it_is_answered() {
+fn an_ack_late_enough_to_answer_a_later_burst_is_no_echo() {
     let options = "blksize=8 windowsize=8";
     Script::sender(&FIXED, Server(options), length(2000)).play(
         "  0 open    > OACK blksize=8 windowsize=8 @500
@@ -952,7 +951,7 @@ fn an_ack_of_what_went_out_before_is_no_echo_once_the_burst_behind_it_is_answere
 }
 
 #[test]
-fn an_ack_of_what_was_not_sent_means_nothing() {
+fn an_ack_of_a_block_not_yet_sent_is_ignored() {
     Script::sender(&FIXED, Server(WINDOWS), length(20)).play(
         "  0 open      > OACK blksize=8 windowsize=4 @500
            5 ACK 1     > nothing   @500
@@ -981,7 +980,7 @@ fn silence_brings_the_last_block_of_the_window_then_the_window() {
          1630 ACK 12  > DATA 13-16 @2130",
     );
     assert_eq!(server.retransmits(), 2 + 1 + 1 + 2 + 1 + 4);
-    // Nothing of it arrives: the window, then the block again.
+    // Nothing arrives: the window goes out, then the tail probe again.
     Script::sender(&FIXED, Server(WINDOWS), length(20)).play(
         "    0 open    > OACK blksize=8 windowsize=4 @500
             10 ACK 0   > DATA 1-4  @510
@@ -992,7 +991,7 @@ fn silence_brings_the_last_block_of_the_window_then_the_window() {
          15510 timeout > DATA 4    @23510
          23510 timeout > nothing   TimedOut closed",
     );
-    // A window of one block in flight has nothing else to send.
+    // With only one block in flight there is nothing else to send.
     Script::sender(&FIXED, Server(WINDOWS), length(1)).play(
         "    0 open    > OACK blksize=8 windowsize=4 @500
             10 ACK 0   > DATA 1(3) @510
@@ -1003,7 +1002,7 @@ fn silence_brings_the_last_block_of_the_window_then_the_window() {
 
 #[test]
 fn retries_are_counted_again_with_each_step_forward() {
-    // RFC 1123 §4.2.3.2: exponential back-off. RFC 2349 by the server's wait.
+    // RFC 1123 §4.2.3.2: exponential back-off.
     Script::sender(&FIXED, Server(""), 2000).play(
         "    0 open    > DATA 1  @500
            500 timeout > DATA 1  @1500
@@ -1020,7 +1019,7 @@ fn retries_are_counted_again_with_each_step_forward() {
 }
 
 #[test]
-fn who_never_answered_gets_three_repeats() {
+fn an_unverified_peer_gets_three_repeats() {
     // Such a request may be forged.
     for (asked, answer) in [("", "DATA 1"), (WINDOWS, "OACK blksize=8 windowsize=4")] {
         Script::sender(&FIXED, Server(asked), 2000).play(&format!(
@@ -1075,8 +1074,8 @@ fn a_repeated_request_is_answered_again_unless_it_crossed_the_answer() {
 }
 
 #[test]
-fn repeated_requests_do_not_keep_the_transfer() {
-    // Each gets its answer, but is no progress.
+fn repeated_requests_do_not_prolong_the_transfer() {
+    // Each is answered, but none counts as progress.
     let mut server = Script::sender(&FIXED, Server(""), 2000);
     server.play("0 open > DATA 1 @500");
     for at in (300..=25_500).step_by(300) {
@@ -1087,7 +1086,7 @@ fn repeated_requests_do_not_keep_the_transfer() {
         "25849 timeout > nothing @25850
          25850 timeout > nothing TimedOut closed",
     );
-    // Nor do they use up what our own timer may send.
+    // Nor do they use up our own timer's repeats.
     Script::sender(&FIXED, Server(""), 2000).play(
         "    0 open    > DATA 1  @500
            400 request > DATA 1  @900
@@ -1112,7 +1111,7 @@ fn the_last_ack_is_missing() {
          15510 timeout > DATA 2(88) @23510
          23510 timeout > nothing    LastAckMissing closed",
     );
-    // A peer that never said anything has not fetched the file.
+    // A peer that never answered has not fetched the file.
     Script::sender(&FIXED, Server(""), 5).play(
         "   0 open    > DATA 1(5) @500
           500 timeout > DATA 1(5) @1500
@@ -1145,7 +1144,7 @@ fn error_0_behind_the_last_block_is_how_grub_ends() {
               20 {error} > nothing    {outcome} closed"
         ));
     }
-    // A server that says so has not stored the file.
+    // A server that sends this has not stored the file.
     Script::sender(&FIXED, Client(""), 5).play(
         "  0 open           > WRQ       @500
           10 ACK 0          > DATA 1(5) @510
@@ -1154,7 +1153,7 @@ fn error_0_behind_the_last_block_is_how_grub_ends() {
 }
 
 #[test]
-fn an_abort_is_told_once_and_answered_by_nobody() {
+fn an_abort_sends_one_error_and_awaits_no_answer() {
     // RFC 1350 §7: an ERROR is neither acknowledged nor retransmitted.
     for (role, open) in [
         (Server(""), "DATA 1"),
@@ -1184,8 +1183,8 @@ fn a_full_socket_is_offered_the_same_again() {
           70 abort   > nothing   Failed 0 over
           80 room    > ERROR 0   closed",
     );
-    // A repeat that can't go out waits all the same: nobody lives forever by
-    // reading nothing.
+    // A repeat that can't go out has a deadline all the same: a peer that reads nothing
+    // must not keep a transfer alive.
     let mut server = Script::sender(&FIXED, Server(WINDOWS), length(20)).in_runs_of(1);
     server.play(
         "   0 open    > OACK blksize=8 windowsize=4 @500
@@ -1209,7 +1208,7 @@ fn a_full_socket_is_offered_the_same_again() {
           520 ACK 0   > nothing   @1510
           530 room    > DATA 1-4  @1530",
     );
-    // What never went out has not been answered too late.
+    // A packet that never went out can't time out.
     Script::sender(&FIXED, Server(""), 2000).play(
         "  0 full    > nothing
          100 timeout > nothing
@@ -1237,7 +1236,7 @@ fn a_full_socket_in_a_pause_between_bursts_is_no_silence() {
          1600 room    > DATA 7-8   @1610
          1610 ACK 8   > DATA 9-10  @1620",
     );
-    // 7 and 8 went out in the window before.
+    // These two are blocks 7 and 8, which were in flight before.
     assert_eq!(server.retransmits(), before + 2, "nothing was lost");
 }
 
@@ -1256,7 +1255,7 @@ fn an_ack_ends_the_pause_between_bursts_though_the_socket_is_full() {
     );
 }
 
-/// A machine that slept in the pause has not given the peer time to answer.
+/// If the machine slept in the pause, the peer had no time to answer.
 #[test]
 fn a_pause_that_ends_an_hour_late_is_no_silence() {
     let options = "blksize=8 windowsize=8";
@@ -1282,9 +1281,9 @@ fn a_pause_that_ends_an_hour_late_is_no_silence() {
 // --- a peer that can't be proved ---------------------------------------------------
 
 #[test]
-fn towards_an_unverified_peer_a_window_opens_with_one_block() {
-    // The last block again, a round trip later, asks for the ACK that a receiver
-    // sends of its own accord only for a whole window.
+fn for_an_unproved_peer_a_window_opens_with_one_block() {
+    // A tail probe a round trip later asks for the ACK, which a receiver sends by itself
+    // only for a whole window.
     let mut server = Script::sender(&UNPROVED, Server(WINDOWS), length(90));
     server.play(
         "  0 open    > OACK blksize=8 windowsize=4 @500
@@ -1296,7 +1295,7 @@ fn towards_an_unverified_peer_a_window_opens_with_one_block() {
           60 ACK 7   > DATA 8-11  @560
           70 ACK 9   > DATA 10-13 @570",
     );
-    // A lost block is named by a gap, and the window goes on.
+    // The peer names a lost block, and the window goes on.
     Script::sender(&UNPROVED, Server(WINDOWS), length(90)).play(
         "  0 open    > OACK blksize=8 windowsize=4 @500
           10 ACK 0   > DATA 1     @20
@@ -1308,7 +1307,7 @@ fn towards_an_unverified_peer_a_window_opens_with_one_block() {
           60 timeout > DATA 3     @560
           70 ACK 3   > DATA 4-7   @570",
     );
-    // In lockstep nothing changes, and the end of a file needs no asking.
+    // In lockstep nothing changes, and the end of the file needs no tail probe.
     Script::sender(&UNPROVED, Server(""), 600).play(
         "  0 open  > DATA 1     @500
           10 ACK 1 > DATA 2(88) @510
@@ -1316,7 +1315,7 @@ fn towards_an_unverified_peer_a_window_opens_with_one_block() {
     );
 }
 
-/// However much was acknowledged: a second silence closes the window.
+/// A second silence closes the window, however much was acknowledged.
 #[test]
 fn a_window_to_an_unproved_peer_closes_again_in_a_large_transfer_too() {
     const WINDOW: u64 = 1024;
@@ -1335,9 +1334,9 @@ fn a_window_to_an_unproved_peer_closes_again_in_a_large_transfer_too() {
         acknowledged += (acknowledged + 1).min(WINDOW);
         now += 10;
     }
-    // Each ACK but the last was of all that was out.
+    // Each ACK was of all blocks in flight; the last number computed was not sent.
     let first = acknowledged % 65_536 - WINDOW + 1;
-    // The base, once more, and in the end all that is open.
+    // The base, the base again, and then all that is open: one block.
     for block in [first; 3] {
         let at = server.deadline().expect("a wait");
         let done = server.step(at, "timeout");
@@ -1345,8 +1344,8 @@ fn a_window_to_an_unproved_peer_closes_again_in_a_large_transfer_too() {
     }
 }
 
-/// What was sent twice measures nothing (Karn): to pause for less than a round trip
-/// would be to send the whole window for each block that arrives.
+/// A packet sent twice measures nothing (Karn). Pauses shorter than a round trip would send
+/// the whole window for each block that arrives.
 #[test]
 fn a_round_trip_that_is_unknown_is_not_taken_for_none() {
     Script::sender(&FIXED, Server("blksize=8 windowsize=16"), length(90)).play(
@@ -1359,8 +1358,7 @@ fn a_round_trip_that_is_unknown_is_not_taken_for_none() {
     );
 }
 
-/// Nor for a long one: ACK 0 comes again as soon as an echo would, and was the NACK if
-/// silence follows.
+/// ACK 0 comes again as soon as an echo would, and was the NACK if silence follows.
 #[test]
 fn where_no_round_trip_is_known_a_nack_that_comes_soon_waits_for_no_timeout() {
     let opened = |blocks, then: &str| {
@@ -1388,7 +1386,7 @@ fn where_no_round_trip_is_known_a_nack_that_comes_soon_waits_for_no_timeout() {
         "531 ACK 0   > nothing     @780
          780 timeout > DATA 1-3(3) @1280",
     );
-    // An echo, where the network is slow; and an ACK that no echo is as late as.
+    // An echo, on a slow network; and an ACK that comes too late for an echo.
     opened(
         90,
         "531 ACK 0   > nothing  @780
@@ -1400,7 +1398,7 @@ fn where_no_round_trip_is_known_a_nack_that_comes_soon_waits_for_no_timeout() {
         "531 ACK 0   > nothing  @780
          536 ACK 0   > DATA 1-4 @1036",
     );
-    // Who may be anybody gets nothing sooner, nor does anybody something later.
+    // An unproved peer gets nothing sooner; and no deadline becomes later.
     Script::sender(&UNPROVED, Server(WINDOWS), length(90)).play(
         "   0 open    > OACK blksize=8 windowsize=4 @500
           500 timeout > OACK blksize=8 windowsize=4 @1500
@@ -1424,8 +1422,8 @@ fn where_no_round_trip_is_known_a_nack_that_comes_soon_waits_for_no_timeout() {
     );
 }
 
-/// After losses the window goes out in bursts: where one ends with what is open
-/// the peer is asked all the same, and not only after a timeout.
+/// After losses the window goes out in bursts. If a burst ends where the open part of the
+/// window ends, the tail probe still comes, and not only after a timeout.
 #[test]
 fn an_opening_window_that_ends_with_a_burst_is_asked_for() {
     let options = "blksize=8 windowsize=16";
@@ -1455,8 +1453,7 @@ fn an_opening_window_that_ends_with_a_burst_is_asked_for() {
     );
 }
 
-/// A client that neither repeats anything nor answers what comes once more, and
-/// one that says ACK 0 all the time.
+/// A client that repeats nothing and ignores repeats, and one that keeps sending ACK 0.
 #[test]
 fn a_client_that_never_asks_for_its_second_block_is_given_up() {
     Script::sender(&UNPROVED, Server(WINDOWS), length(90)).play(
@@ -1474,7 +1471,7 @@ fn a_client_that_never_asks_for_its_second_block_is_given_up() {
     server.step(0, "open");
     let mut now = 10;
     while let Some(deadline) = server.deadline() {
-        assert!(now < 35_000, "it is kept alive");
+        assert!(now < 35_000, "the client keeps the transfer alive");
         if deadline <= now {
             server.step(deadline, "timeout");
         } else {
@@ -1484,9 +1481,9 @@ fn a_client_that_never_asks_for_its_second_block_is_given_up() {
     }
 }
 
-/// Whatever a forger acknowledges, and when: each of its datagrams brings what is
-/// open and, as long as that isn't the whole window, one block more that asks for
-/// an ACK. Silence brings one block, and the first one that block twice.
+/// Whatever a forger acknowledges, and when: each of its datagrams brings at most the open
+/// part of the window and, while that isn't the whole window, one tail probe. Silence brings
+/// one block, the first silence that block twice.
 #[test]
 fn reflection_off_a_shared_port_is_bounded_by_what_was_acknowledged() {
     let all = [
@@ -1518,7 +1515,7 @@ fn reflection_off_a_shared_port_is_bounded_by_what_was_acknowledged() {
                 twice |= u64::from(is_silence);
             } else {
                 now = deadline.min(now + below(700));
-                // Nothing new, a part, or all.
+                // An ACK of nothing new, of a part, or of everything.
                 acknowledged += below(3) * (server.furthest() - acknowledged) / 2;
                 server.step(now, &format!("ACK {acknowledged}"));
                 brought = server.blocks_sent() - before;
@@ -1534,7 +1531,7 @@ fn reflection_off_a_shared_port_is_bounded_by_what_was_acknowledged() {
     }
 }
 
-/// What opens slowly closes where silence was followed by no more than a NACK.
+/// A window that opens slowly closes if silence is followed only by a NACK.
 #[test]
 fn nacks_in_a_forged_name_do_not_keep_a_window_open() {
     let mut server = Script::sender(&UNPROVED, Server("windowsize=64"), 512 * 300);
@@ -1547,7 +1544,7 @@ fn nacks_in_a_forged_name_do_not_keep_a_window_open() {
     let before = server.blocks_sent();
     let mut turns = 0;
     while let Some(deadline) = server.deadline() {
-        // What follows a pause, and a silence and its pause; then a NACK, just in time.
+        // A pause's end, a silence and its pause; then a NACK just before the deadline.
         if server.awaits_an_answer() && turns % 2 == 1 {
             now = deadline - 1;
             server.step(now, "ACK 15");
@@ -1562,9 +1559,9 @@ fn nacks_in_a_forged_name_do_not_keep_a_window_open() {
     assert!(sent <= 2 * turns, "{sent} blocks in {turns} turns");
 }
 
-/// A receiver that has all of a file and dallies answers its last block, and no other.
+/// A receiver that has the whole file and dallies answers only the last block.
 #[test]
-fn a_final_ack_that_was_lost_is_asked_for_by_the_last_block() {
+fn the_last_block_asks_for_a_lost_final_ack() {
     Script::sender(&UNPROVED, Server(WINDOWS), 8 * 3 - 5).play(
         "    0 open    > OACK blksize=8 windowsize=4 @500
             10 ACK 0   > DATA 1      @20
@@ -1595,7 +1592,7 @@ fn silence_brings_an_unproved_peer_one_block_and_the_first_one_twice() {
 }
 
 #[test]
-fn a_forged_ack_of_what_was_not_sent_ends_the_transfer_in_silence() {
+fn a_forged_ack_of_an_unsent_block_ends_the_transfer_in_silence() {
     for forged in ["ACK 2", "ACK 9", "ACK 1000"] {
         Script::sender(&UNPROVED, Server(WINDOWS), length(90)).play(&format!(
             "  0 open     > OACK blksize=8 windowsize=4 @500
@@ -1603,7 +1600,7 @@ fn a_forged_ack_of_what_was_not_sent_ends_the_transfer_in_silence() {
               15 {forged} > nothing Failed 4 closed"
         ));
     }
-    // An old one is only late, and with a port of its own nothing is forged.
+    // An old ACK is only late; and on a port of the transfer's own nothing counts as forged.
     Script::sender(&UNPROVED, Server(""), 5000).play(
         "  0 open      > DATA 1   @500
           10 ACK 1     > DATA 2   @510
@@ -1616,7 +1613,7 @@ fn a_forged_ack_of_what_was_not_sent_ends_the_transfer_in_silence() {
     );
 }
 
-/// On a shared port it may be one of the client's transfer before this one.
+/// On a shared port the ACK may belong to the client's transfer before this one.
 #[test]
 fn a_late_ack_does_not_end_a_transfer_that_nobody_has_answered() {
     Script::sender(&UNPROVED, Server(""), 5000).play(
@@ -1630,7 +1627,7 @@ fn a_late_ack_does_not_end_a_transfer_that_nobody_has_answered() {
           10 ACK 3 > nothing  @500
           20 ACK 0 > DATA 1   @40",
     );
-    // Its own, before it has left.
+    // An ACK of block 1, before block 1 has left.
     Script::sender(&UNPROVED, Server(""), 5000).play(
         "  0 full  > nothing
           10 ACK 1 > nothing  Failed 4 closed",
@@ -1660,7 +1657,7 @@ fn the_client_keeps_to_the_answer() {
 
 #[test]
 fn an_agreed_timeout_is_kept() {
-    // RFC 2349: in seconds; it takes the place of what was configured.
+    // RFC 2349: in seconds; it replaces the configured wait.
     for config in [&FIXED, &ADAPTIVE] {
         Script::sender(config, Server("timeout=3"), 2000).play(
             "   0 open    > OACK timeout=3 @3000
@@ -1686,7 +1683,7 @@ fn an_adaptive_wait_follows_what_acks_measure() {
           400 timeout > DATA 2  @1000
           500 ACK 2   > DATA 3  @1100",
     );
-    // Only the ACK of the block sent last is a measure of the window.
+    // In a window only the ACK of the block sent last measures the round trip.
     Script::sender(&ADAPTIVE, Server(WINDOWS), length(20)).play(
         "   0 open    > OACK blksize=8 windowsize=4 @1000
           100 ACK 0   > DATA 1-4  @400
