@@ -1,18 +1,18 @@
-//! Bytes from the network, made fit for a log line or a terminal.
+//! Bytes from the network, made safe for a log line or a terminal.
 //!
 //! Must not: let through anything that moves a cursor, starts a line, ends a
 //! quotation, or changes the direction of text.
 
 use std::fmt::{self, Write};
 
-/// The most bytes [`escape`] shows; RFC 2347 allows no longer request.
+/// The most bytes that [`escape`] shows: as many as RFC 2347 allows in a request.
 pub const MAX_ESCAPED_BYTES: usize = 512;
 
-/// Shows bytes from the network in a log, to be put between double quotes.
+/// Bytes from the network for a log, to be put between double quotes.
 ///
-/// Printable text stays as it is; double quotes and backslashes get a backslash; every
-/// byte of anything else (control and formatting characters, combining marks,
-/// what is not UTF-8) becomes `\xNN`. After [`MAX_ESCAPED_BYTES`] follows `…`.
+/// Printable text stays as it is. Double quotes and backslashes get a backslash. Each byte of
+/// anything else (control and formatting characters, combining marks, invalid UTF-8)
+/// becomes `\xNN`. Anything beyond [`MAX_ESCAPED_BYTES`] is cut and replaced by `…`.
 pub fn escape(bytes: &[u8]) -> impl fmt::Display {
     Escaped {
         bytes,
@@ -20,8 +20,8 @@ pub fn escape(bytes: &[u8]) -> impl fmt::Display {
     }
 }
 
-/// [`escape`] for a message to a person, without quotes around it: quotes and
-/// backslashes stay as they are too.
+/// The same for a message to a person, without quotes around it: quotes and backslashes
+/// stay as they are.
 pub fn printable(bytes: &[u8]) -> impl fmt::Display {
     Escaped {
         bytes,
@@ -42,8 +42,7 @@ impl fmt::Display for Escaped<'_> {
                 match character {
                     '"' | '\\' if self.is_quoted => write!(f, "\\{character}")?,
                     '"' | '\'' | '\\' => f.write_char(character)?,
-                    // The standard library knows what is printable: what its
-                    // debug form leaves alone.
+                    // Printable is what the standard library's debug form leaves alone.
                     _ if character.escape_debug().eq([character]) => f.write_char(character)?,
                     _ => hex(f, character.encode_utf8(&mut [0; 4]).as_bytes())?,
                 }

@@ -1,16 +1,16 @@
 //! Netascii: text with CR LF line ends (RFC 764, RFC 1350 §1).
 //!
-//! On the wire LF is CR LF and CR is CR NUL. Both directions work on any split
-//! of input and output and keep one byte of state. It is cheap to copy: a caller that
+//! On the wire LF is CR LF, and CR is CR NUL. Encoder and decoder work however input and
+//! output are split, and keep one byte of state. The state is cheap to copy: a caller that
 //! saves it at the start of a window can produce that window again.
+//!
 //! Must not: allocate, or know about blocks and files.
 
 const CR: u8 = b'\r';
 const LF: u8 = b'\n';
 const NUL: u8 = 0;
 
-/// How far a call came, in bytes. Either all input is consumed or the output is
-/// full.
+/// How far a call got, in bytes. Either all input is consumed or the output is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Converted {
     /// Bytes taken from the front of the input.
@@ -28,9 +28,8 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// Encodes as much of `input` as fits into `output`, first what was left
-    /// over from the call before. The output is at most twice the input, plus
-    /// one byte.
+    /// Encodes as much of `input` as fits into `output`, after what was left over from the
+    /// last call. The output is at most twice the input, plus one byte.
     pub fn encode(&mut self, input: &[u8], output: &mut [u8]) -> Converted {
         let (mut consumed, mut written) = (0, 0);
         loop {
@@ -58,18 +57,17 @@ impl Encoder {
         Converted { consumed, written }
     }
 
-    /// Whether everything consumed has been written; if not, one more byte
-    /// comes out of the next call, even with an empty input.
+    /// Whether everything consumed has been written. If not, the next call writes one more
+    /// byte, even if its input is empty.
     pub const fn is_complete(self) -> bool {
         self.pending.is_none()
     }
 }
 
-/// From the wire to the file. A CR that is neither half of CR LF nor of CR NUL
-/// is kept as it is.
+/// From the wire to the file. A CR that isn't followed by LF or NUL is kept as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Decoder {
-    /// The last byte consumed was a CR, its meaning still open.
+    /// The last byte consumed was a CR, whose meaning depends on the next byte.
     after_cr: bool,
 }
 
@@ -104,7 +102,7 @@ impl Decoder {
         Converted { consumed, written }
     }
 
-    /// Ends the text: the CR that still waited for its second byte, if any.
+    /// Ends the text. Returns the CR that still waited for its second byte, if any.
     pub const fn finish(self) -> Option<u8> {
         if self.after_cr { Some(CR) } else { None }
     }
@@ -127,7 +125,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Encodes with the chunk sizes given, in turn, for input and output.
+    /// Encodes with these chunk sizes for input and output, in turn.
     fn encode(input: &[u8], chunks: &[(usize, usize)]) -> Vec<u8> {
         let mut encoder = Encoder::default();
         let mut output = Vec::new();
@@ -224,7 +222,7 @@ mod tests {
         assert_eq!((progress.consumed, &room), (1, b"\n\r\0"));
     }
 
-    /// Bytes in which what netascii cares about is frequent.
+    /// Bytes among which CR, LF and NUL are frequent.
     fn text() -> impl Strategy<Value = Vec<u8>> {
         let byte = prop_oneof![Just(CR), Just(LF), Just(NUL), any::<u8>()];
         prop::collection::vec(byte, 0..200)

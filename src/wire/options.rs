@@ -2,9 +2,10 @@
 //! blksize 2348, timeout and tsize 2349, windowsize 7440; and three without an
 //! RFC: utimeout and blksize2 as tftp-hpa has them, rollover).
 //!
-//! The server judges with [`negotiate`], the client with [`accept`]. Neither
-//! may: allocate, know a file, or fail on anything that arrives. An option that
-//! makes no sense to the server is left out of its answer, never refused.
+//! The server uses [`negotiate`], the client [`accept`]. An option that makes no sense to
+//! the server is left out of its answer, never refused.
+//!
+//! Must not: allocate in these two, know a file, or fail on anything that arrives.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -21,8 +22,8 @@ pub const MIN_BLKSIZE: u16 = 8;
 pub const MAX_BLKSIZE: u16 = 65_464;
 /// Blocks in flight without negotiation: lockstep (RFC 1350 §2).
 pub const DEFAULT_WINDOWSIZE: u16 = 1;
-/// The most blocks in flight, though RFC 7440 allows 65535: with more, the number
-/// of a late ACK couldn't be told from that of a block ahead.
+/// The most blocks in flight, though RFC 7440 allows 65535: with more, a late ACK couldn't be
+/// told from an ACK of a block ahead.
 pub const MAX_IN_FLIGHT: u16 = 32_767;
 /// The largest window a server grants unless told otherwise, in blocks.
 pub const DEFAULT_MAX_WINDOWSIZE: u16 = 64;
@@ -78,7 +79,7 @@ impl OptionName {
         }
     }
 
-    /// The one option that stands for all that set the same thing.
+    /// The one option that stands for all options with the same effect.
     const fn setting(self) -> Self {
         match self {
             Self::Blksize2 => Self::Blksize,
@@ -93,7 +94,7 @@ impl OptionName {
 pub struct OptionSet(u8);
 
 impl OptionSet {
-    /// Adds an option; whether it was new.
+    /// Adds an option. Returns whether it was new.
     pub const fn insert(&mut self, option: OptionName) -> bool {
         let new = !self.contains(option);
         self.0 |= 1 << option as u8;
@@ -105,13 +106,13 @@ impl OptionSet {
         self.0 & (1 << option as u8) != 0
     }
 
-    /// What is in this set or in the other one.
+    /// The options that are in either set.
     #[must_use]
     pub const fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    /// Whether there is nothing in the set.
+    /// Whether the set is empty.
     pub const fn is_empty(self) -> bool {
         self.0 == 0
     }
@@ -168,8 +169,7 @@ impl Default for Limits {
     }
 }
 
-/// What both ends of a transfer keep to. The default is RFC 1350 without
-/// options.
+/// What both ends of a transfer agreed on. The default is RFC 1350 without options.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Negotiated {
     /// Bytes a block: [`MIN_BLKSIZE`]…[`MAX_BLKSIZE`].
@@ -178,8 +178,8 @@ pub struct Negotiated {
     pub windowsize: u16,
     /// Retransmission timeout, if one was agreed on.
     pub timeout: Option<Duration>,
-    /// Size of the file in bytes as the *other* end told it: to the server in a
-    /// WRQ, to the client in an OACK.
+    /// Size of the file in bytes as stated by the *other* end: for the server in the WRQ, for
+    /// the client in the OACK.
     pub tsize: Option<u64>,
     /// The number after block 65535.
     pub rollover: Rollover,
@@ -197,15 +197,14 @@ impl Default for Negotiated {
     }
 }
 
-/// The server's side: judges a request's options and writes the OACK.
+/// The server's side: decides on a request's options and writes the OACK.
 ///
-/// `file_size` is the size in bytes of the file to be read, if known. `oack`
-/// receives the whole packet, opcode included; its length is returned, and 0
-/// stands for: nothing accepted, send no OACK (RFC 2347). Options are answered
-/// in the request's order and spelling (U-Boot compares with case), never with
-/// more than was asked (EDK2 refuses that). Of several options for the same
-/// setting the first acceptable one counts; one whose answer does not fit into
-/// `oack` is left out.
+/// `file_size` is the size in bytes of the file to be read, if known. The whole packet,
+/// opcode included, is written to `oack`, and its length is returned. Length 0 means that
+/// nothing was accepted and no OACK is to be sent (RFC 2347). Options are answered in the
+/// request's order and spelling (U-Boot's comparison is case-sensitive), and never with more
+/// than was asked for (EDK2 refuses that). Of several options for the same setting the first
+/// acceptable one counts. An option whose answer doesn't fit into `oack` is left out.
 pub fn negotiate(
     request: &Request<'_>,
     limits: &Limits,
@@ -240,8 +239,8 @@ pub fn negotiate(
     (agreed, len)
 }
 
-/// Puts one option into `agreed`; the number to answer, or `None` to leave the
-/// option out.
+/// Puts one option into `agreed`. Returns the number to answer, or `None` to leave the option
+/// out.
 fn grant(
     option: OptionName,
     asked: u128,
@@ -273,7 +272,7 @@ fn grant(
         OptionName::Tsize => match (request.direction, request.mode) {
             // curl gives up on a tsize of 0, so an empty file has none.
             (Direction::Read, Mode::Octet) => file_size.filter(|&size| size > 0),
-            // What netascii makes of the file is not known before it is sent.
+            // The size in netascii isn't known before the file has been sent.
             (Direction::Read, Mode::Netascii) => None,
             (Direction::Write, _) => {
                 agreed.tsize = Some(u64::try_from(asked).ok()?);
@@ -297,7 +296,7 @@ fn grant(
 pub struct Offer {
     /// Bytes a block: [`MIN_BLKSIZE`]…[`MAX_BLKSIZE`].
     pub blksize: Option<u16>,
-    /// Blocks in flight: 1…65535; [`MAX_IN_FLIGHT`] are asked for at most.
+    /// Blocks in flight: 1…65535, of which at most [`MAX_IN_FLIGHT`] are asked for.
     pub windowsize: Option<u16>,
     /// Retransmission timeout in seconds: 1…255.
     pub timeout: Option<u8>,
@@ -305,8 +304,8 @@ pub struct Offer {
     pub tsize: Option<u64>,
     /// The number after block 65535.
     pub rollover: Option<Rollover>,
-    /// Further options, name and value, that [`OptionName`] does not know; the
-    /// server's answer to them is not looked at.
+    /// Further options, name and value, that [`OptionName`] doesn't know. The server's answer
+    /// to them is ignored.
     pub extra: Vec<(String, String)>,
 }
 
@@ -384,12 +383,12 @@ impl Offer {
     }
 }
 
-/// The client's side: judges the server's OACK.
+/// The client's side: checks the server's OACK.
 ///
 /// # Errors
-/// What is wrong with the first option that was not asked for, came twice, is larger
-/// than asked (blksize, windowsize), other than asked (timeout, rollover) or no number.
-/// The client answers with ERROR 8 (RFC 2347).
+/// If an option wasn't asked for, came twice, isn't a number, is too small, is larger than
+/// asked for (blksize, windowsize), or differs from what was asked for (timeout, rollover).
+/// Tells the problem of the first such option. The client answers with ERROR 8 (RFC 2347).
 pub fn accept(offer: &Offer, oack: RawOptions<'_>) -> Result<Negotiated, OackProblem> {
     let mut agreed = Negotiated::default();
     let mut seen = OptionSet::default();
@@ -409,11 +408,11 @@ pub fn accept(offer: &Offer, oack: RawOptions<'_>) -> Result<Negotiated, OackPro
 pub enum OackProblem {
     /// The request did not ask for this option.
     NotAsked,
-    /// The option stands in the OACK twice.
+    /// The option is in the OACK twice.
     Repeated,
-    /// The value is no plain decimal number, or too large for any use.
+    /// The value isn't a plain decimal number, or has too many digits.
     InvalidNumber,
-    /// A block size below [`MIN_BLKSIZE`] or a window of no block.
+    /// A block size below [`MIN_BLKSIZE`], or a window of 0 blocks.
     TooSmall,
     /// The server may answer less, but not more.
     LargerThanAsked,
@@ -422,7 +421,7 @@ pub enum OackProblem {
 }
 
 impl OackProblem {
-    /// What it is, for the ERROR packet.
+    /// The problem in words, for the ERROR packet.
     pub const fn message(self) -> &'static str {
         match self {
             Self::NotAsked => "Option not asked for",
@@ -435,8 +434,7 @@ impl OackProblem {
     }
 }
 
-/// A number as options have it: digits and nothing else, in bounds that u128
-/// holds exactly.
+/// The number that an option has as its value: only digits, and few enough for a u128.
 fn decimal(value: &[u8]) -> Option<u128> {
     if value.is_empty() || value.len() > MAX_DIGITS {
         return None;
@@ -447,7 +445,7 @@ fn decimal(value: &[u8]) -> Option<u128> {
     })
 }
 
-/// `asked` or, where that is more, `max`; `None` below `min`.
+/// `asked`, but at most `max`; `None` if that is below `min`.
 fn at_most(asked: u128, min: u16, max: u16) -> Option<u16> {
     let granted = u16::try_from(asked).unwrap_or(u16::MAX).min(max);
     (granted >= min).then_some(granted)
@@ -474,8 +472,8 @@ const TIMEOUT_SECONDS: RangeInclusive<u64> = 1..=255;
 /// The range tftp-hpa grants: 10 ms to 255 s.
 const UTIMEOUT_MICROSECONDS: RangeInclusive<u64> = 10_000..=255_000_000;
 
-/// More digits than any number in use has (a u64 has 20 at most); what is
-/// longer counts as no number at all.
+/// More digits than any number in use has (a u64 has 20 at most). Anything longer doesn't
+/// count as a number.
 const MAX_DIGITS: usize = 32;
 
 #[cfg(test)]
@@ -483,7 +481,7 @@ mod tests {
     use super::super::escape::escape;
     use super::*;
 
-    /// Writes options as they stand in a packet: `name value name value`.
+    /// Options as bytes of a packet, from `name value name value`.
     fn raw(words: &str) -> Vec<u8> {
         words
             .split_whitespace()
@@ -501,7 +499,7 @@ mod tests {
         }
     }
 
-    /// Negotiates and gives back the OACK as words.
+    /// Negotiates and returns the OACK as words.
     fn answer(request: &Request<'_>, limits: Limits, size: Option<u64>) -> (Negotiated, String) {
         let mut oack = [0xee; 512];
         let (agreed, len) = negotiate(request, &limits, size, &mut oack);
@@ -575,13 +573,13 @@ mod tests {
             ("blksize 65465", "blksize=8192"),
             ("blksize 99999999999999999999999", "blksize=8192"),
             ("blksize 00512", "blksize=512"),
-            // No plain decimal.
+            // Not plain decimal.
             ("blksize +512", ""),
             ("blksize -1", ""),
             ("blksize 0x200", ""),
             ("blksize 512k", ""),
             ("blksize \"\"", ""),
-            // 32 digits are a number, 33 are noise.
+            // 32 digits are a number, 33 are not.
             ("blksize 99999999999999999999999999999999", "blksize=8192"),
             ("blksize 999999999999999999999999999999999", ""),
             // A power of two, rounded down.
@@ -610,12 +608,12 @@ mod tests {
             ("tsize 0", "tsize=70000"),
             ("tsize 99999999999999999999", "tsize=70000"),
             ("tsize x", ""),
-            // Order and spelling are the client's; what is unknown is ignored.
+            // Order and spelling are the client's; unknown options are ignored.
             (
                 "TSize 0 multicast \"\" BLKSIZE 512 msftwindow 31416 windowSize 4",
                 "TSize=70000 BLKSIZE=512 windowSize=4",
             ),
-            // One setting, several options: the first acceptable one.
+            // Several options for one setting: the first acceptable one counts.
             ("blksize 512 BLKSIZE 1024", "blksize=512"),
             ("blksize 1 blksize 1024", "blksize=1024"),
             ("blksize2 512 blksize 1024", "blksize2=512"),
@@ -698,7 +696,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_and_a_rollover_to_one_stay_apart() {
+    fn the_window_is_capped_whatever_the_rollover() {
         let limits = Limits {
             max_windowsize: u16::MAX,
             ..Limits::default()
@@ -756,7 +754,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_an_oack_is_told_in_words() {
+    fn each_problem_with_an_oack_has_its_message() {
         let mut told = std::collections::BTreeSet::new();
         for (oack, message) in [
             ("utimeout 1", "Option not asked for"),

@@ -1,9 +1,9 @@
 //! Packets: the six datagrams of TFTP, parsed without copying and emitted into
 //! the caller's buffer (RFC 1350 §5, RFC 2347).
 //!
-//! Parsing is lenient where real clients need it, each leniency named with the
-//! client it is for; emitting is strict. Must not: allocate, keep state, or
-//! decide what a packet means for a transfer.
+//! Parsing is lenient where real clients need it, and the comments name these clients;
+//! emitting is strict. Must not: allocate, keep state, or decide what a packet means for
+//! a transfer.
 
 use std::fmt;
 
@@ -23,8 +23,8 @@ pub const MAX_ERROR_TEXT: usize = 255;
 /// The longest ERROR packet we send, in bytes.
 pub const MAX_ERROR_LEN: usize = 4 + MAX_ERROR_TEXT + 1;
 
-/// The longest request that RFC 2347 allows, in bytes. Longer ones are read all
-/// the same, but not sent.
+/// The longest request that RFC 2347 allows, in bytes. Longer ones are accepted, but not
+/// sent.
 pub const MAX_REQUEST_LEN: usize = 512;
 
 /// The first two bytes of every packet (RFC 1350 §5, RFC 2347 for OACK).
@@ -59,13 +59,13 @@ impl Opcode {
         }
     }
 
-    /// That of a datagram, if TFTP knows it.
+    /// The opcode of a datagram, if TFTP knows it.
     pub fn of(datagram: &[u8]) -> Option<Self> {
         let number = datagram.first_chunk().copied()?;
         Self::from_wire(u16::from_be_bytes(number))
     }
 
-    /// Whether it begins a transfer.
+    /// Whether this is an RRQ or WRQ.
     pub const fn is_request(self) -> bool {
         matches!(self, Self::Rrq | Self::Wrq)
     }
@@ -102,7 +102,7 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
-    /// The code a number stands for; every number stands for one.
+    /// The code that a number stands for. Every number stands for a code.
     pub const fn from_wire(number: u16) -> Self {
         match number {
             0 => Self::NotDefined,
@@ -143,7 +143,7 @@ impl fmt::Display for ErrorCode {
 
 /// The block number as it stands in DATA and ACK packets.
 ///
-/// It wraps and therefore has no order; everything inside counts blocks with
+/// It wraps, so it has no order; everything inside counts blocks with
 /// [`BlockIndex`](crate::protocol::block::BlockIndex).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BlockNumber(pub u16);
@@ -223,7 +223,7 @@ pub struct Request<'a> {
     pub filename: &'a [u8],
     /// Netascii or octet.
     pub mode: Mode,
-    /// The options asked for, unjudged (RFC 2347).
+    /// The options asked for, not yet checked (RFC 2347).
     pub options: RawOptions<'a>,
 }
 
@@ -253,7 +253,7 @@ pub enum Packet<'a> {
 }
 
 impl fmt::Display for Packet<'_> {
-    /// The way TFTP clients have always traced packets; fit for a log.
+    /// The way TFTP clients have always traced packets; safe for a log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Request(request) => {
@@ -291,7 +291,7 @@ impl<'a> Packet<'a> {
     /// Parses a datagram.
     ///
     /// # Errors
-    /// See [`ParseError`]; [`ParseError::reply`] tells what to do about it.
+    /// See [`ParseError`]; [`ParseError::reply`] says what to answer.
     pub fn parse(datagram: &'a [u8]) -> Result<Self, ParseError> {
         let (&number, body) = datagram
             .split_first_chunk::<2>()
@@ -326,9 +326,9 @@ impl<'a> Packet<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// Parses what follows the opcode. The last string may lack its NUL, and
-    /// anything may follow the mode: what is no option is not looked at (HP
-    /// PA-RISC and `OpenFirmware` fill up to 516 bytes).
+    /// Parses what follows the opcode. The last string may lack its NUL, and anything may
+    /// follow the mode: what isn't an option is ignored (HP PA-RISC and `OpenFirmware` pad
+    /// to 516 bytes).
     fn parse(direction: Direction, body: &'a [u8]) -> Result<Self, ParseError> {
         let (filename, after_name) = split_string(body);
         if filename.is_empty() {
@@ -347,7 +347,7 @@ impl<'a> Request<'a> {
     }
 }
 
-/// Why a datagram is no packet.
+/// Why a datagram isn't a TFTP packet that we accept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ParseError {
     /// Fewer bytes than an opcode, or than the opcode asks for.
@@ -365,8 +365,8 @@ pub enum ParseError {
 }
 
 impl ParseError {
-    /// The text of the ERROR 4 that answers a malformed request; `None` for
-    /// what is no request and gets no answer.
+    /// The text of the ERROR 4 that answers a malformed request. `None`: it isn't a request,
+    /// and gets no answer.
     pub const fn reply(self) -> Option<&'static str> {
         match self {
             Self::TooShort | Self::UnknownOpcode(_) => None,
@@ -393,7 +393,7 @@ impl fmt::Display for ParseError {
 
 impl std::error::Error for ParseError {}
 
-/// The front of a DATA packet; the payload follows it.
+/// The header of a DATA packet.
 pub const fn emit_data_header(block: BlockNumber) -> [u8; DATA_HEADER_LEN] {
     numbered(Opcode::Data, block.0)
 }
@@ -404,7 +404,7 @@ pub const fn emit_ack(block: BlockNumber) -> [u8; ACK_LEN] {
 }
 
 /// Writes an ERROR packet and returns its length in bytes: at most
-/// [`MAX_ERROR_LEN`], and 0 where `packet` has not even room for an empty text.
+/// [`MAX_ERROR_LEN`], and 0 if `packet` hasn't even room for an empty text.
 ///
 /// The text ends at a NUL, and is cut to [`MAX_ERROR_TEXT`] bytes and to the
 /// room in `packet`, never within a character.
@@ -429,8 +429,8 @@ pub fn emit_error(code: ErrorCode, text: &str, packet: &mut [u8]) -> usize {
 /// Writes an RRQ or WRQ and returns its length in bytes.
 ///
 /// # Errors
-/// A string that cannot stand in a request, or a request longer than `packet`;
-/// RFC 2347 allows [`MAX_REQUEST_LEN`].
+/// If the file name or an option's name is empty, a string contains a NUL, or the request is
+/// longer than `packet`. RFC 2347 allows [`MAX_REQUEST_LEN`].
 pub fn emit_request<'o, V: AsRef<str>>(
     direction: Direction,
     filename: &[u8],
@@ -468,7 +468,7 @@ pub fn emit_request<'o, V: AsRef<str>>(
 pub enum EmitError {
     /// The file name or an option's name is empty.
     EmptyName,
-    /// A NUL within a string: it would end there.
+    /// A string contains a NUL, where it would end.
     NulByte,
     /// The request does not fit into the buffer.
     TooLong,

@@ -1,10 +1,10 @@
-//! The options of a packet as they came, for `packet` to carry and `options` to
-//! judge. Must not: know an option.
+//! The options of a packet as they came: `packet` carries them, `options` interprets them.
+//! Must not: know an option.
 
 use std::iter;
 
-/// The options of a request or OACK as they came: pairs of NUL-terminated
-/// strings (RFC 2347), unjudged.
+/// The options of a request or OACK as they came: pairs of NUL-terminated strings (RFC
+/// 2347), not yet checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RawOptions<'a>(&'a [u8]);
 
@@ -17,10 +17,9 @@ impl<'a> RawOptions<'a> {
     /// Names and values in the order they came, up to the first that is
     /// malformed.
     ///
-    /// An empty value is well formed (U-Boot sends `multicast ""`), and so is a
-    /// last value without its NUL. An empty name (HP PA-RISC and `OpenFirmware`
-    /// pad their requests with NULs), a name without a NUL (or with garbage)
-    /// and a name that no value follows end the list.
+    /// An empty value is well formed (U-Boot sends `multicast ""`), and so is a last value
+    /// without its NUL. The list ends at an empty name (HP PA-RISC and `OpenFirmware` pad
+    /// their requests with NULs), at a name without a NUL, and at a name without a value.
     pub fn pairs(self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
         let mut rest = self.0;
         iter::from_fn(move || {
@@ -33,7 +32,7 @@ impl<'a> RawOptions<'a> {
     }
 }
 
-/// A string up to its NUL and what follows the NUL, if there is one.
+/// A string up to its NUL, and what follows the NUL; `None` if there is no NUL.
 pub(super) fn split_string(bytes: &[u8]) -> (&[u8], Option<&[u8]>) {
     match bytes.iter().position(|&byte| byte == 0) {
         Some(end) => (&bytes[..end], Some(&bytes[end + 1..])),

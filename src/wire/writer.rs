@@ -4,7 +4,7 @@
 
 use std::fmt::{self, Write};
 
-/// Appends to a buffer it does not own. `fmt::Error` means: does not fit.
+/// Appends to a buffer that it doesn't own. `fmt::Error` means that it doesn't fit.
 pub(super) struct Writer<'b> {
     buffer: &'b mut [u8],
     len: usize,
