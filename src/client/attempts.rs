@@ -1,20 +1,21 @@
-//! Which servers one job asks, and when: each address of the server, with options and
-//! without, until one answers; and what became of the transfer.
+//! Which addresses of a server one job asks, and when: one after the other, with options
+//! and without, until one answers. The transfer that begins then is run to its end.
 //!
 //! ```text
-//!   address 1  with options ──┬── again ── again …      the first attempt that is
-//!              (1.3 s later)  └─ without ── again …     answered has the job; late
-//!   address 2  (1.5 s later, or once address 1 is       answers to the others are
-//!              unreachable)  the same                   told so with an ERROR
+//!   address 1  with options ──┬── again ── again …      the first attempt to be
+//!              (1.3 s later)  └─ without ── again …     answered gets the job; a late
+//!   address 2  (1.5 s later, or once address 1 is       answer to another is met with
+//!              unreachable)  the same                   an ERROR that says so
 //! ```
 //!
-//! A server that answers, but refuses the options (ERROR 4 or 8) or gives others than
-//! were asked for, is asked again without any, if there were some.
+//! A server that refuses the options (ERROR 4 or 8), or acknowledges others than were
+//! asked for, is asked again without options.
 //!
 //! A closed port or an unreachable host is a hint, not an answer (RFC 1122
-//! §3.2.2.1): the device may be starting up. Once all addresses are unreachable they are
-//! asked every second, or each first wait if that is shorter, until patience ends; with no
-//! repeats it is silence. Must not: print anything, ask a name for its address.
+//! §3.2.2.1): the device may be starting up. Once all addresses are unreachable, each is
+//! asked every second, or more often if the first wait is shorter, until the job gives
+//! up. If there are to be no repeats, the hint counts as silence. Must not: print
+//! anything, ask a name for its address.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -36,39 +37,39 @@ use crate::table::Tracked;
 use crate::wire::options::Offer;
 use crate::wire::packet::{ErrorCode, Mode};
 
-/// Repeats of a request with options before one without is tried, if that is
-/// sooner than [`FALLBACK_AFTER`].
+/// How often a request with options is repeated before one without is tried, if that
+/// is sooner than [`FALLBACK_AFTER`].
 const OPTIONED_REPEATS: u8 = 2;
 
 /// How long a request with options goes unanswered before one without follows:
 /// some servers and boot loaders drop what they don't know.
 const FALLBACK_AFTER: Duration = Duration::from_millis(1300);
 
-/// How long an address is given before the next one is asked as well, as RFC
-/// 8305 does it; longer, since a server may have to look its file up.
+/// How long to wait for one address before the next one is asked as well, as RFC 8305
+/// does it. Longer than there, since a server may have to look its file up.
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(1500);
 
-/// Addresses of one name that are asked.
+/// The most addresses of one name that are asked.
 const MAX_ADDRESSES: usize = 8;
 
-// With options and without for each address, and one after a refusal.
+// An attempt with options and one without for each address, and one after a refusal.
 const _: () = assert!(2 * MAX_ADDRESSES < MAX_ATTEMPTS);
 
-/// After an interrupt: how long to wait for an answer, to tell the server that
-/// nobody wants the file any more.
+/// How long to wait for an answer after an interrupt, to tell the server that nobody
+/// wants the file any more.
 const FAREWELL: Duration = Duration::from_millis(500);
 
 /// One request, sent again from the same port until it is answered.
 #[derive(Debug)]
 struct Attempt {
-    /// Of its session.
+    /// Its session's key.
     key: usize,
     server: SocketAddr,
     has_options: bool,
     schedule: Schedule,
     /// When a request without options is to follow.
     fallback_at: Option<Instant>,
-    /// What the network said last.
+    /// The last error that the network reported.
     hint: Option<ErrorKind>,
 }
 
@@ -81,7 +82,7 @@ pub(super) fn run(
     job: &Job<'_>,
     progress: &mut TransferProgress,
 ) -> Result<Completed, JobError> {
-    // Opened before signals are held back: a pipe waits for its reader.
+    // Opened while a signal still ends the program: opening a pipe waits for its reader.
     let output = match job.file {
         LocalFile::Get(output) => Some(output.open().map_err(JobError::LocalFile)?),
         LocalFile::Put(_) => None,
@@ -98,7 +99,7 @@ pub(super) fn run(
     result
 }
 
-/// The attempts to do one job.
+/// The attempts at one job.
 #[derive(Debug)]
 pub(super) struct Attempts<'a> {
     engine: &'a mut Engine,
@@ -111,13 +112,13 @@ pub(super) struct Attempts<'a> {
     next_address: usize,
     next_address_at: Instant,
     started: Instant,
-    /// Requests sent again.
+    /// How many requests were sent again.
     repeats: u64,
     /// The first answer, if it refused the options.
     refusal: Option<JobError>,
     /// Until when requests go out every second; `None`: they back off.
     wait_ends: Option<Instant>,
-    /// The user knows that the server is waited for.
+    /// The user was told that we wait for the server.
     wait_announced: bool,
 }
 
@@ -160,7 +161,7 @@ impl<'a> Attempts<'a> {
     fn moved(&mut self) -> Result<Completed, JobError> {
         loop {
             let winner = match self.first_answer() {
-                // What the server said first is all we know.
+                // An earlier refusal says more than the silence after it.
                 Err(error @ (JobError::NoAnswer(_) | JobError::Late(_))) => {
                     return Err(self.refusal.take().unwrap_or(error));
                 }
@@ -189,7 +190,7 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// Whether the server takes the request, but not its options.
+    /// Whether the attempt failed because of its options.
     fn options_refused(&self, winner: usize, error: &JobError) -> bool {
         let attempt = &self.list[winner];
         let progress = self.engine.session(attempt.key).transfer().progress();
@@ -230,8 +231,8 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// The attempt that was answered. Of several, the one that the file already
-    /// comes by; else a transfer before an ERROR.
+    /// The index of the attempt that was answered. Of several, the one that already
+    /// writes the file; else a transfer before an ERROR.
     fn answered(&self) -> Option<usize> {
         let owner = self.output.as_ref().and_then(SharedOutput::owner);
         let rank = |attempt: &Attempt| {
@@ -248,7 +249,9 @@ impl<'a> Attempts<'a> {
             .min_by_key(|&index| rank(&self.list[index]))
     }
 
-    /// Remembers what the network says of servers that don't answer.
+    /// Remembers the errors that the network reports. Once all servers are unreachable,
+    /// the next address is due at once; if there is none, all are asked on and on. Tells
+    /// the user about a wait.
     fn note_hints(&mut self, now: Instant) {
         for attempt in &mut self.list {
             let hint = self.engine.session(attempt.key).unreachable();
@@ -260,7 +263,7 @@ impl<'a> Attempts<'a> {
             return;
         }
         let hint = self.hint().filter(|_| all_unreachable);
-        // Without repeats it is silence like any other.
+        // Without repeats, the hint counts as silence.
         let repeats = self.wait_ends.is_some() || self.job.retry.retries > 0;
         let hint = hint.filter(|_| repeats);
         if hint.is_some() && self.wait_ends.is_none() {
@@ -278,9 +281,9 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// The network says that the device isn't there yet, so nothing is congested: it
-    /// is asked every second until patience ends, since a boot loader may listen
-    /// for no longer.
+    /// Asks every second until the job gives up. The network says that the device isn't
+    /// there yet, so there is no congestion to back off from, and a boot loader may
+    /// listen for only a second.
     fn keep_asking(&mut self, now: Instant) {
         self.wait_ends = Some(now + self.patience_left(now));
         let initial = self.job.retry.initial_wait();
@@ -291,7 +294,7 @@ impl<'a> Attempts<'a> {
 
     fn ask_what_is_due(&mut self, now: Instant) -> Result<(), JobError> {
         for index in 0..self.list.len() {
-            // One may have been replaced, which moves those after it.
+            // Where an attempt was replaced, those after it have moved.
             let attempt = &mut self.list[index];
             if attempt.schedule.is_due(now) {
                 self.ask_again(index, now)?;
@@ -302,7 +305,7 @@ impl<'a> Attempts<'a> {
                 attempt.fallback_at = None;
                 let server = attempt.server;
                 if self.wait_ends.is_none() {
-                    // It is listened to, and no more.
+                    // Its answer still counts, but it sends no more requests.
                     attempt.schedule.stop();
                 }
                 self.ask_or_replace(index, server, false, self.job.retry.retries)?;
@@ -319,7 +322,7 @@ impl<'a> Attempts<'a> {
                 self.ask_or_replace(0, server, true, retries.min(OPTIONED_REPEATS))
             };
             match asked {
-                // A family that this machine doesn't know.
+                // An address family that this machine doesn't have.
                 Err(JobError::System(_)) if !self.list.is_empty() => {}
                 Err(JobError::System(_)) if self.next_address < self.address_count() => {
                     self.next_address_at = now;
@@ -330,8 +333,8 @@ impl<'a> Attempts<'a> {
         Ok(())
     }
 
-    /// As [`Attempts::ask`]; where all local ports are in use, the attempt at
-    /// `index` gives its own.
+    /// As [`Attempts::ask`]. If all local ports are in use, the attempt at `index` ends
+    /// to free its port.
     fn ask_or_replace(
         &mut self,
         index: usize,
@@ -377,8 +380,8 @@ impl<'a> Attempts<'a> {
         Ok(())
     }
 
-    /// Sends a request, from the port of the session `again` if it was sent before; returns
-    /// its session's key.
+    /// Sends a request; returns its session's key. A request sent before has a session,
+    /// `again`, whose port is used.
     fn send(
         &mut self,
         again: Option<usize>,
@@ -398,7 +401,7 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// When there is something to do next; `None` once patience is at its end.
+    /// When there is something to do next; `None` once it is time to give up.
     fn next_step(&self, now: Instant) -> Option<Instant> {
         if self.wait_ends.is_some_and(|end| end <= now) {
             return None;
@@ -427,7 +430,7 @@ impl<'a> Attempts<'a> {
         self.job.servers.len().min(MAX_ADDRESSES)
     }
 
-    /// How much longer an answer is waited for, if all goes on as it is.
+    /// How much longer to wait for an answer if nothing changes.
     fn patience_left(&self, now: Instant) -> Duration {
         let retry = self.job.retry;
         let before_fallback = RetryPolicy {
@@ -442,7 +445,7 @@ impl<'a> Attempts<'a> {
         end.saturating_duration_since(now)
     }
 
-    /// What the network said last of any server.
+    /// The network's error about the attempt begun last of those that have one.
     fn hint(&self) -> Option<ErrorKind> {
         self.list.iter().rev().find_map(|attempt| attempt.hint)
     }
@@ -454,7 +457,7 @@ impl<'a> Attempts<'a> {
         words.join(" and ")
     }
 
-    /// No server answered: what is known.
+    /// What to tell the user when no server answered.
     fn no_answer(&self) -> String {
         let hint = self.hint().map_or_else(String::new, |it| format!(": {it}"));
         let other = self.other_sender();
@@ -462,17 +465,17 @@ impl<'a> Attempts<'a> {
         format!("no answer from {}{hint}{other}", self.servers())
     }
 
-    /// An address that answered but wasn't asked: that of a server with several
-    /// that uses the wrong one.
+    /// An address that answered but wasn't asked: a server with several addresses may
+    /// send from the wrong one.
     fn other_sender(&self) -> Option<SocketAddr> {
         let mut sessions = self.list.iter().map(|it| self.engine.session(it.key));
         sessions.find_map(|session| session.port().other_sender())
     }
 
-    /// The user has gone: the next server to answer is told so.
+    /// After an interrupt: tells the next server that answers that nobody wants the file.
     fn say_farewell(&mut self, signal: Signal) -> JobError {
         let until = clock::now() + FAREWELL;
-        // Where nobody listens nobody answers.
+        // Servers that are unreachable won't answer.
         while self.list.iter().any(|it| it.hint.is_none()) && clock::now() < until {
             if self.engine.turn(Some(until)).is_err() || self.interrupts.take().is_some() {
                 break;
@@ -485,9 +488,9 @@ impl<'a> Attempts<'a> {
         JobError::Interrupted(signal)
     }
 
-    // --- after it -----------------------------------------------------------------
+    // --- after the first answer --------------------------------------------------
 
-    /// Runs the transfer of an attempt that was answered to its end.
+    /// Runs the transfer of the attempt that was answered to its end.
     fn see_through(&mut self, winner: usize) -> Result<Completed, JobError> {
         let key = self.list[winner].key;
         if let Some(output) = &self.output {
@@ -512,7 +515,7 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// What came of a file in the time that there was for it.
+    /// Tells how much of a file came in the time allowed for it.
     fn how_far(&self, key: usize, within: Duration) -> String {
         let session = self.engine.session(key);
         let of = match self.announced_size(key) {
@@ -523,14 +526,14 @@ impl<'a> Attempts<'a> {
         format!("only {bytes}{of} bytes came within {within:?}; allow more time with --within")
     }
 
-    /// The size that the server announced, in bytes. Of text it says nothing, and some
-    /// servers repeat the 0 they were asked with.
+    /// The size that the server announced, in bytes. `None` for text, whose size may
+    /// differ here, and for 0: some servers just repeat the 0 of the request.
     fn announced_size(&self, key: usize) -> Option<u64> {
         let size = self.engine.session(key).transfer().negotiated().tsize;
         size.filter(|&size| size > 0 && self.job.mode == Mode::Octet)
     }
 
-    /// That size is held against what comes.
+    /// Tells the output the announced size, to be compared with what comes.
     fn note_announced_size(&self, key: usize) {
         if let (Some(output), Some(size)) = (&self.output, self.announced_size(key)) {
             output.announce(size);
@@ -607,13 +610,14 @@ impl<'a> Attempts<'a> {
 /// What a server is told when the user breaks a transfer off.
 const INTERRUPTED: &str = "Interrupted by the user";
 
-/// The offer, with the size in it where that is known or wanted.
+/// The job's offer. If the size is wanted, `tsize` is 0 for a get, and the file's size
+/// for a put if that is known.
 fn with_size(job: &Job<'_>) -> Result<Offer, JobError> {
     let mut offer = job.offer.clone();
     if job.with_size {
         offer.tsize = match job.file {
             LocalFile::Get(_) => Some(0),
-            // What text comes to on the wire isn't known before it has gone.
+            // The size of text on the wire isn't known before it has been sent.
             LocalFile::Put(_) if job.mode == Mode::Netascii => None,
             LocalFile::Put(file) => {
                 let reader = file.reader(0).map_err(JobError::LocalFile)?;

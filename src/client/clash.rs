@@ -1,9 +1,9 @@
-//! Two files of one call that would have one name where they go: the second would
-//! replace the first. Must not: know what the files are, or what becomes of them.
+//! Finds two files of one call that would get the same name where they go: the second
+//! would replace the first. Must not: know what the files are, or what becomes of them.
 
-/// The first two of `files` that stand for different files of one name, as indices.
-/// Each is the file, and its name where it goes; `None`: it has none there, and replaces
-/// nothing. The same file twice is no clash: what it replaces is itself.
+/// The indices of the first two different files that would get the same name. Each item
+/// is a file and its name where it goes; `None`: it has no name there, and replaces
+/// nothing. The same file twice is no clash: it replaces itself.
 pub(super) fn clash<F: PartialEq, N: PartialEq>(
     files: &[(F, Option<N>)],
 ) -> Option<(usize, usize)> {
@@ -30,7 +30,7 @@ mod tests {
             (&[("a/f", Some("f")), ("b/f", Some("f"))], Some((0, 1))),
             // The same file twice.
             (&[("a/f", Some("f")), ("a/f", Some("f"))], None),
-            // It hides no other.
+            // A file given twice hides no clash with another.
             (
                 &[("a/f", Some("f")), ("a/f", Some("f")), ("b/f", Some("f"))],
                 Some((0, 2)),
@@ -39,7 +39,7 @@ mod tests {
                 &[("a/f", Some("f")), ("g", Some("g")), ("f", Some("f"))],
                 Some((0, 2)),
             ),
-            // The first one that is too many counts.
+            // The first file that clashes with an earlier one counts.
             (
                 &[
                     ("a/f", Some("f")),
@@ -49,7 +49,7 @@ mod tests {
                 ],
                 Some((1, 2)),
             ),
-            // To standard output, one behind the other.
+            // To standard output, one after the other.
             (&[("a/f", None), ("b/f", None)], None),
             (&[("a/f", None), ("b/f", Some("f"))], None),
         ] {

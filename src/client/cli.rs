@@ -15,7 +15,7 @@ use crate::protocol::retry::{RetryPolicy, Wait};
 use crate::wire::options::{MAX_BLKSIZE, MIN_BLKSIZE, Offer, OptionName, Rollover};
 use crate::wire::packet::Mode;
 
-/// What is asked for where the user doesn't say.
+/// What to ask for if the user doesn't say.
 const ASKED_BLKSIZE: u16 = 1428;
 const ASKED_WINDOWSIZE: u16 = 16;
 
@@ -198,7 +198,7 @@ impl Args {
     ///
     /// # Errors
     /// The text to print and the status to exit with: `--help` and `--version`
-    /// (0, standard output), or a mistake in one line (64, standard error).
+    /// (0, standard output), or one line about a mistake (64, standard error).
     pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, UsageError> {
         let words = familiar::translate(words).map_err(|text| UsageError {
             text: format!("tftp: {text}"),
@@ -263,13 +263,14 @@ impl CommonArgs {
         offer
     }
 
-    /// Whether the size is to be asked for or told: unless the user did.
+    /// Whether to ask for the size, or tell it: not if the user sets `tsize` or wants no
+    /// options.
     pub fn with_size(&self) -> bool {
         let is_tsize = |(name, _): &(String, String)| name.eq_ignore_ascii_case("tsize");
         !self.no_options && !self.options.iter().any(is_tsize)
     }
 
-    /// The addresses of a host, those of unwanted families left out.
+    /// The addresses of a host, without those of unwanted families.
     ///
     /// # Errors
     /// One line that names the host.
@@ -296,8 +297,8 @@ impl CommonArgs {
     }
 }
 
-/// An IPv4-mapped IPv6 address as the IPv4 address that it stands for: the answers
-/// come from that one.
+/// An IPv4-mapped IPv6 address as the IPv4 address that it stands for, from which the
+/// answers will come.
 fn unmapped(address: SocketAddr) -> SocketAddr {
     match address.ip().to_canonical() {
         ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),

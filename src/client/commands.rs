@@ -148,8 +148,8 @@ pub(super) enum NoCommand {
     Invalid,
 }
 
-/// The command that `word` stands for: its name, or the beginning of one and no
-/// other.
+/// The command that `word` stands for: the name of a command, or a beginning that only
+/// names of that command have.
 pub(super) fn find(word: &[u8]) -> Result<Command, NoCommand> {
     find_entry(word).map(|entry| entry.command)
 }
@@ -158,13 +158,13 @@ fn find_entry(word: &[u8]) -> Result<&'static Entry, NoCommand> {
     if let Some(entry) = TABLE.iter().find(|it| it.name.as_bytes() == word) {
         return Ok(entry);
     }
-    // As before other names began so: scripts have it.
+    // Scripts use `m`, which was unambiguous before mget and mput came.
     let word = if word == b"m" { b"mode" } else { word };
     let mut found = TABLE
         .iter()
         .filter(|it| it.name.as_bytes().starts_with(word));
     let entry = found.next().ok_or(NoCommand::Invalid)?;
-    // One with two names is one.
+    // Two names of the same command aren't ambiguous.
     if found.any(|it| it.command != entry.command) {
         return Err(NoCommand::Ambiguous);
     }
@@ -177,12 +177,12 @@ pub(super) fn completions(word: &str) -> impl Iterator<Item = &'static str> {
     names.filter(move |name| name.starts_with(word))
 }
 
-/// Names and help texts, all of them.
+/// All names with their help texts.
 pub(super) fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
     TABLE.iter().map(|it| (it.name, it.text))
 }
 
-/// What `word` stands for and how it is used, in two lines.
+/// What the command does and how it is used, in two lines.
 pub(super) fn help(word: &[u8]) -> Result<String, NoCommand> {
     let Entry {
         name,
@@ -199,7 +199,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_unambiguous_is_enough() {
+    fn an_unambiguous_beginning_is_enough() {
         for (word, expected) in [
             ("get", Ok(Command::Get)),
             ("g", Ok(Command::Get)),

@@ -1,9 +1,8 @@
-//! The client's loop: the server's in small. One `mio::Poll`, the sessions of the
-//! job being done, and finished ones that dally.
+//! The client's event loop, a small version of the server's: one `mio::Poll`, the
+//! sessions of the current job, and finished ones that dally.
 //!
 //! Before its first answer a session has no deadline here: `attempts` decides
-//! when a request is sent again. Must not: print anything, choose which
-//! server to ask.
+//! when a request is sent again. Must not: print anything, choose which server to ask.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -31,20 +30,20 @@ use crate::table::Tracked;
 use crate::wire::options::{DEFAULT_BLKSIZE, DEFAULT_WINDOWSIZE, Negotiated, Offer};
 use crate::wire::packet::{Direction, ErrorCode, emit_request};
 
-/// How long the final ACK is repeated if it was lost, on a network that has
-/// lost nothing else: the next file doesn't wait for it, only the end of the
-/// program does.
+/// How long a finished transfer waits to repeat its final ACK if that was lost, on a
+/// network that has lost nothing else. The next file doesn't wait for this; only the end
+/// of the program does.
 const DALLY: Duration = Duration::from_millis(100);
 
 /// Finished transfers that may dally beside the next one.
 const MAX_DALLYING: usize = 16;
 
-/// Sessions that one job may have.
+/// The most sessions of one job.
 pub(super) const MAX_ATTEMPTS: usize = 32;
 
 const MAX_SESSIONS: usize = MAX_DALLYING + MAX_ATTEMPTS;
 
-/// Token of the signal descriptor: no slab grows so far.
+/// Token of the signal descriptor: no slab's key is as large.
 const SIGNALS: Token = Token(usize::MAX - 1);
 
 /// The token of the timer that ends a wait.
@@ -56,7 +55,7 @@ const BUSY_POLL: Duration = Duration::from_micros(50);
 /// Readiness events taken from the kernel at a time.
 const EVENTS: usize = 32;
 
-/// A transfer of ours.
+/// A session of the client.
 pub(super) type ClientSession = Session<ClientPort, OutputWriter, InputReader>;
 
 /// A session, and whether it has more to do.
@@ -76,7 +75,7 @@ impl Slot {
     }
 }
 
-/// Whether the server has said anything, be it an ERROR.
+/// Whether the server has answered, if only with an ERROR.
 pub(super) fn is_answered(session: &ClientSession) -> bool {
     session.transfer().progress().verified || session.is_over()
 }
@@ -98,12 +97,12 @@ pub(super) struct Engine {
     timer: WaitTimer,
     events: Events,
     resources: Resources,
-    /// The sessions of the job being done, and those that dally.
+    /// The sessions of the current job, and those that dally.
     sessions: Slab<Slot>,
     next_port: u16,
     /// How many processors the machine has.
     processors: usize,
-    /// How long it took the last time until something came.
+    /// The length of the last wait that ended because something came.
     last_wait: Duration,
 }
 
@@ -111,7 +110,7 @@ impl Engine {
     /// A loop without transfers.
     ///
     /// # Errors
-    /// Whatever the kernel says to being asked for an epoll instance.
+    /// Whatever the kernel says.
     pub(super) fn new() -> Result<Self, JobError> {
         let poll = Poll::new().map_err(|error| kernel(&error))?;
         let timer = WaitTimer::register(poll.registry(), TIMER);
@@ -127,12 +126,12 @@ impl Engine {
         })
     }
 
-    /// Has every packet shown to `trace`, or none.
+    /// Shows every packet to `trace` from now on, or none.
     pub(super) const fn set_trace(&mut self, trace: Option<crate::session::Trace>) {
         self.resources.ingress.trace = trace;
     }
 
-    /// Has signals end a wait, until [`Engine::ignore_signals`].
+    /// Lets signals end a wait, until [`Engine::ignore_signals`].
     ///
     /// # Errors
     /// Whatever the kernel says.
@@ -152,7 +151,7 @@ impl Engine {
     /// Sends a request from a port of its own; returns its session's key.
     ///
     /// # Errors
-    /// A request that can't be written, a local file, or the socket.
+    /// The request can't be made, or the local file or the socket fails.
     pub(super) fn ask(&mut self, request: &Request<'_>) -> Result<usize, JobError> {
         let mut socket = self.bind(request.server, request.job.ports)?;
         let is_put = matches!(request.job.file, LocalFile::Put(_));
@@ -212,7 +211,7 @@ impl Engine {
             .as_ref()
             .is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
         {
-            // Those that dally give their ports back.
+            // Transfers that dally free their ports when they end.
             self.settle();
             socket = TransferSocket::bind(any, scope, ports, self.next_port);
         }
@@ -234,11 +233,11 @@ impl Engine {
         &mut self.sessions[key].session
     }
 
-    /// Waits for a datagram, a signal, the nearest deadline, or `until`; then
-    /// lets each session that something happened to work.
+    /// Waits for a datagram, a signal, the nearest deadline, or `until`; then runs each
+    /// session that has something to do.
     ///
     /// # Errors
-    /// Whatever the kernel says to waiting.
+    /// Whatever the kernel says.
     pub(super) fn turn(&mut self, until: Option<Instant>) -> Result<(), JobError> {
         self.wait(until).map_err(|error| kernel(&error))?;
         let now = clock::now();
@@ -292,7 +291,7 @@ impl Engine {
             return Ok(());
         }
         let (poll, events) = (&mut self.poll, &mut self.events);
-        // Busy polling has taken time, on a busy machine more than there was.
+        // Busy polling took time; on a busy machine the deadline may be over.
         let done = self.timer.wait(poll, events, clock::now(), deadline);
         if self.has_come() {
             self.last_wait = clock::now().saturating_duration_since(began);
@@ -303,16 +302,16 @@ impl Engine {
         }
     }
 
-    /// Something else than the timer has ended the wait.
+    /// Whether something other than the timer ended the wait.
     fn has_come(&self) -> bool {
         self.events.iter().any(|it| it.token() != TIMER)
     }
 
-    /// Busy-polls if the last wait was so short that being woken up was half of it.
+    /// Busy-polls if the last wait was so short that waking up would be half of it.
     /// Returns whether something came.
     fn busy_poll(&mut self, began: Instant, deadline: Option<Instant>) -> io::Result<bool> {
         let is_short = deadline.is_some_and(|it| it < began + BUSY_POLL);
-        // With one processor the server can't answer while we poll.
+        // With one processor, a server on this machine can't answer while we poll.
         if self.last_wait >= BUSY_POLL || is_short || self.processors < 2 {
             return Ok(false);
         }
@@ -332,7 +331,7 @@ impl Engine {
         }
     }
 
-    /// Tells the peer of a session that nothing more will come of it.
+    /// Ends a session and tells its peer why, with an ERROR.
     pub(super) fn abort(&mut self, key: usize, why: &'static str) {
         self.session_mut(key)
             .abort(Failure::new(ErrorCode::NotDefined, why));
@@ -353,14 +352,14 @@ impl Engine {
         }
     }
 
-    /// Lets the transfers that dally come to their end.
+    /// Runs the loop until no transfer dallies any more.
     pub(super) fn settle(&mut self) {
         let is_dallying = |(_, slot): (usize, &Slot)| slot.session.has_ended();
         while self.sessions.iter().any(is_dallying) && self.turn(None).is_ok() {}
     }
 }
 
-/// The largest window that an offer can bring: blocks and bytes in a block.
+/// The largest window that an offer can lead to: blocks, and bytes in a block.
 fn window(offer: &Offer) -> (u16, u16) {
     let blocks = offer.windowsize.unwrap_or(DEFAULT_WINDOWSIZE);
     let block_size = offer.blksize.unwrap_or(DEFAULT_BLKSIZE);
@@ -419,7 +418,7 @@ fn open(request: &Request<'_>, key: usize, port: ClientPort) -> Result<ClientSes
     ))
 }
 
-/// The kernel refuses what a loop needs.
+/// The error for what the loop needs and the kernel refuses.
 pub(super) fn kernel(error: &io::Error) -> JobError {
     JobError::System(format!("cannot wait for answers: {}", reason(error)))
 }

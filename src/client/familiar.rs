@@ -3,16 +3,16 @@
 
 use std::ffi::OsString;
 
-/// What a word is here.
+/// What stands for an option of tftp-hpa's here.
 #[derive(Debug, Clone, Copy)]
 enum Here {
-    /// These words; it takes no value.
+    /// These words. The option takes no value.
     Words(&'static [&'static str]),
-    /// Another word, with the same number.
+    /// This word, with the same number.
     Number(&'static str),
     /// `-v`, unless its number is 0.
     Verbosity,
-    /// None: what the message says of it.
+    /// Nothing; this is what the error message says about it.
     Told(&'static str),
 }
 
@@ -33,7 +33,7 @@ const WORDS: &[(&[&str], Here)] = &[
 /// The command line in our words.
 ///
 /// # Errors
-/// One line: a word that isn't taken, or a value that makes no sense.
+/// One line about an option that doesn't exist here, or a value that makes no sense.
 pub(super) fn translate(
     words: impl IntoIterator<Item = OsString>,
 ) -> Result<Vec<OsString>, String> {
@@ -82,14 +82,15 @@ pub(super) fn translate(
     Ok(translated)
 }
 
-/// Whether what follows is a command of the prompt: after `-c`, alone or behind other
-/// letters.
+/// Whether a command of the prompt follows this word: `-c`, alone or as the last of
+/// several letters.
 fn is_command(word: &str) -> bool {
     let is_short = word.starts_with('-') && !word.starts_with("--");
     word == "--command" || is_short && word.ends_with('c')
 }
 
-/// A word's name, what it is here, and the value that is written together with it.
+/// The option that a word names, what that is here, and the value written in the same
+/// word.
 fn find(word: &str) -> Option<(&'static str, Here, Option<&str>)> {
     let (name, value) = match word.split_once('=') {
         Some((name, value)) if word.starts_with("--") => (name, Some(value)),
@@ -122,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn words_are_taken_for_what_they_mean_there() {
+    fn options_are_translated() {
         for (theirs, ours) in [
             ("-a h", "-m netascii h"),
             ("--octet h", "-m octet h"),
@@ -146,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn for_the_others_the_message_says_what_to_do() {
+    fn for_options_that_do_not_exist_here_the_message_says_what_to_do() {
         for (theirs, named) in [
             ("-B mtu h", "--blksize 1428"),
             ("--blocksize=mtu-32 h", "--blksize 1428"),

@@ -18,7 +18,7 @@ use crate::wire::packet::{ErrorCode, Mode};
 /// One file to be moved.
 #[derive(Debug)]
 pub(super) struct Job<'a> {
-    /// Where the server may be.
+    /// The server's addresses.
     pub(super) servers: &'a [SocketAddr],
     /// The file's name for the request.
     pub(super) name: &'a [u8],
@@ -29,7 +29,7 @@ pub(super) struct Job<'a> {
     /// Whether to ask for or tell the size (RFC 2349).
     pub(super) with_size: bool,
     pub(super) retry: RetryPolicy,
-    /// Ports to use, one each; `None`: any.
+    /// Local ports to choose from, one for each attempt; `None`: any.
     pub(super) ports: Option<&'a RangeInclusive<u16>>,
     /// How long to keep asking, at least once a second, if the user set it; otherwise
     /// `retry` decides.
@@ -41,13 +41,13 @@ pub(super) struct Job<'a> {
 /// How long a job may take.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limit {
-    /// When that is over.
+    /// When that time is over.
     pub(super) until: Instant,
-    /// As the user said it.
+    /// How long that is, as the user gave it.
     pub(super) within: Duration,
 }
 
-/// The file at this end, and so which way it goes.
+/// The file at this end, which tells the direction of the transfer.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum LocalFile<'a> {
     /// Received: an RRQ.
@@ -57,7 +57,7 @@ pub(super) enum LocalFile<'a> {
 }
 
 impl LocalFile<'_> {
-    /// Whether the bytes appear where progress would.
+    /// Whether the file's bytes go to the terminal, where progress would be shown.
     pub(super) fn is_screen(&self) -> bool {
         matches!(self, Self::Get(destination) if destination.is_screen())
     }
@@ -80,7 +80,7 @@ pub(super) struct Completed {
     pub(super) elapsed: Duration,
     /// What the two ends agreed on.
     pub(super) negotiated: Negotiated,
-    /// Packets of ours that were sent again.
+    /// How many of our packets were sent again.
     pub(super) retransmits: u64,
     /// Why it was moved without options, though some were asked for.
     pub(super) fallback: Option<String>,
@@ -95,11 +95,11 @@ pub(super) enum JobError {
     UnknownHost(String),
     /// The server sent an ERROR.
     ServerError { code: ErrorCode, message: Box<[u8]> },
-    /// The server sent what can't be accepted, and was told so.
+    /// The server broke the protocol, and was told so.
     ProtocolError(Failure),
     /// Fewer bytes came than the server announced.
     Short { received: u64, announced: u64 },
-    /// The file at this end.
+    /// The file at this end can't be read or written.
     LocalFile(String),
     /// The request can't be made.
     BadRequest(String),
@@ -109,14 +109,14 @@ pub(super) enum JobError {
     System(String),
     /// No answer, or no more answers.
     NoAnswer(String),
-    /// It took longer than it may: how far it came.
+    /// The job took longer than it may; says how far it came.
     Late(String),
     /// A signal came.
     Interrupted(Signal),
 }
 
 impl JobError {
-    /// What to exit with.
+    /// The status to exit with.
     pub(super) fn status(&self) -> Status {
         match self {
             Self::ServerError { .. } | Self::ProtocolError(_) | Self::Short { .. } => {

@@ -13,14 +13,14 @@ use rustyline::{CompletionType, Config, Context, Editor, Helper};
 
 use super::commands;
 
-/// What came.
+/// What was read.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Line {
     /// A line, without its end.
     Text(Vec<u8>),
-    /// The user broke it off.
+    /// The user typed ^C.
     Interrupted,
-    /// There are no more.
+    /// There are no more lines.
     End,
 }
 
@@ -43,13 +43,13 @@ impl Lines {
                 editor.set_helper(Some(CommandHelper(FilenameCompleter::new())));
                 Self::Terminal(Box::new(editor))
             }
-            // Without editing it is still a prompt.
+            // A prompt without editing is still a prompt.
             _ => Self::Pipe,
         }
     }
 
-    /// Asks for a line. The prompt is shown to a terminal, or to the program that reads
-    /// standard output instead of one.
+    /// Asks for a line. The prompt is shown on a pipe as well: a program may be reading
+    /// standard output in place of a terminal.
     pub(super) fn next(&mut self, prompt: &str) -> Line {
         match self {
             Self::Terminal(editor) => match editor.readline(prompt) {

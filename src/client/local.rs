@@ -1,4 +1,4 @@
-//! Files at this end: what is sent, and where what is received goes.
+//! Files at this end: those to be sent, and those to be received.
 //!
 //! A regular file is put in place whole or not at all; pipes and devices take
 //! the bytes as they come. Must not: know the server.
@@ -32,14 +32,13 @@ pub(super) enum Output {
     Path(PathBuf),
     /// To standard output.
     Stdout,
-    /// Nowhere: only whether it comes is of interest.
+    /// Nowhere: a probe only needs to know that the file comes.
     Discard,
 }
 
 impl Output {
-    /// What the user called it: `-` is standard output, and so is the name that
-    /// it has among the devices (which may lead to a file that others write to
-    /// as well).
+    /// The output that the user named: `-` is standard output, and so are its names in
+    /// /dev and /proc (which may lead to a file that others write to as well).
     pub(super) fn named(name: &OsStr) -> Self {
         match name.as_bytes() {
             b"-" | b"/dev/stdout" | b"/dev/fd/1" | b"/proc/self/fd/1" => Self::Stdout,
@@ -55,13 +54,13 @@ impl Output {
         }
     }
 
-    /// Whether it is what the user is looking at.
+    /// Whether the file's bytes go to the user's terminal.
     pub(super) fn is_screen(&self) -> bool {
         *self == Self::Stdout && io::stdout().is_terminal()
     }
 
-    /// Makes ready to receive. Nothing can be seen of it yet. Waits for a
-    /// pipe's reader.
+    /// Makes ready to receive. A regular file doesn't get its name before it is whole; a
+    /// pipe's reader is waited for.
     ///
     /// # Errors
     /// One line that names the file and the reason.
@@ -108,18 +107,17 @@ impl fmt::Display for Output {
     }
 }
 
-/// A pipe, a terminal or a device. Its reader may take its time: a
-/// signal ends the wait.
+/// A pipe, a terminal or a device. A signal ends the wait for a slow reader.
 #[derive(Debug)]
 pub(super) struct Stream {
     file: File,
-    /// Readable when a signal came; `None` while signals do what they always do.
+    /// Readable when a signal came; `None` while signals have their usual effect.
     interrupts: Option<OwnedFd>,
 }
 
 impl Stream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        // As much as a pipe that is ready takes without making us wait.
+        // A pipe that is ready takes this much without blocking.
         for part in bytes.chunks(PIPE_BUF) {
             self.wait()?;
             self.file.write_all(part)?;
@@ -127,7 +125,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Waits until it takes something more, or a signal comes.
+    /// Waits until the stream takes more, or a signal comes.
     fn wait(&self) -> io::Result<()> {
         let Some(interrupts) = &self.interrupts else {
             return Ok(());
@@ -136,7 +134,7 @@ impl Stream {
             PollFd::new(self.file.as_fd(), PollFlags::POLLOUT),
             PollFd::new(interrupts.as_fd(), PollFlags::POLLIN),
         ];
-        // A signal that isn't ours, such as of a window that changed its size.
+        // A signal that doesn't concern us, such as for a window's new size.
         while poll(&mut polled, PollTimeout::NONE) == Err(Errno::EINTR) {}
         // Devices that can't be polled are always ready.
         match polled[1].any() {
@@ -146,7 +144,7 @@ impl Stream {
     }
 }
 
-/// A pipe or a device, which is written to and not replaced.
+/// Whether it is a pipe or a device, which is written to and not replaced.
 fn is_stream(path: &Path) -> bool {
     path.metadata().is_ok_and(|metadata| {
         let kind = metadata.file_type();
@@ -159,7 +157,7 @@ fn is_stream(path: &Path) -> bool {
 enum LocalStore {
     /// A regular file that has yet to get its name.
     File(Box<Upload>),
-    /// It takes the bytes as they come.
+    /// Takes the bytes as they come.
     Stream(Stream),
     Discard,
 }
@@ -201,7 +199,7 @@ impl LocalStore {
     }
 }
 
-/// The output of a job, shared by its attempts: one of them has it.
+/// The output of a job, shared by its attempts; at most one of them owns it.
 #[derive(Debug)]
 pub(super) struct SharedOutput(Rc<RefCell<Shared>>);
 
@@ -209,18 +207,18 @@ pub(super) struct SharedOutput(Rc<RefCell<Shared>>);
 struct Shared {
     /// `None` once the file is in place.
     store: Option<LocalStore>,
-    /// The attempt that has it.
+    /// The attempt that owns the output.
     owner: Option<usize>,
     /// Bytes that came.
     stored: u64,
     /// Bytes that the server said would come.
     announced: Option<u64>,
-    /// Fewer came.
+    /// The file ended with fewer.
     is_short: bool,
 }
 
 impl SharedOutput {
-    /// The output, as `attempt` writes to it.
+    /// What `attempt` writes to.
     pub(super) fn writer(&self, attempt: usize) -> OutputWriter {
         OutputWriter {
             shared: Rc::clone(&self.0),
@@ -228,24 +226,25 @@ impl SharedOutput {
         }
     }
 
-    /// The attempt that has it.
+    /// The attempt that owns the output.
     pub(super) fn owner(&self) -> Option<usize> {
         self.0.borrow().owner
     }
 
-    /// Gives it to `attempt`, unless another has it.
+    /// Gives the output to `attempt`, unless another owns it.
     pub(super) fn claim(&self, attempt: usize) {
         self.0.borrow_mut().owner.get_or_insert(attempt);
     }
 
-    /// Takes it back from an attempt that has stored nothing.
+    /// Takes the output back from an attempt that has stored nothing.
     pub(super) fn release(&self) {
         let mut shared = self.0.borrow_mut();
         shared.owner = None;
         shared.announced = None;
     }
 
-    /// The server said how many `bytes` will come: fewer are not a whole file.
+    /// Takes note of the size that the server announced: with fewer bytes the file isn't
+    /// whole.
     pub(super) fn announce(&self, bytes: u64) {
         self.0.borrow_mut().announced = Some(bytes);
     }
@@ -280,7 +279,7 @@ impl SharedOutput {
     }
 }
 
-/// The output of a job, as one of its attempts has it.
+/// What one attempt writes to: the job's output, which it claims with its first write.
 #[derive(Debug)]
 pub(super) struct OutputWriter {
     shared: Rc<RefCell<Shared>>,
@@ -331,7 +330,7 @@ pub(super) struct Input {
 
 #[derive(Debug)]
 enum InputContent {
-    /// It can be read at any place.
+    /// A regular file that can be read at any offset.
     File(File),
     /// A pipe or a device.
     Stream(Rc<RefCell<StreamBuffer>>),
@@ -363,8 +362,8 @@ impl Input {
         input.reader(0).map(|_| input)
     }
 
-    /// Its bytes, from the first one on, to be sent in windows of at most `window`
-    /// bytes.
+    /// A reader of its bytes, from the first one on, to be sent in windows of at most
+    /// `window` bytes.
     ///
     /// # Errors
     /// As [`Input::open`].
@@ -392,8 +391,8 @@ impl fmt::Display for Input {
     }
 }
 
-/// A regular file is read at any place, if it is read from its first byte on and
-/// knows its size (files of /proc don't).
+/// A regular file is read at any offset, if nothing of it was read before and it knows
+/// its size (files of /proc don't). Everything else is a stream.
 fn content(mut file: File) -> io::Result<InputContent> {
     let metadata = file.metadata()?;
     let is_whole = metadata.is_file() && file.stream_position()? == 0;
@@ -405,10 +404,10 @@ fn content(mut file: File) -> io::Result<InputContent> {
 }
 
 /// Whether a standard stream may have been closed when the program was started: the
-/// runtime opens /dev/null in its place, for reading and writing. So do others
-/// (Python, Node.js) that want to drop what is written, and nothing tells the two
-/// apart: a download to it is no error. To send it is one, since a closed stream
-/// would empty the file on the server.
+/// runtime opens /dev/null in its place, for reading and writing. Programs that discard
+/// output (Python, Node.js) open it the same way, and nothing tells the two apart. So a
+/// download to it is no error; but sending it is one, since a closed stream would empty
+/// the file on the server.
 fn may_be_closed(stream: BorrowedFd<'_>) -> bool {
     let is_null = fstat(stream).is_ok_and(|stat| stat.st_rdev == makedev(1, 3));
     let flags = fcntl(stream, FcntlArg::F_GETFL).map(OFlag::from_bits_retain);

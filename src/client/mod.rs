@@ -1,10 +1,10 @@
 //! The command `tftp`: get, put and probe for scripts, the `tftp>` prompt for people.
 //!
-//! `cli` says what was asked for; `oneshot` and `prompt` turn it into jobs;
-//! `attempts` says which address a job asks and when; `engine` runs its transfers with the
-//! same [`Session`] as the server has; `local` holds the files at this end,
-//! `target` the names at the other; `report` tells the user how it went. Must
-//! not: know what is in a packet, or how a file is stored.
+//! `cli` reads the command line; `oneshot` and `prompt` turn it into jobs; `attempts`
+//! decides which address a job asks and when; `engine` runs the transfers, with the same
+//! [`Session`] as the server; `local` has the files at this end, `target` the names of
+//! those on the server; `report` tells the user how it went. Must not: know what is in a
+//! packet, or how a file is stored.
 //!
 //! [`Session`]: crate::session::Session
 
@@ -37,24 +37,25 @@ use nix::sys::signal::{SigSet, Signal};
 use self::cli::{Action, Args};
 use self::prompt::Prompt;
 
-/// How the program ends: what tftp-hpa's client has, and what it doesn't tell
+/// How the program ends: the cases of tftp-hpa's client, and more that it doesn't tell
 /// apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
     /// Everything went well.
     Ok,
-    /// The server answered with an ERROR, or with what is no TFTP.
+    /// The server answered with an ERROR, broke the protocol, or sent fewer bytes than
+    /// it announced.
     Server,
     /// A file at this end can't be read or written, no port of the range is free, or the
     /// system refuses what every transfer needs.
     Local,
-    /// The command line, or a command, can't be followed (`EX_USAGE`).
+    /// The command line or a command is wrong (`EX_USAGE`).
     Usage,
     /// The server's name has no address.
     UnknownHost,
-    /// The server doesn't answer, or no longer.
+    /// The server didn't answer, fell silent, or took longer than it may.
     NoAnswer,
-    /// A signal ended it; its number.
+    /// The signal with this number ended it.
     Interrupted(u8),
 }
 
@@ -68,12 +69,12 @@ impl Status {
             Self::Usage => 64,
             Self::UnknownHost => 68,
             Self::NoAnswer => 69,
-            // As shells count.
+            // As shells report it.
             Self::Interrupted(signal) => 128 + signal,
         }
     }
 
-    /// Of two things done one after the other: the first that went wrong.
+    /// The status of two steps in a row: that of the first to fail.
     #[must_use]
     pub fn and(self, next: Self) -> Self {
         if self == Self::Ok { next } else { self }
@@ -82,8 +83,8 @@ impl Status {
 
 /// Does what the command line asks for.
 pub fn run(args: Args) -> Status {
-    // Blocked and never read: a file larger than the process may write is an error
-    // of that one file (EFBIG), not the end of the program.
+    // Blocked and never read: a file larger than the process may write then fails alone
+    // (EFBIG), and the program goes on.
     let _ = SigSet::from_iter([Signal::SIGXFSZ]).thread_block();
     match args.action {
         Some(Action::Get { files }) => oneshot::get(&args.common, &files),
@@ -109,8 +110,8 @@ impl Stream {
     }
 }
 
-/// Writes a line for the user on standard output. Nobody may be reading it any
-/// more: that stops no transfer.
+/// Writes a line for the user on standard output. If nobody reads that any more, a
+/// transfer goes on all the same.
 fn say(line: fmt::Arguments<'_>) {
     let _ = writeln!(io::stdout(), "{line}");
 }

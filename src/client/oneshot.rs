@@ -24,7 +24,7 @@ use crate::host::clock;
 use crate::wire::escape::printable;
 use crate::wire::packet::Mode;
 
-/// Gets files: targets, and in the end perhaps where to.
+/// Gets files: URLs, and then perhaps where they go.
 pub(super) fn get(common: &CommonArgs, files: &[OsString]) -> Status {
     let (words, local) = match files {
         [targets @ .., last] if !targets.is_empty() && !is_url(last) => (targets, Some(last)),
@@ -70,7 +70,7 @@ pub(super) fn get(common: &CommonArgs, files: &[OsString]) -> Status {
     status
 }
 
-/// Two files of this call would have one `name`.
+/// Complains that two files of this call would get the same `name`.
 fn refuse_clash(
     one: impl fmt::Display,
     other: impl fmt::Display,
@@ -80,7 +80,7 @@ fn refuse_clash(
     Status::Usage
 }
 
-/// Puts files: local ones, and in the end where to.
+/// Puts files: local ones, and then the URL where they go.
 pub(super) fn put(common: &CommonArgs, files: &[OsString]) -> Status {
     let Some((last, locals)) = files.split_last().filter(|(_, locals)| !locals.is_empty()) else {
         complain(format_args!(
@@ -88,7 +88,7 @@ pub(super) fn put(common: &CommonArgs, files: &[OsString]) -> Status {
         ));
         return Status::Usage;
     };
-    // All of it is understood before any of it is done.
+    // The whole command line is checked before anything is done.
     let pairs: Result<Vec<_>, Status> = match Target::parse(last) {
         Ok(target) => locals
             .iter()
@@ -148,7 +148,7 @@ fn place(target: &Target, local: &OsStr, several: bool) -> Result<Target, Status
     Ok(target)
 }
 
-/// A directory, or nothing but a host, is named where a file should be.
+/// Complains about a word that names a directory or only a host, where a file is needed.
 fn no_file(word: &OsStr) -> Status {
     complain(format_args!(
         "tftp: no file is named in '{}'",
@@ -157,7 +157,7 @@ fn no_file(word: &OsStr) -> Status {
     Status::Usage
 }
 
-/// One line about a word that can't be followed.
+/// Complains about a word, in one line.
 fn usage(word: &OsStr, problem: &str) -> Status {
     complain(format_args!("tftp: {}: {problem}", word.display()));
     Status::Usage
@@ -180,7 +180,7 @@ pub(super) fn probe(common: &CommonArgs, url: &OsStr, within: Duration) -> Statu
         Ok(transfers) => transfers,
         Err(status) => return status,
     };
-    // Without repeats the answer to one request is waited for.
+    // Without repeats, a single request is sent and waited for.
     if common.retries > 0 {
         transfers.wait = Some(within);
     }
@@ -215,7 +215,7 @@ fn parse_all(words: &[OsString]) -> Result<Vec<Target>, Status> {
     words.iter().map(parse).collect()
 }
 
-/// Where a file is to go.
+/// Where a received file is to go.
 fn destination(local: Option<&OsStr>, target: &Target, several: bool) -> Result<Output, String> {
     let name = Path::new(OsStr::from_bytes(tail(&target.name))).to_owned();
     let Some(local) = local else {
@@ -240,8 +240,7 @@ fn destination(local: Option<&OsStr>, target: &Target, several: bool) -> Result<
     }
 }
 
-/// A file on a server, for people: `host:file`, or as a URL where that would leave out
-/// the port.
+/// A file on a server, for people: `host:file`, or a URL if the port isn't the usual one.
 fn display(target: &Target) -> String {
     let (host, name) = (&target.host, printable(&target.name));
     let host = if host.contains(':') {
@@ -291,7 +290,7 @@ impl<'a> Transfers<'a> {
         let job = Job {
             servers: &servers,
             name: &target.name,
-            // The URL's own mode comes first.
+            // The URL's own mode takes precedence.
             mode: target.mode.or(self.common.mode).unwrap_or(Mode::Octet),
             file,
             offer: &self.common.offer(),
@@ -308,7 +307,7 @@ impl<'a> Transfers<'a> {
     fn transfer(&mut self, target: &Target, file: LocalFile<'_>, label: &str) -> Status {
         let mut progress = TransferProgress::new(
             label,
-            // Packets that are shown would run into the bar.
+            // Traced packets would run into the bar.
             !file.is_screen() && !self.common.trace,
             self.common.quiet,
         );

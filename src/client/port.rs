@@ -14,7 +14,7 @@ use crate::session::{Port, Watch};
 pub(super) struct ClientPort {
     socket: TransferSocket,
     server: SocketAddr,
-    /// A sender with another address than the server's.
+    /// The last sender with another address than the server's.
     other_sender: Option<SocketAddr>,
 }
 
@@ -27,7 +27,7 @@ impl ClientPort {
         }
     }
 
-    /// Where datagrams came from that was not asked.
+    /// The last address that sent datagrams though it wasn't asked.
     pub(super) const fn other_sender(&self) -> Option<SocketAddr> {
         self.other_sender
     }

@@ -20,7 +20,7 @@ const WITHOUT_SIZE: &str = "{prefix:.bold} {spinner} {binary_bytes} {binary_byte
 /// A bar that appears with the first block and goes with the last.
 #[derive(Debug)]
 pub(super) struct TransferProgress {
-    /// What the bar is called; `None`: nobody is looking.
+    /// The bar's label; `None`: no bar is wanted, or nobody would see it.
     label: Option<String>,
     bar: Option<ProgressBar>,
     quiet: bool,
@@ -38,7 +38,7 @@ impl TransferProgress {
         }
     }
 
-    /// Tells that the server is waited for.
+    /// Tells the user that we wait for the server.
     pub(super) fn waiting(&self, text: fmt::Arguments<'_>) {
         if !self.quiet {
             complain(format_args!("tftp: {text}"));
@@ -59,7 +59,7 @@ impl TransferProgress {
         bar.set_position(session.bytes());
     }
 
-    /// Takes the bar away: one line tells the rest.
+    /// Takes the bar away: one line of the report tells the rest.
     pub(super) fn over(&mut self) {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
@@ -67,7 +67,7 @@ impl TransferProgress {
     }
 }
 
-/// Bytes that will have moved in the end, if that is known.
+/// The size of the whole file in bytes, if that is known.
 fn size(session: &ClientSession) -> Option<u64> {
     match session.content() {
         Content::Sink(_) => session.transfer().negotiated().tsize,

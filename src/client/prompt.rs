@@ -1,8 +1,8 @@
 //! The prompt `tftp>`: the classic commands, from a terminal, a pipe or `-c`.
 //!
-//! Texts and habits are those of the clients that people know, where these do no harm:
-//! paths are opened as they are typed, a failed get leaves nothing, and the exit status is
-//! the truth. Must not: know how lines are edited.
+//! Texts and behaviour are those of the clients that people know, except where that does
+//! harm: paths are opened as they are typed, a failed get leaves no file, and the exit
+//! status tells the truth. Must not: know how lines are edited.
 
 use std::ffi::OsStr;
 use std::net::SocketAddr;
@@ -28,7 +28,7 @@ use super::{Status, Stream, complain, say, trace};
 use crate::wire::escape::printable;
 use crate::wire::packet::Mode;
 
-/// Whether there is more to come.
+/// What to do after a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Next {
     Line,
@@ -43,7 +43,7 @@ struct Peer {
     addresses: Vec<SocketAddr>,
 }
 
-/// What a session at the prompt has set.
+/// The prompt and what was set at it.
 pub(super) struct Prompt {
     common: CommonArgs,
     settings: Settings,
@@ -52,7 +52,7 @@ pub(super) struct Prompt {
     once: Option<Vec<Vec<u8>>>,
     lines: Option<Lines>,
     engine: Option<Engine>,
-    /// Where lines about transfers go: once a file has standard output, nothing else does.
+    /// Where lines about transfers go: standard error, once a file goes to standard output.
     stream: Stream,
     status: Status,
     /// The signal that broke the last command off.
@@ -65,7 +65,7 @@ impl Prompt {
         let common = args.common.clone();
         let once = args.command.as_ref().map(|words| {
             let words: Vec<_> = words.iter().map(|it| it.as_bytes().to_vec()).collect();
-            // One word in quotes holds them all.
+            // A single word in quotes may hold the whole command.
             match &words[..] {
                 [line] if line.contains(&b' ') => split(line),
                 _ => words,
@@ -82,7 +82,7 @@ impl Prompt {
             interrupted: None,
             common,
         };
-        // Known before the first line is written.
+        // Decided before the first line is written.
         if let Some([first, rest @ ..]) = once.as_deref()
             && matches!(commands::find(first), Ok(Command::Get))
         {
@@ -107,7 +107,7 @@ impl Prompt {
         }
         self.set_trace();
         if let Some(words) = self.once.take() {
-            // Without a server no command can be executed.
+            // If the host is unknown, the command can't be executed.
             if self.status == Status::Ok {
                 self.execute(&words);
             }
@@ -124,11 +124,11 @@ impl Prompt {
 
     /// Reads a line and executes it.
     fn step(&mut self, is_terminal: bool) -> Next {
-        // While a person thinks, nobody would repeat the last ACK.
+        // While we wait for a person to type, nobody would repeat the last ACK.
         if let (true, Some(engine)) = (is_terminal, &mut self.engine) {
             engine.settle();
         }
-        // Commands from a pipe may need no prompt.
+        // With --quiet, commands from a pipe get no prompt.
         let prompt = match self.lines {
             Some(Lines::Pipe) if self.common.quiet => "",
             _ => "tftp> ",
@@ -149,7 +149,7 @@ impl Prompt {
                     self.execute(&words)
                 };
                 match self.interrupted.take() {
-                    // On a terminal it ends the transfer, not the prompt.
+                    // On a terminal, ^C ends the transfer, not the prompt.
                     Some(Signal::SIGINT) if is_terminal => next,
                     Some(_) => Next::Quit,
                     None => next,
@@ -168,7 +168,7 @@ impl Prompt {
         self.status = self.status.and(status);
     }
 
-    /// Something was typed that can't be followed.
+    /// Tells what is wrong with what was typed.
     fn usage_error(&mut self, text: std::fmt::Arguments<'_>) {
         self.stream.tell(text);
         self.failed(Status::Usage);
@@ -252,8 +252,7 @@ impl Prompt {
         }
     }
 
-    /// The words of a command, or what the user answers to being asked for
-    /// them.
+    /// The words of a command; if there are none, the user is asked for them.
     fn or_ask(&mut self, words: &[Vec<u8>], prompt: &str) -> Vec<Vec<u8>> {
         if !words.is_empty() {
             return words.to_vec();
@@ -286,7 +285,7 @@ impl Prompt {
         }
     }
 
-    /// Looks a host up and stays with it; false if there is none of that name.
+    /// Looks up a host, for this command and those after it; false if it is unknown.
     fn connect(&mut self, host: &str, port: u16) -> bool {
         let bare = host
             .strip_prefix('[')
@@ -316,7 +315,7 @@ impl Prompt {
         }
     }
 
-    /// The name at its server of a file that a word stands for.
+    /// The name on its server of the file that a word stands for.
     fn remote_name(&self, word: &[u8]) -> Vec<u8> {
         match Target::parse(OsStr::from_bytes(word)) {
             Ok(target) if is_url(OsStr::from_bytes(word)) => target.name,
@@ -325,9 +324,9 @@ impl Prompt {
         }
     }
 
-    /// The server's name for a file, and the mode if a URL has one: connects to the host
-    /// of `host:file`, on the same port as before, or of a URL. `None` if there is no
-    /// server to talk to.
+    /// The file's name on the server, and the mode if a URL has one. Connects to the
+    /// host of a URL or of `host:file`, for which the port stays the same. `None` if
+    /// there is no server to talk to.
     fn choose_server(&mut self, word: &[u8]) -> Option<(Vec<u8>, Option<Mode>)> {
         if is_url(OsStr::from_bytes(word)) {
             return match Target::parse(OsStr::from_bytes(word)) {
@@ -353,7 +352,8 @@ impl Prompt {
         Some((word.to_vec(), None))
     }
 
-    /// Leaves standard output to the file, if one of a `get` goes there.
+    /// If a file of a `get` goes to standard output, lines go to standard error from now
+    /// on.
     fn leave_stdout(&mut self, remotes: &[Vec<u8>], local: Option<&Vec<u8>>) {
         let has_stdout = remotes.iter().any(|remote| {
             let path = local_path(&self.remote_name(remote), local);
@@ -388,8 +388,8 @@ impl Prompt {
         }
     }
 
-    /// To `local`, a directory or the name of the only one; to their own names here if
-    /// that is `None`.
+    /// Gets files to `local`, a directory or the name of the only file; `None`: under
+    /// their own names.
     fn get_files(&mut self, remotes: &[Vec<u8>], local: Option<&Vec<u8>>) {
         self.leave_stdout(remotes, local);
         if let Some((one, other)) = same_name(remotes, |word| self.remote_name(word)) {
@@ -442,8 +442,8 @@ impl Prompt {
         }
     }
 
-    /// To `target`, a directory or, unless `into_directory`, the name of the only one; to
-    /// their own names there if that is `None`.
+    /// Puts files to `target`, a directory or, unless `into_directory`, the name of the
+    /// only file; `None`: under their own names.
     fn put_files(&mut self, locals: &[Vec<u8>], target: Option<&Vec<u8>>, into_directory: bool) {
         if let Some((one, other)) = same_name(locals, <[u8]>::to_vec) {
             self.usage_error(format_args!(
@@ -505,7 +505,7 @@ impl Prompt {
             .map_or_else(String::new, |peer| peer.host.clone())
     }
 
-    /// Moves one file and tells how it went; false if the others should stay.
+    /// Moves one file and tells how it went; false if no other should be tried.
     fn transfer(&mut self, name: &[u8], mode: Mode, file: LocalFile<'_>) -> bool {
         let retry = self.settings.retry();
         let (Some(peer), Some(engine)) = (&self.peer, &mut self.engine) else {
@@ -552,7 +552,7 @@ impl Prompt {
                     self.interrupted = Some(signal);
                 }
                 self.failed(error.status());
-                // The next file may well be there.
+                // The next file may fare better.
                 matches!(error, JobError::ServerError { .. } | JobError::LocalFile(_))
             }
         }
@@ -567,8 +567,8 @@ fn get_words(words: &[Vec<u8>]) -> (&[Vec<u8>], Option<&Vec<u8>>) {
     }
 }
 
-/// Where a file of this name at its server goes: to `local`, a directory or a name, or
-/// to its own name here.
+/// Where a file with this name on its server goes: to `local`, a directory or a file
+/// name; `None`: to its own name here.
 fn local_path(name: &[u8], local: Option<&Vec<u8>>) -> PathBuf {
     let here = Path::new(OsStr::from_bytes(tail(name)));
     match local.map(|local| PathBuf::from(OsStr::from_bytes(local))) {
@@ -578,8 +578,8 @@ fn local_path(name: &[u8], local: Option<&Vec<u8>>) -> PathBuf {
     }
 }
 
-/// Two of several words whose files would have one name in a directory; `file` is the path
-/// that a word stands for.
+/// Two of the words whose files would get the same name in a directory; `file` gives
+/// the path that a word stands for.
 fn same_name(words: &[Vec<u8>], file: impl Fn(&[u8]) -> Vec<u8>) -> Option<(String, String)> {
     let named = words.iter().map(|word| {
         let name = tail(&file(word)).to_vec();

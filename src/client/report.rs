@@ -1,6 +1,6 @@
 //! What the user is told about a transfer: a line when it is done, a line when it
-//! failed. `get` and `put` write on standard error, the prompt as tftp-hpa does, but not
-//! into a file that goes to standard output.
+//! failed. `get` and `put` write on standard error; the prompt writes where tftp-hpa does,
+//! but not into a file that goes to standard output.
 //! Must not: decide what happens next.
 
 use std::time::Duration;
@@ -11,13 +11,13 @@ use super::job::{Completed, JobError, LocalFile};
 use super::{Stream, complain};
 use crate::wire::options::Negotiated;
 
-/// Where the lines go, and whose form they have.
+/// Where the lines go, and which form they have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Style {
     /// `get` and `put`: standard error, each line begins with the file's name.
     Command,
-    /// The prompt and `-c`: as tftp-hpa's client has it, which writes on standard output;
-    /// failures on standard error.
+    /// The prompt and `-c`: in the form of tftp-hpa's client, on this stream; failures go
+    /// to standard error.
     Prompt(Stream),
 }
 
@@ -67,15 +67,15 @@ impl Report {
         }
     }
 
-    /// A file was not moved; `file` is its name on the server. Always told.
+    /// A file was not moved; `file` is its name on the server. Told even if `quiet`.
     pub(super) fn failed(self, file: &str, error: &JobError) {
         match (self.style, error) {
-            // As scripts that read tftp-hpa's messages expect it.
+            // The form that scripts written for tftp-hpa expect.
             (Style::Prompt(_), JobError::ServerError { .. }) => complain(format_args!("{error}")),
             (Style::Prompt(_), JobError::NoAnswer(text)) => {
                 complain(format_args!("Transfer timed out: {text}"));
             }
-            // These name the file or the host themselves, or are about neither.
+            // These messages name the file or the host themselves, or concern neither.
             (Style::Prompt(_), _)
             | (
                 Style::Command,
@@ -88,7 +88,7 @@ impl Report {
     }
 }
 
-/// What the server agreed to, as options are written.
+/// What the server agreed to, as `option=value` words.
 pub(super) fn granted(negotiated: &Negotiated) -> String {
     let words = [
         Some(format!("blksize={}", negotiated.blksize)),

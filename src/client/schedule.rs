@@ -4,20 +4,20 @@ use std::time::{Duration, Instant};
 
 use crate::protocol::retry::MAX_BACK_OFF;
 
-/// The longest gap between two requests to a device that is yet to start: a boot
+/// The longest gap between two requests to a device that has yet to start: a boot
 /// loader listens for one to five seconds.
 const LONGEST_STEADY: Duration = Duration::from_secs(1);
 
 /// The times at which one request is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Schedule {
-    /// How long the request sent last is given.
+    /// How long to wait after the last request.
     gap: Duration,
-    /// No gap is longer.
+    /// The longest gap.
     longest: Duration,
     /// Requests that may still be sent; `None`: as many as there is time for.
     left: Option<u8>,
-    /// When the time of the request sent last is up.
+    /// When the wait after the last request is over.
     next: Instant,
 }
 
@@ -60,12 +60,12 @@ impl Schedule {
         self.next = now + self.gap;
     }
 
-    /// Nothing more is to be sent; the time of the last request goes on.
+    /// Sends no more requests; the wait after the last one goes on.
     pub(super) fn stop(&mut self) {
         self.left = Some(0);
     }
 
-    /// When something is due next; `None` when all is spent.
+    /// When something is due next; `None` if nothing is.
     pub(super) fn next_step(&self, now: Instant) -> Option<Instant> {
         (!self.is_spent(now)).then_some(self.next)
     }

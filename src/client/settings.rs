@@ -1,4 +1,4 @@
-//! What the commands of the prompt set: mode, times, sizes, what is told. Must not:
+//! What the commands of the prompt set: mode, times, sizes, what is shown. Must not:
 //! talk to a server or to the user.
 
 use std::fmt;
@@ -15,7 +15,7 @@ use crate::wire::packet::Mode;
 
 const MODE_USAGE: &str = "usage: mode [ ascii | netascii | binary | image | octet ]";
 
-/// What holds for the transfers to come.
+/// The settings for the transfers to come.
 #[derive(Debug, Clone)]
 pub(super) struct Settings {
     pub(super) offer: Offer,
@@ -29,7 +29,7 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    /// As the command line has them.
+    /// The settings that the command line asks for.
     pub(super) fn new(args: &CommonArgs, literal: bool) -> Self {
         Self {
             offer: args.offer(),
@@ -50,8 +50,8 @@ impl Settings {
         }
     }
 
-    /// Does what `command` says with the words after it; what the user should read
-    /// about it, if anything. Other commands change nothing.
+    /// Changes what `command` sets, with the words after it; returns what to tell the
+    /// user, if anything. Commands that set nothing change nothing.
     ///
     /// # Errors
     /// What is wrong with the words.
@@ -137,7 +137,7 @@ const fn on_off(is_on: bool) -> &'static str {
     if is_on { "on" } else { "off" }
 }
 
-/// The one number after a command.
+/// The only word after a command, a number.
 fn number(name: &str, words: &[Vec<u8>], range: RangeInclusive<u16>) -> Result<u16, String> {
     let (low, high) = (range.start(), range.end());
     let [word] = words else {
@@ -151,7 +151,7 @@ fn number(name: &str, words: &[Vec<u8>], range: RangeInclusive<u16>) -> Result<u
         })
 }
 
-/// The one time after a command, in seconds.
+/// The only word after a command, a time in seconds.
 fn seconds(name: &str, words: &[Vec<u8>]) -> Result<Duration, String> {
     let [word] = words else {
         return Err(format!("usage: {name} value (seconds)"));

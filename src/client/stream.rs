@@ -1,8 +1,8 @@
 //! Data from a pipe or a device: read when it is needed, and kept only as long as it may
 //! have to be sent again.
 //!
-//! Bounded: [`READ_AHEAD`] before the request, and twice the largest window
-//! while it is sent. Must not: block once a transfer runs.
+//! What is kept is bounded: [`READ_AHEAD`] before the request, and a few of the largest
+//! windows while the file is sent. Must not: block once a transfer runs.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -15,26 +15,26 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::file::{ReadAt, ReadFile, StorageError};
 
-/// Bytes that are read before the server is asked: it must not wait for a
-/// slow pipe, and is told the size if that is all.
+/// Bytes that are read before the server is asked, so that it needn't wait for a slow
+/// pipe. If that is all there is, the server is told the size.
 const READ_AHEAD: usize = 1 << 20;
 
 /// Bytes read at a time.
 const CHUNK: usize = 64 << 10;
 
-/// A size that only reading to the end will tell.
+/// Stands for a size that isn't known before the end is read.
 pub(super) const UNKNOWN_SIZE: u64 = u64::MAX;
 
-/// What has been read of a pipe or a device, and may be needed yet.
+/// What has been read from a pipe or a device, and may still be needed.
 #[derive(Debug)]
 pub(super) struct StreamBuffer {
     file: File,
     bytes: Vec<u8>,
     /// Where in the stream `bytes` begins.
     start: u64,
-    /// There is no more.
+    /// The end has been read.
     ended: bool,
-    /// Bytes to keep before those read last: they may be sent again.
+    /// How many bytes to keep before those read last: they may be sent again.
     kept: usize,
 }
 
@@ -65,13 +65,13 @@ impl StreamBuffer {
         }
     }
 
-    /// Keeps what two windows of `bytes` hold: one that may be sent again, and one
+    /// From now on keeps two windows of `bytes` each: one that may be sent again, and one
     /// that is read while the other is on its way.
     pub(super) fn keep_windows_of(&mut self, bytes: usize) {
         self.kept = self.kept.max(bytes.saturating_mul(2));
     }
 
-    /// Reads until there are bytes up to `end`, or no more for now.
+    /// Reads until the bytes up to `end` are there, or no more come for now.
     fn fill(&mut self, end: u64) -> Result<(), StorageError> {
         while !self.ended && self.start + (self.bytes.len() as u64) < end {
             let mut polled = [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)];
@@ -94,19 +94,19 @@ impl StreamBuffer {
         Ok(())
     }
 
-    /// Forgets what lies far enough before `offset`.
+    /// Forgets bytes that lie more than `kept` before `offset`, many at a time.
     fn forget_before(&mut self, offset: u64) {
         let oldest = offset.saturating_sub(self.kept as u64);
         let spare = usize::try_from(oldest.saturating_sub(self.start)).unwrap_or(0);
-        // Seldom: what stays is moved.
+        // Done seldom, since the bytes that stay have to be moved.
         if spare >= CHUNK && spare <= self.bytes.len() && spare >= self.bytes.len() / 2 {
             self.bytes.drain(..spare);
             self.start += spare as u64;
         }
     }
 
-    /// As [`ReadAt::read_run`]. Where the end is reached, it is told with the next
-    /// call: then the size is known.
+    /// As [`ReadAt::read_run`]. A call that finds the end tells nothing yet; the next one
+    /// does, and by then the size is known.
     fn read_run(
         &mut self,
         offset: u64,
@@ -117,7 +117,7 @@ impl StreamBuffer {
         self.fill(offset + wanted as u64)?;
         let from = offset.checked_sub(self.start);
         let from = from.and_then(|from| usize::try_from(from).ok());
-        // What is asked for again lies within the windows that are kept.
+        // Bytes that are read again lie within the windows that are kept.
         let mut rest = from
             .and_then(|from| self.bytes.get(from..))
             .unwrap_or_default();

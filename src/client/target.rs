@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_target_is_told_why() {
+    fn a_mistake_in_a_target_is_told() {
         for (text, word) in [
             ("f", "HOST"),
             ("http://h/f", "tftp://"),

@@ -4,7 +4,7 @@ use super::Stream;
 use crate::session::{Heading, Trace};
 use crate::wire::packet::Packet;
 
-/// Shows packets on `stream`: not on standard output where that is the file's.
+/// Shows packets on `stream`; a file on standard output must stay free of them.
 pub(super) fn on(stream: Stream) -> Trace {
     match stream {
         Stream::Stdout => |_, heading, datagram| show(Stream::Stdout, heading, datagram),

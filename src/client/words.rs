@@ -1,6 +1,6 @@
 //! The words of a line, and the names that they make. Must not: know a command.
 
-/// The name of a file in a directory of the server's.
+/// The name of a file in a directory on the server.
 pub(super) fn below(directory: &[u8], name: &[u8]) -> Vec<u8> {
     let mut path = directory.to_vec();
     if !path.is_empty() && !path.ends_with(b"/") {
