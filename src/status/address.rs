@@ -1,4 +1,4 @@
-//! Where the status port is: what stands behind `--status`. Must not: bind it.
+//! The value of `--status`: where the status port is. Must not: bind it.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -57,19 +57,19 @@ impl fmt::Display for StatusAddress {
     }
 }
 
-/// What a request may call the server it asks: a web page that has its own name lead
-/// here ("DNS rebinding") may not.
+/// The names by which requests may call this server. A web page whose own name was made
+/// to lead here ("DNS rebinding") calls it by that name, and is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Hosts {
-    /// Whatever it likes: nobody gets here by a name.
+    /// Any name: nobody reaches this socket by its name.
     Any,
     /// An address, `localhost`, or one of these names.
     Literal(Vec<String>),
 }
 
 impl Hosts {
-    /// What leads to a socket at `address`: the name that was `given` with `--status`, and
-    /// for any address of this machine's its own name.
+    /// The names of a socket at `address`: the one that was `given` with `--status`, and
+    /// the machine's own if the socket listens on all addresses or its address is unknown.
     pub(super) fn of(address: Option<SocketAddr>, given: Option<&str>) -> Self {
         let mut names: Vec<_> = given.map(str::to_owned).into_iter().collect();
         if address.is_none_or(|it| it.ip().is_unspecified()) {
@@ -93,8 +93,8 @@ impl Hosts {
     }
 }
 
-/// What this machine calls itself, and that without its domain. Nobody else can have a
-/// browser take such a name for his own, unless he rules the names of this network.
+/// This machine's name, with its domain and without. Only somebody who controls the names
+/// of this network could give a web page of theirs such a name.
 fn own_names() -> Vec<String> {
     let own = uname().map(|it| it.nodename().to_string_lossy().into_owned());
     let own = own.unwrap_or_default();
@@ -161,7 +161,7 @@ mod tests {
         let any = [
             Some(([0, 0, 0, 0], 1).into()),
             Some(([0; 8], 1).into()),
-            // A socket that was handed over, and doesn't tell.
+            // An inherited socket whose address is unknown.
             None,
         ];
         for address in any {

@@ -1,5 +1,5 @@
-//! `tftpd status`: asks a server's status port, and shows what it says: a table that
-//! lives on a terminal, lines for a pipe.
+//! `tftpd status`: asks a server's status port, and shows the answer: as a table that is
+//! kept up to date on a terminal, or as lines for a pipe.
 //!
 //! Must not: trust the server with the terminal.
 
@@ -33,16 +33,17 @@ pub struct StatusArgs {
 /// How long a server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long all of an answer may take: longer than a server lets a reader be.
+/// How long a whole answer may take: longer than a server gives its reader.
 const WHOLE: Duration = Duration::from_secs(60);
 
-/// Between two looks.
+/// The time from one answer to the next request.
 const SECOND: Duration = Duration::from_secs(1);
 
-/// The longest answer that is read: some 200,000 sessions.
+/// The longest answer that is read, in bytes: some 200,000 sessions.
 const MOST: u64 = 64 << 20;
 
-/// Does it; the exit status is 1 if the server can't be reached.
+/// Runs the command; the exit status is 1 if the server can't be reached, or the output
+/// can't be written.
 pub fn run(args: &StatusArgs) -> ExitCode {
     let address = args.address.clone().unwrap_or_default();
     match show(args, &address) {
@@ -89,7 +90,7 @@ fn show(args: &StatusArgs, address: &StatusAddress) -> Result<(), Trouble> {
         }
         let (rows, columns) = terminal_size();
         let table = table::table(&status, rows, columns);
-        // From the top, each line to its end; what was below goes.
+        // Drawn from the top over the old one: clears each line's rest, and all below.
         let mut screen = String::from("\x1b[H");
         for line in table.lines() {
             let _ = write!(screen, "{line}\x1b[K\r\n");
@@ -101,7 +102,7 @@ fn show(args: &StatusArgs, address: &StatusAddress) -> Result<(), Trouble> {
     }
 }
 
-/// What the server's answer says.
+/// Parses the server's answer.
 fn read(text: &str) -> Result<Value, String> {
     let problem = if text.starts_with("{\"version\":") {
         "the answer was cut off"
@@ -119,7 +120,7 @@ fn pause() {
     std::thread::sleep(SECOND);
 }
 
-/// Rows and columns of the terminal, as `stty` tells.
+/// Rows and columns of the terminal, from `stty`.
 fn terminal_size() -> (usize, usize) {
     let mut stty = Command::new("stty");
     let told = stty
@@ -170,7 +171,7 @@ fn ask(address: &StatusAddress) -> Result<String, String> {
     }
 }
 
-/// An address as a `Host`: no name that the server may not know.
+/// An address as a `Host`: the server takes any address, but may not know a name.
 fn literal(address: SocketAddr) -> String {
     match address.ip() {
         IpAddr::V6(ip) => format!("[{ip}]:{}", address.port()),
@@ -178,7 +179,8 @@ fn literal(address: SocketAddr) -> String {
     }
 }
 
-/// All that comes until `deadline`; each read has its own bound.
+/// Reads to the end, or [`MOST`] bytes; fails after `deadline`. Each read has a timeout of
+/// its own.
 fn read_within(stream: impl Read, deadline: Instant) -> io::Result<Vec<u8>> {
     let mut stream = stream.take(MOST);
     let (mut answer, mut buffer) = (Vec::new(), vec![0; 64 * 1024]);
@@ -204,7 +206,8 @@ fn exchange(mut stream: impl Read + Write, host: &str) -> Result<String, String>
     let Some((head, body)) = answer.split_once("\r\n\r\n") else {
         return Err("the server there speaks no HTTP".into());
     };
-    // RFC 9112, 4: a status code has three digits. Anything else isn't for a terminal.
+    // A status code has three digits (RFC 9112 §4). Anything else must not reach the
+    // terminal.
     let is_code = |it: &&str| it.len() == 3 && it.bytes().all(|it| it.is_ascii_digit());
     match head.split(' ').nth(1).filter(is_code) {
         Some("200") => Ok(body.to_owned()),
@@ -218,7 +221,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_part_of_an_answer_is_told_from_another_servers() {
+    fn a_cut_off_answer_is_told_from_another_servers() {
         let whole = r#"{"version":"1","sessions":[{"id":"1"}]}"#;
         assert!(read(whole).is_ok());
         for end in [13, whole.len() - 3, whole.len() - 2, whole.len() - 1] {
@@ -276,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_drips_is_left() {
+    fn a_server_that_drips_is_given_up() {
         let now = clock::now();
         let drips = io::repeat(b'x');
         let left = read_within(drips, now).map_err(|it| it.kind());

@@ -1,5 +1,5 @@
-//! One HTTP connection as a state machine: bytes in, what is asked for and the bytes
-//! of an answer out. One request each, so that no state is left behind.
+//! One HTTP connection as a state machine: bytes go in; a request, and the bytes of its
+//! answer, come out. One request per connection, so that no state is left behind.
 //!
 //! ```text
 //!   Asking ──a whole request──▶ Answering ──all is sent──▶ Finishing
@@ -8,9 +8,9 @@
 //!   Closed ◀───────────────────────┴──────── end, too late ─ Leaving
 //! ```
 //!
-//! `Leaving` reads on for a moment: a socket that is closed with unread bytes in it
-//! takes the answer back (TCP's reset). Must not: read a clock or a socket, or repeat
-//! to the other end anything that it sent.
+//! `Leaving` reads on for a moment: TCP resets a connection that is closed with unread
+//! bytes, and the answer may be lost. Must not: read a clock or a socket, or repeat to the
+//! other end anything that it sent.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -18,21 +18,21 @@ use std::time::{Duration, Instant};
 use super::address::Hosts;
 use super::json::Cursor;
 
-/// Bytes of the longest request that is read.
+/// The longest request that is read, in bytes.
 pub(super) const MAX_REQUEST: usize = 4096;
 
-/// Header lines of a request.
+/// The most header lines of a request.
 const MAX_HEADERS: usize = 64;
 
-/// What a client may take to ask, and to read its answer.
+/// How long a client may take to send its request, and to read the answer.
 const TO_ASK: Duration = Duration::from_secs(5);
 const TO_READ: Duration = Duration::from_secs(30);
 
-/// How long, and how many bytes of it, what comes after the answer is read.
+/// What still comes after the answer is read for this long, up to this many bytes.
 const TO_LEAVE: Duration = Duration::from_secs(1);
 const MAX_DISCARDED: usize = 1 << 20;
 
-/// Bytes that are made ready at a time.
+/// Bytes of an answer that are made ready at a time.
 pub(super) const PIECE: usize = 4 * 1024;
 
 /// What can be asked for.
@@ -44,7 +44,7 @@ pub(super) enum Path {
     Health,
 }
 
-/// What is answered.
+/// An answer.
 #[derive(Debug)]
 pub(super) struct Reply {
     /// Code and phrase.
@@ -105,7 +105,7 @@ enum Rest {
 pub(super) struct Connection {
     state: State,
     deadline: Instant,
-    /// When it came, or something of its answer was taken last.
+    /// When the connection began, or the client last took part of its answer.
     moved: Instant,
     /// Bytes that came after the request.
     discarded: usize,
@@ -121,7 +121,7 @@ impl Connection {
         }
     }
 
-    /// Bytes came. What is asked for, once that is whole and no mistake: it must be
+    /// Takes in bytes. Returns the request once it is whole and valid: it must then be
     /// answered with [`Connection::answer`].
     pub(super) fn handle_input(
         &mut self,
@@ -157,13 +157,12 @@ impl Connection {
         None
     }
 
-    /// Whether what comes is to be read now; while an answer is being sent it waits in the
-    /// socket.
+    /// Whether to read now; while an answer is being sent, what comes waits in the socket.
     pub(super) const fn reads(&self) -> bool {
         matches!(self.state, State::Asking(_) | State::Leaving)
     }
 
-    /// Begins to answer; without a body where only the `head` is wanted.
+    /// Begins the answer; without a body if only the `head` is wanted.
     pub(super) fn answer(&mut self, now: Instant, head: bool, reply: Reply) {
         let mut out = String::with_capacity(1024);
         let length = match &reply.body {
@@ -185,8 +184,8 @@ impl Connection {
         (self.deadline, self.moved) = (now + TO_READ, now);
     }
 
-    /// What to send next; nothing while there is nothing to send. `make` appends a
-    /// piece of so many bytes, or a little more; false: that was the last.
+    /// What to send next; empty if there is nothing. `make` appends a piece of the given
+    /// number of bytes, or a little more; false: that was the last.
     pub(super) fn poll_transmit(
         &mut self,
         make: impl FnOnce(&mut Cursor, &mut String, usize) -> bool,
@@ -221,7 +220,7 @@ impl Connection {
         }
     }
 
-    /// So many bytes of that were sent.
+    /// `bytes` of that were sent.
     pub(super) fn handle_sent(&mut self, now: Instant, bytes: usize) {
         self.moved = now;
         if let State::Answering(answer) = &mut self.state {
@@ -233,13 +232,14 @@ impl Connection {
         }
     }
 
-    /// There is more of the answer, though [`Connection::poll_transmit`] had nothing: the
-    /// piece that was made is empty.
+    /// Whether there is more of the answer. If [`Connection::poll_transmit`] returned
+    /// nothing, the piece that was made is empty.
     pub(super) const fn is_answering(&self) -> bool {
         matches!(self.state, State::Answering(_))
     }
 
-    /// All was sent: the write side is to be shut, and that to be told.
+    /// Whether all was sent: then shut the write side and call
+    /// [`Connection::handle_finished`].
     pub(super) const fn is_finishing(&self) -> bool {
         matches!(self.state, State::Finishing)
     }
@@ -274,8 +274,8 @@ impl Connection {
         matches!(self.state, State::Closed)
     }
 
-    /// If it may be closed to make room (it hasn't sent its request, or doesn't read its
-    /// answer): since when.
+    /// Since when it may be closed to make room; `None` if it may not. It may if it hasn't
+    /// sent its request, doesn't read its answer, or has it all.
     pub(super) fn gives_way(&self, now: Instant) -> Option<Instant> {
         let is_stuck = now.saturating_duration_since(self.moved) >= STUCK;
         match &self.state {
@@ -286,7 +286,7 @@ impl Connection {
     }
 }
 
-/// A reader that has taken nothing for so long gives way to a new one.
+/// A reader that has taken nothing for this long gives way to a new one.
 pub(super) const STUCK: Duration = Duration::from_secs(1);
 
 /// A request that will be answered.
@@ -297,13 +297,13 @@ pub(super) struct Asked {
     pub(super) head: bool,
 }
 
-/// The page goes by another name here.
+/// The request calls this server by a name that isn't ours.
 const FOREIGN_NAME: &str = "421 Misdirected Request";
 
 const TOO_LONG: &str = "431 Request Header Fields Too Large";
 const BAD: &str = "400 Bad Request";
 
-/// Reads a request. `None`: it isn't whole; an error is the answer's status.
+/// Parses a request. `None`: it isn't whole yet; an error is the answer's status.
 fn parse(received: &[u8], hosts: &Hosts) -> Result<Option<Asked>, &'static str> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
@@ -340,9 +340,9 @@ fn parse(received: &[u8], hosts: &Hosts) -> Result<Option<Asked>, &'static str> 
         (None, None, Some(0)) => return Ok(Some(Asked { path, head })),
         _ => return Err(BAD),
     };
-    // RFC 9112 §3.2.2: what the target says counts.
+    // RFC 9112 §3.2.2: the target's authority takes precedence.
     let host = authority.unwrap_or(host);
-    // A probe under any name: it learns no more than that we are there.
+    // A health probe may use any name: it learns only that we are there.
     if path != Path::Health && !hosts.include(host.trim()) {
         return Err(FOREIGN_NAME);
     }
@@ -520,7 +520,7 @@ mod tests {
         let mut connection = Connection::new(start);
         connection.answer(start, false, Reply::plain("200 OK", "ok"));
         connection.handle_input(start, &vec![0; MAX_DISCARDED + 1], &HOSTS);
-        assert!(connection.is_closed(), "it never ends to ask");
+        assert!(connection.is_closed(), "it never stops sending");
 
         let mut connection = Connection::new(start);
         connection.answer(start, false, Reply::plain("200 OK", "ok"));

@@ -1,7 +1,7 @@
 //! What the status port remembers: counts that the log's counters don't have, and the
-//! last that ended or were refused, as the log told it.
+//! latest ended transfers and refused requests, as logged.
 //!
-//! Kept only where there is a status port. Must not: decide, or know a socket.
+//! Kept only if there is a status port. Must not: decide, or know a socket.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -10,10 +10,10 @@ use crate::log::event::Event;
 use crate::log::json_object;
 use crate::wire::packet::{Direction, ErrorCode};
 
-/// How many that ended or were refused are kept, each of at most 4 KiB.
+/// How many ended transfers and refused requests are kept, at most 4 KiB each.
 const RECENT: usize = 200;
 
-/// As the log calls them.
+/// The outcomes of transfers, as the log calls them.
 pub(super) const OUTCOMES: [&str; 9] = [
     "completed",
     "changed",
@@ -33,9 +33,9 @@ const CODES: usize = 9;
 #[derive(Debug)]
 pub(crate) struct History {
     recent: VecDeque<Box<str>>,
-    /// How many there ever were.
+    /// How many there were since the start, forgotten ones included.
     told: u64,
-    /// By direction and outcome.
+    /// Transfers by direction and outcome.
     ended: [[u64; OUTCOMES.len()]; 2],
     refused: [u64; CODES],
     pub(super) bytes_sent: u64,
@@ -68,7 +68,7 @@ impl Default for History {
 }
 
 impl History {
-    /// The log tells of something that ended or was refused.
+    /// Takes in what the log tells of an ended transfer or a refused request.
     pub(crate) fn tell(&mut self, event: &Event<'_>) {
         if self.recent.len() == RECENT {
             self.recent.pop_front();
@@ -95,13 +95,13 @@ impl History {
         self.refused[if place < CODES { place } else { 0 }] += 1;
     }
 
-    /// The first answer of a session has left so long after its request was taken in.
+    /// A session's first answer was sent; it `took` this long from taking in the request.
     pub(crate) fn answer(&mut self, took: Duration) {
         self.first_answer.add(took);
     }
 
-    /// A turn of a session has moved so many bytes of its file, and sent so many blocks
-    /// again.
+    /// A turn of a session has moved this many `bytes` of its file, and sent this many
+    /// blocks again.
     pub(crate) fn moved(&mut self, direction: Direction, bytes: u64, retransmits: u64) {
         match direction {
             Direction::Read => self.bytes_sent += bytes,
@@ -120,13 +120,13 @@ impl History {
         (0..).map(ErrorCode::from_wire).zip(self.refused)
     }
 
-    /// The number of the next to come.
+    /// The number that the next one will have.
     pub(super) const fn next(&self) -> u64 {
         self.told
     }
 
-    /// The latest before that number, and its own, if it is still kept: an object of
-    /// JSON, as in the log.
+    /// The one before that number, if it is still kept: its own number, and the JSON
+    /// object as logged.
     pub(super) fn before(&self, number: u64) -> Option<(u64, &str)> {
         let number = number.checked_sub(1)?;
         let first = self.told - self.recent.len() as u64;
@@ -142,7 +142,7 @@ const fn row(direction: Direction) -> usize {
     }
 }
 
-/// How many took up to how long.
+/// Counts durations by upper bounds.
 #[derive(Debug)]
 pub(super) struct Histogram<const N: usize> {
     /// Seconds.
@@ -172,7 +172,7 @@ impl<const N: usize> Histogram<N> {
         self.sum += seconds;
     }
 
-    /// Each bound, and how many took no longer.
+    /// Each bound, and how many durations were no longer.
     pub(super) fn cumulated(&self) -> impl Iterator<Item = (f64, u64)> {
         let mut total = 0;
         self.bounds
@@ -206,7 +206,7 @@ mod tests {
             (number, seen) = (before, seen + 1);
         }
         assert_eq!((number, seen), (5, RECENT));
-        // A reader that is slow misses what went meanwhile.
+        // A slow reader misses what was forgotten meanwhile.
         assert_eq!(history.before(5), None);
     }
 

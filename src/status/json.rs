@@ -1,7 +1,7 @@
 //! `/status.json`, made in pieces while it is sent, so that no turn of the loop writes
 //! for long, however many sessions there are.
 //!
-//! Must not: collect the sessions first. What ends while it is written isn't in it.
+//! Must not: collect the sessions first. One that ends meanwhile may be missing.
 
 use std::fmt::Write as _;
 use std::time::Instant;
@@ -13,11 +13,11 @@ use crate::log::shown::Name;
 use crate::session::Session;
 use crate::table::{SessionKey, Tracked as _};
 
-/// Places of the session table that are looked at for a piece.
+/// How many places of the session table are looked at for one piece.
 const PLACES: usize = 4096;
 
-/// Counters of requests that came to nothing: what was refused, and what ended without
-/// its file. Those that were dropped are counted beside them; most come again.
+/// Counters of what failed: requests refused, and transfers that ended without their
+/// file. Dropped requests are counted apart, since most are sent again.
 const FAILED_OR_REFUSED: [&str; 7] = [
     "refused",
     "timed_out",
@@ -33,14 +33,14 @@ const FAILED_OR_REFUSED: [&str; 7] = [
 pub(super) enum Cursor {
     #[default]
     Head,
-    /// The next place in the session table; whether it is the first of the list.
+    /// The next place in the session table; whether the next session is the first listed.
     Sessions(usize, bool),
-    /// What came before this number.
+    /// What was logged before this number; whether the next one is the first listed.
     Recent(u64, bool),
 }
 
 impl Cursor {
-    /// Appends the next piece: about so many bytes. False: that was the last.
+    /// Appends the next piece, of about this many `bytes`. False: that was the last.
     pub(super) fn write(
         &mut self,
         now: Instant,

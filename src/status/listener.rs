@@ -17,15 +17,15 @@ use super::address::{Hosts, StatusAddress};
 use crate::file::with_remedy;
 use crate::host::InheritedStream;
 
-/// Bytes of an answer that the kernel keeps for a reader that is slow.
+/// Bytes of an answer that the kernel keeps for a slow reader.
 const SEND_BUFFER: usize = 64 * 1024;
 
-/// A socket that connections come in on.
+/// A socket that listens for connections.
 #[derive(Debug)]
 pub(super) struct Listener {
     socket: Socket,
     pub(super) hosts: Hosts,
-    /// Removed at the end, if it is still ours.
+    /// The socket's file, removed at the end if it is still ours.
     path: Option<SocketFile>,
 }
 
@@ -39,7 +39,7 @@ impl Listener {
     /// Binds to `address`.
     ///
     /// # Errors
-    /// One line that names it and the remedy.
+    /// One line that names the address and the remedy.
     pub(super) fn bind(address: &StatusAddress) -> Result<Self, String> {
         let bound = match address {
             StatusAddress::Tcp(host, port) => bind_tcp(host, *port),
@@ -125,7 +125,7 @@ impl Listener {
         }
     }
 
-    /// Has `registry` tell of connections.
+    /// Registers for an event when a connection comes.
     ///
     /// # Errors
     /// Whatever the kernel says.
@@ -144,7 +144,7 @@ impl Listener {
         match &self.socket {
             Socket::Tcp(listener) => {
                 let (stream, _) = listener.accept()?;
-                // Bounds what a slow reader costs; what isn't allowed is not needed.
+                // Bounds what a slow reader costs; we can do without it.
                 let _ = SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER);
                 Ok(Stream::Tcp(stream))
             }
@@ -161,7 +161,7 @@ pub(super) enum Stream {
 }
 
 impl Stream {
-    /// Has `registry` tell when there is something to read, or room to write.
+    /// Registers for an event when there is something to read, or room to write.
     ///
     /// # Errors
     /// Whatever the kernel says.
@@ -224,15 +224,15 @@ fn bind_tcp(host: &str, port: u16) -> io::Result<Listener> {
     Err(refusal)
 }
 
-/// A socket that nobody answers on was left behind by a server that was killed: ours
-/// takes its place.
+/// Binds a Unix socket. One that nobody listens on was left behind by a server that was
+/// killed: ours takes its place.
 fn bind_unix(path: &Path) -> io::Result<Listener> {
     let socket = match UnixListener::bind(path) {
         Err(error) if error.kind() == ErrorKind::AddrInUse => {
             if !path.symlink_metadata()?.file_type().is_socket() {
                 return Err(ErrorKind::AlreadyExists.into());
             }
-            // Where its queue is full, somebody listens as well: it isn't waited for.
+            // A socket with a full queue has a listener, too; we don't wait for it.
             match UnixStream::connect(path) {
                 Err(refused) if refused.kind() == ErrorKind::ConnectionRefused => {}
                 _ => return Err(error),
@@ -253,7 +253,7 @@ fn bind_unix(path: &Path) -> io::Result<Listener> {
 #[derive(Debug)]
 struct SocketFile {
     path: PathBuf,
-    /// Device and number of what we made.
+    /// Device and inode number of the file that we made.
     identity: (u64, u64),
     is_lost: bool,
 }
@@ -278,7 +278,7 @@ impl Drop for SocketFile {
     fn drop(&mut self) {
         let there = self.path.symlink_metadata();
         if !self.is_lost && there.is_ok_and(|it| identity(&it) == self.identity) {
-            // There is nobody left to tell.
+            // There is nobody left to report an error to.
             let _ = fs::remove_file(&self.path);
         }
     }

@@ -11,7 +11,7 @@ use crate::wire::packet::{Direction, ErrorCode};
 /// Media type of the format.
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Counters that are what became of a request.
+/// Counters of what became of requests.
 const RESULTS: [&str; 7] = [
     "admitted",
     "refused",
@@ -22,7 +22,7 @@ const RESULTS: [&str; 7] = [
     "malformed",
 ];
 
-/// Counters that are datagrams that got no answer because of what they are.
+/// Counters of datagrams that got no answer because of what they are.
 const DROPS: [&str; 6] = [
     "denied",
     "group",
@@ -56,7 +56,7 @@ const SINGLE: [(&str, &str, &str); 4] = [
     ),
 ];
 
-/// Counters of how transfers ended, which are told by direction and outcome.
+/// Counters of how transfers ended; the metric has these by direction and outcome.
 #[cfg(test)]
 const OF_TRANSFERS: [&str; 8] = [
     "completed",
@@ -69,7 +69,7 @@ const OF_TRANSFERS: [&str; 8] = [
     "guessed",
 ];
 
-/// Whether a counter of this name is told.
+/// Whether a metric tells the counter of this name.
 #[cfg(test)]
 pub(crate) fn tells(name: &str) -> bool {
     let mut single = SINGLE.iter().map(|(counter, ..)| *counter);
@@ -84,7 +84,7 @@ pub(crate) fn tells(name: &str) -> bool {
 pub(super) struct Own {
     /// When the server was started, in seconds since 1970: the same each time.
     pub(super) started: f64,
-    /// Seconds that the longest turn of the loop took since the last time.
+    /// The longest turn of the loop since the last scrape, in seconds.
     pub(super) longest_turn: f64,
     pub(super) open_descriptors: Option<u64>,
     pub(super) resident_bytes: Option<u64>,
@@ -135,7 +135,7 @@ fn gauges(out: &mut String, view: &View<'_>, own: &Own) {
             "The longest turn of the event loop since the last scrape.",
             Some(own.longest_turn),
         ),
-        // As every exporter calls these.
+        // The names that every exporter uses for these.
         (
             "process_start_time_seconds",
             "When the server was started, in seconds since 1970.",

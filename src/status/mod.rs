@@ -1,9 +1,9 @@
-//! The status port (`--status`): what goes on, over HTTP, out of the same loop.
+//! The status port (`--status`): tells over HTTP what the server does, from the same loop.
 //!
-//! It has a poll of its own, which is one event source in the server's; so it costs
-//! nothing while nobody asks. In a turn of the loop it comes after the transfers, and it
-//! writes 16 KiB at most. Read-only: nothing that is asked for changes
-//! anything. Must not: know a served file, or keep anything for a client that has gone.
+//! It has a poll of its own, which is one event source in the server's poll, so it costs
+//! nothing while nobody asks. In a turn of the loop it runs after the transfers, and
+//! writes 16 KiB at most. Read-only: no request changes anything. Must not: know a served
+//! file, or keep anything for a client that has gone.
 
 mod address;
 pub mod command;
@@ -42,22 +42,23 @@ use self::rates::Rates;
 pub(crate) use self::view::View;
 use crate::host::{InheritedStream, clock};
 
-/// Connections at once. A new one takes the place of one that asks for or takes nothing;
-/// if there is none, the new one waits.
+/// The most connections at once. A new one takes the place of one that doesn't send its
+/// request or doesn't read its answer; if there is none, the new one waits.
 const MAX_CONNECTIONS: usize = 32;
 
-/// Connections accepted in a turn. That, and what is written, is some hundred microseconds,
-/// which is what a crowd may keep a transfer waiting.
+/// The most connections accepted in a turn. Accepting and writing take some hundred
+/// microseconds: that is how long a crowd may keep a transfer waiting.
 const ACCEPTED: usize = 4;
 
-/// Bytes written in a turn, to all connections; some are kept for new ones.
+/// Bytes written in a turn, to all connections together, and how many of these are kept
+/// for new ones.
 const TURN_BYTES: usize = 16 * 1024;
 const NEW_BYTES: usize = TURN_BYTES / 4;
 
 /// Reads from a connection in a turn.
 const READS: usize = 2;
 
-/// How often deadlines are looked at, while there are connections.
+/// How often deadlines are checked, while there are connections.
 const SWEEP: Duration = Duration::from_secs(1);
 
 /// Readiness events taken at a time: all that there can be.
@@ -66,7 +67,7 @@ const EVENTS: usize = 64;
 /// Tokens of listeners begin here, those of connections at 0.
 const FIRST_LISTENER: usize = MAX_CONNECTIONS;
 
-/// Sockets that connections come in on.
+/// The most sockets that listen.
 const MAX_STATUS_LISTENERS: usize = EVENTS - MAX_CONNECTIONS;
 
 /// The status port.
@@ -75,7 +76,7 @@ pub(crate) struct Status {
     poll: Poll,
     events: Events,
     listeners: Vec<Listener>,
-    /// A listener may have more.
+    /// A listener may have more connections.
     accepting: bool,
     /// The listener that has its turn first.
     first_listener: usize,
@@ -84,7 +85,7 @@ pub(crate) struct Status {
     first: usize,
     /// Some connection has more to do without a new event.
     has_work: bool,
-    /// When deadlines are looked at.
+    /// When deadlines are checked next.
     sweep_at: Option<Instant>,
     rates: Rates,
     started: Instant,
@@ -105,8 +106,7 @@ struct Open {
 }
 
 impl Status {
-    /// Listens where `address` says, and on the `streams` that were handed over. `None`
-    /// if there are none.
+    /// Listens at `address`, and on the inherited `streams`. `None` if there is neither.
     ///
     /// # Errors
     /// One line that says what is in the way, and the remedy.
@@ -159,9 +159,9 @@ impl Status {
         })
     }
 
-    /// Descriptors that it may come to hold.
+    /// The most descriptors that it may hold.
     pub(crate) fn descriptors(&self) -> usize {
-        // Its poll and what tells of the process.
+        // Three are its poll and the files about the process.
         self.listeners.len() + MAX_CONNECTIONS + 3
     }
 
@@ -170,12 +170,12 @@ impl Status {
         self.listeners.iter().find_map(Listener::path)
     }
 
-    /// That path leads elsewhere from now on.
+    /// Forgets that path, which leads elsewhere from now on.
     pub(crate) fn lose_path(&mut self) {
         self.listeners.iter_mut().for_each(Listener::lose_path);
     }
 
-    /// Has `registry` tell when there is something to do.
+    /// Registers with the server's poll, for an event when there is something to do.
     ///
     /// # Errors
     /// Whatever the kernel says.
@@ -184,7 +184,7 @@ impl Status {
         registry.register(&mut SourceFd(&descriptor), token, Interest::READABLE)
     }
 
-    /// There is more to do without a new event.
+    /// Whether there is more to do without a new event.
     pub(crate) const fn has_work(&self) -> bool {
         self.has_work
     }
@@ -195,13 +195,12 @@ impl Status {
         deadlines.into_iter().flatten().min()
     }
 
-    /// Whether [`Status::run`] has something to do at `now`, where there was an event or
-    /// not.
+    /// Whether [`Status::run`] has something to do at `now`; `event`: there was an event.
     pub(crate) fn is_due(&self, now: Instant, event: bool) -> bool {
         event || self.has_work || self.next_deadline().is_some_and(|at| at <= now)
     }
 
-    /// A turn of the loop took so long.
+    /// Takes note of how long a turn of the loop took.
     pub(crate) fn turn_took(&mut self, time: Duration) {
         self.longest_turn = self.longest_turn.max(time);
     }
@@ -211,7 +210,7 @@ impl Status {
         self.started
     }
 
-    /// Accepts, reads, answers: what there is, within the bounds of a turn.
+    /// Accepts, reads and answers, within the bounds of a turn.
     pub(crate) fn run(&mut self, view: &View<'_>) {
         self.take_events();
         self.has_work = false;
@@ -239,7 +238,7 @@ impl Status {
         }
     }
 
-    /// Lets each connection read and write, the one after the last turn's first.
+    /// Lets each connection read and write; each turn begins one place further on.
     fn serve(&mut self, view: &View<'_>, left: &mut usize) {
         let places = self.open.capacity().max(1);
         for offset in 0..places {
@@ -256,7 +255,7 @@ impl Status {
             return;
         };
         if *left == 0 {
-            // Nor is an answer made that can't be sent.
+            // An answer that can't be sent yet isn't made yet, either.
             self.has_work = true;
             return;
         }
@@ -282,8 +281,9 @@ impl Status {
         }
     }
 
-    /// Takes in new connections; each is served at once, since most have asked by then.
-    /// Each turn that has room begins with another listener: none keeps the others waiting.
+    /// Accepts new connections and serves each at once, since most have sent their request
+    /// by then. Each turn that has room begins with another listener, so that none keeps
+    /// the others waiting.
     fn accept(&mut self, view: &View<'_>, left: &mut usize) {
         if !mem::take(&mut self.accepting) {
             return;
@@ -294,7 +294,7 @@ impl Status {
             let listener = (self.first_listener + offset) % listeners;
             while accepted < ACCEPTED && *left > 0 {
                 if !self.has_room(view.now) {
-                    // The kernel keeps them: the sweep looks whether a reader is stuck.
+                    // New ones wait in the kernel; the sweep looks for a stuck reader.
                     self.accepting = true;
                     break 'turn;
                 }
@@ -302,11 +302,11 @@ impl Status {
                 match self.listeners[listener].accept() {
                     Ok(stream) => self.begin(stream, listener, view, left),
                     Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                    // That one has gone again: the next may be there.
+                    // That client has gone again; the next may be there.
                     Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
                     Err(error) => {
-                        // No event tells of it again: the sweep tries again. An error that
-                        // stays must not keep the loop awake.
+                        // No other event comes for it, so the sweep tries again. An error
+                        // that stays must not keep the loop awake.
                         debug!("status: cannot accept: {error}");
                         self.accepting = true;
                         self.sweep_at.get_or_insert(view.now + SWEEP);
@@ -316,7 +316,7 @@ impl Status {
             }
         }
         if accepted > 0 {
-            // Not in a turn without room: the next place might be the same one's again.
+            // Not in a turn without room: the same listener might get the next place, too.
             self.first_listener = (self.first_listener + 1) % listeners;
         }
         if accepted == ACCEPTED || *left == 0 {
@@ -324,12 +324,12 @@ impl Status {
         }
     }
 
-    /// Whether there is a place for one more, or one that is given up for it.
+    /// Whether there is a free place, or a connection that gives way.
     fn has_room(&self, now: Instant) -> bool {
         self.open.len() < MAX_CONNECTIONS || self.in_the_way(now).is_some()
     }
 
-    /// The place of the one that has kept others out for longest, if any gives way.
+    /// The place of the connection that gives way; of several, the one idle for longest.
     fn in_the_way(&self, now: Instant) -> Option<usize> {
         let since = |(place, open): (usize, &Open)| Some((open.connection.gives_way(now)?, place));
         let first = self.open.iter().filter_map(since).min();
@@ -356,7 +356,7 @@ impl Status {
             ready: true,
         });
         self.sweep_at.get_or_insert(now + SWEEP);
-        // A piece of its own: a flood of connections keeps nobody waiting that asks.
+        // Each has its own share, so a flood of connections keeps no request waiting.
         let piece = (TURN_BYTES / ACCEPTED).min(*left);
         let mut unspent = piece;
         self.serve_one(place, view, &mut unspent);
@@ -374,7 +374,7 @@ impl Status {
             self.sweep_at = None;
         }
         if self.open.is_empty() {
-            // Given back: the next may not come for days.
+            // Frees the memory: the next connection may not come for days.
             self.open = Slab::new();
         } else {
             self.sweep_at.get_or_insert(now + SWEEP);
@@ -383,7 +383,7 @@ impl Status {
 }
 
 impl Open {
-    /// Reads until there is a request or nothing more, if something is expected.
+    /// If something is expected, reads until there is a request or nothing more comes.
     fn read(&mut self, now: Instant, hosts: &address::Hosts) -> Option<Asked> {
         let mut buffer = [0; connection::MAX_REQUEST];
         for _ in 0..READS {
@@ -414,8 +414,8 @@ impl Open {
         None
     }
 
-    /// Writes until the socket is full, all is sent, or `left` is spent: then it is
-    /// ready still.
+    /// Writes until the socket is full, all is sent, or `left` is spent. In that last case
+    /// it stays ready.
     fn write(&mut self, view: &View<'_>, rates: &mut Rates, left: &mut usize) {
         loop {
             if *left == 0 {
@@ -442,8 +442,8 @@ impl Open {
             }
         }
         if self.connection.is_answering() {
-            // There was nothing to tell in all the places that were looked at: it took as
-            // long as a piece, and no event brings the next.
+            // All the places that were looked at were empty. That took as long as writing a
+            // piece, and no event will bring the next turn.
             *left = left.saturating_sub(connection::PIECE);
             self.ready = true;
         }
@@ -452,7 +452,7 @@ impl Open {
                 return self.connection.handle_error();
             }
             self.connection.handle_finished(view.now);
-            // What came with the request, or its end, brings no new event.
+            // No new event comes for what arrived with the request, or for its end.
             self.ready = true;
         }
     }

@@ -1,5 +1,5 @@
-//! In place of the status port in a build without the feature `status`: there is none,
-//! and nothing is kept for one.
+//! Stands in for the status port in a build without the feature `status`: there is no
+//! port, and nothing is kept for one.
 
 mod view;
 
@@ -14,11 +14,11 @@ use crate::host::InheritedStream;
 use crate::log::event::Event;
 use crate::wire::packet::{Direction, ErrorCode};
 
-/// There is none.
+/// There is no address.
 #[derive(Debug)]
 pub enum StatusAddress {}
 
-/// There is none.
+/// There is no port.
 #[derive(Debug)]
 pub(crate) enum Status {}
 

@@ -6,13 +6,13 @@
 /// The page with its style and its script in it.
 pub(super) const HTML: &str = include_str!("page.html");
 
-/// What a browser may do with it: run that script, show that style and that icon, ask
-/// us. A test knows what the hashes have to be.
+/// What a browser may do with it: run that script, use that style, show its icon, and send
+/// requests to us. A test checks the hashes.
 pub(super) const CONTENT_SECURITY_POLICY: &str = concat!(
     "default-src 'none'; connect-src 'self'; img-src data:; base-uri 'none'; ",
     "form-action 'none'; frame-ancestors 'none'; ",
     "style-src 'sha256-oSN8SFIMdiSSrSpYHBegTehgs2dACagX3jBEWAFupYU='; ",
-    "script-src 'sha256-UOM95Sz9WzQB60LkfPAP2nwBvbSwRlb9dYe1EMQZpcU='"
+    "script-src 'sha256-Pdf1x6tWzRkcbY3CAis7P0iZ9TVOw+xtLAuQaQbgjZw='"
 );
 
 #[cfg(test)]
@@ -54,7 +54,7 @@ mod tests {
             assert!(is_there, "write into page.rs: {source}");
             assert_eq!(HTML.matches(&format!("<{tag}")).count(), 1, "{tag}");
         }
-        // They would be blocked.
+        // The policy would block these.
         assert!(!HTML.contains(" style=") && !HTML.contains(" onclick="));
     }
 }

@@ -1,4 +1,4 @@
-//! What the process takes: descriptors and memory, from files of `/proc` that were
+//! What the process uses: descriptors and memory, from files of `/proc` that were
 //! opened before the sandbox hid them. Must not: open any later.
 
 use std::fs::File;
@@ -27,7 +27,7 @@ impl ProcessFiles {
         (count > 0).then_some(count)
     }
 
-    /// Bytes of memory in RAM.
+    /// Resident memory, in bytes.
     pub(super) fn resident_bytes(&self) -> Option<u64> {
         let mut buffer = [0; 128];
         let bytes = self.memory.as_ref()?.read_at(&mut buffer, 0).ok()?;

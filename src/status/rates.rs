@@ -1,4 +1,4 @@
-//! How fast the sessions were in the last second, from two looks at each: nothing is
+//! The rate of each session in the last second or so, from two looks at it. Nothing is
 //! measured while nobody asks.
 //!
 //! Must not: keep anything for long once nobody asks any more.
@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use crate::table::SessionKey;
 
-/// A look is kept for at least so long.
+/// A look is kept for at least this long.
 const SECOND: Duration = Duration::from_millis(950);
 
-/// After so long without a question all looks are forgotten.
+/// All looks are forgotten after this long without a question.
 const KEPT: Duration = Duration::from_secs(10);
 
 /// The latest look at each session, by its place in the table.
@@ -25,14 +25,14 @@ struct Look {
     key: SessionKey,
     at: Instant,
     bytes: u64,
-    /// Bytes a second before that.
+    /// The rate before that, in bytes a second.
     rate: u64,
 }
 
 impl Rates {
-    /// Bytes a second of the session at `place`, which has moved so many `bytes` since
-    /// it `started`: since the last look that is a second old, or else the rate that
-    /// was found then.
+    /// The rate of the session at `place` in bytes a second; it has moved `bytes` since it
+    /// `started`. The rate is that since the last look if that was a second ago, or else
+    /// the rate that was found then.
     pub(super) fn rate(
         &mut self,
         now: Instant,
@@ -69,7 +69,7 @@ impl Rates {
         Some(self.asked? + KEPT)
     }
 
-    /// Forgets what nobody has asked for.
+    /// Forgets all looks if nobody has asked lately.
     pub(super) fn handle_timeout(&mut self, now: Instant) {
         if self.poll_timeout().is_some_and(|at| at <= now) {
             *self = Self::default();

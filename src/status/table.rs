@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use super::value::Value;
 
-/// Failures that stand above the table.
+/// The most failures above the table.
 const FAILURES: usize = 5;
 
 /// Fields that stand between quotes, as in the log.
@@ -71,11 +71,11 @@ fn clean(text: &str) -> String {
     text.chars().map(harmless).collect()
 }
 
-/// The table: at most a row less than the terminal has, since the cursor takes one.
+/// The table: at least one row shorter than the terminal, for the cursor.
 pub(super) fn table(status: &Value, rows: usize, columns: usize) -> String {
     let mut out = String::new();
     put_row(&mut out, &summary(status), columns);
-    // The summary, a blank, the head, what is left out, and the cursor.
+    // Rows for the summary, a blank, the head, the number left out, and the cursor.
     let mut left = rows.saturating_sub(5);
     left -= put_failures(&mut out, status, left / 2, columns);
     out.push('\n');
@@ -89,13 +89,13 @@ pub(super) fn table(status: &Value, rows: usize, columns: usize) -> String {
         let more = format!("  and {} more", sessions.len() - left);
         put_row(&mut out, &more, columns);
     }
-    // Some terminals have no room for as much as that.
+    // A small terminal may not even have room for those.
     out.split_inclusive('\n')
         .take(rows.saturating_sub(1))
         .collect()
 }
 
-/// What all of them come to.
+/// One line about all sessions together.
 fn summary(status: &Value) -> String {
     let sessions = status.get("sessions").list();
     let is_live = |it: &&Value| it.get("state").text() != "dallying";
@@ -117,7 +117,7 @@ fn summary(status: &Value) -> String {
 /// Direction, name, client, part that is done, rate, time left, and state.
 fn row(columns: usize, cells: [&str; 7]) -> String {
     let [op, file, client, done, rate, left, state] = cells;
-    // Client, figures and state take as much; the rest is the name's.
+    // Client, figures and state take 72 columns; the name has the rest.
     let width = columns.saturating_sub(72).max(12);
     let file = fitted(file, width);
     format!("{op:1} {file:width$}  {client:21}  {done:>5}  {rate:>10}  {left:>6}  {state}")
@@ -152,8 +152,8 @@ fn session_row(session: &Value, columns: usize) -> String {
     )
 }
 
-/// The latest failures, each with what to do about it, in at most so many `rows`; returns
-/// how many it took.
+/// The latest failures, each with what to do about it, in at most `rows` rows; returns how
+/// many rows they took.
 fn put_failures(out: &mut String, status: &Value, rows: usize, columns: usize) -> usize {
     let is_good = |it: &Value| {
         let outcome = it.get("outcome").text();
@@ -202,7 +202,7 @@ fn put_row(out: &mut String, row: &str, columns: usize) {
     out.push('\n');
 }
 
-/// A text of at most so many characters.
+/// A text, cut to `most` characters if it is longer.
 fn fitted(text: &str, most: usize) -> String {
     if text.chars().count() <= most {
         return text.to_owned();
@@ -286,7 +286,7 @@ mod tests {
             "{table}"
         );
         assert!(table.contains("→ did you mean c?"), "{table}");
-        // It would scroll its own head away.
+        // A longer table would scroll its own head away.
         let crowd = |count: usize, failed: usize| {
             let session = r#"{"peer":"192.0.2.1:7","op":"read","file":"boot/a","bytes":5}"#;
             let refused = r#"{"event":"refused","file":"a","hint":"look"}"#;

@@ -1,5 +1,5 @@
-//! Turns of the status port: what one of them may cost, and that none is the last before
-//! an answer is whole.
+//! Turns of the status port: what a turn may cost, and that turns go on until an answer is
+//! whole.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, TcpListener};
@@ -11,7 +11,7 @@ use super::*;
 use crate::session::Session;
 use crate::table::Sessions;
 
-/// A status port on Unix sockets, and those.
+/// A status port on Unix sockets, and their paths.
 fn status(dir: &Path, listeners: usize) -> (Status, Vec<std::path::PathBuf>) {
     let paths: Vec<_> = (0..listeners)
         .map(|index| dir.join(index.to_string()))
@@ -28,7 +28,7 @@ fn turn(status: &mut Status, sessions: &Sessions<Session>, history: &History) {
     turn_at(status.started(), status, sessions, history);
 }
 
-/// Turns until there is no more to do.
+/// Runs turns until there is no more to do.
 fn settle(status: &mut Status, sessions: &Sessions<Session>, history: &History) {
     settle_at(status.started(), status, sessions, history);
 }
@@ -65,14 +65,14 @@ fn ask(path: &Path, what: &str) -> UnixStream {
     stream
 }
 
-/// The last of these readers leaves. To close its socket would not do: a process that
-/// another test begins meanwhile has a copy until it is another program.
+/// Lets the last of these readers leave. Closing its socket wouldn't do: a child that
+/// another test starts meanwhile has a copy until it runs another program.
 fn last_leaves(readers: &mut Vec<UnixStream>) {
     let reader = readers.pop().unwrap();
     reader.shutdown(Shutdown::Both).unwrap();
 }
 
-/// Reads what has come; how many bytes.
+/// Reads what has come; returns how many bytes.
 fn take(stream: &mut UnixStream, into: &mut Vec<u8>) -> usize {
     let before = into.len();
     if let Err(error) = stream.read_to_end(into) {
@@ -82,7 +82,7 @@ fn take(stream: &mut UnixStream, into: &mut Vec<u8>) -> usize {
 }
 
 #[test]
-fn a_table_that_has_shrunk_to_nothing_is_told_to_its_end() {
+fn an_answer_goes_on_past_thousands_of_empty_places() {
     let dir = tempfile::tempdir().unwrap();
     let (mut status, paths) = status(dir.path(), 1);
     let mut sessions = Sessions::new(100_000, clock::now());
@@ -102,7 +102,7 @@ fn a_table_that_has_shrunk_to_nothing_is_told_to_its_end() {
 }
 
 #[test]
-fn who_never_ends_to_talk_costs_a_bounded_part_of_a_turn() {
+fn a_client_that_never_stops_sending_costs_a_bounded_part_of_a_turn() {
     let dir = tempfile::tempdir().unwrap();
     let (mut status, paths) = status(dir.path(), 1);
     let sessions = Sessions::new(10, clock::now());
@@ -119,7 +119,7 @@ fn who_never_ends_to_talk_costs_a_bounded_part_of_a_turn() {
     while let Ok(bytes) = talker.write(&[0; 4096]) {
         room += bytes;
     }
-    // The kernel counts what it keeps in its own measure.
+    // The kernel counts what it keeps in its own units.
     let read = 2 * (READS + 1) * connection::MAX_REQUEST;
     assert!(room <= 2 * read, "{room} of {sent} were read in two turns");
 }
@@ -231,7 +231,7 @@ fn while_all_places_are_taken_by_readers_a_new_one_waits_and_is_not_turned_away(
     let all = answer(&mut status, &mut new, stuck, false);
     assert!(
         all.ends_with("serving\n"),
-        "they have stopped to read: {all}"
+        "they have stopped reading: {all}"
     );
     assert_eq!(status.open.len(), MAX_CONNECTIONS);
 }
@@ -282,7 +282,7 @@ fn a_backlog_of_readers_at_one_listener_keeps_a_probe_at_another_waiting_for_two
 
 /// Accepting from a socket that was shut down fails forever.
 #[test]
-fn a_broken_listener_keeps_nobody_awake() {
+fn a_broken_listener_does_not_keep_the_loop_awake() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let same = listener.try_clone().unwrap();
     let streams = vec![InheritedStream::Tcp(listener)];

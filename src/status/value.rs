@@ -10,7 +10,7 @@ const DEPTH: usize = 8;
 /// A value.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Value {
-    /// Of `null`, `true` and `false` nothing is told apart.
+    /// `null`, `true` or `false`: these aren't told apart.
     Nothing,
     Number(f64),
     Text(String),
@@ -52,7 +52,7 @@ impl Value {
         }
     }
 
-    /// A text; empty if it is none.
+    /// The text; empty for any other value.
     pub(super) fn text(&self) -> &str {
         match self {
             Self::Text(text) => text,
@@ -60,7 +60,7 @@ impl Value {
         }
     }
 
-    /// A number.
+    /// The number; `None` for any other value.
     pub(super) const fn number(&self) -> Option<f64> {
         match self {
             Self::Number(number) => Some(*number),
@@ -77,7 +77,7 @@ impl Reader<'_> {
         while self.0.next_if(is_space).is_some() {}
     }
 
-    /// The next character that is no space, if it is this one, is taken.
+    /// Skips spaces, and takes the next character if it is the one `expected`.
     fn takes(&mut self, expected: char) -> bool {
         self.skip_space();
         self.0.next_if_eq(&expected).is_some()
@@ -102,7 +102,7 @@ impl Reader<'_> {
         })
     }
 
-    /// What stands between brackets, with commas.
+    /// Items between brackets, separated by commas.
     fn items<T>(
         &mut self,
         end: char,
@@ -144,7 +144,7 @@ impl Reader<'_> {
                     other if other.is_control() => return None,
                     other => text.push(other),
                 },
-                // RFC 8259, 7; and no terminal takes a command from such a text.
+                // RFC 8259 §7; a terminal might take a command from such a text.
                 other if other.is_control() => return None,
                 other => text.push(other),
             }
@@ -193,7 +193,7 @@ mod tests {
             "\"\\u12",
             "nul",
             "1 2",
-            // RFC 8259, 7: none of these stands in a string as it is.
+            // RFC 8259 §7: control characters must be escaped in a string.
             "\"\x1b]0;x\x07\"",
             "\"a\nb\"",
             "{\"a\u{9b}\":1}",
