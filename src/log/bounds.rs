@@ -1,8 +1,8 @@
-//! How many lines of a kind there may be a second, in all and about the clients of
-//! one network; what is left out is counted and told.
+//! How many lines of each kind there may be a second, in all and about the clients of
+//! one network. Lines left out are counted, and the log tells how many there were.
 //!
-//! One network's noise leaves room for the others' lines, and one kind's for the
-//! other kinds. Must not: write a line.
+//! The noise of one network leaves room for lines about others, and one kind of line
+//! leaves room for the other kinds. Must not: write a line.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
@@ -14,7 +14,7 @@ use crate::table::rate::NetworkRateLimit;
 /// Networks told apart; some share a place, and with it a bound.
 const NETWORKS: usize = 256;
 
-/// How long lines are left out before that is told.
+/// How long lines are left out before the log tells how many.
 const SUMMARY_AFTER: Duration = Duration::from_secs(1);
 
 /// Lines that clients cause.
@@ -53,7 +53,7 @@ impl Kind {
         }
     }
 
-    /// What stands for it in the log.
+    /// Its name in the log.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Refused => "refused",
@@ -70,7 +70,7 @@ impl Kind {
 #[derive(Debug)]
 pub(crate) struct Bounds {
     kinds: [Bound; Kind::ALL.len()],
-    /// When the first of them is due: every turn of the loop asks.
+    /// The earliest `due` of them, kept since every turn of the loop asks for it.
     due: Option<Instant>,
 }
 
@@ -78,13 +78,13 @@ pub(crate) struct Bounds {
 struct Bound {
     lines: NetworkRateLimit,
     left_out: u64,
-    /// When what was left out is to be told.
+    /// When to tell how many lines were left out.
     due: Option<Instant>,
 }
 
 impl Bounds {
     pub(crate) fn new(now: Instant) -> Self {
-        // No stranger chooses whose place to share.
+        // A random seed: no stranger may choose whose place to share.
         let hasher = RandomState::new();
         Self::seeded(now, |kind| hasher.hash_one(kind.name()))
     }
@@ -111,13 +111,13 @@ impl Bounds {
         admitted
     }
 
-    /// When there is something to be told.
+    /// When [`Bounds::tell`] has something to tell.
     pub(crate) const fn poll_timeout(&self) -> Option<Instant> {
         self.due
     }
 
-    /// Hands over, for each kind of which lines were left out for a while, how many;
-    /// however short the while, if `hurry`.
+    /// Hands over how many lines were left out of each kind that is due, or, if `hurry`, of
+    /// each kind that left any out.
     pub(crate) fn tell(&mut self, now: Instant, hurry: bool, mut tell: impl FnMut(Kind, u64)) {
         for (bound, kind) in self.kinds.iter_mut().zip(Kind::ALL) {
             if bound.due.is_some_and(|due| hurry || due <= now) {
@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn every_kind_has_its_bound_and_its_summary() {
         let now = clock::now();
-        // One with which the two networks have places of their own.
+        // A seed with which the two networks have different places.
         let mut bounds = Bounds::seeded(now, |_| 1);
         for kind in Kind::ALL {
             let mut admit = |client| bounds.admit(now, kind, address(client));

@@ -1,8 +1,8 @@
 //! What the log tells, as values: each kind of line with its fields.
 //!
 //! An event reaches the writers through the `log` crate: as text in the record's
-//! arguments, and field by field in its key-values. So nothing ever takes a line
-//! apart again. Must not: decide which events are told, or how a line looks.
+//! arguments, and field by field in its key-values. So no writer has to parse a line.
+//! Must not: decide which events are told, or how a line looks.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -39,15 +39,15 @@ pub(crate) enum Event<'a> {
         file: Name<'a>,
         blksize: u16,
         windowsize: u16,
-        /// The bytes to come, where they are known.
+        /// The size in bytes, if it is known.
         size: Option<u64>,
     },
-    /// A transfer that is under way, on request.
+    /// A transfer that is under way; told on request.
     Running {
         figures: Figures<'a>,
-        /// Bytes that there are to move, where that is known.
+        /// The size in bytes, if it is known.
         size: Option<u64>,
-        /// What it is doing.
+        /// What the transfer is doing.
         state: &'static str,
     },
     /// A transfer has ended.
@@ -68,14 +68,14 @@ pub(crate) enum Event<'a> {
         file: Name<'a>,
         code: ErrorCode,
         reason: Cut<'a>,
-        /// How often there was this refusal, if more than once.
+        /// How often this was refused, if more than once.
         times: Option<u64>,
         hint: Option<Cut<'a>>,
     },
     /// A boot loader has looked for its configuration under several names.
     Searched {
         peer: SocketAddr,
-        /// The directory of them all.
+        /// The directory of all these names.
         directory: Name<'a>,
         misses: u64,
         /// What was found there in the end, or else the last name that was missing.
@@ -104,11 +104,11 @@ pub(crate) enum Event<'a> {
         dropped: u64,
         sessions: u64,
     },
-    /// What has been done and left undone, by name.
+    /// Counts of what was done and what was left undone, by name.
     Counters(&'a [(&'static str, u64)]),
     /// Events of one kind that weren't told: there were too many of them.
     LeftOut { of: &'static str, lines: u64 },
-    /// No transfer begins any more.
+    /// The server is stopping: no transfer begins any more.
     Stopping { running: u64, grace: Duration },
 }
 
@@ -118,7 +118,7 @@ pub(crate) struct Figures<'a> {
     pub(crate) peer: SocketAddr,
     pub(crate) op: &'static str,
     pub(crate) file: Name<'a>,
-    /// The name it has here, if that is another one.
+    /// The name of the file that is served, if that is another one.
     pub(crate) served: Option<Name<'a>>,
     /// Bytes of the file that have been acknowledged or stored.
     pub(crate) bytes: u64,
@@ -132,13 +132,13 @@ pub(crate) struct Figures<'a> {
 /// A field's value.
 #[derive(Clone, Copy)]
 pub(crate) enum Field<'v> {
-    /// Needs no quotes.
+    /// Shown as it is; needs no quotes.
     Word(&'v dyn fmt::Display),
-    /// Stands between quotes, and is escaped for it.
+    /// Shown between quotes, and escaped for them.
     Text(&'v dyn fmt::Display),
     /// An integer.
     Number(u64),
-    /// To the millisecond.
+    /// Shown to the millisecond.
     Seconds(f64),
 }
 
@@ -252,7 +252,7 @@ impl Event<'_> {
         }
     }
 
-    /// The fields of what is said about ourselves.
+    /// The fields of events about the server.
     fn own_fields<'v>(&'v self, put: &mut dyn FnMut(&'static str, Field<'v>)) {
         use Field::{Number, Seconds, Text, Word};
         match self {
@@ -295,7 +295,7 @@ impl Event<'_> {
         }
     }
 
-    /// The fields of what is said about a request.
+    /// The fields of events about a request.
     fn request_fields<'v>(&'v self, put: &mut dyn FnMut(&'static str, Field<'v>)) {
         use Field::{Number, Text, Word};
         match self {
@@ -363,7 +363,7 @@ impl Event<'_> {
         }
     }
 
-    /// The fields of what is said about a name that leads to another one.
+    /// The fields of events about a name that leads to another one.
     fn other_name_fields<'v>(&'v self, put: &mut dyn FnMut(&'static str, Field<'v>)) {
         use Field::{Text, Word};
         match self {
@@ -386,7 +386,7 @@ impl Event<'_> {
         }
     }
 
-    /// Tells it.
+    /// Logs the event, if its level is logged.
     pub(crate) fn write(&self) {
         if self.level() <= log::max_level() {
             self.write_to(log::logger());
@@ -397,7 +397,7 @@ impl Event<'_> {
         self.with_record(|record| logger.log(record));
     }
 
-    /// Lends it to `write` as the `log` crate has it.
+    /// Lends the event to `write` as a record of the `log` crate.
     pub(super) fn with_record(&self, write: impl FnOnce(&Record<'_>)) {
         write(
             &Record::builder()
@@ -427,7 +427,7 @@ fn put_hint<'v>(hint: Option<&'v Cut<'v>>, put: &mut dyn FnMut(&'static str, Fie
     }
 }
 
-/// The key under which a record of ours has its kind; its fields follow.
+/// The key under which an event's record has its kind; its fields follow.
 pub(crate) const KIND: &str = "event";
 
 impl Source for Event<'_> {

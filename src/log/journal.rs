@@ -1,5 +1,5 @@
-//! The journal as the reader of standard error: each record with its priority and its
-//! fields, and no time.
+//! The log for the journal, where that reads standard error: each record has its priority
+//! and its fields, and no time.
 //!
 //! Fields go to the journal's socket (systemd.journal-fields(7)); where that can't
 //! be reached, lines go to standard error (sd-daemon(3)). Must not: decide what is
@@ -19,7 +19,7 @@ use nix::sys::stat::{SFlag, fstat};
 use super::MAX_LINE;
 use super::priority::{FACILITY, connect, cut, push_escaped, severity};
 
-/// Where the journal takes fields.
+/// The socket where the journal takes fields.
 const SOCKET: &str = "/run/systemd/journal/socket";
 
 /// The log for the journal.
@@ -37,9 +37,10 @@ struct State<W> {
 }
 
 impl<W: Write> Journal<W> {
-    /// Writes lines to `stderr` where the journal's socket can't be had.
+    /// Writes lines to `stderr` if the journal's socket can't be reached.
     pub(super) fn new(level: LevelFilter, stderr: W) -> Self {
-        // What only pretends to be the journal's stream is no socket.
+        // The journal's stream is a socket. Anything else isn't it, whatever JOURNAL_STREAM
+        // says.
         let is_stream = fstat(io::stderr())
             .is_ok_and(|stat| SFlag::from_bits_truncate(stat.st_mode).contains(SFlag::S_IFSOCK));
         let socket = is_stream.then(|| connect(Path::new(SOCKET)).ok());
@@ -78,14 +79,14 @@ impl<W: Write + Send> Log for Journal<W> {
         }
         buffer.clear();
         push_line(buffer, record.level(), record.args());
-        // There is no other place to say that it failed.
+        // There is no other place to report a failure.
         let _ = stderr.write_all(buffer.as_bytes());
     }
 
     fn flush(&self) {}
 }
 
-/// Puts a record into a datagram: a field a line.
+/// Puts a record into a datagram, one line for each field.
 fn put_fields(datagram: &mut String, record: &Record<'_>) {
     datagram.clear();
     push_escaped(datagram, record.args());

@@ -1,9 +1,8 @@
 //! `--log-format json`: each line of the log as one object.
 //!
-//! An event is its kind under `event` and its fields; what is no event stands in
-//! `message`.
-//! Values are spelled as in the text, so that an escaped file name is the same
-//! in both. Must not: decide what is logged.
+//! An event has its kind under `event`, and its fields; a line that is no event has its
+//! text under `message`. Values are spelled as in the text format, so that an escaped file
+//! name is the same in both. Must not: decide what is logged.
 
 use std::fmt::{self, Write as _};
 use std::io::Write;
@@ -49,7 +48,7 @@ impl<W: Write + Send> Log for JsonLines<W> {
         let mut target = self.target.lock().unwrap_or_else(PoisonError::into_inner);
         let (writer, line) = &mut *target;
         put_line(line, clock::unix_seconds(), self.process, record);
-        // There is no other place to say that it failed.
+        // There is no other place to report a failure.
         let _ = writer.write_all(line.as_bytes());
     }
 
@@ -85,7 +84,7 @@ fn put_line(line: &mut String, seconds: f64, process: Process, record: &Record<'
     }
 }
 
-/// Tells what was lost.
+/// Appends a line that tells how many lines were lost.
 pub(super) fn put_note(line: &mut Vec<u8>, process: Process, lost: u64, why: &str) {
     let mut text = String::new();
     let told = super::lost_lines(lost, why);
@@ -149,7 +148,7 @@ impl VisitValue<'_> for &mut Fields<'_> {
     }
 }
 
-/// Appends a JSON string of at most so many bytes, a few more if it is cut.
+/// Appends a JSON string of at most `max` bytes, or a few more if it is cut.
 pub(crate) fn put_text(line: &mut String, text: &dyn fmt::Display, max: usize) -> fmt::Result {
     line.push('"');
     let mut writer = Text {
@@ -158,7 +157,7 @@ pub(crate) fn put_text(line: &mut String, text: &dyn fmt::Display, max: usize) -
         is_cut: false,
     };
     let done = write!(writer, "{text}");
-    // What is shown may itself have given up where there was no more room.
+    // Where the text was cut, an error is expected.
     if writer.is_cut {
         line.push_str(MARK);
     } else {
@@ -236,7 +235,7 @@ mod tests {
             ("stopped", r#""message":"stopped""#),
             ("a \"b\"\n\x1b\\", r#""message":"a \"b\"\u000a\u001b\\""#),
             ("\u{7f}\u{9b}2J", r#""message":"\u007f\u009b2J""#),
-            // Nothing takes it apart.
+            // A message isn't parsed.
             ("refused a=1", r#""message":"refused a=1""#),
         ] {
             let line = line_of(format_args!("{message}"), None);

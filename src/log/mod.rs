@@ -1,9 +1,8 @@
-//! The log: what it tells as typed events, how they look, where they go.
+//! The log: typed events, how they look, and where they go.
 //!
-//! An `Event` is handed to the `log` crate's logger, which is one
-//! of four: lines with time and level, JSON objects, the journal's lines or the
-//! syslog's, with their priorities. None of them waits for a reader. Must not:
-//! know of sessions.
+//! An `Event` is handed to the `log` crate's logger, which is one of four: it writes lines
+//! with time and level, JSON objects, or records with priorities for the journal or for
+//! syslog. None of them waits for a reader. Must not: know of sessions.
 
 #[cfg(feature = "status")]
 use std::fmt;
@@ -40,7 +39,7 @@ pub(crate) mod syslog;
 mod target;
 mod text;
 
-/// Bytes of the longest line, with its end: what a pipe takes whole.
+/// The longest line in bytes, its end included: a pipe takes this much whole.
 const MAX_LINE: usize = PIPE_BUF;
 
 /// Stands for what was cut off.
@@ -72,8 +71,8 @@ pub(crate) fn to_file(
     Ok(file)
 }
 
-/// Logs to standard error from now on, as this `process`: with priorities, if the
-/// journal reads it, which knows by itself who has written what (`_PID`).
+/// Logs to standard error from now on, as this `process`. With priorities if the journal
+/// reads it; the journal itself knows which process wrote a line (`_PID`).
 pub(crate) fn to_standard_error(format: LogFormat, level: LevelFilter, process: Process) {
     let sink = |note| Sink::new(Target::standard_error(), note, process);
     if format == LogFormat::Text && journal::is_standard_error() {
@@ -109,7 +108,7 @@ fn write_lines(
         install(level, JsonLines::new(level, sink, process));
         return;
     }
-    // Its times have as many decimals as it takes: ours are all of one length.
+    // No time of its own, whose decimals vary in number: ours are all of one length.
     let config = ConfigBuilder::new()
         .set_time_level(LevelFilter::Off)
         .set_target_level(LevelFilter::Off)
@@ -120,35 +119,34 @@ fn write_lines(
     install(level, *WriteLogger::new(level, config, lines));
 }
 
-/// Makes `logger` the log. There can only be one already in a test that starts
-/// two servers.
+/// Installs `logger`. Only a test that starts two servers has installed one already.
 fn install(level: LevelFilter, logger: impl Log + 'static) {
     if ::log::set_boxed_logger(noise::bounded(level, logger)).is_ok() {
         ::log::set_max_level(level);
     }
 }
 
-/// An event as the log's JSON has it, at most 4 KiB.
+/// An event as a JSON object, as in the log, at most 4 KiB.
 #[cfg(feature = "status")]
 pub(crate) fn json_object(event: &event::Event<'_>) -> String {
     json::object(event)
 }
 
-/// Appends a text of ours as a string of JSON; what is long is cut.
+/// Appends a text as a JSON string; a long one is cut.
 #[cfg(feature = "status")]
 pub(crate) fn put_json_text(out: &mut String, text: &dyn fmt::Display) {
     // A string takes everything.
     let _ = json::put_text(out, text, MAX_LINE);
 }
 
-/// What is told about lines that couldn't be written.
+/// The message about lines that couldn't be written.
 fn lost_lines(lost: u64, why: &str) -> String {
     let were = if lost == 1 { "was" } else { "were" };
     format!("{} of the log {were} lost: {why}", Count(lost, "line"))
 }
 
-/// Says on standard error why the process ends; under inetd that is a socket,
-/// so the syslog hears it.
+/// Says why the process ends, on standard error. If that can't be written to, as under
+/// inetd, where it is a socket, then to syslog.
 pub fn last_words(text: &str) {
     let mut line = String::new();
     if journal::is_standard_error() {

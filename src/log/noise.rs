@@ -1,7 +1,7 @@
-//! A bound for the debug lines that are no events: datagrams that are dropped,
-//! calls that fail. Anyone can cause them, as many as they like.
+//! A bound on debug lines that aren't events: about dropped datagrams and failed calls.
+//! Anyone can cause as many of them as they like.
 //!
-//! What is left out is counted and told with the next line. Must not: hold back an
+//! Lines left out are counted, and the next line tells how many. Must not: hold back an
 //! event, or a packet that is traced.
 
 use std::sync::{Mutex, PoisonError};
@@ -39,7 +39,7 @@ impl<L: Log> Bounded<L> {
         }
     }
 
-    /// Whether there may be one more line, and what was left out before it.
+    /// Whether there may be one more line, and how many were left out before it.
     fn admit(&self) -> (bool, u64) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.lines.take(clock::now()) {
@@ -74,7 +74,7 @@ impl<L: Log> Log for Bounded<L> {
     }
 }
 
-/// Wraps `logger` where debug lines are wanted at all.
+/// Wraps `logger` if it writes debug lines at all.
 pub(super) fn bounded(level: LevelFilter, logger: impl Log + 'static) -> Box<dyn Log> {
     if level >= LevelFilter::Debug {
         Box::new(Bounded::new(logger))
@@ -117,7 +117,7 @@ mod tests {
             (0..20 * LINES).for_each(record);
         }
         let [others, debug] = counting.0.map(AtomicUsize::into_inner);
-        // However slow the machine: a few seconds.
+        // Enough for the few seconds that a slow machine takes.
         assert!(
             (LINES as usize..10 * LINES as usize).contains(&debug),
             "{debug}"

@@ -1,5 +1,5 @@
-//! What the journal and a syslog daemon have in common: a socket of datagrams, a
-//! priority in front of one line.
+//! What the journal and a syslog daemon have in common: a datagram socket, and lines with
+//! a priority.
 //!
 //! Must not: let a line become two, or wait for its reader.
 
@@ -15,7 +15,7 @@ use super::MARK;
 /// `LOG_DAEMON` (RFC 5424 §6.2.1).
 pub(super) const FACILITY: u8 = 3;
 
-/// RFC 5424 §6.2.1.
+/// The severity of a level (RFC 5424 §6.2.1).
 pub(super) const fn severity(level: Level) -> u8 {
     match level {
         Level::Error => 3,
@@ -25,7 +25,7 @@ pub(super) const fn severity(level: Level) -> u8 {
     }
 }
 
-/// A socket to the one at `path` that never waits.
+/// A socket that is connected to the one at `path` and never waits.
 pub(super) fn connect(path: &Path) -> io::Result<UnixDatagram> {
     let socket = UnixDatagram::unbound()?;
     socket.connect(path)?;
@@ -39,7 +39,7 @@ pub(super) fn push_escaped(line: &mut String, message: impl fmt::Display) {
     debug_assert_eq!(done, Ok(()), "a string takes everything");
 }
 
-/// Cuts a line to so many bytes, and says so by a mark.
+/// Cuts a line to at most `max` bytes, a mark for the rest included.
 pub(super) fn cut(line: &mut String, max: usize) {
     if line.len() <= max {
         return;

@@ -1,9 +1,9 @@
-//! The same refusal again and again: told at once the first time, then counted,
+//! The same refusal again and again: the first is told at once, the others are counted
 //! and told in summaries.
 //!
-//! Boot firmware asks for what isn't there every few seconds, for years. The
-//! first summary comes within a minute, later ones less and less often. Must not:
-//! write a line.
+//! Boot firmware may ask for a file that isn't there every few seconds, for years. The
+//! first summary comes within a minute, later ones less and less often. Must not: write a
+//! line.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher as _;
@@ -13,15 +13,15 @@ use std::time::{Duration, Instant};
 use super::short::Short;
 use crate::wire::packet::ErrorCode;
 
-/// Refusals that are remembered; beyond these a new one takes an old one's place.
-/// As many as a table of 512 slots holds.
+/// The most refusals that are remembered; beyond these, a new one takes an old one's
+/// place. A hash table of 512 slots holds as many.
 const MAX_REMEMBERED: usize = 448;
 
-/// After so long without it a refusal is a new one.
+/// A refusal that didn't come for this long counts as a new one.
 const MEMORY: Duration = Duration::from_secs(600);
 
-/// How long after a refusal was told its repeats are told; ten times as long each
-/// time after that.
+/// How long after a refusal was told its repeats are told; each later wait is ten times
+/// as long.
 const FIRST_WAIT: Duration = Duration::from_secs(60);
 
 /// The longest such wait.
@@ -33,7 +33,7 @@ const NAME_LEN: usize = 96;
 /// A refusal.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RefusedRequest {
-    /// From where it was asked for last.
+    /// Where the latest such request came from.
     pub(crate) peer: SocketAddr,
     pub(crate) op: &'static str,
     pub(crate) file: Short<NAME_LEN>,
@@ -49,7 +49,7 @@ struct Seen {
     /// When repeats are told next.
     due: Instant,
     wait: Duration,
-    /// There was one since they were told.
+    /// There were repeats since they were told last.
     is_repeated: bool,
 }
 
@@ -58,14 +58,14 @@ struct Seen {
 pub(crate) struct Repeats {
     /// By a hash of what makes two refusals the same.
     seen: HashMap<u64, Seen>,
-    /// When the first of them is to be told, or before.
+    /// When the first of them is to be told, or earlier.
     due: Option<Instant>,
 }
 
 impl Repeats {
-    /// Counts a refusal; how often there was this one, if that is to be told now.
+    /// Counts a refusal; returns how often it came, if that is to be told now.
     pub(crate) fn count(&mut self, now: Instant, refusal: RefusedRequest) -> Option<u64> {
-        // From another port it is the same one.
+        // The same refusal to another port is a repeat.
         let client = refusal.peer.ip();
         let same = (client, refusal.op, refusal.file, refusal.code.to_wire());
         let key = self.seen.hasher().hash_one(same);
@@ -101,13 +101,13 @@ impl Repeats {
         Some(1)
     }
 
-    /// When there is something to be told.
+    /// When [`Repeats::tell`] may have something to tell.
     pub(crate) const fn poll_timeout(&self) -> Option<Instant> {
         self.due
     }
 
-    /// Hands over the refusals whose repeats are to be told, and how often there
-    /// was each; all that haven't been told yet, if `hurry`.
+    /// Hands over the refusals whose repeats are to be told, and how often each came; if
+    /// `hurry`, all that have repeats not told yet.
     pub(crate) fn tell(
         &mut self,
         now: Instant,
@@ -202,7 +202,7 @@ mod tests {
             assert_eq!(repeats.count(now, refusal(&name, 1)), Some(1), "{number}");
         }
         assert_eq!(repeats.seen.len(), MAX_REMEMBERED);
-        // After a long time it is a new one.
+        // After a long time the same refusal is a new one.
         let mut repeats = Repeats::default();
         assert_eq!(repeats.count(now, refusal("a", 1)), Some(1));
         assert_eq!(repeats.count(now + MEMORY, refusal("a", 1)), Some(1));

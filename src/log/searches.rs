@@ -1,5 +1,5 @@
-//! A boot loader that looks for its configuration: PXELINUX and GRUB ask for ten
-//! names in a row, of which the last is there. One series, one line.
+//! Boot loaders that look for their configuration: PXELINUX and GRUB ask for ten or so
+//! names in a row, of which the last exists. Each such series is told in one line.
 //!
 //! Must not: write a line.
 
@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use super::short::Short;
 
-/// Series that are followed at a time; others' misses are told one by one.
+/// The most series followed at a time; the misses of others are told one by one.
 const MAX_OPEN: usize = 64;
 
-/// A series is over when nothing more of it came for so long.
+/// A series is over when no more of it came for this long.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// The longest series.
+/// The longest that a series lasts.
 const LONGEST: Duration = Duration::from_secs(10);
 
 /// A series of misses in one directory.
@@ -27,7 +27,7 @@ pub(crate) struct Search {
     pub(crate) misses: u64,
     /// The last name that was missing.
     pub(crate) missed: Short<64>,
-    /// What can be done about the first one.
+    /// What can be done about the first miss.
     pub(crate) hint: Option<String>,
     began: Instant,
     last: Instant,
@@ -39,15 +39,15 @@ impl Search {
     }
 }
 
-/// The series that go on.
+/// The series that aren't over.
 #[derive(Debug, Default)]
 pub(crate) struct Searches {
     open: Vec<Search>,
 }
 
 impl Searches {
-    /// Takes in the miss of a name, if it is one of a series. The `hint` is asked for
-    /// with the first.
+    /// Takes in a missing name if it belongs to a series; returns whether it does. `hint`
+    /// is called for the first of a series.
     pub(crate) fn miss(
         &mut self,
         now: Instant,
@@ -81,7 +81,7 @@ impl Searches {
         true
     }
 
-    /// A client gets a file; the series that this ends, and the file's name in its
+    /// A client gets a file: returns the series that this ends, and the file's name in its
     /// directory.
     pub(crate) fn found<'a>(
         &mut self,
@@ -103,7 +103,7 @@ impl Searches {
         open.find(|it| it.peer.ip() == peer.ip() && it.directory == *directory)
     }
 
-    /// When there is something to be told.
+    /// When [`Searches::tell`] has something to tell.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         self.open.iter().map(Search::due).min()
     }
@@ -168,7 +168,7 @@ mod tests {
             let name = format!("boot/pxelinux.cfg/{name}");
             assert!(searches.miss(now, peer(port as u16), name.as_bytes(), || None));
         }
-        // Somebody else's is another's.
+        // Another client's miss belongs to another series.
         let other = ([192, 0, 2, 2], 1).into();
         assert!(searches.miss(now, other, b"boot/pxelinux.cfg/C0", || None));
         let found = searches.found(peer(99), b"boot/pxelinux.cfg/default");
@@ -180,7 +180,7 @@ mod tests {
                 .found(peer(99), b"boot/pxelinux.cfg/default")
                 .is_none()
         );
-        // That one never finds any.
+        // The other client never finds a file.
         let due = searches.poll_timeout().unwrap();
         assert_eq!(due, now + PAUSE);
         let mut told = Vec::new();

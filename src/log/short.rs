@@ -1,4 +1,4 @@
-//! Bytes of a bounded number, kept without an allocation.
+//! A bounded number of bytes, kept without an allocation.
 //!
 //! Must not: hide that something was cut.
 
@@ -25,7 +25,7 @@ impl<const N: usize> Short<N> {
 
     pub(crate) fn shown(text: &dyn fmt::Display) -> Self {
         let mut short = Self::of(b"");
-        // It takes everything, if only to drop it.
+        // Writing can't fail: what doesn't fit is dropped.
         let _ = write!(short, "{text}");
         short
     }

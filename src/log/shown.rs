@@ -1,7 +1,7 @@
-//! What stands in a line: names, texts, addresses, numbers.
+//! What a line is made of: names, texts, addresses, numbers.
 //!
-//! Whatever came from the network is escaped and has a bound here, so that the
-//! end of a line is never lost to a long name. Must not: know an event.
+//! Everything that came from the network is escaped here, and cut, so that a long name
+//! never costs the end of a line. Must not: know an event.
 
 use std::fmt::{self, Write};
 use std::net::SocketAddr;
@@ -30,7 +30,7 @@ impl fmt::Debug for Name<'_> {
     }
 }
 
-/// Something of ours to be shown, if it isn't too long.
+/// Something of our own, cut if it is too long.
 #[derive(Clone, Copy)]
 pub(crate) struct Cut<'a>(pub(crate) &'a dyn fmt::Display);
 
@@ -41,7 +41,7 @@ impl fmt::Display for Cut<'_> {
             left: MAX_FIELD,
         };
         match write!(cutter, "{}", self.0) {
-            // The only way to stop: it is whole as it is.
+            // An error is the only way to stop, and no failure here.
             Err(_) if cutter.left == 0 => Ok(()),
             done => done,
         }
@@ -54,7 +54,7 @@ impl fmt::Debug for Cut<'_> {
     }
 }
 
-/// Writes on until there is no more room.
+/// Writes until there is no more room.
 struct Cutter<'a, W> {
     to: &'a mut W,
     left: usize,
@@ -87,7 +87,7 @@ impl fmt::Display for Addresses<'_> {
     }
 }
 
-/// A duration in words: whole seconds, or as many digits as it takes.
+/// A duration in seconds, with as many decimals as it needs.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Seconds(pub(crate) Duration);
 

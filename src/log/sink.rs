@@ -1,7 +1,7 @@
-//! Lines, each whole or cut, on their way out.
+//! Writes lines, each whole or cut.
 //!
-//! What can't be written is counted, and that is told before the next line that
-//! can. Must not: wait, decide what is logged, or know a format.
+//! Lines that can't be written are counted; how many there were is told before the next
+//! line that can be. Must not: wait, decide what is logged, or know a format.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,7 +12,7 @@ use super::stamp::Process;
 use super::target::{LogFile, Target};
 use super::{MARK, MAX_LINE};
 
-/// Makes the line that tells what was lost: by which process, how many lines, and why.
+/// Appends the line about lost lines: which process lost them, how many, and why.
 pub(super) type Note = fn(&mut Vec<u8>, Process, u64, &str);
 
 /// Takes pieces of lines and writes lines.
@@ -36,7 +36,7 @@ impl Sink {
         Self::shared(Arc::new(Mutex::new(target)), note, process)
     }
 
-    /// Writes to the log file, whichever that is at the time.
+    /// Writes to the log file, even after it was opened anew.
     pub(super) fn to(file: &LogFile, note: Note, process: Process) -> Self {
         Self::shared(file.target(), note, process)
     }
@@ -53,7 +53,7 @@ impl Sink {
         }
     }
 
-    /// Writes a line, after what is still to be said before it.
+    /// Writes a line, after the rest of an earlier one and the line about lost ones.
     fn put(&mut self, line: &[u8]) -> Result<(), Errno> {
         let rest = std::mem::take(&mut self.rest);
         if let Err(errno) = self.begin(&rest) {
@@ -67,8 +67,8 @@ impl Sink {
             Errno::EAGAIN | Errno::EPIPE | Errno::ENXIO => "nobody read them".to_owned(),
             other => other.desc().to_ascii_lowercase(),
         };
-        // With the line in one go: alone it would fit where no line does, again
-        // and again.
+        // In one write with the line: alone, it would fit where the line doesn't, again and
+        // again.
         let mut both = Vec::new();
         (self.note)(&mut both, self.process, self.lost, &why);
         both.extend(line);
@@ -77,8 +77,8 @@ impl Sink {
         Ok(())
     }
 
-    /// Writes as much of `bytes` as goes, once all before it has gone; keeps the
-    /// rest.
+    /// Writes as much of `bytes` as it can and keeps the rest; nothing before an earlier
+    /// rest has been written.
     fn begin(&mut self, bytes: &[u8]) -> Result<(), Errno> {
         if !self.rest.is_empty() {
             return Err(Errno::EAGAIN);
@@ -118,13 +118,13 @@ impl Write for Sink {
     }
 }
 
-/// Cuts a line to so many bytes, and says so by a mark.
+/// Cuts a line to at most `max` bytes, a mark for the rest and the line end included.
 pub(super) fn cut(line: &mut Vec<u8>, max: usize) {
     if line.len() <= max {
         return;
     }
     let mut end = max - MARK.len() - 1;
-    // Not within a character.
+    // Not in the middle of a character.
     while line.get(end).is_some_and(|byte| byte & 0xc0 == 0x80) {
         end -= 1;
     }

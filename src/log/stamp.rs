@@ -1,5 +1,5 @@
 //! What a line of text begins with: the time and, where several processes write to one
-//! log, which of them has written it.
+//! log, the process that wrote the line.
 //!
 //! The time has the same length in every line, so that lines can be sorted and cut by
 //! columns. Must not: know what follows.
@@ -10,14 +10,14 @@ use std::mem;
 use super::lost_lines;
 use crate::host::{calendar, clock};
 
-/// The process whose lines these are, where there are several.
+/// The number of the process that writes the lines, if several write to one log.
 pub(crate) type Process = Option<u32>;
 
-/// Puts it before each line.
+/// Puts the stamp before each line.
 pub(super) struct Stamped<W> {
     lines: W,
     process: Process,
-    /// What comes next begins a line.
+    /// The next byte begins a line.
     is_begin: bool,
 }
 
@@ -48,7 +48,7 @@ impl<W: Write> Write for Stamped<W> {
     }
 }
 
-/// Tells what was lost, in a line of text.
+/// Appends a line of text that tells how many lines were lost.
 pub(super) fn put_note(line: &mut Vec<u8>, process: Process, lost: u64, why: &str) {
     let stamp = stamp(clock::unix_milliseconds(), process);
     line.extend(format!("{stamp}[WARN] {}\n", lost_lines(lost, why)).bytes());
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn each_line_gets_one_however_many_pieces_it_comes_in() {
+    fn each_line_gets_a_stamp_however_many_pieces_it_comes_in() {
         let mut stamped = Stamped::new(Vec::new(), Some(7));
         for piece in ["", "a", "b\n", "", "c\nd", "\n"] {
             stamped.write_all(piece.as_bytes()).unwrap();
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_lost_has_its_time_too() {
+    fn the_line_about_lost_lines_has_a_stamp_too() {
         let mut line = Vec::new();
         put_note(&mut line, Some(7), 2, "nobody read them");
         let line = String::from_utf8(line).unwrap();

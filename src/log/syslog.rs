@@ -31,8 +31,8 @@ pub(crate) struct Syslog {
     lost: u64,
 }
 
-/// Where the daemon is found again when it was started again. From a chroot as
-/// well: its directory is kept open.
+/// Where to find the daemon again after it was restarted. Works in a chroot as well: the
+/// directory of its socket is kept open.
 #[derive(Debug)]
 struct Place {
     path: PathBuf,
@@ -42,7 +42,7 @@ struct Place {
 
 impl Place {
     fn new(path: &Path) -> Self {
-        // As it is now: /dev/log may be a link to elsewhere.
+        // Resolved before a chroot: /dev/log may be a link to elsewhere.
         let path = path.canonicalize().unwrap_or(path.to_owned());
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let within = path
@@ -57,9 +57,9 @@ impl Place {
 
     fn connect(&self) -> io::Result<UnixDatagram> {
         connect(&self.path).or_else(|error| {
-            // A socket can't be connected beneath a descriptor, but from the
-            // directory that we are in: there is one thread, and no path is
-            // looked up meanwhile.
+            // No system call connects to a path below a descriptor, so we go to that
+            // directory and back: there is one thread, and it looks up no other path
+            // meanwhile.
             let Some((directory, name)) = &self.within else {
                 return Err(error);
             };
@@ -86,8 +86,8 @@ impl Syslog {
         })
     }
 
-    /// Sends one line, cut if it is long. Lost if the daemon doesn't take it at
-    /// once, or isn't there any more; one that was started again is found again.
+    /// Sends one line, cut if it is long. It is lost if the daemon doesn't take it at once,
+    /// or isn't there any more; a restarted daemon is found again.
     pub(crate) fn write(&mut self, level: Level, message: impl fmt::Display) {
         if self.lost > 0 {
             let note = lost_lines(self.lost, "the daemon didn't take them");
@@ -105,7 +105,7 @@ impl Syslog {
     fn send(&mut self, level: Level, message: impl fmt::Display) -> bool {
         let (priority, pid) = (FACILITY * 8 + severity(level), std::process::id());
         self.line.clear();
-        // As RFC 3164 §4.1 has it, but for the time: the daemon knows that.
+        // The form of RFC 3164 §4.1, without the time, which the daemon knows.
         let _ = write!(self.line, "<{priority}>tftpd[{pid}]: ");
         push_escaped(&mut self.line, message);
         cut(&mut self.line, MAX_LINE);

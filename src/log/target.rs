@@ -25,10 +25,10 @@ use nix::unistd::geteuid;
 pub(super) enum Target {
     /// A regular file, or a description of our own that doesn't block.
     Plain(File),
-    /// A socket: each call says that it doesn't wait.
+    /// A socket: each call asks not to wait (`MSG_DONTWAIT`).
     Socket(File),
-    /// Others have the description as well: look first whether it is ready. A pipe
-    /// that is takes a line whole.
+    /// A description that others share: polled before each write. A pipe that is ready
+    /// takes a whole line.
     Polled(File),
     /// There was no descriptor left to write with.
     Nowhere,
@@ -39,7 +39,7 @@ impl Target {
         Self::inherited(io::stderr())
     }
 
-    /// A descriptor that may be others' as well.
+    /// For a descriptor whose open file description others may share.
     pub(super) fn inherited(descriptor: impl AsFd) -> Self {
         let descriptor = descriptor.as_fd();
         let Ok(copy) = descriptor.try_clone_to_owned().map(File::from) else {
@@ -50,7 +50,7 @@ impl Target {
             Ok(kind) if kind.is_socket() => Self::Socket(copy),
             _ => {
                 let path = format!("/proc/self/fd/{}", descriptor.as_raw_fd());
-                // It may be another user's, and there may be no /proc.
+                // This fails if it is another user's, or if there is no /proc.
                 match open(&*path, OFlag::O_WRONLY | QUIETLY, Mode::empty()) {
                     Ok(own) => Self::Plain(own.into()),
                     Err(_) => Self::Polled(copy),
@@ -62,8 +62,7 @@ impl Target {
     /// Writes some of the bytes, or none of them, without waiting for anyone.
     ///
     /// # Errors
-    /// EAGAIN where nobody has read what is there already; whatever else the
-    /// kernel says.
+    /// EAGAIN if nobody has read what was written before; whatever else the kernel says.
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<usize, Errno> {
         let written = match self {
             Self::Nowhere => return Err(Errno::EBADF),
@@ -84,15 +83,15 @@ impl Target {
     }
 }
 
-/// Without waiting for the other end, or taking over a terminal.
+/// Opens without waiting for the other end, or taking over a terminal.
 const QUIETLY: OFlag = OFlag::O_NONBLOCK
     .union(OFlag::O_NOCTTY)
     .union(OFlag::O_CLOEXEC);
 
 /// The log file; clones share it.
 ///
-/// Its directory is kept open, so that the file can be opened again from a chroot
-/// and where the way to it has been closed to us.
+/// Its directory is kept open, so that the file can be opened again in a chroot, or when
+/// we may no longer search the directories above.
 #[derive(Debug, Clone)]
 pub(crate) struct LogFile {
     place: Option<Arc<Place>>,
@@ -104,14 +103,14 @@ struct Place {
     directory: OwnedFd,
     name: OsString,
     is_regular: bool,
-    /// Nobody had anything in the file when it was opened: it was made then, or was root's
-    /// and empty.
+    /// Nobody else had written to the file when it was opened: it was created then, or was
+    /// root's and empty.
     is_ours: AtomicBool,
 }
 
 impl LogFile {
-    /// Opens or creates the file. `/dev/stderr` and `/dev/stdout` stand for what
-    /// we were started with, even where that is a socket.
+    /// Opens or creates the file. `/dev/stderr` and `/dev/stdout` stand for the streams
+    /// that we were started with, even if they are sockets.
     ///
     /// # Errors
     /// Whatever the kernel says.
@@ -172,11 +171,11 @@ impl LogFile {
         Ok(())
     }
 
-    /// Does something to the file, if it is ours alone: not one that others write to,
-    /// no device and no pipe.
+    /// Calls `act` with the file if it is ours alone, and not a device, a pipe, or a file
+    /// that others write to.
     ///
     /// # Errors
-    /// Whatever is done to it says.
+    /// Those of `act`.
     pub(crate) fn with_ours(&self, act: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
         let target = self.target.lock().unwrap_or_else(PoisonError::into_inner);
         match &*target {
@@ -189,8 +188,8 @@ impl LogFile {
         Arc::clone(&self.target)
     }
 
-    /// The directory in which another file takes the place of this one. None for a
-    /// device: nobody moves that away, and its directory holds all the others.
+    /// The directory in which another file may take the place of this one. `None` for a
+    /// device: nobody moves it away, and its directory has all the other devices in it.
     pub(crate) fn directory(&self) -> Option<BorrowedFd<'_>> {
         let place = self.place.as_ref().filter(|place| place.is_regular)?;
         Some(place.directory.as_fd())
@@ -202,10 +201,10 @@ impl Place {
         self.is_ours.load(Ordering::Relaxed)
     }
 
-    /// Opens the file, and tells whether it was made.
+    /// Opens or creates the file; tells whether it was created.
     fn open(&self) -> io::Result<(File, bool)> {
-        // Others who can write to the directory may not tell root which file to
-        // append to: neither by a symbolic link nor by a hard one.
+        // Others who can write to the directory must not choose the file that root appends
+        // to, by a symbolic or a hard link.
         let is_guarded = geteuid().is_root() && !self.is_roots_alone()?;
         let links = if is_guarded {
             OFlag::O_NOFOLLOW
@@ -217,7 +216,7 @@ impl Place {
         let append = OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_CREAT;
         let file: File = match open(append | OFlag::O_EXCL) {
             Err(Errno::EEXIST) => match open(append) {
-                // A FIFO without a reader: to be one ourselves is no waiting.
+                // A FIFO without a reader. With O_RDWR we are one, and needn't wait.
                 Err(Errno::ENXIO) => open(OFlag::O_RDWR)?.into(),
                 opened => opened?.into(),
             },
@@ -237,5 +236,5 @@ impl Place {
     }
 }
 
-/// What the umask leaves of it.
+/// The mode of a new file, before the umask.
 const NEW_FILE: Mode = Mode::from_bits_truncate(0o666);

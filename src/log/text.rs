@@ -9,7 +9,7 @@ use super::event::{Event, Field};
 use super::shown::{Count, Seconds};
 
 impl Event<'_> {
-    /// Whether the text is a sentence; the fields are in it.
+    /// Whether the text is a sentence that contains the fields.
     pub(crate) const fn is_sentence(&self) -> bool {
         matches!(
             self,
