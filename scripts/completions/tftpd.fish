@@ -38,7 +38,7 @@ complete -c tftpd -n "__fish_tftpd_needs_command" -l max-upload -d 'Largest uplo
 complete -c tftpd -n "__fish_tftpd_needs_command" -s U -l umask -d 'Permission bits to clear on new files [default: the process\'s own umask]' -r
 complete -c tftpd -n "__fish_tftpd_needs_command" -s m -l map-file -d 'Rules that rewrite requested names, in tftp-hpa\'s language' -r -F
 complete -c tftpd -n "__fish_tftpd_needs_command" -l map-test -d 'Show what the rules in FILE do to the names on standard input, and exit' -r -F
-complete -c tftpd -n "__fish_tftpd_needs_command" -l rules -d 'What holds for which clients: directories, rights, options, bounds, by network, interface or hardware address' -r -F
+complete -c tftpd -n "__fish_tftpd_needs_command" -l rules -d 'Rules by client: directories, rights, options and limits, by network, interface or hardware address' -r -F
 complete -c tftpd -n "__fish_tftpd_needs_command" -l rules-test -d 'Show what the rules by client in FILE mean for the clients and names on standard input, and exit' -r -F
 complete -c tftpd -n "__fish_tftpd_needs_command" -l helper -d 'Program that is told what happens and asked what to serve, for /bin/sh; started again when it ends' -r
 complete -c tftpd -n "__fish_tftpd_needs_command" -l helper-socket -d 'Unix socket of a service that is told and asked the same' -r -F
@@ -59,14 +59,14 @@ complete -c tftpd -n "__fish_tftpd_needs_command" -l max-upload-total -d 'Larges
 complete -c tftpd -n "__fish_tftpd_needs_command" -l min-free -d 'Refuse uploads that would leave less free space on the disk: in bytes, with K, M, G or T, such as 500M, or as a percentage, such as 5% [default: 0]' -r
 complete -c tftpd -n "__fish_tftpd_needs_command" -s u -l user -d 'Run as this user and group (name or number); must be started as root [default: the user that started it; the user\'s own group]' -r
 complete -c tftpd -n "__fish_tftpd_needs_command" -s P -l pid-file -d 'Write the process ID to FILE, and delete FILE at exit' -r -F
-complete -c tftpd -n "__fish_tftpd_needs_command" -l workers -d 'Serve with so many processes, each with its part of the clients: one for each processor. SIGUSR2 has new ones take over without dropping a transfer' -r
+complete -c tftpd -n "__fish_tftpd_needs_command" -l workers -d 'Number of worker processes, usually one per processor; the kernel spreads clients among them. SIGUSR2 replaces them without dropping a transfer' -r
 complete -c tftpd -n "__fish_tftpd_needs_command" -l grace -d 'Seconds that running transfers may take to finish after SIGTERM or SIGINT, or a time such as 2m' -r
 complete -c tftpd -n "__fish_tftpd_needs_command" -l idle-exit -d 'Exit after this many seconds without a transfer or a request, or a time such as 10m [default: never; 900 under inetd]' -r
 complete -c tftpd -n "__fish_tftpd_needs_command" -l log-file -d 'Append the log to FILE instead of standard error' -r -F
 complete -c tftpd -n "__fish_tftpd_needs_command" -l log-format -d 'Format of log lines: text, or one JSON object each' -r -f -a "text\t'Time, level and text'
 json\t'One JSON object'"
 complete -c tftpd -n "__fish_tftpd_needs_command" -l syslog -d 'Log to the syslog, through /dev/log or another SOCKET' -r -F
-complete -c tftpd -n "__fish_tftpd_needs_command" -l status -d 'Show what goes on over HTTP: a page, /status.json, /metrics, /healthz. PORT alone is of this machine; a SOCKET has a slash in it' -r
+complete -c tftpd -n "__fish_tftpd_needs_command" -l status -d 'Show the status over HTTP: a page, /status.json, /metrics, /healthz. A bare PORT listens on loopback; a value with a slash is a Unix socket' -r
 complete -c tftpd -n "__fish_tftpd_needs_command" -s 4 -l ipv4 -d 'Listen on IPv4 only'
 complete -c tftpd -n "__fish_tftpd_needs_command" -s 6 -l ipv6 -d 'Listen on IPv6 only'
 complete -c tftpd -n "__fish_tftpd_needs_command" -l single-port -d 'Use the listening port for all transfers: for clients behind NAT, for containers, firewalls and load balancers'

@@ -167,8 +167,8 @@ pub struct Args {
     )]
     pub map_test: Option<PathBuf>,
 
-    /// What holds for which clients: directories, rights, options, bounds, by network,
-    /// interface or hardware address
+    /// Rules by client: directories, rights, options and limits, by network, interface
+    /// or hardware address
     #[arg(long, value_name = "FILE", help_heading = "Access")]
     pub rules: Option<PathBuf>,
 
@@ -298,8 +298,8 @@ pub struct Args {
     #[arg(short = 'P', long, value_name = "FILE", help_heading = "Process")]
     pub pid_file: Option<PathBuf>,
 
-    /// Serve with so many processes, each with its part of the clients: one for each
-    /// processor. SIGUSR2 has new ones take over without dropping a transfer
+    /// Number of worker processes, usually one per processor; the kernel spreads
+    /// clients among them. SIGUSR2 replaces them without dropping a transfer
     #[cfg_attr(
         feature = "workers",
         arg(
@@ -362,8 +362,8 @@ pub struct Args {
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = DEV_LOG)]
     pub syslog: Option<PathBuf>,
 
-    /// Show what goes on over HTTP: a page, /status.json, /metrics, /healthz. PORT alone is
-    /// of this machine; a SOCKET has a slash in it
+    /// Show the status over HTTP: a page, /status.json, /metrics, /healthz. A bare PORT
+    /// listens on loopback; a value with a slash is a Unix socket
     #[cfg(feature = "status")]
     #[arg(
         long,
@@ -440,7 +440,7 @@ fn second_root(error: &clap::Error) -> Option<String> {
 /// Why options don't go together, and which one to leave out.
 #[rustfmt::skip]
 const REMEDIES: &[Remedy] = &[
-    ("'--read-only'", "--read-only refuses all uploads: leave it out, or what is about uploads"),
+    ("'--read-only'", "--read-only refuses all uploads: leave it out, or the upload options"),
     ("'--single-port'", "--single-port uses no other ports: leave out one of them"),
     ("'--chroot'", "--chroot shuts out all but ROOT: leave it out; the sandbox confines as well"),
     ("-test <FILE>'", "a test reads the FILE it names, and serves nobody: leave out the other"),

@@ -382,7 +382,10 @@ impl Server {
                 Order::Listen => self.front.listen(),
                 Order::Hear(socket) => {
                     if let Err(error) = self.front.hear(socket, self.floor.registry()) {
-                        error!("cannot hear the process before this one: {error}");
+                        error!(
+                            "cannot receive from the older process: {error}; it serves its \
+                             requests itself"
+                        );
                     }
                 }
                 Order::Replaced(socket) => self.drain(socket),

@@ -470,7 +470,7 @@ impl<'a> Supervisor<'a> {
 
     fn want_upgrade(&mut self) {
         match &mut self.upgrade {
-            _ if self.kill_at.is_some() => info!("stopping: nothing is replaced any more"),
+            _ if self.kill_at.is_some() => info!("ignoring SIGUSR2: the server is stopping"),
             Upgrade::Tried(trial) => trial.is_outdated = true,
             Upgrade::Unwanted | Upgrade::Wanted | Upgrade::Passed => {
                 self.upgrade = Upgrade::Wanted;
