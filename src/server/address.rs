@@ -1,4 +1,4 @@
-//! Where to listen: what `-a` may say, and the sockets that it comes to.
+//! Where to listen: what `-a` may say, and the sockets that it stands for.
 //!
 //! Must not: bind.
 
@@ -14,7 +14,7 @@ const EXPECTED: &str = "expected an address, an interface or a host, each with o
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenAddress {
     host: Host,
-    /// `None`: the common one.
+    /// `None`: the port of `-p`.
     port: Option<u16>,
     /// As it was written.
     pub(super) text: String,
@@ -37,12 +37,12 @@ pub(super) struct ListenTarget {
     pub(super) address: SocketAddr,
     /// Only what arrives on this interface is taken.
     pub(super) device: Option<String>,
-    /// The user wrote this very address. Others may be of a family that the kernel
-    /// lacks.
+    /// The user wrote this very address. Other addresses may be of a family that the
+    /// kernel lacks.
     pub(super) is_literal: bool,
 }
 
-/// Which families the command line leaves.
+/// The address families that `-4` and `-6` leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Families {
     Both,
@@ -118,7 +118,7 @@ fn parse_scoped(text: &str) -> Option<Host> {
 }
 
 impl ListenAddress {
-    /// What the server listens on where nothing is said.
+    /// What the server listens on by default.
     pub(super) const fn any() -> Self {
         Self {
             host: Host::Any,
@@ -127,7 +127,7 @@ impl ListenAddress {
         }
     }
 
-    /// Whether `families` may leave it: only the address of another one is surely lost.
+    /// Whether `families` may leave any of it: not an address of the other family.
     pub(super) fn may_be_left_by(&self, families: Families) -> bool {
         match self.host {
             Host::Ip(ip) => families.have(SocketAddr::new(ip, 0)),
@@ -136,8 +136,8 @@ impl ListenAddress {
         }
     }
 
-    /// The sockets that it comes to; none where `families` leaves none. `port` is
-    /// the common one.
+    /// The sockets that it stands for; none if `families` leaves none. `port` is that
+    /// of `-p`.
     ///
     /// # Errors
     /// One line: there is no such interface or host.
@@ -191,7 +191,7 @@ fn look_up(name: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
     Ok(addresses)
 }
 
-/// That there is no interface of the name in `place`, in one line with the remedy.
+/// One line, with the remedy, that there is no interface of the name in `place`.
 pub(super) fn no_interface(place: &str) -> String {
     format!("cannot listen on {place}: no such interface; ip link lists those there are")
 }
@@ -200,7 +200,7 @@ pub(super) fn no_interface(place: &str) -> String {
 mod tests {
     use super::*;
 
-    /// What `text` comes to, with 6969 as the common port.
+    /// What `text` stands for, with 6969 as the port of `-p`.
     fn resolved(text: &str, families: Families) -> Vec<String> {
         let address: ListenAddress = text.parse().unwrap_or_else(|_| panic!("{text}"));
         let targets = address.resolve(6969, families).unwrap();

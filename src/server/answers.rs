@@ -60,7 +60,8 @@ pub(super) fn turn_stranger_away(
     if let Some(trace) = floor.resources.ingress.trace {
         trace(datagram.peer, Heading::Received, payload);
     }
-    // As on the listen port: an ACK may be tftp-hpa's answer to an ERROR of ours.
+    // As on the listen port, an ACK isn't answered: it may be tftp-hpa's answer to an
+    // ERROR of ours.
     match (Packet::parse(payload), endpoint_of(datagram, socket)) {
         (Ok(Packet::Data { .. }), Some(endpoint)) => turn_away(now, socket, &endpoint, floor),
         (Ok(_), _) => floor.counters.strangers += 1,
@@ -68,7 +69,7 @@ pub(super) fn turn_stranger_away(
     }
 }
 
-/// RFC 1350 §4: a peer that sends blocks of a transfer that isn't here is told so.
+/// RFC 1350 §4: a peer that sends DATA of a transfer that isn't here is told so.
 pub(super) fn turn_away(
     now: Instant,
     listener: &ListenSocket,
@@ -85,8 +86,8 @@ pub(super) fn turn_away(
     }
 }
 
-/// One ERROR without a transfer, from the listen port while there is room. Lost
-/// if it can't be sent at once: the client asks again.
+/// One ERROR without a transfer, from the listen port if there is room, else from a
+/// socket of its own. Lost if it can't be sent at once: the client asks again.
 pub(super) fn answer(
     now: Instant,
     listener: &ListenSocket,

@@ -1,12 +1,12 @@
-//! Whether to wait for the next datagram awake.
+//! Whether to busy-poll for the next datagram instead of sleeping.
 //!
-//! In lockstep the answer to what was just sent is often some ten microseconds
-//! away, and half of that is being woken up. So while the waits measured lately
-//! are shorter than the bound, the loop polls without sleeping, for as long as
-//! the bound; where clients take their time, or there are none, it sleeps at
-//! once. Must not: read the clock, or sleep itself.
+//! In lockstep the answer to what was just sent is often only some ten microseconds
+//! away, and half of that is the time it takes to wake up. So while recent waits were
+//! shorter than the bound, the loop polls without sleeping, for no longer than the
+//! bound; if clients take their time, or there are none, it sleeps at once. Must not:
+//! read the clock, or sleep itself.
 //!
-//! Where only one session is at work, its socket is looked at before the poll is asked:
+//! If only one session is at work, its socket is looked at before the poll is asked:
 //! that saves a system call for each answer.
 
 use std::time::{Duration, Instant};
@@ -16,8 +16,8 @@ use crate::table::SessionKey;
 /// How much the latest wait counts in the moving average: one part in this many.
 const WEIGHT: u64 = 8;
 
-/// A wait longer than this many bounds counts as no more: one long pause must
-/// not outweigh a thousand short ones forever.
+/// A wait counts as at most this many times the bound: one long pause must not outweigh
+/// a thousand short ones.
 const CAP: u64 = 16;
 
 /// How often one session's socket is looked at before the poll is asked again, which
@@ -59,7 +59,7 @@ impl BusyPoll {
         self.average < self.bound && nanos(now.saturating_duration_since(since)) < self.bound
     }
 
-    /// What came, came for this session alone; `None`: for others, too.
+    /// The one session that the last events were for; `None`: there were others.
     pub(super) const fn came_for(&mut self, alone: Option<SessionKey>) {
         self.alone = alone;
     }

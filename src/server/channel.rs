@@ -1,8 +1,8 @@
-//! What a supervisor and its workers tell each other: short texts, and descriptors with
+//! Messages between a supervisor and its workers: short texts, and descriptors with
 //! them.
 //!
-//! Over pairs of sockets that keep messages whole (`SOCK_SEQPACKET`). Must not: wait, or
-//! know what a message means.
+//! They go over socket pairs that preserve message boundaries (`SOCK_SEQPACKET`). Must
+//! not: wait, or know what a message means.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -17,11 +17,10 @@ use crate::net::receive_with_descriptors;
 /// Bytes of the longest text.
 const TEXT_LEN: usize = 128;
 
-/// Bytes we ask the kernel to hold of what is on its way to the other end, where that is
-/// more than a few texts.
+/// Send buffer, in bytes, of a channel that carries relayed datagrams.
 const LARGE_BUFFER: usize = 8 << 20;
 
-/// Neither the reader nor its end may stop us.
+/// Never block; no SIGPIPE when the other end is gone.
 const QUIETLY: MsgFlags = MsgFlags::MSG_DONTWAIT.union(MsgFlags::MSG_NOSIGNAL);
 
 /// What came from the other end.
@@ -29,11 +28,11 @@ const QUIETLY: MsgFlags = MsgFlags::MSG_DONTWAIT.union(MsgFlags::MSG_NOSIGNAL);
 pub(super) struct Message {
     pub(super) text: String,
     pub(super) descriptors: Vec<OwnedFd>,
-    /// All that were sent with it are there: the process may open no more, perhaps.
+    /// False if descriptors were lost, for example at the limit of open files.
     pub(super) is_whole: bool,
 }
 
-/// Two ends; neither is inherited by a program that is run.
+/// A pair of sockets; neither is inherited by a program that is executed.
 ///
 /// # Errors
 /// Whatever the kernel says.
@@ -47,7 +46,7 @@ pub(super) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     )?)
 }
 
-/// Two ends, of which the first is to send a lot to the second.
+/// A pair of sockets; the first has a large send buffer.
 ///
 /// # Errors
 /// Whatever the kernel says.
@@ -59,10 +58,10 @@ pub(super) fn large_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((from, to))
 }
 
-/// Sends a text, which isn't empty, and copies of the descriptors.
+/// Sends a text, which must not be empty, and copies of the descriptors.
 ///
 /// # Errors
-/// `WouldBlock` where the other end doesn't read; whatever else the kernel says.
+/// `WouldBlock` if the other end doesn't keep up; whatever else the kernel says.
 pub(super) fn send(socket: &impl AsFd, text: &str, descriptors: &[impl AsRawFd]) -> io::Result<()> {
     let raw: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&raw)];
@@ -114,8 +113,8 @@ pub(super) fn receive(socket: &impl AsRawFd) -> io::Result<Option<Message>> {
     }))
 }
 
-/// Whether a socket is seen to be closed, though not at once: a child that another test
-/// forks holds a copy until it executes its program.
+/// Whether the condition comes true. A socket isn't always seen closed at once: a child
+/// that another test forks holds a copy until it executes its program.
 #[cfg(test)]
 pub(super) fn comes_true(mut is_closed: impl FnMut() -> bool) -> bool {
     (0..100_000).any(|_| {
@@ -144,7 +143,7 @@ mod tests {
         assert!(comes_true(|| matches!(receive(&to), Ok(None))));
     }
 
-    /// How many descriptors of ours lead to this socket: other tests open none of those.
+    /// How many of our descriptors refer to this socket; other tests open none of them.
     fn count_open(socket: &OwnedFd) -> usize {
         let leads_to = |path| std::fs::read_link(path).ok();
         let own = leads_to(format!("/proc/self/fd/{}", socket.as_raw_fd()).into());
@@ -161,7 +160,7 @@ mod tests {
             send(&from, "text", &same).unwrap();
             let message = receive(&to).unwrap().unwrap();
             assert_eq!(message.is_whole, is_whole, "{count}");
-            // Those that there is room for are there.
+            // The descriptors that fit have come.
             assert_eq!(message.descriptors.len(), 16, "{count}");
             assert_eq!(count_open(&to), 1 + 16, "{count}");
             drop(message);

@@ -313,7 +313,7 @@ pub struct Args {
     #[cfg_attr(not(feature = "workers"), arg(skip))]
     pub workers: Option<u8>,
 
-    /// What this process is to the others, if there are several.
+    /// The part of this process, if there are several.
     #[arg(skip)]
     pub part: Part,
 
@@ -378,9 +378,9 @@ pub struct Args {
     pub familiar: Familiar,
 }
 
-/// tftp-hpa's options for what is the default here: accepted, so that its
-/// command lines work. As often as they come: Debian's init script adds some that its
-/// configuration has, too.
+/// tftp-hpa's options for what is the default here, accepted so that its command lines
+/// work. They may be repeated: Debian's init script adds some that its configuration
+/// has, too.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Accepted for compatibility with tftp-hpa, no effect")]
 pub struct Familiar {
@@ -418,7 +418,7 @@ pub enum Command {
     Status(StatusArgs),
 }
 
-/// One line for a user that wrote a second directory, which looks like a subcommand where
+/// One line for a user who wrote a second directory, which is taken for a subcommand if
 /// there are any.
 fn second_root(error: &clap::Error) -> Option<String> {
     let context = match error.kind() {
@@ -476,7 +476,7 @@ impl Args {
             Some(text) => UsageError { text, status: 2 },
             None => UsageError::new("tftpd", 2, &error, REMEDIES),
         })?;
-        // How tftp-hpa is told that there are no rules.
+        // tftp-hpa's way to say that there are no rules.
         args.map_file.take_if(|file| file == Path::new("/dev/null"));
         args.part = part;
         #[cfg(all(feature = "workers", feature = "status"))]
@@ -490,13 +490,13 @@ impl Args {
             return Err(UsageError { text, status: 2 });
         }
         if part == Part::Worker {
-            // The supervisor's.
+            // The pid file is the supervisor's.
             args.pid_file = None;
         }
         Ok(args)
     }
 
-    /// What can't be as the words themselves say, in one line.
+    /// One line if the words alone show that they can't be followed.
     fn contradiction(&self) -> Option<String> {
         let (count, families) = (self.addresses.len(), self.families());
         if count > MAX_LISTENERS {
@@ -571,23 +571,24 @@ impl Args {
     }
 }
 
-/// What a process is to the others, with `--workers`. It is told by a word before all
-/// options, which isn't for users.
+/// The part of a process with `--workers`. A word before all options, which isn't for
+/// users, says which it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Part {
-    /// The one that was started from outside.
+    /// The process that was started from outside.
     #[default]
     First,
-    /// One that only says whether it could take its place.
+    /// A process that only says whether it could take the first one's place.
     Trial,
-    /// The same, executed again, with sockets and processes of its own.
+    /// The first process after executing its program again, with its sockets and
+    /// processes.
     Resumed,
-    /// One that serves on sockets that it is handed.
+    /// A process that serves on the sockets it is handed.
     Worker,
 }
 
 impl Part {
-    /// The word that says so, for the worker with this number.
+    /// The word for this part; `number` is the worker's.
     pub(super) fn word(self, number: usize) -> String {
         match self {
             Self::First => String::new(),
@@ -616,7 +617,7 @@ const TRIAL: &str = "--part=trial";
 const RESUMED: &str = "--part=resumed";
 const WORKER: &str = "--part=worker-";
 
-/// Why there is no status port with several processes, and what there is.
+/// Why there is no status port with several processes, and what to use instead.
 #[cfg(all(feature = "workers", feature = "status"))]
 const STATUS_OF_ONE: &str = "tftpd: --status shows one process, and --workers starts several: \
      leave out --status, and have SIGUSR1 log the figures of each; or start servers with \

@@ -48,7 +48,7 @@ counters! {
     /// Transfers whose peer never answered or fell silent, ended to make room for
     /// another. One that was only dallying ended before and isn't counted.
     evicted,
-    /// Uploads whose peer never answered, ended since blocks came from its address to
+    /// Uploads whose peer never answered, ended because blocks came from its address to
     /// many wrong ports.
     guessed,
     /// Requests answered with an ERROR.
@@ -68,13 +68,13 @@ counters! {
     group,
     /// Requests that could not be understood.
     malformed,
-    /// Requests from a port that servers have, dropped in `--single-port`.
+    /// Requests from a port that servers have, dropped with `--single-port`.
     from_servers,
     /// Datagrams on the listen port that were no requests, dropped.
     foreign,
     /// Datagrams from someone else on a transfer's port.
     strangers,
-    /// Datagrams on a transfer's port that were no TFTP, dropped.
+    /// Datagrams on a transfer's port that weren't TFTP, dropped.
     garbage,
     /// Errors from the kernel while sending or receiving.
     socket_errors,
@@ -84,7 +84,7 @@ counters! {
 }
 
 impl Counters {
-    /// The same, and what the sessions met.
+    /// The sum of these counts and those of the sessions.
     #[must_use]
     pub(super) const fn with(self, met: DropCounters) -> Self {
         Self {

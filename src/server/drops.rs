@@ -1,26 +1,26 @@
-//! How often it is said that requests are dropped: once a second for each reason and
-//! client network, and a few times for each reason.
+//! How often dropped requests are logged: once a second for each reason and client
+//! network, and a few times a second for each reason.
 //!
-//! So one client's drops don't hide those of another network, nor one reason
-//! another. Each line has the count so far. Must not: drop anything.
+//! So one client's drops don't hide those of another network, nor one reason another.
+//! Each line has the count so far. Must not: drop anything.
 
 use std::net::IpAddr;
 use std::time::Instant;
 
 use crate::table::rate::{network, place};
 
-/// Lines a second about one reason.
+/// The most lines a second about one reason.
 const LINES: u8 = 10;
 
 /// Reasons and networks told apart; some share a place, and with it a line.
 const PLACES: usize = 512;
 
-/// What was dropped, and what was said in the second that is running.
+/// What was dropped, and what was logged in the current second.
 #[derive(Debug)]
 pub(super) struct DropLines {
     seed: u64,
     start: Instant,
-    /// The second in which there was a line last, counted from 1.
+    /// The second of the last line at each place, counted from 1.
     said: Box<[u32; PLACES]>,
     reasons: Vec<Reason>,
 }
@@ -30,13 +30,13 @@ pub(super) struct DropLines {
 struct Reason {
     text: &'static str,
     dropped: u64,
-    /// The second in which there was a line last, and how many there were in it.
+    /// The second of the last line, and how many lines it had.
     second: u32,
     lines: u8,
 }
 
 impl DropLines {
-    /// With a `seed` that no stranger knows nobody chooses whose line to take.
+    /// No stranger knows the `seed`, so none can choose whose line to use up.
     pub(super) fn new(seed: u64, now: Instant) -> Self {
         Self {
             seed,
@@ -46,8 +46,8 @@ impl DropLines {
         }
     }
 
-    /// Counts a request of `client` that is dropped. If that is said now: how many there
-    /// were so far for this reason.
+    /// Counts a dropped request of `client`. If that is to be logged now, returns how
+    /// many were dropped so far for this reason.
     pub(super) fn count(
         &mut self,
         now: Instant,

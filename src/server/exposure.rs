@@ -1,7 +1,7 @@
-//! What clients get from a server that runs as root: by accident it must not be
-//! the system itself, and that uploads belong to root is said aloud.
+//! Keeps a server that runs as root from exposing the system by accident, and warns
+//! that uploads belong to root.
 //!
-//! Must not: forbid what was asked for in so many words.
+//! Must not: forbid what was asked for explicitly.
 
 use std::os::fd::BorrowedFd;
 use std::path::Path;
@@ -14,8 +14,8 @@ use super::cli::Args;
 use crate::file::Root;
 use crate::host::{self, Identity};
 
-/// Lets root serve the system's own directories only where ROOT was named and
-/// `--read-only` or another user (`-u`) stands beside it. `path` is the directory's, without links.
+/// Lets root serve the system's own directories only if ROOT was named together with
+/// `--read-only` or another user (`-u`). `path` is the directory's path, without links.
 ///
 /// # Errors
 /// One line that says what would be exposed, and the remedy.
@@ -31,8 +31,8 @@ pub(super) fn check(args: &Args, directory: BorrowedFd<'_>, path: &Path) -> Resu
     ))
 }
 
-/// Lets root take uploads to none of the system's own directories, unless it becomes
-/// another user. `path` is the directory's, without links.
+/// Keeps root from taking uploads to the system's own directories, unless it becomes
+/// another user. `path` is the directory's path, without links.
 ///
 /// # Errors
 /// One line that says what would be exposed, and the remedy.
@@ -51,16 +51,16 @@ pub(super) fn check_uploads(
     ))
 }
 
-/// Whether `-u` names a user other than root. That there is none of that name is told
-/// when it is to be become.
+/// Whether `-u` names a user other than root. An unknown user is reported later, when
+/// it is looked up.
 fn becomes_another(args: &Args) -> bool {
     let is_root = |user: &str| Identity::find(user, None).is_ok_and(|it| it.is_root());
     args.user.as_ref().is_some_and(|it| !is_root(&it.user))
 }
 
-/// Says that no upload can be stored directly in `root`, found at `path`, though uploads
-/// are on: they may be meant for directories below it. A map file, rules and a helper's
-/// answers may lead them elsewhere.
+/// Warns if uploads are on but none can be stored directly in `root`, found at `path`;
+/// they may be meant for directories below it. Says nothing if a map file, rules, a
+/// helper or the clients' own directories may lead them elsewhere.
 pub(super) fn advise_about_uploads(args: &Args, root: &Root, path: &Path) {
     let may_lead_elsewhere = args.map_file.is_some()
         || args.rules.is_some()
@@ -99,7 +99,7 @@ pub(super) fn advise(args: &Args, path: &Path) {
     );
 }
 
-/// Whether it is `/` or `/etc`, or has `/etc` in it.
+/// Whether the directory is `/` or `/etc`, or contains `/etc`.
 fn holds_the_system(directory: BorrowedFd<'_>) -> bool {
     let own = |name| fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW).ok();
     let systems = |path| fstatat(AT_FDCWD, path, AtFlags::empty()).ok();
@@ -132,7 +132,7 @@ mod tests {
             (Path::new("/usr/.."), true),
             (Path::new("/usr"), false),
             (&other, false),
-            // No name leads there.
+            // Its `etc` is only a link, which isn't followed.
             (&linked, false),
         ] {
             let directory = File::open(path).unwrap();

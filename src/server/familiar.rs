@@ -1,8 +1,8 @@
-//! The words of other servers' command lines: which of them are taken, and what is to be
-//! written instead of the others.
+//! The words of other servers' command lines: which of them are accepted, and what to
+//! write instead of the others.
 //!
-//! One table for both, and for the manual, which shows its rows. Must not: take a word
-//! for what it doesn't mean there.
+//! One table for both, and for the manual, which shows its rows. Must not: give a word
+//! a meaning that it doesn't have there.
 
 use std::ffi::OsString;
 
@@ -13,36 +13,36 @@ use crate::wire::options::OptionName;
 pub struct Row {
     /// The other server.
     pub with: &'static str,
-    /// What is written there.
+    /// What is written for the other server.
     pub theirs: &'static str,
     /// What is written here.
     pub ours: &'static str,
     words: &'static [(&'static str, Here)],
 }
 
-/// What a word is here.
+/// What becomes of a word here.
 #[derive(Debug, Clone, Copy)]
 enum Here {
     /// These words; it takes no value.
     Flag(&'static [&'static str]),
-    /// Nothing; its value goes as well.
+    /// Nothing: it is dropped, with its value.
     Dropped,
     /// Another word with the same value.
     Renamed(&'static str),
-    /// What is made of its value; `None` if that is wrong.
+    /// What is made of its value; `None` if the value is wrong.
     Value(fn(&str) -> Option<Vec<String>>),
-    /// The same, where the value may be missing; otherwise it stands behind a `=`.
+    /// The same, where the value may be missing; if given, it follows a `=`.
     Optional(fn(Option<&str>) -> Option<Vec<String>>),
-    /// No word is taken for it: the message says what to write.
+    /// It isn't accepted: the message says what to write.
     Told,
 }
 
 use Here::{Dropped, Flag, Optional, Renamed, Told, Value};
 
-/// What stands in the command line for the words of other servers.
+/// The command line, with our words in place of other servers'.
 ///
 /// # Errors
-/// One line: a word that isn't taken, or a value that makes no sense.
+/// One line: a word that isn't accepted, or a value that makes no sense.
 pub(super) fn translate(
     words: impl IntoIterator<Item = OsString>,
 ) -> Result<Vec<OsString>, String> {
@@ -70,7 +70,7 @@ pub(super) fn translate(
         only_reads |= row.with == DNSMASQ;
         drops_void |= ["--ro", "--max-size"].contains(&name);
         let here = match here {
-            // It never ends by itself there.
+            // As a daemon, atftpd never ends by itself.
             Renamed("--idle-exit") if is_daemon => Dropped,
             here => here,
         };
@@ -92,7 +92,7 @@ pub(super) fn translate(
         let made = made.ok_or_else(|| told(name, value, row))?;
         translated.extend(made.into_iter().map(OsString::from));
     }
-    // dnsmasq takes no uploads, whichever of its words there are.
+    // dnsmasq takes no uploads, whichever of its words are given.
     if only_reads && !translated.iter().any(|word| word == "--read-only") {
         translated.insert(1, "--read-only".into());
     }
@@ -102,7 +102,8 @@ pub(super) fn translate(
     Ok(translated)
 }
 
-/// tftp-hpa takes settings of uploads together with read-only, where they mean nothing.
+/// Drops the settings of uploads that tftp-hpa accepts, without effect, beside
+/// read-only.
 fn drop_void(words: &mut Vec<OsString>) {
     let end = words.iter().position(|word| word == "--");
     let rest = words.split_off(end.unwrap_or(words.len()));
@@ -170,7 +171,7 @@ fn words<const N: usize>(words: [&str; N]) -> Vec<String> {
     words.map(str::to_owned).into()
 }
 
-/// `-t`, from so many units of which a second has `per_second`.
+/// `-t`, from a number of units, `per_second` of which make a second.
 fn wait(value: &str, per_second: u64) -> Option<Vec<String>> {
     let number: u64 = value.parse().ok()?;
     let milliseconds = number.checked_mul(1000)? / per_second;
@@ -192,7 +193,7 @@ fn port(service: &str) -> Option<Vec<String>> {
     Some(words(["-p", &port.to_string()]))
 }
 
-/// The largest upload; without bytes there are none.
+/// The largest upload; a size of 0 means no uploads.
 fn upload(size: &str) -> Vec<String> {
     match size {
         "0" => words(["--read-only"]),
@@ -200,7 +201,7 @@ fn upload(size: &str) -> Vec<String> {
     }
 }
 
-/// `-r`, unless it is an option that isn't known anyway.
+/// `-r`, unless it is an option that we don't know anyway.
 fn refused(option: &str) -> Vec<String> {
     if option.eq_ignore_ascii_case("cookie") {
         return vec![];
@@ -215,23 +216,23 @@ fn all_refused(value: Option<&str>) -> Option<Vec<String>> {
     value.is_none().then(|| all().collect())
 }
 
-/// Nothing, if it is one of these.
+/// No words, if there is no value or it is one of these.
 fn one_of(value: Option<&str>, known: &[&str]) -> Option<Vec<String>> {
     value.is_none_or(|it| known.contains(&it)).then(Vec::new)
 }
 
-/// `-v`, so many times.
+/// `-v`, this many times, but at most twice.
 fn verbose(times: u64) -> Vec<String> {
     vec!["-v".to_owned(); times.min(2) as usize]
 }
 
-/// `-B`, for packets of so many bytes with the headers of IP, UDP and TFTP.
+/// `-B`, for packets of `mtu` bytes, including the headers of IP, UDP and TFTP.
 fn block_within(mtu: &str) -> Option<Vec<String>> {
     let bytes: u32 = mtu.parse().ok()?;
     Some(words(["-B", &bytes.checked_sub(32)?.to_string()]))
 }
 
-/// `-a`, for each interface.
+/// `--read-only`, and `-a` for each interface.
 fn interfaces(names: Option<&str>) -> Vec<String> {
     let listen = names.into_iter().flat_map(|names| names.split(','));
     let listen = listen.flat_map(|name| ["-a", name]);

@@ -43,18 +43,18 @@ use crate::table::{
 };
 use crate::wire::packet::{Direction, ErrorCode};
 
-/// What a client is told that has as many transfers as it may.
+/// The ERROR for a client that has as many transfers as it may.
 const CROWDED: Failure = Failure::new(ErrorCode::NotDefined, "Too many transfers at once");
 
-/// Sessions that are due and have their turn before sockets are looked at again. After
-/// a network has been away for a second all of them are, and answers come in meanwhile.
+/// The most due sessions that have their turn before sockets are read again. After a
+/// network was away for a second all sessions are due, and answers come in meanwhile.
 const DEADLINES: usize = 1024;
 
-/// Sessions that take in what has arrived before the first of them answers: with more of
-/// them their own data is out of the caches by then.
+/// The most sessions that take in what has arrived before the first of them answers:
+/// with more, their own data would be out of the caches by then.
 const TOGETHER: usize = 32;
 
-/// How long the first of them may wait for the others: a disk may be slow.
+/// How long the first of these sessions may wait for the others: a disk may be slow.
 const LONGEST_TOGETHER: Duration = Duration::from_millis(1);
 
 /// What a new session lacks.
@@ -65,11 +65,11 @@ pub(super) enum Needed {
     Descriptor,
 }
 
-/// What a session does in its turn. Not a type parameter: the code of a turn would be
-/// there once for each.
+/// What a session does in its turn. Not a type parameter, which would compile the code
+/// of a turn once for each.
 pub(super) type Work<'a> = &'a mut dyn FnMut(&mut Session, &mut Context<'_>) -> Turn;
 
-/// The sessions and all that serving them takes.
+/// The sessions and everything needed to serve them.
 #[derive(Debug)]
 pub(super) struct Floor {
     pub(super) poll: Poll,
@@ -79,34 +79,34 @@ pub(super) struct Floor {
     pub(super) counters: Counters,
     /// Sessions that have more to do without waiting.
     unfinished: VecDeque<SessionKey>,
-    /// Sessions that have taken in what had arrived and are yet to answer it.
+    /// Sessions that have taken in what had arrived and haven't answered it yet.
     taken_in: Vec<(SessionKey, TakenIn)>,
-    /// When the first of them began to.
+    /// When the first of them began its turn.
     taken_since: Instant,
     /// Where transfers send from.
     pub(super) ports: Ports,
-    /// How much DATA goes to clients that nothing proves.
+    /// How much DATA goes to unproved clients.
     shaper: Shaper,
-    /// What the rules by client bound.
+    /// The limits that the rules set by client.
     pacing: Pacing,
-    /// What is read by however many sessions.
+    /// The open files that sessions share.
     files: Rc<OpenFiles>,
     /// The names of the session that began last.
     names: Rc<[u8]>,
     pub(super) random: Random,
-    /// Where the directory entries that are read for uploads are counted.
+    /// Counters of the directory entries that are read for uploads.
     pub(super) listings: Vec<Rc<Cell<u64>>>,
-    /// Those that clients are yet to be charged for, one of each network.
+    /// Directory entries yet to be charged, with one client of each network.
     pub(super) listed: Vec<(IpAddr, u64)>,
 }
 
 impl Floor {
-    /// Nothing is served yet, out of `files`. `shared` are the listen sockets that transfers
-    /// send from, if they do. A network whose clients nothing proves is sent
-    /// `unproved_rate` bytes a second.
+    /// A floor without sessions; files come from `files`. `shared` are the listen
+    /// sockets, if all transfers send from them. The unproved clients of a network are
+    /// sent at most `unproved_rate` bytes a second.
     ///
     /// # Errors
-    /// Whatever the kernel says to being asked for an epoll instance.
+    /// Whatever the kernel says to a new epoll instance.
     pub(super) fn new(
         sessions: Sessions<Session>,
         files: Rc<OpenFiles>,
@@ -143,8 +143,8 @@ impl Floor {
         })
     }
 
-    /// A session's `names`, in common with the one before if that has the same: in a storm
-    /// all ask for one file.
+    /// A session's `names`, shared with the session before if they are the same: in a
+    /// storm all ask for one file.
     pub(super) fn keep_names(&mut self, names: &[u8]) -> Rc<[u8]> {
         if *self.names != *names {
             self.names = names.into();
@@ -156,24 +156,25 @@ impl Floor {
         self.poll.registry()
     }
 
-    /// Transfers share the listen sockets.
+    /// All transfers share the listen sockets.
     pub(super) const fn single_port(&self) -> bool {
         self.ports.single_port
     }
 
-    /// Some transfers do, or all.
+    /// Some transfers share the listen sockets, or all do.
     pub(super) const fn listeners_carry_transfers(&self) -> bool {
         self.ports.listeners_carry_transfers()
     }
 
-    /// The rules have some transfers share the `listeners`, which are fit for that.
+    /// Lets some transfers share the `listeners`, as the rules say; the listeners must
+    /// have been prepared for that.
     pub(super) fn share_listeners(&mut self, listeners: &[ListenSocket], now: Instant) {
         let seed = self.random.seed();
         self.ports.share_listeners(listeners, seed, now);
         self.shaper.share_buffer(shared::send_buffer(listeners));
     }
 
-    /// The session of `endpoint`, if it has its port there.
+    /// The session of `endpoint`, if it sends from `socket`.
     pub(super) fn owner_of(
         &self,
         endpoint: &Endpoint,
@@ -225,10 +226,10 @@ impl Floor {
         self.with_session(key, &mut Session::run);
     }
 
-    /// The same where others are ready as well: it may only take in what has arrived, and
-    /// answer with the next ones, or in [`Floor::answer_together`]. What the kernel does to
-    /// receive and what it does to send are much code: if they take turns with each packet,
-    /// each has the other's place in the processor's caches.
+    /// Like [`Floor::run_session`], when several are ready: it may only receive now,
+    /// and answer with the next ones or in [`Floor::answer_together`]. Receiving and
+    /// sending are both much kernel code; alternating per packet, each evicts the other
+    /// from the caches.
     pub(super) fn run_together(&mut self, key: SessionKey) {
         let now = clock::now();
         if self.taken_in.is_empty() {
@@ -238,7 +239,8 @@ impl Floor {
             self.taken_since = now;
         }
         let Some(session) = self.sessions.get_mut(key).filter(|it| may_wait(it)) else {
-            // A whole turn may end another session, but not one that is about to answer.
+            // A full turn may evict another session: those with an answer to send go
+            // first.
             self.answer_together();
             self.run_session(key);
             return;
@@ -259,8 +261,8 @@ impl Floor {
         self.reporter.moved(session, before);
         note_listed(session.peer().ip(), &self.listings, &mut self.listed);
         if session.is_over() {
-            // Its end is told before anybody may take its place. To finish a file may have
-            // taken time: the others wait no longer.
+            // Report its end before another takes its place. Finishing the file may
+            // have taken long, so the others answer now.
             self.with_session(key, &mut |session, context| session.answer(&taken, context));
             self.answer_together();
             return;
@@ -272,7 +274,7 @@ impl Floor {
         }
     }
 
-    /// Sessions that have yet to answer what they took in do it now.
+    /// Lets the sessions answer that have taken in what arrived.
     pub(super) fn answer_together(&mut self) {
         let mut taken_in = mem::take(&mut self.taken_in);
         for (key, taken) in taken_in.drain(..) {
@@ -281,9 +283,10 @@ impl Floor {
         self.taken_in = taken_in;
     }
 
-    /// The answer to a session may be there; whether it was.
+    /// Checks whether the answer to a session is there; true if it was.
     pub(super) fn look(&mut self, key: SessionKey) -> bool {
-        // Opening a file again is for the poll's events: it may cost another its place.
+        // Opening a file again may evict another session: that is left to events of the
+        // poll.
         if self.sessions.get(key).is_none_or(Session::waits_for_file) {
             return false;
         }
@@ -315,9 +318,9 @@ impl Floor {
         }
     }
 
-    /// Gives the sessions that are due their turn. An answer of the peer that
-    /// `may_lie` in a socket unread beats the deadline: those are looked at again in
-    /// the next turn.
+    /// Gives the sessions that are due their turn. An answer of the peer that may still
+    /// be unread in a socket (`may_lie`) beats the deadline: such a session is looked
+    /// at again in the next turn.
     pub(super) fn run_deadlines(&mut self, now: Instant, may_lie: impl Fn(&Session) -> bool) {
         let mut left = DEADLINES;
         while left > 0
@@ -343,8 +346,8 @@ impl Floor {
         self.reporter.handle_timeout(now);
     }
 
-    /// There is room in the shared socket with this index: sessions that waited for it go
-    /// on, until it is full again. The one that filled it waits after those that
+    /// There is room in the shared socket with this index: sessions that waited for it
+    /// go on until it is full again. The session that fills it waits behind those that
     /// had no turn.
     pub(super) fn resume(&mut self, index: usize) {
         self.answer_together();
@@ -431,7 +434,8 @@ impl Floor {
         if was_unverified && session.unverified_since().is_none() {
             self.pacing.proved(key);
         }
-        // One that has ended has its whole file: at most its final ACK waits for room.
+        // A transfer that has ended has its whole file: at most its final ACK waits for
+        // room.
         let is_newly_verified = was_unverified && !session.has_ended();
         let random = || self.random.number();
         let sessions = &mut self.sessions;
@@ -446,8 +450,8 @@ impl Floor {
         }
     }
 
-    /// Its client has proved to be there, and has as many sessions as it may: ends this
-    /// one, and says so.
+    /// Ends a session whose client has proved to be there and has as many sessions as
+    /// it may, and tells the client.
     fn turn_away(&mut self, key: SessionKey) {
         self.counters.crowded += 1;
         if let Some(session) = self.sessions.get_mut(key) {
@@ -456,9 +460,8 @@ impl Floor {
         self.take_turn(key, &mut Session::transmit);
     }
 
-    /// Ends a session for a new request. Its transfer was reported when it ended,
-    /// or is now, with the `ending` that the request means for it: one outcome,
-    /// one line, one counter.
+    /// Ends a session. If its transfer hasn't ended, that is reported now, with
+    /// `ending`: each transfer has one outcome, one line, one counter.
     pub(super) fn end_session(&mut self, key: SessionKey, ending: Ending<'_>) {
         if let Some(session) = self.sessions.get(key)
             && !session.has_ended()
@@ -469,7 +472,7 @@ impl Floor {
         self.free(key);
     }
 
-    /// The one place where a slot is freed. The end of its transfer has been
+    /// The only place where a session is removed. The end of its transfer has been
     /// reported, or it never began.
     fn free(&mut self, key: SessionKey) {
         let Some(&endpoint) = self.sessions.endpoint(key) else {
@@ -477,7 +480,7 @@ impl Floor {
         };
         self.shaper.forget(key);
         self.pacing.end(key);
-        // A socket leaves the poll by being closed.
+        // Closing a socket removes it from the poll.
         if let Some(mut session) = self.sessions.remove(key) {
             if let Some(block_size) = shared_upload(&session) {
                 self.ports.shared.expect_no_more(block_size);
@@ -491,9 +494,9 @@ impl Floor {
         }
     }
 
-    /// A port or a descriptor is needed: closes sockets that lie idle, or else ends
-    /// the session that gives way, `chosen` or any; false if there is none that has
-    /// what is needed.
+    /// A port or a descriptor is needed: closes the idle sockets of the pool, or else
+    /// ends a session that has what is needed, `chosen` if it does; false if there is
+    /// none.
     pub(super) fn make_room(
         &mut self,
         now: Instant,
@@ -522,11 +525,10 @@ impl Floor {
         true
     }
 
-    /// Stores a session that was admitted, under what `section` says, and sends its first
-    /// answer.
+    /// Stores an admitted session that keeps to `section`, and sends its first answer.
     ///
     /// # Errors
-    /// Whatever the kernel says to watching its socket; there is no session then.
+    /// Whatever the kernel says to watching its socket; the session is removed then.
     pub(super) fn start_session(
         &mut self,
         endpoint: Endpoint,
@@ -577,8 +579,8 @@ impl Floor {
         port.is_none_or(|port| port.may_send_error(now, client))
     }
 
-    /// The same for the client of a session that repeats its request. Where that
-    /// brings no answer there need be no room for one.
+    /// The same when the client of a session repeats its request; true if that brings
+    /// no answer.
     pub(super) fn may_answer_again(&mut self, now: Instant, key: SessionKey) -> bool {
         let answered = self.sessions.get(key);
         let Some(session) = answered.filter(|it| it.answers_repeated_request(now)) else {
@@ -588,9 +590,9 @@ impl Floor {
         port.is_none_or(|port| port.may_answer(now, session.peer().ip()))
     }
 
-    /// Sends one datagram from a socket of its own: answers to addresses where
-    /// nobody is, which the kernel keeps while it looks for them, have filled the
-    /// listen socket's buffer.
+    /// Sends one datagram from a socket of its own, for when the listen socket's buffer
+    /// is full of answers to addresses where nobody is: the kernel keeps those while it
+    /// looks for the addresses.
     ///
     /// # Errors
     /// Whatever the kernel says.
@@ -604,8 +606,8 @@ impl Floor {
         socket.send_to(datagram, endpoint.peer)
     }
 
-    /// Bytes of the longest datagram that means anything on a socket that several
-    /// peers send to; `is_shared`: not only requests.
+    /// Bytes of the longest datagram that means anything on a socket that several peers
+    /// send to; `is_shared`: transfers send from it as well.
     pub(super) fn slot_len(&self, is_shared: bool) -> usize {
         if is_shared {
             self.ports.shared.slot_len()
@@ -614,7 +616,7 @@ impl Floor {
         }
     }
 
-    /// Tells every peer that is still here that it's over.
+    /// Ends every session, and tells its peer.
     pub(super) fn cut_off(&mut self) {
         let keys: Vec<_> = self.sessions.iter().map(|(key, _)| key).collect();
         for key in keys {
@@ -657,15 +659,17 @@ impl Floor {
     }
 }
 
-/// Whether a session may answer after others have taken in what is there for them: not
-/// where what it may send depends on what has come, nor with windows, which take longer.
+/// Whether a session may wait with its answer until others have taken in what has
+/// arrived: only in lockstep, since windows take longer, and only if what it may send
+/// doesn't depend on what has come.
 fn may_wait(session: &Session) -> bool {
     let transfer = session.transfer();
     let is_lockstep = transfer.progress().window_size == 1;
     is_lockstep && session.unverified_since().is_none() && !transfer.may_be_forged()
 }
 
-/// Directory entries that were read in the turn of this client's session are `listed`.
+/// Adds the directory entries read in this turn to what the client's network is
+/// charged.
 fn note_listed(client: IpAddr, listings: &[Rc<Cell<u64>>], listed: &mut Vec<(IpAddr, u64)>) {
     let entries: u64 = listings.iter().map(|it| it.take()).sum();
     if entries > 0 {

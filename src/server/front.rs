@@ -1,8 +1,8 @@
-//! The listen sockets, and the ports that transfers share: what arrives there is
-//! received a batch at a time, and each datagram goes to the session it belongs to,
-//! is a request, or a stranger's.
+//! The listen sockets, and the ports that transfers share. What arrives there is
+//! received a batch at a time; each datagram goes to the session it belongs to, is a
+//! request, or is a stranger's.
 //!
-//! Where several processes follow each other on the sockets, one of them reads, and
+//! If several processes follow each other on the sockets, only one of them reads, and
 //! `relay` takes the rest to the others. Must not: decide what becomes of a request.
 
 use std::io;
@@ -28,11 +28,11 @@ use crate::wire::packet::Opcode;
 /// How long after an error from the kernel a listener is tried again.
 const RETRY: Duration = Duration::from_millis(10);
 
-/// How long a session's deadline waits for a socket that isn't empty: longer than it
-/// takes to read all that one holds.
+/// How long a session's deadline is put off while its socket isn't empty: longer than
+/// it takes to read all that a socket holds.
 const LONGEST_BACKLOG: Duration = Duration::from_millis(500);
 
-/// A socket that held more than was taken of it.
+/// A socket that held more than was read from it.
 #[derive(Debug)]
 struct Backlog {
     index: usize,
@@ -45,23 +45,24 @@ struct Backlog {
 #[derive(Debug)]
 pub(super) struct Front {
     listeners: Rc<[ListenSocket]>,
-    /// Where they are, or were.
+    /// Where they listen, or listened.
     addresses: Vec<SocketAddr>,
-    /// Datagrams that the kernel had no room for on those that are closed.
+    /// Datagrams that the kernel had no room for, on listen sockets that are closed
+    /// now.
     drops_before: Option<u64>,
     /// Sockets that may have more without a new event.
     unfinished: SocketSet,
-    /// Those of them that sessions have a share of.
+    /// Those of them that sessions share.
     backlogs: Vec<Backlog>,
     /// Sockets that failed to receive and may hold more.
     failed: SocketSet,
-    /// When it is asked again.
+    /// When those are tried again.
     retry_at: Option<Instant>,
     batch: Batch,
     pub(super) requests: Requests,
-    /// What the processes before this one pass on, if there were any.
+    /// What older processes relay; `None` without a supervisor.
     incoming: Option<Box<Incoming>>,
-    /// The one that follows.
+    /// The process that takes over, once there is one.
     successor: Option<Successor>,
 }
 
@@ -87,11 +88,11 @@ impl Front {
         self.incoming = Some(Box::new(Incoming::new()));
     }
 
-    /// They are ours to read from now on.
+    /// The listen sockets are ours to read from now on.
     pub(super) fn listen(&mut self) {
         if let Some(incoming) = self.incoming.as_mut().filter(|it| it.waits) {
             incoming.waits = false;
-            // What came before raises no event.
+            // What has come before raises no event.
             (0..self.listeners.len()).for_each(|index| self.unfinished.insert(index));
         }
     }
@@ -101,7 +102,7 @@ impl Front {
         self.incoming.as_ref().is_none_or(|it| !it.waits)
     }
 
-    /// An older process passes on what isn't its own.
+    /// An older process relays over `socket` what isn't its own.
     ///
     /// # Errors
     /// Whatever the kernel says to watching the socket.
@@ -110,24 +111,24 @@ impl Front {
         incoming.map_or(Ok(()), |it| it.add(socket, registry))
     }
 
-    /// A newer one takes what isn't ours.
+    /// A newer process takes over: what isn't ours is relayed to it.
     pub(super) fn pass_on_to(&mut self, socket: OwnedFd) {
         self.successor = Some(Successor::new(socket));
     }
 
-    /// Something may have been passed on to us.
+    /// Something may have been relayed to us.
     pub(super) fn expect_relayed(&mut self) {
         if let Some(incoming) = &mut self.incoming {
             incoming.has_more = true;
         }
     }
 
-    /// There may be more of what was passed on to us.
+    /// There may be more that was relayed to us.
     pub(super) fn has_relayed(&self) -> bool {
         self.incoming.as_ref().is_some_and(|it| it.has_more)
     }
 
-    /// Has the listen sockets watched.
+    /// Registers the listen sockets.
     ///
     /// # Errors
     /// Whatever the kernel says.
@@ -158,7 +159,7 @@ impl Front {
         !self.unfinished.is_empty() || self.requests.helper_has_work() || self.has_relayed()
     }
 
-    /// When some socket may have more, though no event says so, or the helper is due.
+    /// When a socket that failed is tried again, or the helper is due.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let helper = self.requests.helper.as_ref();
         clock::earliest([self.retry_at, helper.and_then(|it| it.next_deadline())])
@@ -174,21 +175,21 @@ impl Front {
         unfinished
     }
 
-    /// No request is admitted from now on. The listen sockets may have to `carry` running
-    /// transfers to their end.
+    /// No request is admitted from now on. With `carry` the listen sockets stay open,
+    /// for running transfers that share them.
     pub(super) fn close(&mut self, carry: bool) {
         self.requests.is_closing = true;
         if !carry && self.successor.is_none() {
             let drops = self.listeners.iter().map(ListenSocket::receive_drops);
             self.drops_before = drops.map(|it| it.map(u64::from)).sum();
-            // Closed, they leave the poll.
+            // Closing them removes them from the poll.
             self.listeners = Rc::new([]);
         }
     }
 
     /// Takes a batch of datagrams from a listen socket, or from a port that transfers
-    /// share. Each request costs as much as a few dozen packets of a session: after a
-    /// batch, those have their turn.
+    /// share. A request costs as much as a few dozen packets of a session: after one
+    /// batch the sessions have their turn.
     pub(super) fn run(&mut self, index: usize, floor: &mut Floor) {
         let is_listener = index < MAX_LISTENERS;
         let socket = if is_listener {
@@ -204,13 +205,13 @@ impl Front {
             return;
         }
         if is_listener && self.has_relayed() {
-            // That comes first.
+            // What was relayed comes first.
             self.unfinished.insert(index);
             return;
         }
         let is_relayed = is_listener && self.successor.is_some();
         if is_relayed {
-            // Slots are large then; there is room for more of them.
+            // Slots are large then, and this batch has room for more of them.
             std::mem::swap(&mut self.batch, &mut floor.resources.batch);
         }
         self.run_batch(index, socket, floor);
@@ -219,7 +220,7 @@ impl Front {
         }
     }
 
-    /// Takes one from this socket.
+    /// Takes a batch from this socket.
     fn run_batch(&mut self, index: usize, socket: &ListenSocket, floor: &mut Floor) {
         let slot_len = self.slot_len(index, floor);
         let capacity = self.batch.capacity(slot_len, usize::MAX);
@@ -228,7 +229,7 @@ impl Front {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
             Err(error) => {
                 floor.count_socket_error("receive", socket.address(), &error);
-                // No event tells of what was there before. An error that stays must
+                // No event reports what was there before. An error that persists must
                 // not keep the loop awake.
                 self.failed.insert(index);
                 self.retry_at.get_or_insert(clock::now() + RETRY);
@@ -248,7 +249,7 @@ impl Front {
         self.requests.policy().root.end_batch();
     }
 
-    /// Takes what was passed on to us, as if it had come in on the listen sockets now.
+    /// Handles what was relayed to us as if it had come in on the listen sockets now.
     pub(super) fn run_relayed(&mut self, floor: &mut Floor) {
         let Some(mut incoming) = self.incoming.take_if(|it| it.has_more) else {
             return;
@@ -271,17 +272,18 @@ impl Front {
         self.incoming = Some(incoming);
     }
 
-    /// Bytes that are received of a datagram at most: for another process as many as it
-    /// may want.
+    /// The most bytes that are received of a datagram: as many as a successor may want,
+    /// if there is one.
     fn slot_len(&self, index: usize, floor: &Floor) -> usize {
         match self.successor {
-            // The new one may have other rules.
+            // The successor may have other rules.
             Some(_) if index < MAX_LISTENERS => MAX_RELAYED,
             _ => floor.slot_len(is_shared(index, floor)),
         }
     }
 
-    /// Gives what was received on the socket with this index to where it belongs.
+    /// Hands what was received on the socket with this index to sessions, `requests` or
+    /// the successor.
     fn see_to(&mut self, received: usize, index: usize, socket: &ListenSocket, floor: &mut Floor) {
         if is_shared(index, floor) {
             self.sort(received, index, socket, floor);
@@ -298,7 +300,7 @@ impl Front {
         }
     }
 
-    /// Since when the socket has held more than was taken of it, if it does.
+    /// Notes since when the socket has held more than was read from it, if it does.
     fn note_backlog(&mut self, index: usize, socket: &ListenSocket) {
         if !self.unfinished.contains(index) {
             self.backlogs.retain(|it| it.index != index);
@@ -318,8 +320,8 @@ impl Front {
         recent.any(|it| session.port().shares(&it.socket))
     }
 
-    /// Datagrams of one endpoint that came one after the other are one session's
-    /// turn; the rest are requests, where those come in, or strangers'.
+    /// Consecutive datagrams of one endpoint are one session's turn; the rest are
+    /// requests, on a listen socket, or strangers'.
     fn sort(&mut self, received: usize, index: usize, socket: &ListenSocket, floor: &mut Floor) {
         let is_listener = index < MAX_LISTENERS;
         let (mut slot, mut next) = (0, self.session_endpoint_of(0, received, socket));
@@ -328,14 +330,14 @@ impl Front {
             let owner = endpoint.and_then(|endpoint| floor.owner_of(&endpoint, socket));
             let Some(key) = owner else {
                 if let Some(datagram) = self.batch.get(slot) {
-                    // A batch takes its time: each request is looked at by itself.
+                    // A batch takes time: the clock is read for each request.
                     let now = clock::now();
                     let successor = self.successor.as_ref().filter(|_| is_listener);
                     let requests = &mut self.requests;
                     if successor
                         .is_some_and(|it| it.takes(index, socket, &datagram, requests, floor))
                     {
-                        // Another process sees to it.
+                        // The successor has it.
                     } else if is_listener {
                         self.requests.handle(now, socket, &datagram, floor);
                     } else {
@@ -351,7 +353,7 @@ impl Front {
                 end += 1;
                 next = self.session_endpoint_of(end, received, socket);
             }
-            // Sessions look for it where their own sockets' datagrams lie.
+            // Sessions read from the batch that their own sockets receive into.
             std::mem::swap(&mut self.batch, &mut floor.resources.batch);
             floor.with_session(key, &mut |session, context| {
                 session.run_shared(slot..end, context)

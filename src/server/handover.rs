@@ -1,9 +1,9 @@
-//! What a supervisor leaves to the program that takes its place: the listen sockets, and
-//! the processes with their channels.
+//! What a supervisor hands over to the program that replaces it: the listen sockets,
+//! and the processes with their channels.
 //!
-//! The descriptors lie in a socket, which becomes standard input, until they are taken
-//! out. Both programs must agree on the texts, though they may be of two versions. Must
-//! not: execute the program.
+//! The descriptors wait in a socket, which becomes standard input, until they are taken
+//! over. Both programs must agree on the texts, though they may be of different
+//! versions. Must not: execute the program.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -19,13 +19,13 @@ use crate::file::reason;
 
 /// The sockets of a slot; its processes come next, each with its channel.
 const SLOT: &str = "slot";
-/// A process that takes new requests; its number comes next, as after `REPLACED`, which
-/// is one that finishes its transfers.
+/// A process that takes new requests; its process ID follows, as after `REPLACED`, a
+/// process that finishes its transfers.
 const SERVING: &str = "serving";
-/// A replaced process that can't pass on what isn't its own, and has been told to end.
+/// A replaced process that can't relay what isn't its own, and was told to end.
 const STRANDED: &str = "stranded";
 
-/// The socket in which everything lies; no process may be on its way to be ready.
+/// The socket that holds everything; no process may be starting.
 ///
 /// # Errors
 /// Whatever the kernel says.
@@ -46,10 +46,10 @@ pub(super) fn leave(slots: &[Slot]) -> io::Result<OwnedFd> {
     Ok(to)
 }
 
-/// What the program that was here before has left.
+/// Takes over what the program before this one has left.
 ///
 /// # Errors
-/// One line: there was none.
+/// One line: it has left nothing.
 pub(super) fn resume() -> Result<Vec<Slot>, String> {
     let mut slots: Vec<Slot> = Vec::new();
     loop {
@@ -74,7 +74,7 @@ pub(super) fn resume() -> Result<Vec<Slot>, String> {
     Ok(slots)
 }
 
-/// Adds a slot, or a process of the last one; otherwise tells what is lost.
+/// Adds a slot, or a process to the last slot; else says what is lost.
 fn take(message: Message, slots: &mut Vec<Slot>) -> Result<(), String> {
     let Message {
         text,
@@ -148,7 +148,7 @@ mod tests {
         take(message("serving 2", true), &mut slots).unwrap();
         let whole: Vec<_> = slots.iter().map(|it| it.is_whole).collect();
         assert_eq!(whole, [false, true]);
-        // Its process has all sockets.
+        // The first slot's process still has all its sockets.
         assert!(slots.iter().all(|it| !it.is_vacant()));
     }
 }

@@ -1,8 +1,8 @@
 //! What the administrator can do about a request that was refused, where that is
 //! known. For the log alone.
 //!
-//! Must not: be asked more than once for a line, or for one that isn't to be written;
-//! it looks at files.
+//! Must not: be asked more than once for a line, or for a line that isn't written,
+//! since it looks at files.
 
 use nix::errno::Errno;
 
@@ -65,8 +65,8 @@ pub(super) fn hint(
     error.hint().map(str::to_owned)
 }
 
-/// The hint about a name that leads nowhere: for an upload, which may go elsewhere than
-/// what is read, with the directory that it was looked up below.
+/// The hint about a name that leads nowhere. For an upload it adds the directory that
+/// was searched, which may be another than the one for reading.
 fn with_place(hint: &str, root: &Root, direction: Direction) -> String {
     if cfg!(feature = "uploads") && direction == Direction::Write {
         let path = root.path().display();
@@ -75,11 +75,12 @@ fn with_place(hint: &str, root: &Root, direction: Direction) -> String {
     hint.to_owned()
 }
 
-/// Why root may not do what it always may.
+/// Why root may not do what root otherwise may.
 const GAVE_UP: &str =
     "root has given up its rights over others' files: run as their owner with -u USER";
 
-/// Which of the directories on the way, or the file, is closed to which user.
+/// Names the directory on the way, or the file, that is closed, and the user that it is
+/// closed to.
 fn forbidden(barrier: &Barrier) -> String {
     let Barrier {
         name,
@@ -104,7 +105,7 @@ fn forbidden(barrier: &Barrier) -> String {
     )
 }
 
-/// The file is here, but for a directory that the client puts before its name.
+/// The file is here under a shorter name: the client puts a directory before it.
 fn without_prefix(root: &Root, name: &[u8]) -> Option<String> {
     let (rest, prefix) = root.without_prefix(name)?;
     let [rest, prefix] = [rest, prefix].map(|it| escape(it).to_string());
@@ -118,7 +119,7 @@ fn leaves(departure: &Departure, direction: Direction, is_clients_own: bool) -> 
     let [link, target, directory] =
         [&departure.link, &departure.target, &departure.directory].map(|it| escape(it).to_string());
     let target = if target.is_empty() { "/" } else { &target };
-    // Nobody is led to serve everything.
+    // Never suggest serving everything.
     let directory = if directory.is_empty() {
         "DIR"
     } else {

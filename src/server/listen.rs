@@ -1,5 +1,4 @@
-//! The sockets that requests come in on, as the command line wants them or as they were
-//! handed over.
+//! The sockets that requests come in on, bound as the command line says or inherited.
 //!
 //! Each thing that can go wrong ends in one line that names the value and the remedy.
 //! Must not: receive.
@@ -19,10 +18,11 @@ use crate::file::{reason, with_remedy};
 use crate::net::{Binding, ListenSocket, TransferSocket};
 use crate::policy::rules::file::RulesFile;
 
-/// Other ports the kernel is asked for until one is free for IPv4 and IPv6.
+/// How many other ports the kernel is asked for until one is free for both IPv4 and
+/// IPv6.
 const SHARED_PORT_TRIES: usize = 16;
 
-/// The sockets that requests come in on: those that were handed over, or our own.
+/// The sockets that requests come in on: inherited, or our own.
 pub(super) fn listeners(
     args: &Args,
     inherited: Vec<UdpSocket>,
@@ -44,15 +44,15 @@ pub(super) fn listeners(
         .map(|it| it.with_transfers_on(device.as_ref()))
         .collect();
     if args.single_port || rules.is_some_and(RulesFile::has_single_port) {
-        // It takes a right that is about to be given up.
+        // This takes a right that is about to be given up.
         listeners.iter().for_each(ListenSocket::prepare_sharing);
     }
     Ok(listeners.into())
 }
 
-/// A set of sockets for each of `count` processes: those that were handed over, or our
-/// own. The kernel shares the clients of an address out among its sockets by their
-/// address and port, always in the same way as long as all of them are open.
+/// A set of sockets for each of `count` processes: inherited, or our own. The kernel
+/// spreads the clients of an address among its sockets by their address and port,
+/// always in the same way as long as all of them are open.
 pub(super) fn sets(
     args: &Args,
     inherited: Vec<UdpSocket>,
@@ -93,7 +93,7 @@ fn uneven(count: usize) -> String {
     )
 }
 
-/// Whether transfers may be bound to the interface with the rights that are left.
+/// Checks that transfers can be bound to the interface with the rights that are left.
 pub(super) fn may_bind_transfers(args: &Args, listeners: &[ListenSocket]) -> Result<(), String> {
     let Some(device) = args.interface.as_deref().filter(|_| !args.single_port) else {
         return Ok(());
@@ -112,11 +112,11 @@ pub(super) fn may_bind_transfers(args: &Args, listeners: &[ListenSocket]) -> Res
     }
 }
 
-/// Listens on sockets that were handed over, whatever -a and -p say.
+/// Listens on inherited sockets, whatever -a and -p say.
 fn adopt(args: &Args, sockets: Vec<UdpSocket>) -> Result<Vec<ListenSocket>, String> {
     let adopt = |socket| {
         let listener = ListenSocket::inherit(socket)?;
-        // A supervisor's are bound.
+        // A supervisor's sockets are bound already.
         if let Some(device) = args.interface.as_ref().filter(|_| args.part == Part::First) {
             listener.bind_device(device)?;
         }
@@ -148,7 +148,7 @@ fn listen(args: &Args) -> Result<Vec<ListenSocket>, String> {
     let mut tries = SHARED_PORT_TRIES;
     loop {
         match bind_all(&targets, args) {
-            // A port that was free for the first address isn't for the next.
+            // The port that was free for the first address is taken on another.
             Err((address, error))
                 if error.kind() == ErrorKind::AddrInUse
                     && args.port == 0
@@ -199,7 +199,7 @@ fn is_optional(target: &ListenTarget, args: &Args) -> bool {
     target.address.is_ipv6() && !target.is_literal && !args.ipv6
 }
 
-/// Binds to an address, even to one that was asked for and isn't there yet.
+/// Binds to an address; if the user wrote it, this machine needn't have it yet.
 fn bind(address: SocketAddr, target: &ListenTarget, args: &Args) -> io::Result<ListenSocket> {
     let mut binding = Binding {
         reuse_port: args.reuse_port,

@@ -25,7 +25,7 @@ pub(super) fn start(args: &Args, by_inetd: bool) -> Result<Option<LogFile>, Stri
         (false, 1) => LevelFilter::Debug,
         (false, _) => LevelFilter::Trace,
     };
-    // Of several, each line tells its own.
+    // With several processes, each line says which one wrote it.
     let process = args.workers.map(|_| std::process::id());
     match (&args.log_file, &args.syslog) {
         (Some(path), _) => {
@@ -36,7 +36,7 @@ pub(super) fn start(args: &Args, by_inetd: bool) -> Result<Option<LogFile>, Stri
             crate::log::to_syslog(path, level).map_err(|error| cannot_reach(path, &error))?;
         }
         (None, None) if by_inetd => {
-            // Without one, silence.
+            // Without a syslog nothing is logged.
             let _ = crate::log::to_syslog(Path::new(DEV_LOG), level);
         }
         (None, None) => crate::log::to_standard_error(args.log_format, level, process),

@@ -1,19 +1,18 @@
 //! The server's shell: one event loop that owns every socket, every session and
 //! the clock.
 //!
-//! Each turn: wait for readiness or the nearest deadline, read the clock, session
-//! sockets, signals, the supervisor's orders, sessions with work left over, datagrams
-//! passed on by an older process, listen sockets and shared ports, deadlines, the
-//! helper, the watchdog's sign, the status port.
-//! Sockets come before deadlines, since an ACK that is already in the kernel beats
-//! its timeout. Without sessions the loop sleeps until a request or a signal comes,
-//! or something is due that happens once or seldom: sockets of the pool to close,
-//! log lines held back, a sign for the watchdog, the idle exit.
+//! Each turn waits for readiness or the nearest deadline, reads the clock, and then
+//! handles in this order: session sockets, signals, the supervisor's orders, sessions
+//! with work left over, datagrams relayed by an older process, listen sockets and
+//! shared ports, deadlines, the helper, the watchdog's sign, the status port. Sockets
+//! come before deadlines, since an ACK that is already in the kernel beats its timeout.
+//! Without sessions the loop sleeps until a request or a signal comes, or until
+//! something rare is due: closing sockets of the pool, writing log lines that were held
+//! back, a sign for the watchdog, the idle exit.
 //!
-//! Two halves: `front` takes in what arrives on the listen sockets, and has
-//! `requests` turn requests into sessions; `floor` runs those, and `report` says
-//! in the log what becomes of both. Must not (this file): know a packet or a served
-//! file.
+//! Two halves: `front` takes in what arrives on the listen sockets and has `requests`
+//! turn requests into sessions; `floor` runs the sessions. `report` logs what becomes
+//! of both. Must not (this file): know a packet or a served file.
 
 pub mod address;
 mod answers;
@@ -90,7 +89,7 @@ const STATUS: Token = Token(*RESERVED.start());
 /// The helper's token.
 const HELPER: Token = Token(STATUS.0 + 1);
 
-/// The token of what a supervisor and other workers say.
+/// The token of the supervisor's orders, and of what other workers relay.
 const WORKER: Token = Token(HELPER.0 + 1);
 
 /// The token of the timer that ends a wait.
@@ -99,21 +98,21 @@ const TIMER: Token = Token(WORKER.0 + 1);
 /// The most listen sockets there are tokens for.
 pub const MAX_LISTENERS: usize = 15;
 
-/// Those and the ports that transfers share beside them.
+/// The most listen sockets and shared ports together.
 const MAX_SOCKETS: usize = SIGNALS.0 - TIMER.0 - 1;
 
 const _: () = assert!(MAX_LISTENERS < MAX_SOCKETS);
 
-/// How long the transfers of a process that another has replaced may take, unless `--grace`
-/// is longer: nobody waits for them.
+/// How long a replaced process may take to finish its transfers, unless `--grace` is
+/// longer. That is long, since nobody waits for the process.
 const LONGEST_DRAIN: Duration = Duration::from_secs(600);
 
 /// When the server ends.
 #[derive(Debug)]
 struct Lifetime {
-    /// What running transfers get to finish after the signal to stop.
+    /// How long running transfers may take to finish after the signal to stop.
     grace: Duration,
-    /// How long to stay without a session or a request; `None`: forever.
+    /// How long to run without a session or a request; `None`: forever.
     idle_exit: Option<Duration>,
 }
 
@@ -129,25 +128,25 @@ pub struct Server {
     lifetime: Lifetime,
     signals: Signals,
     log_file: Option<LogFile>,
-    /// When something was done last, or asked for.
+    /// When there was last something to do.
     last_busy: Instant,
-    /// The service manager, if one wants to know.
+    /// The service manager, if there is one.
     notifier: Option<Notifier>,
-    /// What says which process we are.
+    /// The pid file, if there is one.
     pid_file: Option<PidFile>,
-    /// What tells others how things stand, if that is wanted.
+    /// The status port, if there is one.
     status: Option<Box<Status>>,
     /// Once told to stop: when the last transfers are cut off.
     stop_at: Option<Instant>,
-    /// When they are cut off once another process has taken over.
+    /// Once another process has taken over: when the last transfers are cut off.
     drained_at: Option<Instant>,
     /// The supervisor, if this process is one of several.
     worker: Option<Box<Worker>>,
 }
 
 impl Server {
-    /// Puts the halves together and has everything watched. `signals` must have
-    /// been taken over before, listen sockets be at most [`MAX_LISTENERS`].
+    /// Puts the halves together and registers everything with the poll. `signals` must
+    /// have been taken over before; there are at most [`MAX_LISTENERS`] listen sockets.
     ///
     /// # Errors
     /// Whatever the kernel says.
@@ -235,7 +234,7 @@ impl Server {
     }
 
     /// Looks for the answer to the one session at work, without asking the poll; false
-    /// if that is to be asked now.
+    /// if the poll is to be asked now.
     fn look(&mut self, now: Instant) -> bool {
         let Some(key) = self.busy_poll.next_look() else {
             return false;
@@ -243,7 +242,7 @@ impl Server {
         if self.floor.look(key) {
             self.busy_poll.over(now);
         }
-        // It may have ended.
+        // The session may have ended: the helper hears of that.
         self.front.requests.run_helper(false, &mut self.floor);
         true
     }
@@ -264,7 +263,8 @@ impl Server {
         ])
     }
 
-    /// The session that all of the events are for.
+    /// The session that the only event is for, if there is just one and it is for a
+    /// session.
     fn only_session(&self, events: &Events) -> Option<SessionKey> {
         let token = only_event(events)?.token().0;
         let is_session = !RESERVED.contains(&token);
@@ -273,7 +273,7 @@ impl Server {
 
     fn turn(&mut self, events: &Events) {
         let now = clock::now();
-        // Looking at the status port is no work that keeps the server up.
+        // A look at the status port doesn't keep an idle server running.
         let mut tokens = events.iter().map(event::Event::token);
         let is_served = tokens.any(|it| it != STATUS && it != TIMER);
         if is_served {
@@ -321,13 +321,13 @@ impl Server {
             self.obey_orders();
         }
         self.floor.run_unfinished(leftovers);
-        // Older than what lies in the listen sockets.
+        // Relayed datagrams are older than those in the listen sockets.
         self.front.run_relayed(&mut self.floor);
         for index in ready {
             self.front.run(index, &mut self.floor);
         }
-        // What time it was when the sockets were looked at: an ACK that came
-        // since hasn't missed its deadline.
+        // `now` is from before the sockets were read: an ACK that has come since hasn't
+        // missed its deadline.
         let front = &self.front;
         self.floor
             .run_deadlines(now, |session| front.may_hold_answer(session, now));
@@ -365,7 +365,8 @@ impl Server {
         while let Some(command) = self.signals.next_command() {
             match command {
                 Command::Report => self.floor.report(),
-                // Whoever signals the supervisor may have signalled us: it says what is next.
+                // A signal to the process group reaches the supervisor too; its order
+                // decides.
                 Command::Stop if self.worker.is_some() && self.stop_at.is_some() => {}
                 Command::Stop => self.stop(clock::now()),
                 Command::Reopen => {
@@ -396,8 +397,7 @@ impl Server {
         }
     }
 
-    /// Another process takes over: what runs here is finished, and what doesn't belong to
-    /// that is passed on.
+    /// Another process takes over: this one finishes its transfers and relays the rest.
     fn drain(&mut self, successor: OwnedFd) {
         self.front.pass_on_to(successor);
         if self.drained_at.is_none() {
@@ -447,13 +447,13 @@ impl Server {
         self.floor.sessions.is_empty() && !self.front.requests.has_questions()
     }
 
-    /// When there has been nothing to do for too long, if it stays so.
+    /// When the server has been idle for too long, if nothing comes before.
     fn idle_end(&self) -> Option<Instant> {
         Some(self.last_busy + self.lifetime.idle_exit?)
     }
 
-    /// The service manager that bound the socket for us keeps it: a request that
-    /// comes now is for the next server.
+    /// A service manager that bound the socket for us keeps it: a request that comes
+    /// now is for the next server.
     fn leave_if_idle(&mut self) {
         let is_over = self.idle_end().is_some_and(|end| clock::now() >= end);
         if is_over && self.is_idle() && self.stop_at.is_none() {
@@ -470,15 +470,15 @@ impl Server {
         has_stopped || self.drained_at.is_some_and(|it| self.is_drained(it))
     }
 
-    /// Whether nothing is left to do for clients of this process, or the time is up.
-    /// One that others rely on to pass on what comes stays.
+    /// Whether this process has nothing left to do for its clients, or its time is up.
+    /// A process that an older one still relays to stays.
     fn is_drained(&self, deadline: Instant) -> bool {
         let has_all = self.front.listens() && !self.front.has_relayed();
         (self.is_idle() && has_all) || clock::now() >= deadline
     }
 }
 
-/// The one that there is but for the timer's, if it is one.
+/// The only event apart from the timer's; `None` if there are several or none.
 fn only_event(events: &Events) -> Option<&event::Event> {
     let mut events = events.iter().filter(|it| it.token() != TIMER);
     events.next().filter(|_| events.next().is_none())

@@ -1,5 +1,5 @@
-//! What is opened while the process still has its rights: files, sockets, directories.
-//! Then every right is given up that serving them doesn't take.
+//! Opens files, sockets and directories while the process still has its rights, then
+//! gives up every right that serving them doesn't take.
 //!
 //! Each thing that can go wrong ends in one line that names the value and the remedy.
 //! Must not: read from the network.
@@ -29,13 +29,13 @@ use crate::policy::rules::file::RulesFile;
 use crate::policy::work::WorkAllowance;
 use crate::status::Status;
 
-/// All of it.
+/// Everything that was opened.
 pub(super) struct Opened {
     pub(super) listeners: Rc<[ListenSocket]>,
     pub(super) spares: Vec<SpareSocket>,
     pub(super) status: Option<Status>,
     pub(super) helper: Option<Box<Helper>>,
-    /// ROOT, as it is seen from outside.
+    /// The path of ROOT, as it is outside a chroot.
     pub(super) path: PathBuf,
     pub(super) served: Served,
 }
@@ -43,7 +43,7 @@ pub(super) struct Opened {
 /// What is served, and by which rules.
 pub(super) struct Served {
     root: Directory,
-    /// Where uploads go, if not there.
+    /// Where uploads go, if not to ROOT.
     uploads: Option<UploadDirectory>,
     linked: Vec<Directory>,
     map_file: Option<MapFile>,
@@ -54,7 +54,7 @@ pub(super) struct Served {
 /// A directory for uploads.
 struct UploadDirectory {
     directory: Directory,
-    /// ROOT is that one, or below it: what is uploaded may come to be there.
+    /// ROOT is this directory, or below it: uploads may appear in ROOT.
     holds_root: bool,
 }
 
@@ -93,7 +93,7 @@ impl Opened {
         })
     }
 
-    /// How many descriptors that takes beyond one listener and the root.
+    /// How many descriptors are open beyond one listener and the root.
     pub(super) fn descriptors(&self) -> u64 {
         let served = &self.served;
         let rules = served.rules.as_ref();
@@ -106,7 +106,7 @@ impl Opened {
         all as u64
     }
 
-    /// Gives up every right that serving it doesn't take.
+    /// Gives up every right that serving doesn't take.
     pub(super) fn confine(
         &self,
         args: &Args,
@@ -114,19 +114,20 @@ impl Opened {
     ) -> Result<Enforcement, Box<dyn Error>> {
         let identity = identity(args)?;
         if let (Some(identity), Some(log_file)) = (&identity, log_file) {
-            // Where it can't be given away, or is others' as well, it may not be opened
-            // again: that is told when it is tried.
+            // If it can't be given away, or others write to it as well, it may not be
+            // possible to open it again: that is reported when it is tried.
             let _ = log_file.with_ours(|file| identity.adopt(file));
         }
         let status_socket = self.status.as_ref().and_then(Status::socket_path);
         if let (Some(identity), Some(socket)) = (&identity, status_socket) {
-            // So that its user, too, may ask. Without root's rights the user is this one.
+            // So that this user, too, may ask. Without root's rights we are that user
+            // already.
             let _ = identity.adopt_at(socket);
         }
         let linked: Vec<_> = self.served.linked.iter().map(AsFd::as_fd).collect();
         let beside = self.served.rules.iter().flat_map(RulesFile::directories);
         let beside: Vec<_> = beside.map(|(_, directory)| directory).collect();
-        // In a chroot their paths lead to what is served.
+        // In a chroot these paths lead to what is served.
         let files = [&args.map_file, &args.rules].into_iter().flatten();
         let read_again: Vec<_> = files
             .map(PathBuf::as_path)
@@ -146,7 +147,7 @@ impl Opened {
             beside: &beside,
             writable: !args.read_only,
             makes_directories: args.uploads.makes_directories(),
-            // Uploads look for what was left behind.
+            // Uploads look for what earlier ones left behind.
             listable: args.ignore_case || !args.read_only,
             log_directory: log_file.and_then(LogFile::directory),
             read_again: &read_again,
@@ -164,7 +165,7 @@ impl Opened {
 }
 
 impl Served {
-    /// With the rules at `path`, to be looked at without a server.
+    /// With the rules at `path`, to test them without a server.
     pub(super) fn by_rules(args: &Args, path: &Path) -> Result<Self, Box<dyn Error>> {
         let map_file = args.map_file.as_deref();
         let root = Directory::open(args.root())?;
@@ -200,7 +201,7 @@ impl Served {
     }
 }
 
-/// The helper, as the user that the server is going to be.
+/// Starts the helper, as the user that the server will become.
 fn start_helper(args: &Args) -> Result<Option<Box<Helper>>, String> {
     let source = match (&args.helper, &args.helper_socket) {
         (Some(command), _) => Source::Command(command),
@@ -230,7 +231,7 @@ pub(super) fn identity(args: &Args) -> Result<Option<Identity>, String> {
     args.user.as_ref().map(find).transpose()
 }
 
-/// The map file, which is read again where it is.
+/// The map file, which can be read again even in a chroot.
 fn open_map_file(args: &Args, path: &Path) -> Result<MapFile, String> {
     let mut map_file = MapFile::open(path, args.ignore_case)?;
     if args.chroot {
@@ -239,7 +240,7 @@ fn open_map_file(args: &Args, path: &Path) -> Result<MapFile, String> {
     Ok(map_file)
 }
 
-/// The rules by client, which are read again where they are.
+/// The rules by client, which can be read again even in a chroot.
 fn open_rules(args: &Args, path: &Path) -> Result<RulesFile, String> {
     let mut rules = RulesFile::open(path)?;
     if args.chroot {
@@ -248,7 +249,7 @@ fn open_rules(args: &Args, path: &Path) -> Result<RulesFile, String> {
     Ok(rules)
 }
 
-/// What links may lead to.
+/// The directories that links may lead to.
 fn linked_directories(args: &Args) -> Result<Vec<Directory>, RootError> {
     let opened = args.follow_links.iter().map(|path| Directory::open(path));
     opened
@@ -282,7 +283,7 @@ fn upload_directory(args: &Args, root: &Path) -> Result<Option<UploadDirectory>,
         )
         .into());
     }
-    // Before the process gives up rights, or its paths lead elsewhere.
+    // Found out before the process gives up rights, or its paths lead elsewhere.
     let holds_root = root.starts_with(real);
     Ok(Some(UploadDirectory {
         directory,
@@ -290,7 +291,7 @@ fn upload_directory(args: &Args, root: &Path) -> Result<Option<UploadDirectory>,
     }))
 }
 
-/// What is read from, and what is written to, if that is another.
+/// The root for reading, and the one for uploads, if that is another.
 fn roots(
     args: &Args,
     directory: Directory,
@@ -329,8 +330,8 @@ fn access(args: &Args) -> Access {
     }
 }
 
-/// Whether transfers may come to share ports beside the listen port: where ports or
-/// descriptors run out before the sessions that were asked for.
+/// Whether transfers may come to share ports beside the listen port, because ports or
+/// descriptors can run out before sessions do.
 fn may_share(args: &Args) -> bool {
     !args.single_port && (args.max_sessions.is_none() || args.port_range.is_some())
 }

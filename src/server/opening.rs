@@ -1,7 +1,7 @@
 //! From a request that may have a session to that session: its root and name are
 //! settled, its file opened, its options negotiated, its port taken.
 //!
-//! Where a descriptor or a port is missing, one session is ended for it and that is
+//! If a descriptor or a port is missing, one session is ended for it, and the same is
 //! tried once more. Must not: answer a request, or admit it.
 
 use std::io;
@@ -32,8 +32,8 @@ use crate::wire::packet::{Direction, ErrorCode, Mode, Request};
 /// Why a request is dropped where a file can't be opened.
 const NO_DESCRIPTOR: &str = "the limit of open files is reached";
 
-/// Bytes of the longest name that a session keeps as it was asked for, for the log. One
-/// longer than that is kept as the file has it: `./././f` makes no session big.
+/// Bytes of the longest requested name that a session keeps, for the log. In place of a
+/// longer one it keeps the file's own name: `./././f` must not make a session big.
 const LONGEST_ASKED: usize = 96;
 
 /// A request that may have a session.
@@ -43,34 +43,32 @@ pub(super) struct Asked<'a> {
     pub(super) listener: &'a ListenSocket,
     pub(super) endpoint: &'a Endpoint,
     pub(super) request: &'a Request<'a>,
-    /// The kernel's number for the interface that it came in by, if it told.
+    /// The kernel's number for the interface that it came in by, if known.
     pub(super) interface: Option<u32>,
-    /// What the helper says to it, if that was asked.
+    /// The helper's answer to it, if it was asked.
     pub(super) answer: Option<&'a Answer>,
-    /// The session that ends for it, and how.
+    /// The session that is ended for it, and how.
     pub(super) gives_way: Option<(SessionKey, Ending<'a>)>,
 }
 
 /// Why there is no session.
 pub(super) enum NoSession {
-    /// The peer is told, and the log.
+    /// The file can't be opened: the peer gets an ERROR, the log a line.
     Answer(StorageError, Option<Box<Settled>>),
-    /// The name or the map file's rules are against it: the peer is told, and the
-    /// log.
+    /// The name or the map file's rules forbid it: the same.
     ByPolicy(policy::Refusal),
     /// A port or a descriptor is missing: silence, so that a boot ROM asks again
     /// instead of failing.
     Overload(&'static str),
     /// A limit of the rules by client is reached: silence, and nobody gives way.
     Crowded(&'static str),
-    /// The helper is against it: the peer is told, and the log.
+    /// The helper refuses it: the peer gets its ERROR, the log a line.
     ByHelper(ErrorCode, String),
-    /// Requests cost too much this second: silence as well, and nobody else has to
-    /// give way.
+    /// Requests cost too much this second: silence as well, and nobody gives way.
     TooMuchWork(&'static str),
 }
 
-/// Where a request led that wasn't the name asked for, in the common root.
+/// Where a request led, if not to the requested name in the common root.
 pub(super) struct Settled {
     pub(super) own_root: Option<Root>,
     pub(super) name: Name,
@@ -98,7 +96,7 @@ impl From<policy::Refusal> for NoSession {
     }
 }
 
-/// A file that was granted, and the options that were.
+/// A file that was opened, and the options that were granted.
 struct Opened {
     content: Content<Upload>,
     opening: Opening,
@@ -107,7 +105,7 @@ struct Opened {
 
 /// How a file is to be opened, and what options are granted.
 struct File<'a> {
-    /// It is open already.
+    /// The open file that the helper has handed over.
     given: Option<&'a OwnedFd>,
     /// It may be closed while it isn't read.
     is_closable: bool,
@@ -184,7 +182,7 @@ impl Opener {
         let remote = Remote::Known(endpoint.peer);
         let is_long = spelled.len() > LONGEST_ASKED;
         let name = if is_long { &granted.name } else { spelled };
-        // A slash more or less doesn't make it another one.
+        // A slash more or less doesn't make it another name.
         let is_other = granted.origin != Origin::Asked || request.filename != spelled;
         let has_two = is_other && !is_long && *granted.name != *spelled;
         let kept = if has_two {
@@ -196,7 +194,7 @@ impl Opener {
         Ok((session, granted.section))
     }
 
-    /// The root and the name.
+    /// Settles the root and the name.
     fn settle(
         &self,
         asked: &Asked<'_>,
@@ -226,7 +224,7 @@ impl Opener {
         granted
     }
 
-    /// The file, and what was granted.
+    /// Opens the file, and negotiates the options.
     fn open_file<'p>(
         &self,
         asked: &Asked<'_>,
@@ -295,8 +293,7 @@ fn open_write(
     })
 }
 
-/// The request as the helper's answer has it, and the open file that it is to be
-/// answered with.
+/// The request as the helper's answer changes it, and the open file to answer it with.
 fn answered<'a>(
     request: &Request<'a>,
     answer: Option<&'a Answer>,
@@ -381,7 +378,7 @@ fn opening(oack: &[u8]) -> Opening {
     }
 }
 
-/// The bytes that the file will take on disk, if the client told.
+/// The bytes that the file will take on disk, if the client announced them.
 fn announced_size(request: &Request<'_>, negotiated: &Negotiated) -> Option<u64> {
     // What netascii shrinks to is not known before it has come.
     negotiated.tsize.filter(|_| request.mode == Mode::Octet)

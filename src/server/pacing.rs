@@ -1,12 +1,12 @@
-//! What the rules by client bound while transfers run: the bytes a second that one
-//! moves, and how many a section has at once.
+//! The limits that the rules set by client for running transfers: the bytes a second
+//! that one moves, and how many a section has at once.
 //!
 //! One account serves both directions. A download pays for the DATA that it sends; an
 //! upload pays for the DATA that an ACK asks for, and its ACKs wait until it can. What
 //! asks for nothing (the opening, the final ACK, an ERROR) never waits.
 //!
-//! Only sessions that are under such a bound are known here; without rules nothing is.
-//! Must not: send, or read the clock.
+//! Only sessions with such a limit are known here; without rules there are none. Must
+//! not: send, or read the clock.
 
 use std::collections::HashMap;
 use std::num::NonZeroU64;
@@ -22,17 +22,17 @@ use crate::table::SessionKey;
 use crate::wire::options::{self, DEFAULT_BLKSIZE, DEFAULT_WINDOWSIZE, Limits, MAX_BLKSIZE};
 use crate::wire::packet::{DATA_HEADER_LEN, Direction, Request};
 
-/// What a transfer that has paused may move at once then: pauses are no shorter.
+/// The shortest pause. After it a transfer may move at once what comes in that time.
 const QUANTUM: Duration = Duration::from_millis(10);
 
-/// What it may save up while it moves nothing.
+/// A transfer that moves nothing may save up the bytes of this time.
 const SAVED: Duration = Duration::from_millis(100);
 
-/// What an upload's window takes at most: clients send DATA again after a second or more,
-/// or after the timeout that they ask for, of which it is half.
+/// How long an upload's window may take. Clients send DATA again after a second or
+/// more, or after the timeout that they ask for; a window takes at most half of that.
 const LONGEST: Duration = Duration::from_millis(500);
 
-/// The sessions that are bounded.
+/// The sessions that have a limit.
 #[derive(Debug, Default)]
 pub(super) struct Pacing {
     sessions: HashMap<SessionKey, Account>,
@@ -46,7 +46,7 @@ struct Account {
     pace: Option<Pace>,
 }
 
-/// A session counts among those of its section for as long as this is there.
+/// A session counts among those of its section while this exists.
 #[derive(Debug)]
 struct Counted(Rc<Section>);
 
@@ -70,12 +70,12 @@ struct Pace {
     rate: u64,
     /// Bytes that may be moved.
     bytes: u64,
-    /// When they were that many.
+    /// The time that `bytes` is from.
     at: Instant,
 }
 
 impl Pacing {
-    /// A session begins under what `section` says.
+    /// A session begins that keeps to `section`.
     pub(super) fn begin(&mut self, key: SessionKey, section: Rc<Section>, now: Instant) {
         let settings = section.settings;
         if settings.needs_account() {
@@ -88,7 +88,7 @@ impl Pacing {
         }
     }
 
-    /// Its client has answered for the first time.
+    /// The session's client has answered for the first time.
     pub(super) fn proved(&mut self, key: SessionKey) {
         if let Some(account) = self.sessions.get_mut(&key) {
             let section = &account.section;
@@ -98,13 +98,13 @@ impl Pacing {
         }
     }
 
-    /// Its section has more sessions now than it may.
+    /// Whether the session's section now has more sessions than it may.
     pub(super) fn is_overfull(&self, key: SessionKey) -> bool {
         let account = self.sessions.get(&key);
         account.is_some_and(|it| it.counted.is_some() && it.section.is_overfull())
     }
 
-    /// It has ended.
+    /// The session has ended.
     pub(super) fn end(&mut self, key: SessionKey) {
         if !self.sessions.is_empty() {
             self.sessions.remove(&key);
@@ -125,8 +125,8 @@ impl Pacing {
         Some(pace.lend(at_once(session), now))
     }
 
-    /// Its turn is over: takes account of what it has used of what it was lent, and lets
-    /// it pause if that wasn't enough.
+    /// The session's turn is over: charges it for what it has used, and lets it pause
+    /// if it was lent too little.
     pub(super) fn settle<P: Port, S: Store, R: ReadAt>(
         &mut self,
         key: SessionKey,
@@ -143,8 +143,8 @@ impl Pacing {
     }
 }
 
-/// Bytes of DATA that come together at least: a datagram of a download, and of an upload
-/// the window that an ACK asks for.
+/// The least DATA, in bytes, that moves at once: a datagram of a download, or the
+/// window that an ACK asks for in an upload.
 fn at_once<P: Port, S: Store, R: ReadAt>(session: &Session<P, S, R>) -> u64 {
     let progress = session.transfer().progress();
     let datagrams = match session.direction() {
@@ -154,9 +154,10 @@ fn at_once<P: Port, S: Store, R: ReadAt>(session: &Session<P, S, R>) -> u64 {
     (DATA_HEADER_LEN as u64 + u64::from(progress.block_size)) * u64::from(datagrams)
 }
 
-/// What an upload at `rate` is granted of `request`: no ACK has to wait for so long that
-/// its client takes the DATA for lost. Acknowledging less of a window than has come would
-/// have the rest sent again (RFC 7440 §4), so the windows themselves are smaller.
+/// The limits for `request`, an upload at `rate` bytes a second: no ACK may have to
+/// wait so long that the client takes its DATA for lost. Acknowledging only part of a
+/// window would have the rest sent again (RFC 7440 §4), so the windows themselves are
+/// made smaller.
 pub(super) fn upload_limits(rate: NonZeroU64, request: &Request<'_>, limits: Limits) -> Limits {
     let (agreed, _) = options::negotiate(request, &limits, None, &mut [0; MAX_DATAGRAM]);
     let longest = agreed
@@ -177,7 +178,7 @@ pub(super) fn upload_limits(rate: NonZeroU64, request: &Request<'_>, limits: Lim
     }
 }
 
-/// Bytes that come in so much time.
+/// Bytes that come in `time` at `rate` bytes a second.
 fn in_time(rate: u64, time: Duration) -> u64 {
     let bytes = u128::from(rate) * time.as_nanos() / 1_000_000_000;
     u64::try_from(bytes).unwrap_or(u64::MAX)
@@ -198,24 +199,25 @@ impl Pace {
         in_time(self.rate, time)
     }
 
-    /// What so many bytes take.
+    /// How long `bytes` take at this rate.
     fn time_of(&self, bytes: u64) -> Duration {
         let nanos = (u128::from(bytes) * 1_000_000_000).div_ceil(u128::from(self.rate));
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
-    /// What there is, in whole parts of so many bytes: none comes on credit.
+    /// The bytes that may be moved, as a multiple of `at_once`: nothing is lent on
+    /// credit.
     fn lend(&mut self, at_once: u64, now: Instant) -> usize {
         let more = self.in_time(now.saturating_duration_since(self.at));
         let most = self.in_time(SAVED).max(at_once);
         self.bytes = self.bytes.saturating_add(more).min(most);
-        // Less than a byte is not lost: its time still counts.
+        // The fraction of a byte isn't lost: its time still counts.
         self.at += self.time_of(more);
         let lent = self.bytes - self.bytes % at_once.max(1);
         usize::try_from(lent).unwrap_or(usize::MAX)
     }
 
-    /// When there is a quantum more, and so many bytes.
+    /// When there will be another quantum, and at least `at_once` bytes.
     fn until_more(&self, at_once: u64) -> Instant {
         let lacking = at_once.saturating_sub(self.bytes);
         self.at + self.time_of(lacking.max(self.in_time(QUANTUM)))

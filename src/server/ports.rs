@@ -1,5 +1,5 @@
-//! Where a transfer sends from: a port of its own, the listen port, or one that it
-//! shares with others, since ports or descriptors are short.
+//! Where a transfer sends from: a port of its own, the listen port, or, when ports or
+//! descriptors are short, one that it shares with others.
 //!
 //! Must not: run a session, or decide who may have none of its own.
 
@@ -20,40 +20,40 @@ use crate::session::tid::{self, SPREAD, Sharing};
 use crate::table::{Endpoint, SessionKey};
 use crate::wire::options::Negotiated;
 
-/// Ports of transfers, unless others are asked for: a peer that answers from one
-/// has seen what we sent, since there are too many to guess.
+/// Ports for transfers by default. There are too many to guess, so a peer that answers
+/// to the right one has seen what we sent.
 const ANY_PORT: RangeInclusive<u16> = 1024..=u16::MAX;
 
-/// How long after a port to be shared was looked for in vain the next one is: each time
+/// How long to wait, when no port to share was free, before looking again: each search
 /// costs as much as dozens of packets.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// The ports there are, and the sockets that are ready.
 #[derive(Debug)]
 pub(super) struct Ports {
-    /// The sockets that sessions share: the listen sockets where all do, else ports
-    /// for those that get none of their own.
+    /// The sockets that sessions share: the listen sockets if all sessions do, else
+    /// ports for sessions that get none of their own.
     pub(super) shared: SharedPorts,
-    /// The listen sockets, where the rules have some transfers share them.
+    /// The listen sockets, if the rules have some transfers share them.
     listening: Option<SharedPorts>,
     /// All transfers share the listen sockets.
     pub(super) single_port: bool,
     pub(super) pool: SocketPool,
-    /// For ports that are to be shared.
+    /// Sockets for ports to be shared later.
     spares: Vec<SpareSocket>,
     /// Ports for transfer sockets.
     range: RangeInclusive<u16>,
-    /// They are few.
+    /// A range was asked for: its ports are few.
     has_range: bool,
-    /// Addresses where no port was free to be shared, and until when none is looked for
+    /// Addresses where no port to share was free, and until when none is looked for
     /// there; the latest last.
     none_free: Vec<(SocketAddr, Instant)>,
     random: Random,
 }
 
 impl Ports {
-    /// Ports of `range`, if one was asked for, for at most so many sessions;
-    /// `listeners` are the listen sockets that transfers send from, if they do.
+    /// Ports of `range`, if one was asked for, for at most `max_sessions` sessions;
+    /// `listeners` are the listen sockets, if all transfers send from them.
     pub(super) fn new(
         range: Option<RangeInclusive<u16>>,
         listeners: Option<&[ListenSocket]>,
@@ -81,8 +81,8 @@ impl Ports {
         }
     }
 
-    /// Sockets for ports that are to be shared beside these listeners, with a large send
-    /// buffer; none where the process has no right to that, and so gains nothing.
+    /// Sockets with a large send buffer for ports to be shared beside these listeners;
+    /// none if the process has no right to such a buffer, since nothing is gained then.
     pub(super) fn spares(listeners: &[ListenSocket]) -> Vec<SpareSocket> {
         let addresses = || listeners.iter().map(ListenSocket::address);
         let one_of_each = [
@@ -101,12 +101,13 @@ impl Ports {
         addresses.map_while(make).collect()
     }
 
-    /// Takes them: the process has given up the right to make some.
+    /// Keeps the spare sockets: the process has given up the right to make such
+    /// sockets.
     pub(super) fn keep(&mut self, spares: Vec<SpareSocket>) {
         self.spares = spares;
     }
 
-    /// What transfers have for ports.
+    /// What ports transfers have.
     pub(super) fn kind(&self) -> tid::Ports {
         if self.single_port {
             tid::Ports::Single
@@ -115,7 +116,8 @@ impl Ports {
         }
     }
 
-    /// Some transfers share the `listeners`, which are fit for that.
+    /// Lets some transfers share the `listeners`, which must have been prepared for
+    /// that.
     pub(super) fn share_listeners(&mut self, listeners: &[ListenSocket], seed: u64, now: Instant) {
         if !self.single_port {
             self.listening = Some(SharedPorts::new(listeners, 0, seed, now));
@@ -127,7 +129,7 @@ impl Ports {
         self.single_port || self.listening.is_some()
     }
 
-    /// Those that transfers share, among which the socket with this index is.
+    /// The group of shared sockets that the socket with this index belongs to.
     pub(super) const fn sharing(&mut self, index: usize) -> &mut SharedPorts {
         match &mut self.listening {
             Some(listening) if index < MAX_LISTENERS => listening,
@@ -149,7 +151,7 @@ impl Ports {
         port.or_else(|| self.shared.of(session))
     }
 
-    /// Has a session whose port is full wait for room.
+    /// Makes a session wait for room if its port is full.
     pub(super) fn wait_if_blocked(
         &mut self,
         key: SessionKey,
@@ -162,14 +164,14 @@ impl Ports {
         }
     }
 
-    /// A port that was taken is free.
+    /// A port has become free.
     pub(super) fn freed(&mut self) {
         self.none_free.clear();
     }
 
-    /// A socket for a transfer, on the address that was asked: its own, a share of
-    /// `listener`, or of another port. `window` is what an upload's client sends
-    /// without waiting for an answer.
+    /// A socket for a transfer, on the address that was asked: one of its own, or a
+    /// share of `listener` or of another port. `window` is what an upload's client
+    /// sends without waiting for an answer; `None` for a download.
     ///
     /// # Errors
     /// `AddrInUse` if no port of the range is free; whatever else the kernel says.
@@ -184,7 +186,8 @@ impl Ports {
     ) -> io::Result<TransferSocket> {
         let address = beside(listener.address(), endpoint.local);
         if self.has_range && !self.single_port && self.shared.bound_to(address).next().is_none() {
-            // While a port is free; if none is, there may be one of its own.
+            // Opened while a port is free. A failure is ignored: the transfer may get
+            // its own.
             let _ = self.open_shared(now, address, listener.device(), registry);
         }
         let socket = if self.single_port || sharing == Sharing::Listener {
@@ -203,7 +206,7 @@ impl Ports {
         };
         let mut socket = socket?;
         if endpoint.local.is_ipv4() {
-            // An upload is sent nothing long.
+            // An upload's client is sent nothing long.
             socket.allow_fragments(window.is_none());
         }
         if let Some(window) = window {
@@ -212,7 +215,7 @@ impl Ports {
         Ok(socket)
     }
 
-    /// A share of one of the ports at `address` that are there to be shared.
+    /// A share of one of the shared ports at `address`, chosen at random.
     fn share(
         &mut self,
         now: Instant,
@@ -234,7 +237,7 @@ impl Ports {
         Ok(TransferSocket::share(socket, endpoint.local))
     }
 
-    /// A port to be shared, at `address`.
+    /// Opens a port to be shared, at `address`.
     fn open_shared(
         &mut self,
         now: Instant,
@@ -281,7 +284,7 @@ impl Ports {
         if let Some(socket) = self.pool.take(endpoint) {
             return Ok(socket);
         }
-        // A link-local address is one of an interface.
+        // A link-local address belongs to an interface.
         let scopes = [endpoint.peer, listener.address()].map(|address| match address {
             SocketAddr::V6(address) => address.scope_id(),
             SocketAddr::V4(_) => 0,
@@ -293,8 +296,8 @@ impl Ports {
     }
 }
 
-/// Where a port is bound that transfers share, on any port yet: as `listener` is, for
-/// those that came to `local`.
+/// The address to bind a shared port to, with port 0: `listener`'s, in the family of
+/// `local`.
 fn beside(listener: SocketAddr, local: IpAddr) -> SocketAddr {
     let mut address = listener;
     address.set_port(0);
@@ -317,8 +320,8 @@ mod tests {
     use crate::net::Binding;
     use mio::Poll;
 
-    /// Where all ports are taken, a request doesn't look for one to be shared that the
-    /// one before it didn't find.
+    /// When all ports are taken, a request doesn't repeat the search that has just
+    /// failed for another.
     #[test]
     fn a_full_range_is_looked_through_once_a_second() {
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
@@ -342,14 +345,14 @@ mod tests {
         let give_other =
             |ports: &mut Ports, now| give_at(ports, now, [127, 0, 0, 2].into(), &other);
         assert_eq!(give(&mut ports, start), Err(io::ErrorKind::AddrInUse));
-        // Another address that has none either makes nobody look here again.
+        // Another address without a free port brings no new search here.
         assert_eq!(give_other(&mut ports, start), Err(io::ErrorKind::AddrInUse));
         drop(taken);
         let early = start + RETRY.saturating_sub(Duration::from_nanos(1));
         assert_eq!(give(&mut ports, early), Err(io::ErrorKind::AddrInUse));
         assert_eq!(give(&mut ports, start + RETRY), Ok(true));
 
-        // One that a session had is there at once.
+        // A port that a session gives back can be had at once.
         ports.none_free = vec![(any, start + 2 * RETRY)];
         ports.freed();
         assert_eq!(ports.none_free, []);

@@ -1,11 +1,12 @@
 //! Datagrams on their way from a process that finishes its transfers to the one that
 //! takes over from it.
 //!
-//! Only one process reads the listen sockets. The one that does so sees to what belongs
-//! to its own transfers, and passes the rest on, with all that the kernel told of it; to
-//! the other it is as if it had received that itself. A request that can't be passed on,
-//! since the other doesn't keep up or has ended, is served here; anything else that the
-//! other doesn't keep up with may be its transfers', and is dropped. Must not: wait.
+//! Only one process reads the listen sockets. It handles what belongs to its own
+//! transfers and relays the rest, with everything the kernel told of it; its successor
+//! handles that as if it had received it itself. A request that can't be relayed,
+//! because the successor doesn't keep up or has ended, is served here. Anything else
+//! that the successor doesn't keep up with may belong to its transfers, and is dropped.
+//! Must not: wait.
 
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -26,8 +27,8 @@ use crate::net::{Destination, ListenSocket, MAX_DATA_PACKET, Received};
 use crate::table::{Endpoint, Fingerprint, SessionKey};
 use crate::wire::packet::Opcode;
 
-/// Bytes of the longest datagram that means anything to any process: one more shows a
-/// block that is larger than agreed.
+/// Bytes of the longest datagram that means anything to any process: one byte more than
+/// the largest DATA packet shows a block that is larger than agreed.
 pub(super) const MAX_RELAYED: usize = MAX_DATA_PACKET + 1;
 
 /// The process that takes over.
@@ -36,11 +37,11 @@ pub(super) struct Successor {
     socket: OwnedFd,
 }
 
-/// Whose a datagram is.
+/// Who a datagram belongs to.
 enum Owner {
-    /// A transfer's here, or a request's that waits here.
+    /// A transfer here, or a request that waits here.
     Here,
-    /// A request of a client whose transfer here is over.
+    /// It is a request of a client whose transfer here has ended.
     EndedHere(SessionKey),
     Elsewhere,
 }
@@ -48,12 +49,12 @@ enum Owner {
 /// What became of a datagram that isn't ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Passed {
-    /// The other process has it.
+    /// The successor has it.
     On,
-    /// It is lost, as if on the way: the other process may have its transfer, and its
-    /// client repeats it.
+    /// It is lost, as if on the way: it may belong to a transfer of the successor's,
+    /// whose client repeats it.
     Dropped,
-    /// It is to be seen to here.
+    /// It is to be handled here.
     Refused,
 }
 
@@ -62,8 +63,8 @@ impl Successor {
         Self { socket }
     }
 
-    /// Passes on a datagram that belongs to no transfer here, and came in on the listen
-    /// socket with this index; false if it is to be seen to here.
+    /// Relays a datagram that came in on the listen socket with this index, unless it
+    /// belongs to a transfer or a request here; false if it is to be handled here.
     pub(super) fn takes(
         &self,
         index: usize,
@@ -135,20 +136,20 @@ fn owner_of(
     }
 }
 
-/// What comes from processes that finish their transfers, and whether one of them reads
-/// the listen sockets still.
+/// Datagrams relayed by older processes, and whether one of those still reads the
+/// listen sockets.
 #[derive(Debug)]
 pub(super) struct Incoming {
     sockets: Vec<OwnedFd>,
     buffer: Vec<u8>,
     /// There may be more without a new event.
     pub(super) has_more: bool,
-    /// Another process reads the listen sockets.
+    /// An older process reads the listen sockets.
     pub(super) waits: bool,
 }
 
 impl Incoming {
-    /// Nothing comes yet, and the listen sockets aren't ours to read.
+    /// Nothing is relayed yet, and the listen sockets aren't ours to read.
     pub(super) const fn new() -> Self {
         Self {
             sockets: Vec::new(),
@@ -158,7 +159,7 @@ impl Incoming {
         }
     }
 
-    /// One more process passes on what it has no transfer for.
+    /// One more process relays what it has no transfer for.
     ///
     /// # Errors
     /// Whatever the kernel says to watching its socket.
@@ -171,7 +172,7 @@ impl Incoming {
         Ok(())
     }
 
-    /// Receives a datagram; [`Incoming::datagram`] has it then.
+    /// Receives a datagram and returns its length; [`Incoming::datagram`] reads it.
     pub(super) fn receive(&mut self) -> Option<usize> {
         let mut index = 0;
         while let Some(socket) = self.sockets.get(index) {
@@ -185,7 +186,7 @@ impl Incoming {
         None
     }
 
-    /// The datagram of `len` bytes, head included, that was received last, and the index
+    /// The datagram that was received last, of `len` bytes with its head, and the index
     /// of the listen socket that it came in on; `None` if it can't be understood.
     pub(super) fn datagram(&self, len: usize) -> Option<(usize, Received<'_>)> {
         read(&self.buffer[..len])
@@ -196,7 +197,7 @@ impl Incoming {
 /// port, scope), the destination (kind, family, address), the interface.
 const HEAD_LEN: usize = 2 + (1 + 16 + 2 + 4) + (1 + 1 + 16) + 4;
 
-/// What the processes must agree on, though they may be of two versions.
+/// The version of the form: the two processes may be of different versions.
 const FORM: u8 = 1;
 
 const IPV4: u8 = 4;
@@ -217,7 +218,7 @@ fn head_of(index: usize, datagram: &Received<'_>) -> [u8; HEAD_LEN] {
             rest = left;
         }
     };
-    // A process has at most `MAX_LISTENERS`.
+    // There are at most `MAX_LISTENERS` sockets.
     put(&[FORM, index as u8]);
     let scope = match datagram.peer {
         SocketAddr::V6(peer) => peer.scope_id(),
@@ -300,7 +301,7 @@ mod tests {
     use super::*;
     use crate::server::channel;
 
-    /// A block of the successor's transfer isn't to be answered with an ERROR here.
+    /// A block of the successor's transfer must not be answered with an ERROR here.
     #[test]
     fn a_full_relay_drops_data_and_leaves_requests_to_us() {
         let (from, to) = channel::pair().unwrap();
@@ -319,7 +320,7 @@ mod tests {
         while pass_on(data) == Passed::On {}
         assert_eq!(pass_on(data), Passed::Dropped);
         assert_eq!(pass_on(request), Passed::Refused);
-        // Nobody reads any more: nobody has such a transfer.
+        // The successor is gone, and its transfers with it.
         drop(to);
         assert!(channel::comes_true(|| pass_on(data) == Passed::Refused));
     }

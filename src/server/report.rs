@@ -1,7 +1,7 @@
 //! What the log says about requests (refused, or led to another name) and transfers
 //! (started, running, ended).
 //!
-//! One line each, `key=value`, everything from the network escaped; those that a
+//! One line each, `key=value`, everything from the network escaped; the lines that a
 //! stranger can cause are bounded. Must not: change anything but the counters.
 
 use std::fmt;
@@ -36,7 +36,7 @@ pub(super) fn packet(peer: SocketAddr, heading: Heading, datagram: &[u8]) {
     }
 }
 
-/// Why a session whose deadline may have come is looked at.
+/// Traces what a session whose deadline may have come is waiting for.
 pub(super) fn woken(session: &Session) {
     let waits_for = match session.transfer().timer() {
         Timer::Idle => "nothing",
@@ -47,7 +47,7 @@ pub(super) fn woken(session: &Session) {
     trace!("{} deadline: waits for {waits_for}", session.peer());
 }
 
-/// The most transfers that a signal has listed: their lines fit into a pipe.
+/// The most transfers that are listed on a signal: their lines fit into a pipe.
 const MAX_LISTED: usize = 200;
 
 /// Writes the lines, as long as there aren't too many.
@@ -56,9 +56,10 @@ pub(super) struct Reporter {
     bounds: Bounds,
     repeats: Repeats,
     searches: Searches,
-    /// What the status port tells, if there is one.
+    /// What the status port shows, if there is one.
     pub(super) history: Option<Box<History>>,
-    /// A helper that is told as well, whatever the log leaves out.
+    /// The helper that is told of events, if there is one, even of those the log leaves
+    /// out.
     pub(super) events: Option<Events>,
 }
 
@@ -73,7 +74,7 @@ impl Reporter {
         }
     }
 
-    /// When [`Reporter::handle_timeout`] has something to tell.
+    /// When [`Reporter::handle_timeout`] has something to log.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         clock::earliest([
             self.bounds.poll_timeout(),
@@ -82,14 +83,14 @@ impl Reporter {
         ])
     }
 
-    /// Tells what was held back until now.
+    /// Logs what was held back and is due.
     pub(super) fn handle_timeout(&mut self, now: Instant) {
         if self.poll_timeout().is_some_and(|due| due <= now) {
             self.tell(now, false);
         }
     }
 
-    /// Tells all that is held back.
+    /// Logs all that was held back.
     pub(super) fn flush(&mut self, now: Instant) {
         self.tell(now, true);
     }
@@ -254,19 +255,20 @@ impl Reporter {
         }
     }
 
-    /// Where a session stands before its turn, if anybody wants to know.
+    /// Where a session stands before its turn, if there is a status port.
     pub(super) fn measure(&self, session: &Session) -> Option<Measured> {
         self.history.is_some().then(|| Measured::of(session))
     }
 
-    /// The turn is over.
+    /// The turn of a session is over.
     pub(super) fn moved(&mut self, session: &Session, before: Option<Measured>) {
         if let (Some(history), Some(before)) = (&mut self.history, before) {
             let after = Measured::of(session);
             let bytes = after.bytes.saturating_sub(before.bytes);
             let again = after.retransmits.saturating_sub(before.retransmits);
             history.moved(session.direction(), bytes, again);
-            // A peer that answers what it was never sent, or goes, gets none any more.
+            // If it waits for nothing, no answer was sent: the peer answered too early,
+            // or has gone.
             let is_answered = session.transfer().waiting_since().is_some();
             if before.owes_answer && is_answered {
                 history.answer(clock::now().saturating_duration_since(session.started));
@@ -334,7 +336,8 @@ impl Reporter {
 pub(super) struct Measured {
     bytes: u64,
     retransmits: u64,
-    /// Its request has had no answer yet: the file, or room to send, is waited for.
+    /// No answer to its request has been sent: it waits for the file, or for room to
+    /// send.
     owes_answer: bool,
 }
 
@@ -357,7 +360,7 @@ fn tell(history: &mut Option<Box<History>>, event: &Event<'_>) {
     event.write();
 }
 
-/// A boot loader's search is over.
+/// Logs that a boot loader's search is over.
 fn searched(
     bounds: &mut Bounds,
     history: &mut Option<Box<History>>,
@@ -459,7 +462,7 @@ fn outcome(ending: Ending<'_>) -> (&'static str, Option<(ErrorCode, Name<'_>)>) 
     (word, None)
 }
 
-/// Whether a file was sent that was written to meanwhile.
+/// Whether the file that was sent has been written to meanwhile.
 fn has_changed(session: &Session, ending: Ending<'_>) -> bool {
     let is_success = matches!(ending, Ending::Outcome(outcome) if outcome.is_success());
     let has_moved = session.transfer().progress().blocks > 0;

@@ -27,24 +27,24 @@ use crate::table::{Admission, Endpoint, Fingerprint, SessionKey};
 use crate::wire::options::Limits;
 use crate::wire::packet::{Direction, ErrorCode, Packet, Request};
 
-/// ERRORs a second in answer to requests that are refused: above what a room of
-/// machines that look for their configuration asks, below what makes us worth
-/// forging requests for. One client network has half of them.
+/// The most ERRORs a second in answer to refused requests: more than a room of machines
+/// looking for their configuration needs, and too few to make it worth forging
+/// requests. One client network may have half of them.
 const REFUSALS: u32 = 10_000;
 
-/// Requests to a broadcast or multicast address a second that are looked at, where they
-/// are answered at all: every server in the network does the same at that moment. One
-/// client network has half of them.
+/// The most requests a second to a broadcast or multicast address that are looked at, if
+/// they are answered at all: every server in the network does the same at that moment.
+/// One client network may have half of them.
 const BROADCASTS: u32 = 100;
 
-/// Client networks told apart there.
+/// Client networks told apart by these limits.
 const NETWORKS: usize = 256;
 
 /// Where a request came in.
 struct Arrival<'a> {
     listener: &'a ListenSocket,
     endpoint: Endpoint,
-    /// The kernel's number for the interface, if it told.
+    /// The kernel's number for the interface, if known.
     interface: Option<u32>,
     /// The request as it came.
     datagram: &'a [u8],
@@ -52,7 +52,7 @@ struct Arrival<'a> {
 
 /// A request may have a session.
 struct Admitted {
-    /// The one that ends for it, and how.
+    /// The session that is ended for it, and how.
     gives_way: Option<(SessionKey, Ending<'static>)>,
 }
 
@@ -60,20 +60,20 @@ struct Admitted {
 #[derive(Debug)]
 pub(super) struct Requests {
     opener: Opener,
-    /// Nothing new is begun.
+    /// No new transfer is begun.
     pub(super) is_closing: bool,
     /// How many requests may still be refused with an ERROR this second.
     refusals: NetworkRateLimit,
-    /// How many requests to a broadcast address may still be answered this second; without
-    /// it they are dropped.
+    /// How many requests to a broadcast address may still be answered this second;
+    /// `None`: they are dropped.
     broadcasts: Option<NetworkRateLimit>,
     drop_lines: DropLines,
-    /// Another program that is asked what to serve.
+    /// A program that is asked what to serve, if there is one.
     pub(super) helper: Option<Box<Helper>>,
 }
 
 impl Requests {
-    /// No stranger knows the `seed`: none chooses whose share to take.
+    /// No stranger knows the `seed`, so none can choose whose share to use up.
     pub(super) fn new(
         policy: Policy,
         config: Config,
@@ -95,7 +95,8 @@ impl Requests {
         }
     }
 
-    /// Has requests to a broadcast or multicast address answered, if the file is there.
+    /// Answers requests to a broadcast or multicast address as well, if the file is
+    /// there.
     #[must_use]
     pub(super) fn answering_broadcasts(self, seed: u64, now: Instant) -> Self {
         let limit = NetworkRateLimit::new(BROADCASTS, NETWORKS, seed, now);
@@ -150,7 +151,7 @@ impl Requests {
         }
         match Packet::parse(payload) {
             Ok(Packet::Request(_)) if self.is_closing => floor.counters.shed += 1,
-            // Two servers, each of which thinks that the other is its client.
+            // Two servers might each take the other for a client.
             Ok(Packet::Request(_))
                 if floor.single_port() && tid::is_server(peer, listener.address().port()) =>
             {
@@ -168,8 +169,8 @@ impl Requests {
                 floor.counters.requests += 1;
                 self.admit(now, &arrival, &request, None, floor);
             }
-            // A DATA is answered, an ACK isn't: tftp-hpa acknowledges ERRORs, from
-            // the port that its next request comes from as well.
+            // DATA is answered, an ACK isn't: tftp-hpa acknowledges ERRORs, from the
+            // port that its next request comes from as well.
             Ok(Packet::Data { .. }) if floor.listeners_carry_transfers() => {
                 turn_away(now, listener, &endpoint, floor);
             }
@@ -178,9 +179,9 @@ impl Requests {
         }
     }
 
-    /// Both ends of a request that was sent to a broadcast or multicast address, our own
-    /// being the one on the interface that it came in on; `None` unless such requests
-    /// are answered and this one asks for a file that is there. A miss is another
+    /// Both ends of a request that was sent to a broadcast or multicast address; ours
+    /// is the address on the interface that it came in on. `None` unless such requests
+    /// are answered and this one asks for a file that is there: a miss is another
     /// server's to answer.
     fn endpoint_of_group(
         &mut self,
@@ -292,7 +293,7 @@ impl Requests {
         name.is_ok_and(|name| helper.knows(&name))
     }
 
-    /// Whether the helper is to be asked since nothing was found.
+    /// Whether the helper is to be asked because nothing was found.
     fn asks_after(&self, refusal: &NoSession, request: &Request<'_>) -> bool {
         let is_missing = match refusal {
             NoSession::Answer(error, _) => error.code() == ErrorCode::FileNotFound,
@@ -358,8 +359,8 @@ impl Requests {
         }
     }
 
-    /// Whether this very request waits for the helper's answer. If another one of the same
-    /// client does, its wait ends.
+    /// Whether this very request already waits for the helper's answer. If another
+    /// request of the same client does, its wait ends.
     pub(super) fn merge_with_question(
         &mut self,
         endpoint: &Endpoint,
@@ -422,7 +423,8 @@ impl Requests {
         Some(Admitted { gives_way })
     }
 
-    /// There will be no session: the client is told, if not too many are told.
+    /// Refuses a request. The client is sent an ERROR, unless a limit is reached or too
+    /// many were sent.
     fn refuse(
         &mut self,
         now: Instant,
@@ -480,8 +482,8 @@ impl Requests {
         self.report_drop(now, peer, reason, floor);
     }
 
-    /// Says, but not too often, that requests are dropped, and how many so far for
-    /// this reason.
+    /// Logs, but not too often, that requests are dropped, and how many so far for this
+    /// reason.
     fn report_drop(&mut self, now: Instant, peer: SocketAddr, reason: &'static str, floor: &Floor) {
         if let Some(dropped) = self.drop_lines.count(now, reason, peer.ip()) {
             Event::Dropped {

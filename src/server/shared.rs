@@ -1,9 +1,9 @@
-//! What goes with a socket that sessions share: a listen socket (`--single-port`), or
-//! a port beside those, where ports or descriptors are short.
+//! What goes with a socket that sessions share: a listen socket (`--single-port`), or a
+//! port beside those, when ports or descriptors are short.
 //!
-//! The line of sessions that wait for room to send, one for each socket; how many
-//! bytes are worth receiving; how many answers may be on their way to unverified
-//! peers. Must not: run a session, or know what comes in.
+//! Sessions that wait in line for room to send; how many bytes are worth receiving; how
+//! many answers may be on their way to unverified peers. Must not: run a session, or
+//! know what comes in.
 
 use std::collections::VecDeque;
 use std::io;
@@ -31,23 +31,24 @@ pub(super) struct SharedPorts {
     /// The index of the first, among all sockets that several peers send to.
     first: usize,
     seed: u64,
-    /// Uploads that blocks are expected of, by the bits that their size takes.
+    /// Uploads under way, counted by the bits that their block size takes.
     uploads: [u32; 1 + u16::BITS as usize],
 }
 
-/// One of them.
+/// A socket that transfers share.
 #[derive(Debug)]
 pub(super) struct SharedPort {
     pub(super) socket: ListenSocket,
     /// Sessions that wait for room in it.
     waiting: VecDeque<SessionKey>,
-    /// The last that had its turn found no room.
+    /// The last session that had its turn found no room.
     is_full: bool,
     /// Bytes of its send buffer.
     send_buffer: usize,
     /// First answers that may be on their way to peers that have never answered.
     unverified: UnverifiedAnswers,
-    /// ERRORs that may be on their way: misses must not keep requests out.
+    /// ERRORs that may be on their way, counted apart: misses must not keep requests
+    /// out.
     errors: UnverifiedAnswers,
 }
 
@@ -64,8 +65,8 @@ impl SharedPort {
         }
     }
 
-    /// Whether there is room for an answer to a peer that has never answered: so many
-    /// may be on their way, and more while little of the buffer is taken.
+    /// Whether there is room for an answer to a peer that has never answered: a limited
+    /// number may be on their way, and more while little of the buffer is taken.
     pub(super) fn may_answer(&mut self, now: Instant, client: IpAddr) -> bool {
         self.unverified.take(now, client) || self.has_room()
     }
@@ -86,7 +87,7 @@ impl SharedPort {
 }
 
 impl SharedPorts {
-    /// The sockets must have been made fit to carry transfers as well.
+    /// The sockets must have been prepared to carry transfers as well.
     pub(super) fn new(sockets: &[ListenSocket], first: usize, seed: u64, now: Instant) -> Self {
         let ports = sockets.iter().cloned();
         Self {
@@ -97,7 +98,7 @@ impl SharedPorts {
         }
     }
 
-    /// One more, fit to carry transfers; watched from now on.
+    /// Adds a socket that was prepared to carry transfers, and watches it.
     ///
     /// # Errors
     /// Whatever the kernel says.
@@ -113,13 +114,13 @@ impl SharedPorts {
         Ok(())
     }
 
-    /// The one that the session has a share of.
+    /// The port that the session shares.
     pub(super) fn of(&mut self, session: &Session) -> Option<&mut SharedPort> {
         let mut ports = self.ports.iter_mut();
         ports.find(|it| session.port().shares(&it.socket))
     }
 
-    /// The one that has this socket.
+    /// The port of this socket.
     pub(super) fn with(&mut self, socket: &ListenSocket) -> Option<&mut SharedPort> {
         self.ports.iter_mut().find(|it| it.socket.is(socket))
     }
@@ -134,7 +135,7 @@ impl SharedPorts {
         Some(&self.ports.get(index.checked_sub(self.first)?)?.socket)
     }
 
-    /// Those that are bound to this address, on whatever port.
+    /// The sockets that are bound to this address, on any port.
     pub(super) fn bound_to(&self, address: SocketAddr) -> impl Iterator<Item = &ListenSocket> {
         let sockets = self.ports.iter().map(|it| &it.socket);
         sockets.filter(move |socket| {
@@ -149,7 +150,7 @@ impl SharedPorts {
         self.uploads[bits_of(block_size)] += 1;
     }
 
-    /// It is over.
+    /// Such an upload is over.
     pub(super) fn expect_no_more(&mut self, block_size: u16) {
         let count = &mut self.uploads[bits_of(block_size)];
         *count = count.saturating_sub(1);
@@ -163,7 +164,7 @@ impl SharedPorts {
         REQUEST_LEN.max(DATA_HEADER_LEN + block + 1)
     }
 
-    /// Puts a session into the line of its socket, if that is full.
+    /// Puts a session in line for its socket, if that is full.
     pub(super) fn wait_if_blocked(
         &mut self,
         key: SessionKey,
@@ -185,7 +186,8 @@ impl SharedPorts {
         }
     }
 
-    /// There is room in the socket with this index: how many sessions wait for it.
+    /// There is room in the socket with this index. Returns how many sessions wait for
+    /// it.
     pub(super) fn open(&mut self, index: usize, registry: &Registry) -> usize {
         let Some(place) = self.place(index) else {
             return 0;
@@ -195,7 +197,7 @@ impl SharedPorts {
         self.ports[place].waiting.len()
     }
 
-    /// The next of them in the line, until the socket is full again.
+    /// The next session in line, until the socket is full again.
     pub(super) fn next(&mut self, index: usize) -> Option<SessionKey> {
         let place = self.place(index)?;
         let port = &mut self.ports[place];

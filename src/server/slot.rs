@@ -1,8 +1,8 @@
-//! The processes that serve on one set of sockets, one after the other: mostly a single
-//! one, and while it is replaced those that finish their transfers.
+//! The processes that serve on one set of sockets, one after the other: usually one,
+//! and during a replacement also the older ones that finish their transfers.
 //!
-//! The oldest reads the sockets; each passes on to the next what isn't its own. When one
-//! ends, its neighbours are joined. Must not: start a process, or wait for one.
+//! The oldest reads the sockets; each relays to the next what isn't its own. When one
+//! ends, its neighbours are connected. Must not: start a process, or wait for one.
 
 use std::io;
 use std::mem;
@@ -17,10 +17,10 @@ use super::channel::{self, large_pair};
 use super::worker::{ALIVE, HEAR, LISTEN, PING, READY, REPLACED};
 use crate::file::reason;
 
-/// Without descriptors.
+/// No descriptors.
 pub(super) const NONE: &[OwnedFd] = &[];
 
-/// Messages of a process that are taken in a turn.
+/// The most messages of a process that are read in a turn.
 const MESSAGES: usize = 16;
 
 /// A set of sockets, and who serves on them.
@@ -28,9 +28,10 @@ const MESSAGES: usize = 16;
 pub(super) struct Slot {
     /// The oldest first.
     pub(super) processes: Vec<Process>,
-    /// Never closed: then the kernel shares clients out as before.
+    /// Never closed, so that the kernel keeps sending each client to the same socket.
     pub(super) sockets: Vec<OwnedFd>,
-    /// None of them is lost; otherwise a next process would serve less than the last.
+    /// False if a socket was lost: a new process would serve fewer addresses than the
+    /// last.
     pub(super) is_whole: bool,
     /// When the last process was started.
     pub(super) started: Option<Instant>,
@@ -42,23 +43,24 @@ pub(super) struct Process {
     pub(super) pid: Pid,
     pub(super) channel: OwnedFd,
     pub(super) stage: Stage,
-    /// It may say something.
+    /// Its channel is still open.
     pub(super) is_heard: bool,
-    /// It wasn't ready when all were told to read their files again.
+    /// It wasn't ready when all were told to reload their files.
     pub(super) needs_reload: bool,
-    /// When it is killed unless it has said that it is ready, or alive.
+    /// It is killed at this time unless it has said by then that it is ready, or alive.
     pub(super) answer_by: Option<Instant>,
-    /// Once it is replaced: when it is killed.
+    /// It was replaced, and is killed at this time.
     pub(super) end_by: Option<Instant>,
-    /// It can't pass on what isn't its own: the next one waits until it has ended.
+    /// It can't relay what isn't its own: its successor reads the sockets once it has
+    /// ended.
     pub(super) is_stranded: bool,
 }
 
-/// What a process does.
+/// What a process is doing.
 #[derive(Debug)]
 pub(super) enum Stage {
-    /// It isn't ready. Once it is, the one before it gets this socket, to pass on what
-    /// isn't its own.
+    /// It isn't ready. Once it is, its predecessor gets this socket, to relay over it
+    /// what isn't its own.
     Starting(Option<OwnedFd>),
     /// It takes new requests.
     Serving,
@@ -80,11 +82,11 @@ impl Process {
         }
     }
 
-    /// Gives it an order; false if that is lost.
+    /// Gives the process an order; false if the order couldn't be delivered.
     pub(super) fn tell(&self, order: &str, descriptors: &[OwnedFd]) -> bool {
         let told = channel::send(&self.channel, order, descriptors);
         if let Err(error) = &told
-            // One that has ended is about to be taken out.
+            // A process that has ended is about to be removed.
             && error.kind() != io::ErrorKind::BrokenPipe
         {
             let (pid, reason) = (self.pid, reason(error));
@@ -93,14 +95,15 @@ impl Process {
         told.is_ok()
     }
 
-    /// The same with one that it can't work without.
+    /// The same, but kills a process that doesn't get the order: it can't work without
+    /// it.
     fn tell_or_kill(&self, order: &str, descriptors: &[OwnedFd]) {
         if !self.tell(order, descriptors) {
             self.kill();
         }
     }
 
-    /// Has it say by then that it is alive, unless it has yet to say something.
+    /// Asks it to say by then that it is alive, unless an answer is due already.
     pub(super) fn ask(&mut self, by: Instant) {
         if self.answer_by.is_none() {
             self.tell(PING, NONE);
@@ -109,12 +112,12 @@ impl Process {
     }
 
     pub(super) fn kill(&self) {
-        // One that has ended is still there to be buried.
+        // A process that has ended stays a zombie until it is reaped.
         let _ = kill(self.pid, Signal::SIGKILL);
     }
 
-    /// Has it replaced by the one that reads from the other end of the socket. One that
-    /// can't be told has to make room.
+    /// Tells it to drain and to relay everything else over `socket`. If the order can't
+    /// be delivered, it is stopped (SIGTERM).
     fn replace(&mut self, socket: io::Result<OwnedFd>) {
         self.stage = Stage::Replaced;
         if !socket.is_ok_and(|it| self.tell(REPLACED, &[it])) {
@@ -124,8 +127,8 @@ impl Process {
         }
     }
 
-    /// Sees to it that it ends, if it is replaced: after its transfers, for which it gets
-    /// at most so long.
+    /// If it is replaced, sets the time by which it must have ended: within
+    /// `transfers`, or within `stranded` if it can't relay.
     pub(super) fn limit(&mut self, now: Instant, transfers: Duration, stranded: Duration) {
         if matches!(self.stage, Stage::Replaced) && self.end_by.is_none() {
             let wait = if self.is_stranded {
@@ -137,7 +140,7 @@ impl Process {
         }
     }
 
-    /// What it should have done by now, once.
+    /// The deadline that it has missed, if any; each is reported once.
     pub(super) fn missed(&mut self, now: Instant) -> Option<&'static str> {
         let is_over = |at: &mut Instant| *at <= now;
         if self.answer_by.take_if(is_over).is_some() {
@@ -161,19 +164,20 @@ impl Slot {
         }
     }
 
-    /// Nobody takes new requests, or is about to.
+    /// No process serves new requests or is starting.
     pub(super) fn is_vacant(&self) -> bool {
         let is_replaced = |it: &Process| matches!(it.stage, Stage::Replaced);
         self.processes.iter().all(is_replaced)
     }
 
-    /// Somebody is about to.
+    /// A process is starting.
     pub(super) fn is_starting(&self) -> bool {
         let is_starting = |it: &Process| matches!(it.stage, Stage::Starting(_));
         self.processes.iter().any(is_starting)
     }
 
-    /// A process that is yet to run, and finds its first orders in the `channel`.
+    /// The stage of a process that is about to be started. Sends its first orders into
+    /// the `channel`, where it finds them.
     ///
     /// # Errors
     /// Whatever the kernel says.
@@ -187,7 +191,8 @@ impl Slot {
         Ok(Stage::Starting(Some(from)))
     }
 
-    /// Takes in what the process at this place says; true if it is ready now.
+    /// Reads the messages of the process at this place; true if it has just become
+    /// ready.
     pub(super) fn hear(&mut self, place: usize) -> bool {
         let process = &mut self.processes[place];
         let is_starting = matches!(process.stage, Stage::Starting(_));
@@ -224,8 +229,8 @@ impl Slot {
         true
     }
 
-    /// Takes out a process that has ended, if it is one of these, and joins its
-    /// neighbours, by a pair that `joint` makes.
+    /// Removes a process that has ended, if it is one of these, and connects its
+    /// neighbours with the socket pair that `joint` makes.
     pub(super) fn take_out(
         &mut self,
         pid: Pid,
@@ -248,7 +253,7 @@ impl Slot {
                 }
                 match (&mut newer.stage, from) {
                     (Stage::Starting(socket), Ok(from)) => *socket = Some(from),
-                    // It can't take over.
+                    // It couldn't take over.
                     (Stage::Starting(_), Err(_)) => newer.kill(),
                     (_, from) => older.replace(from),
                 }
@@ -282,7 +287,7 @@ mod tests {
         channel::send(&theirs, ALIVE, &[given]).unwrap();
         channel::send(&theirs, READY, NONE).unwrap();
         assert!(!slot.hear(0));
-        // What was given is closed; alive isn't ready yet.
+        // The descriptor that came along is closed; `ALIVE` doesn't mean ready.
         assert!(channel::comes_true(|| matches!(
             channel::receive(&kept),
             Ok(None)
@@ -305,7 +310,7 @@ mod tests {
         (child, Process::new(pid, ours, stage), theirs)
     }
 
-    /// Fills its channel with what it doesn't read.
+    /// Fills the channel of a process that reads nothing.
     fn deafen(process: &Process) {
         while channel::send(&process.channel, "nonsense", NONE).is_ok() {}
     }
@@ -369,7 +374,7 @@ mod tests {
             assert!(slot.take_out(Pid::this(), fails).is_none());
             assert_eq!(slot.processes[0].is_stranded, is_ready);
             slot.processes[usize::from(is_ready)].kill();
-            // The one that can't begin, or that stands in the way.
+            // The new process that can't take over, or the old one that is in its way.
             let (ended, killed) = if is_ready {
                 (older, newer)
             } else {

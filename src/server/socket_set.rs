@@ -1,7 +1,7 @@
-//! Some of the sockets that several peers send to, by their index.
+//! A set of the sockets that several peers send to, by index.
 //!
-//! Every turn of the loop asks for them, so that looking for them is to cost nothing
-//! where there are none. Must not: know which sockets these are.
+//! Every turn of the loop asks for it, so looking must cost nothing when it is empty.
+//! Must not: know which sockets these are.
 
 use super::MAX_SOCKETS;
 

@@ -36,14 +36,15 @@ use crate::status::Status;
 use crate::table::{MAX_DESCRIPTORS, MAX_LIMIT, Sessions};
 use crate::wire::options::Limits;
 
-/// How long inetd's server waits for more to do: as long as tftp-hpa's.
+/// How long a server under inetd waits for more to do: as long as tftp-hpa.
 const INETD_IDLE_EXIT: Duration = Duration::from_secs(900);
 
-/// Descriptors that are no session's: 15 shared ports, and a listener, root, standard
+/// Descriptors that no session holds: 15 shared ports, and a listener, root, standard
 /// streams, log, map file, pid file, neighbour table, epoll, signals, timer.
 const OWN_DESCRIPTORS: u64 = 32;
 
-/// A part of the machine's memory that sessions may take by themselves: one in so many.
+/// Without `--max-sessions`, sessions may use one part in this many of the machine's
+/// memory.
 const MEMORY_SHARE: u64 = 4;
 
 /// Bytes that a session takes at least, with its place in the table.
@@ -139,7 +140,7 @@ impl Server {
     }
 }
 
-/// The two halves of the server, and what shows how things stand.
+/// The two halves of the server, and the status port.
 fn halves(
     args: &Args,
     opened: Opened,
@@ -221,7 +222,7 @@ pub fn test_map(args: &Args, path: &Path) -> Result<(), Box<dyn Error>> {
     map_test::run(path, &root, args.ipv6, names, out)
 }
 
-/// Why the server can't go on, in one line. What the system says of itself alone gets
+/// Why the server can't go on, in one line. A bare error of the system gets a hint at
 /// what it may be about.
 pub fn in_words(error: &(dyn Error + 'static)) -> String {
     match error.downcast_ref::<io::Error>() {
@@ -243,11 +244,11 @@ struct Room {
 }
 
 impl Room {
-    /// With so many `open_files` (descriptors), of which `others` are no session's beside
-    /// [`OWN_DESCRIPTORS`].
+    /// The room within `open_files` descriptors, of which [`OWN_DESCRIPTORS`] and
+    /// `others` are no session's.
     ///
-    /// A session with a port of its own takes a descriptor at least; with a single port
-    /// downloads of one file take one between them, and memory is what ends first.
+    /// A session with a port of its own takes at least one descriptor. With a single
+    /// port all downloads of one file share one, and memory runs out first.
     fn of(args: &Args, open_files: u64, others: u64) -> Self {
         let usable = open_files.saturating_sub(OWN_DESCRIPTORS + others);
         let descriptors = usize::try_from(usable).unwrap_or(usize::MAX).max(1);
@@ -265,9 +266,9 @@ impl Room {
         }
     }
 
-    /// A table for so many. Sessions whose peer has never answered may be light where it
-    /// is descriptors or ports that are short. With `--max-sessions` alone descriptors
-    /// aren't counted: where the kernel has no more, requests are dropped.
+    /// A table for this many sessions. Sessions whose peer has never answered may be
+    /// light if descriptors or ports are what is short. With `--max-sessions` alone
+    /// descriptors aren't counted: when the kernel has no more, requests are dropped.
     fn table(self, args: &Args, now: Instant) -> Sessions<Session> {
         let of_one_client = args.max_sessions_per_client;
         let of_one_client = of_one_client.map_or(usize::MAX, |it| it as usize);
@@ -308,7 +309,7 @@ fn config(args: &Args) -> Config {
         },
         request_repeats: 0,
         dally: SERVER_DALLY,
-        // As each has its port.
+        // Set for each transfer once its port is known.
         proof: Proof::Never,
     }
 }
@@ -321,7 +322,7 @@ fn limits(args: &Args) -> Limits {
     }
 }
 
-/// Being awake while the client works takes a second processor.
+/// Busy polling takes a second processor: the client may run on this machine.
 fn busy_poll(args: &Args) -> Duration {
     match host::processors() {
         0 | 1 => Duration::ZERO,

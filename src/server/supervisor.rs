@@ -1,12 +1,12 @@
-//! Several processes on one port: the one that starts them, starts those again that end,
-//! and replaces them, while it keeps the listen sockets open.
+//! The supervisor of several processes on one port. It starts them, restarts those that
+//! end, replaces them on an upgrade, and keeps the listen sockets open throughout.
 //!
-//! It reads nothing from the network, and keeps the rights that it was started with for
-//! the processes that it has yet to start; those give them up as a single one does. Its
-//! own program is replaced first (SIGUSR2), in place: sockets and channels wait in a
-//! socket meanwhile, so that processes and clients notice nothing. One that doesn't get
-//! ready in time, or is silent where the service manager has a watchdog, is killed. Must
-//! not: know what the processes do.
+//! It reads nothing from the network and keeps its rights, because it may have to start
+//! more processes; those drop theirs as a single server does. On SIGUSR2 it first
+//! replaces its own program (exec); sockets and channels wait in a Unix socket
+//! meanwhile, so that processes and clients notice nothing. A process that isn't ready
+//! in time, or doesn't answer within the watchdog's interval, is killed. Must not: know
+//! what the processes do.
 
 use std::error::Error;
 use std::io;
@@ -39,24 +39,23 @@ use crate::host::{self, Inherited, MANAGER_VARIABLES, Notifier, PidFile, clock};
 use crate::log::LogFile;
 use crate::log::shown::Addresses;
 
-/// How long after its start a process is started again, at the earliest.
+/// How long after its last start a worker is started again, at the earliest.
 const RESTART: Duration = Duration::from_secs(1);
 
-/// How long it may take until it is ready: ROOT may have to be mounted first.
+/// How long a process may take to be ready: ROOT may have to be mounted first.
 const START: Duration = Duration::from_secs(30);
 
 /// How long beyond the grace period a process may take to end.
 const LAST_WAIT: Duration = Duration::from_secs(5);
 
-/// The same for one that was told to end at once.
+/// The same for a process that was told to end at once.
 const END_WAIT: Duration = Duration::from_secs(1);
 
-/// Serves with several processes until told to stop, as `args` say, which stand for the
-/// words of the command line.
+/// Serves with several processes until told to stop. `args` is the parsed command line.
 ///
 /// # Errors
-/// One line that says what is in the way at the start, and what to do about it. What
-/// keeps the first process from starting it says itself.
+/// One line that says what prevents the start, and what to do about it. If the first
+/// process can't start, it reports the reason itself.
 pub fn supervise(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     let mut supervisor = Supervisor::start(args)?;
     Ok(supervisor.run()?)
@@ -65,7 +64,7 @@ pub fn supervise(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
 #[derive(Debug)]
 struct Supervisor<'a> {
     args: &'a Args,
-    /// Our own: what is there now is what is started next.
+    /// Our own program: the file that is at its path at the next start.
     program: Program,
     slots: Vec<Slot>,
     signals: SignalFd,
@@ -75,16 +74,16 @@ struct Supervisor<'a> {
     _pid_file: Option<PidFile>,
     progress: Progress,
     upgrade: Upgrade,
-    /// Once told to stop: when processes that are left are killed.
+    /// Once told to stop: when the processes still running are killed.
     kill_at: Option<Instant>,
-    /// What to exit with.
+    /// Whether to exit with failure.
     has_failed: bool,
 }
 
 /// How far the start has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Progress {
-    /// Whether a process can be started is to be seen by the first.
+    /// Only the first process was started, to see whether one can start at all.
     First,
     /// All are started.
     All,
@@ -109,7 +108,8 @@ impl<'a> Supervisor<'a> {
                     .into(),
             );
         }
-        // Each set of sockets takes as many, and so do the processes' own.
+        // The supervisor holds every worker's sockets, and the workers inherit the
+        // limit.
         host::raise_open_files()?;
         let log_file = logging::start(args, false)?;
         give_log_away(args, log_file.as_ref())?;
@@ -170,7 +170,8 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// Waits for a signal, a word of a process's, or the time at which something is due.
+    /// Waits for a signal, a message from a process, or the time at which something is
+    /// due.
     fn wait(&self, now: Instant) -> io::Result<()> {
         let starts = (0..self.slots.len()).filter_map(|number| self.due(number, now));
         let sign = self.notifier.as_ref().and_then(Notifier::next_sign);
@@ -184,7 +185,7 @@ impl<'a> Supervisor<'a> {
         let nearest = starts.chain(answers).chain(others).min();
         let timeout = nearest.map_or(PollTimeout::NONE, |at| {
             let wait = at.saturating_duration_since(now);
-            // Never a moment too early.
+            // Never wake up too early.
             PollTimeout::try_from(wait + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
         });
         let heard = self.processes().filter(|it| it.is_heard);
@@ -205,7 +206,8 @@ impl<'a> Supervisor<'a> {
         self.slots.iter_mut().flat_map(|it| &mut it.processes)
     }
 
-    /// Tells the service manager that we live, if that is due, and asks the processes.
+    /// Tells the service manager that we are alive, if that is due, and asks the
+    /// processes whether they are.
     fn give_sign(&mut self, now: Instant) {
         let notifier = self.notifier.as_mut();
         if let Some(interval) = notifier.and_then(|it| it.handle_timeout(now)) {
@@ -215,7 +217,7 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// None that is replaced stays.
+    /// Sets the time by which a replaced process is killed.
     fn limit_replaced(&mut self, now: Instant) {
         let grace = self.args.grace;
         let transfers = grace.max(LONGEST_DRAIN) + LAST_WAIT;
@@ -223,7 +225,8 @@ impl<'a> Supervisor<'a> {
             .for_each(|it| it.limit(now, transfers, grace + LAST_WAIT));
     }
 
-    /// After all have been heard.
+    /// Kills the processes that have missed a deadline. Call after all messages have
+    /// been read.
     fn kill_late(&mut self) {
         let now = clock::now();
         for process in self.processes_mut() {
@@ -234,7 +237,7 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// When the next process of the slot with this number may be started, if it lacks one.
+    /// When to start the next process of the slot with this number, if it lacks one.
     fn due(&self, number: usize, now: Instant) -> Option<Instant> {
         let slot = &self.slots[number];
         let is_wanted = self.progress != Progress::First || number == 0;
@@ -250,7 +253,7 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// Has every process followed by another that has all it takes.
+    /// Starts a successor for every process whose slot has all its sockets.
     fn replace_all(&mut self) {
         for number in 0..self.slots.len() {
             let slot = &self.slots[number];
@@ -317,7 +320,7 @@ impl<'a> Supervisor<'a> {
         self.go_on();
     }
 
-    /// The start goes on once those are ready that were started.
+    /// The start goes on once every process that was started is ready.
     fn go_on(&mut self) {
         if self.progress == Progress::Up || self.slots.iter().any(Slot::is_starting) {
             return;
@@ -352,7 +355,7 @@ impl<'a> Supervisor<'a> {
                 Ok(Signal::SIGHUP) => {
                     self.reopen_log();
                     self.signal_all(Signal::SIGHUP);
-                    // Those that are starting may have read their files already.
+                    // Processes that are starting may have read their files already.
                     let is_starting = |it: &&mut Process| matches!(it.stage, Stage::Starting(_));
                     let starting = self.processes_mut().filter(is_starting);
                     starting.for_each(|it| it.needs_reload = true);
@@ -375,16 +378,16 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// Passes a signal on to those that can obey it.
+    /// Passes a signal on to the processes that can handle it.
     fn signal_all(&self, signal: Signal) {
         let is_told = |it: &&Process| !matches!(it.stage, Stage::Starting(_));
         for process in self.processes().filter(is_told) {
-            // One that has ended is still there to be buried.
+            // A process that has ended stays a zombie until it is reaped.
             let _ = kill(process.pid, signal);
         }
     }
 
-    /// The first call lets transfers finish, the second ends everything.
+    /// The first call lets transfers finish, the second ends everything at once.
     fn stop(&mut self) {
         let (order, wait) = if self.kill_at.is_some() {
             (END, END_WAIT)
@@ -414,7 +417,7 @@ impl<'a> Supervisor<'a> {
         self.kill_at = Some(clock::now() + END_WAIT);
     }
 
-    /// Sees to the processes that have ended.
+    /// Reaps the processes that have ended.
     fn reap(&mut self) {
         loop {
             match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
@@ -452,7 +455,7 @@ impl<'a> Supervisor<'a> {
         match stage {
             _ if self.kill_at.is_some() => {}
             Stage::Starting(_) if self.progress == Progress::First => {
-                // One that ends by itself has said why.
+                // A process that exits by itself has logged the reason.
                 if !how.starts_with(BY_ITSELF) {
                     error!("worker {number}: process {pid} has ended before it was ready ({how})");
                 }
@@ -478,8 +481,8 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// Goes on after a trial that has ended in this way; with another if there may be
-    /// another program by now.
+    /// Goes on after a trial has ended; `how` is its exit status or signal. Starts
+    /// another trial if the program may have changed since.
     fn finish_trial(&mut self, trial: Trial, how: &str) {
         let is_outdated = trial.is_outdated;
         let failure = trial.failure(how);
@@ -493,8 +496,9 @@ impl<'a> Supervisor<'a> {
         };
     }
 
-    /// Replaces our own program by what is there now, once that has been tried, and then
-    /// the processes.
+    /// Takes the next step of an upgrade: starts a trial, kills one that takes too
+    /// long, or executes the program once a trial has passed, which then replaces the
+    /// processes.
     fn go_on_with_upgrade(&mut self, now: Instant) {
         let is_starting = self.slots.iter().any(Slot::is_starting);
         let failure = match &mut self.upgrade {
@@ -525,8 +529,8 @@ impl<'a> Supervisor<'a> {
     }
 }
 
-/// What a program that takes over an already running service does without, rather than
-/// end that; `what` it is, or why there is none.
+/// At the start an error ends the program. After an upgrade (`is_resumed`) it is only
+/// logged, and the service goes on without the thing in question.
 fn unless_resumed<T>(
     is_resumed: bool,
     what: Result<Option<T>, String>,
@@ -547,11 +551,11 @@ fn write_pid_file(path: &Path) -> Result<PidFile, String> {
     Ok(pid_file)
 }
 
-/// Has the log file belong to the user that the processes become: they open it again.
-/// They find it in use, and leave it as it is.
+/// Gives the log file to the user that the processes run as, so that they can open it
+/// again. They find the file in use, and leave it as it is.
 fn give_log_away(args: &Args, log_file: Option<&LogFile>) -> Result<(), String> {
     if let (Some(identity), Some(log_file)) = (identity(args)?, log_file) {
-        // One that is others' as well stays theirs.
+        // A file that others write to as well keeps its owner.
         let _ = log_file.with_ours(|file| identity.adopt(file));
     }
     Ok(())
@@ -575,7 +579,7 @@ fn slots(args: &Args, inherited: Vec<UdpSocket>, count: usize) -> Result<Vec<Slo
         .collect()
 }
 
-/// Blocks the signals that we answer to. What is started inherits that.
+/// Blocks the signals that we handle. Child processes inherit that.
 fn take_signals() -> io::Result<SignalFd> {
     let signals = SigSet::from_iter([
         Signal::SIGTERM,

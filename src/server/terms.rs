@@ -1,5 +1,5 @@
-//! What a transfer keeps to: what the command line says, and what the section of the
-//! rules that holds for its client says.
+//! The terms of a transfer: those of the command line, and those that the section of
+//! the rules for its client sets in their place.
 //!
 //! Must not: know a request.
 
@@ -10,7 +10,7 @@ use crate::protocol::retry::Wait;
 use crate::protocol::transfer::Config;
 use crate::wire::options::Limits;
 
-/// What a transfer is to keep to.
+/// What a transfer keeps to.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Terms {
     pub(super) limits: Limits,
@@ -26,7 +26,8 @@ pub(super) struct Terms {
 }
 
 impl Terms {
-    /// With what the command line says, and the rules if they say anything.
+    /// The terms of the command line (`limits`, `config`), changed by those of
+    /// `section`.
     ///
     /// # Errors
     /// The section has as many transfers as it may.

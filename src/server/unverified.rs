@@ -1,11 +1,11 @@
-//! How many answers may be on their way to peers that have never answered, where
-//! they all take room in the send buffer that transfers share.
+//! How many answers may be on their way to peers that have never answered, when all of
+//! them take room in a send buffer that transfers share.
 //!
-//! An answer to an address where nobody is stays in that buffer until the kernel
-//! gives up looking, some three seconds. So this many are let go within
-//! [`SECONDS`], and those whose peer answers don't count any more; the rest of the
-//! buffer is left to transfers that are under way. (While less than a quarter of the
-//! buffer is taken more may go: see `shared`.) Must not: read the clock.
+//! An answer to an address where nobody is stays in that buffer until the kernel gives
+//! up looking for it, some three seconds. So a limited number is sent within
+//! [`SECONDS`], not counting those whose peer has answered; the rest of the buffer is
+//! left to transfers that are under way. (While less than a quarter of the buffer is
+//! taken, more may be sent: see `shared`.) Must not: read the clock.
 
 use std::net::IpAddr;
 use std::time::Instant;
@@ -15,12 +15,12 @@ use crate::table::rate::{has_part, network, place};
 /// Longer than the kernel looks for a neighbour (three probes, a second each).
 const SECONDS: usize = 4;
 
-/// Bytes of the send buffer that a small datagram takes, for one that is sent and
-/// repeated while its neighbour is looked for.
+/// Bytes of the send buffer that an answer takes: a small datagram, sent and repeated
+/// while its neighbour is looked for.
 const COST: usize = 2 * 1280;
 
-/// Answers on their way that are allowed where that is more, unless they take more than
-/// half of the buffer: a room of machines that are switched on at once comes first.
+/// At least this many answers may be on their way, unless they take more than half of the
+/// buffer: a room of machines that are switched on at once comes first.
 const MIN_ANSWERS: u32 = 2048;
 
 /// Client networks told apart; some share a place, and with it a bound.
@@ -33,21 +33,21 @@ pub(super) struct UnverifiedAnswers {
     origin: Instant,
     seed: u64,
     all: Counts,
-    /// By network; none until the first answer.
+    /// By network; empty until the first answer.
     networks: Vec<Counts>,
 }
 
 /// How many were sent in each second.
 #[derive(Debug, Clone, Copy, Default)]
 struct Counts {
-    /// The second that was counted last, from the origin.
+    /// The latest second that was counted, from the origin.
     second: u64,
     counts: [u32; SECONDS],
 }
 
 impl UnverifiedAnswers {
     /// As many as take a quarter of a buffer of `bytes`, or up to [`MIN_ANSWERS`]. No
-    /// stranger knows the `seed`: none chooses whose share to take.
+    /// stranger knows the `seed`, so none can choose whose share to use up.
     pub(super) fn within(bytes: usize, seed: u64, now: Instant) -> Self {
         let [quarter, half] = [4, 2].map(|part| u32::try_from(bytes / part / COST));
         let [quarter, half] = [quarter, half].map(|it| it.unwrap_or(u32::MAX));
@@ -64,8 +64,8 @@ impl UnverifiedAnswers {
         }
     }
 
-    /// Whether one more may be sent to `client`. Its network has no more than is left
-    /// after it.
+    /// Whether one more may be sent to `client`. Its network may have at most as many
+    /// on their way as are left for everyone.
     pub(super) fn take(&mut self, now: Instant, client: IpAddr) -> bool {
         let second = self.second_of(now);
         let left = self.limit.saturating_sub(self.all.sum(second));
@@ -147,11 +147,11 @@ mod tests {
         let takes = |answers: &mut UnverifiedAnswers, time| answers.take(at(time), client);
         assert!([0, 10, 900].iter().all(|&sent| takes(&mut answers, sent)));
         assert!(!takes(&mut answers, 1000), "three are on their way");
-        // One is answered: it isn't any more.
+        // One is answered, and no longer counts.
         answers.verified(at(1001), at(10), client);
         assert!(takes(&mut answers, 1002));
         assert!(!takes(&mut answers, 3999));
-        // Those of the first second are given up by the kernel.
+        // The kernel has given up on those of the first second.
         assert!(takes(&mut answers, 4000) && takes(&mut answers, 4001));
         assert!(!takes(&mut answers, 4999));
         // An answer that comes late sets nothing free.

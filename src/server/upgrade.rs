@@ -1,4 +1,4 @@
-//! A supervisor's program in the place of the one that runs: first tried, as another
+//! Replaces the supervisor's running program by a new one: first tried as another
 //! process with the same command line, then executed.
 //!
 //! Must not: touch the processes that serve.
@@ -31,26 +31,26 @@ use crate::wire::escape::escape;
 /// How long a program may take to say that it could take our place.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Bytes that are read of what it says.
+/// The most bytes that are read of its output.
 const MAX_SAID: u64 = 64 * 1024;
 
-/// How a process has ended that no signal ended, before its status.
+/// Stands before the status of a process that exited and wasn't ended by a signal.
 pub(super) const BY_ITSELF: &str = "status ";
 
-/// The same of one to which nothing has happened.
+/// The same for success.
 const SUCCESS: &str = "status 0";
 
-/// What a program says that can take our place.
+/// The line by which a program says that it can take over.
 const CAN_TAKE_OVER: &str = "it can take over";
 
-/// The program, and the command line after it.
+/// The program's path, and its arguments.
 #[derive(Debug)]
 pub(super) struct Program {
     pub(super) path: PathBuf,
     pub(super) words: Vec<OsString>,
 }
 
-/// Whether that is the program that runs, as far as can be told.
+/// Whether `path` is the program that is running, as far as can be told.
 fn is_ours(path: &Path) -> bool {
     let file = |path: &Path| fs::metadata(path).map(|it| (it.dev(), it.ino()));
     match (file(path), file(Path::new("/proc/self/exe"))) {
@@ -60,8 +60,8 @@ fn is_ours(path: &Path) -> bool {
 }
 
 impl Program {
-    /// Our own, by the name that it was started by, whatever that leads to later. The
-    /// `part` is no word of the command line.
+    /// The path this program was started by, looked up again at each start, and its
+    /// arguments without the `part`.
     pub(super) fn own(part: Part) -> Self {
         let mut words = env::args_os();
         let name = PathBuf::from(words.next().unwrap_or_default());
@@ -73,7 +73,7 @@ impl Program {
             let mut absolute = places.filter_map(|place| path::absolute(place).ok());
             absolute.find(|path| path.is_file())
         };
-        // The name may be anything, and another's program.
+        // The caller chooses argv[0], which may name another program.
         let found = found.filter(|path| is_ours(path));
         Self {
             path: found.or_else(|| env::current_exe().ok()).unwrap_or(name),
@@ -81,15 +81,15 @@ impl Program {
         }
     }
 
-    /// What runs it with the command line, as this part.
+    /// The command that runs it with the same arguments, as this part.
     pub(super) fn command(&self, part: &str) -> Command {
         let mut command = Command::new(&self.path);
         command.arg(part).args(&self.words);
         command
     }
 
-    /// Executes it in our own place; a trial has passed, and no process is on its way to
-    /// be ready.
+    /// Executes it in place of the running program. A trial must have passed, and no
+    /// process may be starting.
     pub(super) fn execute(&self, slots: &[Slot]) -> Result<Infallible, String> {
         let leave = || {
             Ok((
@@ -104,15 +104,16 @@ impl Program {
             .env_remove("LISTEN_PID")
             .stdin(Stdio::from(state))
             .exec();
-        // What the attempt has left: the state as standard input, and a signal that ends
-        // the process when nobody reads the log.
+        // A failed exec leaves the handover socket as standard input and SIGPIPE at its
+        // default, which would kill us once the log's reader is gone: restore the
+        // first, block the second.
         let _ = dup2_stdin(&input);
         let _ = SigSet::from(Signal::SIGPIPE).thread_block();
         Err(reason(&error))
     }
 }
 
-/// How far it has come.
+/// The state of an upgrade.
 #[derive(Debug)]
 pub(super) enum Upgrade {
     Unwanted,
@@ -121,14 +122,14 @@ pub(super) enum Upgrade {
     Passed,
 }
 
-/// A process that tells whether the program knows the command line.
+/// A process that shows whether the program understands the command line.
 #[derive(Debug)]
 pub(super) struct Trial {
     pub(super) pid: Pid,
     said: UnixStream,
     /// When it is killed.
     pub(super) kill_at: Option<Instant>,
-    /// An upgrade was asked for since: the program may be another by now.
+    /// An upgrade was asked for since: the program may have changed.
     pub(super) is_outdated: bool,
 }
 
@@ -160,16 +161,17 @@ impl Trial {
         let _ = kill(self.pid, Signal::SIGKILL);
     }
 
-    /// Why it has failed, if it has, after it has ended in this way.
+    /// The reason if it has failed; `how` is its exit status or signal.
     pub(super) fn failure(self, how: &str) -> Option<String> {
         if self.kill_at.is_none() {
             return Some(format!("it doesn't end within {} s", PATIENCE.as_secs()));
         }
-        // What it has said lies there; a process that it has left behind says no more.
+        // Its output is in the socket by now. We don't wait for processes it left
+        // behind.
         let mut said = Vec::new();
         let _ = self.said.take(MAX_SAID).read_to_end(&mut said);
         let mut lines = said.split(|&byte| byte == b'\n');
-        // Another program may end well whatever it is told.
+        // Another program may exit with success whatever its arguments are.
         if how == SUCCESS && lines.clone().any(|line| line == CAN_TAKE_OVER.as_bytes()) {
             return None;
         }
@@ -183,7 +185,7 @@ impl Trial {
     }
 }
 
-/// Whether a supervisor could start as `args` say, as far as that shows without sockets.
+/// Whether a supervisor could start with `args`, as far as can be told without sockets.
 ///
 /// # Errors
 /// One line that says what is in the way.

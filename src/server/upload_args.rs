@@ -85,22 +85,22 @@ impl UploadArgs {
         }
     }
 
-    /// Where they go, if not to ROOT.
+    /// Where uploads go, if not to ROOT.
     pub(super) fn root(&self) -> Option<&Path> {
         self.upload_root.as_deref()
     }
 
-    /// Old files go on under other names.
+    /// Whether replaced files are kept under other names.
     pub(super) const fn keeps_versions(&self) -> bool {
         self.keep_versions.is_some()
     }
 
-    /// Nothing that is uploaded can be read.
+    /// Whether nothing that is uploaded can be read.
     pub(super) const fn is_write_only(&self) -> bool {
         self.write_only
     }
 
-    /// Directories may be made.
+    /// Whether directories may be made.
     pub(super) const fn makes_directories(&self) -> bool {
         self.create_dirs
     }

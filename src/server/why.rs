@@ -15,12 +15,12 @@ use crate::session::{Content, Session, Waited};
 pub(super) enum Ending<'a> {
     /// By itself.
     Outcome(&'a Outcome),
-    /// A new request of its client's took its place.
+    /// A new request of its client took its place.
     Replaced,
-    /// Its peer had never answered, or been silent for long, and another request
+    /// Its peer had never answered, or had been silent for long, and another request
     /// needed the room.
     Evicted,
-    /// Its peer had never answered, and somebody tried many ports in that one's name.
+    /// Its peer had never answered, and somebody tried many ports in the peer's name.
     Guessed,
 }
 
@@ -35,17 +35,19 @@ const fn largest_unfragmented(peer: SocketAddr) -> u16 {
     1500 - ip - 8 - 4
 }
 
-/// What takes at least so long, at less than so many bytes a second, is slow.
+/// A transfer is slow if it takes at least this long, at less than this many bytes a
+/// second.
 const SLOW: Duration = Duration::from_secs(2);
 const SLOW_RATE: f64 = 500_000.0;
 
-/// Round trips from which on they count, on no network of one house.
+/// Round trips of this length or more count as long: no network within one building has
+/// them.
 const LONG_ROUND_TRIP: Duration = Duration::from_millis(5);
 
-/// One block of so many sent again is loss.
+/// More than one block in this many sent again is loss.
 const LOSS: u64 = 20;
 
-/// What to look at; `has_changed`: the file was, while it was sent.
+/// What to look at; `has_changed`: the file changed while it was sent.
 pub(super) fn hint(
     session: &Session,
     ending: Ending<'_>,
@@ -75,7 +77,7 @@ pub(super) fn hint(
         Ending::Outcome(outcome @ (Outcome::Completed | Outcome::LastAckMissing)) => {
             let mut took = now.saturating_duration_since(session.started);
             if *outcome == Outcome::LastAckMissing {
-                // The wait for it isn't the transfer's.
+                // The wait for the last ACK isn't the transfer's.
                 let waited = session.transfer().waiting_since();
                 took = waited.map_or(took, |it| it.saturating_duration_since(session.started));
             }
@@ -120,8 +122,8 @@ struct Pace {
     progress: Progress,
 }
 
-/// What a transfer that went slowly waited for half of its time; nothing, if that isn't
-/// known: it may have been held back, or have waited for the disk to store.
+/// What a slow transfer waited for during half of its time; `None` if that isn't known:
+/// it may have been held back, or have waited for the disk to store.
 #[expect(clippy::cast_precision_loss, reason = "a comparison of rates")]
 fn slow(pace: &Pace) -> Option<String> {
     let Pace {
@@ -169,9 +171,9 @@ fn slow(pace: &Pace) -> Option<String> {
     }
 }
 
-/// Whether fewer bytes came than the client said it would send. Some say what
-/// isn't true, so it is no failure; but curl leaves out a block if an OACK reaches
-/// it twice.
+/// Whether fewer bytes came than the client announced. Some clients announce a wrong
+/// size, so that is no failure; but curl leaves out a block if an OACK reaches it
+/// twice.
 fn is_truncated(session: &Session) -> bool {
     match session.content() {
         Content::Sink(file) if file.is_octet() => {

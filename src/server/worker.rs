@@ -1,7 +1,7 @@
-//! One of several processes on the same port: its sockets come from the supervisor that
-//! has started it, which tells it what to do by a channel on its standard input.
+//! A worker: one of several processes on the same port. The supervisor hands it its
+//! sockets and gives it orders over standard input.
 //!
-//! Must not: decide by itself when the listen sockets are its to read.
+//! Must not: decide by itself when to read the listen sockets.
 
 use std::io::{self, Stdin};
 use std::net::UdpSocket;
@@ -17,23 +17,23 @@ use super::channel;
 use crate::file::reason;
 use crate::host::Inherited;
 
-/// A supervisor's first message: the listen sockets come with it.
+/// The supervisor's first message: the listen sockets come with it.
 pub(super) const SOCKETS: &str = "sockets";
-/// The listen sockets are to be read.
+/// Read the listen sockets.
 pub(super) const LISTEN: &str = "listen";
-/// The socket comes with it on which an older process passes on what isn't its own.
+/// The socket that comes with this order delivers what an older process relays.
 pub(super) const HEAR: &str = "hear";
-/// The socket comes with it to which is passed on what isn't ours: a new process takes
-/// over.
+/// A new process takes over; what isn't ours goes to the socket that comes with this
+/// order.
 pub(super) const REPLACED: &str = "replaced";
-/// As SIGTERM, once.
+/// Like a first SIGTERM.
 pub(super) const STOP: &str = "stop";
-/// At once.
+/// Stop at once.
 pub(super) const END: &str = "end";
-/// `ALIVE` is to be said.
+/// Answer `ALIVE`.
 pub(super) const PING: &str = "ping";
 
-/// Requests can be served: a worker's first message.
+/// A worker's first message: it can serve requests.
 pub(super) const READY: &str = "ready";
 /// The answer to `PING`.
 pub(super) const ALIVE: &str = "alive";
@@ -65,8 +65,9 @@ impl Worker {
             channel: io::stdin(),
             has_ended: false,
         };
-        // Blocked by the supervisor. A helper, which is started before they are taken
-        // over, isn't to inherit that. SIGUSR2 stays: it would end us.
+        // The supervisor has blocked these. A helper is started before we take over
+        // signals, and must not inherit the mask. SIGUSR2 stays blocked: it would end
+        // us.
         let blocked = [
             Signal::SIGTERM,
             Signal::SIGINT,
@@ -84,7 +85,7 @@ impl Worker {
                 );
             }
         };
-        // It would serve a part, or open others.
+        // Otherwise it would serve only some addresses, or bind sockets of its own.
         if !sockets.is_whole || sockets.descriptors.is_empty() {
             return Err(
                 "cannot take over the supervisor's sockets: some are lost; allow more open files"
@@ -102,7 +103,7 @@ impl Worker {
         Ok((worker, inherited))
     }
 
-    /// Has orders reported.
+    /// Watches the channel for orders.
     ///
     /// # Errors
     /// Whatever the kernel says.
@@ -118,10 +119,10 @@ impl Worker {
         }
     }
 
-    /// What is to be done with the listen sockets: it has been there since the start.
+    /// The first order, sent before this process was started.
     ///
     /// # Errors
-    /// One line: it can't be followed.
+    /// One line: the order can't be followed.
     pub(super) fn first_order(&mut self) -> Result<Order, &'static str> {
         let order = self.next_order();
         order
@@ -129,8 +130,8 @@ impl Worker {
             .ok_or("cannot take over from the process before this one: its socket is lost")
     }
 
-    /// The next order, if there is one. Without a supervisor nobody would start us
-    /// again, and another server could find the port taken: that is an order to stop.
+    /// The next order, if there is one. If the supervisor is gone, `Stop`: nobody would
+    /// restart us, and we would hold the port.
     pub(super) fn next_order(&mut self) -> Option<Order> {
         while !self.has_ended {
             let message = match channel::receive(&self.channel) {
@@ -155,11 +156,11 @@ impl Worker {
                          more open files"
                     );
                     if text == REPLACED {
-                        // The next one can't begin before this one has ended.
+                        // The new process can't begin before this one has ended.
                         return Some(Order::Stop);
                     }
                 }
-                // Of another version, perhaps.
+                // Perhaps the supervisor is of another version.
                 (text, _) => warn!("cannot follow the supervisor's order {text}"),
             }
         }

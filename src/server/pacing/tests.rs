@@ -1,5 +1,4 @@
-//! Paced sessions over a port, a peer and a clock that are stand-ins; the turns are the
-//! server's.
+//! Paced sessions over a simulated port, peer and clock; the turns are the server's.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -25,7 +24,7 @@ use crate::wire::packet::{BlockNumber, ErrorCode, Mode, Packet, emit_ack, emit_d
 
 const MS: Duration = Duration::from_millis(1);
 
-/// No packet takes longer than that in all, there and back.
+/// How long a packet and its answer take, there and back.
 const ROUND_TRIP: Duration = MS;
 
 fn peer() -> SocketAddr {
@@ -255,8 +254,8 @@ impl Paced {
         self.wire.borrow_mut().arrived.push_back(datagram);
     }
 
-    /// The blocks from `from` on that fit into a window, of a file with so many whole
-    /// blocks and a part of one.
+    /// The blocks from `from` on that fit into a window arrive, of a file with `whole`
+    /// whole blocks and a part of one. Returns the last.
     fn window(&mut self, from: u64, whole: u64) -> u64 {
         let progress = self.session.transfer().progress();
         let to = (from + u64::from(progress.window_size) - 1).min(whole + 1);
@@ -290,8 +289,9 @@ fn acked(packets: &[Vec<u8>]) -> Option<u64> {
     }
 }
 
-/// A whole upload by a peer that repeats nothing, since no answer takes it a second.
-/// Returns how long that took, and the longest it waited for an ACK.
+/// A whole upload by a peer that repeats nothing, since no answer takes as long as a
+/// second. Returns how long the upload took, and the longest that the peer waited for
+/// an ACK.
 fn upload(mut session: Paced, whole: u64) -> (Duration, Duration) {
     let start = session.now;
     assert_eq!(
@@ -362,7 +362,7 @@ fn an_upload_without_a_rate_is_not_held() {
     }
 }
 
-/// The one that was held back goes out once, when its time has come.
+/// The ACK that was held back goes out once, when its time has come.
 #[test]
 fn repeated_data_while_the_ack_is_held_brings_no_further_ack() {
     for (window, rate) in [(1, 2_000), (16, 20_000)] {
@@ -373,7 +373,7 @@ fn repeated_data_while_the_ack_is_held_brings_no_further_ack() {
         let until = session.session.deadline().expect("a deadline");
         while session.now + 40 * MS < until {
             session.now += 40 * MS;
-            // All of the window once more, as when the peer's timer has struck.
+            // All of the window once more, as when the peer's timer has expired.
             session.window(1, 100);
             assert_eq!(acked(&session.turn()), None, "{window}");
         }
@@ -386,14 +386,15 @@ fn repeated_data_while_the_ack_is_held_brings_no_further_ack() {
         assert_eq!(acked(&session.turn()), Some(u64::from(window)));
         let progress = session.session.transfer().progress();
         assert_eq!(progress.retransmits, 0, "{window}");
-        // Nothing is left to be said, so only silence brings it again.
+        // No ACK is held back any more, so only silence brings it again.
         session.wait();
         assert!(session.now >= sent + LONGEST, "{window}");
         assert_eq!(acked(&session.turn()), Some(u64::from(window)));
     }
 }
 
-/// Its gap is reported when it may go on, and what the peer sends then is paid for.
+/// The gap is reported once the upload may go on, and what the peer sends then is paid
+/// for.
 #[test]
 fn a_gap_in_a_window_is_paced_too() {
     let mut session = Paced::upload(Some(100_000), (512, 16), Mode::Octet);
@@ -433,7 +434,7 @@ fn the_end_of_an_upload_in_the_middle_of_a_pause_is_told_at_once() {
     assert!(session.session.is_closed());
 }
 
-/// What isn't used of a turn is not paid for: 100 MB a second are no 10.
+/// What a turn doesn't use is not paid for: 100 MB a second must not become 10.
 #[test]
 fn a_fast_download_pays_for_no_more_than_it_sends() {
     let size = 20_000_000;
