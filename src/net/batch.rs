@@ -40,7 +40,7 @@ pub struct Received<'a> {
 }
 
 impl<'a> Received<'a> {
-    /// At most so many bytes of its payload: what is longer is cut.
+    /// Its payload, cut to at most `len` bytes.
     pub fn head(&self, len: usize) -> &'a [u8] {
         &self.payload[..self.payload.len().min(len)]
     }
@@ -279,8 +279,8 @@ fn read_control(control: &[u64; CONTROL_WORDS], filled: usize) -> Told {
     told
 }
 
-/// Bytes of memory that what was sent takes until it has left; 0 if the kernel
-/// doesn't tell.
+/// Bytes of memory taken by what was sent and has not left yet; 0 if the kernel doesn't
+/// tell.
 pub(super) fn unsent(socket: &impl AsRawFd) -> usize {
     let mut bytes: libc::c_int = 0;
     // SAFETY: the kernel writes one `int` to the pointer.
@@ -292,10 +292,10 @@ pub(super) fn unsent(socket: &impl AsRawFd) -> usize {
     }
 }
 
-/// Receives bytes and descriptors from a Unix socket: what has come, into `buffer`, and
-/// of the descriptors with it at most `MAX_DESCRIPTORS`. Returns how many bytes, 0 at its
-/// end, and whether all descriptors are there. What is too much, or more than the process
-/// may open, is closed.
+/// Receives bytes from a Unix socket into `buffer`, and with them at most
+/// `MAX_DESCRIPTORS` descriptors. Returns how many bytes came, 0 at the end, and
+/// whether all descriptors are there: those that are too many, or more than the process
+/// may open, are closed.
 ///
 /// # Errors
 /// `WouldBlock` if nothing is there; whatever else the kernel says.
@@ -327,7 +327,8 @@ pub fn receive_with_descriptors(
     let mut cmsg = unsafe { libc::CMSG_FIRSTHDR(header) };
     while let Some(entry) = unsafe { cmsg.as_ref() } {
         if (entry.cmsg_level, entry.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
-            // Where some are cut those that fit are open, and the length counts them.
+            // If some were cut, those that fit are open, and the length counts only
+            // them.
             let len: usize = entry.cmsg_len as _;
             let count = len.saturating_sub(DESCRIPTORS_AT) / DESCRIPTOR_LEN;
             // SAFETY: level and type say that descriptors follow, the length how many. The
@@ -346,17 +347,19 @@ pub fn receive_with_descriptors(
 /// Descriptors that one call receives.
 const MAX_DESCRIPTORS: usize = 16;
 
-/// Bytes of each, of what stands before them, and of control data with all of them.
+/// Bytes of a descriptor.
 const DESCRIPTOR_LEN: usize = size_of::<RawFd>();
+/// Bytes before the first descriptor in a control message.
 // SAFETY: the macros only compute.
 const DESCRIPTORS_AT: usize = unsafe { libc::CMSG_LEN(0) } as usize;
+/// Bytes of control data with [`MAX_DESCRIPTORS`] descriptors.
 const DESCRIPTOR_BYTES: usize =
     unsafe { libc::CMSG_SPACE((MAX_DESCRIPTORS * DESCRIPTOR_LEN) as libc::c_uint) } as usize;
 
-/// Datagrams that the kernel has dropped since the receive buffer was full, if it tells
-/// (Linux 4.12): what `SO_RXQ_OVFL` would tell with every datagram.
+/// Datagrams that the kernel has dropped because the receive buffer was full, if it
+/// tells (Linux 4.12): what `SO_RXQ_OVFL` would tell with every datagram.
 pub(super) fn receive_drops(socket: &impl AsRawFd) -> Option<u32> {
-    /// The place of the count, and how many there are (`linux/sock_diag.h`).
+    /// The index of the count in the figures, which is the last (`linux/sock_diag.h`).
     const DROPS: usize = 8;
     let mut figures = [0u32; DROPS + 1];
     let mut len = mem::size_of_val(&figures) as libc::socklen_t;
@@ -458,15 +461,15 @@ pub(super) fn send_from(
     }
 }
 
-/// Whether routers may fragment what an IPv4 socket sends, as far as they will.
+/// Sets whether routers may fragment what an IPv4 socket sends, as far as they will.
 pub(super) fn allow_fragments(socket: &impl AsFd, allow: bool) {
     let value: libc::c_int = if allow {
         libc::IP_PMTUDISC_DONT
     } else {
-        // Whoever says that the path takes less isn't believed.
+        // Ignore ICMP's "fragmentation needed", which anyone can forge.
         libc::IP_PMTUDISC_PROBE
     };
-    // SAFETY: the pointer is to a local of the length that is told; the kernel
+    // SAFETY: the pointer is to a local, with its length beside it; the kernel
     // only reads it. A failure leaves things as they are.
     unsafe {
         libc::setsockopt(
@@ -479,7 +482,7 @@ pub(super) fn allow_fragments(socket: &impl AsFd, allow: bool) {
     }
 }
 
-/// Whether they may, as the kernel has it.
+/// Whether routers may fragment what the socket sends, as the kernel has it.
 #[cfg(test)]
 pub(super) fn allows_fragments(socket: &impl AsFd) -> bool {
     let mut value: libc::c_int = -1;
@@ -524,8 +527,8 @@ fn put_local(control: &mut [u64; CONTROL_WORDS], local: IpAddr, scope: u32) -> u
     }
 }
 
-/// The first control message, as the kernel tells where a datagram was sent to and by
-/// which interface it came. Returns the bytes used.
+/// The first control message, as the kernel writes it: where a datagram was sent to,
+/// and the interface that it came in by. Returns the bytes used.
 fn put_destination(
     control: &mut [u64; CONTROL_WORDS],
     destination: Destination,
@@ -556,7 +559,7 @@ fn put_arrival_v6(control: &mut [u64; CONTROL_WORDS], ip: Ipv6Addr, interface: u
     put_local(control, ip.into(), interface)
 }
 
-/// Any multicast address: they aren't told apart.
+/// Stands for any multicast address: they aren't told apart.
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 
 /// Appends a control message to the `used` bytes of others; returns the bytes
@@ -655,7 +658,7 @@ mod tests {
                 empty().v4(Ipv4Addr::new(224, 0, 0, 1), OURS),
                 group(Some(OURS)),
             ),
-            // Waited before the kernel was asked: our own address isn't known.
+            // It came before the kernel was asked: our own address isn't known.
             (empty().v4(OURS, none), local(OURS.into())),
             (empty().v4(Ipv4Addr::BROADCAST, none), group(None)),
             (empty().v4(Ipv4Addr::new(239, 1, 2, 3), none), group(None)),

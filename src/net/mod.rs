@@ -35,11 +35,11 @@ const DEFAULT_BUFFER: usize = 212_992;
 /// the largest blocks is as much as anyone sends at once.
 const MAX_WINDOW_BUFFER: usize = 4 << 20;
 
-/// Datagrams that are looked at, at most, before a used socket is used again.
+/// The most datagrams that are discarded before a socket is used again.
 const MAX_DISCARDED: usize = 16;
 
-/// Bytes we ask the kernel to hold of what all transfers of a shared listen
-/// socket send: a few of the longest windows.
+/// Bytes of the send buffer that we ask for where transfers share a listen socket: a
+/// few of the longest windows.
 const SHARED_SEND_BUFFER: usize = 8 << 20;
 
 /// The most segments one call may hand over for offload (`UDP_MAX_SEGMENTS` of
@@ -68,7 +68,7 @@ pub struct Binding<'a> {
     pub device: Option<&'a str>,
 }
 
-/// The ports of a range that are tried, at most, to find a free one.
+/// The most ports of a range that are tried to find a free one.
 const MAX_PORT_TRIES: u32 = 64;
 
 /// A socket that several peers send to: for requests, or for the transfers that
@@ -79,12 +79,12 @@ pub struct ListenSocket {
     address: SocketAddr,
     /// The interface that its transfers are bound to as well.
     device: Option<Rc<str>>,
-    /// The last transfer's, for the next.
+    /// The share that the last transfer got, for the next one to use as well.
     share: Rc<RefCell<Weak<Share>>>,
 }
 
 impl ListenSocket {
-    /// Has `registry` report under `token` what `interest` says.
+    /// Registers the socket for `interest` under `token`.
     ///
     /// # Errors
     /// Whatever the kernel says.
@@ -97,7 +97,7 @@ impl ListenSocket {
         registry.register(&mut SourceFd(&self.socket.as_raw_fd()), token, interest)
     }
 
-    /// Has `registry` report something else from now on.
+    /// Registers the socket anew, in place of the earlier registration.
     ///
     /// # Errors
     /// Whatever the kernel says.
@@ -110,9 +110,9 @@ impl ListenSocket {
         registry.reregister(&mut SourceFd(&self.socket.as_raw_fd()), token, interest)
     }
 
-    /// Makes it fit to carry transfers as well: they send with its options.
+    /// Prepares it to carry transfers as well: they send with its options.
     pub fn prepare_sharing(&self) {
-        // An inherited one may carry IPv4 as well.
+        // Whatever its family: an inherited IPv6 socket may carry IPv4 as well.
         batch::allow_fragments(&*self.socket, true);
         if force_send_buffer(&*self.socket).is_err() {
             let _ = setsockopt(&*self.socket, sockopt::SndBuf, &SHARED_SEND_BUFFER);
@@ -124,17 +124,18 @@ impl ListenSocket {
         Rc::ptr_eq(&self.socket, &other.socket)
     }
 
-    /// Bytes of memory that what it sends may take until it has left.
+    /// Bytes of memory that its send buffer may take.
     pub fn send_buffer(&self) -> usize {
         getsockopt(&*self.socket, sockopt::SndBuf).unwrap_or(DEFAULT_BUFFER)
     }
 
-    /// Bytes of that which have not left yet.
+    /// Bytes of that taken by what has not left yet.
     pub fn unsent(&self) -> usize {
         batch::unsent(&*self.socket)
     }
 
-    /// Datagrams that were lost since its receive buffer was full, if the kernel tells.
+    /// Datagrams that were lost because its receive buffer was full, if the kernel
+    /// tells.
     pub fn receive_drops(&self) -> Option<u32> {
         batch::receive_drops(&*self.socket)
     }
@@ -191,8 +192,9 @@ impl ListenSocket {
         })
     }
 
-    /// Another socket on the same address and interface, for another process; the kernel
-    /// shares the clients out. Bound to be nobody else's, this one is shared from now on.
+    /// Another socket on the same address and interface, for another process; the
+    /// kernel spreads the clients among them. This one was bound exclusively; from now
+    /// on it shares its port (`SO_REUSEPORT`).
     ///
     /// # Errors
     /// Whatever the kernel says.
@@ -203,15 +205,15 @@ impl ListenSocket {
         let device = device.map(|name| String::from_utf8_lossy(&name).into_owned());
         let binding = Binding {
             reuse_port: true,
-            // If it wasn't needed for the first, it isn't for this one.
+            // Harmless where the address exists.
             ahead: true,
             device: device.as_deref(),
         };
         Self::bind(self.address, binding)
     }
 
-    /// The same socket, and its transfers will be bound to `device` as well (an
-    /// interface or a VRF); what belongs to others is never received or sent.
+    /// The same socket; its transfers will be bound to `device` as well (an interface
+    /// or a VRF), and neither receive nor send by another.
     #[must_use]
     pub fn with_transfers_on(self, device: Option<&Rc<str>>) -> Self {
         Self {
@@ -306,7 +308,7 @@ impl AsFd for ListenSocket {
     }
 }
 
-/// A socket that is to carry transfers, once it has a port: made while the process has
+/// A socket that is to carry transfers once it has a port, made while the process has
 /// the right to a large send buffer.
 #[derive(Debug)]
 pub struct SpareSocket {
@@ -315,7 +317,8 @@ pub struct SpareSocket {
 }
 
 impl SpareSocket {
-    /// For addresses of the family of this one, perhaps of one interface alone.
+    /// For addresses of the family of `address`, and bound to `device` if that is
+    /// given.
     ///
     /// # Errors
     /// Whatever the kernel says.
@@ -330,7 +333,7 @@ impl SpareSocket {
         })
     }
 
-    /// Gives it a large send buffer, whatever the system allows others.
+    /// Gives it a large send buffer, beyond the system's limit.
     ///
     /// # Errors
     /// `PermissionDenied` without the right to that.
@@ -344,8 +347,7 @@ impl SpareSocket {
         self.is_ipv4 == address.is_ipv4()
     }
 
-    /// Binds to `address`, on one of `ports`, which `random` points to: see
-    /// `candidates`.
+    /// Binds to `address`, on a port of `ports` that `random` picks: see `candidates`.
     ///
     /// # Errors
     /// `AddrInUse` if none of those that were tried is free; whatever else the kernel
@@ -362,7 +364,7 @@ impl SpareSocket {
         })
     }
 
-    /// The socket, which has been bound, fit to carry transfers.
+    /// The socket, which must have been bound, prepared to carry transfers.
     ///
     /// # Errors
     /// Whatever the kernel says.
@@ -373,8 +375,7 @@ impl SpareSocket {
     }
 }
 
-/// Asks for room for what all transfers of a socket send, beyond what the system
-/// allows.
+/// Asks for a send buffer for all transfers of a socket, beyond the system's limit.
 fn force_send_buffer(socket: &impl AsFd) -> io::Result<()> {
     Ok(setsockopt(
         socket,
@@ -388,7 +389,7 @@ fn force_send_buffer(socket: &impl AsFd) -> io::Result<()> {
 pub enum RunSent {
     /// All of it is on its way.
     All,
-    /// So many segments from its front are; the socket takes no more for now.
+    /// Only the first segments are; the socket takes no more for now.
     Blocked {
         /// Segments sent before.
         segments: u16,
@@ -402,11 +403,11 @@ pub struct TransferSocket {
     channel: Channel,
     offload: Offload,
     prepared: Prepared,
-    /// A poll has it already.
+    /// It is registered already.
     registered: bool,
     /// Every datagram goes out twice.
     sends_twice: bool,
-    /// Whether it may be fragmented on the way, once that was said.
+    /// Whether its datagrams may be fragmented on the way, once that was set.
     fragments: Option<bool>,
 }
 
@@ -415,12 +416,13 @@ pub struct TransferSocket {
 enum Channel {
     /// A socket of its own.
     Own(UdpSocket),
-    /// The listen socket, from the address that was asked. What comes in is
-    /// found and handed over by the part that receives there.
+    /// The listen socket, from the address that was asked. Whoever reads that socket
+    /// hands over what comes in.
     Shared(Rc<Share>),
 }
 
-/// What transfers have of a listen socket, all those that asked the same address of it.
+/// A listen socket and the local address to send from; shared by all transfers that
+/// were asked at that address.
 #[derive(Debug)]
 struct Share {
     socket: Rc<UdpSocket>,
@@ -443,15 +445,16 @@ enum Prepared {
 enum Offload {
     /// No run of more than one datagram has been sent yet.
     Untried,
-    /// Into segments of so many bytes.
+    /// Into segments of this many bytes.
     Into(u16),
-    /// Blocks above the path's MTU, an interface or a kernel without it: we cut.
+    /// It doesn't (blocks above the path's MTU, an interface or a kernel without it):
+    /// we cut.
     Refused,
 }
 
 impl TransferSocket {
-    /// A share of `listener` for the transfer with a client that asked `local` for it: no
-    /// descriptor, and the listen port for a TID.
+    /// A share of `listener` for a transfer whose client asked `local` for it. It takes
+    /// no descriptor, and its TID is the listen port.
     pub fn share(listener: &ListenSocket, local: IpAddr) -> Self {
         let mut last = listener.share.borrow_mut();
         let share = last.upgrade().filter(|it| it.local == local);
@@ -484,9 +487,9 @@ impl TransferSocket {
         }
     }
 
-    /// Has `registry`, always the same one, report under `token` what `interest`
-    /// says, what it reported before is over; nothing, where the socket is
-    /// shared: that one has a token of its own.
+    /// Registers the socket for `interest` under `token`, always with the same
+    /// registry, in place of any earlier registration. Does nothing for a share: the
+    /// listen socket has a token of its own.
     ///
     /// # Errors
     /// Whatever the kernel says.
@@ -512,7 +515,7 @@ impl TransferSocket {
         self.offload == Offload::Untried && self.prepared == Prepared::Plain && !self.is_shared()
     }
 
-    /// Forgets what has arrived; what goes on arriving is left.
+    /// Discards what has arrived, but not endlessly: more may keep arriving.
     pub fn discard_received(&self) {
         for _ in 0..MAX_DISCARDED {
             if self.receive_one(&mut [0]).is_err() {
@@ -577,10 +580,11 @@ impl TransferSocket {
         })
     }
 
-    /// Whether what it sends over IPv4 may be fragmented on the way. DATA may: a client
-    /// that asked for large blocks may sit behind a router that doesn't tell us they don't
-    /// fit. What is short never has to be, and then the kernel needn't number it among
-    /// all that goes to that host. Where the socket is shared that was settled before.
+    /// Sets whether what it sends over IPv4 may be fragmented on the way. DATA may: a
+    /// client that asked for large blocks may sit behind a router that doesn't tell us
+    /// they don't fit. Short datagrams never have to be, and then the kernel needn't
+    /// number them among all that goes to that host. A share keeps what was set for its
+    /// listen socket.
     pub fn allow_fragments(&mut self, allow: bool) {
         if let Channel::Own(socket) = &self.channel
             && self.fragments != Some(allow)
@@ -590,10 +594,10 @@ impl TransferSocket {
         }
     }
 
-    /// Makes ready for windows of `blocks` datagrams of `block_size` bytes: room
-    /// for what comes at once, as far as the system allows, and several
-    /// datagrams received as one where it can (`UDP_GRO`). A listen socket has
-    /// room, and takes each by itself.
+    /// Prepares for windows of `blocks` datagrams of `block_size` bytes: room for what
+    /// comes at once, as far as the system allows, and several datagrams received as
+    /// one where it can (`UDP_GRO`). Does nothing for a share: a listen socket has
+    /// room, and takes each datagram by itself.
     pub fn expect_windows(&mut self, blocks: u16, block_size: u16) {
         let Channel::Own(socket) = &self.channel else {
             return;
@@ -614,9 +618,9 @@ impl TransferSocket {
         }
     }
 
-    /// Has [`TransferSocket::receive`] and the sends tell when the network
-    /// answered that an earlier datagram could not be delivered (ICMP). A sender
-    /// to several addresses doesn't learn which one it was.
+    /// Makes [`TransferSocket::receive`] and the sends fail when the network has
+    /// answered that an earlier datagram could not be delivered (ICMP). A sender to
+    /// several addresses doesn't learn which one it was.
     ///
     /// # Errors
     /// Whatever the kernel says.
@@ -628,8 +632,8 @@ impl TransferSocket {
         Ok(())
     }
 
-    /// Bytes of memory that what was sent takes until it has left; what all shares
-    /// of a listen socket have sent, where this is one.
+    /// Bytes of memory taken by what was sent and has not left yet; for a share, by
+    /// what all shares of the listen socket have sent.
     pub fn unsent(&self) -> usize {
         batch::unsent(self.socket())
     }
@@ -655,8 +659,8 @@ impl TransferSocket {
         }
     }
 
-    /// Receives what is there; see [`Batch::receive`]. In a shared socket that
-    /// is never anything.
+    /// Receives what is there; see [`Batch::receive`]. For a share that is never
+    /// anything.
     ///
     /// # Errors
     /// As [`Batch::receive`].
@@ -667,8 +671,8 @@ impl TransferSocket {
         }
     }
 
-    /// Receives one datagram: its length, at most the buffer's, and its sender.
-    /// In a shared socket there is never one.
+    /// Receives one datagram: its length, at most the buffer's, and its sender. For a
+    /// share there is never one.
     ///
     /// # Errors
     /// `WouldBlock` if nothing is there; whatever else the kernel says.
@@ -687,7 +691,7 @@ impl TransferSocket {
     pub fn send_to(&self, datagram: &[u8], peer: SocketAddr) -> io::Result<()> {
         self.send_once(datagram, peer)?;
         if self.sends_twice {
-            // Lost, it was one too many.
+            // The loss of the copy does no harm.
             let _ = self.send_once(datagram, peer);
         }
         Ok(())
@@ -702,7 +706,7 @@ impl TransferSocket {
         }
     }
 
-    /// Has every datagram go out twice: some boot ROMs miss every other one.
+    /// Sends every datagram twice from now on: some boot ROMs miss every other one.
     pub const fn send_twice(&mut self, twice: bool) {
         self.sends_twice = twice;
     }
@@ -742,7 +746,7 @@ impl TransferSocket {
         Ok(RunSent::All)
     }
 
-    /// Its own socket was told the size once, a shared one is told each time.
+    /// A socket of its own has the size set once; a shared one gets it with each call.
     fn send_offloaded(&self, run: &[u8], peer: SocketAddr) -> io::Result<()> {
         match (&self.channel, self.offload) {
             (Channel::Shared(share), Offload::Into(size)) => {
@@ -781,7 +785,7 @@ impl TransferSocket {
     }
 }
 
-/// Past the system's limit only with `CAP_NET_ADMIN`; else what is allowed.
+/// Beyond the system's limit only with `CAP_NET_ADMIN`; else as much as it allows.
 fn set_receive_buffer(socket: &impl AsFd, bytes: usize) {
     if setsockopt(socket, sockopt::RcvBufForce, &bytes).is_err() {
         let _ = setsockopt(socket, sockopt::RcvBuf, &bytes);
@@ -797,8 +801,8 @@ fn refuses_offload(error: &io::Error) -> bool {
     )
 }
 
-/// The ports of `range` to try, one after the other: all of a small one, once around
-/// from where `random` points; of a larger one as many, scattered, so that a range
+/// The ports of `range` to try, one after the other. Of a small range all, once around
+/// from where `random` points. Of a larger one only as many, scattered, so that a range
 /// that is nearly full costs no more than a small one.
 fn candidates(range: &RangeInclusive<u16>, random: u16) -> impl Iterator<Item = u16> {
     /// Odd, so that no 16-bit number comes twice.
@@ -870,7 +874,7 @@ mod tests {
         }
     }
 
-    /// One that rested has the next transfer's terms, not the last one's.
+    /// A socket that rested has the next transfer's terms, not the last one's.
     #[test]
     fn whether_datagrams_may_be_fragmented_is_said_for_each_transfer() {
         let mut socket = TransferSocket::bind(Ipv4Addr::LOCALHOST.into(), 0, None, 0).unwrap();

@@ -1,12 +1,11 @@
 //! The sockets of transfers that have just ended, kept for the next ones: in a
 //! storm of small files a socket costs as much as the file.
 //!
-//! A port rests before it is used again, so that what was meant for its last
-//! transfer doesn't meet the next: until `REST` others have ended after it,
-//! and never towards the peer it served last. It only serves the same address
-//! again: others must not know it, since an answer from one in their name would
-//! count as theirs. Outside of a storm each transfer has a new port, closed at its
-//! end. Must not: open a socket, know a session.
+//! A port rests before it is used again, so that what was meant for its last transfer
+//! doesn't meet the next: until `REST` other transfers have ended, and it never serves
+//! the same peer twice in a row. It serves no other address: a client that knows the
+//! port could answer in another's name. Outside of a storm each transfer has a new
+//! port, closed at its end. Must not: open a socket, know a session.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -18,17 +17,16 @@ use crate::table::Endpoint;
 /// Transfers that end between two uses of a port.
 const REST: usize = 256;
 
-/// The most sockets that rest: as many requests as come with a few batches find
-/// one.
+/// The most sockets that rest: enough for the requests that come with a few batches.
 const MAX_RESTING: usize = 2 * REST;
 
-/// From so many transfers at once on it is a storm.
+/// This many transfers at once, or more, are a storm.
 pub const STORM: usize = 64;
 
 /// How long a socket rests before it is closed.
 const KEEP: Duration = Duration::from_millis(500);
 
-/// A share of the sessions whose descriptors may lie here.
+/// At most one socket rests here for this many sessions.
 const SHARE: usize = 8;
 
 /// Sockets at rest, the one that has rested longest first.
@@ -56,8 +54,8 @@ impl SocketPool {
         }
     }
 
-    /// Puts the socket of a transfer with `served` to rest, or closes it if it
-    /// would not do for another.
+    /// Puts the socket of a transfer with `served` to rest, or closes it if no other
+    /// transfer could use it.
     pub fn put(&mut self, now: Instant, socket: TransferSocket, served: Endpoint) {
         if self.capacity == 0 || !socket.is_plain() || has_scope(&served) {
             return;
@@ -92,7 +90,7 @@ impl SocketPool {
         Some(self.sockets.front()?.since + KEEP)
     }
 
-    /// Closes what has not been needed for long.
+    /// Closes sockets that have rested for long.
     pub fn handle_timeout(&mut self, now: Instant) {
         while self.poll_timeout().is_some_and(|end| end <= now) {
             self.sockets.pop_front();
@@ -108,7 +106,7 @@ impl SocketPool {
     }
 }
 
-/// A link-local address is one of an interface, and its socket bound to that.
+/// A link-local address belongs to an interface, and its socket is bound to that.
 fn has_scope(endpoint: &Endpoint) -> bool {
     matches!(endpoint.peer, SocketAddr::V6(peer) if peer.scope_id() != 0)
 }
