@@ -1,4 +1,4 @@
-//! What rights don't suffice for, on the way to a name: for the log.
+//! Where on the way to a name the server's rights don't suffice: for the log.
 //!
 //! Must not: be told to a client.
 
@@ -6,23 +6,23 @@ use std::os::fd::AsFd;
 
 use nix::sys::stat::fstat;
 
-/// A directory or a file that we may not use as it takes.
+/// A directory or a file on which the server lacks a right that it needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Barrier {
     /// Its name below the root; empty for the root itself.
     pub name: Vec<u8>,
     /// What isn't allowed: `enter`, `read`, `create files in`.
     pub needed: &'static str,
-    /// Whom it belongs to.
+    /// The user that owns it.
     pub owner: u32,
-    /// And which group.
+    /// Its group.
     pub group: u32,
     /// Its permission bits.
     pub mode: u32,
 }
 
 impl Barrier {
-    /// What is open `there`, under this name.
+    /// The open file or directory `there`, which has this name.
     pub(super) fn at(name: &[u8], there: &impl AsFd, needed: &'static str) -> Option<Self> {
         let told = fstat(there).ok()?;
         Some(Self {

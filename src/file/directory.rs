@@ -1,7 +1,7 @@
-//! A directory by its descriptor: the one that is served, or one that links may
+//! A directory held by its descriptor: the one that is served, or one that links may
 //! lead to.
 //!
-//! Must not: be found by its path twice.
+//! Must not: open it by its path a second time.
 
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -19,17 +19,17 @@ use super::error::with_remedy;
 #[derive(Debug)]
 pub struct Directory {
     pub(super) descriptor: OwnedFd,
-    /// Absolute, as it was named and, behind that, as it is without links; only
+    /// Its absolute paths: as it was named, then without links, if that differs. Only
     /// compared with names and links, never opened again.
     pub(super) paths: Rc<[PathBuf]>,
 }
 
 impl Directory {
-    /// Opens the directory at `path`. It is found once; moved or replaced, it
-    /// stays the one that is served.
+    /// Opens the directory at `path`. The path is looked up once: even if the directory
+    /// is moved or replaced later, it stays the one that is served.
     ///
     /// # Errors
-    /// A directory that is missing, is none, or can't be reached.
+    /// No such directory; not a directory; or out of reach.
     pub fn open(path: &Path) -> Result<Self, RootError> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let descriptor =
@@ -42,9 +42,9 @@ impl Directory {
         })
     }
 
-    /// The directory once more, with the rights the process has by now.
+    /// Opens the directory again, with the rights that the process has now.
     pub(super) fn search(&self) -> Result<OwnedFd, RootError> {
-        // The directory itself opens without the right to search it; `.` doesn't.
+        // Unlike the directory itself, `.` can't be opened without the right to search.
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         openat(&self.descriptor, ".", flags, Mode::empty()).map_err(|errno| self.error(errno))
     }
@@ -54,12 +54,12 @@ impl Directory {
         RootError::new(self.path(), errno)
     }
 
-    /// As it is without links, absolute.
+    /// Its absolute path without links.
     pub fn real_path(&self) -> &Path {
         self.paths.last().map_or(Path::new("."), PathBuf::as_path)
     }
 
-    /// As it was named.
+    /// Its absolute path as it was named.
     pub(super) fn path(&self) -> &Path {
         self.paths.first().map_or(Path::new("."), PathBuf::as_path)
     }
@@ -74,7 +74,7 @@ impl AsFd for Directory {
 /// Why a directory can't be served: one line with the remedy.
 #[derive(Debug)]
 pub struct RootError {
-    /// What can't be done with it.
+    /// What the directory was for.
     purpose: &'static str,
     path: PathBuf,
     errno: Errno,
@@ -91,14 +91,14 @@ impl RootError {
         }
     }
 
-    /// The same about a directory that uploads are to go to.
+    /// The same error for a directory that uploads are to go to.
     #[must_use]
     pub fn of_uploads(self) -> Self {
         let purpose = UPLOADS;
         Self { purpose, ..self }
     }
 
-    /// The same about a directory that links are to lead to.
+    /// The same error for a directory that links may lead to.
     #[must_use]
     pub fn of_links(self) -> Self {
         let purpose = "follow links to";
@@ -124,7 +124,7 @@ impl fmt::Display for RootError {
                 &other
             }
         };
-        // Whoever names it from elsewhere sees where it was looked for.
+        // Absolute: it shows where a relative path was looked for.
         let path = std::path::absolute(&self.path);
         let path = path.as_ref().unwrap_or(&self.path).display();
         write!(f, "cannot {} {path}: {reason}", self.purpose)

@@ -1,5 +1,5 @@
-//! What storage answers when it can't: an ERROR code and text for the wire,
-//! and the system's own reason for the log.
+//! The errors of storage: an ERROR code and text for the wire, and the system's own
+//! reason for the log.
 //!
 //! The one place where `errno` becomes an ERROR code. Texts are constants: no
 //! path and nothing a client sent can get into them. Must not: put an `errno` or a
@@ -13,21 +13,21 @@ use nix::errno::Errno;
 use crate::protocol::transfer::Failure;
 use crate::wire::packet::ErrorCode;
 
-/// The text where a new file's directory is missing.
+/// The text if a new file's directory is missing.
 const NO_DIRECTORY: &str = "No such directory";
 
-/// What to do about that.
+/// What to do about a missing directory.
 const MAKE_DIRECTORY: &str = if cfg!(feature = "uploads") {
     "uploads make no directories: create it first, or use --create-dirs"
 } else {
     "uploads make no directories: create it first"
 };
 
-/// The text where a client's own root is there, but can't be used.
+/// The text if a client's own root is there, but can't be used.
 const NO_OWN_ROOT: &str = "Access violation: this client's directory can't be used";
 
-/// The system's words for an error of its own, without the number that the
-/// library puts after them.
+/// The system's text for an error, without the number that the standard library
+/// appends.
 pub fn reason(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(number) => Errno::from_raw(number).desc().to_ascii_lowercase(),
@@ -35,8 +35,8 @@ pub fn reason(error: &io::Error) -> String {
     }
 }
 
-/// Its [`reason`] and the remedy, in one line: this one, unless the process may open no
-/// more files, whatever it was about.
+/// The error's [`reason`] and a remedy, in one line: `remedy`, unless the process may
+/// open no more files.
 pub fn with_remedy(error: &io::Error, remedy: &str) -> String {
     let is_full = error.raw_os_error() == Some(Errno::EMFILE as i32);
     let remedy = if is_full {
@@ -66,22 +66,22 @@ impl StorageError {
         Self::refusal("Access violation: control characters in the name");
     /// A name below a directory that is another client's root.
     pub const NOT_YOURS: Self = Self::refusal("Access violation: another client's directory");
-    /// The rules for this client are against it.
+    /// The rules don't allow this client to do it.
     pub const NOT_ALLOWED: Self = Self::refusal("Access violation: not allowed for this client");
-    /// None of the directories that the rules have for this client is there.
+    /// None of the directories that the rules name for this client exists.
     pub const NO_ROOT: Self = Self::new(
         ErrorCode::FileNotFound,
         "File not found: no directory for this client",
     );
-    /// Less than the tsize came; said by a client.
+    /// Fewer bytes came than the tsize; only our client sends it.
     pub const TOO_SHORT: Self = Self::new(ErrorCode::NotDefined, "Fewer bytes came than announced");
     /// Nothing has this name.
     pub const NOT_FOUND: Self = Self::new(ErrorCode::FileNotFound, "File not found");
-    /// A file that was closed for a while is another one now.
+    /// A file that was closed for a while has since been changed or replaced.
     pub(super) const CHANGED: Self =
         Self::new(ErrorCode::NotDefined, "File changed while being sent");
     pub(super) const EXISTS: Self = Self::new(ErrorCode::FileExists, "File already exists");
-    /// The directory to be made is there, but for the case of its letters.
+    /// The directory to be made exists in another case of letters.
     pub(super) const IN_ANOTHER_CASE: Self = Self::new(
         ErrorCode::FileExists,
         "Directory exists in another case of letters",
@@ -90,12 +90,12 @@ impl StorageError {
         ErrorCode::DiskFull,
         "Allocation exceeded: larger than the upload limit",
     );
-    /// All uploads together would be more than they may.
+    /// All uploads together would exceed their limit.
     pub(super) const OVER_TOTAL: Self = Self::new(
         ErrorCode::DiskFull,
         "Allocation exceeded: the limit of all uploads is reached",
     );
-    /// What is there couldn't be counted.
+    /// The files that are there couldn't be counted.
     pub(super) const UNCOUNTED: Self = Self::new(
         ErrorCode::DiskFull,
         "Allocation exceeded: the files there can't be counted",
@@ -111,11 +111,11 @@ impl StorageError {
     );
     pub(super) const NO_SPACE: Self =
         Self::new(ErrorCode::DiskFull, "Disk full: not enough free space");
-    /// There is room, but some is to stay free.
+    /// There is room, but too little would stay free.
     pub const MIN_FREE: Self =
         Self::new(ErrorCode::DiskFull, "Disk full: too little would stay free");
 
-    /// Why the directory that is a client's root can't be had.
+    /// Why a client's own root can't be opened.
     pub(super) fn of_own_root(errno: Errno) -> Self {
         let plain = Self::from(errno);
         if plain.is_exhausted() {
@@ -127,13 +127,13 @@ impl StorageError {
         }
     }
 
-    /// Why the system can't do something; `EIO` where the library has no number for it.
+    /// An error of the system; `EIO` if the library has no number for it.
     pub fn of_io(error: &io::Error) -> Self {
         let errno = error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
         errno.into()
     }
 
-    /// Why the directory of a new file can't be had.
+    /// Why the directory of a new file can't be opened.
     pub(super) fn of_directory(errno: Errno) -> Self {
         match errno {
             Errno::ENOENT | Errno::ENOTDIR => Self {
@@ -144,7 +144,7 @@ impl StorageError {
         }
     }
 
-    /// What made a transfer fail on its way, as far as the client was told.
+    /// Why a transfer failed, as the peer was told.
     pub const fn of_failure(failure: Failure) -> Self {
         Self::new(failure.code, failure.message)
     }
@@ -205,7 +205,7 @@ impl StorageError {
         self.message
     }
 
-    /// The system's reason, for the log; `None` where we refused ourselves.
+    /// The system's reason, for the log; `None` if the refusal is our own.
     pub const fn errno(&self) -> Option<Errno> {
         self.errno
     }
@@ -225,7 +225,7 @@ impl From<Errno> for StorageError {
     fn from(errno: Errno) -> Self {
         let plain = match errno {
             Errno::ENOENT | Errno::ENOTDIR => Self::NOT_FOUND,
-            // The code of a missing file, so that a search goes on.
+            // The code of a missing file, so that a client tries its next name.
             Errno::ENAMETOOLONG => {
                 Self::new(ErrorCode::FileNotFound, "File not found: name too long")
             }
@@ -233,7 +233,7 @@ impl From<Errno> for StorageError {
             Errno::ELOOP | Errno::EXDEV => Self::refusal("Access violation: link not followed"),
             Errno::EROFS => Self::refusal("Access violation: read-only file system"),
             Errno::EISDIR => Self::IS_DIRECTORY,
-            // What opening a socket, or a device without a driver, answers.
+            // From opening a socket, or a device without a driver.
             Errno::ENXIO | Errno::ENODEV => Self::NOT_REGULAR,
             Errno::ENOSPC => Self::new(ErrorCode::DiskFull, "Disk full"),
             Errno::EDQUOT => Self::new(ErrorCode::DiskFull, "Disk full: quota exceeded"),
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_without_a_number_is_one_of_input_and_output() {
+    fn an_error_without_a_number_is_eio() {
         let error = StorageError::of_io(&io::Error::from(io::ErrorKind::WriteZero));
         assert_eq!(error, StorageError::from(Errno::EIO));
         let error = StorageError::of_io(&io::Error::from_raw_os_error(Errno::ENOSPC as i32));

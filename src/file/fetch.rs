@@ -1,4 +1,4 @@
-//! Bytes of a file that are being fetched into memory while we go on.
+//! Bytes of a file that are being fetched into memory in the background.
 //!
 //! Must not: read them, or wait for them.
 
@@ -13,24 +13,24 @@ use super::syscalls::STRETCH;
 /// Bytes the kernel is usually willing to read ahead with one call.
 const ADVISED: off_t = 128 * 1024;
 
-/// Stretches that are fetched at once. FUSE takes 12 background requests, unless
-/// its file system asks for another number; one more waits for a free place, in
-/// the kernel, and everyone with it. A fetch is two requests, and a few places are
-/// left for others.
+/// The most stretches fetched at once. FUSE takes 12 background requests, unless the
+/// file system sets another number; the call that makes one more blocks in the kernel,
+/// and all sessions with it. A fetch is two requests, so a few places are left for
+/// others.
 const MAX_FETCHES: usize = 4;
 
-/// Fetches under way: the bound is on what the kernel does for this process.
+/// Fetches under way, for the whole process.
 static FETCHES: AtomicUsize = AtomicUsize::new(0);
 
-/// A stretch of a file that is being fetched, for all that wait for it; once none
-/// does, another may be.
+/// A stretch of a file that is being fetched, shared by all transfers that wait for it.
+/// Once none waits, another stretch may be fetched.
 #[derive(Debug)]
 pub(super) struct Fetch {
     from: u64,
 }
 
 impl Fetch {
-    /// `None` where enough is being fetched already.
+    /// `None` if enough is being fetched already.
     pub(super) fn begin(from: u64) -> Option<Self> {
         FETCHES
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |fetches| {
@@ -40,12 +40,12 @@ impl Fetch {
             .map(|_| Self { from })
     }
 
-    /// Where it begins.
+    /// Where the stretch begins, in bytes.
     pub(super) const fn from(&self) -> u64 {
         self.from
     }
 
-    /// Whether the byte at `offset` is among what is fetched.
+    /// Whether the byte at `offset` is in the stretch.
     pub(super) const fn covers(&self, offset: u64) -> bool {
         offset >= self.from && offset - self.from < STRETCH as u64
     }
@@ -57,7 +57,7 @@ impl Drop for Fetch {
     }
 }
 
-/// Has a stretch of the file fetched. Advice: what becomes of it shows at the next
+/// Advises the kernel to fetch a stretch of the file. Whether it does shows at the next
 /// read.
 pub(super) fn advise(file: BorrowedFd<'_>, offset: u64) {
     for at in (0..STRETCH).step_by(ADVISED as usize) {

@@ -1,12 +1,11 @@
-//! `--ignore-case`: what a name may mean that is right but for its case.
+//! `--ignore-case`: finds a file whose name differs from the request's in case only.
 //!
-//! Windows bootmgr asks for `\Boot\BCD` and for `\boot\bcd`. Looked up only when
-//! the name as it was sent finds nothing, component by component: what is there
-//! as it is spelled comes first, else, of the names that differ in the case of
-//! ASCII letters alone, the first in the order of their bytes. There is no way
-//! back from a directory that has been entered. Directories are listed once and
-//! kept while they don't change. Must not: open a file; every step is the
-//! resolver's, from the root.
+//! Windows bootmgr asks for `\Boot\BCD` and for `\boot\bcd`. This is done only if the
+//! name as it was sent finds nothing, component by component: a component that is there
+//! as it is spelled comes first; otherwise, of the names that differ only in the case of
+//! ASCII letters, the first in byte order. A directory that has been entered isn't left
+//! again to try another. A directory is listed once, and its names are kept until it
+//! changes. Must not: open a file; every step is the resolver's, from the root.
 
 use std::cell::{Cell, RefCell};
 use std::cmp::Ordering;
@@ -21,12 +20,12 @@ use nix::sys::stat::{FileStat, fstat};
 use super::name::TEMP_PREFIX;
 use super::walk::{Id, Timestamp, id};
 
-/// Names that are read of one directory: a millisecond or so. Past this limit
-/// a name counts as missing; otherwise the result would depend on the order of
-/// the directory.
+/// The most names read of one directory; takes a millisecond or so. In a directory with
+/// more, a name counts as missing; otherwise the result would depend on the order in
+/// which the directory is listed.
 const MAX_ENTRIES: usize = 4096;
 
-/// Directories whose names are kept, at most some 100 KiB each.
+/// The most directories whose names are kept, at most some 100 KiB each.
 const MAX_KEPT: usize = 16;
 
 /// The directories that were listed.
@@ -64,7 +63,7 @@ impl Stamp {
     }
 }
 
-/// The names in a directory, folded together.
+/// The names in a directory, in one buffer.
 #[derive(Debug, Default)]
 struct Listing {
     bytes: Vec<u8>,
@@ -82,7 +81,7 @@ impl Listing {
             if listing.names.len() == MAX_ENTRIES {
                 return Ok(Self::default());
             }
-            // Nobody may ask for these; `.` and `..` are no names.
+            // Nobody may ask for temporary files; `.` and `..` are no names.
             if matches!(name, b"." | b"..") || name.starts_with(TEMP_PREFIX.as_bytes()) {
                 continue;
             }
@@ -114,7 +113,7 @@ fn slice(bytes: &[u8], start: u32, end: u32) -> &[u8] {
     bytes.get(start as usize..end as usize).unwrap_or_default()
 }
 
-/// By the letters, whatever their case.
+/// Compares names by their letters, whatever the case.
 fn folded(a: &[u8], b: &[u8]) -> Ordering {
     let (mut a, mut b) = (a.iter(), b.iter());
     loop {
@@ -128,14 +127,14 @@ fn folded(a: &[u8], b: &[u8]) -> Ordering {
     }
 }
 
-/// By the letters, then by the bytes.
+/// Compares names by their letters, whatever the case, then by their bytes.
 fn order(a: &[u8], b: &[u8]) -> Ordering {
     folded(a, b).then_with(|| a.cmp(b))
 }
 
 impl Listings {
-    /// Makes `path` one that is there, if only the case of its letters is in the
-    /// way. What it becomes is as long. `open` opens below the root.
+    /// Changes the case of letters in `path` so that it is there; `None` if that can't
+    /// be done. Its length stays the same. `open` opens below the root.
     pub(super) fn find(
         &self,
         open: impl Fn(&[u8], OFlag) -> nix::Result<OwnedFd>,
@@ -180,7 +179,7 @@ impl Listings {
         if kept.len() == MAX_KEPT {
             kept.remove(0);
         }
-        // The latest last: who is asked for often stays.
+        // The latest last: a directory that is asked for often stays.
         kept.push(Kept {
             stamp,
             listing: is_same.then(|| Rc::clone(&listing)),
@@ -256,7 +255,7 @@ mod tests {
 
     #[test]
     fn a_directory_with_too_many_names_is_not_searched() {
-        // Where that takes no second.
+        // In memory, since making the files on a disk may take seconds.
         let base = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
         let base = base.unwrap();
         for number in 0..MAX_ENTRIES - 1 {

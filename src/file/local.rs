@@ -21,17 +21,17 @@ use super::{Policy, Publisher, ReadFile, StorageError, Upload};
 /// Takes a descriptor that is open for reading.
 ///
 /// # Errors
-/// Where it isn't a regular file's.
+/// If it isn't a regular file's.
 pub fn read(file: OwnedFd) -> Result<ReadFile, StorageError> {
     ReadFile::alone(file)
 }
 
-/// Starts a file that takes the place of whatever regular file is at `path`,
-/// when it is whole and not before.
+/// Starts a file that, once it is whole, takes its place at `path`, and replaces a
+/// regular file that is there.
 ///
 /// # Errors
-/// Whatever the system says of the directory, in which it must be allowed to
-/// create files, or of a link; a directory, a pipe or a device at `path`.
+/// Whatever the system says about the directory, where creating files must be allowed,
+/// or about a link; a directory, a pipe or a device at `path`.
 pub fn replace(path: &Path) -> Result<Upload, StorageError> {
     let target = target(path)?;
     let name = target.file_name().ok_or(StorageError::IS_DIRECTORY)?;
@@ -62,21 +62,22 @@ pub fn replace(path: &Path) -> Result<Upload, StorageError> {
     )
 }
 
-/// Where a link leads, there the file is replaced or created; the link stays.
+/// The path to replace or create. A link is followed, and stays.
 fn target(path: &Path) -> Result<PathBuf, StorageError> {
     match path.metadata() {
         Ok(_) => Ok(path.canonicalize().unwrap_or_else(|_| path.to_owned())),
-        // A link to what isn't there yet. Another link there is followed no further.
+        // A link to what isn't there yet. If it leads to another link, that one isn't
+        // followed.
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(match path.read_link() {
             Ok(link) => path.parent().unwrap_or(path).join(link),
             Err(_) => path.to_owned(),
         }),
-        // The system may not want it followed (`fs.protected_symlinks`): then we don't.
+        // The system may refuse to follow it (`fs.protected_symlinks`): then so do we.
         Err(error) => Err(StorageError::of_io(&error)),
     }
 }
 
-/// What an ERROR says, in words for the user whose own file it is: nobody forbids that.
+/// An ERROR's text for the user, who needs nobody's permission for their own file.
 pub fn plain(message: &'static str) -> &'static str {
     message
         .strip_prefix("Access violation: ")
@@ -84,7 +85,7 @@ pub fn plain(message: &'static str) -> &'static str {
 }
 
 impl StorageError {
-    /// The reason in words for the user whose own file it is.
+    /// The reason, for the user whose own file it is.
     pub fn reason(&self) -> &'static str {
         match self.errno() {
             Some(errno) => errno.desc(),
@@ -150,7 +151,7 @@ mod tests {
         for (link, leads, reason) in [
             ("to_dir", "nothing/", "Is a directory"),
             ("to_nothing", "nothing/new", "No such file or directory"),
-            // Once is enough.
+            // Only the first link is followed.
             ("one", "two", "not a regular file"),
             ("loop", "loop", "Too many symbolic links encountered"),
         ] {

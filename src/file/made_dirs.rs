@@ -1,8 +1,8 @@
-//! Directories that are made for uploads, and removed again if none comes of them.
+//! Directories that are made for uploads, and removed again if no upload succeeds.
 //!
-//! A directory made here is remembered until an upload in or below it is in place. When
-//! the last of those that are on their way there has ended without that, the directory
-//! goes, if it is empty. Must not: follow a link, or remove what others made.
+//! A directory made here is remembered until an upload in or below it is in place. If
+//! the last upload on its way there fails, the directory is removed, if it is empty.
+//! Must not: follow a link, or remove what others made.
 
 use std::cell::RefCell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -19,7 +19,7 @@ use super::walk::{Id, LOOK, id, id_of};
 /// How directories on the way are opened.
 const DIRECTORY: OFlag = LOOK.union(OFlag::O_DIRECTORY);
 
-/// The directories that were made, and that no upload has been put in place in.
+/// The directories that were made, and in or below which no upload is in place yet.
 #[derive(Debug, Default)]
 pub(super) struct MadeDirs {
     all: RefCell<Vec<MadeDir>>,
@@ -29,17 +29,17 @@ pub(super) struct MadeDirs {
 struct MadeDir {
     id: Id,
     name: Box<[u8]>,
-    /// On their way there.
+    /// Uploads on their way into or below it.
     uploads: u32,
 }
 
-/// Where an upload is on its way to: the made directories that it holds, from its own
-/// upwards.
+/// The made directories that an upload holds: those on the way to its place, the
+/// innermost first.
 #[derive(Debug, Default)]
 pub(super) struct Held(Vec<Id>);
 
 impl MadeDirs {
-    /// One more upload is on its way to `directory`.
+    /// Counts one more upload on its way to `directory`, and returns what it holds.
     ///
     /// # Errors
     /// Whatever the file system says.
@@ -66,11 +66,12 @@ impl MadeDirs {
     }
 
     /// Makes the directories of `path` below `directory` that are missing, with these
-    /// permissions; without, with those that the process's umask leaves. Returns the
-    /// last one. What it makes is `held`.
+    /// `permissions`, or, if `None`, those that the process's umask leaves. Returns the
+    /// last one, and adds to `held` those that were made for uploads.
     ///
     /// # Errors
-    /// Whatever the file system says; a link is ENOTDIR. What was made is removed again.
+    /// Whatever the file system says; `ENOTDIR` for a link. Directories already made are
+    /// removed again.
     pub(super) fn make(
         &self,
         directory: BorrowedFd<'_>,
@@ -89,7 +90,7 @@ impl MadeDirs {
         Ok(here)
     }
 
-    /// The same, from `here` on, which goes down.
+    /// The same, from `here` on, which moves down with each step.
     fn make_all(
         &self,
         here: &mut OwnedFd,
@@ -122,7 +123,7 @@ impl MadeDirs {
                     uploads: 0,
                 });
                 if permissions.is_some() {
-                    // Where that can't be done the directory is only the stricter.
+                    // If that fails, the directory is only stricter.
                     let _ = permit(here, name, &stat, mode);
                 }
             }
@@ -141,8 +142,8 @@ impl MadeDirs {
             .retain(|made| !held.0.contains(&made.id));
     }
 
-    /// An upload to `directory` has come to nothing: of those that it `held`, the ones go
-    /// that no other upload holds, if they are empty.
+    /// An upload to `directory` has failed: removes the directories that it `held`, if
+    /// they are empty and no other upload holds them.
     pub(super) fn release(&self, directory: BorrowedFd<'_>, held: &Held) {
         let mut here: Option<OwnedFd> = None;
         let mut removing = true;
@@ -171,7 +172,7 @@ impl MadeDirs {
         }
     }
 
-    /// Has the directory with this id changed; `false` if there is none.
+    /// Changes the entry of the directory with this id; `false` if there is none.
     fn change(&self, id: Id, change: impl FnOnce(&mut MadeDir)) -> bool {
         let mut all = self.all.borrow_mut();
         let made = all.iter_mut().find(|made| made.id == id);
@@ -180,18 +181,18 @@ impl MadeDirs {
 }
 
 impl Held {
-    /// Whether it is any directory at all.
+    /// Whether it holds any directory.
     pub(super) const fn is_any(&self) -> bool {
         !self.0.is_empty()
     }
 
-    /// How many.
+    /// How many directories it holds.
     pub(super) const fn len(&self) -> usize {
         self.0.len()
     }
 }
 
-/// Removes an empty directory; returns the one that it was in.
+/// Removes an empty directory, and returns its parent.
 fn remove(directory: BorrowedFd<'_>, made: &MadeDir) -> Result<OwnedFd> {
     let parent = openat(directory, "..", DIRECTORY, Mode::empty())?;
     let named = fstatat(&parent, &*made.name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
@@ -202,8 +203,8 @@ fn remove(directory: BorrowedFd<'_>, made: &MadeDir) -> Result<OwnedFd> {
     Ok(parent)
 }
 
-/// Gives a directory its permissions, whatever the process's umask is, and leaves it the
-/// group that its parent passes on.
+/// Gives a directory its permissions, whatever the process's umask is. Keeps the setgid
+/// bit, which it has from its parent.
 fn permit(parent: &OwnedFd, name: &[u8], stat: &FileStat, mode: Mode) -> Result<()> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let opened = openat(parent, name, flags, Mode::empty())?;

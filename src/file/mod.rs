@@ -58,7 +58,7 @@ pub use upload_rules::{UploadRules, Versions};
 pub use version_name::VersionFormat;
 pub use walk::{Closed, Departure};
 
-/// Where byte `done` of a run at `offset` lies, as the system counts.
+/// The file offset of byte `done` of a run at `offset`, in the system's type.
 fn file_offset(offset: u64, done: usize) -> nix::Result<off_t> {
     off_t::try_from(offset.saturating_add(done as u64)).map_err(|_| Errno::EFBIG)
 }

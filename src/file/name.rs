@@ -1,8 +1,8 @@
-//! Names as clients write them, each made into the one spelling that everything
-//! behind it sees: map rules, per-client roots, the file system.
+//! Names as clients write them, each turned into the one spelling that map rules,
+//! per-client roots and the file system see.
 //!
 //! Only the spelling is settled here. Where a name leads, and that it stays below
-//! the root, is the resolver's business. Bytes throughout. Must not: touch a file.
+//! the root, is the resolver's business. Names are bytes. Must not: touch a file.
 
 use std::fmt;
 use std::ops::Deref;
@@ -33,8 +33,8 @@ impl Name {
     /// - `\` separates as `/` does (Windows bootmgr asks for `\Boot\BCD`). A file
     ///   with a `\` in its own name can't be asked for.
     /// - A leading `/` means nothing (GRUB, PXELINUX).
-    /// - `..` takes back the component before it, whatever that is on the disk;
-    ///   above the root it means nothing.
+    /// - `..` removes the component before it, whatever that is on the disk; above
+    ///   the root it means nothing.
     /// - An absolute name that begins with one of `root_paths` is taken relative
     ///   to it: scripts written for a server without a chroot, such as tftp-hpa
     ///   without `-s`, send the whole path.
@@ -75,7 +75,7 @@ impl Name {
                 name = Self::from_spelled(relative)?;
             }
         }
-        // What is left of the root's own path is the root.
+        // It was the root's own path.
         if name.is_empty() {
             return Err(StorageError::IS_DIRECTORY);
         }
@@ -85,7 +85,7 @@ impl Name {
         Ok(name)
     }
 
-    /// A name that is spelled right already.
+    /// A name that is already in its one spelling.
     pub(super) fn from_spelled(spelled: &[u8]) -> Result<Self, Errno> {
         let mut name = Self::default();
         name.bytes
@@ -169,7 +169,8 @@ impl fmt::Debug for Name {
     }
 }
 
-/// What follows `own`, a path's components, in `path`.
+/// What follows the components of `own` in `path`; `None` if it doesn't begin with
+/// them.
 pub(super) fn below<'a>(path: &'a [u8], own: &[u8]) -> Option<&'a [u8]> {
     let mut rest = path;
     for component in components(own) {
@@ -203,7 +204,7 @@ pub(super) fn split_last(path: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-/// The name without what can't be text at its end.
+/// The name without the bytes at its end that can't be text.
 fn without_garbage(name: &[u8]) -> &[u8] {
     let is_garbage = |&byte: &u8| matches!(byte, 0..0x20 | 0x7f | 0xc0 | 0xc1 | 0xf5..);
     let end = name.iter().rposition(|byte| !is_garbage(byte));
@@ -251,7 +252,7 @@ mod tests {
             (b"a\xff\xff\x01", b"a"),
             (b"a\xffb", b"a\xffb"),
             (b"\xff\xfe/\xe4", b"\xff\xfe/\xe4"),
-            // Text in UTF-8 is text.
+            // The end of a UTF-8 character is no garbage.
             ("caf\u{e9}".as_bytes(), "caf\u{e9}".as_bytes()),
             (b"/srv/tftp/a", b"a"),
             (b"/elsewhere/a", b"a"),
@@ -335,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn names_have_an_end() {
+    fn a_name_that_is_too_long_is_refused() {
         let longest = [b'a'; MAX_NAME];
         assert_eq!(read(&longest).as_deref(), Ok(&longest[..]));
         let too_long = Err(Errno::ENAMETOOLONG.into());
@@ -355,7 +356,7 @@ mod tests {
             ("site.KEY", "site.KEY", "site.key", "site.key"),
             ("get/A.KEY", "pub/A.KEY", "pub/a.key", "get/a.key"),
             ("A/x.old", "A/x.new", "a/x.new", "a/x.old"),
-            // Made by the rules: nothing of it was asked for.
+            // The rules made the whole name: no part of it was asked for.
             ("FOO", "bar", "Bar", "FOO"),
             ("aa", "aaa", "AAA", "AA"),
         ] {
@@ -373,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn temporary_files_are_nobodys_to_name() {
+    fn no_request_may_name_a_temporary_file() {
         for (spelled, reserved) in [
             (&b".tftpd-1-0"[..], true),
             (b"a/.tftpd-", true),
@@ -388,7 +389,7 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// Read again, a name stays what it is: there is one spelling.
+        /// Reading a name again changes nothing.
         #[test]
         fn there_is_one_spelling(spelled in "[a./\\\\\u{1}\u{fffd}]{0,12}") {
             if let Ok(name) = read(spelled.as_bytes()) {

@@ -1,12 +1,12 @@
-//! Built without the feature `uploads`: there is nothing to ask for, and the compiler
-//! leaves out what would be done about it.
+//! The upload rules of a build without the feature `uploads`: none can be set, and the
+//! compiler leaves out the code for them.
 
 use std::convert::Infallible;
 
 use super::quota::MinFree;
 use super::version_name::VersionFormat;
 
-/// How uploads are taken.
+/// Rules for uploads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct UploadRules {}
 
@@ -15,11 +15,11 @@ pub struct UploadRules {}
 pub struct Versions {
     pub(super) count: u32,
     pub(super) format: Option<VersionFormat>,
-    /// None can be made.
+    /// No value of this type can be made.
     never: Infallible,
 }
 
-/// There is none.
+/// No value of this type can be made.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum OtherName {}
 
@@ -29,7 +29,7 @@ pub(super) enum OtherName {}
     reason = "as with the feature"
 )]
 impl UploadRules {
-    /// Nothing is asked for.
+    /// No rules.
     pub const NONE: Self = Self {};
 
     pub(super) const fn versions(&self) -> Option<Versions> {

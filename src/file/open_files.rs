@@ -1,13 +1,13 @@
-//! The files that are being read, each open once, however many transfers read it.
+//! The files that are being read: each is open once, however many transfers read it.
 //!
-//! A file is found by what it is, after its name has been resolved: its device and
-//! inode, its size and its times. So one that was replaced or written to is another
-//! one, and transfers that began before go on with what they have. A name that was
-//! resolved a moment ago isn't resolved again in the same batch of requests.
+//! After its name has been resolved, a file is found by its device and inode, its size
+//! and its times. So a file that was replaced or written to counts as a different one,
+//! and transfers that began earlier go on with what they have. In one batch of requests,
+//! a name that is asked for several times in a row is resolved once.
 //!
-//! Nothing is opened for a transfer that joins others, except on NFS, which tells only
-//! those that open a file what has become of it. That spares descriptors, and more:
-//! opening a file may wait for the reads of it that are under way (FUSE).
+//! A transfer that joins others opens nothing, except on NFS, where only opening a file
+//! tells whether the server has changed it. That saves descriptors, and time: opening a
+//! file may wait for the reads of it that are under way (FUSE).
 //! Must not: resolve names, or keep a file open that nobody reads.
 
 use std::cell::{Cell, OnceCell, RefCell};
@@ -25,14 +25,14 @@ use super::fetch::Fetch;
 use super::name::Name;
 use super::walk::{Id, Timestamp, id, kind};
 
-/// How files are opened: a FIFO or a terminal must not be waited for.
+/// How files are opened: without waiting for a FIFO or a terminal.
 pub(super) const FOR_READING: OFlag = OFlag::O_RDONLY
     .union(OFlag::O_NONBLOCK)
     .union(OFlag::O_NOCTTY)
     .union(OFlag::O_LARGEFILE);
 
-/// What tells a file from another one, and from what it was before it was written to.
-/// The number of a file that is gone is soon given to another: hence size and time.
+/// Tells a file from others, and from what it was before it was written to. The inode
+/// number of a deleted file is soon reused: hence size and time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Identity {
     id: Id,
@@ -51,8 +51,9 @@ impl Identity {
     }
 }
 
-/// What a file is found by: as [`Identity`], but one whose rights were changed is
-/// opened again, since that may not be allowed any more.
+/// What an open file is found by: its [`Identity`], and when anything about it changed
+/// last. So a file whose permissions were changed is opened again, which may no longer
+/// be allowed.
 type Key = (Identity, Timestamp);
 
 fn key(stat: &FileStat) -> Key {
@@ -73,10 +74,10 @@ pub(super) fn check_kind(stat: &FileStat) -> Result<(), StorageError> {
 pub(super) enum Way {
     /// The read itself says that it would have to wait.
     NoWait,
-    /// It can't; which pages are in memory is looked up before. What was seen
-    /// there once is trusted, unless each read is to look `again`.
+    /// The read can't; each read first looks which pages are in memory. Pages that
+    /// were there once are taken to be there still, unless it is to look `again`.
     Look { again: bool },
-    /// It waits, or never has to.
+    /// The read waits, or never has to.
     Wait,
 }
 
@@ -85,20 +86,20 @@ pub(super) enum Way {
 pub(super) struct OpenFile {
     descriptor: OwnedFd,
     key: Key,
-    /// The way that was found to work.
+    /// The way of reading that was found to work.
     pub(super) way: Cell<Way>,
-    /// What is being fetched into memory for some of them.
+    /// What is being fetched into memory for some of these transfers.
     pub(super) fetch: RefCell<Weak<Fetch>>,
-    /// Where it is counted.
+    /// The list that counts it.
     counted_in: Weak<OpenFiles>,
-    /// A serial number, never used again, if others find it there.
+    /// A serial number that is never used again, if other transfers find it in the list.
     number: Option<u64>,
-    /// Whether another host may change it without our kernel's noticing at once.
+    /// Whether another host may change it before our kernel notices.
     is_remote: OnceCell<bool>,
 }
 
 impl OpenFile {
-    /// Takes a descriptor if it is a regular file's; no other transfer finds it.
+    /// Takes over a regular file's descriptor; no other transfer finds it.
     pub(super) fn alone(descriptor: OwnedFd) -> Result<Rc<Self>, StorageError> {
         Self::unlisted(descriptor, Weak::new())
     }
@@ -139,12 +140,12 @@ impl OpenFile {
         self.key.0
     }
 
-    /// Its number, if others have it open as well.
+    /// Its number, if other transfers have it open as well.
     pub(super) fn sharing_key(self: &Rc<Self>) -> Option<u64> {
         self.number.filter(|_| Rc::strong_count(self) > 1)
     }
 
-    /// NFS says what its server has when a file is opened, and not before.
+    /// NFS asks its server for the file's current state only when the file is opened.
     fn is_remote(&self) -> bool {
         *self.is_remote.get_or_init(|| {
             let system = fstatfs(&self.descriptor).map(|it| it.filesystem_type());
@@ -181,11 +182,11 @@ impl Drop for OpenFile {
 #[derive(Debug, Default)]
 pub struct OpenFiles {
     open: RefCell<BTreeMap<Key, Weak<OpenFile>>>,
-    /// How many were ever opened to be found here.
+    /// How many were ever added to `open`.
     opened: Cell<u64>,
-    /// How many more there are, which nobody finds.
+    /// How many more are open that no other transfer finds.
     unlisted: Cell<usize>,
-    /// A batch of requests is being looked at.
+    /// Whether a batch of requests is being handled.
     in_batch: Cell<bool>,
     latest: RefCell<Option<Latest>>,
 }
@@ -214,11 +215,11 @@ impl OpenFiles {
         Ok(file)
     }
 
-    /// The file that `found` tells of, from those that are open, or else opened by
-    /// `open`, which may find another one by then.
+    /// The file that `found` describes: an open one, or else one opened by `open`, which
+    /// may be another one by then.
     ///
     /// # Errors
-    /// What isn't a regular file; whatever `open` says.
+    /// Not a regular file; whatever `open` says.
     pub(super) fn get(
         self: &Rc<Self>,
         found: &FileStat,
@@ -248,8 +249,8 @@ impl OpenFiles {
         self.open.borrow().get(key)?.upgrade()
     }
 
-    /// From here on to [`OpenFiles::end_batch`] a name that is asked for more than once
-    /// in a row is resolved once.
+    /// Until [`OpenFiles::end_batch`], a name that is asked for several times in a row is
+    /// resolved once.
     pub(super) fn begin_batch(&self) {
         self.in_batch.set(true);
     }
@@ -259,8 +260,8 @@ impl OpenFiles {
         *self.latest.borrow_mut() = None;
     }
 
-    /// The file that was found last in this batch, if that was by this `name` in this
-    /// `directory`.
+    /// The file that was found last in this batch, if it was found by this `name` in
+    /// this `directory`.
     pub(super) fn latest(&self, directory: &Rc<Directory>, name: &Name) -> Option<Rc<OpenFile>> {
         let latest = self.latest.borrow();
         let latest = latest.as_ref()?;
@@ -347,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_was_closed_joins_those_that_read_it_meanwhile() {
+    fn a_file_that_is_opened_again_joins_its_other_readers() {
         let base = tempfile::tempdir().unwrap();
         fs::write(base.path().join("f"), "f").unwrap();
         let root = Root::open(base.path(), Policy::default()).unwrap();
@@ -365,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_replaced_written_to_or_locked_up_is_opened_again() {
+    fn a_file_that_was_replaced_written_to_or_made_private_is_opened_again() {
         let base = tempfile::tempdir().unwrap();
         let path = base.path().join("f");
         fs::write(&path, "old").unwrap();
@@ -382,7 +383,7 @@ mod tests {
         assert_eq!(root.open_files().count(), 3);
         assert_eq!(read(&mut old), b"old");
         assert_eq!(read(&mut longer), b"newer");
-        // What it was promised to be.
+        // The promised size.
         assert_eq!(replaced.size(), 3);
         assert!(replaced.has_changed() && !longer.has_changed());
         assert_eq!(read(&mut replaced), b"newer");
@@ -402,7 +403,7 @@ mod tests {
         let now = || read(&mut root.open_read(b"f").unwrap());
         root.begin_batch();
         let _reader = root.open_read(b"f").unwrap();
-        // In the same moment.
+        // In the same batch.
         fs::rename(&path, &aside).unwrap();
         assert_eq!(now(), b"old");
         assert!(root.open_read(b"missing").is_err());

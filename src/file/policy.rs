@@ -19,6 +19,6 @@ pub struct Policy {
     /// Look for a file that isn't there under names that differ in the case of
     /// their letters.
     pub ignore_case: bool,
-    /// What else is asked for with uploads.
+    /// Further rules for uploads.
     pub uploads: UploadRules,
 }

@@ -1,14 +1,16 @@
 //! How a finished upload gets its name, and the temporary names it may need on
 //! the way.
 //!
-//! A file without a name is linked by its descriptor. Where that can't be had
-//! (NFS, FAT, some FUSE) or done (neither `/proc` nor the right to link a
-//! descriptor), it is written under a temporary name. Requests can't name that;
-//! abort removes it. Only what ends the program at once (kill -9, SIGQUIT, a crash) can
-//! leave one behind (or, everywhere, strike between the two steps of replacing a file):
-//! the first upload into a directory sweeps it, and a later one now and then. Temporary
-//! files are locked while their program lives; where hosts share files without sharing
-//! locks, only old ones are swept. Must not: look at what is in a file.
+//! An upload is written to a file without a name, which is then linked by its descriptor.
+//! Where there are no unnamed files (NFS, FAT, some FUSE), or where they can't be linked
+//! (neither `/proc` nor the right to link a descriptor), it is written under a temporary
+//! name. No request can use that name, and aborting the upload removes it. Replacing a
+//! file takes a temporary name everywhere, for a moment.
+//!
+//! A temporary file is left behind only if the program ends at once (kill -9, SIGQUIT, a
+//! crash). The first upload into a directory sweeps such files, and so does a later one
+//! now and then. Temporary files are locked while their program lives; where hosts share
+//! files but not locks, only old ones are swept. Must not: look at what is in a file.
 
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -35,8 +37,8 @@ pub enum Publisher {
     LinkDescriptor,
     /// An unnamed file, linked through `/proc/self/fd`.
     LinkProc,
-    /// A temporary name in the same directory, linked or renamed. The others
-    /// fall back to it where a file system has no unnamed files.
+    /// A temporary name in the same directory, linked or renamed. The other ways
+    /// fall back to it if a file system has no unnamed files.
     Named,
 }
 
@@ -51,8 +53,8 @@ impl fmt::Display for Publisher {
 }
 
 impl Publisher {
-    /// The first that works here. Writes nothing: linking over `.` fails in any
-    /// case, with `EEXIST` once the kernel has accepted what is to be linked.
+    /// The first way that works here. Writes nothing: linking over `.` always fails,
+    /// but with `EEXIST` only if the kernel accepts what is to be linked.
     pub(super) fn probe(root: BorrowedFd<'_>) -> Self {
         let works = |it: &Self| it.link(root, root, b".") == Err(Errno::EEXIST);
         [Self::LinkDescriptor, Self::LinkProc]
@@ -80,8 +82,8 @@ impl Publisher {
     }
 }
 
-/// A new file in `directory`, without a name if possible, and its temporary
-/// name if not. `serial` tells the temporary files of this server apart.
+/// A new file in `directory`: without a name if possible, otherwise with the temporary
+/// name returned. `serial` tells the temporary files of this server apart.
 pub(super) fn open_new(
     directory: BorrowedFd<'_>,
     publisher: Publisher,
@@ -100,14 +102,14 @@ pub(super) fn open_new(
     let flags = flags | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
     let (temporary, file) = with_temporary_name(directory, serial, |temporary| {
         let file = openat(directory, temporary, flags, mode)?;
-        // Someone who took it for left behind may have been faster.
+        // Another server may already be sweeping it as left behind.
         let taken = lock(&file) == Err(Errno::EAGAIN) || fstat(&file)?.st_nlink == 0;
         if taken { Err(Errno::EEXIST) } else { Ok(file) }
     })?;
     Ok((file, Some(temporary)))
 }
 
-/// Links an unnamed file under a temporary name, which it returns.
+/// Links an unnamed file under a temporary name, and returns that name.
 pub(super) fn link_temporary(
     file: BorrowedFd<'_>,
     directory: BorrowedFd<'_>,
@@ -121,8 +123,8 @@ pub(super) fn link_temporary(
     Ok(temporary)
 }
 
-/// Calls `make` with temporary names until one is free, and removes those left
-/// behind on the way.
+/// Calls `make` with temporary names until one is free. Removes those on the way that
+/// were left behind.
 fn with_temporary_name<T>(
     directory: BorrowedFd<'_>,
     serial: u64,
@@ -139,8 +141,8 @@ fn with_temporary_name<T>(
     Err(Errno::EBUSY)
 }
 
-/// Removes the temporary files that earlier servers left behind in `directory`,
-/// as far as it can be listed.
+/// Removes the temporary files that earlier servers left behind in `directory`, if it
+/// can be listed.
 pub(super) fn sweep(directory: BorrowedFd<'_>) {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let listed = openat(directory, ".", flags, Mode::empty()).and_then(Dir::from_fd);
@@ -156,7 +158,7 @@ pub(super) fn sweep(directory: BorrowedFd<'_>) {
     }
 }
 
-/// Whether a server of ours made a file of this name: `.tftpd-SERIAL-ATTEMPT`.
+/// Whether a file of this name is a temporary one of ours: `.tftpd-SERIAL-ATTEMPT`.
 pub(super) fn is_ours(name: &[u8]) -> bool {
     let is_number = |digits: &[u8]| !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
     name.strip_prefix(TEMP_PREFIX.as_bytes())
@@ -169,12 +171,12 @@ pub(super) fn is_ours(name: &[u8]) -> bool {
 
 /// Removes a temporary file whose server is gone: one that isn't locked.
 ///
-/// While the lock is held nobody else removes or renames that name, so what is
-/// removed is what was locked.
+/// While the lock is held, nobody else removes or renames that name: what is removed
+/// is what was locked.
 fn remove_left_behind(directory: BorrowedFd<'_>, name: &[u8]) {
     let flags = OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
     let remove = || -> nix::Result<()> {
-        // What is no file isn't ours, and isn't opened.
+        // Anything but a regular file isn't ours, and must not be opened.
         let stat = fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
         if kind(&stat) != SFlag::S_IFREG {
             return Err(Errno::EBUSY);
@@ -196,8 +198,8 @@ fn remove_left_behind(directory: BorrowedFd<'_>, name: &[u8]) {
     }
 }
 
-/// Whether a server on another host, whose lock isn't seen here, may be writing this
-/// file: it was written to less than [`ABANDONED`] before `now`.
+/// Whether a server on another host, whose lock can't be seen here, may be writing this
+/// file: it was last written to less than [`ABANDONED`] before `now`.
 fn may_be_another_hosts(filesystem: u32, file: &FileStat, now: Duration) -> bool {
     let written = u64::try_from(file.st_mtime).unwrap_or(0);
     let age = now.saturating_sub(Duration::from_secs(written));
@@ -214,8 +216,8 @@ pub(super) fn now() -> Duration {
     now.unwrap_or_default()
 }
 
-/// Whether `name` in `directory` is this file's, and not that of a server that took it
-/// for left behind.
+/// Whether `name` in `directory` is still this file's: another server may have swept it
+/// as left behind and made its own of that name.
 pub(super) fn is_named(
     file: impl AsFd,
     directory: BorrowedFd<'_>,
@@ -225,7 +227,7 @@ pub(super) fn is_named(
     Ok(id_of(file)? == id(&named))
 }
 
-/// Locks a file for as long as it is open: `EAGAIN` if someone else has.
+/// Locks a file for as long as it is open; `EAGAIN` if someone else has locked it.
 fn lock(file: impl AsFd) -> nix::Result<()> {
     let whole = libc::flock {
         l_type: libc::F_WRLCK as libc::c_short,
@@ -237,8 +239,8 @@ fn lock(file: impl AsFd) -> nix::Result<()> {
     fcntl(file, FcntlArg::F_OFD_SETLK(&whole)).map(drop)
 }
 
-/// Renames, but not onto an existing name. On file systems that can't do both in one
-/// step another process could take the name in between.
+/// Renames, but not onto an existing name. Where the file system can't check and rename
+/// in one step, a file that another process makes in between is replaced.
 pub(super) fn rename_new(directory: BorrowedFd<'_>, from: &[u8], to: &[u8]) -> nix::Result<()> {
     match syscalls::rename_new(directory, from, to) {
         Err(Errno::EINVAL | Errno::ENOSYS) => {}
@@ -255,12 +257,13 @@ pub(super) fn rename_new(directory: BorrowedFd<'_>, from: &[u8], to: &[u8]) -> n
 /// several servers share a directory, or after a kill -9.
 pub(super) const TEMPORARY_NAMES: u32 = 16;
 
-/// A temporary file that nothing has been written to for so long is nobody's: far longer
-/// than a client is waited for, and than the clocks of hosts differ.
+/// After this long without a write a temporary file is abandoned. It is far longer than
+/// a server waits for a client, and than the clocks of hosts differ.
 const ABANDONED: Duration = Duration::from_secs(600);
 
-/// File systems that other hosts may write to, and that may know only the locks of this
-/// one (`mount(8)`: `nolock`), as `statfs(2)` and `linux/magic.h` number them.
+/// File systems that other hosts may write to, but where only the locks of this host may
+/// be seen (`mount(8)`: `nolock`); the numbers are those of `statfs(2)` and
+/// `linux/magic.h`.
 const SHARED_BY_HOSTS: [u32; 9] = [
     0x6969,      // NFS
     0x6573_5546, // FUSE, virtiofs
@@ -273,7 +276,7 @@ const SHARED_BY_HOSTS: [u32; 9] = [
     0x7461_636f, // OCFS2
 ];
 
-/// Directory entries that are looked at for files left behind: some milliseconds.
+/// The most directory entries searched for files left behind; takes some milliseconds.
 const MAX_SWEPT: usize = 16_384;
 
 #[cfg(test)]
@@ -281,7 +284,7 @@ mod tests {
     use super::*;
     use std::fs::File;
 
-    /// A lock there is one of this host alone.
+    /// Locks of other hosts can't be seen there.
     #[test]
     fn where_hosts_share_no_locks_only_old_files_are_swept() {
         const EXT4: u32 = 0xef53;

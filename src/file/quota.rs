@@ -1,9 +1,9 @@
-//! How much uploads may take, all together, and what they leave free.
+//! How much disk space all uploads together may take, and how much they leave free.
 //!
 //! What a client has sent counts, and from its first block on a little of what else it
 //! announced; a request alone counts nothing. Files are counted when the first data
-//! comes, and again, but not all the time, when there seems to be no room: others may
-//! have removed some. Must not: read a file, or take a count that left something out.
+//! comes, and again, though not too often, when there seems to be no room: others may
+//! have removed some. Must not: read a file, or trust a count that left something out.
 
 use std::cell::Cell;
 use std::fmt;
@@ -21,7 +21,7 @@ use super::error::StorageError;
 use super::publish::{is_ours, now};
 use super::walk::{Id, MAX_DEPTH, id, id_of, kind};
 
-/// What stays free on a disk.
+/// How much stays free on a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MinFree {
     /// Bytes.
@@ -30,7 +30,7 @@ pub enum MinFree {
     Percent(u8),
 }
 
-/// As the command line has it.
+/// As on the command line.
 impl fmt::Display for MinFree {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
@@ -55,10 +55,10 @@ impl MinFree {
     }
 }
 
-/// The bytes of all files where uploads go, and of those on their way.
+/// The bytes of all files where uploads go, and of the uploads under way.
 #[derive(Debug, Default)]
 pub(super) struct Quota {
-    /// Files; `None` before they were counted.
+    /// Bytes of the files; `None` before they were counted.
     stored: Cell<Option<u64>>,
     under_way: Cell<u64>,
     /// The time since 1970 before which files aren't counted again.
@@ -71,7 +71,7 @@ impl Quota {
     /// added to `entries`.
     ///
     /// # Errors
-    /// 3 if all together would be more than `limit` bytes.
+    /// ERROR 3 if all together would be more than `limit` bytes.
     pub(super) fn ensure(
         &self,
         tops: &[BorrowedFd<'_>],
@@ -92,13 +92,13 @@ impl Quota {
         }
     }
 
-    /// Refuses an upload of so many bytes if it is known that they don't fit. Counts no
-    /// files, which takes long: anyone can ask, in anyone's name.
+    /// Refuses an upload of `announced` bytes if they are known not to fit. Counts no
+    /// files, which takes long: requests can be forged.
     ///
     /// # Errors
-    /// 3 if they don't.
+    /// ERROR 3 if they don't fit.
     pub(super) fn may_fit(&self, limit: u64, announced: u64) -> Result<(), StorageError> {
-        // Past its rest, files are counted again with the first data.
+        // After `rested`, files are counted again with the first data.
         let stored = self.stored.get().filter(|_| now() < self.rested.get());
         let others = stored.map_or(0, |it| it.saturating_add(self.under_way.get()));
         if others.saturating_add(announced) > limit {
@@ -107,22 +107,22 @@ impl Quota {
         Ok(())
     }
 
-    /// Of what is under way, one upload's part is now `to` bytes instead of `from`.
+    /// One upload's part of the bytes under way is now `to` instead of `from`.
     pub(super) fn expect(&self, from: u64, to: u64) {
         let others = self.under_way.get().saturating_sub(from);
         self.under_way.set(others.saturating_add(to));
     }
 
-    /// An upload of `bytes` is in place, and `freed` bytes of others are gone.
+    /// An upload of `bytes` is in place, and `freed` bytes of other files are gone.
     pub(super) fn store(&self, bytes: u64, freed: u64) {
         let stored = self.stored.get();
         let stored = stored.map(|it| it.saturating_add(bytes).saturating_sub(freed));
         self.stored.set(stored);
     }
 
-    /// The bytes of all files below the directories `tops`, counted again if that wasn't done just
-    /// before; `None` if they couldn't be counted. What is known gets no lower by a count
-    /// that left something out.
+    /// The bytes of all files below the directories `tops`, counted again unless that was
+    /// done just before; `None` if they couldn't be counted. A count that left something
+    /// out never lowers the known number.
     fn count(&self, tops: &[BorrowedFd<'_>], entries: &Cell<u64>) -> Option<u64> {
         let start = now();
         let known = self.stored.get();
@@ -149,11 +149,11 @@ impl Quota {
 
 #[derive(Debug, Default)]
 struct Counted {
-    /// Directories that are counted on their own, though they may be below others.
+    /// The directories to count below. Each is counted once, even if it is below another.
     tops: Vec<Id>,
     entries: usize,
     bytes: u64,
-    /// Why some weren't counted.
+    /// Why some files weren't counted.
     missed: Option<&'static str>,
 }
 
@@ -171,7 +171,7 @@ impl Counted {
         }
         let mut added = Vec::new();
         for top in tops {
-            // One may be named twice.
+            // A directory may be named twice.
             if let Ok(id) = id_of(top)
                 && !added.contains(&id)
             {
@@ -215,7 +215,7 @@ impl Counted {
             }
         };
         match kind(&stat) {
-            // Uploads on their way are counted apart.
+            // Uploads under way are counted elsewhere.
             SFlag::S_IFREG if !is_ours(name) => {
                 self.bytes += u64::try_from(stat.st_size).unwrap_or(0);
             }
@@ -226,7 +226,7 @@ impl Counted {
             SFlag::S_IFDIR => match open(directory, name) {
                 Ok(directory) => self.add(directory.as_fd(), depth + 1),
                 Err(Errno::ENOENT) => {}
-                // Nothing is uploaded to where we can't go, such as lost+found.
+                // No upload goes where we can't enter, such as lost+found.
                 Err(Errno::EACCES) if !can_enter(directory, name) => {}
                 Err(_) => self.missed = Some("a directory can't be read"),
             },
@@ -244,10 +244,11 @@ fn can_enter(directory: BorrowedFd<'_>, name: &[u8]) -> bool {
     faccessat(directory, name, AccessFlags::X_OK, AtFlags::AT_EACCESS).is_ok()
 }
 
-/// Names that are looked at to count files: some tenths of a second.
+/// The most names looked at to count files; takes some tenths of a second.
 const MAX_ENTRIES: usize = 100_000;
 
-/// How many times as long as counting took it isn't done again, and how long at least.
+/// After a count, none follows for this many times as long as it took, and for the
+/// shortest rest on top.
 const REST: u32 = 20;
 const SHORTEST_REST: Duration = Duration::from_millis(100);
 
@@ -283,14 +284,14 @@ mod tests {
         quota.expect(30, 0);
         quota.store(30, 20);
         assert_eq!(ensure(0, 31), Err(StorageError::OVER_TOTAL));
-        // What was removed gives room, sooner or later.
+        // Removing a file makes room, with the next count.
         fs::remove_file(path.join("a/b/three")).unwrap();
         quota.rested.set(Duration::ZERO);
         assert_eq!(ensure(0, 70), Ok(()));
         assert!(entries.get() > 6);
     }
 
-    /// Such as those of rules by client.
+    /// Such as the directories of per-client rules.
     #[test]
     fn files_of_several_directories_count_and_each_once() {
         let base = tempfile::tempdir().unwrap();
@@ -310,7 +311,7 @@ mod tests {
         assert_eq!(over, Err(StorageError::OVER_TOTAL));
     }
 
-    /// Too deep to be counted.
+    /// Here because a directory is too deep.
     #[test]
     fn a_count_that_misses_something_makes_no_room() {
         let base = tempfile::tempdir().unwrap();
@@ -333,15 +334,15 @@ mod tests {
             assert!(ensure(41).is_err());
             quota.store(0, 20);
             assert_eq!(ensure(60), first);
-            // What can be counted again does.
+            // Once everything can be counted again, there is room.
             fs::remove_dir_all(path.join("d")).unwrap();
             assert_eq!(ensure(100), Ok(()));
         }
     }
 
-    /// Anyone can ask: nothing is looked at for that.
+    /// Requests can be forged: they must cost little.
     #[test]
-    fn a_request_alone_has_nothing_counted() {
+    fn a_request_alone_counts_no_files() {
         let base = tempfile::tempdir().unwrap();
         fs::write(base.path().join("f"), [0; 60]).unwrap();
         let directory = File::open(base.path()).unwrap();

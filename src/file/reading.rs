@@ -1,17 +1,17 @@
 //! A file being read: the bytes now, or "not yet".
 //!
 //! Reads go by offset, so that any block can be produced again, and keep no
-//! position. What the file holds may change under a transfer; what was promised
+//! position. A file's content may change during a transfer, but its promised size
 //! can't: fewer bytes than asked for mean that the file has shrunk.
 //!
-//! A read doesn't wait for the disk if the file system can tell beforehand that
-//! it would: the caller has what is missing fetched, and comes back later.
-//! Three ways, the first that works is kept for the file: `preadv2` with
-//! `RWF_NOWAIT` (disks); a look at which pages are in memory, then `preadv` (FUSE,
-//! NFS, overlayfs); `preadv` alone (all others: they wait, or never have to).
+//! If the file system can tell beforehand that a read would wait for the disk, the
+//! caller has the missing data fetched, and comes back later. There are three ways to
+//! read, and the first that works is kept for the file: `preadv2` with `RWF_NOWAIT`
+//! (disks); a look at which pages are in memory, then `preadv` (FUSE, NFS,
+//! overlayfs); `preadv` alone (all others, which wait, or never have to).
 //!
-//! When to come back, and when to wait after all, is the session's to say. Must
-//! not: sleep, read the clock.
+//! The session decides when to come back, and when to wait after all. Must not:
+//! sleep, read the clock.
 
 use std::io::IoSliceMut;
 use std::os::fd::AsFd as _;
@@ -28,12 +28,12 @@ use super::syscalls::{self, STRETCH};
 
 /// What a file's bytes are read from: [`ReadFile`](super::ReadFile), or a stand-in for it.
 pub trait ReadAt {
-    /// Bytes that it was promised to have.
+    /// The promised size, in bytes.
     fn size(&self) -> u64;
 
-    /// Fills `slices`, one after the other, with the bytes from `offset` on, and
-    /// returns how many those were: fewer than the slices hold only at the end.
-    /// At most 1024 slices (`IOV_MAX`), which are used up.
+    /// Fills `slices`, one after the other, with the bytes from `offset` on. Returns the
+    /// number of bytes, fewer than the slices hold only at the file's end. Takes at most
+    /// 1024 slices (`IOV_MAX`), and uses them up.
     ///
     /// `Ok(None)`: not yet; see [`ReadAt::fetch`].
     ///
@@ -53,25 +53,25 @@ pub trait ReadAt {
         self.read_run(offset, &mut [IoSliceMut::new(buffer)])
     }
 
-    /// Has what the last read missed brought into memory while we go on. False if
-    /// that must wait its turn: to be tried again after the next read that isn't
+    /// Has the data that the last read missed fetched into memory in the background.
+    /// `false` if it isn't this file's turn: try again after the next read that isn't
     /// ready.
     fn fetch(&mut self) -> bool;
 
-    /// The next read waits for the disk.
+    /// Makes the next read wait for the disk.
     fn block(&mut self);
 
-    /// Gives its descriptor back until it is read again, if that was allowed.
+    /// Closes the file until it is read again, if it is closable.
     fn close(&mut self) {}
 
-    /// Whether it is open.
+    /// Whether the file is open.
     fn is_open(&self) -> bool {
         true
     }
 
-    /// What stands for the file, and never for another one, while others have it open as
-    /// well: what was read for one is good for all, and the descriptor stays if this
-    /// reader goes.
+    /// A key that stands for this file and never for another one, if other transfers have
+    /// it open as well: then data read for one is good for all, and the descriptor stays
+    /// open if this reader goes.
     fn sharing_key(&self) -> Option<u64> {
         None
     }
@@ -81,12 +81,12 @@ pub trait ReadAt {
 #[derive(Debug)]
 pub(super) struct Reader {
     file: Rc<OpenFile>,
-    /// The next read waits for the disk: looking led to nothing.
+    /// The next read waits for the disk.
     blocking: bool,
-    /// What is being fetched, while it is waited for.
+    /// The fetch that this transfer waits for.
     fetch: Option<Rc<Fetch>>,
-    /// Where what the last read missed begins, in bytes: up to there all that
-    /// was looked for was found.
+    /// The offset, in bytes, of the first byte that wasn't in memory; everything
+    /// looked for before it was.
     missing: u64,
 }
 
@@ -100,26 +100,26 @@ impl Reader {
         }
     }
 
-    /// Whether the file was written to since it was opened: what was read of it
-    /// may be part old, part new.
+    /// Whether the file was written to since it was opened: what was read may be
+    /// part old, part new.
     pub(super) fn has_changed(&self) -> bool {
         self.file.has_changed()
     }
 
-    /// The way for a file system that doesn't know `RWF_NOWAIT`: a look, where
-    /// the pages that reads are served from are those that can be mapped and
-    /// fetched. Elsewhere (ZFS) one would look in vain; tmpfs never waits.
+    /// The way for a file system without `RWF_NOWAIT`: a look at the pages in memory,
+    /// if reads are served from the same pages that can be mapped and fetched.
+    /// Elsewhere (ZFS) a look would tell nothing; tmpfs never waits.
     fn other_way(&self) -> Way {
         match fstatfs(&*self.file).map(|stat| stat.filesystem_type()) {
-            // Opening a file there may throw its pages out.
+            // Opening a file there may drop its pages from memory.
             Ok(FUSE_SUPER_MAGIC) => Way::Look { again: true },
             Ok(NFS_SUPER_MAGIC | OVERLAYFS_SUPER_MAGIC) => Way::Look { again: false },
             _ => Way::Wait,
         }
     }
 
-    /// Whether what `slices` want from `from` on is in memory. What is below
-    /// `missing` was there before.
+    /// Whether the bytes that `slices` want from `start` on are in memory. Unless each
+    /// read is to look `again`, those below `missing` are taken to be there still.
     fn is_in_memory(&mut self, start: u64, slices: &[IoSliceMut<'_>], again: bool) -> bool {
         let wanted: usize = slices.iter().map(|slice| slice.len()).sum();
         let end = start.saturating_add(wanted as u64).min(self.size());
@@ -135,7 +135,7 @@ impl Reader {
         let len = if again { wanted } else { STRETCH };
         let present = match syscalls::resident(self.file.as_fd(), start, len) {
             Ok(present) => present,
-            // For a moment: this read waits.
+            // This will pass: only this read waits.
             Err(Errno::ENOMEM | Errno::EAGAIN) => return true,
             Err(_) => {
                 self.file.way.set(Way::Wait);
@@ -143,12 +143,12 @@ impl Reader {
             }
         };
         self.missing = start + present as u64;
-        // One call doesn't ask for more than a stretch; if it does, it waits.
+        // No caller reads more than a stretch at once; a longer read would wait.
         present >= wanted.min(STRETCH)
     }
 
-    /// To have what is missing fetched: with those that wait for the same already, or
-    /// else once it is its turn.
+    /// Joins the transfers that already wait for the missing data, or begins to fetch
+    /// it. `None` if it isn't this file's turn.
     fn join_fetch(&self) -> Option<Rc<Fetch>> {
         let mut under_way = self.file.fetch.borrow_mut();
         let joined = under_way.upgrade().filter(|it| it.covers(self.missing));
@@ -184,7 +184,7 @@ impl ReadAt for Reader {
         } else {
             self.fetch = self.join_fetch();
         }
-        // A reader that joins has the same bytes fetched, and no more.
+        // A reader that joins asks for the same bytes, and no others.
         match &self.fetch {
             Some(fetch) => advise(self.file.as_fd(), fetch.from()),
             None => return false,
@@ -218,7 +218,7 @@ impl ReadAt for Reader {
                 (_, slices) => preadv(&*self.file, slices, from),
             };
             match (read, way) {
-                // Linux 5.9 and 5.10 say so before the end, too.
+                // Linux 5.9 and 5.10 also return 0 before the end.
                 (Ok(0), Way::NoWait) if !self.blocking && at < self.size() => {
                     self.blocking = true;
                 }
@@ -232,8 +232,8 @@ impl ReadAt for Reader {
                     self.missing = at;
                     return Ok(None);
                 }
-                // The file system doesn't know it, the kernel doesn't, or a
-                // container's filter doesn't.
+                // The file system, the kernel or a container's filter doesn't
+                // know the call.
                 (
                     Err(Errno::EOPNOTSUPP | Errno::EINVAL | Errno::ENOSYS | Errno::EPERM),
                     Way::NoWait,
@@ -328,14 +328,14 @@ mod tests {
         let (path, file) = file_with(b"short");
         assert!(!file.has_changed());
         let writer = fs::OpenOptions::new().write(true).open(&path).unwrap();
-        // Longer ago than clocks of file systems tick.
+        // Further back than one tick of any file system's clock.
         let past = std::time::SystemTime::UNIX_EPOCH;
         writer.set_modified(past).unwrap();
         assert!(file.has_changed());
         let (path, file) = file_with(b"short");
         fs::write(&path, b"longer").unwrap();
         assert!(file.has_changed());
-        // Removed or replaced, it is what it was.
+        // Removing a file doesn't change it.
         let (path, file) = file_with(b"short");
         path.close().unwrap();
         assert!(!file.has_changed());

@@ -1,9 +1,9 @@
-//! A file that is served: open all the time, or let be closed while it isn't read.
+//! A file that is served: open all the time, or closable while it isn't read.
 //!
-//! What is opened again must be the file that was there before: the same device and
-//! inode, and its size and its last change as they were, since the number of a file
-//! that is gone is soon given to another. Must not: keep a descriptor while it is
-//! closed, but the served root's, which all share.
+//! A file that is opened again must be the same as before: the same device and inode,
+//! and, since the inode number of a deleted file is soon reused, the same size and time
+//! of the last write. Must not: keep a descriptor for a closed file, except the served
+//! root's, which all share.
 
 use std::io::IoSliceMut;
 use std::os::fd::{AsFd, OwnedFd};
@@ -27,7 +27,7 @@ pub(super) struct Reopen {
     root: Rc<Directory>,
     linked: Rc<[Directory]>,
     files: Rc<OpenFiles>,
-    /// A client's own root, if the file is in one, and the file.
+    /// First a client's own root, if the file is in one, then the file.
     steps: Vec<Step>,
 }
 
@@ -39,8 +39,8 @@ struct Step {
 }
 
 impl Reopen {
-    /// The way that begins at `root`; links of a file may lead to the directories
-    /// `linked` as well. A file that is open already is one of `files`.
+    /// The way that begins at `root`. A link to a file may lead to the directories
+    /// `linked` as well. A file that is already open is found in `files`.
     pub(super) const fn new(
         resolver: Resolver,
         root: Rc<Directory>,
@@ -56,18 +56,18 @@ impl Reopen {
         }
     }
 
-    /// The way on, to `name` in the directory that this one leads to.
+    /// The way that goes on to `name` in the directory that this one leads to.
     pub(super) fn then(mut self, name: &[u8], own_paths: Rc<[PathBuf]>) -> Self {
         let name = name.into();
         self.steps.push(Step { own_paths, name });
         self
     }
 
-    /// Opens what is there now for reading, once it has been looked at: so that no
-    /// FIFO's writer goes on, and no device does anything.
+    /// Opens what is there now for reading, after a look at it: opening a FIFO would let
+    /// its writer go on, and opening a device may set something off.
     ///
     /// # Errors
-    /// Whatever the file system says; a file that isn't the one wanted.
+    /// Whatever the file system says; a file that isn't the `wanted` one.
     fn open(&self, wanted: Identity) -> Result<Rc<OpenFile>, StorageError> {
         let Some((file, above)) = self.steps.split_last() else {
             return Err(StorageError::NOT_FOUND);
@@ -79,7 +79,7 @@ impl Reopen {
             let places = Places {
                 own_paths,
                 linked,
-                // It was open once, and must be the same file.
+                // Checked when it was opened first, and it must be the same file.
                 closed: None,
                 shut: None,
             };
@@ -110,7 +110,7 @@ pub struct ReadFile(Descriptor);
 #[derive(Debug)]
 enum Descriptor {
     Kept(Reader),
-    /// In a box, since few are.
+    /// Boxed, since few files are closable.
     Closable(Box<Closable>),
 }
 
@@ -121,22 +121,22 @@ struct Closable {
     size: u64,
     way: Reopen,
     identity: Identity,
-    /// There was no descriptor for long: if there is none for the next read, it fails.
+    /// There was no descriptor for too long: if the next read gets none, it fails.
     blocking: bool,
 }
 
 impl ReadFile {
-    /// One that stays open as long as it is read.
+    /// A file that stays open as long as it is read.
     pub(super) const fn kept(file: Rc<OpenFile>) -> Self {
         Self(Descriptor::Kept(Reader::new(file)))
     }
 
-    /// Takes a descriptor if it is a regular file's.
+    /// Takes over a regular file's descriptor; no other transfer finds the file.
     pub(super) fn alone(file: OwnedFd) -> Result<Self, StorageError> {
         OpenFile::alone(file).map(Self::kept)
     }
 
-    /// One that may be closed while it isn't read; `way` is how it was found.
+    /// A file that may be closed while it isn't read; `way` is how it was found.
     pub(super) fn closable(file: Rc<OpenFile>, way: Reopen) -> Self {
         Self(Descriptor::Closable(Box::new(Closable {
             size: file.size(),
@@ -155,8 +155,8 @@ impl ReadFile {
         }
     }
 
-    /// Whether the file was written to since it was opened: what was read of it
-    /// may be part old, part new.
+    /// Whether the file was written to since it was opened: what was read may be
+    /// part old, part new.
     pub fn has_changed(&self) -> bool {
         self.open().is_some_and(Reader::has_changed)
     }
@@ -170,7 +170,7 @@ impl ReadFile {
 }
 
 impl Closable {
-    /// The file, opened again if it was closed. `None`: there is no descriptor for it
+    /// The file, opened again if it was closed; `None` if there is no descriptor for it
     /// now.
     fn open(&mut self) -> Result<Option<&mut Reader>, StorageError> {
         if self.file.is_none() {
@@ -181,7 +181,7 @@ impl Closable {
                 }
                 Err(error) if error.is_exhausted() && !self.blocking => return Ok(None),
                 Err(error) if error.is_exhausted() => return Err(error),
-                // Another one, gone, or out of reach.
+                // Replaced, removed, or out of reach.
                 Err(_) => return Err(StorageError::CHANGED),
             }
         }
@@ -212,7 +212,7 @@ impl ReadAt for ReadFile {
     fn fetch(&mut self) -> bool {
         match &mut self.0 {
             Descriptor::Kept(file) => file.fetch(),
-            // Without one it waits for a descriptor: that ends, too.
+            // A closed file waits for a descriptor, and has nothing to fetch.
             Descriptor::Closable(closable) => closable.file.as_mut().is_none_or(ReadAt::fetch),
         }
     }
@@ -289,20 +289,20 @@ mod tests {
                 assert_eq!(read(file).unwrap(), content.as_bytes());
             }
         }
-        // Having waited long for a descriptor once, a read may wait for one again.
+        // After one long wait for a descriptor, a later read may wait again.
         let (file, _) = &mut files[0];
         file.close();
         file.block();
         read(file).unwrap();
         assert!(matches!(&file.0, Descriptor::Closable(it) if !it.blocking));
-        // One that wasn't let close stays open.
+        // A file that isn't closable stays open.
         let mut kept = root.open_read(b"file").unwrap();
         kept.close();
         assert!(kept.is_open());
     }
 
     #[test]
-    fn a_closed_file_that_is_another_one_now_is_not_read() {
+    fn a_closed_file_that_was_changed_or_replaced_is_not_read() {
         type Change = fn(&Path);
         let changes: [(&str, Change); 5] = [
             ("removed", |file| fs::remove_file(file).unwrap()),

@@ -1,11 +1,11 @@
 //! From a path below the root to an open descriptor, never leaving the root.
 //!
-//! The root is `/` and its own parent for every path, as in a chroot: `..` stops
-//! there, absolute symbolic links start there. The kernel does it in one call
-//! (`openat2`, Linux 5.6); where it can't, or a container's filter won't let
-//! it, a walk component by component gives the same promises. A name that is looked
-//! at first and opened then may lead elsewhere by then, but never out of the root: each
-//! step starts from a descriptor that was reached from there. So what is opened is looked
+//! For every path the root is `/` and its own parent, as in a chroot: `..` stops
+//! there, and absolute symbolic links start there. The kernel does this in one call
+//! (`openat2`, Linux 5.6); where it can't, or where a container's filter forbids it,
+//! a walk component by component keeps the same promises. Between the look at a name and
+//! its opening, the name may come to lead elsewhere, but never out of the root: each step
+//! starts from a descriptor that was reached from the root. So what was opened is looked
 //! at again. Must not: open a path from anywhere but the root.
 
 use std::fmt;
@@ -36,7 +36,7 @@ impl fmt::Display for Resolver {
 }
 
 impl Resolver {
-    /// The kernel where it is willing, the walk otherwise.
+    /// The kernel's way if it works here, otherwise the walk.
     pub(super) fn probe(root: BorrowedFd<'_>) -> Self {
         match Self::Openat2.open(root, b".", OFlag::O_PATH) {
             // Not in this kernel, or filtered out.
@@ -48,8 +48,8 @@ impl Resolver {
     /// Opens `path` below `root`. Symbolic links are followed, the last one too;
     /// `flags` must not create.
     ///
-    /// The walk hands out what is neither a file nor a directory as an `O_PATH`
-    /// descriptor: not opened, only there to be refused.
+    /// The walk doesn't open what is neither a file nor a directory: it returns an
+    /// `O_PATH` descriptor, which is enough to refuse it.
     pub(super) fn open(self, root: BorrowedFd<'_>, path: &[u8], flags: OFlag) -> Result<OwnedFd> {
         let flags = flags | OFlag::O_CLOEXEC;
         match self {
@@ -58,9 +58,10 @@ impl Resolver {
         }
     }
 
-    /// [`Resolver::open`]; but a link that leads nowhere so may lead to one of
-    /// `places`, by their paths. A path without a link is looked up once. What `places`
-    /// closes is EXDEV, whether the path (without `.` and `..`) or a link leads there.
+    /// [`Resolver::open`]; but a link that leads nowhere below the root may lead to one
+    /// of `places`, by their paths. A path without links is looked up once. What `places`
+    /// closes is `EXDEV`, whether the path itself (without `.` and `..`) or a link leads
+    /// there.
     pub(super) fn find(
         self,
         root: BorrowedFd<'_>,
@@ -70,7 +71,7 @@ impl Resolver {
     ) -> Result<OwnedFd> {
         let flags = flags | OFlag::O_CLOEXEC;
         if places.shut.is_some() {
-            // The kernel doesn't tell what a name leads through.
+            // The kernel doesn't tell which directories a path leads through.
             return Walk::new(root, places).open(path, flags);
         }
         let alone = Places {
@@ -78,14 +79,14 @@ impl Resolver {
             ..Places::default()
         };
         if places.closes(path, flags) {
-            // The kernel knows nothing of that.
+            // The kernel doesn't know what is closed.
             return Walk::new(root, alone).open(path, flags);
         }
         let found = match self {
             Self::Openat2 => {
                 match openat2_in_root(root, path, flags, ResolveFlag::RESOLVE_NO_SYMLINKS) {
                     Err(Errno::ELOOP) if places.closed.is_some() => {
-                        // The kernel doesn't tell where links lead through.
+                        // The kernel doesn't tell which directories a link leads through.
                         Walk::new(root, alone).open(path, flags)
                     }
                     Err(Errno::ELOOP) => self.open(root, path, flags),
@@ -119,7 +120,7 @@ fn openat2_in_root(
     let mut result = Err(Errno::EAGAIN);
     for _ in 0..OPENAT2_ATTEMPTS {
         result = openat2(root, path, how);
-        // A rename or mount anywhere in the system crossed a `..` of ours.
+        // A rename or mount somewhere in the system fell together with a `..` of ours.
         if !matches!(result, Err(Errno::EAGAIN | Errno::EINTR)) {
             break;
         }
@@ -127,8 +128,8 @@ fn openat2_in_root(
     result
 }
 
-/// How often `openat2` is asked again when it lost a race; the kernel gives up
-/// rather than be fooled, and an attacker renaming in a loop must not keep us.
+/// How often `openat2` is tried if it loses a race: the kernel fails rather than be
+/// fooled, and an attacker who renames in a loop must not hold us up.
 const OPENAT2_ATTEMPTS: usize = 16;
 
 #[cfg(test)]
@@ -211,9 +212,9 @@ mod tests {
         }
     }
 
-    /// With `openat2` and without, and by whatever way the path leads there.
+    /// With `openat2` and without, and whichever way the path leads there.
     #[test]
-    fn what_is_closed_is_so_with_and_without_links() {
+    fn a_closed_directory_is_closed_with_and_without_links() {
         let temp = tempfile::tempdir().unwrap();
         let base = temp.path().canonicalize().unwrap();
         for directory in ["closed", "elsewhere", "pub/closed"] {
@@ -299,8 +300,8 @@ mod tests {
         }
     }
 
-    /// Exchanges or moves names as fast as it can while `path` is read over and
-    /// over; nothing but what lies in the root may ever come out.
+    /// Calls `disturb`, which moves names, as fast as it can while `path` is read over
+    /// and over. Only what lies in the root may ever be read.
     fn read_while(base: &Path, path: &str, disturb: impl Fn() + Sync) {
         let root = directory(&base.join("root"));
         for resolver in resolvers(&root) {
@@ -335,7 +336,7 @@ mod tests {
         }
     }
 
-    /// Puts a link to the outside in the place of `name` and back again.
+    /// Puts a link to the outside in the place of `name`, and then `name` back.
     fn swap_for_link(root: &Path, name: &str) {
         for (from, to) in [
             (name, "kept"),

@@ -32,7 +32,7 @@ use super::upload_rules::UploadRules;
 use super::walk::{Closed, Departure, Id, LOOK, MAX_DEPTH, Places, id_of, kind};
 use crate::wire::packet::Direction;
 
-/// Directories that may be too many in a client's name.
+/// The most leading directories that a client's name may have too many.
 const MAX_PREFIX: usize = 4;
 
 /// How files are found and published here: chosen by [`Root::open`], or forced.
@@ -45,8 +45,8 @@ pub struct Methods {
 }
 
 impl Methods {
-    /// The best this system allows, for a `root` opened with the rights that
-    /// uploads will be made with: the kernel compares them. Writes nothing.
+    /// The best methods that this system allows. `root` must have been opened with the
+    /// rights that uploads will have, since the kernel compares them. Writes nothing.
     fn probe(root: BorrowedFd<'_>) -> Self {
         Self {
             resolver: Resolver::probe(root),
@@ -56,7 +56,7 @@ impl Methods {
 }
 
 impl Methods {
-    /// What the system lacks, in a line each: what is done without it.
+    /// A line for each thing that the system lacks: what is done without it.
     fn lacks(self, policy: &Policy) -> impl Iterator<Item = &'static str> {
         let openat2 = (self.resolver == Resolver::Walk)
             .then_some("without openat2 (Linux 5.6): names are resolved directory by directory");
@@ -80,27 +80,27 @@ impl fmt::Display for Methods {
 #[derive(Debug, Clone)]
 pub struct Root {
     directory: Rc<Directory>,
-    /// The way to it, where it is below another one.
+    /// The way to it, if it is below another root.
     found_by: Option<Box<Reopen>>,
-    /// Which names right below are others' roots.
+    /// Which names right below it are other clients' roots.
     closed: Option<Closed>,
-    /// A directory that can't be read, nor anything below it.
+    /// A directory in and below which nothing can be read.
     shut: Option<Id>,
     policy: Policy,
     pub(super) methods: Methods,
     pub(super) common: Rc<Common>,
 }
 
-/// What a root has in common with those below it.
+/// What a root shares with those below it.
 #[derive(Debug)]
 pub(super) struct Common {
     /// What absolute names may begin with: the paths of the topmost root.
     prefixes: Rc<[PathBuf]>,
-    /// What links may lead to when a file is read.
+    /// The directories that links may lead to when a file is read.
     linked: Rc<[Directory]>,
     pub(super) uploads: Rc<Uploads>,
     listings: Rc<Listings>,
-    /// Those that are read.
+    /// The files that are being read.
     files: Rc<OpenFiles>,
 }
 
@@ -124,8 +124,8 @@ impl Root {
         Self::with_links(directory, Vec::new(), policy)
     }
 
-    /// [`Root::within`], but links may lead to the directories `linked` as well when
-    /// a file is read, each of which is then as a root of its own.
+    /// [`Root::within`]; but when a file is read, links may lead to the directories
+    /// `linked` as well. Each of these is then like a root of its own.
     ///
     /// # Errors
     /// A directory that can't be searched.
@@ -172,10 +172,10 @@ impl Root {
         })
     }
 
-    /// Whether a file can be made right in it, with the rights that are left.
+    /// Checks that a file can be made right in it, with the rights that are left.
     ///
     /// # Errors
-    /// What the kernel has against it.
+    /// Why the kernel doesn't allow it.
     pub fn check_writable(&self) -> nix::Result<()> {
         let mode = AccessFlags::W_OK | AccessFlags::X_OK;
         faccessat(&*self.directory, ".", mode, AtFlags::empty())
@@ -214,12 +214,12 @@ impl Root {
         }
     }
 
-    /// Where it is, as it was named. Only to be shown.
+    /// Its path, as it was named. Only to be shown.
     pub fn path(&self) -> &Path {
         self.directory.path()
     }
 
-    /// What uploads leave free on the disk.
+    /// How much uploads leave free on the disk.
     pub const fn min_free(&self) -> Option<MinFree> {
         self.policy.uploads.min_free()
     }
@@ -244,11 +244,11 @@ impl Root {
     }
 
     /// The directory `name` right below this one as a root of its own: `..` and links
-    /// end there. Names that begin with the path of this root are taken as here.
-    /// `None` if there is neither a directory nor a link of that name.
+    /// end there. Absolute names are read as they are in this root. `None` if there is
+    /// neither a directory nor a link of that name.
     ///
     /// # Errors
-    /// A directory that can't be had: above all a link that leads out of this root, or
+    /// A directory that can't be opened: above all a link that leads out of this root, or
     /// nowhere.
     pub fn below(&self, name: &[u8]) -> Result<Option<Self>, StorageError> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
@@ -290,8 +290,9 @@ impl Root {
         }
     }
 
-    /// Which names right in `directory` are others' roots: the same as here, if it is
-    /// this root by another way. One that can't be told from it is taken for it.
+    /// Which names right in `directory` are other clients' roots: the same as here, if it
+    /// is this root, reached another way. If that can't be found out, it counts as this
+    /// root.
     fn closed_in(&self, directory: impl AsFd) -> Option<Closed> {
         self.closed.filter(|_| {
             let there = id_of(directory);
@@ -299,9 +300,9 @@ impl Root {
         })
     }
 
-    /// Whether this name by itself is closed here: it is below a directory that is
-    /// another's root, or a write could put something in that one's place. Links are
-    /// looked at when it is opened.
+    /// Whether the name alone shows that it is closed here: it is below another client's
+    /// root, or a write could put something in that root's place. Links are checked when
+    /// the name is opened.
     pub fn closes(&self, name: &Name, direction: Direction) -> bool {
         let (first, after) = name::split_first(name);
         let is_below = !after.is_empty();
@@ -310,7 +311,7 @@ impl Root {
     }
 
     /// Whether `directory` is this root itself, and a file of this name in it would be
-    /// in the place of another's root.
+    /// in the place of another client's root.
     fn closes_in(&self, directory: &OwnedFd, name: &[u8]) -> bool {
         self.closed_in(directory).is_some_and(|closed| closed(name))
     }
@@ -334,9 +335,9 @@ impl Root {
         Name::read(spelled, direction, prefixes)
     }
 
-    /// Opens the regular file with this name, and nothing else: what it is is
-    /// looked at before, so that no FIFO's writer goes on, and no device does
-    /// anything.
+    /// Opens the regular file with this name. Looks at it first, and opens nothing else:
+    /// opening a FIFO would let its writer go on, and opening a device may set something
+    /// off.
     ///
     /// # Errors
     /// ERROR 1: no such file. ERROR 2: not a regular file or not allowed.
@@ -356,9 +357,9 @@ impl Root {
     /// A file that somebody else has opened, to be served as it is now.
     ///
     /// # Errors
-    /// ERROR 2: not a regular file (or a memfd).
+    /// ERROR 2: not a regular file (a memfd is one).
     pub fn given(&self, file: &OwnedFd) -> Result<ReadFile, StorageError> {
-        // Nobody finds it by a name, whose rights may be others.
+        // Unlisted: requests for its name may have other rights, and must not find it.
         let own = file.try_clone();
         let own = own.map_err(|error| StorageError::of_io(&error))?;
         self.common.files.unlisted(own).map(ReadFile::kept)
@@ -384,22 +385,23 @@ impl Root {
         Rc::clone(&self.common.files)
     }
 
-    /// Requests that came together follow: a name that several of them ask for in a row
-    /// is resolved once.
+    /// A batch of requests begins: a name that several of them ask for in a row is
+    /// resolved once.
     pub fn begin_batch(&self) {
         self.common.files.begin_batch();
     }
 
-    /// They have been looked at.
+    /// The batch ends.
     pub fn end_batch(&self) {
         self.common.files.end_batch();
     }
 
-    /// The way to what has this name, without this root's descriptor.
+    /// The way to the file with this name. If this root is below another one, it doesn't
+    /// need this root's descriptor.
     fn reopen(&self, name: &[u8]) -> Reopen {
         let own_paths = Rc::clone(&self.directory.paths);
         if let Some(way) = &self.found_by {
-            // Its descriptor is gone with the request.
+            // This root's descriptor is closed after the request.
             return Reopen::clone(way).then(name, own_paths);
         }
         let linked = Rc::clone(&self.common.linked);
@@ -415,8 +417,8 @@ impl Root {
         self.open_file(&self.name(spelled, Direction::Read)?)
     }
 
-    /// The name under which something is there: this one, or, where the policy
-    /// says so, one that differs in the case of its letters.
+    /// The name under which something is there: this one, or, if the policy says so, one
+    /// that differs in the case of its letters.
     pub fn find(&self, name: &Name) -> Option<Name> {
         match self.resolve(name, OFlag::O_PATH, self.all()) {
             Ok(_) => return Some(*name),
@@ -435,7 +437,7 @@ impl Root {
         self.common.listings.take_entries()
     }
 
-    /// Where the directory entries are counted that are read for uploads, if any are.
+    /// The counter of directory entries read for uploads, if uploads read any.
     pub fn entries_listed(&self) -> Option<Rc<Cell<u64>>> {
         let rules = self.policy.uploads;
         let lists = rules.versions().is_some() || rules.max_total().is_some();
@@ -446,13 +448,13 @@ impl Root {
     pub fn leads_to_file(&self, name: &Name, direction: Direction) -> bool {
         match direction {
             Direction::Read => self.open_file(name).is_ok(),
-            // Nothing of an upload stays that isn't committed.
+            // Nothing is left of an upload that isn't committed.
             Direction::Write => self.begin(name, None).is_ok(),
         }
     }
 
-    /// A name in small or in capital letters that is there while the one of the
-    /// request isn't. Lists no directory: that may be forbidden.
+    /// The requested name all in small or all in capital letters, if that is another name
+    /// and a file has it. Lists no directory, which may be forbidden.
     pub fn similar(&self, request: &[u8]) -> Option<Vec<u8>> {
         let name = self.name(request, Direction::Read).ok()?;
         [name.to_ascii_lowercase(), name.to_ascii_uppercase()]
@@ -460,8 +462,8 @@ impl Root {
             .find(|similar| **similar != *name && self.open_read(similar).is_ok())
     }
 
-    /// The link by which a name leaves all directories that may be read; for a write
-    /// it is the root alone that links must not leave.
+    /// The link by which a name leaves all directories that may be read; for a write, the
+    /// link by which it leaves the root.
     pub fn departure(&self, request: &[u8], direction: Direction) -> Option<Departure> {
         let name = self.name(request, direction).ok()?;
         let (path, places): (&[u8], _) = match direction {
@@ -471,8 +473,8 @@ impl Root {
         places.departure(self.directory.as_fd(), path)
     }
 
-    /// A file that is here under the name of the request but for its first directories:
-    /// that name, and what would have to be left out.
+    /// A file that is here under the requested name without its first directories: the
+    /// name that it has, and the prefix to leave out.
     pub fn without_prefix<'n>(&self, request: &'n [u8]) -> Option<(&'n [u8], &'n [u8])> {
         let trimmed = request.trim_ascii_start();
         let is_slash = |(_, byte): &(usize, &u8)| **byte == b'/';
@@ -503,7 +505,7 @@ impl Root {
         self.shut.is_some() && is_denied(all) && !is_denied(Places { shut: None, ..all })
     }
 
-    /// What on the way to a name our rights don't suffice for.
+    /// Where on the way to a name our rights don't suffice.
     pub fn barrier(&self, request: &[u8], direction: Direction) -> Option<Barrier> {
         let name = self.name(request, direction).ok()?;
         let path: &[u8] = match direction {
@@ -528,9 +530,9 @@ impl Root {
         Barrier::at(last.0, &last.1, needed)
     }
 
-    /// Starts the upload of a file with this name. Nothing is seen of it before
-    /// [`Upload::commit`]. `announced` is the size in bytes, if the client told
-    /// it (`tsize`).
+    /// Starts the upload of a file with this name. Nobody sees it before
+    /// [`Upload::commit`]. `announced` is the size in bytes, if the client sent it
+    /// (`tsize`).
     ///
     /// A symbolic link as the last component is not followed: it counts as an existing
     /// file that is not regular. No link leads out of the root. Missing directories are
@@ -549,7 +551,7 @@ impl Root {
             let found = self.find(name);
             found.is_some_and(|found| found != *name)
         };
-        // Some clients would get the one, some the other.
+        // Otherwise some clients would get one file, and some the other.
         if in_another_case {
             return Err(StorageError::EXISTS);
         }
@@ -575,8 +577,8 @@ impl Root {
         )
     }
 
-    /// The directory at `path`; where missing ones may be made, the last that is there,
-    /// and what is missing below it.
+    /// The directory at `path`; if missing ones may be made, the last one that is there,
+    /// and the path of those missing below it.
     fn directory_for<'p>(&self, path: &'p [u8]) -> Result<(OwnedFd, &'p [u8]), StorageError> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
         let find = |path: &[u8]| self.resolve(path, flags, self.own());
@@ -598,7 +600,7 @@ impl Root {
                 _ => path.get(there.len() + 1..).unwrap_or_default(),
             };
             found = find(there).map_err(StorageError::of_directory);
-            // A link that leads nowhere, or out.
+            // It is a link that leads nowhere, or out of the root.
             if let Ok(directory) = &found
                 && fstatat(directory, first, AtFlags::AT_SYMLINK_NOFOLLOW).is_ok()
             {
@@ -608,9 +610,8 @@ impl Root {
         Ok((found?, missing))
     }
 
-    /// Makes sure that the first directory to be made, of those that are `missing` at the
-    /// end of `path`, isn't there in another case: what goes to it would hide what is in
-    /// that.
+    /// Makes sure that the first directory to be made, of those `missing` at the end of
+    /// `path`, isn't there in another case: the new one would hide what is in the old.
     fn check_case(&self, path: &[u8], missing: &[u8]) -> Result<(), StorageError> {
         if !self.policy.ignore_case {
             return Ok(());
@@ -708,7 +709,7 @@ mod tests {
         }
     }
 
-    /// Roots that resolve in each way possible here.
+    /// A root for each way of resolving names that works here.
     fn roots(path: &Path, policy: Policy) -> Vec<Root> {
         let best = Root::open(path, policy).unwrap();
         if best.methods.resolver == Resolver::Walk {
@@ -835,7 +836,7 @@ mod tests {
             (b"out_up/outside/secret", Err(missing)),
             (b"host_etc/passwd", Err(missing)),
             (b"dangling", Err(missing)),
-            // But one to the root's own path stays here.
+            // But a link to the root's own path leads into the root.
             (b"own", Ok(b"sub")),
             (b"own_directory/file", Ok(b"sub")),
             (b"own_out", Err(missing)),
@@ -909,7 +910,7 @@ mod tests {
         set_modes(0o700);
     }
 
-    /// A FIFO that is opened lets its writer go on; what that writes is lost.
+    /// Opening a FIFO lets its writer go on, and what it writes is lost.
     #[test]
     fn a_fifos_blocked_producer_is_not_let_go() {
         let base = tempfile::tempdir().unwrap();

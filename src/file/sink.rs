@@ -1,9 +1,8 @@
 //! Where the blocks of a file that is being received go, octet or netascii.
 //!
 //! Blocks that arrive together are written with one call: they are collected in
-//! the [`WriteBuffer`], which is the loop's, and empty whenever another session
-//! has its turn. Must not: open files, know about peers, hold data while a
-//! transfer waits.
+//! the loop's [`WriteBuffer`], which is empty again before another session has its
+//! turn. Must not: open files, know about peers, hold data while a transfer waits.
 
 use super::{StorageError, Upload};
 use crate::protocol::transfer::{BlockSink, Committed, Failure, Written};
@@ -13,8 +12,8 @@ use crate::wire::packet::{ErrorCode, Mode};
 /// Bytes converted at a time from netascii.
 const CHUNK: usize = 2048;
 
-/// Bytes gathered before they are written in any case: a window of 64 blocks of an
-/// Ethernet is written with one call.
+/// The most bytes collected before they are written: a window of 64 blocks of Ethernet
+/// size is written with one call.
 const CAPACITY: usize = 128 * 1024;
 
 /// Where the bytes of a file that is being received go.
@@ -25,7 +24,7 @@ pub trait Store {
     /// When they can't be stored; the peer is told so.
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), StorageError>;
 
-    /// All is there: puts the file in place.
+    /// Puts the file in place, now that all of it is there.
     ///
     /// # Errors
     /// When it can't be; the peer is told so.
@@ -42,7 +41,7 @@ impl Store for Upload {
     }
 }
 
-/// What a receiver receives, on its way into a file.
+/// The way into a file for the blocks that a receiver gets.
 #[derive(Debug)]
 pub struct FileSink<S = Upload> {
     /// `None` once the file is in place.
@@ -63,12 +62,12 @@ impl<S: Store> FileSink<S> {
         }
     }
 
-    /// Where it goes, until it is in place.
+    /// The store, until the file is in place.
     pub const fn store(&mut self) -> Option<&mut S> {
         self.store.as_mut()
     }
 
-    /// Whether it has yet to be put in place.
+    /// Whether the file has yet to be put in place.
     pub const fn is_open(&self) -> bool {
         self.store.is_some()
     }
@@ -78,7 +77,7 @@ impl<S: Store> FileSink<S> {
         self.stored
     }
 
-    /// Stored as they came, byte for byte.
+    /// Whether bytes are stored as they come.
     pub const fn is_octet(&self) -> bool {
         self.text.is_none()
     }
@@ -137,7 +136,7 @@ pub struct WriteBuffer {
 }
 
 impl WriteBuffer {
-    /// A sink that collects what comes for `file`.
+    /// A sink that collects the blocks for `file`.
     pub const fn sink_for<'a, S>(&'a mut self, file: &'a mut FileSink<S>) -> BufferedSink<'a, S> {
         BufferedSink {
             write_buffer: self,
@@ -146,7 +145,7 @@ impl WriteBuffer {
     }
 }
 
-/// A file whose blocks are collected on the way.
+/// A file sink whose blocks are collected before they are written.
 #[derive(Debug)]
 pub struct BufferedSink<'a, S> {
     write_buffer: &'a mut WriteBuffer,
@@ -154,7 +153,7 @@ pub struct BufferedSink<'a, S> {
 }
 
 impl<S: Store> BufferedSink<'_, S> {
-    /// Writes out what was collected. If it can't be stored, it is gone.
+    /// Writes what was collected. If that fails, the bytes are dropped.
     fn write_out(&mut self) -> Result<(), Failure> {
         let bytes = &mut self.write_buffer.bytes;
         if bytes.is_empty() {
@@ -173,7 +172,7 @@ impl<S: Store> BlockSink for BufferedSink<'_, S> {
         }
         let bytes = &mut self.write_buffer.bytes;
         if bytes.capacity() == 0 {
-            // Once for all: memory that isn't touched before it is needed.
+            // Once and for all: memory isn't used before it is touched.
             bytes.reserve_exact(CAPACITY);
         }
         bytes.extend_from_slice(payload);

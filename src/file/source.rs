@@ -1,9 +1,9 @@
 //! The blocks of a file that is being sent, octet or netascii.
 //!
-//! Between a file, which knows bytes, and the protocol, which knows blocks.
-//! Nothing is kept that could be read again: a stalled transfer costs a
-//! descriptor and a position. Must not: open files, know about peers, wait for
-//! the disk of its own accord.
+//! Stands between a file, which knows bytes, and the protocol, which knows blocks.
+//! Keeps nothing that could be read again: a stalled transfer costs a descriptor
+//! and a position. Must not: open files, know about peers, wait for the disk
+//! unless the session says so.
 
 use std::array::from_fn;
 use std::io::IoSliceMut;
@@ -19,14 +19,14 @@ use crate::wire::packet::{DATA_HEADER_LEN, ErrorCode, Mode};
 /// The most blocks one call reads, so that one call can send them.
 pub const MAX_RUN: usize = 64;
 
-/// Most runs that are read ahead in lockstep are no longer than this, in blocks: making
-/// slices for the longest run would take longer than filling so few.
+/// Most runs that are read ahead in lockstep are no longer than this, in blocks: for so
+/// few, making slices for the longest run would take longer than the read itself.
 const SHORT_RUN: usize = 16;
 
 /// Bytes converted at a time between text and netascii.
 const CHUNK: usize = 2048;
 
-/// The promised size can't be kept (RFC 1350 knows no better code than 0).
+/// The file no longer has the promised size (RFC 1350 has no better code than 0).
 const SHRUNK: Failure = Failure::new(
     ErrorCode::NotDefined,
     "File became shorter while being sent",
@@ -38,7 +38,7 @@ impl From<StorageError> for Failure {
     }
 }
 
-/// What a sender sends.
+/// A file as a source of blocks.
 #[derive(Debug)]
 pub enum FileSource<R = ReadFile> {
     /// The file's bytes as they are.
@@ -67,8 +67,8 @@ impl<R: ReadAt> FileSource<R> {
         }
     }
 
-    /// Bytes that go over the wire, if that is known: of text, once all of it
-    /// has been read.
+    /// Bytes that go over the wire, if known; for text, only after all of it has
+    /// been read.
     pub fn length(&self) -> Option<u64> {
         match self {
             Self::Octet(file) => Some(file.size()),
@@ -76,17 +76,17 @@ impl<R: ReadAt> FileSource<R> {
         }
     }
 
-    /// Has what the last read missed brought into memory: see [`ReadAt::fetch`].
+    /// Has the data that the last read missed fetched: see [`ReadAt::fetch`].
     pub fn fetch(&mut self) -> bool {
         self.file().fetch()
     }
 
-    /// The next read waits for the disk: it was asked for too long.
+    /// Makes the next read wait for the disk: the session has waited too long.
     pub fn block(&mut self) {
         self.file().block();
     }
 
-    /// Closes the file until it is read again, if that was allowed.
+    /// Closes the file until it is read again, if it is closable.
     pub fn close(&mut self) {
         self.file().close();
     }
@@ -99,7 +99,8 @@ impl<R: ReadAt> FileSource<R> {
         }
     }
 
-    /// Whether others have the file open as well: its descriptor stays if this one goes.
+    /// Whether other transfers have the file open as well: then its descriptor stays
+    /// open if this one ends.
     pub fn has_other_readers(&self) -> bool {
         match self {
             Self::Octet(file) => file.sharing_key().is_some(),
@@ -107,8 +108,8 @@ impl<R: ReadAt> FileSource<R> {
         }
     }
 
-    /// What stands for the file's blocks, if other transfers have it open as well; `None`
-    /// for text, whose blocks depend on all that came before.
+    /// A key for the file's blocks, if other transfers have it open as well; `None` for
+    /// text, whose blocks depend on all that came before.
     pub fn sharing_key(&self) -> Option<u64> {
         match self {
             Self::Octet(file) => file.sharing_key(),
@@ -143,7 +144,7 @@ fn read_octets(
     let offset = run.first.offset(block_size);
     let left = file.size().saturating_sub(offset);
     let room = buf.len() / run.segment_size();
-    // What is left of the file, and the short (or empty) block that ends it.
+    // The full blocks that are left, and the short (or empty) one that ends the file.
     let blocks_left = left / u64::from(run.block_size) + 1;
     let blocks = usize::from(run.count)
         .min(room)
@@ -171,7 +172,7 @@ fn read_octets(
     whole(read, payload).map(|read| read.map(|_| filled))
 }
 
-/// Reads so many `blocks`, `MOST` at most, whose `payload` is so many bytes in all.
+/// Reads `blocks` blocks, `MOST` at most, with `payload` bytes in all.
 fn read_blocks<const MOST: usize>(
     file: &mut impl ReadAt,
     run: Run,
@@ -192,7 +193,7 @@ fn read_blocks<const MOST: usize>(
     file.read_run(run.first.offset(block_size), &mut slices[..blocks])
 }
 
-/// What was read, if it is all that was promised.
+/// Fails if less was read than was promised.
 const fn whole(read: Option<usize>, promised: usize) -> Result<Option<usize>, Failure> {
     match read {
         Some(read) if read < promised => Err(SHRUNK),
@@ -200,7 +201,8 @@ const fn whole(read: Option<usize>, promised: usize) -> Result<Option<usize>, Fa
     }
 }
 
-/// Where in the file, and in the middle of which pair of bytes, a block begins.
+/// Where in the file a block begins, and the encoder's state there: a block may begin
+/// in the middle of a pair of bytes (CR LF, CR NUL).
 #[derive(Debug, Clone, Copy)]
 struct Mark {
     block: BlockIndex,
@@ -209,14 +211,14 @@ struct Mark {
 }
 
 /// A file as netascii. A block's place in the file depends on all line ends
-/// before it, so two places are remembered: the first block that may be asked
-/// for again, and the one after the run read last.
+/// before it, so two places are remembered: that of the first block that may be
+/// asked for again, and that of the block after the run read last.
 #[derive(Debug)]
 pub struct NetasciiSource<R = ReadFile> {
     file: R,
     base: Mark,
     ahead: Mark,
-    /// Bytes on the wire, once the end was reached.
+    /// Bytes on the wire; known once the end has been reached.
     length: Option<u64>,
 }
 
@@ -272,7 +274,7 @@ impl<R: ReadAt> NetasciiSource<R> {
         Ok(Some(filled))
     }
 
-    /// The place where `block` begins, found from the nearest one remembered
+    /// The place where `block` begins, found from the nearest remembered place
     /// before it; `None` if the file isn't ready.
     fn mark_of(&mut self, block: BlockIndex, block_size: usize) -> Result<Option<Mark>, Failure> {
         let mut mark = if self.ahead.block <= block {
@@ -297,14 +299,14 @@ impl<R: ReadAt> NetasciiSource<R> {
         Ok(Some(mark))
     }
 
-    /// Fills `output` with text from the mark on and moves the mark's place in
-    /// the file; returns fewer bytes than `output` holds only at the file's end,
-    /// `None` if the file isn't ready: the mark is of no use then.
+    /// Fills `output` with text from the mark on, and moves the mark's place in
+    /// the file. Returns the number of bytes, fewer than `output` holds only at the
+    /// file's end; `None` if the file isn't ready, and then the mark is of no use.
     fn encode(&mut self, mark: &mut Mark, output: &mut [u8]) -> Result<Option<usize>, Failure> {
         let mut text = [0; CHUNK];
         let mut written = 0;
         while written < output.len() {
-            // The file is what it was when it was opened, whatever it grows to.
+            // The file ends where it ended when it was opened, even if it grows.
             let left = self.file.size().saturating_sub(mark.offset);
             let wanted = (output.len() - written).min(CHUNK);
             let wanted = wanted.min(usize::try_from(left).unwrap_or(CHUNK));

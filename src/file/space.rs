@@ -1,8 +1,8 @@
 //! Room on the disk for uploads.
 //!
-//! What clients announce (`tsize`) is checked against the free space, all uploads
-//! under way together; what is set aside is only a little more than what has come.
-//! Must not: hold back disk space for a client that only asks.
+//! The sizes that clients announce (`tsize`), those of all uploads under way together,
+//! are checked against the free space; only a little more than what has come is set
+//! aside. Must not: hold back disk space for a client that has only sent a request.
 
 use std::cell::{Cell, RefCell};
 use std::hash::{BuildHasher as _, RandomState};
@@ -27,27 +27,27 @@ use super::walk::{Id, id};
 /// What the uploads of one server share.
 #[derive(Debug)]
 pub(super) struct Uploads {
-    /// Numbers the temporary files. Begins anywhere: servers on several hosts may share a
-    /// directory.
+    /// The number for the next temporary file. Begins at random, since servers on several
+    /// hosts may share a directory.
     serials: Cell<u64>,
     /// Directories that were swept; the latest last.
     swept: RefCell<Vec<Swept>>,
-    /// Uploads to directories that aren't among them, since there is no room for more.
+    /// Counts uploads to directories that `swept` has no room for.
     elsewhere: Cell<u32>,
     /// By device: bytes that running uploads announced and that have no place on
     /// the disk yet.
     expected: RefCell<Vec<(dev_t, u64)>>,
-    /// The directories below which all of them go; the first is the root's own.
+    /// The directories below which all uploads go; the first is the root's own.
     tops: RefCell<Vec<Rc<Directory>>>,
-    /// Directory entries that were read for them and that nobody has paid for yet.
+    /// Directory entries that were read for uploads and aren't charged to anyone yet.
     pub(super) entries_listed: Rc<Cell<u64>>,
     /// Spare descriptors, so that an upload can finish even if other transfers took the
     /// last ones: how many to keep, and those held now.
     spare: Cell<usize>,
     spares: RefCell<Vec<OwnedFd>>,
-    /// What all may take together.
+    /// What all uploads take together.
     pub(super) quota: Quota,
-    /// Directories made for them.
+    /// Directories made for uploads.
     pub(super) made_dirs: MadeDirs,
 }
 
@@ -55,7 +55,7 @@ pub(super) struct Uploads {
 #[derive(Debug)]
 struct Swept {
     id: Id,
-    /// Uploads to it since.
+    /// Uploads to it since then.
     uploads: u32,
 }
 
@@ -77,7 +77,7 @@ impl Default for Uploads {
 }
 
 impl Uploads {
-    /// What the uploads to somewhere below `top` share.
+    /// What all uploads that go below `top` share.
     pub(super) fn below(top: &Rc<Directory>) -> Self {
         Self {
             tops: RefCell::new(vec![Rc::clone(top)]),
@@ -89,7 +89,7 @@ impl Uploads {
     /// when one upload takes `to` instead of `from`.
     ///
     /// # Errors
-    /// 3 if they would.
+    /// ERROR 3 if they would take more.
     pub(super) fn ensure_total(&self, limit: u64, from: u64, to: u64) -> Result<(), StorageError> {
         let tops = self.tops.borrow();
         let tops: Vec<_> = tops.iter().map(AsFd::as_fd).collect();
@@ -97,7 +97,7 @@ impl Uploads {
             .ensure(&tops, limit, from, to, &self.entries_listed)
     }
 
-    /// They go to this directory as well.
+    /// Uploads go below this directory as well.
     pub(super) fn count_as_well(&self, top: &Rc<Directory>) {
         self.tops.borrow_mut().push(Rc::clone(top));
     }
@@ -130,16 +130,16 @@ impl Uploads {
         }
     }
 
-    /// A number no other upload of this server has.
+    /// A number that no other upload of this server has.
     pub(super) fn next_serial(&self) -> u64 {
         let serial = self.serials.get();
         self.serials.set(serial.wrapping_add(1));
         serial
     }
 
-    /// Whether this directory is to be swept for one more upload: for the first, and
-    /// now and then for a later one, since another server that shares the directory
-    /// may have been killed meanwhile.
+    /// Whether to sweep this directory for one more upload: yes for the first, and now
+    /// and then for a later one, since another server that shares the directory may have
+    /// been killed meanwhile.
     pub(super) fn is_unswept(&self, directory: &FileStat) -> bool {
         let id = id(directory);
         let mut swept = self.swept.borrow_mut();
@@ -148,7 +148,7 @@ impl Uploads {
             return known.uploads == 0;
         }
         if swept.len() == MAX_SWEPT_KNOWN {
-            // Nobody has us list directories all the time, one after the other.
+            // Nobody can make us list one directory after another all the time.
             self.elsewhere.set((self.elsewhere.get() + 1) % SWEEP_EVERY);
             if self.elsewhere.get() != 0 {
                 return false;
@@ -159,8 +159,11 @@ impl Uploads {
         true
     }
 
-    /// Makes sure that there is room for `announced` bytes, for what else is expected
-    /// on that device, less `own` bytes, and for what is to stay free.
+    /// Makes sure that there is room for `announced` bytes, for what all uploads expect
+    /// on this `device`, less the `own` bytes of this one, and for what is to stay free.
+    ///
+    /// # Errors
+    /// ERROR 3 if there isn't.
     pub(super) fn ensure_space(
         &self,
         on: impl AsFd,
@@ -175,7 +178,7 @@ impl Uploads {
         let expected = self.expected.borrow();
         let others = expected.iter().find(|(it, _)| *it == device);
         let others = others.map_or(0, |&(_, bytes)| bytes.saturating_sub(own));
-        // Some FUSE file systems, and tmpfs without a limit, tell no figures.
+        // Some FUSE file systems, and tmpfs without a limit, report no sizes.
         if let Ok(space) = fstatvfs(on)
             && space.blocks() > 0
         {
@@ -198,8 +201,7 @@ impl Uploads {
         Ok(())
     }
 
-    /// Of what is expected on `device`, one upload's part is now `to` bytes
-    /// instead of `from`.
+    /// One upload's part of the bytes expected on `device` is now `to` instead of `from`.
     pub(super) fn expect(&self, device: dev_t, from: u64, to: u64) {
         if from == to {
             return;
@@ -220,13 +222,13 @@ impl Uploads {
 /// Room set aside in a file, ahead of what is written.
 #[derive(Debug)]
 pub(super) struct Reserve {
-    /// Bytes from the file's start; `None` where the file system can't.
+    /// Bytes from the file's start; `None` if the file system can't set room aside.
     bytes: Option<u64>,
     announced: u64,
 }
 
 impl Reserve {
-    /// Nothing yet of `announced` bytes.
+    /// Sets aside nothing yet of the `announced` bytes.
     pub(super) fn new(file: &OwnedFd, announced: u64) -> Self {
         // On tmpfs this would allocate the memory at once (0.3 s per GiB).
         let is_memory = || fstatfs(file).is_ok_and(|it| it.filesystem_type() == TMPFS_MAGIC);
@@ -241,10 +243,10 @@ impl Reserve {
         self.bytes.unwrap_or(0)
     }
 
-    /// Sees that there is room up to `end`, and for a while beyond.
+    /// Sets aside room up to `end` and [`AHEAD`] beyond it, within what was announced.
     ///
     /// # Errors
-    /// 3 if there isn't.
+    /// ERROR 3 if there is none.
     pub(super) fn extend(&mut self, file: &OwnedFd, end: u64) -> Result<(), StorageError> {
         let Some(reserved) = self.bytes.filter(|&it| it < end && it < self.announced) else {
             return Ok(());
@@ -258,21 +260,21 @@ impl Reserve {
         self.bytes = match fallocate(file, flags, from, len) {
             Ok(()) => Some(wanted),
             Err(errno @ (Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG)) => return Err(errno.into()),
-            // The file system can't (`EOPNOTSUPP`): that the space was there when
-            // the upload began has to do.
+            // The file system can't (`EOPNOTSUPP`): the check of the space when the
+            // upload began must do.
             Err(_) => None,
         };
         Ok(())
     }
 }
 
-/// Bytes set aside beyond what has come: few calls, little to hold back.
+/// Bytes set aside beyond what has come: this takes few calls, and holds little back.
 pub(super) const AHEAD: u64 = 4 << 20;
 
-/// A directory, and the one above it.
+/// Enough for a directory and the one above it.
 const SPARES: usize = 2;
 
-/// Uploads to a directory from one sweep to the next.
+/// How many uploads to a directory there are from one sweep to the next.
 const SWEEP_EVERY: u32 = 64;
 
 /// Directories remembered as swept; others are swept again.
@@ -352,7 +354,7 @@ mod tests {
             other.st_ino += 1;
             assert!(uploads.is_unswept(&other));
         }
-        // Uploads to ever new directories sweep no more often than those to one.
+        // Uploads to ever new directories sweep no more often than uploads to one.
         let mut swept = 0;
         for _ in 0..10 * SWEEP_EVERY {
             other.st_ino += 1;

@@ -1,10 +1,10 @@
-//! System calls that nix has no safe wrapper for: a read that would rather fail than
-//! wait for the disk (`preadv2`), which pages of a file are in memory (`mincore`), and a
-//! new name that takes no other file's place (`renameat2`, which it has for glibc alone).
+//! System calls that nix has no safe wrapper for: a read that fails instead of waiting
+//! for the disk (`preadv2`), which pages of a file are in memory (`mincore`), and a
+//! rename that replaces no other file (`renameat2`, which nix has for glibc only).
 //!
-//! The second module with `unsafe`. Where musl may lack a call, it is made by its number.
-//! The buffers are borrowed for the length of the call, and the mapping that `mincore`
-//! wants is never touched, so that a file cut short raises no SIGBUS.
+//! The second module with `unsafe`. Calls that musl may lack are made by number. The
+//! buffers are borrowed for the duration of the call, and the mapping that `mincore`
+//! needs is never touched, so a file cut short raises no SIGBUS.
 //! Must not: hold a pointer after the call.
 #![allow(unsafe_code)]
 
@@ -18,7 +18,7 @@ use nix::libc::{self, off_t};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::unistd::{SysconfVar, sysconf};
 
-/// Bytes of a file that are asked for, and looked at, at a time.
+/// Bytes of a file that are fetched, or looked for in memory, at a time.
 pub(super) const STRETCH: usize = 256 * 1024;
 
 /// The smallest page there is, in bytes.
@@ -27,8 +27,9 @@ const MIN_PAGE: usize = 4096;
 /// Pages that a stretch can touch.
 const MAX_PAGES: usize = STRETCH / MIN_PAGE + 1;
 
-/// `preadv`, but what isn't in memory is an error (`EAGAIN`) if nothing before
-/// it is. `EOPNOTSUPP` from file systems that can't tell: FUSE, NFS, overlayfs.
+/// `preadv`, but only up to the first byte that isn't in memory; `EAGAIN` if that is
+/// the first of all. `EOPNOTSUPP` from file systems that can't tell: FUSE, NFS,
+/// overlayfs.
 pub(super) fn read(
     file: BorrowedFd<'_>,
     offset: u64,
@@ -53,7 +54,7 @@ pub(super) fn read(
 }
 
 /// Renames `from` in `directory` to `to`, but never onto an existing name. `EINVAL` from
-/// file systems that can't tell, `ENOSYS` from kernels before 3.15.
+/// file systems that can't do that, `ENOSYS` from kernels before 3.15.
 pub(super) fn rename_new(directory: BorrowedFd<'_>, from: &[u8], to: &[u8]) -> nix::Result<()> {
     let directory = directory.as_raw_fd();
     let renamed = from.with_nix_path(|from| {
@@ -74,14 +75,14 @@ pub(super) fn rename_new(directory: BorrowedFd<'_>, from: &[u8], to: &[u8]) -> n
     Errno::result(renamed).map(drop)
 }
 
-/// How many bytes from `offset` on are in memory without a gap, of the `len`
-/// (at most [`STRETCH`]) that are looked at.
+/// How many of the `len` bytes (at most [`STRETCH`]) from `offset` on are in memory
+/// without a gap.
 ///
-/// The kernel tells only who owns the file or may write to it (since 5.2);
-/// anyone else hears that all of it is there.
+/// Since Linux 5.2 the kernel tells this only to those who own the file or may write to
+/// it. To others it says that everything is in memory.
 ///
 /// # Errors
-/// Where the file can't be mapped.
+/// If the file can't be mapped.
 pub(super) fn resident(file: BorrowedFd<'_>, offset: u64, len: usize) -> nix::Result<usize> {
     let page_size = sysconf(SysconfVar::PAGE_SIZE)?
         .and_then(|size| usize::try_from(size).ok())
@@ -145,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_thrown_out_is_not() {
+    fn what_was_dropped_from_memory_is_not() {
         let mut file = tempfile::NamedTempFile::new_in(env!("CARGO_MANIFEST_DIR")).unwrap();
         file.write_all(&[7; 4 * 4096]).unwrap();
         file.as_file().sync_all().unwrap();
@@ -158,7 +159,7 @@ mod tests {
         .unwrap();
         match resident(file.as_fd(), 100, 2 * 4096) {
             Ok(bytes) if bytes == 4096 - 100 => {}
-            // In memory only (tmpfs), where nothing can be thrown out.
+            // In memory only (tmpfs), from where nothing can be dropped.
             Ok(bytes) if bytes == 2 * 4096 => skip("no disk below"),
             other => panic!("{other:?}"),
         }

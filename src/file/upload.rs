@@ -1,12 +1,14 @@
 //! A file being written: seen by nobody before it is whole.
 //!
-//! The request alone makes nothing: directory, name and rights are looked at. With
-//! the first block the data goes to a file without a name in the target's
-//! directory; the name is given at the end, in one step (`publish`). Dropped before
-//! that, the file is gone, and so it is after a crash or kill -9: the kernel frees
-//! what has no name. Two uploads of one name don't know of each other: the first to finish
-//! has the name, and the second is then refused (ERROR 6), replaces it, becomes a version, or
-//! gets another name. Must not: show a name before the data is where it belongs.
+//! The request alone makes nothing: only the directory, the name and the rights are
+//! checked. From the first block on, data goes to a file without a name in the target's
+//! directory; the file gets its name at the end, in one step (`publish`). Dropped before
+//! that, it is gone. It is also gone after a crash or kill -9, since the kernel frees a
+//! file without a name; where it takes a temporary name, see `publish`.
+//!
+//! Two uploads of one name don't know of each other. The first to finish gets the name;
+//! the second is then refused (ERROR 6), replaces it, makes it an old version, or gets
+//! another name. Must not: show a name before the data is where it belongs.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
@@ -34,45 +36,46 @@ use super::version_name;
 use super::versions::{self, Kept, size_of};
 use super::walk::kind;
 
-/// A file on its way in. Dropped, it is gone; [`Upload::commit`] puts it in
-/// place. Holds two descriptors: its directory's and, once data has come, its own.
+/// An upload under way. [`Upload::commit`] puts the file in place; dropping the upload
+/// removes it. Holds two descriptors: the directory's, and the file's or, before the
+/// first data, a spare one.
 #[derive(Debug)]
 pub struct Upload {
     directory: OwnedFd,
-    /// What is to be made below that first, if anything.
+    /// The path of directories to be made below `directory` first, if any.
     missing: Box<[u8]>,
-    /// The directories made for uploads that it is on its way to.
+    /// The directories made for uploads that are on its way.
     held: Held,
     device: dev_t,
     name: Box<[u8]>,
     made: Option<Made>,
-    /// What becomes of the file that has the name.
+    /// What happens if a file has the name.
     taken: Taken,
     /// Keeps a descriptor free for the file until it is made: an upload that was
-    /// let in is not to fail because others took the last one.
+    /// accepted must not fail because others took the last one.
     spare: Option<OwnedFd>,
-    /// What the name stood for when the upload began.
+    /// The file that had the name when the upload began.
     replaced: Option<Replaced>,
     policy: Policy,
     publisher: Publisher,
     /// Bytes that the client said would come.
     announced: u64,
-    /// Of these, what has no place on the disk yet; none before the first block.
+    /// How many of these have no place on the disk yet; 0 before the first block.
     expected: u64,
     length: u64,
-    /// Bytes that count among those of all uploads; none before the first block.
+    /// What counts towards the total of all uploads, in bytes; 0 before the first block.
     counted: u64,
     uploads: Rc<Uploads>,
 }
 
-/// What is done about a file that has the name of an upload.
+/// What happens if a file already has an upload's name.
 #[derive(Debug, Clone, Copy)]
 enum Taken {
     /// It stays, and the upload is refused.
     Refused,
     /// The new one takes its place.
     Replaced,
-    /// The same, and the old one goes on under another name.
+    /// The same, and the old one is kept under another name.
     Kept(Versions),
     /// It stays, and the new one gets another name.
     Beside(OtherName),
@@ -100,7 +103,7 @@ struct Made {
     reserve: Reserve,
 }
 
-/// What a new file takes over from the one in whose place it comes.
+/// What a new file takes over from the one that it replaces.
 #[derive(Debug, Clone, Copy)]
 struct Replaced {
     permissions: u32,
@@ -109,8 +112,8 @@ struct Replaced {
 }
 
 impl Upload {
-    /// Starts an upload that is to become `name` in `directory`, or in `missing` below
-    /// that, which is to be made; makes nothing yet.
+    /// Starts an upload that is to become `name` in `directory`, or in the directories
+    /// `missing` below it, which are then to be made. Makes nothing yet.
     pub(super) fn begin(
         directory: OwnedFd,
         missing: &[u8],
@@ -141,7 +144,8 @@ impl Upload {
         };
         let mut rights = AccessFlags::W_OK | AccessFlags::X_OK;
         if policy.uploads.fsync() || policy.uploads.versions().is_some() {
-            // It is opened or listed at the end: better no upload than half of one.
+            // The directory is opened or listed at the end: if that can't be done,
+            // better to refuse the upload now.
             rights |= AccessFlags::R_OK;
         }
         faccessat(&directory, ".", rights, AtFlags::AT_EACCESS)?;
@@ -177,7 +181,7 @@ impl Upload {
     /// Writes `data` at `offset` (bytes). The first call makes the file.
     ///
     /// # Errors
-    /// 3 beyond the limit or the disk's end.
+    /// ERROR 3 beyond a limit, or if the disk is full.
     pub fn write_at(&mut self, offset: u64, data: &[u8]) -> Result<(), StorageError> {
         let end = offset.saturating_add(data.len() as u64);
         if self.policy.max_upload.is_some_and(|limit| end > limit) {
@@ -206,8 +210,8 @@ impl Upload {
     /// Puts the file in place, in one step, and returns its length in bytes.
     ///
     /// # Errors
-    /// 6 if the name was taken meanwhile and overwriting isn't allowed;
-    /// what else the file system says. The upload is gone then.
+    /// ERROR 6 if the name was taken meanwhile and overwriting isn't allowed; whatever
+    /// else the file system says. The upload is then gone.
     pub fn commit(mut self) -> Result<u64, StorageError> {
         let uploads = Rc::clone(&self.uploads);
         uploads.with_spares(|| self.put_in_place())
@@ -223,7 +227,7 @@ impl Upload {
         let fsync = self.policy.uploads.fsync();
         settle(&self.make()?.file, fsync)?;
         let (freed, old) = self.publish()?;
-        // It is there, whatever fails from here on.
+        // The file is in place, whatever fails from here on.
         let is_counted = self.policy.uploads.max_total().is_some();
         if is_counted {
             self.uploads.quota.store(length, freed);
@@ -243,8 +247,8 @@ impl Upload {
         Ok(length)
     }
 
-    /// Makes sure that there is room for all bytes before `end`, among those of all
-    /// uploads and on the disk, where bounds were asked for.
+    /// Makes sure that there is room for all bytes before `end`: within the total of all
+    /// uploads and on the disk, if limits were set.
     fn ensure_room(&mut self, end: u64) -> Result<(), StorageError> {
         let rules = self.policy.uploads;
         if let Some(limit) = rules.max_total()
@@ -264,7 +268,7 @@ impl Upload {
         Ok(())
     }
 
-    /// The file, made now if it isn't yet.
+    /// The file, which is made now if it isn't there yet.
     fn make(&mut self) -> Result<&mut Made, StorageError> {
         if self.made.is_none() {
             if let Some(limit) = self.policy.uploads.max_total() {
@@ -294,14 +298,14 @@ impl Upload {
         let made = made_dirs.make(here, &self.missing, permissions, &mut self.held);
         self.directory = made.map_err(StorageError::of_directory)?;
         self.missing = Box::default();
-        // Others may have made them, and a file there.
+        // Others may have made them meanwhile, and a file of this name.
         let (directory, taken) = (self.directory.as_fd(), &mut self.taken);
         self.replaced = look_at_existing(directory, &self.name, taken, &self.policy)?;
         Ok(())
     }
 
     fn make_file(&self) -> Result<Made, StorageError> {
-        // Others may have begun meanwhile.
+        // Other uploads may have begun meanwhile.
         let (device, min_free) = (self.device, self.policy.uploads.min_free());
         self.uploads
             .ensure_space(&self.directory, device, self.announced, 0, min_free)?;
@@ -322,12 +326,12 @@ impl Upload {
         let directory = self.directory.as_fd();
         let (file, temporary) = publish::open_new(directory, self.publisher, serial, mode)?;
         if let Some(Replaced { owner, group, .. }) = self.replaced {
-            // As if it had been written in place; only root may give it away.
+            // As if it had been written in place. Only root may give a file away.
             let _ = fchown(&file, Some(owner), Some(group));
         }
         if permissions.is_some() {
-            // Created with these bits, less the process's umask. Where that
-            // can't be undone (FAT has no bits), the file is only the stricter.
+            // It was created with these bits, less the process's umask. If that
+            // can't be undone (FAT has no bits), the file is only stricter.
             let _ = fchmod(&file, mode);
         }
         Ok(Made {
@@ -343,20 +347,20 @@ impl Upload {
         self.expected = bytes;
     }
 
-    /// What counts of an upload that has come up to `end`: some of what was announced as
-    /// well, but not all: two datagrams would hold all that uploads may take.
+    /// What counts of an upload that has come up to `end`: a little of what was announced
+    /// as well, but not all of it, or two datagrams could take up the whole total.
     fn to_count(&self, end: u64) -> u64 {
         self.announced.min(end.saturating_add(AHEAD)).max(end)
     }
 
-    /// So many bytes count among those of all uploads.
+    /// Sets how many bytes of it count towards the total of all uploads.
     fn count(&mut self, bytes: u64) {
         self.uploads.quota.expect(self.counted, bytes);
         self.counted = bytes;
     }
 
-    /// Gives the file its name. Returns the bytes of the file that is gone for it,
-    /// where those are counted, and the old versions, of which some may go.
+    /// Gives the file its name. Returns the bytes of the replaced file, if those are
+    /// counted, and the old versions, some of which may have to be removed.
     fn publish(&mut self) -> Result<(u64, Option<Kept>), StorageError> {
         let is_counted = self.policy.uploads.max_total().is_some();
         let name = std::mem::take(&mut self.name);
@@ -399,7 +403,7 @@ impl Upload {
         Ok((0, None))
     }
 
-    /// Gives the file this name, if nothing has it; otherwise returns `false`.
+    /// Gives the file this name, if it is free; otherwise returns `false`.
     fn place_new(&mut self, name: &[u8]) -> nix::Result<bool> {
         match self.place(name) {
             Err(Errno::EEXIST) => Ok(false),
@@ -410,7 +414,7 @@ impl Upload {
     /// Gives the file this name.
     ///
     /// # Errors
-    /// `EEXIST` if something has it; what else the file system says.
+    /// `EEXIST` if something has the name; whatever else the file system says.
     fn place(&mut self, name: &[u8]) -> nix::Result<()> {
         let directory = self.directory.as_fd();
         let Some(made) = &mut self.made else {
@@ -428,12 +432,12 @@ impl Upload {
                 made.temporary = None;
                 Ok(())
             }
-            // Linked or not, the temporary name goes when `self` does.
+            // Linked or not, dropping `self` removes the temporary name.
             done => done,
         }
     }
 
-    /// Gives the file this name, whatever has it.
+    /// Gives the file this name, and replaces whatever has it.
     fn replace(&mut self, name: &[u8]) -> nix::Result<()> {
         let directory = self.directory.as_fd();
         let Some(made) = &mut self.made else {
@@ -442,7 +446,7 @@ impl Upload {
         if made.temporary.is_some() {
             made.check_temporary(directory)?;
         } else {
-            // No call replaces a name by an unnamed file.
+            // No system call gives a name that is taken to an unnamed file.
             let (file, serial) = (made.file.as_fd(), made.serial);
             let temporary = publish::link_temporary(file, directory, self.publisher, serial)?;
             made.temporary = Some(temporary);
@@ -453,8 +457,8 @@ impl Upload {
         Ok(())
     }
 
-    /// Has the names that were given, and the directories that were made, `levels` of
-    /// them, put on the disk.
+    /// Waits until the new name, and the `levels` directories that were made for it, are
+    /// on the disk.
     fn sync_directories(&self, levels: usize) -> nix::Result<()> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let mut here = openat(&self.directory, ".", flags, Mode::empty())?;
@@ -468,8 +472,10 @@ impl Upload {
 }
 
 impl Made {
+    /// Checks that the temporary name is still this file's.
+    ///
     /// # Errors
-    /// `ESTALE` if the temporary name is another file's by now.
+    /// `ESTALE` if it is another file's by now.
     fn check_temporary(&self, directory: BorrowedFd<'_>) -> nix::Result<()> {
         match &self.temporary {
             Some(it) if !publish::is_named(&self.file, directory, it.as_bytes())? => {
@@ -512,9 +518,9 @@ impl Upload {
     }
 }
 
-/// Has the file system say what it only says when a file is closed (NFS, FUSE,
-/// quotas), before anyone is told that the file is there; with `fsync`, once the file is
-/// on the disk.
+/// Gets the errors that a file system reports only when a file is closed (NFS, FUSE,
+/// quotas), before anyone is told that the file is there. With `fsync`, first waits until
+/// the file is on the disk.
 fn settle(file: &OwnedFd, fsync: bool) -> nix::Result<()> {
     let tells_late = || {
         let magic = fstatfs(file).map(|it| it.filesystem_type());
@@ -523,8 +529,8 @@ fn settle(file: &OwnedFd, fsync: bool) -> nix::Result<()> {
     if fsync || tells_late() {
         sync(file)?;
     }
-    // Each close says it, and this one leaves us the file. Without a descriptor to
-    // spare, the above has to do.
+    // Closing any of its descriptors reports them, and closing a copy leaves us the file.
+    // Without a descriptor for a copy, the above must do.
     match dup(file).and_then(close) {
         Err(Errno::EINTR | Errno::EMFILE | Errno::ENFILE) => Ok(()),
         done => done,
@@ -534,14 +540,15 @@ fn settle(file: &OwnedFd, fsync: bool) -> nix::Result<()> {
 /// Waits until a file or a directory is on the disk.
 fn sync(file: &OwnedFd) -> nix::Result<()> {
     match fsync(file) {
-        // It can't be asked.
+        // Not supported here.
         Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => Ok(()),
         done => done,
     }
 }
 
-/// What is there to be replaced, `None` if nothing is. Where nobody is to be told what
-/// is there, and that can't be replaced, it stays, and the upload gets another name.
+/// The file to be replaced; `None` if there is none. In a drop box, where nobody may
+/// learn what is there, a file that can't be replaced stays, and the upload gets another
+/// name.
 fn look_at_existing(
     directory: BorrowedFd<'_>,
     name: &[u8],
@@ -555,7 +562,7 @@ fn look_at_existing(
     if versions.is_some_and(|it| is_one(it.format)) || is_secret && is_one(None) {
         return Err(StorageError::VERSION);
     }
-    // Whether it is taken or not, in a drop box.
+    // In a drop box this must not depend on whether the name is taken.
     if (versions.is_some() || is_secret) && version_name::is_too_long(name) {
         return Err(StorageError::LONG_NAME);
     }
@@ -569,7 +576,7 @@ fn look_at_existing(
     }
 }
 
-/// What is there to be replaced, `None` if nothing is.
+/// The file to be replaced; `None` if there is none.
 fn existing(
     directory: BorrowedFd<'_>,
     name: &[u8],
@@ -584,8 +591,8 @@ fn existing(
         SFlag::S_IFDIR => Err(StorageError::IS_DIRECTORY),
         _ if !overwrite => Err(StorageError::EXISTS),
         SFlag::S_IFREG => {
-            // Replacing asks for rights on the directory only; a file its owner
-            // made read-only is to stay, as if it were written in place.
+            // Replacing needs rights on the directory only. But a file that its owner
+            // made read-only is to stay, as if the upload were written in place.
             faccessat(directory, name, AccessFlags::W_OK, AtFlags::AT_EACCESS)?;
             Ok(Some(Replaced {
                 permissions: stat.st_mode & 0o777,
@@ -620,7 +627,8 @@ mod tests {
         uploads: crate::file::UploadRules::NONE,
     };
 
-    /// A fresh directory and its root for each way to publish possible here.
+    /// Runs `test` with a fresh directory and its root for each way to publish that works
+    /// here.
     fn for_each_publisher(policy: Policy, test: impl Fn(&Path, &Root)) {
         let base = tempfile::tempdir().unwrap();
         for_each_publisher_below(base.path(), policy, test);
@@ -672,7 +680,7 @@ mod tests {
         let root = Root::open(base.path(), Policy::default()).unwrap();
         let mut upload = root.create(b"new", None).unwrap();
         upload.write_at(0, b"x").unwrap();
-        // Found by itself, a temporary name is used only where nothing else works.
+        // The other ways need no temporary name here.
         if root.methods.publisher != Publisher::Named {
             assert_eq!(upload.made.as_ref().unwrap().temporary, None);
         }
@@ -807,7 +815,7 @@ mod tests {
                 let refused = code(root.create(name.as_bytes(), None));
                 assert_eq!(refused, Some(ErrorCode::AccessViolation), "{name}");
             }
-            // Nor if it came to be there meanwhile; a link is replaced itself.
+            // The same holds if it appeared meanwhile; but a link itself is replaced.
             let (one, other) = (root.create(b"a", None), root.create(b"b", None));
             fs::create_dir(path.join("a")).unwrap();
             symlink("file", path.join("b")).unwrap();
@@ -864,7 +872,7 @@ mod tests {
     }
 
     #[test]
-    fn no_offset_makes_a_panic() {
+    fn no_offset_panics() {
         for_each_publisher(Policy::default(), |_, root| {
             let mut upload = root.create(b"new", None).unwrap();
             for offset in [1 << 63, u64::MAX] {
@@ -936,7 +944,7 @@ mod tests {
                 .chain([root.create(b"old", Some(1 << 20)).unwrap()])
                 .collect();
             assert_eq!(names(path), before.0);
-            // Others use the disk as well, for a while.
+            // Other programs use the disk as well, so look several times.
             let takes_none = (0..50).any(|_| {
                 let is_so = inodes(path) + 100 > before.1;
                 if !is_so {
@@ -986,7 +994,7 @@ mod tests {
         }
     }
 
-    /// Whatever number it had, and whatever the next upload is.
+    /// Whatever its serial number was, and however the next upload is published.
     #[test]
     fn what_a_killed_server_left_behind_is_swept_by_the_first_upload() {
         for policy in [OVERWRITE, Policy::default()] {
@@ -994,7 +1002,7 @@ mod tests {
                 for left in [".tftpd-0-0", ".tftpd-4711-0", ".tftpd-5-15"] {
                     fs::write(path.join(left), "half").unwrap();
                 }
-                // Somebody else's, whatever they begin with.
+                // Not ours, although some names begin like ours.
                 let others = [".tftpd-1-", ".tftpd-1-x", ".tftpd-notes.txt", "other"];
                 for other in others {
                     fs::write(path.join(other), "other").unwrap();
@@ -1011,15 +1019,15 @@ mod tests {
     /// Where [`uploads_until_killed`] puts its files, and how.
     const UPLOADS: &str = "TFTPD_TEST_UPLOADS";
 
-    /// What the nth upload stores: its number says the rest.
+    /// The content of the nth upload, which begins with its number.
     fn numbered(number: u32) -> Vec<u8> {
         let mut content = number.to_be_bytes().to_vec();
         content.resize(1000 + number as usize % 5000, number as u8);
         content
     }
 
-    /// Whatever the moment, the old file or the new one is whole, and after the next
-    /// server's first upload nothing is left.
+    /// At any moment the name leads to the whole old file or the whole new one, and after
+    /// the next server's first upload nothing else is left.
     #[test]
     fn kill_9_at_any_moment_leaves_a_whole_file_and_nothing_else() {
         let (left, kills) = (Cell::new(0), Cell::new(0));
@@ -1120,8 +1128,8 @@ mod tests {
         });
     }
 
-    /// A server on another host that sees no lock of ours may take our temporary file for
-    /// left behind, and then have one of that name.
+    /// A server on another host, which can't see our locks, may sweep our temporary file
+    /// as left behind, and then make its own of that name.
     #[test]
     fn a_temporary_name_that_is_another_servers_by_now_is_left_alone() {
         for (policy, commits) in [
@@ -1152,7 +1160,7 @@ mod tests {
     }
 
     #[test]
-    fn temporary_names_run_out_without_a_lie() {
+    fn when_temporary_names_run_out_no_client_hears_that_its_file_exists() {
         let base = tempfile::tempdir().unwrap();
         let root = root(base.path(), OVERWRITE, Publisher::Named);
         let last = root.common.uploads.next_serial();

@@ -1,11 +1,11 @@
-//! What is asked for with uploads beyond whether they may replace files.
+//! Rules for uploads, beyond whether they may replace files.
 //!
 //! Must not: touch a file.
 
 use super::quota::MinFree;
 use super::version_name::VersionFormat;
 
-/// How uploads are taken. The default asks for nothing.
+/// Rules for uploads. By default there are none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct UploadRules {
     /// Replace existing files, and keep what they held under other names.
@@ -14,11 +14,11 @@ pub struct UploadRules {
     pub create_dirs: bool,
     /// Nothing can be read, and nobody is told that a name is taken.
     pub write_only: bool,
-    /// An upload is on the disk before it is said to be complete.
+    /// An upload is on the disk before its client hears that it is complete.
     pub fsync: bool,
-    /// The most bytes of all files where uploads go.
+    /// The most bytes that all files where uploads go may take together.
     pub max_total: Option<u64>,
-    /// What uploads leave free on the disk.
+    /// How much uploads leave free on the disk.
     pub min_free: Option<MinFree>,
 }
 
@@ -36,7 +36,7 @@ pub struct Versions {
 pub(super) struct OtherName;
 
 impl UploadRules {
-    /// Nothing is asked for.
+    /// No rules.
     pub const NONE: Self = Self {
         versions: None,
         create_dirs: false,

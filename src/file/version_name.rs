@@ -18,17 +18,17 @@ pub(super) type Order = [u64; 8];
 /// Bytes of the longest suffix.
 const MAX_SUFFIX: usize = 64;
 
-/// Bytes of it that are left for a number behind the time.
+/// Bytes of the suffix that are left for a number after the time.
 const COUNT_DIGITS: usize = 8;
 
 /// The last second of the year 9999.
 const LATEST: u64 = 253_402_300_799;
 
-/// Bytes that the file system takes for a name.
+/// The longest name that the file system takes, in bytes.
 const NAME_MAX: usize = 255;
 
-/// What a letter behind `%` stands for: its place in [`Order`], the digits that it
-/// has (0: as many as it takes), and the seconds, days ... that it shows.
+/// The letters after `%`: each with its place in [`Order`], and how many digits it is
+/// written with (0: as many as it takes).
 const FIELDS: [(u8, usize, usize); 7] = [
     (b's', 0, 0),
     (b'Y', 1, 4),
@@ -91,7 +91,7 @@ impl VersionFormat {
         Ok(format)
     }
 
-    /// What stands behind the name of a file written at `seconds` since 1970.
+    /// Writes the suffix for a file written at `seconds` since 1970.
     fn write(self, seconds: u64, out: &mut Vec<u8>) {
         let time = civil(seconds);
         let mut bytes = self.0.bytes();
@@ -101,7 +101,7 @@ impl VersionFormat {
                 Some((place, digits)) => {
                     let _ = write!(out, "{:0digits$}", time[place]);
                 }
-                // Of `%%` the second.
+                // A byte of its own, or the second one of `%%`.
                 None => out.push(field.unwrap_or(byte)),
             }
         }
@@ -132,9 +132,8 @@ fn field_of(letter: char) -> Option<(usize, usize)> {
     Some((found.1, found.2))
 }
 
-/// The name of a version: of the file `name`, with the number `count` or written at
-/// `seconds` since 1970 and, where it isn't the first of that time, a number behind
-/// that.
+/// The name of a version of the file `name`: with the number `count`, or, with a
+/// `format`, with the time `seconds` since 1970 and, if `count` isn't 0, that number.
 pub(super) fn version(
     name: &[u8],
     format: Option<VersionFormat>,
@@ -160,8 +159,8 @@ pub(super) fn is_too_long(name: &[u8]) -> bool {
     name.len() + 1 + MAX_SUFFIX > NAME_MAX
 }
 
-/// Where the version `of_name` of the file `name` stands among its versions; `None`
-/// if it is none.
+/// Where the version `of_name` of the file `name` stands among its versions; `None` if
+/// `of_name` isn't a version of that file.
 pub(super) fn order(name: &[u8], of_name: &[u8], format: Option<VersionFormat>) -> Option<Order> {
     let suffix = of_name.strip_prefix(name)?.strip_prefix(b".")?;
     order_of_suffix(suffix, format)
@@ -173,7 +172,7 @@ pub(super) fn is_version(name: &[u8], format: Option<VersionFormat>) -> bool {
     dots.any(|(dot, _)| dot > 0 && order_of_suffix(&name[dot + 1..], format).is_some())
 }
 
-/// The order of the time that both show, and the last of its numbers.
+/// A version's number: among all versions, or among those of the same time.
 pub(super) fn count_of(order: &Order) -> u64 {
     order[COUNT]
 }
@@ -204,8 +203,8 @@ fn number(digits: &[u8]) -> Option<u64> {
     digits.parse().ok()
 }
 
-/// The second, year, month, day, hour, minute, second of a time, in UTC; of one after the
-/// year 9999 the last day of that.
+/// The seconds since 1970, year, month, day, hour, minute and second of a time, in UTC.
+/// Times after the year 9999 get that year's last day.
 fn civil(seconds: u64) -> Order {
     let (year, month, day) = calendar::date(seconds.min(LATEST) / 86_400);
     let of_day = seconds % 86_400;
@@ -316,7 +315,7 @@ mod tests {
         }
     }
 
-    /// What is written is read again.
+    /// What is written can be read again.
     #[test]
     fn every_name_is_a_version() {
         for text in [

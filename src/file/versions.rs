@@ -1,8 +1,9 @@
-//! The old versions of a file: how one comes to be, and how the oldest go.
+//! The old versions of a file: how one is made, and how the oldest are removed.
 //!
 //! Before a new file takes the name, the old one gets the name of a version as well
-//! (a hard link): at every moment both are whole. A version's name is never taken
-//! from another file. Must not: remove a version before the new file is in place.
+//! (a hard link), so that at every moment the name leads to a whole file. A version
+//! never replaces another file. Must not: remove a version before the new file is in
+//! place.
 
 use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -21,18 +22,18 @@ use super::upload_rules::Versions;
 use super::version_name::{self, Order, VersionFormat};
 use super::walk::kind;
 
-/// Directory entries that are looked at for versions: some tens of milliseconds.
+/// The most directory entries searched for versions; takes some tens of milliseconds.
 const MAX_LISTED: usize = 65_536;
 
-/// Names of versions that are tried, one after the other.
+/// The most names tried for a version, one after the other.
 const MAX_TRIES: u64 = 64;
 
-/// The highest number that is taken for a version's: others may have made higher ones,
-/// and none would be left.
+/// The highest number that counts as a version's. Other programs may have used higher
+/// ones, and no number would be left after those.
 const MAX_COUNT: u64 = 1 << 60;
 
-/// Versions removed with one upload: after the number to keep was lowered, it takes a
-/// few uploads until they are gone.
+/// The most versions removed with one upload: after the number to keep was lowered, it
+/// may take a few uploads until the surplus is gone.
 const MAX_PRUNED: usize = 64;
 
 /// A version of a file.
@@ -47,18 +48,18 @@ struct Version {
 #[derive(Debug)]
 pub(super) struct Kept {
     others: Vec<Version>,
-    /// How many of those.
+    /// How many of `others` stay.
     keep: usize,
-    /// The version's name, if that is the only one that the old file has now.
+    /// The new version's name, if the old file was renamed to it and has no other.
     moved: Option<Vec<u8>>,
 }
 
 impl Versions {
-    /// Gives the file `name` in `directory` the name of a version as well; if there is
-    /// no such file, nothing. Directory entries that are read are added to `entries`.
+    /// Gives the file `name` in `directory` the name of a version as well; does nothing
+    /// if there is no such file. Directory entries that are read are added to `entries`.
     ///
     /// # Errors
-    /// What the file system says; too many files in the directory.
+    /// Whatever the file system says; too many files in the directory.
     pub(super) fn keep(
         self,
         directory: BorrowedFd<'_>,
@@ -77,15 +78,15 @@ impl Versions {
             Err(Errno::ENOENT) => return Ok(all),
             stat => stat?,
         };
-        // What isn't a file was put there meanwhile; renaming replaces a link, and no
-        // directory.
+        // Something that isn't a file was put there meanwhile. If it is a link, the new
+        // file will replace it; if it is a directory, that fails.
         if kind(&stat) != SFlag::S_IFREG {
             return Ok(all);
         }
         #[allow(clippy::unnecessary_cast, clippy::useless_conversion)] // Narrower on 32 bits.
         let inode = stat.st_ino as u64;
         if let Some(place) = others.iter().position(|it| it.inode == inode) {
-            // By a server that was killed before the new file was in place.
+            // Linked by a server that was killed before its new file was in place.
             others.remove(place);
         } else {
             let seconds = u64::try_from(stat.st_mtime).unwrap_or(0);
@@ -98,7 +99,7 @@ impl Versions {
             let version = give(name, self.format, seconds, first, link)?;
             moved = is_moved.then_some(version);
         }
-        // A directory, or a link, is none to be removed.
+        // Directories and links aren't versions, and must not be removed.
         others.retain(|it| file(directory, &it.name).is_some());
         Ok(Kept {
             others,
@@ -109,7 +110,7 @@ impl Versions {
 }
 
 impl Kept {
-    /// The new file didn't get the name: gives it back to the old one.
+    /// Gives the old file its name back: the new one couldn't be put in place.
     pub(super) fn put_back(&self, directory: BorrowedFd<'_>, name: &[u8]) {
         if let Some(version) = &self.moved
             && let Err(errno) = rename_new(directory, version, name)
@@ -122,10 +123,10 @@ impl Kept {
         }
     }
 
-    /// Removes the oldest versions beyond those that are kept. That one can't be
-    /// removed is no fault of the upload's.
+    /// Removes the oldest versions beyond those that stay. If one can't be removed, that
+    /// is only logged, since the upload has succeeded.
     ///
-    /// Returns their bytes, where it is `counted`.
+    /// Returns the bytes removed if they are `counted`, otherwise 0.
     pub(super) fn prune(&self, directory: BorrowedFd<'_>, counted: bool) -> u64 {
         let surplus = self.others.len().saturating_sub(self.keep).min(MAX_PRUNED);
         let mut bytes = 0;
@@ -152,8 +153,8 @@ fn file(directory: BorrowedFd<'_>, name: &[u8]) -> Option<FileStat> {
     stat.ok().filter(|stat| kind(stat) == SFlag::S_IFREG)
 }
 
-/// A number under which a file can be put beside `name`, which is taken: usually the
-/// next one. Lists nothing: that may be forbidden, or take long.
+/// A free number for a file beside `name`, which is taken; usually the next one. Doesn't
+/// list the directory, which may be forbidden, or take long.
 pub(super) fn next_beside(directory: BorrowedFd<'_>, name: &[u8]) -> u64 {
     let is_taken = |count| {
         let beside = version_name::version(name, None, 0, count);
@@ -174,10 +175,10 @@ pub(super) fn next_beside(directory: BorrowedFd<'_>, name: &[u8]) -> u64 {
     free
 }
 
-/// Has `place` put a file beside `name`, under the number `first` or one behind it.
+/// Lets `place` put a file beside `name`, under the number `first` or a later one.
 ///
 /// # Errors
-/// What `place` says.
+/// Whatever `place` says.
 pub(super) fn beside(
     name: &[u8],
     first: u64,
@@ -186,7 +187,7 @@ pub(super) fn beside(
     give(name, None, 0, first, place).map(drop)
 }
 
-/// Has `place` give a file the name of the first version of `name` that is free, from the
+/// Lets `place` give a file the first version's name of `name` that is free, from the
 /// number `first` on, and returns that name.
 fn give(
     name: &[u8],
@@ -215,7 +216,7 @@ fn give(
     Err(Errno::EBUSY.into())
 }
 
-/// The number behind the last one: of all, or of those of the same time.
+/// The number after the last one: of all versions, or of those of the same time.
 fn next_count(name: &[u8], format: Option<VersionFormat>, seconds: u64, others: &[Version]) -> u64 {
     let new = version_name::version(name, format, seconds, 0);
     let Some(new) = version_name::order(name, &new, format) else {
@@ -262,8 +263,8 @@ fn list(
     Ok(versions)
 }
 
-/// Gives the file `name` another name beside its own; where the file system has no hard
-/// links, such as FAT, instead of it. Returns whether it is instead.
+/// Gives the file `name` a second name. If the file system has no hard links, such as
+/// FAT, it is renamed instead. Returns whether it was renamed.
 fn link_or_rename(
     directory: BorrowedFd<'_>,
     name: &[u8],
@@ -279,8 +280,9 @@ fn link_or_rename(
     }
 }
 
-/// Whether this is a file that the kernel may let nobody link but its owner
-/// (`fs.protected_hardlinks`): then it isn't the file system that has no links.
+/// Whether this is a file that the kernel may let only its owner link
+/// (`fs.protected_hardlinks`): then a refusal doesn't mean that the file system has no
+/// hard links.
 fn is_protected(directory: BorrowedFd<'_>, name: &[u8], stat: &FileStat) -> bool {
     let special = stat.st_mode & (libc::S_ISUID | libc::S_ISGID) != 0;
     let rights = AccessFlags::R_OK | AccessFlags::W_OK;

@@ -1,10 +1,10 @@
-//! A path followed component by component: where the kernel can't do it in one
-//! call, and where a link leads to a directory by that one's path.
+//! Follows a path component by component: where the kernel can't do it in one call,
+//! and where a link leads to a directory by that directory's path.
 //!
-//! As in a chroot, `..` stops at the root and absolute links start there. Only a
-//! link that leads to the root's own path, or to one of the further directories
-//! that links may lead to, goes there; from then on that directory is the root of
-//! the walk. Each step starts from a descriptor reached from there. Must not: open a
+//! As in a chroot, `..` stops at the root and absolute links start there. The
+//! exceptions are links to the root's own path, and to the further directories that
+//! links may lead to: they go there, and from then on that directory is the root of the
+//! walk. Each step starts from a descriptor reached from that root. Must not: open a
 //! path by its text.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -27,7 +27,8 @@ pub(super) struct Places<'a> {
     pub(super) own_paths: &'a [PathBuf],
     /// Other directories.
     pub(super) linked: &'a [Directory],
-    /// Which names of directories right in the root are closed, by whatever link.
+    /// Which directories right in the root are closed, by their names, whatever link
+    /// leads there.
     pub(super) closed: Option<Closed>,
     /// A directory that no name leads to or through.
     pub(super) shut: Option<Id>,
@@ -36,12 +37,12 @@ pub(super) struct Places<'a> {
 /// Whether a directory of this name is closed.
 pub type Closed = fn(&[u8]) -> bool;
 
-/// A link that leads out of everything that may be read.
+/// A link that leads out of all directories that may be read.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Departure {
-    /// The link, below the directory that it is in.
+    /// The link's path below the root, or below the directory of `linked` that it is in.
     pub link: Vec<u8>,
-    /// Where it leads, absolute, without `.` and `..`.
+    /// Where it leads: an absolute path without `.` and `..`.
     pub target: Vec<u8>,
     /// The directory that it leads to, or into.
     pub directory: Vec<u8>,
@@ -58,17 +59,17 @@ impl Places<'_> {
     /// The link by which `path` leaves `root` and all the other places.
     pub(super) fn departure(self, root: BorrowedFd<'_>, path: &[u8]) -> Option<Departure> {
         let mut walk = Walk::new(root, self);
-        // Whether it leads anywhere is known already.
+        // The caller knows whether it leads anywhere.
         let _ = walk.open(path, LOOK);
         walk.departure
     }
 }
 
-/// A path on its way.
+/// A walk along a path.
 pub(super) struct Walk<'a> {
     root: BorrowedFd<'a>,
     places: Places<'a>,
-    /// The directory of `places.linked` that a link has led to; the root, if none.
+    /// The directory of `places.linked` that a link has led to; `None` for the root.
     linked: Option<&'a Directory>,
     /// The directories gone through: `..` leads back to the one we came from,
     /// wherever it or its child has been moved meanwhile.
@@ -97,10 +98,10 @@ impl<'a> Walk<'a> {
         self.links > 0
     }
 
-    /// Opens what is at the end of `path`; once.
+    /// Opens what is at the end of `path`. To be called once.
     ///
-    /// What is neither a file nor a directory is handed out as an `O_PATH`
-    /// descriptor: not opened, only there to be refused.
+    /// What is neither a file nor a directory isn't opened: it is returned as an
+    /// `O_PATH` descriptor, which is enough to refuse it.
     pub(super) fn open(&mut self, path: &[u8], flags: OFlag) -> Result<OwnedFd> {
         let mut path = path.to_vec();
         let mut walked = 0;
@@ -147,8 +148,8 @@ impl<'a> Walk<'a> {
         self.entered.last().map_or(start, AsFd::as_fd)
     }
 
-    /// Whether we are in the root itself, by whatever way: a directory that links may
-    /// lead to can hold it.
+    /// Whether we are in the root itself, whichever way we came: a directory that links
+    /// may lead to can contain the root.
     fn is_in_root(&self) -> Result<bool> {
         let is_start = self.entered.is_empty() && self.linked.is_none();
         Ok(is_start || id_of(self.here())? == id_of(self.root)?)
@@ -187,7 +188,7 @@ impl<'a> Walk<'a> {
         self.names.clear();
     }
 
-    /// The path to go on with, behind the link `name` to `target`.
+    /// The path to go on with after the link `name` to `target`.
     fn follow(&mut self, name: &[u8], target: &[u8], after: &[u8]) -> Result<Vec<u8>> {
         self.links += 1;
         if self.links > MAX_LINKS {
@@ -206,7 +207,7 @@ impl<'a> Walk<'a> {
             return and_on(target);
         };
         if first_below(&outer, self.places.own_paths).is_some() {
-            // As it is written: `..` behind a link isn't what it looks like.
+            // Followed as it is written: `..` after a link leads elsewhere than it seems.
             if let Some(rest) = first_below(target, self.places.own_paths)
                 && is_absolute
             {
@@ -226,7 +227,7 @@ impl<'a> Walk<'a> {
                 return and_on(target);
             }
             self.start_over(Some(linked));
-            // As it is written, here too.
+            // Followed as it is written, here too.
             return and_on(first_below(target, &linked.paths).unwrap_or(rest));
         }
         if self.departure.is_none() {
@@ -250,8 +251,8 @@ impl<'a> Walk<'a> {
         and_on(target)
     }
 
-    /// Where a link here leads by its text, seen from outside; `None` if it isn't
-    /// known where we are. Only ever compared with other paths.
+    /// The absolute path, as seen from outside the root, that a link here leads to by its
+    /// text; `None` if it isn't known where we are. Only ever compared with other paths.
     fn outer_path(&self, target: &[u8]) -> Option<Vec<u8>> {
         let mut path = Vec::new();
         if target.first() != Some(&b'/') {
@@ -292,12 +293,12 @@ fn push_all(path: &mut Vec<u8>, more: &[u8]) {
 /// Device and inode: what tells a file or a directory from all others.
 pub(super) type Id = (u64, u64);
 
-/// Those of what is open.
+/// The device and inode of an open file.
 pub(super) fn id_of(file: impl AsFd) -> Result<Id> {
     Ok(id(&fstat(file)?))
 }
 
-/// Those that a `stat` is about.
+/// The device and inode of a `stat`.
 #[allow(clippy::unnecessary_cast, clippy::useless_conversion)] // Narrower on 32-bit systems.
 pub(super) fn id(stat: &FileStat) -> Id {
     (stat.st_dev as u64, stat.st_ino as u64)
@@ -309,12 +310,12 @@ pub(super) struct Timestamp(i64, i64);
 
 #[allow(clippy::unnecessary_cast, clippy::useless_conversion)] // Narrower on 32-bit systems.
 impl Timestamp {
-    /// When what is in the file was written last.
+    /// When the content was last written.
     pub(super) fn modified(stat: &FileStat) -> Self {
         Self(stat.st_mtime as i64, stat.st_mtime_nsec as i64)
     }
 
-    /// When anything about it was changed last.
+    /// When anything about the file last changed.
     pub(super) fn changed(stat: &FileStat) -> Self {
         Self(stat.st_ctime as i64, stat.st_ctime_nsec as i64)
     }
@@ -325,7 +326,7 @@ pub(super) fn kind(stat: &FileStat) -> SFlag {
     SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits())
 }
 
-/// Reaches a file without opening it: no permission on it needed, no effect on
+/// Reaches a file without opening it: needs no permission on it, and has no effect on
 /// a device or a FIFO.
 pub(super) const LOOK: OFlag = OFlag::O_PATH.union(OFlag::O_CLOEXEC);
 
@@ -420,7 +421,7 @@ mod tests {
             ("other/x", None, Some(("other", "other", "other"))),
             ("twice/x", None, Some(("other", "other", "other"))),
             ("deploy/out", None, Some(("out", "other/x", "other"))),
-            // `..` stops where the link has led to.
+            // `..` stops in the directory that the link has led to.
             ("images/../../other/x", None, None),
             ("missing", None, None),
         ] {
