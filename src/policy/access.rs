@@ -1,6 +1,6 @@
 //! Which clients are served: networks that may ask and networks that may not.
 //!
-//! Must not: look into a datagram; the sender's address is all it is given.
+//! Must not: look into a datagram; it gets only the sender's address.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
@@ -15,7 +15,7 @@ pub struct Network {
 
 impl Network {
     pub(super) fn contains(&self, ip: IpAddr) -> bool {
-        // An IPv4 address is one family however it is written.
+        // An IPv4 address is IPv4 even if it is written as an IPv6 one.
         match (self.address, ip.to_canonical()) {
             (IpAddr::V4(own), IpAddr::V4(ip)) => {
                 let differing = own.to_bits() ^ ip.to_bits();
@@ -33,8 +33,8 @@ impl Network {
 impl FromStr for Network {
     type Err = &'static str;
 
-    /// `192.0.2.0/24`, `2001:db8::/32`, or an address alone for just that one.
-    /// Bits after the prefix don't count.
+    /// `192.0.2.0/24`, `2001:db8::/32`, or a single address. Bits after the prefix don't
+    /// count.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         const EXPECTED: &str =
             "expected a network, such as 192.0.2.0/24, 2001:db8::/32 or 192.0.2.1";
@@ -69,15 +69,15 @@ const MAPPED: u32 = 128 - Ipv4Addr::BITS;
 /// The networks that may ask and those that may not.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Access {
-    /// Which to serve; empty for all.
+    /// Networks to serve; empty for all.
     pub allow: Vec<Network>,
-    /// Whom not to serve, even if allowed.
+    /// Networks not to serve, even if they are allowed.
     pub deny: Vec<Network>,
 }
 
 impl Access {
-    /// Whether a client with this address is served: it is in an allowed
-    /// network, or there are none, and in no denied one.
+    /// Whether a client with this address is served: it is in no denied network, and in
+    /// an allowed one, if there are any.
     pub fn serves(&self, client: IpAddr) -> bool {
         let is_in = |networks: &[Network]| networks.iter().any(|it| it.contains(client));
         (self.allow.is_empty() || is_in(&self.allow)) && !is_in(&self.deny)
@@ -107,11 +107,11 @@ mod tests {
             ("fe80::/10", "fec0::1", false),
             ("::1", "::1", true),
             ("::1", "::2", false),
-            // One family is not the other.
+            // IPv4 and IPv6 are different families.
             ("0.0.0.0/0", "::1", false),
             ("::/0", "192.0.2.1", false),
             ("::/0", "::1", true),
-            // But for IPv4 in the clothes of IPv6.
+            // But an IPv4-mapped address is IPv4.
             ("192.0.2.0/24", "::ffff:192.0.2.9", true),
             ("::/0", "::ffff:192.0.2.9", false),
             ("::ffff:192.0.2.0/120", "192.0.2.9", true),
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_denied_is_not_served_even_if_allowed() {
+    fn a_denied_client_is_not_served_even_if_allowed() {
         let networks = |all: &[&str]| all.iter().map(|it| it.parse().unwrap()).collect();
         for (allow, deny, ip, served) in [
             (&[][..], &[][..], "192.0.2.1", true),
@@ -157,7 +157,7 @@ mod tests {
             (&[], &["192.0.2.0/24"], "::1", true),
             (&["192.0.2.0/24"], &["192.0.2.1"], "192.0.2.1", false),
             (&["192.0.2.0/24"], &["192.0.2.1"], "192.0.2.2", true),
-            // The narrower one doesn't win.
+            // The narrower network doesn't win.
             (&["192.0.2.1"], &["192.0.2.0/24"], "192.0.2.1", false),
         ] {
             let access = Access {

@@ -1,9 +1,9 @@
 //! `--per-client-root`: a directory below the root that is one client's own.
 //!
-//! Named after its address, or after the hardware address that the kernel's
-//! neighbour table has for it (`/proc/self/net/arp`: IPv4 only). A client without one
-//! is served from the common root, except for what is in the directory of
-//! another. Must not: open files for a client.
+//! The directory is named after the client's address, or after the hardware address that
+//! the kernel's neighbour table has for it (`/proc/self/net/arp`: IPv4 only). A client
+//! without a directory is served from the common root, except for what is in other
+//! clients' directories. Must not: open files for a client.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -26,16 +26,16 @@ pub enum NamedAfter {
     Mac,
 }
 
-/// Bytes of the neighbour table that are read: some 13,000 neighbours.
+/// The most bytes read of the neighbour table: some 13,000 neighbours.
 const MAX_TABLE: u64 = 1 << 20;
 
 /// Bytes of the longest directory name, an IPv6 address.
 const MAX_ADDRESS: usize = 48;
 
-/// How long what the table says is believed.
+/// How long an entry of the table is trusted before the table is read again.
 const TRUSTED: Duration = Duration::from_secs(1);
 
-/// A neighbour that isn't in it is looked for again no sooner.
+/// The shortest time before the table is read again for a neighbour that wasn't in it.
 const SOONEST: Duration = Duration::from_millis(100);
 
 /// Finds the clients' directories.
@@ -43,19 +43,19 @@ const SOONEST: Duration = Duration::from_millis(100);
 pub enum ClientRoots {
     /// Directories are named after IP addresses.
     ByIp,
-    /// After hardware addresses.
+    /// Directories are named after hardware addresses.
     ByMac(Neighbours),
 }
 
 /// The neighbour table.
 #[derive(Debug)]
 pub struct Neighbours {
-    /// Opened before the sandbox shuts it out.
+    /// Opened before the sandbox makes it unreachable.
     table: File,
     known: RefCell<Known>,
 }
 
-/// What was read of it last.
+/// What was last read of the table.
 #[derive(Debug, Default)]
 struct Known {
     read: Option<Instant>,
@@ -68,7 +68,7 @@ impl Neighbours {
     /// Opens the table. Call it before privileges are dropped.
     ///
     /// # Errors
-    /// One line that says why it can't be had.
+    /// One line that says why it can't be opened.
     pub(super) fn open() -> Result<Self, String> {
         let table = File::open("/proc/self/net/arp").map_err(|error| {
             let told = with_remedy(&error, "mount /proc");
@@ -116,10 +116,10 @@ impl Neighbours {
 }
 
 impl ClientRoots {
-    /// Opens what it takes. Call it before privileges are dropped.
+    /// Opens the neighbour table, if it is needed. Call it before privileges are dropped.
     ///
     /// # Errors
-    /// One line that says why the neighbour table can't be had.
+    /// One line that says why the neighbour table can't be opened.
     pub fn open(named_after: NamedAfter) -> Result<Self, String> {
         match named_after {
             NamedAfter::Ip => Ok(Self::ByIp),
@@ -129,7 +129,7 @@ impl ClientRoots {
         }
     }
 
-    /// Which directories of the common root are closed: those that may be somebody's
+    /// Which directories of the common root are closed: those that may be a client's
     /// root.
     pub fn closed(&self) -> Closed {
         match self {
@@ -138,10 +138,10 @@ impl ClientRoots {
         }
     }
 
-    /// The root of this client alone, if it has one.
+    /// This client's own root, if it has one.
     ///
     /// # Errors
-    /// There is one, but it can't be had.
+    /// It has one, but that can't be opened.
     pub fn of(
         &self,
         now: Instant,
@@ -201,7 +201,7 @@ fn read_again(mut table: &File, text: &mut Vec<u8>) -> io::Result<()> {
     table.take(MAX_TABLE).read_to_end(text).map(drop)
 }
 
-/// The table's addresses. A line of it: IP address, hardware type, flags, hardware
+/// The table's addresses. Each line has: IP address, hardware type, flags, hardware
 /// address, mask, device.
 fn entries(table: &[u8]) -> impl Iterator<Item = (Ipv4Addr, [u8; 6])> {
     let table = std::str::from_utf8(table).unwrap_or_default();
@@ -209,7 +209,7 @@ fn entries(table: &[u8]) -> impl Iterator<Item = (Ipv4Addr, [u8; 6])> {
         let mut fields = line.split_ascii_whitespace();
         let client = fields.next()?.parse().ok()?;
         let address = hardware::address(fields.nth(2)?)?;
-        // Asked for, not answered yet.
+        // All zeros: the kernel has asked for it, and has no answer yet.
         (address != [0; 6]).then_some((client, address))
     })
 }
@@ -239,7 +239,7 @@ mod tests {
             (&ClientRoots::ByIp, "x/../192.0.2.7\\secret", true, true),
             (&ClientRoots::ByIp, "2001:db8::1/secret", true, true),
             (&ClientRoots::ByIp, "2001:DB8:0::1/secret", true, true),
-            // A file of that name is nobody's root, but mustn't come to be there.
+            // A file of that name is nobody's root, but nobody may put one there.
             (&ClientRoots::ByIp, "192.0.2.7", false, true),
             (&ClientRoots::ByIp, "pub/192.0.2.7/x", false, false),
             (&ClientRoots::ByIp, "aa-bb-cc-dd-ee-ff/x", false, false),
@@ -271,7 +271,7 @@ mod tests {
         }
     }
 
-    /// A flood in names of neighbours that aren't there reads it ten times a second.
+    /// A flood from addresses that aren't in the table has it read ten times a second.
     #[test]
     fn the_table_is_read_again_only_after_a_while() {
         let mut table = tempfile::NamedTempFile::new().unwrap();

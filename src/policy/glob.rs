@@ -1,8 +1,8 @@
-//! Names that rights are about: `boot/*.efi`, `backup/**`, `!secret/`.
+//! Patterns for the names that rights are about: `boot/*.efi`, `backup/**`, `!secret/`.
 //!
-//! `*` and `?` stay within one folder, `**` stands for any number of them; a pattern
-//! that ends in `/` means everything below. Its work is bounded by the lengths of
-//! pattern and name. Must not: look at files.
+//! `*` and `?` stay within one folder, `**` stands for any number of folders; a pattern
+//! that ends in `/` means everything below. The work of matching is bounded by the
+//! product of the lengths of pattern and name. Must not: look at files.
 
 /// Bytes of the longest pattern.
 pub(crate) const MAX_PATTERN: usize = 255;
@@ -16,12 +16,12 @@ pub(crate) const MAX_PATTERNS: usize = 64;
 pub(crate) struct Globs {
     /// A name must match one of these, if there are any.
     allowed: Vec<Box<[u8]>>,
-    /// And none of these.
+    /// A name must match none of these.
     denied: Vec<Box<[u8]>>,
 }
 
 impl Globs {
-    /// Adds a pattern; a `!` before it means: not these.
+    /// Adds a pattern; a `!` before it denies what it matches.
     ///
     /// # Errors
     /// What is wrong with it.
@@ -48,27 +48,27 @@ impl Globs {
         Ok(())
     }
 
-    /// Whether the list lets this name through.
+    /// Whether the list allows this name.
     pub(crate) fn allow(&self, name: &[u8]) -> bool {
         let is_in = |list: &[Box<[u8]>]| list.iter().any(|pattern| matches(pattern, name));
         (self.allowed.is_empty() || is_in(&self.allowed)) && !is_in(&self.denied)
     }
 
-    /// What matching this name is charged, in bytes; the worst pattern makes up to
-    /// [`MAX_PATTERN`] comparisons for each.
+    /// What matching this name costs, in bytes. The worst pattern makes up to
+    /// [`MAX_PATTERN`] comparisons for each byte.
     pub(crate) fn work(&self, name: &[u8]) -> u64 {
         let patterns = (self.allowed.len() + self.denied.len()) as u64;
         patterns * name.len() as u64
     }
 }
 
-/// Whether the whole `name` is as `pattern` says.
+/// Whether `pattern` matches the whole `name`.
 fn matches(pattern: &[u8], name: &[u8]) -> bool {
     let pattern: Vec<_> = pattern.split(|&byte| byte == b'/').collect();
     let name: Vec<_> = name.split(|&byte| byte == b'/').collect();
     let is_any = |part: &&[u8]| *part == b"**";
     let is_last_any = pattern.last().is_some_and(is_any);
-    // `boot/` is what is below, not a file of that name.
+    // `boot/` means what is below, not a file of that name.
     if is_last_any && name.len() < pattern.iter().filter(|part| !is_any(part)).count() + 1 {
         return false;
     }
@@ -82,8 +82,8 @@ fn matches(pattern: &[u8], name: &[u8]) -> bool {
     })
 }
 
-/// Matches with a wildcard, which `is_any` tells, for any number of items: goes back
-/// to the last one only, which is enough.
+/// Matches a pattern in which wildcards, told by `is_any`, stand for any number of items.
+/// It goes back to the last wildcard only, which is enough.
 fn wild<P, N>(
     pattern: &[P],
     name: &[N],
@@ -184,7 +184,8 @@ mod tests {
         }
     }
 
-    /// The slowest pattern on the longest name: no more than their product.
+    /// Even the slowest pattern on the longest name: the work is no more than the product
+    /// of their lengths.
     #[test]
     fn no_pattern_takes_long() {
         let mut globs = Globs::default();

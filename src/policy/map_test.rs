@@ -23,15 +23,15 @@ const MAX_TESTED_NAME: u64 = 1024;
 const SAMPLE_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 const SAMPLE_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1));
 
-/// `--map-test`: prints what each name of `names`, one a line, becomes and by
-/// which lines of the file. `root` is where they would be served from.
+/// `--map-test`: prints what each of the `names`, one a line, becomes, and by which lines
+/// of the file. `root` is where the files would be served from.
 ///
-/// The client is 192.0.2.1, with `-6` `2001:db8::1`. Where the rules tell reads and
-/// writes apart, a name whose results differ gets two lines.
+/// The client is 192.0.2.1, with `-6` `2001:db8::1`. If the rules tell reads and writes
+/// apart, a name whose results differ gets two lines.
 ///
 /// # Errors
-/// A map file that can't be read or is broken; names or output that can't be
-/// had.
+/// A map file that can't be read or is broken; names that can't be read, or output that
+/// can't be written.
 pub fn run(
     path: &Path,
     root: &Root,
@@ -81,13 +81,13 @@ pub fn run(
     }
 }
 
-/// What a test of names says where it can't have them.
+/// What `--map-test` and `--rules-test` say if they can't read their input.
 pub(super) fn cannot_read(error: &io::Error) -> String {
     let told = with_remedy(error, "give it a file or a pipe");
     format!("cannot read standard input: {told}")
 }
 
-/// Where it can't tell what becomes of them.
+/// What they say if they can't write their output.
 pub(super) fn cannot_write(error: &io::Error) -> String {
     let told = with_remedy(error, "lead it elsewhere");
     format!("cannot write to standard output: {told}")

@@ -1,9 +1,9 @@
 //! Layer 3: what a request may have. A request goes in; a root and a name come
 //! out, or a refusal.
 //!
-//! In this order: what holds for the client (`rules`), its own root (`client_root`),
-//! the name (`settle`), and the directories that are others'. `access` comes before
-//! all that: it needs no more than an address. Must not: open a file for a client.
+//! The order is: what holds for the client (`rules`), its own root (`client_root`), the
+//! name (`settle`), and the directories of other clients. `access` comes before all
+//! these, since it needs only an address. Must not: open a file for a client.
 
 pub mod access;
 pub mod client_root;
@@ -46,25 +46,25 @@ use crate::wire::packet::{Direction, Request};
 
 pub use self::settle::{Origin, Refusal};
 
-/// Directory entries that are charged for together: those of one large directory.
+/// The most directory entries that are charged at once: those of one large directory.
 const CHARGED_AT_ONCE: u64 = 65_536;
 
 /// What each client may ask for.
 #[derive(Debug)]
 pub struct Policy {
-    /// Whom to serve at all.
+    /// Which clients to serve at all.
     pub access: Access,
     /// What is served to clients without a root of their own.
     pub root: Root,
-    /// Where uploads go, if not there.
+    /// Where uploads go, if not to `root`.
     pub upload_root: Option<Root>,
     /// Where the clients' own roots are.
     pub client_roots: Option<ClientRoots>,
     /// Rules that rewrite and refuse names.
     pub map_file: Option<MapFile>,
-    /// What holds for which clients.
+    /// Rules by client.
     pub rules: Option<LiveRules>,
-    /// What all that may cost.
+    /// How much work requests may cause.
     pub allowance: RefCell<WorkAllowance>,
 }
 
@@ -76,9 +76,9 @@ pub struct Granted<'a> {
     common_root: &'a Root,
     /// The file's name below [`Granted::root`].
     pub name: Name,
-    /// How it came to that name.
+    /// Where the name comes from.
     pub origin: Origin,
-    /// The lines of the map file that had a part in it.
+    /// The lines of the map file that matched.
     pub lines: Vec<u32>,
     /// The section of the rules that holds for the client.
     pub section: Option<Rc<Section>>,
@@ -92,7 +92,7 @@ impl Granted<'_> {
 }
 
 impl Policy {
-    /// What those without a root of their own read from, or write to.
+    /// The root that clients without one of their own read from, or write to.
     pub fn common_root(&self, direction: Direction) -> &Root {
         let uploads = self.upload_root.as_ref();
         let uploads = uploads.filter(|_| direction == Direction::Write);
@@ -109,7 +109,7 @@ impl Policy {
     /// interface with the number `interface`, if that is known.
     ///
     /// # Errors
-    /// What is against it.
+    /// Why nothing is served.
     pub fn settle(
         &self,
         now: Instant,
@@ -131,11 +131,11 @@ impl Policy {
         granted
     }
 
-    /// What holds for a file that is served under the name asked for, but found
-    /// elsewhere: no root is looked in.
+    /// [`Policy::settle`] for a file that is served under the requested name, but comes
+    /// from elsewhere: it isn't looked for in any root.
     ///
     /// # Errors
-    /// What is against the name.
+    /// Why the name is refused.
     pub fn settle_given(
         &self,
         now: Instant,
@@ -164,9 +164,9 @@ impl Policy {
         })
     }
 
-    /// Takes off what listing directories for uploads has cost each client, as far as its
-    /// network's part of this second goes; the rest stays for the seconds that follow, in
-    /// which it can begin nothing.
+    /// Charges each client what listing directories for its uploads has cost, as far as
+    /// its network's share of this second goes. The rest stays in `listed` for the next
+    /// seconds, in which the client can begin nothing.
     pub fn charge_listings(&self, now: Instant, listed: &mut Vec<(IpAddr, u64)>) {
         let mut allowance = self.allowance.borrow_mut();
         listed.retain_mut(|(client, entries)| {
@@ -183,14 +183,14 @@ impl Policy {
         });
     }
 
-    /// Where the directory entries that are read for uploads are counted.
+    /// The counters of directory entries that are read for uploads.
     pub fn listings(&self) -> Vec<Rc<Cell<u64>>> {
         let roots = [Some(&self.root), self.upload_root.as_ref()];
         let counts = roots.into_iter().flatten().map(Root::entries_listed);
         counts.flatten().collect()
     }
 
-    /// Takes off what looking up `peer`'s file has cost since [`Policy::settle`].
+    /// Charges `peer` what looking up its file has cost since [`Policy::settle`].
     pub fn charge_look_ups(&self, peer: SocketAddr) {
         let work = Work {
             entries: self.take_entries_read(),
@@ -224,7 +224,8 @@ impl Policy {
         }
     }
 
-    /// In the client's own root by its address, or else in the common one.
+    /// Settles the name in the client's own root by its address, or else in the common
+    /// one.
     fn settle_in_own(
         &self,
         now: Instant,
@@ -241,8 +242,8 @@ impl Policy {
         self.settle_in(own_root, request, client, section, work)
     }
 
-    /// In the first of a section's directories that has the file; an upload goes to the
-    /// first that is there.
+    /// Settles the name in the first of a section's directories that has the file; for an
+    /// upload, in the first directory that is there.
     fn settle_in_places(
         &self,
         places: &[(Option<usize>, Vec<u8>)],
@@ -275,7 +276,7 @@ impl Policy {
         missed.ok_or(StorageError::NO_ROOT.into())
     }
 
-    /// The name in this root, if the client has the right to it.
+    /// Settles the name in this root, if the client has the right to it.
     fn settle_in(
         &self,
         own_root: Option<Root>,
@@ -322,8 +323,8 @@ mod tests {
     use std::fs;
     use std::time::Duration;
 
-    /// Names made to be slow end with the second's allowance; the next second goes
-    /// on.
+    /// Names that are made to be slow are refused once the second's allowance is used up,
+    /// and served again in the next second.
     #[test]
     fn what_requests_may_cost_is_an_allowance_a_second() {
         let home = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! In place of `map` in a build without the feature `map`: no rules can be read, so
-//! there are none to ask.
+//! Stands in for `map` in a build without the feature `map`: no map file can be read, so
+//! there are no rules.
 
 #[path = "map/file.rs"]
 pub mod file;
@@ -25,7 +25,7 @@ pub struct Mapped {
     pub(crate) scanned: u64,
 }
 
-/// There is none.
+/// No value of this type can be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MapRefusal {}
 
@@ -41,7 +41,7 @@ impl fmt::Display for MapRefusal {
     }
 }
 
-/// There are none.
+/// No value of this type can be made.
 #[derive(Debug)]
 pub enum Rules {}
 

@@ -1,9 +1,9 @@
 //! From the name in a request to the name of a file.
 //!
-//! The name is given its one spelling ([`Name`]) before the map file's rules see
-//! it. Under `--ignore-case` what is there may be spelled in another case: then the
-//! rules are asked again, as if the client had asked for that. Must not: know
-//! which root it is.
+//! The name is brought to its one spelling ([`Name`]) before the map file's rules see
+//! it. With `--ignore-case` the file that is there may be spelled in another case: then
+//! the rules are asked again, as if the client had asked for that spelling. Must not:
+//! know which root it is.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -13,8 +13,8 @@ use super::work::Work;
 use crate::file::{Name, Root, StorageError};
 use crate::wire::packet::{Direction, ErrorCode};
 
-/// How often a name is looked for in another case and goes through the rules
-/// again. One round settles it, unless rules look at the case of letters.
+/// How often a name may be looked for in another case and go through the rules again.
+/// One round is enough, unless rules look at the case of letters.
 const MAX_ROUNDS: usize = 4;
 
 /// A name in a request.
@@ -26,7 +26,7 @@ pub(super) struct Asked<'a> {
     pub(super) client: IpAddr,
 }
 
-/// What became of it.
+/// What became of a name.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Settled {
     pub(super) name: Name,
@@ -40,10 +40,10 @@ pub(super) struct Settled {
 pub enum Origin {
     /// It is what the client asked for.
     Asked,
-    /// It is what is there in another case, or what was asked for less the garbage
-    /// after it.
+    /// It is what is there in another case, or what the client asked for without the
+    /// garbage after it.
     Found,
-    /// Rules made it.
+    /// Rules of the map file made it.
     Rules,
 }
 
@@ -52,9 +52,9 @@ pub enum Origin {
 pub enum Refusal {
     /// No file can have that name.
     Name(StorageError),
-    /// The map file's rules are against it.
+    /// The map file's rules refuse it.
     Rules(MapRefusal),
-    /// The work of this second is done. To be dropped without an answer.
+    /// This second's work is used up. The request is to be dropped without an answer.
     Overload,
 }
 
@@ -107,7 +107,7 @@ impl From<StorageError> for Refusal {
 /// The name to serve.
 ///
 /// # Errors
-/// What is against it.
+/// Why none is served.
 pub(super) fn settle(
     asked: &Asked<'_>,
     root: &Root,
@@ -119,15 +119,15 @@ pub(super) fn settle(
     for _ in 0..MAX_ROUNDS {
         let (mapped, lines) = map(&name, asked, root, rules, work)?;
         let found = match asked.direction {
-            // What isn't there at all is told when it is opened.
+            // If nothing is there, opening it will say so.
             Direction::Read if root.ignores_case() => root.find(&mapped).unwrap_or(mapped),
             _ => mapped,
         };
         let respelled = name.respelled(&mapped, &found);
         if found == mapped || respelled == name {
             if found != mapped {
-                // None of it is the client's spelling: rules made it. They can
-                // still refuse it.
+                // Rules made all of it, so nothing of the client's spelling is
+                // left to change. They can still refuse the name found.
                 map(&found, asked, root, rules, work)?;
             }
             let origin = match () {
@@ -309,7 +309,7 @@ mod tests {
             for name in NAMES {
                 let settled = result(name.as_bytes(), Direction::Read, &plain, &rules);
                 let settled = settled.ok().map(|settled| settled.name.to_vec());
-                // Refused, it lies where it would be served from otherwise.
+                // A refused file lies where it would be served from otherwise.
                 let file = settled.clone().unwrap_or(name.as_bytes().to_vec());
                 let file = home.path().join(String::from_utf8(file).unwrap());
                 fs::create_dir_all(file.parent().unwrap()).unwrap();
@@ -363,7 +363,7 @@ mod tests {
             ("r ^get/ pub/", "get/oK", Some("pub/Ok")),
             ("r ^.*$ \\L\\0", "MADE", Some("Made")),
             ("r ^get/ pub/\na ^pub/b", "get/B.KEY", None),
-            // None of it is the client's spelling.
+            // Nothing is left of the client's spelling.
             ("a ^site\\.key$\nr ^alias$ SITE.key", "alias", None),
             ("", "nothing", Some("nothing")),
         ] {

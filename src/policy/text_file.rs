@@ -1,7 +1,7 @@
-//! A text file of the administrator's: read at the start, whole or not at all, and
-//! again on SIGHUP.
+//! A text file of the administrator's: read at the start and again on SIGHUP, whole or
+//! not at all.
 //!
-//! Must not: know what it says.
+//! Must not: know what the file says.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};
@@ -15,7 +15,7 @@ use nix::sys::stat::Mode;
 
 use crate::file::with_remedy;
 
-/// Bytes of the longest file that is read.
+/// The longest file that is read, in bytes.
 const MAX_FILE: u64 = 1 << 20;
 
 /// Where the file is, and what it is called in messages.
@@ -24,9 +24,9 @@ pub(super) struct TextFile {
     /// `map file`, for example.
     kind: &'static str,
     path: PathBuf,
-    /// The file's directory, where its path is going to lead elsewhere.
+    /// The file's directory, if the path won't lead to it later.
     directory: Option<File>,
-    /// There was nothing in it at the start, so there may be nothing again.
+    /// The file was empty at the start, so it may be empty again.
     may_be_empty: bool,
 }
 
@@ -39,7 +39,7 @@ impl TextFile {
         let mut file = Self {
             kind,
             directory: None,
-            // In a chroot, a relative one would lie among the served files.
+            // In a chroot, a relative path would lead to the served files.
             path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
             may_be_empty: false,
         };
@@ -48,12 +48,12 @@ impl TextFile {
         Ok((file, text))
     }
 
-    /// Keeps the file's directory open, for a server that won't find it by its path any
-    /// more: in a chroot, that would be one of the served directories. The file must
-    /// then be no link.
+    /// Keeps the file's directory open, for a server that soon can't find it by its path:
+    /// in a chroot, the path would lead to a served directory. The file must not be a
+    /// link then.
     ///
     /// # Errors
-    /// One line that says why that can't be.
+    /// One line that says why the directory can't be opened.
     pub(super) fn keep_directory(&mut self) -> Result<(), String> {
         let parent = self.path.parent().unwrap_or(Path::new("/"));
         let flags = O_PATH | O_DIRECTORY;
@@ -71,7 +71,7 @@ impl TextFile {
         self.directory.as_ref().map(AsFd::as_fd)
     }
 
-    /// Where it is: absolute.
+    /// The file's absolute path.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -79,11 +79,11 @@ impl TextFile {
     /// Reads the file again.
     ///
     /// # Errors
-    /// One line: it can't be read, or looks as if it were being written.
+    /// One line: the file can't be read, or looks as if it were being written.
     pub(super) fn read_again(&self) -> Result<Vec<u8>, String> {
         let text = self.read()?;
         let (kind, shown) = (self.kind, self.path.display());
-        // A refusal that is still to be written must not be missing.
+        // The file may be half written: no refusal in it must get lost.
         if text.is_empty() && !self.may_be_empty {
             return Err(format!("the {kind} {shown} is empty"));
         }
@@ -103,7 +103,7 @@ impl TextFile {
 
     /// Opens the file by its path, or by its name in the directory that was kept.
     fn open_it(&self) -> io::Result<File> {
-        // A FIFO would wait for its writer.
+        // Otherwise opening a FIFO would wait for its writer.
         let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
         let opened = match (&self.directory, self.path.file_name()) {
             (Some(directory), Some(name)) => {

@@ -1,7 +1,7 @@
-//! What requests may cost before an answer proves their sender: a budget per second,
-//! shared by all. A client network may spend only while it has taken less than is left
-//! for everyone, and requests with long names only from the first half of the budget:
-//! they are expensive, and no boot loader sends them. Must not: read the clock.
+//! How much work requests may cause before an answer proves their sender: a budget per
+//! second, shared by all. A client network may spend only while it has taken less than is
+//! left for everyone. Requests with long names may spend only the first half of the
+//! budget: they are expensive, and no boot loader sends them. Must not: read the clock.
 
 use std::net::IpAddr;
 use std::time::Instant;
@@ -11,7 +11,7 @@ use crate::table::rate::NetworkRateLimit;
 /// Work that a request has caused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Work {
-    /// Bytes that the map file's expressions looked at.
+    /// Bytes that the map file's expressions and the rules' patterns looked at.
     pub scanned: u64,
     /// Directory entries read to find a name in another case.
     pub entries: u64,
@@ -20,7 +20,7 @@ pub struct Work {
 }
 
 impl Work {
-    /// In the time that a byte takes an expression, some 0.1 µs.
+    /// The work in units of the time that an expression takes for a byte, some 0.1 µs.
     fn units(self) -> u32 {
         let units = self.scanned + 3 * self.entries + self.table / 8;
         u32::try_from(units).unwrap_or(u32::MAX)
@@ -32,14 +32,14 @@ impl Work {
 pub struct WorkAllowance(NetworkRateLimit);
 
 impl WorkAllowance {
-    /// All of it, from `now` on. No stranger knows the `seed`: none chooses whose
-    /// share to spend.
+    /// The whole allowance, from `now` on. No stranger knows the `seed`, so none can
+    /// choose whose share to use up.
     pub fn new(seed: u64, now: Instant) -> Self {
         Self(NetworkRateLimit::new(UNITS_PER_SECOND, NETWORKS, seed, now))
     }
 
-    /// Whether more may be begun for `client`, a name of so many bytes: what it costs
-    /// shows afterwards.
+    /// Whether work on a name of `name_len` bytes may begin for `client`. Its cost shows
+    /// only afterwards.
     pub fn may_begin(&mut self, now: Instant, client: IpAddr, name_len: usize) -> bool {
         let reserved = if name_len > LONG_NAME {
             UNITS_PER_SECOND / 2
@@ -49,7 +49,7 @@ impl WorkAllowance {
         self.0.leaves(now, client) > reserved
     }
 
-    /// Takes off what was done for `client`.
+    /// Charges `client` for work that was done.
     pub fn spend(&mut self, work: Work, client: IpAddr) {
         self.0.spend(work.units(), client);
     }
@@ -58,12 +58,12 @@ impl WorkAllowance {
 /// Client networks told apart.
 const NETWORKS: usize = 256;
 
-/// Bytes of a name that are more than usual: a path with a MAC address or a UUID in it
-/// has fewer.
+/// Names of more bytes than this are long: a path with a MAC address or a UUID in it has
+/// fewer.
 const LONG_NAME: usize = 128;
 
-/// A fifth of a second each second: thousands of usual requests through dozens of
-/// rules.
+/// A fifth of a second in each second: enough for thousands of usual requests through
+/// dozens of rules.
 const UNITS_PER_SECOND: u32 = 2_000_000;
 
 #[cfg(test)]
@@ -99,7 +99,7 @@ mod tests {
         assert!(allowance.may_begin(start + Duration::from_secs(1), client, 9));
     }
 
-    /// Long names cost a byte of them for each rule, and more for some.
+    /// Each rule costs at least the length of the name, and some cost more.
     #[test]
     fn long_names_of_many_networks_leave_half_for_short_ones() {
         let start = clock::now();

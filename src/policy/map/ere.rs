@@ -1,16 +1,16 @@
-//! POSIX extended regular expressions, as `regcomp` reads them, in the words of
-//! `regex-lite`.
+//! Translates POSIX extended regular expressions, as `regcomp` reads them, to the syntax
+//! of `regex-lite`.
 //!
 //! tftp-hpa hands its expressions to the C library in the C locale: a character
 //! is a byte. So patterns and names are read as Latin-1 here, one `char` a byte,
-//! and nothing but bytes comes out of a translation. Must not: match anything.
+//! and a translation deals with nothing but bytes. Must not: match anything.
 
 use std::fmt::Write as _;
 
 /// The deepest nesting of parentheses; the translation is recursive.
 const MAX_DEPTH: usize = 32;
 
-/// The most repetitions that `{n,m}` can ask for: glibc's own bound.
+/// The most repetitions that `{n,m}` can ask for, which is glibc's limit.
 const MAX_REPETITIONS: u32 = 32_767;
 
 /// What is wrong with an expression.
@@ -24,22 +24,22 @@ pub(super) struct Fault {
 
 type Result<T> = std::result::Result<T, Fault>;
 
-/// An expression in the words of `regex-lite`.
+/// An expression in the syntax of `regex-lite`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Translated {
     pub(super) text: String,
-    /// Bytes that stand in every text it matches, in a row; maybe none. Where case
-    /// is ignored, in some case.
+    /// Bytes that are in every text that it matches, in a row; maybe none. If case is
+    /// ignored, they are there in some case.
     pub(super) literal: Vec<u8>,
 }
 
 /// Translates an expression.
 ///
-/// Where alternatives are plain text, the longer ones are put first: POSIX takes
-/// the longest match, `regex-lite` the first alternative that matches.
+/// If alternatives are plain text, the longer ones are put first: POSIX takes the
+/// longest match, `regex-lite` the first alternative that matches.
 ///
 /// # Errors
-/// What `regcomp` refuses too, and back-references, which `regex-lite` lacks.
+/// What `regcomp` refuses as well, and back-references, which `regex-lite` lacks.
 pub(super) fn translate(pattern: &[u8]) -> Result<Translated> {
     let mut translator = Translator {
         pattern,
@@ -63,7 +63,7 @@ struct Translator<'a> {
 #[derive(Default)]
 struct Part {
     text: String,
-    /// How many bytes it matches, if it is nothing but text.
+    /// How many bytes it matches, if it is plain text.
     literal: Option<usize>,
 }
 
@@ -71,7 +71,7 @@ struct Part {
 struct Atom {
     text: String,
     kind: Kind,
-    /// What it matches, if that is one byte.
+    /// The byte that it matches, if there is just one.
     byte: Option<u8>,
 }
 
@@ -108,7 +108,7 @@ impl Translator<'_> {
             parts.push(self.sequence(depth)?);
         }
         if depth == 0 && parts.len() > 1 {
-            // None of it is in every text.
+            // No alternative's text is in every match.
             self.literal.clear();
         }
         if parts.iter().all(|part| part.literal.is_some()) {
@@ -142,7 +142,7 @@ impl Translator<'_> {
             }
             match (atom.kind, atom.byte) {
                 (Kind::Literal, Some(byte)) => run.push(byte),
-                // A place takes no room.
+                // An anchor matches no bytes.
                 (Kind::Anchor, _) => {}
                 _ => self.keep_longest(depth, &mut run),
             }
@@ -264,7 +264,7 @@ impl Translator<'_> {
         }
     }
 
-    /// What stands in braces: `n`, `n,`, `,m`, `n,m` or `,`.
+    /// The bounds in braces: `n`, `n,`, `,m`, `n,m` or `,`.
     fn bounds(&mut self, start: usize) -> Result<(u32, Option<u32>)> {
         let low = self.number()?;
         let (low, high) = if self.take(b',') {
@@ -424,10 +424,10 @@ mod tests {
 
     use super::*;
 
-    /// A name with something of everything.
+    /// A name that has something for every expression.
     const NAME: &str = "aab aaa{2} d a{x} a{,2} n]\\";
 
-    /// Where glibc 2.36 matches in [`NAME`]; `None`: nowhere.
+    /// Compared with what glibc 2.36 matches in [`NAME`]; `None`: nothing.
     #[test]
     fn expressions_match_where_glibc_does() {
         for (pattern, matched) in [
@@ -531,7 +531,7 @@ mod tests {
     #[test]
     fn longer_texts_are_tried_first() {
         assert_eq!(translate(b"a|ab|b").unwrap().text, "ab|a|b");
-        // Which is longer isn't known here.
+        // Here it isn't known which alternative is longer.
         assert_eq!(translate(b"a|b.").unwrap().text, "a|b(?s:.)");
     }
 
@@ -560,7 +560,7 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// A translation says only what `regex-lite` understands.
+        /// `regex-lite` understands every translation.
         #[test]
         fn every_translation_compiles(
             pattern in "[ab(|)*+?{},0-2^$.\\\\\\[\\]:=-]{0,10}",

@@ -34,10 +34,10 @@ impl MapFile {
         })
     }
 
-    /// Keeps the directory it is in open, so that it can be read again from a chroot.
+    /// Keeps the file's directory open, so that the file can be read again from a chroot.
     ///
     /// # Errors
-    /// As there.
+    /// One line that says why the directory can't be opened.
     pub fn keep_directory(&mut self) -> Result<(), String> {
         self.file.keep_directory()
     }
@@ -61,13 +61,13 @@ impl MapFile {
         }
     }
 
-    /// The rules last read from it.
+    /// The rules last read from the file.
     pub(crate) const fn rules(&self) -> &Rules {
         &self.rules
     }
 }
 
-/// What the start tells about it.
+/// As the log shows it.
 impl fmt::Display for MapFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.file.path().display();

@@ -1,9 +1,8 @@
 //! Layer 3: map files, in the rule language of tftp-hpa.
 //!
-//! A request's name in, a name or a refusal out. Names and rules are bytes, as
-//! in the C locale: within this module they are Latin-1 text, one `char` a byte.
-//! Must not: open a file; whether a name leads to one (`E`) is asked of the
-//! caller.
+//! A request's name goes in; a name or a refusal comes out. Names and rules are bytes,
+//! as in the C locale: within this module they are Latin-1 text, one `char` a byte.
+//! Must not: open a file; the caller tells whether a name leads to one (`E`).
 
 mod ere;
 pub mod file;
@@ -19,48 +18,48 @@ use rule::{Meter, Repeat, Rule, Stop, Subject, Then};
 
 pub use parse::{MapError, MapErrors};
 
-/// How often rules may be tried for one request, beyond once each: what ends a
-/// rule set that restarts, repeats or jumps forever.
+/// How often rules may be tried for one request, beyond once each. Ends a rule set that
+/// restarts, repeats or jumps forever.
 pub const MAX_STEPS: usize = 1024;
 
-/// Bytes that expressions may look at for one request, some 3 ms of work; more
-/// where there are many rules, so that each can have a look at a usual name.
+/// Bytes that expressions may look at for one request, some 3 ms of work. There are more
+/// for each rule, so that all of many rules can look at a usual name.
 const MAX_SCANNED: u64 = 32 * 1024;
 const SCANNED_PER_RULE: u64 = 64;
 
-/// What is to be named.
+/// A request, as the rules see it.
 #[derive(Debug, Clone, Copy)]
 pub struct MapRequest<'a> {
-    /// As the client wrote it.
+    /// The name, in its one spelling.
     pub name: &'a [u8],
-    /// Which rules apply: `G` or `P`.
+    /// The direction, for `G` and `P`.
     pub direction: Direction,
-    /// Who asks: `4` or `6`, `\i` and `\x`.
+    /// The client's address, for `4` and `6`, `\i` and `\x`.
     pub client: IpAddr,
 }
 
-/// What has become of a name.
+/// What became of a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mapped {
     /// The name to serve, or why none is.
     pub result: Result<Vec<u8>, MapRefusal>,
-    /// The lines that matched, in order; one that matched several times in a row
-    /// once.
+    /// The lines that matched, in order. A line that matched several times in a row is
+    /// there once.
     pub lines: Vec<u32>,
-    /// What it cost: bytes that expressions looked at.
+    /// The cost: bytes that expressions looked at.
     pub scanned: u64,
 }
 
 /// Why the rules refuse a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MapRefusal {
-    /// By the rule on this line.
+    /// The rule on this line refuses it.
     Rule(u32),
-    /// They come to no end; this line matched last.
+    /// The rules come to no end; this line matched last.
     Endless(u32),
     /// The rule on this line makes the name longer than [`MAX_NAME`].
     TooLong(u32),
-    /// The work that a request may be ran out at this line.
+    /// The work allowed for a request ran out at this line.
     Costly(u32),
 }
 
@@ -129,8 +128,8 @@ impl Rules {
         parse::parse(file, false).map(|rules| Self { rules })
     }
 
-    /// [`Rules::parse`] for a server that looks for names in another case: what
-    /// refuses names refuses them in any case.
+    /// [`Rules::parse`] for a server that looks for names in another case: rules that
+    /// refuse names refuse them in any case.
     ///
     /// # Errors
     /// As there.
@@ -410,7 +409,7 @@ mod tests {
         ] {
             assert_eq!(read(text, "a").0, Err(MapRefusal::Endless(line)), "{text}");
         }
-        // Long files are no endless ones.
+        // A long file isn't an endless one.
         let (result, lines) = read(&"r a a\n".repeat(3 * MAX_STEPS), "a");
         assert_eq!((result.as_deref(), lines.len()), (Ok("a"), 3 * MAX_STEPS));
     }
@@ -424,7 +423,7 @@ mod tests {
         }
     }
 
-    /// Names made to that end, and rules that look harmless.
+    /// Names that are made to be slow, and rules that look harmless.
     #[test]
     fn a_requests_cost_is_bounded() {
         let long = "a".repeat(MAX_NAME);
@@ -446,7 +445,7 @@ mod tests {
         assert_eq!(mapped.result, Err(MapRefusal::Costly(1)));
     }
 
-    /// Most rules are told not to match without running their expression.
+    /// For most rules it shows without running the expression that they can't match.
     #[test]
     fn rules_that_cannot_match_cost_next_to_nothing() {
         let text: String = (0..4000).fold(String::new(), |text, number| {
@@ -475,7 +474,7 @@ mod tests {
         let error = &errors.told[0];
         assert!(error.reason.contains("4 MiB"), "{error}");
         assert!(error.line < 4000, "{error}");
-        // They take as long as the largest that are good.
+        // An expression that is too large takes as long as the largest good one.
         let too_large = "r (((a{0,255}){0,255}){0,255}) y\n".repeat(4000);
         let errors = Rules::parse(too_large.as_bytes()).unwrap_err();
         assert_eq!(errors.told.len() + errors.more, 65, "{errors}");
@@ -557,7 +556,8 @@ mod tests {
         let text = "ra a\na ^/etc/\nj x nowhere\n:here\nr a( b\n:here\nr a b\ne ^/x\n";
         let errors = Rules::parse(text.as_bytes()).unwrap_err();
         let lines: Vec<_> = errors.told.iter().map(|it| it.line).collect();
-        // What looks for a slash may be right: a rule leads back, and one before rewrites.
+        // The rules that look for a slash may be right: an earlier rule rewrites, and a
+        // later one leads back.
         assert_eq!(lines, [1, 3, 5, 6], "{errors}");
         let text = "a ^/etc/\nz\na ^/boot/\nrz b\na ^/x/\n";
         let errors = Rules::parse(text.as_bytes()).unwrap_err();
@@ -570,7 +570,7 @@ mod tests {
         assert_eq!(shown.matches("no operation").count(), 20, "{shown}");
         assert!(shown.ends_with("; and 10 more"), "{shown}");
         assert_eq!(shown.lines().count(), 1);
-        // The first are told, even if they are found last.
+        // The first mistakes are told, even if they are found last.
         for first in ["a ^/etc/", "j x nowhere"] {
             let text = format!("{first}\n{}", "z\n".repeat(30));
             let errors = Rules::parse(text.as_bytes()).unwrap_err();
@@ -596,7 +596,7 @@ mod tests {
         }
 
         #[test]
-        fn likely_files_neither(
+        fn no_likely_file_panics(
             file in "([rgieEsajGP46~:]{1,3} [ab.*()|^]{0,5} [ab0-9\\\\ixULE]{0,5}\n){1,4}",
             name in "[ab]{0,8}",
         ) {

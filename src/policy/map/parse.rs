@@ -1,4 +1,4 @@
-//! The map file's text made into rules: lines, fields, letters, labels.
+//! From a map file's text to rules: lines, fields, letters, labels.
 //!
 //! Must not: apply a rule, or open the file.
 
@@ -13,16 +13,16 @@ use super::{ere, to_text};
 use crate::wire::escape::escape;
 use crate::wire::packet::Direction;
 
-/// Bytes that one compiled expression may take.
+/// The most bytes that one compiled expression may take.
 const MAX_REGEX: usize = 64 * 1024;
 
-/// Bytes that all of them may take.
+/// The most bytes that all compiled expressions may take.
 const MAX_PROGRAMS: usize = 4 << 20;
 
 /// The most rules a file may have.
 const MAX_RULES: usize = 4096;
 
-/// Bytes that the smallest expressions are taken to need.
+/// Bytes that the smallest expressions count as.
 const SMALL_REGEX: usize = 1024;
 
 /// The most mistakes that are told.
@@ -50,17 +50,17 @@ impl fmt::Display for MapError {
     }
 }
 
-/// What is wrong with a map file: one mistake a line of it, in their order.
+/// What is wrong with a map file: one mistake for each wrong line, in order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MapErrors {
-    /// The first, at most 20.
+    /// The first mistakes, at most 20.
     pub told: Vec<MapError>,
-    /// How many there are beyond those.
+    /// How many more there are.
     pub more: usize,
 }
 
 impl MapErrors {
-    /// Puts it behind those of the lines before.
+    /// Inserts a mistake in the order of the lines.
     fn push(&mut self, error: MapError) {
         let place = self.told.partition_point(|it| it.line <= error.line);
         self.told.insert(place, error);
@@ -93,7 +93,7 @@ impl std::error::Error for MapErrors {}
 
 /// Reads all rules of a file.
 ///
-/// With `ignore_case`, what refuses names does so whatever the case of letters.
+/// With `ignore_case`, rules that refuse names do so whatever the case of letters.
 pub(super) fn parse(file: &[u8], ignore_case: bool) -> Result<Vec<Rule>, MapErrors> {
     let mut rules = Vec::new();
     let mut mistakes = MapErrors::default();
@@ -162,19 +162,19 @@ pub(super) fn parse(file: &[u8], ignore_case: bool) -> Result<Vec<Rule>, MapErro
     }
 }
 
-/// Rules that look for a slash at the start of a name, where no name has one.
+/// Finds rules that look for a slash at the start of a name, although no name has one.
 #[derive(Default)]
 struct Slashes {
     mistakes: Vec<MapError>,
-    /// A rule before may have made one.
+    /// An earlier rule may have made one.
     is_rewritten: bool,
-    /// A rule behind may do so, and lead back.
+    /// A rule restarts or jumps, so a later rule may have made one.
     comes_back: bool,
 }
 
 impl Slashes {
-    /// Looks at the next rule, whose letters are the `first` word; one that isn't `whole`
-    /// has its own mistake.
+    /// Looks at the next rule, whose letters are the `first` word. A rule that isn't
+    /// `whole` has another mistake already.
     fn look_at(&mut self, line: &Line<'_>, first: &Field<'_>, whole: bool) {
         let has = |letter| first.text.contains(&letter);
         if whole && !self.is_rewritten && !has(b'~') {
@@ -222,8 +222,8 @@ impl<'a> Line<'a> {
         Some(Field { at, text })
     }
 
-    /// A mistake, if its expression wants a slash first: no name that clients ask for has
-    /// one when rules see it, so a rule that refuses would refuse nothing.
+    /// A mistake if the rule's expression wants a slash first: no name that clients ask
+    /// for has one when rules see it, so a rule that refuses would refuse nothing.
     fn leading_slash(&self) -> Option<MapError> {
         let mut line = Self { at: 0, ..*self };
         let (_, pattern) = (line.field()?, line.field()?);
@@ -247,8 +247,9 @@ const fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t'..=b'\r')
 }
 
-/// A rule, and the label it jumps to. Adds to the bytes of `programs` what its expression
-/// takes; one that is too large counts as the largest, since it took as long.
+/// A rule, and the label that it jumps to. Adds to `programs` the bytes that its
+/// expression takes; one that is too large counts as the largest possible, since
+/// compiling it took as long.
 fn read_rule<'a>(
     line: &mut Line<'a>,
     first: &Field<'a>,
@@ -292,8 +293,8 @@ fn read_rule<'a>(
     Ok((rule, target))
 }
 
-/// Compiles an expression, and finds out how much that takes: within a factor of
-/// two, since the compiler only tells what is too large.
+/// Compiles an expression, and finds out how many bytes that takes: only within a factor
+/// of two, since the compiler just tells whether a limit is exceeded.
 fn compile(translated: &Translated, ignore_case: bool) -> Result<Matcher, String> {
     let mut program = SMALL_REGEX;
     loop {
@@ -316,7 +317,7 @@ fn compile(translated: &Translated, ignore_case: bool) -> Result<Matcher, String
 /// The letters at the start of a rule, checked for sense.
 struct Letters<'a>(&'a [u8]);
 
-/// Letters that say the opposite of each other, or leave each other no place.
+/// Letters that contradict each other, or need the same place.
 const EXCLUSIVE: &[(&[u8], &str)] = &[
     (
         b"r~",
@@ -415,7 +416,7 @@ impl<'a> Letters<'a> {
     }
 }
 
-/// Takes a replacement apart.
+/// Splits a replacement into its pieces.
 fn pieces(text: &[u8]) -> Vec<Piece> {
     let mut pieces = Vec::new();
     let mut plain = Vec::new();

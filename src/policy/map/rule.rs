@@ -1,7 +1,7 @@
 //! One rule of a map file: when it applies, what it makes of a name, what
 //! happens next.
 //!
-//! Must not: know of other rules, or of the file's spelling.
+//! Must not: know about other rules, or how a rule is written.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -17,7 +17,7 @@ pub(super) struct Rule {
     /// Its number, counted from 1.
     pub(super) line: u32,
     pub(super) matcher: Matcher,
-    /// Applies where the expression does not match (`~`).
+    /// Whether the rule applies if the expression does not match (`~`).
     pub(super) inverted: bool,
     /// `G` or `P`.
     pub(super) direction: Option<Direction>,
@@ -28,13 +28,13 @@ pub(super) struct Rule {
     pub(super) then: Then,
 }
 
-/// An expression, and what it takes for a name to match it.
+/// An expression, and what a name must contain to match it.
 #[derive(Debug)]
 pub(super) struct Matcher {
     regex: Regex,
     /// Bytes the compiled expression takes, rounded up.
     pub(super) program: usize,
-    /// A text that is in all names it matches, in lower case, and its bytes.
+    /// A text that is in all names that match, in lower case, and its bytes.
     literal: String,
     bytes: Bytes,
 }
@@ -50,7 +50,7 @@ impl Matcher {
         }
     }
 
-    /// False if the expression can't match: seen without running it.
+    /// Whether the expression may match; found out without running it.
     fn can_match(&self, name: &Subject, meter: &mut Meter) -> Result<bool, Stop> {
         meter.spend(1)?;
         if self.literal.is_empty() {
@@ -63,13 +63,13 @@ impl Matcher {
         Ok(name.lower.contains(&self.literal))
     }
 
-    /// What it costs to run the expression over so many bytes.
+    /// What it costs to run the expression over `bytes` bytes.
     fn cost(&self, bytes: usize) -> u64 {
         (bytes * (self.program / 2048).max(1)) as u64
     }
 }
 
-/// The bytes that are in a text: the highest bit doesn't count.
+/// The set of the bytes in a text; the highest bit of each is ignored.
 #[derive(Debug, Clone, Copy, Default)]
 struct Bytes(u128);
 
@@ -117,7 +117,7 @@ pub(super) enum Repeat {
     Once,
     /// `g`: the first match, until there is none.
     WhileMatching,
-    /// `gg`: every match, but nothing that came by replacing.
+    /// `gg`: every match, but not within replacements.
     EachMatch,
 }
 
@@ -142,7 +142,7 @@ pub(super) enum Then {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Piece {
     Text(String),
-    /// What matched: 0 all of it, 1 to 9 a parenthesis.
+    /// What matched: 0 is the whole match, 1 to 9 are its parentheses.
     Group(usize),
     /// The client's address as people write it.
     Client,
@@ -152,7 +152,7 @@ pub(super) enum Piece {
     Upper,
     /// Letters from here on in lower case.
     Lower,
-    /// Letters from here on as they come.
+    /// Letters from here on as they are.
     AsItIs,
 }
 
@@ -179,7 +179,7 @@ impl Meter {
 }
 
 impl Rule {
-    /// Whether this rule is for such requests at all.
+    /// Whether this rule is for such a request.
     pub(super) fn is_for(&self, request: &MapRequest<'_>) -> bool {
         let family = match request.client.to_canonical() {
             IpAddr::V4(_) => Family::V4,
@@ -225,7 +225,7 @@ impl Rule {
             result.push(&name[behind.unwrap_or(0)..whole.start()])?;
             expand(pieces, &groups, client, &mut result)?;
             behind = Some(whole.end());
-            // The next match may be looked for to the very end.
+            // The search for the next match may go to the very end.
             if matches > 1 {
                 meter.spend(self.matcher.cost(name.len() - whole.end()))?;
             }
@@ -275,7 +275,7 @@ fn hexadecimal(client: IpAddr) -> String {
     digits
 }
 
-/// A name that grows to [`MAX_NAME`] at most.
+/// A name that can't grow beyond [`MAX_NAME`].
 #[derive(Default)]
 struct Bounded {
     text: String,

@@ -1,5 +1,5 @@
-//! The file of rules: read at the start and on SIGHUP, with the directories that it
-//! names, all of which are open before rights are given up.
+//! The rules file: read at the start and on SIGHUP. The directories that it names are all
+//! opened before rights are given up.
 //!
 //! Must not: answer a request.
 
@@ -23,7 +23,7 @@ use crate::policy::work::Work;
 pub struct RulesFile {
     file: TextFile,
     rules: ClientRules,
-    /// Absolute, and open.
+    /// The open directories outside ROOT, with their absolute paths.
     directories: Vec<(PathBuf, Directory)>,
     neighbours: Option<Neighbours>,
 }
@@ -35,10 +35,10 @@ pub struct LiveRules {
     pub(crate) rules: ClientRules,
     /// The directories outside ROOT that were named at the start.
     opened: Vec<(PathBuf, Root)>,
-    /// Which of them is which of the rules' own.
+    /// For each directory of the rules, its place in `opened`.
     order: Vec<usize>,
     neighbours: Option<Neighbours>,
-    /// The listening ports can carry transfers.
+    /// Whether the listening ports can carry transfers.
     single_port: bool,
 }
 
@@ -46,11 +46,12 @@ impl RulesFile {
     /// Reads the rules and opens what they name.
     ///
     /// # Errors
-    /// One line that names the file and the place in it, or the directory.
+    /// One line that names the file and the place in it, or the directory that can't be
+    /// opened.
     pub fn open(path: &Path) -> Result<Self, String> {
         let (file, text) = TextFile::open("rules file", path)?;
         let rules = read(&file, &text)?;
-        // The rules that come later may need it, and it can't be opened then.
+        // Rules that are read later may need it, and it can't be opened then.
         let neighbours = match Neighbours::open() {
             Ok(neighbours) => Some(neighbours),
             Err(error) if rules.needs_hardware() => {
@@ -70,10 +71,11 @@ impl RulesFile {
         })
     }
 
-    /// For a server that makes ROOT all that it sees.
+    /// Prepares for a server that will see nothing but ROOT.
     ///
     /// # Errors
-    /// One line: a directory outside ROOT is named, or the file's own is out of reach.
+    /// One line: the rules name a directory outside ROOT, or the file's own can't be
+    /// opened.
     pub fn prepare_for_chroot(&mut self) -> Result<(), String> {
         if let Some((path, _)) = self.directories.first() {
             return Err(format!(
@@ -96,12 +98,12 @@ impl RulesFile {
         directories.map(|(path, directory)| (&**path, directory.as_fd()))
     }
 
-    /// Some transfers use the listening ports.
+    /// Whether some transfers use the listening ports.
     pub fn has_single_port(&self) -> bool {
         self.rules.has_single_port()
     }
 
-    /// Begins to serve by them, beside the `common` root.
+    /// Begins to serve by the rules, beside the `common` root.
     ///
     /// # Errors
     /// A directory that can't be searched with the rights that are left.
@@ -127,12 +129,12 @@ impl LiveRules {
         self.opened.get(*place).map(|(_, root)| root)
     }
 
-    /// Some transfers use the listening ports.
+    /// Whether some transfers use the listening ports.
     pub fn has_single_port(&self) -> bool {
         self.rules.has_single_port()
     }
 
-    /// The hardware address of a client on the network of this machine.
+    /// The hardware address of a client, if it is on a network of this machine.
     pub(crate) fn hardware(
         &self,
         now: Instant,
@@ -178,7 +180,7 @@ impl LiveRules {
         Ok((rules, order?))
     }
 
-    /// Says which interfaces aren't there: their sections hold for nobody.
+    /// Logs which interfaces aren't there: their sections hold for nobody.
     pub fn tell_lacking(&self) {
         let sections = self.rules.sections.iter();
         let interfaces = sections.flat_map(|it| &it.members.interfaces);
@@ -189,7 +191,7 @@ impl LiveRules {
     }
 }
 
-/// What the start tells about it.
+/// As the log shows it.
 impl fmt::Display for LiveRules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.file.path().display();

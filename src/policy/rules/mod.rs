@@ -1,7 +1,7 @@
 //! `--rules`: what holds for which clients, section by section.
 //!
-//! The first section that a client belongs to holds for it, and no other; what it
-//! doesn't settle is as the command line has it. Must not: open a file for a client.
+//! The first section that a client belongs to holds for it, and no other; for what that
+//! section doesn't set, the command line holds. Must not: open a file for a client.
 
 pub mod file;
 #[cfg_attr(not(feature = "rules"), path = "no_parse.rs")]
@@ -31,7 +31,7 @@ pub(super) struct Client<'a> {
 }
 
 impl Client<'_> {
-    /// The one at `peer`, whose request came in by the interface with the number
+    /// The client at `peer`, whose request came in by the interface with the number
     /// `interface`, if that is known.
     pub(super) fn at(peer: SocketAddr, interface: Option<u32>) -> Self {
         Self {
@@ -42,7 +42,7 @@ impl Client<'_> {
     }
 }
 
-/// What a request came in by.
+/// The interface that a request came in by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Interface<'a> {
     /// The kernel's number for it.
@@ -62,7 +62,7 @@ struct NamedInterface {
 /// The first bytes of hardware addresses.
 type Hardware = Vec<u8>;
 
-/// Who belongs to a section: any of each kind that it names.
+/// Who belongs to a section: a client that matches one entry of each kind that is named.
 #[derive(Debug, Default)]
 struct Members {
     networks: Vec<Network>,
@@ -70,16 +70,16 @@ struct Members {
     hardware: Vec<Hardware>,
 }
 
-/// A directory that is looked in.
+/// A directory in which files are looked for.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Place {
     /// Which of [`ClientRules::roots`] it is below; `None`: ROOT.
     pub(super) base: Option<usize>,
-    /// The way from there; empty: that one itself.
+    /// The way from that base; empty: the base itself.
     way: Vec<Part>,
 }
 
-/// A piece of the way.
+/// A piece of a way.
 #[derive(Debug, PartialEq, Eq)]
 enum Part {
     Text(Vec<u8>),
@@ -98,24 +98,24 @@ pub struct Settings {
     pub max_blksize: Option<u16>,
     /// Largest window, in blocks.
     pub max_windowsize: Option<u16>,
-    /// Bytes of DATA a second that a transfer moves.
+    /// The most bytes of DATA a second that a transfer moves.
     pub rate: Option<NonZeroU64>,
     /// Every datagram is sent twice.
     pub send_twice: bool,
-    /// Every file is sent and stored as it is, whatever mode was asked for.
+    /// Every file is sent and stored as it is, whatever mode the client asked for.
     pub octet: bool,
-    /// The wait for an answer.
+    /// How long to wait for an answer.
     pub timeout: Option<Duration>,
     /// How often a packet is repeated.
     pub retries: Option<u8>,
     /// Transfers use the listening port.
     pub single_port: bool,
-    /// Most transfers at once with all of the section's clients that have answered.
+    /// The most transfers at once with all the section's clients that have answered.
     pub max_sessions: Option<u32>,
 }
 
 impl Settings {
-    /// What is granted where `limits` is what the command line grants.
+    /// What is granted if the command line grants `limits`.
     pub fn limits(&self, limits: &Limits) -> Limits {
         let less = |own: Option<u16>, all: u16| own.map_or(all, |own| own.min(all));
         Limits {
@@ -125,7 +125,7 @@ impl Settings {
         }
     }
 
-    /// A session under these has to be remembered while it runs.
+    /// Whether a session with these settings must be kept account of while it runs.
     pub const fn needs_account(&self) -> bool {
         self.rate.is_some() || self.max_sessions.is_some()
     }
@@ -134,26 +134,26 @@ impl Settings {
 /// A section of the file.
 #[derive(Debug)]
 pub struct Section {
-    /// As its heading has it.
+    /// Its name, from the heading.
     pub name: String,
     members: Members,
-    /// Where files are looked for, in this order; empty: as the command line says.
+    /// Where files are looked for, in this order; if empty, the command line holds.
     pub(super) places: Vec<Place>,
     read: Globs,
     write: Globs,
     /// What holds for its transfers.
     pub settings: Settings,
-    /// Transfers now of clients that have answered; the section of the same name that
-    /// comes after it, when the file is read again, goes on with them.
+    /// Running transfers of clients that have answered. When the file is read again, the
+    /// new section of the same name takes over this count.
     pub sessions: Rc<Cell<u32>>,
-    /// None can be made without the feature.
+    /// Without the feature no section can be made.
     #[cfg(not(feature = "rules"))]
     never: std::convert::Infallible,
 }
 
 #[cfg(all(test, feature = "rules"))]
 impl Section {
-    /// One that says nothing else.
+    /// A section with these settings and nothing else.
     pub(crate) fn saying(settings: Settings) -> Self {
         Self {
             name: "test".to_owned(),
@@ -168,12 +168,12 @@ impl Section {
 }
 
 impl Section {
-    /// Whether the rights let this name through.
+    /// Whether the client has the right to this name.
     pub(super) fn allows(&self, name: &[u8], direction: Direction) -> bool {
         self.globs(direction).allow(name)
     }
 
-    /// Bytes that asking for the rights takes.
+    /// What [`Section::allows`] costs, in bytes.
     pub(super) fn work(&self, name: &[u8], direction: Direction) -> u64 {
         self.globs(direction).work(name)
     }
@@ -185,13 +185,13 @@ impl Section {
         }
     }
 
-    /// The limit of transfers is reached.
+    /// Whether the limit of transfers is reached.
     pub fn is_full(&self) -> bool {
         let max = self.settings.max_sessions;
         max.is_some_and(|max| self.sessions.get() >= max)
     }
 
-    /// The limit of transfers is exceeded.
+    /// Whether the limit of transfers is exceeded.
     pub fn is_overfull(&self) -> bool {
         let max = self.settings.max_sessions;
         max.is_some_and(|max| self.sessions.get() > max)
@@ -220,8 +220,8 @@ impl Section {
 }
 
 impl Place {
-    /// The way from its base for this client; `None` where its hardware address would be
-    /// needed and isn't known.
+    /// The way from its base for this client; `None` if that needs the client's hardware
+    /// address, which isn't known.
     pub(super) fn way(
         &self,
         client: &Client<'_>,
@@ -246,19 +246,19 @@ impl Place {
     }
 }
 
-/// What a file of rules says.
+/// The rules of a rules file.
 #[derive(Debug)]
 pub struct ClientRules {
     sections: Vec<Rc<Section>>,
-    /// The directories outside ROOT that it names: absolute paths.
+    /// The directories outside ROOT that the file names: absolute paths.
     roots: Vec<std::path::PathBuf>,
-    /// None can be made without the feature: what is done with them is left out.
+    /// Without the feature no rules can be made, and the code for them is left out.
     #[cfg(not(feature = "rules"))]
     never: std::convert::Infallible,
 }
 
 impl ClientRules {
-    /// The section that holds for a client, if there is one. `find` looks for its
+    /// The section that holds for a client, if there is one. `find` looks up the client's
     /// hardware address.
     pub(super) fn section(
         &self,
@@ -269,7 +269,7 @@ impl ClientRules {
         sections.find(|section| section.holds_for(client, &mut find))
     }
 
-    /// Counts on with the transfers of the sections that had the same names before.
+    /// Takes over the counts of transfers from the sections of the same names.
     fn go_on_from(&mut self, before: &Self) {
         for section in self.sections.iter_mut().filter_map(Rc::get_mut) {
             let same = before.sections.iter().find(|it| it.name == section.name);
@@ -279,7 +279,7 @@ impl ClientRules {
         }
     }
 
-    /// Hardware addresses have a part in it.
+    /// Whether a section needs hardware addresses.
     fn needs_hardware(&self) -> bool {
         let is_hardware = |place: &Place| place.way.contains(&Part::Hardware);
         self.sections.iter().any(|section| {
@@ -287,7 +287,7 @@ impl ClientRules {
         })
     }
 
-    /// Some transfers use the listening port.
+    /// Whether some transfers use the listening port.
     fn has_single_port(&self) -> bool {
         self.sections.iter().any(|it| it.settings.single_port)
     }

@@ -1,4 +1,4 @@
-//! In place of `parse` in a build without the feature `rules`: there are none.
+//! Stands in for `parse` in a build without the feature `rules`: there are no rules.
 
 use super::ClientRules;
 

@@ -1,7 +1,7 @@
-//! From TOML to sections. Every mistake is one line that says where it is.
+//! From TOML to sections. Every mistake is told with its place.
 //!
-//! Must not: look at anything but the text; but for the numbers of the interfaces it
-//! names, which the kernel is asked for.
+//! Must not: look at anything but the text, except that it asks the kernel for the
+//! numbers of interfaces.
 
 use std::num::NonZeroU64;
 use std::ops::Range;
@@ -28,7 +28,7 @@ const KEYS: &str = "networks, interfaces, hardware, roots, read, write, refuse, 
                     max-windowsize, rate, send-twice, octet, timeout, retries, single-port, \
                     max-sessions";
 
-/// How the mistake begins that another word is.
+/// How the message about an unknown setting begins.
 const UNKNOWN: &str = "there is no setting";
 
 /// The longest wait for an answer, in milliseconds.
@@ -56,7 +56,7 @@ fn mistake<T>(at: Range<usize>, what: impl Into<String>) -> Checked<T> {
     Err(vec![Mistake { at, what }])
 }
 
-/// The rules that the text of a file says.
+/// The rules in a file's text.
 ///
 /// # Errors
 /// One line with all mistakes, up to a bound, each with its line and column, both
@@ -75,7 +75,7 @@ pub(super) fn parse(text: &[u8]) -> Result<ClientRules, String> {
         let headers = headers(&lines);
         mistakes.retain(|it| headers.contains(&it.line));
         let broken: Vec<_> = mistakes.iter().map(|it| it.line).collect();
-        // What stands below a header is looked at as if that were a good one.
+        // What is below a broken header is checked as if the header were good.
         let good = |(line, text): (usize, &&str)| {
             if broken.contains(&line) {
                 format!("[\"line {line}\"]")
@@ -90,7 +90,8 @@ pub(super) fn parse(text: &[u8]) -> Result<ClientRules, String> {
     })
 }
 
-/// The lines that are headers, in order: each begins with a bracket where no list is open.
+/// The numbers of the lines that are headers, in order: those that begin with a bracket
+/// while no list is open.
 fn headers(lines: &[&str]) -> Vec<usize> {
     let mut open = 0;
     let mut headers = Vec::new();
@@ -104,7 +105,7 @@ fn headers(lines: &[&str]) -> Vec<usize> {
     headers
 }
 
-/// How many lists are open at the end of a line, if `open` were at its start.
+/// How many lists are open at the end of a line that began with `open` of them.
 fn open_lists(line: &str, mut open: usize) -> usize {
     let (mut quote, mut escaped) = (None, false);
     for letter in line.chars() {
@@ -122,14 +123,14 @@ fn open_lists(line: &str, mut open: usize) -> usize {
     open
 }
 
-/// A mistake, and its place as people count.
+/// A mistake, and its line and column, counted from 1.
 struct Placed {
     line: usize,
     column: usize,
     what: String,
 }
 
-/// The rules, or every mistake that shows, at most one a line if that is no TOML.
+/// The rules, or every mistake found; in a line that isn't TOML, only the first.
 fn check(text: &str) -> Result<ClientRules, Vec<Placed>> {
     let (table, errors) = DeTable::parse_recoverable(text);
     let placed = |it: Mistake| {
@@ -139,13 +140,13 @@ fn check(text: &str) -> Result<ClientRules, Vec<Placed>> {
     };
     let not_toml = errors.iter().map(|it| not_toml(text, it));
     let mut mistakes: Vec<_> = not_toml.map(placed).collect();
-    // What follows in the same line makes no sense because of the first.
+    // Further mistakes in the same line are consequences of the first.
     mistakes.dedup_by_key(|it| it.line);
     let broken: Vec<_> = mistakes.iter().map(|it| it.line).collect();
     match rules(table.get_ref()) {
         Ok(rules) if mistakes.is_empty() => Ok(rules),
         done => {
-            // What is left of a line that is no TOML makes no sense either.
+            // So are mistakes in what was read of a line that isn't TOML.
             let found = done.err().into_iter().flatten().map(placed);
             mistakes.extend(found.filter(|it| !broken.contains(&it.line)));
             Err(mistakes)
@@ -156,7 +157,7 @@ fn check(text: &str) -> Result<ClientRules, Vec<Placed>> {
 fn not_toml(text: &str, error: &toml::de::Error) -> Mistake {
     let mut what = error.message().lines().collect::<Vec<_>>().join(", ");
     let at = error.span().unwrap_or_default();
-    // TOML says of an address without quotes that it is an odd number, for example.
+    // For example, TOML takes an address without quotes for a wrong number.
     if what.starts_with("invalid") {
         what += ", addresses, names and patterns need quotes";
     } else if what.starts_with("unclosed table") {
@@ -192,7 +193,7 @@ fn place(text: &str, at: usize) -> (usize, usize) {
 }
 
 fn rules(table: &DeTable<'_>) -> Checked<ClientRules> {
-    // The order of the file counts.
+    // Sections count in the order of the file.
     let mut tables: Vec<_> = table.iter().collect();
     tables.sort_by_key(|(name, _)| name.span().start);
     if let Some((name, _)) = tables.get(MAX_SECTIONS) {
@@ -229,7 +230,7 @@ fn rules(table: &DeTable<'_>) -> Checked<ClientRules> {
     }
 }
 
-/// Takes a setting in; its mistakes begin with its name.
+/// Adds a setting to the section. Messages about mistakes begin with the setting's name.
 fn set(
     section: &mut Section,
     roots: &mut Vec<PathBuf>,
@@ -338,7 +339,7 @@ fn list<T>(value: &Value<'_>, mut parse: impl FnMut(&str) -> Result<T, String>) 
     }
 }
 
-/// A value, as far as a message shows it.
+/// A value as a message shows it, perhaps cut.
 fn shown(value: &DeValue<'_>) -> String {
     let text = match value {
         DeValue::String(text) => format!("{text:?}"),
@@ -415,7 +416,7 @@ fn hardware(text: &str) -> Result<Hardware, String> {
     })
 }
 
-/// A directory: below ROOT, or with an absolute path, which is put among the `roots`.
+/// A directory: below ROOT, or below an absolute path, which is added to the `roots`.
 fn root(text: &str, roots: &mut Vec<PathBuf>) -> Result<Place, String> {
     let path = Path::new(text);
     if text.is_empty() || text.contains('\0') {
@@ -448,7 +449,7 @@ fn root(text: &str, roots: &mut Vec<PathBuf>) -> Result<Place, String> {
     Ok(Place { base, way })
 }
 
-/// Takes a component with `%i` or `%m` in it apart.
+/// Splits a component at each `%i` and `%m`.
 fn pieces(text: &str, way: &mut Vec<Part>) -> Result<(), String> {
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('%') {

@@ -21,13 +21,13 @@ use crate::wire::packet::{Direction, Mode, Request};
 /// Bytes of the longest line.
 const MAX_LINE: u64 = 2048;
 
-/// Prints what holds for each line of `lines`: a client, a space, and a name. A client
-/// is an address and, behind commas, the interface that it asks by and its hardware
+/// Prints what holds for each of the `lines`. A line is a client, a space, and a name; a
+/// client is an address and, after commas, the interface that it asks by and its hardware
 /// address: `192.0.2.7,eth0,52:54:00:12:34:56`.
 ///
 /// # Errors
-/// A line that is too long, or has no client in it; lines or output that can't be
-/// had.
+/// A line that is too long, or without a client or a name; lines that can't be read, or
+/// output that can't be written.
 pub fn run(
     policy: &Policy,
     now: Instant,
@@ -95,8 +95,8 @@ fn client_of(text: &[u8]) -> Result<Client<'_>, String> {
     })
 }
 
-/// A line: the client and the name, the section, what a read and a write lead to, the
-/// settings.
+/// Writes a line: the client and the name, the section, what a read and a write lead to,
+/// the settings.
 fn show(
     policy: &Policy,
     now: Instant,
@@ -155,7 +155,7 @@ fn show(
     writeln!(out)
 }
 
-/// As the file would have them.
+/// As they would stand in the file.
 impl fmt::Display for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut words = Vec::new();
