@@ -1,5 +1,5 @@
-//! The way to the helper: a Unix stream to a child that was started, or to a socket
-//! of a service. Nothing here waits.
+//! The stream to the helper: to a child that was started, or to a service's socket.
+//! Nothing here blocks.
 //!
 //! Must not: know what the lines say.
 
@@ -19,54 +19,54 @@ use crate::file::{reason, with_remedy};
 use crate::host::{Identity, MANAGER_VARIABLES, with_signals_of_others};
 use crate::net::receive_with_descriptors;
 
-/// How long after a socket was lost, or not found, it is looked for again.
+/// After this long a socket that was lost, or not found, is looked for again.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Bytes of the longest line.
 const MAX_LINE: usize = 64 * 1024;
 
-/// Bytes of the longest line that room is kept for.
+/// Room that is kept for a line, in bytes.
 const USUAL_LINE: usize = 4096;
 
-/// Bytes read in a turn: others have theirs, whatever the helper sends.
+/// The most bytes read in a turn: others have their turns, however much the helper sends.
 const TURN: usize = 64 * 1024;
 
-/// Descriptors that wait for the line they belong to.
+/// The most descriptors that wait for the line they belong to.
 const MAX_DESCRIPTORS: usize = 16;
 
 /// One end of the stream.
 #[derive(Debug)]
 pub(super) struct Channel {
     stream: Option<UnixStream>,
-    /// Where it is connected to; `None`: it is a child's.
+    /// The socket that it is connected to; `None` for a child.
     path: Option<PathBuf>,
-    /// When to connect again, or to tell that a child is gone.
+    /// When to connect again, or to log that a child is gone.
     retry_at: Option<Instant>,
-    /// What has been told of the last failure.
+    /// Whether the last failure has been logged.
     is_told: bool,
-    /// The server ends: that a helper does so too is no failure.
+    /// The server is ending: the helper's end is no failure.
     is_stopping: bool,
-    /// What came of lines that aren't whole.
+    /// The beginning of a line that isn't whole yet.
     input: Vec<u8>,
     descriptors: VecDeque<OwnedFd>,
-    /// One is lost, for want of open files or since too many came: which line's it was
-    /// isn't known.
+    /// A descriptor was lost, because no more files could be opened or too many came. It
+    /// isn't known which line it belonged to.
     has_lost_some: bool,
-    /// The rest of a line that was too long is on its way.
+    /// A line was too long: its rest is skipped.
     skips: bool,
     /// There may be more to read without a new event.
     has_more: bool,
-    /// What was sent last ends within a line.
+    /// What was sent last ends in the middle of a line.
     is_within_line: bool,
 }
 
 impl Channel {
-    /// Starts `command` with a stream to it for its standard input and output, as
-    /// `identity` if there is one. A shell starts it again when it ends, at most once a
+    /// Starts `command`, as the user `identity` if one is given, with a stream as its
+    /// standard input and output. A shell starts it again when it ends, at most once a
     /// second. Call it before rights are given up.
     ///
     /// # Errors
-    /// One line that says what is in the way.
+    /// One line that says what went wrong.
     pub(super) fn to_child(command: &str, identity: Option<&Identity>) -> Result<Self, String> {
         let start = || {
             let (own, theirs) = std::os::unix::net::UnixStream::pair()?;
@@ -75,7 +75,7 @@ impl Channel {
             if let Some(identity) = identity {
                 identity.run_as(&mut shell);
             }
-            // What the service manager said is said to the server alone.
+            // The service manager's variables are for the server alone.
             for name in MANAGER_VARIABLES {
                 shell.env_remove(name);
             }
@@ -93,7 +93,7 @@ impl Channel {
         Ok(Self::new(Some(stream), None))
     }
 
-    /// A stream to the socket at `path`, once there is one.
+    /// A stream to the socket at `path`, to be connected once the socket is there.
     pub(super) fn to_socket(path: &Path, now: Instant) -> Self {
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let mut channel = Self::new(None, Some(path));
@@ -117,22 +117,22 @@ impl Channel {
         }
     }
 
-    /// Somebody may be there.
+    /// Whether a helper may be there.
     pub(super) const fn is_open(&self) -> bool {
         self.stream.is_some()
     }
 
-    /// There may be more to read without a new event.
+    /// Whether there may be more to read without a new event.
     pub(super) const fn has_more(&self) -> bool {
         self.has_more
     }
 
-    /// Whether what was sent last, to the one before, ends within a line.
+    /// Whether what was sent last, to the helper before, ends in the middle of a line.
     pub(super) const fn take_is_within_line(&mut self) -> bool {
         std::mem::replace(&mut self.is_within_line, false)
     }
 
-    /// From now on a helper may go without a word.
+    /// From now on the helper's end is not logged.
     pub(super) const fn stop(&mut self) {
         self.is_stopping = true;
         if self.path.is_none() {
@@ -145,21 +145,21 @@ impl Channel {
         self.retry_at
     }
 
-    /// Has a child's stream watched.
+    /// Registers a child's stream with the poll.
     ///
     /// # Errors
     /// Whatever the kernel says.
     pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         match &mut self.stream {
             Some(stream) => {
-                // Edge-triggered: a helper that reads wakes us, once each time.
+                // Edge-triggered: a helper that reads wakes us only once each time.
                 registry.register(stream, token, Interest::READABLE | Interest::WRITABLE)
             }
             None => Ok(()),
         }
     }
 
-    /// Connects, if it is time to. Returns whether somebody new is there.
+    /// Connects, if it is time to. Returns whether a new helper is there.
     pub(super) fn connect(&mut self, now: Instant, registry: &Registry, token: Token) -> bool {
         if self.retry_at.take_if(|at| *at <= now).is_none() {
             return false;
@@ -191,8 +191,8 @@ impl Channel {
         }
     }
 
-    /// Reads what has come, up to a bound, and gives whole lines to `each`, with the
-    /// descriptors that came and that no line has taken.
+    /// Reads what has come, up to a bound, and gives each whole line to `each`, with the
+    /// descriptors that no line has taken yet.
     pub(super) fn receive(
         &mut self,
         now: Instant,
@@ -222,7 +222,8 @@ impl Channel {
         }
     }
 
-    /// Keeps no more descriptors than may wait; `is_whole`: all that were sent have come.
+    /// Drops descriptors beyond those that may wait. `is_whole`: all that were sent have
+    /// come.
     fn bound_descriptors(&mut self, is_whole: bool) {
         let surplus = self.descriptors.len().saturating_sub(MAX_DESCRIPTORS);
         self.descriptors.drain(..surplus);
@@ -241,7 +242,7 @@ impl Channel {
             }
             if is_end {
                 if self.has_lost_some {
-                    // No line may get another's.
+                    // No line may get another line's descriptor.
                     self.descriptors.clear();
                 }
                 let line = self.input.trim_ascii();
@@ -253,12 +254,12 @@ impl Channel {
             }
         }
         if self.input.is_empty() && !self.skips {
-            // What comes next belongs to the lines to come.
+            // Descriptors that come from now on belong to later lines.
             self.has_lost_some = false;
         }
     }
 
-    /// Sends as much of `lines` as it takes, and removes that.
+    /// Sends as much of `lines` as the stream takes, and removes it from them.
     pub(super) fn send(&mut self, now: Instant, lines: &mut VecDeque<u8>) {
         while let Some(stream) = &mut self.stream {
             let (front, _) = lines.as_slices();
@@ -279,16 +280,16 @@ impl Channel {
         }
     }
 
-    /// Nobody is there any more.
+    /// The helper is gone.
     fn lost(&mut self, now: Instant) {
-        // Closed, it leaves the poll.
+        // Closing the stream also removes it from the poll.
         self.stream = None;
         self.input.clear();
         self.descriptors.clear();
         self.has_lost_some = false;
         self.skips = false;
-        // A child is gone for good; it is told later, since a signal to all of the process
-        // group may have reached it first: the server ends as well then.
+        // A child is gone for good. That is logged later: a signal to the whole process
+        // group may have reached the child first, and then the server ends as well.
         if self.path.is_some() || !self.is_stopping {
             self.retry_at = Some(now + RETRY);
         }
@@ -305,7 +306,8 @@ impl Channel {
 mod tests {
     use super::*;
 
-    /// With the limit on open files reached the kernel closes what it can't hand over.
+    /// At the limit of open files the kernel closes the descriptors that it can't hand
+    /// over.
     #[test]
     fn a_lost_descriptor_gives_no_line_the_file_of_another() {
         let file = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
@@ -314,7 +316,8 @@ mod tests {
         let mut each = |line: &[u8], descriptors: &mut VecDeque<OwnedFd>| {
             given.push((line.to_vec(), descriptors.pop_front().is_some()));
         };
-        // The second of two is lost, and the second line isn't whole when the third's comes.
+        // The second of two is lost, and the second line isn't whole when the third
+        // line's descriptor comes.
         channel.descriptors.push_back(file());
         channel.has_lost_some = true;
         channel.take(b"1\n2", &mut each);

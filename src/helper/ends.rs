@@ -1,4 +1,4 @@
-//! A helper that ends, perhaps again and again: what the log tells, and how often.
+//! What the log says about a helper that ends, perhaps again and again, and how often.
 //!
 //! Must not: start anything.
 
@@ -7,22 +7,22 @@ use std::time::{Duration, Instant};
 
 use log::{error, warn};
 
-/// From one line to the next, while it ends again and again.
+/// The time from one log line to the next, while the helper ends again and again.
 const SUMMARY: Duration = Duration::from_secs(60);
 
-/// What has been told.
+/// What has been logged.
 #[derive(Debug, Default)]
 pub(super) struct Ends {
     /// When the last line was written.
     told: Option<Instant>,
-    /// How often it ended since.
+    /// How often the helper has ended since then.
     times: u64,
-    /// The server ends, and it too.
+    /// The server is ending, and the helper with it.
     pub(super) is_stopping: bool,
 }
 
 impl Ends {
-    /// It has ended with this exit status, and is started again.
+    /// Logs that the helper has ended with this exit status and is started again.
     pub(super) fn tell(&mut self, now: Instant, status: u64) {
         if let Some(end) = self.count(now, status) {
             match status {
@@ -32,7 +32,7 @@ impl Ends {
         }
     }
 
-    /// Counts an end; what is to be told now.
+    /// Counts an end, and returns what is to be logged now.
     fn count(&mut self, now: Instant, status: u64) -> Option<End> {
         if self.is_stopping {
             return None;
@@ -50,7 +50,7 @@ impl Ends {
 /// A line of the log.
 #[derive(Debug)]
 struct End {
-    /// The exit status of a shell, see sh(1).
+    /// The exit status as a shell gives it, see sh(1).
     status: u64,
     times: u64,
 }

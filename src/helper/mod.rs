@@ -1,5 +1,5 @@
-//! Another program beside the server, in any language: it is told what happens and
-//! asked what to serve (`--helper`, `--helper-socket`).
+//! A helper: another program, in any language, that is told what happens and asked what
+//! to serve (`--helper`, `--helper-socket`).
 //!
 //! `protocol` defines the messages, `channel` carries them, `questions` holds the
 //! requests that wait for an answer, `ends` logs a helper's exits. A slow or dead helper
@@ -32,17 +32,18 @@ use crate::policy::glob::Globs;
 use crate::table::{Endpoint, Fingerprint};
 use crate::wire::packet::{Direction, ErrorCode, Packet, Request};
 
-/// Bytes of lines that wait for the helper to read them.
+/// The most bytes of lines that wait for the helper to read them; one line may go beyond.
 const MAX_OUTPUT: usize = 256 * 1024;
 
-/// Room for those and the line that goes beyond: made once, and only taken as it is used.
-/// Made and given back with each helper that is gone for a while, it would leave holes.
+/// Room for these lines. It is allocated once, and becomes memory only as it is used. If
+/// it grew and shrank each time that a helper is gone for a while, it would fragment the
+/// heap.
 const ROOM: usize = MAX_OUTPUT + 64 * 1024;
 
-/// Of those, what events may take: questions come first.
+/// The most bytes that events may take of these: questions come first.
 const MAX_EVENTS: usize = 192 * 1024;
 
-/// How often the log says that lines of the helper's make no sense.
+/// The shortest time between two log lines about senseless lines from the helper.
 const COMPLAINT: Duration = Duration::from_secs(1);
 
 /// Where the helper is.
@@ -54,27 +55,27 @@ pub enum Source<'a> {
     Socket(&'a Path),
 }
 
-/// What it is asked about, and for how long.
+/// What the helper is asked about, and how long an answer may take.
 #[derive(Debug, Default)]
 pub struct Asking {
-    /// Names; `None`: no name is asked about because of its spelling.
+    /// Names that it is asked about; `None` for none.
     pub(crate) names: Option<Globs>,
-    /// Files to be read that aren't there.
+    /// Whether it is asked about files to be read that aren't there.
     pub missing: bool,
-    /// How long an answer is waited for.
+    /// How long to wait for an answer.
     pub timeout: Duration,
 }
 
 /// What is to become of a request.
 #[derive(Debug)]
 pub enum Answer {
-    /// What would become of it without a helper.
+    /// The same as without a helper.
     Unknown,
-    /// The client gets this file, or its upload this name: as if it had asked for that.
+    /// The client gets this file, or its upload this name, as if it had asked for that.
     Path(Box<[u8]>),
-    /// It gets this open file.
+    /// The client gets this open file.
     File(OwnedFd),
-    /// It is refused, with this code and text.
+    /// The request is refused, with this code and text.
     Refuse(ErrorCode, String),
 }
 
@@ -82,11 +83,11 @@ pub enum Answer {
 #[derive(Debug)]
 pub struct Outbox {
     lines: VecDeque<u8>,
-    /// Events that there was no room for, since the last time this was told.
+    /// How many events were left out for want of room since the helper was last told so.
     left_out: u64,
 }
 
-/// What events are told to.
+/// The outbox that events are told to.
 pub type Events = Rc<RefCell<Outbox>>;
 
 impl Default for Outbox {
@@ -128,7 +129,7 @@ impl Outbox {
         true
     }
 
-    /// Leaves out the rest of a line, the beginning of which was sent to another.
+    /// Drops the rest of a line whose beginning was sent to an earlier helper.
     fn drop_line(&mut self) {
         let end = self.lines.iter().position(|&byte| byte == b'\n');
         self.lines
@@ -157,11 +158,12 @@ impl fmt::Debug for Helper {
 }
 
 impl Helper {
-    /// Starts a helper, as `identity` if there is one, or looks for it from `now` on. It
-    /// will be watched as `token`. Call it before rights are given up.
+    /// Starts a helper, as the user `identity` if one is given, or looks for its socket
+    /// from `now` on. Its stream will be watched as `token`. Call it before rights are
+    /// given up.
     ///
     /// # Errors
-    /// One line that says what is in the way.
+    /// One line that says what went wrong.
     pub fn start(
         source: Source<'_>,
         asking: Asking,
@@ -184,7 +186,7 @@ impl Helper {
         })
     }
 
-    /// Has it watched.
+    /// Registers the helper's stream with the poll.
     ///
     /// # Errors
     /// Whatever the kernel says.
@@ -192,24 +194,24 @@ impl Helper {
         self.channel.register(registry, self.token)
     }
 
-    /// The server ends: that a helper does so too is no failure now.
+    /// The server is ending: from now on the helper's end is no failure.
     pub fn stop(&mut self) {
         self.channel.stop();
         self.ends.is_stopping = true;
     }
 
-    /// What is to be told about goes here.
+    /// Where events for the helper go.
     pub fn events(&self) -> Events {
         Rc::clone(&self.events)
     }
 
-    /// Whether it is to be asked about a name.
+    /// Whether the helper is to be asked about a name.
     pub fn knows(&self, name: &[u8]) -> bool {
         let names = self.asking.names.as_ref();
         names.is_some_and(|names| names.allow(name))
     }
 
-    /// Whether it is to be asked about a request that found nothing.
+    /// Whether the helper is to be asked about a request that found nothing.
     pub fn knows_missing(&self, request: &Request<'_>) -> bool {
         self.asking.missing && request.direction == Direction::Read
     }
@@ -219,17 +221,18 @@ impl Helper {
         self.channel.is_open()
     }
 
-    /// Whether it has been asked about this request, and hasn't answered.
+    /// Whether the helper has been asked about this request, and hasn't answered yet.
+    /// Another request of the same client ends the wait of the one before.
     pub fn merge_with_question(&mut self, endpoint: &Endpoint, fingerprint: Fingerprint) -> bool {
         self.questions.merge(endpoint, fingerprint)
     }
 
-    /// Whether it has been asked about any, and hasn't answered.
+    /// Whether any request waits for an answer.
     pub fn has_questions(&self) -> bool {
         self.questions.next_deadline().is_some()
     }
 
-    /// Asks about a request; false if too much waits for it.
+    /// Asks about a request; `false` if too much is waiting already.
     pub fn ask(&mut self, now: Instant, waiting: Waiting) -> bool {
         let deadline = now + self.asking.timeout;
         let Some(number) = self.questions.add(waiting, deadline) else {
@@ -244,7 +247,7 @@ impl Helper {
         asked
     }
 
-    /// There may be more to read without a new event.
+    /// Whether there may be more to read without a new event.
     pub const fn has_work(&self) -> bool {
         self.channel.has_more()
     }
@@ -255,8 +258,8 @@ impl Helper {
         deadlines.into_iter().flatten().min()
     }
 
-    /// Sends what waits and reads what has come, if it `is_ready`. Returns the requests
-    /// that have their answer, or waited long enough for one.
+    /// Sends the lines that wait, and reads what has come if the stream `is_ready`.
+    /// Returns the requests that were answered, or have waited long enough.
     pub fn run(
         &mut self,
         now: Instant,
@@ -277,7 +280,7 @@ impl Helper {
             answered.push((waiting, Answer::Unknown));
         }
         if !self.channel.is_open() {
-            // Nobody will answer them: they don't wait.
+            // Nobody will answer, so no request waits.
             let numbers: Vec<_> = self.questions.iter().map(|(number, _)| number).collect();
             let given_up = numbers.into_iter().filter_map(|it| self.questions.take(it));
             answered.extend(given_up.map(|waiting| (waiting, Answer::Unknown)));
@@ -286,7 +289,7 @@ impl Helper {
         answered
     }
 
-    /// Sends what waits.
+    /// Sends the lines that wait.
     pub fn flush(&mut self, now: Instant) {
         let lines = &mut self.events.borrow_mut().lines;
         self.channel.send(now, lines);
@@ -303,7 +306,7 @@ impl Helper {
                 }
                 Ok(Said::Ended(status)) => ended = Some(status),
                 Ok(Said::Answer(number, verdict)) => {
-                    // Whether or not there is still anyone who waits for it.
+                    // Taken even if no request waits for it any more.
                     let file = match verdict {
                         Verdict::Descriptor => descriptors.pop_front(),
                         _ => None,
@@ -342,7 +345,7 @@ impl Helper {
         }
     }
 
-    /// The helper that was asked has gone, and another has come.
+    /// Asks all questions again: the helper that was asked is gone, and another is there.
     fn ask_again(&self) {
         let mut events = self.events.borrow_mut();
         for (number, waiting) in self.questions.iter() {

@@ -1,4 +1,4 @@
-//! In place of `helper` in a build without the feature `helper`: there is none.
+//! Stands in for `helper` in a build without the feature `helper`: there is no helper.
 #![allow(missing_docs, dead_code, reason = "as in `helper`, and nobody uses it")]
 
 use std::cell::RefCell;
@@ -50,7 +50,7 @@ pub struct Waiting {
     pub(crate) interface: Option<u32>,
 }
 
-/// Nobody is told anything.
+/// No value of this type can be made: no helper is told anything.
 #[derive(Debug)]
 pub enum Outbox {}
 
@@ -63,7 +63,7 @@ impl Outbox {
 /// As in `helper`.
 pub type Events = Rc<RefCell<Outbox>>;
 
-/// There is none.
+/// No value of this type can be made.
 #[derive(Debug)]
 pub enum Helper {}
 

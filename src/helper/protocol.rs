@@ -1,5 +1,5 @@
-//! What is said between the server and a helper: one JSON object a line, each with
-//! the version under `v`.
+//! What the server and a helper say to each other: one JSON object a line, each with the
+//! version under `v`.
 //!
 //! ```text
 //!   server → helper   events     {"v":1,"time":…,"event":"ended",…}
@@ -25,22 +25,22 @@ use crate::log::json::{put_event, put_text};
 use crate::wire::escape::escape;
 use crate::wire::packet::{ErrorCode, Request};
 
-/// The version of what is said.
+/// The version of the protocol.
 const VERSION: u64 = 1;
 
 /// Bytes of the longest text in a line to the helper.
 const MAX_TEXT: usize = 1024;
 
-/// Characters of the longest text that a client is refused with.
+/// Characters of the longest refusal that a client gets.
 const MAX_REFUSAL: usize = 120;
 
-/// What a child is started with again and again, at most once a second: the server can
-/// start nothing itself once it has given up its rights. The child says so each time,
-/// with the exit status of the one before, and ends when nobody is there to be told.
-/// The line before that may be half of one. The first argument is the command; one that
-/// isn't there, or can't be executed, is tried every 10 seconds, since the shell complains
-/// about it each time. Meanwhile an empty line each second shows whether the server is
-/// still there.
+/// The shell script that starts the helper again and again, at most once a second: the
+/// server can start nothing itself once it has given up its rights. Its first argument
+/// is the command. It tells the server about each start, with the exit status of the
+/// helper before, and ends when the server is gone. Its newline ends a line that the
+/// helper may have left unfinished. A command that isn't there, or can't be executed, is
+/// tried every 10 seconds, since the shell complains about it each time. Meanwhile an
+/// empty line each second shows whether the server is still there.
 pub(super) const RESTARTER: &str = "ended=; \
     while printf '\\n{\"v\":1,\"helper\":\"started\"%s}\\n' \"$ended\"; \
     do sh -c \"$1\"; ended=$?; sleep 1; \
@@ -52,10 +52,10 @@ pub(super) const RESTARTER: &str = "ended=; \
 /// What a helper says.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Said {
-    /// It has been started: it knows of no question. The one before, if there was one,
+    /// It has been started, and knows no questions. The helper before, if there was one,
     /// ended with this exit status.
     Started(Option<u64>),
-    /// It has ended with this exit status, and will be started in a while.
+    /// It has ended with this exit status, and will be started again in a while.
     Ended(u64),
     /// An answer to the question with this number.
     Answer(u64, Verdict),
@@ -68,15 +68,15 @@ pub(super) enum Verdict {
     Unknown,
     /// The client is to get this file, or its upload this name.
     Path(String),
-    /// It is to get the open file that comes with the line.
+    /// The client is to get the open file that comes with the line.
     Descriptor,
     Refuse(ErrorCode, String),
 }
 
-/// Reads a line of the helper's.
+/// Reads a line from the helper.
 ///
 /// # Errors
-/// What is wrong with it.
+/// What is wrong with the line.
 pub(super) fn read(line: &[u8]) -> Result<Said, &'static str> {
     let Ok(Value::Object(object)) = serde_json::from_slice(line) else {
         return Err("no JSON object");
@@ -128,7 +128,7 @@ fn code(value: Option<&Value>) -> Result<ErrorCode, &'static str> {
     }
 }
 
-/// A text as clients are to see it: one line, not too long.
+/// A text as a client may see it: one line, not too long.
 fn shown(text: &str) -> String {
     let plain = text.chars().filter(|it| !it.is_control());
     plain.take(MAX_REFUSAL).collect()
@@ -139,11 +139,11 @@ pub(super) fn put_event_line(line: &mut String, event: &Event<'_>) {
     let mut object = String::new();
     put_event(&mut object, event);
     let fields = object.strip_prefix('{').unwrap_or(&object);
-    // A string takes everything.
+    // Writing to a String cannot fail.
     let _ = write!(line, "{{\"v\":{VERSION},{fields}");
 }
 
-/// Puts a question with this number into `line`: what `peer` has asked for.
+/// Puts a question with this number into `line`, about the request of `peer`.
 pub(super) fn put_question(
     line: &mut String,
     number: u64,
@@ -153,14 +153,15 @@ pub(super) fn put_question(
     let mode = request.mode.name();
     let op = request.direction.name();
     let name = escape(request.filename);
-    // A string takes everything.
+    // Writing to a String cannot fail.
     let _ = write!(
         line,
         "{{\"v\":{VERSION},\"question\":{number},\"peer\":\"{peer}\",\"op\":\"{op}\",\"file\":"
     );
     let _ = put_text(line, &name, MAX_TEXT);
     let _ = write!(line, ",\"mode\":\"{mode}\",\"options\":{{");
-    // Of two of one name the first is told: no JSON object has two fields of one name.
+    // Of two options of one name only the first is told: a JSON object must not have two
+    // fields of one name.
     let mut told: Vec<Vec<u8>> = Vec::new();
     for (name, value) in request.options.pairs() {
         let name = name.to_ascii_lowercase();
@@ -272,7 +273,8 @@ mod tests {
         assert!(value["file"].as_str().unwrap().contains("\\xff"), "{line}");
     }
 
-    /// Of two with one name JSON readers take the last, the server the first that will do.
+    /// Of two options of one name, JSON readers would take the last, but the server takes
+    /// the first valid one.
     #[test]
     fn an_option_that_comes_twice_is_in_a_question_once() {
         let datagram = b"\0\x01f\0octet\0blksize\x00512\0tsize\x000\0BLKSIZE\x001024\0Tsize\x007\0";

@@ -1,7 +1,7 @@
-//! The questions under way: each with the request that waits for its answer.
+//! The questions under way, each with the request that waits for its answer.
 //!
-//! Their number is bounded, for all and for each client network; a request that comes
-//! again is one of them already. Must not: do any I/O, or read the clock.
+//! Their number is bounded, in all and for each client network. A repeated request is no
+//! new question. Must not: do any I/O, or read the clock.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -10,10 +10,10 @@ use crate::net::ListenSocket;
 use crate::table::rate::network;
 use crate::table::{Endpoint, Fingerprint};
 
-/// Questions under way at most.
+/// The most questions under way.
 const MAX: usize = 256;
 
-/// Of one client network.
+/// The most questions under way of one client network.
 const MAX_OF_NETWORK: usize = 128;
 
 /// A request that waits for an answer.
@@ -21,17 +21,17 @@ const MAX_OF_NETWORK: usize = 128;
 pub struct Waiting {
     /// Where it came from and to.
     pub endpoint: Endpoint,
-    /// What tells it from others.
+    /// Tells it from other requests.
     pub fingerprint: Fingerprint,
-    /// As it came.
+    /// The request as it came.
     pub datagram: Box<[u8]>,
-    /// Where it came in.
+    /// The socket that it came in by.
     pub listener: ListenSocket,
     /// The kernel's number for the interface that it came in by.
     pub interface: Option<u32>,
 }
 
-/// What waits, by the numbers of the questions.
+/// The waiting requests, by the numbers of their questions.
 #[derive(Debug, Default)]
 pub(super) struct Questions {
     last: u64,
@@ -39,8 +39,8 @@ pub(super) struct Questions {
 }
 
 impl Questions {
-    /// Whether this request waits already. Another one of the same client ends the wait
-    /// of the one before.
+    /// Whether this request waits already. Another request of the same client ends the
+    /// wait of the one before.
     pub(super) fn merge(&mut self, endpoint: &Endpoint, fingerprint: Fingerprint) -> bool {
         let mut own = self.waiting.iter();
         let own = own.find(|(_, (_, it))| it.endpoint == *endpoint);
@@ -54,8 +54,8 @@ impl Questions {
         false
     }
 
-    /// The number of a question that may be asked for `waiting` until `deadline`; the
-    /// deadlines never go back.
+    /// Adds a question for `waiting`, which may be answered until `deadline`, and returns
+    /// its number; `None` if there are too many. Deadlines must never decrease.
     pub(super) fn add(&mut self, waiting: Waiting, deadline: Instant) -> Option<u64> {
         let own = network(waiting.endpoint.peer.ip());
         let is_own = |it: &&(Instant, Waiting)| network(it.1.endpoint.peer.ip()) == own;
@@ -73,23 +73,23 @@ impl Questions {
         self.waiting.get(&number).map(|(_, waiting)| waiting)
     }
 
-    /// The same; it waits no longer.
+    /// The same, but removes it: it waits no longer.
     pub(super) fn take(&mut self, number: u64) -> Option<Waiting> {
         self.waiting.remove(&number).map(|(_, waiting)| waiting)
     }
 
-    /// One whose time is over.
+    /// Removes and returns a request whose deadline has passed, if there is one.
     pub(super) fn take_expired(&mut self, now: Instant) -> Option<Waiting> {
         let first = self.waiting.first_entry()?;
         (first.get().0 <= now).then(|| first.remove().1)
     }
 
-    /// When the first one's time is over.
+    /// The earliest deadline.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.waiting.first_key_value().map(|(_, it)| it.0)
     }
 
-    /// All of them.
+    /// All waiting requests, with the numbers of their questions.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &Waiting)> {
         self.waiting.iter().map(|(&number, it)| (number, &it.1))
     }
@@ -125,7 +125,7 @@ mod tests {
         assert!(!questions.merge(&endpoint, Fingerprint::of(b"a")));
         assert_eq!(questions.add(first, start), Some(1));
         assert!(questions.merge(&endpoint, Fingerprint::of(b"a")));
-        // Another request of the same port ends that one's wait.
+        // Another request from the same port ends the first one's wait.
         assert!(!questions.merge(&endpoint, Fingerprint::of(b"b")));
         assert!(questions.take(1).is_none());
         let mut taken = 0;
