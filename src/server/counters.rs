@@ -70,7 +70,8 @@ counters! {
     malformed,
     /// Requests from a port that servers have, dropped with `--single-port`.
     from_servers,
-    /// Datagrams on the listen port that were no requests, dropped.
+    /// Datagrams on the listen port that were no requests, dropped: nobody's, or for
+    /// a successor that didn't keep up.
     foreign,
     /// Datagrams from someone else on a transfer's port.
     strangers,

@@ -30,7 +30,7 @@ const RETRY: Duration = Duration::from_millis(10);
 
 /// How long a session's deadline is put off while its socket isn't empty: longer than
 /// it takes to read all that a socket holds.
-const LONGEST_BACKLOG: Duration = Duration::from_millis(500);
+pub(super) const LONGEST_BACKLOG: Duration = Duration::from_millis(500);
 
 /// A socket that held more than was read from it.
 #[derive(Debug)]
@@ -207,6 +207,9 @@ impl Front {
         if is_listener && self.has_relayed() {
             // What was relayed comes first.
             self.unfinished.insert(index);
+            if is_shared(index, floor) {
+                self.note_backlog(index, socket);
+            }
             return;
         }
         let is_relayed = is_listener && self.successor.is_some();
@@ -269,6 +272,7 @@ impl Front {
             }
         }
         self.requests.policy().root.end_batch();
+        incoming.note_backlog();
         self.incoming = Some(incoming);
     }
 
@@ -313,11 +317,15 @@ impl Front {
         }
     }
 
-    /// Whether an answer to the session may lie unread in the socket that it shares.
+    /// Whether an answer to the session may lie unread in the socket that it shares, or
+    /// in what was relayed to us.
     pub(super) fn may_hold_answer(&self, session: &Session, now: Instant) -> bool {
-        let is_recent = |it: &&Backlog| now.saturating_duration_since(it.since) < LONGEST_BACKLOG;
-        let mut recent = self.backlogs.iter().filter(is_recent);
+        let is_recent = |since| now.saturating_duration_since(since) < LONGEST_BACKLOG;
+        let mut recent = self.backlogs.iter().filter(|it| is_recent(it.since));
+        let relayed_since = self.incoming.as_ref().and_then(|it| it.unread_since);
         recent.any(|it| session.port().shares(&it.socket))
+            || relayed_since.is_some_and(is_recent)
+                && self.listeners.iter().any(|it| session.port().shares(it))
     }
 
     /// Consecutive datagrams of one endpoint are one session's turn; the rest are

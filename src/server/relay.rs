@@ -5,12 +5,13 @@
 //! transfers and relays the rest, with everything the kernel told of it; its successor
 //! handles that as if it had received it itself. A request that can't be relayed,
 //! because the successor doesn't keep up or has ended, is served here. Anything else
-//! that the successor doesn't keep up with may belong to its transfers, and is dropped.
+//! may belong to the successor's transfers, and is dropped unless that has ended.
 //! Must not: wait.
 
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::time::Instant;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
@@ -23,6 +24,7 @@ use super::floor::Floor;
 use super::requests::Requests;
 use super::why::Ending;
 use super::{REQUEST_LEN, WORKER};
+use crate::host::clock;
 use crate::net::{Destination, ListenSocket, MAX_DATA_PACKET, Received};
 use crate::table::{Endpoint, Fingerprint, SessionKey};
 use crate::wire::packet::Opcode;
@@ -51,8 +53,8 @@ enum Owner {
 enum Passed {
     /// The successor has it.
     On,
-    /// It is lost, as if on the way: it may belong to a transfer of the successor's,
-    /// whose client repeats it.
+    /// It is lost, as if on the way: it may belong to a transfer of the successor's, of
+    /// which both ends retransmit on a timeout.
     Dropped,
     /// It is to be handled here.
     Refused,
@@ -94,12 +96,17 @@ impl Successor {
         let parts = [IoSlice::new(&head), IoSlice::new(datagram.payload)];
         match send_bytes(&self.socket, &parts) {
             Ok(()) => Passed::On,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock && !is_request(datagram) => {
-                Passed::Dropped
-            }
-            Err(_) => Passed::Refused,
+            Err(error) if is_request(datagram) || is_gone(&error) => Passed::Refused,
+            // It doesn't keep up, or the kernel is short of memory.
+            Err(_) => Passed::Dropped,
         }
     }
+}
+
+/// Whether nobody is at the other end any more.
+fn is_gone(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | NotConnected)
 }
 
 fn is_request(datagram: &Received<'_>) -> bool {
@@ -144,6 +151,8 @@ pub(super) struct Incoming {
     buffer: Vec<u8>,
     /// There may be more without a new event.
     pub(super) has_more: bool,
+    /// Since when more has been there than was taken, if there is more.
+    pub(super) unread_since: Option<Instant>,
     /// An older process reads the listen sockets.
     pub(super) waits: bool,
 }
@@ -155,6 +164,7 @@ impl Incoming {
             sockets: Vec::new(),
             buffer: Vec::new(),
             has_more: false,
+            unread_since: None,
             waits: true,
         }
     }
@@ -184,6 +194,15 @@ impl Incoming {
             }
         }
         None
+    }
+
+    /// A batch has been taken, or all there was.
+    pub(super) fn note_backlog(&mut self) {
+        if self.has_more {
+            self.unread_since.get_or_insert_with(clock::now);
+        } else {
+            self.unread_since = None;
+        }
     }
 
     /// The datagram that was received last, of `len` bytes with its head, and the index
@@ -298,8 +317,100 @@ fn ip_of(family: u8, bytes: &[u8]) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, UdpSocket};
+    use std::rc::Rc;
+
     use super::*;
+    use crate::file::{Policy as FilePolicy, Root};
+    use crate::net::Binding;
+    use crate::policy::Policy;
+    use crate::policy::access::Access;
+    use crate::policy::work::WorkAllowance;
+    use crate::protocol::retry::{RetryPolicy, Wait};
+    use crate::protocol::transfer::{Config, Proof};
     use crate::server::channel;
+    use crate::server::front::{Front, LONGEST_BACKLOG};
+    use crate::session::BATCH_SLOTS;
+    use crate::table::Sessions;
+    use crate::wire::options::Limits;
+
+    const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+    /// What serves `root` from one listen socket that transfers share.
+    fn single_port(root: Root) -> (Front, Floor) {
+        let now = clock::now();
+        let listener = ListenSocket::bind((LOCALHOST, 0).into(), Binding::default()).unwrap();
+        listener.prepare_sharing();
+        let policy = Policy {
+            access: Access::default(),
+            root,
+            upload_root: None,
+            client_roots: None,
+            map_file: None,
+            rules: None,
+            allowance: WorkAllowance::new(7, now).into(),
+        };
+        let config = Config {
+            retry: RetryPolicy {
+                wait: Wait::Adaptive,
+                retries: 5,
+            },
+            request_repeats: 0,
+            dally: std::time::Duration::ZERO,
+            proof: Proof::Never,
+        };
+        let requests = Requests::new(policy, config, Limits::default(), 7, now);
+        let (sessions, files) = (Sessions::new(8, now), Rc::default());
+        let shared = std::slice::from_ref(&listener);
+        let floor = Floor::new(sessions, files, None, Some(shared), None, now).unwrap();
+        (Front::new([listener].into(), requests), floor)
+    }
+
+    /// Its answer may come after thousands of datagrams, which take many turns.
+    #[test]
+    fn a_session_waits_for_what_was_relayed_and_for_what_lies_behind_that() {
+        let home = tempfile::tempdir().unwrap();
+        std::fs::write(home.path().join("f"), "content").unwrap();
+        let root = Root::open(home.path(), FilePolicy::default()).unwrap();
+        let (mut front, mut floor) = single_port(root);
+        let (from, to) = channel::pair().unwrap();
+        let successor = Successor::new(from);
+        front.wait_turn();
+        front.hear(to, floor.registry()).unwrap();
+        let client = UdpSocket::bind((LOCALHOST, 0)).unwrap();
+        let pass_on = |payload: &[u8]| {
+            let datagram = Received {
+                peer: client.local_addr().unwrap(),
+                destination: Some(Destination::Local(LOCALHOST)),
+                interface: None,
+                payload,
+                segment: None,
+            };
+            assert_eq!(successor.pass_on(0, &datagram), Passed::On);
+        };
+        pass_on(b"\0\x01f\0octet\0");
+        (0..2 * BATCH_SLOTS).for_each(|_| pass_on(b"\0\x04\0\0"));
+        front.run_relayed(&mut floor);
+        let now = clock::now();
+        let may_hold = |front: &Front, floor: &Floor, now| {
+            let (_, session) = floor.sessions.iter().next().unwrap();
+            front.may_hold_answer(session, now)
+        };
+        assert!(front.has_relayed() && may_hold(&front, &floor, now));
+        assert!(!may_hold(&front, &floor, now + 2 * LONGEST_BACKLOG));
+        while front.has_relayed() {
+            front.run_relayed(&mut floor);
+        }
+        assert!(!may_hold(&front, &floor, now));
+        // The listen socket's turn comes after that.
+        front.listen();
+        front.expect_relayed();
+        front.run(0, &mut floor);
+        assert!(may_hold(&front, &floor, now));
+        front.run_relayed(&mut floor);
+        front.run(0, &mut floor);
+        assert!(!may_hold(&front, &floor, now));
+    }
 
     /// A block of the successor's transfer must not be answered with an ERROR here.
     #[test]
@@ -320,6 +431,11 @@ mod tests {
         while pass_on(data) == Passed::On {}
         assert_eq!(pass_on(data), Passed::Dropped);
         assert_eq!(pass_on(request), Passed::Refused);
+        // Nor where the kernel has something else against it.
+        assert_eq!(
+            pass_on(&[&data[..], &vec![0; 1 << 20]].concat()),
+            Passed::Dropped
+        );
         // The successor is gone, and its transfers with it.
         drop(to);
         assert!(channel::comes_true(|| pass_on(data) == Passed::Refused));
