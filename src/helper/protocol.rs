@@ -40,8 +40,10 @@ const MAX_REFUSAL: usize = 120;
 /// helper before, and ends when the server is gone. Its newline ends a line that the
 /// helper may have left unfinished. A command that isn't there, or can't be executed, is
 /// tried every 10 seconds, since the shell complains about it each time. Meanwhile an
-/// empty line each second shows whether the server is still there.
-pub(super) const RESTARTER: &str = "ended=; \
+/// empty line each second shows whether the server is still there. SIGUSR2, sent to the
+/// whole process group for the supervisor, is caught: ignored, the helper would ignore
+/// it, too.
+pub(super) const RESTARTER: &str = "trap : USR2; ended=; \
     while printf '\\n{\"v\":1,\"helper\":\"started\"%s}\\n' \"$ended\"; \
     do sh -c \"$1\"; ended=$?; sleep 1; \
     case $ended in 12[67]) \
@@ -181,7 +183,38 @@ pub(super) fn put_question(
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead as _, BufReader};
+    use std::process::{Command, Stdio};
+
     use super::*;
+
+    /// SIGUSR2 to all of the process group is for the supervisor. It ends a helper that
+    /// doesn't expect it, which is started again then.
+    #[test]
+    fn a_signal_for_the_supervisor_leaves_what_starts_the_helper_alive() {
+        for shell in [&["sh"][..], &["dash"], &["busybox", "sh"]] {
+            let (program, applet) = (shell[0], &shell[1..]);
+            let signals = "kill -USR2 $PPID; kill -USR2 $$";
+            let started = Command::new(program)
+                .args(applet)
+                .args(["-c", RESTARTER, "tftpd-helper", signals])
+                .stdout(Stdio::piped())
+                .spawn();
+            let Ok(mut started) = started else {
+                assert_ne!(program, "sh");
+                continue;
+            };
+            let mut lines = BufReader::new(started.stdout.take().unwrap()).lines();
+            let ended = lines.find_map(|line| match read(line.unwrap().as_bytes()) {
+                Ok(Said::Started(Some(ended))) => Some(ended),
+                _ => None,
+            });
+            // 128 and the signal.
+            assert_eq!(ended, Some(140), "{shell:?}");
+            started.kill().unwrap();
+            started.wait().unwrap();
+        }
+    }
     use crate::wire::packet::Packet;
 
     #[test]
