@@ -94,10 +94,14 @@ impl Signals {
 }
 
 /// Runs `start`, which starts a program, without the signals blocked that a process of
-/// several begins with, and that programs of others don't expect to be: a mask is
-/// inherited. One that comes just then is obeyed as by any process.
+/// several begins with (SIGPIPE only where it failed to become another program), and that
+/// programs of others don't expect to be: a mask is inherited. One that has come while it
+/// was blocked is dropped; one that comes just now is obeyed as by any process.
 pub fn with_signals_of_others<T>(start: impl FnOnce() -> T) -> T {
     let ours = SigSet::from_iter([Signal::SIGUSR2, Signal::SIGPIPE]);
+    if let Ok(before) = SigSet::thread_get_mask() {
+        drop_pending(ours.iter().filter(|it| before.contains(*it)).collect());
+    }
     let before = ours.thread_swap_mask(SigmaskHow::SIG_UNBLOCK);
     let started = start();
     if let Ok(before) = before {
@@ -105,6 +109,14 @@ pub fn with_signals_of_others<T>(start: impl FnOnce() -> T) -> T {
         let _ = before.thread_set_mask();
     }
     started
+}
+
+/// Takes these signals, all blocked, that have come, without obeying them.
+fn drop_pending(signals: SigSet) {
+    let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
+    if let Ok(pending) = SignalFd::with_flags(&signals, flags) {
+        while let Ok(Some(_)) = pending.read_signal() {}
+    }
 }
 
 /// Whether this is the first process of a container: orphans become its children.
@@ -342,7 +354,20 @@ impl Error for ConfinementError {}
 mod tests {
     use std::process;
 
+    use nix::sys::signal::raise;
+
     use super::*;
+
+    /// One that is sent to the whole process group may come before we obey any.
+    #[test]
+    fn a_signal_that_was_blocked_when_it_came_does_not_end_us() {
+        let ours = SigSet::from(Signal::SIGUSR2);
+        ours.thread_block().unwrap();
+        raise(Signal::SIGUSR2).unwrap();
+        raise(Signal::SIGUSR2).unwrap();
+        with_signals_of_others(|| ());
+        assert!(SigSet::thread_get_mask().unwrap().contains(Signal::SIGUSR2));
+    }
 
     #[test]
     fn a_started_program_inherits_no_signal_that_we_block() {

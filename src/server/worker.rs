@@ -66,8 +66,8 @@ impl Worker {
             has_ended: false,
         };
         // The supervisor has blocked these. A helper is started before we take over
-        // signals, and must not inherit the mask. SIGUSR2 stays blocked: it would end
-        // us.
+        // signals, and must not inherit the mask. SIGUSR2, which would end us, stays
+        // blocked except while the helper is started.
         let blocked = [
             Signal::SIGTERM,
             Signal::SIGINT,
