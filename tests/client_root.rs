@@ -159,6 +159,28 @@ fn anothers_root_is_closed_to_those_whom_rules_lead_to_root() {
     }
 }
 
+/// What is another's in one directory may be anybody's in the next.
+#[cfg(feature = "rules")]
+#[test]
+fn a_name_that_is_anothers_in_one_directory_is_looked_for_in_the_next() {
+    let address = own_address().to_string();
+    let server = Server::start_prepared(&["-a", &address, "--per-client-root", "ip"], |dir| {
+        let rules = dir.join("rules.toml");
+        let section = "[all]\nnetworks = \"127.0.0.0/8\"\nroots = [\".\", \"img\"]\n";
+        std::fs::write(&rules, section).expect("a file");
+        let mut command = std::process::Command::new(tftpd());
+        command.arg("--rules").arg(rules);
+        command
+    });
+    server.file("192.0.2.7/f", b"theirs");
+    server.file("img/192.0.2.7/f", b"all");
+    server.file("192.0.2.7/secret", b"theirs");
+    let client = RawClient::new(&server);
+    assert_eq!(client.read("192.0.2.7/f"), Ok(b"all".to_vec()));
+    let read = client.read("192.0.2.7/secret").map_err(|(code, _)| code);
+    assert_eq!(read, Err(2));
+}
+
 /// It isn't served from the common root instead, where its uploads would be
 /// everybody's.
 #[test]

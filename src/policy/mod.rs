@@ -253,7 +253,8 @@ impl Policy {
         work: &mut Work,
     ) -> Result<Granted<'_>, Refusal> {
         let live = self.rules.as_ref();
-        let mut missed = None;
+        let is_read = request.direction == Direction::Read;
+        let (mut missed, mut is_anothers) = (None, false);
         for (base, way) in places {
             let base = base.and_then(|number| live?.root(number));
             let root = if way.is_empty() {
@@ -265,13 +266,21 @@ impl Policy {
                     None => continue,
                 }
             };
-            let granted = self.settle_in(root, request, client, Some(section), work)?;
-            if request.direction == Direction::Write
-                || granted.root().leads_to_file(&granted.name, Direction::Read)
-            {
+            let granted = match self.settle_in(root, request, client, Some(section), work) {
+                // Whose a name is differs from root to root.
+                Err(why) if is_read && why == StorageError::NOT_YOURS.into() => {
+                    is_anothers = true;
+                    continue;
+                }
+                other => other?,
+            };
+            if !is_read || granted.root().leads_to_file(&granted.name, Direction::Read) {
                 return Ok(granted);
             }
             missed = Some(granted);
+        }
+        if is_anothers {
+            return Err(StorageError::NOT_YOURS.into());
         }
         missed.ok_or(StorageError::NO_ROOT.into())
     }
