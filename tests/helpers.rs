@@ -327,6 +327,20 @@ fn an_idle_exit_waits_for_the_answer_of_a_slow_helper() {
     assert!(server.wait_exit(PATIENCE).is_some(), "it stays");
 }
 
+#[test]
+fn an_idle_exit_counts_from_the_end_of_a_question() {
+    let args = ["--ask", "*", "--ask-timeout", "2s", "--idle-exit", "1"];
+    let (mut server, mut helper, _listener) = start(&args);
+    server.file("f", b"f");
+    let client = RawClient::new(&server);
+    client.send(&rrq("slow", &[]));
+    helper.question();
+    let (answer, _) = client.expect();
+    assert!(matches!(answer, Packet::Error(..)), "{answer:?}");
+    assert!(server.wait_exit(millis(500)).is_none(), "it has ended");
+    assert!(server.wait_exit(PATIENCE).is_some(), "it stays");
+}
+
 /// A worker's supervisor blocks signals, and so does the worker.
 #[test]
 #[cfg(feature = "workers")]

@@ -280,7 +280,7 @@ impl Server {
             self.busy_poll.over(now);
             self.busy_poll.came_for(self.only_session(events));
         }
-        if is_served || !self.floor.sessions.is_empty() {
+        if is_served || !self.is_idle() {
             self.last_busy = now;
         }
         // What was left over comes after what is new: everyone gets a turn.
