@@ -244,14 +244,14 @@ fn read_control(control: &[u64; CONTROL_WORDS], filled: usize) -> Told {
         match (entry.cmsg_level, entry.cmsg_type) {
             (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
                 // SAFETY: level and type say that an `in_pktinfo` follows.
-                if let Some(info) = unsafe { value_of::<libc::in_pktinfo>(entry) } {
+                if let Some(info) = unsafe { value_of::<libc::in_pktinfo>(cmsg) } {
                     told.destination = Some(destination_v4(info));
                     told.interface = u32::try_from(info.ipi_ifindex).ok();
                 }
             }
             (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
                 // SAFETY: level and type say that an `in6_pktinfo` follows.
-                let info = unsafe { value_of::<libc::in6_pktinfo>(entry) };
+                let info = unsafe { value_of::<libc::in6_pktinfo>(cmsg) };
                 // For IPv4, that family's own packet info comes as well, and knows
                 // more.
                 let ip = info.map(|info| Ipv6Addr::from(info.ipi6_addr.s6_addr));
@@ -266,7 +266,7 @@ fn read_control(control: &[u64; CONTROL_WORDS], filled: usize) -> Told {
             }
             (libc::SOL_UDP, libc::UDP_GRO) => {
                 // SAFETY: level and type say that an `int` follows.
-                let bytes = unsafe { value_of::<libc::c_int>(entry) };
+                let bytes = unsafe { value_of::<libc::c_int>(cmsg) };
                 told.segment = bytes
                     .and_then(|bytes| u16::try_from(bytes).ok())
                     .filter(|&bytes| bytes > 0);
@@ -331,10 +331,11 @@ pub fn receive_with_descriptors(
             // them.
             let len: usize = entry.cmsg_len as _;
             let count = len.saturating_sub(DESCRIPTORS_AT) / DESCRIPTOR_LEN;
+            let count = count.min(MAX_DESCRIPTORS);
             // SAFETY: level and type say that descriptors follow, the length how many. The
             // kernel has just made them for us, and nobody else has them.
             descriptors.extend((0..count).map(|nth| unsafe {
-                let place = libc::CMSG_DATA(entry).add(nth * DESCRIPTOR_LEN);
+                let place = libc::CMSG_DATA(cmsg).add(nth * DESCRIPTOR_LEN);
                 OwnedFd::from_raw_fd(ptr::read_unaligned(place.cast::<RawFd>()))
             }));
         }
@@ -382,13 +383,13 @@ const SO_MEMINFO: libc::c_int = 55;
 /// The value of a control message; `None` if it was cut (`MSG_CTRUNC`).
 ///
 /// # Safety
-/// `entry` is a header within a buffer, all of the message's length lies there,
-/// and its level and type are those of a `T`.
-unsafe fn value_of<T: Copy>(entry: &libc::cmsghdr) -> Option<T> {
+/// `entry` is a header within a buffer and made from the pointer to that, all of the
+/// message's length lies there, and its level and type are those of a `T`.
+unsafe fn value_of<T: Copy>(entry: *const libc::cmsghdr) -> Option<T> {
     // SAFETY: the macros only compute; what is read is as long as the message says.
     unsafe {
         let needed = libc::CMSG_LEN(mem::size_of::<T>() as libc::c_uint) as usize;
-        let len: usize = entry.cmsg_len as _;
+        let len: usize = (*entry).cmsg_len as _;
         (len >= needed).then(|| ptr::read_unaligned(libc::CMSG_DATA(entry).cast::<T>()))
     }
 }
