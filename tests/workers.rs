@@ -12,7 +12,7 @@ use std::fs;
 use std::io::IoSlice;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -739,8 +739,12 @@ fn confined_processes_are_started_again_and_replaced() {
     check();
     kill_worker(&server, 1);
     check();
+    let inode = || fs::metadata(&pid_file).expect("a file").ino();
+    let before = inode();
     upgrade(&server, 2);
     check();
+    // It can be kept where none can be made any more.
+    assert_eq!(inode(), before);
 }
 
 // --- the service manager ------------------------------------------------------------------

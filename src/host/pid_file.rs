@@ -1,10 +1,11 @@
 //! The pid file.
 //!
-//! Locked as long as we live, so that a second server leaves it alone. Must not:
-//! outlive the process with a number that may be another's.
+//! Locked while we run, so that a second server leaves it alone; a process that becomes
+//! another program loses the lock, and takes it again there. Must not: outlive a process
+//! that ends by itself with a number that may be another's.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Write as _};
+use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -52,12 +53,32 @@ impl PidFile {
         Ok(Self { file, path })
     }
 
+    /// The file that this process wrote before it became the program that it is now;
+    /// `None` if it isn't there any more, or another process has it.
+    pub fn keep(path: &Path) -> Option<Self> {
+        let mut options = OpenOptions::new();
+        // Never through a link, as above.
+        options.read(true).write(true).custom_flags(FLAGS);
+        let file = lock(options.open(path).ok()?).ok()?;
+        let ours = line();
+        let mut there = String::new();
+        // One byte more shows that there is more.
+        let mut start = (&*file).take(ours.len() as u64 + 1);
+        start.read_to_string(&mut there).ok()?;
+        let path = std::path::absolute(path).ok()?;
+        // Dropped, it would be removed.
+        (there == ours && leads_to(&path, &file)).then(|| Self {
+            file,
+            path: Some(path),
+        })
+    }
+
     /// Writes the process ID, once everything else is set up.
     ///
     /// # Errors
     /// Whatever the file system says.
     pub fn write(&mut self) -> io::Result<()> {
-        writeln!(self.file, "{}", std::process::id())
+        self.file.write_all(line().as_bytes())
     }
 
     /// Gives up the path, which leads elsewhere in a chroot.
@@ -66,10 +87,16 @@ impl PidFile {
     }
 }
 
+/// What a pid file of ours says.
+fn line() -> String {
+    format!("{}\n", std::process::id())
+}
+
+/// A FIFO would wait for its writer.
+const FLAGS: i32 = O_NOFOLLOW | O_NONBLOCK;
+
 fn open(path: &Path) -> io::Result<File> {
-    // A FIFO would wait for its writer.
-    let flags = O_NOFOLLOW | O_NONBLOCK;
-    OpenOptions::new().read(true).custom_flags(flags).open(path)
+    OpenOptions::new().read(true).custom_flags(FLAGS).open(path)
 }
 
 fn lock(file: File) -> io::Result<Flock<File>> {
@@ -111,6 +138,29 @@ mod tests {
         ours.write().unwrap();
         let pid = format!("{}\n", std::process::id());
         assert_eq!(fs::read_to_string(&path).unwrap(), pid);
+        drop(ours);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_program_keeps_the_file_that_the_one_before_it_wrote() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pid");
+        assert!(PidFile::keep(&path).is_none());
+        for other in ["", "1", &line().repeat(2)] {
+            fs::write(&path, other).unwrap();
+            assert!(PidFile::keep(&path).is_none(), "{other}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), other);
+        }
+        fs::write(&path, line()).unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(PidFile::keep(&link).is_none());
+        let ours = PidFile::keep(&path).unwrap();
+        assert!(PidFile::keep(&path).is_none(), "locked");
+        let second = PidFile::reserve(&path).unwrap_err();
+        assert_eq!(second.kind(), ErrorKind::ResourceBusy);
+        assert_eq!(fs::read_to_string(&path).unwrap(), line());
         drop(ours);
         assert!(!path.exists());
     }

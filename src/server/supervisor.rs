@@ -122,7 +122,11 @@ impl<'a> Supervisor<'a> {
             slots(args, inherited.sockets, count)?
         };
         let signals = take_signals()?;
-        let pid_file = args.pid_file.as_deref().map(write_pid_file).transpose();
+        let pid_file = args.pid_file.as_deref().map(|path| {
+            let kept = is_resumed.then(|| PidFile::keep(path)).flatten();
+            kept.map_or_else(|| write_pid_file(path), Ok)
+        });
+        let pid_file = pid_file.transpose();
         let pid_file = unless_resumed(is_resumed, pid_file)?;
         let mut supervisor = Self {
             args,
