@@ -144,8 +144,10 @@ impl Reader<'_> {
                     other if other.is_control() => return None,
                     other => text.push(other),
                 },
-                // RFC 8259 §7; a terminal might take a command from such a text.
-                other if other.is_control() => return None,
+                // RFC 8259 §7: these must be escaped.
+                '\0'..' ' => return None,
+                // These needn't be, but a terminal might take a command from such a text.
+                other if other.is_control() => text.push(char::REPLACEMENT_CHARACTER),
                 other => text.push(other),
             }
         }
@@ -180,6 +182,15 @@ mod tests {
         assert_eq!(value.fields().len(), 4);
     }
 
+    /// RFC 8259 §7 has U+007F to U+009F stand in a string as they are.
+    #[test]
+    fn a_control_character_that_may_stand_in_a_text_is_replaced() {
+        let text = "{\"a\u{9b}\":\"\u{7f}b\u{85}\u{9f}\u{a0}\"}";
+        let value = Value::parse(text).unwrap();
+        let replaced = "\u{fffd}b\u{fffd}\u{fffd}\u{a0}";
+        assert_eq!(value.get("a\u{fffd}").text(), replaced);
+    }
+
     #[test]
     fn anything_else_is_nothing() {
         let deep = "[".repeat(100_000);
@@ -193,10 +204,10 @@ mod tests {
             "\"\\u12",
             "nul",
             "1 2",
-            // RFC 8259 §7: control characters must be escaped in a string.
+            // RFC 8259 §7: control characters below U+0020 must be escaped in a string.
             "\"\x1b]0;x\x07\"",
             "\"a\nb\"",
-            "{\"a\u{9b}\":1}",
+            "{\"a\u{1f}\":1}",
             "\x0c1",
             &deep,
         ] {
