@@ -224,8 +224,8 @@ impl Root {
         self.policy.uploads.min_free()
     }
 
-    /// The same root, but no link leads to a directory right in it whose name is
-    /// `closed`, and no upload gets such a name there.
+    /// The same root, but no name or link leads to a directory right in it whose own
+    /// name is `closed`, and no upload gets such a name there.
     #[must_use]
     pub fn closing(self, closed: Option<Closed>) -> Self {
         Self { closed, ..self }

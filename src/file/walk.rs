@@ -27,8 +27,8 @@ pub(super) struct Places<'a> {
     pub(super) own_paths: &'a [PathBuf],
     /// Other directories.
     pub(super) linked: &'a [Directory],
-    /// Which directories right in the root are closed, by their names, whatever link
-    /// leads there.
+    /// Which directories right in the root are closed, by their names, whatever name or
+    /// link leads there.
     pub(super) closed: Option<Closed>,
     /// A directory that no name leads to or through.
     pub(super) shut: Option<Id>,

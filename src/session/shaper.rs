@@ -2,7 +2,10 @@
 //! client: a traffic shaper.
 //!
 //! Two things are bounded: what goes to a client network that nothing proves to be
-//! there (`unproved`), and, with a single port, what one client has in the send buffer.
+//! there (`unproved`), and, where transfers share the listen sockets (a single port, for
+//! all or by the rules), what one client has in the send buffer. Shared ports of a range
+//! count there as well: several sockets, but one sum, as if they had one buffer, that of
+//! the listen socket with the smallest.
 //! Where a slow path fills that buffer, no client takes more than a part of what is
 //! left, so that the others don't wait behind it. A session over its bound sleeps until
 //! it may go on; nothing is lost, since the transfer offers it again. Must not: send,
@@ -132,7 +135,8 @@ impl Accounts {
     }
 }
 
-/// The send buffer that sessions share, and who may have taken how much of it.
+/// The send buffer that sessions share, and who may have taken how much of it. What all
+/// shared sockets hold counts together.
 #[derive(Debug)]
 struct SendBuffer {
     /// Bytes.
