@@ -11,7 +11,8 @@
 //!
 //! After a timeout only the last block goes out again: a receiver that has everything
 //! repeats its ACK, and one with a gap reports it. The whole window follows a second
-//! timeout, or the first if the receiver may already have reported the gap. In bursts the
+//! timeout, or the first if the receiver may already have reported the gap; or a pause, if
+//! an ACK may have been the report of one and no round trip is known (`nack`). In bursts the
 //! second timeout sends the last block again, since it or its answer may be lost, and the
 //! window follows a round trip later. One block sent again alone, after a round trip or
 //! after a timeout, is a tail probe.
