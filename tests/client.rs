@@ -1224,6 +1224,33 @@ fn an_interrupt_that_is_to_be_ignored_is() {
     }
 }
 
+/// Then nothing tells which signals are ignored.
+#[test]
+fn without_proc_too_a_hang_up_that_is_to_be_ignored_is() {
+    let unshared = Command::new("unshare").args(["--mount", "true"]).status();
+    if !unshared.is_ok_and(|status| status.success()) {
+        let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
+        assert!(!ci, "no mount namespace can be had");
+        skip("no mount namespace can be had");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Scripted::new();
+    let script = r#"mount -t tmpfs none /proc && trap "" HUP && exec "$0" get "$1""#;
+    let child = Command::new("unshare")
+        .args(["--mount", "sh", "-c", script])
+        .args([env!("CARGO_BIN_EXE_tftp"), &server.url()])
+        .current_dir(dir.path())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    server.request();
+    assert_eq!(server.say(&data(1, &[0; 512])), Packet::Ack(1));
+    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGHUP).unwrap();
+    assert_eq!(server.say(&data(2, b"end")), Packet::Ack(2));
+    assert_status(&child.wait_with_output().unwrap(), 0, &[]);
+}
+
 /// The lean server depends on none of the client's crates.
 #[test]
 fn without_the_client_its_crates_are_gone() {

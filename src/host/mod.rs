@@ -141,12 +141,16 @@ pub struct Interrupts {
 impl Interrupts {
     /// Blocks these signals, until dropped, except those that the process that started us
     /// wants ignored, as a shell does for what it runs in the background, and nohup(1).
+    /// Where nothing tells (no `/proc`), SIGHUP does what it always does.
     ///
     /// # Errors
     /// Whatever the kernel says.
     pub fn hold() -> io::Result<Self> {
         let ignored = ignored_signals();
-        let obeyed = |signal: &Signal| ignored & 1 << (*signal as u32 - 1) == 0;
+        let obeyed = |signal: &Signal| match ignored {
+            Some(ignored) => ignored & 1 << (*signal as u32 - 1) == 0,
+            None => *signal != Signal::SIGHUP,
+        };
         let signals = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
         let signals: SigSet = signals.into_iter().filter(obeyed).collect();
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
@@ -165,16 +169,15 @@ impl Interrupts {
     }
 }
 
-/// The signals that are ignored, the first in the lowest bit; none where there
+/// The signals that are ignored, the first in the lowest bit; `None` where there
 /// is no `/proc` to tell.
-fn ignored_signals() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+fn ignored_signals() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
     let mask = status
         .lines()
         .find_map(|line| line.strip_prefix("SigIgn:"))
         .map(str::trim);
-    mask.and_then(|mask| u64::from_str_radix(mask, 16).ok())
-        .unwrap_or_default()
+    u64::from_str_radix(mask?, 16).ok()
 }
 
 impl Drop for Interrupts {
