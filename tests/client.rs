@@ -1735,7 +1735,6 @@ fn hpa_style_commands_send_no_options_unless_asked_to() {
     }
 }
 
-/// A server with several addresses that answers from the wrong one.
 /// As with `tftp get`: the URL's mode comes first, whatever was set.
 #[test]
 fn a_mode_in_a_url_holds_for_the_prompts_commands() {
@@ -1787,6 +1786,7 @@ fn a_mode_in_a_url_holds_for_the_prompts_commands() {
     }
 }
 
+/// A server with several addresses that answers from the wrong one.
 #[test]
 fn answers_from_another_address_are_told() {
     for args in [
