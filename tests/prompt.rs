@@ -482,6 +482,29 @@ fn a_trace_is_no_part_of_a_file_on_standard_output() {
         // Nor behind it: the last ACK may be due again.
         assert_eq!(output.stdout, b"bytes", "{}", said(&output));
     }
+    // Nor what other commands have to say.
+    for (command, told) in [
+        ("trace", "Packet tracing on."),
+        ("status", "Connected to"),
+        ("help", "Commands are:"),
+        ("help get", "receive file"),
+        ("get", "usage: get"),
+        ("nonsense", "?Invalid command"),
+    ] {
+        let lines = format!("get f -\n{command}\n");
+        let output = feed(dir.path(), &["-q", &host, &port], &lines);
+        assert_eq!(output.stdout, b"bytes", "{command}: {}", said(&output));
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(errors.contains(told), "{command}: {errors}");
+        // Without -q, only the prompt that was there before.
+        let output = feed(dir.path(), &[&host, &port], &lines);
+        assert_eq!(
+            output.stdout,
+            b"tftp> bytes",
+            "{command}: {}",
+            said(&output)
+        );
+    }
 }
 
 #[test]

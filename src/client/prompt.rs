@@ -52,7 +52,7 @@ pub(super) struct Prompt {
     once: Option<Vec<Vec<u8>>>,
     lines: Option<Lines>,
     engine: Option<Engine>,
-    /// Where lines about transfers go: standard error, once a file goes to standard output.
+    /// Where lines for the user go: standard error, once a file goes to standard output.
     stream: Stream,
     status: Status,
     /// The signal that broke the last command off.
@@ -159,6 +159,10 @@ impl Prompt {
     }
 
     fn ask(&mut self, prompt: &str) -> Line {
+        let prompt = match (&self.lines, self.stream) {
+            (Some(Lines::Pipe), Stream::Stderr) => "",
+            _ => prompt,
+        };
         self.lines
             .as_mut()
             .map_or(Line::End, |lines| lines.next(prompt))
@@ -201,7 +205,7 @@ impl Prompt {
 
     fn change(&mut self, setting: Command, words: &[Vec<u8>]) {
         match self.settings.change(setting, words) {
-            Ok(Some(text)) => say(format_args!("{text}")),
+            Ok(Some(text)) => self.stream.tell(format_args!("{text}")),
             Ok(None) => {}
             Err(text) => self.usage_error(format_args!("{text}")),
         }
@@ -217,10 +221,12 @@ impl Prompt {
 
     fn show_status(&self) {
         match &self.peer {
-            Some(peer) => say(format_args!("Connected to {}.", peer.host)),
-            None => say(format_args!("Not connected.")),
+            Some(peer) => self
+                .stream
+                .tell(format_args!("Connected to {}.", peer.host)),
+            None => self.stream.tell(format_args!("Not connected.")),
         }
-        say(format_args!("{}", self.settings));
+        self.stream.tell(format_args!("{}", self.settings));
     }
 
     fn no_command(&mut self, problem: NoCommand) {
@@ -232,16 +238,16 @@ impl Prompt {
 
     fn execute_help(&mut self, words: &[Vec<u8>]) {
         if words.is_empty() {
-            say(format_args!(
+            self.stream.tell(format_args!(
                 "Commands may be abbreviated.  Commands are:\n"
             ));
             for (name, text) in commands::all() {
-                say(format_args!("{name:<12}{text}"));
+                self.stream.tell(format_args!("{name:<12}{text}"));
             }
         }
         for word in words {
             match commands::help(word) {
-                Ok(text) => say(format_args!("{text}")),
+                Ok(text) => self.stream.tell(format_args!("{text}")),
                 Err(NoCommand::Ambiguous) => {
                     self.usage_error(format_args!("?Ambiguous help command {}", printable(word)));
                 }
