@@ -1132,6 +1132,24 @@ fn a_probe_repeats_its_last_ack_where_that_was_lost() {
     assert_status(&output, 0, &[]);
 }
 
+/// Nor longer than the user has time.
+#[test]
+fn a_probe_that_has_lost_a_packet_stays_within_its_time() {
+    let mut last = Instant::now();
+    let args = ["-t", "8s", "probe", "URL", "--within", "600ms"];
+    let (output, _dir) = against(&args, |server| {
+        server.request();
+        let agreed = oack(&[("blksize", "8")]);
+        assert_eq!(server.say(&agreed), Packet::Ack(0));
+        assert_eq!(server.say(&agreed), Packet::Ack(0));
+        assert_eq!(server.say(&data(1, b"1")), Packet::Ack(1));
+        last = Instant::now();
+    });
+    let stayed = last.elapsed();
+    assert_status(&output, 0, &[]);
+    assert!(stayed < millis(1600), "{stayed:?}");
+}
+
 #[test]
 fn a_probe_that_is_late_asks_no_more() {
     let args = ["-t", "250", "probe", "URL", "--within", "600ms"];
@@ -2036,6 +2054,45 @@ fn too_few_open_files_have_one_status_and_the_systems_words() {
             assert!(!told.contains("os error"), "{words:?} {limit}: {told}");
         }
         assert!((1..20).contains(&failures), "{words:?}: {failures}");
+    }
+}
+
+/// Transfers that dally hold descriptors that the next file needs.
+#[test]
+fn where_open_files_are_enough_for_one_file_they_are_for_several() {
+    let server = Server::start(&[]);
+    let names = ["a", "b", "c", "d"];
+    for name in names {
+        server.file(name, name.as_bytes());
+    }
+    let (host, port) = (server.addr().ip().to_string(), server.port().to_string());
+    let urls = names.map(|name| format!("tftp://{}/{name}", server.addr()));
+    let [a, b, c, d] = urls.each_ref().map(String::as_str);
+    for (alone, together) in [
+        (&["get", a, "."][..], &["get", a, b, c, d, "."][..]),
+        (
+            &[&host, &port, "-c", "mget", "a", "."],
+            &[&host, &port, "-c", "mget", "a", "b", "c", "d", "."],
+        ),
+    ] {
+        let limited = |limit: u32, words: &[&str]| {
+            let dir = tempfile::tempdir().unwrap();
+            let script = format!(r#"ulimit -n {limit}; exec "$0" "$@""#);
+            let output = bounded(LIMIT, "sh")
+                .args(["-c", &script, env!("CARGO_BIN_EXE_tftp")])
+                .args(words)
+                .current_dir(dir.path())
+                .output()
+                .unwrap();
+            (output, files(dir.path()))
+        };
+        let enough = (4..24).find(|&limit| status(&limited(limit, alone).0) == 0);
+        let enough = enough.expect("a limit that is enough");
+        for limit in enough..enough + 4 {
+            let (output, came) = limited(limit, together);
+            assert_eq!(status(&output), 0, "{limit}: {}", said(&output));
+            assert_eq!(came, names, "{limit}");
+        }
     }
 }
 

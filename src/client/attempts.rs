@@ -82,6 +82,24 @@ pub(super) fn run(
     job: &Job<'_>,
     progress: &mut TransferProgress,
 ) -> Result<Completed, JobError> {
+    let (output, interrupts) = match open(job) {
+        // Transfers that dally may hold the descriptors that are missing.
+        Err(_) if engine.is_dallying() => {
+            engine.settle(None);
+            open(job)?
+        }
+        opened => opened?,
+    };
+    engine.watch_signals(&interrupts)?;
+    let mut attempts = Attempts::new(engine, job, output, interrupts, progress)?;
+    let result = attempts.run();
+    attempts.engine.ignore_signals(&attempts.interrupts);
+    progress.over();
+    result
+}
+
+/// Opens what a job needs besides its sockets.
+fn open(job: &Job<'_>) -> Result<(Option<SharedOutput>, Interrupts), JobError> {
     // Opened while a signal still ends the program: opening a pipe waits for its reader.
     let output = match job.file {
         LocalFile::Get(output) => Some(output.open().map_err(JobError::LocalFile)?),
@@ -91,12 +109,7 @@ pub(super) fn run(
     if let Some(output) = &output {
         output.watch(&interrupts).map_err(|error| kernel(&error))?;
     }
-    engine.watch_signals(&interrupts)?;
-    let mut attempts = Attempts::new(engine, job, output, interrupts, progress)?;
-    let result = attempts.run();
-    attempts.engine.ignore_signals(&attempts.interrupts);
-    progress.over();
-    result
+    Ok((output, interrupts))
 }
 
 /// The attempts at one job.

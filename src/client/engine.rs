@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
+use nix::errno::Errno;
 use slab::Slab;
 
 use super::job::{Job, JobError, LocalFile};
@@ -33,7 +34,7 @@ use crate::wire::packet::{Direction, ErrorCode, emit_request};
 /// How long a finished transfer waits to repeat its final ACK if that was lost, on a
 /// network that has lost nothing else. The next file doesn't wait for this; only the end
 /// of the program does.
-const DALLY: Duration = Duration::from_millis(100);
+pub(super) const DALLY: Duration = Duration::from_millis(100);
 
 /// Finished transfers that may dally beside the next one.
 const MAX_DALLYING: usize = 16;
@@ -207,12 +208,9 @@ impl Engine {
         };
         self.next_port = self.next_port.wrapping_add(1);
         let mut socket = TransferSocket::bind(any, scope, ports, self.next_port);
-        if socket
-            .as_ref()
-            .is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
-        {
-            // Transfers that dally free their ports when they end.
-            self.settle();
+        if socket.as_ref().is_err_and(is_used_up) {
+            // Transfers that dally free their ports and descriptors when they end.
+            self.settle(None);
             socket = TransferSocket::bind(any, scope, ports, self.next_port);
         }
         let socket = socket.and_then(|socket| socket.report_undeliverable().map(|()| socket));
@@ -352,11 +350,23 @@ impl Engine {
         }
     }
 
-    /// Runs the loop until no transfer dallies any more.
-    pub(super) fn settle(&mut self) {
-        let is_dallying = |(_, slot): (usize, &Slot)| slot.session.has_ended();
-        while self.sessions.iter().any(is_dallying) && self.turn(None).is_ok() {}
+    /// Runs the loop until no transfer dallies any more, or it is `until`.
+    pub(super) fn settle(&mut self, until: Option<Instant>) {
+        let is_time = || until.is_none_or(|until| clock::now() < until);
+        while self.is_dallying() && is_time() && self.turn(until).is_ok() {}
     }
+
+    /// Whether a finished transfer still holds its port.
+    pub(super) fn is_dallying(&self) -> bool {
+        let mut slots = self.sessions.iter();
+        slots.any(|(_, slot)| slot.session.has_ended())
+    }
+}
+
+/// Whether it is ports or descriptors that are missing, which transfers that dally hold.
+fn is_used_up(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    error.kind() == io::ErrorKind::AddrInUse || matches!(errno, Some(Errno::EMFILE | Errno::ENFILE))
 }
 
 /// The largest window that an offer can lead to: blocks, and bytes in a block.

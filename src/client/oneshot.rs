@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::attempts;
 use super::clash::clash;
 use super::cli::CommonArgs;
-use super::engine::Engine;
+use super::engine::{DALLY, Engine};
 use super::job::{Completed, Job, JobError, Limit, LocalFile};
 use super::local::{Input, Output};
 use super::progress::TransferProgress;
@@ -66,7 +66,7 @@ pub(super) fn get(common: &CommonArgs, files: &[OsString]) -> Status {
             break;
         }
     }
-    transfers.engine.settle();
+    transfers.engine.settle(None);
     status
 }
 
@@ -206,7 +206,8 @@ pub(super) fn probe(common: &CommonArgs, url: &OsStr, within: Duration) -> Statu
             error.status()
         }
     };
-    transfers.engine.settle();
+    let until = limit.until.max(clock::now() + DALLY);
+    transfers.engine.settle(Some(until));
     status
 }
 

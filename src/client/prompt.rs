@@ -117,7 +117,7 @@ impl Prompt {
             while self.step(is_terminal) == Next::Line {}
         }
         if let Some(engine) = &mut self.engine {
-            engine.settle();
+            engine.settle(None);
         }
         self.status
     }
@@ -126,7 +126,7 @@ impl Prompt {
     fn step(&mut self, is_terminal: bool) -> Next {
         // While we wait for a person to type, nobody would repeat the last ACK.
         if let (true, Some(engine)) = (is_terminal, &mut self.engine) {
-            engine.settle();
+            engine.settle(None);
         }
         // With --quiet, commands from a pipe get no prompt.
         let prompt = match self.lines {
@@ -559,7 +559,10 @@ impl Prompt {
                 }
                 self.failed(error.status());
                 // The next file may fare better.
-                matches!(error, JobError::ServerError { .. } | JobError::LocalFile(_))
+                matches!(
+                    error,
+                    JobError::ServerError { .. } | JobError::LocalFile(_) | JobError::System(_)
+                )
             }
         }
     }
