@@ -22,7 +22,7 @@ use nix::sys::stat::{fstat, makedev};
 
 use super::stream::{InputReader, StreamBuffer};
 use crate::file::Store;
-use crate::file::{StorageError, Upload, local};
+use crate::file::{StorageError, Upload, local, reason};
 use crate::host::Interrupts;
 
 /// Where a received file goes.
@@ -81,16 +81,16 @@ impl Output {
                 let opened = OpenOptions::new().write(true).open(path);
                 opened
                     .map(LocalStore::stream)
-                    .map_err(|error| describe(path, &words(&error)))
+                    .map_err(|error| describe(path, &reason(&error)))
             }
             Self::Path(path) => match local::replace(path) {
                 Ok(upload) => Ok(LocalStore::File(Box::new(upload))),
-                Err(error) => Err(describe(path, error.reason())),
+                Err(error) => Err(describe(path, &error.reason())),
             },
             Self::Stdout => {
                 let copy = io::stdout().as_fd().try_clone_to_owned();
                 copy.map(|descriptor| LocalStore::stream(descriptor.into()))
-                    .map_err(|error| format!("{self}: {}", words(&error)))
+                    .map_err(|error| format!("{self}: {}", reason(&error)))
             }
             Self::Discard => Ok(LocalStore::Discard),
         }
@@ -354,7 +354,7 @@ impl Input {
         };
         let content = opened
             .and_then(content)
-            .map_err(|error| describe(path, &words(&error)))?;
+            .map_err(|error| describe(path, &reason(&error)))?;
         let input = Self {
             content,
             name: path.to_owned(),
@@ -374,12 +374,10 @@ impl Input {
                 Ok(InputReader::Stream(Rc::clone(stream)))
             }
             InputContent::File(file) => {
-                let copy = file.try_clone().map_err(|error| words(&error));
-                copy.and_then(|file| {
-                    local::read(file.into()).map_err(|error| error.reason().to_owned())
-                })
-                .map(InputReader::File)
-                .map_err(|reason| describe(&self.name, &reason))
+                let copy = file.try_clone().map_err(|error| reason(&error));
+                copy.and_then(|file| local::read(file.into()).map_err(|error| error.reason()))
+                    .map(InputReader::File)
+                    .map_err(|reason| describe(&self.name, &reason))
             }
         }
     }
@@ -416,12 +414,4 @@ fn may_be_closed(stream: BorrowedFd<'_>) -> bool {
 
 fn describe(path: &Path, reason: &str) -> String {
     format!("{}: {reason}", path.display())
-}
-
-/// The system's words, without the number that the library adds.
-fn words(error: &io::Error) -> String {
-    match error.raw_os_error() {
-        Some(number) => Errno::from_raw(number).desc().to_owned(),
-        None => error.to_string(),
-    }
 }
