@@ -1971,6 +1971,40 @@ fn two_files_with_one_local_name_are_refused_before_anything_is_done() {
     assert_eq!(fs::read(dir.path().join("into/f")).unwrap(), b"a");
 }
 
+/// What a link leads to is what would be replaced.
+#[test]
+fn two_files_that_a_link_makes_one_are_refused_before_anything_is_done() {
+    let server = Server::start(&[]);
+    server.file("big", b"big");
+    server.file("small", b"small");
+    let (host, port) = (server.addr().ip().to_string(), server.port().to_string());
+    let urls = ["small", "big"].map(|name| format!("tftp://{}/{name}", server.addr()));
+    let dir = tempfile::tempdir().unwrap();
+    let link = |to: &Path| {
+        let _ = fs::remove_file(dir.path().join("small"));
+        symlink(to, dir.path().join("small")).unwrap();
+    };
+    let calls = [
+        &["get", &*urls[0], &urls[1], "."][..],
+        &["get", &urls[0], &urls[1]],
+        &["get", &urls[1], &urls[0]],
+        &[&host, &port, "-c", "mget", "small", "big", "."],
+    ];
+    for to in [Path::new("big"), &dir.path().join("big")] {
+        link(to);
+        for words in calls {
+            assert_status(&run(dir.path(), words), 64, &[]);
+            assert_eq!(files(dir.path()), ["small"], "{words:?}");
+        }
+    }
+    // A device replaces nothing.
+    link(Path::new("/dev/null"));
+    symlink("/dev/null", dir.path().join("big")).unwrap();
+    for words in calls {
+        assert_status(&run(dir.path(), words), 0, &[]);
+    }
+}
+
 /// Python and Node.js give their children a /dev/null that is open for reading and
 /// writing, as Rust's runtime does for a closed stream.
 #[test]

@@ -426,15 +426,15 @@ fn files_of_one_command_never_overwrite_each_other() {
     let before = server.tree();
     let (host, port) = (server.addr().ip().to_string(), server.port().to_string());
     for (line, told) in [
-        ("get f sub/f x", "f and sub/f have the same local name"),
-        ("mget f sub/f .", "f and sub/f have the same local name"),
+        ("get f sub/f x", "f and sub/f would be the same local file"),
+        ("mget f sub/f .", "f and sub/f would be the same local file"),
         (
             "mget localhost:f sub/f .",
-            "localhost:f and sub/f have the same local name",
+            "localhost:f and sub/f would be the same local file",
         ),
         (
             "mget f tftp://localhost/f;mode=octet .",
-            "f and tftp://localhost/f;mode=octet have the same local name",
+            "f and tftp://localhost/f;mode=octet would be the same local file",
         ),
         (
             "put a/f b/f .",

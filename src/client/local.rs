@@ -22,6 +22,7 @@ use nix::sys::stat::{fstat, makedev};
 
 use super::stream::{InputReader, StreamBuffer};
 use crate::file::Store;
+use crate::file::local::Place;
 use crate::file::{StorageError, Upload, local, reason};
 use crate::host::Interrupts;
 
@@ -46,10 +47,12 @@ impl Output {
         }
     }
 
-    /// Its name, if it has one.
-    pub(super) fn path(&self) -> Option<&Path> {
+    /// Where the file is that it would replace, if it is one: in its place, or under its
+    /// name where that place can't be told. Two that are equal would be one file.
+    pub(super) fn place(&self) -> Option<Result<Place, &Path>> {
         match self {
-            Self::Path(path) => Some(path),
+            Self::Path(path) if path.as_os_str().is_empty() || is_stream(path) => None,
+            Self::Path(path) => Some(local::place(path).map_err(|_| path.as_path())),
             Self::Stdout | Self::Discard => None,
         }
     }

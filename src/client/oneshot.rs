@@ -48,7 +48,7 @@ pub(super) fn get(common: &CommonArgs, files: &[OsString]) -> Status {
             }
         }
     }
-    let named: Vec<_> = pairs.iter().map(|(it, to)| (it, to.path())).collect();
+    let named: Vec<_> = pairs.iter().map(|(it, to)| (it, to.place())).collect();
     if let Some((one, other)) = clash(&named) {
         let (one, name) = &pairs[one];
         return refuse_clash(display(one), display(&pairs[other].0), name);

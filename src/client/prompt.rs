@@ -398,8 +398,15 @@ impl Prompt {
     /// their own names.
     fn get_files(&mut self, remotes: &[Vec<u8>], local: Option<&Vec<u8>>) {
         self.leave_stdout(remotes, local);
-        if let Some((one, other)) = same_name(remotes, |word| self.remote_name(word)) {
-            self.usage_error(format_args!("{one} and {other} have the same local name"));
+        let destinations: Vec<_> = remotes
+            .iter()
+            .map(|word| Output::named(local_path(&self.remote_name(word), local).as_os_str()))
+            .collect();
+        let places = destinations.iter().map(Output::place);
+        if let Some((one, other)) = same_place(remotes, places) {
+            self.usage_error(format_args!(
+                "{one} and {other} would be the same local file"
+            ));
             return;
         }
         for remote in remotes {
@@ -451,7 +458,9 @@ impl Prompt {
     /// Puts files to `target`, a directory or, unless `into_directory`, the name of the
     /// only file; `None`: under their own names.
     fn put_files(&mut self, locals: &[Vec<u8>], target: Option<&Vec<u8>>, into_directory: bool) {
-        if let Some((one, other)) = same_name(locals, <[u8]>::to_vec) {
+        let names = locals.iter().map(|word| tail(word));
+        let names = names.map(|name| Some(name).filter(|name| !name.is_empty()));
+        if let Some((one, other)) = same_place(locals, names) {
             self.usage_error(format_args!(
                 "{one} and {other} would have the same name there"
             ));
@@ -587,14 +596,13 @@ fn local_path(name: &[u8], local: Option<&Vec<u8>>) -> PathBuf {
     }
 }
 
-/// Two of the words whose files would get the same name in a directory; `file` gives
-/// the path that a word stands for.
-fn same_name(words: &[Vec<u8>], file: impl Fn(&[u8]) -> Vec<u8>) -> Option<(String, String)> {
-    let named = words.iter().map(|word| {
-        let name = tail(&file(word)).to_vec();
-        (word, Some(name).filter(|name| !name.is_empty()))
-    });
-    let (one, other) = clash(&named.collect::<Vec<_>>())?;
+/// Two of the words whose files would get the same place.
+fn same_place<N: PartialEq>(
+    words: &[Vec<u8>],
+    places: impl Iterator<Item = Option<N>>,
+) -> Option<(String, String)> {
+    let files: Vec<_> = words.iter().zip(places).collect();
+    let (one, other) = clash(&files)?;
     let [one, other] = [one, other].map(|at| printable(&words[at]).to_string());
     Some((one, other))
 }
