@@ -585,6 +585,26 @@ fn an_upgrade_that_cannot_take_over_is_refused_and_the_old_program_goes_on() {
     assert_serves(&server);
 }
 
+/// `install` removes the old file before the new one is there.
+#[test]
+fn a_server_whose_program_is_replaced_as_it_starts_finds_the_new_one() {
+    let address = own_address().to_string();
+    let server = Server::start_prepared(&["-a", &address, "--workers", "1"], |directory| {
+        fs::write(directory.join("root/f"), b"content").expect("a file");
+        // The program that starts is gone by then; its name leads to another.
+        let replace = "cp \"$0\" \"$1\"; exec 9<\"$1\"; rm \"$1\"; cp \"$0\" \"$1\"; \
+                       exec -a \"$1\" /proc/self/fd/9 \"${@:2}\"";
+        let mut command = Command::new("bash");
+        command.args(["-c", replace]).arg(tftpd());
+        command.arg(directory.join("tftpd"));
+        command
+    });
+    wait_up(&server, 1);
+    assert_serves(&server);
+    upgrade(&server, 2);
+    assert_serves(&server);
+}
+
 /// The old processes serve: what isn't there any more is no reason to end them.
 #[test]
 fn an_upgrade_takes_over_without_its_pid_file_and_its_service_manager() {

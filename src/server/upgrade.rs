@@ -6,10 +6,11 @@
 use std::convert::Infallible;
 use std::env;
 use std::error::Error;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
@@ -59,24 +60,47 @@ fn is_ours(path: &Path) -> bool {
     }
 }
 
+/// The absolute path that `name` (argv[0]) stands for, if the running program lies there.
+fn started_by(name: &Path) -> Option<PathBuf> {
+    let found = if name.components().count() > 1 {
+        path::absolute(name).ok().filter(|path| path.is_file())
+    } else {
+        let path = env::var_os("PATH").unwrap_or_default();
+        let places = env::split_paths(&path).map(|directory| directory.join(name));
+        let mut absolute = places.filter_map(|place| path::absolute(place).ok());
+        absolute.find(|path| path.is_file())
+    };
+    // The caller chooses argv[0], which may name another program.
+    found.filter(|path| is_ours(path))
+}
+
+/// Where the running program lies, or lay if it was replaced since it was started.
+fn running() -> Option<PathBuf> {
+    env::current_exe().ok().map(without_mark)
+}
+
+/// `path` without what Linux adds to the path of a program that has been removed.
+fn without_mark(path: PathBuf) -> PathBuf {
+    let removed = path.as_os_str().as_bytes().strip_suffix(b" (deleted)");
+    match removed {
+        Some(removed) if !path.exists() => PathBuf::from(OsStr::from_bytes(removed)),
+        _ => path,
+    }
+}
+
 impl Program {
     /// The path this program was started by, looked up again at each start, and its
     /// arguments without the `part`.
     pub(super) fn own(part: Part) -> Self {
         let mut words = env::args_os();
         let name = PathBuf::from(words.next().unwrap_or_default());
-        let found = if name.components().count() > 1 {
-            path::absolute(&name).ok().filter(|path| path.is_file())
-        } else {
-            let path = env::var_os("PATH").unwrap_or_default();
-            let places = env::split_paths(&path).map(|directory| directory.join(&name));
-            let mut absolute = places.filter_map(|place| path::absolute(place).ok());
-            absolute.find(|path| path.is_file())
+        let path = match part {
+            // The program before this one passed on its own path.
+            Part::Resumed => name,
+            _ => started_by(&name).or_else(running).unwrap_or(name),
         };
-        // The caller chooses argv[0], which may name another program.
-        let found = found.filter(|path| is_ours(path));
         Self {
-            path: found.or_else(|| env::current_exe().ok()).unwrap_or(name),
+            path,
             words: words.skip(usize::from(part != Part::First)).collect(),
         }
     }
