@@ -156,10 +156,10 @@ fn the_readmes_commands_run() {
         let read = |name: &str| fs::read(directory.path().join(name)).expect(name);
         assert_eq!(read(one), read(other), "{one}, {other}");
     };
-    same("copy", "pxelinux.0");
+    same("copy", "greeting");
     same("boot/upload.txt", "boot/hello.txt");
     same("srv/switch1.cfg", "running-config");
-    same("out/motd", "motd");
+    same("out/greeting", "greeting");
 }
 
 #[test]
