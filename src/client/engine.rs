@@ -12,14 +12,13 @@ use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
-use nix::errno::Errno;
 use slab::Slab;
 
 use super::job::{Job, JobError, LocalFile};
 use super::local::{OutputWriter, SharedOutput};
 use super::port::ClientPort;
 use super::stream::InputReader;
-use crate::file::{FileSink, FileSource, reason};
+use crate::file::{FileSink, FileSource, StorageError, reason};
 use crate::host::{self, Interrupts};
 use crate::host::{WaitTimer, clock};
 use crate::net::TransferSocket;
@@ -363,10 +362,10 @@ impl Engine {
     }
 }
 
-/// Whether it is ports or descriptors that are missing, which transfers that dally hold.
+/// Whether it is ports, descriptors or memory that is missing: transfers that dally hold
+/// some.
 fn is_used_up(error: &io::Error) -> bool {
-    let errno = error.raw_os_error().map(Errno::from_raw);
-    error.kind() == io::ErrorKind::AddrInUse || matches!(errno, Some(Errno::EMFILE | Errno::ENFILE))
+    error.kind() == io::ErrorKind::AddrInUse || StorageError::of_io(error).is_exhausted()
 }
 
 /// The largest window that an offer can lead to: blocks, and bytes in a block.

@@ -87,7 +87,8 @@ impl Prompt {
             && matches!(commands::find(first), Ok(Command::Get))
         {
             let (remotes, local) = get_words(rest);
-            prompt.leave_stdout(remotes, local);
+            let destinations = prompt.destinations(remotes, local);
+            prompt.leave_stdout(&destinations);
         }
         prompt.once = once;
         if let Some(host) = &args.host {
@@ -358,14 +359,17 @@ impl Prompt {
         Some((word.to_vec(), None))
     }
 
+    /// Where a `get` puts its files.
+    fn destinations(&self, remotes: &[Vec<u8>], local: Option<&Vec<u8>>) -> Vec<Output> {
+        let names = remotes.iter().map(|remote| self.remote_name(remote));
+        let paths = names.map(|name| local_path(&name, local));
+        paths.map(|path| Output::named(path.as_os_str())).collect()
+    }
+
     /// If a file of a `get` goes to standard output, lines go to standard error from now
     /// on.
-    fn leave_stdout(&mut self, remotes: &[Vec<u8>], local: Option<&Vec<u8>>) {
-        let has_stdout = remotes.iter().any(|remote| {
-            let path = local_path(&self.remote_name(remote), local);
-            Output::named(path.as_os_str()) == Output::Stdout
-        });
-        if has_stdout {
+    fn leave_stdout(&mut self, destinations: &[Output]) {
+        if destinations.contains(&Output::Stdout) {
             self.stream = Stream::Stderr;
             self.set_trace();
         }
@@ -397,11 +401,8 @@ impl Prompt {
     /// Gets files to `local`, a directory or the name of the only file; `None`: under
     /// their own names.
     fn get_files(&mut self, remotes: &[Vec<u8>], local: Option<&Vec<u8>>) {
-        self.leave_stdout(remotes, local);
-        let destinations: Vec<_> = remotes
-            .iter()
-            .map(|word| Output::named(local_path(&self.remote_name(word), local).as_os_str()))
-            .collect();
+        let destinations = self.destinations(remotes, local);
+        self.leave_stdout(&destinations);
         let places = destinations.iter().map(Output::place);
         if let Some((one, other)) = same_place(remotes, places) {
             self.usage_error(format_args!(

@@ -14,11 +14,10 @@ use std::rc::Rc;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat, readlinkat};
-use nix::libc::{dev_t, ino_t};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
 use nix::unistd::geteuid;
 
-use super::walk::{LOOK, MAX_LINKS, kind};
+use super::walk::{Id, LOOK, MAX_LINKS, id_of, kind};
 use super::{Policy, Publisher, ReadFile, StorageError, Upload};
 
 /// Takes a descriptor that is open for reading.
@@ -56,8 +55,7 @@ pub fn replace(path: &Path) -> Result<Upload, StorageError> {
 /// Where a file is, whatever it is called and whether or not it is there yet.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Place {
-    /// The directory's device and inode.
-    directory: (dev_t, ino_t),
+    directory: Id,
     name: OsString,
 }
 
@@ -67,11 +65,8 @@ pub struct Place {
 /// As [`replace`], as far as it concerns the directory or a link.
 pub fn place(path: &Path) -> Result<Place, StorageError> {
     let (directory, name) = target(path)?;
-    let stat = fstat(&directory)?;
-    Ok(Place {
-        directory: (stat.st_dev, stat.st_ino),
-        name,
-    })
+    let directory = id_of(directory)?;
+    Ok(Place { directory, name })
 }
 
 /// Where a link leads, there the file is replaced or created; the link stays. Returns

@@ -218,16 +218,16 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let base = temp.path().canonicalize().unwrap();
         for directory in ["closed", "elsewhere", "pub/closed"] {
-            fs::create_dir_all(base.join("root").join(directory)).unwrap();
-            fs::write(base.join("root").join(directory).join("f"), "x").unwrap();
+            fs::create_dir_all(base.join("served").join(directory)).unwrap();
+            fs::write(base.join("served").join(directory).join("f"), "x").unwrap();
         }
-        fs::write(base.join("root/closed file"), "x").unwrap();
-        let link = |target: &Path, name: &str| symlink(target, base.join("root").join(name));
+        fs::write(base.join("served/closed file"), "x").unwrap();
+        let link = |target: &Path, name: &str| symlink(target, base.join("served").join(name));
         link(Path::new("."), "top").unwrap();
         link(Path::new("closed"), "theirs").unwrap();
         link(Path::new("elsewhere"), "closed link").unwrap();
         link(&base, "up").unwrap();
-        let directory = crate::file::Directory::open(&base.join("root")).unwrap();
+        let directory = crate::file::Directory::open(&base.join("served")).unwrap();
         let linked = [crate::file::Directory::open(&base).unwrap()];
         let places = Places {
             own_paths: &directory.paths,
@@ -235,7 +235,7 @@ mod tests {
             closed: Some(|name| name.starts_with(b"closed")),
             shut: None,
         };
-        let root = self::directory(&base.join("root"));
+        let root = self::directory(&base.join("served"));
         for resolver in resolvers(&root) {
             let find = |path: &str, flags| {
                 let found = resolver.find(root.as_fd(), path.as_bytes(), flags, places);
@@ -249,7 +249,7 @@ mod tests {
                 "closed link/f",
                 "top/closed link/f",
                 // Through a directory that links may lead to.
-                "up/root/closed/f",
+                "up/served/closed/f",
             ] {
                 let errno = find(closed, OFlag::O_PATH);
                 assert_eq!(errno, Some(Errno::EXDEV), "{resolver:?} {closed}");
@@ -262,7 +262,7 @@ mod tests {
                 "pub/closed/f",
                 "elsewhere/f",
                 "closed file",
-                "up/root/pub/closed/f",
+                "up/served/pub/closed/f",
             ] {
                 assert_eq!(find(open, OFlag::O_PATH), None, "{resolver:?} {open}");
             }

@@ -16,7 +16,7 @@ use mio::{Interest, Registry, Token};
 
 use super::protocol::RESTARTER;
 use crate::file::{reason, with_remedy};
-use crate::host::{Identity, MANAGER_VARIABLES, with_signals_of_others};
+use crate::host::{Identity, hide_manager, with_signals_of_others};
 use crate::net::receive_with_descriptors;
 
 /// After this long a socket that was lost, or not found, is looked for again.
@@ -76,9 +76,7 @@ impl Channel {
                 identity.run_as(&mut shell);
             }
             // The service manager's variables are for the server alone.
-            for name in MANAGER_VARIABLES {
-                shell.env_remove(name);
-            }
+            hide_manager(&mut shell);
             shell
                 .args(["-c", RESTARTER, "tftpd-helper", command])
                 .stdin(Stdio::from(OwnedFd::from(theirs.try_clone()?)))

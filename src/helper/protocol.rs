@@ -187,6 +187,7 @@ mod tests {
     use std::process::{Command, Stdio};
 
     use super::*;
+    use crate::wire::packet::Packet;
 
     /// SIGUSR2 to all of the process group is for the supervisor. It ends a helper that
     /// doesn't expect it, which is started again then.
@@ -215,7 +216,6 @@ mod tests {
             started.wait().unwrap();
         }
     }
-    use crate::wire::packet::Packet;
 
     #[test]
     fn answers_are_read_and_what_makes_no_sense_is_told() {
@@ -290,14 +290,20 @@ mod tests {
         );
     }
 
-    #[test]
-    fn a_question_is_one_line_of_json_whatever_the_client_sent() {
-        let datagram = b"\0\x01a\"\n\xffb\0octet\0BLKSIZE\x001428\0x\"\0\x07\0";
+    /// Question 9, about a client's request.
+    fn question(datagram: &[u8]) -> String {
         let Ok(Packet::Request(request)) = Packet::parse(datagram) else {
             panic!("no request");
         };
         let mut line = String::new();
         put_question(&mut line, 9, "192.0.2.1:7".parse().unwrap(), &request);
+        line
+    }
+
+    #[test]
+    fn a_question_is_one_line_of_json_whatever_the_client_sent() {
+        let datagram = b"\0\x01a\"\n\xffb\0octet\0BLKSIZE\x001428\0x\"\0\x07\0";
+        let line = question(datagram);
         assert_eq!(line.matches('\n').count(), 1);
         let value: Value = serde_json::from_str(&line).unwrap();
         assert_eq!(value["question"], 9);
@@ -311,11 +317,7 @@ mod tests {
     #[test]
     fn an_option_that_comes_twice_is_in_a_question_once() {
         let datagram = b"\0\x01f\0octet\0blksize\x00512\0tsize\x000\0BLKSIZE\x001024\0Tsize\x007\0";
-        let Ok(Packet::Request(request)) = Packet::parse(datagram) else {
-            panic!("no request");
-        };
-        let mut line = String::new();
-        put_question(&mut line, 9, "192.0.2.1:7".parse().unwrap(), &request);
+        let line = question(datagram);
         let options = r#""options":{"blksize":"512","tsize":"0"}}"#;
         assert!(line.trim_end().ends_with(options), "{line}");
     }

@@ -30,7 +30,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{SysconfVar, chroot, fchdir, sysconf};
 
 pub use inherited::{Inherited, InheritedStream};
-pub use notify::{MANAGER_VARIABLES, Notifier};
+pub use notify::{Notifier, hide_manager};
 pub use pid_file::PidFile;
 pub use privileges::{Identity, is_root, user};
 pub use sandbox::Enforcement;

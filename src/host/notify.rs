@@ -9,6 +9,7 @@ use std::io;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use log::debug;
@@ -17,8 +18,8 @@ use nix::errno::Errno;
 use super::privileges::words;
 
 /// What the environment says of the manager and its sockets (`sd_notify(3)`,
-/// `sd_listen_fds(3)`): for this process alone.
-pub const MANAGER_VARIABLES: [&str; 6] = [
+/// `sd_listen_fds(3)`).
+const VARIABLES: [&str; 6] = [
     "NOTIFY_SOCKET",
     "WATCHDOG_PID",
     "WATCHDOG_USEC",
@@ -26,6 +27,14 @@ pub const MANAGER_VARIABLES: [&str; 6] = [
     "LISTEN_FDS",
     "LISTEN_FDNAMES",
 ];
+
+/// Keeps from `command` what the environment says of the manager: it is meant for this
+/// process alone.
+pub fn hide_manager(command: &mut Command) {
+    for variable in VARIABLES {
+        command.env_remove(variable);
+    }
+}
 
 /// The manager's socket, and when it wants to hear from us.
 #[derive(Debug)]

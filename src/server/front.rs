@@ -23,7 +23,7 @@ use crate::host::clock;
 use crate::net::{Batch, ListenSocket};
 use crate::session::{BATCH_BYTES, BATCH_SLOTS, Session};
 use crate::table::Endpoint;
-use crate::wire::packet::Opcode;
+use crate::wire::packet::is_request;
 
 /// How long after an error from the kernel a listener is tried again.
 const RETRY: Duration = Duration::from_millis(10);
@@ -380,7 +380,7 @@ impl Front {
         socket: &ListenSocket,
     ) -> Option<Endpoint> {
         let datagram = (slot < received).then(|| self.batch.get(slot))??;
-        if Opcode::of(datagram.payload).is_some_and(Opcode::is_request) {
+        if is_request(datagram.payload) {
             return None;
         }
         endpoint_of(&datagram, socket)

@@ -27,7 +27,7 @@ use super::{REQUEST_LEN, WORKER};
 use crate::host::clock;
 use crate::net::{Destination, ListenSocket, MAX_DATA_PACKET, Received};
 use crate::table::{Endpoint, Fingerprint, SessionKey};
-use crate::wire::packet::Opcode;
+use crate::wire::packet::is_request;
 
 /// Bytes of the longest datagram that means anything to any process: one byte more than
 /// the largest DATA packet shows a block that is larger than agreed.
@@ -96,7 +96,7 @@ impl Successor {
         let parts = [IoSlice::new(&head), IoSlice::new(datagram.payload)];
         match send_bytes(&self.socket, &parts) {
             Ok(()) => Passed::On,
-            Err(error) if is_request(datagram) || is_gone(&error) => Passed::Refused,
+            Err(error) if is_request(datagram.payload) || is_gone(&error) => Passed::Refused,
             // It doesn't keep up, or the kernel is short of memory.
             Err(_) => Passed::Dropped,
         }
@@ -107,10 +107,6 @@ impl Successor {
 fn is_gone(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected};
     matches!(error.kind(), BrokenPipe | ConnectionReset | NotConnected)
-}
-
-fn is_request(datagram: &Received<'_>) -> bool {
-    Opcode::of(datagram.payload).is_some_and(Opcode::is_request)
 }
 
 fn owner_of(
@@ -129,7 +125,7 @@ fn owner_of(
     let Some(endpoint) = endpoint_of(datagram, socket).or_else(of_group) else {
         return Owner::Elsewhere;
     };
-    let is_request = is_request(datagram);
+    let is_request = is_request(datagram.payload);
     let request = datagram.head(REQUEST_LEN);
     if is_request && requests.merge_with_question(&endpoint, Fingerprint::of(request)) {
         return Owner::Here;

@@ -35,7 +35,7 @@ use super::upgrade::{BY_ITSELF, Program, Trial, Upgrade};
 use super::worker::{END, SOCKETS, STOP};
 use super::{LONGEST_DRAIN, MAX_LISTENERS, handover, logging};
 use crate::file::{reason, with_remedy};
-use crate::host::{self, Inherited, MANAGER_VARIABLES, Notifier, PidFile, clock};
+use crate::host::{self, Inherited, Notifier, PidFile, clock};
 use crate::log::LogFile;
 use crate::log::shown::Addresses;
 
@@ -299,9 +299,7 @@ impl<'a> Supervisor<'a> {
         let stage = slot.prepare(&channel)?;
         let mut command = self.program.command(&Part::Worker.word(number + 1));
         command.stdin(Stdio::from(theirs));
-        for variable in MANAGER_VARIABLES {
-            command.env_remove(variable);
-        }
+        host::hide_manager(&mut command);
         let child = command.spawn()?;
         let pid = Pid::from_raw(child.id().cast_signed());
         let mut process = Process::new(pid, channel, stage);

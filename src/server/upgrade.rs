@@ -26,7 +26,7 @@ use super::opened::identity;
 use super::slot::Slot;
 use super::{handover, logging};
 use crate::file::reason;
-use crate::host::MANAGER_VARIABLES;
+use crate::host::hide_manager;
 use crate::wire::escape::escape;
 
 /// How long a program may take to say that it could take our place.
@@ -164,9 +164,7 @@ impl Trial {
         let (said, theirs) = UnixStream::pair()?;
         said.set_nonblocking(true)?;
         let mut command = program.command(&Part::Trial.word(0));
-        for variable in MANAGER_VARIABLES {
-            command.env_remove(variable);
-        }
+        hide_manager(&mut command);
         let child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())

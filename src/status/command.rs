@@ -197,6 +197,8 @@ fn read_within(stream: impl Read, deadline: Instant) -> io::Result<Vec<u8>> {
     }
 }
 
+const NO_HTTP: &str = "the server there speaks no HTTP";
+
 fn exchange(mut stream: impl Read + Write, host: &str) -> Result<String, String> {
     let said = |error: io::Error| reason(&error);
     let request = format!("GET /status.json HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
@@ -204,7 +206,7 @@ fn exchange(mut stream: impl Read + Write, host: &str) -> Result<String, String>
     let answer = read_within(stream, clock::now() + WHOLE).map_err(said)?;
     let answer = String::from_utf8_lossy(&answer);
     let Some((head, body)) = answer.split_once("\r\n\r\n") else {
-        return Err("the server there speaks no HTTP".into());
+        return Err(NO_HTTP.into());
     };
     // A status code has three digits (RFC 9112 §4). Anything else must not reach the
     // terminal.
@@ -212,7 +214,7 @@ fn exchange(mut stream: impl Read + Write, host: &str) -> Result<String, String>
     match head.split(' ').nth(1).filter(is_code) {
         Some("200") => Ok(body.to_owned()),
         Some(code) => Err(format!("HTTP status {code}")),
-        None => Err("the server there speaks no HTTP".into()),
+        None => Err(NO_HTTP.into()),
     }
 }
 

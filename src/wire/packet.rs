@@ -59,21 +59,19 @@ impl Opcode {
         }
     }
 
-    /// The opcode of a datagram, if TFTP knows it.
-    pub fn of(datagram: &[u8]) -> Option<Self> {
-        let number = datagram.first_chunk().copied()?;
-        Self::from_wire(u16::from_be_bytes(number))
-    }
-
-    /// Whether this is an RRQ or WRQ.
-    pub const fn is_request(self) -> bool {
-        matches!(self, Self::Rrq | Self::Wrq)
-    }
-
     /// The two bytes that stand for this opcode.
     pub const fn to_wire(self) -> [u8; 2] {
         (self as u16).to_be_bytes()
     }
+}
+
+/// Whether a datagram has the opcode of an RRQ or WRQ, whatever follows.
+pub fn is_request(datagram: &[u8]) -> bool {
+    let opcode = datagram.first_chunk().copied().map(u16::from_be_bytes);
+    matches!(
+        opcode.and_then(Opcode::from_wire),
+        Some(Opcode::Rrq | Opcode::Wrq)
+    )
 }
 
 /// The code of an ERROR packet (RFC 1350 §5, table; 8 from RFC 2347).
