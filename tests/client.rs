@@ -2050,6 +2050,14 @@ fn a_file_size_limit_is_a_local_error() {
     }
 }
 
+/// What the client does that may open so few files (`ulimit -n`).
+fn with_open_files(limit: u32, dir: &Path, words: &[&str]) -> Output {
+    let script = format!(r#"ulimit -n {limit}; exec "$0" "$@""#);
+    let mut command = bounded(LIMIT, "sh");
+    command.args(["-c", &script, env!("CARGO_BIN_EXE_tftp")]);
+    command.args(words).current_dir(dir).output().unwrap()
+}
+
 /// Whichever of its descriptors is one too many: it is this end's fault.
 #[test]
 fn too_few_open_files_have_one_status_and_the_systems_words() {
@@ -2068,13 +2076,7 @@ fn too_few_open_files_have_one_status_and_the_systems_words() {
     ] {
         let mut failures = 0;
         for limit in 4..24 {
-            let script = format!(r#"ulimit -n {limit}; exec "$0" "$@""#);
-            let output = bounded(LIMIT, "sh")
-                .args(["-c", &script, env!("CARGO_BIN_EXE_tftp")])
-                .args(words)
-                .current_dir(dir.path())
-                .output()
-                .unwrap();
+            let output = with_open_files(limit, dir.path(), words);
             let told = String::from_utf8_lossy(&output.stderr);
             if status(&output) == 0 {
                 continue;
@@ -2111,13 +2113,7 @@ fn where_open_files_are_enough_for_one_file_they_are_for_several() {
     ] {
         let limited = |limit: u32, words: &[&str]| {
             let dir = tempfile::tempdir().unwrap();
-            let script = format!(r#"ulimit -n {limit}; exec "$0" "$@""#);
-            let output = bounded(LIMIT, "sh")
-                .args(["-c", &script, env!("CARGO_BIN_EXE_tftp")])
-                .args(words)
-                .current_dir(dir.path())
-                .output()
-                .unwrap();
+            let output = with_open_files(limit, dir.path(), words);
             (output, files(dir.path()))
         };
         let enough = (4..24).find(|&limit| status(&limited(limit, alone).0) == 0);

@@ -6,6 +6,17 @@ use std::os::unix::fs::symlink;
 
 use common::*;
 
+/// A file's content, or the code of the ERROR.
+fn read_code(client: &RawClient, name: &str) -> Result<Vec<u8>, u16> {
+    client.read(name).map_err(|(code, _)| code)
+}
+
+/// Whether a new client may write a file, or the code of the ERROR.
+fn write_code(server: &Server, name: &str) -> Result<(), u16> {
+    let written = RawClient::new(server).write(name, b"mine");
+    written.map_err(|(code, _)| code)
+}
+
 #[test]
 fn a_client_with_a_directory_of_its_own_sees_nothing_else() {
     let server = Server::start(&["--per-client-root", "ip"]);
@@ -45,12 +56,10 @@ fn anothers_root_is_closed_to_all_others() {
         "192.0.2.7\\secret",
         "2001:db8::1/secret",
     ] {
-        let read = client.read(name).map_err(|(code, _)| code);
-        assert_eq!(read, Err(2), "{name}");
+        assert_eq!(read_code(&client, name), Err(2), "{name}");
     }
     for name in ["192.0.2.7/secret", "192.0.2.7/new", "192.0.2.8"] {
-        let written = RawClient::new(&server).write(name, b"mine");
-        assert_eq!(written.map_err(|(code, _)| code), Err(2), "{name}");
+        assert_eq!(write_code(&server, name), Err(2), "{name}");
     }
     assert_eq!(server.tree(), before);
 }
@@ -77,8 +86,7 @@ fn anothers_root_is_closed_through_links_too() {
         "absolute/192.0.2.7/secret",
         "tftpboot/pub/secret",
     ] {
-        let read = client.read(name).map_err(|(code, _)| code);
-        assert_eq!(read, Err(2), "{name}");
+        assert_eq!(read_code(&client, name), Err(2), "{name}");
     }
     for name in [
         "tftpboot/192.0.2.7/secret",
@@ -89,8 +97,7 @@ fn anothers_root_is_closed_through_links_too() {
         "tftpboot/192.0.2.8",
         "absolute/192.0.2.8",
     ] {
-        let written = RawClient::new(&server).write(name, b"mine");
-        assert_eq!(written.map_err(|(code, _)| code), Err(2), "{name}");
+        assert_eq!(write_code(&server, name), Err(2), "{name}");
     }
     assert_eq!(server.tree(), before);
     assert_eq!(client.read("tftpboot/pub/f"), Ok(b"all".to_vec()));
@@ -142,17 +149,14 @@ fn anothers_root_is_closed_to_those_whom_rules_lead_to_root() {
             "192.0.2.7/SECRET",
             "2001:DB8:0::1/secret",
         ] {
-            let read = client.read(name).map_err(|(code, _)| code);
-            assert_eq!(read, Err(2), "{roots:?} {name}");
+            assert_eq!(read_code(&client, name), Err(2), "{roots:?} {name}");
         }
         assert!(client.read("theirs/secret").is_err(), "{roots:?}");
         assert_eq!(client.read("common"), Ok(b"all".to_vec()), "{roots:?}");
         // An upload goes to the first, which may have such a name.
         if roots[0] != "img" {
             for name in ["192.0.2.7/secret", "192.0.2.7/new", "192.0.2.8"] {
-                let written = RawClient::new(&server).write(name, b"mine");
-                let code = written.map_err(|(code, _)| code);
-                assert_eq!(code, Err(2), "{roots:?} {name}");
+                assert_eq!(write_code(&server, name), Err(2), "{roots:?} {name}");
             }
         }
         assert_eq!(server.tree(), before);
@@ -177,8 +181,7 @@ fn a_name_that_is_anothers_in_one_directory_is_looked_for_in_the_next() {
     server.file("192.0.2.7/secret", b"theirs");
     let client = RawClient::new(&server);
     assert_eq!(client.read("192.0.2.7/f"), Ok(b"all".to_vec()));
-    let read = client.read("192.0.2.7/secret").map_err(|(code, _)| code);
-    assert_eq!(read, Err(2));
+    assert_eq!(read_code(&client, "192.0.2.7/secret"), Err(2));
 }
 
 /// It isn't served from the common root instead, where its uploads would be
@@ -191,10 +194,8 @@ fn a_client_whose_directory_cannot_be_had_gets_nothing() {
     let own = server.root().join(client.addr().ip().to_string());
     for target in ["/srv/boards/7", "nowhere", "common"] {
         symlink(target, &own).unwrap();
-        let read = client.read("common").map_err(|(code, _)| code);
-        assert_eq!(read, Err(2), "{target}");
-        let written = RawClient::new(&server).write("new", b"x");
-        assert_eq!(written.map_err(|(code, _)| code), Err(2), "{target}");
+        assert_eq!(read_code(&client, "common"), Err(2), "{target}");
+        assert_eq!(write_code(&server, "new"), Err(2), "{target}");
         std::fs::remove_file(&own).unwrap();
     }
     let line = server.wait_for_log(

@@ -245,20 +245,26 @@ fn a_trace_has_its_lines_to_itself() {
     }
 }
 
-#[test]
-fn an_interrupt_ends_the_transfer_and_not_the_prompt() {
+/// A prompt whose `get` has been ended by a signal, which the server is told.
+fn interrupt_transfer(dir: &Path, signal: Signal) -> Terminal {
     let server = UdpSocket::bind("127.0.0.1:0").unwrap();
     let port = server.local_addr().unwrap().port().to_string();
-    let dir = tempfile::tempdir().unwrap();
-    let mut terminal = Terminal::start(dir.path(), &["127.0.0.1", &port]);
+    let mut terminal = Terminal::start(dir, &["127.0.0.1", &port]);
     terminal.command("get file", &[]);
     begin_transfer(&server, 4096);
     let pid = Pid::from_raw(terminal.child.id().cast_signed());
-    kill(pid, Signal::SIGINT).unwrap();
+    kill(pid, signal).unwrap();
     terminal.expect("interrupted");
     let mut buffer = [0; 600];
     let len = server.recv(&mut buffer).unwrap();
     assert_eq!(Packet::parse(&buffer[..len]).error_code(), Some(0));
+    terminal
+}
+
+#[test]
+fn an_interrupt_ends_the_transfer_and_not_the_prompt() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut terminal = interrupt_transfer(dir.path(), Signal::SIGINT);
     terminal.command("status", &["Connected to 127.0.0.1."]);
     terminal.command("quit", &[]);
     // The prompt goes on, but a command has failed.
@@ -270,18 +276,8 @@ fn an_interrupt_ends_the_transfer_and_not_the_prompt() {
 #[test]
 fn a_hang_up_and_a_termination_end_the_prompt_with_the_transfer() {
     for (signal, status) in [(Signal::SIGHUP, 129), (Signal::SIGTERM, 143)] {
-        let server = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let port = server.local_addr().unwrap().port().to_string();
         let dir = tempfile::tempdir().unwrap();
-        let mut terminal = Terminal::start(dir.path(), &["127.0.0.1", &port]);
-        terminal.command("get file", &[]);
-        begin_transfer(&server, 4096);
-        let pid = Pid::from_raw(terminal.child.id().cast_signed());
-        kill(pid, signal).unwrap();
-        terminal.expect("interrupted");
-        let mut buffer = [0; 600];
-        let len = server.recv(&mut buffer).unwrap();
-        assert_eq!(Packet::parse(&buffer[..len]).error_code(), Some(0));
+        let mut terminal = interrupt_transfer(dir.path(), signal);
         let ended = || terminal.child.try_wait().expect("a child of ours");
         let deadline = Instant::now() + PATIENCE;
         let ended = std::iter::repeat_with(ended)
