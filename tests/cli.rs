@@ -602,6 +602,7 @@ fn an_address_may_carry_its_port() {
 #[test]
 fn the_start_is_told_in_one_line() {
     let server = Server::start(&["--read-only"]);
+    server.fence();
     let log = server.log_lines();
     let told: Vec<_> = log.iter().filter(|l| l.contains("listening on")).collect();
     assert_eq!(told.len(), 1, "{log:#?}");

@@ -209,9 +209,10 @@ fn no_control_character_of_a_name_reaches_the_log() {
     let (_, tid) = client.ask(&wrq("new", &[(evil, evil)]));
     client.send_to(&error(0, evil), tid);
     server.wait_ended(client.addr(), 1);
-    let told = server.wait_for_log(|line| line.contains("evil"), PATIENCE);
-    assert!(told.is_some(), "the name is not in the log");
-    for line in server.log_lines() {
+    let lines = server.log_lines();
+    let told = lines.iter().any(|line| line.contains("evil"));
+    assert!(told, "the name is not in the log");
+    for line in lines {
         assert!(!line.chars().any(char::is_control), "{line:?}");
         assert!(!line.starts_with("2024 INFO forged"), "{line:?}");
     }

@@ -384,6 +384,7 @@ fn no_warning_about_uploads_to_the_root_where_a_helper_may_lead_them_elsewhere()
         open_to(dir, 0);
         Command::new(tftpd())
     });
+    server.fence();
     let told = server.log_lines();
     assert!(!told.iter().any(|it| it.contains("no upload")), "{told:?}");
 }

@@ -109,7 +109,7 @@ fn metrics_agree_with_the_log_and_with_promtool() {
     server.wait_ended(client.addr(), 1);
 
     let text = get(status, "/metrics");
-    // The lines of `fence`, which may not have been read yet.
+    // The last line of `fence`, which may come after its answer.
     assert!(server.wait_for_lines(" refused ", 2));
     let log = server.log_lines();
     let field = |line: &str, name: &str| {

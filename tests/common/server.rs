@@ -3,15 +3,19 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs;
-use std::io::{BufRead as _, BufReader};
+use std::io::{self, Read as _};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::FcntlArg::F_SETFL;
+use nix::fcntl::{OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -37,37 +41,51 @@ pub struct Server {
 const MAX_LINES: usize = 20_000;
 
 /// The lines on the server's standard error, as they come.
-#[derive(Default)]
 struct Log {
     state: Mutex<LogState>,
     changed: Condvar,
 }
 
-#[derive(Default)]
 struct LogState {
+    /// Doesn't block. `None` when it is closed: the process has ended.
+    pipe: Option<ChildStderr>,
     lines: VecDeque<String>,
-    /// The pipe is closed: the process has ended.
-    closed: bool,
+    /// The beginning of a line whose end has not come yet.
+    begun: Vec<u8>,
 }
 
 impl Log {
-    fn lock(&self) -> MutexGuard<'_, LogState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// A log that is read from `pipe` all the time, so that the server never waits.
+    fn read_from(pipe: ChildStderr) -> Arc<Self> {
+        fcntl(&pipe, F_SETFL(OFlag::O_NONBLOCK)).expect("a pipe");
+        let ready = pipe.as_fd().try_clone_to_owned().expect("a descriptor");
+        let log = Arc::new(Self {
+            state: Mutex::new(LogState {
+                pipe: Some(pipe),
+                lines: VecDeque::new(),
+                begun: Vec::new(),
+            }),
+            changed: Condvar::new(),
+        });
+        let reader = Arc::clone(&log);
+        thread::spawn(move || {
+            while reader.read().pipe.is_some() {
+                reader.changed.notify_all();
+                let mut ready = [PollFd::new(ready.as_fd(), PollFlags::POLLIN)];
+                // An error would come again from `read`.
+                let _ = poll(&mut ready, PollTimeout::NONE);
+            }
+            reader.changed.notify_all();
+        });
+        log
     }
 
-    fn push(&self, line: String) {
-        let mut state = self.lock();
-        if state.lines.len() == MAX_LINES {
-            state.lines.pop_front();
-        }
-        state.lines.push_back(line);
-        drop(state);
-        self.changed.notify_all();
-    }
-
-    fn close(&self) {
-        self.lock().closed = true;
-        self.changed.notify_all();
+    /// The log with every line that the server has written by now. A test must not miss
+    /// one because the thread hasn't run yet.
+    fn read(&self) -> MutexGuard<'_, LogState> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.read();
+        state
     }
 
     /// Waits until `found` returns something, the process ends or the time is up.
@@ -77,11 +95,11 @@ impl Log {
         mut found: impl FnMut(&LogState) -> Option<T>,
     ) -> Option<T> {
         let deadline = Instant::now() + timeout;
-        let mut state = self.lock();
+        let mut state = self.read();
         loop {
             let hit = found(&state);
             let left = deadline.saturating_duration_since(Instant::now());
-            if hit.is_some() || state.closed || left.is_zero() {
+            if hit.is_some() || state.pipe.is_none() || left.is_zero() {
                 return hit;
             }
             state = self
@@ -89,6 +107,36 @@ impl Log {
                 .wait_timeout(state, left)
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
+        }
+    }
+}
+
+impl LogState {
+    /// Takes in all that is in the pipe.
+    fn read(&mut self) {
+        let mut buffer = [0; 4096];
+        while let Some(pipe) = &mut self.pipe {
+            match pipe.read(&mut buffer) {
+                Ok(0) => self.pipe = None,
+                Ok(length) => self.take_in(&buffer[..length]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) => panic!("the server's log can't be read: {error}"),
+            }
+        }
+    }
+
+    fn take_in(&mut self, bytes: &[u8]) {
+        for part in bytes.split_inclusive(|&byte| byte == b'\n') {
+            self.begun.extend(part);
+            if self.begun.pop_if(|last| *last == b'\n').is_none() {
+                return;
+            }
+            if self.lines.len() == MAX_LINES {
+                self.lines.pop_front();
+            }
+            let line = String::from_utf8_lossy(&self.begun).into_owned();
+            self.lines.push_back(line);
+            self.begun.clear();
         }
     }
 }
@@ -132,7 +180,7 @@ impl Server {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let root = dir.path().join("root");
         fs::create_dir(&root).expect("a root");
-        let child = prepare(dir.path())
+        let mut child = prepare(dir.path())
             .args(["-p", "0"])
             .args(mode)
             .args(args)
@@ -143,29 +191,17 @@ impl Server {
             .spawn()
             .expect("tftpd starts");
         let mut server = Self {
-            log: Arc::default(),
+            log: Log::read_from(child.stderr.take().expect("a pipe")),
             child,
             listening: Vec::new(),
             dir,
         };
-        server.read_log();
         let ready = server
             .wait_for_log(|line| line.contains("listening on "), PATIENCE)
             .unwrap_or_else(|| panic!("{args:?}: not ready: {:#?}", server.log_lines()));
         server.listening = listening(&ready);
         assert!(!server.listening.is_empty(), "no address in {ready:?}");
         server
-    }
-
-    fn read_log(&mut self) {
-        let pipe = self.child.stderr.take().expect("a pipe");
-        let log = Arc::clone(&self.log);
-        thread::spawn(move || {
-            for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
-                log.push(String::from_utf8_lossy(&line).into_owned());
-            }
-            log.close();
-        });
     }
 
     /// Where the server listens; the wildcard address becomes loopback.
@@ -223,9 +259,9 @@ impl Server {
         files
     }
 
-    /// The log so far.
+    /// Every line that the server has written by now.
     pub fn log_lines(&self) -> Vec<String> {
-        self.log.lock().lines.iter().cloned().collect()
+        self.log.read().lines.iter().cloned().collect()
     }
 
     /// The first line, old or new, for which `predicate` holds.
@@ -270,7 +306,7 @@ impl Server {
 
     /// Waits for the process to end; `None` when it still runs after `timeout`.
     pub fn wait_exit(&mut self, timeout: Duration) -> Option<ExitStatus> {
-        let closed = |state: &LogState| state.closed.then_some(());
+        let closed = |state: &LogState| state.pipe.is_none().then_some(());
         self.log.wait_for(timeout, closed)?;
         Some(self.child.wait().expect("a child of ours"))
     }
