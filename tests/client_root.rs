@@ -163,6 +163,99 @@ fn anothers_root_is_closed_to_those_whom_rules_lead_to_root() {
     }
 }
 
+/// Clients' own directories for uploads, too, are closed to all others, also where ROOT
+/// holds them, or where they hold ROOT.
+#[cfg(feature = "uploads")]
+#[test]
+fn anothers_uploads_are_closed_whatever_leads_there() {
+    for further in [
+        &["--no-sandbox"][..],
+        &["--ignore-case"],
+        &["--create-dirs", "--overwrite"],
+        &["--follow-links", "FILES"],
+    ] {
+        let address = own_address().to_string();
+        let args = ["--per-client-root", "ip", "-a", &address];
+        let server = Server::start_prepared(&args, |dir| {
+            let uploads = dir.join("root/files/up");
+            std::fs::create_dir_all(&uploads).expect("a directory");
+            let mut command = std::process::Command::new(tftpd());
+            command.arg("--upload-root").arg(&uploads);
+            for word in further {
+                match *word {
+                    "FILES" => command.arg(dir.join("root/files")),
+                    word => command.arg(word),
+                };
+            }
+            command
+        });
+        server.file("files/up/192.0.2.7/secret", b"theirs");
+        server.file("files/up/2001:db8::1/secret", b"theirs");
+        server.file("files/up/pub/192.0.2.7/f", b"all");
+        server.file("files/192.0.2.7/f", b"all");
+        let link = |target: &str, name: &str| symlink(target, server.root().join(name)).unwrap();
+        link("files/up", "link");
+        link("files/up/192.0.2.7", "theirs");
+        link("up/192.0.2.7/secret", "files/secret");
+        let root = server.root();
+        link(root.join("files/up").to_str().unwrap(), "absolute");
+        link(root.join("files/up/192.0.2.7").to_str().unwrap(), "7");
+        let client = RawClient::new(&server);
+        // The client has no directory of its own, so its upload is everybody's.
+        assert_eq!(write_code(&server, "mine"), Ok(()));
+        assert_eq!(client.read("files/up/mine"), Ok(b"mine".to_vec()));
+        assert_eq!(client.read("files/up/pub/192.0.2.7/f"), Ok(b"all".to_vec()));
+        assert_eq!(client.read("files/192.0.2.7/f"), Ok(b"all".to_vec()));
+        for name in [
+            "files/up/192.0.2.7/secret",
+            "files/x/../up/192.0.2.7/secret",
+            "files/up/2001:DB8:0::1/secret",
+            "files/up/2001:db8::1/secret",
+            "link/192.0.2.7/secret",
+            "theirs/secret",
+            "files/secret",
+            "absolute/192.0.2.7/secret",
+            "7/secret",
+        ] {
+            let read = read_code(&client, name);
+            assert!(matches!(read, Err(1 | 2)), "{further:?} {name}: {read:?}");
+        }
+        assert_eq!(read_code(&client, "files/up/192.0.2.7/secret"), Err(2));
+
+        let own = client.addr().ip().to_string();
+        server.file(&format!("files/up/{own}/first"), b"up");
+        assert_eq!(write_code(&server, "second"), Ok(()));
+        assert!(root.join("files/up").join(&own).join("second").is_file());
+        // For uploads alone: what it reads are the common files.
+        assert_eq!(client.read("files/up/mine"), Ok(b"mine".to_vec()));
+    }
+}
+
+/// An upload could put something in the place of another client's files.
+#[cfg(feature = "uploads")]
+#[test]
+fn anothers_root_is_closed_to_uploads_around_root() {
+    let address = own_address().to_string();
+    let args = ["--per-client-root", "ip", "-a", &address, "--overwrite"];
+    let server = Server::start_prepared(&args, |dir| {
+        let mut command = std::process::Command::new(tftpd());
+        command.arg("--upload-root").arg(dir);
+        command
+    });
+    server.file("192.0.2.7/boot", b"theirs");
+    let before = server.tree();
+    for name in [
+        "root/192.0.2.7/boot",
+        "root/192.0.2.7/new",
+        "root/192.0.2.8",
+    ] {
+        assert_eq!(write_code(&server, name), Err(2), "{name}");
+    }
+    assert_eq!(server.tree(), before);
+    assert_eq!(write_code(&server, "root/new"), Ok(()));
+    assert_eq!(RawClient::new(&server).read("new"), Ok(b"mine".to_vec()));
+}
+
 /// What is another's in one directory may be anybody's in the next.
 #[cfg(feature = "rules")]
 #[test]

@@ -56,7 +56,7 @@ pub use source::{FileSource, MAX_RUN, NetasciiSource};
 pub use upload::Upload;
 pub use upload_rules::{UploadRules, Versions};
 pub use version_name::VersionFormat;
-pub use walk::{Closed, Departure};
+pub use walk::{Departure, OwnName};
 
 /// The file offset of byte `done` of a run at `offset`, in the system's type.
 fn file_offset(offset: u64, done: usize) -> nix::Result<off_t> {

@@ -78,11 +78,13 @@ impl Resolver {
             closed: places.closed,
             ..Places::default()
         };
-        if places.closes(path, flags) {
-            // The kernel doesn't know what is closed.
-            return Walk::new(root, alone).open(path, flags);
-        }
-        let found = match self {
+        // The kernel doesn't know what is closed.
+        let resolver = if places.may_close(path, flags) {
+            Self::Walk
+        } else {
+            self
+        };
+        let found = match resolver {
             Self::Openat2 => {
                 match openat2_in_root(root, path, flags, ResolveFlag::RESOLVE_NO_SYMLINKS) {
                     Err(Errno::ELOOP) if places.closed.is_some() => {
@@ -136,7 +138,7 @@ const OPENAT2_ATTEMPTS: usize = 16;
 mod tests {
     use super::*;
     use crate::file::skipped::skip;
-    use crate::file::walk::{LOOK, MAX_DEPTH, MAX_LINKS};
+    use crate::file::walk::{Closed, LOOK, MAX_DEPTH, MAX_LINKS, id_of};
     use std::fs::{self, File};
     use std::io::Read;
     use std::os::fd::AsFd as _;
@@ -217,7 +219,7 @@ mod tests {
     fn a_closed_directory_is_closed_with_and_without_links() {
         let temp = tempfile::tempdir().unwrap();
         let base = temp.path().canonicalize().unwrap();
-        for directory in ["closed", "elsewhere", "pub/closed"] {
+        for directory in ["closed", "elsewhere", "pub/closed", "pub/up/closed"] {
             fs::create_dir_all(base.join("served").join(directory)).unwrap();
             fs::write(base.join("served").join(directory).join("f"), "x").unwrap();
         }
@@ -227,12 +229,19 @@ mod tests {
         link(Path::new("closed"), "theirs").unwrap();
         link(Path::new("elsewhere"), "closed link").unwrap();
         link(&base, "up").unwrap();
+        link(Path::new("pub/up/closed"), "others").unwrap();
+        link(&base.join("served/pub/up"), "uploads").unwrap();
         let directory = crate::file::Directory::open(&base.join("served")).unwrap();
         let linked = [crate::file::Directory::open(&base).unwrap()];
+        let uploads = crate::file::Directory::open(&base.join("served/pub/up")).unwrap();
+        let closed = Closed {
+            is_own: |name| name.starts_with(b"closed"),
+            holders: [id_of(&directory).unwrap(), id_of(uploads).unwrap()],
+        };
         let places = Places {
             own_paths: &directory.paths,
             linked: &linked,
-            closed: Some(|name| name.starts_with(b"closed")),
+            closed: Some(closed),
             shut: None,
         };
         let root = self::directory(&base.join("served"));
@@ -250,11 +259,23 @@ mod tests {
                 "top/closed link/f",
                 // Through a directory that links may lead to.
                 "up/served/closed/f",
+                // In another directory.
+                "pub/up/closed/f",
+                "others/f",
+                "uploads/closed/f",
+                "up/served/pub/up/closed/f",
             ] {
                 let errno = find(closed, OFlag::O_PATH);
                 assert_eq!(errno, Some(Errno::EXDEV), "{resolver:?} {closed}");
             }
-            for closed in ["closed", "theirs", "top/closed", "closed link"] {
+            for closed in [
+                "closed",
+                "theirs",
+                "top/closed",
+                "closed link",
+                "pub/up/closed",
+                "others",
+            ] {
                 let errno = find(closed, OFlag::O_PATH | OFlag::O_DIRECTORY);
                 assert_eq!(errno, Some(Errno::EXDEV), "{resolver:?} {closed}");
             }

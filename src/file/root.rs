@@ -29,7 +29,7 @@ use super::resolve::Resolver;
 use super::space::Uploads;
 use super::upload::Upload;
 use super::upload_rules::UploadRules;
-use super::walk::{Closed, Departure, Id, LOOK, MAX_DEPTH, Places, id_of, kind};
+use super::walk::{Closed, Departure, Id, LOOK, MAX_DEPTH, OwnName, Places, id_of, kind};
 use crate::wire::packet::Direction;
 
 /// The most leading directories that a client's name may have too many.
@@ -82,7 +82,7 @@ pub struct Root {
     directory: Rc<Directory>,
     /// The way to it, if it is below another root.
     found_by: Option<Box<Reopen>>,
-    /// Which names right below it are other clients' roots.
+    /// Which directories are other clients' roots.
     closed: Option<Closed>,
     /// A directory in and below which nothing can be read.
     shut: Option<Id>,
@@ -151,7 +151,6 @@ impl Root {
     pub fn beside(&self, directory: Directory) -> Result<Self, RootError> {
         let methods = Methods::probe(directory.search()?.as_fd());
         debug!("root {}: {methods}", directory.path().display());
-        let closed = self.closed_in(&directory);
         let directory = Rc::new(directory);
         self.common.uploads.count_as_well(&directory);
         let common = Common {
@@ -164,7 +163,7 @@ impl Root {
         Ok(Self {
             directory,
             found_by: None,
-            closed,
+            closed: self.closed,
             shut: self.shut,
             policy: self.policy,
             methods,
@@ -224,11 +223,19 @@ impl Root {
         self.policy.uploads.min_free()
     }
 
-    /// The same root, but no name or link leads to a directory right in it whose own
-    /// name is `closed`, and no upload gets such a name there.
-    #[must_use]
-    pub fn closing(self, closed: Option<Closed>) -> Self {
-        Self { closed, ..self }
+    /// The same root, but no name or link leads to a directory right in it, or right in
+    /// `other`, that has an own name of somebody's, and no upload gets such a name there.
+    ///
+    /// # Errors
+    /// Whatever the file system says.
+    pub fn closing(self, is_own: OwnName, other: Option<&Self>) -> Result<Self, RootError> {
+        let id = |root: &Self| {
+            let directory = &root.directory;
+            id_of(&**directory).map_err(|errno| directory.error(errno))
+        };
+        let holders = [id(&self)?, id(other.unwrap_or(&self))?];
+        let closed = Some(Closed { is_own, holders });
+        Ok(Self { closed, ..self })
     }
 
     /// The same root, but nothing in or below `directory` can be read.
@@ -264,7 +271,6 @@ impl Root {
         let found_by = Box::new(self.reopen(name));
         let name = Path::new(std::ffi::OsStr::from_bytes(name));
         let paths = self.directory.paths.iter().map(|path| path.join(name));
-        let closed = self.closed_in(&descriptor);
         let directory = Directory {
             descriptor,
             paths: paths.collect(),
@@ -272,7 +278,7 @@ impl Root {
         Ok(Some(Self {
             directory: Rc::new(directory),
             found_by: Some(found_by),
-            closed,
+            closed: self.closed,
             shut: self.shut,
             policy: self.policy,
             methods: self.methods,
@@ -290,16 +296,6 @@ impl Root {
         }
     }
 
-    /// Which names right in `directory` are other clients' roots: the same as here, if it
-    /// is this root, reached another way. If that can't be found out, it counts as this
-    /// root.
-    fn closed_in(&self, directory: impl AsFd) -> Option<Closed> {
-        self.closed.filter(|_| {
-            let there = id_of(directory);
-            there.is_err() || there == id_of(&*self.directory)
-        })
-    }
-
     /// Whether the name alone shows that it is closed here: it is below another client's
     /// root, or a write could put something in that root's place. Links are checked when
     /// the name is opened.
@@ -307,13 +303,14 @@ impl Root {
         let (first, after) = name::split_first(name);
         let is_below = !after.is_empty();
         let is_meant = is_below || direction == Direction::Write;
-        is_meant && self.closed.is_some_and(|closed| closed(first))
+        is_meant && self.closes_in(&*self.directory, first)
     }
 
-    /// Whether `directory` is this root itself, and a file of this name in it would be
-    /// in the place of another client's root.
-    fn closes_in(&self, directory: &OwnedFd, name: &[u8]) -> bool {
-        self.closed_in(directory).is_some_and(|closed| closed(name))
+    /// Whether what has this name in `directory` is another client's root, or would be in
+    /// the place of one. If that can't be found out, it counts as one.
+    fn closes_in(&self, directory: impl AsFd, name: &[u8]) -> bool {
+        let closed = self.closed.as_ref();
+        closed.is_some_and(|closed| closed.closes(directory, name).unwrap_or(true))
     }
 
     /// Whether a name that isn't there may stand for one that differs in the case

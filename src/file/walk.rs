@@ -27,15 +27,29 @@ pub(super) struct Places<'a> {
     pub(super) own_paths: &'a [PathBuf],
     /// Other directories.
     pub(super) linked: &'a [Directory],
-    /// Which directories right in the root are closed, by their names, whatever name or
-    /// link leads there.
+    /// Which directories are closed, whatever name or link leads there.
     pub(super) closed: Option<Closed>,
     /// A directory that no name leads to or through.
     pub(super) shut: Option<Id>,
 }
 
-/// Whether a directory of this name is closed.
-pub type Closed = fn(&[u8]) -> bool;
+/// Whether a name is one that a directory of somebody's own has.
+pub type OwnName = fn(&[u8]) -> bool;
+
+/// Directories that are closed to all whose own they aren't.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Closed {
+    pub(super) is_own: OwnName,
+    /// The directories that they are right in: two, or one twice.
+    pub(super) holders: [Id; 2],
+}
+
+impl Closed {
+    /// Whether what has this name in `directory` is closed.
+    pub(super) fn closes(&self, directory: impl AsFd, name: &[u8]) -> Result<bool> {
+        Ok((self.is_own)(name) && self.holders.contains(&id_of(directory)?))
+    }
+}
 
 /// A link that leads out of all directories that may be read.
 #[derive(Debug, PartialEq, Eq)]
@@ -49,11 +63,20 @@ pub struct Departure {
 }
 
 impl Places<'_> {
-    /// Whether the first directory of `path`, which begins in the root, is closed.
-    pub(super) fn closes(self, path: &[u8], flags: OFlag) -> bool {
-        let (first, after) = split_first(path);
-        let is_directory = !after.is_empty() || flags.contains(OFlag::O_DIRECTORY);
-        is_directory && self.closed.is_some_and(|closed| closed(first))
+    /// Whether a directory of `path` has such a name that it may be closed.
+    pub(super) fn may_close(self, path: &[u8], flags: OFlag) -> bool {
+        let Some(closed) = self.closed else {
+            return false;
+        };
+        let (mut name, mut after) = split_first(path);
+        while !name.is_empty() {
+            let is_directory = !after.is_empty() || flags.contains(OFlag::O_DIRECTORY);
+            if is_directory && (closed.is_own)(name) {
+                return true;
+            }
+            (name, after) = split_first(after);
+        }
+        false
     }
 
     /// The link by which `path` leaves `root` and all the other places.
@@ -106,7 +129,6 @@ impl<'a> Walk<'a> {
         let mut path = path.to_vec();
         let mut walked = 0;
         loop {
-            let before = walked;
             let (component, after) = split_first(path.get(walked..).unwrap_or_default());
             let next = path.len() - after.len();
             match component {
@@ -118,9 +140,10 @@ impl<'a> Walk<'a> {
                     let found = openat(here, name, LOOK | OFlag::O_NOFOLLOW, Mode::empty())?;
                     match kind(&fstat(&found)?) {
                         SFlag::S_IFLNK => {
-                            let way = path.get(before..).unwrap_or_default();
-                            if self.places.closes(way, flags) && self.is_in_root()? {
-                                return Err(Errno::EXDEV);
+                            let is_directory =
+                                !after.is_empty() || flags.contains(OFlag::O_DIRECTORY);
+                            if is_directory {
+                                self.check_closed(name)?;
                             }
                             // Through the link's own descriptor and an empty path:
                             // what was looked at is what is read.
@@ -148,20 +171,20 @@ impl<'a> Walk<'a> {
         self.entered.last().map_or(start, AsFd::as_fd)
     }
 
-    /// Whether we are in the root itself, whichever way we came: a directory that links
-    /// may lead to can contain the root.
-    fn is_in_root(&self) -> Result<bool> {
-        let is_start = self.entered.is_empty() && self.linked.is_none();
-        Ok(is_start || id_of(self.here())? == id_of(self.root)?)
+    /// Fails if the directory `name` here is closed, whichever way we came: a directory
+    /// that links may lead to can contain the root.
+    fn check_closed(&self, name: &[u8]) -> Result<()> {
+        match self.places.closed {
+            Some(closed) if closed.closes(self.here(), name)? => Err(Errno::EXDEV),
+            _ => Ok(()),
+        }
     }
 
     fn enter(&mut self, directory: OwnedFd, name: &[u8]) -> Result<()> {
         if self.entered.len() == MAX_DEPTH {
             return Err(Errno::ENAMETOOLONG);
         }
-        if self.places.closed.is_some_and(|closed| closed(name)) && self.is_in_root()? {
-            return Err(Errno::EXDEV);
-        }
+        self.check_closed(name)?;
         if self
             .places
             .shut

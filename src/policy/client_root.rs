@@ -15,7 +15,7 @@ use log::debug;
 
 use super::hardware;
 use super::work::Work;
-use crate::file::{Closed, Root, StorageError, with_remedy};
+use crate::file::{OwnName, Root, StorageError, with_remedy};
 
 /// What a client's directory is named after.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -129,9 +129,9 @@ impl ClientRoots {
         }
     }
 
-    /// Which directories of the common root are closed: those that may be a client's
-    /// root.
-    pub fn closed(&self) -> Closed {
+    /// Which directories right in the common roots are closed: those with names that a
+    /// client's root may have.
+    pub fn own_name(&self) -> OwnName {
         match self {
             Self::ByIp => is_ip_address,
             Self::ByMac(..) => is_hardware_address,
@@ -249,7 +249,7 @@ mod tests {
             (&by_mac, "aa-bb-cc-dd-ee/x", false, false),
             (&by_mac, "192.0.2.7/x", false, false),
         ] {
-            let common = common.clone().closing(Some(roots.closed()));
+            let common = common.clone().closing(roots.own_name(), None).unwrap();
             let name = common.name(spelled.as_bytes(), Direction::Read).unwrap();
             assert_eq!(common.closes(&name, Direction::Read), reading, "{spelled}");
             assert_eq!(common.closes(&name, Direction::Write), writing, "{spelled}");

@@ -186,14 +186,21 @@ impl Served {
         seed: u64,
         now: Instant,
     ) -> Result<Policy, Box<dyn Error>> {
-        let closed = self.client_roots.as_ref().map(ClientRoots::closed);
-        let (root, upload_root) = roots(args, self.root, self.linked, self.uploads)?;
-        let root = root.closing(closed);
+        let (mut root, mut upload_root) = roots(args, self.root, self.linked, self.uploads)?;
+        if let Some(client_roots) = &self.client_roots {
+            // Either may be in the other.
+            let is_own = client_roots.own_name();
+            let uploads = upload_root.clone();
+            upload_root = upload_root
+                .map(|it| it.closing(is_own, Some(&root)))
+                .transpose()?;
+            root = root.closing(is_own, uploads.as_ref())?;
+        }
         Ok(Policy {
             access: access(args),
             rules: self.rules.map(|rules| rules.serve(&root)).transpose()?,
             root,
-            upload_root: upload_root.map(|root| root.closing(closed)),
+            upload_root,
             client_roots: self.client_roots,
             map_file: self.map_file,
             allowance: WorkAllowance::new(seed, now).into(),
