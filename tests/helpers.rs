@@ -365,6 +365,56 @@ fn a_helper_inherits_no_blocked_signal() {
     }
 }
 
+/// A helper that waits with `select` can't use descriptors above 1023.
+#[test]
+#[cfg(feature = "workers")]
+fn a_helper_may_open_as_many_files_as_the_server_was_started_with() {
+    for (args, upgrades) in [
+        (&[][..], 0),
+        (&["--workers", "2"], 0),
+        (&["--workers", "1"], 1),
+    ] {
+        let address = own_address().to_string();
+        let all = [&["-a", &address], args].concat();
+        let server = Server::start_prepared(&all, |directory| {
+            let limits = directory.join("limits");
+            let script = format!(
+                "echo $(ulimit -Sn) $(ulimit -Hn) >>{}; cat",
+                limits.display()
+            );
+            let mut command = Command::new("prlimit");
+            command.args(["--nofile=200:300", tftpd(), "--helper", &script]);
+            command
+        });
+        let path = server.outside().join("limits");
+        let helpers = args.get(1).map_or(1, |it| it.parse().expect("a number"));
+        let limits = |count: usize| {
+            let deadline = Instant::now() + PATIENCE;
+            let read = || fs::read_to_string(&path).unwrap_or_default();
+            while read().lines().count() < count && Instant::now() < deadline {
+                thread::sleep(millis(10));
+            }
+            read()
+        };
+        assert_eq!(limits(helpers), "200 300\n".repeat(helpers), "{args:?}");
+        if upgrades > 0 {
+            assert!(server.wait_for_lines("serving with ", 1));
+            server.signal(Signal::SIGUSR2);
+            assert_eq!(
+                limits(helpers + 1),
+                "200 300\n".repeat(helpers + 1),
+                "{args:?}"
+            );
+        }
+        // The server itself uses all that it may.
+        let own = server.pid();
+        let own = fs::read_to_string(format!("/proc/{own}/limits")).expect("a process");
+        let own = own.lines().find(|it| it.starts_with("Max open files"));
+        let words: Vec<_> = own.expect("a line").split_whitespace().collect();
+        assert_eq!(words[3..5], ["300", "300"], "{args:?}");
+    }
+}
+
 #[test]
 fn a_slow_helper_delays_only_those_it_is_asked_about_and_is_asked_once() {
     let (server, mut helper, _listener) = start(&["--ask", "slow/**", "--ask-timeout", "400"]);

@@ -22,7 +22,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::sysinfo::sysinfo;
@@ -212,6 +212,30 @@ pub fn raise_open_files() -> io::Result<u64> {
         return Ok(hard.into());
     }
     Ok(soft.into())
+}
+
+/// How many files the process may open before it raises that.
+///
+/// # Errors
+/// Whatever the kernel says.
+pub fn open_files() -> io::Result<rlim_t> {
+    Ok(getrlimit(Resource::RLIMIT_NOFILE)?.0)
+}
+
+/// Runs `start`, which starts a program, with the limit on open files that was `inherited`:
+/// some programs can't cope with a higher one, and each passes its own on. Files that are
+/// open stay open.
+pub fn with_inherited_open_files<T>(inherited: rlim_t, start: impl FnOnce() -> T) -> T {
+    let limits = getrlimit(Resource::RLIMIT_NOFILE);
+    if let Ok((_, hard)) = limits {
+        // To lower it is always allowed, and so is to raise it again.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, inherited, hard);
+    }
+    let started = start();
+    if let Ok((soft, hard)) = limits {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, soft, hard);
+    }
+    started
 }
 
 /// Bytes of memory that the machine has, or the container, if that is known.

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use log::{error, info, warn};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::rlim_t;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -68,6 +69,9 @@ struct Supervisor<'a> {
     program: Program,
     slots: Vec<Slot>,
     signals: SignalFd,
+    /// The limit on open files that it was started with. The workers start their helpers
+    /// with it.
+    open_files: rlim_t,
     notifier: Option<Notifier>,
     log_file: Option<LogFile>,
     /// Removed at the end.
@@ -108,8 +112,8 @@ impl<'a> Supervisor<'a> {
                     .into(),
             );
         }
-        // The supervisor holds every worker's sockets, and the workers inherit the
-        // limit.
+        // The supervisor holds every worker's sockets.
+        let open_files = host::open_files()?;
         host::raise_open_files()?;
         let log_file = logging::start(args, false)?;
         give_log_away(args, log_file.as_ref())?;
@@ -133,6 +137,7 @@ impl<'a> Supervisor<'a> {
             program,
             slots,
             signals,
+            open_files,
             notifier,
             log_file,
             _pid_file: pid_file,
@@ -300,7 +305,7 @@ impl<'a> Supervisor<'a> {
         let mut command = self.program.command(&Part::Worker.word(number + 1));
         command.stdin(Stdio::from(theirs));
         host::hide_manager(&mut command);
-        let child = command.spawn()?;
+        let child = host::with_inherited_open_files(self.open_files, || command.spawn())?;
         let pid = Pid::from_raw(child.id().cast_signed());
         let mut process = Process::new(pid, channel, stage);
         process.answer_by = Some(clock::now() + START);
@@ -516,7 +521,7 @@ impl<'a> Supervisor<'a> {
                 return;
             }
             Upgrade::Passed if !is_starting => {
-                let Err(failure) = self.program.execute(&self.slots);
+                let Err(failure) = self.program.execute(&self.slots, self.open_files);
                 failure
             }
             _ => return,

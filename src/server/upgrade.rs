@@ -18,6 +18,7 @@ use std::path::{self, Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::rlim_t;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::{Pid, dup2_stdin};
 
@@ -26,7 +27,7 @@ use super::opened::identity;
 use super::slot::Slot;
 use super::{handover, logging};
 use crate::file::reason;
-use crate::host::hide_manager;
+use crate::host::{hide_manager, with_inherited_open_files};
 use crate::wire::escape::escape;
 
 /// How long a program may take to say that it could take our place.
@@ -112,9 +113,9 @@ impl Program {
         command
     }
 
-    /// Executes it in place of the running program. A trial must have passed, and no
-    /// process may be starting.
-    pub(super) fn execute(&self, slots: &[Slot]) -> Result<Infallible, String> {
+    /// Executes it in place of the running program, with the limit `open_files` that this
+    /// one was started with. A trial must have passed, and no process may be starting.
+    pub(super) fn execute(&self, slots: &[Slot], open_files: rlim_t) -> Result<Infallible, String> {
         let leave = || {
             Ok((
                 handover::leave(slots)?,
@@ -122,12 +123,12 @@ impl Program {
             ))
         };
         let (state, input) = leave().map_err(|error: io::Error| reason(&error))?;
-        let error = self
-            .command(&Part::Resumed.word(0))
+        let mut command = self.command(&Part::Resumed.word(0));
+        command
             .env_remove("LISTEN_FDS")
             .env_remove("LISTEN_PID")
-            .stdin(Stdio::from(state))
-            .exec();
+            .stdin(Stdio::from(state));
+        let error = with_inherited_open_files(open_files, || command.exec());
         // A failed exec leaves the handover socket as standard input and SIGPIPE at its
         // default, which would kill us once the log's reader is gone: restore the
         // first, block the second.
