@@ -415,6 +415,40 @@ fn a_helper_may_open_as_many_files_as_the_server_was_started_with() {
     }
 }
 
+/// A client that asks again from another port, as many do, never answers the first.
+#[test]
+fn a_client_that_gave_up_on_a_slow_helper_is_not_taken_for_one_behind_a_firewall() {
+    let asks = ["--ask", "slow/**", "--ask-timeout", "20s"];
+    let (server, mut helper, _listener) =
+        start(&[&asks[..], &["-t", "50", "--retries", "1"]].concat());
+    server.file("slow/f", b"f");
+    server.file("f", b"f");
+    for (name, is_asked, hint) in [
+        (
+            "slow/f",
+            true,
+            "asked again from another port, while the helper",
+        ),
+        ("f", false, "no answer ever came: does a firewall"),
+    ] {
+        let client = RawClient::new(&server);
+        client.send(&rrq(name, &[("blksize", "1000")]));
+        if is_asked {
+            let (number, _) = helper.question();
+            thread::sleep(millis(300));
+            helper.answer(number, "");
+        }
+        assert!(matches!(client.expect().0, Packet::Oack(_)));
+        let told =
+            |line: &str| line.contains(&format!("file=\"{name}\"")) && line.contains("hint=");
+        let line = server.wait_for_log(told, PATIENCE);
+        assert!(
+            line.as_ref().is_some_and(|it| it.contains(hint)),
+            "{name}: {line:?}"
+        );
+    }
+}
+
 #[test]
 fn a_slow_helper_delays_only_those_it_is_asked_about_and_is_asked_once() {
     let (server, mut helper, _listener) = start(&["--ask", "slow/**", "--ask-timeout", "400"]);

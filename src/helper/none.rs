@@ -43,6 +43,7 @@ pub enum Answer {
 /// As in `helper`; nothing waits.
 #[derive(Debug)]
 pub struct Waiting {
+    pub(crate) since: Instant,
     pub(crate) endpoint: Endpoint,
     pub(crate) fingerprint: Fingerprint,
     pub(crate) datagram: Box<[u8]>,

@@ -19,6 +19,8 @@ const MAX_OF_NETWORK: usize = 128;
 /// A request that waits for an answer.
 #[derive(Debug)]
 pub struct Waiting {
+    /// When it came.
+    pub since: Instant,
     /// Where it came from and to.
     pub endpoint: Endpoint,
     /// Tells it from other requests.
@@ -107,7 +109,9 @@ mod tests {
     fn questions_are_bounded_and_a_repeated_request_is_none() {
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let listener = ListenSocket::bind(any, Binding::default()).unwrap();
+        let start = clock::now();
         let waiting = |client: [u8; 4], port, request: &[u8]| Waiting {
+            since: start,
             endpoint: Endpoint {
                 peer: (client, port).into(),
                 local: Ipv4Addr::LOCALHOST.into(),
@@ -117,7 +121,6 @@ mod tests {
             listener: listener.clone(),
             interface: None,
         };
-        let start = clock::now();
         let later = start + Duration::from_secs(1);
         let mut questions = Questions::default();
         let first = waiting([192, 0, 2, 1], 7, b"a");

@@ -4,7 +4,7 @@
 //! sessions, except to repeat an answer.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use log::debug;
 
@@ -40,8 +40,13 @@ const BROADCASTS: u32 = 100;
 /// Client networks told apart by these limits.
 const NETWORKS: usize = 256;
 
-/// Where a request came in.
+/// A request that waited this long for the helper's answer may have been asked again from
+/// another port meanwhile, or earlier: then one of the two is never answered.
+const LATE: Duration = Duration::from_millis(100);
+
+/// Where and when a request came in.
 struct Arrival<'a> {
+    at: Instant,
     listener: &'a ListenSocket,
     endpoint: Endpoint,
     /// The kernel's number for the interface, if known.
@@ -161,6 +166,7 @@ impl Requests {
             }
             Ok(Packet::Request(request)) if peer.port() != 0 => {
                 let arrival = Arrival {
+                    at: now,
                     listener,
                     endpoint,
                     interface: datagram.interface,
@@ -222,6 +228,7 @@ impl Requests {
         floor: &mut Floor,
     ) {
         let &Arrival {
+            at,
             listener,
             endpoint,
             interface,
@@ -255,7 +262,7 @@ impl Requests {
             answer,
             gives_way,
         };
-        let (session, section) = match self.opener.open(&asked, floor) {
+        let (mut session, section) = match self.opener.open(&asked, floor) {
             Ok(opened) => opened,
             Err(refusal) if answer.is_none() && self.asks_after(&refusal, request) => {
                 self.ask(now, arrival, fingerprint, floor);
@@ -266,6 +273,10 @@ impl Requests {
                 return;
             }
         };
+        let waited = now.saturating_duration_since(at);
+        if waited >= LATE {
+            session.note_wait_before(waited);
+        }
         if !floor.may_answer(now, &session) {
             let reason = "too many clients that never answered are being served";
             self.shed(now, endpoint.peer, reason, floor);
@@ -313,6 +324,7 @@ impl Requests {
         floor: &mut Floor,
     ) {
         let waiting = Waiting {
+            since: arrival.at,
             endpoint: arrival.endpoint,
             fingerprint,
             datagram: arrival.datagram.into(),
@@ -347,6 +359,7 @@ impl Requests {
                 continue;
             }
             let arrival = Arrival {
+                at: waiting.since,
                 listener: &waiting.listener,
                 endpoint: waiting.endpoint,
                 interface: waiting.interface,

@@ -97,7 +97,10 @@ pub(super) fn hint(
 /// The peer fell silent.
 fn silence(session: &Session, progress: Progress) -> Option<&'static str> {
     if !progress.verified {
-        return Some(if session.shares_its_port() {
+        return Some(if session.waited().before > Duration::ZERO {
+            "no answer ever came: the client gave up, or asked again from another port, while \
+             the helper was waited for"
+        } else if session.shares_its_port() {
             "no answer ever came: does a firewall drop what we send?"
         } else {
             "no answer ever came: does a firewall or NAT drop packets from our new port? \
@@ -224,6 +227,7 @@ mod tests {
                 bytes,
                 took: Duration::from_secs(seconds),
                 waited: Waited {
+                    before: Duration::ZERO,
                     file: Duration::from_secs(disk_waited),
                     peer: Duration::from_secs(client_waited),
                 },

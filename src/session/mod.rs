@@ -97,6 +97,8 @@ pub enum Line {
 /// How long a transfer has waited, in all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Waited {
+    /// Before it began, where that is told: its peer may have given up.
+    pub before: Duration,
     /// For its file.
     pub file: Duration,
     /// For its peer, where that took much longer than a round trip.
@@ -405,6 +407,11 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
     fn longest_answer(&self) -> Duration {
         let usual = self.transfer.round_trip().unwrap_or_default() * USUAL;
         usual.max(PAUSE)
+    }
+
+    /// Notes that its request waited so long before it began.
+    pub fn note_wait_before(&mut self, took: Duration) {
+        self.file_wait.waited_before(took);
     }
 
     /// How long it has waited so far, and for what.

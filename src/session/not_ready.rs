@@ -116,6 +116,11 @@ impl FileWait {
         }
     }
 
+    /// Notes that the request waited for this long before the transfer began.
+    pub(super) fn waited_before(&mut self, took: Duration) {
+        self.0.get_or_insert_default().waited.before = took;
+    }
+
     /// Notes that the peer paused for this long.
     pub(super) fn paused(&mut self, took: Duration) {
         self.0.get_or_insert_default().waited.peer += took;
