@@ -1371,6 +1371,14 @@ fn standard_output_that_is_the_files_gets_no_line_of_the_prompts() {
     let output = run(dir.path(), &["-v", &host, &port, "-c", "get", "file"]);
     let lines = String::from_utf8_lossy(&output.stdout);
     assert!(lines.contains("Received 3000"), "{}", said(&output));
+    // Without -v, only failures have a line, as such scripts expect.
+    let output = run(dir.path(), &[&*host, &port, "-c", "get", "file"]);
+    assert_eq!(&*said(&output), "[exit status: 0]");
+    let output = run(dir.path(), &[&*host, &port, "-c", "get", "no", "a", "b"]);
+    for name in ["no", "a", "b"] {
+        let told = format!("tftp: tftp://{host}:{port}/{name}: Error code 1: File not found\n");
+        assert!(said(&output).contains(&told), "{}", said(&output));
+    }
 }
 
 /// And of the user's own file nothing is said in the words of a server.
@@ -2243,7 +2251,7 @@ fn a_link_local_address_has_its_zone() {
 fn arguments_without_a_file_name_are_quoted() {
     let dir = tempfile::tempdir().unwrap();
     for word in ["127.0.0.1:", "tftp://127.0.0.1/", "tftp://127.0.0.1"] {
-        let told = format!("tftp: no file is named in '{word}'");
+        let told = format!("tftp: no file is named in '{word}'; write tftp://HOST/FILE");
         for args in [&["get", word][..], &["probe", word]] {
             assert_status(&run(dir.path(), args), 64, &[&told]);
         }

@@ -147,7 +147,10 @@ fn a_session_on_a_terminal() {
             "Sent 3000 bytes in ",
         ],
     );
-    // Tab completes commands and local names.
+    // Tab completes commands and local names, with quotes where a name needs them.
+    fs::write(dir.path().join("my (old) file"), "old").unwrap();
+    let putting = format!("putting my (old) file to {host}:my (old) file [octet]");
+    terminal.command("put my\t", &[&putting, "Sent 3 bytes in "]);
     terminal.command("sta\t", &["Mode: octet Verbose: on Tracing: off"]);
     terminal.command("put c\t d", &["putting c to", "Sent 3000 bytes in "]);
     terminal.command("get nothing", &["Error code 1: File not found"]);
@@ -159,6 +162,8 @@ fn a_session_on_a_terminal() {
     terminal.command("\x1b[A\x1b[A", &["Error code 1: File not found"]);
     terminal.command("connect", &["(to) "]);
     terminal.press(&format!("{host} {port}\r"));
+    terminal.command("verbose", &["Verbose mode off."]);
+    terminal.command("get a", &["a: Received 100000 bytes in "]);
     terminal.command("quit", &[]);
     // One command has failed.
     assert_eq!(terminal.end().code(), Some(1));
@@ -166,6 +171,30 @@ fn a_session_on_a_terminal() {
     assert_same("get", &fs::read(dir.path().join("b")).unwrap(), &a);
     assert_same("put", &fs::read(server.root().join("c")).unwrap(), &c);
     assert_same("put", &fs::read(server.root().join("d")).unwrap(), &c);
+    let old = fs::read(server.root().join("my (old) file")).unwrap();
+    assert_same("put", &old, b"old");
+}
+
+/// Standard output may be a file, even if a person types the commands.
+#[test]
+fn without_a_terminal_on_standard_output_the_prompt_is_on_standard_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let OpenptyResult { master, slave } = openpty(None, None).expect("a terminal");
+    let mut keyboard = File::from(master);
+    let child = Command::new(TFTP)
+        .current_dir(dir.path())
+        .stdin(Stdio::from(slave))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    keyboard.write_all(b"mode\nquit\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    let [shown, asked] = [&output.stdout, &output.stderr].map(|it| String::from_utf8_lossy(it));
+    assert_eq!(
+        (&*shown, &*asked),
+        ("Using octet mode to transfer files.\n", "tftp> tftp> ")
+    );
 }
 
 /// Plays a server up to the middle of a transfer; returns the client's address.
@@ -320,22 +349,23 @@ fn a_pipe_is_obeyed_line_by_line() {
     let peer = [&*host, &*port];
     let connected = format!("connect {host} {port}\n");
     let asked = format!("connect\n{host} {port}\nget\na\n");
+    let missing = format!("tftp: tftp://{host}:{port}/nothing: Error code 1: File not found\n");
     for (args, lines, status, texts) in [
         (&peer[..], "get a\nquit\n", 0, &[][..]),
         (&peer, "get a", 0, &[]),
-        (
-            &peer,
-            "get nothing\nget a\nquit\nget b\n",
-            1,
-            &["Error code 1: File not found"],
-        ),
+        (&peer, "get nothing\nget a\nquit\nget b\n", 1, &[&*missing]),
         (&[], &connected, 0, &[]),
-        (&[], &asked, 0, &["(to) ", "(files) "]),
-        (&peer, "put\n\n", 64, &["(file) ", "usage: put"]),
+        (&[], &asked, 0, &["a: Received 1 bytes in "]),
+        (&peer, "put\n\n", 64, &["usage: put"]),
         (&[], "get a\n", 64, &["No target machine specified."]),
         (&[], "connect no-such-host.invalid\n", 68, &["unknown host"]),
-        (&peer, "frobnicate\n", 64, &["?Invalid command"]),
-        (&peer, "t\n", 64, &["?Ambiguous command"]),
+        (
+            &peer,
+            "frobnicate\n",
+            64,
+            &["?Invalid command frobnicate; try help"],
+        ),
+        (&peer, "t\n", 64, &["?Ambiguous command t; try help"]),
         (
             &peer,
             "ver\nget a b sub/c\n",
@@ -408,6 +438,26 @@ fn a_pipe_is_obeyed_line_by_line() {
     for (name, local) in [("a", "a"), ("b", "b"), ("sub/c", "c"), ("d:e", "d:e")] {
         assert_eq!(fs::read(dir.path().join(local)).unwrap(), name.as_bytes());
     }
+}
+
+#[test]
+fn each_of_several_files_has_a_line_that_names_it() {
+    let server = Server::start(&[]);
+    let dir = tempfile::tempdir().unwrap();
+    let (host, port) = (server.addr().ip().to_string(), server.port().to_string());
+    server.file("b", b"b");
+    server.file("sub/c", b"c");
+    let output = feed(dir.path(), &[&host, &port], "get no never b sub/c\n");
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let lines: Vec<_> = errors.lines().collect();
+    let missing = |name| format!("tftp: tftp://{host}:{port}/{name}: Error code 1: File not found");
+    assert_eq!(lines[..2], [missing("no"), missing("never")], "{errors}");
+    assert!(lines[2].starts_with("b: Received 1 bytes in "), "{errors}");
+    assert!(
+        lines[3].starts_with("sub/c: Received 1 bytes in "),
+        "{errors}"
+    );
 }
 
 #[test]
@@ -492,15 +542,30 @@ fn a_trace_is_no_part_of_a_file_on_standard_output() {
         assert_eq!(output.stdout, b"bytes", "{command}: {}", said(&output));
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(errors.contains(told), "{command}: {errors}");
-        // Without -q, only the prompt that was there before.
-        let output = feed(dir.path(), &[&host, &port], &lines);
-        assert_eq!(
-            output.stdout,
-            b"tftp> bytes",
-            "{command}: {}",
-            said(&output)
-        );
     }
+    // Neither a prompt nor what is told of other files.
+    fs::write(dir.path().join("here"), "here").unwrap();
+    let lines = "get f\nput here\nget f -\nget f\n";
+    let output = feed(dir.path(), &[&host, &port], lines);
+    assert_eq!(output.stdout, b"bytes", "{}", said(&output));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let told: Vec<_> = errors.lines().map(|it| &it[..it.len().min(12)]).collect();
+    assert_eq!(
+        told,
+        [
+            "f: Received ",
+            "here: Sent 4",
+            "f: Received ",
+            "f: Received "
+        ],
+        "{errors}"
+    );
+    // Nor anything with --quiet.
+    let output = feed(dir.path(), &["-q", &host, &port], "get f\nget f -\n");
+    assert_eq!(
+        (&*output.stdout, &*output.stderr),
+        (&b"bytes"[..], &b""[..])
+    );
 }
 
 #[test]

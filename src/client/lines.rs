@@ -3,7 +3,7 @@
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
-use rustyline::completion::{Completer, FilenameCompleter, Pair};
+use rustyline::completion::{Completer, FilenameCompleter, Pair, unescape};
 use rustyline::error::ReadlineError;
 use rustyline::highlight::Highlighter;
 use rustyline::hint::Hinter;
@@ -27,7 +27,8 @@ pub(super) enum Line {
 /// The source of lines.
 pub(super) enum Lines {
     Terminal(Box<Editor<CommandHelper, DefaultHistory>>),
-    Pipe,
+    /// As they are, from a pipe or without editing.
+    Plain,
 }
 
 impl Lines {
@@ -43,13 +44,12 @@ impl Lines {
                 editor.set_helper(Some(CommandHelper(FilenameCompleter::new())));
                 Self::Terminal(Box::new(editor))
             }
-            // A prompt without editing is still a prompt.
-            _ => Self::Pipe,
+            _ => Self::Plain,
         }
     }
 
-    /// Asks for a line. The prompt is shown on a pipe as well: a program may be reading
-    /// standard output in place of a terminal.
+    /// Asks for a line. Only a person is shown the prompt, and never on a standard output
+    /// that may be a file's.
     pub(super) fn next(&mut self, prompt: &str) -> Line {
         match self {
             Self::Terminal(editor) => match editor.readline(prompt) {
@@ -57,10 +57,10 @@ impl Lines {
                 Err(ReadlineError::Interrupted) => Line::Interrupted,
                 Err(_) => Line::End,
             },
-            Self::Pipe => {
-                let mut stdout = io::stdout();
-                let _ = stdout.write_all(prompt.as_bytes());
-                let _ = stdout.flush();
+            Self::Plain => {
+                if io::stdin().is_terminal() {
+                    let _ = io::stderr().write_all(prompt.as_bytes());
+                }
                 let mut line = Vec::new();
                 match io::stdin().lock().read_until(b'\n', &mut line) {
                     Ok(0) | Err(_) => Line::End,
@@ -86,7 +86,14 @@ impl Completer for CommandHelper {
         let before = &line[..position];
         let word = before.trim_start();
         if word.contains(char::is_whitespace) {
-            return self.0.complete(line, position, context);
+            let (start, mut names) = self.0.complete(line, position, context)?;
+            let is_open = line[..start].matches('"').count() % 2 == 1;
+            let is_only = names.len() == 1;
+            for name in &mut names {
+                let whole = is_only && !name.replacement.ends_with('/');
+                name.replacement = in_quotes(&name.replacement, is_open, whole);
+            }
+            return Ok((start, names));
         }
         let pair = |name: &str| Pair {
             display: name.to_owned(),
@@ -95,6 +102,16 @@ impl Completer for CommandHelper {
         let start = before.len() - word.len();
         Ok((start, commands::completions(word).map(pair).collect()))
     }
+}
+
+/// A name that was escaped for a shell, in the quotes that the prompt wants where a
+/// blank is in it. `is_open`: a quote stands before it; `whole`: nothing else follows.
+fn in_quotes(name: &str, is_open: bool, whole: bool) -> String {
+    let name = unescape(name, Some('\\'));
+    let is_quoted = is_open || name.contains(char::is_whitespace);
+    let open = if is_quoted && !is_open { "\"" } else { "" };
+    let close = if is_quoted && whole { "\"" } else { "" };
+    format!("{open}{name}{close}")
 }
 
 impl Hinter for CommandHelper {

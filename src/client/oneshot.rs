@@ -17,7 +17,7 @@ use super::job::{Completed, Job, JobError, Limit, LocalFile};
 use super::local::{Input, Output};
 use super::progress::TransferProgress;
 use super::report::{Report, Style, granted};
-use super::target::{PORT, Target, is_url, tail};
+use super::target::{Target, is_url, tail};
 use super::words::below;
 use super::{Status, Stream, complain, say, trace};
 use crate::host::clock;
@@ -51,7 +51,7 @@ pub(super) fn get(common: &CommonArgs, files: &[OsString]) -> Status {
     let named: Vec<_> = pairs.iter().map(|(it, to)| (it, to.place())).collect();
     if let Some((one, other)) = clash(&named) {
         let (one, name) = &pairs[one];
-        return refuse_clash(display(one), display(&pairs[other].0), name);
+        return refuse_clash(one, &pairs[other].0, name);
     }
     let mut transfers = match Transfers::new(common) {
         Ok(transfers) => transfers,
@@ -101,7 +101,7 @@ pub(super) fn put(common: &CommonArgs, files: &[OsString]) -> Status {
         if let Some((one, other)) = clash(&named) {
             let (one, place) = &pairs[one];
             let (one, other) = (one.display(), pairs[other].0.display());
-            return Err(refuse_clash(one, other, display(place)));
+            return Err(refuse_clash(one, other, place));
         }
         Ok((pairs, Transfers::new(common)?))
     });
@@ -151,7 +151,7 @@ fn place(target: &Target, local: &OsStr, several: bool) -> Result<Target, Status
 /// Complains about a word that names a directory or only a host, where a file is needed.
 fn no_file(word: &OsStr) -> Status {
     complain(format_args!(
-        "tftp: no file is named in '{}'",
+        "tftp: no file is named in '{}'; write tftp://HOST/FILE",
         word.display()
     ));
     Status::Usage
@@ -202,7 +202,7 @@ pub(super) fn probe(common: &CommonArgs, url: &OsStr, within: Duration) -> Statu
             Status::Ok
         }
         Err(error) => {
-            report.failed(&url.display().to_string(), &error);
+            report.failed(&url.display(), &error);
             error.status()
         }
     };
@@ -238,20 +238,6 @@ fn destination(local: Option<&OsStr>, target: &Target, several: bool) -> Result<
         ))
     } else {
         Ok(Output::Path(path))
-    }
-}
-
-/// A file on a server, for people: `host:file`, or a URL if the port isn't the usual one.
-fn display(target: &Target) -> String {
-    let (host, name) = (&target.host, printable(&target.name));
-    let host = if host.contains(':') {
-        &format!("[{host}]")
-    } else {
-        host
-    };
-    match target.port {
-        PORT => format!("{host}:{name}"),
-        port => format!("tftp://{host}:{port}/{name}"),
     }
 }
 
@@ -323,29 +309,9 @@ impl<'a> Transfers<'a> {
                 Status::Ok
             }
             Err(error) => {
-                report.failed(&display(target), &error);
+                report.failed(target, &error);
                 error.status()
             }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_on_a_server_has_its_port_unless_that_is_the_usual_one() {
-        for (word, shown) in [
-            ("tftp://h/a/b", "h:a/b"),
-            ("tftp://h:69/f", "h:f"),
-            ("tftp://h:6969/a/b", "tftp://h:6969/a/b"),
-            ("tftp://[::1]/f", "[::1]:f"),
-            ("tftp://[::1]:70/f", "tftp://[::1]:70/f"),
-            ("h:f", "h:f"),
-        ] {
-            let target = Target::parse(OsStr::new(word)).unwrap();
-            assert_eq!(display(&target), shown);
         }
     }
 }

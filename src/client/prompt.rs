@@ -129,12 +129,7 @@ impl Prompt {
         if let (true, Some(engine)) = (is_terminal, &mut self.engine) {
             engine.settle(None);
         }
-        // With --quiet, commands from a pipe get no prompt.
-        let prompt = match self.lines {
-            Some(Lines::Pipe) if self.common.quiet => "",
-            _ => "tftp> ",
-        };
-        match self.ask(prompt) {
+        match self.ask("tftp> ") {
             Line::End => {
                 if is_terminal {
                     say(format_args!(""));
@@ -160,10 +155,6 @@ impl Prompt {
     }
 
     fn ask(&mut self, prompt: &str) -> Line {
-        let prompt = match (&self.lines, self.stream) {
-            (Some(Lines::Pipe), Stream::Stderr) => "",
-            _ => prompt,
-        };
         self.lines
             .as_mut()
             .map_or(Line::End, |lines| lines.next(prompt))
@@ -186,7 +177,7 @@ impl Prompt {
         let command = match commands::find(first) {
             Ok(command) => command,
             Err(problem) => {
-                self.no_command(problem);
+                self.no_command(problem, first);
                 return Next::Line;
             }
         };
@@ -230,11 +221,13 @@ impl Prompt {
         self.stream.tell(format_args!("{}", self.settings));
     }
 
-    fn no_command(&mut self, problem: NoCommand) {
-        match problem {
-            NoCommand::Ambiguous => self.usage_error(format_args!("?Ambiguous command")),
-            NoCommand::Invalid => self.usage_error(format_args!("?Invalid command")),
-        }
+    fn no_command(&mut self, problem: NoCommand, word: &[u8]) {
+        let what = match problem {
+            NoCommand::Ambiguous => "Ambiguous",
+            NoCommand::Invalid => "Invalid",
+        };
+        let word = printable(word);
+        self.usage_error(format_args!("?{what} command {word}; try help"));
     }
 
     fn execute_help(&mut self, words: &[Vec<u8>]) {
@@ -416,8 +409,9 @@ impl Prompt {
             };
             let mode = mode.unwrap_or(self.settings.mode);
             let local = local_path(&name, local);
-            if local.as_os_str().is_empty() {
-                self.usage_error(format_args!("{GET_USAGE}"));
+            if name.is_empty() || local.as_os_str().is_empty() {
+                let remote = printable(remote);
+                self.usage_error(format_args!("{remote}: no file is named; {GET_USAGE}"));
                 return;
             }
             if self.settings.verbose {
@@ -555,7 +549,8 @@ impl Prompt {
         let report = Report {
             style: Style::Prompt(self.stream),
             verbose: self.settings.verbose,
-            quiet: self.common.quiet,
+            // Scripts for tftp-hpa take anything that `-c` writes for a failure.
+            quiet: self.common.quiet || self.lines.is_none(),
         };
         match attempts::run(engine, &job, &mut progress) {
             Ok(done) => {
@@ -563,7 +558,13 @@ impl Prompt {
                 true
             }
             Err(error) => {
-                report.failed(&label, &error);
+                let file = Target {
+                    host: peer.host.clone(),
+                    port: peer.port,
+                    name: name.to_vec(),
+                    mode: None,
+                };
+                report.failed(&file, &error);
                 if let JobError::Interrupted(signal) = error {
                     self.interrupted = Some(signal);
                 }

@@ -1,8 +1,9 @@
 //! What the user is told about a transfer: a line when it is done, a line when it
-//! failed. `get` and `put` write on standard error; the prompt writes where tftp-hpa does,
-//! but not into a file that goes to standard output.
+//! failed, on standard error. What `verbose` adds at the prompt goes where tftp-hpa
+//! writes it, but not into a file that goes to standard output.
 //! Must not: decide what happens next.
 
+use std::fmt;
 use std::time::Duration;
 
 use indicatif::BinaryBytes;
@@ -16,8 +17,8 @@ use crate::wire::options::Negotiated;
 pub(super) enum Style {
     /// `get` and `put`: standard error, each line begins with the file's name.
     Command,
-    /// The prompt and `-c`: in the form of tftp-hpa's client, on this stream; failures go
-    /// to standard error.
+    /// The prompt and `-c`: the same, but what `verbose` adds is in the form of tftp-hpa's
+    /// client, on this stream.
     Prompt(Stream),
 }
 
@@ -43,20 +44,16 @@ impl Report {
                 "{label}: {bytes} bytes came, more than the {announced} bytes that were announced"
             ));
         }
-        match self.style {
-            Style::Command => {
-                if self.verbose {
-                    let retransmits = done.retransmits;
-                    self.line(label, format_args!("{granted} retransmits={retransmits}"));
-                }
-                if !self.quiet {
-                    self.line(label, format_args!("{summary}"));
-                }
-            }
-            Style::Prompt(stream) if self.verbose => {
-                stream.tell(format_args!("{summary} ({granted})"));
-            }
-            Style::Prompt(_) => {}
+        if let (Style::Prompt(stream), true) = (self.style, self.verbose) {
+            stream.tell(format_args!("{summary} ({granted})"));
+            return;
+        }
+        if self.verbose {
+            let retransmits = done.retransmits;
+            complain(format_args!("{label}: {granted} retransmits={retransmits}"));
+        }
+        if !self.quiet {
+            complain(format_args!("{label}: {summary}"));
         }
     }
 
@@ -67,23 +64,18 @@ impl Report {
         }
     }
 
-    /// A file was not moved; `file` is its name on the server. Told even if `quiet`.
-    pub(super) fn failed(self, file: &str, error: &JobError) {
+    /// `file`, on the server, was not moved. Told even if `quiet`.
+    pub(super) fn failed(self, file: &dyn fmt::Display, error: &JobError) {
         match (self.style, error) {
-            // The form that scripts written for tftp-hpa expect.
-            (Style::Prompt(_), JobError::ServerError { .. }) => complain(format_args!("{error}")),
-            (Style::Prompt(_), JobError::NoAnswer(text)) => {
-                complain(format_args!("Transfer timed out: {text}"));
-            }
             // These messages name the file or the host themselves, or concern neither.
-            (Style::Prompt(_), _)
-            | (
-                Style::Command,
-                JobError::LocalFile(_) | JobError::UnknownHost(_) | JobError::System(_),
-            ) => {
+            (_, JobError::LocalFile(_) | JobError::UnknownHost(_) | JobError::System(_)) => {
                 complain(format_args!("tftp: {error}"));
             }
-            (Style::Command, _) => complain(format_args!("tftp: {file}: {error}")),
+            // Scripts written for tftp-hpa look for these words.
+            (Style::Prompt(_), JobError::NoAnswer(_)) => {
+                complain(format_args!("tftp: {file}: Transfer timed out: {error}"));
+            }
+            _ => complain(format_args!("tftp: {file}: {error}")),
         }
     }
 }

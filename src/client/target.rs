@@ -3,8 +3,10 @@
 //! Must not: ask the network what a host's address is.
 
 use std::ffi::OsStr;
+use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 
+use crate::wire::escape::printable;
 use crate::wire::packet::Mode;
 
 /// The UDP port of TFTP (RFC 1350 §4).
@@ -74,6 +76,22 @@ impl Target {
     }
 }
 
+/// For people: `host:file`, or a URL if the port isn't the usual one.
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (host, name) = (&self.host, printable(&self.name));
+        let (open, close) = if host.contains(':') {
+            ("[", "]")
+        } else {
+            ("", "")
+        };
+        match self.port {
+            PORT => write!(f, "{open}{host}{close}:{name}"),
+            port => write!(f, "tftp://{open}{host}{close}:{port}/{name}"),
+        }
+    }
+}
+
 /// Whether `text` is a URL.
 pub(super) fn is_url(text: &OsStr) -> bool {
     strip_scheme(text.as_bytes()).is_some()
@@ -107,6 +125,9 @@ pub(super) fn tail(path: &[u8]) -> &[u8] {
 
 fn parse_authority(authority: &[u8]) -> Result<(String, u16), &'static str> {
     let text = std::str::from_utf8(authority).map_err(|_| "the host's name is no text")?;
+    if text.contains('@') {
+        return Err("TFTP knows no users; leave out what stands before the @");
+    }
     let (host, port) = if let Some(rest) = text.strip_prefix('[') {
         let (host, rest) = rest.split_once(']').ok_or("a ] is missing")?;
         let port = rest.strip_prefix(':');
@@ -255,6 +276,8 @@ mod tests {
             ("f", "HOST"),
             ("http://h/f", "tftp://"),
             ("tftp:///f", "host"),
+            ("tftp://user@h/f", "before the @"),
+            ("tftp://user:word@h:69/f", "before the @"),
             ("tftp://h:0/f", "port"),
             ("tftp://h:x/f", "port"),
             ("tftp://::1/f", "brackets"),
@@ -271,6 +294,21 @@ mod tests {
         ] {
             let error = Target::parse(OsStr::new(text)).expect_err(text);
             assert!(error.contains(word), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_file_on_a_server_has_its_port_unless_that_is_the_usual_one() {
+        for (word, shown) in [
+            ("tftp://h/a/b", "h:a/b"),
+            ("tftp://h:69/f", "h:f"),
+            ("tftp://h:6969/a/b", "tftp://h:6969/a/b"),
+            ("tftp://[::1]/f", "[::1]:f"),
+            ("tftp://[::1]:70/f", "tftp://[::1]:70/f"),
+            ("h:f", "h:f"),
+        ] {
+            let target = Target::parse(OsStr::new(word)).unwrap();
+            assert_eq!(target.to_string(), shown);
         }
     }
 
