@@ -148,12 +148,12 @@ pub struct CommonArgs {
     /// Milliseconds to wait for an answer before sending again, or a time such as
     /// 5s; doubles each time [default: follows the measured round trip]
     #[arg(short, long, value_name = "MS", global = true)]
-    #[arg(value_parser = usage::parse_timeout, allow_negative_numbers = true)]
+    #[arg(value_parser = usage::parse_timeout)]
     pub timeout: Option<Duration>,
 
     /// How often to repeat a packet before giving up
     #[arg(long, value_name = "N", default_value_t = 5, global = true)]
-    #[arg(value_parser = usage::number(0..=u8::MAX), allow_negative_numbers = true)]
+    #[arg(value_parser = usage::number(0..=u8::MAX))]
     pub retries: u8,
 
     /// Keep asking a device that doesn't answer yet for this long, such as 2m;
@@ -204,7 +204,7 @@ impl Args {
             text: format!("tftp: {text}"),
             status: Status::Usage.code(),
         })?;
-        let args = Self::try_parse_from(words)
+        let args = usage::read::<Self>(words)
             .map_err(|error| UsageError::new("tftp", Status::Usage.code(), &error, REMEDIES))?;
         match (&args.action, &args.host) {
             (Some(_), Some(host)) => Err(UsageError {
@@ -426,6 +426,17 @@ mod tests {
             (&["--blksize", "7", "h"][..], "from 8 to 65464"),
             (&["--retries", "-1", "h"], "from 0 to 255"),
             (&["--windowsize", "0", "h"], "0"),
+            (&["--blksize", "-1", "h"], "from 8 to 65464"),
+            (
+                &["--wait", "0", "h"],
+                "'0' for '--wait <TIME>': expected a time above 0",
+            ),
+            (&["--wait", "-1", "h"], "'-1' for '--wait"),
+            (
+                &["probe", "tftp://h/f", "--within", "-3"],
+                "'-3' for '--within",
+            ),
+            (&["-t", "-4", "h"], "'-4' for '--timeout"),
             (&["--option", "blksize", "h"], "blksize"),
             (&["--option", "=1", "h"], "=1"),
             (&["--option", "timeout=256", "h"], "256"),

@@ -110,7 +110,13 @@ fn find_user(user: &str) -> Result<(Uid, Gid), String> {
             )
         })?
         .map(|entry| (entry.uid, entry.gid))
-        .ok_or_else(|| format!("there is no user {user}; create it or name another with -u"))
+        .ok_or_else(|| {
+            let remedy = match user.split_once('.') {
+                Some((name, group)) => format!("a group stands after a colon: {name}:{group}"),
+                None => "create it or name another with -u".to_owned(),
+            };
+            format!("there is no user {user}; {remedy}")
+        })
 }
 
 fn find_group(group: &str) -> Result<Gid, String> {
@@ -192,6 +198,7 @@ mod tests {
         for (user, group, said) in [
             ("no-such-user", None, "no user no-such-user"),
             ("no-such-user", Some("0"), "no user no-such-user"),
+            ("nobody.nogroup", None, "after a colon: nobody:nogroup"),
             ("root", Some("no-such-group"), "no group no-such-group"),
             ("-1", None, "no user -1"),
             ("4294967296", None, "no user 4294967296"),

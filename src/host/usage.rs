@@ -1,13 +1,16 @@
 //! What both commands do with a command line that is wrong: one line that names the
 //! mistake. Must not: know their options.
 
+use std::ffi::OsString;
 use std::fmt::Display;
 use std::iter;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
+use clap::builder::ValueParser;
 use clap::error::ErrorKind;
+use clap::{Arg, CommandFactory, FromArgMatches};
 
 /// Why the program ends before it started.
 #[derive(Debug, PartialEq, Eq)]
@@ -55,6 +58,35 @@ impl UsageError {
             status,
         }
     }
+}
+
+/// Reads a command line. A negative number after an option is taken for its value, so
+/// that the message about it is that option's.
+///
+/// # Errors
+/// The user's mistake, or `--help` or `--version`.
+pub fn read<T: CommandFactory + FromArgMatches>(
+    words: impl IntoIterator<Item = OsString>,
+) -> Result<T, clap::Error> {
+    let command = T::command().mut_args(allow_negative);
+    let command = command.mut_subcommands(|it| it.mut_args(allow_negative));
+    T::from_arg_matches(&command.try_get_matches_from(words)?)
+}
+
+/// Lets the option's parser see a negative number, unless any text is right for it:
+/// after a forgotten file name, `-4` is an option.
+fn allow_negative(option: Arg) -> Arg {
+    let texts = [
+        ValueParser::string(),
+        ValueParser::os_string(),
+        ValueParser::path_buf(),
+    ];
+    let parser = option.get_value_parser().type_id();
+    let takes_text = texts.iter().any(|it| it.type_id() == parser);
+    if takes_text || option.is_positional() || !option.get_action().takes_values() {
+        return option;
+    }
+    option.allow_negative_numbers(true)
 }
 
 /// Words of a message, and what to do about it.
@@ -126,7 +158,7 @@ fn size(text: &str) -> Option<u64> {
 pub fn parse_time(text: &str) -> Result<Duration, &'static str> {
     parse_duration(text, "s")
         .filter(|time| !time.is_zero() && *time <= LONGEST_TIME)
-        .ok_or("expected a time up to a day, in ms, s or m, such as 3s or 500ms")
+        .ok_or("expected a time above 0 and up to a day, in ms, s or m, such as 3s or 500ms")
 }
 
 /// [`parse_time`], or 0.

@@ -53,7 +53,12 @@ impl FromStr for Network {
             Some(_) => return Err(EXPECTED),
         };
         match (address, address.to_canonical()) {
-            _ if prefix > bits => Err("the prefix is longer than the address"),
+            (IpAddr::V4(_), _) if prefix > bits => {
+                Err("an IPv4 network's prefix has at most 32 bits, as in 192.0.2.1/32")
+            }
+            _ if prefix > bits => {
+                Err("an IPv6 network's prefix has at most 128 bits, as in 2001:db8::1/128")
+            }
             (IpAddr::V6(_), canonical @ IpAddr::V4(_)) if prefix >= MAPPED => Ok(Self {
                 address: canonical,
                 prefix: prefix - MAPPED,

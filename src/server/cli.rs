@@ -103,7 +103,7 @@ pub struct Args {
 
     /// How often to repeat a packet before giving up
     #[arg(long, value_name = "N", default_value_t = 5, help_heading = "Protocol")]
-    #[arg(value_parser = usage::number(0..=u8::MAX), allow_negative_numbers = true)]
+    #[arg(value_parser = usage::number(0..=u8::MAX))]
     pub retries: u8,
 
     /// Largest block size to agree to, in bytes
@@ -471,7 +471,7 @@ impl Args {
             text: format!("tftpd: {text}"),
             status: 2,
         })?;
-        let args = Self::try_parse_from(words);
+        let args = usage::read::<Self>(words);
         let mut args = args.map_err(|error| match second_root(&error) {
             Some(text) => UsageError { text, status: 2 },
             None => UsageError::new("tftpd", 2, &error, REMEDIES),
@@ -751,12 +751,23 @@ mod tests {
             (&["-r", "multicast"], "multicast"),
             (&["--max-upload", "lots"], "lots"),
             (&["--max-upload", "0"], "use --read-only"),
+            (
+                &["--max-upload", "-1"],
+                "'-1' for '--max-upload <SIZE>': expected a number",
+            ),
+            (&["--max-sessions", "-1"], "from 1 to 1000000"),
+            // What may be any text isn't a number: the value is missing.
+            (&["-P", "-4"], "'--pid-file <FILE>'"),
             (&["--overwrite", "--max-upload=0K"], "use --read-only"),
             (&["-U", "999"], "999"),
             (&["--max-unproved-rate", "fast"], "fast"),
             (&["--max-sessions", "0"], "0"),
             (&["--max-sessions-per-client", "0"], "0"),
-            (&["--allow", "192.0.2.0/33"], "192.0.2.0/33"),
+            (
+                &["--allow", "192.0.2.0/33"],
+                "'192.0.2.0/33' for '--allow <CIDR>': an IPv4",
+            ),
+            (&["--allow", "::1/129"], "at most 128 bits"),
             (&["--deny", "everyone"], "everyone"),
             (&["-u", ""], "USER"),
             (&["-u", ":staff"], ":staff"),

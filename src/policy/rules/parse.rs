@@ -562,7 +562,7 @@ mod tests {
             (
                 &["[a]", "networks = ['::1', '192.0.2.0/33']"],
                 "line 2, column 20",
-                "longer",
+                "at most 32 bits",
             ),
             (&["[a]", "networks = 5"], "line 2, column 12", "a string"),
             (&["[a]", "networks = []"], "line 2, column 12", "empty"),
@@ -625,7 +625,7 @@ mod tests {
             ),
             (
                 "networks = \"192.0.2.0/33\"",
-                "networks: \"192.0.2.0/33\": the prefix is longer than the address",
+                "networks: \"192.0.2.0/33\": an IPv4 network's prefix has at most 32 bits, as in 192.0.2.1/32",
             ),
         ] {
             let error = parse(&text(&["[a]", line])).map(|_| ()).unwrap_err();
