@@ -561,7 +561,10 @@ fn a_child_that_ends_is_started_again_and_asked_again() {
     server.wait_ended(client.addr(), 1);
     let text = fs::read_to_string(&starts).unwrap();
     assert_eq!(text.lines().count(), 2);
-    let is_told = |line: &str| line.contains("the helper ended with exit status 1");
+    let is_told = |line: &str| {
+        line.contains("the helper \"echo started >> ")
+            && line.contains("\" ended with exit status 1; it is started again")
+    };
     assert!(server.wait_for_log(is_told, PATIENCE).is_some());
     // The helper ends with the server.
     let children = || {
@@ -631,7 +634,10 @@ fn a_command_that_is_missing_is_explained_and_one_that_ends_with_the_server_is_n
     server.wait_exit(PATIENCE).expect("an end");
     let lines = server.log_lines();
     assert!(lines.iter().any(|it| it.contains("stopping")), "{lines:#?}");
-    assert!(!lines.iter().any(|it| it.contains("helper")), "{lines:#?}");
+    assert!(
+        !lines.iter().any(|it| it.contains("the helper")),
+        "{lines:#?}"
+    );
 }
 
 #[test]

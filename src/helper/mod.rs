@@ -14,6 +14,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -171,9 +172,9 @@ impl Helper {
         token: Token,
         now: Instant,
     ) -> Result<Self, String> {
-        let channel = match source {
-            Source::Command(command) => Channel::to_child(command, identity)?,
-            Source::Socket(path) => Channel::to_socket(path, now),
+        let (channel, name) = match source {
+            Source::Command(command) => (Channel::to_child(command, identity)?, command.as_bytes()),
+            Source::Socket(path) => (Channel::to_socket(path, now), path.as_os_str().as_bytes()),
         };
         Ok(Self {
             channel,
@@ -182,7 +183,7 @@ impl Helper {
             events: Events::default(),
             token,
             complained: None,
-            ends: Ends::default(),
+            ends: Ends::new(name),
         })
     }
 
