@@ -159,12 +159,12 @@ impl<'a> Supervisor<'a> {
             self.start_what_is_due(now);
             self.give_sign(now);
             if self.kill_at.is_some() && self.slots.iter().all(|it| it.processes.is_empty()) {
+                // A start that failed ends with the line that says why.
+                if self.has_failed {
+                    return Ok(ExitCode::FAILURE);
+                }
                 info!("stopped");
-                return Ok(if self.has_failed {
-                    ExitCode::FAILURE
-                } else {
-                    ExitCode::SUCCESS
-                });
+                return Ok(ExitCode::SUCCESS);
             }
             if self.kill_at.is_some_and(|at| now >= at) {
                 self.kill_all();
@@ -338,7 +338,11 @@ impl<'a> Supervisor<'a> {
         }
         if serving == self.slots.len() && self.kill_at.is_none() {
             self.progress = Progress::Up;
-            let status = format!("serving with {serving} processes on {}", self.addresses());
+            let plural = if serving == 1 { "" } else { "es" };
+            let status = format!(
+                "serving with {serving} process{plural} on {}",
+                self.addresses()
+            );
             info!("{status}");
             if let Some(notifier) = &self.notifier {
                 notifier.ready(&status);
