@@ -608,6 +608,28 @@ fn the_start_is_told_in_one_line() {
     assert_eq!(told.len(), 1, "{log:#?}");
     let root = server.root();
     assert!(told[0].contains(root.to_str().unwrap()), "{log:#?}");
+    assert!(told[0].ends_with(" transfers"), "{log:#?}");
+}
+
+#[test]
+fn the_start_line_names_the_options_that_decide_who_gets_which_file() {
+    for (args, told) in [
+        (&["--single-port"][..], "; with --single-port"),
+        (&["-R", "50000:51999"], "; with --port-range"),
+        (
+            &["--per-client-root", "ip", "--ignore-case", "--grace", "1"],
+            "; with --per-client-root --ignore-case",
+        ),
+        (
+            &["--allow", "127.0.0.0/8", "--deny", "10.0.0.0/8"],
+            "; with --allow --deny",
+        ),
+    ] {
+        let server = Server::start(args);
+        let line = server.wait_for_log(|line| line.contains("listening on"), PATIENCE);
+        let line = line.expect("a line");
+        assert!(line.ends_with(told), "{args:?}: {line}");
+    }
 }
 
 #[test]

@@ -23,6 +23,8 @@ pub(crate) enum Event<'a> {
         root: Cut<'a>,
         access: &'static str,
         max_sessions: u64,
+        /// Options that decide who gets which file, and by which ports.
+        options: Option<Cut<'a>>,
         /// The map file and how many rules it has.
         mapped_by: Option<Cut<'a>>,
         /// The rules file and how many sections it has.
@@ -261,6 +263,7 @@ impl Event<'_> {
                 root,
                 access,
                 max_sessions,
+                options,
                 mapped_by,
                 ruled_by,
                 links_to,
@@ -270,6 +273,9 @@ impl Event<'_> {
                 put("root", Text(root));
                 put("access", Text(access));
                 put("max_sessions", Number(*max_sessions));
+                if let Some(options) = options {
+                    put("options", Text(options));
+                }
                 if let Some(map) = mapped_by {
                     put("mapped_by", Text(map));
                 }

@@ -27,6 +27,7 @@ impl Event<'_> {
                 root,
                 access,
                 max_sessions,
+                options,
                 mapped_by,
                 ruled_by,
                 links_to,
@@ -37,6 +38,9 @@ impl Event<'_> {
                     f,
                     "listening on {addresses}; serving {root}: {access}; at most {most}"
                 )?;
+                if let Some(options) = options {
+                    write!(f, "; with {options}")?;
+                }
                 if let Some(map) = mapped_by {
                     write!(f, "; names mapped by {map}")?;
                 }

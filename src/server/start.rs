@@ -113,6 +113,7 @@ impl Server {
         let policy = self.front.requests.policy();
         let root = path.display();
         let addresses = self.addresses();
+        let options = deciding_options(args);
         let mapped_by = policy.map_file.as_ref().map(ToString::to_string);
         let ruled_by = policy.rules.as_ref().map(ToString::to_string);
         let links_to = listed(&args.follow_links);
@@ -122,6 +123,7 @@ impl Server {
             root: Cut(&root),
             access: described(args),
             max_sessions: max_sessions as u64,
+            options: options.as_ref().map(|options| Cut(options)),
             mapped_by: mapped_by.as_ref().map(|map| Cut(map)),
             ruled_by: ruled_by.as_ref().map(|rules| Cut(rules)),
             links_to: links_to.as_ref().map(|directories| Cut(directories)),
@@ -356,6 +358,26 @@ fn described(args: &Args) -> &'static str {
         (false, false) => "read, create, never overwrite",
         (false, true) => "read, create, overwrite",
     }
+}
+
+/// The options that decide who gets which file, and by which ports, and that nothing else
+/// in the first line shows; `None` if none was given.
+fn deciding_options(args: &Args) -> Option<String> {
+    let has_helper = args.helper.is_some() || args.helper_socket.is_some();
+    let options = [
+        ("--allow", !args.allow.is_empty()),
+        ("--deny", !args.deny.is_empty()),
+        ("--single-port", args.single_port),
+        ("--port-range", args.port_range.is_some()),
+        ("--per-client-root", args.per_client_root.is_some()),
+        ("--ignore-case", args.ignore_case),
+        ("--helper", has_helper),
+        ("--create-dirs", args.uploads.makes_directories()),
+        ("--chroot", args.chroot),
+    ];
+    let given = options.into_iter().filter(|&(_, is_given)| is_given);
+    let names: Vec<_> = given.map(|(name, _)| name).collect();
+    (!names.is_empty()).then(|| names.join(" "))
 }
 
 /// Says what the sandbox can't enforce.
