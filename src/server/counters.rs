@@ -111,6 +111,26 @@ mod tests {
     }
 
     #[test]
+    fn the_manual_explains_every_counter_and_no_other() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/man/src/tftpd.8.md");
+        let page = std::fs::read_to_string(path).expect("the manual");
+        let (_, table) = page
+            .split_once("\n| counter | counts |\n|---|---|\n")
+            .expect("the table");
+        let rows = table.lines().map_while(|it| it.strip_prefix("| `"));
+        let explained: Vec<_> = rows
+            .filter_map(|it| Some(it.split_once("` | ")?.0))
+            .collect();
+        let all = Counters::default();
+        let counters = all.all().map(|(name, _)| name);
+        let told: Vec<_> = ["sessions", "timer_operations"]
+            .into_iter()
+            .chain(counters)
+            .collect();
+        assert_eq!(explained, told);
+    }
+
+    #[test]
     fn only_what_happened_is_told() {
         assert_eq!(Counters::default().happened().next(), None);
         let counters = Counters {
