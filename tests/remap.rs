@@ -371,6 +371,35 @@ write "e\x1b" refused: Access violation: control characters in the name
     );
 }
 
+/// Words behind the fields change nothing: in.tftpd ignores them as well.
+#[test]
+fn the_manuals_jump_works_with_and_without_words_behind_the_fields() {
+    let page = include_str!("../scripts/man/src/tftpd.map.5.md");
+    let (_, example) = page.split_once("on a line of its own:\n\n").expect("it");
+    let (example, _) = example.split_once("\n\n").expect("its end");
+    let wordy = example
+        .replace("done ", "done more words ")
+        .replace(":done\n", ":done more words\n")
+        .replace("boot/", "boot/ more words");
+    assert_ne!(wordy, example);
+    for rules in [example, &wordy] {
+        let map = MapFile::new(format!("{rules}\n").as_bytes());
+        let output = run(
+            &["--map-test", map.path()],
+            b"phones/x\nlinux\nphones/a.key\n",
+        );
+        assert_eq!(
+            String::from_utf8_lossy(&output.stdout),
+            r#""phones/x" -> "phones/x" (line 1)
+"linux" -> "boot/linux" (line 2)
+"phones/a.key" refused: refused by line 4 of the map file
+"#,
+            "{}",
+            said(&output)
+        );
+    }
+}
+
 // --- beside in.tftpd -----------------------------------------------------------
 
 /// The rules for the comparison: those of the file, and one about bytes that aren't text.
