@@ -57,6 +57,7 @@ pub struct StorageError {
 
 impl StorageError {
     pub(super) const IS_DIRECTORY: Self = Self::refusal("Access violation: is a directory");
+    pub(super) const IS_LINK: Self = Self::refusal("Access violation: a link is not replaced");
     pub(super) const NOT_REGULAR: Self = Self::refusal("Access violation: not a regular file");
     pub(super) const READ_ONLY: Self = Self::refusal("Access violation: server is read-only");
     pub(super) const RESERVED_NAME: Self = Self::refusal("Access violation: reserved name");

@@ -590,6 +590,7 @@ fn existing(
     match kind(&stat) {
         SFlag::S_IFDIR => Err(StorageError::IS_DIRECTORY),
         _ if !overwrite => Err(StorageError::EXISTS),
+        SFlag::S_IFLNK => Err(StorageError::IS_LINK),
         SFlag::S_IFREG => {
             // Replacing needs rights on the directory only. But a file that its owner
             // made read-only is to stay, as if the upload were written in place.
@@ -815,6 +816,8 @@ mod tests {
                 let refused = code(root.create(name.as_bytes(), None));
                 assert_eq!(refused, Some(ErrorCode::AccessViolation), "{name}");
             }
+            let refused = root.create(b"link", None).err();
+            assert_eq!(refused, Some(StorageError::IS_LINK));
             // The same holds if it appeared meanwhile; but a link itself is replaced.
             let (one, other) = (root.create(b"a", None), root.create(b"b", None));
             fs::create_dir(path.join("a")).unwrap();
