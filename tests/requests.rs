@@ -238,7 +238,12 @@ fn check_answer(request: &Request<'_>, oack: RawOptions<'_>) {
 /// Whether `told` is a valid answer to the option `name` requested with `value`: sizes no
 /// larger, a timeout or rollover equal.
 fn honours(request: &Request<'_>, name: &[u8], value: &[u8], told: &[u8]) -> bool {
-    let number = |digits| str::from_utf8(digits).ok()?.parse::<u128>().ok();
+    // More digits than fit are a number above every maximum.
+    let number = |digits: &[u8]| {
+        let text = str::from_utf8(digits).ok()?;
+        let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        is_number.then(|| text.parse().unwrap_or(u128::MAX))
+    };
     let (Some(asked), Some(told)) = (number(value), number(told)) else {
         return false;
     };

@@ -410,7 +410,7 @@ pub enum OackProblem {
     NotAsked,
     /// The option is in the OACK twice.
     Repeated,
-    /// The value isn't a plain decimal number, or has too many digits.
+    /// The value isn't a plain decimal number.
     InvalidNumber,
     /// A block size below [`MIN_BLKSIZE`], or a window of 0 blocks.
     TooSmall,
@@ -434,14 +434,15 @@ impl OackProblem {
     }
 }
 
-/// The number that an option has as its value: only digits, and few enough for a u128.
+/// The number that an option has as its value: only digits. More than fit count as the
+/// largest number.
 fn decimal(value: &[u8]) -> Option<u128> {
-    if value.is_empty() || value.len() > MAX_DIGITS {
+    if value.is_empty() {
         return None;
     }
-    value.iter().try_fold(0, |number, byte| {
-        byte.is_ascii_digit()
-            .then(|| number * 10 + u128::from(byte - b'0'))
+    value.iter().try_fold(0_u128, |number, byte| {
+        let digit = byte.is_ascii_digit().then(|| u128::from(byte - b'0'))?;
+        Some(number.saturating_mul(10).saturating_add(digit))
     })
 }
 
@@ -471,10 +472,6 @@ const TIMEOUT_SECONDS: RangeInclusive<u64> = 1..=255;
 
 /// The range tftp-hpa grants: 10 ms to 255 s.
 const UTIMEOUT_MICROSECONDS: RangeInclusive<u64> = 10_000..=255_000_000;
-
-/// More digits than any number in use has (a u64 has 20 at most). Anything longer doesn't
-/// count as a number.
-const MAX_DIGITS: usize = 32;
 
 #[cfg(test)]
 mod tests {
@@ -579,9 +576,19 @@ mod tests {
             ("blksize 0x200", ""),
             ("blksize 512k", ""),
             ("blksize \"\"", ""),
-            // 32 digits are a number, 33 are not.
-            ("blksize 99999999999999999999999999999999", "blksize=8192"),
-            ("blksize 999999999999999999999999999999999", ""),
+            // However many digits there are.
+            (
+                "blksize 9999999999999999999999999999999999999999",
+                "blksize=8192",
+            ),
+            (
+                "windowsize 9999999999999999999999999999999999999999",
+                "windowsize=16",
+            ),
+            (
+                "blksize 0000000000000000000000000000000000000000600",
+                "blksize=600",
+            ),
             // A power of two, rounded down.
             ("blksize2 8", "blksize2=8"),
             ("blksize2 7", ""),
