@@ -223,8 +223,8 @@ impl Root {
         self.policy.uploads.min_free()
     }
 
-    /// The same root, but no name or link leads to a directory right in it, or right in
-    /// `other`, that has an own name of somebody's, and no upload gets such a name there.
+    /// The same root, but no name or link leads to a client's own directory right in it or
+    /// right in `other`, and no upload gets the name of one there.
     ///
     /// # Errors
     /// Whatever the file system says.

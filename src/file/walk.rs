@@ -33,10 +33,10 @@ pub(super) struct Places<'a> {
     pub(super) shut: Option<Id>,
 }
 
-/// Whether a name is one that a directory of somebody's own has.
+/// Whether a directory of this name is a client's own.
 pub type OwnName = fn(&[u8]) -> bool;
 
-/// Directories that are closed to all whose own they aren't.
+/// Clients' own directories, which are closed to everybody else.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Closed {
     pub(super) is_own: OwnName,
@@ -49,6 +49,12 @@ impl Closed {
     pub(super) fn closes(&self, directory: impl AsFd, name: &[u8]) -> Result<bool> {
         Ok((self.is_own)(name) && self.holders.contains(&id_of(directory)?))
     }
+}
+
+/// Whether a name with `after` behind it has to be a directory's, if it is opened with
+/// `flags`.
+fn is_directory(after: &[u8], flags: OFlag) -> bool {
+    !after.is_empty() || flags.contains(OFlag::O_DIRECTORY)
 }
 
 /// A link that leads out of all directories that may be read.
@@ -70,8 +76,7 @@ impl Places<'_> {
         };
         let (mut name, mut after) = split_first(path);
         while !name.is_empty() {
-            let is_directory = !after.is_empty() || flags.contains(OFlag::O_DIRECTORY);
-            if is_directory && (closed.is_own)(name) {
+            if is_directory(after, flags) && (closed.is_own)(name) {
                 return true;
             }
             (name, after) = split_first(after);
@@ -140,9 +145,7 @@ impl<'a> Walk<'a> {
                     let found = openat(here, name, LOOK | OFlag::O_NOFOLLOW, Mode::empty())?;
                     match kind(&fstat(&found)?) {
                         SFlag::S_IFLNK => {
-                            let is_directory =
-                                !after.is_empty() || flags.contains(OFlag::O_DIRECTORY);
-                            if is_directory {
+                            if is_directory(after, flags) {
                                 self.check_closed(name)?;
                             }
                             // Through the link's own descriptor and an empty path:

@@ -214,11 +214,11 @@ pub fn raise_open_files() -> io::Result<u64> {
     Ok(soft.into())
 }
 
-/// How many files the process may open before it raises that.
+/// The soft limit on open files.
 ///
 /// # Errors
 /// Whatever the kernel says.
-pub fn open_files() -> io::Result<rlim_t> {
+pub fn open_files_limit() -> io::Result<rlim_t> {
     Ok(getrlimit(Resource::RLIMIT_NOFILE)?.0)
 }
 

@@ -112,8 +112,11 @@ fn find_user(user: &str) -> Result<(Uid, Gid), String> {
         .map(|entry| (entry.uid, entry.gid))
         .ok_or_else(|| {
             let remedy = match user.split_once('.') {
-                Some((name, group)) => format!("a group stands after a colon: {name}:{group}"),
-                None => "create it or name another with -u".to_owned(),
+                // A dot can be part of a name, too.
+                Some((name, group)) if matches!(User::from_name(name), Ok(Some(_))) => {
+                    format!("a group stands after a colon: {name}:{group}")
+                }
+                _ => "create it or name another with -u".to_owned(),
             };
             format!("there is no user {user}; {remedy}")
         })
@@ -198,7 +201,8 @@ mod tests {
         for (user, group, said) in [
             ("no-such-user", None, "no user no-such-user"),
             ("no-such-user", Some("0"), "no user no-such-user"),
-            ("nobody.nogroup", None, "after a colon: nobody:nogroup"),
+            ("root.staff", None, "after a colon: root:staff"),
+            ("no-such.user", None, "name another with -u"),
             ("root", Some("no-such-group"), "no group no-such-group"),
             ("-1", None, "no user -1"),
             ("4294967296", None, "no user 4294967296"),

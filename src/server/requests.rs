@@ -40,8 +40,8 @@ const BROADCASTS: u32 = 100;
 /// Client networks told apart by these limits.
 const NETWORKS: usize = 256;
 
-/// A request that waited this long for the helper's answer may have been asked again from
-/// another port meanwhile, or earlier: then one of the two is never answered.
+/// A client whose request waited this long for the helper may have asked again from
+/// another port by then. It answers only one of the two transfers.
 const LATE: Duration = Duration::from_millis(100);
 
 /// Where and when a request came in.

@@ -113,7 +113,7 @@ impl<'a> Supervisor<'a> {
             );
         }
         // The supervisor holds every worker's sockets.
-        let open_files = host::open_files()?;
+        let open_files = host::open_files_limit()?;
         host::raise_open_files()?;
         let log_file = logging::start(args, false)?;
         give_log_away(args, log_file.as_ref())?;

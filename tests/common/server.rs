@@ -117,7 +117,13 @@ impl LogState {
         let mut buffer = [0; 4096];
         while let Some(pipe) = &mut self.pipe {
             match pipe.read(&mut buffer) {
-                Ok(0) => self.pipe = None,
+                Ok(0) => {
+                    self.pipe = None;
+                    // A process that was killed may have left a line without its end.
+                    if !self.begun.is_empty() {
+                        self.take_in(b"\n");
+                    }
+                }
                 Ok(length) => self.take_in(&buffer[..length]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) => panic!("the server's log can't be read: {error}"),
