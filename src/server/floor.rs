@@ -35,7 +35,7 @@ use crate::protocol::transfer::Failure;
 use crate::session::shaper::Shaper;
 use crate::session::unproved::UnprovedRate;
 use crate::session::{
-    Content, Context, Line, Resources, SEND_BUDGET, Session, TakenIn, Trace, Turn, Watch,
+    Content, Context, Queue, Resources, SEND_BUDGET, Session, TakenIn, Trace, Turn, Watch,
 };
 use crate::table::rate::network;
 use crate::table::{
@@ -312,7 +312,7 @@ impl Floor {
                 return;
             };
             if let Some(session) = self.sessions.get_mut(key) {
-                session.line = Line::None;
+                session.queue = Queue::None;
             }
             self.run_session(key);
         }
@@ -358,7 +358,7 @@ impl Floor {
                 return;
             };
             if let Some(session) = self.sessions.get_mut(key) {
-                session.line = Line::None;
+                session.queue = Queue::None;
             }
             self.run_session(key);
         }
@@ -427,8 +427,8 @@ impl Floor {
             let registry = self.poll.registry();
             self.ports.wait_if_blocked(key, session, registry);
         }
-        if done.is_unfinished && session.line == Line::None {
-            session.line = Line::Turn;
+        if done.is_unfinished && session.queue == Queue::None {
+            session.queue = Queue::Turn;
             self.unfinished.push_back(key);
         }
         if was_unverified && session.unverified_since().is_none() {

@@ -1,7 +1,7 @@
 //! What goes with a socket that sessions share: a listen socket (`--single-port`), or a
 //! port beside those, when ports or descriptors are short.
 //!
-//! Sessions that wait in line for room to send; how many bytes are worth receiving; how
+//! The sessions that wait for room to send; how many bytes are worth receiving; how
 //! many answers may be on their way to unverified peers. Must not: run a session, or
 //! know what comes in.
 
@@ -17,7 +17,7 @@ use super::unverified::UnverifiedAnswers;
 use super::{REQUEST_LEN, socket_token};
 use crate::net::{ListenSocket, MAX_DATA_PACKET};
 use crate::session::shaper::FREE_PART;
-use crate::session::{Line, Session};
+use crate::session::{Queue, Session};
 use crate::table::SessionKey;
 use crate::wire::packet::DATA_HEADER_LEN;
 
@@ -164,7 +164,7 @@ impl SharedPorts {
         REQUEST_LEN.max(DATA_HEADER_LEN + block + 1)
     }
 
-    /// Puts a session in line for its socket, if that is full.
+    /// Queues a session for its socket, if that is full.
     pub(super) fn wait_if_blocked(
         &mut self,
         key: SessionKey,
@@ -175,10 +175,10 @@ impl SharedPorts {
         let Some(index) = self.ports.iter().position(blocking) else {
             return;
         };
-        if session.line != Line::None {
+        if session.queue != Queue::None {
             return;
         }
-        session.line = Line::Room;
+        session.queue = Queue::Room;
         self.ports[index].waiting.push_back(key);
         if !std::mem::replace(&mut self.ports[index].is_full, true) {
             let interest = Interest::READABLE | Interest::WRITABLE;
@@ -197,7 +197,7 @@ impl SharedPorts {
         self.ports[place].waiting.len()
     }
 
-    /// The next session in line, until the socket is full again.
+    /// The next session that waits, until the socket is full again.
     pub(super) fn next(&mut self, index: usize) -> Option<SessionKey> {
         let place = self.place(index)?;
         let port = &mut self.ports[place];

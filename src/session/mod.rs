@@ -83,9 +83,9 @@ pub enum Turn {
 /// Descriptors of an upload: its directory's and, once data has come, its own.
 const OF_UPLOAD: usize = 2;
 
-/// Where a session waits for its loop to come back to it.
+/// The queue of the loop in which a session waits for another turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Line {
+pub enum Queue {
     /// Nowhere.
     None,
     /// Among the sessions whose turn ended before their work did.
@@ -220,8 +220,8 @@ pub struct Session<P = TransferSocket, S = Upload, R = ReadFile> {
     remote: Remote,
     /// The port was full; the session waits for room in it.
     blocked: bool,
-    /// The line in which it waits; never more than one.
-    pub line: Line,
+    /// The queue in which it waits; never more than one.
+    pub queue: Queue,
     end: End,
     reach: Reach,
     /// When it began.
@@ -299,7 +299,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
             port,
             remote,
             blocked: false,
-            line: Line::None,
+            queue: Queue::None,
             end: End::None,
             reach: Reach::Unknown,
             started: now,

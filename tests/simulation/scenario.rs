@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tftpd::protocol::retry::Wait;
 use tftpd::protocol::transfer::{Config, Failure, Opening, Outcome, Proof};
-use tftpd::session::{Context, Line, Remote, Resources, Turn};
+use tftpd::session::{Context, Queue, Remote, Resources, Turn};
 use tftpd::table::{Admission, Fingerprint, MAX_DESCRIPTORS, SessionKey, Sessions, Tracked};
 use tftpd::wire::options::{Negotiated, Offer};
 use tftpd::wire::packet::{Direction, ErrorCode, Mode, Packet, Request, emit_error};
@@ -83,7 +83,7 @@ pub(crate) struct World {
     server: Server,
     records: BTreeMap<usize, Record>,
     /// Sessions that wait for room in the listen port.
-    line: Vec<SessionKey>,
+    room_queue: Vec<SessionKey>,
     next_tid: u16,
     server_wait: Wait,
     others: Resources,
@@ -118,7 +118,7 @@ impl World {
             clients: Vec::new(),
             server: Server::new(Sessions::new(64 * MAX_DESCRIPTORS, origin), origin),
             records: BTreeMap::new(),
-            line: Vec::new(),
+            room_queue: Vec::new(),
             next_tid: 10_000,
             server_wait,
             others: Resources::new(origin, None),
@@ -364,13 +364,13 @@ impl World {
 
     /// Resumes sessions after the listen port has room again.
     fn resume(&mut self) {
-        let mut waiting = std::mem::take(&mut self.line).into_iter();
+        let mut waiting = std::mem::take(&mut self.room_queue).into_iter();
         self.net.with(|network| network.watch(LISTEN, false));
         while let Some(key) = waiting.next() {
             self.server.resume(key);
             self.with_session(key, Cause::Ready, Link::run);
-            if !self.line.is_empty() {
-                self.line.splice(0..0, waiting);
+            if !self.room_queue.is_empty() {
+                self.room_queue.splice(0..0, waiting);
                 return;
             }
         }
@@ -502,9 +502,9 @@ impl World {
             self.end_session(key);
             return;
         }
-        if session.port().is_shared() && session.waits_for_room() && session.line == Line::None {
-            session.line = Line::Room;
-            self.line.push(key);
+        if session.port().is_shared() && session.waits_for_room() && session.queue == Queue::None {
+            session.queue = Queue::Room;
+            self.room_queue.push(key);
             self.net.with(|network| network.watch(LISTEN, true));
         }
         if turn != Turn::Waiting {

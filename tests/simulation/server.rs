@@ -12,7 +12,7 @@ use tftpd::protocol::receiver::Receiver;
 use tftpd::protocol::retry::{RetryPolicy, Wait};
 use tftpd::protocol::sender::Sender;
 use tftpd::protocol::transfer::{Config, Opening, Proof, SERVER_DALLY, Transfer};
-use tftpd::session::{Content, Context, Line, Remote, Resources, SEND_BUDGET, Session, Turn};
+use tftpd::session::{Content, Context, Queue, Remote, Resources, SEND_BUDGET, Session, Turn};
 use tftpd::table::{Endpoint, Fingerprint, SessionKey, Sessions};
 use tftpd::wire::options::{self, Limits, Negotiated, Offer};
 use tftpd::wire::packet::{Direction, Mode, Request, emit_request};
@@ -265,7 +265,7 @@ impl Server {
     /// A session has waited long enough and gets its turn.
     pub(crate) fn resume(&mut self, key: SessionKey) {
         if let Some(session) = self.sessions.get_mut(key) {
-            session.line = Line::None;
+            session.queue = Queue::None;
             self.sessions.rearm(key);
         }
     }
@@ -273,9 +273,9 @@ impl Server {
     /// The session goes on in another turn.
     pub(crate) fn postpone(&mut self, key: SessionKey) {
         if let Some(session) = self.sessions.get_mut(key)
-            && session.line == Line::None
+            && session.queue == Queue::None
         {
-            session.line = Line::Turn;
+            session.queue = Queue::Turn;
             self.unfinished.push(key);
         }
     }
