@@ -1,5 +1,6 @@
-//! Several datagrams with one system call, the address each was sent to, and a
-//! socket option that no safe wrapper knows.
+//! The system calls on sockets that no safe wrapper offers as we need them: several
+//! datagrams with one call and the address each was sent to, sending from one of our
+//! addresses, receiving descriptors, a socket's figures and one option.
 //!
 //! One of two modules with `unsafe`: `sendmsg` reads and `recvmmsg` fills headers that
 //! hold raw pointers to buffers, and no safe wrapper lets them be used again without
