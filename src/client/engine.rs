@@ -110,7 +110,7 @@ impl Engine {
     /// A loop without transfers.
     ///
     /// # Errors
-    /// Whatever the kernel says.
+    /// [`JobError::System`] if no descriptor is left for the poll or its timer.
     pub(super) fn new() -> Result<Self, JobError> {
         let poll = Poll::new().map_err(|error| kernel(&error))?;
         let timer = WaitTimer::register(poll.registry(), TIMER);
@@ -134,7 +134,7 @@ impl Engine {
     /// Lets signals end a wait, until [`Engine::ignore_signals`].
     ///
     /// # Errors
-    /// Whatever the kernel says.
+    /// [`JobError::System`] if the poll can't watch any more sources.
     pub(super) fn watch_signals(&self, interrupts: &Interrupts) -> Result<(), JobError> {
         let descriptor = interrupts.as_fd().as_raw_fd();
         let registry = self.poll.registry();
@@ -234,7 +234,7 @@ impl Engine {
     /// session that has something to do.
     ///
     /// # Errors
-    /// Whatever the kernel says.
+    /// [`JobError::System`] if the kernel refuses to wait for events.
     pub(super) fn turn(&mut self, until: Option<Instant>) -> Result<(), JobError> {
         self.wait(until).map_err(|error| kernel(&error))?;
         let now = clock::now();

@@ -273,7 +273,7 @@ impl SharedOutput {
     /// Lets `interrupts` end a wait for a pipe's reader.
     ///
     /// # Errors
-    /// Whatever the kernel says.
+    /// No descriptor is left for watching the signals.
     pub(super) fn watch(&self, interrupts: &Interrupts) -> io::Result<()> {
         match &mut self.0.borrow_mut().store {
             Some(store) => store.watch(interrupts),

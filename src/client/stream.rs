@@ -42,7 +42,7 @@ impl StreamBuffer {
     /// Reads the first [`READ_AHEAD`] bytes, or all there are.
     ///
     /// # Errors
-    /// Whatever the system says.
+    /// Those of `read`, such as `EISDIR` for a directory.
     pub(super) fn open(mut file: File) -> io::Result<Self> {
         let mut bytes = Vec::new();
         let limit = READ_AHEAD as u64;

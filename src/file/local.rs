@@ -32,8 +32,8 @@ pub fn read(file: OwnedFd) -> Result<ReadFile, StorageError> {
 /// regular file that is there.
 ///
 /// # Errors
-/// Whatever the system says about the directory, where creating files must be allowed,
-/// or about a link; a directory, a pipe or a device at `path`.
+/// No such directory, or no right to create files in it; a link that can't be followed;
+/// a directory, a pipe or a device at `path`.
 pub fn replace(path: &Path) -> Result<Upload, StorageError> {
     let (directory, name) = target(path)?;
     let publisher = Publisher::probe(directory.as_fd());

@@ -42,7 +42,7 @@ impl MadeDirs {
     /// Counts one more upload on its way to `directory`, and returns what it holds.
     ///
     /// # Errors
-    /// Whatever the file system says.
+    /// A directory above it can't be opened.
     pub(super) fn hold(&self, directory: BorrowedFd<'_>) -> Result<Held> {
         let mut held = Held::default();
         if self.all.borrow().is_empty() {
@@ -70,7 +70,7 @@ impl MadeDirs {
     /// last one, and adds to `held` those that were made for uploads.
     ///
     /// # Errors
-    /// Whatever the file system says; `ENOTDIR` for a link. Directories already made are
+    /// Those of `mkdir` and `open`, `ENOTDIR` for a link. Directories already made are
     /// removed again.
     pub(super) fn make(
         &self,

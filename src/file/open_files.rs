@@ -219,7 +219,7 @@ impl OpenFiles {
     /// may be another one by then.
     ///
     /// # Errors
-    /// Not a regular file; whatever `open` says.
+    /// ERROR 2 for what isn't a regular file; those of `open`.
     pub(super) fn get(
         self: &Rc<Self>,
         found: &FileStat,

@@ -38,7 +38,7 @@ pub trait ReadAt {
     /// `Ok(None)`: not yet; see [`ReadAt::fetch`].
     ///
     /// # Errors
-    /// Whatever the file system says, such as `EIO`.
+    /// Those of `read`, such as `EIO`; `EFBIG` beyond the largest offset.
     fn read_run(
         &mut self,
         offset: u64,

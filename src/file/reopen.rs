@@ -67,7 +67,7 @@ impl Reopen {
     /// its writer go on, and opening a device may set something off.
     ///
     /// # Errors
-    /// Whatever the file system says; a file that isn't the `wanted` one.
+    /// The file isn't there, can't be opened, or isn't the `wanted` one.
     fn open(&self, wanted: Identity) -> Result<Rc<OpenFile>, StorageError> {
         let Some((file, above)) = self.steps.split_last() else {
             return Err(StorageError::NOT_FOUND);

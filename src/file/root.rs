@@ -227,7 +227,7 @@ impl Root {
     /// right in `other`, and no upload gets the name of one there.
     ///
     /// # Errors
-    /// Whatever the file system says.
+    /// One of the two directories can't be looked at.
     pub fn closing(self, is_own: OwnName, other: Option<&Self>) -> Result<Self, RootError> {
         let id = |root: &Self| {
             let directory = &root.directory;
@@ -241,7 +241,7 @@ impl Root {
     /// The same root, but nothing in or below `directory` can be read.
     ///
     /// # Errors
-    /// Whatever the file system says.
+    /// `directory` can't be searched.
     pub fn shutting(self, directory: &Directory) -> Result<Self, RootError> {
         let shut = id_of(directory.search()?).map_err(|errno| directory.error(errno))?;
         Ok(Self {

@@ -210,8 +210,9 @@ impl Upload {
     /// Puts the file in place, in one step, and returns its length in bytes.
     ///
     /// # Errors
-    /// ERROR 6 if the name was taken meanwhile and overwriting isn't allowed; whatever
-    /// else the file system says. The upload is then gone.
+    /// ERROR 6 if the name was taken meanwhile and overwriting isn't allowed; ERROR 3
+    /// if the disk is full; the code of any other failure to write or link it. The
+    /// upload is then gone.
     pub fn commit(mut self) -> Result<u64, StorageError> {
         let uploads = Rc::clone(&self.uploads);
         uploads.with_spares(|| self.put_in_place())
@@ -414,7 +415,8 @@ impl Upload {
     /// Gives the file this name.
     ///
     /// # Errors
-    /// `EEXIST` if something has the name; whatever else the file system says.
+    /// `EEXIST` if something has the name; others of `linkat`, or of the rename in its
+    /// place.
     fn place(&mut self, name: &[u8]) -> nix::Result<()> {
         let directory = self.directory.as_fd();
         let Some(made) = &mut self.made else {

@@ -59,7 +59,7 @@ impl Versions {
     /// if there is no such file. Directory entries that are read are added to `entries`.
     ///
     /// # Errors
-    /// Whatever the file system says; too many files in the directory.
+    /// Too many files in the directory; a directory that can't be listed or changed.
     pub(super) fn keep(
         self,
         directory: BorrowedFd<'_>,
@@ -178,7 +178,7 @@ pub(super) fn next_beside(directory: BorrowedFd<'_>, name: &[u8]) -> u64 {
 /// Lets `place` put a file beside `name`, under the number `first` or a later one.
 ///
 /// # Errors
-/// Whatever `place` says.
+/// Those of `place`; a failure if no name was free.
 pub(super) fn beside(
     name: &[u8],
     first: u64,

@@ -146,7 +146,7 @@ impl Channel {
     /// Registers a child's stream with the poll.
     ///
     /// # Errors
-    /// Whatever the kernel says.
+    /// The poll can't watch any more sources (`ENOMEM`, `ENOSPC`).
     pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         match &mut self.stream {
             Some(stream) => {

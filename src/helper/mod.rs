@@ -190,7 +190,7 @@ impl Helper {
     /// Registers the helper's stream with the poll.
     ///
     /// # Errors
-    /// Whatever the kernel says.
+    /// The poll can't watch any more sources (`ENOMEM`, `ENOSPC`).
     pub fn register(&mut self, registry: &Registry) -> std::io::Result<()> {
         self.channel.register(registry, self.token)
     }

@@ -57,7 +57,7 @@ impl Signals {
     /// Blocks the signals we answer to and turns them into a descriptor.
     ///
     /// # Errors
-    /// Whatever the kernel says.
+    /// No descriptor is left (`EMFILE`, `ENFILE`).
     pub fn take_over() -> io::Result<Self> {
         let mut signals = SigSet::from_iter([
             Signal::SIGTERM,
@@ -144,7 +144,7 @@ impl Interrupts {
     /// Where nothing tells (no `/proc`), SIGHUP does what it always does.
     ///
     /// # Errors
-    /// Whatever the kernel says.
+    /// No descriptor is left (`EMFILE`, `ENFILE`).
     pub fn hold() -> io::Result<Self> {
         let ignored = ignored_signals();
         let obeyed = |signal: &Signal| match ignored {
@@ -203,8 +203,7 @@ impl AsRawFd for Signals {
 /// Raises the limit on open files as far as it goes and returns it.
 ///
 /// # Errors
-/// Whatever the kernel says when asked for the limit; not being allowed to raise it is
-/// no error.
+/// The limit can't be read. Not being allowed to raise it is no error.
 #[allow(clippy::useless_conversion, reason = "32 bits on some machines")]
 pub fn raise_open_files() -> io::Result<u64> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
@@ -217,7 +216,7 @@ pub fn raise_open_files() -> io::Result<u64> {
 /// The soft limit on open files.
 ///
 /// # Errors
-/// Whatever the kernel says.
+/// The limit can't be read.
 pub fn open_files_limit() -> io::Result<rlim_t> {
     Ok(getrlimit(Resource::RLIMIT_NOFILE)?.0)
 }

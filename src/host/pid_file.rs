@@ -26,7 +26,8 @@ impl PidFile {
     /// Makes an empty file, in place of one that another process left behind.
     ///
     /// # Errors
-    /// `ResourceBusy` if that process is alive; whatever else the file system says.
+    /// `ResourceBusy` if that process is alive; otherwise why no file can be created
+    /// there.
     pub fn reserve(path: &Path) -> io::Result<Self> {
         // Held until ours is there, so that of two servers that start now one fails.
         let left_behind = loop {
@@ -76,7 +77,7 @@ impl PidFile {
     /// Writes the process ID, once everything else is set up.
     ///
     /// # Errors
-    /// Whatever the file system says.
+    /// The disk is full, or the file system fails.
     pub fn write(&mut self) -> io::Result<()> {
         self.file.write_all(line().as_bytes())
     }

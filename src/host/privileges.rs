@@ -59,7 +59,7 @@ impl Identity {
     /// Makes this user and group own a file, so that they can open it again.
     ///
     /// # Errors
-    /// Whatever the kernel says: only root can give a file away.
+    /// `EPERM`: only root can give a file away.
     pub fn adopt(&self, file: impl AsFd) -> io::Result<()> {
         fchown(file, Some(self.user.as_raw()), Some(self.group.as_raw()))
     }
@@ -67,7 +67,7 @@ impl Identity {
     /// Makes this user and group own what is at `path`, without following a link.
     ///
     /// # Errors
-    /// Whatever the kernel says: only root can give a file away.
+    /// `EPERM`: only root can give a file away. `ENOENT`: nothing is there.
     pub fn adopt_at(&self, path: &Path) -> io::Result<()> {
         let (user, group) = (self.user.as_raw(), self.group.as_raw());
         std::os::unix::fs::lchown(path, Some(user), Some(group))

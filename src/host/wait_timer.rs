@@ -28,7 +28,7 @@ impl WaitTimer {
     /// `token`, which must have no other use.
     ///
     /// # Errors
-    /// Whatever the kernel says.
+    /// No descriptor is left for it, or the poll can't watch any more sources.
     pub fn register(registry: &Registry, token: Token) -> io::Result<Self> {
         let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
         let descriptor = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;

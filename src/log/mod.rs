@@ -57,7 +57,7 @@ pub enum LogFormat {
 /// Logs to a file from now on, as this `process`.
 ///
 /// # Errors
-/// Whatever opening it says.
+/// The file can't be opened or created.
 pub(crate) fn to_file(
     path: &Path,
     format: LogFormat,
@@ -90,7 +90,7 @@ pub(crate) fn to_standard_error(format: LogFormat, level: LevelFilter, process: 
 /// Logs to a syslog daemon from now on.
 ///
 /// # Errors
-/// Whatever the kernel says: nobody listens there.
+/// Nobody listens there.
 pub(crate) fn to_syslog(path: &Path, level: LevelFilter) -> io::Result<()> {
     install(level, SyslogLines::new(level, Syslog::connect(path)?));
     Ok(())

@@ -76,7 +76,7 @@ impl Syslog {
     /// Connects to the daemon at `path`, usually `/dev/log`.
     ///
     /// # Errors
-    /// Whatever the kernel says: nobody listens there.
+    /// Nobody listens there.
     pub(crate) fn connect(path: &Path) -> io::Result<Self> {
         Ok(Self {
             place: Place::new(path),

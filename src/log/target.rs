@@ -62,7 +62,8 @@ impl Target {
     /// Writes some of the bytes, or none of them, without waiting for anyone.
     ///
     /// # Errors
-    /// EAGAIN if nobody has read what was written before; whatever else the kernel says.
+    /// `EAGAIN` if nobody has read what was written before; others of `write` or
+    /// `send`.
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<usize, Errno> {
         let written = match self {
             Self::Nowhere => return Err(Errno::EBADF),
@@ -113,7 +114,7 @@ impl LogFile {
     /// that we were started with, even if they are sockets.
     ///
     /// # Errors
-    /// Whatever the kernel says.
+    /// The file can't be opened or created; `EISDIR` if the path names none.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let inherited = match path.to_str() {
             Some("/dev/stderr") => Some(Target::inherited(io::stderr())),
@@ -157,7 +158,7 @@ impl LogFile {
     /// old file stays in use if that fails.
     ///
     /// # Errors
-    /// Whatever opening it says.
+    /// The file can't be opened or created.
     pub(crate) fn reopen(&self) -> io::Result<()> {
         let Some(place) = &self.place else {
             return Ok(());

@@ -91,7 +91,8 @@ impl Batch {
     /// call returned, so that the next datagram raises a new event.
     ///
     /// # Errors
-    /// `WouldBlock` if nothing is there; whatever else the kernel says.
+    /// `WouldBlock` if nothing is there; others of `recvmmsg`, a pending ICMP error
+    /// included.
     pub fn receive(
         &mut self,
         socket: &impl AsFd,
@@ -299,7 +300,7 @@ pub(super) fn unsent(socket: &impl AsRawFd) -> usize {
 /// may open, are closed.
 ///
 /// # Errors
-/// `WouldBlock` if nothing is there; whatever else the kernel says.
+/// `WouldBlock` if nothing is there; others of `recvmsg`.
 pub fn receive_with_descriptors(
     socket: &impl AsRawFd,
     buffer: &mut [u8],
@@ -417,7 +418,8 @@ fn destination_v4(info: libc::in_pktinfo) -> Destination {
 /// in bytes, the kernel cuts it into datagrams of that size (`UDP_SEGMENT`).
 ///
 /// # Errors
-/// Whatever `sendmsg` says; `InvalidInput` if the addresses are of two families.
+/// Those of `sendmsg`: `WouldBlock` if the send buffer is full; `InvalidInput` if the
+/// addresses are of two families.
 pub(super) fn send_from(
     socket: &impl AsFd,
     datagram: &[u8],

@@ -57,7 +57,7 @@ impl ListenSocket {
     /// Registers the socket for `interest` under `token`.
     ///
     /// # Errors
-    /// Whatever the kernel says.
+    /// The poll can't watch any more sources (`ENOMEM`, `ENOSPC`).
     pub fn register(
         &self,
         registry: &Registry,
@@ -70,7 +70,7 @@ impl ListenSocket {
     /// Registers the socket anew, in place of the earlier registration.
     ///
     /// # Errors
-    /// Whatever the kernel says.
+    /// The socket isn't registered.
     pub fn reregister(
         &self,
         registry: &Registry,
@@ -125,8 +125,8 @@ impl ListenSocket {
     /// Binds to `address` as `binding` says; port 0 lets the kernel choose.
     ///
     /// # Errors
-    /// Whatever the kernel says: port in use, below 1024 without the right, no
-    /// such address.
+    /// The port is in use, or below 1024 without the right to it; there is no such
+    /// address or device; no descriptor is left.
     pub fn bind(address: SocketAddr, binding: Binding<'_>) -> io::Result<Self> {
         let socket = Self::unbound(address, binding)?;
         socket.bind(&address.into())?;
@@ -179,7 +179,7 @@ impl ListenSocket {
     /// on it shares its port (`SO_REUSEPORT`).
     ///
     /// # Errors
-    /// Whatever the kernel says.
+    /// As [`ListenSocket::bind`].
     pub fn twin(&self) -> io::Result<Self> {
         let own = SockRef::from(&*self.socket);
         own.set_reuse_port(true)?;
@@ -207,7 +207,7 @@ impl ListenSocket {
     /// Binds a socket that was inherited to `device`.
     ///
     /// # Errors
-    /// Whatever the kernel says.
+    /// There is no such device, or no right to bind to it.
     pub fn bind_device(&self, device: &str) -> io::Result<()> {
         SockRef::from(&*self.socket).bind_device(Some(device.as_bytes()))
     }
@@ -220,7 +220,7 @@ impl ListenSocket {
     /// Our address on the way to `peer`.
     ///
     /// # Errors
-    /// Whatever the kernel says: there is no way.
+    /// There is no route, or no descriptor is left.
     pub fn local_towards(&self, peer: SocketAddr) -> io::Result<IpAddr> {
         let socket = Socket::new(Domain::for_address(peer), Type::DGRAM, None)?;
         if let Some(device) = self.device() {
@@ -237,7 +237,8 @@ impl ListenSocket {
     /// A socket that was bound by the process that started us.
     ///
     /// # Errors
-    /// `InvalidInput` if it isn't bound to a port; whatever else the kernel says.
+    /// `InvalidInput` if it isn't bound to a port; the kernel refuses packet
+    /// information.
     pub fn inherit(socket: std::net::UdpSocket) -> io::Result<Self> {
         let address = socket.local_addr()?;
         if address.port() == 0 {
@@ -278,7 +279,7 @@ impl ListenSocket {
     /// that is being answered for. Lost if it can't be sent at once.
     ///
     /// # Errors
-    /// Whatever the kernel says.
+    /// `WouldBlock` if the send buffer is full; no route, or another of `sendmsg`.
     pub fn answer(&self, datagram: &[u8], peer: SocketAddr, local: IpAddr) -> io::Result<()> {
         batch::send_from(&*self.socket, datagram, None, peer, local)
     }
@@ -318,7 +319,7 @@ impl SpareSocket {
     /// given.
     ///
     /// # Errors
-    /// Whatever the kernel says.
+    /// No descriptor is left; there is no such device, or no right to bind to it.
     pub fn new(address: SocketAddr, device: Option<&str>) -> io::Result<Self> {
         let binding = Binding {
             device,
@@ -347,8 +348,8 @@ impl SpareSocket {
     /// Binds to `address`, on a port of `ports` that `random` picks: see `candidates`.
     ///
     /// # Errors
-    /// `AddrInUse` if none of those that were tried is free; whatever else the kernel
-    /// says. It can be tried again then.
+    /// `AddrInUse` if none of those that were tried is free, else why the address can't
+    /// be bound to. It can be tried again then.
     pub fn bind_within(
         &self,
         mut address: SocketAddr,
@@ -364,7 +365,7 @@ impl SpareSocket {
     /// The socket, which must have been bound, prepared to carry transfers.
     ///
     /// # Errors
-    /// Whatever the kernel says.
+    /// The kernel doesn't tell its address.
     pub fn ready(self) -> io::Result<ListenSocket> {
         let socket = ListenSocket::bound(self.socket)?;
         socket.prepare_sharing();

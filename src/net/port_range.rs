@@ -32,7 +32,7 @@ pub(super) fn candidates(range: &RangeInclusive<u16>, random: u16) -> impl Itera
 /// Binds to the first of `ports` that is free.
 ///
 /// # Errors
-/// `AddrInUse` if none is; whatever else `bind` says.
+/// `AddrInUse` if none is; any other error of `bind`, at once.
 pub(super) fn bind_one_of(
     ports: impl Iterator<Item = u16>,
     mut bind: impl FnMut(u16) -> io::Result<()>,

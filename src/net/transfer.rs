@@ -121,7 +121,7 @@ impl TransferSocket {
     /// listen socket has a token of its own.
     ///
     /// # Errors
-    /// Whatever the kernel says.
+    /// The poll can't watch any more sources (`ENOMEM`, `ENOSPC`).
     pub fn watch(
         &mut self,
         registry: &Registry,
@@ -159,8 +159,8 @@ impl TransferSocket {
     /// `scope` is the interface of a link-local IPv6 address, else 0.
     ///
     /// # Errors
-    /// `AddrInUse` if none of those that were tried is free; whatever else the kernel
-    /// says.
+    /// `AddrInUse` if none of those that were tried is free; no such address; no
+    /// descriptor is left.
     pub fn bind(
         local: IpAddr,
         scope: u32,
@@ -246,7 +246,7 @@ impl TransferSocket {
     /// several addresses doesn't learn which one it was.
     ///
     /// # Errors
-    /// Whatever the kernel says.
+    /// The kernel doesn't know the option.
     pub fn report_undeliverable(&self) -> io::Result<()> {
         match self.local_addr()? {
             SocketAddr::V4(_) => setsockopt(self.socket(), sockopt::Ipv4RecvErr, &true)?,
@@ -270,7 +270,7 @@ impl TransferSocket {
     /// Our end of the transfer.
     ///
     /// # Errors
-    /// Whatever the kernel says.
+    /// The kernel doesn't tell.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.socket().local_addr()
     }
@@ -298,7 +298,8 @@ impl TransferSocket {
     /// share there is never one.
     ///
     /// # Errors
-    /// `WouldBlock` if nothing is there; whatever else the kernel says.
+    /// `WouldBlock` if nothing is there; with [`TransferSocket::report_undeliverable`]
+    /// a pending ICMP error.
     pub fn receive_one(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
         match &self.channel {
             Channel::Own(socket) => socket.recv_from(buffer),
@@ -309,8 +310,8 @@ impl TransferSocket {
     /// Sends one datagram.
     ///
     /// # Errors
-    /// `WouldBlock` if the socket takes no more for now; whatever else the
-    /// kernel says: the datagram is lost then, as if on the way.
+    /// `WouldBlock` if the socket takes no more for now. With any other error (no
+    /// route, a firewall, a pending ICMP error) the datagram is lost, as if on the way.
     pub fn send_to(&self, datagram: &[u8], peer: SocketAddr) -> io::Result<()> {
         self.send_once(datagram, peer)?;
         if self.sends_twice {

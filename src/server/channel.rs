@@ -35,7 +35,7 @@ pub(super) struct Message {
 /// A pair of sockets; neither is inherited by a program that is executed.
 ///
 /// # Errors
-/// Whatever the kernel says.
+/// No descriptor is left (`EMFILE`, `ENFILE`).
 pub(super) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let flags = SockFlag::SOCK_CLOEXEC;
     Ok(socketpair(
@@ -49,7 +49,7 @@ pub(super) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 /// A pair of sockets; the first has a large send buffer.
 ///
 /// # Errors
-/// Whatever the kernel says.
+/// No descriptor is left (`EMFILE`, `ENFILE`).
 pub(super) fn large_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let (from, to) = pair()?;
     if setsockopt(&from, sockopt::SndBufForce, &LARGE_BUFFER).is_err() {
@@ -61,7 +61,7 @@ pub(super) fn large_pair() -> io::Result<(OwnedFd, OwnedFd)> {
 /// Sends a text, which must not be empty, and copies of the descriptors.
 ///
 /// # Errors
-/// `WouldBlock` if the other end doesn't keep up; whatever else the kernel says.
+/// `WouldBlock` if the other end doesn't keep up, `BrokenPipe` if it has gone.
 pub(super) fn send(socket: &impl AsFd, text: &str, descriptors: &[impl AsRawFd]) -> io::Result<()> {
     let raw: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&raw)];
@@ -91,7 +91,7 @@ fn send_parts(
 /// closed by the kernel.
 ///
 /// # Errors
-/// `WouldBlock` if there is none yet; whatever else the kernel says.
+/// `WouldBlock` if there is none yet; others of `recv`.
 pub(super) fn receive_text(socket: &impl AsRawFd) -> io::Result<String> {
     let mut buffer = [0; TEXT_LEN];
     let len = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT)?;
@@ -101,7 +101,7 @@ pub(super) fn receive_text(socket: &impl AsRawFd) -> io::Result<String> {
 /// The next message; `None` at the end.
 ///
 /// # Errors
-/// `WouldBlock` if there is none yet; whatever else the kernel says.
+/// `WouldBlock` if there is none yet; others of `recvmsg`.
 pub(super) fn receive(socket: &impl AsRawFd) -> io::Result<Option<Message>> {
     let mut buffer = [0; TEXT_LEN];
     let mut descriptors = Vec::new();

@@ -106,7 +106,7 @@ impl Floor {
     /// sent at most `unproved_rate` bytes a second.
     ///
     /// # Errors
-    /// Whatever the kernel says to a new epoll instance.
+    /// No descriptor is left for the poll.
     pub(super) fn new(
         sessions: Sessions<Session>,
         files: Rc<OpenFiles>,
@@ -528,7 +528,7 @@ impl Floor {
     /// Stores an admitted session that keeps to `section`, and sends its first answer.
     ///
     /// # Errors
-    /// Whatever the kernel says to watching its socket; the session is removed then.
+    /// The poll can't watch any more sources. The session is removed then.
     pub(super) fn start_session(
         &mut self,
         endpoint: Endpoint,
@@ -595,7 +595,7 @@ impl Floor {
     /// looks for the addresses.
     ///
     /// # Errors
-    /// Whatever the kernel says.
+    /// No socket can be had, or it can't send: no route, or a firewall.
     pub(super) fn answer_apart(
         &mut self,
         datagram: &[u8],

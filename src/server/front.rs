@@ -105,7 +105,7 @@ impl Front {
     /// An older process relays over `socket` what isn't its own.
     ///
     /// # Errors
-    /// Whatever the kernel says to watching the socket.
+    /// The poll can't watch any more sources (`ENOMEM`, `ENOSPC`).
     pub(super) fn hear(&mut self, socket: OwnedFd, registry: &Registry) -> io::Result<()> {
         let incoming = self.incoming.as_mut();
         incoming.map_or(Ok(()), |it| it.add(socket, registry))
@@ -131,7 +131,7 @@ impl Front {
     /// Registers the listen sockets.
     ///
     /// # Errors
-    /// Whatever the kernel says.
+    /// The poll can't watch any more sources (`ENOMEM`, `ENOSPC`).
     pub(super) fn register(&self, registry: &Registry) -> io::Result<()> {
         for (index, listener) in self.listeners.iter().enumerate() {
             listener.register(registry, socket_token(index), Interest::READABLE)?;

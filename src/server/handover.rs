@@ -28,7 +28,8 @@ const STRANDED: &str = "stranded";
 /// The socket that holds everything; no process may be starting.
 ///
 /// # Errors
-/// Whatever the kernel says.
+/// No descriptor is left; or more processes and sockets than the socket's buffer holds
+/// (`WouldBlock`).
 pub(super) fn leave(slots: &[Slot]) -> io::Result<OwnedFd> {
     let (from, to) = large_pair()?;
     for slot in slots {

@@ -149,7 +149,7 @@ impl Server {
     /// have been taken over before; there are at most [`MAX_LISTENERS`] listen sockets.
     ///
     /// # Errors
-    /// Whatever the kernel says.
+    /// No descriptor is left for the timer, or the poll can't watch any more sources.
     fn new(
         mut front: Front,
         mut floor: Floor,

@@ -174,7 +174,8 @@ impl Ports {
     /// sends without waiting for an answer; `None` for a download.
     ///
     /// # Errors
-    /// `AddrInUse` if no port of the range is free; whatever else the kernel says.
+    /// `AddrInUse` if no port of the range is free; otherwise why no socket can be had,
+    /// such as `EMFILE`.
     pub(super) fn give(
         &mut self,
         now: Instant,

@@ -168,7 +168,7 @@ impl Incoming {
     /// One more process relays what it has no transfer for.
     ///
     /// # Errors
-    /// Whatever the kernel says to watching its socket.
+    /// The poll can't watch any more sources (`ENOMEM`, `ENOSPC`).
     pub(super) fn add(&mut self, socket: OwnedFd, registry: &Registry) -> io::Result<()> {
         let source = &mut SourceFd(&socket.as_raw_fd());
         registry.register(source, WORKER, Interest::READABLE)?;

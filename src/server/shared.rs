@@ -101,7 +101,7 @@ impl SharedPorts {
     /// Adds a socket that was prepared to carry transfers, and watches it.
     ///
     /// # Errors
-    /// Whatever the kernel says.
+    /// The poll can't watch any more sources (`ENOMEM`, `ENOSPC`).
     pub(super) fn add(
         &mut self,
         socket: ListenSocket,

@@ -180,7 +180,7 @@ impl Slot {
     /// the `channel`, where it finds them.
     ///
     /// # Errors
-    /// Whatever the kernel says.
+    /// No descriptor is left, or the orders don't fit into the channel.
     pub(super) fn prepare(&self, channel: &OwnedFd) -> io::Result<Stage> {
         if self.processes.is_empty() {
             channel::send(channel, LISTEN, NONE)?;

@@ -160,7 +160,7 @@ pub(super) struct Trial {
 
 impl Trial {
     /// # Errors
-    /// Whatever the kernel says to running the program.
+    /// The program can't be run, or one more process isn't allowed.
     pub(super) fn start(program: &Program, now: Instant) -> io::Result<Self> {
         let (said, theirs) = UnixStream::pair()?;
         said.set_nonblocking(true)?;

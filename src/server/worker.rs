@@ -106,7 +106,7 @@ impl Worker {
     /// Watches the channel for orders.
     ///
     /// # Errors
-    /// Whatever the kernel says.
+    /// The poll can't watch any more sources (`ENOMEM`, `ENOSPC`).
     pub(super) fn register(&self, registry: &Registry) -> io::Result<()> {
         let channel = self.channel.as_raw_fd();
         registry.register(&mut SourceFd(&channel), WORKER, Interest::READABLE)

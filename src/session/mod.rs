@@ -310,7 +310,7 @@ impl<P: Port, S: Store, R: ReadAt> Session<P, S, R> {
     /// Registers with `poll`, to hear of what arrives.
     ///
     /// # Errors
-    /// Whatever the kernel says.
+    /// As [`Port::watch`].
     pub fn register(&mut self, poll: &P::Poll<'_>) -> io::Result<()> {
         self.port.watch(poll, Interest::READABLE)
     }

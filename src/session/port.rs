@@ -20,7 +20,7 @@ pub trait Port {
     /// sure to be reported.
     ///
     /// # Errors
-    /// Whatever the kernel says.
+    /// The poll can't watch any more sources (`ENOMEM`, `ENOSPC`).
     fn watch(&mut self, poll: &Self::Poll<'_>, interest: Interest) -> io::Result<()>;
 
     /// Whether other sessions send from it as well.
@@ -37,7 +37,7 @@ pub trait Port {
     /// Receives one datagram: its length, at most the buffer's, and its sender.
     ///
     /// # Errors
-    /// `WouldBlock` if nothing is there; whatever else the kernel says.
+    /// `WouldBlock` if nothing is there; on a client a pending ICMP error.
     fn receive_one(&mut self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)>;
 
     /// Receives what is there, up to `limit` datagrams, into slots of `slot_len`
@@ -50,15 +50,16 @@ pub trait Port {
     /// Sends one datagram.
     ///
     /// # Errors
-    /// `WouldBlock` if the port takes no more for now; whatever else the kernel
-    /// says: the datagram is lost then, as if on the way.
+    /// `WouldBlock` if the port takes no more for now. With any other error (no route,
+    /// a firewall, a pending ICMP error) the datagram is lost, as if on the way.
     fn send_to(&mut self, datagram: &[u8], peer: SocketAddr) -> io::Result<()>;
 
     /// Sends `run`: datagrams of `segment_size` bytes, one after the other, of
     /// which the last may be shorter.
     ///
     /// # Errors
-    /// Whatever the kernel says: what was not sent is lost, as if on the way.
+    /// As [`Port::send_to`], but for `WouldBlock`: what was not sent is lost, as if on
+    /// the way.
     fn send_run(
         &mut self,
         run: &[u8],

@@ -71,7 +71,7 @@ impl Listener {
     /// Takes over a socket that listens already.
     ///
     /// # Errors
-    /// Whatever the kernel says.
+    /// It doesn't listen, or can't be made non-blocking.
     pub(super) fn inherit(stream: InheritedStream) -> io::Result<Self> {
         let listens = match &stream {
             InheritedStream::Tcp(listener) => SockRef::from(listener).is_listener()?,
@@ -128,7 +128,7 @@ impl Listener {
     /// Registers for an event when a connection comes.
     ///
     /// # Errors
-    /// Whatever the kernel says.
+    /// The poll can't watch any more sources (`ENOMEM`, `ENOSPC`).
     pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         match &mut self.socket {
             Socket::Tcp(listener) => registry.register(listener, token, Interest::READABLE),
@@ -139,7 +139,8 @@ impl Listener {
     /// The next connection.
     ///
     /// # Errors
-    /// `WouldBlock` if there is none; whatever else the kernel says.
+    /// `WouldBlock` if there is none, `ConnectionAborted` if it has gone again; no
+    /// descriptor is left.
     pub(super) fn accept(&self) -> io::Result<Stream> {
         match &self.socket {
             Socket::Tcp(listener) => {
@@ -164,7 +165,7 @@ impl Stream {
     /// Registers for an event when there is something to read, or room to write.
     ///
     /// # Errors
-    /// Whatever the kernel says.
+    /// The poll can't watch any more sources (`ENOMEM`, `ENOSPC`).
     pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         let interest = Interest::READABLE | Interest::WRITABLE;
         match self {
@@ -176,7 +177,7 @@ impl Stream {
     /// Says that nothing more will be written.
     ///
     /// # Errors
-    /// Whatever the kernel says: the other end has gone.
+    /// The other end has gone.
     pub(super) fn finish(&self) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => stream.shutdown(net::Shutdown::Write),

@@ -178,7 +178,7 @@ impl Status {
     /// Registers with the server's poll, for an event when there is something to do.
     ///
     /// # Errors
-    /// Whatever the kernel says.
+    /// The poll can't watch any more sources (`ENOMEM`, `ENOSPC`).
     pub(crate) fn register(&self, registry: &Registry, token: Token) -> io::Result<()> {
         let descriptor = self.poll.as_raw_fd();
         registry.register(&mut SourceFd(&descriptor), token, Interest::READABLE)
