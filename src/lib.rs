@@ -128,7 +128,7 @@
 //! | what ICMP says: nobody is there | a server isn't told, since its sockets don't ask; for a client it is a hint, no answer: `session` (`trouble`), `client/attempts` |
 //! | whom the client asks, when, and again without options | `client/attempts`, `client/schedule` |
 //! | how long a server dallies | `protocol/contract` (10 s, and its bound) |
-//! | who gives way when slots are short | `table` |
+//! | who gives way when slots are short | `table/eviction` |
 //! | what holds for which clients | `policy/rules`; what it means for a transfer: `server/terms`, `server/pacing` |
 //! | which name a request leads to | `policy/settle`, `file/name`, `policy/map` |
 //! | who gets a port of its own, who may share one, and what an answer to it proves | `session/tid`, asked by `server/opening`; which port: `server/ports` |

@@ -178,7 +178,7 @@ pub(super) fn next_beside(directory: BorrowedFd<'_>, name: &[u8]) -> u64 {
 /// Lets `place` put a file beside `name`, under the number `first` or a later one.
 ///
 /// # Errors
-/// Those of `place`; a failure if no name was free.
+/// Those of `place`; `EBUSY` if no name was free.
 pub(super) fn beside(
     name: &[u8],
     first: u64,

@@ -3,10 +3,11 @@
 //! A slab of sessions with a timer wheel beside it. A session is found by its peer's
 //! endpoint, or by a key, which may outlive its session but never leads to another. The
 //! table decides whether a request is new, repeated or a replacement (`repeat` has that
-//! rule), keeps to its capacity, and says which session gives way to a new one. Must
-//! not: know what a session does, read a clock, touch a socket.
+//! rule), keeps to its capacity, and says which session gives way to a new one
+//! (`eviction`). Must not: know what a session does, read a clock, touch a socket.
 
 mod clients;
+mod eviction;
 pub mod guesses;
 pub mod key;
 pub mod rate;
@@ -21,6 +22,8 @@ use std::time::{Duration, Instant};
 use slab::Slab;
 
 use self::clients::{ClientCounts, Counts};
+use self::eviction::frees;
+pub use self::eviction::{SILENCE, UNVERIFIED_GRACE};
 pub use self::key::{Client, Endpoint, Fingerprint, RESERVED, SessionKey};
 use self::key::{IndexKey, MAX_SESSIONS};
 use self::repeat::{Repeat, judge};
@@ -32,10 +35,6 @@ use self::wheel::TimerWheel;
 /// long before there are this many.
 pub const MAX_UNVERIFIED: usize = 12_288;
 
-/// The same in the name of one client, where clients have a limit: more than a client
-/// asks for at once.
-const UNVERIFIED_OF_CLIENT: usize = 512;
-
 /// The most sessions that may be asked for.
 pub const MAX_LIMIT: usize = 1_000_000;
 
@@ -46,30 +45,10 @@ const _: () = assert!(MAX_LIMIT + MAX_UNVERIFIED < MAX_SESSIONS);
 /// directory.
 pub const MAX_DESCRIPTORS: usize = 3;
 
-/// How long a session may wait for its peer's first answer before a new request may
-/// take its slot, if slots are short: longer than an answer takes on the same network,
-/// shorter than a flood takes to fill the table.
-pub const UNVERIFIED_GRACE: Duration = Duration::from_millis(50);
-
 /// Where sessions may be light, a new read is light once sessions whose peer never
 /// answered use a quarter of the ports or hold a quarter of the descriptors. Uploads
 /// never are light: unanswered ones may take any slot.
 const UNVERIFIED_SHARE: usize = 4;
-
-/// A session whose peer hasn't moved it forward for this long gives way to a new one,
-/// if slots are short. Phones and switches pause for seconds while they write.
-pub const SILENCE: Duration = Duration::from_secs(10);
-
-/// How many sessions are looked at to find a silent one: a bound on what a request
-/// costs where the table is full.
-const LOOKED_AT: usize = 512;
-
-/// How soon to look for a silent session again after none was found: a full table is
-/// asked for room thousands of times a second, and each look reads memory all over it.
-const LOOK_AGAIN: Duration = Duration::from_millis(1);
-
-/// How many sessions are looked at to find one that may give way at once.
-const TRIES: usize = 8;
 
 /// Sessions that there is room for from the start. The memory isn't touched until it is
 /// needed; a table that grew to this size by doubling would leave holes.
@@ -470,138 +449,6 @@ impl<S: Tracked> Sessions<S> {
         }
     }
 
-    /// The session that gives way when a slot, a port or a descriptor is needed: one
-    /// that is over, else one whose peer has not answered for [`UNVERIFIED_GRACE`],
-    /// else the one that has been silent for longest, and at least for [`SILENCE`].
-    /// Each is chosen from a sample that `random` points to. A light session has
-    /// nothing to give.
-    ///
-    /// Those that are over come first although their peers are real and most of the
-    /// unverified may be forged: their file is in its place and has been acknowledged,
-    /// so all that is lost is one more ACK, and only for a client that lost the first.
-    /// A peer that never answered may be a client on a slow path, which would lose its
-    /// whole transfer. An upload whose final ACK hasn't been sent isn't over, so no
-    /// flood ends it this way.
-    pub fn gives_way(&self, now: Instant, random: u32) -> Option<SessionKey> {
-        self.gives_way_among(now, random, frees)
-    }
-
-    /// The same among the sessions that have what is needed.
-    pub fn gives_way_among(
-        &self,
-        now: Instant,
-        random: u32,
-        has: impl Fn(&S) -> bool,
-    ) -> Option<SessionKey> {
-        self.first_to_go(&self.unverified, now, random, &has)
-    }
-
-    /// The same, where `unanswered` are those whose peer has not answered.
-    fn first_to_go(
-        &self,
-        unanswered: &[u32],
-        now: Instant,
-        random: u32,
-        has: &dyn Fn(&S) -> bool,
-    ) -> Option<SessionKey> {
-        sample(&self.over, TRIES, random)
-            .map(|index| (index, &self.slab[index as usize]))
-            .find(|(_, entry)| has(&entry.session))
-            .map(|(index, entry)| entry.key(index))
-            .or_else(|| self.overdue(unanswered, now, random, has))
-            .or_else(|| self.silent(now, random, has))
-    }
-
-    /// The session that gives way to one whose peer has just answered: as
-    /// [`Sessions::gives_way`], or else any unverified one, without grace.
-    pub fn gives_way_to_verified(&self, now: Instant, random: u32) -> Option<SessionKey> {
-        let any = || {
-            sample(&self.unverified, TRIES, random)
-                .map(|index| (index, &self.slab[index as usize]))
-                .find(|(_, entry)| frees(&entry.session))
-                .map(|(index, entry)| entry.key(index))
-        };
-        self.gives_way(now, random).or_else(any)
-    }
-
-    /// A session of the `unverified` that has waited long enough for its peer's first
-    /// answer: any such session rather than the oldest, since in a flood the oldest are
-    /// honest clients on slow paths.
-    fn overdue(
-        &self,
-        unverified: &[u32],
-        now: Instant,
-        random: u32,
-        has: &dyn Fn(&S) -> bool,
-    ) -> Option<SessionKey> {
-        sample(unverified, TRIES, random)
-            .map(|index| (index, &self.slab[index as usize]))
-            .find(|(_, entry)| {
-                let since = entry.session.unverified_since();
-                let is_due =
-                    since.is_some_and(|it| now.saturating_duration_since(it) >= UNVERIFIED_GRACE);
-                is_due && has(&entry.session)
-            })
-            .map(|(index, entry)| entry.key(index))
-    }
-
-    /// The session that has been silent for longest, of the verified ones looked at.
-    /// Where none of them is silent, there is no other look for [`LOOK_AGAIN`].
-    fn silent(&self, now: Instant, random: u32, has: &dyn Fn(&S) -> bool) -> Option<SessionKey> {
-        let last = self.none_silent.get();
-        if last.is_some_and(|at| now.saturating_duration_since(at) < LOOK_AGAIN) {
-            return None;
-        }
-        let quiet = sample(&self.verified, LOOKED_AT, random).filter_map(|index| {
-            let entry = &self.slab[index as usize];
-            let since = entry.session.quiet_since()?;
-            (now.saturating_duration_since(since) >= SILENCE).then_some((since, index))
-        });
-        let mut quiet = quiet.peekable();
-        if quiet.peek().is_none() {
-            self.none_silent.set(Some(now));
-        }
-        let key = |index: u32| self.slab[index as usize].key(index);
-        let quiet = quiet.filter(|&(_, index)| has(&self.slab[index as usize].session));
-        let (_, key) = quiet.map(|(since, index)| (since, key(index))).min()?;
-        Some(key)
-    }
-
-    /// What to do with a request of a client that has as many sessions as it may.
-    /// `None`: it may have another.
-    fn share_of(&self, client: Client, now: Instant, random: u32) -> Option<Admission> {
-        let counts = self.by_client.as_ref()?.of(client);
-        if counts.verified as usize >= self.per_client {
-            return Some(Admission::Crowded);
-        }
-        if (counts.unverified as usize) < UNVERIFIED_OF_CLIENT {
-            return None;
-        }
-        let given = self.some_of(client, random).find(|(_, entry)| {
-            let since = entry.session.unverified_since();
-            since.is_some_and(|it| now.saturating_duration_since(it) >= UNVERIFIED_GRACE)
-        });
-        Some(given.map_or(Admission::Crowded, |(key, _)| Admission::Evicts(key)))
-    }
-
-    /// Up to [`LOOKED_AT`] sessions of a client, from where `random` points.
-    fn some_of(
-        &self,
-        client: Client,
-        random: u32,
-    ) -> impl Iterator<Item = (SessionKey, &Entry<S>)> {
-        let (all, from) = (IndexKey::all_of(client), IndexKey::within(client, random));
-        let places = self
-            .by_endpoint
-            .range(from..=*all.end())
-            .chain(self.by_endpoint.range(*all.start()..from));
-        let entries = places.take(LOOKED_AT).filter_map(|place| {
-            let entry = self.slab.get(place.index as usize)?;
-            Some((entry.key(place.index), entry))
-        });
-        entries.filter(move |(_, entry)| client_of(&entry.endpoint) == client)
-    }
-
     /// The session of an endpoint.
     fn find(&self, endpoint: &Endpoint) -> Option<(SessionKey, &Entry<S>)> {
         self.by_endpoint
@@ -971,11 +818,6 @@ fn descriptors_of(session: &impl Tracked) -> u8 {
     descriptors as u8
 }
 
-/// Whether its end frees a descriptor.
-fn frees(session: &impl Tracked) -> bool {
-    session.descriptors() > 0 || session.frees_descriptor()
-}
-
 fn standing_of(session: &impl Tracked) -> Standing {
     if session.is_over() {
         Standing::Over
@@ -988,13 +830,6 @@ fn standing_of(session: &impl Tracked) -> Standing {
     } else {
         Standing::Verified
     }
-}
-
-/// Up to `most` items of a list, spread over all of it, from where `random` points.
-fn sample(list: &[u32], most: usize, random: u32) -> impl Iterator<Item = u32> {
-    let count = list.len();
-    let (start, stride) = (random as usize % count.max(1), count.div_ceil(most));
-    (0..most.min(count)).map(move |nth| list[(start + nth * stride) % count])
 }
 
 /// The client that an endpoint belongs to.

@@ -2,6 +2,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use proptest::prelude::*;
 
+use super::eviction::{LOOK_AGAIN, UNVERIFIED_OF_CLIENT};
 use super::*;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
