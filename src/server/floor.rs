@@ -246,17 +246,8 @@ impl Floor {
             return;
         };
         let before = self.reporter.measure(session);
-        let mut context = Context {
-            now,
-            clock: &clock::now,
-            resources: &mut self.resources,
-            poll: Watch {
-                registry: self.poll.registry(),
-                token: Token(key.to_token()),
-            },
-            // This half of the turn sends nothing.
-            send_budget: 0,
-        };
+        // This half of the turn sends nothing.
+        let mut context = lend(&mut self.resources, self.poll.registry(), key, now, 0);
         let taken = session.take_in(&mut context);
         self.reporter.moved(session, before);
         note_listed(session.peer().ip(), &self.listings, &mut self.listed);
@@ -306,16 +297,22 @@ impl Floor {
         self.unfinished.len()
     }
 
+    /// Gives `count` of these their turn.
     pub(super) fn run_unfinished(&mut self, count: usize) {
         for _ in 0..count {
             let Some(key) = self.unfinished.pop_front() else {
                 return;
             };
-            if let Some(session) = self.sessions.get_mut(key) {
-                session.queue = Queue::None;
-            }
-            self.run_session(key);
+            self.run_queued(key);
         }
+    }
+
+    /// Runs a session that was taken out of its queue.
+    fn run_queued(&mut self, key: SessionKey) {
+        if let Some(session) = self.sessions.get_mut(key) {
+            session.queue = Queue::None;
+        }
+        self.run_session(key);
     }
 
     /// Gives the sessions that are due their turn. An answer of the peer that may still
@@ -357,10 +354,7 @@ impl Floor {
             let Some(key) = self.ports.sharing(index).next(index) else {
                 return;
             };
-            if let Some(session) = self.sessions.get_mut(key) {
-                session.queue = Queue::None;
-            }
-            self.run_session(key);
+            self.run_queued(key);
         }
     }
 
@@ -389,16 +383,8 @@ impl Floor {
         };
         let now = clock::now();
         let paced = self.pacing.lend(key, session, now);
-        let mut context = Context {
-            now,
-            clock: &clock::now,
-            resources: &mut self.resources,
-            poll: Watch {
-                registry: self.poll.registry(),
-                token: Token(key.to_token()),
-            },
-            send_budget: paced.unwrap_or(SEND_BUDGET),
-        };
+        let (registry, budget) = (self.poll.registry(), paced.unwrap_or(SEND_BUDGET));
+        let mut context = lend(&mut self.resources, registry, key, now, budget);
         let before = self.reporter.measure(session);
         let random = || self.random.number();
         let done = self.shaper.turn(key, session, &mut context, random, work);
@@ -437,6 +423,12 @@ impl Floor {
         // A transfer that has ended has its whole file: at most its final ACK waits for
         // room.
         let is_newly_verified = was_unverified && !session.has_ended();
+        self.make_way_after_turn(key, is_newly_verified);
+    }
+
+    /// Ends a session if there are too many, now that the peer of this one may have
+    /// answered for the first time.
+    fn make_way_after_turn(&mut self, key: SessionKey, is_newly_verified: bool) {
         let random = || self.random.number();
         let sessions = &mut self.sessions;
         sessions.set_open_files(self.files.count());
@@ -656,6 +648,26 @@ impl Floor {
     pub(super) fn count_socket_error(&mut self, verb: &str, at: SocketAddr, error: &io::Error) {
         self.counters.socket_errors += 1;
         debug!("{at}: cannot {verb}: {error}");
+    }
+}
+
+/// What a session is lent for its turn.
+fn lend<'a>(
+    resources: &'a mut Resources,
+    registry: &'a Registry,
+    key: SessionKey,
+    now: Instant,
+    send_budget: usize,
+) -> Context<'a> {
+    Context {
+        now,
+        clock: &clock::now,
+        resources,
+        poll: Watch {
+            registry,
+            token: Token(key.to_token()),
+        },
+        send_budget,
     }
 }
 

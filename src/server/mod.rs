@@ -62,6 +62,7 @@ use mio::{Events, Interest, Token, event};
 use self::busy_poll::BusyPoll;
 use self::floor::Floor;
 use self::front::Front;
+use self::socket_set::SocketSet;
 pub use self::start::{in_words, test_map, test_rules};
 pub use self::supervisor::supervise;
 pub use self::upgrade::try_out;
@@ -114,6 +115,17 @@ struct Lifetime {
     grace: Duration,
     /// How long to run without a session or a request; `None`: forever.
     idle_exit: Option<Duration>,
+}
+
+/// What is ready in a turn, beside sessions.
+#[derive(Debug, Default)]
+struct Ready {
+    /// Listen sockets and shared ports.
+    sockets: SocketSet,
+    signals: bool,
+    status: bool,
+    helper: bool,
+    worker: bool,
 }
 
 /// A TFTP server, bound and ready to run.
@@ -271,6 +283,7 @@ impl Server {
         is_session.then(|| self.floor.sessions.key_of_token(token))?
     }
 
+    /// Handles what the poll reports, and what is due.
     fn turn(&mut self, events: &Events) {
         let now = clock::now();
         // A look at the status port doesn't keep an idle server running.
@@ -285,18 +298,51 @@ impl Server {
         }
         // What was left over comes after what is new: everyone gets a turn.
         let leftovers = self.floor.count_unfinished();
-        let mut ready = self.front.take_unfinished(now);
-        let (mut signalled, mut asked, mut has_said, mut told) = (false, false, false, false);
+        let mut ready = Ready {
+            sockets: self.front.take_unfinished(now),
+            ..Ready::default()
+        };
+        self.run_sessions(events, &mut ready);
+        if ready.signals {
+            self.obey_signals();
+        }
+        if ready.worker {
+            self.front.expect_relayed();
+            self.obey_orders();
+        }
+        self.floor.run_unfinished(leftovers);
+        // Relayed datagrams are older than those in the listen sockets.
+        self.front.run_relayed(&mut self.floor);
+        for index in ready.sockets {
+            self.front.run(index, &mut self.floor);
+        }
+        // `now` is from before the sockets were read: an ACK that has come since hasn't
+        // missed its deadline.
+        let front = &self.front;
+        self.floor
+            .run_deadlines(now, |session| front.may_hold_answer(session, now));
+        self.front
+            .requests
+            .run_helper(ready.helper, &mut self.floor);
+        if let Some(notifier) = &mut self.notifier {
+            notifier.handle_timeout(now);
+        }
+        self.show(now, ready.status);
+    }
+
+    /// Gives the sessions that events are for their turn, and notes what else is
+    /// `ready`.
+    fn run_sessions(&mut self, events: &Events, ready: &mut Ready) {
         let is_alone = only_event(events).is_some();
         for event in events {
             match event.token() {
-                SIGNALS => signalled = true,
+                SIGNALS => ready.signals = true,
                 TIMER => {}
-                STATUS => asked = true,
-                HELPER => has_said = true,
-                WORKER => told = true,
+                STATUS => ready.status = true,
+                HELPER => ready.helper = true,
+                WORKER => ready.worker = true,
                 token if socket_index(token) < MAX_SOCKETS => {
-                    ready.insert(socket_index(token));
+                    ready.sockets.insert(socket_index(token));
                     if event.is_writable() {
                         self.floor.resume(socket_index(token));
                     }
@@ -313,29 +359,6 @@ impl Server {
             }
         }
         self.floor.answer_together();
-        if signalled {
-            self.obey_signals();
-        }
-        if told {
-            self.front.expect_relayed();
-            self.obey_orders();
-        }
-        self.floor.run_unfinished(leftovers);
-        // Relayed datagrams are older than those in the listen sockets.
-        self.front.run_relayed(&mut self.floor);
-        for index in ready {
-            self.front.run(index, &mut self.floor);
-        }
-        // `now` is from before the sockets were read: an ACK that has come since hasn't
-        // missed its deadline.
-        let front = &self.front;
-        self.floor
-            .run_deadlines(now, |session| front.may_hold_answer(session, now));
-        self.front.requests.run_helper(has_said, &mut self.floor);
-        if let Some(notifier) = &mut self.notifier {
-            notifier.handle_timeout(now);
-        }
-        self.show(now, asked);
     }
 
     /// Answers requests to the status port.
