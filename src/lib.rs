@@ -138,7 +138,7 @@
 //! | which versions of an upload are kept | `file/versions`, `file/version_name`; how a new file takes the name: `file/publish` |
 //! | a word of another server's command line | `server/familiar` |
 //! | what root may not serve | `server/exposure` |
-//! | a hint in a refusal | `server/hints` |
+//! | a hint in a refusal | `server/hints`; at the end of a transfer: `server/ending` |
 //! | the text or the code of an ERROR | `file/error`, `wire/packet`, `policy`; within a transfer where it fails (`Failure::new`) |
 //! | a log line | `log/event`; when it is written: `server/report`; its bound: `log/bounds` |
 //! | what the status port shows | `status/json`, `status/metrics`, `status/page.html` |

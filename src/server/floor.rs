@@ -19,11 +19,11 @@ use mio::{Poll, Registry, Token};
 
 use super::REQUEST_LEN;
 use super::counters::Counters;
+use super::ending::Ending;
 use super::pacing::Pacing;
 use super::ports::Ports;
 use super::report::{self, Reporter};
 use super::shared;
-use super::why::Ending;
 use crate::file::OpenFiles;
 use crate::host::clock;
 use crate::host::random::Random;

@@ -21,6 +21,7 @@ mod channel;
 pub mod cli;
 mod counters;
 mod drops;
+mod ending;
 mod exposure;
 #[cfg_attr(not(feature = "familiar"), path = "no_familiar.rs")]
 pub mod familiar;
@@ -47,7 +48,6 @@ mod unverified;
 mod upgrade;
 #[cfg_attr(not(feature = "uploads"), path = "no_upload_args.rs")]
 mod upload_args;
-mod why;
 mod worker;
 
 use std::io;
@@ -327,7 +327,7 @@ impl Server {
         if let Some(notifier) = &mut self.notifier {
             notifier.handle_timeout(now);
         }
-        self.show(now, ready.status);
+        self.run_status(now, ready.status);
     }
 
     /// Gives the sessions that events are for their turn, and notes what else is
@@ -362,7 +362,7 @@ impl Server {
     }
 
     /// Answers requests to the status port.
-    fn show(&mut self, began: Instant, asked: bool) {
+    fn run_status(&mut self, began: Instant, asked: bool) {
         let Some(status) = &mut self.status else {
             return;
         };

@@ -11,10 +11,10 @@ use std::time::Instant;
 
 use log::debug;
 
+use super::ending::Ending;
 use super::floor::{Floor, Needed};
 use super::pacing;
 use super::terms::Terms;
-use super::why::Ending;
 use crate::file::{FileSink, FileSource, Name, Root, StorageError, Upload};
 use crate::helper::Answer;
 use crate::net::{ListenSocket, TransferSocket};
@@ -180,16 +180,7 @@ impl Opener {
         socket.send_twice(terms.send_twice);
         let (transfer, content) = transfer(&config, opened);
         let remote = Remote::Known(endpoint.peer);
-        let is_long = spelled.len() > LONGEST_ASKED;
-        let name = if is_long { &granted.name } else { spelled };
-        // A slash more or less doesn't make it another name.
-        let is_other = granted.origin != Origin::Asked || request.filename != spelled;
-        let has_two = is_other && !is_long && *granted.name != *spelled;
-        let kept = if has_two {
-            floor.keep_names(&[name, &granted.name].join(&0))
-        } else {
-            floor.keep_names(name)
-        };
+        let kept = keep_names(spelled, request, &granted, floor);
         let session = Session::new(transfer, content, socket, remote, kept, now);
         Ok((session, granted.section))
     }
@@ -352,6 +343,26 @@ fn take_port(
             _ => NoSession::Overload("no socket can be had"),
         }
     })
+}
+
+/// The names that a session keeps for the log: the one that the client `spelled`, and the
+/// file's own if it is another. Of a long one only the file's own.
+fn keep_names(
+    spelled: &[u8],
+    request: &Request<'_>,
+    granted: &Granted<'_>,
+    floor: &mut Floor,
+) -> Rc<[u8]> {
+    if spelled.len() > LONGEST_ASKED {
+        return floor.keep_names(&granted.name);
+    }
+    // A slash more or less doesn't make it another name.
+    let is_other = granted.origin != Origin::Asked || request.filename != spelled;
+    if is_other && *granted.name != *spelled {
+        floor.keep_names(&[spelled, &granted.name].join(&0))
+    } else {
+        floor.keep_names(spelled)
+    }
 }
 
 /// The transfer of a file.

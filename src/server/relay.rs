@@ -20,9 +20,9 @@ use nix::sys::socket::{MsgFlags, recv};
 
 use super::answers::endpoint_of;
 use super::channel::send_bytes;
+use super::ending::Ending;
 use super::floor::Floor;
 use super::requests::Requests;
-use super::why::Ending;
 use super::{REQUEST_LEN, WORKER};
 use crate::host::clock;
 use crate::net::{Destination, ListenSocket, MAX_DATA_PACKET, Received};

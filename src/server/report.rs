@@ -11,7 +11,7 @@ use std::time::Instant;
 use log::{Level, log_enabled, trace};
 
 use super::counters::Counters;
-use super::why::{self, Ending};
+use super::ending::{self, Ending};
 use crate::helper::Events;
 use crate::host::clock;
 use crate::log::bounds::{Bounds, Kind};
@@ -313,7 +313,7 @@ impl Reporter {
             Ending::Replaced => Level::Info,
             Ending::Outcome(_) | Ending::Evicted | Ending::Guessed => Level::Warn,
         };
-        let hint = why::hint(session, ending, has_changed, now);
+        let hint = ending::hint(session, ending, has_changed, now);
         let event = Event::Ended {
             level,
             figures: figures(session, now),

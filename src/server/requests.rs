@@ -4,6 +4,7 @@
 //! sessions, except to repeat an answer.
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use log::debug;
@@ -11,17 +12,18 @@ use log::debug;
 use super::REQUEST_LEN;
 use super::answers::{answer, answer_malformed, endpoint_of, turn_away};
 use super::drops::DropLines;
+use super::ending::Ending;
 use super::floor::Floor;
 use super::hints::{self, Place};
 use super::opening::{Asked, NoSession, Opener};
-use super::why::Ending;
 use crate::helper::{Answer, Helper, Waiting};
 use crate::host::clock;
 use crate::log::event::Event;
 use crate::net::{Destination, ListenSocket, Received};
 use crate::policy::Policy;
+use crate::policy::rules::Section;
 use crate::protocol::transfer::Config;
-use crate::session::{Heading, tid};
+use crate::session::{Heading, Session, tid};
 use crate::table::rate::NetworkRateLimit;
 use crate::table::{Admission, Endpoint, Fingerprint, SessionKey};
 use crate::wire::options::Limits;
@@ -219,6 +221,8 @@ impl Requests {
         Some(Endpoint { peer, local })
     }
 
+    /// Gives a request a session, refuses it, or lets it wait for the helper. `answer`:
+    /// the helper's, if it was asked.
     fn admit(
         &mut self,
         now: Instant,
@@ -262,27 +266,37 @@ impl Requests {
             answer,
             gives_way,
         };
-        let (mut session, section) = match self.opener.open(&asked, floor) {
-            Ok(opened) => opened,
+        match self.opener.open(&asked, floor) {
+            Ok((mut session, section)) => {
+                let waited = now.saturating_duration_since(at);
+                if waited >= LATE {
+                    session.note_wait_before(waited);
+                }
+                self.begin(&asked, fingerprint, session, section, floor);
+            }
             Err(refusal) if answer.is_none() && self.asks_after(&refusal, request) => {
                 self.ask(now, arrival, fingerprint, floor);
-                return;
             }
-            Err(refusal) => {
-                self.refuse(now, listener, &endpoint, request, &refusal, floor);
-                return;
-            }
-        };
-        let waited = now.saturating_duration_since(at);
-        if waited >= LATE {
-            session.note_wait_before(waited);
+            Err(refusal) => self.refuse(now, listener, &endpoint, request, &refusal, floor),
         }
+    }
+
+    /// Begins the session of a request, and ends the one that gives way to it.
+    fn begin(
+        &mut self,
+        asked: &Asked<'_>,
+        fingerprint: Fingerprint,
+        session: Session,
+        section: Option<Rc<Section>>,
+        floor: &mut Floor,
+    ) {
+        let (now, endpoint) = (asked.now, *asked.endpoint);
         if !floor.may_answer(now, &session) {
             let reason = "too many clients that never answered are being served";
             self.shed(now, endpoint.peer, reason, floor);
             return;
         }
-        if let Some((key, ending)) = gives_way {
+        if let Some((key, ending)) = asked.gives_way {
             floor.end_session(key, ending);
         }
         if let Err(error) = floor.start_session(endpoint, fingerprint, session, section) {
@@ -490,6 +504,7 @@ impl Requests {
         }
     }
 
+    /// Drops a request for lack of room.
     fn shed(&mut self, now: Instant, peer: SocketAddr, reason: &'static str, floor: &mut Floor) {
         floor.counters.shed += 1;
         self.report_drop(now, peer, reason, floor);

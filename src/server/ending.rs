@@ -1,5 +1,5 @@
-//! Why a transfer ended as it did, or took so long, where the pattern is known: what
-//! the administrator can look at.
+//! How a transfer ended, and a hint for the administrator where it is known why it failed
+//! or was slow.
 //!
 //! Must not: look at anything but the session's own figures.
 
