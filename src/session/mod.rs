@@ -16,8 +16,8 @@
 //! remove or time sessions; report their end; read a clock that it wasn't lent.
 
 mod context;
+mod file_wait;
 mod inbound;
-mod not_ready;
 mod outbound;
 mod port;
 mod prefetch;
@@ -36,7 +36,7 @@ use mio::Interest;
 
 pub(crate) use self::context::{BATCH_BYTES, BATCH_SLOTS};
 pub use self::context::{Context, DropCounters, Heading, Ingress, Resources, Trace};
-use self::not_ready::FileWait;
+use self::file_wait::FileWait;
 pub use self::port::{Port, Watch};
 pub use self::prefetch::PrefetchPool;
 use self::prefetch::Prefetched;

@@ -1,4 +1,5 @@
-//! The file isn't ready: when to look again.
+//! A session's wait for its file, or for the end of a pause: until when, and how long the
+//! waits took.
 //!
 //! The kernel fetches the data, and nothing tells when it is there. So the session
 //! looks again, soon at first, then less often; or it waits for its turn to have data
