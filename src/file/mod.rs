@@ -9,6 +9,7 @@
 mod barrier;
 mod directory;
 mod error;
+mod existing;
 mod fetch;
 mod ignore_case;
 pub mod local;

@@ -17,24 +17,23 @@ use log::warn;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, renameat};
 use nix::libc::dev_t;
-use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat};
+use nix::sys::stat::{Mode, fchmod, fstat};
 use nix::sys::statfs::{FUSE_SUPER_MAGIC, NFS_SUPER_MAGIC, fstatfs};
 use nix::sys::uio::pwrite;
 use nix::unistd::{
-    AccessFlags, Gid, Uid, UnlinkatFlags, close, dup, faccessat, fchown, fsync, ftruncate, linkat,
-    unlinkat,
+    AccessFlags, UnlinkatFlags, close, dup, faccessat, fchown, fsync, ftruncate, linkat, unlinkat,
 };
 
 use super::error::StorageError;
+use super::existing::{Replaced, Taken, look_at_existing};
 use super::file_offset;
 use super::made_dirs::Held;
 use super::policy::Policy;
 use super::publish::{self, Publisher};
 use super::space::{AHEAD, Reserve, Uploads};
-use super::upload_rules::{OtherName, Versions};
+use super::upload_rules::Versions;
 use super::version_name;
 use super::versions::{self, Kept, size_of};
-use super::walk::kind;
 
 /// An upload under way. [`Upload::commit`] puts the file in place; dropping the upload
 /// removes it. Holds two descriptors: the directory's, and the file's or, before the
@@ -68,31 +67,6 @@ pub struct Upload {
     uploads: Rc<Uploads>,
 }
 
-/// What happens if a file already has an upload's name.
-#[derive(Debug, Clone, Copy)]
-enum Taken {
-    /// It stays, and the upload is refused.
-    Refused,
-    /// The new one takes its place.
-    Replaced,
-    /// The same, and the old one is kept under another name.
-    Kept(Versions),
-    /// It stays, and the new one gets another name.
-    Beside(OtherName),
-}
-
-impl Taken {
-    fn by(policy: &Policy) -> Self {
-        let rules = &policy.uploads;
-        match (rules.versions(), policy.overwrite, rules.other_name()) {
-            (Some(versions), _, _) => Self::Kept(versions),
-            (None, true, _) => Self::Replaced,
-            (None, false, Some(other)) => Self::Beside(other),
-            (None, false, None) => Self::Refused,
-        }
-    }
-}
-
 /// The file that the data goes to.
 #[derive(Debug)]
 struct Made {
@@ -101,14 +75,6 @@ struct Made {
     temporary: Option<String>,
     serial: u64,
     reserve: Reserve,
-}
-
-/// What a new file takes over from the one that it replaces.
-#[derive(Debug, Clone, Copy)]
-struct Replaced {
-    permissions: u32,
-    owner: Uid,
-    group: Gid,
 }
 
 impl Upload {
@@ -459,6 +425,25 @@ impl Upload {
         Ok(())
     }
 
+    /// Removes the temporary name, if there is one.
+    fn remove_temporary(&self) {
+        let Some(made) = &self.made else {
+            return;
+        };
+        let Some(temporary) = &made.temporary else {
+            return;
+        };
+        let directory = self.directory.as_fd();
+        let removed = match publish::is_named(&made.file, directory, temporary.as_bytes()) {
+            Ok(true) => unlinkat(directory, temporary.as_str(), UnlinkatFlags::NoRemoveDir),
+            Ok(false) => Err(Errno::ESTALE),
+            Err(errno) => Err(errno),
+        };
+        if let Err(errno) = removed {
+            warn!("temporary file {temporary} stays behind: {errno}");
+        }
+    }
+
     /// Waits until the new name, and the `levels` directories that were made for it, are
     /// on the disk.
     fn sync_directories(&self, levels: usize) -> nix::Result<()> {
@@ -500,26 +485,6 @@ impl Drop for Upload {
     }
 }
 
-impl Upload {
-    fn remove_temporary(&self) {
-        let Some(made) = &self.made else {
-            return;
-        };
-        let Some(temporary) = &made.temporary else {
-            return;
-        };
-        let directory = self.directory.as_fd();
-        let removed = match publish::is_named(&made.file, directory, temporary.as_bytes()) {
-            Ok(true) => unlinkat(directory, temporary.as_str(), UnlinkatFlags::NoRemoveDir),
-            Ok(false) => Err(Errno::ESTALE),
-            Err(errno) => Err(errno),
-        };
-        if let Err(errno) = removed {
-            warn!("temporary file {temporary} stays behind: {errno}");
-        }
-    }
-}
-
 /// Gets the errors that a file system reports only when a file is closed (NFS, FUSE,
 /// quotas), before anyone is told that the file is there. With `fsync`, first waits until
 /// the file is on the disk.
@@ -548,65 +513,6 @@ fn sync(file: &OwnedFd) -> nix::Result<()> {
     }
 }
 
-/// The file to be replaced; `None` if there is none. In a drop box, where nobody may
-/// learn what is there, a file that can't be replaced stays, and the upload gets another
-/// name.
-fn look_at_existing(
-    directory: BorrowedFd<'_>,
-    name: &[u8],
-    taken: &mut Taken,
-    policy: &Policy,
-) -> Result<Option<Replaced>, StorageError> {
-    let other_name = policy.uploads.other_name();
-    let is_secret = other_name.is_some();
-    let versions = policy.uploads.versions();
-    let is_one = |format| version_name::is_version(name, format);
-    if versions.is_some_and(|it| is_one(it.format)) || is_secret && is_one(None) {
-        return Err(StorageError::VERSION);
-    }
-    // In a drop box this must not depend on whether the name is taken.
-    if (versions.is_some() || is_secret) && version_name::is_too_long(name) {
-        return Err(StorageError::LONG_NAME);
-    }
-    let replaces = matches!(taken, Taken::Replaced | Taken::Kept(_));
-    match (existing(directory, name, replaces), other_name) {
-        (Err(_), Some(other)) => {
-            *taken = Taken::Beside(other);
-            Ok(None)
-        }
-        (found, _) => found,
-    }
-}
-
-/// The file to be replaced; `None` if there is none.
-fn existing(
-    directory: BorrowedFd<'_>,
-    name: &[u8],
-    overwrite: bool,
-) -> Result<Option<Replaced>, StorageError> {
-    let stat: FileStat = match fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
-        Err(Errno::ENOENT) => return Ok(None),
-        Err(errno) => return Err(errno.into()),
-        Ok(stat) => stat,
-    };
-    match kind(&stat) {
-        SFlag::S_IFDIR => Err(StorageError::IS_DIRECTORY),
-        _ if !overwrite => Err(StorageError::EXISTS),
-        SFlag::S_IFLNK => Err(StorageError::IS_LINK),
-        SFlag::S_IFREG => {
-            // Replacing needs rights on the directory only. But a file that its owner
-            // made read-only is to stay, as if the upload were written in place.
-            faccessat(directory, name, AccessFlags::W_OK, AtFlags::AT_EACCESS)?;
-            Ok(Some(Replaced {
-                permissions: stat.st_mode & 0o777,
-                owner: Uid::from_raw(stat.st_uid),
-                group: Gid::from_raw(stat.st_gid),
-            }))
-        }
-        _ => Err(StorageError::NOT_REGULAR),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::publish::{TEMPORARY_NAMES, rename_new};
@@ -620,6 +526,8 @@ mod tests {
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
     use std::path::{Path, PathBuf};
     use std::process::Command;
+
+    use nix::unistd::Uid;
 
     const OVERWRITE: Policy = Policy {
         read_only: false,

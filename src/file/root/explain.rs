@@ -1,7 +1,7 @@
 //! Why a name can't be served, for the administrator: a name that would be found, the link
 //! that leads out, the right that is missing.
 //!
-//! Must not: be asked on behalf of a client, who would learn what is there.
+//! Must not: reach a client, who would learn what is there.
 
 use std::os::fd::AsFd;
 
