@@ -180,9 +180,7 @@ impl LocalStore {
         }
         Ok(())
     }
-}
 
-impl LocalStore {
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), StorageError> {
         match self {
             Self::File(upload) => upload.write_at(offset, bytes),

@@ -186,11 +186,7 @@ pub(super) fn probe(common: &CommonArgs, url: &OsStr, within: Duration) -> Statu
     }
     transfers.limit = Some(limit);
     let mut progress = TransferProgress::new("", false, !common.verbose);
-    let report = Report {
-        style: Style::Command,
-        verbose: common.verbose,
-        quiet: common.quiet,
-    };
+    let report = transfers.report();
     let status = match transfers.run(&target, LocalFile::Get(&Output::Discard), &mut progress) {
         Ok(done) => {
             let milliseconds = done.elapsed.as_secs_f64() * 1000.0;
@@ -264,6 +260,15 @@ impl<'a> Transfers<'a> {
         })
     }
 
+    /// How each file's end is told.
+    const fn report(&self) -> Report {
+        Report {
+            style: Style::Command,
+            verbose: self.common.verbose,
+            quiet: self.common.quiet,
+        }
+    }
+
     fn run(
         &mut self,
         target: &Target,
@@ -298,11 +303,7 @@ impl<'a> Transfers<'a> {
             !file.is_screen() && !self.common.trace,
             self.common.quiet,
         );
-        let report = Report {
-            style: Style::Command,
-            verbose: self.common.verbose,
-            quiet: self.common.quiet,
-        };
+        let report = self.report();
         match self.run(target, file, &mut progress) {
             Ok(done) => {
                 report.completed(label, file, &done);

@@ -175,7 +175,7 @@ impl Batch {
     pub fn get(&self, index: usize) -> Option<Received<'_>> {
         let header = &self.headers[index];
         let slot = &self.buffer[index * self.slot_len..][..self.slot_len];
-        let Told {
+        let Metadata {
             destination,
             interface,
             segment,
@@ -224,7 +224,7 @@ fn peer_of(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
 
 /// What came with a datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Told {
+struct Metadata {
     destination: Option<Destination>,
     interface: Option<u32>,
     segment: Option<u16>,
@@ -232,8 +232,8 @@ struct Told {
 
 /// What the kernel tells of a datagram: where it was sent to, and the length of
 /// each of several.
-fn read_control(control: &[u64; CONTROL_WORDS], filled: usize) -> Told {
-    let mut told = Told::default();
+fn read_control(control: &[u64; CONTROL_WORDS], filled: usize) -> Metadata {
+    let mut told = Metadata::default();
     // SAFETY: all-zero is a valid value of this C struct.
     let mut header: libc::msghdr = unsafe { mem::zeroed() };
     header.msg_control = control.as_ptr().cast_mut().cast();

@@ -81,7 +81,7 @@ pub(super) fn hint(
                 let waited = session.transfer().waiting_since();
                 took = waited.map_or(took, |it| it.saturating_duration_since(session.started));
             }
-            return slow(&Pace {
+            return slow(&Speed {
                 bytes: session.bytes(),
                 took,
                 waited: session.waited(),
@@ -117,7 +117,7 @@ fn silence(session: &Session, progress: Progress) -> Option<&'static str> {
 }
 
 /// How fast a transfer went.
-struct Pace {
+struct Speed {
     bytes: u64,
     took: Duration,
     waited: Waited,
@@ -128,14 +128,14 @@ struct Pace {
 /// What a slow transfer waited for during half of its time; `None` if that isn't known:
 /// it may have been held back, or have waited for the disk to store.
 #[expect(clippy::cast_precision_loss, reason = "a comparison of rates")]
-fn slow(pace: &Pace) -> Option<String> {
-    let Pace {
+fn slow(speed: &Speed) -> Option<String> {
+    let Speed {
         bytes,
         took,
         waited,
         round_trip,
         progress,
-    } = pace;
+    } = speed;
     let rate = *bytes as f64 / took.as_secs_f64().max(0.001);
     if *took < SLOW || rate >= SLOW_RATE {
         return None;
@@ -223,7 +223,7 @@ mod tests {
                 retransmits: again,
                 verified: true,
             };
-            let hint = slow(&Pace {
+            let hint = slow(&Speed {
                 bytes,
                 took: Duration::from_secs(seconds),
                 waited: Waited {

@@ -248,7 +248,7 @@ impl Front {
         if is_shared(index, floor) {
             self.note_backlog(index, socket);
         }
-        self.see_to(received, index, socket, floor);
+        self.dispatch(received, index, socket, floor);
         self.requests.policy().root.end_batch();
     }
 
@@ -268,7 +268,7 @@ impl Front {
             {
                 let slot_len = self.slot_len(index, floor);
                 self.batch.put(0, slot_len, &datagram);
-                self.see_to(1, index, socket, floor);
+                self.dispatch(1, index, socket, floor);
             }
         }
         self.requests.policy().root.end_batch();
@@ -288,7 +288,13 @@ impl Front {
 
     /// Hands what was received on the socket with this index to sessions, `requests` or
     /// the successor.
-    fn see_to(&mut self, received: usize, index: usize, socket: &ListenSocket, floor: &mut Floor) {
+    fn dispatch(
+        &mut self,
+        received: usize,
+        index: usize,
+        socket: &ListenSocket,
+        floor: &mut Floor,
+    ) {
         if is_shared(index, floor) {
             self.sort(received, index, socket, floor);
             return;

@@ -36,9 +36,9 @@ const NO_DESCRIPTOR: &str = "the limit of open files is reached";
 /// longer one it keeps the file's own name: `./././f` must not make a session big.
 const LONGEST_ASKED: usize = 96;
 
-/// A request that may have a session.
+/// A request that was admitted: it may have a session.
 #[derive(Clone, Copy)]
-pub(super) struct Asked<'a> {
+pub(super) struct AdmittedRequest<'a> {
     pub(super) now: Instant,
     pub(super) listener: &'a ListenSocket,
     pub(super) endpoint: &'a Endpoint,
@@ -126,12 +126,12 @@ impl Opener {
     /// The session for a request, and the section of the rules that holds for it.
     pub(super) fn open(
         &self,
-        asked: &Asked<'_>,
+        asked: &AdmittedRequest<'_>,
         floor: &mut Floor,
     ) -> Result<(Session, Option<Rc<Section>>), NoSession> {
         let spelled = asked.request.filename;
         let (named, given) = answered(asked.request, asked.answer)?;
-        let asked = &Asked {
+        let asked = &AdmittedRequest {
             request: &named,
             ..*asked
         };
@@ -139,11 +139,11 @@ impl Opener {
         let section = granted.section.as_deref();
         let terms = Terms::of(section, self.limits, self.config).map_err(NoSession::Crowded)?;
         let mode = if terms.octet { Mode::Octet } else { named.mode };
-        let asked = &Asked {
+        let asked = &AdmittedRequest {
             request: &Request { mode, ..named },
             ..*asked
         };
-        let &Asked {
+        let &AdmittedRequest {
             now,
             endpoint,
             request,
@@ -188,11 +188,11 @@ impl Opener {
     /// Settles the root and the name.
     fn settle(
         &self,
-        asked: &Asked<'_>,
+        asked: &AdmittedRequest<'_>,
         given: Option<&OwnedFd>,
         floor: &mut Floor,
     ) -> Result<Granted<'_>, NoSession> {
-        let &Asked {
+        let &AdmittedRequest {
             now,
             endpoint: &Endpoint { peer, .. },
             request,
@@ -218,7 +218,7 @@ impl Opener {
     /// Opens the file, and negotiates the options.
     fn open_file<'p>(
         &self,
-        asked: &Asked<'_>,
+        asked: &AdmittedRequest<'_>,
         granted: Granted<'p>,
         file: &File<'_>,
         floor: &mut Floor,
@@ -309,12 +309,12 @@ fn answered<'a>(
 
 /// A socket; `window` is what an upload's client sends without waiting for an answer.
 fn take_port(
-    asked: &Asked<'_>,
+    asked: &AdmittedRequest<'_>,
     window: Option<&Negotiated>,
     sharing: Sharing,
     floor: &mut Floor,
 ) -> Result<TransferSocket, NoSession> {
-    let &Asked {
+    let &AdmittedRequest {
         now,
         listener,
         endpoint,

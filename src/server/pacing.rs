@@ -43,7 +43,7 @@ struct Account {
     section: Rc<Section>,
     /// Its client has answered.
     counted: Option<Counted>,
-    pace: Option<Pace>,
+    bucket: Option<TokenBucket>,
 }
 
 /// A session counts among those of its section while this exists.
@@ -65,7 +65,7 @@ impl Drop for Counted {
 
 /// A bucket of bytes that is filled at a rate.
 #[derive(Debug)]
-struct Pace {
+struct TokenBucket {
     /// Bytes a second.
     rate: u64,
     /// Bytes that may be moved.
@@ -81,7 +81,7 @@ impl Pacing {
         if settings.needs_account() {
             let account = Account {
                 counted: None,
-                pace: settings.rate.map(|rate| Pace::new(rate, now)),
+                bucket: settings.rate.map(|rate| TokenBucket::new(rate, now)),
                 section,
             };
             self.sessions.insert(key, account);
@@ -121,8 +121,8 @@ impl Pacing {
         if self.sessions.is_empty() {
             return None;
         }
-        let pace = self.sessions.get_mut(&key)?.pace.as_mut()?;
-        Some(pace.lend(at_once(session), now))
+        let bucket = self.sessions.get_mut(&key)?.bucket.as_mut()?;
+        Some(bucket.lend(at_once(session), now))
     }
 
     /// The session's turn is over: charges it for what it has used, and lets it pause
@@ -134,10 +134,10 @@ impl Pacing {
         done: &Done,
     ) {
         let account = self.sessions.get_mut(&key);
-        if let Some(pace) = account.and_then(|it| it.pace.as_mut()) {
-            pace.bytes = pace.bytes.saturating_sub(done.sent as u64);
+        if let Some(bucket) = account.and_then(|it| it.bucket.as_mut()) {
+            bucket.bytes = bucket.bytes.saturating_sub(done.sent as u64);
             if done.is_held {
-                session.pause(pace.until_more(at_once(session)));
+                session.pause(bucket.until_more(at_once(session)));
             }
         }
     }
@@ -184,15 +184,15 @@ fn in_time(rate: u64, time: Duration) -> u64 {
     u64::try_from(bytes).unwrap_or(u64::MAX)
 }
 
-impl Pace {
+impl TokenBucket {
     fn new(rate: NonZeroU64, now: Instant) -> Self {
-        let mut pace = Self {
+        let mut bucket = Self {
             rate: rate.get(),
             bytes: 0,
             at: now,
         };
-        pace.bytes = pace.in_time(QUANTUM);
-        pace
+        bucket.bytes = bucket.in_time(QUANTUM);
+        bucket
     }
 
     fn in_time(&self, time: Duration) -> u64 {

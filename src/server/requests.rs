@@ -15,7 +15,7 @@ use super::drops::DropLines;
 use super::ending::Ending;
 use super::floor::Floor;
 use super::hints::{self, Place};
-use super::opening::{Asked, NoSession, Opener};
+use super::opening::{AdmittedRequest, NoSession, Opener};
 use crate::helper::{Answer, Helper, Waiting};
 use crate::host::clock;
 use crate::log::event::Event;
@@ -257,7 +257,7 @@ impl Requests {
         if !floor.listed.is_empty() {
             self.opener.policy.charge_listings(now, &mut floor.listed);
         }
-        let asked = Asked {
+        let asked = AdmittedRequest {
             now,
             listener,
             endpoint: &endpoint,
@@ -284,7 +284,7 @@ impl Requests {
     /// Begins the session of a request, and ends the one that gives way to it.
     fn begin(
         &mut self,
-        asked: &Asked<'_>,
+        asked: &AdmittedRequest<'_>,
         fingerprint: Fingerprint,
         session: Session,
         section: Option<Rc<Section>>,

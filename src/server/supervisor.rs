@@ -76,7 +76,7 @@ struct Supervisor<'a> {
     log_file: Option<LogFile>,
     /// Removed at the end.
     _pid_file: Option<PidFile>,
-    progress: Progress,
+    startup: Startup,
     upgrade: Upgrade,
     /// Once told to stop: when the processes still running are killed.
     kill_at: Option<Instant>,
@@ -86,7 +86,7 @@ struct Supervisor<'a> {
 
 /// How far the start has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Progress {
+enum Startup {
     /// Only the first process was started, to see whether one can start at all.
     First,
     /// All are started.
@@ -141,13 +141,13 @@ impl<'a> Supervisor<'a> {
             notifier,
             log_file,
             _pid_file: pid_file,
-            progress: Progress::First,
+            startup: Startup::First,
             upgrade: Upgrade::Unwanted,
             kill_at: None,
             has_failed: false,
         };
         if is_resumed {
-            supervisor.progress = Progress::All;
+            supervisor.startup = Startup::All;
             supervisor.replace_all();
         }
         Ok(supervisor)
@@ -249,7 +249,7 @@ impl<'a> Supervisor<'a> {
     /// When to start the next process of the slot with this number, if it lacks one.
     fn due(&self, number: usize, now: Instant) -> Option<Instant> {
         let slot = &self.slots[number];
-        let is_wanted = self.progress != Progress::First || number == 0;
+        let is_wanted = self.startup != Startup::First || number == 0;
         let lacks = is_wanted && self.kill_at.is_none() && slot.is_vacant();
         lacks.then(|| slot.started.map_or(now, |at| at + RESTART))
     }
@@ -289,7 +289,7 @@ impl<'a> Supervisor<'a> {
                         "it must exist, and one more process must be allowed"
                     )
                 );
-                if self.progress == Progress::First {
+                if self.startup == Startup::First {
                     self.has_failed = true;
                     self.stop();
                 }
@@ -329,15 +329,15 @@ impl<'a> Supervisor<'a> {
 
     /// The start goes on once every process that was started is ready.
     fn go_on(&mut self) {
-        if self.progress == Progress::Up || self.slots.iter().any(Slot::is_starting) {
+        if self.startup == Startup::Up || self.slots.iter().any(Slot::is_starting) {
             return;
         }
         let serving = self.slots.iter().filter(|it| !it.is_vacant()).count();
-        if self.progress == Progress::First && serving > 0 {
-            self.progress = Progress::All;
+        if self.startup == Startup::First && serving > 0 {
+            self.startup = Startup::All;
         }
         if serving == self.slots.len() && self.kill_at.is_none() {
-            self.progress = Progress::Up;
+            self.startup = Startup::Up;
             let plural = if serving == 1 { "" } else { "es" };
             let status = format!(
                 "serving with {serving} process{plural} on {}",
@@ -465,7 +465,7 @@ impl<'a> Supervisor<'a> {
         let number = number + 1;
         match stage {
             _ if self.kill_at.is_some() => {}
-            Stage::Starting(_) if self.progress == Progress::First => {
+            Stage::Starting(_) if self.startup == Startup::First => {
                 // A process that exits by itself has logged the reason.
                 if !how.starts_with(BY_ITSELF) {
                     error!("worker {number}: process {pid} has ended before it was ready ({how})");

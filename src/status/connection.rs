@@ -37,7 +37,7 @@ pub(super) const PIECE: usize = 4 * 1024;
 
 /// What can be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Path {
+pub(super) enum Resource {
     Page,
     Json,
     Metrics,
@@ -128,7 +128,7 @@ impl Connection {
         now: Instant,
         bytes: &[u8],
         hosts: &Hosts,
-    ) -> Option<Asked> {
+    ) -> Option<HttpRequest> {
         let State::Asking(received) = &mut self.state else {
             // Nothing more is expected: a second request goes unanswered.
             self.discarded += bytes.len();
@@ -291,8 +291,8 @@ pub(super) const STUCK: Duration = Duration::from_secs(1);
 
 /// A request that will be answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Asked {
-    pub(super) path: Path,
+pub(super) struct HttpRequest {
+    pub(super) resource: Resource,
     /// Only the head of the answer is wanted.
     pub(super) head: bool,
 }
@@ -304,7 +304,7 @@ const TOO_LONG: &str = "431 Request Header Fields Too Large";
 const BAD: &str = "400 Bad Request";
 
 /// Parses a request. `None`: it isn't whole yet; an error is the answer's status.
-fn parse(received: &[u8], hosts: &Hosts) -> Result<Option<Asked>, &'static str> {
+fn parse(received: &[u8], hosts: &Hosts) -> Result<Option<HttpRequest>, &'static str> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
     match request.parse(received) {
@@ -323,11 +323,11 @@ fn parse(received: &[u8], hosts: &Hosts) -> Result<Option<Asked>, &'static str> 
         _ => return Err("405 Method Not Allowed"),
     };
     let (authority, target) = split(target)?;
-    let path = match target.split('?').next() {
-        Some("/") => Path::Page,
-        Some("/status.json") => Path::Json,
-        Some("/metrics") => Path::Metrics,
-        Some("/healthz") => Path::Health,
+    let resource = match target.split('?').next() {
+        Some("/") => Resource::Page,
+        Some("/status.json") => Resource::Json,
+        Some("/metrics") => Resource::Metrics,
+        Some("/healthz") => Resource::Health,
         _ => return Err("404 Not Found"),
     };
     let mut named = request
@@ -337,16 +337,16 @@ fn parse(received: &[u8], hosts: &Hosts) -> Result<Option<Asked>, &'static str> 
     let host = match (named.next(), named.next(), request.version) {
         (Some(host), None, _) => str::from_utf8(host.value).map_err(|_| BAD)?,
         // RFC 9112 §3.2; HTTP/1.0 has none.
-        (None, None, Some(0)) => return Ok(Some(Asked { path, head })),
+        (None, None, Some(0)) => return Ok(Some(HttpRequest { resource, head })),
         _ => return Err(BAD),
     };
     // RFC 9112 §3.2.2: the target's authority takes precedence.
     let host = authority.unwrap_or(host);
     // A health probe may use any name: it learns only that we are there.
-    if path != Path::Health && !hosts.include(host.trim()) {
+    if resource != Resource::Health && !hosts.include(host.trim()) {
         return Err(FOREIGN_NAME);
     }
-    Ok(Some(Asked { path, head }))
+    Ok(Some(HttpRequest { resource, head }))
 }
 
 /// The authority and the path of a target in absolute form (RFC 9112 §3.2.2); any other is
@@ -407,8 +407,8 @@ mod tests {
     fn requests_are_read_byte_by_byte_or_at_once() {
         let now = clock::now();
         let request = b"GET /metrics?x=1 HTTP/1.1\r\nHost: [::1]:1\r\nA: b\r\n\r\n";
-        let asked = Some(Asked {
-            path: Path::Metrics,
+        let asked = Some(HttpRequest {
+            resource: Resource::Metrics,
             head: false,
         });
         for size in [1, 7, request.len()] {

@@ -31,7 +31,7 @@ use mio::{Events, Interest, Poll, Registry, Token};
 use slab::Slab;
 
 pub use self::address::StatusAddress;
-use self::connection::{Asked, Body, Connection, Path as Asking, Reply};
+use self::connection::{Body, Connection, HttpRequest, Reply, Resource};
 pub(crate) use self::history::History;
 use self::json::Cursor;
 use self::listener::{Listener, Stream};
@@ -269,7 +269,7 @@ impl Status {
                 resident_bytes: self.files.resident_bytes(),
             };
             let reply = reply(asked, view, own);
-            if asked.path == Asking::Metrics && !asked.head {
+            if asked.resource == Resource::Metrics && !asked.head {
                 self.longest_turn = Duration::ZERO;
             }
             open.connection.answer(view.now, asked.head, reply);
@@ -384,7 +384,7 @@ impl Status {
 
 impl Open {
     /// If something is expected, reads until there is a request or nothing more comes.
-    fn read(&mut self, now: Instant, hosts: &address::Hosts) -> Option<Asked> {
+    fn read(&mut self, now: Instant, hosts: &address::Hosts) -> Option<HttpRequest> {
         let mut buffer = [0; connection::MAX_REQUEST];
         for _ in 0..READS {
             if !self.connection.reads() {
@@ -458,18 +458,18 @@ impl Open {
     }
 }
 
-fn reply(asked: Asked, view: &View<'_>, own: impl FnOnce() -> metrics::Own) -> Reply {
-    let (content_type, body) = match asked.path {
-        Asking::Health if view.is_draining => {
+fn reply(asked: HttpRequest, view: &View<'_>, own: impl FnOnce() -> metrics::Own) -> Reply {
+    let (content_type, body) = match asked.resource {
+        Resource::Health if view.is_draining => {
             return Reply::plain("503 Service Unavailable", "draining\n");
         }
-        Asking::Health => return Reply::plain("200 OK", "serving\n"),
-        Asking::Page => ("text/html; charset=utf-8", Body::Static(page::HTML)),
-        Asking::Metrics => (
+        Resource::Health => return Reply::plain("200 OK", "serving\n"),
+        Resource::Page => ("text/html; charset=utf-8", Body::Static(page::HTML)),
+        Resource::Metrics => (
             metrics::CONTENT_TYPE,
             Body::Text(metrics::text(view, &own())),
         ),
-        Asking::Json => ("application/json", Body::Pieces(Box::default())),
+        Resource::Json => ("application/json", Body::Pieces(Box::default())),
     };
     Reply {
         status: "200 OK",

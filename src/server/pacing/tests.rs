@@ -526,14 +526,14 @@ fn a_pace_is_kept_to_whatever_the_block_size() {
         (1 << 40, 1428),
     ] {
         let start = clock::now();
-        let mut pace = Pace::new(NonZeroU64::new(rate).unwrap(), start);
+        let mut bucket = TokenBucket::new(NonZeroU64::new(rate).unwrap(), start);
         let (mut now, mut sent, mut pauses) = (start, 0, 0);
         while now < start + Duration::from_secs(10) && sent < 1 << 34 {
-            let bytes = pace.lend(block, now) as u64;
+            let bytes = bucket.lend(block, now) as u64;
             assert_eq!(bytes % block, 0);
             sent += bytes;
-            pace.bytes -= bytes;
-            now = now.max(pace.until_more(block));
+            bucket.bytes -= bytes;
+            now = now.max(bucket.until_more(block));
             pauses += 1;
         }
         let millis = u64::try_from((now - start).as_millis()).unwrap();
