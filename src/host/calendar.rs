@@ -1,7 +1,7 @@
 //! Dates of the Gregorian calendar, in UTC. Must not: read the clock.
 
-/// The year, month and day that begin so many days after those of 1970. Counted in years
-/// from March on, so that a leap day is the last of its year.
+/// The year, month and day that come this many `days` after 1 January 1970. Counted in
+/// years from March on, so that a leap day is the last of its year.
 pub const fn date(days: u64) -> (u64, u64, u64) {
     /// From the first of March of the year 0.
     const TO_1970: u64 = 719_468;

@@ -145,6 +145,7 @@ fn no_database<T>(found: nix::Result<Option<T>>) -> nix::Result<Option<T>> {
     }
 }
 
+/// What an error means, in words.
 pub(super) fn words(errno: Errno) -> String {
     errno.desc().to_ascii_lowercase()
 }

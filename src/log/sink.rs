@@ -36,7 +36,7 @@ impl Sink {
         Self::shared(Arc::new(Mutex::new(target)), note, process)
     }
 
-    /// Writes to the log file, even after it was opened anew.
+    /// Writes to the log file, even after it was opened again.
     pub(super) fn to(file: &LogFile, note: Note, process: Process) -> Self {
         Self::shared(file.target(), note, process)
     }

@@ -67,7 +67,7 @@ impl ListenSocket {
         registry.register(&mut SourceFd(&self.socket.as_raw_fd()), token, interest)
     }
 
-    /// Registers the socket anew, in place of the earlier registration.
+    /// Replaces the earlier registration of the socket.
     ///
     /// # Errors
     /// The socket isn't registered.

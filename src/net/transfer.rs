@@ -57,8 +57,8 @@ pub struct TransferSocket {
 enum Channel {
     /// A socket of its own.
     Own(UdpSocket),
-    /// The listen socket, from the address that was asked. Whoever reads that socket
-    /// hands over what comes in.
+    /// The listen socket, from the address that was asked. What comes in there is
+    /// handed over by the loop.
     Shared(Rc<Share>),
 }
 

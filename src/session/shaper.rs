@@ -226,7 +226,8 @@ impl Shaper {
         }
     }
 
-    /// Sessions share a send buffer of so many bytes from now on, if they did not before.
+    /// From now on sessions share a send buffer of this many bytes, or the smaller one that
+    /// they shared before.
     pub fn share_buffer(&mut self, bytes: usize) {
         self.buffer.len = self.buffer.len.min(bytes);
     }

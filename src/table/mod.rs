@@ -712,7 +712,7 @@ impl<S: Tracked> Sessions<S> {
     }
 
     /// Moves the session to the list of its new standing, and counts its descriptors
-    /// anew.
+    /// again.
     #[cold] // Both change a few times at most.
     fn relist(&mut self, index: u32, standing: Standing, descriptors: u8) {
         self.unlist(index);

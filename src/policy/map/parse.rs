@@ -144,6 +144,23 @@ pub(super) fn parse(file: &[u8], ignore_case: bool) -> Result<Vec<Rule>, MapErro
         }
         rules.push(rule);
     }
+    set_targets(&mut rules, jumps, &labels, &mut mistakes);
+    slashes.told().for_each(|mistake| mistakes.push(mistake));
+    if mistakes.has_none() {
+        Ok(rules)
+    } else {
+        Err(mistakes)
+    }
+}
+
+/// Sets where the rules that jump go on. `jumps`: each by its index, with the label that it
+/// names and its line.
+fn set_targets(
+    rules: &mut [Rule],
+    jumps: Vec<(usize, Field<'_>, Line<'_>)>,
+    labels: &BTreeMap<&[u8], usize>,
+    mistakes: &mut MapErrors,
+) {
     for (index, target, line) in jumps {
         let Some(&place) = labels.get(target.text) else {
             let name = escape(target.text);
@@ -153,12 +170,6 @@ pub(super) fn parse(file: &[u8], ignore_case: bool) -> Result<Vec<Rule>, MapErro
         if let Some(rule) = rules.get_mut(index) {
             rule.then = Then::Jump(place);
         }
-    }
-    slashes.told().for_each(|mistake| mistakes.push(mistake));
-    if mistakes.has_none() {
-        Ok(rules)
-    } else {
-        Err(mistakes)
     }
 }
 
