@@ -12,6 +12,7 @@
 //! | `contract` | the types they share with their caller, all reexported by [`transfer`] |
 //! | `exchange` | what both share: role, options, whether the peer has answered, the outcome |
 //! | [`retry`], [`timer`] | when to send again and when to give up; what the one deadline is for |
+//! | `answer_time` | how long the peer takes to answer |
 //! | `nack` | what it means when a block is acknowledged again |
 //! | `pace` | how much of a window goes out at once |
 //! | [`block`] | block numbers on the wire, and what they stand for |
@@ -32,7 +33,9 @@
 //! | forged | sent by somebody else in the client's name |
 //! | dallying | waiting after the final ACK, to repeat it if it was lost (RFC 1350 §6) |
 
+mod answer_time;
 pub mod block;
+pub(crate) mod compact;
 mod contract;
 mod exchange;
 #[cfg(test)]

@@ -98,7 +98,7 @@ enum TailProbe {
     /// A probe was sent.
     Sent(ProbeBlock, Turn),
     /// No probe was answered, and the window was sent again.
-    InVain,
+    Unanswered,
 }
 
 /// Which block a tail probe sends.
@@ -156,7 +156,7 @@ impl Pace {
     pub(super) const fn starts_probe(&mut self, in_flight: u16, windowsize: u16) -> bool {
         let opens_slowly = self.open < OPEN;
         self.probe = match self.probe {
-            _ if in_flight <= 1 => TailProbe::InVain,
+            _ if in_flight <= 1 => TailProbe::Unanswered,
             TailProbe::None | TailProbe::Sent(Last, First) if opens_slowly => {
                 TailProbe::Due(Base, First)
             }
@@ -164,7 +164,7 @@ impl Pace {
                 TailProbe::Due(Last, Second)
             }
             TailProbe::Needless | TailProbe::Sent(Last, First) | TailProbe::Sent(Base, Second) => {
-                TailProbe::InVain
+                TailProbe::Unanswered
             }
             _ => TailProbe::Due(Last, First),
         };
@@ -189,19 +189,19 @@ impl Pace {
     /// `is_out`. Returns whether to send the window again instead, since no tail probe was
     /// answered, or none would be.
     pub(super) fn end_pause(&mut self, is_out: bool) -> bool {
-        let is_in_vain = match self.probe {
+        let sends_window = match self.probe {
             TailProbe::Sent(Last, Second) => true,
             TailProbe::Needless => is_out,
             _ => false,
         };
         self.probe = match self.probe {
-            _ if is_in_vain => TailProbe::InVain,
+            _ if sends_window => TailProbe::Unanswered,
             TailProbe::Sent(Base, First) => TailProbe::Due(Base, Second),
             _ if is_out => TailProbe::Due(Last, First),
             other => other,
         };
         self.restart();
-        is_in_vain
+        sends_window
     }
 
     /// The block that a due tail probe sends. `all_sent`: the whole file is out.

@@ -70,12 +70,13 @@
 use std::time::{Duration, Instant};
 
 use super::block::BlockIndex;
+use super::compact::Millis;
 use super::contract::{
     BlockSink, Committed, Config, Failure, MAX_CLIENT_DALLY, MAX_SERVER_DALLY, Opening, Outcome,
     Transmit, Written,
 };
 use super::exchange::Exchange;
-use super::retry::{ADAPTIVE_FLOOR, Millis};
+use super::retry::ADAPTIVE_FLOOR;
 use super::timer::Timer;
 use crate::wire::options::{self, Negotiated, Offer};
 use crate::wire::packet::{

@@ -17,9 +17,10 @@
 //!
 //! Must not: read the clock; callers pass the time in.
 
-use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
+use super::answer_time::{KNOWN_ANSWERS, RoundTrip, Slowest};
+use super::compact::{Micros, Millis};
 use super::timer::Timer;
 
 /// The wait doubles up to this, unless the first wait is longer already.
@@ -44,12 +45,6 @@ pub const MAX_NEGOTIATED_PATIENCE: Duration = Duration::from_secs(60);
 /// A negotiated wait shorter than this is kept exactly: it costs nobody much time.
 pub const LONG_NEGOTIATED: Duration = Duration::from_secs(2);
 
-/// Answers until repeats may come earlier than a negotiated wait: the OACK and the first
-/// three DATA or windows keep it. Few, since each of these costs a boot loader that wait if
-/// it is lost, and a wrong guess costs only a few needless DATA. Not fewer, since a test of
-/// whether `timeout` is kept looks at the first packets.
-pub const KNOWN_ANSWERS: u8 = 4;
-
 /// Repeats of one packet that may come earlier than a negotiated wait. If a NACK was lost, a
 /// window takes three:
 ///
@@ -69,21 +64,6 @@ const BACKED_OFF: u32 = 1 << EARLY_REPEATS;
 /// An answer that comes this soon after a repeat answers the repeat, however short the
 /// round trip: scheduling is no more exact.
 const PROMPT: Duration = Duration::from_millis(5);
-
-/// An answer that comes this late may be a repeat: the first was lost, and the peer's own
-/// timer, which expires after a second or more, sent it again.
-const PEERS_OWN_TIMER: Duration = Duration::from_millis(990);
-
-/// The slowest of at least this many of the last answers is remembered, and of at most twice
-/// as many.
-const SLOW_MEMORY: u8 = 64;
-
-/// Answers as late as [`PEERS_OWN_TIMER`] are put down to lost packets while they are rare:
-/// at most one in this many of those counted now (but always the first), and at most
-/// [`MOST_LATE_BY_LOSS`]. A peer that is busy for a second just as rarely gets a few needless
-/// repeats each time.
-const LATE_BY_LOSS: u8 = 16;
-const MOST_LATE_BY_LOSS: u8 = 3;
 
 /// Answers after a loss until the loss is forgotten.
 const LOSS_MEMORY: u8 = 64;
@@ -149,153 +129,6 @@ impl RetryPolicy {
                 retries: u8::MAX,
                 ..self
             })
-    }
-}
-
-/// Smoothed round trip and its variation (RFC 6298 §2), in microseconds. Small, since every
-/// session has both.
-#[derive(Debug, Clone, Copy)]
-struct RoundTrip {
-    smoothed: NonZeroU32,
-    variation: u32,
-}
-
-impl RoundTrip {
-    /// §2.2: the first measurement.
-    fn first(sample: u32) -> Self {
-        Self {
-            smoothed: NonZeroU32::new(sample).unwrap_or(NonZeroU32::MIN),
-            variation: sample / 2,
-        }
-    }
-
-    /// §2.3: alpha = 1/8, beta = 1/4.
-    fn update(self, sample: u32) -> Self {
-        let smoothed = self.smoothed.get();
-        let difference = smoothed.abs_diff(sample);
-        Self {
-            smoothed: NonZeroU32::new(smoothed - smoothed / 8 + sample / 8)
-                .unwrap_or(NonZeroU32::MIN),
-            variation: self.variation - self.variation / 4 + difference / 4,
-        }
-    }
-
-    fn timeout(self) -> Micros {
-        let variation = self.variation.saturating_mul(4);
-        Micros(self.smoothed.get().saturating_add(variation))
-    }
-}
-
-/// A wait in microseconds: small, since every session has several, and quick to compute
-/// with, since every answer is measured. Up to 71 minutes, which is more than `-t` and the
-/// options allow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Micros(u32);
-
-impl Micros {
-    /// Rounded down to a microsecond; 4,294 s and more count as the longest.
-    const fn of(duration: Duration) -> Self {
-        if duration.as_secs() < (u32::MAX / 1_000_000) as u64 {
-            Self(duration.as_secs() as u32 * 1_000_000 + duration.subsec_micros())
-        } else {
-            Self(u32::MAX)
-        }
-    }
-
-    /// `factor` times as long.
-    const fn times(self, factor: u32) -> Self {
-        Self(self.0.saturating_mul(factor))
-    }
-}
-
-impl From<Duration> for Micros {
-    fn from(duration: Duration) -> Self {
-        Self::of(duration)
-    }
-}
-
-impl From<Millis> for Micros {
-    fn from(millis: Millis) -> Self {
-        Self(millis.0).times(1_000)
-    }
-}
-
-impl From<Micros> for Duration {
-    fn from(micros: Micros) -> Self {
-        Self::from_micros(micros.0.into())
-    }
-}
-
-/// The slowest recent answer. A peer that was busy now and then (writing flash) will be
-/// again, and earlier repeats would be needless.
-#[derive(Debug)]
-struct Slowest {
-    /// The slowest of the answers counted now.
-    current: Micros,
-    /// The slowest of the [`SLOW_MEMORY`] answers before those.
-    previous: Micros,
-    count: u8,
-    /// All answers, also those to a repeat; up to [`KNOWN_ANSWERS`].
-    seen: u8,
-    /// Answers among those counted now that were put down to lost packets.
-    late: u8,
-}
-
-impl Slowest {
-    const fn none() -> Self {
-        Self {
-            current: Micros(0),
-            previous: Micros(0),
-            count: 0,
-            seen: 0,
-            late: 0,
-        }
-    }
-
-    const fn see(&mut self) {
-        if self.seen < KNOWN_ANSWERS {
-            self.seen += 1;
-        }
-    }
-
-    /// Returns whether the peer itself took that long, as far as we can tell.
-    fn learn(&mut self, answer: Micros) -> bool {
-        if self.count == SLOW_MEMORY {
-            self.previous = self.current;
-            self.current = Micros(0);
-            self.count = 0;
-            self.late = 0;
-        }
-        self.count += 1;
-        let is_rare = self.late < MOST_LATE_BY_LOSS && self.late * LATE_BY_LOSS < self.count;
-        if answer >= Micros::of(PEERS_OWN_TIMER) && is_rare {
-            self.late += 1;
-            return false;
-        }
-        self.current = self.current.max(answer);
-        true
-    }
-
-    /// The wait within which an answer as slow as the slowest still comes.
-    fn wait(&self) -> Micros {
-        let slowest = self.current.max(self.previous).0;
-        Micros(slowest.saturating_add(slowest / 4))
-    }
-}
-
-/// A time in milliseconds, for longer ones: up to 49 days.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Millis(u32);
-
-impl From<Duration> for Millis {
-    fn from(duration: Duration) -> Self {
-        Self(u32::try_from(duration.as_millis()).unwrap_or(u32::MAX))
-    }
-}
-
-impl From<Millis> for Duration {
-    fn from(millis: Millis) -> Self {
-        Self::from_millis(millis.0.into())
     }
 }
 
@@ -737,6 +570,7 @@ impl RetryTimer {
 
 #[cfg(test)]
 mod tests {
+    use super::super::answer_time::SLOW_MEMORY;
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
@@ -782,18 +616,6 @@ mod tests {
             timer.answered(now, true);
         }
         (timer, now)
-    }
-
-    #[test]
-    fn a_wait_is_rounded_down_and_bounded() {
-        for (duration, micros) in [
-            (Duration::from_nanos(1_999), 1),
-            (Duration::new(4_293, 999_999_999), 4_293_999_999),
-            (Duration::from_secs(4_294), u32::MAX),
-            (Duration::MAX, u32::MAX),
-        ] {
-            assert_eq!(Micros::of(duration), Micros(micros), "{duration:?}");
-        }
     }
 
     #[test]

@@ -21,7 +21,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
 
-use crate::protocol::retry::Micros;
+use crate::protocol::compact::Micros;
 use crate::table::rate::{network, place};
 
 /// Bits that prove a client: an ACK right after a pause is worth those of the pause
