@@ -261,8 +261,8 @@ impl TransferSocket {
         batch::unsent(self.socket())
     }
 
-    /// Whether several datagrams may come as one, of up to [`MAX_COALESCED`]
-    /// bytes.
+    /// Whether several datagrams may come as one, of up to
+    /// [`MAX_COALESCED`](super::MAX_COALESCED) bytes.
     pub const fn coalesces(&self) -> bool {
         matches!(self.prepared, Prepared::Coalesced)
     }
