@@ -21,8 +21,8 @@ use common::*;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use tftpd::file::{
-    Methods, Policy, Publisher, Resolver, Root, StorageError, Upload, UploadRules, VersionFormat,
-    Versions,
+    Methods, Policy, Publisher, Resolver, Root, StorageError, Total, Upload, UploadRules,
+    VersionFormat, Versions,
 };
 
 /// All names below a directory, hidden ones too; directories end in a slash.
@@ -1105,7 +1105,10 @@ fn an_unusable_upload_directory_is_reported_in_one_line() {
 fn an_upload_that_trickles_does_not_hold_all_that_it_announced() {
     const MIB: u64 = 1 << 20;
     let policy = rules(UploadRules {
-        max_total: Some(16 * MIB),
+        max_total: Some(Total {
+            bytes: 16 * MIB,
+            is_shared: false,
+        }),
         ..UploadRules::NONE
     });
     for_each_method(policy, |_, root| {

@@ -8,7 +8,7 @@
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::{self, File};
 use std::io::IoSlice;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd as _;
@@ -220,6 +220,33 @@ fn uploads_in_single_port_survive_the_replacement_of_their_process() {
 }
 
 /// The kernel spreads clients over all sockets, including those of a dead process.
+/// What one process stores, the others see.
+#[test]
+#[cfg(feature = "uploads")]
+fn all_uploads_together_have_one_limit_for_all_processes() {
+    let server = start("2", &["--max-upload-total", "64M"]);
+    let upload = |name: &str| RawClient::new(&server).write(name, b"x");
+    // By now each process has counted what was there.
+    for number in 0..20 {
+        upload(&format!("early-{number}")).expect("there is room");
+    }
+    // As another process would.
+    let large = File::create(server.root().join("large")).expect("a file");
+    large.set_len(64 << 20).expect("a large file");
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let names = (0..20).map(|number| format!("late-{number}"));
+        let stored: Vec<_> = names.filter(|name| upload(name).is_ok()).collect();
+        if stored.is_empty() {
+            return;
+        }
+        for name in stored {
+            fs::remove_file(server.root().join(name)).expect("it was stored");
+        }
+        assert!(Instant::now() < deadline, "what others store isn't counted");
+    }
+}
+
 #[test]
 fn a_killed_process_leaves_the_uploads_of_the_others_alone() {
     let server = start("4", &["--single-port"]);

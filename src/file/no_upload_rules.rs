@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 
-use super::quota::MinFree;
+use super::quota::{MinFree, Total};
 use super::version_name::VersionFormat;
 
 /// Rules for uploads.
@@ -52,7 +52,7 @@ impl UploadRules {
         false
     }
 
-    pub(super) const fn max_total(&self) -> Option<u64> {
+    pub(super) const fn max_total(&self) -> Option<Total> {
         None
     }
 

@@ -55,7 +55,16 @@ impl MinFree {
     }
 }
 
-/// The bytes of all files where uploads go, and of the uploads under way.
+/// The most that all uploads together may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Total {
+    /// Bytes of all files where uploads go.
+    pub bytes: u64,
+    /// Other processes store files there too: a count doesn't hold for long.
+    pub is_shared: bool,
+}
+
+/// The bytes of all files where uploads go, and of this process's uploads under way.
 #[derive(Debug, Default)]
 pub(super) struct Quota {
     /// Bytes of the files; `None` before they were counted.
@@ -71,21 +80,26 @@ impl Quota {
     /// added to `entries`.
     ///
     /// # Errors
-    /// ERROR 3 if all together would be more than `limit` bytes.
+    /// ERROR 3 if all together would be more than `total`.
     pub(super) fn ensure(
         &self,
         tops: &[BorrowedFd<'_>],
-        limit: u64,
+        total: Total,
         from: u64,
         to: u64,
         entries: &Cell<u64>,
     ) -> Result<(), StorageError> {
         let others = self.under_way.get().saturating_sub(from);
-        let fits = |stored: u64| stored.saturating_add(others).saturating_add(to) <= limit;
-        if self.stored.get().is_some_and(fits) {
+        let fits = |stored: u64| stored.saturating_add(others).saturating_add(to) <= total.bytes;
+        if !total.is_shared && self.stored.get().is_some_and(fits) {
             return Ok(());
         }
-        match self.count(tops, entries) {
+        let shortest_rest = if total.is_shared {
+            Duration::ZERO
+        } else {
+            SHORTEST_REST
+        };
+        match self.count(tops, shortest_rest, entries) {
             Some(stored) if fits(stored) => Ok(()),
             Some(_) => Err(StorageError::OVER_TOTAL),
             None => Err(StorageError::UNCOUNTED),
@@ -123,7 +137,12 @@ impl Quota {
     /// The bytes of all files below the directories `tops`, counted again unless that was
     /// done just before; `None` if they couldn't be counted. A count that left something
     /// out never lowers the known number.
-    fn count(&self, tops: &[BorrowedFd<'_>], entries: &Cell<u64>) -> Option<u64> {
+    fn count(
+        &self,
+        tops: &[BorrowedFd<'_>],
+        shortest_rest: Duration,
+        entries: &Cell<u64>,
+    ) -> Option<u64> {
         let start = now();
         let known = self.stored.get();
         if start < self.rested.get() {
@@ -137,7 +156,7 @@ impl Quota {
         }
         let end = now();
         self.rested
-            .set(end + end.saturating_sub(start) * REST + SHORTEST_REST);
+            .set(end + end.saturating_sub(start) * REST + shortest_rest);
         let stored = match counted.missed {
             None => Some(counted.bytes),
             Some(_) => known.map(|it| it.max(counted.bytes)),
@@ -247,8 +266,8 @@ fn can_enter(directory: BorrowedFd<'_>, name: &[u8]) -> bool {
 /// The most names looked at to count files; takes some tenths of a second.
 const MAX_ENTRIES: usize = 100_000;
 
-/// After a count, none follows for this many times as long as it took, and for the
-/// shortest rest on top.
+/// After a count, none follows for this many times as long as it took and, if only this
+/// process stores files, for the shortest rest on top.
 const REST: u32 = 20;
 const SHORTEST_REST: Duration = Duration::from_millis(100);
 
@@ -256,6 +275,11 @@ const SHORTEST_REST: Duration = Duration::from_millis(100);
 mod tests {
     use super::*;
     use std::fs::{self, File};
+
+    const OWN: Total = Total {
+        bytes: 100,
+        is_shared: false,
+    };
 
     #[test]
     fn files_count_wherever_they_are_and_links_do_not() {
@@ -274,7 +298,7 @@ mod tests {
         let directory = File::open(path).unwrap();
         let quota = Quota::default();
         let entries = Cell::default();
-        let ensure = |from, to| quota.ensure(&[directory.as_fd()], 100, from, to, &entries);
+        let ensure = |from, to| quota.ensure(&[directory.as_fd()], OWN, from, to, &entries);
         assert_eq!(ensure(0, 40), Ok(()));
         assert_eq!(ensure(0, 41), Err(StorageError::OVER_TOTAL));
         quota.expect(0, 30);
@@ -306,9 +330,29 @@ mod tests {
         let tops = directories.each_ref().map(AsFd::as_fd);
         let quota = Quota::default();
         let entries = Cell::default();
-        assert_eq!(quota.ensure(&tops, 100, 0, 40, &entries), Ok(()));
-        let over = quota.ensure(&tops, 100, 0, 41, &entries);
+        assert_eq!(quota.ensure(&tops, OWN, 0, 40, &entries), Ok(()));
+        let over = quota.ensure(&tops, OWN, 0, 41, &entries);
         assert_eq!(over, Err(StorageError::OVER_TOTAL));
+    }
+
+    /// A file of another process is seen although there seems to be room.
+    #[test]
+    fn where_others_store_files_a_count_does_not_hold_for_long() {
+        let base = tempfile::tempdir().unwrap();
+        let directory = File::open(base.path()).unwrap();
+        for is_shared in [false, true] {
+            let quota = Quota::default();
+            let total = Total { is_shared, ..OWN };
+            let ensure = |to| {
+                quota.rested.set(Duration::ZERO);
+                quota.ensure(&[directory.as_fd()], total, 0, to, &Cell::default())
+            };
+            fs::write(base.path().join("theirs"), [0; 10]).unwrap();
+            assert_eq!(ensure(90), Ok(()));
+            fs::write(base.path().join("theirs"), [0; 60]).unwrap();
+            assert_eq!(ensure(41).is_err(), is_shared);
+            assert_eq!(ensure(40), Ok(()));
+        }
     }
 
     /// Here because a directory is too deep.
@@ -322,7 +366,7 @@ mod tests {
             let quota = Quota::default();
             let ensure = |to| {
                 quota.rested.set(Duration::ZERO);
-                quota.ensure(&[directory.as_fd()], 100, 0, to, &Cell::default())
+                quota.ensure(&[directory.as_fd()], OWN, 0, to, &Cell::default())
             };
             if is_known {
                 fs::write(path.join("f"), [0; 60]).unwrap();
@@ -350,7 +394,7 @@ mod tests {
         assert_eq!(quota.may_fit(100, 101), Err(StorageError::OVER_TOTAL));
         assert_eq!(quota.may_fit(100, 100), Ok(()));
         assert_eq!(quota.stored.get(), None);
-        let ensured = quota.ensure(&[directory.as_fd()], 100, 0, 1, &Cell::default());
+        let ensured = quota.ensure(&[directory.as_fd()], OWN, 0, 1, &Cell::default());
         assert_eq!(ensured, Ok(()));
         quota.rested.set(now() + Duration::from_secs(60));
         assert_eq!(quota.may_fit(100, 41), Err(StorageError::OVER_TOTAL));

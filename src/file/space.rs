@@ -21,7 +21,7 @@ use super::directory::Directory;
 use super::error::StorageError;
 use super::file_offset;
 use super::made_dirs::MadeDirs;
-use super::quota::{MinFree, Quota};
+use super::quota::{MinFree, Quota, Total};
 use super::walk::{Id, id};
 
 /// What the uploads of one server share.
@@ -85,16 +85,21 @@ impl Uploads {
         }
     }
 
-    /// Makes sure that all files and uploads together take no more than `limit` bytes,
-    /// when one upload takes `to` instead of `from`.
+    /// Makes sure that all files and uploads together take no more than `total`, when one
+    /// upload takes `to` bytes instead of `from`.
     ///
     /// # Errors
     /// ERROR 3 if they would take more.
-    pub(super) fn ensure_total(&self, limit: u64, from: u64, to: u64) -> Result<(), StorageError> {
+    pub(super) fn ensure_total(
+        &self,
+        total: Total,
+        from: u64,
+        to: u64,
+    ) -> Result<(), StorageError> {
         let tops = self.tops.borrow();
         let tops: Vec<_> = tops.iter().map(AsFd::as_fd).collect();
         self.quota
-            .ensure(&tops, limit, from, to, &self.entries_listed)
+            .ensure(&tops, total, from, to, &self.entries_listed)
     }
 
     /// Uploads go below this directory as well.

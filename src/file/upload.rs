@@ -93,8 +93,8 @@ impl Upload {
         if policy.max_upload.is_some_and(|limit| announced > limit) {
             return Err(StorageError::OVER_LIMIT);
         }
-        if let Some(limit) = policy.uploads.max_total() {
-            uploads.quota.may_fit(limit, announced)?;
+        if let Some(total) = policy.uploads.max_total() {
+            uploads.quota.may_fit(total.bytes, announced)?;
         }
         if let Some(Versions { format, .. }) = policy.uploads.versions() {
             let mut to_make = missing.split(|&byte| byte == b'/');
@@ -186,6 +186,10 @@ impl Upload {
 
     fn put_in_place(&mut self) -> Result<u64, StorageError> {
         let length = self.length;
+        if let Some(total) = self.policy.uploads.max_total().filter(|it| it.is_shared) {
+            // Other processes may have put theirs in place meanwhile.
+            self.uploads.ensure_total(total, self.counted, length)?;
+        }
         let made = self.make()?;
         if made.reserve.bytes() > length {
             // Gives back the blocks reserved beyond the end.
@@ -218,10 +222,10 @@ impl Upload {
     /// uploads and on the disk, if limits were set.
     fn ensure_room(&mut self, end: u64) -> Result<(), StorageError> {
         let rules = self.policy.uploads;
-        if let Some(limit) = rules.max_total()
+        if let Some(total) = rules.max_total()
             && end > self.counted
         {
-            self.uploads.ensure_total(limit, self.counted, end)?;
+            self.uploads.ensure_total(total, self.counted, end)?;
             self.count(self.to_count(end));
         }
         if let (Some(_), Some(made)) = (rules.min_free(), &self.made) {
@@ -238,8 +242,8 @@ impl Upload {
     /// The file, which is made now if it isn't there yet.
     fn make(&mut self) -> Result<&mut Made, StorageError> {
         if self.made.is_none() {
-            if let Some(limit) = self.policy.uploads.max_total() {
-                self.uploads.ensure_total(limit, 0, self.announced)?;
+            if let Some(total) = self.policy.uploads.max_total() {
+                self.uploads.ensure_total(total, 0, self.announced)?;
             }
             self.spare = None;
             let uploads = Rc::clone(&self.uploads);

@@ -2,7 +2,7 @@
 //!
 //! Must not: touch a file.
 
-use super::quota::MinFree;
+use super::quota::{MinFree, Total};
 use super::version_name::VersionFormat;
 
 /// Rules for uploads. By default there are none.
@@ -16,8 +16,8 @@ pub struct UploadRules {
     pub write_only: bool,
     /// An upload is on the disk before its client hears that it is complete.
     pub fsync: bool,
-    /// The most bytes that all files where uploads go may take together.
-    pub max_total: Option<u64>,
+    /// The most that all files where uploads go may take together.
+    pub max_total: Option<Total>,
     /// How much uploads leave free on the disk.
     pub min_free: Option<MinFree>,
 }
@@ -66,7 +66,7 @@ impl UploadRules {
         self.fsync
     }
 
-    pub(super) const fn max_total(&self) -> Option<u64> {
+    pub(super) const fn max_total(&self) -> Option<Total> {
         self.max_total
     }
 

@@ -10,7 +10,7 @@ pub struct UploadArgs {}
 
 #[allow(clippy::unused_self, reason = "as with the feature")]
 impl UploadArgs {
-    pub(super) const fn rules(&self) -> UploadRules {
+    pub(super) const fn rules(&self, _is_shared: bool) -> UploadRules {
         UploadRules::NONE
     }
 

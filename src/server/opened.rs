@@ -316,7 +316,7 @@ fn roots(
     let reads = file::Policy {
         read_only: true,
         uploads: if holds_root {
-            args.uploads.rules()
+            all.uploads
         } else {
             file::UploadRules::NONE
         },
@@ -345,12 +345,14 @@ fn may_share(args: &Args) -> bool {
 
 /// What clients may do below the root.
 pub(super) fn policy(args: &Args) -> file::Policy {
+    // An upgrade starts another process even where there is one.
+    let has_siblings = args.workers.is_some() || args.reuse_port;
     file::Policy {
         read_only: args.read_only,
         overwrite: args.overwrite,
         max_upload: args.max_upload,
         umask: args.umask,
         ignore_case: args.ignore_case,
-        uploads: args.uploads.rules(),
+        uploads: args.uploads.rules(has_siblings),
     }
 }

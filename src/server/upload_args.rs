@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::file::{MinFree, UploadRules, VersionFormat, Versions};
+use crate::file::{MinFree, Total, UploadRules, VersionFormat, Versions};
 use crate::host::usage;
 
 /// How uploads are taken.
@@ -72,15 +72,17 @@ pub struct UploadArgs {
 }
 
 impl UploadArgs {
-    /// How uploads are to be taken.
-    pub(super) fn rules(&self) -> UploadRules {
+    /// How uploads are to be taken, alone or where other processes do the same.
+    pub(super) fn rules(&self, is_shared: bool) -> UploadRules {
         let format = self.version_format;
         UploadRules {
             versions: self.keep_versions.map(|count| Versions { count, format }),
             create_dirs: self.create_dirs,
             write_only: self.write_only,
             fsync: self.fsync,
-            max_total: self.max_upload_total,
+            max_total: self
+                .max_upload_total
+                .map(|bytes| Total { bytes, is_shared }),
             min_free: self.min_free,
         }
     }
