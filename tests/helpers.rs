@@ -748,13 +748,13 @@ fn tftp_http_fetches_an_image_once_for_a_hundred_clients() {
     assert!(count(1) > 0, "asked for again by its ETag");
 }
 
-#[test]
-fn tftp_git_commits_the_uploads_of_fifty_switches_in_three_nights() {
-    if require("git").is_none() || require("python3").is_none() {
-        return;
-    }
+/// A server whose uploads tftp-git commits, and git's output for that repository.
+/// `None` where a program is missing.
+fn with_tftp_git() -> Option<(Server, impl Fn(&[&str]) -> Vec<u8>)> {
+    require("git")?;
+    require("python3")?;
     let address = own_address().to_string();
-    let mut server = Server::start_prepared(&["-a", &address, "--overwrite"], |dir| {
+    let server = Server::start_prepared(&["-a", &address, "--overwrite"], |dir| {
         let (root, history) = (dir.join("root"), dir.join("history"));
         let program = shipped("tftp-git");
         let mut command = Command::new(tftpd());
@@ -763,16 +763,60 @@ fn tftp_git_commits_the_uploads_of_fifty_switches_in_three_nights() {
         command
     });
     let repository = server.outside().join("history");
-    let switch = |number: u8| RawClient::at(Ipv4Addr::new(127, 9, 0, number), server.addr());
-    let git = |words: &[&str]| {
-        let output = Command::new("git")
-            .arg("--git-dir")
-            .arg(&repository)
-            .args(words)
-            .output()
-            .expect("git");
-        String::from_utf8(output.stdout).expect("UTF-8")
+    let git = move |words: &[&str]| {
+        let mut command = Command::new("git");
+        command.arg("--git-dir").arg(&repository).args(words);
+        command.output().expect("git").stdout
     };
+    Some((server, git))
+}
+
+/// Events carry names as the log shows them.
+#[test]
+fn tftp_git_commits_uploads_whatever_their_names() {
+    let Some((server, git)) = with_tftp_git() else {
+        return;
+    };
+    let names = [
+        &b"plain.cfg"[..],
+        b"a name",
+        b"q\"uote's",
+        "größe".as_bytes(),
+        b"\xff.cfg",
+        b"\\x41",
+    ];
+    let client = RawClient::new(&server);
+    for name in names {
+        let request = request(2, name, "octet", &[]);
+        assert_eq!(client.write_with(&request, b"text", BLOCK, 1, 0), Ok(()));
+    }
+    // A backslash counts as a slash.
+    let stored = names.map(|name| if name == b"\\x41" { b"x41" } else { name });
+    let mut expected = stored.map(|name| [name, b"\0"].concat());
+    expected.sort();
+    let deadline = std::time::Instant::now() + 4 * PATIENCE;
+    loop {
+        let committed = git(&["ls-tree", "-r", "-z", "--name-only", "main"]);
+        if committed == expected.concat() {
+            break;
+        }
+        assert!(
+            std::time::Instant::now() < deadline,
+            "{}: {:#?}",
+            String::from_utf8_lossy(&committed),
+            server.log_lines()
+        );
+        std::thread::sleep(millis(50));
+    }
+}
+
+#[test]
+fn tftp_git_commits_the_uploads_of_fifty_switches_in_three_nights() {
+    let Some((mut server, git)) = with_tftp_git() else {
+        return;
+    };
+    let switch = |number: u8| RawClient::at(Ipv4Addr::new(127, 9, 0, number), server.addr());
+    let git = |words: &[&str]| String::from_utf8(git(words)).expect("UTF-8");
     for night in 0..3 {
         for number in 1..=50 {
             let name = format!("switch{number}.cfg");
