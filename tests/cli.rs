@@ -5,7 +5,7 @@ mod common;
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -528,28 +528,29 @@ fn a_port_without_the_right_is_named_with_the_remedy() {
 /// A server whose readiness isn't reported on standard error; killed when dropped.
 struct Untold {
     child: Child,
-    port: u16,
+    address: SocketAddr,
 }
 
 impl Untold {
     fn start(configure: impl FnOnce(&mut Command) -> &mut Command) -> Self {
-        let port = free_port();
+        let address = own_port();
+        let (ip, port) = (address.ip().to_string(), address.port().to_string());
         let mut command = Command::new(tftpd());
-        command.args(["-a", "127.0.0.1", "-p", &port.to_string()]);
+        command.args(["-a", &ip, "-p", &port]);
         let child = configure(&mut command)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .expect("tftpd starts");
-        let server = Self { child, port };
+        let server = Self { child, address };
         // It is ready when it answers.
         server.client().ask_patiently(&rrq("missing", &[]));
         server
     }
 
     fn client(&self) -> RawClient {
-        RawClient::to(([127, 0, 0, 1], self.port).into())
+        RawClient::to(self.address)
     }
 
     fn signal(&self, signal: Signal) {
@@ -585,17 +586,11 @@ fn the_current_directory_is_the_root_by_default() {
     assert_eq!(server.client().read("f").unwrap(), b"here");
 }
 
-/// A port that has just been free.
-fn free_port() -> u16 {
-    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
-    socket.local_addr().expect("bound").port()
-}
-
 #[test]
 fn an_address_may_carry_its_port() {
-    let port = free_port();
-    let server = Server::start_bare(&["-a", &format!("127.0.0.1:{port}")]);
-    assert_eq!(server.port(), port);
+    let address = own_port();
+    let server = Server::start_bare(&["-a", &address.to_string()]);
+    assert_eq!(server.addr(), address);
     server.fence();
 }
 

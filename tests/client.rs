@@ -14,11 +14,10 @@ mod common;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Write as _;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -128,16 +127,6 @@ fn served_dir() -> (TempDir, String) {
     (dir, root)
 }
 
-/// A new address for each server: one of them always uses port 69.
-fn free_addr() -> SocketAddr {
-    static STARTED: AtomicU8 = AtomicU8::new(0);
-    let number = STARTED.fetch_add(1, Ordering::Relaxed) + 1;
-    let [.., high, low] = std::process::id().to_be_bytes();
-    let ip = std::net::Ipv4Addr::new(127, 32 | (high & 31), low, number);
-    let socket = UdpSocket::bind((ip, 0)).expect("a port");
-    socket.local_addr().expect("an address")
-}
-
 /// Every installed server, by name.
 fn peers() -> Vec<(&'static str, Peer)> {
     let ours = Server::start(&[]);
@@ -156,22 +145,22 @@ fn peers() -> Vec<(&'static str, Peer)> {
             .collect::<Vec<_>>()
     };
     let (dir, root) = served_dir();
-    let addr = free_addr();
+    let addr = own_port();
     let args = words(&format!(
         "--foreground --secure --create --user root --address {addr} {root}"
     ));
     all.extend(start_peer("in.tftpd", addr, dir, &args).map(|peer| ("in.tftpd", peer)));
     let (dir, root) = served_dir();
-    let addr = free_addr();
+    let addr = own_port();
     let (ip, port) = (addr.ip(), addr.port());
     let args = words(&format!(
         "--daemon --no-fork --user root --bind-address {ip} --port {port} {root}"
     ));
     all.extend(start_peer("atftpd", addr, dir, &args).map(|peer| ("atftpd", peer)));
     let (dir, root) = served_dir();
-    let mut addr = free_addr();
-    addr.set_port(69);
-    let ip = addr.ip();
+    // It has no option for the TFTP port.
+    let ip = own_address();
+    let addr = (ip, 69).into();
     let args = words(&format!(
         "--keep-in-foreground --conf-file=/dev/null --pid-file= --port=0 --bind-interfaces \
          --log-facility=- --enable-tftp --listen-address={ip} --user=root --tftp-root={root}"
@@ -508,16 +497,16 @@ fn a_probe_tells_in_one_line() {
 #[test]
 fn local_failures_have_a_status_of_their_own() {
     let dir = tempfile::tempdir().unwrap();
-    let closed = UdpSocket::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
-    let url = format!("tftp://{closed}/f");
+    let closed = own_port();
+    let (url, unanswered) = (
+        format!("tftp://{closed}/f"),
+        format!("no answer from {closed}"),
+    );
     for (words, expected, errors) in [
         (
             &["-t", "10", "get", &*url][..],
             69,
-            &["no answer from 127.0.0.1", "connection refused"][..],
+            &[&unanswered, "connection refused"][..],
         ),
         (
             &["get", "tftp://no-such-host.invalid/f"],
@@ -786,7 +775,7 @@ fn without_retries_each_request_is_sent_once() {
     let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
     let (silent, closed) = (
         silent.local_addr().map(|it| (it, silent)).unwrap(),
-        closed_port(),
+        own_port(),
     );
     for addr in [silent.0, closed] {
         let (url, port) = (format!("tftp://{addr}/f"), addr.port().to_string());
@@ -839,7 +828,7 @@ fn a_failure_names_the_port_unless_it_is_the_usual_one() {
     ] {
         assert_status(&run(dir.path(), args), status, &[&told]);
     }
-    let closed = closed_port();
+    let closed = own_port();
     let url = format!("tftp://{closed}/f");
     let output = run(dir.path(), &["-t", "10", "--retries", "1", "get", &url]);
     let told = format!("tftp: {url}: no answer from {closed}: connection refused");
@@ -1042,15 +1031,15 @@ fn a_block_right_behind_the_oack_is_whole() {
 /// Sockets on the two addresses of localhost, in the name service's order, with the same
 /// port.
 fn both_localhosts() -> Option<(UdpSocket, UdpSocket)> {
+    let port = own_port().port();
     let (Ok(six), Ok(addresses)) = (
-        UdpSocket::bind("[::1]:0"),
+        UdpSocket::bind(("::1", port)),
         std::net::ToSocketAddrs::to_socket_addrs("localhost:1"),
     ) else {
         skip("no IPv6 here");
         return None;
     };
     let addresses: Vec<_> = addresses.map(|address| address.ip()).collect();
-    let port = six.local_addr().unwrap().port();
     let four = UdpSocket::bind(("127.0.0.1", port)).unwrap();
     match addresses[..] {
         [ip, _, ..] if ip.is_ipv6() => Some((six, four)),
@@ -1411,11 +1400,7 @@ fn one_port_is_enough_for_several_files() {
     server.file("a", b"a");
     server.file("b", b"b");
     let dir = tempfile::tempdir().unwrap();
-    let port = UdpSocket::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
+    let port = own_port().port();
     let urls = ["a", "b"].map(|name| format!("tftp://{}/{name}", server.addr()));
     let range = format!("{port}:{port}");
     let output = run(dir.path(), &["-R", &range, "get", &urls[0], &urls[1], "./"]);
@@ -1424,11 +1409,6 @@ fn one_port_is_enough_for_several_files() {
 }
 
 // --- a device that isn't there yet ------------------------------------------------
-
-/// A port that is closed, and that nobody else will get.
-fn closed_port() -> SocketAddr {
-    free_addr()
-}
 
 /// Waits until a line of the client's standard error contains `word`; returns the rest of
 /// that output.
@@ -1459,7 +1439,7 @@ fn a_client_started_before_its_device_waits_for_it_despite_port_unreachable() {
     ] {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("file"), "as it was").unwrap();
-        let addr = closed_port();
+        let addr = own_port();
         let word = |word: &&str| match *word {
             "URL" => format!("tftp://{addr}/file"),
             "IP" => addr.ip().to_string(),
@@ -1585,7 +1565,7 @@ fn a_wait_asks_once_a_second_or_faster_and_says_so() {
 /// may listen for a short time only.
 #[test]
 fn a_device_that_was_unreachable_is_asked_every_second() {
-    let addr = closed_port();
+    let addr = own_port();
     let dir = tempfile::tempdir().unwrap();
     let mut child = tftp()
         .args(["get", &format!("tftp://{addr}/file")])
@@ -1609,13 +1589,9 @@ fn a_device_that_was_unreachable_is_asked_every_second() {
 
 #[test]
 fn the_last_hint_of_the_network_is_the_reason() {
-    hint_is_the_reason(closed_port());
+    hint_is_the_reason(own_port());
     match UdpSocket::bind("[::1]:0") {
-        Ok(socket) => {
-            let addr = socket.local_addr().unwrap();
-            drop(socket);
-            hint_is_the_reason(addr);
-        }
+        Ok(_) => hint_is_the_reason((Ipv6Addr::LOCALHOST, own_port().port()).into()),
         Err(error) => skip(format_args!("no IPv6 here: {error}")),
     }
 }

@@ -267,8 +267,7 @@ impl Drop for Inetd {
 
 #[test]
 fn a_real_inetd_starts_the_server_again_and_again() {
-    let address = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
-    let address = address.expect("a free port");
+    let address = own_port();
     let Some(inetd) = Inetd::start(address, "--idle-exit 1") else {
         return;
     };

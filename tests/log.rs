@@ -228,9 +228,7 @@ struct Unread(Child, SocketAddr);
 
 impl Unread {
     fn start(args: &[&str], log: impl Into<Stdio>) -> Self {
-        let socket = UdpSocket::bind((own_address(), 0)).expect("a socket");
-        let address = socket.local_addr().expect("bound");
-        drop(socket);
+        let address = own_port();
         let child = Command::new(tftpd())
             .args(["-a", &address.to_string()])
             .args(args)

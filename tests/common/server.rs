@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -154,6 +154,20 @@ pub fn own_address() -> Ipv4Addr {
     let [_, _, high, low] = std::process::id().to_be_bytes();
     let number = STARTED.fetch_add(1, Ordering::Relaxed) % 250 + 1;
     Ipv4Addr::new(127, 64 | high, low, number)
+}
+
+/// A loopback address and a port for this test alone, for who must know the port before
+/// there is a socket. The kernel gives this port to nobody who asks for just any: a port
+/// that was free a moment ago may be another's by now, who then answers, or even the
+/// client's own.
+pub fn own_port() -> SocketAddr {
+    const BELOW_ANY: std::ops::Range<u32> = 10_000..32_768;
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    // Tests that run at the same time are other processes.
+    let number = std::process::id() * 16 + TAKEN.fetch_add(1, Ordering::Relaxed);
+    let port = BELOW_ANY.start + number % (BELOW_ANY.end - BELOW_ANY.start);
+    let port: u16 = port.try_into().expect("below 32768");
+    (own_address(), port).into()
 }
 
 impl Server {
