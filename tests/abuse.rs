@@ -26,24 +26,7 @@ fn counter(server: &Server, name: &str) -> u64 {
 
 /// The same without waiting for what was sent before.
 fn counter_now(server: &Server, name: &str) -> u64 {
-    let count = |lines: &[String]| lines.iter().filter(|l| l.contains("counters ")).count();
-    let before = count(&server.log_lines());
-    server.signal(Signal::SIGUSR1);
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let lines = server.log_lines();
-        if count(&lines) > before {
-            let line = lines.iter().rev().find(|line| line.contains("counters "));
-            let words = line.into_iter().flat_map(|line| line.split(' '));
-            let found = words.filter_map(|word| word.split_once('='));
-            return found
-                .filter(|(key, _)| *key == name)
-                .find_map(|(_, value)| value.parse().ok())
-                .unwrap_or(0);
-        }
-        assert!(Instant::now() < deadline, "no counters");
-        std::thread::yield_now();
-    }
+    server.counters().get(name).copied().unwrap_or(0)
 }
 
 // --- who is served ----------------------------------------------------------------

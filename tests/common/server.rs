@@ -49,7 +49,10 @@ struct Log {
 struct LogState {
     /// Doesn't block. `None` when it is closed: the process has ended.
     pipe: Option<ChildStderr>,
+    /// The latest ones.
     lines: VecDeque<String>,
+    /// How many there have been.
+    count: usize,
     /// The beginning of a line whose end has not come yet.
     begun: Vec<u8>,
 }
@@ -63,6 +66,7 @@ impl Log {
             state: Mutex::new(LogState {
                 pipe: Some(pipe),
                 lines: VecDeque::new(),
+                count: 0,
                 begun: Vec::new(),
             }),
             changed: Condvar::new(),
@@ -142,6 +146,7 @@ impl LogState {
             }
             let line = String::from_utf8_lossy(&self.begun).into_owned();
             self.lines.push_back(line);
+            self.count += 1;
             self.begun.clear();
         }
     }
@@ -322,6 +327,22 @@ impl Server {
     /// Sends a signal to the server.
     pub fn signal(&self, signal: Signal) {
         kill(self.pid(), signal).expect("the server lives");
+    }
+
+    /// The counters that the server logs on SIGUSR1, by name; those that are 0 aren't
+    /// there.
+    pub fn counters(&self) -> BTreeMap<String, u64> {
+        let before = self.log.read().count;
+        self.signal(Signal::SIGUSR1);
+        let told = |state: &LogState| {
+            let mut new = state.lines.iter().rev().take(state.count - before);
+            new.find(|line| line.contains("counters ")).cloned()
+        };
+        let line = self.log.wait_for(PATIENCE, told).expect("counters");
+        let pairs = line.split(' ').filter_map(|word| word.split_once('='));
+        pairs
+            .filter_map(|(name, count)| Some((name.to_owned(), count.parse().ok()?)))
+            .collect()
     }
 
     /// Waits for the process to end; `None` when it still runs after `timeout`.
