@@ -332,6 +332,7 @@ fn a_read_with_windows_goes_on_from_the_ack() {
     for _ in 0..4 {
         client.send_to(&ack(2), tid);
     }
+    server.fence();
     let mut again = Vec::new();
     while let Some((packet, _)) = client.recv(Duration::from_millis(150)) {
         again.extend(packet.data_block());
@@ -443,9 +444,10 @@ fn another_request_replaces_a_transfer_that_has_been_quiet_for_a_moment() {
     server.file("b", &[b'b'; 3 * BLOCK]);
     for answered in [false, true] {
         let client = RawClient::new(&server);
+        // Not after the answer: this thread may hear of it late.
+        let quiet_since = Instant::now();
         let (payload, old) = client.ask_data(&rrq("a", &[]));
         assert_eq!(payload, [b'a'; BLOCK]);
-        let quiet_since = Instant::now();
         if answered {
             client.send_to(&ack(1), old);
         }
@@ -522,7 +524,9 @@ fn a_request_that_is_refused_replaces_nothing() {
         }
     };
     assert_eq!(code, Some(1));
-    while client.recv(millis(1)).is_some() {}
+    // A server that was held up has yet to answer the other requests.
+    server.fence();
+    while client.recv_now().is_some() {}
     assert_eq!(client.say(&ack(2), tid).data_block(), Some(3));
 }
 
@@ -543,8 +547,9 @@ fn assert_starts_over(server: &Server, request: &[u8]) {
     let client = RawClient::new(server);
     let (first, tid) = client.ask(request);
     let block = first.data_block().unwrap_or(0);
-    assert_eq!(client.say(&ack(block), tid).data_block(), Some(block + 1));
+    // Not after the answer: this thread may hear of it late.
     let silent_since = Instant::now();
+    assert_eq!(client.say(&ack(block), tid).data_block(), Some(block + 1));
     let (again, new_tid) = loop {
         client.send(request);
         if let Some(answer) = client.recv(millis(100)) {

@@ -240,13 +240,38 @@ impl RawClient {
     /// until an answer comes: for servers that may drop a request.
     pub fn ask_patiently(&self, packet: &[u8]) -> (Packet, SocketAddr) {
         let deadline = Instant::now() + PATIENCE;
-        while Instant::now() < deadline {
+        for count in 1.. {
+            assert!(Instant::now() < deadline, "no answer");
             self.send(packet);
             if let Some(answer) = self.recv(Duration::from_millis(200)) {
+                if count > 1 {
+                    self.drop_other_answers();
+                }
                 return answer;
             }
         }
-        panic!("no answer");
+        unreachable!("there is a deadline");
+    }
+
+    /// Drops the answers to all requests that were sent before, so that none of them is
+    /// taken for the answer to a later one: a server that was held up may not have dropped
+    /// any.
+    fn drop_other_answers(&self) {
+        // As for `Server::fence`, but this server may drop a request.
+        let fence = |name| {
+            let mut own = self.addr();
+            own.set_port(0);
+            let socket = UdpSocket::bind(own).expect("a socket");
+            let server = self.server;
+            let other = Self { socket, server };
+            (0..10).any(|_| {
+                other.send(&rrq(name, &[]));
+                other.recv(Duration::from_millis(200)).is_some()
+            })
+        };
+        // If there is no answer, the server is full and drops requests.
+        let _ = fence("no-such-file-1") && fence("no-such-file-2");
+        while self.recv_now().is_some() {}
     }
 
     /// Downloads a file in octet mode without options.
