@@ -165,15 +165,18 @@ impl RawClient {
 
     /// The next datagram and its sender, or `None` when none came in `wait`.
     pub fn recv(&self, wait: Duration) -> Option<(Packet, SocketAddr)> {
-        let wait = wait.max(Duration::from_millis(1));
+        let deadline = Instant::now() + wait;
         let mut buffer = vec![0; 65_536];
-        self.socket
-            .set_read_timeout(Some(wait))
-            .expect("a duration");
         loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            self.socket
+                .set_read_timeout(Some(left.max(Duration::from_millis(1))))
+                .expect("a duration");
             match self.socket.recv_from(&mut buffer) {
                 Ok((len, from)) => return Some((Packet::parse(&buffer[..len]), from)),
-                // A signal: a call with a timeout isn't restarted after one.
+                // A signal: a call with a timeout isn't restarted after one. Not for the
+                // whole time again: a process that is stopped now and then would wait
+                // forever.
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                     return None;
