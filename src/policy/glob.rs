@@ -67,12 +67,13 @@ fn matches(pattern: &[u8], name: &[u8]) -> bool {
     let pattern: Vec<_> = pattern.split(|&byte| byte == b'/').collect();
     let name: Vec<_> = name.split(|&byte| byte == b'/').collect();
     let is_any = |part: &&[u8]| *part == b"**";
-    let is_last_any = pattern.last().is_some_and(is_any);
-    // `boot/` means what is below, not a file of that name.
-    if is_last_any && name.len() < pattern.iter().filter(|part| !is_any(part)).count() + 1 {
-        return false;
-    }
-    wild(&pattern, &name, is_any, |part, name| {
+    // `boot/` means what is below, not a file of that name: the `**` at the end stands
+    // for the file's own name at least.
+    let name = match name.split_last() {
+        Some((_, folders)) if pattern.last().is_some_and(is_any) => folders,
+        _ => &name,
+    };
+    wild(&pattern, name, is_any, |part, name| {
         wild(
             part,
             name,
@@ -151,6 +152,13 @@ mod tests {
             ("d/**/f", "d/a/b/f", true),
             ("d/**/f", "e/a/b/f", false),
             ("*/secret", "d/secret", true),
+            ("**/d/", "d/f", true),
+            ("**/d/", "x/d/f", true),
+            ("**/d/", "d/d", true),
+            ("**/d/", "d", false),
+            ("**/d/", "x/d", false),
+            ("**/d/**", "x/y/d", false),
+            ("**/", "f", true),
         ] {
             let mut globs = Globs::default();
             globs.add(pattern).unwrap();
