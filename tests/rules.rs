@@ -455,6 +455,11 @@ fn rules_test_knows_where_uploads_go_and_what_links_may_lead_to() {
 fn rules_that_cannot_be_used_end_the_start_in_one_line() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("rules.toml");
+    let uploads = dir.path().join("box");
+    fs::create_dir_all(uploads.join("sub")).unwrap();
+    let in_box = |name| format!("[a]\nroots = '{}'", uploads.join(name).display());
+    let write_only = ["--write-only", "--upload-root", uploads.to_str().unwrap()];
+    let closed = ["/box", "nobody may read", "--write-only"];
     for (rules, args, words) in [
         (
             "[a]\nrate = 1",
@@ -477,6 +482,8 @@ fn rules_that_cannot_be_used_end_the_start_in_one_line() {
             &["/no/such", "no such directory"],
         ),
         ("[a]\nroots = '/usr'", &["--chroot"], &["/usr", "--chroot"]),
+        (&in_box(""), &write_only, &closed),
+        (&in_box("sub"), &write_only, &closed),
     ] {
         fs::write(&file, format!("{rules}\n")).unwrap();
         let path = file.to_str().unwrap();

@@ -75,7 +75,7 @@ impl Opened {
             exposure::check(args, directory, path)?;
         }
         let linked = linked_directories(args)?;
-        let uploads = upload_directory(args, &path)?;
+        let uploads = upload_directory(args, &path, rules.as_ref())?;
         Ok(Self {
             listeners,
             spares: spares.unwrap_or_default(),
@@ -169,12 +169,13 @@ impl Served {
     pub(super) fn by_rules(args: &Args, path: &Path) -> Result<Self, Box<dyn Error>> {
         let map_file = args.map_file.as_deref();
         let root = Directory::open(args.root())?;
+        let rules = open_rules(args, path)?;
         Ok(Self {
-            uploads: upload_directory(args, root.real_path())?,
+            uploads: upload_directory(args, root.real_path(), Some(&rules))?,
             root,
             linked: linked_directories(args)?,
             map_file: map_file.map(|it| open_map_file(args, it)).transpose()?,
-            rules: Some(open_rules(args, path)?),
+            rules: Some(rules),
             client_roots: args.per_client_root.map(ClientRoots::open).transpose()?,
         })
     }
@@ -265,7 +266,11 @@ fn linked_directories(args: &Args) -> Result<Vec<Directory>, RootError> {
 }
 
 /// Where uploads go, if not to the directory at `root`.
-fn upload_directory(args: &Args, root: &Path) -> Result<Option<UploadDirectory>, Box<dyn Error>> {
+fn upload_directory(
+    args: &Args,
+    root: &Path,
+    rules: Option<&RulesFile>,
+) -> Result<Option<UploadDirectory>, Box<dyn Error>> {
     let Some(path) = args.uploads.root() else {
         return Ok(None);
     };
@@ -279,16 +284,20 @@ fn upload_directory(args: &Args, root: &Path) -> Result<Option<UploadDirectory>,
         )
         .into());
     }
-    let is_in = |linked: &&PathBuf| linked.canonicalize().is_ok_and(|it| it.starts_with(real));
-    if args.uploads.is_write_only()
-        && let Some(linked) = args.follow_links.iter().find(is_in)
-    {
-        let linked = linked.display();
-        return Err(format!(
-            "cannot follow links to {linked}: uploads go there, which nobody may read; drop \
-             --write-only, or name another directory"
-        )
-        .into());
+    if args.uploads.is_write_only() {
+        let linked = args.follow_links.iter().map(PathBuf::as_path);
+        let linked = linked.map(|path| ("follow links to", path));
+        let ruled = rules.iter().flat_map(|it| it.directories());
+        let ruled = ruled.map(|(path, _)| ("serve, by the rules,", path));
+        let is_in = |path: &Path| path.canonicalize().is_ok_and(|it| it.starts_with(real));
+        if let Some((what, path)) = linked.chain(ruled).find(|(_, path)| is_in(path)) {
+            let path = path.display();
+            return Err(format!(
+                "cannot {what} {path}: uploads go there, which nobody may read; drop \
+                 --write-only, or name another directory"
+            )
+            .into());
+        }
     }
     // Found out before the process gives up rights, or its paths lead elsewhere.
     let holds_root = root.starts_with(real);
