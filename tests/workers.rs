@@ -504,6 +504,26 @@ fn stopping_ends_all_processes_and_lets_transfers_finish() {
     }
 }
 
+/// The supervisor holds the sockets of all, and so more files than it could have opened
+/// when it was started.
+#[test]
+fn a_low_limit_on_open_files_keeps_no_worker_from_starting() {
+    let address = own_address().to_string();
+    let server = Server::start_prepared(&["--workers", "16", "-a", &address], |_| {
+        let mut command = Command::new("prlimit");
+        command.args(["--nofile=24:4096", tftpd()]);
+        command
+    });
+    wait_up(&server, 1);
+    upgrade(&server, 2);
+    kill_worker(&server, 16);
+    let lines = server.log_lines();
+    assert!(
+        !lines.iter().any(|it| it.contains("cannot start")),
+        "{lines:#?}"
+    );
+}
+
 #[test]
 fn a_worker_that_cannot_start_is_reported_once_and_never_retried_in_a_hurry() {
     let dir = tempfile::tempdir().expect("a directory");
