@@ -231,7 +231,9 @@ impl From<Errno> for StorageError {
                 Self::new(ErrorCode::FileNotFound, "File not found: name too long")
             }
             Errno::EACCES | Errno::EPERM => Self::refusal("Access violation: permission denied"),
-            Errno::ELOOP | Errno::EXDEV => Self::refusal("Access violation: link not followed"),
+            Errno::ELOOP => Self::refusal("Access violation: link not followed"),
+            // From `walk`, by whatever name.
+            Errno::EXDEV => Self::NOT_YOURS,
             Errno::EROFS => Self::refusal("Access violation: read-only file system"),
             Errno::EISDIR => Self::IS_DIRECTORY,
             // From opening a socket, or a device without a driver.
