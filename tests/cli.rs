@@ -619,6 +619,15 @@ fn the_start_line_names_the_options_that_decide_who_gets_which_file() {
             &["--allow", "127.0.0.0/8", "--deny", "10.0.0.0/8"],
             "; with --allow --deny",
         ),
+        (
+            &["--interface", "lo", "--answer-broadcast"],
+            "; with --interface --answer-broadcast",
+        ),
+        #[cfg(feature = "helper")]
+        (
+            &["--helper-socket", "/nowhere/helper"],
+            "; with --helper-socket",
+        ),
     ] {
         let server = Server::start(args);
         let line = server.wait_for_log(|line| line.contains("listening on"), PATIENCE);

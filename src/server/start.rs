@@ -363,15 +363,17 @@ fn described(args: &Args) -> &'static str {
 /// The options that decide who gets which file, and by which ports, and that nothing else
 /// in the first line shows; `None` if none was given.
 fn deciding_options(args: &Args) -> Option<String> {
-    let has_helper = args.helper.is_some() || args.helper_socket.is_some();
     let options = [
+        ("--interface", args.interface.is_some()),
+        ("--answer-broadcast", args.answer_broadcast),
         ("--allow", !args.allow.is_empty()),
         ("--deny", !args.deny.is_empty()),
         ("--single-port", args.single_port),
         ("--port-range", args.port_range.is_some()),
         ("--per-client-root", args.per_client_root.is_some()),
         ("--ignore-case", args.ignore_case),
-        ("--helper", has_helper),
+        ("--helper", args.helper.is_some()),
+        ("--helper-socket", args.helper_socket.is_some()),
         ("--create-dirs", args.uploads.makes_directories()),
         ("--chroot", args.chroot),
     ];
