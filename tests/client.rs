@@ -519,6 +519,16 @@ fn local_failures_have_a_status_of_their_own() {
             &["unknown host"],
         ),
         (
+            &["get", "user@127.0.0.1:f"],
+            68,
+            &["user@127.0.0.1: unknown host", "before the @"],
+        ),
+        (
+            &["user:word@127.0.0.1", "-c", "get", "f"],
+            68,
+            &["user:word@127.0.0.1: unknown host", "before the @"],
+        ),
+        (
             &["get", &url, "/nowhere/f"],
             2,
             &["/nowhere/f: no such file"],

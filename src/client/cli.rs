@@ -286,6 +286,9 @@ impl CommonArgs {
             Ok(addresses) if !addresses.is_empty() => Ok(addresses),
             Ok(_) if self.ipv4 => Err(format!("{host}: unknown host: it has no IPv4 address")),
             Ok(_) if self.ipv6 => Err(format!("{host}: unknown host: it has no IPv6 address")),
+            _ if host.contains('@') => Err(format!(
+                "{host}: unknown host; TFTP knows no users: leave out what stands before the @"
+            )),
             _ if host.contains('%') => Err(format!(
                 "{host}: unknown host: no such address or interface"
             )),
