@@ -74,12 +74,10 @@ impl Log {
         let reader = Arc::clone(&log);
         thread::spawn(move || {
             while reader.read().pipe.is_some() {
-                reader.changed.notify_all();
                 let mut ready = [PollFd::new(ready.as_fd(), PollFlags::POLLIN)];
                 // An error would come again from `read`.
                 let _ = poll(&mut ready, PollTimeout::NONE);
             }
-            reader.changed.notify_all();
         });
         log
     }
@@ -89,6 +87,7 @@ impl Log {
     fn read(&self) -> MutexGuard<'_, LogState> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.read();
+        self.changed.notify_all();
         state
     }
 
