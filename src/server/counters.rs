@@ -39,7 +39,8 @@ counters! {
     probed,
     /// Transfers that the peer ended with an ERROR.
     peer_errors,
-    /// Transfers that we ended. The peer is told, unless it is taken for a forgery.
+    /// Transfers that we ended, because of an error or at our own end. The peer is told,
+    /// unless it is taken for a forgery.
     failed,
     /// Transfers whose peer fell silent.
     timed_out,
