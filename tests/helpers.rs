@@ -748,9 +748,9 @@ fn tftp_http_fetches_an_image_once_for_a_hundred_clients() {
     assert!(count(1) > 0, "asked for again by its ETag");
 }
 
-/// A server whose uploads tftp-git commits, and git's output for that repository.
-/// `None` where a program is missing.
-fn with_tftp_git() -> Option<(Server, impl Fn(&[&str]) -> Vec<u8>)> {
+/// A server whose uploads tftp-git commits, and the repository. `None` where a program is
+/// missing.
+fn with_tftp_git() -> Option<(Server, PathBuf)> {
     require("git")?;
     require("python3")?;
     let address = own_address().to_string();
@@ -763,18 +763,20 @@ fn with_tftp_git() -> Option<(Server, impl Fn(&[&str]) -> Vec<u8>)> {
         command
     });
     let repository = server.outside().join("history");
-    let git = move |words: &[&str]| {
-        let mut command = Command::new("git");
-        command.arg("--git-dir").arg(&repository).args(words);
-        command.output().expect("git").stdout
-    };
-    Some((server, git))
+    Some((server, repository))
+}
+
+/// What git says about a repository.
+fn git(repository: &Path, words: &[&str]) -> Vec<u8> {
+    let mut command = Command::new("git");
+    command.arg("--git-dir").arg(repository).args(words);
+    command.output().expect("git").stdout
 }
 
 /// Events carry names as the log shows them.
 #[test]
 fn tftp_git_commits_uploads_whatever_their_names() {
-    let Some((server, git)) = with_tftp_git() else {
+    let Some((server, repository)) = with_tftp_git() else {
         return;
     };
     let names = [
@@ -796,7 +798,7 @@ fn tftp_git_commits_uploads_whatever_their_names() {
     expected.sort();
     let deadline = std::time::Instant::now() + 4 * PATIENCE;
     loop {
-        let committed = git(&["ls-tree", "-r", "-z", "--name-only", "main"]);
+        let committed = git(&repository, &["ls-tree", "-r", "-z", "--name-only", "main"]);
         if committed == expected.concat() {
             break;
         }
@@ -812,11 +814,11 @@ fn tftp_git_commits_uploads_whatever_their_names() {
 
 #[test]
 fn tftp_git_commits_the_uploads_of_fifty_switches_in_three_nights() {
-    let Some((mut server, git)) = with_tftp_git() else {
+    let Some((mut server, repository)) = with_tftp_git() else {
         return;
     };
     let switch = |number: u8| RawClient::at(Ipv4Addr::new(127, 9, 0, number), server.addr());
-    let git = |words: &[&str]| String::from_utf8(git(words)).expect("UTF-8");
+    let git = |words: &[&str]| String::from_utf8(git(&repository, words)).expect("UTF-8");
     for night in 0..3 {
         for number in 1..=50 {
             let name = format!("switch{number}.cfg");

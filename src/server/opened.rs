@@ -287,10 +287,10 @@ fn upload_directory(
     if args.uploads.is_write_only() {
         let linked = args.follow_links.iter().map(PathBuf::as_path);
         let linked = linked.map(|path| ("follow links to", path));
-        let ruled = rules.iter().flat_map(|it| it.directories());
-        let ruled = ruled.map(|(path, _)| ("serve, by the rules,", path));
+        let roots = rules.iter().flat_map(|it| it.directories());
+        let roots = roots.map(|(path, _)| ("serve, by the rules,", path));
         let is_in = |path: &Path| path.canonicalize().is_ok_and(|it| it.starts_with(real));
-        if let Some((what, path)) = linked.chain(ruled).find(|(_, path)| is_in(path)) {
+        if let Some((what, path)) = linked.chain(roots).find(|(_, path)| is_in(path)) {
             let path = path.display();
             return Err(format!(
                 "cannot {what} {path}: uploads go there, which nobody may read; drop \
