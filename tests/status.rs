@@ -522,6 +522,9 @@ fn tftpd_status_prints_lines_or_json_or_that_nobody_answers() {
         text.contains(&format!("session peer={peer} op=read file=\"f\"")),
         "{text}"
     );
+    // As the log names it.
+    let (code, text) = run(&[&format!("http://{place}/")]);
+    assert!(code == Some(0) && text.contains("session peer="), "{text}");
     let (code, text) = run(&["--json", &place]);
     let all: Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!((code, &all["sessions"][0]["file"]), (Some(0), &"f".into()));

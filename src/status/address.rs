@@ -28,12 +28,16 @@ impl Default for StatusAddress {
 impl FromStr for StatusAddress {
     type Err = &'static str;
 
-    /// `ADDR:PORT`, a port of the loopback address, or a path with a slash in it.
+    /// `ADDR:PORT`, a port of the loopback address, or a path with a slash in it. Or the
+    /// URL of such a port, as the log names it.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         const EXPECTED: &str = "expected ADDR:PORT, such as 127.0.0.1:8069, a port of this \
             machine alone, or the path of a socket with a slash in it";
+        let url = text.strip_prefix("http://");
+        let text = url.map_or(text, |rest| rest.strip_suffix('/').unwrap_or(rest));
         if text.contains('/') {
-            return Ok(Self::Unix(text.into()));
+            let is_path = url.is_none();
+            return is_path.then(|| Self::Unix(text.into())).ok_or(EXPECTED);
         }
         let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
         let port = port.parse().map_err(|_| EXPECTED)?;
@@ -120,10 +124,24 @@ mod tests {
             ("localhost:1", tcp("localhost", 1)),
             ("/run/t.sock", Ok(StatusAddress::Unix("/run/t.sock".into()))),
             ("./t", Ok(StatusAddress::Unix("./t".into()))),
+            // As the log names it.
+            ("http://127.0.0.1:8069/", tcp("127.0.0.1", 8069)),
+            ("http://[::1]:80", tcp("::1", 80)),
         ] {
             assert_eq!(text.parse(), expected, "{text}");
         }
-        for text in ["", "::1:80", "localhost", "1.2.3.4:", "[::1:80", "a:70000"] {
+        for text in [
+            "",
+            "::1:80",
+            "localhost",
+            "1.2.3.4:",
+            "[::1:80",
+            "a:70000",
+            "http://",
+            "http:///",
+            "http://1.2.3.4/",
+            "http://1.2.3.4:80/metrics",
+        ] {
             assert!(text.parse::<StatusAddress>().is_err(), "{text}");
         }
     }

@@ -24,9 +24,9 @@ pub struct StatusArgs {
     #[arg(long)]
     json: bool,
 
-    /// The server's --status: ADDR:PORT, a port of this machine, or a socket's path
-    /// [default: 127.0.0.1:8069]
-    #[arg(value_name = "ADDR:PORT|SOCKET", value_parser = str::parse::<StatusAddress>)]
+    /// The server's --status: ADDR:PORT, a port of this machine, or a socket's path; or
+    /// the URL that its log names [default: 127.0.0.1:8069]
+    #[arg(value_name = "[ADDR:]PORT|SOCKET", value_parser = str::parse::<StatusAddress>)]
     address: Option<StatusAddress>,
 }
 
