@@ -2274,3 +2274,16 @@ fn a_stream_larger_than_what_is_kept_arrives_whole() {
         assert_same(name, &came, &file);
     }
 }
+
+/// The time that is announced is the time that passes, to the nearest second.
+#[test]
+fn the_time_of_a_wait_is_the_one_that_is_announced() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("tftp://{}/f", own_port());
+    // 700 ms with options and 1500 ms without.
+    let args = ["-t", "100", "--retries", "3", "get", &url];
+    let started = Instant::now();
+    let output = run(dir.path(), &args);
+    assert!(started.elapsed() >= millis(2200), "{}", said(&output));
+    assert_status(&output, 69, &["asking again for 2 s\n"]);
+}

@@ -285,7 +285,7 @@ impl<'a> Attempts<'a> {
         let is_late = self.job.wait.is_some() && self.repeats > 0;
         if (hint.is_some() || is_late) && !self.wait_announced {
             self.wait_announced = true;
-            let left = self.patience_left(now).as_secs_f64().ceil();
+            let left = self.patience_left(now).as_secs_f64().round().max(1.0);
             let hint = hint.map_or_else(String::new, |hint| format!(" ({hint})"));
             self.progress.waiting(format_args!(
                 "no answer from {} yet{hint}; asking again for {left} s",
