@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
-use super::target::{parse_mode, parse_port};
+use super::target::{instead_of_url, is_url, parse_mode, parse_port};
 use super::{Status, familiar};
 use crate::host::usage::{self, Remedy, UsageError};
 use crate::protocol::retry::{RetryPolicy, Wait};
@@ -69,6 +69,7 @@ pub struct Args {
     pub action: Option<Action>,
 
     /// Server that the prompt connects to
+    #[arg(value_parser = parse_host)]
     pub host: Option<String>,
 
     /// Its UDP port [default: 69]
@@ -204,8 +205,9 @@ impl Args {
             text: format!("tftp: {text}"),
             status: Status::Usage.code(),
         })?;
+        let remedies = [REMEDIES, familiar::REMEDIES].concat();
         let args = usage::read::<Self>(words)
-            .map_err(|error| UsageError::new("tftp", Status::Usage.code(), &error, REMEDIES))?;
+            .map_err(|error| UsageError::new("tftp", Status::Usage.code(), &error, &remedies))?;
         match (&args.action, &args.host) {
             (Some(_), Some(host)) => Err(UsageError {
                 text: format!(
@@ -293,7 +295,8 @@ impl CommonArgs {
                 "{host}: unknown host: no such address or interface"
             )),
             _ if host.contains(':') => Err(format!(
-                "{host}: unknown host; to name a port, write tftp HOST PORT or a URL"
+                "{host}: unknown host; to name a port, write HOST PORT, or get \
+                 tftp://HOST:PORT/FILE"
             )),
             _ => Err(format!("{host}: unknown host")),
         }
@@ -308,6 +311,14 @@ fn unmapped(address: SocketAddr) -> SocketAddr {
         // With its zone.
         IpAddr::V6(_) => address,
     }
+}
+
+/// The name of a server; a URL is none.
+fn parse_host(text: &str) -> Result<String, String> {
+    if is_url(text.as_ref()) {
+        return Err(instead_of_url(text, "tftp get", "tftp"));
+    }
+    Ok(text.to_owned())
 }
 
 fn parse_mode_word(word: &str) -> Result<Mode, &'static str> {
@@ -424,6 +435,33 @@ mod tests {
     }
 
     #[test]
+    fn for_words_of_other_clients_the_message_says_where_ours_are() {
+        let other = "see tftp(1), COMING FROM ANOTHER CLIENT";
+        for (line, told) in [
+            ("--get -r f -l x h", other),
+            ("--put -l x -r f h 6969", other),
+            ("-p -l x -r f h", other),
+            ("-g -r f h", other),
+            ("-gr f h", other),
+            ("-r f h", other),
+            ("--remote-file f --local-file x h", other),
+            ("-i h get f", other),
+            ("-O tftp://h/f", other),
+            ("--tftp-blksize 512 tftp://h/f", other),
+            ("h get f", "write tftp h -c COMMAND"),
+            ("get tftp://h/f -o x", "name the local file last"),
+            ("get tftp://h/f --output=x", "name the local file last"),
+            ("get -ox tftp://h/f", "name the local file last"),
+        ] {
+            let words: Vec<_> = line.split(' ').collect();
+            let refusal = read(&words).map(|_| ()).expect_err(line);
+            assert_eq!(refusal.status, 64, "{line}");
+            assert!(refusal.text.contains(told), "{line}: {}", refusal.text);
+            assert_eq!(refusal.text.lines().count(), 1, "{}", refusal.text);
+        }
+    }
+
+    #[test]
     fn a_mistake_is_one_line_that_names_the_value() {
         for (words, named) in [
             (&["--blksize", "7", "h"][..], "from 8 to 65464"),
@@ -451,6 +489,15 @@ mod tests {
             (&["--bogus"], "--bogus"),
             (&["probe", "tftp://h/f", "--within", "soon"], "soon"),
             (&["-R", "1:2", "h"], "1:2"),
+            (
+                &["tftp://h:70/f"],
+                "to fetch it, write tftp get tftp://h:70/f",
+            ),
+            (&["tftp://h/f", "here"], "to fetch it, write tftp get"),
+            (&["tftp://h/f", "-c", "get", "f"], "to fetch it, write"),
+            (&["TFTP://h:70"], "to connect to it, write tftp h 70"),
+            (&["tftp://[::1]/d/"], "to connect to it, write tftp ::1 69"),
+            (&["tftp://h:x/f"], "expected a port"),
             (&["get"], "URL"),
             (&["put"], "LOCAL"),
             (&["h", "get", "tftp://h/f"], "h"),

@@ -1,7 +1,10 @@
-//! Options of tftp-hpa's client (from version 6 on) that are spelled differently here.
+//! Options of other clients: those of tftp-hpa's (from version 6 on) that are spelled
+//! differently here, and what to write for some that don't exist here.
 //! Must not: give an option a meaning that it doesn't have there.
 
 use std::ffi::OsString;
+
+use crate::host::usage::Remedy;
 
 /// What stands for an option of tftp-hpa's here.
 #[derive(Debug, Clone, Copy)]
@@ -28,6 +31,32 @@ const WORDS: &[(&[&str], Here)] = &[
     (&["--verbosity"], Verbosity),
     (&["-T", "--no-tsize"], Told("no equivalent; --no-options asks for no option at all")),
     (&["-U", "--unsafe"], Told("no equivalent; answers from another address are never taken")),
+];
+
+const TABLE: &str = "for words of other clients see tftp(1), COMING FROM ANOTHER CLIENT";
+const LOCAL_LAST: &str = "name the local file last, as in tftp get URL LOCAL";
+
+/// What to do about options of atftp, busybox, curl and Windows' client that don't exist
+/// here. Each message is the whole one, up to the remedy.
+#[rustfmt::skip]
+pub(super) const REMEDIES: &[Remedy] = &[
+    ("unexpected argument '-o' found", LOCAL_LAST),
+    ("unexpected argument '--output' found", LOCAL_LAST),
+    ("unexpected argument '-g' found", TABLE),
+    ("unexpected argument '--get' found", TABLE),
+    ("unexpected argument '-p' found", TABLE),
+    ("unexpected argument '--put' found", TABLE),
+    ("unexpected argument '-r' found", TABLE),
+    ("unexpected argument '--remote-file' found", TABLE),
+    ("unexpected argument '--local-file' found", TABLE),
+    ("unexpected argument '-i' found", TABLE),
+    ("unexpected argument '-O' found", TABLE),
+    ("unexpected argument '--remote-name' found", TABLE),
+    ("unexpected argument '--upload-file' found", TABLE),
+    ("unexpected argument '--tftp-blksize' found", TABLE),
+    ("unexpected argument '--tftp-no-options' found", TABLE),
+    ("unexpected argument '-s' found", TABLE),
+    ("unexpected argument '--silent' found", TABLE),
 ];
 
 /// The command line in our words.

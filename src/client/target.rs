@@ -97,6 +97,18 @@ pub(super) fn is_url(text: &OsStr) -> bool {
     strip_scheme(text.as_bytes()).is_some()
 }
 
+/// What to write instead of `url` where only a host is expected: the command `get` with
+/// its file, or `connect` with its host and port.
+pub(super) fn instead_of_url(url: &str, get: &str, connect: &str) -> String {
+    match Target::parse(url.as_ref()) {
+        Err(problem) => problem.to_owned(),
+        Ok(target) if !target.is_directory() => format!("to fetch it, write {get} {url}"),
+        Ok(Target { host, port, .. }) => {
+            format!("to connect to it, write {connect} {host} {port}")
+        }
+    }
+}
+
 fn strip_scheme(text: &[u8]) -> Option<&[u8]> {
     let (scheme, rest) = text.split_at_checked(b"tftp://".len())?;
     scheme.eq_ignore_ascii_case(b"tftp://").then_some(rest)

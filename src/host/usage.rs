@@ -25,7 +25,8 @@ pub struct UsageError {
 impl UsageError {
     /// The `error` as `program` reports it, with the `status` it exits with after a
     /// user's mistake. Where options don't go together, or one needs another, the first
-    /// of the `remedies` whose words are in the message says what to do about it.
+    /// of the `remedies` whose words are in the message says what to do about it; for any
+    /// other mistake, one whose words are the whole message.
     pub fn new(program: &str, status: u8, error: &clap::Error, remedies: &[Remedy]) -> Self {
         let text = error.render().to_string();
         if matches!(
@@ -50,7 +51,8 @@ impl UsageError {
         ]
         .contains(&error.kind())
             && !what.contains("multiple times");
-        let is_meant = |remedy: &&Remedy| is_about_others && what.contains(remedy.0);
+        let is_meant =
+            |remedy: &&Remedy| what == remedy.0 || is_about_others && what.contains(remedy.0);
         let remedy = remedies.iter().find(is_meant);
         let remedy = remedy.map_or("try --help", |remedy| remedy.1);
         Self {
