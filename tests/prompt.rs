@@ -440,6 +440,83 @@ fn a_pipe_is_obeyed_line_by_line() {
     }
 }
 
+/// A wrong command is told its usage as `help` has it, at the prompt and with `-c`.
+#[test]
+fn a_command_has_one_usage() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, wrong) in [
+        ("connect", "connect a b c"),
+        ("get", "get"),
+        ("put", "put"),
+        ("mget", "mget"),
+        ("mput", "mput"),
+        ("mode", "mode a b"),
+        ("rexmt", "rexmt"),
+        ("timeout", "timeout"),
+        ("blksize", "blksize"),
+        ("windowsize", "windowsize"),
+    ] {
+        let help = feed(dir.path(), &[], &format!("help {name}\n"));
+        let help = String::from_utf8_lossy(&help.stdout).into_owned();
+        let usage = help.lines().find(|line| line.starts_with("usage: "));
+        let usage = usage.unwrap_or_else(|| panic!("{name}: {help}"));
+        let words: Vec<_> = wrong.split(' ').collect();
+        let once = feed(dir.path(), &[&["-c"], &words[..]].concat(), "");
+        let lines = feed(dir.path(), &[], &format!("{wrong}\n\n"));
+        for output in [once, lines] {
+            assert_eq!(output.status.code(), Some(64), "{}", said(&output));
+            let told = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(told.lines().any(|line| line == usage), "{wrong}: {told}");
+        }
+    }
+}
+
+/// At the prompt, with `-c` and with `get`.
+#[test]
+fn a_mistake_begins_with_the_name_of_the_program() {
+    let dir = tempfile::tempdir().unwrap();
+    let unknown = "tftp: no-such-host.invalid: unknown host\n";
+    let nowhere = "tftp: No target machine specified.\n";
+    for (words, lines, status, told) in [
+        ("", "get f\n", 64, nowhere),
+        ("", "put f\n", 64, nowhere),
+        ("-c get f", "", 64, nowhere),
+        ("", "connect no-such-host.invalid\n", 68, unknown),
+        ("no-such-host.invalid", "", 68, unknown),
+        ("no-such-host.invalid -c get f", "", 68, unknown),
+        ("-c get no-such-host.invalid:f", "", 68, unknown),
+        ("get no-such-host.invalid:f", "", 68, unknown),
+        ("", "connect h x\n", 64, "tftp: x: bad port number\n"),
+        ("", "mode mail\n", 64, "tftp: mail: unknown mode\n"),
+        ("-c rexmt 0", "", 64, "tftp: 0: bad value: "),
+        (
+            "",
+            "connect tftp://h/f\n",
+            64,
+            "tftp: tftp://h/f: to fetch it, write get tftp://h/f\n",
+        ),
+        (
+            "-c connect tftp://h:70/",
+            "",
+            64,
+            "tftp: tftp://h:70/: to connect to it, write connect h 70\n",
+        ),
+        (
+            "127.0.0.1 -c get a/f b/f c",
+            "",
+            64,
+            "tftp: a/f and b/f would be the same local file\n",
+        ),
+    ] {
+        let words: Vec<_> = words.split_whitespace().collect();
+        let output = feed(dir.path(), &words, lines);
+        assert_eq!(output.status.code(), Some(status), "{}", said(&output));
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        assert!(text.starts_with(told), "{words:?} {lines:?}: {text}");
+    }
+}
+
 #[test]
 fn each_of_several_files_has_a_line_that_names_it() {
     let server = Server::start(&[]);

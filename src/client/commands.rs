@@ -59,19 +59,19 @@ static TABLE: [Entry; 24] = [
     entry(
         "mode",
         Command::Mode,
-        "[octet | netascii]",
+        "[octet | binary | image | netascii | ascii]",
         "set file transfer mode",
     ),
     entry(
         "put",
         Command::Put,
-        "LOCAL [REMOTE] | put LOCAL... DIRECTORY/",
+        "LOCAL [REMOTE] | put LOCAL... DIRECTORY/ (REMOTE: FILE, HOST:FILE or a URL)",
         "send file",
     ),
     entry(
         "get",
         Command::Get,
-        "REMOTE [LOCAL] | get REMOTE REMOTE REMOTE...",
+        "REMOTE [LOCAL] | get REMOTE REMOTE REMOTE... (REMOTE: FILE, HOST:FILE or a URL)",
         "receive file",
     ),
     entry(
@@ -83,7 +83,7 @@ static TABLE: [Entry; 24] = [
     entry(
         "mget",
         Command::Mget,
-        "REMOTE... DIRECTORY",
+        "REMOTE... DIRECTORY, which exists",
         "receive files to a directory",
     ),
     entry("quit", Command::Quit, "", "exit tftp"),
@@ -184,14 +184,21 @@ pub(super) fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
 
 /// What the command does and how it is used, in two lines.
 pub(super) fn help(word: &[u8]) -> Result<String, NoCommand> {
-    let Entry {
-        name,
-        arguments,
-        text,
-        ..
-    } = find_entry(word)?;
-    let usage = format!("usage: {name} {arguments}");
-    Ok(format!("{text}\n{}", usage.trim_end()))
+    let entry = find_entry(word)?;
+    Ok(format!("{}\n{}", entry.text, entry.usage()))
+}
+
+/// How the command is used, in one line.
+pub(super) fn usage(command: Command) -> String {
+    let entry = TABLE.iter().find(|it| it.command == command);
+    entry.map_or_else(String::new, Entry::usage)
+}
+
+impl Entry {
+    fn usage(&self) -> String {
+        let usage = format!("usage: {} {}", self.name, self.arguments);
+        usage.trim_end().to_owned()
+    }
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! status tells the truth. Must not: know how lines are edited.
 
 use std::ffi::OsStr;
+use std::fmt;
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -21,8 +22,8 @@ use super::lines::{Line, Lines};
 use super::local::{Input, Output};
 use super::progress::TransferProgress;
 use super::report::{Report, Style};
-use super::settings::Settings;
-use super::target::{PORT, Target, is_url, parse_port, split_host, tail};
+use super::settings::{BadWords, Settings};
+use super::target::{PORT, Target, instead_of_url, is_url, parse_port, split_host, tail};
 use super::words::{below, split};
 use super::{Status, Stream, complain, say, trace};
 use crate::wire::escape::printable;
@@ -165,7 +166,17 @@ impl Prompt {
     }
 
     /// Tells what is wrong with what was typed.
-    fn usage_error(&mut self, text: std::fmt::Arguments<'_>) {
+    fn usage_error(&mut self, text: fmt::Arguments<'_>) {
+        self.tell_usage(format_args!("tftp: {text}"));
+    }
+
+    /// Tells how `command` is used.
+    fn show_usage(&mut self, command: Command) {
+        self.tell_usage(format_args!("{}", commands::usage(command)));
+    }
+
+    /// Tells `text`, after a mistake in what was typed.
+    fn tell_usage(&mut self, text: fmt::Arguments<'_>) {
         self.stream.tell(text);
         self.failed(Status::Usage);
     }
@@ -199,7 +210,8 @@ impl Prompt {
         match self.settings.change(setting, words) {
             Ok(Some(text)) => self.stream.tell(format_args!("{text}")),
             Ok(None) => {}
-            Err(text) => self.usage_error(format_args!("{text}")),
+            Err(BadWords::Usage) => self.show_usage(setting),
+            Err(BadWords::Word(text)) => self.usage_error(format_args!("{text}")),
         }
         self.set_trace();
     }
@@ -227,7 +239,7 @@ impl Prompt {
             NoCommand::Invalid => "Invalid",
         };
         let word = printable(word);
-        self.usage_error(format_args!("?{what} command {word}; try help"));
+        self.tell_usage(format_args!("?{what} command {word}; try help"));
     }
 
     fn execute_help(&mut self, words: &[Vec<u8>]) {
@@ -243,10 +255,10 @@ impl Prompt {
             match commands::help(word) {
                 Ok(text) => self.stream.tell(format_args!("{text}")),
                 Err(NoCommand::Ambiguous) => {
-                    self.usage_error(format_args!("?Ambiguous help command {}", printable(word)));
+                    self.tell_usage(format_args!("?Ambiguous help command {}", printable(word)));
                 }
                 Err(NoCommand::Invalid) => {
-                    self.usage_error(format_args!("?Invalid help command {}", printable(word)));
+                    self.tell_usage(format_args!("?Invalid help command {}", printable(word)));
                 }
             }
         }
@@ -278,10 +290,14 @@ impl Prompt {
             _ => (None, None),
         };
         match (host, port) {
+            (Some(url), _) if is_url(url.as_ref()) => {
+                let instead = instead_of_url(&url, "get", "connect");
+                self.usage_error(format_args!("{url}: {instead}"));
+            }
             (Some(host), Some(port)) => {
                 self.connect(&host, port);
             }
-            _ => self.usage_error(format_args!("usage: connect host-name [port]")),
+            _ => self.show_usage(Command::Connect),
         }
     }
 
@@ -308,7 +324,7 @@ impl Prompt {
                 true
             }
             Err(text) => {
-                complain(format_args!("{text}"));
+                complain(format_args!("tftp: {text}"));
                 self.failed(Status::UnknownHost);
                 false
             }
@@ -371,7 +387,7 @@ impl Prompt {
     fn execute_get(&mut self, words: &[Vec<u8>]) {
         let words = self.or_ask(words, "(files) ");
         if words.is_empty() {
-            self.usage_error(format_args!("{GET_USAGE}"));
+            self.show_usage(Command::Get);
             return;
         }
         let (remotes, local) = get_words(&words);
@@ -385,9 +401,7 @@ impl Prompt {
             {
                 self.get_files(remotes, Some(directory));
             }
-            _ => self.usage_error(format_args!(
-                "usage: mget file file ... directory, which exists"
-            )),
+            _ => self.show_usage(Command::Mget),
         }
     }
 
@@ -411,7 +425,8 @@ impl Prompt {
             let local = local_path(&name, local);
             if name.is_empty() || local.as_os_str().is_empty() {
                 let remote = printable(remote);
-                self.usage_error(format_args!("{remote}: no file is named; {GET_USAGE}"));
+                let usage = commands::usage(Command::Get);
+                self.usage_error(format_args!("{remote}: no file is named; {usage}"));
                 return;
             }
             if self.settings.verbose {
@@ -432,7 +447,7 @@ impl Prompt {
         let words = self.or_ask(words, "(file) ");
         let (locals, target) = match &words[..] {
             [] => {
-                self.usage_error(format_args!("{PUT_USAGE}"));
+                self.show_usage(Command::Put);
                 return;
             }
             [local] => (std::slice::from_ref(local), None),
@@ -446,7 +461,7 @@ impl Prompt {
             [locals @ .., target] if !locals.is_empty() => {
                 self.put_files(locals, Some(target), true);
             }
-            _ => self.usage_error(format_args!("usage: mput file file ... directory")),
+            _ => self.show_usage(Command::Mput),
         }
     }
 
@@ -608,9 +623,3 @@ fn same_place<N: PartialEq>(
     let [one, other] = [one, other].map(|at| printable(&words[at]).to_string());
     Some((one, other))
 }
-
-const GET_USAGE: &str = "usage: get host:file host:file ... file, or\n       \
-    get file file ... file if connected";
-
-const PUT_USAGE: &str = "usage: put file ... host:target, or\n       \
-    put file ... target if connected";

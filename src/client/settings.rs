@@ -6,14 +6,21 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::cli::CommonArgs;
-use super::commands::Command;
+use super::commands::{Command, usage};
 use super::target::parse_mode;
 use crate::protocol::retry::{RetryPolicy, Wait};
 use crate::wire::escape::printable;
 use crate::wire::options::{DEFAULT_BLKSIZE, DEFAULT_WINDOWSIZE, MAX_BLKSIZE, MIN_BLKSIZE, Offer};
 use crate::wire::packet::Mode;
 
-const MODE_USAGE: &str = "usage: mode [ ascii | netascii | binary | image | octet ]";
+/// What is wrong with the words after a command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum BadWords {
+    /// There are too many, or too few.
+    Usage,
+    /// One of them, as this text says.
+    Word(String),
+}
 
 /// The settings for the transfers to come.
 #[derive(Debug, Clone)]
@@ -59,7 +66,7 @@ impl Settings {
         &mut self,
         command: Command,
         words: &[Vec<u8>],
-    ) -> Result<Option<String>, String> {
+    ) -> Result<Option<String>, BadWords> {
         match command {
             Command::Binary => self.mode = Mode::Octet,
             Command::Ascii => self.mode = Mode::Netascii,
@@ -88,20 +95,21 @@ impl Settings {
         Ok(None)
     }
 
-    fn change_mode(&mut self, words: &[Vec<u8>]) -> Result<Option<String>, String> {
+    fn change_mode(&mut self, words: &[Vec<u8>]) -> Result<Option<String>, BadWords> {
         match words {
             [] => {
                 let name = self.mode.name();
                 Ok(Some(format!("Using {name} mode to transfer files.")))
             }
-            [word] => match std::str::from_utf8(word).ok().and_then(parse_mode) {
-                Some(mode) => {
-                    self.mode = mode;
-                    Ok(None)
-                }
-                None => Err(format!("{}: unknown mode\n{MODE_USAGE}", printable(word))),
-            },
-            _ => Err(MODE_USAGE.to_owned()),
+            [word] => {
+                let mode = std::str::from_utf8(word).ok().and_then(parse_mode);
+                self.mode = mode.ok_or_else(|| {
+                    let (word, usage) = (printable(word), usage(Command::Mode));
+                    BadWords::Word(format!("{word}: unknown mode\n{usage}"))
+                })?;
+                Ok(None)
+            }
+            _ => Err(BadWords::Usage),
         }
     }
 }
@@ -138,30 +146,30 @@ const fn on_off(is_on: bool) -> &'static str {
 }
 
 /// The only word after a command, a number.
-fn number(name: &str, words: &[Vec<u8>], range: RangeInclusive<u16>) -> Result<u16, String> {
+fn number(name: &str, words: &[Vec<u8>], range: RangeInclusive<u16>) -> Result<u16, BadWords> {
     let (low, high) = (range.start(), range.end());
     let [word] = words else {
-        return Err(format!("usage: {name} value ({low} to {high})"));
+        return Err(BadWords::Usage);
     };
     parse(word)
         .filter(|number| range.contains(number))
         .ok_or_else(|| {
             let word = printable(word);
-            format!("{word}: bad value: {name} is {low} to {high}")
+            BadWords::Word(format!("{word}: bad value: {name} is {low} to {high}"))
         })
 }
 
 /// The only word after a command, a time in seconds.
-fn seconds(name: &str, words: &[Vec<u8>]) -> Result<Duration, String> {
+fn seconds(name: &str, words: &[Vec<u8>]) -> Result<Duration, BadWords> {
     let [word] = words else {
-        return Err(format!("usage: {name} value (seconds)"));
+        return Err(BadWords::Usage);
     };
     parse(word)
         .filter(|seconds| (0.001..=255.0).contains(seconds))
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
         .ok_or_else(|| {
             let word = printable(word);
-            format!("{word}: bad value: {name} is 0.001 to 255")
+            BadWords::Word(format!("{word}: bad value: {name} is 0.001 to 255"))
         })
 }
 
