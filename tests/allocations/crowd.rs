@@ -483,8 +483,8 @@ fn a_hundred_thousand_machines_boot_at_once_and_nobody_starves() {
     assert!(told.wheel_ops < 8 * transfers, "{told:?}");
     let each = (most - before).cast_unsigned() / told.most_sessions;
     println!(
-        "{each} bytes a session, {} of them its own",
-        size_of::<Boot>()
+        "{} bytes a session in the table of transfers",
+        each.saturating_sub(size_of::<Boot>())
     );
     assert!(each <= 4 * size_of::<Boot>() / 3 + BESIDE, "{each}");
 }

@@ -95,6 +95,6 @@ fn a_session_of_a_single_port_costs_half_a_kibibyte() {
     clients.begin(FEW..MANY);
     let many = HELD.load(Ordering::SeqCst);
     let each = (many - few).cast_unsigned() / (MANY - FEW) as usize;
-    println!("{each} bytes a session");
+    println!("{each} bytes a session in all");
     assert!(each <= MOST, "{each}");
 }
