@@ -126,6 +126,12 @@ fn the_units_of_the_debian_package_are_made_from_ours() {
             assert!(!made.contains(unwanted), "{unit} has {unwanted}: {made}");
         }
         assert!(made.starts_with("[Unit]\n"), "{made}");
+        // A later line would win over what the administrator has written.
+        let places = [
+            made.rfind("Environment=\"TFTPD_OPTIONS="),
+            made.find("EnvironmentFile="),
+        ];
+        assert!(places[0].is_some() && places[0] < places[1], "{made}");
     }
 }
 

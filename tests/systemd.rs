@@ -382,6 +382,26 @@ fn the_units_are_read_only_until_uploads_are_asked_for() {
 }
 
 #[test]
+fn each_instance_has_a_file_for_options_of_its_own() {
+    let unit = fs::read_to_string("scripts/systemd/tftpd@.service").expect("a unit");
+    let files: Vec<_> = unit
+        .lines()
+        .filter_map(|line| line.strip_prefix("EnvironmentFile="))
+        .collect();
+    // The last one wins.
+    assert_eq!(files, ["-/etc/default/tftpd", "-/etc/default/tftpd-%i"]);
+}
+
+/// An unmounted ROOT would be served as an empty directory until the next restart.
+#[test]
+fn the_units_wait_for_the_mount_of_their_root() {
+    for name in ["tftpd.service", "tftpd@.service"] {
+        let unit = fs::read_to_string(format!("scripts/systemd/{name}")).expect("a unit");
+        assert!(unit.contains("\nRequiresMountsFor=/srv/tftp\n"), "{name}");
+    }
+}
+
+#[test]
 fn the_units_are_sound_and_little_exposed() {
     let Some(analyze) = require("systemd-analyze") else {
         return;

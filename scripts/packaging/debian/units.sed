@@ -7,7 +7,7 @@
 s|^Description=.*|&\nDocumentation=man:tftpd(8)|
 s|/usr/local/bin/tftpd|/usr/sbin/tftpd|
 # Running transfers finish while the package is upgraded.
-s|^EnvironmentFile=|Environment="TFTPD_OPTIONS=--grace 30"\n&|
+s|^EnvironmentFile=-/etc/default/tftpd$|Environment="TFTPD_OPTIONS=--grace 30"\n&|
 /^User=/d
 s|^DynamicUser=yes$|User=tftp|
 # Uploads take their option, and a directory that the user may write to.
