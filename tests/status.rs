@@ -84,6 +84,26 @@ fn metric(text: &str, name: &str) -> f64 {
 }
 
 #[test]
+fn metrics_tell_what_every_exporter_tells_in_the_manuals_words() {
+    let (server, status) = start(&[]);
+    server.fence();
+    let text = get(status, "/metrics");
+    let cpu = metric(&text, "process_cpu_seconds_total");
+    assert!(cpu > 0.0 && cpu < 60.0, "{cpu}");
+    assert!(text.contains("# TYPE process_cpu_seconds_total counter\n"));
+    assert!(metric(&text, "process_max_fds") >= metric(&text, "process_open_fds"));
+    // The manual's words.
+    for line in text.lines().filter(|it| it.starts_with("# HELP ")) {
+        let help = line.splitn(4, ' ').last().unwrap_or_default();
+        let help = help.to_ascii_lowercase();
+        assert!(
+            !help.contains("session") && !help.contains("dally"),
+            "{line}"
+        );
+    }
+}
+
+#[test]
 fn metrics_agree_with_the_log_and_with_promtool() {
     let (server, status) = start(&[]);
     let sizes = [0, 511, 512, 100_000];

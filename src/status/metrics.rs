@@ -87,6 +87,9 @@ pub(super) struct Own {
     /// The longest turn of the loop since the last scrape, in seconds.
     pub(super) longest_turn: f64,
     pub(super) open_descriptors: Option<u64>,
+    pub(super) max_descriptors: Option<u64>,
+    /// Of user and system, since the start.
+    pub(super) cpu_seconds: Option<f64>,
     pub(super) resident_bytes: Option<u64>,
 }
 
@@ -117,12 +120,12 @@ fn gauges(out: &mut String, view: &View<'_>, own: &Own) {
     for (name, help, value) in [
         (
             "tftpd_sessions",
-            "Sessions, those that dally included.",
+            "Transfers, with those that wait in case the last packet was lost.",
             Some(float(view.sessions.len() as u64)),
         ),
         (
             "tftpd_sessions_limit",
-            "Most sessions at once.",
+            "Most transfers at once.",
             Some(float(view.sessions.limit() as u64)),
         ),
         (
@@ -147,6 +150,11 @@ fn gauges(out: &mut String, view: &View<'_>, own: &Own) {
             own.open_descriptors.map(float),
         ),
         (
+            "process_max_fds",
+            "Most file descriptors that may be open.",
+            own.max_descriptors.map(float),
+        ),
+        (
             "process_resident_memory_bytes",
             "Memory in RAM.",
             own.resident_bytes.map(float),
@@ -156,6 +164,11 @@ fn gauges(out: &mut String, view: &View<'_>, own: &Own) {
             head(out, name, help, "gauge");
             let _ = writeln!(out, "{name} {value}");
         }
+    }
+    if let Some(seconds) = own.cpu_seconds {
+        let name = "process_cpu_seconds_total";
+        head(out, name, "Processor time used, in seconds.", "counter");
+        let _ = writeln!(out, "{name} {seconds}");
     }
     let help = "What was built, as labels; always 1.";
     head(out, "tftpd_build_info", help, "gauge");

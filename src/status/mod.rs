@@ -266,6 +266,8 @@ impl Status {
                 started: self.started_unix,
                 longest_turn: self.longest_turn.as_secs_f64(),
                 open_descriptors: self.files.open_descriptors(),
+                max_descriptors: process::max_descriptors(),
+                cpu_seconds: process::cpu_seconds(),
                 resident_bytes: self.files.resident_bytes(),
             };
             let reply = reply(asked, view, own);
