@@ -7,8 +7,11 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
 
 use common::*;
+use nix::unistd::geteuid;
 
 #[test]
 fn names_are_read_leniently() {
@@ -270,4 +273,79 @@ fn case_counts_otherwise() {
     server.file("Boot/BCD", b"bcd");
     let (packet, _) = RawClient::new(&server).ask(&rrq("boot/bcd", &[]));
     assert_eq!(packet.error_code(), Some(1));
+}
+
+/// ROOT is opened once: what its path leads to later isn't served.
+#[test]
+fn a_root_that_was_replaced_is_told_where_a_file_is_missing() {
+    type Replace = fn(&Path);
+    let replacements: [(&str, Replace); 4] = [
+        ("nothing", |_| {}),
+        ("another directory", |dir| {
+            fs::rename(dir.join("root"), dir.join("old")).unwrap();
+            fs::create_dir(dir.join("root")).unwrap();
+        }),
+        ("gone", |dir| {
+            fs::rename(dir.join("root"), dir.join("old")).unwrap();
+        }),
+        ("a link elsewhere", |dir| {
+            fs::remove_file(dir.join("root")).unwrap();
+            symlink("other", dir.join("root")).unwrap();
+        }),
+    ];
+    for (what, replace) in replacements {
+        for args in [&[][..], &["--chroot"]] {
+            if !args.is_empty() && !geteuid().is_root() {
+                skip("only root can have a root of its own");
+                continue;
+            }
+            let server = Server::start_prepared(&[args, &["-a", "127.0.0.1"]].concat(), |dir| {
+                if what.contains("link") {
+                    fs::rename(dir.join("root"), dir.join("real")).unwrap();
+                    fs::create_dir(dir.join("other")).unwrap();
+                    symlink("real", dir.join("root")).unwrap();
+                }
+                Command::new(tftpd())
+            });
+            replace(server.outside());
+            for name in ["missing", "sub/missing"] {
+                RawClient::new(&server).ask(&rrq(name, &[]));
+                let line = server.wait_for_log(|line| line.contains(name), PATIENCE);
+                let line = line.expect("a line");
+                let path = server.root();
+                let hint = format!(
+                    "hint=\"{} was replaced or mounted over since the start: restart the server\"",
+                    path.display()
+                );
+                // In a chroot the path leads nowhere, which means nothing.
+                let is_told = what != "nothing" && args.is_empty();
+                assert_eq!(line.contains(&hint), is_told, "{what} {args:?}: {line}");
+                assert_eq!(
+                    line.contains("replaced"),
+                    is_told,
+                    "{what} {args:?}: {line}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_directory_for_uploads_that_was_replaced_is_told_where_an_upload_finds_no_place() {
+    let server = Server::start_prepared(&["-a", "127.0.0.1", "--upload-root", "up"], |dir| {
+        fs::create_dir(dir.join("up")).unwrap();
+        let mut command = Command::new(tftpd());
+        command.current_dir(dir);
+        command
+    });
+    let up = server.outside().join("up");
+    fs::rename(&up, server.outside().join("old")).unwrap();
+    fs::create_dir_all(up.join("sub")).unwrap();
+    RawClient::new(&server).ask(&wrq("sub/new", &[]));
+    let line = server.wait_for_log(|line| line.contains("op=write"), PATIENCE);
+    let hint = format!("hint=\"{} was replaced or mounted over", up.display());
+    assert!(
+        line.as_ref().is_some_and(|it| it.contains(&hint)),
+        "{line:?}"
+    );
 }

@@ -154,3 +154,26 @@ fn running_transfers_finish_and_new_ones_are_left_alone_after_the_signal() {
     assert!(server.wait_exit(PATIENCE).expect("an end").success());
     assert_eq!(late.recv_now(), None);
 }
+
+#[test]
+fn a_request_that_comes_while_the_server_stops_leaves_a_line() {
+    let server = Server::start(&[&NEVER[..], &["--grace", "60"]].concat());
+    server.file("f", &content(9, 3 * BLOCK));
+    let client = RawClient::new(&server);
+    client.ask_data(&rrq("f", &[]));
+    server.signal(Signal::SIGTERM);
+    let stopping = server.wait_for_log(|line| line.contains("stopping; "), PATIENCE);
+    assert!(stopping.is_some());
+    let late = RawClient::new(&server);
+    late.send(&rrq("f", &[]));
+    let told = format!(
+        "dropped a request of {}: the server is stopping",
+        late.addr()
+    );
+    let line = server.wait_for_log(|line| line.contains(&told), PATIENCE);
+    assert!(
+        line.is_some_and(|it| it.contains("WARN")),
+        "{:#?}",
+        server.log_lines()
+    );
+}

@@ -20,7 +20,7 @@ use super::error::with_remedy;
 pub struct Directory {
     pub(super) descriptor: OwnedFd,
     /// Its absolute paths: as it was named, then without links, if that differs. Only
-    /// compared with names and links, never opened again.
+    /// compared with names and links, and looked at for a hint; never opened again.
     pub(super) paths: Rc<[PathBuf]>,
 }
 

@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 
 use log::{debug, info};
@@ -90,8 +90,8 @@ pub struct Root {
 /// What a root shares with those below it.
 #[derive(Debug)]
 pub(super) struct Common {
-    /// What absolute names may begin with: the paths of the topmost root.
-    prefixes: Rc<[PathBuf]>,
+    /// The topmost root. Absolute names may begin with its paths.
+    top: Rc<Directory>,
     /// The directories that links may lead to when a file is read.
     linked: Rc<[Directory]>,
     pub(super) uploads: Rc<Uploads>,
@@ -150,7 +150,7 @@ impl Root {
         let directory = Rc::new(directory);
         self.common.uploads.count_as_well(&directory);
         let common = Common {
-            prefixes: Rc::clone(&directory.paths),
+            top: Rc::clone(&directory),
             linked: Rc::clone(&self.common.linked),
             uploads: Rc::clone(&self.common.uploads),
             listings: Rc::clone(&self.common.listings),
@@ -192,7 +192,7 @@ impl Root {
             uploads.set_spares_aside();
         }
         let common = Common {
-            prefixes: Rc::clone(&directory.paths),
+            top: Rc::clone(&directory),
             linked: linked.into(),
             uploads: Rc::new(uploads),
             listings: Rc::default(),
@@ -322,7 +322,8 @@ impl Root {
     pub fn name(&self, spelled: &[u8], direction: Direction) -> Result<Name, StorageError> {
         let prefixes = self
             .common
-            .prefixes
+            .top
+            .paths
             .iter()
             .map(|path| path.as_os_str().as_bytes());
         Name::read(spelled, direction, prefixes)
@@ -583,6 +584,7 @@ mod tests {
     use std::fs::{self, Permissions};
     use std::os::unix::fs::{PermissionsExt, symlink};
     use std::os::unix::net::UnixListener;
+    use std::path::PathBuf;
 
     use crate::wire::packet::ErrorCode;
     use nix::fcntl::open;

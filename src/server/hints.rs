@@ -18,6 +18,8 @@ pub(super) struct Place<'a> {
     pub(super) is_clients_own: bool,
     /// The name that was looked up there.
     pub(super) name: &'a [u8],
+    /// Paths lead elsewhere than at the start.
+    pub(super) in_chroot: bool,
 }
 
 /// The hint for a request that got `error` at `place`.
@@ -28,6 +30,12 @@ pub(super) fn hint(
 ) -> Option<String> {
     let &Place { root, name, .. } = place;
     if error.code() == ErrorCode::FileNotFound {
+        if let Some(path) = root.left_behind().filter(|_| !place.in_chroot) {
+            let path = path.display();
+            return Some(format!(
+                "{path} was replaced or mounted over since the start: restart the server"
+            ));
+        }
         let leaves = || {
             root.departure(name, direction)
                 .map(|it| leaves(&it, direction, place.is_clients_own))

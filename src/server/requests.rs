@@ -46,6 +46,9 @@ const NETWORKS: usize = 256;
 /// another port by then. It answers only one of the two transfers.
 const LATE: Duration = Duration::from_millis(100);
 
+/// Why no request is served any more.
+const STOPPING: &str = "the server is stopping";
+
 /// Where and when a request came in.
 struct Arrival<'a> {
     at: Instant,
@@ -69,6 +72,8 @@ pub(super) struct Requests {
     opener: Opener,
     /// No new transfer is begun.
     pub(super) is_closing: bool,
+    /// Paths lead elsewhere than at the start.
+    pub(super) in_chroot: bool,
     /// How many requests may still be refused with an ERROR this second.
     refusals: NetworkRateLimit,
     /// How many requests to a broadcast address may still be answered this second;
@@ -95,6 +100,7 @@ impl Requests {
                 limits,
             },
             is_closing: false,
+            in_chroot: false,
             refusals: NetworkRateLimit::new(REFUSALS, NETWORKS, seed, now),
             broadcasts: None,
             drop_lines: DropLines::new(seed, now),
@@ -157,7 +163,7 @@ impl Requests {
             trace(peer, Heading::Received, payload);
         }
         match Packet::parse(payload) {
-            Ok(Packet::Request(_)) if self.is_closing => floor.counters.shed += 1,
+            Ok(Packet::Request(_)) if self.is_closing => self.shed(now, peer, STOPPING, floor),
             // Two servers might each take the other for a client.
             Ok(Packet::Request(_))
                 if floor.single_port() && tid::is_server(peer, listener.address().port()) =>
@@ -369,7 +375,7 @@ impl Requests {
                 continue;
             };
             if self.is_closing {
-                floor.counters.shed += 1;
+                self.shed(clock::now(), waiting.endpoint.peer, STOPPING, floor);
                 continue;
             }
             let arrival = Arrival {
@@ -484,6 +490,7 @@ impl Requests {
                     root: own_root.unwrap_or(self.opener.policy.common_root(request.direction)),
                     is_clients_own: own_root.is_some(),
                     name: settled.as_ref().map_or(request.filename, |it| &it.name),
+                    in_chroot: self.in_chroot,
                 };
                 let hint = || hints::hint(&place, request.direction, error);
                 reporter.refusal(now, request, peer, code, error, hint);

@@ -169,6 +169,7 @@ fn halves(
         requests = requests.answering_broadcasts(random.seed(), now);
     }
     requests.helper = helper;
+    requests.in_chroot = args.chroot;
     let shared = args.single_port.then_some(&*listeners);
     let sessions = room.table(args, now);
     let files = requests.policy().root.open_files();

@@ -4,20 +4,34 @@
 //! Must not: reach a client, who would learn what is there.
 
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::sys::stat::stat;
 
 use super::Root;
 use crate::file::barrier::Barrier;
 use crate::file::name;
-use crate::file::walk::{Departure, Places};
+use crate::file::walk::{Departure, Places, id, id_of};
 use crate::wire::packet::Direction;
 
 /// The most leading directories that a client's name may have too many.
 const MAX_PREFIX: usize = 4;
 
 impl Root {
+    /// The path of the topmost root, if that leads elsewhere or nowhere by now: the
+    /// directory was replaced, or another was mounted over it. `None` as well where our
+    /// rights don't reach that far. Means nothing in a chroot.
+    pub fn left_behind(&self) -> Option<&Path> {
+        let top = &self.common.top;
+        let is_elsewhere = match stat(top.path()) {
+            Ok(found) => id_of(&**top).is_ok_and(|own| own != id(&found)),
+            Err(errno) => matches!(errno, Errno::ENOENT | Errno::ENOTDIR),
+        };
+        is_elsewhere.then(|| top.path())
+    }
+
     /// The requested name all in small or all in capital letters, if that is another name
     /// and a file has it. Lists no directory, which may be forbidden.
     pub fn similar(&self, request: &[u8]) -> Option<Vec<u8>> {
