@@ -82,6 +82,26 @@ fn clients(server: &Server, count: usize) -> Vec<RawClient> {
     (0..count).map(|_| RawClient::new(server)).collect()
 }
 
+#[test]
+fn a_server_without_workers_says_that_sigusr2_cannot_upgrade_it() {
+    for args in [&[][..], &["--log-format", "json"]] {
+        let server = Server::start(args);
+        server.signal(Signal::SIGUSR2);
+        wait_lines(
+            &server,
+            "SIGUSR2 upgrades only a server started with --workers",
+            1,
+        );
+        server.fence();
+    }
+    // A worker that gets one, as its whole group does, leaves it to the supervisor.
+    let server = start("1", &[]);
+    kill(workers(&server)[&1], Signal::SIGUSR2).expect("it lives");
+    server.signal(Signal::SIGUSR1);
+    wait_lines(&server, "counters ", 1);
+    assert_eq!(count_lines(&server, "SIGUSR2"), 0);
+}
+
 // --- the log --------------------------------------------------------------------------
 
 /// The pid of the process that wrote a line, and the line.

@@ -20,6 +20,8 @@ pub enum Command {
     Report,
     /// SIGHUP: open the log file and read the map file again.
     Reopen,
+    /// SIGUSR2: let a new program take over.
+    Upgrade,
 }
 
 /// Signals as a descriptor to poll, so that they never interrupt anything.
@@ -38,6 +40,7 @@ impl Signals {
             Signal::SIGTERM,
             Signal::SIGINT,
             Signal::SIGUSR1,
+            Signal::SIGUSR2,
             Signal::SIGHUP,
         ]);
         if is_first() {
@@ -45,9 +48,8 @@ impl Signals {
         }
         signals.thread_block()?;
         // Blocked and never read: a file larger than the process may write is an error
-        // of that one upload (EFBIG), not the end of the server. SIGUSR2 is for the
-        // process that starts the workers, and may reach the workers as well.
-        SigSet::from_iter([Signal::SIGXFSZ, Signal::SIGUSR2]).thread_block()?;
+        // of that one upload (EFBIG), not the end of the server.
+        SigSet::from(Signal::SIGXFSZ).thread_block()?;
         let descriptor =
             SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
         Ok(Self { descriptor })
@@ -61,6 +63,7 @@ impl Signals {
                 Ok(Signal::SIGTERM | Signal::SIGINT) => return Some(Command::Stop),
                 Ok(Signal::SIGUSR1) => return Some(Command::Report),
                 Ok(Signal::SIGHUP) => return Some(Command::Reopen),
+                Ok(Signal::SIGUSR2) => return Some(Command::Upgrade),
                 Ok(Signal::SIGCHLD) => reap(),
                 _ => {}
             }

@@ -55,7 +55,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use log::{error, info};
+use log::{error, info, warn};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Token, event};
 
@@ -107,6 +107,15 @@ const _: () = assert!(MAX_LISTENERS < MAX_SOCKETS);
 /// How long a replaced process may take to finish its transfers, unless `--grace` is
 /// longer. That is long, since nobody waits for the process.
 const LONGEST_DRAIN: Duration = Duration::from_secs(600);
+
+/// The answer to SIGUSR2 where nothing can take over.
+const NO_UPGRADE: &str = if cfg!(feature = "workers") {
+    "SIGUSR2 upgrades only a server started with --workers (1 is enough); restart this one to run \
+     another program"
+} else {
+    "SIGUSR2 upgrades no server of this build, which lacks --workers; restart it to run another \
+     program"
+};
 
 /// When the server ends.
 #[derive(Debug)]
@@ -396,6 +405,9 @@ impl Server {
                     self.reopen_log();
                     self.front.requests.reload();
                 }
+                // It is for the supervisor, and may reach the workers as well.
+                Command::Upgrade if self.worker.is_some() => {}
+                Command::Upgrade => warn!("{NO_UPGRADE}"),
             }
         }
     }
