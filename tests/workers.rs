@@ -102,6 +102,17 @@ fn a_server_without_workers_says_that_sigusr2_cannot_upgrade_it() {
     assert_eq!(count_lines(&server, "SIGUSR2"), 0);
 }
 
+#[test]
+fn as_many_workers_as_processors_may_be_used_are_started() {
+    let count = thread::available_parallelism()
+        .expect("a number")
+        .get()
+        .min(64);
+    let server = start("auto", &[]);
+    let told = server.log_lines();
+    assert_eq!(workers(&server).len(), count, "{told:#?}");
+}
+
 // --- the log --------------------------------------------------------------------------
 
 /// The pid of the process that wrote a line, and the line.

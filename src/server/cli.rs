@@ -298,16 +298,16 @@ pub struct Args {
     #[arg(short = 'P', long, value_name = "FILE", help_heading = "Process")]
     pub pid_file: Option<PathBuf>,
 
-    /// Number of worker processes, usually one per processor; the kernel spreads
+    /// Number of worker processes, or auto: one per processor; the kernel spreads
     /// clients among them. SIGUSR2 replaces them without dropping a transfer
     #[cfg_attr(
         feature = "workers",
         arg(
             long,
-            value_name = "N",
+            value_name = "N|auto",
             help_heading = "Process",
             conflicts_with_all = ["reuse_port", "idle_exit"],
-            value_parser = usage::number(1..=MAX_WORKERS)
+            value_parser = parse_workers
         )
     )]
     #[cfg_attr(not(feature = "workers"), arg(skip))]
@@ -643,6 +643,17 @@ fn parse_option_name(text: &str) -> Result<OptionName, String> {
     })
 }
 
+/// How many processes are to serve; `auto`: as many as processors may be used.
+#[cfg(feature = "workers")]
+fn parse_workers(text: &str) -> Result<u8, String> {
+    if text == "auto" {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        return Ok(u8::try_from(processors).map_or(MAX_WORKERS, |it| it.min(MAX_WORKERS)));
+    }
+    usage::number(1..=MAX_WORKERS)(text)
+        .map_err(|_| format!("expected auto or a number from 1 to {MAX_WORKERS}"))
+}
+
 fn parse_max_upload(text: &str) -> Result<u64, &'static str> {
     match usage::parse_size(text)? {
         0 => Err("for no uploads use --read-only"),
@@ -779,7 +790,7 @@ mod tests {
             #[cfg(feature = "workers")]
             (&["--workers", "65"], "65"),
             #[cfg(feature = "workers")]
-            (&["--workers", "two"], "two"),
+            (&["--workers", "two"], "auto or a number from 1 to 64"),
             #[cfg(feature = "workers")]
             (&["--workers", "2", "--reuse-port"], "--reuse-port"),
             #[cfg(feature = "workers")]
