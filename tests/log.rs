@@ -68,17 +68,70 @@ fn all_times_are_of_one_length() {
     }
 }
 
-/// Makes the server log what it holds back, and waits for the last line of that.
-fn flush(server: &Server) -> Vec<String> {
-    let counters = |lines: &[String]| lines.iter().filter(|l| l.contains("counters ")).count();
+/// Makes the server log what it holds back, and waits for the `last` line of that.
+fn flush(server: &Server, last: &str) -> Vec<String> {
+    let counters = |lines: &[String]| lines.iter().filter(|l| l.contains(last)).count();
     let before = counters(&server.log_lines());
     server.signal(Signal::SIGUSR1);
     let deadline = Instant::now() + PATIENCE;
     while counters(&server.log_lines()) == before {
-        assert!(Instant::now() < deadline, "no counters");
+        assert!(Instant::now() < deadline, "no {last}");
         std::thread::yield_now();
     }
     server.log_lines()
+}
+
+/// Has the kernel drop datagrams while `process` is stopped, then lets it go on.
+fn overflow(server: &Server, process: Pid) {
+    kill(process, Signal::SIGSTOP).expect("it lives");
+    let client = RawClient::new(server);
+    for _ in 0..60_000 {
+        client.send(&ack(1));
+    }
+    kill(process, Signal::SIGCONT).expect("it lives");
+}
+
+#[test]
+fn what_the_kernel_drops_is_told_and_counted() {
+    for format in ["text", "json"] {
+        let server = Server::start(&["--log-format", format]);
+        let dropped = || {
+            let lines = flush(&server, "timer_operations");
+            let line = lines.iter().rfind(|it| it.contains("counters")).unwrap();
+            let count = line.split(['=', ':', ' ', ',', '}']);
+            let mut count = count.skip_while(|it| !it.contains("kernel_dropped"));
+            count.nth(1).and_then(|it| it.parse::<u64>().ok())
+        };
+        overflow(&server, server.pid());
+        let is_told = |line: &str| {
+            line.to_ascii_lowercase().contains("warn")
+                && line.contains("the kernel dropped ")
+                && line.contains("net.core.rmem_max")
+        };
+        assert!(server.wait_for_log(is_told, PATIENCE).is_some(), "{format}");
+        let first = dropped().expect("a count");
+        assert!(first > 1000, "{first}");
+        // Once a minute.
+        overflow(&server, server.pid());
+        let deadline = Instant::now() + PATIENCE;
+        while dropped() == Some(first) {
+            assert!(Instant::now() < deadline, "no more are counted");
+        }
+        let lines = server.log_lines();
+        assert_eq!(lines.iter().filter(|it| is_told(it)).count(), 1, "{format}");
+    }
+}
+
+#[test]
+fn a_server_for_which_nothing_was_dropped_says_nothing_of_it() {
+    let server = Server::start(&[]);
+    let client = RawClient::new(&server);
+    for _ in 0..300 {
+        client.send(&ack(1));
+    }
+    server.fence();
+    let lines = flush(&server, "counters ");
+    assert!(!lines.iter().any(|it| it.contains("kernel")), "{lines:#?}");
 }
 
 #[test]
@@ -91,7 +144,7 @@ fn a_repeated_miss_is_told_once_and_then_counted() {
         assert_eq!(packet.error_code(), Some(1), "{port}");
     }
     RawClient::new(&server).ask(&rrq("another", &[]));
-    let lines = flush(&server);
+    let lines = flush(&server, "counters ");
     let lines: Vec<_> = lines.iter().filter(|line| is_refusal(line)).collect();
     assert_eq!(lines.len(), 3, "{lines:#?}");
     assert!(!lines[0].contains("times="), "{lines:#?}");
@@ -121,7 +174,7 @@ fn a_boot_loaders_search_by_misses_is_one_line() {
     // A search that finds nothing is logged as well.
     client.ask(&rrq("grub/grub.cfg-7F000001", &[]));
     client.ask(&rrq("grub/grub.cfg", &[]));
-    let lines = flush(&server);
+    let lines = flush(&server, "counters ");
     let line = lines.iter().rfind(|line| searched(line)).expect("a line");
     let told = r#" directory="grub/" misses=2 missed="grub.cfg""#;
     assert!(line.contains("WARN") && line.ends_with(told), "{line}");
@@ -134,7 +187,7 @@ fn the_begin_of_a_transfer_is_told_and_what_runs_is_listed() {
     server.file("f", &content(1, 2 * BLOCK));
     let client = RawClient::new(&server);
     client.ask_data(&rrq("f", &[]));
-    let lines = flush(&server);
+    let lines = flush(&server, "counters ");
     let peer = client.addr();
     for (word, end) in [
         ("started", "blksize=512 windowsize=1 size=1024"),
@@ -565,7 +618,7 @@ fn a_search_in_a_directory_that_a_link_leaves_is_told_with_the_remedy() {
     for name in ["C0A8025B", "C0A8025", "default"] {
         client.ask(&rrq(&format!("pxelinux.cfg/{name}"), &[]));
     }
-    let lines = flush(&server);
+    let lines = flush(&server, "counters ");
     let searched = |line: &&String| line.contains("searched ");
     let line = lines.iter().rfind(searched).expect("a line");
     let told = r#" misses=3 missed="default" hint="pxelinux.cfg is a link to "#;

@@ -106,6 +106,11 @@ pub(crate) enum Event<'a> {
         dropped: u64,
         sessions: u64,
     },
+    /// The kernel dropped datagrams, since a listen socket was full.
+    KernelDropped {
+        /// How many, since the sockets were opened.
+        dropped: u64,
+    },
     /// Counts of what was done and what was left undone, by name.
     Counters(&'a [(&'static str, u64)]),
     /// Events of one kind that weren't told: there were too many of them.
@@ -113,6 +118,10 @@ pub(crate) enum Event<'a> {
     /// The server is stopping: no transfer begins any more.
     Stopping { running: u64, grace: Duration },
 }
+
+/// What to do about datagrams that the kernel drops.
+pub(super) const DROPPED_HINT: &str =
+    "set net.core.rmem_max=16777216 and restart, or use more --workers";
 
 /// A transfer in figures.
 #[derive(Debug)]
@@ -184,6 +193,7 @@ impl Event<'_> {
             Self::Mapped { .. } => "mapped",
             Self::OtherName { .. } => "other_name",
             Self::Dropped { .. } => "dropped",
+            Self::KernelDropped { .. } => "kernel_dropped",
             Self::Counters(_) => "counters",
             Self::LeftOut { .. } => "left_out",
             Self::Stopping { .. } => "stopping",
@@ -197,6 +207,7 @@ impl Event<'_> {
             Self::Searched { name: Err(_), .. }
             | Self::Refused { .. }
             | Self::Dropped { .. }
+            | Self::KernelDropped { .. }
             | Self::LeftOut { .. } => Level::Warn,
             Self::Listening { .. }
             | Self::Running { .. }
@@ -247,9 +258,10 @@ impl Event<'_> {
                     put(name, Number(count));
                 }
             }
-            Self::Listening { .. } | Self::LeftOut { .. } | Self::Stopping { .. } => {
-                self.own_fields(put);
-            }
+            Self::Listening { .. }
+            | Self::KernelDropped { .. }
+            | Self::LeftOut { .. }
+            | Self::Stopping { .. } => self.own_fields(put),
             _ => self.request_fields(put),
         }
     }
@@ -288,6 +300,10 @@ impl Event<'_> {
                 if let Some(directory) = uploads_to {
                     put("uploads_to", Text(directory));
                 }
+            }
+            Self::KernelDropped { dropped } => {
+                put("dropped", Number(*dropped));
+                put("hint", Text(&DROPPED_HINT));
             }
             Self::LeftOut { of, lines } => {
                 put("of", Word(of));

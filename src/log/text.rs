@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use super::event::{Event, Field};
+use super::event::{DROPPED_HINT, Event, Field};
 use super::shown::{Count, Seconds};
 
 impl Event<'_> {
@@ -16,6 +16,7 @@ impl Event<'_> {
             Self::Listening { .. }
                 | Self::OtherName { .. }
                 | Self::Dropped { .. }
+                | Self::KernelDropped { .. }
                 | Self::Stopping { .. }
         )
     }
@@ -69,6 +70,11 @@ impl Event<'_> {
             } => write!(
                 f,
                 "dropped a request of {peer}: {reason}; dropped={dropped} sessions={sessions}"
+            ),
+            Self::KernelDropped { dropped } => write!(
+                f,
+                "the kernel dropped what came while the listening port's buffer was full; \
+                 dropped={dropped} hint=\"{DROPPED_HINT}\""
             ),
             Self::Stopping { running, grace } => {
                 let have = if *running == 1 { "has" } else { "have" };

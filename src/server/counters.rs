@@ -124,7 +124,7 @@ mod tests {
             .collect();
         let all = Counters::default();
         let counters = all.all().map(|(name, _)| name);
-        let told: Vec<_> = ["sessions", "timer_operations"]
+        let told: Vec<_> = ["sessions", "timer_operations", "kernel_dropped"]
             .into_iter()
             .chain(counters)
             .collect();

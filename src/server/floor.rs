@@ -623,14 +623,17 @@ impl Floor {
         }
     }
 
-    /// Logs what was held back, what is running, and the counters.
-    pub(super) fn report(&mut self) {
+    /// Logs what was held back, what is running, and the counters; `kernel_dropped` is how
+    /// many datagrams the kernel had no room for, if it tells.
+    pub(super) fn report(&mut self, kernel_dropped: Option<u64>) {
         self.reporter.flush(clock::now());
         report::running(self.sessions.iter().map(|(_, it)| it), clock::now());
         let mut counts = vec![
             ("sessions", self.sessions.len() as u64),
             ("timer_operations", self.sessions.wheel_ops()),
         ];
+        let kernel_dropped = kernel_dropped.filter(|&it| it > 0);
+        counts.extend(kernel_dropped.map(|it| ("kernel_dropped", it)));
         counts.extend(self.counted().happened());
         Event::Counters(&counts).write();
     }

@@ -20,6 +20,7 @@ use super::requests::Requests;
 use super::socket_set::SocketSet;
 use super::{MAX_LISTENERS, MAX_SOCKETS, socket_token};
 use crate::host::clock;
+use crate::log::event::Event;
 use crate::net::{Batch, ListenSocket};
 use crate::session::{BATCH_BYTES, BATCH_SLOTS, Session};
 use crate::table::Endpoint;
@@ -31,6 +32,9 @@ const RETRY: Duration = Duration::from_millis(10);
 /// How long a session's deadline is put off while its socket isn't empty: longer than
 /// it takes to read all that a socket holds.
 pub(super) const LONGEST_BACKLOG: Duration = Duration::from_millis(500);
+
+/// How often at most it is looked up whether the kernel dropped datagrams.
+const LOOK_FOR_DROPS: Duration = Duration::from_secs(60);
 
 /// A socket that held more than was read from it.
 #[derive(Debug)]
@@ -50,6 +54,13 @@ pub(super) struct Front {
     /// Datagrams that the kernel had no room for, on listen sockets that are closed
     /// now.
     drops_before: Option<u64>,
+    /// How many of them the log has told of.
+    drops_told: u64,
+    /// A socket held a whole batch since they were last looked at: only one that fills up
+    /// loses any.
+    may_have_dropped: bool,
+    /// When they may be looked at again.
+    look_for_drops: Option<Instant>,
     /// Sockets that may have more without a new event.
     unfinished: SocketSet,
     /// Those of them that sessions share.
@@ -71,6 +82,9 @@ impl Front {
         Self {
             addresses: listeners.iter().map(ListenSocket::address).collect(),
             drops_before: Some(0),
+            drops_told: 0,
+            may_have_dropped: false,
+            look_for_drops: None,
             listeners,
             unfinished: SocketSet::default(),
             backlogs: Vec::with_capacity(MAX_SOCKETS),
@@ -107,6 +121,12 @@ impl Front {
     /// # Errors
     /// The poll can't watch any more sources (`ENOMEM`, `ENOSPC`).
     pub(super) fn hear(&mut self, socket: OwnedFd, registry: &Registry) -> io::Result<()> {
+        // The older process has told of these.
+        let drops = self
+            .listeners
+            .iter()
+            .filter_map(ListenSocket::receive_drops);
+        self.drops_told = drops.map(u64::from).sum();
         let incoming = self.incoming.as_mut();
         incoming.map_or(Ok(()), |it| it.add(socket, registry))
     }
@@ -152,6 +172,29 @@ impl Front {
         let drops = own.chain(shared).map(ListenSocket::receive_drops);
         let drops: Option<u64> = drops.map(|it| it.map(u64::from)).sum();
         Some(self.drops_before? + drops?)
+    }
+
+    /// Warns that the kernel had no room for datagrams, once a backlog has been read, at
+    /// most once a minute. Wakes nobody up for that: what comes later is told in the first
+    /// turn after the minute.
+    #[inline]
+    pub(super) fn tell_drops(&mut self, now: Instant, floor: &Floor) {
+        if self.may_have_dropped && self.unfinished.is_empty() {
+            self.look_for_drops(now, floor);
+        }
+    }
+
+    fn look_for_drops(&mut self, now: Instant, floor: &Floor) {
+        if self.look_for_drops.is_some_and(|at| now < at) {
+            return;
+        }
+        self.look_for_drops = Some(now + LOOK_FOR_DROPS);
+        self.may_have_dropped = false;
+        let dropped = self.receive_drops(floor).unwrap_or_default();
+        if dropped > self.drops_told {
+            self.drops_told = dropped;
+            Event::KernelDropped { dropped }.write();
+        }
     }
 
     /// Some socket may have more without a new event.
@@ -241,6 +284,7 @@ impl Front {
         };
         if received == capacity {
             self.unfinished.insert(index);
+            self.may_have_dropped = true;
         } else {
             self.unfinished.remove(index);
         }

@@ -242,7 +242,7 @@ impl Server {
         self.floor.cut_off();
         self.front.requests.run_helper(false, &mut self.floor);
         info!("stopped");
-        self.floor.report();
+        self.report();
         drop(self.pid_file);
         Ok(())
     }
@@ -325,6 +325,7 @@ impl Server {
         for index in ready.sockets {
             self.front.run(index, &mut self.floor);
         }
+        self.front.tell_drops(now, &self.floor);
         // `now` is from before the sockets were read: an ACK that has come since hasn't
         // missed its deadline.
         let front = &self.front;
@@ -396,7 +397,7 @@ impl Server {
     fn obey_signals(&mut self) {
         while let Some(command) = self.signals.next_command() {
             match command {
-                Command::Report => self.floor.report(),
+                Command::Report => self.report(),
                 // A signal to the process group reaches the supervisor too; its order
                 // decides.
                 Command::Stop if self.worker.is_some() && self.stop_at.is_some() => {}
@@ -410,6 +411,12 @@ impl Server {
                 Command::Upgrade => warn!("{NO_UPGRADE}"),
             }
         }
+    }
+
+    /// Logs what is running, and the counters.
+    fn report(&mut self) {
+        let dropped = self.front.receive_drops(&self.floor);
+        self.floor.report(dropped);
     }
 
     fn obey_orders(&mut self) {
