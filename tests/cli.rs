@@ -613,7 +613,39 @@ fn the_start_line_names_the_options_that_decide_who_gets_which_file() {
         (&["-R", "50000:51999"], "; with --port-range"),
         (
             &["--per-client-root", "ip", "--ignore-case", "--grace", "1"],
-            "; with --per-client-root --ignore-case",
+            "; with --per-client-root ip --ignore-case",
+        ),
+        (
+            &["--per-client-root", "mac"],
+            "; with --per-client-root mac",
+        ),
+        (
+            &[
+                "--max-upload",
+                "10M",
+                "--max-upload-total",
+                "1GB",
+                "--min-free",
+                "5%",
+                "--fsync",
+            ],
+            "; with --max-upload 10M --max-upload-total 1000000000 --min-free 5% --fsync",
+        ),
+        (&["--write-only"], "; with --write-only"),
+        (
+            &[
+                "--helper",
+                "cat >&2",
+                "--ask",
+                "grub/*.cfg",
+                "--ask=*.ipxe",
+                "--ask-missing",
+            ],
+            "; with --helper --ask grub/*.cfg --ask *.ipxe --ask-missing",
+        ),
+        (
+            &["--answer-broadcast", "--max-sessions-per-client", "4"],
+            "; with --answer-broadcast --max-sessions-per-client 4",
         ),
         (
             &["--allow", "127.0.0.0/8", "--deny", "10.0.0.0/8"],
@@ -633,6 +665,82 @@ fn the_start_line_names_the_options_that_decide_who_gets_which_file() {
         let line = server.wait_for_log(|line| line.contains("listening on"), PATIENCE);
         let line = line.expect("a line");
         assert!(line.ends_with(told), "{args:?}: {line}");
+    }
+}
+
+#[test]
+fn the_start_line_names_the_version() {
+    let version = env!("CARGO_PKG_VERSION");
+    for (format, told) in [
+        ("text", format!("; tftpd {version} serving /")),
+        ("json", format!(",\"version\":\"{version}\",")),
+    ] {
+        let server = Server::start(&["--log-format", format]);
+        let line = server.wait_for_log(|line| line.contains("listening on"), PATIENCE);
+        assert!(
+            line.as_ref().is_some_and(|it| it.contains(&told)),
+            "{line:?}"
+        );
+    }
+}
+
+#[test]
+fn every_directory_in_the_start_lines_has_its_whole_path() {
+    let args = [
+        "-a",
+        "127.0.0.1",
+        "--upload-root",
+        "up",
+        "--follow-links",
+        "linked",
+    ];
+    let server = Server::start_prepared(&args, |dir| {
+        for name in ["up", "linked"] {
+            fs::create_dir(dir.join(name)).expect("a directory");
+        }
+        let mut command = Command::new(tftpd());
+        command.current_dir(dir);
+        command
+    });
+    let line = server.wait_for_log(|line| line.contains("listening on"), PATIENCE);
+    let (line, dir) = (line.expect("a line"), server.outside().display());
+    for told in [
+        format!("; links may lead to {dir}/linked"),
+        format!("; uploads go to {dir}/up"),
+    ] {
+        assert!(line.contains(&told), "no {told}: {line}");
+    }
+    if nix::unistd::geteuid().is_root() {
+        let told =
+            format!("running as root with uploads: every client can create files below {dir}/up");
+        assert!(server.wait_for_lines(&told, 1), "{:#?}", server.log_lines());
+    }
+}
+
+/// tftp-hpa's `-t 900` means seconds without work.
+#[test]
+fn a_timeout_that_looks_like_tftp_hpas_is_pointed_out() {
+    for (args, is_told) in [
+        (&["-t", "900"][..], false),
+        (&["-t", "20"], false),
+        (&["-l", "-c", "-s"], false),
+        (&["-l", "-t", "900", "--no-sandbox"], true),
+        (&["-ct900"], true),
+        (&["-s", "-T", "500000"], false),
+        (&["-t", "5"], true),
+        (&["-t", "19"], true),
+        (&["--workers", "2", "-t", "5"], true),
+    ] {
+        let server = Server::start(args);
+        if args[0] == "--workers" {
+            assert!(server.wait_for_lines("serving with ", 1));
+        }
+        server.fence();
+        let lines = server.log_lines();
+        let told =
+            |it: &&String| it.contains("WARN") && it.contains("--idle-exit") && it.contains("ms");
+        let count = lines.iter().filter(told).count();
+        assert_eq!(count, usize::from(is_told), "{args:?}: {lines:#?}");
     }
 }
 

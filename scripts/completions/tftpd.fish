@@ -59,7 +59,7 @@ complete -c tftpd -n "__fish_tftpd_needs_command" -l max-upload-total -d 'Larges
 complete -c tftpd -n "__fish_tftpd_needs_command" -l min-free -d 'Refuse uploads that would leave less free space on the disk: in bytes, with K, M, G or T, such as 500M, or as a percentage, such as 5% [default: 0]' -r
 complete -c tftpd -n "__fish_tftpd_needs_command" -s u -l user -d 'Run as this user and group (name or number); must be started as root [default: the user that started it; the user\'s own group]' -r
 complete -c tftpd -n "__fish_tftpd_needs_command" -s P -l pid-file -d 'Write the process ID to FILE, and delete FILE at exit' -r -F
-complete -c tftpd -n "__fish_tftpd_needs_command" -l workers -d 'Number of worker processes, usually one per processor; the kernel spreads clients among them. SIGUSR2 replaces them without dropping a transfer' -r
+complete -c tftpd -n "__fish_tftpd_needs_command" -l workers -d 'Number of worker processes, or auto: one per processor; the kernel spreads clients among them. SIGUSR2 replaces them without dropping a transfer' -r
 complete -c tftpd -n "__fish_tftpd_needs_command" -l grace -d 'Seconds that running transfers may take to finish after SIGTERM or SIGINT, or a time such as 2m' -r
 complete -c tftpd -n "__fish_tftpd_needs_command" -l idle-exit -d 'Exit after this many seconds without a transfer or a request, or a time such as 10m [default: never; 900 under inetd]' -r
 complete -c tftpd -n "__fish_tftpd_needs_command" -l log-file -d 'Append the log to FILE instead of standard error' -r -F

@@ -47,7 +47,7 @@ pub use name::{MAX_NAME, Name};
 pub use open_files::OpenFiles;
 pub use policy::Policy;
 pub use publish::Publisher;
-pub use quota::{MinFree, Total};
+pub use quota::{MinFree, Size, Total};
 pub use reading::ReadAt;
 pub use reopen::ReadFile;
 pub use resolve::Resolver;

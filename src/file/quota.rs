@@ -35,13 +35,22 @@ impl fmt::Display for MinFree {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Percent(percent) => write!(f, "{percent}%"),
-            Self::Bytes(bytes) => {
-                let units = [(40, "T"), (30, "G"), (20, "M"), (10, "K")];
-                let whole = |(shift, _): &(u32, _)| bytes > 0 && bytes.trailing_zeros() >= *shift;
-                let (shift, unit) = units.into_iter().find(whole).unwrap_or((0, ""));
-                write!(f, "{}{unit}", bytes >> shift)
-            }
+            Self::Bytes(bytes) => Size(bytes).fmt(f),
         }
+    }
+}
+
+/// A number of bytes, shown with the largest unit that leaves it whole.
+#[derive(Debug, Clone, Copy)]
+pub struct Size(pub u64);
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(bytes) = *self;
+        let units = [(40, "T"), (30, "G"), (20, "M"), (10, "K")];
+        let whole = |(shift, _): &(u32, _)| bytes > 0 && bytes.trailing_zeros() >= *shift;
+        let (shift, unit) = units.into_iter().find(whole).unwrap_or((0, ""));
+        write!(f, "{}{unit}", bytes >> shift)
     }
 }
 

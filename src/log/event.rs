@@ -20,6 +20,7 @@ pub(crate) enum Event<'a> {
     /// The server is ready.
     Listening {
         addresses: Addresses<'a>,
+        version: &'static str,
         root: Cut<'a>,
         access: &'static str,
         max_sessions: u64,
@@ -272,6 +273,7 @@ impl Event<'_> {
         match self {
             Self::Listening {
                 addresses,
+                version,
                 root,
                 access,
                 max_sessions,
@@ -282,6 +284,7 @@ impl Event<'_> {
                 uploads_to,
             } => {
                 put("addresses", Text(addresses));
+                put("version", Text(version));
                 put("root", Text(root));
                 put("access", Text(access));
                 put("max_sessions", Number(*max_sessions));

@@ -25,6 +25,7 @@ impl Event<'_> {
         match self {
             Self::Listening {
                 addresses,
+                version,
                 root,
                 access,
                 max_sessions,
@@ -37,7 +38,8 @@ impl Event<'_> {
                 let most = Count(*max_sessions, "transfer");
                 write!(
                     f,
-                    "listening on {addresses}; serving {root}: {access}; at most {most}"
+                    "listening on {addresses}; tftpd {version} serving {root}: {access}; at most \
+                     {most}"
                 )?;
                 if let Some(options) = options {
                     write!(f, "; with {options}")?;

@@ -317,6 +317,10 @@ pub struct Args {
     #[arg(skip)]
     pub part: Part,
 
+    /// The wait for an answer was given in another server's words.
+    #[arg(skip)]
+    pub has_their_timeout: bool,
+
     /// Seconds that running transfers may take to finish after SIGTERM or SIGINT, or
     /// a time such as 2m
     #[arg(
@@ -410,6 +414,9 @@ pub struct Familiar {
     pub foreground: bool,
 }
 
+/// A wait for an answer that is hardly meant: the adaptive one never is as short.
+const SHORT_WAIT: Duration = Duration::from_millis(20);
+
 /// What the program does beside serving.
 #[cfg(feature = "status")]
 #[derive(Debug, clap::Subcommand)]
@@ -467,6 +474,11 @@ impl Args {
     /// (0, standard output), or a mistake in one line (2, standard error).
     pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, UsageError> {
         let (part, words) = Part::split_off(words);
+        let is_their_timeout = |word: &OsString| {
+            let mut theirs = ["-T", "--retransmit", "--retry-timeout"].into_iter();
+            theirs.any(|it| word.as_encoded_bytes().starts_with(it.as_bytes()))
+        };
+        let has_their_timeout = words.iter().any(is_their_timeout);
         let words = familiar::translate(words).map_err(|text| UsageError {
             text: format!("tftpd: {text}"),
             status: 2,
@@ -479,6 +491,7 @@ impl Args {
         // tftp-hpa's way to say that there are no rules.
         args.map_file.take_if(|file| file == Path::new("/dev/null"));
         args.part = part;
+        args.has_their_timeout = has_their_timeout;
         #[cfg(all(feature = "workers", feature = "status"))]
         if args.workers.is_some() && args.status.is_some() {
             return Err(UsageError {
@@ -514,6 +527,24 @@ impl Args {
             format!(
                 "tftpd: {option} leaves nothing of -a {lost} to listen on; leave out {option}, or \
                  name an {other} address"
+            )
+        })
+    }
+
+    /// A warning if `-t` may be meant as tftp-hpa's: in seconds, and something else.
+    pub(super) fn doubt(&self) -> Option<String> {
+        let wait = self.timeout.filter(|_| !self.has_their_timeout)?;
+        let Familiar {
+            create,
+            secure,
+            listen,
+            ..
+        } = self.familiar;
+        (create || secure || listen || wait < SHORT_WAIT).then(|| {
+            format!(
+                "-t is how long the server waits for an answer, {} ms here; for tftp-hpa's -t, \
+                 seconds without work, write --idle-exit",
+                wait.as_millis()
             )
         })
     }

@@ -108,6 +108,9 @@ const _: () = assert!(MAX_LISTENERS < MAX_SOCKETS);
 /// longer. That is long, since nobody waits for the process.
 const LONGEST_DRAIN: Duration = Duration::from_secs(600);
 
+/// The program's version.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 /// The answer to SIGUSR2 where nothing can take over.
 const NO_UPGRADE: &str = if cfg!(feature = "workers") {
     "SIGUSR2 upgrades only a server started with --workers (1 is enough); restart this one to run \

@@ -29,4 +29,8 @@ impl UploadArgs {
     pub(super) const fn makes_directories(&self) -> bool {
         false
     }
+
+    pub(super) fn guards(&self) -> impl Iterator<Item = String> {
+        std::iter::empty()
+    }
 }

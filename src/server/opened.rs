@@ -35,9 +35,18 @@ pub(super) struct Opened {
     pub(super) spares: Vec<SpareSocket>,
     pub(super) status: Option<Status>,
     pub(super) helper: Option<Box<Helper>>,
-    /// The path of ROOT, as it is outside a chroot.
-    pub(super) path: PathBuf,
+    pub(super) paths: Paths,
     pub(super) served: Served,
+}
+
+/// The paths of directories, without links, as they are outside a chroot.
+#[derive(Debug, Clone)]
+pub(super) struct Paths {
+    pub(super) root: PathBuf,
+    /// Where uploads go, if not to ROOT.
+    pub(super) uploads: Option<PathBuf>,
+    /// Where links may lead to.
+    pub(super) linked: Vec<PathBuf>,
 }
 
 /// What is served, and by which rules.
@@ -76,12 +85,18 @@ impl Opened {
         }
         let linked = linked_directories(args)?;
         let uploads = upload_directory(args, &path, rules.as_ref())?;
+        let real = |it: &Directory| it.real_path().to_owned();
+        let paths = Paths {
+            uploads: uploads.as_ref().map(|it| real(&it.directory)),
+            linked: linked.iter().map(real).collect(),
+            root: path,
+        };
         Ok(Self {
             listeners,
             spares: spares.unwrap_or_default(),
             status,
             helper: start_helper(args)?,
-            path,
+            paths,
             served: Served {
                 root,
                 uploads,
@@ -140,7 +155,7 @@ impl Opened {
         let read_again_in: Vec<_> = directories.into_iter().flatten().collect();
         let confinement = Confinement {
             root: self.served.root.as_fd(),
-            root_path: &self.path,
+            root_path: &self.paths.root,
             uploads: self.served.uploads.as_ref().map(|it| it.directory.as_fd()),
             linked: &linked,
             linked_listable: args.ignore_case,

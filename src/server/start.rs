@@ -11,21 +11,22 @@ use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use log::{debug, info};
+use log::{debug, info, warn};
 
 use super::cli::{Args, Part};
 use super::floor::Floor;
 use super::front::Front;
-use super::opened::{Opened, Served, policy};
+use super::opened::{Opened, Paths, Served, policy};
 use super::requests::Requests;
 use super::worker::{Order, READY, Worker};
-use super::{Lifetime, MAX_LISTENERS, STATUS, Server, exposure, logging};
-use crate::file::{Root, with_remedy};
+use super::{Lifetime, MAX_LISTENERS, STATUS, Server, VERSION, exposure, logging};
+use crate::file::{Root, Size, with_remedy};
 use crate::host::clock;
 use crate::host::random::Random;
 use crate::host::{self, Enforcement, Inherited, Notifier, PidFile, Signals};
 use crate::log::event::Event;
 use crate::log::shown::{Addresses, Cut};
+use crate::policy::client_root::NamedAfter;
 use crate::policy::map_test;
 use crate::policy::rules;
 use crate::policy::rules::file::LiveRules;
@@ -64,6 +65,9 @@ impl Server {
         };
         let by_inetd = inherited.by_inetd;
         let log_file = logging::start(args, by_inetd)?;
+        if let Some(doubt) = args.doubt().filter(|_| args.part == Part::First) {
+            warn!("{doubt}");
+        }
         let notifier = Notifier::from_environment(clock::now())?;
         let opened = Opened::open(args, inherited)?;
         let signals = Signals::take_over()?;
@@ -75,7 +79,7 @@ impl Server {
         if let Some(pid_file) = pid_file.as_mut().filter(|_| args.chroot) {
             pid_file.lose_path();
         }
-        let path = opened.path.clone();
+        let paths = opened.paths.clone();
         let (front, floor, status) = halves(args, opened, room)?;
         let lifetime = lifetime(args, by_inetd);
         let mut server = Self::new(front, floor, busy_poll, lifetime, signals, log_file)?;
@@ -97,10 +101,10 @@ impl Server {
             }
             server.worker = Some(Box::new(worker));
         }
-        server.tell_start(args, &path, room.sessions);
+        server.tell_start(args, &paths, room.sessions);
         debug!("waiting for answers awake for up to {busy_poll:?}");
         tell_enforcement(args, enforcement);
-        let uploads_to = args.uploads.root().unwrap_or(&path);
+        let uploads_to = paths.uploads.as_ref().unwrap_or(&paths.root);
         let policy = server.front.requests.policy();
         let upload_root = policy.upload_root.as_ref().unwrap_or(&policy.root);
         exposure::advise_about_uploads(args, upload_root, uploads_to);
@@ -108,18 +112,19 @@ impl Server {
         Ok(server)
     }
 
-    /// Says what is served from `path`, and where, to the log and the service manager.
-    fn tell_start(&self, args: &Args, path: &Path, max_sessions: usize) {
+    /// Says what is served, and where, to the log and the service manager.
+    fn tell_start(&self, args: &Args, paths: &Paths, max_sessions: usize) {
         let policy = self.front.requests.policy();
-        let root = path.display();
+        let root = paths.root.display();
         let addresses = self.addresses();
         let options = deciding_options(args);
         let mapped_by = policy.map_file.as_ref().map(ToString::to_string);
         let ruled_by = policy.rules.as_ref().map(ToString::to_string);
-        let links_to = listed(&args.follow_links);
-        let uploads_to = args.uploads.root().map(|path| path.display().to_string());
+        let links_to = listed(&paths.linked);
+        let uploads_to = paths.uploads.as_ref().map(|path| path.display());
         let listening = Event::Listening {
             addresses: Addresses(&addresses),
+            version: VERSION,
             root: Cut(&root),
             access: described(args),
             max_sessions: max_sessions as u64,
@@ -364,23 +369,39 @@ fn described(args: &Args) -> &'static str {
 /// The options that decide who gets which file, and by which ports, and that nothing else
 /// in the first line shows; `None` if none was given.
 fn deciding_options(args: &Args) -> Option<String> {
+    let flag = |is_given: bool, name: &str| is_given.then(|| name.to_owned());
+    let per_client = args.per_client_root.map(|it| match it {
+        NamedAfter::Ip => "--per-client-root ip".to_owned(),
+        NamedAfter::Mac => "--per-client-root mac".to_owned(),
+    });
+    let per_client_limit = args.max_sessions_per_client;
     let options = [
-        ("--interface", args.interface.is_some()),
-        ("--answer-broadcast", args.answer_broadcast),
-        ("--allow", !args.allow.is_empty()),
-        ("--deny", !args.deny.is_empty()),
-        ("--single-port", args.single_port),
-        ("--port-range", args.port_range.is_some()),
-        ("--per-client-root", args.per_client_root.is_some()),
-        ("--ignore-case", args.ignore_case),
-        ("--helper", args.helper.is_some()),
-        ("--helper-socket", args.helper_socket.is_some()),
-        ("--create-dirs", args.uploads.makes_directories()),
-        ("--chroot", args.chroot),
+        flag(args.interface.is_some(), "--interface"),
+        flag(args.answer_broadcast, "--answer-broadcast"),
+        flag(!args.allow.is_empty(), "--allow"),
+        flag(!args.deny.is_empty(), "--deny"),
+        flag(args.single_port, "--single-port"),
+        flag(args.port_range.is_some(), "--port-range"),
+        per_client_limit.map(|it| format!("--max-sessions-per-client {it}")),
+        per_client,
+        flag(args.ignore_case, "--ignore-case"),
+        flag(args.helper.is_some(), "--helper"),
+        flag(args.helper_socket.is_some(), "--helper-socket"),
     ];
-    let given = options.into_iter().filter(|&(_, is_given)| is_given);
-    let names: Vec<_> = given.map(|(name, _)| name).collect();
-    (!names.is_empty()).then(|| names.join(" "))
+    let asked = args.ask.iter().map(|it| Some(format!("--ask {it}")));
+    let missing = flag(args.ask_missing, "--ask-missing");
+    let max_upload = args
+        .max_upload
+        .map(|it| format!("--max-upload {}", Size(it)));
+    let given = options
+        .into_iter()
+        .chain(asked)
+        .chain([missing, max_upload])
+        .flatten()
+        .chain(args.uploads.guards())
+        .chain(flag(args.chroot, "--chroot"));
+    let given: Vec<_> = given.collect();
+    (!given.is_empty()).then(|| given.join(" "))
 }
 
 /// Says what the sandbox can't enforce.

@@ -34,7 +34,7 @@ use super::slot::{NONE, Process, Slot, Stage};
 use super::start::{cannot_write_pid_file, reserve_pid_file};
 use super::upgrade::{BY_ITSELF, Program, Trial, Upgrade};
 use super::worker::{END, SOCKETS, STOP};
-use super::{LONGEST_DRAIN, MAX_LISTENERS, handover, logging};
+use super::{LONGEST_DRAIN, MAX_LISTENERS, VERSION, handover, logging};
 use crate::file::{reason, with_remedy};
 use crate::host::{self, Inherited, Notifier, PidFile, clock};
 use crate::log::LogFile;
@@ -117,6 +117,9 @@ impl<'a> Supervisor<'a> {
         host::raise_open_files()?;
         let log_file = logging::start(args, false)?;
         give_log_away(args, log_file.as_ref())?;
+        if let Some(doubt) = args.doubt().filter(|_| !is_resumed) {
+            warn!("{doubt}");
+        }
         let notifier = Notifier::from_environment(clock::now());
         let notifier = unless_resumed(is_resumed, notifier)?;
         let slots = if is_resumed {
@@ -343,7 +346,7 @@ impl<'a> Supervisor<'a> {
             self.startup = Startup::Up;
             let plural = if serving == 1 { "" } else { "es" };
             let status = format!(
-                "serving with {serving} process{plural} on {}",
+                "serving with {serving} process{plural} on {}; tftpd {VERSION}",
                 self.addresses()
             );
             info!("{status}");

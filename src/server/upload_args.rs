@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::file::{MinFree, Total, UploadRules, VersionFormat, Versions};
+use crate::file::{MinFree, Size, Total, UploadRules, VersionFormat, Versions};
 use crate::host::usage;
 
 /// How uploads are taken.
@@ -105,6 +105,21 @@ impl UploadArgs {
     /// Whether directories may be made.
     pub(super) const fn makes_directories(&self) -> bool {
         self.create_dirs
+    }
+
+    /// The options that allow or guard uploads, as they were given.
+    pub(super) fn guards(&self) -> impl Iterator<Item = String> {
+        let flag = |is_given: bool, name: &str| is_given.then(|| name.to_owned());
+        let total = self.max_upload_total.map(Size);
+        [
+            total.map(|it| format!("--max-upload-total {it}")),
+            self.min_free.map(|it| format!("--min-free {it}")),
+            flag(self.create_dirs, "--create-dirs"),
+            flag(self.write_only, "--write-only"),
+            flag(self.fsync, "--fsync"),
+        ]
+        .into_iter()
+        .flatten()
     }
 }
 
