@@ -72,7 +72,12 @@ fn a_server_that_falls_silent_after_it_refused_options_fell_silent() {
         let (output, dir) = against(&args, |server| {
             assert!(server.request().len() > 3);
             server.send(&error(8, "no options here"));
-            assert_eq!(server.request(), ["file", "octet", ""]);
+            // Until the ERROR comes, the client may have asked again.
+            let mut request = server.request();
+            while request.len() > 3 {
+                request = server.request();
+            }
+            assert_eq!(request, ["file", "octet", ""]);
             if args.contains(&"put") {
                 assert_eq!(server.say(&ack(0)).data_block(), Some(1));
             } else {
