@@ -206,6 +206,7 @@
 //! | bytes to a client network that nothing proves to be there | `--max-unproved-rate` a second, and that much at once | [`session::unproved`] |
 //! | a client's part of a shared send buffer | 1/64 of what is left, once it is a quarter full | [`session::shaper`] |
 //! | answers to unverified peers in each shared send buffer | a quarter of it, or up to 2,048 in half of it, in 4 s; half of that to one client network; more while less than a quarter of the buffer is taken | `server::unverified` |
+//! | looks at what the kernel dropped | one a second after a full batch, and a log line a minute | `server::front` |
 //! | answers to nonsense (malformed requests, strangers' datagrams) | 100 a second, half of them to one client network | [`session`] |
 //! | ERRORs to refused requests | 10,000 a second, half of them to one client network | `server::requests` |
 //! | log lines about dropped requests | 10 a second for each reason, 1 of them for one client network | `server::drops` |

@@ -13,6 +13,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use common::*;
@@ -122,11 +123,34 @@ fn what_the_kernel_drops_is_told_and_counted() {
     }
 }
 
+/// A server that can't keep up never empties its buffer.
+#[test]
+fn what_the_kernel_drops_is_told_while_more_keeps_coming() {
+    let server = Server::start(&[]);
+    let is_over = AtomicBool::new(false);
+    let line = std::thread::scope(|scope| {
+        let flood = || {
+            let client = RawClient::new(&server);
+            while !is_over.load(Ordering::Relaxed) {
+                client.send(&rrq("missing", &[]));
+            }
+        };
+        for _ in 0..3 {
+            scope.spawn(flood);
+        }
+        let line = server.wait_for_log(|line| line.contains("the kernel dropped "), PATIENCE);
+        is_over.store(true, Ordering::Relaxed);
+        line
+    });
+    assert!(line.is_some(), "{:#?}", server.log_lines());
+}
+
 #[test]
 fn a_server_for_which_nothing_was_dropped_says_nothing_of_it() {
     let server = Server::start(&[]);
     let client = RawClient::new(&server);
-    for _ in 0..300 {
+    // More than are read at once, and fewer than the smallest buffer holds.
+    for _ in 0..200 {
         client.send(&ack(1));
     }
     server.fence();

@@ -33,8 +33,11 @@ const RETRY: Duration = Duration::from_millis(10);
 /// it takes to read all that a socket holds.
 pub(super) const LONGEST_BACKLOG: Duration = Duration::from_millis(500);
 
-/// How often at most it is looked up whether the kernel dropped datagrams.
-const LOOK_FOR_DROPS: Duration = Duration::from_secs(60);
+/// How often at most the log tells of datagrams that the kernel dropped.
+const TELL_DROPS: Duration = Duration::from_secs(60);
+
+/// How often at most it is looked up whether there are any.
+const LOOK_FOR_DROPS: Duration = Duration::from_secs(1);
 
 /// A socket that held more than was read from it.
 #[derive(Debug)]
@@ -56,9 +59,9 @@ pub(super) struct Front {
     drops_before: Option<u64>,
     /// How many of them the log has told of.
     drops_told: u64,
-    /// A socket held a whole batch since they were last looked at: only one that fills up
-    /// loses any.
-    may_have_dropped: bool,
+    /// Since they were last looked at, when a socket first held a whole batch: only one
+    /// that fills up loses any.
+    full_since: Option<Instant>,
     /// When they may be looked at again.
     look_for_drops: Option<Instant>,
     /// Sockets that may have more without a new event.
@@ -83,7 +86,7 @@ impl Front {
             addresses: listeners.iter().map(ListenSocket::address).collect(),
             drops_before: Some(0),
             drops_told: 0,
-            may_have_dropped: false,
+            full_since: None,
             look_for_drops: None,
             listeners,
             unfinished: SocketSet::default(),
@@ -174,12 +177,15 @@ impl Front {
         Some(self.drops_before? + drops?)
     }
 
-    /// Warns that the kernel had no room for datagrams, once a backlog has been read, at
-    /// most once a minute. Wakes nobody up for that: what comes later is told in the first
-    /// turn after the minute.
+    /// Warns that the kernel had no room for datagrams, once a backlog has been read or has
+    /// lasted for a while, at most once a minute. Wakes nobody up for that: what comes later
+    /// is told in the first turn after the minute.
     #[inline]
     pub(super) fn tell_drops(&mut self, now: Instant, floor: &Floor) {
-        if self.may_have_dropped && self.unfinished.is_empty() {
+        if let Some(since) = self.full_since
+            && (self.unfinished.is_empty()
+                || now.saturating_duration_since(since) >= LOOK_FOR_DROPS)
+        {
             self.look_for_drops(now, floor);
         }
     }
@@ -188,10 +194,11 @@ impl Front {
         if self.look_for_drops.is_some_and(|at| now < at) {
             return;
         }
-        self.look_for_drops = Some(now + LOOK_FOR_DROPS);
-        self.may_have_dropped = false;
+        self.full_since = None;
         let dropped = self.receive_drops(floor).unwrap_or_default();
-        if dropped > self.drops_told {
+        let is_news = dropped > self.drops_told;
+        self.look_for_drops = Some(now + if is_news { TELL_DROPS } else { LOOK_FOR_DROPS });
+        if is_news {
             self.drops_told = dropped;
             Event::KernelDropped { dropped }.write();
         }
@@ -284,7 +291,7 @@ impl Front {
         };
         if received == capacity {
             self.unfinished.insert(index);
-            self.may_have_dropped = true;
+            self.full_since.get_or_insert_with(clock::now);
         } else {
             self.unfinished.remove(index);
         }
