@@ -136,6 +136,22 @@ fn an_upload_that_trickles_does_not_hold_all_that_it_announced() {
     });
 }
 
+/// Where other processes store files too, they are counted again and again.
+#[test]
+fn that_files_cannot_be_counted_is_told_once_and_not_with_each_block() {
+    let server = Server::start(&["--reuse-port", "--max-upload-total", "64M"]);
+    let client = RawClient::new(&server);
+    client.write("first", b"counted").unwrap();
+    fs::create_dir_all(server.root().join("too-deep/".repeat(100))).unwrap();
+    client.write("second", &content(2, 3000 * BLOCK)).unwrap();
+    let told = "can't be counted: directories are too deep";
+    assert!(server.wait_for_lines(told, 1));
+    server.fence();
+    let lines = server.log_lines();
+    let count = lines.iter().filter(|it| it.contains(told)).count();
+    assert_eq!(count, 1);
+}
+
 #[test]
 fn all_uploads_together_have_a_limit() {
     let args = [&NEVER[..], &["--max-upload-total", "4K", "--overwrite"]].concat();

@@ -81,6 +81,8 @@ pub(super) struct Quota {
     under_way: Cell<u64>,
     /// The time since 1970 before which files aren't counted again.
     rested: Cell<Duration>,
+    /// The time since 1970 before which the log isn't told again what was left out.
+    quiet: Cell<Duration>,
 }
 
 impl Quota {
@@ -160,7 +162,10 @@ impl Quota {
         let mut counted = Counted::default();
         counted.add_all(tops);
         entries.set(entries.get() + counted.entries as u64);
-        if let Some(why) = counted.missed {
+        if let Some(why) = counted.missed
+            && start >= self.quiet.get()
+        {
+            self.quiet.set(start + TELL_AGAIN);
             warn!("the files below the directory for uploads can't be counted: {why}");
         }
         let end = now();
@@ -279,6 +284,10 @@ const MAX_ENTRIES: usize = 100_000;
 /// process stores files, for the shortest rest on top.
 const REST: u32 = 20;
 const SHORTEST_REST: Duration = Duration::from_millis(100);
+
+/// The log hears at most this often that files can't be counted: where other processes
+/// store some, each block may have them counted.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {
