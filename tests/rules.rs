@@ -340,6 +340,20 @@ fn a_refusal_by_a_section_says_so_in_the_log() {
 }
 
 #[test]
+fn a_section_whose_roots_are_missing_because_root_was_replaced_says_so() {
+    let server = start("[all]\nroots = 'own'\n", &[]);
+    let root = server.root();
+    fs::create_dir(root.join("own")).unwrap();
+    fs::rename(&root, server.outside().join("old")).unwrap();
+    fs::remove_dir(server.outside().join("old/own")).unwrap();
+    fs::create_dir_all(root.join("own")).unwrap();
+    client(&server, "127.0.1.1").ask(&rrq("f", &[]));
+    let told = |line: &str| line.contains("no directory for this client");
+    let line = server.wait_for_log(told, PATIENCE).expect("a line");
+    assert!(line.contains("was replaced or mounted over"), "{line}");
+}
+
+#[test]
 fn a_section_none_of_whose_roots_is_there_says_so() {
     let rules = "[all]\nroots = ['own/%i', 'other']\n";
     let server = start(rules, &[]);

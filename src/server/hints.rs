@@ -8,6 +8,7 @@ use nix::errno::Errno;
 
 use crate::file::{Barrier, Departure, Root, StorageError};
 use crate::host;
+use crate::policy::Refusal;
 use crate::wire::escape::escape;
 use crate::wire::packet::{Direction, ErrorCode};
 
@@ -30,11 +31,8 @@ pub(super) fn hint(
 ) -> Option<String> {
     let &Place { root, name, .. } = place;
     if error.code() == ErrorCode::FileNotFound {
-        if let Some(path) = root.left_behind().filter(|_| !place.in_chroot) {
-            let path = path.display();
-            return Some(format!(
-                "{path} was replaced or mounted over since the start: restart the server"
-            ));
+        if let Some(hint) = replaced(root, place.in_chroot) {
+            return Some(hint);
         }
         let leaves = || {
             root.departure(name, direction)
@@ -71,6 +69,22 @@ pub(super) fn hint(
         ));
     }
     error.hint().map(str::to_owned)
+}
+
+/// The hint for a request that was refused before any file was looked for. `root` is the
+/// common one.
+pub(super) fn hint_by_policy(root: &Root, in_chroot: bool, refusal: &Refusal) -> Option<String> {
+    let is_missing = *refusal == StorageError::NO_ROOT.into();
+    let replaced = || is_missing.then(|| replaced(root, in_chroot)).flatten();
+    replaced().or_else(|| refusal.hint().map(str::to_owned))
+}
+
+/// What to do if the path of the root leads elsewhere by now.
+fn replaced(root: &Root, in_chroot: bool) -> Option<String> {
+    let path = root.left_behind().filter(|_| !in_chroot)?.display();
+    Some(format!(
+        "{path} was replaced or mounted over since the start: restart the server"
+    ))
 }
 
 /// The hint about a name that leads nowhere. For an upload it adds the directory that

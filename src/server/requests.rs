@@ -498,7 +498,8 @@ impl Requests {
             }
             NoSession::ByPolicy(refusal) => {
                 let code = refusal.code();
-                let hint = || refusal.hint().map(str::to_owned);
+                let root = self.opener.policy.common_root(request.direction);
+                let hint = || hints::hint_by_policy(root, self.in_chroot, refusal);
                 reporter.refusal(now, request, peer, code, refusal, hint);
                 (code, refusal.message())
             }
