@@ -250,7 +250,6 @@ fn uploads_in_single_port_survive_the_replacement_of_their_process() {
     }
 }
 
-/// The kernel spreads clients over all sockets, including those of a dead process.
 /// What one process stores, the others see.
 #[test]
 #[cfg(feature = "uploads")]
@@ -278,6 +277,7 @@ fn all_uploads_together_have_one_limit_for_all_processes() {
     }
 }
 
+/// The kernel spreads clients over all sockets, including those of a dead process.
 #[test]
 fn a_killed_process_leaves_the_uploads_of_the_others_alone() {
     let server = start("4", &["--single-port"]);
