@@ -122,7 +122,7 @@ pub(crate) enum Event<'a> {
 
 /// What to do about datagrams that the kernel drops.
 pub(super) const DROPPED_HINT: &str =
-    "set net.core.rmem_max=16777216 and restart, or use more --workers";
+    "set net.core.rmem_max=16777216 if it is less, and restart; or use more --workers";
 
 /// A transfer in figures.
 #[derive(Debug)]

@@ -542,8 +542,8 @@ impl Args {
         } = self.familiar;
         (create || secure || listen || wait < SHORT_WAIT).then(|| {
             format!(
-                "-t is how long the server waits for an answer, {} ms here; for tftp-hpa's -t, \
-                 seconds without work, write --idle-exit",
+                "-t is how long the server waits for an answer before it repeats, {} ms here; \
+                 tftp-hpa's -t, the seconds without work before it exits, is --idle-exit",
                 wait.as_millis()
             )
         })

@@ -116,8 +116,8 @@ const NO_UPGRADE: &str = if cfg!(feature = "workers") {
     "SIGUSR2 upgrades only a server started with --workers (1 is enough); restart this one to run \
      another program"
 } else {
-    "SIGUSR2 upgrades no server of this build, which lacks --workers; restart it to run another \
-     program"
+    "SIGUSR2 upgrades only a server with --workers, which this build lacks; restart this one to \
+     run another program"
 };
 
 /// When the server ends.

@@ -303,7 +303,7 @@ fn upload_directory(
         let linked = args.follow_links.iter().map(PathBuf::as_path);
         let linked = linked.map(|path| ("follow links to", path));
         let roots = rules.iter().flat_map(|it| it.directories());
-        let roots = roots.map(|(path, _)| ("serve, by the rules,", path));
+        let roots = roots.map(|(path, _)| ("let the rules serve", path));
         let is_in = |path: &Path| path.canonicalize().is_ok_and(|it| it.starts_with(real));
         if let Some((what, path)) = linked.chain(roots).find(|(_, path)| is_in(path)) {
             let path = path.display();
