@@ -176,3 +176,31 @@ fn seconds(name: &str, words: &[Vec<u8>]) -> Result<Duration, BadWords> {
 fn parse<T: std::str::FromStr>(word: &[u8]) -> Option<T> {
     std::str::from_utf8(word).ok()?.parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use super::super::cli::Args;
+    use super::*;
+
+    /// The table of commands has them as text.
+    #[test]
+    fn a_usage_names_the_range_that_holds() {
+        let args = Args::read([OsString::from("tftp")]).unwrap();
+        for command in [
+            Command::Rexmt,
+            Command::Timeout,
+            Command::Blksize,
+            Command::Windowsize,
+        ] {
+            let mut settings = Settings::new(&args.common, false);
+            let Err(BadWords::Word(told)) = settings.change(command, &[b"-1".to_vec()]) else {
+                panic!("{command:?}");
+            };
+            let (_, range) = told.rsplit_once(" is ").expect("a range");
+            let usage = usage(command);
+            assert!(usage.contains(&format!("({range})")), "{usage}: {told}");
+        }
+    }
+}
