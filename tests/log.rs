@@ -69,13 +69,14 @@ fn all_times_are_of_one_length() {
     }
 }
 
-/// Makes the server log what it holds back, and waits for the `last` line of that.
+/// Makes the server log what it holds back, and waits for the last line of that, which
+/// contains `last`.
 fn flush(server: &Server, last: &str) -> Vec<String> {
-    let counters = |lines: &[String]| lines.iter().filter(|l| l.contains(last)).count();
-    let before = counters(&server.log_lines());
+    let count = |lines: &[String]| lines.iter().filter(|l| l.contains(last)).count();
+    let before = count(&server.log_lines());
     server.signal(Signal::SIGUSR1);
     let deadline = Instant::now() + PATIENCE;
-    while counters(&server.log_lines()) == before {
+    while count(&server.log_lines()) == before {
         assert!(Instant::now() < deadline, "no {last}");
         std::thread::yield_now();
     }

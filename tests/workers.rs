@@ -8,7 +8,7 @@
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::fs;
 use std::io::IoSlice;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd as _;
@@ -94,11 +94,13 @@ fn a_server_without_workers_says_that_sigusr2_cannot_upgrade_it() {
         );
         server.fence();
     }
-    // A worker that gets one, as its whole group does, leaves it to the supervisor.
+    // A signal to the whole process group reaches workers too, who leave it to the
+    // supervisor.
     let server = start("1", &[]);
     kill(workers(&server)[&1], Signal::SIGUSR2).expect("it lives");
     server.signal(Signal::SIGUSR1);
     wait_lines(&server, "counters ", 1);
+    server.fence();
     assert_eq!(count_lines(&server, "SIGUSR2"), 0);
 }
 
@@ -250,7 +252,7 @@ fn uploads_in_single_port_survive_the_replacement_of_their_process() {
     }
 }
 
-/// What one process stores, the others see.
+/// What one process stores, the others count.
 #[test]
 #[cfg(feature = "uploads")]
 fn all_uploads_together_have_one_limit_for_all_processes() {
@@ -260,8 +262,8 @@ fn all_uploads_together_have_one_limit_for_all_processes() {
     for number in 0..20 {
         upload(&format!("early-{number}")).expect("there is room");
     }
-    // As another process would.
-    let large = File::create(server.root().join("large")).expect("a file");
+    // As another process would store it.
+    let large = fs::File::create(server.root().join("large")).expect("a file");
     large.set_len(64 << 20).expect("a large file");
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -535,8 +537,8 @@ fn stopping_ends_all_processes_and_lets_transfers_finish() {
     }
 }
 
-/// The supervisor holds the sockets of all, and so more files than it could have opened
-/// when it was started.
+/// The supervisor holds the sockets of all workers: more files than the limit that it was
+/// started with allows.
 #[test]
 fn a_low_limit_on_open_files_keeps_no_worker_from_starting() {
     let address = own_address().to_string();
