@@ -207,6 +207,7 @@ fn each_failure_at_start_names_the_value_and_the_remedy() {
         (&["--chroot", "missing"], &[&shown, "; create it"]),
         (&["--chroot", "./file"], &[&file, "; name the directory "]),
         (&["--chroot", &long], &[&long, "; name another"]),
+        #[cfg(feature = "uploads")]
         (&["--upload-root", "missing"], &[&shown, "; create it"]),
         (&["--follow-links", "missing"], &[&shown, "; create it"]),
         #[cfg(feature = "status")]
@@ -246,6 +247,7 @@ fn each_failure_at_start_names_the_value_and_the_remedy() {
 
 /// Files of names that can't be read or written.
 #[test]
+#[cfg(feature = "map")]
 fn a_test_of_names_says_what_it_cannot_read_or_write() {
     let (dir, path) = scratch();
     let map = format!("{path}/map");
@@ -619,6 +621,7 @@ fn the_start_line_names_the_options_that_decide_who_gets_which_file() {
             &["--per-client-root", "mac"],
             "; with --per-client-root mac",
         ),
+        #[cfg(feature = "uploads")]
         (
             &[
                 "--max-upload",
@@ -631,7 +634,9 @@ fn the_start_line_names_the_options_that_decide_who_gets_which_file() {
             ],
             "; with --max-upload 10M --max-upload-total 1000000000 --min-free 5% --fsync",
         ),
+        #[cfg(feature = "uploads")]
         (&["--write-only"], "; with --write-only"),
+        #[cfg(feature = "helper")]
         (
             &[
                 "--helper",
@@ -685,6 +690,7 @@ fn the_start_line_names_the_version() {
 }
 
 #[test]
+#[cfg(feature = "uploads")]
 fn every_directory_in_the_start_lines_has_its_whole_path() {
     let args = [
         "-a",
@@ -723,12 +729,17 @@ fn a_timeout_that_looks_like_tftp_hpas_is_pointed_out() {
     for (args, is_told) in [
         (&["-t", "900"][..], false),
         (&["-t", "20"], false),
+        #[cfg(feature = "familiar")]
         (&["-l", "-c", "-s"], false),
+        #[cfg(feature = "familiar")]
         (&["-l", "-t", "900", "--no-sandbox"], true),
+        #[cfg(feature = "familiar")]
         (&["-ct900"], true),
+        #[cfg(feature = "familiar")]
         (&["-s", "-T", "500000"], false),
         (&["-t", "5"], true),
         (&["-t", "19"], true),
+        #[cfg(feature = "workers")]
         (&["--workers", "2", "-t", "5"], true),
     ] {
         let server = Server::start(args);

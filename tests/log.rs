@@ -651,6 +651,7 @@ fn a_search_in_a_directory_that_a_link_leaves_is_told_with_the_remedy() {
 }
 
 #[test]
+#[cfg(feature = "map")]
 fn a_hint_is_about_the_name_that_rules_have_made() {
     let dir = tempfile::tempdir().expect("a directory");
     let map = dir.path().join("map");

@@ -331,6 +331,7 @@ fn a_root_that_was_replaced_is_told_where_a_file_is_missing() {
 }
 
 #[test]
+#[cfg(feature = "uploads")]
 fn a_directory_for_uploads_that_was_replaced_is_told_where_an_upload_finds_no_place() {
     let server = Server::start_prepared(&["-a", "127.0.0.1", "--upload-root", "up"], |dir| {
         fs::create_dir(dir.join("up")).unwrap();
