@@ -32,8 +32,6 @@ use std::fs;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::thread;
-use std::time::Instant;
 
 use common::*;
 use tempfile::TempDir;
@@ -75,13 +73,116 @@ fn files(dir: &Path) -> Vec<String> {
     names
 }
 
-#[track_caller]
-fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "{what}");
-        thread::yield_now();
+/// A server that does what the test wants, one datagram at a time.
+struct Scripted {
+    listen: UdpSocket,
+    transfer: UdpSocket,
+    client: Option<SocketAddr>,
+}
+
+impl Scripted {
+    fn new() -> Self {
+        let socket = || {
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            socket
+        };
+        Self {
+            listen: socket(),
+            transfer: socket(),
+            client: None,
+        }
     }
+
+    fn url(&self) -> String {
+        format!("tftp://{}/file", self.listen.local_addr().unwrap())
+    }
+
+    /// The next request: the bytes after the opcode, as words.
+    #[track_caller]
+    fn request(&mut self) -> Vec<String> {
+        let mut buffer = [0; 2048];
+        let (len, client) = self.listen.recv_from(&mut buffer).expect("a request");
+        self.client = Some(client);
+        let words = buffer[2..len].split(|&byte| byte == 0);
+        words
+            .map(|it| String::from_utf8_lossy(it).into_owned())
+            .collect()
+    }
+
+    #[track_caller]
+    fn send(&self, packet: &[u8]) {
+        self.transfer.send_to(packet, self.client.unwrap()).unwrap();
+    }
+
+    #[track_caller]
+    fn receive(&self) -> Packet {
+        let mut buffer = vec![0; 65_536];
+        let len = self.transfer.recv(&mut buffer).expect("an answer");
+        Packet::parse(&buffer[..len])
+    }
+
+    /// Sends a packet and takes the answer.
+    #[track_caller]
+    fn say(&self, packet: &[u8]) -> Packet {
+        self.send(packet);
+        self.receive()
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.transfer.set_read_timeout(Some(millis(50))).unwrap();
+        let quiet = self.transfer.recv(&mut [0; 4]).is_err();
+        self.transfer.set_read_timeout(Some(PATIENCE)).unwrap();
+        quiet
+    }
+}
+
+fn oack(options: &[(&str, &str)]) -> Vec<u8> {
+    let mut packet = vec![0, 6];
+    for (name, value) in options {
+        packet.extend(format!("{name}\0{value}\0").bytes());
+    }
+    packet
+}
+
+/// Runs the client on `args`, with `URL` in them replaced, against `script`; next to it
+/// is a file that no failure may harm.
+#[track_caller]
+fn against(args: &[&str], mut script: impl FnMut(&mut Scripted)) -> (Output, TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("file"), "as it was").unwrap();
+    let mut server = Scripted::new();
+    let url = server.url();
+    let args: Vec<_> = args.iter().map(|it| it.replace("URL", &url)).collect();
+    let child = tftp()
+        .current_dir(dir.path())
+        .args(&args)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    script(&mut server);
+    (child.wait_with_output().unwrap(), dir)
+}
+
+#[track_caller]
+fn assert_unharmed(dir: &TempDir) {
+    assert_eq!(files(dir.path()), ["file"]);
+    assert_eq!(fs::read(dir.path().join("file")).unwrap(), b"as it was");
+}
+
+/// Whether a test can have network namespaces; fails where it must be able to.
+fn can_make_networks() -> bool {
+    let tried = Command::new("unshare")
+        .args(["--net", "ip", "link"])
+        .output();
+    let works = tried.is_ok_and(|output| output.status.success());
+    let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
+    assert!(works || !ci, "no network namespaces here");
+    if !works {
+        skip("takes root, unshare(1) and ip(8)");
+    }
+    works
 }
 
 #[test]
@@ -191,104 +292,6 @@ fn tftp_hpas_form_works_and_tells_the_truth() {
     assert_eq!(fs::read(server.root().join("typed")).unwrap(), b"typed");
 }
 
-/// A server that does what the test wants, one datagram at a time.
-struct Scripted {
-    listen: UdpSocket,
-    transfer: UdpSocket,
-    client: Option<SocketAddr>,
-}
-
-impl Scripted {
-    fn new() -> Self {
-        let socket = || {
-            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-            socket.set_read_timeout(Some(PATIENCE)).unwrap();
-            socket
-        };
-        Self {
-            listen: socket(),
-            transfer: socket(),
-            client: None,
-        }
-    }
-
-    fn url(&self) -> String {
-        format!("tftp://{}/file", self.listen.local_addr().unwrap())
-    }
-
-    /// The next request: the bytes after the opcode, as words.
-    #[track_caller]
-    fn request(&mut self) -> Vec<String> {
-        let mut buffer = [0; 2048];
-        let (len, client) = self.listen.recv_from(&mut buffer).expect("a request");
-        self.client = Some(client);
-        let words = buffer[2..len].split(|&byte| byte == 0);
-        words
-            .map(|it| String::from_utf8_lossy(it).into_owned())
-            .collect()
-    }
-
-    #[track_caller]
-    fn send(&self, packet: &[u8]) {
-        self.transfer.send_to(packet, self.client.unwrap()).unwrap();
-    }
-
-    #[track_caller]
-    fn receive(&self) -> Packet {
-        let mut buffer = vec![0; 65_536];
-        let len = self.transfer.recv(&mut buffer).expect("an answer");
-        Packet::parse(&buffer[..len])
-    }
-
-    /// Sends a packet and takes the answer.
-    #[track_caller]
-    fn say(&self, packet: &[u8]) -> Packet {
-        self.send(packet);
-        self.receive()
-    }
-
-    fn is_quiet(&self) -> bool {
-        self.transfer.set_read_timeout(Some(millis(50))).unwrap();
-        let quiet = self.transfer.recv(&mut [0; 4]).is_err();
-        self.transfer.set_read_timeout(Some(PATIENCE)).unwrap();
-        quiet
-    }
-}
-
-fn oack(options: &[(&str, &str)]) -> Vec<u8> {
-    let mut packet = vec![0, 6];
-    for (name, value) in options {
-        packet.extend(format!("{name}\0{value}\0").bytes());
-    }
-    packet
-}
-
-/// Runs the client on `args`, with `URL` in them replaced, against `script`; next to it
-/// is a file that no failure may harm.
-#[track_caller]
-fn against(args: &[&str], mut script: impl FnMut(&mut Scripted)) -> (Output, TempDir) {
-    let dir = tempfile::tempdir().unwrap();
-    fs::write(dir.path().join("file"), "as it was").unwrap();
-    let mut server = Scripted::new();
-    let url = server.url();
-    let args: Vec<_> = args.iter().map(|it| it.replace("URL", &url)).collect();
-    let child = tftp()
-        .current_dir(dir.path())
-        .args(&args)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    script(&mut server);
-    (child.wait_with_output().unwrap(), dir)
-}
-
-#[track_caller]
-fn assert_unharmed(dir: &TempDir) {
-    assert_eq!(files(dir.path()), ["file"]);
-    assert_eq!(fs::read(dir.path().join("file")).unwrap(), b"as it was");
-}
-
 /// The lean server depends on none of the client's crates.
 #[test]
 fn without_the_client_its_crates_are_gone() {
@@ -325,19 +328,6 @@ fn one_port_is_enough_for_several_files() {
     let output = run(dir.path(), &["-R", &range, "get", &urls[0], &urls[1], "./"]);
     assert_status(&output, 0, &[]);
     assert_eq!(files(dir.path()), ["a", "b"]);
-}
-
-fn can_make_networks() -> bool {
-    let tried = Command::new("unshare")
-        .args(["--net", "ip", "link"])
-        .output();
-    let works = tried.is_ok_and(|output| output.status.success());
-    let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
-    assert!(works || !ci, "no network namespaces here");
-    if !works {
-        skip("takes root, unshare(1) and ip(8)");
-    }
-    works
 }
 
 #[test]

@@ -117,6 +117,15 @@ fn peers() -> Vec<(&'static str, Peer)> {
     all
 }
 
+#[track_caller]
+fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what}");
+        thread::yield_now();
+    }
+}
+
 /// Ways to ask for a file.
 const WAYS: [&[&str]; 8] = [
     &[],
