@@ -549,7 +549,7 @@ fn measure_row(mode: Mode, row: &str, bound: f64) -> Option<String> {
     (!is_right).then(|| format!("{row}: {most:.1}, not {bound}"))
 }
 
-/// How soon the server repeats what isn't answered.
+/// The options that say how soon the server repeats what isn't answered.
 fn timers(row: &str) -> &'static [&'static str] {
     // Nothing may be repeated before the forger goes on, even on the slowest machine.
     let is_prompt = [

@@ -148,8 +148,7 @@ fn lost_and_duplicated_packets_do_no_harm() {
         server.send(&data(3, b"33333333"));
         server.send(&data(3, b"33333333"));
         server.send(&data(4, b"44444444"));
-        // Where these blocks come later than a round trip, ACKs may have been lost, and come
-        // again.
+        // On a busy machine the blocks come so late that the client repeats an ACK.
         let mut answer = server.say(&data(5, b"55555555"));
         while matches!(answer, Packet::Ack(1..5)) {
             answer = server.receive();

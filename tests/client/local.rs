@@ -181,7 +181,7 @@ fn standard_output_that_is_the_files_gets_no_line_of_the_prompts() {
     }
 }
 
-/// And of the user's own file nothing is said in the words of a server.
+/// An error about the user's own file isn't in a server's words.
 #[test]
 fn a_link_to_a_file_that_is_not_there_yet_can_be_got_to() {
     let server = Server::start(&[]);
@@ -321,7 +321,7 @@ fn a_file_size_limit_is_a_local_error() {
     }
 }
 
-/// What the client does that may open so few files (`ulimit -n`).
+/// Runs the client with `limit` as its limit on open files (`ulimit -n`).
 fn with_open_files(limit: u32, dir: &Path, words: &[&str]) -> Output {
     let script = format!(r#"ulimit -n {limit}; exec "$0" "$@""#);
     let mut command = bounded(LIMIT, "sh");
@@ -329,7 +329,7 @@ fn with_open_files(limit: u32, dir: &Path, words: &[&str]) -> Output {
     command.args(words).current_dir(dir).output().unwrap()
 }
 
-/// Whichever of its descriptors is one too many: it is this end's fault.
+/// Whichever descriptor is one too many: it is this end's fault.
 #[test]
 fn too_few_open_files_have_one_status_and_the_systems_words() {
     let server = Server::start(&["--overwrite"]);

@@ -39,7 +39,7 @@ fn a_probe_tells_in_one_line() {
     assert!(started.elapsed() >= millis(200));
 }
 
-/// Else the server repeats its last block until it gives up.
+/// Otherwise the server repeats its last block until it gives up.
 #[test]
 fn a_probe_repeats_its_last_ack_where_that_was_lost() {
     let (output, _dir) = against(&["-t", "1000", "probe", "URL"], |server| {
@@ -54,7 +54,7 @@ fn a_probe_repeats_its_last_ack_where_that_was_lost() {
     assert_status(&output, 0, &[]);
 }
 
-/// Nor longer than the user has time.
+/// It waits for repeats no longer than `--within` allows.
 #[test]
 fn a_probe_that_has_lost_a_packet_stays_within_its_time() {
     let mut last = Instant::now();

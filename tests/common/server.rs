@@ -49,9 +49,9 @@ struct Log {
 struct LogState {
     /// Doesn't block. `None` when it is closed: the process has ended.
     pipe: Option<ChildStderr>,
-    /// The latest ones.
+    /// The latest lines.
     lines: VecDeque<String>,
-    /// How many there have been.
+    /// How many lines there have been in all.
     count: usize,
     /// The beginning of a line whose end has not come yet.
     begun: Vec<u8>,
@@ -160,10 +160,10 @@ pub fn own_address() -> Ipv4Addr {
     Ipv4Addr::new(127, 64 | high, low, number)
 }
 
-/// A loopback address and a port for this test alone, for who must know the port before
-/// there is a socket. The kernel gives this port to nobody who asks for just any: a port
-/// that was free a moment ago may be another's by now, who then answers, or even the
-/// client's own.
+/// A loopback address and a port for this test alone, where the port must be known before
+/// there is a socket. The kernel never picks this port for a socket that asks for any. One
+/// that was free a moment ago it could give to another process, which then answers, or
+/// even to the test's own client.
 pub fn own_port() -> SocketAddr {
     const BELOW_ANY: std::ops::Range<u32> = 10_000..32_768;
     static TAKEN: AtomicU32 = AtomicU32::new(0);
