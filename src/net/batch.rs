@@ -230,10 +230,10 @@ struct Metadata {
     segment: Option<u16>,
 }
 
-/// What the kernel tells of a datagram: where it was sent to, and the length of
-/// each of several.
+/// Reads what the kernel says about a datagram: the address it was sent to, and the length
+/// of each of several that came as one.
 fn read_control(control: &[u64; CONTROL_WORDS], filled: usize) -> Metadata {
-    let mut told = Metadata::default();
+    let mut metadata = Metadata::default();
     // SAFETY: all-zero is a valid value of this C struct.
     let mut header: libc::msghdr = unsafe { mem::zeroed() };
     header.msg_control = control.as_ptr().cast_mut().cast();
@@ -247,8 +247,8 @@ fn read_control(control: &[u64; CONTROL_WORDS], filled: usize) -> Metadata {
             (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
                 // SAFETY: level and type say that an `in_pktinfo` follows.
                 if let Some(info) = unsafe { value_of::<libc::in_pktinfo>(cmsg) } {
-                    told.destination = Some(destination_v4(info));
-                    told.interface = u32::try_from(info.ipi_ifindex).ok();
+                    metadata.destination = Some(destination_v4(info));
+                    metadata.interface = u32::try_from(info.ipi_ifindex).ok();
                 }
             }
             (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
@@ -258,18 +258,18 @@ fn read_control(control: &[u64; CONTROL_WORDS], filled: usize) -> Metadata {
                 // more.
                 let ip = info.map(|info| Ipv6Addr::from(info.ipi6_addr.s6_addr));
                 if let Some(ip) = ip.filter(|ip| ip.to_ipv4_mapped().is_none()) {
-                    told.destination = Some(if ip.is_multicast() {
+                    metadata.destination = Some(if ip.is_multicast() {
                         Destination::Group(None)
                     } else {
                         Destination::Local(IpAddr::V6(ip))
                     });
-                    told.interface = info.map(|it| it.ipi6_ifindex as _);
+                    metadata.interface = info.map(|it| it.ipi6_ifindex as _);
                 }
             }
             (libc::SOL_UDP, libc::UDP_GRO) => {
                 // SAFETY: level and type say that an `int` follows.
                 let bytes = unsafe { value_of::<libc::c_int>(cmsg) };
-                told.segment = bytes
+                metadata.segment = bytes
                     .and_then(|bytes| u16::try_from(bytes).ok())
                     .filter(|&bytes| bytes > 0);
             }
@@ -278,7 +278,7 @@ fn read_control(control: &[u64; CONTROL_WORDS], filled: usize) -> Metadata {
         // SAFETY: `cmsg` came from this header.
         cmsg = unsafe { libc::CMSG_NXTHDR(header, cmsg) };
     }
-    told
+    metadata
 }
 
 /// Bytes of memory taken by what was sent and has not left yet; 0 if the kernel doesn't
@@ -286,8 +286,8 @@ fn read_control(control: &[u64; CONTROL_WORDS], filled: usize) -> Metadata {
 pub(super) fn unsent(socket: &impl AsRawFd) -> usize {
     let mut bytes: libc::c_int = 0;
     // SAFETY: the kernel writes one `int` to the pointer.
-    let told = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
-    if told == 0 {
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if result == 0 {
         usize::try_from(bytes).unwrap_or(0)
     } else {
         0
@@ -367,7 +367,7 @@ pub(super) fn receive_drops(socket: &impl AsRawFd) -> Option<u32> {
     let mut figures = [0u32; DROPS + 1];
     let mut len = mem::size_of_val(&figures) as libc::socklen_t;
     // SAFETY: the kernel writes at most `len` bytes to the pointer.
-    let told = unsafe {
+    let result = unsafe {
         libc::getsockopt(
             socket.as_raw_fd(),
             libc::SOL_SOCKET,
@@ -376,7 +376,7 @@ pub(super) fn receive_drops(socket: &impl AsRawFd) -> Option<u32> {
             &raw mut len,
         )
     };
-    (told == 0 && len as usize == mem::size_of_val(&figures)).then_some(figures[DROPS])
+    (result == 0 && len as usize == mem::size_of_val(&figures)).then_some(figures[DROPS])
 }
 
 /// `asm-generic/socket.h`.
@@ -639,8 +639,8 @@ mod tests {
         }
 
         fn read(&self) -> (Option<Destination>, Option<u16>) {
-            let told = read_control(&self.0, self.1);
-            (told.destination, told.segment)
+            let metadata = read_control(&self.0, self.1);
+            (metadata.destination, metadata.segment)
         }
     }
 

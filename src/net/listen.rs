@@ -111,7 +111,7 @@ impl ListenSocket {
         getsockopt(&*self.socket, sockopt::SndBuf).unwrap_or(DEFAULT_BUFFER)
     }
 
-    /// Bytes of that taken by what has not left yet.
+    /// Bytes of its send buffer taken by what has not left yet.
     pub fn unsent(&self) -> usize {
         batch::unsent(&*self.socket)
     }
@@ -194,8 +194,8 @@ impl ListenSocket {
         Self::bind(self.address, binding)
     }
 
-    /// The same socket; its transfers will be bound to `device` as well (an interface
-    /// or a VRF), and neither receive nor send by another.
+    /// The same socket; its transfers will be bound to `device` (an interface or a VRF)
+    /// as well, and receive and send only there.
     #[must_use]
     pub fn with_transfers_on(self, device: Option<&Rc<str>>) -> Self {
         Self {
@@ -348,8 +348,8 @@ impl SpareSocket {
     /// Binds to `address`, on a port of `ports` that `random` picks: see `candidates`.
     ///
     /// # Errors
-    /// `AddrInUse` if none of those that were tried is free, else why the address can't
-    /// be bound to. It can be tried again then.
+    /// `AddrInUse` if none of the ports that were tried is free, or why the address can't
+    /// be bound to. The socket can then be tried again.
     pub fn bind_within(
         &self,
         mut address: SocketAddr,

@@ -1,4 +1,4 @@
-//! A free port of a range.
+//! The search for a free port in a range.
 //!
 //! Must not: make a socket.
 
@@ -8,9 +8,9 @@ use std::ops::RangeInclusive;
 /// The most ports of a range that are tried to find a free one.
 const MAX_PORT_TRIES: u32 = 64;
 
-/// The ports of `range` to try, one after the other. Of a small range all, once around
-/// from where `random` points. Of a larger one only as many, scattered, so that a range
-/// that is nearly full costs no more than a small one.
+/// The ports of `range` to try, one after the other. A small range is tried in full, once
+/// around from where `random` points. Of a larger one only [`MAX_PORT_TRIES`] ports are
+/// tried, scattered, so that a range that is nearly full costs no more than a small one.
 pub(super) fn candidates(range: &RangeInclusive<u16>, random: u16) -> impl Iterator<Item = u16> {
     /// Odd, so that no 16-bit number comes twice.
     const SCATTERED: u16 = 40_503;

@@ -270,7 +270,7 @@ impl TransferSocket {
     /// Our end of the transfer.
     ///
     /// # Errors
-    /// The kernel doesn't tell.
+    /// The kernel doesn't tell its address.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.socket().local_addr()
     }
@@ -282,8 +282,7 @@ impl TransferSocket {
         }
     }
 
-    /// Receives what is there; see [`Batch::receive`]. For a share that is never
-    /// anything.
+    /// Receives what is there; see [`Batch::receive`]. A share never receives anything.
     ///
     /// # Errors
     /// As [`Batch::receive`].
@@ -294,8 +293,8 @@ impl TransferSocket {
         }
     }
 
-    /// Receives one datagram: its length, at most the buffer's, and its sender. For a
-    /// share there is never one.
+    /// Receives one datagram: its length, at most the buffer's, and its sender. A share
+    /// never receives one.
     ///
     /// # Errors
     /// `WouldBlock` if nothing is there; with [`TransferSocket::report_undeliverable`]
