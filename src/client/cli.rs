@@ -313,7 +313,7 @@ fn unmapped(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// The name of a server; a URL is none.
+/// A server's name or address. A URL has a command instead, which the error names.
 fn parse_host(text: &str) -> Result<String, String> {
     if is_url(text.as_ref()) {
         return Err(instead_of_url(text, "tftp get", "tftp"));

@@ -1,5 +1,5 @@
 //! Options of other clients: those of tftp-hpa's (from version 6 on) that are spelled
-//! differently here, and what to write for some that don't exist here.
+//! differently here, and what to say about some that don't exist here.
 //! Must not: give an option a meaning that it doesn't have there.
 
 use std::ffi::OsString;
@@ -37,7 +37,7 @@ const TABLE: &str = "for words of other clients see tftp(1), COMING FROM ANOTHER
 const LOCAL_LAST: &str = "name the local file last, as in tftp get URL LOCAL";
 
 /// What to do about options of atftp, busybox, curl and Windows' client that don't exist
-/// here. Each message is the whole one, up to the remedy.
+/// here, each with the whole message that it follows.
 #[rustfmt::skip]
 pub(super) const REMEDIES: &[Remedy] = &[
     ("unexpected argument '-o' found", LOCAL_LAST),

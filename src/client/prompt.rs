@@ -165,7 +165,7 @@ impl Prompt {
         self.status = self.status.and(status);
     }
 
-    /// Tells what is wrong with what was typed.
+    /// Tells what is wrong with the words of a command.
     fn usage_error(&mut self, text: fmt::Arguments<'_>) {
         self.tell_usage(format_args!("tftp: {text}"));
     }
@@ -175,7 +175,7 @@ impl Prompt {
         self.tell_usage(format_args!("{}", commands::usage(command)));
     }
 
-    /// Tells `text`, after a mistake in what was typed.
+    /// Tells `text` about a mistake in what was typed, and counts it as one.
     fn tell_usage(&mut self, text: fmt::Arguments<'_>) {
         self.stream.tell(text);
         self.failed(Status::Usage);

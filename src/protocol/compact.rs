@@ -1,5 +1,5 @@
-//! Durations that take four bytes, half as many as the standard library's: every session
-//! has several.
+//! Durations of four bytes, where the standard library's take sixteen: every session has
+//! several.
 //!
 //! Must not: know what they are for.
 

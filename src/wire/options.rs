@@ -410,7 +410,7 @@ pub enum OackProblem {
     NotAsked,
     /// The option is in the OACK twice.
     Repeated,
-    /// The value isn't a plain decimal number, or a size of 2^64 bytes or more.
+    /// The value isn't a plain decimal number, or it is a size of 2^64 bytes or more.
     InvalidNumber,
     /// A block size below [`MIN_BLKSIZE`], or a window of 0 blocks.
     TooSmall,
