@@ -32,7 +32,7 @@ impl Root {
         is_elsewhere.then(|| top.path())
     }
 
-    /// The requested name all in small or all in capital letters, if that is another name
+    /// The requested name all in lower or all in upper case, if that is another name
     /// and a file has it. Lists no directory, which may be forbidden.
     pub fn similar(&self, request: &[u8]) -> Option<Vec<u8>> {
         let name = self.name(request, Direction::Read).ok()?;
