@@ -185,6 +185,15 @@ fn can_make_networks() -> bool {
     works
 }
 
+/// Runs a script in `dir` and in a network of its own; TFTP and TFTPD name the programs.
+fn run_in_network(dir: &Path, script: &str) -> Output {
+    let mut command = bounded(LIMIT, "unshare");
+    command.args(["--net", "sh", "-c", script]);
+    command.env("TFTP", env!("CARGO_BIN_EXE_tftp"));
+    command.env("TFTPD", tftpd());
+    command.current_dir(dir).output().expect("unshare runs")
+}
+
 #[test]
 fn several_files_go_with_one_call() {
     let server = Server::start(&[]);

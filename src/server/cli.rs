@@ -474,11 +474,7 @@ impl Args {
     /// (0, standard output), or a mistake in one line (2, standard error).
     pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, UsageError> {
         let (part, words) = Part::split_off(words);
-        let is_their_timeout = |word: &OsString| {
-            let mut theirs = ["-T", "--retransmit", "--retry-timeout"].into_iter();
-            theirs.any(|it| word.as_encoded_bytes().starts_with(it.as_bytes()))
-        };
-        let has_their_timeout = words.iter().any(is_their_timeout);
+        let has_their_timeout = familiar::has_timeout(&words);
         let words = familiar::translate(words).map_err(|text| UsageError {
             text: format!("tftpd: {text}"),
             status: 2,

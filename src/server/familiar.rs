@@ -39,6 +39,15 @@ enum Here {
 
 use Here::{Dropped, Flag, Optional, Renamed, Told, Value};
 
+/// Whether another server's word sets how long to wait for an answer.
+pub(super) fn has_timeout(words: &[OsString]) -> bool {
+    let theirs = ["-T", "--retransmit", "--retry-timeout"];
+    words.iter().any(|word| {
+        let word = word.as_encoded_bytes();
+        theirs.iter().any(|it| word.starts_with(it.as_bytes()))
+    })
+}
+
 /// The command line, with our words in place of other servers'.
 ///
 /// # Errors

@@ -176,13 +176,7 @@ fn a_link_local_address_has_its_zone() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("root")).unwrap();
     fs::write(dir.path().join("root/f"), "bytes").unwrap();
-    let output = bounded(60, "unshare")
-        .args(["--net", "sh", "-c", script])
-        .current_dir(dir.path())
-        .env("TFTP", env!("CARGO_BIN_EXE_tftp"))
-        .env("TFTPD", tftpd())
-        .output()
-        .unwrap();
+    let output = run_in_network(dir.path(), script);
     let log = fs::read_to_string(dir.path().join("log")).unwrap();
     assert!(output.status.success(), "{}{log}", said(&output));
     assert_eq!(fs::read(dir.path().join("got")).unwrap(), b"bytes");

@@ -99,13 +99,7 @@ fn network_and_host_unreachable_are_hints_as_well() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("root")).unwrap();
     fs::write(dir.path().join("file"), "as it was").unwrap();
-    let output = bounded(60, "unshare")
-        .args(["--net", "sh", "-c", script])
-        .current_dir(dir.path())
-        .env("TFTP", env!("CARGO_BIN_EXE_tftp"))
-        .env("TFTPD", tftpd())
-        .output()
-        .unwrap();
+    let output = run_in_network(dir.path(), script);
     let errors = fs::read_to_string(dir.path().join("errors")).unwrap();
     assert!(output.status.success(), "{errors}");
     assert_eq!(fs::read(dir.path().join("root/up")).unwrap(), b"as it was");
