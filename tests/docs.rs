@@ -7,6 +7,8 @@
 mod common;
 #[path = "docs/manual.rs"]
 mod manual;
+#[path = "docs/pages.rs"]
+mod pages;
 #[cfg(feature = "client")]
 #[path = "docs/readme.rs"]
 mod readme;
@@ -14,11 +16,13 @@ mod readme;
 mod roff;
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command as Process;
 
 use clap::{Arg, Command, CommandFactory};
 use common::skip;
 use manual::Made;
+use pages::{PAGES, Page};
 
 const README: &str = include_str!("../README.md");
 
@@ -56,6 +60,21 @@ fn the_manual_pages_are_current() {
     #[cfg(feature = "familiar")]
     assert_current(&[manual::migration()]);
     assert_current(&manual::pages(&programs()));
+}
+
+/// What is there and in no list would be packaged, but never made anew or checked.
+#[test]
+fn every_page_is_listed() {
+    let mut listed: Vec<_> = PAGES.iter().map(Page::file).collect();
+    let entries = fs::read_dir(manual::root().join("scripts/man")).expect("a directory");
+    let entries = entries.map(|it| it.expect("an entry"));
+    let files = entries.filter(|it| it.path().is_file());
+    let mut there: Vec<_> = files
+        .map(|it| it.file_name().into_string().expect("text"))
+        .collect();
+    listed.sort();
+    there.sort();
+    assert_eq!(there, listed);
 }
 
 #[test]
@@ -178,29 +197,28 @@ fn tests_of(source: &str) -> Vec<&str> {
     names.map(|(name, _)| name).collect()
 }
 
-/// All sources below a directory, one after the other.
-fn sources(directory: &std::path::Path) -> String {
+/// The texts below a directory, by their paths.
+fn texts(directory: &Path) -> Vec<(PathBuf, String)> {
     let entries = fs::read_dir(directory).expect("a directory");
     let paths = entries.map(|it| it.expect("an entry").path());
     paths
-        .map(|path| match path.extension() {
-            _ if path.is_dir() => sources(&path),
-            Some(end) if end == "rs" => fs::read_to_string(path).expect("text"),
-            _ => String::new(),
+        .flat_map(|path| match fs::read_to_string(&path) {
+            _ if path.ends_with("target") => vec![],
+            _ if path.is_dir() => texts(&path),
+            Ok(text) => vec![(path, text)],
+            // A picture, say.
+            Err(_) => vec![],
         })
         .collect()
 }
 
 #[test]
 fn every_test_that_the_documents_name_exists() {
-    let library = sources(&manual::root().join("src"));
+    let library = texts(&manual::root().join("src"));
+    let library: String = library.into_iter().map(|(_, text)| text).collect();
     let mut named = 0;
-    for page in [
-        "README.md",
-        "scripts/man/src/tftpd.8.md",
-        "scripts/man/src/tftp.1.md",
-    ] {
-        let text = fs::read_to_string(manual::root().join(page)).expect(page);
+    let pages = PAGES.iter().map(|it| (it.file(), manual::source(it)));
+    for (page, text) in pages.chain([("README.md".to_owned(), README.to_owned())]) {
         for command in text.split("cargo test --").skip(1) {
             let command = command.split(['`', '\n']).next().unwrap_or_default();
             let mut words = command.split(' ').take_while(|it| *it != "--");

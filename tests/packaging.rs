@@ -2,6 +2,8 @@
 //! command lines are valid, and no server takes uploads unless it is told to.
 
 mod common;
+#[path = "docs/pages.rs"]
+mod pages;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -10,6 +12,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use common::skip;
+use pages::PAGES;
 use tftpd::server::cli::Args;
 
 /// A file below `scripts`.
@@ -315,6 +318,44 @@ fn the_packages_bring_the_helpers_to_where_the_manual_says() {
         let mode = helper.metadata().expect("a file").permissions().mode();
         assert_eq!(mode & 0o111, 0o111, "{name}");
     }
+}
+
+/// The Debian package of each program has its pages of the manual, and the tarball has all.
+#[test]
+fn the_packages_bring_every_page_of_the_manual() {
+    let script = read("package");
+    let function = |name: &str| {
+        let (_, behind) = script.split_once(&format!("\n{name}() {{\n")).expect(name);
+        let (body, _) = behind.split_once("\n}\n").expect("its end");
+        format!("{name}() {{\n{body}\n}}\n")
+    };
+    let functions = function("put_compressed") + &function("put_manual");
+    for (program, folder) in [("tftpd", "server"), ("tftp", "client")] {
+        let call = format!("put_manual {program} \"$root/{folder}/usr/share/man\"\n");
+        assert!(script.contains(&call), "{call}");
+        let root = tempfile::tempdir().expect("a directory");
+        said(
+            Command::new("bash")
+                .args(["-euc", &format!("{functions}{call}")])
+                .env("root", root.path())
+                .current_dir(env!("CARGO_MANIFEST_DIR")),
+        );
+        let man = root.path().join(folder).join("usr/share/man");
+        let of_program = PAGES.iter().filter(|it| it.program == program);
+        let mut wanted: Vec<_> = of_program
+            .map(|it| man.join(format!("man{}/{}.gz", it.section, it.file())))
+            .collect();
+        let sections = fs::read_dir(&man).expect("a directory");
+        let mut there: Vec<_> = sections
+            .flat_map(|it| fs::read_dir(it.expect("an entry").path()).expect("a directory"))
+            .map(|it| it.expect("an entry").path())
+            .collect();
+        wanted.sort();
+        there.sort();
+        assert_eq!(there, wanted);
+    }
+    let line = "install -m 644 scripts/man/*.[1-8] \"$root/man\"\n";
+    assert!(script.contains(line), "{line}");
 }
 
 // --- OpenWrt ------------------------------------------------------------------------

@@ -9,6 +9,7 @@ use clap::{Arg, Command};
 use clap_complete::Shell;
 use clap_mangen::Man;
 
+use super::pages::{PAGES, Page};
 use super::roff;
 
 /// A generated file: its path and its content.
@@ -21,17 +22,17 @@ pub(crate) struct Made {
 
 /// The manual pages of these programs.
 pub(crate) fn pages(programs: &[Command]) -> Vec<Made> {
-    let folder = root().join("scripts/man/src");
-    let all = ["tftpd.8", "tftp.1", "tftpd.map.5"];
-    let documented = |page: &&str| {
-        let (name, _) = page.split_once('.').expect("a section");
-        programs.iter().any(|it| it.get_name() == name)
+    let documented = |page: &&Page| programs.iter().any(|it| it.get_name() == page.program);
+    let made = |page: &Page| Made {
+        path: Path::new("scripts/man").join(page.file()),
+        text: assemble(page, programs),
     };
-    let made = |page: &str| Made {
-        path: Path::new("scripts/man").join(page),
-        text: assemble(&folder, page, programs),
-    };
-    all.into_iter().filter(documented).map(made).collect()
+    PAGES.iter().filter(documented).map(made).collect()
+}
+
+/// What a page is made from.
+pub(crate) fn source(page: &Page) -> String {
+    read(&root().join(format!("scripts/man/src/{}.md", page.file())))
 }
 
 /// The migration table, from the table by which the program recognizes other servers'
@@ -79,17 +80,18 @@ pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// A page from its source `PAGE.md`, in which lines that begin with `@` insert other
-/// text: `@options PROGRAM…` the options, from the command line's own help and
-/// `PROGRAM.options.md`; `@table FILE NUMBER COLUMN…` columns of a table in another file;
-/// `@head FILE` the text before that file's first table.
-fn assemble(folder: &Path, page: &str, programs: &[Command]) -> String {
-    let source = read(&folder.join(format!("{page}.md")));
+/// A page from its source, in which lines that begin with `@` insert other text:
+/// `@title DATE` the head; `@options PROGRAM…` the options, from the command line's own
+/// help and `PROGRAM.options.md`; `@table FILE NUMBER COLUMN…` columns of a table in
+/// another file; `@head FILE` the text before that file's first table.
+fn assemble(page: &Page, programs: &[Command]) -> String {
+    let folder = root().join("scripts/man/src");
+    let file = page.file();
     let mut text = format!(
-        "'\\\" t\n.\\\" Made by `UPDATE_DOCS=1 cargo test --test docs` from scripts/man/src/{page}.md.\n"
+        "'\\\" t\n.\\\" Made by `UPDATE_DOCS=1 cargo test --test docs` from scripts/man/src/{file}.md.\n"
     );
     let mut markdown = String::new();
-    for line in source.lines() {
+    for line in source(page).lines() {
         let Some(directive) = line.strip_prefix('@') else {
             markdown.push_str(line);
             markdown.push('\n');
@@ -98,7 +100,8 @@ fn assemble(folder: &Path, page: &str, programs: &[Command]) -> String {
         text.push_str(&roff::from_markdown(&std::mem::take(&mut markdown)));
         let words: Vec<_> = directive.split(' ').collect();
         match words[..] {
-            ["title", name, section, date] => {
+            ["title", date] => {
+                let (name, section) = (page.name, page.section);
                 let version = env!("CARGO_PKG_VERSION");
                 let _ = writeln!(text, ".TH {name} {section} {date} \"tftpd {version}\"");
                 // No justified lines, and no words or options broken at a hyphen.
@@ -119,7 +122,7 @@ fn assemble(folder: &Path, page: &str, programs: &[Command]) -> String {
                 let columns: Vec<_> = columns.iter().map(|it| it.parse().expect(it)).collect();
                 chosen_columns(&mut text, &read(&folder.join(file)), number, &columns);
             }
-            _ => panic!("{page}: what is @{directive}?"),
+            _ => panic!("{file}: what is @{directive}?"),
         }
     }
     text.push_str(&roff::from_markdown(&markdown));
