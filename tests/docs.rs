@@ -12,6 +12,8 @@ mod pages;
 #[cfg(feature = "client")]
 #[path = "docs/readme.rs"]
 mod readme;
+#[path = "docs/references.rs"]
+mod references;
 #[path = "docs/roff.rs"]
 mod roff;
 
@@ -239,4 +241,66 @@ fn every_test_that_the_documents_name_exists() {
         }
     }
     assert!(named > 20, "{named}");
+}
+
+/// How a page is referred to: `tftpd(8)`.
+fn reference(page: &Page) -> String {
+    format!("{}({})", page.name, page.section)
+}
+
+/// The pages, with what can be referred to on each.
+fn referred() -> references::Pages {
+    let all = PAGES.iter();
+    all.map(|it| (reference(it), references::Page::new(&manual::source(it))))
+        .collect()
+}
+
+#[test]
+fn every_reference_to_the_manual_leads_there() {
+    let pages = referred();
+    let made = manual::root().join("scripts/man");
+    // The page that a file is the source of, or a part of.
+    let owner = |path: &Path| {
+        let file = path.strip_prefix(made.join("src")).ok()?.to_str()?;
+        let file = file.strip_suffix(".md")?;
+        let is_own = |page: &&Page| {
+            [page.file(), format!("{}.options", page.name)].contains(&file.to_owned())
+        };
+        PAGES.iter().find(is_own).map(reference)
+    };
+    let folders = ["src", "tests", "scripts", ".ci"];
+    let mut all = vec![(PathBuf::from("README.md"), README.to_owned())];
+    all.extend(
+        folders
+            .iter()
+            .flat_map(|it| texts(&manual::root().join(it))),
+    );
+    all.retain(|(path, _)| path.parent() != Some(made.as_path()));
+    let (mut count, mut astray) = (0, vec![]);
+    for (path, text) in &all {
+        for (reference, leads) in references::all(text, owner(path).as_deref(), &pages) {
+            count += 1;
+            if !leads {
+                astray.push(format!("{}: {reference}", path.display()));
+            }
+        }
+    }
+    assert!(astray.is_empty(), "{}", astray.join("\n"));
+    assert!(count > 40, "{count}");
+}
+
+#[test]
+fn who_reads_one_page_learns_of_the_others() {
+    let pages = referred();
+    let also = |page: &Page| {
+        let source = manual::source(page);
+        let (_, also) = source.split_once("\n# See also\n").expect("the section");
+        let found = references::all(also, None, &pages);
+        found.iter().map(|(it, _)| it.clone()).collect::<String>()
+    };
+    let first = &PAGES[0];
+    for page in &PAGES[1..] {
+        assert!(also(first).contains(&reference(page)), "{}", page.file());
+        assert!(also(page).contains(&reference(first)), "{}", page.file());
+    }
 }
