@@ -32,5 +32,6 @@ impl Page {
 pub(crate) const PAGES: &[Page] = &[
     Page::new("tftpd", 8, "tftpd"),
     Page::new("tftpd.map", 5, "tftpd"),
+    Page::new("tftpd.rules", 5, "tftpd"),
     Page::new("tftp", 1, "tftp"),
 ];
