@@ -33,5 +33,6 @@ pub(crate) const PAGES: &[Page] = &[
     Page::new("tftpd", 8, "tftpd"),
     Page::new("tftpd.map", 5, "tftpd"),
     Page::new("tftpd.rules", 5, "tftpd"),
+    Page::new("tftpd-performance", 7, "tftpd"),
     Page::new("tftp", 1, "tftp"),
 ];
