@@ -34,5 +34,6 @@ pub(crate) const PAGES: &[Page] = &[
     Page::new("tftpd.map", 5, "tftpd"),
     Page::new("tftpd.rules", 5, "tftpd"),
     Page::new("tftpd-performance", 7, "tftpd"),
+    Page::new("tftpd-internals", 7, "tftpd"),
     Page::new("tftp", 1, "tftp"),
 ];
