@@ -175,7 +175,7 @@ fn another_servers_option_is_answered_with_ours() {
                 continue;
             }
             let text = error.text;
-            assert!(text.contains("see tftpd(8)"), "{option}: {text}");
+            assert!(text.contains("see tftpd-migration(7)"), "{option}: {text}");
             let named = ours.is_empty() || ours.iter().any(|ours| text.contains(ours));
             assert!(named, "{option}: {text}, where {ours:?} are ours");
             told += 1;

@@ -160,20 +160,18 @@ fn find(name: &str) -> Option<(&'static Row, Here)> {
 
 fn told(word: &str, value: Option<&str>, row: &Row) -> String {
     let (with, ours) = (row.with, row.ours.replace('`', ""));
-    if ours == "no equivalent" {
-        return format!("{word} is a word of {with} and has no equivalent here; see tftpd(8)");
-    }
-    if ours.starts_with("leave it out") {
-        return format!("{word} is a word of {with}: {ours}; see tftpd(8)");
-    }
-    if let Some(rest) = ours.strip_prefix("the same") {
+    let advice = if ours == "no equivalent" {
+        " and has no equivalent here".to_owned()
+    } else if ours.starts_with("leave it out") {
+        format!(": {ours}")
+    } else if let Some(rest) = ours.strip_prefix("the same") {
         let rest = rest.replacen("; or ", "; write ", 1);
         let value = value.unwrap_or_default();
-        return format!(
-            "{word} is a word of {with}, but not with the value {value}{rest}; see tftpd(8)"
-        );
-    }
-    format!("{word} is a word of {with}; write here: {ours}; see tftpd(8)")
+        format!(", but not with the value {value}{rest}")
+    } else {
+        format!("; write here: {ours}")
+    };
+    format!("{word} is a word of {with}{advice}; see tftpd-migration(7)")
 }
 
 fn words<const N: usize>(words: [&str; N]) -> Vec<String> {
@@ -271,7 +269,7 @@ const DNSMASQ: &str = "dnsmasq";
 
 /// For `-p` without a number.
 const NO_PORT: &str = "-p is the port here, such as -p 6969; if you mean tftp-hpa's -p \
-    (--permissive), leave it out: the rights of USER decide; see tftpd(8)";
+    (--permissive), leave it out: the rights of USER decide; see tftpd-migration(7)";
 
 /// All rows, in the manual's order.
 #[rustfmt::skip]

@@ -34,6 +34,7 @@ pub(crate) const PAGES: &[Page] = &[
     Page::new("tftpd.map", 5, "tftpd"),
     Page::new("tftpd.rules", 5, "tftpd"),
     Page::new("tftpd-performance", 7, "tftpd"),
+    Page::new("tftpd-migration", 7, "tftpd"),
     Page::new("tftpd-internals", 7, "tftpd"),
     Page::new("tftp", 1, "tftp"),
 ];
