@@ -117,6 +117,13 @@ fn the_manual_pages_have_no_mistakes() {
             }
             let all_well = output.status.success() && said.is_empty();
             assert!(all_well, "{program}: {}: {said}", made.path.display());
+            // The hyphen where a word was broken; those of the text are minus signs.
+            let is_broken = String::from_utf8_lossy(&output.stdout).contains("\nChy\n");
+            assert!(
+                !is_broken,
+                "{program}: {}: broken words",
+                made.path.display()
+            );
         }
     }
 }

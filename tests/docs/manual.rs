@@ -103,9 +103,11 @@ fn assemble(page: &Page, programs: &[Command]) -> String {
             ["title", date] => {
                 let (name, section) = (page.name, page.section);
                 let version = env!("CARGO_PKG_VERSION");
+                // No words or options broken at a hyphen, which is set up with the title;
+                // and no justified lines.
+                text.push_str(".nr HY 0\n");
                 let _ = writeln!(text, ".TH {name} {section} {date} \"tftpd {version}\"");
-                // No justified lines, and no words or options broken at a hyphen.
-                text.push_str(".ad l\n.nr HY 0\n");
+                text.push_str(".ad l\n");
             }
             ["options", name] => {
                 let program = programs.iter().find(|it| it.get_name() == name);
