@@ -83,7 +83,8 @@ pub(crate) fn root() -> &'static Path {
 /// A page from its source, in which lines that begin with `@` insert other text:
 /// `@title DATE` the head; `@options PROGRAM…` the options, from the command line's own
 /// help and `PROGRAM.options.md`; `@table FILE NUMBER COLUMN…` columns of a table in
-/// another file; `@head FILE` the text before that file's first table.
+/// another file; `@head FILE` the text before that file's first table, and `@tail FILE`
+/// what is behind its last.
 fn assemble(page: &Page, programs: &[Command]) -> String {
     let folder = root().join("scripts/man/src");
     let file = page.file();
@@ -92,6 +93,10 @@ fn assemble(page: &Page, programs: &[Command]) -> String {
     );
     let mut markdown = String::new();
     for line in source(page).lines() {
+        if let Some(more) = beside_tables(&folder, line) {
+            markdown.push_str(&more);
+            continue;
+        }
         let Some(directive) = line.strip_prefix('@') else {
             markdown.push_str(line);
             markdown.push('\n');
@@ -114,11 +119,6 @@ fn assemble(page: &Page, programs: &[Command]) -> String {
                 let notes = read(&folder.join(format!("{name}.options.md")));
                 text.push_str(&options(program.expect(name), &notes));
             }
-            ["head", file] => {
-                let other = read(&folder.join(file));
-                let head = other.split("\n|").next().unwrap_or_default();
-                text.push_str(&roff::from_markdown(head));
-            }
             ["table", file, number, ref columns @ ..] => {
                 let number: usize = number.parse().expect("a table's number");
                 let columns: Vec<_> = columns.iter().map(|it| it.parse().expect(it)).collect();
@@ -129,6 +129,17 @@ fn assemble(page: &Page, programs: &[Command]) -> String {
     }
     text.push_str(&roff::from_markdown(&markdown));
     text
+}
+
+/// The text that `line` inserts if it is `@head FILE` or `@tail FILE`.
+fn beside_tables(folder: &Path, line: &str) -> Option<String> {
+    let (word, file) = line.split_once(' ')?;
+    let text = || read(&folder.join(file));
+    match word {
+        "@head" => text().split("\n|").next().map(|it| format!("{it}\n")),
+        "@tail" => text().rsplit("|\n").next().map(str::to_owned),
+        _ => None,
+    }
 }
 
 fn read(path: &Path) -> String {
