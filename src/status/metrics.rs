@@ -82,7 +82,7 @@ pub(crate) fn tells(name: &str) -> bool {
 /// What only the status port knows.
 #[derive(Debug)]
 pub(super) struct Own {
-    /// When the server was started, in seconds since 1970: the same each time.
+    /// When the process was started, in seconds since 1970: the same each time.
     pub(super) started: f64,
     /// The longest turn of the loop since the last scrape, in seconds.
     pub(super) longest_turn: f64,
@@ -141,7 +141,7 @@ fn gauges(out: &mut String, view: &View<'_>, own: &Own) {
         // The names that every exporter uses for these.
         (
             "process_start_time_seconds",
-            "When the server was started, in seconds since 1970.",
+            "When the process was started, in seconds since 1970.",
             Some(own.started),
         ),
         (
@@ -256,7 +256,8 @@ fn requests(out: &mut String, view: &View<'_>) {
         );
     }
     if let Some(drops) = view.receive_drops {
-        let help = "Datagrams that the kernel dropped because a listen socket was full.";
+        let help = "Datagrams that the kernel dropped because a port that clients share was \
+                    full, since it was opened.";
         counter(out, "kernel_dropped_datagrams", help, drops);
     }
 }
