@@ -111,7 +111,8 @@
 //! `status/connection` parses the request → `status/json` writes the sessions in
 //! pieces, over several turns; `status/metrics` and `status/page` answer at once.
 //! Transfers that have ended are in `status/history`, where `server/report` puts the
-//! log's events.
+//! log's events. A worker's socket is opened by `server/supervisor`, and comes with the
+//! listen sockets.
 //!
 //! # Where to change what
 //!

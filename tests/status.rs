@@ -19,6 +19,9 @@ mod crowd;
 mod hints;
 #[path = "status/page.rs"]
 mod page;
+#[cfg(feature = "workers")]
+#[path = "status/workers.rs"]
+mod workers;
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -30,7 +33,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::*;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 /// The status port of a server, from its log.

@@ -66,7 +66,7 @@ complete -c tftpd -n "__fish_tftpd_needs_command" -l log-file -d 'Append the log
 complete -c tftpd -n "__fish_tftpd_needs_command" -l log-format -d 'Format of log lines: text, or one JSON object each' -r -f -a "text\t'Time, level and text'
 json\t'One JSON object'"
 complete -c tftpd -n "__fish_tftpd_needs_command" -l syslog -d 'Log to the syslog, through /dev/log or another SOCKET' -r -F
-complete -c tftpd -n "__fish_tftpd_needs_command" -l status -d 'Show the status over HTTP: a page, /status.json, /metrics, /healthz. A bare PORT listens on loopback; a value with a slash is a Unix socket' -r
+complete -c tftpd -n "__fish_tftpd_needs_command" -l status -d 'Show the status over HTTP: a page, /status.json, /metrics, /healthz. A bare PORT listens on loopback; a value with a slash is a Unix socket. With --workers each has its own: PORT, PORT+1 and so on, or SOCKET, SOCKET.2' -r
 complete -c tftpd -n "__fish_tftpd_needs_command" -s 4 -l ipv4 -d 'Listen on IPv4 only'
 complete -c tftpd -n "__fish_tftpd_needs_command" -s 6 -l ipv6 -d 'Listen on IPv6 only'
 complete -c tftpd -n "__fish_tftpd_needs_command" -l single-port -d 'Use the listening port for all transfers: for clients behind NAT, for containers, firewalls and load balancers'

@@ -1,12 +1,12 @@
 //! Sockets bound by the process that started us: a service manager
-//! (`sd_listen_fds(3)`), or inetd.
+//! (`sd_listen_fds(3)`), inetd, or a process of ours.
 //!
 //! Must not: know what comes in on them.
 
 use std::env;
 use std::io;
 use std::net::{TcpListener, UdpSocket};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixListener;
 
 use listenfd::ListenFd;
@@ -48,6 +48,24 @@ impl Inherited {
         inherited.by_inetd = standard_input.is_some();
         inherited.sockets.extend(standard_input);
         Ok(inherited)
+    }
+
+    /// What a process of ours hands over, told apart by the kind of socket.
+    pub fn of(descriptors: Vec<OwnedFd>) -> Self {
+        let mut inherited = Self::default();
+        for socket in descriptors.into_iter().map(Socket::from) {
+            match (socket.r#type(), socket.domain()) {
+                (Ok(Type::STREAM), Ok(Domain::UNIX)) => {
+                    let stream = OwnedFd::from(socket).into();
+                    inherited.streams.push(InheritedStream::Unix(stream));
+                }
+                (Ok(Type::STREAM), _) => {
+                    inherited.streams.push(InheritedStream::Tcp(socket.into()));
+                }
+                _ => inherited.sockets.push(socket.into()),
+            }
+        }
+        inherited
     }
 }
 

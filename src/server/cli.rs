@@ -367,7 +367,8 @@ pub struct Args {
     pub syslog: Option<PathBuf>,
 
     /// Show the status over HTTP: a page, /status.json, /metrics, /healthz. A bare PORT
-    /// listens on loopback; a value with a slash is a Unix socket
+    /// listens on loopback; a value with a slash is a Unix socket. With --workers each has
+    /// its own: PORT, PORT+1 and so on, or SOCKET, SOCKET.2
     #[cfg(feature = "status")]
     #[arg(
         long,
@@ -488,13 +489,6 @@ impl Args {
         args.map_file.take_if(|file| file == Path::new("/dev/null"));
         args.part = part;
         args.has_their_timeout = has_their_timeout;
-        #[cfg(all(feature = "workers", feature = "status"))]
-        if args.workers.is_some() && args.status.is_some() {
-            return Err(UsageError {
-                text: STATUS_OF_ONE.to_owned(),
-                status: 2,
-            });
-        }
         if let Some(text) = args.contradiction() {
             return Err(UsageError { text, status: 2 });
         }
@@ -512,6 +506,11 @@ impl Args {
             return Some(format!(
                 "tftpd: -a is given {count} times; at most {MAX_LISTENERS} are possible"
             ));
+        }
+        if let (Some(status), Some(workers)) = (self.status(), self.workers)
+            && let Err(text) = status.of_worker(workers)
+        {
+            return Some(format!("tftpd: {text}"));
         }
         let is_left = |it: &ListenAddress| it.may_be_left_by(families);
         let lost = &self.addresses.first()?.text;
@@ -643,12 +642,6 @@ impl Part {
 const TRIAL: &str = "--part=trial";
 const RESUMED: &str = "--part=resumed";
 const WORKER: &str = "--part=worker-";
-
-/// Why there is no status port with several processes, and what to use instead.
-#[cfg(all(feature = "workers", feature = "status"))]
-const STATUS_OF_ONE: &str = "tftpd: --status shows one process, and --workers starts several: \
-     leave out --status, and have SIGUSR1 log the figures of each; or start servers with \
-     --reuse-port in place of --workers, each with a --status of its own";
 
 /// The most processes on one port.
 #[cfg(feature = "workers")]
@@ -822,11 +815,11 @@ mod tests {
             (&["--workers", "2", "--reuse-port"], "--reuse-port"),
             #[cfg(feature = "workers")]
             (&["--workers", "2", "--idle-exit", "9"], "--idle-exit"),
-            // The remedy, too.
             #[cfg(all(feature = "workers", feature = "status"))]
-            (&["--workers", "2", "--status", "8069"], "--reuse-port"),
-            #[cfg(all(feature = "workers", feature = "status"))]
-            (&["--status", "8069", "--workers", "1"], "SIGUSR1"),
+            (
+                &["--workers", "3", "--status", "65534"],
+                "no port for worker 3; choose",
+            ),
             (&["a", "b"], "b"),
             (&["--ask", "grub/**"], "add --helper"),
             (&["--ask-missing"], "add --helper"),

@@ -16,6 +16,8 @@ use super::channel::{self, Message, large_pair};
 use super::slot::{Process, Slot, Stage};
 use super::worker::REPLACED;
 use crate::file::reason;
+use crate::host::Inherited;
+use crate::status::Listener;
 
 /// The sockets of a slot; its processes come next, each with its channel.
 const SLOT: &str = "slot";
@@ -33,7 +35,7 @@ const STRANDED: &str = "stranded";
 pub(super) fn leave(slots: &[Slot]) -> io::Result<OwnedFd> {
     let (from, to) = large_pair()?;
     for slot in slots {
-        channel::send(&from, SLOT, &slot.sockets)?;
+        channel::send(&from, SLOT, &slot.descriptors())?;
         for process in &slot.processes {
             let stage = match process.stage {
                 Stage::Replaced if process.is_stranded => STRANDED,
@@ -83,8 +85,13 @@ fn take(message: Message, slots: &mut Vec<Slot>) -> Result<(), String> {
         is_whole,
     } = message;
     if text == SLOT {
-        let mut slot = Slot::new(descriptors);
-        slot.is_whole = is_whole;
+        let Inherited {
+            sockets, streams, ..
+        } = Inherited::of(descriptors);
+        let mut slot = Slot::new(sockets.into_iter().map(OwnedFd::from).collect());
+        let status = streams.into_iter().next().map(Listener::resume).transpose();
+        let is_whole = is_whole && status.is_ok();
+        (slot.status, slot.is_whole) = (status.ok().flatten(), is_whole);
         slots.push(slot);
         let number = slots.len();
         return is_whole
@@ -132,6 +139,27 @@ mod tests {
         let found = slots[0].processes.iter();
         let found: Vec<_> = found.map(|it| (it.pid.as_raw(), it.is_stranded)).collect();
         assert_eq!(found, [(1, true), (2, false), (3, false)]);
+    }
+
+    #[test]
+    #[cfg(feature = "status")]
+    fn a_status_port_and_its_file_belong_to_the_next_program() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("status");
+        let address = path.to_str().unwrap().parse().unwrap();
+        let mut slot = Slot::new(vec![channel::pair().unwrap().0]);
+        slot.status = Some(Listener::bind(&address).unwrap());
+        // Executing a program drops nothing.
+        let before = [slot];
+        let left = leave(&before).unwrap();
+        let mut slots = Vec::new();
+        take(channel::receive(&left).unwrap().unwrap(), &mut slots).unwrap();
+        assert_eq!(slots[0].sockets.len(), 1);
+        let status = slots[0].status.as_ref().unwrap();
+        assert_eq!(status.path(), Some(&*path));
+        assert!(path.exists());
+        drop(slots);
+        assert!(!path.exists());
     }
 
     #[test]

@@ -445,6 +445,9 @@ impl Server {
     /// Another process takes over: this one finishes its transfers and relays the rest.
     fn drain(&mut self, successor: OwnedFd) {
         self.front.pass_on_to(successor);
+        if let Some(status) = &mut self.status {
+            status.stop_accepting();
+        }
         if self.drained_at.is_none() {
             let longest = self.lifetime.grace.max(LONGEST_DRAIN);
             self.drained_at = Some(clock::now() + longest);
@@ -515,11 +518,13 @@ impl Server {
         has_stopped || self.drained_at.is_some_and(|it| self.is_drained(it))
     }
 
-    /// Whether this process has nothing left to do for its clients, or its time is up.
+    /// Whether this process has nothing left to do for its clients and for who asks about
+    /// it, or its time is up.
     /// A process that an older one still relays to stays.
     fn is_drained(&self, deadline: Instant) -> bool {
         let has_all = self.front.listens() && !self.front.has_relayed();
-        (self.is_idle() && has_all) || clock::now() >= deadline
+        let is_told = self.status.as_ref().is_none_or(|it| it.is_idle());
+        (self.is_idle() && has_all && is_told) || clock::now() >= deadline
     }
 }
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
 
-use super::cli::{Args, UserAndGroup};
+use super::cli::{Args, Part, UserAndGroup};
 use super::exposure;
 use super::listen::{listeners, may_bind_transfers};
 use super::ports::Ports;
@@ -76,7 +76,8 @@ impl Opened {
         let client_roots = args.per_client_root.map(ClientRoots::open).transpose()?;
         let listeners = listeners(args, inherited.sockets, rules.as_ref())?;
         let spares = may_share(args).then(|| Ports::spares(&listeners));
-        let status = Status::open(args.status(), inherited.streams, clock::now())?;
+        let is_bound = args.part == Part::Worker;
+        let status = Status::open(args.status(), is_bound, inherited.streams, clock::now())?;
         let root = Directory::open(args.root())?;
         let path = root.real_path().to_owned();
         exposure::check(args, root.as_fd(), &path)?;

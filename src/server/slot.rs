@@ -6,7 +6,7 @@
 
 use std::io;
 use std::mem;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use log::{error, warn};
@@ -16,6 +16,7 @@ use nix::unistd::Pid;
 use super::channel::{self, large_pair};
 use super::worker::{ALIVE, HEAR, LISTEN, PING, READY, REPLACED};
 use crate::file::reason;
+use crate::status::Listener;
 
 /// No descriptors.
 pub(super) const NONE: &[OwnedFd] = &[];
@@ -30,6 +31,9 @@ pub(super) struct Slot {
     pub(super) processes: Vec<Process>,
     /// Never closed, so that the kernel keeps sending each client to the same socket.
     pub(super) sockets: Vec<OwnedFd>,
+    /// The status port, if there is one. Kept open as well, so that whoever asks while no
+    /// process is there waits for the next.
+    pub(super) status: Option<Listener>,
     /// False if a socket was lost: a new process would serve fewer addresses than the
     /// last.
     pub(super) is_whole: bool,
@@ -159,9 +163,17 @@ impl Slot {
         Self {
             processes: Vec::new(),
             sockets,
+            status: None,
             is_whole: true,
             started: None,
         }
+    }
+
+    /// All that a process is handed.
+    pub(super) fn descriptors(&self) -> Vec<RawFd> {
+        let status = self.status.iter().map(AsRawFd::as_raw_fd);
+        let sockets = self.sockets.iter().map(AsRawFd::as_raw_fd);
+        sockets.chain(status).collect()
     }
 
     /// No process serves new requests or is starting.

@@ -39,6 +39,7 @@ use crate::file::{reason, with_remedy};
 use crate::host::{self, Inherited, Notifier, PidFile, clock};
 use crate::log::LogFile;
 use crate::log::shown::Addresses;
+use crate::status::Listener;
 
 /// How long after its last start a worker is started again, at the earliest.
 const RESTART: Duration = Duration::from_secs(1);
@@ -107,7 +108,7 @@ impl<'a> Supervisor<'a> {
         };
         if inherited.by_inetd || !inherited.streams.is_empty() {
             return Err(
-                "--workers takes UDP sockets of systemd alone: drop the status port's \
+                "--workers takes UDP sockets of systemd alone: use --status in place of \
                  ListenStream=, and don't start it by inetd"
                     .into(),
             );
@@ -171,6 +172,11 @@ impl<'a> Supervisor<'a> {
             }
             if self.kill_at.is_some_and(|at| now >= at) {
                 self.kill_all();
+            }
+            if self.kill_at.is_some() {
+                // Nobody would answer there.
+                let left = self.slots.iter_mut().filter(|it| it.is_vacant());
+                left.for_each(|it| it.status = None);
             }
             self.go_on_with_upgrade(now);
             self.limit_replaced(now);
@@ -303,7 +309,7 @@ impl<'a> Supervisor<'a> {
     fn try_start(&self, number: usize) -> io::Result<Process> {
         let slot = &self.slots[number];
         let (channel, theirs) = channel::pair()?;
-        channel::send(&channel, SOCKETS, &slot.sockets)?;
+        channel::send(&channel, SOCKETS, &slot.descriptors())?;
         let stage = slot.prepare(&channel)?;
         let mut command = self.program.command(&Part::Worker.word(number + 1));
         command.stdin(Stdio::from(theirs));
@@ -590,10 +596,20 @@ fn slots(args: &Args, inherited: Vec<UdpSocket>, count: usize) -> Result<Vec<Slo
         })?;
         Ok(Slot::new(sockets))
     };
-    sets(args, inherited, count)?
-        .into_iter()
-        .map(slot)
-        .collect()
+    let slots = sets(args, inherited, count)?.into_iter().map(slot);
+    let mut slots = slots.collect::<Result<Vec<_>, String>>()?;
+    if let Some(address) = args.status() {
+        let identity = identity(args)?;
+        for (number, slot) in (1..).zip(&mut slots) {
+            let status = Listener::bind(&address.of_worker(number)?)?;
+            if let (Some(identity), Some(path)) = (&identity, status.path()) {
+                // As a single server does.
+                let _ = identity.adopt_at(path);
+            }
+            slot.status = Some(status);
+        }
+    }
+    Ok(slots)
 }
 
 /// Blocks the signals that we handle. Child processes inherit that.

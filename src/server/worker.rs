@@ -4,7 +4,6 @@
 //! Must not: decide by itself when to read the listen sockets.
 
 use std::io::{self, Stdin};
-use std::net::UdpSocket;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use log::warn;
@@ -17,7 +16,7 @@ use super::channel;
 use crate::file::reason;
 use crate::host::Inherited;
 
-/// The supervisor's first message: the listen sockets come with it.
+/// The supervisor's first message: the listen sockets come with it, and the status port's.
 pub(super) const SOCKETS: &str = "sockets";
 /// Read the listen sockets.
 pub(super) const LISTEN: &str = "listen";
@@ -85,21 +84,14 @@ impl Worker {
                 );
             }
         };
+        let inherited = Inherited::of(sockets.descriptors);
         // Otherwise it would serve only some addresses, or bind sockets of its own.
-        if !sockets.is_whole || sockets.descriptors.is_empty() {
+        if !sockets.is_whole || inherited.sockets.is_empty() {
             return Err(
                 "cannot take over the supervisor's sockets: some are lost; allow more open files"
                     .into(),
             );
         }
-        let inherited = Inherited {
-            sockets: sockets
-                .descriptors
-                .into_iter()
-                .map(UdpSocket::from)
-                .collect(),
-            ..Inherited::default()
-        };
         Ok((worker, inherited))
     }
 

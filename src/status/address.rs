@@ -19,6 +19,42 @@ pub enum StatusAddress {
 /// The port that `tftpd status` asks by default.
 pub(crate) const DEFAULT_PORT: u16 = 8069;
 
+impl StatusAddress {
+    /// Where the worker with this number is, counted from 1. The first is at the address
+    /// itself, and port 0 stays 0.
+    ///
+    /// # Errors
+    /// One line: there is no such port.
+    pub(crate) fn of_worker(&self, number: u8) -> Result<Self, String> {
+        match self {
+            _ if number <= 1 => Ok(self.clone()),
+            Self::Tcp(_, 0) => Ok(self.clone()),
+            Self::Tcp(host, port) => {
+                let port = port.checked_add(u16::from(number) - 1);
+                let port = port.ok_or_else(|| {
+                    format!(
+                        "--status {self} leaves no port for worker {number}; choose a lower one"
+                    )
+                })?;
+                Ok(Self::Tcp(host.clone(), port))
+            }
+            Self::Unix(path) => {
+                let mut path = path.clone().into_os_string();
+                path.push(format!(".{number}"));
+                Ok(Self::Unix(path.into()))
+            }
+        }
+    }
+
+    /// The name or the address that a port was given with.
+    pub(super) fn host(&self) -> Option<&str> {
+        match self {
+            Self::Tcp(host, _) => Some(host),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
 impl Default for StatusAddress {
     fn default() -> Self {
         Self::Tcp(Ipv4Addr::LOCALHOST.to_string(), DEFAULT_PORT)
@@ -143,6 +179,28 @@ mod tests {
             "http://1.2.3.4:80/metrics",
         ] {
             assert!(text.parse::<StatusAddress>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn workers_have_one_port_after_the_other() {
+        for (text, number, expected) in [
+            ("8069", 1, Ok("127.0.0.1:8069")),
+            ("8069", 64, Ok("127.0.0.1:8132")),
+            ("[::1]:65534", 2, Ok("[::1]:65535")),
+            ("0.0.0.0:0", 64, Ok("0.0.0.0:0")),
+            ("/run/t.sock", 1, Ok("/run/t.sock")),
+            ("/run/t.sock", 12, Ok("/run/t.sock.12")),
+            (
+                "65534",
+                3,
+                Err("--status 127.0.0.1:65534 leaves no port for worker 3; choose a lower one"),
+            ),
+        ] {
+            let address: StatusAddress = text.parse().unwrap();
+            let found = address.of_worker(number).map(|it| it.to_string());
+            let expected = expected.map(str::to_owned).map_err(str::to_owned);
+            assert_eq!(found, expected, "{text} {number}");
         }
     }
 

@@ -6,8 +6,10 @@
 use std::fs::{self, Metadata};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{self, ToSocketAddrs as _};
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
@@ -22,9 +24,9 @@ const SEND_BUFFER: usize = 64 * 1024;
 
 /// A socket that listens for connections.
 #[derive(Debug)]
-pub(super) struct Listener {
+pub(crate) struct Listener {
     socket: Socket,
-    pub(super) hosts: Hosts,
+    pub(super) hosts: Rc<Hosts>,
     /// The socket's file, removed at the end if it is still ours.
     path: Option<SocketFile>,
 }
@@ -40,7 +42,7 @@ impl Listener {
     ///
     /// # Errors
     /// One line that names the address and the remedy.
-    pub(super) fn bind(address: &StatusAddress) -> Result<Self, String> {
+    pub(crate) fn bind(address: &StatusAddress) -> Result<Self, String> {
         let bound = match address {
             StatusAddress::Tcp(host, port) => bind_tcp(host, *port),
             StatusAddress::Unix(path) => bind_unix(path),
@@ -68,11 +70,11 @@ impl Listener {
         })
     }
 
-    /// Takes over a socket that listens already.
+    /// Takes over a socket that listens already; `name` is one that it goes by.
     ///
     /// # Errors
     /// It doesn't listen, or can't be made non-blocking.
-    pub(super) fn inherit(stream: InheritedStream) -> io::Result<Self> {
+    pub(super) fn inherit(stream: InheritedStream, name: Option<&str>) -> io::Result<Self> {
         let listens = match &stream {
             InheritedStream::Tcp(listener) => SockRef::from(listener).is_listener()?,
             InheritedStream::Unix(listener) => SockRef::from(listener).is_listener()?,
@@ -83,7 +85,7 @@ impl Listener {
         let (socket, hosts) = match stream {
             InheritedStream::Tcp(listener) => {
                 listener.set_nonblocking(true)?;
-                let hosts = Hosts::of(listener.local_addr().ok(), None);
+                let hosts = Hosts::of(listener.local_addr().ok(), name);
                 (Socket::Tcp(TcpListener::from_std(listener)), hosts)
             }
             InheritedStream::Unix(listener) => {
@@ -93,9 +95,30 @@ impl Listener {
         };
         Ok(Self {
             socket,
-            hosts,
+            hosts: hosts.into(),
             path: None,
         })
+    }
+
+    /// Takes over a socket that this process had bound before it became the program that
+    /// it is now. Its file is still ours to remove.
+    ///
+    /// # Errors
+    /// As [`Listener::inherit`].
+    pub(crate) fn resume(stream: InheritedStream) -> io::Result<Self> {
+        let mut listener = Self::inherit(stream, None)?;
+        let path = listener.unix_path();
+        listener.path = path.and_then(|path| SocketFile::at(&path).ok());
+        Ok(listener)
+    }
+
+    /// The path that a Unix socket was bound to.
+    fn unix_path(&self) -> Option<PathBuf> {
+        let Socket::Unix(listener) = &self.socket else {
+            return None;
+        };
+        let address = listener.local_addr().ok()?;
+        address.as_pathname().map(Path::to_owned)
     }
 
     /// The place in words, for the log.
@@ -105,16 +128,15 @@ impl Listener {
                 Ok(address) => format!("http://{address}/"),
                 Err(_) => "a TCP socket".into(),
             },
-            Socket::Unix(listener) => {
-                let address = listener.local_addr().ok();
-                let path = address.as_ref().and_then(|it| it.as_pathname());
+            Socket::Unix(_) => {
+                let path = self.unix_path();
                 path.map_or("a Unix socket".into(), |path| path.display().to_string())
             }
         }
     }
 
     /// The path of its file, if that is ours to remove.
-    pub(super) fn path(&self) -> Option<&Path> {
+    pub(crate) fn path(&self) -> Option<&Path> {
         self.path.as_ref().map(|file| &*file.path)
     }
 
@@ -136,6 +158,17 @@ impl Listener {
         }
     }
 
+    /// Takes it out of the poll. Closing it wouldn't, while another process has it, too.
+    ///
+    /// # Errors
+    /// It isn't registered.
+    pub(super) fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        match &mut self.socket {
+            Socket::Tcp(listener) => registry.deregister(listener),
+            Socket::Unix(listener) => registry.deregister(listener),
+        }
+    }
+
     /// The next connection.
     ///
     /// # Errors
@@ -150,6 +183,15 @@ impl Listener {
                 Ok(Stream::Tcp(stream))
             }
             Socket::Unix(listener) => Ok(Stream::Unix(listener.accept()?.0)),
+        }
+    }
+}
+
+impl AsRawFd for Listener {
+    fn as_raw_fd(&self) -> RawFd {
+        match &self.socket {
+            Socket::Tcp(listener) => listener.as_raw_fd(),
+            Socket::Unix(listener) => listener.as_raw_fd(),
         }
     }
 }
@@ -215,7 +257,7 @@ fn bind_tcp(host: &str, port: u16) -> io::Result<Listener> {
             Ok(listener) => {
                 return Ok(Listener {
                     socket: Socket::Tcp(listener),
-                    hosts: Hosts::of(Some(address), Some(host)),
+                    hosts: Hosts::of(Some(address), Some(host)).into(),
                     path: None,
                 });
             }
@@ -245,7 +287,7 @@ fn bind_unix(path: &Path) -> io::Result<Listener> {
     };
     Ok(Listener {
         socket: Socket::Unix(socket),
-        hosts: Hosts::Any,
+        hosts: Hosts::Any.into(),
         path: Some(SocketFile::at(path)?),
     })
 }

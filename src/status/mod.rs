@@ -23,6 +23,7 @@ use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::mem;
 use std::os::fd::AsRawFd as _;
 use std::path::Path;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use log::{debug, info};
@@ -30,11 +31,13 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token};
 use slab::Slab;
 
+use self::address::Hosts;
 pub use self::address::StatusAddress;
 use self::connection::{Body, Connection, HttpRequest, Reply, Resource};
 pub(crate) use self::history::History;
 use self::json::Cursor;
-use self::listener::{Listener, Stream};
+pub(crate) use self::listener::Listener;
+use self::listener::Stream;
 #[cfg(test)]
 pub(crate) use self::metrics::tells;
 use self::process::ProcessFiles;
@@ -99,31 +102,34 @@ pub(crate) struct Status {
 struct Open {
     stream: Stream,
     connection: Connection,
-    /// The listener's place.
-    listener: usize,
+    /// The names of the listener that it came in on.
+    hosts: Rc<Hosts>,
     /// Something may be read or written.
     ready: bool,
 }
 
 impl Status {
     /// Listens at `address`, and on the inherited `streams`. `None` if there is neither.
+    /// If it `is_bound`, the socket for the address is among the streams.
     ///
     /// # Errors
     /// One line that says what is in the way, and the remedy.
     pub(crate) fn open(
         address: Option<&StatusAddress>,
+        is_bound: bool,
         streams: Vec<InheritedStream>,
         now: Instant,
     ) -> Result<Option<Self>, String> {
         let mut listeners = Vec::new();
+        let name = address.and_then(StatusAddress::host);
         for stream in streams.into_iter().take(MAX_STATUS_LISTENERS - 1) {
-            let listener = Listener::inherit(stream);
+            let listener = Listener::inherit(stream, name);
             listeners.push(listener.map_err(|error| {
                 let remedy = "use ListenStream=";
                 cannot("take over an inherited socket", &error, remedy)
             })?);
         }
-        if let Some(address) = address {
+        if let Some(address) = address.filter(|_| !is_bound) {
             listeners.push(Listener::bind(address)?);
         }
         if listeners.is_empty() {
@@ -200,6 +206,20 @@ impl Status {
         event || self.has_work || self.next_deadline().is_some_and(|at| at <= now)
     }
 
+    /// Another process accepts from now on. What this one has accepted gets its answer.
+    pub(crate) fn stop_accepting(&mut self) {
+        for mut listener in self.listeners.drain(..) {
+            if let Err(error) = listener.deregister(self.poll.registry()) {
+                debug!("status: cannot stop watching: {error}");
+            }
+        }
+    }
+
+    /// Nobody waits for an answer.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.open.is_empty()
+    }
+
     /// Takes note of how long a turn of the loop took.
     pub(crate) fn turn_took(&mut self, time: Duration) {
         self.longest_turn = self.longest_turn.max(time);
@@ -260,8 +280,7 @@ impl Status {
             return;
         }
         open.ready = false;
-        let hosts = &self.listeners[open.listener].hosts;
-        if let Some(asked) = open.read(view.now, hosts) {
+        if let Some(asked) = open.read(view.now) {
             let own = || metrics::Own {
                 started: self.started_unix,
                 longest_turn: self.longest_turn.as_secs_f64(),
@@ -302,7 +321,10 @@ impl Status {
                 }
                 accepted += 1;
                 match self.listeners[listener].accept() {
-                    Ok(stream) => self.begin(stream, listener, view, left),
+                    Ok(stream) => {
+                        let hosts = Rc::clone(&self.listeners[listener].hosts);
+                        self.begin(stream, hosts, view, left);
+                    }
                     Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                     // That client has gone again; the next may be there.
                     Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
@@ -338,7 +360,7 @@ impl Status {
         first.map(|(_, place)| place)
     }
 
-    fn begin(&mut self, mut stream: Stream, listener: usize, view: &View<'_>, left: &mut usize) {
+    fn begin(&mut self, mut stream: Stream, hosts: Rc<Hosts>, view: &View<'_>, left: &mut usize) {
         let now = view.now;
         if self.open.len() == MAX_CONNECTIONS
             && let Some(place) = self.in_the_way(now)
@@ -354,7 +376,7 @@ impl Status {
         self.open.insert(Open {
             stream,
             connection,
-            listener,
+            hosts,
             ready: true,
         });
         self.sweep_at.get_or_insert(now + SWEEP);
@@ -386,7 +408,7 @@ impl Status {
 
 impl Open {
     /// If something is expected, reads until there is a request or nothing more comes.
-    fn read(&mut self, now: Instant, hosts: &address::Hosts) -> Option<HttpRequest> {
+    fn read(&mut self, now: Instant) -> Option<HttpRequest> {
         let mut buffer = [0; connection::MAX_REQUEST];
         for _ in 0..READS {
             if !self.connection.reads() {
@@ -398,7 +420,8 @@ impl Open {
                     return None;
                 }
                 Ok(bytes) => {
-                    let asked = self.connection.handle_input(now, &buffer[..bytes], hosts);
+                    let asked = &buffer[..bytes];
+                    let asked = self.connection.handle_input(now, asked, &self.hosts);
                     if asked.is_some() {
                         return asked;
                     }

@@ -4,6 +4,7 @@
 mod view;
 
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,36 @@ use crate::wire::packet::{Direction, ErrorCode};
 /// There is no address.
 #[derive(Debug)]
 pub enum StatusAddress {}
+
+impl StatusAddress {
+    pub(crate) const fn of_worker(&self, _: u8) -> Result<Self, String> {
+        match *self {}
+    }
+}
+
+/// There is no socket.
+#[derive(Debug)]
+pub(crate) enum Listener {}
+
+impl Listener {
+    pub(crate) const fn bind(address: &StatusAddress) -> Result<Self, String> {
+        match *address {}
+    }
+
+    pub(crate) fn resume(_: InheritedStream) -> io::Result<Self> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(crate) const fn path(&self) -> Option<&Path> {
+        match *self {}
+    }
+}
+
+impl AsRawFd for Listener {
+    fn as_raw_fd(&self) -> RawFd {
+        match *self {}
+    }
+}
 
 /// There is no port.
 #[derive(Debug)]
@@ -43,6 +74,7 @@ impl Status {
     #[expect(clippy::unnecessary_wraps, reason = "as with the feature")]
     pub(crate) fn open(
         _: Option<&StatusAddress>,
+        _: bool,
         _: Vec<InheritedStream>,
         _: Instant,
     ) -> Result<Option<Self>, String> {
@@ -74,6 +106,14 @@ impl Status {
     }
 
     pub(crate) fn is_due(&self, _: Instant, _: bool) -> bool {
+        match *self {}
+    }
+
+    pub(crate) fn stop_accepting(&mut self) {
+        match *self {}
+    }
+
+    pub(crate) const fn is_idle(&self) -> bool {
         match *self {}
     }
 

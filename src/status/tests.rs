@@ -2,7 +2,7 @@
 //! whole.
 
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{Shutdown, TcpListener};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use socket2::SockRef;
@@ -19,7 +19,7 @@ fn status(dir: &Path, listeners: usize) -> (Status, Vec<std::path::PathBuf>) {
     let streams = paths
         .iter()
         .map(|path| InheritedStream::Unix(UnixListener::bind(path).unwrap()));
-    let opened = Status::open(None, streams.collect(), clock::now());
+    let opened = Status::open(None, false, streams.collect(), clock::now());
     (opened.unwrap().unwrap(), paths)
 }
 
@@ -286,7 +286,9 @@ fn a_broken_listener_does_not_keep_the_loop_awake() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let same = listener.try_clone().unwrap();
     let streams = vec![InheritedStream::Tcp(listener)];
-    let mut status = Status::open(None, streams, clock::now()).unwrap().unwrap();
+    let mut status = Status::open(None, false, streams, clock::now())
+        .unwrap()
+        .unwrap();
     SockRef::from(&same).shutdown(Shutdown::Both).unwrap();
     let sessions = Sessions::new(10, clock::now());
     for _ in 0..3 {
@@ -294,4 +296,54 @@ fn a_broken_listener_does_not_keep_the_loop_awake() {
         assert!(!status.has_work(), "it would be asked again and again");
     }
     assert!(status.next_deadline().is_some(), "nobody tries again");
+}
+
+/// The listener stays open in the process that goes on with it.
+#[test]
+fn who_stops_accepting_answers_whom_it_has_accepted_and_hears_of_nobody_else() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (same, address) = (
+        listener.try_clone().unwrap(),
+        listener.local_addr().unwrap(),
+    );
+    let streams = vec![InheritedStream::Tcp(listener)];
+    let mut status = Status::open(None, false, streams, clock::now())
+        .unwrap()
+        .unwrap();
+    let sessions = Sessions::new(10, clock::now());
+    let history = History::default();
+    let mut early = TcpStream::connect(address).unwrap();
+    settle(&mut status, &sessions, &history);
+    assert!(!status.is_idle());
+    status.stop_accepting();
+    settle(&mut status, &sessions, &history);
+    let late = TcpStream::connect(address).unwrap();
+    status.take_events();
+    assert!(status.events.is_empty(), "{:?}", status.events);
+    assert_eq!(same.accept().unwrap().1, late.local_addr().unwrap());
+    early
+        .write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+        .unwrap();
+    settle(&mut status, &sessions, &history);
+    let mut answer = String::new();
+    early.read_to_string(&mut answer).unwrap();
+    assert!(answer.ends_with("serving\n"), "{answer}");
+    early.shutdown(Shutdown::Both).unwrap();
+    settle(&mut status, &sessions, &history);
+    assert!(status.is_idle());
+}
+
+/// Workers are handed what was bound at the address.
+#[test]
+fn an_inherited_socket_goes_by_the_name_that_it_was_bound_with() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = "boot.example:1".parse().unwrap();
+    let streams = vec![InheritedStream::Tcp(listener)];
+    let status = Status::open(Some(&address), true, streams, clock::now());
+    let status = status.unwrap().unwrap();
+    let [listener] = &status.listeners[..] else {
+        panic!("nothing else is bound: {status:?}");
+    };
+    assert!(listener.hosts.include("boot.example:8069"));
+    assert!(!listener.hosts.include("evil.example:8069"));
 }
