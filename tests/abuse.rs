@@ -244,6 +244,42 @@ fn reflected(server: &Server, request: &[u8]) -> (usize, usize) {
     (packets, bytes)
 }
 
+/// Two packets are a whole small upload where the port is known, or soon guessed.
+#[test]
+fn forged_uploads_leave_time_to_others() {
+    let port = own_port().port();
+    let range = format!("{port}:{port}");
+    for args in [&["--single-port"][..], &["-R", &range]] {
+        let server = Server::start_bare(&[args, &["-4", "-t", "60000"]].concat());
+        let file = content(2, 5 * BLOCK);
+        server.file("f", &file);
+        let begun = RawClient::new(&server);
+        let (_, tid) = begun.ask(&wrq("begun", &[]));
+        let data_to = |socket: &UdpSocket, to: SocketAddr| socket.send_to(&data(1, b"x"), to);
+        let (mut forged, start) = (0, Instant::now());
+        while counter_now(&server, "shed") == 0 {
+            assert!(start.elapsed() < PATIENCE, "{args:?}: {forged} were taken");
+            for _ in 0..200 {
+                let source = Ipv4Addr::from(0x7f01_0001 + ((forged % 4096) << 8));
+                let socket = UdpSocket::bind((source, 0)).expect("a loopback address");
+                let request = wrq(&format!("forged-{forged}"), &[]);
+                let sent = socket.send_to(&request, server.addr());
+                sent.and_then(|_| data_to(&socket, tid))
+                    .expect("loopback takes it");
+                forged += 1;
+            }
+        }
+        let reader = RawClient::new(&server);
+        assert_same("f", &reader.read("f").unwrap(), &file);
+        // What has begun goes on, and a request that was dropped is granted later.
+        assert_eq!(begun.say(&data(1, b"begun"), tid), Packet::Ack(1));
+        let (answer, _) = reader.ask_patiently(&wrq("later", &[]));
+        assert_eq!(answer, Packet::Ack(0));
+        let stored = std::fs::read_dir(server.root()).unwrap().count();
+        assert!(stored < forged as usize, "{stored} of {forged}");
+    }
+}
+
 /// Row by row what the README's table says.
 #[test]
 fn a_forged_request_brings_its_victim_no_more_than_is_promised() {

@@ -405,6 +405,11 @@ impl Floor {
             self.reporter
                 .end(session, ending, clock::now(), &mut self.counters);
         }
+        if (was_unverified || done.outcome.is_some()) && is_forgeable_upload(session) {
+            let end = clock::now();
+            let took = end.saturating_duration_since(now);
+            self.ports.upload_took(end, took, session.peer().ip());
+        }
         if session.is_closed() {
             self.free(key);
             return;
@@ -694,6 +699,11 @@ fn note_listed(client: IpAddr, listings: &[Rc<Cell<u64>>], listed: &mut Vec<(IpA
             None => listed.push((client, entries)),
         }
     }
+}
+
+/// Whether it is an upload that anybody could have forged.
+fn is_forgeable_upload(session: &Session) -> bool {
+    matches!(session.content(), Content::Sink(_)) && session.transfer().may_be_forged()
 }
 
 /// The block size that was agreed on for an upload over a shared port; `None` for

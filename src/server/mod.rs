@@ -48,6 +48,7 @@ mod unverified;
 mod upgrade;
 #[cfg_attr(not(feature = "uploads"), path = "no_upload_args.rs")]
 mod upload_args;
+mod upload_time;
 mod worker;
 
 use std::io;

@@ -17,12 +17,13 @@ use super::pacing;
 use super::terms::Terms;
 use crate::file::{FileSink, FileSource, Name, Root, StorageError, Upload};
 use crate::helper::Answer;
+use crate::host::clock;
 use crate::net::{ListenSocket, TransferSocket};
 use crate::policy::rules::Section;
 use crate::policy::{self, Granted, Origin, Policy};
 use crate::protocol::receiver::Receiver;
 use crate::protocol::sender::Sender;
-use crate::protocol::transfer::{Config, MAX_DATAGRAM, Opening, Transfer};
+use crate::protocol::transfer::{Config, MAX_DATAGRAM, Opening, Proof, Transfer};
 use crate::session::tid::{self, Sharing};
 use crate::session::{Content, Remote, Session};
 use crate::table::{Endpoint, SessionKey};
@@ -31,6 +32,9 @@ use crate::wire::packet::{Direction, ErrorCode, Mode, Request};
 
 /// Why a request is dropped where a file can't be opened.
 const NO_DESCRIPTOR: &str = "the limit of open files is reached";
+
+/// Why an upload is dropped that anybody could have forged.
+const TOO_MANY_UPLOADS: &str = "too many uploads in this second on a port that anybody can guess";
 
 /// Bytes of the longest requested name that a session keeps, for the log. In place of a
 /// longer one it keeps the file's own name: `./././f` must not make a session big.
@@ -164,12 +168,17 @@ impl Opener {
             is_closable: is_short,
             limits,
         };
-        let (opened, granted) = self.open_file(asked, granted, &file, floor)?;
         let ports = floor.ports.kind();
         let sharing = match ports.sharing(request.direction, is_short, is_server) {
             _ if terms.single_port && !is_server => Sharing::Listener,
             sharing => sharing,
         };
+        let (opened, granted) =
+            if is_read || ports.proof(sharing == Sharing::Listener) != Proof::Never {
+                self.open_file(asked, granted, &file, floor)?
+            } else {
+                self.open_forgeable_upload(asked, granted, &file, floor)?
+            };
         let window = (!is_read).then_some(&opened.negotiated);
         let mut socket = take_port(asked, window, sharing, floor)?;
         let proof = ports.proof(socket.is_shared());
@@ -213,6 +222,27 @@ impl Opener {
             return settle();
         }
         granted
+    }
+
+    /// [`Opener::open_file`] for an upload that anybody could have forged, if there is time
+    /// for it.
+    fn open_forgeable_upload<'p>(
+        &self,
+        asked: &AdmittedRequest<'_>,
+        granted: Granted<'p>,
+        file: &File<'_>,
+        floor: &mut Floor,
+    ) -> Result<(Opened, Granted<'p>), NoSession> {
+        let client = asked.endpoint.peer.ip();
+        if !floor.ports.may_begin_upload(asked.now, client) {
+            return Err(NoSession::TooMuchWork(TOO_MANY_UPLOADS));
+        }
+        let began = clock::now();
+        let opened = self.open_file(asked, granted, file, floor);
+        let end = clock::now();
+        let took = end.saturating_duration_since(began);
+        floor.ports.upload_took(end, took, client);
+        opened
     }
 
     /// Opens the file, and negotiates the options.
