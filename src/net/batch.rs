@@ -348,7 +348,7 @@ pub fn receive_with_descriptors(
 }
 
 /// Descriptors that one call receives.
-const MAX_DESCRIPTORS: usize = 16;
+pub const MAX_DESCRIPTORS: usize = 16;
 
 /// Bytes of a descriptor.
 const DESCRIPTOR_LEN: usize = size_of::<RawFd>();
@@ -359,21 +359,12 @@ const DESCRIPTORS_AT: usize = unsafe { libc::CMSG_LEN(0) } as usize;
 const DESCRIPTOR_BYTES: usize =
     unsafe { libc::CMSG_SPACE((MAX_DESCRIPTORS * DESCRIPTOR_LEN) as libc::c_uint) } as usize;
 
-/// The state of a receive buffer.
-pub(super) struct ReceiveBuffer {
-    /// Bytes that unread datagrams take.
-    pub(super) taken: u32,
-    /// Bytes there are.
-    pub(super) len: u32,
-    /// Datagrams that were dropped because it was full: what `SO_RXQ_OVFL` would tell with
-    /// every datagram.
-    pub(super) drops: u32,
-}
-
-/// The state of a socket's receive buffer, if the kernel tells (Linux 4.12).
-pub(super) fn receive_buffer(socket: &impl AsRawFd) -> Option<ReceiveBuffer> {
-    // In the order of `linux/sock_diag.h`.
-    let mut figures = [0u32; 9];
+/// Datagrams that the kernel has dropped because the receive buffer was full, if it
+/// tells (Linux 4.12): what `SO_RXQ_OVFL` would tell with every datagram.
+pub(super) fn receive_drops(socket: &impl AsRawFd) -> Option<u32> {
+    /// The index of the count in the figures, which is the last (`linux/sock_diag.h`).
+    const DROPS: usize = 8;
+    let mut figures = [0u32; DROPS + 1];
     let mut len = mem::size_of_val(&figures) as libc::socklen_t;
     // SAFETY: the kernel writes at most `len` bytes to the pointer.
     let result = unsafe {
@@ -385,12 +376,7 @@ pub(super) fn receive_buffer(socket: &impl AsRawFd) -> Option<ReceiveBuffer> {
             &raw mut len,
         )
     };
-    let [taken, len_of_buffer, .., drops] = figures;
-    (result == 0 && len as usize == mem::size_of_val(&figures)).then_some(ReceiveBuffer {
-        taken,
-        len: len_of_buffer,
-        drops,
-    })
+    (result == 0 && len as usize == mem::size_of_val(&figures)).then_some(figures[DROPS])
 }
 
 /// `asm-generic/socket.h`.

@@ -119,14 +119,7 @@ impl ListenSocket {
     /// Datagrams that were lost because its receive buffer was full, if the kernel
     /// tells.
     pub fn receive_drops(&self) -> Option<u32> {
-        Some(batch::receive_buffer(&*self.socket)?.drops)
-    }
-
-    /// Whether what lies unread takes more than one part in this many of its receive
-    /// buffer; false if the kernel doesn't tell.
-    pub fn holds_more_than(&self, part: u32) -> bool {
-        let buffer = batch::receive_buffer(&*self.socket);
-        buffer.is_some_and(|it| it.taken > it.len / part)
+        batch::receive_drops(&*self.socket)
     }
 
     /// Binds to `address` as `binding` says; port 0 lets the kernel choose.

@@ -15,7 +15,7 @@ use std::os::fd::AsFd;
 
 use nix::sys::socket::{setsockopt, sockopt};
 
-pub use batch::{Batch, Destination, Received, receive_with_descriptors};
+pub use batch::{Batch, Destination, MAX_DESCRIPTORS, Received, receive_with_descriptors};
 pub use listen::{Binding, ListenSocket, SpareSocket};
 pub use transfer::{RunSent, TransferSocket};
 

@@ -408,7 +408,7 @@ impl Floor {
         if (was_unverified || done.outcome.is_some()) && is_forgeable_upload(session) {
             let end = clock::now();
             let took = end.saturating_duration_since(now);
-            self.ports.upload_took(end, took, session.peer().ip());
+            self.ports.upload_time.spend(end, took);
         }
         if session.is_closed() {
             self.free(key);

@@ -291,12 +291,9 @@ impl Front {
         };
         if received == capacity {
             self.unfinished.insert(index);
-            let now = clock::now();
-            self.full_since.get_or_insert(now);
-            floor.ports.note_backlog(now, socket);
+            self.full_since.get_or_insert_with(clock::now);
         } else {
             self.unfinished.remove(index);
-            floor.ports.no_backlog();
         }
         self.requests.policy().root.begin_batch();
         if is_shared(index, floor) {

@@ -1,5 +1,5 @@
-//! What a supervisor hands over to the program that replaces it: the listen sockets,
-//! and the processes with their channels.
+//! What a supervisor hands over to the program that replaces it: the listen sockets, the
+//! status ports, and the processes with their channels.
 //!
 //! The descriptors wait in a socket, which becomes standard input, until they are taken
 //! over. Both programs must agree on the texts, though they may be of different

@@ -72,6 +72,7 @@ use crate::host::clock;
 use crate::host::{Command, Notifier, PidFile, Signals, WaitTimer};
 use crate::log::LogFile;
 use crate::log::event::Event;
+use crate::net::MAX_DESCRIPTORS;
 use crate::status::{Status, View};
 use crate::table::{RESERVED, SessionKey};
 
@@ -104,6 +105,8 @@ pub const MAX_LISTENERS: usize = 15;
 const MAX_SOCKETS: usize = SIGNALS.0 - TIMER.0 - 1;
 
 const _: () = assert!(MAX_LISTENERS < MAX_SOCKETS);
+// A worker is sent all listen sockets and a status port at once.
+const _: () = assert!(MAX_LISTENERS < MAX_DESCRIPTORS);
 
 /// How long a replaced process may take to finish its transfers, unless `--grace` is
 /// longer. That is long, since nobody waits for the process.
@@ -519,9 +522,8 @@ impl Server {
         has_stopped || self.drained_at.is_some_and(|it| self.is_drained(it))
     }
 
-    /// Whether this process has nothing left to do for its clients and for who asks about
-    /// it, or its time is up.
-    /// A process that an older one still relays to stays.
+    /// Whether this process has nothing left to do, neither for its clients nor for those
+    /// who ask about it, or its time is up. A process that an older one still relays to stays.
     fn is_drained(&self, deadline: Instant) -> bool {
         let has_all = self.front.listens() && !self.front.has_relayed();
         let is_told = self.status.as_ref().is_none_or(|it| it.is_idle());

@@ -34,7 +34,8 @@ use crate::wire::packet::{Direction, ErrorCode, Mode, Request};
 const NO_DESCRIPTOR: &str = "the limit of open files is reached";
 
 /// Why an upload is dropped that anybody could have forged.
-const TOO_MANY_UPLOADS: &str = "too many uploads in this second on a port that anybody can guess";
+const NO_UPLOAD_TIME: &str = "uploads have had their share of the time; give each transfer a port, \
+     of 1024 or more: nobody can forge uploads then";
 
 /// Bytes of the longest requested name that a session keeps, for the log. In place of a
 /// longer one it keeps the file's own name: `./././f` must not make a session big.
@@ -233,15 +234,14 @@ impl Opener {
         file: &File<'_>,
         floor: &mut Floor,
     ) -> Result<(Opened, Granted<'p>), NoSession> {
-        let client = asked.endpoint.peer.ip();
-        if !floor.ports.may_begin_upload(asked.now, client) {
-            return Err(NoSession::TooMuchWork(TOO_MANY_UPLOADS));
-        }
         let began = clock::now();
+        if !floor.ports.upload_time.may_begin(began) {
+            return Err(NoSession::TooMuchWork(NO_UPLOAD_TIME));
+        }
         let opened = self.open_file(asked, granted, file, floor);
         let end = clock::now();
         let took = end.saturating_duration_since(began);
-        floor.ports.upload_took(end, took, client);
+        floor.ports.upload_time.spend(end, took);
         opened
     }
 

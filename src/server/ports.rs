@@ -11,12 +11,11 @@ use std::time::{Duration, Instant};
 use mio::Registry;
 
 use super::shared::{SharedPort, SharedPorts};
-use super::upload_time::{FILLING, UploadTime};
+use super::upload_time::UploadTime;
 use super::{MAX_LISTENERS, MAX_SOCKETS};
 use crate::host::random::Random;
 use crate::net::pool::SocketPool;
 use crate::net::{ListenSocket, SpareSocket, TransferSocket};
-use crate::protocol::transfer::Proof;
 use crate::session::Session;
 use crate::session::tid::{self, SPREAD, Sharing};
 use crate::table::{Endpoint, SessionKey};
@@ -41,9 +40,8 @@ pub(super) struct Ports {
     /// All transfers share the listen sockets.
     pub(super) single_port: bool,
     pub(super) pool: SocketPool,
-    /// The time that uploads may take which anybody could have forged; `None` if none can
-    /// be.
-    upload_time: Option<UploadTime>,
+    /// What uploads may take that anybody could have forged.
+    pub(super) upload_time: UploadTime,
     /// Sockets for ports to be shared later.
     spares: Vec<SpareSocket>,
     /// Ports for transfer sockets.
@@ -66,10 +64,10 @@ impl Ports {
         seed: u64,
         now: Instant,
     ) -> Self {
-        let mut ports = Self {
+        Self {
             single_port: listeners.is_some(),
             listening: None,
-            upload_time: None,
+            upload_time: UploadTime::new(now),
             shared: match listeners {
                 Some(listeners) => SharedPorts::new(listeners, 0, seed, now),
                 None => SharedPorts::new(&[], MAX_LISTENERS, seed, now),
@@ -84,11 +82,7 @@ impl Ports {
             spares: Vec::new(),
             range: range.unwrap_or(ANY_PORT),
             random: Random::default(),
-        };
-        if ports.kind().proof(false) == Proof::Never {
-            ports.upload_time = Some(UploadTime::new(seed, now));
         }
-        ports
     }
 
     /// Sockets with a large send buffer for ports to be shared beside these listeners;
@@ -131,35 +125,6 @@ impl Ports {
     pub(super) fn share_listeners(&mut self, listeners: &[ListenSocket], seed: u64, now: Instant) {
         if !self.single_port {
             self.listening = Some(SharedPorts::new(listeners, 0, seed, now));
-            self.upload_time
-                .get_or_insert_with(|| UploadTime::new(seed, now));
-        }
-    }
-
-    /// Whether an upload that anybody could have forged may begin for `client`.
-    pub(super) fn may_begin_upload(&mut self, now: Instant, client: IpAddr) -> bool {
-        let time = self.upload_time.as_mut();
-        time.is_none_or(|it| it.may_begin(now, client))
-    }
-
-    /// The listen socket holds more than was read from it.
-    pub(super) fn note_backlog(&mut self, now: Instant, socket: &ListenSocket) {
-        if let Some(time) = &mut self.upload_time {
-            time.note_backlog(now, socket.holds_more_than(FILLING));
-        }
-    }
-
-    /// The listen socket was read empty.
-    pub(super) fn no_backlog(&mut self) {
-        if let Some(time) = &mut self.upload_time {
-            time.no_backlog();
-        }
-    }
-
-    /// Such an upload took this long, until `now`, to begin or to end.
-    pub(super) fn upload_took(&mut self, now: Instant, took: Duration, client: IpAddr) {
-        if let Some(time) = &mut self.upload_time {
-            time.spend(now, took, client);
         }
     }
 

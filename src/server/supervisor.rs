@@ -1,5 +1,6 @@
 //! The supervisor of several processes on one port. It starts them, restarts those that
-//! end, replaces them on an upgrade, and keeps the listen sockets open throughout.
+//! end, replaces them on an upgrade, and keeps the listen sockets and the status ports
+//! open throughout.
 //!
 //! It reads nothing from the network and keeps its rights, because it may have to start
 //! more processes; those drop theirs as a single server does. On SIGUSR2 it first

@@ -2,104 +2,47 @@
 //! a listen socket, or on one of few ports.
 //!
 //! There two packets, a WRQ and a block, look like a whole small upload, and to put its
-//! file in place takes as long as a hundred packets. In a flood of them the receive buffer
-//! of the listen socket fills up, and everyone waits. From then on, for a while, such
-//! uploads may take half of the time to begin and to end, and no client network more of
-//! each second than it leaves to all others. Past that a WRQ is dropped as if the network had lost it, and its client
-//! asks again. Blocks between the first and the last aren't counted. Must not: read the
-//! clock, or end an upload that has begun.
+//! file in place takes as long as a hundred packets. So such uploads may take half of the
+//! time to begin and to end, and more for a second: a storm of honest ones is over by
+//! then. Past that a WRQ is dropped as if the network had lost it, and its client asks
+//! again. Blocks between the first and the last aren't counted. Must not: read the clock,
+//! or end an upload that has begun.
 
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use crate::table::rate::NetworkRateLimit;
-
-/// It fills up once this part of it is taken, or once it wasn't read empty for this long:
-/// a storm of uploads from honest clients is over sooner.
-pub(super) const FILLING: u32 = 4;
-const LONG: Duration = Duration::from_secs(2);
-
-/// How long the limit holds then.
-const LIMITED: Duration = Duration::from_secs(60);
-
-/// One part in this many of the time. Not less of it: with a slow disk and `--fsync` an
-/// upload takes a tenth of a second.
+/// Uploads may take one part in this many of the time.
 const PART: u32 = 2;
 
-/// How much may be spent at once after a rest: time for hundreds of small uploads.
-const AT_ONCE: Duration = Duration::from_millis(100);
+/// What they may take at once after a rest: time for thousands of small uploads.
+const BURST: Duration = Duration::from_secs(1);
 
-/// Client networks told apart.
-const NETWORKS: usize = 256;
+/// However long they took, the next may begin after this: what has begun isn't held up, and
+/// may end all at once.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
 /// The time that such uploads may still take.
 #[derive(Debug)]
 pub(super) struct UploadTime {
-    /// Since when more has come than was read, if it has.
-    backlog_since: Option<Instant>,
-    /// Until when there is a limit.
-    limited_until: Option<Instant>,
-    /// When what was spent is made up for: spread over the second, since other transfers
-    /// wait meanwhile.
+    /// When the time that they took is made up for.
     made_up_at: Instant,
-    /// Microseconds of each second, shared out among networks.
-    by_network: NetworkRateLimit,
 }
 
 impl UploadTime {
-    /// No limit yet, from `now` on. No stranger knows the `seed`, so none can choose whose
-    /// share to use up.
-    pub(super) fn new(seed: u64, now: Instant) -> Self {
-        let most = micros(Duration::from_secs(1) / PART + AT_ONCE);
-        Self {
-            backlog_since: None,
-            limited_until: None,
-            made_up_at: now,
-            by_network: NetworkRateLimit::new(most, NETWORKS, seed, now),
-        }
+    /// No upload before `now`.
+    pub(super) const fn new(now: Instant) -> Self {
+        Self { made_up_at: now }
     }
 
-    /// The listen socket holds more than was read from it. `is_filling`: more than the part
-    /// [`FILLING`] of its receive buffer is taken.
-    pub(super) fn note_backlog(&mut self, now: Instant, is_filling: bool) {
-        let since = *self.backlog_since.get_or_insert(now);
-        if is_filling || now.saturating_duration_since(since) >= LONG {
-            self.limit(now);
-        }
+    /// Whether one may begin. What it takes shows only afterwards.
+    pub(super) fn may_begin(&self, now: Instant) -> bool {
+        self.made_up_at <= now + BURST * PART
     }
 
-    /// The listen socket was read empty.
-    pub(super) fn no_backlog(&mut self) {
-        self.backlog_since = None;
+    /// One has taken this long, until `now`, to begin or to end.
+    pub(super) fn spend(&mut self, now: Instant, took: Duration) {
+        let made_up_at = self.made_up_at.max(now) + took * PART;
+        self.made_up_at = made_up_at.min(now + BURST * PART + LONGEST_WAIT);
     }
-
-    fn limit(&mut self, now: Instant) {
-        if !self.is_limited(now) {
-            // What was spent without a limit needn't be made up for.
-            self.made_up_at = now;
-        }
-        self.limited_until = Some(now + LIMITED);
-    }
-
-    fn is_limited(&self, now: Instant) -> bool {
-        self.limited_until.is_some_and(|until| now < until)
-    }
-
-    /// Whether an upload may begin for `client`. What it takes shows only afterwards.
-    pub(super) fn may_begin(&mut self, now: Instant, client: IpAddr) -> bool {
-        let has_time = self.made_up_at < now + AT_ONCE * PART;
-        !self.is_limited(now) || (has_time && self.by_network.leaves(now, client) > 0)
-    }
-
-    /// Deducts the time that an upload of `client` took, until `now`, to begin or to end.
-    pub(super) fn spend(&mut self, now: Instant, took: Duration, client: IpAddr) {
-        self.made_up_at = self.made_up_at.max(now) + took * PART;
-        self.by_network.spend(micros(took), client);
-    }
-}
-
-fn micros(time: Duration) -> u32 {
-    u32::try_from(time.as_micros()).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
@@ -108,104 +51,45 @@ mod tests {
     use crate::host::clock;
 
     const MILLISECOND: Duration = Duration::from_millis(1);
-    const TOOK: Duration = Duration::from_micros(250);
 
-    fn client(network: u32) -> IpAddr {
-        IpAddr::from((0x0a00_0000 + (network << 8)).to_be_bytes())
-    }
-
-    fn limited(now: Instant) -> UploadTime {
-        let mut time = UploadTime::new(7, now);
-        time.note_backlog(now, true);
-        time
-    }
-
-    #[test]
-    fn forged_uploads_of_many_networks_take_half_of_the_time_and_never_much_at_once() {
+    /// What uploads take in each of these milliseconds, in microseconds, if there are always
+    /// more.
+    fn flood(milliseconds: u32) -> Vec<u128> {
+        let took = Duration::from_micros(250);
         let start = clock::now();
-        let mut time = limited(start);
-        let mut all = Duration::ZERO;
-        for millisecond in 0..3000 {
-            let now = start + MILLISECOND * millisecond;
+        let mut time = UploadTime::new(start);
+        let spent_in = |millisecond| {
+            let (mut now, end) = (
+                start + MILLISECOND * millisecond,
+                start + MILLISECOND * (millisecond + 1),
+            );
             let mut spent = Duration::ZERO;
-            for number in 0..1000 {
-                let client = client(millisecond * 1000 + number);
-                if time.may_begin(now, client) {
-                    time.spend(now, TOOK, client);
-                    spent += TOOK;
-                }
+            while now < end && time.may_begin(now) {
+                now += took;
+                time.spend(now, took);
+                spent += took;
             }
-            let most = if millisecond == 0 {
-                AT_ONCE
-            } else {
-                MILLISECOND / PART
-            };
-            // The last one may take more than is left.
-            assert!(spent <= most + TOOK, "{millisecond}: {spent:?}");
-            all += spent;
-        }
-        assert!(all > Duration::from_millis(1450), "{all:?}");
-    }
-
-    #[test]
-    fn a_flood_of_one_network_leaves_time_to_another() {
-        let start = clock::now();
-        let mut time = limited(start);
-        let (noisy, quiet) = (client(1), client(2));
-        for millisecond in 0..3000 {
-            let now = start + MILLISECOND * millisecond;
-            while time.may_begin(now, noisy) {
-                time.spend(now, TOOK, noisy);
-            }
-            if millisecond % 100 == 99 {
-                assert!(time.may_begin(now + TOOK * PART, quiet), "{millisecond}");
-            }
-        }
-    }
-
-    #[test]
-    fn there_is_a_limit_only_after_the_socket_has_filled_up() {
-        let start = clock::now();
-        let mut time = UploadTime::new(7, start);
-        let storm = |time: &mut UploadTime, now| {
-            (0..10_000)
-                .filter(|&number| {
-                    let begins = time.may_begin(now, client(number % 7));
-                    if begins {
-                        time.spend(now, TOOK, client(number % 7));
-                    }
-                    begins
-                })
-                .count()
+            spent.as_micros()
         };
-        assert_eq!(storm(&mut time, start), 10_000);
-        for (seconds, is_read_empty, expected) in [
-            (0, false, 10_000),
-            (1, false, 10_000),
-            (1, true, 10_000),
-            (2, false, 10_000),
-            (3, false, 10_000),
-            (4, false, 400),
-        ] {
-            let now = start + Duration::from_secs(seconds);
-            time.note_backlog(now, false);
-            if is_read_empty {
-                time.no_backlog();
-            }
-            assert_eq!(storm(&mut time, now), expected, "{seconds}");
-        }
-        let end = start + Duration::from_secs(4) + LIMITED;
-        assert_eq!(storm(&mut time, end), 10_000);
+        (0..milliseconds).map(spent_in).collect()
     }
 
     #[test]
-    fn an_upload_that_takes_very_long_is_made_up_for() {
+    fn a_flood_of_forged_uploads_gets_all_of_two_seconds_and_half_of_the_rest() {
+        let spent = flood(5000);
+        assert!(spent[..1990].iter().all(|&it| it == 1000));
+        for hundred in spent[2010..].chunks_exact(100) {
+            let all = hundred.iter().sum::<u128>();
+            assert!((49_000..=51_000).contains(&all), "{all}");
+        }
+    }
+
+    #[test]
+    fn uploads_that_end_all_at_once_keep_none_out_for_long() {
         let start = clock::now();
-        let mut time = limited(start);
-        let over = Duration::from_secs(1);
-        time.spend(start, AT_ONCE + over, client(1));
-        let end = start + over * PART;
-        assert!(!time.may_begin(end, client(2)));
-        assert!(time.may_begin(end + MILLISECOND, client(2)));
+        let mut time = UploadTime::new(start);
+        time.spend(start, Duration::from_secs(240));
+        assert!(!time.may_begin(start + LONGEST_WAIT / 2));
+        assert!(time.may_begin(start + LONGEST_WAIT));
     }
 }

@@ -133,7 +133,10 @@ impl Status {
             listeners.push(Listener::bind(address)?);
         }
         if listeners.is_empty() {
-            return Ok(None);
+            return match address {
+                Some(address) => Err(format!("the status port {address} is lost: restart tftpd")),
+                None => Ok(None),
+            };
         }
         let watched = Self::watch(listeners, now);
         watched
