@@ -737,6 +737,10 @@ fn a_timeout_that_looks_like_tftp_hpas_is_pointed_out() {
         (&["-ct900"], true),
         #[cfg(feature = "familiar")]
         (&["-s", "-T", "500000"], false),
+        // With a unit there is no doubt.
+        (&["-l", "-t", "2s"], false),
+        (&["-ct900ms"], false),
+        (&["-t", "5ms"], false),
         (&["-t", "5"], true),
         (&["-t", "19"], true),
         #[cfg(feature = "workers")]
@@ -748,10 +752,16 @@ fn a_timeout_that_looks_like_tftp_hpas_is_pointed_out() {
         }
         server.fence();
         let lines = server.log_lines();
-        let told =
-            |it: &&String| it.contains("WARN") && it.contains("--idle-exit") && it.contains("ms");
+        // Workers don't end when idle.
+        let remedy = match args[0] {
+            "--workers" => "is no option with --workers: leave it out",
+            _ => "is --idle-exit",
+        };
+        let told = |it: &&String| it.contains("WARN") && it.contains(" ms here");
         let count = lines.iter().filter(told).count();
         assert_eq!(count, usize::from(is_told), "{args:?}: {lines:#?}");
+        let is_right = |it: &String| it.ends_with(remedy);
+        assert!(lines.iter().filter(told).all(is_right), "{lines:#?}");
     }
 }
 

@@ -184,6 +184,26 @@ pub fn parse_timeout(text: &str) -> Result<Duration, &'static str> {
         .ok_or("expected a wait from 1 to 255000 milliseconds, or with a unit, such as 500ms or 5s")
 }
 
+/// A time, and whether its unit was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GivenTime {
+    /// The time.
+    pub time: Duration,
+    /// Nobody who wrote it can have meant another unit.
+    pub has_unit: bool,
+}
+
+/// [`parse_timeout`], and whether a unit was given.
+///
+/// # Errors
+/// As there.
+pub fn parse_given_timeout(text: &str) -> Result<GivenTime, &'static str> {
+    Ok(GivenTime {
+        time: parse_timeout(text)?,
+        has_unit: text.ends_with(|letter: char| letter.is_ascii_alphabetic()),
+    })
+}
+
 /// A number that isn't negative, with a unit or in `default_unit`. Parsed as whole
 /// numbers: floating-point parsing would add 15 KiB to the small build.
 fn parse_duration(text: &str, default_unit: &str) -> Option<Duration> {

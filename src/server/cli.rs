@@ -13,7 +13,7 @@ use super::MAX_LISTENERS;
 use super::address::{Families, ListenAddress, ListenTarget};
 use super::familiar;
 use super::upload_args::UploadArgs;
-use crate::host::usage::{self, Remedy, UsageError};
+use crate::host::usage::{self, GivenTime, Remedy, UsageError};
 use crate::log::LogFormat;
 use crate::log::syslog::DEV_LOG;
 use crate::policy::access::Network;
@@ -98,8 +98,8 @@ pub struct Args {
     /// Milliseconds to wait for an answer before sending again, or a time such as 2s;
     /// doubles each time [default: follows the measured round trip]
     #[arg(short, long, value_name = "MS", help_heading = "Protocol")]
-    #[arg(value_parser = usage::parse_timeout)]
-    pub timeout: Option<Duration>,
+    #[arg(value_parser = usage::parse_given_timeout)]
+    pub timeout: Option<GivenTime>,
 
     /// How often to repeat a packet before giving up
     #[arg(long, value_name = "N", default_value_t = 5, help_heading = "Protocol")]
@@ -317,10 +317,6 @@ pub struct Args {
     #[arg(skip)]
     pub part: Part,
 
-    /// The wait for an answer was given in another server's words.
-    #[arg(skip)]
-    pub has_their_timeout: bool,
-
     /// Seconds that running transfers may take to finish after SIGTERM or SIGINT, or
     /// a time such as 2m
     #[arg(
@@ -475,7 +471,6 @@ impl Args {
     /// (0, standard output), or a mistake in one line (2, standard error).
     pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, UsageError> {
         let (part, words) = Part::split_off(words);
-        let has_their_timeout = familiar::has_timeout(&words);
         let words = familiar::translate(words).map_err(|text| UsageError {
             text: format!("tftpd: {text}"),
             status: 2,
@@ -488,7 +483,6 @@ impl Args {
         // tftp-hpa's way to say that there are no rules.
         args.map_file.take_if(|file| file == Path::new("/dev/null"));
         args.part = part;
-        args.has_their_timeout = has_their_timeout;
         if let Some(text) = args.contradiction() {
             return Err(UsageError { text, status: 2 });
         }
@@ -528,7 +522,11 @@ impl Args {
 
     /// A warning if `-t` may be meant as tftp-hpa's: in seconds, and something else.
     pub(super) fn doubt(&self) -> Option<String> {
-        let wait = self.timeout.filter(|_| !self.has_their_timeout)?;
+        let wait = self.timeout.filter(|it| !it.has_unit)?.time;
+        let there = match self.workers {
+            None => "is --idle-exit",
+            Some(_) => "is no option with --workers: leave it out",
+        };
         let Familiar {
             create,
             secure,
@@ -538,7 +536,7 @@ impl Args {
         (create || secure || listen || wait < SHORT_WAIT).then(|| {
             format!(
                 "-t is how long the server waits for an answer before it repeats, {} ms here; \
-                 tftp-hpa's -t, the seconds without work before it exits, is --idle-exit",
+                 tftp-hpa's -t, the seconds without work before it exits, {there}",
                 wait.as_millis()
             )
         })
@@ -723,7 +721,10 @@ mod tests {
     fn two_options_are_enough() {
         let args = read(&["-p", "6969", "-t", "500"]).unwrap();
         assert_eq!(args.root(), Path::new("."));
-        assert_eq!(args.timeout, Some(Duration::from_millis(500)));
+        assert_eq!(
+            args.timeout.map(|it| it.time),
+            Some(Duration::from_millis(500))
+        );
         assert_eq!(listening(&args), ["0.0.0.0:6969", "[::]:6969"]);
     }
 
@@ -731,7 +732,7 @@ mod tests {
     fn times_may_have_a_unit() {
         let args = read(&["-t", "2s", "--grace", "2m", "--idle-exit", "900"]).unwrap();
         let seconds = |it| Some(Duration::from_secs(it));
-        assert_eq!(args.timeout, seconds(2));
+        assert_eq!(args.timeout.map(|it| it.time), seconds(2));
         assert_eq!(
             (Some(args.grace), args.idle_exit),
             (seconds(120), seconds(900))

@@ -39,15 +39,6 @@ enum Here {
 
 use Here::{Dropped, Flag, Optional, Renamed, Told, Value};
 
-/// Whether another server's word sets how long to wait for an answer.
-pub(super) fn has_timeout(words: &[OsString]) -> bool {
-    let theirs = ["-T", "--retransmit", "--retry-timeout"];
-    words.iter().any(|word| {
-        let word = word.as_encoded_bytes();
-        theirs.iter().any(|it| word.starts_with(it.as_bytes()))
-    })
-}
-
 /// The command line, with our words in place of other servers'.
 ///
 /// # Errors
@@ -182,7 +173,7 @@ fn words<const N: usize>(words: [&str; N]) -> Vec<String> {
 fn wait(value: &str, per_second: u64) -> Option<Vec<String>> {
     let number: u64 = value.parse().ok()?;
     let milliseconds = number.checked_mul(1000)? / per_second;
-    Some(words(["-t", &milliseconds.max(1).to_string()]))
+    Some(words(["-t", &format!("{}ms", milliseconds.max(1))]))
 }
 
 /// `-B`, unless the kernel is to be asked for the size.
@@ -406,10 +397,10 @@ mod tests {
         for (theirs, ours) in [
             ("-l -s /srv/tftp", "-l -s /srv/tftp"),
             ("--permissive /srv", "/srv"),
-            ("-T 500000", "-t 500"),
-            ("-T500000", "-t 500"),
-            ("--retransmit=1500000", "-t 1500"),
-            ("--retransmit 10", "-t 1"),
+            ("-T 500000", "-t 500ms"),
+            ("-T500000", "-t 500ms"),
+            ("--retransmit=1500000", "-t 1500ms"),
+            ("--retransmit 10", "-t 1ms"),
             ("--blocksize 1428 x", "-B 1428 x"),
             ("--verbosity 3", "-v -v"),
             ("--verbosity=0", ""),

@@ -2,10 +2,6 @@
 
 use std::ffi::OsString;
 
-pub(super) const fn has_timeout(_words: &[OsString]) -> bool {
-    false
-}
-
 #[allow(clippy::unnecessary_wraps, reason = "as with the feature")]
 pub(super) fn translate(
     words: impl IntoIterator<Item = OsString>,

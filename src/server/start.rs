@@ -312,7 +312,9 @@ fn lifetime(args: &Args, by_inetd: bool) -> Lifetime {
 fn config(args: &Args) -> Config {
     Config {
         retry: RetryPolicy {
-            wait: args.timeout.map_or(Wait::Adaptive, Wait::Fixed),
+            wait: args
+                .timeout
+                .map_or(Wait::Adaptive, |it| Wait::Fixed(it.time)),
             retries: args.retries,
         },
         request_repeats: 0,
