@@ -300,6 +300,35 @@ fn a_lying_helper_gets_nothing_served_that_may_not_be() {
     assert!(leaked <= 20, "{leaked} descriptors");
 }
 
+/// The helper opens files with its own rights, and doesn't know what may be read.
+#[test]
+#[cfg(feature = "uploads")]
+fn where_nothing_can_be_read_a_helpers_open_file_cannot_either() {
+    let elsewhere = tempfile::tempdir().expect("a directory");
+    let elsewhere = elsewhere.path().to_str().expect("text");
+    for (args, is_served) in [
+        (&["--ask", "**", "--write-only"][..], false),
+        // What isn't there can be read.
+        (
+            &["--ask", "**", "--write-only", "--upload-root", elsewhere],
+            true,
+        ),
+    ] {
+        let (server, mut helper, _listener) = start(args);
+        let client = RawClient::new(&server);
+        client.send(&rrq("f", &[]));
+        let (number, _) = helper.question();
+        helper.answer_with(number, &memfd(b"secret"));
+        let (answer, tid) = client.expect();
+        if is_served {
+            assert_eq!(answer, Packet::Data(1, b"secret".to_vec()), "{args:?}");
+            client.send_to(&ack(1), tid);
+        } else {
+            assert_eq!(answer.error_code(), Some(2), "{args:?}: {answer:?}");
+        }
+    }
+}
+
 /// Processor time that the server has taken.
 fn processor_time(server: &Server) -> Duration {
     let clock = clock_getcpuclockid(server.pid()).expect("it lives");

@@ -351,8 +351,11 @@ impl Root {
     /// A file that somebody else has opened, to be served as it is now.
     ///
     /// # Errors
-    /// ERROR 2: not a regular file (a memfd is one).
+    /// ERROR 2: not a regular file (a memfd is one), or nothing can be read.
     pub fn given(&self, file: &OwnedFd) -> Result<ReadFile, StorageError> {
+        if self.policy.uploads.write_only() {
+            return Err(StorageError::WRITE_ONLY);
+        }
         // Unlisted: requests for its name may have other rights, and must not find it.
         let own = file.try_clone();
         let own = own.map_err(|error| StorageError::of_io(&error))?;
