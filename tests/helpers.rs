@@ -398,13 +398,18 @@ fn a_helper_inherits_no_blocked_signal() {
 #[test]
 #[cfg(feature = "workers")]
 fn a_helper_may_open_as_many_files_as_the_server_was_started_with() {
-    for (args, upgrades) in [
-        (&[][..], 0),
-        (&["--workers", "2"], 0),
-        (&["--workers", "1"], 1),
+    for (args, upgrades, soft, hard) in [
+        (&[][..], 0, "200", "300"),
+        (&["--workers", "2"], 0, "200", "300"),
+        (&["--workers", "1"], 1, "200", "300"),
+        // The supervisor holds more files than that, and can start a worker only with its
+        // own limit.
+        (&["--workers", "16"], 0, "24", "4096"),
     ] {
         let address = own_address().to_string();
         let all = [&["-a", &address], args].concat();
+        let limit = format!("--nofile={soft}:{hard}");
+        let line = format!("{soft} {hard}\n");
         let server = Server::start_prepared(&all, |directory| {
             let limits = directory.join("limits");
             let script = format!(
@@ -412,7 +417,7 @@ fn a_helper_may_open_as_many_files_as_the_server_was_started_with() {
                 limits.display()
             );
             let mut command = Command::new("prlimit");
-            command.args(["--nofile=200:300", tftpd(), "--helper", &script]);
+            command.args([&limit, tftpd(), "--helper", &script]);
             command
         });
         let path = server.outside().join("limits");
@@ -425,22 +430,18 @@ fn a_helper_may_open_as_many_files_as_the_server_was_started_with() {
             }
             read()
         };
-        assert_eq!(limits(helpers), "200 300\n".repeat(helpers), "{args:?}");
+        assert_eq!(limits(helpers), line.repeat(helpers), "{args:?}");
         if upgrades > 0 {
             assert!(server.wait_for_lines("serving with ", 1));
             server.signal(Signal::SIGUSR2);
-            assert_eq!(
-                limits(helpers + 1),
-                "200 300\n".repeat(helpers + 1),
-                "{args:?}"
-            );
+            assert_eq!(limits(helpers + 1), line.repeat(helpers + 1), "{args:?}");
         }
         // The server itself uses all that it may.
         let own = server.pid();
         let own = fs::read_to_string(format!("/proc/{own}/limits")).expect("a process");
         let own = own.lines().find(|it| it.starts_with("Max open files"));
         let words: Vec<_> = own.expect("a line").split_whitespace().collect();
-        assert_eq!(words[3..5], ["300", "300"], "{args:?}");
+        assert_eq!(words[3..5], [hard, hard], "{args:?}");
     }
 }
 

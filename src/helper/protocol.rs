@@ -42,8 +42,10 @@ const MAX_REFUSAL: usize = 120;
 /// tried every 10 seconds, since the shell complains about it each time. Meanwhile an
 /// empty line each second shows whether the server is still there. SIGUSR2, sent to the
 /// whole process group for the supervisor, is caught: ignored, the helper would ignore
-/// it, too.
-pub(super) const RESTARTER: &str = "trap : USR2; ended=; \
+/// it, too. The first line is about [`HELPERS_OPEN_FILES`](crate::host::HELPERS_OPEN_FILES).
+pub(super) const RESTARTER: &str = "\
+    [ -z \"$TFTPD_OPEN_FILES\" ] || ulimit -S -n \"$TFTPD_OPEN_FILES\"; unset TFTPD_OPEN_FILES; \
+    trap : USR2; ended=; \
     while printf '\\n{\"v\":1,\"helper\":\"started\"%s}\\n' \"$ended\"; \
     do sh -c \"$1\"; ended=$?; sleep 1; \
     case $ended in 12[67]) \

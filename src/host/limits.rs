@@ -31,6 +31,11 @@ pub fn open_files_limit() -> io::Result<rlim_t> {
     Ok(getrlimit(Resource::RLIMIT_NOFILE)?.0)
 }
 
+/// The environment variable with the limit on open files that a helper is to have, where
+/// the worker that starts it couldn't be started with that limit. The helper's shell sets
+/// it, and removes the variable.
+pub const HELPERS_OPEN_FILES: &str = "TFTPD_OPEN_FILES";
+
 /// Runs `start`, which starts a program, with the limit on open files that was `inherited`:
 /// some programs can't cope with a higher one, and each passes its own on. Files that are
 /// open stay open.

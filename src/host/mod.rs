@@ -28,7 +28,8 @@ use self::privileges::words;
 
 pub use inherited::{Inherited, InheritedStream};
 pub use limits::{
-    memory, open_files_limit, processors, raise_open_files, with_inherited_open_files,
+    HELPERS_OPEN_FILES, memory, open_files_limit, processors, raise_open_files,
+    with_inherited_open_files,
 };
 pub use notify::{Notifier, hide_manager};
 pub use pid_file::PidFile;

@@ -316,9 +316,9 @@ impl<'a> Supervisor<'a> {
         command.stdin(Stdio::from(theirs));
         host::hide_manager(&mut command);
         let child = host::with_inherited_open_files(self.open_files, || command.spawn());
-        // What we hold may leave no room below that limit: rather a helper with a higher
-        // one than no worker.
-        let child = child.or_else(|_| command.spawn())?;
+        // What we hold may leave no room below that limit.
+        let inherited = self.open_files.to_string();
+        let child = child.or_else(|_| command.env(host::HELPERS_OPEN_FILES, inherited).spawn())?;
         let pid = Pid::from_raw(child.id().cast_signed());
         let mut process = Process::new(pid, channel, stage);
         process.answer_by = Some(clock::now() + START);
