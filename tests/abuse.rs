@@ -127,7 +127,7 @@ fn an_allowed_address_is_no_password_on_a_single_port() {
         let forger = ListenSocket::bind(any, Binding::default()).expect("a port");
         let name = Ipv4Addr::new(127, 4, 0, 1).into();
         for datagram in [wrq("up", &[]), data(1, b"forged")] {
-            let sent = forger.answer(&datagram, server.addr(), name);
+            let sent = forger.answer(&datagram, server.addr(), name, 0);
             sent.expect("loopback takes it");
             server.fence();
         }
@@ -564,7 +564,7 @@ impl Network {
     fn send_from(&self, host: u8, datagram: &[u8], server: SocketAddr) {
         let [a, b, c] = self.network;
         let source = Ipv4Addr::new(a, b, c, host).into();
-        let sent = self.socket.answer(datagram, server, source);
+        let sent = self.socket.answer(datagram, server, source, 0);
         sent.expect("loopback takes it");
     }
 
@@ -689,7 +689,7 @@ impl Wave {
     fn send(&mut self, server: SocketAddr) {
         self.sent += 1;
         let source = Ipv4Addr::from_bits(0x7f10_0000 + self.sent);
-        let sent = self.socket.answer(&self.request, server, source.into());
+        let sent = self.socket.answer(&self.request, server, source.into(), 0);
         sent.expect("loopback takes it");
     }
 

@@ -295,7 +295,9 @@ fn beside_another_network<S: Sync>(start: impl FnOnce() -> S, clients: impl FnOn
         ip(&["link", "set", here, "up"]);
     }
     if has_ipv6() {
-        ip(&["addr", "add", "2001:db8::1/64", "dev", "a0", "nodad"]);
+        for address in ["2001:db8::1/64", "fe80::1/64"] {
+            ip(&["addr", "add", address, "dev", "a0", "nodad"]);
+        }
     }
     // Answers to there leave by c0, unless their socket is bound to a0.
     ip(&["route", "add", "203.0.113.0/24", "dev", "c0"]);
@@ -313,6 +315,8 @@ fn beside_another_network<S: Sync>(start: impl FnOnce() -> S, clients: impl FnOn
     let done = std::thread::scope(|scope| {
         let client = scope.spawn(|| {
             setns(network, CloneFlags::CLONE_NEWNET).expect("root may");
+            // `has_ipv6` looks for its address.
+            ip(&["link", "set", "lo", "up"]);
             for (interface, addresses) in [
                 ("b0", &["192.0.2.2/24", "203.0.113.9/32"][..]),
                 ("d0", &["198.51.100.2/24"]),
@@ -323,7 +327,9 @@ fn beside_another_network<S: Sync>(start: impl FnOnce() -> S, clients: impl FnOn
                 ip(&["link", "set", interface, "up"]);
             }
             if has_ipv6() {
-                ip(&["addr", "add", "2001:db8::2/64", "dev", "b0", "nodad"]);
+                for address in ["2001:db8::2/64", "fe80::2/64"] {
+                    ip(&["addr", "add", address, "dev", "b0", "nodad"]);
+                }
             }
             clients(&servers);
         });
@@ -461,11 +467,70 @@ fn a_broadcast_request_is_answered_if_the_file_exists_and_else_by_silence() {
                 assert!(server.wait_for_log(told, PATIENCE).is_some());
             }
             if has_ipv6() && *answers {
-                let client = on_b0("[::]:0");
                 let to = format!("[ff02::1%{}]:{port}", scope("b0"));
-                let (packet, from) = asked(&client, &rrq("f", &[]), &to, PATIENCE).expect("DATA");
-                assert_eq!(packet.data_block(), Some(1));
-                assert!(from.to_string().starts_with("fe80::"), "{from}");
+                let link_local = format!("[fe80::2%{}]:0", scope("b0"));
+                for (client, ours) in [(&*link_local, "fe80::"), ("[2001:db8::2]:0", "2001:")] {
+                    let answer = asked(&on_b0(client), &rrq("f", &[]), &to, PATIENCE);
+                    let (packet, from) = answer.expect("DATA");
+                    assert_eq!(packet.data_block(), Some(1));
+                    assert!(from.to_string().starts_with(ours), "{from}");
+                }
+            }
+        }
+    });
+}
+
+/// Such an address belongs to an interface, which a client's global address doesn't tell.
+#[test]
+fn a_link_local_address_is_answered_from_to_clients_with_a_global_one() {
+    if !has_ipv6() {
+        return skip("no IPv6 here");
+    }
+    let start = || {
+        let modes = [
+            &["-6"][..],
+            &["-6", "--single-port"],
+            // The only port is shared by all.
+            &["-6", "-R", "50000:50000"],
+        ];
+        modes.map(|mode| {
+            let (server, port) = with_file(mode);
+            server.file("four", &content(2, 4 * BLOCK));
+            (mode, server, port)
+        })
+    };
+    beside_another_network(start, |servers| {
+        let from: Ipv6Addr = "2001:db8::2".parse().expect("an address");
+        let ours: Ipv6Addr = "fe80::1".parse().expect("an address");
+        for (mode, server, port) in servers {
+            let to = SocketAddrV6::new(ours, *port, 0, scope("b0")).into();
+            let client = || RawClient::at(from, to);
+            let downloading = client();
+            let (packet, tid) = downloading.ask(&rrq("four", &[("windowsize", "4")]));
+            assert!(matches!(packet, Packet::Oack(_)), "{mode:?}: {packet:?}");
+            assert_eq!(tid.ip(), ours, "{mode:?}");
+            downloading.send_to(&ack(0), tid);
+            let mut next = 1;
+            while next <= 5 {
+                // The first window may be of one block.
+                let packet = downloading.expect_from(tid);
+                if packet.data_block() == Some(next) {
+                    downloading.send_to(&ack(next), tid);
+                    next += 1;
+                }
+            }
+            let uploading = client();
+            let (packet, tid) = uploading.ask(&wrq("up", &[]));
+            assert_eq!((packet, tid.ip()), (Packet::Ack(0), ours.into()));
+            assert_eq!(uploading.say(&data(1, b"up"), tid), Packet::Ack(1));
+            assert_eq!(std::fs::read(server.root().join("up")).expect("it"), b"up");
+            for (refused, code) in [
+                (rrq("missing", &[]), 1),
+                (wrq("f", &[]), 6),
+                (request(1, b"f", "mail", &[]), 4),
+            ] {
+                let (packet, from) = client().ask(&refused);
+                assert_eq!((packet.error_code(), from), (Some(code), to), "{mode:?}");
             }
         }
     });

@@ -148,7 +148,7 @@ fn a_shared_port_sends_without_offload_too() {
         let address = SocketAddr::new(LOCAL, 0);
         let listener = ListenSocket::bind(address, Binding::default()).expect("a listener");
         listener.prepare_sharing();
-        let mut socket = TransferSocket::share(&listener, LOCAL);
+        let mut socket = TransferSocket::share(&listener, LOCAL, 0);
         let (receiver, peer) = receiver();
         let mut buffer = vec![0; 65_536];
         // With offload; refused because of the size; and not tried after that.

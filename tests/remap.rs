@@ -102,7 +102,7 @@ fn uploads_of_one_name_go_to_a_directory_for_each_client() {
     let (server, _map) = start("rP ^ \\i/\n", &args);
     for night in ["1", "2"] {
         for client in ["127.0.1.1", "127.0.1.2"] {
-            let from = RawClient::at(client.parse().unwrap(), server.addr());
+            let from = RawClient::at(client.parse::<IpAddr>().unwrap(), server.addr());
             from.write("running-config", night.as_bytes()).unwrap();
         }
     }

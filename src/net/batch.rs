@@ -414,8 +414,9 @@ fn destination_v4(info: libc::in_pktinfo) -> Destination {
 }
 
 /// Sends one datagram from `local`, one of the addresses that `socket` is bound
-/// to: without it the kernel would choose one by the route. With `segment_size`,
-/// in bytes, the kernel cuts it into datagrams of that size (`UDP_SEGMENT`).
+/// to: without it the kernel would choose one by the route. `scope` is the interface of
+/// a link-local address among the two, else 0. With `segment_size`, in bytes, the kernel
+/// cuts it into datagrams of that size (`UDP_SEGMENT`).
 ///
 /// # Errors
 /// Those of `sendmsg`: `WouldBlock` if the send buffer is full; `InvalidInput` if the
@@ -425,7 +426,7 @@ pub(super) fn send_from(
     datagram: &[u8],
     segment_size: Option<u16>,
     peer: SocketAddr,
-    local: IpAddr,
+    (local, scope): (IpAddr, u32),
 ) -> io::Result<()> {
     let name = socket2::SockAddr::from(peer);
     let mut control = [0u64; CONTROL_WORDS];
@@ -441,7 +442,7 @@ pub(super) fn send_from(
     header.msg_iovlen = 1;
     let mut used = match (peer, local) {
         (SocketAddr::V4(_), IpAddr::V4(_)) => put_local(&mut control, local, 0),
-        (SocketAddr::V6(peer), IpAddr::V6(_)) => put_local(&mut control, local, peer.scope_id()),
+        (SocketAddr::V6(_), IpAddr::V6(_)) => put_local(&mut control, local, scope),
         _ => return Err(io::ErrorKind::InvalidInput.into()),
     };
     if let Some(size) = segment_size {

@@ -89,13 +89,15 @@ impl ListenSocket {
         }
     }
 
-    /// Its share for transfers whose client asked `local` for them.
-    pub(super) fn share(&self, local: IpAddr) -> Rc<Share> {
+    /// Its share for transfers whose client asked `local` for them; `scope` is the
+    /// interface of a link-local address among the two, else 0.
+    pub(super) fn share(&self, local: IpAddr, scope: u32) -> Rc<Share> {
         let mut last = self.share.borrow_mut();
-        let share = last.upgrade().filter(|it| it.local == local);
+        let from = (local, scope);
+        let share = last.upgrade().filter(|it| it.from == from);
         share.unwrap_or_else(|| {
             let socket = Rc::clone(&self.socket);
-            let share = Rc::new(Share { socket, local });
+            let share = Rc::new(Share { socket, from });
             *last = Rc::downgrade(&share);
             share
         })
@@ -276,12 +278,21 @@ impl ListenSocket {
     }
 
     /// Sends one datagram from the listen port and from `local`, the address
-    /// that is being answered for. Lost if it can't be sent at once.
+    /// that is being answered for; `scope` as for [`TransferSocket::share`]. Lost if it
+    /// can't be sent at once.
+    ///
+    /// [`TransferSocket::share`]: super::TransferSocket::share
     ///
     /// # Errors
     /// `WouldBlock` if the send buffer is full; no route, or another of `sendmsg`.
-    pub fn answer(&self, datagram: &[u8], peer: SocketAddr, local: IpAddr) -> io::Result<()> {
-        batch::send_from(&*self.socket, datagram, None, peer, local)
+    pub fn answer(
+        &self,
+        datagram: &[u8],
+        peer: SocketAddr,
+        local: IpAddr,
+        scope: u32,
+    ) -> io::Result<()> {
+        batch::send_from(&*self.socket, datagram, None, peer, (local, scope))
     }
 }
 
@@ -296,7 +307,8 @@ impl AsFd for ListenSocket {
 #[derive(Debug)]
 pub(super) struct Share {
     pub(super) socket: Rc<UdpSocket>,
-    pub(super) local: IpAddr,
+    /// The address, and the interface of a link-local one, else 0.
+    pub(super) from: (IpAddr, u32),
 }
 
 impl Share {

@@ -8,7 +8,7 @@
 //! port, closed at its end. Must not: open a socket, know a session.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use crate::net::TransferSocket;
@@ -108,12 +108,13 @@ impl SocketPool {
 
 /// A link-local address belongs to an interface, and its socket is bound to that.
 fn has_scope(endpoint: &Endpoint) -> bool {
-    matches!(endpoint.peer, SocketAddr::V6(peer) if peer.scope_id() != 0)
+    let is_link_local = |it| matches!(it, IpAddr::V6(ip) if ip.is_unicast_link_local());
+    is_link_local(endpoint.peer.ip()) || is_link_local(endpoint.local)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::{IpAddr, Ipv4Addr};
+    use std::net::{Ipv4Addr, SocketAddr};
 
     use super::*;
     use crate::host::clock;

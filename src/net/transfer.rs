@@ -88,8 +88,10 @@ enum Offload {
 impl TransferSocket {
     /// A share of `listener` for a transfer whose client asked `local` for it. It takes
     /// no descriptor, and its TID is the listen port.
-    pub fn share(listener: &ListenSocket, local: IpAddr) -> Self {
-        Self::new(Channel::Shared(listener.share(local)))
+    ///
+    /// `scope` is the interface of a link-local IPv6 address, the client's or ours, else 0.
+    pub fn share(listener: &ListenSocket, local: IpAddr, scope: u32) -> Self {
+        Self::new(Channel::Shared(listener.share(local, scope)))
     }
 
     const fn new(channel: Channel) -> Self {
@@ -156,7 +158,7 @@ impl TransferSocket {
     /// Binds to `local`, the address the request came to, on a port that the
     /// kernel chooses, or one of `ports`: see `candidates`.
     ///
-    /// `scope` is the interface of a link-local IPv6 address, else 0.
+    /// `scope` as for [`TransferSocket::share`].
     ///
     /// # Errors
     /// `AddrInUse` if none of those that were tried is free; no such address; no
@@ -324,7 +326,7 @@ impl TransferSocket {
         match &self.channel {
             Channel::Own(socket) => socket.send_to(datagram, peer).map(drop),
             Channel::Shared(share) => {
-                batch::send_from(&*share.socket, datagram, None, peer, share.local)
+                batch::send_from(&*share.socket, datagram, None, peer, share.from)
             }
         }
     }
@@ -373,7 +375,7 @@ impl TransferSocket {
     fn send_offloaded(&self, run: &[u8], peer: SocketAddr) -> io::Result<()> {
         match (&self.channel, self.offload) {
             (Channel::Shared(share), Offload::Into(size)) => {
-                batch::send_from(&*share.socket, run, Some(size), peer, share.local)
+                batch::send_from(&*share.socket, run, Some(size), peer, share.from)
             }
             _ => self.send_to(run, peer),
         }
@@ -436,7 +438,7 @@ mod tests {
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let listener = ListenSocket::bind(any, Binding::default()).unwrap();
         listener.prepare_sharing();
-        TransferSocket::share(&listener, any.ip()).allow_fragments(false);
+        TransferSocket::share(&listener, any.ip(), 0).allow_fragments(false);
         assert!(batch::allows_fragments(&listener), "others send DATA");
     }
 }

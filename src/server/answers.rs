@@ -10,6 +10,7 @@ use log::debug;
 
 use super::REQUEST_LEN;
 use super::floor::Floor;
+use super::ports::Via;
 use crate::net::{Destination, ListenSocket, Received};
 use crate::protocol::transfer::MAX_DATAGRAM;
 use crate::session::{Heading, UNKNOWN_TRANSFER};
@@ -21,7 +22,7 @@ const _: () = assert!(MAX_DATAGRAM >= MAX_ERROR_LEN);
 
 pub(super) fn answer_malformed(
     now: Instant,
-    listener: &ListenSocket,
+    via: Via<'_>,
     endpoint: &Endpoint,
     error: ParseError,
     floor: &mut Floor,
@@ -35,14 +36,7 @@ pub(super) fn answer_malformed(
     floor.counters.malformed += 1;
     debug!("{peer}: malformed request: {error}");
     if floor.resources.ingress.nonsense.take(now, peer.ip()) {
-        answer(
-            now,
-            listener,
-            endpoint,
-            ErrorCode::IllegalOperation,
-            text,
-            floor,
-        );
+        answer(now, via, endpoint, ErrorCode::IllegalOperation, text, floor);
     } else {
         floor.counters.unanswered += 1;
     }
@@ -63,24 +57,25 @@ pub(super) fn turn_stranger_away(
     // As on the listen port, an ACK isn't answered: it may be tftp-hpa's answer to an
     // ERROR of ours.
     match (Packet::parse(payload), endpoint_of(datagram, socket)) {
-        (Ok(Packet::Data { .. }), Some(endpoint)) => turn_away(now, socket, &endpoint, floor),
+        (Ok(Packet::Data { .. }), Some(endpoint)) => {
+            let via = Via {
+                listener: socket,
+                interface: datagram.interface,
+            };
+            turn_away(now, via, &endpoint, floor);
+        }
         (Ok(_), _) => floor.counters.strangers += 1,
         (Err(_), _) => floor.counters.garbage += 1,
     }
 }
 
 /// RFC 1350 §4: a peer that sends DATA of a transfer that isn't here is told so.
-pub(super) fn turn_away(
-    now: Instant,
-    listener: &ListenSocket,
-    endpoint: &Endpoint,
-    floor: &mut Floor,
-) {
+pub(super) fn turn_away(now: Instant, via: Via<'_>, endpoint: &Endpoint, floor: &mut Floor) {
     floor.counters.strangers += 1;
     let client = endpoint.peer.ip();
     if floor.resources.ingress.nonsense.take(now, client) {
         let code = ErrorCode::UnknownTransferId;
-        answer(now, listener, endpoint, code, UNKNOWN_TRANSFER, floor);
+        answer(now, via, endpoint, code, UNKNOWN_TRANSFER, floor);
     } else {
         floor.counters.unanswered += 1;
     }
@@ -90,7 +85,7 @@ pub(super) fn turn_away(
 /// socket of its own. Lost if it can't be sent at once: the client asks again.
 pub(super) fn answer(
     now: Instant,
-    listener: &ListenSocket,
+    via: Via<'_>,
     endpoint: &Endpoint,
     code: ErrorCode,
     text: &str,
@@ -102,19 +97,21 @@ pub(super) fn answer(
     if let Some(trace) = floor.resources.ingress.trace {
         trace(endpoint.peer, Heading::Sent, packet);
     }
-    let sent = if floor.may_send_error(now, listener, endpoint.peer.ip()) {
-        listener.answer(packet, endpoint.peer, endpoint.local)
+    let &Endpoint { peer, local } = endpoint;
+    let sent = if floor.may_send_error(now, via.listener, peer.ip()) {
+        via.listener
+            .answer(packet, peer, local, via.scope(endpoint))
     } else {
         Err(io::ErrorKind::WouldBlock.into())
     };
     let sent = match sent {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            floor.answer_apart(packet, endpoint, listener)
+            floor.answer_apart(packet, endpoint, via)
         }
         other => other,
     };
     if let Err(error) = sent {
-        floor.count_socket_error("send", endpoint.peer, &error);
+        floor.count_socket_error("send", peer, &error);
     }
 }
 

@@ -21,7 +21,7 @@ use super::REQUEST_LEN;
 use super::counters::Counters;
 use super::ending::Ending;
 use super::pacing::Pacing;
-use super::ports::Ports;
+use super::ports::{Ports, Via};
 use super::report::{self, Reporter};
 use super::shared;
 use crate::file::OpenFiles;
@@ -597,9 +597,9 @@ impl Floor {
         &mut self,
         datagram: &[u8],
         endpoint: &Endpoint,
-        listener: &ListenSocket,
+        via: Via<'_>,
     ) -> io::Result<()> {
-        let socket = self.ports.bind(endpoint, listener)?;
+        let socket = self.ports.bind(endpoint, via)?;
         socket.send_to(datagram, endpoint.peer)
     }
 

@@ -14,11 +14,12 @@ use log::debug;
 use super::ending::Ending;
 use super::floor::{Floor, Needed};
 use super::pacing;
+use super::ports::Via;
 use super::terms::Terms;
 use crate::file::{FileSink, FileSource, Name, Root, StorageError, Upload};
 use crate::helper::Answer;
 use crate::host::clock;
-use crate::net::{ListenSocket, TransferSocket};
+use crate::net::TransferSocket;
 use crate::policy::rules::Section;
 use crate::policy::{self, Granted, Origin, Policy};
 use crate::protocol::receiver::Receiver;
@@ -45,11 +46,9 @@ const LONGEST_ASKED: usize = 96;
 #[derive(Clone, Copy)]
 pub(super) struct AdmittedRequest<'a> {
     pub(super) now: Instant,
-    pub(super) listener: &'a ListenSocket,
+    pub(super) via: Via<'a>,
     pub(super) endpoint: &'a Endpoint,
     pub(super) request: &'a Request<'a>,
-    /// The kernel's number for the interface that it came in by, if known.
-    pub(super) interface: Option<u32>,
     /// The helper's answer to it, if it was asked.
     pub(super) answer: Option<&'a Answer>,
     /// The session that is ended for it, and how.
@@ -157,7 +156,7 @@ impl Opener {
         floor
             .reporter
             .granted(now, request, endpoint.peer, &granted);
-        let is_server = tid::is_server(endpoint.peer, asked.listener.address().port());
+        let is_server = tid::is_server(endpoint.peer, asked.via.listener.address().port());
         let is_read = request.direction == Direction::Read;
         let is_short = is_read && !is_server && floor.sessions.is_short();
         let limits = match terms.rate {
@@ -206,7 +205,7 @@ impl Opener {
             now,
             endpoint: &Endpoint { peer, .. },
             request,
-            interface,
+            via: Via { interface, .. },
             ..
         } = asked;
         let settle = || {
@@ -345,15 +344,12 @@ fn take_port(
     floor: &mut Floor,
 ) -> Result<TransferSocket, NoSession> {
     let &AdmittedRequest {
-        now,
-        listener,
-        endpoint,
-        ..
+        now, via, endpoint, ..
     } = asked;
     let give = |floor: &mut Floor| {
         let registry = floor.poll.registry();
         let ports = &mut floor.ports;
-        ports.give(now, endpoint, listener, window, sharing, registry)
+        ports.give(now, endpoint, via, window, sharing, registry)
     };
     let mut socket = give(floor);
     if let Err(error) = &socket {

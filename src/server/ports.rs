@@ -29,6 +29,29 @@ const ANY_PORT: RangeInclusive<u16> = 1024..=u16::MAX;
 /// costs as much as dozens of packets.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// How a datagram came in.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Via<'a> {
+    pub(super) listener: &'a ListenSocket,
+    /// The kernel's number for the interface, if that is known.
+    pub(super) interface: Option<u32>,
+}
+
+impl Via<'_> {
+    /// The interface of a link-local address, the peer's or ours; else 0. The peer's comes
+    /// with its number, ours without.
+    pub(super) fn scope(self, endpoint: &Endpoint) -> u32 {
+        let of = |address| match address {
+            SocketAddr::V6(address) => address.scope_id(),
+            SocketAddr::V4(_) => 0,
+        };
+        let is_link_local = matches!(endpoint.local, IpAddr::V6(ip) if ip.is_unicast_link_local());
+        let of_ours = self.interface.filter(|_| is_link_local).unwrap_or(0);
+        let scopes = [of(endpoint.peer), of_ours, of(self.listener.address())];
+        scopes.into_iter().find(|&scope| scope != 0).unwrap_or(0)
+    }
+}
+
 /// The ports there are, and the sockets that are ready.
 #[derive(Debug)]
 pub(super) struct Ports {
@@ -174,7 +197,7 @@ impl Ports {
     }
 
     /// A socket for a transfer, on the address that was asked: one of its own, or a
-    /// share of `listener` or of another port. `window` is what an upload's client
+    /// share of the listener or of another port. `window` is what an upload's client
     /// sends without waiting for an answer; `None` for a download.
     ///
     /// # Errors
@@ -184,11 +207,12 @@ impl Ports {
         &mut self,
         now: Instant,
         endpoint: &Endpoint,
-        listener: &ListenSocket,
+        via: Via<'_>,
         window: Option<&Negotiated>,
         sharing: Sharing,
         registry: &Registry,
     ) -> io::Result<TransferSocket> {
+        let listener = via.listener;
         let address = beside(listener.address(), endpoint.local);
         if self.has_range && !self.single_port && self.shared.bound_to(address).next().is_none() {
             // Opened while a port is free. A failure is ignored: the transfer may get
@@ -196,15 +220,16 @@ impl Ports {
             let _ = self.open_shared(now, address, listener.device(), registry);
         }
         let socket = if self.single_port || sharing == Sharing::Listener {
-            Ok(TransferSocket::share(listener, endpoint.local))
+            let scope = via.scope(endpoint);
+            Ok(TransferSocket::share(listener, endpoint.local, scope))
         } else if sharing == Sharing::Always {
-            self.share(now, endpoint, address, listener.device(), registry)
+            self.share(now, endpoint, address, via, registry)
         } else {
-            match self.bind(endpoint, listener) {
+            match self.bind(endpoint, via) {
                 Err(error)
                     if error.kind() == io::ErrorKind::AddrInUse && sharing != Sharing::Never =>
                 {
-                    self.share(now, endpoint, address, listener.device(), registry)
+                    self.share(now, endpoint, address, via, registry)
                 }
                 bound => bound,
             }
@@ -226,9 +251,10 @@ impl Ports {
         now: Instant,
         endpoint: &Endpoint,
         address: SocketAddr,
-        device: Option<&str>,
+        via: Via<'_>,
         registry: &Registry,
     ) -> io::Result<TransferSocket> {
+        let device = via.listener.device();
         let spread = tid::Ports::Of(self.range.len()).spread();
         let there = self.shared.bound_to(address).count();
         let opened = (there < spread).then(|| self.open_shared(now, address, device, registry));
@@ -239,7 +265,8 @@ impl Ports {
         let nth = self.random.number() as usize % there;
         let socket = self.shared.bound_to(address).nth(nth);
         let socket = socket.ok_or(io::ErrorKind::AddrInUse)?;
-        Ok(TransferSocket::share(socket, endpoint.local))
+        let scope = via.scope(endpoint);
+        Ok(TransferSocket::share(socket, endpoint.local, scope))
     }
 
     /// Opens a port to be shared, at `address`.
@@ -281,23 +308,14 @@ impl Ports {
     ///
     /// # Errors
     /// As [`Ports::give`].
-    pub(super) fn bind(
-        &mut self,
-        endpoint: &Endpoint,
-        listener: &ListenSocket,
-    ) -> io::Result<TransferSocket> {
+    pub(super) fn bind(&mut self, endpoint: &Endpoint, via: Via<'_>) -> io::Result<TransferSocket> {
         if let Some(socket) = self.pool.take(endpoint) {
             return Ok(socket);
         }
-        // A link-local address belongs to an interface.
-        let scopes = [endpoint.peer, listener.address()].map(|address| match address {
-            SocketAddr::V6(address) => address.scope_id(),
-            SocketAddr::V4(_) => 0,
-        });
-        let scope = scopes.into_iter().find(|&scope| scope != 0).unwrap_or(0);
         let random = self.random.number() as u16;
-        let range = Some(&self.range);
-        TransferSocket::bind_on(listener.device(), endpoint.local, scope, range, random)
+        let (device, range) = (via.listener.device(), Some(&self.range));
+        let scope = via.scope(endpoint);
+        TransferSocket::bind_on(device, endpoint.local, scope, range, random)
     }
 }
 
@@ -343,7 +361,11 @@ mod tests {
                 local: local.into(),
             };
             let registry = poll.registry();
-            let given = ports.give(now, &endpoint, listener, None, Sharing::Always, registry);
+            let via = Via {
+                listener,
+                interface: None,
+            };
+            let given = ports.give(now, &endpoint, via, None, Sharing::Always, registry);
             given.map(|it| it.is_shared()).map_err(|error| error.kind())
         };
         let give = |ports: &mut Ports, now| give_at(ports, now, Ipv4Addr::LOCALHOST, &listener);

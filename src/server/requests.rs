@@ -16,6 +16,7 @@ use super::ending::Ending;
 use super::floor::Floor;
 use super::hints::{self, Place};
 use super::opening::{AdmittedRequest, NoSession, Opener};
+use super::ports::Via;
 use crate::helper::{Answer, Helper, Waiting};
 use crate::host::clock;
 use crate::log::event::Event;
@@ -52,10 +53,8 @@ const STOPPING: &str = "the server is stopping";
 /// Where and when a request came in.
 struct Arrival<'a> {
     at: Instant,
-    listener: &'a ListenSocket,
+    via: Via<'a>,
     endpoint: Endpoint,
-    /// The kernel's number for the interface, if known.
-    interface: Option<u32>,
     /// The request as it came.
     datagram: &'a [u8],
 }
@@ -152,6 +151,10 @@ impl Requests {
             );
             return;
         };
+        let via = Via {
+            listener,
+            interface: datagram.interface,
+        };
         let peer = endpoint.peer;
         if !self.opener.policy.access.serves(peer.ip()) {
             floor.counters.denied += 1;
@@ -175,9 +178,8 @@ impl Requests {
             Ok(Packet::Request(request)) if peer.port() != 0 => {
                 let arrival = Arrival {
                     at: now,
-                    listener,
+                    via,
                     endpoint,
-                    interface: datagram.interface,
                     datagram: payload,
                 };
                 floor.counters.requests += 1;
@@ -186,10 +188,10 @@ impl Requests {
             // DATA is answered, an ACK isn't: tftp-hpa acknowledges ERRORs, from the
             // port that its next request comes from as well.
             Ok(Packet::Data { .. }) if floor.listeners_carry_transfers() => {
-                turn_away(now, listener, &endpoint, floor);
+                turn_away(now, via, &endpoint, floor);
             }
             Ok(_) => floor.counters.foreign += 1,
-            Err(error) => answer_malformed(now, listener, &endpoint, error, floor),
+            Err(error) => answer_malformed(now, via, &endpoint, error, floor),
         }
     }
 
@@ -239,9 +241,8 @@ impl Requests {
     ) {
         let &Arrival {
             at,
-            listener,
+            via,
             endpoint,
-            interface,
             datagram,
         } = arrival;
         let fingerprint = Fingerprint::of(datagram);
@@ -265,10 +266,9 @@ impl Requests {
         }
         let asked = AdmittedRequest {
             now,
-            listener,
+            via,
             endpoint: &endpoint,
             request,
-            interface,
             answer,
             gives_way,
         };
@@ -283,7 +283,7 @@ impl Requests {
             Err(refusal) if answer.is_none() && self.asks_after(&refusal, request) => {
                 self.ask(now, arrival, fingerprint, floor);
             }
-            Err(refusal) => self.refuse(now, listener, &endpoint, request, &refusal, floor),
+            Err(refusal) => self.refuse(now, via, &endpoint, request, &refusal, floor),
         }
     }
 
@@ -348,8 +348,8 @@ impl Requests {
             endpoint: arrival.endpoint,
             fingerprint,
             datagram: arrival.datagram.into(),
-            listener: arrival.listener.clone(),
-            interface: arrival.interface,
+            listener: arrival.via.listener.clone(),
+            interface: arrival.via.interface,
         };
         let asked = self.helper.as_mut().is_some_and(|it| it.ask(now, waiting));
         if !asked {
@@ -380,9 +380,11 @@ impl Requests {
             }
             let arrival = Arrival {
                 at: waiting.since,
-                listener: &waiting.listener,
+                via: Via {
+                    listener: &waiting.listener,
+                    interface: waiting.interface,
+                },
                 endpoint: waiting.endpoint,
-                interface: waiting.interface,
                 datagram: &waiting.datagram,
             };
             self.admit(clock::now(), &arrival, &request, Some(&answer), floor);
@@ -461,7 +463,7 @@ impl Requests {
     fn refuse(
         &mut self,
         now: Instant,
-        listener: &ListenSocket,
+        via: Via<'_>,
         endpoint: &Endpoint,
         request: &Request<'_>,
         refusal: &NoSession,
@@ -506,7 +508,7 @@ impl Requests {
         };
         floor.counters.refused += 1;
         if self.refusals.take(now, peer.ip()) {
-            answer(now, listener, endpoint, code, text, floor);
+            answer(now, via, endpoint, code, text, floor);
         } else {
             floor.counters.unanswered += 1;
         }

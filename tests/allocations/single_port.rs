@@ -34,7 +34,7 @@ impl Clients {
         let address = Ipv4Addr::from_bits(Ipv4Addr::new(127, 1, 0, 0).to_bits() + client);
         let sent = self
             .socket
-            .answer(packet, self.server, IpAddr::from(address));
+            .answer(packet, self.server, IpAddr::from(address), 0);
         sent.expect("a datagram");
     }
 

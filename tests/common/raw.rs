@@ -142,8 +142,8 @@ impl RawClient {
     }
 
     /// A client at the given address.
-    pub fn at(address: Ipv4Addr, server: SocketAddr) -> Self {
-        let socket = UdpSocket::bind((address, 0)).expect("a socket");
+    pub fn at(address: impl Into<IpAddr>, server: SocketAddr) -> Self {
+        let socket = UdpSocket::bind((address.into(), 0)).expect("a socket");
         Self { socket, server }
     }
 

@@ -124,7 +124,7 @@ impl Flood {
             // Requests that the kernel won't take are lost: it's a flood.
             let _ = self
                 .socket
-                .answer(&self.request, self.server, IpAddr::V4(source));
+                .answer(&self.request, self.server, IpAddr::V4(source), 0);
             self.sent += 1;
         }
         while let Ok(count) = self.socket.receive(&mut self.batch, 2048, 64) {

@@ -434,7 +434,7 @@ impl Attacker {
                     _ => write(&stored, &[]),
                 };
                 if let Some(socket) = &self.other_server {
-                    let _ = socket.answer(&asked, self.server, socket.address().ip());
+                    let _ = socket.answer(&asked, self.server, socket.address().ip(), 0);
                 }
                 return;
             }
@@ -442,7 +442,7 @@ impl Attacker {
         };
         let who = IpAddr::V4(Ipv4Addr::from_bits(who));
         // Datagrams that the kernel won't take are lost: it's a flood.
-        let _ = self.forger.answer(&datagram, self.server, who);
+        let _ = self.forger.answer(&datagram, self.server, who, 0);
     }
 
     /// Lets a real address take a slot and keep it. It asks for `timeout` 255; a download

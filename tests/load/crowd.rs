@@ -168,7 +168,7 @@ impl<'a> Crowd<'a> {
 
     /// If the socket is full, the packet is lost.
     fn send(&self, index: usize, packet: &[u8]) -> io::Result<()> {
-        match self.socket.answer(packet, self.server, address(index)) {
+        match self.socket.answer(packet, self.server, address(index), 0) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(()),
             other => other,
         }
