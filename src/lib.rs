@@ -246,7 +246,7 @@
 //! | upload | `--max-upload`, else the free space | [`mod@file`] |
 //! | versions of a file | `--keep-versions`; 65,536 names looked at, 64 removed with an upload | `file::versions` |
 //! | directories made for uploads, and not yet kept | 64 | `file::made_dirs` |
-//! | files counted for `--max-upload-total` | 100,000, then a rest of 20 times as long; once a minute the log hears that it failed | `file::quota` |
+//! | files counted for `--max-upload-total` | 100,000, after the first time 256 a turn and for 0.5 ms; then a rest of 20 times as long; once a minute the log hears that it failed | `file::quota` |
 //! | requests to a broadcast address that are answered | 100 a second | `server::requests` |
 
 #[cfg(feature = "client")]

@@ -245,6 +245,8 @@ fn a_block_costs_no_allocation() {
     std::fs::write(directory.path().join("file"), &content).expect("a file");
     let own = serve(directory.path(), &[]);
     let shared = serve(directory.path(), &["--single-port"]);
+    #[cfg(feature = "uploads")]
+    let limited = serve(directory.path(), &["--max-upload-total", "1G"]);
     let is_root = nix::unistd::geteuid().is_root();
     for (index, case) in [
         case("octet", 512, 1, 4000),
@@ -273,6 +275,11 @@ fn a_block_costs_no_allocation() {
             assert!((0..3).any(|_| read() == 0), "reading {what}");
             let upload = format!("upload-{index}-{}", server.port());
             assert_eq!(case.write(server, &upload), 0, "writing {what}");
+        }
+        #[cfg(feature = "uploads")]
+        if case.window < 64 {
+            let allocations = case.write(limited, &format!("limited-{index}"));
+            assert_eq!(allocations, 0, "writing within a limit");
         }
     }
 }

@@ -136,20 +136,60 @@ fn an_upload_that_trickles_does_not_hold_all_that_it_announced() {
     });
 }
 
-/// Where other processes store files too, they are counted again and again.
+/// Where other processes store files too, they are counted again and again. While that
+/// fails, nobody knows what they store: an upload that has begun goes on, but none begins.
 #[test]
 fn that_files_cannot_be_counted_is_told_once_and_not_with_each_block() {
     let server = Server::start(&["--reuse-port", "--max-upload-total", "64M"]);
+    let upload = |name: &str| RawClient::new(&server).write(name, b"counted");
+    upload("first").unwrap();
     let client = RawClient::new(&server);
-    client.write("first", b"counted").unwrap();
+    let (answer, tid) = client.ask(&wrq("second", &[]));
+    assert_eq!(answer, Packet::Ack(0));
+    let send = |block: u16| client.say(&data(block, &[2; BLOCK]), tid);
+    assert_eq!(send(1), Packet::Ack(1));
     fs::create_dir_all(server.root().join("too-deep/".repeat(100))).unwrap();
-    client.write("second", &content(2, 3000 * BLOCK)).unwrap();
+    for block in 2..=3000 {
+        assert_eq!(send(block), Packet::Ack(block));
+    }
     let told = "can't be counted: directories are too deep";
     assert!(server.wait_for_lines(told, 1));
+    assert_eq!(upload("third").unwrap_err().0, 3);
+    let last = client.say(&data(3001, b"end"), tid);
+    assert_eq!(last, Packet::Ack(3001));
+    fs::remove_dir_all(server.root().join("too-deep")).unwrap();
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while upload("third").is_err() {
+        assert!(std::time::Instant::now() < deadline, "no upload begins");
+    }
     server.fence();
     let lines = server.log_lines();
     let count = lines.iter().filter(|it| it.contains(told)).count();
     assert_eq!(count, 1);
+}
+
+/// So many files are not counted in one turn of the loop.
+#[test]
+fn many_files_are_counted_to_the_end() {
+    let server = Server::start(&["--reuse-port", "--max-upload-total", "64M"]);
+    for number in 0..2000 {
+        server.file(&format!("many/{number}"), b"x");
+    }
+    let upload = || RawClient::new(&server).write("f", b"x");
+    upload().unwrap();
+    fs::remove_file(server.root().join("f")).unwrap();
+    // As another process would store it.
+    let large = server.root().join("large");
+    fs::File::create(&large).unwrap().set_len(64 << 20).unwrap();
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while upload().is_ok() {
+        fs::remove_file(server.root().join("f")).unwrap();
+        assert!(std::time::Instant::now() < deadline, "not counted");
+    }
+    fs::remove_file(large).unwrap();
+    while upload().is_err() {
+        assert!(std::time::Instant::now() < deadline, "not counted again");
+    }
 }
 
 #[test]

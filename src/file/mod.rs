@@ -54,6 +54,7 @@ pub use resolve::Resolver;
 pub use root::{Methods, Root};
 pub use sink::{BufferedSink, FileSink, Store, WriteBuffer};
 pub use source::{FileSource, MAX_RUN, NetasciiSource};
+pub use space::UploadListings;
 pub use upload::Upload;
 pub use upload_rules::{UploadRules, Versions};
 pub use version_name::VersionFormat;

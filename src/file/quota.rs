@@ -3,15 +3,17 @@
 //! What a client has sent counts, and from its first block on a little of what else it
 //! announced; a request alone counts nothing. Files are counted when the first data
 //! comes, and again, though not too often, when there seems to be no room: others may
-//! have removed some. Must not: read a file, or trust a count that left something out.
+//! have removed some. Only the first count is made at once; the others take a slice of
+//! the names in each turn of the loop. Must not: read a file, or trust a count that left
+//! something out.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use log::warn;
-use nix::dir::Dir;
+use nix::dir::{Dir, OwningIter};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, SFlag, fstatat};
@@ -78,7 +80,11 @@ pub struct Total {
 pub(super) struct Quota {
     /// Bytes of the files; `None` before they were counted.
     stored: Cell<Option<u64>>,
+    /// The last count left something out.
+    is_partial: Cell<bool>,
     under_way: Cell<u64>,
+    /// The count under way, if there is one.
+    count: RefCell<Option<Box<Count>>>,
     /// The time since 1970 before which files aren't counted again.
     rested: Cell<Duration>,
     /// The time since 1970 before which the log isn't told again what was left out.
@@ -91,10 +97,10 @@ impl Quota {
     /// added to `entries`.
     ///
     /// # Errors
-    /// ERROR 3 if all together would be more than `total`.
+    /// ERROR 3 if all together would be more than `total`, or if that isn't known.
     pub(super) fn ensure(
         &self,
-        tops: &[BorrowedFd<'_>],
+        tops: &[impl AsFd],
         total: Total,
         from: u64,
         to: u64,
@@ -105,12 +111,13 @@ impl Quota {
         if !total.is_shared && self.stored.get().is_some_and(fits) {
             return Ok(());
         }
-        let shortest_rest = if total.is_shared {
-            Duration::ZERO
-        } else {
-            SHORTEST_REST
-        };
-        match self.count(tops, shortest_rest, entries) {
+        self.begin_count(tops, total.is_shared, entries);
+        let is_new = from == 0;
+        match self.stored.get() {
+            // Others may have stored any number of files since.
+            Some(_) if total.is_shared && is_new && self.is_partial.get() => {
+                Err(StorageError::UNCOUNTED)
+            }
             Some(stored) if fits(stored) => Ok(()),
             Some(_) => Err(StorageError::OVER_TOTAL),
             None => Err(StorageError::UNCOUNTED),
@@ -143,103 +150,197 @@ impl Quota {
         let stored = self.stored.get();
         let stored = stored.map(|it| it.saturating_add(bytes).saturating_sub(freed));
         self.stored.set(stored);
+        self.moves(bytes);
     }
 
-    /// The bytes of all files below the directories `tops`, counted again unless that was
-    /// done just before; `None` if they couldn't be counted. A count that left something
-    /// out never lowers the known number.
-    fn count(
-        &self,
-        tops: &[BorrowedFd<'_>],
-        shortest_rest: Duration,
-        entries: &Cell<u64>,
-    ) -> Option<u64> {
-        let start = now();
-        let known = self.stored.get();
-        if start < self.rested.get() {
-            return known;
+    /// A file of `bytes` is about to get another name, or has one: a count under way may
+    /// miss it. It may also see it, or the files that are gone: the sum is then too large
+    /// until the next count.
+    pub(super) fn moves(&self, bytes: u64) {
+        if let Some(count) = &mut *self.count.borrow_mut() {
+            count.moved = count.moved.saturating_add(bytes);
         }
-        let mut counted = Counted::default();
-        counted.add_all(tops);
-        entries.set(entries.get() + counted.entries as u64);
-        if let Some(why) = counted.missed
-            && start >= self.quiet.get()
+    }
+
+    /// Begins to count the files below the directories `tops` again, unless that was done
+    /// just before or is being done. The first count is made at once.
+    fn begin_count(&self, tops: &[impl AsFd], is_shared: bool, entries: &Cell<u64>) {
+        let is_first = self.rested.get().is_zero();
+        if self.is_counting() || now() < self.rested.get() {
+            return;
+        }
+        let shortest_rest = if is_shared {
+            Duration::ZERO
+        } else {
+            SHORTEST_REST
+        };
+        let count = Count::below(tops, shortest_rest);
+        *self.count.borrow_mut() = Some(Box::new(count));
+        entries.set(entries.get() + self.count_on(tops));
+        while is_first && self.is_counting() {
+            entries.set(entries.get() + self.count_on(tops));
+        }
+    }
+
+    /// Whether [`Quota::count_on`] has something to do.
+    pub(super) fn is_counting(&self) -> bool {
+        self.count.borrow().is_some()
+    }
+
+    /// Looks at some more files below `tops`, if a count is under way. Returns how many.
+    pub(super) fn count_on(&self, tops: &[impl AsFd]) -> u64 {
+        let mut under_way = self.count.borrow_mut();
+        let Some(count) = &mut *under_way else {
+            return 0;
+        };
+        let before = count.names;
+        let is_over = count.go_on(tops);
+        let looked_at = count.names - before;
+        if is_over {
+            self.finish(count);
+            *under_way = None;
+        }
+        looked_at as u64
+    }
+
+    /// Takes over the result of a count. One that left something out never lowers the
+    /// known number.
+    fn finish(&self, count: &Count) {
+        let now = now();
+        if let Some(why) = count.missed
+            && now >= self.quiet.get()
         {
-            self.quiet.set(start + TELL_AGAIN);
+            self.quiet.set(now + TELL_AGAIN);
             warn!("the files below the directory for uploads can't be counted: {why}");
         }
-        let end = now();
         self.rested
-            .set(end + end.saturating_sub(start) * REST + shortest_rest);
-        let stored = match counted.missed {
-            None => Some(counted.bytes),
-            Some(_) => known.map(|it| it.max(counted.bytes)),
+            .set(now + count.took * REST + count.shortest_rest);
+        let stored = match count.missed {
+            None => Some(count.bytes.saturating_add(count.moved)),
+            Some(_) => self.stored.get().map(|it| it.max(count.bytes)),
         };
         self.stored.set(stored);
-        stored
+        self.is_partial.set(count.missed.is_some());
     }
 }
 
+/// A count under way.
 #[derive(Debug, Default)]
-struct Counted {
-    /// The directories to count below. Each is counted once, even if it is below another.
-    tops: Vec<Id>,
-    entries: usize,
+struct Count {
+    /// The directories to count below, and their places in the list that is handed in.
+    /// Each is counted once, even if it is below another.
+    tops: Vec<(Id, usize)>,
+    /// How many of them have been begun.
+    begun: usize,
+    /// The directories that are being read, the outermost first.
+    open: Vec<OpenDirectory>,
+    names: usize,
     bytes: u64,
+    /// Bytes of files that it may have missed, because they were stored or moved meanwhile.
+    moved: u64,
     /// Why some files weren't counted.
     missed: Option<&'static str>,
+    took: Duration,
+    /// How long no other follows, beyond [`REST`].
+    shortest_rest: Duration,
 }
 
-impl Counted {
-    /// Adds what is below these directories.
-    fn add_all(&mut self, tops: &[BorrowedFd<'_>]) {
-        for top in tops {
-            let Ok(id) = id_of(top) else {
-                self.missed = Some("a directory can't be read");
-                return;
-            };
-            if !self.tops.contains(&id) {
-                self.tops.push(id);
+/// A directory that is being read.
+#[derive(Debug)]
+struct OpenDirectory {
+    descriptor: OwnedFd,
+    entries: OwningIter,
+}
+
+impl OpenDirectory {
+    fn open(parent: BorrowedFd<'_>, name: &[u8]) -> nix::Result<Self> {
+        let descriptor = open(parent, name)?;
+        let entries = Dir::from_fd(open(descriptor.as_fd(), b".")?)?.into_iter();
+        Ok(Self {
+            descriptor,
+            entries,
+        })
+    }
+}
+
+impl Count {
+    /// A count of the files below these directories.
+    fn below(tops: &[impl AsFd], shortest_rest: Duration) -> Self {
+        let mut count = Self {
+            shortest_rest,
+            ..Self::default()
+        };
+        for (place, top) in tops.iter().enumerate() {
+            match id_of(top) {
+                // A directory may be named twice.
+                Ok(id) if count.is_top(id) => {}
+                Ok(id) => count.tops.push((id, place)),
+                Err(_) => count.missed = Some(UNREADABLE),
             }
         }
-        let mut added = Vec::new();
-        for top in tops {
-            // A directory may be named twice.
-            if let Ok(id) = id_of(top)
-                && !added.contains(&id)
-            {
-                added.push(id);
-                self.add(*top, 0);
-            }
-        }
+        count
     }
 
-    /// Adds what is below `directory`, which is `depth` directories deep.
-    fn add(&mut self, directory: BorrowedFd<'_>, depth: usize) {
-        let Ok(mut entries) = open(directory, b".").and_then(Dir::from_fd) else {
-            self.missed = Some("a directory can't be read");
+    fn is_top(&self, id: Id) -> bool {
+        self.tops.iter().any(|it| it.0 == id)
+    }
+
+    /// Counts for a slice of its time. Returns whether it is over.
+    fn go_on(&mut self, tops: &[impl AsFd]) -> bool {
+        let start = now();
+        let (mut steps, mut is_over, mut took) = (0, false, Duration::ZERO);
+        while !is_over && steps < SLICE && took < LONGEST_SLICE {
+            steps += 1;
+            is_over = !self.step(tops);
+            took = now().saturating_sub(start);
+        }
+        self.took += took;
+        is_over
+    }
+
+    /// Takes the next name, or goes on to the next directory; `false` if there is none.
+    fn step(&mut self, tops: &[impl AsFd]) -> bool {
+        let Some(directory) = self.open.last_mut() else {
+            let next = self.tops.get(self.begun).and_then(|it| tops.get(it.1));
+            let Some(top) = next else {
+                return false;
+            };
+            self.begun += 1;
+            match OpenDirectory::open(top.as_fd(), b".") {
+                Ok(top) => self.open.push(top),
+                Err(_) => self.missed = Some(UNREADABLE),
+            }
+            return true;
+        };
+        match directory.entries.next() {
+            None => drop(self.open.pop()),
+            Some(Err(_)) => {
+                self.missed = Some(UNREADABLE);
+                self.open.pop();
+            }
+            Some(Ok(entry)) => {
+                let name = entry.file_name().to_bytes();
+                if matches!(name, b"." | b"..") {
+                    return true;
+                }
+                if self.names >= MAX_ENTRIES {
+                    self.missed = Some("there are more than 100,000 names");
+                    return false;
+                }
+                self.names += 1;
+                self.add(name);
+            }
+        }
+        true
+    }
+
+    /// Adds what has this name in the innermost of the open directories.
+    fn add(&mut self, name: &[u8]) {
+        let depth = self.open.len();
+        let Some(OpenDirectory { descriptor, .. }) = self.open.last() else {
             return;
         };
-        for entry in entries.iter() {
-            let Ok(entry) = entry else {
-                self.missed = Some("a directory can't be read");
-                return;
-            };
-            let name = entry.file_name().to_bytes();
-            if matches!(name, b"." | b"..") {
-                continue;
-            }
-            if self.entries >= MAX_ENTRIES {
-                self.missed = Some("there are more than 100,000 names");
-                return;
-            }
-            self.entries += 1;
-            self.add_entry(directory, name, depth);
-        }
-    }
-
-    fn add_entry(&mut self, directory: BorrowedFd<'_>, name: &[u8], depth: usize) {
-        let stat = match fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+        let stat = match fstatat(descriptor, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
             Err(Errno::ENOENT) => return,
             Err(_) => {
@@ -252,21 +353,23 @@ impl Counted {
             SFlag::S_IFREG if !is_ours(name) => {
                 self.bytes += u64::try_from(stat.st_size).unwrap_or(0);
             }
-            SFlag::S_IFDIR if self.tops.contains(&id(&stat)) => {}
-            SFlag::S_IFDIR if depth == MAX_DEPTH => {
+            SFlag::S_IFDIR if self.is_top(id(&stat)) => {}
+            SFlag::S_IFDIR if depth > MAX_DEPTH => {
                 self.missed = Some("directories are too deep");
             }
-            SFlag::S_IFDIR => match open(directory, name) {
-                Ok(directory) => self.add(directory.as_fd(), depth + 1),
+            SFlag::S_IFDIR => match OpenDirectory::open(descriptor.as_fd(), name) {
+                Ok(directory) => self.open.push(directory),
                 Err(Errno::ENOENT) => {}
                 // No upload goes where we can't enter, such as lost+found.
-                Err(Errno::EACCES) if !can_enter(directory, name) => {}
-                Err(_) => self.missed = Some("a directory can't be read"),
+                Err(Errno::EACCES) if !can_enter(descriptor.as_fd(), name) => {}
+                Err(_) => self.missed = Some(UNREADABLE),
             },
             _ => {}
         }
     }
 }
+
+const UNREADABLE: &str = "a directory can't be read";
 
 fn open(directory: BorrowedFd<'_>, name: &[u8]) -> nix::Result<OwnedFd> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
@@ -279,6 +382,11 @@ fn can_enter(directory: BorrowedFd<'_>, name: &[u8]) -> bool {
 
 /// The most names looked at to count files; takes some tenths of a second.
 const MAX_ENTRIES: usize = 100_000;
+
+/// Names that are looked at in a turn of the loop, if that doesn't take too long: a disk
+/// may be slow.
+const SLICE: usize = 256;
+const LONGEST_SLICE: Duration = Duration::from_micros(500);
 
 /// After a count, none follows for this many times as long as it took and, if only this
 /// process stores files, for the shortest rest on top.
@@ -399,6 +507,77 @@ mod tests {
             // Once everything can be counted again, there is room.
             fs::remove_dir_all(path.join("d")).unwrap();
             assert_eq!(ensure(100), Ok(()));
+        }
+    }
+
+    /// However many files there are, nobody waits until all are counted again.
+    #[test]
+    fn only_the_first_count_is_made_at_once() {
+        let base = tempfile::tempdir().unwrap();
+        let path = base.path();
+        for directory in ["a", "b/c"] {
+            let directory = path.join(directory);
+            fs::create_dir_all(&directory).unwrap();
+            for number in 0..SLICE {
+                fs::write(directory.join(number.to_string()), "x").unwrap();
+            }
+        }
+        let all = 2 * SLICE as u64;
+        let directory = File::open(path).unwrap();
+        let tops = [directory.as_fd()];
+        for is_shared in [false, true] {
+            let (quota, entries) = (Quota::default(), Cell::default());
+            let total = Total {
+                bytes: all + 100,
+                is_shared,
+            };
+            let ensure = |to| quota.ensure(&tops, total, 0, to, &entries);
+            assert_eq!(ensure(100), Ok(()));
+            assert_eq!(entries.take(), all + 3);
+            assert!(!quota.is_counting());
+
+            // Of another process.
+            fs::write(path.join("theirs"), [0; 50]).unwrap();
+            quota.rested.set(Duration::from_nanos(1));
+            assert_eq!(ensure(101), Err(StorageError::OVER_TOTAL));
+            assert_eq!(ensure(100), Ok(()));
+            assert!((1..=SLICE as u64).contains(&entries.take()));
+            // Our own files count, whether they were seen or not.
+            quota.store(20, 5);
+            quota.moves(3);
+            let mut turns = 0;
+            while quota.is_counting() {
+                quota.count_on(&tops);
+                turns += 1;
+            }
+            assert!(turns > 1);
+            assert_eq!(quota.stored.get(), Some(all + 50 + 20 + 3));
+            assert_eq!(entries.take(), 0);
+            assert_eq!(ensure(100), Err(StorageError::OVER_TOTAL));
+            fs::remove_file(path.join("theirs")).unwrap();
+        }
+    }
+
+    /// What others have stored isn't known then.
+    #[test]
+    fn where_others_store_files_no_upload_begins_while_they_cannot_be_counted() {
+        let base = tempfile::tempdir().unwrap();
+        let path = base.path();
+        let directory = File::open(path).unwrap();
+        for (is_shared, refused) in [(true, Err(StorageError::UNCOUNTED)), (false, Ok(()))] {
+            let quota = Quota::default();
+            let total = Total { is_shared, ..OWN };
+            let ensure = |from, to| {
+                quota.rested.set(Duration::ZERO);
+                quota.ensure(&[directory.as_fd()], total, from, to, &Cell::default())
+            };
+            assert_eq!(ensure(0, 40), Ok(()));
+            quota.expect(0, 40);
+            fs::create_dir_all(path.join("d/".repeat(MAX_DEPTH + 1))).unwrap();
+            assert_eq!(ensure(0, 40), refused);
+            assert_eq!(ensure(40, 50), Ok(()));
+            fs::remove_dir_all(path.join("d")).unwrap();
+            assert_eq!(ensure(0, 40), Ok(()));
         }
     }
 

@@ -4,7 +4,6 @@
 
 mod explain;
 
-use std::cell::Cell;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -27,7 +26,7 @@ use super::publish::Publisher;
 use super::quota::MinFree;
 use super::reopen::{ReadFile, Reopen};
 use super::resolve::Resolver;
-use super::space::Uploads;
+use super::space::{UploadListings, Uploads};
 use super::upload::Upload;
 use super::upload_rules::UploadRules;
 use super::walk::{Closed, Id, LOOK, MAX_DEPTH, OwnName, Places, id_of, kind};
@@ -434,11 +433,11 @@ impl Root {
         self.common.listings.take_entries()
     }
 
-    /// The counter of directory entries read for uploads, if uploads read any.
-    pub fn entries_listed(&self) -> Option<Rc<Cell<u64>>> {
+    /// The directories that are listed for uploads, if uploads have any listed.
+    pub fn upload_listings(&self) -> Option<UploadListings> {
         let rules = self.policy.uploads;
         let lists = rules.versions().is_some() || rules.max_total().is_some();
-        lists.then(|| Rc::clone(&self.common.uploads.entries_listed))
+        lists.then(|| UploadListings(Rc::clone(&self.common.uploads)))
     }
 
     /// Whether a file could be transferred under this name.

@@ -40,7 +40,7 @@ pub(super) struct Uploads {
     /// The directories below which all uploads go; the first is the root's own.
     tops: RefCell<Vec<Rc<Directory>>>,
     /// Directory entries that were read for uploads and aren't charged to anyone yet.
-    pub(super) entries_listed: Rc<Cell<u64>>,
+    pub(super) entries_listed: Cell<u64>,
     /// Spare descriptors, so that an upload can finish even if other transfers took the
     /// last ones: how many to keep, and those held now.
     spare: Cell<usize>,
@@ -67,7 +67,7 @@ impl Default for Uploads {
             elsewhere: Cell::default(),
             expected: RefCell::default(),
             tops: RefCell::default(),
-            entries_listed: Rc::default(),
+            entries_listed: Cell::default(),
             spare: Cell::default(),
             spares: RefCell::default(),
             quota: Quota::default(),
@@ -97,7 +97,6 @@ impl Uploads {
         to: u64,
     ) -> Result<(), StorageError> {
         let tops = self.tops.borrow();
-        let tops: Vec<_> = tops.iter().map(AsFd::as_fd).collect();
         self.quota
             .ensure(&tops, total, from, to, &self.entries_listed)
     }
@@ -221,6 +220,28 @@ impl Uploads {
             *bytes = bytes.saturating_sub(from).saturating_add(to);
         }
         all.retain(|&(_, bytes)| bytes > 0);
+    }
+}
+
+/// The directories that are listed for uploads: for versions, and to count files.
+#[derive(Debug, Clone)]
+pub struct UploadListings(pub(super) Rc<Uploads>);
+
+impl UploadListings {
+    /// Directory entries that were read for clients, since the last time this was asked.
+    pub fn take_entries(&self) -> u64 {
+        self.0.entries_listed.take()
+    }
+
+    /// Whether [`UploadListings::count_on`] has something to do.
+    pub fn is_counting(&self) -> bool {
+        cfg!(feature = "uploads") && self.0.quota.is_counting()
+    }
+
+    /// Goes on to count files, for about half a millisecond. No client is charged for
+    /// that: it is done for all.
+    pub fn count_on(&self) {
+        self.0.quota.count_on(&self.0.tops.borrow());
     }
 }
 

@@ -355,6 +355,7 @@ impl Upload {
             }
             Taken::Kept(versions) => {
                 if !self.place_new(&name)? {
+                    self.uploads.quota.moves(size(self));
                     let entries = &self.uploads.entries_listed;
                     let kept = versions.keep(self.directory.as_fd(), &name, entries)?;
                     if let Err(errno) = self.replace(&name) {

@@ -29,7 +29,7 @@ mod settle;
 mod text_file;
 pub mod work;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Instant;
@@ -41,7 +41,7 @@ use self::rules::file::LiveRules;
 use self::rules::{Client, Section};
 use self::settle::{Asked, settle};
 use self::work::{Work, WorkAllowance};
-use crate::file::{Name, Root, StorageError};
+use crate::file::{Name, Root, StorageError, UploadListings};
 use crate::wire::packet::{Direction, Request};
 
 pub use self::settle::{Origin, Refusal};
@@ -183,11 +183,11 @@ impl Policy {
         });
     }
 
-    /// The counters of directory entries that are read for uploads.
-    pub fn listings(&self) -> Vec<Rc<Cell<u64>>> {
+    /// The directories that are listed for uploads.
+    pub fn listings(&self) -> Vec<UploadListings> {
         let roots = [Some(&self.root), self.upload_root.as_ref()];
-        let counts = roots.into_iter().flatten().map(Root::entries_listed);
-        counts.flatten().collect()
+        let listings = roots.into_iter().flatten().map(Root::upload_listings);
+        listings.flatten().collect()
     }
 
     /// Charges `peer` what looking up its file has cost since [`Policy::settle`].

@@ -4,7 +4,6 @@
 //! Every turn of a session and every end of one goes through here. Must not:
 //! know what a request asks for, or who may ask.
 
-use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io;
 use std::mem;
@@ -24,7 +23,7 @@ use super::pacing::Pacing;
 use super::ports::{Ports, Via};
 use super::report::{self, Reporter};
 use super::shared;
-use crate::file::OpenFiles;
+use crate::file::{OpenFiles, UploadListings};
 use crate::host::clock;
 use crate::host::random::Random;
 use crate::log::event::Event;
@@ -94,8 +93,8 @@ pub(super) struct Floor {
     /// The names of the session that began last.
     names: Rc<[u8]>,
     pub(super) random: Random,
-    /// Counters of the directory entries that are read for uploads.
-    pub(super) listings: Vec<Rc<Cell<u64>>>,
+    /// The directories that are listed for uploads.
+    pub(super) listings: Vec<UploadListings>,
     /// Directory entries yet to be charged, with one client of each network.
     pub(super) listed: Vec<(IpAddr, u64)>,
 }
@@ -185,9 +184,16 @@ impl Floor {
         session.port().shares(socket).then_some(key)
     }
 
-    /// Some session has more to do without waiting.
+    /// Some session has more to do without waiting, or files are being counted.
     pub(super) fn has_work(&self) -> bool {
-        !self.unfinished.is_empty()
+        !self.unfinished.is_empty() || self.listings.iter().any(UploadListings::is_counting)
+    }
+
+    /// Goes on to count files for the limit of all uploads, for a small part of a turn.
+    pub(super) fn count_files(&self) {
+        for listing in self.listings.iter().filter(|it| it.is_counting()) {
+            listing.count_on();
+        }
     }
 
     /// When [`Floor::run_deadlines`] is to be called next.
@@ -690,8 +696,8 @@ fn may_wait(session: &Session) -> bool {
 
 /// Adds the directory entries read in this turn to what the client's network is
 /// charged.
-fn note_listed(client: IpAddr, listings: &[Rc<Cell<u64>>], listed: &mut Vec<(IpAddr, u64)>) {
-    let entries: u64 = listings.iter().map(|it| it.take()).sum();
+fn note_listed(client: IpAddr, listings: &[UploadListings], listed: &mut Vec<(IpAddr, u64)>) {
+    let entries: u64 = listings.iter().map(UploadListings::take_entries).sum();
     if entries > 0 {
         let is_own = |it: &&mut (IpAddr, u64)| network(it.0) == network(client);
         match listed.iter_mut().find(is_own) {

@@ -3,8 +3,9 @@
 //!
 //! Each turn waits for readiness or the nearest deadline, reads the clock, and then
 //! handles in this order: session sockets, signals, the supervisor's orders, sessions
-//! with work left over, datagrams relayed by an older process, listen sockets and
-//! shared ports, deadlines, the helper, the watchdog's sign, the status port. Sockets
+//! with work left over, a few of the files that are being counted, datagrams relayed by
+//! an older process, listen sockets and shared ports, deadlines, the helper, the
+//! watchdog's sign, the status port. Sockets
 //! come before deadlines, since an ACK that is already in the kernel beats its timeout.
 //! Without sessions the loop sleeps until a request or a signal comes, or until
 //! something rare is due: closing sockets of the pool, writing log lines that were held
@@ -327,6 +328,7 @@ impl Server {
             self.obey_orders();
         }
         self.floor.run_unfinished(leftovers);
+        self.floor.count_files();
         // Relayed datagrams are older than those in the listen sockets.
         self.front.run_relayed(&mut self.floor);
         for index in ready.sockets {
