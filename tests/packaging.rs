@@ -264,6 +264,10 @@ fn settings_of_tftpd_hpas_units_are_taken_over() {
         );
         let made = settings(&etc.path().join("default/tftpd"));
         assert_eq!(made, new, "{service}");
+        if cfg!(not(feature = "familiar")) && made[1].contains("--refuse-all") {
+            skip("this build lacks tftp-hpa's --refuse-all");
+            continue;
+        }
         understood(made.iter().flat_map(|it| it.split_whitespace()));
     }
 }
@@ -435,6 +439,9 @@ fn list<'a>(text: &'a str, key: &str) -> Vec<&'a str> {
 
 #[test]
 fn containers_use_one_port_and_refuse_uploads() {
+    if cfg!(not(feature = "status")) {
+        return skip("this build lacks --status, which containers use");
+    }
     let image = read("packaging/container/Containerfile");
     let entry = list(&image, "ENTRYPOINT");
     assert_eq!(entry[0], "/tftpd");

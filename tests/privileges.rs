@@ -373,6 +373,7 @@ fn uploads_to_a_directory_below_a_root_that_is_not_the_users_work_and_no_warning
 }
 
 /// A helper may redirect every upload to where the user may write.
+#[cfg(feature = "helper")]
 #[test]
 fn no_warning_about_uploads_to_the_root_where_a_helper_may_lead_them_elsewhere() {
     if !may_become_someone() {

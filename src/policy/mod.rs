@@ -324,6 +324,7 @@ impl Policy {
     }
 }
 
+#[cfg(feature = "map")]
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -899,7 +899,9 @@ mod tests {
                 tried += 1;
             }
         }
-        assert!(tried > 10, "{tried}");
+        // Most are about uploads.
+        let least = if cfg!(feature = "uploads") { 10 } else { 5 };
+        assert!(tried > least, "{tried}");
     }
 
     #[test]
