@@ -670,6 +670,21 @@ fn an_upgrade_that_cannot_take_over_is_refused_and_the_old_program_goes_on() {
     assert_serves(&server);
 }
 
+/// What lies at its path by then hasn't been tried, and may be another version.
+#[test]
+fn a_killed_worker_is_started_again_from_the_program_that_runs() {
+    let (server, link) = start_by_link(|_| {});
+    put_script(&link, "exit 3");
+    kill_worker(&server, 1);
+    assert_serves(&server);
+    fs::remove_file(&link).expect("a script");
+    kill_worker(&server, 1);
+    assert_serves(&server);
+    // As before, for ps and pgrep.
+    let name = fs::read_to_string(format!("/proc/{}/comm", workers(&server)[&1]));
+    assert_eq!(name.expect("it lives"), "tftpd\n");
+}
+
 /// `install` removes the old file before the new one is there.
 #[test]
 fn a_server_whose_program_is_replaced_as_it_starts_finds_the_new_one() {

@@ -312,7 +312,7 @@ impl<'a> Supervisor<'a> {
         let (channel, theirs) = channel::pair()?;
         channel::send(&channel, SOCKETS, &slot.descriptors())?;
         let stage = slot.prepare(&channel)?;
-        let mut command = self.program.command(&Part::Worker.word(number + 1));
+        let mut command = self.program.running_command(&Part::Worker.word(number + 1));
         command.stdin(Stdio::from(theirs));
         host::hide_manager(&mut command);
         let child = host::with_inherited_open_files(self.open_files, || command.spawn());

@@ -45,6 +45,9 @@ const SUCCESS: &str = "status 0";
 /// The line by which a program says that it can take over.
 const CAN_TAKE_OVER: &str = "it can take over";
 
+/// The running program, even if it was removed or replaced.
+const RUNNING: &str = "/proc/self/exe";
+
 /// The program's path, and its arguments.
 #[derive(Debug)]
 pub(super) struct Program {
@@ -55,7 +58,7 @@ pub(super) struct Program {
 /// Whether `path` is the program that is running, as far as can be told.
 fn is_ours(path: &Path) -> bool {
     let file = |path: &Path| fs::metadata(path).map(|it| (it.dev(), it.ino()));
-    match (file(path), file(Path::new("/proc/self/exe"))) {
+    match (file(path), file(Path::new(RUNNING))) {
         (Ok(found), Ok(running)) => found == running,
         (found, _) => found.is_ok(),
     }
@@ -90,7 +93,7 @@ fn without_mark(path: PathBuf) -> PathBuf {
 }
 
 impl Program {
-    /// The path this program was started by, looked up again at each start, and its
+    /// The path this program was started by, looked up again at an upgrade, and its
     /// arguments without the `part`.
     pub(super) fn own(part: Part) -> Self {
         let mut words = env::args_os();
@@ -106,10 +109,23 @@ impl Program {
         }
     }
 
-    /// The command that runs it with the same arguments, as this part.
-    pub(super) fn command(&self, part: &str) -> Command {
-        let mut command = Command::new(&self.path);
-        command.arg(part).args(&self.words);
+    /// The command that runs what lies at the path now, with the same arguments, as this
+    /// part.
+    fn command(&self, part: &str) -> Command {
+        self.command_of(&self.path, part)
+    }
+
+    /// The same for the running program: another one at its path has yet to be tried.
+    pub(super) fn running_command(&self, part: &str) -> Command {
+        if is_ours(&self.path) {
+            return self.command(part);
+        }
+        self.command_of(Path::new(RUNNING), part)
+    }
+
+    fn command_of(&self, program: &Path, part: &str) -> Command {
+        let mut command = Command::new(program);
+        command.arg0(&self.path).arg(part).args(&self.words);
         command
     }
 

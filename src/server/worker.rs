@@ -3,12 +3,17 @@
 //!
 //! Must not: decide by itself when to read the listen sockets.
 
+use std::env;
+use std::ffi::CString;
 use std::io::{self, Stdin};
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 use log::warn;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
+use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal};
 
 use super::WORKER;
@@ -64,6 +69,7 @@ impl Worker {
             channel: io::stdin(),
             has_ended: false,
         };
+        keep_name();
         // The supervisor has blocked these. A helper is started before we take over
         // signals, and must not inherit the mask. SIGUSR2, which would end us, stays
         // blocked except while the helper is started.
@@ -157,5 +163,15 @@ impl Worker {
             }
         }
         None
+    }
+}
+
+/// Gives the process the name that `ps` shows for others of this program: one that was
+/// started from `/proc/self/exe` would be "exe".
+fn keep_name() {
+    let program = env::args_os().next().unwrap_or_default();
+    let name = Path::new(&program).file_name().unwrap_or_default();
+    if let Ok(name) = CString::new(name.as_bytes()) {
+        let _ = prctl::set_name(&name);
     }
 }
