@@ -46,7 +46,11 @@ pub(crate) fn from_markdown(text: &str) -> String {
             let more = rest[1..].iter().take_while(|it| it.starts_with("  "));
             let more: Vec<_> = more.map(|it| it.trim_start()).collect();
             page.push_str(".IP \\(bu 2\n");
-            for line in std::iter::once(&first).chain(&more) {
+            let _ = writeln!(page, "{}", inline(first));
+            for line in &more {
+                if is_command(line) {
+                    page.push_str(".br\n");
+                }
                 let _ = writeln!(page, "{}", inline(line));
             }
             1 + more.len()
@@ -83,6 +87,12 @@ fn is_text(line: &str) -> bool {
         && !["|", "#", "- ", "    "]
             .iter()
             .any(|it| line.starts_with(it))
+}
+
+/// Whether a line is one command, to be copied as it stands.
+fn is_command(line: &str) -> bool {
+    let inner = line.strip_prefix('`').and_then(|it| it.strip_suffix('`'));
+    inner.is_some_and(|it| it.contains(' ') && !it.contains('`'))
 }
 
 fn is_definition(line: &str) -> bool {
@@ -270,6 +280,10 @@ mod tests {
             ("## Map files", ".SS \"Map files\"\n"),
             ("one `-v`\ntwo", ".PP\none \\fB\\-v\\fR\ntwo\n"),
             ("- one\n  two", ".IP \\(bu 2\none\ntwo\n"),
+            (
+                "- one\n  `two three`",
+                ".IP \\(bu 2\none\n.br\n\\fBtwo three\\fR\n",
+            ),
             (
                 "`0`\n: stopped\n  early",
                 ".TP\n\\fB0\\fR\nstopped\nearly\n",
