@@ -577,6 +577,12 @@ impl<'a> Attempts<'a> {
                 announced,
             });
         }
+        if let Some((received, announced)) = output.and_then(SharedOutput::long) {
+            return Err(JobError::Long {
+                received,
+                announced,
+            });
+        }
         match outcome {
             Outcome::Completed | Outcome::LastAckMissing | Outcome::Probed => {
                 let done = Completed {

@@ -99,6 +99,8 @@ pub(super) enum JobError {
     ProtocolError(Failure),
     /// Fewer bytes came than the server announced.
     Short { received: u64, announced: u64 },
+    /// Far more bytes came than the server announced; it was told so.
+    Long { received: u64, announced: u64 },
     /// The file at this end can't be read or written.
     LocalFile(String),
     /// The request can't be made.
@@ -119,9 +121,10 @@ impl JobError {
     /// The status to exit with.
     pub(super) fn status(&self) -> Status {
         match self {
-            Self::ServerError { .. } | Self::ProtocolError(_) | Self::Short { .. } => {
-                Status::Server
-            }
+            Self::ServerError { .. }
+            | Self::ProtocolError(_)
+            | Self::Short { .. }
+            | Self::Long { .. } => Status::Server,
             Self::UnknownHost(_) => Status::UnknownHost,
             Self::LocalFile(_) | Self::NoPort(_) | Self::System(_) => Status::Local,
             Self::BadRequest(_) => Status::Usage,
@@ -148,6 +151,14 @@ impl fmt::Display for JobError {
             } => write!(
                 f,
                 "only {received} of {announced} bytes that were announced came"
+            ),
+            Self::Long {
+                received,
+                announced,
+            } => write!(
+                f,
+                "{received} bytes came, far more than the {announced} bytes that were announced; \
+                 with --no-options no size is announced"
             ),
             Self::UnknownHost(text)
             | Self::LocalFile(text)

@@ -26,6 +26,10 @@ use crate::file::local::Place;
 use crate::file::{StorageError, Upload, local, reason};
 use crate::host::Interrupts;
 
+/// The most bytes that may come beyond twice the announced size. Some servers announce a
+/// wrong size, or a file grows while it is sent; but it must have an end.
+const LEEWAY: u64 = 1 << 20;
+
 /// Where a received file goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Output {
@@ -75,6 +79,7 @@ impl Output {
             stored: 0,
             announced: None,
             is_short: false,
+            is_long: false,
         }))))
     }
 
@@ -216,6 +221,8 @@ struct Shared {
     announced: Option<u64>,
     /// The file ended with fewer.
     is_short: bool,
+    /// Far more came, and were not taken.
+    is_long: bool,
 }
 
 impl SharedOutput {
@@ -268,6 +275,16 @@ impl SharedOutput {
             .map(|announced| (shared.stored, announced))
     }
 
+    /// The bytes that came and those that were announced, if the transfer was ended
+    /// because they are far too many.
+    pub(super) fn long(&self) -> Option<(u64, u64)> {
+        let shared = self.0.borrow();
+        shared
+            .announced
+            .filter(|_| shared.is_long)
+            .map(|announced| (shared.stored, announced))
+    }
+
     /// Lets `interrupts` end a wait for a pipe's reader.
     ///
     /// # Errors
@@ -302,11 +319,18 @@ impl OutputWriter {
 impl Store for OutputWriter {
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), StorageError> {
         let mut shared = self.claim()?;
+        let end = offset + bytes.len() as u64;
+        let most = |announced: u64| announced.saturating_mul(2).saturating_add(LEEWAY);
+        if shared.announced.is_some_and(|it| end > most(it)) {
+            shared.is_long = true;
+            shared.stored = end;
+            return Err(StorageError::TOO_LONG);
+        }
         match &mut shared.store {
             Some(store) => store.write_at(offset, bytes)?,
             None => return Err(Errno::EBADF.into()),
         }
-        shared.stored = offset + bytes.len() as u64;
+        shared.stored = end;
         Ok(())
     }
 

@@ -76,6 +76,11 @@ impl StorageError {
     );
     /// Fewer bytes came than the tsize; only our client sends it.
     pub const TOO_SHORT: Self = Self::new(ErrorCode::NotDefined, "Fewer bytes came than announced");
+    /// Far more bytes came than the tsize; only our client sends it.
+    pub const TOO_LONG: Self = Self::new(
+        ErrorCode::DiskFull,
+        "Allocation exceeded: far more bytes came than announced",
+    );
     /// Nothing has this name.
     pub const NOT_FOUND: Self = Self::new(ErrorCode::FileNotFound, "File not found");
     /// A file that was closed for a while has since been changed or replaced.

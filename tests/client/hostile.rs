@@ -299,6 +299,47 @@ fn repeats_are_no_progress(first: &[u8], args: &[&str]) {
     assert_unharmed(&dir);
 }
 
+/// Nothing but the disk would bound what comes beyond the announced size.
+#[test]
+fn far_more_than_was_announced_ends_the_transfer() {
+    let payload = vec![0; 65_464];
+    for local in ["new", "-"] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut server = Scripted::new();
+        let out = fs::File::create(dir.path().join("out")).unwrap();
+        let child = tftp()
+            .current_dir(dir.path())
+            .args(["--option", "blksize=65464", "get", &server.url(), local])
+            .stdout(out)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        server.request();
+        let options = oack(&[("blksize", "65464"), ("tsize", "10000")]);
+        assert_eq!(server.say(&options), Packet::Ack(0));
+        let mut taken = 0;
+        for block in 1..100 {
+            match server.say(&data(block, &payload)) {
+                Packet::Ack(number) if number == block => taken += payload.len(),
+                Packet::Error(3, why) if why.contains("announced") => break,
+                other => panic!("{local}: {other:?}"),
+            }
+        }
+        // Some servers announce a wrong size.
+        assert!((1_000_000..1_100_000).contains(&taken), "{local}: {taken}");
+        let output = child.wait_with_output().unwrap();
+        let came = format!("{} bytes came, ", taken + payload.len());
+        assert_status(
+            &output,
+            1,
+            &[&came, "the 10000 bytes that were announced; "],
+        );
+        let lines = String::from_utf8_lossy(&output.stderr).lines().count();
+        assert_eq!(lines, 1, "{}", said(&output));
+        assert_eq!(files(dir.path()), ["out"], "{local}");
+    }
+}
+
 /// The announced size (RFC 2349) is compared with the received bytes.
 #[test]
 fn a_size_that_was_announced_wrongly_is_told() {
