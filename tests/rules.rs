@@ -440,6 +440,23 @@ roots = ['@/class', 'own/%i']
     told("going on with the old rules");
 }
 
+/// Ports of their own can't be had below `--single-port`.
+#[test]
+fn a_section_without_a_single_port_is_refused_on_reload_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("rules.toml");
+    fs::write(&file, "[a]\nsingle-port = true\n").unwrap();
+    let server = Server::start(&["--single-port", "--rules", file.to_str().unwrap()]);
+    fs::write(&file, "[a]\nsingle-port = false\n").unwrap();
+    server.signal(Signal::SIGHUP);
+    let is_told = |line: &str| {
+        line.contains("section a: single-port = false")
+            && line.ends_with("going on with the old rules")
+    };
+    let line = server.wait_for_log(is_told, PATIENCE);
+    assert!(line.is_some(), "{:#?}", server.log_lines());
+}
+
 /// `--rules-test` shows where an upload goes, and follows links, as the server does.
 #[test]
 fn rules_test_knows_where_uploads_go_and_what_links_may_lead_to() {
@@ -496,6 +513,11 @@ fn rules_that_cannot_be_used_end_the_start_in_one_line() {
             &["/no/such", "no such directory"],
         ),
         ("[a]\nroots = '/usr'", &["--chroot"], &["/usr", "--chroot"]),
+        (
+            "[a]\noctet = true\n[b]\nsingle-port = false",
+            &["--single-port"],
+            &["section b: single-port = false", "; leave out the option"],
+        ),
         (&in_box(""), &write_only, &closed),
         (&in_box("sub"), &write_only, &closed),
     ] {

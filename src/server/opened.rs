@@ -266,7 +266,7 @@ fn open_map_file(args: &Args, path: &Path) -> Result<MapFile, String> {
 
 /// The rules by client, which can be read again even in a chroot.
 fn open_rules(args: &Args, path: &Path) -> Result<RulesFile, String> {
-    let mut rules = RulesFile::open(path)?;
+    let mut rules = RulesFile::open(path, args.single_port)?;
     if args.chroot {
         rules.prepare_for_chroot()?;
     }

@@ -60,7 +60,7 @@ impl Terms {
         }
         terms.rate = settings.rate;
         terms.octet = settings.octet;
-        terms.single_port = settings.single_port;
+        terms.single_port = settings.single_port == Some(true);
         terms.send_twice = settings.send_twice;
         Ok(terms)
     }

@@ -26,6 +26,8 @@ pub struct RulesFile {
     /// The open directories outside ROOT, with their absolute paths.
     directories: Vec<(PathBuf, Directory)>,
     neighbours: Option<Neighbours>,
+    /// All transfers use the listening ports, whatever the rules say.
+    all_share: bool,
 }
 
 /// The rules that hold now.
@@ -38,19 +40,22 @@ pub struct LiveRules {
     /// For each directory of the rules, its place in `opened`.
     order: Vec<usize>,
     neighbours: Option<Neighbours>,
+    /// As in [`RulesFile`].
+    all_share: bool,
     /// Whether the listening ports can carry transfers.
     single_port: bool,
 }
 
 impl RulesFile {
-    /// Reads the rules and opens what they name.
+    /// Reads the rules and opens what they name; `all_share` tells whether all transfers
+    /// use the listening ports.
     ///
     /// # Errors
     /// One line that names the file and the place in it, or the directory that can't be
     /// opened.
-    pub fn open(path: &Path) -> Result<Self, String> {
+    pub fn open(path: &Path, all_share: bool) -> Result<Self, String> {
         let (file, text) = TextFile::open("rules file", path)?;
-        let rules = read(&file, &text)?;
+        let rules = read(&file, &text, all_share)?;
         // Rules that are read later may need it, and it can't be opened then.
         let neighbours = match Neighbours::open() {
             Ok(neighbours) => Some(neighbours),
@@ -68,6 +73,7 @@ impl RulesFile {
             file,
             rules,
             neighbours,
+            all_share,
         })
     }
 
@@ -118,6 +124,7 @@ impl RulesFile {
             rules: self.rules,
             opened,
             neighbours: self.neighbours,
+            all_share: self.all_share,
         })
     }
 }
@@ -163,7 +170,7 @@ impl LiveRules {
 
     fn read_again(&self) -> Result<(ClientRules, Vec<usize>), String> {
         let text = self.file.read_again()?;
-        let rules = read(&self.file, &text)?;
+        let rules = read(&self.file, &text, self.all_share)?;
         let shown = self.file.path().display();
         let needs_restart = |what: &str| format!("rules file {shown}: {what} needs a restart");
         if rules.needs_hardware() && self.neighbours.is_none() {
@@ -202,7 +209,15 @@ impl fmt::Display for LiveRules {
     }
 }
 
-fn read(file: &TextFile, text: &[u8]) -> Result<ClientRules, String> {
+fn read(file: &TextFile, text: &[u8], all_share: bool) -> Result<ClientRules, String> {
     let shown = file.path().display();
-    parse(text).map_err(|error| format!("rules file {shown}, {error}"))
+    let rules = parse(text).map_err(|error| format!("rules file {shown}, {error}"))?;
+    match rules.without_single_port() {
+        Some(section) if all_share => Err(format!(
+            "rules file {shown}: section {}: single-port = false can't be had with --single-port; \
+             leave out the option, and write single-port = true in the other sections",
+            section.name
+        )),
+        _ => Ok(rules),
+    }
 }

@@ -108,8 +108,8 @@ pub struct Settings {
     pub timeout: Option<Duration>,
     /// How often a packet is repeated.
     pub retries: Option<u8>,
-    /// Transfers use the listening port.
-    pub single_port: bool,
+    /// Whether transfers use the listening port; `None`: as on the command line.
+    pub single_port: Option<bool>,
     /// The most transfers at once with all the section's clients that have answered.
     pub max_sessions: Option<u32>,
 }
@@ -289,6 +289,13 @@ impl ClientRules {
 
     /// Whether some transfers use the listening port.
     fn has_single_port(&self) -> bool {
-        self.sections.iter().any(|it| it.settings.single_port)
+        let mut sections = self.sections.iter();
+        sections.any(|it| it.settings.single_port == Some(true))
+    }
+
+    /// A section whose transfers are not to use the listening port.
+    fn without_single_port(&self) -> Option<&Section> {
+        let mut sections = self.sections.iter().map(|it| &**it);
+        sections.find(|it| it.settings.single_port == Some(false))
     }
 }

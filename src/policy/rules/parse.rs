@@ -295,7 +295,7 @@ fn set_known(
         "retries" => {
             settings.retries = u8::try_from(number(value, 0..=u64::from(u8::MAX))?).ok();
         }
-        "single-port" => settings.single_port = boolean(value)?,
+        "single-port" => settings.single_port = Some(boolean(value)?),
         "max-sessions" => {
             settings.max_sessions = u32::try_from(number(value, 1..=1_000_000)?).ok();
         }

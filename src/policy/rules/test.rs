@@ -171,14 +171,13 @@ impl fmt::Display for Settings {
         number("timeout", millis);
         number("retries", self.retries.map(u64::from));
         number("max-sessions", self.max_sessions.map(u64::from));
-        for (name, is_set) in [
-            ("send-twice", self.send_twice),
-            ("octet", self.octet),
-            ("single-port", self.single_port),
-        ] {
+        for (name, is_set) in [("send-twice", self.send_twice), ("octet", self.octet)] {
             if is_set {
                 words.push(format!("{name} = true"));
             }
+        }
+        if let Some(shares) = self.single_port {
+            words.push(format!("single-port = {shares}"));
         }
         let refused = OptionName::ALL
             .into_iter()
