@@ -245,6 +245,33 @@ fn each_failure_at_start_names_the_value_and_the_remedy() {
     }
 }
 
+/// Every request would be dropped.
+#[test]
+fn a_range_without_a_port_for_transfers_ends_the_start() {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = socket.local_addr().unwrap().port();
+    drop(socket);
+    let (listen, only) = (port.to_string(), format!("{port}:{port}"));
+    for (args, words) in [
+        (
+            &["-p", &*listen, "-R", &only][..],
+            [&*only, "no port for transfers", "; choose "],
+        ),
+        #[cfg(feature = "workers")]
+        (
+            &["-p", "0", "-R", "41000:41001", "--workers", "3"],
+            ["41000:41001", "2 for 3 workers", "; give it more"],
+        ),
+    ] {
+        let output = bounded(5, tftpd())
+            .args(args)
+            .args(["-a", "127.0.0.1", "--read-only", "/usr/share"])
+            .output()
+            .expect("timeout(1)");
+        assert_fails(&format!("{args:?}"), &output, &words);
+    }
+}
+
 /// Files of names that can't be read or written.
 #[test]
 #[cfg(feature = "map")]

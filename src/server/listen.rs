@@ -43,11 +43,46 @@ pub(super) fn listeners(
         .into_iter()
         .map(|it| it.with_transfers_on(device.as_ref()))
         .collect();
+    has_ports_for_transfers(args, &listeners)?;
     if args.single_port || rules.is_some_and(RulesFile::has_single_port) {
         // This takes a right that is about to be given up.
         listeners.iter().for_each(ListenSocket::prepare_sharing);
     }
     Ok(listeners.into())
+}
+
+/// Checks that the range has a port for each process, beside those that are listened on.
+fn has_ports_for_transfers(args: &Args, listeners: &[ListenSocket]) -> Result<(), String> {
+    let Some(range) = &args.port_range else {
+        return Ok(());
+    };
+    let (low, high) = (range.start(), range.end());
+    let processes = args.workers.map_or(1, usize::from);
+    for listener in listeners.iter().map(ListenSocket::address) {
+        let is_taken = |port: u16| {
+            listeners.iter().map(ListenSocket::address).any(|it| {
+                let is_there = it.ip() == listener.ip() || it.ip().is_unspecified();
+                it.port() == port && it.is_ipv4() == listener.is_ipv4() && is_there
+            })
+        };
+        let free = range.clone().filter(|&port| !is_taken(port));
+        match free.take(processes).count() {
+            0 => {
+                return Err(format!(
+                    "--port-range {low}:{high} has no port for transfers, since requests come in \
+                     there; choose other ports, or use --single-port in its place"
+                ));
+            }
+            few if few < processes => {
+                return Err(format!(
+                    "--port-range {low}:{high} has too few ports for transfers: {few} for \
+                     {processes} workers; give it more, or start fewer workers"
+                ));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// A set of sockets for each of `count` processes: inherited, or our own. The kernel
