@@ -329,6 +329,39 @@ max-sessions = 2
     fourth.ask_data(&rrq("f", &[]));
 }
 
+/// A complete upload only waits in case its last ACK was lost.
+#[test]
+fn a_section_counts_no_upload_that_is_complete() {
+    let rules = "[few]
+networks = '127.0.1.0/24'
+max-sessions = 2
+";
+    let server = start(rules, &NEVER);
+    let begin = |nth: u16| {
+        let writer = client(&server, &format!("127.0.1.{nth}"));
+        let (answer, tid) = writer.ask(&wrq(&format!("up{nth}"), &[]));
+        assert_eq!(answer, Packet::Ack(0), "{nth}");
+        (writer, tid)
+    };
+    for nth in 1..=5 {
+        let (writer, tid) = begin(nth);
+        assert_eq!(writer.say(&data(1, b"x"), tid), Packet::Ack(1), "{nth}");
+    }
+    // Those that aren't complete count.
+    let running = [6, 7].map(|nth| {
+        let (writer, tid) = begin(nth);
+        let answer = writer.say(&data(1, &[1; BLOCK]), tid);
+        assert_eq!(answer, Packet::Ack(1), "{nth}");
+        (writer, tid)
+    });
+    let third = client(&server, "127.0.1.8");
+    third.send(&wrq("up8", &[]));
+    server.assert_quiet(&third);
+    let (first, tid) = &running[0];
+    assert_eq!(first.say(&data(2, b""), *tid), Packet::Ack(2));
+    assert_eq!(third.ask(&wrq("up8", &[])).0, Packet::Ack(0));
+}
+
 #[test]
 fn a_refusal_by_a_section_says_so_in_the_log() {
     let server = start("[all]\nread = '!secret'\n", &[]);

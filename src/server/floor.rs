@@ -428,9 +428,7 @@ impl Floor {
             session.queue = Queue::Turn;
             self.unfinished.push_back(key);
         }
-        if was_unverified && session.unverified_since().is_none() {
-            self.pacing.proved(key);
-        }
+        self.pacing.count(key, session);
         // A transfer that has ended has its whole file: at most its final ACK waits for
         // room.
         let is_newly_verified = was_unverified && !session.has_ended();

@@ -18,7 +18,7 @@ use crate::policy::rules::Section;
 use crate::protocol::transfer::MAX_DATAGRAM;
 use crate::session::shaper::Done;
 use crate::session::{Port, SEND_BUDGET, Session};
-use crate::table::SessionKey;
+use crate::table::{SessionKey, Tracked};
 use crate::wire::options::{self, DEFAULT_BLKSIZE, DEFAULT_WINDOWSIZE, Limits, MAX_BLKSIZE};
 use crate::wire::packet::{DATA_HEADER_LEN, Direction, Request};
 
@@ -41,7 +41,7 @@ pub(super) struct Pacing {
 #[derive(Debug)]
 struct Account {
     section: Rc<Section>,
-    /// Its client has answered.
+    /// Its client has answered, and it isn't over.
     counted: Option<Counted>,
     bucket: Option<TokenBucket>,
 }
@@ -88,9 +88,18 @@ impl Pacing {
         }
     }
 
-    /// The session's client has answered for the first time.
-    pub(super) fn proved(&mut self, key: SessionKey) {
-        if let Some(account) = self.sessions.get_mut(&key) {
+    /// The session's turn is over. It counts from its client's first answer on, until it
+    /// is over: one that only dallies must keep no other out.
+    pub(super) fn count(&mut self, key: SessionKey, session: &impl Tracked) {
+        if self.sessions.is_empty() {
+            return;
+        }
+        let Some(account) = self.sessions.get_mut(&key) else {
+            return;
+        };
+        if session.is_over() {
+            account.counted = None;
+        } else if session.unverified_since().is_none() {
             let section = &account.section;
             account
                 .counted

@@ -110,7 +110,8 @@ pub struct Settings {
     pub retries: Option<u8>,
     /// Whether transfers use the listening port; `None`: as on the command line.
     pub single_port: Option<bool>,
-    /// The most transfers at once with all the section's clients that have answered.
+    /// The most transfers at once with all the section's clients that have answered;
+    /// those that are over don't count.
     pub max_sessions: Option<u32>,
 }
 
@@ -143,7 +144,7 @@ pub struct Section {
     write: Globs,
     /// What holds for its transfers.
     pub settings: Settings,
-    /// Running transfers of clients that have answered. When the file is read again, the
+    /// Transfers of clients that have answered, without those that are over. When the file is read again, the
     /// new section of the same name takes over this count.
     pub sessions: Rc<Cell<u32>>,
     /// Without the feature no section can be made.

@@ -18,7 +18,6 @@ use crate::protocol::sender::Sender;
 use crate::protocol::transfer::{Config, Failure, Opening, Outcome, Proof, Transfer};
 use crate::session::shaper::Shaper;
 use crate::session::{Content, Context, Phase, Remote, Resources, Waited};
-use crate::table::Tracked as _;
 use crate::wire::options::{Negotiated, RawOptions};
 use crate::wire::packet::{BlockNumber, ErrorCode, Mode, Packet, emit_ack, emit_data_header};
 
